@@ -1,0 +1,393 @@
+//! The one door to writing files, and the knowledge of what has to be synced before it counts.
+//!
+//! Names: *atomic* means that a reader, or a machine after a power cut, sees the old state or the new one; *durable*
+//! means that the new state is on the disk when the function returns. Source: rename(2), fsync(2), syncfs(2).
+#![expect(clippy::disallowed_methods, reason = "this is the room that writes files")]
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{RenameFlags, renameat_with};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::{Context as _, Failure, Outcome};
+use crate::process::Owner;
+
+/// Replaces the file at `path` by `bytes`, atomically and durably. `mode` is the new file's permission bits.
+///
+/// # Errors
+/// The folder is missing or not writable, the disk is full, or a sync fails.
+pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Outcome<()> {
+    let told = || format!("cannot write {}", path.display());
+    let fresh = beside(path, "new");
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(mode)
+        .custom_flags(i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0))
+        .open(&fresh)
+        .context(told)?;
+    file.write_all(bytes).context(told)?;
+    file.set_permissions(fs::Permissions::from_mode(mode)).context(told)?;
+    file.sync_all().context(told)?;
+    fs::rename(&fresh, path).context(told)?;
+    sync_parent(path)
+}
+
+/// Writes `value` as JSON to `path`, atomically and durably.
+///
+/// # Errors
+/// As [`write_atomic`].
+pub fn write_json<T: Serialize>(path: &Path, value: &T, mode: u32) -> Outcome<()> {
+    let mut bytes =
+        serde_json::to_vec_pretty(value).context(|| format!("cannot encode {}", path.display()))?;
+    bytes.push(b'\n');
+    write_atomic(path, &bytes, mode)
+}
+
+/// Reads the JSON file at `path`; `None` where there is no such file.
+///
+/// # Errors
+/// The file cannot be read or does not hold a `T`.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Outcome<Option<T>> {
+    match read_if_there(path)? {
+        None => Ok(None),
+        Some(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
+            .context(|| format!("{} does not hold what it should", path.display())),
+    }
+}
+
+/// Reads the file at `path`; `None` where there is no such file.
+///
+/// # Errors
+/// The file is there and cannot be read.
+pub fn read_if_there(path: &Path) -> Outcome<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Failure::new(format!("cannot read {}", path.display())).because(error)),
+    }
+}
+
+/// Makes the folder and its parents, each new one with `mode`; one that is there is left as it is.
+///
+/// # Errors
+/// A part of the path cannot be made.
+pub fn make_folder(path: &Path, mode: u32) -> Outcome<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(path)
+        .context(|| format!("cannot make the folder {}", path.display()))
+}
+
+/// Makes one new folder that belongs to `owner`; it must not be there yet.
+///
+/// # Errors
+/// The folder exists, or cannot be made or given away.
+pub fn make_owned_folder(path: &Path, mode: u32, owner: &Owner) -> Outcome<()> {
+    let told = || format!("cannot make the folder {}", path.display());
+    fs::DirBuilder::new().mode(mode).create(path).context(told)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).context(told)?;
+    give(path, owner)
+}
+
+/// Gives one file or folder (never what a link points to) to `owner`, where we are root and it is not theirs yet.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn give(path: &Path, owner: &Owner) -> Outcome<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    std::os::unix::fs::lchown(path, Some(owner.uid), Some(owner.gid))
+        .context(|| format!("cannot give {} to uid {}", path.display(), owner.uid))
+}
+
+/// Points the symbolic link `link` to `target`, atomically and durably, whether or not it was there.
+///
+/// # Errors
+/// `link` is something else than a link, or the folder is not writable.
+pub fn point_link(link: &Path, target: &Path) -> Outcome<()> {
+    let told = || format!("cannot point {} to {}", link.display(), target.display());
+    match fs::symlink_metadata(link) {
+        Ok(found) if !found.is_symlink() => {
+            return Err(Failure::new(format!("{} is not a symbolic link", link.display())));
+        }
+        _ => {}
+    }
+    let fresh = beside(link, "new");
+    remove_file_if_there(&fresh)?;
+    std::os::unix::fs::symlink(target, &fresh).context(told)?;
+    fs::rename(&fresh, link).context(told)?;
+    sync_parent(link)
+}
+
+/// Swaps what two names of one file system stand for, atomically and durably (`RENAME_EXCHANGE`).
+///
+/// # Errors
+/// One of the names is missing, or the file system cannot exchange.
+pub fn exchange(one: &Path, other: &Path) -> Outcome<()> {
+    renameat_with(rustix::fs::CWD, one, rustix::fs::CWD, other, RenameFlags::EXCHANGE)
+        .context(|| format!("cannot exchange {} and {}", one.display(), other.display()))?;
+    sync_parent(one)?;
+    sync_parent(other)
+}
+
+/// What became of an attempt to move something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moved {
+    /// It is at its new place.
+    Done,
+    /// The new place is on another file system; nothing was changed.
+    OtherFileSystem,
+}
+
+/// Moves `from` to `to`, which must not exist (`RENAME_NOREPLACE`). Not durable until the file system is synced.
+///
+/// # Errors
+/// `to` exists, or the kernel refuses for another reason than that the two are on different file systems.
+pub fn move_new(from: &Path, to: &Path) -> Outcome<Moved> {
+    match renameat_with(rustix::fs::CWD, from, rustix::fs::CWD, to, RenameFlags::NOREPLACE) {
+        Ok(()) => Ok(Moved::Done),
+        Err(rustix::io::Errno::XDEV) => Ok(Moved::OtherFileSystem),
+        Err(error) => {
+            Err(Failure::new(format!("cannot move {} to {}", from.display(), to.display())).because(error))
+        }
+    }
+}
+
+/// Moves `from` over `to`, replacing a file that is there. Not durable until the file system is synced.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn move_over(from: &Path, to: &Path) -> Outcome<()> {
+    fs::rename(from, to).context(|| format!("cannot move {} to {}", from.display(), to.display()))
+}
+
+/// Copies a regular file or a symbolic link, with its permission bits, to a new name.
+///
+/// # Errors
+/// `to` exists, or one of the two cannot be read or written.
+pub fn copy_new(from: &Path, to: &Path) -> Outcome<()> {
+    let told = || format!("cannot copy {} to {}", from.display(), to.display());
+    let found = fs::symlink_metadata(from).context(told)?;
+    if found.is_symlink() {
+        let target = fs::read_link(from).context(told)?;
+        return std::os::unix::fs::symlink(target, to).context(told);
+    }
+    let mut source = OpenOptions::new().read(true).open(from).context(told)?;
+    let mut fresh = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to).context(told)?;
+    std::io::copy(&mut source, &mut fresh).context(told)?;
+    fresh.set_permissions(fs::Permissions::from_mode(found.permissions().mode() & 0o7777)).context(told)
+}
+
+/// Gives a file a second name on the same file system.
+///
+/// # Errors
+/// `to` exists or is on another file system.
+pub fn link_new(from: &Path, to: &Path) -> Outcome<Moved> {
+    match rustix::fs::linkat(rustix::fs::CWD, from, rustix::fs::CWD, to, rustix::fs::AtFlags::empty()) {
+        Ok(()) => Ok(Moved::Done),
+        Err(rustix::io::Errno::XDEV | rustix::io::Errno::PERM | rustix::io::Errno::MLINK) => {
+            Ok(Moved::OtherFileSystem)
+        }
+        Err(error) => {
+            Err(Failure::new(format!("cannot link {} as {}", from.display(), to.display())).because(error))
+        }
+    }
+}
+
+/// Sets the permission bits of a file or folder; what a link points to is never changed.
+///
+/// # Errors
+/// `path` is a link, is missing, or belongs to somebody else.
+pub fn set_mode(path: &Path, mode: u32) -> Outcome<()> {
+    let told = || format!("cannot change the mode of {}", path.display());
+    if fs::symlink_metadata(path).context(told)?.is_symlink() {
+        return Err(Failure::new(format!("{} is a symbolic link", path.display())));
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).context(told)
+}
+
+/// Removes a file or a link; that it is missing already is no error.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn remove_file_if_there(path: &Path) -> Outcome<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(Failure::new(format!("cannot remove {}", path.display())).because(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Removes a file durably: after a power cut it is still gone.
+///
+/// # Errors
+/// The kernel refuses, or the sync fails.
+pub fn remove_file_durably(path: &Path) -> Outcome<()> {
+    remove_file_if_there(path)?;
+    sync_parent(path)
+}
+
+/// Removes an empty folder; tells whether it was empty (and is gone).
+///
+/// # Errors
+/// The kernel refuses for another reason than that something is in it.
+pub fn remove_if_empty(path: &Path) -> Outcome<bool> {
+    match fs::remove_dir(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
+        Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => Ok(false),
+        Err(error) => {
+            Err(Failure::new(format!("cannot remove the folder {}", path.display())).because(error))
+        }
+    }
+}
+
+/// Removes a whole tree, also one whose folders are read-only, without following links; that it is missing already
+/// is no error.
+///
+/// # Errors
+/// Something in it cannot be removed.
+pub fn remove_tree(path: &Path) -> Outcome<()> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Ok(found) if !found.is_dir() => return remove_file_if_there(path),
+        _ => {}
+    }
+    if fs::remove_dir_all(path).is_ok() {
+        return Ok(());
+    }
+    open_folders(path);
+    fs::remove_dir_all(path).context(|| format!("cannot remove {}", path.display()))
+}
+
+/// Gives the owner back the right to change each folder of a tree; what cannot be changed shows at the removal.
+fn open_folders(path: &Path) {
+    let _ = fs::set_permissions(path, fs::Permissions::from_mode(0o700));
+    let Ok(entries) = fs::read_dir(path) else { return };
+    for entry in entries.flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            open_folders(&entry.path());
+        }
+    }
+}
+
+/// Opens a file to append to, making it with `mode` where it is missing.
+///
+/// # Errors
+/// It cannot be opened.
+pub fn open_append(path: &Path, mode: u32) -> Outcome<File> {
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(mode)
+        .open(path)
+        .context(|| format!("cannot open {}", path.display()))
+}
+
+/// Opens a file to lock: read and write, never truncated, never unlinked.
+///
+/// # Errors
+/// It cannot be opened.
+pub fn open_lock(path: &Path) -> Outcome<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o644)
+        .open(path)
+        .context(|| format!("cannot open {}", path.display()))
+}
+
+/// Syncs the folder that holds `path`, so that a rename or removal in it is durable.
+///
+/// # Errors
+/// The sync fails.
+pub fn sync_parent(path: &Path) -> Outcome<()> {
+    let folder = path.parent().unwrap_or_else(|| Path::new("/"));
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .context(|| format!("cannot sync the folder {}", folder.display()))
+}
+
+/// Syncs the whole file system that `path` lies on (syncfs(2)): git and the installers do not sync what they write.
+///
+/// # Errors
+/// `path` is missing, or a write to its disk failed.
+pub fn sync_file_system(path: &Path) -> Outcome<()> {
+    let told = || format!("cannot sync the file system of {}", path.display());
+    let file = File::open(path).context(told)?;
+    rustix::fs::syncfs(&file).context(told)
+}
+
+/// Tells whether two paths lie on the same device.
+///
+/// # Errors
+/// One of them is missing.
+pub fn same_device(one: &Path, other: &Path) -> Outcome<bool> {
+    let device = |path: &Path| {
+        fs::symlink_metadata(path)
+            .map(|found| found.dev())
+            .context(|| format!("cannot look at {}", path.display()))
+    };
+    Ok(device(one)? == device(other)?)
+}
+
+/// The name for the next version of a file, in the same folder: hidden, and of this process alone.
+fn beside(path: &Path, what: &str) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.{what}-{}", rustix::process::getpid().as_raw_nonzero()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_whole_and_nothing_is_left_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f");
+        write_atomic(&path, b"one", 0o600).unwrap();
+        write_atomic(&path, b"two", 0o644).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_link_is_repointed_and_a_real_folder_is_never_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let link = folder.path().join("venv");
+        point_link(&link, Path::new("a")).unwrap();
+        point_link(&link, Path::new("b")).unwrap();
+        assert_eq!(fs::read_link(&link).unwrap(), Path::new("b"));
+        let real = folder.path().join("real");
+        fs::create_dir(&real).unwrap();
+        assert!(point_link(&real, Path::new("b")).is_err());
+    }
+
+    #[test]
+    fn a_read_only_tree_is_removed_and_links_in_it_are_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let kept = folder.path().join("kept");
+        fs::create_dir(&kept).unwrap();
+        fs::write(kept.join("weights"), b"w").unwrap();
+        let tree = folder.path().join("tree/inner");
+        fs::create_dir_all(&tree).unwrap();
+        std::os::unix::fs::symlink(&kept, tree.join("link")).unwrap();
+        fs::set_permissions(&tree, fs::Permissions::from_mode(0o555)).unwrap();
+        remove_tree(&folder.path().join("tree")).unwrap();
+        assert!(!folder.path().join("tree").exists());
+        assert!(kept.join("weights").exists());
+    }
+}

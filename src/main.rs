@@ -1,0 +1,2 @@
+//! `ladylinux-refresh`: arguments in, exit code out.
+fn main() {}

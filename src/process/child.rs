@@ -1,0 +1,550 @@
+//! The one door to other programs.
+#![expect(clippy::disallowed_methods, reason = "this is the room that starts other programs")]
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{Seek as _, Write as _};
+use std::os::fd::AsFd;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+
+use super::identity::{Owner, ProcessId};
+use super::leftover::Recorded;
+use super::{RUN_MARK, interrupt};
+use crate::clock;
+use crate::disk;
+use crate::error::{Context as _, Failure, Outcome};
+use crate::event::Events;
+use crate::settings::names::RunId;
+
+/// How long a child that is asked to end has before it is killed.
+const GRACE: Duration = Duration::from_secs(2);
+/// How long output is awaited from descendants that outlived a child.
+const DRAIN: Duration = Duration::from_millis(500);
+/// How much narrated output of one child is passed on; the rest is counted and left out.
+const NARRATED_LIMIT: usize = 4 << 20;
+
+/// What happens with a child's output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Keep {
+    /// Kept whole, up to this many bytes of each stream; more is a failure.
+    Whole(usize),
+    /// Streamed line by line as events under this name; the last 64 KiB of each stream are kept.
+    Narrated(String),
+}
+
+/// A program to run: what, as whom, where, how long.
+#[derive(Debug, Clone)]
+pub struct Program {
+    path: PathBuf,
+    arguments: Vec<OsString>,
+    variables: Vec<(OsString, OsString)>,
+    folder: PathBuf,
+    input: Option<Vec<u8>>,
+    owner: Option<Owner>,
+    deadline: Duration,
+    stall: Option<Duration>,
+    keep: Keep,
+}
+
+impl Program {
+    /// Makes a program that runs in `/` with nothing but the base environment, no input and a deadline of a minute.
+    pub fn new(path: impl AsRef<Path>) -> Self {
+        Self {
+            path: path.as_ref().to_path_buf(),
+            arguments: Vec::new(),
+            variables: Vec::new(),
+            folder: PathBuf::from("/"),
+            input: None,
+            owner: None,
+            deadline: Duration::from_secs(60),
+            stall: None,
+            keep: Keep::Whole(64 << 20),
+        }
+    }
+
+    /// Adds an argument.
+    #[must_use]
+    pub fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
+        self.arguments.push(argument.as_ref().to_os_string());
+        self
+    }
+
+    /// Adds arguments.
+    #[must_use]
+    pub fn args<A: AsRef<OsStr>>(mut self, arguments: impl IntoIterator<Item = A>) -> Self {
+        self.arguments.extend(arguments.into_iter().map(|argument| argument.as_ref().to_os_string()));
+        self
+    }
+
+    /// Sets a variable of the child's environment, which holds nothing else of ours.
+    #[must_use]
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.variables.push((name.as_ref().to_os_string(), value.as_ref().to_os_string()));
+        self
+    }
+
+    /// Sets the working directory (default `/`).
+    #[must_use]
+    pub fn folder(mut self, folder: impl AsRef<Path>) -> Self {
+        self.folder = folder.as_ref().to_path_buf();
+        self
+    }
+
+    /// Sets what the child reads on standard input (default: nothing).
+    #[must_use]
+    pub fn input(mut self, bytes: Vec<u8>) -> Self {
+        self.input = Some(bytes);
+        self
+    }
+
+    /// Drops all rights for those of `owner` before the program starts.
+    #[must_use]
+    pub fn owner(mut self, owner: Owner) -> Self {
+        self.owner = Some(owner);
+        self
+    }
+
+    /// Sets how long the whole may take.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Sets how long the child may be silent on both streams.
+    #[must_use]
+    pub fn stall(mut self, stall: Duration) -> Self {
+        self.stall = Some(stall);
+        self
+    }
+
+    /// Sets what happens with the output.
+    #[must_use]
+    pub fn keep(mut self, keep: Keep) -> Self {
+        self.keep = keep;
+        self
+    }
+
+    /// Returns the program's name, for messages.
+    pub fn name(&self) -> String {
+        self.path.file_name().unwrap_or(self.path.as_os_str()).to_string_lossy().into_owned()
+    }
+
+    fn command(&self, mark: Option<&RunId>) -> Outcome<Command> {
+        let mut command = Command::new(&self.path);
+        command.args(&self.arguments).current_dir(&self.folder).env_clear().process_group(0);
+        command.env("PATH", crate::settings::environment::SEARCH_PATH);
+        command.env("LANG", "C.UTF-8").env("LC_ALL", "C.UTF-8").env("TZ", "UTC");
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        if let Some(run) = mark {
+            command.env(RUN_MARK, run.as_str());
+        }
+        if let (Some(owner), true) = (self.owner, rustix::process::geteuid().is_root()) {
+            // The standard library also drops all supplementary groups when root sets a uid.
+            command.gid(owner.gid).uid(owner.uid);
+        }
+        command.stdin(match &self.input {
+            None => Stdio::null(),
+            Some(bytes) => memory_file(bytes)?.into(),
+        });
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        Ok(command)
+    }
+}
+
+/// A file that exists in memory only, holding `bytes`, at its start.
+fn memory_file(bytes: &[u8]) -> Outcome<File> {
+    let told = || "cannot pass input to a program".to_owned();
+    let fd = rustix::fs::memfd_create("input", rustix::fs::MemfdFlags::CLOEXEC).context(told)?;
+    let mut file = File::from(fd);
+    file.write_all(bytes).and_then(|()| file.rewind()).context(told)?;
+    Ok(file)
+}
+
+/// How a child ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It exited with this code.
+    Exited(i32),
+    /// This signal ended it.
+    Signalled(i32),
+    /// It was ended because it passed its deadline.
+    PastDeadline(Duration),
+    /// It was ended because it was silent for this long.
+    Stalled(Duration),
+}
+
+/// What a child left.
+#[derive(Debug, Clone)]
+pub struct Finished {
+    /// The program's name.
+    pub program: String,
+    /// How it ended.
+    pub ended: Ended,
+    /// Its standard output (the end of it, when narrated).
+    pub stdout: Vec<u8>,
+    /// Its standard error (the end of it, when narrated).
+    pub stderr: Vec<u8>,
+}
+
+impl Finished {
+    /// Tells whether it exited with code 0.
+    pub fn succeeded(&self) -> bool {
+        self.ended == Ended::Exited(0)
+    }
+
+    /// Returns the standard output as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    /// Returns the last `count` lines that are not empty of standard error, or of standard output where that says
+    /// nothing.
+    pub fn last_lines(&self, count: usize) -> Vec<String> {
+        let of = |bytes: &[u8]| -> Vec<String> {
+            let text = String::from_utf8_lossy(bytes).replace('\r', "\n");
+            let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+            lines[lines.len().saturating_sub(count)..].iter().map(|line| (*line).to_owned()).collect()
+        };
+        let stderr = of(&self.stderr);
+        if stderr.is_empty() { of(&self.stdout) } else { stderr }
+    }
+
+    /// Tells this end as a failure: `summary`, caused by how the program ended, caused by what it said.
+    pub fn failure(&self, summary: &str) -> Failure {
+        let how = match self.ended {
+            Ended::Exited(code) => format!("{} exited with code {code}", self.program),
+            Ended::Signalled(signal) => format!("{} was ended by signal {signal}", self.program),
+            Ended::PastDeadline(after) => {
+                format!("{} was ended after its deadline of {after:?}", self.program)
+            }
+            Ended::Stalled(after) => {
+                format!("{} was ended after {after:?} without a sign of life", self.program)
+            }
+        };
+        let said = self.last_lines(15);
+        let cause = if said.is_empty() {
+            Failure::new(how)
+        } else {
+            Failure::new(how).because(Failure::new(said.join("\n")))
+        };
+        Failure::new(summary).because(cause)
+    }
+
+    /// Returns itself when it exited with code 0.
+    ///
+    /// # Errors
+    /// The end told as [`Finished::failure`].
+    pub fn ok(self, summary: impl FnOnce() -> String) -> Outcome<Self> {
+        if self.succeeded() { Ok(self) } else { Err(self.failure(&summary())) }
+    }
+}
+
+/// Starts programs on behalf of one run.
+#[derive(Debug, Clone)]
+pub struct Runner {
+    own_program: PathBuf,
+    run: Option<(RunId, PathBuf)>,
+    events: Arc<Events>,
+}
+
+impl Runner {
+    /// Makes a runner for reading commands: its children are not recorded.
+    pub fn new(events: Arc<Events>) -> Self {
+        Self { own_program: PathBuf::from("/proc/self/exe"), run: None, events }
+    }
+
+    /// Marks and records every child as one of run `id`; `register` is the file of records.
+    #[must_use]
+    pub fn for_run(mut self, id: RunId, register: PathBuf) -> Self {
+        self.run = Some((id, register));
+        self
+    }
+
+    /// Uses `program` as the worker; for tests, whose own program is the test.
+    #[must_use]
+    pub fn with_worker(mut self, program: PathBuf) -> Self {
+        self.own_program = program;
+        self
+    }
+
+    /// Returns the path by which this program starts itself again, also after its file was replaced.
+    pub fn own_program(&self) -> &Path {
+        &self.own_program
+    }
+
+    /// Returns where events go.
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// Runs a program to its end and returns what it left; a non-zero exit, a passed deadline and a stall are
+    /// results, not errors.
+    ///
+    /// # Errors
+    /// The program cannot be started, its output exceeds what [`Keep::Whole`] allows, or the run is interrupted (the
+    /// child is ended first).
+    pub fn run(&self, program: &Program) -> Outcome<Finished> {
+        interrupt::check()?;
+        let mut command = program.command(self.run.as_ref().map(|(id, _)| id))?;
+        let mut child = command.spawn().context(|| format!("cannot start {}", program.path.display()))?;
+        self.record(&child, program);
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        let pid = pid.ok_or_else(|| Failure::new("a child has no pid"))?;
+        let watched = Watch { program, pid, events: &self.events }.until_the_end(&mut child);
+        // The leader is not reaped yet, so its group's number cannot have been given to anybody else.
+        let _ = kill_process_group(pid, Signal::KILL);
+        let status = child.wait().context(|| format!("cannot wait for {}", program.name()));
+        let (cut_short, out, err) = watched?;
+        let ended = cut_short.unwrap_or(ended(status?));
+        Ok(Finished { program: program.name(), ended, stdout: out.into_kept(), stderr: err.into_kept() })
+    }
+
+    /// Writes down the child's group and start time; a record that cannot be written is covered by the mark.
+    fn record(&self, child: &Child, program: &Program) {
+        let Some((_, register)) = &self.run else { return };
+        let Some(leader) = i32::try_from(child.id()).ok().and_then(ProcessId::of) else { return };
+        let record = Recorded { leader, program: program.name() };
+        if let (Ok(mut file), Ok(mut line)) =
+            (disk::open_append(register, 0o600), serde_json::to_vec(&record))
+        {
+            line.push(b'\n');
+            let _ = file.write_all(&line);
+        }
+    }
+}
+
+fn ended(status: ExitStatus) -> Ended {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => Ended::Exited(code),
+        (None, signal) => Ended::Signalled(signal.unwrap_or(0)),
+    }
+}
+
+/// One stream of a child.
+struct Stream {
+    kept: Vec<u8>,
+    limit: usize,
+    line: Vec<u8>,
+    narrated: usize,
+    open: bool,
+}
+
+impl Stream {
+    fn new(keep: &Keep) -> Self {
+        let limit = match keep {
+            Keep::Whole(limit) => *limit,
+            Keep::Narrated(_) => 64 << 10,
+        };
+        Self { kept: Vec::new(), limit, line: Vec::new(), narrated: 0, open: true }
+    }
+
+    /// Takes bytes in; in narration each whole line is passed on and only the end is kept.
+    fn take(&mut self, bytes: &[u8], keep: &Keep, events: &Events) -> Outcome<()> {
+        self.kept.extend_from_slice(bytes);
+        match keep {
+            Keep::Whole(limit) if self.kept.len() > *limit => {
+                return Err(Failure::new(format!("it wrote more than {limit} bytes")));
+            }
+            Keep::Whole(_) => {}
+            Keep::Narrated(name) => {
+                if self.kept.len() > 2 * self.limit {
+                    self.kept.drain(..self.kept.len() - self.limit);
+                }
+                for byte in bytes {
+                    match byte {
+                        b'\n' | b'\r' => self.pass_on(name, events),
+                        _ if self.line.len() < 4096 => self.line.push(*byte),
+                        _ => {}
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn pass_on(&mut self, name: &str, events: &Events) {
+        let line = std::mem::take(&mut self.line);
+        if line.is_empty() || self.narrated > NARRATED_LIMIT {
+            return;
+        }
+        self.narrated += line.len();
+        events.output(name, &String::from_utf8_lossy(&line));
+        if self.narrated > NARRATED_LIMIT {
+            events.warn(&format!("{name} wrote more than {NARRATED_LIMIT} bytes; the rest is left out"));
+        }
+    }
+
+    fn into_kept(mut self) -> Vec<u8> {
+        if self.kept.len() > self.limit {
+            self.kept.drain(..self.kept.len() - self.limit);
+        }
+        self.kept
+    }
+}
+
+/// Watches one child: its two streams, its end, the deadline, the stall limit and the interrupt flag.
+struct Watch<'a> {
+    program: &'a Program,
+    pid: Pid,
+    events: &'a Events,
+}
+
+type Watched = (Option<Ended>, Stream, Stream);
+
+impl Watch<'_> {
+    fn until_the_end(&self, child: &mut Child) -> Outcome<Watched> {
+        let told = || format!("cannot watch {}", self.program.name());
+        let (Some(mut stdout), Some(mut stderr)) = (child.stdout.take(), child.stderr.take()) else {
+            return Err(Failure::new(told()));
+        };
+        let life = pidfd_open(self.pid, PidfdFlags::empty()).context(told)?;
+        let (mut out, mut err) = (Stream::new(&self.program.keep), Stream::new(&self.program.keep));
+        let start = clock::monotonic();
+        let mut last_sign = start;
+        let mut cut_short = None;
+        let mut kill_at: Option<Instant> = None;
+        let mut drain_until: Option<Instant> = None;
+        while out.open || err.open || drain_until.is_none() {
+            let now = clock::monotonic();
+            if drain_until.is_some_and(|limit| now >= limit) {
+                break;
+            }
+            if drain_until.is_none() && cut_short.is_none() {
+                cut_short = self.overdue(now, start, last_sign);
+                if cut_short.is_some() || interrupt::check().is_err() {
+                    cut_short = cut_short.or(Some(Ended::Signalled(0)));
+                    let _ = kill_process_group(self.pid, Signal::TERM);
+                    kill_at = Some(now + GRACE);
+                }
+            }
+            if kill_at.is_some_and(|limit| now >= limit) {
+                let _ = kill_process_group(self.pid, Signal::KILL);
+                kill_at = None;
+            }
+            let mut watched = Vec::with_capacity(3);
+            watched.push(PollFd::from_borrowed_fd(life.as_fd(), interest(drain_until.is_none())));
+            watched.push(PollFd::from_borrowed_fd(stdout.as_fd(), interest(out.open)));
+            watched.push(PollFd::from_borrowed_fd(stderr.as_fd(), interest(err.open)));
+            let tick = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+            match poll(&mut watched, Some(&tick)) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(Failure::new(told()).because(error)),
+            }
+            let ready: Vec<bool> = watched.iter().map(|fd| !fd.revents().is_empty()).collect();
+            drop(watched);
+            if ready[1] && out.open {
+                self.read(&mut stdout, &mut out).context(told)?;
+                last_sign = clock::monotonic();
+            }
+            if ready[2] && err.open {
+                self.read(&mut stderr, &mut err).context(told)?;
+                last_sign = clock::monotonic();
+            }
+            if ready[0] && drain_until.is_none() {
+                // What the child leaves behind in its group would hold the streams open for ever.
+                drain_until = Some(clock::monotonic() + DRAIN);
+                let _ = kill_process_group(self.pid, Signal::KILL);
+            }
+        }
+        if let Keep::Narrated(name) = &self.program.keep {
+            out.pass_on(name, self.events);
+            err.pass_on(name, self.events);
+        }
+        if cut_short.is_some() {
+            interrupt::check()?;
+        }
+        Ok((cut_short, out, err))
+    }
+
+    fn overdue(&self, now: Instant, start: Instant, last_sign: Instant) -> Option<Ended> {
+        if now.duration_since(start) >= self.program.deadline {
+            return Some(Ended::PastDeadline(self.program.deadline));
+        }
+        let stall = self.program.stall?;
+        (now.duration_since(last_sign) >= stall).then_some(Ended::Stalled(stall))
+    }
+
+    fn read(&self, from: &mut impl std::io::Read, stream: &mut Stream) -> Outcome<()> {
+        let mut buffer = [0_u8; 64 << 10];
+        let count = from.read(&mut buffer).context(|| "cannot read its output".to_owned())?;
+        if count == 0 {
+            stream.open = false;
+            return Ok(());
+        }
+        stream.take(&buffer[..count], &self.program.keep, self.events)
+    }
+}
+
+fn interest(wanted: bool) -> PollFlags {
+    if wanted { PollFlags::IN } else { PollFlags::empty() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn runner() -> Runner {
+        Runner::new(Arc::new(Events::silent()))
+    }
+
+    fn sh(script: &str) -> Program {
+        Program::new("/bin/sh").arg("-c").arg(script)
+    }
+
+    #[test]
+    fn output_and_exit_code_are_returned_and_the_environment_is_empty_of_ours() {
+        let finished = runner().run(&sh("echo out; echo err >&2; env | grep -c CARGO; exit 3")).unwrap();
+        assert_eq!(finished.ended, Ended::Exited(3));
+        assert_eq!(finished.text(), "out\n0\n");
+        assert_eq!(finished.stderr, b"err\n");
+    }
+
+    #[test]
+    fn large_input_does_not_block() {
+        let finished = runner().run(&sh("wc -c").input(vec![b'x'; 1 << 20])).unwrap();
+        assert_eq!(finished.text().trim(), "1048576");
+    }
+
+    #[test]
+    fn a_child_past_its_deadline_is_ended_with_its_descendants() {
+        let finished =
+            runner().run(&sh("sleep 60 & echo $!; sleep 60").deadline(Duration::from_millis(200))).unwrap();
+        assert!(matches!(finished.ended, Ended::PastDeadline(_)));
+        let pid: i32 = finished.text().trim().parse().unwrap();
+        let limit = clock::monotonic() + Duration::from_secs(5);
+        while ProcessId::of(pid).is_some() && clock::monotonic() < limit {
+            clock::pause_regardless(Duration::from_millis(5));
+        }
+        assert!(ProcessId::of(pid).is_none());
+    }
+
+    #[test]
+    fn a_silent_child_is_a_stalled_one() {
+        let finished = runner().run(&sh("echo x; sleep 60").stall(Duration::from_millis(200))).unwrap();
+        assert!(matches!(finished.ended, Ended::Stalled(_)));
+    }
+
+    #[test]
+    fn a_grandchild_that_keeps_the_streams_open_does_not_hold_the_run() {
+        let finished = runner().run(&sh("sleep 60 & echo done")).unwrap();
+        assert_eq!(finished.ended, Ended::Exited(0));
+        assert_eq!(finished.text(), "done\n");
+    }
+
+    #[test]
+    fn output_beyond_the_limit_is_a_failure_and_narrated_output_is_cut() {
+        assert!(runner().run(&sh("yes | head -c 100000").keep(Keep::Whole(1000))).is_err());
+        let flood = sh("yes | head -c 10000000; echo end").keep(Keep::Narrated("hook".into()));
+        let finished = runner().run(&flood).unwrap();
+        assert!(finished.stdout.len() <= 64 << 10);
+        assert!(finished.text().ends_with("end\n"));
+    }
+}

@@ -1,0 +1,150 @@
+//! Who a process is (pid and start time, so that a reused pid is never mistaken) and whom files belong to.
+//!
+//! Source: proc(5): field 22 of `/proc/PID/stat` is the start time in clock ticks since boot.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Context as _, Outcome};
+
+/// One process, for good: a pid alone may be given to another process later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ProcessId {
+    /// The process id.
+    pub pid: i32,
+    /// When it started, in clock ticks since boot.
+    pub started: u64,
+}
+
+impl ProcessId {
+    /// Looks up the process that has `pid` now; `None` where there is none (or only a zombie).
+    pub fn of(pid: i32) -> Option<Self> {
+        let stat = parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?;
+        (stat.state != 'Z' && stat.state != 'X').then_some(Self { pid, started: stat.started })
+    }
+
+    /// Returns this very process.
+    pub fn own() -> Self {
+        let pid = rustix::process::getpid().as_raw_nonzero().get();
+        Self::of(pid).unwrap_or(Self { pid, started: 0 })
+    }
+
+    /// Tells whether this process still runs.
+    pub fn is_alive(self) -> bool {
+        Self::of(self.pid) == Some(self)
+    }
+
+    /// Returns the command line, its arguments separated by spaces; empty where it cannot be read.
+    pub fn command(self) -> String {
+        let bytes = fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).trim_end_matches('\0').replace('\0', " ")
+    }
+
+    /// Returns the value of a variable in the environment that the process was started with.
+    pub fn variable(self, name: &str) -> Option<String> {
+        let bytes = fs::read(format!("/proc/{}/environ", self.pid)).ok()?;
+        bytes.split(|byte| *byte == 0).find_map(|pair| {
+            let pair = String::from_utf8_lossy(pair);
+            pair.split_once('=').filter(|(key, _)| *key == name).map(|(_, value)| value.to_owned())
+        })
+    }
+
+    /// Returns when the process started, in seconds since boot (the clock of `/proc/uptime`).
+    pub fn started_after_boot(self) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "ticks since boot stay far below 2^52")]
+        let ticks = self.started as f64;
+        #[expect(clippy::cast_precision_loss, reason = "about 100")]
+        let per_second = rustix::param::clock_ticks_per_second() as f64;
+        ticks / per_second
+    }
+}
+
+/// What `/proc/PID/stat` says of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stat {
+    /// `R`, `S`, `D`, `Z` …
+    pub state: char,
+    /// The parent's pid.
+    pub parent: i32,
+    /// The process group.
+    pub group: i32,
+    /// The session.
+    pub session: i32,
+    /// The start time in clock ticks since boot.
+    pub started: u64,
+}
+
+/// Reads the stat line of a process; the command's name may hold spaces and brackets.
+pub fn parse_stat(line: &str) -> Option<Stat> {
+    let (_, rest) = line.rsplit_once(')')?;
+    let fields: Vec<&str> = rest.split_whitespace().collect();
+    Some(Stat {
+        state: fields.first()?.chars().next()?,
+        parent: fields.get(1)?.parse().ok()?,
+        group: fields.get(2)?.parse().ok()?,
+        session: fields.get(3)?.parse().ok()?,
+        started: fields.get(19)?.parse().ok()?,
+    })
+}
+
+/// Returns the pids of all processes that can be seen.
+pub fn all_pids() -> Vec<i32> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// The user and group that files belong to and that work on them is done as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// The user's id.
+    pub uid: u32,
+    /// The group's id.
+    pub gid: u32,
+}
+
+impl Owner {
+    /// Returns the owner of a file or folder (of a link itself, not of what it points to).
+    ///
+    /// # Errors
+    /// There is nothing at `path`, or it cannot be looked at.
+    pub fn of(path: &Path) -> Outcome<Self> {
+        let found = fs::symlink_metadata(path).context(|| format!("cannot look at {}", path.display()))?;
+        Ok(Self { uid: found.uid(), gid: found.gid() })
+    }
+
+    /// Returns the user that this process runs as.
+    pub fn own() -> Self {
+        Self { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() }
+    }
+
+    /// Tells whether work can be done as this owner: we are it, or we are root.
+    pub fn can_be_assumed(self) -> bool {
+        let own = rustix::process::geteuid();
+        own.is_root() || own.as_raw() == self.uid
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_name_with_brackets_and_spaces_is_read_over() {
+        let line = "42 (a) b (c)) S 7 42 40 0 -1 4194560 1 0 0 0 1 2 0 0 20 0 1 0 12345 1 2";
+        assert_eq!(
+            parse_stat(line),
+            Some(Stat { state: 'S', parent: 7, group: 42, session: 40, started: 12345 })
+        );
+        assert_eq!(parse_stat("nonsense"), None);
+    }
+
+    #[test]
+    fn this_process_is_alive_and_a_reused_pid_is_another_process() {
+        let own = ProcessId::own();
+        assert!(own.is_alive());
+        assert!(!ProcessId { started: own.started + 1, ..own }.is_alive());
+    }
+}

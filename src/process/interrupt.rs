@@ -1,0 +1,57 @@
+//! Signals: SIGINT and SIGTERM ask for a proper halt, SIGHUP and SIGPIPE change nothing.
+//!
+//! The handlers only store the signal's number; whoever waits looks at it through [`check`]. A second signal of the
+//! kind changes nothing: the halt under way is the fastest that leaves a known state.
+
+use std::sync::Arc;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use crate::error::{Context as _, Failure, Outcome};
+
+static ARRIVED: LazyLock<Arc<AtomicUsize>> = LazyLock::new(|| Arc::new(AtomicUsize::new(0)));
+static SHIELDED: AtomicBool = AtomicBool::new(false);
+
+/// Installs the handlers; called once, at the start of the program.
+///
+/// # Errors
+/// The kernel refuses a handler.
+pub fn install() -> Outcome<()> {
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register_usize(signal, Arc::clone(&ARRIVED), usize::try_from(signal).unwrap_or(0))
+            .context(|| format!("cannot handle signal {signal}"))?;
+    }
+    // A terminal that goes away must not halt a run. A handler, unlike "ignore", is not inherited by children.
+    signal_hook::flag::register(SIGHUP, Arc::new(AtomicBool::new(false)))
+        .context(|| "cannot handle SIGHUP".to_owned())?;
+    Ok(())
+}
+
+/// Returns the signal that asked for a halt, if one has arrived.
+pub fn arrived() -> Option<i32> {
+    match ARRIVED.load(Ordering::SeqCst) {
+        0 => None,
+        signal => i32::try_from(signal).ok(),
+    }
+}
+
+/// Gives up the work in hand when a halt was asked for.
+///
+/// # Errors
+/// The interruption.
+pub fn check() -> Outcome<()> {
+    match arrived() {
+        Some(signal) if !SHIELDED.load(Ordering::SeqCst) => Err(Failure::interrupted(signal)),
+        _ => Ok(()),
+    }
+}
+
+/// Does `work` without being interrupted: for the way back to a known state after a failure.
+pub fn shielded<T>(work: impl FnOnce() -> T) -> T {
+    let before = SHIELDED.swap(true, Ordering::SeqCst);
+    let result = work();
+    SHIELDED.store(before, Ordering::SeqCst);
+    result
+}

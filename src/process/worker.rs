@@ -1,0 +1,85 @@
+//! Work on files as their owner: this same program, started with the owner's rights.
+//!
+//! A root process that follows paths inside a tree which somebody else can write may be led anywhere. So whatever
+//! moves, copies or removes files in `app/` or reads them by path does so in a worker: a child that has the owner's
+//! uid and gid from its first instruction, takes one JSON request on standard input and answers on standard output.
+//! It is used the same way when no rights have to be dropped, so that there is one path to test.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::child::{Ended, Program, Runner};
+use super::identity::Owner;
+use crate::error::{Context as _, Failure, Outcome};
+
+/// The hidden command that a worker is started with.
+pub const COMMAND: &str = "as-owner";
+
+/// Asks a worker with the rights of `owner` to do `operation` on `request`.
+///
+/// # Errors
+/// The worker's own failure, with its causes and hints as far as text carries them; or the worker died.
+pub fn ask<Q: Serialize, A: DeserializeOwned>(
+    runner: &Runner,
+    owner: Owner,
+    operation: &str,
+    request: &Q,
+) -> Outcome<A> {
+    let told = || format!("cannot ask the worker for {operation}");
+    let bytes = serde_json::to_vec(request).context(told)?;
+    let program = Program::new(runner.own_program())
+        .arg(COMMAND)
+        .arg(operation)
+        .input(bytes)
+        .owner(owner)
+        .deadline(Duration::from_secs(3600));
+    let finished = runner.run(&program)?;
+    let answer: Answer<A> = match (&finished.ended, serde_json::from_slice(&finished.stdout)) {
+        (Ended::Exited(0), Ok(answer)) => answer,
+        _ => return Err(finished.failure(&format!("the worker for {operation} failed"))),
+    };
+    match answer {
+        Answer::Done(value) => Ok(value),
+        Answer::Failed { chain, hints } => {
+            let mut failure: Option<Failure> = None;
+            for sentence in chain.into_iter().rev() {
+                failure = Some(match failure {
+                    None => hints.iter().fold(Failure::new(sentence), |made, hint| made.hint(hint)),
+                    Some(cause) => Failure::new(sentence).because(cause),
+                });
+            }
+            Err(failure.unwrap_or_else(|| Failure::new(format!("the worker for {operation} failed"))))
+        }
+    }
+}
+
+/// What a worker answers.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer<A> {
+    /// The work is done.
+    Done(A),
+    /// The work failed.
+    Failed {
+        /// The sentences, outermost first.
+        chain: Vec<String>,
+        /// The hints, closest to the cause first.
+        hints: Vec<String>,
+    },
+}
+
+/// Does the worker's side: reads the request, works, and encodes the answer.
+pub fn answer<Q: DeserializeOwned, A: Serialize>(
+    request: &[u8],
+    work: impl FnOnce(Q) -> Outcome<A>,
+) -> Vec<u8> {
+    let result =
+        serde_json::from_slice(request).context(|| "the request cannot be read".to_owned()).and_then(work);
+    let answer = match result {
+        Ok(value) => Answer::Done(value),
+        Err(failure) => Answer::Failed { chain: failure.chain(), hints: failure.hints() },
+    };
+    serde_json::to_vec(&answer).unwrap_or_default()
+}

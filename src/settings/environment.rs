@@ -1,0 +1,54 @@
+//! The one door to the environment variables of this process.
+#![expect(clippy::disallowed_methods, reason = "this is the room that reads the environment")]
+
+use std::path::PathBuf;
+
+/// Where children of the tool find programs, whatever the caller's PATH says.
+pub const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The variables by which people tell network tools about proxies, certificates and package indexes. The installers
+/// and git receive them; nothing else of the caller's environment reaches a child.
+pub const NETWORK: [&str; 16] = [
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "HTTP_PROXY",
+    "http_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+    "NO_PROXY",
+    "no_proxy",
+    "PIP_INDEX_URL",
+    "PIP_EXTRA_INDEX_URL",
+    "PIP_CERT",
+    "PIP_CONFIG_FILE",
+    "UV_DEFAULT_INDEX",
+    "UV_INDEX",
+];
+
+/// Returns a variable, where it is set and not empty.
+pub fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Returns those of [`NETWORK`] that are set.
+pub fn network() -> Vec<(String, String)> {
+    NETWORK.iter().filter_map(|name| Some(((*name).to_owned(), variable(name)?))).collect()
+}
+
+/// Finds a program by name: on the caller's PATH first (a developer's own Python), then on [`SEARCH_PATH`]. Root
+/// searches [`SEARCH_PATH`] only: what root runs is not to be chosen by whoever set the PATH.
+pub fn find_program(name: &str, for_root: bool) -> Option<PathBuf> {
+    if name.contains('/') {
+        let path = PathBuf::from(name);
+        return path.is_file().then_some(path);
+    }
+    let caller = if for_root { String::new() } else { variable("PATH").unwrap_or_default() };
+    caller
+        .split(':')
+        .chain(SEARCH_PATH.split(':'))
+        .filter(|folder| folder.starts_with('/'))
+        .map(|folder| PathBuf::from(folder).join(name))
+        .find(|path| path.is_file())
+}

@@ -1,0 +1,159 @@
+//! The deployment contract as paths below one root.
+//!
+//! `--root DIR` moves the whole world below DIR, for trials, CI and tests. No other file of the program spells a
+//! path of the contract.
+
+use std::path::{Path, PathBuf};
+
+use crate::settings::names::{GenerationName, RunId};
+
+/// Every path of an installation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    root: PathBuf,
+}
+
+impl Layout {
+    /// Makes the layout below `root`, which has to be absolute (`/` for a real machine).
+    pub fn below(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// Returns the root that everything lies below.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Tells whether this is the real machine and not a world below a folder.
+    pub fn is_real(&self) -> bool {
+        self.root == Path::new("/")
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.root.join(path)
+    }
+
+    /// `/opt/ladylinux`
+    pub fn home(&self) -> PathBuf {
+        self.at("opt/ladylinux")
+    }
+    /// `/opt/ladylinux/app`: the work tree. Replaceable.
+    pub fn app(&self) -> PathBuf {
+        self.at("opt/ladylinux/app")
+    }
+    /// `/opt/ladylinux/venv`: a symbolic link to the live generation.
+    pub fn venv(&self) -> PathBuf {
+        self.at("opt/ladylinux/venv")
+    }
+    /// `/opt/ladylinux/venvs`: the generations.
+    pub fn venvs(&self) -> PathBuf {
+        self.at("opt/ladylinux/venvs")
+    }
+    /// The folder of one generation.
+    pub fn generation(&self, name: &GenerationName) -> PathBuf {
+        self.venvs().join(name.as_str())
+    }
+    /// `/opt/ladylinux/models`: never touched (RW-6.1).
+    pub fn models(&self) -> PathBuf {
+        self.at("opt/ladylinux/models")
+    }
+    /// `/opt/ladylinux/containers`: never touched.
+    pub fn containers(&self) -> PathBuf {
+        self.at("opt/ladylinux/containers")
+    }
+    /// `/etc/ladylinux`: configuration, never touched.
+    pub fn etc(&self) -> PathBuf {
+        self.at("etc/ladylinux")
+    }
+    /// `/etc/ladylinux/ladylinux.env`: the service's environment file.
+    pub fn env_file(&self) -> PathBuf {
+        self.at("etc/ladylinux/ladylinux.env")
+    }
+    /// `/etc/ladylinux/refresh.toml`: the host's settings, written by people.
+    pub fn host_file(&self) -> PathBuf {
+        self.at("etc/ladylinux/refresh.toml")
+    }
+    /// `/var/lib/ladylinux`: persistent state, of which only `refresh/` is the tool's.
+    pub fn persistent(&self) -> PathBuf {
+        self.at("var/lib/ladylinux")
+    }
+    /// `/var/lib/ladylinux/{data,cache,logs}`: the application's state. Persistent.
+    pub fn data(&self) -> [PathBuf; 3] {
+        ["data", "cache", "logs"].map(|name| self.persistent().join(name))
+    }
+    /// What a refresh never writes: models, containers, configuration, persistent data.
+    pub fn protected(&self) -> Vec<PathBuf> {
+        vec![self.models(), self.containers(), self.etc(), self.persistent()]
+    }
+
+    /// `/var/lib/ladylinux/refresh`: the tool's own state.
+    pub fn state(&self) -> PathBuf {
+        self.at("var/lib/ladylinux/refresh")
+    }
+    /// The bare mirror of the remote.
+    pub fn mirror(&self) -> PathBuf {
+        self.state().join("mirror.git")
+    }
+    /// Records of the generations, kept outside of them.
+    pub fn generations(&self) -> PathBuf {
+        self.state().join("generations")
+    }
+    /// The tool's own programs (uv).
+    pub fn tools(&self) -> PathBuf {
+        self.state().join("tools")
+    }
+    /// What can be made again: the installers' download caches.
+    pub fn cache(&self) -> PathBuf {
+        self.state().join("cache")
+    }
+    /// One folder per run.
+    pub fn runs(&self) -> PathBuf {
+        self.state().join("runs")
+    }
+    /// The folder of one run: journal, log, report, saved changes.
+    pub fn run(&self, id: &RunId) -> PathBuf {
+        self.runs().join(id.as_str())
+    }
+    /// The last result and what is deployed; replaced atomically, readable by the service's user.
+    pub fn status_file(&self) -> PathBuf {
+        self.state().join("status.json")
+    }
+    /// While this file exists the service may not start (RW-7.1a).
+    pub fn fence(&self) -> PathBuf {
+        self.state().join("fence")
+    }
+    /// The deployed version, as environment variables for the service.
+    pub fn deployed_env(&self) -> PathBuf {
+        self.state().join("deployed.env")
+    }
+    /// The file that one run at a time locks; never unlinked.
+    pub fn lock_file(&self) -> PathBuf {
+        self.state().join("lock")
+    }
+    /// The embedded supervisor's folder: state, lock, control.
+    pub fn supervisor(&self) -> PathBuf {
+        self.state().join("supervisor")
+    }
+    /// `/run/ladylinux-refresh`: what does not outlive a boot.
+    pub fn volatile(&self) -> PathBuf {
+        self.at("run/ladylinux-refresh")
+    }
+    /// Exists only while a refresh starts the service through the fence.
+    pub fn admit(&self) -> PathBuf {
+        self.volatile().join("admit")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_whole_contract_lies_below_the_root() {
+        let layout = Layout::below("/trial");
+        assert_eq!(layout.app(), Path::new("/trial/opt/ladylinux/app"));
+        assert!(layout.protected().iter().all(|path| path.starts_with("/trial")));
+        assert!(layout.state().starts_with(layout.persistent()));
+        assert!(Layout::below("/").is_real());
+    }
+}

@@ -1,0 +1,233 @@
+//! Usable configuration: defaults ← application's file ← host's file ← environment ← flags.
+//!
+//! The types here hold checked values only; raw text lives in [`layers`]. [`Settings::origin`] tells of every value
+//! where it came from.
+
+pub mod environment;
+pub mod layout;
+pub mod names;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use layout::Layout;
+use names::{BranchName, RelativePath};
+
+/// Where a value came from; later ones win.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Origin {
+    /// Built in.
+    Default,
+    /// `refresh.toml` at the root of the pinned commit.
+    Application,
+    /// `/etc/ladylinux/refresh.toml`.
+    Host,
+    /// An environment variable of the caller.
+    Environment,
+    /// An option on the command line.
+    Flag,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Default => "built in",
+            Self::Application => "the application's refresh.toml",
+            Self::Host => "the host's refresh.toml",
+            Self::Environment => "the environment",
+            Self::Flag => "the command line",
+        })
+    }
+}
+
+/// Everything that a run is told.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The paths.
+    pub layout: Layout,
+    /// The branch to follow where the command line names none.
+    pub branch: Option<BranchName>,
+    /// Leaves staging out: everything happens inside the six steps.
+    pub strict_order: bool,
+    /// Patterns (globs below `app/`) of application state that stays in place.
+    pub preserve: Vec<String>,
+    /// Where the source comes from.
+    pub remote: Remote,
+    /// How the environment is made.
+    pub python: Python,
+    /// How the service is run.
+    pub service: Service,
+    /// How it proves that it works.
+    pub probe: Probe,
+    /// What is run in step 4, the application's hooks first, each group in its order of declaration.
+    pub hooks: Vec<Hook>,
+    /// How many good runs (their commits and generations) are kept for a rollback.
+    pub keep: usize,
+    /// Where values that are not built in came from, by key (`probe.deadline`).
+    pub origins: BTreeMap<String, Origin>,
+}
+
+impl Settings {
+    /// Tells where the value of a key came from.
+    pub fn origin(&self, key: &str) -> Origin {
+        self.origins.get(key).copied().unwrap_or(Origin::Default)
+    }
+}
+
+/// The remote: URL and how to reach it. Comes from the host only, never from `app/.git`.
+#[derive(Debug, Clone, Default)]
+pub struct Remote {
+    /// The URL; holds no credentials.
+    pub url: Option<RemoteUrl>,
+    /// A file that holds a token for https, readable by root (or the caller) only.
+    pub token_file: Option<PathBuf>,
+    /// The user name that goes with the token.
+    pub token_user: Option<String>,
+    /// A git credential helper, as in `credential.helper`.
+    pub credential_helper: Option<String>,
+    /// A private key for ssh.
+    pub ssh_key: Option<PathBuf>,
+    /// The known hosts for ssh; without it, the caller's own.
+    pub known_hosts: Option<PathBuf>,
+    /// A proxy for http and https.
+    pub proxy: Option<String>,
+    /// A file of certificates to trust for https.
+    pub ca_file: Option<PathBuf>,
+    /// How long one fetch may take.
+    pub deadline: Option<Duration>,
+    /// How long a fetch may bring nothing.
+    pub stall: Option<Duration>,
+}
+
+/// How a remote is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// `https://`
+    Https,
+    /// `http://`, unprotected: by explicit setting only.
+    Http,
+    /// `ssh://` or `user@host:path`
+    Ssh,
+    /// `git://`, unprotected: by explicit setting only.
+    Git,
+    /// `file://`: by explicit setting only.
+    File,
+}
+
+/// A checked remote URL: of an allowed transport, without credentials.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemoteUrl {
+    /// The text that git gets.
+    pub text: String,
+    /// The transport it uses.
+    pub transport: Transport,
+}
+
+/// How the environment is made.
+#[derive(Debug, Clone)]
+pub struct Python {
+    /// The interpreter: a name to look up or a path.
+    pub interpreter: String,
+    /// Which installer.
+    pub installer: InstallerChoice,
+    /// When a new generation is built.
+    pub strategy: Strategy,
+    /// Globs at the root of the tree that name the dependency definitions.
+    pub definitions: Vec<String>,
+    /// The package index, where it is not the installer's own default.
+    pub index_url: Option<String>,
+    /// How long one build may take.
+    pub deadline: Duration,
+}
+
+/// Which installer fills an environment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InstallerChoice {
+    /// uv where it can be had, else pip.
+    #[default]
+    Auto,
+    /// uv, from its PyPI wheel.
+    Uv,
+    /// venv and pip.
+    Pip,
+}
+
+/// When a new environment is built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Strategy {
+    /// Only when the definition changed (RW-5.3b).
+    #[default]
+    WhenChanged,
+    /// At every refresh (RW-5.3a).
+    Always,
+}
+
+/// How the service is run under the embedded supervisor.
+#[derive(Debug, Clone)]
+pub struct Service {
+    /// The command: program and arguments. `{venv}`, `{app}` and `{port}` stand for paths and the port.
+    pub command: Vec<String>,
+    /// How long the service has to end by itself.
+    pub stop_timeout: Duration,
+}
+
+/// How a started service proves that it works.
+#[derive(Debug, Clone)]
+pub struct Probe {
+    /// The whole URL, where the host sets it; else `http://127.0.0.1:<port><path>`.
+    pub url: Option<String>,
+    /// The path below the port of the env file.
+    pub path: String,
+    /// The status to expect; `None`: any below 500.
+    pub status: Option<u16>,
+    /// A field of a JSON answer (`a.b`) and the value it must have; `{commit}`, `{branch}` and `{generation}` stand
+    /// for what was deployed.
+    pub json: Option<(String, String)>,
+    /// A text that the answer must contain.
+    pub body: Option<String>,
+    /// How long the service may take until it answers well.
+    pub deadline: Duration,
+    /// How long it must stay good.
+    pub settle: Duration,
+}
+
+/// What a hook is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HookKind {
+    /// Brings persistent data to the new version's shape.
+    Migration,
+    /// Makes files that the application serves.
+    Assets,
+    /// Builds indexes.
+    Index,
+    /// Looks whether all is well and changes nothing.
+    Check,
+}
+
+/// A command that is run in step 4.
+#[derive(Debug, Clone)]
+pub struct Hook {
+    /// Its name, for messages.
+    pub name: String,
+    /// What it is for.
+    pub kind: HookKind,
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// How long it may take.
+    pub deadline: Duration,
+    /// Runs in staging as well, against the staged tree (checks only).
+    pub stage: bool,
+    /// Who declared it.
+    pub origin: Origin,
+}
+
+/// A file of definitions, for the python room: its path in the tree and what it holds.
+pub type TreeFile = (RelativePath, Vec<u8>);

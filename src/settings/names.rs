@@ -1,0 +1,243 @@
+//! Names that are right by construction: a value of one of these types has been checked.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Failure, Outcome};
+
+macro_rules! name_type {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(String);
+
+        impl $name {
+            /// Returns the name as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = Failure;
+            fn try_from(text: String) -> Outcome<Self> {
+                Self::parse(&text)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> Self {
+                name.0
+            }
+        }
+    };
+}
+
+name_type! {
+    /// A branch name that `git check-ref-format --branch` would accept and that cannot be taken for an option or a
+    /// path. Source: gitrevisions(7), git-check-ref-format(1).
+    BranchName
+}
+
+name_type! {
+    /// The full hash of a commit: 40 (sha1) or 64 (sha256) lower-case hexadecimal digits.
+    CommitId
+}
+
+name_type! {
+    /// The name of one run: its start in UTC and the process id, for instance `20260102T030405Z-4711`. Names sort by
+    /// time.
+    RunId
+}
+
+name_type! {
+    /// The name of one environment generation: `<fingerprint>-<n>`, or `adopted-<n>` for a folder that was there
+    /// before.
+    GenerationName
+}
+
+impl BranchName {
+    /// Checks a branch name.
+    ///
+    /// # Errors
+    /// A sentence that names the rule which the text breaks.
+    pub fn parse(text: &str) -> Outcome<Self> {
+        let refuse = |why: &str| Err(Failure::new(format!("{text:?} cannot be the name of a branch: {why}")));
+        if text.is_empty() {
+            return refuse("it is empty");
+        }
+        if text.starts_with('-') {
+            return refuse("it starts with a dash");
+        }
+        if text.starts_with('/') || text.ends_with('/') || text.contains("//") {
+            return refuse("it has an empty part");
+        }
+        if text.contains("..") {
+            return refuse("it contains '..'");
+        }
+        if text.contains("@{") || text == "@" || text == "HEAD" {
+            return refuse("git gives it another meaning");
+        }
+        if text.ends_with('.') {
+            return refuse("it ends with a dot");
+        }
+        if let Some(bad) = text.chars().find(|c| c.is_control() || " ~^:?*[\\".contains(*c)) {
+            return refuse(&format!("it contains {bad:?}"));
+        }
+        if text.split('/').any(|part| {
+            part.starts_with('.') || Path::new(part).extension().is_some_and(|ending| ending == "lock")
+        }) {
+            return refuse("a part of it starts with a dot or ends with '.lock'");
+        }
+        if text.len() > 200 {
+            return refuse("it is longer than 200 bytes");
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl CommitId {
+    /// Checks a commit hash.
+    ///
+    /// # Errors
+    /// The text is not a full lower-case hash.
+    pub fn parse(text: &str) -> Outcome<Self> {
+        let right = matches!(text.len(), 40 | 64)
+            && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        if right {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(Failure::new(format!("{text:?} is not a commit hash")))
+        }
+    }
+
+    /// Returns the first ten digits, for people.
+    pub fn short(&self) -> &str {
+        &self.0[..10]
+    }
+}
+
+impl RunId {
+    /// Checks the name of a run.
+    ///
+    /// # Errors
+    /// The text is not made of letters, digits and dashes.
+    pub fn parse(text: &str) -> Outcome<Self> {
+        let right = !text.is_empty()
+            && text.len() <= 64
+            && !text.starts_with('-')
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        if right {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(Failure::new(format!("{text:?} is not the name of a run")))
+        }
+    }
+
+    /// Makes the name of a run that starts at `at` in process `pid`.
+    pub fn new(at: jiff::Timestamp, pid: u32) -> Self {
+        Self(format!("{}-{pid}", at.strftime("%Y%m%dT%H%M%SZ")))
+    }
+}
+
+impl GenerationName {
+    /// Checks the name of a generation.
+    ///
+    /// # Errors
+    /// The text is not of the form `<word>-<number>`.
+    pub fn parse(text: &str) -> Outcome<Self> {
+        let right = text.rsplit_once('-').is_some_and(|(word, number)| {
+            !word.is_empty()
+                && word.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+                && !number.is_empty()
+                && number.bytes().all(|b| b.is_ascii_digit())
+        });
+        if right {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(Failure::new(format!("{text:?} is not the name of a generation")))
+        }
+    }
+}
+
+/// A path below some folder: relative, without `..`, `.` or an empty part.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "PathBuf", into = "PathBuf")]
+pub struct RelativePath(PathBuf);
+
+impl RelativePath {
+    /// Checks that `path` stays below the folder it will be joined to.
+    ///
+    /// # Errors
+    /// The path is absolute, empty, or leaves the folder.
+    pub fn parse(path: impl AsRef<Path>) -> Outcome<Self> {
+        let path = path.as_ref();
+        let inside = path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
+        if inside && !path.as_os_str().is_empty() {
+            Ok(Self(path.to_path_buf()))
+        } else {
+            Err(Failure::new(format!("{} leaves its folder", path.display())))
+        }
+    }
+
+    /// Returns the path.
+    pub fn as_path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl TryFrom<PathBuf> for RelativePath {
+    type Error = Failure;
+    fn try_from(path: PathBuf) -> Outcome<Self> {
+        Self::parse(path)
+    }
+}
+
+impl From<RelativePath> for PathBuf {
+    fn from(path: RelativePath) -> Self {
+        path.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn branch_names_that_git_or_a_shell_could_misread_are_refused() {
+        for bad in [
+            "", "-x", "../..", "a..b", "a b", "a\nb", "a\u{7f}", "x.lock", "a/.b", "/a", "a/", "a//b", "@",
+            "HEAD", "a^", "a:b",
+        ] {
+            assert!(BranchName::parse(bad).is_err(), "{bad:?}");
+        }
+        for good in ["main", "feature/x", "release-1.2", "user@host", "ä"] {
+            assert!(BranchName::parse(good).is_ok(), "{good:?}");
+        }
+    }
+
+    #[test]
+    fn run_names_sort_by_time() {
+        let early = RunId::new(jiff::Timestamp::from_second(1_000_000_000).unwrap(), 9);
+        let late = RunId::new(jiff::Timestamp::from_second(1_000_000_001).unwrap(), 1);
+        assert!(early < late);
+        assert!(RunId::parse(early.as_str()).is_ok());
+    }
+
+    #[test]
+    fn relative_paths_stay_inside() {
+        assert!(RelativePath::parse("a/b").is_ok());
+        for bad in ["/a", "../a", "a/../b", ""] {
+            assert!(RelativePath::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+}
