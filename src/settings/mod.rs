@@ -4,8 +4,10 @@
 //! where it came from.
 
 pub mod environment;
+pub mod layers;
 pub mod layout;
 pub mod names;
+pub mod remote_url;
 
 use std::collections::BTreeMap;
 use std::fmt;

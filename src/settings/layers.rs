@@ -1,0 +1,554 @@
+//! Raw configuration: the two files as text, and how the layers are laid over each other.
+//!
+//! The host's file is written by people and read here; no part of the program writes it after `init`. The
+//! application's file is read from the pinned commit, never from the work tree, and may set hooks, definitions and
+//! the probe's path, nothing else: whoever can push to the branch must not be able to redirect the remote or to
+//! choose what runs as another user.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+use toml::de::DeTable;
+
+use super::layout::Layout;
+use super::names::BranchName;
+use super::remote_url;
+use super::{
+    Hook, HookKind, InstallerChoice, Origin, Probe, Python, Remote, Service, Settings, Strategy, Transport,
+};
+use crate::error::{Failure, Outcome};
+
+/// The name of the application's file, at the root of the tree.
+pub const APPLICATION_FILE: &str = "refresh.toml";
+
+/// The host's file as written.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HostFile {
+    branch: Option<BranchName>,
+    strict_order: Option<bool>,
+    preserve: Option<Vec<String>>,
+    keep: Option<usize>,
+    remote: RemoteTable,
+    python: PythonTable,
+    service: ServiceTable,
+    probe: ProbeTable,
+    hook: Vec<HookTable>,
+}
+
+/// The application's file as written.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ApplicationFile {
+    definitions: Option<Vec<String>>,
+    probe: ApplicationProbe,
+    hook: Vec<HookTable>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ApplicationProbe {
+    path: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RemoteTable {
+    url: Option<String>,
+    allow: Option<Vec<Transport>>,
+    token_file: Option<PathBuf>,
+    token_user: Option<String>,
+    credential_helper: Option<String>,
+    ssh_key: Option<PathBuf>,
+    known_hosts: Option<PathBuf>,
+    proxy: Option<String>,
+    ca_file: Option<PathBuf>,
+    deadline: Option<Span>,
+    stall: Option<Span>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct PythonTable {
+    interpreter: Option<String>,
+    installer: Option<InstallerChoice>,
+    strategy: Option<Strategy>,
+    definitions: Option<Vec<String>>,
+    index_url: Option<String>,
+    deadline: Option<Span>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ServiceTable {
+    command: Option<Vec<String>>,
+    stop_timeout: Option<Span>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ProbeTable {
+    url: Option<String>,
+    path: Option<String>,
+    status: Option<u16>,
+    json_field: Option<String>,
+    json_value: Option<String>,
+    body: Option<String>,
+    deadline: Option<Span>,
+    settle: Option<Span>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HookTable {
+    name: String,
+    kind: HookKind,
+    command: Vec<String>,
+    deadline: Option<Span>,
+    #[serde(default)]
+    stage: bool,
+}
+
+/// A duration as people write it: `60s`, `2m 30s`, `500ms`.
+#[derive(Debug, Clone, Copy)]
+struct Span(Duration);
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        parse_duration(&text).map(Self).map_err(serde::de::Error::custom)
+    }
+}
+
+/// Reads a duration with its unit.
+///
+/// # Errors
+/// No unit, a negative or an unreadable duration.
+pub fn parse_duration(text: &str) -> Outcome<Duration> {
+    let told = || Failure::new(format!("{text:?} is not a duration such as \"60s\", \"2m\" or \"500ms\""));
+    let signed: jiff::SignedDuration = text.parse().map_err(|error| told().because(error))?;
+    Duration::try_from(signed).map_err(|error| told().because(error))
+}
+
+/// What the command line and the environment say about a run.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    /// `--no-stage`
+    pub no_stage: bool,
+    /// `--always-rebuild-venv`
+    pub always_rebuild: bool,
+    /// `LADYLINUX_REFRESH_INSTALLER`
+    pub installer: Option<InstallerChoice>,
+}
+
+/// The layers that settings are resolved from.
+#[derive(Debug, Clone)]
+pub struct Layers {
+    /// The paths.
+    pub layout: Layout,
+    /// The host's file.
+    pub host: HostFile,
+    /// The application's file; empty until a commit is pinned.
+    pub application: ApplicationFile,
+    /// Command line and environment.
+    pub overrides: Overrides,
+}
+
+impl Layers {
+    /// Reads the host's file; a missing one is an empty one.
+    ///
+    /// # Errors
+    /// The file cannot be read, or says something that it may not: with line and column.
+    pub fn read(layout: &Layout, overrides: Overrides) -> Outcome<Self> {
+        let path = layout.host_file();
+        let text = match crate::disk::read_if_there(&path)? {
+            None => String::new(),
+            Some(bytes) => String::from_utf8(bytes)
+                .map_err(|error| Failure::new(format!("{} is not UTF-8", path.display())).because(error))?,
+        };
+        let host = parse(&text, &path, Author::Host)?;
+        Ok(Self { layout: layout.clone(), host, application: ApplicationFile::default(), overrides })
+    }
+
+    /// Lays the application's file under the host's.
+    ///
+    /// # Errors
+    /// The file says something that it may not: with line and column.
+    pub fn with_application(mut self, bytes: Option<&[u8]>) -> Outcome<Self> {
+        let Some(bytes) = bytes else { return Ok(self) };
+        let path = Path::new(APPLICATION_FILE);
+        let text = std::str::from_utf8(bytes)
+            .map_err(|error| Failure::new("the application's refresh.toml is not UTF-8").because(error))?;
+        self.application = parse(text, path, Author::Application)?;
+        Ok(self)
+    }
+
+    /// Resolves the layers to usable settings.
+    ///
+    /// # Errors
+    /// A value that cannot be used: a URL of a transport that is not allowed, a hook without a command, a pattern
+    /// that leaves the tree.
+    pub fn resolve(&self) -> Outcome<Settings> {
+        let mut pick = Pick { origins: BTreeMap::new() };
+        let (host, app, over) = (&self.host, &self.application, &self.overrides);
+        let flag = |set: bool| set.then_some(true);
+        let settings = Settings {
+            layout: self.layout.clone(),
+            branch: pick.optional("branch", [(host.branch.clone(), Origin::Host)]),
+            strict_order: pick.value(
+                "strict_order",
+                [(flag(over.no_stage), Origin::Flag), (host.strict_order, Origin::Host)],
+                false,
+            ),
+            preserve: pick.value("preserve", [(host.preserve.clone(), Origin::Host)], Vec::new()),
+            remote: self.remote()?,
+            python: Python {
+                interpreter: pick.value(
+                    "python.interpreter",
+                    [(host.python.interpreter.clone(), Origin::Host)],
+                    "python3".to_owned(),
+                ),
+                installer: pick.value(
+                    "python.installer",
+                    [(over.installer, Origin::Environment), (host.python.installer, Origin::Host)],
+                    InstallerChoice::Auto,
+                ),
+                strategy: pick.value(
+                    "python.strategy",
+                    [
+                        (flag(over.always_rebuild).map(|_| Strategy::Always), Origin::Flag),
+                        (host.python.strategy, Origin::Host),
+                    ],
+                    Strategy::WhenChanged,
+                ),
+                definitions: pick.value(
+                    "python.definitions",
+                    [
+                        (host.python.definitions.clone(), Origin::Host),
+                        (app.definitions.clone(), Origin::Application),
+                    ],
+                    vec!["requirements*.txt".to_owned(), "pyproject.toml".to_owned()],
+                ),
+                index_url: pick.optional("python.index_url", [(host.python.index_url.clone(), Origin::Host)]),
+                deadline: pick.span(
+                    "python.deadline",
+                    [(host.python.deadline, Origin::Host)],
+                    Duration::from_secs(30 * 60),
+                ),
+            },
+            service: Service {
+                command: pick.value(
+                    "service.command",
+                    [(host.service.command.clone(), Origin::Host)],
+                    ["{venv}/bin/uvicorn", "api_layer:app", "--host", "0.0.0.0", "--port", "{port}"]
+                        .map(str::to_owned)
+                        .to_vec(),
+                ),
+                stop_timeout: pick.span(
+                    "service.stop_timeout",
+                    [(host.service.stop_timeout, Origin::Host)],
+                    Duration::from_secs(30),
+                ),
+            },
+            probe: Self::probe(&host.probe, &app.probe, &mut pick)?,
+            hooks: self.hooks()?,
+            keep: pick.value("keep", [(host.keep, Origin::Host)], 3),
+            origins: pick.origins,
+        };
+        check_patterns(&settings)?;
+        Ok(settings)
+    }
+
+    fn remote(&self) -> Outcome<Remote> {
+        let table = &self.host.remote;
+        let allowed = table.allow.clone().unwrap_or_default();
+        Ok(Remote {
+            url: table.url.as_deref().map(|text| remote_url::parse(text, &allowed)).transpose()?,
+            token_file: table.token_file.clone(),
+            token_user: table.token_user.clone(),
+            credential_helper: table.credential_helper.clone(),
+            ssh_key: table.ssh_key.clone(),
+            known_hosts: table.known_hosts.clone(),
+            proxy: table.proxy.clone(),
+            ca_file: table.ca_file.clone(),
+            deadline: table.deadline.map(|span| span.0),
+            stall: table.stall.map(|span| span.0),
+        })
+    }
+
+    fn probe(host: &ProbeTable, app: &ApplicationProbe, pick: &mut Pick) -> Outcome<Probe> {
+        let json = match (&host.json_field, &host.json_value) {
+            (Some(field), Some(value)) => Some((field.clone(), value.clone())),
+            (None, None) => None,
+            _ => return Err(Failure::new("probe.json_field and probe.json_value belong together")),
+        };
+        let path = pick.value(
+            "probe.path",
+            [(host.path.clone(), Origin::Host), (app.path.clone(), Origin::Application)],
+            "/".to_owned(),
+        );
+        if !path.starts_with('/') || path.contains(char::is_whitespace) {
+            return Err(Failure::new(format!(
+                "probe.path {path:?} has to start with a slash and hold no blanks"
+            )));
+        }
+        Ok(Probe {
+            url: pick.optional("probe.url", [(host.url.clone(), Origin::Host)]),
+            path,
+            status: pick.optional("probe.status", [(host.status, Origin::Host)]),
+            json,
+            body: pick.optional("probe.body", [(host.body.clone(), Origin::Host)]),
+            deadline: pick.span("probe.deadline", [(host.deadline, Origin::Host)], Duration::from_secs(60)),
+            settle: pick.span("probe.settle", [(host.settle, Origin::Host)], Duration::from_secs(3)),
+        })
+    }
+
+    fn hooks(&self) -> Outcome<Vec<Hook>> {
+        let of = |tables: &[HookTable], origin| -> Outcome<Vec<Hook>> {
+            tables.iter().map(|table| hook(table, origin)).collect()
+        };
+        let mut hooks = of(&self.application.hook, Origin::Application)?;
+        hooks.extend(of(&self.host.hook, Origin::Host)?);
+        Ok(hooks)
+    }
+}
+
+fn hook(table: &HookTable, origin: Origin) -> Outcome<Hook> {
+    let name = &table.name;
+    if name.trim().is_empty() || name.chars().any(char::is_control) {
+        return Err(Failure::new(format!("a hook in {origin} has no readable name: {name:?}")));
+    }
+    if table.command.first().is_none_or(|program| program.is_empty()) {
+        return Err(Failure::new(format!("the hook {name} in {origin} has no command")));
+    }
+    if table.stage && table.kind != HookKind::Check {
+        return Err(Failure::new(format!(
+            "the hook {name} in {origin} cannot be staged: only a check changes nothing"
+        ))
+        .hint("remove `stage = true`, or declare the hook as `kind = \"check\"`"));
+    }
+    Ok(Hook {
+        name: name.clone(),
+        kind: table.kind,
+        command: table.command.clone(),
+        deadline: table.deadline.map_or(Duration::from_secs(300), |span| span.0),
+        stage: table.stage,
+        origin,
+    })
+}
+
+fn check_patterns(settings: &Settings) -> Outcome<()> {
+    let all = [("preserve", &settings.preserve), ("definitions", &settings.python.definitions)];
+    for (key, patterns) in all {
+        for pattern in patterns {
+            globset::Glob::new(pattern).map_err(|error| {
+                Failure::new(format!("{pattern:?} in {key} is not a pattern")).because(error)
+            })?;
+            if pattern.starts_with('/') || pattern.split('/').any(|part| part == "..") {
+                return Err(Failure::new(format!("{pattern:?} in {key} leaves the work tree")));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Picks the first value that a layer gives and remembers which layer it was.
+struct Pick {
+    origins: BTreeMap<String, Origin>,
+}
+
+impl Pick {
+    fn optional<T, const N: usize>(&mut self, key: &str, layers: [(Option<T>, Origin); N]) -> Option<T> {
+        let (value, origin) = layers.into_iter().find_map(|(value, origin)| Some((value?, origin)))?;
+        self.origins.insert(key.to_owned(), origin);
+        Some(value)
+    }
+
+    fn value<T, const N: usize>(&mut self, key: &str, layers: [(Option<T>, Origin); N], default: T) -> T {
+        self.optional(key, layers).unwrap_or(default)
+    }
+
+    fn span<const N: usize>(
+        &mut self,
+        key: &str,
+        layers: [(Option<Span>, Origin); N],
+        default: Duration,
+    ) -> Duration {
+        self.optional(key, layers).map_or(default, |span| span.0)
+    }
+}
+
+/// Who wrote a file, and so what it may say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Author {
+    Host,
+    Application,
+}
+
+/// The keys of the host's file, by table; the empty name is the top.
+const HOST_KEYS: [(&str, &[&str]); 6] = [
+    ("", &["branch", "strict_order", "preserve", "keep", "remote", "python", "service", "probe", "hook"]),
+    (
+        "remote",
+        &[
+            "url",
+            "allow",
+            "token_file",
+            "token_user",
+            "credential_helper",
+            "ssh_key",
+            "known_hosts",
+            "proxy",
+            "ca_file",
+            "deadline",
+            "stall",
+        ],
+    ),
+    ("python", &["interpreter", "installer", "strategy", "definitions", "index_url", "deadline"]),
+    ("service", &["command", "stop_timeout"]),
+    ("probe", &["url", "path", "status", "json_field", "json_value", "body", "deadline", "settle"]),
+    ("hook", &["name", "kind", "command", "deadline", "stage"]),
+];
+
+/// The keys of the application's file.
+const APPLICATION_KEYS: [(&str, &[&str]); 3] =
+    [("", &["definitions", "probe", "hook"]), ("probe", &["path"]), ("hook", HOST_KEYS[5].1)];
+
+fn parse<'a, T: Deserialize<'a> + Default>(text: &'a str, path: &Path, author: Author) -> Outcome<T> {
+    let place = |offset: usize| {
+        let before = &text[..offset.min(text.len())];
+        let line = before.matches('\n').count() + 1;
+        let column = before.rsplit('\n').next().map_or(0, |start| start.chars().count()) + 1;
+        format!("{}, line {line}, column {column}", path.display())
+    };
+    let told = |error: &toml::de::Error| {
+        let offset = error.span().map_or(0, |span| span.start);
+        Failure::new(format!("{}: {}", place(offset), error.message()))
+    };
+    let table = DeTable::parse(text).map_err(|error| told(&error))?;
+    for (key, value) in table.get_ref() {
+        let (name, offset) = (key.get_ref().as_ref(), key.span().start);
+        check_key("", name, author).map_err(|why| Failure::new(format!("{}: {why}", place(offset))))?;
+        let mut tables = Vec::new();
+        match value.get_ref() {
+            toml::de::DeValue::Table(table) => tables.push(table),
+            toml::de::DeValue::Array(items) => {
+                tables.extend(items.iter().filter_map(|item| item.get_ref().as_table()));
+            }
+            _ => {}
+        }
+        for inner in tables.iter().flat_map(|table| table.keys()) {
+            let (inner, offset) = (inner.get_ref().as_ref(), inner.span().start);
+            check_key(name, inner, author)
+                .map_err(|why| Failure::new(format!("{}: {why}", place(offset))))?;
+        }
+    }
+    toml::from_str(text).map_err(|error| told(&error))
+}
+
+/// Tells what is wrong with a key, with the nearest right one.
+fn check_key(table: &str, key: &str, author: Author) -> Result<(), String> {
+    let of = |keys: &[(&'static str, &'static [&'static str])]| -> &'static [&'static str] {
+        keys.iter().find(|(name, _)| *name == table).map_or(&[], |(_, keys)| keys)
+    };
+    let (host, application) = (of(&HOST_KEYS), of(&APPLICATION_KEYS));
+    let known = if author == Author::Host { host } else { application };
+    if known.contains(&key) {
+        return Ok(());
+    }
+    let full = if table.is_empty() { key.to_owned() } else { format!("{table}.{key}") };
+    if author == Author::Application && host.contains(&key) {
+        return Err(format!(
+            "the application may not set `{full}`: it may set hooks, definitions and the probe's path"
+        ));
+    }
+    match nearest(key, known) {
+        Some(near) => Err(format!("unknown key `{full}`; did you mean `{near}`?")),
+        None => Err(format!("unknown key `{full}`; known here: {}", known.join(", "))),
+    }
+}
+
+/// Returns the candidate most like `word`, where one is like it at all.
+pub fn nearest<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str> {
+    candidates
+        .iter()
+        .map(|candidate| (strsim::damerau_levenshtein(word, candidate), *candidate))
+        .filter(|(distance, candidate)| *distance <= (candidate.len() / 3).max(1))
+        .min()
+        .map(|(_, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(text: &str) -> Outcome<Settings> {
+        let host = parse(text, Path::new("refresh.toml"), Author::Host)?;
+        let layers = Layers {
+            layout: Layout::below("/trial"),
+            host,
+            application: ApplicationFile::default(),
+            overrides: Overrides::default(),
+        };
+        layers.resolve()
+    }
+
+    fn message<T>(result: Outcome<T>) -> String {
+        result.err().map(|failure| failure.chain().join(": ")).unwrap_or_default()
+    }
+
+    #[test]
+    fn an_empty_file_gives_the_contract_s_defaults() {
+        let settings = host("").unwrap();
+        assert_eq!(settings.probe.deadline, Duration::from_secs(60));
+        assert_eq!(settings.probe.settle, Duration::from_secs(3));
+        assert!(settings.preserve.is_empty());
+        assert_eq!(settings.origin("probe.settle"), Origin::Default);
+    }
+
+    #[test]
+    fn a_wrong_value_is_told_with_line_and_column() {
+        let text = message(host("branch = \"main\"\nkeep = \"three\"\n"));
+        assert!(text.starts_with("refresh.toml, line 2, column 8: "), "{text}");
+        let text = message(host("[probe]\nsettle = \"3\"\n"));
+        assert!(text.contains("line 2") && text.contains("is not a duration"), "{text}");
+        let text = message(host("branch = \n"));
+        assert!(text.starts_with("refresh.toml, line 1, column "), "{text}");
+    }
+
+    #[test]
+    fn an_unknown_key_is_told_with_the_nearest_right_one() {
+        let text = message(host("[probe]\nsetle = \"3s\"\n"));
+        assert_eq!(text, "refresh.toml, line 2, column 1: unknown key `probe.setle`; did you mean `settle`?");
+    }
+
+    #[test]
+    fn the_application_may_set_hooks_definitions_and_the_probe_s_path_only() {
+        let layers = Layers {
+            layout: Layout::below("/trial"),
+            host: HostFile::default(),
+            application: ApplicationFile::default(),
+            overrides: Overrides::default(),
+        };
+        let refused = layers.clone().with_application(Some(b"[remote]\nurl = \"https://h/x\"\n"));
+        assert!(message(refused).contains("the application may not set `remote`"));
+        let refused = layers.clone().with_application(Some(b"[probe]\nurl = \"http://x\"\n"));
+        assert!(message(refused).contains("line 2, column 1: the application may not set `probe.url`"));
+        let given = b"definitions = [\"deps.txt\"]\n[probe]\npath = \"/s\"\n[[hook]]\nname = \"m\"\nkind = \"migration\"\ncommand = [\"true\"]\n";
+        let settings = layers.with_application(Some(given)).unwrap().resolve().unwrap();
+        assert_eq!(settings.python.definitions, ["deps.txt"]);
+        assert_eq!(settings.probe.path, "/s");
+        assert_eq!(settings.origin("probe.path"), Origin::Application);
+        assert_eq!(settings.hooks[0].origin, Origin::Application);
+    }
+
+    #[test]
+    fn only_a_check_may_be_staged_and_patterns_stay_inside_the_tree() {
+        let hook = "[[hook]]\nname = \"m\"\nkind = \"migration\"\ncommand = [\"true\"]\nstage = true\n";
+        assert!(message(host(hook)).contains("cannot be staged"));
+        assert!(message(host("preserve = [\"../data\"]")).contains("leaves the work tree"));
+        assert!(message(host("preserve = [\"a[\"]")).contains("is not a pattern"));
+    }
+}
