@@ -42,6 +42,19 @@ impl Failure {
         self
     }
 
+    /// Adds a cause below all the causes that are there.
+    #[must_use]
+    pub fn rooted_in(self, root: Self) -> Self {
+        let source: Box<dyn StdError + Send + Sync> = match self.source {
+            None => Box::new(root),
+            Some(source) => match source.downcast::<Self>() {
+                Ok(nested) => Box::new(nested.rooted_in(root)),
+                Err(other) => Box::new(Self::new(other.to_string()).because(root)),
+            },
+        };
+        Self { source: Some(source), ..self }
+    }
+
     /// Adds a command to type or a thing to check.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -119,6 +132,12 @@ mod tests {
         let failure = Failure::new("cannot fetch").because(root).hint("check the network");
         assert_eq!(failure.chain(), ["cannot fetch", "connection refused"]);
         assert_eq!(failure.hints(), ["start the server", "check the network"]);
+    }
+
+    #[test]
+    fn a_root_goes_below_every_cause() {
+        let failure = Failure::new("a").because(Failure::new("b")).rooted_in(Failure::new("c"));
+        assert_eq!(failure.chain(), ["a", "b", "c"]);
     }
 
     #[test]

@@ -1,10 +1,66 @@
 //! Updates a running LadyLinux installation to the latest state of a Git branch, in place.
+//!
+//! One run, read from the top: [`main`] → [`commands`] (`run`) → [`plan`] (preflight: observe, then decide) →
+//! [`refresh::execute`] → one file per step → one door per effect.
+//!
+//! The six steps (RW-5.0): [`refresh::stop`], [`refresh::sync`], [`refresh::environment`], [`refresh::prepare`],
+//! [`refresh::restart`], [`refresh::status`]. Before them [`refresh::staging`] does what can fail while the service
+//! still runs, through the same operations.
+//!
+//! Doors, held by lint (`clippy.toml`): other programs through [`process::Runner`], files through [`disk`], clocks
+//! through [`clock`], the environment through [`settings::environment`], output through [`report::screen`].
+//!
+//! The tool's own files lie below `/var/lib/ladylinux/refresh` ([`settings::layout`]): `mirror.git`, `generations/`,
+//! `tools/`, `cache/`, `runs/<id>/` (journal, log, report, saved changes), `supervisor/`, `status.json`,
+//! `deployed.env`, `fence`, `lock`; the environments lie in `/opt/ladylinux/venvs`, with `venv` a link to the live one.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+
+use clap::Parser as _;
 
 pub mod checkpoint;
+pub mod cli;
 pub mod clock;
+pub mod commands;
+pub mod demo;
 pub mod disk;
 pub mod error;
 pub mod event;
+pub mod exit;
+pub mod git;
+pub mod history;
+pub mod installation;
+pub mod journal;
+pub mod manifest;
+pub mod plan;
 pub mod process;
+pub mod python;
+pub mod refresh;
 pub mod report;
+pub mod service;
 pub mod settings;
+pub mod status_file;
+
+/// Runs the program: arguments in, exit code out (`docs/exit-codes.md`).
+pub fn main() -> ExitCode {
+    let cli = match cli::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    report::screen::settle_colour();
+    let result = catch_unwind(AssertUnwindSafe(|| commands::dispatch(cli)))
+        .unwrap_or_else(|panic| Err(exit::Error::Bug(told(panic.as_ref()))));
+    if let Err(error) = &result {
+        commands::complain(error);
+    }
+    exit::code(&result)
+}
+
+fn told(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic".to_owned())
+}

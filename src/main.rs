@@ -1,2 +1,5 @@
 //! `ladylinux-refresh`: arguments in, exit code out.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    ladylinux_refresh::main()
+}

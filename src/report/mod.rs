@@ -1,7 +1,153 @@
-//! The result of a run.
+//! The result of a run as one value, and its renderings.
+//!
+//! [`Report`] is the contract: `report.json`, `status.json`, the last line of `--format json` and the human text are
+//! all made from it. [`screen`] is the one door to standard output and standard error.
+
+pub mod github;
+pub mod human;
+pub mod json;
+pub mod log;
+pub mod screen;
+
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// All about one run.
+use crate::event::Phase;
+use crate::journal::record::Ending;
+use crate::settings::names::{BranchName, CommitId, GenerationName, RunId};
+
+/// The version of the report's format.
+pub const SCHEMA: u32 = 1;
+
+/// All about one run (RW-5.6).
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Report {}
+pub struct Report {
+    /// The version of the format, [`SCHEMA`].
+    pub schema: u32,
+    /// The run.
+    pub run: RunId,
+    /// What was asked for: `run` or `rollback`.
+    pub command: String,
+    /// How it ended.
+    pub result: Ending,
+    /// The exit code.
+    pub exit_code: u8,
+    /// Whether commit or environment are others than before.
+    pub changed: bool,
+    /// Whether staging came before the stop.
+    pub staged: bool,
+    /// When it began, in UTC.
+    pub started_at: jiff::Timestamp,
+    /// When it ended, in UTC.
+    pub finished_at: jiff::Timestamp,
+    /// The branch.
+    pub branch: BranchName,
+    /// The commit that `app/` holds now (RW-5.6a); `None` where that cannot be told.
+    pub commit: Option<CommitId>,
+    /// The commit that it held before.
+    pub commit_before: Option<CommitId>,
+    /// The environment (RW-5.6b).
+    pub environment: Environment,
+    /// The service (RW-5.6c).
+    pub service: Service,
+    /// From the stop to the first good answer, in milliseconds; `None` where there was none.
+    pub downtime_ms: Option<u64>,
+    /// Every part of the run, in order.
+    pub phases: Vec<PhaseReport>,
+    /// Local changes that were saved.
+    pub saved: Saved,
+    /// Files of the application that were kept in place, relative to `app/`.
+    pub preserved: Vec<String>,
+    /// What became of the protected paths.
+    pub protected: Protected,
+    /// Things a person should look at.
+    pub warnings: Vec<String>,
+    /// Why it failed.
+    pub error: Option<Error>,
+}
+
+/// The environment at the end of a run.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Environment {
+    /// The path that the service uses: the link.
+    pub path: PathBuf,
+    /// The generation that it leads to.
+    pub generation: Option<GenerationName>,
+    /// The generation that it led to before.
+    pub generation_before: Option<GenerationName>,
+    /// The interpreter: implementation and version.
+    pub interpreter: Option<String>,
+    /// How many distributions are installed.
+    pub packages: Option<usize>,
+    /// Whether this run built it.
+    pub built: bool,
+    /// Why it was built or reused.
+    pub reason: String,
+}
+
+/// The service at the end of a run.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Service {
+    /// `running`, `stopped` or `unknown`.
+    pub state: String,
+    /// Its main process.
+    pub pid: Option<i32>,
+    /// The URL that was probed.
+    pub url: Option<String>,
+    /// Whether the fence stands.
+    pub fenced: bool,
+}
+
+/// One part of a run.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PhaseReport {
+    /// Which.
+    pub phase: Phase,
+    /// How long it took, in milliseconds.
+    pub duration_ms: u64,
+    /// Whether it succeeded.
+    pub ok: bool,
+    /// What it did, in a few words.
+    pub summary: String,
+}
+
+/// Local changes that a run saved.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Saved {
+    /// How many entries.
+    pub count: usize,
+    /// The first of them, relative to `app/`.
+    pub paths: Vec<String>,
+    /// Where they are.
+    pub place: Option<PathBuf>,
+}
+
+/// What became of models, containers, configuration and persistent data (RW-3.2, RW-6.1).
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Protected {
+    /// How many entries were looked at before and after.
+    pub entries: usize,
+    /// What differed afterwards, although no hook had run yet.
+    pub changed: Vec<String>,
+}
+
+/// Why a run failed (RW-7.1b).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Error {
+    /// In which part.
+    pub phase: Phase,
+    /// What happened: the outermost sentence first, the root cause last.
+    pub chain: Vec<String>,
+    /// What may help, the closest to the cause first.
+    pub hints: Vec<String>,
+    /// The command to type next.
+    pub next: String,
+}
+
+impl Report {
+    /// Returns how long the run took, in milliseconds.
+    pub fn duration_ms(&self) -> u64 {
+        u64::try_from(self.finished_at.duration_since(self.started_at).as_millis()).unwrap_or(0)
+    }
+}

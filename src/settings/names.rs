@@ -66,6 +66,11 @@ name_type! {
 }
 
 impl BranchName {
+    /// Returns `main`, the branch of an installation that says nothing else.
+    pub fn main() -> Self {
+        Self("main".to_owned())
+    }
+
     /// Checks a branch name.
     ///
     /// # Errors

@@ -1,0 +1,290 @@
+//! The command line: raw values only. What they mean is decided in `commands` and `settings`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Updates a running LadyLinux installation to the latest state of a Git branch, in place.
+#[derive(Debug, Parser)]
+#[command(name = "ladylinux-refresh", version, max_term_width = 100, after_help = EXITS)]
+#[command(disable_help_subcommand = true, infer_long_args = false)]
+pub struct Cli {
+    /// Work on the installation below DIR instead of the real paths; needs no root rights
+    #[arg(long, value_name = "DIR", env = "LADYLINUX_REFRESH_ROOT")]
+    pub root: Option<PathBuf>,
+
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXITS: &str = "Exit codes: 0 done or already current; 1 halted, the service is stopped and fenced; 2 wrong \
+command line or configuration; 3 refused, nothing touched; 4 another run holds the lock; 5 a check found problems; \
+70 bug; 128+n ended by signal n.";
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Refresh: stop, sync, environment, prepare, restart, status
+    Run(RunArgs),
+    /// Show what a run would do; changes nothing of the installation
+    Plan(PlanArgs),
+    /// Show what is deployed, local changes, service, fence and last run
+    Status(StatusArgs),
+    /// List the runs, or show one whole
+    History(HistoryArgs),
+    /// Return to an earlier good commit and environment, by the same six steps
+    Rollback(RollbackArgs),
+    /// Let the service start again although the last refresh failed
+    Unfence(UnfenceArgs),
+    /// Bring a directory, or an existing installation, to the deployment contract
+    Init(InitArgs),
+    /// Control the service under the embedded supervisor
+    #[command(subcommand)]
+    Service(ServiceCommand),
+    /// Look at local changes that refreshes saved, and bring them back
+    #[command(subcommand)]
+    Drift(DriftCommand),
+    /// Try everything on a small real application
+    Demo(DemoArgs),
+
+    /// Runs the embedded supervisor
+    #[command(hide = true)]
+    Supervise(SuperviseArgs),
+    /// Does one operation on files with the rights of their owner
+    #[command(hide = true, name = crate::process::worker::COMMAND)]
+    AsOwner(AsOwnerArgs),
+    /// Answers git's question for credentials
+    #[command(hide = true, name = "git-credential")]
+    GitCredential(CredentialArgs),
+}
+
+/// How a result is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people
+    Human,
+    /// One event per line; the last line is the whole report
+    Json,
+    /// Groups, annotations and outputs of a GitHub Actions job
+    Github,
+}
+
+/// How a run reports.
+#[derive(Debug, Clone, Args)]
+pub struct ReportArgs {
+    /// How to report; without it: github inside a GitHub Actions job, else human
+    #[arg(long, value_enum)]
+    pub format: Option<Format>,
+
+    /// Show what git, the installer and hooks write
+    #[arg(long, short)]
+    pub verbose: bool,
+}
+
+/// How long to wait for another run.
+#[derive(Debug, Clone, Args)]
+pub struct LockArgs {
+    /// Wait up to SECONDS for another run to end
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    pub lock_timeout: u64,
+}
+
+/// `run`
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The branch; without it, the one deployed now, else main
+    #[arg(allow_hyphen_values = false)]
+    pub branch: Option<String>,
+
+    /// Do nothing when remote, tree, environment and service are already right
+    #[arg(long, conflicts_with = "dry_run")]
+    pub if_changed: bool,
+
+    /// Show the plan and do nothing (the same as `plan`)
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Leave staging out: do everything inside the six steps
+    #[arg(long)]
+    pub no_stage: bool,
+
+    /// Build a new environment even when its definition did not change
+    #[arg(long)]
+    pub always_rebuild_venv: bool,
+
+    /// How it reports
+    #[command(flatten)]
+    pub report: ReportArgs,
+
+    /// How it waits
+    #[command(flatten)]
+    pub lock: LockArgs,
+}
+
+/// `plan`
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// The branch; without it, the one deployed now, else main
+    pub branch: Option<String>,
+
+    /// Exit with 5 when a refresh would change something
+    #[arg(long)]
+    pub exit_code: bool,
+
+    /// Write the plan as JSON
+    #[arg(long)]
+    pub json: bool,
+
+    /// Plan for a run that always builds a new environment
+    #[arg(long)]
+    pub always_rebuild_venv: bool,
+}
+
+/// `status`
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Write it as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `history`
+#[derive(Debug, Args)]
+pub struct HistoryArgs {
+    /// The run to show whole
+    pub run: Option<String>,
+
+    /// Write it as JSON
+    #[arg(long)]
+    pub json: bool,
+
+    /// How many runs to list
+    #[arg(long, short = 'n', default_value_t = 20)]
+    pub number: usize,
+}
+
+/// `rollback`
+#[derive(Debug, Args)]
+pub struct RollbackArgs {
+    /// The run to return to; without it, the last good one before what is deployed
+    pub run: Option<String>,
+
+    /// How it reports
+    #[command(flatten)]
+    pub report: ReportArgs,
+
+    /// How it waits
+    #[command(flatten)]
+    pub lock: LockArgs,
+}
+
+/// `unfence`
+#[derive(Debug, Args)]
+pub struct UnfenceArgs {
+    /// How it waits
+    #[command(flatten)]
+    pub lock: LockArgs,
+}
+
+/// `init`
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    /// The URL of the repository
+    #[arg(long, value_name = "URL")]
+    pub repo: Option<String>,
+
+    /// The branch to deploy
+    #[arg(long)]
+    pub branch: Option<String>,
+
+    /// Allow a transport that is not protected: http, git or file
+    #[arg(long, value_name = "TRANSPORT")]
+    pub allow: Vec<String>,
+
+    /// The port that the service will listen on, for a new env file
+    #[arg(long)]
+    pub port: Option<u16>,
+}
+
+/// `service …`
+#[derive(Debug, Subcommand)]
+pub enum ServiceCommand {
+    /// Start the service; refused while it is fenced
+    Start,
+    /// Stop the service and its whole process tree
+    Stop,
+    /// Tell whether it runs
+    Status,
+    /// Show the last lines of its log
+    Logs {
+        /// How many lines
+        #[arg(long, short = 'n', default_value_t = 50)]
+        lines: usize,
+    },
+}
+
+/// `drift …`
+#[derive(Debug, Subcommand)]
+pub enum DriftCommand {
+    /// List the runs that saved local changes
+    List,
+    /// Show what a run saved
+    Show {
+        /// The run
+        run: String,
+        /// One path, relative to the work tree: its content or patch
+        path: Option<PathBuf>,
+    },
+    /// Bring saved changes back into the work tree
+    Restore {
+        /// The run
+        run: String,
+        /// The paths, relative to the work tree; without any, everything
+        paths: Vec<PathBuf>,
+        /// Replace files that are there
+        #[arg(long)]
+        overwrite: bool,
+    },
+    /// Remove saved changes for good
+    Prune {
+        /// The runs; without any, all but the latest that saved something
+        runs: Vec<String>,
+    },
+}
+
+/// `demo`
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Where to build it; without it, a folder of your own below the temporary folder
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+
+    /// End what an earlier demo left running
+    #[arg(long)]
+    pub stop: bool,
+}
+
+/// `supervise`
+#[derive(Debug, Args)]
+pub struct SuperviseArgs {
+    /// Further words, for the supervisor itself
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub words: Vec<OsString>,
+}
+
+/// `as-owner`
+#[derive(Debug, Args)]
+pub struct AsOwnerArgs {
+    /// The operation
+    pub operation: String,
+}
+
+/// `git-credential`
+#[derive(Debug, Args)]
+pub struct CredentialArgs {
+    /// Words of the settings, then the action of the credential protocol
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub words: Vec<OsString>,
+}

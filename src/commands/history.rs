@@ -1,0 +1,70 @@
+//! `history`: the runs of the past.
+
+use crate::cli::HistoryArgs;
+use crate::exit::{Ended, Error, Refusal};
+use crate::history::{self as past, Past};
+use crate::installation::as_typed;
+use crate::error::Failure;
+use crate::report::human;
+use crate::report::screen::{self, duration, say};
+use crate::settings::layout::Layout;
+use crate::settings::names::RunId;
+
+/// Lists the runs, or shows one whole.
+pub fn history(layout: &Layout, args: &HistoryArgs) -> Result<Ended, Error> {
+    let told = |failure| Refusal::of("history", failure);
+    match &args.run {
+        Some(name) => {
+            let run = RunId::parse(name).map_err(Error::Usage)?;
+            if !layout.run(&run).is_dir() {
+                let hint = as_typed(layout, "ladylinux-refresh history");
+                return Err(told(Failure::new(format!("there is no run {run}")).hint(hint)));
+            }
+            show(layout, &past::one(layout, &run).map_err(told)?, args.json)
+        }
+        None => {
+            let mut runs = past::all(layout).map_err(told)?;
+            runs.truncate(args.number);
+            if args.json {
+                let reports: Vec<_> = runs.iter().filter_map(|run| run.report.as_ref()).collect();
+                screen::say(&serde_json::to_string_pretty(&reports).unwrap_or_default());
+            } else {
+                runs.iter().for_each(|run| say(&line(run)));
+                if runs.is_empty() {
+                    say("there were no runs yet");
+                }
+            }
+        }
+    }
+    Ok(Ended::Done)
+}
+
+fn show(layout: &Layout, run: &Past, json: bool) {
+    match (&run.report, json) {
+        (Some(report), true) => say(&serde_json::to_string_pretty(report).unwrap_or_default()),
+        (Some(report), false) => {
+            human::report(report).iter().skip(1).for_each(|line| say(line));
+            say("");
+            for part in &report.phases {
+                say(&format!("  {:<12} {:>10}  {}", part.phase, duration(part.duration_ms), part.summary));
+            }
+            say(&format!("  log          {}", layout.run(&run.run).join("log").display()));
+        }
+        (None, _) => say(&line(run)),
+    }
+}
+
+fn line(run: &Past) -> String {
+    match &run.report {
+        None => {
+            let word = if run.ended { "interrupted" } else { "under way or interrupted" };
+            format!("{}  {word}", run.run)
+        }
+        Some(report) => {
+            let commit = report.commit.as_ref().map_or("unknown", |commit| commit.short());
+            let downtime = report.downtime_ms.map(|ms| format!(", down {}", duration(ms))).unwrap_or_default();
+            let what = format!("{} {}", report.command, report.result.word());
+            format!("{}  {what:<20} {commit} on {}{downtime}", run.run, report.branch)
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! One thin file per command.
+
+mod as_owner;
+mod drift;
+mod history;
+mod init;
+mod plan;
+mod rollback;
+mod run;
+mod service;
+mod status;
+mod unfence;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::cli::{Cli, Command, Format, LockArgs, ReportArgs};
+use crate::demo;
+use crate::error::{Context as _, Failure, Outcome};
+use crate::event::{Events, Subscriber};
+use crate::exit::{Ended, Error, Refusal};
+use crate::installation::{self, Installation};
+use crate::journal::run_lock::{self, RunLock, Taken};
+use crate::process::{Runner, interrupt};
+use crate::report::human::{self, Detail, Human};
+use crate::report::{github::GitHub, json::Json, screen};
+use crate::settings::layers::{Layers, Overrides};
+use crate::settings::layout::Layout;
+use crate::settings::names::RunId;
+
+/// Does what the command line asks for.
+///
+/// # Errors
+/// Whatever ends the command badly; [`Error::code`] is the exit code.
+pub fn dispatch(cli: Cli) -> Result<Ended, Error> {
+    rustix::process::umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);
+    let layout = layout(cli.root.as_deref()).map_err(Error::Usage)?;
+    match cli.command {
+        // The supervisor handles its own signals.
+        Command::Supervise(args) => return service::supervise(&layout, &args),
+        Command::AsOwner(args) => return as_owner::answer(&args),
+        Command::GitCredential(args) => return as_owner::credential(&args),
+        _ => {}
+    }
+    interrupt::install().map_err(|failure| Error::Bug(failure.chain().join(": ")))?;
+    match cli.command {
+        Command::Run(args) if args.dry_run => plan::plan(&layout, &plan::PlanWish::dry_run(args)),
+        Command::Run(args) => run::run(&layout, &args),
+        Command::Plan(args) => plan::plan(&layout, &plan::PlanWish::plan(args)),
+        Command::Status(args) => status::status(&layout, &args),
+        Command::History(args) => history::history(&layout, &args),
+        Command::Rollback(args) => rollback::rollback(&layout, &args),
+        Command::Unfence(args) => unfence::unfence(&layout, &args),
+        Command::Init(args) => init::init(&layout, &args),
+        Command::Service(command) => service::service(&layout, &command),
+        Command::Drift(command) => drift::drift(&layout, &command),
+        Command::Demo(args) => demo::command(args.dir, args.stop),
+        Command::Supervise(_) | Command::AsOwner(_) | Command::GitCredential(_) => Ok(Ended::Done),
+    }
+}
+
+/// Tells what ended a command, on standard error. A run has told its end already, through its reporter.
+pub fn complain(error: &Error) {
+    if matches!(error, Error::Halted(..)) {
+        return;
+    }
+    for line in human::error(error) {
+        screen::complain(&line);
+    }
+}
+
+fn layout(root: Option<&Path>) -> Outcome<Layout> {
+    let Some(root) = root else { return Ok(Layout::below("/")) };
+    if root.as_os_str().is_empty() {
+        return Err(Failure::new("--root names no folder"));
+    }
+    let absolute = std::path::absolute(root).context(|| format!("--root {} cannot be used", root.display()))?;
+    // Links in the root itself are resolved once, so that every path below is the real one.
+    Ok(Layout::below(absolute.canonicalize().unwrap_or(absolute)))
+}
+
+/// Opens the installation for a command that only looks, or that is not a run.
+fn open(layout: &Layout, during: &str) -> Result<Installation, Error> {
+    installation::check_there(layout).map_err(|failure| Refusal::of(during, failure))?;
+    let layers = Layers::read(layout, Overrides::default()).map_err(Error::Usage)?;
+    let runner = Runner::new(Arc::new(Events::new(vec![Box::new(Human::new(Detail::Brief))])));
+    Installation::open(layers, runner).map_err(Error::Usage)
+}
+
+/// Tells a failure of a command together with the state of the service.
+fn refuse(on: &Installation, during: &str, failure: Failure, next: &str) -> Error {
+    Error::Refused(Refusal {
+        during: during.to_owned(),
+        failure,
+        service: on.service_in_words(),
+        next: Some(on.as_typed(next)),
+    })
+}
+
+/// Takes the lock of the runs, waiting as long as the command line says.
+fn lock(layout: &Layout, command: &str, run: Option<&RunId>, args: &LockArgs) -> Result<RunLock, Error> {
+    let patience = Duration::from_secs(args.lock_timeout);
+    match run_lock::take(&layout.lock_file(), command, run, patience) {
+        Ok(Taken::Ours(lock)) => Ok(lock),
+        Ok(Taken::Theirs(holder)) => Err(Error::Locked(holder)),
+        Err(failure) => Err(Refusal::of("preflight", failure)),
+    }
+}
+
+/// Chooses who renders the events of a run.
+fn reporter(args: &ReportArgs) -> Box<dyn Subscriber> {
+    let detail = if args.verbose { Detail::Full } else { Detail::Brief };
+    match (args.format, GitHub::detect()) {
+        (Some(Format::Json), _) => Box::new(Json),
+        (Some(Format::Human), _) | (None, None) => Box::new(Human::new(detail)),
+        (Some(Format::Github) | None, Some(github)) => Box::new(github),
+        (Some(Format::Github), None) => Box::new(GitHub::without_job()),
+    }
+}
+
+/// Makes relative paths of the command line absolute.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
+}

@@ -1,0 +1,30 @@
+//! `rollback`: the same six steps, to an earlier good commit and environment.
+
+use crate::cli::RollbackArgs;
+use crate::exit::{Ended, Error};
+use crate::history;
+use crate::refresh::Target;
+use crate::refresh::begin::TargetState;
+use crate::settings::layers::Overrides;
+use crate::settings::layout::Layout;
+use crate::settings::names::RunId;
+
+use super::run::{When, Wish, installer, refresh};
+
+/// Returns to an earlier good pair.
+pub fn rollback(layout: &Layout, args: &RollbackArgs) -> Result<Ended, Error> {
+    let run = args.run.as_deref().map(RunId::parse).transpose().map_err(Error::Usage)?;
+    let wish = Wish {
+        overrides: Overrides { installer: installer()?, ..Overrides::default() },
+        when: When::Always,
+        report: args.report.clone(),
+        lock: args.lock.clone(),
+        command: "rollback",
+    };
+    refresh(layout, &wish, |on| {
+        let pair = history::rollback_target(&on.layout, run.as_ref(), on.is_fenced())?;
+        on.runner.events().note(&format!("returning to run {} ({})", pair.run, pair.commit.short()));
+        let state = TargetState::Earlier { commit: pair.commit, generation: pair.generation };
+        Ok(Target { branch: pair.branch, state })
+    })
+}

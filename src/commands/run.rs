@@ -1,0 +1,200 @@
+//! `run`: preflight, staging, the six steps, the report.
+
+use std::sync::Arc;
+
+use crate::cli::{LockArgs, ReportArgs, RunArgs};
+use crate::clock;
+use crate::error::{Failure, Outcome};
+use crate::event::{Event, Events, Phase};
+use crate::exit::{Ended, Error};
+use crate::installation::{self, Installation};
+use crate::journal::recover;
+use crate::plan::{Coming, Observed, preflight};
+use crate::process::{Runner, interrupt};
+use crate::refresh::account::{Opening, millis};
+use crate::refresh::begin::{self, TargetState};
+use crate::refresh::status::{self, Brief};
+use crate::refresh::{self, Target};
+use crate::report::PhaseReport;
+use crate::settings::environment;
+use crate::settings::layers::{Layers, Overrides};
+use crate::settings::layout::Layout;
+use crate::settings::names::{BranchName, RunId};
+use crate::status_file;
+
+use super::{lock, reporter};
+
+/// Refreshes an installation.
+pub fn run(layout: &Layout, args: &RunArgs) -> Result<Ended, Error> {
+    let branch = args.branch.as_deref().map(BranchName::parse).transpose().map_err(Error::Usage)?;
+    let wish = Wish {
+        overrides: Overrides {
+            no_stage: args.no_stage,
+            always_rebuild: args.always_rebuild_venv,
+            installer: installer()?,
+        },
+        when: if args.if_changed { When::IfChanged } else { When::Always },
+        report: args.report.clone(),
+        lock: args.lock.clone(),
+        command: "run",
+    };
+    refresh(layout, &wish, |on| Ok(Target { branch: branch.unwrap_or_else(|| usual_branch(on)), state: TargetState::Latest }))
+}
+
+/// What the command line says about a run or a rollback.
+pub struct Wish {
+    /// The flags that are settings.
+    pub overrides: Overrides,
+    /// Whether a run that would change nothing does nothing.
+    pub when: When,
+    /// How it reports.
+    pub report: ReportArgs,
+    /// How it waits.
+    pub lock: LockArgs,
+    /// What was typed.
+    pub command: &'static str,
+}
+
+/// When the six steps are done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    /// Always.
+    Always,
+    /// Only when something is not as it should be.
+    IfChanged,
+}
+
+/// The branch that is deployed now, else the host's, else `main`.
+pub fn usual_branch(on: &Installation) -> BranchName {
+    let deployed = status_file::read(&on.layout).deployed.map(|pair| pair.branch);
+    deployed.or_else(|| on.settings.branch.clone()).unwrap_or_else(BranchName::main)
+}
+
+/// Reads the environment's wish for an installer.
+pub fn installer() -> Result<Option<crate::settings::InstallerChoice>, Error> {
+    let Some(text) = environment::variable("LADYLINUX_REFRESH_INSTALLER") else { return Ok(None) };
+    let value = toml::Value::String(text.clone());
+    value.try_into().map(Some).map_err(|error| {
+        Error::Usage(Failure::new(format!("LADYLINUX_REFRESH_INSTALLER is {text:?}")).because(error))
+    })
+}
+
+/// Does a run for the target that `choose` names once the installation is open.
+pub fn refresh(
+    layout: &Layout,
+    wish: &Wish,
+    choose: impl FnOnce(&Installation) -> Outcome<Target>,
+) -> Result<Ended, Error> {
+    let started_at = clock::now();
+    let start = clock::monotonic();
+    let layers = Layers::read(layout, wish.overrides.clone()).map_err(Error::Usage)?;
+    layers.resolve().map_err(Error::Usage)?;
+    let run = RunId::new(started_at, std::process::id());
+    let events = Arc::new(Events::new(vec![reporter(&wish.report)]));
+    installation::check_there(layout)
+        .map_err(|failure| crate::exit::Refusal::of(&Phase::Preflight.to_string(), failure))?;
+    let _lock = lock(layout, wish.command, Some(&run), &wish.lock)?;
+
+    let register = layout.run(&run).join(recover::CHILDREN);
+    let runner = Runner::new(Arc::clone(&events)).for_run(run.clone(), register);
+    let on = Installation::open(layers, runner).map_err(Error::Usage)?;
+    begin::announce(&events, &run);
+    events.emit(&Event::PhaseStarted { phase: Phase::Preflight });
+    let checked = look(&on, wish.when, &run, choose);
+    let duration_ms = millis(clock::monotonic().duration_since(start));
+    let preflight = |ok: bool, summary: &str| PhaseReport {
+        phase: Phase::Preflight,
+        duration_ms,
+        ok,
+        summary: summary.to_owned(),
+    };
+    let (target, found) = match checked {
+        Ok(checked) => checked,
+        Err(failure) => {
+            events.emit(&Event::PhaseFailed { phase: Phase::Preflight, duration_ms, error: failure.chain() });
+            let part = preflight(false, failure.summary());
+            let brief = Brief { run, command: wish.command, started_at, preflight: part };
+            return Err(status::refused_in_preflight(&on, brief, failure));
+        }
+    };
+    let summary = match &found {
+        Found::AllThere => "everything is right already".to_owned(),
+        Found::Fit { observed, .. } => format!("fit to be refreshed, the service is {}", word(observed)),
+    };
+    events.emit(&Event::PhaseFinished { phase: Phase::Preflight, duration_ms, summary: summary.clone() });
+    let part = preflight(true, &summary);
+    let Found::Fit { observed, aimed } = found else {
+        status::unchanged(&on, Brief { run, command: wish.command, started_at, preflight: part }, &target);
+        return Ok(Ended::Done);
+    };
+    let mut known = observed.known();
+    known.extend(aimed);
+    let opening = Opening {
+        run,
+        target,
+        staged: !on.settings.strict_order,
+        started_at,
+        commit_before: observed.tree.head.clone(),
+        generation_before: observed.environment.name().cloned(),
+        known,
+        preflight: part,
+        warnings: Vec::new(),
+    };
+    let planned = refresh::begin(&on, opening, Arc::clone(&events))
+        .map_err(|failure| super::refuse(&on, "preflight", failure, "ladylinux-refresh run"))?;
+    let planned = if on.settings.strict_order { planned } else { planned.stage()? };
+    refresh::execute(planned)?;
+    Ok(Ended::Done)
+}
+
+/// What preflight found.
+enum Found {
+    /// Nothing has to be done.
+    AllThere,
+    /// The installation may be refreshed.
+    Fit { observed: Box<Observed>, aimed: Vec<crate::settings::names::CommitId> },
+}
+
+/// Preflight: what an interrupted run left is cleaned up, then everything is only looked at.
+fn look(
+    on: &Installation,
+    when: When,
+    run: &RunId,
+    choose: impl FnOnce(&Installation) -> Outcome<Target>,
+) -> Outcome<(Target, Found)> {
+    interrupt::check()?;
+    let recovered = recover::recover(&on.layout, on.runner.events(), |run| {
+        let paths = on.tree.put_back(run)?;
+        Ok(paths.iter().map(|path| path.display().to_string()).collect())
+    })?;
+    let mut observed = Observed::of(on)?;
+    let problems = preflight::check(on, &observed);
+    interrupt::check()?;
+    if !problems.is_empty() {
+        return Err(together(problems));
+    }
+    let target = choose(on)?;
+    if when == When::IfChanged {
+        observed = observed.with_drift(on, &recovered.aimed)?;
+        let coming = Coming::look(on, &target, &observed, run)?;
+        if coming.is_all_there(&observed) {
+            return Ok((target, Found::AllThere));
+        }
+    }
+    Ok((target, Found::Fit { observed: Box::new(observed), aimed: recovered.aimed }))
+}
+
+/// One failure of many: each with its cause and hint.
+fn together(mut problems: Vec<Failure>) -> Failure {
+    if problems.len() == 1 {
+        return problems.remove(0);
+    }
+    let count = problems.len();
+    let told: Vec<String> = problems.iter().map(|problem| format!("- {}", problem.chain().join(": "))).collect();
+    let all = Failure::new(format!("{count} things speak against a refresh:\n{}", told.join("\n")));
+    problems.iter().flat_map(Failure::hints).fold(all, Failure::hint)
+}
+
+fn word(observed: &Observed) -> &'static str {
+    if observed.service.running().is_some() { "running" } else { "stopped" }
+}

@@ -1,0 +1,57 @@
+//! `service`: control of the service under the embedded supervisor.
+
+use crate::cli::{ServiceCommand, SuperviseArgs};
+use crate::exit::{Ended, Error, Refusal};
+use crate::report::screen::{harmless, say};
+use crate::service::{Admission, StartedHow, fence, supervisor};
+use crate::settings::layout::Layout;
+
+use super::{open, refuse};
+
+/// Does what `service …` asks for.
+pub fn service(layout: &Layout, command: &ServiceCommand) -> Result<Ended, Error> {
+    let during = match command {
+        ServiceCommand::Start => "service start",
+        ServiceCommand::Stop => "service stop",
+        ServiceCommand::Status => "service status",
+        ServiceCommand::Logs { .. } => "service logs",
+    };
+    let on = open(layout, during)?;
+    let told = |failure| refuse(&on, during, failure, "ladylinux-refresh status");
+    match command {
+        ServiceCommand::Start => {
+            let started = on.service.start(Admission::Ordinary).map_err(told)?;
+            for warning in &started.warnings {
+                say(&format!("warning: {}", harmless(warning)));
+            }
+            let word = if started.how == StartedHow::Fresh { "started" } else { "runs already" };
+            say(&format!("{} {word} (pid {})", on.service.describe(), started.main.pid));
+        }
+        ServiceCommand::Stop => {
+            let stopped = on.service.stop().map_err(told)?;
+            say(&format!("{} {stopped}", on.service.describe()));
+        }
+        ServiceCommand::Status => {
+            let state = on.service.observe().map_err(told)?;
+            say(&format!("{}: {state}", on.service.describe()));
+            if let Some(fence) = fence::read(layout).map_err(told)? {
+                say(&format!("fenced: {}", harmless(&fence.refusal().chain().join(": "))));
+            }
+            if state.running().is_none() {
+                return Ok(Ended::Findings);
+            }
+        }
+        ServiceCommand::Logs { lines } => {
+            for line in on.service.log_tail(*lines).map_err(told)? {
+                say(&harmless(&line));
+            }
+        }
+    }
+    Ok(Ended::Done)
+}
+
+/// Is the embedded supervisor, until its service has ended.
+pub fn supervise(layout: &Layout, args: &SuperviseArgs) -> Result<Ended, Error> {
+    supervisor::run(layout, &args.words).map_err(|failure| Refusal::of("supervise", failure))?;
+    Ok(Ended::Done)
+}

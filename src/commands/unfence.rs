@@ -1,0 +1,30 @@
+//! `unfence`: a person decides that the service may start although the last refresh failed.
+
+use crate::cli::UnfenceArgs;
+use crate::exit::{Ended, Error};
+use crate::report::screen::say;
+use crate::service::fence;
+use crate::settings::layout::Layout;
+
+use super::{lock, open, refuse};
+
+/// Lowers the fence; starts nothing.
+pub fn unfence(layout: &Layout, args: &UnfenceArgs) -> Result<Ended, Error> {
+    let on = open(layout, "unfence")?;
+    let _lock = lock(layout, "unfence", None, &args.lock)?;
+    let told = |failure| refuse(&on, "unfence", failure, "ladylinux-refresh status");
+    let Some(standing) = fence::read(layout).map_err(told)? else {
+        say("the service is not fenced");
+        return Ok(Ended::Done);
+    };
+    fence::lower(layout).map_err(told)?;
+    if let Some(record) = standing.record() {
+        say(&format!("the fence of run {} is down", record.run));
+    } else {
+        say("the fence is down");
+    }
+    say("what the failed refresh left has not been proved to work; it is as the last report says");
+    say(&format!("start it:        {}", on.as_typed("ladylinux-refresh service start")));
+    say(&format!("or go back:      {}", on.as_typed("ladylinux-refresh rollback")));
+    Ok(Ended::Done)
+}

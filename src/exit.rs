@@ -1,0 +1,95 @@
+//! How the program ends: the kinds of errors and the exit code of each, in one `match`.
+
+use std::process::ExitCode;
+
+use crate::error::Failure;
+use crate::journal::run_lock::Holder;
+use crate::report::Report;
+
+/// How a command ended well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// What was asked for is done, or there was nothing to do.
+    Done,
+    /// A check found problems.
+    Findings,
+}
+
+/// How a command ended badly.
+#[derive(Debug)]
+pub enum Error {
+    /// The command line or the configuration is wrong; nothing was touched.
+    Usage(Failure),
+    /// Preflight, staging or a command's own check said no; the service is as it was.
+    Refused(Refusal),
+    /// Another run holds the lock.
+    Locked(Option<Holder>),
+    /// A step failed. The report tells all: step, cause, state of the service, what to type next.
+    Halted(Box<Report>, Failure),
+    /// A program error of ours.
+    Bug(String),
+}
+
+/// Why something was refused, and what is the case now.
+#[derive(Debug)]
+pub struct Refusal {
+    /// What was being done (`preflight`, `staging`, `rollback` …).
+    pub during: String,
+    /// Why not.
+    pub failure: Failure,
+    /// The state of the service, in words.
+    pub service: String,
+    /// The command to type next.
+    pub next: Option<String>,
+}
+
+impl Refusal {
+    /// Makes the refusal of a command that has nothing to do with the service.
+    pub fn of(during: &str, failure: Failure) -> Error {
+        Error::Refused(Self {
+            during: during.to_owned(),
+            failure,
+            service: "not touched".to_owned(),
+            next: None,
+        })
+    }
+}
+
+impl Error {
+    /// Returns the exit code. `docs/exit-codes.md` explains each.
+    pub fn code(&self) -> u8 {
+        let signalled = |failure: &Failure| {
+            failure.interrupted_by().and_then(|signal| u8::try_from(signal).ok()).map(|signal| 128 + signal)
+        };
+        match self {
+            Self::Usage(_) => 2,
+            Self::Refused(refusal) => signalled(&refusal.failure).unwrap_or(3),
+            Self::Locked(_) => 4,
+            Self::Halted(_, failure) => signalled(failure).unwrap_or(1),
+            Self::Bug(_) => 70,
+        }
+    }
+}
+
+/// Returns the exit code of a command.
+pub fn code(result: &Result<Ended, Error>) -> ExitCode {
+    ExitCode::from(match result {
+        Ok(Ended::Done) => 0,
+        Ok(Ended::Findings) => 5,
+        Err(error) => error.code(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rw_8_3_every_kind_of_end_has_its_own_code() {
+        assert_eq!(Error::Usage(Failure::new("x")).code(), 2);
+        assert_eq!(Refusal::of("preflight", Failure::new("x")).code(), 3);
+        assert_eq!(Refusal::of("staging", Failure::interrupted(2)).code(), 130);
+        assert_eq!(Error::Locked(None).code(), 4);
+        assert_eq!(Error::Bug("x".into()).code(), 70);
+    }
+}

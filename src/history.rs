@@ -1,0 +1,132 @@
+//! The runs of the past: their reports, which of them can be returned to, and what of theirs is kept.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use crate::disk;
+use crate::error::{Failure, Outcome};
+use crate::installation::Installation;
+use crate::journal::record::Ending;
+use crate::journal::{recover, store};
+use crate::report::Report;
+use crate::settings::layout::Layout;
+use crate::settings::names::{CommitId, GenerationName, RunId};
+use crate::status_file;
+
+/// The name of the report in the folder of a run.
+pub const REPORT: &str = "report.json";
+
+/// Writes the report of a run.
+///
+/// # Errors
+/// It cannot be written.
+pub fn write_report(folder: &Path, report: &Report) -> Outcome<()> {
+    disk::write_json(&folder.join(REPORT), report, 0o644)
+}
+
+/// One run of the past.
+#[derive(Debug, Clone)]
+pub struct Past {
+    /// Its name.
+    pub run: RunId,
+    /// Its report, where it lived to write one.
+    pub report: Option<Report>,
+    /// Whether its journal says that it came to an end.
+    pub ended: bool,
+}
+
+/// Returns every run, the latest first.
+///
+/// # Errors
+/// The folder of the runs cannot be read.
+pub fn all(layout: &Layout) -> Outcome<Vec<Past>> {
+    let mut runs = recover::all(&layout.runs())?;
+    runs.reverse();
+    runs.into_iter().map(|run| one(layout, &run)).collect()
+}
+
+/// Returns one run.
+///
+/// # Errors
+/// Its files cannot be read.
+pub fn one(layout: &Layout, run: &RunId) -> Outcome<Past> {
+    let folder = layout.run(run);
+    let report = disk::read_json(&folder.join(REPORT)).ok().flatten();
+    let ended = store::read(&folder)?
+        .is_some_and(|read| matches!(read.status, Some(crate::journal::Status::Ended { .. })));
+    Ok(Past { run: run.clone(), report, ended })
+}
+
+/// A pair that proved itself once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GoodPair {
+    /// The run that proved it.
+    pub run: RunId,
+    /// Its report.
+    pub commit: CommitId,
+    /// Its environment.
+    pub generation: GenerationName,
+    /// The branch.
+    pub branch: crate::settings::names::BranchName,
+}
+
+/// Returns the pairs that proved themselves, the latest first.
+///
+/// # Errors
+/// The folder of the runs cannot be read.
+pub fn good(layout: &Layout) -> Outcome<Vec<GoodPair>> {
+    Ok(all(layout)?.into_iter().filter_map(|past| good_pair(past.report?)).collect())
+}
+
+fn good_pair(report: Report) -> Option<GoodPair> {
+    (report.result == Ending::Refreshed).then_some(())?;
+    Some(GoodPair {
+        run: report.run,
+        commit: report.commit?,
+        generation: report.environment.generation?,
+        branch: report.branch,
+    })
+}
+
+/// Finds the pair to return to. While the service is fenced that is the last good one; else the last good one that is
+/// not what is deployed now.
+///
+/// # Errors
+/// There is none, or the named run is unknown or did not succeed.
+pub fn rollback_target(layout: &Layout, run: Option<&RunId>, fenced: bool) -> Outcome<GoodPair> {
+    let pairs = good(layout)?;
+    if let Some(run) = run {
+        return pairs.into_iter().find(|pair| pair.run == *run).ok_or_else(|| {
+            Failure::new(format!("run {run} did not succeed, or is not known")).hint("ladylinux-refresh history")
+        });
+    }
+    let deployed = status_file::read(layout).deployed;
+    let live = |pair: &GoodPair| {
+        deployed.as_ref().is_some_and(|now| now.commit == pair.commit && now.generation == pair.generation)
+    };
+    pairs.into_iter().find(|pair| fenced || !live(pair)).ok_or_else(|| {
+        Failure::new("there is no earlier good run to return to").hint("ladylinux-refresh history")
+    })
+}
+
+/// Removes the environments that none of the kept good runs needs, and lets go of the commits of all other runs. The
+/// live environment and that of the run in hand always stay.
+///
+/// # Errors
+/// Something cannot be removed.
+pub fn prune(on: &Installation, current: &RunId) -> Outcome<()> {
+    let pairs = good(&on.layout)?;
+    let mut kept_generations = BTreeSet::new();
+    let mut kept_runs = BTreeSet::from([current.clone()]);
+    for pair in pairs {
+        let known = kept_generations.contains(&pair.generation);
+        if known || kept_runs.len() <= on.settings.keep {
+            kept_generations.insert(pair.generation);
+            kept_runs.insert(pair.run);
+        }
+    }
+    kept_generations.extend(on.environments.live());
+    let keep: Vec<GenerationName> = kept_generations.into_iter().collect();
+    on.environments.prune(&keep)?;
+    on.mirror.release_all_but(&kept_runs)
+}

@@ -1,0 +1,204 @@
+//! One installation: its layout, its settings, and a door to each room.
+//!
+//! Opened once per command. Nothing is done here; what takes time (finding an interpreter, reading a commit) is done
+//! when it is first asked for and kept, because neither changes during a command.
+
+use std::cell::{OnceCell, RefCell};
+use std::path::PathBuf;
+
+use crate::error::{Failure, Outcome};
+use crate::git::Git;
+use crate::git::mirror::Mirror;
+use crate::git::worktree::WorkTree;
+use crate::process::{Owner, Runner};
+use crate::python::{Environments, Installer, Interpreter};
+use crate::refresh::{Release, begin};
+use crate::report;
+use crate::service::envfile::EnvFile;
+use crate::service::supervisor::Supervisor;
+use crate::service::{ServiceManager, ServiceState, fence, probe};
+use crate::settings::Settings;
+use crate::settings::layers::Layers;
+use crate::settings::layout::Layout;
+use crate::settings::names::{CommitId, RunId};
+
+/// An installation and the doors to its parts.
+pub struct Installation {
+    /// The paths.
+    pub layout: Layout,
+    /// What settings are resolved from, once a commit adds its own.
+    pub layers: Layers,
+    /// The settings as far as the host says them.
+    pub settings: Settings,
+    /// Whom `app/` and the environments belong to.
+    pub owner: Owner,
+    /// Starts other programs.
+    pub runner: Runner,
+    /// The mirror of the remote.
+    pub mirror: Mirror,
+    /// The work tree.
+    pub tree: WorkTree,
+    /// The environments.
+    pub environments: Environments,
+    /// The service.
+    pub service: Box<dyn ServiceManager>,
+    interpreter: OnceCell<Interpreter>,
+    installer: OnceCell<Installer>,
+    releases: RefCell<Vec<Release>>,
+}
+
+impl Installation {
+    /// Opens the installation that `layers` describe.
+    ///
+    /// # Errors
+    /// A setting cannot be used, or git is missing.
+    pub fn open(layers: Layers, runner: Runner) -> Outcome<Self> {
+        let settings = layers.resolve()?;
+        let layout = layers.layout.clone();
+        let owner = Owner::of(&layout.app()).or_else(|_| Owner::of(&layout.home())).unwrap_or(Owner::own());
+        let git = Git::new(&runner, &layout)?;
+        let mirror = Mirror::new(&git, &layout, &settings.remote);
+        let tree = WorkTree::new(&git, &layout, owner);
+        let environments = Environments::new(&runner, &layout, &settings.python, owner);
+        let service = Box::new(Supervisor::new(&layout, &settings.service, &runner));
+        Ok(Self {
+            layout,
+            layers,
+            settings,
+            owner,
+            runner,
+            mirror,
+            tree,
+            environments,
+            service,
+            interpreter: OnceCell::new(),
+            installer: OnceCell::new(),
+            releases: RefCell::new(Vec::new()),
+        })
+    }
+
+    /// Reads what a commit brings; a commit never changes, so it is read once.
+    ///
+    /// # Errors
+    /// The commit cannot be deployed.
+    pub fn release(&self, commit: &CommitId) -> Outcome<Release> {
+        if let Some(known) = self.releases.borrow().iter().find(|release| release.commit == *commit) {
+            return Ok(known.clone());
+        }
+        let release = Release::read(self, commit)?;
+        self.releases.borrow_mut().push(release.clone());
+        Ok(release)
+    }
+
+    /// Finds the interpreter that environments are made with.
+    ///
+    /// # Errors
+    /// There is none that can be used.
+    pub fn interpreter(&self) -> Outcome<&Interpreter> {
+        if let Some(found) = self.interpreter.get() {
+            return Ok(found);
+        }
+        let found = Interpreter::find(&self.runner, &self.settings.python, self.owner)?;
+        Ok(self.interpreter.get_or_init(|| found))
+    }
+
+    /// Ensures the installer that environments are filled with.
+    ///
+    /// # Errors
+    /// It cannot be had.
+    pub fn installer(&self) -> Outcome<&Installer> {
+        if let Some(found) = self.installer.get() {
+            return Ok(found);
+        }
+        let interpreter = self.interpreter()?;
+        let found =
+            Installer::ensure(&self.runner, &self.layout, &self.settings.python, interpreter, self.owner)?;
+        Ok(self.installer.get_or_init(|| found))
+    }
+
+    /// Returns the port that the service listens on, as far as the probe's URL tells it.
+    ///
+    /// # Errors
+    /// The env file or the probe's settings cannot be used.
+    pub fn port(&self) -> Outcome<Option<u16>> {
+        let env_file = EnvFile::read(&self.layout.env_file())?;
+        Ok(probe::resolve(&self.settings.probe, &env_file, None)?.local_port())
+    }
+
+    /// Tells whether the fence stands. Where that cannot be told, it does.
+    pub fn is_fenced(&self) -> bool {
+        !matches!(fence::read(&self.layout), Ok(None))
+    }
+
+    /// Returns the state of the service for a report (RW-5.6c).
+    pub fn service_report(&self, url: Option<String>) -> report::Service {
+        let (state, pid) = match self.service.observe() {
+            Ok(ServiceState::Running(running)) => ("running".to_owned(), Some(running.main.pid)),
+            Ok(state) if state.is_down() => ("stopped".to_owned(), None),
+            Ok(other) => (other.to_string(), None),
+            Err(failure) => (format!("unknown ({failure})"), None),
+        };
+        report::Service { state, pid, url, fenced: self.is_fenced() }
+    }
+
+    /// Returns the state of the service in words, for errors.
+    pub fn service_in_words(&self) -> String {
+        let service = self.service_report(None);
+        let fenced = if service.fenced { " and fenced: nothing starts it" } else { "" };
+        format!("{}{fenced}", service.state)
+    }
+
+    /// Returns a command of this program as it has to be typed for this installation.
+    pub fn as_typed(&self, command: &str) -> String {
+        as_typed(&self.layout, command)
+    }
+
+    /// Returns the log of a run.
+    pub fn log_of(&self, run: &RunId) -> PathBuf {
+        self.layout.run(run).join(begin::LOG)
+    }
+}
+
+/// Returns a command of this program as it has to be typed for the installation at `layout`; other commands as they
+/// are.
+pub fn as_typed(layout: &Layout, command: &str) -> String {
+    match command.strip_prefix("ladylinux-refresh ") {
+        Some(rest) if !layout.is_real() && !rest.starts_with("--root") => {
+            format!("ladylinux-refresh --root {} {rest}", layout.root().display())
+        }
+        _ => command.to_owned(),
+    }
+}
+
+/// Refuses what is not an installation yet.
+///
+/// # Errors
+/// The folders of the deployment contract are missing.
+pub fn check_there(layout: &Layout) -> Outcome<()> {
+    for folder in [layout.home(), layout.state()] {
+        if !folder.is_dir() {
+            return Err(Failure::new(format!("there is no installation here: {} is missing", folder.display()))
+                .hint(as_typed(layout, "ladylinux-refresh init --repo URL")));
+        }
+    }
+    Ok(())
+}
+
+impl std::fmt::Debug for Installation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Installation").field("layout", &self.layout).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_is_told_as_it_has_to_be_typed() {
+        let trial = Layout::below("/trial");
+        assert_eq!(as_typed(&trial, "ladylinux-refresh run"), "ladylinux-refresh --root /trial run");
+        assert_eq!(as_typed(&trial, "apt install git"), "apt install git");
+        assert_eq!(as_typed(&Layout::below("/"), "ladylinux-refresh run"), "ladylinux-refresh run");
+    }
+}

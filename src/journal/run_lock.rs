@@ -1,0 +1,123 @@
+//! One run at a time.
+//!
+//! The lock is flock(2) on a file that is never unlinked, so the kernel releases it with its holder, whatever ends
+//! that. What the file says (who, since when) is for messages only.
+
+use std::fs::File;
+use std::io::{Read as _, Seek as _, Write as _};
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+use crate::clock;
+use crate::disk;
+use crate::error::{Context as _, Outcome};
+use crate::process::ProcessId;
+use crate::settings::names::RunId;
+
+/// How long a glance at the lock may hold up somebody who takes it.
+const GLANCE: Duration = Duration::from_millis(300);
+
+/// The held lock; dropping it releases it.
+#[derive(Debug)]
+pub struct RunLock {
+    _file: File,
+}
+
+/// Who holds the lock.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Holder {
+    /// What it does: the command.
+    pub command: String,
+    /// Its run, where it is one.
+    pub run: Option<RunId>,
+    /// Its process.
+    pub process: ProcessId,
+    /// Since when, in UTC.
+    pub since: jiff::Timestamp,
+}
+
+/// What became of an attempt to take the lock.
+#[derive(Debug)]
+pub enum Taken {
+    /// It is ours.
+    Ours(RunLock),
+    /// Somebody else holds it; who, as far as that can be told.
+    Theirs(Option<Holder>),
+}
+
+/// Takes the lock, waiting for at most `patience`.
+///
+/// # Errors
+/// The lock file cannot be opened or written, or the wait is interrupted.
+pub fn take(path: &Path, command: &str, run: Option<&RunId>, patience: Duration) -> Outcome<Taken> {
+    let told = || format!("cannot lock {}", path.display());
+    let mut file = disk::open_lock(path)?;
+    let start = clock::monotonic();
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => break,
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let holder = holder(&mut file);
+                // Whoever asks `held_by` holds the lock for an instant, and the file still names an earlier holder.
+                let alive = holder.as_ref().is_some_and(|holder| holder.process.is_alive());
+                let limit = if alive { patience } else { patience.max(GLANCE) };
+                if clock::monotonic().duration_since(start) >= limit {
+                    return Ok(Taken::Theirs(holder));
+                }
+                clock::pause(Duration::from_millis(20))?;
+            }
+            Err(error) => return Err(error).context(told),
+        }
+    }
+    let holder = Holder {
+        command: command.to_owned(),
+        run: run.cloned(),
+        process: ProcessId::own(),
+        since: clock::now(),
+    };
+    let bytes = serde_json::to_vec(&holder).context(told)?;
+    file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(&bytes)).context(told)?;
+    Ok(Taken::Ours(RunLock { _file: file }))
+}
+
+/// Tells who holds the lock right now, without taking it; `None` where nobody does.
+///
+/// # Errors
+/// The lock file is there and cannot be opened.
+pub fn held_by(path: &Path) -> Outcome<Option<Holder>> {
+    let Ok(mut file) = File::open(path) else { return Ok(None) };
+    match flock(&file, FlockOperation::NonBlockingLockShared) {
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(holder(&mut file)),
+        _ => Ok(None),
+    }
+}
+
+fn holder(file: &mut File) -> Option<Holder> {
+    let mut bytes = Vec::new();
+    file.rewind().ok()?;
+    file.read_to_end(&mut bytes).ok()?;
+    serde_json::from_slice(&bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_second_taker_learns_who_holds_the_lock_and_gets_it_afterwards() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let run = RunId::parse("r-1").unwrap();
+        let first = take(&path, "run", Some(&run), Duration::ZERO).unwrap();
+        assert!(matches!(first, Taken::Ours(_)));
+        match take(&path, "run", None, Duration::ZERO).unwrap() {
+            Taken::Theirs(Some(holder)) => assert_eq!(holder.run, Some(run)),
+            other => panic!("{other:?}"),
+        }
+        drop(first);
+        assert!(matches!(take(&path, "run", None, Duration::ZERO).unwrap(), Taken::Ours(_)));
+    }
+}

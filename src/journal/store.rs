@@ -1,0 +1,220 @@
+//! The journal on disk: JSON lines, appended and synced one by one, a torn tail tolerated.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::record::{Entry, Status};
+use crate::checkpoint;
+use crate::clock;
+use crate::disk;
+use crate::error::{Context as _, Failure, Outcome};
+
+/// The name of the journal in the folder of a run.
+pub const FILE: &str = "journal.jsonl";
+
+/// A line of the journal: the record and when it was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Line {
+    /// The position, from 0.
+    pub seq: u64,
+    /// When, in UTC.
+    pub at: jiff::Timestamp,
+    /// What.
+    #[serde(flatten)]
+    pub entry: Entry,
+}
+
+/// An open journal, for the run that writes it.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    file: File,
+    next: u64,
+    status: Status,
+}
+
+impl Journal {
+    /// Makes the journal of a new run in its folder.
+    ///
+    /// # Errors
+    /// The folder is not writable, or a journal is there already.
+    pub fn create(folder: &Path) -> Outcome<Self> {
+        let path = folder.join(FILE);
+        if path.exists() {
+            return Err(Failure::new(format!("{} is there already", path.display())));
+        }
+        let file = disk::open_append(&path, 0o644)?;
+        disk::sync_parent(&path)?;
+        Ok(Self { path, file, next: 0, status: Status::Empty })
+    }
+
+    /// Opens the journal of a run that was killed, to close it. A torn tail is cut off first.
+    ///
+    /// # Errors
+    /// The journal cannot be read or written.
+    pub fn reopen(folder: &Path) -> Outcome<Self> {
+        let path = folder.join(FILE);
+        let told = || format!("cannot reopen {}", path.display());
+        let bytes = disk::read_if_there(&path)?.unwrap_or_default();
+        let read = parse(&bytes);
+        let file = disk::open_append(&path, 0o644)?;
+        file.set_len(read.whole_bytes).context(told)?;
+        let next = read.lines.len() as u64;
+        let status = read.status.unwrap_or(Status::Empty);
+        Ok(Self { path, file, next, status })
+    }
+
+    /// Appends a record and syncs it: when this returns, a power cut cannot take the record away.
+    ///
+    /// # Errors
+    /// The record may not follow (a bug), or the disk refuses.
+    pub fn append(&mut self, entry: Entry) -> Outcome<()> {
+        let name = entry_name(&entry);
+        checkpoint::reach(&format!("journal:before:{name}"));
+        let status = self.status.next(&entry).map_err(|illegal| Failure::new("the run went wrong").because(illegal))?;
+        let line = Line { seq: self.next, at: clock::now(), entry };
+        let told = || format!("cannot write {}", self.path.display());
+        let mut bytes = serde_json::to_vec(&line).context(told)?;
+        bytes.push(b'\n');
+        self.file.write_all(&bytes).context(told)?;
+        self.file.sync_data().context(told)?;
+        self.next += 1;
+        self.status = status;
+        checkpoint::reach(&format!("journal:after:{name}"));
+        Ok(())
+    }
+
+    /// Returns where the run is.
+    pub fn status(&self) -> Status {
+        self.status
+    }
+}
+
+fn entry_name(entry: &Entry) -> String {
+    match entry {
+        Entry::Begun { .. } => "begun".into(),
+        Entry::Aimed { .. } => "aimed".into(),
+        Entry::Built { .. } => "built".into(),
+        Entry::Intent { phase } => format!("intent-{phase}"),
+        Entry::Done { phase } => format!("done-{phase}"),
+        Entry::Failed { phase, .. } => format!("failed-{phase}"),
+        Entry::Ended { ending } => format!("ended-{}", ending.word()),
+    }
+}
+
+/// What could be read of a journal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Read {
+    /// The whole lines, as far as they make sense.
+    pub lines: Vec<Line>,
+    /// Where the run is; `None` where the journal is foreign: something in it is not ours, or in an order that we
+    /// never write. Then nothing of it may be relied on.
+    pub status: Option<Status>,
+    /// How many bytes the whole lines take.
+    pub whole_bytes: u64,
+}
+
+impl Read {
+    /// Returns the entries.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.lines.iter().map(|line| &line.entry)
+    }
+}
+
+/// Reads the journal of a run; `None` where the folder has none.
+///
+/// # Errors
+/// The file is there and cannot be read.
+pub fn read(folder: &Path) -> Outcome<Option<Read>> {
+    Ok(disk::read_if_there(&folder.join(FILE))?.map(|bytes| parse(&bytes)))
+}
+
+/// Makes sense of a journal's bytes. An unfinished last line is what a power cut leaves; anything else that is wrong
+/// makes the journal foreign.
+pub fn parse(bytes: &[u8]) -> Read {
+    let mut read = Read { lines: Vec::new(), status: Some(Status::Empty), whole_bytes: 0 };
+    let mut rest = bytes;
+    while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+        let (text, after) = (&rest[..end], &rest[end + 1..]);
+        let line = serde_json::from_slice::<Line>(text).ok().filter(|line| line.seq == read.lines.len() as u64);
+        let next = line.as_ref().and_then(|line| read.status?.next(&line.entry).ok());
+        let (Some(line), Some(next)) = (line, next) else {
+            read.status = None;
+            return read;
+        };
+        read.lines.push(line);
+        read.status = Some(next);
+        read.whole_bytes += end as u64 + 1;
+        rest = after;
+    }
+    read
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Phase;
+    use crate::journal::record::{Ending, SCHEMA};
+    use crate::process::ProcessId;
+    use crate::settings::names::{BranchName, RunId};
+
+    fn written() -> (tempfile::TempDir, Vec<u8>) {
+        let folder = tempfile::tempdir().unwrap();
+        let mut journal = Journal::create(folder.path()).unwrap();
+        journal
+            .append(Entry::Begun {
+                schema: SCHEMA,
+                run: RunId::parse("r-1").unwrap(),
+                process: ProcessId::own(),
+                branch: BranchName::parse("main").unwrap(),
+                before: None,
+            })
+            .unwrap();
+        for phase in Phase::STEPS {
+            journal.append(Entry::Intent { phase }).unwrap();
+            journal.append(Entry::Done { phase }).unwrap();
+        }
+        journal.append(Entry::Ended { ending: Ending::Refreshed }).unwrap();
+        let bytes = std::fs::read(folder.path().join(FILE)).unwrap();
+        (folder, bytes)
+    }
+
+    #[test]
+    fn a_journal_cut_at_any_byte_still_tells_its_whole_lines() {
+        let (_folder, bytes) = written();
+        let whole = parse(&bytes).lines;
+        for cut in 0..bytes.len() {
+            let read = parse(&bytes[..cut]);
+            assert!(read.status.is_some(), "cut at {cut}");
+            let lines = bytes[..cut].iter().filter(|byte| **byte == b'\n').count();
+            assert_eq!(read.lines, whole[..lines], "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn a_journal_with_a_foreign_or_missing_line_is_unknown() {
+        let (_folder, bytes) = written();
+        let lines: Vec<&[u8]> = bytes.split_inclusive(|byte| *byte == b'\n').collect();
+        for index in 0..lines.len() - 1 {
+            let missing: Vec<u8> =
+                lines.iter().enumerate().filter(|(i, _)| *i != index).flat_map(|(_, line)| line.to_vec()).collect();
+            assert_eq!(parse(&missing).status, None, "line {index} missing");
+            let mut foreign = lines.clone();
+            foreign[index] = b"{\"hello\":1}\n";
+            assert_eq!(parse(&foreign.concat()).status, None, "line {index} foreign");
+        }
+    }
+
+    #[test]
+    fn a_torn_journal_can_be_closed() {
+        let (folder, bytes) = written();
+        std::fs::write(folder.path().join(FILE), &bytes[..bytes.len() - 20]).unwrap();
+        let mut journal = Journal::reopen(folder.path()).unwrap();
+        journal.append(Entry::Ended { ending: Ending::Interrupted }).unwrap();
+        let read = read(folder.path()).unwrap().unwrap();
+        assert_eq!(read.status, Some(Status::Ended { ending: Ending::Interrupted }));
+    }
+}

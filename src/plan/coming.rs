@@ -1,0 +1,82 @@
+//! What the remote brings: the commit, what changes with it, and the environment it wants.
+
+use crate::error::Outcome;
+use crate::git::history::Changes;
+use crate::installation::Installation;
+use crate::python::Made;
+use crate::settings::names::{CommitId, GenerationName, RunId};
+use crate::settings::{Hook, Strategy};
+
+use crate::refresh::Target;
+
+use super::Observed;
+
+/// What a run would bring.
+#[derive(Debug)]
+pub struct Coming {
+    /// The commit.
+    pub commit: CommitId,
+    /// What changes with it; `None` where there is no commit yet.
+    pub changes: Option<Changes>,
+    /// The generation that it wants, where that is there already.
+    pub ready: Option<GenerationName>,
+    /// Whether a generation would have to be built.
+    pub made: Made,
+    /// Why.
+    pub reason: String,
+    /// Requirements that would come, go or change.
+    pub packages: Vec<String>,
+    /// The hooks that would run.
+    pub hooks: Vec<Hook>,
+}
+
+impl Coming {
+    /// Looks at the target. Fills the mirror, which is the tool's own store, and touches nothing else; `scratch` is a
+    /// name for what it holds there meanwhile.
+    ///
+    /// # Errors
+    /// The remote cannot be reached, or the commit cannot be deployed.
+    pub fn look(on: &Installation, target: &Target, observed: &Observed, scratch: &RunId) -> Outcome<Self> {
+        let commit = on.mirror.ensure(scratch, &target.branch)?;
+        let looked = Self::of(on, observed, &commit);
+        on.mirror.release(scratch)?;
+        looked
+    }
+
+    fn of(on: &Installation, observed: &Observed, commit: &CommitId) -> Outcome<Self> {
+        let release = on.release(commit)?;
+        let wanted = release.wanted(on)?;
+        let ready = on.environments.ready(&wanted)?.map(|generation| generation.name().clone());
+        let always = release.settings.python.strategy == Strategy::Always;
+        let (made, reason) = match (&ready, always) {
+            (_, true) => {
+                let origin = release.settings.origin("python.strategy");
+                (Made::Built, format!("the strategy is `always` (from {origin})"))
+            }
+            (Some(ready), false) => (Made::Reused, format!("the definition is that of {ready}")),
+            (None, false) => (Made::Built, "no environment of this definition is there".to_owned()),
+        };
+        let known = match &observed.tree.head {
+            Some(head) if on.mirror.contains(head)? => Some(head),
+            _ => None,
+        };
+        let changes = known.map(|head| on.mirror.changes(head, commit)).transpose()?;
+        let before = known.map(|head| on.release(head)).and_then(Result::ok);
+        let packages = before
+            .map(|before| before.definitions.difference(&release.definitions))
+            .unwrap_or_default();
+        Ok(Self { commit: commit.clone(), changes, ready, made, reason, packages, hooks: release.settings.hooks })
+    }
+
+    /// Tells whether everything is right already: commit, tree, environment, service, no fence.
+    pub fn is_all_there(&self, observed: &Observed) -> bool {
+        let pair = observed.deployed.as_ref();
+        observed.fence.is_none()
+            && observed.tree.head.as_ref() == Some(&self.commit)
+            && pair.is_some_and(|pair| pair.commit == self.commit)
+            && observed.drift.as_ref().is_some_and(crate::git::drift::Drift::is_none)
+            && self.made == Made::Reused
+            && observed.environment.name() == self.ready.as_ref()
+            && observed.service.running().is_some()
+    }
+}

@@ -1,0 +1,159 @@
+//! What a run is going to do, as a value: a pure function of what is wanted, what was observed, and what the remote
+//! brings. `plan` and `run --dry-run` render it; `run` executes it.
+
+pub mod coming;
+pub mod observe;
+pub mod preflight;
+
+use serde::Serialize;
+
+use crate::event::Phase;
+use crate::git::drift::Drift;
+use crate::git::history::Changes;
+use crate::python::Made;
+use crate::refresh::Target;
+use crate::settings::names::{BranchName, CommitId, GenerationName};
+use crate::settings::{Hook, Settings};
+
+pub use coming::Coming;
+pub use observe::Observed;
+
+/// What a run is going to do.
+#[derive(Debug, Clone, Serialize)]
+pub struct Plan {
+    /// The version of the format.
+    pub schema: u32,
+    /// The branch.
+    pub branch: BranchName,
+    /// The commit that `app/` will hold.
+    pub commit: CommitId,
+    /// The commit that it holds.
+    pub commit_now: Option<CommitId>,
+    /// The commits and files that come.
+    pub changes: Option<Changes>,
+    /// Local changes that would be saved.
+    pub drift: Drift,
+    /// Whether the environment would be built, and why.
+    pub environment: EnvironmentPlan,
+    /// The hooks that would run, in order.
+    pub hooks: Vec<String>,
+    /// Whether anything would be other than now.
+    pub changed: bool,
+    /// The steps, each with what it would do and why.
+    pub actions: Vec<Action>,
+}
+
+/// What would become of the environment.
+#[derive(Debug, Clone, Serialize)]
+pub struct EnvironmentPlan {
+    /// The live generation.
+    pub now: Option<GenerationName>,
+    /// The generation that would be used, where it is there already.
+    pub ready: Option<GenerationName>,
+    /// Whether one would be built.
+    pub build: bool,
+    /// Why.
+    pub reason: String,
+    /// Requirements that would come, go or change, as the definitions name them.
+    pub packages: Vec<String>,
+}
+
+/// One step of a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Action {
+    /// The step.
+    pub phase: Phase,
+    /// What it would do.
+    pub what: String,
+    /// Why.
+    pub why: String,
+}
+
+/// Decides what a run would do. Pure: the same input gives the same plan.
+pub fn build(settings: &Settings, target: &Target, observed: &Observed, coming: &Coming) -> Plan {
+    let drift = observed.drift.clone().unwrap_or_default();
+    let now = observed.environment.name().cloned();
+    let build = coming.made == Made::Built;
+    let environment = EnvironmentPlan {
+        ready: coming.ready.clone(),
+        build,
+        reason: coming.reason.clone(),
+        packages: coming.packages.clone(),
+        now: now.clone(),
+    };
+    let hooks: Vec<String> = coming.hooks.iter().map(hook_in_words).collect();
+    let commit_now = observed.tree.head.clone();
+    let changed = commit_now.as_ref() != Some(&coming.commit)
+        || !drift.is_none()
+        || build
+        || now != coming.ready
+        || observed.service.running().is_none()
+        || observed.fence.is_some();
+    let actions = Phase::STEPS
+        .into_iter()
+        .map(|phase| action(phase, settings, observed, coming, &drift, &hooks))
+        .collect();
+    Plan {
+        schema: 1,
+        branch: target.branch.clone(),
+        commit: coming.commit.clone(),
+        commit_now,
+        changes: coming.changes.clone(),
+        drift,
+        environment,
+        hooks,
+        changed,
+        actions,
+    }
+}
+
+fn action(
+    phase: Phase,
+    settings: &Settings,
+    observed: &Observed,
+    coming: &Coming,
+    drift: &Drift,
+    hooks: &[String],
+) -> Action {
+    let (what, why) = match phase {
+        Phase::Stop => (
+            "raise the fence, stop the service".to_owned(),
+            format!("the service is {}", observed.service),
+        ),
+        Phase::Sync => {
+            let count = drift.items.iter().filter(|item| !item.preserved).count();
+            let save = match count {
+                0 => String::new(),
+                1 => "save 1 local change, ".to_owned(),
+                count => format!("save {count} local changes, "),
+            };
+            let now = observed.tree.head.as_ref().map_or("no commit", |commit| commit.short());
+            (format!("{save}align app/ with {}", coming.commit.short()), format!("app/ is at {now}"))
+        }
+        Phase::Environment => {
+            let what = match (&coming.ready, coming.made) {
+                (Some(ready), Made::Reused) if observed.environment.name() == Some(ready) => {
+                    format!("keep {ready}")
+                }
+                (Some(ready), Made::Reused) => format!("switch venv to {ready}"),
+                _ => "build a generation and switch venv to it".to_owned(),
+            };
+            (what, coming.reason.clone())
+        }
+        Phase::Prepare if hooks.is_empty() => ("run no hooks".to_owned(), "none are declared".to_owned()),
+        Phase::Prepare => (format!("run {}", hooks.join(", ")), "declared".to_owned()),
+        Phase::Restart => (
+            format!(
+                "start the service, probe it for up to {:?}, let it settle for {:?}",
+                settings.probe.deadline, settings.probe.settle
+            ),
+            format!("probe settings from {}", settings.origin("probe.deadline")),
+        ),
+        _ => ("report".to_owned(), "always".to_owned()),
+    };
+    Action { phase, what, why }
+}
+
+fn hook_in_words(hook: &Hook) -> String {
+    format!("{} ({:?}, {})", hook.name, hook.kind, hook.origin).to_lowercase()
+}

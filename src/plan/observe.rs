@@ -1,0 +1,61 @@
+//! The facts of an installation, read and never changed.
+
+use crate::error::Outcome;
+use crate::git::drift::Drift;
+use crate::git::inspect::TreeState;
+use crate::installation::Installation;
+use crate::python::Current;
+use crate::service::ServiceState;
+use crate::service::fence::{self, Fence};
+use crate::settings::names::CommitId;
+use crate::status_file::{self, DeployedPair};
+
+/// What an installation is like.
+#[derive(Debug)]
+pub struct Observed {
+    /// The pair that proved itself last.
+    pub deployed: Option<DeployedPair>,
+    /// The work tree.
+    pub tree: TreeState,
+    /// The live environment.
+    pub environment: Current,
+    /// The service.
+    pub service: ServiceState,
+    /// The fence, where it stands.
+    pub fence: Option<Fence>,
+    /// Local changes, where they were looked for.
+    pub drift: Option<Drift>,
+}
+
+impl Observed {
+    /// Observes what preflight and every run need to know.
+    ///
+    /// # Errors
+    /// Something cannot be observed at all.
+    pub fn of(on: &Installation) -> Outcome<Self> {
+        Ok(Self {
+            deployed: status_file::read(&on.layout).deployed,
+            tree: on.tree.inspect()?,
+            environment: on.environments.current()?,
+            service: on.service.observe()?,
+            fence: fence::read(&on.layout)?,
+            drift: None,
+        })
+    }
+
+    /// Looks for local changes as well, which reads the whole work tree.
+    ///
+    /// # Errors
+    /// The work tree cannot be compared.
+    pub fn with_drift(mut self, on: &Installation, known: &[CommitId]) -> Outcome<Self> {
+        let mut all = self.known();
+        all.extend(known.iter().cloned());
+        self.drift = Some(on.tree.drift(&on.mirror, &all, &on.settings.preserve)?);
+        Ok(self)
+    }
+
+    /// Returns the commits whose files are no local changes.
+    pub fn known(&self) -> Vec<CommitId> {
+        self.deployed.iter().map(|pair| pair.commit.clone()).collect()
+    }
+}

@@ -1,0 +1,152 @@
+//! Is this host fit to be refreshed? Read-only; every finding is told, not only the first.
+
+use std::path::Path;
+
+use crate::error::{Context as _, Failure, Outcome};
+use crate::installation::Installation;
+use crate::service::port;
+
+use super::Observed;
+
+/// Free space that a refresh must find: the mirror, a wheel cache and a small environment.
+const FREE_BYTES: u64 = 256 << 20;
+/// Free inodes that a refresh must find: an environment of the usual size has about 5,000.
+const FREE_INODES: u64 = 12_000;
+
+/// Returns what speaks against a refresh; nothing where it may begin.
+pub fn check(on: &Installation, observed: &Observed) -> Vec<Failure> {
+    let checks = [
+        rights(on),
+        protected(on),
+        repository(on, observed),
+        removable(on),
+        remote(on),
+        space(on),
+        on.interpreter().map(|_| ()),
+        probe(on, observed),
+    ];
+    checks.into_iter().filter_map(Result::err).collect()
+}
+
+fn rights(on: &Installation) -> Outcome<()> {
+    let state = on.layout.state();
+    rustix::fs::access(&state, rustix::fs::Access::WRITE_OK)
+        .context(|| format!("{} is not writable", state.display()))
+        .map_err(|failure| failure.hint("run it as root, or as the user who initialized the installation"))?;
+    if on.owner.can_be_assumed() {
+        return Ok(());
+    }
+    let (uid, own) = (on.owner.uid, rustix::process::geteuid().as_raw());
+    Err(Failure::new(format!("app/ belongs to uid {uid}, and this program runs as uid {own}"))
+        .hint("run it as root or as that user"))
+}
+
+/// Refuses every layout in which a protected path lies inside the work tree, by whatever route.
+fn protected(on: &Installation) -> Outcome<()> {
+    let layout = &on.layout;
+    let app = real(&layout.app());
+    let mut inside = layout.protected();
+    inside.extend([layout.venvs(), layout.venv(), layout.state(), layout.env_file(), layout.host_file()]);
+    inside.extend(layout.data());
+    for path in inside {
+        let named = real(&path);
+        if named.starts_with(&app) {
+            return Err(Failure::new(format!(
+                "{} lies inside the work tree {}: removing untracked files would remove it",
+                path.display(),
+                app.display()
+            ))
+            .hint(format!("move it out of {}, or make {} a clone of its own", app.display(), layout.app().display())));
+        }
+    }
+    for path in layout.protected() {
+        if same_folder(&path, &layout.app()) {
+            return Err(Failure::new(format!("{} is the work tree itself", path.display()))
+                .hint(format!("make {} a folder of its own", layout.app().display())));
+        }
+    }
+    if app != layout.app() {
+        return Err(Failure::new(format!("{} leads to {}", layout.app().display(), app.display()))
+            .hint("the work tree has to be a real folder, not a symbolic link"));
+    }
+    if layout.home().join(".git").symlink_metadata().is_ok() {
+        return Err(Failure::new(format!("{} is a work tree itself, around models and environments", layout.home().display()))
+            .hint(format!("move {0}/.git out of the way; the work tree is {0}/app", layout.home().display())));
+    }
+    Ok(())
+}
+
+/// Follows links as far as there is something; what is missing is taken as named.
+fn real(path: &Path) -> std::path::PathBuf {
+    match (path.canonicalize(), path.parent(), path.file_name()) {
+        (Ok(real), _, _) => real,
+        (Err(_), Some(parent), Some(name)) => real(parent).join(name),
+        _ => path.to_path_buf(),
+    }
+}
+
+/// Tells whether two names lead to one folder: a bind mount shows no other trace.
+fn same_folder(one: &Path, other: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let id = |path: &Path| path.metadata().ok().map(|found| (found.dev(), found.ino()));
+    id(one).is_some() && id(one) == id(other)
+}
+
+fn repository(on: &Installation, observed: &Observed) -> Outcome<()> {
+    let tree = &observed.tree;
+    let app = on.layout.app();
+    if !tree.is_repository {
+        return Err(Failure::new(format!("{} is no Git work tree", app.display()))
+            .hint(on.as_typed("ladylinux-refresh init --repo URL")));
+    }
+    if let Some(nested) = tree.nested.first() {
+        return Err(Failure::new(format!("there is a second repository inside the work tree: {}", nested.display()))
+            .hint(format!("look what is in it, then move it away: mv {} /var/tmp/", nested.display())));
+    }
+    Ok(())
+}
+
+fn removable(on: &Installation) -> Outcome<()> {
+    let found = on.tree.unremovable()?;
+    let Some(first) = found.first() else { return Ok(()) };
+    let more = if found.len() > 1 { format!(" (and {} more)", found.len() - 1) } else { String::new() };
+    Err(Failure::new(format!("{}: {}{more}", first.path.display(), first.reason)).hint(first.repair.clone()))
+}
+
+fn remote(on: &Installation) -> Outcome<()> {
+    if on.settings.remote.url.is_some() {
+        return Ok(());
+    }
+    Err(Failure::new("no remote is set; it is never taken from app/.git")
+        .hint(format!("set `url` under [remote] in {}", on.layout.host_file().display())))
+}
+
+fn space(on: &Installation) -> Outcome<()> {
+    for path in [on.layout.state(), on.layout.home()] {
+        let found = rustix::fs::statvfs(&path).context(|| format!("cannot look at {}", path.display()))?;
+        let free = found.f_bavail.saturating_mul(found.f_frsize);
+        if free < FREE_BYTES {
+            let mib = free >> 20;
+            return Err(Failure::new(format!("{} has only {mib} MiB free; {} are needed", path.display(), FREE_BYTES >> 20))
+                .hint(format!("df -h {}", path.display())));
+        }
+        // Some file systems (btrfs) count no inodes.
+        if found.f_files > 0 && found.f_favail < FREE_INODES {
+            return Err(Failure::new(format!("{} has only {} inodes free; {FREE_INODES} are needed", path.display(), found.f_favail))
+                .hint(format!("df -i {}", path.display())));
+        }
+    }
+    Ok(())
+}
+
+/// The probe can be asked, and nobody but the service sits on its port.
+fn probe(on: &Installation, observed: &Observed) -> Outcome<()> {
+    let Some(number) = on.port()? else { return Ok(()) };
+    if !observed.service.is_down() {
+        return Ok(());
+    }
+    match port::holder(number)? {
+        Some(holder) => Err(port::held(number, &holder)),
+        None => Ok(()),
+    }
+}

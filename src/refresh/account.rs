@@ -1,0 +1,189 @@
+//! What a run has done so far: the journal it writes and the facts that its report is made from.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::clock;
+use crate::error::{Failure, Outcome};
+use crate::event::{Event, Events, Phase};
+use crate::journal::{Entry, Journal};
+use crate::report::{self, PhaseReport};
+use crate::settings::names::{BranchName, CommitId, GenerationName, RunId};
+
+use super::begin::Target;
+
+/// The account of one run. Steps add facts; only [`Account::part`] writes intents and outcomes.
+#[derive(Debug)]
+pub struct Account {
+    /// The run.
+    pub run: RunId,
+    /// What it aims at.
+    pub target: Target,
+    /// Whether staging came first.
+    pub staged: bool,
+    /// When it began, in UTC.
+    pub started_at: jiff::Timestamp,
+    /// The commit that was checked out before.
+    pub commit_before: Option<CommitId>,
+    /// The generation that was live before.
+    pub generation_before: Option<GenerationName>,
+    /// Commits whose files are no local changes: deployed, or aimed at by interrupted runs.
+    pub known: Vec<CommitId>,
+    /// The commit, from when `app/` is proved to be it.
+    pub commit: Option<CommitId>,
+    /// The environment, from when it is ready.
+    pub environment: report::Environment,
+    /// What was saved of local changes.
+    pub saved: report::Saved,
+    /// Preserved files, relative to `app/`.
+    pub preserved: Vec<PathBuf>,
+    /// What became of the protected paths.
+    pub protected: report::Protected,
+    /// The URL that was probed.
+    pub url: Option<String>,
+    /// When the service began to be stopped.
+    pub down_since: Option<Instant>,
+    /// How long it did not answer.
+    pub downtime: Option<Duration>,
+    /// The parts of the run that are over.
+    pub phases: Vec<PhaseReport>,
+    /// Things a person should look at.
+    pub warnings: Vec<String>,
+    events: Arc<Events>,
+    journal: Journal,
+}
+
+/// What an account starts with.
+#[derive(Debug)]
+pub struct Opening {
+    /// The run.
+    pub run: RunId,
+    /// What it aims at.
+    pub target: Target,
+    /// Whether staging comes first.
+    pub staged: bool,
+    /// When it began, in UTC.
+    pub started_at: jiff::Timestamp,
+    /// The commit that is checked out.
+    pub commit_before: Option<CommitId>,
+    /// The live generation.
+    pub generation_before: Option<GenerationName>,
+    /// Commits whose files are no local changes.
+    pub known: Vec<CommitId>,
+    /// What preflight took and found, in milliseconds.
+    pub preflight: PhaseReport,
+    /// What preflight warned of.
+    pub warnings: Vec<String>,
+}
+
+impl Account {
+    /// Opens an account.
+    pub fn open(opening: Opening, events: Arc<Events>, journal: Journal) -> Self {
+        Self {
+            run: opening.run,
+            target: opening.target,
+            staged: opening.staged,
+            started_at: opening.started_at,
+            commit_before: opening.commit_before,
+            generation_before: opening.generation_before,
+            known: opening.known,
+            commit: None,
+            environment: report::Environment::default(),
+            saved: report::Saved::default(),
+            preserved: Vec::new(),
+            protected: report::Protected::default(),
+            url: None,
+            down_since: None,
+            downtime: None,
+            phases: vec![opening.preflight],
+            warnings: opening.warnings,
+            events,
+            journal,
+        }
+    }
+
+    /// Does one part of the run: writes the intent, acts, writes the outcome, tells both.
+    ///
+    /// # Errors
+    /// The part's own failure, or that the journal cannot be written.
+    pub fn part<T>(
+        &mut self,
+        phase: Phase,
+        act: impl FnOnce(&mut Self) -> Outcome<(T, String)>,
+    ) -> Outcome<T> {
+        let start = clock::monotonic();
+        self.events.emit(&Event::PhaseStarted { phase });
+        let acted = self
+            .record(Entry::Intent { phase })
+            .and_then(|()| act(self))
+            .and_then(|done| self.record(Entry::Done { phase }).map(|()| done));
+        let duration_ms = millis(clock::monotonic().duration_since(start));
+        match acted {
+            Ok((value, summary)) => {
+                self.phases.push(PhaseReport { phase, duration_ms, ok: true, summary: summary.clone() });
+                self.events.emit(&Event::PhaseFinished { phase, duration_ms, summary });
+                Ok(value)
+            }
+            Err(failure) => {
+                // The failure itself is what counts; a journal that cannot take it (a full disk) changes nothing.
+                let _ = self.record(Entry::Failed { phase, error: failure.chain() });
+                self.phases.push(PhaseReport {
+                    phase,
+                    duration_ms,
+                    ok: false,
+                    summary: failure.summary().to_owned(),
+                });
+                self.events.emit(&Event::PhaseFailed { phase, duration_ms, error: failure.chain() });
+                Err(failure)
+            }
+        }
+    }
+
+    /// Writes a record of the journal that is neither intent nor outcome.
+    ///
+    /// # Errors
+    /// The journal cannot be written.
+    pub fn record(&mut self, entry: Entry) -> Outcome<()> {
+        self.journal.append(entry)
+    }
+
+    /// Adds something that a person should look at, and tells it.
+    pub fn warn(&mut self, message: String) {
+        self.events.warn(&message);
+        self.warnings.push(message);
+    }
+
+    /// Tells something worth knowing.
+    pub fn note(&self, message: &str) {
+        self.events.note(message);
+    }
+
+    /// Tells how far the work in hand is.
+    pub fn progress(&self, what: &str) {
+        self.events.progress(what, None, None);
+    }
+
+    /// Sends an event.
+    pub fn emit(&self, event: &Event) {
+        self.events.emit(event);
+    }
+
+    /// Returns the branch.
+    pub fn branch(&self) -> &BranchName {
+        &self.target.branch
+    }
+
+    /// Returns the commit, which has to be known by now.
+    ///
+    /// # Errors
+    /// It is not: a bug.
+    pub fn commit(&self) -> Outcome<CommitId> {
+        self.commit.clone().ok_or_else(|| Failure::new("the run has no commit yet"))
+    }
+}
+
+/// Returns whole milliseconds.
+pub fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,81 @@
+//! The beginning of a run: its folder, its journal, its log.
+
+use std::sync::Arc;
+
+use crate::clock;
+use crate::disk;
+use crate::error::Outcome;
+use crate::event::{Event, Events, SCHEMA};
+use crate::installation::Installation;
+use crate::journal::{Entry, Journal, record};
+use crate::process::ProcessId;
+use crate::report::log::Log;
+use crate::settings::names::{BranchName, CommitId, GenerationName, RunId};
+
+use super::account::{Account, Opening};
+use super::{Planned, Refresh};
+
+/// What a run aims at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// The branch that `app/` ends on.
+    pub branch: BranchName,
+    /// What of that branch.
+    pub state: TargetState,
+}
+
+/// Which state of a branch a run aims at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TargetState {
+    /// The latest of the remote.
+    Latest,
+    /// An earlier good commit and its environment.
+    Earlier {
+        /// The commit.
+        commit: CommitId,
+        /// The generation, which is used as it is where it is still good.
+        generation: GenerationName,
+    },
+}
+
+impl Target {
+    /// Returns the command that asks for this, as reports name it.
+    pub fn command(&self) -> &'static str {
+        match self.state {
+            TargetState::Latest => "run",
+            TargetState::Earlier { .. } => "rollback",
+        }
+    }
+}
+
+/// The name of the log in the folder of a run.
+pub const LOG: &str = "log";
+
+/// Tells the stream of events that a run begins.
+pub fn announce(events: &Events, run: &RunId) {
+    let program = env!("CARGO_PKG_VERSION");
+    events.emit(&Event::RunStarted { schema: SCHEMA, program, run: run.clone(), at: clock::now() });
+}
+
+/// Makes the folder of a run and writes the first record of its journal. From here on a run that is killed is found by
+/// the next one.
+///
+/// # Errors
+/// The tool's own state cannot be written.
+pub fn begin<'a>(on: &'a Installation, opening: Opening, events: Arc<Events>) -> Outcome<Refresh<'a, Planned>> {
+    let folder = on.layout.run(&opening.run);
+    disk::make_folder(&folder, 0o755)?;
+    events.subscribe(Box::new(Log::open(&folder.join(LOG))?));
+    let mut journal = Journal::create(&folder)?;
+    journal.append(Entry::Begun {
+        schema: record::SCHEMA,
+        run: opening.run.clone(),
+        process: ProcessId::own(),
+        branch: opening.target.branch.clone(),
+        before: opening.commit_before.clone(),
+    })?;
+    if let TargetState::Earlier { commit, .. } = &opening.target.state {
+        on.mirror.pin(&opening.run, commit)?;
+    }
+    Ok(Refresh { on, account: Account::open(opening, events, journal), at: Planned })
+}

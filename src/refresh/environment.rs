@@ -1,0 +1,64 @@
+//! Step 3: the generation for the commit's definition ensured, `venv` switched to it (RW-5.3).
+
+use crate::error::Outcome;
+use crate::installation::Installation;
+use crate::journal::Entry;
+use crate::python::{Generation, Made};
+use crate::report;
+
+use super::account::Account;
+use super::begin::TargetState;
+use super::release::Release;
+
+/// Switches `venv` to the generation that the commit wants.
+///
+/// # Errors
+/// The environment cannot be built (without staging), or the link cannot be switched.
+pub fn environment(
+    on: &Installation,
+    account: &mut Account,
+    release: &Release,
+) -> Outcome<(Generation, String)> {
+    let generation = ensure_generation(on, account, release)?;
+    let switched = on.environments.switch(generation.name())?;
+    for note in switched.notes() {
+        account.note(&note);
+    }
+    let environment = &account.environment;
+    let done = if environment.built { "built" } else { "reused" };
+    Ok((generation.clone(), format!("{} {done}: {}", generation.name(), environment.reason)))
+}
+
+/// Ensures the generation. Staging has called this before, unless it is left out; then it is found done.
+///
+/// # Errors
+/// It cannot be built.
+pub fn ensure_generation(on: &Installation, account: &mut Account, release: &Release) -> Outcome<Generation> {
+    account.progress("ensuring the environment");
+    let earlier = match &account.target.state {
+        TargetState::Latest => None,
+        TargetState::Earlier { generation, .. } => on.environments.good(generation)?,
+    };
+    let (generation, made, reason) = match earlier {
+        Some(generation) => (generation, Made::Reused, "the one of that run".to_owned()),
+        None => {
+            let wanted = release.wanted(on)?;
+            let ensured = on.environments.ensure(&wanted, release.settings.python.strategy, &account.run)?;
+            (ensured.generation, ensured.made, ensured.why)
+        }
+    };
+    account.record(Entry::Built { generation: generation.name().clone() })?;
+    // Built once is built, also when step 3 finds it done.
+    let built = account.environment.built || made == Made::Built;
+    let reason = if account.environment.built { account.environment.reason.clone() } else { reason };
+    account.environment = report::Environment {
+        path: on.layout.venv(),
+        generation: Some(generation.name().clone()),
+        generation_before: account.generation_before.clone(),
+        interpreter: Some(generation.interpreter().to_string()),
+        packages: Some(generation.packages().len()),
+        built,
+        reason,
+    };
+    Ok(generation)
+}

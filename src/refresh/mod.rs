@@ -1,0 +1,173 @@
+//! One run: the six steps of the specification, in its order.
+//!
+//! 1. [`stop`]: fence up, service down, its processes gone, its port free (RW-5.1)
+//! 2. [`sync`]: local changes saved, `app/` fetched, hard-reset, cleaned, proved (RW-5.2)
+//! 3. [`environment`]: the generation ensured, `venv` switched to it (RW-5.3)
+//! 4. [`prepare`]: hooks (RW-5.4)
+//! 5. [`restart`]: synced, started, probed until settled, fence down (RW-5.5)
+//! 6. [`status`]: the report (RW-5.6)
+//!
+//! The order is a type: each step is a method that consumes its predecessor's state, so a skipped, repeated or
+//! reordered step does not compile (`tests/order/`). [`Refresh::advance`] is the only way from one state to the next and
+//! the only code that writes intent and outcome to the journal. Nothing is cleaned up in `Drop`: a killed process runs
+//! none.
+
+pub mod account;
+pub mod begin;
+pub mod environment;
+pub mod prepare;
+pub mod release;
+pub mod restart;
+pub mod staging;
+pub mod status;
+pub mod stop;
+pub mod sync;
+
+use crate::error::{Failure, Outcome};
+use crate::event::Phase;
+use crate::exit;
+use crate::installation::Installation;
+use crate::process::interrupt;
+use crate::python::Generation;
+use crate::report::Report;
+
+pub use account::Account;
+pub use begin::{Target, begin};
+use release::Release;
+
+/// Executes the six steps. What this returns is what happened; nothing is undone by itself.
+///
+/// # Errors
+/// A step failed: the service is stopped and fenced, and the report tells the rest (RW-7.1).
+pub fn execute(planned: Refresh<'_, Planned>) -> Result<Report, exit::Error> {
+    planned.stop()?.sync()?.environment()?.prepare()?.restart()?.status()
+}
+
+/// A refresh in phase `P`.
+#[derive(Debug)]
+pub struct Refresh<'a, P> {
+    on: &'a Installation,
+    account: Account,
+    at: P,
+}
+
+/// Nothing of the installation has been touched.
+#[derive(Debug)]
+pub struct Planned;
+
+/// The service is down and fenced.
+#[derive(Debug)]
+pub struct Stopped {
+    inventory: status::Inventory,
+}
+
+/// `app/` is the commit.
+#[derive(Debug)]
+pub struct Synced {
+    inventory: status::Inventory,
+    release: Release,
+}
+
+/// `venv` leads to the generation.
+#[derive(Debug)]
+pub struct Built {
+    release: Release,
+    generation: Generation,
+}
+
+/// The hooks have run.
+#[derive(Debug)]
+pub struct Prepared {
+    release: Release,
+    generation: Generation,
+}
+
+/// The service runs, has settled, and the fence is down.
+#[derive(Debug)]
+pub struct Running;
+
+impl<'a> Refresh<'a, Planned> {
+    /// Step 1: fence up, service down (RW-5.1).
+    fn stop(self) -> Result<Refresh<'a, Stopped>, exit::Error> {
+        self.advance(Phase::Stop, |on, account, Planned| {
+            let summary = stop::stop(on, account)?;
+            Ok((Stopped { inventory: status::Inventory::take(&on.layout)? }, summary))
+        })
+    }
+}
+
+impl<'a> Refresh<'a, Stopped> {
+    /// Step 2: `app/` becomes the commit (RW-5.2).
+    fn sync(self) -> Result<Refresh<'a, Synced>, exit::Error> {
+        self.advance(Phase::Sync, |on, account, at| {
+            let (release, summary) = sync::sync(on, account)?;
+            Ok((Synced { inventory: at.inventory, release }, summary))
+        })
+    }
+}
+
+impl<'a> Refresh<'a, Synced> {
+    /// Step 3: `venv` becomes the commit's environment (RW-5.3).
+    fn environment(self) -> Result<Refresh<'a, Built>, exit::Error> {
+        self.advance(Phase::Environment, |on, account, at| {
+            let (generation, summary) = environment::environment(on, account, &at.release)?;
+            account.protected = at.inventory.compare(&on.layout)?;
+            Ok((Built { release: at.release, generation }, summary))
+        })
+    }
+}
+
+impl<'a> Refresh<'a, Built> {
+    /// Step 4: hooks (RW-5.4).
+    fn prepare(self) -> Result<Refresh<'a, Prepared>, exit::Error> {
+        self.advance(Phase::Prepare, |on, account, at| {
+            let summary = prepare::prepare(on, account, &at.release, &at.generation)?;
+            Ok((Prepared { release: at.release, generation: at.generation }, summary))
+        })
+    }
+}
+
+impl<'a> Refresh<'a, Prepared> {
+    /// Step 5: started, proved, fence down (RW-5.5).
+    fn restart(self) -> Result<Refresh<'a, Running>, exit::Error> {
+        self.advance(Phase::Restart, |on, account, at| {
+            let summary = restart::restart(on, account, &at.release, &at.generation)?;
+            Ok((Running, summary))
+        })
+    }
+}
+
+impl Refresh<'_, Running> {
+    /// Step 6: the report (RW-5.6).
+    fn status(self) -> Result<Report, exit::Error> {
+        let reported = self.advance(Phase::Status, |on, account, Running| {
+            let summary = status::settle(on, account)?;
+            Ok((Running, summary))
+        })?;
+        Ok(status::finish(reported.on, reported.account))
+    }
+}
+
+impl<'a, P> Refresh<'a, P> {
+    /// Goes from one phase to the next: intent, act, outcome. A failure ends the run.
+    fn advance<N>(
+        mut self,
+        phase: Phase,
+        act: impl FnOnce(&'a Installation, &mut Account, P) -> Outcome<(N, String)>,
+    ) -> Result<Refresh<'a, N>, exit::Error> {
+        let Self { on, at, .. } = self;
+        let acted = self.account.part(phase, |account| {
+            interrupt::check()?;
+            act(on, account, at)
+        });
+        match acted {
+            Ok(next) => Ok(Refresh { on, account: self.account, at: next }),
+            Err(failure) => Err(halt(on, self.account, phase, failure)),
+        }
+    }
+}
+
+/// Ends a run whose step failed: the service stays stopped, the fence says why (RW-7.1).
+fn halt(on: &Installation, account: Account, phase: Phase, failure: Failure) -> exit::Error {
+    interrupt::shielded(|| status::halted(on, account, phase, failure))
+}

@@ -1,0 +1,118 @@
+//! Step 4: hooks, as the owner of the tree, in the order of their declaration (RW-5.4).
+
+use std::path::PathBuf;
+
+use crate::error::{Failure, Outcome};
+use crate::installation::Installation;
+use crate::process::{Keep, Program};
+use crate::python::Generation;
+use crate::service::deployed::{self, Deployed};
+use crate::service::envfile::EnvFile;
+use crate::settings::environment::SEARCH_PATH;
+use crate::settings::names::CommitId;
+use crate::settings::{Hook, HookKind};
+
+use super::account::Account;
+use super::release::Release;
+
+/// Where a hook runs.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The working directory: `app/`, or its staged copy.
+    pub folder: PathBuf,
+    /// The environment whose programs come first.
+    pub environment: PathBuf,
+}
+
+/// Runs every hook; the first that fails ends the run.
+///
+/// # Errors
+/// A hook failed, hung past its deadline, or could not be started.
+pub fn prepare(
+    on: &Installation,
+    account: &mut Account,
+    release: &Release,
+    generation: &Generation,
+) -> Outcome<String> {
+    let place = Place { folder: on.layout.app(), environment: on.layout.venv() };
+    let hooks = &release.settings.hooks;
+    for hook in hooks {
+        account.progress(&hook.name);
+        run_hook(on, account, hook, &place, generation)?;
+    }
+    Ok(match hooks.len() {
+        0 => "no hooks declared".to_owned(),
+        1 => format!("1 hook: {}", hooks[0].name),
+        count => {
+            let names: Vec<&str> = hooks.iter().map(|hook| hook.name.as_str()).collect();
+            format!("{count} hooks: {}", names.join(", "))
+        }
+    })
+}
+
+/// Runs one hook to its end, its output streamed and kept in the log of the run.
+///
+/// # Errors
+/// It failed, hung past its deadline, or could not be started.
+pub fn run_hook(
+    on: &Installation,
+    account: &Account,
+    hook: &Hook,
+    place: &Place,
+    generation: &Generation,
+) -> Outcome<()> {
+    let told = format!("the {} hook {} failed", kind(hook.kind), hook.name);
+    let (first, rest) = hook.command.split_first().ok_or_else(|| Failure::new("a hook has no command"))?;
+    let bin = place.environment.join("bin");
+    let mut program = Program::new(first).args(rest).folder(&place.folder).owner(on.owner);
+    let env_file = EnvFile::read(&on.layout.env_file())?;
+    for (name, value) in env_file.values() {
+        program = program.env(name, value);
+    }
+    let commit = account.commit.clone().or_else(|| account.known.last().cloned());
+    for (name, value) in version(account, commit.as_ref(), generation) {
+        program = program.env(name, value);
+    }
+    let program = program
+        .env("PATH", format!("{}:{SEARCH_PATH}", bin.display()))
+        .env("VIRTUAL_ENV", &place.environment)
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("PYTHONUNBUFFERED", "1")
+        .deadline(hook.deadline)
+        .keep(Keep::Narrated(hook.name.clone()));
+    let finished = on.runner.run(&program)?;
+    if finished.succeeded() {
+        return Ok(());
+    }
+    Err(finished.failure(&told).hint(format!("the whole output is in {}", on.log_of(&account.run).display())))
+}
+
+/// The variables that tell a hook what is being deployed, as the service will see them.
+fn version(
+    account: &Account,
+    commit: Option<&CommitId>,
+    generation: &Generation,
+) -> Vec<(&'static str, String)> {
+    let Some(commit) = commit else { return Vec::new() };
+    let deployed = Deployed {
+        commit: commit.clone(),
+        branch: account.branch().clone(),
+        refreshed_at: account.started_at,
+        generation: generation.name().clone(),
+    };
+    vec![
+        (deployed::COMMIT, deployed.commit.to_string()),
+        (deployed::BRANCH, deployed.branch.to_string()),
+        (deployed::REFRESHED_AT, deployed.refreshed_at.to_string()),
+        (deployed::GENERATION, deployed.generation.to_string()),
+    ]
+}
+
+fn kind(kind: HookKind) -> &'static str {
+    match kind {
+        HookKind::Migration => "migration",
+        HookKind::Assets => "assets",
+        HookKind::Index => "index",
+        HookKind::Check => "check",
+    }
+}

@@ -1,0 +1,107 @@
+//! Step 5: file systems synced, service started through the fence, probed until it is healthy and has settled, fence
+//! down (RW-5.5). Otherwise: stopped again, and fenced it stays (RW-7.1).
+
+use crate::checkpoint;
+use crate::disk;
+use crate::error::{Failure, Outcome};
+use crate::installation::Installation;
+use crate::process::interrupt;
+use crate::python::Generation;
+use crate::service::deployed::Deployed;
+use crate::service::envfile::EnvFile;
+use crate::service::probe::{self, Expectation};
+use crate::service::{Admission, Started, fence};
+use crate::status_file;
+
+use super::account::{Account, millis};
+use super::release::Release;
+
+/// How many of the service's last lines an error carries.
+const LOG_LINES: usize = 20;
+
+/// Starts the service and proves it.
+///
+/// # Errors
+/// It cannot be started, does not become healthy within the deadline, does not stay so, or is not the new version. It
+/// is stopped again then.
+pub fn restart(
+    on: &Installation,
+    account: &mut Account,
+    release: &Release,
+    generation: &Generation,
+) -> Outcome<String> {
+    account.progress("syncing file systems");
+    // Neither git nor the installers sync what they write; without this a "success" may not survive a power cut.
+    disk::sync_file_system(&on.layout.app())?;
+    if !disk::same_device(&on.layout.app(), &on.layout.venvs())? {
+        disk::sync_file_system(&on.layout.venvs())?;
+    }
+    let deployed = Deployed {
+        commit: release.commit.clone(),
+        branch: account.branch().clone(),
+        refreshed_at: account.started_at,
+        generation: generation.name().clone(),
+    };
+    deployed.write(&on.layout)?;
+    checkpoint::reach("restart:deployed");
+
+    account.progress("starting");
+    let proved = start_and_prove(on, account, release, &deployed);
+    let summary = match proved {
+        Ok(summary) => summary,
+        Err(failure) => return Err(stop_again(on, account, failure)),
+    };
+    // The status first: a fence that falls must find it true.
+    status_file::set_deployed(&on.layout, &deployed, &account.run)?;
+    checkpoint::reach("restart:status");
+    fence::lower(&on.layout)?;
+    Ok(summary)
+}
+
+fn start_and_prove(
+    on: &Installation,
+    account: &mut Account,
+    release: &Release,
+    deployed: &Deployed,
+) -> Outcome<String> {
+    let env_file = EnvFile::read(&on.layout.env_file())?;
+    let probe = probe::resolve(&release.settings.probe, &env_file, Some(deployed))?;
+    account.url = Some(probe.url().to_owned());
+    let started: Started = on.service.start(Admission::Refresh(account.run.clone()))?;
+    for warning in &started.warnings {
+        account.warn(warning.clone());
+    }
+    checkpoint::reach("restart:started");
+    let main = started.main;
+    let healthy = probe::await_healthy(&probe, main)?;
+    if let Some(since) = account.down_since {
+        account.downtime = Some(healthy.first_good.duration_since(since));
+    }
+    account.progress("settling");
+    checkpoint::reach("restart:healthy");
+    let expected = Expectation { not_before: started.since, deployed };
+    probe::prove_new(main, &expected)?;
+    probe::settle(&probe, main, || on.service.observe())?;
+    checkpoint::reach("restart:settled");
+    let ready = millis(healthy.first_good.duration_since(healthy.asked_since));
+    Ok(format!("answers after {ready} ms, settled ({})", healthy.answer))
+}
+
+/// Ends a service that did not prove itself; its last lines belong to the error.
+fn stop_again(on: &Installation, account: &mut Account, failure: Failure) -> Failure {
+    let said = on.service.log_tail(LOG_LINES).unwrap_or_default();
+    let stopped = interrupt::shielded(|| on.service.stop());
+    account.downtime = None;
+    let summary = match stopped {
+        Ok(_) => "the service did not prove that it works".to_owned(),
+        Err(stuck) => {
+            format!("the service did not prove that it works and cannot be stopped: {}", stuck.chain().join(": "))
+        }
+    };
+    let cause = if said.is_empty() {
+        failure
+    } else {
+        failure.rooted_in(Failure::new(format!("its last lines:\n{}", said.join("\n"))))
+    };
+    Failure::new(summary).because(cause)
+}

@@ -1,0 +1,59 @@
+//! Staging: what can fail is done while the service still runs.
+//!
+//! Only the tool's own stores change, through the same operations that steps 2 and 3 call again and then find done. So
+//! leaving staging out is no second path through the program.
+
+use crate::disk;
+use crate::error::{Failure, Outcome};
+use crate::event::Phase;
+use crate::exit;
+use crate::installation::Installation;
+use crate::process::interrupt;
+use crate::python::Generation;
+use crate::settings::Hook;
+
+use super::account::Account;
+use super::release::Release;
+use super::{Planned, Refresh};
+use super::{environment, prepare, status, sync};
+
+impl<'a> Refresh<'a, Planned> {
+    /// Fills the stores: commit, environment, staged checks.
+    ///
+    /// # Errors
+    /// Something of it failed: the refresh was not started, the service is as it was (exit 3).
+    pub fn stage(mut self) -> Result<Self, exit::Error> {
+        let on = self.on;
+        let staged = self.account.part(Phase::Staging, |account| {
+            interrupt::check()?;
+            let release = sync::ensure_release(on, account)?;
+            let generation = environment::ensure_generation(on, account, &release)?;
+            let checks = check(on, account, &release, &generation)?;
+            let made = if account.environment.built { "built" } else { "ready" };
+            let checks = if checks == 0 { String::new() } else { format!(", {checks} checks passed") };
+            Ok(((), format!("{} fetched, {} {made}{checks}", release.commit.short(), generation.name())))
+        });
+        match staged {
+            Ok(()) => Ok(self),
+            Err(failure) => Err(interrupt::shielded(|| refuse(on, self.account, failure))),
+        }
+    }
+}
+
+/// Runs the staged checks in a copy of the commit; returns how many there were.
+fn check(on: &Installation, account: &mut Account, release: &Release, generation: &Generation) -> Outcome<usize> {
+    let checks: Vec<&Hook> = release.settings.hooks.iter().filter(|hook| hook.stage).collect();
+    if checks.is_empty() {
+        return Ok(0);
+    }
+    let tree = on.layout.run(&account.run).join("staged-tree");
+    on.mirror.export(&release.commit, &tree, on.owner)?;
+    let stage = prepare::Place { folder: tree.clone(), environment: generation.path().to_path_buf() };
+    let checked = checks.iter().try_for_each(|hook| prepare::run_hook(on, account, hook, &stage, generation));
+    disk::remove_tree(&tree)?;
+    checked.map(|()| checks.len())
+}
+
+fn refuse(on: &Installation, account: Account, failure: Failure) -> exit::Error {
+    status::refused(on, account, failure)
+}

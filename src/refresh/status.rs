@@ -1,0 +1,249 @@
+//! Step 6: commit, environment path, service status, and the rest of the report (RW-5.6); the same report for a run
+//! that halted.
+
+use crate::clock;
+use crate::error::{Failure, Outcome};
+use crate::event::{Event, Phase};
+use crate::exit;
+use crate::history;
+use crate::installation::Installation;
+use crate::journal::Entry;
+use crate::journal::record::Ending;
+use crate::manifest::{Manifest, Scan};
+use crate::report::{self, PhaseReport, Report};
+use crate::service::fence;
+use crate::settings::layout::Layout;
+use crate::settings::names::{BranchName, RunId};
+use crate::status_file;
+
+use super::account::{Account, millis};
+
+/// How many entries of the protected paths are looked at; a store with more is looked at in part.
+const INVENTORY_LIMIT: usize = 200_000;
+
+/// The protected paths as they are while the service is down: names, sizes, modes, times.
+#[derive(Debug)]
+pub struct Inventory {
+    manifests: Vec<Manifest>,
+}
+
+impl Inventory {
+    /// Looks at every protected path (RW-3.2, RW-6.1), the tool's own state left out.
+    ///
+    /// # Errors
+    /// A folder cannot be read at all.
+    pub fn take(layout: &Layout) -> Outcome<Self> {
+        let scan = Scan::metadata().except(layout.state()).at_most(INVENTORY_LIMIT);
+        let roots = layout.protected();
+        let manifests = roots.iter().map(|root| scan.of(root)).collect::<Outcome<_>>()?;
+        Ok(Self { manifests })
+    }
+
+    /// Looks again and tells what differs. Called before the hooks run, so nothing may.
+    ///
+    /// # Errors
+    /// A folder cannot be read at all.
+    pub fn compare(&self, layout: &Layout) -> Outcome<report::Protected> {
+        let now = Self::take(layout)?;
+        let mut protected = report::Protected::default();
+        for ((before, after), root) in self.manifests.iter().zip(&now.manifests).zip(layout.protected()) {
+            protected.entries += before.entries().len();
+            let changes = before.compare(after);
+            let paths = changes.paths();
+            protected.changed.extend(paths.map(|path| root.join(path).display().to_string()));
+        }
+        Ok(protected)
+    }
+}
+
+/// Settles the tool's own stores after a success: what no kept run needs any more is removed.
+///
+/// # Errors
+/// None that ends the run; trouble is a warning.
+pub fn settle(on: &Installation, account: &mut Account) -> Outcome<String> {
+    if let Err(failure) = history::prune(on, &account.run) {
+        account.warn(format!("old environments could not be pruned: {}", failure.chain().join(": ")));
+    }
+    if !account.protected.changed.is_empty() {
+        account.warn("protected paths changed while the service was down; this program does not write there".into());
+    }
+    for line in on.tree.advice(&account.run)? {
+        account.warn(line);
+    }
+    let commit = account.commit()?;
+    let generation = account.environment.generation.clone();
+    let generation = generation.map_or_else(|| "no environment".to_owned(), |name| name.to_string());
+    Ok(format!("{} on {} in {generation}", commit.short(), account.branch()))
+}
+
+/// Ends a run that succeeded.
+pub fn finish(on: &Installation, mut account: Account) -> Report {
+    let report = make(on, &account, Ending::Refreshed, 0, None);
+    publish(on, &mut account, &report);
+    report
+}
+
+/// Ends a run whose step failed: service stopped, fence explained, full report (RW-7.1).
+pub fn halted(on: &Installation, mut account: Account, phase: Phase, failure: Failure) -> exit::Error {
+    if !on.is_fenced() && phase == Phase::Stop {
+        // The fence itself could not be raised, so nothing was stopped: that is a refusal.
+        return refused(on, account, failure);
+    }
+    let reason = format!("run {} halted at {phase}", account.run);
+    if on.is_fenced() {
+        if let Err(trouble) = fence::explain(&on.layout, &account.run, &reason, &failure) {
+            account.warn(format!("the fence stands, but its reason cannot be written: {trouble}"));
+        }
+    }
+    let code = failure.interrupted_by().and_then(|signal| u8::try_from(128 + signal).ok()).unwrap_or(1);
+    let error = told(phase, &failure, next_after_halt(on, &account));
+    let report = make(on, &account, Ending::Halted, code, Some(error));
+    publish(on, &mut account, &report);
+    exit::Error::Halted(Box::new(report), failure)
+}
+
+/// Ends a run whose staging failed: the refresh was not started.
+pub fn refused(on: &Installation, mut account: Account, failure: Failure) -> exit::Error {
+    let code = failure.interrupted_by().and_then(|signal| u8::try_from(128 + signal).ok()).unwrap_or(3);
+    let phase = account.phases.last().map_or(Phase::Staging, |part| part.phase);
+    let next = "ladylinux-refresh run".to_owned();
+    let error = told(phase, &failure, on.as_typed(&next));
+    let report = make(on, &account, Ending::Refused, code, Some(error));
+    publish(on, &mut account, &report);
+    exit::Error::Halted(Box::new(report), failure)
+}
+
+/// A run that ended before it had an account.
+#[derive(Debug)]
+pub struct Brief {
+    /// The run.
+    pub run: RunId,
+    /// What was typed.
+    pub command: &'static str,
+    /// When it began, in UTC.
+    pub started_at: jiff::Timestamp,
+    /// What preflight took and found.
+    pub preflight: PhaseReport,
+}
+
+/// Ends a run that preflight refused: nothing was touched, and nothing is written.
+pub fn refused_in_preflight(on: &Installation, brief: Brief, failure: Failure) -> exit::Error {
+    let code = failure.interrupted_by().and_then(|signal| u8::try_from(128 + signal).ok()).unwrap_or(3);
+    let mut error = told(Phase::Preflight, &failure, on.as_typed("ladylinux-refresh run"));
+    error.hints = error.hints.iter().map(|hint| on.as_typed(hint)).collect();
+    let report = brief_report(on, brief, None, Ending::Refused, code, Some(error));
+    on.runner.events().emit(&Event::RunFinished { report: Box::new(report.clone()) });
+    exit::Error::Halted(Box::new(report), failure)
+}
+
+/// Ends a run that found everything right already: nothing was done, and nothing is written.
+pub fn unchanged(on: &Installation, brief: Brief, target: &super::Target) {
+    let report = brief_report(on, brief, Some(target.branch.clone()), Ending::Unchanged, 0, None);
+    on.runner.events().emit(&Event::RunFinished { report: Box::new(report) });
+}
+
+fn brief_report(
+    on: &Installation,
+    brief: Brief,
+    branch: Option<BranchName>,
+    result: Ending,
+    exit_code: u8,
+    error: Option<report::Error>,
+) -> Report {
+    let deployed = status_file::read(&on.layout).deployed;
+    let commit = on.tree.head();
+    let live = on.environments.live();
+    Report {
+        schema: report::SCHEMA,
+        run: brief.run,
+        command: brief.command.to_owned(),
+        result,
+        exit_code,
+        changed: false,
+        staged: false,
+        started_at: brief.started_at,
+        finished_at: clock::now(),
+        branch: branch.or(deployed.map(|pair| pair.branch)).unwrap_or_else(BranchName::main),
+        commit: commit.clone(),
+        commit_before: commit,
+        environment: report::Environment {
+            path: on.layout.venv(),
+            generation: live.clone(),
+            generation_before: live,
+            ..report::Environment::default()
+        },
+        service: on.service_report(None),
+        downtime_ms: None,
+        phases: vec![brief.preflight],
+        saved: report::Saved::default(),
+        preserved: Vec::new(),
+        protected: report::Protected::default(),
+        warnings: Vec::new(),
+        error,
+    }
+}
+
+fn told(phase: Phase, failure: &Failure, next: String) -> report::Error {
+    report::Error { phase, chain: failure.chain(), hints: failure.hints(), next }
+}
+
+/// After a halt: back to the last good pair where there is one, else again when the cause is mended.
+fn next_after_halt(on: &Installation, account: &Account) -> String {
+    let rollback = account.target.state == super::begin::TargetState::Latest
+        && status_file::read(&on.layout).deployed.is_some();
+    on.as_typed(if rollback { "ladylinux-refresh rollback" } else { "ladylinux-refresh run" })
+}
+
+/// Writes report and status, closes the journal, tells the stream. Nothing here can make a result worse.
+fn publish(on: &Installation, account: &mut Account, report: &Report) {
+    let folder = on.layout.run(&account.run);
+    let written = history::write_report(&folder, report).and_then(|()| status_file::set_last_run(&on.layout, report));
+    if let Err(failure) = written {
+        account.warn(format!("the report cannot be written: {}", failure.chain().join(": ")));
+    }
+    if let Err(failure) = account.record(Entry::Ended { ending: report.result }) {
+        account.warn(format!("the journal cannot be closed: {}", failure.chain().join(": ")));
+    }
+    account.emit(&Event::RunFinished { report: Box::new(report.clone()) });
+}
+
+fn make(
+    on: &Installation,
+    account: &Account,
+    result: Ending,
+    exit_code: u8,
+    error: Option<report::Error>,
+) -> Report {
+    let commit = account.commit.clone().or_else(|| on.tree.head());
+    let live = on.environments.live();
+    let environment = report::Environment {
+        path: on.layout.venv(),
+        generation: live.clone(),
+        generation_before: account.generation_before.clone(),
+        ..account.environment.clone()
+    };
+    let changed = commit != account.commit_before || live != account.generation_before;
+    Report {
+        schema: report::SCHEMA,
+        run: account.run.clone(),
+        command: account.target.command().to_owned(),
+        result,
+        exit_code,
+        changed,
+        staged: account.staged,
+        started_at: account.started_at,
+        finished_at: clock::now(),
+        branch: account.branch().clone(),
+        commit,
+        commit_before: account.commit_before.clone(),
+        environment,
+        service: on.service_report(account.url.clone()),
+        downtime_ms: account.downtime.map(millis),
+        phases: account.phases.clone(),
+        saved: account.saved.clone(),
+        preserved: account.preserved.iter().map(|path| path.display().to_string()).collect(),
+        protected: account.protected.clone(),
+        warnings: account.warnings.clone(),
+        error,
+    }
+}

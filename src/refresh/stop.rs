@@ -1,0 +1,37 @@
+//! Step 1: fence up, service down, its processes gone, its port free (RW-5.1).
+
+use std::time::Duration;
+
+use crate::clock;
+use crate::error::{Failure, Outcome};
+use crate::installation::Installation;
+use crate::service::{Force, fence, port};
+
+use super::account::Account;
+
+/// How long the kernel may take to free the port of processes that are gone.
+const PORT_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Stops the service behind a fence.
+///
+/// # Errors
+/// The fence cannot be raised (then nothing was stopped), a process of the service cannot be ended, or a stranger
+/// holds its port.
+pub fn stop(on: &Installation, account: &mut Account) -> Outcome<String> {
+    fence::raise(&on.layout, &account.run, &format!("refresh {} is under way", account.run))?;
+    account.down_since = Some(clock::monotonic());
+    let stopped = on.service.stop()?;
+    if stopped.force == Force::Killed {
+        account.warn(format!("the service {stopped}: it did not end within its stop timeout"));
+    }
+    for process in &stopped.leftovers {
+        account.note(&format!("ended a left-over process of the service: {process}"));
+    }
+    if let Some(port) = on.port()? {
+        if let Some(holder) = port::await_free(port, PORT_PATIENCE)? {
+            return Err(Failure::new(format!("port {port} of the service is held by {holder}"))
+                .hint(format!("end it yourself, if it is safe to: kill {}", holder.pid)));
+        }
+    }
+    Ok(stopped.to_string())
+}

@@ -1,0 +1,273 @@
+//! Events and results for people.
+//!
+//! Everything here is made from the same values that programs get; [`report`] and [`error`] are pure and tested on
+//! fixtures.
+
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::screen::{self, Tone, duration, harmless, paint};
+use super::{Error, Report};
+use crate::event::{Event, Phase, Subscriber};
+use crate::exit::Refusal;
+use crate::journal::record::Ending;
+use crate::journal::run_lock::Holder;
+
+/// Renders events as a line per step; on a terminal with progress.
+#[derive(Debug, Default)]
+pub struct Human {
+    bar: Option<ProgressBar>,
+    detail: Detail,
+}
+
+/// How much of other programs' output is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Detail {
+    /// Only what hooks say.
+    #[default]
+    Brief,
+    /// Everything.
+    Full,
+}
+
+impl Human {
+    /// Makes the reporter; `detail` says how much of other programs' output is shown.
+    pub fn new(detail: Detail) -> Self {
+        Self { bar: None, detail }
+    }
+
+    fn start_bar(&mut self, phase: Phase) {
+        if !screen::is_terminal() {
+            return;
+        }
+        let bar = ProgressBar::new_spinner();
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix:<13} {wide_msg} {elapsed}") {
+            bar.set_style(style);
+        }
+        bar.set_prefix(label(phase));
+        bar.enable_steady_tick(Duration::from_millis(100));
+        self.bar = Some(bar);
+    }
+
+    fn end_bar(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn say(&self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| screen::say(line)),
+            None => screen::say(line),
+        }
+    }
+}
+
+impl Subscriber for Human {
+    fn take(&mut self, event: &Event) {
+        match event {
+            Event::RunStarted { .. } => {}
+            Event::PhaseStarted { phase } => self.start_bar(*phase),
+            Event::Progress { what, done, total, .. } => {
+                if let Some(bar) = &self.bar {
+                    bar.set_message(match (done, total) {
+                        (Some(done), Some(total)) => format!("{} {done}/{total}", harmless(what)),
+                        (Some(done), None) => format!("{} {done}", harmless(what)),
+                        _ => harmless(what),
+                    });
+                }
+            }
+            Event::Output { phase, source, line } => {
+                if self.detail == Detail::Full || *phase == Phase::Prepare {
+                    self.say(&paint(Tone::Quiet, &format!("    {source}| {}", harmless(line))));
+                } else if let Some(bar) = &self.bar {
+                    bar.set_message(harmless(line));
+                }
+            }
+            Event::Note { message, .. } => self.say(&format!("    {}", harmless(message))),
+            Event::Warning { message, .. } => {
+                self.say(&format!("    {} {}", paint(Tone::Warning, "warning:"), harmless(message)));
+            }
+            Event::PhaseFinished { phase, duration_ms, summary } => {
+                self.end_bar();
+                let mark = paint(Tone::Good, "✓");
+                self.say(&format!("{mark} {:<13} {:<56} {:>8}", label(*phase), harmless(summary), duration(*duration_ms)));
+            }
+            Event::PhaseFailed { phase, duration_ms, .. } => {
+                self.end_bar();
+                let mark = paint(Tone::Bad, "✗");
+                self.say(&format!("{mark} {:<13} {:<56} {:>8}", label(*phase), "failed", duration(*duration_ms)));
+            }
+            Event::RunFinished { report: result } => {
+                self.end_bar();
+                for line in report(result) {
+                    screen::say(&line);
+                }
+            }
+        }
+    }
+}
+
+fn label(phase: Phase) -> String {
+    match phase.step() {
+        Some(step) => format!("{step} {phase}"),
+        None => format!("· {phase}"),
+    }
+}
+
+/// Renders the result of a run.
+pub fn report(report: &Report) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    let head = match report.result {
+        Ending::Refreshed if report.command == "rollback" => paint(Tone::Good, "Rolled back"),
+        Ending::Refreshed => paint(Tone::Good, "Refreshed"),
+        Ending::Unchanged => paint(Tone::Good, "Already current"),
+        Ending::Refused => paint(Tone::Bad, "Refused; the refresh was not started"),
+        Ending::Halted => paint(Tone::Bad, "Halted"),
+        Ending::Interrupted => paint(Tone::Bad, "Interrupted"),
+    };
+    lines.push(format!("{head} in {} (run {})", duration(report.duration_ms()), report.run));
+    let commit = report.commit.as_ref().map_or("unknown", |commit| commit.short());
+    let before = match &report.commit_before {
+        Some(before) if Some(before) != report.commit.as_ref() => format!(", before: {}", before.short()),
+        _ => String::new(),
+    };
+    lines.push(format!("  commit       {commit} on {}{before}", report.branch));
+    lines.push(format!("  environment  {}", environment(report)));
+    let service = &report.service;
+    let mut words = vec![service.state.clone()];
+    words.extend(service.pid.map(|pid| format!("pid {pid}")));
+    words.extend(service.url.clone());
+    if service.fenced {
+        words.push(paint(Tone::Bad, "fenced"));
+    }
+    lines.push(format!("  service      {}", words.join(", ")));
+    if let Some(ms) = report.downtime_ms {
+        lines.push(format!("  downtime     {}", duration(ms)));
+    }
+    if report.saved.count > 0 {
+        lines.push(format!(
+            "  saved        {} local change{}: {}",
+            report.saved.count,
+            if report.saved.count == 1 { "" } else { "s" },
+            shortened(&report.saved.paths, report.saved.count)
+        ));
+        lines.push(format!("               look: ladylinux-refresh drift show {}", report.run));
+    }
+    if !report.preserved.is_empty() {
+        let count = report.preserved.len();
+        let files = if count == 1 { "file" } else { "files" };
+        lines.push(format!("  aligned      except {count} preserved {files}: {}", shortened(&report.preserved, count)));
+    }
+    if !report.protected.changed.is_empty() {
+        let changed = shortened(&report.protected.changed, report.protected.changed.len());
+        lines.push(format!("  protected    {} {changed}", paint(Tone::Bad, "changed during the refresh:")));
+    } else if report.protected.entries > 0 {
+        lines.push(format!("  protected    {} entries, untouched", report.protected.entries));
+    }
+    for warning in &report.warnings {
+        lines.push(format!("  {}      {}", paint(Tone::Warning, "warning"), harmless(warning)));
+    }
+    if let Some(error) = &report.error {
+        lines.push(String::new());
+        lines.extend(error_lines(error, &state(report)));
+    }
+    lines
+}
+
+fn environment(report: &Report) -> String {
+    let environment = &report.environment;
+    let mut words = vec![environment.path.display().to_string()];
+    if let Some(generation) = &environment.generation {
+        words[0].push_str(&format!(" → {generation}"));
+    }
+    words.extend(environment.interpreter.clone());
+    words.extend(environment.packages.map(|count| format!("{count} packages")));
+    if !environment.reason.is_empty() {
+        words.push(environment.reason.clone());
+    }
+    words.join(", ")
+}
+
+fn state(report: &Report) -> String {
+    let fenced = if report.service.fenced { " and fenced: nothing starts it" } else { "" };
+    format!("{}{fenced}", report.service.state)
+}
+
+fn error_lines(error: &Error, service: &str) -> Vec<String> {
+    let step = match error.phase.step() {
+        Some(step) => format!("step {step} ({})", error.phase),
+        None => error.phase.to_string(),
+    };
+    refused(&step, &error.chain, service, &error.hints, Some(&error.next))
+}
+
+/// Renders a failure: where, what, why, what state the service is in, what to type next.
+fn refused(during: &str, chain: &[String], service: &str, hints: &[String], next: Option<&str>) -> Vec<String> {
+    let mut lines = Vec::new();
+    let first = chain.first().map(String::as_str).unwrap_or_default();
+    lines.push(format!("{} in {during}: {}", paint(Tone::Bad, "error"), harmless(first)));
+    for cause in chain.iter().skip(1) {
+        for (index, line) in harmless(cause).lines().enumerate() {
+            let lead = if index == 0 { "  because    " } else { "             " };
+            lines.push(format!("{lead}{line}"));
+        }
+    }
+    lines.push(format!("  service    {service}"));
+    for hint in hints {
+        lines.push(format!("  try        {}", harmless(hint)));
+    }
+    if let Some(next) = next {
+        lines.push(format!("  next       {}", paint(Tone::Strong, next)));
+    }
+    lines
+}
+
+fn shortened(items: &[String], count: usize) -> String {
+    const SHOWN: usize = 4;
+    let mut text: Vec<String> = items.iter().take(SHOWN).map(|item| harmless(item)).collect();
+    if count > text.len() {
+        text.push(format!("and {} more", count - text.len()));
+    }
+    text.join(", ")
+}
+
+/// Renders what ended a command that has no report.
+pub fn error(error: &crate::exit::Error) -> Vec<String> {
+    use crate::exit::Error;
+    match error {
+        Error::Usage(failure) => {
+            let mut lines = vec![format!("{}: {}", paint(Tone::Bad, "error"), harmless(&failure.chain().join(": ")))];
+            lines.extend(failure.hints().iter().map(|hint| format!("  try        {}", harmless(hint))));
+            lines.push("  service    not touched".to_owned());
+            lines.push(format!("  next       {}", paint(Tone::Strong, "ladylinux-refresh --help")));
+            lines
+        }
+        Error::Refused(Refusal { during, failure, service, next }) => {
+            refused(during, &failure.chain(), service, &failure.hints(), next.as_deref())
+        }
+        Error::Locked(holder) => locked(holder.as_ref()),
+        Error::Halted(report, _) => report.error.iter().flat_map(|error| error_lines(error, &state(report))).collect(),
+        Error::Bug(what) => vec![
+            format!("{}: this is a bug in ladylinux-refresh: {}", paint(Tone::Bad, "error"), harmless(what)),
+            "  service    unknown".to_owned(),
+            format!("  next       {}", paint(Tone::Strong, "ladylinux-refresh status")),
+        ],
+    }
+}
+
+fn locked(holder: Option<&Holder>) -> Vec<String> {
+    let who = match holder {
+        Some(holder) => {
+            let run = holder.run.as_ref().map(|run| format!(", run {run}")).unwrap_or_default();
+            format!("`{}` (pid {}{run}) since {}", holder.command, holder.process.pid, holder.since)
+        }
+        None => "another run".to_owned(),
+    };
+    vec![
+        format!("{}: {who} holds the lock", paint(Tone::Bad, "error")),
+        "  service    left to that run".to_owned(),
+        format!("  next       {}", paint(Tone::Strong, "ladylinux-refresh run --lock-timeout 300")),
+    ]
+}

@@ -1,0 +1,126 @@
+//! The one door to standard output and standard error.
+//!
+//! A closed output, a full disk behind a redirection or a terminal that went away never ends a run: what cannot be
+//! written is dropped, and the reports on disk stay complete.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anstyle::{AnsiColor, Style};
+
+use crate::settings::environment;
+
+static COLOUR: AtomicBool = AtomicBool::new(false);
+
+/// Decides once whether to colour: on a terminal, unless `NO_COLOR` is set or `TERM` is `dumb`.
+pub fn settle_colour() {
+    let wanted = std::io::stdout().is_terminal()
+        && environment::variable("NO_COLOR").is_none()
+        && environment::variable("TERM").is_none_or(|term| term != "dumb");
+    COLOUR.store(wanted, Ordering::Relaxed);
+}
+
+/// Tells whether standard output is a terminal.
+pub fn is_terminal() -> bool {
+    std::io::stdout().is_terminal()
+}
+
+/// Writes a line to standard output.
+pub fn say(line: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(line.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush());
+}
+
+/// Writes bytes to standard output as they are.
+pub fn write(bytes: &[u8]) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(bytes).and_then(|()| out.flush());
+}
+
+/// Writes a line to standard error.
+pub fn complain(line: &str) {
+    let mut out = std::io::stderr().lock();
+    let _ = out.write_all(line.as_bytes()).and_then(|()| out.write_all(b"\n"));
+}
+
+/// What a piece of text is, which decides how it looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tone {
+    /// Success.
+    Good,
+    /// Failure.
+    Bad,
+    /// Something to look at.
+    Warning,
+    /// Less important.
+    Quiet,
+    /// A heading or a name.
+    Strong,
+}
+
+/// Colours text, where output is coloured.
+pub fn paint(tone: Tone, text: &str) -> String {
+    if !COLOUR.load(Ordering::Relaxed) {
+        return text.to_owned();
+    }
+    let style = match tone {
+        Tone::Good => Style::new().fg_color(Some(AnsiColor::Green.into())),
+        Tone::Bad => Style::new().fg_color(Some(AnsiColor::Red.into())).bold(),
+        Tone::Warning => Style::new().fg_color(Some(AnsiColor::Yellow.into())),
+        Tone::Quiet => Style::new().dimmed(),
+        Tone::Strong => Style::new().bold(),
+    };
+    format!("{style}{text}{style:#}")
+}
+
+/// Writes a duration given in milliseconds as people read it: `48 ms`, `2.71 s`, `3 min 05 s`.
+pub fn duration(ms: u64) -> String {
+    match ms {
+        0..1000 => format!("{ms} ms"),
+        1000..60_000 => format!("{}.{:02} s", ms / 1000, ms % 1000 / 10),
+        _ => format!("{} min {:02} s", ms / 60_000, ms % 60_000 / 1000),
+    }
+}
+
+/// Writes a number of bytes as people read it.
+pub fn size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut unit = 0;
+    let mut whole = bytes;
+    let mut tenths = 0;
+    while whole >= 1024 && unit + 1 < UNITS.len() {
+        tenths = whole % 1024 * 10 / 1024;
+        whole /= 1024;
+        unit += 1;
+    }
+    if unit == 0 { format!("{whole} B") } else { format!("{whole}.{tenths} {}", UNITS[unit]) }
+}
+
+/// Makes text from elsewhere safe to show: control characters, which could redraw a terminal, become visible.
+pub fn harmless(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() && c != '\t' && c != '\n' { safe.extend(c.escape_default()) } else { safe.push(c) }
+    }
+    safe
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_and_sizes_carry_their_unit() {
+        assert_eq!(duration(48), "48 ms");
+        assert_eq!(duration(2_714), "2.71 s");
+        assert_eq!(duration(185_000), "3 min 05 s");
+        assert_eq!(size(512), "512 B");
+        assert_eq!(size(1536), "1.5 KiB");
+        assert_eq!(size(5 << 30), "5.0 GiB");
+    }
+
+    #[test]
+    fn escape_sequences_of_others_are_shown_not_obeyed() {
+        assert_eq!(harmless("a\u{1b}[2Jb"), "a\\u{1b}[2Jb");
+    }
+}
