@@ -7,4 +7,5 @@ pub mod error;
 pub mod event;
 pub mod process;
 pub mod report;
+pub mod service;
 pub mod settings;
