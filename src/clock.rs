@@ -18,6 +18,15 @@ pub fn monotonic() -> Instant {
     Instant::now()
 }
 
+/// Returns the time since boot in the clock ticks that the kernel dates the start of a process with.
+pub fn boot_ticks() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let per_second = rustix::param::clock_ticks_per_second();
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    let nanoseconds = u64::try_from(time.tv_nsec).unwrap_or(0);
+    seconds * per_second + nanoseconds * per_second / 1_000_000_000
+}
+
 /// Waits for `duration`, or until an interrupt arrives.
 ///
 /// # Errors

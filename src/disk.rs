@@ -38,6 +38,21 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Outcome<()> {
     sync_parent(path)
 }
 
+/// Replaces the file at `path` by `bytes`, atomically for readers but not durably: for what no power cut outlives.
+///
+/// # Errors
+/// The folder is missing or not writable, or the disk is full.
+pub fn write_volatile(path: &Path, bytes: &[u8], mode: u32) -> Outcome<()> {
+    let told = || format!("cannot write {}", path.display());
+    let fresh = beside(path, "new");
+    remove_file_if_there(&fresh)?;
+    let mut file =
+        OpenOptions::new().write(true).create_new(true).mode(mode).open(&fresh).context(told)?;
+    file.write_all(bytes).context(told)?;
+    file.set_permissions(fs::Permissions::from_mode(mode)).context(told)?;
+    fs::rename(&fresh, path).context(told)
+}
+
 /// Writes `value` as JSON to `path`, atomically and durably.
 ///
 /// # Errors

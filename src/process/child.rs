@@ -160,7 +160,7 @@ impl Program {
 }
 
 /// A file that exists in memory only, holding `bytes`, at its start.
-fn memory_file(bytes: &[u8]) -> Outcome<File> {
+pub(super) fn memory_file(bytes: &[u8]) -> Outcome<File> {
     let told = || "cannot pass input to a program".to_owned();
     let fd = rustix::fs::memfd_create("input", rustix::fs::MemfdFlags::CLOEXEC).context(told)?;
     let mut file = File::from(fd);

@@ -26,6 +26,12 @@ impl ProcessId {
         (stat.state != 'Z' && stat.state != 'X').then_some(Self { pid, started: stat.started })
     }
 
+    /// Looks up a child that has not been reaped yet, also one that has ended.
+    pub fn of_child(pid: i32) -> Option<Self> {
+        let stat = parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?;
+        Some(Self { pid, started: stat.started })
+    }
+
     /// Returns this very process.
     pub fn own() -> Self {
         let pid = rustix::process::getpid().as_raw_nonzero().get();

@@ -1,0 +1,111 @@
+//! The small door for the two programs that outlive whoever starts them: the supervisor and the service below it.
+//!
+//! Everything else goes through [`super::Runner`], which waits for what it starts.
+#![expect(clippy::disallowed_methods, reason = "this is the room that starts other programs")]
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
+use serde::{Deserialize, Serialize};
+
+use super::child::memory_file;
+use super::identity::{Owner, ProcessId};
+use crate::error::{Context as _, Failure, Outcome};
+
+/// The program of a supervisor: what is started, and what it is told on standard input.
+#[derive(Debug)]
+pub struct Daemon<'a> {
+    /// The program, usually this one.
+    pub program: &'a Path,
+    /// Its arguments.
+    pub arguments: Vec<OsString>,
+    /// What it reads on standard input.
+    pub request: &'a [u8],
+    /// Where its own messages go.
+    pub messages: File,
+}
+
+/// Starts a daemon in `/` with an empty environment and no descriptor of ours but three: its request, its answer and its
+/// messages. Returns it and the end of the pipe on which its answer arrives. It is never waited for.
+///
+/// # Errors
+/// The program cannot be started.
+pub fn start_daemon(daemon: Daemon<'_>) -> Outcome<(ProcessId, OwnedFd)> {
+    let told = || format!("cannot start {}", daemon.program.display());
+    seal_descriptors();
+    let (answer, theirs) = std::io::pipe().context(told)?;
+    let child = Command::new(daemon.program)
+        .args(&daemon.arguments)
+        .env_clear()
+        .current_dir("/")
+        .stdin(memory_file(daemon.request)?)
+        .stdout(theirs)
+        .stderr(daemon.messages)
+        .spawn()
+        .context(told)?;
+    Ok((identity_of(child.id())?, answer.into()))
+}
+
+/// The program of a service.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ServiceProgram {
+    /// The program and its arguments.
+    pub command: Vec<OsString>,
+    /// Its whole environment.
+    pub variables: Vec<(OsString, OsString)>,
+    /// Its working directory.
+    pub folder: OsString,
+    /// Whom it runs as, where we are root.
+    pub owner: Owner,
+}
+
+/// Starts a service in a process group of its own, with both output streams on `output`. Whoever calls reaps it.
+///
+/// # Errors
+/// The program cannot be started.
+pub fn start_service(service: &ServiceProgram, output: OwnedFd) -> Outcome<ProcessId> {
+    let (program, arguments) =
+        service.command.split_first().ok_or_else(|| Failure::new("the service has no command"))?;
+    let told = || format!("cannot start the service's program {}", Path::new(program).display());
+    let also = output.try_clone().context(told)?;
+    let mut command = Command::new(program);
+    command.args(arguments).env_clear().envs(service.variables.iter().map(|(name, value)| (name, value)));
+    command.current_dir(PathBuf::from(&service.folder)).process_group(0);
+    command.stdin(Stdio::null()).stdout(output).stderr(also);
+    if rustix::process::geteuid().is_root() {
+        // The standard library also drops all supplementary groups when root sets a uid.
+        command.gid(service.owner.gid).uid(service.owner.uid);
+    }
+    let child = command.spawn().context(told)?;
+    identity_of(child.id())
+}
+
+/// Looks up a child of ours that has not been reaped: the pid is still its own, even if it has ended.
+fn identity_of(pid: u32) -> Outcome<ProcessId> {
+    i32::try_from(pid)
+        .ok()
+        .and_then(ProcessId::of_child)
+        .ok_or_else(|| Failure::new(format!("process {pid} cannot be looked up in /proc")))
+}
+
+/// Marks every descriptor above standard error as not to be inherited. Ours are so from the start; those that our own
+/// caller left open (a lock, a pipe, a log of CI) are not, and a daemon would hold them for good.
+fn seal_descriptors() {
+    let Ok(entries) = fs::read_dir("/proc/self/fd") else { return };
+    let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    for number in numbers.filter(|number| *number > 2) {
+        #[expect(unsafe_code, reason = "the standard library offers no other way to name a descriptor by number")]
+        // SAFETY: the number was open a moment ago and is borrowed for two fcntl calls, which neither close it nor
+        // change what it refers to; if another thread has closed it meanwhile, they fail or mark a descriptor of ours
+        // that is marked already.
+        let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
+        if let Ok(flags) = fcntl_getfd(descriptor) {
+            let _ = fcntl_setfd(descriptor, flags | FdFlags::CLOEXEC);
+        }
+    }
+}

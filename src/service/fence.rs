@@ -1,0 +1,233 @@
+//! The fence: a file that, while it exists, keeps the service from being started (RW-7.1a).
+//!
+//! It stands from before the stop until the restarted service has settled. Its existence is all that counts; what it
+//! holds is for people. So a fence that is torn or written by somebody else stands like any other.
+
+use std::path::Path;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint;
+use crate::clock;
+use crate::disk;
+use crate::error::{Context as _, Failure, Outcome};
+use crate::process::ProcessId;
+use crate::settings::layout::Layout;
+use crate::settings::names::RunId;
+
+/// What a fence says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FenceRecord {
+    /// The run that raised it.
+    pub run: RunId,
+    /// Since when the service is kept down; a later run that raises a standing fence again keeps it.
+    pub since: Timestamp,
+    /// Why, in a sentence.
+    pub reason: String,
+    /// What went wrong, outermost first; empty while the run is under way.
+    #[serde(default)]
+    pub cause: Vec<String>,
+}
+
+/// A fence that stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fence {
+    /// Its record can be read.
+    Known(FenceRecord),
+    /// It is torn or foreign, and stands all the same.
+    Unreadable {
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+impl Fence {
+    /// Returns the record, where there is one.
+    pub fn record(&self) -> Option<&FenceRecord> {
+        match self {
+            Self::Known(record) => Some(record),
+            Self::Unreadable { .. } => None,
+        }
+    }
+
+    /// Tells a start that is refused why.
+    pub fn refusal(&self) -> Failure {
+        let cause = match self {
+            Self::Known(record) => {
+                let mut told = format!("{}, since {}", record.reason, super::to_the_second(record.since));
+                for sentence in &record.cause {
+                    told.push_str(": ");
+                    told.push_str(sentence);
+                }
+                Failure::new(told)
+            }
+            Self::Unreadable { why } => Failure::new(format!("the fence's record cannot be read: {why}")),
+        };
+        Failure::new("the service is fenced and must not be started")
+            .because(cause)
+            .hint("ladylinux-refresh run")
+            .hint("ladylinux-refresh unfence")
+    }
+}
+
+/// Raises the fence for `run`; it stands, also after a power cut, when this returns.
+///
+/// # Errors
+/// The file cannot be written or synced: the service must not be stopped then.
+pub fn raise(layout: &Layout, run: &RunId, reason: &str) -> Outcome<FenceRecord> {
+    let since = match read(layout)? {
+        Some(Fence::Known(before)) => before.since,
+        _ => clock::now(),
+    };
+    let record = FenceRecord { run: run.clone(), since, reason: reason.to_owned(), cause: Vec::new() };
+    write(layout, &record)?;
+    checkpoint::reach("fence:raised");
+    Ok(record)
+}
+
+/// Adds to a standing fence why `run` halted.
+///
+/// # Errors
+/// The file cannot be written; the fence stands as it was.
+pub fn explain(layout: &Layout, run: &RunId, reason: &str, cause: &Failure) -> Outcome<()> {
+    let since = match read(layout)? {
+        Some(Fence::Known(before)) => before.since,
+        _ => clock::now(),
+    };
+    let record = FenceRecord { run: run.clone(), since, reason: reason.to_owned(), cause: cause.chain() };
+    write(layout, &record)
+}
+
+/// Lowers the fence; it is down, also after a power cut, when this returns.
+///
+/// # Errors
+/// The file cannot be removed, or the sync fails.
+pub fn lower(layout: &Layout) -> Outcome<()> {
+    checkpoint::reach("fence:before-lowering");
+    disk::remove_file_durably(&layout.fence()).context(|| "cannot lower the fence".to_owned())?;
+    checkpoint::reach("fence:lowered");
+    Ok(())
+}
+
+/// Returns the fence, where it stands.
+///
+/// # Errors
+/// It cannot even be told whether there is one; whoever asks has to take it for standing.
+pub fn read(layout: &Layout) -> Outcome<Option<Fence>> {
+    let path = layout.fence();
+    match disk::read_if_there(&path) {
+        Ok(None) => Ok(None),
+        Ok(Some(bytes)) => Ok(Some(match serde_json::from_slice(&bytes) {
+            Ok(record) => Fence::Known(record),
+            Err(error) => Fence::Unreadable { why: error.to_string() },
+        })),
+        Err(failure) if stands(&path) => Ok(Some(Fence::Unreadable { why: failure.chain().join(": ") })),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// A folder or link in the fence's place, or one that we may not read, is a fence too.
+fn stands(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
+}
+
+fn write(layout: &Layout, record: &FenceRecord) -> Outcome<()> {
+    disk::write_json(&layout.fence(), record, 0o644).context(|| "cannot raise the fence".to_owned())
+}
+
+/// What lets a start through the fence: the file `admit`, made by the refresh for the moment of its own start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdmitRecord {
+    /// The run.
+    pub run: RunId,
+    /// Its process: when that is gone, the file admits nobody.
+    pub process: ProcessId,
+}
+
+/// Opens the fence for one start by `run`, does `start`, and closes it again whatever came of it.
+///
+/// # Errors
+/// The file cannot be written or removed, or the start fails.
+pub fn admitted<T>(layout: &Layout, run: &RunId, start: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
+    let told = || "cannot admit the service through the fence".to_owned();
+    disk::make_folder(&layout.volatile(), 0o755).context(told)?;
+    let record = AdmitRecord { run: run.clone(), process: ProcessId::own() };
+    let bytes = serde_json::to_vec(&record).context(told)?;
+    disk::write_volatile(&layout.admit(), &bytes, 0o644).context(told)?;
+    checkpoint::reach("fence:admitted");
+    let started = start();
+    checkpoint::reach("fence:started");
+    let closed = disk::remove_file_if_there(&layout.admit());
+    let started = started?;
+    closed.map(|()| started)
+}
+
+/// Returns who is admitted just now; a file that a killed run left admits nobody.
+///
+/// # Errors
+/// The file is there and cannot be read.
+pub fn admission(layout: &Layout) -> Outcome<Option<AdmitRecord>> {
+    let record: Option<AdmitRecord> = disk::read_json(&layout.admit())?;
+    Ok(record.filter(|record| record.process.is_alive()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    fn world() -> (tempfile::TempDir, Layout, RunId) {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::below(folder.path());
+        disk::make_folder(&layout.state(), 0o755).unwrap();
+        (folder, layout, RunId::parse("run-1").unwrap())
+    }
+
+    #[test]
+    fn rw_7_1a_a_raised_fence_is_read_back_and_everybody_may_read_it() {
+        let (_folder, layout, run) = world();
+        assert_eq!(read(&layout).unwrap(), None);
+        let record = raise(&layout, &run, "refresh under way").unwrap();
+        assert_eq!(read(&layout).unwrap(), Some(Fence::Known(record)));
+        let mode = layout.fence().metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o644);
+        lower(&layout).unwrap();
+        assert_eq!(read(&layout).unwrap(), None);
+    }
+
+    #[test]
+    fn rw_7_1a_a_torn_fence_still_stands() {
+        let (_folder, layout, _run) = world();
+        for torn in [&b""[..], b"{\"run\":", b"\xff\xfe"] {
+            disk::write_atomic(&layout.fence(), torn, 0o644).unwrap();
+            assert!(matches!(read(&layout).unwrap(), Some(Fence::Unreadable { .. })));
+        }
+    }
+
+    #[test]
+    fn rw_7_1b_the_cause_of_a_halt_is_told_to_who_tries_to_start() {
+        let (_folder, layout, run) = world();
+        let raised = raise(&layout, &run, "refresh under way").unwrap();
+        let cause = Failure::new("the migration failed").because(Failure::new("no such table"));
+        explain(&layout, &run, "run run-1 halted in step 4", &cause).unwrap();
+        let fence = read(&layout).unwrap().unwrap();
+        assert_eq!(fence.record().unwrap().since, raised.since);
+        let told = fence.refusal().chain().join(": ");
+        assert!(told.contains("the migration failed: no such table"), "{told}");
+    }
+
+    #[test]
+    fn rw_7_1a_a_run_that_died_admits_nobody() {
+        let (_folder, layout, run) = world();
+        admitted(&layout, &run, || {
+            assert_eq!(admission(&layout).unwrap().unwrap().run, run);
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(admission(&layout).unwrap(), None);
+        let dead = AdmitRecord { run, process: ProcessId { started: 1, ..ProcessId::own() } };
+        disk::write_json(&layout.admit(), &dead, 0o644).unwrap();
+        assert_eq!(admission(&layout).unwrap(), None);
+    }
+}

@@ -1,0 +1,279 @@
+//! The service: started, stopped, observed, kept down by the fence, and proved to work.
+//!
+//! [`ServiceManager`] is what a refresh knows of a service manager. The embedded supervisor ([`supervisor`]) is one;
+//! whatever else implements the trait has to pass the same contract tests. A manager says what it did in values
+//! ([`Stopped`], [`Started`]) and leaves it to its caller what that means for a run.
+
+pub mod deployed;
+pub mod envfile;
+pub mod fence;
+pub mod port;
+pub mod probe;
+pub mod supervisor;
+
+use std::fmt;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Outcome;
+use crate::process::ProcessId;
+use crate::settings::names::RunId;
+
+/// Something that keeps one service.
+pub trait ServiceManager {
+    /// Looks what the service is doing; changes nothing and is cheap.
+    ///
+    /// # Errors
+    /// The manager cannot be asked. That the service is not running, or not installed, is a state.
+    fn observe(&self) -> Outcome<ServiceState>;
+
+    /// Stops the service; done only when no process of it is left (RW-5.1). A service that is stopped already is fine.
+    /// Interrupts do not cut it short: it is bounded by the service's own stop timeout.
+    ///
+    /// # Errors
+    /// A process of the service cannot be ended, or the manager refuses.
+    fn stop(&self) -> Outcome<Stopped>;
+
+    /// Starts the service; returns when its main process exists, not when it answers. A service that runs already is
+    /// left as it is.
+    ///
+    /// # Errors
+    /// The fence stands and `admission` does not lead through it, or the program cannot be started.
+    fn start(&self, admission: Admission) -> Outcome<Started>;
+
+    /// Returns up to `lines` lines, the last ones, that the running (or else the last) invocation of the service wrote;
+    /// never a line of another one.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    fn log_tail(&self, lines: usize) -> Outcome<Vec<String>>;
+
+    /// Says which service this is and what keeps it, for people.
+    fn describe(&self) -> String;
+}
+
+/// What a service is doing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum ServiceState {
+    /// It runs.
+    Running(Running),
+    /// It is on its way into or out of running.
+    Changing {
+        /// What is going on (`starting`, `stopping`).
+        doing: String,
+    },
+    /// No process of it is there.
+    Stopped {
+        /// How it ended the last time, where that is known.
+        last: Option<Exit>,
+    },
+    /// Its manager is gone, processes of it live on; a stop ends them.
+    LeftBehind {
+        /// The processes.
+        processes: Vec<ProcessId>,
+    },
+    /// There is nothing that could be started.
+    NotInstalled {
+        /// What is missing.
+        why: String,
+    },
+}
+
+impl ServiceState {
+    /// Tells whether no process of the service can be there.
+    pub fn is_down(&self) -> bool {
+        matches!(self, Self::Stopped { .. } | Self::NotInstalled { .. })
+    }
+
+    /// Returns the facts of a running service.
+    pub fn running(&self) -> Option<&Running> {
+        match self {
+            Self::Running(running) => Some(running),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for ServiceState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Running(running) => {
+                write!(f, "running (pid {}, since {})", running.main.pid, to_the_second(running.since))
+            }
+            Self::Changing { doing } => f.write_str(doing),
+            Self::Stopped { last: None } => f.write_str("stopped"),
+            Self::Stopped { last: Some(exit) } => {
+                write!(f, "stopped ({} at {})", exit.how, to_the_second(exit.at))
+            }
+            Self::LeftBehind { processes } => {
+                let pids: Vec<String> = processes.iter().map(|process| process.pid.to_string()).collect();
+                write!(f, "without its supervisor (processes {})", pids.join(", "))
+            }
+            Self::NotInstalled { why } => write!(f, "not installed ({why})"),
+        }
+    }
+}
+
+/// The facts of a running service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Running {
+    /// Its main process.
+    pub main: ProcessId,
+    /// When that was started.
+    pub since: Timestamp,
+    /// How often the manager has restarted it by itself.
+    pub restarts: u32,
+}
+
+/// How and when a service's main process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// How.
+    pub how: ExitKind,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExitKind {
+    /// It exited with this code.
+    Code(i32),
+    /// This signal ended it.
+    Signal(i32),
+}
+
+impl fmt::Display for ExitKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exit code {code}"),
+            Self::Signal(9) => f.write_str("ended by SIGKILL"),
+            Self::Signal(15) => f.write_str("ended by SIGTERM"),
+            Self::Signal(11) => f.write_str("ended by SIGSEGV"),
+            Self::Signal(6) => f.write_str("ended by SIGABRT"),
+            Self::Signal(number) => write!(f, "ended by signal {number}"),
+        }
+    }
+}
+
+/// By what right a start passes the fence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Admission {
+    /// None: while the fence stands the start is refused (RW-7.1a).
+    Ordinary,
+    /// The refresh that raised the fence starts the service to prove it. As long as the fence stands, the service does
+    /// not outlive that refresh's process.
+    Refresh(RunId),
+}
+
+/// What a start did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Started {
+    /// The main process.
+    pub main: ProcessId,
+    /// When it was started.
+    pub since: Timestamp,
+    /// Whether this start did it.
+    pub how: StartedHow,
+    /// What a person should look at, for instance a line of the environment file that was passed over.
+    pub warnings: Vec<String>,
+}
+
+/// Whether a start had anything to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartedHow {
+    /// The process is a new one.
+    Fresh,
+    /// The service was running already and was left as it is.
+    RanAlready,
+}
+
+/// What a stop did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Stopped {
+    /// What there was to stop.
+    pub before: Before,
+    /// Whether it ended by itself when asked.
+    pub force: Force,
+    /// How long the stop took.
+    pub took: Duration,
+    /// Processes of the service that outlived its main process and were ended, as `pid (command)`.
+    pub leftovers: Vec<String>,
+    /// How the main process ended, where this stop saw it.
+    pub exit: Option<Exit>,
+}
+
+/// What a stop found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Before {
+    /// A running service.
+    Running,
+    /// Nothing.
+    Stopped,
+    /// Processes whose manager was gone.
+    LeftBehind,
+}
+
+/// What it took to end a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Force {
+    /// SIGTERM, or nothing at all.
+    Asked,
+    /// SIGKILL, because the service did not end in the time it has for it.
+    Killed,
+}
+
+impl fmt::Display for Stopped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.before, self.force) {
+            (Before::Stopped, _) => return f.write_str("was stopped already"),
+            (_, Force::Asked) => write!(f, "stopped in {:.1?}", self.took)?,
+            (_, Force::Killed) => {
+                write!(f, "did not end when asked and was killed after {:.1?}", self.took)?;
+            }
+        }
+        if self.before == Before::LeftBehind {
+            f.write_str(", its supervisor was gone")?;
+        }
+        if !self.leftovers.is_empty() {
+            write!(f, ", with left-over processes {}", self.leftovers.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+fn to_the_second(time: Timestamp) -> Timestamp {
+    time.round(jiff::Unit::Second).unwrap_or(time)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stop_that_needed_force_says_so_and_names_what_was_left() {
+        let stopped = Stopped {
+            before: Before::Running,
+            force: Force::Killed,
+            took: Duration::from_secs(10),
+            leftovers: vec!["12 (worker)".into()],
+            exit: None,
+        };
+        assert_eq!(
+            stopped.to_string(),
+            "did not end when asked and was killed after 10.0s, with left-over processes 12 (worker)"
+        );
+    }
+
+    #[test]
+    fn a_service_left_behind_is_not_down() {
+        assert!(!ServiceState::LeftBehind { processes: vec![] }.is_down());
+        assert!(ServiceState::Stopped { last: None }.is_down());
+    }
+}

@@ -1,0 +1,474 @@
+//! Proof that a started service works: asked over HTTP until it answers well, watched while it settles, and shown to be
+//! the new one (RW-5.5).
+//!
+//! The probe talks to the service itself: no proxy is used and no redirect is followed.
+
+use std::fmt;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::deployed::{self, Deployed};
+use super::envfile::EnvFile;
+use super::{Running, ServiceManager, ServiceState};
+use crate::clock;
+use crate::error::{Context as _, Failure, Outcome};
+use crate::process::{Handle, ProcessId, interrupt};
+use crate::settings;
+
+/// The variable of the environment file that names the service's port.
+pub const PORT: &str = "LADYLINUX_PORT";
+/// The port where the environment file names none.
+const DEFAULT_PORT: u16 = 8000;
+/// How long one request may take.
+const REQUEST: Duration = Duration::from_secs(5);
+/// How long to wait between two requests while the service is not good yet.
+const TICK: Duration = Duration::from_millis(20);
+/// How long to wait between two requests while the service settles.
+const SETTLE_TICK: Duration = Duration::from_millis(200);
+/// How long the manager may take to tell how a dead service ended.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+/// How much of an answer is read where its content counts.
+const BODY_LIMIT: u64 = 1 << 20;
+
+/// A probe with everything filled in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResolvedProbe {
+    /// The whole URL.
+    pub url: String,
+    /// The status to expect; `None`: any below 500.
+    pub status: Option<u16>,
+    /// A field of a JSON answer and the value it must have.
+    pub json: Option<(String, String)>,
+    /// A text that the answer must contain.
+    pub body: Option<String>,
+    /// How long the service may take until it answers well.
+    pub deadline: Duration,
+    /// How long it must stay good.
+    pub settle: Duration,
+}
+
+/// What one request showed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProbeResult {
+    /// The answer is as it should be.
+    Good {
+        /// Its status.
+        status: u16,
+    },
+    /// It is not, or there was none.
+    Bad {
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+/// A service that answered well and stayed so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Healthy {
+    /// When it answered well for the first time: the downtime ends here.
+    pub first_good: Instant,
+    /// How long that took.
+    pub took: Duration,
+    /// The status of that answer.
+    pub status: u16,
+    /// How many requests were made until then.
+    pub attempts: u32,
+}
+
+/// Returns the port of the service: `LADYLINUX_PORT` of its environment file, else 8000.
+///
+/// # Errors
+/// The variable does not hold a port.
+pub fn service_port(file: &EnvFile) -> Outcome<u16> {
+    match file.value(PORT).map(str::trim) {
+        None | Some("") => Ok(DEFAULT_PORT),
+        Some(text) => match text.parse() {
+            Ok(port) if port != 0 => Ok(port),
+            _ => Err(Failure::new(format!("{PORT} is {text:?}, which is not a port"))
+                .hint("correct /etc/ladylinux/ladylinux.env")),
+        },
+    }
+}
+
+/// Fills in what a probe's settings leave to the installation, and checks that it can be asked at all. Before anything
+/// is deployed, `deployed` is what is going to be.
+///
+/// # Errors
+/// The URL cannot be asked, or a value stands for something that is not deployed.
+pub fn resolve(
+    probe: &settings::Probe,
+    file: &EnvFile,
+    deployed: Option<&Deployed>,
+) -> Outcome<ResolvedProbe> {
+    let url = match &probe.url {
+        Some(url) => url.clone(),
+        None => {
+            let slash = if probe.path.starts_with('/') { "" } else { "/" };
+            format!("http://127.0.0.1:{}{slash}{}", service_port(file)?, probe.path)
+        }
+    };
+    check_url(&url)?;
+    let json = match &probe.json {
+        Some((field, value)) => Some((field.clone(), fill_in(value, deployed)?)),
+        None => None,
+    };
+    Ok(ResolvedProbe {
+        url,
+        status: probe.status,
+        json,
+        body: probe.body.clone(),
+        deadline: probe.deadline,
+        settle: probe.settle,
+    })
+}
+
+fn check_url(url: &str) -> Outcome<()> {
+    let refuse = |why: &str| {
+        Failure::new(format!("the probe cannot ask {url:?}: {why}"))
+            .hint("set probe.url, for instance http://127.0.0.1:8000/")
+    };
+    let uri: ureq::http::Uri = url.parse().map_err(|error| refuse("it is not a URL").because(error))?;
+    match uri.scheme_str() {
+        Some("http") => {}
+        Some("https") => return Err(refuse("the probe speaks plain http, to this machine only")),
+        _ => return Err(refuse("it does not start with http://")),
+    }
+    match uri.host() {
+        None | Some("") => Err(refuse("it names no host")),
+        Some(_) => Ok(()),
+    }
+}
+
+fn fill_in(value: &str, deployed: Option<&Deployed>) -> Outcome<String> {
+    if !["{commit}", "{branch}", "{generation}"].iter().any(|name| value.contains(name)) {
+        return Ok(value.to_owned());
+    }
+    let deployed = deployed
+        .ok_or_else(|| Failure::new(format!("the probe expects {value:?}, and nothing is deployed yet")))?;
+    Ok(value
+        .replace("{commit}", deployed.commit.as_str())
+        .replace("{branch}", deployed.branch.as_str())
+        .replace("{generation}", deployed.generation.as_str()))
+}
+
+/// Asks once.
+pub fn probe_once(probe: &ResolvedProbe) -> ProbeResult {
+    ask(probe, REQUEST)
+}
+
+fn ask(probe: &ResolvedProbe, limit: Duration) -> ProbeResult {
+    let agent: ureq::Agent = ureq::Agent::config_builder()
+        .proxy(None)
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .http_status_as_error(false)
+        .timeout_global(Some(limit))
+        .user_agent(concat!("ladylinux-refresh/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .into();
+    let bad = |problem: String| ProbeResult::Bad { problem };
+    let mut response = match agent.get(&probe.url).header("connection", "close").call() {
+        Ok(response) => response,
+        Err(error) => return bad(told(&error, limit)),
+    };
+    let status = response.status().as_u16();
+    match probe.status {
+        Some(expected) if status != expected => return bad(format!("status {status} instead of {expected}")),
+        None if status >= 500 => return bad(format!("status {status}")),
+        _ => {}
+    }
+    if probe.json.is_none() && probe.body.is_none() {
+        return ProbeResult::Good { status };
+    }
+    let bytes = match response.body_mut().with_config().limit(BODY_LIMIT).read_to_vec() {
+        Ok(bytes) => bytes,
+        Err(error) => return bad(format!("status {status}, but {}", told(&error, limit))),
+    };
+    match content_problem(probe, &bytes) {
+        Some(problem) => bad(problem),
+        None => ProbeResult::Good { status },
+    }
+}
+
+fn told(error: &ureq::Error, limit: Duration) -> String {
+    match error {
+        ureq::Error::Timeout(_) => format!("no answer within {limit:.1?}"),
+        ureq::Error::Io(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+            "connection refused".to_owned()
+        }
+        other => other.to_string(),
+    }
+}
+
+/// Compares an answer's content with what the probe expects.
+fn content_problem(probe: &ResolvedProbe, bytes: &[u8]) -> Option<String> {
+    if let Some(text) = &probe.body {
+        if !String::from_utf8_lossy(bytes).contains(text) {
+            return Some(format!("the answer does not contain {text:?}"));
+        }
+    }
+    let (path, expected) = probe.json.as_ref()?;
+    let Ok(answer) = serde_json::from_slice::<Value>(bytes) else {
+        return Some(format!("the answer is not JSON, and its field {path} was to be {expected:?}"));
+    };
+    match field(&answer, path) {
+        None => Some(format!("the answer has no field {path}")),
+        Some(Value::String(found)) if found == expected => None,
+        Some(found) if !found.is_string() && found.to_string() == *expected => None,
+        Some(found) => Some(format!("the field {path} is {found} instead of {expected:?}")),
+    }
+}
+
+fn field<'a>(answer: &'a Value, path: &str) -> Option<&'a Value> {
+    path.split('.').try_fold(answer, |value, key| match value {
+        Value::Array(items) => items.get(key.parse::<usize>().ok()?),
+        other => other.get(key),
+    })
+}
+
+/// Asks a service that was just started until it answers well, then watches it for the settle time: it has to stay good,
+/// to stay the same process, and not to be restarted.
+///
+/// # Errors
+/// The service died, was restarted, did not answer well within the deadline, or did not stay good; or an interruption.
+pub fn await_healthy(
+    probe: &ResolvedProbe,
+    service: &dyn ServiceManager,
+    main: ProcessId,
+) -> Outcome<Healthy> {
+    let watch = Watch { probe, service, main, began: clock::monotonic() };
+    let healthy = watch.until_good()?;
+    watch.while_it_settles(healthy.first_good)?;
+    Ok(healthy)
+}
+
+struct Watch<'a> {
+    probe: &'a ResolvedProbe,
+    service: &'a dyn ServiceManager,
+    main: ProcessId,
+    began: Instant,
+}
+
+impl Watch<'_> {
+    fn until_good(&self) -> Outcome<Healthy> {
+        let handle = Handle::open(self.main).ok_or_else(|| self.died())?;
+        let deadline = self.began + self.probe.deadline;
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let left = deadline.saturating_duration_since(clock::monotonic());
+            let problem = match self.ask(&handle, REQUEST.min(left.max(TICK)))? {
+                ProbeResult::Good { status } => {
+                    let first_good = clock::monotonic();
+                    let took = first_good.duration_since(self.began);
+                    return Ok(Healthy { first_good, took, status, attempts });
+                }
+                ProbeResult::Bad { problem } => problem,
+            };
+            if clock::monotonic() >= deadline {
+                return Err(Failure::new(format!(
+                    "the service did not answer well within {:.0?}",
+                    self.probe.deadline
+                ))
+                .because(Failure::new(format!("{} said last: {problem}", self.probe.url))));
+            }
+            if handle.wait(TICK) {
+                return Err(self.died());
+            }
+        }
+    }
+
+    fn while_it_settles(&self, since: Instant) -> Outcome<()> {
+        let until = since + self.probe.settle;
+        let restarts = self.the_same(None)?.restarts;
+        let handle = Handle::open(self.main).ok_or_else(|| self.died())?;
+        loop {
+            let left = until.saturating_duration_since(clock::monotonic());
+            if handle.wait(left.min(SETTLE_TICK)) {
+                return Err(self.died());
+            }
+            let last = left <= SETTLE_TICK;
+            if let ProbeResult::Bad { problem } = self.ask(&handle, REQUEST)? {
+                return Err(Failure::new(format!(
+                    "the service answered well and then, {:.1?} later, no more",
+                    clock::monotonic().duration_since(since)
+                ))
+                .because(Failure::new(format!("{} said last: {problem}", self.probe.url))));
+            }
+            if last {
+                return self.the_same(Some(restarts)).map(|_| ());
+            }
+        }
+    }
+
+    /// Asks in a thread of its own, so that the death of the service and an interruption are seen at once.
+    fn ask(&self, handle: &Handle, limit: Duration) -> Outcome<ProbeResult> {
+        let (sender, receiver) = mpsc::channel();
+        let probe = self.probe.clone();
+        std::thread::Builder::new()
+            .name("probe".to_owned())
+            .spawn(move || sender.send(ask(&probe, limit)))
+            .context(|| "cannot start a thread for the probe".to_owned())?;
+        loop {
+            interrupt::check()?;
+            match receiver.recv_timeout(TICK) {
+                Ok(result) => return Ok(result),
+                Err(mpsc::RecvTimeoutError::Timeout) if handle.wait(Duration::ZERO) => {
+                    return Err(self.died());
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => {
+                    return Ok(ProbeResult::Bad {
+                        problem: "the request failed within the probe".to_owned(),
+                    });
+                }
+            }
+        }
+    }
+
+    /// Checks that the manager still knows the service as the same running process.
+    fn the_same(&self, restarts: Option<u32>) -> Outcome<Running> {
+        match self.service.observe()? {
+            ServiceState::Running(running)
+                if running.main == self.main && restarts.is_none_or(|count| count == running.restarts) =>
+            {
+                Ok(running)
+            }
+            ServiceState::Running(running) => Err(Failure::new(format!(
+                "the service was restarted: process {} instead of {}",
+                running.main.pid, self.main.pid
+            ))),
+            _ => Err(self.died()),
+        }
+    }
+
+    /// Tells the end of the main process, with how it ended as soon as the manager knows.
+    fn died(&self) -> Failure {
+        let after = clock::monotonic().duration_since(self.began);
+        let until = clock::monotonic() + LAST_WORDS;
+        let how = loop {
+            match self.service.observe() {
+                Ok(ServiceState::Stopped { last: Some(exit) }) => break exit.how.to_string(),
+                Ok(ServiceState::Running(running)) if running.main != self.main => {
+                    break format!("restarted as process {}", running.main.pid);
+                }
+                _ if clock::monotonic() > until => break "how is not known".to_owned(),
+                _ => clock::pause_regardless(Duration::from_millis(2)),
+            }
+        };
+        Failure::new(format!("the service died {after:.1?} after its start ({how})"))
+    }
+}
+
+/// Proves that `main` is the new service: started no earlier than `not_before` (of [`clock::boot_ticks`], taken before
+/// the start), with the deployed version in its environment.
+///
+/// # Errors
+/// It is not, or its environment cannot be read.
+pub fn prove_new(main: ProcessId, not_before: u64, deployed: &Deployed) -> Outcome<()> {
+    let told = |why: String| {
+        Failure::new(format!("process {} is not the refreshed service", main.pid)).because(Failure::new(why))
+    };
+    if main.started < not_before {
+        return Err(told("it was started before this refresh started it".to_owned()));
+    }
+    for (name, expected) in
+        [(deployed::GENERATION, deployed.generation.as_str()), (deployed::COMMIT, deployed.commit.as_str())]
+    {
+        match main.variable(name) {
+            Some(found) if found == expected => {}
+            Some(found) => return Err(told(format!("its {name} is {found} instead of {expected}"))),
+            None => return Err(told(format!("it has no {name} in its environment"))),
+        }
+    }
+    Ok(())
+}
+
+impl fmt::Display for ProbeResult {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Good { status } => write!(f, "good (status {status})"),
+            Self::Bad { problem } => f.write_str(problem),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::names::{BranchName, CommitId, GenerationName};
+
+    fn settings() -> settings::Probe {
+        settings::Probe {
+            url: None,
+            path: "/".into(),
+            status: None,
+            json: None,
+            body: None,
+            deadline: Duration::from_secs(60),
+            settle: Duration::from_secs(3),
+        }
+    }
+
+    fn deployed() -> Deployed {
+        Deployed {
+            commit: CommitId::parse(&"a1".repeat(20)).unwrap(),
+            branch: BranchName::parse("main").unwrap(),
+            refreshed_at: jiff::Timestamp::UNIX_EPOCH,
+            generation: GenerationName::parse("abc-1").unwrap(),
+        }
+    }
+
+    #[test]
+    fn without_settings_the_root_of_the_env_files_port_is_asked() {
+        let url =
+            |text: &str| resolve(&settings(), &EnvFile::parse(text.as_bytes()), None).map(|probe| probe.url);
+        assert_eq!(url("").unwrap(), "http://127.0.0.1:8000/");
+        assert_eq!(url("LADYLINUX_PORT=81").unwrap(), "http://127.0.0.1:81/");
+        assert_eq!(url("LADYLINUX_PORT=").unwrap(), "http://127.0.0.1:8000/");
+        for bad in ["0", "x", "70000", "-1"] {
+            assert!(url(&format!("LADYLINUX_PORT={bad}")).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_url_that_cannot_be_asked_is_refused_before_anything_happens() {
+        for bad in ["", "x", "https://127.0.0.1/", "ftp://h/", "http:///x", "http://h:99999/", "/path"] {
+            let probe = settings::Probe { url: Some(bad.into()), ..settings() };
+            assert!(resolve(&probe, &EnvFile::default(), None).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn placeholders_stand_for_what_is_deployed() {
+        let probe = settings::Probe { json: Some(("v.commit".into(), "{commit}".into())), ..settings() };
+        assert!(resolve(&probe, &EnvFile::default(), None).is_err());
+        let resolved = resolve(&probe, &EnvFile::default(), Some(&deployed())).unwrap();
+        assert_eq!(resolved.json.unwrap().1, "a1".repeat(20));
+    }
+
+    #[test]
+    fn fields_are_found_by_path_and_compared_as_text() {
+        let base = resolve(&settings(), &EnvFile::default(), None).unwrap();
+        let problem = |path: &str, value: &str, answer: &str| {
+            let probe = ResolvedProbe { json: Some((path.into(), value.into())), ..base.clone() };
+            content_problem(&probe, answer.as_bytes())
+        };
+        assert_eq!(problem("a.b", "x", r#"{"a":{"b":"x"}}"#), None);
+        assert_eq!(problem("a.1", "2", r#"{"a":[1,2]}"#), None);
+        assert_eq!(problem("ok", "true", r#"{"ok":true}"#), None);
+        assert!(problem("ok", "true", r#"{"ok":false}"#).unwrap().contains("false"));
+        assert!(problem("no", "true", r#"{"ok":false}"#).unwrap().contains("no field"));
+        assert!(problem("ok", "true", "<html>").unwrap().contains("not JSON"));
+    }
+
+    #[test]
+    fn rw_5_5_an_old_process_or_one_without_the_version_is_not_taken_for_the_new_service() {
+        let own = ProcessId::own();
+        assert!(prove_new(own, own.started + 1, &deployed()).is_err());
+        let failure = prove_new(own, own.started, &deployed()).unwrap_err();
+        assert!(failure.chain()[1].contains("LADYLINUX_GENERATION"), "{:?}", failure.chain());
+    }
+}

@@ -1,0 +1,220 @@
+//! What a supervisor is told to start: everything is decided here, by the process that asks for the start.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::log::LogLimits;
+use super::tree::{self, SERVICE_MARK};
+use crate::disk;
+use crate::error::{Context as _, Failure, Outcome};
+use crate::process::detached::ServiceProgram;
+use crate::process::{Owner, RUN_MARK};
+use crate::service::envfile::EnvFile;
+use crate::service::probe;
+use crate::settings::environment::SEARCH_PATH;
+use crate::settings::layout::Layout;
+use crate::settings::{self};
+
+/// The request that a supervisor reads on standard input.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Launch {
+    /// The service.
+    pub(super) program: ServiceProgram,
+    /// How long it has to end when it is asked to.
+    pub(super) stop_timeout: Duration,
+    /// How much of its output is kept.
+    pub(super) log: LogLimits,
+    /// The mark of the installation's service.
+    pub(super) mark: String,
+}
+
+/// What a supervisor answers on standard output before it goes its own way.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Answer {
+    /// The service runs.
+    Started {
+        /// Its main process.
+        main: crate::process::ProcessId,
+        /// Since when.
+        since: jiff::Timestamp,
+    },
+    /// A service runs already, under another supervisor.
+    RunsAlready,
+    /// Nothing was started.
+    Refused {
+        /// Why, outermost first.
+        chain: Vec<String>,
+        /// What to do about it.
+        hints: Vec<String>,
+    },
+}
+
+/// Prepares a start; returns the request, and what a person should look at.
+///
+/// # Errors
+/// The program does not exist, the environment file cannot be read, or we may not act as the owner of `app/`.
+pub(super) fn prepare(
+    layout: &Layout,
+    service: &settings::Service,
+    log: LogLimits,
+) -> Outcome<(Launch, Vec<String>)> {
+    let owner = Owner::of(&layout.app())?;
+    if !owner.can_be_assumed() {
+        return Err(Failure::new(format!(
+            "the service runs as uid {}, and uid {} may not start it",
+            owner.uid,
+            Owner::own().uid
+        ))
+        .hint("sudo ladylinux-refresh service start"));
+    }
+    let file =
+        EnvFile::read(&layout.env_file()).context(|| "cannot read the service's environment".to_owned())?;
+    let warnings = file
+        .problems
+        .iter()
+        .map(|problem| format!("{}, {problem}; it is passed over", layout.env_file().display()))
+        .collect();
+    let deployed = EnvFile::read(&layout.deployed_env())?;
+    let mark = tree::mark(layout)?;
+    let program = ServiceProgram {
+        command: command(layout, service, &file)?,
+        variables: variables(layout, owner, &[&file, &deployed], &mark),
+        folder: layout.app().into_os_string(),
+        owner,
+    };
+    Ok((Launch { program, stop_timeout: service.stop_timeout, log, mark }, warnings))
+}
+
+fn command(layout: &Layout, service: &settings::Service, file: &EnvFile) -> Outcome<Vec<OsString>> {
+    let port = probe::service_port(file)?;
+    let mut words = service.command.iter().map(|word| replace(word, layout, port));
+    let program = words.next().ok_or_else(|| Failure::new("service.command is empty"))?;
+    let program = find(&PathBuf::from(&program), layout).ok_or_else(|| {
+        Failure::new(format!("there is no program {} to start as the service", Path::new(&program).display()))
+            .hint("set service.command in /etc/ladylinux/refresh.toml")
+    })?;
+    Ok(std::iter::once(program.into_os_string()).chain(words).collect())
+}
+
+/// Puts paths and the port in the place of `{venv}`, `{app}` and `{port}`.
+fn replace(word: &str, layout: &Layout, port: u16) -> OsString {
+    let mut made = OsString::new();
+    let mut rest = word;
+    while let Some(start) = rest.find('{') {
+        let (before, from) = rest.split_at(start);
+        made.push(before);
+        let known = [
+            ("{venv}", layout.venv().into_os_string()),
+            ("{app}", layout.app().into_os_string()),
+            ("{port}", port.to_string().into()),
+        ];
+        rest = match known.iter().find(|(name, _)| from.starts_with(name)) {
+            Some((name, value)) => {
+                made.push(value);
+                &from[name.len()..]
+            }
+            None => {
+                made.push("{");
+                &from[1..]
+            }
+        };
+    }
+    made.push(rest);
+    made
+}
+
+/// Finds the service's program: a path below `app/`, or a name in the environment's `bin` or the system's folders.
+fn find(program: &Path, layout: &Layout) -> Option<PathBuf> {
+    if program.components().count() > 1 || program.is_absolute() {
+        let path = layout.app().join(program);
+        return path.is_file().then_some(path);
+    }
+    std::iter::once(layout.venv().join("bin"))
+        .chain(SEARCH_PATH.split(':').map(PathBuf::from))
+        .map(|folder| folder.join(program))
+        .find(|path| path.is_file())
+}
+
+/// The service's whole environment: the base, then the files in their order, then what must not be overridden.
+fn variables(layout: &Layout, owner: Owner, files: &[&EnvFile], mark: &str) -> Vec<(OsString, OsString)> {
+    let mut search = layout.venv().join("bin").into_os_string();
+    search.push(":");
+    search.push(SEARCH_PATH);
+    let mut all: Vec<(OsString, OsString)> = vec![
+        ("PATH".into(), search),
+        ("LANG".into(), "C.UTF-8".into()),
+        ("HOME".into(), home(owner.uid).into()),
+    ];
+    let mut set = |name: &str, value: &str| {
+        all.retain(|(known, _)| known != name);
+        all.push((name.into(), value.into()));
+    };
+    for (name, value) in files.iter().flat_map(|file| &file.variables) {
+        // A service that carried a run's mark would be ended as what that run left behind.
+        if name != RUN_MARK {
+            set(name, value);
+        }
+    }
+    set(SERVICE_MARK, mark);
+    all
+}
+
+/// Returns the home of a user by the system's list of users; `/` for one that is not on it.
+fn home(uid: u32) -> String {
+    let list = disk::read_if_there(Path::new("/etc/passwd")).ok().flatten().unwrap_or_default();
+    parse_home(&String::from_utf8_lossy(&list), uid).unwrap_or_else(|| "/".to_owned())
+}
+
+fn parse_home(passwd: &str, uid: u32) -> Option<String> {
+    passwd.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split(':').collect();
+        let matches = fields.get(2)?.parse::<u32>().ok()? == uid;
+        let home = fields.get(5)?;
+        (matches && !home.is_empty()).then(|| (*home).to_owned())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn placeholders_are_replaced_and_other_braces_are_kept() {
+        let layout = Layout::below("/r");
+        assert_eq!(replace("{venv}/bin/x", &layout, 1), "/r/opt/ladylinux/venv/bin/x");
+        assert_eq!(replace("--app-dir={app}:{port}", &layout, 81), "--app-dir=/r/opt/ladylinux/app:81");
+        assert_eq!(replace("{\"a\": {b}}", &layout, 1), "{\"a\": {b}}");
+    }
+
+    #[test]
+    fn the_files_are_loaded_in_their_order_and_the_marks_are_not_theirs_to_set() {
+        let layout = Layout::below("/r");
+        let first =
+            EnvFile::parse(b"A=1\nB=1\nLANG=de\nLADYLINUX_REFRESH_RUN=x\nLADYLINUX_REFRESH_SERVICE=x");
+        let second = EnvFile::parse(b"B=2");
+        let all = variables(&layout, Owner { uid: 0, gid: 0 }, &[&first, &second], "m");
+        let value = |name: &str| {
+            let found: Vec<_> = all.iter().filter(|(known, _)| known == name).collect();
+            assert!(found.len() < 2, "{name} is set twice");
+            found.first().map(|(_, value)| value.to_string_lossy().into_owned())
+        };
+        assert_eq!(value("A").as_deref(), Some("1"));
+        assert_eq!(value("B").as_deref(), Some("2"));
+        assert_eq!(value("LANG").as_deref(), Some("de"));
+        assert_eq!(value(RUN_MARK), None);
+        assert_eq!(value(SERVICE_MARK).as_deref(), Some("m"));
+        assert!(value("PATH").unwrap().starts_with("/r/opt/ladylinux/venv/bin:"));
+    }
+
+    #[test]
+    fn homes_are_read_by_uid() {
+        let passwd = "root:x:0:0:root:/root:/bin/sh\nlady:x:7:7::/opt/l:/bin/false\nbad\nnone:x:8:8:::\n";
+        assert_eq!(parse_home(passwd, 7).as_deref(), Some("/opt/l"));
+        assert_eq!(parse_home(passwd, 8), None);
+        assert_eq!(parse_home(passwd, 9), None);
+    }
+}
