@@ -51,7 +51,7 @@ pub enum Command {
 
     /// Runs the embedded supervisor
     #[command(hide = true)]
-    Supervise(SuperviseArgs),
+    Supervise,
     /// Does one operation on files with the rights of their owner
     #[command(hide = true, name = crate::process::worker::COMMAND)]
     AsOwner(AsOwnerArgs),
@@ -264,14 +264,6 @@ pub struct DemoArgs {
     /// End what an earlier demo left running
     #[arg(long)]
     pub stop: bool,
-}
-
-/// `supervise`
-#[derive(Debug, Args)]
-pub struct SuperviseArgs {
-    /// Further words, for the supervisor itself
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    pub words: Vec<OsString>,
 }
 
 /// `as-owner`

@@ -15,7 +15,7 @@ use crate::python::{Environments, Installer, Interpreter};
 use crate::refresh::{Release, begin};
 use crate::report;
 use crate::service::envfile::EnvFile;
-use crate::service::supervisor::Supervisor;
+use crate::service::supervisor::Embedded;
 use crate::service::{ServiceManager, ServiceState, fence, probe};
 use crate::settings::Settings;
 use crate::settings::layers::Layers;
@@ -60,7 +60,7 @@ impl Installation {
         let mirror = Mirror::new(&git, &layout, &settings.remote);
         let tree = WorkTree::new(&git, &layout, owner);
         let environments = Environments::new(&runner, &layout, &settings.python, owner);
-        let service = Box::new(Supervisor::new(&layout, &settings.service, &runner));
+        let service = Box::new(Embedded::new(&settings));
         Ok(Self {
             layout,
             layers,
@@ -116,13 +116,13 @@ impl Installation {
         Ok(self.installer.get_or_init(|| found))
     }
 
-    /// Returns the port that the service listens on, as far as the probe's URL tells it.
+    /// Returns the port that the service listens on.
     ///
     /// # Errors
-    /// The env file or the probe's settings cannot be used.
-    pub fn port(&self) -> Outcome<Option<u16>> {
+    /// The env file names none that can be used.
+    pub fn port(&self) -> Outcome<u16> {
         let env_file = EnvFile::read(&self.layout.env_file())?;
-        Ok(probe::resolve(&self.settings.probe, &env_file, None)?.local_port())
+        probe::service_port(&env_file)
     }
 
     /// Tells whether the fence stands. Where that cannot be told, it does.

@@ -38,7 +38,7 @@ pub fn dispatch(cli: Cli) -> Result<Ended, Error> {
     let layout = layout(cli.root.as_deref()).map_err(Error::Usage)?;
     match cli.command {
         // The supervisor handles its own signals.
-        Command::Supervise(args) => return service::supervise(&layout, &args),
+        Command::Supervise => return service::supervise(&layout),
         Command::AsOwner(args) => return as_owner::answer(&args),
         Command::GitCredential(args) => return as_owner::credential(&args),
         _ => {}
@@ -56,7 +56,7 @@ pub fn dispatch(cli: Cli) -> Result<Ended, Error> {
         Command::Service(command) => service::service(&layout, &command),
         Command::Drift(command) => drift::drift(&layout, &command),
         Command::Demo(args) => demo::command(args.dir, args.stop),
-        Command::Supervise(_) | Command::AsOwner(_) | Command::GitCredential(_) => Ok(Ended::Done),
+        Command::Supervise | Command::AsOwner(_) | Command::GitCredential(_) => Ok(Ended::Done),
     }
 }
 
@@ -82,8 +82,13 @@ fn layout(root: Option<&Path>) -> Outcome<Layout> {
 
 /// Opens the installation for a command that only looks, or that is not a run.
 fn open(layout: &Layout, during: &str) -> Result<Installation, Error> {
+    open_with(layout, during, Overrides::default())
+}
+
+/// Opens the installation with what the command line says.
+fn open_with(layout: &Layout, during: &str, overrides: Overrides) -> Result<Installation, Error> {
     installation::check_there(layout).map_err(|failure| Refusal::of(during, failure))?;
-    let layers = Layers::read(layout, Overrides::default()).map_err(Error::Usage)?;
+    let layers = Layers::read(layout, overrides).map_err(Error::Usage)?;
     let runner = Runner::new(Arc::new(Events::new(vec![Box::new(Human::new(Detail::Brief))])));
     Installation::open(layers, runner).map_err(Error::Usage)
 }

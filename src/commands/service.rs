@@ -1,6 +1,6 @@
 //! `service`: control of the service under the embedded supervisor.
 
-use crate::cli::{ServiceCommand, SuperviseArgs};
+use crate::cli::ServiceCommand;
 use crate::exit::{Ended, Error, Refusal};
 use crate::report::screen::{harmless, say};
 use crate::service::{Admission, StartedHow, fence, supervisor};
@@ -51,7 +51,7 @@ pub fn service(layout: &Layout, command: &ServiceCommand) -> Result<Ended, Error
 }
 
 /// Is the embedded supervisor, until its service has ended.
-pub fn supervise(layout: &Layout, args: &SuperviseArgs) -> Result<Ended, Error> {
-    supervisor::run(layout, &args.words).map_err(|failure| Refusal::of("supervise", failure))?;
+pub fn supervise(layout: &Layout) -> Result<Ended, Error> {
+    supervisor::run_supervisor(layout).map_err(|failure| Refusal::of("supervise", failure))?;
     Ok(Ended::Done)
 }

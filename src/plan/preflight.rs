@@ -4,7 +4,8 @@ use std::path::Path;
 
 use crate::error::{Context as _, Failure, Outcome};
 use crate::installation::Installation;
-use crate::service::port;
+use crate::service::envfile::EnvFile;
+use crate::service::{port, probe};
 
 use super::Observed;
 
@@ -141,7 +142,9 @@ fn space(on: &Installation) -> Outcome<()> {
 
 /// The probe can be asked, and nobody but the service sits on its port.
 fn probe(on: &Installation, observed: &Observed) -> Outcome<()> {
-    let Some(number) = on.port()? else { return Ok(()) };
+    let number = on.port()?;
+    let env_file = EnvFile::read(&on.layout.env_file())?;
+    probe::check(&on.settings.probe, &env_file)?;
     if !observed.service.is_down() {
         return Ok(());
     }

@@ -2,6 +2,7 @@
 //! down (RW-5.5). Otherwise: stopped again, and fenced it stays (RW-7.1).
 
 use crate::checkpoint;
+use crate::clock;
 use crate::disk;
 use crate::error::{Failure, Outcome};
 use crate::installation::Installation;
@@ -9,8 +10,7 @@ use crate::process::interrupt;
 use crate::python::Generation;
 use crate::service::deployed::Deployed;
 use crate::service::envfile::EnvFile;
-use crate::service::probe::{self, Expectation};
-use crate::service::{Admission, Started, fence};
+use crate::service::{Admission, fence, probe};
 use crate::status_file;
 
 use super::account::{Account, millis};
@@ -66,32 +66,25 @@ fn start_and_prove(
 ) -> Outcome<String> {
     let env_file = EnvFile::read(&on.layout.env_file())?;
     let probe = probe::resolve(&release.settings.probe, &env_file, Some(deployed))?;
-    account.url = Some(probe.url().to_owned());
-    let started: Started = on.service.start(Admission::Refresh(account.run.clone()))?;
-    for warning in &started.warnings {
-        account.warn(warning.clone());
+    account.url = Some(probe.url.clone());
+    let not_before = clock::boot_ticks();
+    let started = on.service.start(Admission::Refresh(account.run.clone()))?;
+    for warning in started.warnings {
+        account.warn(warning);
     }
     checkpoint::reach("restart:started");
-    let main = started.main;
-    let healthy = probe::await_healthy(&probe, main)?;
-    if let Some(since) = account.down_since {
-        account.downtime = Some(healthy.first_good.duration_since(since));
-    }
-    account.progress("settling");
-    checkpoint::reach("restart:healthy");
-    let expected = Expectation { not_before: started.since, deployed };
-    probe::prove_new(main, &expected)?;
-    probe::settle(&probe, main, || on.service.observe())?;
+    let healthy = probe::await_healthy(&probe, on.service.as_ref(), started.main)?;
+    probe::prove_new(started.main, not_before, deployed)?;
+    account.downtime = account.down_since.map(|since| healthy.first_good.duration_since(since));
     checkpoint::reach("restart:settled");
-    let ready = millis(healthy.first_good.duration_since(healthy.asked_since));
-    Ok(format!("answers after {ready} ms, settled ({})", healthy.answer))
+    let (ready, settle) = (millis(healthy.took), probe.settle);
+    Ok(format!("answers {} after {ready} ms, good for {settle:?}", healthy.status))
 }
 
 /// Ends a service that did not prove itself; its last lines belong to the error.
 fn stop_again(on: &Installation, account: &mut Account, failure: Failure) -> Failure {
     let said = on.service.log_tail(LOG_LINES).unwrap_or_default();
     let stopped = interrupt::shielded(|| on.service.stop());
-    account.downtime = None;
     let summary = match stopped {
         Ok(_) => "the service did not prove that it works".to_owned(),
         Err(stuck) => {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::clock;
-use crate::error::{Failure, Outcome};
+use crate::error::Outcome;
 use crate::installation::Installation;
 use crate::service::{Force, fence, port};
 
@@ -27,11 +27,6 @@ pub fn stop(on: &Installation, account: &mut Account) -> Outcome<String> {
     for process in &stopped.leftovers {
         account.note(&format!("ended a left-over process of the service: {process}"));
     }
-    if let Some(port) = on.port()? {
-        if let Some(holder) = port::await_free(port, PORT_PATIENCE)? {
-            return Err(Failure::new(format!("port {port} of the service is held by {holder}"))
-                .hint(format!("end it yourself, if it is safe to: kill {}", holder.pid)));
-        }
-    }
+    port::await_free(on.port()?, PORT_PATIENCE)?;
     Ok(stopped.to_string())
 }

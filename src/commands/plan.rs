@@ -1,0 +1,110 @@
+//! `plan`, and `run --dry-run`: what a run would do.
+
+use crate::cli::{PlanArgs, RunArgs};
+use crate::clock;
+use crate::error::Outcome;
+use crate::exit::{Ended, Error};
+use crate::installation::Installation;
+use crate::plan::{self, Coming, Observed, Plan, preflight};
+use crate::refresh::Target;
+use crate::refresh::begin::TargetState;
+use crate::report::screen::{Tone, harmless, paint, say};
+use crate::settings::layers::Overrides;
+use crate::settings::layout::Layout;
+use crate::settings::names::{BranchName, RunId};
+
+use super::run::usual_branch;
+use super::{open_with, refuse};
+
+/// What is to be planned and how it is shown.
+#[derive(Debug)]
+pub struct PlanWish {
+    branch: Option<String>,
+    always_rebuild: bool,
+    exit_code: bool,
+    json: bool,
+}
+
+impl PlanWish {
+    /// `run --dry-run`
+    pub fn dry_run(args: RunArgs) -> Self {
+        let json = args.report.format == Some(crate::cli::Format::Json);
+        Self { branch: args.branch, always_rebuild: args.always_rebuild_venv, exit_code: false, json }
+    }
+
+    /// `plan`
+    pub fn plan(args: PlanArgs) -> Self {
+        Self {
+            branch: args.branch,
+            always_rebuild: args.always_rebuild_venv,
+            exit_code: args.exit_code,
+            json: args.json,
+        }
+    }
+}
+
+/// Shows what a run would do; changes nothing of the installation.
+pub fn plan(layout: &Layout, wish: &PlanWish) -> Result<Ended, Error> {
+    let branch = wish.branch.as_deref().map(BranchName::parse).transpose().map_err(Error::Usage)?;
+    let overrides = Overrides { always_rebuild: wish.always_rebuild, ..Overrides::default() };
+    let on = open_with(layout, "plan", overrides)?;
+    let made = make(&on, branch).map_err(|failure| refuse(&on, "plan", failure, "ladylinux-refresh status"))?;
+    if wish.json {
+        say(&serde_json::to_string_pretty(&made).unwrap_or_default());
+    } else {
+        show(&made);
+    }
+    Ok(if wish.exit_code && made.changed { Ended::Findings } else { Ended::Done })
+}
+
+fn make(on: &Installation, branch: Option<BranchName>) -> Outcome<Plan> {
+    let observed = Observed::of(on)?;
+    if let Some(problem) = preflight::check(on, &observed).into_iter().next() {
+        return Err(problem);
+    }
+    let target = Target { branch: branch.unwrap_or_else(|| usual_branch(on)), state: TargetState::Latest };
+    let scratch = RunId::new(clock::now(), std::process::id());
+    let coming = Coming::look(on, &target, &observed, &scratch)?;
+    let observed = observed.with_drift(on, std::slice::from_ref(&coming.commit))?;
+    Ok(plan::build(&on.settings, &target, &observed, &coming))
+}
+
+fn show(plan: &Plan) {
+    let now = plan.commit_now.as_ref().map_or("no commit", |commit| commit.short());
+    say(&format!("{} {now} → {} on {}", paint(Tone::Strong, "commit"), plan.commit.short(), plan.branch));
+    if let Some(changes) = &plan.changes {
+        for commit in &changes.commits {
+            say(&format!("  + {} {}", commit.id.short(), harmless(&commit.subject)));
+        }
+        if changes.total > changes.commits.len() {
+            say(&format!("  + and {} more", changes.total - changes.commits.len()));
+        }
+        if changes.dropped > 0 {
+            say(&format!("  - {} commits that are deployed are no longer on the branch", changes.dropped));
+        }
+        say(&format!("{} {}", paint(Tone::Strong, "files"), changes.files.len()));
+        for file in changes.files.iter().take(20) {
+            say(&format!("  {} {}", file.status, harmless(&file.path.to_string())));
+        }
+        if changes.files.len() > 20 {
+            say(&format!("  and {} more", changes.files.len() - 20));
+        }
+    }
+    let items: Vec<_> = plan.drift.items.iter().filter(|item| !item.preserved).collect();
+    say(&format!("{} {} would be saved", paint(Tone::Strong, "local changes"), items.len() + plan.drift.tips.len()));
+    for item in items.iter().take(20) {
+        say(&format!("  {} {}", item.kind.word(), harmless(&item.path.to_string())));
+    }
+    let word = if plan.environment.build { "would be built" } else { "is ready" };
+    say(&format!("{} {word}: {}", paint(Tone::Strong, "environment"), plan.environment.reason));
+    for package in &plan.environment.packages {
+        say(&format!("  {}", harmless(package)));
+    }
+    say(&paint(Tone::Strong, "steps"));
+    for action in &plan.actions {
+        let step = action.phase.step().unwrap_or_default();
+        say(&format!("  {step} {:<12} {}", action.phase, harmless(&action.what)));
+        say(&format!("    {:<12} {}", "", paint(Tone::Quiet, &format!("because {}", harmless(&action.why)))));
+    }
+    say(if plan.changed { "a refresh would change something" } else { "a refresh would change nothing" });
+}

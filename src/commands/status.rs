@@ -1,0 +1,116 @@
+//! `status`: what is deployed, local changes now, service, fence, last run.
+
+use serde::Serialize;
+
+use crate::cli::StatusArgs;
+use crate::exit::{Ended, Error};
+use crate::git::drift::Drift;
+use crate::installation::Installation;
+use crate::journal::run_lock;
+use crate::plan::Observed;
+use crate::report::screen::{Tone, duration, harmless, paint, say};
+use crate::report::{self, Report};
+use crate::service::fence::Fence;
+use crate::settings::layout::Layout;
+use crate::settings::names::{CommitId, GenerationName, RunId};
+use crate::status_file::{self, DeployedPair};
+
+use super::{open, refuse};
+
+/// What `status --json` writes.
+#[derive(Debug, Serialize)]
+struct Status {
+    schema: u32,
+    deployed: Option<DeployedPair>,
+    /// The commit that `app/` is at, whether or not it proved itself.
+    commit: Option<CommitId>,
+    generation: Option<GenerationName>,
+    environment: std::path::PathBuf,
+    service: report::Service,
+    fence: Option<String>,
+    drift: Drift,
+    running_now: Option<RunId>,
+    last_run: Option<Report>,
+}
+
+/// Shows the state of an installation; changes nothing.
+pub fn status(layout: &Layout, args: &StatusArgs) -> Result<Ended, Error> {
+    let on = open(layout, "status")?;
+    let found = look(&on).map_err(|failure| refuse(&on, "status", failure, "ladylinux-refresh init --repo URL"))?;
+    if args.json {
+        say(&serde_json::to_string_pretty(&found).unwrap_or_default());
+    } else {
+        show(&on, &found);
+    }
+    Ok(Ended::Done)
+}
+
+fn look(on: &Installation) -> crate::error::Outcome<Status> {
+    let observed = Observed::of(on)?.with_drift(on, &[])?;
+    let file = status_file::read(&on.layout);
+    let running_now = run_lock::held_by(&on.layout.lock_file())?.and_then(|holder| holder.run);
+    Ok(Status {
+        schema: 1,
+        commit: observed.tree.head.clone(),
+        generation: observed.environment.name().cloned(),
+        environment: on.layout.venv(),
+        service: on.service_report(Some(on.probe_url()?)),
+        fence: observed.fence.as_ref().map(fence_in_words),
+        drift: observed.drift.unwrap_or_default(),
+        deployed: file.deployed,
+        running_now,
+        last_run: file.last_run,
+    })
+}
+
+fn fence_in_words(fence: &Fence) -> String {
+    fence.refusal().chain().into_iter().skip(1).collect::<Vec<_>>().join(": ")
+}
+
+fn show(on: &Installation, status: &Status) {
+    match &status.deployed {
+        None => say("deployed     nothing has proved itself yet"),
+        Some(pair) => say(&format!(
+            "deployed     {} on {} in {}, refreshed at {}",
+            pair.commit.short(),
+            pair.branch,
+            pair.generation,
+            pair.refreshed_at.strftime("%Y-%m-%d %H:%M:%S UTC")
+        )),
+    }
+    let proved = status.deployed.as_ref().map(|pair| &pair.commit);
+    if status.commit.as_ref() != proved {
+        let at = status.commit.as_ref().map_or("no commit", |commit| commit.short());
+        say(&format!("app/         {} {at}", paint(Tone::Warning, "is at another commit:")));
+    }
+    let generation = status.generation.as_ref().map_or("nothing".to_owned(), ToString::to_string);
+    say(&format!("environment  {} → {generation}", status.environment.display()));
+    let pid = status.service.pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+    let url = status.service.url.clone().unwrap_or_default();
+    say(&format!("service      {}{pid} {url}", status.service.state));
+    if let Some(fence) = &status.fence {
+        say(&format!("fence        {} {}", paint(Tone::Bad, "stands:"), harmless(fence)));
+    }
+    let items: Vec<_> = status.drift.items.iter().filter(|item| !item.preserved).collect();
+    let preserved = status.drift.items.len() - items.len();
+    say(&format!("local        {} changes, {preserved} preserved", items.len() + status.drift.tips.len()));
+    for item in items.iter().take(10) {
+        say(&format!("             {} {}", item.kind.word(), harmless(&item.path.to_string())));
+    }
+    if items.len() > 10 {
+        say(&format!("             and {} more", items.len() - 10));
+    }
+    for tip in &status.drift.tips {
+        say(&format!("             commits that only {} reaches ({})", harmless(&tip.name), tip.commit.short()));
+    }
+    if let Some(run) = &status.running_now {
+        say(&format!("now          run {run} is under way"));
+    }
+    if let Some(report) = &status.last_run {
+        let down = report.downtime_ms.map(|ms| format!(", down {}", duration(ms))).unwrap_or_default();
+        say(&format!("last run     {} {} {}{down}", report.run, report.command, report.result.word()));
+    }
+    if status.fence.is_some() {
+        say(&format!("next         {}", on.as_typed("ladylinux-refresh rollback")));
+    }
+}
