@@ -7,5 +7,6 @@ pub mod error;
 pub mod event;
 pub mod manifest;
 pub mod process;
+pub mod python;
 pub mod report;
 pub mod settings;
