@@ -7,4 +7,7 @@
 //! only.
 
 pub mod definitions;
+pub mod interpreter;
 pub mod requirements;
+pub mod trouble;
+pub mod versions;
