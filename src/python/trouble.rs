@@ -84,8 +84,7 @@ pub fn parse_trouble(text: &str) -> Trouble {
         "connection broken by",
         "Network is unreachable",
         "network was disabled",
-        "401 ",
-        "403 ",
+        "HTTP error 4",
     ]) {
         Trouble::Network
     } else if has(&[
