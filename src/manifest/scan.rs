@@ -1,0 +1,283 @@
+//! Looking: from a folder on disk to a manifest.
+
+use std::ffi::{CStr, OsStr};
+use std::fs::File;
+use std::io::Read as _;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, openat, readlinkat, statat};
+use rustix::io::Errno;
+use sha2::{Digest as _, Sha256};
+
+use super::{Entry, Kind, Manifest, Rest, format};
+use crate::error::{Context as _, Failure, Outcome};
+use crate::process::interrupt;
+
+/// How many entries a scan keeps where nothing else is said: about 50 MiB of them.
+const ENTRIES: usize = 200_000;
+
+/// How to look at a folder.
+#[derive(Debug, Clone)]
+pub struct Scan {
+    contents: Contents,
+    except: Vec<PathBuf>,
+    at_most: usize,
+}
+
+/// What is done with the contents of files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Contents {
+    Unread,
+    Digested,
+}
+
+impl Scan {
+    /// Makes a scan that reads no file: type, mode, size and time are looked at.
+    pub fn metadata() -> Self {
+        Self { contents: Contents::Unread, except: Vec::new(), at_most: ENTRIES }
+    }
+
+    /// Makes a scan that also takes the sha256 of every regular file.
+    pub fn digests() -> Self {
+        Self { contents: Contents::Digested, ..Self::metadata() }
+    }
+
+    /// Leaves out one path below the folder, with what is in it.
+    #[must_use]
+    pub fn except(mut self, path: impl Into<PathBuf>) -> Self {
+        self.except.push(path.into());
+        self
+    }
+
+    /// Keeps this many entries; the others are folded into one digest.
+    #[must_use]
+    pub fn at_most(mut self, entries: usize) -> Self {
+        self.at_most = entries;
+        self
+    }
+
+    /// Looks at what is at `root` (a folder, a file, a link, or nothing) and below it.
+    ///
+    /// A folder below `root` that cannot be opened is listed in [`Manifest::unreadable`]; files that vanish meanwhile
+    /// are as if they had never been there.
+    ///
+    /// # Errors
+    /// `root` cannot be looked at, a file whose content is wanted cannot be read, or the run is interrupted.
+    pub fn of(&self, root: &Path) -> Outcome<Manifest> {
+        let mut walk = Walk { scan: self, manifest: Manifest::default(), rest: None };
+        let found = match statat(CWD, root, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(found) => found,
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(walk.manifest),
+            Err(error) => {
+                return Err(Failure::new(format!("cannot look at {}", root.display())).because(error));
+            }
+        };
+        walk.visit(CWD, root.as_os_str(), &found, Path::new(""))
+            .context(|| format!("cannot take the inventory of {}", root.display()))?;
+        Ok(walk.finish())
+    }
+}
+
+struct Walk<'a> {
+    scan: &'a Scan,
+    manifest: Manifest,
+    rest: Option<(u64, Sha256)>,
+}
+
+impl Walk<'_> {
+    fn visit(&mut self, folder: BorrowedFd<'_>, name: &OsStr, found: &Stat, path: &Path) -> Outcome<()> {
+        interrupt::check()?;
+        let kind = match FileType::from_raw_mode(found.st_mode) {
+            FileType::RegularFile => Kind::File,
+            FileType::Directory => Kind::Folder,
+            FileType::Symlink => match readlinkat(folder, name, Vec::new()) {
+                Ok(text) => Kind::Link(PathBuf::from(OsStr::from_bytes(text.as_bytes()))),
+                Err(Errno::NOENT | Errno::INVAL) => return Ok(()),
+                Err(error) => return Err(trouble(path, error)),
+            },
+            _ => Kind::Other,
+        };
+        let is_file = kind == Kind::File;
+        let digest = match self.scan.contents {
+            Contents::Digested if is_file => match digest(folder, name, path)? {
+                None => return Ok(()),
+                some => some,
+            },
+            _ => None,
+        };
+        let is_folder = kind == Kind::Folder;
+        self.keep(Entry {
+            path: path.to_path_buf(),
+            kind,
+            mode: found.st_mode & 0o7777,
+            size: if is_file { u64::try_from(found.st_size).unwrap_or(0) } else { 0 },
+            modified: if is_file { modified(found) } else { 0 },
+            digest,
+        });
+        if is_folder { self.descend(folder, name, path) } else { Ok(()) }
+    }
+
+    fn descend(&mut self, folder: BorrowedFd<'_>, name: &OsStr, path: &Path) -> Outcome<()> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened = match openat(folder, name, flags, Mode::empty()) {
+            Ok(opened) => opened,
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+            Err(_) => {
+                self.manifest.unreadable.push(path.to_path_buf());
+                return Ok(());
+            }
+        };
+        for child in names(&opened).map_err(|error| trouble(path, error))? {
+            let below = path.join(&child);
+            if self.scan.except.contains(&below) {
+                continue;
+            }
+            match statat(&opened, child.as_os_str(), AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(found) => self.visit(opened.as_fd(), child.as_os_str(), &found, &below)?,
+                Err(Errno::NOENT) => {}
+                Err(error) => return Err(trouble(&below, error)),
+            }
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, entry: Entry) {
+        if self.manifest.entries.len() < self.scan.at_most {
+            self.manifest.entries.push(entry);
+            return;
+        }
+        let (count, digest) = self.rest.get_or_insert_with(|| (0, Sha256::new()));
+        *count += 1;
+        digest.update(format::line(&entry));
+    }
+
+    fn finish(mut self) -> Manifest {
+        self.manifest.rest =
+            self.rest.map(|(entries, digest)| Rest { entries, digest: hexadecimal(&digest.finalize()) });
+        self.manifest
+    }
+}
+
+/// The names in a folder, sorted by their bytes, so that a whole walk is sorted by path.
+fn names(folder: &OwnedFd) -> rustix::io::Result<Vec<PathBuf>> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(folder)? {
+        let entry = entry?;
+        let name: &CStr = entry.file_name();
+        if !matches!(name.to_bytes(), b"." | b"..") {
+            names.push(PathBuf::from(OsStr::from_bytes(name.to_bytes())));
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// The sha256 of a regular file; `None` where it is gone, or no regular file any more.
+fn digest(folder: BorrowedFd<'_>, name: &OsStr, path: &Path) -> Outcome<Option<String>> {
+    // Without NONBLOCK, a pipe put in the file's place would hold us for ever.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let mut file = match openat(folder, name, flags, Mode::empty()) {
+        Ok(opened) => File::from(opened),
+        Err(Errno::NOENT | Errno::LOOP) => return Ok(None),
+        Err(error) => return Err(trouble(path, error)),
+    };
+    if !file.metadata().map_err(|error| trouble(path, error))?.is_file() {
+        return Ok(None);
+    }
+    let mut state = Sha256::new();
+    let mut buffer = vec![0_u8; 128 << 10];
+    loop {
+        match file.read(&mut buffer).map_err(|error| trouble(path, error))? {
+            0 => return Ok(Some(hexadecimal(&state.finalize()))),
+            count => state.update(&buffer[..count]),
+        }
+        interrupt::check()?;
+    }
+}
+
+fn modified(found: &Stat) -> i64 {
+    #[expect(clippy::allow_attributes, reason = "the types differ between architectures")]
+    #[allow(clippy::useless_conversion, reason = "the types differ between architectures")]
+    let (seconds, nanos) =
+        (i64::from(found.st_mtime), i64::try_from(found.st_mtime_nsec).unwrap_or_default());
+    seconds.saturating_mul(1_000_000_000).saturating_add(nanos)
+}
+
+fn trouble(path: &Path, error: impl std::error::Error + Send + Sync + 'static) -> Failure {
+    Failure::new(format!("cannot read {}", path.display())).because(error)
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "the tests lay out folders to look at")]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn paths(manifest: &Manifest) -> Vec<&str> {
+        manifest.entries().iter().map(|entry| entry.path.to_str().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_folder_is_listed_in_the_order_of_its_paths_and_links_are_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        fs::create_dir_all(root.join("b/c")).unwrap();
+        fs::write(root.join("b/c/f"), "content").unwrap();
+        fs::write(root.join("b.txt"), "").unwrap();
+        symlink("/etc", root.join("a")).unwrap();
+        let manifest = Scan::digests().of(root).unwrap();
+        assert_eq!(paths(&manifest), ["", "a", "b", "b/c", "b/c/f", "b.txt"]);
+        assert_eq!(manifest.entries()[1].kind, Kind::Link(PathBuf::from("/etc")));
+        assert_eq!(manifest.files(), (2, 7));
+        assert_eq!(
+            manifest.entries()[5].digest.as_deref(),
+            Some("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
+        );
+        assert!(manifest.entries().is_sorted_by(|one, other| one.path < other.path));
+    }
+
+    #[test]
+    fn what_is_excepted_is_left_out_and_what_is_missing_is_empty() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir_all(folder.path().join("refresh/runs")).unwrap();
+        fs::create_dir(folder.path().join("data")).unwrap();
+        let manifest = Scan::metadata().except("refresh").of(folder.path()).unwrap();
+        assert_eq!(paths(&manifest), ["", "data"]);
+        assert!(Scan::metadata().of(&folder.path().join("nothing")).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_pipe_does_not_hold_the_scan() {
+        let folder = tempfile::tempdir().unwrap();
+        rustix::fs::mknodat(CWD, folder.path().join("pipe"), FileType::Fifo, Mode::RUSR, 0).unwrap();
+        let manifest = Scan::digests().of(folder.path()).unwrap();
+        assert_eq!(manifest.entries()[1].kind, Kind::Other);
+    }
+
+    #[test]
+    fn beyond_the_limit_a_change_is_still_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["a", "b", "c"] {
+            fs::write(folder.path().join(name), name).unwrap();
+        }
+        let scan = Scan::digests().at_most(2);
+        let before = scan.of(folder.path()).unwrap();
+        assert_eq!((before.entries().len(), before.len()), (2, 4));
+        assert!(before.compare(&scan.of(folder.path()).unwrap()).is_none());
+        fs::write(folder.path().join("c"), "other").unwrap();
+        let difference = before.compare(&scan.of(folder.path()).unwrap());
+        assert!(difference.beyond_the_limit && !difference.is_none());
+    }
+}

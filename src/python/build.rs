@@ -1,0 +1,160 @@
+//! Building a generation: always in a fresh folder at its final path, never over an old one, never resumed.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::generation::{Environments, Generation, Wanted};
+use super::installer::Job;
+use super::record::{self, Built, Origin, Record};
+use crate::checkpoint;
+use crate::clock;
+use crate::disk;
+use crate::error::{Context as _, Failure, Outcome};
+use crate::manifest::Scan;
+use crate::process::interrupt;
+use crate::settings::Strategy;
+use crate::settings::environment::find_program;
+use crate::settings::names::{GenerationName, RunId};
+
+/// A generation that is good and fits what was wanted.
+#[derive(Debug, Clone)]
+pub struct Ensured {
+    /// The generation.
+    pub generation: Generation,
+    /// Whether it had to be built.
+    pub made: Made,
+    /// Why it was built or reused.
+    pub why: String,
+}
+
+/// How a generation was come by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Made {
+    /// It was built now.
+    Built,
+    /// It was there already.
+    Reused,
+}
+
+impl Environments<'_> {
+    /// Makes sure that a good generation of what is wanted is there (RW-5.3). With [`Strategy::Always`] (RW-5.3a) one
+    /// is built anew unless run `run` has built it already; with [`Strategy::WhenChanged`] (RW-5.3b) the newest good
+    /// one is reused. What an interrupted run left unfinished is discarded first.
+    ///
+    /// # Errors
+    /// The build fails, and then nothing of it is left; the reason is the installer's own.
+    pub fn ensure(&self, wanted: &Wanted, strategy: Strategy, run: &RunId) -> Outcome<Ensured> {
+        self.discard_incomplete()?;
+        let mut of_this = self.of_fingerprint(wanted.fingerprint())?;
+        let of_this_run = of_this
+            .iter()
+            .rposition(|generation| generation.record.built().is_some_and(|built| built.run == *run));
+        let reused = match strategy {
+            _ if of_this_run.is_some() => {
+                of_this_run.map(|at| (of_this.swap_remove(at), "this run has built it already"))
+            }
+            Strategy::WhenChanged => of_this.pop().map(|newest| (newest, "the definition has not changed")),
+            Strategy::Always => None,
+        };
+        if let Some((generation, why)) = reused {
+            return Ok(Ensured { generation, made: Made::Reused, why: why.to_owned() });
+        }
+        let why = self.reason_to_build(wanted, strategy)?.unwrap_or_default();
+        let generation = self.build(wanted, run)?;
+        Ok(Ensured { generation, made: Made::Built, why })
+    }
+
+    fn build(&self, wanted: &Wanted, run: &RunId) -> Outcome<Generation> {
+        let layout = self.site.layout;
+        disk::make_folder(&layout.venvs(), 0o755)?;
+        disk::make_folder(&layout.generations(), 0o755)?;
+        for installer in ["uv", "pip"] {
+            self.site.owned_cache(&layout.cache().join(installer))?;
+        }
+        let name = self.next_name(wanted.fingerprint())?;
+        let scratch = layout.cache().join(format!("definitions-{name}"));
+        let events = self.site.runner.events();
+        events.note(&format!("building the environment {name} with {}", wanted.installer.identity()));
+        for note in wanted.definitions.notes() {
+            events.note(note);
+        }
+        let built = self.build_as(&name, wanted, run, &scratch);
+        let tidied = interrupt::shielded(|| {
+            if built.is_err() {
+                Record::remove(layout, &name)?;
+                disk::remove_tree(&layout.generation(&name))?;
+            }
+            disk::remove_tree(&scratch)
+        });
+        let generation = built.context(|| format!("cannot build the environment {name}"))?;
+        tidied?;
+        Ok(generation)
+    }
+
+    /// The steps of a build. Between the definition and the installation there is room for a resolution step.
+    fn build_as(
+        &self,
+        name: &GenerationName,
+        wanted: &Wanted,
+        run: &RunId,
+        scratch: &Path,
+    ) -> Outcome<Generation> {
+        let site = self.site;
+        let start = clock::monotonic();
+        let folder = site.layout.generation(name);
+        disk::remove_tree(scratch)?;
+        disk::make_folder(scratch, 0o755)?;
+        let requirements: Vec<PathBuf> = wanted.definitions.write_below(scratch)?;
+        disk::make_owned_folder(&folder, 0o755, &site.owner)?;
+        checkpoint::reach("python:folder made");
+        let until = start + site.python.deadline;
+        let job = Job { site, interpreter: &wanted.interpreter, folder: &folder, scratch, until };
+        wanted.installer.make(&job)?;
+        checkpoint::reach("python:environment made");
+        job.in_time()?;
+        wanted.installer.install(&job, &requirements)?;
+        checkpoint::reach("python:packages installed");
+        job.in_time()?;
+        wanted.installer.check(&job)?;
+        try_out(&job)?;
+        close(&job)?;
+        disk::sync_file_system(&folder)?;
+        let packages = record::installed(&folder)?;
+        let manifest = Scan::digests().of(&folder)?;
+        manifest.write(&record::manifest_file(site.layout, name))?;
+        checkpoint::reach("python:before the record");
+        let built = Built {
+            run: run.clone(),
+            fingerprint: wanted.fingerprint().to_owned(),
+            parts: wanted.parts.clone(),
+            interpreter: wanted.interpreter.clone(),
+            duration_ms: u64::try_from(clock::monotonic().duration_since(start).as_millis())
+                .unwrap_or(u64::MAX),
+        };
+        let record = Record::new(name.clone(), Origin::Built(Box::new(built)), packages, manifest.files());
+        record.write(site.layout)?;
+        checkpoint::reach("python:recorded");
+        Ok(Generation { name: name.clone(), path: folder, record })
+    }
+}
+
+/// Lets the environment's own interpreter say where it lives.
+fn try_out(job: &Job<'_>) -> Outcome<()> {
+    let ask = job.program(&job.python()).args(["-I", "-c", "import sys; print(sys.prefix)"]);
+    let said = job.ask(&ask, "the new environment's interpreter does not run")?;
+    let told = || "cannot look at the new environment".to_owned();
+    if fs::canonicalize(said.trim_end_matches('\n')).context(told)?
+        == fs::canonicalize(job.folder).context(told)?
+    {
+        return Ok(());
+    }
+    Err(Failure::new(format!("the new environment's interpreter takes {} for its home", said.trim())))
+}
+
+/// Takes all rights to write away, as the owner: a generation does not change once it is good.
+fn close(job: &Job<'_>) -> Outcome<()> {
+    let chmod = find_program("chmod", true)
+        .ok_or_else(|| Failure::new("there is no chmod").hint("apt install coreutils"))?;
+    let program = job.program(&chmod).args(["-R", "a-w", "--"]).arg(job.folder);
+    job.ask(&program, "cannot make the new environment read-only").map(drop)
+}

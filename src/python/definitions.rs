@@ -1,0 +1,397 @@
+//! The definition of an environment: what the files of a commit ask for. Pure; the files come from a [`TreeSource`].
+//!
+//! All files at the root of the tree that match the patterns count, and what they include. `pyproject.toml` gives
+//! `[project].dependencies` and `requires-python`; it is turned into a requirements file, so that both installers do
+//! the same with it.
+
+use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
+
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use serde::Deserialize;
+
+use super::requirements::{self, Line, Meaning, Requirement};
+use crate::disk;
+use crate::error::{Context as _, Failure, Outcome};
+
+/// The patterns where the settings name none.
+pub const DEFAULT_PATTERNS: [&str; 2] = ["requirements*.txt", "pyproject.toml"];
+
+/// The files of one commit, or of a folder.
+pub trait TreeSource {
+    /// Returns the names of what lies at the root of the tree.
+    ///
+    /// # Errors
+    /// The tree cannot be read.
+    fn names_at_root(&self) -> Outcome<Vec<PathBuf>>;
+
+    /// Returns the content of a file; `None` where there is no file of that path.
+    ///
+    /// # Errors
+    /// The tree cannot be read.
+    fn read(&self, path: &Path) -> Outcome<Option<Vec<u8>>>;
+}
+
+/// What a tree asks for.
+#[derive(Debug, Clone, Default)]
+pub struct Definitions {
+    files: BTreeMap<PathBuf, Vec<Line>>,
+    roots: Vec<PathBuf>,
+    requires_python: Option<String>,
+    notes: Vec<String>,
+}
+
+/// A package that a definition asks for, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wish {
+    /// The package.
+    pub package: Requirement,
+    /// The file, below the root of the tree.
+    pub file: PathBuf,
+    /// The line in it, counted from 1.
+    pub line: usize,
+}
+
+/// Reads the definition out of a tree. `patterns` are globs for names at its root.
+///
+/// # Errors
+/// A pattern is wrong, an include is missing, leaves the tree or runs in a circle, or a line is one that an
+/// application may not use; each with the file and the line.
+pub fn read(source: &dyn TreeSource, patterns: &[String]) -> Outcome<Definitions> {
+    let wanted = globs(patterns)?;
+    let mut roots: Vec<PathBuf> =
+        source.names_at_root()?.into_iter().filter(|name| wanted.is_match(name)).collect();
+    roots.sort();
+    let mut reading = Reading { source, found: Definitions::default(), path_here: Vec::new() };
+    for root in roots {
+        let Some(bytes) = source.read(&root)? else { continue };
+        if root == Path::new("pyproject.toml") {
+            reading.project(root, &bytes)?;
+        } else {
+            if !reading.found.files.contains_key(&root) {
+                reading.file(root.clone(), &bytes)?;
+            }
+            reading.found.roots.push(root);
+        }
+    }
+    if reading.found.is_empty() {
+        reading.found.notes.push("the tree names no packages: the environment will be empty".to_owned());
+    }
+    Ok(reading.found)
+}
+
+impl Definitions {
+    /// Tells whether nothing at all is asked for.
+    pub fn is_empty(&self) -> bool {
+        self.files.values().all(Vec::is_empty)
+    }
+
+    /// Returns the files that belong to the definition, sorted.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.files.keys().map(PathBuf::as_path)
+    }
+
+    /// Returns which versions of Python the project accepts, as it writes them.
+    pub fn requires_python(&self) -> Option<&str> {
+        self.requires_python.as_deref()
+    }
+
+    /// Returns what is worth telling about the definition.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Returns what the definition says, in one form: comments, blank lines, line endings and byte order marks do
+    /// not count, so that changing them alone rebuilds nothing (RW-5.3b).
+    pub fn normalized(&self) -> Vec<u8> {
+        use std::os::unix::ffi::OsStrExt as _;
+        let mut bytes = Vec::new();
+        let mut put = |part: &[u8]| {
+            bytes.extend_from_slice(part.len().to_string().as_bytes());
+            bytes.push(b':');
+            bytes.extend_from_slice(part);
+            bytes.push(b'\n');
+        };
+        for root in &self.roots {
+            put(root.as_os_str().as_bytes());
+        }
+        put(self.requires_python.as_deref().unwrap_or_default().as_bytes());
+        for (path, lines) in &self.files {
+            put(path.as_os_str().as_bytes());
+            for line in lines {
+                put(line.text.as_bytes());
+            }
+            put(b"");
+        }
+        bytes
+    }
+
+    /// Returns the packages asked for by name, in the order of files and lines; what constraints and includes of
+    /// other files say is listed with those.
+    pub fn requirements(&self) -> Vec<Wish> {
+        self.files
+            .iter()
+            .flat_map(|(file, lines)| {
+                lines.iter().filter_map(|line| match &line.meaning {
+                    Meaning::Package(package) => {
+                        Some(Wish { package: package.clone(), file: file.clone(), line: line.number })
+                    }
+                    _ => None,
+                })
+            })
+            .collect()
+    }
+
+    /// Writes the definition below `folder`, which has to be there, and returns the requirements files to install
+    /// from. Only checked lines are written, each at its own line number.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub fn write_below(&self, folder: &Path) -> Outcome<Vec<PathBuf>> {
+        for (path, lines) in &self.files {
+            let path = folder.join(path);
+            if let Some(parent) = path.parent() {
+                disk::make_folder(parent, 0o755)?;
+            }
+            disk::write_atomic(&path, &requirements::render(lines), 0o644)?;
+        }
+        Ok(self.roots.iter().map(|root| folder.join(root)).collect())
+    }
+}
+
+/// The way through the files.
+struct Reading<'a> {
+    source: &'a dyn TreeSource,
+    found: Definitions,
+    /// The files that are being read, each included by the one before.
+    path_here: Vec<PathBuf>,
+}
+
+impl Reading<'_> {
+    fn file(&mut self, path: PathBuf, bytes: &[u8]) -> Outcome<()> {
+        let shown = path.display().to_string();
+        let lines = requirements::parse(bytes, &shown)?;
+        self.path_here.push(path.clone());
+        for line in &lines {
+            if let Meaning::Include(other) | Meaning::Constrain(other) = &line.meaning {
+                self.include(&path, other)
+                    .map_err(|failure| Failure::new(format!("{shown}, line {}: {failure}", line.number)))
+                    .map(|next| next.map(|(path, bytes)| self.file(path, &bytes)))?
+                    .unwrap_or(Ok(()))?;
+            }
+        }
+        self.path_here.pop();
+        self.found.files.insert(path, lines);
+        Ok(())
+    }
+
+    /// Finds what `from` includes as `other`; `None` where it was read already.
+    fn include(&self, from: &Path, other: &Path) -> Outcome<Option<(PathBuf, Vec<u8>)>> {
+        let shown = other.display();
+        let path = resolve(from, other)
+            .ok_or_else(|| Failure::new(format!("the included file {shown} lies outside of the tree")))?;
+        if let Some(start) = self.path_here.iter().position(|open| *open == path) {
+            let mut circle: Vec<String> =
+                self.path_here[start..].iter().map(|open| open.display().to_string()).collect();
+            circle.push(path.display().to_string());
+            return Err(Failure::new(format!(
+                "files include each other in a circle: {}",
+                circle.join(" -> ")
+            )));
+        }
+        if self.found.files.contains_key(&path) {
+            return Ok(None);
+        }
+        match self.source.read(&path)? {
+            Some(bytes) => Ok(Some((path, bytes))),
+            None => Err(Failure::new(format!("the included file {shown} is not in the tree"))),
+        }
+    }
+
+    fn project(&mut self, path: PathBuf, bytes: &[u8]) -> Outcome<()> {
+        let text = std::str::from_utf8(bytes).context(|| "pyproject.toml is no text in UTF-8".to_owned())?;
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let read: PyProject = toml::from_str(text).context(|| "pyproject.toml cannot be read".to_owned())?;
+        let Some(project) = read.project else {
+            self.found.notes.push("pyproject.toml has no [project] table: it adds no packages".to_owned());
+            return Ok(());
+        };
+        if project.dynamic.iter().any(|name| name == "dependencies") {
+            self.found.notes.push(
+                "pyproject.toml leaves its dependencies to the build (dynamic): it adds no packages"
+                    .to_owned(),
+            );
+        }
+        self.found.requires_python = project.requires_python;
+        let mut lines = Vec::new();
+        for wish in project.dependencies {
+            let number = text[..wish.span().start].matches('\n').count() + 1;
+            let refuse = |why: &str| Failure::new(format!("pyproject.toml, line {number}: {why}"));
+            let wish = wish.into_inner().split_whitespace().collect::<Vec<_>>().join(" ");
+            if wish.contains(" #") || wish.contains(" -") || wish.ends_with('\\') || wish.starts_with('#') {
+                return Err(refuse(&format!("{wish:?} is not understood")));
+            }
+            let package = requirements::requirement(&wish).map_err(|why| refuse(&why))?;
+            // Several wishes may stand on one line of the project, but not of a requirements file.
+            let number = number.max(lines.last().map_or(0, |line: &Line| line.number) + 1);
+            lines.push(Line { number, text: wish, meaning: Meaning::Package(package) });
+        }
+        self.found.files.insert(path.clone(), lines);
+        self.found.roots.push(path);
+        Ok(())
+    }
+}
+
+#[derive(Deserialize)]
+struct PyProject {
+    project: Option<Project>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Project {
+    requires_python: Option<String>,
+    #[serde(default)]
+    dependencies: Vec<toml::Spanned<String>>,
+    #[serde(default)]
+    dynamic: Vec<String>,
+}
+
+/// The path, from the root of the tree, of what `from` calls `other`; `None` where that leaves the tree.
+fn resolve(from: &Path, other: &Path) -> Option<PathBuf> {
+    let mut path = from.parent().unwrap_or(Path::new("")).to_path_buf();
+    for part in other.components() {
+        match part {
+            Component::Normal(name) => path.push(name),
+            Component::CurDir => {}
+            Component::ParentDir => {
+                if !path.pop() {
+                    return None;
+                }
+            }
+            Component::RootDir | Component::Prefix(_) => return None,
+        }
+    }
+    (!path.as_os_str().is_empty()).then_some(path)
+}
+
+fn globs(patterns: &[String]) -> Outcome<GlobSet> {
+    let mut set = GlobSetBuilder::new();
+    for pattern in patterns {
+        let glob = GlobBuilder::new(pattern).literal_separator(true).build();
+        set.add(glob.context(|| format!("{pattern:?} is not a pattern for definitions"))?);
+    }
+    set.build().context(|| "the patterns for definitions cannot be used together".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Tree(Vec<(&'static str, &'static str)>);
+
+    impl TreeSource for Tree {
+        fn names_at_root(&self) -> Outcome<Vec<PathBuf>> {
+            Ok(self.0.iter().map(|(name, _)| PathBuf::from(name.split('/').next().unwrap())).collect())
+        }
+        fn read(&self, path: &Path) -> Outcome<Option<Vec<u8>>> {
+            Ok(self.0.iter().find(|(name, _)| Path::new(name) == path).map(|(_, text)| (*text).into()))
+        }
+    }
+
+    fn read_tree(files: &[(&'static str, &'static str)]) -> Outcome<Definitions> {
+        read(&Tree(files.to_vec()), &DEFAULT_PATTERNS.map(str::to_owned))
+    }
+
+    fn names(definitions: &Definitions) -> Vec<String> {
+        definitions.requirements().into_iter().map(|wish| wish.package.name).collect()
+    }
+
+    fn refusal(files: &[(&'static str, &'static str)]) -> String {
+        read_tree(files).unwrap_err().summary().to_owned()
+    }
+
+    #[test]
+    fn rw_5_3_all_definition_files_at_the_root_and_their_includes_count() {
+        let definitions = read_tree(&[
+            ("requirements.txt", "six\n-r deps/base.txt\n"),
+            ("requirements-web.txt", "flask\n-c deps/limits.txt"),
+            ("deps/base.txt", "-r ./more.txt\n-c ../deps/limits.txt"),
+            ("deps/more.txt", "idna"),
+            ("deps/limits.txt", "idna<4"),
+            ("deps/unused.txt", "unused"),
+            ("notes.txt", "nothing"),
+        ])
+        .unwrap();
+        assert_eq!(names(&definitions), ["idna", "idna", "flask", "six"]);
+        assert_eq!(definitions.files().count(), 5);
+        assert_eq!(definitions.roots, [Path::new("requirements-web.txt"), Path::new("requirements.txt")]);
+    }
+
+    #[test]
+    fn rw_5_3b_comments_and_line_endings_do_not_count_and_an_included_change_does() {
+        let plain = read_tree(&[("requirements.txt", "six\n-r a.txt"), ("a.txt", "idna==3.1")]).unwrap();
+        let comments =
+            read_tree(&[("requirements.txt", "# c\r\nsix\r\n\r\n-r a.txt # d\r\n"), ("a.txt", "idna==3.1")]);
+        let changed = read_tree(&[("requirements.txt", "six\n-r a.txt"), ("a.txt", "idna==3.2")]).unwrap();
+        assert_eq!(plain.normalized(), comments.unwrap().normalized());
+        assert_ne!(plain.normalized(), changed.normalized());
+    }
+
+    #[test]
+    fn a_project_gives_its_dependencies_and_its_python() {
+        let definitions = read_tree(&[(
+            "pyproject.toml",
+            "[project]\nname = 'x'\nrequires-python = '>=3.10'\ndependencies = ['six>=1', \"idna\",\n'flask']\n",
+        )])
+        .unwrap();
+        assert_eq!(names(&definitions), ["six", "idna", "flask"]);
+        assert_eq!(definitions.requires_python(), Some(">=3.10"));
+        let none = read_tree(&[("pyproject.toml", "[tool.x]\ny = 1\n")]).unwrap();
+        assert!(none.is_empty() && none.notes().len() == 2);
+    }
+
+    #[test]
+    fn the_tools_part_of_a_project_does_not_count() {
+        let one = read_tree(&[("pyproject.toml", "[project]\nname='x'\ndependencies=['six']\n")]).unwrap();
+        let other = read_tree(&[(
+            "pyproject.toml",
+            "[project]\nname='x'\ndependencies=['six']\n[tool.ruff]\nline-length=1\n",
+        )]);
+        assert_eq!(one.normalized(), other.unwrap().normalized());
+    }
+
+    #[test]
+    fn no_definition_at_all_is_an_empty_environment() {
+        let definitions = read_tree(&[("main.py", "")]).unwrap();
+        assert!(definitions.is_empty());
+        assert_eq!(definitions.notes().len(), 1);
+    }
+
+    #[test]
+    fn files_that_include_each_other_are_refused_with_the_circle() {
+        assert_eq!(
+            refusal(&[("requirements.txt", "-r a/b.txt"), ("a/b.txt", "\n-r ../requirements.txt")]),
+            "a/b.txt, line 2: files include each other in a circle: requirements.txt -> a/b.txt -> requirements.txt"
+        );
+    }
+
+    #[test]
+    fn includes_that_are_missing_or_leave_the_tree_are_refused_with_their_line() {
+        assert_eq!(
+            refusal(&[("requirements.txt", "six\n-r gone.txt")]),
+            "requirements.txt, line 2: the included file gone.txt is not in the tree"
+        );
+        for outside in ["-r ../x.txt", "-r /etc/x.txt", "-c a/../../x.txt"] {
+            assert!(refusal(&[("requirements.txt", outside)]).contains("outside of the tree"));
+        }
+    }
+
+    #[test]
+    fn a_project_may_not_name_local_paths_or_smuggle_options() {
+        for bad in ["x @ file:///y", "./y", "six --index-url https://y", "six # y", "six \\\\"] {
+            let text = format!("[project]\nname='x'\ndependencies = [\n \"{bad}\"]\n").leak();
+            assert!(refusal(&[("pyproject.toml", text)]).starts_with("pyproject.toml, line 4"), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Removing generations: those that were never finished, and those that nobody needs any more.
+
+use std::fs;
+
+use super::generation::{Current, Environments, number};
+use super::record::{self, Record};
+use super::switch::ADOPTED;
+use crate::disk;
+use crate::error::Outcome;
+use crate::settings::names::GenerationName;
+
+impl Environments<'_> {
+    /// Removes what an interrupted run left: folders without a good record, records without a folder, and scratch
+    /// folders. Finishes an interrupted adoption. Never removes what `venv` points to, nor what does not bear the
+    /// name of a generation. Returns the names of what was removed.
+    ///
+    /// # Errors
+    /// Something cannot be removed.
+    pub fn discard_incomplete(&self) -> Outcome<Vec<GenerationName>> {
+        let layout = self.site.layout;
+        self.finish_adoption()?;
+        for name in record::entries(&layout.cache())? {
+            if name.starts_with("definitions-") {
+                disk::remove_tree(&layout.cache().join(name))?;
+            }
+        }
+        let live = match self.current()? {
+            Current::Unrecorded(path) => Some(path),
+            _ => None,
+        };
+        let mut discarded = Vec::new();
+        for name in record::known_names(layout)? {
+            let folder = layout.generation(&name);
+            let there = fs::symlink_metadata(&folder).is_ok_and(|found| found.is_dir());
+            let good = there && Record::read(layout, &name)?.is_some();
+            if good || live.as_ref() == Some(&folder) || !is_ours(&name) {
+                continue;
+            }
+            self.remove(&name)?;
+            self.site.runner.events().note(&format!("discarded the unfinished environment {name}"));
+            discarded.push(name);
+        }
+        Ok(discarded)
+    }
+
+    /// Removes all generations except those named and the live one, and returns what was removed.
+    ///
+    /// # Errors
+    /// Something cannot be removed.
+    pub fn prune(&self, keep: &[GenerationName]) -> Outcome<Vec<GenerationName>> {
+        let current = self.current()?;
+        let live = current.generation().map(|live| live.name.clone());
+        let mut pruned = Vec::new();
+        for generation in self.list()? {
+            if keep.contains(&generation.name) || live.as_ref() == Some(&generation.name) {
+                continue;
+            }
+            self.remove(&generation.name)?;
+            pruned.push(generation.name);
+        }
+        Ok(pruned)
+    }
+
+    /// Takes the record away first: without it, what a kill leaves of the folder is unfinished and never used.
+    fn remove(&self, name: &GenerationName) -> Outcome<()> {
+        Record::remove(self.site.layout, name)?;
+        disk::remove_tree(&self.site.layout.generation(name))
+    }
+}
+
+/// Tells whether the tool gave this name: sixteen hexadecimal digits or `adopted` in front.
+fn is_ours(name: &GenerationName) -> bool {
+    let word = name.as_str().rsplit_once('-').map_or("", |(word, _)| word);
+    let fingerprint =
+        word.len() == 16 && word.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    fingerprint || number(name, ADOPTED).is_some()
+}

@@ -1,0 +1,311 @@
+//! Generations, looked at: what is there, what is live, what is wanted. This file only reads.
+
+use std::fs;
+use std::path::PathBuf;
+
+use sha2::{Digest as _, Sha256};
+
+use super::definitions::Definitions;
+use super::installer::Installer;
+use super::interpreter::Interpreter;
+use super::record::{self, Package, Parts, Record};
+use super::{Site, network};
+use crate::error::{Context as _, Failure, Outcome};
+use crate::manifest::{Difference, Manifest, Scan};
+use crate::settings::Strategy;
+use crate::settings::names::GenerationName;
+
+/// The environments of one installation.
+#[derive(Debug, Clone, Copy)]
+pub struct Environments<'a> {
+    pub(super) site: Site<'a>,
+}
+
+/// An environment that is wanted, with everything that defines it.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    pub(super) definitions: Definitions,
+    pub(super) interpreter: Interpreter,
+    pub(super) installer: Installer,
+    pub(super) parts: Parts,
+    fingerprint: String,
+}
+
+/// A good generation: recorded, and still there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Generation {
+    /// Its name.
+    pub name: GenerationName,
+    /// Its folder.
+    pub path: PathBuf,
+    /// What is written down of it.
+    pub record: Record,
+}
+
+/// What `venv` is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Current {
+    /// Nothing is there.
+    Missing,
+    /// It points to a good generation.
+    Generation(Box<Generation>),
+    /// It points to something that no record vouches for.
+    Unrecorded(PathBuf),
+    /// It is a real folder, from before the tool.
+    RealFolder,
+}
+
+impl Wanted {
+    /// Returns the sixteen hexadecimal digits that stand for everything that defines the environment; generations
+    /// are named by them.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// Returns the definition.
+    pub fn definitions(&self) -> &Definitions {
+        &self.definitions
+    }
+
+    /// Returns the interpreter.
+    pub fn interpreter(&self) -> &Interpreter {
+        &self.interpreter
+    }
+
+    /// Returns the installer.
+    pub fn installer(&self) -> &Installer {
+        &self.installer
+    }
+}
+
+impl Current {
+    /// Returns the live generation, where there is a good one.
+    pub fn generation(&self) -> Option<&Generation> {
+        match self {
+            Self::Generation(generation) => Some(generation),
+            _ => None,
+        }
+    }
+}
+
+impl<'a> Environments<'a> {
+    /// Looks at the environments of an installation.
+    pub fn new(site: Site<'a>) -> Self {
+        Self { site }
+    }
+
+    /// Puts together what is wanted.
+    ///
+    /// # Errors
+    /// The application does not accept the interpreter.
+    pub fn wanted(
+        &self,
+        definitions: Definitions,
+        interpreter: Interpreter,
+        installer: Installer,
+    ) -> Outcome<Wanted> {
+        interpreter.accept(definitions.requires_python())?;
+        let parts = Parts {
+            definitions: hexadecimal(&Sha256::digest(definitions.normalized())),
+            interpreter: interpreter.identity(),
+            installer: installer.identity(),
+            indexes: network::indexes(self.site.python),
+        };
+        let fingerprint = parts.fingerprint();
+        Ok(Wanted { definitions, interpreter, installer, parts, fingerprint })
+    }
+
+    /// Returns the newest good generation of what is wanted.
+    ///
+    /// # Errors
+    /// The records cannot be read.
+    pub fn ready(&self, wanted: &Wanted) -> Outcome<Option<Generation>> {
+        Ok(self.of_fingerprint(&wanted.fingerprint)?.pop())
+    }
+
+    /// Tells why [`Self::ensure`] would build; `None` where a generation is ready (RW-5.3a, RW-5.3b).
+    ///
+    /// # Errors
+    /// The records cannot be read.
+    pub fn reason_to_build(&self, wanted: &Wanted, strategy: Strategy) -> Outcome<Option<String>> {
+        if strategy == Strategy::Always {
+            return Ok(Some("the strategy is to build at every refresh".to_owned()));
+        }
+        if self.ready(wanted)?.is_some() {
+            return Ok(None);
+        }
+        let reason = match self.current()? {
+            Current::Missing => "there is no environment yet".to_owned(),
+            Current::RealFolder => "the environment was not made by this tool".to_owned(),
+            Current::Unrecorded(path) => format!("nothing is known of the environment {}", path.display()),
+            Current::Generation(live) => match live.record.built() {
+                None => "the environment was not made by this tool".to_owned(),
+                Some(built) => built.parts.change(&wanted.parts),
+            },
+        };
+        Ok(Some(reason))
+    }
+
+    /// Looks at what `venv` is.
+    ///
+    /// # Errors
+    /// It is neither a link nor a folder, or cannot be looked at.
+    pub fn current(&self) -> Outcome<Current> {
+        let venv = self.site.layout.venv();
+        let told = || format!("cannot look at {}", venv.display());
+        let found = match fs::symlink_metadata(&venv) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Current::Missing),
+            found => found.context(told)?,
+        };
+        if found.is_dir() {
+            return Ok(Current::RealFolder);
+        }
+        if !found.is_symlink() {
+            return Err(Failure::new(format!("{} is neither a link nor a folder", venv.display()))
+                .hint(format!("move it away: mv {} {}.old", venv.display(), venv.display())));
+        }
+        let target = self.site.layout.home().join(fs::read_link(&venv).context(told)?);
+        let name = (target.parent() == Some(self.site.layout.venvs().as_path()))
+            .then(|| target.file_name()?.to_str().and_then(|name| GenerationName::parse(name).ok()))
+            .flatten();
+        let generation = name.map(|name| self.good(&name)).transpose()?.flatten();
+        Ok(generation
+            .map_or(Current::Unrecorded(target), |generation| Current::Generation(Box::new(generation))))
+    }
+
+    /// Returns all good generations, adopted ones included, sorted by name.
+    ///
+    /// # Errors
+    /// The records cannot be read.
+    pub fn list(&self) -> Outcome<Vec<Generation>> {
+        let mut good = Vec::new();
+        for name in record::known_names(self.site.layout)? {
+            good.extend(self.good(&name)?);
+        }
+        Ok(good)
+    }
+
+    /// Returns one generation, where it is good: recorded, still a folder, and its interpreter still exists.
+    ///
+    /// # Errors
+    /// The record cannot be read.
+    pub fn good(&self, name: &GenerationName) -> Outcome<Option<Generation>> {
+        let path = self.site.layout.generation(name);
+        let is_folder = fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir());
+        if !is_folder || !path.join("bin/python").exists() {
+            return Ok(None);
+        }
+        let record = Record::read(self.site.layout, name)?;
+        Ok(record.map(|record| Generation { name: name.clone(), path, record }))
+    }
+
+    /// Reads which distributions are installed in a generation now, sorted by name.
+    ///
+    /// # Errors
+    /// The generation cannot be read.
+    pub fn packages(&self, generation: &Generation) -> Outcome<Vec<Package>> {
+        record::installed(&generation.path)
+    }
+
+    /// Compares a generation with the manifest that was taken when it was built; `None` for an adopted one.
+    ///
+    /// # Errors
+    /// The manifest or the generation cannot be read.
+    pub fn contamination(&self, generation: &Generation) -> Outcome<Option<Difference>> {
+        let file = record::manifest_file(self.site.layout, &generation.name);
+        let Some(before) = Manifest::read(&file)? else { return Ok(None) };
+        Ok(Some(before.compare(&Scan::digests().of(&generation.path)?)))
+    }
+
+    /// The good generations of a fingerprint, the oldest first.
+    pub(super) fn of_fingerprint(&self, fingerprint: &str) -> Outcome<Vec<Generation>> {
+        let mut good: Vec<(u64, Generation)> = Vec::new();
+        for name in record::known_names(self.site.layout)? {
+            let Some(number) = number(&name, fingerprint) else { continue };
+            good.extend(self.good(&name)?.map(|generation| (number, generation)));
+        }
+        good.sort_by_key(|(number, _)| *number);
+        Ok(good.into_iter().map(|(_, generation)| generation).collect())
+    }
+
+    /// The first name after all that are known with this word in front.
+    pub(super) fn next_name(&self, word: &str) -> Outcome<GenerationName> {
+        let names = record::known_names(self.site.layout)?;
+        let last = names.iter().filter_map(|name| number(name, word)).max().unwrap_or(0);
+        GenerationName::parse(&format!("{word}-{}", last + 1))
+    }
+}
+
+impl Parts {
+    /// The first sixteen hexadecimal digits of the sha256 over all parts.
+    fn fingerprint(&self) -> String {
+        let mut state = Sha256::new();
+        for part in [&self.definitions, &self.interpreter, &self.installer, &self.indexes] {
+            state.update((part.len() as u64).to_be_bytes());
+            state.update(part.as_bytes());
+        }
+        hexadecimal(&state.finalize())[..16].to_owned()
+    }
+
+    /// Names what is different in `wanted`.
+    fn change(&self, wanted: &Self) -> String {
+        let named = |what: &str, before: &str, after: &str| {
+            (before != after).then(|| format!("{what} changed from {before:?} to {after:?}"))
+        };
+        let changes = [
+            (self.definitions != wanted.definitions).then(|| "the definition changed".to_owned()),
+            named("the interpreter", &self.interpreter, &wanted.interpreter),
+            named("the installer", &self.installer, &wanted.installer),
+            named("the package index", &self.indexes, &wanted.indexes),
+        ];
+        let changes: Vec<String> = changes.into_iter().flatten().collect();
+        if changes.is_empty() {
+            return "the environment of this definition is gone".to_owned();
+        }
+        changes.join(", ")
+    }
+}
+
+/// The number in a name, where the word in front is this one.
+pub(super) fn number(name: &GenerationName, word: &str) -> Option<u64> {
+    name.as_str().strip_prefix(word)?.strip_prefix('-')?.parse().ok()
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(definitions: &str, interpreter: &str) -> Parts {
+        Parts {
+            definitions: definitions.into(),
+            interpreter: interpreter.into(),
+            installer: "uv 1".into(),
+            indexes: String::new(),
+        }
+    }
+
+    #[test]
+    fn every_part_counts_in_the_fingerprint_and_the_change_is_named() {
+        let before = parts("a", "cpython 3.11.2");
+        assert_eq!(before.fingerprint(), parts("a", "cpython 3.11.2").fingerprint());
+        assert_ne!(before.fingerprint(), parts("b", "cpython 3.11.2").fingerprint());
+        assert_ne!(before.fingerprint(), parts("a", "cpython 3.12.1").fingerprint());
+        assert_eq!(before.change(&parts("b", "cpython 3.11.2")), "the definition changed");
+        assert!(before.change(&parts("a", "cpython 3.12.1")).contains("the interpreter changed from"));
+    }
+
+    #[test]
+    fn numbers_belong_to_their_own_word() {
+        let name = |text| GenerationName::parse(text).unwrap();
+        assert_eq!(number(&name("abc-10"), "abc"), Some(10));
+        assert_eq!(number(&name("abcd-10"), "abc"), None);
+    }
+}

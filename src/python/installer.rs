@@ -1,0 +1,152 @@
+//! The installer: who makes an environment and fills it. uv where it can be had, else venv and pip.
+//!
+//! An installer runs as the owner of the tree, in a folder that holds checked definitions only, with a cleared
+//! environment; no configuration file of the application or of the owner reaches it.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::Site;
+use super::interpreter::Interpreter;
+use super::pip::Pip;
+use super::trouble;
+use super::uv::Uv;
+use crate::clock;
+use crate::error::{Failure, Outcome};
+use crate::process::{Keep, Program};
+use crate::settings::InstallerChoice;
+
+/// An installer that is there and works.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Installer {
+    /// uv, of the pinned version, in the tool's own folder.
+    Uv(Uv),
+    /// venv and pip, as the interpreter brings them.
+    Pip(Pip),
+}
+
+impl Installer {
+    /// Makes sure of the installer that the settings ask for. uv is fetched when it is not there yet; when it is, no
+    /// network is used. `auto` falls back to pip, with a warning.
+    ///
+    /// # Errors
+    /// uv is asked for and cannot be had, or the run is interrupted.
+    pub fn ensure(site: Site<'_>, interpreter: &Interpreter) -> Outcome<Self> {
+        match site.python.installer {
+            InstallerChoice::Pip => Ok(Self::Pip(Pip::of(interpreter))),
+            InstallerChoice::Uv => Uv::ensure(site, interpreter).map(Self::Uv),
+            InstallerChoice::Auto => match Uv::ensure(site, interpreter) {
+                Ok(uv) => Ok(Self::Uv(uv)),
+                Err(failure) if failure.interrupted_by().is_some() => Err(failure),
+                Err(failure) => {
+                    let why = failure.chain().join(": ");
+                    site.runner.events().warn(&format!("uv cannot be had, pip is used instead: {why}"));
+                    Ok(Self::Pip(Pip::of(interpreter)))
+                }
+            },
+        }
+    }
+
+    /// Returns the installer that [`Self::ensure`] would return without fetching anything; `None` where it would
+    /// have to fetch. Only reads.
+    ///
+    /// # Errors
+    /// The run is interrupted.
+    pub fn present(site: Site<'_>, interpreter: &Interpreter) -> Outcome<Option<Self>> {
+        match site.python.installer {
+            InstallerChoice::Pip => Ok(Some(Self::Pip(Pip::of(interpreter)))),
+            InstallerChoice::Uv | InstallerChoice::Auto => Ok(Uv::present(site)?.map(Self::Uv)),
+        }
+    }
+
+    /// Returns kind and version, for records and people.
+    pub fn identity(&self) -> String {
+        match self {
+            Self::Uv(uv) => format!("uv {}", uv.version()),
+            Self::Pip(pip) => format!("pip {}", pip.version()),
+        }
+    }
+
+    /// Makes the environment in its empty folder.
+    pub(super) fn make(&self, job: &Job<'_>) -> Outcome<()> {
+        let program = match self {
+            Self::Uv(uv) => uv.make(job),
+            Self::Pip(pip) => pip.make(job),
+        };
+        job.run(program, "cannot make the environment")
+    }
+
+    /// Installs what the definition asks for.
+    pub(super) fn install(&self, job: &Job<'_>, requirements: &[PathBuf]) -> Outcome<()> {
+        if requirements.is_empty() {
+            return Ok(());
+        }
+        let program = match self {
+            Self::Uv(uv) => uv.install(job, requirements),
+            Self::Pip(pip) => pip.install(job, requirements),
+        };
+        job.run(program, "cannot install the packages")
+    }
+
+    /// Checks that what is installed fits together.
+    pub(super) fn check(&self, job: &Job<'_>) -> Outcome<()> {
+        let program = match self {
+            Self::Uv(uv) => uv.check(job),
+            Self::Pip(pip) => pip.check(job),
+        };
+        job.run(program, "the installed packages do not fit together")
+    }
+}
+
+/// One environment being made.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Job<'a> {
+    pub(super) site: Site<'a>,
+    pub(super) interpreter: &'a Interpreter,
+    /// The folder of the generation.
+    pub(super) folder: &'a Path,
+    /// The folder that holds the definitions; the installer's working directory.
+    pub(super) scratch: &'a Path,
+    /// When all has to be done.
+    pub(super) until: Instant,
+}
+
+impl Job<'_> {
+    /// The environment's own interpreter.
+    pub(super) fn python(&self) -> PathBuf {
+        self.folder.join("bin/python")
+    }
+
+    /// Prepares a program of the owner, within what is left of the deadline.
+    pub(super) fn program(&self, path: &Path) -> Program {
+        Program::new(path).folder(self.scratch).owner(self.site.owner).deadline(self.left())
+    }
+
+    /// Runs an installer's program, tells its output, and explains its failure.
+    fn run(&self, program: Program, summary: &str) -> Outcome<()> {
+        let name = program.name();
+        let source = if name.starts_with("python") { "pip".to_owned() } else { name };
+        let finished = self.site.runner.run(&program.keep(Keep::Narrated(source)))?;
+        if finished.succeeded() { Ok(()) } else { Err(trouble::explain(&finished, summary)) }
+    }
+
+    /// Runs a program of the owner and returns what it wrote.
+    pub(super) fn ask(&self, program: &Program, summary: &str) -> Outcome<String> {
+        let finished = self.site.runner.run(program)?;
+        finished.ok(|| summary.to_owned()).map(|finished| finished.text())
+    }
+
+    fn left(&self) -> Duration {
+        self.until.saturating_duration_since(clock::monotonic())
+    }
+
+    /// Gives up when the deadline has passed.
+    pub(super) fn in_time(&self) -> Outcome<()> {
+        if self.left().is_zero() {
+            let limit = self.site.python.deadline;
+            return Err(Failure::new(format!("the environment was not built within {limit:?}"))
+                .hint("give it longer: python.deadline in the host's refresh.toml"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,236 @@
+//! What is written down of a generation, outside of it: only what has a record is good.
+//!
+//! `generations/<name>.json` is the record, `generations/<name>.manifest` lists the generation's files. The record
+//! is written last; a folder without one was not finished, whatever it looks like.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::interpreter::Interpreter;
+use super::requirements::normal_name;
+use crate::disk;
+use crate::error::{Context as _, Outcome};
+use crate::settings::layout::Layout;
+use crate::settings::names::{GenerationName, RunId};
+
+/// The version of the record.
+const SCHEMA: u32 = 1;
+
+/// The record of one generation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    schema: u32,
+    /// The generation.
+    pub name: GenerationName,
+    /// Whether it may be used; nothing but good ones is recorded.
+    pub state: State,
+    /// How it came to be.
+    pub origin: Origin,
+    /// When it was recorded.
+    pub recorded_at: jiff::Timestamp,
+    /// The installed distributions, sorted by name.
+    pub packages: Vec<Package>,
+    /// How many regular files it holds.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// Whether a generation may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// It was built to the end and checked.
+    Good,
+}
+
+/// How a generation came to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// It was built by a run.
+    Built(Box<Built>),
+    /// It is a folder that was there before; it serves as a rollback target only.
+    Adopted,
+}
+
+/// By whom, from what and with what a generation was built.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Built {
+    /// The run that built it.
+    pub run: RunId,
+    /// The fingerprint of everything that defines it.
+    pub fingerprint: String,
+    /// What the fingerprint is made of.
+    pub parts: Parts,
+    /// The interpreter.
+    pub interpreter: Interpreter,
+    /// How long the build took, in milliseconds.
+    pub duration_ms: u64,
+}
+
+/// What the fingerprint of an environment is made of, part by part, so that a change can be named.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parts {
+    /// The sha256 of the normalized definition.
+    pub definitions: String,
+    /// The interpreter's identity.
+    pub interpreter: String,
+    /// The installer's kind and version.
+    pub installer: String,
+    /// The package indexes, where they are not the default.
+    pub indexes: String,
+}
+
+/// An installed distribution.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Package {
+    /// The name in its normal form.
+    pub name: String,
+    /// The version.
+    pub version: String,
+}
+
+impl Record {
+    /// Makes the record of a generation that is good as of now.
+    pub(super) fn new(
+        name: GenerationName,
+        origin: Origin,
+        packages: Vec<Package>,
+        size: (u64, u64),
+    ) -> Self {
+        let recorded_at = crate::clock::now();
+        Self {
+            schema: SCHEMA,
+            name,
+            state: State::Good,
+            origin,
+            recorded_at,
+            packages,
+            files: size.0,
+            bytes: size.1,
+        }
+    }
+
+    /// Returns how it was built; `None` for an adopted folder.
+    pub fn built(&self) -> Option<&Built> {
+        match &self.origin {
+            Origin::Built(built) => Some(built),
+            Origin::Adopted => None,
+        }
+    }
+
+    /// Writes the record, atomically and durably.
+    pub(super) fn write(&self, layout: &Layout) -> Outcome<()> {
+        disk::make_folder(&layout.generations(), 0o755)?;
+        disk::write_json(&record_file(layout, &self.name), self, 0o644)
+    }
+
+    /// Reads the record of a generation; `None` where there is none that this version understands and believes.
+    ///
+    /// # Errors
+    /// The file is there and cannot be read.
+    pub(super) fn read(layout: &Layout, name: &GenerationName) -> Outcome<Option<Self>> {
+        let Some(bytes) = disk::read_if_there(&record_file(layout, name))? else { return Ok(None) };
+        let read: Option<Self> = serde_json::from_slice(&bytes).ok();
+        Ok(read.filter(|record| record.schema == SCHEMA && record.name == *name))
+    }
+
+    /// Removes the record and the manifest, the record first and durably.
+    pub(super) fn remove(layout: &Layout, name: &GenerationName) -> Outcome<()> {
+        if layout.generations().is_dir() {
+            disk::remove_file_durably(&record_file(layout, name))?;
+            disk::remove_file_if_there(&manifest_file(layout, name))?;
+        }
+        Ok(())
+    }
+}
+
+/// The file of a generation's record.
+fn record_file(layout: &Layout, name: &GenerationName) -> PathBuf {
+    layout.generations().join(format!("{name}.json"))
+}
+
+/// The file of a generation's manifest.
+pub(super) fn manifest_file(layout: &Layout, name: &GenerationName) -> PathBuf {
+    layout.generations().join(format!("{name}.manifest"))
+}
+
+/// Returns the names for which there is a folder, a record or a manifest, sorted.
+pub(super) fn known_names(layout: &Layout) -> Outcome<Vec<GenerationName>> {
+    let mut names = Vec::new();
+    for folder in [layout.venvs(), layout.generations()] {
+        for name in entries(&folder)? {
+            let stem = name.strip_suffix(".json").or(name.strip_suffix(".manifest")).unwrap_or(&name);
+            names.extend(GenerationName::parse(stem).ok());
+        }
+    }
+    names.sort();
+    names.dedup();
+    Ok(names)
+}
+
+/// The names in a folder that are text; none where there is no folder.
+pub(super) fn entries(folder: &Path) -> Outcome<Vec<String>> {
+    let told = || format!("cannot look into {}", folder.display());
+    let listed = match fs::read_dir(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        listed => listed.context(told)?,
+    };
+    let mut names = Vec::new();
+    for entry in listed {
+        names.extend(entry.context(told)?.file_name().into_string().ok());
+    }
+    Ok(names)
+}
+
+/// Reads which distributions are installed in the environment at `folder`, sorted by name.
+///
+/// # Errors
+/// The folder cannot be read.
+pub fn installed(folder: &Path) -> Outcome<Vec<Package>> {
+    let mut packages = Vec::new();
+    for version in entries(&folder.join("lib"))?.into_iter().filter(|name| name.starts_with("python")) {
+        let site = folder.join("lib").join(version).join("site-packages");
+        for name in entries(&site)?.into_iter().filter(|name| name.ends_with(".dist-info")) {
+            let metadata = disk::read_if_there(&site.join(&name).join("METADATA"))?.unwrap_or_default();
+            packages.extend(parse_metadata(&metadata).or_else(|| parse_folder_name(&name)));
+        }
+    }
+    packages.sort();
+    packages.dedup();
+    Ok(packages)
+}
+
+/// Reads name and version out of a distribution's metadata: headers up to the first empty line.
+fn parse_metadata(bytes: &[u8]) -> Option<Package> {
+    let text = String::from_utf8_lossy(bytes);
+    let header = |wanted: &str| {
+        text.lines()
+            .take_while(|line| !line.trim().is_empty())
+            .find_map(|line| Some(line.strip_prefix(wanted)?.trim().to_owned()))
+    };
+    Some(Package { name: normal_name(&header("Name:")?), version: header("Version:")? })
+}
+
+fn parse_folder_name(name: &str) -> Option<Package> {
+    let (name, version) = name.strip_suffix(".dist-info")?.split_once('-')?;
+    Some(Package { name: normal_name(name), version: version.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn name_and_version_come_from_the_headers_only() {
+        let metadata =
+            b"Metadata-Version: 2.1\nName: Foo.Bar\nVersion: 1.2\n\nName: not this\nVersion: nor this\n";
+        let expected = Package { name: "foo-bar".into(), version: "1.2".into() };
+        assert_eq!(parse_metadata(metadata).as_ref(), Some(&expected));
+        assert_eq!(parse_metadata(b"\nName: x\nVersion: 1\n"), None);
+        assert_eq!(parse_folder_name("foo_bar-1.2.dist-info"), Some(expected));
+    }
+}

@@ -1,0 +1,215 @@
+//! Why an installer gave up, read from what it wrote. Pure.
+
+use crate::error::Failure;
+use crate::process::{Ended, Finished};
+
+/// How much of a reason is told; resolvers can write pages.
+const LONGEST: usize = 1200;
+
+/// What kept an environment from being built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    /// No version of a package fits, or there is no such package.
+    NoMatch,
+    /// The definition contradicts itself.
+    Conflict,
+    /// The disk, or the owner's share of it, is full.
+    NoSpace,
+    /// The index could not be reached, or does not let us in.
+    Network,
+    /// A package comes as source only and does not build.
+    SourceBuild,
+    /// A download is not what its hash says.
+    Hash,
+    /// Something else.
+    Other,
+}
+
+/// Tells the end of an installer as a failure: `summary`, the reason in a few lines, and what to do about it.
+pub fn explain(finished: &Finished, summary: &str) -> Failure {
+    if !matches!(finished.ended, Ended::Exited(_)) {
+        return finished.failure(summary).hint("give it longer: python.deadline in the host's refresh.toml");
+    }
+    let text = String::from_utf8_lossy(&finished.stderr);
+    let trouble = parse_trouble(&text);
+    let reason = parse_reason(&text);
+    if reason.is_empty() {
+        return finished.failure(summary);
+    }
+    let failure = Failure::new(format!("{summary}: {}", trouble.sentence())).because(Failure::new(reason));
+    trouble.hints().iter().fold(failure, |failure, hint| failure.hint(*hint))
+}
+
+impl Trouble {
+    fn sentence(self) -> &'static str {
+        match self {
+            Self::NoMatch => "no version of a package fits what is asked for",
+            Self::Conflict => "the requirements contradict each other",
+            Self::NoSpace => "no space is left on the disk",
+            Self::Network => "the package index cannot be reached",
+            Self::SourceBuild => "a package has to be built from source and does not build",
+            Self::Hash => "a download is not what its hash says",
+            Self::Other => "the installer gave up",
+        }
+    }
+
+    fn hints(self) -> &'static [&'static str] {
+        match self {
+            Self::NoMatch | Self::Conflict => &["correct the requirements in the application's repository"],
+            Self::NoSpace => &["make room; `df -h` and `df -i` show where it is short"],
+            Self::Network => &[
+                "check the network, proxy and certificates of this machine",
+                "a mirror is named by python.index_url in the host's refresh.toml",
+            ],
+            Self::SourceBuild => {
+                &["ask for a version that has a wheel for this Python, or install what it needs"]
+            }
+            Self::Hash => &["find out who changed the package, or correct its hash in the requirements"],
+            Self::Other => &[],
+        }
+    }
+}
+
+/// Finds what kind of trouble an installer's error output tells of.
+pub fn parse_trouble(text: &str) -> Trouble {
+    let has = |signs: &[&str]| signs.iter().any(|sign| text.contains(sign));
+    if has(&["No space left on device", "Disk quota exceeded", "os error 28", "os error 122"]) {
+        Trouble::NoSpace
+    } else if has(&["hash mismatch", "Hash mismatch", "DO NOT MATCH THE HASHES"]) {
+        Trouble::Hash
+    } else if has(&[
+        "client error (Connect)",
+        "Failed to fetch:",
+        "dns error",
+        "connection broken by",
+        "Network is unreachable",
+        "network was disabled",
+        "HTTP error 4",
+    ]) {
+        Trouble::Network
+    } else if has(&[
+        "Failed to build",
+        "metadata-generation-failed",
+        "subprocess-exited-with-error",
+        "build backend returned an error",
+        "Failed building wheel",
+    ]) {
+        Trouble::SourceBuild
+    } else if has(&["ResolutionImpossible", "conflicting dependencies", "incompatible", "conflict"]) {
+        Trouble::Conflict
+    } else if has(&[
+        "there is no version of",
+        "there are no versions",
+        "was not found in",
+        "No matching distribution",
+    ]) {
+        Trouble::NoMatch
+    } else if has(&["requirements are unsatisfiable"]) {
+        Trouble::Conflict
+    } else {
+        Trouble::Other
+    }
+}
+
+/// Picks the lines that carry the reason: uv's `error:` and `cause:`, pip's `ERROR:`; shortened.
+pub fn parse_reason(text: &str) -> String {
+    let mut picked: Vec<String> = Vec::new();
+    let mut in_error = false;
+    for line in text.lines() {
+        let trimmed = line.trim();
+        let starts = ["error:", "cause:", "hint:", "ERROR:", "×", "╰─▶", "├─▶"]
+            .iter()
+            .find_map(|mark| Some((*mark, trimmed.strip_prefix(mark)?)));
+        if let Some((_, rest)) = starts {
+            let said = shortened(rest.trim());
+            in_error = true;
+            if !said.is_empty() && !picked.contains(&said) {
+                picked.push(said);
+            }
+        } else if in_error && line.starts_with(' ') && !trimmed.is_empty() && picked.len() < 12 {
+            picked.push(trimmed.to_owned());
+        } else {
+            in_error = false;
+        }
+    }
+    let mut reason = picked.join("\n");
+    if let Some((end, _)) = reason.char_indices().nth(LONGEST) {
+        reason.truncate(end);
+        reason.push_str(" …");
+    }
+    reason
+}
+
+/// Takes the middle out of pip's list of every version there is.
+fn shortened(line: &str) -> String {
+    let Some((before, list)) = line.split_once("(from versions: ") else { return line.to_owned() };
+    let versions: Vec<&str> = list.trim_end_matches(')').split(", ").collect();
+    if versions.len() <= 5 {
+        return line.to_owned();
+    }
+    format!("{before}(from versions: …, {})", versions[versions.len() - 5..].join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_of_uv_is_its_error_with_all_causes() {
+        let text = "Using Python 3.11.2 environment at: o/gen\nerror: No solution found when resolving dependencies\n  \
+            cause: Because there is no version of idna==99 and you require idna==99, we can conclude that your \
+            requirements are unsatisfiable.\n";
+        assert_eq!(parse_trouble(text), Trouble::NoMatch);
+        assert!(
+            parse_reason(text)
+                .starts_with("No solution found when resolving dependencies\nBecause there is no")
+        );
+    }
+
+    #[test]
+    fn a_network_that_is_down_is_told_from_a_package_that_is_missing() {
+        let uv = "error: Request failed after 3 retries in 8.1s\n  cause: Failed to fetch: http://127.0.0.1:9/idna/\n  \
+            cause: client error (Connect)\n  cause: Connection refused (os error 111)\n";
+        assert_eq!(parse_trouble(uv), Trouble::Network);
+        let pip = "WARNING: Retrying (Retry(total=0)) after connection broken by 'NewConnectionError()': /six/\n\
+            ERROR: Could not find a version that satisfies the requirement six (from versions: none)\n\
+            ERROR: No matching distribution found for six\n";
+        assert_eq!(parse_trouble(pip), Trouble::Network);
+        let missing = "error: No solution found when resolving dependencies\n  cause: Because nosuch was not found in \
+            the package registry and you require nosuch, we can conclude that your requirements are unsatisfiable.\n";
+        assert_eq!(parse_trouble(missing), Trouble::NoMatch);
+    }
+
+    #[test]
+    fn the_long_list_of_versions_is_shortened() {
+        let text = "ERROR: Could not find a version that satisfies the requirement idna==99 (from versions: 0.2, 0.3, \
+            0.4, 0.5, 3.18, 3.19, 3.20)\nERROR: No matching distribution found for idna==99\n";
+        assert_eq!(parse_trouble(text), Trouble::NoMatch);
+        assert_eq!(
+            parse_reason(text),
+            "Could not find a version that satisfies the requirement idna==99 (from versions: …, 0.4, 0.5, 3.18, \
+             3.19, 3.20)\nNo matching distribution found for idna==99"
+        );
+    }
+
+    #[test]
+    fn conflicts_full_disks_and_wrong_hashes_have_their_own_word() {
+        for (text, trouble) in [
+            (
+                "  cause: Because you require idna==3.1 and idna==3.2, we can conclude that your requirements are unsatisfiable.",
+                Trouble::Conflict,
+            ),
+            ("ERROR: ResolutionImpossible: for help visit", Trouble::Conflict),
+            ("error: failed to write\n  cause: No space left on device (os error 28)", Trouble::NoSpace),
+            (
+                "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device",
+                Trouble::NoSpace,
+            ),
+            ("error: Hash mismatch for `six==1.17.0`", Trouble::Hash),
+            ("  cause: Failed to build `x==1`", Trouble::SourceBuild),
+            ("something else", Trouble::Other),
+        ] {
+            assert_eq!(parse_trouble(text), trouble, "{text}");
+        }
+    }
+}
