@@ -2,6 +2,7 @@
 
 pub mod checkpoint;
 pub mod clock;
+pub mod demo;
 pub mod disk;
 pub mod error;
 pub mod event;

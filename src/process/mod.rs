@@ -5,6 +5,7 @@
 //! find and end what a killed run left behind ([`leftover`]).
 
 pub mod child;
+pub mod detached;
 pub mod identity;
 pub mod interrupt;
 pub mod leftover;
