@@ -221,6 +221,7 @@ pub(super) fn free_ports<const N: usize>() -> Outcome<[u16; N]> {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test prepares the folders that it looks at")]
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt as _;

@@ -1,6 +1,5 @@
 //! The application's repository: a bare one to serve and a clone to commit in, filled version by version.
 
-use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use include_dir::{Dir, include_dir};
@@ -82,14 +81,14 @@ impl<'a> Repository<'a> {
             Self { runner, git, bare: folder.join("upstream").join(NAME), clone: folder.join("work") };
         disk::make_folder(&repository.bare, 0o700)?;
         disk::make_folder(&repository.clone, 0o700)?;
-        repository.run(&repository.bare, ["init", "--quiet", "--bare", "--initial-branch=main"])?;
-        repository.run(&repository.clone, ["init", "--quiet", "--initial-branch=main"])?;
+        repository.run(&repository.bare, &["init", "--quiet", "--bare", "--initial-branch=main"])?;
+        repository.run(&repository.clone, &["init", "--quiet", "--initial-branch=main"])?;
         // In the clone's own configuration, so that whoever goes on from here can commit without any of theirs.
-        repository.run(&repository.clone, ["config", "user.name", "LadyLinux Demo"])?;
-        repository.run(&repository.clone, ["config", "user.email", "demo@localhost"])?;
-        let origin = repository.bare.as_os_str();
-        repository
-            .run(&repository.clone, [OsStr::new("remote"), "add".as_ref(), "origin".as_ref(), origin])?;
+        repository.run(&repository.clone, &["config", "user.name", "LadyLinux Demo"])?;
+        repository.run(&repository.clone, &["config", "user.email", "demo@localhost"])?;
+        let origin =
+            repository.program(&repository.clone).args(["remote", "add", "origin"]).arg(&repository.bare);
+        runner.run(&origin)?.ok(|| "git remote add failed".to_owned())?;
         Ok(repository)
     }
 
@@ -102,7 +101,7 @@ impl<'a> Repository<'a> {
             .get_dir(version.folder())
             .ok_or_else(|| Failure::new(format!("demo/{} is not part of this program", version.folder())))?;
         lay(overlay, overlay.path(), &self.clone)?;
-        self.run(&self.clone, ["add", "--all"])?;
+        self.run(&self.clone, &["add", "--all"])?;
         let date = version.date();
         let commit = self
             .program(&self.clone)
@@ -110,8 +109,8 @@ impl<'a> Repository<'a> {
             .env("GIT_COMMITTER_DATE", &date)
             .args(["commit", "--quiet", "--message", version.message()]);
         self.runner.run(&commit)?.ok(|| format!("cannot commit {version:?}"))?;
-        self.run(&self.clone, ["push", "--quiet", "--set-upstream", "origin", "main"])?;
-        CommitId::parse(self.run(&self.clone, ["rev-parse", "HEAD"])?.trim())
+        self.run(&self.clone, &["push", "--quiet", "--set-upstream", "origin", "main"])?;
+        CommitId::parse(self.run(&self.clone, &["rev-parse", "HEAD"])?.trim())
     }
 
     /// Returns the git program.
@@ -127,10 +126,9 @@ impl<'a> Repository<'a> {
             .env("GIT_TERMINAL_PROMPT", "0")
     }
 
-    fn run<A: AsRef<OsStr>, const N: usize>(&self, folder: &Path, arguments: [A; N]) -> Outcome<String> {
-        let what = arguments.first().map(|word| word.as_ref().to_string_lossy().into_owned());
-        let finished = self.runner.run(&self.program(folder).args(&arguments))?;
-        Ok(finished.ok(|| format!("git {} failed", what.unwrap_or_default()))?.text())
+    fn run(&self, folder: &Path, arguments: &[&str]) -> Outcome<String> {
+        let finished = self.runner.run(&self.program(folder).args(arguments))?;
+        Ok(finished.ok(|| format!("git {} failed", arguments.join(" ")))?.text())
     }
 }
 
@@ -172,7 +170,7 @@ mod tests {
                 let folder = tempfile::tempdir().unwrap();
                 let repository = Repository::make(&runner, folder.path()).unwrap();
                 let commits = ALL.map(|version| repository.publish(version).unwrap());
-                let served = repository.run(&repository.bare, ["rev-list", "--reverse", "main"]).unwrap();
+                let served = repository.run(&repository.bare, &["rev-list", "--reverse", "main"]).unwrap();
                 assert_eq!(served.lines().collect::<Vec<_>>(), commits.each_ref().map(CommitId::as_str));
                 commits.to_vec()
             })
@@ -188,7 +186,7 @@ mod tests {
         let changed = ALL.map(|version| {
             repository.publish(version).unwrap();
             repository
-                .run(&repository.clone, ["show", "--format=", "--name-only", "HEAD"])
+                .run(&repository.clone, &["show", "--format=", "--name-only", "HEAD"])
                 .unwrap()
                 .lines()
                 .map(str::to_owned)

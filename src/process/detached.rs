@@ -1,5 +1,4 @@
 //! Programs that are meant to outlive this one.
-#![expect(clippy::disallowed_methods, reason = "this room starts other programs")]
 
 use std::path::Path;
 use std::process::Stdio;
