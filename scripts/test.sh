@@ -65,6 +65,8 @@ stage() {
 }
 
 finish() {
+    # A demo that was cut short leaves its server and service; they are ended with the folder that they live in.
+    [ ! -e "$scratch/demo/demo.lock" ] || "$program" demo --dir "$scratch/demo" --stop || true
     printf '\n== summary\n'
     cat "$summary"
     printf '%-12s %5d s\n' 'in all' $(($(date +%s) - began))
@@ -129,7 +131,7 @@ opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 answer = opener.open(sys.argv[1], timeout=10)
 print(sys.argv[1], "answers", answer.status)' "$url" || code=$?
     fi
-    "$program" demo --dir "$scratch/demo" --stop || code=$?
+    "$program" demo --dir "$scratch/demo" --stop && rm -rf "$scratch/demo" || code=$?
     return "$code"
 }
 

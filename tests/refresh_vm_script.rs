@@ -3,6 +3,8 @@
 //! The script knows the places of the installed program as constants, which nothing can override. So each test runs
 //! a copy in which these two lines are replaced: by a folder of the test, and by the test's own user for root.
 
+#![expect(clippy::unwrap_used, reason = "in a test that is how a surprise is told")]
+
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -36,7 +38,7 @@ impl World {
             .collect::<String>();
         assert_ne!(text, source);
         let world = Self { script: at("checkout/scripts/refresh_vm.sh"), folder };
-        world.executable(&world.script, &text);
+        World::executable(&world.script, &text);
         world
     }
 
@@ -45,7 +47,7 @@ impl World {
     }
 
     /// Writes a program, by a child: while this process has the file open, a fork in another test would keep it busy.
-    fn executable(&self, path: &Path, text: &str) {
+    fn executable(path: &Path, text: &str) {
         let write = Program::new("/bin/sh")
             .args(["-c", "umask 022 && mkdir -p \"${1%/*}\" && cat > \"$1\" && chmod 755 \"$1\"", "sh"])
             .arg(path)
@@ -54,14 +56,14 @@ impl World {
     }
 
     fn with_installed(self) -> Self {
-        self.executable(&self.at("bin/ladylinux-refresh"), RECORDER);
+        Self::executable(&self.at("bin/ladylinux-refresh"), RECORDER);
         self
     }
 
     fn with_cargo(self, build: &str) -> Self {
         let manifest = "[package]\nname = \"ladylinux-refresh\"\n";
-        self.executable(&self.at("checkout/Cargo.toml"), manifest);
-        self.executable(&self.at("cargo/cargo"), &format!("#!/bin/sh\nset -e\n{build}\n"));
+        Self::executable(&self.at("checkout/Cargo.toml"), manifest);
+        Self::executable(&self.at("cargo/cargo"), &format!("#!/bin/sh\nset -e\n{build}\n"));
         self
     }
 
@@ -97,7 +99,7 @@ fn rw_4_1_the_script_is_in_the_repository() {
 fn rw_4_2_the_script_is_executable_and_reads_no_input() {
     assert_eq!(fs::metadata(original()).unwrap().permissions().mode() & 0o111, 0o111);
     let world = World::new();
-    world.executable(&world.at("bin/ladylinux-refresh"), "#!/bin/sh\ncat\n");
+    World::executable(&world.at("bin/ladylinux-refresh"), "#!/bin/sh\ncat\n");
     let program = Program::new(&world.script).input(b"not a word is taken".to_vec());
     assert_eq!(runner().run(&program).unwrap().text(), "not a word is taken");
 }
@@ -125,7 +127,7 @@ fn rw_8_4_what_people_type_reaches_the_program_as_a_command() {
 #[test]
 fn the_exit_code_is_the_programs_own() {
     let world = World::new();
-    world.executable(&world.at("bin/ladylinux-refresh"), "#!/bin/sh\nexit 4\n");
+    World::executable(&world.at("bin/ladylinux-refresh"), "#!/bin/sh\nexit 4\n");
     assert_eq!(world.run(&[]).ended, Ended::Exited(4));
 }
 
@@ -144,8 +146,8 @@ fn a_program_that_others_can_replace_is_not_started() {
 #[test]
 fn a_link_to_a_program_is_as_safe_as_the_place_that_it_leads_to() {
     let world = World::new();
-    world.executable(&world.at("elsewhere/program"), RECORDER);
-    world.executable(&world.at("bin/unused"), "");
+    World::executable(&world.at("elsewhere/program"), RECORDER);
+    World::executable(&world.at("bin/unused"), "");
     let link = Program::new("ln").arg("-s").arg(world.at("elsewhere/program"));
     assert!(runner().run(&link.arg(world.at("bin/ladylinux-refresh"))).unwrap().succeeded());
     assert_eq!(world.run(&[]).text(), "<run>");
@@ -157,7 +159,7 @@ fn a_link_to_a_program_is_as_safe_as_the_place_that_it_leads_to() {
 fn no_service_is_refused_where_a_service_is_installed() {
     let world = World::new().with_installed();
     let root = format!("--root={}", world.at("root").display());
-    world.executable(&world.at("root/var/lib/ladylinux/refresh/supervisor/state.json"), "{}");
+    World::executable(&world.at("root/var/lib/ladylinux/refresh/supervisor/state.json"), "{}");
     let finished = world.run(&[&root, "main", "--no-service"]);
     assert_eq!(finished.ended, Ended::Exited(2));
     assert!(said(&finished).contains("a service is installed"), "{}", said(&finished));

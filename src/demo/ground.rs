@@ -203,21 +203,20 @@ pub(super) fn quoted(path: &Path) -> String {
     if text.chars().all(plain) { text.into_owned() } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
-/// Finds ports of the loopback interface that nobody listens on; demos that start together begin at different ones.
+/// Finds a port of the loopback interface that nobody listens on and that is none of `taken`; demos that start
+/// together begin their search at different ones.
 ///
 /// # Errors
-/// There are not that many.
-pub(super) fn free_ports<const N: usize>() -> Outcome<[u16; N]> {
+/// There is none.
+pub(super) fn free_port(taken: &[u16]) -> Outcome<u16> {
     let width = PORTS.end - PORTS.start;
     let turn = u16::try_from(ProcessId::own().pid.unsigned_abs() % u32::from(width)).unwrap_or(0);
     let offset = turn.wrapping_mul(37) % width;
-    let free: Vec<u16> = (0..width)
+    (0..width)
         .map(|step| PORTS.start + (offset + step) % width)
-        .filter(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
-        .take(N)
-        .collect();
-    free.try_into()
-        .map_err(|_| Failure::new(format!("no free port between {} and {}", PORTS.start, PORTS.end)))
+        .filter(|port| !taken.contains(port))
+        .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
+        .ok_or_else(|| Failure::new(format!("no free port from {} to {}", PORTS.start, PORTS.end - 1)))
 }
 
 #[cfg(test)]
@@ -253,10 +252,12 @@ mod tests {
     }
 
     #[test]
-    fn free_ports_differ_and_can_be_listened_on() {
-        let [one, other] = free_ports::<2>().unwrap();
+    fn a_free_port_is_neither_taken_nor_listened_on() {
+        let one = free_port(&[]).unwrap();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, one));
+        let other = free_port(&[one]).unwrap();
         assert_ne!(one, other);
-        assert!(TcpListener::bind((Ipv4Addr::LOCALHOST, one)).is_ok());
+        drop(listener);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::ground::{Ground, MARK, free_ports};
+use super::ground::{Ground, MARK, free_port};
 use super::repository::{NAME, Repository};
 use crate::clock;
 use crate::disk;
@@ -29,14 +29,14 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Starts the server of `repository` on a free port and waits until it answers.
+    /// Starts the server of `repository` on a free port other than `taken` and waits until it answers.
     ///
     /// # Errors
     /// It cannot be started or ends by itself, time after time.
-    pub(super) fn start(ground: &Ground, repository: &Repository<'_>) -> Outcome<Self> {
+    pub(super) fn start(ground: &Ground, repository: &Repository<'_>, taken: u16) -> Outcome<Self> {
         let mut attempt = 1;
         loop {
-            match Self::try_start(ground, repository) {
+            match Self::try_start(ground, repository, taken) {
                 Err(failure) if attempt == ATTEMPTS || failure.interrupted_by().is_some() => {
                     return Err(failure);
                 }
@@ -54,8 +54,8 @@ impl Server {
         format!("git://127.0.0.1:{}/{NAME}", self.port)
     }
 
-    fn try_start(ground: &Ground, repository: &Repository<'_>) -> Outcome<Self> {
-        let [port] = free_ports()?;
+    fn try_start(ground: &Ground, repository: &Repository<'_>, taken: u16) -> Outcome<Self> {
+        let port = free_port(&[taken])?;
         let log = ground.at("server.log");
         let upstream = ground.at("upstream");
         let mut base = OsString::from("--base-path=");
@@ -101,7 +101,7 @@ mod tests {
         let ground = Ground::claim(&folder.path().join("demo")).unwrap();
         let repository = Repository::make(&runner, ground.folder()).unwrap();
         let commit = repository.publish(Version::Initial).unwrap();
-        let server = Server::start(&ground, &repository).unwrap();
+        let server = Server::start(&ground, &repository, 0).unwrap();
         let listed = Program::new(repository.git()).args(["ls-remote", &server.url(), "refs/heads/main"]);
         let finished = runner.run(&listed).unwrap().ok(|| "cannot list".to_owned()).unwrap();
         assert_eq!(finished.text(), format!("{commit}\trefs/heads/main\n"));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::ground::{Ground, free_ports, quoted, typed_name};
+use super::ground::{Ground, free_port, quoted, typed_name};
 use super::narrate::{Narrator, Scene, last_downtime};
 use super::repository::{Repository, Version};
 use super::server::Server;
@@ -23,7 +23,7 @@ use crate::settings::names::CommitId;
 pub(super) fn tell(ground: &Ground, port: Option<u16>, runner: &Runner, narrator: Narrator) -> Outcome<()> {
     let port = match port {
         Some(port) => port,
-        None => free_ports::<1>()?[0],
+        None => free_port(&[])?,
     };
     let product = format!("{} --root {}", typed_name(), quoted(&ground.at("root")));
     let mut stage = Stage { ground, runner, narrator, product, port };
@@ -31,7 +31,7 @@ pub(super) fn tell(ground: &Ground, port: Option<u16>, runner: &Runner, narrator
     stage.narrator.chapter("A small application, its repository, and an empty folder");
     let repository = Repository::make(runner, ground.folder())?;
     let mut deployed = repository.publish(Version::Initial)?;
-    let server = Server::start(ground, &repository)?;
+    let server = Server::start(ground, &repository, port)?;
     stage.narrator.say(format!("{} serves {}", server.url(), Version::Initial.message()));
     stage.prepare_host()?;
     stage.play("init", &["init", "--repo", &server.url(), "--allow", "git"], Expected::Success)?;
@@ -120,8 +120,9 @@ impl Stage<'_> {
         let Ended::Exited(code) = finished.ended else {
             return Err(finished.failure(&format!("the demo cannot go on after '{title}'")));
         };
-        let refreshes = matches!(words, ["run" | "rollback", ..]);
-        let downtime = refreshes.then(|| last_downtime(&self.ground.layout().status_file())).flatten();
+        // After a halt the service is still down, for as long as it takes a person to act.
+        let came_back = code == 0 && matches!(words, ["run" | "rollback", ..]);
+        let downtime = came_back.then(|| last_downtime(&self.ground.layout().status_file())).flatten();
         self.narrator.played(Scene { title: title.to_owned(), code, took, downtime });
         if expected.is_met_by(code) {
             Ok(())
