@@ -137,7 +137,7 @@ impl Program {
         self.path.file_name().unwrap_or(self.path.as_os_str()).to_string_lossy().into_owned()
     }
 
-    fn command(&self, mark: Option<&RunId>) -> Outcome<Command> {
+    pub(super) fn command(&self, mark: Option<&RunId>) -> Outcome<Command> {
         let mut command = Command::new(&self.path);
         command.args(&self.arguments).current_dir(&self.folder).env_clear().process_group(0);
         command.env("PATH", crate::settings::environment::SEARCH_PATH);

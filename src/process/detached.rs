@@ -1,4 +1,5 @@
-//! The small door for the two programs that outlive whoever starts them: the supervisor and the service below it.
+//! The small door for the programs that outlive whoever starts them: the supervisor, the service below it, and the
+//! server of a demo.
 //!
 //! Everything else goes through [`super::Runner`], which waits for what it starts.
 #![expect(clippy::disallowed_methods, reason = "this is the room that starts other programs")]
@@ -13,8 +14,9 @@ use std::process::{Command, Stdio};
 use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
 use serde::{Deserialize, Serialize};
 
-use super::child::memory_file;
+use super::child::{Program, memory_file};
 use super::identity::{Owner, ProcessId};
+use crate::disk;
 use crate::error::{Context as _, Failure, Outcome};
 
 /// The program of a supervisor: what is started, and what it is told on standard input.
@@ -85,6 +87,24 @@ pub fn start_service(service: &ServiceProgram, output: OwnedFd) -> Outcome<Proce
     identity_of(child.id())
 }
 
+/// Starts a program in a process group of its own, with no input and both streams appended to `log`, and leaves it
+/// to itself: nobody waits for it, its deadline and what it keeps do not count.
+///
+/// # Errors
+/// The log cannot be opened, the program cannot be started, or it is gone at once.
+pub fn spawn(program: &Program, log: &Path) -> Outcome<ProcessId> {
+    let told = || format!("cannot start {}", program.name());
+    let output = disk::open_append(log, 0o600)?;
+    seal_descriptors();
+    let mut command = program.command(None)?;
+    command.stdin(Stdio::null()).stdout(output.try_clone().context(told)?).stderr(output);
+    let child = command.spawn().context(told)?;
+    i32::try_from(child.id()).ok().and_then(ProcessId::of).ok_or_else(|| {
+        Failure::new(format!("{} ended as soon as it was started", program.name()))
+            .hint(format!("cat {}", log.display()))
+    })
+}
+
 /// Looks up a child of ours that has not been reaped: the pid is still its own, even if it has ended.
 fn identity_of(pid: u32) -> Outcome<ProcessId> {
     i32::try_from(pid)
@@ -107,5 +127,24 @@ fn seal_descriptors() {
         if let Ok(flags) = fcntl_getfd(descriptor) {
             let _ = fcntl_setfd(descriptor, flags | FdFlags::CLOEXEC);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::process::{Pid, Signal, kill_process_group};
+
+    #[test]
+    fn a_detached_program_lives_in_a_group_of_its_own_and_writes_to_its_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("log");
+        let program = Program::new("/bin/sh").arg("-c").arg("echo here; exec sleep 60");
+        let process = spawn(&program, &log).unwrap();
+        while std::fs::read(&log).unwrap() != b"here\n" {
+            std::thread::yield_now();
+        }
+        assert!(process.is_alive());
+        kill_process_group(Pid::from_raw(process.pid).unwrap(), Signal::KILL).unwrap();
     }
 }

@@ -1,0 +1,1 @@
+"""The preparation steps that refresh.toml declares. Standard library only: they run while the service is down."""

@@ -1,0 +1,2 @@
+ALTER TABLE notes ADD COLUMN pinned INTEGER NOT NULL;
+UPDATE notes SET pinned = 1 WHERE id = 1;

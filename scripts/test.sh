@@ -1,0 +1,138 @@
+#!/bin/sh
+# Proves the whole project: form, lints, documents, tests, and the demo from beginning to end.
+#
+#   ./scripts/test.sh            everything
+#   ./scripts/test.sh --quick    form, lints and unit tests, for the inner loop
+#
+# Installs what it needs where it may (root on a machine with apt); otherwise it says what is missing. Stops at the
+# first stage that fails and tells how long each one took.
+
+set -eu
+
+cd "$(dirname -- "$0")/.."
+scratch=$(mktemp -d)
+summary=$scratch/summary
+: >"$summary"
+began=$(date +%s)
+trap 'code=$?; trap - EXIT; finish "$code"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+main() {
+    mode=full
+    case ${1:-} in
+    '') ;;
+    --quick) mode=quick ;;
+    *)
+        echo "usage: scripts/test.sh [--quick]" >&2
+        exit 2
+        ;;
+    esac
+    if [ "${CI:-}" = true ]; then
+        # Nothing is built twice in CI, so notes for the next build are lost time.
+        export CARGO_INCREMENTAL=0 CARGO_TERM_PROGRESS_WHEN=never
+    fi
+
+    stage tools find_tools
+    find_rust
+    stage format cargo fmt --all --check
+    stage scripts check_scripts
+    stage lints cargo clippy --locked --all-targets --quiet -- -D warnings
+    if [ "$mode" = quick ]; then
+        stage unit-tests cargo test --locked --quiet --lib
+        return
+    fi
+    stage documents env RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --quiet
+    stage tests cargo test --locked --quiet
+    stage demo show_demo
+}
+
+# Runs one stage and notes its time; a stage that fails ends everything.
+stage() {
+    name=$1
+    shift
+    printf '\n== %s\n' "$name"
+    start=$(date +%s)
+    code=0
+    "$@" || code=$?
+    took=$(($(date +%s) - start))
+    if [ "$code" -eq 0 ]; then
+        printf '%-12s %5d s   passed\n' "$name" "$took" >>"$summary"
+    else
+        printf '%-12s %5d s   FAILED (exit %d)\n' "$name" "$took" "$code" >>"$summary"
+        exit 1
+    fi
+}
+
+finish() {
+    # A demo that was cut short leaves its server and service; they are ended with the folder that they live in.
+    [ ! -e "$scratch/demo/demo.lock" ] || "$program" demo --dir "$scratch/demo" --stop || true
+    printf '\n== summary\n'
+    cat "$summary"
+    printf '%-12s %5d s\n' 'in all' $(($(date +%s) - began))
+    rm -rf "$scratch"
+    [ "$1" -eq 0 ] || echo 'not everything passed' >&2
+    exit "$1"
+}
+
+# Finds the programs that build, tests and demo use, and installs those that are missing.
+find_tools() {
+    missing=
+    command -v cc >/dev/null || missing="$missing gcc libc6-dev"
+    command -v git >/dev/null && [ -x "$(git --exec-path)/git-daemon" ] || missing="$missing git"
+    /usr/bin/python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3 python3-venv"
+    [ -e /etc/ssl/certs/ca-certificates.crt ] || missing="$missing ca-certificates"
+    if [ -n "$missing" ]; then
+        if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
+            printf 'missing:%s\nhint: as root: apt-get install%s\n' "$missing" "$missing" >&2
+            return 1
+        fi
+        export DEBIAN_FRONTEND=noninteractive
+        # shellcheck disable=SC2086 # names of packages, split on purpose
+        apt-get update -qq && apt-get install -y -qq --no-install-recommends $missing >/dev/null || return 1
+    fi
+    if ! command -v cargo >/dev/null && [ ! -x "$HOME/.cargo/bin/cargo" ]; then
+        printf 'missing: Rust\nhint: install it with rustup, then try again\n' >&2
+        return 1
+    fi
+    git --version
+    /usr/bin/python3 --version
+}
+
+# Puts cargo on the PATH where only its own folder has it.
+find_rust() {
+    command -v cargo >/dev/null || PATH=$HOME/.cargo/bin:$PATH
+    export PATH
+    cargo --version
+}
+
+check_scripts() {
+    for script in scripts/*.sh; do
+        sh -n "$script" || return 1
+    done
+    if command -v shellcheck >/dev/null; then
+        shellcheck scripts/*.sh .ci/run
+    else
+        echo 'shellcheck is not installed; the scripts were only parsed'
+    fi
+}
+
+# Shows the demo in a folder of its own, asks the service at its address, and ends it.
+show_demo() {
+    program=${CARGO_TARGET_DIR:-target}/debug/ladylinux-refresh
+    code=0
+    timeout 600 "$program" demo --dir "$scratch/demo" >"$scratch/demo.out" 2>&1 || code=$?
+    cat "$scratch/demo.out"
+    url=$(tail -n 1 "$scratch/demo.out")
+    if [ "$code" -eq 0 ]; then
+        /usr/bin/python3 -c '
+import sys, urllib.request
+opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+answer = opener.open(sys.argv[1], timeout=10)
+print(sys.argv[1], "answers", answer.status)' "$url" || code=$?
+    fi
+    "$program" demo --dir "$scratch/demo" --stop && rm -rf "$scratch/demo" || code=$?
+    return "$code"
+}
+
+main "$@"
