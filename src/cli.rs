@@ -261,6 +261,10 @@ pub struct DemoArgs {
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
 
+    /// The port of the demo's service; without it, a free one
+    #[arg(long)]
+    pub port: Option<u16>,
+
     /// End what an earlier demo left running
     #[arg(long)]
     pub stop: bool,

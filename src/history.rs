@@ -125,8 +125,8 @@ pub fn prune(on: &Installation, current: &RunId) -> Outcome<()> {
             kept_runs.insert(pair.run);
         }
     }
-    kept_generations.extend(on.environments.live());
+    kept_generations.extend(on.live());
     let keep: Vec<GenerationName> = kept_generations.into_iter().collect();
-    on.environments.prune(&keep)?;
+    on.environments().prune(&keep)?;
     on.mirror.release_all_but(&kept_runs)
 }

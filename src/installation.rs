@@ -11,7 +11,7 @@ use crate::git::Git;
 use crate::git::mirror::Mirror;
 use crate::git::worktree::WorkTree;
 use crate::process::{Owner, Runner};
-use crate::python::{Environments, Installer, Interpreter};
+use crate::python::{Environments, Installer, Interpreter, Site};
 use crate::refresh::{Release, begin};
 use crate::report;
 use crate::service::envfile::EnvFile;
@@ -20,7 +20,7 @@ use crate::service::{ServiceManager, ServiceState, fence, probe};
 use crate::settings::Settings;
 use crate::settings::layers::Layers;
 use crate::settings::layout::Layout;
-use crate::settings::names::{CommitId, RunId};
+use crate::settings::names::{CommitId, GenerationName, RunId};
 
 /// An installation and the doors to its parts.
 pub struct Installation {
@@ -38,8 +38,6 @@ pub struct Installation {
     pub mirror: Mirror,
     /// The work tree.
     pub tree: WorkTree,
-    /// The environments.
-    pub environments: Environments,
     /// The service.
     pub service: Box<dyn ServiceManager>,
     interpreter: OnceCell<Interpreter>,
@@ -59,7 +57,6 @@ impl Installation {
         let git = Git::new(&runner, &layout)?;
         let mirror = Mirror::new(&git, &layout, &settings.remote);
         let tree = WorkTree::new(&git, &layout, owner);
-        let environments = Environments::new(&runner, &layout, &settings.python, owner);
         let service = Box::new(Embedded::new(&settings));
         Ok(Self {
             layout,
@@ -69,7 +66,6 @@ impl Installation {
             runner,
             mirror,
             tree,
-            environments,
             service,
             interpreter: OnceCell::new(),
             installer: OnceCell::new(),
@@ -88,6 +84,22 @@ impl Installation {
         let release = Release::read(self, commit)?;
         self.releases.borrow_mut().push(release.clone());
         Ok(release)
+    }
+
+    /// Returns where and for whom environments are made.
+    fn site(&self) -> Site<'_> {
+        Site { runner: &self.runner, layout: &self.layout, python: &self.settings.python, owner: self.owner }
+    }
+
+    /// Returns the environments.
+    pub fn environments(&self) -> Environments<'_> {
+        Environments::new(self.site())
+    }
+
+    /// Returns the name of the live generation, where `venv` leads to a good one.
+    pub fn live(&self) -> Option<GenerationName> {
+        let current = self.environments().current().ok()?;
+        current.generation().map(|generation| generation.name.clone())
     }
 
     /// Finds the interpreter that environments are made with.
@@ -110,9 +122,7 @@ impl Installation {
         if let Some(found) = self.installer.get() {
             return Ok(found);
         }
-        let interpreter = self.interpreter()?;
-        let found =
-            Installer::ensure(&self.runner, &self.layout, &self.settings.python, interpreter, self.owner)?;
+        let found = Installer::ensure(self.site(), self.interpreter()?)?;
         Ok(self.installer.get_or_init(|| found))
     }
 
@@ -123,6 +133,15 @@ impl Installation {
     pub fn port(&self) -> Outcome<u16> {
         let env_file = EnvFile::read(&self.layout.env_file())?;
         probe::service_port(&env_file)
+    }
+
+    /// Returns the URL that the probe asks, as far as the host's settings tell it.
+    ///
+    /// # Errors
+    /// The env file or the settings of the probe cannot be used.
+    pub fn probe_url(&self) -> Outcome<String> {
+        let env_file = EnvFile::read(&self.layout.env_file())?;
+        Ok(probe::resolve(&self.settings.probe, &env_file, None)?.url)
     }
 
     /// Tells whether the fence stands. Where that cannot be told, it does.

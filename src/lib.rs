@@ -27,7 +27,6 @@ pub mod demo;
 pub mod disk;
 pub mod error;
 pub mod event;
-<<<<<<< HEAD
 pub mod exit;
 pub mod git;
 pub mod history;
@@ -38,11 +37,6 @@ pub mod plan;
 pub mod process;
 pub mod python;
 pub mod refresh;
-=======
-pub mod manifest;
-pub mod process;
-pub mod python;
->>>>>>> room-python
 pub mod report;
 pub mod service;
 pub mod settings;

@@ -6,7 +6,7 @@ use crate::history::{self as past, Past};
 use crate::installation::as_typed;
 use crate::error::Failure;
 use crate::report::human;
-use crate::report::screen::{self, duration, say};
+use crate::report::screen::{duration, say};
 use crate::settings::layout::Layout;
 use crate::settings::names::RunId;
 
@@ -27,7 +27,7 @@ pub fn history(layout: &Layout, args: &HistoryArgs) -> Result<Ended, Error> {
             runs.truncate(args.number);
             if args.json {
                 let reports: Vec<_> = runs.iter().filter_map(|run| run.report.as_ref()).collect();
-                screen::say(&serde_json::to_string_pretty(&reports).unwrap_or_default());
+                say(&serde_json::to_string_pretty(&reports).unwrap_or_default());
             } else {
                 runs.iter().for_each(|run| say(&line(run)));
                 if runs.is_empty() {

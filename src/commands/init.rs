@@ -137,7 +137,7 @@ fn application(on: &Installation, run: &RunId, branch: &BranchName) -> Outcome<(
     let commit = on.mirror.ensure(run, branch)?;
     if app.join(".git").exists() {
         let state = on.tree.inspect()?;
-        let head = state.head.as_ref().map_or("no commit", |commit| commit.short());
+        let head = state.commit.as_ref().map_or("no commit", |commit| commit.short());
         say(&format!("left {} as it is ({head}); the next run saves its local changes and aligns it", app.display()));
         return Ok(());
     }
@@ -147,7 +147,7 @@ fn application(on: &Installation, run: &RunId, branch: &BranchName) -> Outcome<(
 }
 
 fn environment(on: &Installation, run: &RunId) -> Outcome<()> {
-    match on.environments.current()? {
+    match on.environments().current()? {
         Current::Missing => {}
         Current::RealFolder => {
             say(&format!("left {} as it is; the first run adopts it", on.layout.venv().display()));
@@ -160,10 +160,10 @@ fn environment(on: &Installation, run: &RunId) -> Outcome<()> {
     }
     let Some(commit) = on.mirror.pinned(run)? else { return Ok(()) };
     let wanted = on.release(&commit)?.wanted(on)?;
-    let ensured = on.environments.ensure(&wanted, Strategy::WhenChanged, run)?;
-    on.environments.switch(ensured.generation.name())?;
-    let count = ensured.generation.packages().len();
-    say(&format!("built {} with {count} packages", ensured.generation.name()));
+    let ensured = on.environments().ensure(&wanted, Strategy::WhenChanged, run)?;
+    on.environments().switch(&ensured.generation.name)?;
+    let count = ensured.generation.record.packages.len();
+    say(&format!("built {} with {count} packages", ensured.generation.name));
     Ok(())
 }
 

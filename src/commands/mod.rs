@@ -1,6 +1,7 @@
 //! One thin file per command.
 
 mod as_owner;
+mod demo;
 mod drift;
 mod history;
 mod init;
@@ -16,7 +17,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cli::{Cli, Command, Format, LockArgs, ReportArgs};
-use crate::demo;
 use crate::error::{Context as _, Failure, Outcome};
 use crate::event::{Events, Subscriber};
 use crate::exit::{Ended, Error, Refusal};
@@ -55,7 +55,7 @@ pub fn dispatch(cli: Cli) -> Result<Ended, Error> {
         Command::Init(args) => init::init(&layout, &args),
         Command::Service(command) => service::service(&layout, &command),
         Command::Drift(command) => drift::drift(&layout, &command),
-        Command::Demo(args) => demo::command(args.dir, args.stop),
+        Command::Demo(args) => demo::demo(&args),
         Command::Supervise | Command::AsOwner(_) | Command::GitCredential(_) => Ok(Ended::Done),
     }
 }

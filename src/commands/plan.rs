@@ -76,8 +76,8 @@ fn show(plan: &Plan) {
         for commit in &changes.commits {
             say(&format!("  + {} {}", commit.id.short(), harmless(&commit.subject)));
         }
-        if changes.total > changes.commits.len() {
-            say(&format!("  + and {} more", changes.total - changes.commits.len()));
+        if changes.coming > changes.commits.len() as u64 {
+            say(&format!("  + and {} more", changes.coming - changes.commits.len() as u64));
         }
         if changes.dropped > 0 {
             say(&format!("  - {} commits that are deployed are no longer on the branch", changes.dropped));

@@ -134,8 +134,8 @@ pub fn refresh(
         target,
         staged: !on.settings.strict_order,
         started_at,
-        commit_before: observed.tree.head.clone(),
-        generation_before: observed.environment.name().cloned(),
+        commit_before: observed.tree.commit.clone(),
+        generation_before: observed.live(),
         known,
         preflight: part,
         warnings: Vec::new(),
@@ -164,8 +164,7 @@ fn look(
 ) -> Outcome<(Target, Found)> {
     interrupt::check()?;
     let recovered = recover::recover(&on.layout, on.runner.events(), |run| {
-        let paths = on.tree.put_back(run)?;
-        Ok(paths.iter().map(|path| path.display().to_string()).collect())
+        on.tree.put_back(run)
     })?;
     let mut observed = Observed::of(on)?;
     let problems = preflight::check(on, &observed);

@@ -51,8 +51,8 @@ fn look(on: &Installation) -> crate::error::Outcome<Status> {
     let running_now = run_lock::held_by(&on.layout.lock_file())?.and_then(|holder| holder.run);
     Ok(Status {
         schema: 1,
-        commit: observed.tree.head.clone(),
-        generation: observed.environment.name().cloned(),
+        commit: observed.tree.commit.clone(),
+        generation: observed.live(),
         environment: on.layout.venv(),
         service: on.service_report(Some(on.probe_url()?)),
         fence: observed.fence.as_ref().map(fence_in_words),

@@ -38,7 +38,7 @@ pub struct Recovered {
 pub fn recover(
     layout: &Layout,
     events: &Events,
-    put_back: impl Fn(&RunId) -> Outcome<Vec<String>>,
+    put_back: impl Fn(&RunId) -> Outcome<usize>,
 ) -> Outcome<Recovered> {
     let mut recovered = Recovered::default();
     for run in interrupted(&layout.runs())? {
@@ -46,8 +46,9 @@ pub fn recover(
         for process in leftover::end(&run, &folder.join(CHILDREN), PATIENCE)? {
             events.note(&format!("ended what run {run} left running: {process}"));
         }
-        for path in put_back(&run)? {
-            events.note(&format!("put back what run {run} had set aside: {path}"));
+        let count = put_back(&run)?;
+        if count > 0 {
+            events.note(&format!("put back {count} preserved files that run {run} had set aside"));
         }
         let read = store::read(&folder)?;
         let entries = read.iter().flat_map(store::Read::entries);

@@ -1,11 +1,13 @@
 //! What the remote brings: the commit, what changes with it, and the environment it wants.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use crate::error::Outcome;
 use crate::git::history::Changes;
 use crate::installation::Installation;
-use crate::python::Made;
+use crate::python::{Definitions, Made};
 use crate::settings::names::{CommitId, GenerationName, RunId};
-use crate::settings::{Hook, Strategy};
+use crate::settings::Hook;
 
 use crate::refresh::Target;
 
@@ -46,24 +48,20 @@ impl Coming {
     fn of(on: &Installation, observed: &Observed, commit: &CommitId) -> Outcome<Self> {
         let release = on.release(commit)?;
         let wanted = release.wanted(on)?;
-        let ready = on.environments.ready(&wanted)?.map(|generation| generation.name().clone());
-        let always = release.settings.python.strategy == Strategy::Always;
-        let (made, reason) = match (&ready, always) {
-            (_, true) => {
-                let origin = release.settings.origin("python.strategy");
-                (Made::Built, format!("the strategy is `always` (from {origin})"))
-            }
-            (Some(ready), false) => (Made::Reused, format!("the definition is that of {ready}")),
-            (None, false) => (Made::Built, "no environment of this definition is there".to_owned()),
+        let ready = on.environments().ready(&wanted)?.map(|generation| generation.name.clone());
+        let strategy = release.settings.python.strategy;
+        let (made, reason) = match on.environments().reason_to_build(&wanted, strategy)? {
+            Some(reason) => (Made::Built, reason),
+            None => (Made::Reused, "the definition has not changed".to_owned()),
         };
-        let known = match &observed.tree.head {
+        let known = match &observed.tree.commit {
             Some(head) if on.mirror.contains(head)? => Some(head),
             _ => None,
         };
         let changes = known.map(|head| on.mirror.changes(head, commit)).transpose()?;
         let before = known.map(|head| on.release(head)).and_then(Result::ok);
         let packages = before
-            .map(|before| before.definitions.difference(&release.definitions))
+            .map(|before| difference(&before.definitions, &release.definitions))
             .unwrap_or_default();
         Ok(Self { commit: commit.clone(), changes, ready, made, reason, packages, hooks: release.settings.hooks })
     }
@@ -72,11 +70,30 @@ impl Coming {
     pub fn is_all_there(&self, observed: &Observed) -> bool {
         let pair = observed.deployed.as_ref();
         observed.fence.is_none()
-            && observed.tree.head.as_ref() == Some(&self.commit)
+            && observed.tree.commit.as_ref() == Some(&self.commit)
             && pair.is_some_and(|pair| pair.commit == self.commit)
             && observed.drift.as_ref().is_some_and(crate::git::drift::Drift::is_none)
             && self.made == Made::Reused
-            && observed.environment.name() == self.ready.as_ref()
+            && observed.live() == self.ready
             && observed.service.running().is_some()
     }
+}
+
+/// What differs between two sets of requirements, a line each: `+ new`, `- gone`, `~ name old → new`.
+fn difference(before: &Definitions, after: &Definitions) -> Vec<String> {
+    let table = |definitions: &Definitions| -> BTreeMap<String, String> {
+        let wishes = definitions.requirements().into_iter();
+        wishes.map(|wish| (wish.package.name, wish.package.specification)).collect()
+    };
+    let (before, after) = (table(before), table(after));
+    let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+    names
+        .into_iter()
+        .filter_map(|name| match (before.get(name), after.get(name)) {
+            (None, Some(new)) => Some(format!("+ {name}{new}")),
+            (Some(old), None) => Some(format!("- {name}{old}")),
+            (Some(old), Some(new)) if old != new => Some(format!("~ {name} {old} → {new}")),
+            _ => None,
+        })
+        .collect()
 }

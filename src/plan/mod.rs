@@ -72,7 +72,7 @@ pub struct Action {
 /// Decides what a run would do. Pure: the same input gives the same plan.
 pub fn build(settings: &Settings, target: &Target, observed: &Observed, coming: &Coming) -> Plan {
     let drift = observed.drift.clone().unwrap_or_default();
-    let now = observed.environment.name().cloned();
+    let now = observed.live();
     let build = coming.made == Made::Built;
     let environment = EnvironmentPlan {
         ready: coming.ready.clone(),
@@ -82,7 +82,7 @@ pub fn build(settings: &Settings, target: &Target, observed: &Observed, coming: 
         now: now.clone(),
     };
     let hooks: Vec<String> = coming.hooks.iter().map(hook_in_words).collect();
-    let commit_now = observed.tree.head.clone();
+    let commit_now = observed.tree.commit.clone();
     let changed = commit_now.as_ref() != Some(&coming.commit)
         || !drift.is_none()
         || build
@@ -127,12 +127,12 @@ fn action(
                 1 => "save 1 local change, ".to_owned(),
                 count => format!("save {count} local changes, "),
             };
-            let now = observed.tree.head.as_ref().map_or("no commit", |commit| commit.short());
+            let now = observed.tree.commit.as_ref().map_or("no commit", |commit| commit.short());
             (format!("{save}align app/ with {}", coming.commit.short()), format!("app/ is at {now}"))
         }
         Phase::Environment => {
             let what = match (&coming.ready, coming.made) {
-                (Some(ready), Made::Reused) if observed.environment.name() == Some(ready) => {
+                (Some(ready), Made::Reused) if observed.live().as_ref() == Some(ready) => {
                     format!("keep {ready}")
                 }
                 (Some(ready), Made::Reused) => format!("switch venv to {ready}"),

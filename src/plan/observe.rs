@@ -7,7 +7,7 @@ use crate::installation::Installation;
 use crate::python::Current;
 use crate::service::ServiceState;
 use crate::service::fence::{self, Fence};
-use crate::settings::names::CommitId;
+use crate::settings::names::{CommitId, GenerationName};
 use crate::status_file::{self, DeployedPair};
 
 /// What an installation is like.
@@ -36,7 +36,7 @@ impl Observed {
         Ok(Self {
             deployed: status_file::read(&on.layout).deployed,
             tree: on.tree.inspect()?,
-            environment: on.environments.current()?,
+            environment: on.environments().current()?,
             service: on.service.observe()?,
             fence: fence::read(&on.layout)?,
             drift: None,
@@ -50,8 +50,13 @@ impl Observed {
     pub fn with_drift(mut self, on: &Installation, known: &[CommitId]) -> Outcome<Self> {
         let mut all = self.known();
         all.extend(known.iter().cloned());
-        self.drift = Some(on.tree.drift(&on.mirror, &all, &on.settings.preserve)?);
+        self.drift = Some(on.tree.drift(&all, &on.settings.preserve)?);
         Ok(self)
+    }
+
+    /// Returns the live generation, where `venv` leads to a good one.
+    pub fn live(&self) -> Option<GenerationName> {
+        self.environment.generation().map(|generation| generation.name.clone())
     }
 
     /// Returns the commits whose files are no local changes.

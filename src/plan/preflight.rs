@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::error::{Context as _, Failure, Outcome};
+use crate::git::inspect::TreeKind;
 use crate::installation::Installation;
 use crate::service::envfile::EnvFile;
 use crate::service::{port, probe};
@@ -96,13 +97,19 @@ fn same_folder(one: &Path, other: &Path) -> bool {
 fn repository(on: &Installation, observed: &Observed) -> Outcome<()> {
     let tree = &observed.tree;
     let app = on.layout.app();
-    if !tree.is_repository {
-        return Err(Failure::new(format!("{} is no Git work tree", app.display()))
+    if tree.kind != TreeKind::Repository {
+        let why = match tree.kind {
+            TreeKind::Absent => "is missing",
+            TreeKind::NotAFolder => "is not a real folder",
+            TreeKind::ForeignRepository => "belongs to a Git repository somewhere else",
+            TreeKind::NoRepository | TreeKind::Repository => "is no Git work tree",
+        };
+        return Err(Failure::new(format!("{} {why}", app.display()))
             .hint(on.as_typed("ladylinux-refresh init --repo URL")));
     }
     if let Some(nested) = tree.nested.first() {
-        return Err(Failure::new(format!("there is a second repository inside the work tree: {}", nested.display()))
-            .hint(format!("look what is in it, then move it away: mv {} /var/tmp/", nested.display())));
+        return Err(Failure::new(format!("there is a second repository inside the work tree: {nested}"))
+            .hint(format!("look what is in it, then move it away: mv {} /var/tmp/", app.join(nested.as_path()).display())));
     }
     Ok(())
 }
@@ -111,7 +118,7 @@ fn removable(on: &Installation) -> Outcome<()> {
     let found = on.tree.unremovable()?;
     let Some(first) = found.first() else { return Ok(()) };
     let more = if found.len() > 1 { format!(" (and {} more)", found.len() - 1) } else { String::new() };
-    Err(Failure::new(format!("{}: {}{more}", first.path.display(), first.reason)).hint(first.repair.clone()))
+    Err(Failure::new(format!("{}: {}{more}", first.path, first.reason)).hint(first.repair.clone()))
 }
 
 fn remote(on: &Installation) -> Outcome<()> {
@@ -144,7 +151,7 @@ fn space(on: &Installation) -> Outcome<()> {
 fn probe(on: &Installation, observed: &Observed) -> Outcome<()> {
     let number = on.port()?;
     let env_file = EnvFile::read(&on.layout.env_file())?;
-    probe::check(&on.settings.probe, &env_file)?;
+    probe::resolve(&on.settings.probe, &env_file, None)?;
     if !observed.service.is_down() {
         return Ok(());
     }

@@ -1,6 +1,5 @@
 //! What a run has done so far: the journal it writes and the facts that its report is made from.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -37,7 +36,7 @@ pub struct Account {
     /// What was saved of local changes.
     pub saved: report::Saved,
     /// Preserved files, relative to `app/`.
-    pub preserved: Vec<PathBuf>,
+    pub preserved: Vec<String>,
     /// What became of the protected paths.
     pub protected: report::Protected,
     /// The URL that was probed.

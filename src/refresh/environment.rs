@@ -3,7 +3,7 @@
 use crate::error::Outcome;
 use crate::installation::Installation;
 use crate::journal::Entry;
-use crate::python::{Generation, Made};
+use crate::python::{Generation, Interpreter, Made};
 use crate::report;
 
 use super::account::Account;
@@ -20,13 +20,13 @@ pub fn environment(
     release: &Release,
 ) -> Outcome<(Generation, String)> {
     let generation = ensure_generation(on, account, release)?;
-    let switched = on.environments.switch(generation.name())?;
-    for note in switched.notes() {
-        account.note(&note);
+    let switched = on.environments().switch(&generation.name)?;
+    if let Some(adopted) = &switched.adopted {
+        account.note(&format!("the former folder venv is kept as {adopted}, to return to"));
     }
     let environment = &account.environment;
     let done = if environment.built { "built" } else { "reused" };
-    Ok((generation.clone(), format!("{} {done}: {}", generation.name(), environment.reason)))
+    Ok((generation.clone(), format!("{} {done}: {}", generation.name, environment.reason)))
 }
 
 /// Ensures the generation. Staging has called this before, unless it is left out; then it is found done.
@@ -37,28 +37,32 @@ pub fn ensure_generation(on: &Installation, account: &mut Account, release: &Rel
     account.progress("ensuring the environment");
     let earlier = match &account.target.state {
         TargetState::Latest => None,
-        TargetState::Earlier { generation, .. } => on.environments.good(generation)?,
+        TargetState::Earlier { generation, .. } => on.environments().good(generation)?,
     };
     let (generation, made, reason) = match earlier {
         Some(generation) => (generation, Made::Reused, "the one of that run".to_owned()),
         None => {
             let wanted = release.wanted(on)?;
-            let ensured = on.environments.ensure(&wanted, release.settings.python.strategy, &account.run)?;
+            let ensured = on.environments().ensure(&wanted, release.settings.python.strategy, &account.run)?;
             (ensured.generation, ensured.made, ensured.why)
         }
     };
-    account.record(Entry::Built { generation: generation.name().clone() })?;
+    account.record(Entry::Built { generation: generation.name.clone() })?;
     // Built once is built, also when step 3 finds it done.
     let built = account.environment.built || made == Made::Built;
     let reason = if account.environment.built { account.environment.reason.clone() } else { reason };
     account.environment = report::Environment {
         path: on.layout.venv(),
-        generation: Some(generation.name().clone()),
+        generation: Some(generation.name.clone()),
         generation_before: account.generation_before.clone(),
-        interpreter: Some(generation.interpreter().to_string()),
-        packages: Some(generation.packages().len()),
+        interpreter: generation.record.built().map(|built| interpreter_in_words(&built.interpreter)),
+        packages: Some(generation.record.packages.len()),
         built,
         reason,
     };
     Ok(generation)
+}
+
+fn interpreter_in_words(interpreter: &Interpreter) -> String {
+    format!("{} {}", interpreter.implementation, interpreter.version)
 }

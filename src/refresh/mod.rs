@@ -33,7 +33,7 @@ use crate::report::Report;
 
 pub use account::Account;
 pub use begin::{Target, begin};
-use release::Release;
+pub use release::Release;
 
 /// Executes the six steps. What this returns is what happened; nothing is undone by itself.
 ///

@@ -66,7 +66,7 @@ pub fn run_hook(
     let bin = place.environment.join("bin");
     let mut program = Program::new(first).args(rest).folder(&place.folder).owner(on.owner);
     let env_file = EnvFile::read(&on.layout.env_file())?;
-    for (name, value) in env_file.values() {
+    for (name, value) in &env_file.variables {
         program = program.env(name, value);
     }
     let commit = account.commit.clone().or_else(|| account.known.last().cloned());
@@ -98,7 +98,7 @@ fn version(
         commit: commit.clone(),
         branch: account.branch().clone(),
         refreshed_at: account.started_at,
-        generation: generation.name().clone(),
+        generation: generation.name.clone(),
     };
     vec![
         (deployed::COMMIT, deployed.commit.to_string()),

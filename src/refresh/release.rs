@@ -48,8 +48,9 @@ impl Release {
     /// There is no interpreter that it could run on, or no installer.
     pub fn wanted(&self, on: &Installation) -> Outcome<Wanted> {
         let interpreter = on.interpreter()?;
-        interpreter.check(self.definitions.requires_python())?;
-        on.environments.wanted(&self.definitions, interpreter, on.installer()?)
+        interpreter.accept(self.definitions.requires_python())?;
+        let environments = on.environments();
+        environments.wanted(self.definitions.clone(), interpreter.clone(), on.installer()?.clone())
     }
 }
 

@@ -40,7 +40,7 @@ pub fn restart(
         commit: release.commit.clone(),
         branch: account.branch().clone(),
         refreshed_at: account.started_at,
-        generation: generation.name().clone(),
+        generation: generation.name.clone(),
     };
     deployed.write(&on.layout)?;
     checkpoint::reach("restart:deployed");
@@ -49,7 +49,7 @@ pub fn restart(
     let proved = start_and_prove(on, account, release, &deployed);
     let summary = match proved {
         Ok(summary) => summary,
-        Err(failure) => return Err(stop_again(on, account, failure)),
+        Err(failure) => return Err(stop_again(on, failure)),
     };
     // The status first: a fence that falls must find it true.
     status_file::set_deployed(&on.layout, &deployed, &account.run)?;
@@ -82,7 +82,7 @@ fn start_and_prove(
 }
 
 /// Ends a service that did not prove itself; its last lines belong to the error.
-fn stop_again(on: &Installation, account: &mut Account, failure: Failure) -> Failure {
+fn stop_again(on: &Installation, failure: Failure) -> Failure {
     let said = on.service.log_tail(LOG_LINES).unwrap_or_default();
     let stopped = interrupt::shielded(|| on.service.stop());
     let summary = match stopped {

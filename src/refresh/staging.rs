@@ -31,7 +31,7 @@ impl<'a> Refresh<'a, Planned> {
             let checks = check(on, account, &release, &generation)?;
             let made = if account.environment.built { "built" } else { "ready" };
             let checks = if checks == 0 { String::new() } else { format!(", {checks} checks passed") };
-            Ok(((), format!("{} fetched, {} {made}{checks}", release.commit.short(), generation.name())))
+            Ok(((), format!("{} fetched, {} {made}{checks}", release.commit.short(), generation.name)))
         });
         match staged {
             Ok(()) => Ok(self),
@@ -48,7 +48,7 @@ fn check(on: &Installation, account: &mut Account, release: &Release, generation
     }
     let tree = on.layout.run(&account.run).join("staged-tree");
     on.mirror.export(&release.commit, &tree, on.owner)?;
-    let stage = prepare::Place { folder: tree.clone(), environment: generation.path().to_path_buf() };
+    let stage = prepare::Place { folder: tree.clone(), environment: generation.path.clone() };
     let checked = checks.iter().try_for_each(|hook| prepare::run_hook(on, account, hook, &stage, generation));
     disk::remove_tree(&tree)?;
     checked.map(|()| checks.len())

@@ -1,25 +1,32 @@
 //! Step 6: commit, environment path, service status, and the rest of the report (RW-5.6); the same report for a run
 //! that halted.
 
+use std::collections::BTreeSet;
+
 use crate::clock;
 use crate::error::{Failure, Outcome};
 use crate::event::{Event, Phase};
 use crate::exit;
+use crate::git::restore::SavedPlace;
 use crate::history;
 use crate::installation::Installation;
 use crate::journal::Entry;
 use crate::journal::record::Ending;
 use crate::manifest::{Manifest, Scan};
+use crate::report::screen::size;
 use crate::report::{self, PhaseReport, Report};
 use crate::service::fence;
 use crate::settings::layout::Layout;
-use crate::settings::names::{BranchName, RunId};
+use crate::settings::names::{BranchName, CommitId, RunId};
 use crate::status_file;
 
 use super::account::{Account, millis};
 
 /// How many entries of the protected paths are looked at; a store with more is looked at in part.
 const INVENTORY_LIMIT: usize = 200_000;
+
+/// From which size on saved changes are worth a warning, in bytes.
+const SAVED_LARGE: u64 = 5 << 30;
 
 /// The protected paths as they are while the service is down: names, sizes, modes, times.
 #[derive(Debug)]
@@ -48,8 +55,9 @@ impl Inventory {
         let mut protected = report::Protected::default();
         for ((before, after), root) in self.manifests.iter().zip(&now.manifests).zip(layout.protected()) {
             protected.entries += before.entries().len();
-            let changes = before.compare(after);
-            let paths = changes.paths();
+            let found = before.compare(after);
+            let changed = found.changed.iter().map(|(path, _)| path);
+            let paths = found.added.iter().chain(&found.removed).chain(changed);
             protected.changed.extend(paths.map(|path| root.join(path).display().to_string()));
         }
         Ok(protected)
@@ -67,13 +75,43 @@ pub fn settle(on: &Installation, account: &mut Account) -> Outcome<String> {
     if !account.protected.changed.is_empty() {
         account.warn("protected paths changed while the service was down; this program does not write there".into());
     }
-    for line in on.tree.advice(&account.run)? {
+    for line in advice(on, account)? {
         account.warn(line);
     }
     let commit = account.commit()?;
     let generation = account.environment.generation.clone();
     let generation = generation.map_or_else(|| "no environment".to_owned(), |name| name.to_string());
     Ok(format!("{} on {} in {generation}", commit.short(), account.branch()))
+}
+
+/// Points out a file that is saved run after run, with the line to add, and saved changes that have grown large.
+fn advice(on: &Installation, account: &Account) -> Outcome<Vec<String>> {
+    if account.saved.count == 0 {
+        return Ok(Vec::new());
+    }
+    let places = on.tree.saved_places()?;
+    let mut lines = Vec::new();
+    let paths = |place: &SavedPlace| -> BTreeSet<String> {
+        place.index.items.iter().map(|item| item.path.to_string()).collect()
+    };
+    if let [.., before, last] = places.as_slice() {
+        if last.index.run == account.run {
+            let again: Vec<String> = paths(last).intersection(&paths(before)).cloned().collect();
+            if let Some(first) = again.first() {
+                lines.push(format!(
+                    "{} is saved run after run; if the application keeps its state there, add to {}: preserve = {again:?}",
+                    first,
+                    on.layout.host_file().display()
+                ));
+            }
+        }
+    }
+    let total: u64 = places.iter().map(|place| place.size).sum();
+    if total > SAVED_LARGE {
+        let remove = on.as_typed("ladylinux-refresh drift prune");
+        lines.push(format!("saved local changes take {}; remove old ones with: {remove}", size(total)));
+    }
+    Ok(lines)
 }
 
 /// Ends a run that succeeded.
@@ -151,8 +189,8 @@ fn brief_report(
     error: Option<report::Error>,
 ) -> Report {
     let deployed = status_file::read(&on.layout).deployed;
-    let commit = on.tree.head();
-    let live = on.environments.live();
+    let commit = head(on);
+    let live = on.live();
     Report {
         schema: report::SCHEMA,
         run: brief.run,
@@ -181,6 +219,11 @@ fn brief_report(
         warnings: Vec::new(),
         error,
     }
+}
+
+/// The commit that `app/` is at, as far as that can be told.
+fn head(on: &Installation) -> Option<CommitId> {
+    on.tree.inspect().ok()?.commit
 }
 
 fn told(phase: Phase, failure: &Failure, next: String) -> report::Error {
@@ -214,8 +257,8 @@ fn make(
     exit_code: u8,
     error: Option<report::Error>,
 ) -> Report {
-    let commit = account.commit.clone().or_else(|| on.tree.head());
-    let live = on.environments.live();
+    let commit = account.commit.clone().or_else(|| head(on));
+    let live = on.live();
     let environment = report::Environment {
         path: on.layout.venv(),
         generation: live.clone(),
@@ -241,7 +284,7 @@ fn make(
         downtime_ms: account.downtime.map(millis),
         phases: account.phases.clone(),
         saved: account.saved.clone(),
-        preserved: account.preserved.iter().map(|path| path.display().to_string()).collect(),
+        preserved: account.preserved.clone(),
         protected: account.protected.clone(),
         warnings: account.warnings.clone(),
         error,

@@ -3,7 +3,8 @@
 use crate::checkpoint;
 use crate::disk;
 use crate::error::{Context as _, Outcome};
-use crate::git::worktree::SaveRequest;
+use crate::git::save::Saved;
+use crate::git::worktree::ToSave;
 use crate::installation::Installation;
 use crate::journal::Entry;
 use crate::report;
@@ -24,29 +25,27 @@ pub fn sync(on: &Installation, account: &mut Account) -> Outcome<(Release, Strin
     checkpoint::reach("sync:undeployed");
 
     account.progress("saving local changes");
-    let request = SaveRequest {
-        run: account.run.clone(),
-        known: account.known.clone(),
-        target: commit.clone(),
-        preserve: on.settings.preserve.clone(),
+    let wanted = ToSave {
+        run: &account.run,
+        known: &account.known,
+        target: &commit,
+        preserve: &on.settings.preserve,
     };
-    let saved = on.tree.save(&on.mirror, &request).context(|| "local changes cannot be saved".to_owned())?;
-    account.saved = report::Saved {
-        count: saved.count(),
-        paths: saved.paths().into_iter().take(20).collect(),
-        place: saved.place(),
-    };
+    let saved = on.tree.save(&wanted).context(|| "local changes cannot be saved".to_owned())?;
+    for note in &saved.notes {
+        account.note(note);
+    }
+    account.saved = in_report(on, account, &saved);
+    account.preserved = saved.preserved.iter().map(ToString::to_string).collect();
     checkpoint::reach("sync:saved");
 
     account.progress("aligning app/");
-    let aligned = on.tree.align(&on.mirror, account.branch(), &commit)?;
-    for note in aligned.notes() {
-        account.note(&note);
+    let aligned = on.tree.align(&account.run, account.branch(), &commit)?;
+    for note in &aligned.notes {
+        account.note(note);
     }
     checkpoint::reach("sync:aligned");
-    account.preserved = on.tree.put_back(&account.run)?;
-    checkpoint::reach("sync:put-back");
-    let proof = on.tree.prove(&on.mirror, &commit, &account.preserved)?;
+    let proof = on.tree.prove(&commit, &saved.preserved)?;
     account.commit = Some(commit.clone());
 
     let except = match account.preserved.len() {
@@ -55,6 +54,15 @@ pub fn sync(on: &Installation, account: &mut Account) -> Outcome<(Release, Strin
         count => format!(", except {count} preserved files"),
     };
     Ok((release, format!("{} aligned and proved, {} files{except}", commit.short(), proof.files)))
+}
+
+fn in_report(on: &Installation, account: &Account, saved: &Saved) -> report::Saved {
+    const LISTED: usize = 20;
+    let items = saved.taken().map(|item| item.path.to_string());
+    let tips = saved.tips.iter().filter(|tip| tip.held_by.is_none()).map(|tip| format!("commits of {}", tip.tip.name));
+    let all: Vec<String> = items.chain(tips).collect();
+    let place = (!all.is_empty()).then(|| on.layout.run(&account.run).join("saved"));
+    report::Saved { count: all.len(), paths: all.into_iter().take(LISTED).collect(), place }
 }
 
 /// Ensures that the mirror holds the target and reads what it brings. Staging has called this before, unless it is left

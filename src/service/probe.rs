@@ -20,7 +20,7 @@ use crate::settings;
 /// The variable of the environment file that names the service's port.
 pub const PORT: &str = "LADYLINUX_PORT";
 /// The port where the environment file names none.
-const DEFAULT_PORT: u16 = 8000;
+pub const DEFAULT_PORT: u16 = 8000;
 /// How long one request may take.
 const REQUEST: Duration = Duration::from_secs(5);
 /// How long to wait between two requests while the service is not good yet.

@@ -1,0 +1,37 @@
+//! The hidden commands: work on files with the rights of their owner, and git's question for credentials.
+
+use std::io::Read as _;
+
+use crate::cli::{AsOwnerArgs, CredentialArgs};
+use crate::error::Failure;
+use crate::exit::{Ended, Error};
+use crate::git::{remote, worktree};
+use crate::report::screen;
+
+/// Does one operation: a request on standard input, an answer on standard output.
+pub fn answer(args: &AsOwnerArgs) -> Result<Ended, Error> {
+    let answer = worktree::answer(&args.operation, &input()?)
+        .ok_or_else(|| Error::Usage(Failure::new(format!("there is no operation {:?}", args.operation))))?;
+    screen::write(&answer);
+    Ok(Ended::Done)
+}
+
+/// Answers git, which asks for the user name and the token that go with a URL.
+pub fn credential(args: &CredentialArgs) -> Result<Ended, Error> {
+    let request = String::from_utf8_lossy(&input()?).into_owned();
+    let [token_file, user, operation] = args.words.as_slice() else {
+        return Err(Error::Usage(Failure::new("git-credential takes a file, a user and an operation")));
+    };
+    let (user, operation) = (user.to_string_lossy(), operation.to_string_lossy());
+    let answer = remote::answer_credential(&operation, &request, token_file.as_ref(), &user).map_err(Error::Usage)?;
+    screen::write(answer.as_bytes());
+    Ok(Ended::Done)
+}
+
+fn input() -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::new();
+    match std::io::stdin().lock().read_to_end(&mut bytes) {
+        Ok(_) => Ok(bytes),
+        Err(error) => Err(Error::Bug(format!("the request cannot be read: {error}"))),
+    }
+}

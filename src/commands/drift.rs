@@ -1,0 +1,122 @@
+//! `drift`: local changes that refreshes saved, and the way back.
+
+use std::path::{Path, PathBuf};
+
+use crate::cli::{DriftCommand, LockArgs};
+use crate::error::{Context as _, Failure, Outcome};
+use crate::exit::{Ended, Error};
+use crate::git::path::TreePath;
+use crate::git::restore::{Present, Restore, SavedPlace};
+use crate::git::saved::SavedItem;
+use crate::installation::Installation;
+use crate::report::screen::{self, harmless, say, size};
+use crate::settings::layout::Layout;
+use crate::settings::names::RunId;
+
+use super::{lock, open, refuse};
+
+/// Does what `drift …` asks for.
+pub fn drift(layout: &Layout, command: &DriftCommand) -> Result<Ended, Error> {
+    let on = open(layout, "drift")?;
+    let told = |failure| refuse(&on, "drift", failure, "ladylinux-refresh drift list");
+    let parse = |run: &str| RunId::parse(run).map_err(Error::Usage);
+    match command {
+        DriftCommand::List => list(&on).map_err(told)?,
+        DriftCommand::Show { run, path: None } => show(&on, &parse(run)?).map_err(told)?,
+        DriftCommand::Show { run, path: Some(path) } => content(&on, &parse(run)?, path).map_err(told)?,
+        DriftCommand::Restore { run, paths, overwrite } => {
+            let run = parse(run)?;
+            let _lock = lock(layout, "drift restore", None, &LockArgs { lock_timeout: 0 })?;
+            restore(&on, &run, paths, *overwrite).map_err(told)?;
+        }
+        DriftCommand::Prune { runs } => {
+            let runs = runs.iter().map(|run| parse(run)).collect::<Result<Vec<_>, _>>()?;
+            let _lock = lock(layout, "drift prune", None, &LockArgs { lock_timeout: 0 })?;
+            prune(&on, runs).map_err(told)?;
+        }
+    }
+    Ok(Ended::Done)
+}
+
+fn list(on: &Installation) -> Outcome<()> {
+    let places = on.tree.saved_places()?;
+    if places.is_empty() {
+        say("no refresh has saved local changes");
+    }
+    for place in &places {
+        let count = place.index.items.len();
+        let commits = place.index.tips.iter().filter(|tip| tip.held_by.is_none()).count();
+        let commits = if commits == 0 { String::new() } else { format!(", commits of {commits} local names") };
+        say(&format!("{}  {count} files and folders{commits}, {}", place.index.run, size(place.size)));
+    }
+    Ok(())
+}
+
+fn show(on: &Installation, run: &RunId) -> Outcome<()> {
+    let place = find(on, run)?;
+    for item in &place.index.items {
+        let bytes = item.size.map(|bytes| format!(" ({})", size(bytes))).unwrap_or_default();
+        say(&format!("{:<10} {}{bytes}", item.kind.word(), harmless(&item.path.to_string())));
+    }
+    for tip in &place.index.tips {
+        let held = tip.held_by.as_ref().map(|run| format!(", held by run {run}")).unwrap_or_default();
+        say(&format!("{:<10} {} ({}){held}", "commits", harmless(&tip.tip.name), tip.tip.commit.short()));
+    }
+    say(&format!("in         {}", on.layout.run(run).join("saved").display()));
+    say(&format!("restore:   {}", on.as_typed(&format!("ladylinux-refresh drift restore {run}"))));
+    Ok(())
+}
+
+/// Writes the saved content of one path as it is.
+fn content(on: &Installation, run: &RunId, path: &Path) -> Outcome<()> {
+    let place = find(on, run)?;
+    let item = |item: &&SavedItem| item.path.as_path() == path;
+    let found = place.index.items.iter().find(item).ok_or_else(|| {
+        Failure::new(format!("run {run} saved nothing at {}", path.display()))
+            .hint(format!("ladylinux-refresh drift show {run}"))
+    })?;
+    let Some(stored) = &found.stored else {
+        say(&format!("{} had been deleted", harmless(&found.path.to_string())));
+        return Ok(());
+    };
+    let file = place.index.vault.as_path().join(stored.as_path());
+    let bytes = std::fs::read(&file).context(|| format!("cannot read {}", file.display()))?;
+    screen::write(&bytes);
+    Ok(())
+}
+
+fn restore(on: &Installation, run: &RunId, paths: &[PathBuf], overwrite: bool) -> Outcome<()> {
+    let wanted = Restore {
+        paths: paths.iter().map(|path| TreePath::from(path.as_path())).collect(),
+        present: if overwrite { Present::Replace } else { Present::Refuse },
+    };
+    let restored = on.tree.restore(run, wanted)?;
+    for path in &restored.paths {
+        say(&format!("restored {}", harmless(&path.to_string())));
+    }
+    for name in &restored.refs {
+        say(&format!("restored commits as {}", harmless(name)));
+    }
+    Ok(())
+}
+
+fn prune(on: &Installation, runs: Vec<RunId>) -> Outcome<()> {
+    let runs = if runs.is_empty() {
+        let mut all: Vec<RunId> = on.tree.saved_places()?.into_iter().map(|place| place.index.run).collect();
+        all.pop();
+        all
+    } else {
+        runs
+    };
+    for run in runs {
+        let pruned = on.tree.prune(&run)?;
+        say(&format!("removed what run {run} had saved ({})", size(pruned.freed)));
+    }
+    Ok(())
+}
+
+fn find(on: &Installation, run: &RunId) -> Outcome<SavedPlace> {
+    on.tree.saved_places()?.into_iter().find(|place| place.index.run == *run).ok_or_else(|| {
+        Failure::new(format!("run {run} has saved nothing")).hint("ladylinux-refresh drift list")
+    })
+}
