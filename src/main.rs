@@ -3,6 +3,7 @@
 //! Temporary: dispatches the hidden commands that the tests of one room need.
 
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use ladylinux_refresh::service::supervisor;
@@ -14,7 +15,10 @@ fn main() -> ExitCode {
         [option, root, command] if option == "--root" && command == supervisor::COMMAND => {
             match supervisor::run_supervisor(&Layout::below(root.clone())) {
                 Ok(()) => ExitCode::SUCCESS,
-                Err(_) => ExitCode::FAILURE,
+                Err(failure) => {
+                    let _ = writeln!(std::io::stderr(), "{}", failure.chain().join(": "));
+                    ExitCode::FAILURE
+                }
             }
         }
         _ => ExitCode::from(2),

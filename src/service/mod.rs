@@ -22,7 +22,7 @@ use crate::process::ProcessId;
 use crate::settings::names::RunId;
 
 /// Something that keeps one service.
-pub trait ServiceManager {
+pub trait ServiceManager: Send + Sync {
     /// Looks what the service is doing; changes nothing and is cheap.
     ///
     /// # Errors

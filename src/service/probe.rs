@@ -135,10 +135,14 @@ fn check_url(url: &str) -> Outcome<()> {
         Some("https") => return Err(refuse("the probe speaks plain http, to this machine only")),
         _ => return Err(refuse("it does not start with http://")),
     }
-    match uri.host() {
-        None | Some("") => Err(refuse("it names no host")),
-        Some(_) => Ok(()),
+    let Some(authority) = uri.authority().filter(|authority| !authority.host().is_empty()) else {
+        return Err(refuse("it names no host"));
+    };
+    let has_port = !authority.as_str().ends_with(authority.host());
+    if has_port && authority.port_u16().is_none_or(|port| port == 0) {
+        return Err(refuse("its port is none"));
     }
+    Ok(())
 }
 
 fn fill_in(value: &str, deployed: Option<&Deployed>) -> Outcome<String> {

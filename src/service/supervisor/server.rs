@@ -79,7 +79,7 @@ enum Begun {
     RunsAlready,
 }
 
-fn begin(layout: &Layout, launch: Launch) -> Outcome<Begun> {
+fn begin(layout: &Layout, mut launch: Launch) -> Outcome<Begun> {
     // In a session of its own no terminal's signals reach it. That it leads one already is as good.
     let _ = rustix::process::setsid();
     rustix::process::umask(Mode::from_raw_mode(0o022));
@@ -93,7 +93,8 @@ fn begin(layout: &Layout, launch: Launch) -> Outcome<Begun> {
     // Looked at with the lock held: whoever raises a fence and then looks for a supervisor either finds this one or has
     // raised the fence before this look.
     let lease = Lease::through_the_fence(layout)?;
-    let strays = tree::marked(&launch.mark);
+    let mark = tree::mark(layout)?;
+    let strays = tree::marked(&mark);
     if !strays.is_empty() {
         let names: Vec<String> = strays.iter().map(|process| tree::told(*process)).collect();
         return Err(Failure::new(format!(
@@ -102,6 +103,7 @@ fn begin(layout: &Layout, launch: Launch) -> Outcome<Begun> {
         ))
         .hint("ladylinux-refresh service stop"));
     }
+    launch.program.variables.push((tree::SERVICE_MARK.into(), mark.into()));
     let own = ProcessId::own();
     let since = clock::now();
     let invocation = format!("{}-{}", since.strftime("%Y%m%dT%H%M%S%.6f"), own.pid);
