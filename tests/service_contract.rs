@@ -1,6 +1,6 @@
 //! The contract of a service manager, kept by the embedded supervisor with real processes; and what that supervisor
 //! promises beyond it.
-#![expect(clippy::disallowed_methods, reason = "tests set up worlds and start programs")]
+#![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests set up worlds and start programs")]
 
 #[path = "common/service.rs"]
 mod service;
@@ -85,8 +85,8 @@ impl Drop for World {
     }
 }
 
-fn bench(script: Script) -> Box<dyn Bench> {
-    Box::new(World::new(&script))
+fn bench(script: &Script) -> Box<dyn Bench> {
+    Box::new(World::new(script))
 }
 
 macro_rules! keeps {
@@ -129,7 +129,8 @@ impl Caller {
     }
 
     /// Waits until the caller has started the service and says so.
-    fn has_started(&self, world: &World) {
+    fn has_started(&mut self, world: &World) {
+        assert!(self.child.try_wait().unwrap().is_none(), "the caller ended");
         until("the caller's start", || world.layout.root().join("started").exists().then_some(()));
     }
 
@@ -198,7 +199,7 @@ fn the_service_outlives_the_process_that_started_it_and_keeps_none_of_its_descri
 #[test]
 fn rw_7_1a_a_service_does_not_outlive_the_refresh_that_was_proving_it() {
     let world = World::new(&Script::new(service::LEAVES_ORPHANS));
-    let caller = Caller::spawn(&world, "refresh");
+    let mut caller = Caller::spawn(&world, "refresh");
     caller.has_started(&world);
     fact(&world, "ready");
     let orphan = process(&world, "orphan");
@@ -212,7 +213,7 @@ fn rw_7_1a_a_service_does_not_outlive_the_refresh_that_was_proving_it() {
 #[test]
 fn rw_5_5_a_proved_service_outlives_the_refresh_that_started_it() {
     let world = World::new(&Script::new(service::LISTENS));
-    let caller = Caller::spawn(&world, "refresh that settles");
+    let mut caller = Caller::spawn(&world, "refresh that settles");
     caller.has_started(&world);
     fact(&world, "ready");
     // A later refresh's fence is not the one that this service was started through.

@@ -2,6 +2,7 @@
 //!
 //! A test file makes a [`Bench`] for its manager and calls the clauses; none of them knows which manager it is.
 #![allow(dead_code, reason = "shared by test files that use different parts of it")]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests set up worlds")]
 
 use std::fs;
 use std::net::TcpListener;
@@ -46,7 +47,7 @@ impl Script {
 }
 
 /// Makes a bench for a script.
-pub(crate) type Factory = fn(Script) -> Box<dyn Bench>;
+pub(crate) type Factory = fn(&Script) -> Box<dyn Bench>;
 
 /// What every script has: `note(name, value)` leaves a fact in the working directory, whole or not at all.
 const PRELUDE: &str = r#"
@@ -157,7 +158,7 @@ pub(crate) fn python() -> PathBuf {
 // The clauses.
 
 pub(crate) fn a_started_service_is_observed_as_running_and_a_stopped_one_as_stopped(make: Factory) {
-    let bench = make(Script::new(LISTENS));
+    let bench = make(&Script::new(LISTENS));
     assert!(bench.manager().observe().unwrap().is_down());
     let main = start(&*bench);
     let state = bench.manager().observe().unwrap();
@@ -168,18 +169,19 @@ pub(crate) fn a_started_service_is_observed_as_running_and_a_stopped_one_as_stop
 }
 
 pub(crate) fn a_stop_ends_every_process_of_the_tree_and_frees_the_port(make: Factory) {
-    let bench = make(Script::new(LEAVES_ORPHANS));
+    let bench = make(&Script::new(LEAVES_ORPHANS));
     let main = start(&*bench);
     let orphan = process(&*bench, "orphan");
     assert_ne!(main, orphan);
     let stopped = bench.manager().stop().unwrap();
     assert!(!main.is_alive() && !orphan.is_alive());
+    assert_eq!(stopped.force, Force::LeftoversKilled);
     assert!(stopped.leftovers.iter().any(|left| left.starts_with(&format!("{} ", orphan.pid))), "{stopped}");
     assert_eq!(port::holder(bench.port()).unwrap(), None);
 }
 
 pub(crate) fn stopping_what_is_stopped_is_fine(make: Factory) {
-    let bench = make(Script::new(LISTENS));
+    let bench = make(&Script::new(LISTENS));
     assert_eq!(bench.manager().stop().unwrap().before, Before::Stopped);
     start(&*bench);
     bench.manager().stop().unwrap();
@@ -187,7 +189,7 @@ pub(crate) fn stopping_what_is_stopped_is_fine(make: Factory) {
 }
 
 pub(crate) fn a_service_that_ignores_the_request_to_end_is_killed_and_that_is_said(make: Factory) {
-    let bench = make(Script::new(IGNORES_SIGTERM).stop_timeout(Duration::from_millis(300)));
+    let bench = make(&Script::new(IGNORES_SIGTERM).stop_timeout(Duration::from_millis(300)));
     let main = start(&*bench);
     let stopped = bench.manager().stop().unwrap();
     assert_eq!(stopped.force, Force::Killed);
@@ -197,7 +199,7 @@ pub(crate) fn a_service_that_ignores_the_request_to_end_is_killed_and_that_is_sa
 }
 
 pub(crate) fn while_the_fence_stands_an_ordinary_start_is_refused(make: Factory) {
-    let bench = make(Script::new(LISTENS));
+    let bench = make(&Script::new(LISTENS));
     fence::raise(bench.layout(), &run_id(), "refresh under way").unwrap();
     let failure = bench.manager().start(Admission::Ordinary).unwrap_err();
     assert!(told(&failure).contains("fenced"), "{}", told(&failure));
@@ -209,14 +211,14 @@ pub(crate) fn while_the_fence_stands_an_ordinary_start_is_refused(make: Factory)
 }
 
 pub(crate) fn a_fence_that_cannot_be_read_refuses_all_the_same(make: Factory) {
-    let bench = make(Script::new(LISTENS));
+    let bench = make(&Script::new(LISTENS));
     fs::write(bench.layout().fence(), b"{\"ru").unwrap();
     assert!(bench.manager().start(Admission::Ordinary).is_err());
     assert!(bench.manager().observe().unwrap().is_down());
 }
 
 pub(crate) fn the_refresh_that_fenced_the_service_starts_it_through_the_fence(make: Factory) {
-    let bench = make(Script::new(LISTENS));
+    let bench = make(&Script::new(LISTENS));
     fence::raise(bench.layout(), &run_id(), "refresh under way").unwrap();
     let started = bench.manager().start(Admission::Refresh(run_id())).unwrap();
     fact(&*bench, "ready");
@@ -227,14 +229,14 @@ pub(crate) fn the_refresh_that_fenced_the_service_starts_it_through_the_fence(ma
 }
 
 pub(crate) fn a_service_that_runs_is_not_started_twice(make: Factory) {
-    let bench = make(Script::new(LISTENS));
+    let bench = make(&Script::new(LISTENS));
     let main = start(&*bench);
     let again = bench.manager().start(Admission::Ordinary).unwrap();
     assert_eq!((again.main, again.how), (main, StartedHow::RanAlready));
 }
 
 pub(crate) fn two_starts_at_the_same_instant_make_one_service(make: Factory) {
-    let bench = make(Script::new(LISTENS));
+    let bench = make(&Script::new(LISTENS));
     let managers: Vec<_> = (0..4).map(|_| bench.manager()).collect();
     let mains: Vec<ProcessId> = std::thread::scope(|scope| {
         let threads: Vec<_> = managers
@@ -254,7 +256,7 @@ pub(crate) fn two_starts_at_the_same_instant_make_one_service(make: Factory) {
 }
 
 pub(crate) fn the_log_tail_holds_the_lines_of_exactly_this_invocation(make: Factory) {
-    let bench = make(Script::new(TALKS));
+    let bench = make(&Script::new(TALKS));
     assert_eq!(bench.manager().log_tail(10).unwrap(), Vec::<String>::new());
     let lines = |n: u32| vec![format!("hello from start {n}"), format!("and on stderr {n}")];
     start(&*bench);
@@ -267,7 +269,7 @@ pub(crate) fn the_log_tail_holds_the_lines_of_exactly_this_invocation(make: Fact
 }
 
 pub(crate) fn the_service_finds_its_environment_file_its_version_and_its_folder(make: Factory) {
-    let bench = make(Script::new(TELLS_ABOUT_ITSELF));
+    let bench = make(&Script::new(TELLS_ABOUT_ITSELF));
     let deployed = Deployed {
         commit: CommitId::parse(&"0a".repeat(20)).unwrap(),
         branch: BranchName::parse("main").unwrap(),

@@ -109,15 +109,12 @@ fn replace(word: &str, layout: &Layout, port: u16) -> OsString {
             ("{app}", layout.app().into_os_string()),
             ("{port}", port.to_string().into()),
         ];
-        rest = match known.iter().find(|(name, _)| from.starts_with(name)) {
-            Some((name, value)) => {
-                made.push(value);
-                &from[name.len()..]
-            }
-            None => {
-                made.push("{");
-                &from[1..]
-            }
+        rest = if let Some((name, value)) = known.iter().find(|(name, _)| from.starts_with(name)) {
+            made.push(value);
+            &from[name.len()..]
+        } else {
+            made.push("{");
+            &from[1..]
         };
     }
     made.push(rest);

@@ -57,7 +57,7 @@ impl Log {
     /// Opens the log and writes the line that opens the invocation.
     pub(super) fn open(path: &Path, limits: LogLimits, invocation: &str, at: Timestamp) -> Outcome<Self> {
         let file = disk::open_append(path, 0o640)?;
-        let size = file.metadata().map(|found| found.len()).unwrap_or(0);
+        let size = file.metadata().map_or(0, |found| found.len());
         let mut log = Self {
             path: path.to_path_buf(),
             file,

@@ -286,9 +286,9 @@ impl Supervisor {
     /// Moves what the service wrote into the log.
     fn take_output(&mut self) {
         let Some(output) = &mut self.output else { return };
-        let mut bytes = [0; 64 << 10];
+        let mut bytes = [0; 8 << 10];
         // A bound: a service that floods its log must not keep its supervisor from everything else.
-        for _ in 0..64 {
+        for _ in 0..128 {
             match output.read(&mut bytes) {
                 Ok(0) => {
                     self.output = None;
@@ -344,10 +344,10 @@ impl Supervisor {
 
     fn signal_main(&self, signal: Signal) {
         // Not reaped yet, or its group has other members: the number is still the service's own.
-        if self.exit.is_none() {
-            if let Some(group) = Pid::from_raw(self.main.pid) {
-                let _ = kill_process_group(group, signal);
-            }
+        if self.exit.is_none()
+            && let Some(group) = Pid::from_raw(self.main.pid)
+        {
+            let _ = kill_process_group(group, signal);
         }
     }
 
@@ -378,6 +378,10 @@ impl Supervisor {
             return;
         }
         way_out.leftovers_asked = true;
+        if way_out.force == Force::Killed {
+            // The whole tree has been killed with its main process; what is still to be seen is on its way out.
+            return;
+        }
         let left = tree::descendants(self.state.supervisor.pid);
         way_out.note(&left);
         tree::signal_all(&left, Signal::TERM);
@@ -396,12 +400,11 @@ impl Supervisor {
             return;
         }
         if way_out.force == Force::Asked {
-            way_out.force = Force::Killed;
-            self.log.say("service did not end in its time and is killed");
+            way_out.force = if self.exit.is_none() { Force::Killed } else { Force::LeftoversKilled };
+            self.log.say("what is left of the service did not end in its time and is killed");
         }
-        let others: Vec<ProcessId> = left.iter().copied().filter(|process| *process != self.main).collect();
-        if self.exit.is_some() {
-            way_out.note(&others);
+        if way_out.force == Force::LeftoversKilled {
+            way_out.note(&left);
         }
         tree::signal_all(&left, Signal::KILL);
     }

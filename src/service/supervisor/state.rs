@@ -136,12 +136,11 @@ pub(super) fn living(layout: &Layout) -> Outcome<Option<Living>> {
         if !is_locked(layout)? {
             return Ok(None);
         }
-        if let Some(state) = State::read(layout)?.filter(State::is_of_this_boot) {
-            if let Some(handle) = Handle::open(state.supervisor) {
-                if !matches!(state.stage, Stage::Ended(_)) {
-                    return Ok(Some(Living { handle, state }));
-                }
-            }
+        if let Some(state) = State::read(layout)?.filter(State::is_of_this_boot)
+            && !matches!(state.stage, Stage::Ended(_))
+            && let Some(handle) = Handle::open(state.supervisor)
+        {
+            return Ok(Some(Living { handle, state }));
         }
         if clock::monotonic() > limit {
             return Err(Failure::new(format!(
