@@ -339,6 +339,15 @@ fn a_line_of_the_environment_file_that_sets_nothing_is_a_warning() {
 }
 
 #[test]
+fn rw_5_1_a_stop_goes_by_the_timeout_that_is_set_now() {
+    let mut world =
+        World::new(&Script::new(service::IGNORES_SIGTERM).stop_timeout(Duration::from_secs(3600)));
+    start(&world);
+    world.stop_timeout = Duration::from_millis(50);
+    assert_eq!(world.embedded().stop().unwrap().force, Force::Killed);
+}
+
+#[test]
 fn rw_5_1_a_service_that_is_held_still_ends_when_asked() {
     let world = World::new(&Script::new(service::LISTENS));
     let main = start(&world);

@@ -140,9 +140,10 @@ impl Embedded {
 
     /// Asks a living supervisor to stop the service, and waits until it has ended.
     fn stop_living(&self, living: &Living) -> Outcome<State> {
+        state::leave_stop_timeout(&self.layout, self.service.stop_timeout)?;
         living.handle.signal(Signal::TERM)?;
         checkpoint::reach("service:asked-to-stop");
-        let limit = living.state.stop_timeout + tree::PATIENCE + MARGIN;
+        let limit = self.service.stop_timeout + tree::PATIENCE + MARGIN;
         if !living.handle.wait(limit) {
             let left = tree::descendants(living.handle.id().pid);
             return Err(tree::cannot_be_ended(&left).because(Failure::new(format!(

@@ -14,7 +14,7 @@ use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 
 use super::launch::{Answer, Launch};
 use super::log::{self, Log};
-use super::state::{Ending, Lock, Stage, State, Taken, boot};
+use super::state::{Ending, Lock, Stage, State, Taken, boot, left_stop_timeout};
 use super::tree;
 use crate::clock;
 use crate::error::{Context as _, Failure, Outcome};
@@ -107,8 +107,7 @@ fn begin(layout: &Layout, mut launch: Launch) -> Outcome<Begun> {
     let own = ProcessId::own();
     let since = clock::now();
     let invocation = format!("{}-{}", since.strftime("%Y%m%dT%H%M%S%.6f"), own.pid);
-    let stop_timeout = launch.stop_timeout;
-    let mut state = State { boot: boot(), supervisor: own, invocation, stop_timeout, stage: Stage::Starting };
+    let mut state = State { boot: boot(), supervisor: own, invocation, stage: Stage::Starting };
     state.write(layout)?;
     let mut log = Log::open(&log::path(layout), launch.log, &state.invocation, since)?;
     let (output, theirs) = std::io::pipe().context(|| "cannot make a pipe for the log".to_owned())?;
@@ -130,6 +129,7 @@ fn begin(layout: &Layout, mut launch: Launch) -> Outcome<Begun> {
         log,
         output: Some(File::from(output)),
         state,
+        stop_timeout: launch.stop_timeout,
         main,
         since,
         exit: None,
@@ -215,6 +215,7 @@ struct Supervisor {
     log: Log,
     output: Option<File>,
     state: State,
+    stop_timeout: Duration,
     main: ProcessId,
     since: Timestamp,
     exit: Option<Exit>,
@@ -323,7 +324,7 @@ impl Supervisor {
         if self.way_out.is_some() {
             return;
         }
-        self.begin_way_out(self.state.stop_timeout);
+        self.begin_way_out(left_stop_timeout(&self.layout).unwrap_or(self.stop_timeout));
         self.log.say("service asked to end");
         self.signal_main(Signal::TERM);
         // One that is held (SIGSTOP) would not hear it.
