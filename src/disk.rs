@@ -46,8 +46,7 @@ pub fn write_volatile(path: &Path, bytes: &[u8], mode: u32) -> Outcome<()> {
     let told = || format!("cannot write {}", path.display());
     let fresh = beside(path, "new");
     remove_file_if_there(&fresh)?;
-    let mut file =
-        OpenOptions::new().write(true).create_new(true).mode(mode).open(&fresh).context(told)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&fresh).context(told)?;
     file.write_all(bytes).context(told)?;
     file.set_permissions(fs::Permissions::from_mode(mode)).context(told)?;
     fs::rename(&fresh, path).context(told)

@@ -119,7 +119,10 @@ fn seal_descriptors() {
     let Ok(entries) = fs::read_dir("/proc/self/fd") else { return };
     let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     for number in numbers.filter(|number| *number > 2) {
-        #[expect(unsafe_code, reason = "the standard library offers no other way to name a descriptor by number")]
+        #[expect(
+            unsafe_code,
+            reason = "the standard library offers no other way to name a descriptor by number"
+        )]
         // SAFETY: the number was open a moment ago and is borrowed for two fcntl calls, which neither close it nor
         // change what it refers to; if another thread has closed it meanwhile, they fail or mark a descriptor of ours
         // that is marked already.

@@ -22,7 +22,7 @@ use crate::process::ProcessId;
 use crate::settings::names::RunId;
 
 /// Something that keeps one service.
-pub trait ServiceManager {
+pub trait ServiceManager: Send + Sync {
     /// Looks what the service is doing; changes nothing and is cheap.
     ///
     /// # Errors
@@ -118,7 +118,7 @@ impl fmt::Display for ServiceState {
 }
 
 /// The facts of a running service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Running {
     /// Its main process.
     pub main: ProcessId,
@@ -126,6 +126,8 @@ pub struct Running {
     pub since: Timestamp,
     /// How often the manager has restarted it by itself.
     pub restarts: u32,
+    /// What the manager calls this invocation: another one, though its process may look the same, is another service.
+    pub invocation: String,
 }
 
 /// How and when a service's main process ended.
@@ -225,6 +227,8 @@ pub enum Before {
 pub enum Force {
     /// SIGTERM, or nothing at all.
     Asked,
+    /// SIGTERM for the main process, SIGKILL for processes that outlived it.
+    LeftoversKilled,
     /// SIGKILL, because the service did not end in the time it has for it.
     Killed,
 }
@@ -233,7 +237,7 @@ impl fmt::Display for Stopped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.before, self.force) {
             (Before::Stopped, _) => return f.write_str("was stopped already"),
-            (_, Force::Asked) => write!(f, "stopped in {:.1?}", self.took)?,
+            (_, Force::Asked | Force::LeftoversKilled) => write!(f, "stopped in {:.1?}", self.took)?,
             (_, Force::Killed) => {
                 write!(f, "did not end when asked and was killed after {:.1?}", self.took)?;
             }
@@ -243,6 +247,9 @@ impl fmt::Display for Stopped {
         }
         if !self.leftovers.is_empty() {
             write!(f, ", with left-over processes {}", self.leftovers.join(", "))?;
+            if self.force == Force::LeftoversKilled {
+                f.write_str(", which had to be killed")?;
+            }
         }
         Ok(())
     }

@@ -102,12 +102,11 @@ pub fn resolve(
     file: &EnvFile,
     deployed: Option<&Deployed>,
 ) -> Outcome<ResolvedProbe> {
-    let url = match &probe.url {
-        Some(url) => url.clone(),
-        None => {
-            let slash = if probe.path.starts_with('/') { "" } else { "/" };
-            format!("http://127.0.0.1:{}{slash}{}", service_port(file)?, probe.path)
-        }
+    let url = if let Some(url) = &probe.url {
+        url.clone()
+    } else {
+        let slash = if probe.path.starts_with('/') { "" } else { "/" };
+        format!("http://127.0.0.1:{}{slash}{}", service_port(file)?, probe.path)
     };
     check_url(&url)?;
     let json = match &probe.json {
@@ -135,10 +134,14 @@ fn check_url(url: &str) -> Outcome<()> {
         Some("https") => return Err(refuse("the probe speaks plain http, to this machine only")),
         _ => return Err(refuse("it does not start with http://")),
     }
-    match uri.host() {
-        None | Some("") => Err(refuse("it names no host")),
-        Some(_) => Ok(()),
+    let Some(authority) = uri.authority().filter(|authority| !authority.host().is_empty()) else {
+        return Err(refuse("it names no host"));
+    };
+    let has_port = !authority.as_str().ends_with(authority.host());
+    if has_port && authority.port_u16().is_none_or(|port| port == 0) {
+        return Err(refuse("its port is none"));
     }
+    Ok(())
 }
 
 fn fill_in(value: &str, deployed: Option<&Deployed>) -> Outcome<String> {
@@ -204,21 +207,23 @@ fn told(error: &ureq::Error, limit: Duration) -> String {
 
 /// Compares an answer's content with what the probe expects.
 fn content_problem(probe: &ResolvedProbe, bytes: &[u8]) -> Option<String> {
-    if let Some(text) = &probe.body {
-        if !String::from_utf8_lossy(bytes).contains(text) {
-            return Some(format!("the answer does not contain {text:?}"));
-        }
+    if let Some(text) = &probe.body
+        && !String::from_utf8_lossy(bytes).contains(text)
+    {
+        return Some(format!("the answer does not contain {text:?}"));
     }
     let (path, expected) = probe.json.as_ref()?;
     let Ok(answer) = serde_json::from_slice::<Value>(bytes) else {
         return Some(format!("the answer is not JSON, and its field {path} was to be {expected:?}"));
     };
-    match field(&answer, path) {
-        None => Some(format!("the answer has no field {path}")),
-        Some(Value::String(found)) if found == expected => None,
-        Some(found) if !found.is_string() && found.to_string() == *expected => None,
-        Some(found) => Some(format!("the field {path} is {found} instead of {expected:?}")),
-    }
+    let Some(found) = field(&answer, path) else {
+        return Some(format!("the answer has no field {path}"));
+    };
+    let text = match found {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    (text != *expected).then(|| format!("the field {path} is {found} instead of {expected:?}"))
 }
 
 fn field<'a>(answer: &'a Value, path: &str) -> Option<&'a Value> {
@@ -282,7 +287,7 @@ impl Watch<'_> {
 
     fn while_it_settles(&self, since: Instant) -> Outcome<()> {
         let until = since + self.probe.settle;
-        let restarts = self.the_same(None)?.restarts;
+        let first = self.the_same(None)?;
         let handle = Handle::open(self.main).ok_or_else(|| self.died())?;
         loop {
             let left = until.saturating_duration_since(clock::monotonic());
@@ -298,7 +303,7 @@ impl Watch<'_> {
                 .because(Failure::new(format!("{} said last: {problem}", self.probe.url))));
             }
             if last {
-                return self.the_same(Some(restarts)).map(|_| ());
+                return self.the_same(Some(&first)).map(|_| ());
             }
         }
     }
@@ -328,11 +333,11 @@ impl Watch<'_> {
         }
     }
 
-    /// Checks that the manager still knows the service as the same running process.
-    fn the_same(&self, restarts: Option<u32>) -> Outcome<Running> {
+    /// Checks that the manager knows the service as the process that was started, and as it was when first looked at.
+    fn the_same(&self, first: Option<&Running>) -> Outcome<Running> {
         match self.service.observe()? {
             ServiceState::Running(running)
-                if running.main == self.main && restarts.is_none_or(|count| count == running.restarts) =>
+                if running.main == self.main && first.is_none_or(|first| *first == running) =>
             {
                 Ok(running)
             }

@@ -7,16 +7,16 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::log::LogLimits;
-use super::tree::{self, SERVICE_MARK};
+use super::tree::SERVICE_MARK;
 use crate::disk;
 use crate::error::{Context as _, Failure, Outcome};
 use crate::process::detached::ServiceProgram;
 use crate::process::{Owner, RUN_MARK};
 use crate::service::envfile::EnvFile;
 use crate::service::probe;
+use crate::settings;
 use crate::settings::environment::SEARCH_PATH;
 use crate::settings::layout::Layout;
-use crate::settings::{self};
 
 /// The request that a supervisor reads on standard input.
 #[derive(Debug, Serialize, Deserialize)]
@@ -27,8 +27,6 @@ pub(super) struct Launch {
     pub(super) stop_timeout: Duration,
     /// How much of its output is kept.
     pub(super) log: LogLimits,
-    /// The mark of the installation's service.
-    pub(super) mark: String,
 }
 
 /// What a supervisor answers on standard output before it goes its own way.
@@ -79,14 +77,13 @@ pub(super) fn prepare(
         .map(|problem| format!("{}, {problem}; it is passed over", layout.env_file().display()))
         .collect();
     let deployed = EnvFile::read(&layout.deployed_env())?;
-    let mark = tree::mark(layout)?;
     let program = ServiceProgram {
         command: command(layout, service, &file)?,
-        variables: variables(layout, owner, &[&file, &deployed], &mark),
+        variables: variables(layout, owner, &[&file, &deployed]),
         folder: layout.app().into_os_string(),
         owner,
     };
-    Ok((Launch { program, stop_timeout: service.stop_timeout, log, mark }, warnings))
+    Ok((Launch { program, stop_timeout: service.stop_timeout, log }, warnings))
 }
 
 fn command(layout: &Layout, service: &settings::Service, file: &EnvFile) -> Outcome<Vec<OsString>> {
@@ -112,15 +109,12 @@ fn replace(word: &str, layout: &Layout, port: u16) -> OsString {
             ("{app}", layout.app().into_os_string()),
             ("{port}", port.to_string().into()),
         ];
-        rest = match known.iter().find(|(name, _)| from.starts_with(name)) {
-            Some((name, value)) => {
-                made.push(value);
-                &from[name.len()..]
-            }
-            None => {
-                made.push("{");
-                &from[1..]
-            }
+        rest = if let Some((name, value)) = known.iter().find(|(name, _)| from.starts_with(name)) {
+            made.push(value);
+            &from[name.len()..]
+        } else {
+            made.push("{");
+            &from[1..]
         };
     }
     made.push(rest);
@@ -139,8 +133,8 @@ fn find(program: &Path, layout: &Layout) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
-/// The service's whole environment: the base, then the files in their order, then what must not be overridden.
-fn variables(layout: &Layout, owner: Owner, files: &[&EnvFile], mark: &str) -> Vec<(OsString, OsString)> {
+/// The service's whole environment: the base, then the files in their order.
+fn variables(layout: &Layout, owner: Owner, files: &[&EnvFile]) -> Vec<(OsString, OsString)> {
     let mut search = layout.venv().join("bin").into_os_string();
     search.push(":");
     search.push(SEARCH_PATH);
@@ -154,12 +148,12 @@ fn variables(layout: &Layout, owner: Owner, files: &[&EnvFile], mark: &str) -> V
         all.push((name.into(), value.into()));
     };
     for (name, value) in files.iter().flat_map(|file| &file.variables) {
-        // A service that carried a run's mark would be ended as what that run left behind.
-        if name != RUN_MARK {
+        // A service that carried a run's mark would be ended as what that run left behind; its own mark is the
+        // supervisor's to set.
+        if name != RUN_MARK && name != SERVICE_MARK {
             set(name, value);
         }
     }
-    set(SERVICE_MARK, mark);
     all
 }
 
@@ -196,7 +190,7 @@ mod tests {
         let first =
             EnvFile::parse(b"A=1\nB=1\nLANG=de\nLADYLINUX_REFRESH_RUN=x\nLADYLINUX_REFRESH_SERVICE=x");
         let second = EnvFile::parse(b"B=2");
-        let all = variables(&layout, Owner { uid: 0, gid: 0 }, &[&first, &second], "m");
+        let all = variables(&layout, Owner { uid: 0, gid: 0 }, &[&first, &second]);
         let value = |name: &str| {
             let found: Vec<_> = all.iter().filter(|(known, _)| known == name).collect();
             assert!(found.len() < 2, "{name} is set twice");
@@ -206,7 +200,7 @@ mod tests {
         assert_eq!(value("B").as_deref(), Some("2"));
         assert_eq!(value("LANG").as_deref(), Some("de"));
         assert_eq!(value(RUN_MARK), None);
-        assert_eq!(value(SERVICE_MARK).as_deref(), Some("m"));
+        assert_eq!(value(SERVICE_MARK), None);
         assert!(value("PATH").unwrap().starts_with("/r/opt/ladylinux/venv/bin:"));
     }
 

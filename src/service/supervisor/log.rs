@@ -57,7 +57,7 @@ impl Log {
     /// Opens the log and writes the line that opens the invocation.
     pub(super) fn open(path: &Path, limits: LogLimits, invocation: &str, at: Timestamp) -> Outcome<Self> {
         let file = disk::open_append(path, 0o640)?;
-        let size = file.metadata().map(|found| found.len()).unwrap_or(0);
+        let size = file.metadata().map_or(0, |found| found.len());
         let mut log = Self {
             path: path.to_path_buf(),
             file,
@@ -86,7 +86,23 @@ impl Log {
             let lost = std::mem::take(&mut self.lost);
             self.say(&format!("{lost} bytes could not be written"));
         }
-        self.append(bytes);
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let (part, after) = rest.split_at(self.part(rest));
+            self.append(part);
+            rest = after;
+        }
+    }
+
+    /// Returns how much of `bytes` belongs into the present file: whole lines, where that can be.
+    fn part(&self, bytes: &[u8]) -> usize {
+        let room = usize::try_from(self.limits.bytes.saturating_sub(self.size)).unwrap_or(usize::MAX).max(1);
+        if bytes.len() <= room {
+            return bytes.len();
+        }
+        let last_within = bytes[..room].iter().rposition(|byte| *byte == b'\n');
+        let cut = last_within.or_else(|| bytes.iter().position(|byte| *byte == b'\n'));
+        cut.map_or(bytes.len(), |newline| newline + 1)
     }
 
     fn append(&mut self, bytes: &[u8]) {
@@ -208,6 +224,18 @@ mod tests {
         assert_eq!(tail.len(), 30);
         assert_eq!(tail[0], "line 70");
         assert_eq!(tail[29], "line 99");
+    }
+
+    #[test]
+    fn one_large_write_is_spread_over_the_files_without_breaking_a_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("service.log");
+        let all: Vec<String> = (0..100).map(|number| format!("line {number}")).collect();
+        open(&path, SMALL, "one").write(format!("{}\n", all.join("\n")).as_bytes());
+        assert_eq!(tail(&path, "one", 40).unwrap(), all[60..]);
+        let sizes =
+            std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len());
+        assert!(sizes.into_iter().all(|size| size < SMALL.bytes + 10));
     }
 
     #[test]

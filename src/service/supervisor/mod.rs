@@ -31,6 +31,7 @@ use super::{
     Admission, Before, ExitKind, Force, Running, ServiceManager, ServiceState, Started, StartedHow, Stopped,
     fence,
 };
+use crate::checkpoint;
 use crate::clock;
 use crate::disk;
 use crate::error::{Context as _, Failure, Outcome};
@@ -139,8 +140,10 @@ impl Embedded {
 
     /// Asks a living supervisor to stop the service, and waits until it has ended.
     fn stop_living(&self, living: &Living) -> Outcome<State> {
+        state::leave_stop_timeout(&self.layout, self.service.stop_timeout)?;
         living.handle.signal(Signal::TERM)?;
-        let limit = living.state.stop_timeout + tree::PATIENCE + MARGIN;
+        checkpoint::reach("service:asked-to-stop");
+        let limit = self.service.stop_timeout + tree::PATIENCE + MARGIN;
         if !living.handle.wait(limit) {
             let left = tree::descendants(living.handle.id().pid);
             return Err(tree::cannot_be_ended(&left).because(Failure::new(format!(
@@ -150,14 +153,6 @@ impl Embedded {
         }
         reap(living.handle.id());
         Ok(State::read(&self.layout)?.unwrap_or_else(|| living.state.clone()))
-    }
-
-    /// Returns the processes that a killed supervisor left.
-    fn strays(&self, mark: Option<&str>, main: Option<ProcessId>) -> Vec<ProcessId> {
-        let mut found = mark.map(tree::marked).unwrap_or_default();
-        // The main process as the state names it, should it have hidden its environment.
-        found.extend(main.filter(|main| main.is_alive() && !found.contains(main)));
-        found
     }
 
     fn mark_if_any(&self) -> Outcome<Option<String>> {
@@ -172,7 +167,8 @@ impl ServiceManager for Embedded {
         if let Some(living) = state::living(&self.layout)? {
             return Ok(match living.state.stage {
                 Stage::Running { main, since } if main.is_alive() => {
-                    ServiceState::Running(Running { main, since, restarts: 0 })
+                    let invocation = living.state.invocation;
+                    ServiceState::Running(Running { main, since, restarts: 0, invocation })
                 }
                 Stage::Starting => ServiceState::Changing { doing: "starting".to_owned() },
                 _ => ServiceState::Changing { doing: "stopping".to_owned() },
@@ -180,7 +176,7 @@ impl ServiceManager for Embedded {
         }
         let state = State::read(&self.layout)?;
         let main = state.as_ref().and_then(State::main);
-        let processes = self.strays(self.mark_if_any()?.as_deref(), main);
+        let processes = strays(self.mark_if_any()?.as_deref(), main);
         if !processes.is_empty() {
             return Ok(ServiceState::LeftBehind { processes });
         }
@@ -210,13 +206,13 @@ impl ServiceManager for Embedded {
         // Whatever a supervisor that was killed (now or long ago) could not end.
         let main = State::read(&self.layout)?.as_ref().and_then(State::main);
         let mark = self.mark_if_any()?;
-        let strays = tree::end_strays(|| self.strays(mark.as_deref(), main), self.service.stop_timeout)?;
+        let strays = tree::end_strays(|| strays(mark.as_deref(), main), self.service.stop_timeout)?;
         if !strays.processes.is_empty() {
             if stopped.before == Before::Stopped {
                 stopped.before = Before::LeftBehind;
             }
-            if strays.force == Force::Killed {
-                stopped.force = Force::Killed;
+            if strays.force != Force::Asked {
+                stopped.force = strays.force;
             }
             stopped.leftovers.extend(strays.processes);
         }
@@ -242,6 +238,14 @@ impl ServiceManager for Embedded {
     fn describe(&self) -> String {
         format!("{} under the embedded supervisor", self.service.command.join(" "))
     }
+}
+
+/// Returns the processes that a killed supervisor left.
+fn strays(mark: Option<&str>, main: Option<ProcessId>) -> Vec<ProcessId> {
+    let mut found = mark.map(tree::marked).unwrap_or_default();
+    // The main process as the state names it, should it have hidden its environment.
+    found.extend(main.filter(|main| main.is_alive() && !found.contains(main)));
+    found
 }
 
 /// Reads what comes through a pipe until its other end is closed.

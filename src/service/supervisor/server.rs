@@ -14,7 +14,7 @@ use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 
 use super::launch::{Answer, Launch};
 use super::log::{self, Log};
-use super::state::{Ending, Lock, Stage, State, Taken, boot};
+use super::state::{Ending, Lock, Stage, State, Taken, boot, left_stop_timeout};
 use super::tree;
 use crate::clock;
 use crate::error::{Context as _, Failure, Outcome};
@@ -79,7 +79,7 @@ enum Begun {
     RunsAlready,
 }
 
-fn begin(layout: &Layout, launch: Launch) -> Outcome<Begun> {
+fn begin(layout: &Layout, mut launch: Launch) -> Outcome<Begun> {
     // In a session of its own no terminal's signals reach it. That it leads one already is as good.
     let _ = rustix::process::setsid();
     rustix::process::umask(Mode::from_raw_mode(0o022));
@@ -93,7 +93,8 @@ fn begin(layout: &Layout, launch: Launch) -> Outcome<Begun> {
     // Looked at with the lock held: whoever raises a fence and then looks for a supervisor either finds this one or has
     // raised the fence before this look.
     let lease = Lease::through_the_fence(layout)?;
-    let strays = tree::marked(&launch.mark);
+    let mark = tree::mark(layout)?;
+    let strays = tree::marked(&mark);
     if !strays.is_empty() {
         let names: Vec<String> = strays.iter().map(|process| tree::told(*process)).collect();
         return Err(Failure::new(format!(
@@ -102,11 +103,11 @@ fn begin(layout: &Layout, launch: Launch) -> Outcome<Begun> {
         ))
         .hint("ladylinux-refresh service stop"));
     }
+    launch.program.variables.push((tree::SERVICE_MARK.into(), mark.into()));
     let own = ProcessId::own();
     let since = clock::now();
     let invocation = format!("{}-{}", since.strftime("%Y%m%dT%H%M%S%.6f"), own.pid);
-    let stop_timeout = launch.stop_timeout;
-    let mut state = State { boot: boot(), supervisor: own, invocation, stop_timeout, stage: Stage::Starting };
+    let mut state = State { boot: boot(), supervisor: own, invocation, stage: Stage::Starting };
     state.write(layout)?;
     let mut log = Log::open(&log::path(layout), launch.log, &state.invocation, since)?;
     let (output, theirs) = std::io::pipe().context(|| "cannot make a pipe for the log".to_owned())?;
@@ -128,6 +129,7 @@ fn begin(layout: &Layout, launch: Launch) -> Outcome<Begun> {
         log,
         output: Some(File::from(output)),
         state,
+        stop_timeout: launch.stop_timeout,
         main,
         since,
         exit: None,
@@ -213,6 +215,7 @@ struct Supervisor {
     log: Log,
     output: Option<File>,
     state: State,
+    stop_timeout: Duration,
     main: ProcessId,
     since: Timestamp,
     exit: Option<Exit>,
@@ -284,9 +287,9 @@ impl Supervisor {
     /// Moves what the service wrote into the log.
     fn take_output(&mut self) {
         let Some(output) = &mut self.output else { return };
-        let mut bytes = [0; 64 << 10];
+        let mut bytes = [0; 8 << 10];
         // A bound: a service that floods its log must not keep its supervisor from everything else.
-        for _ in 0..64 {
+        for _ in 0..128 {
             match output.read(&mut bytes) {
                 Ok(0) => {
                     self.output = None;
@@ -321,7 +324,7 @@ impl Supervisor {
         if self.way_out.is_some() {
             return;
         }
-        self.begin_way_out(self.state.stop_timeout);
+        self.begin_way_out(left_stop_timeout(&self.layout).unwrap_or(self.stop_timeout));
         self.log.say("service asked to end");
         self.signal_main(Signal::TERM);
         // One that is held (SIGSTOP) would not hear it.
@@ -342,10 +345,10 @@ impl Supervisor {
 
     fn signal_main(&self, signal: Signal) {
         // Not reaped yet, or its group has other members: the number is still the service's own.
-        if self.exit.is_none() {
-            if let Some(group) = Pid::from_raw(self.main.pid) {
-                let _ = kill_process_group(group, signal);
-            }
+        if self.exit.is_none()
+            && let Some(group) = Pid::from_raw(self.main.pid)
+        {
+            let _ = kill_process_group(group, signal);
         }
     }
 
@@ -376,6 +379,10 @@ impl Supervisor {
             return;
         }
         way_out.leftovers_asked = true;
+        if way_out.force == Force::Killed {
+            // The whole tree has been killed with its main process; what is still to be seen is on its way out.
+            return;
+        }
         let left = tree::descendants(self.state.supervisor.pid);
         way_out.note(&left);
         tree::signal_all(&left, Signal::TERM);
@@ -394,12 +401,11 @@ impl Supervisor {
             return;
         }
         if way_out.force == Force::Asked {
-            way_out.force = Force::Killed;
-            self.log.say("service did not end in its time and is killed");
+            way_out.force = if self.exit.is_none() { Force::Killed } else { Force::LeftoversKilled };
+            self.log.say("what is left of the service did not end in its time and is killed");
         }
-        let others: Vec<ProcessId> = left.iter().copied().filter(|process| *process != self.main).collect();
-        if self.exit.is_some() {
-            way_out.note(&others);
+        if way_out.force == Force::LeftoversKilled {
+            way_out.note(&left);
         }
         tree::signal_all(&left, Signal::KILL);
     }

@@ -30,8 +30,6 @@ pub(super) struct State {
     pub(super) supervisor: ProcessId,
     /// The name of this invocation of the service, as the log marks it.
     pub(super) invocation: String,
-    /// How long the service has to end when it is asked to.
-    pub(super) stop_timeout: Duration,
     /// Where the service is in its life.
     pub(super) stage: Stage,
 }
@@ -116,6 +114,22 @@ fn lock_path(layout: &Layout) -> std::path::PathBuf {
     layout.supervisor().join("lock")
 }
 
+/// Leaves word how long the service has to end, for the supervisor to find when it is asked to stop: the settings may
+/// have changed since the start.
+pub(super) fn leave_stop_timeout(layout: &Layout, timeout: Duration) -> Outcome<()> {
+    let bytes = serde_json::to_vec(&timeout).context(|| "cannot encode the stop timeout".to_owned())?;
+    disk::write_volatile(&stop_timeout_path(layout), &bytes, 0o644)
+}
+
+/// Returns the word that was left, if one can be read.
+pub(super) fn left_stop_timeout(layout: &Layout) -> Option<Duration> {
+    disk::read_json(&stop_timeout_path(layout)).ok().flatten()
+}
+
+fn stop_timeout_path(layout: &Layout) -> std::path::PathBuf {
+    layout.supervisor().join("stop-timeout")
+}
+
 /// A supervisor that lives.
 #[derive(Debug)]
 pub(super) struct Living {
@@ -136,12 +150,11 @@ pub(super) fn living(layout: &Layout) -> Outcome<Option<Living>> {
         if !is_locked(layout)? {
             return Ok(None);
         }
-        if let Some(state) = State::read(layout)?.filter(State::is_of_this_boot) {
-            if let Some(handle) = Handle::open(state.supervisor) {
-                if !matches!(state.stage, Stage::Ended(_)) {
-                    return Ok(Some(Living { handle, state }));
-                }
-            }
+        if let Some(state) = State::read(layout)?.filter(State::is_of_this_boot)
+            && !matches!(state.stage, Stage::Ended(_))
+            && let Some(handle) = Handle::open(state.supervisor)
+        {
+            return Ok(Some(Living { handle, state }));
         }
         if clock::monotonic() > limit {
             return Err(Failure::new(format!(
@@ -231,8 +244,7 @@ mod tests {
     }
 
     fn state(supervisor: ProcessId, stage: Stage) -> State {
-        let stop_timeout = Duration::from_secs(1);
-        State { boot: boot(), supervisor, invocation: "i".into(), stop_timeout, stage }
+        State { boot: boot(), supervisor, invocation: "i".into(), stage }
     }
 
     #[test]

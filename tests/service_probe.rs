@@ -1,0 +1,281 @@
+//! The probe against small servers that answer well, badly, late or not at all; and real services that die.
+#![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests set up worlds and start programs")]
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use ladylinux_refresh::clock;
+use ladylinux_refresh::error::{Failure, Outcome};
+use ladylinux_refresh::process::ProcessId;
+use ladylinux_refresh::service::probe::{ProbeResult, ResolvedProbe, await_healthy, probe_once};
+use ladylinux_refresh::service::{
+    Admission, Exit, ExitKind, Running, ServiceManager, ServiceState, Started, Stopped,
+};
+
+/// A server that answers request number n with `answers[n]`, the last one for ever; `None` is no answer at all.
+struct Server {
+    url: String,
+    requests: Arc<AtomicUsize>,
+}
+
+impl Server {
+    fn new(answers: Vec<Option<String>>) -> Self {
+        Self::on(TcpListener::bind("127.0.0.1:0").unwrap(), answers)
+    }
+
+    fn on(listener: TcpListener, answers: Vec<Option<String>>) -> Self {
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let requests = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&requests);
+        std::thread::spawn(move || {
+            let mut unanswered = Vec::new();
+            for stream in listener.incoming().flatten() {
+                let number = count.fetch_add(1, Ordering::SeqCst);
+                match &answers[number.min(answers.len() - 1)] {
+                    Some(answer) => reply(stream, answer),
+                    None => unanswered.push(stream),
+                }
+            }
+        });
+        Self { url, requests }
+    }
+
+    fn probe(&self) -> ResolvedProbe {
+        ResolvedProbe {
+            url: self.url.clone(),
+            status: None,
+            json: None,
+            body: None,
+            deadline: Duration::from_secs(20),
+            settle: Duration::from_millis(400),
+        }
+    }
+}
+
+fn reply(mut stream: TcpStream, answer: &str) {
+    let mut request = Vec::new();
+    let mut part = [0; 1024];
+    while !request.ends_with(b"\r\n\r\n") {
+        match stream.read(&mut part) {
+            Ok(count) if count > 0 => request.extend_from_slice(&part[..count]),
+            _ => return,
+        }
+    }
+    let _ = stream.write_all(answer.as_bytes());
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "no answer at all is an answer of a server under test, too")]
+fn http(status: &str, body: &str) -> Option<String> {
+    Some(format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len()))
+}
+
+/// A process that stands for the service, and a manager that tells what became of it.
+struct Service {
+    child: std::sync::Mutex<Child>,
+    main: ProcessId,
+    observed: AtomicUsize,
+    restarts: AtomicUsize,
+}
+
+impl Service {
+    fn new() -> Self {
+        let child = Command::new("/bin/sleep").arg("600").stdin(Stdio::null()).spawn().unwrap();
+        let main = ProcessId::of_child(child.id().try_into().unwrap()).unwrap();
+        Self {
+            child: std::sync::Mutex::new(child),
+            main,
+            observed: AtomicUsize::new(0),
+            restarts: AtomicUsize::new(0),
+        }
+    }
+
+    fn kill(&self) {
+        self.child.lock().unwrap().kill().unwrap();
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let child = self.child.get_mut().unwrap();
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+impl ServiceManager for Service {
+    fn observe(&self) -> Outcome<ServiceState> {
+        if self.main.is_alive() {
+            let first = self.observed.fetch_add(1, Ordering::SeqCst) == 0;
+            let restarts = if first { 0 } else { self.restarts.load(Ordering::SeqCst) };
+            let restarts = u32::try_from(restarts).unwrap();
+            let (since, invocation) = (jiff::Timestamp::UNIX_EPOCH, "one".to_owned());
+            return Ok(ServiceState::Running(Running { main: self.main, since, restarts, invocation }));
+        }
+        Ok(ServiceState::Stopped { last: Some(Exit { how: ExitKind::Signal(9), at: clock::now() }) })
+    }
+    fn stop(&self) -> Outcome<Stopped> {
+        Err(Failure::new("not here"))
+    }
+    fn start(&self, _admission: Admission) -> Outcome<Started> {
+        Err(Failure::new("not here"))
+    }
+    fn log_tail(&self, _lines: usize) -> Outcome<Vec<String>> {
+        Ok(Vec::new())
+    }
+    fn describe(&self) -> String {
+        "a process".to_owned()
+    }
+}
+
+fn problem(probe: &ResolvedProbe) -> String {
+    match probe_once(probe) {
+        ProbeResult::Bad { problem } => problem,
+        ProbeResult::Good { status } => panic!("good with status {status}"),
+    }
+}
+
+fn failure(probe: &ResolvedProbe, service: &Service) -> String {
+    await_healthy(probe, service, service.main).unwrap_err().chain().join(": ")
+}
+
+#[test]
+fn rw_5_5_any_status_below_500_is_good_unless_one_is_expected() {
+    for status in ["200 OK", "404 Not Found", "302 Found\r\nLocation: http://127.0.0.1:1/"] {
+        let server = Server::new(vec![http(status, "")]);
+        assert!(matches!(probe_once(&server.probe()), ProbeResult::Good { .. }), "{status}");
+        assert_eq!(server.requests.load(Ordering::SeqCst), 1, "no redirect is followed");
+    }
+    let server = Server::new(vec![http("500 Oh", "")]);
+    assert_eq!(problem(&server.probe()), "status 500");
+    let server = Server::new(vec![http("404 Not Found", "")]);
+    let expects = ResolvedProbe { status: Some(200), ..server.probe() };
+    assert_eq!(problem(&expects), "status 404 instead of 200");
+}
+
+#[test]
+fn rw_5_5_the_content_of_an_answer_can_be_expected() {
+    let server = Server::new(vec![http("200 OK", r#"{"version":{"commit":"old"},"ok":true}"#)]);
+    let json = |path: &str, value: &str| ResolvedProbe {
+        json: Some((path.to_owned(), value.to_owned())),
+        ..server.probe()
+    };
+    assert!(matches!(probe_once(&json("ok", "true")), ProbeResult::Good { .. }));
+    assert_eq!(
+        problem(&json("version.commit", "new")),
+        r#"the field version.commit is "old" instead of "new""#
+    );
+    let body = |text: &str| ResolvedProbe { body: Some(text.to_owned()), ..server.probe() };
+    assert!(matches!(probe_once(&body("version")), ProbeResult::Good { .. }));
+    assert!(problem(&body("fitness")).contains("does not contain"));
+}
+
+#[test]
+fn rw_5_5_a_service_that_is_slow_to_listen_is_waited_for() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let late = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(150));
+        Server::on(TcpListener::bind(("127.0.0.1", port)).unwrap(), vec![http("200 OK", "")])
+    });
+    let probe = ResolvedProbe {
+        url: format!("http://127.0.0.1:{port}/"),
+        status: None,
+        json: None,
+        body: None,
+        deadline: Duration::from_secs(20),
+        settle: Duration::ZERO,
+    };
+    assert_eq!(problem(&probe), "connection refused");
+    let service = Service::new();
+    let healthy = await_healthy(&probe, &service, service.main).unwrap();
+    assert!(healthy.attempts > 1);
+    assert!(healthy.took >= Duration::from_millis(50));
+    drop(late.join().unwrap());
+}
+
+#[test]
+fn rw_5_5_an_error_at_first_and_a_good_answer_later_is_good_from_then_on() {
+    let server = Server::new(vec![http("503 Not yet", ""), http("503 Not yet", ""), http("200 OK", "")]);
+    let service = Service::new();
+    let healthy = await_healthy(&server.probe(), &service, service.main).unwrap();
+    assert_eq!((healthy.attempts, healthy.status), (3, 200));
+    assert!(server.requests.load(Ordering::SeqCst) > 3, "it is asked again while it settles");
+}
+
+#[test]
+fn rw_7_1b_a_probe_that_is_never_good_tells_what_it_saw_last() {
+    let server = Server::new(vec![http("503 Not yet", "")]);
+    let probe = ResolvedProbe { deadline: Duration::from_millis(100), ..server.probe() };
+    let service = Service::new();
+    let told = failure(&probe, &service);
+    assert!(told.contains("within 100ms") && told.contains("status 503"), "{told}");
+}
+
+#[test]
+fn rw_7_1b_a_server_that_takes_the_request_and_never_answers_is_given_up_at_the_deadline() {
+    let server = Server::new(vec![None]);
+    let probe = ResolvedProbe { deadline: Duration::from_millis(200), ..server.probe() };
+    let service = Service::new();
+    let told = failure(&probe, &service);
+    assert!(told.contains("no answer within"), "{told}");
+}
+
+#[test]
+fn rw_5_5_a_service_that_dies_while_its_answer_is_awaited_fails_at_once() {
+    let server = Server::new(vec![None]);
+    let service = Service::new();
+    let probe = ResolvedProbe { deadline: Duration::from_secs(3600), ..server.probe() };
+    let told = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| failure(&probe, &service));
+        while server.requests.load(Ordering::SeqCst) == 0 {
+            std::thread::yield_now();
+        }
+        service.kill();
+        waiting.join().unwrap()
+    });
+    assert!(told.contains("died") && told.contains("SIGKILL"), "{told}");
+}
+
+#[test]
+fn rw_5_5_a_service_that_dies_while_it_settles_is_not_good() {
+    let server = Server::new(vec![http("200 OK", "")]);
+    let service = Service::new();
+    let probe = ResolvedProbe { settle: Duration::from_secs(3600), ..server.probe() };
+    let told = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| failure(&probe, &service));
+        while server.requests.load(Ordering::SeqCst) < 2 {
+            std::thread::yield_now();
+        }
+        service.kill();
+        waiting.join().unwrap()
+    });
+    assert!(told.contains("died"), "{told}");
+}
+
+#[test]
+fn rw_5_5_a_service_that_stops_answering_well_while_it_settles_is_not_good() {
+    let server = Server::new(vec![http("200 OK", ""), http("500 Oh", "")]);
+    let service = Service::new();
+    let told = failure(&server.probe(), &service);
+    assert!(told.contains("no more") && told.contains("status 500"), "{told}");
+}
+
+#[test]
+fn rw_5_5_a_service_that_was_restarted_while_it_settled_is_not_good() {
+    let server = Server::new(vec![http("200 OK", "")]);
+    let service = Service::new();
+    service.restarts.store(1, Ordering::SeqCst);
+    let told = failure(&server.probe(), &service);
+    assert!(told.contains("restarted"), "{told}");
+}
+
+#[test]
+fn a_server_that_speaks_something_else_or_hangs_up_is_a_problem_and_not_a_failure() {
+    let garbage = Server::new(vec![Some("SSH-2.0-x\r\n\r\n".to_owned())]);
+    assert!(!problem(&garbage.probe()).is_empty());
+    let silent = Server::new(vec![Some(String::new())]);
+    assert!(!problem(&silent.probe()).is_empty());
+}
