@@ -24,8 +24,9 @@ pub enum Error {
     Refused(Refusal),
     /// Another run holds the lock.
     Locked(Option<Holder>),
-    /// A step failed. The report tells all: step, cause, state of the service, what to type next.
-    Halted(Box<Report>, Failure),
+    /// A run ended badly: refused before its first step, or halted in one. The report tells all: step, cause, state of
+    /// the service, what to type next; its reporter has shown it already.
+    Run(Box<Report>),
     /// A program error of ours.
     Bug(String),
 }
@@ -65,7 +66,7 @@ impl Error {
             Self::Usage(_) => 2,
             Self::Refused(refusal) => signalled(&refusal.failure).unwrap_or(3),
             Self::Locked(_) => 4,
-            Self::Halted(_, failure) => signalled(failure).unwrap_or(1),
+            Self::Run(report) => report.exit_code,
             Self::Bug(_) => 70,
         }
     }

@@ -9,7 +9,7 @@ use crate::git::{remote, worktree};
 use crate::report::screen;
 
 /// Does one operation: a request on standard input, an answer on standard output.
-pub fn answer(args: &AsOwnerArgs) -> Result<Ended, Error> {
+pub(super) fn answer(args: &AsOwnerArgs) -> Result<Ended, Error> {
     let answer = worktree::answer(&args.operation, &input()?)
         .ok_or_else(|| Error::Usage(Failure::new(format!("there is no operation {:?}", args.operation))))?;
     screen::write(&answer);
@@ -17,7 +17,7 @@ pub fn answer(args: &AsOwnerArgs) -> Result<Ended, Error> {
 }
 
 /// Answers git, which asks for the user name and the token that go with a URL.
-pub fn credential(args: &CredentialArgs) -> Result<Ended, Error> {
+pub(super) fn credential(args: &CredentialArgs) -> Result<Ended, Error> {
     let request = String::from_utf8_lossy(&input()?).into_owned();
     let [token_file, user, operation] = args.words.as_slice() else {
         return Err(Error::Usage(Failure::new("git-credential takes a file, a user and an operation")));

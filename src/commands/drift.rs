@@ -16,7 +16,7 @@ use crate::settings::names::RunId;
 use super::{lock, open, refuse};
 
 /// Does what `drift …` asks for.
-pub fn drift(layout: &Layout, command: &DriftCommand) -> Result<Ended, Error> {
+pub(super) fn drift(layout: &Layout, command: &DriftCommand) -> Result<Ended, Error> {
     let on = open(layout, "drift")?;
     let told = |failure| refuse(&on, "drift", failure, "ladylinux-refresh drift list");
     let parse = |run: &str| RunId::parse(run).map_err(Error::Usage);

@@ -11,7 +11,7 @@ use crate::settings::layout::Layout;
 use crate::settings::names::RunId;
 
 /// Lists the runs, or shows one whole.
-pub fn history(layout: &Layout, args: &HistoryArgs) -> Result<Ended, Error> {
+pub(super) fn history(layout: &Layout, args: &HistoryArgs) -> Result<Ended, Error> {
     let told = |failure| Refusal::of("history", failure);
     match &args.run {
         Some(name) => {

@@ -22,7 +22,7 @@ use super::run::usual_branch;
 use super::{lock, open};
 
 /// Makes what is missing; tells of what is there that it was left as it is.
-pub fn init(layout: &Layout, args: &InitArgs) -> Result<Ended, Error> {
+pub(super) fn init(layout: &Layout, args: &InitArgs) -> Result<Ended, Error> {
     let branch = args.branch.as_deref().map(BranchName::parse).transpose().map_err(Error::Usage)?;
     let allow = transports(&args.allow).map_err(Error::Usage)?;
     if let Some(url) = &args.repo {

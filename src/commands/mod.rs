@@ -62,7 +62,7 @@ pub fn dispatch(cli: Cli) -> Result<Ended, Error> {
 
 /// Tells what ended a command, on standard error. A run has told its end already, through its reporter.
 pub fn complain(error: &Error) {
-    if matches!(error, Error::Halted(..)) {
+    if matches!(error, Error::Run(..)) {
         return;
     }
     for line in human::error(error) {

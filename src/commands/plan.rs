@@ -18,7 +18,7 @@ use super::{open_with, refuse};
 
 /// What is to be planned and how it is shown.
 #[derive(Debug)]
-pub struct PlanWish {
+pub(super) struct PlanWish {
     branch: Option<String>,
     always_rebuild: bool,
     exit_code: bool,
@@ -27,13 +27,13 @@ pub struct PlanWish {
 
 impl PlanWish {
     /// `run --dry-run`
-    pub fn dry_run(args: RunArgs) -> Self {
+    pub(super) fn dry_run(args: RunArgs) -> Self {
         let json = args.report.format == Some(crate::cli::Format::Json);
         Self { branch: args.branch, always_rebuild: args.always_rebuild_venv, exit_code: false, json }
     }
 
     /// `plan`
-    pub fn plan(args: PlanArgs) -> Self {
+    pub(super) fn plan(args: PlanArgs) -> Self {
         Self {
             branch: args.branch,
             always_rebuild: args.always_rebuild_venv,
@@ -44,7 +44,7 @@ impl PlanWish {
 }
 
 /// Shows what a run would do; changes nothing of the installation.
-pub fn plan(layout: &Layout, wish: &PlanWish) -> Result<Ended, Error> {
+pub(super) fn plan(layout: &Layout, wish: &PlanWish) -> Result<Ended, Error> {
     let branch = wish.branch.as_deref().map(BranchName::parse).transpose().map_err(Error::Usage)?;
     let overrides = Overrides { always_rebuild: wish.always_rebuild, ..Overrides::default() };
     let on = open_with(layout, "plan", overrides)?;

@@ -12,7 +12,7 @@ use crate::settings::names::RunId;
 use super::run::{When, Wish, installer, refresh};
 
 /// Returns to an earlier good pair.
-pub fn rollback(layout: &Layout, args: &RollbackArgs) -> Result<Ended, Error> {
+pub(super) fn rollback(layout: &Layout, args: &RollbackArgs) -> Result<Ended, Error> {
     let run = args.run.as_deref().map(RunId::parse).transpose().map_err(Error::Usage)?;
     let wish = Wish {
         overrides: Overrides { installer: installer()?, ..Overrides::default() },

@@ -25,7 +25,7 @@ use crate::status_file;
 use super::{lock, reporter};
 
 /// Refreshes an installation.
-pub fn run(layout: &Layout, args: &RunArgs) -> Result<Ended, Error> {
+pub(super) fn run(layout: &Layout, args: &RunArgs) -> Result<Ended, Error> {
     let branch = args.branch.as_deref().map(BranchName::parse).transpose().map_err(Error::Usage)?;
     let wish = Wish {
         overrides: Overrides {
@@ -42,22 +42,22 @@ pub fn run(layout: &Layout, args: &RunArgs) -> Result<Ended, Error> {
 }
 
 /// What the command line says about a run or a rollback.
-pub struct Wish {
+pub(super) struct Wish {
     /// The flags that are settings.
-    pub overrides: Overrides,
+    pub(super) overrides: Overrides,
     /// Whether a run that would change nothing does nothing.
-    pub when: When,
+    pub(super) when: When,
     /// How it reports.
-    pub report: ReportArgs,
+    pub(super) report: ReportArgs,
     /// How it waits.
-    pub lock: LockArgs,
+    pub(super) lock: LockArgs,
     /// What was typed.
-    pub command: &'static str,
+    pub(super) command: &'static str,
 }
 
 /// When the six steps are done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum When {
+pub(super) enum When {
     /// Always.
     Always,
     /// Only when something is not as it should be.
@@ -65,13 +65,13 @@ pub enum When {
 }
 
 /// The branch that is deployed now, else the host's, else `main`.
-pub fn usual_branch(on: &Installation) -> BranchName {
+pub(super) fn usual_branch(on: &Installation) -> BranchName {
     let deployed = status_file::read(&on.layout).deployed.map(|pair| pair.branch);
     deployed.or_else(|| on.settings.branch.clone()).unwrap_or_else(BranchName::main)
 }
 
 /// Reads the environment's wish for an installer.
-pub fn installer() -> Result<Option<crate::settings::InstallerChoice>, Error> {
+pub(super) fn installer() -> Result<Option<crate::settings::InstallerChoice>, Error> {
     let Some(text) = environment::variable("LADYLINUX_REFRESH_INSTALLER") else { return Ok(None) };
     let value = toml::Value::String(text.clone());
     value.try_into().map(Some).map_err(|error| {
@@ -80,7 +80,7 @@ pub fn installer() -> Result<Option<crate::settings::InstallerChoice>, Error> {
 }
 
 /// Does a run for the target that `choose` names once the installation is open.
-pub fn refresh(
+pub(super) fn refresh(
     layout: &Layout,
     wish: &Wish,
     choose: impl FnOnce(&Installation) -> Outcome<Target>,

@@ -9,7 +9,7 @@ use crate::settings::layout::Layout;
 use super::{open, refuse};
 
 /// Does what `service …` asks for.
-pub fn service(layout: &Layout, command: &ServiceCommand) -> Result<Ended, Error> {
+pub(super) fn service(layout: &Layout, command: &ServiceCommand) -> Result<Ended, Error> {
     let during = match command {
         ServiceCommand::Start => "service start",
         ServiceCommand::Stop => "service stop",
@@ -51,7 +51,7 @@ pub fn service(layout: &Layout, command: &ServiceCommand) -> Result<Ended, Error
 }
 
 /// Is the embedded supervisor, until its service has ended.
-pub fn supervise(layout: &Layout) -> Result<Ended, Error> {
+pub(super) fn supervise(layout: &Layout) -> Result<Ended, Error> {
     supervisor::run_supervisor(layout).map_err(|failure| Refusal::of("supervise", failure))?;
     Ok(Ended::Done)
 }

@@ -34,7 +34,7 @@ struct Status {
 }
 
 /// Shows the state of an installation; changes nothing.
-pub fn status(layout: &Layout, args: &StatusArgs) -> Result<Ended, Error> {
+pub(super) fn status(layout: &Layout, args: &StatusArgs) -> Result<Ended, Error> {
     let on = open(layout, "status")?;
     let found = look(&on).map_err(|failure| refuse(&on, "status", failure, "ladylinux-refresh init --repo URL"))?;
     if args.json {

@@ -9,7 +9,7 @@ use crate::settings::layout::Layout;
 use super::{lock, open, refuse};
 
 /// Lowers the fence; starts nothing.
-pub fn unfence(layout: &Layout, args: &UnfenceArgs) -> Result<Ended, Error> {
+pub(super) fn unfence(layout: &Layout, args: &UnfenceArgs) -> Result<Ended, Error> {
     let on = open(layout, "unfence")?;
     let _lock = lock(layout, "unfence", None, &args.lock)?;
     let told = |failure| refuse(&on, "unfence", failure, "ladylinux-refresh status");

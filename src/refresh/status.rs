@@ -137,7 +137,7 @@ pub fn halted(on: &Installation, mut account: Account, phase: Phase, failure: Fa
     let error = told(phase, &failure, next_after_halt(on, &account));
     let report = make(on, &account, Ending::Halted, code, Some(error));
     publish(on, &mut account, &report);
-    exit::Error::Halted(Box::new(report), failure)
+    exit::Error::Run(Box::new(report))
 }
 
 /// Ends a run whose staging failed: the refresh was not started.
@@ -148,7 +148,7 @@ pub fn refused(on: &Installation, mut account: Account, failure: Failure) -> exi
     let error = told(phase, &failure, on.as_typed(&next));
     let report = make(on, &account, Ending::Refused, code, Some(error));
     publish(on, &mut account, &report);
-    exit::Error::Halted(Box::new(report), failure)
+    exit::Error::Run(Box::new(report))
 }
 
 /// A run that ended before it had an account.
@@ -171,7 +171,7 @@ pub fn refused_in_preflight(on: &Installation, brief: Brief, failure: Failure) -
     error.hints = error.hints.iter().map(|hint| on.as_typed(hint)).collect();
     let report = brief_report(on, brief, None, Ending::Refused, code, Some(error));
     on.runner.events().emit(&Event::RunFinished { report: Box::new(report.clone()) });
-    exit::Error::Halted(Box::new(report), failure)
+    exit::Error::Run(Box::new(report))
 }
 
 /// Ends a run that found everything right already: nothing was done, and nothing is written.

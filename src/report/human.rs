@@ -248,7 +248,7 @@ pub fn error(error: &crate::exit::Error) -> Vec<String> {
             refused(during, &failure.chain(), service, &failure.hints(), next.as_deref())
         }
         Error::Locked(holder) => locked(holder.as_ref()),
-        Error::Halted(report, _) => report.error.iter().flat_map(|error| error_lines(error, &state(report))).collect(),
+        Error::Run(report) => report.error.iter().flat_map(|error| error_lines(error, &state(report))).collect(),
         Error::Bug(what) => vec![
             format!("{}: this is a bug in ladylinux-refresh: {}", paint(Tone::Bad, "error"), harmless(what)),
             "  service    unknown".to_owned(),

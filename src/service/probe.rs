@@ -92,11 +92,11 @@ pub fn service_port(file: &EnvFile) -> Outcome<u16> {
     }
 }
 
-/// Fills in what a probe's settings leave to the installation, and checks that it can be asked at all. Before anything
-/// is deployed, `deployed` is what is going to be.
+/// Fills in what a probe's settings leave to the installation, and checks that it can be asked at all. Without
+/// `deployed` the names of what is going to be deployed stay as they are: enough to check the rest.
 ///
 /// # Errors
-/// The URL cannot be asked, or a value stands for something that is not deployed.
+/// The URL cannot be asked.
 pub fn resolve(
     probe: &settings::Probe,
     file: &EnvFile,
@@ -110,7 +110,7 @@ pub fn resolve(
     };
     check_url(&url)?;
     let json = match &probe.json {
-        Some((field, value)) => Some((field.clone(), fill_in(value, deployed)?)),
+        Some((field, value)) => Some((field.clone(), fill_in(value, deployed))),
         None => None,
     };
     Ok(ResolvedProbe {
@@ -144,16 +144,12 @@ fn check_url(url: &str) -> Outcome<()> {
     Ok(())
 }
 
-fn fill_in(value: &str, deployed: Option<&Deployed>) -> Outcome<String> {
-    if !["{commit}", "{branch}", "{generation}"].iter().any(|name| value.contains(name)) {
-        return Ok(value.to_owned());
-    }
-    let deployed = deployed
-        .ok_or_else(|| Failure::new(format!("the probe expects {value:?}, and nothing is deployed yet")))?;
-    Ok(value
+fn fill_in(value: &str, deployed: Option<&Deployed>) -> String {
+    let Some(deployed) = deployed else { return value.to_owned() };
+    value
         .replace("{commit}", deployed.commit.as_str())
         .replace("{branch}", deployed.branch.as_str())
-        .replace("{generation}", deployed.generation.as_str()))
+        .replace("{generation}", deployed.generation.as_str())
 }
 
 /// Asks once.
