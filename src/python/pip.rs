@@ -1,6 +1,6 @@
 //! venv and pip, as the interpreter brings them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::installer::Job;
 use super::interpreter::Interpreter;
@@ -29,26 +29,26 @@ impl Pip {
 
     #[expect(clippy::unused_self, reason = "the same shape as the other installer")]
     pub(super) fn install(&self, job: &Job<'_>, requirements: &[PathBuf]) -> Program {
-        let program = pip(job, job.python()).args(["install", "--compile", "--progress-bar", "off"]);
+        let program = pip(job, &job.python()).args(["install", "--compile", "--progress-bar", "off"]);
         requirements.iter().fold(program, |program, file| program.arg("--requirement").arg(file))
     }
 
     #[expect(clippy::unused_self, reason = "the same shape as the other installer")]
     pub(super) fn check(&self, job: &Job<'_>) -> Program {
-        pip(job, job.python()).arg("check")
+        pip(job, &job.python()).arg("check")
     }
 }
 
 /// The program that makes an environment with pip in it.
-pub(super) fn venv(job: &Job<'_>, folder: &std::path::Path) -> Program {
+pub(super) fn venv(job: &Job<'_>, folder: &Path) -> Program {
     job.program(&job.interpreter.path).args(["-I", "-m", "venv"]).arg(folder)
 }
 
 /// pip of the environment that `python` belongs to.
-pub(super) fn pip(job: &Job<'_>, python: PathBuf) -> Program {
+pub(super) fn pip(job: &Job<'_>, python: &Path) -> Program {
     let cache = job.site.layout.cache().join("pip");
     let program = job
-        .program(&python)
+        .program(python)
         .args(["-I", "-m", "pip", "--no-input", "--disable-pip-version-check", "--no-color"])
         .env("HOME", &cache)
         .env("PIP_CACHE_DIR", &cache);

@@ -8,7 +8,7 @@ const LONGEST: usize = 1200;
 
 /// What kept an environment from being built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trouble {
+pub(super) enum Trouble {
     /// No version of a package fits, or there is no such package.
     NoMatch,
     /// The definition contradicts itself.
@@ -26,7 +26,7 @@ pub enum Trouble {
 }
 
 /// Tells the end of an installer as a failure: `summary`, the reason in a few lines, and what to do about it.
-pub fn explain(finished: &Finished, summary: &str) -> Failure {
+pub(super) fn explain(finished: &Finished, summary: &str) -> Failure {
     if !matches!(finished.ended, Ended::Exited(_)) {
         return finished.failure(summary).hint("give it longer: python.deadline in the host's refresh.toml");
     }
@@ -71,7 +71,7 @@ impl Trouble {
 }
 
 /// Finds what kind of trouble an installer's error output tells of.
-pub fn parse_trouble(text: &str) -> Trouble {
+pub(super) fn parse_trouble(text: &str) -> Trouble {
     let has = |signs: &[&str]| signs.iter().any(|sign| text.contains(sign));
     if has(&["No space left on device", "Disk quota exceeded", "os error 28", "os error 122"]) {
         Trouble::NoSpace
@@ -112,7 +112,7 @@ pub fn parse_trouble(text: &str) -> Trouble {
 }
 
 /// Picks the lines that carry the reason: uv's `error:` and `cause:`, pip's `ERROR:`; shortened.
-pub fn parse_reason(text: &str) -> String {
+pub(super) fn parse_reason(text: &str) -> String {
     let mut picked: Vec<String> = Vec::new();
     let mut in_error = false;
     for line in text.lines() {

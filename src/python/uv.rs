@@ -141,7 +141,7 @@ fn fetch(site: Site<'_>, interpreter: &Interpreter, scratch: &Path) -> Outcome<(
     let job = Job { site, interpreter, folder: &folder, scratch, until };
     job.ask(&pip::venv(&job, &folder), "cannot make an environment to fetch uv with")?;
     checkpoint::reach("python:uv venv made");
-    let install = pip::pip(&job, job.python())
+    let install = pip::pip(&job, &job.python())
         .args(["install", "--require-hashes", "--only-binary", ":all:", "--no-deps", "--no-compile"])
         .args(["--progress-bar", "off", "--requirement"])
         .arg(&wish)
