@@ -1,5 +1,6 @@
 //! Generations, made by the real uv and the real pip from the real index.
 #![expect(clippy::disallowed_methods, reason = "tests lay out and look at folders as they like")]
+#![expect(clippy::disallowed_macros, reason = "tests tell what they counted and what they had to skip")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
 
 #[path = "common/python.rs"]
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{World, packages, was_built};
+use common::{World, names, packages, was_built};
 use ladylinux_refresh::process::Owner;
 use ladylinux_refresh::python::{Current, Made};
 use ladylinux_refresh::settings::names::GenerationName;
@@ -62,7 +63,7 @@ fn rw_5_3_a_generation_is_read_only_byte_compiled_recorded_and_without_contamina
         let record = &ensured.generation.record;
         assert!(record.files > 5 && record.built().unwrap().run.as_str() == "run-1");
         assert_eq!(world.environments().packages(&ensured.generation).unwrap(), record.packages);
-        assert_eq!(world.names(&world.layout.cache()), ["pip", "uv"]);
+        assert_eq!(names(&world.layout.cache()), ["pip", "uv"]);
 
         let site =
             fs::read_dir(path.join("lib")).unwrap().next().unwrap().unwrap().path().join("site-packages");
@@ -187,8 +188,8 @@ fn rw_7_1b_a_requirement_that_does_not_resolve_is_told_with_its_reason_and_leave
         let chain = failure.chain().join("\n");
         assert!(chain.contains("no version of a package fits") && chain.contains("six==99.0"), "{chain}");
         assert!(failure.hints().iter().any(|hint| hint.contains("correct the requirements")));
-        assert!(world.names(&world.layout.venvs()).is_empty());
-        assert!(world.names(&world.layout.generations()).is_empty());
+        assert!(names(&world.layout.venvs()).is_empty());
+        assert!(names(&world.layout.generations()).is_empty());
     }
 }
 
@@ -217,8 +218,8 @@ fn rw_5_3_an_unfinished_build_is_discarded_and_never_reused() {
     let second = world.ensure("six==1.17.0\n", "run-2").unwrap();
     assert!(was_built(&second));
     assert!(world.told.has("discarded the unfinished environment"));
-    assert_eq!(world.names(&world.layout.venvs()), [second.generation.name.as_str(), "not ours"]);
-    assert_eq!(world.names(&world.layout.cache()), ["pip", "uv"]);
+    assert_eq!(names(&world.layout.venvs()), [second.generation.name.as_str(), "not ours"]);
+    assert_eq!(names(&world.layout.cache()), ["pip", "uv"]);
 }
 
 #[test]
@@ -249,7 +250,7 @@ fn auto_falls_back_to_pip_with_a_warning_where_uv_cannot_be_had() {
     let wanted = world.wanted(&[]).unwrap();
     assert!(wanted.installer().identity().starts_with("pip "));
     assert!(world.told.has("uv cannot be had, pip is used instead"));
-    assert!(world.names(&world.layout.tools()).is_empty());
+    assert!(names(&world.layout.tools()).is_empty());
 }
 
 fn real_folder(world: &World) {
@@ -279,7 +280,7 @@ fn rw_5_3_a_real_folder_is_adopted_and_serves_for_a_rollback() {
     assert!(adopted.record.built().is_none());
     let back = world.environments().switch(&name("adopted-1")).unwrap();
     assert_eq!(back.before, Some(first.generation.name));
-    assert_eq!(world.names(&world.layout.home()), ["venv", "venvs"]);
+    assert_eq!(names(&world.layout.home()), ["venv", "venvs"]);
 }
 
 #[test]
@@ -313,7 +314,7 @@ fn rw_5_3_an_adoption_that_was_killed_in_between_is_finished_by_the_next_call() 
         let switched = world.environments().switch(&first.generation.name).unwrap();
         assert_eq!(switched.adopted, Some(name(&format!("adopted-{}", index + 1))));
         assert!(world.environments().good(&switched.adopted.unwrap()).unwrap().is_some());
-        assert_eq!(world.names(&world.layout.home()), ["venv", "venvs"]);
+        assert_eq!(names(&world.layout.home()), ["venv", "venvs"]);
         assert_eq!(world.environments().current().unwrap().generation(), Some(&first.generation));
     }
 }
@@ -347,14 +348,14 @@ fn rw_5_3_a_reader_never_finds_the_environment_missing_while_it_is_switched() {
 #[test]
 fn pruning_keeps_what_is_named_and_what_is_live() {
     let world = World::new();
-    let names: Vec<GenerationName> = ["run-1", "run-2", "run-3", "run-4"]
+    let built: Vec<GenerationName> = ["run-1", "run-2", "run-3", "run-4"]
         .map(|run| world.ensure_with(&[], Strategy::Always, run).unwrap().generation.name)
         .to_vec();
-    world.environments().switch(&names[1]).unwrap();
-    let pruned = world.environments().prune(&names[3..]).unwrap();
-    assert_eq!(pruned, [names[0].clone(), names[2].clone()]);
+    world.environments().switch(&built[1]).unwrap();
+    let pruned = world.environments().prune(&built[3..]).unwrap();
+    assert_eq!(pruned, [built[0].clone(), built[2].clone()]);
     assert_eq!(world.environments().list().unwrap().len(), 2);
-    assert_eq!(world.names(&world.layout.generations()).len(), 4);
+    assert_eq!(names(&world.layout.generations()).len(), 4);
 }
 
 #[test]
@@ -426,9 +427,9 @@ fn rw_5_3_a_process_killed_at_any_point_leaves_nothing_that_the_next_one_would_t
         assert!(world.environments().contamination(&ensured.generation).unwrap().unwrap().is_none());
         let mut expected = ["adopted-1", ensured.generation.name.as_str()];
         expected.sort_unstable();
-        assert_eq!(world.names(&world.layout.venvs()), expected, "after point {points}");
-        assert_eq!(world.names(&world.layout.home()), ["venv", "venvs"]);
-        assert_eq!(world.names(&world.layout.cache()), ["pip", "uv"]);
+        assert_eq!(names(&world.layout.venvs()), expected, "after point {points}");
+        assert_eq!(names(&world.layout.home()), ["venv", "venvs"]);
+        assert_eq!(names(&world.layout.cache()), ["pip", "uv"]);
     }
     println!("{points} kill points");
     assert!(points >= 8);
@@ -440,10 +441,10 @@ fn uv_whose_fetching_was_killed_is_fetched_again() {
         let world = World::new();
         fs::remove_file(world.layout.tools()).unwrap();
         assert!(killed(&world, point));
-        assert!(world.names(&world.layout.tools()).iter().all(|name| name.starts_with('.')));
+        assert!(names(&world.layout.tools()).iter().all(|name| name.starts_with('.')));
         world.wanted(&[]).unwrap();
-        let tools = world.names(&world.layout.tools());
+        let tools = names(&world.layout.tools());
         assert!(tools.len() == 1 && tools[0].starts_with("uv-"), "{tools:?}");
-        assert_eq!(world.names(&world.layout.cache()), ["pip", "uv"]);
+        assert_eq!(names(&world.layout.cache()), ["pip", "uv"]);
     }
 }

@@ -137,15 +137,6 @@ impl World {
     pub fn ensure_with(&self, files: &[(&str, &str)], strategy: Strategy, run: &str) -> Outcome<Ensured> {
         self.environments().ensure(&self.wanted(files)?, strategy, &RunId::parse(run).unwrap())
     }
-
-    /// The names in a folder, sorted.
-    pub fn names(&self, folder: &Path) -> Vec<String> {
-        let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
-        let mut names: Vec<String> =
-            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        names
-    }
 }
 
 impl Drop for World {
@@ -191,7 +182,7 @@ pub fn shared() -> PathBuf {
     fs::DirBuilder::new().recursive(true).mode(0o755).create(&folder).unwrap();
     assert_eq!(Owner::of(&folder).unwrap().uid, Owner::own().uid, "{} is not ours", folder.display());
     let lock = fs::OpenOptions::new().create(true).append(true).open(folder.join("lock")).unwrap();
-    lock.lock().unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
     for name in ["tools", "cache/uv", "cache/pip"] {
         fs::create_dir_all(folder.join(name)).unwrap();
     }
@@ -201,4 +192,13 @@ pub fn shared() -> PathBuf {
     let interpreter = Interpreter::find(&home.runner, &home.python, home.owner).unwrap();
     Installer::ensure(home.site(), &interpreter).unwrap();
     folder
+}
+
+/// The names in a folder, sorted; none where there is no folder.
+pub fn names(folder: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
 }
