@@ -448,3 +448,40 @@ fn uv_whose_fetching_was_killed_is_fetched_again() {
         assert_eq!(names(&world.layout.cache()), ["pip", "uv"]);
     }
 }
+
+/// A small file system, unmounted when the test ends.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn at(folder: &Path, size: &str) -> Option<Self> {
+        fs::create_dir_all(folder).unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size},mode=755"), "tmpfs"])
+            .arg(folder)
+            .output();
+        mounted.is_ok_and(|ended| ended.status.success()).then(|| Self(folder.to_path_buf()))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).output();
+    }
+}
+
+#[test]
+fn rw_7_1b_a_disk_that_is_full_is_told_as_that_and_nothing_is_left() {
+    for (installer, size) in
+        [(InstallerChoice::Uv, "64k"), (InstallerChoice::Pip, "64k"), (InstallerChoice::Pip, "4m")]
+    {
+        let world = World::new().with(installer);
+        let Some(_disk) = SmallDisk::at(&world.layout.venvs(), size) else {
+            println!("SKIPPED: a small disk cannot be mounted here; run the tests as root to prove it");
+            return;
+        };
+        let failure = world.ensure("six==1.17.0\nidna==3.10\n", "run-1").unwrap_err();
+        let chain = failure.chain().join("\n");
+        assert!(chain.contains("no space is left on the disk"), "{chain}");
+        assert!(names(&world.layout.venvs()).is_empty());
+    }
+}

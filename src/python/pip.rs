@@ -23,8 +23,8 @@ impl Pip {
     }
 
     #[expect(clippy::unused_self, reason = "the same shape as the other installer")]
-    pub(super) fn make(&self, job: &Job<'_>) -> Program {
-        venv(job, job.folder)
+    pub(super) fn make(&self, job: &Job<'_>) -> [Program; 2] {
+        make(job, job.folder)
     }
 
     #[expect(clippy::unused_self, reason = "the same shape as the other installer")]
@@ -39,9 +39,12 @@ impl Pip {
     }
 }
 
-/// The program that makes an environment with pip in it.
-pub(super) fn venv(job: &Job<'_>, folder: &Path) -> Program {
-    job.program(&job.interpreter.path).args(["-I", "-m", "venv"]).arg(folder)
+/// The programs that make an environment with pip in it. venv could do both, but keeps what went wrong to itself.
+pub(super) fn make(job: &Job<'_>, folder: &Path) -> [Program; 2] {
+    [
+        job.program(&job.interpreter.path).args(["-I", "-m", "venv", "--without-pip"]).arg(folder),
+        job.program(&folder.join("bin/python")).args(["-I", "-m", "ensurepip", "--upgrade", "--default-pip"]),
+    ]
 }
 
 /// pip of the environment that `python` belongs to.

@@ -33,10 +33,12 @@ pub(super) fn explain(finished: &Finished, summary: &str) -> Failure {
     let text = String::from_utf8_lossy(&finished.stderr);
     let trouble = parse_trouble(&text);
     let reason = parse_reason(&text);
-    if reason.is_empty() {
-        return finished.failure(summary);
-    }
-    let failure = Failure::new(format!("{summary}: {}", trouble.sentence())).because(Failure::new(reason));
+    let told = format!("{summary}: {}", trouble.sentence());
+    let failure = if reason.is_empty() {
+        finished.failure(&told)
+    } else {
+        Failure::new(told).because(Failure::new(reason))
+    };
     trouble.hints().iter().fold(failure, |failure, hint| failure.hint(*hint))
 }
 
