@@ -39,7 +39,6 @@ struct Line {
     sha256: Option<String>,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
 fn is_zero<T: Default + PartialEq>(number: &T) -> bool {
     *number == T::default()
 }
@@ -133,11 +132,12 @@ fn entry(line: Line) -> Outcome<Entry> {
 }
 
 fn encode(path: &Path) -> String {
+    use std::fmt::Write as _;
     let mut text = String::new();
     for chunk in path.as_os_str().as_bytes().utf8_chunks() {
         text.push_str(&chunk.valid().replace('\\', r"\\"));
         for byte in chunk.invalid() {
-            text.push_str(&format!(r"\x{byte:02x}"));
+            let _ = write!(text, r"\x{byte:02x}");
         }
     }
     text

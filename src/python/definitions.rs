@@ -149,14 +149,36 @@ impl Definitions {
     /// A file cannot be written.
     pub fn write_below(&self, folder: &Path) -> Outcome<Vec<PathBuf>> {
         for (path, lines) in &self.files {
-            let path = folder.join(path);
+            let path = folder.join(path.with_file_name(written_name(path)));
             if let Some(parent) = path.parent() {
                 disk::make_folder(parent, 0o755)?;
             }
-            disk::write_atomic(&path, &requirements::render(lines), 0o644)?;
+            let lines: Vec<Line> = lines.iter().cloned().map(renamed).collect();
+            disk::write_atomic(&path, &requirements::render(&lines), 0o644)?;
         }
-        Ok(self.roots.iter().map(|root| folder.join(root)).collect())
+        Ok(self.roots.iter().map(|root| folder.join(root.with_file_name(written_name(root)))).collect())
     }
+}
+
+/// The name that a file is written under. uv reads `pyproject.toml`, `setup.py` or a script in ways of their own;
+/// only a name that ends in `.txt` is sure to be taken for a list of requirements.
+fn written_name(path: &Path) -> std::ffi::OsString {
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    if path.extension().is_none_or(|ending| ending != "txt") {
+        name.push(".definition.txt");
+    }
+    name
+}
+
+/// The line, with the name of an included file as it is written.
+fn renamed(mut line: Line) -> Line {
+    let (option, path) = match &line.meaning {
+        Meaning::Include(path) => ("-r", path),
+        Meaning::Constrain(path) => ("-c", path),
+        Meaning::Package(_) | Meaning::Option => return line,
+    };
+    line.text = format!("{option} {}", path.with_file_name(written_name(path)).display());
+    line
 }
 
 /// The way through the files.
@@ -359,6 +381,28 @@ mod tests {
             "[project]\nname='x'\ndependencies=['six']\n[tool.ruff]\nline-length=1\n",
         )]);
         assert_eq!(one.normalized(), other.unwrap().normalized());
+    }
+
+    #[test]
+    fn files_are_written_as_lists_of_requirements_whatever_their_name() {
+        let definitions = read_tree(&[
+            ("requirements.txt", "-r deps/setup.py # c\n\n-c deps/../limits\nsix"),
+            ("deps/setup.py", "idna"),
+            ("limits", "six<2"),
+            ("pyproject.toml", "[project]\nname='x'\ndependencies=['six']\n"),
+        ])
+        .unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let roots = definitions.write_below(folder.path()).unwrap();
+        let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
+        assert_eq!(
+            read("requirements.txt"),
+            "-r deps/setup.py.definition.txt\n\n-c deps/../limits.definition.txt\nsix\n"
+        );
+        assert_eq!(read("deps/setup.py.definition.txt"), "idna\n");
+        assert_eq!(read("limits.definition.txt"), "six<2\n");
+        let roots: Vec<_> = roots.iter().map(|root| root.strip_prefix(folder.path()).unwrap()).collect();
+        assert_eq!(roots, [Path::new("pyproject.toml.definition.txt"), Path::new("requirements.txt")]);
     }
 
     #[test]

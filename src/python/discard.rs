@@ -1,6 +1,7 @@
 //! Removing generations: those that were never finished, and those that nobody needs any more.
 
 use std::fs;
+use std::path::PathBuf;
 
 use super::generation::{Current, Environments, number};
 use super::record::{self, Record};
@@ -24,10 +25,7 @@ impl Environments<'_> {
                 disk::remove_tree(&layout.cache().join(name))?;
             }
         }
-        let live = match self.current()? {
-            Current::Unrecorded(path) => Some(path),
-            _ => None,
-        };
+        let live = self.live_folder()?;
         let mut discarded = Vec::new();
         for name in record::known_names(layout)? {
             let folder = layout.generation(&name);
@@ -48,17 +46,26 @@ impl Environments<'_> {
     /// # Errors
     /// Something cannot be removed.
     pub fn prune(&self, keep: &[GenerationName]) -> Outcome<Vec<GenerationName>> {
-        let current = self.current()?;
-        let live = current.generation().map(|live| live.name.clone());
+        let live = self.live_folder()?;
         let mut pruned = Vec::new();
-        for generation in self.list()? {
-            if keep.contains(&generation.name) || live.as_ref() == Some(&generation.name) {
+        for name in record::known_names(self.site.layout)? {
+            let known = Record::read(self.site.layout, &name)?.is_some();
+            if !known || keep.contains(&name) || live.as_ref() == Some(&self.site.layout.generation(&name)) {
                 continue;
             }
-            self.remove(&generation.name)?;
-            pruned.push(generation.name);
+            self.remove(&name)?;
+            pruned.push(name);
         }
         Ok(pruned)
+    }
+
+    /// What `venv` points to, whether or not it is good.
+    fn live_folder(&self) -> Outcome<Option<PathBuf>> {
+        Ok(match self.current()? {
+            Current::Unrecorded(path) => Some(path),
+            Current::Generation(live) => Some(live.path),
+            Current::Missing | Current::RealFolder => None,
+        })
     }
 
     /// Takes the record away first: without it, what a kill leaves of the folder is unfinished and never used.

@@ -69,11 +69,11 @@ impl Installer {
 
     /// Makes the environment in its empty folder.
     pub(super) fn make(&self, job: &Job<'_>) -> Outcome<()> {
-        let program = match self {
-            Self::Uv(uv) => uv.make(job),
-            Self::Pip(pip) => pip.make(job),
+        let programs = match self {
+            Self::Uv(uv) => vec![uv.make(job)],
+            Self::Pip(pip) => pip.make(job).into(),
         };
-        job.run(program, "cannot make the environment")
+        programs.into_iter().try_for_each(|program| job.run(program, "cannot make the environment"))
     }
 
     /// Installs what the definition asks for.

@@ -1,6 +1,6 @@
 //! venv and pip, as the interpreter brings them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::installer::Job;
 use super::interpreter::Interpreter;
@@ -23,32 +23,35 @@ impl Pip {
     }
 
     #[expect(clippy::unused_self, reason = "the same shape as the other installer")]
-    pub(super) fn make(&self, job: &Job<'_>) -> Program {
-        venv(job, job.folder)
+    pub(super) fn make(&self, job: &Job<'_>) -> [Program; 2] {
+        make(job, job.folder)
     }
 
     #[expect(clippy::unused_self, reason = "the same shape as the other installer")]
     pub(super) fn install(&self, job: &Job<'_>, requirements: &[PathBuf]) -> Program {
-        let program = pip(job, job.python()).args(["install", "--compile", "--progress-bar", "off"]);
+        let program = pip(job, &job.python()).args(["install", "--compile", "--progress-bar", "off"]);
         requirements.iter().fold(program, |program, file| program.arg("--requirement").arg(file))
     }
 
     #[expect(clippy::unused_self, reason = "the same shape as the other installer")]
     pub(super) fn check(&self, job: &Job<'_>) -> Program {
-        pip(job, job.python()).arg("check")
+        pip(job, &job.python()).arg("check")
     }
 }
 
-/// The program that makes an environment with pip in it.
-pub(super) fn venv(job: &Job<'_>, folder: &std::path::Path) -> Program {
-    job.program(&job.interpreter.path).args(["-I", "-m", "venv"]).arg(folder)
+/// The programs that make an environment with pip in it. venv could do both, but keeps what went wrong to itself.
+pub(super) fn make(job: &Job<'_>, folder: &Path) -> [Program; 2] {
+    [
+        job.program(&job.interpreter.path).args(["-I", "-m", "venv", "--without-pip"]).arg(folder),
+        job.program(&folder.join("bin/python")).args(["-I", "-m", "ensurepip", "--upgrade", "--default-pip"]),
+    ]
 }
 
 /// pip of the environment that `python` belongs to.
-pub(super) fn pip(job: &Job<'_>, python: PathBuf) -> Program {
+pub(super) fn pip(job: &Job<'_>, python: &Path) -> Program {
     let cache = job.site.layout.cache().join("pip");
     let program = job
-        .program(&python)
+        .program(python)
         .args(["-I", "-m", "pip", "--no-input", "--disable-pip-version-check", "--no-color"])
         .env("HOME", &cache)
         .env("PIP_CACHE_DIR", &cache);

@@ -12,6 +12,7 @@ use super::record::{self, Origin, Record};
 use crate::checkpoint;
 use crate::disk::{self, Moved};
 use crate::error::{Context as _, Failure, Outcome};
+use crate::manifest::Scan;
 use crate::settings::names::GenerationName;
 
 /// The word in front of the names of adopted folders.
@@ -112,8 +113,8 @@ impl Environments<'_> {
             {
                 continue;
             }
-            let size = crate::manifest::Scan::metadata().of(&folder)?.files();
-            Record::new(name.clone(), Origin::Adopted, record::installed(&folder)?, size).write(layout)?;
+            let files = Scan::metadata().of(&folder)?.files();
+            Record::new(name.clone(), Origin::Adopted, record::installed(&folder)?, files).write(layout)?;
             checkpoint::reach("python:adoption recorded");
             adopted.push(name);
         }

@@ -8,7 +8,7 @@ const LONGEST: usize = 1200;
 
 /// What kept an environment from being built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trouble {
+pub(super) enum Trouble {
     /// No version of a package fits, or there is no such package.
     NoMatch,
     /// The definition contradicts itself.
@@ -26,17 +26,19 @@ pub enum Trouble {
 }
 
 /// Tells the end of an installer as a failure: `summary`, the reason in a few lines, and what to do about it.
-pub fn explain(finished: &Finished, summary: &str) -> Failure {
+pub(super) fn explain(finished: &Finished, summary: &str) -> Failure {
     if !matches!(finished.ended, Ended::Exited(_)) {
         return finished.failure(summary).hint("give it longer: python.deadline in the host's refresh.toml");
     }
     let text = String::from_utf8_lossy(&finished.stderr);
     let trouble = parse_trouble(&text);
     let reason = parse_reason(&text);
-    if reason.is_empty() {
-        return finished.failure(summary);
-    }
-    let failure = Failure::new(format!("{summary}: {}", trouble.sentence())).because(Failure::new(reason));
+    let told = format!("{summary}: {}", trouble.sentence());
+    let failure = if reason.is_empty() {
+        finished.failure(&told)
+    } else {
+        Failure::new(told).because(Failure::new(reason))
+    };
     trouble.hints().iter().fold(failure, |failure, hint| failure.hint(*hint))
 }
 
@@ -71,7 +73,7 @@ impl Trouble {
 }
 
 /// Finds what kind of trouble an installer's error output tells of.
-pub fn parse_trouble(text: &str) -> Trouble {
+pub(super) fn parse_trouble(text: &str) -> Trouble {
     let has = |signs: &[&str]| signs.iter().any(|sign| text.contains(sign));
     if has(&["No space left on device", "Disk quota exceeded", "os error 28", "os error 122"]) {
         Trouble::NoSpace
@@ -112,7 +114,7 @@ pub fn parse_trouble(text: &str) -> Trouble {
 }
 
 /// Picks the lines that carry the reason: uv's `error:` and `cause:`, pip's `ERROR:`; shortened.
-pub fn parse_reason(text: &str) -> String {
+pub(super) fn parse_reason(text: &str) -> String {
     let mut picked: Vec<String> = Vec::new();
     let mut in_error = false;
     for line in text.lines() {

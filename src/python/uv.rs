@@ -139,9 +139,11 @@ fn fetch(site: Site<'_>, interpreter: &Interpreter, scratch: &Path) -> Outcome<(
     disk::write_atomic(&wish, pinned_requirement().as_bytes(), 0o644)?;
     let until = clock::monotonic() + site.python.deadline;
     let job = Job { site, interpreter, folder: &folder, scratch, until };
-    job.ask(&pip::venv(&job, &folder), "cannot make an environment to fetch uv with")?;
+    for program in pip::make(&job, &folder) {
+        job.ask(&program, "cannot make an environment to fetch uv with")?;
+    }
     checkpoint::reach("python:uv venv made");
-    let install = pip::pip(&job, job.python())
+    let install = pip::pip(&job, &job.python())
         .args(["install", "--require-hashes", "--only-binary", ":all:", "--no-deps", "--no-compile"])
         .args(["--progress-bar", "off", "--requirement"])
         .arg(&wish)

@@ -6,7 +6,7 @@ use crate::error::{Failure, Outcome};
 ///
 /// # Errors
 /// A part of the list is not understood.
-pub fn satisfies(release: &str, wanted: &str) -> Outcome<bool> {
+pub(super) fn satisfies(release: &str, wanted: &str) -> Outcome<bool> {
     let release = numbers(release).ok_or_else(|| Failure::new(format!("{release:?} is not a version")))?;
     for part in wanted.split(',').map(str::trim).filter(|part| !part.is_empty()) {
         let fulfilled =
@@ -31,7 +31,6 @@ fn one(release: &[u64], part: &str) -> Option<bool> {
     Some(match (operator.trim(), any_below) {
         ("==", true) => starts,
         ("!=", true) => !starts,
-        (_, true) => return None,
         ("==" | "===", false) => order.is_eq(),
         ("!=", false) => order.is_ne(),
         (">=", false) => order.is_ge(),
