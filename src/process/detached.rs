@@ -42,6 +42,8 @@ pub fn start_daemon(daemon: Daemon<'_>) -> Outcome<(ProcessId, OwnedFd)> {
     seal_descriptors();
     let (answer, theirs) = std::io::pipe().context(told)?;
     let child = Command::new(daemon.program)
+        // The path may be /proc/self/exe, which tells nobody who looks at the list of processes what this is.
+        .arg0(env!("CARGO_PKG_NAME"))
         .args(&daemon.arguments)
         .env_clear()
         .current_dir("/")
