@@ -95,9 +95,10 @@ fn open_with(layout: &Layout, during: &str, overrides: Overrides) -> Result<Inst
 
 /// Tells a failure of a command together with the state of the service.
 fn refuse(on: &Installation, during: &str, failure: Failure, next: &str) -> Error {
+    let hints: Vec<String> = failure.hints().iter().map(|hint| on.as_typed(hint)).collect();
     Error::Refused(Refusal {
         during: during.to_owned(),
-        failure,
+        failure: failure.with_hints(hints),
         service: on.service_in_words(),
         next: Some(on.as_typed(next)),
     })

@@ -2,6 +2,7 @@
 //! that halted.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use crate::clock;
 use crate::error::{Failure, Outcome};
@@ -40,9 +41,14 @@ impl Inventory {
     /// # Errors
     /// A folder cannot be read at all.
     pub fn take(layout: &Layout) -> Outcome<Self> {
-        let scan = Scan::metadata().except(layout.state()).at_most(INVENTORY_LIMIT);
-        let roots = layout.protected();
-        let manifests = roots.iter().map(|root| scan.of(root)).collect::<Outcome<_>>()?;
+        let scan = |root: &PathBuf| {
+            let scan = Scan::metadata().at_most(INVENTORY_LIMIT);
+            match layout.state().strip_prefix(root) {
+                Ok(own) => scan.except(own).of(root),
+                Err(_) => scan.of(root),
+            }
+        };
+        let manifests = layout.protected().iter().map(scan).collect::<Outcome<_>>()?;
         Ok(Self { manifests })
     }
 
@@ -134,7 +140,7 @@ pub fn halted(on: &Installation, mut account: Account, phase: Phase, failure: Fa
         }
     }
     let code = failure.interrupted_by().and_then(|signal| u8::try_from(128 + signal).ok()).unwrap_or(1);
-    let error = told(phase, &failure, next_after_halt(on, &account));
+    let error = told(on, phase, &failure, next_after_halt(on, &account));
     let report = make(on, &account, Ending::Halted, code, Some(error));
     publish(on, &mut account, &report);
     exit::Error::Run(Box::new(report))
@@ -144,8 +150,7 @@ pub fn halted(on: &Installation, mut account: Account, phase: Phase, failure: Fa
 pub fn refused(on: &Installation, mut account: Account, failure: Failure) -> exit::Error {
     let code = failure.interrupted_by().and_then(|signal| u8::try_from(128 + signal).ok()).unwrap_or(3);
     let phase = account.phases.last().map_or(Phase::Staging, |part| part.phase);
-    let next = "ladylinux-refresh run".to_owned();
-    let error = told(phase, &failure, on.as_typed(&next));
+    let error = told(on, phase, &failure, "ladylinux-refresh run");
     let report = make(on, &account, Ending::Refused, code, Some(error));
     publish(on, &mut account, &report);
     exit::Error::Run(Box::new(report))
@@ -167,8 +172,7 @@ pub struct Brief {
 /// Ends a run that preflight refused: nothing was touched, and nothing is written.
 pub fn refused_in_preflight(on: &Installation, brief: Brief, failure: Failure) -> exit::Error {
     let code = failure.interrupted_by().and_then(|signal| u8::try_from(128 + signal).ok()).unwrap_or(3);
-    let mut error = told(Phase::Preflight, &failure, on.as_typed("ladylinux-refresh run"));
-    error.hints = error.hints.iter().map(|hint| on.as_typed(hint)).collect();
+    let error = told(on, Phase::Preflight, &failure, "ladylinux-refresh run");
     let report = brief_report(on, brief, None, Ending::Refused, code, Some(error));
     on.runner.events().emit(&Event::RunFinished { report: Box::new(report.clone()) });
     exit::Error::Run(Box::new(report))
@@ -226,15 +230,16 @@ fn head(on: &Installation) -> Option<CommitId> {
     on.tree.inspect().ok()?.commit
 }
 
-fn told(phase: Phase, failure: &Failure, next: String) -> report::Error {
-    report::Error { phase, chain: failure.chain(), hints: failure.hints(), next }
+fn told(on: &Installation, phase: Phase, failure: &Failure, next: &str) -> report::Error {
+    let hints = failure.hints().iter().map(|hint| on.as_typed(hint)).collect();
+    report::Error { phase, chain: failure.chain(), hints, next: on.as_typed(next) }
 }
 
 /// After a halt: back to the last good pair where there is one, else again when the cause is mended.
-fn next_after_halt(on: &Installation, account: &Account) -> String {
+fn next_after_halt(on: &Installation, account: &Account) -> &'static str {
     let rollback = account.target.state == super::begin::TargetState::Latest
         && status_file::read(&on.layout).deployed.is_some();
-    on.as_typed(if rollback { "ladylinux-refresh rollback" } else { "ladylinux-refresh run" })
+    if rollback { "ladylinux-refresh rollback" } else { "ladylinux-refresh run" }
 }
 
 /// Writes report and status, closes the journal, tells the stream. Nothing here can make a result worse.
