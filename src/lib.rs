@@ -5,6 +5,7 @@ pub mod clock;
 pub mod disk;
 pub mod error;
 pub mod event;
+pub mod git;
 pub mod process;
 pub mod report;
 pub mod settings;

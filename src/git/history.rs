@@ -1,0 +1,326 @@
+//! What the mirror knows of commits: their files, their contents, and what lies between two of them.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::disk;
+use crate::error::{Context as _, Failure, Outcome};
+use crate::process::{Keep, Owner};
+use crate::settings::names::CommitId;
+
+use super::mirror::Mirror;
+use super::path::TreePath;
+use super::{Repository, path_of, records};
+
+/// What kind of thing a tree holds at a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EntryKind {
+    /// A regular file.
+    Regular,
+    /// A regular file that may be executed.
+    Executable,
+    /// A symbolic link.
+    Symlink,
+    /// A commit of another repository.
+    Submodule,
+}
+
+impl EntryKind {
+    /// Returns the mode as git writes it.
+    pub fn mode(self) -> &'static str {
+        match self {
+            Self::Regular => "100644",
+            Self::Executable => "100755",
+            Self::Symlink => "120000",
+            Self::Submodule => "160000",
+        }
+    }
+
+    fn of_mode(mode: &str) -> Option<Self> {
+        match mode {
+            "100644" | "100664" => Some(Self::Regular),
+            "100755" => Some(Self::Executable),
+            "120000" => Some(Self::Symlink),
+            "160000" => Some(Self::Submodule),
+            _ => None,
+        }
+    }
+}
+
+/// One file of a commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TreeEntry {
+    /// Its path in the tree.
+    pub path: PathBuf,
+    /// What it is.
+    pub kind: EntryKind,
+    /// The hash of its content.
+    pub object: String,
+    /// The length of its content in bytes, where it was asked for.
+    pub size: Option<u64>,
+}
+
+/// One commit, for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommitLine {
+    /// Its hash.
+    pub id: CommitId,
+    /// The first line of its message.
+    pub subject: String,
+    /// When it was written, in seconds since 1970.
+    pub authored: i64,
+}
+
+/// One file that differs between two commits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileChange {
+    /// `A`, `M`, `D` or `T`.
+    pub status: char,
+    /// Its path.
+    pub path: TreePath,
+}
+
+/// What lies between two commits.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Changes {
+    /// The commits that come, newest first, at most [`LISTED`].
+    pub commits: Vec<CommitLine>,
+    /// How many commits come.
+    pub coming: u64,
+    /// How many commits go, because the branch was rewritten.
+    pub dropped: u64,
+    /// The files that differ.
+    pub files: Vec<FileChange>,
+}
+
+/// How many commits [`Changes`] lists at most.
+pub const LISTED: usize = 100;
+
+impl Mirror {
+    /// Lists the files of a commit with their sizes.
+    ///
+    /// # Errors
+    /// The commit is not in the mirror.
+    pub fn files(&self, commit: &CommitId) -> Outcome<Vec<TreeEntry>> {
+        let program = self.bare().args(["ls-tree", "-r", "-z", "-l", "--full-tree", commit.as_str()]);
+        let listed = self.git.run(&program, || format!("cannot list the files of {}", commit.short()))?;
+        parse_tree(&listed.stdout)
+    }
+
+    /// Reads one file of a commit; `None` where the commit has none at `path`.
+    ///
+    /// # Errors
+    /// The commit is not in the mirror, or `path` is not a file there.
+    pub fn read(&self, commit: &CommitId, path: &Path) -> Outcome<Option<Vec<u8>>> {
+        let told = || format!("cannot read {} of {}", path.display(), commit.short());
+        let program = self.bare().args(["ls-tree", "-z", "--full-tree", commit.as_str(), "--"]).arg(path);
+        let listed = self.git.run(&program, told)?;
+        let entries = parse_tree(&listed.stdout)?;
+        let Some(entry) = entries.into_iter().find(|entry| entry.path == path) else { return Ok(None) };
+        let program = self.bare().args(["cat-file", "blob", &entry.object]).keep(Keep::Whole(256 << 20));
+        Ok(Some(self.git.run(&program, told)?.stdout))
+    }
+
+    /// Tells what lies between two commits of the mirror.
+    ///
+    /// # Errors
+    /// One of them is not in the mirror.
+    pub fn changes(&self, from: &CommitId, to: &CommitId) -> Outcome<Changes> {
+        let told = || format!("cannot compare {} and {}", from.short(), to.short());
+        let range = format!("{from}...{to}");
+        let count = self.bare().args(["rev-list", "--left-right", "--count", &range, "--"]);
+        let (dropped, coming) =
+            parse_counts(&self.git.run(&count, told)?.text()).ok_or_else(|| Failure::new(told()))?;
+        let range = format!("{from}..{to}");
+        let log = self.bare().args([
+            "log",
+            "-z",
+            "--format=%H%x09%at%x09%s",
+            &format!("--max-count={LISTED}"),
+            &range,
+        ]);
+        let commits = parse_log(&self.git.run(&log.arg("--"), told)?.stdout);
+        let diff =
+            self.bare().args(["diff-tree", "-r", "-z", "--name-status", "--no-renames", from.as_str()]);
+        let files = parse_name_status(&self.git.run(&diff.args([to.as_str(), "--"]), told)?.stdout);
+        Ok(Changes { commits, coming, dropped, files })
+    }
+
+    /// Writes a checked-out copy of a commit to `folder`, which must not exist, for `owner`.
+    ///
+    /// # Errors
+    /// The folder is there, the disk is full, or the commit is not in the mirror.
+    pub fn export(&self, commit: &CommitId, folder: &Path, owner: Owner) -> Outcome<()> {
+        let told = || format!("cannot check out {} to {}", commit.short(), folder.display());
+        disk::make_owned_folder(folder, 0o700, &owner)?;
+        let index = folder.join(".index");
+        let repository = Repository::bare(self.path()).with_tree(folder).with_index(&index);
+        for step in [&["read-tree", commit.as_str()][..], &["checkout-index", "--all", "--force", "--quiet"]]
+        {
+            self.git.run(&self.git.at(&repository).args(step).owner(owner), told)?;
+        }
+        disk::remove_file_if_there(&index)
+    }
+
+    /// Refuses a commit that needs what this program does not bring yet: submodules or large file storage.
+    ///
+    /// # Errors
+    /// The refusal, which names the path.
+    pub fn check_supported(&self, commit: &CommitId) -> Outcome<()> {
+        let files = self.files(commit)?;
+        let refuse = |what: &str, path: &Path| {
+            Err(Failure::new(format!(
+                "{} uses {what} ({}), which is not supported",
+                commit.short(),
+                path.display()
+            ))
+            .hint("commit the files themselves, or follow a branch without it"))
+        };
+        if let Some(entry) = files
+            .iter()
+            .find(|entry| entry.kind == EntryKind::Submodule || entry.path == Path::new(".gitmodules"))
+        {
+            return refuse("a submodule", &entry.path);
+        }
+        for entry in
+            files.iter().filter(|entry| entry.path.file_name().is_some_and(|name| name == ".gitattributes"))
+        {
+            let text = self.read(commit, &entry.path)?.unwrap_or_default();
+            if String::from_utf8_lossy(&text).lines().any(|line| {
+                !line.trim_start().starts_with('#')
+                    && line.split_whitespace().skip(1).any(|word| word == "filter=lfs")
+            }) {
+                return refuse("Git LFS", &entry.path);
+            }
+        }
+        self.find_pointer(&files)?.map_or(Ok(()), |path| refuse("Git LFS", &path))
+    }
+
+    /// Finds a file whose whole content is a pointer of Git LFS. Such files are between 100 and 200 bytes long.
+    fn find_pointer(&self, files: &[TreeEntry]) -> Outcome<Option<PathBuf>> {
+        let small: Vec<&TreeEntry> = files
+            .iter()
+            .filter(|entry| {
+                entry.kind != EntryKind::Symlink && entry.size.is_some_and(|size| (100..400).contains(&size))
+            })
+            .collect();
+        let objects: BTreeSet<&str> = small.iter().map(|entry| entry.object.as_str()).collect();
+        if objects.is_empty() {
+            return Ok(None);
+        }
+        let list = objects.into_iter().collect::<Vec<_>>().join("\n") + "\n";
+        let program = self.bare().args(["cat-file", "--batch"]).input(list.into_bytes());
+        let contents = self.git.run(&program, || "cannot read small files of the commit".to_owned())?.stdout;
+        let pointer = find_pointer_object(&contents);
+        Ok(pointer.and_then(|object| {
+            small.iter().find(|entry| entry.object == object).map(|entry| entry.path.clone())
+        }))
+    }
+}
+
+/// Reads `ls-tree -z`, with or without `-l`.
+pub(super) fn parse_tree(bytes: &[u8]) -> Outcome<Vec<TreeEntry>> {
+    records(bytes)
+        .map(|record| {
+            let tab = record.iter().position(|byte| *byte == b'\t');
+            let (head, path) = record.split_at(tab.unwrap_or(record.len()));
+            let head = String::from_utf8_lossy(head);
+            let mut words = head.split_whitespace();
+            let kind = words.next().and_then(EntryKind::of_mode);
+            let object = words.nth(1).map(str::to_owned);
+            let size = words.next().and_then(|size| size.parse().ok());
+            match (kind, object, path) {
+                (Some(kind), Some(object), [b'\t', path @ ..]) => {
+                    Ok(TreeEntry { path: path_of(path), kind, object, size })
+                }
+                _ => {
+                    // A folder, where the listing is not recursive, is no file.
+                    Err(Failure::new(format!(
+                        "git listed {:?}, which is no file",
+                        String::from_utf8_lossy(record)
+                    )))
+                }
+            }
+        })
+        .collect::<Outcome<Vec<_>>>()
+        .context(|| "the list of files cannot be read".to_owned())
+}
+
+fn parse_counts(text: &str) -> Option<(u64, u64)> {
+    let (left, right) = text.trim().split_once('\t')?;
+    Some((left.parse().ok()?, right.parse().ok()?))
+}
+
+fn parse_log(bytes: &[u8]) -> Vec<CommitLine> {
+    records(bytes)
+        .filter_map(|record| {
+            let text = String::from_utf8_lossy(record);
+            let mut parts = text.splitn(3, '\t');
+            let id = CommitId::parse(parts.next()?.trim()).ok()?;
+            let authored = parts.next()?.parse().ok()?;
+            Some(CommitLine { id, authored, subject: parts.next().unwrap_or_default().trim_end().to_owned() })
+        })
+        .collect()
+}
+
+fn parse_name_status(bytes: &[u8]) -> Vec<FileChange> {
+    let mut parts = records(bytes);
+    let mut changes = Vec::new();
+    while let (Some(status), Some(path)) = (parts.next(), parts.next()) {
+        let status = status.first().map_or('?', |byte| char::from(*byte));
+        changes.push(FileChange { status, path: path_of(path).into() });
+    }
+    changes
+}
+
+/// Finds, in what `cat-file --batch` wrote, an object that is a pointer of Git LFS.
+fn find_pointer_object(mut bytes: &[u8]) -> Option<String> {
+    while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
+        let head = String::from_utf8_lossy(&bytes[..end]);
+        let mut words = head.split(' ');
+        let object = words.next()?.to_owned();
+        let size: usize = words.nth(1)?.parse().ok()?;
+        let content = bytes.get(end + 1..end + 1 + size)?;
+        if content.starts_with(b"version https://git-lfs.github.com/spec/") {
+            return Some(object);
+        }
+        bytes = bytes.get(end + 2 + size..)?;
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HASH: &str = "0123456789012345678901234567890123456789";
+
+    #[test]
+    fn trees_are_read_with_names_of_any_bytes() {
+        let mut bytes = format!("100755 blob {HASH}      12\ta b\0").into_bytes();
+        bytes.extend(format!("120000 blob {HASH}\t").bytes().chain(*b"\xff\0"));
+        let entries = parse_tree(&bytes).unwrap();
+        assert_eq!(entries[0].kind, EntryKind::Executable);
+        assert_eq!(entries[0].size, Some(12));
+        assert_eq!(entries[1].path, path_of(b"\xff"));
+        assert!(parse_tree(format!("040000 tree {HASH}\td\0").as_bytes()).is_err());
+    }
+
+    #[test]
+    fn pointers_of_large_file_storage_are_found_between_other_files() {
+        let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n";
+        let batch = format!("aa blob 3\nx\ny\nbb blob {}\n{pointer}\n", pointer.len());
+        assert_eq!(find_pointer_object(batch.as_bytes()).as_deref(), Some("bb"));
+        assert_eq!(find_pointer_object(b"aa blob 3\nx\ny\n"), None);
+    }
+
+    #[test]
+    fn logs_and_statuses_are_read() {
+        let log = format!("{HASH}\t12\tsubject\twith tab\0");
+        assert_eq!(parse_log(log.as_bytes())[0].subject, "subject\twith tab");
+        assert_eq!(parse_name_status(b"M\0a\0D\0b\0").len(), 2);
+    }
+}

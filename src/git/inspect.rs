@@ -1,0 +1,381 @@
+//! Looks at the work tree and its repository, and changes nothing.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{IFlags, Mode, OFlags, ioctl_getflags, open};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Context as _, Failure, Outcome};
+use crate::process::identity::all_pids;
+use crate::process::{Owner, ProcessId};
+use crate::settings::names::CommitId;
+
+use super::path::TreePath;
+use super::tree::{Place, Tree, is_there};
+
+/// The worker's operation for [`handle`].
+pub const OPERATION: &str = "git-inspect";
+/// The worker's operation for [`handle_unremovable`].
+pub const UNREMOVABLE: &str = "git-unremovable";
+
+/// What a worker is asked to look at.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Request {
+    /// Where.
+    pub place: Place,
+}
+
+/// What kind of thing `app/` is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TreeKind {
+    /// There is nothing, or an empty folder.
+    Absent,
+    /// It is not a real folder.
+    NotAFolder,
+    /// It is a folder without a repository.
+    NoRepository,
+    /// Its `.git` is a file or link that leads elsewhere: a work tree of another repository.
+    ForeignRepository,
+    /// It is a repository of its own.
+    Repository,
+}
+
+/// What HEAD says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Head {
+    /// A branch, with the name that follows `refs/heads/`.
+    Branch(String),
+    /// A commit.
+    Detached(CommitId),
+    /// Nothing that can be understood.
+    Broken,
+}
+
+/// The state of the work tree and its repository.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TreeState {
+    /// What it is.
+    pub kind: TreeKind,
+    /// What HEAD says, in a repository.
+    pub head: Option<Head>,
+    /// The commit that HEAD stands for; `None` where it stands for none.
+    pub commit: Option<CommitId>,
+    /// Whether the history was cut off.
+    pub shallow: bool,
+    /// Repositories inside the tree, by the folder that holds `.git`.
+    pub nested: Vec<TreePath>,
+    /// Lock files in `.git`.
+    pub locks: Vec<TreePath>,
+    /// Files of operations in progress (a merge, a rebase …).
+    pub operations: Vec<String>,
+}
+
+/// Does the worker's side of [`OPERATION`].
+///
+/// # Errors
+/// The tree cannot be read.
+pub fn handle(request: &Request) -> Outcome<TreeState> {
+    let tree = Tree::enter(&request.place);
+    let kind = kind_of(&tree.app);
+    let git_dir = tree.git_dir();
+    let in_repository = kind == TreeKind::Repository;
+    let state = TreeState {
+        kind,
+        head: in_repository.then(|| head_of(&git_dir)),
+        commit: if in_repository { tree.head()? } else { None },
+        shallow: is_there(&git_dir.join("shallow")),
+        nested: nested_repositories(&tree.app),
+        locks: if in_repository {
+            locks(&git_dir).into_iter().map(TreePath::from).collect()
+        } else {
+            Vec::new()
+        },
+        operations: operation_files(&git_dir).into_iter().map(str::to_owned).collect(),
+    };
+    tree.leave()?;
+    Ok(state)
+}
+
+fn kind_of(app: &Path) -> TreeKind {
+    let Ok(found) = fs::symlink_metadata(app) else { return TreeKind::Absent };
+    if !found.is_dir() {
+        return TreeKind::NotAFolder;
+    }
+    match fs::symlink_metadata(app.join(".git")) {
+        Ok(git) if git.is_dir() => TreeKind::Repository,
+        Ok(_) => TreeKind::ForeignRepository,
+        Err(_) if fs::read_dir(app).is_ok_and(|mut entries| entries.next().is_none()) => TreeKind::Absent,
+        Err(_) => TreeKind::NoRepository,
+    }
+}
+
+/// The failure for a work tree that is none.
+pub(super) fn no_repository(app: &Path) -> Failure {
+    Failure::new(format!("{} is not a git repository of its own", app.display()))
+        .hint("move it away and run `ladylinux-refresh init --repo URL`, which clones it anew")
+}
+
+/// Reads HEAD without git, which refuses a repository whose HEAD is broken.
+pub(super) fn head_of(git_dir: &Path) -> Head {
+    let text = fs::read_to_string(git_dir.join("HEAD")).unwrap_or_default();
+    let text = text.trim();
+    match text.strip_prefix("ref: refs/heads/") {
+        Some(branch) if !branch.is_empty() => Head::Branch(branch.to_owned()),
+        _ => CommitId::parse(text).map_or(Head::Broken, Head::Detached),
+    }
+}
+
+/// The files and folders in `.git` that stand for an operation in progress.
+pub(super) fn operation_files(git_dir: &Path) -> Vec<&'static str> {
+    [
+        "MERGE_HEAD",
+        "MERGE_MSG",
+        "MERGE_MODE",
+        "AUTO_MERGE",
+        "SQUASH_MSG",
+        "CHERRY_PICK_HEAD",
+        "REVERT_HEAD",
+        "REBASE_HEAD",
+        "BISECT_LOG",
+        "BISECT_START",
+        "BISECT_NAMES",
+        "BISECT_TERMS",
+        "BISECT_EXPECTED_REV",
+        "BISECT_ANCESTORS_OK",
+        "rebase-merge",
+        "rebase-apply",
+        "sequencer",
+        "info/attributes",
+        "info/sparse-checkout",
+        "info/grafts",
+    ]
+    .into_iter()
+    .filter(|name| is_there(&git_dir.join(name)))
+    .collect()
+}
+
+/// The lock files in `.git`, absolute.
+pub(super) fn locks(git_dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let is_lock = |path: &Path| path.extension().is_some_and(|ending| ending == "lock");
+    for entry in fs::read_dir(git_dir).into_iter().flatten().flatten() {
+        if is_lock(&entry.path()) {
+            found.push(entry.path());
+        }
+    }
+    locks_below(&git_dir.join("refs"), &mut found);
+    found.sort();
+    found
+}
+
+fn locks_below(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            locks_below(&path, found);
+        } else if path.extension().is_some_and(|ending| ending == "lock") {
+            found.push(path);
+        }
+    }
+}
+
+/// Repositories below the tree, to a depth at which people make them.
+fn nested_repositories(app: &Path) -> Vec<TreePath> {
+    let mut found = Vec::new();
+    let mut folders = vec![(app.to_path_buf(), 0)];
+    while let Some((folder, depth)) = folders.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            if !is_folder || entry.file_name() == ".git" {
+                continue;
+            }
+            if is_there(&entry.path().join(".git")) {
+                found.push(entry.path().strip_prefix(app).unwrap_or(&entry.path()).into());
+            } else if depth < 3 {
+                folders.push((entry.path(), depth + 1));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Processes that are at work in the repository: a lock file is open, or git runs with its working directory in the
+/// tree. Only names of links below `/proc` are read, nothing in the tree itself.
+pub(super) fn holders(app: &Path) -> Vec<String> {
+    let git_dir = app.join(".git");
+    let own = ProcessId::own().pid;
+    all_pids()
+        .into_iter()
+        .filter(|pid| *pid != own)
+        .filter(|pid| {
+            let folder = PathBuf::from(format!("/proc/{pid}"));
+            let is_git = fs::read_link(folder.join("exe"))
+                .is_ok_and(|exe| exe.file_name().is_some_and(|name| name == "git"));
+            let inside = fs::read_link(folder.join("cwd")).is_ok_and(|cwd| cwd.starts_with(app));
+            is_git && inside
+                || fs::read_dir(folder.join("fd")).into_iter().flatten().flatten().any(|fd| {
+                    fs::read_link(fd.path()).is_ok_and(|file| {
+                        file.starts_with(&git_dir) && file.extension().is_some_and(|ending| ending == "lock")
+                    })
+                })
+        })
+        .filter_map(|pid| ProcessId::of(pid).map(|process| format!("{pid} ({})", process.command())))
+        .collect()
+}
+
+/// Something in the work tree that its owner cannot remove.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unremovable {
+    /// Where, absolute.
+    pub path: TreePath,
+    /// Why.
+    pub reason: String,
+    /// The command that repairs it.
+    pub repair: String,
+}
+
+/// Does the worker's side of [`UNREMOVABLE`].
+///
+/// # Errors
+/// The tree cannot be read.
+pub fn handle_unremovable(request: &Request) -> Outcome<Vec<Unremovable>> {
+    let app = request.place.app.as_path();
+    let mut found = Vec::new();
+    let as_root = rustix::process::geteuid().is_root();
+    Removal { owner: Owner::own(), as_root, found: &mut found }.folder(app)?;
+    Ok(found)
+}
+
+struct Removal<'a> {
+    owner: Owner,
+    as_root: bool,
+    found: &'a mut Vec<Unremovable>,
+}
+
+impl Removal<'_> {
+    /// Looks at a folder and at everything in it, for what keeps the owner from emptying it.
+    fn folder(&mut self, folder: &Path) -> Outcome<()> {
+        let told = || format!("cannot look at {}", folder.display());
+        let found = fs::symlink_metadata(folder).context(told)?;
+        let mode = found.permissions().mode();
+        let owner = format!("{}:{}", self.owner.uid, self.owner.gid);
+        self.flags(folder);
+        let foreign = found.uid() != self.owner.uid && !self.as_root;
+        let entries = fs::read_dir(folder);
+        let empty =
+            entries.as_ref().is_ok_and(|_| fs::read_dir(folder).is_ok_and(|mut all| all.next().is_none()));
+        if foreign
+            && !empty
+            && rustix::fs::access(folder, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK).is_err()
+        {
+            self.add(
+                folder,
+                format!("it belongs to uid {} and the owner of the tree may not write in it", found.uid()),
+                &format!("chown -R {owner}"),
+            );
+            return Ok(());
+        }
+        let Ok(entries) = entries else {
+            // The owner closed it to himself and can open it again.
+            return Ok(());
+        };
+        for entry in entries {
+            let entry = entry.context(told)?;
+            let Ok(inside) = entry.metadata() else { continue };
+            if mode & 0o1000 != 0 && foreign && inside.uid() != self.owner.uid {
+                self.add(
+                    &entry.path(),
+                    format!("it belongs to uid {} in a sticky folder", inside.uid()),
+                    &format!("chown -h {owner}"),
+                );
+            } else if foreign_folder(&inside, self.owner, self.as_root) {
+                // Moving a folder changes its entry "..", which takes the right to write in it.
+                self.folder(&entry.path())?;
+            } else if inside.is_dir() {
+                self.folder(&entry.path())?;
+            } else if inside.is_file() {
+                self.flags(&entry.path());
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks for the flags that keep even root from removing a file.
+    fn flags(&mut self, path: &Path) {
+        let Ok(file) =
+            open(path, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
+        else {
+            return;
+        };
+        let Ok(flags) = ioctl_getflags(&file) else { return };
+        if flags.contains(IFlags::IMMUTABLE) {
+            self.add(path, "it is marked immutable".to_owned(), "chattr -i");
+        } else if flags.contains(IFlags::APPEND) {
+            self.add(path, "it is marked append-only".to_owned(), "chattr -a");
+        }
+    }
+
+    fn add(&mut self, path: &Path, reason: String, repair: &str) {
+        let repair = format!("{repair} '{}'", path.display().to_string().replace('\'', r"'\''"));
+        self.found.push(Unremovable { path: path.into(), reason, repair });
+    }
+}
+
+fn foreign_folder(found: &fs::Metadata, owner: Owner, as_root: bool) -> bool {
+    found.is_dir() && found.uid() != owner.uid && !as_root
+}
+
+/// Returns the mount points at or below `folder`.
+///
+/// # Errors
+/// The table of mounts cannot be read.
+pub fn mounts_below(folder: &Path) -> Outcome<Vec<PathBuf>> {
+    let table = fs::read("/proc/self/mountinfo").context(|| "cannot read the table of mounts".to_owned())?;
+    let folder = fs::canonicalize(folder).unwrap_or_else(|_| folder.to_path_buf());
+    Ok(parse_mounts(&table).into_iter().filter(|mount| mount.starts_with(&folder)).collect())
+}
+
+/// Reads mount points: the fifth word of each line, in which spaces and the like are written in octal.
+fn parse_mounts(table: &[u8]) -> Vec<PathBuf> {
+    table
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| {
+            let word = line.split(|byte| *byte == b' ').nth(4)?;
+            let mut bytes = Vec::with_capacity(word.len());
+            let mut rest = word;
+            while let [first, after @ ..] = rest {
+                let octal = (*first == b'\\')
+                    .then(|| {
+                        after
+                            .get(..3)
+                            .and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok())
+                    })
+                    .flatten();
+                if let Some(byte) = octal {
+                    bytes.push(byte);
+                    rest = &after[3..];
+                } else {
+                    bytes.push(*first);
+                    rest = after;
+                }
+            }
+            Some(super::path_of(&bytes))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_points_with_spaces_are_read() {
+        let table = b"36 35 98:0 /a /mnt\\040two rw - ext4 /dev/x rw\n1 2 0:1 / / rw - t t rw\n";
+        assert_eq!(parse_mounts(table), [PathBuf::from("/mnt two"), PathBuf::from("/")]);
+    }
+}

@@ -1,0 +1,281 @@
+//! The bare mirror of the remote: the only part that speaks to the network, and the store from which `app/` is
+//! aligned and compared.
+//!
+//! It may touch `mirror.git` below the tool's own state and nothing else. Commits of kept runs are held by
+//! `refs/runs/<run>`; nothing in it is ever collected. Its configuration holds neither URL nor secret.
+
+use std::path::{Path, PathBuf};
+
+use crate::checkpoint;
+use crate::disk;
+use crate::error::{Failure, Outcome};
+use crate::process::{Finished, Keep, Program};
+use crate::settings::layout::Layout;
+use crate::settings::names::{BranchName, CommitId, RunId};
+use crate::settings::{Remote, RemoteUrl};
+
+use super::fetch_failure::FetchFailure;
+use super::{Git, Repository, remote};
+
+/// The mirror's own configuration. The owner of `app/` reads the mirror whatever the caller's umask is.
+const CONFIGURATION: &str = "\
+[core]
+\trepositoryformatversion = 0
+\tfilemode = true
+\tbare = true
+\tsharedRepository = 0644
+";
+
+/// The bare mirror of the remote.
+#[derive(Debug, Clone)]
+pub struct Mirror {
+    pub(super) git: Git,
+    path: PathBuf,
+    remote: Remote,
+}
+
+impl Mirror {
+    /// Names the mirror; nothing is touched yet.
+    pub fn new(git: &Git, layout: &Layout, remote: &Remote) -> Self {
+        Self { git: git.clone(), path: layout.mirror(), remote: remote.clone() }
+    }
+
+    /// Returns the folder of the mirror.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes sure that the mirror holds what the remote's `branch` points to, holds it for `run`, and returns it
+    /// (RW-5.2a). The first call of a run fetches; later ones return the same commit without the network.
+    ///
+    /// # Errors
+    /// The remote cannot be reached, refuses, stalls, has no such branch, or the disk is full.
+    pub fn ensure(&self, run: &RunId, branch: &BranchName) -> Outcome<CommitId> {
+        if let Some(commit) = self.pinned(run)? {
+            return Ok(commit);
+        }
+        let url = self.url()?;
+        let fetched = if self.is_usable()? { Some(self.fetch(&self.path, url)?) } else { None };
+        match fetched {
+            Some(fetched) if fetched.succeeded() => {}
+            Some(fetched) if FetchFailure::of(&fetched) != FetchFailure::LocalDamage => {
+                return Err(FetchFailure::of(&fetched).told(&url.text, &fetched));
+            }
+            _ => self.make_anew(url)?,
+        }
+        checkpoint::reach("git:fetched");
+        let heads = self.heads()?;
+        let tip = heads.iter().find(|(name, _)| name == branch.as_str()).map(|(_, commit)| commit.clone());
+        let Some(tip) = tip else { return Err(no_such_branch(branch, heads.iter().map(|(name, _)| name))) };
+        self.pin(run, &tip)?;
+        disk::sync_file_system(&self.path)?;
+        Ok(tip)
+    }
+
+    /// Holds `commit`, which must be in the mirror, for `run`.
+    ///
+    /// # Errors
+    /// The commit is not in the mirror.
+    pub fn pin(&self, run: &RunId, commit: &CommitId) -> Outcome<()> {
+        if !self.contains(commit)? {
+            return Err(Failure::new(format!("the commit {} is not in the mirror", commit.short())));
+        }
+        let program = self.bare().args(["update-ref", &pin_name(run), commit.as_str()]);
+        self.git.run(&program, || format!("cannot hold the commit {}", commit.short()))?;
+        Ok(())
+    }
+
+    /// Returns the commit that is held for `run`.
+    ///
+    /// # Errors
+    /// The mirror cannot be read.
+    pub fn pinned(&self, run: &RunId) -> Outcome<Option<CommitId>> {
+        self.commit_of(&pin_name(run))
+    }
+
+    /// Lets go of what was held for `run`.
+    ///
+    /// # Errors
+    /// The mirror cannot be written.
+    pub fn release(&self, run: &RunId) -> Outcome<()> {
+        if !self.path.join("HEAD").exists() {
+            return Ok(());
+        }
+        let program = self.bare().args(["update-ref", "-d", &pin_name(run)]);
+        self.git.run(&program, || format!("cannot let go of the commit of run {run}"))?;
+        Ok(())
+    }
+
+    /// Asks the remote what `branch` points to, and stores nothing.
+    ///
+    /// # Errors
+    /// As [`Mirror::ensure`].
+    pub fn remote_tip(&self, branch: &BranchName) -> Outcome<CommitId> {
+        let url = self.url()?;
+        let program = remote::equip(&self.git, self.git.anywhere(), &self.remote, url)?.args([
+            "ls-remote",
+            "--heads",
+            "--",
+            &url.text,
+        ]);
+        let listed = self.git.runner().run(&program)?;
+        if !listed.succeeded() {
+            return Err(FetchFailure::of(&listed).told(&url.text, &listed));
+        }
+        let heads = parse_heads(&listed.text());
+        match heads.iter().find(|(name, _)| name == branch.as_str()) {
+            Some((_, commit)) => Ok(commit.clone()),
+            None => Err(no_such_branch(branch, heads.iter().map(|(name, _)| name))),
+        }
+    }
+
+    /// Tells whether the mirror holds `commit`.
+    ///
+    /// # Errors
+    /// git cannot be started.
+    pub fn contains(&self, commit: &CommitId) -> Outcome<bool> {
+        if !self.path.join("HEAD").exists() {
+            return Ok(false);
+        }
+        Ok(self.commit_of(&format!("{commit}^{{commit}}"))?.is_some())
+    }
+
+    /// The commit that `name` stands for; `None` where it stands for none, or there is no mirror.
+    fn commit_of(&self, name: &str) -> Outcome<Option<CommitId>> {
+        let program = self.bare().args(["rev-parse", "--verify", "--quiet", "--end-of-options", name]);
+        let found = self.git.runner().run(&program)?;
+        if found.succeeded() { CommitId::parse(found.text().trim()).map(Some) } else { Ok(None) }
+    }
+
+    /// Returns the remote's URL, which holds no credentials, for people.
+    pub fn shown_url(&self) -> Option<String> {
+        self.remote.url.as_ref().map(|url| url.text.clone())
+    }
+
+    fn url(&self) -> Outcome<&RemoteUrl> {
+        self.remote.url.as_ref().ok_or_else(|| {
+            Failure::new("no remote is configured")
+                .hint("ladylinux-refresh init --repo URL, or set remote.url in refresh.toml")
+        })
+    }
+
+    /// Prepares git for work in the mirror.
+    pub(super) fn bare(&self) -> Program {
+        self.git.at(&Repository::bare(&self.path))
+    }
+
+    fn is_usable(&self) -> Outcome<bool> {
+        if !self.path.join("HEAD").exists() {
+            return Ok(false);
+        }
+        Ok(self.git.runner().run(&self.bare().args(["rev-parse", "--is-bare-repository"]))?.succeeded())
+    }
+
+    fn fetch(&self, into: &Path, url: &RemoteUrl) -> Outcome<Finished> {
+        // After this, leftovers of a fetch that was killed would keep the next one out for good.
+        for lock in ["packed-refs.lock", "shallow.lock", "config.lock", "HEAD.lock"] {
+            disk::remove_file_if_there(&into.join(lock))?;
+        }
+        let program = self.git.at(&Repository::bare(into));
+        let program = remote::equip(&self.git, program, &self.remote, url)?
+            .args(["fetch", "--prune", "--no-tags", "--no-auto-gc", "--no-write-fetch-head", "--force"])
+            .args(["--progress", "--", &url.text, "+refs/heads/*:refs/heads/*"])
+            .keep(Keep::Narrated("fetch".to_owned()));
+        self.git.runner().run(&program)
+    }
+
+    /// Makes the mirror from nothing beside its place, takes over what the old one still holds for runs, and puts
+    /// it in place.
+    fn make_anew(&self, url: &RemoteUrl) -> Outcome<()> {
+        let fresh = self.path.with_file_name("mirror.git.new");
+        disk::remove_tree(&fresh)?;
+        for folder in ["objects/info", "objects/pack", "refs/heads", "refs/runs"] {
+            disk::make_folder(&fresh.join(folder), 0o755)?;
+        }
+        disk::write_atomic(&fresh.join("config"), CONFIGURATION.as_bytes(), 0o644)?;
+        disk::write_atomic(&fresh.join("HEAD"), b"ref: refs/heads/main\n", 0o644)?;
+        let fetched = self.fetch(&fresh, url)?;
+        if !fetched.succeeded() {
+            disk::remove_tree(&fresh)?;
+            return Err(FetchFailure::of(&fetched).told(&url.text, &fetched));
+        }
+        if !self.path.exists() {
+            disk::sync_file_system(&fresh)?;
+            disk::move_new(&fresh, &self.path)?;
+            return disk::sync_parent(&self.path);
+        }
+        self.git.runner().events().warn("the mirror of the remote was damaged and has been made anew");
+        let old = self.git.at(&Repository::bare(&fresh)).args(["-c", "protocol.file.allow=always", "fetch"]);
+        let old = old.args(["--no-tags", "--no-auto-gc", "--no-write-fetch-head", "--"]);
+        // Whether anything can still be read from the old one is luck.
+        let _ = self.git.runner().run(&old.arg(&self.path).arg("+refs/runs/*:refs/runs/*"))?;
+        disk::sync_file_system(&fresh)?;
+        checkpoint::reach("git:mirror made anew");
+        disk::exchange(&fresh, &self.path)?;
+        disk::remove_tree(&fresh)
+    }
+
+    /// The branches of the mirror and what they point to.
+    fn heads(&self) -> Outcome<Vec<(String, CommitId)>> {
+        let program = self.bare().args(["for-each-ref", "--format=%(objectname)\t%(refname)", "refs/heads/"]);
+        let listed = self.git.run(&program, || "cannot list the branches of the mirror".to_owned())?;
+        Ok(parse_heads(&listed.text()))
+    }
+}
+
+/// The ref that holds a run's commit.
+fn pin_name(run: &RunId) -> String {
+    format!("refs/runs/{run}")
+}
+
+/// Reads lines of `<hash> TAB refs/heads/<name>`.
+fn parse_heads(text: &str) -> Vec<(String, CommitId)> {
+    text.lines()
+        .filter_map(|line| {
+            let (hash, name) = line.split_once('\t')?;
+            Some((name.strip_prefix("refs/heads/")?.to_owned(), CommitId::parse(hash).ok()?))
+        })
+        .collect()
+}
+
+/// The failure for a branch that the remote does not have, with the names that come close.
+fn no_such_branch<'a>(branch: &BranchName, names: impl Iterator<Item = &'a String>) -> Failure {
+    let wanted = branch.as_str();
+    let mut near: Vec<(f64, &String)> = names
+        .map(|name| (strsim::jaro_winkler(&wanted.to_lowercase(), &name.to_lowercase()), name))
+        .collect();
+    near.sort_by(|one, other| other.0.total_cmp(&one.0));
+    let failure = Failure::new(format!("the remote has no branch {wanted}"));
+    let close: Vec<&str> =
+        near.iter().take(3).filter(|(score, _)| *score > 0.7).map(|(_, name)| name.as_str()).collect();
+    if !close.is_empty() {
+        return failure.hint(format!("did you mean {}?", close.join(", ")));
+    }
+    let some: Vec<&str> = near.iter().take(10).map(|(_, name)| name.as_str()).collect();
+    if some.is_empty() {
+        return failure.hint("the remote has no branches at all");
+    }
+    failure.hint(format!("it has {}", some.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_branch_is_told_with_the_nearest_names() {
+        let names = ["main", "feature/login", "feature/logout"].map(str::to_owned);
+        let failure = no_such_branch(&BranchName::parse("feature/logni").unwrap(), names.iter());
+        assert!(failure.hints()[0].contains("feature/login"), "{failure:?}");
+        let failure = no_such_branch(&BranchName::parse("zzz").unwrap(), names.iter());
+        assert!(failure.hints()[0].contains("it has"), "{failure:?}");
+    }
+
+    #[test]
+    fn lines_that_are_no_heads_are_left_out() {
+        let hash = "0123456789012345678901234567890123456789";
+        let heads = parse_heads(&format!("{hash}\trefs/heads/a/b\nnonsense\n{hash}\trefs/tags/v1\n"));
+        assert_eq!(heads.len(), 1);
+        assert_eq!(heads[0].0, "a/b");
+    }
+}

@@ -1,0 +1,221 @@
+//! The git program, driven through one door with a fixed, hardened configuration.
+//!
+//! Three things live here: the bare [`mirror`] of the remote (the tool's own, the only part that speaks to the
+//! network), the work tree `app/` ([`worktree`], every touch of it with the rights of its owner), and what was saved
+//! of local changes ([`saved`], [`restore`]). Nothing of the caller's or the machine's git configuration is read; what
+//! people need of theirs (key, token, proxy, certificates) comes through [`crate::settings::Remote`].
+//!
+//! Works with git 2.30 and newer.
+
+pub mod drift;
+pub mod fetch_failure;
+pub mod inspect;
+pub mod mirror;
+pub mod path;
+pub mod proof;
+pub mod remote;
+pub mod restore;
+pub mod save;
+pub mod saved;
+pub mod worktree;
+
+pub mod align;
+mod compare;
+pub mod history;
+pub mod preserve;
+pub mod start;
+pub mod tree;
+mod walk;
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use crate::disk;
+use crate::error::{Failure, Outcome};
+use crate::process::{Finished, Program, Runner};
+use crate::settings::environment;
+use crate::settings::layout::Layout;
+
+/// The configuration that every git gets as its only global one. A file, because `-c` does not reach the other end of
+/// a fetch between two folders (upload-pack), whose check of ownership must pass and which has to hand out pinned
+/// commits that no branch holds any more.
+const CONFIGURATION: &str = "\
+# Written by ladylinux-refresh; changes are overwritten.
+[safe]
+\tdirectory = *
+[uploadpack]
+\tallowAnySHA1InWant = true
+[protocol]
+\tallow = never
+[init]
+\tdefaultBranch = main
+[user]
+\tname = ladylinux-refresh
+\temail = refresh@localhost
+";
+
+/// What is set on every command line, above whatever a repository's own configuration says.
+const HARDENED: [&str; 20] = [
+    "core.hooksPath=/dev/null",
+    "core.fsmonitor=false",
+    "core.untrackedCache=false",
+    "core.splitIndex=false",
+    "core.attributesFile=/dev/null",
+    "core.excludesFile=/dev/null",
+    "core.autocrlf=false",
+    "core.eol=lf",
+    "core.fileMode=true",
+    "core.symlinks=true",
+    "core.sparseCheckout=false",
+    "core.fsync=all",
+    "core.fsyncObjectFiles=true",
+    "core.pager=cat",
+    "gc.auto=0",
+    "maintenance.auto=false",
+    "submodule.recurse=false",
+    "fetch.recurseSubmodules=false",
+    "advice.detachedHead=false",
+    "core.alternateRefsCommand=true",
+];
+
+/// The git program with its fixed configuration.
+#[derive(Debug, Clone)]
+pub struct Git {
+    runner: Runner,
+    program: PathBuf,
+    home: PathBuf,
+}
+
+impl Git {
+    /// Finds git and makes sure that its private configuration is in place below the tool's own state.
+    ///
+    /// # Errors
+    /// There is no git, or the configuration cannot be written.
+    pub fn new(runner: &Runner, layout: &Layout) -> Outcome<Self> {
+        let as_root = rustix::process::geteuid().is_root();
+        let program = environment::find_program("git", as_root)
+            .ok_or_else(|| Failure::new("git is not installed").hint("apt-get install git"))?;
+        let home = layout.state().join("git");
+        let file = home.join(".gitconfig");
+        if disk::read_if_there(&file).ok().flatten().as_deref() != Some(CONFIGURATION.as_bytes()) {
+            disk::make_folder(&home, 0o755)?;
+            disk::write_atomic(&file, CONFIGURATION.as_bytes(), 0o644)?;
+        }
+        Ok(Self::found(runner, program, home))
+    }
+
+    /// Uses a git and a configuration that were found before.
+    fn found(runner: &Runner, program: PathBuf, home: PathBuf) -> Self {
+        Self { runner: runner.clone(), program, home }
+    }
+
+    /// Returns who starts the programs.
+    fn runner(&self) -> &Runner {
+        &self.runner
+    }
+
+    /// Prepares git for work in `repository`.
+    fn at(&self, repository: &Repository) -> Program {
+        let mut program = self.anywhere().env("GIT_DIR", &repository.git_dir);
+        if let Some(tree) = &repository.work_tree {
+            program = program.env("GIT_WORK_TREE", tree).folder(tree);
+        }
+        if let Some(index) = &repository.index {
+            program = program.env("GIT_INDEX_FILE", index);
+        }
+        if !repository.borrowed.is_empty() {
+            program = program.env("GIT_ALTERNATE_OBJECT_DIRECTORIES", path_list(&repository.borrowed));
+        }
+        program
+    }
+
+    /// Prepares git for work that needs no repository.
+    fn anywhere(&self) -> Program {
+        let mut program = Program::new(&self.program)
+            // Before 2.32 git knows no GIT_CONFIG_GLOBAL; there HOME leads it to the same file.
+            .env("HOME", &self.home)
+            .env("XDG_CONFIG_HOME", &self.home)
+            .env("GIT_CONFIG_GLOBAL", self.home.join(".gitconfig"))
+            .env("GIT_CONFIG_NOSYSTEM", "1")
+            .env("GIT_CONFIG_SYSTEM", "/dev/null")
+            .env("GIT_ATTR_NOSYSTEM", "1")
+            .env("GIT_TERMINAL_PROMPT", "0")
+            .env("GIT_ASKPASS", "/bin/false")
+            .env("SSH_ASKPASS", "/bin/false")
+            .env("GIT_OPTIONAL_LOCKS", "0")
+            .env("GIT_NO_REPLACE_OBJECTS", "1")
+            .env("GIT_LITERAL_PATHSPECS", "1")
+            .env("LC_ALL", "C")
+            .arg("--no-pager");
+        for setting in HARDENED {
+            program = program.arg("-c").arg(setting);
+        }
+        program
+    }
+
+    /// Runs a prepared git, whose failure is one.
+    fn run(&self, program: &Program, told: impl FnOnce() -> String) -> Outcome<Finished> {
+        self.runner.run(program)?.ok(told)
+    }
+}
+
+/// The repository that one git command works in.
+#[derive(Debug, Clone)]
+struct Repository {
+    git_dir: PathBuf,
+    work_tree: Option<PathBuf>,
+    index: Option<PathBuf>,
+    /// Folders of objects that are read besides the repository's own.
+    borrowed: Vec<PathBuf>,
+}
+
+impl Repository {
+    fn bare(git_dir: impl Into<PathBuf>) -> Self {
+        Self { git_dir: git_dir.into(), work_tree: None, index: None, borrowed: Vec::new() }
+    }
+
+    fn with_tree(mut self, tree: impl Into<PathBuf>) -> Self {
+        self.work_tree = Some(tree.into());
+        self
+    }
+
+    fn with_index(mut self, index: impl Into<PathBuf>) -> Self {
+        self.index = Some(index.into());
+        self
+    }
+
+    fn borrowing(mut self, objects: impl Into<PathBuf>) -> Self {
+        self.borrowed.push(objects.into());
+        self
+    }
+}
+
+/// Joins paths as git's variables want them: separated by colons, each quoted so that it may hold one.
+fn path_list(paths: &[PathBuf]) -> OsString {
+    let mut bytes = Vec::new();
+    for path in paths {
+        if !bytes.is_empty() {
+            bytes.push(b':');
+        }
+        bytes.push(b'"');
+        for byte in path.as_os_str().as_bytes() {
+            if matches!(byte, b'"' | b'\\') {
+                bytes.push(b'\\');
+            }
+            bytes.push(*byte);
+        }
+        bytes.push(b'"');
+    }
+    OsStr::from_bytes(&bytes).to_os_string()
+}
+
+/// Splits output of `-z`: each record ends with a zero byte.
+fn records(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    bytes.split(|byte| *byte == 0).filter(|record| !record.is_empty())
+}
+
+/// The path that a record holds.
+fn path_of(bytes: &[u8]) -> PathBuf {
+    Path::new(OsStr::from_bytes(bytes)).to_path_buf()
+}

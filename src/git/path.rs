@@ -1,0 +1,121 @@
+//! Paths that survive JSON: any bytes a file name may hold, as text.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Failure, Outcome};
+
+/// A path that is written to JSON without loss: bytes that are not UTF-8, control characters and the percent sign
+/// become `%XX`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct TreePath(PathBuf);
+
+impl TreePath {
+    /// Returns the path.
+    pub fn as_path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Returns the path as one line of text from which it can be read back.
+    pub fn encoded(&self) -> String {
+        let mut text = String::new();
+        for chunk in self.0.as_os_str().as_bytes().utf8_chunks() {
+            for letter in chunk.valid().chars() {
+                if letter == '%' || letter.is_control() {
+                    let mut buffer = [0; 4];
+                    letter.encode_utf8(&mut buffer).bytes().for_each(|byte| push_byte(&mut text, byte));
+                } else {
+                    text.push(letter);
+                }
+            }
+            chunk.invalid().iter().for_each(|byte| push_byte(&mut text, *byte));
+        }
+        text
+    }
+
+    /// Reads a path that [`TreePath::encoded`] wrote.
+    ///
+    /// # Errors
+    /// A percent sign is not followed by two hexadecimal digits.
+    pub fn decode(text: &str) -> Outcome<Self> {
+        let mut bytes = Vec::with_capacity(text.len());
+        let mut rest = text.as_bytes();
+        while let [first, after @ ..] = rest {
+            if *first == b'%' {
+                let byte = after
+                    .get(..2)
+                    .and_then(|digits| std::str::from_utf8(digits).ok())
+                    .and_then(|digits| u8::from_str_radix(digits, 16).ok())
+                    .ok_or_else(|| Failure::new(format!("{text:?} is not an encoded path")))?;
+                bytes.push(byte);
+                rest = &after[2..];
+            } else {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+        Ok(Self(PathBuf::from(OsString::from_vec(bytes))))
+    }
+}
+
+fn push_byte(text: &mut String, byte: u8) {
+    use fmt::Write as _;
+    let _ = write!(text, "%{byte:02X}");
+}
+
+impl From<PathBuf> for TreePath {
+    fn from(path: PathBuf) -> Self {
+        Self(path)
+    }
+}
+
+impl From<&Path> for TreePath {
+    fn from(path: &Path) -> Self {
+        Self(path.to_path_buf())
+    }
+}
+
+impl TryFrom<String> for TreePath {
+    type Error = Failure;
+    fn try_from(text: String) -> Outcome<Self> {
+        Self::decode(&text)
+    }
+}
+
+impl From<TreePath> for String {
+    fn from(path: TreePath) -> Self {
+        path.encoded()
+    }
+}
+
+impl AsRef<Path> for TreePath {
+    fn as_ref(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl fmt::Display for TreePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.encoded())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_survives_json() {
+        for bytes in [&b"plain/name"[..], b"100%", b"\xff\xfe/x", b"new\nline", "ä€".as_bytes(), b"%41"] {
+            let path = TreePath(PathBuf::from(OsString::from_vec(bytes.to_vec())));
+            let json = serde_json::to_string(&path).unwrap();
+            assert_eq!(serde_json::from_str::<TreePath>(&json).unwrap(), path, "{json}");
+        }
+        assert!(TreePath::decode("%4").is_err());
+    }
+}

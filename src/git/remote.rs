@@ -1,0 +1,283 @@
+//! The remote as git gets it: a checked URL, and credentials on ways that no process list and no log shows.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::disk;
+use crate::error::{Context as _, Failure, Outcome};
+use crate::process::{ProcessId, Program};
+use crate::settings::{Remote, RemoteUrl, Transport, environment};
+
+use super::Git;
+
+/// The hidden command by which git asks this program for the token: `git-credential TOKEN_FILE USER OPERATION`.
+pub const CREDENTIAL_COMMAND: &str = "git-credential";
+
+/// How long one fetch may take, unless the host says otherwise.
+const DEADLINE: Duration = Duration::from_secs(600);
+/// How long a fetch may bring nothing, unless the host says otherwise.
+const STALL: Duration = Duration::from_secs(60);
+
+impl RemoteUrl {
+    /// Checks a URL: https and ssh are always allowed, the others only where `allow` lists them.
+    ///
+    /// # Errors
+    /// The transport is unknown or not allowed, or the URL holds credentials. The message never repeats a secret.
+    pub fn parse(text: &str, allow: &[Transport]) -> Outcome<Self> {
+        let refuse = |why: &str| Err(Failure::new(format!("the URL of the remote is refused: {why}")));
+        if text.is_empty() || text.starts_with('-') || text.chars().any(|c| c.is_control() || c == ' ') {
+            return refuse("it is empty, starts with a dash, or holds a space or control character");
+        }
+        let (transport, rest) = match text.split_once("://") {
+            Some((scheme, rest)) => {
+                let transport = match scheme.to_ascii_lowercase().as_str() {
+                    "https" => Transport::Https,
+                    "http" => Transport::Http,
+                    "ssh" => Transport::Ssh,
+                    "git" => Transport::Git,
+                    "file" => Transport::File,
+                    _ => return refuse(&format!("{scheme:?} is not a transport it may use")),
+                };
+                (transport, rest)
+            }
+            None if text.contains("::") => return refuse("it names a remote helper"),
+            None => match text.split_once(':') {
+                Some((host, path)) if !host.contains('/') && !path.is_empty() => (Transport::Ssh, text),
+                _ => {
+                    return Err(Failure::new("the URL of the remote is refused: it names no transport")
+                        .hint("write a folder of this machine as file:///path, and allow \"file\""));
+                }
+            },
+        };
+        let place = rest.split('/').next().unwrap_or_default();
+        if let Some((user, host)) = place.rsplit_once('@') {
+            if user.contains(':') || matches!(transport, Transport::Https | Transport::Http) {
+                return Err(Failure::new("the URL of the remote is refused: it holds credentials")
+                    .hint("put the token into a file that only its owner can read, and name it as remote.token_file"));
+            }
+            if user.starts_with('-') || host.starts_with('-') {
+                return refuse("its host or user starts with a dash");
+            }
+        } else if place.starts_with('-') || (place.is_empty() && transport != Transport::File) {
+            return refuse("it names no host");
+        }
+        let safe = matches!(transport, Transport::Https | Transport::Ssh);
+        if !safe && !allow.contains(&transport) {
+            let name = scheme(transport);
+            return Err(Failure::new(format!(
+                "the URL of the remote is refused: {name} proves nothing of the other side"
+            ))
+            .hint(format!("use https or ssh, or add \"{name}\" to remote.allow in refresh.toml")));
+        }
+        Ok(Self { text: text.to_owned(), transport })
+    }
+}
+
+/// The name of a transport as git's `protocol.<name>.allow` spells it.
+fn scheme(transport: Transport) -> &'static str {
+    match transport {
+        Transport::Https => "https",
+        Transport::Http => "http",
+        Transport::Ssh => "ssh",
+        Transport::Git => "git",
+        Transport::File => "file",
+    }
+}
+
+/// Returns how long one fetch may take.
+pub(super) fn deadline(remote: &Remote) -> Duration {
+    remote.deadline.unwrap_or(DEADLINE)
+}
+
+/// Returns how long a fetch may bring nothing.
+fn stall(remote: &Remote) -> Duration {
+    remote.stall.unwrap_or(STALL)
+}
+
+/// Adds to a git program what it needs to reach the remote: the one allowed transport, credentials, proxy,
+/// certificates, deadline and stall limit. Options of the sub-command have to be added afterwards.
+///
+/// # Errors
+/// The token file is missing, or others can read it.
+pub(super) fn equip(git: &Git, mut program: Program, remote: &Remote, url: &RemoteUrl) -> Outcome<Program> {
+    let mut settings = vec![format!("protocol.{}.allow=always", scheme(url.transport))];
+    for (name, value) in environment::network() {
+        program = program.env(name, value);
+    }
+    match url.transport {
+        Transport::Https | Transport::Http => {
+            settings.push("http.lowSpeedLimit=1".to_owned());
+            settings.push(format!("http.lowSpeedTime={}", stall(remote).as_secs().max(1)));
+            settings.push("http.followRedirects=initial".to_owned());
+            if let Some(proxy) = &remote.proxy {
+                settings.push(format!("http.proxy={proxy}"));
+            }
+            if let Some(file) = &remote.ca_file {
+                settings.push(format!("http.sslCAInfo={}", file.display()));
+            } else if let Some(file) = environment::variable("SSL_CERT_FILE") {
+                settings.push(format!("http.sslCAInfo={file}"));
+            }
+            settings.extend(helper(git, remote, url)?);
+        }
+        Transport::Ssh => {
+            program = program.env("GIT_SSH_COMMAND", ssh_command(remote)).env("GIT_SSH_VARIANT", "ssh");
+        }
+        Transport::Git | Transport::File => {}
+    }
+    for setting in settings {
+        program = program.arg("-c").arg(setting);
+    }
+    Ok(program.deadline(deadline(remote)).stall(stall(remote)))
+}
+
+/// The settings that make git ask for credentials in the right place, and for this host only: a redirect elsewhere
+/// gets none.
+fn helper(git: &Git, remote: &Remote, url: &RemoteUrl) -> Outcome<Vec<String>> {
+    let host = url.text.splitn(4, '/').take(3).collect::<Vec<_>>().join("/");
+    let mut settings = vec!["credential.helper=".to_owned()];
+    if let Some(file) = &remote.token_file {
+        read_token(file)?;
+        let own = git.runner().own_program();
+        let own = if own == Path::new("/proc/self/exe") {
+            // Inside the shell that starts the helper, "self" would be the shell.
+            format!("/proc/{}/exe", ProcessId::own().pid)
+        } else {
+            own.display().to_string()
+        };
+        let user = remote.token_user.as_deref().unwrap_or("x-access-token");
+        let command = [&own, CREDENTIAL_COMMAND, &file.display().to_string(), user].map(quoted).join(" ");
+        settings.push(format!("credential.{host}.helper=!{command}"));
+    } else if let Some(helper) = &remote.credential_helper {
+        settings.push(format!("credential.{host}.helper={helper}"));
+    }
+    Ok(settings)
+}
+
+/// The ssh that git starts: no prompt, no configuration of the caller, the other side has to be known.
+fn ssh_command(remote: &Remote) -> String {
+    let mut words = vec!["ssh".to_owned(), "-F".to_owned(), "/dev/null".to_owned()];
+    let seconds = stall(remote).as_secs().clamp(3, 60);
+    let mut options = vec![
+        "BatchMode=yes".to_owned(),
+        "StrictHostKeyChecking=yes".to_owned(),
+        format!("ConnectTimeout={seconds}"),
+        format!("ServerAliveInterval={}", (seconds / 3).max(1)),
+        "ServerAliveCountMax=3".to_owned(),
+    ];
+    if let Some(hosts) = &remote.known_hosts {
+        options.push(format!("UserKnownHostsFile=\"{}\"", hosts.display()));
+        options.push("GlobalKnownHostsFile=/dev/null".to_owned());
+    }
+    if let Some(proxy) = &remote.proxy {
+        // A proxy for http says nothing about ssh, unless it is written as a command for it.
+        if let Some(command) = proxy.strip_prefix("command:") {
+            options.push(format!("ProxyCommand={command}"));
+        }
+    }
+    for option in options {
+        words.push("-o".to_owned());
+        words.push(option);
+    }
+    if let Some(key) = &remote.ssh_key {
+        words.extend(["-o", "IdentitiesOnly=yes", "-i"].map(str::to_owned));
+        words.push(key.display().to_string());
+    }
+    words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
+}
+
+/// Quotes a word for the shell.
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+/// Answers git's question for credentials; `request` is what git wrote, one `key=value` a line. Only `get` is
+/// answered: this program never stores what git tells it.
+///
+/// # Errors
+/// The token file is missing or empty, or others can read it.
+pub fn answer_credential(operation: &str, request: &str, token_file: &Path, user: &str) -> Outcome<String> {
+    let http = request.lines().any(|line| matches!(line, "protocol=https" | "protocol=http"));
+    if operation != "get" || !http {
+        return Ok(String::new());
+    }
+    let token = read_token(token_file)?;
+    Ok(format!("username={user}\npassword={token}\n"))
+}
+
+/// Reads the token; a file that others can read is no place for one.
+fn read_token(file: &Path) -> Outcome<String> {
+    let shown = file.display();
+    let found = std::fs::metadata(file).context(|| format!("the token file {shown} cannot be read"))?;
+    if found.permissions().mode() & 0o077 != 0 {
+        return Err(Failure::new(format!("others than its owner can read the token file {shown}"))
+            .hint(format!("chmod 600 {shown}")));
+    }
+    let bytes = disk::read_if_there(file)?.unwrap_or_default();
+    let text = String::from_utf8(bytes).map_err(|_| Failure::new(format!("{shown} does not hold text")))?;
+    let token = text.trim();
+    if token.is_empty() || token.contains(['\n', '\0']) {
+        return Err(Failure::new(format!("the token file {shown} does not hold one line with a token")));
+    }
+    Ok(token.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn https_and_ssh_are_allowed_and_the_others_by_setting_only() {
+        for (text, transport) in [
+            ("https://example.org/a/b.git", Transport::Https),
+            ("ssh://git@example.org/a", Transport::Ssh),
+            ("git@example.org:a/b.git", Transport::Ssh),
+        ] {
+            assert_eq!(RemoteUrl::parse(text, &[]).unwrap().transport, transport, "{text}");
+        }
+        for (text, transport) in [
+            ("http://127.0.0.1:1/a", Transport::Http),
+            ("git://127.0.0.1/a", Transport::Git),
+            ("file:///srv/a.git", Transport::File),
+        ] {
+            assert!(RemoteUrl::parse(text, &[]).is_err(), "{text}");
+            assert_eq!(RemoteUrl::parse(text, &[transport]).unwrap().transport, transport, "{text}");
+        }
+    }
+
+    #[test]
+    fn urls_that_run_commands_or_hold_secrets_are_refused_without_repeating_them() {
+        let all = [Transport::Http, Transport::Git, Transport::File];
+        for text in [
+            "ext::sh -c x",
+            "ext::x",
+            "-x",
+            "",
+            "--upload-pack=x",
+            "/srv/a",
+            "ssh://-oProxyCommand=x/a",
+            "https:///a",
+            "ftp://h/a",
+            "a b",
+            "https://h/a\nb",
+        ] {
+            assert!(RemoteUrl::parse(text, &all).is_err(), "{text}");
+        }
+        for text in ["https://user:s3cret@h/a", "https://s3cret@h/a", "ssh://u:s3cret@h/a"] {
+            let failure = RemoteUrl::parse(text, &all).unwrap_err();
+            assert!(!format!("{failure:?}").contains("s3cret"), "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_given_for_get_only_and_never_from_a_file_that_others_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("token");
+        disk::write_atomic(&file, b"s3cret\n", 0o600).unwrap();
+        let request = "protocol=https\nhost=h\n";
+        assert_eq!(answer_credential("get", request, &file, "u").unwrap(), "username=u\npassword=s3cret\n");
+        assert_eq!(answer_credential("store", request, &file, "u").unwrap(), "");
+        disk::set_mode(&file, 0o640).unwrap();
+        assert!(answer_credential("get", request, &file, "u").is_err());
+    }
+}

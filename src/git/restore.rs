@@ -1,0 +1,368 @@
+//! Lists what was saved of local changes, brings it back, and removes it when a person says so.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::disk::{self, Moved};
+use crate::error::{Context as _, Failure, Outcome};
+use crate::settings::names::RunId;
+
+use super::compare::same_bytes;
+use super::path::TreePath;
+use super::saved::{self, SavedIndex, SavedItem, SavedKind};
+use super::tree::{Place, Tree, is_there};
+use super::walk;
+
+/// The worker's operation for [`handle`].
+pub const OPERATION: &str = "git-restore";
+/// The worker's operation for [`handle_list`].
+pub const LIST: &str = "git-saved";
+/// The worker's operation for [`handle_prune`].
+pub const PRUNE: &str = "git-prune";
+
+/// What a worker is asked to list.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ListRequest {
+    /// Where.
+    pub place: Place,
+    /// The folder of all runs.
+    pub runs: TreePath,
+}
+
+/// A saved place with what it holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedPlace {
+    /// Its description.
+    pub index: SavedIndex,
+    /// The space it takes, in bytes.
+    pub size: u64,
+}
+
+/// What is to be brought back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restore {
+    /// Only these paths and what lies below them; none: everything.
+    pub paths: Vec<TreePath>,
+    /// What happens to a file that is in the way.
+    pub present: Present,
+}
+
+/// What happens to a file that is in the way of one that is brought back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Present {
+    /// It stays, and the restore is refused before it begins.
+    Refuse,
+    /// It is replaced.
+    Replace,
+}
+
+/// What a worker is asked to bring back.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Request {
+    /// Where.
+    pub place: Place,
+    /// The saved place.
+    pub saved: TreePath,
+    /// What.
+    pub wanted: Restore,
+}
+
+/// What was brought back.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restored {
+    /// Files and folders.
+    pub paths: Vec<TreePath>,
+    /// Names in `app/.git` that hold the saved commits now (`refs/saved/<run>/…`).
+    pub refs: Vec<String>,
+}
+
+/// What a worker is asked to remove.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct PruneRequest {
+    /// Where.
+    pub place: Place,
+    /// The folder of all runs.
+    pub runs: TreePath,
+    /// The saved place.
+    pub saved: TreePath,
+}
+
+/// What was removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prune {
+    /// The space that it took, in bytes.
+    pub freed: u64,
+}
+
+/// Does the worker's side of [`LIST`].
+///
+/// # Errors
+/// A description cannot be read.
+pub fn handle_list(request: &ListRequest) -> Outcome<Vec<SavedPlace>> {
+    let mut places = Vec::new();
+    for place in places_of(request.runs.as_path()) {
+        if let Some(index) = saved::read(&place)? {
+            let vault = index.vault.as_path();
+            let away = if vault == place { 0 } else { walk::size_of(vault) };
+            places.push(SavedPlace { size: walk::size_of(&place) + away, index });
+        }
+    }
+    places.sort_by(|one, other| one.index.run.cmp(&other.index.run));
+    Ok(places)
+}
+
+fn places_of(runs: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(runs).into_iter().flatten().flatten();
+    entries.map(|entry| saved::place_of(&entry.path())).filter(|place| place.is_dir()).collect()
+}
+
+/// Does the worker's side of [`OPERATION`].
+///
+/// # Errors
+/// Nothing is saved there, a path is not among the saved ones, something else is in its place, or it cannot be written.
+pub fn handle(request: &Request) -> Outcome<Restored> {
+    let tree = Tree::enter(&request.place);
+    let index = saved::read(request.saved.as_path())?.ok_or_else(|| {
+        Failure::new("nothing is saved under that run").hint("ladylinux-refresh drift list")
+    })?;
+    let restored =
+        Restoring { tree: &tree, index: &index, place: request.saved.as_path(), wanted: &request.wanted }
+            .all()?;
+    tree.leave()?;
+    Ok(restored)
+}
+
+struct Restoring<'a> {
+    tree: &'a Tree,
+    index: &'a SavedIndex,
+    place: &'a Path,
+    wanted: &'a Restore,
+}
+
+impl Restoring<'_> {
+    fn all(self) -> Outcome<Restored> {
+        let everything = self.wanted.paths.is_empty();
+        let mut work: Vec<(PathBuf, PathBuf, &SavedItem)> = Vec::new();
+        for item in self.index.items.iter().filter(|item| item.kind != SavedKind::GitState) {
+            let Some(stored) = item.place_in(self.index.vault.as_path()) else { continue };
+            let at = item.path.as_path();
+            if everything || self.wanted.paths.iter().any(|path| at.starts_with(path.as_path())) {
+                work.push((stored, at.to_path_buf(), item));
+                continue;
+            }
+            // Something inside a folder that was saved as one.
+            for path in self.wanted.paths.iter().map(TreePath::as_path) {
+                if let Ok(inside) = path.strip_prefix(at) {
+                    if is_there(&stored.join(inside)) {
+                        work.push((stored.join(inside), path.to_path_buf(), item));
+                    }
+                }
+            }
+        }
+        for path in self.wanted.paths.iter().map(TreePath::as_path) {
+            if !work.iter().any(|(_, at, _)| at.starts_with(path)) {
+                return Err(Failure::new(format!(
+                    "{} is not among what run {} saved",
+                    path.display(),
+                    self.index.run
+                ))
+                .hint(format!("ladylinux-refresh drift show {}", self.index.run)));
+            }
+        }
+        if self.wanted.present == Present::Refuse {
+            for (stored, at, _) in &work {
+                self.refuse_if_in_the_way(stored, at)?;
+            }
+        }
+        let mut restored = Restored::default();
+        for (stored, at, item) in work {
+            self.bring_back(&stored, &at, item)?;
+            restored.paths.push(at.into());
+        }
+        if everything {
+            restored.refs = self.commits()?;
+        }
+        disk::sync_file_system(&self.tree.app)?;
+        Ok(restored)
+    }
+
+    /// Refuses where something is in the way that is neither the same nor what the deployed commit has there.
+    fn refuse_if_in_the_way(&self, stored: &Path, at: &Path) -> Outcome<()> {
+        let to = self.tree.app.join(at);
+        let Ok(found) = fs::symlink_metadata(&to) else { return Ok(()) };
+        let told = || format!("cannot look at {}", stored.display());
+        let kept = fs::symlink_metadata(stored).context(told)?;
+        let same = found.is_file() && kept.is_file() && same_bytes(stored, &to)? == Some(true);
+        if same || self.is_as_committed(at)? {
+            return Ok(());
+        }
+        Err(Failure::new(format!("{} is there and differs from what was saved", to.display()))
+            .hint("move it away, or add --force to replace it"))
+    }
+
+    /// Tells whether the tree holds at `path` what its commit does: replacing that loses nothing.
+    fn is_as_committed(&self, path: &Path) -> Outcome<bool> {
+        let Some(head) = self.tree.head()? else { return Ok(false) };
+        let Some(mut files) = self.tree.files(&head)? else { return Ok(false) };
+        files.retain(|file, _| file == path || file.file_name().is_some_and(|name| name == ".gitattributes"));
+        Ok(files.contains_key(path)
+            && !self.tree.compare(&head, &files, "restore")?.differing.contains_key(path))
+    }
+
+    /// Copies one saved file or folder to its place; what is saved stays saved.
+    fn bring_back(&self, stored: &Path, at: &Path, item: &SavedItem) -> Outcome<()> {
+        let to = self.tree.app.join(at);
+        if let Some(parent) = at.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            self.tree.make_way(parent)?;
+        }
+        let fresh = to.with_file_name(".ladylinux-refresh-restore");
+        disk::remove_tree(&fresh)?;
+        copy_tree(stored, &fresh)?;
+        if at == item.path.as_path() && !fs::symlink_metadata(&fresh).is_ok_and(|found| found.is_symlink()) {
+            disk::set_mode(&fresh, item.mode)?;
+        }
+        if is_there(&to) && disk::move_new(&fresh, &to).is_err() {
+            disk::exchange(&fresh, &to)?;
+            return disk::remove_tree(&fresh);
+        }
+        if is_there(&fresh) && disk::move_new(&fresh, &to)? == Moved::OtherFileSystem {
+            return Err(Failure::new(format!("{} lies on a file system of its own", to.display())));
+        }
+        Ok(())
+    }
+
+    /// Brings the saved commits into the application's repository, under `refs/saved/<run>/`.
+    fn commits(&self) -> Outcome<Vec<String>> {
+        let mut names = Vec::new();
+        let mut runs: Vec<&RunId> =
+            self.index.tips.iter().map(|tip| tip.held_by.as_ref().unwrap_or(&self.index.run)).collect();
+        runs.sort();
+        runs.dedup();
+        for run in runs {
+            let place = if *run == self.index.run {
+                self.place.to_path_buf()
+            } else {
+                let runs = self.place.parent().and_then(Path::parent).unwrap_or(self.place);
+                saved::place_of(&runs.join(run.as_str()))
+            };
+            let bundle = saved::bundle_file(&place);
+            let told = || format!("cannot bring the commits of run {run} back");
+            // The commits that the bundle builds on come from the mirror.
+            let bytes = disk::read_if_there(&bundle)?.ok_or_else(|| Failure::new(told()))?;
+            let fetch = [
+                "-c",
+                "protocol.file.allow=always",
+                "fetch",
+                "--quiet",
+                "--no-tags",
+                "--no-auto-gc",
+                "--no-write-fetch-head",
+            ];
+            let needed = parse_prerequisites(&bytes);
+            if !needed.is_empty() {
+                let program = self.tree.own().args(fetch).arg("--").arg(&self.tree.mirror).args(needed);
+                self.tree.git.run(&program, told)?;
+            }
+            let refspec = format!("+refs/saved/*:refs/saved/{run}/*");
+            let program = self.tree.own().args(fetch).arg("--").arg(&bundle).arg(refspec);
+            self.tree.git.run(&program, told)?;
+        }
+        for tip in &self.index.tips {
+            let run = tip.held_by.as_ref().unwrap_or(&self.index.run);
+            names.push(format!("refs/saved/{run}/{}", tip.tip.name));
+        }
+        Ok(names)
+    }
+}
+
+/// Reads the commits that a bundle builds on: lines with a minus in its head, which an empty line ends.
+fn parse_prerequisites(bundle: &[u8]) -> Vec<String> {
+    bundle
+        .split(|byte| *byte == b'\n')
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| {
+            let text = String::from_utf8_lossy(line.strip_prefix(b"-")?).into_owned();
+            text.split(' ').next().map(str::to_owned)
+        })
+        .collect()
+}
+
+/// Copies a file, link or whole folder with permission bits; pipes and sockets are left out.
+fn copy_tree(from: &Path, to: &Path) -> Outcome<()> {
+    let told = || format!("cannot read {}", from.display());
+    let found = fs::symlink_metadata(from).context(told)?;
+    if !found.is_dir() {
+        return if found.is_file() || found.is_symlink() { disk::copy_new(from, to) } else { Ok(()) };
+    }
+    disk::make_folder(to, 0o700)?;
+    for entry in fs::read_dir(from).context(told)? {
+        let entry = entry.context(told)?;
+        copy_tree(&entry.path(), &to.join(entry.file_name()))?;
+    }
+    disk::set_mode(to, std::os::unix::fs::PermissionsExt::mode(&found.permissions()) & 0o7777)
+}
+
+/// Does the worker's side of [`PRUNE`].
+///
+/// # Errors
+/// A later run relies on the commits that are saved here, or something cannot be removed.
+pub fn handle_prune(request: &PruneRequest) -> Outcome<Prune> {
+    let place = request.saved.as_path();
+    let Some(index) = saved::read(place)? else {
+        let freed = walk::size_of(place);
+        empty(place)?;
+        return Ok(Prune { freed });
+    };
+    if let Some(item) = index
+        .items
+        .iter()
+        .find(|item| item.kind == SavedKind::Preserved && item.place_in(index.vault.as_path()).is_some())
+    {
+        return Err(Failure::new(format!("{} is still set aside and has to be put back first", item.path))
+            .hint("ladylinux-refresh run"));
+    }
+    for other in places_of(request.runs.as_path()) {
+        let Some(other) = saved::read(&other)? else { continue };
+        if other.run != index.run && other.tips.iter().any(|tip| tip.held_by.as_ref() == Some(&index.run)) {
+            return Err(Failure::new(format!(
+                "run {} relies on the commits that run {} saved",
+                other.run, index.run
+            ))
+            .hint(format!("ladylinux-refresh drift prune {}", other.run)));
+        }
+    }
+    let vault = index.vault.as_path();
+    let mut freed = walk::size_of(place);
+    if vault != place {
+        freed += walk::size_of(vault);
+        disk::remove_tree(vault)?;
+    }
+    empty(place)?;
+    Ok(Prune { freed })
+}
+
+/// Removes everything in a folder; the description goes last, so that a removal that is cut short can be repeated.
+fn empty(place: &Path) -> Outcome<()> {
+    let index = saved::index_file(place);
+    for entry in fs::read_dir(place).context(|| format!("cannot read {}", place.display()))?.flatten() {
+        if entry.path() != index {
+            disk::remove_tree(&entry.path())?;
+        }
+    }
+    disk::remove_file_if_there(&index)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_bundle_builds_on_is_read_from_its_head() {
+        let one = "1".repeat(40);
+        let bundle = format!("# v2 git bundle\n-{one} subject\n{one} refs/saved/HEAD\n\n-PACK");
+        assert_eq!(parse_prerequisites(bundle.as_bytes()), [one]);
+    }
+}

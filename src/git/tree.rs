@@ -1,0 +1,148 @@
+//! The work tree as its owner's worker sees it: where it is, and the few git calls that several operations share.
+//!
+//! Everything here runs inside a worker that has the owner's rights and nothing more.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::Mode;
+use serde::{Deserialize, Serialize};
+
+use crate::disk;
+use crate::error::Outcome;
+use crate::event::Events;
+use crate::process::{Keep, Program, RUN_MARK, Runner};
+use crate::settings::environment;
+use crate::settings::names::{CommitId, RunId};
+
+use super::history::{EntryKind, TreeEntry, parse_tree};
+use super::path::TreePath;
+use super::{Git, Repository};
+
+/// Where a worker finds things; part of every request.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Place {
+    /// The git program.
+    pub program: TreePath,
+    /// The folder of its private configuration.
+    pub home: TreePath,
+    /// The work tree.
+    pub app: TreePath,
+    /// The bare mirror.
+    pub mirror: TreePath,
+    /// An empty folder of the owner's, outside the work tree, for private indexes.
+    pub scratch: TreePath,
+}
+
+/// The work tree, inside a worker.
+#[derive(Debug)]
+pub(super) struct Tree {
+    pub(super) git: Git,
+    pub(super) app: PathBuf,
+    pub(super) mirror: PathBuf,
+    pub(super) scratch: PathBuf,
+}
+
+/// The files of a commit by path.
+pub(super) type Files = BTreeMap<PathBuf, TreeEntry>;
+
+impl Tree {
+    /// Enters the place of a request. Children carry the mark of the run as this worker does.
+    pub(super) fn enter(place: &Place) -> Self {
+        rustix::process::umask(Mode::from_raw_mode(0o022));
+        let runner = Runner::new(Arc::new(Events::silent()));
+        let runner = match environment::variable(RUN_MARK).and_then(|run| RunId::parse(&run).ok()) {
+            // The register belongs to the tool; the mark finds these children.
+            Some(run) => runner.for_run(run, PathBuf::from("/dev/null")),
+            None => runner,
+        };
+        let git = Git::found(&runner, place.program.as_path().into(), place.home.as_path().into());
+        Self {
+            git,
+            app: place.app.as_path().into(),
+            mirror: place.mirror.as_path().into(),
+            scratch: place.scratch.as_path().into(),
+        }
+    }
+
+    /// `app/.git`
+    pub(super) fn git_dir(&self) -> PathBuf {
+        self.app.join(".git")
+    }
+
+    /// Tells whether `app/.git` is a real folder.
+    pub(super) fn has_git_dir(&self) -> bool {
+        std::fs::symlink_metadata(self.git_dir()).is_ok_and(|found| found.is_dir())
+    }
+
+    /// Prepares git for work in the application's own repository.
+    pub(super) fn own(&self) -> Program {
+        self.git
+            .at(&Repository::bare(self.git_dir()).with_tree(&self.app))
+            .env("GIT_INDEX_FILE", self.git_dir().join("index"))
+    }
+
+    /// The mirror, with the objects of the application's repository readable as well; nothing is written to either.
+    pub(super) fn both(&self) -> Repository {
+        Repository::bare(&self.mirror).borrowing(self.git_dir().join("objects"))
+    }
+
+    /// Makes a git directory in the scratch folder that holds nothing of its own and reads the objects of both.
+    pub(super) fn scratch_repository(
+        &self,
+        name: &str,
+        attributes: &str,
+        like: &CommitId,
+    ) -> Outcome<Repository> {
+        let folder = self.scratch.join(name);
+        for part in ["objects", "refs", "info"] {
+            disk::make_folder(&folder.join(part), 0o700)?;
+        }
+        let config = if like.as_str().len() == 64 {
+            "[core]\n\trepositoryformatversion = 1\n\tbare = true\n[extensions]\n\tobjectformat = sha256\n"
+        } else {
+            "[core]\n\trepositoryformatversion = 0\n\tbare = true\n"
+        };
+        disk::write_atomic(&folder.join("config"), config.as_bytes(), 0o600)?;
+        disk::write_atomic(&folder.join("info/attributes"), attributes.as_bytes(), 0o600)?;
+        disk::write_atomic(&folder.join("HEAD"), b"ref: refs/heads/none\n", 0o600)?;
+        let repository = Repository::bare(folder).borrowing(self.mirror.join("objects"));
+        Ok(if self.has_git_dir() { repository.borrowing(self.git_dir().join("objects")) } else { repository })
+    }
+
+    /// Lists the files of a commit that either repository holds; `None` where none does.
+    pub(super) fn files(&self, commit: &CommitId) -> Outcome<Option<Files>> {
+        let program = self.git.at(&self.both()).args(["ls-tree", "-r", "-z", "--full-tree", commit.as_str()]);
+        let listed = self.git.runner().run(&program.keep(Keep::Whole(1 << 30)))?;
+        if !listed.succeeded() {
+            return Ok(None);
+        }
+        let entries = parse_tree(&listed.stdout)?.into_iter();
+        let files = entries.filter(|entry| entry.kind != EntryKind::Submodule);
+        Ok(Some(files.map(|entry| (entry.path.clone(), entry)).collect()))
+    }
+
+    /// The commit that HEAD of the application's repository stands for, where it stands for one.
+    pub(super) fn head(&self) -> Outcome<Option<CommitId>> {
+        if !self.has_git_dir() {
+            return Ok(None);
+        }
+        let program = self.own().args(["rev-parse", "--verify", "--quiet", "HEAD^{commit}"]);
+        let found = self.git.runner().run(&program)?;
+        Ok(if found.succeeded() { CommitId::parse(found.text().trim()).ok() } else { None })
+    }
+
+    /// Empties the scratch folder.
+    pub(super) fn leave(self) -> Outcome<()> {
+        for entry in std::fs::read_dir(&self.scratch).into_iter().flatten().flatten() {
+            disk::remove_tree(&entry.path())?;
+        }
+        Ok(())
+    }
+}
+
+/// Tells whether something is at `path`, a dangling link included.
+pub(super) fn is_there(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok()
+}

@@ -1,0 +1,280 @@
+//! The work tree as the rest of the program sees it: every operation is asked of a worker with the rights of the
+//! tree's owner, and never done by this process itself.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::clock;
+use crate::disk;
+use crate::error::{Failure, Outcome};
+use crate::process::{Owner, ProcessId, worker};
+use crate::settings::layout::Layout;
+use crate::settings::names::{BranchName, CommitId, RunId};
+
+use super::align::{self, Aligned};
+use super::drift::{self, Drift};
+use super::inspect::{self, TreeState, Unremovable};
+use super::mirror::Mirror;
+use super::path::TreePath;
+use super::proof::{self, Proof};
+use super::restore::{self, Prune, Restore, Restored, SavedPlace};
+use super::save::{self, SaveRequest, Saved};
+use super::tree::Place;
+use super::{Git, preserve, saved, start};
+
+/// How long one git command on the work tree may take; large trees on slow disks take minutes.
+pub(super) const LONG: Duration = Duration::from_secs(1800);
+
+/// The work tree `app/`, worked on as its owner.
+#[derive(Debug, Clone)]
+pub struct WorkTree {
+    git: Git,
+    layout: Layout,
+    owner: Owner,
+}
+
+/// What a run wants saved; the rest follows from the work tree.
+#[derive(Debug, Clone)]
+pub struct ToSave<'a> {
+    /// The run.
+    pub run: &'a RunId,
+    /// The commits that account for files: the deployed one, an interrupted run's target.
+    pub known: &'a [CommitId],
+    /// The commit that the tree will be aligned with.
+    pub target: &'a CommitId,
+    /// Patterns of application state that stays in place.
+    pub preserve: &'a [String],
+}
+
+impl WorkTree {
+    /// Names the work tree and whose it is; nothing is touched yet.
+    pub fn new(git: &Git, layout: &Layout, owner: Owner) -> Self {
+        Self { git: git.clone(), layout: layout.clone(), owner }
+    }
+
+    /// Looks at the tree and its repository, and changes nothing.
+    ///
+    /// # Errors
+    /// The tree cannot be read.
+    pub fn inspect(&self) -> Outcome<TreeState> {
+        self.within(|place| self.ask(inspect::OPERATION, &inspect::Request { place }))
+    }
+
+    /// Finds what the owner of the tree cannot remove from it.
+    ///
+    /// # Errors
+    /// The tree cannot be read.
+    pub fn unremovable(&self) -> Outcome<Vec<Unremovable>> {
+        self.within(|place| self.ask(inspect::UNREMOVABLE, &inspect::Request { place }))
+    }
+
+    /// Returns the mount points at or below the tree.
+    ///
+    /// # Errors
+    /// The table of mounts cannot be read.
+    pub fn mounts(&self) -> Outcome<Vec<PathBuf>> {
+        inspect::mounts_below(&self.layout.app())
+    }
+
+    /// Observes how the tree differs from the known commits, and changes nothing.
+    ///
+    /// # Errors
+    /// The tree or the mirror cannot be read.
+    pub fn drift(&self, known: &[CommitId], preserve: &[String]) -> Outcome<Drift> {
+        let (known, preserve) = (known.to_vec(), preserve.to_vec());
+        self.within(|place| self.ask(drift::OPERATION, &drift::Request { place, known, preserve }))
+    }
+
+    /// Saves every local change under the run; must come before [`WorkTree::align`].
+    ///
+    /// # Errors
+    /// Something cannot be saved. What was moved until then is described in the saved place.
+    pub fn save(&self, wanted: &ToSave<'_>) -> Outcome<Saved> {
+        let place = self.saved(wanted.run);
+        if !place.exists() {
+            disk::make_folder(&self.layout.run(wanted.run), 0o755)?;
+            disk::make_owned_folder(&place, 0o700, &self.owner)?;
+        }
+        let request = SaveRequest {
+            run: wanted.run.clone(),
+            runs: self.layout.runs().into(),
+            saved: place.into(),
+            known: wanted.known.to_vec(),
+            target: wanted.target.clone(),
+            preserve: wanted.preserve.to_vec(),
+        };
+        self.within(|place| self.ask(save::OPERATION, &save::Request { place, save: request }))
+    }
+
+    /// Aligns the tree with `commit`, on `branch` (RW-5.2).
+    ///
+    /// # Errors
+    /// The save is missing, somebody is at work in the repository, or something on disk is not saved.
+    pub fn align(&self, run: &RunId, branch: &BranchName, commit: &CommitId) -> Outcome<Aligned> {
+        let place = self.saved(run);
+        let holders = inspect::holders(&self.layout.app());
+        let aligned = self.within(|scratch| {
+            let request = align::Request {
+                place: scratch,
+                saved: place.as_path().into(),
+                branch: branch.clone(),
+                commit: commit.clone(),
+                holders,
+            };
+            self.ask(align::OPERATION, &request)
+        })?;
+        disk::remove_if_empty(&place)?;
+        Ok(aligned)
+    }
+
+    /// Proves that the tree is `commit`, except for what is preserved.
+    ///
+    /// # Errors
+    /// It is not; the failure names the first differences.
+    pub fn prove(&self, commit: &CommitId, preserved: &[TreePath]) -> Outcome<Proof> {
+        let (commit, preserved) = (commit.clone(), preserved.to_vec());
+        self.within(|place| self.ask(proof::OPERATION, &proof::Request { place, commit, preserved }))
+    }
+
+    /// Makes the tree from nothing: `app/` must be absent or empty.
+    ///
+    /// # Errors
+    /// There is something already, or the disk is full.
+    pub fn clone_from(&self, mirror: &Mirror, branch: &BranchName, commit: &CommitId) -> Outcome<()> {
+        let app = self.layout.app();
+        if !app.exists() {
+            disk::make_owned_folder(&app, 0o755, &self.owner)?;
+        }
+        let url = mirror.shown_url();
+        let (branch, commit) = (branch.clone(), commit.clone());
+        self.within(|place| self.ask(start::OPERATION, &start::Request { place, branch, commit, url }))
+    }
+
+    /// Puts back what a run that was killed had set aside; returns how many files. Doing it again changes nothing.
+    ///
+    /// # Errors
+    /// A file cannot be put back.
+    pub fn put_back(&self, run: &RunId) -> Outcome<usize> {
+        let place = self.saved(run);
+        if !place.exists() {
+            return Ok(0);
+        }
+        let saved = place.into();
+        self.within(|place| self.ask(preserve::OPERATION, &preserve::Request { place, saved }))
+    }
+
+    /// Lists the saved places of all runs, the oldest first.
+    ///
+    /// # Errors
+    /// A place cannot be read.
+    pub fn saved_places(&self) -> Outcome<Vec<SavedPlace>> {
+        let runs = self.layout.runs().into();
+        self.within(|place| self.ask(restore::LIST, &restore::ListRequest { place, runs }))
+    }
+
+    /// Brings saved changes back into the tree.
+    ///
+    /// # Errors
+    /// Nothing is saved under that run, a file is in the way, or it cannot be written.
+    pub fn restore(&self, run: &RunId, wanted: Restore) -> Outcome<Restored> {
+        let saved = self.saved(run).into();
+        self.within(|place| self.ask(restore::OPERATION, &restore::Request { place, saved, wanted }))
+    }
+
+    /// Removes the saved changes of a run for good.
+    ///
+    /// # Errors
+    /// They cannot be removed, or a later run relies on them.
+    pub fn prune(&self, run: &RunId) -> Outcome<Prune> {
+        let saved = self.saved(run);
+        if !saved.exists() {
+            return Err(Failure::new(format!("nothing is saved under run {run}"))
+                .hint("ladylinux-refresh drift list"));
+        }
+        let (runs, wanted) = (self.layout.runs().into(), saved.as_path().into());
+        let pruned = self.within(|place| {
+            self.ask(restore::PRUNE, &restore::PruneRequest { place, runs, saved: wanted })
+        })?;
+        disk::remove_if_empty(&saved)?;
+        Ok(pruned)
+    }
+
+    fn saved(&self, run: &RunId) -> PathBuf {
+        saved::place_of(&self.layout.run(run))
+    }
+
+    fn ask<Q: Serialize, A: DeserializeOwned>(&self, operation: &str, request: &Q) -> Outcome<A> {
+        worker::ask(self.git.runner(), self.owner, operation, request)
+    }
+
+    /// Does `work` with a scratch folder of the owner's, which is gone afterwards.
+    fn within<A>(&self, work: impl FnOnce(Place) -> Outcome<A>) -> Outcome<A> {
+        let scratch = self.scratch()?;
+        let result = work(Place {
+            program: self.git.program.as_path().into(),
+            home: self.git.home.as_path().into(),
+            app: self.layout.app().into(),
+            mirror: self.layout.mirror().into(),
+            scratch: scratch.as_path().into(),
+        });
+        let removed = disk::remove_tree(&scratch);
+        let value = result?;
+        removed.map(|()| value)
+    }
+
+    /// Makes a scratch folder: below the tool's state, or in /tmp for somebody who may only read that.
+    fn scratch(&self) -> Outcome<PathBuf> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let own = ProcessId::own();
+        let name = format!("{}-{}-{}", own.pid, own.started, COUNT.fetch_add(1, Ordering::Relaxed));
+        let folder = self.layout.state().join("scratch");
+        if disk::make_folder(&folder, 0o755).is_ok() {
+            sweep(&folder);
+            let place = folder.join(&name);
+            if disk::make_owned_folder(&place, 0o700, &self.owner).is_ok() {
+                return Ok(place);
+            }
+        }
+        let unique = clock::now().as_nanosecond();
+        let place = Path::new("/tmp").join(format!("ladylinux-refresh-{name}-{unique}"));
+        disk::make_owned_folder(&place, 0o700, &self.owner)?;
+        Ok(place)
+    }
+}
+
+/// Removes the scratch folders of processes that are gone. What cannot be removed is in nobody's way.
+fn sweep(folder: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let mut parts = name.split('-');
+        let pid = parts.next().and_then(|pid| pid.parse().ok());
+        let started = parts.next().and_then(|started| started.parse().ok());
+        if let (Some(pid), Some(started)) = (pid, started) {
+            if !(ProcessId { pid, started }.is_alive()) {
+                let _ = disk::remove_tree(&entry.path());
+            }
+        }
+    }
+}
+
+/// Does the worker's side of any operation of this room; `None` where it is not one of them.
+pub fn answer(operation: &str, request: &[u8]) -> Option<Vec<u8>> {
+    Some(match operation {
+        inspect::OPERATION => worker::answer(request, |request| inspect::handle(&request)),
+        inspect::UNREMOVABLE => worker::answer(request, |request| inspect::handle_unremovable(&request)),
+        drift::OPERATION => worker::answer(request, |request| drift::handle(&request)),
+        save::OPERATION => worker::answer(request, |request| save::handle(&request)),
+        align::OPERATION => worker::answer(request, |request| align::handle(&request)),
+        proof::OPERATION => worker::answer(request, |request| proof::handle(&request)),
+        preserve::OPERATION => worker::answer(request, |request| preserve::handle(&request)),
+        start::OPERATION => worker::answer(request, |request| start::handle(&request)),
+        restore::LIST => worker::answer(request, |request| restore::handle_list(&request)),
+        restore::OPERATION => worker::answer(request, |request| restore::handle(&request)),
+        restore::PRUNE => worker::answer(request, |request| restore::handle_prune(&request)),
+        _ => return None,
+    })
+}
