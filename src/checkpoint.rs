@@ -18,10 +18,10 @@ pub fn reach(name: &str) {
 
     static REACHED: AtomicU64 = AtomicU64::new(0);
     let count = REACHED.fetch_add(1, Ordering::SeqCst) + 1;
-    if let Some(path) = std::env::var_os("LADYLINUX_REFRESH_TRACE") {
-        if let Ok(mut file) = std::fs::OpenOptions::new().create(true).append(true).open(path) {
-            let _ = writeln!(file, "{name}");
-        }
+    if let Some(path) = std::env::var_os("LADYLINUX_REFRESH_TRACE")
+        && let Ok(mut file) = std::fs::OpenOptions::new().create(true).append(true).open(path)
+    {
+        let _ = writeln!(file, "{name}");
     }
     let fatal = std::env::var("LADYLINUX_REFRESH_KILL_AT").ok().and_then(|n| n.parse::<u64>().ok());
     if fatal == Some(count) {

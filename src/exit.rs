@@ -21,9 +21,9 @@ pub enum Error {
     /// The command line or the configuration is wrong; nothing was touched.
     Usage(Failure),
     /// Preflight, staging or a command's own check said no; the service is as it was.
-    Refused(Refusal),
+    Refused(Box<Refusal>),
     /// Another run holds the lock.
-    Locked(Option<Holder>),
+    Locked(Option<Box<Holder>>),
     /// A run ended badly: refused before its first step, or halted in one. The report tells all: step, cause, state of
     /// the service, what to type next; its reporter has shown it already.
     Run(Box<Report>),
@@ -47,12 +47,8 @@ pub struct Refusal {
 impl Refusal {
     /// Makes the refusal of a command that has nothing to do with the service.
     pub fn of(during: &str, failure: Failure) -> Error {
-        Error::Refused(Self {
-            during: during.to_owned(),
-            failure,
-            service: "not touched".to_owned(),
-            next: None,
-        })
+        let service = "not touched".to_owned();
+        Error::Refused(Box::new(Self { during: during.to_owned(), failure, service, next: None }))
     }
 }
 

@@ -97,7 +97,8 @@ pub fn rollback_target(layout: &Layout, run: Option<&RunId>, fenced: bool) -> Ou
     let pairs = good(layout)?;
     if let Some(run) = run {
         return pairs.into_iter().find(|pair| pair.run == *run).ok_or_else(|| {
-            Failure::new(format!("run {run} did not succeed, or is not known")).hint("ladylinux-refresh history")
+            Failure::new(format!("run {run} did not succeed, or is not known"))
+                .hint("ladylinux-refresh history")
         });
     }
     let deployed = status_file::read(layout).deployed;

@@ -196,8 +196,11 @@ pub fn as_typed(layout: &Layout, command: &str) -> String {
 pub fn check_there(layout: &Layout) -> Outcome<()> {
     for folder in [layout.home(), layout.state()] {
         if !folder.is_dir() {
-            return Err(Failure::new(format!("there is no installation here: {} is missing", folder.display()))
-                .hint(as_typed(layout, "ladylinux-refresh init --repo URL")));
+            return Err(Failure::new(format!(
+                "there is no installation here: {} is missing",
+                folder.display()
+            ))
+            .hint(as_typed(layout, "ladylinux-refresh init --repo URL")));
         }
     }
     Ok(())

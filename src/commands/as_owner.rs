@@ -23,7 +23,8 @@ pub(super) fn credential(args: &CredentialArgs) -> Result<Ended, Error> {
         return Err(Error::Usage(Failure::new("git-credential takes a file, a user and an operation")));
     };
     let (user, operation) = (user.to_string_lossy(), operation.to_string_lossy());
-    let answer = remote::answer_credential(&operation, &request, token_file.as_ref(), &user).map_err(Error::Usage)?;
+    let answer =
+        remote::answer_credential(&operation, &request, token_file.as_ref(), &user).map_err(Error::Usage)?;
     screen::write(answer.as_bytes());
     Ok(Ended::Done)
 }

@@ -46,7 +46,8 @@ fn list(on: &Installation) -> Outcome<()> {
     for place in &places {
         let count = place.index.items.len();
         let commits = place.index.tips.iter().filter(|tip| tip.held_by.is_none()).count();
-        let commits = if commits == 0 { String::new() } else { format!(", commits of {commits} local names") };
+        let commits =
+            if commits == 0 { String::new() } else { format!(", commits of {commits} local names") };
         say(&format!("{}  {count} files and folders{commits}, {}", place.index.run, size(place.size)));
     }
     Ok(())

@@ -1,10 +1,10 @@
 //! `history`: the runs of the past.
 
 use crate::cli::HistoryArgs;
+use crate::error::Failure;
 use crate::exit::{Ended, Error, Refusal};
 use crate::history::{self as past, Past};
 use crate::installation::as_typed;
-use crate::error::Failure;
 use crate::report::human;
 use crate::report::screen::{duration, say};
 use crate::settings::layout::Layout;
@@ -13,26 +13,25 @@ use crate::settings::names::RunId;
 /// Lists the runs, or shows one whole.
 pub(super) fn history(layout: &Layout, args: &HistoryArgs) -> Result<Ended, Error> {
     let told = |failure| Refusal::of("history", failure);
-    match &args.run {
-        Some(name) => {
-            let run = RunId::parse(name).map_err(Error::Usage)?;
-            if !layout.run(&run).is_dir() {
-                let hint = as_typed(layout, "ladylinux-refresh history");
-                return Err(told(Failure::new(format!("there is no run {run}")).hint(hint)));
-            }
-            show(layout, &past::one(layout, &run).map_err(told)?, args.json)
+    if let Some(name) = &args.run {
+        let run = RunId::parse(name).map_err(Error::Usage)?;
+        if !layout.run(&run).is_dir() {
+            let hint = as_typed(layout, "ladylinux-refresh history");
+            return Err(told(Failure::new(format!("there is no run {run}")).hint(hint)));
         }
-        None => {
-            let mut runs = past::all(layout).map_err(told)?;
-            runs.truncate(args.number);
-            if args.json {
-                let reports: Vec<_> = runs.iter().filter_map(|run| run.report.as_ref()).collect();
-                say(&serde_json::to_string_pretty(&reports).unwrap_or_default());
-            } else {
-                runs.iter().for_each(|run| say(&line(run)));
-                if runs.is_empty() {
-                    say("there were no runs yet");
-                }
+        show(layout, &past::one(layout, &run).map_err(told)?, args.json);
+    } else {
+        let mut runs = past::all(layout).map_err(told)?;
+        runs.truncate(args.number);
+        if args.json {
+            let reports: Vec<_> = runs.iter().filter_map(|run| run.report.as_ref()).collect();
+            say(&serde_json::to_string_pretty(&reports).unwrap_or_default());
+        } else {
+            for run in &runs {
+                say(&line(run));
+            }
+            if runs.is_empty() {
+                say("there were no runs yet");
             }
         }
     }
@@ -62,7 +61,8 @@ fn line(run: &Past) -> String {
         }
         Some(report) => {
             let commit = report.commit.as_ref().map_or("unknown", |commit| commit.short());
-            let downtime = report.downtime_ms.map(|ms| format!(", down {}", duration(ms))).unwrap_or_default();
+            let downtime =
+                report.downtime_ms.map(|ms| format!(", down {}", duration(ms))).unwrap_or_default();
             let what = format!("{} {}", report.command, report.result.word());
             format!("{}  {what:<20} {commit} on {}{downtime}", run.run, report.branch)
         }

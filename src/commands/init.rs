@@ -16,7 +16,7 @@ use crate::service::probe;
 use crate::settings::layers::{Layers, Overrides};
 use crate::settings::layout::Layout;
 use crate::settings::names::{BranchName, RunId};
-use crate::settings::{Strategy, remote_url};
+use crate::settings::{RemoteUrl, Strategy, Transport};
 
 use super::run::usual_branch;
 use super::{lock, open};
@@ -26,7 +26,7 @@ pub(super) fn init(layout: &Layout, args: &InitArgs) -> Result<Ended, Error> {
     let branch = args.branch.as_deref().map(BranchName::parse).transpose().map_err(Error::Usage)?;
     let allow = transports(&args.allow).map_err(Error::Usage)?;
     if let Some(url) = &args.repo {
-        remote_url::parse(url, &allow).map_err(Error::Usage)?;
+        RemoteUrl::parse(url, &allow).map_err(Error::Usage)?;
     }
     let told = |failure| Refusal::of("init", failure);
     check_place(layout).map_err(told)?;
@@ -48,7 +48,7 @@ pub(super) fn init(layout: &Layout, args: &InitArgs) -> Result<Ended, Error> {
     Ok(Ended::Done)
 }
 
-fn transports(names: &[String]) -> Outcome<Vec<crate::settings::Transport>> {
+fn transports(names: &[String]) -> Outcome<Vec<Transport>> {
     names
         .iter()
         .map(|name| {
@@ -99,12 +99,7 @@ fn folders(layout: &Layout) -> Outcome<()> {
     Ok(())
 }
 
-fn files(
-    layout: &Layout,
-    args: &InitArgs,
-    branch: Option<&BranchName>,
-    allow: &[crate::settings::Transport],
-) -> Outcome<()> {
+fn files(layout: &Layout, args: &InitArgs, branch: Option<&BranchName>, allow: &[Transport]) -> Outcome<()> {
     let host = layout.host_file();
     if host.exists() {
         let now = Layers::read(layout, Overrides::default())?.resolve()?.remote.url;
@@ -138,7 +133,10 @@ fn application(on: &Installation, run: &RunId, branch: &BranchName) -> Outcome<(
     if app.join(".git").exists() {
         let state = on.tree.inspect()?;
         let head = state.commit.as_ref().map_or("no commit", |commit| commit.short());
-        say(&format!("left {} as it is ({head}); the next run saves its local changes and aligns it", app.display()));
+        say(&format!(
+            "left {} as it is ({head}); the next run saves its local changes and aligns it",
+            app.display()
+        ));
         return Ok(());
     }
     on.tree.clone_from(&on.mirror, branch, &commit)?;
@@ -168,22 +166,26 @@ fn environment(on: &Installation, run: &RunId) -> Outcome<()> {
 }
 
 /// The host's file as `init` puts it: what was given, and every other key as a comment with its default.
-fn host_file(url: Option<&str>, branch: Option<&BranchName>, allow: &[crate::settings::Transport]) -> String {
-    let url = url.map_or("# url = \"https://host/owner/repository.git\"".to_owned(), |url| format!("url = {url:?}"));
-    let branch = branch.map_or("# branch = \"main\"".to_owned(), |branch| format!("branch = {:?}", branch.as_str()));
+fn host_file(url: Option<&str>, branch: Option<&BranchName>, allow: &[Transport]) -> String {
+    let url = url
+        .map_or("# url = \"https://host/owner/repository.git\"".to_owned(), |url| format!("url = {url:?}"));
+    let branch =
+        branch.map_or("# branch = \"main\"".to_owned(), |branch| format!("branch = {:?}", branch.as_str()));
     let allow = if allow.is_empty() {
         "# allow = [\"http\"]           # transports that are not protected".to_owned()
     } else {
-        let names: Vec<&str> = allow.iter().map(|transport| remote_url::name(*transport)).collect();
+        let names: Vec<&str> = allow.iter().map(|transport| transport.name()).collect();
         format!("allow = {names:?}")
     };
-    include_str!("host_file.toml").replace("@BRANCH@", &branch).replace("@URL@", &url).replace("@ALLOW@", &allow)
+    include_str!("host_file.toml")
+        .replace("@BRANCH@", &branch)
+        .replace("@URL@", &url)
+        .replace("@ALLOW@", &allow)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::Transport;
 
     fn resolved(text: &str) -> crate::settings::Settings {
         let folder = tempfile::tempdir().unwrap();

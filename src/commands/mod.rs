@@ -75,7 +75,8 @@ fn layout(root: Option<&Path>) -> Outcome<Layout> {
     if root.as_os_str().is_empty() {
         return Err(Failure::new("--root names no folder"));
     }
-    let absolute = std::path::absolute(root).context(|| format!("--root {} cannot be used", root.display()))?;
+    let absolute =
+        std::path::absolute(root).context(|| format!("--root {} cannot be used", root.display()))?;
     // Links in the root itself are resolved once, so that every path below is the real one.
     Ok(Layout::below(absolute.canonicalize().unwrap_or(absolute)))
 }
@@ -96,12 +97,12 @@ fn open_with(layout: &Layout, during: &str, overrides: Overrides) -> Result<Inst
 /// Tells a failure of a command together with the state of the service.
 fn refuse(on: &Installation, during: &str, failure: Failure, next: &str) -> Error {
     let hints: Vec<String> = failure.hints().iter().map(|hint| on.as_typed(hint)).collect();
-    Error::Refused(Refusal {
+    Error::Refused(Box::new(Refusal {
         during: during.to_owned(),
         failure: failure.with_hints(hints),
         service: on.service_in_words(),
         next: Some(on.as_typed(next)),
-    })
+    }))
 }
 
 /// Takes the lock of the runs, waiting as long as the command line says.
@@ -109,7 +110,7 @@ fn lock(layout: &Layout, command: &str, run: Option<&RunId>, args: &LockArgs) ->
     let patience = Duration::from_secs(args.lock_timeout);
     match run_lock::take(&layout.lock_file(), command, run, patience) {
         Ok(Taken::Ours(lock)) => Ok(lock),
-        Ok(Taken::Theirs(holder)) => Err(Error::Locked(holder)),
+        Ok(Taken::Theirs(holder)) => Err(Error::Locked(holder.map(Box::new))),
         Err(failure) => Err(Refusal::of("preflight", failure)),
     }
 }

@@ -48,7 +48,8 @@ pub(super) fn plan(layout: &Layout, wish: &PlanWish) -> Result<Ended, Error> {
     let branch = wish.branch.as_deref().map(BranchName::parse).transpose().map_err(Error::Usage)?;
     let overrides = Overrides { always_rebuild: wish.always_rebuild, ..Overrides::default() };
     let on = open_with(layout, "plan", overrides)?;
-    let made = make(&on, branch).map_err(|failure| refuse(&on, "plan", failure, "ladylinux-refresh status"))?;
+    let made =
+        make(&on, branch).map_err(|failure| refuse(&on, "plan", failure, "ladylinux-refresh status"))?;
     if wish.json {
         say(&serde_json::to_string_pretty(&made).unwrap_or_default());
     } else {
@@ -91,7 +92,11 @@ fn show(plan: &Plan) {
         }
     }
     let items: Vec<_> = plan.drift.items.iter().filter(|item| !item.preserved).collect();
-    say(&format!("{} {} would be saved", paint(Tone::Strong, "local changes"), items.len() + plan.drift.tips.len()));
+    say(&format!(
+        "{} {} would be saved",
+        paint(Tone::Strong, "local changes"),
+        items.len() + plan.drift.tips.len()
+    ));
     for item in items.iter().take(20) {
         say(&format!("  {} {}", item.kind.word(), harmless(&item.path.to_string())));
     }

@@ -38,7 +38,9 @@ pub(super) fn run(layout: &Layout, args: &RunArgs) -> Result<Ended, Error> {
         lock: args.lock.clone(),
         command: "run",
     };
-    refresh(layout, &wish, |on| Ok(Target { branch: branch.unwrap_or_else(|| usual_branch(on)), state: TargetState::Latest }))
+    refresh(layout, &wish, |on| {
+        Ok(Target { branch: branch.unwrap_or_else(|| usual_branch(on)), state: TargetState::Latest })
+    })
 }
 
 /// What the command line says about a run or a rollback.
@@ -114,7 +116,7 @@ pub(super) fn refresh(
             events.emit(&Event::PhaseFailed { phase: Phase::Preflight, duration_ms, error: failure.chain() });
             let part = preflight(false, failure.summary());
             let brief = Brief { run, command: wish.command, started_at, preflight: part };
-            return Err(status::refused_in_preflight(&on, brief, failure));
+            return Err(status::refused_in_preflight(&on, brief, &failure));
         }
     };
     let summary = match &found {
@@ -163,9 +165,7 @@ fn look(
     choose: impl FnOnce(&Installation) -> Outcome<Target>,
 ) -> Outcome<(Target, Found)> {
     interrupt::check()?;
-    let recovered = recover::recover(&on.layout, on.runner.events(), |run| {
-        on.tree.put_back(run)
-    })?;
+    let recovered = recover::recover(&on.layout, on.runner.events(), |run| on.tree.put_back(run))?;
     let mut observed = Observed::of(on)?;
     let problems = preflight::check(on, &observed);
     interrupt::check()?;
@@ -189,7 +189,8 @@ fn together(mut problems: Vec<Failure>) -> Failure {
         return problems.remove(0);
     }
     let count = problems.len();
-    let told: Vec<String> = problems.iter().map(|problem| format!("- {}", problem.chain().join(": "))).collect();
+    let told: Vec<String> =
+        problems.iter().map(|problem| format!("- {}", problem.chain().join(": "))).collect();
     let all = Failure::new(format!("{count} things speak against a refresh:\n{}", told.join("\n")));
     problems.iter().flat_map(Failure::hints).fold(all, Failure::hint)
 }

@@ -36,7 +36,8 @@ struct Status {
 /// Shows the state of an installation; changes nothing.
 pub(super) fn status(layout: &Layout, args: &StatusArgs) -> Result<Ended, Error> {
     let on = open(layout, "status")?;
-    let found = look(&on).map_err(|failure| refuse(&on, "status", failure, "ladylinux-refresh init --repo URL"))?;
+    let found =
+        look(&on).map_err(|failure| refuse(&on, "status", failure, "ladylinux-refresh init --repo URL"))?;
     if args.json {
         say(&serde_json::to_string_pretty(&found).unwrap_or_default());
     } else {
@@ -101,7 +102,11 @@ fn show(on: &Installation, status: &Status) {
         say(&format!("             and {} more", items.len() - 10));
     }
     for tip in &status.drift.tips {
-        say(&format!("             commits that only {} reaches ({})", harmless(&tip.name), tip.commit.short()));
+        say(&format!(
+            "             commits that only {} reaches ({})",
+            harmless(&tip.name),
+            tip.commit.short()
+        ));
     }
     if let Some(run) = &status.running_now {
         say(&format!("now          run {run} is under way"));

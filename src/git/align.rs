@@ -308,24 +308,20 @@ impl Align<'_> {
         for name in ["index", "index.lock"] {
             disk::remove_file_if_there(&git_dir.join(name))?;
         }
-        let attributes = |files: &Files| -> Vec<(PathBuf, String)> {
-            let named = files
-                .iter()
-                .filter(|(path, _)| path.file_name().is_some_and(|name| name == ".gitattributes"));
-            named.map(|(path, entry)| (path.clone(), entry.object.clone())).collect()
-        };
-        let trusted = index == Index::HandedOver
-            && !allowed.base.is_empty()
-            && attributes(&allowed.base) == attributes(&self.files)
-            && !allowed
-                .accounted
-                .iter()
-                .any(|path| path.file_name().is_some_and(|name| name == ".gitattributes"));
+        let trusted =
+            index == Index::HandedOver && !allowed.base.is_empty() && !self.attributes_change(allowed);
         let handed = saved::handoff(self.request.saved.as_path()).join("index");
         if trusted && is_there(&handed) {
             // Files whose times this index knows need not be written again. Without it every file is.
             disk::copy_new(&handed, &git_dir.join("index"))?;
             disk::set_mode(&git_dir.join("index"), 0o644)?;
+        } else {
+            // Where the commit has no attributes, the checkout would take those that lie there.
+            for path in allowed.base.keys().chain(&allowed.accounted).filter(|path| is_attributes(path)) {
+                if !self.files.contains_key(path) {
+                    disk::remove_file_if_there(&self.tree.app.join(path))?;
+                }
+            }
         }
         let told = || format!("cannot go to the branch {}", self.request.branch);
         let branch = self.own()?.args(["symbolic-ref", "HEAD", &self.local_ref()]);
@@ -333,6 +329,16 @@ impl Align<'_> {
         checkpoint::reach("git:on branch");
         let reset = self.own()?.args(["reset", "--quiet", "--hard", self.request.commit.as_str(), "--"]);
         self.tree.git.runner().run(&reset.deadline(worktree::LONG))
+    }
+
+    /// Tells whether files may have to be converted in another way than before, though their blobs stay the same.
+    fn attributes_change(&self, allowed: &Allowed) -> bool {
+        let attributes = |files: &Files| -> Vec<(PathBuf, String)> {
+            let named = files.iter().filter(|(path, _)| is_attributes(path));
+            named.map(|(path, entry)| (path.clone(), entry.object.clone())).collect()
+        };
+        attributes(&allowed.base) != attributes(&self.files)
+            || allowed.accounted.iter().any(|path| is_attributes(path))
     }
 
     /// Removes what is left over (RW-5.2c): files of known commits, caches and empty folders. All else has been moved
@@ -409,6 +415,10 @@ fn in_the_way(name: &str, wanted: &str) -> bool {
     let below =
         |inner: &str, outer: &str| inner.strip_prefix(outer).is_some_and(|rest| rest.starts_with('/'));
     below(name, wanted) || below(wanted, name)
+}
+
+fn is_attributes(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name == ".gitattributes")
 }
 
 fn is_within_cache(path: &Path) -> bool {

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Failure, Outcome};
+use crate::error::Outcome;
 use crate::process::Ended;
 use crate::settings::names::CommitId;
 
@@ -80,6 +80,20 @@ pub enum DriftKind {
     Untracked,
     /// A folder that no known commit tracks anything in.
     UntrackedFolder,
+}
+
+impl DriftKind {
+    /// Returns the word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Modified => "modified",
+            Self::Mode => "mode",
+            Self::Type => "type",
+            Self::Deleted => "deleted",
+            Self::Unreadable => "unreadable",
+            Self::Untracked | Self::UntrackedFolder => "untracked",
+        }
+    }
 }
 
 /// A local name whose commits the remote does not have.
@@ -329,19 +343,5 @@ mod tests {
         let tips = parse_stash_log(log.as_bytes());
         assert_eq!(tips[0], Tip { name: "stash/0".into(), commit: CommitId::parse(&two).unwrap() });
         assert_eq!(tips.len(), 2);
-    }
-}
-
-impl DriftKind {
-    /// Returns the word for it.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Modified => "modified",
-            Self::Mode => "mode",
-            Self::Type => "type",
-            Self::Deleted => "deleted",
-            Self::Unreadable => "unreadable",
-            Self::Untracked | Self::UntrackedFolder => "untracked",
-        }
     }
 }

@@ -4,6 +4,7 @@
 //! It may touch `mirror.git` below the tool's own state and nothing else. Commits of kept runs are held by
 //! `refs/runs/<run>`; nothing in it is ever collected. Its configuration holds neither URL nor secret.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use crate::checkpoint;
@@ -104,6 +105,19 @@ impl Mirror {
         let program = self.bare().args(["update-ref", "-d", &pin_name(run)]);
         self.git.run(&program, || format!("cannot let go of the commit of run {run}"))?;
         Ok(())
+    }
+
+    /// Lets go of the commits of all runs but those.
+    ///
+    /// # Errors
+    /// The mirror cannot be read or written.
+    pub fn release_all_but(&self, kept: &BTreeSet<RunId>) -> Outcome<()> {
+        let program = self.bare().args(["for-each-ref", "--format=%(refname)", "refs/runs"]);
+        let listed = self.git.run(&program, || "the commits that are held cannot be listed".to_owned())?;
+        parse_pins(&listed.text())
+            .iter()
+            .filter(|run| !kept.contains(run))
+            .try_for_each(|run| self.release(run))
     }
 
     /// Asks the remote what `branch` points to, and stores nothing.
@@ -258,6 +272,11 @@ fn no_such_branch<'a>(branch: &BranchName, names: impl Iterator<Item = &'a Strin
     failure.hint(format!("it has {}", some.join(", ")))
 }
 
+/// The runs that a list of refs names.
+fn parse_pins(text: &str) -> Vec<RunId> {
+    text.lines().filter_map(|line| RunId::parse(line.strip_prefix("refs/runs/")?).ok()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -278,25 +297,4 @@ mod tests {
         assert_eq!(heads.len(), 1);
         assert_eq!(heads[0].0, "a/b");
     }
-}
-
-impl Mirror {
-    /// Lets go of the commits of all runs but those.
-    ///
-    /// # Errors
-    /// Git fails.
-    pub fn release_all_but(&self, kept: &std::collections::BTreeSet<RunId>) -> Outcome<()> {
-        let program = self.bare().args(["for-each-ref", "--format=%(refname)", "refs/runs"]);
-        let listed = self.git.run(&program, || "the pinned commits cannot be listed".to_owned())?;
-        for run in parse_pins(&listed.text()) {
-            if !kept.contains(&run) {
-                self.release(&run)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-fn parse_pins(text: &str) -> Vec<RunId> {
-    text.lines().filter_map(|line| RunId::parse(line.strip_prefix("refs/runs/")?).ok()).collect()
 }

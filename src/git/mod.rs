@@ -19,12 +19,12 @@ pub mod save;
 pub mod saved;
 pub mod worktree;
 
-mod align;
+pub mod align;
 mod compare;
 pub mod history;
-mod preserve;
-mod start;
-mod tree;
+pub mod preserve;
+pub mod start;
+pub mod tree;
 mod walk;
 
 use std::ffi::{OsStr, OsString};

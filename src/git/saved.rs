@@ -76,6 +76,20 @@ pub enum SavedKind {
     GitState,
 }
 
+impl SavedKind {
+    /// Returns the word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Modified => "modified",
+            Self::Mode => "mode",
+            Self::Deleted => "deleted",
+            Self::Untracked | Self::UntrackedFolder => "untracked",
+            Self::Preserved => "preserved",
+            Self::GitState => "git state",
+        }
+    }
+}
+
 /// A saved local name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedTip {
@@ -132,19 +146,5 @@ impl SavedItem {
     pub(super) fn place_in(&self, vault: &Path) -> Option<PathBuf> {
         let place = vault.join(self.stored.as_ref()?.as_path());
         is_there(&place).then_some(place)
-    }
-}
-
-impl SavedKind {
-    /// Returns the word for it.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Modified => "modified",
-            Self::Mode => "mode",
-            Self::Deleted => "deleted",
-            Self::Untracked | Self::UntrackedFolder => "untracked",
-            Self::Preserved => "preserved",
-            Self::GitState => "git state",
-        }
     }
 }

@@ -142,7 +142,9 @@ impl Status {
         let refuse = || Err(Illegal { status: self, entry: entry.clone() });
         match (self, entry) {
             (Self::Empty, Entry::Begun { .. }) => Ok(Self::Between { done: None }),
-            (Self::Between { .. } | Self::Within { .. }, Entry::Aimed { .. } | Entry::Built { .. }) => Ok(self),
+            (Self::Between { .. } | Self::Within { .. }, Entry::Aimed { .. } | Entry::Built { .. }) => {
+                Ok(self)
+            }
             (Self::Between { done }, Entry::Intent { phase }) if may_begin(done, *phase) => {
                 Ok(Self::Within { phase: *phase })
             }
@@ -223,7 +225,11 @@ mod tests {
                         | (Some(Phase::Restart), Phase::Status)
                 );
                 let status = Status::Between { done: before };
-                assert_eq!(status.next(&Entry::Intent { phase: next }).is_ok(), legal, "{before:?} → {next:?}");
+                assert_eq!(
+                    status.next(&Entry::Intent { phase: next }).is_ok(),
+                    legal,
+                    "{before:?} → {next:?}"
+                );
             }
         }
     }
@@ -255,7 +261,10 @@ mod tests {
             .collect();
         for status in all {
             let success = Entry::Ended { ending: Ending::Refreshed };
-            assert_eq!(status.next(&success).is_ok(), status == Status::Between { done: Some(Phase::Status) });
+            assert_eq!(
+                status.next(&success).is_ok(),
+                status == Status::Between { done: Some(Phase::Status) }
+            );
             assert!(status.next(&Entry::Ended { ending: Ending::Interrupted }).is_ok());
             assert_eq!(status.next(&begun()).is_ok(), status == Status::Empty);
         }

@@ -74,7 +74,10 @@ impl Journal {
     pub fn append(&mut self, entry: Entry) -> Outcome<()> {
         let name = entry_name(&entry);
         checkpoint::reach(&format!("journal:before:{name}"));
-        let status = self.status.next(&entry).map_err(|illegal| Failure::new("the run went wrong").because(illegal))?;
+        let status = self
+            .status
+            .next(&entry)
+            .map_err(|illegal| Failure::new("the run went wrong").because(illegal))?;
         let line = Line { seq: self.next, at: clock::now(), entry };
         let told = || format!("cannot write {}", self.path.display());
         let mut bytes = serde_json::to_vec(&line).context(told)?;
@@ -139,7 +142,8 @@ pub fn parse(bytes: &[u8]) -> Read {
     let mut rest = bytes;
     while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
         let (text, after) = (&rest[..end], &rest[end + 1..]);
-        let line = serde_json::from_slice::<Line>(text).ok().filter(|line| line.seq == read.lines.len() as u64);
+        let line =
+            serde_json::from_slice::<Line>(text).ok().filter(|line| line.seq == read.lines.len() as u64);
         let next = line.as_ref().and_then(|line| read.status?.next(&line.entry).ok());
         let (Some(line), Some(next)) = (line, next) else {
             read.status = None;
@@ -199,8 +203,12 @@ mod tests {
         let (_folder, bytes) = written();
         let lines: Vec<&[u8]> = bytes.split_inclusive(|byte| *byte == b'\n').collect();
         for index in 0..lines.len() - 1 {
-            let missing: Vec<u8> =
-                lines.iter().enumerate().filter(|(i, _)| *i != index).flat_map(|(_, line)| line.to_vec()).collect();
+            let missing: Vec<u8> = lines
+                .iter()
+                .enumerate()
+                .filter(|(i, _)| *i != index)
+                .flat_map(|(_, line)| line.to_vec())
+                .collect();
             assert_eq!(parse(&missing).status, None, "line {index} missing");
             let mut foreign = lines.clone();
             foreign[index] = b"{\"hello\":1}\n";
@@ -211,7 +219,7 @@ mod tests {
     #[test]
     fn a_torn_journal_can_be_closed() {
         let (folder, bytes) = written();
-        std::fs::write(folder.path().join(FILE), &bytes[..bytes.len() - 20]).unwrap();
+        disk::write_atomic(&folder.path().join(FILE), &bytes[..bytes.len() - 20], 0o644).unwrap();
         let mut journal = Journal::reopen(folder.path()).unwrap();
         journal.append(Entry::Ended { ending: Ending::Interrupted }).unwrap();
         let read = read(folder.path()).unwrap().unwrap();

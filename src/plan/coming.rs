@@ -6,8 +6,8 @@ use crate::error::Outcome;
 use crate::git::history::Changes;
 use crate::installation::Installation;
 use crate::python::{Definitions, Made};
-use crate::settings::names::{CommitId, GenerationName, RunId};
 use crate::settings::Hook;
+use crate::settings::names::{CommitId, GenerationName, RunId};
 
 use crate::refresh::Target;
 
@@ -60,10 +60,17 @@ impl Coming {
         };
         let changes = known.map(|head| on.mirror.changes(head, commit)).transpose()?;
         let before = known.map(|head| on.release(head)).and_then(Result::ok);
-        let packages = before
-            .map(|before| difference(&before.definitions, &release.definitions))
-            .unwrap_or_default();
-        Ok(Self { commit: commit.clone(), changes, ready, made, reason, packages, hooks: release.settings.hooks })
+        let packages =
+            before.map(|before| difference(&before.definitions, &release.definitions)).unwrap_or_default();
+        Ok(Self {
+            commit: commit.clone(),
+            changes,
+            ready,
+            made,
+            reason,
+            packages,
+            hooks: release.settings.hooks,
+        })
     }
 
     /// Tells whether everything is right already: commit, tree, environment, service, no fence.

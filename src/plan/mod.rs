@@ -116,10 +116,9 @@ fn action(
     hooks: &[String],
 ) -> Action {
     let (what, why) = match phase {
-        Phase::Stop => (
-            "raise the fence, stop the service".to_owned(),
-            format!("the service is {}", observed.service),
-        ),
+        Phase::Stop => {
+            ("raise the fence, stop the service".to_owned(), format!("the service is {}", observed.service))
+        }
         Phase::Sync => {
             let count = drift.items.iter().filter(|item| !item.preserved).count();
             let save = match count {

@@ -58,7 +58,11 @@ fn protected(on: &Installation) -> Outcome<()> {
                 path.display(),
                 app.display()
             ))
-            .hint(format!("move it out of {}, or make {} a clone of its own", app.display(), layout.app().display())));
+            .hint(format!(
+                "move it out of {}, or make {} a clone of its own",
+                app.display(),
+                layout.app().display()
+            )));
         }
     }
     for path in layout.protected() {
@@ -72,8 +76,11 @@ fn protected(on: &Installation) -> Outcome<()> {
             .hint("the work tree has to be a real folder, not a symbolic link"));
     }
     if layout.home().join(".git").symlink_metadata().is_ok() {
-        return Err(Failure::new(format!("{} is a work tree itself, around models and environments", layout.home().display()))
-            .hint(format!("move {0}/.git out of the way; the work tree is {0}/app", layout.home().display())));
+        return Err(Failure::new(format!(
+            "{} is a work tree itself, around models and environments",
+            layout.home().display()
+        ))
+        .hint(format!("move {0}/.git out of the way; the work tree is {0}/app", layout.home().display())));
     }
     Ok(())
 }
@@ -109,7 +116,10 @@ fn repository(on: &Installation, observed: &Observed) -> Outcome<()> {
     }
     if let Some(nested) = tree.nested.first() {
         return Err(Failure::new(format!("there is a second repository inside the work tree: {nested}"))
-            .hint(format!("look what is in it, then move it away: mv {} /var/tmp/", app.join(nested.as_path()).display())));
+            .hint(format!(
+                "look what is in it, then move it away: mv {} /var/tmp/",
+                app.join(nested.as_path()).display()
+            )));
     }
     Ok(())
 }
@@ -135,13 +145,21 @@ fn space(on: &Installation) -> Outcome<()> {
         let free = found.f_bavail.saturating_mul(found.f_frsize);
         if free < FREE_BYTES {
             let mib = free >> 20;
-            return Err(Failure::new(format!("{} has only {mib} MiB free; {} are needed", path.display(), FREE_BYTES >> 20))
-                .hint(format!("df -h {}", path.display())));
+            return Err(Failure::new(format!(
+                "{} has only {mib} MiB free; {} are needed",
+                path.display(),
+                FREE_BYTES >> 20
+            ))
+            .hint(format!("df -h {}", path.display())));
         }
         // Some file systems (btrfs) count no inodes.
         if found.f_files > 0 && found.f_favail < FREE_INODES {
-            return Err(Failure::new(format!("{} has only {} inodes free; {FREE_INODES} are needed", path.display(), found.f_favail))
-                .hint(format!("df -i {}", path.display())));
+            return Err(Failure::new(format!(
+                "{} has only {} inodes free; {FREE_INODES} are needed",
+                path.display(),
+                found.f_favail
+            ))
+            .hint(format!("df -i {}", path.display())));
         }
     }
     Ok(())

@@ -473,7 +473,7 @@ impl Watch<'_> {
     }
 
     fn read(&self, from: &mut impl std::io::Read, stream: &mut Stream) -> Outcome<()> {
-        let mut buffer = [0_u8; 64 << 10];
+        let mut buffer = [0_u8; 16 << 10];
         let count = from.read(&mut buffer).context(|| "cannot read its output".to_owned())?;
         if count == 0 {
             stream.open = false;

@@ -146,7 +146,7 @@ mod tests {
         let log = folder.path().join("log");
         let program = Program::new("/bin/sh").arg("-c").arg("echo here; exec sleep 60");
         let process = spawn(&program, &log).unwrap();
-        while std::fs::read(&log).unwrap() != b"here\n" {
+        while fs::read(&log).unwrap() != b"here\n" {
             std::thread::yield_now();
         }
         assert!(process.is_alive());

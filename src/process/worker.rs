@@ -46,7 +46,7 @@ pub fn ask<Q: Serialize, A: DeserializeOwned>(
             let mut failure: Option<Failure> = None;
             for sentence in chain.into_iter().rev() {
                 failure = Some(match failure {
-                    None => hints.iter().fold(Failure::new(sentence), |made, hint| made.hint(hint)),
+                    None => hints.iter().fold(Failure::new(sentence), Failure::hint),
                     Some(cause) => Failure::new(sentence).because(cause),
                 });
             }

@@ -62,7 +62,7 @@ pub fn announce(events: &Events, run: &RunId) {
 ///
 /// # Errors
 /// The tool's own state cannot be written.
-pub fn begin<'a>(on: &'a Installation, opening: Opening, events: Arc<Events>) -> Outcome<Refresh<'a, Planned>> {
+pub fn begin(on: &Installation, opening: Opening, events: Arc<Events>) -> Outcome<Refresh<'_, Planned>> {
     let folder = on.layout.run(&opening.run);
     disk::make_folder(&folder, 0o755)?;
     events.subscribe(Box::new(Log::open(&folder.join(LOG))?));

@@ -39,13 +39,12 @@ pub fn ensure_generation(on: &Installation, account: &mut Account, release: &Rel
         TargetState::Latest => None,
         TargetState::Earlier { generation, .. } => on.environments().good(generation)?,
     };
-    let (generation, made, reason) = match earlier {
-        Some(generation) => (generation, Made::Reused, "the one of that run".to_owned()),
-        None => {
-            let wanted = release.wanted(on)?;
-            let ensured = on.environments().ensure(&wanted, release.settings.python.strategy, &account.run)?;
-            (ensured.generation, ensured.made, ensured.why)
-        }
+    let (generation, made, reason) = if let Some(generation) = earlier {
+        (generation, Made::Reused, "the one of that run".to_owned())
+    } else {
+        let wanted = release.wanted(on)?;
+        let ensured = on.environments().ensure(&wanted, release.settings.python.strategy, &account.run)?;
+        (ensured.generation, ensured.made, ensured.why)
     };
     account.record(Entry::Built { generation: generation.name.clone() })?;
     // Built once is built, also when step 3 finds it done.

@@ -1,11 +1,11 @@
 //! One run: the six steps of the specification, in its order.
 //!
-//! 1. [`stop`]: fence up, service down, its processes gone, its port free (RW-5.1)
-//! 2. [`sync`]: local changes saved, `app/` fetched, hard-reset, cleaned, proved (RW-5.2)
-//! 3. [`environment`]: the generation ensured, `venv` switched to it (RW-5.3)
-//! 4. [`prepare`]: hooks (RW-5.4)
-//! 5. [`restart`]: synced, started, probed until settled, fence down (RW-5.5)
-//! 6. [`status`]: the report (RW-5.6)
+//! 1. [`stop`] (RW-5.1): fence up, service down, its processes gone, its port free
+//! 2. [`sync`] (RW-5.2): local changes saved, `app/` fetched, hard-reset, cleaned, proved
+//! 3. [`environment`] (RW-5.3): the generation ensured, `venv` switched to it
+//! 4. [`prepare`] (RW-5.4): hooks
+//! 5. [`restart`] (RW-5.5): synced, started, probed until settled, fence down
+//! 6. [`status`] (RW-5.6): the report
 //!
 //! The order is a type: each step is a method that consumes its predecessor's state, so a skipped, repeated or
 //! reordered step does not compile (`tests/order/`). [`Refresh::advance`] is the only way from one state to the next and
@@ -23,7 +23,7 @@ pub mod status;
 pub mod stop;
 pub mod sync;
 
-use crate::error::{Failure, Outcome};
+use crate::error::Outcome;
 use crate::event::Phase;
 use crate::exit;
 use crate::installation::Installation;
@@ -149,7 +149,8 @@ impl Refresh<'_, Running> {
 }
 
 impl<'a, P> Refresh<'a, P> {
-    /// Goes from one phase to the next: intent, act, outcome. A failure ends the run.
+    /// Goes from one phase to the next: intent, act, outcome. A failure ends the run: the service stays stopped, the
+    /// fence says why (RW-7.1).
     fn advance<N>(
         mut self,
         phase: Phase,
@@ -162,12 +163,7 @@ impl<'a, P> Refresh<'a, P> {
         });
         match acted {
             Ok(next) => Ok(Refresh { on, account: self.account, at: next }),
-            Err(failure) => Err(halt(on, self.account, phase, failure)),
+            Err(failure) => Err(interrupt::shielded(|| status::halted(on, self.account, phase, &failure))),
         }
     }
-}
-
-/// Ends a run whose step failed: the service stays stopped, the fence says why (RW-7.1).
-fn halt(on: &Installation, account: Account, phase: Phase, failure: Failure) -> exit::Error {
-    interrupt::shielded(|| status::halted(on, account, phase, failure))
 }

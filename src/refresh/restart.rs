@@ -88,7 +88,10 @@ fn stop_again(on: &Installation, failure: Failure) -> Failure {
     let summary = match stopped {
         Ok(_) => "the service did not prove that it works".to_owned(),
         Err(stuck) => {
-            format!("the service did not prove that it works and cannot be stopped: {}", stuck.chain().join(": "))
+            format!(
+                "the service did not prove that it works and cannot be stopped: {}",
+                stuck.chain().join(": ")
+            )
         }
     };
     let cause = if said.is_empty() {

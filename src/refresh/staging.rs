@@ -4,7 +4,7 @@
 //! leaving staging out is no second path through the program.
 
 use crate::disk;
-use crate::error::{Failure, Outcome};
+use crate::error::Outcome;
 use crate::event::Phase;
 use crate::exit;
 use crate::installation::Installation;
@@ -17,7 +17,7 @@ use super::release::Release;
 use super::{Planned, Refresh};
 use super::{environment, prepare, status, sync};
 
-impl<'a> Refresh<'a, Planned> {
+impl Refresh<'_, Planned> {
     /// Fills the stores: commit, environment, staged checks.
     ///
     /// # Errors
@@ -35,13 +35,18 @@ impl<'a> Refresh<'a, Planned> {
         });
         match staged {
             Ok(()) => Ok(self),
-            Err(failure) => Err(interrupt::shielded(|| refuse(on, self.account, failure))),
+            Err(failure) => Err(interrupt::shielded(|| status::refused(on, self.account, &failure))),
         }
     }
 }
 
 /// Runs the staged checks in a copy of the commit; returns how many there were.
-fn check(on: &Installation, account: &mut Account, release: &Release, generation: &Generation) -> Outcome<usize> {
+fn check(
+    on: &Installation,
+    account: &mut Account,
+    release: &Release,
+    generation: &Generation,
+) -> Outcome<usize> {
     let checks: Vec<&Hook> = release.settings.hooks.iter().filter(|hook| hook.stage).collect();
     if checks.is_empty() {
         return Ok(0);
@@ -52,8 +57,4 @@ fn check(on: &Installation, account: &mut Account, release: &Release, generation
     let checked = checks.iter().try_for_each(|hook| prepare::run_hook(on, account, hook, &stage, generation));
     disk::remove_tree(&tree)?;
     checked.map(|()| checks.len())
-}
-
-fn refuse(on: &Installation, account: Account, failure: Failure) -> exit::Error {
-    status::refused(on, account, failure)
 }

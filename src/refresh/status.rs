@@ -79,7 +79,9 @@ pub fn settle(on: &Installation, account: &mut Account) -> Outcome<String> {
         account.warn(format!("old environments could not be pruned: {}", failure.chain().join(": ")));
     }
     if !account.protected.changed.is_empty() {
-        account.warn("protected paths changed while the service was down; this program does not write there".into());
+        account.warn(
+            "protected paths changed while the service was down; this program does not write there".into(),
+        );
     }
     for line in advice(on, account)? {
         account.warn(line);
@@ -100,16 +102,16 @@ fn advice(on: &Installation, account: &Account) -> Outcome<Vec<String>> {
     let paths = |place: &SavedPlace| -> BTreeSet<String> {
         place.index.items.iter().map(|item| item.path.to_string()).collect()
     };
-    if let [.., before, last] = places.as_slice() {
-        if last.index.run == account.run {
-            let again: Vec<String> = paths(last).intersection(&paths(before)).cloned().collect();
-            if let Some(first) = again.first() {
-                lines.push(format!(
+    if let [.., before, last] = places.as_slice()
+        && last.index.run == account.run
+    {
+        let again: Vec<String> = paths(last).intersection(&paths(before)).cloned().collect();
+        if let Some(first) = again.first() {
+            lines.push(format!(
                     "{} is saved run after run; if the application keeps its state there, add to {}: preserve = {again:?}",
                     first,
                     on.layout.host_file().display()
                 ));
-            }
         }
     }
     let total: u64 = places.iter().map(|place| place.size).sum();
@@ -128,29 +130,29 @@ pub fn finish(on: &Installation, mut account: Account) -> Report {
 }
 
 /// Ends a run whose step failed: service stopped, fence explained, full report (RW-7.1).
-pub fn halted(on: &Installation, mut account: Account, phase: Phase, failure: Failure) -> exit::Error {
+pub fn halted(on: &Installation, mut account: Account, phase: Phase, failure: &Failure) -> exit::Error {
     if !on.is_fenced() && phase == Phase::Stop {
         // The fence itself could not be raised, so nothing was stopped: that is a refusal.
         return refused(on, account, failure);
     }
     let reason = format!("run {} halted at {phase}", account.run);
-    if on.is_fenced() {
-        if let Err(trouble) = fence::explain(&on.layout, &account.run, &reason, &failure) {
-            account.warn(format!("the fence stands, but its reason cannot be written: {trouble}"));
-        }
+    if on.is_fenced()
+        && let Err(trouble) = fence::explain(&on.layout, &account.run, &reason, failure)
+    {
+        account.warn(format!("the fence stands, but its reason cannot be written: {trouble}"));
     }
     let code = failure.interrupted_by().and_then(|signal| u8::try_from(128 + signal).ok()).unwrap_or(1);
-    let error = told(on, phase, &failure, next_after_halt(on, &account));
+    let error = told(on, phase, failure, next_after_halt(on, &account));
     let report = make(on, &account, Ending::Halted, code, Some(error));
     publish(on, &mut account, &report);
     exit::Error::Run(Box::new(report))
 }
 
 /// Ends a run whose staging failed: the refresh was not started.
-pub fn refused(on: &Installation, mut account: Account, failure: Failure) -> exit::Error {
+pub fn refused(on: &Installation, mut account: Account, failure: &Failure) -> exit::Error {
     let code = failure.interrupted_by().and_then(|signal| u8::try_from(128 + signal).ok()).unwrap_or(3);
     let phase = account.phases.last().map_or(Phase::Staging, |part| part.phase);
-    let error = told(on, phase, &failure, "ladylinux-refresh run");
+    let error = told(on, phase, failure, "ladylinux-refresh run");
     let report = make(on, &account, Ending::Refused, code, Some(error));
     publish(on, &mut account, &report);
     exit::Error::Run(Box::new(report))
@@ -170,9 +172,9 @@ pub struct Brief {
 }
 
 /// Ends a run that preflight refused: nothing was touched, and nothing is written.
-pub fn refused_in_preflight(on: &Installation, brief: Brief, failure: Failure) -> exit::Error {
+pub fn refused_in_preflight(on: &Installation, brief: Brief, failure: &Failure) -> exit::Error {
     let code = failure.interrupted_by().and_then(|signal| u8::try_from(128 + signal).ok()).unwrap_or(3);
-    let error = told(on, Phase::Preflight, &failure, "ladylinux-refresh run");
+    let error = told(on, Phase::Preflight, failure, "ladylinux-refresh run");
     let report = brief_report(on, brief, None, Ending::Refused, code, Some(error));
     on.runner.events().emit(&Event::RunFinished { report: Box::new(report.clone()) });
     exit::Error::Run(Box::new(report))
@@ -245,7 +247,8 @@ fn next_after_halt(on: &Installation, account: &Account) -> &'static str {
 /// Writes report and status, closes the journal, tells the stream. Nothing here can make a result worse.
 fn publish(on: &Installation, account: &mut Account, report: &Report) {
     let folder = on.layout.run(&account.run);
-    let written = history::write_report(&folder, report).and_then(|()| status_file::set_last_run(&on.layout, report));
+    let written =
+        history::write_report(&folder, report).and_then(|()| status_file::set_last_run(&on.layout, report));
     if let Err(failure) = written {
         account.warn(format!("the report cannot be written: {}", failure.chain().join(": ")));
     }

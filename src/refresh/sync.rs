@@ -25,12 +25,8 @@ pub fn sync(on: &Installation, account: &mut Account) -> Outcome<(Release, Strin
     checkpoint::reach("sync:undeployed");
 
     account.progress("saving local changes");
-    let wanted = ToSave {
-        run: &account.run,
-        known: &account.known,
-        target: &commit,
-        preserve: &on.settings.preserve,
-    };
+    let wanted =
+        ToSave { run: &account.run, known: &account.known, target: &commit, preserve: &on.settings.preserve };
     let saved = on.tree.save(&wanted).context(|| "local changes cannot be saved".to_owned())?;
     for note in &saved.notes {
         account.note(note);
@@ -59,7 +55,11 @@ pub fn sync(on: &Installation, account: &mut Account) -> Outcome<(Release, Strin
 fn in_report(on: &Installation, account: &Account, saved: &Saved) -> report::Saved {
     const LISTED: usize = 20;
     let items = saved.taken().map(|item| item.path.to_string());
-    let tips = saved.tips.iter().filter(|tip| tip.held_by.is_none()).map(|tip| format!("commits of {}", tip.tip.name));
+    let tips = saved
+        .tips
+        .iter()
+        .filter(|tip| tip.held_by.is_none())
+        .map(|tip| format!("commits of {}", tip.tip.name));
     let all: Vec<String> = items.chain(tips).collect();
     let place = (!all.is_empty()).then(|| on.layout.run(&account.run).join("saved"));
     report::Saved { count: all.len(), paths: all.into_iter().take(LISTED).collect(), place }

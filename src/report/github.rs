@@ -95,7 +95,8 @@ fn outputs(report: &Report) -> String {
 
 /// The step summary, in Markdown.
 fn summary(report: &Report) -> String {
-    let mut text = format!("### Refresh {}: {}\n\n| step | time | |\n|---|---|---|\n", report.run, report.result.word());
+    let mut text =
+        format!("### Refresh {}: {}\n\n| step | time | |\n|---|---|---|\n", report.run, report.result.word());
     for part in &report.phases {
         let mark = if part.ok { "" } else { "failed" };
         text.push_str(&format!("| {} | {} | {mark} |\n", part.phase, duration(part.duration_ms)));

@@ -92,12 +92,22 @@ impl Subscriber for Human {
             Event::PhaseFinished { phase, duration_ms, summary } => {
                 self.end_bar();
                 let mark = paint(Tone::Good, "✓");
-                self.say(&format!("{mark} {:<13} {:<56} {:>8}", label(*phase), harmless(summary), duration(*duration_ms)));
+                self.say(&format!(
+                    "{mark} {:<13} {:<56} {:>8}",
+                    label(*phase),
+                    harmless(summary),
+                    duration(*duration_ms)
+                ));
             }
             Event::PhaseFailed { phase, duration_ms, .. } => {
                 self.end_bar();
                 let mark = paint(Tone::Bad, "✗");
-                self.say(&format!("{mark} {:<13} {:<56} {:>8}", label(*phase), "failed", duration(*duration_ms)));
+                self.say(&format!(
+                    "{mark} {:<13} {:<56} {:>8}",
+                    label(*phase),
+                    "failed",
+                    duration(*duration_ms)
+                ));
             }
             Event::RunFinished { report: result } => {
                 self.end_bar();
@@ -158,7 +168,10 @@ pub fn report(report: &Report) -> Vec<String> {
     if !report.preserved.is_empty() {
         let count = report.preserved.len();
         let files = if count == 1 { "file" } else { "files" };
-        lines.push(format!("  aligned      except {count} preserved {files}: {}", shortened(&report.preserved, count)));
+        lines.push(format!(
+            "  aligned      except {count} preserved {files}: {}",
+            shortened(&report.preserved, count)
+        ));
     }
     if !report.protected.changed.is_empty() {
         let changed = shortened(&report.protected.changed, report.protected.changed.len());
@@ -204,7 +217,13 @@ fn error_lines(error: &Error, service: &str) -> Vec<String> {
 }
 
 /// Renders a failure: where, what, why, what state the service is in, what to type next.
-fn refused(during: &str, chain: &[String], service: &str, hints: &[String], next: Option<&str>) -> Vec<String> {
+fn refused(
+    during: &str,
+    chain: &[String],
+    service: &str,
+    hints: &[String],
+    next: Option<&str>,
+) -> Vec<String> {
     let mut lines = Vec::new();
     let first = chain.first().map(String::as_str).unwrap_or_default();
     lines.push(format!("{} in {during}: {}", paint(Tone::Bad, "error"), harmless(first)));
@@ -238,17 +257,21 @@ pub fn error(error: &crate::exit::Error) -> Vec<String> {
     use crate::exit::Error;
     match error {
         Error::Usage(failure) => {
-            let mut lines = vec![format!("{}: {}", paint(Tone::Bad, "error"), harmless(&failure.chain().join(": ")))];
+            let mut lines =
+                vec![format!("{}: {}", paint(Tone::Bad, "error"), harmless(&failure.chain().join(": ")))];
             lines.extend(failure.hints().iter().map(|hint| format!("  try        {}", harmless(hint))));
             lines.push("  service    not touched".to_owned());
             lines.push(format!("  next       {}", paint(Tone::Strong, "ladylinux-refresh --help")));
             lines
         }
-        Error::Refused(Refusal { during, failure, service, next }) => {
+        Error::Refused(refusal) => {
+            let Refusal { during, failure, service, next } = refusal.as_ref();
             refused(during, &failure.chain(), service, &failure.hints(), next.as_deref())
         }
-        Error::Locked(holder) => locked(holder.as_ref()),
-        Error::Run(report) => report.error.iter().flat_map(|error| error_lines(error, &state(report))).collect(),
+        Error::Locked(holder) => locked(holder.as_deref()),
+        Error::Run(report) => {
+            report.error.iter().flat_map(|error| error_lines(error, &state(report))).collect()
+        }
         Error::Bug(what) => vec![
             format!("{}: this is a bug in ladylinux-refresh: {}", paint(Tone::Bad, "error"), harmless(what)),
             "  service    unknown".to_owned(),

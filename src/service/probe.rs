@@ -109,10 +109,7 @@ pub fn resolve(
         format!("http://127.0.0.1:{}{slash}{}", service_port(file)?, probe.path)
     };
     check_url(&url)?;
-    let json = match &probe.json {
-        Some((field, value)) => Some((field.clone(), fill_in(value, deployed))),
-        None => None,
-    };
+    let json = probe.json.as_ref().map(|(field, value)| (field.clone(), fill_in(value, deployed)));
     Ok(ResolvedProbe {
         url,
         status: probe.status,

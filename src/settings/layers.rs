@@ -14,9 +14,9 @@ use toml::de::DeTable;
 
 use super::layout::Layout;
 use super::names::BranchName;
-use super::remote_url;
 use super::{
-    Hook, HookKind, InstallerChoice, Origin, Probe, Python, Remote, Service, Settings, Strategy, Transport,
+    Hook, HookKind, InstallerChoice, Origin, Probe, Python, Remote, RemoteUrl, Service, Settings, Strategy,
+    Transport,
 };
 use crate::error::{Failure, Outcome};
 
@@ -265,7 +265,7 @@ impl Layers {
         let table = &self.host.remote;
         let allowed = table.allow.clone().unwrap_or_default();
         Ok(Remote {
-            url: table.url.as_deref().map(|text| remote_url::parse(text, &allowed)).transpose()?,
+            url: table.url.as_deref().map(|text| RemoteUrl::parse(text, &allowed)).transpose()?,
             token_file: table.token_file.clone(),
             token_user: table.token_user.clone(),
             credential_helper: table.credential_helper.clone(),
@@ -320,7 +320,7 @@ fn hook(table: &HookTable, origin: Origin) -> Outcome<Hook> {
     if name.trim().is_empty() || name.chars().any(char::is_control) {
         return Err(Failure::new(format!("a hook in {origin} has no readable name: {name:?}")));
     }
-    if table.command.first().is_none_or(|program| program.is_empty()) {
+    if table.command.first().is_none_or(String::is_empty) {
         return Err(Failure::new(format!("the hook {name} in {origin} has no command")));
     }
     if table.stage && table.kind != HookKind::Check {

@@ -7,7 +7,7 @@ pub mod environment;
 pub mod layers;
 pub mod layout;
 pub mod names;
-pub mod remote_url;
+mod remote_url;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -3,72 +3,72 @@
 use super::{RemoteUrl, Transport};
 use crate::error::{Failure, Outcome};
 
-/// Checks the text of a remote URL. https and ssh are always allowed, the others only when `allowed` lists them.
-///
-/// # Errors
-/// An unknown or not allowed transport, or credentials inside the URL.
-pub fn parse(text: &str, allowed: &[Transport]) -> Outcome<RemoteUrl> {
-    // The text itself may hold a secret, so no message repeats more of it than the transport.
-    if text.starts_with('-')
-        || text.chars().any(|c| c.is_control() || c.is_whitespace())
-        || text.contains("::")
-    {
-        return Err(Failure::new("remote.url is not the URL of a Git repository").hint(EXAMPLES));
-    }
-    let transport = match text.split_once("://") {
-        Some(("https", _)) => Transport::Https,
-        Some(("http", _)) => Transport::Http,
-        Some(("ssh", _)) => Transport::Ssh,
-        Some(("git", _)) => Transport::Git,
-        Some(("file", _)) => Transport::File,
-        Some((other, _)) => {
-            return Err(
-                Failure::new(format!("remote.url has the unknown transport {other}://")).hint(EXAMPLES)
-            );
+impl RemoteUrl {
+    /// Checks a URL: https and ssh are always allowed, the others only where `allow` lists them.
+    ///
+    /// # Errors
+    /// The transport is unknown or not allowed, or the URL holds credentials. The message never repeats a secret.
+    pub fn parse(text: &str, allow: &[Transport]) -> Outcome<Self> {
+        let refuse = |why: &str| Err(Failure::new(format!("the URL of the remote is refused: {why}")));
+        if text.is_empty() || text.starts_with('-') || text.chars().any(|c| c.is_control() || c == ' ') {
+            return refuse("it is empty, starts with a dash, or holds a space or control character");
         }
-        None if is_ssh_short(text) => Transport::Ssh,
-        None => return Err(Failure::new("remote.url has no transport").hint(EXAMPLES)),
-    };
-    if matches!(transport, Transport::Http | Transport::Git | Transport::File)
-        && !allowed.contains(&transport)
-    {
-        let name = name(transport);
-        return Err(Failure::new(format!(
-            "remote.url uses {name}://, which is not protected and so not allowed"
-        ))
-        .hint(format!(
-            "use https or ssh, or set `allow = [\"{name}\"]` under [remote] in the host's refresh.toml"
-        )));
-    }
-    let host = text.split_once("://").map_or(text, |(_, rest)| rest).split('/').next().unwrap_or_default();
-    if let Some((user, _)) = host.rsplit_once('@') {
-        if user.contains(':') || transport != Transport::Ssh {
-            return Err(Failure::new("remote.url holds credentials, which would end up in logs")
-                .hint("put the token into a file of mode 0600 and name it as `token_file` under [remote]"));
+        let (transport, rest) = match text.split_once("://") {
+            Some((scheme, rest)) => {
+                let transport = match scheme.to_ascii_lowercase().as_str() {
+                    "https" => Transport::Https,
+                    "http" => Transport::Http,
+                    "ssh" => Transport::Ssh,
+                    "git" => Transport::Git,
+                    "file" => Transport::File,
+                    _ => return refuse(&format!("{scheme:?} is not a transport it may use")),
+                };
+                (transport, rest)
+            }
+            None if text.contains("::") => return refuse("it names a remote helper"),
+            None => match text.split_once(':') {
+                Some((host, path)) if !host.contains('/') && !path.is_empty() => (Transport::Ssh, text),
+                _ => {
+                    return Err(Failure::new("the URL of the remote is refused: it names no transport")
+                        .hint("write a folder of this machine as file:///path, and allow \"file\""));
+                }
+            },
+        };
+        let place = rest.split('/').next().unwrap_or_default();
+        if let Some((user, host)) = place.rsplit_once('@') {
+            if user.contains(':') || matches!(transport, Transport::Https | Transport::Http) {
+                return Err(Failure::new("the URL of the remote is refused: it holds credentials")
+                    .hint("put the token into a file that only its owner can read, and name it as remote.token_file"));
+            }
+            if user.starts_with('-') || host.starts_with('-') {
+                return refuse("its host or user starts with a dash");
+            }
+        } else if place.starts_with('-') || (place.is_empty() && transport != Transport::File) {
+            return refuse("it names no host");
         }
-    }
-    Ok(RemoteUrl { text: text.to_owned(), transport })
-}
-
-const EXAMPLES: &str = "examples: https://host/owner/repository.git, ssh://git@host/owner/repository.git";
-
-/// Returns the name of a transport, as settings and git's `protocol.<name>.allow` spell it.
-pub fn name(transport: Transport) -> &'static str {
-    match transport {
-        Transport::Https => "https",
-        Transport::Http => "http",
-        Transport::Ssh => "ssh",
-        Transport::Git => "git",
-        Transport::File => "file",
+        let safe = matches!(transport, Transport::Https | Transport::Ssh);
+        if !safe && !allow.contains(&transport) {
+            let name = transport.name();
+            return Err(Failure::new(format!(
+                "the URL of the remote is refused: {name} proves nothing of the other side"
+            ))
+            .hint(format!("use https or ssh, or add \"{name}\" to remote.allow in refresh.toml")));
+        }
+        Ok(Self { text: text.to_owned(), transport })
     }
 }
 
-/// `user@host:path`
-fn is_ssh_short(text: &str) -> bool {
-    text.split_once(':').is_some_and(|(host, path)| {
-        let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
-        !host.is_empty() && !host.contains('/') && !host.starts_with('-') && !path.is_empty()
-    })
+impl Transport {
+    /// Returns the name, as settings and git's `protocol.<name>.allow` spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Https => "https",
+            Self::Http => "http",
+            Self::Ssh => "ssh",
+            Self::Git => "git",
+            Self::File => "file",
+        }
+    }
 }
 
 #[cfg(test)]
@@ -76,28 +76,45 @@ mod tests {
     use super::*;
 
     #[test]
-    fn protected_transports_are_allowed_and_the_others_only_when_listed() {
-        assert_eq!(parse("https://h/r.git", &[]).unwrap().transport, Transport::Https);
-        assert_eq!(parse("git@h:o/r.git", &[]).unwrap().transport, Transport::Ssh);
-        assert!(parse("git://h/r", &[]).is_err());
-        assert_eq!(parse("git://h/r", &[Transport::Git]).unwrap().transport, Transport::Git);
-        assert!(parse("file:///srv/r", &[Transport::Git]).is_err());
-    }
-
-    #[test]
-    fn what_git_would_read_as_an_option_or_a_helper_is_refused() {
-        for bad in
-            ["-oProxyCommand=x", "ext::sh -c x", "--upload-pack=x", "/srv/repo", "", "ftp://h/r", "h\n:x"]
-        {
-            assert!(parse(bad, &[Transport::File]).is_err(), "{bad:?}");
+    fn https_and_ssh_are_allowed_and_the_others_by_setting_only() {
+        for (text, transport) in [
+            ("https://example.org/a/b.git", Transport::Https),
+            ("ssh://git@example.org/a", Transport::Ssh),
+            ("git@example.org:a/b.git", Transport::Ssh),
+        ] {
+            assert_eq!(RemoteUrl::parse(text, &[]).unwrap().transport, transport, "{text}");
+        }
+        for (text, transport) in [
+            ("http://127.0.0.1:1/a", Transport::Http),
+            ("git://127.0.0.1/a", Transport::Git),
+            ("file:///srv/a.git", Transport::File),
+        ] {
+            assert!(RemoteUrl::parse(text, &[]).is_err(), "{text}");
+            assert_eq!(RemoteUrl::parse(text, &[transport]).unwrap().transport, transport, "{text}");
         }
     }
 
     #[test]
-    fn credentials_in_the_url_are_refused_without_being_repeated() {
-        let failure = parse("https://user:s3cret@h/r.git", &[]).unwrap_err();
-        assert!(failure.summary().contains("credentials"));
-        assert!(!format!("{failure:?}").contains("s3cret"));
-        assert!(parse("ssh://git@h/r.git", &[]).is_ok());
+    fn urls_that_run_commands_or_hold_secrets_are_refused_without_repeating_them() {
+        let all = [Transport::Http, Transport::Git, Transport::File];
+        for text in [
+            "ext::sh -c x",
+            "ext::x",
+            "-x",
+            "",
+            "--upload-pack=x",
+            "/srv/a",
+            "ssh://-oProxyCommand=x/a",
+            "https:///a",
+            "ftp://h/a",
+            "a b",
+            "https://h/a\nb",
+        ] {
+            assert!(RemoteUrl::parse(text, &all).is_err(), "{text}");
+        }
+        for text in ["https://user:s3cret@h/a", "https://s3cret@h/a", "ssh://u:s3cret@h/a"] {
+            let failure = RemoteUrl::parse(text, &all).unwrap_err();
+            assert!(!format!("{failure:?}").contains("s3cret"), "{failure:?}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 //! small service that tells which version it is, real environments.
 //!
 //! The service is a few lines of Python's standard library, so that a start costs little; `tests/fastapi.rs` and the
-//! demo do the same with FastAPI under uvicorn.
+//! demo do the same with `FastAPI` under uvicorn.
 #![expect(unreachable_pub, reason = "a module of a test is private whatever its items say")]
 #![expect(clippy::disallowed_methods, reason = "tests lay out files and start programs")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
@@ -260,8 +260,11 @@ impl Host {
 
     /// The runs that there were.
     pub fn runs(&self) -> Vec<PathBuf> {
-        let mut runs: Vec<PathBuf> =
-            fs::read_dir(self.layout.runs()).into_iter().flatten().map(|entry| entry.unwrap().path()).collect();
+        let mut runs: Vec<PathBuf> = fs::read_dir(self.layout.runs())
+            .into_iter()
+            .flatten()
+            .map(|entry| entry.unwrap().path())
+            .collect();
         runs.sort();
         runs
     }

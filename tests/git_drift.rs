@@ -1,0 +1,417 @@
+//! Local changes are never lost: observed, saved, preserved, restored.
+#![expect(clippy::disallowed_methods, reason = "tests arrange the world that the program finds")]
+
+#[path = "common/git.rs"]
+mod common;
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use common::{World, branch, run, told};
+use ladylinux_refresh::git::drift::DriftKind;
+use ladylinux_refresh::git::path::TreePath;
+use ladylinux_refresh::git::restore::{Present, Restore};
+use ladylinux_refresh::git::saved::SavedKind;
+use ladylinux_refresh::git::{align, save, tree};
+
+fn path(text: &str) -> TreePath {
+    Path::new(text).into()
+}
+
+fn saved(world: &World, id: &str) -> PathBuf {
+    world.layout.run(&run(id)).join("saved")
+}
+
+fn everything() -> Restore {
+    Restore { paths: Vec::new(), present: Present::Refuse }
+}
+
+#[test]
+fn every_kind_of_difference_is_observed_and_nothing_is_changed() {
+    let mut world = World::new();
+    world.install();
+    world.write("src/app.py", b"mine\n");
+    world.write("folder/a", b"x");
+    world.write("alone", b"x");
+    world.write("src/__pycache__/app.cpython-312.pyc", b"x");
+    std::fs::remove_file(world.file("src/util.py")).unwrap();
+    std::fs::set_permissions(world.file("README.md"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let before = world.app_git(&["status", "--porcelain"]);
+    let drift = world.tree().drift(&[], &["alone".to_owned()]).unwrap();
+    let kinds: Vec<(String, DriftKind, bool)> =
+        drift.items.iter().map(|item| (item.path.encoded(), item.kind, item.preserved)).collect();
+    let expected = [
+        ("README.md", DriftKind::Mode, false),
+        ("src/app.py", DriftKind::Modified, false),
+        ("src/util.py", DriftKind::Deleted, false),
+        ("folder", DriftKind::UntrackedFolder, false),
+        ("alone", DriftKind::Untracked, true),
+    ];
+    assert_eq!(kinds, expected.map(|(path, kind, kept)| (path.to_owned(), kind, kept)));
+    assert_eq!(world.app_git(&["status", "--porcelain"]), before);
+    assert!(!drift.is_none());
+}
+
+#[test]
+fn a_modified_file_is_saved_with_content_and_patch_and_comes_back() {
+    let mut world = World::new();
+    world.install();
+    world.write("src/app.py", b"print('mine')\n");
+    world.synced("r1", "main");
+    let place = saved(&world, "r1");
+    assert_eq!(std::fs::read_to_string(place.join("files/src/app.py")).unwrap(), "print('mine')\n");
+    let patch = std::fs::read_to_string(place.join("worktree.patch")).unwrap();
+    assert!(patch.contains("-print('one')") && patch.contains("+print('mine')"), "{patch}");
+    let restored = world.tree().restore(&run("r1"), everything()).unwrap();
+    assert_eq!(restored.paths, [path("src/app.py")]);
+    assert_eq!(world.read("src/app.py"), "print('mine')\n");
+}
+
+#[test]
+fn an_untracked_folder_is_moved_as_it_is_and_costs_nothing() {
+    let mut world = World::new();
+    world.install();
+    world.write("big/inner/blob", b"5 GB");
+    let inode = |path: PathBuf| std::fs::metadata(path).unwrap().ino();
+    let before = (inode(world.file("big")), inode(world.file("big/inner/blob")));
+    let (_, done, _) = world.synced("r1", "main");
+    let place = saved(&world, "r1").join("untracked");
+    assert_eq!(before, (inode(place.join("big")), inode(place.join("big/inner/blob"))));
+    assert_eq!(done.items[0].kind, SavedKind::UntrackedFolder);
+    world
+        .tree()
+        .restore(&run("r1"), Restore { paths: vec![path("big/inner")], present: Present::Refuse })
+        .unwrap();
+    assert_eq!(world.read("big/inner/blob"), "5 GB");
+}
+
+#[test]
+fn a_nested_repository_and_ignored_files_are_moved_whole() {
+    let mut world = World::new();
+    world.commit(&[(".gitignore", "*.db\n")]);
+    world.install();
+    let nested = world.file("NESTED");
+    world.write("NESTED/file", b"x");
+    common::plain_git(&nested, world.owner, &["init", "--quiet"]);
+    world.write("src/state.db", b"rows");
+    world.synced("r1", "main");
+    let place = saved(&world, "r1").join("untracked");
+    assert!(place.join("NESTED/.git/HEAD").exists());
+    assert_eq!(std::fs::read(place.join("src/state.db")).unwrap(), b"rows");
+}
+
+#[test]
+fn a_restore_never_replaces_another_file_unless_told() {
+    let mut world = World::new();
+    world.install();
+    world.write("note", b"old");
+    world.synced("r1", "main");
+    world.write("note", b"new");
+    let failure = world.tree().restore(&run("r1"), everything()).unwrap_err();
+    assert!(told(&failure).contains("note"), "{}", told(&failure));
+    assert_eq!(world.read("note"), "new");
+    world
+        .tree()
+        .restore(&run("r1"), Restore { paths: vec![path("note")], present: Present::Replace })
+        .unwrap();
+    assert_eq!(world.read("note"), "old");
+    assert!(world.tree().restore(&run("r9"), everything()).is_err());
+    let missing = Restore { paths: vec![path("nothing")], present: Present::Refuse };
+    assert!(world.tree().restore(&run("r1"), missing).is_err());
+}
+
+#[test]
+fn names_of_any_bytes_and_modes_come_back() {
+    let mut world = World::new();
+    world.install();
+    let odd = OsStr::from_bytes(b"odd-\xff%41\n");
+    world.write(odd, b"x");
+    std::fs::set_permissions(world.file(odd), std::fs::Permissions::from_mode(0o640)).unwrap();
+    std::os::unix::fs::symlink("nowhere", world.file("dangling")).unwrap();
+    world.synced("r1", "main");
+    world.tree().restore(&run("r1"), everything()).unwrap();
+    assert_eq!(std::fs::metadata(world.file(odd)).unwrap().permissions().mode() & 0o777, 0o640);
+    assert_eq!(std::fs::read_link(world.file("dangling")).unwrap(), Path::new("nowhere"));
+}
+
+#[test]
+fn local_commits_and_every_stash_are_bundled_once_and_come_back() {
+    let mut world = World::new();
+    world.install();
+    for content in ["first", "second"] {
+        world.write("src/app.py", content.as_bytes());
+        world.app_git(&["stash", "--quiet"]);
+    }
+    world.app_git(&["checkout", "--quiet", "-b", "idea"]);
+    world.write("idea.py", b"idea");
+    world.app_git(&["add", "-A"]);
+    world.app_git(&["commit", "--quiet", "-m", "an idea"]);
+    let idea = world.app_git(&["rev-parse", "HEAD"]);
+    world.app_git(&["checkout", "--quiet", "main"]);
+    world.write("README.md", b"mine");
+    world.app_git(&["commit", "--quiet", "-am", "on main"]);
+    let mine = world.app_git(&["rev-parse", "HEAD"]);
+    let stashes = world.app_git(&["log", "--walk-reflogs", "--format=%H", "refs/stash"]);
+    let (_, done, _) = world.synced("r1", "main");
+    let names: Vec<&str> = done.tips.iter().map(|tip| tip.tip.name.as_str()).collect();
+    assert!(
+        ["HEAD", "heads/idea", "heads/main", "stash/0", "stash/1"].iter().all(|name| names.contains(name)),
+        "{names:?}"
+    );
+    // The next run finds idea and the stashes again, and knows that they are safe.
+    let (_, again, _) = world.synced("r2", "main");
+    assert!(
+        !again.tips.is_empty() && again.tips.iter().all(|tip| tip.held_by == Some(run("r1"))),
+        "{again:?}"
+    );
+    assert!(!saved(&world, "r2").join("commits.bundle").exists());
+    assert!(world.tree().prune(&run("r1")).is_err(), "r2 relies on it");
+    // Even a repository from nothing gets them back.
+    std::fs::remove_dir_all(world.app()).unwrap();
+    let commit = world.mirror().pinned(&run("r2")).unwrap().unwrap();
+    world.tree().clone_from(&world.mirror(), &branch("main"), &commit).unwrap();
+    let restored = world.tree().restore(&run("r1"), everything()).unwrap();
+    assert!(restored.refs.contains(&"refs/saved/r1/heads/idea".to_owned()), "{restored:?}");
+    assert_eq!(world.app_git(&["rev-parse", "refs/saved/r1/heads/idea"]), idea);
+    assert_eq!(world.app_git(&["rev-parse", "refs/saved/r1/HEAD"]), mine);
+    for (index, stash) in stashes.lines().enumerate() {
+        assert_eq!(world.app_git(&["rev-parse", &format!("refs/saved/r1/stash/{index}")]), stash);
+    }
+    world.app_git(&["fsck", "--full"]);
+}
+
+#[test]
+fn staged_content_that_is_nowhere_else_is_saved_as_a_patch() {
+    let mut world = World::new();
+    world.install();
+    world.write("src/app.py", b"staged\n");
+    world.app_git(&["add", "src/app.py"]);
+    world.write("src/app.py", b"print('one')\n");
+    world.write("touch", b"x");
+    world.synced("r1", "main");
+    let patch = std::fs::read_to_string(saved(&world, "r1").join("staged.patch")).unwrap();
+    assert!(patch.contains("+staged"), "{patch}");
+}
+
+#[test]
+fn an_operation_in_progress_is_set_aside() {
+    let mut world = World::new();
+    world.install();
+    world.app_git(&["checkout", "--quiet", "-b", "other"]);
+    world.write("README.md", b"theirs\n");
+    world.app_git(&["commit", "--quiet", "-am", "theirs"]);
+    world.app_git(&["checkout", "--quiet", "main"]);
+    world.write("README.md", b"ours\n");
+    world.app_git(&["commit", "--quiet", "-am", "ours"]);
+    let merge = common::git_command(&world.app(), world.owner).args(["merge", "other"]).output().unwrap();
+    assert!(!merge.status.success());
+    assert!(world.tree().inspect().unwrap().operations.contains(&"MERGE_HEAD".to_owned()));
+    world.synced("r1", "main");
+    assert!(saved(&world, "r1").join("git-state/.git/MERGE_HEAD").exists());
+    assert_eq!(world.tree().inspect().unwrap().operations, [] as [String; 0]);
+}
+
+#[test]
+fn preserved_files_stay_whether_tracked_or_not() {
+    let mut world = World::new();
+    world.commit(&[("config/theme.json", "{}\n")]);
+    world.install();
+    world.preserve = vec!["config/*.json".to_owned(), "state".to_owned()];
+    world.write("config/theme.json", b"{\"dark\":true}\n");
+    world.write("config/user.json", b"{}");
+    world.write("state/db", b"rows");
+    world.write("config/junk", b"x");
+    let inode = std::fs::metadata(world.file("config/theme.json")).unwrap().ino();
+    world.commit(&[("config/theme.json", "{\"new\":1}\n")]);
+    let (_, done, aligned) = world.synced("r1", "main");
+    assert_eq!(world.read("config/theme.json"), "{\"dark\":true}\n");
+    assert_eq!(std::fs::metadata(world.file("config/theme.json")).unwrap().ino(), inode);
+    assert_eq!(world.read("config/user.json"), "{}");
+    assert_eq!(world.read("state/db"), "rows");
+    assert!(!world.file("config/junk").exists());
+    assert_eq!(done.preserved, [path("config/user.json"), path("state"), path("config/theme.json")]);
+    assert_eq!(aligned.put_back, [path("config/theme.json")]);
+    assert_eq!(done.taken().count(), 1);
+    // And at the next run again.
+    let (_, done, _) = world.synced("r2", "main");
+    assert_eq!(world.read("config/theme.json"), "{\"dark\":true}\n");
+    assert_eq!(done.taken().count(), 0, "{done:?}");
+}
+
+#[test]
+fn a_preserved_file_whose_place_the_commit_needs_is_saved_instead() {
+    let mut world = World::new();
+    world.install();
+    world.preserve = vec!["data".to_owned(), "list".to_owned()];
+    world.write("data/x", b"mine");
+    world.write("list", b"mine");
+    world.commit(&[("data", "a file now\n"), ("list/part", "a folder now\n")]);
+    let (_, done, _) = world.synced("r1", "main");
+    assert_eq!(world.read("data"), "a file now\n");
+    assert_eq!(std::fs::read(saved(&world, "r1").join("untracked/data/x")).unwrap(), b"mine");
+    assert_eq!(std::fs::read(saved(&world, "r1").join("untracked/list")).unwrap(), b"mine");
+    assert_eq!(done.notes.len(), 2, "{done:?}");
+}
+
+#[test]
+fn an_untracked_preserved_file_that_the_commit_brings_too_keeps_its_content() {
+    let mut world = World::new();
+    world.install();
+    world.preserve = vec!["prefs.json".to_owned()];
+    world.write("prefs.json", b"mine");
+    world.commit(&[("prefs.json", "theirs")]);
+    world.synced("r1", "main");
+    assert_eq!(world.read("prefs.json"), "mine");
+}
+
+#[test]
+fn files_that_an_interrupted_run_had_already_written_are_no_drift() {
+    let mut world = World::new();
+    world.install();
+    let target = world.commit(&[("src/app.py", "print('two')\n"), ("fresh/file", "1\n")]);
+    world.mirror().ensure(&run("r1"), &branch("main")).unwrap();
+    world.write("src/app.py", b"print('two')\n");
+    world.write("fresh/file", b"1\n");
+    let known = [world.deployed.clone(), vec![target.clone()]].concat();
+    assert!(world.tree().drift(&known, &[]).unwrap().is_none());
+    // The branch moved on meanwhile, and the file went away again.
+    world.remote_git(&["rm", "--quiet", "-r", "fresh"]);
+    world.commit_all();
+    world.deployed = known;
+    let (_, done, _) = world.synced("r2", "main");
+    assert!(done.items.is_empty(), "{done:?}");
+    assert!(!world.file("fresh").exists());
+}
+
+#[test]
+fn aligning_stops_before_it_removes_what_was_not_saved() {
+    let mut world = World::new();
+    world.install();
+    let commit = world.commit(&[("src/app.py", "print('two')\n")]);
+    world.mirror().ensure(&run("r1"), &branch("main")).unwrap();
+    assert!(world.tree().align(&run("r1"), &branch("main"), &commit).is_err(), "no save came before");
+    world.save("r1", &commit).unwrap();
+    world.write("late", b"x");
+    let failure = told(&world.tree().align(&run("r1"), &branch("main"), &commit).unwrap_err());
+    assert!(failure.contains("late is neither in a known commit nor saved"), "{failure}");
+    std::fs::remove_file(world.file("late")).unwrap();
+    world.write("src/util.py", b"changed after the save");
+    let failure = told(&world.tree().align(&run("r1"), &branch("main"), &commit).unwrap_err());
+    assert!(failure.contains("src/util.py"), "{failure}");
+    assert_eq!(world.read("src/util.py"), "changed after the save");
+}
+
+#[test]
+fn saved_places_are_listed_with_their_size_and_pruned() {
+    let mut world = World::new();
+    world.install();
+    world.write("a", &[b'x'; 1000]);
+    world.synced("r1", "main");
+    world.write("a", b"y");
+    world.synced("r2", "main");
+    let places = world.tree().saved_places().unwrap();
+    assert_eq!(places.iter().map(|place| place.index.run.as_str()).collect::<Vec<_>>(), ["r1", "r2"]);
+    assert!(places[0].size >= 1000);
+    assert!(world.tree().prune(&run("r1")).unwrap().freed >= 1000);
+    assert!(!saved(&world, "r1").exists());
+    assert_eq!(world.tree().saved_places().unwrap().len(), 1);
+}
+
+/// Kills the worker at each of its checkpoints, for both operations, and lets the next run put things right.
+#[test]
+fn a_kill_in_the_middle_of_saving_or_aligning_loses_nothing() {
+    let mut points = 0;
+    for operation in ["save", "align"] {
+        for at in 1.. {
+            if !killed_at(operation, at) {
+                break;
+            }
+            points += 1;
+        }
+    }
+    println!("kill points: {points}");
+    assert!(points >= 10, "{points}");
+}
+
+/// Returns whether the operation came to its `at`th checkpoint, and checks what follows.
+fn killed_at(operation: &str, at: u32) -> bool {
+    let mut world = World::new();
+    world.commit(&[("config/theme.json", "{}\n"), ("old/file", "x\n")]);
+    world.install();
+    world.preserve = vec!["config/*".to_owned()];
+    world.write("config/theme.json", b"{\"mine\":1}");
+    world.write("config/user.json", b"{\"mine\":2}");
+    world.write("src/app.py", b"changed");
+    world.write("stray/deep", b"stray");
+    world.write("alone", b"alone");
+    world.remote_git(&["rm", "--quiet", "-r", "old"]);
+    let commit = world.commit(&[
+        ("config/theme.json", "{\"new\":1}\n"),
+        ("src/app.py", "print('two')\n"),
+        ("new/x", "1\n"),
+    ]);
+    world.mirror().ensure(&run("r1"), &branch("main")).unwrap();
+    let place = saved(&world, "r1");
+    std::fs::create_dir_all(&place).unwrap();
+    let scratch = world.folder.path().join("scratch");
+    std::fs::create_dir(&scratch).unwrap();
+    let at_place = tree::Place {
+        program: Path::new("/usr/bin/git").into(),
+        home: world.layout.state().join("git").into(),
+        app: world.app().into(),
+        mirror: world.layout.mirror().into(),
+        scratch: scratch.into(),
+    };
+    let request = if operation == "save" {
+        let save = save::SaveRequest {
+            run: run("r1"),
+            runs: world.layout.runs().into(),
+            saved: place.clone().into(),
+            known: world.deployed.clone(),
+            target: commit.clone(),
+            preserve: world.preserve.clone(),
+        };
+        serde_json::to_vec(&save::Request { place: at_place, save }).unwrap()
+    } else {
+        world.save("r1", &commit).unwrap();
+        let saved = place.clone().into();
+        let align = align::Request {
+            place: at_place,
+            saved,
+            branch: branch("main"),
+            commit: commit.clone(),
+            holders: vec![],
+        };
+        serde_json::to_vec(&align).unwrap()
+    };
+    let mut worker = Command::new(env!("CARGO_BIN_EXE_ladylinux-refresh"))
+        .args(["as-owner", &format!("git-{operation}")])
+        .env("LADYLINUX_REFRESH_KILL_AT", at.to_string())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    std::io::Write::write_all(&mut worker.stdin.take().unwrap(), &request).unwrap();
+    let killed = !worker.wait().unwrap().success();
+    world.tree().put_back(&run("r1")).unwrap();
+    world.tree().put_back(&run("r1")).unwrap();
+    assert_eq!(world.read("config/theme.json"), "{\"mine\":1}", "{operation} {at}");
+    world.deployed.push(commit);
+    world.synced("r2", "main");
+    assert_eq!(world.read("config/theme.json"), "{\"mine\":1}", "{operation} {at}");
+    assert_eq!(world.read("config/user.json"), "{\"mine\":2}");
+    assert_eq!(world.read("src/app.py"), "print('two')\n");
+    assert!(!world.file("old").exists() && !world.file("stray").exists() && !world.file("alone").exists());
+    for (path, content) in
+        [("untracked/stray/deep", "stray"), ("untracked/alone", "alone"), ("files/src/app.py", "changed")]
+    {
+        let kept = ["r1", "r2"].iter().any(|id| {
+            std::fs::read_to_string(saved(&world, id).join(path)).is_ok_and(|found| found == content)
+        });
+        assert!(kept, "{operation} {at}: {path}");
+    }
+    killed
+}

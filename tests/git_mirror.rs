@@ -1,0 +1,206 @@
+//! The mirror fetches over real transports, and says what is wrong with a remote.
+#![expect(clippy::disallowed_methods, reason = "tests arrange the world that the program finds")]
+
+#[path = "common/git.rs"]
+mod common;
+
+use std::path::Path;
+use std::time::Duration;
+
+use common::{Daemon, Web, World, branch, remote, run, serve_web, told};
+use ladylinux_refresh::git::history::EntryKind;
+use ladylinux_refresh::git::mirror::Mirror;
+use ladylinux_refresh::process::Owner;
+use ladylinux_refresh::settings::Remote;
+
+fn mirror(world: &World, remote: &Remote) -> Mirror {
+    Mirror::new(&world.git, &world.layout, remote)
+}
+
+#[test]
+fn a_run_fetches_once_and_keeps_its_commit() {
+    let world = World::new();
+    let first = world.tip();
+    let (id, main) = (run("r1"), branch("main"));
+    assert_eq!(world.mirror().pinned(&id).unwrap(), None);
+    assert_eq!(world.mirror().ensure(&id, &main).unwrap(), first);
+    let second = world.commit(&[("a", "1\n")]);
+    std::fs::rename(world.upstream(), world.folder.path().join("away")).unwrap();
+    assert_eq!(world.mirror().ensure(&id, &main).unwrap(), first, "no network is needed any more");
+    std::fs::rename(world.folder.path().join("away"), world.upstream()).unwrap();
+    assert_eq!(world.mirror().remote_tip(&main).unwrap(), second);
+    assert!(!world.mirror().contains(&second).unwrap(), "asking stores nothing");
+    assert_eq!(world.mirror().ensure(&run("r2"), &main).unwrap(), second);
+    assert_eq!(world.mirror().pinned(&id).unwrap(), Some(first.clone()));
+    world.mirror().release(&id).unwrap();
+    assert_eq!(world.mirror().pinned(&id).unwrap(), None);
+    world.mirror().pin(&run("r3"), &first).unwrap();
+    let unknown = ladylinux_refresh::settings::names::CommitId::parse(&"1".repeat(40)).unwrap();
+    assert!(world.mirror().pin(&run("r3"), &unknown).is_err());
+}
+
+#[test]
+fn a_missing_branch_is_told_with_the_nearest_names() {
+    let world = World::new();
+    world.remote_git(&["branch", "feature/login"]);
+    for failure in [
+        world.mirror().ensure(&run("r1"), &branch("feature/logni")).unwrap_err(),
+        world.mirror().remote_tip(&branch("feature/logni")).unwrap_err(),
+    ] {
+        let told = told(&failure);
+        assert!(told.contains("no branch feature/logni") && told.contains("feature/login"), "{told}");
+    }
+}
+
+#[test]
+fn a_branch_that_became_a_folder_of_branches_is_fetched() {
+    let world = World::new();
+    world.remote_git(&["branch", "x"]);
+    world.mirror().ensure(&run("r1"), &branch("x")).unwrap();
+    world.remote_git(&["branch", "-D", "x"]);
+    world.remote_git(&["branch", "x/y"]);
+    world.mirror().ensure(&run("r2"), &branch("x/y")).unwrap();
+}
+
+#[test]
+fn a_damaged_mirror_is_made_anew_and_keeps_what_runs_hold() {
+    let world = World::new();
+    let first = world.mirror().ensure(&run("r1"), &branch("main")).unwrap();
+    std::fs::write(world.layout.mirror().join("HEAD"), "").unwrap();
+    let second = world.commit(&[("a", "1\n")]);
+    assert_eq!(world.mirror().ensure(&run("r2"), &branch("main")).unwrap(), second);
+    assert!(world.mirror().contains(&first).unwrap());
+    std::fs::remove_dir_all(world.layout.mirror().join("objects")).unwrap();
+    let third = world.commit(&[("a", "2\n")]);
+    assert_eq!(world.mirror().ensure(&run("r3"), &branch("main")).unwrap(), third);
+    let state: Vec<_> =
+        std::fs::read_dir(world.layout.state()).unwrap().flatten().map(|entry| entry.file_name()).collect();
+    assert!(!state.iter().any(|name| name.to_string_lossy().contains("new")), "{state:?}");
+}
+
+#[test]
+fn files_contents_and_changes_are_read_from_the_mirror() {
+    let world = World::new();
+    std::os::unix::fs::symlink("src/app.py", world.upstream().join("link")).unwrap();
+    let from = world.commit(&[("b", "1\n")]);
+    world.mirror().ensure(&run("r1"), &branch("main")).unwrap();
+    world.remote_git(&["reset", "--quiet", "--hard", "HEAD~1"]);
+    let to = world.commit(&[("src/app.py", "print('two')\n")]);
+    world.mirror().ensure(&run("r2"), &branch("main")).unwrap();
+    let mirror = world.mirror();
+    let files = mirror.files(&from).unwrap();
+    let link = files.iter().find(|file| file.path == Path::new("link")).unwrap();
+    assert_eq!(link.kind, EntryKind::Symlink);
+    let readme = files.iter().find(|file| file.path == Path::new("README.md")).unwrap();
+    assert_eq!(readme.size, Some(6));
+    assert_eq!(mirror.read(&from, Path::new("README.md")).unwrap().as_deref(), Some(&b"hello\n"[..]));
+    assert_eq!(mirror.read(&from, Path::new("none")).unwrap(), None);
+    let changes = mirror.changes(&from, &to).unwrap();
+    assert_eq!((changes.coming, changes.dropped), (1, 1));
+    assert_eq!(changes.commits[0].id, to);
+    let files: Vec<(char, String)> =
+        changes.files.iter().map(|file| (file.status, file.path.encoded())).collect();
+    assert_eq!(files, [('D', "b".to_owned()), ('D', "link".to_owned()), ('M', "src/app.py".to_owned())]);
+    let copy = world.folder.path().join("copy");
+    mirror.export(&to, &copy, Owner::own()).unwrap();
+    assert_eq!(std::fs::read_to_string(copy.join("src/app.py")).unwrap(), "print('two')\n");
+    assert!(!copy.join(".index").exists());
+}
+
+#[test]
+fn submodules_and_large_file_storage_are_refused_with_a_clear_word() {
+    let world = World::new();
+    let plain = world.mirror().ensure(&run("r0"), &branch("main")).unwrap();
+    world.mirror().check_supported(&plain).unwrap();
+    let pointer =
+        format!("version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 12345\n", "0".repeat(64));
+    for (id, path, content, word) in [
+        ("r1", ".gitattributes", "*.bin filter=lfs diff=lfs\n", "Git LFS"),
+        ("r2", "model.bin", pointer.as_str(), "Git LFS"),
+        ("r3", ".gitmodules", "[submodule \"x\"]\n", "submodule"),
+    ] {
+        world.commit(&[(path, content)]);
+        let commit = world.mirror().ensure(&run(id), &branch("main")).unwrap();
+        let failure = told(&world.mirror().check_supported(&commit).unwrap_err());
+        assert!(failure.contains(word) && failure.contains(path), "{failure}");
+        world.remote_git(&["reset", "--quiet", "--hard", "HEAD~1"]);
+    }
+}
+
+#[test]
+fn git_daemon_is_fetched_from_and_an_unknown_repository_is_told() {
+    let world = World::new();
+    let daemon = Daemon::serve(world.folder.path(), "upstream");
+    assert_eq!(
+        mirror(&world, &remote(&daemon.url)).ensure(&run("r1"), &branch("main")).unwrap(),
+        world.tip()
+    );
+    let failure =
+        mirror(&world, &remote(&format!("{}-not", daemon.url))).remote_tip(&branch("main")).unwrap_err();
+    assert!(told(&failure).contains("no repository"), "{}", told(&failure));
+}
+
+#[test]
+fn a_token_file_opens_a_protected_server_and_never_shows() {
+    let world = World::new();
+    // "x-access-token:s3cret"
+    let credentials = "eC1hY2Nlc3MtdG9rZW46czNjcmV0";
+    let port = serve_web(Web::Protected { base: world.folder.path().into(), credentials });
+    let token = world.folder.path().join("token");
+    std::fs::write(&token, "s3cret\n").unwrap();
+    let mut remote = remote(&format!("http://127.0.0.1:{port}/upstream/.git"));
+    let main = branch("main");
+    let failure = told(&mirror(&world, &remote).remote_tip(&main).unwrap_err());
+    assert!(failure.contains("refused the credentials"), "{failure}");
+    remote.token_file = Some(token.clone());
+    set_mode(&token, 0o644);
+    let failure = told(&mirror(&world, &remote).ensure(&run("r1"), &main).unwrap_err());
+    assert!(failure.contains("chmod 600"), "{failure}");
+    set_mode(&token, 0o600);
+    assert_eq!(mirror(&world, &remote).ensure(&run("r1"), &main).unwrap(), world.tip());
+    std::fs::write(&token, "wr0ng\n").unwrap();
+    let failure = told(&mirror(&world, &remote).ensure(&run("r2"), &main).unwrap_err());
+    assert!(failure.contains("refused the credentials"), "{failure}");
+    assert!(!failure.contains("wr0ng"), "{failure}");
+    let config = std::fs::read_to_string(world.layout.mirror().join("config")).unwrap();
+    assert!(!config.contains("s3cret") && !config.contains("127.0.0.1"), "{config}");
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);
+    std::fs::set_permissions(path, permissions).unwrap();
+}
+
+#[test]
+fn a_remote_that_stalls_is_given_up() {
+    let world = World::new();
+    let port = serve_web(Web::Silent);
+    for url in [format!("http://127.0.0.1:{port}/x"), format!("git://127.0.0.1:{port}/x")] {
+        let remote = Remote { stall: Some(Duration::from_secs(1)), ..remote(&url) };
+        let failure = told(&mirror(&world, &remote).ensure(&run("r1"), &branch("main")).unwrap_err());
+        assert!(failure.contains("stopped sending"), "{failure}");
+    }
+    let url = format!("git://127.0.0.1:{port}/x");
+    let remote = Remote { deadline: Some(Duration::from_millis(300)), ..remote(&url) };
+    let failure = told(&mirror(&world, &remote).remote_tip(&branch("main")).unwrap_err());
+    assert!(failure.contains("deadline"), "{failure}");
+}
+
+#[test]
+fn a_remote_that_cannot_be_reached_is_told() {
+    let world = World::new();
+    for url in ["git://127.0.0.1:1/x", "http://127.0.0.1:1/x"] {
+        let failure = told(&mirror(&world, &remote(url)).ensure(&run("r1"), &branch("main")).unwrap_err());
+        assert!(failure.contains("cannot be reached"), "{failure}");
+    }
+    let failure = mirror(&world, &Remote::default()).ensure(&run("r1"), &branch("main")).unwrap_err();
+    assert!(told(&failure).contains("no remote is configured"));
+}
+
+#[test]
+fn a_hostile_configuration_of_the_caller_is_not_read() {
+    let world = World::new();
+    let file = world.layout.state().join("git/.gitconfig");
+    assert!(std::fs::read_to_string(&file).unwrap().contains("allow = never"));
+    assert!(world.mirror().ensure(&run("r1"), &branch("main")).is_ok());
+}
