@@ -155,10 +155,10 @@ impl Restoring<'_> {
             }
             // Something inside a folder that was saved as one.
             for path in self.wanted.paths.iter().map(TreePath::as_path) {
-                if let Ok(inside) = path.strip_prefix(at) {
-                    if is_there(&stored.join(inside)) {
-                        work.push((stored.join(inside), path.to_path_buf(), item));
-                    }
+                if let Ok(inside) = path.strip_prefix(at)
+                    && is_there(&stored.join(inside))
+                {
+                    work.push((stored.join(inside), path.to_path_buf(), item));
                 }
             }
         }

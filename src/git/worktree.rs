@@ -253,10 +253,10 @@ fn sweep(folder: &Path) {
         let mut parts = name.split('-');
         let pid = parts.next().and_then(|pid| pid.parse().ok());
         let started = parts.next().and_then(|started| started.parse().ok());
-        if let (Some(pid), Some(started)) = (pid, started) {
-            if !(ProcessId { pid, started }.is_alive()) {
-                let _ = disk::remove_tree(&entry.path());
-            }
+        if let (Some(pid), Some(started)) = (pid, started)
+            && !(ProcessId { pid, started }).is_alive()
+        {
+            let _ = disk::remove_tree(&entry.path());
         }
     }
 }
