@@ -100,7 +100,9 @@ impl Align<'_> {
         self.mend_head()?;
         let allowed = self.allowed(&handoff)?;
         self.check_nothing_unsaved(&allowed)?;
-        disk::write_atomic(&saved::reset_mark(place), b"", 0o600)?;
+        if saved::read(place)?.is_some() {
+            disk::write_atomic(&saved::reset_mark(place), b"", 0o600)?;
+        }
         self.fetch_and_reset(&allowed)?;
         checkpoint::reach("git:reset");
         self.sweep(&allowed)?;

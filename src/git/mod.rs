@@ -123,6 +123,9 @@ impl Git {
         if let Some(index) = &repository.index {
             program = program.env("GIT_INDEX_FILE", index);
         }
+        if repository.passing {
+            program = program.args(["-c", "core.fsync=none"]);
+        }
         if !repository.borrowed.is_empty() {
             program = program.env("GIT_ALTERNATE_OBJECT_DIRECTORIES", path_list(&repository.borrowed));
         }
@@ -165,17 +168,25 @@ struct Repository {
     git_dir: PathBuf,
     work_tree: Option<PathBuf>,
     index: Option<PathBuf>,
+    /// Whether what is written there matters after a crash.
+    passing: bool,
     /// Folders of objects that are read besides the repository's own.
     borrowed: Vec<PathBuf>,
 }
 
 impl Repository {
     fn bare(git_dir: impl Into<PathBuf>) -> Self {
-        Self { git_dir: git_dir.into(), work_tree: None, index: None, borrowed: Vec::new() }
+        Self { git_dir: git_dir.into(), work_tree: None, index: None, passing: false, borrowed: Vec::new() }
     }
 
     fn with_tree(mut self, tree: impl Into<PathBuf>) -> Self {
         self.work_tree = Some(tree.into());
+        self
+    }
+
+    /// Nothing in it is needed after a crash, so nothing has to be synced.
+    fn passing(mut self) -> Self {
+        self.passing = true;
         self
     }
 

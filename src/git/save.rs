@@ -387,7 +387,7 @@ impl<'a> Save<'a> {
         let scratch = self.tree.scratch_repository("bundle.git", "", &first.commit)?;
         let line = |tip: &&Tip| format!("{} refs/saved/{}\n", tip.commit, tip.name);
         let refs = fresh.iter().map(line).collect::<Vec<_>>().concat();
-        disk::write_atomic(&scratch.git_dir.join("packed-refs"), refs.as_bytes(), 0o600)?;
+        disk::write_passing(&scratch.git_dir.join("packed-refs"), refs.as_bytes(), 0o600)?;
         let known = self
             .tree
             .git
@@ -425,7 +425,9 @@ impl<'a> Save<'a> {
             accounted: replaced.chain(explained).collect(),
             preserved: preserved.iter().map(|path| path.as_path().into()).collect(),
         };
-        disk::write_json(&folder.join("handoff.json"), &handoff, 0o600)
+        let bytes =
+            serde_json::to_vec(&handoff).context(|| "cannot encode what is handed over".to_owned())?;
+        disk::write_passing(&folder.join("handoff.json"), &bytes, 0o600)
     }
 }
 
