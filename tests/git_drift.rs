@@ -456,31 +456,3 @@ fn killed_at(operation: &str, at: u32) -> bool {
     }
     killed
 }
-
-#[test]
-#[ignore = "a measurement, not a proof"]
-fn timing() {
-    let mut world = World::new();
-    let files: Vec<(String, String)> =
-        (0..400).map(|n| (format!("d{}/f{n}.py", n % 20), format!("{n}\n").repeat(8000))).collect();
-    world.commit(&files.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect::<Vec<_>>());
-    world.install();
-    for n in 0..3 {
-        let commit = world.commit(&[("d1/f1.py", &format!("{n}")), ("d2/f2.py", &format!("{n}"))]);
-        let id = run(&format!("t{n}"));
-        let time = std::time::Instant::now();
-        world.mirror().ensure(&id, &branch("main")).unwrap();
-        let ensure = time.elapsed();
-        let done = world.save(id.as_str(), &commit).unwrap();
-        let saved = time.elapsed();
-        world.tree().align(&id, &branch("main"), &commit).unwrap();
-        let aligned = time.elapsed();
-        world.tree().prove(&commit, &done.preserved).unwrap();
-        eprintln!(
-            "ensure {ensure:?} save {:?} align {:?} prove {:?}",
-            saved - ensure,
-            aligned - saved,
-            time.elapsed() - aligned
-        );
-    }
-}

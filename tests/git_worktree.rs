@@ -2,7 +2,7 @@
 #![expect(
     clippy::disallowed_methods,
     clippy::disallowed_macros,
-    clippy::unwrap_used,
+    clippy::print_stderr,
     reason = "tests arrange the world that the program finds"
 )]
 
@@ -144,7 +144,7 @@ fn files_and_folders_without_permission_bits_are_aligned() {
     let mut world = World::owned_by(stranger().unwrap_or_else(Owner::own));
     world.install();
     let close = |path: &str| {
-        std::fs::set_permissions(world.file(path), std::fs::Permissions::from_mode(0o000)).unwrap()
+        std::fs::set_permissions(world.file(path), std::fs::Permissions::from_mode(0o000)).unwrap();
     };
     world.write("private/note", b"n");
     close("src/util.py");
