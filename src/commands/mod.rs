@@ -39,12 +39,12 @@ pub fn dispatch(cli: Cli) -> Result<Ended, Error> {
     match cli.command {
         // The supervisor handles its own signals.
         Command::Supervise => return service::supervise(&layout),
-        Command::AsOwner(args) => return as_owner::answer(&args),
         Command::GitCredential(args) => return as_owner::credential(&args),
         _ => {}
     }
     interrupt::install().map_err(|failure| Error::Bug(failure.chain().join(": ")))?;
     match cli.command {
+        Command::AsOwner(args) => as_owner::answer(&args),
         Command::Run(args) if args.dry_run => plan::plan(&layout, &plan::PlanWish::dry_run(args)),
         Command::Run(args) => run::run(&layout, &args),
         Command::Plan(args) => plan::plan(&layout, &plan::PlanWish::plan(args)),
@@ -56,7 +56,7 @@ pub fn dispatch(cli: Cli) -> Result<Ended, Error> {
         Command::Service(command) => service::service(&layout, &command),
         Command::Drift(command) => drift::drift(&layout, &command),
         Command::Demo(args) => demo::demo(&args),
-        Command::Supervise | Command::AsOwner(_) | Command::GitCredential(_) => Ok(Ended::Done),
+        Command::Supervise | Command::GitCredential(_) => Ok(Ended::Done),
     }
 }
 

@@ -218,7 +218,7 @@ impl Tree {
         if names.is_empty() {
             return Ok(Some(names));
         }
-        let list: String = names.iter().map(|tip| format!("{}\n", tip.commit)).collect();
+        let list = names.iter().map(|tip| tip.commit.as_str()).collect::<Vec<_>>().join("\n") + "\n";
         let program = self.git.at(&self.both()).args(["rev-list", "--stdin", "--not", "--all"]);
         let listed = self.git.runner().run(&program.input(list.into_bytes()))?;
         if !listed.succeeded() {
@@ -294,7 +294,8 @@ fn parse_names(text: &str) -> Vec<Tip> {
             let mut words = line.splitn(4, ' ');
             let (object, peeled, kind) = (words.next()?, words.next()?, words.next()?);
             let name = words.next()?.strip_prefix("refs/")?;
-            if name.starts_with("remotes/") {
+            // Each stash comes from the log, the one that this name holds included.
+            if name.starts_with("remotes/") || name == "stash" {
                 return None;
             }
             let commit = match kind {
