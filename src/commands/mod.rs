@@ -20,7 +20,7 @@ use crate::cli::{Cli, Command, Format, LockArgs, ReportArgs};
 use crate::error::{Context as _, Failure, Outcome};
 use crate::event::{Events, Subscriber};
 use crate::exit::{Ended, Error, Refusal};
-use crate::installation::{self, Installation};
+use crate::installation::{self, Installation, as_typed};
 use crate::journal::run_lock::{self, RunLock, Taken};
 use crate::process::{Runner, interrupt};
 use crate::report::human::{self, Detail, Human};
@@ -61,11 +61,12 @@ pub fn dispatch(cli: Cli) -> Result<Ended, Error> {
 }
 
 /// Tells what ended a command, on standard error. A run has told its end already, through its reporter.
-pub fn complain(error: &Error) {
+pub fn complain(error: &Error, root: Option<&Path>) {
     if matches!(error, Error::Run(..)) {
         return;
     }
-    for line in human::error(error) {
+    let layout = layout(root).unwrap_or_else(|_| Layout::below("/"));
+    for line in human::error(error, |command| as_typed(&layout, command)) {
         screen::complain(&line);
     }
 }
@@ -96,10 +97,9 @@ fn open_with(layout: &Layout, during: &str, overrides: Overrides) -> Result<Inst
 
 /// Tells a failure of a command together with the state of the service.
 fn refuse(on: &Installation, during: &str, failure: Failure, next: &str) -> Error {
-    let hints: Vec<String> = failure.hints().iter().map(|hint| on.as_typed(hint)).collect();
     Error::Refused(Box::new(Refusal {
         during: during.to_owned(),
-        failure: failure.with_hints(hints),
+        failure,
         service: on.service_in_words(),
         next: Some(on.as_typed(next)),
     }))
