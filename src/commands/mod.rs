@@ -36,15 +36,11 @@ use crate::settings::names::RunId;
 pub fn dispatch(cli: Cli) -> Result<Ended, Error> {
     rustix::process::umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);
     let layout = layout(cli.root.as_deref()).map_err(Error::Usage)?;
-    match cli.command {
-        // The supervisor handles its own signals.
-        Command::Supervise => return service::supervise(&layout),
-        Command::GitCredential(args) => return as_owner::credential(&args),
-        _ => {}
+    // The supervisor handles its own signals.
+    if !matches!(cli.command, Command::Supervise) {
+        interrupt::install().map_err(|failure| Error::Bug(failure.chain().join(": ")))?;
     }
-    interrupt::install().map_err(|failure| Error::Bug(failure.chain().join(": ")))?;
     match cli.command {
-        Command::AsOwner(args) => as_owner::answer(&args),
         Command::Run(args) if args.dry_run => plan::plan(&layout, &plan::PlanWish::dry_run(args)),
         Command::Run(args) => run::run(&layout, &args),
         Command::Plan(args) => plan::plan(&layout, &plan::PlanWish::plan(args)),
@@ -56,7 +52,9 @@ pub fn dispatch(cli: Cli) -> Result<Ended, Error> {
         Command::Service(command) => service::service(&layout, &command),
         Command::Drift(command) => drift::drift(&layout, &command),
         Command::Demo(args) => demo::demo(&args),
-        Command::Supervise | Command::GitCredential(_) => Ok(Ended::Done),
+        Command::Supervise => service::supervise(&layout),
+        Command::AsOwner(args) => as_owner::answer(&args),
+        Command::GitCredential(args) => as_owner::credential(&args),
     }
 }
 
