@@ -56,7 +56,7 @@ const CONFIGURATION: &str = "\
 ";
 
 /// What is set on every command line, above whatever a repository's own configuration says.
-const HARDENED: [&str; 20] = [
+const HARDENED: [&str; 19] = [
     "core.hooksPath=/dev/null",
     "core.fsmonitor=false",
     "core.untrackedCache=false",
@@ -69,7 +69,6 @@ const HARDENED: [&str; 20] = [
     "core.symlinks=true",
     "core.sparseCheckout=false",
     "core.fsync=all",
-    "core.fsyncObjectFiles=true",
     "core.pager=cat",
     "gc.auto=0",
     "maintenance.auto=false",
