@@ -167,11 +167,9 @@ fn look(
     interrupt::check()?;
     let recovered = recover::recover(&on.layout, on.runner.events(), |run| on.tree.put_back(run))?;
     let mut observed = Observed::of(on)?;
-    let problems = preflight::check(on, &observed);
+    let checked = preflight::check(on, &observed);
     interrupt::check()?;
-    if !problems.is_empty() {
-        return Err(together(problems));
-    }
+    checked?;
     let target = choose(on)?;
     if when == When::IfChanged {
         observed = observed.with_drift(on, &recovered.aimed)?;
@@ -181,18 +179,6 @@ fn look(
         }
     }
     Ok((target, Found::Fit { observed: Box::new(observed), aimed: recovered.aimed }))
-}
-
-/// One failure of many: each with its cause and hint.
-fn together(mut problems: Vec<Failure>) -> Failure {
-    if problems.len() == 1 {
-        return problems.remove(0);
-    }
-    let count = problems.len();
-    let told: Vec<String> =
-        problems.iter().map(|problem| format!("- {}", problem.chain().join(": "))).collect();
-    let all = Failure::new(format!("{count} things speak against a refresh:\n{}", told.join("\n")));
-    problems.iter().flat_map(Failure::hints).fold(all, Failure::hint)
 }
 
 fn word(observed: &Observed) -> &'static str {
