@@ -17,12 +17,12 @@ use crate::refresh::status::{self, Brief};
 use crate::refresh::{self, Target};
 use crate::report::PhaseReport;
 use crate::settings::environment;
-use crate::settings::layers::{Layers, Overrides};
+use crate::settings::layers::Overrides;
 use crate::settings::layout::Layout;
 use crate::settings::names::{BranchName, RunId};
 use crate::status_file;
 
-use super::{lock, reporter};
+use super::{lock, reporter, settings};
 
 /// Refreshes an installation.
 pub(super) fn run(layout: &Layout, args: &RunArgs) -> Result<Ended, Error> {
@@ -89,8 +89,7 @@ pub(super) fn refresh(
 ) -> Result<Ended, Error> {
     let started_at = clock::now();
     let start = clock::monotonic();
-    let layers = Layers::read(layout, wish.overrides.clone()).map_err(Error::Usage)?;
-    layers.resolve().map_err(Error::Usage)?;
+    let layers = settings(layout, wish.overrides.clone())?;
     let run = RunId::new(started_at, std::process::id());
     let events = Arc::new(Events::new(vec![reporter(&wish.report)]));
     installation::check_there(layout)

@@ -259,16 +259,19 @@ pub fn error(error: &crate::exit::Error) -> Vec<String> {
         Error::Usage(failure) => {
             let mut lines =
                 vec![format!("{}: {}", paint(Tone::Bad, "error"), harmless(&failure.chain().join(": ")))];
-            lines.extend(failure.hints().iter().map(|hint| format!("  try        {}", harmless(hint))));
+            let mut hints = failure.hints();
+            let next = hints.pop_if(|last| last.starts_with("ladylinux-refresh "));
+            lines.extend(hints.iter().map(|hint| format!("  try        {}", harmless(hint))));
             lines.push("  service    not touched".to_owned());
-            lines.push(format!("  next       {}", paint(Tone::Strong, "ladylinux-refresh --help")));
+            let next = next.map_or_else(|| "ladylinux-refresh --help".to_owned(), |next| harmless(&next));
+            lines.push(format!("  next       {}", paint(Tone::Strong, &next)));
             lines
         }
         Error::Refused(refusal) => {
             let Refusal { during, failure, service, next } = refusal.as_ref();
             refused(during, &failure.chain(), service, &failure.hints(), next.as_deref())
         }
-        Error::Locked(holder) => locked(holder.as_deref()),
+        Error::Locked { holder, next } => locked(holder.as_deref(), next),
         Error::Run(report) => {
             report.error.iter().flat_map(|error| error_lines(error, &state(report))).collect()
         }
@@ -280,7 +283,7 @@ pub fn error(error: &crate::exit::Error) -> Vec<String> {
     }
 }
 
-fn locked(holder: Option<&Holder>) -> Vec<String> {
+fn locked(holder: Option<&Holder>, next: &str) -> Vec<String> {
     let who = match holder {
         Some(holder) => {
             let run = holder.run.as_ref().map(|run| format!(", run {run}")).unwrap_or_default();
@@ -291,6 +294,6 @@ fn locked(holder: Option<&Holder>) -> Vec<String> {
     vec![
         format!("{}: {who} holds the lock", paint(Tone::Bad, "error")),
         "  service    left to that run".to_owned(),
-        format!("  next       {}", paint(Tone::Strong, "ladylinux-refresh run --lock-timeout 300")),
+        format!("  next       {}", paint(Tone::Strong, next)),
     ]
 }
