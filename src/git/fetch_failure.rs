@@ -97,6 +97,9 @@ pub fn parse_fetch_failure(stderr: &[u8]) -> FetchFailure {
         "operation timed out after",
     ]) {
         FetchFailure::Stalled
+    } else if says(&["repository not exported"]) {
+        // git daemon has one sentence for "access denied" and this, and it knows no credentials.
+        FetchFailure::UnknownRepository
     } else if says(&[
         "authentication failed",
         "could not read username",
@@ -131,7 +134,6 @@ pub fn parse_fetch_failure(stderr: &[u8]) -> FetchFailure {
         "' not found",
         "does not appear to be a git repository",
         "no such repository",
-        "repository not exported",
         "error: 404",
         "does not exist",
     ]) {
@@ -173,7 +175,7 @@ mod tests {
 
     #[test]
     fn what_git_says_is_told_apart() {
-        let cases: [(&str, FetchFailure); 12] = [
+        let cases: [(&str, FetchFailure); 13] = [
             ("fatal: unable to access 'https://h/r/': Could not resolve host: h", FetchFailure::Unreachable),
             (
                 "fatal: unable to access 'http://h/': Failed to connect to h port 80",
@@ -202,6 +204,10 @@ mod tests {
             (
                 "error: inflate: data stream error\nfatal: loose object ab is corrupt",
                 FetchFailure::LocalDamage,
+            ),
+            (
+                "fatal: remote error: access denied or repository not exported: /x",
+                FetchFailure::UnknownRepository,
             ),
             ("something new", FetchFailure::Other),
         ];
