@@ -163,7 +163,7 @@ pub fn report(report: &Report) -> Vec<String> {
             if report.saved.count == 1 { "" } else { "s" },
             shortened(&report.saved.paths, report.saved.count)
         ));
-        lines.push(format!("               look: ladylinux-refresh drift show {}", report.run));
+        lines.extend(report.saved.look.iter().map(|look| format!("               look: {look}")));
     }
     if !report.preserved.is_empty() {
         let count = report.preserved.len();
