@@ -327,9 +327,9 @@ fn what_a_commit_says_wrong_is_found_while_the_old_version_serves() {
 #[test]
 fn rw_7_1b_a_hook_that_hangs_or_floods_is_ended_and_told() {
     let host = Host::running();
-    let hook = |command: &str| {
+    let hook = |deadline: &str, command: &str| {
         let table = format!(
-            "[[hook]]\nname = \"bad\"\nkind = \"migration\"\ndeadline = \"500ms\"\ncommand = [\"sh\", \"-c\", '''{command}''']\n"
+            "[[hook]]\nname = \"bad\"\nkind = \"migration\"\ndeadline = \"{deadline}\"\ncommand = [\"sh\", \"-c\", '''{command}''']\n"
         );
         host.configure("", &table);
     };
@@ -339,7 +339,7 @@ fn rw_7_1b_a_hook_that_hangs_or_floods_is_ended_and_told() {
         format!("echo $$ > {}; while :; do head -c 9999999 /dev/zero; done", left.display()),
         format!("echo $$ > {}; sleep 600 & sleep 600", left.display()),
     ] {
-        hook(&flood);
+        hook("500ms", &flood);
         let said = host.tool(["run"]).expect(1);
         let said = said.tells(
             &host,
@@ -358,7 +358,7 @@ fn rw_7_1b_a_hook_that_hangs_or_floods_is_ended_and_told() {
         assert!(said.all().len() < 32 << 20);
     }
     // A flood that ends in time is no failure.
-    hook("yes flooding | head -c 20000000");
+    hook("60s", "yes flooding | head -c 20000000");
     host.tool(["run"]).expect(0);
     assert_eq!(host.version().as_deref(), Some("one"));
 }
@@ -434,7 +434,7 @@ fn a_stranger_on_the_port_is_named_and_left_alone() {
     taker.kill().unwrap();
     taker.wait().unwrap();
     assert!(alive, "the stranger was ended");
-    said.tells(&host, &["error in step 5 (restart)", &port, &format!("process {}", taker.id())]);
+    said.tells(&host, &["error in step 5 (restart)", &port, "python3", &format!("process {}", taker.id())]);
     assert!(host.fenced());
 }
 
@@ -468,7 +468,7 @@ fn a_tree_that_cannot_be_refreshed_is_refused() {
     fs::remove_dir_all(host.layout.home().join(".git")).unwrap();
 
     reconfigure(&host, "installer = \"uv\"", "installer = \"uv\"\ninterpreter = \"python9.9\"");
-    refused(&host, &["run"], 3, &["in preflight: ", "python9.9", "not found"]);
+    refused(&host, &["run"], 3, &["in preflight: ", "no Python interpreter \"python9.9\""]);
     host.configure("", "");
 
     fs::write(host.layout.env_file(), "LADYLINUX_PORT=many\n").unwrap();
@@ -533,10 +533,10 @@ fn rw_6_1_a_protected_path_inside_the_work_tree_is_refused_by_whatever_route() {
     // Mounts show no other trace than the kernel's table.
     let (app, store, models) = (app.display(), app.join("store").display().to_string(), models.display());
     for (script, says) in [
-        (format!("mount --bind {store} {models}"), "lies inside the work tree"),
-        (format!("mount --bind {app} {models}"), "inside the work tree"),
-        (format!("mount --bind {models} {store}"), "mount"),
-        (format!("mount -t tmpfs none {store}"), "mount"),
+        (format!("mount --bind {store} {models}"), "is mounted from inside the work tree"),
+        (format!("mount --bind {app} {models}"), "is mounted from inside the work tree"),
+        (format!("mount --bind {models} {store}"), "there is a mount inside the work tree"),
+        (format!("mount -t tmpfs none {store}"), "there is a mount inside the work tree"),
     ] {
         for arguments in [&["run"][..], &["run", "--no-stage"]] {
             refused_by(&host, in_namespace(&host, &script, arguments), 3, &["in preflight: ", says]);
