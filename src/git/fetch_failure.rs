@@ -97,9 +97,6 @@ pub fn parse_fetch_failure(stderr: &[u8]) -> FetchFailure {
         "operation timed out after",
     ]) {
         FetchFailure::Stalled
-    } else if says(&["repository not exported"]) {
-        // git daemon has one sentence for "access denied" and this, and it knows no credentials.
-        FetchFailure::UnknownRepository
     } else if says(&[
         "authentication failed",
         "could not read username",
@@ -109,7 +106,6 @@ pub fn parse_fetch_failure(stderr: &[u8]) -> FetchFailure {
         "error: 401",
         "error: 403",
         "invalid credentials",
-        "access denied",
     ]) {
         FetchFailure::Authentication
     } else if says(&[
@@ -134,6 +130,7 @@ pub fn parse_fetch_failure(stderr: &[u8]) -> FetchFailure {
         "' not found",
         "does not appear to be a git repository",
         "no such repository",
+        "repository not exported",
         "error: 404",
         "does not exist",
     ]) {
@@ -175,7 +172,7 @@ mod tests {
 
     #[test]
     fn what_git_says_is_told_apart() {
-        let cases: [(&str, FetchFailure); 13] = [
+        let cases: [(&str, FetchFailure); 12] = [
             ("fatal: unable to access 'https://h/r/': Could not resolve host: h", FetchFailure::Unreachable),
             (
                 "fatal: unable to access 'http://h/': Failed to connect to h port 80",
@@ -204,10 +201,6 @@ mod tests {
             (
                 "error: inflate: data stream error\nfatal: loose object ab is corrupt",
                 FetchFailure::LocalDamage,
-            ),
-            (
-                "fatal: remote error: access denied or repository not exported: /x",
-                FetchFailure::UnknownRepository,
             ),
             ("something new", FetchFailure::Other),
         ];
