@@ -235,8 +235,14 @@ impl Daemon {
     pub fn serve(base: &Path, name: &str) -> Self {
         // The port is free now; git daemon cannot pick one itself.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut child = git_command(base, Owner::own())
-            .args(["daemon", "--reuseaddr", "--export-all", "--verbose", "--listen=127.0.0.1"])
+        // Started by its own name: `git daemon` is a process of git around it, which alone would be ended.
+        let program = Path::new(&plain_git(base, Owner::own(), &["--exec-path"])).join("git-daemon");
+        let mut child = Command::new(program)
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("GIT_CONFIG_NOSYSTEM", "1")
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .args(["--reuseaddr", "--export-all", "--verbose", "--listen=127.0.0.1"])
             .arg(format!("--port={port}"))
             .arg(format!("--base-path={}", base.display()))
             .stderr(Stdio::piped())
