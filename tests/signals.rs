@@ -214,7 +214,7 @@ fn rw_7_1a_an_interrupt_after_the_stop_halts_properly_in_every_step() {
     let held = hold.reached(&mut run);
     send(&run, Signal::TERM);
     drop(held);
-    halted(&host, end(run), 143, "sync");
+    halted(&host, end(run), 143, "stop");
     env("");
     host.push(&[("server.py", SERVER)]);
     host.tool(["run"]).expect(0);
