@@ -180,6 +180,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
 fn every_command_that_a_document_or_a_message_shows_is_understood() {
     let mut shown = documents();
     sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut shown);
+    use clap::error::ErrorKind::{InvalidValue, MissingRequiredArgument};
     let mut count = 0;
     for path in shown {
         let text = fs::read_to_string(&path).unwrap();
@@ -207,9 +208,9 @@ fn every_command_that_a_document_or_a_message_shows_is_understood() {
             let cut_short = rest[end..].starts_with(['{', '\\']);
             match Cli::try_parse_from(&words) {
                 Ok(_) => count += 1,
-                // What follows is filled in: an argument is missing here only.
-                Err(error)
-                    if cut_short && error.kind() == clap::error::ErrorKind::MissingRequiredArgument => {}
+                // What follows is filled in: a value is missing here only.
+                Err(error) if cut_short && matches!(error.kind(), MissingRequiredArgument | InvalidValue) => {
+                }
                 Err(error) => panic!("{}: {line:?}: {error}", path.display()),
             }
         }
