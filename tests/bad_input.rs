@@ -84,9 +84,6 @@ fn refused_by(host: &Host, mut command: Command, code: i32, says: &[&str]) -> Ra
     assert_eq!(before.service, after.service, "the service is another one\n{}", said.all());
     assert!(!after.fenced, "fenced\n{}", said.all());
     assert_eq!(host.version().as_deref(), Some("one"), "the old version does not answer");
-    if std::env::var_os("SHOW").is_some() {
-        println!("--- {command:?}\n{}", said.all());
-    }
     said.tells(host, says)
 }
 
@@ -169,6 +166,12 @@ fn what_is_typed_wrong_is_told_before_anything_happens() {
         assert!(!said.err.contains('\u{7}') && !said.err.contains("u:p@"), "{arguments:?}\n{}", said.err);
         assert!(said.out.is_empty(), "{arguments:?}\n{}", said.out);
     }
+    let mut command = host.command(["run"]);
+    let said = ran(command.env("LADYLINUX_REFRESH_INSTALLER", "conda").output().unwrap()).expect(2);
+    assert!(said.err.contains("LADYLINUX_REFRESH_INSTALLER is \"conda\""), "{}", said.err);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ladylinux-refresh"));
+    let said = ran(command.args(["--root", "", "run"]).env_clear().output().unwrap()).expect(2);
+    assert!(said.err.contains("--root"), "{}", said.err);
     assert_eq!(before, state(&host));
     assert_eq!(host.version().as_deref(), Some("one"));
 }
@@ -584,8 +587,6 @@ fn what_the_owner_of_the_tree_cannot_remove_is_named_with_its_repair() {
                 &["in preflight: ", says, &format!("chattr {clear} '{}'", file.display())],
             );
             assert!(chattr(clear));
-        } else {
-            eprintln!("this file system knows no flags");
         }
     }
     fs::remove_file(&file).unwrap();

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use clap::error::ErrorKind::{InvalidValue, MissingRequiredArgument};
 use clap::{CommandFactory as _, Parser as _};
 use host::{Host, Ran, ran};
 use ladylinux_refresh::cli::Cli;
@@ -35,7 +36,7 @@ fn tables(document: &str) -> BTreeMap<String, Vec<Vec<String>>> {
     let mut heading = String::new();
     for line in document.lines() {
         if let Some(title) = line.strip_prefix('#') {
-            heading = title.trim_start_matches('#').trim().to_owned();
+            title.trim_start_matches('#').trim().clone_into(&mut heading);
         }
         if let Some(row) = line.strip_prefix("| ").and_then(|row| row.strip_suffix(" |")) {
             let cells = row.split(" | ").map(|cell| cell.trim().to_owned()).collect();
@@ -180,7 +181,6 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
 fn every_command_that_a_document_or_a_message_shows_is_understood() {
     let mut shown = documents();
     sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut shown);
-    use clap::error::ErrorKind::{InvalidValue, MissingRequiredArgument};
     let mut count = 0;
     for path in shown {
         let text = fs::read_to_string(&path).unwrap();

@@ -51,7 +51,9 @@ fn valid(schema: &jsonschema::Validator, value: &Value) {
 #[track_caller]
 fn events(said: &Ran, schema: &jsonschema::Validator) -> Vec<Value> {
     let events: Vec<Value> = said.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    events.iter().for_each(|event| valid(schema, event));
+    for event in &events {
+        valid(schema, event);
+    }
     let named = |name: &str| events.iter().filter(|event| event["event"] == name).count();
     let (first, last) = (events.first().unwrap(), events.last().unwrap());
     assert_eq!((&first["event"], &first["schema"]), (&json!("run_started"), &json!(1)));

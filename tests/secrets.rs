@@ -63,8 +63,8 @@ fn holding(folder: &Path, texts: &[&str]) -> Vec<PathBuf> {
             found.extend(holding(&entry.path(), texts));
         } else if kind.is_file() {
             let bytes = fs::read(entry.path()).unwrap();
-            let holds = |text: &&str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
-            if texts.iter().any(|text| holds(&text)) {
+            let holds = |text: &str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
+            if texts.iter().any(|text| holds(text)) {
                 found.push(entry.path());
             }
         }
@@ -111,5 +111,6 @@ fn a_token_opens_the_remote_and_shows_nowhere() {
     assert!(seen.iter().all(|lines| lines.contains("remote-http")), "no fetch was seen");
     assert!(seen.iter().all(|lines| secrets.iter().all(|secret| !lines.contains(secret))));
     assert_eq!(holding(host.layout.root(), &secrets), Vec::<PathBuf>::new());
-    assert_eq!(holding(token.parent().unwrap(), &secrets), [token.clone()], "the search finds what is there");
+    let found = holding(token.parent().unwrap(), &secrets);
+    assert_eq!(found, [token], "the search finds what is there");
 }

@@ -158,22 +158,22 @@ fn an_interrupt_before_the_stop_leaves_the_service_alone() {
         assert!(!host.fenced());
     };
     host.push(&[("version.txt", "two\n")]);
-    let hold = Hold::new(&host);
+    let pipe = Hold::new(&host);
     let interpreter = host.beside("python");
-    fs::write(&interpreter, format!("#!/bin/sh\n{}\nexec python3 \"$@\"\n", hold.script())).unwrap();
+    fs::write(&interpreter, format!("#!/bin/sh\n{}\nexec python3 \"$@\"\n", pipe.script())).unwrap();
     fs::set_permissions(&interpreter, fs::Permissions::from_mode(0o755)).unwrap();
     for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
         let named = format!("installer = \"uv\"\ninterpreter = \"{}\"", interpreter.display());
         reconfigure(&host, "installer = \"uv\"", &named);
         let mut run = start(&host, &["run"]);
-        let held = hold.reached(&mut run);
+        let held = pipe.reached(&mut run);
         send(&run, signal);
         untouched(end(run), code, "preflight");
         drop(held);
 
-        host.configure("", &hold.hook("check"));
+        host.configure("", &pipe.hook("check"));
         let mut run = start(&host, &["run"]);
-        let held = hold.reached(&mut run);
+        let held = pipe.reached(&mut run);
         send(&run, signal);
         send(&run, Signal::TERM);
         let said = end(run);
@@ -181,7 +181,7 @@ fn an_interrupt_before_the_stop_leaves_the_service_alone() {
         untouched(said, code, "staging");
         drop(held);
     }
-    hold.lift();
+    pipe.lift();
     host.tool(["run"]).expect(0);
     assert_eq!(host.version().as_deref(), Some("two"));
 }
@@ -189,7 +189,7 @@ fn an_interrupt_before_the_stop_leaves_the_service_alone() {
 #[test]
 fn rw_7_1a_an_interrupt_after_the_stop_halts_properly_in_every_step() {
     let host = Host::running();
-    let hold = Hold::new(&host);
+    let pipe = Hold::new(&host);
     let blocking = SERVER.replace(
         "class Server(",
         "import signal\ndef end(*_):\n    open(os.environ['HOLD']).read()\n    os._exit(0)\n\
@@ -204,14 +204,14 @@ fn rw_7_1a_an_interrupt_after_the_stop_halts_properly_in_every_step() {
     let env = |more: &str| {
         fs::write(host.layout.env_file(), format!("LADYLINUX_PORT={}\n{more}", host.port)).unwrap();
     };
-    let hold_variable = format!("HOLD={}\n", hold.0.display());
+    let hold_variable = format!("HOLD={}\n", pipe.0.display());
 
     // Step 1: the service takes its time to end. The stop is finished, then the run halts.
     host.push(&[("server.py", &blocking)]);
     env(&hold_variable);
     host.tool(["run"]).expect(0);
     let mut run = start(&host, &["run"]);
-    let held = hold.reached(&mut run);
+    let held = pipe.reached(&mut run);
     send(&run, Signal::TERM);
     drop(held);
     halted(&host, end(run), 143, "stop");
@@ -244,9 +244,9 @@ fn rw_7_1a_an_interrupt_after_the_stop_halts_properly_in_every_step() {
     host.push(&[("requirements.txt", "six==1.16.0\n")]);
 
     // Step 4: a hook that goes on and on; the second signal changes nothing.
-    host.configure("", &hold.hook("migration"));
+    host.configure("", &pipe.hook("migration"));
     let mut run = start(&host, &["run"]);
-    let held = hold.reached(&mut run);
+    let held = pipe.reached(&mut run);
     send(&run, Signal::INT);
     send(&run, Signal::INT);
     halted(&host, end(run), 130, "prepare");
@@ -257,12 +257,12 @@ fn rw_7_1a_an_interrupt_after_the_stop_halts_properly_in_every_step() {
     host.push(&[("server.py", &slow)]);
     env(&hold_variable);
     let mut run = start(&host, &["run"]);
-    let held = hold.reached(&mut run);
+    let held = pipe.reached(&mut run);
     send(&run, Signal::TERM);
     halted(&host, end(run), 143, "restart");
     drop(held);
 
-    hold.lift();
+    pipe.lift();
     host.tool(["run"]).expect(0);
     assert_eq!(host.version().as_deref(), Some("one"));
     assert!(!host.fenced());
@@ -271,10 +271,10 @@ fn rw_7_1a_an_interrupt_after_the_stop_halts_properly_in_every_step() {
 #[test]
 fn neither_a_hang_up_nor_a_closed_stream_changes_a_run() {
     let host = Host::running();
-    let hold = Hold::new(&host);
-    host.configure("", &hold.hook("migration"));
+    let pipe = Hold::new(&host);
+    host.configure("", &pipe.hook("migration"));
     let mut run = start(&host, &["run"]);
-    let held = hold.reached(&mut run);
+    let held = pipe.reached(&mut run);
     send(&run, Signal::HUP);
     send(&run, Signal::HUP);
     drop(held);
@@ -284,11 +284,11 @@ fn neither_a_hang_up_nor_a_closed_stream_changes_a_run() {
     let mut run = start(&host, &["run"]);
     let mut lines = BufReader::new(run.stdout.take().unwrap()).lines();
     assert!(lines.any(|line| line.unwrap().contains("\"phase_started\",\"phase\":\"prepare\"")));
-    let held = hold.reached(&mut run);
+    let held = pipe.reached(&mut run);
     drop((lines, run.stderr.take()));
     drop(held);
     assert_eq!(run.wait().unwrap().code(), Some(0));
-    hold.lift();
+    pipe.lift();
 
     // There never was one, in any format, on either stream; or the disk behind it is full.
     let noisy =
@@ -359,8 +359,8 @@ fn rw_8_1_nothing_is_asked_and_standard_input_is_never_read() {
 #[test]
 fn of_two_runs_at_the_same_instant_one_works_and_the_other_is_told_who() {
     let host = Host::running();
-    let hold = Hold::new(&host);
-    host.configure("", &hold.hook("migration"));
+    let pipe = Hold::new(&host);
+    host.configure("", &pipe.hook("migration"));
     let mut both = [start(&host, &["run"]), start(&host, &["run"])];
     let limit = Instant::now() + PATIENCE;
     let loser = loop {
@@ -380,7 +380,7 @@ fn of_two_runs_at_the_same_instant_one_works_and_the_other_is_told_who() {
     assert_eq!(said.out, "");
 
     // Whoever only looks is let in and told; whoever would change something is not.
-    let held = hold.reached(&mut worker);
+    let held = pipe.reached(&mut worker);
     let status: serde_json::Value =
         serde_json::from_str(&host.tool(["status", "--json"]).expect(0).out).unwrap();
     assert!(status["running_now"].as_str().unwrap().ends_with(&format!("-{}", worker.id())), "{status:#}");
@@ -409,15 +409,15 @@ fn of_two_runs_at_the_same_instant_one_works_and_the_other_is_told_who() {
     assert!(patient.try_wait().unwrap().is_none());
     drop(held);
     end(worker).expect(0);
-    drop(hold.reached(&mut patient));
+    drop(pipe.reached(&mut patient));
     end(patient).expect(0);
 
     // A killed run holds nothing, and what it had started is ended by the next one.
     let mut killed = start(&host, &["run"]);
-    let held = hold.reached(&mut killed);
+    let held = pipe.reached(&mut killed);
     send(&killed, Signal::KILL);
     assert_eq!(end(killed).code, None);
-    hold.lift();
+    pipe.lift();
     host.tool(["run"]).expect(0).says("was interrupted");
     drop(held);
     let staged = left_over(&host);
