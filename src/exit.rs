@@ -23,7 +23,12 @@ pub enum Error {
     /// Preflight, staging or a command's own check said no; the service is as it was.
     Refused(Box<Refusal>),
     /// Another run holds the lock.
-    Locked(Option<Box<Holder>>),
+    Locked {
+        /// Who, as far as that can be told.
+        holder: Option<Box<Holder>>,
+        /// The command to type next.
+        next: String,
+    },
     /// A run ended badly: refused before its first step, or halted in one. The report tells all: step, cause, state of
     /// the service, what to type next; its reporter has shown it already.
     Run(Box<Report>),
@@ -61,7 +66,7 @@ impl Error {
         match self {
             Self::Usage(_) => 2,
             Self::Refused(refusal) => signalled(&refusal.failure).unwrap_or(3),
-            Self::Locked(_) => 4,
+            Self::Locked { .. } => 4,
             Self::Run(report) => report.exit_code,
             Self::Bug(_) => 70,
         }
@@ -86,7 +91,7 @@ mod tests {
         assert_eq!(Error::Usage(Failure::new("x")).code(), 2);
         assert_eq!(Refusal::of("preflight", Failure::new("x")).code(), 3);
         assert_eq!(Refusal::of("staging", Failure::interrupted(2)).code(), 130);
-        assert_eq!(Error::Locked(None).code(), 4);
+        assert_eq!(Error::Locked { holder: None, next: String::new() }.code(), 4);
         assert_eq!(Error::Bug("x".into()).code(), 70);
     }
 }

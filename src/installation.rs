@@ -6,7 +6,7 @@
 use std::cell::{OnceCell, RefCell};
 use std::path::PathBuf;
 
-use crate::error::{Failure, Outcome};
+use crate::error::{Context as _, Failure, Outcome};
 use crate::git::Git;
 use crate::git::mirror::Mirror;
 use crate::git::worktree::WorkTree;
@@ -204,6 +204,17 @@ pub fn check_there(layout: &Layout) -> Outcome<()> {
         }
     }
     Ok(())
+}
+
+/// Refuses whoever may not write the tool's own state.
+///
+/// # Errors
+/// The caller may not.
+pub fn check_writable(layout: &Layout) -> Outcome<()> {
+    let state = layout.state();
+    rustix::fs::access(&state, rustix::fs::Access::WRITE_OK)
+        .context(|| format!("{} is not writable", state.display()))
+        .map_err(|failure| failure.hint("run it as root, or as the user who initialized the installation"))
 }
 
 impl std::fmt::Debug for Installation {

@@ -48,6 +48,9 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
+            if error.use_stderr() {
+                report::screen::complain("  service    not touched");
+            }
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };

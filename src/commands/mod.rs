@@ -88,7 +88,7 @@ fn open(layout: &Layout, during: &str) -> Result<Installation, Error> {
 /// Opens the installation with what the command line says.
 fn open_with(layout: &Layout, during: &str, overrides: Overrides) -> Result<Installation, Error> {
     installation::check_there(layout).map_err(|failure| Refusal::of(during, failure))?;
-    let layers = Layers::read(layout, overrides).map_err(Error::Usage)?;
+    let layers = settings(layout, overrides)?;
     let runner = Runner::new(Arc::new(Events::new(vec![Box::new(Human::new(Detail::Brief))])));
     Installation::open(layers, runner).map_err(Error::Usage)
 }
@@ -106,11 +106,32 @@ fn refuse(on: &Installation, during: &str, failure: Failure, next: &str) -> Erro
 /// Takes the lock of the runs, waiting as long as the command line says.
 fn lock(layout: &Layout, command: &str, run: Option<&RunId>, args: &LockArgs) -> Result<RunLock, Error> {
     let patience = Duration::from_secs(args.lock_timeout);
-    match run_lock::take(&layout.lock_file(), command, run, patience) {
+    let taken = installation::check_writable(layout)
+        .and_then(|()| run_lock::take(&layout.lock_file(), command, run, patience));
+    match taken {
         Ok(Taken::Ours(lock)) => Ok(lock),
-        Ok(Taken::Theirs(holder)) => Err(Error::Locked(holder.map(Box::new))),
-        Err(failure) => Err(Refusal::of("preflight", failure)),
+        Ok(Taken::Theirs(holder)) => {
+            let next = match command {
+                "run" | "rollback" | "unfence" => format!("ladylinux-refresh {command} --lock-timeout 300"),
+                _ => "ladylinux-refresh status".to_owned(),
+            };
+            Err(Error::Locked { holder: holder.map(Box::new), next: as_typed(layout, &next) })
+        }
+        Err(failure) => Err(Error::Refused(Box::new(Refusal {
+            during: "preflight".to_owned(),
+            failure,
+            service: "not touched".to_owned(),
+            next: Some(as_typed(layout, &format!("ladylinux-refresh {command}"))),
+        }))),
     }
+}
+
+/// Reads the settings of the host and checks them.
+fn settings(layout: &Layout, overrides: Overrides) -> Result<Layers, Error> {
+    let told = |failure: Failure| Error::Usage(failure.hint(as_typed(layout, "ladylinux-refresh plan")));
+    let layers = Layers::read(layout, overrides).map_err(told)?;
+    layers.resolve().map_err(told)?;
+    Ok(layers)
 }
 
 /// Chooses who renders the events of a run.

@@ -60,9 +60,7 @@ pub(super) fn plan(layout: &Layout, wish: &PlanWish) -> Result<Ended, Error> {
 
 fn make(on: &Installation, branch: Option<BranchName>) -> Outcome<Plan> {
     let observed = Observed::of(on)?;
-    if let Some(problem) = preflight::check(on, &observed).into_iter().next() {
-        return Err(problem);
-    }
+    preflight::check(on, &observed)?;
     let target = Target { branch: branch.unwrap_or_else(|| usual_branch(on)), state: TargetState::Latest };
     let scratch = RunId::new(clock::now(), std::process::id());
     let coming = Coming::look(on, &target, &observed, &scratch)?;

@@ -17,12 +17,12 @@ use crate::refresh::status::{self, Brief};
 use crate::refresh::{self, Target};
 use crate::report::PhaseReport;
 use crate::settings::environment;
-use crate::settings::layers::{Layers, Overrides};
+use crate::settings::layers::Overrides;
 use crate::settings::layout::Layout;
 use crate::settings::names::{BranchName, RunId};
 use crate::status_file;
 
-use super::{lock, reporter};
+use super::{lock, reporter, settings};
 
 /// Refreshes an installation.
 pub(super) fn run(layout: &Layout, args: &RunArgs) -> Result<Ended, Error> {
@@ -89,8 +89,7 @@ pub(super) fn refresh(
 ) -> Result<Ended, Error> {
     let started_at = clock::now();
     let start = clock::monotonic();
-    let layers = Layers::read(layout, wish.overrides.clone()).map_err(Error::Usage)?;
-    layers.resolve().map_err(Error::Usage)?;
+    let layers = settings(layout, wish.overrides.clone())?;
     let run = RunId::new(started_at, std::process::id());
     let events = Arc::new(Events::new(vec![reporter(&wish.report)]));
     installation::check_there(layout)
@@ -167,11 +166,9 @@ fn look(
     interrupt::check()?;
     let recovered = recover::recover(&on.layout, on.runner.events(), |run| on.tree.put_back(run))?;
     let mut observed = Observed::of(on)?;
-    let problems = preflight::check(on, &observed);
+    let checked = preflight::check(on, &observed);
     interrupt::check()?;
-    if !problems.is_empty() {
-        return Err(together(problems));
-    }
+    checked?;
     let target = choose(on)?;
     if when == When::IfChanged {
         observed = observed.with_drift(on, &recovered.aimed)?;
@@ -181,18 +178,6 @@ fn look(
         }
     }
     Ok((target, Found::Fit { observed: Box::new(observed), aimed: recovered.aimed }))
-}
-
-/// One failure of many: each with its cause and hint.
-fn together(mut problems: Vec<Failure>) -> Failure {
-    if problems.len() == 1 {
-        return problems.remove(0);
-    }
-    let count = problems.len();
-    let told: Vec<String> =
-        problems.iter().map(|problem| format!("- {}", problem.chain().join(": "))).collect();
-    let all = Failure::new(format!("{count} things speak against a refresh:\n{}", told.join("\n")));
-    problems.iter().flat_map(Failure::hints).fold(all, Failure::hint)
 }
 
 fn word(observed: &Observed) -> &'static str {

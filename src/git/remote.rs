@@ -15,9 +15,11 @@ use super::Git;
 pub const CREDENTIAL_COMMAND: &str = "git-credential";
 
 /// How long one fetch may take, unless the host says otherwise.
-const DEADLINE: Duration = Duration::from_secs(600);
+pub const DEADLINE: Duration = Duration::from_secs(600);
+/// The user name that goes with a token, unless the host says otherwise: any will do for the usual hosts.
+pub const TOKEN_USER: &str = "x-access-token";
 /// How long a fetch may bring nothing, unless the host says otherwise.
-const STALL: Duration = Duration::from_secs(60);
+pub const STALL: Duration = Duration::from_secs(60);
 
 /// Returns how long one fetch may take.
 pub(super) fn deadline(remote: &Remote) -> Duration {
@@ -79,7 +81,7 @@ fn helper(git: &Git, remote: &Remote, url: &RemoteUrl) -> Outcome<Vec<String>> {
         } else {
             own.display().to_string()
         };
-        let user = remote.token_user.as_deref().unwrap_or("x-access-token");
+        let user = remote.token_user.as_deref().unwrap_or(TOKEN_USER);
         let command = [&own, CREDENTIAL_COMMAND, &file.display().to_string(), user].map(quoted).join(" ");
         settings.push(format!("credential.{host}.helper=!{command}"));
     } else if let Some(helper) = &remote.credential_helper {

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use crate::error::{Context as _, Failure, Outcome};
-use crate::git::inspect::TreeKind;
-use crate::installation::Installation;
+use crate::git::inspect::{self, TreeKind};
+use crate::installation::{self, Installation};
 use crate::service::envfile::EnvFile;
 use crate::service::{port, probe};
 
@@ -15,20 +15,38 @@ const FREE_BYTES: u64 = 256 << 20;
 /// Free inodes that a refresh must find: an environment of the usual size has about 5,000.
 const FREE_INODES: u64 = 12_000;
 
-/// Returns what speaks against a refresh; nothing where it may begin.
-pub fn check(on: &Installation, observed: &Observed) -> Vec<Failure> {
+/// Tells what speaks against a refresh, all of it; nothing where it may begin.
+///
+/// # Errors
+/// What was found.
+pub fn check(on: &Installation, observed: &Observed) -> Outcome<()> {
     let checks = [
         manager(on),
         rights(on),
         protected(on),
         repository(on, observed),
+        mounts(on),
         removable(on),
         remote(on),
         space(on),
         on.interpreter().map(|_| ()),
         probe(on, observed),
     ];
-    checks.into_iter().filter_map(Result::err).collect()
+    together(checks.into_iter().filter_map(Result::err).collect())
+}
+
+/// One failure of many: each with its cause and hint.
+fn together(mut problems: Vec<Failure>) -> Outcome<()> {
+    match problems.len() {
+        0 => return Ok(()),
+        1 => return Err(problems.remove(0)),
+        _ => {}
+    }
+    let told: Vec<String> =
+        problems.iter().map(|problem| format!("- {}", problem.chain().join(": "))).collect();
+    let all =
+        Failure::new(format!("{} things speak against a refresh:\n{}", problems.len(), told.join("\n")));
+    Err(problems.iter().flat_map(Failure::hints).fold(all, Failure::hint))
 }
 
 /// A unit of systemd is not to be run beside: two managers would fight over one service.
@@ -47,10 +65,7 @@ fn manager(on: &Installation) -> Outcome<()> {
 }
 
 fn rights(on: &Installation) -> Outcome<()> {
-    let state = on.layout.state();
-    rustix::fs::access(&state, rustix::fs::Access::WRITE_OK)
-        .context(|| format!("{} is not writable", state.display()))
-        .map_err(|failure| failure.hint("run it as root, or as the user who initialized the installation"))?;
+    installation::check_writable(&on.layout)?;
     if on.owner.can_be_assumed() {
         return Ok(());
     }
@@ -81,10 +96,21 @@ fn protected(on: &Installation) -> Outcome<()> {
             )));
         }
     }
+    // A bind mount shows no trace in the names.
+    let mounts = inspect::mounts()?;
+    let tree = inspect::place_on_disk(&mounts, &app);
     for path in layout.protected() {
-        if same_folder(&path, &layout.app()) {
-            return Err(Failure::new(format!("{} is the work tree itself", path.display()))
-                .hint(format!("make {} a folder of its own", layout.app().display())));
+        let place = inspect::place_on_disk(&mounts, &real(&path));
+        if let (Some(tree), Some(place)) = (&tree, &place)
+            && place.0 == tree.0
+            && place.1.starts_with(&tree.1)
+        {
+            return Err(Failure::new(format!(
+                "{} is mounted from inside the work tree {}: removing untracked files would remove it",
+                path.display(),
+                app.display()
+            ))
+            .hint(format!("findmnt {}", path.display())));
         }
     }
     if app != layout.app() {
@@ -110,13 +136,6 @@ fn real(path: &Path) -> std::path::PathBuf {
     }
 }
 
-/// Tells whether two names lead to one folder: a bind mount shows no other trace.
-fn same_folder(one: &Path, other: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt as _;
-    let id = |path: &Path| path.metadata().ok().map(|found| (found.dev(), found.ino()));
-    id(one).is_some() && id(one) == id(other)
-}
-
 fn repository(on: &Installation, observed: &Observed) -> Outcome<()> {
     let tree = &observed.tree;
     let app = on.layout.app();
@@ -138,6 +157,20 @@ fn repository(on: &Installation, observed: &Observed) -> Outcome<()> {
             )));
     }
     Ok(())
+}
+
+/// What is mounted in the work tree is not the application's, and cannot be moved out of it.
+fn mounts(on: &Installation) -> Outcome<()> {
+    let found = on.tree.mounts()?;
+    let Some(first) = found.first() else { return Ok(()) };
+    let more = if found.len() > 1 { format!(" (and {} more)", found.len() - 1) } else { String::new() };
+    let place = first.display();
+    let what = if *first == on.layout.app() {
+        "the work tree is a mount"
+    } else {
+        "there is a mount inside the work tree"
+    };
+    Err(Failure::new(format!("{what}: {place}{more}")).hint(format!("look what it is, then: umount {place}")))
 }
 
 fn removable(on: &Installation) -> Outcome<()> {

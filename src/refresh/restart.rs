@@ -10,7 +10,7 @@ use crate::process::interrupt;
 use crate::python::Generation;
 use crate::service::deployed::Deployed;
 use crate::service::envfile::EnvFile;
-use crate::service::{Admission, fence, probe};
+use crate::service::{Admission, fence, port, probe};
 use crate::status_file;
 
 use super::account::{Account, millis};
@@ -67,6 +67,10 @@ fn start_and_prove(
     let env_file = EnvFile::read(&on.layout.env_file())?;
     let probe = probe::resolve(&release.settings.probe, &env_file, Some(deployed))?;
     account.url = Some(probe.url.clone());
+    let port = on.port()?;
+    if let Some(stranger) = port::holder(port)? {
+        return Err(port::held(port, &stranger));
+    }
     let not_before = clock::boot_ticks();
     let started = on.service.start(Admission::Refresh(account.run.clone()))?;
     for warning in started.warnings {

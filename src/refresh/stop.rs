@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::clock;
 use crate::error::Outcome;
 use crate::installation::Installation;
+use crate::process::interrupt;
 use crate::service::{Force, fence, port};
 
 use super::account::Account;
@@ -20,7 +21,8 @@ const PORT_PATIENCE: Duration = Duration::from_secs(2);
 pub fn stop(on: &Installation, account: &mut Account) -> Outcome<String> {
     fence::raise(&on.layout, &account.run, &format!("refresh {} is under way", account.run))?;
     account.down_since = Some(clock::monotonic());
-    let stopped = on.service.stop()?;
+    // An interrupt does not end this half way: a halted run leaves a stopped service (RW-7.1a).
+    let stopped = interrupt::shielded(|| on.service.stop())?;
     if stopped.force == Force::Killed {
         account.warn(format!("the service {stopped}: it did not end within its stop timeout"));
     }

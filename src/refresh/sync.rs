@@ -61,8 +61,10 @@ fn in_report(on: &Installation, account: &Account, saved: &Saved) -> report::Sav
         .filter(|tip| tip.held_by.is_none())
         .map(|tip| format!("commits of {}", tip.tip.name));
     let all: Vec<String> = items.chain(tips).collect();
-    let place = (!all.is_empty()).then(|| on.layout.run(&account.run).join("saved"));
-    report::Saved { count: all.len(), paths: all.into_iter().take(LISTED).collect(), place }
+    let any = !all.is_empty();
+    let place = any.then(|| on.layout.run(&account.run).join("saved"));
+    let look = any.then(|| on.as_typed(&format!("ladylinux-refresh drift show {}", account.run)));
+    report::Saved { count: all.len(), paths: all.into_iter().take(LISTED).collect(), place, look }
 }
 
 /// Ensures that the mirror holds the target and reads what it brings. Staging has called this before, unless it is left

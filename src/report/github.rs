@@ -52,12 +52,11 @@ impl Subscriber for GitHub {
                 screen::say(&format!("::group::{phase}"));
             }
             Event::Progress { .. } => {}
-            // A line that another program wrote must not be taken for a workflow command.
-            Event::Output { source, line, .. } => screen::say(&format!("{source}| {}", harmless(line))),
-            Event::Note { message, .. } => screen::say(&harmless(message)),
+            Event::Output { source, line, .. } => screen::say(&inert(&format!("{source}| {line}"))),
+            Event::Note { message, .. } => screen::say(&inert(message)),
             Event::Warning { message, .. } => screen::say(&format!("::warning::{}", escape(message))),
             Event::PhaseFinished { phase, duration_ms, summary } => {
-                screen::say(&format!("{phase}: {} ({})", harmless(summary), duration(*duration_ms)));
+                screen::say(&inert(&format!("{phase}: {summary} ({})", duration(*duration_ms))));
                 self.close();
             }
             Event::PhaseFailed { phase, error, .. } => {
@@ -67,7 +66,7 @@ impl Subscriber for GitHub {
             Event::RunFinished { report } => {
                 self.close();
                 for line in human::report(report) {
-                    screen::say(&line);
+                    screen::say(&inert(&line));
                 }
                 append(self.summary.as_ref(), &summary(report));
                 append(self.outputs.as_ref(), &outputs(report));
@@ -102,10 +101,23 @@ fn summary(report: &Report) -> String {
         text.push_str(&format!("| {} | {} | {mark} |\n", part.phase, duration(part.duration_ms)));
     }
     if let Some(error) = &report.error {
-        text.push_str(&format!("\n**{}**: {}\n\n", error.phase, harmless(&error.chain.join(": "))));
-        text.push_str(&format!("Next: `{}`\n", error.next));
+        // As a block of code: nothing in it is Markdown or HTML.
+        text.push_str(&format!("\nError in {}:\n\n", error.phase));
+        let told = harmless(&error.chain.join("\nbecause "));
+        text.extend(told.lines().map(|line| format!("    {line}\n")));
+        text.push_str(&format!("\nNext: `{}`\n", error.next));
     }
     text
+}
+
+/// Makes text from elsewhere safe in the log of a job: no line of it can be taken for a workflow command. The runner
+/// takes `::name::` at the start of a line, after blanks, and `##[name]` anywhere in one.
+fn inert(text: &str) -> String {
+    let line = |line: &str| {
+        let line = line.replace("##[", "##\\[");
+        if line.trim_start().starts_with("::") { format!("| {line}") } else { line }
+    };
+    harmless(text).split('\n').map(line).collect::<Vec<_>>().join("\n")
 }
 
 /// Escapes the data of a workflow command.
@@ -120,5 +132,6 @@ mod tests {
     #[test]
     fn what_others_write_cannot_become_a_workflow_command() {
         assert_eq!(escape("a\n::set-output::b%"), "a%0A::set-output::b%25");
+        assert_eq!(inert("a\n  ::error::b\r::x ##[error]c"), "a\n|   ::error::b\\r::x ##\\[error]c");
     }
 }

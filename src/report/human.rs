@@ -163,7 +163,7 @@ pub fn report(report: &Report) -> Vec<String> {
             if report.saved.count == 1 { "" } else { "s" },
             shortened(&report.saved.paths, report.saved.count)
         ));
-        lines.push(format!("               look: ladylinux-refresh drift show {}", report.run));
+        lines.extend(report.saved.look.iter().map(|look| format!("               look: {look}")));
     }
     if !report.preserved.is_empty() {
         let count = report.preserved.len();
@@ -260,11 +260,12 @@ pub fn error(error: &exit::Error, typed: impl Fn(&str) -> String) -> Vec<String>
         Error::Usage(failure) => {
             let mut lines =
                 vec![format!("{}: {}", paint(Tone::Bad, "error"), harmless(&failure.chain().join(": ")))];
-            lines.extend(
-                failure.hints().iter().map(|hint| format!("  try        {}", harmless(&typed(hint)))),
-            );
+            let mut hints = failure.hints();
+            let next = hints.pop_if(|last| last.starts_with("ladylinux-refresh "));
+            let next = next.unwrap_or_else(|| "ladylinux-refresh --help".to_owned());
+            lines.extend(hints.iter().map(|hint| format!("  try        {}", harmless(&typed(hint)))));
             lines.push("  service    not touched".to_owned());
-            lines.push(format!("  next       {}", paint(Tone::Strong, &typed("ladylinux-refresh --help"))));
+            lines.push(format!("  next       {}", paint(Tone::Strong, &harmless(&typed(&next)))));
             lines
         }
         Error::Refused(refusal) => {
@@ -272,9 +273,7 @@ pub fn error(error: &exit::Error, typed: impl Fn(&str) -> String) -> Vec<String>
             let hints: Vec<String> = failure.hints().iter().map(|hint| typed(hint)).collect();
             refused(during, &failure.chain(), service, &hints, next.as_deref())
         }
-        Error::Locked(holder) => {
-            locked(holder.as_deref(), &typed("ladylinux-refresh run --lock-timeout 300"))
-        }
+        Error::Locked { holder, next } => locked(holder.as_deref(), next),
         Error::Run(report) => {
             report.error.iter().flat_map(|error| error_lines(error, &state(report))).collect()
         }

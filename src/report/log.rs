@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
 
+use super::screen::harmless;
 use crate::clock;
 use crate::disk;
 use crate::error::Outcome;
@@ -28,6 +29,8 @@ impl Log {
 impl Subscriber for Log {
     fn take(&mut self, event: &Event) {
         if let Some(line) = line(event) {
+            // People look at logs on terminals, so what others wrote is made harmless here as well.
+            let line = harmless(&line).replace('\n', "\n    ");
             let _ = writeln!(self.file, "{} {line}", clock::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ"));
         }
     }

@@ -121,6 +121,8 @@ pub struct Saved {
     pub paths: Vec<String>,
     /// Where they are.
     pub place: Option<PathBuf>,
+    /// The command that shows them.
+    pub look: Option<String>,
 }
 
 /// What became of models, containers, configuration and persistent data (RW-3.2, RW-6.1).

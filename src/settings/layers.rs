@@ -388,7 +388,7 @@ enum Author {
 }
 
 /// The keys of the host's file, by table; the empty name is the top.
-const HOST_KEYS: [(&str, &[&str]); 6] = [
+pub const HOST_KEYS: [(&str, &[&str]); 6] = [
     ("", &["branch", "strict_order", "preserve", "keep", "remote", "python", "service", "probe", "hook"]),
     (
         "remote",
@@ -413,7 +413,7 @@ const HOST_KEYS: [(&str, &[&str]); 6] = [
 ];
 
 /// The keys of the application's file.
-const APPLICATION_KEYS: [(&str, &[&str]); 3] =
+pub const APPLICATION_KEYS: [(&str, &[&str]); 3] =
     [("", &["definitions", "probe", "hook"]), ("probe", &["path"]), ("hook", HOST_KEYS[5].1)];
 
 fn parse<'a, T: Deserialize<'a> + Default>(text: &'a str, path: &Path, author: Author) -> Outcome<T> {

@@ -310,8 +310,9 @@ pub fn git<A: AsRef<OsStr>>(folder: &Path, arguments: impl IntoIterator<Item = A
 fn serve(folder: &Path) -> (Child, u16) {
     for _ in 0..20 {
         let port = free_port();
-        let mut server = Command::new("git")
-            .args(["daemon", "--listen=127.0.0.1", "--export-all", "--reuseaddr"])
+        // Started by its own name: `git daemon` is a process of git around it, which alone would be ended.
+        let mut server = Command::new(Path::new(&git(folder, ["--exec-path"])).join("git-daemon"))
+            .args(["--listen=127.0.0.1", "--export-all", "--reuseaddr"])
             .arg(format!("--port={port}"))
             .arg(format!("--base-path={}", folder.display()))
             .arg(folder)

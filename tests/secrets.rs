@@ -1,0 +1,116 @@
+//! A token is read from its file by whoever needs it, and shows nowhere: no command line, no log, no event, no report.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests lay out what the program finds")]
+
+#[path = "common/git.rs"]
+mod remotes;
+
+#[path = "common/host.rs"]
+mod host;
+
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use host::{Host, ran};
+use remotes::{Web, serve_web};
+
+const TOKEN: &str = "s3cret";
+/// "x-access-token:s3cret", as the header of a request carries it.
+const CREDENTIALS: &str = "eC1hY2Nlc3MtdG9rZW46czNjcmV0";
+
+/// The command lines of everything that runs now.
+fn command_lines() -> String {
+    let mut all = String::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        all.push_str(&String::from_utf8_lossy(&line).replace('\0', " "));
+        all.push('\n');
+    }
+    all
+}
+
+/// Stands before a server and looks at all command lines whenever somebody calls: then a fetch is under way.
+fn watched(port: u16, seen: &Arc<Mutex<Vec<String>>>) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let own = listener.local_addr().unwrap().port();
+    let seen = Arc::clone(seen);
+    std::thread::spawn(move || {
+        for caller in listener.incoming().flatten() {
+            seen.lock().unwrap().push(command_lines());
+            let server = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            for (mut from, mut to) in [
+                (caller.try_clone().unwrap(), server.try_clone().unwrap()),
+                (server.try_clone().unwrap(), caller.try_clone().unwrap()),
+            ] {
+                std::thread::spawn(move || {
+                    let _ = std::io::copy(&mut from, &mut to);
+                    let _ = to.shutdown(std::net::Shutdown::Write);
+                });
+            }
+        }
+    });
+    own
+}
+
+/// The files below a folder that hold one of the texts.
+fn holding(folder: &Path, texts: &[&str]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap().flatten() {
+        let kind = entry.file_type().unwrap();
+        if kind.is_dir() {
+            found.extend(holding(&entry.path(), texts));
+        } else if kind.is_file() {
+            let bytes = fs::read(entry.path()).unwrap();
+            let holds = |text: &str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
+            if texts.iter().any(|text| holds(text)) {
+                found.push(entry.path());
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn a_token_opens_the_remote_and_shows_nowhere() {
+    let host = Host::running();
+    let server = serve_web(Web::Protected { base: host.beside("srv"), credentials: CREDENTIALS });
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let port = watched(server, &seen);
+    let token = host.beside("token");
+    fs::write(&token, format!("{TOKEN}\n")).unwrap();
+    fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).unwrap();
+    let settings = host.settings("").replace("allow = [\"git\"]", "allow = [\"http\"]");
+    let remote = format!("http://127.0.0.1:{port}/app.git\"\ntoken_file = \"{}", token.display());
+    fs::write(host.layout.host_file(), settings.replace(&host.url(), &remote)).unwrap();
+    let secrets = [TOKEN, CREDENTIALS];
+
+    let mut said = String::new();
+    for (version, way) in
+        [("two", &["--verbose"][..]), ("three", &["--format", "json"]), ("four", &["--no-stage"])]
+    {
+        host.push(&[("version.txt", version)]);
+        let mut command = host.command(["run"]);
+        said += &ran(command.args(way).output().unwrap()).expect(0).all();
+        assert_eq!(host.version().as_deref(), Some(version));
+    }
+    for arguments in [&["plan"][..], &["status", "--json"], &["history", "--json"], &["drift", "list"]] {
+        said += &host.tool(arguments).expect(0).all();
+    }
+    // A server that refuses the token makes git talk about credentials.
+    let stranger = serve_web(Web::Protected { base: host.beside("srv"), credentials: "bm90aGluZw==" });
+    let refusing = watched(stranger, &seen);
+    let text = fs::read_to_string(host.layout.host_file()).unwrap();
+    fs::write(host.layout.host_file(), text.replace(&format!(":{port}/"), &format!(":{refusing}/"))).unwrap();
+    said += &host.tool(["run", "--verbose"]).expect(3).says("refused the credentials").all();
+
+    assert!(secrets.iter().all(|secret| !said.contains(secret)), "{said}");
+    let seen = seen.lock().unwrap();
+    assert!(seen.len() > 8, "{}", seen.len());
+    assert!(seen.iter().all(|lines| lines.contains("remote-http")), "no fetch was seen");
+    assert!(seen.iter().all(|lines| secrets.iter().all(|secret| !lines.contains(secret))));
+    assert_eq!(holding(host.layout.root(), &secrets), Vec::<PathBuf>::new());
+    let found = holding(token.parent().unwrap(), &secrets);
+    assert_eq!(found, [token], "the search finds what is there");
+}

@@ -1,0 +1,426 @@
+//! Signals, streams that are closed or never end, and the lock: a run goes on or halts properly, and there is one at a
+//! time.
+//!
+//! A run is held at a known point by a named pipe that something in it reads (a hook, the service, the interpreter) or
+//! by a server that answers nothing; that the pipe has a reader, or the server a caller, is how a test knows that the
+//! point is reached.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests lay out what the program finds")]
+
+#[path = "common/git.rs"]
+mod remotes;
+
+#[path = "common/host.rs"]
+mod host;
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::TcpListener;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use host::{Host, Ran, SERVER, ran};
+use remotes::{Web, serve_web};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// How long a point may take to be reached before the test is given up.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A named pipe that holds whatever reads from it.
+struct Hold(PathBuf);
+
+impl Hold {
+    fn new(host: &Host) -> Self {
+        let path = host.beside("hold");
+        assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+        Self(path)
+    }
+
+    /// What a shell does to be held, as long as the pipe is there.
+    fn script(&self) -> String {
+        format!("if [ -p {0} ]; then read x < {0} || :; fi", self.0.display())
+    }
+
+    fn hook(&self, kind: &str) -> String {
+        let stage = if kind == "check" { "stage = true\n" } else { "" };
+        let script = self.script();
+        format!(
+            "[[hook]]\nname = \"hold\"\nkind = \"{kind}\"\n{stage}command = [\"sh\", \"-c\", '''{script}''']\n"
+        )
+    }
+
+    /// Waits until `run` is held; it goes on when what this returns is dropped.
+    fn reached(&self, run: &mut Child) -> File {
+        let open = || {
+            let flags = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap();
+            OpenOptions::new().write(true).custom_flags(flags).open(&self.0).ok()
+        };
+        until(run, open)
+    }
+
+    /// Nothing is held from now on.
+    fn lift(&self) {
+        fs::remove_file(&self.0).unwrap();
+    }
+}
+
+/// Waits for something that has to come true while `run` is under way.
+#[track_caller]
+fn until<T>(run: &mut Child, mut reached: impl FnMut() -> Option<T>) -> T {
+    let limit = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = reached() {
+            return value;
+        }
+        if let Some(status) = run.try_wait().unwrap() {
+            let mut said = String::new();
+            run.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+            panic!("the run ended before it was held: {status}\n{said}");
+        }
+        assert!(Instant::now() < limit, "the run does not come to the point");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Starts a run whose events the test reads.
+fn start(host: &Host, arguments: &[&str]) -> Child {
+    let mut command = host.command([arguments, &["--format", "json"]].concat());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+fn send(run: &Child, signal: Signal) {
+    kill_process(Pid::from_raw(i32::try_from(run.id()).unwrap()).unwrap(), signal).unwrap();
+}
+
+fn end(run: Child) -> Ran {
+    ran(run.wait_with_output().unwrap())
+}
+
+/// The report that ends the stream of a run.
+fn last_report(said: &Ran) -> serde_json::Value {
+    let last: serde_json::Value = serde_json::from_str(said.out.lines().last().unwrap()).unwrap();
+    assert_eq!(last["event"], "run_finished", "{}", said.all());
+    last["report"].clone()
+}
+
+/// A run that a signal ended after the stop: halted at `phase`, stopped, fenced, told.
+#[track_caller]
+fn halted(host: &Host, said: Ran, code: i32, phase: &str) {
+    let said = said.expect(code);
+    let report = last_report(&said);
+    let name = if code == 130 { "SIGINT" } else { "SIGTERM" };
+    assert_eq!((&report["result"], &report["exit_code"]), (&"halted".into(), &code.into()), "{report:#}");
+    assert_eq!(report["error"]["phase"], phase, "{report:#}");
+    assert!(report["error"]["chain"].to_string().contains(&format!("interrupted by {name}")), "{report:#}");
+    assert_eq!(
+        (&report["service"]["state"], &report["service"]["fenced"]),
+        (&"stopped".into(), &true.into())
+    );
+    assert_eq!(host.report(), report, "the report is written");
+    assert!(host.fenced());
+    assert!(host.answer().is_none(), "the service answers");
+    let refused = host.tool(["service", "start"]).expect(3);
+    assert!(refused.all().contains("fenced"), "{}", refused.all());
+    assert_eq!(left_over(host), Vec::<String>::new());
+}
+
+/// Processes whose working directory is in the installation: nothing of a run or of the service may be left.
+fn left_over(host: &Host) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(folder) = fs::read_link(entry.path().join("cwd")) else { continue };
+        if folder.starts_with(host.layout.app()) {
+            let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            found.push(String::from_utf8_lossy(&line).replace('\0', " "));
+        }
+    }
+    found
+}
+
+fn reconfigure(host: &Host, old: &str, new: &str) {
+    let settings = host.settings("");
+    assert!(settings.contains(old), "{old:?} is not in\n{settings}");
+    fs::write(host.layout.host_file(), settings.replace(old, new)).unwrap();
+}
+
+#[test]
+fn an_interrupt_before_the_stop_leaves_the_service_alone() {
+    let host = Host::running();
+    let before = host.report()["service"]["pid"].clone();
+    let untouched = |said: Ran, code: i32, phase: &str| {
+        let report = last_report(&said.expect(code));
+        assert_eq!((&report["result"], &report["error"]["phase"]), (&"refused".into(), &phase.into()));
+        assert_eq!(report["exit_code"], code);
+        assert_eq!((&report["service"]["state"], &report["service"]["pid"]), (&"running".into(), &before));
+        assert_eq!(host.version().as_deref(), Some("one"));
+        assert!(!host.fenced());
+    };
+    host.push(&[("version.txt", "two\n")]);
+    let pipe = Hold::new(&host);
+    let interpreter = host.beside("python");
+    fs::write(&interpreter, format!("#!/bin/sh\n{}\nexec python3 \"$@\"\n", pipe.script())).unwrap();
+    fs::set_permissions(&interpreter, fs::Permissions::from_mode(0o755)).unwrap();
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        let named = format!("installer = \"uv\"\ninterpreter = \"{}\"", interpreter.display());
+        reconfigure(&host, "installer = \"uv\"", &named);
+        let mut run = start(&host, &["run"]);
+        let held = pipe.reached(&mut run);
+        send(&run, signal);
+        untouched(end(run), code, "preflight");
+        drop(held);
+
+        host.configure("", &pipe.hook("check"));
+        let mut run = start(&host, &["run"]);
+        let held = pipe.reached(&mut run);
+        send(&run, signal);
+        send(&run, Signal::TERM);
+        let said = end(run);
+        let code = if said.code == Some(143) { 143 } else { code };
+        untouched(said, code, "staging");
+        drop(held);
+    }
+    pipe.lift();
+    host.tool(["run"]).expect(0);
+    assert_eq!(host.version().as_deref(), Some("two"));
+}
+
+#[test]
+fn rw_7_1a_an_interrupt_after_the_stop_halts_properly_in_every_step() {
+    let host = Host::running();
+    let pipe = Hold::new(&host);
+    let blocking = SERVER.replace(
+        "class Server(",
+        "import signal\ndef end(*_):\n    open(os.environ['HOLD']).read()\n    os._exit(0)\n\
+         if 'HOLD' in os.environ:\n    signal.signal(signal.SIGTERM, end)\nclass Server(",
+    );
+    let slow = SERVER.replace(
+        "        body =",
+        "        if os.path.exists(os.environ.get('HOLD', '/nonexistent')):\n            \
+         open(os.environ['HOLD']).read()\n        body =",
+    );
+    assert!(blocking != SERVER && slow != SERVER);
+    let env = |more: &str| {
+        fs::write(host.layout.env_file(), format!("LADYLINUX_PORT={}\n{more}", host.port)).unwrap();
+    };
+    let hold_variable = format!("HOLD={}\n", pipe.0.display());
+
+    // Step 1: the service takes its time to end. The stop is finished, then the run halts.
+    host.push(&[("server.py", &blocking)]);
+    env(&hold_variable);
+    host.tool(["run"]).expect(0);
+    let mut run = start(&host, &["run"]);
+    let held = pipe.reached(&mut run);
+    send(&run, Signal::TERM);
+    drop(held);
+    halted(&host, end(run), 143, "stop");
+    env("");
+    host.push(&[("server.py", SERVER)]);
+    host.tool(["run"]).expect(0);
+
+    // Steps 2 and 3: the remote, then the package index, take the call and say nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    silent.set_nonblocking(true).unwrap();
+    let port = silent.local_addr().unwrap().port();
+    reconfigure(&host, &host.url(), &format!("git://127.0.0.1:{port}/app.git"));
+    let mut run = start(&host, &["run", "--no-stage"]);
+    let caller = until(&mut run, || silent.accept().ok());
+    send(&run, Signal::INT);
+    halted(&host, end(run), 130, "sync");
+    drop(caller);
+
+    host.push(&[("requirements.txt", "six==1.15.0\n")]);
+    reconfigure(
+        &host,
+        "installer = \"uv\"",
+        &format!("installer = \"uv\"\nindex_url = \"http://127.0.0.1:{port}/simple\""),
+    );
+    let mut run = start(&host, &["run", "--no-stage"]);
+    let caller = until(&mut run, || silent.accept().ok());
+    send(&run, Signal::TERM);
+    halted(&host, end(run), 143, "environment");
+    drop(caller);
+    host.push(&[("requirements.txt", "six==1.16.0\n")]);
+
+    // Step 4: a hook that goes on and on; the second signal changes nothing.
+    host.configure("", &pipe.hook("migration"));
+    let mut run = start(&host, &["run"]);
+    let held = pipe.reached(&mut run);
+    send(&run, Signal::INT);
+    send(&run, Signal::INT);
+    halted(&host, end(run), 130, "prepare");
+    drop(held);
+
+    // Step 5: the service runs and has not answered yet.
+    host.configure("", "");
+    host.push(&[("server.py", &slow)]);
+    env(&hold_variable);
+    let mut run = start(&host, &["run"]);
+    let held = pipe.reached(&mut run);
+    send(&run, Signal::TERM);
+    halted(&host, end(run), 143, "restart");
+    drop(held);
+
+    pipe.lift();
+    host.tool(["run"]).expect(0);
+    assert_eq!(host.version().as_deref(), Some("one"));
+    assert!(!host.fenced());
+}
+
+#[test]
+fn neither_a_hang_up_nor_a_closed_stream_changes_a_run() {
+    let host = Host::running();
+    let pipe = Hold::new(&host);
+    host.configure("", &pipe.hook("migration"));
+    let mut run = start(&host, &["run"]);
+    let held = pipe.reached(&mut run);
+    send(&run, Signal::HUP);
+    send(&run, Signal::HUP);
+    drop(held);
+    assert_eq!(last_report(&end(run).expect(0))["result"], "refreshed");
+
+    // The reader goes away in the middle.
+    let mut run = start(&host, &["run"]);
+    let mut lines = BufReader::new(run.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("\"phase_started\",\"phase\":\"prepare\"")));
+    let held = pipe.reached(&mut run);
+    drop((lines, run.stderr.take()));
+    drop(held);
+    assert_eq!(run.wait().unwrap().code(), Some(0));
+    pipe.lift();
+
+    // There never was one, in any format, on either stream; or the disk behind it is full.
+    let noisy =
+        "[[hook]]\nname = \"noisy\"\nkind = \"index\"\ncommand = [\"sh\", \"-c\", \"cat; seq 2000\"]\n";
+    host.configure("", noisy);
+    for (version, streams, format) in [
+        ("a", ">&- 2>&- <&-", "human"),
+        ("b", "> /dev/full 2> /dev/full", "json"),
+        ("c", "| true", "github"),
+        ("d", "2>&1 | true", "human"),
+        ("e", "| true", "json"),
+    ] {
+        host.push(&[("version.txt", version)]);
+        let code = host.beside("code");
+        let script = format!("{{ \"$@\"; echo $? > {}; }} {streams}", code.display());
+        let inner = host.command(["run", "--format", format]);
+        let mut command = Command::new("sh");
+        command.args(["-c", &script, "sh"]).arg(inner.get_program()).args(inner.get_args()).env_clear();
+        command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        assert!(command.stdin(Stdio::null()).status().is_ok());
+        assert_eq!(fs::read_to_string(&code).unwrap(), "0\n", "{streams} {format}");
+        assert_eq!(host.version().as_deref(), Some(version), "{streams} {format}");
+        assert_eq!(host.report()["result"], "refreshed");
+    }
+    // A refusal keeps its code as well.
+    let mut command = host.command(["run", "nowhere"]);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    command.stdout(writer.try_clone().unwrap()).stderr(writer);
+    assert_eq!(command.status().unwrap().code(), Some(3));
+}
+
+#[test]
+fn rw_8_1_nothing_is_asked_and_standard_input_is_never_read() {
+    let host = Host::running();
+    // A hook that reads gets nothing, and at once; what the caller's pipe holds stays there.
+    host.configure("", "[[hook]]\nname = \"reads\"\nkind = \"index\"\ncommand = [\"cat\"]\n");
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    std::io::Write::write_all(&mut writer, b"kept").unwrap();
+    let mut command = host.command(["run"]);
+    let said = ran(command.stdin(reader.try_clone().unwrap()).output().unwrap()).expect(0);
+    assert!(said.out.contains("1 hook: reads"), "{}", said.out);
+    drop((command, writer));
+    let mut rest = String::new();
+    (&reader).read_to_string(&mut rest).unwrap();
+    assert_eq!(rest, "kept");
+
+    // A remote that wants credentials is refused: on a terminal, and without any.
+    let credentials = "eC1hY2Nlc3MtdG9rZW46czNjcmV0";
+    let port = serve_web(Web::Protected { base: host.beside("srv"), credentials });
+    reconfigure(&host, &host.url(), &format!("http://127.0.0.1:{port}/app.git"));
+    let text = fs::read_to_string(host.layout.host_file()).unwrap();
+    fs::write(host.layout.host_file(), text.replace("[\"git\"]", "[\"http\"]")).unwrap();
+    let inner = host.command(["run"]);
+    let words = std::iter::once(inner.get_program()).chain(inner.get_args());
+    let words: Vec<&str> = words.map(|word| word.to_str().unwrap()).collect();
+    let on_terminal = format!("script --quiet --return --command '{}' /dev/null", words.join(" "));
+    for line in [on_terminal, format!("setsid --wait {}", words.join(" "))] {
+        let mut command = Command::new("sh");
+        command.args(["-c", &line]).env_clear().env("SHELL", "/bin/sh").env("TERM", "xterm");
+        command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let said = ran(command.stdin(Stdio::null()).output().unwrap()).expect(3);
+        assert!(said.all().contains("refused the credentials"), "{}", said.all());
+    }
+    assert_eq!(host.version().as_deref(), Some("one"));
+}
+
+#[test]
+fn of_two_runs_at_the_same_instant_one_works_and_the_other_is_told_who() {
+    let host = Host::running();
+    let pipe = Hold::new(&host);
+    host.configure("", &pipe.hook("migration"));
+    let mut both = [start(&host, &["run"]), start(&host, &["run"])];
+    let limit = Instant::now() + PATIENCE;
+    let loser = loop {
+        if let Some(index) = both.iter_mut().position(|run| run.try_wait().unwrap().is_some()) {
+            break index;
+        }
+        assert!(Instant::now() < limit, "both runs go on");
+        std::thread::sleep(Duration::from_millis(2));
+    };
+    let [first, second] = both;
+    let (mut worker, loser) = if loser == 0 { (second, first) } else { (first, second) };
+    let said = end(loser).expect(4);
+    let typed = format!("ladylinux-refresh --root {} run --lock-timeout 300", host.layout.root().display());
+    for text in [&format!("`run` (pid {}, run ", worker.id()), " since 20", "left to that run", &typed] {
+        assert!(said.err.contains(text), "{text:?} is missing in\n{}", said.err);
+    }
+    assert_eq!(said.out, "");
+
+    // Whoever only looks is let in and told; whoever would change something is not.
+    let held = pipe.reached(&mut worker);
+    let status: serde_json::Value =
+        serde_json::from_str(&host.tool(["status", "--json"]).expect(0).out).unwrap();
+    assert!(status["running_now"].as_str().unwrap().ends_with(&format!("-{}", worker.id())), "{status:#}");
+    host.tool(["plan"]).expect(0);
+    for arguments in
+        [&["rollback"][..], &["unfence"], &["init"], &["drift", "prune"], &["run", "--lock-timeout", "1"]]
+    {
+        let said = host.tool(arguments).expect(4);
+        assert!(said.err.contains(&format!("(pid {}", worker.id())), "{arguments:?}\n{}", said.err);
+        assert!(said.err.contains("  next       ladylinux-refresh --root "), "{arguments:?}\n{}", said.err);
+    }
+    // One that waits gets its turn, and a signal ends the waiting.
+    let mut patient = start(&host, &["run", "--lock-timeout", "600"]);
+    let impatient = start(&host, &["run", "--lock-timeout", "600"]);
+    let lock = host.layout.lock_file().canonicalize().unwrap();
+    for run in [&patient, &impatient] {
+        // Once the lock file is open its handlers for signals are long in place.
+        let folder = PathBuf::from(format!("/proc/{}/fd", run.id()));
+        until(&mut worker, || {
+            let entries = fs::read_dir(&folder).ok()?.flatten();
+            entries.filter_map(|entry| fs::read_link(entry.path()).ok()).find(|path| *path == lock)
+        });
+    }
+    send(&impatient, Signal::TERM);
+    end(impatient).expect(143);
+    assert!(patient.try_wait().unwrap().is_none());
+    drop(held);
+    end(worker).expect(0);
+    drop(pipe.reached(&mut patient));
+    end(patient).expect(0);
+
+    // A killed run holds nothing, and what it had started is ended by the next one.
+    let mut killed = start(&host, &["run"]);
+    let held = pipe.reached(&mut killed);
+    send(&killed, Signal::KILL);
+    assert_eq!(end(killed).code, None);
+    pipe.lift();
+    host.tool(["run"]).expect(0).says("was interrupted");
+    drop(held);
+    let staged = left_over(&host);
+    assert!(staged.iter().all(|line| !line.contains("hold")), "{staged:?}");
+    assert_eq!(host.version().as_deref(), Some("one"));
+}
