@@ -308,10 +308,12 @@ pub fn git<A: AsRef<OsStr>>(folder: &Path, arguments: impl IntoIterator<Item = A
 }
 
 fn serve(folder: &Path) -> (Child, u16) {
+    let daemon = Path::new(&git(folder, ["--exec-path"])).join("git-daemon");
     for _ in 0..20 {
         let port = free_port();
-        let mut server = Command::new("git")
-            .args(["daemon", "--listen=127.0.0.1", "--export-all", "--reuseaddr"])
+        // Started without the `git` in front, which would not take the daemon along when it is killed.
+        let mut server = Command::new(&daemon)
+            .args(["--listen=127.0.0.1", "--export-all", "--reuseaddr"])
             .arg(format!("--port={port}"))
             .arg(format!("--base-path={}", folder.display()))
             .arg(folder)
