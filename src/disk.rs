@@ -52,6 +52,16 @@ pub fn write_volatile(path: &Path, bytes: &[u8], mode: u32) -> Outcome<()> {
     fs::rename(&fresh, path).context(told)
 }
 
+/// Writes a new file that nobody needs after a crash; not synced.
+///
+/// # Errors
+/// The file exists, or cannot be written.
+pub fn write_passing(path: &Path, bytes: &[u8], mode: u32) -> Outcome<()> {
+    let told = || format!("cannot write {}", path.display());
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path).context(told)?;
+    file.write_all(bytes).context(told)
+}
+
 /// Writes `value` as JSON to `path`, atomically and durably.
 ///
 /// # Errors

@@ -62,17 +62,6 @@ impl Failure {
         self
     }
 
-    /// Returns the same failure with these hints instead of its own and its causes'.
-    #[must_use]
-    pub fn with_hints(mut self, hints: Vec<String>) -> Self {
-        if let Some(nested) = self.source.as_deref_mut().and_then(|source| source.downcast_mut::<Self>()) {
-            let emptied = std::mem::replace(nested, Self::new(String::new())).with_hints(Vec::new());
-            *nested = emptied;
-        }
-        self.hints = hints;
-        self
-    }
-
     /// Returns what happened, without its causes.
     pub fn summary(&self) -> &str {
         &self.summary

@@ -110,6 +110,9 @@ pub fn rollback_target(layout: &Layout, run: Option<&RunId>, fenced: bool) -> Ou
     })
 }
 
+/// How many runs keep their folder; one that holds saved changes keeps it until they are pruned by name.
+const KEPT_FOLDERS: usize = 200;
+
 /// Removes the environments that none of the kept good runs needs, and lets go of the commits of all other runs. The
 /// live environment and that of the run in hand always stay.
 ///
@@ -136,5 +139,14 @@ pub fn prune(on: &Installation, current: &RunId) -> Outcome<()> {
     }
     let keep: Vec<GenerationName> = kept_generations.into_iter().collect();
     on.environments().prune(&keep)?;
-    on.mirror.release_all_but(&kept_runs)
+    on.mirror.release_all_but(&kept_runs)?;
+    let mut runs = recover::all(&on.layout.runs())?;
+    runs.truncate(runs.len().saturating_sub(KEPT_FOLDERS));
+    for run in runs.iter().filter(|run| !kept_runs.contains(run)) {
+        let folder = on.layout.run(run);
+        if !folder.join("saved").exists() {
+            disk::remove_tree(&folder)?;
+        }
+    }
+    Ok(())
 }

@@ -52,10 +52,11 @@ pub fn main() -> ExitCode {
         }
     };
     report::screen::settle_colour();
+    let root = cli.root.clone();
     let result = catch_unwind(AssertUnwindSafe(|| commands::dispatch(cli)))
         .unwrap_or_else(|panic| Err(exit::Error::Bug(told(panic.as_ref()))));
     if let Err(error) = &result {
-        commands::complain(error);
+        commands::complain(error, root.as_deref());
     }
     exit::code(&result)
 }

@@ -1,5 +1,10 @@
 //! Local changes are never lost: observed, saved, preserved, restored.
-#![expect(clippy::disallowed_methods, reason = "tests arrange the world that the program finds")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_macros,
+    clippy::unwrap_used,
+    reason = "tests arrange the world that the program finds"
+)]
 
 #[path = "common/git.rs"]
 mod common;
@@ -16,6 +21,7 @@ use ladylinux_refresh::git::path::TreePath;
 use ladylinux_refresh::git::restore::{Present, Restore};
 use ladylinux_refresh::git::saved::SavedKind;
 use ladylinux_refresh::git::{align, save, tree};
+use ladylinux_refresh::settings::environment;
 
 fn path(text: &str) -> TreePath {
     Path::new(text).into()
@@ -320,6 +326,41 @@ fn saved_places_are_listed_with_their_size_and_pruned() {
     assert_eq!(world.tree().saved_places().unwrap().len(), 1);
 }
 
+#[test]
+fn what_is_moved_stays_on_the_trees_own_file_system() {
+    let mut world = World::new();
+    world.install();
+    let Some(elsewhere) = another_file_system(&world.app()) else {
+        eprintln!("SKIPPED: there is no second file system to try it with");
+        return;
+    };
+    std::os::unix::fs::symlink(elsewhere.path(), world.layout.runs()).unwrap();
+    world.preserve = vec!["README.md".to_owned()];
+    world.write("README.md", b"preserved");
+    world.write("src/app.py", b"changed");
+    world.write("big/blob", b"5 GB");
+    let inode = std::fs::metadata(world.file("big/blob")).unwrap().ino();
+    world.synced("r1", "main");
+    let vault = world.file(".git/refresh-saved/r1");
+    assert_eq!(std::fs::metadata(vault.join("untracked/big/blob")).unwrap().ino(), inode);
+    assert_eq!(
+        std::fs::canonicalize(saved(&world, "r1").join("vault")).unwrap(),
+        std::fs::canonicalize(&vault).unwrap()
+    );
+    assert_eq!(world.read("README.md"), "preserved");
+    world.tree().restore(&run("r1"), everything()).unwrap();
+    assert_eq!(world.read("big/blob"), "5 GB");
+    assert_eq!(world.read("src/app.py"), "changed");
+    world.tree().prune(&run("r1")).unwrap();
+    assert!(!vault.exists());
+}
+
+fn another_file_system(than: &Path) -> Option<tempfile::TempDir> {
+    let folder = tempfile::tempdir_in("/dev/shm").ok()?;
+    let device = |path: &Path| std::fs::metadata(path).unwrap().dev();
+    (device(folder.path()) != device(than)).then_some(folder)
+}
+
 /// Kills the worker at each of its checkpoints, for both operations, and lets the next run put things right.
 #[test]
 fn a_kill_in_the_middle_of_saving_or_aligning_loses_nothing() {
@@ -359,7 +400,7 @@ fn killed_at(operation: &str, at: u32) -> bool {
     let scratch = world.folder.path().join("scratch");
     std::fs::create_dir(&scratch).unwrap();
     let at_place = tree::Place {
-        program: Path::new("/usr/bin/git").into(),
+        program: environment::find_program("git", true).unwrap().into(),
         home: world.layout.state().join("git").into(),
         app: world.app().into(),
         mirror: world.layout.mirror().into(),

@@ -1,5 +1,9 @@
 //! The mirror fetches over real transports, and says what is wrong with a remote.
-#![expect(clippy::disallowed_methods, reason = "tests arrange the world that the program finds")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "tests arrange the world that the program finds"
+)]
 
 #[path = "common/git.rs"]
 mod common;
@@ -60,6 +64,19 @@ fn a_branch_that_became_a_folder_of_branches_is_fetched() {
     world.remote_git(&["branch", "-D", "x"]);
     world.remote_git(&["branch", "x/y"]);
     world.mirror().ensure(&run("r2"), &branch("x/y")).unwrap();
+}
+
+#[test]
+fn what_a_killed_fetch_left_is_in_nobodys_way() {
+    let world = World::new();
+    world.mirror().ensure(&run("r1"), &branch("main")).unwrap();
+    for left in ["refs/heads/main.lock", "packed-refs.lock", "objects/pack/tmp_pack_x"] {
+        std::fs::create_dir_all(world.layout.mirror().join(left).parent().unwrap()).unwrap();
+        std::fs::write(world.layout.mirror().join(left), "").unwrap();
+    }
+    let tip = world.commit(&[("a", "1\n")]);
+    assert_eq!(world.mirror().ensure(&run("r2"), &branch("main")).unwrap(), tip);
+    assert!(!world.layout.mirror().join("objects/pack/tmp_pack_x").exists());
 }
 
 #[test]

@@ -1,5 +1,10 @@
 //! The work tree is aligned with a commit, whatever state it is in, and proved to be it.
-#![expect(clippy::disallowed_methods, reason = "tests arrange the world that the program finds")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_macros,
+    clippy::print_stderr,
+    reason = "tests arrange the world that the program finds"
+)]
 
 #[path = "common/git.rs"]
 mod common;
@@ -139,7 +144,7 @@ fn files_and_folders_without_permission_bits_are_aligned() {
     let mut world = World::owned_by(stranger().unwrap_or_else(Owner::own));
     world.install();
     let close = |path: &str| {
-        std::fs::set_permissions(world.file(path), std::fs::Permissions::from_mode(0o0)).unwrap()
+        std::fs::set_permissions(world.file(path), std::fs::Permissions::from_mode(0o000)).unwrap();
     };
     world.write("private/note", b"n");
     close("src/util.py");

@@ -367,13 +367,13 @@ fn rw_5_3_everything_in_a_generation_belongs_to_the_owner_of_the_tree() {
     for installer in BOTH {
         let world = World::bare(Owner { uid: 1234, gid: 1234 }).with(installer);
         fs::create_dir_all(world.layout.tools()).unwrap();
-        let uv = fs::read_dir(common::shared().join("tools")).unwrap().next().unwrap().unwrap().path();
-        let place: PathBuf = world.layout.tools().join(uv.file_name().unwrap());
-        fs::create_dir(&place).unwrap();
-        fs::copy(uv.join("uv"), place.join("uv")).unwrap();
         let ensured = world.ensure("six==1.17.0\n", "run-1").unwrap();
         each(&ensured.generation.path, &mut |entry, found| {
             assert_eq!((found.uid(), found.gid()), (1234, 1234), "{}", entry.display());
+        });
+        // The tool's own program is out of the owner's reach.
+        each(&world.layout.state().join("tools"), &mut |entry, found| {
+            assert_eq!((found.uid(), found.mode() & 0o022), (0, 0), "{}", entry.display());
         });
         world.environments().switch(&ensured.generation.name).unwrap();
         let asked = Command::new("setpriv")

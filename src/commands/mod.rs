@@ -20,7 +20,7 @@ use crate::cli::{Cli, Command, Format, LockArgs, ReportArgs};
 use crate::error::{Context as _, Failure, Outcome};
 use crate::event::{Events, Subscriber};
 use crate::exit::{Ended, Error, Refusal};
-use crate::installation::{self, Installation};
+use crate::installation::{self, Installation, as_typed};
 use crate::journal::run_lock::{self, RunLock, Taken};
 use crate::process::{Runner, interrupt};
 use crate::report::human::{self, Detail, Human};
@@ -36,14 +36,10 @@ use crate::settings::names::RunId;
 pub fn dispatch(cli: Cli) -> Result<Ended, Error> {
     rustix::process::umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);
     let layout = layout(cli.root.as_deref()).map_err(Error::Usage)?;
-    match cli.command {
-        // The supervisor handles its own signals.
-        Command::Supervise => return service::supervise(&layout),
-        Command::AsOwner(args) => return as_owner::answer(&args),
-        Command::GitCredential(args) => return as_owner::credential(&args),
-        _ => {}
+    // The supervisor handles its own signals.
+    if !matches!(cli.command, Command::Supervise) {
+        interrupt::install().map_err(|failure| Error::Bug(failure.chain().join(": ")))?;
     }
-    interrupt::install().map_err(|failure| Error::Bug(failure.chain().join(": ")))?;
     match cli.command {
         Command::Run(args) if args.dry_run => plan::plan(&layout, &plan::PlanWish::dry_run(args)),
         Command::Run(args) => run::run(&layout, &args),
@@ -56,16 +52,19 @@ pub fn dispatch(cli: Cli) -> Result<Ended, Error> {
         Command::Service(command) => service::service(&layout, &command),
         Command::Drift(command) => drift::drift(&layout, &command),
         Command::Demo(args) => demo::demo(&args),
-        Command::Supervise | Command::AsOwner(_) | Command::GitCredential(_) => Ok(Ended::Done),
+        Command::Supervise => service::supervise(&layout),
+        Command::AsOwner(args) => as_owner::answer(&args),
+        Command::GitCredential(args) => as_owner::credential(&args),
     }
 }
 
 /// Tells what ended a command, on standard error. A run has told its end already, through its reporter.
-pub fn complain(error: &Error) {
+pub fn complain(error: &Error, root: Option<&Path>) {
     if matches!(error, Error::Run(..)) {
         return;
     }
-    for line in human::error(error) {
+    let layout = layout(root).unwrap_or_else(|_| Layout::below("/"));
+    for line in human::error(error, |command| as_typed(&layout, command)) {
         screen::complain(&line);
     }
 }
@@ -96,10 +95,9 @@ fn open_with(layout: &Layout, during: &str, overrides: Overrides) -> Result<Inst
 
 /// Tells a failure of a command together with the state of the service.
 fn refuse(on: &Installation, during: &str, failure: Failure, next: &str) -> Error {
-    let hints: Vec<String> = failure.hints().iter().map(|hint| on.as_typed(hint)).collect();
     Error::Refused(Box::new(Refusal {
         during: during.to_owned(),
-        failure: failure.with_hints(hints),
+        failure,
         service: on.service_in_words(),
         next: Some(on.as_typed(next)),
     }))

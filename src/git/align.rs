@@ -98,9 +98,11 @@ impl Align<'_> {
             .ok_or_else(|| Failure::new("local changes were not looked at before the alignment"))?;
         self.unlock()?;
         self.mend_head()?;
-        let allowed = self.allowed(handoff)?;
+        let allowed = self.allowed(&handoff)?;
         self.check_nothing_unsaved(&allowed)?;
-        disk::write_atomic(&saved::reset_mark(place), b"", 0o600)?;
+        if saved::read(place)?.is_some() {
+            disk::write_atomic(&saved::reset_mark(place), b"", 0o600)?;
+        }
         self.fetch_and_reset(&allowed)?;
         checkpoint::reach("git:reset");
         self.sweep(&allowed)?;
@@ -163,7 +165,7 @@ impl Align<'_> {
         format!("refs/remotes/origin/{}", self.request.branch)
     }
 
-    fn allowed(&self, handoff: Handoff) -> Outcome<Allowed> {
+    fn allowed(&self, handoff: &Handoff) -> Outcome<Allowed> {
         let base = match &handoff.base {
             Some(base) => self.tree.files(base)?.unwrap_or_default(),
             None => Files::new(),
@@ -285,7 +287,7 @@ impl Align<'_> {
         // A branch that is checked out is let go first.
         let head = format!("ref: {}\n", self.local_ref());
         disk::write_atomic(&self.tree.git_dir().join("HEAD"), head.as_bytes(), 0o644)?;
-        let input: String = conflicts.iter().map(|name| format!("delete {name}\n")).collect();
+        let input = conflicts.iter().map(|name| format!("delete {name}\n")).collect::<Vec<_>>().concat();
         let program = self
             .tree
             .git

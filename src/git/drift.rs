@@ -218,7 +218,7 @@ impl Tree {
         if names.is_empty() {
             return Ok(Some(names));
         }
-        let list: String = names.iter().map(|tip| format!("{}\n", tip.commit)).collect();
+        let list = names.iter().map(|tip| tip.commit.as_str()).collect::<Vec<_>>().join("\n") + "\n";
         let program = self.git.at(&self.both()).args(["rev-list", "--stdin", "--not", "--all"]);
         let listed = self.git.runner().run(&program.input(list.into_bytes()))?;
         if !listed.succeeded() {

@@ -106,7 +106,6 @@ pub fn parse_fetch_failure(stderr: &[u8]) -> FetchFailure {
         "error: 401",
         "error: 403",
         "invalid credentials",
-        "access denied",
     ]) {
         FetchFailure::Authentication
     } else if says(&[

@@ -70,7 +70,7 @@ pub struct TreeState {
     pub nested: Vec<TreePath>,
     /// Lock files in `.git`.
     pub locks: Vec<TreePath>,
-    /// Files of operations in progress (a merge, a rebase …).
+    /// Files in `.git` of operations in progress (a merge, a rebase …), and those that bend what a checkout does.
     pub operations: Vec<String>,
 }
 
@@ -129,7 +129,7 @@ pub(super) fn head_of(git_dir: &Path) -> Head {
     }
 }
 
-/// The files and folders in `.git` that stand for an operation in progress.
+/// The files and folders in `.git` that stand for an operation in progress, or bend what a checkout does.
 pub(super) fn operation_files(git_dir: &Path) -> Vec<&'static str> {
     [
         "MERGE_HEAD",
@@ -293,9 +293,6 @@ impl Removal<'_> {
                     format!("it belongs to uid {} in a sticky folder", inside.uid()),
                     &format!("chown -h {owner}"),
                 );
-            } else if foreign_folder(&inside, self.owner, self.as_root) {
-                // Moving a folder changes its entry "..", which takes the right to write in it.
-                self.folder(&entry.path())?;
             } else if inside.is_dir() {
                 self.folder(&entry.path())?;
             } else if inside.is_file() {
@@ -324,10 +321,6 @@ impl Removal<'_> {
         let repair = format!("{repair} '{}'", path.display().to_string().replace('\'', r"'\''"));
         self.found.push(Unremovable { path: path.into(), reason, repair });
     }
-}
-
-fn foreign_folder(found: &fs::Metadata, owner: Owner, as_root: bool) -> bool {
-    found.is_dir() && found.uid() != owner.uid && !as_root
 }
 
 /// Returns the mount points at or below `folder`.

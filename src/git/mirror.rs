@@ -16,7 +16,7 @@ use crate::settings::names::{BranchName, CommitId, RunId};
 use crate::settings::{Remote, RemoteUrl};
 
 use super::fetch_failure::FetchFailure;
-use super::{Git, Repository, remote};
+use super::{Git, Repository, inspect, remote};
 
 /// The mirror's own configuration. The owner of `app/` reads the mirror whatever the caller's umask is.
 const CONFIGURATION: &str = "\
@@ -186,9 +186,14 @@ impl Mirror {
     }
 
     fn fetch(&self, into: &Path, url: &RemoteUrl) -> Outcome<Finished> {
-        // After this, leftovers of a fetch that was killed would keep the next one out for good.
-        for lock in ["packed-refs.lock", "shallow.lock", "config.lock", "HEAD.lock"] {
-            disk::remove_file_if_there(&into.join(lock))?;
+        // Locks of a fetch that was killed would keep the next one out for good; one run at a time comes here.
+        for lock in inspect::locks(into) {
+            disk::remove_file_if_there(&lock)?;
+        }
+        for entry in std::fs::read_dir(into.join("objects/pack")).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with("tmp_") {
+                disk::remove_file_if_there(&entry.path())?;
+            }
         }
         let program = self.git.at(&Repository::bare(into));
         let program = remote::equip(&self.git, program, &self.remote, url)?

@@ -56,7 +56,7 @@ const CONFIGURATION: &str = "\
 ";
 
 /// What is set on every command line, above whatever a repository's own configuration says.
-const HARDENED: [&str; 20] = [
+const HARDENED: [&str; 19] = [
     "core.hooksPath=/dev/null",
     "core.fsmonitor=false",
     "core.untrackedCache=false",
@@ -69,7 +69,6 @@ const HARDENED: [&str; 20] = [
     "core.symlinks=true",
     "core.sparseCheckout=false",
     "core.fsync=all",
-    "core.fsyncObjectFiles=true",
     "core.pager=cat",
     "gc.auto=0",
     "maintenance.auto=false",
@@ -124,6 +123,9 @@ impl Git {
         if let Some(index) = &repository.index {
             program = program.env("GIT_INDEX_FILE", index);
         }
+        if repository.passing {
+            program = program.args(["-c", "core.fsync=none"]);
+        }
         if !repository.borrowed.is_empty() {
             program = program.env("GIT_ALTERNATE_OBJECT_DIRECTORIES", path_list(&repository.borrowed));
         }
@@ -166,17 +168,25 @@ struct Repository {
     git_dir: PathBuf,
     work_tree: Option<PathBuf>,
     index: Option<PathBuf>,
+    /// Whether what is written there matters after a crash.
+    passing: bool,
     /// Folders of objects that are read besides the repository's own.
     borrowed: Vec<PathBuf>,
 }
 
 impl Repository {
     fn bare(git_dir: impl Into<PathBuf>) -> Self {
-        Self { git_dir: git_dir.into(), work_tree: None, index: None, borrowed: Vec::new() }
+        Self { git_dir: git_dir.into(), work_tree: None, index: None, passing: false, borrowed: Vec::new() }
     }
 
     fn with_tree(mut self, tree: impl Into<PathBuf>) -> Self {
         self.work_tree = Some(tree.into());
+        self
+    }
+
+    /// Nothing in it is needed after a crash, so nothing has to be synced.
+    fn passing(mut self) -> Self {
+        self.passing = true;
         self
     }
 

@@ -103,12 +103,6 @@ fn ssh_command(remote: &Remote) -> String {
         options.push(format!("UserKnownHostsFile=\"{}\"", hosts.display()));
         options.push("GlobalKnownHostsFile=/dev/null".to_owned());
     }
-    if let Some(proxy) = &remote.proxy {
-        // A proxy for http says nothing about ssh, unless it is written as a command for it.
-        if let Some(command) = proxy.strip_prefix("command:") {
-            options.push(format!("ProxyCommand={command}"));
-        }
-    }
     for option in options {
         words.push("-o".to_owned());
         words.push(option);

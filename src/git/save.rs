@@ -278,7 +278,7 @@ impl<'a> Save<'a> {
         if matches!(item.kind, SavedKind::Modified | SavedKind::Mode | SavedKind::Preserved) {
             let is_folder = fs::symlink_metadata(&from).is_ok_and(|found| found.is_dir());
             if !is_folder {
-                return self.link_or_copy(item, &from, to);
+                return link_or_copy(item, &from, to);
             }
         }
         match disk::move_new(&from, to)? {
@@ -288,18 +288,6 @@ impl<'a> Save<'a> {
                     .hint("unmount what is mounted below the work tree"))
             }
         }
-    }
-
-    fn link_or_copy(&self, item: &SavedItem, from: &Path, to: &Path) -> Outcome<()> {
-        if disk::link_new(from, to)? == Moved::Done {
-            return Ok(());
-        }
-        let closed = item.mode & 0o400 == 0;
-        if closed {
-            disk::set_mode(from, item.mode | 0o400)?;
-        }
-        disk::copy_new(from, to)?;
-        if closed { disk::set_mode(to, item.mode) } else { Ok(()) }
     }
 
     /// Folders that were closed were opened to look into them; the saved ones are closed again.
@@ -397,9 +385,9 @@ impl<'a> Save<'a> {
         let Some(first) = fresh.first() else { return Ok(()) };
         let told = || "cannot bundle the local commits".to_owned();
         let scratch = self.tree.scratch_repository("bundle.git", "", &first.commit)?;
-        let refs: String =
-            fresh.iter().map(|tip| format!("{} refs/saved/{}\n", tip.commit, tip.name)).collect();
-        disk::write_atomic(&scratch.git_dir.join("packed-refs"), refs.as_bytes(), 0o600)?;
+        let line = |tip: &&Tip| format!("{} refs/saved/{}\n", tip.commit, tip.name);
+        let refs = fresh.iter().map(line).collect::<Vec<_>>().concat();
+        disk::write_passing(&scratch.git_dir.join("packed-refs"), refs.as_bytes(), 0o600)?;
         let known = self
             .tree
             .git
@@ -437,8 +425,23 @@ impl<'a> Save<'a> {
             accounted: replaced.chain(explained).collect(),
             preserved: preserved.iter().map(|path| path.as_path().into()).collect(),
         };
-        disk::write_json(&folder.join("handoff.json"), &handoff, 0o600)
+        let bytes =
+            serde_json::to_vec(&handoff).context(|| "cannot encode what is handed over".to_owned())?;
+        disk::write_passing(&folder.join("handoff.json"), &bytes, 0o600)
     }
+}
+
+/// Gives a file a second name, or copies it where that cannot be; one that its owner has closed is opened for that.
+fn link_or_copy(item: &SavedItem, from: &Path, to: &Path) -> Outcome<()> {
+    if disk::link_new(from, to)? == Moved::Done {
+        return Ok(());
+    }
+    let closed = item.mode & 0o400 == 0;
+    if closed {
+        disk::set_mode(from, item.mode | 0o400)?;
+    }
+    disk::copy_new(from, to)?;
+    if closed { disk::set_mode(to, item.mode) } else { Ok(()) }
 }
 
 /// Copies a tree, giving files a second name where that is possible; the folder called `without` is left out.

@@ -22,7 +22,7 @@ pub struct Request {
     pub branch: BranchName,
     /// The commit to be at.
     pub commit: CommitId,
-    /// The remote's URL, for people who work in the tree; a `regit_dir` never reads it.
+    /// The remote's URL, for people who work in the tree; a refresh never reads it.
     pub url: Option<String>,
 }
 

@@ -96,6 +96,15 @@ impl Tree {
         like: &CommitId,
     ) -> Outcome<Repository> {
         let folder = self.scratch.join(name);
+        let repository = Repository::bare(&folder).passing().borrowing(self.mirror.join("objects"));
+        let repository = if self.has_git_dir() {
+            repository.borrowing(self.git_dir().join("objects"))
+        } else {
+            repository
+        };
+        if is_there(&folder) {
+            return Ok(repository);
+        }
         for part in ["objects", "refs", "info"] {
             disk::make_folder(&folder.join(part), 0o700)?;
         }
@@ -104,11 +113,10 @@ impl Tree {
         } else {
             "[core]\n\trepositoryformatversion = 0\n\tbare = true\n"
         };
-        disk::write_atomic(&folder.join("config"), config.as_bytes(), 0o600)?;
-        disk::write_atomic(&folder.join("info/attributes"), attributes.as_bytes(), 0o600)?;
-        disk::write_atomic(&folder.join("HEAD"), b"ref: refs/heads/none\n", 0o600)?;
-        let repository = Repository::bare(folder).borrowing(self.mirror.join("objects"));
-        Ok(if self.has_git_dir() { repository.borrowing(self.git_dir().join("objects")) } else { repository })
+        disk::write_passing(&folder.join("config"), config.as_bytes(), 0o600)?;
+        disk::write_passing(&folder.join("info/attributes"), attributes.as_bytes(), 0o600)?;
+        disk::write_passing(&folder.join("HEAD"), b"ref: refs/heads/none\n", 0o600)?;
+        Ok(repository)
     }
 
     /// Lists the files of a commit that either repository holds; `None` where none does.

@@ -254,7 +254,7 @@ fn sweep(folder: &Path) {
         let pid = parts.next().and_then(|pid| pid.parse().ok());
         let started = parts.next().and_then(|started| started.parse().ok());
         if let (Some(pid), Some(started)) = (pid, started)
-            && !(ProcessId { pid, started }.is_alive())
+            && !(ProcessId { pid, started }).is_alive()
         {
             let _ = disk::remove_tree(&entry.path());
         }

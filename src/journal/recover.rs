@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::record::{Ending, Entry, Status};
 use super::store::{self, Journal};
+use crate::disk;
 use crate::error::{Context as _, Outcome};
 use crate::event::Events;
 use crate::process::leftover;
@@ -17,6 +18,9 @@ use crate::settings::names::{CommitId, RunId};
 
 /// The file in the folder of a run that its children are recorded in.
 pub const CHILDREN: &str = "children.jsonl";
+
+/// The folder in the folder of a run that holds a copy of the commit for staged checks.
+pub const STAGED_TREE: &str = "staged-tree";
 
 /// How long what is killed may take to be gone.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -40,12 +44,15 @@ pub fn recover(
     events: &Events,
     put_back: impl Fn(&RunId) -> Outcome<usize>,
 ) -> Outcome<Recovered> {
+    // Nobody is admitted through the fence but by the run that holds the lock, and that has not begun.
+    disk::remove_file_if_there(&layout.admit())?;
     let mut recovered = Recovered::default();
     for run in interrupted(&layout.runs())? {
         let folder = layout.run(&run);
         for process in leftover::end(&run, &folder.join(CHILDREN), PATIENCE)? {
             events.note(&format!("ended what run {run} left running: {process}"));
         }
+        disk::remove_tree(&folder.join(STAGED_TREE))?;
         let count = put_back(&run)?;
         if count > 0 {
             events.note(&format!("put back {count} preserved files that run {run} had set aside"));
@@ -58,7 +65,7 @@ pub fn recover(
         }));
         match read.and_then(|read| read.status) {
             // A foreign journal stays as it is found; a note beside it says that it has been dealt with.
-            None => crate::disk::write_atomic(&folder.join(SETTLED), b"", 0o644)?,
+            None => disk::write_atomic(&folder.join(SETTLED), b"", 0o644)?,
             Some(_) => Journal::reopen(&folder)?.append(Entry::Ended { ending: Ending::Interrupted })?,
         }
         events.warn(&format!("run {run} was interrupted; this run starts over"));

@@ -18,6 +18,7 @@ const FREE_INODES: u64 = 12_000;
 /// Returns what speaks against a refresh; nothing where it may begin.
 pub fn check(on: &Installation, observed: &Observed) -> Vec<Failure> {
     let checks = [
+        manager(on),
         rights(on),
         protected(on),
         repository(on, observed),
@@ -28,6 +29,21 @@ pub fn check(on: &Installation, observed: &Observed) -> Vec<Failure> {
         probe(on, observed),
     ];
     checks.into_iter().filter_map(Result::err).collect()
+}
+
+/// A unit of systemd is not to be run beside: two managers would fight over one service.
+fn manager(on: &Installation) -> Outcome<()> {
+    if !on.layout.is_real() {
+        return Ok(());
+    }
+    match on.layout.unit_files().into_iter().find(|path| path.exists()) {
+        None => Ok(()),
+        Some(unit) => Err(Failure::new(format!(
+            "the service is kept by systemd ({}), which this version cannot ask; it keeps the service itself",
+            unit.display()
+        ))
+        .hint("try it on a copy: ladylinux-refresh --root DIR init --repo URL")),
+    }
 }
 
 fn rights(on: &Installation) -> Outcome<()> {

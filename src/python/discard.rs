@@ -21,7 +21,7 @@ impl Environments<'_> {
         let layout = self.site.layout;
         self.finish_adoption()?;
         for name in record::entries(&layout.cache())? {
-            if name.starts_with("definitions-") {
+            if name.starts_with("definitions-") || name == "bootstrap" {
                 disk::remove_tree(&layout.cache().join(name))?;
             }
         }

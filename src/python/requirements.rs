@@ -10,8 +10,8 @@ use crate::error::{Failure, Outcome};
 /// Options that may stand on a line of their own.
 const GLOBAL_OPTIONS: [&str; 5] =
     ["--pre", "--prefer-binary", "--require-hashes", "--no-binary", "--only-binary"];
-/// Options that may follow a requirement.
-const REQUIREMENT_OPTIONS: [&str; 3] = ["--hash", "--config-settings", "--global-option"];
+/// Options that may follow a requirement: those that both installers know.
+const REQUIREMENT_OPTIONS: [&str; 1] = ["--hash"];
 /// Options that send the installers elsewhere, and what is said of them.
 const REDIRECTIONS: [&str; 9] = [
     "-i",

@@ -111,32 +111,53 @@ impl Account {
         phase: Phase,
         act: impl FnOnce(&mut Self) -> Outcome<(T, String)>,
     ) -> Outcome<T> {
-        let start = clock::monotonic();
-        self.events.emit(&Event::PhaseStarted { phase });
+        let start = self.started(phase);
         let acted = self
             .record(Entry::Intent { phase })
             .and_then(|()| act(self))
             .and_then(|done| self.record(Entry::Done { phase }).map(|()| done));
-        let duration_ms = millis(clock::monotonic().duration_since(start));
         match acted {
             Ok((value, summary)) => {
-                self.phases.push(PhaseReport { phase, duration_ms, ok: true, summary: summary.clone() });
-                self.events.emit(&Event::PhaseFinished { phase, duration_ms, summary });
+                self.finished(phase, start, summary);
                 Ok(value)
             }
             Err(failure) => {
                 // The failure itself is what counts; a journal that cannot take it (a full disk) changes nothing.
                 let _ = self.record(Entry::Failed { phase, error: failure.chain() });
-                self.phases.push(PhaseReport {
-                    phase,
-                    duration_ms,
-                    ok: false,
-                    summary: failure.summary().to_owned(),
-                });
-                self.events.emit(&Event::PhaseFailed { phase, duration_ms, error: failure.chain() });
+                self.failed(phase, start, &failure);
                 Err(failure)
             }
         }
+    }
+
+    /// Does the last part of a run that has succeeded already; trouble with the journal is worth a warning only.
+    pub fn last_part(&mut self, phase: Phase, act: impl FnOnce(&mut Self) -> String) {
+        let start = self.started(phase);
+        let intent = self.record(Entry::Intent { phase });
+        let summary = act(self);
+        let done = intent.and_then(|()| self.record(Entry::Done { phase }));
+        if let Err(failure) = done {
+            self.warn(format!("the journal cannot be written: {}", failure.chain().join(": ")));
+        }
+        self.finished(phase, start, summary);
+    }
+
+    fn started(&self, phase: Phase) -> Instant {
+        self.events.emit(&Event::PhaseStarted { phase });
+        clock::monotonic()
+    }
+
+    fn finished(&mut self, phase: Phase, start: Instant, summary: String) {
+        let duration_ms = millis(clock::monotonic().duration_since(start));
+        self.phases.push(PhaseReport { phase, duration_ms, ok: true, summary: summary.clone() });
+        self.events.emit(&Event::PhaseFinished { phase, duration_ms, summary });
+    }
+
+    fn failed(&mut self, phase: Phase, start: Instant, failure: &Failure) {
+        let duration_ms = millis(clock::monotonic().duration_since(start));
+        let summary = failure.summary().to_owned();
+        self.phases.push(PhaseReport { phase, duration_ms, ok: false, summary });
+        self.events.emit(&Event::PhaseFailed { phase, duration_ms, error: failure.chain() });
     }
 
     /// Writes a record of the journal that is neither intent nor outcome.
@@ -171,14 +192,6 @@ impl Account {
     /// Returns the branch.
     pub fn branch(&self) -> &BranchName {
         &self.target.branch
-    }
-
-    /// Returns the commit, which has to be known by now.
-    ///
-    /// # Errors
-    /// It is not: a bug.
-    pub fn commit(&self) -> Outcome<CommitId> {
-        self.commit.clone().ok_or_else(|| Failure::new("the run has no commit yet"))
     }
 }
 

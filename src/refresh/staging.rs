@@ -8,6 +8,7 @@ use crate::error::Outcome;
 use crate::event::Phase;
 use crate::exit;
 use crate::installation::Installation;
+use crate::journal::recover::STAGED_TREE;
 use crate::process::interrupt;
 use crate::python::Generation;
 use crate::settings::Hook;
@@ -51,7 +52,7 @@ fn check(
     if checks.is_empty() {
         return Ok(0);
     }
-    let tree = on.layout.run(&account.run).join("staged-tree");
+    let tree = on.layout.run(&account.run).join(STAGED_TREE);
     on.mirror.export(&release.commit, &tree, on.owner)?;
     let stage = prepare::Place { folder: tree.clone(), environment: generation.path.clone() };
     let checked = checks.iter().try_for_each(|hook| prepare::run_hook(on, account, hook, &stage, generation));

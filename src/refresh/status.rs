@@ -70,26 +70,25 @@ impl Inventory {
     }
 }
 
-/// Settles the tool's own stores after a success: what no kept run needs any more is removed.
-///
-/// # Errors
-/// None that ends the run; trouble is a warning.
-pub fn settle(on: &Installation, account: &mut Account) -> Outcome<String> {
+/// Settles the tool's own stores after a success: what no kept run needs any more is removed. Trouble is a warning.
+pub fn settle(on: &Installation, account: &mut Account) -> String {
     if let Err(failure) = history::prune(on, &account.run) {
-        account.warn(format!("old environments could not be pruned: {}", failure.chain().join(": ")));
+        account.warn(format!("old runs and environments cannot be pruned: {}", failure.chain().join(": ")));
     }
     if !account.protected.changed.is_empty() {
         account.warn(
             "protected paths changed while the service was down; this program does not write there".into(),
         );
     }
-    for line in advice(on, account)? {
-        account.warn(line);
+    match advice(on, account) {
+        Ok(lines) => lines.into_iter().for_each(|line| account.warn(line)),
+        Err(failure) => {
+            account.warn(format!("saved changes cannot be looked at: {}", failure.chain().join(": ")));
+        }
     }
-    let commit = account.commit()?;
-    let generation = account.environment.generation.clone();
-    let generation = generation.map_or_else(|| "no environment".to_owned(), |name| name.to_string());
-    Ok(format!("{} on {} in {generation}", commit.short(), account.branch()))
+    let commit = account.commit.as_ref().map_or("unknown", |commit| commit.short());
+    let generation = account.environment.generation.as_ref().map_or("no environment", |name| name.as_str());
+    format!("{commit} on {} in {generation}", account.branch())
 }
 
 /// Points out a file that is saved run after run, with the line to add, and saved changes that have grown large.

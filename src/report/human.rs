@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::screen::{self, Tone, duration, harmless, paint};
 use super::{Error, Report};
 use crate::event::{Event, Phase, Subscriber};
-use crate::exit::Refusal;
+use crate::exit::{self, Refusal};
 use crate::journal::record::Ending;
 use crate::journal::run_lock::Holder;
 
@@ -253,34 +253,40 @@ fn shortened(items: &[String], count: usize) -> String {
 }
 
 /// Renders what ended a command that has no report.
-pub fn error(error: &crate::exit::Error) -> Vec<String> {
-    use crate::exit::Error;
+/// `typed` turns a command of this program into what has to be typed for the installation at hand.
+pub fn error(error: &exit::Error, typed: impl Fn(&str) -> String) -> Vec<String> {
+    use exit::Error;
     match error {
         Error::Usage(failure) => {
             let mut lines =
                 vec![format!("{}: {}", paint(Tone::Bad, "error"), harmless(&failure.chain().join(": ")))];
-            lines.extend(failure.hints().iter().map(|hint| format!("  try        {}", harmless(hint))));
+            lines.extend(
+                failure.hints().iter().map(|hint| format!("  try        {}", harmless(&typed(hint)))),
+            );
             lines.push("  service    not touched".to_owned());
-            lines.push(format!("  next       {}", paint(Tone::Strong, "ladylinux-refresh --help")));
+            lines.push(format!("  next       {}", paint(Tone::Strong, &typed("ladylinux-refresh --help"))));
             lines
         }
         Error::Refused(refusal) => {
             let Refusal { during, failure, service, next } = refusal.as_ref();
-            refused(during, &failure.chain(), service, &failure.hints(), next.as_deref())
+            let hints: Vec<String> = failure.hints().iter().map(|hint| typed(hint)).collect();
+            refused(during, &failure.chain(), service, &hints, next.as_deref())
         }
-        Error::Locked(holder) => locked(holder.as_deref()),
+        Error::Locked(holder) => {
+            locked(holder.as_deref(), &typed("ladylinux-refresh run --lock-timeout 300"))
+        }
         Error::Run(report) => {
             report.error.iter().flat_map(|error| error_lines(error, &state(report))).collect()
         }
         Error::Bug(what) => vec![
             format!("{}: this is a bug in ladylinux-refresh: {}", paint(Tone::Bad, "error"), harmless(what)),
             "  service    unknown".to_owned(),
-            format!("  next       {}", paint(Tone::Strong, "ladylinux-refresh status")),
+            format!("  next       {}", paint(Tone::Strong, &typed("ladylinux-refresh status"))),
         ],
     }
 }
 
-fn locked(holder: Option<&Holder>) -> Vec<String> {
+fn locked(holder: Option<&Holder>, next: &str) -> Vec<String> {
     let who = match holder {
         Some(holder) => {
             let run = holder.run.as_ref().map(|run| format!(", run {run}")).unwrap_or_default();
@@ -291,6 +297,6 @@ fn locked(holder: Option<&Holder>) -> Vec<String> {
     vec![
         format!("{}: {who} holds the lock", paint(Tone::Bad, "error")),
         "  service    left to that run".to_owned(),
-        format!("  next       {}", paint(Tone::Strong, "ladylinux-refresh run --lock-timeout 300")),
+        format!("  next       {}", paint(Tone::Strong, next)),
     ]
 }

@@ -69,6 +69,11 @@ impl Layout {
     pub fn env_file(&self) -> PathBuf {
         self.at("etc/ladylinux/ladylinux.env")
     }
+    /// Where a unit of systemd for the service may lie.
+    pub fn unit_files(&self) -> [PathBuf; 3] {
+        ["etc/systemd/system", "usr/lib/systemd/system", "lib/systemd/system"]
+            .map(|folder| self.at(folder).join("ladylinux-api.service"))
+    }
     /// `/etc/ladylinux/refresh.toml`: the host's settings, written by people.
     pub fn host_file(&self) -> PathBuf {
         self.at("etc/ladylinux/refresh.toml")

@@ -54,8 +54,8 @@ name_type! {
 }
 
 name_type! {
-    /// The name of one run: its start in UTC and the process id, for instance `20260102T030405Z-4711`. Names sort by
-    /// time.
+    /// The name of one run: its start in UTC, to the millisecond, and the process id, for instance
+    /// `20260102T030405678Z-4711`. Names sort by time.
     RunId
 }
 
@@ -150,7 +150,7 @@ impl RunId {
 
     /// Makes the name of a run that starts at `at` in process `pid`.
     pub fn new(at: jiff::Timestamp, pid: u32) -> Self {
-        Self(format!("{}-{pid}", at.strftime("%Y%m%dT%H%M%SZ")))
+        Self(format!("{}-{pid}", at.strftime("%Y%m%dT%H%M%S%3fZ")))
     }
 }
 

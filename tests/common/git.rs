@@ -1,6 +1,6 @@
 //! A remote, an installation and a work tree in a temporary folder, on real git.
 #![expect(clippy::disallowed_methods, reason = "tests arrange the world that the program finds")]
-#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test file uses its part")]
 
 use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -235,10 +235,19 @@ impl Daemon {
     pub fn serve(base: &Path, name: &str) -> Self {
         // The port is free now; git daemon cannot pick one itself.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut child = git_command(base, Owner::own())
-            .args(["daemon", "--reuseaddr", "--export-all", "--verbose", "--listen=127.0.0.1"])
+        // The program itself: `git daemon` would stay between, and leave it behind when it is ended.
+        let programs = git_command(base, Owner::own()).arg("--exec-path").output().unwrap().stdout;
+        let program = Path::new(String::from_utf8(programs).unwrap().trim()).join("git-daemon");
+        let mut child = Command::new(program)
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("GIT_CONFIG_COUNT", "1")
+            .env("GIT_CONFIG_KEY_0", "safe.directory")
+            .env("GIT_CONFIG_VALUE_0", "*")
+            .args(["--reuseaddr", "--export-all", "--verbose", "--listen=127.0.0.1"])
             .arg(format!("--port={port}"))
             .arg(format!("--base-path={}", base.display()))
+            .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();

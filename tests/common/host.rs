@@ -281,10 +281,11 @@ impl Drop for Host {
 }
 
 pub fn ran(output: Output) -> Ran {
+    let Output { status, stdout, stderr } = output;
     Ran {
-        code: output.status.code(),
-        out: String::from_utf8_lossy(&output.stdout).into_owned(),
-        err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        code: status.code(),
+        out: String::from_utf8_lossy(&stdout).into_owned(),
+        err: String::from_utf8_lossy(&stderr).into_owned(),
     }
 }
 

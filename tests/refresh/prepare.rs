@@ -63,7 +63,7 @@ fn rw_5_4_the_first_hook_that_fails_halts_the_run() {
         .concat();
         host.push(&[("look.py", LOOKOUT), ("refresh.toml", &hooks)]);
         host.tool(way).expect(1).says("the assets hook broken failed").says("the assets are torn");
-        assert!(told(&host).contains("7"), "the exit code is missing: {}", told(&host));
+        assert!(told(&host).contains("code 7"), "the exit code is missing: {}", told(&host));
         assert_eq!(seen(&host).len(), 1, "a hook ran after the one that failed");
         assert_eq!(journaled(&host, "failed"), ["prepare"]);
         down_and_fenced(&host);
