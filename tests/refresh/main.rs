@@ -13,6 +13,7 @@ mod if_changed;
 mod init;
 mod local_changes;
 mod order;
+mod owner;
 mod plan;
 mod prepare;
 mod protected;
