@@ -13,7 +13,9 @@ const OWNER: u32 = 61_873;
 fn give(path: &Path) {
     std::os::unix::fs::lchown(path, Some(OWNER), Some(OWNER)).unwrap();
     if path.symlink_metadata().unwrap().is_dir() {
-        fs::read_dir(path).unwrap().for_each(|entry| give(&entry.unwrap().path()));
+        for entry in fs::read_dir(path).unwrap() {
+            give(&entry.unwrap().path());
+        }
     }
 }
 
@@ -68,7 +70,9 @@ fn all_belong_to(host: &Host, owner: u32) {
     fn all(folder: &Path, owner: u32) {
         assert_eq!(folder.symlink_metadata().unwrap().uid(), owner, "{}", folder.display());
         if folder.symlink_metadata().unwrap().is_dir() {
-            fs::read_dir(folder).unwrap().for_each(|entry| all(&entry.unwrap().path(), owner));
+            for entry in fs::read_dir(folder).unwrap() {
+                all(&entry.unwrap().path(), owner);
+            }
         }
     }
     all(&host.layout.app(), owner);
