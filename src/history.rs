@@ -130,6 +130,13 @@ pub fn prune(on: &Installation, current: &RunId) -> Outcome<()> {
         }
     }
     kept_generations.extend(on.live());
+    if kept_generations.len() <= on.settings.keep {
+        // An adopted folder proved itself before there were runs: it is the oldest of all and goes when enough others
+        // are there.
+        let adopted =
+            on.environments().list()?.into_iter().filter(|generation| generation.record.built().is_none());
+        kept_generations.extend(adopted.map(|generation| generation.name));
+    }
     let keep: Vec<GenerationName> = kept_generations.into_iter().collect();
     on.environments().prune(&keep)?;
     on.mirror.release_all_but(&kept_runs)?;

@@ -246,9 +246,14 @@ impl Tree {
         if let Some(commit) = self.head()? {
             tips.insert(0, Tip { name: "HEAD".to_owned(), commit });
         }
-        let stashes =
-            crate::disk::read_if_there(&self.git_dir().join("logs/refs/stash"))?.unwrap_or_default();
-        tips.extend(parse_stash_log(&stashes));
+        // `refs/stash` is only the newest of all stashes, and its name would be in the way of `stash/0`.
+        let newest = tips.iter().position(|tip| tip.name == "stash").map(|at| tips.remove(at));
+        let log = crate::disk::read_if_there(&self.git_dir().join("logs/refs/stash"))?.unwrap_or_default();
+        let stashes = parse_stash_log(&log);
+        if stashes.is_empty() {
+            tips.extend(newest.map(|tip| Tip { name: "stash/0".to_owned(), ..tip }));
+        }
+        tips.extend(stashes);
         Ok(tips)
     }
 }
@@ -294,8 +299,7 @@ fn parse_names(text: &str) -> Vec<Tip> {
             let mut words = line.splitn(4, ' ');
             let (object, peeled, kind) = (words.next()?, words.next()?, words.next()?);
             let name = words.next()?.strip_prefix("refs/")?;
-            // Each stash comes from the log, the one that this name holds included.
-            if name.starts_with("remotes/") || name == "stash" {
+            if name.starts_with("remotes/") {
                 return None;
             }
             let commit = match kind {

@@ -88,7 +88,10 @@ pub struct Running;
 
 impl<'a> Refresh<'a, Planned> {
     /// Step 1: fence up, service down (RW-5.1).
-    fn stop(self) -> Result<Refresh<'a, Stopped>, exit::Error> {
+    ///
+    /// # Errors
+    /// The service cannot be stopped completely; or the fence cannot be raised, and nothing was stopped.
+    pub fn stop(self) -> Result<Refresh<'a, Stopped>, exit::Error> {
         self.advance(Phase::Stop, |on, account, Planned| {
             let summary = stop::stop(on, account)?;
             Ok((Stopped { inventory: status::Inventory::take(&on.layout)? }, summary))
@@ -98,7 +101,10 @@ impl<'a> Refresh<'a, Planned> {
 
 impl<'a> Refresh<'a, Stopped> {
     /// Step 2: `app/` becomes the commit (RW-5.2).
-    fn sync(self) -> Result<Refresh<'a, Synced>, exit::Error> {
+    ///
+    /// # Errors
+    /// The tree is not the commit. The run has halted.
+    pub fn sync(self) -> Result<Refresh<'a, Synced>, exit::Error> {
         self.advance(Phase::Sync, |on, account, at| {
             let (release, summary) = sync::sync(on, account)?;
             Ok((Synced { inventory: at.inventory, release }, summary))
@@ -108,7 +114,10 @@ impl<'a> Refresh<'a, Stopped> {
 
 impl<'a> Refresh<'a, Synced> {
     /// Step 3: `venv` becomes the commit's environment (RW-5.3).
-    fn environment(self) -> Result<Refresh<'a, Built>, exit::Error> {
+    ///
+    /// # Errors
+    /// The environment cannot be built or switched to. The run has halted.
+    pub fn environment(self) -> Result<Refresh<'a, Built>, exit::Error> {
         self.advance(Phase::Environment, |on, account, at| {
             let (generation, summary) = environment::environment(on, account, &at.release)?;
             account.protected = at.inventory.compare(&on.layout)?;
@@ -119,7 +128,10 @@ impl<'a> Refresh<'a, Synced> {
 
 impl<'a> Refresh<'a, Built> {
     /// Step 4: hooks (RW-5.4).
-    fn prepare(self) -> Result<Refresh<'a, Prepared>, exit::Error> {
+    ///
+    /// # Errors
+    /// A hook failed. The run has halted.
+    pub fn prepare(self) -> Result<Refresh<'a, Prepared>, exit::Error> {
         self.advance(Phase::Prepare, |on, account, at| {
             let summary = prepare::prepare(on, account, &at.release, &at.generation)?;
             Ok((Prepared { release: at.release, generation: at.generation }, summary))
@@ -129,7 +141,10 @@ impl<'a> Refresh<'a, Built> {
 
 impl<'a> Refresh<'a, Prepared> {
     /// Step 5: started, proved, fence down (RW-5.5).
-    fn restart(self) -> Result<Refresh<'a, Running>, exit::Error> {
+    ///
+    /// # Errors
+    /// The service did not prove itself and is stopped again. The run has halted.
+    pub fn restart(self) -> Result<Refresh<'a, Running>, exit::Error> {
         self.advance(Phase::Restart, |on, account, at| {
             let summary = restart::restart(on, account, &at.release, &at.generation)?;
             Ok((Running, summary))
@@ -140,7 +155,7 @@ impl<'a> Refresh<'a, Prepared> {
 impl Refresh<'_, Running> {
     /// Step 6: the report (RW-5.6). It cannot fail and nothing interrupts it: the service runs and the fence is down,
     /// so the refresh has succeeded.
-    fn status(self) -> Report {
+    pub fn status(self) -> Report {
         let Self { on, mut account, at: Running } = self;
         interrupt::shielded(|| {
             account.last_part(Phase::Status, |account| status::settle(on, account));

@@ -1,10 +1,12 @@
 //! Step 4: hooks, as the owner of the tree, in the order of their declaration (RW-5.4).
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::error::{Failure, Outcome};
 use crate::installation::Installation;
-use crate::process::{Keep, Program};
+use crate::journal::recover;
+use crate::process::{Keep, Program, leftover};
 use crate::python::Generation;
 use crate::service::deployed::{self, Deployed};
 use crate::service::envfile::EnvFile;
@@ -14,6 +16,9 @@ use crate::settings::{Hook, HookKind};
 
 use super::account::Account;
 use super::release::Release;
+
+/// How long what a hook left running may take to be gone once it is killed.
+const LEFTOVER_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where a hook runs.
 #[derive(Debug, Clone)]
@@ -50,7 +55,7 @@ pub fn prepare(
     })
 }
 
-/// Runs one hook to its end, its output streamed and kept in the log of the run.
+/// Runs one hook to its end, its output streamed and kept in the log of the run; nothing that it started outlives it.
 ///
 /// # Errors
 /// It failed, hung past its deadline, or could not be started.
@@ -80,7 +85,13 @@ pub fn run_hook(
         .env("PYTHONUNBUFFERED", "1")
         .deadline(hook.deadline)
         .keep(Keep::Narrated(hook.name.clone()));
-    let finished = on.runner.run(&program)?;
+    let finished = on.runner.run(&program);
+    // A hook's group has ended with it; a descendant that left the group still carries the mark of the run.
+    let register = on.layout.run(&account.run).join(recover::CHILDREN);
+    for process in leftover::end(&account.run, &register, LEFTOVER_PATIENCE)? {
+        account.note(&format!("ended what the hook {} left running: {process}", hook.name));
+    }
+    let finished = finished?;
     if finished.succeeded() {
         return Ok(());
     }

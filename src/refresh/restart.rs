@@ -79,10 +79,20 @@ fn start_and_prove(
     checkpoint::reach("restart:started");
     let healthy = probe::await_healthy(&probe, on.service.as_ref(), started.main)?;
     probe::prove_new(started.main, not_before, deployed)?;
+    prove_listener(on.port()?, not_before, deployed)?;
     account.downtime = account.down_since.map(|since| healthy.first_good.duration_since(since));
     checkpoint::reach("restart:settled");
     let (ready, settle) = (millis(healthy.took), probe.settle);
     Ok(format!("answers {} after {ready} ms, good for {settle:?}", healthy.status))
+}
+
+/// Proves that whoever listens on the service's port is of the new service: a stranger or a left-over process of an old
+/// one may answer just as well.
+fn prove_listener(number: u16, not_before: u64, deployed: &Deployed) -> Outcome<()> {
+    // A service that is asked elsewhere need not listen here.
+    let Some(holder) = port::holder(number)? else { return Ok(()) };
+    let Some(process) = holder.process else { return Err(port::held(number, &holder)) };
+    probe::prove_new(process, not_before, deployed).map_err(|why| port::held(number, &holder).because(why))
 }
 
 /// Ends a service that did not prove itself; its last lines belong to the error.

@@ -281,10 +281,11 @@ impl Drop for Host {
 }
 
 pub fn ran(output: Output) -> Ran {
+    let Output { status, stdout, stderr } = output;
     Ran {
-        code: output.status.code(),
-        out: String::from_utf8_lossy(&output.stdout).into_owned(),
-        err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        code: status.code(),
+        out: String::from_utf8_lossy(&stdout).into_owned(),
+        err: String::from_utf8_lossy(&stderr).into_owned(),
     }
 }
 
@@ -308,10 +309,11 @@ pub fn git<A: AsRef<OsStr>>(folder: &Path, arguments: impl IntoIterator<Item = A
 }
 
 fn serve(folder: &Path) -> (Child, u16) {
+    let daemon = Path::new(&git(folder, ["--exec-path"])).join("git-daemon");
     for _ in 0..20 {
         let port = free_port();
-        // Started by its own name: `git daemon` is a process of git around it, which alone would be ended.
-        let mut server = Command::new(Path::new(&git(folder, ["--exec-path"])).join("git-daemon"))
+        // Started without the `git` in front, which would not take the daemon along when it is killed.
+        let mut server = Command::new(&daemon)
             .args(["--listen=127.0.0.1", "--export-all", "--reuseaddr"])
             .arg(format!("--port={port}"))
             .arg(format!("--base-path={}", folder.display()))

@@ -1,0 +1,21 @@
+//! A step is done before its predecessor, or the run goes back.
+
+use ladylinux_refresh::exit::Error;
+use ladylinux_refresh::refresh::{Planned, Refresh, Running, Stopped};
+
+fn environment_before_sync(stopped: Refresh<'_, Stopped>) -> Result<(), Error> {
+    stopped.environment()?.sync()?;
+    Ok(())
+}
+
+fn restart_at_once(planned: Refresh<'_, Planned>) -> Result<(), Error> {
+    planned.restart()?;
+    Ok(())
+}
+
+fn back_to_the_stop(running: Refresh<'_, Running>) -> Result<(), Error> {
+    running.stop()?;
+    Ok(())
+}
+
+fn main() {}

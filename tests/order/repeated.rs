@@ -1,0 +1,17 @@
+//! A step is done twice: on what it made, and on what it consumed.
+
+use ladylinux_refresh::exit::Error;
+use ladylinux_refresh::refresh::{Planned, Prepared, Refresh};
+
+fn twice_in_a_row(planned: Refresh<'_, Planned>) -> Result<(), Error> {
+    planned.stop()?.stop()?;
+    Ok(())
+}
+
+fn from_the_same_state(prepared: Refresh<'_, Prepared>) -> Result<(), Error> {
+    prepared.restart()?;
+    prepared.restart()?;
+    Ok(())
+}
+
+fn main() {}

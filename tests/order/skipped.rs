@@ -1,0 +1,31 @@
+//! Steps are left out: every step, once each.
+
+use ladylinux_refresh::exit::Error;
+use ladylinux_refresh::refresh::{Built, Planned, Prepared, Refresh, Stopped, Synced};
+
+fn without_stop(planned: Refresh<'_, Planned>) -> Result<(), Error> {
+    planned.sync()?;
+    Ok(())
+}
+
+fn without_sync(stopped: Refresh<'_, Stopped>) -> Result<(), Error> {
+    stopped.environment()?;
+    Ok(())
+}
+
+fn without_environment(synced: Refresh<'_, Synced>) -> Result<(), Error> {
+    synced.prepare()?;
+    Ok(())
+}
+
+fn without_prepare(built: Refresh<'_, Built>) -> Result<(), Error> {
+    built.restart()?;
+    Ok(())
+}
+
+fn without_restart(prepared: Refresh<'_, Prepared>) -> Result<(), Error> {
+    prepared.status()?;
+    Ok(())
+}
+
+fn main() {}

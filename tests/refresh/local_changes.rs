@@ -1,0 +1,134 @@
+//! Local changes are never lost: saved before the tree is aligned, listed, and brought back.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+
+use crate::help::{WAYS, aligned, last_run};
+use crate::host::{Host, git};
+
+#[test]
+fn local_changes_of_every_kind_are_saved_shown_and_restored() {
+    for way in WAYS {
+        let host = Host::new();
+        host.push(&[
+            ("modified.txt", "of the repository\n"),
+            ("staged.txt", "of the repository\n"),
+            (".gitignore", "*.local\n"),
+        ]);
+        host.tool(way).expect(0);
+        let app = host.layout.app();
+        host.write("modified.txt", "mine\n");
+        host.write("staged.txt", "only staged\n");
+        git(&app, ["add", "staged.txt"]);
+        host.write("staged.txt", "of the repository\n");
+        host.write("folder/untracked.txt", "untracked\n");
+        host.write("ignored.local", "ignored\n");
+        host.write("stashed.txt", "stashed\n");
+        git(&app, ["add", "stashed.txt"]);
+        git(&app, ["stash", "push", "--quiet", "--", "stashed.txt"]);
+        git(&app, ["branch", "mine"]);
+        let tree = git(&app, ["rev-parse", "HEAD^{tree}"]);
+        let commit = git(&app, ["commit-tree", &tree, "-p", "HEAD", "-m", "Mine"]);
+        git(&app, ["update-ref", "refs/heads/mine", &commit]);
+        let stash = git(&app, ["rev-parse", "refs/stash"]);
+
+        host.push(&[("version.txt", "two\n")]);
+        host.tool(way).expect(0).says("drift show");
+        aligned(&host, "main");
+        let run = last_run(&host);
+        let report = host.report();
+        let listed = report["saved"]["paths"].to_string();
+        for path in ["modified.txt", "folder", "ignored.local", "mine", "stash"] {
+            assert!(listed.contains(path), "{path} is missing in {listed}");
+        }
+        host.tool(["drift", "list"]).expect(0).says(&run);
+        host.tool(["drift", "show", &run]).expect(0).says("modified.txt").says("ignored.local").says("stash");
+        assert_eq!(host.tool(["drift", "show", &run, "modified.txt"]).expect(0).out, "mine\n");
+        let place = host.runs().last().unwrap().join("saved");
+        let patch = everything_below(&place);
+        assert!(patch.contains("-of the repository\n+mine"), "there is no patch");
+        assert!(patch.contains("only staged"), "what was only staged is lost");
+
+        host.write("modified.txt", "newer\n");
+        host.tool(["drift", "restore", &run, "modified.txt"]).expect(3).says("modified.txt");
+        host.tool(["drift", "restore", &run, "--overwrite"]).expect(0);
+        assert_eq!(host.read("modified.txt").as_deref(), Some("mine\n"));
+        assert_eq!(host.read("folder/untracked.txt").as_deref(), Some("untracked\n"));
+        assert_eq!(host.read("ignored.local").as_deref(), Some("ignored\n"));
+        let refs = git(&app, ["for-each-ref", "--format=%(objectname)"]);
+        assert!(refs.contains(&commit), "the commits of a local branch are lost");
+        assert!(refs.contains(&stash), "the stash is lost");
+    }
+}
+
+/// The text of all small files below a folder.
+fn everything_below(folder: &std::path::Path) -> String {
+    let mut all = String::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            all.push_str(&everything_below(&path));
+        } else if path.is_file() {
+            all.push_str(&String::from_utf8_lossy(&fs::read(path).unwrap()));
+        }
+    }
+    all
+}
+
+#[test]
+fn a_large_file_is_moved_and_not_copied() {
+    for way in WAYS {
+        let host = Host::running();
+        let large = host.layout.app().join("large.bin");
+        fs::File::create(&large).unwrap().set_len(300 << 20).unwrap();
+        let inode = large.metadata().unwrap().ino();
+        host.tool(way).expect(0);
+        assert!(!large.exists());
+        let saved = host.runs().last().unwrap().join("saved/untracked/large.bin");
+        assert_eq!(saved.metadata().unwrap().ino(), inode, "it was copied");
+        host.tool(["drift", "restore", &last_run(&host)]).expect(0);
+        assert_eq!(large.metadata().unwrap().len(), 300 << 20);
+    }
+}
+
+#[test]
+fn preserved_files_stay_in_place_and_are_reported() {
+    for way in WAYS {
+        let host = Host::new();
+        host.configure("preserve = [\"state/**\", \"theme.json\"]", "");
+        host.push(&[("theme.json", "dark\n")]);
+        host.tool(way).expect(0);
+        host.write("state/users.json", "people");
+        host.write("theme.json", "light\n");
+        host.write("stray.txt", "stray");
+        for version in ["two\n", "three\n"] {
+            host.push(&[("version.txt", version)]);
+            host.tool(way).expect(0).says("preserved file");
+            assert_eq!(host.read("state/users.json").as_deref(), Some("people"));
+            assert_eq!(host.read("theme.json").as_deref(), Some("light\n"));
+            assert_eq!(host.read("stray.txt"), None);
+            assert_eq!(host.read("version.txt").as_deref(), Some(version));
+            let preserved = host.report()["preserved"].to_string();
+            assert!(preserved.contains("theme.json") && preserved.contains("state"), "{preserved}");
+        }
+    }
+}
+
+#[test]
+fn a_file_that_is_saved_run_after_run_is_pointed_out_with_the_line_to_add() {
+    let host = Host::running();
+    host.write("config/prefs.json", "1");
+    let first = host.tool(["run"]).expect(0);
+    assert!(!first.all().contains("run after run"));
+    host.write("config/prefs.json", "2");
+    host.tool(["run"]).expect(0).says("config is saved run after run").says("preserve = ");
+    // The line works as it was told.
+    let warning = host.report()["warnings"].to_string().replace("\\\"", "\"");
+    let line =
+        format!("preserve = {}", warning.split("preserve = ").nth(1).unwrap().split(']').next().unwrap());
+    host.configure(&format!("{line}]"), "");
+    host.write("config/prefs.json", "3");
+    host.tool(["run"]).expect(0);
+    assert_eq!(host.read("config/prefs.json").as_deref(), Some("3"));
+    assert_eq!(host.report()["saved"]["count"], 0);
+}

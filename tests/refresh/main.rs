@@ -1,0 +1,24 @@
+//! Whole refreshes by the real binary on whole installations: the six steps, staged and not, and what belongs to them.
+//!
+//! One subject a file; `docs/conformance.md` says which clause is proved where.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests lay out files and start programs")]
+
+#[path = "../common/host.rs"]
+mod host;
+
+mod environment;
+mod halts;
+mod help;
+mod if_changed;
+mod init;
+mod local_changes;
+mod order;
+mod owner;
+mod plan;
+mod prepare;
+mod protected;
+mod restart;
+mod rollback;
+mod status;
+mod stop;
+mod sync;

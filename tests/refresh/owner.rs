@@ -1,0 +1,80 @@
+//! An installation that belongs to a user of its own: root refreshes it, and everything in it happens as that user.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, chown};
+use std::path::Path;
+
+use crate::help::{LOOKOUT, WAYS, hook, last_run, look_out, seen};
+use crate::host::Host;
+
+/// A user that owns nothing else.
+const OWNER: u32 = 61_873;
+
+fn give(path: &Path) {
+    std::os::unix::fs::lchown(path, Some(OWNER), Some(OWNER)).unwrap();
+    if path.symlink_metadata().unwrap().is_dir() {
+        for entry in fs::read_dir(path).unwrap() {
+            give(&entry.unwrap().path());
+        }
+    }
+}
+
+/// Gives the installation to a user of its own. Without root's rights that cannot be done; then we are that user.
+fn owner(host: &Host) -> u32 {
+    let own = rustix::process::geteuid();
+    if !own.is_root() {
+        return own.as_raw();
+    }
+    give(&host.layout.home());
+    host.layout.data().iter().for_each(|folder| give(folder));
+    fs::create_dir(host.beside("theirs")).unwrap();
+    chown(host.beside("theirs"), Some(OWNER), Some(OWNER)).unwrap();
+    OWNER
+}
+
+#[test]
+fn tree_environment_hooks_and_service_stay_the_owners() {
+    for way in WAYS {
+        let host = Host::new();
+        let owner = owner(&host);
+        look_out(&host);
+        let env = fs::read_to_string(host.layout.env_file()).unwrap();
+        let seen_file = host.beside("theirs/seen");
+        let there = env.replace(host.beside("seen").to_str().unwrap(), seen_file.to_str().unwrap());
+        fs::write(host.layout.env_file(), there).unwrap();
+        host.push(&[
+            ("look.py", LOOKOUT),
+            ("requirements.txt", "iniconfig==2.0.0\n"),
+            ("refresh.toml", &hook("look", "check", &["python", "look.py", "look"], "")),
+        ]);
+        host.write("notes.txt", "mine");
+        chown(host.layout.app().join("notes.txt"), Some(owner), None).unwrap();
+        host.tool(way).expect(0);
+        all_belong_to(&host, owner);
+        fs::rename(&seen_file, host.beside("seen")).unwrap();
+        assert_eq!(seen(&host)[0]["owner"], owner);
+        let pid = host.report()["service"]["pid"].to_string();
+        assert_eq!(
+            fs::metadata(format!("/proc/{pid}")).unwrap().uid(),
+            owner,
+            "the service is somebody else's"
+        );
+        host.tool(["drift", "restore", &last_run(&host)]).expect(0);
+        assert_eq!(host.read("notes.txt").as_deref(), Some("mine"));
+        assert_eq!(host.layout.app().join("notes.txt").metadata().unwrap().uid(), owner);
+    }
+}
+
+/// Insists on the owner of everything in `app/` and in the live environment.
+fn all_belong_to(host: &Host, owner: u32) {
+    fn all(folder: &Path, owner: u32) {
+        assert_eq!(folder.symlink_metadata().unwrap().uid(), owner, "{}", folder.display());
+        if folder.symlink_metadata().unwrap().is_dir() {
+            for entry in fs::read_dir(folder).unwrap() {
+                all(&entry.unwrap().path(), owner);
+            }
+        }
+    }
+    all(&host.layout.app(), owner);
+    all(&fs::canonicalize(host.layout.venv()).unwrap(), owner);
+}

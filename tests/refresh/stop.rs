@@ -1,0 +1,84 @@
+//! Step 1: the service is down, whole, and fenced, before anything is touched (RW-5.1).
+
+use std::fs;
+use std::net::TcpListener;
+
+use crate::help::{LOOKOUT, WAYS, down_and_fenced, hook, journaled, listens, look_out, seen, told};
+use crate::host::{Host, SERVER};
+
+/// Before it serves, it leaves a worker behind in a session of its own, which does not care for SIGTERM.
+const FORKING: &str = r"
+import os, signal, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        with open(os.environ['WORKER'] + '.new', 'w') as file:
+            file.write(str(os.getpid()))
+        os.rename(os.environ['WORKER'] + '.new', os.environ['WORKER'])
+        time.sleep(1000)
+    os._exit(0)
+os.wait()
+while not os.path.exists(os.environ['WORKER']):
+    time.sleep(0.001)
+";
+
+#[test]
+fn rw_5_1_the_whole_service_is_gone_and_fenced_before_the_tree_is_touched() {
+    for way in WAYS {
+        let host = Host::new();
+        look_out(&host);
+        let server = format!("{FORKING}{SERVER}");
+        host.push(&[
+            ("server.py", &server),
+            ("look.py", LOOKOUT),
+            ("refresh.toml", &hook("look", "check", &["python", "look.py", "look"], "")),
+        ]);
+        host.tool(way).expect(0);
+        let worker = fs::read_to_string(host.beside("worker")).unwrap();
+        let stat = format!("/proc/{worker}/stat");
+        assert!(fs::exists(&stat).unwrap(), "the worker does not live beside its service");
+        seen(&host);
+
+        host.push(&[("version.txt", "two\n")]);
+        host.tool(way).expect(0);
+        let [look] = <[_; 1]>::try_from(seen(&host)).unwrap();
+        assert_eq!(look["worker"], worker.as_str());
+        assert_eq!(look["worker_alive"], false, "the worker outlived the stop");
+        assert_eq!(look["listens"], false, "somebody listened while the tree was changed");
+        assert_eq!(look["fence"], true, "there was no fence while the service was down");
+        assert_ne!(fs::read_to_string(host.beside("worker")).unwrap(), worker);
+        assert!(!host.fenced());
+        assert_eq!(host.version().as_deref(), Some("two"));
+    }
+}
+
+#[test]
+fn rw_5_1_a_service_that_is_down_already_is_no_trouble() {
+    for way in WAYS {
+        let host = Host::running();
+        host.tool(["service", "stop"]).expect(0);
+        assert!(!listens(&host));
+        host.tool(way).expect(0).says("was stopped already");
+        assert_eq!(host.version().as_deref(), Some("one"));
+    }
+}
+
+#[test]
+fn rw_5_1_nothing_goes_on_while_a_stranger_holds_the_port() {
+    for way in WAYS {
+        let host = Host::running();
+        let before = host.head();
+        host.push(&[("version.txt", "two\n")]);
+        // Another address of the same port: the service and the stranger get along until the service is to be gone.
+        let stranger = TcpListener::bind(("127.0.0.2", host.port)).unwrap();
+        host.tool(way).expect(1).says(&format!("process {}", std::process::id()));
+        assert!(told(&host).contains(&format!("port {} is held", host.port)), "{}", told(&host));
+        assert_eq!(journaled(&host, "failed"), ["stop"]);
+        assert_eq!(host.head(), before, "the tree was touched");
+        down_and_fenced(&host);
+        drop(stranger);
+        host.tool(way).expect(0);
+        assert_eq!(host.version().as_deref(), Some("two"));
+    }
+}
