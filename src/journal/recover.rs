@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::record::{Ending, Entry, Status};
 use super::store::{self, Journal};
+use crate::checkpoint;
 use crate::error::{Context as _, Outcome};
 use crate::event::Events;
 use crate::process::leftover;
@@ -46,7 +47,9 @@ pub fn recover(
         for process in leftover::end(&run, &folder.join(CHILDREN), PATIENCE)? {
             events.note(&format!("ended what run {run} left running: {process}"));
         }
+        checkpoint::reach("recover:ended");
         let count = put_back(&run)?;
+        checkpoint::reach("recover:put-back");
         if count > 0 {
             events.note(&format!("put back {count} preserved files that run {run} had set aside"));
         }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::checkpoint;
 use crate::error::{Failure, Outcome};
 use crate::installation::Installation;
 use crate::process::{Keep, Program};
@@ -38,7 +39,9 @@ pub fn prepare(
     let hooks = &release.settings.hooks;
     for hook in hooks {
         account.progress(&hook.name);
+        checkpoint::reach("prepare:before-hook");
         run_hook(on, account, hook, &place, generation)?;
+        checkpoint::reach("prepare:after-hook");
     }
     Ok(match hooks.len() {
         0 => "no hooks declared".to_owned(),

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use crate::checkpoint;
 use crate::clock;
 use crate::error::{Failure, Outcome};
 use crate::event::{Event, Phase};
@@ -75,6 +76,7 @@ impl Inventory {
 /// # Errors
 /// None that ends the run; trouble is a warning.
 pub fn settle(on: &Installation, account: &mut Account) -> Outcome<String> {
+    checkpoint::reach("status:before-pruning");
     if let Err(failure) = history::prune(on, &account.run) {
         account.warn(format!("old environments could not be pruned: {}", failure.chain().join(": ")));
     }
@@ -252,6 +254,7 @@ fn publish(on: &Installation, account: &mut Account, report: &Report) {
     if let Err(failure) = written {
         account.warn(format!("the report cannot be written: {}", failure.chain().join(": ")));
     }
+    checkpoint::reach("status:published");
     if let Err(failure) = account.record(Entry::Ended { ending: report.result }) {
         account.warn(format!("the journal cannot be closed: {}", failure.chain().join(": ")));
     }
