@@ -163,8 +163,11 @@ impl WorkTree {
         if !place.exists() {
             return Ok(0);
         }
-        let saved = place.into();
-        self.within(|place| self.ask(preserve::OPERATION, &preserve::Request { place, saved }))
+        let saved = place.as_path().into();
+        let count =
+            self.within(|place| self.ask(preserve::OPERATION, &preserve::Request { place, saved }))?;
+        disk::remove_if_empty(&place)?;
+        Ok(count)
     }
 
     /// Lists the saved places of all runs, the oldest first.
