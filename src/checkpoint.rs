@@ -4,10 +4,9 @@
 //! instants between two effects ([`reach`]) and instants at which another program has just been started and is at work
 //! ([`reach_child`]). A worker is part of the run that asked it: its points are counted with the run's, in one file.
 //!
-//! - `LADYLINUX_REFRESH_TRACE=FILE`: each point reached is appended to FILE as a line; its number is that of the line, so
-//!   that the points of a run and of its workers have one order.
-//! - `LADYLINUX_REFRESH_KILL_AT=n`: kill at the `n`th point (counting from 1). Without a trace the
-//!   process counts alone, and instants between effects only.
+//! - `LADYLINUX_REFRESH_TRACE=FILE`: each point reached is appended to FILE as a line, those of a worker as `worker:NAME`.
+//! - `LADYLINUX_REFRESH_KILL_AT=NAME#k`: kill when the line NAME comes into the trace for the `k`th time. Without a trace,
+//!   `=n` kills the process at the `n`th instant between effects that it reaches itself (both count from 1).
 //! - `LADYLINUX_REFRESH_KILL=everything|run|worker`: whom. Everything (the default) is the run, its worker and the
 //!   program just started. With `run` only the run's own process dies: the started program goes on, and a worker
 //!   that reached the point stays where it is until somebody ends it. With `worker` only the process that reached the
@@ -70,9 +69,8 @@ mod kill {
     }
 
     fn at(name: &str, child: Option<Pid>) {
-        let fatal = env::var(KILL_AT).ok().and_then(|n| n.parse::<usize>().ok());
-        let reached = if child.is_some() && env::var_os(TRACE).is_none() { None } else { count(name) };
-        if fatal.is_none() || reached != fatal {
+        let traced = env::var_os(TRACE).is_some();
+        if (child.is_some() && !traced) || !is_fatal(name) {
             return;
         }
         let run = env::var(RUN_PROCESS).ok().and_then(|pid| Pid::from_raw(pid.parse().ok()?));
@@ -89,14 +87,19 @@ mod kill {
         let _ = kill_process(getpid(), Signal::KILL);
     }
 
-    /// Counts the point; `None` where nobody counts.
-    fn count(name: &str) -> Option<usize> {
+    /// Counts the point, and tells whether it is the one to die at.
+    fn is_fatal(name: &str) -> bool {
         static REACHED: AtomicUsize = AtomicUsize::new(0);
         let alone = REACHED.fetch_add(1, Ordering::SeqCst) + 1;
-        let Some(path) = env::var_os(TRACE) else { return Some(alone) };
-        let mut file = fs::OpenOptions::new().create(true).append(true).open(&path).ok()?;
-        let role = if env::var_os(RUN_PROCESS).is_some() { "worker:" } else { "" };
-        writeln!(file, "{role}{name}").ok()?;
-        Some(fs::read(&path).ok()?.iter().filter(|byte| **byte == b'\n').count())
+        let at = env::var(KILL_AT).unwrap_or_default();
+        let Some(path) = env::var_os(TRACE) else { return at.parse() == Ok(alone) };
+        let line = if env::var_os(RUN_PROCESS).is_some() { format!("worker:{name}") } else { name.to_owned() };
+        let file = fs::OpenOptions::new().create(true).append(true).open(&path);
+        if file.and_then(|mut file| writeln!(file, "{line}")).is_err() {
+            return false;
+        }
+        let Some((wanted, nth)) = at.rsplit_once('#') else { return false };
+        let trace = fs::read_to_string(&path).unwrap_or_default();
+        wanted == line && nth.parse() == Ok(trace.lines().filter(|reached| *reached == line).count())
     }
 }

@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use crate::clock;
 use crate::disk;
 use crate::error::{Failure, Outcome};
+use crate::journal::recover::SetAside;
 use crate::process::{Owner, ProcessId, worker};
 use crate::settings::layout::Layout;
 use crate::settings::names::{BranchName, CommitId, RunId};
@@ -48,6 +49,16 @@ pub struct ToSave<'a> {
     pub target: &'a CommitId,
     /// Patterns of application state that stays in place.
     pub preserve: &'a [String],
+}
+
+impl SetAside for WorkTree {
+    fn is_unfinished(&self, run: &RunId) -> bool {
+        saved::handoff(&self.saved(run)).exists()
+    }
+
+    fn put_back(&self, run: &RunId) -> Outcome<usize> {
+        WorkTree::put_back(self, run)
+    }
 }
 
 impl WorkTree {

@@ -140,14 +140,14 @@ impl Rig {
     }
 
     /// Runs a command that is killed at point `at`; without one, its points are only counted.
-    pub fn kill(&mut self, arguments: &[&str], at: Option<usize>, whom: &str) -> Killed {
+    pub fn kill(&mut self, arguments: &[&str], at: Option<&str>, whom: &str) -> Killed {
         let trace = self.host.beside("trace");
         let _ = fs::remove_file(&trace);
         let said = self.host.beside("said");
         let mut command = self.host.command(arguments);
         command.env("LADYLINUX_REFRESH_TRACE", &trace).env("LADYLINUX_REFRESH_KILL", whom);
         if let Some(at) = at {
-            command.env("LADYLINUX_REFRESH_KILL_AT", at.to_string());
+            command.env("LADYLINUX_REFRESH_KILL_AT", at);
         }
         // Into a file: whatever lives on would hold a pipe open.
         let file = fs::File::create(&said).unwrap();
