@@ -17,6 +17,18 @@ use crate::host::{Host, SERVER, git};
 /// How long a service that may not run is given to be gone, and a process that was killed.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// What the application declares. A run whose process a test has named in `hold` stays in its hook.
+const HOOK: &str = r#"
+[[hook]]
+name = "migrate"
+kind = "migration"
+deadline = "60s"
+command = ["sh", "-c", '''
+while [ "${LADYLINUX_REFRESH_RUN##*-}" = "$(cat "$DATA/hold" 2>/dev/null)" ]; do sleep 0.01; done
+cat version.txt > "$DATA/migrated"
+''']
+"#;
+
 /// Whom a kill at a point ends; see `src/checkpoint.rs`.
 pub const EVERYTHING: &str = "everything";
 pub const RUN: &str = "run";
@@ -53,6 +65,7 @@ pub struct Rig {
     pub host: Host,
     pub environment: Environment,
     number: usize,
+    changes: usize,
     pub old: Version,
     pub new: Version,
     protected: BTreeMap<PathBuf, (Vec<u8>, u32, u64, i64)>,
@@ -73,6 +86,7 @@ impl Rig {
             host,
             environment,
             number: 0,
+            changes: 0,
             old: none.clone(),
             new: none,
             protected: BTreeMap::new(),
@@ -110,14 +124,12 @@ impl Rig {
         };
         // The marker makes each definition another one, so that its environment has to be built.
         let requirements = format!("six=={package} ; python_full_version >= '3.0.{marker}'\n");
-        let hook = "[[hook]]\nname = \"migrate\"\nkind = \"migration\"\n\
-                    command = [\"sh\", \"-c\", \"cat version.txt > \\\"$DATA/migrated\\\"\"]\n";
         let text = format!("v{n}");
         let files = [
             ("server.py", SERVER.to_owned()),
             ("version.txt", format!("{text}\n")),
             ("requirements.txt", requirements),
-            ("refresh.toml", hook.to_owned()),
+            ("refresh.toml", HOOK.to_owned()),
             ("config/user.json", format!("upstream {n}\n")),
             ("src/app.py", format!("upstream {n}\n")),
             (&*format!("only-in-{n}/file"), "x\n".to_owned()),
@@ -130,8 +142,9 @@ impl Rig {
     }
 
     /// Changes files of the installation as people and the application do.
-    pub fn drift(&self) {
-        let n = self.number;
+    pub fn drift(&mut self) {
+        self.changes += 1;
+        let n = self.changes;
         self.host.write("config/user.json", &format!("mine {n}"));
         self.host.write("keep/state.db", &format!("state {n}"));
         self.host.write("src/app.py", &format!("changed {n}"));
@@ -175,16 +188,82 @@ impl Rig {
         self.pids.push(pid);
     }
 
+    /// Runs a command, kills it as soon as `when` finds it (given its pid and what it has said) where it should be, and
+    /// tells whether that came before its end.
+    pub fn kill_when(
+        &mut self,
+        arguments: &[&str],
+        reach: Reach,
+        mut when: impl FnMut(&Self, u32, &str) -> bool,
+    ) -> bool {
+        let said = self.host.beside("said");
+        let file = fs::File::create(&said).unwrap();
+        let mut command = self.host.command(arguments);
+        command.args(["--format", "json"]).stdout(file.try_clone().unwrap()).stderr(file);
+        let mut child = command.spawn().unwrap();
+        self.pids.push(child.id());
+        let in_time = loop {
+            if when(self, child.id(), &fs::read_to_string(&said).unwrap()) {
+                break true;
+            }
+            if child.try_wait().unwrap().is_some() {
+                break false;
+            }
+            std::thread::yield_now();
+        };
+        let _ = child.kill();
+        let killed = child.wait().unwrap().signal() == Some(9);
+        if reach == Reach::Everything {
+            self.kill_processes();
+        }
+        in_time && killed
+    }
+
+    /// Kills all processes of this host's runs, until there is none.
+    fn kill_processes(&self) {
+        loop {
+            let left = self.processes();
+            if left.is_empty() {
+                return;
+            }
+            for (pid, _) in left {
+                kill(pid);
+            }
+        }
+    }
+
+    /// The processes of the supervisor of this host, and of its service.
+    pub fn service_processes(&self) -> (Vec<i32>, Vec<i32>) {
+        let root = self.host.layout.root().as_os_str().as_encoded_bytes().to_vec();
+        let mut mark = b"@".to_vec();
+        mark.extend(&root);
+        let (mut supervisors, mut services) = (Vec::new(), Vec::new());
+        for pid in all_pids() {
+            let read = |name: &str| fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
+            let words = read("cmdline");
+            let words: Vec<&[u8]> = words.split(|byte| *byte == 0).collect();
+            let marked = read("environ")
+                .split(|byte| *byte == 0)
+                .any(|line| line.starts_with(b"LADYLINUX_REFRESH_SERVICE=") && line.ends_with(&mark));
+            if words.contains(&&b"supervise"[..]) && words.contains(&&root[..]) {
+                supervisors.push(pid);
+            } else if marked {
+                services.push(pid);
+            }
+        }
+        (supervisors, services)
+    }
+
     /// What has to hold at any instant after a kill.
     #[track_caller]
     pub fn expect_sound(&self) {
         let trying = &self.trying;
         assert_eq!(self.protected_now(), self.protected, "{trying}: protected files");
-        let preserved = format!("mine {}", self.number);
+        let preserved = format!("mine {}", self.changes);
         let kept = self.host.read("config/user.json").as_deref() == Some(&preserved)
             || self.saved().contains_key(&preserved);
         assert!(kept, "{trying}: the preserved tracked file is neither in its place nor set aside");
-        let state = Some(format!("state {}", self.number));
+        let state = Some(format!("state {}", self.changes));
         assert_eq!(self.host.read("keep/state.db"), state, "{trying}: the preserved untracked file");
         assert!(self.host.layout.venv().join("bin/python").exists(), "{trying}: the environment is missing");
         if !self.host.fenced() {
@@ -249,7 +328,7 @@ impl Rig {
     /// Every local change of this version is where it belongs: preserved in its place, the rest saved.
     #[track_caller]
     pub fn expect_changes_kept(&self) {
-        let (n, trying) = (self.number, &self.trying);
+        let (n, trying) = (self.changes, &self.trying);
         assert_eq!(self.host.read("config/user.json"), Some(format!("mine {n}")), "{trying}");
         assert_eq!(self.host.read("keep/state.db"), Some(format!("state {n}")), "{trying}");
         let saved = self.saved();
@@ -383,10 +462,9 @@ impl Rig {
             })
         };
         let mut found = Vec::new();
-        for entry in fs::read_dir("/proc").unwrap().flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|pid| pid.parse().ok()) else { continue };
-            if fs::read(entry.path().join("environ")).is_ok_and(|bytes| carries(&bytes)) {
-                let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        for pid in all_pids() {
+            if fs::read(format!("/proc/{pid}/environ")).is_ok_and(|bytes| carries(&bytes)) {
+                let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
                 found.push((pid, String::from_utf8_lossy(&command).replace('\0', " ")));
             }
         }
@@ -397,6 +475,27 @@ impl Rig {
     pub fn go_on(&mut self) {
         self.old = self.new.clone();
     }
+}
+
+/// Whom a kill from outside ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// The process of the run alone: workers, git, uv and hooks live on.
+    RunAlone,
+    /// The run and all its children.
+    Everything,
+}
+
+/// Kills a process that a test has found to belong to its host.
+pub fn kill(pid: i32) {
+    if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+}
+
+fn all_pids() -> Vec<i32> {
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
 fn each_file(folder: &Path, visit: &mut impl FnMut(&Path)) {
