@@ -138,7 +138,9 @@ pub fn halted(on: &Installation, mut account: Account, phase: Phase, failure: &F
         return refused(on, account, failure);
     }
     let reason = format!("run {} halted at {phase}", account.run);
-    if on.is_fenced()
+    // Step 6 begins with a service that is proved; in all others the fence stands, also should its fall have failed
+    // half-way.
+    if (on.is_fenced() || phase != Phase::Status)
         && let Err(trouble) = fence::explain(&on.layout, &account.run, &reason, failure)
     {
         account.warn(format!("the fence stands, but its reason cannot be written: {trouble}"));
