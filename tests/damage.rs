@@ -11,10 +11,10 @@ mod host;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crash::{EVERYTHING, Environment, Rig, kill};
-use host::{Ran, ran};
+use host::Ran;
 
 /// The journal of the last run.
 fn journal(rig: &Rig) -> PathBuf {
@@ -165,14 +165,21 @@ fn faults_can_be_injected() -> bool {
 fn with_fault(rig: &mut Rig, path: Option<&Path>, inject: &str) -> Ran {
     let calls = inject.split(':').next().unwrap();
     let mut command = Command::new("strace");
-    command.args(["-f", "-o", "/dev/null", "-e", &format!("trace={calls}"), "-e", &format!("inject={inject}")]);
+    // With -D the program is our own child: its tracer stays with the service for as long as that runs.
+    command.args(["-D", "-f", "-o", "/dev/null", "-e", &format!("trace={calls}"), "-e", &format!("inject={inject}")]);
     if let Some(path) = path {
         command.arg("-P").arg(path);
     }
     let tool = rig.host.command(["run"]);
     command.arg(tool.get_program()).args(tool.get_args()).env_clear();
     command.envs(tool.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    ran(command.stdin(std::process::Stdio::null()).output().unwrap())
+    let said = rig.host.beside("said");
+    let file = fs::File::create(&said).unwrap();
+    command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
+    let mut child = command.spawn().unwrap();
+    rig.started(child.id());
+    let code = child.wait().unwrap().code();
+    Ran { code, out: fs::read_to_string(said).unwrap(), err: String::new() }
 }
 
 #[test]
@@ -184,16 +191,13 @@ fn rw_7_1_a_disk_that_fails_never_leaves_an_unproved_service_and_the_next_run_co
         inject: &'static str,
         code: i32,
     }
+    // The folder of the state is synced after: the fence is raised, `deployed.env` removed, written again, the status
+    // written, the fence lowered.
+    let state: fn(&Rig) -> Option<PathBuf> = |rig| Some(rig.host.layout.state());
     let faults = [
         Fault {
-            what: "the fence cannot be put in place, so nothing is stopped",
-            path: |rig| Some(rig.host.layout.fence()),
-            inject: "/^rename:error=EIO",
-            code: 3,
-        },
-        Fault {
             what: "the fence cannot be synced, so nothing is stopped",
-            path: |rig| Some(rig.host.layout.state()),
+            path: state,
             inject: "fsync:error=EIO:when=1",
             code: 3,
         },
@@ -204,21 +208,33 @@ fn rw_7_1_a_disk_that_fails_never_leaves_an_unproved_service_and_the_next_run_co
             code: 1,
         },
         Fault {
+            what: "the removal of deployed.env cannot be synced",
+            path: state,
+            inject: "fsync:error=EIO:when=2",
+            code: 1,
+        },
+        Fault {
             what: "the disk is full while files are checked out",
             path: |rig| Some(rig.host.layout.app().join("version.txt")),
             inject: "write:error=ENOSPC",
             code: 1,
         },
         Fault {
-            what: "the status cannot be written when the service is proved",
-            path: |rig| Some(rig.host.layout.status_file()),
-            inject: "/^rename:error=EIO:when=1",
+            what: "the status cannot be synced when the service is proved",
+            path: state,
+            inject: "fsync:error=EIO:when=4",
             code: 1,
         },
         Fault {
             what: "the fence cannot be lowered",
             path: |rig| Some(rig.host.layout.fence()),
             inject: "/^unlink:error=EIO",
+            code: 1,
+        },
+        Fault {
+            what: "the fall of the fence cannot be synced",
+            path: state,
+            inject: "fsync:error=EIO:when=5",
             code: 1,
         },
     ];
@@ -271,7 +287,7 @@ fn rw_7_1_a_disk_that_is_full_while_the_environment_is_built_stops_nothing() {
         }
     }
     rig.drift();
-    let told = with_fault(&mut rig, Some(&built.join("pyvenv.cfg")), "write:error=ENOSPC");
+    let told = with_fault(&mut rig, Some(&built.join("pyvenv.cfg")), "openat:error=ENOSPC");
     assert_eq!(told.code, Some(3), "{}", told.all());
     rig.expect_sound();
     assert!(!rig.host.fenced());

@@ -10,6 +10,7 @@ use crate::error::{Failure, Outcome};
 use crate::event::{Event, Phase};
 use crate::exit;
 use crate::git::restore::SavedPlace;
+use crate::git::saved::SavedKind;
 use crate::history;
 use crate::installation::Installation;
 use crate::journal::Entry;
@@ -102,7 +103,8 @@ fn advice(on: &Installation, account: &Account) -> Outcome<Vec<String>> {
     let places = on.tree.saved_places()?;
     let mut lines = Vec::new();
     let paths = |place: &SavedPlace| -> BTreeSet<String> {
-        place.index.items.iter().map(|item| item.path.to_string()).collect()
+        let taken = place.index.items.iter().filter(|item| item.kind != SavedKind::Preserved);
+        taken.map(|item| item.path.to_string()).collect()
     };
     if let [.., before, last] = places.as_slice()
         && last.index.run == account.run
