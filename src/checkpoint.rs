@@ -1,30 +1,108 @@
 //! Named points at which the crash tests end the process, as SIGKILL would.
 //!
-//! Only builds with debug assertions have them; in a release build [`reach`] is empty. `LADYLINUX_REFRESH_KILL_AT=n`
-//! kills the process at the `n`th point it reaches (counting from 1); `LADYLINUX_REFRESH_TRACE=FILE` appends the
-//! name of each point reached to FILE, so that a test learns what there is to kill.
+//! Only builds with debug assertions have them; in a release build nothing here does anything. There are two kinds:
+//! instants between two effects ([`reach`]) and instants at which another program has just been started and is at work
+//! ([`reach_child`]). A worker is part of the run that asked it: its points are counted with the run's, in one file.
+//!
+//! - `LADYLINUX_REFRESH_TRACE=FILE`: each point reached is appended to FILE as a line, those of a worker as `worker:NAME`.
+//! - `LADYLINUX_REFRESH_KILL_AT=NAME#k`: kill when the line NAME comes into the trace for the `k`th time. Without a trace,
+//!   `=n` kills the process at the `n`th instant between effects that it reaches itself (both count from 1).
+//! - `LADYLINUX_REFRESH_KILL=everything|run|worker`: whom. Everything (the default) is the run, its worker and the
+//!   program just started. With `run` only the run's own process dies: the started program goes on, and a worker
+//!   that reached the point stays where it is until somebody ends it. With `worker` only the process that reached the
+//!   point dies; the run lives to see its worker die.
 
 /// Marks a point at which the process may be killed by a crash test.
 #[cfg(not(debug_assertions))]
 #[inline]
 pub fn reach(_name: &str) {}
 
-/// Marks a point at which the process may be killed by a crash test.
+/// Marks the point at which another program has just been started.
+#[cfg(not(debug_assertions))]
+#[inline]
+pub fn reach_child(_name: &str, _pid: rustix::process::Pid) {}
+
+/// Returns the variables that make a worker's points count with those of its run.
+#[cfg(not(debug_assertions))]
+#[inline]
+pub fn for_worker() -> Vec<(&'static str, String)> {
+    Vec::new()
+}
+
+#[cfg(debug_assertions)]
+pub use kill::{for_worker, reach, reach_child};
+
 #[cfg(debug_assertions)]
 #[expect(clippy::disallowed_methods, reason = "compiled for tests only; must not depend on settings")]
-pub fn reach(name: &str) {
+mod kill {
+    use std::env;
+    use std::fs;
     use std::io::Write as _;
-    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
-    static REACHED: AtomicU64 = AtomicU64::new(0);
-    let count = REACHED.fetch_add(1, Ordering::SeqCst) + 1;
-    if let Some(path) = std::env::var_os("LADYLINUX_REFRESH_TRACE")
-        && let Ok(mut file) = std::fs::OpenOptions::new().create(true).append(true).open(path)
-    {
-        let _ = writeln!(file, "{name}");
+    use rustix::process::{Pid, Signal, getpid, kill_process, kill_process_group};
+
+    const TRACE: &str = "LADYLINUX_REFRESH_TRACE";
+    const KILL_AT: &str = "LADYLINUX_REFRESH_KILL_AT";
+    const KILL: &str = "LADYLINUX_REFRESH_KILL";
+    /// In a worker: the process of the run.
+    const RUN_PROCESS: &str = "LADYLINUX_REFRESH_KILL_WITH";
+
+    /// Marks a point at which the process may be killed by a crash test.
+    pub fn reach(name: &str) {
+        at(name, None);
     }
-    let fatal = std::env::var("LADYLINUX_REFRESH_KILL_AT").ok().and_then(|n| n.parse::<u64>().ok());
-    if fatal == Some(count) {
-        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+
+    /// Marks the point at which another program has just been started.
+    pub fn reach_child(name: &str, pid: Pid) {
+        at(&format!("child:{name}"), Some(pid));
+    }
+
+    /// Returns the variables that make a worker's points count with those of its run.
+    pub fn for_worker() -> Vec<(&'static str, String)> {
+        let mut all: Vec<_> = [TRACE, KILL_AT, KILL]
+            .into_iter()
+            .filter_map(|name| Some((name, env::var(name).ok()?)))
+            .collect();
+        if !all.is_empty() {
+            all.push((RUN_PROCESS, getpid().as_raw_nonzero().to_string()));
+        }
+        all
+    }
+
+    fn at(name: &str, child: Option<Pid>) {
+        let traced = env::var_os(TRACE).is_some();
+        if (child.is_some() && !traced) || !is_fatal(name) {
+            return;
+        }
+        let run = env::var(RUN_PROCESS).ok().and_then(|pid| Pid::from_raw(pid.parse().ok()?));
+        let whom = env::var(KILL).unwrap_or_default();
+        if let (Some(child), "" | "everything") = (child, whom.as_str()) {
+            let _ = kill_process_group(child, Signal::KILL);
+        }
+        if let (Some(run), true) = (run, whom != "worker") {
+            let _ = kill_process(run, Signal::KILL);
+            while whom == "run" {
+                std::thread::park();
+            }
+        }
+        let _ = kill_process(getpid(), Signal::KILL);
+    }
+
+    /// Counts the point, and tells whether it is the one to die at.
+    fn is_fatal(name: &str) -> bool {
+        static REACHED: AtomicUsize = AtomicUsize::new(0);
+        let alone = REACHED.fetch_add(1, Ordering::SeqCst) + 1;
+        let at = env::var(KILL_AT).unwrap_or_default();
+        let Some(path) = env::var_os(TRACE) else { return at.parse() == Ok(alone) };
+        let line =
+            if env::var_os(RUN_PROCESS).is_some() { format!("worker:{name}") } else { name.to_owned() };
+        let file = fs::OpenOptions::new().create(true).append(true).open(&path);
+        if file.and_then(|mut file| writeln!(file, "{line}")).is_err() {
+            return false;
+        }
+        let Some((wanted, nth)) = at.rsplit_once('#') else { return false };
+        let trace = fs::read_to_string(&path).unwrap_or_default();
+        wanted == line && nth.parse() == Ok(trace.lines().filter(|reached| *reached == line).count())
     }
 }

@@ -164,7 +164,7 @@ fn look(
     choose: impl FnOnce(&Installation) -> Outcome<Target>,
 ) -> Outcome<(Target, Found)> {
     interrupt::check()?;
-    let recovered = recover::recover(&on.layout, on.runner.events(), |run| on.tree.put_back(run))?;
+    let recovered = recover::recover(&on.layout, on.runner.events(), &on.tree)?;
     let mut observed = Observed::of(on)?;
     let checked = preflight::check(on, &observed);
     interrupt::check()?;

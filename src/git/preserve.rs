@@ -29,7 +29,11 @@ pub struct Request {
 /// # Errors
 /// A file cannot be moved to its place.
 pub fn handle(request: &Request) -> Outcome<usize> {
-    Tree::enter(&request.place).put_back(request.saved.as_path()).map(|paths| paths.len())
+    let place = request.saved.as_path();
+    let put_back = Tree::enter(&request.place).put_back(place)?;
+    // Last, because it holds the mark that a reset had begun; the killed run's align needs it no more.
+    disk::remove_tree(&saved::handoff(place))?;
+    Ok(put_back.len())
 }
 
 impl Tree {

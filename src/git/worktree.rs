@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use crate::clock;
 use crate::disk;
 use crate::error::{Failure, Outcome};
+use crate::journal::recover::SetAside;
 use crate::process::{Owner, ProcessId, worker};
 use crate::settings::layout::Layout;
 use crate::settings::names::{BranchName, CommitId, RunId};
@@ -48,6 +49,16 @@ pub struct ToSave<'a> {
     pub target: &'a CommitId,
     /// Patterns of application state that stays in place.
     pub preserve: &'a [String],
+}
+
+impl SetAside for WorkTree {
+    fn is_unfinished(&self, run: &RunId) -> bool {
+        saved::handoff(&self.saved(run)).exists()
+    }
+
+    fn put_back(&self, run: &RunId) -> Outcome<usize> {
+        WorkTree::put_back(self, run)
+    }
 }
 
 impl WorkTree {
@@ -163,8 +174,11 @@ impl WorkTree {
         if !place.exists() {
             return Ok(0);
         }
-        let saved = place.into();
-        self.within(|place| self.ask(preserve::OPERATION, &preserve::Request { place, saved }))
+        let saved = place.as_path().into();
+        let count =
+            self.within(|place| self.ask(preserve::OPERATION, &preserve::Request { place, saved }))?;
+        disk::remove_if_empty(&place)?;
+        Ok(count)
     }
 
     /// Lists the saved places of all runs, the oldest first.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::record::{Ending, Entry, Status};
 use super::store::{self, Journal};
+use crate::checkpoint;
 use crate::disk;
 use crate::error::{Context as _, Outcome};
 use crate::event::Events;
@@ -34,35 +35,55 @@ pub struct Recovered {
     pub aimed: Vec<CommitId>,
 }
 
-/// Recovers from every run that did not come to its end. `put_back` returns what a run had set aside in the work tree
-/// to its place. To be called by the holder of the run lock.
+/// What recovery has to know of the work tree.
+pub trait SetAside {
+    /// Tells whether a run may have left something set aside, though its journal says that it came to an end: its worker
+    /// died, or the disk was full.
+    fn is_unfinished(&self, run: &RunId) -> bool;
+
+    /// Returns what a run had set aside to its place; tells how many files. Doing it again changes nothing.
+    ///
+    /// # Errors
+    /// A file cannot be put back.
+    fn put_back(&self, run: &RunId) -> Outcome<usize>;
+}
+
+/// Recovers from every run that did not come to its end, and from those that came to a bad one in the middle of an
+/// alignment. To be called by the holder of the run lock.
 ///
 /// # Errors
 /// A process cannot be ended, or something cannot be put back.
-pub fn recover(
-    layout: &Layout,
-    events: &Events,
-    put_back: impl Fn(&RunId) -> Outcome<usize>,
-) -> Outcome<Recovered> {
+pub fn recover(layout: &Layout, events: &Events, tree: &impl SetAside) -> Outcome<Recovered> {
     // Nobody is admitted through the fence but by the run that holds the lock, and that has not begun.
     disk::remove_file_if_there(&layout.admit())?;
     let mut recovered = Recovered::default();
-    for run in interrupted(&layout.runs())? {
+    for run in all(&layout.runs())? {
         let folder = layout.run(&run);
-        for process in leftover::end(&run, &folder.join(CHILDREN), PATIENCE)? {
-            events.note(&format!("ended what run {run} left running: {process}"));
+        let read = store::read(&folder)?;
+        let interrupted = is_interrupted(&folder, read.as_ref());
+        if !interrupted && !tree.is_unfinished(&run) {
+            continue;
         }
-        disk::remove_tree(&folder.join(STAGED_TREE))?;
-        let count = put_back(&run)?;
+        if interrupted {
+            for process in leftover::end(&run, &folder.join(CHILDREN), PATIENCE)? {
+                events.note(&format!("ended what run {run} left running: {process}"));
+            }
+            disk::remove_tree(&folder.join(STAGED_TREE))?;
+            checkpoint::reach("recover:ended");
+        }
+        let count = tree.put_back(&run)?;
+        checkpoint::reach("recover:put-back");
         if count > 0 {
             events.note(&format!("put back {count} preserved files that run {run} had set aside"));
         }
-        let read = store::read(&folder)?;
         let entries = read.iter().flat_map(store::Read::entries);
         recovered.aimed.extend(entries.filter_map(|entry| match entry {
             Entry::Aimed { commit } => Some(commit.clone()),
             _ => None,
         }));
+        if !interrupted {
+            continue;
+        }
         match read.and_then(|read| read.status) {
             // A foreign journal stays as it is found; a note beside it says that it has been dealt with.
             None => disk::write_atomic(&folder.join(SETTLED), b"", 0o644)?,
@@ -77,23 +98,14 @@ pub fn recover(
 /// The file that marks a run with an unreadable journal as dealt with.
 const SETTLED: &str = "settled";
 
-/// Returns the runs that have begun and not ended, the oldest first.
-fn interrupted(runs: &Path) -> Outcome<Vec<RunId>> {
-    let mut found = Vec::new();
-    for run in all(runs)? {
-        let folder = runs.join(run.as_str());
-        let status = store::read(&folder)?.map(|read| read.status);
-        let over = match status {
-            Some(Some(Status::Ended { .. })) => true,
-            // Killed before the journal was made, or the journal is foreign.
-            None | Some(None) => folder.join(SETTLED).exists(),
-            Some(Some(_)) => false,
-        };
-        if !over {
-            found.push(run);
-        }
+/// Tells whether a run has begun and not ended.
+fn is_interrupted(folder: &Path, read: Option<&store::Read>) -> bool {
+    match read.map(|read| read.status) {
+        Some(Some(Status::Ended { .. })) => false,
+        // Killed before the journal was made, or the journal is foreign.
+        None | Some(None) => !folder.join(SETTLED).exists(),
+        Some(Some(_)) => true,
     }
-    Ok(found)
 }
 
 /// Returns the names of all runs, the oldest first.

@@ -14,11 +14,14 @@ use serde::{Deserialize, Serialize};
 use crate::clock;
 use crate::disk;
 use crate::error::{Context as _, Outcome};
-use crate::process::ProcessId;
+use crate::process::{ProcessId, leftover};
 use crate::settings::names::RunId;
 
 /// How long a glance at the lock may hold up somebody who takes it.
 const GLANCE: Duration = Duration::from_millis(300);
+
+/// How long what a killed holder left may take to be gone.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The held lock; dropping it releases it.
 #[derive(Debug)]
@@ -72,6 +75,7 @@ pub fn take(path: &Path, command: &str, run: Option<&RunId>, patience: Duration)
             Err(error) => return Err(error).context(told),
         }
     }
+    end_leftovers(holder(&mut file))?;
     let holder = Holder {
         command: command.to_owned(),
         run: run.cloned(),
@@ -81,6 +85,15 @@ pub fn take(path: &Path, command: &str, run: Option<&RunId>, patience: Duration)
     let bytes = serde_json::to_vec(&holder).context(told)?;
     file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(&bytes)).context(told)?;
     Ok(Taken::Ours(RunLock { _file: file }))
+}
+
+/// Ends what the last holder, should it have been killed, left running. A run that was killed in preflight has no folder
+/// by which a recovery would find it, but its worker may be at work in `app/` all the same.
+fn end_leftovers(last: Option<Holder>) -> Outcome<()> {
+    let Some(run) = last.filter(|last| !last.process.is_alive()).and_then(|last| last.run) else {
+        return Ok(());
+    };
+    leftover::end(&run, Path::new("/dev/null"), PATIENCE).map(drop)
 }
 
 /// Tells who holds the lock right now, without taking it; `None` where nobody does.

@@ -33,6 +33,8 @@ pub struct Journal {
     path: PathBuf,
     file: File,
     next: u64,
+    /// How many bytes the whole records take.
+    length: u64,
     status: Status,
 }
 
@@ -48,7 +50,7 @@ impl Journal {
         }
         let file = disk::open_append(&path, 0o644)?;
         disk::sync_parent(&path)?;
-        Ok(Self { path, file, next: 0, status: Status::Empty })
+        Ok(Self { path, file, next: 0, length: 0, status: Status::Empty })
     }
 
     /// Opens the journal of a run that was killed, to close it. A torn tail is cut off first.
@@ -64,7 +66,7 @@ impl Journal {
         file.set_len(read.whole_bytes).context(told)?;
         let next = read.lines.len() as u64;
         let status = read.status.unwrap_or(Status::Empty);
-        Ok(Self { path, file, next, status })
+        Ok(Self { path, file, next, length: read.whole_bytes, status })
     }
 
     /// Appends a record and syncs it: when this returns, a power cut cannot take the record away.
@@ -82,9 +84,13 @@ impl Journal {
         let told = || format!("cannot write {}", self.path.display());
         let mut bytes = serde_json::to_vec(&line).context(told)?;
         bytes.push(b'\n');
-        self.file.write_all(&bytes).context(told)?;
-        self.file.sync_data().context(told)?;
+        if let Err(error) = self.file.write_all(&bytes).and_then(|()| self.file.sync_data()) {
+            // Half a record, or one that does not count, would make a foreign journal of what is written after it.
+            let _ = self.file.set_len(self.length);
+            return Err(error).context(told);
+        }
         self.next += 1;
+        self.length += bytes.len() as u64;
         self.status = status;
         checkpoint::reach(&format!("journal:after:{name}"));
         Ok(())

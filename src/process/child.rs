@@ -17,6 +17,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use super::identity::{Owner, ProcessId};
 use super::leftover::Recorded;
 use super::{RUN_MARK, interrupt};
+use crate::checkpoint;
 use crate::clock;
 use crate::disk;
 use crate::error::{Context as _, Failure, Outcome};
@@ -298,6 +299,7 @@ impl Runner {
         self.record(&child, program);
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         let pid = pid.ok_or_else(|| Failure::new("a child has no pid"))?;
+        checkpoint::reach_child(&program.name(), pid);
         let watched = Watch { program, pid, events: &self.events }.until_the_end(&mut child);
         // The leader is not reaped yet, so its group's number cannot have been given to anybody else.
         let _ = kill_process_group(pid, Signal::KILL);

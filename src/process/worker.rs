@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 
 use super::child::{Ended, Program, Runner};
 use super::identity::Owner;
+use crate::checkpoint;
 use crate::error::{Context as _, Failure, Outcome};
 
 /// The hidden command that a worker is started with.
@@ -29,12 +30,15 @@ pub fn ask<Q: Serialize, A: DeserializeOwned>(
 ) -> Outcome<A> {
     let told = || format!("cannot ask the worker for {operation}");
     let bytes = serde_json::to_vec(request).context(told)?;
-    let program = Program::new(runner.own_program())
+    let mut program = Program::new(runner.own_program())
         .arg(COMMAND)
         .arg(operation)
         .input(bytes)
         .owner(owner)
         .deadline(Duration::from_secs(3600));
+    for (name, value) in checkpoint::for_worker() {
+        program = program.env(name, value);
+    }
     let finished = runner.run(&program)?;
     let answer: Answer<A> = match (&finished.ended, serde_json::from_slice(&finished.stdout)) {
         (Ended::Exited(0), Ok(answer)) => answer,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::checkpoint;
 use crate::clock;
 use crate::disk;
 use crate::error::Outcome;
@@ -65,6 +66,7 @@ pub fn announce(events: &Events, run: &RunId) {
 pub fn begin(on: &Installation, opening: Opening, events: Arc<Events>) -> Outcome<Refresh<'_, Planned>> {
     let folder = on.layout.run(&opening.run);
     disk::make_folder(&folder, 0o755)?;
+    checkpoint::reach("begin:folder-made");
     events.subscribe(Box::new(Log::open(&folder.join(LOG))?));
     let mut journal = Journal::create(&folder)?;
     journal.append(Entry::Begun {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::checkpoint;
 use crate::error::{Failure, Outcome};
 use crate::installation::Installation;
 use crate::journal::recover;
@@ -43,7 +44,9 @@ pub fn prepare(
     let hooks = &release.settings.hooks;
     for hook in hooks {
         account.progress(&hook.name);
+        checkpoint::reach("prepare:before-hook");
         run_hook(on, account, hook, &place, generation)?;
+        checkpoint::reach("prepare:after-hook");
     }
     Ok(match hooks.len() {
         0 => "no hooks declared".to_owned(),

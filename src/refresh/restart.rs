@@ -46,16 +46,18 @@ pub fn restart(
     checkpoint::reach("restart:deployed");
 
     account.progress("starting");
-    let proved = start_and_prove(on, account, release, &deployed);
-    let summary = match proved {
-        Ok(summary) => summary,
-        Err(failure) => return Err(stop_again(on, failure)),
-    };
-    // The status first: a fence that falls must find it true.
-    status_file::set_deployed(&on.layout, &deployed, &account.run)?;
-    checkpoint::reach("restart:status");
-    fence::lower(&on.layout)?;
+    let summary = start_and_prove(on, account, release, &deployed)
+        .map_err(|failure| stop_again(on, "the service did not prove that it works", failure))?;
+    settle(on, account, &deployed)
+        .map_err(|failure| stop_again(on, "the service works, but that cannot be written down", failure))?;
     Ok(summary)
+}
+
+/// Makes the proved pair the deployed one. The status first: a fence that falls must find it true.
+fn settle(on: &Installation, account: &Account, deployed: &Deployed) -> Outcome<()> {
+    status_file::set_deployed(&on.layout, deployed, &account.run)?;
+    checkpoint::reach("restart:status");
+    fence::lower(&on.layout)
 }
 
 fn start_and_prove(
@@ -96,16 +98,13 @@ fn prove_listener(number: u16, not_before: u64, deployed: &Deployed) -> Outcome<
 }
 
 /// Ends a service that did not prove itself; its last lines belong to the error.
-fn stop_again(on: &Installation, failure: Failure) -> Failure {
+fn stop_again(on: &Installation, what: &str, failure: Failure) -> Failure {
     let said = on.service.log_tail(LOG_LINES).unwrap_or_default();
     let stopped = interrupt::shielded(|| on.service.stop());
     let summary = match stopped {
-        Ok(_) => "the service did not prove that it works".to_owned(),
+        Ok(_) => what.to_owned(),
         Err(stuck) => {
-            format!(
-                "the service did not prove that it works and cannot be stopped: {}",
-                stuck.chain().join(": ")
-            )
+            format!("{what}, and it cannot be stopped: {}", stuck.chain().join(": "))
         }
     };
     let cause = if said.is_empty() {

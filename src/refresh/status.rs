@@ -4,11 +4,13 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use crate::checkpoint;
 use crate::clock;
 use crate::error::{Failure, Outcome};
 use crate::event::{Event, Phase};
 use crate::exit;
 use crate::git::restore::SavedPlace;
+use crate::git::saved::SavedKind;
 use crate::history;
 use crate::installation::Installation;
 use crate::journal::Entry;
@@ -72,6 +74,7 @@ impl Inventory {
 
 /// Settles the tool's own stores after a success: what no kept run needs any more is removed. Trouble is a warning.
 pub fn settle(on: &Installation, account: &mut Account) -> String {
+    checkpoint::reach("status:before-pruning");
     if let Err(failure) = history::prune(on, &account.run) {
         account.warn(format!("old runs and environments cannot be pruned: {}", failure.chain().join(": ")));
     }
@@ -99,7 +102,8 @@ fn advice(on: &Installation, account: &Account) -> Outcome<Vec<String>> {
     let places = on.tree.saved_places()?;
     let mut lines = Vec::new();
     let paths = |place: &SavedPlace| -> BTreeSet<String> {
-        place.index.items.iter().map(|item| item.path.to_string()).collect()
+        let taken = place.index.items.iter().filter(|item| item.kind != SavedKind::Preserved);
+        taken.map(|item| item.path.to_string()).collect()
     };
     if let [.., before, last] = places.as_slice()
         && last.index.run == account.run
@@ -135,7 +139,9 @@ pub fn halted(on: &Installation, mut account: Account, phase: Phase, failure: &F
         return refused(on, account, failure);
     }
     let reason = format!("run {} halted at {phase}", account.run);
-    if on.is_fenced()
+    // Step 6 begins with a service that is proved; in all others the fence stands, also should its fall have failed
+    // half-way.
+    if (on.is_fenced() || phase != Phase::Status)
         && let Err(trouble) = fence::explain(&on.layout, &account.run, &reason, failure)
     {
         account.warn(format!("the fence stands, but its reason cannot be written: {trouble}"));
@@ -251,6 +257,7 @@ fn publish(on: &Installation, account: &mut Account, report: &Report) {
     if let Err(failure) = written {
         account.warn(format!("the report cannot be written: {}", failure.chain().join(": ")));
     }
+    checkpoint::reach("status:published");
     if let Err(failure) = account.record(Entry::Ended { ending: report.result }) {
         account.warn(format!("the journal cannot be closed: {}", failure.chain().join(": ")));
     }

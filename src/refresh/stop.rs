@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::checkpoint;
 use crate::clock;
 use crate::error::Outcome;
 use crate::installation::Installation;
@@ -29,6 +30,7 @@ pub fn stop(on: &Installation, account: &mut Account) -> Outcome<String> {
     for process in &stopped.leftovers {
         account.note(&format!("ended a left-over process of the service: {process}"));
     }
+    checkpoint::reach("stop:stopped");
     port::await_free(on.port()?, PORT_PATIENCE)?;
     Ok(stopped.to_string())
 }

@@ -76,12 +76,16 @@ impl Fence {
 /// # Errors
 /// The file cannot be written or synced: the service must not be stopped then.
 pub fn raise(layout: &Layout, run: &RunId, reason: &str) -> Outcome<FenceRecord> {
-    let since = match read(layout)? {
-        Some(Fence::Known(before)) => before.since,
-        _ => clock::now(),
-    };
+    let before = read(layout)?;
+    let since = before.as_ref().and_then(Fence::record).map_or_else(clock::now, |before| before.since);
     let record = FenceRecord { run: run.clone(), since, reason: reason.to_owned(), cause: Vec::new() };
-    write(layout, &record)?;
+    if let Err(failure) = write(layout, &record) {
+        if before.is_none() {
+            // It may be there and only not be safe yet. The service is not stopped, so nothing may keep it from a start.
+            let _ = disk::remove_file_if_there(&layout.fence());
+        }
+        return Err(failure);
+    }
     checkpoint::reach("fence:raised");
     Ok(record)
 }

@@ -12,6 +12,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::Read as _;
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -254,8 +255,7 @@ impl Host {
 
     /// Stops the remote's server: the remote is unreachable from now on.
     pub fn unplug(&mut self) {
-        let _ = self.server.kill();
-        let _ = self.server.wait();
+        end_server(&mut self.server);
     }
 
     /// The runs that there were.
@@ -322,6 +322,7 @@ fn serve(folder: &Path) -> (Child, u16) {
             .env("PATH", "/usr/local/bin:/usr/bin:/bin")
             .env("GIT_CONFIG_NOSYSTEM", "1")
             .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -334,10 +335,19 @@ fn serve(folder: &Path) -> (Child, u16) {
             }
             std::thread::yield_now();
         }
-        let _ = server.kill();
-        let _ = server.wait();
+        end_server(&mut server);
     }
     panic!("git daemon cannot be started");
+}
+
+/// Ends the server with its whole group: `git daemon` is a wrapper that waits for the real one.
+fn end_server(server: &mut Child) {
+    if server.try_wait().is_ok_and(|ended| ended.is_none())
+        && let Some(group) = i32::try_from(server.id()).ok().and_then(rustix::process::Pid::from_raw)
+    {
+        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+    }
+    let _ = server.wait();
 }
 
 pub fn free_port() -> u16 {

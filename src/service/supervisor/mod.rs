@@ -222,7 +222,12 @@ impl ServiceManager for Embedded {
 
     fn start(&self, admission: Admission) -> Outcome<Started> {
         let started = match &admission {
-            Admission::Ordinary => self.launch(),
+            // Asked here too: a service that runs behind the fence is on its way out, and "it runs already" would say
+            // otherwise. What decides is the supervisor's own look, with its lock held.
+            Admission::Ordinary => match fence::read(&self.layout)? {
+                Some(fence) => Err(fence.refusal()),
+                None => self.launch(),
+            },
             Admission::Refresh(run) => fence::admitted(&self.layout, run, || self.launch()),
         };
         started.context(|| "cannot start the service".to_owned())

@@ -182,6 +182,8 @@ fn rang(mut bell: &UnixStream) -> bool {
 /// outlive it.
 struct Lease {
     run: RunId,
+    /// Since when the fence stood at the start.
+    since: Option<Timestamp>,
     holder: Handle,
 }
 
@@ -191,17 +193,22 @@ impl Lease {
         let Some(fence) = fence::read(layout)? else { return Ok(None) };
         let Some(admission) = fence::admission(layout)? else { return Err(fence.refusal()) };
         match Handle::open(admission.process) {
-            Some(holder) => Ok(Some(Self { run: admission.run, holder })),
+            Some(holder) => {
+                let since = fence.record().map(|record| record.since);
+                Ok(Some(Self { run: admission.run, since, holder }))
+            }
             None => Err(fence.refusal()),
         }
     }
 
-    /// Tells, after the holder's end, whether the service is still unproved: its fence stands. The fence of another run
-    /// means that this one's fell before.
+    /// Tells, after the holder's end, whether the service is still unproved: its fence stands. A later run that finds it
+    /// standing puts its own name on it and keeps the time; a fence of another time means that this one fell before.
     fn is_broken(&self, layout: &Layout) -> bool {
         match fence::read(layout) {
             Ok(None) => false,
-            Ok(Some(fence)) => fence.record().is_none_or(|record| record.run == self.run),
+            Ok(Some(fence)) => {
+                fence.record().is_none_or(|record| record.run == self.run || Some(record.since) == self.since)
+            }
             Err(_) => true,
         }
     }
