@@ -306,7 +306,7 @@ error in step 4 (prepare): the migration hook m failed
     );
     let usage = Error::Usage(Failure::new("no").because(Failure::new("why")).hint("do this"));
     assert_eq!(
-        human::error(&usage),
+        human::error(&usage, str::to_owned),
         [
             "error: no: why",
             "  try        do this",
@@ -316,11 +316,11 @@ error in step 4 (prepare): the migration hook m failed
     );
     let refused = Refusal::of("status", Failure::new("no").because(Failure::new("why")));
     assert_eq!(
-        human::error(&refused),
+        human::error(&refused, str::to_owned),
         ["error in status: no", "  because    why", "  service    not touched"]
     );
     let locked = Error::Locked { holder: None, next: "ladylinux-refresh run --lock-timeout 300".into() };
-    assert_eq!(human::error(&locked)[0], "error: another run holds the lock");
+    assert_eq!(human::error(&locked, str::to_owned)[0], "error: another run holds the lock");
 }
 
 #[test]
