@@ -16,6 +16,7 @@ use crate::settings::names::CommitId;
 use super::Repository;
 use super::compare::Difference;
 use super::path::TreePath;
+use super::saved;
 use super::tree::{Files, Place, Tree};
 use super::walk::{self, Access, Accounted, Preserve, Stray, Walked};
 
@@ -24,6 +25,8 @@ use super::walk::{self, Access, Accounted, Preserve, Stray, Walked};
 pub struct Request {
     /// Where.
     pub place: Place,
+    /// The folder of all runs, whose saved places tell which commits are safe already.
+    pub runs: TreePath,
     /// The commits that account for files, the likeliest first; HEAD is always looked at before them.
     pub known: Vec<CommitId>,
     /// Patterns of application state that stays in place.
@@ -40,7 +43,7 @@ pub struct Drift {
     pub base: Option<CommitId>,
     /// What differs.
     pub items: Vec<DriftItem>,
-    /// What only local branches, tags, HEAD or stashes reach.
+    /// What only local branches, tags, HEAD or stashes reach and no run has saved yet.
     pub tips: Vec<Tip>,
 }
 
@@ -113,7 +116,9 @@ pub fn handle(request: &Request) -> Outcome<Drift> {
     let tree = Tree::enter(&request.place);
     let preserve = Preserve::patterns(&request.preserve)?;
     let observed = tree.observe(&request.known, &preserve, Access::ReadOnly)?;
-    let tips = tree.local_tips()?.unwrap_or_default();
+    let safe = saved::bundled(request.runs.as_path());
+    let mut tips = tree.local_tips()?.unwrap_or_default();
+    tips.retain(|tip| !safe.iter().any(|(_, commit)| *commit == tip.commit));
     tree.leave()?;
     Ok(observed.into_drift(&preserve, tips))
 }

@@ -359,24 +359,11 @@ impl<'a> Save<'a> {
                 .push("the local commits cannot be told apart; the whole repository was kept".to_owned());
             return Ok((Vec::new(), true));
         };
-        let earlier = if tips.is_empty() { Vec::new() } else { self.earlier_tips() };
+        let mut earlier = saved::bundled(self.request.runs.as_path());
+        earlier.retain(|(run, _)| *run != self.request.run);
         let held =
             |tip: &Tip| earlier.iter().find(|(_, commit)| *commit == tip.commit).map(|(run, _)| run.clone());
         Ok((tips.into_iter().map(|tip| SavedTip { held_by: held(&tip), tip }).collect(), false))
-    }
-
-    /// What the bundles of earlier runs hold. A place that cannot be read counts as holding nothing.
-    fn earlier_tips(&self) -> Vec<(RunId, CommitId)> {
-        let mut found = Vec::new();
-        for entry in fs::read_dir(self.request.runs.as_path()).into_iter().flatten().flatten() {
-            let place = saved::place_of(&entry.path());
-            let Ok(Some(index)) = saved::read(&place) else { continue };
-            if index.run != self.request.run && is_there(&saved::bundle_file(&place)) {
-                let own = index.tips.into_iter().filter(|tip| tip.held_by.is_none());
-                found.extend(own.map(|tip| (index.run.clone(), tip.tip.commit)));
-            }
-        }
-        found
     }
 
     /// Bundles the commits of local names that no earlier run has saved; nothing is written to `app/.git`.

@@ -148,3 +148,17 @@ impl SavedItem {
         is_there(&place).then_some(place)
     }
 }
+/// Returns the commits that the bundles of all runs hold, each with its run. A place that cannot be read counts as
+/// holding nothing.
+pub(super) fn bundled(runs: &Path) -> Vec<(RunId, CommitId)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(runs).into_iter().flatten().flatten() {
+        let place = place_of(&entry.path());
+        let Ok(Some(index)) = read(&place) else { continue };
+        if is_there(&bundle_file(&place)) {
+            let own = index.tips.into_iter().filter(|tip| tip.held_by.is_none());
+            found.extend(own.map(|tip| (index.run.clone(), tip.tip.commit)));
+        }
+    }
+    found
+}

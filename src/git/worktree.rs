@@ -97,7 +97,8 @@ impl WorkTree {
     /// The tree or the mirror cannot be read.
     pub fn drift(&self, known: &[CommitId], preserve: &[String]) -> Outcome<Drift> {
         let (known, preserve) = (known.to_vec(), preserve.to_vec());
-        self.within(|place| self.ask(drift::OPERATION, &drift::Request { place, known, preserve }))
+        let runs = self.layout.runs().into();
+        self.within(|place| self.ask(drift::OPERATION, &drift::Request { place, runs, known, preserve }))
     }
 
     /// Saves every local change under the run; must come before [`WorkTree::align`].

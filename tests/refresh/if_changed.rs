@@ -3,7 +3,7 @@
 use std::os::unix::fs::MetadataExt as _;
 
 use crate::help::{WAYS, events, hook, installation, listens, with};
-use crate::host::Host;
+use crate::host::{Host, git};
 
 #[test]
 fn a_run_only_if_something_changed_does_nothing_where_everything_is_right() {
@@ -57,4 +57,25 @@ fn a_run_only_if_something_changed_is_a_whole_refresh_where_anything_is_not_righ
         assert!(!host.fenced());
         still();
     }
+}
+
+#[test]
+fn what_is_preserved_or_saved_already_is_no_reason_for_another_refresh() {
+    let host = Host::running();
+    host.configure("preserve = [\"state/**\"]", "");
+    host.write("state/users.json", "people");
+    let app = host.layout.app();
+    let tree = git(&app, ["rev-parse", "HEAD^{tree}"]);
+    let commit = git(&app, ["commit-tree", &tree, "-p", "HEAD", "-m", "Mine"]);
+    git(&app, ["branch", "mine", &commit]);
+    host.tool(["run", "--if-changed"]).expect(0).says("Refreshed");
+    assert!(host.report()["saved"]["paths"].to_string().contains("mine"));
+    host.tool(["run", "--if-changed"]).expect(0).says("Already current");
+    host.tool(["plan", "--exit-code"]).expect(0);
+    // The branch went on: that is not saved yet.
+    let more = git(&app, ["commit-tree", &tree, "-p", &commit, "-m", "More"]);
+    git(&app, ["branch", "--force", "mine", &more]);
+    host.tool(["plan", "--exit-code"]).expect(5);
+    host.tool(["run", "--if-changed"]).expect(0).says("Refreshed");
+    host.tool(["run", "--if-changed"]).expect(0).says("Already current");
 }

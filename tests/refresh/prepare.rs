@@ -81,9 +81,9 @@ fn rw_5_4_a_hook_that_hangs_is_ended_at_its_deadline_with_all_that_it_started() 
                     open(os.environ['WORKER'], 'w').write(str(os.getpid()))\ntime.sleep(1000)\n";
         host.push(&[
             ("hang.py", hang),
-            ("refresh.toml", &hook("hanging", "index", &["python", "hang.py"], "deadline = \"2s\"")),
+            ("refresh.toml", &hook("hanging", "index", &["python", "hang.py"], "deadline = \"4s\"")),
         ]);
-        host.tool(way).expect(1).says("the index hook hanging failed").says("2s");
+        host.tool(way).expect(1).says("the index hook hanging failed").says("4s");
         let grandchild = fs::read_to_string(host.beside("worker")).unwrap();
         assert_eq!(ProcessId::of(grandchild.parse().unwrap()), None, "it lives on");
         down_and_fenced(&host);

@@ -31,19 +31,19 @@ fn rw_5_5_rw_7_1a_rw_7_1c_a_service_that_does_not_prove_itself_is_stopped_again(
         (&dies_late, GOOD, "dies after it answered", &["gone after one answer", "exit code 4"]),
         (
             "import time\nprint('thinking', flush=True)\ntime.sleep(1000)",
-            "deadline = \"1s\"\nsettle = \"100ms\"",
+            "deadline = \"4s\"\nsettle = \"100ms\"",
             "never answers",
-            &["did not answer well within 1s", "connection refused", "thinking"],
+            &["did not answer well within 4s", "connection refused", "thinking"],
         ),
         (
             &answers_500,
-            "deadline = \"1s\"\nsettle = \"100ms\"",
+            "deadline = \"4s\"\nsettle = \"100ms\"",
             "answers 500",
             &["status 500", "serving two"],
         ),
         (
             SERVER,
-            "deadline = \"1s\"\nsettle = \"100ms\"\njson_field = \"version\"\njson_value = \"another\"",
+            "deadline = \"4s\"\nsettle = \"100ms\"\njson_field = \"version\"\njson_value = \"another\"",
             "answers with another value",
             &["the field version", "serving two"],
         ),
@@ -102,7 +102,7 @@ fn rw_5_5_an_old_process_that_answers_on_the_port_is_not_taken_for_the_new_servi
             ("wait.py", waiting),
             ("refresh.toml", &hook("wait", "check", &["python", "wait.py"], "")),
         ]);
-        probe(&host, "deadline = \"2s\"\nsettle = \"100ms\"");
+        probe(&host, "deadline = \"10s\"\nsettle = \"100ms\"");
         let over = AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| answer_once_asked(host.port, &asked, &over));
