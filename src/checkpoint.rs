@@ -60,8 +60,10 @@ mod kill {
 
     /// Returns the variables that make a worker's points count with those of its run.
     pub fn for_worker() -> Vec<(&'static str, String)> {
-        let mut all: Vec<_> =
-            [TRACE, KILL_AT, KILL].into_iter().filter_map(|name| Some((name, env::var(name).ok()?))).collect();
+        let mut all: Vec<_> = [TRACE, KILL_AT, KILL]
+            .into_iter()
+            .filter_map(|name| Some((name, env::var(name).ok()?)))
+            .collect();
         if !all.is_empty() {
             all.push((RUN_PROCESS, getpid().as_raw_nonzero().to_string()));
         }
@@ -80,8 +82,10 @@ mod kill {
         }
         if let (Some(run), true) = (run, whom != "worker") {
             let _ = kill_process(run, Signal::KILL);
-            while whom == "run" {
-                std::thread::park();
+            if whom == "run" {
+                loop {
+                    std::thread::park();
+                }
             }
         }
         let _ = kill_process(getpid(), Signal::KILL);
@@ -93,7 +97,8 @@ mod kill {
         let alone = REACHED.fetch_add(1, Ordering::SeqCst) + 1;
         let at = env::var(KILL_AT).unwrap_or_default();
         let Some(path) = env::var_os(TRACE) else { return at.parse() == Ok(alone) };
-        let line = if env::var_os(RUN_PROCESS).is_some() { format!("worker:{name}") } else { name.to_owned() };
+        let line =
+            if env::var_os(RUN_PROCESS).is_some() { format!("worker:{name}") } else { name.to_owned() };
         let file = fs::OpenOptions::new().create(true).append(true).open(&path);
         if file.and_then(|mut file| writeln!(file, "{line}")).is_err() {
             return false;

@@ -56,7 +56,8 @@ fn choose(points: &[String], step: usize, child_step: usize) -> Vec<Kill> {
     let mut counts = [0; 2];
     let mut kills = Vec::new();
     for (index, name) in points.iter().enumerate() {
-        let (count, step) = if is_child(name) { (&mut counts[1], child_step) } else { (&mut counts[0], step) };
+        let (count, step) =
+            if is_child(name) { (&mut counts[1], child_step) } else { (&mut counts[0], step) };
         *count += 1;
         let ways = ways(name);
         let nth = points[..=index].iter().filter(|point| *point == name).count();
@@ -148,7 +149,8 @@ fn kill_runs(what: &str, environment: Environment, arguments: &[&str], step: usi
 
 /// Insists that there is a point before and after each record, and one within each step.
 fn expect_every_record(points: &[String], arguments: &[&str]) {
-    let has = |name: &str| assert!(points.iter().any(|point| point == name), "{name} is missing in {points:#?}");
+    let has =
+        |name: &str| assert!(points.iter().any(|point| point == name), "{name} is missing in {points:#?}");
     let mut phases = vec!["stop", "sync", "environment", "prepare", "restart", "status"];
     if !arguments.contains(&"--no-stage") {
         phases.push("staging");
@@ -277,7 +279,8 @@ fn rw_7_1_a_recovery_that_is_killed_itself_is_made_good_by_the_third_run() {
         } else {
             assert_eq!(first.name, "restart:started", "nothing was set aside");
         }
-        kills.extend(choose(&points, 12, 24).into_iter().filter(|kill| !points[..begun].contains(&kill.name)));
+        kills
+            .extend(choose(&points, 12, 24).into_iter().filter(|kill| !points[..begun].contains(&kill.name)));
         report(&format!("recovery from {}", first.name), &points, &kills);
         on_two_hosts(&kills, Environment::Stays, |rig, kill| {
             rig.next_version();

@@ -166,7 +166,16 @@ fn with_fault(rig: &mut Rig, path: Option<&Path>, inject: &str) -> Ran {
     let calls = inject.split(':').next().unwrap();
     let mut command = Command::new("strace");
     // With -D the program is our own child: its tracer stays with the service for as long as that runs.
-    command.args(["-D", "-f", "-o", "/dev/null", "-e", &format!("trace={calls}"), "-e", &format!("inject={inject}")]);
+    command.args([
+        "-D",
+        "-f",
+        "-o",
+        "/dev/null",
+        "-e",
+        &format!("trace={calls}"),
+        "-e",
+        &format!("inject={inject}"),
+    ]);
     if let Some(path) = path {
         command.arg("-P").arg(path);
     }

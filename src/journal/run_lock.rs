@@ -90,7 +90,9 @@ pub fn take(path: &Path, command: &str, run: Option<&RunId>, patience: Duration)
 /// Ends what the last holder, should it have been killed, left running. A run that was killed in preflight has no folder
 /// by which a recovery would find it, but its worker may be at work in `app/` all the same.
 fn end_leftovers(last: Option<Holder>) -> Outcome<()> {
-    let Some(run) = last.filter(|last| !last.process.is_alive()).and_then(|last| last.run) else { return Ok(()) };
+    let Some(run) = last.filter(|last| !last.process.is_alive()).and_then(|last| last.run) else {
+        return Ok(());
+    };
     leftover::end(&run, Path::new("/dev/null"), PATIENCE).map(drop)
 }
 

@@ -206,9 +206,9 @@ impl Lease {
     fn is_broken(&self, layout: &Layout) -> bool {
         match fence::read(layout) {
             Ok(None) => false,
-            Ok(Some(fence)) => fence
-                .record()
-                .is_none_or(|record| record.run == self.run || Some(record.since) == self.since),
+            Ok(Some(fence)) => {
+                fence.record().is_none_or(|record| record.run == self.run || Some(record.since) == self.since)
+            }
             Err(_) => true,
         }
     }
