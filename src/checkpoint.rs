@@ -82,8 +82,10 @@ mod kill {
         }
         if let (Some(run), true) = (run, whom != "worker") {
             let _ = kill_process(run, Signal::KILL);
-            while whom == "run" {
-                std::thread::park();
+            if whom == "run" {
+                loop {
+                    std::thread::park();
+                }
             }
         }
         let _ = kill_process(getpid(), Signal::KILL);

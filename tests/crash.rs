@@ -7,7 +7,7 @@
 //! `LADYLINUX_REFRESH_LONG=1` tries all of them, in every way to kill; that takes long.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
 #![allow(clippy::disallowed_methods, reason = "tests start programs and lay out files")]
-#![allow(clippy::print_stderr, reason = "the count of kill points is told")]
+#![allow(clippy::print_stderr, clippy::disallowed_macros, reason = "the count of kill points is told")]
 
 #[path = "common/crash.rs"]
 mod crash;

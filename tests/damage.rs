@@ -2,7 +2,8 @@
 //! that fail. A run either refuses before anything is stopped or halts fenced, loses nothing, and the next one converges.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
 #![allow(clippy::disallowed_methods, reason = "tests start programs and damage files")]
-#![allow(clippy::print_stderr, reason = "a test that is left out is told")]
+#![allow(clippy::print_stderr, clippy::disallowed_macros, reason = "a test that is left out is told")]
+#![allow(clippy::type_complexity, reason = "a table of damages reads best in its place")]
 
 #[path = "common/crash.rs"]
 mod crash;
