@@ -8,10 +8,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 /// Updates a running LadyLinux installation to the latest state of a Git branch, in place.
 #[derive(Debug, Parser)]
 #[command(name = "ladylinux-refresh", version, max_term_width = 100, after_help = EXITS)]
-#[command(disable_help_subcommand = true, infer_long_args = false)]
+#[command(disable_help_subcommand = true, infer_long_args = false, arg_required_else_help = true)]
 pub struct Cli {
     /// Work on the installation below DIR instead of the real paths; needs no root rights
-    #[arg(long, value_name = "DIR", env = "LADYLINUX_REFRESH_ROOT")]
+    #[arg(long, value_name = "DIR", env = "LADYLINUX_REFRESH_ROOT", global = true)]
     pub root: Option<PathBuf>,
 
     /// What to do
@@ -168,7 +168,7 @@ pub struct HistoryArgs {
 /// `rollback`
 #[derive(Debug, Args)]
 pub struct RollbackArgs {
-    /// The run to return to; without it, the last good one before what is deployed
+    /// The run to return to; without it, the last good one that is not what is there now
     pub run: Option<String>,
 
     /// How it reports

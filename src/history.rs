@@ -11,7 +11,6 @@ use crate::journal::{recover, store};
 use crate::report::Report;
 use crate::settings::layout::Layout;
 use crate::settings::names::{CommitId, GenerationName, RunId};
-use crate::status_file;
 
 /// The name of the report in the folder of a run.
 pub const REPORT: &str = "report.json";
@@ -88,12 +87,16 @@ fn good_pair(report: Report) -> Option<GoodPair> {
     })
 }
 
-/// Finds the pair to return to. While the service is fenced that is the last good one; else the last good one that is
-/// not what is deployed now.
+/// Finds the pair to return to: the last good one that is not what `app/` and `venv` are now. After a halt that is the
+/// pair that was deployed before it; after a success, the one before that; after a rollback, the one that was left.
 ///
 /// # Errors
 /// There is none, or the named run is unknown or did not succeed.
-pub fn rollback_target(layout: &Layout, run: Option<&RunId>, fenced: bool) -> Outcome<GoodPair> {
+pub fn rollback_target(
+    layout: &Layout,
+    run: Option<&RunId>,
+    now: (Option<&CommitId>, Option<&GenerationName>),
+) -> Outcome<GoodPair> {
     let pairs = good(layout)?;
     if let Some(run) = run {
         return pairs.into_iter().find(|pair| pair.run == *run).ok_or_else(|| {
@@ -101,11 +104,7 @@ pub fn rollback_target(layout: &Layout, run: Option<&RunId>, fenced: bool) -> Ou
                 .hint("ladylinux-refresh history")
         });
     }
-    let deployed = status_file::read(layout).deployed;
-    let live = |pair: &GoodPair| {
-        deployed.as_ref().is_some_and(|now| now.commit == pair.commit && now.generation == pair.generation)
-    };
-    pairs.into_iter().find(|pair| fenced || !live(pair)).ok_or_else(|| {
+    pairs.into_iter().find(|pair| (Some(&pair.commit), Some(&pair.generation)) != now).ok_or_else(|| {
         Failure::new("there is no earlier good run to return to").hint("ladylinux-refresh history")
     })
 }
@@ -119,12 +118,11 @@ const KEPT_FOLDERS: usize = 200;
 /// # Errors
 /// Something cannot be removed.
 pub fn prune(on: &Installation, current: &RunId) -> Outcome<()> {
-    let pairs = good(&on.layout)?;
+    let mut kept_pairs = BTreeSet::new();
     let mut kept_generations = BTreeSet::new();
     let mut kept_runs = BTreeSet::from([current.clone()]);
-    for pair in pairs {
-        let known = kept_generations.contains(&pair.generation);
-        if known || kept_runs.len() <= on.settings.keep {
+    for pair in good(&on.layout)? {
+        if kept_pairs.len() < on.settings.keep && kept_pairs.insert((pair.commit, pair.generation.clone())) {
             kept_generations.insert(pair.generation);
             kept_runs.insert(pair.run);
         }

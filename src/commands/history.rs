@@ -5,8 +5,9 @@ use crate::error::Failure;
 use crate::exit::{Ended, Error, Refusal};
 use crate::history::{self as past, Past};
 use crate::installation::as_typed;
+use crate::journal::record::Ending;
 use crate::report::human;
-use crate::report::screen::{duration, say};
+use crate::report::screen::{Tone, duration, harmless, paint, say};
 use crate::settings::layout::Layout;
 use crate::settings::names::RunId;
 
@@ -47,6 +48,9 @@ fn show(layout: &Layout, run: &Past, json: bool) {
             for part in &report.phases {
                 say(&format!("  {:<12} {:>10}  {}", part.phase, duration(part.duration_ms), part.summary));
             }
+            for warning in &report.warnings {
+                say(&format!("  {}      {}", paint(Tone::Warning, "warning"), harmless(warning)));
+            }
             say(&format!("  log          {}", layout.run(&run.run).join("log").display()));
         }
         (None, _) => say(&line(run)),
@@ -57,14 +61,19 @@ fn line(run: &Past) -> String {
     match &run.report {
         None => {
             let word = if run.ended { "interrupted" } else { "under way or interrupted" };
-            format!("{}  {word}", run.run)
+            format!("{:<28} {word}", run.run.as_str())
         }
         Some(report) => {
             let commit = report.commit.as_ref().map_or("unknown", |commit| commit.short());
             let downtime =
                 report.downtime_ms.map(|ms| format!(", down {}", duration(ms))).unwrap_or_default();
-            let what = format!("{} {}", report.command, report.result.word());
-            format!("{}  {what:<20} {commit} on {}{downtime}", run.run, report.branch)
+            let what = match (report.command.as_str(), report.result) {
+                ("rollback", Ending::Refreshed) => "rolled back".to_owned(),
+                ("rollback", other) => format!("rollback {}", other.word()),
+                (_, other) => other.word().to_owned(),
+            };
+            let run = run.run.as_str();
+            format!("{run:<28} {what:<18} {commit} on {}{downtime}", report.branch)
         }
     }
 }

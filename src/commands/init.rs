@@ -1,16 +1,19 @@
 //! `init`: brings a directory, or an existing installation, to the deployment contract. Never overwrites.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::cli::{InitArgs, LockArgs};
 use crate::clock;
 use crate::disk;
 use crate::error::{Context as _, Failure, Outcome};
+use crate::event::Events;
 use crate::exit::{Ended, Error, Refusal};
-use crate::installation::{Installation, as_typed};
-use crate::process::Owner;
+use crate::installation::Installation;
+use crate::process::{Owner, Runner};
 use crate::python::Current;
-use crate::report::screen::say;
+use crate::report::human::{Detail, Human};
+use crate::report::screen::{count, say};
 use crate::service::envfile::EnvFile;
 use crate::service::probe;
 use crate::settings::layers::{Layers, Overrides};
@@ -18,34 +21,111 @@ use crate::settings::layout::Layout;
 use crate::settings::names::{BranchName, RunId};
 use crate::settings::{RemoteUrl, Strategy, Transport};
 
+use super::lock;
 use super::run::usual_branch;
-use super::{lock, open};
 
-/// Makes what is missing; tells of what is there that it was left as it is.
+/// The user that a real machine's application belongs to.
+const SERVICE_USER: &str = "ladylinux";
+
+/// Makes what is missing; tells of what is there that it was left as it is. Everything that was given is checked first,
+/// the remote and its branch included, so that a mistake leaves nothing behind.
 pub(super) fn init(layout: &Layout, args: &InitArgs) -> Result<Ended, Error> {
     let branch = args.branch.as_deref().map(BranchName::parse).transpose().map_err(Error::Usage)?;
     let allow = transports(&args.allow).map_err(Error::Usage)?;
-    if let Some(url) = &args.repo {
-        RemoteUrl::parse(url, &allow).map_err(Error::Usage)?;
-    }
     let told = |failure| Refusal::of("init", failure);
-    check_place(layout).map_err(told)?;
-    folders(layout).map_err(told)?;
-    let _lock = lock(layout, "init", None, &LockArgs { lock_timeout: 0 })?;
-    files(layout, args, branch.as_ref(), &allow).map_err(told)?;
-
-    let on = open(layout, "init")?;
-    if on.settings.remote.url.is_none() {
-        let hint = as_typed(layout, "ladylinux-refresh init --repo URL");
-        return Err(told(Failure::new("no remote is set yet").hint(hint)));
+    let text = settle_host_file(layout, args, branch.as_ref(), &allow).map_err(Error::Usage)?;
+    let layers = Layers::of_text(layout, &text, Overrides::default()).map_err(Error::Usage)?;
+    let settings = layers.resolve().map_err(Error::Usage)?;
+    if settings.remote.url.is_none() {
+        let failure = Failure::new("no remote is set").hint("ladylinux-refresh init --repo URL");
+        return Err(Error::Usage(failure));
     }
-    let run = RunId::new(clock::now(), std::process::id());
+    check_env_file(layout, args).map_err(Error::Usage)?;
+    check_place(layout).map_err(told)?;
+    let owner = owner(layout).map_err(told)?;
+    let made = folders(layout, owner).map_err(told)?;
+    let _lock = lock(layout, "init", None, &LockArgs { lock_timeout: 0 })?;
+
+    let runner = Runner::new(Arc::new(Events::new(vec![Box::new(Human::new(Detail::Brief))])));
+    let on = Installation::open(layers, runner).map_err(Error::Usage)?;
     let branch = branch.unwrap_or_else(|| usual_branch(&on));
+    on.mirror.remote_tip(&branch).map_err(told)?;
+    if made > 0 {
+        say(&format!("made {} below {}", count(made, "folder"), layout.root().display()));
+    }
+    files(layout, args, &text, owner).map_err(told)?;
+    let run = RunId::new(clock::now(), std::process::id());
     let made = application(&on, &run, &branch).and_then(|()| environment(&on, &run));
     let released = on.mirror.release(&run);
     made.and(released).map_err(told)?;
     say(&format!("ready; refresh it with: {}", on.as_typed("ladylinux-refresh run")));
     Ok(Ended::Done)
+}
+
+/// Returns the text of the host's file: the one that is there, which what was given must not contradict, or a new one.
+fn settle_host_file(
+    layout: &Layout,
+    args: &InitArgs,
+    branch: Option<&BranchName>,
+    allow: &[Transport],
+) -> Outcome<String> {
+    if let Some(url) = &args.repo {
+        RemoteUrl::parse(url, allow).map_err(|failure| {
+            if failure.hints().iter().any(|hint| hint.contains("remote.allow")) {
+                let name = url.split("://").next().unwrap_or_default();
+                return Failure::new(failure.summary()).hint(format!(
+                    "use https or ssh, or allow it: ladylinux-refresh init --repo {url} --allow {name}"
+                ));
+            }
+            failure
+        })?;
+    }
+    let path = layout.host_file();
+    let Some(bytes) = disk::read_if_there(&path)? else {
+        return Ok(host_file(args.repo.as_deref(), branch, allow));
+    };
+    let text = String::from_utf8(bytes).context(|| format!("{} is not UTF-8", path.display()))?;
+    let there = Layers::of_text(layout, &text, Overrides::default())?.resolve()?;
+    let differs = |key: &str, given: &str| {
+        Err(Failure::new(format!("{} is there and says something else than {given:?}", path.display()))
+            .hint(format!("set {key} in it yourself; no command of this program changes it")))
+    };
+    match (&args.repo, &there.remote.url) {
+        (Some(url), Some(now)) if *url != now.text => return differs("url under [remote]", url),
+        (Some(url), None) => return differs("url under [remote]", url),
+        _ => {}
+    }
+    match (branch, &there.branch) {
+        (Some(branch), Some(now)) if branch != now => return differs("branch", branch.as_str()),
+        _ => {}
+    }
+    Ok(text)
+}
+
+/// A port that is given must be the one of the env file, where that is there already.
+fn check_env_file(layout: &Layout, args: &InitArgs) -> Outcome<()> {
+    let path = layout.env_file();
+    let Some(port) = args.port.filter(|_| path.exists()) else { return Ok(()) };
+    if probe::service_port(&EnvFile::read(&path)?)? == port {
+        return Ok(());
+    }
+    Err(Failure::new(format!("{} is there and names another port than {port}", path.display()))
+        .hint("set LADYLINUX_PORT in it yourself; no command of this program changes it"))
+}
+
+/// Returns whom the installation will belong to: whom it belongs to already, below a root whoever calls, and on the
+/// real machine the dedicated user, never root.
+fn owner(layout: &Layout) -> Outcome<Owner> {
+    if let Ok(owner) = Owner::of(&layout.app()) {
+        return Ok(owner);
+    }
+    if !layout.is_real() {
+        return Ok(Owner::of(&layout.home()).unwrap_or(Owner::own()));
+    }
+    Owner::named(SERVICE_USER)?.ok_or_else(|| {
+        Failure::new(format!("there is no user {SERVICE_USER}, whom the application has to belong to"))
+            .hint(format!("useradd --system --user-group --shell /usr/sbin/nologin {SERVICE_USER}"))
+    })
 }
 
 fn transports(names: &[String]) -> Outcome<Vec<Transport>> {
@@ -77,9 +157,11 @@ fn is_empty(folder: &Path) -> bool {
     folder.read_dir().is_ok_and(|mut entries| entries.next().is_none())
 }
 
-fn folders(layout: &Layout) -> Outcome<()> {
+/// Makes the folders of the contract that are missing; returns how many.
+fn folders(layout: &Layout, owner: Owner) -> Outcome<usize> {
     let mut wanted = vec![
         (layout.home(), 0o755),
+        (layout.app(), 0o755),
         (layout.venvs(), 0o755),
         (layout.models(), 0o755),
         (layout.containers(), 0o755),
@@ -90,41 +172,43 @@ fn folders(layout: &Layout) -> Outcome<()> {
     for folder in [layout.runs(), layout.generations(), layout.tools(), layout.cache(), layout.volatile()] {
         wanted.push((folder, 0o755));
     }
+    let mut made = 0;
+    let own = layout.data();
     for (folder, mode) in wanted {
         if !folder.is_dir() {
             disk::make_folder(&folder, mode)?;
-            say(&format!("made {}", folder.display()));
+            if own.contains(&folder) || folder == layout.models() || folder == layout.app() {
+                disk::give(&folder, &owner)?;
+            }
+            made += 1;
         }
     }
-    Ok(())
+    Ok(made)
 }
 
-fn files(layout: &Layout, args: &InitArgs, branch: Option<&BranchName>, allow: &[Transport]) -> Outcome<()> {
+fn files(layout: &Layout, args: &InitArgs, text: &str, owner: Owner) -> Outcome<()> {
     let host = layout.host_file();
     if host.exists() {
-        let now = Layers::read(layout, Overrides::default())?.resolve()?.remote.url;
-        let differs = args.repo.as_ref().is_some_and(|url| now.is_none_or(|now| now.text != *url));
-        let word = if differs { "; set its remote.url yourself if you want the new one" } else { "" };
-        say(&format!("left {} as it is{word}", host.display()));
+        say(&format!("left {} as it is", host.display()));
     } else {
-        disk::write_atomic(&host, host_file(args.repo.as_deref(), branch, allow).as_bytes(), 0o644)?;
+        disk::write_atomic(&host, text.as_bytes(), 0o644)?;
         say(&format!("wrote {}", host.display()));
     }
     let env_file = layout.env_file();
     if env_file.exists() {
         say(&format!("left {} as it is", env_file.display()));
-    } else {
-        let port = args.port.map_or(probe::DEFAULT_PORT, |port| port);
-        let text = format!(
-            "# Runtime configuration of the service; no refresh ever writes here.\nLADYLINUX_PORT={port}\n\
-             LADYLINUX_DATA=\"{}\"\n",
-            layout.data()[0].display()
-        );
-        disk::write_atomic(&env_file, text.as_bytes(), 0o640)?;
-        disk::give(&env_file, &Owner::of(&layout.home())?)?;
-        say(&format!("wrote {}", env_file.display()));
+        return Ok(());
     }
-    EnvFile::read(&env_file).map(|_| ())
+    let port = args.port.unwrap_or(probe::DEFAULT_PORT);
+    let text = format!(
+        "# Runtime configuration of the service; no refresh ever writes here.\nLADYLINUX_PORT={port}\n\
+         LADYLINUX_DATA=\"{}\"\n",
+        layout.data()[0].display()
+    );
+    disk::write_atomic(&env_file, text.as_bytes(), 0o640)?;
+    disk::give(&env_file, &owner)?;
+    say(&format!("wrote {}", env_file.display()));
+    Ok(())
 }
 
 fn application(on: &Installation, run: &RunId, branch: &BranchName) -> Outcome<()> {

@@ -22,7 +22,8 @@ pub(super) fn rollback(layout: &Layout, args: &RollbackArgs) -> Result<Ended, Er
         command: "rollback",
     };
     refresh(layout, &wish, |on| {
-        let pair = history::rollback_target(&on.layout, run.as_ref(), on.is_fenced())?;
+        let (commit, live) = (on.tree.inspect()?.commit, on.live());
+        let pair = history::rollback_target(&on.layout, run.as_ref(), (commit.as_ref(), live.as_ref()))?;
         on.runner.events().note(&format!("returning to run {} ({})", pair.run, pair.commit.short()));
         let state = TargetState::Earlier { commit: pair.commit, generation: pair.generation };
         Ok(Target { branch: pair.branch, state })

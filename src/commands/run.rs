@@ -170,6 +170,10 @@ fn look(
     interrupt::check()?;
     checked?;
     let target = choose(on)?;
+    if on.settings.strict_order && target.state == TargetState::Latest {
+        // Staging would find this out before the stop; without it, asking is all that can be done.
+        on.mirror.remote_tip(&target.branch)?;
+    }
     if when == When::IfChanged {
         observed = observed.with_drift(on, &recovered.aimed)?;
         let coming = Coming::look(on, &target, &observed, run)?;

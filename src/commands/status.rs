@@ -82,7 +82,8 @@ fn show(on: &Installation, status: &Status) {
     let proved = status.deployed.as_ref().map(|pair| &pair.commit);
     if status.commit.as_ref() != proved {
         let at = status.commit.as_ref().map_or("no commit", |commit| commit.short());
-        say(&format!("app/         {} {at}", paint(Tone::Warning, "is at another commit:")));
+        let word = if proved.is_some() { "is at another commit:" } else { "is at" };
+        say(&format!("app/         {} {at}", paint(Tone::Warning, word)));
     }
     let generation = status.generation.as_ref().map_or("nothing".to_owned(), ToString::to_string);
     say(&format!("environment  {} → {generation}", status.environment.display()));
@@ -90,7 +91,8 @@ fn show(on: &Installation, status: &Status) {
     let url = status.service.url.clone().unwrap_or_default();
     say(&format!("service      {}{pid} {url}", status.service.state));
     if let Some(fence) = &status.fence {
-        say(&format!("fence        {} {}", paint(Tone::Bad, "stands:"), harmless(fence)));
+        let first = fence.lines().next().unwrap_or_default();
+        say(&format!("fence        {} {}", paint(Tone::Bad, "stands:"), harmless(first)));
     }
     let items: Vec<_> = status.drift.items.iter().filter(|item| !item.preserved).collect();
     let preserved = status.drift.items.len() - items.len();
@@ -114,8 +116,15 @@ fn show(on: &Installation, status: &Status) {
     if let Some(report) = &status.last_run {
         let down = report.downtime_ms.map(|ms| format!(", down {}", duration(ms))).unwrap_or_default();
         say(&format!("last run     {} {} {}{down}", report.run, report.command, report.result.word()));
+        if report.error.is_some() {
+            say(&format!(
+                "             {}",
+                on.as_typed(&format!("ladylinux-refresh history {}", report.run))
+            ));
+        }
     }
-    if status.fence.is_some() {
-        say(&format!("next         {}", on.as_typed("ladylinux-refresh rollback")));
+    if status.fence.is_some() && status.running_now.is_none() {
+        let next = if status.deployed.is_some() { "rollback" } else { "run" };
+        say(&format!("next         {}", on.as_typed(&format!("ladylinux-refresh {next}"))));
     }
 }

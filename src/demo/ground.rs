@@ -10,6 +10,7 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::repository::Repository;
 use crate::clock;
 use crate::disk;
 use crate::error::{Context as _, Failure, Outcome};
@@ -126,6 +127,11 @@ impl Ground {
     /// Something cannot be ended or removed.
     pub(super) fn clear(&self, runner: &Runner) -> Outcome<()> {
         self.end_everything(runner)?;
+        if Repository::is_touched(runner, &self.folder)? {
+            let kept = self.at(&format!("work.old-{}", clock::now().as_second()));
+            disk::move_new(&self.at("work"), &kept)?;
+            runner.events().note(&format!("your work of the last demo is kept in {}", kept.display()));
+        }
         for name in OWN {
             disk::remove_tree(&self.at(name))?;
         }

@@ -32,6 +32,10 @@ pub(super) enum Version {
 }
 
 impl Version {
+    /// All of them, in their order.
+    const ALL: [Self; 5] =
+        [Self::Initial, Self::Headline, Self::FriendlyTimes, Self::BrokenMigration, Self::RepairedMigration];
+
     /// The folder in `demo/` whose files are laid over the version before.
     fn folder(self) -> &'static str {
         match self {
@@ -75,10 +79,12 @@ impl<'a> Repository<'a> {
     /// # Errors
     /// git is missing or fails.
     pub(super) fn make(runner: &'a Runner, folder: &Path) -> Outcome<Self> {
-        let git = environment::find_program("git", rustix::process::geteuid().is_root())
-            .ok_or_else(|| Failure::new("git is not installed").hint("apt-get install git"))?;
-        let repository =
-            Self { runner, git, bare: folder.join("upstream").join(NAME), clone: folder.join("work") };
+        let repository = Self {
+            runner,
+            git: find_git()?,
+            bare: folder.join("upstream").join(NAME),
+            clone: folder.join("work"),
+        };
         disk::make_folder(&repository.bare, 0o700)?;
         disk::make_folder(&repository.clone, 0o700)?;
         repository.run(&repository.bare, &["init", "--quiet", "--bare", "--initial-branch=main"])?;
@@ -113,6 +119,23 @@ impl<'a> Repository<'a> {
         CommitId::parse(self.run(&self.clone, &["rev-parse", "HEAD"])?.trim())
     }
 
+    /// Tells whether the clone of an earlier demo in `folder` holds work that is not the demo's own.
+    ///
+    /// # Errors
+    /// git is missing.
+    pub(super) fn is_touched(runner: &Runner, folder: &Path) -> Outcome<bool> {
+        let clone = folder.join("work");
+        if !clone.join(".git").exists() {
+            return Ok(false);
+        }
+        let bare = folder.join("upstream").join(NAME);
+        let repository = Repository { runner, git: find_git()?, bare, clone };
+        let changed = repository.run(&repository.clone, &["status", "--porcelain"]);
+        let last = repository.run(&repository.clone, &["log", "-1", "--format=%s", "--all"]);
+        let own = |subject: &str| Version::ALL.iter().any(|version| version.message() == subject.trim());
+        Ok(!changed.is_ok_and(|text| text.is_empty()) || !last.is_ok_and(|subject| own(&subject)))
+    }
+
     /// Returns the git program.
     pub(super) fn git(&self) -> &Path {
         &self.git
@@ -130,6 +153,11 @@ impl<'a> Repository<'a> {
         let finished = self.runner.run(&self.program(folder).args(arguments))?;
         Ok(finished.ok(|| format!("git {} failed", arguments.join(" ")))?.text())
     }
+}
+
+fn find_git() -> Outcome<PathBuf> {
+    environment::find_program("git", rustix::process::geteuid().is_root())
+        .ok_or_else(|| Failure::new("git is not installed").hint("apt-get install git"))
 }
 
 /// Writes the files of `from`, which lie below `base` in the program, to the same places below `to`.

@@ -268,7 +268,8 @@ fn no_such_branch<'a>(branch: &BranchName, names: impl Iterator<Item = &'a Strin
     let close: Vec<&str> =
         near.iter().take(3).filter(|(score, _)| *score > 0.7).map(|(_, name)| name.as_str()).collect();
     if !close.is_empty() {
-        return failure.hint(format!("did you mean {}?", close.join(", ")));
+        let again = format!("ladylinux-refresh run {}", close[0]);
+        return failure.hint(format!("did you mean {}?", close.join(", "))).hint(again);
     }
     let some: Vec<&str> = near.iter().take(10).map(|(_, name)| name.as_str()).collect();
     if some.is_empty() {

@@ -5,6 +5,8 @@ pub mod coming;
 pub mod observe;
 pub mod preflight;
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
 use crate::event::Phase;
@@ -140,19 +142,23 @@ fn action(
             (what, coming.reason.clone())
         }
         Phase::Prepare if hooks.is_empty() => ("run no hooks".to_owned(), "none are declared".to_owned()),
-        Phase::Prepare => (format!("run {}", hooks.join(", ")), "declared".to_owned()),
+        Phase::Prepare => {
+            let who = coming.hooks.iter().map(|hook| hook.origin.to_string()).collect::<BTreeSet<_>>();
+            let who: Vec<String> = who.into_iter().collect();
+            (format!("run {}", hooks.join(", ")), format!("declared by {}", who.join(" and ")))
+        }
         Phase::Restart => (
             format!(
                 "start the service, probe it for up to {:?}, let it settle for {:?}",
                 settings.probe.deadline, settings.probe.settle
             ),
-            format!("probe settings from {}", settings.origin("probe.deadline")),
+            "a start proves nothing, an answer does".to_owned(),
         ),
-        _ => ("report".to_owned(), "always".to_owned()),
+        _ => ("report commit, environment and service".to_owned(), "every run ends with it".to_owned()),
     };
     Action { phase, what, why }
 }
 
 fn hook_in_words(hook: &Hook) -> String {
-    format!("{} ({:?}, {})", hook.name, hook.kind, hook.origin).to_lowercase()
+    format!("{} ({})", hook.name, hook.kind.word())
 }

@@ -66,6 +66,14 @@ fn manager(on: &Installation) -> Outcome<()> {
 
 fn rights(on: &Installation) -> Outcome<()> {
     installation::check_writable(&on.layout)?;
+    if on.layout.is_real() && on.owner.uid == 0 {
+        let app = on.layout.app();
+        return Err(Failure::new(format!(
+            "{} belongs to root: whatever the application brings along would run as root",
+            app.display()
+        ))
+        .hint(format!("chown -R ladylinux:ladylinux {}", app.display())));
+    }
     if on.owner.can_be_assumed() {
         return Ok(());
     }

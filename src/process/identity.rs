@@ -121,6 +121,15 @@ impl Owner {
         Ok(Self { uid: found.uid(), gid: found.gid() })
     }
 
+    /// Looks a user up by name in `/etc/passwd` (passwd(5)); `None` where there is none.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn named(name: &str) -> Outcome<Option<Self>> {
+        let text = fs::read("/etc/passwd").context(|| "cannot read /etc/passwd".to_owned())?;
+        Ok(parse_passwd(&String::from_utf8_lossy(&text), name))
+    }
+
     /// Returns the user that this process runs as.
     pub fn own() -> Self {
         Self { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() }
@@ -133,9 +142,21 @@ impl Owner {
     }
 }
 
+fn parse_passwd(text: &str, name: &str) -> Option<Owner> {
+    let line = text.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|line| line[0] == name)?;
+    Some(Owner { uid: line.get(2)?.parse().ok()?, gid: line.get(3)?.parse().ok()? })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_user_is_found_by_the_whole_name() {
+        let text = "root:x:0:0:root:/root:/bin/sh\nladylinux:x:998:997::/nonexistent:/usr/sbin/nologin\n";
+        assert_eq!(parse_passwd(text, "ladylinux"), Some(Owner { uid: 998, gid: 997 }));
+        assert_eq!(parse_passwd(text, "lady"), None);
+    }
 
     #[test]
     fn a_command_name_with_brackets_and_spaces_is_read_over() {

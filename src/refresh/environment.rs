@@ -1,6 +1,6 @@
 //! Step 3: the generation for the commit's definition ensured, `venv` switched to it (RW-5.3).
 
-use crate::error::Outcome;
+use crate::error::{Failure, Outcome};
 use crate::installation::Installation;
 use crate::journal::Entry;
 use crate::python::{Generation, Interpreter, Made};
@@ -46,6 +46,7 @@ pub fn ensure_generation(on: &Installation, account: &mut Account, release: &Rel
         let ensured = on.environments().ensure(&wanted, release.settings.python.strategy, &account.run)?;
         (ensured.generation, ensured.made, ensured.why)
     };
+    check_program(on, &generation)?;
     account.record(Entry::Built { generation: generation.name.clone() })?;
     // Built once is built, also when step 3 finds it done.
     let built = account.environment.built || made == Made::Built;
@@ -60,6 +61,20 @@ pub fn ensure_generation(on: &Installation, account: &mut Account, release: &Rel
         reason,
     };
     Ok(generation)
+}
+
+/// Refuses an environment without the program that the service is started with: known now, not after the stop.
+fn check_program(on: &Installation, generation: &Generation) -> Outcome<()> {
+    let Some(program) = on.settings.service.command.first().and_then(|word| word.strip_prefix("{venv}/"))
+    else {
+        return Ok(());
+    };
+    if generation.path.join(program).exists() {
+        return Ok(());
+    }
+    Err(Failure::new(format!("the environment has no {program}, which the service is started with"))
+        .hint(format!("set `command` under [service] in {}", on.layout.host_file().display()))
+        .hint("or add the package that brings it to the application's requirements"))
 }
 
 fn interpreter_in_words(interpreter: &Interpreter) -> String {

@@ -11,9 +11,9 @@ use crate::process::{Keep, Program, leftover};
 use crate::python::Generation;
 use crate::service::deployed::{self, Deployed};
 use crate::service::envfile::EnvFile;
+use crate::settings::Hook;
 use crate::settings::environment::SEARCH_PATH;
 use crate::settings::names::CommitId;
-use crate::settings::{Hook, HookKind};
 
 use super::account::Account;
 use super::release::Release;
@@ -69,7 +69,7 @@ pub fn run_hook(
     place: &Place,
     generation: &Generation,
 ) -> Outcome<()> {
-    let told = format!("the {} hook {} failed", kind(hook.kind), hook.name);
+    let told = format!("the {} hook {} failed", hook.kind.word(), hook.name);
     let (first, rest) = hook.command.split_first().ok_or_else(|| Failure::new("a hook has no command"))?;
     let bin = place.environment.join("bin");
     let mut program = Program::new(first).args(rest).folder(&place.folder).owner(on.owner);
@@ -120,13 +120,4 @@ fn version(
         (deployed::REFRESHED_AT, deployed.refreshed_at.to_string()),
         (deployed::GENERATION, deployed.generation.to_string()),
     ]
-}
-
-fn kind(kind: HookKind) -> &'static str {
-    match kind {
-        HookKind::Migration => "migration",
-        HookKind::Assets => "assets",
-        HookKind::Index => "index",
-        HookKind::Check => "check",
-    }
 }

@@ -8,6 +8,7 @@ use crate::error::{Failure, Outcome};
 use crate::installation::Installation;
 use crate::process::interrupt;
 use crate::python::Generation;
+use crate::report::screen::duration;
 use crate::service::deployed::Deployed;
 use crate::service::envfile::EnvFile;
 use crate::service::{Admission, fence, port, probe};
@@ -85,7 +86,7 @@ fn start_and_prove(
     account.downtime = account.down_since.map(|since| healthy.first_good.duration_since(since));
     checkpoint::reach("restart:settled");
     let (ready, settle) = (millis(healthy.took), probe.settle);
-    Ok(format!("answers {} after {ready} ms, good for {settle:?}", healthy.status))
+    Ok(format!("answers {} after {ready} ms, good for {}", healthy.status, duration(millis(settle))))
 }
 
 /// Proves that whoever listens on the service's port is of the new service: a stranger or a left-over process of an old

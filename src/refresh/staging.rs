@@ -11,6 +11,7 @@ use crate::installation::Installation;
 use crate::journal::recover::STAGED_TREE;
 use crate::process::interrupt;
 use crate::python::Generation;
+use crate::report::screen::count;
 use crate::settings::Hook;
 
 use super::account::Account;
@@ -31,7 +32,8 @@ impl Refresh<'_, Planned> {
             let generation = environment::ensure_generation(on, account, &release)?;
             let checks = check(on, account, &release, &generation)?;
             let made = if account.environment.built { "built" } else { "ready" };
-            let checks = if checks == 0 { String::new() } else { format!(", {checks} checks passed") };
+            let checks =
+                if checks == 0 { String::new() } else { format!(", {} passed", count(checks, "check")) };
             Ok(((), format!("{} fetched, {} {made}{checks}", release.commit.short(), generation.name)))
         });
         match staged {

@@ -139,11 +139,8 @@ pub fn halted(on: &Installation, mut account: Account, phase: Phase, failure: &F
         return refused(on, account, failure);
     }
     let reason = format!("run {} halted at {phase}", account.run);
-    // Step 6 begins with a service that is proved; in all others the fence stands, also should its fall have failed
-    // half-way.
-    if (on.is_fenced() || phase != Phase::Status)
-        && let Err(trouble) = fence::explain(&on.layout, &account.run, &reason, failure)
-    {
+    // This also raises the fence again, should its fall have failed half-way.
+    if let Err(trouble) = fence::explain(&on.layout, &account.run, &reason, failure) {
         account.warn(format!("the fence stands, but its reason cannot be written: {trouble}"));
     }
     let code = failure.interrupted_by().and_then(|signal| u8::try_from(128 + signal).ok()).unwrap_or(1);
@@ -238,8 +235,14 @@ fn head(on: &Installation) -> Option<CommitId> {
 }
 
 fn told(on: &Installation, phase: Phase, failure: &Failure, next: &str) -> report::Error {
-    let hints = failure.hints().iter().map(|hint| on.as_typed(hint)).collect();
-    report::Error { phase, chain: failure.chain(), hints, next: on.as_typed(next) }
+    let mut hints: Vec<String> = failure.hints().iter().map(|hint| on.as_typed(hint)).collect();
+    // A cause that knows the very command to type knows better than the step that it happened in.
+    let known = hints.iter().position(|hint| hint.starts_with("ladylinux-refresh "));
+    let next = match known {
+        Some(index) if phase.step().is_none() => hints.remove(index),
+        _ => on.as_typed(next),
+    };
+    report::Error { phase, chain: failure.chain(), hints, next }
 }
 
 /// After a halt: back to the last good pair where there is one, else again when the cause is mended.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::screen::{self, Tone, duration, harmless, paint};
+use super::screen::{self, Tone, count, duration, harmless, paint};
 use super::{Error, Report};
 use crate::event::{Event, Phase, Subscriber};
 use crate::exit::{self, Refusal};
@@ -126,18 +126,19 @@ fn label(phase: Phase) -> String {
     }
 }
 
-/// Renders the result of a run.
+/// Renders the result of a run. Its warnings are not repeated: they were told when they arose.
 pub fn report(report: &Report) -> Vec<String> {
     let mut lines = vec![String::new()];
     let head = match report.result {
         Ending::Refreshed if report.command == "rollback" => paint(Tone::Good, "Rolled back"),
         Ending::Refreshed => paint(Tone::Good, "Refreshed"),
         Ending::Unchanged => paint(Tone::Good, "Already current"),
-        Ending::Refused => paint(Tone::Bad, "Refused; the refresh was not started"),
+        Ending::Refused => paint(Tone::Bad, "Refused, nothing touched,"),
         Ending::Halted => paint(Tone::Bad, "Halted"),
         Ending::Interrupted => paint(Tone::Bad, "Interrupted"),
     };
-    lines.push(format!("{head} in {} (run {})", duration(report.duration_ms()), report.run));
+    let word = if report.result == Ending::Refused { "after" } else { "in" };
+    lines.push(format!("{head} {word} {} (run {})", duration(report.duration_ms()), report.run));
     let commit = report.commit.as_ref().map_or("unknown", |commit| commit.short());
     let before = match &report.commit_before {
         Some(before) if Some(before) != report.commit.as_ref() => format!(", before: {}", before.short()),
@@ -158,19 +159,17 @@ pub fn report(report: &Report) -> Vec<String> {
     }
     if report.saved.count > 0 {
         lines.push(format!(
-            "  saved        {} local change{}: {}",
-            report.saved.count,
-            if report.saved.count == 1 { "" } else { "s" },
+            "  saved        {}: {}",
+            count(report.saved.count, "local change"),
             shortened(&report.saved.paths, report.saved.count)
         ));
         lines.extend(report.saved.look.iter().map(|look| format!("               look: {look}")));
     }
     if !report.preserved.is_empty() {
-        let count = report.preserved.len();
-        let files = if count == 1 { "file" } else { "files" };
         lines.push(format!(
-            "  aligned      except {count} preserved {files}: {}",
-            shortened(&report.preserved, count)
+            "  aligned      except {}: {}",
+            count(report.preserved.len(), "preserved file"),
+            shortened(&report.preserved, report.preserved.len())
         ));
     }
     if !report.protected.changed.is_empty() {
@@ -178,9 +177,6 @@ pub fn report(report: &Report) -> Vec<String> {
         lines.push(format!("  protected    {} {changed}", paint(Tone::Bad, "changed during the refresh:")));
     } else if report.protected.entries > 0 {
         lines.push(format!("  protected    {} entries, untouched", report.protected.entries));
-    }
-    for warning in &report.warnings {
-        lines.push(format!("  {}      {}", paint(Tone::Warning, "warning"), harmless(warning)));
     }
     if let Some(error) = &report.error {
         lines.push(String::new());
@@ -196,7 +192,7 @@ fn environment(report: &Report) -> String {
         words[0].push_str(&format!(" → {generation}"));
     }
     words.extend(environment.interpreter.clone());
-    words.extend(environment.packages.map(|count| format!("{count} packages")));
+    words.extend(environment.packages.map(|number| count(number, "package")));
     if !environment.reason.is_empty() {
         words.push(environment.reason.clone());
     }

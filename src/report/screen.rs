@@ -82,6 +82,11 @@ pub fn duration(ms: u64) -> String {
     }
 }
 
+/// Writes a number of things: `1 package`, `2 packages`.
+pub fn count(number: usize, thing: &str) -> String {
+    if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }
+}
+
 /// Writes a number of bytes as people read it.
 pub fn size(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];

@@ -237,9 +237,9 @@ impl fmt::Display for Stopped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.before, self.force) {
             (Before::Stopped, _) => return f.write_str("was stopped already"),
-            (_, Force::Asked | Force::LeftoversKilled) => write!(f, "stopped in {:.1?}", self.took)?,
+            (_, Force::Asked | Force::LeftoversKilled) => write!(f, "stopped in {}", duration(self.took))?,
             (_, Force::Killed) => {
-                write!(f, "did not end when asked and was killed after {:.1?}", self.took)?;
+                write!(f, "did not end when asked and was killed after {}", duration(self.took))?;
             }
         }
         if self.before == Before::LeftBehind {
@@ -252,6 +252,15 @@ impl fmt::Display for Stopped {
             }
         }
         Ok(())
+    }
+}
+
+/// A duration as people read it: whole milliseconds below a second, else tenths of a second.
+fn duration(duration: Duration) -> String {
+    if duration < Duration::from_secs(1) {
+        format!("{} ms", duration.as_millis())
+    } else {
+        format!("{:.1} s", duration.as_secs_f64())
     }
 }
 
@@ -274,7 +283,7 @@ mod tests {
         };
         assert_eq!(
             stopped.to_string(),
-            "did not end when asked and was killed after 10.0s, with left-over processes 12 (worker)"
+            "did not end when asked and was killed after 10.0 s, with left-over processes 12 (worker)"
         );
     }
 

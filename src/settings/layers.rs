@@ -168,7 +168,15 @@ impl Layers {
             Some(bytes) => String::from_utf8(bytes)
                 .map_err(|error| Failure::new(format!("{} is not UTF-8", path.display())).because(error))?,
         };
-        let host = parse(&text, &path, Author::Host)?;
+        Self::of_text(layout, &text, overrides)
+    }
+
+    /// Takes `text` for the host's file.
+    ///
+    /// # Errors
+    /// It says something that it may not: with line and column.
+    pub fn of_text(layout: &Layout, text: &str, overrides: Overrides) -> Outcome<Self> {
+        let host = parse(text, &layout.host_file(), Author::Host)?;
         Ok(Self { layout: layout.clone(), host, application: ApplicationFile::default(), overrides })
     }
 

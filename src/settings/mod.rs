@@ -214,6 +214,18 @@ pub enum HookKind {
     Check,
 }
 
+impl HookKind {
+    /// Returns the word for it, as the settings spell it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Migration => "migration",
+            Self::Assets => "assets",
+            Self::Index => "index",
+            Self::Check => "check",
+        }
+    }
+}
+
 /// A command that is run in step 4.
 #[derive(Debug, Clone)]
 pub struct Hook {

@@ -241,7 +241,7 @@ impl ServiceManager for Embedded {
     }
 
     fn describe(&self) -> String {
-        format!("{} under the embedded supervisor", self.service.command.join(" "))
+        "the service".to_owned()
     }
 }
 
