@@ -69,7 +69,7 @@ fn migration(script: &str) -> String {
 }
 
 #[test]
-fn rw_5_6_every_line_for_programs_is_valid_and_the_last_one_is_the_whole_report() {
+fn rw_5_6a_rw_5_6b_rw_5_6c_every_line_for_programs_is_valid_and_the_last_one_is_the_whole_report() {
     let host = Host::new();
     let stream = schema("events.schema.json");
     let (file, status, plan) =
@@ -147,8 +147,11 @@ fn rw_5_6_every_line_for_programs_is_valid_and_the_last_one_is_the_whole_report(
     let back = run(&["rollback"], 0, "refreshed");
     assert_eq!(back.last().unwrap()["report"]["command"], "rollback");
     look();
-    let straight = run(&["run", "--no-stage", "nowhere"], 1, "halted");
-    assert_eq!(phases(&straight, "phase_failed"), ["sync"]);
+    let straight = run(&["run", "--no-stage", "nowhere"], 3, "refused");
+    assert_eq!(phases(&straight, "phase_failed"), ["preflight"]);
+    host.push(&[("requirements.txt", "six==99.99\n")]);
+    let straight = run(&["run", "--no-stage"], 1, "halted");
+    assert_eq!(phases(&straight, "phase_failed"), ["environment"]);
     look();
 }
 
@@ -272,7 +275,7 @@ Already current in 2.25 s (run 20260102T030405Z-1)
     assert_eq!(
         told("refused"),
         "
-Refused; the refresh was not started in 2.25 s (run 20260102T030405Z-1)
+Refused, nothing touched, after 2.25 s (run 20260102T030405Z-1)
   commit       0123456789 on main
   environment  /opt/ladylinux/venv → abc-1, cpython 3.12.1, 12 packages
   service      running, pid 7, http://127.0.0.1:8000/

@@ -201,12 +201,7 @@ fn rw_8_3_exit_code_and_last_event_tell_success_from_failure() {
         host.push(&[("refresh.toml", "")]);
         assert_eq!(ended(&host, 0), "refreshed");
         host.unplug();
-        if strict(way) {
-            assert_eq!(ended(&host, 1), "halted");
-            down_and_fenced(&host);
-        } else {
-            assert_eq!(ended(&host, 3), "refused");
-            assert!(listens(&host) && !host.fenced());
-        }
+        assert_eq!(ended(&host, 3), "refused");
+        assert!(listens(&host) && !host.fenced());
     }
 }
