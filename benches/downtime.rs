@@ -138,7 +138,8 @@ fn enlarge(tree: &Path) {
 }
 
 fn count(folder: &Path) -> usize {
-    let entries = fs::read_dir(folder).unwrap().map(Result::unwrap).filter(|entry| entry.file_name() != ".git");
+    let entries =
+        fs::read_dir(folder).unwrap().map(Result::unwrap).filter(|entry| entry.file_name() != ".git");
     entries.map(|entry| if entry.file_type().unwrap().is_dir() { count(&entry.path()) } else { 1 }).sum()
 }
 
@@ -265,7 +266,9 @@ fn print(host: &Host, large: bool, samples: &BTreeMap<Way, Vec<Sample>>) {
     let (files, name) = (count(&host.layout.app()), if large { "large" } else { "small" });
     let rounds = samples[&Way::BareRestart].len();
     println!("\n{name} tree ({files} files), {rounds} rounds, medians in ms\n");
-    println!("| | downtime seen | reported | of the bare restart | stop | sync | environment | prepare | restart |");
+    println!(
+        "| | downtime seen | reported | of the bare restart | stop | sync | environment | prepare | restart |"
+    );
     println!("|---|---|---|---|---|---|---|---|---|");
     let bare = &samples[&Way::BareRestart];
     for (way, all) in samples {

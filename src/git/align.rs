@@ -58,12 +58,26 @@ pub fn handle(request: &Request) -> Outcome<Aligned> {
     if !tree.has_git_dir() {
         return Err(inspect::no_repository(&tree.app));
     }
+    let handoff = handed_over(&tree, request)?;
     let files = tree
         .files(&request.commit)?
         .ok_or_else(|| Failure::new(format!("the commit {} is not in the mirror", request.commit.short())))?;
-    let aligned = Align { tree: &tree, request, files, notes: Vec::new() }.all()?;
+    let aligned = Align { tree: &tree, request, files, notes: Vec::new() }.all(&handoff)?;
     tree.leave()?;
     Ok(aligned)
+}
+
+/// Takes over what the save of this run found out.
+fn handed_over(tree: &Tree, request: &Request) -> Outcome<Handoff> {
+    let folder = saved::handoff(request.saved.as_path());
+    let handoff: Handoff = disk::read_json(&folder.join("handoff.json"))?
+        .ok_or_else(|| Failure::new("local changes were not looked at before the alignment"))?;
+    for commit in handoff.base.iter().chain([&request.commit]) {
+        if let Some(listing) = disk::read_if_there(&saved::listing(&folder, commit))? {
+            tree.remember(commit, listing);
+        }
+    }
+    Ok(handoff)
 }
 
 struct Align<'a> {
@@ -92,13 +106,11 @@ struct Allowed {
 }
 
 impl Align<'_> {
-    fn all(mut self) -> Outcome<Aligned> {
+    fn all(mut self, handoff: &Handoff) -> Outcome<Aligned> {
         let place = self.request.saved.as_path();
-        let handoff: Handoff = disk::read_json(&saved::handoff(place).join("handoff.json"))?
-            .ok_or_else(|| Failure::new("local changes were not looked at before the alignment"))?;
         self.unlock()?;
         self.mend_head()?;
-        let allowed = self.allowed(&handoff)?;
+        let allowed = self.allowed(handoff)?;
         self.check_nothing_unsaved(&allowed)?;
         if saved::read(place)?.is_some() {
             disk::write_atomic(&saved::reset_mark(place), b"", 0o600)?;
@@ -268,6 +280,12 @@ impl Align<'_> {
     /// Removes names that stand in the way of the branch: `x` for a branch `x/y`, and the reverse. Their commits have
     /// been saved.
     fn clear_names(&mut self) -> Outcome<()> {
+        if ![self.local_ref(), self.remote_ref()]
+            .iter()
+            .any(|name| may_be_blocked(&self.tree.git_dir(), name))
+        {
+            return Ok(());
+        }
         let repository = Repository::bare(self.tree.git_dir());
         let program = self.tree.git.at(&repository).args([
             "for-each-ref",
@@ -325,9 +343,11 @@ impl Align<'_> {
                 }
             }
         }
-        let told = || format!("cannot go to the branch {}", self.request.branch);
-        let branch = self.own()?.args(["symbolic-ref", "HEAD", &self.local_ref()]);
-        self.tree.git.run(&branch, told)?;
+        if inspect::head_of(&git_dir) != Head::Branch(self.request.branch.to_string()) {
+            let told = || format!("cannot go to the branch {}", self.request.branch);
+            let branch = self.own()?.args(["symbolic-ref", "HEAD", &self.local_ref()]);
+            self.tree.git.run(&branch, told)?;
+        }
         checkpoint::reach("git:on branch");
         let reset = self.own()?.args(["reset", "--quiet", "--hard", self.request.commit.as_str(), "--"]);
         self.tree.git.runner().run(&reset.deadline(worktree::LONG))
@@ -411,6 +431,21 @@ pub(super) fn init(git_dir: &Path, branch: &BranchName, like: &CommitId) -> Outc
 /// Tells whether git failed because of what the repository holds or lacks.
 fn is_damage(finished: &Finished) -> bool {
     parse_fetch_failure(&finished.stderr) == FetchFailure::LocalDamage
+}
+
+/// Tells, without git, whether another name may be in the way of `wanted`: git is asked only then.
+fn may_be_blocked(git_dir: &Path, wanted: &str) -> bool {
+    let file = git_dir.join(wanted);
+    let above = Path::new(wanted).ancestors().skip(1).take_while(|part| *part != Path::new("refs"));
+    let packed = disk::read_if_there(&git_dir.join("packed-refs")).ok().flatten().unwrap_or_default();
+    let packed = String::from_utf8_lossy(&packed)
+        .lines()
+        .any(|line| line.split_once(' ').is_some_and(|(_, name)| in_the_way(name, wanted)));
+    let is_folder = |path: &Path| std::fs::symlink_metadata(path).map(|found| found.is_dir());
+    packed
+        || is_folder(&file).unwrap_or(false)
+        || above.into_iter().any(|part| !is_folder(&git_dir.join(part)).unwrap_or(true))
+        || is_there(&git_dir.join("reftable"))
 }
 
 fn in_the_way(name: &str, wanted: &str) -> bool {
