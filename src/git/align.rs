@@ -18,7 +18,7 @@ use super::fetch_failure::{FetchFailure, parse_fetch_failure};
 use super::inspect::{self, Head};
 use super::path::TreePath;
 use super::save::Handoff;
-use super::tree::{Files, Place, Tree, is_there};
+use super::tree::{Files, Place, Tree, at_once, is_there};
 use super::walk::{self, Access, Accounted, Preserve, Stray, unsaved};
 use super::{Repository, path_of, records, saved, worktree};
 
@@ -96,6 +96,9 @@ enum Index {
     None,
 }
 
+/// Leaves syncing to whoever asked for the alignment: once for all instead of once for each object.
+const UNSYNCED: [&str; 2] = ["-c", "core.fsync=none"];
+
 /// What may be overwritten or removed.
 struct Allowed {
     /// The files of the base that are on disk as the base has them.
@@ -111,11 +114,11 @@ impl Align<'_> {
         self.unlock()?;
         self.mend_head()?;
         let allowed = self.allowed(handoff)?;
-        self.check_nothing_unsaved(&allowed)?;
+        let fetched = self.check_and_fetch(&allowed)?;
         if saved::read(place)?.is_some() {
             disk::write_atomic(&saved::reset_mark(place), b"", 0o600)?;
         }
-        self.fetch_and_reset(&allowed)?;
+        self.check_out(fetched, &allowed)?;
         checkpoint::reach("git:reset");
         self.sweep(&allowed)?;
         checkpoint::reach("git:swept");
@@ -213,10 +216,23 @@ impl Align<'_> {
         }
     }
 
-    /// Fetches the commit from the mirror into the application's own repository (RW-5.2a) and checks it out
-    /// (RW-5.2b). A repository that turns out to be damaged is replaced by one from nothing, filled from the mirror.
-    fn fetch_and_reset(&mut self, allowed: &Allowed) -> Outcome<()> {
-        let fetched = self.fetch()?;
+    /// Looks once more for what is not saved, and fetches the commit from the mirror into the application's own
+    /// repository (RW-5.2a). At the same time, because a fetch only adds; names that have to go first wait for the look.
+    fn check_and_fetch(&mut self, allowed: &Allowed) -> Outcome<Finished> {
+        if self.is_blocked() {
+            self.check_nothing_unsaved(allowed)?;
+            self.clear_names()?;
+            return self.fetch();
+        }
+        let this = &*self;
+        let (checked, fetched) = at_once(|| this.check_nothing_unsaved(allowed), || this.fetch());
+        checked?;
+        fetched
+    }
+
+    /// Checks the fetched commit out (RW-5.2b). A repository that turns out to be damaged is replaced by one from
+    /// nothing, filled from the mirror.
+    fn check_out(&mut self, fetched: Finished, allowed: &Allowed) -> Outcome<()> {
         if fetched.succeeded() {
             checkpoint::reach("git:fetched into app");
             let reset = self.reset(allowed, Index::HandedOver)?;
@@ -238,10 +254,11 @@ impl Align<'_> {
         Ok(())
     }
 
-    fn fetch(&mut self) -> Outcome<Finished> {
-        self.clear_names()?;
+    fn fetch(&self) -> Outcome<Finished> {
         let refspec = format!("+{}:{}", self.request.commit, self.remote_ref());
         let program = self.own()?.args(["-c", "protocol.file.allow=always", "fetch", "--quiet", "--no-tags"]);
+        // The mirror's side would start as many threads as the machine has processors, for a handful of objects.
+        let program = program.args(["--upload-pack", "git -c pack.threads=1 upload-pack"]);
         let program =
             program.args(["--no-auto-gc", "--no-write-fetch-head", "--update-head-ok", "--force", "--"]);
         let program = program.arg(&self.tree.mirror).arg(&refspec).deadline(worktree::LONG);
@@ -277,15 +294,15 @@ impl Align<'_> {
         Ok(())
     }
 
+    /// Tells whether names may stand in the way of the branch.
+    fn is_blocked(&self) -> bool {
+        let git_dir = self.tree.git_dir();
+        [self.local_ref(), self.remote_ref()].iter().any(|name| may_be_blocked(&git_dir, name))
+    }
+
     /// Removes names that stand in the way of the branch: `x` for a branch `x/y`, and the reverse. Their commits have
     /// been saved.
     fn clear_names(&mut self) -> Outcome<()> {
-        if ![self.local_ref(), self.remote_ref()]
-            .iter()
-            .any(|name| may_be_blocked(&self.tree.git_dir(), name))
-        {
-            return Ok(());
-        }
         let repository = Repository::bare(self.tree.git_dir());
         let program = self.tree.git.at(&repository).args([
             "for-each-ref",
@@ -391,20 +408,21 @@ impl Align<'_> {
         Ok(())
     }
 
-    /// Prepares git in the application's repository, with the filters that its own configuration names switched off:
-    /// the proof knows none.
+    /// Prepares git in the application's repository. What is written there comes from the mirror and counts only once
+    /// step 2 has synced the file system; after a power cut before that, damage is met as any other: [`Self::renew`].
+    /// The filters that its own configuration names are switched off: the proof knows none.
     fn own(&self) -> Outcome<Program> {
         let file = self.tree.git_dir().join("config");
         if !disk::read_if_there(&file)?.is_some_and(|bytes| {
             let text = String::from_utf8_lossy(&bytes).to_lowercase();
             text.contains("filter") || text.contains("include")
         }) {
-            return Ok(self.tree.own());
+            return Ok(self.tree.own().args(UNSYNCED));
         }
         let program = self.tree.own().args(["config", "--list", "-z", "--name-only", "--includes"]);
         let listed = self.tree.git.runner().run(&program)?;
         let names: BTreeSet<String> = records(&listed.stdout).filter_map(filter_name).collect();
-        let mut program = self.tree.own();
+        let mut program = self.tree.own().args(UNSYNCED);
         for name in names {
             for setting in ["clean=", "smudge=", "process=", "required=false"] {
                 program = program.arg("-c").arg(format!("filter.{name}.{setting}"));
