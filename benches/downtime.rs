@@ -10,7 +10,7 @@
 //! `LADYLINUX_REFRESH_TEST_PROGRAM` measures another build of the program.
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on has failed")]
 #![allow(clippy::disallowed_methods, reason = "lays out files, starts threads and looks at the clock itself")]
-#![allow(clippy::print_stdout, reason = "its result is a table")]
+#![allow(clippy::print_stdout, clippy::disallowed_macros, reason = "its result is a table")]
 
 #[path = "../tests/common/host.rs"]
 mod host;

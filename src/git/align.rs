@@ -118,7 +118,7 @@ impl Align<'_> {
         if saved::read(place)?.is_some() {
             disk::write_atomic(&saved::reset_mark(place), b"", 0o600)?;
         }
-        self.check_out(fetched, &allowed)?;
+        self.check_out(&fetched, &allowed)?;
         checkpoint::reach("git:reset");
         self.sweep(&allowed)?;
         checkpoint::reach("git:swept");
@@ -232,7 +232,7 @@ impl Align<'_> {
 
     /// Checks the fetched commit out (RW-5.2b). A repository that turns out to be damaged is replaced by one from
     /// nothing, filled from the mirror.
-    fn check_out(&mut self, fetched: Finished, allowed: &Allowed) -> Outcome<()> {
+    fn check_out(&mut self, fetched: &Finished, allowed: &Allowed) -> Outcome<()> {
         if fetched.succeeded() {
             checkpoint::reach("git:fetched into app");
             let reset = self.reset(allowed, Index::HandedOver)?;
@@ -244,7 +244,7 @@ impl Align<'_> {
                     reset.failure(&format!("cannot reset the work tree to {}", self.request.commit.short()))
                 );
             }
-        } else if !is_damage(&fetched) {
+        } else if !is_damage(fetched) {
             return Err(fetched.failure("cannot fetch into the application's repository"));
         }
         self.renew()?;
