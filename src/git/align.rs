@@ -18,7 +18,7 @@ use super::fetch_failure::{FetchFailure, parse_fetch_failure};
 use super::inspect::{self, Head};
 use super::path::TreePath;
 use super::save::Handoff;
-use super::tree::{Files, Place, Tree, is_there};
+use super::tree::{Files, Place, Tree, at_once, is_there};
 use super::walk::{self, Access, Accounted, Preserve, Stray, unsaved};
 use super::{Repository, path_of, records, saved, worktree};
 
@@ -58,12 +58,26 @@ pub fn handle(request: &Request) -> Outcome<Aligned> {
     if !tree.has_git_dir() {
         return Err(inspect::no_repository(&tree.app));
     }
+    let handoff = handed_over(&tree, request)?;
     let files = tree
         .files(&request.commit)?
         .ok_or_else(|| Failure::new(format!("the commit {} is not in the mirror", request.commit.short())))?;
-    let aligned = Align { tree: &tree, request, files, notes: Vec::new() }.all()?;
+    let aligned = Align { tree: &tree, request, files, notes: Vec::new() }.all(&handoff)?;
     tree.leave()?;
     Ok(aligned)
+}
+
+/// Takes over what the save of this run found out.
+fn handed_over(tree: &Tree, request: &Request) -> Outcome<Handoff> {
+    let folder = saved::handoff(request.saved.as_path());
+    let handoff: Handoff = disk::read_json(&folder.join("handoff.json"))?
+        .ok_or_else(|| Failure::new("local changes were not looked at before the alignment"))?;
+    for commit in handoff.base.iter().chain([&request.commit]) {
+        if let Some(listing) = disk::read_if_there(&saved::listing(&folder, commit))? {
+            tree.remember(commit, listing);
+        }
+    }
+    Ok(handoff)
 }
 
 struct Align<'a> {
@@ -82,6 +96,9 @@ enum Index {
     None,
 }
 
+/// Leaves syncing to whoever asked for the alignment: once for all instead of once for each object.
+const UNSYNCED: [&str; 2] = ["-c", "core.fsync=none"];
+
 /// What may be overwritten or removed.
 struct Allowed {
     /// The files of the base that are on disk as the base has them.
@@ -92,18 +109,16 @@ struct Allowed {
 }
 
 impl Align<'_> {
-    fn all(mut self) -> Outcome<Aligned> {
+    fn all(mut self, handoff: &Handoff) -> Outcome<Aligned> {
         let place = self.request.saved.as_path();
-        let handoff: Handoff = disk::read_json(&saved::handoff(place).join("handoff.json"))?
-            .ok_or_else(|| Failure::new("local changes were not looked at before the alignment"))?;
         self.unlock()?;
         self.mend_head()?;
-        let allowed = self.allowed(&handoff)?;
-        self.check_nothing_unsaved(&allowed)?;
+        let allowed = self.allowed(handoff)?;
+        let fetched = self.check_and_fetch(&allowed)?;
         if saved::read(place)?.is_some() {
             disk::write_atomic(&saved::reset_mark(place), b"", 0o600)?;
         }
-        self.fetch_and_reset(&allowed)?;
+        self.check_out(&fetched, &allowed)?;
         checkpoint::reach("git:reset");
         self.sweep(&allowed)?;
         checkpoint::reach("git:swept");
@@ -201,10 +216,23 @@ impl Align<'_> {
         }
     }
 
-    /// Fetches the commit from the mirror into the application's own repository (RW-5.2a) and checks it out
-    /// (RW-5.2b). A repository that turns out to be damaged is replaced by one from nothing, filled from the mirror.
-    fn fetch_and_reset(&mut self, allowed: &Allowed) -> Outcome<()> {
-        let fetched = self.fetch()?;
+    /// Looks once more for what is not saved, and fetches the commit from the mirror into the application's own
+    /// repository (RW-5.2a). At the same time, because a fetch only adds; names that have to go first wait for the look.
+    fn check_and_fetch(&mut self, allowed: &Allowed) -> Outcome<Finished> {
+        if self.is_blocked() {
+            self.check_nothing_unsaved(allowed)?;
+            self.clear_names()?;
+            return self.fetch();
+        }
+        let this = &*self;
+        let (checked, fetched) = at_once(|| this.check_nothing_unsaved(allowed), || this.fetch());
+        checked?;
+        fetched
+    }
+
+    /// Checks the fetched commit out (RW-5.2b). A repository that turns out to be damaged is replaced by one from
+    /// nothing, filled from the mirror.
+    fn check_out(&mut self, fetched: &Finished, allowed: &Allowed) -> Outcome<()> {
         if fetched.succeeded() {
             checkpoint::reach("git:fetched into app");
             let reset = self.reset(allowed, Index::HandedOver)?;
@@ -216,7 +244,7 @@ impl Align<'_> {
                     reset.failure(&format!("cannot reset the work tree to {}", self.request.commit.short()))
                 );
             }
-        } else if !is_damage(&fetched) {
+        } else if !is_damage(fetched) {
             return Err(fetched.failure("cannot fetch into the application's repository"));
         }
         self.renew()?;
@@ -226,10 +254,11 @@ impl Align<'_> {
         Ok(())
     }
 
-    fn fetch(&mut self) -> Outcome<Finished> {
-        self.clear_names()?;
+    fn fetch(&self) -> Outcome<Finished> {
         let refspec = format!("+{}:{}", self.request.commit, self.remote_ref());
         let program = self.own()?.args(["-c", "protocol.file.allow=always", "fetch", "--quiet", "--no-tags"]);
+        // The mirror's side would start as many threads as the machine has processors, for a handful of objects.
+        let program = program.args(["--upload-pack", "git -c pack.threads=1 upload-pack"]);
         let program =
             program.args(["--no-auto-gc", "--no-write-fetch-head", "--update-head-ok", "--force", "--"]);
         let program = program.arg(&self.tree.mirror).arg(&refspec).deadline(worktree::LONG);
@@ -263,6 +292,12 @@ impl Align<'_> {
         }
         self.notes.push("the application's repository was damaged; it was kept and made anew".to_owned());
         Ok(())
+    }
+
+    /// Tells whether names may stand in the way of the branch.
+    fn is_blocked(&self) -> bool {
+        let git_dir = self.tree.git_dir();
+        [self.local_ref(), self.remote_ref()].iter().any(|name| may_be_blocked(&git_dir, name))
     }
 
     /// Removes names that stand in the way of the branch: `x` for a branch `x/y`, and the reverse. Their commits have
@@ -325,9 +360,11 @@ impl Align<'_> {
                 }
             }
         }
-        let told = || format!("cannot go to the branch {}", self.request.branch);
-        let branch = self.own()?.args(["symbolic-ref", "HEAD", &self.local_ref()]);
-        self.tree.git.run(&branch, told)?;
+        if inspect::head_of(&git_dir) != Head::Branch(self.request.branch.to_string()) {
+            let told = || format!("cannot go to the branch {}", self.request.branch);
+            let branch = self.own()?.args(["symbolic-ref", "HEAD", &self.local_ref()]);
+            self.tree.git.run(&branch, told)?;
+        }
         checkpoint::reach("git:on branch");
         let reset = self.own()?.args(["reset", "--quiet", "--hard", self.request.commit.as_str(), "--"]);
         self.tree.git.runner().run(&reset.deadline(worktree::LONG))
@@ -371,20 +408,21 @@ impl Align<'_> {
         Ok(())
     }
 
-    /// Prepares git in the application's repository, with the filters that its own configuration names switched off:
-    /// the proof knows none.
+    /// Prepares git in the application's repository. What is written there comes from the mirror and counts only once
+    /// step 2 has synced the file system; after a power cut before that, damage is met as any other: [`Self::renew`].
+    /// The filters that its own configuration names are switched off: the proof knows none.
     fn own(&self) -> Outcome<Program> {
         let file = self.tree.git_dir().join("config");
         if !disk::read_if_there(&file)?.is_some_and(|bytes| {
             let text = String::from_utf8_lossy(&bytes).to_lowercase();
             text.contains("filter") || text.contains("include")
         }) {
-            return Ok(self.tree.own());
+            return Ok(self.tree.own().args(UNSYNCED));
         }
         let program = self.tree.own().args(["config", "--list", "-z", "--name-only", "--includes"]);
         let listed = self.tree.git.runner().run(&program)?;
         let names: BTreeSet<String> = records(&listed.stdout).filter_map(filter_name).collect();
-        let mut program = self.tree.own();
+        let mut program = self.tree.own().args(UNSYNCED);
         for name in names {
             for setting in ["clean=", "smudge=", "process=", "required=false"] {
                 program = program.arg("-c").arg(format!("filter.{name}.{setting}"));
@@ -411,6 +449,21 @@ pub(super) fn init(git_dir: &Path, branch: &BranchName, like: &CommitId) -> Outc
 /// Tells whether git failed because of what the repository holds or lacks.
 fn is_damage(finished: &Finished) -> bool {
     parse_fetch_failure(&finished.stderr) == FetchFailure::LocalDamage
+}
+
+/// Tells, without git, whether another name may be in the way of `wanted`: git is asked only then.
+fn may_be_blocked(git_dir: &Path, wanted: &str) -> bool {
+    let file = git_dir.join(wanted);
+    let above = Path::new(wanted).ancestors().skip(1).take_while(|part| *part != Path::new("refs"));
+    let packed = disk::read_if_there(&git_dir.join("packed-refs")).ok().flatten().unwrap_or_default();
+    let packed = String::from_utf8_lossy(&packed)
+        .lines()
+        .any(|line| line.split_once(' ').is_some_and(|(_, name)| in_the_way(name, wanted)));
+    let is_folder = |path: &Path| std::fs::symlink_metadata(path).map(|found| found.is_dir());
+    packed
+        || is_folder(&file).unwrap_or(false)
+        || above.into_iter().any(|part| !is_folder(&git_dir.join(part)).unwrap_or(true))
+        || is_there(&git_dir.join("reftable"))
 }
 
 fn in_the_way(name: &str, wanted: &str) -> bool {

@@ -59,16 +59,11 @@ impl Tree {
         let raw = self.scratch_repository("raw.git", RAW, commit)?.with_tree(&self.app).with_index(&index);
         let fill = self.git.at(&raw).args(["update-index", "-z", "--index-info"]).input(index_info(files));
         self.git.run(&fill, told)?;
-        // Exit code 1 says that something differs, which the next command tells in detail.
-        let refresh = self.git.at(&raw).args(["update-index", "-q", "--really-refresh"]);
-        let refresh = self.git.runner().run(&refresh.deadline(super::worktree::LONG))?;
-        if !matches!(refresh.ended, crate::process::Ended::Exited(0 | 1)) {
-            return Err(refresh.failure(&told()));
-        }
-        let list =
-            self.git.at(&raw).args(["diff-files", "--raw", "-z", "--no-renames", "--ignore-submodules"]);
-        let listed = self.git.run(&list.keep(Keep::Whole(1 << 30)).deadline(super::worktree::LONG), told)?;
-        let mut differing = parse_raw_differences(&listed.stdout);
+        // Refreshes the index and tells what differs in one go. Without optional locks it would not keep the index.
+        let status = self.git.at(&raw).env("GIT_OPTIONAL_LOCKS", "1").args(STATUS);
+        let listed =
+            self.git.run(&status.keep(Keep::Whole(1 << 30)).deadline(super::worktree::LONG), told)?;
+        let mut differing = parse_differences(&listed.stdout);
         let converted = self.forgive_conversions(files, &mut differing, &index, name)?;
         Ok(Compared { differing, converted, index })
     }
@@ -147,22 +142,51 @@ fn index_info(files: &Files) -> Vec<u8> {
     bytes
 }
 
-/// Reads `diff-files --raw -z`: `:<mode> <mode> <hash> <hash> <status>` and a path, in turn.
-fn parse_raw_differences(bytes: &[u8]) -> BTreeMap<PathBuf, Difference> {
-    let mut parts = records(bytes);
-    let mut differing = BTreeMap::new();
-    while let (Some(head), Some(path)) = (parts.next(), parts.next()) {
-        let head = String::from_utf8_lossy(head);
-        let words: Vec<&str> = head.trim_start_matches(':').split(' ').collect();
-        let difference = match words.last().copied() {
-            Some("D") => Difference::Missing,
-            Some("T") => Difference::Kind,
-            _ if words.first() != words.get(1) => Difference::Mode,
-            _ => Difference::Content,
+/// Asks git for the status of tracked files.
+pub(super) const STATUS: [&str; 6] =
+    ["status", "--porcelain=v2", "-z", "--no-renames", "--untracked-files=no", "--ignore-submodules=all"];
+
+/// A line of the status that tells of a tracked file.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct StatusLine<'a> {
+    /// How the index differs from HEAD, then how the file differs from the index; a dot stands for not at all.
+    pub(super) letters: [u8; 2],
+    /// The modes in the index and on disk.
+    modes: [&'a [u8]; 2],
+    /// The path.
+    pub(super) path: PathBuf,
+}
+
+/// Reads `status --porcelain=v2 -z`: `1 XY <sub> <mode HEAD> <mode index> <mode disk> <hash> <hash> <path>`. Lines of
+/// what is not merged hold two words more, headers begin with `#`.
+pub(super) fn parse_status(bytes: &[u8]) -> impl Iterator<Item = StatusLine<'_>> {
+    records(bytes).filter_map(|record| {
+        let words = match record.first()? {
+            b'1' => 9,
+            b'u' => 11,
+            _ => return None,
         };
-        differing.insert(path_of(path), difference);
-    }
-    differing
+        let words: Vec<&[u8]> = record.splitn(words, |byte| *byte == b' ').collect();
+        let (letters, path) = (words.get(1)?, words.last()?);
+        let letters = [*letters.first()?, *letters.get(1)?];
+        Some(StatusLine { letters, modes: [words.get(4)?, words.get(5)?], path: path_of(path) })
+    })
+}
+
+/// The differences between the index and what is on disk.
+fn parse_differences(bytes: &[u8]) -> BTreeMap<PathBuf, Difference> {
+    parse_status(bytes)
+        .filter_map(|line| {
+            let difference = match line.letters[1] {
+                b'.' => return None,
+                b'D' => Difference::Missing,
+                b'T' => Difference::Kind,
+                _ if line.modes[0] != line.modes[1] => Difference::Mode,
+                _ => Difference::Content,
+            };
+            Some((line.path, difference))
+        })
+        .collect()
 }
 
 /// Tells whether two files hold the same bytes; `None` where the second cannot be read.
@@ -201,15 +225,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn raw_differences_are_told_apart() {
+    fn differences_are_told_apart_and_what_is_right_is_left_out() {
         let zero = "0".repeat(40);
-        let line =
-            |modes: &str, status: &str, path: &str| format!(":{modes} {zero} {zero} {status}\0{path}\0");
-        let text = line("100644 100644", "M", "a")
-            + &line("100644 100755", "M", "b")
-            + &line("100644 120000", "T", "c")
-            + &line("100644 000000", "D", "d");
-        let found: Vec<Difference> = parse_raw_differences(text.as_bytes()).into_values().collect();
-        assert_eq!(found, [Difference::Content, Difference::Mode, Difference::Kind, Difference::Missing]);
+        let line = |letters: &str, modes: &str, path: &str| {
+            format!("1 {letters} N... 000000 {modes} {zero} {zero} {path}\0")
+        };
+        let text = line("A.", "100644 100644", "right")
+            + &line("AM", "100644 100644", "a file")
+            + &line("AM", "100644 100755", "b")
+            + &line("AT", "100644 120000", "c")
+            + &line("AD", "100644 000000", "d")
+            + "# branch.oid (initial)\0? stray\0";
+        let found: Vec<(PathBuf, Difference)> = parse_differences(text.as_bytes()).into_iter().collect();
+        let wanted = [
+            ("a file", Difference::Content),
+            ("b", Difference::Mode),
+            ("c", Difference::Kind),
+            ("d", Difference::Missing),
+        ];
+        assert_eq!(found, wanted.map(|(path, difference)| (PathBuf::from(path), difference)));
+    }
+
+    #[test]
+    fn what_is_not_merged_is_read_with_its_path() {
+        let zero = "0".repeat(40);
+        let text = format!("u UU N... 100644 100644 100644 100644 {zero} {zero} {zero} a b\0");
+        assert_eq!(parse_status(text.as_bytes()).next().unwrap().path, Path::new("a b"));
     }
 }

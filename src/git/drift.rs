@@ -145,7 +145,7 @@ impl Tree {
         preserve: &Preserve,
         access: Access,
     ) -> Outcome<Observed> {
-        let mut candidates: Vec<CommitId> = self.head()?.into_iter().collect();
+        let mut candidates: Vec<CommitId> = self.named_by_head()?.into_iter().collect();
         for commit in known {
             if !candidates.contains(commit) {
                 candidates.push(commit.clone());
@@ -248,7 +248,7 @@ impl Tree {
             return Ok(Vec::new());
         }
         let mut tips = parse_names(&listed.text());
-        if let Some(commit) = self.head()? {
+        if let Some(commit) = self.named_by_head()? {
             tips.insert(0, Tip { name: "HEAD".to_owned(), commit });
         }
         // `refs/stash` is only the newest of all stashes, and its name would be in the way of `stash/0`.

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::checkpoint;
 use crate::disk;
@@ -33,12 +34,14 @@ pub struct Mirror {
     pub(super) git: Git,
     path: PathBuf,
     remote: Remote,
+    /// What a run was told: it is held in the mirror and does not change any more.
+    ensured: Arc<Mutex<Option<(RunId, CommitId)>>>,
 }
 
 impl Mirror {
     /// Names the mirror; nothing is touched yet.
     pub fn new(git: &Git, layout: &Layout, remote: &Remote) -> Self {
-        Self { git: git.clone(), path: layout.mirror(), remote: remote.clone() }
+        Self { git: git.clone(), path: layout.mirror(), remote: remote.clone(), ensured: Arc::default() }
     }
 
     /// Returns the folder of the mirror.
@@ -52,6 +55,16 @@ impl Mirror {
     /// # Errors
     /// The remote cannot be reached, refuses, stalls, has no such branch, or the disk is full.
     pub fn ensure(&self, run: &RunId, branch: &BranchName) -> Outcome<CommitId> {
+        let mut ensured = self.ensured.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, commit)) = ensured.as_ref().filter(|(known, _)| known == run) {
+            return Ok(commit.clone());
+        }
+        let commit = self.ensure_now(run, branch)?;
+        *ensured = Some((run.clone(), commit.clone()));
+        Ok(commit)
+    }
+
+    fn ensure_now(&self, run: &RunId, branch: &BranchName) -> Outcome<CommitId> {
         if let Some(commit) = self.pinned(run)? {
             return Ok(commit);
         }

@@ -6,11 +6,12 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Failure, Outcome};
 use crate::settings::names::CommitId;
 
-use super::compare::Difference;
+use super::compare::{Difference, STATUS, parse_status};
 use super::path::TreePath;
-use super::tree::{Place, Tree};
+use super::tree::{Place, Tree, at_once};
 use super::walk::{self, Access, Accounted, Preserve};
-use super::{inspect, path_of, records};
+use super::worktree::LONG;
+use super::{inspect, records};
 
 /// The worker's operation.
 pub const OPERATION: &str = "git-prove";
@@ -53,7 +54,8 @@ fn prove(tree: &Tree, request: &Request) -> Outcome<Proof> {
         .files(commit)?
         .ok_or_else(|| Failure::new(format!("the commit {} is not in the mirror", commit.short())))?;
     let preserve = Preserve::exactly(&request.preserved);
-    let compared = tree.compare(commit, &files, "proof")?;
+    let (status, compared) = at_once(|| own_status(tree), || tree.compare(commit, &files, "proof"));
+    let (status, compared) = (status?, compared?);
     let mut wrong: Vec<String> = compared
         .differing
         .into_iter()
@@ -63,18 +65,17 @@ fn prove(tree: &Tree, request: &Request) -> Outcome<Proof> {
     let walked = walk::walk(&tree.app, &Accounted::of(files.keys()), &preserve, Access::ReadOnly)?;
     wrong.extend(walked.strays.iter().map(|(path, _)| format!("{}: is not in the commit", path.display())));
     wrong.extend(walked.closed.iter().map(|path| format!("{}: cannot be read", path.display())));
-    if tree.head()?.as_ref() != Some(commit) {
+    if records(&status).find_map(|record| record.strip_prefix(b"# branch.oid "))
+        != Some(commit.as_str().as_bytes())
+    {
         wrong.push("HEAD of the application's repository names another commit".to_owned());
     }
     if !matches!(inspect::head_of(&tree.git_dir()), inspect::Head::Branch(_)) {
         wrong.push("the application's repository is on no branch".to_owned());
     }
-    let status = tree.own().args(["status", "--porcelain", "-z", "--no-renames", "--untracked-files=no"]);
-    let status =
-        tree.git.run(&status, || "cannot ask the application's repository for its status".to_owned())?;
-    let unclean = records(&status.stdout).filter_map(|record| record.get(3..)).map(path_of);
     wrong.extend(
-        unclean
+        parse_status(&status)
+            .map(|line| line.path)
             .filter(|path| !preserve.covers(path))
             .map(|path| format!("{}: the application's repository shows it as changed", path.display())),
     );
@@ -90,6 +91,13 @@ fn prove(tree: &Tree, request: &Request) -> Outcome<Proof> {
     Err(Failure::new(format!("the work tree is not the commit {}: {count} differences", commit.short()))
         .because(Failure::new(lines.join("\n")))
         .hint("something writes into the work tree while the service is down: find it with `fuser -v`"))
+}
+
+/// What the application's own repository says: its commit, and the files that it takes for changed.
+fn own_status(tree: &Tree) -> Outcome<Vec<u8>> {
+    let status = tree.own().args(STATUS).arg("--branch").deadline(LONG);
+    let told = || "cannot ask the application's repository for its status".to_owned();
+    Ok(tree.git.run(&status, told)?.stdout)
 }
 
 fn described(difference: Difference) -> &'static str {

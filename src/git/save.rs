@@ -23,7 +23,7 @@ use super::compare::Difference;
 use super::drift::{Observed, Tip};
 use super::path::TreePath;
 use super::saved::{self, SCHEMA, SavedIndex, SavedItem, SavedKind, SavedTip};
-use super::tree::{Files, Place, Tree, is_there};
+use super::tree::{Files, Place, Tree, at_once, is_there};
 use super::walk::{self, Access, Accounted, Preserve, Stray};
 use super::{Repository, inspect};
 
@@ -134,12 +134,17 @@ impl<'a> Save<'a> {
     fn all(mut self) -> Outcome<Saved> {
         let mut known = self.request.known.clone();
         known.push(self.request.target.clone());
-        let observed = self.tree.observe(&known, &self.preserve, Access::Open)?;
-        let target = self.tree.files(&self.request.target)?.ok_or_else(|| {
+        // The files, and what only local names reach, are two questions.
+        let (tips, observed) = at_once(
+            || self.tree.files(&self.request.target).and_then(|files| Ok((files, self.tree.local_tips()?))),
+            || self.tree.observe(&known, &self.preserve, Access::Open),
+        );
+        let (observed, (target, tips)) = (observed?, tips?);
+        let target = target.ok_or_else(|| {
             Failure::new(format!("the commit {} is not in the mirror", self.request.target.short()))
         })?;
         let work = self.plan(&observed, &target)?;
-        let (tips, repository) = self.tips()?;
+        let (tips, repository) = self.tips(tips);
         let index = SavedIndex {
             schema: SCHEMA,
             run: self.request.run.clone(),
@@ -353,17 +358,17 @@ impl<'a> Save<'a> {
     }
 
     /// The local names to save, and whether the whole repository has to be kept because they cannot be told.
-    fn tips(&mut self) -> Outcome<(Vec<SavedTip>, bool)> {
-        let Some(tips) = self.tree.local_tips()? else {
+    fn tips(&mut self, tips: Option<Vec<Tip>>) -> (Vec<SavedTip>, bool) {
+        let Some(tips) = tips else {
             self.notes
                 .push("the local commits cannot be told apart; the whole repository was kept".to_owned());
-            return Ok((Vec::new(), true));
+            return (Vec::new(), true);
         };
         let mut earlier = saved::bundled(self.request.runs.as_path());
         earlier.retain(|(run, _)| *run != self.request.run);
         let held =
             |tip: &Tip| earlier.iter().find(|(_, commit)| *commit == tip.commit).map(|(run, _)| run.clone());
-        Ok((tips.into_iter().map(|tip| SavedTip { held_by: held(&tip), tip }).collect(), false))
+        (tips.into_iter().map(|tip| SavedTip { held_by: held(&tip), tip }).collect(), false)
     }
 
     /// Bundles the commits of local names that no earlier run has saved; nothing is written to `app/.git`.
@@ -404,6 +409,12 @@ impl<'a> Save<'a> {
         disk::make_folder(&folder, 0o700)?;
         if let Some((_, _, private)) = &observed.base {
             disk::copy_new(private, &folder.join("index"))?;
+        }
+        for commit in index.base.iter().chain([&self.request.target]) {
+            let listing = saved::listing(&folder, commit);
+            if let (Some(bytes), false) = (self.tree.listing(commit)?, is_there(&listing)) {
+                disk::write_passing(&listing, &bytes, 0o600)?;
+            }
         }
         let replaced = index.items.iter().map(|item| item.path.clone());
         let explained = observed.explained.iter().map(|path| path.as_path().into());

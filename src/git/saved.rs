@@ -120,6 +120,11 @@ pub(super) fn handoff(place: &Path) -> PathBuf {
     place.join("handoff")
 }
 
+/// The files of a commit in a handoff, so that git need not list them again.
+pub(super) fn listing(handoff: &Path, commit: &CommitId) -> PathBuf {
+    handoff.join(format!("{commit}.tree"))
+}
+
 /// The mark that the reset of the run has begun: from then on preserved files may be missing from their places.
 pub(super) fn reset_mark(place: &Path) -> PathBuf {
     handoff(place).join("resetting")

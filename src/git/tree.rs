@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::Mode;
 use serde::{Deserialize, Serialize};
@@ -17,6 +17,7 @@ use crate::settings::environment;
 use crate::settings::names::{CommitId, RunId};
 
 use super::history::{EntryKind, TreeEntry, parse_tree};
+use super::inspect::{self, Head};
 use super::path::TreePath;
 use super::{Git, Repository};
 
@@ -42,6 +43,8 @@ pub(super) struct Tree {
     pub(super) app: PathBuf,
     pub(super) mirror: PathBuf,
     pub(super) scratch: PathBuf,
+    /// What commits were listed to hold, as git wrote it: a commit never changes.
+    listings: Mutex<BTreeMap<CommitId, Arc<[u8]>>>,
 }
 
 /// The files of a commit by path.
@@ -63,6 +66,7 @@ impl Tree {
             app: place.app.as_path().into(),
             mirror: place.mirror.as_path().into(),
             scratch: place.scratch.as_path().into(),
+            listings: Mutex::default(),
         }
     }
 
@@ -121,14 +125,32 @@ impl Tree {
 
     /// Lists the files of a commit that either repository holds; `None` where none does.
     pub(super) fn files(&self, commit: &CommitId) -> Outcome<Option<Files>> {
+        let Some(listing) = self.listing(commit)? else { return Ok(None) };
+        let entries = parse_tree(&listing)?.into_iter();
+        let files = entries.filter(|entry| entry.kind != EntryKind::Submodule);
+        Ok(Some(files.map(|entry| (entry.path.clone(), entry)).collect()))
+    }
+
+    /// The files of a commit as git lists them; asked for once.
+    pub(super) fn listing(&self, commit: &CommitId) -> Outcome<Option<Arc<[u8]>>> {
+        let known = self.listings.lock().unwrap_or_else(PoisonError::into_inner).get(commit).cloned();
+        if known.is_some() {
+            return Ok(known);
+        }
         let program = self.git.at(&self.both()).args(["ls-tree", "-r", "-z", "--full-tree", commit.as_str()]);
         let listed = self.git.runner().run(&program.keep(Keep::Whole(1 << 30)))?;
         if !listed.succeeded() {
             return Ok(None);
         }
-        let entries = parse_tree(&listed.stdout)?.into_iter();
-        let files = entries.filter(|entry| entry.kind != EntryKind::Submodule);
-        Ok(Some(files.map(|entry| (entry.path.clone(), entry)).collect()))
+        Ok(Some(self.remember(commit, listed.stdout)))
+    }
+
+    /// Takes a listing over instead of asking git for it.
+    pub(super) fn remember(&self, commit: &CommitId, listing: Vec<u8>) -> Arc<[u8]> {
+        let listing: Arc<[u8]> = listing.into();
+        let mut listings = self.listings.lock().unwrap_or_else(PoisonError::into_inner);
+        listings.insert(commit.clone(), Arc::clone(&listing));
+        listing
     }
 
     /// The commit that HEAD of the application's repository stands for, where it stands for one.
@@ -141,6 +163,20 @@ impl Tree {
         Ok(if found.succeeded() { CommitId::parse(found.text().trim()).ok() } else { None })
     }
 
+    /// The commit that HEAD names, whether or not it is there. Spares a git where HEAD leads to a plain file.
+    pub(super) fn named_by_head(&self) -> Outcome<Option<CommitId>> {
+        let git_dir = self.git_dir();
+        let plain = match inspect::head_of(&git_dir) {
+            Head::Branch(name) => disk::read_if_there(&git_dir.join("refs/heads").join(name)).ok().flatten(),
+            Head::Detached(commit) => return Ok(Some(commit)),
+            Head::Broken => None,
+        };
+        match plain.and_then(|bytes| CommitId::parse(String::from_utf8_lossy(&bytes).trim()).ok()) {
+            Some(commit) => Ok(Some(commit)),
+            None => self.head(),
+        }
+    }
+
     /// Empties the scratch folder.
     pub(super) fn leave(self) -> Outcome<()> {
         for entry in std::fs::read_dir(&self.scratch).into_iter().flatten().flatten() {
@@ -148,6 +184,18 @@ impl Tree {
         }
         Ok(())
     }
+}
+
+/// Does two things at the same time that have nothing to do with each other.
+pub(super) fn at_once<A: Send, B>(one: impl FnOnce() -> A + Send, other: impl FnOnce() -> B) -> (A, B) {
+    std::thread::scope(|scope| {
+        let one = scope.spawn(one);
+        let other = other();
+        match one.join() {
+            Ok(one) => (one, other),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
 }
 
 /// Tells whether something is at `path`, a dangling link included.

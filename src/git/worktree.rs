@@ -122,7 +122,7 @@ impl WorkTree {
         self.within(|place| self.ask(save::OPERATION, &save::Request { place, save: request }))
     }
 
-    /// Aligns the tree with `commit`, on `branch` (RW-5.2).
+    /// Aligns the tree with `commit`, on `branch` (RW-5.2). Durable once the file system of `app/` is synced.
     ///
     /// # Errors
     /// The save is missing, somebody is at work in the repository, or something on disk is not saved.

@@ -2,7 +2,7 @@
 
 use crate::checkpoint;
 use crate::disk;
-use crate::error::{Context as _, Outcome};
+use crate::error::{Context as _, Failure, Outcome};
 use crate::git::save::Saved;
 use crate::git::worktree::ToSave;
 use crate::installation::Installation;
@@ -41,7 +41,15 @@ pub fn sync(on: &Installation, account: &mut Account) -> Outcome<(Release, Strin
         account.note(note);
     }
     checkpoint::reach("sync:aligned");
-    let proof = on.tree.prove(&commit, &saved.preserved)?;
+    let app = on.layout.app();
+    let (synced, proof) = std::thread::scope(|scope| {
+        // What git wrote is durable before this step is said to be done; the disk works while the proof reads.
+        let synced = scope.spawn(|| disk::sync_file_system(&app));
+        let proof = on.tree.prove(&commit, &saved.preserved);
+        (synced.join(), proof)
+    });
+    let proof = proof?;
+    synced.map_err(|_| Failure::new("the sync of app/ has failed"))??;
     account.commit = Some(commit.clone());
 
     let except = match account.preserved.len() {

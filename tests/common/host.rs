@@ -193,7 +193,7 @@ impl Host {
 
     /// The command of the program on this host, in a clean environment.
     pub fn command<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ladylinux-refresh"));
+        let mut command = Command::new(program());
         command.arg("--root").arg(self.layout.root()).args(arguments).env_clear().stdin(Stdio::null());
         command.env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin").env("HOME", self.folder.path());
         for name in ladylinux_refresh::settings::environment::NETWORK {
@@ -352,6 +352,12 @@ fn end_server(server: &mut Child) {
 
 pub fn free_port() -> u16 {
     TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
+}
+
+/// The program under test: the one that was built with the test, unless another build is named.
+pub fn program() -> std::ffi::OsString {
+    std::env::var_os("LADYLINUX_REFRESH_TEST_PROGRAM")
+        .unwrap_or_else(|| env!("CARGO_BIN_EXE_ladylinux-refresh").into())
 }
 
 fn uid() -> u32 {

@@ -1,0 +1,297 @@
+//! How long the service is away: a bare restart against a refresh, on one installation, in turns.
+//!
+//! `cargo bench --bench downtime` installs the demo's application (`FastAPI` under uvicorn, its hooks left out, so that
+//! nothing but the refresh itself is measured) and does, round after round and in a changing order: a bare restart
+//! through the product's own service manager, a refresh that brings four changed files, one that brings nothing, and
+//! one without staging. The downtime is what a client sees: from the last good answer to the first one after it.
+//! `docs/benchmarks.md` holds figures and how to read them.
+//!
+//! Not a test: nothing here fails because of a speed. `LADYLINUX_REFRESH_BENCH_ROUNDS` sets the number of rounds,
+//! `LADYLINUX_REFRESH_TEST_PROGRAM` measures another build of the program.
+#![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on has failed")]
+#![allow(clippy::disallowed_methods, reason = "lays out files, starts threads and looks at the clock itself")]
+#![allow(clippy::print_stdout, clippy::disallowed_macros, reason = "its result is a table")]
+
+#[path = "../tests/common/host.rs"]
+mod host;
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use host::Host;
+use ladylinux_refresh::service::supervisor::Embedded;
+use ladylinux_refresh::service::{Admission, ServiceManager as _};
+use ladylinux_refresh::settings::layers::{Layers, Overrides};
+
+/// How often the client asks.
+const TICK: Duration = Duration::from_millis(2);
+
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Way {
+    BareRestart,
+    FourFiles,
+    NothingNew,
+    NoStage,
+}
+
+impl Way {
+    const ALL: [Self; 4] = [Self::BareRestart, Self::FourFiles, Self::NothingNew, Self::NoStage];
+
+    fn title(self) -> &'static str {
+        match self {
+            Self::BareRestart => "bare restart",
+            Self::FourFiles => "refresh, 4 files changed",
+            Self::NothingNew => "refresh, nothing changed",
+            Self::NoStage => "refresh --no-stage, 4 files",
+        }
+    }
+}
+
+/// One measurement, in milliseconds.
+#[derive(Debug, Clone, Default)]
+struct Sample {
+    seen: f64,
+    reported: Option<f64>,
+    steps: BTreeMap<String, f64>,
+}
+
+fn main() {
+    let rounds = std::env::var("LADYLINUX_REFRESH_BENCH_ROUNDS").ok();
+    let rounds: usize = rounds.and_then(|text| text.parse().ok()).unwrap_or(11);
+    for large in [false, true] {
+        let host = installed(large);
+        let client = Client::of(&host);
+        let mut samples: BTreeMap<Way, Vec<Sample>> = BTreeMap::new();
+        for round in 0..rounds {
+            for turn in 0..Way::ALL.len() {
+                let way = Way::ALL[(round + turn) % Way::ALL.len()];
+                samples.entry(way).or_default().push(measure(&host, &client, way, round));
+            }
+        }
+        print(&host, large, &samples);
+    }
+}
+
+/// An installation of the demo's application whose first refresh has succeeded.
+fn installed(large: bool) -> Host {
+    let host = Host::bare();
+    let settings = format!(
+        "[remote]\nurl = \"{}\"\nallow = [\"git\"]\n[python]\ninstaller = \"uv\"\n\
+         [probe]\npath = \"/api/status\"\nsettle = \"150ms\"\n",
+        host.url()
+    );
+    fs::write(host.layout.host_file(), settings).unwrap();
+    let data = host.beside("data");
+    let env = format!("LADYLINUX_PORT={}\nLADYLINUX_DATA={}\n", host.port, data.display());
+    fs::write(host.layout.env_file(), env).unwrap();
+    copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("demo/app"), &host.work());
+    fs::remove_file(host.work().join("refresh.toml")).unwrap();
+    if large {
+        enlarge(&host.work());
+    }
+    host.push(&[("edition.txt", "0\n")]);
+    host.init();
+    host.tool(["run"]).expect(0);
+    host
+}
+
+fn copy(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            fs::create_dir_all(&target).unwrap();
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+/// Fills the tree up to 409 files and about 12 MB, 68 of them binary.
+fn enlarge(tree: &Path) {
+    let mut seed = 1_u64;
+    let mut byte = move || {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 56) as u8
+    };
+    let have = count(tree) + 1;
+    for number in have..409 {
+        let folder = tree.join(format!("bulk/{}", number % 23));
+        fs::create_dir_all(&folder).unwrap();
+        if number - have < 68 {
+            let bytes: Vec<u8> = (0..160_000).map(|_| byte()).collect();
+            fs::write(folder.join(format!("{number}.bin")), bytes).unwrap();
+        } else {
+            let text: String = (0..60).map(|line| format!("{number} {line} {}\n", byte())).collect();
+            fs::write(folder.join(format!("{number}.txt")), text).unwrap();
+        }
+    }
+}
+
+fn count(folder: &Path) -> usize {
+    let entries =
+        fs::read_dir(folder).unwrap().map(Result::unwrap).filter(|entry| entry.file_name() != ".git");
+    entries.map(|entry| if entry.file_type().unwrap().is_dir() { count(&entry.path()) } else { 1 }).sum()
+}
+
+/// Does it once, and tells how long the client had no good answer.
+fn measure(host: &Host, client: &Client, way: Way, round: usize) -> Sample {
+    if matches!(way, Way::FourFiles | Way::NoStage) {
+        let text = format!("{way:?} {round}\n");
+        let style = format!("body {{ margin: {round}px }}\n");
+        host.push(&[
+            ("edition.txt", &text),
+            ("assets/30-round.css", &style),
+            ("notebook/round.py", &format!("ROUND = {round}  # {way:?}\n")),
+            ("templates/round.html", &text),
+        ]);
+    }
+    let service = (way == Way::BareRestart).then(|| {
+        let settings = Layers::read(&host.layout, Overrides::default()).unwrap().resolve().unwrap();
+        Embedded::new(&settings).with_program(host::program().into())
+    });
+    client.begin();
+    match (way, service) {
+        (_, Some(service)) => {
+            service.stop().unwrap();
+            service.start(Admission::Ordinary).unwrap();
+        }
+        (Way::NoStage, _) => drop(host.tool(["run", "--no-stage"]).expect(0)),
+        _ => drop(host.tool(["run"]).expect(0)),
+    }
+    let seen = client.end();
+    if way == Way::BareRestart {
+        return Sample { seen, ..Sample::default() };
+    }
+    let report = host.report();
+    let steps = report["phases"].as_array().unwrap().iter();
+    let steps = steps
+        .map(|step| (step["phase"].as_str().unwrap().to_owned(), step["duration_ms"].as_f64().unwrap()))
+        .collect();
+    Sample { seen, reported: report["downtime_ms"].as_f64(), steps }
+}
+
+/// A client that asks all the time.
+struct Client {
+    state: Arc<Mutex<Seen>>,
+    over: Arc<AtomicBool>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+/// What the client has seen since it was told to begin.
+#[derive(Default)]
+struct Seen {
+    last_good: Option<Instant>,
+    away_since: Option<Instant>,
+    longest: Option<Duration>,
+    good_since_away: bool,
+}
+
+impl Client {
+    fn of(host: &Host) -> Self {
+        let (state, over) = (Arc::new(Mutex::new(Seen::default())), Arc::new(AtomicBool::new(false)));
+        let (shared, done, port) = (Arc::clone(&state), Arc::clone(&over), host.port);
+        let thread = thread::spawn(move || {
+            while !done.load(Ordering::Relaxed) {
+                let good = answers(port);
+                let now = Instant::now();
+                let mut seen = shared.lock().unwrap();
+                if !good {
+                    seen.away_since = seen.away_since.or(seen.last_good);
+                } else if let Some(since) = seen.away_since.take() {
+                    let away = now.duration_since(since);
+                    seen.longest = seen.longest.max(Some(away));
+                    seen.good_since_away = true;
+                }
+                if good {
+                    seen.last_good = Some(now);
+                }
+                drop(seen);
+                thread::sleep(TICK);
+            }
+        });
+        Self { state, over, thread: Some(thread) }
+    }
+
+    /// Waits for a good answer and forgets what was before.
+    fn begin(&self) {
+        *self.state.lock().unwrap() = Seen::default();
+        while self.state.lock().unwrap().last_good.is_none() {
+            thread::yield_now();
+        }
+    }
+
+    /// Waits until the service has come back and returns for how long it was away, in milliseconds.
+    fn end(&self) -> f64 {
+        let limit = Instant::now() + Duration::from_secs(30);
+        loop {
+            let seen = self.state.lock().unwrap();
+            if let (true, Some(longest)) = (seen.good_since_away, seen.longest) {
+                return longest.as_secs_f64() * 1000.0;
+            }
+            drop(seen);
+            assert!(Instant::now() < limit, "the service has not been away, or has not come back");
+            thread::sleep(TICK);
+        }
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        let _ = self.thread.take().map(thread::JoinHandle::join);
+    }
+}
+
+fn answers(port: u16) -> bool {
+    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return false };
+    let _ = stream.set_read_timeout(Some(Duration::from_secs(5)));
+    if stream.write_all(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").is_err() {
+        return false;
+    }
+    let mut start = [0; 12];
+    stream.read_exact(&mut start).is_ok() && start.ends_with(b" 200")
+}
+
+fn print(host: &Host, large: bool, samples: &BTreeMap<Way, Vec<Sample>>) {
+    let (files, name) = (count(&host.layout.app()), if large { "large" } else { "small" });
+    let rounds = samples[&Way::BareRestart].len();
+    println!("\n{name} tree ({files} files), {rounds} rounds, medians in ms\n");
+    println!(
+        "| | downtime seen | reported | of the bare restart | stop | sync | environment | prepare | restart |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|");
+    let bare = &samples[&Way::BareRestart];
+    for (way, all) in samples {
+        let seen = median(all.iter().map(|sample| sample.seen));
+        let ratio = median(all.iter().zip(bare).map(|(sample, bare)| sample.seen / bare.seen));
+        let mut line = format!("| {} | {seen:.0} | ", way.title());
+        let reported: Vec<f64> = all.iter().filter_map(|sample| sample.reported).collect();
+        let dash = || "–".to_owned();
+        let shown = |values: Vec<f64>| {
+            if values.is_empty() { dash() } else { format!("{:.0}", median(values.into_iter())) }
+        };
+        let _ = write!(line, "{} | {ratio:.2} |", shown(reported));
+        for step in ["stop", "sync", "environment", "prepare", "restart"] {
+            let values = all.iter().filter_map(|sample| sample.steps.get(step).copied()).collect();
+            let _ = write!(line, " {} |", shown(values));
+        }
+        println!("{line}");
+    }
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    if values.len() % 2 == 1 { values[middle] } else { f64::midpoint(values[middle - 1], values[middle]) }
+}
