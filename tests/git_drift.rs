@@ -164,29 +164,38 @@ fn local_commits_and_every_stash_are_bundled_once_and_come_back() {
     let (_, done, _) = world.synced("r1", "main");
     let names: Vec<&str> = done.tips.iter().map(|tip| tip.tip.name.as_str()).collect();
     assert!(
-        ["HEAD", "heads/idea", "heads/main", "stash/0", "stash/1"].iter().all(|name| names.contains(name)),
+        ["heads/idea", "heads/main", "stash/0", "stash/1"].iter().all(|name| names.contains(name)),
         "{names:?}"
     );
-    // The next run finds idea and the stashes again, and knows that they are safe.
+    assert!(!names.contains(&"HEAD"), "it is the commit of main: {names:?}");
+    // The next run finds idea and the stashes again, knows that they are safe, and leaves no place for them alone.
     let (_, again, _) = world.synced("r2", "main");
     assert!(
         !again.tips.is_empty() && again.tips.iter().all(|tip| tip.held_by == Some(run("r1"))),
         "{again:?}"
     );
-    assert!(!saved(&world, "r2").join("commits.bundle").exists());
-    assert!(world.tree().prune(&run("r1")).is_err(), "r2 relies on it");
+    assert!(!saved(&world, "r2").exists());
+    // With something else to save it says where they are.
+    world.write("note", b"x");
+    world.synced("r3", "main");
+    assert!(!saved(&world, "r3").join("commits.bundle").exists());
+    assert!(world.tree().prune(&run("r1")).is_err(), "r3 relies on it");
     // Even a repository from nothing gets them back.
     std::fs::remove_dir_all(world.app()).unwrap();
-    let commit = world.mirror().pinned(&run("r2")).unwrap().unwrap();
+    let commit = world.mirror().pinned(&run("r3")).unwrap().unwrap();
     world.tree().clone_from(&world.mirror(), &branch("main"), &commit).unwrap();
     let restored = world.tree().restore(&run("r1"), everything()).unwrap();
     assert!(restored.refs.contains(&"refs/saved/r1/heads/idea".to_owned()), "{restored:?}");
     assert_eq!(world.app_git(&["rev-parse", "refs/saved/r1/heads/idea"]), idea);
-    assert_eq!(world.app_git(&["rev-parse", "refs/saved/r1/HEAD"]), mine);
+    assert_eq!(world.app_git(&["rev-parse", "refs/saved/r1/heads/main"]), mine);
     for (index, stash) in stashes.lines().enumerate() {
         assert_eq!(world.app_git(&["rev-parse", &format!("refs/saved/r1/stash/{index}")]), stash);
     }
     world.app_git(&["fsck", "--full"]);
+    // The names that the restore made are no local changes of their own.
+    let (_, after, _) = world.synced("r4", "main");
+    assert!(after.tips.is_empty(), "{after:?}");
+    assert!(!saved(&world, "r4").exists());
 }
 
 #[test]
