@@ -336,6 +336,29 @@ fn saved_places_are_listed_with_their_size_and_pruned() {
 }
 
 #[test]
+fn a_place_whose_save_was_cut_short_tells_what_is_not_there() {
+    let mut world = World::new();
+    world.install();
+    world.preserve = vec!["README.md".to_owned()];
+    world.write("README.md", b"preserved");
+    world.write("alone", b"x");
+    world.write("other", b"x");
+    world.app_git(&["commit", "--quiet", "--allow-empty", "-m", "mine"]);
+    world.synced("r1", "main");
+    let place = |world: &World| world.tree().saved_places().unwrap().remove(0);
+    assert!(place(&world).bundled);
+    assert_eq!(place(&world).absent.into_iter().collect::<Vec<_>>(), [path("README.md")]);
+    // As a kill before the last item leaves it.
+    std::fs::remove_file(saved(&world, "r1").join("untracked/other")).unwrap();
+    std::fs::remove_file(saved(&world, "r1").join("commits.bundle")).unwrap();
+    assert!(!place(&world).bundled);
+    assert_eq!(place(&world).absent.into_iter().collect::<Vec<_>>(), [path("README.md"), path("other")]);
+    let restored = world.tree().restore(&run("r1"), everything()).unwrap();
+    assert_eq!(restored.paths, [path("alone")]);
+    assert_eq!(restored.refs, [] as [String; 0]);
+}
+
+#[test]
 fn what_is_moved_stays_on_the_trees_own_file_system() {
     let mut world = World::new();
     world.install();

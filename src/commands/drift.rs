@@ -7,7 +7,7 @@ use crate::error::{Context as _, Failure, Outcome};
 use crate::exit::{Ended, Error};
 use crate::git::path::TreePath;
 use crate::git::restore::{Present, Restore, SavedPlace};
-use crate::git::saved::SavedItem;
+use crate::git::saved::{SavedItem, SavedKind};
 use crate::installation::Installation;
 use crate::report::screen::{self, harmless, say, size};
 use crate::settings::layout::Layout;
@@ -44,23 +44,48 @@ fn list(on: &Installation) -> Outcome<()> {
         say("no refresh has saved local changes");
     }
     for place in &places {
-        let count = place.index.items.len();
-        let commits = place.index.tips.iter().filter(|tip| tip.held_by.is_none()).count();
-        let commits =
-            if commits == 0 { String::new() } else { format!(", commits of {commits} local names") };
-        say(&format!("{}  {count} files and folders{commits}, {}", place.index.run, size(place.size)));
+        say(&format!("{}  {}, {}", place.index.run, holds(place), size(place.size)));
     }
     Ok(())
+}
+
+/// Says in a few words what a place holds.
+fn holds(place: &SavedPlace) -> String {
+    let index = &place.index;
+    let mut parts = Vec::new();
+    match index.items.iter().filter(|item| !place.absent.contains(&item.path)).count() {
+        0 => {}
+        1 => parts.push("1 file or folder".to_owned()),
+        count => parts.push(format!("{count} files and folders")),
+    }
+    match index.tips.iter().filter(|tip| tip.held_by.is_none() && place.bundled).count() {
+        0 => {}
+        1 => parts.push("commits of 1 local name".to_owned()),
+        count => parts.push(format!("commits of {count} local names")),
+    }
+    if index.repository.is_some() {
+        parts.push("the repository".to_owned());
+    }
+    if parts.is_empty() { "nothing that is not in its place".to_owned() } else { parts.join(", ") }
 }
 
 fn show(on: &Installation, run: &RunId) -> Outcome<()> {
     let place = find(on, run)?;
     for item in &place.index.items {
         let bytes = item.size.map(|bytes| format!(" ({})", size(bytes))).unwrap_or_default();
-        say(&format!("{:<10} {}{bytes}", item.kind.word(), harmless(&item.path.to_string())));
+        let absent = match item.kind {
+            _ if !place.absent.contains(&item.path) => "",
+            SavedKind::Preserved => ", in its place",
+            _ => ", not here: the save was cut short before it",
+        };
+        say(&format!("{:<10} {}{bytes}{absent}", item.kind.word(), harmless(&item.path.to_string())));
     }
     for tip in &place.index.tips {
-        let held = tip.held_by.as_ref().map(|run| format!(", held by run {run}")).unwrap_or_default();
+        let held = match &tip.held_by {
+            Some(run) => format!(", held by run {run}"),
+            None if place.bundled => String::new(),
+            None => ", not here: the save was cut short before it".to_owned(),
+        };
         say(&format!("{:<10} {} ({}){held}", "commits", harmless(&tip.tip.name), tip.tip.commit.short()));
     }
     say(&format!("in         {}", on.layout.run(run).join("saved").display()));

@@ -1,5 +1,6 @@
 //! Lists what was saved of local changes, brings it back, and removes it when a person says so.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -38,6 +39,11 @@ pub struct SavedPlace {
     pub index: SavedIndex,
     /// The space it takes, in bytes.
     pub size: u64,
+    /// Items that the description names and that do not lie here: preserved files, which were put back, and what a
+    /// save that was cut short did not come to.
+    pub absent: BTreeSet<TreePath>,
+    /// Whether the bundle of this run's own local commits lies here.
+    pub bundled: bool,
 }
 
 /// What is to be brought back.
@@ -107,7 +113,13 @@ pub fn handle_list(request: &ListRequest) -> Outcome<Vec<SavedPlace>> {
         if let Some(index) = saved::read(&place)? {
             let vault = index.vault.as_path();
             let away = if vault == place { 0 } else { walk::size_of(vault) };
-            places.push(SavedPlace { size: walk::size_of(&place) + away, index });
+            let absent = index
+                .items
+                .iter()
+                .filter(|item| item.kind != SavedKind::Deleted && item.place_in(vault).is_none());
+            let absent = absent.map(|item| item.path.clone()).collect();
+            let bundled = is_there(&saved::bundle_file(&place));
+            places.push(SavedPlace { size: walk::size_of(&place) + away, absent, bundled, index });
         }
     }
     places.sort_by(|one, other| one.index.run.cmp(&other.index.run));
@@ -236,9 +248,12 @@ impl Restoring<'_> {
 
     /// Brings the saved commits into the application's repository, under `refs/saved/<run>/`.
     fn commits(&self) -> Outcome<Vec<String>> {
+        // A save that was cut short may not have come to its bundle; the commits are where they were.
+        let bundled = is_there(&saved::bundle_file(self.place));
+        let tips: Vec<_> = self.index.tips.iter().filter(|tip| bundled || tip.held_by.is_some()).collect();
         let mut names = Vec::new();
         let mut runs: Vec<&RunId> =
-            self.index.tips.iter().map(|tip| tip.held_by.as_ref().unwrap_or(&self.index.run)).collect();
+            tips.iter().map(|tip| tip.held_by.as_ref().unwrap_or(&self.index.run)).collect();
         runs.sort();
         runs.dedup();
         for run in runs {
@@ -270,7 +285,7 @@ impl Restoring<'_> {
             let program = self.tree.own().args(fetch).arg("--").arg(&bundle).arg(refspec);
             self.tree.git.run(&program, told)?;
         }
-        for tip in &self.index.tips {
+        for tip in tips {
             let run = tip.held_by.as_ref().unwrap_or(&self.index.run);
             names.push(format!("refs/saved/{run}/{}", tip.tip.name));
         }
