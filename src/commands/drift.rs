@@ -126,18 +126,42 @@ fn restore(on: &Installation, run: &RunId, paths: &[PathBuf], overwrite: bool) -
     Ok(())
 }
 
-fn prune(on: &Installation, runs: Vec<RunId>) -> Outcome<()> {
-    let runs = if runs.is_empty() {
-        let mut all: Vec<RunId> = on.tree.saved_places()?.into_iter().map(|place| place.index.run).collect();
-        all.pop();
-        all
-    } else {
-        runs
-    };
-    for run in runs {
-        let pruned = on.tree.prune(&run)?;
-        say(&format!("removed what run {run} had saved ({})", size(pruned.freed)));
+/// Removes the saved changes of `runs`; without any, of all but the latest. Later runs go first, because they may rely
+/// on commits that earlier ones saved.
+fn prune(on: &Installation, mut runs: Vec<RunId>) -> Outcome<()> {
+    if !runs.is_empty() {
+        runs.sort();
+        for run in runs.iter().rev() {
+            remove(on, run)?;
+        }
+        return Ok(());
     }
+    let mut places = on.tree.saved_places()?;
+    let mut staying: Vec<SavedPlace> = places.pop().into_iter().collect();
+    let mut failed = None;
+    while let Some(place) = places.pop() {
+        let run = &place.index.run;
+        let relies =
+            |other: &&SavedPlace| other.index.tips.iter().any(|tip| tip.held_by.as_ref() == Some(run));
+        let kept = match staying.iter().find(relies) {
+            Some(other) => Some(format!("run {} relies on its commits", other.index.run)),
+            None => remove(on, run).err().map(|failure| {
+                let why = failure.chain().join(": ");
+                failed.get_or_insert(failure);
+                why
+            }),
+        };
+        if let Some(why) = kept {
+            say(&format!("kept what run {run} had saved: {}", harmless(&why)));
+            staying.push(place);
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+fn remove(on: &Installation, run: &RunId) -> Outcome<()> {
+    let pruned = on.tree.prune(run)?;
+    say(&format!("removed what run {run} had saved ({})", size(pruned.freed)));
     Ok(())
 }
 
