@@ -130,6 +130,55 @@ fn a_restore_never_replaces_another_file_unless_told() {
 }
 
 #[test]
+fn a_restore_never_puts_an_old_file_over_one_that_changed_upstream() {
+    let mut world = World::new();
+    world.commit(&[("gone.py", "old\n"), ("exec.sh", "old\n"), ("dropped", "old\n")]);
+    world.install();
+    world.write("README.md", b"mine\n");
+    world.write("src/app.py", b"mine\n");
+    world.write("gone.py", b"mine\n");
+    world.write("fresh", b"mine\n");
+    std::fs::set_permissions(world.file("exec.sh"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::remove_file(world.file("dropped")).unwrap();
+    world.remote_git(&["rm", "--quiet", "gone.py"]);
+    world.commit(&[("src/app.py", "theirs\n"), ("exec.sh", "theirs\n"), ("fresh", "theirs\n")]);
+    world.synced("r1", "main");
+    let before = world.app_git(&["status", "--porcelain", "--ignored"]);
+    let failure = told(&world.tree().restore(&run("r1"), everything()).unwrap_err());
+    for path in ["src/app.py", "exec.sh", "fresh"] {
+        assert!(failure.contains(&format!("{path} changed upstream since it was saved")), "{failure}");
+    }
+    assert!(failure.contains("gone.py was removed upstream since it was saved"), "{failure}");
+    assert!(!failure.contains("README.md") && failure.contains("--overwrite"), "{failure}");
+    assert_eq!(world.app_git(&["status", "--porcelain", "--ignored"]), before, "a refusal changes nothing");
+    let only = |path_: &str, present| Restore { paths: vec![path(path_)], present };
+    // What is as it was when the change was made takes the change; a deletion is told and not repeated.
+    world.tree().restore(&run("r1"), only("README.md", Present::Refuse)).unwrap();
+    assert_eq!(world.read("README.md"), "mine\n");
+    let restored = world.tree().restore(&run("r1"), only("dropped", Present::Refuse)).unwrap();
+    assert_eq!((restored.paths, restored.deleted), (vec![], vec![path("dropped")]));
+    assert_eq!(world.read("dropped"), "old\n");
+    world.tree().restore(&run("r1"), only("src/app.py", Present::Replace)).unwrap();
+    assert_eq!(world.read("src/app.py"), "mine\n");
+    // Once it is there, bringing it back again changes nothing and is no conflict.
+    world.tree().restore(&run("r1"), only("src/app.py", Present::Refuse)).unwrap();
+}
+
+#[test]
+fn a_restore_whose_folder_became_a_file_is_refused_before_it_begins() {
+    let mut world = World::new();
+    world.install();
+    world.write("alone", b"mine");
+    world.write("src/mine/file", b"mine");
+    world.commit(&[("src/mine", "a file now\n")]);
+    world.synced("r1", "main");
+    let wanted = Restore { paths: vec![path("alone"), path("src/mine/file")], present: Present::Replace };
+    let failure = told(&world.tree().restore(&run("r1"), wanted).unwrap_err());
+    assert!(failure.contains("src/mine is no folder"), "{failure}");
+    assert!(!world.file("alone").exists());
+}
+
+#[test]
 fn names_of_any_bytes_and_modes_come_back() {
     let mut world = World::new();
     world.install();

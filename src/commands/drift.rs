@@ -120,6 +120,9 @@ fn restore(on: &Installation, run: &RunId, paths: &[PathBuf], overwrite: bool) -
     for path in &restored.paths {
         say(&format!("restored {}", harmless(&path.to_string())));
     }
+    for path in &restored.deleted {
+        say(&format!("{} was deleted; it is not deleted again", harmless(&path.to_string())));
+    }
     for name in &restored.refs {
         say(&format!("restored commits as {}", harmless(name)));
     }

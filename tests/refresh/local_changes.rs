@@ -50,7 +50,10 @@ fn local_changes_of_every_kind_are_saved_shown_and_restored() {
         assert!(patch.contains("only staged"), "what was only staged is lost");
 
         host.write("modified.txt", "newer\n");
-        host.tool(["drift", "restore", &run, "modified.txt"]).expect(3).says("modified.txt");
+        host.tool(["drift", "restore", &run, "modified.txt"])
+            .expect(3)
+            .says("modified.txt is there and differs")
+            .says("--overwrite");
         host.tool(["drift", "restore", &run, "--overwrite"]).expect(0);
         assert_eq!(host.read("modified.txt").as_deref(), Some("mine\n"));
         assert_eq!(host.read("folder/untracked.txt").as_deref(), Some("untracked\n"));
