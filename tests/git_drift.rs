@@ -130,6 +130,55 @@ fn a_restore_never_replaces_another_file_unless_told() {
 }
 
 #[test]
+fn a_restore_never_puts_an_old_file_over_one_that_changed_upstream() {
+    let mut world = World::new();
+    world.commit(&[("gone.py", "old\n"), ("exec.sh", "old\n"), ("dropped", "old\n")]);
+    world.install();
+    world.write("README.md", b"mine\n");
+    world.write("src/app.py", b"mine\n");
+    world.write("gone.py", b"mine\n");
+    world.write("fresh", b"mine\n");
+    std::fs::set_permissions(world.file("exec.sh"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::remove_file(world.file("dropped")).unwrap();
+    world.remote_git(&["rm", "--quiet", "gone.py"]);
+    world.commit(&[("src/app.py", "theirs\n"), ("exec.sh", "theirs\n"), ("fresh", "theirs\n")]);
+    world.synced("r1", "main");
+    let before = world.app_git(&["status", "--porcelain", "--ignored"]);
+    let failure = told(&world.tree().restore(&run("r1"), everything()).unwrap_err());
+    for path in ["src/app.py", "exec.sh", "fresh"] {
+        assert!(failure.contains(&format!("{path} changed upstream since it was saved")), "{failure}");
+    }
+    assert!(failure.contains("gone.py was removed upstream since it was saved"), "{failure}");
+    assert!(!failure.contains("README.md") && failure.contains("--overwrite"), "{failure}");
+    assert_eq!(world.app_git(&["status", "--porcelain", "--ignored"]), before, "a refusal changes nothing");
+    let only = |path_: &str, present| Restore { paths: vec![path(path_)], present };
+    // What is as it was when the change was made takes the change; a deletion is told and not repeated.
+    world.tree().restore(&run("r1"), only("README.md", Present::Refuse)).unwrap();
+    assert_eq!(world.read("README.md"), "mine\n");
+    let restored = world.tree().restore(&run("r1"), only("dropped", Present::Refuse)).unwrap();
+    assert_eq!((restored.paths, restored.deleted), (vec![], vec![path("dropped")]));
+    assert_eq!(world.read("dropped"), "old\n");
+    world.tree().restore(&run("r1"), only("src/app.py", Present::Replace)).unwrap();
+    assert_eq!(world.read("src/app.py"), "mine\n");
+    // Once it is there, bringing it back again changes nothing and is no conflict.
+    world.tree().restore(&run("r1"), only("src/app.py", Present::Refuse)).unwrap();
+}
+
+#[test]
+fn a_restore_whose_folder_became_a_file_is_refused_before_it_begins() {
+    let mut world = World::new();
+    world.install();
+    world.write("alone", b"mine");
+    world.write("src/mine/file", b"mine");
+    world.commit(&[("src/mine", "a file now\n")]);
+    world.synced("r1", "main");
+    let wanted = Restore { paths: vec![path("alone"), path("src/mine/file")], present: Present::Replace };
+    let failure = told(&world.tree().restore(&run("r1"), wanted).unwrap_err());
+    assert!(failure.contains("src/mine is no folder"), "{failure}");
+    assert!(!world.file("alone").exists());
+}
+
+#[test]
 fn names_of_any_bytes_and_modes_come_back() {
     let mut world = World::new();
     world.install();
@@ -164,29 +213,38 @@ fn local_commits_and_every_stash_are_bundled_once_and_come_back() {
     let (_, done, _) = world.synced("r1", "main");
     let names: Vec<&str> = done.tips.iter().map(|tip| tip.tip.name.as_str()).collect();
     assert!(
-        ["HEAD", "heads/idea", "heads/main", "stash/0", "stash/1"].iter().all(|name| names.contains(name)),
+        ["heads/idea", "heads/main", "stash/0", "stash/1"].iter().all(|name| names.contains(name)),
         "{names:?}"
     );
-    // The next run finds idea and the stashes again, and knows that they are safe.
+    assert!(!names.contains(&"HEAD"), "it is the commit of main: {names:?}");
+    // The next run finds idea and the stashes again, knows that they are safe, and leaves no place for them alone.
     let (_, again, _) = world.synced("r2", "main");
     assert!(
         !again.tips.is_empty() && again.tips.iter().all(|tip| tip.held_by == Some(run("r1"))),
         "{again:?}"
     );
-    assert!(!saved(&world, "r2").join("commits.bundle").exists());
-    assert!(world.tree().prune(&run("r1")).is_err(), "r2 relies on it");
+    assert!(!saved(&world, "r2").exists());
+    // With something else to save it says where they are.
+    world.write("note", b"x");
+    world.synced("r3", "main");
+    assert!(!saved(&world, "r3").join("commits.bundle").exists());
+    assert!(world.tree().prune(&run("r1")).is_err(), "r3 relies on it");
     // Even a repository from nothing gets them back.
     std::fs::remove_dir_all(world.app()).unwrap();
-    let commit = world.mirror().pinned(&run("r2")).unwrap().unwrap();
+    let commit = world.mirror().pinned(&run("r3")).unwrap().unwrap();
     world.tree().clone_from(&world.mirror(), &branch("main"), &commit).unwrap();
     let restored = world.tree().restore(&run("r1"), everything()).unwrap();
     assert!(restored.refs.contains(&"refs/saved/r1/heads/idea".to_owned()), "{restored:?}");
     assert_eq!(world.app_git(&["rev-parse", "refs/saved/r1/heads/idea"]), idea);
-    assert_eq!(world.app_git(&["rev-parse", "refs/saved/r1/HEAD"]), mine);
+    assert_eq!(world.app_git(&["rev-parse", "refs/saved/r1/heads/main"]), mine);
     for (index, stash) in stashes.lines().enumerate() {
         assert_eq!(world.app_git(&["rev-parse", &format!("refs/saved/r1/stash/{index}")]), stash);
     }
     world.app_git(&["fsck", "--full"]);
+    // The names that the restore made are no local changes of their own.
+    let (_, after, _) = world.synced("r4", "main");
+    assert!(after.tips.is_empty(), "{after:?}");
+    assert!(!saved(&world, "r4").exists());
 }
 
 #[test]
@@ -324,6 +382,29 @@ fn saved_places_are_listed_with_their_size_and_pruned() {
     assert!(world.tree().prune(&run("r1")).unwrap().freed >= 1000);
     assert!(!saved(&world, "r1").exists());
     assert_eq!(world.tree().saved_places().unwrap().len(), 1);
+}
+
+#[test]
+fn a_place_whose_save_was_cut_short_tells_what_is_not_there() {
+    let mut world = World::new();
+    world.install();
+    world.preserve = vec!["README.md".to_owned()];
+    world.write("README.md", b"preserved");
+    world.write("alone", b"x");
+    world.write("other", b"x");
+    world.app_git(&["commit", "--quiet", "--allow-empty", "-m", "mine"]);
+    world.synced("r1", "main");
+    let place = |world: &World| world.tree().saved_places().unwrap().remove(0);
+    assert!(place(&world).bundled);
+    assert_eq!(place(&world).absent.into_iter().collect::<Vec<_>>(), [path("README.md")]);
+    // As a kill before the last item leaves it.
+    std::fs::remove_file(saved(&world, "r1").join("untracked/other")).unwrap();
+    std::fs::remove_file(saved(&world, "r1").join("commits.bundle")).unwrap();
+    assert!(!place(&world).bundled);
+    assert_eq!(place(&world).absent.into_iter().collect::<Vec<_>>(), [path("README.md"), path("other")]);
+    let restored = world.tree().restore(&run("r1"), everything()).unwrap();
+    assert_eq!(restored.paths, [path("alone")]);
+    assert_eq!(restored.refs, [] as [String; 0]);
 }
 
 #[test]

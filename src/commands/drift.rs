@@ -7,7 +7,7 @@ use crate::error::{Context as _, Failure, Outcome};
 use crate::exit::{Ended, Error};
 use crate::git::path::TreePath;
 use crate::git::restore::{Present, Restore, SavedPlace};
-use crate::git::saved::SavedItem;
+use crate::git::saved::{SavedItem, SavedKind};
 use crate::installation::Installation;
 use crate::report::screen::{self, harmless, say, size};
 use crate::settings::layout::Layout;
@@ -44,23 +44,48 @@ fn list(on: &Installation) -> Outcome<()> {
         say("no refresh has saved local changes");
     }
     for place in &places {
-        let count = place.index.items.len();
-        let commits = place.index.tips.iter().filter(|tip| tip.held_by.is_none()).count();
-        let commits =
-            if commits == 0 { String::new() } else { format!(", commits of {commits} local names") };
-        say(&format!("{}  {count} files and folders{commits}, {}", place.index.run, size(place.size)));
+        say(&format!("{}  {}, {}", place.index.run, holds(place), size(place.size)));
     }
     Ok(())
+}
+
+/// Says in a few words what a place holds.
+fn holds(place: &SavedPlace) -> String {
+    let index = &place.index;
+    let mut parts = Vec::new();
+    match index.items.iter().filter(|item| !place.absent.contains(&item.path)).count() {
+        0 => {}
+        1 => parts.push("1 file or folder".to_owned()),
+        count => parts.push(format!("{count} files and folders")),
+    }
+    match index.tips.iter().filter(|tip| tip.held_by.is_none() && place.bundled).count() {
+        0 => {}
+        1 => parts.push("commits of 1 local name".to_owned()),
+        count => parts.push(format!("commits of {count} local names")),
+    }
+    if index.repository.is_some() {
+        parts.push("the repository".to_owned());
+    }
+    if parts.is_empty() { "nothing that is not in its place".to_owned() } else { parts.join(", ") }
 }
 
 fn show(on: &Installation, run: &RunId) -> Outcome<()> {
     let place = find(on, run)?;
     for item in &place.index.items {
         let bytes = item.size.map(|bytes| format!(" ({})", size(bytes))).unwrap_or_default();
-        say(&format!("{:<10} {}{bytes}", item.kind.word(), harmless(&item.path.to_string())));
+        let absent = match item.kind {
+            _ if !place.absent.contains(&item.path) => "",
+            SavedKind::Preserved => ", in its place",
+            _ => ", not here: the save was cut short before it",
+        };
+        say(&format!("{:<10} {}{bytes}{absent}", item.kind.word(), harmless(&item.path.to_string())));
     }
     for tip in &place.index.tips {
-        let held = tip.held_by.as_ref().map(|run| format!(", held by run {run}")).unwrap_or_default();
+        let held = match &tip.held_by {
+            Some(run) => format!(", held by run {run}"),
+            None if place.bundled => String::new(),
+            None => ", not here: the save was cut short before it".to_owned(),
+        };
         say(&format!("{:<10} {} ({}){held}", "commits", harmless(&tip.tip.name), tip.tip.commit.short()));
     }
     say(&format!("in         {}", on.layout.run(run).join("saved").display()));
@@ -95,24 +120,51 @@ fn restore(on: &Installation, run: &RunId, paths: &[PathBuf], overwrite: bool) -
     for path in &restored.paths {
         say(&format!("restored {}", harmless(&path.to_string())));
     }
+    for path in &restored.deleted {
+        say(&format!("{} was deleted; it is not deleted again", harmless(&path.to_string())));
+    }
     for name in &restored.refs {
         say(&format!("restored commits as {}", harmless(name)));
     }
     Ok(())
 }
 
-fn prune(on: &Installation, runs: Vec<RunId>) -> Outcome<()> {
-    let runs = if runs.is_empty() {
-        let mut all: Vec<RunId> = on.tree.saved_places()?.into_iter().map(|place| place.index.run).collect();
-        all.pop();
-        all
-    } else {
-        runs
-    };
-    for run in runs {
-        let pruned = on.tree.prune(&run)?;
-        say(&format!("removed what run {run} had saved ({})", size(pruned.freed)));
+/// Removes the saved changes of `runs`; without any, of all but the latest. Later runs go first, because they may rely
+/// on commits that earlier ones saved.
+fn prune(on: &Installation, mut runs: Vec<RunId>) -> Outcome<()> {
+    if !runs.is_empty() {
+        runs.sort();
+        for run in runs.iter().rev() {
+            remove(on, run)?;
+        }
+        return Ok(());
     }
+    let mut places = on.tree.saved_places()?;
+    let mut staying: Vec<SavedPlace> = places.pop().into_iter().collect();
+    let mut failed = None;
+    while let Some(place) = places.pop() {
+        let run = &place.index.run;
+        let relies =
+            |other: &&SavedPlace| other.index.tips.iter().any(|tip| tip.held_by.as_ref() == Some(run));
+        let kept = match staying.iter().find(relies) {
+            Some(other) => Some(format!("run {} relies on its commits", other.index.run)),
+            None => remove(on, run).err().map(|failure| {
+                let why = failure.chain().join(": ");
+                failed.get_or_insert(failure);
+                why
+            }),
+        };
+        if let Some(why) = kept {
+            say(&format!("kept what run {run} had saved: {}", harmless(&why)));
+            staying.push(place);
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+fn remove(on: &Installation, run: &RunId) -> Outcome<()> {
+    let pruned = on.tree.prune(run)?;
+    say(&format!("removed what run {run} had saved ({})", size(pruned.freed)));
     Ok(())
 }
 

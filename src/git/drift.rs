@@ -231,7 +231,8 @@ impl Tree {
         }
         let text = listed.text();
         let local: BTreeSet<&str> = text.lines().collect();
-        Ok(Some(names.into_iter().filter(|tip| local.contains(tip.commit.as_str())).collect()))
+        let tips = names.into_iter().filter(|tip| local.contains(tip.commit.as_str())).collect();
+        Ok(Some(once_per_commit(tips)))
     }
 
     /// Every local name of a commit: HEAD, branches, tags, and all that was ever stashed.
@@ -297,6 +298,19 @@ impl Observed {
     }
 }
 
+/// Keeps one name of each commit: that of a person's branch, tag or stash rather than HEAD or what a restore left.
+fn once_per_commit(mut tips: Vec<Tip>) -> Vec<Tip> {
+    let rank = |tip: &Tip| match tip.name.as_str() {
+        "HEAD" => 1,
+        name if name.starts_with("saved/") => 2,
+        _ => 0,
+    };
+    tips.sort_by_key(rank);
+    let mut seen = BTreeSet::new();
+    tips.retain(|tip| seen.insert(tip.commit.as_str().to_owned()));
+    tips
+}
+
 /// Reads the list of refs; those that follow the remote and those that are no commits are left out.
 fn parse_names(text: &str) -> Vec<Tip> {
     text.lines()
@@ -344,6 +358,16 @@ mod tests {
         assert_eq!(tips.len(), 2);
         assert_eq!(tips[0].name, "heads/a b");
         assert_eq!(tips[1].commit.as_str(), two);
+    }
+
+    #[test]
+    fn a_commit_of_several_names_is_named_once_by_what_a_person_called_it() {
+        let commit = |digit: &str| CommitId::parse(&digit.repeat(40)).unwrap();
+        let tip = |name: &str, digit: &str| Tip { name: name.to_owned(), commit: commit(digit) };
+        let tips =
+            vec![tip("HEAD", "1"), tip("heads/main", "1"), tip("saved/r1/x", "2"), tip("heads/x", "2")];
+        assert_eq!(once_per_commit(tips), [tip("heads/main", "1"), tip("heads/x", "2")]);
+        assert_eq!(once_per_commit(vec![tip("saved/r1/x", "3"), tip("HEAD", "3")]), [tip("HEAD", "3")]);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Lists what was saved of local changes, brings it back, and removes it when a person says so.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -7,12 +8,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::disk::{self, Moved};
 use crate::error::{Context as _, Failure, Outcome};
-use crate::settings::names::RunId;
+use crate::settings::names::{CommitId, RunId};
 
-use super::compare::same_bytes;
+use super::compare::{Difference, same_bytes};
+use super::history::TreeEntry;
 use super::path::TreePath;
 use super::saved::{self, SavedIndex, SavedItem, SavedKind};
-use super::tree::{Place, Tree, is_there};
+use super::tree::{Files, Place, Tree, is_there};
 use super::walk;
 
 /// The worker's operation for [`handle`].
@@ -38,6 +40,11 @@ pub struct SavedPlace {
     pub index: SavedIndex,
     /// The space it takes, in bytes.
     pub size: u64,
+    /// Items that the description names and that do not lie here: preserved files, which were put back, and what a
+    /// save that was cut short did not come to.
+    pub absent: BTreeSet<TreePath>,
+    /// Whether the bundle of this run's own local commits lies here.
+    pub bundled: bool,
 }
 
 /// What is to be brought back.
@@ -53,7 +60,7 @@ pub struct Restore {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Present {
-    /// It stays, and the restore is refused before it begins.
+    /// It stays, and the restore is refused before it begins, unless it is what the saved change was made to.
     Refuse,
     /// It is replaced.
     Replace,
@@ -75,6 +82,8 @@ pub struct Request {
 pub struct Restored {
     /// Files and folders.
     pub paths: Vec<TreePath>,
+    /// Files that had been deleted when the run saved; they are not deleted again.
+    pub deleted: Vec<TreePath>,
     /// Names in `app/.git` that hold the saved commits now (`refs/saved/<run>/…`).
     pub refs: Vec<String>,
 }
@@ -107,7 +116,13 @@ pub fn handle_list(request: &ListRequest) -> Outcome<Vec<SavedPlace>> {
         if let Some(index) = saved::read(&place)? {
             let vault = index.vault.as_path();
             let away = if vault == place { 0 } else { walk::size_of(vault) };
-            places.push(SavedPlace { size: walk::size_of(&place) + away, index });
+            let absent = index
+                .items
+                .iter()
+                .filter(|item| item.kind != SavedKind::Deleted && item.place_in(vault).is_none());
+            let absent = absent.map(|item| item.path.clone()).collect();
+            let bundled = is_there(&saved::bundle_file(&place));
+            places.push(SavedPlace { size: walk::size_of(&place) + away, absent, bundled, index });
         }
     }
     places.sort_by(|one, other| one.index.run.cmp(&other.index.run));
@@ -146,10 +161,15 @@ impl Restoring<'_> {
     fn all(self) -> Outcome<Restored> {
         let everything = self.wanted.paths.is_empty();
         let mut work: Vec<(PathBuf, PathBuf, &SavedItem)> = Vec::new();
+        let mut restored = Restored::default();
         for item in self.index.items.iter().filter(|item| item.kind != SavedKind::GitState) {
-            let Some(stored) = item.place_in(self.index.vault.as_path()) else { continue };
             let at = item.path.as_path();
-            if everything || self.wanted.paths.iter().any(|path| at.starts_with(path.as_path())) {
+            let wanted = everything || self.wanted.paths.iter().any(|path| at.starts_with(path.as_path()));
+            if wanted && item.kind == SavedKind::Deleted {
+                restored.deleted.push(item.path.clone());
+            }
+            let Some(stored) = item.place_in(self.index.vault.as_path()) else { continue };
+            if wanted {
                 work.push((stored, at.to_path_buf(), item));
                 continue;
             }
@@ -163,7 +183,9 @@ impl Restoring<'_> {
             }
         }
         for path in self.wanted.paths.iter().map(TreePath::as_path) {
-            if !work.iter().any(|(_, at, _)| at.starts_with(path)) {
+            let mut found = work.iter().map(|(_, at, _)| at.as_path());
+            let mut deleted = restored.deleted.iter().map(TreePath::as_path);
+            if !found.any(|at| at.starts_with(path)) && !deleted.any(|at| at.starts_with(path)) {
                 return Err(Failure::new(format!(
                     "{} is not among what run {} saved",
                     path.display(),
@@ -172,12 +194,7 @@ impl Restoring<'_> {
                 .hint(format!("ladylinux-refresh drift show {}", self.index.run)));
             }
         }
-        if self.wanted.present == Present::Refuse {
-            for (stored, at, _) in &work {
-                self.refuse_if_in_the_way(stored, at)?;
-            }
-        }
-        let mut restored = Restored::default();
+        self.check(&work)?;
         for (stored, at, item) in work {
             self.bring_back(&stored, &at, item)?;
             restored.paths.push(at.into());
@@ -189,27 +206,87 @@ impl Restoring<'_> {
         Ok(restored)
     }
 
-    /// Refuses where something is in the way that is neither the same nor what the deployed commit has there.
-    fn refuse_if_in_the_way(&self, stored: &Path, at: &Path) -> Outcome<()> {
-        let to = self.tree.app.join(at);
-        let Ok(found) = fs::symlink_metadata(&to) else { return Ok(()) };
-        let told = || format!("cannot look at {}", stored.display());
-        let kept = fs::symlink_metadata(stored).context(told)?;
-        let same = found.is_file() && kept.is_file() && same_bytes(stored, &to)? == Some(true);
-        if same || self.is_as_committed(at)? {
+    /// Refuses the whole restore, before anything is changed, where one of its files cannot go to its place.
+    fn check(&self, work: &[(PathBuf, PathBuf, &SavedItem)]) -> Outcome<()> {
+        for (_, at, _) in work {
+            let folders = at.ancestors().skip(1).filter(|folder| !folder.as_os_str().is_empty());
+            for folder in folders.map(|folder| self.tree.app.join(folder)) {
+                if fs::symlink_metadata(&folder).is_ok_and(|found| !found.is_dir()) {
+                    return Err(Failure::new(format!(
+                        "{} is no folder, so {} has no place",
+                        folder.display(),
+                        at.display()
+                    )));
+                }
+            }
+        }
+        if self.wanted.present == Present::Replace {
             return Ok(());
         }
-        Err(Failure::new(format!("{} is there and differs from what was saved", to.display()))
-            .hint("move it away, or add --force to replace it"))
+        let origin = self.origin(work)?;
+        let mut reasons = Vec::new();
+        for (stored, at, _) in work {
+            if let Some(reason) = self.reason_against(&origin, stored, at)? {
+                reasons.push((at, reason));
+            }
+        }
+        let Some((first, _)) = reasons.first() else { return Ok(()) };
+        let told: Vec<String> =
+            reasons.iter().take(5).map(|(at, reason)| format!("{} {reason}", at.display())).collect();
+        let more = match reasons.len() - told.len() {
+            0 => String::new(),
+            more => format!(" (and {more} more)"),
+        };
+        Err(Failure::new(format!("{}{more}", told.join("; ")))
+            .hint(format!("ladylinux-refresh drift show {} {}", self.index.run, first.display()))
+            .hint("add --overwrite to put what was saved in the place of what is there"))
     }
 
-    /// Tells whether the tree holds at `path` what its commit does: replacing that loses nothing.
-    fn is_as_committed(&self, path: &Path) -> Outcome<bool> {
-        let Some(head) = self.tree.head()? else { return Ok(false) };
-        let Some(mut files) = self.tree.files(&head)? else { return Ok(false) };
-        files.retain(|file, _| file == path || file.file_name().is_some_and(|name| name == ".gitattributes"));
-        Ok(files.contains_key(path)
-            && !self.tree.compare(&head, &files, "restore")?.differing.contains_key(path))
+    /// Looks at what the saved changes were made to.
+    fn origin(&self, work: &[(PathBuf, PathBuf, &SavedItem)]) -> Outcome<Origin> {
+        let files_of = |commit: Option<&CommitId>| match commit {
+            Some(commit) => Ok(self.tree.files(commit)?.unwrap_or_default()),
+            None => Ok::<_, Failure>(Files::new()),
+        };
+        let wanted: BTreeSet<&Path> = work.iter().map(|(_, at, _)| at.as_path()).collect();
+        let mut files = files_of(self.index.base.as_ref())?;
+        // The attributes decide what a checkout looks like.
+        files.retain(|file, _| {
+            wanted.contains(file.as_path()) || file.file_name().is_some_and(|name| name == ".gitattributes")
+        });
+        let differing = match &self.index.base {
+            Some(base) if !files.is_empty() => self.tree.compare(base, &files, "restore")?.differing,
+            _ => BTreeMap::new(),
+        };
+        Ok(Origin { files, differing, head: files_of(self.tree.head()?.as_ref())? })
+    }
+
+    /// Says why a saved file must not go to its place: something else is there than the saved change was made to.
+    fn reason_against(&self, origin: &Origin, stored: &Path, at: &Path) -> Outcome<Option<&'static str>> {
+        let (before, deployed) = (origin.files.get(at), origin.head.get(at));
+        if before.is_some() && !origin.differing.contains_key(at) {
+            return Ok(None);
+        }
+        let to = self.tree.app.join(at);
+        let Ok(found) = fs::symlink_metadata(&to) else {
+            return Ok(
+                (before.is_some() && deployed.is_none()).then_some("was removed upstream since it was saved")
+            );
+        };
+        let kept = fs::symlink_metadata(stored).context(|| format!("cannot look at {}", stored.display()))?;
+        let same = if found.is_symlink() && kept.is_symlink() {
+            fs::read_link(&to).ok() == fs::read_link(stored).ok()
+        } else {
+            found.is_file() && kept.is_file() && same_bytes(stored, &to)? == Some(true)
+        };
+        let content = |file: &TreeEntry| (file.kind, file.object.clone());
+        Ok(match deployed {
+            _ if same => None,
+            Some(_) if deployed.map(content) != before.map(content) => {
+                Some("changed upstream since it was saved")
+            }
+            _ => Some("is there and differs from what was saved"),
+        })
     }
 
     /// Copies one saved file or folder to its place; what is saved stays saved.
@@ -220,7 +297,10 @@ impl Restoring<'_> {
         }
         let fresh = to.with_file_name(".ladylinux-refresh-restore");
         disk::remove_tree(&fresh)?;
-        copy_tree(stored, &fresh)?;
+        if let Err(failure) = copy_tree(stored, &fresh) {
+            disk::remove_tree(&fresh)?;
+            return Err(failure);
+        }
         if at == item.path.as_path() && !fs::symlink_metadata(&fresh).is_ok_and(|found| found.is_symlink()) {
             disk::set_mode(&fresh, item.mode)?;
         }
@@ -236,9 +316,12 @@ impl Restoring<'_> {
 
     /// Brings the saved commits into the application's repository, under `refs/saved/<run>/`.
     fn commits(&self) -> Outcome<Vec<String>> {
+        // A save that was cut short may not have come to its bundle; the commits are where they were.
+        let bundled = is_there(&saved::bundle_file(self.place));
+        let tips: Vec<_> = self.index.tips.iter().filter(|tip| bundled || tip.held_by.is_some()).collect();
         let mut names = Vec::new();
         let mut runs: Vec<&RunId> =
-            self.index.tips.iter().map(|tip| tip.held_by.as_ref().unwrap_or(&self.index.run)).collect();
+            tips.iter().map(|tip| tip.held_by.as_ref().unwrap_or(&self.index.run)).collect();
         runs.sort();
         runs.dedup();
         for run in runs {
@@ -270,12 +353,22 @@ impl Restoring<'_> {
             let program = self.tree.own().args(fetch).arg("--").arg(&bundle).arg(refspec);
             self.tree.git.run(&program, told)?;
         }
-        for tip in &self.index.tips {
+        for tip in tips {
             let run = tip.held_by.as_ref().unwrap_or(&self.index.run);
             names.push(format!("refs/saved/{run}/{}", tip.tip.name));
         }
         Ok(names)
     }
+}
+
+/// What the saved changes were made to, and what became of it.
+struct Origin {
+    /// The wanted files, as the commit had them that the tree was compared with.
+    files: Files,
+    /// Those that are not on disk as they were then.
+    differing: BTreeMap<PathBuf, Difference>,
+    /// The files of the commit that is deployed now.
+    head: Files,
 }
 
 /// Reads the commits that a bundle builds on: lines with a minus in its head, which an empty line ends.

@@ -155,7 +155,8 @@ impl<'a> Save<'a> {
             tips,
             repository: repository.then(|| Path::new("repository.git").into()),
         };
-        let anything = !index.items.is_empty() || !index.tips.is_empty() || repository;
+        let fresh = index.tips.iter().any(|tip| tip.held_by.is_none());
+        let anything = !index.items.is_empty() || fresh || repository;
         if anything {
             self.write(&index, &observed)?;
         }
@@ -368,7 +369,10 @@ impl<'a> Save<'a> {
         earlier.retain(|(run, _)| *run != self.request.run);
         let held =
             |tip: &Tip| earlier.iter().find(|(_, commit)| *commit == tip.commit).map(|(run, _)| run.clone());
-        (tips.into_iter().map(|tip| SavedTip { held_by: held(&tip), tip }).collect(), false)
+        let tips = tips.into_iter().map(|tip| SavedTip { held_by: held(&tip), tip });
+        // A restore leaves such names; what they stand for is saved already.
+        let tips = tips.filter(|saved| saved.held_by.is_none() || !saved.tip.name.starts_with("saved/"));
+        (tips.collect(), false)
     }
 
     /// Bundles the commits of local names that no earlier run has saved; nothing is written to `app/.git`.

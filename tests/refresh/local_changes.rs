@@ -50,7 +50,10 @@ fn local_changes_of_every_kind_are_saved_shown_and_restored() {
         assert!(patch.contains("only staged"), "what was only staged is lost");
 
         host.write("modified.txt", "newer\n");
-        host.tool(["drift", "restore", &run, "modified.txt"]).expect(3).says("modified.txt");
+        host.tool(["drift", "restore", &run, "modified.txt"])
+            .expect(3)
+            .says("modified.txt is there and differs")
+            .says("--overwrite");
         host.tool(["drift", "restore", &run, "--overwrite"]).expect(0);
         assert_eq!(host.read("modified.txt").as_deref(), Some("mine\n"));
         assert_eq!(host.read("folder/untracked.txt").as_deref(), Some("untracked\n"));
@@ -131,4 +134,32 @@ fn a_file_that_is_saved_run_after_run_is_pointed_out_with_the_line_to_add() {
     host.tool(["run"]).expect(0);
     assert_eq!(host.read("config/prefs.json").as_deref(), Some("3"));
     assert_eq!(host.report()["saved"]["count"], 0);
+}
+
+#[test]
+fn pruning_keeps_what_the_latest_run_relies_on_and_removes_the_rest() {
+    let host = Host::running();
+    let app = host.layout.app();
+    let tree = git(&app, ["rev-parse", "HEAD^{tree}"]);
+    let commit = git(&app, ["commit-tree", &tree, "-p", "HEAD", "-m", "Mine"]);
+    git(&app, ["update-ref", "refs/heads/mine", &commit]);
+    let refresh = |note: Option<&str>| {
+        if let Some(note) = note {
+            host.write("note.txt", note);
+        }
+        host.tool(["run"]).expect(0);
+        last_run(&host)
+    };
+    let (first, idle, second, third) = (refresh(None), refresh(None), refresh(Some("2")), refresh(Some("3")));
+    let listed = host.tool(["drift", "list"]).expect(0);
+    assert!(!listed.out.contains(&idle), "{}", listed.out);
+    let line = |run: &str| listed.out.lines().find(|line| line.starts_with(run)).unwrap().to_owned();
+    assert!(line(&first).contains("  commits of 1 local name, "), "{}", line(&first));
+    assert!(line(&second).contains("  1 file or folder, "), "{}", line(&second));
+    let pruned = host.tool(["drift", "prune"]).expect(0).says(&format!("removed what run {second}"));
+    pruned.says(&format!("kept what run {first} had saved: run {third} relies on its commits"));
+    // Named together, the one that relies on the other goes first.
+    host.tool(["drift", "prune", &first]).expect(3).says("relies on");
+    host.tool(["drift", "prune", &first, &third]).expect(0);
+    host.tool(["drift", "list"]).expect(0).says("no refresh has saved");
 }
