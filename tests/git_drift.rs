@@ -20,6 +20,7 @@ use ladylinux_refresh::git::drift::DriftKind;
 use ladylinux_refresh::git::path::TreePath;
 use ladylinux_refresh::git::restore::{Present, Restore};
 use ladylinux_refresh::git::saved::SavedKind;
+use ladylinux_refresh::git::show::Shown;
 use ladylinux_refresh::git::{align, save, tree};
 use ladylinux_refresh::settings::environment;
 
@@ -176,6 +177,55 @@ fn a_restore_whose_folder_became_a_file_is_refused_before_it_begins() {
     let failure = told(&world.tree().restore(&run("r1"), wanted).unwrap_err());
     assert!(failure.contains("src/mine is no folder"), "{failure}");
     assert!(!world.file("alone").exists());
+}
+
+#[test]
+fn what_was_saved_is_shown_and_no_link_in_it_followed() {
+    let mut world = World::new();
+    world.commit(&[("tööl \"1\".py", "one\n"), ("dropped", "x\n")]);
+    world.install();
+    world.write("tööl \"1\".py", b"mine\n");
+    world.write("src/app.py", b"mine too\n");
+    world.write("src/note", b"a note");
+    world.write("folder/inner/file", b"inner");
+    let large: Vec<u8> = (0..9_000_000_u32).map(|number| number.to_le_bytes()[1]).collect();
+    world.write("large", &large);
+    std::fs::remove_file(world.file("dropped")).unwrap();
+    std::fs::write(world.folder.path().join("secret"), "secret").unwrap();
+    std::os::unix::fs::symlink(world.folder.path().join("secret"), world.file("link")).unwrap();
+    std::os::unix::fs::symlink(world.folder.path(), world.file("folder/away")).unwrap();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        world.file("folder/pipe"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR,
+        0,
+    )
+    .unwrap();
+    world.synced("r1", "main");
+    let show = |what: &str| world.tree().show(&run("r1"), Path::new(what), 0);
+    let Shown::Bytes(patch) = show("tööl \"1\".py").unwrap() else { panic!("it is a file") };
+    let patch = String::from_utf8(patch).unwrap();
+    assert!(patch.starts_with("diff --git ") && patch.ends_with("-one\n+mine\n"), "{patch}");
+    assert!(!patch.contains("mine too"), "{patch}");
+    assert_eq!(show("src").unwrap(), Shown::Folder(vec![path("src/app.py"), path("src/note")]));
+    assert_eq!(show("src/note").unwrap(), Shown::Bytes(b"a note".to_vec()));
+    assert_eq!(show("folder").unwrap(), Shown::Folder(vec![path("away"), path("inner/"), path("pipe")]));
+    assert_eq!(show("folder/inner/file").unwrap(), Shown::Bytes(b"inner".to_vec()));
+    assert_eq!(show("folder/pipe").unwrap(), Shown::Special);
+    assert_eq!(show("dropped").unwrap(), Shown::Deleted);
+    assert_eq!(show("link").unwrap(), Shown::Link(world.folder.path().join("secret").into()));
+    for nothing in ["folder/away/secret", "folder/../../../secret", "README.md", "/etc/passwd", ""] {
+        assert!(told(&show(nothing).unwrap_err()).contains("saved nothing at"), "{nothing}");
+    }
+    let mut whole = Vec::new();
+    while let Shown::Bytes(bytes) =
+        world.tree().show(&run("r1"), Path::new("large"), whole.len() as u64).unwrap()
+        && !bytes.is_empty()
+    {
+        whole.extend(bytes);
+    }
+    assert!(whole == large, "a large file comes in parts that fit together");
 }
 
 #[test]

@@ -1,13 +1,14 @@
 //! `drift`: local changes that refreshes saved, and the way back.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use crate::cli::{DriftCommand, LockArgs};
-use crate::error::{Context as _, Failure, Outcome};
+use crate::error::{Failure, Outcome};
 use crate::exit::{Ended, Error};
 use crate::git::path::TreePath;
 use crate::git::restore::{Present, Restore, SavedPlace};
-use crate::git::saved::{SavedItem, SavedKind};
+use crate::git::saved::SavedKind;
+use crate::git::show::Shown;
 use crate::installation::Installation;
 use crate::report::screen::{self, harmless, say, size};
 use crate::settings::layout::Layout;
@@ -23,7 +24,9 @@ pub(super) fn drift(layout: &Layout, command: &DriftCommand) -> Result<Ended, Er
     match command {
         DriftCommand::List => list(&on).map_err(told)?,
         DriftCommand::Show { run, path: None } => show(&on, &parse(run)?).map_err(told)?,
-        DriftCommand::Show { run, path: Some(path) } => content(&on, &parse(run)?, path).map_err(told)?,
+        DriftCommand::Show { run, path: Some(path) } => {
+            content(&on, &parse(run)?, &plain(path)).map_err(told)?;
+        }
         DriftCommand::Restore { run, paths, overwrite } => {
             let run = parse(run)?;
             let _lock = lock(layout, "drift restore", None, &LockArgs { lock_timeout: 0 })?;
@@ -93,27 +96,37 @@ fn show(on: &Installation, run: &RunId) -> Outcome<()> {
     Ok(())
 }
 
-/// Writes the saved content of one path as it is.
+/// Writes what was saved at one path: the patch of a changed file, the content of another, the names in a folder.
 fn content(on: &Installation, run: &RunId, path: &Path) -> Outcome<()> {
-    let place = find(on, run)?;
-    let item = |item: &&SavedItem| item.path.as_path() == path;
-    let found = place.index.items.iter().find(item).ok_or_else(|| {
-        Failure::new(format!("run {run} saved nothing at {}", path.display()))
-            .hint(format!("ladylinux-refresh drift show {run}"))
-    })?;
-    let Some(stored) = &found.stored else {
-        say(&format!("{} had been deleted", harmless(&found.path.to_string())));
+    let name = harmless(&TreePath::from(path).to_string());
+    let mut offset = 0;
+    loop {
+        match on.tree.show(run, path, offset)? {
+            Shown::Bytes(bytes) if bytes.is_empty() => return Ok(()),
+            Shown::Bytes(bytes) => {
+                screen::write(&bytes);
+                offset += bytes.len() as u64;
+                continue;
+            }
+            Shown::Folder(names) => names.iter().for_each(|name| say(&harmless(&name.to_string()))),
+            Shown::Link(target) => {
+                say(&format!("{name} was a symbolic link to {}", harmless(&target.to_string())));
+            }
+            Shown::Deleted => say(&format!("{name} had been deleted")),
+            Shown::Absent => {
+                say(&format!(
+                    "{name} is not here: it stayed in its place, or the save was cut short before it"
+                ));
+            }
+            Shown::Special => say(&format!("{name} was a pipe, a socket or a device")),
+        }
         return Ok(());
-    };
-    let file = place.index.vault.as_path().join(stored.as_path());
-    let bytes = std::fs::read(&file).context(|| format!("cannot read {}", file.display()))?;
-    screen::write(&bytes);
-    Ok(())
+    }
 }
 
 fn restore(on: &Installation, run: &RunId, paths: &[PathBuf], overwrite: bool) -> Outcome<()> {
     let wanted = Restore {
-        paths: paths.iter().map(|path| TreePath::from(path.as_path())).collect(),
+        paths: paths.iter().map(|path| plain(path).into()).collect(),
         present: if overwrite { Present::Replace } else { Present::Refuse },
     };
     let restored = on.tree.restore(run, wanted)?;
@@ -166,6 +179,11 @@ fn remove(on: &Installation, run: &RunId) -> Outcome<()> {
     let pruned = on.tree.prune(run)?;
     say(&format!("removed what run {run} had saved ({})", size(pruned.freed)));
     Ok(())
+}
+
+/// Leaves out what a shell's completion puts before a name: `./`.
+fn plain(path: &Path) -> PathBuf {
+    path.components().filter(|part| *part != Component::CurDir).collect()
 }
 
 fn find(on: &Installation, run: &RunId) -> Outcome<SavedPlace> {

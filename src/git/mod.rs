@@ -17,6 +17,7 @@ pub mod remote;
 pub mod restore;
 pub mod save;
 pub mod saved;
+pub mod show;
 pub mod worktree;
 
 pub mod align;

@@ -24,6 +24,7 @@ use super::path::TreePath;
 use super::proof::{self, Proof};
 use super::restore::{self, Prune, Restore, Restored, SavedPlace};
 use super::save::{self, SaveRequest, Saved};
+use super::show::{self, Shown};
 use super::tree::Place;
 use super::{Git, preserve, saved, start};
 
@@ -191,6 +192,15 @@ impl WorkTree {
         self.within(|place| self.ask(restore::LIST, &restore::ListRequest { place, runs }))
     }
 
+    /// Shows what was saved at a path, from the byte `offset` on.
+    ///
+    /// # Errors
+    /// Nothing is saved there, or it cannot be read.
+    pub fn show(&self, run: &RunId, path: &Path, offset: u64) -> Outcome<Shown> {
+        let request = show::Request { saved: self.saved(run).into(), path: path.into(), offset };
+        self.ask(show::OPERATION, &request)
+    }
+
     /// Brings saved changes back into the tree.
     ///
     /// # Errors
@@ -287,6 +297,7 @@ pub fn answer(operation: &str, request: &[u8]) -> Option<Vec<u8>> {
         proof::OPERATION => worker::answer(request, |request| proof::handle(&request)),
         preserve::OPERATION => worker::answer(request, |request| preserve::handle(&request)),
         start::OPERATION => worker::answer(request, |request| start::handle(&request)),
+        show::OPERATION => worker::answer(request, |request| show::handle(&request)),
         restore::LIST => worker::answer(request, |request| restore::handle_list(&request)),
         restore::OPERATION => worker::answer(request, |request| restore::handle(&request)),
         restore::PRUNE => worker::answer(request, |request| restore::handle_prune(&request)),

@@ -43,7 +43,12 @@ fn local_changes_of_every_kind_are_saved_shown_and_restored() {
         }
         host.tool(["drift", "list"]).expect(0).says(&run);
         host.tool(["drift", "show", &run]).expect(0).says("modified.txt").says("ignored.local").says("stash");
-        assert_eq!(host.tool(["drift", "show", &run, "modified.txt"]).expect(0).out, "mine\n");
+        let patch = host.tool(["drift", "show", &run, "modified.txt"]).expect(0).out;
+        assert!(patch.starts_with("diff --git a/modified.txt") && patch.ends_with("+mine\n"), "{patch}");
+        assert_eq!(host.tool(["drift", "show", &run, "ignored.local"]).expect(0).out, "ignored\n");
+        assert_eq!(host.tool(["drift", "show", &run, "folder"]).expect(0).out, "untracked.txt\n");
+        assert_eq!(host.tool(["drift", "show", &run, "./folder/untracked.txt"]).expect(0).out, "untracked\n");
+        host.tool(["drift", "show", &run, "folder/none"]).expect(3).says("saved nothing at folder/none");
         let place = host.runs().last().unwrap().join("saved");
         let patch = everything_below(&place);
         assert!(patch.contains("-of the repository\n+mine"), "there is no patch");

@@ -1,7 +1,7 @@
 //! An installation that belongs to a user of its own: root refreshes it, and everything in it happens as that user.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt as _, chown};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::Path;
 
 use crate::help::{LOOKOUT, WAYS, hook, last_run, look_out, seen};
@@ -62,6 +62,11 @@ fn tree_environment_hooks_and_service_stay_the_owners() {
         host.tool(["drift", "restore", &last_run(&host)]).expect(0);
         assert_eq!(host.read("notes.txt").as_deref(), Some("mine"));
         assert_eq!(host.layout.app().join("notes.txt").metadata().unwrap().uid(), owner);
+        // What the owner may not read is not shown, though root asks.
+        let stored = host.runs().last().unwrap().join("saved/untracked/notes.txt");
+        chown(&stored, Some(0), Some(0)).unwrap();
+        fs::set_permissions(&stored, fs::Permissions::from_mode(0o600)).unwrap();
+        host.tool(["drift", "show", &last_run(&host), "notes.txt"]).expect(3).says("cannot read");
     }
 }
 
