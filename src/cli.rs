@@ -168,7 +168,7 @@ pub struct HistoryArgs {
 /// `rollback`
 #[derive(Debug, Args)]
 pub struct RollbackArgs {
-    /// The run to return to; without it, the last good one that is not what is there now
+    /// The run to return to; without it, the last good one, or after a success the good one before
     pub run: Option<String>,
 
     /// How it reports

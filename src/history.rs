@@ -11,6 +11,7 @@ use crate::journal::{recover, store};
 use crate::report::Report;
 use crate::settings::layout::Layout;
 use crate::settings::names::{CommitId, GenerationName, RunId};
+use crate::status_file::{self, DeployedPair};
 
 /// The name of the report in the folder of a run.
 pub const REPORT: &str = "report.json";
@@ -87,16 +88,23 @@ fn good_pair(report: Report) -> Option<GoodPair> {
     })
 }
 
-/// Finds the pair to return to: the last good one that is not what `app/` and `venv` are now. After a halt that is the
-/// pair that was deployed before it; after a success, the one before that; after a rollback, the one that was left.
+/// What is there when a rollback is asked for.
+#[derive(Debug)]
+pub struct Now {
+    /// Whether the fence stands.
+    pub fenced: bool,
+    /// The commit that `app/` is at.
+    pub commit: Option<CommitId>,
+    /// The live generation.
+    pub generation: Option<GenerationName>,
+}
+
+/// Finds the pair to return to. While the service is fenced, or when `app/` and `venv` are not the pair that proved
+/// itself last, it is that pair; else the last good one that differs from it (after a rollback: the one that was left).
 ///
 /// # Errors
 /// There is none, or the named run is unknown or did not succeed.
-pub fn rollback_target(
-    layout: &Layout,
-    run: Option<&RunId>,
-    now: (Option<&CommitId>, Option<&GenerationName>),
-) -> Outcome<GoodPair> {
+pub fn rollback_target(layout: &Layout, run: Option<&RunId>, now: &Now) -> Outcome<GoodPair> {
     let pairs = good(layout)?;
     if let Some(run) = run {
         return pairs.into_iter().find(|pair| pair.run == *run).ok_or_else(|| {
@@ -104,7 +112,16 @@ pub fn rollback_target(
                 .hint("ladylinux-refresh history")
         });
     }
-    pairs.into_iter().find(|pair| (Some(&pair.commit), Some(&pair.generation)) != now).ok_or_else(|| {
+    let is_there = |commit: &CommitId, generation: &GenerationName| {
+        (Some(commit), Some(generation)) == (now.commit.as_ref(), now.generation.as_ref())
+    };
+    if let Some(last) = status_file::read(layout).deployed
+        && (now.fenced || !is_there(&last.commit, &last.generation))
+    {
+        let DeployedPair { run, commit, generation, branch, .. } = last;
+        return Ok(GoodPair { run, commit, generation, branch });
+    }
+    pairs.into_iter().find(|pair| !is_there(&pair.commit, &pair.generation)).ok_or_else(|| {
         Failure::new("there is no earlier good run to return to").hint("ladylinux-refresh history")
     })
 }

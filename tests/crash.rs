@@ -171,22 +171,22 @@ fn expect_every_record(points: &[String], arguments: &[&str]) {
 }
 
 #[test]
-fn rw_7_1_a_staged_run_killed_at_any_point_leaves_nothing_unsound_and_the_next_one_converges() {
+fn rw_7_1a_a_staged_run_killed_at_any_point_leaves_nothing_unsound_and_the_next_one_converges() {
     kill_runs("staged", Environment::Changes, &["run"], 1, 6);
 }
 
 #[test]
-fn rw_7_1_an_unstaged_run_killed_at_any_point_leaves_nothing_unsound_and_the_next_one_converges() {
+fn rw_7_1a_an_unstaged_run_killed_at_any_point_leaves_nothing_unsound_and_the_next_one_converges() {
     kill_runs("not staged", Environment::Changes, &["run", "--no-stage"], 2, 12);
 }
 
 #[test]
-fn rw_7_1_a_run_that_keeps_the_environment_killed_at_any_point_is_made_good_by_the_next_one() {
+fn rw_7_1a_a_run_that_keeps_the_environment_killed_at_any_point_is_made_good_by_the_next_one() {
     kill_runs("environment unchanged", Environment::Stays, &["run"], 4, 16);
 }
 
 #[test]
-fn rw_7_1_a_worker_that_dies_halts_its_run_and_what_was_set_aside_is_put_back_by_the_next_one() {
+fn rw_7_1a_a_worker_that_dies_halts_its_run_and_what_was_set_aside_is_put_back_by_the_next_one() {
     let points = points(Environment::Stays, &["run"]);
     let stopped = points.iter().position(|name| name == "journal:after:intent-sync").unwrap();
     let within = points[stopped..].iter().filter(|name| name.starts_with("worker:") && !is_child(name));
@@ -211,7 +211,7 @@ fn rw_7_1_a_worker_that_dies_halts_its_run_and_what_was_set_aside_is_put_back_by
 }
 
 #[test]
-fn rw_7_1_a_rollback_killed_at_any_point_leaves_nothing_unsound_and_the_next_one_converges() {
+fn rw_7_1a_a_rollback_killed_at_any_point_leaves_nothing_unsound_and_the_next_one_converges() {
     let points = {
         let mut rig = Rig::new(Environment::Changes);
         rig.next_version();
@@ -249,7 +249,7 @@ fn rw_7_1_a_rollback_killed_at_any_point_leaves_nothing_unsound_and_the_next_one
 }
 
 #[test]
-fn rw_7_1_a_recovery_that_is_killed_itself_is_made_good_by_the_third_run() {
+fn rw_7_1a_a_recovery_that_is_killed_itself_is_made_good_by_the_third_run() {
     let firsts = [
         Kill { name: "worker:git:swept".into(), nth: 1, whom: EVERYTHING },
         Kill { name: "worker:git:reset".into(), nth: 1, whom: RUN },
@@ -319,7 +319,7 @@ impl Dice {
 }
 
 #[test]
-fn rw_7_1_a_run_killed_at_a_random_instant_of_each_step_is_made_good_by_the_next_one() {
+fn rw_7_1a_a_run_killed_at_a_random_instant_of_each_step_is_made_good_by_the_next_one() {
     const PHASES: [&str; 8] =
         ["preflight", "staging", "stop", "sync", "environment", "prepare", "restart", "status"];
     let mut dice = Dice::from_environment();
@@ -366,7 +366,7 @@ fn rw_7_1_a_run_killed_at_a_random_instant_of_each_step_is_made_good_by_the_next
 }
 
 #[test]
-fn rw_7_1_children_that_outlive_a_killed_run_are_ended_by_the_next_one() {
+fn rw_7_1a_children_that_outlive_a_killed_run_are_ended_by_the_next_one() {
     let mut rig = Rig::new(Environment::Stays);
     rig.trying = "the run killed alone, its hook at work".to_owned();
     rig.next_version();

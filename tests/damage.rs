@@ -72,7 +72,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn rw_7_1_damaged_files_of_the_tool_and_of_git_are_made_good_by_the_next_run() {
+fn rw_7_1a_damaged_files_of_the_tool_and_of_git_are_made_good_by_the_next_run() {
     let damages: [(&str, fn(&Rig)); 11] = [
         ("a stale fence", |rig| {
             rig.host.tool(["service", "stop"]).expect(0);
@@ -193,7 +193,7 @@ fn with_fault(rig: &mut Rig, path: Option<&Path>, inject: &str) -> Ran {
 }
 
 #[test]
-fn rw_7_1_a_disk_that_fails_never_leaves_an_unproved_service_and_the_next_run_converges() {
+fn rw_7_1a_a_disk_that_fails_never_leaves_an_unproved_service_and_the_next_run_converges() {
     /// Where a fault strikes, and what it has to come to.
     struct Fault {
         what: &'static str,
@@ -277,7 +277,7 @@ fn rw_7_1_a_disk_that_fails_never_leaves_an_unproved_service_and_the_next_run_co
 }
 
 #[test]
-fn rw_7_1_a_disk_that_is_full_while_the_environment_is_built_stops_nothing() {
+fn rw_7_1a_a_disk_that_is_full_while_the_environment_is_built_stops_nothing() {
     if !faults_can_be_injected() {
         return;
     }

@@ -297,7 +297,6 @@ Halted in 2.25 s (run 20260102T030405Z-1)
   service      stopped, http://127.0.0.1:8000/, fenced
   saved        2 local changes: a, b\\u{7}
                look: ladylinux-refresh drift show R
-  warning      look\\u{1b}]0;here
 
 error in step 4 (prepare): the migration hook m failed
   because    sh exited with code 7

@@ -10,6 +10,7 @@ use crate::error::{Context as _, Failure, Outcome};
 use crate::event::Events;
 use crate::exit::{Ended, Error, Refusal};
 use crate::installation::Installation;
+use crate::journal::recover;
 use crate::process::{Owner, Runner};
 use crate::python::Current;
 use crate::report::human::{Detail, Human};
@@ -22,7 +23,7 @@ use crate::settings::names::{BranchName, RunId};
 use crate::settings::{RemoteUrl, Strategy, Transport};
 
 use super::lock;
-use super::run::usual_branch;
+use super::run::{installer, usual_branch};
 
 /// The user that a real machine's application belongs to.
 const SERVICE_USER: &str = "ladylinux";
@@ -34,7 +35,8 @@ pub(super) fn init(layout: &Layout, args: &InitArgs) -> Result<Ended, Error> {
     let allow = transports(&args.allow).map_err(Error::Usage)?;
     let told = |failure| Refusal::of("init", failure);
     let text = settle_host_file(layout, args, branch.as_ref(), &allow).map_err(Error::Usage)?;
-    let layers = Layers::of_text(layout, &text, Overrides::default()).map_err(Error::Usage)?;
+    let overrides = Overrides { installer: installer()?, ..Overrides::default() };
+    let layers = Layers::of_text(layout, &text, overrides).map_err(Error::Usage)?;
     let settings = layers.resolve().map_err(Error::Usage)?;
     if settings.remote.url.is_none() {
         let failure = Failure::new("no remote is set").hint("ladylinux-refresh init --repo URL");
@@ -44,9 +46,12 @@ pub(super) fn init(layout: &Layout, args: &InitArgs) -> Result<Ended, Error> {
     check_place(layout).map_err(told)?;
     let owner = owner(layout).map_err(told)?;
     let made = folders(layout, owner).map_err(told)?;
-    let _lock = lock(layout, "init", None, &LockArgs { lock_timeout: 0 })?;
+    let run = RunId::new(clock::now(), std::process::id());
+    let _lock = lock(layout, "init", Some(&run), &LockArgs { lock_timeout: 0 })?;
 
-    let runner = Runner::new(Arc::new(Events::new(vec![Box::new(Human::new(Detail::Brief))])));
+    // Marked like a run's, so that whoever comes next can end what a killed init left.
+    let runner = Runner::new(Arc::new(Events::new(vec![Box::new(Human::new(Detail::Brief))])))
+        .for_run(run.clone(), layout.run(&run).join(recover::CHILDREN));
     let on = Installation::open(layers, runner).map_err(Error::Usage)?;
     let branch = branch.unwrap_or_else(|| usual_branch(&on));
     on.mirror.remote_tip(&branch).map_err(told)?;
@@ -54,7 +59,6 @@ pub(super) fn init(layout: &Layout, args: &InitArgs) -> Result<Ended, Error> {
         say(&format!("made {} below {}", count(made, "folder"), layout.root().display()));
     }
     files(layout, args, &text, owner).map_err(told)?;
-    let run = RunId::new(clock::now(), std::process::id());
     let made = application(&on, &run, &branch).and_then(|()| environment(&on, &run));
     let released = on.mirror.release(&run);
     made.and(released).map_err(told)?;

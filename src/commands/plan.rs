@@ -1,6 +1,6 @@
 //! `plan`, and `run --dry-run`: what a run would do.
 
-use crate::cli::{PlanArgs, RunArgs};
+use crate::cli::{LockArgs, PlanArgs, RunArgs};
 use crate::clock;
 use crate::error::Outcome;
 use crate::exit::{Ended, Error};
@@ -13,8 +13,8 @@ use crate::settings::layers::Overrides;
 use crate::settings::layout::Layout;
 use crate::settings::names::{BranchName, RunId};
 
-use super::run::usual_branch;
-use super::{open_with, refuse};
+use super::run::{installer, usual_branch};
+use super::{lock, open_with, refuse};
 
 /// What is to be planned and how it is shown.
 #[derive(Debug)]
@@ -46,8 +46,11 @@ impl PlanWish {
 /// Shows what a run would do; changes nothing of the installation.
 pub(super) fn plan(layout: &Layout, wish: &PlanWish) -> Result<Ended, Error> {
     let branch = wish.branch.as_deref().map(BranchName::parse).transpose().map_err(Error::Usage)?;
-    let overrides = Overrides { always_rebuild: wish.always_rebuild, ..Overrides::default() };
+    let overrides =
+        Overrides { always_rebuild: wish.always_rebuild, installer: installer()?, ..Overrides::default() };
     let on = open_with(layout, "plan", overrides)?;
+    // The mirror that it fills is a run's as well.
+    let _lock = lock(layout, "plan", None, &LockArgs { lock_timeout: 0 })?;
     let made =
         make(&on, branch).map_err(|failure| refuse(&on, "plan", failure, "ladylinux-refresh status"))?;
     if wish.json {

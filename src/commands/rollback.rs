@@ -2,7 +2,7 @@
 
 use crate::cli::RollbackArgs;
 use crate::exit::{Ended, Error};
-use crate::history;
+use crate::history::{self, Now};
 use crate::refresh::Target;
 use crate::refresh::begin::TargetState;
 use crate::settings::layers::Overrides;
@@ -22,8 +22,8 @@ pub(super) fn rollback(layout: &Layout, args: &RollbackArgs) -> Result<Ended, Er
         command: "rollback",
     };
     refresh(layout, &wish, |on| {
-        let (commit, live) = (on.tree.inspect()?.commit, on.live());
-        let pair = history::rollback_target(&on.layout, run.as_ref(), (commit.as_ref(), live.as_ref()))?;
+        let now = Now { fenced: on.is_fenced(), commit: on.tree.inspect()?.commit, generation: on.live() };
+        let pair = history::rollback_target(&on.layout, run.as_ref(), &now)?;
         on.runner.events().note(&format!("returning to run {} ({})", pair.run, pair.commit.short()));
         let state = TargetState::Earlier { commit: pair.commit, generation: pair.generation };
         Ok(Target { branch: pair.branch, state })

@@ -16,10 +16,13 @@ use crate::refresh::begin::{self, TargetState};
 use crate::refresh::status::{self, Brief};
 use crate::refresh::{self, Target};
 use crate::report::PhaseReport;
+use crate::service::deployed::Deployed;
+use crate::service::envfile::EnvFile;
+use crate::service::probe::{self, ProbeResult};
 use crate::settings::environment;
 use crate::settings::layers::Overrides;
 use crate::settings::layout::Layout;
-use crate::settings::names::{BranchName, RunId};
+use crate::settings::names::{BranchName, CommitId, RunId};
 use crate::status_file;
 
 use super::{lock, reporter, settings};
@@ -153,7 +156,7 @@ enum Found {
     /// Nothing has to be done.
     AllThere,
     /// The installation may be refreshed.
-    Fit { observed: Box<Observed>, aimed: Vec<crate::settings::names::CommitId> },
+    Fit { observed: Box<Observed>, aimed: Vec<CommitId> },
 }
 
 /// Preflight: what an interrupted run left is cleaned up, then everything is only looked at.
@@ -177,11 +180,19 @@ fn look(
     if when == When::IfChanged {
         observed = observed.with_drift(on, &recovered.aimed)?;
         let coming = Coming::look(on, &target, &observed, run)?;
-        if coming.is_all_there(&observed) {
+        if coming.is_all_there(&target, &observed) && answers(on, &coming.commit)? {
             return Ok((target, Found::AllThere));
         }
     }
     Ok((target, Found::Fit { observed: Box::new(observed), aimed: recovered.aimed }))
+}
+
+/// Asks the running service once, as step 5 would: one that runs and does not answer is not right.
+fn answers(on: &Installation, commit: &CommitId) -> Outcome<bool> {
+    let env_file = EnvFile::read(&on.layout.env_file())?;
+    let deployed = Deployed::read(&on.layout).ok().flatten();
+    let probe = probe::resolve(&on.release(commit)?.settings.probe, &env_file, deployed.as_ref())?;
+    Ok(matches!(probe::probe_once(&probe), ProbeResult::Good { .. }))
 }
 
 fn word(observed: &Observed) -> &'static str {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::Outcome;
 use crate::git::history::Changes;
+use crate::git::inspect::Head;
 use crate::installation::Installation;
 use crate::python::{Definitions, Made};
 use crate::settings::Hook;
@@ -74,11 +75,14 @@ impl Coming {
     }
 
     /// Tells whether everything is right already: commit, tree, environment, service, no fence.
-    pub fn is_all_there(&self, observed: &Observed) -> bool {
+    pub fn is_all_there(&self, target: &Target, observed: &Observed) -> bool {
         let pair = observed.deployed.as_ref();
+        let on_branch =
+            matches!(&observed.tree.head, Some(Head::Branch(name)) if name == target.branch.as_str());
         observed.fence.is_none()
+            && on_branch
             && observed.tree.commit.as_ref() == Some(&self.commit)
-            && pair.is_some_and(|pair| pair.commit == self.commit)
+            && pair.is_some_and(|pair| pair.commit == self.commit && pair.branch == target.branch)
             && observed.drift.as_ref().is_some_and(crate::git::drift::Drift::is_none)
             && self.made == Made::Reused
             && observed.live() == self.ready

@@ -5,7 +5,9 @@ use std::path::Path;
 use crate::error::{Context as _, Failure, Outcome};
 use crate::git::inspect::{self, TreeKind};
 use crate::installation::{self, Installation};
+use crate::process::ProcessId;
 use crate::service::envfile::EnvFile;
+use crate::service::supervisor::SERVICE_MARK;
 use crate::service::{port, probe};
 
 use super::Observed;
@@ -22,6 +24,8 @@ const FREE_INODES: u64 = 12_000;
 pub fn check(on: &Installation, observed: &Observed) -> Outcome<()> {
     let checks = [
         manager(on),
+        outside(on),
+        trusted(on),
         rights(on),
         protected(on),
         repository(on, observed),
@@ -62,6 +66,43 @@ fn manager(on: &Installation) -> Outcome<()> {
         ))
         .hint("try it on a copy: ladylinux-refresh --root DIR init --repo URL")),
     }
+}
+
+/// A run that the service itself started would end with it, in the middle of its own first step.
+fn outside(on: &Installation) -> Outcome<()> {
+    let of_this_service = |process: ProcessId| {
+        let root = format!("@{}", on.layout.root().display());
+        process.variable(SERVICE_MARK).is_some_and(|mark| mark.ends_with(&root))
+    };
+    if std::iter::successors(Some(ProcessId::own()), |process| process.parent()).any(of_this_service) {
+        return Err(Failure::new("this refresh was started from inside the service, which it has to stop")
+            .hint("start it from a shell, a timer or a build agent: what the service starts ends with it"));
+    }
+    Ok(())
+}
+
+/// What root believes must not be in the hands of somebody else.
+fn trusted(on: &Installation) -> Outcome<()> {
+    use std::os::unix::fs::MetadataExt as _;
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let host = on.layout.host_file();
+    let mut believed = vec![on.layout.state()];
+    if host.exists() {
+        believed.extend([host, on.layout.etc()]);
+    }
+    for path in believed {
+        let found = path.metadata().context(|| format!("cannot look at {}", path.display()))?;
+        if found.uid() != 0 || found.mode() & 0o022 != 0 {
+            return Err(Failure::new(format!(
+                "others than root can change {}, which decides what root does here",
+                path.display()
+            ))
+            .hint(format!("chown root {0}; chmod go-w {0}", path.display())));
+        }
+    }
+    Ok(())
 }
 
 fn rights(on: &Installation) -> Outcome<()> {
@@ -227,10 +268,12 @@ fn probe(on: &Installation, observed: &Observed) -> Outcome<()> {
     let number = on.port()?;
     let env_file = EnvFile::read(&on.layout.env_file())?;
     probe::resolve(&on.settings.probe, &env_file, None)?;
-    if !observed.service.is_down() {
-        return Ok(());
-    }
     match port::holder(number)? {
+        // Of a running service any process may listen; each carries its mark.
+        Some(holder) if !observed.service.is_down() => match holder.process {
+            Some(process) if process.variable(SERVICE_MARK).is_none() => Err(port::held(number, &holder)),
+            _ => Ok(()),
+        },
         Some(holder) => Err(port::held(number, &holder)),
         None => Ok(()),
     }

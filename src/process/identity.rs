@@ -38,6 +38,12 @@ impl ProcessId {
         Self::of(pid).unwrap_or(Self { pid, started: 0 })
     }
 
+    /// Returns the process that started this one, or that took it in.
+    pub fn parent(self) -> Option<Self> {
+        let stat = parse_stat(&fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok()?)?;
+        Self::of(stat.parent).filter(|_| stat.started == self.started)
+    }
+
     /// Tells whether this process still runs.
     pub fn is_alive(self) -> bool {
         Self::of(self.pid) == Some(self)

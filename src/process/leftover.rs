@@ -34,7 +34,9 @@ pub fn end(id: &RunId, register: &Path, patience: Duration) -> Outcome<Vec<Strin
     let bytes = disk::read_if_there(register)?.unwrap_or_default();
     let mut ended = Vec::new();
     for recorded in parse_register(&bytes) {
-        if recorded.leader.is_alive() && recorded.leader != ProcessId::own() {
+        // A pid and a start time come again after a reboot; the mark does not.
+        let ours = recorded.leader.variable(RUN_MARK).as_deref() == Some(id.as_str());
+        if ours && recorded.leader.is_alive() && recorded.leader != ProcessId::own() {
             ended.push(format!("{} ({})", recorded.leader.pid, recorded.program));
             if let Some(group) = Pid::from_raw(recorded.leader.pid) {
                 let _ = kill_process_group(group, Signal::KILL);

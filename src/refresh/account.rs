@@ -115,7 +115,7 @@ impl Account {
         let acted = self
             .record(Entry::Intent { phase })
             .and_then(|()| act(self))
-            .and_then(|done| self.record(Entry::Done { phase }).map(|()| done));
+            .and_then(|done| self.done(phase).map(|()| done));
         match acted {
             Ok((value, summary)) => {
                 self.finished(phase, start, summary);
@@ -127,6 +127,18 @@ impl Account {
                 self.failed(phase, start, &failure);
                 Err(failure)
             }
+        }
+    }
+
+    /// Writes the outcome of a part that succeeded. When the fence has fallen the run has succeeded, whatever becomes of
+    /// the record.
+    fn done(&mut self, phase: Phase) -> Outcome<()> {
+        match self.record(Entry::Done { phase }) {
+            Err(failure) if phase == Phase::Restart => {
+                self.warn(format!("the journal cannot be written: {}", failure.chain().join(": ")));
+                Ok(())
+            }
+            other => other,
         }
     }
 

@@ -34,6 +34,7 @@ use crate::report::Report;
 pub use account::Account;
 pub use begin::{Target, begin};
 pub use release::Release;
+use status::Again;
 
 /// Executes the six steps. What this returns is what happened; nothing is undone by itself.
 ///
@@ -71,6 +72,7 @@ pub struct Synced {
 /// `venv` leads to the generation.
 #[derive(Debug)]
 pub struct Built {
+    inventory: status::Inventory,
     release: Release,
     generation: Generation,
 }
@@ -94,7 +96,7 @@ impl<'a> Refresh<'a, Planned> {
     pub fn stop(self) -> Result<Refresh<'a, Stopped>, exit::Error> {
         self.advance(Phase::Stop, |on, account, Planned| {
             let summary = stop::stop(on, account)?;
-            Ok((Stopped { inventory: status::Inventory::take(&on.layout)? }, summary))
+            Ok((Stopped { inventory: status::Inventory::take(on, account) }, summary))
         })
     }
 }
@@ -120,8 +122,8 @@ impl<'a> Refresh<'a, Synced> {
     pub fn environment(self) -> Result<Refresh<'a, Built>, exit::Error> {
         self.advance(Phase::Environment, |on, account, at| {
             let (generation, summary) = environment::environment(on, account, &at.release)?;
-            account.protected = at.inventory.compare(&on.layout)?;
-            Ok((Built { release: at.release, generation }, summary))
+            at.inventory.compare(on, account, Again::All);
+            Ok((Built { inventory: at.inventory, release: at.release, generation }, summary))
         })
     }
 }
@@ -134,6 +136,7 @@ impl<'a> Refresh<'a, Built> {
     pub fn prepare(self) -> Result<Refresh<'a, Prepared>, exit::Error> {
         self.advance(Phase::Prepare, |on, account, at| {
             let summary = prepare::prepare(on, account, &at.release, &at.generation)?;
+            at.inventory.compare(on, account, Again::AllButData);
             Ok((Prepared { release: at.release, generation: at.generation }, summary))
         })
     }

@@ -2,7 +2,7 @@
 //! that halted.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::checkpoint;
 use crate::clock;
@@ -34,41 +34,63 @@ const SAVED_LARGE: u64 = 5 << 30;
 /// The protected paths as they are while the service is down: names, sizes, modes, times.
 #[derive(Debug)]
 pub struct Inventory {
-    manifests: Vec<Manifest>,
+    roots: Vec<(PathBuf, Manifest)>,
+}
+
+/// Which of the protected paths are looked at again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Again {
+    /// All of them: no hook has run yet, so nothing may have changed.
+    All,
+    /// All but persistent data, which hooks are there to change.
+    AllButData,
 }
 
 impl Inventory {
-    /// Looks at every protected path (RW-3.2, RW-6.1), the tool's own state left out.
-    ///
-    /// # Errors
-    /// A folder cannot be read at all.
-    pub fn take(layout: &Layout) -> Outcome<Self> {
-        let scan = |root: &PathBuf| {
-            let scan = Scan::metadata().at_most(INVENTORY_LIMIT);
-            match layout.state().strip_prefix(root) {
-                Ok(own) => scan.except(own).of(root),
-                Err(_) => scan.of(root),
+    /// Looks at every protected path (RW-3.2, RW-6.1), the tool's own state left out. One that cannot be looked at is a
+    /// warning: it says nothing against the refresh, only that nothing is claimed of it.
+    pub fn take(on: &Installation, account: &mut Account) -> Self {
+        let layout = &on.layout;
+        let mut roots = Vec::new();
+        for root in layout.protected() {
+            match look(layout, &root) {
+                Ok(manifest) => roots.push((root, manifest)),
+                Err(failure) => account.warn(format!(
+                    "{} cannot be compared before and after: {}",
+                    root.display(),
+                    failure.chain().join(": ")
+                )),
             }
-        };
-        let manifests = layout.protected().iter().map(scan).collect::<Outcome<_>>()?;
-        Ok(Self { manifests })
+        }
+        account.protected.entries = roots.iter().map(|(_, manifest)| manifest.entries().len()).sum();
+        Self { roots }
     }
 
-    /// Looks again and tells what differs. Called before the hooks run, so nothing may.
-    ///
-    /// # Errors
-    /// A folder cannot be read at all.
-    pub fn compare(&self, layout: &Layout) -> Outcome<report::Protected> {
-        let now = Self::take(layout)?;
-        let mut protected = report::Protected::default();
-        for ((before, after), root) in self.manifests.iter().zip(&now.manifests).zip(layout.protected()) {
-            protected.entries += before.entries().len();
-            let found = before.compare(after);
+    /// Looks again and adds to the account what differs.
+    pub fn compare(&self, on: &Installation, account: &mut Account, again: Again) {
+        for (root, before) in &self.roots {
+            if again == Again::AllButData && *root == on.layout.persistent() {
+                continue;
+            }
+            // What cannot be looked at now could be before: that is a change too.
+            let after = look(&on.layout, root).unwrap_or_default();
+            let found = before.compare(&after);
             let changed = found.changed.iter().map(|(path, _)| path);
-            let paths = found.added.iter().chain(&found.removed).chain(changed);
-            protected.changed.extend(paths.map(|path| root.join(path).display().to_string()));
+            for path in found.added.iter().chain(&found.removed).chain(changed) {
+                let path = root.join(path).display().to_string();
+                if !account.protected.changed.contains(&path) {
+                    account.protected.changed.push(path);
+                }
+            }
         }
-        Ok(protected)
+    }
+}
+
+fn look(layout: &Layout, root: &Path) -> Outcome<Manifest> {
+    let scan = Scan::metadata().at_most(INVENTORY_LIMIT);
+    match layout.state().strip_prefix(root) {
+        Ok(own) => scan.except(own).of(root),
+        Err(_) => scan.of(root),
     }
 }
 
@@ -247,8 +269,10 @@ fn told(on: &Installation, phase: Phase, failure: &Failure, next: &str) -> repor
 
 /// After a halt: back to the last good pair where there is one, else again when the cause is mended.
 fn next_after_halt(on: &Installation, account: &Account) -> &'static str {
-    let rollback = account.target.state == super::begin::TargetState::Latest
-        && status_file::read(&on.layout).deployed.is_some();
+    let moved = status_file::read(&on.layout)
+        .deployed
+        .is_some_and(|pair| Some(pair.commit) != head(on) || Some(pair.generation) != on.live());
+    let rollback = account.target.state == super::begin::TargetState::Latest && moved;
     if rollback { "ladylinux-refresh rollback" } else { "ladylinux-refresh run" }
 }
 
@@ -282,7 +306,8 @@ fn make(
         generation_before: account.generation_before.clone(),
         ..account.environment.clone()
     };
-    let changed = commit != account.commit_before || live != account.generation_before;
+    let changed =
+        commit != account.commit_before || live != account.generation_before || account.saved.count > 0;
     Report {
         schema: report::SCHEMA,
         run: account.run.clone(),
