@@ -96,7 +96,9 @@ impl<'a> Refresh<'a, Planned> {
     pub fn stop(self) -> Result<Refresh<'a, Stopped>, exit::Error> {
         self.advance(Phase::Stop, |on, account, Planned| {
             let summary = stop::stop(on, account)?;
-            Ok((Stopped { inventory: status::Inventory::take(on, account) }, summary))
+            let inventory = status::Inventory::take(on, account);
+            interrupt::check()?;
+            Ok((Stopped { inventory }, summary))
         })
     }
 }
