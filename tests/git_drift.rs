@@ -21,6 +21,7 @@ use ladylinux_refresh::git::path::TreePath;
 use ladylinux_refresh::git::restore::{Present, Restore};
 use ladylinux_refresh::git::saved::SavedKind;
 use ladylinux_refresh::git::{align, save, tree};
+use ladylinux_refresh::process::Owner;
 use ladylinux_refresh::settings::environment;
 
 fn path(text: &str) -> TreePath {
@@ -245,6 +246,37 @@ fn local_commits_and_every_stash_are_bundled_once_and_come_back() {
     let (_, after, _) = world.synced("r4", "main");
     assert!(after.tips.is_empty(), "{after:?}");
     assert!(!saved(&world, "r4").exists());
+}
+
+#[test]
+fn local_commits_of_a_repository_whose_head_is_broken_are_kept() {
+    let stranger = Owner { uid: 1234, gid: 1234 };
+    let owner = if rustix::process::geteuid().is_root() { stranger } else { Owner::own() };
+    let mut world = World::owned_by(owner);
+    world.install();
+    for (id, is_closed) in [("r1", false), ("r2", true)] {
+        world.write("README.md", id.as_bytes());
+        world.app_git(&["commit", "--quiet", "-am", "on main"]);
+        let mine = world.app_git(&["rev-parse", "HEAD"]);
+        if is_closed {
+            let closed = std::fs::Permissions::from_mode(0o000);
+            std::fs::set_permissions(world.file(".git/HEAD"), closed).unwrap();
+        } else {
+            world.write(".git/HEAD", b"");
+        }
+        let (_, done, aligned) = world.synced(id, "main");
+        let told = "the whole repository was kept";
+        assert!(done.notes.iter().any(|note| note.contains(told)), "{done:?}");
+        // The closed one was opened to be copied, and is whole.
+        let mended = "HEAD of the application's repository was broken";
+        assert_eq!(aligned.notes.iter().any(|note| note.contains(mended)), !is_closed, "{aligned:?}");
+        let kept = saved(&world, id).join("repository.git");
+        std::fs::remove_file(kept.join("HEAD")).unwrap();
+        std::fs::write(kept.join("HEAD"), "ref: refs/heads/main\n").unwrap();
+        assert_eq!(common::plain_git(&kept, owner, &["rev-parse", "main"]), mine);
+        assert_eq!(common::plain_git(&kept, owner, &["show", "main:README.md"]), id);
+        common::plain_git(&kept, owner, &["fsck", "--full"]);
+    }
 }
 
 #[test]

@@ -438,12 +438,17 @@ fn link_or_copy(item: &SavedItem, from: &Path, to: &Path) -> Outcome<()> {
     if disk::link_new(from, to)? == Moved::Done {
         return Ok(());
     }
-    let closed = item.mode & 0o400 == 0;
+    copy_closed(from, item.mode, to)
+}
+
+/// Copies a file that its owner may have closed to himself; such a one is opened for that.
+fn copy_closed(from: &Path, mode: u32, to: &Path) -> Outcome<()> {
+    let closed = mode & 0o400 == 0;
     if closed {
-        disk::set_mode(from, item.mode | 0o400)?;
+        disk::set_mode(from, mode | 0o400)?;
     }
     disk::copy_new(from, to)?;
-    if closed { disk::set_mode(to, item.mode) } else { Ok(()) }
+    if closed { disk::set_mode(to, mode) } else { Ok(()) }
 }
 
 /// Copies a tree, giving files a second name where that is possible; the folder called `without` is left out.
@@ -462,7 +467,8 @@ fn link_tree(from: &Path, to: &Path, without: &Path) -> Outcome<()> {
             || disk::link_new(&entry.path(), &target)? == Moved::OtherFileSystem
         {
             // Only objects never change in place.
-            disk::copy_new(&entry.path(), &target)?;
+            let mode = entry.metadata().context(told)?.permissions().mode() & 0o7777;
+            copy_closed(&entry.path(), mode, &target)?;
         }
     }
     Ok(())
