@@ -468,6 +468,70 @@ fn what_is_moved_stays_on_the_trees_own_file_system() {
     assert!(!vault.exists());
 }
 
+/// One file system in two mounts has one device number, and nothing can be moved from one to the other.
+#[test]
+fn a_saved_place_behind_a_bind_mount_is_known_by_trying() {
+    let name = "a_saved_place_behind_a_bind_mount_is_known_by_trying";
+    if std::env::var_os("IN_A_NAMESPACE").is_none() {
+        let root = rustix::process::geteuid().is_root();
+        let own = if root { &["--mount"][..] } else { &["--mount", "--map-root-user"] };
+        let unshare = || {
+            let mut command = Command::new("unshare");
+            command.args(own).args(["--propagation", "private"]);
+            command
+        };
+        if !unshare().arg("true").output().is_ok_and(|output| output.status.success()) {
+            eprintln!("SKIPPED: there can be no mounts of the test's own here");
+            assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "`unshare --mount` has to work");
+            return;
+        }
+        let mut again = unshare();
+        again.arg(std::env::current_exe().unwrap()).args(["--exact", name, "--nocapture"]);
+        let output = again.env("IN_A_NAMESPACE", "1").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+        assert!(said.contains("1 passed"), "{said}");
+        return;
+    }
+    let mut world = World::new();
+    world.install();
+    world.preserve = vec!["README.md".to_owned()];
+    world.write("README.md", b"preserved");
+    // Set aside before there was another mount, and still there when there is one.
+    let commit = world.commit(&[("src/app.py", "print('two')\n")]);
+    world.mirror().ensure(&run("r1"), &branch("main")).unwrap();
+    world.save("r1", &commit).unwrap();
+    assert!(saved(&world, "r1").join("preserved/README.md").exists());
+    std::fs::remove_file(world.file("README.md")).unwrap();
+    let runs = world.layout.runs();
+    let mount = Command::new("mount").arg("--bind").args([&runs, &runs]).status().unwrap();
+    assert!(mount.success());
+    let device = |path: &Path| std::fs::metadata(path).unwrap().dev();
+    assert_eq!(device(&runs), device(&world.app()));
+    let refused = std::fs::hard_link(world.file("src/app.py"), runs.join("probe")).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::CrossesDevices);
+    assert_eq!(world.tree().put_back(&run("r1")).unwrap(), 1);
+    assert_eq!(world.read("README.md"), "preserved");
+    assert!(!saved(&world, "r1").join("preserved/README.md").exists());
+
+    world.write("src/app.py", b"changed");
+    world.write("big/blob", b"5 GB");
+    let inode = std::fs::metadata(world.file("big/blob")).unwrap().ino();
+    world.synced("r2", "main");
+    let vault = world.file(".git/refresh-saved/r2");
+    assert_eq!(std::fs::metadata(vault.join("untracked/big/blob")).unwrap().ino(), inode);
+    assert_eq!(world.read("README.md"), "preserved");
+    let wanted = |text| Restore { paths: vec![path(text)], present: Present::Replace };
+    world.tree().restore(&run("r2"), wanted("big")).unwrap();
+    world.tree().restore(&run("r2"), wanted("src/app.py")).unwrap();
+    assert_eq!((world.read("big/blob"), world.read("src/app.py")), ("5 GB".into(), "changed".into()));
+    world.tree().prune(&run("r2")).unwrap();
+    assert!(!vault.exists());
+    assert!(!world.file(".git/.ladylinux-refresh-probe").exists());
+    // Or the temporary folder could not be removed.
+    assert!(Command::new("umount").arg(&runs).status().unwrap().success());
+}
+
 fn another_file_system(than: &Path) -> Option<tempfile::TempDir> {
     let folder = tempfile::tempdir_in("/dev/shm").ok()?;
     let device = |path: &Path| std::fs::metadata(path).unwrap().dev();

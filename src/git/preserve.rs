@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint;
-use crate::disk;
+use crate::disk::{self, Moved};
 use crate::error::{Failure, Outcome};
 
 use super::saved::{self, SavedKind};
@@ -79,8 +79,8 @@ impl Tree {
             // Two names of one file: rename(2) would do nothing and leave both.
             return disk::remove_file_if_there(aside);
         }
-        if disk::same_device(aside, &self.app)? {
-            return disk::move_over(aside, &to);
+        if disk::try_move_over(aside, &to)? == Moved::Done {
+            return Ok(());
         }
         let fresh = to.with_file_name(".ladylinux-refresh-put-back");
         disk::remove_file_if_there(&fresh)?;

@@ -121,8 +121,7 @@ struct Work {
 impl<'a> Save<'a> {
     fn new(tree: &'a Tree, request: &'a SaveRequest) -> Outcome<Self> {
         let place = request.saved.as_path();
-        let near = disk::same_device(place, &tree.app)?;
-        let vault = if near {
+        let vault = if can_be_moved(&tree.git_dir(), place)? {
             place.to_path_buf()
         } else {
             tree.git_dir().join("refresh-saved").join(request.run.as_str())
@@ -431,6 +430,24 @@ impl<'a> Save<'a> {
             serde_json::to_vec(&handoff).context(|| "cannot encode what is handed over".to_owned())?;
         disk::write_passing(&folder.join("handoff.json"), &bytes, 0o600)
     }
+}
+
+/// Tells, by trying, whether what is in the work tree can be moved to the saved place. Bind mounts of one file system
+/// have one device and are no less apart.
+fn can_be_moved(git_dir: &Path, place: &Path) -> Outcome<bool> {
+    let (from, folder) = (git_dir.join(".ladylinux-refresh-probe"), saved::handoff(place));
+    let to = folder.join("probe");
+    disk::make_folder(&folder, 0o700)?;
+    for left in [&from, &to] {
+        disk::remove_file_if_there(left)?;
+    }
+    disk::write_passing(&from, b"", 0o600)?;
+    let moved = disk::move_new(&from, &to)?;
+    for left in [&from, &to] {
+        disk::remove_file_if_there(left)?;
+    }
+    disk::remove_if_empty(&folder)?;
+    Ok(moved == Moved::Done)
 }
 
 /// Gives a file a second name, or copies it where that cannot be; one that its owner has closed is opened for that.

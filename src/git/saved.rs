@@ -1,8 +1,8 @@
 //! Saved places: what was kept of local changes, one folder per run, described by its `index.json`.
 //!
 //! A place is `saved/` in the run's folder, belongs to the owner of the tree and is closed to everybody else. What is
-//! moved rather than copied lies in its *vault*: the same folder, or, where that is on another file system than the
-//! work tree, `app/.git/refresh-saved/<run>`, to which the link `vault` in the place leads.
+//! moved rather than copied lies in its *vault*: the same folder, or, where nothing can be moved there from the work
+//! tree (another file system, or another mount of the same), `app/.git/refresh-saved/<run>`, to which the link `vault` in the place leads.
 
 use std::path::{Path, PathBuf};
 
