@@ -18,6 +18,7 @@ use std::process::{Command, Stdio};
 use common::{World, branch, run, told};
 use ladylinux_refresh::git::drift::DriftKind;
 use ladylinux_refresh::git::path::TreePath;
+use ladylinux_refresh::git::preserve::PutBack;
 use ladylinux_refresh::git::restore::{Present, Restore};
 use ladylinux_refresh::git::saved::SavedKind;
 use ladylinux_refresh::git::{align, save, tree};
@@ -510,7 +511,7 @@ fn a_saved_place_behind_a_bind_mount_is_known_by_trying() {
     assert_eq!(device(&runs), device(&world.app()));
     let refused = std::fs::hard_link(world.file("src/app.py"), runs.join("probe")).unwrap_err();
     assert_eq!(refused.kind(), std::io::ErrorKind::CrossesDevices);
-    assert_eq!(world.tree().put_back(&run("r1")).unwrap(), 1);
+    assert_eq!(world.tree().put_back(&run("r1")).unwrap().files, [path("README.md")]);
     assert_eq!(world.read("README.md"), "preserved");
     assert!(!saved(&world, "r1").join("preserved/README.md").exists());
 
@@ -536,6 +537,76 @@ fn another_file_system(than: &Path) -> Option<tempfile::TempDir> {
     let folder = tempfile::tempdir_in("/dev/shm").ok()?;
     let device = |path: &Path| std::fs::metadata(path).unwrap().dev();
     (device(folder.path()) != device(than)).then_some(folder)
+}
+
+#[test]
+fn what_was_written_anew_after_a_killed_reset_is_not_replaced_by_what_was_set_aside() {
+    let mut world = World::new();
+    let names = ["anew", "theirs", "begun", "gone", "crlf"];
+    let committed = |text: &'static str| names.map(|name| (name, text));
+    world.commit(&[&committed("one\n")[..], &[(".gitattributes", "crlf text eol=crlf\n")]].concat());
+    world.install();
+    world.preserve = names.map(str::to_owned).to_vec();
+    for name in names {
+        world.write(name, b"mine\n");
+    }
+    let commit = world.commit(&committed("theirs\n"));
+    world.mirror().ensure(&run("r1"), &branch("main")).unwrap();
+    world.save("r1", &commit).unwrap();
+    let scratch = world.folder.path().join("scratch");
+    std::fs::create_dir(&scratch).unwrap();
+    let place = tree::Place {
+        program: environment::find_program("git", true).unwrap().into(),
+        home: world.layout.state().join("git").into(),
+        app: world.app().into(),
+        mirror: world.layout.mirror().into(),
+        scratch: scratch.into(),
+    };
+    let at = saved(&world, "r1");
+    let align = align::Request {
+        place,
+        saved: at.clone().into(),
+        branch: branch("main"),
+        commit: commit.clone(),
+        holders: vec![],
+    };
+    let mut worker = Command::new(env!("CARGO_BIN_EXE_ladylinux-refresh"))
+        .args(["as-owner", align::OPERATION])
+        .env("LADYLINUX_REFRESH_TRACE", world.folder.path().join("trace"))
+        .env("LADYLINUX_REFRESH_KILL_AT", "git:reset#1")
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let request = serde_json::to_vec(&align).unwrap();
+    std::io::Write::write_all(&mut worker.stdin.take().unwrap(), &request).unwrap();
+    assert!(!worker.wait().unwrap().success());
+    assert_eq!((world.read("anew"), world.read("crlf")), ("theirs\n".into(), "theirs\r\n".into()));
+    // The service was let on before the next run, and a write of the killed reset was cut short.
+    world.write("anew", b"later\n");
+    world.write("begun", b"the");
+    std::fs::remove_file(world.file("gone")).unwrap();
+
+    let put_back = world.tree().put_back(&run("r1")).unwrap();
+    assert_eq!(put_back.kept, [path("anew")]);
+    let notes: Vec<String> = put_back.notes().collect();
+    assert!(notes.len() == 1 && notes[0].contains("drift show r1 anew"), "{notes:?}");
+    assert_eq!(put_back.files.len(), names.len() - 1);
+    assert_eq!(world.read("anew"), "later\n");
+    for name in &names[1..] {
+        assert_eq!(world.read(name), "mine\n", "{name}");
+    }
+    let places = world.tree().saved_places().unwrap();
+    let kinds: Vec<_> = places[0].index.items.iter().map(|item| (item.path.encoded(), item.kind)).collect();
+    assert!(kinds.contains(&("anew".to_owned(), SavedKind::Modified)), "{kinds:?}");
+    assert!(!places[0].absent.contains(&path("anew")), "{places:?}");
+    assert_eq!(world.tree().put_back(&run("r1")).unwrap(), PutBack::default());
+    world.deployed.push(commit);
+    world.synced("r2", "main");
+    assert_eq!(world.read("anew"), "later\n");
+    let wanted = Restore { paths: vec![path("anew")], present: Present::Replace };
+    world.tree().restore(&run("r1"), wanted).unwrap();
+    assert_eq!(world.read("anew"), "mine\n");
+    world.tree().prune(&run("r1")).unwrap();
 }
 
 /// Kills the worker at each of its checkpoints, for both operations, and lets the next run put things right.

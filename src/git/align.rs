@@ -116,15 +116,16 @@ impl Align<'_> {
         let allowed = self.allowed(handoff)?;
         let fetched = self.check_and_fetch(&allowed)?;
         if saved::read(place)?.is_some() {
-            disk::write_atomic(&saved::reset_mark(place), b"", 0o600)?;
+            disk::write_atomic(&saved::reset_mark(place), self.request.commit.as_str().as_bytes(), 0o600)?;
         }
         self.check_out(&fetched, &allowed)?;
         checkpoint::reach("git:reset");
         self.sweep(&allowed)?;
         checkpoint::reach("git:swept");
-        let put_back = self.tree.put_back(place)?.into_iter().map(TreePath::from).collect();
+        let put_back = self.tree.put_back(place)?;
         disk::remove_tree(&saved::handoff(place))?;
-        Ok(Aligned { put_back, notes: self.notes })
+        self.notes.extend(put_back.notes());
+        Ok(Aligned { put_back: put_back.files, notes: self.notes })
     }
 
     /// Removes locks that nobody holds any more.

@@ -125,7 +125,8 @@ pub(super) fn listing(handoff: &Path, commit: &CommitId) -> PathBuf {
     handoff.join(format!("{commit}.tree"))
 }
 
-/// The mark that the reset of the run has begun: from then on preserved files may be missing from their places.
+/// The mark that the reset of the run has begun, which names its commit: from then on preserved files may be missing from
+/// their places.
 pub(super) fn reset_mark(place: &Path) -> PathBuf {
     handoff(place).join("resetting")
 }
