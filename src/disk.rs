@@ -194,6 +194,21 @@ pub fn move_over(from: &Path, to: &Path) -> Outcome<()> {
     fs::rename(from, to).context(|| format!("cannot move {} to {}", from.display(), to.display()))
 }
 
+/// As [`move_over`], telling where the new place can only be reached by a copy: another file system, or another mount of
+/// the same one, which no comparison of devices shows.
+///
+/// # Errors
+/// The kernel refuses for another reason.
+pub fn try_move_over(from: &Path, to: &Path) -> Outcome<Moved> {
+    match fs::rename(from, to) {
+        Ok(()) => Ok(Moved::Done),
+        Err(error) if error.kind() == ErrorKind::CrossesDevices => Ok(Moved::OtherFileSystem),
+        Err(error) => {
+            Err(Failure::new(format!("cannot move {} to {}", from.display(), to.display())).because(error))
+        }
+    }
+}
+
 /// Copies a regular file or a symbolic link, with its permission bits, to a new name.
 ///
 /// # Errors

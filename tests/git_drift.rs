@@ -18,10 +18,12 @@ use std::process::{Command, Stdio};
 use common::{World, branch, run, told};
 use ladylinux_refresh::git::drift::DriftKind;
 use ladylinux_refresh::git::path::TreePath;
+use ladylinux_refresh::git::preserve::PutBack;
 use ladylinux_refresh::git::restore::{Present, Restore};
 use ladylinux_refresh::git::saved::SavedKind;
 use ladylinux_refresh::git::show::Shown;
 use ladylinux_refresh::git::{align, save, tree};
+use ladylinux_refresh::process::Owner;
 use ladylinux_refresh::settings::environment;
 
 fn path(text: &str) -> TreePath {
@@ -298,6 +300,37 @@ fn local_commits_and_every_stash_are_bundled_once_and_come_back() {
 }
 
 #[test]
+fn local_commits_of_a_repository_whose_head_is_broken_are_kept() {
+    let stranger = Owner { uid: 1234, gid: 1234 };
+    let owner = if rustix::process::geteuid().is_root() { stranger } else { Owner::own() };
+    let mut world = World::owned_by(owner);
+    world.install();
+    for (id, is_closed) in [("r1", false), ("r2", true)] {
+        world.write("README.md", id.as_bytes());
+        world.app_git(&["commit", "--quiet", "-am", "on main"]);
+        let mine = world.app_git(&["rev-parse", "HEAD"]);
+        if is_closed {
+            let closed = std::fs::Permissions::from_mode(0o000);
+            std::fs::set_permissions(world.file(".git/HEAD"), closed).unwrap();
+        } else {
+            world.write(".git/HEAD", b"");
+        }
+        let (_, done, aligned) = world.synced(id, "main");
+        let told = "the whole repository was kept";
+        assert!(done.notes.iter().any(|note| note.contains(told)), "{done:?}");
+        // The closed one was opened to be copied, and is whole.
+        let mended = "HEAD of the application's repository was broken";
+        assert_eq!(aligned.notes.iter().any(|note| note.contains(mended)), !is_closed, "{aligned:?}");
+        let kept = saved(&world, id).join("repository.git");
+        std::fs::remove_file(kept.join("HEAD")).unwrap();
+        std::fs::write(kept.join("HEAD"), "ref: refs/heads/main\n").unwrap();
+        assert_eq!(common::plain_git(&kept, owner, &["rev-parse", "main"]), mine);
+        assert_eq!(common::plain_git(&kept, owner, &["show", "main:README.md"]), id);
+        common::plain_git(&kept, owner, &["fsck", "--full"]);
+    }
+}
+
+#[test]
 fn staged_content_that_is_nowhere_else_is_saved_as_a_patch() {
     let mut world = World::new();
     world.install();
@@ -486,10 +519,144 @@ fn what_is_moved_stays_on_the_trees_own_file_system() {
     assert!(!vault.exists());
 }
 
+/// One file system in two mounts has one device number, and nothing can be moved from one to the other.
+#[test]
+fn a_saved_place_behind_a_bind_mount_is_known_by_trying() {
+    let name = "a_saved_place_behind_a_bind_mount_is_known_by_trying";
+    if std::env::var_os("IN_A_NAMESPACE").is_none() {
+        let root = rustix::process::geteuid().is_root();
+        let own = if root { &["--mount"][..] } else { &["--mount", "--map-root-user"] };
+        let unshare = || {
+            let mut command = Command::new("unshare");
+            command.args(own).args(["--propagation", "private"]);
+            command
+        };
+        if !unshare().arg("true").output().is_ok_and(|output| output.status.success()) {
+            eprintln!("SKIPPED: there can be no mounts of the test's own here");
+            assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "`unshare --mount` has to work");
+            return;
+        }
+        let mut again = unshare();
+        again.arg(std::env::current_exe().unwrap()).args(["--exact", name, "--nocapture"]);
+        let output = again.env("IN_A_NAMESPACE", "1").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+        assert!(said.contains("1 passed"), "{said}");
+        return;
+    }
+    let mut world = World::new();
+    world.install();
+    world.preserve = vec!["README.md".to_owned()];
+    world.write("README.md", b"preserved");
+    // Set aside before there was another mount, and still there when there is one.
+    let commit = world.commit(&[("src/app.py", "print('two')\n")]);
+    world.mirror().ensure(&run("r1"), &branch("main")).unwrap();
+    world.save("r1", &commit).unwrap();
+    assert!(saved(&world, "r1").join("preserved/README.md").exists());
+    std::fs::remove_file(world.file("README.md")).unwrap();
+    let runs = world.layout.runs();
+    let mount = Command::new("mount").arg("--bind").args([&runs, &runs]).status().unwrap();
+    assert!(mount.success());
+    let device = |path: &Path| std::fs::metadata(path).unwrap().dev();
+    assert_eq!(device(&runs), device(&world.app()));
+    let refused = std::fs::hard_link(world.file("src/app.py"), runs.join("probe")).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::CrossesDevices);
+    assert_eq!(world.tree().put_back(&run("r1")).unwrap().files, [path("README.md")]);
+    assert_eq!(world.read("README.md"), "preserved");
+    assert!(!saved(&world, "r1").join("preserved/README.md").exists());
+
+    world.write("src/app.py", b"changed");
+    world.write("big/blob", b"5 GB");
+    let inode = std::fs::metadata(world.file("big/blob")).unwrap().ino();
+    world.synced("r2", "main");
+    let vault = world.file(".git/refresh-saved/r2");
+    assert_eq!(std::fs::metadata(vault.join("untracked/big/blob")).unwrap().ino(), inode);
+    assert_eq!(world.read("README.md"), "preserved");
+    let wanted = |text| Restore { paths: vec![path(text)], present: Present::Replace };
+    world.tree().restore(&run("r2"), wanted("big")).unwrap();
+    world.tree().restore(&run("r2"), wanted("src/app.py")).unwrap();
+    assert_eq!((world.read("big/blob"), world.read("src/app.py")), ("5 GB".into(), "changed".into()));
+    world.tree().prune(&run("r2")).unwrap();
+    assert!(!vault.exists());
+    assert!(!world.file(".git/.ladylinux-refresh-probe").exists());
+    // Or the temporary folder could not be removed.
+    assert!(Command::new("umount").arg(&runs).status().unwrap().success());
+}
+
 fn another_file_system(than: &Path) -> Option<tempfile::TempDir> {
     let folder = tempfile::tempdir_in("/dev/shm").ok()?;
     let device = |path: &Path| std::fs::metadata(path).unwrap().dev();
     (device(folder.path()) != device(than)).then_some(folder)
+}
+
+#[test]
+fn what_was_written_anew_after_a_killed_reset_is_not_replaced_by_what_was_set_aside() {
+    let mut world = World::new();
+    let names = ["anew", "theirs", "begun", "gone", "crlf"];
+    let committed = |text: &'static str| names.map(|name| (name, text));
+    world.commit(&[&committed("one\n")[..], &[(".gitattributes", "crlf text eol=crlf\n")]].concat());
+    world.install();
+    world.preserve = names.map(str::to_owned).to_vec();
+    for name in names {
+        world.write(name, b"mine\n");
+    }
+    let commit = world.commit(&committed("theirs\n"));
+    world.mirror().ensure(&run("r1"), &branch("main")).unwrap();
+    world.save("r1", &commit).unwrap();
+    let scratch = world.folder.path().join("scratch");
+    std::fs::create_dir(&scratch).unwrap();
+    let place = tree::Place {
+        program: environment::find_program("git", true).unwrap().into(),
+        home: world.layout.state().join("git").into(),
+        app: world.app().into(),
+        mirror: world.layout.mirror().into(),
+        scratch: scratch.into(),
+    };
+    let at = saved(&world, "r1");
+    let align = align::Request {
+        place,
+        saved: at.clone().into(),
+        branch: branch("main"),
+        commit: commit.clone(),
+        holders: vec![],
+    };
+    let mut worker = Command::new(env!("CARGO_BIN_EXE_ladylinux-refresh"))
+        .args(["as-owner", align::OPERATION])
+        .env("LADYLINUX_REFRESH_TRACE", world.folder.path().join("trace"))
+        .env("LADYLINUX_REFRESH_KILL_AT", "git:reset#1")
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let request = serde_json::to_vec(&align).unwrap();
+    std::io::Write::write_all(&mut worker.stdin.take().unwrap(), &request).unwrap();
+    assert!(!worker.wait().unwrap().success());
+    assert_eq!((world.read("anew"), world.read("crlf")), ("theirs\n".into(), "theirs\r\n".into()));
+    // The service was let on before the next run, and a write of the killed reset was cut short.
+    world.write("anew", b"later\n");
+    world.write("begun", b"the");
+    std::fs::remove_file(world.file("gone")).unwrap();
+
+    let put_back = world.tree().put_back(&run("r1")).unwrap();
+    assert_eq!(put_back.kept, [path("anew")]);
+    let notes: Vec<String> = put_back.notes().collect();
+    assert!(notes.len() == 1 && notes[0].contains("drift show r1 anew"), "{notes:?}");
+    assert_eq!(put_back.files.len(), names.len() - 1);
+    assert_eq!(world.read("anew"), "later\n");
+    for name in &names[1..] {
+        assert_eq!(world.read(name), "mine\n", "{name}");
+    }
+    let places = world.tree().saved_places().unwrap();
+    let kinds: Vec<_> = places[0].index.items.iter().map(|item| (item.path.encoded(), item.kind)).collect();
+    assert!(kinds.contains(&("anew".to_owned(), SavedKind::Modified)), "{kinds:?}");
+    assert!(!places[0].absent.contains(&path("anew")), "{places:?}");
+    assert_eq!(world.tree().put_back(&run("r1")).unwrap(), PutBack::default());
+    world.deployed.push(commit);
+    world.synced("r2", "main");
+    assert_eq!(world.read("anew"), "later\n");
+    let wanted = Restore { paths: vec![path("anew")], present: Present::Replace };
+    world.tree().restore(&run("r1"), wanted).unwrap();
+    assert_eq!(world.read("anew"), "mine\n");
+    world.tree().prune(&run("r1")).unwrap();
 }
 
 /// Kills the worker at each of its checkpoints, for both operations, and lets the next run put things right.

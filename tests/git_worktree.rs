@@ -238,6 +238,26 @@ fn configuration_of_the_work_trees_repository_changes_nothing() {
     assert!(!trap.exists());
 }
 
+#[test]
+fn a_filter_of_the_work_trees_repository_is_run_by_no_step() {
+    let mut world = World::new();
+    world.commit(&[(".gitattributes", "* filter=x\n")]);
+    world.install();
+    let trap = world.folder.path().join("trap");
+    let command = format!("touch {}; false", trap.display());
+    for (key, value) in [("clean", &*command), ("smudge", &*command), ("required", "true")] {
+        plain_config(&world, &format!("filter.x.{key}"), value);
+    }
+    // Of the length of the committed one: git has to look into it, by way of the filter, to tell that it differs.
+    world.preserve = vec!["README.md".to_owned()];
+    world.write("README.md", b"HELLO\n");
+    world.commit(&[("src/app.py", "print('two')\n")]);
+    world.sync("r1", "main").unwrap_or_else(|failure| panic!("{}", told(&failure)));
+    assert_eq!(world.read("README.md"), "HELLO\n");
+    assert_eq!(world.read("src/app.py"), "print('two')\n");
+    assert!(!trap.exists());
+}
+
 fn plain_config(world: &World, key: &str, value: &str) {
     common::plain_git(&world.app(), world.owner, &["config", "--file", ".git/config", key, value]);
 }

@@ -116,15 +116,16 @@ impl Align<'_> {
         let allowed = self.allowed(handoff)?;
         let fetched = self.check_and_fetch(&allowed)?;
         if saved::read(place)?.is_some() {
-            disk::write_atomic(&saved::reset_mark(place), b"", 0o600)?;
+            disk::write_atomic(&saved::reset_mark(place), self.request.commit.as_str().as_bytes(), 0o600)?;
         }
         self.check_out(&fetched, &allowed)?;
         checkpoint::reach("git:reset");
         self.sweep(&allowed)?;
         checkpoint::reach("git:swept");
-        let put_back = self.tree.put_back(place)?.into_iter().map(TreePath::from).collect();
+        let put_back = self.tree.put_back(place)?;
         disk::remove_tree(&saved::handoff(place))?;
-        Ok(Aligned { put_back, notes: self.notes })
+        self.notes.extend(put_back.notes());
+        Ok(Aligned { put_back: put_back.files, notes: self.notes })
     }
 
     /// Removes locks that nobody holds any more.
@@ -410,25 +411,8 @@ impl Align<'_> {
 
     /// Prepares git in the application's repository. What is written there comes from the mirror and counts only once
     /// step 2 has synced the file system; after a power cut before that, damage is met as any other: [`Self::renew`].
-    /// The filters that its own configuration names are switched off: the proof knows none.
     fn own(&self) -> Outcome<Program> {
-        let file = self.tree.git_dir().join("config");
-        if !disk::read_if_there(&file)?.is_some_and(|bytes| {
-            let text = String::from_utf8_lossy(&bytes).to_lowercase();
-            text.contains("filter") || text.contains("include")
-        }) {
-            return Ok(self.tree.own().args(UNSYNCED));
-        }
-        let program = self.tree.own().args(["config", "--list", "-z", "--name-only", "--includes"]);
-        let listed = self.tree.git.runner().run(&program)?;
-        let names: BTreeSet<String> = records(&listed.stdout).filter_map(filter_name).collect();
-        let mut program = self.tree.own().args(UNSYNCED);
-        for name in names {
-            for setting in ["clean=", "smudge=", "process=", "required=false"] {
-                program = program.arg("-c").arg(format!("filter.{name}.{setting}"));
-            }
-        }
-        Ok(program)
+        Ok(self.tree.unfiltered()?.args(UNSYNCED))
     }
 }
 
@@ -484,13 +468,6 @@ fn is_within_cache(path: &Path) -> bool {
     })
 }
 
-/// The name of a filter in a key like `filter.NAME.smudge`.
-fn filter_name(key: &[u8]) -> Option<String> {
-    let text = String::from_utf8_lossy(key);
-    let (name, _) = text.trim().strip_prefix("filter.")?.rsplit_once('.')?;
-    Some(name.to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -501,11 +478,5 @@ mod tests {
         assert!(in_the_way("refs/heads/x/y/z", "refs/heads/x/y"));
         assert!(!in_the_way("refs/heads/x", "refs/heads/x"));
         assert!(!in_the_way("refs/heads/xy", "refs/heads/x"));
-    }
-
-    #[test]
-    fn filters_are_found_by_their_names() {
-        assert_eq!(filter_name(b"filter.a.b.smudge").as_deref(), Some("a.b"));
-        assert_eq!(filter_name(b"core.bare"), None);
     }
 }

@@ -10,7 +10,6 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Outcome;
-use crate::process::Ended;
 use crate::settings::names::CommitId;
 
 use super::Repository;
@@ -219,7 +218,7 @@ impl Tree {
     /// Finds the local names that reach commits which no ref of the mirror reaches; `None` where the application's
     /// repository is too damaged or too shallow to tell.
     pub(super) fn local_tips(&self) -> Outcome<Option<Vec<Tip>>> {
-        let names = self.names()?;
+        let Some(names) = self.names()? else { return Ok(None) };
         if names.is_empty() {
             return Ok(Some(names));
         }
@@ -235,18 +234,19 @@ impl Tree {
         Ok(Some(once_per_commit(tips)))
     }
 
-    /// Every local name of a commit: HEAD, branches, tags, and all that was ever stashed.
-    fn names(&self) -> Outcome<Vec<Tip>> {
+    /// Every local name of a commit: HEAD, branches, tags, and all that was ever stashed; `None` where git cannot list
+    /// them all, as in a repository whose HEAD is broken: names that are not listed are not names that are not there.
+    fn names(&self) -> Outcome<Option<Vec<Tip>>> {
         if !self.has_git_dir() {
-            return Ok(Vec::new());
+            return Ok(Some(Vec::new()));
         }
         let format = "--format=%(objectname) %(*objectname) %(objecttype) %(refname)";
         let listed = self
             .git
             .runner()
             .run(&self.git.at(&Repository::bare(self.git_dir())).args(["for-each-ref", format]))?;
-        if listed.ended != Ended::Exited(0) && listed.stdout.is_empty() {
-            return Ok(Vec::new());
+        if !listed.succeeded() {
+            return Ok(None);
         }
         let mut tips = parse_names(&listed.text());
         if let Some(commit) = self.named_by_head()? {
@@ -260,7 +260,7 @@ impl Tree {
             tips.extend(newest.map(|tip| Tip { name: "stash/0".to_owned(), ..tip }));
         }
         tips.extend(stashes);
-        Ok(tips)
+        Ok(Some(tips))
     }
 }
 

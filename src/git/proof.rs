@@ -95,7 +95,7 @@ fn prove(tree: &Tree, request: &Request) -> Outcome<Proof> {
 
 /// What the application's own repository says: its commit, and the files that it takes for changed.
 fn own_status(tree: &Tree) -> Outcome<Vec<u8>> {
-    let status = tree.own().args(STATUS).arg("--branch").deadline(LONG);
+    let status = tree.unfiltered()?.args(STATUS).arg("--branch").deadline(LONG);
     let told = || "cannot ask the application's repository for its status".to_owned();
     Ok(tree.git.run(&status, told)?.stdout)
 }

@@ -121,8 +121,7 @@ struct Work {
 impl<'a> Save<'a> {
     fn new(tree: &'a Tree, request: &'a SaveRequest) -> Outcome<Self> {
         let place = request.saved.as_path();
-        let near = disk::same_device(place, &tree.app)?;
-        let vault = if near {
+        let vault = if can_be_moved(&tree.git_dir(), place)? {
             place.to_path_buf()
         } else {
             tree.git_dir().join("refresh-saved").join(request.run.as_str())
@@ -433,17 +432,40 @@ impl<'a> Save<'a> {
     }
 }
 
+/// Tells, by trying, whether what is in the work tree can be moved to the saved place. Bind mounts of one file system
+/// have one device and are no less apart.
+fn can_be_moved(git_dir: &Path, place: &Path) -> Outcome<bool> {
+    let (from, folder) = (git_dir.join(".ladylinux-refresh-probe"), saved::handoff(place));
+    let to = folder.join("probe");
+    disk::make_folder(&folder, 0o700)?;
+    for left in [&from, &to] {
+        disk::remove_file_if_there(left)?;
+    }
+    disk::write_passing(&from, b"", 0o600)?;
+    let moved = disk::move_new(&from, &to)?;
+    for left in [&from, &to] {
+        disk::remove_file_if_there(left)?;
+    }
+    disk::remove_if_empty(&folder)?;
+    Ok(moved == Moved::Done)
+}
+
 /// Gives a file a second name, or copies it where that cannot be; one that its owner has closed is opened for that.
 fn link_or_copy(item: &SavedItem, from: &Path, to: &Path) -> Outcome<()> {
     if disk::link_new(from, to)? == Moved::Done {
         return Ok(());
     }
-    let closed = item.mode & 0o400 == 0;
+    copy_closed(from, item.mode, to)
+}
+
+/// Copies a file that its owner may have closed to himself; such a one is opened for that.
+fn copy_closed(from: &Path, mode: u32, to: &Path) -> Outcome<()> {
+    let closed = mode & 0o400 == 0;
     if closed {
-        disk::set_mode(from, item.mode | 0o400)?;
+        disk::set_mode(from, mode | 0o400)?;
     }
     disk::copy_new(from, to)?;
-    if closed { disk::set_mode(to, item.mode) } else { Ok(()) }
+    if closed { disk::set_mode(to, mode) } else { Ok(()) }
 }
 
 /// Copies a tree, giving files a second name where that is possible; the folder called `without` is left out.
@@ -462,7 +484,8 @@ fn link_tree(from: &Path, to: &Path, without: &Path) -> Outcome<()> {
             || disk::link_new(&entry.path(), &target)? == Moved::OtherFileSystem
         {
             // Only objects never change in place.
-            disk::copy_new(&entry.path(), &target)?;
+            let mode = entry.metadata().context(told)?.permissions().mode() & 0o7777;
+            copy_closed(&entry.path(), mode, &target)?;
         }
     }
     Ok(())

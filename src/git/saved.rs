@@ -1,8 +1,8 @@
 //! Saved places: what was kept of local changes, one folder per run, described by its `index.json`.
 //!
 //! A place is `saved/` in the run's folder, belongs to the owner of the tree and is closed to everybody else. What is
-//! moved rather than copied lies in its *vault*: the same folder, or, where that is on another file system than the
-//! work tree, `app/.git/refresh-saved/<run>`, to which the link `vault` in the place leads.
+//! moved rather than copied lies in its *vault*: the same folder, or, where nothing can be moved there from the work
+//! tree (another file system, or another mount of the same), `app/.git/refresh-saved/<run>`, to which the link `vault` in the place leads.
 
 use std::path::{Path, PathBuf};
 
@@ -125,7 +125,8 @@ pub(super) fn listing(handoff: &Path, commit: &CommitId) -> PathBuf {
     handoff.join(format!("{commit}.tree"))
 }
 
-/// The mark that the reset of the run has begun: from then on preserved files may be missing from their places.
+/// The mark that the reset of the run has begun, which names its commit: from then on preserved files may be missing from
+/// their places.
 pub(super) fn reset_mark(place: &Path) -> PathBuf {
     handoff(place).join("resetting")
 }

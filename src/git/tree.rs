@@ -2,7 +2,7 @@
 //!
 //! Everything here runs inside a worker that has the owner's rights and nothing more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -19,7 +19,7 @@ use crate::settings::names::{CommitId, RunId};
 use super::history::{EntryKind, TreeEntry, parse_tree};
 use super::inspect::{self, Head};
 use super::path::TreePath;
-use super::{Git, Repository};
+use super::{Git, Repository, records};
 
 /// Where a worker finds things; part of every request.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -85,6 +85,28 @@ impl Tree {
         self.git
             .at(&Repository::bare(self.git_dir()).with_tree(&self.app))
             .env("GIT_INDEX_FILE", self.git_dir().join("index"))
+    }
+
+    /// As [`Self::own`], with the filters switched off that the repository's own configuration names: comparisons know
+    /// none.
+    pub(super) fn unfiltered(&self) -> Outcome<Program> {
+        let file = self.git_dir().join("config");
+        if !disk::read_if_there(&file)?.is_some_and(|bytes| {
+            let text = String::from_utf8_lossy(&bytes).to_lowercase();
+            text.contains("filter") || text.contains("include")
+        }) {
+            return Ok(self.own());
+        }
+        let program = self.own().args(["config", "--list", "-z", "--name-only", "--includes"]);
+        let listed = self.git.runner().run(&program)?;
+        let names: BTreeSet<String> = records(&listed.stdout).filter_map(filter_name).collect();
+        let mut program = self.own();
+        for name in names {
+            for setting in ["clean=", "smudge=", "process=", "required=false"] {
+                program = program.arg("-c").arg(format!("filter.{name}.{setting}"));
+            }
+        }
+        Ok(program)
     }
 
     /// The mirror, with the objects of the application's repository readable as well; nothing is written to either.
@@ -201,4 +223,22 @@ pub(super) fn at_once<A: Send, B>(one: impl FnOnce() -> A + Send, other: impl Fn
 /// Tells whether something is at `path`, a dangling link included.
 pub(super) fn is_there(path: &Path) -> bool {
     std::fs::symlink_metadata(path).is_ok()
+}
+
+/// The name of a filter in a key like `filter.NAME.smudge`.
+fn filter_name(key: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(key);
+    let (name, _) = text.trim().strip_prefix("filter.")?.rsplit_once('.')?;
+    Some(name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_are_found_by_their_names() {
+        assert_eq!(filter_name(b"filter.a.b.smudge").as_deref(), Some("a.b"));
+        assert_eq!(filter_name(b"core.bare"), None);
+    }
 }

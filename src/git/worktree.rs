@@ -21,6 +21,7 @@ use super::drift::{self, Drift};
 use super::inspect::{self, TreeState, Unremovable};
 use super::mirror::Mirror;
 use super::path::TreePath;
+use super::preserve::PutBack;
 use super::proof::{self, Proof};
 use super::restore::{self, Prune, Restore, Restored, SavedPlace};
 use super::save::{self, SaveRequest, Saved};
@@ -58,7 +59,9 @@ impl SetAside for WorkTree {
     }
 
     fn put_back(&self, run: &RunId) -> Outcome<usize> {
-        WorkTree::put_back(self, run)
+        let put_back = WorkTree::put_back(self, run)?;
+        put_back.notes().for_each(|note| self.git.runner().events().warn(&note));
+        Ok(put_back.files.len())
     }
 }
 
@@ -167,20 +170,20 @@ impl WorkTree {
         self.within(|place| self.ask(start::OPERATION, &start::Request { place, branch, commit, url }))
     }
 
-    /// Puts back what a run that was killed had set aside; returns how many files. Doing it again changes nothing.
+    /// Puts back what a run that was killed had set aside. Doing it again changes nothing.
     ///
     /// # Errors
     /// A file cannot be put back.
-    pub fn put_back(&self, run: &RunId) -> Outcome<usize> {
+    pub fn put_back(&self, run: &RunId) -> Outcome<PutBack> {
         let place = self.saved(run);
         if !place.exists() {
-            return Ok(0);
+            return Ok(PutBack::default());
         }
         let saved = place.as_path().into();
-        let count =
+        let put_back =
             self.within(|place| self.ask(preserve::OPERATION, &preserve::Request { place, saved }))?;
         disk::remove_if_empty(&place)?;
-        Ok(count)
+        Ok(put_back)
     }
 
     /// Lists the saved places of all runs, the oldest first.
