@@ -14,7 +14,7 @@ mod host;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -126,6 +126,20 @@ fn halted(host: &Host, said: Ran, code: i32, phase: &str) {
     assert_eq!(left_over(host), Vec::<String>::new());
 }
 
+/// Connects a caller with the server of a `git://` URL until both have said everything.
+fn pass_on(caller: TcpStream, url: &str) {
+    let address = url.trim_start_matches("git://").split('/').next().unwrap();
+    let server = TcpStream::connect(address).unwrap();
+    caller.set_nonblocking(false).unwrap();
+    let (mut from_caller, mut to_server) = (caller.try_clone().unwrap(), server.try_clone().unwrap());
+    let (mut from_server, mut to_caller) = (server, caller);
+    std::thread::spawn(move || std::io::copy(&mut from_caller, &mut to_server));
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut from_server, &mut to_caller);
+        to_caller.shutdown(std::net::Shutdown::Both)
+    });
+}
+
 /// Processes whose working directory is in the installation: nothing of a run or of the service may be left.
 fn left_over(host: &Host) -> Vec<String> {
     let mut found = Vec::new();
@@ -219,12 +233,15 @@ fn rw_7_1a_an_interrupt_after_the_stop_halts_properly_in_every_step() {
     host.push(&[("server.py", SERVER)]);
     host.tool(["run"]).expect(0);
 
-    // Steps 2 and 3: the remote, then the package index, take the call and say nothing.
+    // Steps 2 and 3: the remote (once it has told preflight its branches), then the package index, take the call and
+    // say nothing.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     silent.set_nonblocking(true).unwrap();
     let port = silent.local_addr().unwrap().port();
     reconfigure(&host, &host.url(), &format!("git://127.0.0.1:{port}/app.git"));
     let mut run = start(&host, &["run", "--no-stage"]);
+    let (asking, _) = until(&mut run, || silent.accept().ok());
+    pass_on(asking, &host.url());
     let caller = until(&mut run, || silent.accept().ok());
     send(&run, Signal::INT);
     halted(&host, end(run), 130, "sync");
