@@ -27,6 +27,15 @@ pub fn boot_ticks() -> u64 {
     seconds * per_second + nanoseconds * per_second / 1_000_000_000
 }
 
+/// A time as file systems keep it: seconds and nanoseconds.
+pub type FileTime = (i64, i64);
+
+/// Returns the time with which the kernel would date a change of a file now.
+pub fn file_time() -> FileTime {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
+    (time.tv_sec, time.tv_nsec)
+}
+
 /// Waits for `duration`, or until an interrupt arrives.
 ///
 /// # Errors
