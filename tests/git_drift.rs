@@ -64,23 +64,15 @@ fn every_kind_of_difference_is_observed_and_nothing_is_changed() {
 
 #[test]
 fn what_was_written_before_the_hooks_began_is_none_of_their_products() {
-    // Until the kernel dates a change otherwise.
-    let tick = || {
-        let before = clock::file_time();
-        while clock::file_time() == before {
-            std::thread::yield_now();
-        }
-        clock::file_time()
-    };
     let mut world = World::new();
     world.install();
     world.write("static/before", b"a person's");
     world.write("src/app.py", b"a person's\n");
-    let since = tick();
+    let since = clock::between_changes().unwrap();
     world.write("static/after", b"a hook's");
     world.write("made/deep/file", b"a hook's");
     world.write("src/util.py", b"a hook's\n");
-    tick();
+    clock::between_changes().unwrap();
     let commit = world.deployed[0].clone();
     world.tree().record_made(&commit, &[], since).unwrap();
     let paths = || -> Vec<String> {

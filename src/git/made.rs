@@ -32,7 +32,7 @@ pub struct Request {
     pub commit: CommitId,
     /// Patterns of application state that stays in place.
     pub preserve: Vec<String>,
-    /// When the first hook was about to start; what was changed before is none of theirs.
+    /// A time before the first hook began ([`clock::between_changes`]); what was changed until then is none of theirs.
     pub since: FileTime,
 }
 
@@ -110,7 +110,7 @@ pub fn handle(request: &Request) -> Outcome<Made> {
         let Ok(found) = fs::symlink_metadata(tree.app.join(&path)) else { continue };
         let stamp = Stamp::of(&found);
         // A later change must not be able to get the same time.
-        let theirs = request.since <= stamp.changed && stamp.changed < now;
+        let theirs = request.since < stamp.changed && stamp.changed < now;
         if theirs && !found.is_dir() && found.uid() == geteuid().as_raw() {
             made.insert(path.into(), Some(stamp));
         }

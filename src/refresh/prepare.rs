@@ -43,16 +43,18 @@ pub fn prepare(
 ) -> Outcome<String> {
     let place = Place { folder: on.layout.app(), environment: on.layout.venv() };
     let hooks = &release.settings.hooks;
-    let since = clock::file_time();
+    if hooks.is_empty() {
+        on.tree.forget_made()?;
+        return Ok("no hooks declared".to_owned());
+    }
+    let since = clock::between_changes()?;
     for hook in hooks {
         account.progress(&hook.name);
         checkpoint::reach("prepare:before-hook");
         run_hook(on, account, hook, &place, generation)?;
         checkpoint::reach("prepare:after-hook");
     }
-    if hooks.is_empty() {
-        on.tree.forget_made()?;
-    } else if let Err(failure) = on.tree.record_made(&release.commit, &on.settings.preserve, since) {
+    if let Err(failure) = on.tree.record_made(&release.commit, &on.settings.preserve, since) {
         if failure.interrupted_by().is_some() {
             return Err(failure);
         }
@@ -61,7 +63,6 @@ pub fn prepare(
     }
     checkpoint::reach("prepare:recorded");
     Ok(match hooks.len() {
-        0 => "no hooks declared".to_owned(),
         1 => format!("1 hook: {}", hooks[0].name),
         count => {
             let names: Vec<&str> = hooks.iter().map(|hook| hook.name.as_str()).collect();
