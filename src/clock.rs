@@ -27,6 +27,33 @@ pub fn boot_ticks() -> u64 {
     seconds * per_second + nanoseconds * per_second / 1_000_000_000
 }
 
+/// A time as file systems keep it: seconds and nanoseconds.
+pub type FileTime = (i64, i64);
+
+/// Returns the earliest time with which the kernel would date a change of a file from now on.
+pub fn file_time() -> FileTime {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
+    (time.tv_sec, time.tv_nsec)
+}
+
+/// Returns a time between the changes of files that were made before and those that will be made after. The kernel
+/// dates changes by a clock that stands still for some milliseconds; this waits until it has gone on.
+///
+/// # Errors
+/// The interruption.
+pub fn between_changes() -> Outcome<FileTime> {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    let between = (time.tv_sec, time.tv_nsec);
+    // Not for ever where somebody sets the clock back.
+    for _ in 0..100 {
+        if file_time() > between {
+            break;
+        }
+        pause(Duration::from_millis(1))?;
+    }
+    Ok(between)
+}
+
 /// Waits for `duration`, or until an interrupt arrives.
 ///
 /// # Errors

@@ -12,7 +12,7 @@
 //!
 //! The tool's own files lie below `/var/lib/ladylinux/refresh` ([`settings::layout`]): `mirror.git`, `generations/`,
 //! `tools/`, `cache/`, `runs/<id>/` (journal, log, report, saved changes), `supervisor/`, `status.json`,
-//! `deployed.env`, `fence`, `lock`; the environments lie in `/opt/ladylinux/venvs`, with `venv` a link to the live one.
+//! `deployed.env`, `made.json`, `fence`, `lock`; the environments lie in `/opt/ladylinux/venvs`, with `venv` a link to the live one.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;

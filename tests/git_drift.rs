@@ -16,13 +16,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use common::{World, branch, run, told};
+use ladylinux_refresh::clock;
 use ladylinux_refresh::git::drift::DriftKind;
 use ladylinux_refresh::git::path::TreePath;
 use ladylinux_refresh::git::preserve::PutBack;
 use ladylinux_refresh::git::restore::{Present, Restore};
 use ladylinux_refresh::git::saved::SavedKind;
 use ladylinux_refresh::git::show::Shown;
-use ladylinux_refresh::git::{align, save, tree};
+use ladylinux_refresh::git::{align, made, save, tree};
 use ladylinux_refresh::process::Owner;
 use ladylinux_refresh::settings::environment;
 
@@ -62,6 +63,35 @@ fn every_kind_of_difference_is_observed_and_nothing_is_changed() {
     assert_eq!(kinds, expected.map(|(path, kind, kept)| (path.to_owned(), kind, kept)));
     assert_eq!(world.app_git(&["status", "--porcelain"]), before);
     assert!(!drift.is_none());
+}
+
+#[test]
+fn what_was_written_before_the_hooks_began_is_none_of_their_products() {
+    let mut world = World::new();
+    world.install();
+    world.write("static/before", b"a person's");
+    world.write("src/app.py", b"a person's\n");
+    let since = clock::between_changes().unwrap();
+    world.write("static/after", b"a hook's");
+    world.write("made/deep/file", b"a hook's");
+    world.write("src/util.py", b"a hook's\n");
+    clock::between_changes().unwrap();
+    let commit = world.deployed[0].clone();
+    world.tree().record_made(&commit, &[], since).unwrap();
+    let paths = || -> Vec<String> {
+        let drift = world.tree().drift(&[], &[]).unwrap();
+        drift.items.iter().map(|item| item.path.encoded()).collect()
+    };
+    assert_eq!(paths(), ["src/app.py", "static"]);
+    // Whoever sets the old time again does not hide an edit.
+    let made = world.file("made/deep/file");
+    let modified = std::fs::metadata(&made).unwrap().modified().unwrap();
+    world.write("made/deep/file", b"a kook's");
+    std::fs::File::options().write(true).open(&made).unwrap().set_modified(modified).unwrap();
+    assert_eq!(paths(), ["src/app.py", "made", "static"]);
+    // A list that cannot be read vouches for nothing.
+    std::fs::write(world.layout.made_file(), b"{").unwrap();
+    assert_eq!(paths(), ["src/app.py", "src/util.py", "made", "static"]);
 }
 
 #[test]
@@ -712,6 +742,7 @@ fn killed_at(operation: &str, at: u32) -> bool {
             known: world.deployed.clone(),
             target: commit.clone(),
             preserve: world.preserve.clone(),
+            made: made::Made::default(),
         };
         serde_json::to_vec(&save::Request { place: at_place, save }).unwrap()
     } else {

@@ -16,6 +16,7 @@ use crate::settings::names::{BranchName, CommitId};
 
 use super::fetch_failure::{FetchFailure, parse_fetch_failure};
 use super::inspect::{self, Head};
+use super::made::Made;
 use super::path::TreePath;
 use super::save::Handoff;
 use super::tree::{Files, Place, Tree, at_once, is_there};
@@ -210,7 +211,8 @@ impl Align<'_> {
             }
         }
         let accounted = Accounted::of(allowed.base.keys().chain(&allowed.accounted));
-        let walked = walk::walk(&self.tree.app, &accounted, &allowed.preserve, Access::Open)?;
+        let walked =
+            walk::walk(&self.tree.app, &accounted, &allowed.preserve, &Made::default(), Access::Open)?;
         match walked.strays.iter().find(|(_, stray)| *stray != Stray::Regenerable) {
             Some((path, _)) => Err(unsaved(path)),
             None => Ok(()),
@@ -385,7 +387,8 @@ impl Align<'_> {
     /// by the save, and stops the run.
     fn sweep(&self, allowed: &Allowed) -> Outcome<()> {
         let accounted = Accounted::of(self.files.keys());
-        let walked = walk::walk(&self.tree.app, &accounted, &allowed.preserve, Access::Open)?;
+        let walked =
+            walk::walk(&self.tree.app, &accounted, &allowed.preserve, &Made::default(), Access::Open)?;
         for (path, stray) in walked.strays {
             let place = self.tree.app.join(&path);
             match stray {

@@ -14,6 +14,7 @@ use crate::settings::names::CommitId;
 
 use super::Repository;
 use super::compare::Difference;
+use super::made::Made;
 use super::path::TreePath;
 use super::saved;
 use super::tree::{Files, Place, Tree};
@@ -30,6 +31,8 @@ pub struct Request {
     pub known: Vec<CommitId>,
     /// Patterns of application state that stays in place.
     pub preserve: Vec<String>,
+    /// What the hooks of the last run made.
+    pub made: Made,
 }
 
 /// The worker's operation.
@@ -114,7 +117,7 @@ pub struct Tip {
 pub fn handle(request: &Request) -> Outcome<Drift> {
     let tree = Tree::enter(&request.place);
     let preserve = Preserve::patterns(&request.preserve)?;
-    let observed = tree.observe(&request.known, &preserve, Access::ReadOnly)?;
+    let observed = tree.observe(&request.known, &preserve, &request.made, Access::ReadOnly)?;
     let safe = saved::bundled(request.runs.as_path());
     let mut tips = tree.local_tips()?.unwrap_or_default();
     tips.retain(|tip| !safe.iter().any(|(_, commit)| *commit == tip.commit));
@@ -130,7 +133,7 @@ pub(super) struct Observed {
     /// Tracked files that differ from every known commit.
     pub(super) differing: BTreeMap<PathBuf, Difference>,
     /// Paths that a known commit accounts for though the private index does not show it: another commit than the
-    /// base does, or the checkout converts the file.
+    /// base does, the checkout converts the file, or a hook made it what it is.
     pub(super) explained: BTreeSet<PathBuf>,
     /// What no known commit tracks.
     pub(super) walked: Walked,
@@ -142,6 +145,7 @@ impl Tree {
         &self,
         known: &[CommitId],
         preserve: &Preserve,
+        made: &Made,
         access: Access,
     ) -> Outcome<Observed> {
         let mut candidates: Vec<CommitId> = self.named_by_head()?.into_iter().collect();
@@ -155,7 +159,7 @@ impl Tree {
             Err(failure) => Some(Err(failure)),
         });
         let Some((base, files)) = readable.next().transpose()? else {
-            let walked = walk::walk(&self.app, &Accounted::default(), preserve, access)?;
+            let walked = walk::walk(&self.app, &Accounted::default(), preserve, made, access)?;
             return Ok(Observed {
                 base: None,
                 differing: BTreeMap::new(),
@@ -163,13 +167,20 @@ impl Tree {
                 walked,
             });
         };
-        let mut walked = walk::walk(&self.app, &Accounted::of(files.keys()), preserve, access)?;
+        let mut walked = walk::walk(&self.app, &Accounted::of(files.keys()), preserve, made, access)?;
         let compared = self.compare(&base, &files, "base")?;
         let mut differing = compared.differing;
         for path in files.keys().filter(|path| walked.closed.iter().any(|closed| path.starts_with(closed))) {
             differing.entry(path.clone()).or_insert(Difference::Unreadable);
         }
         let mut explained = compared.converted;
+        differing.retain(|path, _| {
+            let theirs = made.vouches(&self.app, path) && !preserve.covers(path);
+            if theirs {
+                explained.insert(path.clone());
+            }
+            !theirs
+        });
         while !(differing.is_empty() && walked.strays.is_empty() && walked.preserved.is_empty()) {
             let Some((commit, others)) = readable.next().transpose()? else { break };
             let found = self.explained_by(&commit, &others, &files, &differing)?;
@@ -179,7 +190,7 @@ impl Tree {
             if found.iter().any(|path| !files.contains_key(path)) {
                 let accounted = files.keys().chain(&explained).chain(&found);
                 let opened = std::mem::take(&mut walked.opened);
-                walked = walk::walk(&self.app, &Accounted::of(accounted), preserve, access)?;
+                walked = walk::walk(&self.app, &Accounted::of(accounted), preserve, made, access)?;
                 walked.opened.extend(opened);
             }
             explained.extend(found);

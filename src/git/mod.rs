@@ -10,6 +10,7 @@
 pub mod drift;
 pub mod fetch_failure;
 pub mod inspect;
+pub mod made;
 pub mod mirror;
 pub mod path;
 pub mod proof;

@@ -7,6 +7,7 @@ use crate::error::{Failure, Outcome};
 use crate::settings::names::CommitId;
 
 use super::compare::{Difference, STATUS, parse_status};
+use super::made::Made;
 use super::path::TreePath;
 use super::tree::{Place, Tree, at_once};
 use super::walk::{self, Access, Accounted, Preserve};
@@ -62,7 +63,8 @@ fn prove(tree: &Tree, request: &Request) -> Outcome<Proof> {
         .filter(|(path, _)| !preserve.covers(path))
         .map(|(path, difference)| format!("{}: {}", path.display(), described(difference)))
         .collect();
-    let walked = walk::walk(&tree.app, &Accounted::of(files.keys()), &preserve, Access::ReadOnly)?;
+    let walked =
+        walk::walk(&tree.app, &Accounted::of(files.keys()), &preserve, &Made::default(), Access::ReadOnly)?;
     wrong.extend(walked.strays.iter().map(|(path, _)| format!("{}: is not in the commit", path.display())));
     wrong.extend(walked.closed.iter().map(|path| format!("{}: cannot be read", path.display())));
     if records(&status).find_map(|record| record.strip_prefix(b"# branch.oid "))

@@ -1,4 +1,5 @@
-//! Saves local changes: nothing is removed from the work tree that was not saved first.
+//! Saves local changes: nothing is removed from the work tree that was not saved first; regenerable caches and
+//! unchanged products of hooks ([`super::made`]) excepted.
 //!
 //! Order: observe, describe everything in `index.json`, then link or copy what git will replace, move what git does
 //! not know, bundle what only local names reach. What has to stay in place is set aside under a second name and put
@@ -21,6 +22,7 @@ use crate::settings::names::{CommitId, RunId};
 
 use super::compare::Difference;
 use super::drift::{Observed, Tip};
+use super::made::Made;
 use super::path::TreePath;
 use super::saved::{self, SCHEMA, SavedIndex, SavedItem, SavedKind, SavedTip};
 use super::tree::{Files, Place, Tree, at_once, is_there};
@@ -55,6 +57,8 @@ pub struct SaveRequest {
     pub target: CommitId,
     /// Patterns of application state that stays in place.
     pub preserve: Vec<String>,
+    /// What the hooks of the last run made.
+    pub made: Made,
 }
 
 /// What was saved.
@@ -136,7 +140,7 @@ impl<'a> Save<'a> {
         // The files, and what only local names reach, are two questions.
         let (tips, observed) = at_once(
             || self.tree.files(&self.request.target).and_then(|files| Ok((files, self.tree.local_tips()?))),
-            || self.tree.observe(&known, &self.preserve, Access::Open),
+            || self.tree.observe(&known, &self.preserve, &self.request.made, Access::Open),
         );
         let (observed, (target, tips)) = (observed?, tips?);
         let target = target.ok_or_else(|| {
@@ -160,6 +164,10 @@ impl<'a> Save<'a> {
             self.write(&index, &observed)?;
         }
         for cache in &work.caches {
+            // A product that somebody touched meanwhile stays, and stops the alignment.
+            if !self.request.made.is_untouched(&self.tree.app, cache) {
+                continue;
+            }
             disk::remove_tree(&self.tree.app.join(cache))?;
         }
         self.reopen_moved(&observed, &index)?;

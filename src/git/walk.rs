@@ -12,6 +12,7 @@ use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use crate::disk;
 use crate::error::{Context as _, Failure, Outcome};
 
+use super::made::Made;
 use super::path::TreePath;
 
 /// What a walk may do about folders that their owner has closed to himself.
@@ -30,7 +31,7 @@ pub(super) enum Stray {
     File,
     /// A folder with everything in it.
     Folder,
-    /// What makes itself again: byte code, caches of tools, empty folders.
+    /// What makes itself again: byte code, caches of tools, unchanged products of hooks, empty folders.
     Regenerable,
 }
 
@@ -136,9 +137,10 @@ pub(super) fn walk(
     app: &Path,
     accounted: &Accounted,
     preserve: &Preserve,
+    made: &Made,
     access: Access,
 ) -> Outcome<Walked> {
-    let mut walk = Walk { app, accounted, preserve, access, walked: Walked::default() };
+    let mut walk = Walk { app, accounted, preserve, made, access, walked: Walked::default() };
     walk.folder(Path::new(""))?;
     walk.walked.strays.sort();
     walk.walked.preserved.sort();
@@ -149,6 +151,7 @@ struct Walk<'a> {
     app: &'a Path,
     accounted: &'a Accounted,
     preserve: &'a Preserve,
+    made: &'a Made,
     access: Access,
     walked: Walked,
 }
@@ -187,7 +190,8 @@ impl Walk<'_> {
             return Ok(found);
         }
         if !is_folder {
-            let regenerable = is_byte_code(path) && self.has_source(path);
+            let regenerable =
+                is_byte_code(path) && self.has_source(path) || self.made.vouches(self.app, path);
             found.content = !regenerable;
             let kind = if regenerable { Stray::Regenerable } else { Stray::File };
             found.strays.push((path.to_path_buf(), kind));
@@ -270,6 +274,11 @@ fn is_tool_cache(path: &Path) -> bool {
     [".pytest_cache", ".mypy_cache", ".ruff_cache"].iter().any(|cache| name == *cache)
 }
 
+/// Tells whether a file that lies in something regenerable is byte code, or lies in a cache.
+pub(super) fn is_cache(path: &Path) -> bool {
+    is_byte_code(path) || path.ancestors().any(is_tool_cache)
+}
+
 /// Lists every file below a folder, or the file itself; paths start with `path`.
 pub(super) fn files_below(app: &Path, path: &Path) -> Outcome<Vec<PathBuf>> {
     let told = || format!("cannot read {}", app.join(path).display());
@@ -315,9 +324,14 @@ mod tests {
     fn strays(folder: &Path, tracked: &[&str], preserve: &[&str]) -> (Vec<(String, Stray)>, Vec<String>) {
         let tracked: Vec<PathBuf> = tracked.iter().map(PathBuf::from).collect();
         let globs: Vec<String> = preserve.iter().map(|text| (*text).to_owned()).collect();
-        let walked =
-            walk(folder, &Accounted::of(&tracked), &Preserve::patterns(&globs).unwrap(), Access::ReadOnly)
-                .unwrap();
+        let walked = walk(
+            folder,
+            &Accounted::of(&tracked),
+            &Preserve::patterns(&globs).unwrap(),
+            &Made::default(),
+            Access::ReadOnly,
+        )
+        .unwrap();
         let text = |path: PathBuf| path.to_str().unwrap().to_owned();
         (
             walked.strays.into_iter().map(|(path, kind)| (text(path), kind)).collect(),

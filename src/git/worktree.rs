@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::clock;
+use crate::clock::{self, FileTime};
 use crate::disk;
 use crate::error::{Failure, Outcome};
 use crate::journal::recover::SetAside;
@@ -19,6 +19,7 @@ use crate::settings::names::{BranchName, CommitId, RunId};
 use super::align::{self, Aligned};
 use super::drift::{self, Drift};
 use super::inspect::{self, TreeState, Unremovable};
+use super::made::{self, Made};
 use super::mirror::Mirror;
 use super::path::TreePath;
 use super::preserve::PutBack;
@@ -101,8 +102,34 @@ impl WorkTree {
     /// The tree or the mirror cannot be read.
     pub fn drift(&self, known: &[CommitId], preserve: &[String]) -> Outcome<Drift> {
         let (known, preserve) = (known.to_vec(), preserve.to_vec());
-        let runs = self.layout.runs().into();
-        self.within(|place| self.ask(drift::OPERATION, &drift::Request { place, runs, known, preserve }))
+        let (runs, made) = (self.layout.runs().into(), self.made());
+        self.within(|place| {
+            self.ask(drift::OPERATION, &drift::Request { place, runs, known, preserve, made })
+        })
+    }
+
+    /// Records what the hooks that began at `since` made or changed in the tree, which was `commit` before.
+    ///
+    /// # Errors
+    /// The tree cannot be read, or the list not be written.
+    pub fn record_made(&self, commit: &CommitId, preserve: &[String], since: FileTime) -> Outcome<()> {
+        let (commit, preserve) = (commit.clone(), preserve.to_vec());
+        let made: Made = self
+            .within(|place| self.ask(made::OPERATION, &made::Request { place, commit, preserve, since }))?;
+        disk::write_json(&self.layout.made_file(), &made, 0o644)
+    }
+
+    /// Forgets what earlier hooks made.
+    ///
+    /// # Errors
+    /// The list cannot be removed.
+    pub fn forget_made(&self) -> Outcome<()> {
+        disk::remove_file_if_there(&self.layout.made_file())
+    }
+
+    /// What the hooks made; without a list that can be read everything is a local change.
+    fn made(&self) -> Made {
+        disk::read_json(&self.layout.made_file()).ok().flatten().unwrap_or_default()
     }
 
     /// Saves every local change under the run; must come before [`WorkTree::align`].
@@ -122,6 +149,7 @@ impl WorkTree {
             known: wanted.known.to_vec(),
             target: wanted.target.clone(),
             preserve: wanted.preserve.to_vec(),
+            made: self.made(),
         };
         self.within(|place| self.ask(save::OPERATION, &save::Request { place, save: request }))
     }
@@ -295,6 +323,7 @@ pub fn answer(operation: &str, request: &[u8]) -> Option<Vec<u8>> {
         inspect::OPERATION => worker::answer(request, |request| inspect::handle(&request)),
         inspect::UNREMOVABLE => worker::answer(request, |request| inspect::handle_unremovable(&request)),
         drift::OPERATION => worker::answer(request, |request| drift::handle(&request)),
+        made::OPERATION => worker::answer(request, |request| made::handle(&request)),
         save::OPERATION => worker::answer(request, |request| save::handle(&request)),
         align::OPERATION => worker::answer(request, |request| align::handle(&request)),
         proof::OPERATION => worker::answer(request, |request| proof::handle(&request)),

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::checkpoint;
+use crate::clock;
 use crate::error::{Failure, Outcome};
 use crate::installation::Installation;
 use crate::journal::recover;
@@ -42,14 +43,26 @@ pub fn prepare(
 ) -> Outcome<String> {
     let place = Place { folder: on.layout.app(), environment: on.layout.venv() };
     let hooks = &release.settings.hooks;
+    if hooks.is_empty() {
+        on.tree.forget_made()?;
+        return Ok("no hooks declared".to_owned());
+    }
+    let since = clock::between_changes()?;
     for hook in hooks {
         account.progress(&hook.name);
         checkpoint::reach("prepare:before-hook");
         run_hook(on, account, hook, &place, generation)?;
         checkpoint::reach("prepare:after-hook");
     }
+    if let Err(failure) = on.tree.record_made(&release.commit, &on.settings.preserve, since) {
+        if failure.interrupted_by().is_some() {
+            return Err(failure);
+        }
+        // Without the record the next run saves what the hooks made: more than needed, never less.
+        account.note(&format!("what the hooks made in app/ could not be recorded: {failure}"));
+    }
+    checkpoint::reach("prepare:recorded");
     Ok(match hooks.len() {
-        0 => "no hooks declared".to_owned(),
         1 => format!("1 hook: {}", hooks[0].name),
         count => {
             let names: Vec<&str> = hooks.iter().map(|hook| hook.name.as_str()).collect();

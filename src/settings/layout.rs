@@ -131,6 +131,10 @@ impl Layout {
     pub fn deployed_env(&self) -> PathBuf {
         self.state().join("deployed.env")
     }
+    /// What the hooks of the last run made in the work tree.
+    pub fn made_file(&self) -> PathBuf {
+        self.state().join("made.json")
+    }
     /// The file that one run at a time locks; never unlinked.
     pub fn lock_file(&self) -> PathBuf {
         self.state().join("lock")

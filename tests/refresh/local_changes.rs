@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 
-use crate::help::{WAYS, aligned, last_run};
+use crate::help::{WAYS, aligned, hook, last_run, with};
 use crate::host::{Host, git};
 
 #[test]
@@ -167,4 +167,89 @@ fn pruning_keeps_what_the_latest_run_relies_on_and_removes_the_rest() {
     host.tool(["drift", "prune", &first]).expect(3).says("relies on");
     host.tool(["drift", "prune", &first, &third]).expect(0);
     host.tool(["drift", "list"]).expect(0).says("no refresh has saved");
+}
+
+/// A hook as they usually are: compiles into a folder that git ignores, rewrites a tracked file, removes another.
+fn compiling() -> String {
+    let work = "mkdir -p static/deep && echo css > static/built.css && echo map > static/deep/built.map && \
+                echo compiled > index.txt && rm source.txt && echo beside > src/beside.txt";
+    hook("compile", "assets", &["sh", "-c", work], "")
+}
+
+#[test]
+fn what_hooks_make_is_no_local_change_until_somebody_touches_it() {
+    for way in WAYS {
+        let host = Host::new();
+        host.push(&[
+            (".gitignore", "static/\n"),
+            ("index.txt", "empty\n"),
+            ("source.txt", "source\n"),
+            ("src/tracked.txt", "tracked\n"),
+            ("refresh.toml", &compiling()),
+        ]);
+        host.tool(way).expect(0);
+        let products = ["static/built.css", "static/deep/built.map", "index.txt", "src/beside.txt"];
+        let made = || products.map(|path| host.read(path).unwrap().trim().to_owned());
+        assert_eq!(made(), ["css", "map", "compiled", "beside"]);
+        assert_eq!(host.read("source.txt"), None);
+        let current = || {
+            let pid = host.report()["service"]["pid"].clone();
+            host.tool(with(way, &["--if-changed"])).expect(0).says("Already current");
+            assert_eq!(host.report()["service"]["pid"], pid);
+            host.tool(["plan", "--exit-code"]).expect(0);
+            host.tool(["status"]).says("local        0 changes");
+        };
+        current();
+
+        // The next version comes without the hook: all of it is gone, and the proof finds the commit.
+        host.push(&[("version.txt", "two\n"), ("refresh.toml", "")]);
+        host.tool(way).expect(0);
+        assert_eq!(host.report()["saved"]["count"], 0, "{}", host.report()["saved"]);
+        aligned(&host, "main");
+        assert!(!host.layout.app().join("static").exists());
+        assert!(!host.layout.made_file().exists());
+
+        host.push(&[("refresh.toml", &compiling())]);
+        host.tool(way).expect(0);
+        current();
+        host.tool(way).expect(0);
+        assert_eq!(host.report()["saved"]["count"], 0);
+        assert_eq!(made(), ["css", "map", "compiled", "beside"]);
+        current();
+
+        // Edited with the old size, beside a product, and in the place of a file that the hook removed.
+        host.write("index.txt", "by hand!\n");
+        host.write("src/mine.txt", "mine\n");
+        host.write("source.txt", "by hand\n");
+        host.write("static/deep/built.map", "mep\n");
+        host.tool(["plan", "--exit-code"]).expect(5);
+        host.tool(way).expect(0);
+        let saved = host.runs().last().unwrap().join("saved");
+        let kept = |path: &str| fs::read_to_string(saved.join(path)).unwrap();
+        assert_eq!(kept("files/index.txt"), "by hand!\n");
+        assert_eq!(kept("files/source.txt"), "by hand\n");
+        assert_eq!(kept("untracked/src/mine.txt"), "mine\n");
+        assert_eq!(kept("untracked/static/deep/built.map"), "mep\n");
+        assert!(!saved.join("untracked/src/beside.txt").exists(), "an untouched product was saved");
+        assert_eq!(host.report()["saved"]["count"], 4, "{}", host.report()["saved"]);
+        assert_eq!(made(), ["css", "map", "compiled", "beside"]);
+        current();
+    }
+}
+
+#[test]
+fn a_kill_between_hooks_and_their_record_costs_one_saving() {
+    let host = Host::new();
+    host.push(&[(".gitignore", "static/\n"), ("index.txt", "empty\n"), ("source.txt", "source\n")]);
+    host.push(&[("src/tracked.txt", "tracked\n"), ("refresh.toml", &compiling())]);
+    let mut killed = host.command(["run"]);
+    killed.env("LADYLINUX_REFRESH_TRACE", host.beside("trace"));
+    killed.env("LADYLINUX_REFRESH_KILL_AT", "prepare:after-hook#1");
+    assert!(!killed.output().unwrap().status.success());
+    assert!(host.read("static/built.css").is_some() && !host.layout.made_file().exists());
+    host.tool(["run"]).expect(0);
+    assert_eq!(host.report()["saved"]["count"], 4, "{}", host.report()["saved"]);
+    host.tool(["run"]).expect(0);
+    assert_eq!(host.report()["saved"]["count"], 0);
+    host.tool(["run", "--if-changed"]).expect(0).says("Already current");
 }
