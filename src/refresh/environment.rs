@@ -40,7 +40,7 @@ pub fn ensure_generation(on: &Installation, account: &mut Account, release: &Rel
         TargetState::Earlier { generation, .. } => on.environments().good(generation)?,
     };
     let (generation, made, reason) = if let Some(generation) = earlier {
-        (generation, Made::Reused, "the one of that run".to_owned())
+        (generation, Made::Reused, "the environment of that run".to_owned())
     } else {
         let wanted = release.wanted(on)?;
         let ensured = on.environments().ensure(&wanted, release.settings.python.strategy, &account.run)?;

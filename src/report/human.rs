@@ -93,7 +93,7 @@ impl Subscriber for Human {
                 self.end_bar();
                 let mark = paint(Tone::Good, "✓");
                 self.say(&format!(
-                    "{mark} {:<13} {:<56} {:>8}",
+                    "{mark} {:<13} {:<62} {:>8}",
                     label(*phase),
                     harmless(summary),
                     duration(*duration_ms)
@@ -103,7 +103,7 @@ impl Subscriber for Human {
                 self.end_bar();
                 let mark = paint(Tone::Bad, "✗");
                 self.say(&format!(
-                    "{mark} {:<13} {:<56} {:>8}",
+                    "{mark} {:<13} {:<62} {:>8}",
                     label(*phase),
                     "failed",
                     duration(*duration_ms)
