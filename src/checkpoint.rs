@@ -37,7 +37,7 @@ pub use kill::{for_worker, reach, reach_child};
 mod kill {
     use std::env;
     use std::fs;
-    use std::io::Write as _;
+    use std::io::{Seek as _, Write as _};
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use rustix::process::{Pid, Signal, getpid, kill_process, kill_process_group};
@@ -99,12 +99,18 @@ mod kill {
         let Some(path) = env::var_os(TRACE) else { return at.parse() == Ok(alone) };
         let line =
             if env::var_os(RUN_PROCESS).is_some() { format!("worker:{name}") } else { name.to_owned() };
+        // One write, and a count up to its own end: threads and workers reach points at the same time.
+        let reach = |mut file: fs::File| {
+            file.write_all(format!("{line}\n").as_bytes())?;
+            file.stream_position()
+        };
         let file = fs::OpenOptions::new().create(true).append(true).open(&path);
-        if file.and_then(|mut file| writeln!(file, "{line}")).is_err() {
-            return false;
-        }
+        let Ok(end) = file.and_then(reach) else { return false };
         let Some((wanted, nth)) = at.rsplit_once('#') else { return false };
-        let trace = fs::read_to_string(&path).unwrap_or_default();
-        wanted == line && nth.parse() == Ok(trace.lines().filter(|reached| *reached == line).count())
+        let trace = fs::read(&path).unwrap_or_default();
+        let until_now = trace.get(..usize::try_from(end).unwrap_or(0)).unwrap_or_default();
+        let count =
+            until_now.split(|byte| *byte == b'\n').filter(|reached| *reached == line.as_bytes()).count();
+        wanted == line && nth.parse() == Ok(count)
     }
 }
