@@ -268,13 +268,11 @@ fn probe(on: &Installation, observed: &Observed) -> Outcome<()> {
     let number = on.port()?;
     let env_file = EnvFile::read(&on.layout.env_file())?;
     probe::resolve(&on.settings.probe, &env_file, None)?;
-    match port::holder(number)? {
+    let holder = if observed.service.is_down() {
+        port::holder(number)?
+    } else {
         // Of a running service any process may listen; each carries its mark.
-        Some(holder) if !observed.service.is_down() => match holder.process {
-            Some(process) if process.variable(SERVICE_MARK).is_none() => Err(port::held(number, &holder)),
-            _ => Ok(()),
-        },
-        Some(holder) => Err(port::held(number, &holder)),
-        None => Ok(()),
-    }
+        port::stranger(number, |process| process.variable(SERVICE_MARK).is_some())?
+    };
+    holder.map_or(Ok(()), |holder| Err(port::held(number, &holder)))
 }

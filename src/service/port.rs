@@ -52,6 +52,24 @@ pub fn holder(port: u16) -> Outcome<Option<PortHolder>> {
     }))
 }
 
+/// Finds somebody who listens on `port` and is not `ours`; `None` where all who do are, or cannot be looked at.
+///
+/// # Errors
+/// The kernel's table cannot be read.
+pub fn stranger(port: u16, ours: impl Fn(ProcessId) -> bool) -> Outcome<Option<PortHolder>> {
+    let listening = listening(port)?;
+    let Some(first) = listening.first() else { return Ok(None) };
+    let inodes: HashSet<u64> = listening.iter().map(|socket| socket.inode).collect();
+    let mut holders =
+        all_pids().into_iter().filter(|pid| has_socket(*pid, &inodes)).filter_map(ProcessId::of);
+    let stranger = holders.find(|process| !ours(*process));
+    Ok(stranger.map(|process| PortHolder {
+        process: Some(process),
+        command: process.command(),
+        uid: first.uid,
+    }))
+}
+
 /// Waits until nobody listens on `port`, at most for `limit`.
 ///
 /// # Errors

@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::process::Stdio;
 
 use crate::help::{LOOKOUT, WAYS, down_and_fenced, hook, journaled, listens, look_out, seen, told};
-use crate::host::{Host, SERVER};
+use crate::host::{Host, SERVER, ran};
 
 /// Before it serves, it leaves a worker behind in a session of its own, which does not care for SIGTERM.
 const FORKING: &str = r"
@@ -66,19 +67,40 @@ fn rw_5_1_a_service_that_is_down_already_is_no_trouble() {
 
 #[test]
 fn rw_5_1_nothing_goes_on_while_a_stranger_holds_the_port() {
+    let named =
+        |host: &Host| format!("process {}", std::process::id()) + &format!("|port {} is held", host.port);
+    // Another address of the same port: the service and the stranger get along until the service is to be gone.
     for way in WAYS {
         let host = Host::running();
-        let before = host.head();
-        host.push(&[("version.txt", "two\n")]);
-        // Another address of the same port: the service and the stranger get along until the service is to be gone.
         let stranger = TcpListener::bind(("127.0.0.2", host.port)).unwrap();
-        host.tool(way).expect(1).says(&format!("process {}", std::process::id()));
-        assert!(told(&host).contains(&format!("port {} is held", host.port)), "{}", told(&host));
-        assert_eq!(journaled(&host, "failed"), ["stop"]);
-        assert_eq!(host.head(), before, "the tree was touched");
-        down_and_fenced(&host);
+        let refused = host.tool(way).expect(3).all();
+        assert!(named(&host).split('|').all(|text| refused.contains(text)), "{refused}");
+        assert!(listens(&host) && !host.fenced(), "known before the stop, and so nothing is stopped");
         drop(stranger);
         host.tool(way).expect(0);
-        assert_eq!(host.version().as_deref(), Some("two"));
     }
+
+    // The stranger comes when preflight has looked already: a staged check holds the run meanwhile.
+    let host = Host::running();
+    let before = host.head();
+    let (reached, go) = (host.beside("reached"), host.beside("go"));
+    let wait = format!("touch {}; while [ ! -e {} ]; do sleep 0.01; done", reached.display(), go.display());
+    let held = hook("held", "check", &["sh", "-c", &wait], "stage = true");
+    host.push(&[("version.txt", "two\n"), ("refresh.toml", &held)]);
+    let mut command = host.command(["run"]);
+    let mut run = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    while !reached.exists() {
+        assert!(run.try_wait().unwrap().is_none(), "the run ended too early");
+        std::thread::yield_now();
+    }
+    let stranger = TcpListener::bind(("127.0.0.2", host.port)).unwrap();
+    fs::write(&go, "").unwrap();
+    ran(run.wait_with_output().unwrap()).expect(1).says(&format!("process {}", std::process::id()));
+    assert!(told(&host).contains(&format!("port {} is held", host.port)), "{}", told(&host));
+    assert_eq!(journaled(&host, "failed"), ["stop"]);
+    assert_eq!(host.head(), before, "the tree was touched");
+    down_and_fenced(&host);
+    drop(stranger);
+    host.tool(["run"]).expect(0);
+    assert_eq!(host.version().as_deref(), Some("two"));
 }
