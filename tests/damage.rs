@@ -156,7 +156,10 @@ fn faults_can_be_injected() -> bool {
     let tried = Command::new("strace").args(["-f", "-e", "inject=fsync:error=EIO", "true"]).output();
     let there = tried.is_ok_and(|output| output.status.success());
     if !there {
-        eprintln!("LEFT OUT: strace is missing or may not trace, so no system call can be made to fail");
+        let _ = std::io::Write::write_all(
+            &mut std::io::stderr(),
+            b"LEFT OUT: strace is missing or may not trace, so no system call can be made to fail\n",
+        );
         assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "strace is needed: apt-get install strace");
     }
     there

@@ -525,7 +525,10 @@ fn what_is_moved_stays_on_the_trees_own_file_system() {
     let mut world = World::new();
     world.install();
     let Some(elsewhere) = another_file_system(&world.app()) else {
-        eprintln!("SKIPPED: there is no second file system to try it with");
+        let _ = std::io::Write::write_all(
+            &mut std::io::stderr(),
+            b"SKIPPED: there is no second file system to try it with\n",
+        );
         return;
     };
     std::os::unix::fs::symlink(elsewhere.path(), world.layout.runs()).unwrap();
@@ -562,7 +565,10 @@ fn a_saved_place_behind_a_bind_mount_is_known_by_trying() {
             command
         };
         if !unshare().arg("true").output().is_ok_and(|output| output.status.success()) {
-            eprintln!("SKIPPED: there can be no mounts of the test's own here");
+            let _ = std::io::Write::write_all(
+                &mut std::io::stderr(),
+                b"SKIPPED: there can be no mounts of the test's own here\n",
+            );
             assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "`unshare --mount` has to work");
             return;
         }

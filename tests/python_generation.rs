@@ -361,7 +361,10 @@ fn pruning_keeps_what_is_named_and_what_is_live() {
 #[test]
 fn rw_5_3_everything_in_a_generation_belongs_to_the_owner_of_the_tree() {
     if !rustix::process::geteuid().is_root() {
-        println!("SKIPPED: only root can build for somebody else; run the tests as root to prove it");
+        let _ = std::io::Write::write_all(
+            &mut std::io::stderr(),
+            b"SKIPPED: only root can build for somebody else; run the tests as root to prove it\n",
+        );
         return;
     }
     for installer in BOTH {
@@ -476,7 +479,10 @@ fn rw_7_1b_a_disk_that_is_full_is_told_as_that_and_nothing_is_left() {
     {
         let world = World::new().with(installer);
         let Some(_disk) = SmallDisk::at(&world.layout.venvs(), size) else {
-            println!("SKIPPED: a small disk cannot be mounted here; run the tests as root to prove it");
+            let _ = std::io::Write::write_all(
+                &mut std::io::stderr(),
+                b"SKIPPED: a small disk cannot be mounted here; run the tests as root to prove it\n",
+            );
             return;
         };
         let failure = world.ensure("six==1.17.0\nidna==3.10\n", "run-1").unwrap_err();
