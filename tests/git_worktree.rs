@@ -1,10 +1,5 @@
 //! The work tree is aligned with a commit, whatever state it is in, and proved to be it.
-#![expect(
-    clippy::disallowed_methods,
-    clippy::disallowed_macros,
-    clippy::print_stderr,
-    reason = "tests arrange the world that the program finds"
-)]
+#![expect(clippy::disallowed_methods, reason = "tests arrange the world that the program finds")]
 
 #[path = "common/git.rs"]
 mod common;
