@@ -81,6 +81,7 @@ find_tools() {
     command -v cc >/dev/null || missing="$missing gcc libc6-dev"
     command -v git >/dev/null && [ -x "$(git --exec-path)/git-daemon" ] || missing="$missing git"
     /usr/bin/python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3 python3-venv"
+    command -v strace >/dev/null || missing="$missing strace"
     [ -e /etc/ssl/certs/ca-certificates.crt ] || missing="$missing ca-certificates"
     if [ -n "$missing" ]; then
         if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
