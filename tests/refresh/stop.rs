@@ -104,3 +104,14 @@ fn rw_5_1_nothing_goes_on_while_a_stranger_holds_the_port() {
     host.tool(["run"]).expect(0);
     assert_eq!(host.version().as_deref(), Some("two"));
 }
+
+#[test]
+fn a_refresh_that_the_service_itself_started_is_refused_instead_of_ending_itself() {
+    let host = Host::running();
+    let mark = format!("a-name@{}", host.layout.root().display());
+    let mut command = host.command(["run"]);
+    let said = ran(command.env("LADYLINUX_REFRESH_SERVICE", mark).output().unwrap()).expect(3);
+    assert!(said.all().contains("started from inside the service"), "{}", said.all());
+    assert!(listens(&host) && !host.fenced());
+    host.tool(["run"]).expect(0);
+}
