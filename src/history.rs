@@ -62,7 +62,7 @@ pub fn one(layout: &Layout, run: &RunId) -> Outcome<Past> {
 pub struct GoodPair {
     /// The run that proved it.
     pub run: RunId,
-    /// Its report.
+    /// Its commit.
     pub commit: CommitId,
     /// Its environment.
     pub generation: GenerationName,

@@ -22,8 +22,8 @@ pub const SERVICE_MARK: &str = "LADYLINUX_REFRESH_SERVICE";
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 const TICK: Duration = Duration::from_millis(2);
 
-/// Returns the mark of this installation (made by whoever holds the supervisor's lock): a random name made once, and the root, so that a copy of the installation
-/// elsewhere has another one.
+/// Returns the mark of this installation: a random name, made once by whoever holds the supervisor's lock, and the
+/// root, so that a copy of the installation elsewhere has another one.
 ///
 /// # Errors
 /// The name cannot be made or read.
