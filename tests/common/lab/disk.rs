@@ -27,6 +27,9 @@ pub(super) struct Store {
 impl Store {
     pub(super) fn new(folder: &Path, base: &Path, disk: Disk) -> Self {
         let store = Self { folder: folder.to_owned(), base: base.to_owned(), disk };
+        // Every machine that boots gets a copy of this host's mounts. Only because these are shared does unmounting
+        // them here unmount them there; else a neighbour would hold a disk that was to be let go.
+        must("mount", ["--bind".as_ref(), "--make-shared".as_ref(), folder.as_os_str(), folder.as_os_str()]);
         for path in [store.root(), store.writable(), store.snapshots()] {
             fs::create_dir_all(path).unwrap();
         }
