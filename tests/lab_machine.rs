@@ -147,6 +147,7 @@ fn nothing_is_left_of_a_machine_that_is_dropped_or_whose_test_panics() {
     assert!(!Path::new("/run/netns").join(id).exists());
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(!mounts.contains(id), "{mounts}");
-    let groups = ["systemd", "unified", "memory", "."].map(|part| Path::new("/sys/fs/cgroup").join(part).join(id));
+    let groups =
+        ["systemd", "unified", "memory", "."].map(|part| Path::new("/sys/fs/cgroup").join(part).join(id));
     assert!(groups.iter().all(|group| !group.exists()));
 }
