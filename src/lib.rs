@@ -41,6 +41,7 @@ pub mod report;
 pub mod service;
 pub mod settings;
 pub mod status_file;
+pub mod systemd;
 
 /// Runs the program: arguments in, exit code out (`docs/exit-codes.md`).
 pub fn main() -> ExitCode {

@@ -18,6 +18,7 @@ use ladylinux_refresh::service::supervisor::{Embedded, LogLimits};
 use ladylinux_refresh::service::{Admission, Before, ExitKind, Force, ServiceManager, ServiceState, fence};
 use ladylinux_refresh::settings::Service;
 use ladylinux_refresh::settings::layout::Layout;
+use ladylinux_refresh::settings::names::UnitName;
 use rustix::process::{Pid, Signal, kill_process};
 use service::{Bench, Script, fact, process, run_id, start, told, until};
 
@@ -60,7 +61,7 @@ impl World {
 fn embedded(layout: &Layout, stop_timeout: Duration) -> Embedded {
     let python = service::python().to_str().unwrap().to_owned();
     let command = vec![python, "{app}/service.py".to_owned(), "{port}".to_owned()];
-    Embedded::of(layout.clone(), Service { command, stop_timeout })
+    Embedded::of(layout.clone(), Service { unit: UnitName::usual(), command, stop_timeout })
         .with_program(env!("CARGO_BIN_EXE_ladylinux-refresh").into())
 }
 
@@ -314,7 +315,11 @@ fn the_log_is_rotated_and_nothing_of_the_tail_is_lost() {
 fn a_program_that_is_missing_or_cannot_run_is_told_and_nothing_is_left_running() {
     let world = World::new(&Script::new(service::LISTENS));
     let with = |command: &str| {
-        let service = Service { command: vec![command.to_owned()], stop_timeout: Duration::from_secs(1) };
+        let service = Service {
+            unit: UnitName::usual(),
+            command: vec![command.to_owned()],
+            stop_timeout: Duration::from_secs(1),
+        };
         Embedded::of(world.layout.clone(), service)
             .with_program(env!("CARGO_BIN_EXE_ladylinux-refresh").into())
     };

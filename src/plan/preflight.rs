@@ -58,7 +58,9 @@ fn manager(on: &Installation) -> Outcome<()> {
     if !on.layout.is_real() {
         return Ok(());
     }
-    match on.layout.unit_files().into_iter().find(|path| path.exists()) {
+    let unit = &on.settings.service.unit;
+    let folders = [on.layout.host_units(), on.layout.package_units()];
+    match folders.into_iter().map(|folder| folder.join(unit.as_str())).find(|path| path.exists()) {
         None => Ok(()),
         Some(unit) => Err(Failure::new(format!(
             "the service is kept by systemd ({}), which this version cannot ask; it keeps the service itself",

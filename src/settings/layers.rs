@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer};
 use toml::de::DeTable;
 
 use super::layout::Layout;
-use super::names::BranchName;
+use super::names::{BranchName, UnitName};
 use super::{
     Hook, HookKind, InstallerChoice, Origin, Probe, Python, Remote, RemoteUrl, Service, Settings, Strategy,
     Transport,
@@ -28,6 +28,7 @@ pub const APPLICATION_FILE: &str = "refresh.toml";
 #[serde(deny_unknown_fields, default)]
 pub struct HostFile {
     branch: Option<BranchName>,
+    allowed_branches: Option<Vec<BranchName>>,
     strict_order: Option<bool>,
     preserve: Option<Vec<String>>,
     keep: Option<usize>,
@@ -83,6 +84,7 @@ struct PythonTable {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct ServiceTable {
+    unit: Option<UnitName>,
     command: Option<Vec<String>>,
     stop_timeout: Option<Span>,
 }
@@ -205,6 +207,11 @@ impl Layers {
         let settings = Settings {
             layout: self.layout.clone(),
             branch: pick.optional("branch", [(host.branch.clone(), Origin::Host)]),
+            allowed_branches: pick.value(
+                "allowed_branches",
+                [(host.allowed_branches.clone(), Origin::Host)],
+                Vec::new(),
+            ),
             strict_order: pick.value(
                 "strict_order",
                 [(flag(over.no_stage), Origin::Flag), (host.strict_order, Origin::Host)],
@@ -247,6 +254,11 @@ impl Layers {
                 ),
             },
             service: Service {
+                unit: pick.value(
+                    "service.unit",
+                    [(host.service.unit.clone(), Origin::Host)],
+                    UnitName::usual(),
+                ),
                 command: pick.value(
                     "service.command",
                     [(host.service.command.clone(), Origin::Host)],
@@ -397,7 +409,21 @@ enum Author {
 
 /// The keys of the host's file, by table; the empty name is the top.
 pub const HOST_KEYS: [(&str, &[&str]); 6] = [
-    ("", &["branch", "strict_order", "preserve", "keep", "remote", "python", "service", "probe", "hook"]),
+    (
+        "",
+        &[
+            "branch",
+            "allowed_branches",
+            "strict_order",
+            "preserve",
+            "keep",
+            "remote",
+            "python",
+            "service",
+            "probe",
+            "hook",
+        ],
+    ),
     (
         "remote",
         &[
@@ -415,7 +441,7 @@ pub const HOST_KEYS: [(&str, &[&str]); 6] = [
         ],
     ),
     ("python", &["interpreter", "installer", "strategy", "definitions", "index_url", "deadline"]),
-    ("service", &["command", "stop_timeout"]),
+    ("service", &["unit", "command", "stop_timeout"]),
     ("probe", &["url", "path", "status", "json_field", "json_value", "body", "deadline", "settle"]),
     ("hook", &["name", "kind", "command", "deadline", "stage"]),
 ];

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::settings::names::{GenerationName, RunId};
+use crate::settings::names::{GenerationName, RunId, UnitName};
 
 /// Every path of an installation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,10 +69,17 @@ impl Layout {
     pub fn env_file(&self) -> PathBuf {
         self.at("etc/ladylinux/ladylinux.env")
     }
-    /// Where a unit of systemd for the service may lie.
-    pub fn unit_files(&self) -> [PathBuf; 3] {
-        ["etc/systemd/system", "usr/lib/systemd/system", "lib/systemd/system"]
-            .map(|folder| self.at(folder).join("ladylinux-api.service"))
+    /// Where the units and drop-ins of packages lie: what `init` installs goes here.
+    pub fn package_units(&self) -> PathBuf {
+        self.at("usr/lib/systemd/system")
+    }
+    /// Where the units of people lie.
+    pub fn host_units(&self) -> PathBuf {
+        self.at("etc/systemd/system")
+    }
+    /// The drop-in that teaches a unit the fence.
+    pub fn drop_in(&self, unit: &UnitName) -> PathBuf {
+        self.package_units().join(format!("{unit}.d/50-ladylinux-refresh.conf"))
     }
     /// `/etc/ladylinux/refresh.toml`: the host's settings, written by people.
     pub fn host_file(&self) -> PathBuf {
@@ -143,9 +150,17 @@ impl Layout {
     pub fn supervisor(&self) -> PathBuf {
         self.state().join("supervisor")
     }
+    /// Where the application puts its requests for a refresh; belongs to the service's user.
+    pub fn requests(&self) -> PathBuf {
+        self.state().join("requests")
+    }
     /// `/run/ladylinux-refresh`: what does not outlive a boot.
     pub fn volatile(&self) -> PathBuf {
         self.at("run/ladylinux-refresh")
+    }
+    /// What a run tells whoever follows it.
+    pub fn spool(&self, id: &RunId) -> PathBuf {
+        self.volatile().join("runs").join(id.as_str())
     }
     /// Exists only while a refresh starts the service through the fence.
     pub fn admit(&self) -> PathBuf {

@@ -17,7 +17,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use layout::Layout;
-use names::{BranchName, RelativePath};
+use names::{BranchName, RelativePath, UnitName};
 
 /// Where a value came from; later ones win.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,6 +53,8 @@ pub struct Settings {
     pub layout: Layout,
     /// The branch to follow where the command line names none.
     pub branch: Option<BranchName>,
+    /// The branches that the application itself may ask to be refreshed to.
+    pub allowed_branches: Vec<BranchName>,
     /// Leaves staging out: everything happens inside the six steps.
     pub strict_order: bool,
     /// Patterns (globs below `app/`) of application state that stays in place.
@@ -171,9 +173,11 @@ pub enum Strategy {
     Always,
 }
 
-/// How the service is run under the embedded supervisor.
+/// Which unit of systemd the service is, and how it is run where the embedded supervisor keeps it.
 #[derive(Debug, Clone)]
 pub struct Service {
+    /// The unit.
+    pub unit: UnitName,
     /// The command: program and arguments. `{venv}`, `{app}` and `{port}` stand for paths and the port.
     pub command: Vec<String>,
     /// How long the service has to end by itself.

@@ -65,6 +65,40 @@ name_type! {
     GenerationName
 }
 
+name_type! {
+    /// The name of a service unit of systemd, for instance `ladylinux-api.service` (systemd.unit(5)).
+    UnitName
+}
+
+impl UnitName {
+    /// Returns the unit of the deployment contract.
+    pub fn usual() -> Self {
+        Self("ladylinux-api.service".to_owned())
+    }
+
+    /// Checks the name of a service unit. Instances of templates are taken, templates are not.
+    ///
+    /// # Errors
+    /// A sentence that names the rule which the text breaks.
+    pub fn parse(text: &str) -> Outcome<Self> {
+        let refuse = |why: &str| Err(Failure::new(format!("{text:?} cannot be the name of a unit: {why}")));
+        let Some(stem) = text.strip_suffix(".service") else {
+            return refuse("it does not end in .service");
+        };
+        if stem.is_empty() || text.len() > 255 {
+            return refuse("its length is not from 9 to 255 bytes");
+        }
+        if stem.ends_with('@') {
+            return refuse("it names a template, not a unit");
+        }
+        let allowed = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c);
+        if let Some(bad) = stem.chars().find(|c| !allowed(*c)) {
+            return refuse(&format!("it contains {bad:?}"));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
 impl BranchName {
     /// Returns `main`, the branch of an installation that says nothing else.
     pub fn main() -> Self {

@@ -1,0 +1,83 @@
+//! The one door to systemd: its manager on the system bus (org.freedesktop.systemd1(5)).
+//!
+//! What is asked comes back typed, so nothing here reads the text that `systemctl` writes for people. The library runs its
+//! connection on a thread of its own; to this program every call is an ordinary blocking one.
+
+use std::path::Path;
+use std::time::Duration;
+
+use zbus::blocking::connection::Builder;
+use zbus::blocking::{Connection, Proxy};
+
+use crate::error::{Context as _, Failure, Outcome};
+
+/// The name of the manager on the bus.
+const DESTINATION: &str = "org.freedesktop.systemd1";
+/// The object that is the manager.
+const MANAGER: &str = "/org/freedesktop/systemd1";
+/// The interface of the manager.
+const MANAGER_INTERFACE: &str = "org.freedesktop.systemd1.Manager";
+/// How long one call may take. Jobs are awaited by their signals, not by calls.
+const CALL: Duration = Duration::from_secs(30);
+
+/// Tells whether systemd is this machine's PID 1 (sd_booted(3)).
+pub fn is_booted() -> bool {
+    Path::new("/run/systemd/system").is_dir()
+}
+
+/// A connection to systemd.
+#[derive(Debug, Clone)]
+pub struct Bus {
+    connection: Connection,
+}
+
+impl Bus {
+    /// Connects to the system bus.
+    ///
+    /// # Errors
+    /// There is no bus, or it does not take us.
+    pub fn connect() -> Outcome<Self> {
+        let connection = Builder::system()
+            .and_then(|builder| builder.method_timeout(CALL).build())
+            .context(|| "cannot reach systemd over D-Bus".to_owned())
+            .map_err(|failure| failure.hint("systemctl status dbus.socket"))?;
+        Ok(Self { connection })
+    }
+
+    /// Returns the manager.
+    fn manager(&self) -> Outcome<Proxy<'_>> {
+        self.object(MANAGER, MANAGER_INTERFACE)
+    }
+
+    /// Returns an object of systemd as one of its interfaces. Its properties are asked for each time: a cached one may be
+    /// older than the job that was just awaited.
+    fn object<'a>(&'a self, path: &'a str, interface: &'a str) -> Outcome<Proxy<'a>> {
+        zbus::blocking::proxy::Builder::new(&self.connection)
+            .destination(DESTINATION)
+            .and_then(|builder| builder.path(path))
+            .and_then(|builder| builder.interface(interface))
+            .map(|builder| builder.cache_properties(zbus::proxy::CacheProperties::No))
+            .and_then(zbus::blocking::proxy::Builder::build)
+            .context(|| format!("cannot talk about {path} with systemd"))
+    }
+
+    /// Makes systemd read its units anew.
+    ///
+    /// # Errors
+    /// systemd refuses.
+    pub fn reload(&self) -> Outcome<()> {
+        self.manager()?
+            .call_method("Reload", &())
+            .map(drop)
+            .map_err(refused)
+            .context(|| "systemd cannot read its units anew".to_owned())
+    }
+}
+
+/// Tells what systemd answered in its own words, without the name of the error, which is for programs.
+fn refused(error: zbus::Error) -> Failure {
+    match &error {
+        zbus::Error::MethodError(_, Some(text), _) => Failure::new(text.clone()),
+        _ => Failure::new(error.to_string()),
+    }
+}
