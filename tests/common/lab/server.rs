@@ -115,8 +115,12 @@ impl Server {
     /// Lets a machine trust this server and know its secrets: certificates, token, key, name in `known_hosts`.
     #[track_caller]
     pub fn introduce(&self, machine: &Machine) {
+        // What update-ca-certificates would do, in a twentieth of its time.
         machine.copy_in(&self.keys.join("ca.crt"), "/usr/local/share/ca-certificates/lab.crt", 0o644);
-        machine.exec("update-ca-certificates >/dev/null 2>&1").expect(0);
+        let trust = "cd /etc/ssl/certs && cat /usr/local/share/ca-certificates/lab.crt >>ca-certificates.crt && \
+                     ln -sf /usr/local/share/ca-certificates/lab.crt \
+                       \"$(openssl x509 -hash -noout -in /usr/local/share/ca-certificates/lab.crt).0\"";
+        machine.exec(trust).expect(0);
         machine.write_mode("/etc/ladylinux/token", &format!("{}\n", self.token), 0o600);
         machine.copy_in(&self.keys.join("client"), "/etc/ladylinux/ssh_key", 0o600);
         let host_key = fs::read_to_string(self.keys.join("host.pub")).unwrap();
