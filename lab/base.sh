@@ -5,8 +5,8 @@
 #   sudo ./lab/base.sh
 #
 # Both are kept in ${LADYLINUX_REFRESH_LAB_CACHE:-/var/cache/ladylinux-refresh-lab}, below a name that holds a digest of
-# what they were made from; a change of this script, of the distribution's release or of the demo's requirements makes
-# new ones. They are built under another name and moved into place, and one builder waits for the other.
+# what they were made from: another list of packages, release of the distribution or list of the demo's requirements
+# makes new ones. They are built under another name and moved into place, and one builder waits for the other.
 
 set -eu
 
@@ -27,16 +27,9 @@ main() {
     suite=${VERSION_CODENAME:-}
     uv=$(sed -n 's/^const VERSION: &str = "\(.*\)";$/\1/p' "$project/src/python/uv.rs")
     set -- "$project"/demo/app/requirements.txt "$project"/demo/steps/*/requirements.txt
-    stamp=$( (
-        echo "$ID $suite $(uname -m) $uv"
-        cat "$here"/base.sh "$here"/guest/*
-    ) | sha256sum | cut -c 1-16)
-    wheels_stamp=$( (
-        echo "$stamp"
-        cat "$@"
-    ) | sha256sum | cut -c 1-16)
-    base=$cache/base-$stamp
-    wheels=$cache/wheels-$wheels_stamp
+    system="$ID $suite $(uname -m)"
+    base=$cache/base-$(digest "$system $packages" "$here"/guest/*)
+    wheels=$cache/wheels-$(digest "$system $uv $small" "$@")
 
     if [ ! -d "$base" ] || [ ! -d "$wheels" ] || ! tools_are_there; then
         [ "$(id -u)" -eq 0 ] || fail 'only root can build and boot the machines of the lab'
@@ -48,6 +41,15 @@ main() {
         [ -d "$wheels" ] || build_wheels "$@" >&2
     fi
     printf '%s\n%s\n' "$base" "$wheels"
+}
+
+# The digest of a text and of files.
+digest() {
+    {
+        echo "$1"
+        shift
+        cat "$@"
+    } | sha256sum | cut -c 1-16
 }
 
 fail() {
@@ -73,10 +75,11 @@ install_tools() {
 # The sources of this machine's own distribution, without those of third parties, so that a program which was built here
 # runs there.
 sources() {
+    # shellcheck disable=SC2016 # apt fills these in
     if [ -z "$(apt-get indextargets --format '$(ORIGIN)' 'Created-By: Packages' | sed '/^$/d')" ]; then
         apt-get update -qq >&2
     fi
-    # shellcheck disable=SC2016 # apt fills these in
+    # shellcheck disable=SC2016
     apt-get indextargets --format '$(ORIGIN) deb $(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' |
         sed -n "s/^$1 //Ip" | sort -u
 }

@@ -138,7 +138,7 @@ fn address(number: usize) -> String {
 /// called twice at that moment.
 fn add_namespace(id: &str) {
     let lock = fs::File::create("/run/ladylinux-refresh-lab.lock").unwrap();
-    lock.lock().unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
     ip(&format!("netns add {id}"));
 }
 
