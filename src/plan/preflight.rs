@@ -98,7 +98,7 @@ fn rights(on: &Installation) -> Outcome<()> {
             "{} belongs to root: whatever the application brings along would run as root",
             app.display()
         ))
-        .hint(format!("chown -R ladylinux:ladylinux {}", app.display())));
+        .hint(on.as_typed("ladylinux-refresh init --repair-layout")));
     }
     if on.owner.can_be_assumed() {
         return Ok(());
@@ -185,10 +185,8 @@ fn repository(on: &Installation, observed: &Observed) -> Outcome<()> {
     }
     if let Some(nested) = tree.nested.first() {
         return Err(Failure::new(format!("there is a second repository inside the work tree: {nested}"))
-            .hint(format!(
-                "look what is in it, then move it away: mv {} /var/tmp/",
-                app.join(nested.as_path()).display()
-            )));
+            .hint("look what is in it; the command moves it away as it is")
+            .hint(on.as_typed("ladylinux-refresh init --repair-layout")));
     }
     Ok(())
 }
@@ -211,7 +209,7 @@ fn removable(on: &Installation) -> Outcome<()> {
     let found = on.tree.unremovable()?;
     let Some(first) = found.first() else { return Ok(()) };
     let more = if found.len() > 1 { format!(" (and {} more)", found.len() - 1) } else { String::new() };
-    Err(Failure::new(format!("{}: {}{more}", first.path, first.reason)).hint(first.repair.clone()))
+    Err(Failure::new(format!("{}: {}{more}", first.path, first.reason)).hint(on.as_typed(&first.repair)))
 }
 
 fn remote(on: &Installation) -> Outcome<()> {

@@ -3,6 +3,7 @@
 //! What is asked comes back typed, so nothing here reads the text that `systemctl` writes for people. The library runs its
 //! connection on a thread of its own; to this program every call is an ordinary blocking one.
 
+pub mod file;
 pub mod job;
 pub mod unit;
 
