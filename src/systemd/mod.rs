@@ -31,7 +31,7 @@ const ABSENCE: Duration = Duration::from_secs(10);
 /// How often it is asked for meanwhile.
 const TICK: Duration = Duration::from_millis(20);
 
-/// Tells whether systemd is this machine's PID 1 (sd_booted(3)).
+/// Tells whether systemd is this machine's PID 1 (`sd_booted(3)`).
 pub fn is_booted() -> bool {
     Path::new("/run/systemd/system").is_dir()
 }
@@ -164,8 +164,8 @@ fn is_away(error: &zbus::Error) -> bool {
 
 /// Tells what systemd answered in its own words, without the name of the error, which is for programs.
 pub(crate) fn refused(error: zbus::Error) -> Failure {
-    match &error {
-        zbus::Error::MethodError(_, Some(text), _) => Failure::new(text.clone()),
-        _ => Failure::new(error.to_string()),
+    match error {
+        zbus::Error::MethodError(_, Some(text), _) => Failure::new(text),
+        other => Failure::new("the talk with systemd went wrong").because(other),
     }
 }

@@ -43,7 +43,7 @@ impl Systemd {
         let unit = self.unit.as_str();
         let before = self.facts(bus)?;
         if let Some(running) = runs(&before) {
-            return Ok(started(running, StartedHow::RanAlready, Vec::new()));
+            return Ok(started(&running, StartedHow::RanAlready, Vec::new()));
         }
         if let Some(why) = not_loaded(&self.unit, &before) {
             return Err(Failure::new(why).hint(format!("systemctl status {unit}")));
@@ -65,7 +65,7 @@ impl Systemd {
         }
         match (result, runs(&after)) {
             (JobResult::Done | JobResult::Unheard, Some(running)) => {
-                Ok(started(running, StartedHow::Fresh, warnings))
+                Ok(started(&running, StartedHow::Fresh, warnings))
             }
             (result, None) if is_forbidden(&result, &after) => Err(match fence::read(&self.layout)? {
                 Some(fence) => fence.refusal(),
@@ -119,7 +119,7 @@ fn runs(facts: &UnitFacts) -> Option<Running> {
     Some(running(facts, main))
 }
 
-fn started(running: Running, how: StartedHow, warnings: Vec<String>) -> Started {
+fn started(running: &Running, how: StartedHow, warnings: Vec<String>) -> Started {
     Started { main: running.main, since: running.since, how, warnings }
 }
 
