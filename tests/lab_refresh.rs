@@ -128,6 +128,7 @@ fn rw_3_1_rw_5_5_rw_5_6a_a_machine_is_set_up_from_nothing_and_refreshed_over_htt
 fn rw_3_2_rw_6_1_a_machine_that_was_set_up_the_old_way_is_adopted_and_refreshed() {
     let Some(lab) = Lab::open() else { return };
     let (server, machine, first) = fresh(&lab);
+    machine.lend_uv();
     machine.add_service_user();
     machine.write("/etc/systemd/system/ladylinux-api.service", OLD_UNIT);
     machine.write_mode("/etc/ladylinux/ladylinux.env", "LADYLINUX_PORT=8000\nOAUTH_TOKEN=secret\n", 0o640);
@@ -155,6 +156,7 @@ fn rw_3_2_rw_6_1_a_machine_that_was_set_up_the_old_way_is_adopted_and_refreshed(
 fn rw_7_2_a_machine_that_was_put_back_to_its_snapshot_is_refreshed() {
     let Some(lab) = Lab::open() else { return };
     let (server, mut machine, first) = fresh(&lab);
+    machine.lend_uv();
     machine.tool("init").expect(0);
     machine.tool("run").expect(0);
     add_note(&machine, "in the snapshot");
