@@ -114,7 +114,10 @@ fn from_nothing_init_makes_the_whole_contract_and_a_second_one_changes_nothing()
     machine
         .exec("systemctl cat ladylinux-refresh.service")
         .says("/usr/local/bin/ladylinux-refresh run --if-changed");
-    machine.exec("systemd-analyze verify ladylinux-api.service ladylinux-refresh.service").expect(0);
+    // This application needs no uvicorn, which the contract's unit starts; nothing else is said against any of them.
+    let told = machine.exec("cd /usr/lib/systemd/system && systemd-analyze verify ladylinux-*.service ladylinux-*.path ladylinux-*.timer").err;
+    let complaints: Vec<&str> = told.lines().filter(|line| line.contains("ladylinux")).collect();
+    assert!(complaints.iter().all(|line| line.contains("uvicorn is not executable")), "{complaints:?}");
 
     let before = listing(&machine);
     for command in [INIT, "init", "init --dry-run"] {
@@ -242,6 +245,27 @@ fn a_machine_that_was_set_up_by_hand_is_adopted_and_people_are_told_what_is_thei
         .expect(0)
         .says("calls sudo or systemd-run in api_layer.py")
         .says("docs/requests.md");
+
+    // People do what they were told, and the first run adopts the environment.
+    let told = tool(&machine, "init").out;
+    let todo: Vec<&str> = told.lines().filter_map(|line| line.trim().strip_prefix("do    chown ")).collect();
+    assert_eq!(todo.len(), 3, "{told}");
+    for line in todo {
+        machine.exec(&format!("chown {line}")).expect(0);
+    }
+    let settings = machine.read("/etc/ladylinux/refresh.toml").unwrap();
+    let command = "command = [\"{venv}/bin/python\", \"server.py\"]";
+    machine.write(
+        "/etc/ladylinux/refresh.toml",
+        &settings.replace("[service]", &format!("[service]\n{command}")),
+    );
+    tool(&machine, "run").expect(0).says("venv is kept as adopted-1");
+    machine.exec("systemctl is-active ladylinux-api").expect(0);
+    machine.exec("readlink /opt/ladylinux/venv").expect(0).says("venvs/");
+    tool(&machine, "rollback").expect(0).says("adopted-1");
+    machine.exec("readlink /opt/ladylinux/venv").expect(0).says("venvs/adopted-1");
+    assert_eq!(machine.read("/opt/ladylinux/models/m.gguf").as_deref(), Some("weights\n"));
+    assert!(machine.read("/etc/ladylinux/ladylinux.env").unwrap().contains("TOKEN=secret"));
 }
 
 #[test]
