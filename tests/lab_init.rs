@@ -324,3 +324,51 @@ fn repair_layout_gives_back_exactly_what_stands_in_the_way_and_moves_nested_clon
     tool(&machine, "init --repair-layout").expect(0);
     machine.exec_as("ladylinux", "rm -r /opt/ladylinux/app/sticky/one").expect(0);
 }
+
+#[test]
+fn a_work_tree_in_which_root_worked_is_refused_repaired_and_refreshed() {
+    let Some(lab) = Lab::open() else { return };
+    let machine = machine(&lab, &[("static/page.html", "one\n")]);
+    set_up_by_hand(&machine);
+    machine.exec("chown root /opt/ladylinux /etc/ladylinux /var/lib/ladylinux").expect(0);
+    machine.exec("mkdir /etc/ladylinux/x && rmdir /etc/ladylinux/x").expect(0);
+    // All of it root's, as after a clone with sudo.
+    machine.exec("chown -R root:root /opt/ladylinux/app && rm -r /opt/ladylinux/venv").expect(0);
+    tool(&machine, INIT)
+        .expect(0)
+        .says("made no environment, since /opt/ladylinux/app belongs to root")
+        .says("/opt/ladylinux/app belongs to root")
+        .says("do    ladylinux-refresh init --repair-layout");
+    let settings = machine.read("/etc/ladylinux/refresh.toml").unwrap();
+    let command = "command = [\"{venv}/bin/python\", \"server.py\"]";
+    machine.write(
+        "/etc/ladylinux/refresh.toml",
+        &settings.replace("[service]", &format!("[service]\n{command}")),
+    );
+    tool(&machine, "run").expect(3).says("init --repair-layout");
+    tool(&machine, "init --repair-layout").expect(0).says("gave /opt/ladylinux/app to uid");
+    assert_eq!(
+        stat(&machine, "/opt/ladylinux/app/server.py"),
+        "root:root:644",
+        "it did not stand in the way"
+    );
+    tool(&machine, "run").expect(0);
+
+    // Some of it root's, as after a pull with sudo.
+    machine.write("/srv/work/static/new/deep/page.html", "two\n");
+    machine.write("/srv/work/version", "two\n");
+    push(&machine);
+    machine
+        .exec(
+            "cd /opt/ladylinux/app && export GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0=safe.directory GIT_CONFIG_VALUE_0='*' && \
+             git pull --quiet file:///srv/app.git main && git -c user.name=x -c user.email=x@x commit --quiet --allow-empty -m x",
+        )
+        .expect(0);
+    machine.exec("find /opt/ladylinux/app -user root | grep -q .").expect(0);
+    tool(&machine, "run").expect(3).says("init --repair-layout");
+    tool(&machine, "init --repair-layout").expect(0);
+    tool(&machine, "run").expect(0);
+    let roots = machine.exec("find /opt/ladylinux/app -user root -type d").out;
+    assert_eq!(roots, "");
+    machine.exec("systemctl is-active ladylinux-api").expect(0);
+}

@@ -120,7 +120,7 @@ impl<'a> Repair<'a> {
                         entry.path, self.owner.uid
                     )
                 }
-                Obstacle::Flag => format!("leave {} alone: {}; {}", entry.path, entry.reason, entry.repair),
+                Obstacle::Other => format!("leave {} alone: {}; {}", entry.path, entry.reason, entry.repair),
             });
         }
         for path in &found.nested {
@@ -166,7 +166,7 @@ impl<'a> Repair<'a> {
         match left.first() {
             None => Ok(()),
             Some(first) => {
-                Err(Failure::new(format!("{} still cannot be removed: {}", first.path, first.reason))
+                Err(Failure::new(format!("{} still stands in the way: {}", first.path, first.reason))
                     .hint(first.repair.clone()))
             }
         }
