@@ -228,7 +228,7 @@ pub(super) fn holders(app: &Path) -> Vec<String> {
         .collect()
 }
 
-/// Something in the work tree that its owner cannot remove.
+/// Something in the work tree that its owner cannot remove, read, or let git write to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unremovable {
     /// Where, absolute.
@@ -247,8 +247,8 @@ pub struct Unremovable {
 pub enum Obstacle {
     /// It belongs to somebody else.
     Owner,
-    /// A flag of the file system.
-    Flag,
+    /// A flag of the file system, or its mode.
+    Other,
 }
 
 /// What repairs an obstacle of the first kind.
@@ -262,13 +262,16 @@ pub fn handle_unremovable(request: &Request) -> Outcome<Vec<Unremovable>> {
     let app = request.place.app.as_path();
     let mut found = Vec::new();
     let as_root = rustix::process::geteuid().is_root();
-    Removal { owner: Owner::own(), as_root, found: &mut found }.folder(app)?;
+    let logs = app.join(".git/logs");
+    Removal { owner: Owner::own(), as_root, logs, found: &mut found }.folder(app)?;
     Ok(found)
 }
 
 struct Removal<'a> {
     owner: Owner,
     as_root: bool,
+    /// Where git keeps the logs of refs.
+    logs: PathBuf,
     found: &'a mut Vec<Unremovable>,
 }
 
@@ -307,9 +310,30 @@ impl Removal<'_> {
                 self.folder(&entry.path())?;
             } else if inside.is_file() {
                 self.flags(&entry.path());
+                self.file(&entry.path(), &inside);
             }
         }
         Ok(())
+    }
+
+    /// Looks whether a file can be read, or else it could not be saved; and written, where it is the log of a ref: git
+    /// appends to those. A refresh would halt at either, with the service down.
+    fn file(&mut self, path: &Path, found: &fs::Metadata) {
+        let may_not = |access| rustix::fs::access(path, access).is_err();
+        let foreign = found.uid() != self.owner.uid;
+        let what = if may_not(rustix::fs::Access::READ_OK) {
+            "the owner of the tree may not read it"
+        } else if foreign && path.starts_with(&self.logs) && may_not(rustix::fs::Access::WRITE_OK) {
+            "git, as the owner of the tree, may not append to it"
+        } else {
+            return;
+        };
+        if foreign {
+            let reason = format!("it belongs to uid {} and {what}", found.uid());
+            self.add(path, reason, Obstacle::Owner, REPAIR.to_owned());
+        } else {
+            self.add_command(path, what, "chmod u+r");
+        }
     }
 
     /// Looks for the flags that keep even root from removing a file.
@@ -321,15 +345,15 @@ impl Removal<'_> {
         };
         let Ok(flags) = ioctl_getflags(&file) else { return };
         if flags.contains(IFlags::IMMUTABLE) {
-            self.add_flag(path, "it is marked immutable", "chattr -i");
+            self.add_command(path, "it is marked immutable", "chattr -i");
         } else if flags.contains(IFlags::APPEND) {
-            self.add_flag(path, "it is marked append-only", "chattr -a");
+            self.add_command(path, "it is marked append-only", "chattr -a");
         }
     }
 
-    fn add_flag(&mut self, path: &Path, reason: &str, command: &str) {
+    fn add_command(&mut self, path: &Path, reason: &str, command: &str) {
         let repair = format!("{command} '{}'", path.display().to_string().replace('\'', r"'\''"));
-        self.add(path, reason.to_owned(), Obstacle::Flag, repair);
+        self.add(path, reason.to_owned(), Obstacle::Other, repair);
     }
 
     fn add(&mut self, path: &Path, reason: String, obstacle: Obstacle, repair: String) {
