@@ -40,6 +40,8 @@ pub enum Command {
     Unfence(UnfenceArgs),
     /// Bring a directory, or an existing installation, to the deployment contract
     Init(InitArgs),
+    /// Look for everything that may be wrong, and say how to repair it; changes nothing
+    Doctor(DoctorArgs),
     /// Control the service under the embedded supervisor
     #[command(subcommand)]
     Service(ServiceCommand),
@@ -206,6 +208,14 @@ pub struct InitArgs {
     /// The port that the service will listen on, for a new env file
     #[arg(long)]
     pub port: Option<u16>,
+}
+
+/// `doctor`
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Write it as JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `service …`

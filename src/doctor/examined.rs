@@ -16,6 +16,7 @@ use crate::settings::layers::{Layers, Overrides};
 use crate::settings::layout::Layout;
 use crate::settings::names::CommitId;
 use crate::status_file;
+use crate::systemd;
 
 use super::unit::Unit;
 
@@ -93,9 +94,7 @@ impl Examined {
     /// # Errors
     /// It cannot be looked at.
     pub fn unit(&self) -> Outcome<Option<&Unit>> {
-        let unit = self
-            .unit
-            .get_or_init(|| Unit::find(self).map_err(|failure| failure.chain().join(": ")));
+        let unit = self.unit.get_or_init(|| Unit::find(self).map_err(|failure| failure.chain().join(": ")));
         unit.as_ref().map(Option::as_ref).map_err(|why| Failure::new(why.clone()))
     }
 
@@ -112,6 +111,11 @@ impl Examined {
         };
         let Some(commit) = commit else { return Ok(None) };
         Ok(self.opened()?.mirror.contains(&commit)?.then_some(commit))
+    }
+
+    /// Tells whether the service is a unit of systemd.
+    pub fn is_kept_by_systemd(&self) -> bool {
+        self.layout.is_real() && systemd::is_booted()
     }
 
     /// Returns the state of the service.

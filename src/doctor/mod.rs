@@ -204,9 +204,10 @@ const CHECKS: &[Check] = &[
     check("fence", Subject::Runs, Look::Anywhere(stores::fence)),
     check("admission", Subject::Runs, Look::Anywhere(stores::admission)),
     check("unit", Subject::Service, Look::Anywhere(unit::there)),
+    check("unit-fence", Subject::Service, Look::OfUnit(unit::fence)),
     check("unit-text", Subject::Service, Look::OfUnit(unit::text)),
     check("unit-drift", Subject::Service, Look::OfUnit(unit::drift)),
-    check("unit-drop-ins", Subject::Service, Look::OfUnit(unit::drop_ins)),
+    check("unit-drop-ins", Subject::Service, Look::OfUnit(unit::drop_ins_of_people)),
     check("unit-variables", Subject::Service, Look::OfUnit(unit::variables)),
     check("unit-requirements", Subject::Service, Look::OfUnit(unit::requirements)),
     check("unit-paths", Subject::Service, Look::OfUnit(unit::paths)),
@@ -217,6 +218,7 @@ const CHECKS: &[Check] = &[
     check("sudo", Subject::Service, Look::Anywhere(sudo::rules)),
     check("space", Subject::Machine, Look::Opened(machine::space)),
     check("clock", Subject::Machine, Look::Anywhere(machine::clock)),
+    check("clock-source", Subject::Machine, Look::Anywhere(machine::clock_source)),
 ];
 
 /// Examines the installation that `examined` describes.
@@ -231,9 +233,7 @@ pub fn examine(examined: &Examined) -> Outcome<Examination> {
             Look::Anywhere(look) => Some(look(examined)),
             Look::Opened(look) => Some(examined.opened().and_then(|on| look(examined, on))),
             Look::InTree(look) => Some(
-                examined
-                    .opened()
-                    .and_then(|on| examined.tree().and_then(|tree| look(examined, on, tree))),
+                examined.opened().and_then(|on| examined.tree().and_then(|tree| look(examined, on, tree))),
             ),
             Look::OfUnit(look) => match examined.unit() {
                 Ok(None) => None,
@@ -343,9 +343,17 @@ mod tests {
 
     #[test]
     fn what_the_kernel_refuses_is_not_taken_for_a_finding() {
-        let denied = || Failure::new("cannot read").because(std::io::Error::from(std::io::ErrorKind::PermissionDenied));
+        let denied = || {
+            Failure::new("cannot read").because(std::io::Error::from(std::io::ErrorKind::PermissionDenied))
+        };
         assert!(refused(Err(denied()), "why").is_err());
-        assert!(refused(Err(Failure::new("outer").because(Failure::new("x").because(rustix::io::Errno::ACCESS))), "").is_err());
+        assert!(
+            refused(
+                Err(Failure::new("outer").because(Failure::new("x").because(rustix::io::Errno::ACCESS))),
+                ""
+            )
+            .is_err()
+        );
         let found = refused(Err(Failure::new("a").because(Failure::new("b")).hint("do")), "why").unwrap();
         assert_eq!(found, [Found::problem("a: b", "why", "do")]);
     }

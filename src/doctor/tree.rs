@@ -9,7 +9,10 @@ use crate::error::Failure;
 
 /// `app/` is a Git repository of its own.
 pub(super) fn repository(_: &Examined, on: &Installation, tree: &TreeState) -> Findings {
-    refused(preflight::repository(on, tree), "a refresh aligns app/ with a branch, which takes a repository there")
+    refused(
+        preflight::repository(on, tree),
+        "a refresh aligns app/ with a branch, which takes a repository there",
+    )
 }
 
 /// There is no second repository inside it.
@@ -53,9 +56,18 @@ pub(super) fn origin(_: &Examined, on: &Installation, _: &TreeState) -> Findings
         return Ok(Vec::new());
     }
     Ok(vec![Found::problem(
-        format!("origin of {} is {}, the host's settings say {}", on.layout.app().display(), shown(&origin), url.text),
+        format!(
+            "origin of {} is {}, the host's settings say {}",
+            on.layout.app().display(),
+            shown(&origin),
+            url.text
+        ),
         "a refresh follows the settings only, so who pulls or pushes by hand works with another repository",
-        format!("git -C {} remote set-url origin {}", quoted(&on.layout.app().display().to_string()), quoted(&url.text)),
+        format!(
+            "git -C {} remote set-url origin {}",
+            quoted(&on.layout.app().display().to_string()),
+            quoted(&url.text)
+        ),
     )])
 }
 

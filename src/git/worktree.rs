@@ -88,6 +88,14 @@ impl WorkTree {
         self.within(|place| self.ask(inspect::UNREMOVABLE, &inspect::Request { place }))
     }
 
+    /// Returns the URL that people who work in the tree pull from, where one is set.
+    ///
+    /// # Errors
+    /// The repository cannot be asked.
+    pub fn origin(&self) -> Outcome<Option<String>> {
+        self.within(|place| self.ask(inspect::ORIGIN, &inspect::Request { place }))
+    }
+
     /// Returns the mount points at or below the tree.
     ///
     /// # Errors
@@ -321,6 +329,7 @@ fn sweep(folder: &Path) {
 pub fn answer(operation: &str, request: &[u8]) -> Option<Vec<u8>> {
     Some(match operation {
         inspect::OPERATION => worker::answer(request, |request| inspect::handle(&request)),
+        inspect::ORIGIN => worker::answer(request, |request| inspect::handle_origin(&request)),
         inspect::UNREMOVABLE => worker::answer(request, |request| inspect::handle_unremovable(&request)),
         drift::OPERATION => worker::answer(request, |request| drift::handle(&request)),
         made::OPERATION => worker::answer(request, |request| made::handle(&request)),

@@ -10,6 +10,7 @@ pub mod fence;
 pub mod port;
 pub mod probe;
 pub mod supervisor;
+pub mod systemd;
 
 use std::fmt;
 use std::time::Duration;

@@ -101,7 +101,8 @@ mod tests {
 
     #[test]
     fn an_empty_assignment_resets_a_list_and_a_drop_in_comes_after() {
-        let mut file = UnitFile::parse(b"[Service]\nExecStart=/a\nUser=one\nEnvironment=A=1\nEnvironment=B=2\n");
+        let mut file =
+            UnitFile::parse(b"[Service]\nExecStart=/a\nUser=one\nEnvironment=A=1\nEnvironment=B=2\n");
         assert_eq!(file.list("Service", "Environment"), ["A=1", "B=2"]);
         file.extend(UnitFile::parse(b"[Service]\nExecStart=\nExecStart=/b\nUser=\n"));
         assert_eq!(file.list("Service", "ExecStart"), ["/b"]);
@@ -110,7 +111,8 @@ mod tests {
 
     #[test]
     fn what_editors_of_other_systems_add_does_not_hide_a_line() {
-        let file = UnitFile::parse(b"\xef\xbb\xbf[Service]\r\nExecStart=/a \\\r\n --b\r\nnonsense\r\nUser=u\r\n");
+        let file =
+            UnitFile::parse(b"\xef\xbb\xbf[Service]\r\nExecStart=/a \\\r\n --b\r\nnonsense\r\nUser=u\r\n");
         assert_eq!(file.words("Service", "ExecStart"), ["/a", "--b"]);
         assert_eq!(file.value("Service", "User"), Some("u"));
         assert_eq!(UnitFile::parse(b"[Service]\nExecStart=/a \\").words("Service", "ExecStart"), ["/a"]);

@@ -1,0 +1,69 @@
+//! `doctor`: everything that may be wrong, why it matters, and the command that repairs it.
+
+use crate::cli::DoctorArgs;
+use crate::doctor::{self, Examination, Examined, Finding, Severity};
+use crate::exit::{Ended, Error, Refusal};
+use crate::report::screen::{Tone, count, harmless, paint, say};
+use crate::settings::layout::Layout;
+
+/// Examines an installation and its host; changes nothing.
+pub(super) fn doctor(layout: &Layout, args: &DoctorArgs) -> Result<Ended, Error> {
+    let examined = Examined::open(layout).map_err(Error::Usage)?;
+    let told = doctor::examine(&examined).map_err(|failure| Refusal::of("doctor", failure))?;
+    if args.json {
+        say(&serde_json::to_string_pretty(&told).unwrap_or_default());
+    } else {
+        lines(&told).iter().for_each(|line| say(line));
+    }
+    Ok(if told.count(Severity::Problem) > 0 { Ended::Findings } else { Ended::Done })
+}
+
+fn lines(told: &Examination) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut subject = None;
+    for finding in &told.findings {
+        if subject != Some(finding.subject) {
+            subject = Some(finding.subject);
+            lines.push(paint(Tone::Strong, &finding.subject.to_string()));
+        }
+        lines.extend(one(finding));
+    }
+    let mut reasons: Vec<&str> = Vec::new();
+    for unseen in &told.unseen {
+        if !reasons.contains(&unseen.why.as_str()) {
+            reasons.push(&unseen.why);
+        }
+    }
+    for why in reasons {
+        let checks = told.unseen.iter().filter(|unseen| unseen.why == why).map(|unseen| unseen.check);
+        let checks = checks.collect::<Vec<_>>().join(", ");
+        lines.push(paint(Tone::Quiet, &format!("not looked at: {checks}")));
+        lines.push(format!("  why      {}", on_one_line(why)));
+    }
+    let looked = count(told.checks, "check");
+    let (problems, notes) = (told.count(Severity::Problem), told.count(Severity::Note));
+    lines.push(if told.findings.is_empty() {
+        format!("nothing found in {looked}")
+    } else {
+        format!("{}, {} in {looked}", count(problems, "problem"), count(notes, "note"))
+    });
+    lines
+}
+
+fn one(finding: &Finding) -> [String; 3] {
+    let found = &finding.found;
+    let word = match found.severity {
+        Severity::Problem => paint(Tone::Bad, "problem"),
+        Severity::Note => paint(Tone::Warning, "note   "),
+    };
+    [
+        format!("  {word}  {} [{}]", on_one_line(&found.what), finding.check),
+        format!("  why      {}", on_one_line(&found.why)),
+        format!("  try      {}", on_one_line(&found.repair)),
+    ]
+}
+
+/// Text from elsewhere, which may hold whole paragraphs, as one line.
+fn on_one_line(text: &str) -> String {
+    harmless(&text.lines().map(str::trim).collect::<Vec<_>>().join(" "))
+}

@@ -1,0 +1,3 @@
+//! systemd as the service's manager.
+
+pub mod dropin;
