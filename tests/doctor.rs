@@ -150,9 +150,9 @@ fn what_people_and_crashes_leave_in_the_tree_is_found_and_repaired() {
     fs::write(app.join(".git/index.lock"), "").unwrap();
     cured(&host, "git-locks", "index.lock");
 
-    git(&app, ["remote", "set-url", "origin", "https://me:secret@example.org/other.git"]);
+    git(&app, ["remote", "set-url", "origin", "https://me:hunter2@example.org/other.git"]);
     let said = host.tool(["doctor"]).expect(5);
-    assert!(!said.all().contains("secret"), "{}", said.all());
+    assert!(!said.all().contains("hunter2"), "{}", said.all());
     cured(&host, "origin", "https://example.org/other.git");
 
     fs::create_dir(host.layout.home().join(".git")).unwrap();
@@ -264,15 +264,6 @@ fn rw_7_1b_a_halted_and_a_killed_run_are_found_with_their_cause_and_the_next_run
 fn an_environment_that_was_changed_or_whose_interpreter_is_gone_is_found_and_rebuilt() {
     let host = Host::running();
     let live = fs::canonicalize(host.layout.venv()).unwrap();
-    let packages =
-        fs::read_dir(live.join("lib")).unwrap().next().unwrap().unwrap().path().join("site-packages");
-    let mode = packages.metadata().unwrap().permissions();
-    fs::set_permissions(&packages, fs::Permissions::from_mode(0o755)).unwrap();
-    fs::write(packages.join("smuggled.py"), "").unwrap();
-    fs::set_permissions(&packages, mode).unwrap();
-    cured(&host, "contamination", "smuggled.py");
-
-    let live = fs::canonicalize(host.layout.venv()).unwrap();
     let bin = live.join("bin");
     let mode = bin.metadata().unwrap().permissions();
     fs::set_permissions(&bin, fs::Permissions::from_mode(0o755)).unwrap();
@@ -280,6 +271,15 @@ fn an_environment_that_was_changed_or_whose_interpreter_is_gone_is_found_and_reb
     symlink("/nonexistent/python9.9", bin.join("python")).unwrap();
     fs::set_permissions(&bin, mode).unwrap();
     cured(&host, "environment", "the interpreter of the environment");
+
+    let live = fs::canonicalize(host.layout.venv()).unwrap();
+    let packages =
+        fs::read_dir(live.join("lib")).unwrap().next().unwrap().unwrap().path().join("site-packages");
+    let mode = packages.metadata().unwrap().permissions();
+    fs::set_permissions(&packages, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(packages.join("smuggled.py"), "").unwrap();
+    fs::set_permissions(&packages, mode).unwrap();
+    cured(&host, "contamination", "smuggled.py");
 
     host.configure("", "");
     let settings =
