@@ -62,6 +62,15 @@ pub fn write_passing(path: &Path, bytes: &[u8], mode: u32) -> Outcome<()> {
     file.write_all(bytes).context(told)
 }
 
+/// Writes to a file of the kernel, which is there and takes orders (in a cgroup, for instance).
+///
+/// # Errors
+/// The kernel does not take it.
+pub fn order(path: &Path, bytes: &[u8]) -> Outcome<()> {
+    let told = || format!("cannot write to {}", path.display());
+    OpenOptions::new().write(true).open(path).and_then(|mut file| file.write_all(bytes)).context(told)
+}
+
 /// Writes `value` as JSON to `path`, atomically and durably.
 ///
 /// # Errors

@@ -23,7 +23,7 @@ const FREE_INODES: u64 = 12_000;
 /// What was found.
 pub fn check(on: &Installation, observed: &Observed) -> Outcome<()> {
     let checks = [
-        manager(on),
+        on.service.check(),
         outside(on),
         trusted(on),
         rights(on),
@@ -53,23 +53,6 @@ fn together(mut problems: Vec<Failure>) -> Outcome<()> {
     let all =
         Failure::new(format!("{} things speak against a refresh:\n{}", problems.len(), told.join("\n")));
     Err(problems.iter().flat_map(Failure::hints).fold(all, Failure::hint))
-}
-
-/// A unit of systemd is not to be run beside: two managers would fight over one service.
-fn manager(on: &Installation) -> Outcome<()> {
-    if !on.layout.is_real() {
-        return Ok(());
-    }
-    let unit = &on.settings.service.unit;
-    let folders = [on.layout.host_units(), on.layout.package_units()];
-    match folders.into_iter().map(|folder| folder.join(unit.as_str())).find(|path| path.exists()) {
-        None => Ok(()),
-        Some(unit) => Err(Failure::new(format!(
-            "the service is kept by systemd ({}), which this version cannot ask; it keeps the service itself",
-            unit.display()
-        ))
-        .hint("try it on a copy: ladylinux-refresh --root DIR init --repo URL")),
-    }
 }
 
 /// A run that the service itself started would end with it, in the middle of its own first step.
@@ -284,8 +267,8 @@ pub(crate) fn probe(on: &Installation, service: &ServiceState) -> Outcome<()> {
     let holder = if service.is_down() {
         port::holder(number)?
     } else {
-        // Of a running service any process may listen; each carries its mark.
-        port::stranger(number, |process| process.variable(SERVICE_MARK).is_some())?
+        // Of a running service any process may listen. Where that cannot be told, nobody is called a stranger.
+        port::stranger(number, |process| on.service.owns(process).unwrap_or(true))?
     };
     holder.map_or(Ok(()), |holder| Err(port::held(number, &holder)))
 }

@@ -49,6 +49,11 @@ impl Bus {
         Ok(Self { connection })
     }
 
+    /// Tells whether the connection was lost; it does not come back by itself.
+    pub fn is_lost(&self) -> bool {
+        self.connection.is_closed()
+    }
+
     /// Returns the manager.
     fn manager(&self) -> Outcome<Proxy<'_>> {
         self.object(MANAGER, MANAGER_INTERFACE)
