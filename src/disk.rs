@@ -4,6 +4,8 @@
 //! means that the new state is on the disk when the function returns. Source: rename(2), fsync(2), syncfs(2).
 #![expect(clippy::disallowed_methods, reason = "this is the room that writes files")]
 
+pub mod beneath;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
@@ -117,6 +119,15 @@ pub fn make_folder(path: &Path, mode: u32) -> Outcome<()> {
         .mode(mode)
         .create(path)
         .context(|| format!("cannot make the folder {}", path.display()))
+}
+
+/// Makes one new folder; it must not be there yet.
+///
+/// # Errors
+/// The folder exists, or cannot be made.
+pub fn make_new_folder(path: &Path, mode: u32) -> Outcome<()> {
+    let told = || format!("cannot make the folder {}", path.display());
+    fs::DirBuilder::new().mode(mode).create(path).context(told)
 }
 
 /// Makes one new folder that belongs to `owner`; it must not be there yet.

@@ -98,7 +98,9 @@ impl Found {
 
     /// Tells a failure as a finding: its chain is what is wrong, its closest hint what to type.
     fn of(failure: &Failure, why: &str) -> Self {
-        let repair = failure.hints().into_iter().next();
+        let hints = failure.hints();
+        let repair =
+            hints.iter().find(|hint| hint.starts_with("ladylinux-refresh ")).or(hints.first()).cloned();
         Self::problem(
             failure.chain().join(": "),
             why,

@@ -112,7 +112,7 @@ pub(crate) fn not_roots(on: &Installation) -> Outcome<()> {
         "{} belongs to root: whatever the application brings along would run as root",
         app.display()
     ))
-    .hint(format!("chown -R ladylinux:ladylinux {}", app.display())))
+    .hint(on.as_typed("ladylinux-refresh init --repair-layout")))
 }
 
 /// Refuses every layout in which a protected path lies inside the work tree, by whatever route.
@@ -196,9 +196,9 @@ pub(crate) fn repository(on: &Installation, tree: &TreeState) -> Outcome<()> {
 /// Refuses a work tree with a second repository in it.
 pub(crate) fn nested(on: &Installation, tree: &TreeState) -> Outcome<()> {
     let Some(nested) = tree.nested.first() else { return Ok(()) };
-    let place = on.layout.app().join(nested.as_path());
     Err(Failure::new(format!("there is a second repository inside the work tree: {nested}"))
-        .hint(format!("look what is in it, then move it away: mv {} /var/tmp/", place.display())))
+        .hint("look what is in it; the command moves it away as it is")
+        .hint(on.as_typed("ladylinux-refresh init --repair-layout")))
 }
 
 /// What is mounted in the work tree is not the application's, and cannot be moved out of it.
@@ -220,7 +220,7 @@ pub(crate) fn removable(on: &Installation) -> Outcome<()> {
     let found = on.tree.unremovable()?;
     let Some(first) = found.first() else { return Ok(()) };
     let more = if found.len() > 1 { format!(" (and {} more)", found.len() - 1) } else { String::new() };
-    Err(Failure::new(format!("{}: {}{more}", first.path, first.reason)).hint(first.repair.clone()))
+    Err(Failure::new(format!("{}: {}{more}", first.path, first.reason)).hint(on.as_typed(&first.repair)))
 }
 
 /// The host says where the source comes from.
