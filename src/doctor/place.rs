@@ -4,14 +4,12 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 
 use crate::error::Context as _;
+use crate::host::SERVICE_USER;
 use crate::installation::Installation;
 use crate::plan::preflight;
 use crate::process::Owner;
 
 use super::{Examined, Findings, Found, quoted, refused, some_of};
-
-/// The user of the deployment contract.
-const SERVICE_USER: &str = "ladylinux";
 
 /// The folders of the deployment contract and of the tool are there.
 pub(super) fn folders(examined: &Examined) -> Findings {

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use crate::disk;
 use crate::error::Outcome;
+use crate::host;
 use crate::service::systemd::dropin;
 use crate::settings::layout::Layout;
 use crate::settings::names::UnitName;
@@ -149,23 +150,18 @@ pub(super) fn text(_: &Examined, unit: &Unit) -> Findings {
 pub(super) fn drift(examined: &Examined, unit: &Unit) -> Findings {
     let (Some(fragment), Some(commit)) = (&unit.fragment, examined.commit()?) else { return Ok(Vec::new()) };
     let mirror = &examined.opened()?.mirror;
-    let is_it = |path: &Path| path.file_name().is_some_and(|name| name == unit.name.as_str());
-    let found: Vec<PathBuf> =
-        mirror.files(&commit)?.into_iter().map(|entry| entry.path).filter(|path| is_it(path)).collect();
-    let [path] = found.as_slice() else {
-        return Ok(match found.is_empty() {
-            true => Vec::new(),
-            false => {
-                let names: Vec<String> = found.iter().map(|path| path.display().to_string()).collect();
-                vec![Found::note(
-                    format!("the repository has more than one {}: {}", unit.name, some_of(&names)),
-                    "nobody can tell which of them is meant, so the installed one is compared with none",
-                    format!("in a clone: git rm {}", quoted(&names[names.len() - 1])),
-                )]
-            }
-        });
+    let brought = match host::unit::of_commit(mirror, &commit, &unit.name) {
+        Ok(None) => return Ok(Vec::new()),
+        Ok(Some(brought)) => brought,
+        Err(failure) => {
+            // Without a hint the mirror could not be read.
+            let Some(by_hand) = failure.hints().pop() else { return Err(failure) };
+            let why = "nobody can tell which of them is meant, so the installed one is compared with none";
+            return Ok(vec![Found::note(failure.chain().join(": "), why, by_hand)]);
+        }
     };
-    let theirs = UnitFile::parse(&mirror.read(&commit, path)?.unwrap_or_default());
+    let path = &brought.path;
+    let theirs = UnitFile::parse(brought.normalized.text.as_bytes());
     let installed = UnitFile::parse(&disk::read_if_there(fragment)?.unwrap_or_default());
     let different = differences(&installed, &theirs);
     if different.is_empty() {
