@@ -13,7 +13,9 @@ pub(super) fn doctor(layout: &Layout, args: &DoctorArgs) -> Result<Ended, Error>
     if args.json {
         say(&serde_json::to_string_pretty(&told).unwrap_or_default());
     } else {
-        lines(&told).iter().for_each(|line| say(line));
+        for line in lines(&told) {
+            say(&line);
+        }
     }
     Ok(if told.count(Severity::Problem) > 0 { Ended::Findings } else { Ended::Done })
 }
@@ -66,4 +68,50 @@ fn one(finding: &Finding) -> [String; 3] {
 /// Text from elsewhere, which may hold whole paragraphs, as one line.
 fn on_one_line(text: &str) -> String {
     harmless(&text.lines().map(str::trim).collect::<Vec<_>>().join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::{Found, Subject, Unseen};
+
+    fn finding(check: &'static str, subject: Subject, severity: Severity, what: &str) -> Finding {
+        let found = Found { severity, what: what.into(), why: "it matters".into(), repair: "do this".into() };
+        Finding { check, subject, found }
+    }
+
+    #[test]
+    fn findings_are_grouped_and_what_was_not_looked_at_is_told_once_for_each_reason() {
+        let unseen = |check, why: &str| Unseen { check, why: why.into() };
+        let told = Examination {
+            schema: 1,
+            checks: 7,
+            findings: vec![
+                finding("origin", Subject::WorkTree, Severity::Problem, "first\n  line\u{1b}[2J"),
+                finding("mounts", Subject::WorkTree, Severity::Problem, "second"),
+                finding("clock", Subject::Machine, Severity::Note, "third"),
+            ],
+            unseen: vec![unseen("mirror", "closed"), unseen("sudo", "other"), unseen("branch", "closed")],
+        };
+        let expected = "\
+work tree
+  problem  first line\\u{1b}[2J [origin]
+  why      it matters
+  try      do this
+  problem  second [mounts]
+  why      it matters
+  try      do this
+machine
+  note     third [clock]
+  why      it matters
+  try      do this
+not looked at: mirror, branch
+  why      closed
+not looked at: sudo
+  why      other
+2 problems, 1 note in 7 checks";
+        assert_eq!(lines(&told).join("\n"), expected);
+        let well = Examination { findings: vec![], unseen: vec![], ..told };
+        assert_eq!(lines(&well), ["nothing found in 7 checks"]);
+    }
 }

@@ -140,7 +140,7 @@ fn collect(layout: &Layout, path: &Path, depth: usize, read: &mut Vec<Line>) -> 
         let named = words.get(1).map(|name| below(layout, path, name.trim_matches('"')));
         match (words.first().copied(), named) {
             (Some("@include" | "#include"), Some(file)) if depth < DEEPEST => {
-                collect(layout, &file, depth + 1, read)?
+                collect(layout, &file, depth + 1, read)?;
             }
             (Some("@includedir" | "#includedir"), Some(folder)) if depth < DEEPEST => {
                 for file in files(&folder)? {

@@ -205,6 +205,7 @@ fn differences(one: &UnitFile, other: &UnitFile) -> Vec<String> {
 }
 
 /// What people changed by drop-ins is told.
+#[expect(clippy::unnecessary_wraps, reason = "every check answers in the same way")]
 pub(super) fn drop_ins_of_people(examined: &Examined, unit: &Unit) -> Findings {
     let ours = examined.layout.drop_in(&unit.name);
     let theirs: Vec<String> =

@@ -1,4 +1,7 @@
 //! What the lines of the unit say, line by line: commands, paths, the user, the way it is stopped.
+#![expect(clippy::unnecessary_wraps, reason = "every check answers in the same way")]
+
+use std::path::Path;
 
 use crate::error::Outcome;
 use crate::process::Owner;
@@ -23,7 +26,7 @@ pub(in crate::doctor) fn variables(_: &Examined, unit: &Unit) -> Findings {
             }
             found.push(Found::problem(
                 format!("{key}= of {} uses {}", unit.name, some_of(&unknown)),
-                "systemd does not know defaults in variables: it puts nothing there, and the service starts with empty arguments",
+                "systemd does not know defaults in variables: the program gets nothing there, or the text as it stands, never the default",
                 unit.edit(),
             ));
         }
@@ -101,21 +104,21 @@ pub(in crate::doctor) fn paths(examined: &Examined, unit: &Unit) -> Findings {
     let program = unit.file.list("Service", "ExecStart").last().and_then(|command| program(command));
     match program {
         None => differs(format!("{name} has no ExecStart="), "nothing would be started"),
-        Some(program) if !std::path::Path::new(program).starts_with(&venv) => differs(
+        Some(program) if !Path::new(program).starts_with(&venv) => differs(
             format!("ExecStart= of {name} starts {program}, which is not in {}", venv.display()),
             "a refresh builds the environment that venv leads to; the service would run with another one",
         ),
         Some(_) => {}
     }
     let folder = unit.file.value("Service", "WorkingDirectory").map(|it| it.trim_start_matches('-'));
-    if folder.map(|it| std::path::Path::new(it).components().eq(app.components())) != Some(true) {
+    if folder.is_none_or(|it| !Path::new(it).components().eq(app.components())) {
         differs(
             format!("WorkingDirectory= of {name} is {}, not {}", folder.unwrap_or("not set"), app.display()),
             "the service would load its modules from somewhere else than the work tree that is refreshed",
         );
     }
     let files = unit.file.list("Service", "EnvironmentFile");
-    if !files.iter().any(|it| std::path::Path::new(it.trim_start_matches('-')) == env_file) {
+    if !files.iter().any(|it| Path::new(it.trim_start_matches('-')) == env_file) {
         differs(
             format!("{name} does not read {} (EnvironmentFile=)", env_file.display()),
             "ports, paths and flags are set there, and the probe asks the port that it names",
