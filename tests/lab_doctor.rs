@@ -203,3 +203,76 @@ fn a_way_from_the_application_to_root_is_found_in_the_rules_of_sudo() {
     machine.write_mode(rule, "ladylinux ALL=NOPASSWD: /usr/bin/systemctl restart ladylinux-api\n", 0o440);
     only(&machine, &[]);
 }
+
+#[test]
+fn what_happens_to_a_running_host_is_found_and_repaired() {
+    let Some(lab) = Lab::open() else { return };
+    let machine = machine(&lab);
+    tool(&machine, "init --repo file:///srv/app.git --allow file --branch main").expect(0);
+    // What a run looks for in the environment, whoever keeps the service.
+    let command = "[service]\ncommand = ['{venv}/bin/python', 'server.py']\n";
+    let settings = machine.read("/etc/ladylinux/refresh.toml").unwrap();
+    machine.write("/etc/ladylinux/refresh.toml", &settings.replace("[service]\n", command));
+    tool(&machine, "run").expect(0);
+    only(&machine, &[]);
+
+    // Somebody else took the port while the service was stopped.
+    machine
+        .exec(
+            "systemctl stop ladylinux-api && systemd-run --quiet --unit=squatter python3 -m http.server 8000",
+        )
+        .expect(0);
+    lab::until("the squatter listens", || machine.http("http://127.0.0.1:8000/"));
+    assert!(only(&machine, &["port"])["what"].as_str().unwrap().contains("http.server"));
+    machine.exec("systemctl stop squatter && systemctl start ladylinux-api").expect(0);
+    lab::until("the service listens", || machine.http("http://127.0.0.1:8000/"));
+    only(&machine, &[]);
+
+    // Root worked in the tree, where the service's user cannot clean up after it.
+    machine.exec("mkdir -p /opt/ladylinux/app/made/by && touch /opt/ladylinux/app/made/by/root").expect(0);
+    cured(&machine, "ownership", "made");
+    // Root installed something into the environment that is live.
+    machine.exec("cd /opt/ladylinux/venv/lib/python3*/site-packages && touch smuggled.py").expect(0);
+    cured(&machine, "contamination", "smuggled.py");
+    // Somebody changed what root believes.
+    machine.exec("chown ladylinux /etc/ladylinux/refresh.toml").expect(0);
+    cured(&machine, "tool-files", "/etc/ladylinux/refresh.toml belongs to uid");
+    // The fence stands after a refresh that failed.
+    machine.exec("cat >>/etc/ladylinux/refresh.toml <<E\n[[hook]]\nname = 'm'\nkind = 'migration'\ncommand = ['false']\nE").expect(0);
+    tool(&machine, "run").expect(1);
+    assert!(only(&machine, &["fence"])["what"].as_str().unwrap().contains("hook m failed"));
+    machine.exec("systemctl start ladylinux-api").expect(1);
+    machine.exec("sed -i '/^.*hook/,$d' /etc/ladylinux/refresh.toml").expect(0);
+    cured(&machine, "fence", "hook m failed");
+}
+
+#[test]
+fn a_host_that_was_set_up_by_hand_is_described_before_anything_is_adopted() {
+    let Some(lab) = Lab::open() else { return };
+    let machine = machine(&lab);
+    machine.add_service_user();
+    machine.exec("mkdir -p /opt/ladylinux && git clone --quiet /srv/app.git /opt/ladylinux/app && python3 -m venv --without-pip /opt/ladylinux/venv && chown -R ladylinux: /opt/ladylinux").expect(0);
+    machine.write("/etc/ladylinux/ladylinux.env", "\u{feff}LADYLINUX_PORT=8000\r\n");
+    machine.write_mode(
+        "/etc/sudoers.d/ladylinux",
+        "ladylinux ALL=NOPASSWD: /opt/ladylinux/app/scripts/refresh_vm.sh\n",
+        0o440,
+    );
+    let unit = UNIT
+        .replace("User=ladylinux\n", "KillMode=process\n")
+        .replace("[Service]", "Requires=ollama.service\n[Service]")
+        .replace("server.py", "server.py ${PORT:-8000}");
+    change(&machine, "/etc/systemd/system/ladylinux-api.service", &unit);
+    let told = examine(&machine);
+    let expected = [
+        "folders",
+        "env-file-text",
+        "unit-fence",
+        "unit-variables",
+        "unit-requirements",
+        "unit-user",
+        "unit-kill-mode",
+        "sudo",
+    ];
+    assert_eq!(problems(&told), expected, "{told:#}");
+}

@@ -6,7 +6,7 @@ use crate::error::Failure;
 use crate::git::inspect;
 use crate::installation::Installation;
 use crate::journal::recover;
-use crate::service::fence::{self, Fence};
+use crate::service::fence;
 use crate::settings::names::BranchName;
 use crate::status_file::{self, SCHEMA, StatusFile};
 
@@ -57,11 +57,22 @@ pub(super) fn branch(examined: &Examined, on: &Installation) -> Findings {
     let mut found = Vec::new();
     for branch in named {
         let Err(failure) = on.mirror.check_branch(&branch) else { continue };
-        let hint = failure.hints().into_iter().next().unwrap_or_default();
+        let hints = failure.hints();
+        let is_set = settings.branch.iter().chain(&settings.allowed_branches).any(|named| *named == branch);
+        let run = hints.iter().find(|hint| hint.starts_with("ladylinux-refresh "));
+        let repair = if is_set {
+            format!("${{EDITOR:-vi}} {}", quoted(&on.layout.host_file().display().to_string()))
+        } else {
+            run.map_or("ladylinux-refresh run BRANCH", String::as_str).to_owned()
+        };
         found.push(Found::problem(
-            format!("{}, as of the last fetch; {hint}", failure.chain().join(": ")),
+            format!(
+                "{}, as of the last fetch; {}",
+                failure.chain().join(": "),
+                hints.first().map_or("", String::as_str)
+            ),
             "a run for a branch that does not exist is refused",
-            format!("ladylinux-refresh run BRANCH, and correct {}", on.layout.host_file().display()),
+            repair,
         ));
     }
     Ok(found)
@@ -116,15 +127,10 @@ pub(super) fn fence(examined: &Examined) -> Findings {
     }
     let Some(fence) = fence::read(&examined.layout)? else { return Ok(Vec::new()) };
     let cause = fence.refusal().chain().into_iter().skip(1).collect::<Vec<_>>().join(": ");
-    let deployed = status_file::read(&examined.layout).deployed.is_some();
-    let repair = match fence {
-        Fence::Known(_) if deployed => "ladylinux-refresh run, or: ladylinux-refresh rollback",
-        _ => "ladylinux-refresh run",
-    };
     Ok(vec![Found::problem(
         format!("the fence stands: {}", cause.lines().collect::<Vec<_>>().join(" ")),
-        "nothing starts the service, neither systemd nor a reboot, until a refresh or a rollback succeeds",
-        repair,
+        "nothing starts the service, neither systemd nor a reboot, until a run or a rollback succeeds",
+        "ladylinux-refresh run",
     )])
 }
 

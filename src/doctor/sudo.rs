@@ -19,6 +19,44 @@ use super::{Examined, Findings, Found, quoted};
 /// How deep files are included in each other.
 const DEEPEST: usize = 8;
 
+/// Programs that do whatever their arguments say: who may give them any is root.
+const WAYS_OUT: [&str; 34] = [
+    "apt",
+    "apt-get",
+    "awk",
+    "bash",
+    "chmod",
+    "chown",
+    "cp",
+    "dash",
+    "docker",
+    "dpkg",
+    "env",
+    "find",
+    "git",
+    "install",
+    "less",
+    "ln",
+    "mount",
+    "mv",
+    "nano",
+    "nsenter",
+    "perl",
+    "pip",
+    "python",
+    "rsync",
+    "sed",
+    "setpriv",
+    "sh",
+    "su",
+    "systemctl",
+    "systemd-run",
+    "tar",
+    "tee",
+    "vi",
+    "vim",
+];
+
 /// A user with all its groups.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Account {
@@ -297,12 +335,21 @@ impl Book {
         if command.starts_with('!') || command.starts_with("sha") && command.contains(':') {
             return None;
         }
+        let who: Vec<String> = rule.who.iter().flat_map(|who| self.resolved(who, 0)).collect();
+        let them = who.iter().find(|name| is_theirs(name));
         if command == "ALL" {
-            let who: Vec<String> = rule.who.iter().flat_map(|who| self.resolved(who, 0)).collect();
-            return who
-                .iter()
-                .find(|name| is_theirs(name))
+            return them
                 .map(|name| format!("{name}, whom the application runs as, may run everything as root"));
+        }
+        // Without arguments in the rule any may be given.
+        if let (Some(name), Some(program)) = (them, any_arguments(command))
+            && WAYS_OUT
+                .iter()
+                .any(|known| program.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.') == *known)
+        {
+            return Some(format!(
+                "{name}, whom the application runs as, may run {command} as root with any arguments"
+            ));
         }
         // Besides the program itself, scripts that an interpreter is told to run.
         command.split_whitespace().map(|word| word.trim_matches('"')).enumerate().find_map(|(index, word)| {
@@ -327,6 +374,13 @@ impl Book {
             Some(format!("{who} may run {command} as root, and the application's user can change {word}{by}"))
         })
     }
+}
+
+/// The name of the program of a command that may be given any arguments.
+fn any_arguments(command: &str) -> Option<&str> {
+    let mut words = command.split_whitespace();
+    let program = words.next()?.rsplit('/').next()?;
+    matches!(words.next(), None | Some("*")).then_some(program)
 }
 
 /// Reads what stands behind the equals sign of a rule.
@@ -464,6 +518,10 @@ mod tests {
         assert!(led("u ALL=NOPASSWD: /theirs/x, /bin/sh /mine/x").is_some());
         assert!(led("u ALL=NOPASSWD: /mine/*").is_some());
         assert!(led("lady ALL=(ALL) NOPASSWD: ALL").unwrap().contains("everything as root"));
+        assert!(led("lady ALL=NOPASSWD: /bin/systemctl").unwrap().contains("with any arguments"));
+        assert!(led("lady ALL=NOPASSWD: /usr/bin/python3.11 *").is_some());
+        assert_eq!(led("lady ALL=NOPASSWD: /bin/systemctl restart x"), None);
+        assert_eq!(led("u ALL=NOPASSWD: /bin/systemctl"), None);
         assert_eq!(led("u ALL=NOPASSWD: /theirs/x"), None);
         assert_eq!(led("%sudo ALL=(ALL:ALL) ALL"), None);
         assert_eq!(led("u ALL=(lady) NOPASSWD: /mine/x"), None);
