@@ -2,6 +2,7 @@
 
 mod as_owner;
 mod demo;
+mod doctor;
 mod drift;
 mod history;
 mod init;
@@ -49,6 +50,7 @@ pub fn dispatch(cli: Cli) -> Result<Ended, Error> {
         Command::Rollback(args) => rollback::rollback(&layout, &args),
         Command::Unfence(args) => unfence::unfence(&layout, &args),
         Command::Init(args) => init::init(&layout, &args),
+        Command::Doctor(args) => doctor::doctor(&layout, &args),
         Command::Service(command) => service::service(&layout, &command),
         Command::Drift(command) => drift::drift(&layout, &command),
         Command::Demo(args) => demo::demo(&args),
