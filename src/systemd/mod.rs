@@ -3,6 +3,8 @@
 //! What is asked comes back typed, so nothing here reads the text that `systemctl` writes for people. The library runs its
 //! connection on a thread of its own; to this program every call is an ordinary blocking one.
 
+pub mod transient;
+
 use std::path::Path;
 use std::time::Duration;
 
