@@ -1,0 +1,155 @@
+//! What a machine stands on: an overlay whose writable half lies on the host's file system, or on an ext4 of its own
+//! that can lose what was not synced.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::must;
+
+/// Where the writable half of a machine lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disk {
+    /// On the host's file system: cheapest, and nothing is ever lost.
+    Shared,
+    /// On an ext4 in a file, which a power cut can be played on.
+    Ext4,
+}
+
+/// The disk of one machine, in its folder.
+#[derive(Debug)]
+pub(super) struct Store {
+    folder: PathBuf,
+    base: PathBuf,
+    disk: Disk,
+}
+
+impl Store {
+    pub(super) fn new(folder: &Path, base: &Path, disk: Disk) -> Self {
+        let store = Self { folder: folder.to_owned(), base: base.to_owned(), disk };
+        // Every machine that boots gets a copy of this host's mounts. Only because these are shared does unmounting
+        // them here unmount them there; else a neighbour would hold a disk that was to be let go.
+        must("mount", ["--bind".as_ref(), "--make-shared".as_ref(), folder.as_os_str(), folder.as_os_str()]);
+        for path in [store.root(), store.writable(), store.snapshots()] {
+            fs::create_dir_all(path).unwrap();
+        }
+        if disk == Disk::Ext4 {
+            let image = fs::File::create(store.image()).unwrap();
+            image.set_len(4 << 30).unwrap();
+            let options = ["-q", "-F", "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard"];
+            must("mkfs.ext4", options.iter().map(AsRef::as_ref).chain([store.image().as_os_str()]));
+        }
+        store.mount();
+        store
+    }
+
+    /// The whole file system of the machine.
+    pub(super) fn root(&self) -> PathBuf {
+        self.folder.join("root")
+    }
+
+    pub(super) fn mount(&self) {
+        if self.disk == Disk::Ext4 {
+            // Data that nobody synced goes to disk with the journal; often, so that a cut finds some of it there.
+            must(
+                "mount",
+                [
+                    "-o".as_ref(),
+                    "loop,commit=1".as_ref(),
+                    self.image().as_os_str(),
+                    self.writable().as_os_str(),
+                ],
+            );
+        }
+        let (upper, work) = (self.writable().join("upper"), self.writable().join("work"));
+        fs::create_dir_all(&upper).unwrap();
+        fs::create_dir_all(&work).unwrap();
+        let options = format!(
+            "lowerdir={},upperdir={},workdir={}",
+            self.base.display(),
+            upper.display(),
+            work.display()
+        );
+        must("mount", ["-t", "overlay", "-o", &options, "none", self.root().to_str().unwrap()]);
+    }
+
+    pub(super) fn unmount(&self) {
+        unmount(&self.root());
+        if self.disk == Disk::Ext4 {
+            unmount(&self.writable());
+        }
+    }
+
+    /// Takes the disk away, now: what was not written yet is lost, and every access fails from here on.
+    pub(super) fn cut(&self) {
+        assert_eq!(self.disk, Disk::Ext4, "a power cut needs a machine with Disk::Ext4");
+        // EXT4_IOC_SHUTDOWN with EXT4_GOING_FLAGS_NOLOGFLUSH: the journal is not written out either.
+        let shutdown = "import fcntl, os, struct, sys\n\
+                        fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587d, struct.pack('I', 2))";
+        must("/usr/bin/python3", ["-ISc".as_ref(), shutdown.as_ref(), self.writable().as_os_str()]);
+    }
+
+    /// Keeps a copy of the disk, which nobody may use meanwhile.
+    pub(super) fn snapshot(&self, name: &str) {
+        self.unmount();
+        let copy = self.snapshots().join(name);
+        let _ = fs::remove_dir_all(&copy);
+        fs::create_dir(&copy).unwrap();
+        copy_all(&self.content(), &copy);
+        self.mount();
+    }
+
+    /// Puts a copy back, as often as anybody likes.
+    pub(super) fn restore(&self, name: &str) {
+        let copy = self.snapshots().join(name);
+        assert!(copy.exists(), "there is no snapshot {name}");
+        self.unmount();
+        let content = self.content();
+        if content.is_dir() {
+            fs::remove_dir_all(&content).unwrap();
+        } else {
+            fs::remove_file(&content).unwrap();
+        }
+        copy_all(&copy.join(content.file_name().unwrap()), content.parent().unwrap());
+        self.mount();
+    }
+
+    /// What differs from machine to machine: the image, or the upper folder of the overlay.
+    fn content(&self) -> PathBuf {
+        match self.disk {
+            Disk::Shared => self.writable().join("upper"),
+            Disk::Ext4 => self.image(),
+        }
+    }
+
+    fn writable(&self) -> PathBuf {
+        self.folder.join("disk")
+    }
+
+    fn image(&self) -> PathBuf {
+        self.folder.join("disk.img")
+    }
+
+    fn snapshots(&self) -> PathBuf {
+        self.folder.join("snapshots")
+    }
+}
+
+/// Copies with owners, modes, times and the overlay's own attributes.
+fn copy_all(from: &Path, into: &Path) {
+    let options = ["--archive", "--sparse=always", "--reflink=auto"];
+    must("cp", options.iter().map(AsRef::as_ref).chain([from.as_os_str(), into.as_os_str()]));
+}
+
+/// Unmounts what is mounted at `path`; by force where somebody still holds it.
+pub(super) fn unmount(path: &Path) {
+    for _ in 0..100 {
+        let output = Command::new("umount").arg(path).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        if output.status.success() || said.contains("not mounted") || said.contains("no mount point") {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let _ = Command::new("umount").arg("--lazy").arg(path).output();
+}

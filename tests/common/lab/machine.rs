@@ -1,0 +1,420 @@
+//! One machine: booted, used, cut off from power, put back to a snapshot.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use ladylinux_refresh::process::ProcessId;
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+
+use super::disk::{Disk, Store};
+use super::files::Root;
+use super::network::{Network, Socket};
+use super::{Lab, PATH, Ran, cgroup, must, sweep};
+
+/// How long a machine may take to boot or to power off; on a busy host it is far from what it usually takes.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What systemd takes for a request to power off: SIGRTMIN+4 (systemd(1)), with the C library's SIGRTMIN.
+const POWER_OFF: &str = "-38";
+
+/// How long a command inside a machine may take, in seconds.
+const DEADLINE_SECONDS: u32 = 300;
+
+/// A machine that is being put together.
+#[derive(Debug)]
+pub struct Builder {
+    lab: Lab,
+    name: String,
+    network: Option<Network>,
+    disk: Disk,
+}
+
+/// One machine. Dropping it removes it.
+#[derive(Debug)]
+pub struct Machine {
+    lab: Lab,
+    /// What it calls itself, and what others on its network call it.
+    name: String,
+    /// What it is called on this host.
+    id: String,
+    folder: PathBuf,
+    store: Store,
+    socket: Option<Socket>,
+    running: Option<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    nspawn: Child,
+    /// PID 1 of the machine.
+    leader: ProcessId,
+}
+
+impl Builder {
+    /// Connects the machine to a network; else it has none but its own loopback.
+    #[must_use]
+    pub fn network(mut self, network: &Network) -> Self {
+        self.network = Some(network.clone());
+        self
+    }
+
+    /// Says what it stands on.
+    #[must_use]
+    pub fn disk(mut self, disk: Disk) -> Self {
+        self.disk = disk;
+        self
+    }
+
+    /// Makes and boots it.
+    pub fn boot(self) -> Machine {
+        let mut machine = self.build();
+        machine.start();
+        machine
+    }
+
+    /// Makes it, switched off.
+    pub fn build(self) -> Machine {
+        let Self { lab, name, network, disk } = self;
+        let (id, folder) = lab.place();
+        let socket = network.map(|network| network.join(&name, &id));
+        let store = Store::new(&folder, &lab.base, disk);
+        let machine = Machine { lab, name, id, folder, store, socket, running: None };
+        let identity = fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap().replace('-', "");
+        machine.write("/etc/machine-id", &identity);
+        machine.write("/etc/hostname", &format!("{}\n", machine.name));
+        machine
+    }
+}
+
+impl Machine {
+    /// Begins a machine.
+    pub fn named(lab: &Lab, name: &str) -> Builder {
+        Builder { lab: lab.clone(), name: name.to_owned(), network: None, disk: Disk::Shared }
+    }
+
+    /// Boots a machine without a network.
+    pub fn boot(lab: &Lab, name: &str) -> Self {
+        Self::named(lab, name).boot()
+    }
+
+    /// Boots a machine on a network.
+    pub fn boot_on(network: &Network, name: &str) -> Self {
+        Self::named(network.lab(), name).network(network).boot()
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The network that it is on.
+    #[track_caller]
+    pub fn network(&self) -> &Network {
+        &self.socket.as_ref().expect("this machine is on no network").network
+    }
+
+    // Commands.
+
+    /// Runs a line of shell as root, outside of any unit, as somebody who logged in would; 25 ms.
+    #[track_caller]
+    pub fn exec(&self, line: &str) -> Ran {
+        self.run(["/bin/sh", "-c", line])
+    }
+
+    /// Runs a program as root.
+    #[track_caller]
+    pub fn run<A: AsRef<OsStr>>(&self, command: impl IntoIterator<Item = A>) -> Ran {
+        let limit = DEADLINE_SECONDS.to_string();
+        let output = self
+            .command(&["timeout", "--kill-after=5", &limit], command)
+            .output()
+            .unwrap_or_else(|error| panic!("cannot run something in {}: {error}", self.name));
+        let ran = Ran::of(&output);
+        assert_ne!(ran.code, Some(124), "not done after {limit} s\n{}", ran.all());
+        ran
+    }
+
+    /// Runs a line of shell as another user.
+    #[track_caller]
+    pub fn exec_as(&self, user: &str, line: &str) -> Ran {
+        let (user, group) = (format!("--reuid={user}"), format!("--regid={user}"));
+        self.run(["setpriv", &user, &group, "--init-groups", "--reset-env", "/bin/sh", "-c", line])
+    }
+
+    /// Runs a line of shell as root in a transient unit, with a cgroup of its own; 60 ms. `properties` are those of
+    /// systemd-run: `["User=ladylinux"]`.
+    #[track_caller]
+    pub fn exec_unit(&self, properties: &[&str], line: &str) -> Ran {
+        let properties = properties.iter().flat_map(|property| ["-p", *property]);
+        let command = ["systemd-run", "--quiet", "--pipe", "--wait", "--collect"].into_iter();
+        self.run(command.chain(properties).chain(["/bin/sh", "-c", line]))
+    }
+
+    /// Starts a line of shell as root and does not wait. The process leads a process group of its own; its output is
+    /// piped; it dies with the machine.
+    pub fn spawn(&self, line: &str) -> Child {
+        let mut command = self.command(&[], ["/bin/sh", "-c", line]);
+        command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    /// Runs the tool, as root.
+    #[track_caller]
+    pub fn tool(&self, arguments: &str) -> Ran {
+        self.exec(&format!("exec ladylinux-refresh {arguments}"))
+    }
+
+    /// What a URL answers inside the machine; `None` where nothing does, or no success.
+    pub fn http(&self, url: &str) -> Option<String> {
+        let ran = self.run(["curl", "--fail", "--silent", "--show-error", "--max-time", "10", url]);
+        (ran.code == Some(0)).then_some(ran.out)
+    }
+
+    /// What the journal has of a unit, since this machine exists, without time stamps.
+    #[track_caller]
+    pub fn journal(&self, unit: &str) -> String {
+        self.run(["journalctl", "--no-pager", "--output=cat", "--unit", unit]).expect(0).out
+    }
+
+    /// PID 1 of the machine, as this host sees it.
+    #[track_caller]
+    pub fn leader(&self) -> i32 {
+        self.running.as_ref().unwrap_or_else(|| panic!("{} is off", self.name)).leader.pid
+    }
+
+    // Files.
+
+    /// Where a file of the machine's disk lies on this host. What the machine has mounted (`/run`, `/tmp`) is not there;
+    /// and an absolute link leads elsewhere: `read` and `write` know both.
+    pub fn path(&self, path: &str) -> PathBuf {
+        self.store.root().join(path.trim_start_matches('/'))
+    }
+
+    /// Reads a file as the machine sees it; `None` where there is none.
+    #[track_caller]
+    pub fn read(&self, path: &str) -> Option<String> {
+        Some(String::from_utf8(self.root().read(Path::new(path))?).unwrap())
+    }
+
+    /// Reads and understands a JSON file.
+    #[track_caller]
+    pub fn json(&self, path: &str) -> serde_json::Value {
+        let text = self.read(path).unwrap_or_else(|| panic!("there is no {path} in {}", self.name));
+        serde_json::from_str(&text).unwrap()
+    }
+
+    /// Writes a file of root's that everybody can read, with the folders above it.
+    #[track_caller]
+    pub fn write(&self, path: &str, text: &str) {
+        self.root().write(Path::new(path), text.as_bytes(), 0o644);
+    }
+
+    /// Writes a file of root's with a mode.
+    #[track_caller]
+    pub fn write_mode(&self, path: &str, text: &str, mode: u32) {
+        self.root().write(Path::new(path), text.as_bytes(), mode);
+    }
+
+    /// Copies a file of this host into the machine, as root's.
+    #[track_caller]
+    pub fn copy_in(&self, from: &Path, to: &str, mode: u32) {
+        self.root().write(Path::new(to), &fs::read(from).unwrap(), mode);
+    }
+
+    /// Installs the program under test where people put it, and returns its path.
+    #[track_caller]
+    pub fn install_tool(&self) -> &'static str {
+        let built = std::env::var_os("LADYLINUX_REFRESH_TEST_PROGRAM")
+            .unwrap_or_else(|| env!("CARGO_BIN_EXE_ladylinux-refresh").into());
+        let place = "/usr/local/bin/ladylinux-refresh";
+        self.copy_in(Path::new(&built), place, 0o755);
+        place
+    }
+
+    // Power.
+
+    /// Boots it.
+    #[track_caller]
+    pub fn start(&mut self) {
+        assert!(self.running.is_none(), "{} runs already", self.name);
+        let address = self.folder.join("notify");
+        let _ = fs::remove_file(&address);
+        let notified = UnixDatagram::bind(&address).unwrap();
+        notified.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        let mut nspawn = self.nspawn(&address).spawn().unwrap();
+        let mut leader = None;
+        let end = Instant::now() + PATIENCE;
+        let mut message = [0; 4096];
+        loop {
+            match notified.recv(&mut message) {
+                Ok(length) => {
+                    for line in String::from_utf8_lossy(&message[..length]).lines() {
+                        if let Some(pid) = line.strip_prefix("X_NSPAWN_LEADER_PID=") {
+                            leader = ProcessId::of(pid.parse().unwrap());
+                        } else if let (Some(leader), "READY=1") = (leader, line) {
+                            self.running = Some(Running { nspawn, leader });
+                            return;
+                        }
+                    }
+                }
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+                Err(error) => panic!("{error}"),
+            }
+            let ended = nspawn.try_wait().unwrap();
+            if ended.is_some() || Instant::now() > end {
+                let _ = nspawn.kill();
+                let _ = nspawn.wait();
+                cgroup::remove(&self.id);
+                let said = fs::read(self.folder.join("console")).unwrap_or_default();
+                panic!("{} does not boot ({ended:?}):\n{}", self.name, String::from_utf8_lossy(&said));
+            }
+        }
+    }
+
+    /// Powers it off as people do: everything is stopped in order.
+    #[track_caller]
+    pub fn power_off(&mut self) {
+        let Some(running) = &mut self.running else { return };
+        must("kill", [POWER_OFF, &running.leader.pid.to_string()]);
+        assert!(ended(&mut running.nspawn, PATIENCE), "{} does not power off", self.name);
+        self.gone();
+    }
+
+    /// Powers it off and boots it again.
+    #[track_caller]
+    pub fn reboot(&mut self) {
+        self.power_off();
+        self.start();
+    }
+
+    /// Kills every process at once. What was written stays, also what was not synced.
+    #[track_caller]
+    pub fn kill(&mut self) {
+        if let Some(running) = &mut self.running {
+            end_at_once(running);
+        }
+        self.gone();
+    }
+
+    /// Cuts the power: what was not synced is lost, as far as the disk had not written it yet. It stays off.
+    #[track_caller]
+    pub fn power_cut(&mut self) {
+        self.store.cut();
+        self.kill();
+        self.store.unmount();
+        self.store.mount();
+    }
+
+    // Snapshots.
+
+    /// Keeps a copy of the disk of the machine, which has to be off.
+    #[track_caller]
+    pub fn snapshot(&self, name: &str) {
+        assert!(self.running.is_none(), "{} is not off", self.name);
+        self.store.snapshot(name);
+    }
+
+    /// Puts a copy back in place of the disk of the machine, which has to be off.
+    #[track_caller]
+    pub fn restore(&self, name: &str) {
+        assert!(self.running.is_none(), "{} is not off", self.name);
+        self.store.restore(name);
+    }
+
+    /// The groups and everything in them are removed, so that the next boot begins with new ones.
+    fn gone(&mut self) {
+        self.running = None;
+        cgroup::remove(&self.id);
+    }
+
+    fn root(&self) -> Root {
+        match &self.running {
+            Some(running) => Root::open(Path::new(&format!("/proc/{}/root", running.leader.pid))),
+            None => Root::open(&self.store.root()),
+        }
+    }
+
+    fn nspawn(&self, notify: &Path) -> Command {
+        let console =
+            fs::File::options().create(true).append(true).open(self.folder.join("console")).unwrap();
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", &into(&cgroup::make(&self.id)), "sh", "systemd-nspawn", "--quiet"]);
+        command.args(["--register=no", "--keep-unit", "--notify-ready=yes", "--console=read-only"]);
+        command.args(["--resolv-conf=off", "--timezone=off", "--link-journal=no"]);
+        command.arg(format!("--machine={}", self.id)).arg(format!("--hostname={}", self.name));
+        command.arg("--directory").arg(self.store.root());
+        command.arg(format!("--bind-ro={}:/srv/wheels", self.lab.wheels.display()));
+        match &self.socket {
+            Some(socket) => {
+                command.arg(format!("--network-namespace-path={}", socket.namespace.display()));
+                command.arg(format!("--bind-ro={}:/etc/hosts", socket.hosts.display()));
+            }
+            None => {
+                command.arg("--private-network");
+            }
+        }
+        command.arg("/usr/lib/ladylinux-lab/init");
+        command.env_clear().env("PATH", PATH).env("NOTIFY_SOCKET", notify).stdin(Stdio::null());
+        command.stdout(console.try_clone().unwrap()).stderr(console);
+        command
+    }
+
+    /// A command inside, beside PID 1 as far as groups go, so that it counts as the machine's and not as this host's.
+    fn command<A: AsRef<OsStr>>(&self, before: &[&str], command: impl IntoIterator<Item = A>) -> Command {
+        let leader = self.leader();
+        let mut started = Command::new("/bin/sh");
+        started.args(["-c", &into(&cgroup::beside(leader)), "sh"]).args(before);
+        started.args(["nsenter", "--all", "--target", &leader.to_string(), "--"]);
+        started.args(["env", "-i", &format!("PATH={PATH}"), "HOME=/root", "LANG=C.UTF-8"]).args(command);
+        started.env_clear().env("PATH", PATH).stdin(Stdio::null());
+        started
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if let Some(running) = &mut self.running {
+            end_at_once(running);
+        }
+        sweep::everything_named(&self.lab.worlds(), &self.id);
+    }
+}
+
+/// Sends a signal to everything that [`Machine::spawn`] started.
+pub fn signal(child: &Child, signal: Signal) {
+    let group = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    let _ = kill_process_group(group, signal);
+}
+
+/// A line of shell that moves itself through the doors of groups and becomes the rest of its arguments.
+fn into(doors: &[PathBuf]) -> String {
+    let moves = doors.iter().map(|door| format!("echo $$ >'{}'; ", door.display()));
+    moves.collect::<String>() + "exec \"$@\""
+}
+
+fn end_at_once(running: &mut Running) {
+    if running.leader.is_alive()
+        && let Some(leader) = Pid::from_raw(running.leader.pid)
+    {
+        let _ = kill_process(leader, Signal::KILL);
+    }
+    if !ended(&mut running.nspawn, Duration::from_secs(20)) {
+        let _ = running.nspawn.kill();
+        let _ = running.nspawn.wait();
+    }
+}
+
+fn ended(child: &mut Child, patience: Duration) -> bool {
+    let end = Instant::now() + patience;
+    while child.try_wait().is_ok_and(|ended| ended.is_none()) {
+        if Instant::now() > end {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    true
+}

@@ -1,0 +1,63 @@
+//! Removes what test processes left that were killed before they could do so.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use ladylinux_refresh::process::ProcessId;
+
+use super::{cgroup, disk};
+
+/// What every name of the lab begins with; pid and start time of the test process follow.
+pub(super) const PREFIX: &str = "ladylab-";
+
+/// Removes the machines and networks of processes that are gone.
+pub(super) fn leftovers(worlds: &Path) {
+    let mut names: Vec<String> = file_names(worlds);
+    names.extend(file_names(Path::new("/run/netns")));
+    names.extend(cgroup::hierarchies().iter().flat_map(|hierarchy| file_names(hierarchy)));
+    names.retain(|name| owner(name).is_some_and(|owner| !owner.is_alive()));
+    names.sort();
+    names.dedup();
+    for name in names {
+        everything_named(worlds, &name);
+    }
+}
+
+/// Removes what one name stands for: processes, mounts, files and the network namespace.
+pub(super) fn everything_named(worlds: &Path, name: &str) {
+    cgroup::remove(name);
+    let folder = worlds.join(name);
+    for point in mounts_below(&folder) {
+        disk::unmount(&point);
+    }
+    if folder.exists() && mounts_below(&folder).is_empty() {
+        let _ = fs::remove_dir_all(&folder);
+    }
+    if Path::new("/run/netns").join(name).exists() {
+        let _ = Command::new("ip").args(["netns", "delete", name]).output();
+    }
+    for kind in ["propagate", "unix-export"] {
+        let _ = fs::remove_dir_all(Path::new("/run/systemd/nspawn").join(kind).join(name));
+    }
+}
+
+/// Returns which process made something of this name; `None` where the lab did not.
+fn owner(name: &str) -> Option<ProcessId> {
+    let mut parts = name.strip_prefix(PREFIX)?.split('-');
+    Some(ProcessId { pid: parts.next()?.parse().ok()?, started: parts.next()?.parse().ok()? })
+}
+
+fn file_names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}
+
+/// Returns the mount points below a folder, the last mounted first.
+fn mounts_below(folder: &Path) -> Vec<PathBuf> {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
+    let mut found: Vec<PathBuf> = points.filter(|point| point.starts_with(folder)).collect();
+    found.reverse();
+    found
+}
