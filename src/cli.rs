@@ -261,6 +261,14 @@ pub struct InitArgs {
     /// The port that the service will listen on, for a new env file
     #[arg(long)]
     pub port: Option<u16>,
+
+    /// Show what it would do and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Only repair the work tree: give the service user back what it cannot remove, move nested repositories away
+    #[arg(long, conflicts_with_all = ["repo", "branch", "allow", "port"])]
+    pub repair_layout: bool,
 }
 
 /// `service …`

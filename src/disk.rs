@@ -4,6 +4,8 @@
 //! means that the new state is on the disk when the function returns. Source: rename(2), fsync(2), syncfs(2).
 #![expect(clippy::disallowed_methods, reason = "this is the room that writes files")]
 
+pub mod beneath;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
@@ -62,6 +64,15 @@ pub fn write_passing(path: &Path, bytes: &[u8], mode: u32) -> Outcome<()> {
     file.write_all(bytes).context(told)
 }
 
+/// Writes to a file of the kernel, which is there and takes orders (in a cgroup, for instance).
+///
+/// # Errors
+/// The kernel does not take it.
+pub fn order(path: &Path, bytes: &[u8]) -> Outcome<()> {
+    let told = || format!("cannot write to {}", path.display());
+    OpenOptions::new().write(true).open(path).and_then(|mut file| file.write_all(bytes)).context(told)
+}
+
 /// Writes `value` as JSON to `path`, atomically and durably.
 ///
 /// # Errors
@@ -108,6 +119,15 @@ pub fn make_folder(path: &Path, mode: u32) -> Outcome<()> {
         .mode(mode)
         .create(path)
         .context(|| format!("cannot make the folder {}", path.display()))
+}
+
+/// Makes one new folder; it must not be there yet.
+///
+/// # Errors
+/// The folder exists, or cannot be made.
+pub fn make_new_folder(path: &Path, mode: u32) -> Outcome<()> {
+    let told = || format!("cannot make the folder {}", path.display());
+    fs::DirBuilder::new().mode(mode).create(path).context(told)
 }
 
 /// Makes one new folder that belongs to `owner`; it must not be there yet.

@@ -16,11 +16,13 @@ use crate::refresh::{Release, begin};
 use crate::report;
 use crate::service::envfile::EnvFile;
 use crate::service::supervisor::Embedded;
+use crate::service::systemd::Systemd;
 use crate::service::{ServiceManager, ServiceState, fence, probe};
 use crate::settings::Settings;
 use crate::settings::layers::Layers;
 use crate::settings::layout::Layout;
 use crate::settings::names::{CommitId, GenerationName, RunId};
+use crate::systemd;
 
 /// An installation and the doors to its parts.
 pub struct Installation {
@@ -57,7 +59,7 @@ impl Installation {
         let git = Git::new(&runner, &layout)?;
         let mirror = Mirror::new(&git, &layout, &settings.remote);
         let tree = WorkTree::new(&git, &layout, owner);
-        let service = Box::new(Embedded::new(&settings));
+        let service = manager(&settings, &runner);
         Ok(Self {
             layout,
             layers,
@@ -175,6 +177,16 @@ impl Installation {
     /// Returns the log of a run.
     pub fn log_of(&self, run: &RunId) -> PathBuf {
         self.layout.run(run).join(begin::LOG)
+    }
+}
+
+/// Chooses who keeps the service: systemd, where it is the real machine's PID 1; the embedded supervisor everywhere else.
+fn manager(settings: &Settings, runner: &Runner) -> Box<dyn ServiceManager> {
+    if settings.layout.is_real() && systemd::is_booted() {
+        let (layout, unit) = (settings.layout.clone(), settings.service.unit.clone());
+        Box::new(Systemd::new(layout, unit, runner.clone()))
+    } else {
+        Box::new(Embedded::new(settings))
     }
 }
 

@@ -32,6 +32,7 @@ pub mod event;
 pub mod exit;
 pub mod git;
 pub mod history;
+pub mod host;
 pub mod installation;
 pub mod journal;
 pub mod manifest;

@@ -126,6 +126,12 @@ impl ServiceManager for Service {
     fn log_tail(&self, _lines: usize) -> Outcome<Vec<String>> {
         Ok(Vec::new())
     }
+    fn owns(&self, process: ProcessId) -> Outcome<bool> {
+        Ok(process == self.main)
+    }
+    fn check(&self) -> Outcome<()> {
+        Ok(())
+    }
     fn describe(&self) -> String {
         "a process".to_owned()
     }

@@ -124,6 +124,24 @@ impl Mirror {
         Ok(Some(self.git.run(&program, told)?.stdout))
     }
 
+    /// Returns the paths of the text files of a commit that hold `text`.
+    ///
+    /// # Errors
+    /// The commit is not in the mirror.
+    pub fn mentions(&self, commit: &CommitId, text: &str) -> Outcome<Vec<PathBuf>> {
+        let told = || format!("cannot search {}", commit.short());
+        let program =
+            self.bare().args(["grep", "-l", "-z", "-I", "-F", "-w", "-e", text, commit.as_str(), "--"]);
+        let found = self.git.runner().run(&program)?;
+        // Nothing found is an exit code of its own, with nothing to say.
+        if found.ended == crate::process::Ended::Exited(1) && found.stderr.is_empty() {
+            return Ok(Vec::new());
+        }
+        let found = found.ok(told)?;
+        let prefix = format!("{commit}:");
+        Ok(records(&found.stdout).filter_map(|it| it.strip_prefix(prefix.as_bytes())).map(path_of).collect())
+    }
+
     /// Tells what lies between two commits of the mirror.
     ///
     /// # Errors

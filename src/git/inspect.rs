@@ -235,9 +235,24 @@ pub struct Unremovable {
     pub path: TreePath,
     /// Why.
     pub reason: String,
+    /// What kind of obstacle it is.
+    pub obstacle: Obstacle,
     /// The command that repairs it.
     pub repair: String,
 }
+
+/// What keeps the owner of the tree from removing something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Obstacle {
+    /// It belongs to somebody else.
+    Owner,
+    /// A flag of the file system.
+    Flag,
+}
+
+/// What repairs an obstacle of the first kind.
+const REPAIR: &str = "ladylinux-refresh init --repair-layout";
 
 /// Does the worker's side of [`UNREMOVABLE`].
 ///
@@ -263,22 +278,19 @@ impl Removal<'_> {
         let told = || format!("cannot look at {}", folder.display());
         let found = fs::symlink_metadata(folder).context(told)?;
         let mode = found.permissions().mode();
-        let owner = format!("{}:{}", self.owner.uid, self.owner.gid);
         self.flags(folder);
         let foreign = found.uid() != self.owner.uid && !self.as_root;
         let entries = fs::read_dir(folder);
         let empty =
             entries.as_ref().is_ok_and(|_| fs::read_dir(folder).is_ok_and(|mut all| all.next().is_none()));
-        if foreign
+        let closed = foreign
             && !empty
-            && rustix::fs::access(folder, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK).is_err()
-        {
-            self.add(
-                folder,
-                format!("it belongs to uid {} and the owner of the tree may not write in it", found.uid()),
-                &format!("chown -R {owner}"),
-            );
-            return Ok(());
+            && rustix::fs::access(folder, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)
+                .is_err();
+        if closed {
+            let reason =
+                format!("it belongs to uid {} and the owner of the tree may not write in it", found.uid());
+            self.add(folder, reason, Obstacle::Owner, REPAIR.to_owned());
         }
         let Ok(entries) = entries else {
             // The owner closed it to himself and can open it again.
@@ -287,12 +299,10 @@ impl Removal<'_> {
         for entry in entries {
             let entry = entry.context(told)?;
             let Ok(inside) = entry.metadata() else { continue };
-            if mode & 0o1000 != 0 && foreign && inside.uid() != self.owner.uid {
-                self.add(
-                    &entry.path(),
-                    format!("it belongs to uid {} in a sticky folder", inside.uid()),
-                    &format!("chown -h {owner}"),
-                );
+            // Who is given the folder can remove all that is in it, sticky or not.
+            if mode & 0o1000 != 0 && foreign && !closed && inside.uid() != self.owner.uid {
+                let reason = format!("it belongs to uid {} in a sticky folder", inside.uid());
+                self.add(&entry.path(), reason, Obstacle::Owner, REPAIR.to_owned());
             } else if inside.is_dir() {
                 self.folder(&entry.path())?;
             } else if inside.is_file() {
@@ -311,15 +321,19 @@ impl Removal<'_> {
         };
         let Ok(flags) = ioctl_getflags(&file) else { return };
         if flags.contains(IFlags::IMMUTABLE) {
-            self.add(path, "it is marked immutable".to_owned(), "chattr -i");
+            self.add_flag(path, "it is marked immutable", "chattr -i");
         } else if flags.contains(IFlags::APPEND) {
-            self.add(path, "it is marked append-only".to_owned(), "chattr -a");
+            self.add_flag(path, "it is marked append-only", "chattr -a");
         }
     }
 
-    fn add(&mut self, path: &Path, reason: String, repair: &str) {
-        let repair = format!("{repair} '{}'", path.display().to_string().replace('\'', r"'\''"));
-        self.found.push(Unremovable { path: path.into(), reason, repair });
+    fn add_flag(&mut self, path: &Path, reason: &str, command: &str) {
+        let repair = format!("{command} '{}'", path.display().to_string().replace('\'', r"'\''"));
+        self.add(path, reason.to_owned(), Obstacle::Flag, repair);
+    }
+
+    fn add(&mut self, path: &Path, reason: String, obstacle: Obstacle, repair: String) {
+        self.found.push(Unremovable { path: path.into(), reason, obstacle, repair });
     }
 }
 

@@ -7,6 +7,7 @@
 //!
 //! Works with git 2.30 and newer.
 
+pub mod aside;
 pub mod drift;
 pub mod fetch_failure;
 pub mod inspect;

@@ -28,7 +28,7 @@ use super::restore::{self, Prune, Restore, Restored, SavedPlace};
 use super::save::{self, SaveRequest, Saved};
 use super::show::{self, Shown};
 use super::tree::Place;
-use super::{Git, preserve, saved, start};
+use super::{Git, aside, preserve, saved, start};
 
 /// How long one git command on the work tree may take; large trees on slow disks take minutes.
 pub(super) const LONG: Duration = Duration::from_secs(1800);
@@ -86,6 +86,14 @@ impl WorkTree {
     /// The tree cannot be read.
     pub fn unremovable(&self) -> Outcome<Vec<Unremovable>> {
         self.within(|place| self.ask(inspect::UNREMOVABLE, &inspect::Request { place }))
+    }
+
+    /// Moves a folder out of the tree, to a name that nothing has yet in a folder of the owner's.
+    ///
+    /// # Errors
+    /// The folder cannot be renamed to that name.
+    pub fn move_aside(&self, from: &Path, to: &Path) -> Outcome<()> {
+        self.ask(aside::OPERATION, &aside::Request { from: from.into(), to: to.into() })
     }
 
     /// Returns the mount points at or below the tree.
@@ -288,7 +296,7 @@ impl WorkTree {
         let own = ProcessId::own();
         let name = format!("{}-{}-{}", own.pid, own.started, COUNT.fetch_add(1, Ordering::Relaxed));
         let folder = self.layout.state().join("scratch");
-        if disk::make_folder(&folder, 0o755).is_ok() {
+        if self.layout.state().is_dir() && disk::make_folder(&folder, 0o755).is_ok() {
             sweep(&folder);
             let place = folder.join(&name);
             if disk::make_owned_folder(&place, 0o700, &self.owner).is_ok() {
@@ -328,6 +336,7 @@ pub fn answer(operation: &str, request: &[u8]) -> Option<Vec<u8>> {
         align::OPERATION => worker::answer(request, |request| align::handle(&request)),
         proof::OPERATION => worker::answer(request, |request| proof::handle(&request)),
         preserve::OPERATION => worker::answer(request, |request| preserve::handle(&request)),
+        aside::OPERATION => worker::answer(request, |request| aside::handle(&request)),
         start::OPERATION => worker::answer(request, |request| start::handle(&request)),
         show::OPERATION => worker::answer(request, |request| show::handle(&request)),
         restore::LIST => worker::answer(request, |request| restore::handle_list(&request)),

@@ -23,7 +23,7 @@ const FREE_INODES: u64 = 12_000;
 /// What was found.
 pub fn check(on: &Installation, observed: &Observed) -> Outcome<()> {
     let checks = [
-        manager(on),
+        on.service.check(),
         outside(on),
         trusted(on),
         rights(on),
@@ -51,23 +51,6 @@ fn together(mut problems: Vec<Failure>) -> Outcome<()> {
     let all =
         Failure::new(format!("{} things speak against a refresh:\n{}", problems.len(), told.join("\n")));
     Err(problems.iter().flat_map(Failure::hints).fold(all, Failure::hint))
-}
-
-/// A unit of systemd is not to be run beside: two managers would fight over one service.
-fn manager(on: &Installation) -> Outcome<()> {
-    if !on.layout.is_real() {
-        return Ok(());
-    }
-    let unit = &on.settings.service.unit;
-    let folders = [on.layout.host_units(), on.layout.package_units()];
-    match folders.into_iter().map(|folder| folder.join(unit.as_str())).find(|path| path.exists()) {
-        None => Ok(()),
-        Some(unit) => Err(Failure::new(format!(
-            "the service is kept by systemd ({}), which this version cannot ask; it keeps the service itself",
-            unit.display()
-        ))
-        .hint("try it on a copy: ladylinux-refresh --root DIR init --repo URL")),
-    }
 }
 
 /// A run that the service itself started would end with it, in the middle of its own first step.
@@ -115,7 +98,7 @@ fn rights(on: &Installation) -> Outcome<()> {
             "{} belongs to root: whatever the application brings along would run as root",
             app.display()
         ))
-        .hint(format!("chown -R ladylinux:ladylinux {}", app.display())));
+        .hint(on.as_typed("ladylinux-refresh init --repair-layout")));
     }
     if on.owner.can_be_assumed() {
         return Ok(());
@@ -202,10 +185,8 @@ fn repository(on: &Installation, observed: &Observed) -> Outcome<()> {
     }
     if let Some(nested) = tree.nested.first() {
         return Err(Failure::new(format!("there is a second repository inside the work tree: {nested}"))
-            .hint(format!(
-                "look what is in it, then move it away: mv {} /var/tmp/",
-                app.join(nested.as_path()).display()
-            )));
+            .hint("look what is in it; the command moves it away as it is")
+            .hint(on.as_typed("ladylinux-refresh init --repair-layout")));
     }
     Ok(())
 }
@@ -228,7 +209,7 @@ fn removable(on: &Installation) -> Outcome<()> {
     let found = on.tree.unremovable()?;
     let Some(first) = found.first() else { return Ok(()) };
     let more = if found.len() > 1 { format!(" (and {} more)", found.len() - 1) } else { String::new() };
-    Err(Failure::new(format!("{}: {}{more}", first.path, first.reason)).hint(first.repair.clone()))
+    Err(Failure::new(format!("{}: {}{more}", first.path, first.reason)).hint(on.as_typed(&first.repair)))
 }
 
 fn remote(on: &Installation) -> Outcome<()> {
@@ -273,8 +254,8 @@ fn probe(on: &Installation, observed: &Observed) -> Outcome<()> {
     let holder = if observed.service.is_down() {
         port::holder(number)?
     } else {
-        // Of a running service any process may listen; each carries its mark.
-        port::stranger(number, |process| process.variable(SERVICE_MARK).is_some())?
+        // Of a running service any process may listen. Where that cannot be told, nobody is called a stranger.
+        port::stranger(number, |process| on.service.owns(process).unwrap_or(true))?
     };
     holder.map_or(Ok(()), |holder| Err(port::held(number, &holder)))
 }

@@ -27,6 +27,9 @@ pub fn stop(on: &Installation, account: &mut Account) -> Outcome<String> {
     if stopped.force == Force::Killed {
         account.warn(format!("the service {stopped}: it did not end within its stop timeout"));
     }
+    for note in &stopped.notes {
+        account.warn(note.clone());
+    }
     for process in &stopped.leftovers {
         account.note(&format!("ended a left-over process of the service: {process}"));
     }

@@ -9,7 +9,9 @@ pub mod envfile;
 pub mod fence;
 pub mod port;
 pub mod probe;
+mod strays;
 pub mod supervisor;
+pub mod systemd;
 
 use std::fmt;
 use std::time::Duration;
@@ -50,6 +52,18 @@ pub trait ServiceManager: Send + Sync {
     /// The log cannot be read.
     fn log_tail(&self, lines: usize) -> Outcome<Vec<String>>;
 
+    /// Tells whether a process belongs to the service.
+    ///
+    /// # Errors
+    /// The manager cannot be asked.
+    fn owns(&self, process: ProcessId) -> Outcome<bool>;
+
+    /// Checks that this manager can keep the service as it is installed, fence included; changes nothing.
+    ///
+    /// # Errors
+    /// What has to be put right before a refresh may stop the service.
+    fn check(&self) -> Outcome<()>;
+
     /// Says which service this is and what keeps it, for people.
     fn describe(&self) -> String;
 }
@@ -70,7 +84,7 @@ pub enum ServiceState {
         /// How it ended the last time, where that is known.
         last: Option<Exit>,
     },
-    /// Its manager is gone, processes of it live on; a stop ends them.
+    /// Nothing keeps it any more, processes of it live on; a stop ends them.
     LeftBehind {
         /// The processes.
         processes: Vec<ProcessId>,
@@ -110,7 +124,7 @@ impl fmt::Display for ServiceState {
             }
             Self::LeftBehind { processes } => {
                 let pids: Vec<String> = processes.iter().map(|process| process.pid.to_string()).collect();
-                write!(f, "without its supervisor (processes {})", pids.join(", "))
+                write!(f, "left behind (processes {})", pids.join(", "))
             }
             Self::NotInstalled { why } => write!(f, "not installed ({why})"),
         }
@@ -207,6 +221,8 @@ pub struct Stopped {
     pub leftovers: Vec<String>,
     /// How the main process ended, where this stop saw it.
     pub exit: Option<Exit>,
+    /// Why it took long, needed force or left something, where that is known; each a sentence for a warning.
+    pub notes: Vec<String>,
 }
 
 /// What a stop found.
@@ -217,7 +233,7 @@ pub enum Before {
     Running,
     /// Nothing.
     Stopped,
-    /// Processes whose manager was gone.
+    /// Processes that nothing kept any more.
     LeftBehind,
 }
 
@@ -243,7 +259,7 @@ impl fmt::Display for Stopped {
             }
         }
         if self.before == Before::LeftBehind {
-            f.write_str(", its supervisor was gone")?;
+            f.write_str(", after it had been left behind")?;
         }
         if !self.leftovers.is_empty() {
             write!(f, ", with left-over processes {}", self.leftovers.join(", "))?;
@@ -280,6 +296,7 @@ mod tests {
             took: Duration::from_secs(10),
             leftovers: vec!["12 (worker)".into()],
             exit: None,
+            notes: vec![],
         };
         assert_eq!(
             stopped.to_string(),

@@ -352,6 +352,7 @@ impl Watch<'_> {
                 Ok(ServiceState::Running(running)) if running.main != self.main => {
                     break format!("restarted as process {}", running.main.pid);
                 }
+                Ok(ServiceState::Changing { doing }) if clock::monotonic() > until => break doing,
                 _ if clock::monotonic() > until => break "how is not known".to_owned(),
                 _ => clock::pause_regardless(Duration::from_millis(2)),
             }

@@ -53,6 +53,14 @@ impl Layout {
     pub fn generation(&self, name: &GenerationName) -> PathBuf {
         self.venvs().join(name.as_str())
     }
+    /// `/opt/ladylinux/moved`: what `init --repair-layout` moved out of the work tree; nothing removes it.
+    pub fn moved_all(&self) -> PathBuf {
+        self.at("opt/ladylinux/moved")
+    }
+    /// What one repair moved out of the work tree; beside that, so that a rename reaches it.
+    pub fn moved(&self, id: &RunId) -> PathBuf {
+        self.moved_all().join(id.as_str())
+    }
     /// `/opt/ladylinux/models`: never touched (RW-6.1).
     pub fn models(&self) -> PathBuf {
         self.at("opt/ladylinux/models")

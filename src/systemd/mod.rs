@@ -3,7 +3,10 @@
 //! What is asked comes back typed, so nothing here reads the text that `systemctl` writes for people. The library runs its
 //! connection on a thread of its own; to this program every call is an ordinary blocking one.
 
+pub mod file;
+pub mod job;
 pub mod transient;
+pub mod unit;
 
 use std::path::Path;
 use std::time::Duration;
@@ -46,6 +49,11 @@ impl Bus {
         Ok(Self { connection })
     }
 
+    /// Tells whether the connection was lost; it does not come back by itself.
+    pub fn is_lost(&self) -> bool {
+        self.connection.is_closed()
+    }
+
     /// Returns the manager.
     fn manager(&self) -> Outcome<Proxy<'_>> {
         self.object(MANAGER, MANAGER_INTERFACE)
@@ -74,10 +82,60 @@ impl Bus {
             .map_err(refused)
             .context(|| "systemd cannot read its units anew".to_owned())
     }
+
+    /// Forgets the failure of a unit, and how often it was started lately.
+    ///
+    /// # Errors
+    /// systemd refuses.
+    pub fn reset_failed(&self, unit: &str) -> Outcome<()> {
+        self.manager()?
+            .call_method("ResetFailedUnit", &(unit,))
+            .map(drop)
+            .map_err(refused)
+            .context(|| format!("systemd cannot forget the failure of {unit}"))
+    }
+
+    /// Has units started at boot, or by whatever else their files name. systemd has to read its units anew afterwards
+    /// ([`Bus::reload`]).
+    ///
+    /// # Errors
+    /// A unit is missing, or cannot be enabled.
+    pub fn enable(&self, units: &[&str]) -> Outcome<()> {
+        self.manager()?
+            .call_method("EnableUnitFiles", &(units, false, false))
+            .map(drop)
+            .map_err(refused)
+            .context(|| format!("systemd cannot enable {}", units.join(", ")))
+    }
+
+    /// Has units not started at boot any more. systemd has to read its units anew afterwards ([`Bus::reload`]).
+    ///
+    /// # Errors
+    /// systemd refuses.
+    pub fn disable(&self, units: &[&str]) -> Outcome<()> {
+        self.manager()?
+            .call_method("DisableUnitFiles", &(units, false))
+            .map(drop)
+            .map_err(refused)
+            .context(|| format!("systemd cannot disable {}", units.join(", ")))
+    }
+
+    /// Keeps what systemd knows of a unit for as long as this connection lives; otherwise it forgets a unit that has
+    /// ended, and with it how it ended.
+    ///
+    /// # Errors
+    /// systemd refuses, or there is no such unit.
+    pub fn remember(&self, unit: &str) -> Outcome<()> {
+        self.manager()?
+            .call_method("RefUnit", &(unit,))
+            .map(drop)
+            .map_err(refused)
+            .context(|| format!("systemd cannot keep what it knows of {unit}"))
+    }
 }
 
 /// Tells what systemd answered in its own words, without the name of the error, which is for programs.
-fn refused(error: zbus::Error) -> Failure {
+pub(crate) fn refused(error: zbus::Error) -> Failure {
     match &error {
         zbus::Error::MethodError(_, Some(text), _) => Failure::new(text.clone()),
         _ => Failure::new(error.to_string()),

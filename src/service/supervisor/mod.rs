@@ -29,7 +29,7 @@ pub use tree::SERVICE_MARK;
 
 use super::{
     Admission, Before, ExitKind, Force, Running, ServiceManager, ServiceState, Started, StartedHow, Stopped,
-    fence,
+    fence, strays as ending,
 };
 use crate::checkpoint;
 use crate::clock;
@@ -143,10 +143,10 @@ impl Embedded {
         state::leave_stop_timeout(&self.layout, self.service.stop_timeout)?;
         living.handle.signal(Signal::TERM)?;
         checkpoint::reach("service:asked-to-stop");
-        let limit = self.service.stop_timeout + tree::PATIENCE + MARGIN;
+        let limit = self.service.stop_timeout + ending::PATIENCE + MARGIN;
         if !living.handle.wait(limit) {
             let left = tree::descendants(living.handle.id().pid);
-            return Err(tree::cannot_be_ended(&left).because(Failure::new(format!(
+            return Err(ending::cannot_be_ended(&left).because(Failure::new(format!(
                 "the supervisor (process {}) has not ended in {limit:.0?}",
                 living.handle.id().pid
             ))));
@@ -194,6 +194,7 @@ impl ServiceManager for Embedded {
             took: Duration::ZERO,
             leftovers: Vec::new(),
             exit: None,
+            notes: Vec::new(),
         };
         if let Some(living) = state::living(&self.layout)? {
             stopped.before = Before::Running;
@@ -206,7 +207,7 @@ impl ServiceManager for Embedded {
         // Whatever a supervisor that was killed (now or long ago) could not end.
         let main = State::read(&self.layout)?.as_ref().and_then(State::main);
         let mark = self.mark_if_any()?;
-        let strays = tree::end_strays(|| strays(mark.as_deref(), main), self.service.stop_timeout)?;
+        let strays = ending::end(|| strays(mark.as_deref(), main), ending::kill, self.service.stop_timeout)?;
         if !strays.processes.is_empty() {
             if stopped.before == Before::Stopped {
                 stopped.before = Before::LeftBehind;
@@ -237,6 +238,28 @@ impl ServiceManager for Embedded {
         match State::read(&self.layout)? {
             Some(state) => log::tail(&log::path(&self.layout), &state.invocation, lines),
             None => Ok(Vec::new()),
+        }
+    }
+
+    fn owns(&self, process: ProcessId) -> Outcome<bool> {
+        // Of a running service any process may listen; each carries its mark.
+        Ok(process.variable(SERVICE_MARK).is_some())
+    }
+
+    fn check(&self) -> Outcome<()> {
+        if !self.layout.is_real() {
+            return Ok(());
+        }
+        // A unit of systemd is not to be run beside: two managers would fight over one service.
+        let unit = self.service.unit.as_str();
+        let folders = [self.layout.host_units(), self.layout.package_units()];
+        match folders.into_iter().map(|folder| folder.join(unit)).find(|path| path.exists()) {
+            None => Ok(()),
+            Some(path) => Err(Failure::new(format!(
+                "the service is a unit of systemd ({}), and systemd does not run here",
+                path.display()
+            ))
+            .hint("try it on a copy: ladylinux-refresh --root DIR init --repo URL")),
         }
     }
 

@@ -20,7 +20,7 @@ use crate::clock;
 use crate::error::{Context as _, Failure, Outcome};
 use crate::process::detached;
 use crate::process::{Handle, ProcessId};
-use crate::service::{Exit, ExitKind, Force, fence};
+use crate::service::{Exit, ExitKind, Force, fence, strays};
 use crate::settings::layout::Layout;
 use crate::settings::names::RunId;
 
@@ -96,7 +96,7 @@ fn begin(layout: &Layout, mut launch: Launch) -> Outcome<Begun> {
     let mark = tree::mark(layout)?;
     let strays = tree::marked(&mark);
     if !strays.is_empty() {
-        let names: Vec<String> = strays.iter().map(|process| tree::told(*process)).collect();
+        let names: Vec<String> = strays.iter().map(|process| strays::told(*process)).collect();
         return Err(Failure::new(format!(
             "processes of an earlier service still run, without their supervisor: {}",
             names.join(", ")
@@ -274,7 +274,7 @@ impl Supervisor {
         let timeout = self.way_out.as_ref().map(|way_out| {
             let wait = match way_out.kill_at.checked_duration_since(now) {
                 Some(left) if !left.is_zero() => left,
-                _ if now > way_out.kill_at + tree::PATIENCE => HANGING_TICK,
+                _ if now > way_out.kill_at + strays::PATIENCE => HANGING_TICK,
                 _ => KILL_TICK,
             };
             Timespec::try_from(wait).unwrap_or_default()
@@ -392,8 +392,8 @@ impl Supervisor {
         }
         let left = tree::descendants(self.state.supervisor.pid);
         way_out.note(&left);
-        tree::signal_all(&left, Signal::TERM);
-        tree::signal_all(&left, Signal::CONT);
+        strays::signal_all(&left, Signal::TERM);
+        strays::signal_all(&left, Signal::CONT);
         way_out.kill_at = way_out.kill_at.min(clock::monotonic() + LEFTOVER_GRACE);
     }
 
@@ -414,7 +414,7 @@ impl Supervisor {
         if way_out.force == Force::LeftoversKilled {
             way_out.note(&left);
         }
-        tree::signal_all(&left, Signal::KILL);
+        strays::signal_all(&left, Signal::KILL);
     }
 
     fn finish(mut self) -> Outcome<()> {
@@ -440,7 +440,7 @@ impl WayOut {
         for process in processes {
             if !self.leftovers.contains(process) {
                 self.leftovers.push(*process);
-                self.told.push(tree::told(*process));
+                self.told.push(strays::told(*process));
             }
         }
     }

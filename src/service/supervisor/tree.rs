@@ -3,24 +3,15 @@
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
-
-use crate::clock;
 use crate::disk;
-use crate::error::{Context as _, Failure, Outcome};
+use crate::error::{Context as _, Outcome};
+use crate::process::ProcessId;
 use crate::process::identity::{all_pids, parse_stat};
-use crate::process::{Handle, ProcessId};
-use crate::service::Force;
 use crate::settings::layout::Layout;
 
 /// The variable that marks every process of an installation's service.
 pub const SERVICE_MARK: &str = "LADYLINUX_REFRESH_SERVICE";
-
-/// How long a killed process may take to be gone before it is said to hang.
-pub(super) const PATIENCE: Duration = Duration::from_secs(10);
-const TICK: Duration = Duration::from_millis(2);
 
 /// Returns the mark of this installation: a random name, made once by whoever holds the supervisor's lock, and the
 /// root, so that a copy of the installation elsewhere has another one.
@@ -73,87 +64,6 @@ pub(super) fn descendants(root: i32) -> Vec<ProcessId> {
         .filter(|(pid, stat)| !matches!(stat.state, 'Z' | 'X') && descends(**pid))
         .map(|(pid, stat)| ProcessId { pid: *pid, started: stat.started })
         .collect()
-}
-
-/// Names a process for people.
-pub(super) fn told(process: ProcessId) -> String {
-    let command = process.command();
-    let short: String = command.chars().take(120).collect();
-    format!("{} ({short})", process.pid)
-}
-
-/// Sends a signal to those of `processes` that still live.
-pub(super) fn signal_all(processes: &[ProcessId], signal: Signal) {
-    for process in processes {
-        if let Some(handle) = Handle::open(*process) {
-            // One that belongs to somebody else shows by still being there.
-            let _ = handle.signal(signal);
-        }
-    }
-}
-
-/// What it took to end processes that nobody supervised.
-#[derive(Debug)]
-pub(super) struct EndedStrays {
-    /// The processes.
-    pub(super) processes: Vec<String>,
-    /// What it took.
-    pub(super) force: Force,
-}
-
-/// Ends what `find` finds: asks first, and kills what is left after `timeout`; again until nothing is found.
-///
-/// # Errors
-/// A process is still there after SIGKILL.
-pub(super) fn end_strays(find: impl Fn() -> Vec<ProcessId>, timeout: Duration) -> Outcome<EndedStrays> {
-    let mut ended = EndedStrays { processes: Vec::new(), force: Force::Asked };
-    let mut known: Vec<ProcessId> = Vec::new();
-    let ask_until = clock::monotonic() + timeout;
-    let give_up = ask_until + PATIENCE;
-    loop {
-        let found = find();
-        if found.is_empty() {
-            return Ok(ended);
-        }
-        let fresh: Vec<ProcessId> =
-            found.iter().copied().filter(|process| !known.contains(process)).collect();
-        ended.processes.extend(fresh.iter().map(|process| told(*process)));
-        known.extend(&fresh);
-        let now = clock::monotonic();
-        if now > give_up {
-            return Err(cannot_be_ended(&found));
-        }
-        if now >= ask_until {
-            ended.force = Force::Killed;
-            signal_all(&found, Signal::KILL);
-            clock::pause_regardless(TICK);
-        } else {
-            signal_all(&fresh, Signal::TERM);
-            signal_all(&fresh, Signal::CONT);
-            wait_for(&found, ask_until);
-        }
-    }
-}
-
-fn wait_for(processes: &[ProcessId], until: Instant) {
-    for process in processes {
-        if let Some(handle) = Handle::open(*process) {
-            handle.wait(until.saturating_duration_since(clock::monotonic()));
-        }
-    }
-}
-
-/// Tells that processes outlive SIGKILL.
-pub(super) fn cannot_be_ended(processes: &[ProcessId]) -> Failure {
-    let names: Vec<String> = processes.iter().map(|process| told(*process)).collect();
-    let failure = Failure::new(format!("processes of the service cannot be ended: {}", names.join(", ")));
-    match processes.first() {
-        Some(first) => failure.hint(format!(
-            "as root, look at /proc/{}/stack: the process hangs in the kernel or belongs to another user",
-            first.pid
-        )),
-        None => failure,
-    }
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ impl Store {
         // Every machine that boots gets a copy of this host's mounts. Only because these are shared does unmounting
         // them here unmount them there; else a neighbour would hold a disk that was to be let go.
         must("mount", ["--bind".as_ref(), "--make-shared".as_ref(), folder.as_os_str(), folder.as_os_str()]);
-        for path in [store.root(), store.writable(), store.snapshots()] {
+        for path in [store.root(), store.writable()] {
             fs::create_dir_all(path).unwrap();
         }
         if disk == Disk::Ext4 {
@@ -38,6 +38,10 @@ impl Store {
             image.set_len(4 << 30).unwrap();
             let options = ["-q", "-F", "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard"];
             must("mkfs.ext4", options.iter().map(AsRef::as_ref).chain([store.image().as_os_str()]));
+        }
+        if disk == Disk::Shared && is_overlay(folder) {
+            // A container's own file system cannot carry another overlay's writable half; memory can.
+            must("mount", ["-t".as_ref(), "tmpfs".as_ref(), "none".as_ref(), store.writable().as_os_str()]);
         }
         store.mount();
         store
@@ -94,7 +98,7 @@ impl Store {
         self.unmount();
         let copy = self.snapshots().join(name);
         let _ = fs::remove_dir_all(&copy);
-        fs::create_dir(&copy).unwrap();
+        fs::create_dir_all(&copy).unwrap();
         copy_all(&self.content(), &copy);
         self.mount();
     }
@@ -130,9 +134,18 @@ impl Store {
         self.folder.join("disk.img")
     }
 
+    /// Beside what they are copies of, since not every file system can hold what an overlay keeps in its upper folder.
     fn snapshots(&self) -> PathBuf {
-        self.folder.join("snapshots")
+        match self.disk {
+            Disk::Shared => self.writable().join("snapshots"),
+            Disk::Ext4 => self.folder.join("snapshots"),
+        }
     }
+}
+
+/// Tells whether a folder lies on an overlay (statfs(2): its magic number).
+fn is_overlay(folder: &Path) -> bool {
+    rustix::fs::statfs(folder).unwrap().f_type == 0x794c_7630
 }
 
 /// Copies with owners, modes, times and the overlay's own attributes.

@@ -194,6 +194,19 @@ impl Machine {
         self.store.root().join(path.trim_start_matches('/'))
     }
 
+    /// A place on this host, not in the machine, that goes when the machine does.
+    pub fn beside(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// Adds the user that a real machine's application belongs to.
+    #[track_caller]
+    pub fn add_service_user(&self) {
+        let options =
+            "--system --user-group --home-dir /opt/ladylinux --no-create-home --shell /usr/sbin/nologin";
+        self.exec(&format!("useradd {options} ladylinux")).expect(0);
+    }
+
     /// Reads a file as the machine sees it; `None` where there is none.
     #[track_caller]
     pub fn read(&self, path: &str) -> Option<String> {

@@ -14,6 +14,7 @@ mod disk;
 mod files;
 mod machine;
 mod network;
+mod server;
 mod sweep;
 
 use std::ffi::OsStr;
@@ -30,6 +31,7 @@ use ladylinux_refresh::process::ProcessId;
 pub use disk::Disk;
 pub use machine::{Builder, Machine, signal};
 pub use network::Network;
+pub use server::{How, Server};
 
 /// What all machines stand on.
 #[derive(Debug, Clone)]

@@ -1,0 +1,327 @@
+//! What people have to change themselves on a machine that was set up before: found by looking, told at the end of
+//! `init`, never done.
+
+use std::fs::{self, OpenOptions};
+use std::io::Read as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+
+use crate::error::Outcome;
+use crate::git::inspect::Head;
+use crate::process::Owner;
+use crate::report::screen::{Tone, count, harmless, paint, say};
+use crate::settings::{RemoteUrl, Transport};
+use crate::systemd::unit::LoadState;
+
+use super::{Host, Keeper, SERVICE_USER, repair, rules, unit, user};
+
+/// One thing for people to change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// What is the case.
+    what: String,
+    /// Why that matters.
+    why: String,
+    /// What to do about it.
+    todo: String,
+}
+
+impl Note {
+    fn new(what: impl Into<String>, why: impl Into<String>, todo: impl Into<String>) -> Self {
+        Self { what: what.into(), why: why.into(), todo: todo.into() }
+    }
+}
+
+/// Looks for everything of that kind; only reads. What needs the mirror or the tool's state is left out where that is
+/// not there yet.
+///
+/// # Errors
+/// Something cannot be looked at.
+pub fn notes(host: &Host) -> Outcome<Vec<Note>> {
+    let mut notes = Vec::new();
+    if host.layout.is_real() {
+        notes.extend(rights(host));
+    }
+    notes.extend(sudo(host));
+    if host.layout.state().is_dir() && host.layout.app().join(".git").is_dir() {
+        notes.extend(tree(host)?);
+    }
+    if matches!(host.keeper, Keeper::Systemd { .. }) {
+        notes.extend(unit_notes(host)?);
+    }
+    notes.extend(callers(host)?);
+    notes.extend(scripts(host));
+    Ok(notes)
+}
+
+/// Tells the notes, numbered.
+pub fn tell(host: &Host, notes: &[Note]) {
+    if notes.is_empty() {
+        return;
+    }
+    say("");
+    say(&paint(Tone::Strong, &format!("left to people ({}):", count(notes.len(), "thing"))));
+    for (number, note) in (1..).zip(notes) {
+        let todo = crate::installation::as_typed(&host.layout, &note.todo);
+        say(&format!("{number:>3}. {}", harmless(&note.what)));
+        say(&format!("     why   {}", harmless(&note.why)));
+        say(&format!("     do    {}", paint(Tone::Strong, &harmless(&todo))));
+    }
+    say("");
+}
+
+/// Who can change what root works in, and who can log in.
+fn rights(host: &Host) -> Vec<Note> {
+    let layout = &host.layout;
+    let mut notes = Vec::new();
+    for folder in [layout.home(), layout.venvs(), layout.etc(), layout.persistent(), layout.state()] {
+        let Ok(found) = folder.metadata() else { continue };
+        if found.uid() != 0 || found.mode() & 0o022 != 0 {
+            let shown = folder.display();
+            notes.push(Note::new(
+                format!("others than root can exchange what lies in {shown}"),
+                "a run works there as root, and believes what it finds; what lies below can stay as it is",
+                format!("chown root {shown} && chmod go-w {shown}"),
+            ));
+        }
+    }
+    if let Some(shell) = user::login_shell() {
+        notes.push(Note::new(
+            format!("{SERVICE_USER} can log in, with {shell}"),
+            "it is the user of a service",
+            format!("usermod --shell /usr/sbin/nologin {SERVICE_USER}"),
+        ));
+    }
+    notes
+}
+
+/// Sudo rules of the time before.
+fn sudo(host: &Host) -> Vec<Note> {
+    rules::risky(&host.layout)
+        .into_iter()
+        .map(|rule| {
+            Note::new(
+                format!("{}, line {}: {}", rule.file.display(), rule.line, rule.text),
+                format!(
+                    "whoever controls the application is root by this rule; a refresh needs none: it is run by root, \
+                     or asked for with a file in {} (docs/requests.md)",
+                    host.layout.requests().display()
+                ),
+                format!("visudo -f {}, and take that line out", rule.file.display()),
+            )
+        })
+        .collect()
+}
+
+/// The work tree: what a run would stumble over, and what it will change.
+fn tree(host: &Host) -> Outcome<Vec<Note>> {
+    let app = host.layout.app();
+    let mut notes = Vec::new();
+    let repair = repair::Repair::at(&host.layout, &host.runner, host.owner()?, &host.run)?;
+    let found = repair.look()?;
+    if !found.is_nothing() {
+        notes.push(Note::new(
+            found.in_words(&app),
+            "a run is refused as long as it is so",
+            "ladylinux-refresh init --repair-layout",
+        ));
+    }
+    let wanted = host.given.settings.remote.url.as_ref().map(|url| url.text.as_str());
+    if let (Some(origin), Some(wanted)) = (origin_of(&app), wanted)
+        && origin != wanted
+    {
+        notes.push(Note::new(
+            format!("{}/.git fetches from {origin}, a run from {wanted}", app.display()),
+            "a run never reads what app/.git says; people who use git there are led elsewhere",
+            format!("sudo -u {SERVICE_USER} git -C {} remote set-url origin {wanted}", app.display()),
+        ));
+    }
+    let branch = host.given.branch.as_str();
+    match repair.head() {
+        Some(Head::Branch(now)) if now != branch => notes.push(Note::new(
+            format!("{} is on the branch {now}, and a run brings it to {branch}", app.display()),
+            "what the other branch has and this one has not is gone from the tree then; local changes are saved",
+            format!("ladylinux-refresh run {now}, where that one is meant"),
+        )),
+        _ => {}
+    }
+    Ok(notes)
+}
+
+/// The installed unit, which is never changed.
+fn unit_notes(host: &Host) -> Outcome<Vec<Note>> {
+    let (layout, settings) = (&host.layout, &host.given.settings);
+    let name = &settings.service.unit;
+    let Some(path) = unit::installed(layout, name) else { return Ok(Vec::new()) };
+    let facts = host.bus()?.unit(name.as_str())?;
+    let mut notes = Vec::new();
+    match facts.load {
+        LoadState::Loaded => {}
+        LoadState::Masked => {
+            notes.push(Note::new(
+                format!("{name} is masked"),
+                "nobody can start it, a run neither",
+                format!("systemctl unmask {name}"),
+            ));
+            return Ok(notes);
+        }
+        LoadState::NotFound | LoadState::Bad => {
+            let why = facts.load_error.unwrap_or_else(|| "systemd does not say why".to_owned());
+            notes.push(Note::new(
+                format!("systemd cannot use {}", path.display()),
+                why,
+                format!("systemd-analyze verify {}", path.display()),
+            ));
+            return Ok(notes);
+        }
+    }
+    let edit = format!("systemctl edit {name}");
+    if matches!(facts.user.as_str(), "" | "root" | "0") {
+        notes.push(Note::new(
+            format!("{name} runs the application as root"),
+            format!("all of it belongs to {SERVICE_USER}; what root writes there a run cannot remove"),
+            format!("{edit}, and add under [Service]: User={SERVICE_USER}"),
+        ));
+    }
+    if facts.kill_mode != "control-group" && facts.kill_mode != "mixed" {
+        notes.push(Note::new(
+            format!("{name} says KillMode={}", facts.kill_mode),
+            "a stop leaves worker processes behind; a run ends and reports them, a stop by hand does not",
+            format!("{edit}, and add under [Service]: KillMode=control-group"),
+        ));
+    }
+    if layout.mirror().join("HEAD").exists() {
+        let found = unit::of_commit(&host.installation()?.mirror, &host.commit()?, name);
+        // Several units of that name are no concern of a machine that has its own.
+        if let Some(drift) = unit::drift(&path, found.ok().flatten().as_ref(), settings)? {
+            notes.push(Note::new(
+                drift,
+                "an installed unit is yours and is never overwritten, so what is put right in the repository does not arrive",
+                format!("look at both, then for the repository's: rm {} && ladylinux-refresh init", path.display()),
+            ));
+        }
+    }
+    Ok(notes)
+}
+
+/// Files of the application that call what takes rights of root: the button of its page.
+fn callers(host: &Host) -> Outcome<Vec<Note>> {
+    if !host.layout.mirror().join("HEAD").exists() {
+        return Ok(Vec::new());
+    }
+    let on = host.installation()?;
+    let mut files: Vec<PathBuf> = Vec::new();
+    for word in ["sudo", "systemd-run"] {
+        files.extend(on.mirror.mentions(&host.commit()?, word)?);
+    }
+    files.retain(|path| path.extension().is_some_and(|ending| ending == "py"));
+    files.sort();
+    files.dedup();
+    let Some(first) = files.first() else { return Ok(Vec::new()) };
+    let more = if files.len() > 1 { format!(" (and {} more)", files.len() - 1) } else { String::new() };
+    Ok(vec![Note::new(
+        format!("the application calls sudo or systemd-run in {}{more}", first.display()),
+        "a button that refreshes needs no rights of root: the application writes a request, and root decides",
+        format!(
+            "let it write a file into {} (docs/requests.md), and name the branches in {}: allowed_branches = [\"{}\"]",
+            host.layout.requests().display(),
+            host.layout.host_file().display(),
+            host.given.branch
+        ),
+    )])
+}
+
+/// Scripts beside the work tree that refreshed by hand.
+fn scripts(host: &Host) -> Vec<Note> {
+    let home = host.layout.home();
+    let mut found: Vec<PathBuf> = [home.clone(), home.join("scripts")]
+        .iter()
+        .flat_map(|folder| fs::read_dir(folder).into_iter().flatten().flatten())
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|ending| ending == "sh"))
+        .collect();
+    found.sort();
+    if found.is_empty() {
+        return Vec::new();
+    }
+    let names: Vec<String> = found.iter().map(|path| path.display().to_string()).collect();
+    vec![Note::new(
+        format!("there are scripts beside the work tree: {}", names.join(", ")),
+        "a script that stops, resets or installs by itself knows neither the fence nor the generations",
+        format!("look what they do, then: rm {}", names.join(" ")),
+    )]
+}
+
+/// Returns the URL that `app/.git` calls origin, where it is one that could be set: it may be anything, and a secret may
+/// stand in it.
+pub(super) fn origin_of(app: &Path) -> Option<String> {
+    let mut file = OpenOptions::new()
+        .read(true)
+        .custom_flags(i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).ok()?)
+        .open(app.join(".git/config"))
+        .ok()?;
+    if !file.metadata().ok()?.is_file() {
+        return None;
+    }
+    let mut text = Vec::new();
+    file.by_ref().take(64 << 10).read_to_end(&mut text).ok()?;
+    origin_in(&String::from_utf8_lossy(&text))
+}
+
+fn origin_in(config: &str) -> Option<String> {
+    let mut inside = false;
+    let mut url = None;
+    for line in config.lines().map(str::trim) {
+        if line.starts_with('[') {
+            inside = line == "[remote \"origin\"]";
+        } else if let Some((key, value)) = line.split_once('=')
+            && inside
+            && key.trim() == "url"
+        {
+            url = Some(value.trim().trim_matches('"').to_owned());
+        }
+    }
+    let all = [Transport::Http, Transport::Git, Transport::File];
+    url.filter(|url| RemoteUrl::parse(url, &all).is_ok())
+}
+
+/// Tells whether the work tree itself belongs to root, whose application would then be root's.
+pub(super) fn is_roots(path: &Path) -> bool {
+    Owner::of(path).is_ok_and(|owner| owner.uid == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_origin_of_a_clone_is_found_and_one_with_a_secret_is_not_told() {
+        let config = |url: &str| {
+            format!(
+                "[core]\n\tbare = false\n[remote \"other\"]\n\turl = https://o/x\n[remote \"origin\"]\n\turl = {url}\n[branch \"main\"]\n\turl = no\n"
+            )
+        };
+        assert_eq!(origin_in(&config("https://h/r.git")).as_deref(), Some("https://h/r.git"));
+        assert_eq!(origin_in(&config("https://me:secret@h/r.git")), None);
+        assert_eq!(origin_in(&config("ext::sh -c x")), None);
+        assert_eq!(origin_in("[core]\n"), None);
+    }
+
+    #[test]
+    fn a_config_that_is_a_link_or_a_pipe_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let git = folder.path().join(".git");
+        crate::disk::make_folder(&git, 0o755).unwrap();
+        let other = folder.path().join("other");
+        crate::disk::write_atomic(&other, b"[remote \"origin\"]\nurl = https://h/r.git\n", 0o644).unwrap();
+        crate::disk::point_link(&git.join("config"), &other).unwrap();
+        assert_eq!(origin_of(folder.path()), None);
+        crate::disk::remove_file_if_there(&git.join("config")).unwrap();
+        let mode = rustix::fs::Mode::from_raw_mode(0o644);
+        rustix::fs::mknodat(rustix::fs::CWD, git.join("config"), rustix::fs::FileType::Fifo, mode, 0)
+            .unwrap();
+        assert_eq!(origin_of(folder.path()), None);
+    }
+}

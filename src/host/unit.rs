@@ -1,0 +1,142 @@
+//! The service's own unit: found in the repository, or made after the deployment contract. An installed one is never
+//! overwritten.
+
+use std::path::{Path, PathBuf};
+
+use crate::disk;
+use crate::error::{Failure, Outcome};
+use crate::git::history::EntryKind;
+use crate::git::mirror::Mirror;
+use crate::settings::Settings;
+use crate::settings::layout::Layout;
+use crate::settings::names::{CommitId, UnitName};
+
+use super::unit_text::{self, Normalized};
+use super::{Host, Look, Measure, SERVICE_USER};
+
+/// The service's unit.
+pub(super) struct Installed;
+
+impl Measure for Installed {
+    fn look(&self, host: &Host) -> Outcome<Look> {
+        let unit = &host.given.settings.service.unit;
+        Ok(match installed(&host.layout, unit) {
+            Some(path) => Look::Fits(format!("left {} as it is", path.display())),
+            None => Look::Needed(format!(
+                "install {unit}: the repository's, or one after the deployment contract where it brings none"
+            )),
+        })
+    }
+
+    fn carry_out(&self, host: &Host) -> Outcome<String> {
+        let unit = &host.given.settings.service.unit;
+        let path = host.layout.package_units().join(unit.as_str());
+        let commit = host.commit()?;
+        let (text, told) = match of_commit(&host.installation()?.mirror, &commit, unit)? {
+            Some(found) => {
+                found.check(host, &commit)?;
+                let changed = found.normalized.in_words();
+                let from = format!("installed {} from {}", path.display(), found.path.display());
+                (found.normalized.text, format!("{from} of {}{changed}", commit.short()))
+            }
+            None => (
+                unit_text::of_contract(&host.given.settings),
+                format!(
+                    "installed {}, made after the deployment contract: the repository brings none",
+                    path.display()
+                ),
+            ),
+        };
+        disk::make_folder(&host.layout.package_units(), 0o755)?;
+        disk::write_atomic(&path, text.as_bytes(), 0o644)?;
+        Ok(told)
+    }
+}
+
+/// Returns the file of an installed unit: the one that systemd takes, where there are several. A unit that is masked
+/// counts as installed. Source: systemd.unit(5), the unit search path.
+pub(super) fn installed(layout: &Layout, unit: &UnitName) -> Option<PathBuf> {
+    let more = ["run/systemd/system", "usr/local/lib/systemd/system", "lib/systemd/system"];
+    let [run, local, lib] = more.map(|folder| layout.root().join(folder));
+    let folders = [layout.host_units(), run, local, layout.package_units(), lib];
+    folders.map(|folder| folder.join(unit.as_str())).into_iter().find(|path| path.symlink_metadata().is_ok())
+}
+
+/// A unit that a commit brings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Found {
+    /// Its path in the tree.
+    pub(super) path: PathBuf,
+    /// Its text, as it would be installed.
+    pub(super) normalized: Normalized,
+}
+
+/// Reads the unit out of a commit; `None` where it brings none.
+///
+/// # Errors
+/// It brings several, or one that is no regular file.
+pub(super) fn of_commit(mirror: &Mirror, commit: &CommitId, unit: &UnitName) -> Outcome<Option<Found>> {
+    let files = mirror.files(commit)?;
+    let mut named = files
+        .iter()
+        .filter(|entry| entry.path.file_name().is_some_and(|name| name == unit.as_str()))
+        .filter(|entry| matches!(entry.kind, EntryKind::Regular | EntryKind::Executable));
+    let Some(entry) = named.next() else { return Ok(None) };
+    if let Some(second) = named.next() {
+        return Err(Failure::new(format!(
+            "{} brings {unit} more than once: {} and {}",
+            commit.short(),
+            entry.path.display(),
+            second.path.display()
+        ))
+        .hint("look which one is meant, then install it yourself:")
+        .hint(by_hand(mirror, commit, &entry.path, unit)));
+    }
+    let bytes = mirror.read(commit, &entry.path)?.unwrap_or_default();
+    Ok(Some(Found { path: entry.path.clone(), normalized: unit_text::normalize(&bytes) }))
+}
+
+impl Found {
+    /// Refuses a unit that would give the application rights of root: whoever can push a commit would have them.
+    fn check(&self, host: &Host, commit: &CommitId) -> Outcome<()> {
+        let against = unit_text::rights_of_root(&self.normalized.text);
+        let Some(first) = against.first() else { return Ok(()) };
+        let unit = &host.given.settings.service.unit;
+        let mirror = &host.installation()?.mirror;
+        let more =
+            if against.len() > 1 { format!(" (and {} more)", against.len() - 1) } else { String::new() };
+        Err(Failure::new(format!(
+            "{} of {} is not installed: {first}{more}, so that whoever can push to the repository would be root here",
+            self.path.display(),
+            commit.short(),
+        ))
+        .hint(format!("let it say User={SERVICE_USER}, in the repository"))
+        .hint("or, where that is how you want it, install it yourself, then init again:")
+        .hint(by_hand(mirror, commit, &self.path, unit)))
+    }
+}
+
+/// The command by which people install a unit of the repository themselves.
+fn by_hand(mirror: &Mirror, commit: &CommitId, path: &Path, unit: &UnitName) -> String {
+    format!(
+        "git --git-dir={} show '{}:{}' >/etc/systemd/system/{unit}",
+        mirror.path().display(),
+        commit.short(),
+        path.display()
+    )
+}
+
+/// Tells how the installed unit differs from what would be installed now; `None` where it does not.
+pub(super) fn drift(installed: &Path, found: Option<&Found>, settings: &Settings) -> Outcome<Option<String>> {
+    let Some(there) = disk::read_if_there(installed)? else { return Ok(None) };
+    let there = unit_text::normalize(&there).text;
+    let (wanted, whose) = match found {
+        Some(found) => (found.normalized.text.clone(), format!("{} of the repository", found.path.display())),
+        None if there.starts_with(unit_text::SIGNATURE) => {
+            (unit_text::of_contract(settings), "what init would write now".to_owned())
+        }
+        None => return Ok(None),
+    };
+    Ok((there.trim_end() != wanted.trim_end())
+        .then(|| format!("{} is not the same as {whose}", installed.display())))
+}

@@ -1,0 +1,216 @@
+//! The text of the service's unit: what is put right in one that people wrote, what may not stand in one, and the one that
+//! follows from the deployment contract.
+
+use crate::settings::Settings;
+use crate::systemd::file::UnitFile;
+
+use super::SERVICE_USER;
+use crate::service::probe;
+
+/// How the unit begins that [`of_contract`] makes.
+pub(super) const SIGNATURE: &str = "# Made by `ladylinux-refresh init` after the deployment contract";
+
+/// A text without what some editors add, and what that was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Normalized {
+    /// The text.
+    pub(super) text: String,
+    /// What was taken away.
+    pub(super) changes: Vec<&'static str>,
+}
+
+impl Normalized {
+    /// Tells what was changed, to be read at the end of a sentence.
+    pub(super) fn in_words(&self) -> String {
+        if self.changes.is_empty() {
+            String::new()
+        } else {
+            format!(", without its {}", self.changes.join(" and "))
+        }
+    }
+}
+
+/// Takes a byte order mark and the carriage returns of line ends away: systemd reads both as part of a value.
+pub(super) fn normalize(bytes: &[u8]) -> Normalized {
+    let mut changes = Vec::new();
+    let bytes = match bytes.strip_prefix(b"\xef\xbb\xbf") {
+        Some(rest) => {
+            changes.push("byte order mark");
+            rest
+        }
+        None => bytes,
+    };
+    let mut text = String::from_utf8_lossy(bytes).into_owned();
+    if text.contains("\r\n") {
+        changes.push("CRLF line ends");
+        text = text.replace("\r\n", "\n");
+    }
+    Normalized { text, changes }
+}
+
+/// Tells what in a unit would give its processes, or whoever wrote it, rights of root. Source: systemd.exec(5),
+/// systemd.service(5).
+pub(super) fn rights_of_root(text: &str) -> Vec<String> {
+    let file = UnitFile::parse(text.as_bytes());
+    let mut against = Vec::new();
+    match file.value("Service", "User") {
+        None => against.push("it has no User=, so its processes would be root's".to_owned()),
+        Some(user) if matches!(user, "root" | "0") || user.contains('%') => {
+            against.push(format!("it says User={user}"));
+        }
+        Some(_) => {}
+    }
+    for it in file.assignments.iter().filter(|it| it.section == "Service") {
+        let (key, value) = (it.key.as_str(), it.value.as_str());
+        let prefix: String = value.chars().take_while(|c| "@-:+!|".contains(*c)).collect();
+        let is_yes = matches!(value.to_ascii_lowercase().as_str(), "1" | "yes" | "y" | "true" | "t" | "on");
+        let opens = ["file:", "append:", "truncate:"].iter().any(|kind| value.starts_with(kind));
+        let bad = match key {
+            "PermissionsStartOnly" => is_yes,
+            "AmbientCapabilities" => !value.is_empty(),
+            // systemd opens what these name as root, and writes to it.
+            "StandardOutput" | "StandardError" => opens,
+            "OpenFile" => !value.is_empty(),
+            "Group" | "SupplementaryGroups" => value
+                .split_whitespace()
+                .any(|group| matches!(group, "root" | "0" | "disk" | "shadow" | "sudo" | "docker")),
+            _ if key.starts_with("Exec") => prefix.contains(['+', '!']),
+            _ => false,
+        };
+        if bad {
+            against.push(format!("it says {key}={value}"));
+        }
+    }
+    against
+}
+
+/// Returns the unit that follows from the deployment contract and the host's settings.
+pub(super) fn of_contract(settings: &Settings) -> String {
+    let layout = &settings.layout;
+    let shown = |path: std::path::PathBuf| path.display().to_string();
+    let (app, venv) = (shown(layout.app()), shown(layout.venv()));
+    let words: Vec<String> = settings
+        .service
+        .command
+        .iter()
+        .map(|word| {
+            let word = quoted(&word.replace("{venv}", &venv).replace("{app}", &app));
+            // Not expanded by us: the env file may name another port any day.
+            word.replace("{port}", "${LADYLINUX_PORT}")
+        })
+        .collect();
+    format!(
+        "{SIGNATURE}, because the repository brings none.
+# It is yours: no command of this program changes it any more.
+[Unit]
+Description=LadyLinux API
+Wants=network-online.target ollama.service
+After=network-online.target ollama.service
+StartLimitIntervalSec=60
+StartLimitBurst=5
+
+[Service]
+Type=simple
+User={SERVICE_USER}
+Group={SERVICE_USER}
+WorkingDirectory={app}
+# The port where the env file names none.
+Environment=LADYLINUX_PORT={port}
+EnvironmentFile=-{env_file}
+ExecStart={command}
+Restart=on-failure
+RestartSec=5
+TimeoutStopSec={stop}
+
+[Install]
+WantedBy=multi-user.target
+",
+        port = probe::DEFAULT_PORT,
+        env_file = shown(layout.env_file()),
+        command = words.join(" "),
+        stop = settings.service.stop_timeout.as_secs().max(1),
+    )
+}
+
+/// Writes a word of a command so that systemd takes it as it is.
+fn quoted(word: &str) -> String {
+    let escaped = word.replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%").replace('$', "$$");
+    let plain = !word.is_empty() && !word.contains([' ', '\t', '"', '\'', '\\', ';']);
+    if plain { escaped } else { format!("\"{escaped}\"") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::layers::{Layers, Overrides};
+    use crate::settings::layout::Layout;
+
+    const GOOD: &str = "[Service]\nUser=ladylinux\nExecStart=/opt/ladylinux/venv/bin/uvicorn api_layer:app\n";
+
+    #[test]
+    fn a_unit_of_an_ordinary_user_is_taken_and_one_of_root_is_not() {
+        assert!(rights_of_root(GOOD).is_empty());
+        for bad in [
+            "[Service]\nExecStart=/x\n",
+            "[Service]\nUser=root\nExecStart=/x\n",
+            "[Service]\nUser=ladylinux\nUser=\nExecStart=/x\n",
+            "[Service]\nUser=ladylinux\nUser=0\nExecStart=/x\n",
+            "[Unit]\nUser=ladylinux\n[Service]\nExecStart=/x\n",
+            "# User=ladylinux\n[Service]\nExecStart=/x\n",
+            "[Service]\n  User = %i\nExecStart=/x\n",
+        ] {
+            assert!(!rights_of_root(bad).is_empty(), "{bad}");
+        }
+        for line in [
+            "ExecStartPre=+/bin/x",
+            "ExecStartPre=-!/bin/x",
+            "ExecStopPost=@!!/bin/x",
+            "ExecReload=-+/bin/x",
+            "PermissionsStartOnly=yes",
+            "AmbientCapabilities=CAP_SYS_ADMIN",
+            "StandardOutput=append:/etc/cron.d/x",
+            "SupplementaryGroups=audio disk",
+        ] {
+            let found = rights_of_root(&format!("{GOOD}{line}\n"));
+            assert_eq!(found, [format!("it says {line}")]);
+        }
+        for line in ["ExecStartPre=-/bin/x --a=+b", "StandardOutput=journal", "PermissionsStartOnly=no"] {
+            assert_eq!(rights_of_root(&format!("{GOOD}{line}\n")), Vec::<String>::new());
+        }
+    }
+
+    #[test]
+    fn what_editors_of_other_systems_add_is_taken_away_and_said() {
+        let normalized = normalize(b"\xef\xbb\xbf[Service]\r\nUser=ladylinux\r\n");
+        assert_eq!(normalized.text, "[Service]\nUser=ladylinux\n");
+        assert_eq!(normalized.in_words(), ", without its byte order mark and CRLF line ends");
+        assert_eq!(normalize(b"[Service]\n").in_words(), "");
+    }
+
+    #[test]
+    fn the_unit_of_the_contract_says_what_the_contract_says() {
+        let settings = |text: &str| {
+            Layers::of_text(&Layout::below("/"), text, Overrides::default()).unwrap().resolve().unwrap()
+        };
+        let text = of_contract(&settings(""));
+        assert!(rights_of_root(&text).is_empty());
+        let file = UnitFile::parse(text.as_bytes());
+        let value = |key: &str| file.value("Service", key).unwrap();
+        assert_eq!(value("User"), "ladylinux");
+        assert_eq!(value("WorkingDirectory"), "/opt/ladylinux/app");
+        assert_eq!(value("EnvironmentFile"), "-/etc/ladylinux/ladylinux.env");
+        assert_eq!(
+            value("ExecStart"),
+            "/opt/ladylinux/venv/bin/uvicorn api_layer:app --host 0.0.0.0 --port ${LADYLINUX_PORT}"
+        );
+        assert_eq!(file.value("Unit", "StartLimitBurst"), Some("5"));
+        let own =
+            "[service]\ncommand = [\"{venv}/bin/python\", \"a b\", \"50%\", \"$X\", \"\", \"x={port}\"]\n";
+        let text = of_contract(&settings(own));
+        let file = UnitFile::parse(text.as_bytes());
+        assert_eq!(
+            file.value("Service", "ExecStart"),
+            Some("/opt/ladylinux/venv/bin/python \"a b\" 50%% $$X \"\" x=${LADYLINUX_PORT}")
+        );
+    }
+}

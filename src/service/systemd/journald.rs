@@ -1,0 +1,124 @@
+//! What journald keeps of one invocation of a unit: what the service wrote, and what systemd found worth a notice.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::error::Outcome;
+use crate::process::{Ended, Finished, Program, Runner};
+
+/// How long journalctl may take.
+const DEADLINE: Duration = Duration::from_secs(20);
+/// The least important of systemd's own lines that are told (syslog's "notice"): that it starts and stops something goes
+/// without saying.
+const NOTICE: u64 = 5;
+/// How many more lines are asked for than are told, because some of systemd's own are left out.
+const SPARE: usize = 40;
+
+/// Returns the last `lines` lines of the invocation `id`.
+///
+/// # Errors
+/// journalctl cannot be asked.
+pub(super) fn tail(runner: &Runner, id: &str, lines: usize) -> Outcome<Vec<String>> {
+    // What the service wrote just now may still be on its way to the journal.
+    let _ = runner.run(&journalctl().arg("--sync"));
+    let program = journalctl()
+        .args(["--output=json", "--all", "--output-fields=MESSAGE,PRIORITY,_PID"])
+        .arg(format!("--lines={}", lines.saturating_add(SPARE)))
+        .args([format!("_SYSTEMD_INVOCATION_ID={id}"), "+".to_owned()])
+        .args([format!("INVOCATION_ID={id}"), "_PID=1".to_owned()]);
+    let mut told = parse_tail(&ask(runner, &program)?.stdout);
+    told.drain(..told.len().saturating_sub(lines));
+    Ok(told)
+}
+
+/// Returns the last invocation of a unit that the journal tells of.
+///
+/// # Errors
+/// journalctl cannot be asked.
+pub(super) fn last_invocation(runner: &Runner, unit: &str) -> Outcome<Option<String>> {
+    let program = journalctl()
+        .args(["--output=json", "--output-fields=INVOCATION_ID", "--lines=50", "_PID=1"])
+        .arg(format!("UNIT={unit}"));
+    Ok(parse_invocation(&ask(runner, &program)?.stdout))
+}
+
+fn journalctl() -> Program {
+    Program::new("journalctl").args(["--no-pager", "--quiet"]).deadline(DEADLINE)
+}
+
+fn ask(runner: &Runner, program: &Program) -> Outcome<Finished> {
+    let finished = runner.run(program)?;
+    // Without a match it exits with 1 and says nothing.
+    let nothing =
+        finished.ended == Ended::Exited(1) && finished.stdout.is_empty() && finished.stderr.is_empty();
+    if nothing { Ok(finished) } else { finished.ok(|| "cannot read the journal".to_owned()) }
+}
+
+/// Reads journalctl's records, one JSON object a line.
+fn records(output: &[u8]) -> impl DoubleEndedIterator<Item = Value> {
+    let lines: Vec<&[u8]> = output.split(|byte| *byte == b'\n').collect();
+    lines.into_iter().filter_map(|line| serde_json::from_slice(line).ok())
+}
+
+fn parse_tail(output: &[u8]) -> Vec<String> {
+    let told = |record: Value| {
+        let message = message(record.get("MESSAGE")?)?;
+        let by_systemd = record.get("_PID").and_then(Value::as_str) == Some("1");
+        let priority = record.get("PRIORITY").and_then(Value::as_str).and_then(|text| text.parse().ok());
+        match by_systemd {
+            false => Some(message),
+            true => (priority.unwrap_or(0) <= NOTICE).then(|| format!("systemd: {message}")),
+        }
+    };
+    records(output).filter_map(told).collect()
+}
+
+/// A message is text, or the numbers of its bytes where they are no text.
+fn message(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Array(items) if items.iter().all(Value::is_u64) => {
+            let bytes: Option<Vec<u8>> = items.iter().map(|item| u8::try_from(item.as_u64()?).ok()).collect();
+            Some(String::from_utf8_lossy(&bytes?).into_owned())
+        }
+        // A field that is there more than once.
+        Value::Array(items) => items.iter().find_map(message),
+        _ => None,
+    }
+}
+
+fn parse_invocation(output: &[u8]) -> Option<String> {
+    records(output).rev().find_map(|record| record.get("INVOCATION_ID")?.as_str().map(str::to_owned))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rw_7_1b_the_services_lines_are_told_and_of_systemds_only_what_is_worth_a_notice() {
+        let output = br#"{"_PID":"1","MESSAGE":"Started x.","PRIORITY":"6"}
+{"_PID":"7","MESSAGE":"no such table","PRIORITY":"6"}
+{"_PID":"1","MESSAGE":"Main process exited, code=exited, status=3","PRIORITY":"5"}
+"#;
+        assert_eq!(
+            parse_tail(output),
+            ["no such table", "systemd: Main process exited, code=exited, status=3"]
+        );
+    }
+
+    #[test]
+    fn a_message_that_is_no_text_comes_as_bytes() {
+        assert_eq!(parse_tail(br#"{"MESSAGE":[104,105,255,10]}"#), ["hi\u{fffd}\n"]);
+        assert_eq!(parse_tail(br#"{"MESSAGE":["one","two"]}"#), ["one"]);
+        assert_eq!(parse_tail(br#"{"MESSAGE":null}"#), Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_last_invocation_is_that_of_the_last_record_that_has_one() {
+        let output = b"{\"INVOCATION_ID\":\"aa\"}\n{\"INVOCATION_ID\":\"bb\"}\n{\"MESSAGE\":\"x\"}\n";
+        assert_eq!(parse_invocation(output).as_deref(), Some("bb"));
+        assert_eq!(parse_invocation(b""), None);
+    }
+}

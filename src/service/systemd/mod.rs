@@ -1,0 +1,280 @@
+//! systemd as the service's manager: the unit is asked, stopped and started over D-Bus, its processes are those of its
+//! cgroup, its log is the journal's.
+//!
+//! What systemd knows of a unit that has ended it may forget at once; so a stop and a start have it kept in mind until
+//! this value is gone.
+
+mod cgroup;
+pub mod dropin;
+mod journald;
+mod start;
+mod stop;
+
+use std::sync::{Mutex, PoisonError};
+
+use cgroup::Cgroup;
+
+use super::{Admission, Exit, ExitKind, Running, ServiceManager, ServiceState, Started, Stopped};
+use crate::clock;
+use crate::error::{Context as _, Failure, Outcome};
+use crate::process::{ProcessId, Runner};
+use crate::settings::layout::Layout;
+use crate::settings::names::UnitName;
+use crate::systemd::Bus;
+use crate::systemd::unit::{ActiveState, LoadState, UnitFacts};
+
+/// A service that is a unit of systemd.
+#[derive(Debug)]
+pub struct Systemd {
+    layout: Layout,
+    unit: UnitName,
+    runner: Runner,
+    bus: Mutex<Option<Bus>>,
+    /// The invocation that this value's last start made.
+    invocation: Mutex<Option<String>>,
+}
+
+impl Systemd {
+    /// Makes the manager of `unit`, which serves the installation at `layout`; touches nothing.
+    pub fn new(layout: Layout, unit: UnitName, runner: Runner) -> Self {
+        Self { layout, unit, runner, bus: Mutex::new(None), invocation: Mutex::new(None) }
+    }
+
+    /// Returns the connection, a new one where the old one was lost.
+    fn bus(&self) -> Outcome<Bus> {
+        let mut kept = self.bus.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bus) = kept.as_ref().filter(|bus| !bus.is_lost()) {
+            return Ok(bus.clone());
+        }
+        let bus = Bus::connect()?;
+        *kept = Some(bus.clone());
+        Ok(bus)
+    }
+
+    fn facts(&self, bus: &Bus) -> Outcome<UnitFacts> {
+        bus.unit(self.unit.as_str())
+    }
+
+    /// Returns the unit's cgroup, also where systemd has forgotten it.
+    fn cgroup(&self, bus: &Bus, facts: &UnitFacts) -> Outcome<Cgroup> {
+        if !facts.control_group.is_empty() {
+            return Cgroup::named(&facts.control_group);
+        }
+        let slice = if facts.slice.is_empty() { "system.slice" } else { &facts.slice };
+        Cgroup::named(&cgroup::usual_name(&bus.control_group()?, slice, self.unit.as_str()))
+    }
+
+    fn last_start(&self) -> std::sync::MutexGuard<'_, Option<String>> {
+        self.invocation.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ServiceManager for Systemd {
+    fn observe(&self) -> Outcome<ServiceState> {
+        let bus = self.bus()?;
+        let facts = self.facts(&bus)?;
+        if facts.is_down() {
+            let processes = self.cgroup(&bus, &facts)?.processes();
+            if !processes.is_empty() {
+                return Ok(ServiceState::LeftBehind { processes });
+            }
+        }
+        Ok(state(&self.unit, &facts))
+    }
+
+    fn stop(&self) -> Outcome<Stopped> {
+        self.stop_unit().context(|| format!("cannot stop {}", self.unit))
+    }
+
+    fn start(&self, admission: Admission) -> Outcome<Started> {
+        self.start_unit(&admission).context(|| "cannot start the service".to_owned())
+    }
+
+    fn log_tail(&self, lines: usize) -> Outcome<Vec<String>> {
+        let started = self.last_start().clone();
+        let known = match started {
+            Some(invocation) => Some(invocation),
+            None => Some(self.facts(&self.bus()?)?.invocation).filter(|invocation| !invocation.is_empty()),
+        };
+        let invocation = match known {
+            Some(invocation) => Some(invocation),
+            None => journald::last_invocation(&self.runner, self.unit.as_str())?,
+        };
+        invocation.map_or(Ok(Vec::new()), |invocation| journald::tail(&self.runner, &invocation, lines))
+    }
+
+    fn owns(&self, process: ProcessId) -> Outcome<bool> {
+        let bus = self.bus()?;
+        Ok(self.cgroup(&bus, &self.facts(&bus)?)?.holds(process))
+    }
+
+    fn check(&self) -> Outcome<()> {
+        let facts = self.facts(&self.bus()?)?;
+        usable(&self.unit, &facts)?;
+        dropin::check(&self.layout, &self.unit, &facts)
+    }
+
+    fn describe(&self) -> String {
+        self.unit.to_string()
+    }
+}
+
+/// Tells what a unit is doing, as far as systemd knows.
+fn state(unit: &UnitName, facts: &UnitFacts) -> ServiceState {
+    let changing = |doing: String| ServiceState::Changing { doing };
+    match facts.active {
+        ActiveState::Active => match facts.main_pid.and_then(ProcessId::of) {
+            Some(main) => ServiceState::Running(running(facts, main)),
+            None => changing("without a main process".to_owned()),
+        },
+        ActiveState::Activating if facts.sub.starts_with("auto-restart") => match last_exit(facts) {
+            Some(exit) => changing(format!("waiting to be restarted by systemd ({})", exit.how)),
+            None => changing("waiting to be restarted by systemd".to_owned()),
+        },
+        ActiveState::Activating => changing("starting".to_owned()),
+        ActiveState::Deactivating => changing("stopping".to_owned()),
+        ActiveState::Inactive | ActiveState::Failed => match not_loaded(unit, facts) {
+            Some(why) => ServiceState::NotInstalled { why },
+            None => ServiceState::Stopped { last: last_exit(facts) },
+        },
+    }
+}
+
+fn running(facts: &UnitFacts, main: ProcessId) -> Running {
+    Running {
+        main,
+        since: facts.main_started.unwrap_or_else(clock::now),
+        restarts: facts.restarts,
+        invocation: facts.invocation.clone(),
+    }
+}
+
+/// Returns how the main process ended, where systemd remembers.
+fn last_exit(facts: &UnitFacts) -> Option<Exit> {
+    // The numbers of waitid(2): exited, killed, killed with a core dump.
+    let how = match facts.main_code {
+        1 => ExitKind::Code(facts.main_status),
+        2 | 3 => ExitKind::Signal(facts.main_status),
+        _ => return None,
+    };
+    Some(Exit { how, at: facts.main_ended? })
+}
+
+/// Tells why there is no unit that could be started.
+fn not_loaded(unit: &UnitName, facts: &UnitFacts) -> Option<String> {
+    match facts.load {
+        LoadState::Loaded => None,
+        LoadState::NotFound => Some(format!("systemd has no unit {unit}")),
+        LoadState::Masked => Some(format!("{unit} is masked")),
+        LoadState::Bad => {
+            let why = facts.load_error.as_deref().unwrap_or("its file cannot be used");
+            Some(format!("systemd cannot load {unit}: {why}"))
+        }
+    }
+}
+
+/// Checks that a unit is one that a refresh can stop, start and watch.
+fn usable(unit: &UnitName, facts: &UnitFacts) -> Outcome<()> {
+    if let Some(why) = not_loaded(unit, facts) {
+        let hint = match facts.load {
+            LoadState::Masked => format!("systemctl unmask {unit}"),
+            LoadState::Bad => format!("systemd-analyze verify {unit}"),
+            _ => "ladylinux-refresh init".to_owned(),
+        };
+        return Err(Failure::new(why).hint(hint));
+    }
+    let watched = match facts.kind.as_str() {
+        "simple" | "exec" | "notify" | "notify-reload" | "idle" | "dbus" => true,
+        "forking" => !facts.pid_file.is_empty(),
+        _ => false,
+    };
+    if !watched {
+        let detail = if facts.kind == "forking" { " without PIDFile=" } else { "" };
+        return Err(Failure::new(format!(
+            "{unit} is of Type={}{detail}, so systemd knows no main process that could be watched",
+            facts.kind
+        ))
+        .hint(format!("set Type=simple, or notify, with: systemctl edit --full {unit}")));
+    }
+    if facts.needs_reload {
+        let what =
+            facts.fragment.as_ref().map_or_else(|| unit.to_string(), |path| path.display().to_string());
+        return Err(Failure::new(format!(
+            "{what} or a drop-in of it was changed, and systemd still goes by the old one"
+        ))
+        .hint("systemctl daemon-reload"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn loaded() -> UnitFacts {
+        UnitFacts { load: LoadState::Loaded, kind: "simple".to_owned(), ..UnitFacts::default() }
+    }
+
+    fn state_of(facts: &UnitFacts) -> ServiceState {
+        state(&UnitName::usual(), facts)
+    }
+
+    #[test]
+    fn a_unit_that_is_missing_or_masked_is_not_installed() {
+        for (load, word) in [(LoadState::NotFound, "no unit"), (LoadState::Masked, "masked")] {
+            let ServiceState::NotInstalled { why } = state_of(&UnitFacts { load, ..loaded() }) else {
+                panic!("{load:?}")
+            };
+            assert!(why.contains(word), "{why}");
+        }
+    }
+
+    #[test]
+    fn a_unit_that_was_masked_while_it_runs_is_still_running() {
+        let own = ProcessId::own();
+        let facts = UnitFacts {
+            load: LoadState::Masked,
+            active: ActiveState::Active,
+            main_pid: Some(own.pid),
+            ..UnitFacts::default()
+        };
+        assert_eq!(state_of(&facts).running().map(|running| running.main), Some(own));
+    }
+
+    #[test]
+    fn a_unit_that_waits_for_its_restart_is_not_down_and_says_how_it_ended() {
+        let facts = UnitFacts {
+            active: ActiveState::Activating,
+            sub: "auto-restart".to_owned(),
+            main_code: 1,
+            main_status: 3,
+            main_ended: Some(clock::now()),
+            ..loaded()
+        };
+        let state = state_of(&facts);
+        assert!(!state.is_down());
+        assert!(state.to_string().contains("exit code 3"), "{state}");
+    }
+
+    #[test]
+    fn units_without_a_main_process_are_refused_with_what_to_change() {
+        let unit = UnitName::usual();
+        for kind in ["simple", "exec", "notify"] {
+            usable(&unit, &UnitFacts { kind: kind.to_owned(), ..loaded() }).unwrap();
+        }
+        for kind in ["oneshot", "forking"] {
+            let failure = usable(&unit, &UnitFacts { kind: kind.to_owned(), ..loaded() }).unwrap_err();
+            assert!(failure.summary().contains(kind), "{failure}");
+            assert!(failure.hints()[0].contains("Type=simple"));
+        }
+        let forking = UnitFacts { kind: "forking".to_owned(), pid_file: "/run/x.pid".to_owned(), ..loaded() };
+        usable(&unit, &forking).unwrap();
+    }
+
+    #[test]
+    fn a_unit_that_was_changed_and_not_read_anew_is_refused() {
+        let changed = UnitFacts { needs_reload: true, ..loaded() };
+        let failure = usable(&UnitName::usual(), &changed).unwrap_err();
+        assert_eq!(failure.hints(), ["systemctl daemon-reload"]);
+    }
+}

@@ -1,0 +1,238 @@
+//! The start of a unit, through the fence or up to it, and what it means when it fails.
+
+use std::time::Duration;
+
+use super::{Systemd, last_exit, not_loaded, running};
+use crate::checkpoint;
+use crate::clock;
+use crate::error::{Failure, Outcome};
+use crate::process::{ProcessId, interrupt};
+use crate::service::{Admission, ExitKind, Running, Started, StartedHow, fence};
+use crate::settings::names::UnitName;
+use crate::systemd::Bus;
+use crate::systemd::job::{JobResult, Verb};
+use crate::systemd::unit::{ActiveState, UnitFacts};
+
+/// How often an interruption is looked for while systemd starts the unit.
+const LOOK: Duration = Duration::from_millis(50);
+/// What a start may take beyond the unit's own timeouts.
+const MARGIN: Duration = Duration::from_secs(30);
+/// How long a start may take where the unit sets no limit.
+const WITHOUT_LIMIT: Duration = Duration::from_secs(15 * 60);
+
+impl Systemd {
+    pub(super) fn start_unit(&self, admission: &Admission) -> Outcome<Started> {
+        let bus = self.bus()?;
+        match admission {
+            // Asked here too, although systemd decides: a service that runs behind the fence is on its way out, and "it runs
+            // already" would say otherwise.
+            Admission::Ordinary => match fence::read(&self.layout)? {
+                Some(fence) => Err(fence.refusal()),
+                None => self.start_if_down(&bus),
+            },
+            Admission::Refresh(run) => fence::admitted(&self.layout, run, || self.start_if_down(&bus)),
+        }
+    }
+
+    fn start_if_down(&self, bus: &Bus) -> Outcome<Started> {
+        let unit = self.unit.as_str();
+        let before = self.facts(bus)?;
+        if let Some(running) = runs(&before) {
+            return Ok(started(running, StartedHow::RanAlready, Vec::new()));
+        }
+        if let Some(why) = not_loaded(&self.unit, &before) {
+            return Err(Failure::new(why).hint(format!("systemctl status {unit}")));
+        }
+        let mut warnings = Vec::new();
+        if before.result == "start-limit-hit" {
+            warnings.push(format!(
+                "systemd had given {unit} up (\"start request repeated too quickly\"); that was reset for this start"
+            ));
+        }
+        bus.remember(unit)?;
+        // Whoever starts a service by name means it: earlier starts do not count against this one, nor do they make up the
+        // number of restarts that is watched from now on.
+        bus.reset_failed(unit)?;
+        let result = self.await_start(bus, &before)?;
+        let after = self.facts(bus)?;
+        if after.invocation != before.invocation && !after.invocation.is_empty() {
+            *self.last_start() = Some(after.invocation.clone());
+        }
+        match (result, runs(&after)) {
+            (JobResult::Done | JobResult::Unheard, Some(running)) => {
+                Ok(started(running, StartedHow::Fresh, warnings))
+            }
+            (JobResult::Assert, _) => Err(match fence::read(&self.layout)? {
+                Some(fence) => fence.refusal(),
+                None => not_asserted(&self.unit, &after),
+            }),
+            (result, _) => Err(why_not(&self.unit, &result, &after)),
+        }
+    }
+
+    /// Has systemd start the unit. An interruption ends the wait: whoever is interrupted stops the service.
+    fn await_start(&self, bus: &Bus, before: &UnitFacts) -> Outcome<JobResult> {
+        // Each command before the main one has the timeout to itself.
+        let limit =
+            before.start_timeout.map_or(WITHOUT_LIMIT, |own| own.saturating_mul(3).saturating_add(MARGIN));
+        let end = clock::monotonic() + limit;
+        let mut job = bus.enqueue(Verb::Start, self.unit.as_str())?;
+        checkpoint::reach("systemd:start-enqueued");
+        loop {
+            if let Some(result) = job.wait(LOOK)? {
+                return Ok(result);
+            }
+            interrupt::check()?;
+            if clock::monotonic() >= end {
+                return Err(Failure::new(format!("systemd has not started {} in {limit:.0?}", self.unit))
+                    .hint(format!("systemctl status {}; systemctl list-jobs", self.unit)));
+            }
+        }
+    }
+}
+
+fn runs(facts: &UnitFacts) -> Option<Running> {
+    let main = facts.main_pid.filter(|_| facts.active == ActiveState::Active).and_then(ProcessId::of)?;
+    Some(running(facts, main))
+}
+
+fn started(running: Running, how: StartedHow, warnings: Vec<String>) -> Started {
+    Started { main: running.main, since: running.since, how, warnings }
+}
+
+/// Tells which assertion, other than the fence, forbade a start.
+fn not_asserted(unit: &UnitName, facts: &UnitFacts) -> Failure {
+    let told: Vec<String> = facts
+        .assertions
+        .iter()
+        .filter(|assert| assert.held == Some(false))
+        .map(|assert| {
+            let (trigger, not) =
+                (if assert.triggering { "|" } else { "" }, if assert.negated { "!" } else { "" });
+            format!("{}={trigger}{not}{}", assert.kind, assert.parameter)
+        })
+        .collect();
+    let what = if told.is_empty() { "an assertion".to_owned() } else { told.join(", ") };
+    Failure::new(format!("{what} of {unit} does not hold, so systemd does not start it"))
+        .hint(format!("systemctl cat {unit}"))
+}
+
+/// Tells why a unit does not run after its start.
+fn why_not(unit: &UnitName, result: &JobResult, facts: &UnitFacts) -> Failure {
+    let logs = "ladylinux-refresh service logs";
+    let exit = last_exit(facts).map(|exit| exit.how);
+    let failure = match (result, facts.result.as_str()) {
+        (JobResult::Dependency, _) => {
+            return Failure::new(format!("a unit that {unit} requires could not be started"))
+                .hint(format!("systemctl list-dependencies {unit}; systemctl --failed"));
+        }
+        (JobResult::Canceled, _) => {
+            return Failure::new(format!("somebody else's request took the place of this start of {unit}"))
+                .hint("systemctl list-jobs");
+        }
+        (JobResult::Done | JobResult::Unheard, _) if facts.is_down() && !facts.conditions_held => {
+            return Failure::new(format!("a condition of {unit} does not hold, so systemd skips its start"))
+                .hint(format!("systemctl status {unit}"));
+        }
+        (_, "start-limit-hit") => {
+            return Failure::new(format!(
+                "systemd gave {unit} up: it was started too often in a short time (\"start request repeated too quickly\")"
+            ))
+            .hint(format!("systemctl reset-failed {unit}"))
+            .hint(logs);
+        }
+        (_, "timeout") | (JobResult::Timeout, _) => {
+            let limit = facts.start_timeout.map_or_else(String::new, |limit| format!(" of {limit:.0?}"));
+            Failure::new(format!(
+                "{unit} did not become ready within its TimeoutStartSec{limit} (Type={})",
+                facts.kind
+            ))
+        }
+        (_, "protocol") => Failure::new(format!(
+            "{unit} did not do what its Type={} promises: it ended, or never said that it is ready",
+            facts.kind
+        )),
+        (_, "resources") => Failure::new(format!("systemd could not prepare the start of {unit}")),
+        _ => Failure::new(format!("{unit} ended as soon as it was started")),
+    };
+    let failure = match exit {
+        Some(how) => failure.because(Failure::new(exit_in_words(how))),
+        None if matches!(result, JobResult::Done | JobResult::Unheard | JobResult::Failed) => failure,
+        None => failure.because(Failure::new(result.to_string())),
+    };
+    failure.hint(logs)
+}
+
+/// Tells an exit; the codes above 200 are systemd's own, for what goes wrong before the program runs (systemd.exec(5)).
+fn exit_in_words(how: ExitKind) -> String {
+    let before = match how {
+        ExitKind::Code(200) => "its WorkingDirectory= cannot be entered (CHDIR)",
+        ExitKind::Code(203) => {
+            "its program cannot be run: it is missing, not executable, or its interpreter is missing (EXEC)"
+        }
+        ExitKind::Code(208 | 209 | 222) => "its standard streams cannot be set up",
+        ExitKind::Code(216) => "its Group= cannot be assumed (GROUP)",
+        ExitKind::Code(217) => "its User= cannot be assumed (USER)",
+        ExitKind::Code(226) => "its file system namespace cannot be set up (NAMESPACE)",
+        ExitKind::Code(201..=245) => "systemd could not set the process up",
+        _ => return how.to_string(),
+    };
+    format!("{how}: {before}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::systemd::unit::Assertion;
+
+    fn failed(result: &str, code: i32) -> UnitFacts {
+        UnitFacts {
+            active: ActiveState::Failed,
+            result: result.to_owned(),
+            main_code: 1,
+            main_status: code,
+            main_ended: Some(clock::now()),
+            conditions_held: true,
+            ..UnitFacts::default()
+        }
+    }
+
+    fn told(result: &JobResult, facts: &UnitFacts) -> String {
+        why_not(&UnitName::usual(), result, facts).chain().join(": ")
+    }
+
+    #[test]
+    fn rw_7_1b_a_program_that_cannot_be_run_is_told_as_that() {
+        let told = told(&JobResult::Failed, &failed("exit-code", 203));
+        assert!(told.contains("exit code 203") && told.contains("cannot be run"), "{told}");
+    }
+
+    #[test]
+    fn rw_7_1b_a_unit_that_systemd_gave_up_says_so_and_how_to_go_on() {
+        let failure = why_not(&UnitName::usual(), &JobResult::Failed, &failed("start-limit-hit", 3));
+        assert!(failure.summary().contains("too often"), "{failure}");
+        assert_eq!(failure.hints()[0], "systemctl reset-failed ladylinux-api.service");
+    }
+
+    #[test]
+    fn rw_7_1b_a_start_that_a_condition_skipped_is_no_success() {
+        let skipped =
+            UnitFacts { conditions_held: false, active: ActiveState::Inactive, ..failed("success", 0) };
+        assert!(told(&JobResult::Done, &skipped).contains("condition"));
+    }
+
+    #[test]
+    fn rw_7_1b_the_assertion_that_does_not_hold_is_named() {
+        let assertion = |parameter: &str, held| Assertion {
+            kind: "AssertPathExists".to_owned(),
+            triggering: false,
+            negated: true,
+            parameter: parameter.to_owned(),
+            held: Some(held),
+        };
+        let facts =
+            UnitFacts { assertions: vec![assertion("/a", true), assertion("/b", false)], ..failed("", 0) };
+        let told = not_asserted(&UnitName::usual(), &facts).to_string();
+        assert!(told.contains("AssertPathExists=!/b") && !told.contains("/a"), "{told}");
+    }
+}

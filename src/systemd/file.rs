@@ -1,0 +1,120 @@
+//! The text of a unit file, read as systemd reads it. Source: systemd.syntax(7).
+//!
+//! What is asked of it is what the text says, line by line, which systemd's properties do not tell any more: there the
+//! words of a command are taken apart, and what was commented out or reset is gone.
+
+/// One assignment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assignment {
+    /// The section, without its brackets.
+    pub section: String,
+    /// What is assigned to.
+    pub key: String,
+    /// The value, its continuation lines joined by spaces.
+    pub value: String,
+}
+
+/// What one unit file says, or a unit file and its drop-ins.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UnitFile {
+    /// The assignments in their order.
+    pub assignments: Vec<Assignment>,
+}
+
+impl UnitFile {
+    /// Reads the text of a unit file; lines that say nothing are passed over, as systemd does.
+    pub fn parse(bytes: &[u8]) -> Self {
+        let text = String::from_utf8_lossy(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)).into_owned();
+        let mut file = Self::default();
+        let mut section = String::new();
+        let mut joined = String::new();
+        // The last line may be a continuation that nothing continues.
+        for line in text.lines().chain([""]) {
+            let line = line.trim();
+            if line.starts_with(['#', ';']) {
+                continue;
+            }
+            if let Some(begun) = line.strip_suffix('\\') {
+                joined.push_str(begun);
+                joined.push(' ');
+                continue;
+            }
+            joined.push_str(line);
+            let whole = std::mem::take(&mut joined);
+            let whole = whole.trim();
+            if let Some(name) = whole.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+                name.clone_into(&mut section);
+            } else if let Some((key, value)) = whole.split_once('=') {
+                file.assignments.push(Assignment {
+                    section: section.clone(),
+                    key: key.trim_end().to_owned(),
+                    value: value.trim_start().to_owned(),
+                });
+            }
+        }
+        file
+    }
+
+    /// Adds what a drop-in says after this.
+    pub fn extend(&mut self, later: Self) {
+        self.assignments.extend(later.assignments);
+    }
+
+    /// Returns the values of a key that is a list; an empty assignment empties it.
+    pub fn list(&self, section: &str, key: &str) -> Vec<&str> {
+        let mut values = Vec::new();
+        for value in self.values(section, key) {
+            if value.is_empty() { values.clear() } else { values.push(value) }
+        }
+        values
+    }
+
+    /// Returns the words of all values of a key that is a list of words.
+    pub fn words(&self, section: &str, key: &str) -> Vec<&str> {
+        self.list(section, key).into_iter().flat_map(str::split_whitespace).collect()
+    }
+
+    /// Returns the value of a key that has one: the last one counts, an empty one is none.
+    pub fn value(&self, section: &str, key: &str) -> Option<&str> {
+        self.values(section, key).last().filter(|value| !value.is_empty())
+    }
+
+    fn values(&self, section: &str, key: &str) -> impl Iterator<Item = &str> {
+        let of = move |it: &&Assignment| it.section == section && it.key == key;
+        self.assignments.iter().filter(of).map(|it| it.value.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_joined_and_comments_in_between_are_left_out() {
+        let text = "# c\n[Unit]\nAfter = a b\n[Service]\nExecStart=/bin/x \\\n  # not this\n; nor this\n  --port 1 \\\n\nUser=u";
+        let file = UnitFile::parse(text.as_bytes());
+        assert_eq!(file.value("Unit", "After"), Some("a b"));
+        assert_eq!(file.words("Service", "ExecStart"), ["/bin/x", "--port", "1"]);
+        assert_eq!(file.value("Service", "User"), Some("u"));
+        assert_eq!(file.value("Unit", "User"), None);
+    }
+
+    #[test]
+    fn an_empty_assignment_resets_a_list_and_a_drop_in_comes_after() {
+        let mut file =
+            UnitFile::parse(b"[Service]\nExecStart=/a\nUser=one\nEnvironment=A=1\nEnvironment=B=2\n");
+        assert_eq!(file.list("Service", "Environment"), ["A=1", "B=2"]);
+        file.extend(UnitFile::parse(b"[Service]\nExecStart=\nExecStart=/b\nUser=\n"));
+        assert_eq!(file.list("Service", "ExecStart"), ["/b"]);
+        assert_eq!(file.value("Service", "User"), None);
+    }
+
+    #[test]
+    fn what_editors_of_other_systems_add_does_not_hide_a_line() {
+        let file =
+            UnitFile::parse(b"\xef\xbb\xbf[Service]\r\nExecStart=/a \\\r\n --b\r\nnonsense\r\nUser=u\r\n");
+        assert_eq!(file.words("Service", "ExecStart"), ["/a", "--b"]);
+        assert_eq!(file.value("Service", "User"), Some("u"));
+        assert_eq!(UnitFile::parse(b"[Service]\nExecStart=/a \\").words("Service", "ExecStart"), ["/a"]);
+    }
+}

@@ -1,0 +1,258 @@
+//! Jobs: what systemd does when it is asked to start or stop something, awaited by their results.
+//!
+//! Who awaits a job listens for its end before it is enqueued, and knows it by its path. Signals can be lost (systemd
+//! may be executed anew meanwhile), so while nothing is heard the unit itself is asked now and then whether it still has
+//! the job. Nothing here waits for ever, and nothing is left running: the stream of signals is polled by the thread
+//! that waits, and dropping it ends the subscription.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context as Task, Poll, Wake, Waker};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+use zbus::blocking::MessageIterator;
+use zbus::export::futures_core::Stream as _;
+use zbus::zvariant::OwnedObjectPath;
+use zbus::{MatchRule, MessageStream};
+
+use super::{Bus, DESTINATION, MANAGER, MANAGER_INTERFACE, refused};
+use crate::clock;
+use crate::error::{Context as _, Failure, Outcome};
+use crate::process::interrupt;
+
+/// How often whoever waits looks for an interruption.
+const TICK: Duration = Duration::from_millis(50);
+/// After how long without a signal the unit is asked whether it still has the job.
+const DOUBT: Duration = Duration::from_millis(500);
+
+/// What is to become of a unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verb {
+    /// It is started, where it does not run.
+    Start,
+    /// It is stopped, where it runs.
+    Stop,
+}
+
+/// How a job ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JobResult {
+    /// It did what it was to do.
+    Done,
+    /// Another job took its place.
+    Canceled,
+    /// It took longer than the unit allows.
+    Timeout,
+    /// It failed; the unit's own result says how.
+    Failed,
+    /// What the unit needs could not be started.
+    Dependency,
+    /// An assertion of the unit does not hold.
+    Assert,
+    /// Something rarer, in systemd's word.
+    Other(String),
+    /// It is gone, and its signal was not heard: only the unit's state tells what came of it.
+    Unheard,
+}
+
+impl JobResult {
+    fn of(word: &str) -> Self {
+        match word {
+            "done" => Self::Done,
+            "canceled" => Self::Canceled,
+            "timeout" => Self::Timeout,
+            "failed" => Self::Failed,
+            "dependency" => Self::Dependency,
+            "assert" => Self::Assert,
+            other => Self::Other(other.to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for JobResult {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Done => "it is done",
+            Self::Canceled => "another request took its place",
+            Self::Timeout => "it took longer than the unit allows",
+            Self::Failed => "it failed",
+            Self::Dependency => "a unit that it needs could not be started",
+            Self::Assert => "an assertion of the unit does not hold",
+            Self::Other(word) => return write!(f, "systemd calls it {word}"),
+            Self::Unheard => "how it ended was not heard",
+        })
+    }
+}
+
+/// A job that is under way.
+pub struct Job<'a> {
+    bus: &'a Bus,
+    unit_path: String,
+    path: OwnedObjectPath,
+    signals: MessageStream,
+    asked: Instant,
+}
+
+impl Bus {
+    /// Asks systemd to start or stop a unit; in the place of whatever is being done with it.
+    ///
+    /// # Errors
+    /// systemd refuses, or there is no such unit.
+    pub fn enqueue(&self, verb: Verb, unit: &str) -> Outcome<Job<'_>> {
+        let (method, told) = match verb {
+            Verb::Start => ("StartUnit", format!("systemd does not start {unit}")),
+            Verb::Stop => ("StopUnit", format!("systemd does not stop {unit}")),
+        };
+        let job = || {
+            let unit_path = self.unit_path(unit)?;
+            let signals = self.job_signals(unit)?;
+            // Only subscribers are told of jobs that somebody else's request has been merged into.
+            self.manager()?.call_method("Subscribe", &()).map_err(refused)?;
+            let path = self.manager()?.call(method, &(unit, "replace")).map_err(refused)?;
+            Ok(Job { bus: self, unit_path, path, signals, asked: clock::monotonic() })
+        };
+        job().map_err(|failure: Failure| Failure::new(told).because(failure))
+    }
+
+    /// Starts a unit and waits for it, at most for `limit`.
+    ///
+    /// # Errors
+    /// It was not started; the job's result says why.
+    pub fn start(&self, unit: &str, limit: Duration) -> Outcome<()> {
+        self.enqueue(Verb::Start, unit)?.finish(&format!("{unit} was not started"), limit)
+    }
+
+    /// Stops a unit and waits for it, at most for `limit`.
+    ///
+    /// # Errors
+    /// It was not stopped; the job's result says why.
+    pub fn stop(&self, unit: &str, limit: Duration) -> Outcome<()> {
+        self.enqueue(Verb::Stop, unit)?.finish(&format!("{unit} was not stopped"), limit)
+    }
+
+    /// Listens for the ends of the jobs of one unit.
+    pub(super) fn job_signals(&self, unit: &str) -> Outcome<MessageStream> {
+        let rule = MatchRule::builder()
+            .msg_type(zbus::message::Type::Signal)
+            .sender(DESTINATION)
+            .and_then(|rule| rule.path(MANAGER))
+            .and_then(|rule| rule.interface(MANAGER_INTERFACE))
+            .and_then(|rule| rule.member("JobRemoved"))
+            .and_then(|rule| rule.arg(2, unit))
+            .map(zbus::match_rule::Builder::build)
+            .context(|| "cannot listen to systemd".to_owned())?;
+        MessageIterator::for_match_rule(rule, &self.connection, None)
+            .map(MessageIterator::into_inner)
+            .map_err(refused)
+    }
+}
+
+impl Job<'_> {
+    /// Waits for the end of the job, at most for `limit`; `None` while it is still under way.
+    ///
+    /// # Errors
+    /// The connection to systemd is gone.
+    pub fn wait(&mut self, limit: Duration) -> Outcome<Option<JobResult>> {
+        let end = clock::monotonic() + limit;
+        loop {
+            if let Some(result) = self.heard(end.min(self.asked + DOUBT))? {
+                return Ok(Some(result));
+            }
+            if clock::monotonic() >= self.asked + DOUBT {
+                // While systemd is busy with itself it cannot be asked; the signal is still to come then.
+                let has_it = self.bus.job_of(&self.unit_path).map(|job| job == self.number());
+                self.asked = clock::monotonic();
+                if let Ok(false) = has_it {
+                    return Ok(Some(self.heard(self.asked + TICK)?.unwrap_or(JobResult::Unheard)));
+                }
+            }
+            if clock::monotonic() >= end {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Waits for the end of a job that has to be done; an interruption ends the wait and not the job.
+    fn finish(mut self, told: &str, limit: Duration) -> Outcome<()> {
+        let end = clock::monotonic() + limit;
+        loop {
+            match self.wait(TICK)? {
+                Some(JobResult::Done | JobResult::Unheard) => return Ok(()),
+                Some(other) => return Err(Failure::new(told).because(Failure::new(other.to_string()))),
+                None if clock::monotonic() >= end => {
+                    let late = Failure::new(format!("systemd has not done it in {limit:.0?}"));
+                    return Err(Failure::new(told).because(late.hint("systemctl list-jobs")));
+                }
+                None => interrupt::check()?,
+            }
+        }
+    }
+
+    /// The number that the path of a job ends in.
+    fn number(&self) -> Option<u32> {
+        self.path.rsplit('/').next()?.parse().ok()
+    }
+
+    /// Listens until the end of this job is told, or until `end`.
+    fn heard(&mut self, end: Instant) -> Outcome<Option<JobResult>> {
+        while let Some(message) = next(&mut self.signals, end)? {
+            let body = message.body();
+            // Something else of that name is no end of ours.
+            let Ok((_, path, _, result)) = body.deserialize::<(u32, OwnedObjectPath, String, String)>()
+            else {
+                continue;
+            };
+            if path == self.path {
+                return Ok(Some(JobResult::of(&result)));
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl fmt::Debug for Job<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Job").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+/// Wakes the thread that waits.
+struct Waiting(Thread);
+
+impl Wake for Waiting {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Returns the next message of a stream, waiting until `end` at most; `None` where none has come by then.
+fn next(stream: &mut MessageStream, end: Instant) -> Outcome<Option<zbus::Message>> {
+    let waker = Waker::from(Arc::new(Waiting(thread::current())));
+    let mut task = Task::from_waker(&waker);
+    loop {
+        match Pin::new(&mut *stream).poll_next(&mut task) {
+            Poll::Ready(Some(message)) => return message.map(Some).map_err(refused),
+            Poll::Ready(None) => return Err(Failure::new("the connection to systemd was lost")),
+            Poll::Pending => {
+                let left = end.saturating_duration_since(clock::monotonic());
+                if left.is_zero() {
+                    return Ok(None);
+                }
+                thread::park_timeout(left);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_result_that_is_not_known_keeps_systemds_word() {
+        assert_eq!(JobResult::of("done"), JobResult::Done);
+        assert!(JobResult::of("collected").to_string().contains("collected"));
+    }
+}

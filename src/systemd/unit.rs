@@ -1,0 +1,336 @@
+//! What systemd knows of a unit, as one typed value.
+//!
+//! Source: org.freedesktop.systemd1(5), the interfaces Unit and Service. All properties of an interface come in one call,
+//! so that those of a unit on its way fit together as well as systemd can make them.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use zbus::zvariant::{OwnedValue, Value};
+
+use super::{Bus, MANAGER, MANAGER_INTERFACE};
+use crate::error::{Context as _, Failure, Outcome};
+
+const UNIT_INTERFACE: &str = "org.freedesktop.systemd1.Unit";
+const SERVICE_INTERFACE: &str = "org.freedesktop.systemd1.Service";
+
+/// The facts of one unit. Those of services are empty for units of other kinds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UnitFacts {
+    /// Whether there is a unit to speak of.
+    pub load: LoadState,
+    /// Why it could not be loaded, in systemd's words.
+    pub load_error: Option<String>,
+    /// The state that all kinds of units share.
+    pub active: ActiveState,
+    /// The state that its kind has (`running`, `auto-restart`, `dead`).
+    pub sub: String,
+    /// How it ended the last time (`success`, `timeout`, `start-limit-hit`).
+    pub result: String,
+    /// The main process's pid.
+    pub main_pid: Option<i32>,
+    /// When the main process was started.
+    pub main_started: Option<Timestamp>,
+    /// When the main process ended.
+    pub main_ended: Option<Timestamp>,
+    /// How the main process ended: the `si_code` of waitid(2); 0 while it runs.
+    pub main_code: i32,
+    /// The exit code or the signal that goes with it.
+    pub main_status: i32,
+    /// How often systemd has restarted it by itself.
+    pub restarts: u32,
+    /// What systemd calls this invocation; the last one's where it does not run, empty where systemd has forgotten it.
+    pub invocation: String,
+    /// Its cgroup below the root of the hierarchy; empty where it has none.
+    pub control_group: String,
+    /// The slice that its cgroup is made in.
+    pub slice: String,
+    /// `Type=`
+    pub kind: String,
+    /// `KillMode=`
+    pub kill_mode: String,
+    /// `TimeoutStopSec=`; `None`: for ever.
+    pub stop_timeout: Option<Duration>,
+    /// `TimeoutStartSec=`; `None`: for ever.
+    pub start_timeout: Option<Duration>,
+    /// `User=`; empty for root.
+    pub user: String,
+    /// `PIDFile=`
+    pub pid_file: String,
+    /// The unit's own file.
+    pub fragment: Option<PathBuf>,
+    /// The drop-ins that were read.
+    pub drop_ins: Vec<PathBuf>,
+    /// Whether files have changed since they were read.
+    pub needs_reload: bool,
+    /// `EnvironmentFile=`, all of them.
+    pub environment_files: Vec<PathBuf>,
+    /// `Assert…=`, all of them.
+    pub assertions: Vec<Assertion>,
+    /// Whether all conditions held when it was started last; systemd skips it in silence where one does not.
+    pub conditions_held: bool,
+    /// `enabled`, `disabled`, `static` …
+    pub file_state: String,
+    /// The number of the job that is under way.
+    pub job: Option<u32>,
+}
+
+/// Whether a unit could be read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum LoadState {
+    /// It is there.
+    Loaded,
+    /// There is no file for it.
+    #[default]
+    NotFound,
+    /// It is masked: a link to nothing, so that nobody starts it.
+    Masked,
+    /// Its file cannot be used.
+    Bad,
+}
+
+/// The state that all kinds of units share.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ActiveState {
+    /// It is up (or reads its configuration anew).
+    Active,
+    /// It is down.
+    #[default]
+    Inactive,
+    /// It is down, and went so badly.
+    Failed,
+    /// It is on its way up, or waits for its next automatic restart.
+    Activating,
+    /// It is on its way down.
+    Deactivating,
+}
+
+/// An `Assert…=` of a unit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assertion {
+    /// Its name (`AssertPathExists`).
+    pub kind: String,
+    /// With `|`: one of these that holds is enough.
+    pub triggering: bool,
+    /// With `!`.
+    pub negated: bool,
+    /// What is asserted of.
+    pub parameter: String,
+    /// Whether it held when it was looked at last.
+    pub held: Option<bool>,
+}
+
+impl UnitFacts {
+    /// Tells whether no process of it should be there.
+    pub fn is_down(&self) -> bool {
+        matches!(self.active, ActiveState::Inactive | ActiveState::Failed)
+    }
+}
+
+impl Bus {
+    /// Looks at a unit; one that is not there has [`LoadState::NotFound`].
+    ///
+    /// # Errors
+    /// systemd cannot be asked, or `name` is none.
+    pub fn unit(&self, name: &str) -> Outcome<UnitFacts> {
+        let told = || format!("cannot ask systemd about {name}");
+        let path = self.unit_path(name).context(told)?;
+        let mut properties = self.properties(&path, UNIT_INTERFACE).context(told)?;
+        if name.ends_with(".service") {
+            properties.extend(self.properties(&path, SERVICE_INTERFACE).context(told)?);
+        }
+        Properties(properties).facts().context(told)
+    }
+
+    /// Returns the number of the job that is under way for the unit at `path`.
+    pub(super) fn job_of(&self, path: &str) -> Outcome<Option<u32>> {
+        Ok(Properties(self.properties(path, UNIT_INTERFACE)?).job())
+    }
+
+    /// Returns the object of a unit, read from its files where systemd does not have it in mind.
+    pub(super) fn unit_path(&self, name: &str) -> Outcome<String> {
+        let path: zbus::zvariant::OwnedObjectPath =
+            self.manager()?.call("LoadUnit", &(name,)).map_err(super::refused)?;
+        Ok(path.to_string())
+    }
+
+    /// Returns the cgroup that all units are below.
+    ///
+    /// # Errors
+    /// systemd cannot be asked.
+    pub fn control_group(&self) -> Outcome<String> {
+        Ok(Properties(self.properties(MANAGER, MANAGER_INTERFACE)?).text("ControlGroup"))
+    }
+
+    fn properties(&self, path: &str, interface: &str) -> Outcome<HashMap<String, OwnedValue>> {
+        let object = self.object(path, "org.freedesktop.DBus.Properties")?;
+        object.call("GetAll", &(interface,)).map_err(super::refused)
+    }
+}
+
+/// Properties as they come over the bus. One that is missing, which an older systemd may not have, reads as nothing.
+struct Properties(HashMap<String, OwnedValue>);
+
+impl Properties {
+    fn facts(&self) -> Outcome<UnitFacts> {
+        let load = self.text("LoadState");
+        let (_, message) = self.value::<(String, String)>("LoadError").unwrap_or_default();
+        Ok(UnitFacts {
+            load: match load.as_str() {
+                "loaded" | "merged" | "stub" => LoadState::Loaded,
+                "not-found" => LoadState::NotFound,
+                "masked" => LoadState::Masked,
+                "bad-setting" | "error" => LoadState::Bad,
+                other => return Err(Failure::new(format!("its LoadState is {other:?}"))),
+            },
+            load_error: Some(message).filter(|message| !message.is_empty()),
+            active: match self.text("ActiveState").as_str() {
+                "active" | "reloading" | "refreshing" => ActiveState::Active,
+                "inactive" => ActiveState::Inactive,
+                "failed" => ActiveState::Failed,
+                "activating" => ActiveState::Activating,
+                "deactivating" | "maintenance" => ActiveState::Deactivating,
+                other => return Err(Failure::new(format!("its ActiveState is {other:?}"))),
+            },
+            sub: self.text("SubState"),
+            result: self.text("Result"),
+            main_pid: self
+                .value::<u32>("MainPID")
+                .and_then(|pid| i32::try_from(pid).ok())
+                .filter(|pid| *pid > 0),
+            main_started: self.time("ExecMainStartTimestamp"),
+            main_ended: self.time("ExecMainExitTimestamp"),
+            main_code: self.value("ExecMainCode").unwrap_or_default(),
+            main_status: self.value("ExecMainStatus").unwrap_or_default(),
+            restarts: self.value("NRestarts").unwrap_or_default(),
+            invocation: in_hex(&self.value::<Vec<u8>>("InvocationID").unwrap_or_default()),
+            control_group: self.text("ControlGroup"),
+            slice: self.text("Slice"),
+            kind: self.text("Type"),
+            kill_mode: self.text("KillMode"),
+            stop_timeout: self.span("TimeoutStopUSec"),
+            start_timeout: self.span("TimeoutStartUSec"),
+            user: self.text("User"),
+            pid_file: self.text("PIDFile"),
+            fragment: Some(self.text("FragmentPath")).filter(|path| !path.is_empty()).map(PathBuf::from),
+            drop_ins: self.value::<Vec<String>>("DropInPaths").map(paths).unwrap_or_default(),
+            needs_reload: self.value("NeedDaemonReload").unwrap_or_default(),
+            environment_files: self
+                .value::<Vec<(String, bool)>>("EnvironmentFiles")
+                .map(|files| paths(files.into_iter().map(|(path, _)| path)))
+                .unwrap_or_default(),
+            assertions: self
+                .value::<Vec<(String, bool, bool, String, i32)>>("Asserts")
+                .unwrap_or_default()
+                .into_iter()
+                .map(|(kind, triggering, negated, parameter, state)| Assertion {
+                    kind,
+                    triggering,
+                    negated,
+                    parameter,
+                    held: (state != 0).then_some(state > 0),
+                })
+                .collect(),
+            conditions_held: self.value("ConditionResult").unwrap_or_default(),
+            file_state: self.text("UnitFileState"),
+            job: self.job(),
+        })
+    }
+
+    fn job(&self) -> Option<u32> {
+        let (number, _) = self.value::<(u32, zbus::zvariant::OwnedObjectPath)>("Job")?;
+        (number != 0).then_some(number)
+    }
+
+    fn value<T: TryFrom<OwnedValue>>(&self, name: &str) -> Option<T> {
+        let value = self.0.get(name)?.try_clone().ok()?;
+        T::try_from(value).ok()
+    }
+
+    fn text(&self, name: &str) -> String {
+        match self.0.get(name).map(|value| &**value) {
+            Some(Value::Str(text)) => text.to_string(),
+            _ => String::new(),
+        }
+    }
+
+    /// A time in microseconds; 0 and the largest number mean that there is none.
+    fn time(&self, name: &str) -> Option<Timestamp> {
+        let microseconds = self.value::<u64>(name).filter(|number| *number != 0 && *number != u64::MAX)?;
+        Timestamp::from_microsecond(i64::try_from(microseconds).ok()?).ok()
+    }
+
+    fn span(&self, name: &str) -> Option<Duration> {
+        self.value::<u64>(name).filter(|number| *number != u64::MAX).map(Duration::from_micros)
+    }
+}
+
+fn paths(texts: impl IntoIterator<Item = String>) -> Vec<PathBuf> {
+    texts.into_iter().map(PathBuf::from).collect()
+}
+
+fn in_hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn properties(extra: &[(&str, Value<'static>)]) -> Properties {
+        let mut all = HashMap::new();
+        for (name, text) in [("LoadState", "loaded"), ("ActiveState", "active"), ("SubState", "running")] {
+            all.insert(name.to_owned(), Value::from(text).try_to_owned().unwrap());
+        }
+        for (name, value) in extra {
+            all.insert((*name).to_owned(), value.try_to_owned().unwrap());
+        }
+        Properties(all)
+    }
+
+    #[test]
+    fn properties_that_an_older_systemd_lacks_read_as_nothing() {
+        let facts = properties(&[]).facts().unwrap();
+        assert_eq!(
+            (facts.load, facts.active, facts.sub.as_str()),
+            (LoadState::Loaded, ActiveState::Active, "running")
+        );
+        assert_eq!((facts.main_pid, facts.job, facts.restarts), (None, None, 0));
+    }
+
+    #[test]
+    fn numbers_that_mean_never_are_none() {
+        let facts = properties(&[
+            ("TimeoutStopUSec", Value::U64(u64::MAX)),
+            ("TimeoutStartUSec", Value::U64(90_000_000)),
+            ("ExecMainStartTimestamp", Value::U64(0)),
+            ("MainPID", Value::U32(0)),
+        ]);
+        let facts = facts.facts().unwrap();
+        assert_eq!((facts.stop_timeout, facts.start_timeout), (None, Some(Duration::from_secs(90))));
+        assert_eq!((facts.main_started, facts.main_pid), (None, None));
+    }
+
+    #[test]
+    fn assertions_and_the_invocation_are_read() {
+        let assertions =
+            vec![("AssertPathExists", true, true, "/fence", -1_i32), ("AssertUser", false, false, "root", 0)];
+        let facts = properties(&[
+            ("Asserts", Value::from(assertions)),
+            ("InvocationID", Value::from(vec![0x0a_u8, 0xff])),
+        ]);
+        let facts = facts.facts().unwrap();
+        assert_eq!(facts.invocation, "0aff");
+        assert_eq!(facts.assertions[0].held, Some(false));
+        assert!(facts.assertions[0].triggering && facts.assertions[0].negated);
+        assert_eq!(facts.assertions[1].held, None);
+    }
+
+    #[test]
+    fn a_unit_that_is_in_no_known_state_is_a_failure() {
+        let strange = properties(&[("ActiveState", Value::from("elsewhere"))]);
+        assert!(strange.facts().is_err());
+    }
+}

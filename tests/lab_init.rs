@@ -1,0 +1,302 @@
+//! `init` on machines with systemd: from nothing, on one that was set up by hand, and with a damaged work tree.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
+
+#[path = "common/lab/mod.rs"]
+mod lab;
+
+use lab::{LOCAL_INDEX, Lab, Machine, Ran};
+
+/// A service that needs nothing but Python.
+const SERVER: &str =
+    "import http.server\nhttp.server.test(http.server.SimpleHTTPRequestHandler, port=8000)\n";
+
+/// A unit as people have written it.
+const UNIT: &str = "[Unit]\nDescription=LadyLinux API\n[Service]\nType=simple\nUser=ladylinux\n\
+    WorkingDirectory=/opt/ladylinux/app\nEnvironmentFile=-/etc/ladylinux/ladylinux.env\n\
+    ExecStart=/opt/ladylinux/venv/bin/python server.py\nRestart=on-failure\nRestartSec=5\nKillMode=process\n\
+    [Install]\nWantedBy=multi-user.target\n";
+
+const INIT: &str = "init --repo file:///srv/app.git --allow file --branch main";
+
+/// A machine with the program and a repository that holds `files`.
+fn machine(lab: &Lab, files: &[(&str, &str)]) -> Machine {
+    let machine = Machine::boot(lab, "host");
+    machine.install_tool();
+    machine
+        .exec("git init --quiet --bare --initial-branch=main /srv/app.git && git clone --quiet /srv/app.git /srv/work")
+        .expect(0);
+    machine.exec("cd /srv/work && git switch --quiet --orphan main").expect(0);
+    for (path, text) in [("server.py", SERVER), ("requirements.txt", "")].iter().chain(files) {
+        machine.write(&format!("/srv/work/{path}"), text);
+    }
+    push(&machine);
+    machine
+}
+
+fn push(machine: &Machine) {
+    let commit = "git -c user.name=x -c user.email=x@x commit --quiet --allow-empty --message change";
+    machine
+        .exec(&format!("cd /srv/work && git add -A && {commit} && git push --quiet origin main"))
+        .expect(0);
+}
+
+/// Runs the program as root; packages come from the folder of wheels.
+fn tool(machine: &Machine, arguments: &str) -> Ran {
+    machine.exec(&format!("PIP_INDEX_URL={LOCAL_INDEX} exec ladylinux-refresh {arguments}"))
+}
+
+/// Everything about the files of the machine that a write would change, but for the tool's own stores.
+fn listing(machine: &Machine) -> String {
+    let own = "-path /var/lib/ladylinux/refresh/runs -o -path /var/lib/ladylinux/refresh/scratch";
+    let mirror = "-path /var/lib/ladylinux/refresh/mirror.git";
+    let format = "%p %u:%g %m %s %T@ %l\\n";
+    machine
+        .exec(&format!(
+            "find /etc /opt /usr/lib/systemd /var/lib/ladylinux \\( {own} -o {mirror} \\) -prune -o \
+             \\( -type d -path /var/lib/ladylinux/refresh -prune \\) -o -printf '{format}' 2>/dev/null | sort"
+        ))
+        .out
+}
+
+/// Owner, group and mode of a path.
+fn stat(machine: &Machine, path: &str) -> String {
+    machine.exec(&format!("stat -c %U:%G:%a {path}")).expect(0).out.trim().to_owned()
+}
+
+#[test]
+fn from_nothing_init_makes_the_whole_contract_and_a_second_one_changes_nothing() {
+    let Some(lab) = Lab::open() else { return };
+    let machine = machine(&lab, &[]);
+    let before = listing(&machine);
+    tool(&machine, &format!("{INIT} --dry-run"))
+        .expect(0)
+        .says("would make the system user and group ladylinux")
+        .says("would clone main into /opt/ladylinux/app")
+        .says("would install /usr/lib/systemd/system/ladylinux-api.service.d/50-ladylinux-refresh.conf")
+        .says("would enable ladylinux-api.service")
+        .says("nothing was changed");
+    assert_eq!(listing(&machine), before, "a dry run changed something");
+    machine.exec("id ladylinux").expect(1);
+
+    tool(&machine, INIT).expect(0).says("ready; refresh it with: ladylinux-refresh run");
+    machine.exec("getent passwd ladylinux").expect(0).says(":/opt/ladylinux:/usr/sbin/nologin");
+    for (path, wanted) in [
+        ("/opt/ladylinux", "root:root:755"),
+        ("/opt/ladylinux/app", "ladylinux:ladylinux:755"),
+        ("/opt/ladylinux/app/.git/HEAD", "ladylinux:ladylinux:644"),
+        ("/opt/ladylinux/venvs", "root:root:755"),
+        ("/opt/ladylinux/models", "ladylinux:ladylinux:755"),
+        ("/opt/ladylinux/containers", "ladylinux:ladylinux:755"),
+        ("/etc/ladylinux", "root:root:755"),
+        ("/etc/ladylinux/refresh.toml", "root:root:644"),
+        ("/etc/ladylinux/ladylinux.env", "ladylinux:ladylinux:640"),
+        ("/var/lib/ladylinux", "root:root:755"),
+        ("/var/lib/ladylinux/data", "ladylinux:ladylinux:750"),
+        ("/var/lib/ladylinux/refresh", "root:root:755"),
+        ("/var/lib/ladylinux/refresh/requests", "ladylinux:ladylinux:700"),
+        ("/usr/lib/systemd/system/ladylinux-api.service", "root:root:644"),
+    ] {
+        assert_eq!(stat(&machine, path), wanted, "{path}");
+    }
+    assert_eq!(stat(&machine, "$(readlink -f /opt/ladylinux/venv)"), "ladylinux:ladylinux:555");
+    let show = "systemctl show ladylinux-api -p User,DropInPaths,UnitFileState,ActiveState,NeedDaemonReload";
+    machine
+        .exec(show)
+        .expect(0)
+        .says("User=ladylinux")
+        .says("50-ladylinux-refresh.conf")
+        .says("UnitFileState=enabled")
+        .says("ActiveState=inactive")
+        .says("NeedDaemonReload=no");
+    machine.exec("systemctl is-enabled ladylinux-refresh-request.path").expect(0);
+    machine.exec("systemctl is-active ladylinux-refresh-request.path").expect(0);
+    machine.exec("systemctl is-enabled ladylinux-refresh.timer").says("disabled");
+    machine
+        .exec("systemctl cat ladylinux-refresh.service")
+        .says("/usr/local/bin/ladylinux-refresh run --if-changed");
+    machine.exec("systemd-analyze verify ladylinux-api.service ladylinux-refresh.service").expect(0);
+
+    let before = listing(&machine);
+    for command in [INIT, "init", "init --dry-run"] {
+        let ran = tool(&machine, command).expect(0).says("as it is");
+        assert!(!ran.out.contains("would "), "{}", ran.out);
+        assert_eq!(listing(&machine), before, "{command} changed something the second time");
+    }
+    tool(&machine, "init --dry-run").says("nothing has to be done");
+}
+
+#[test]
+fn a_unit_of_the_repository_is_installed_unless_it_would_be_roots() {
+    let Some(lab) = Lab::open() else { return };
+    let crlf = UNIT.replace('\n', "\r\n");
+    let machine = machine(&lab, &[("deploy/ladylinux-api.service", &crlf)]);
+    tool(&machine, INIT).expect(0).says("deploy/ladylinux-api.service").says("without its CRLF line ends");
+    let installed = "/usr/lib/systemd/system/ladylinux-api.service";
+    assert_eq!(machine.read(installed).unwrap(), UNIT);
+    tool(&machine, "init").expect(0).says("left to people").says("KillMode=process");
+
+    machine.exec(&format!("rm {installed}")).expect(0);
+    machine.write("/srv/work/deploy/ladylinux-api.service", &UNIT.replace("User=ladylinux", "User=root"));
+    push(&machine);
+    tool(&machine, "init")
+        .expect(3)
+        .says("User=root")
+        .says("git --git-dir=/var/lib/ladylinux/refresh/mirror.git show");
+    assert_eq!(machine.read(installed), None);
+    machine.write("/srv/work/second/ladylinux-api.service", UNIT);
+    push(&machine);
+    tool(&machine, "init").expect(3).says("more than once");
+    // An installed one is never overwritten, whatever the repository brings; that it differs is told.
+    machine.write("/etc/systemd/system/ladylinux-api.service", UNIT);
+    machine.exec("rm -r /srv/work/second").expect(0);
+    push(&machine);
+    tool(&machine, "init")
+        .expect(0)
+        .says("is not the same as deploy/ladylinux-api.service of the repository");
+    assert_eq!(machine.read("/etc/systemd/system/ladylinux-api.service").unwrap(), UNIT);
+}
+
+#[test]
+fn a_program_that_others_can_replace_is_not_written_into_units() {
+    let Some(lab) = Lab::open() else { return };
+    let machine = machine(&lab, &[]);
+    let before = listing(&machine);
+    machine.exec("install -D -m 755 /usr/local/bin/ladylinux-refresh /srv/loose/ladylinux-refresh").expect(0);
+    machine.exec("chmod 777 /srv/loose").expect(0);
+    machine
+        .exec(&format!("/srv/loose/ladylinux-refresh {INIT}"))
+        .expect(3)
+        .says("others than root can change /srv/loose")
+        .says("install -m 755");
+    assert_eq!(listing(&machine), before);
+}
+
+/// Sets a machine up the way people did it: a clone by hand, a real environment, a sudo rule, a button.
+fn set_up_by_hand(machine: &Machine) {
+    machine.exec("useradd --system --user-group --shell /bin/bash ladylinux").expect(0);
+    machine
+        .exec(
+            "mkdir -p /opt/ladylinux/models /etc/ladylinux /var/lib/ladylinux/data && cd /opt/ladylinux && \
+             git clone --quiet /srv/app.git app && git -C app remote set-url origin https://example.org/old.git && \
+             git -C app switch --quiet -c develop && \
+             python3 -m venv venv && echo weights >models/m.gguf && echo note >/var/lib/ladylinux/data/n && \
+             mkdir app/config && echo '{}' >app/config/user_prefs.json && \
+             printf 'LADYLINUX_PORT=8000\\nTOKEN=secret\\n' >/etc/ladylinux/ladylinux.env && \
+             chmod 600 /etc/ladylinux/ladylinux.env && echo 'exit 0' >refresh.sh && \
+             chown -R ladylinux:ladylinux /opt/ladylinux /var/lib/ladylinux /etc/ladylinux",
+        )
+        .expect(0);
+    machine.write("/etc/systemd/system/ladylinux-api.service", UNIT);
+    machine.write(
+        "/etc/sudoers.d/ladylinux",
+        "# the button\nladylinux ALL=(root) NOPASSWD: /opt/ladylinux/app/scripts/refresh_vm.sh\n",
+    );
+    machine.exec("systemctl daemon-reload && systemctl enable --quiet --now ladylinux-api").expect(0);
+}
+
+#[test]
+fn a_machine_that_was_set_up_by_hand_is_adopted_and_people_are_told_what_is_theirs() {
+    let Some(lab) = Lab::open() else { return };
+    let button = "import subprocess\nsubprocess.run(['sudo', 'scripts/refresh_vm.sh'])\n";
+    let machine = machine(&lab, &[("api_layer.py", button)]);
+    set_up_by_hand(&machine);
+    let before = listing(&machine);
+    let kept = |machine: &Machine| -> Vec<String> {
+        let lines = listing(machine);
+        let is_kept = |line: &&str| {
+            ["/opt/ladylinux/", "/var/lib/ladylinux/data", "/etc/ladylinux/ladylinux.env", "/etc/sudoers"]
+                .iter()
+                .any(|path| line.starts_with(path))
+                || line.contains("ladylinux-api.service ")
+        };
+        let new = |line: &&str| !["venvs ", "containers "].iter().any(|new| line.contains(new));
+        lines.lines().filter(is_kept).filter(new).map(str::to_owned).collect()
+    };
+    let theirs = kept(&machine);
+
+    // Without being told, the URL of a clone is not believed.
+    tool(&machine, "init").expect(2).says("init --repo https://example.org/old.git");
+    for command in [format!("{INIT} --dry-run"), INIT.to_owned()] {
+        tool(&machine, &command)
+            .expect(0)
+            .says("left /opt/ladylinux/venv as it is; the first run adopts it")
+            .says("left /etc/systemd/system/ladylinux-api.service as it is")
+            .says("left to people")
+            .says("/etc/sudoers.d/ladylinux, line 2: ladylinux ALL=(root)")
+            .says("visudo -f /etc/sudoers.d/ladylinux")
+            .says("KillMode=process")
+            .says("chown root /etc/ladylinux && chmod go-w /etc/ladylinux")
+            .says("chown root /opt/ladylinux &&")
+            .says("ladylinux can log in, with /bin/bash")
+            .says("/opt/ladylinux/refresh.sh")
+            .says("fetches from https://example.org/old.git, a run from file:///srv/app.git")
+            .says("is on the branch develop, and a run brings it to main");
+        if command.ends_with("--dry-run") {
+            assert_eq!(listing(&machine), before, "a dry run changed something");
+        }
+    }
+    assert_eq!(kept(&machine), theirs, "what was there was changed");
+    machine.exec("systemctl is-active ladylinux-api").expect(0);
+    machine.exec("systemctl show ladylinux-api -p DropInPaths").says("50-ladylinux-refresh.conf");
+    tool(&machine, "init")
+        .expect(0)
+        .says("calls sudo or systemd-run in api_layer.py")
+        .says("docs/requests.md");
+}
+
+#[test]
+fn repair_layout_gives_back_exactly_what_stands_in_the_way_and_moves_nested_clones_away() {
+    let Some(lab) = Lab::open() else { return };
+    let machine = machine(&lab, &[]);
+    tool(&machine, INIT).expect(0);
+    tool(&machine, "init --repair-layout").expect(0).says("nothing has to be repaired");
+    machine
+        .exec(
+            "cd /opt/ladylinux/app && mkdir -p roots/deep/closed && touch roots/deep/closed/x roots/file && \
+             chmod 700 roots/deep/closed && chmod 555 roots/deep && \
+             echo theirs >/srv/theirs && ln -s /srv/theirs roots/out && ln -s /srv roots/folder && \
+             touch mine && ln mine roots/second && chown ladylinux:ladylinux mine && \
+             git clone --quiet /srv/app.git LadyLinux && echo work >LadyLinux/work",
+        )
+        .expect(0);
+    let owners = |machine: &Machine| machine.exec("find /srv /opt -printf '%p %u %m %n\\n' | sort").out;
+    let before = owners(&machine);
+    tool(&machine, "init --repair-layout --dry-run")
+        .expect(0)
+        .says("would give /opt/ladylinux/app/roots to uid")
+        .says("would move /opt/ladylinux/app/LadyLinux to /opt/ladylinux/moved/");
+    assert_eq!(owners(&machine), before);
+    tool(&machine, "init --dry-run").expect(0).says("ladylinux-refresh init --repair-layout");
+    tool(&machine, "init --repair-layout").expect(0).says("gave /opt/ladylinux/app/roots/deep/closed to uid");
+    for (path, wanted) in [
+        ("/opt/ladylinux/app/roots", "ladylinux:ladylinux:755"),
+        ("/opt/ladylinux/app/roots/deep", "ladylinux:ladylinux:755"),
+        ("/opt/ladylinux/app/roots/deep/closed", "ladylinux:ladylinux:700"),
+        ("/opt/ladylinux/app/roots/deep/closed/x", "root:root:644"),
+        ("/opt/ladylinux/app/roots/file", "root:root:644"),
+        ("/opt/ladylinux/app/roots/out", "root:root:777"),
+        ("/srv/theirs", "root:root:644"),
+        ("/srv", "root:root:755"),
+    ] {
+        assert_eq!(stat(&machine, path), wanted, "{path}");
+    }
+    machine.exec("test ! -e /opt/ladylinux/app/LadyLinux").expect(0);
+    machine.exec("cat /opt/ladylinux/moved/*/LadyLinux/work").expect(0).says("work");
+    tool(&machine, "init --repair-layout").expect(0).says("nothing has to be repaired");
+    machine.exec_as("ladylinux", "rm -r /opt/ladylinux/app/roots").expect(0);
+
+    // A file of root's in a sticky folder of root's: given back, unless it has another name somewhere.
+    machine
+        .exec(
+            "cd /opt/ladylinux/app && mkdir -m 1777 sticky && touch sticky/one && ln /srv/theirs sticky/two",
+        )
+        .expect(0);
+    tool(&machine, "init --repair-layout")
+        .expect(3)
+        .says("/opt/ladylinux/app/sticky/two")
+        .says("2 names (hard links)");
+    assert_eq!(stat(&machine, "/srv/theirs"), "root:root:644");
+    machine.exec("rm /opt/ladylinux/app/sticky/two").expect(0);
+    tool(&machine, "init --repair-layout").expect(0);
+    machine.exec_as("ladylinux", "rm -r /opt/ladylinux/app/sticky/one").expect(0);
+}

@@ -1,0 +1,121 @@
+//! A unit of its own for one test, on the machine that the test runs on.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use ladylinux_refresh::event::Events;
+use ladylinux_refresh::process::Runner;
+use ladylinux_refresh::service::ServiceManager;
+use ladylinux_refresh::service::systemd::{Systemd, dropin};
+use ladylinux_refresh::settings::layout::Layout;
+use ladylinux_refresh::settings::names::UnitName;
+use ladylinux_refresh::systemd::Bus;
+
+use crate::service::{self, Bench, Script};
+
+/// The variable that tells this program that it runs on a machine of the lab.
+pub(crate) const ON_A_MACHINE: &str = "LADYLINUX_REFRESH_TEST_ON_A_MACHINE";
+
+/// An installation below a folder of its own, whose service is a Python script in a unit.
+pub(crate) struct World {
+    _folder: tempfile::TempDir,
+    layout: Layout,
+    pub(crate) unit: UnitName,
+    port: u16,
+}
+
+/// A world whose unit says nothing but what is usual.
+pub(crate) fn bench(script: &Script) -> Box<dyn Bench> {
+    Box::new(World::new(script, ""))
+}
+
+impl World {
+    /// Makes a unit for `script` with further `lines` in its table `[Service]`, where a line may begin another table.
+    pub(crate) fn new(script: &Script, lines: &str) -> Self {
+        assert!(std::env::var_os(ON_A_MACHINE).is_some(), "this test runs on a machine of the lab");
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let folder = tempfile::tempdir().unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let layout = Layout::below(folder.path());
+        for path in [layout.app(), layout.etc(), layout.state()] {
+            fs::create_dir_all(path).unwrap();
+        }
+        let port = service::free_port();
+        fs::write(layout.env_file(), format!("LADYLINUX_PORT={port}\n")).unwrap();
+        fs::write(layout.app().join("service.py"), &script.text).unwrap();
+        let name = format!("world-{}.service", NUMBER.fetch_add(1, Ordering::Relaxed));
+        let world = Self { _folder: folder, layout, unit: UnitName::parse(&name).unwrap(), port };
+        let text = format!(
+            "[Service]\nWorkingDirectory={}\nEnvironmentFile=-{}\nExecStart=/usr/bin/python3 service.py\n\
+             TimeoutStopSec={}ms\n{lines}\n",
+            world.layout.app().display(),
+            world.layout.env_file().display(),
+            script.stop_timeout.as_millis()
+        );
+        fs::write(world.unit_file(), text).unwrap();
+        fs::create_dir_all(world.drop_in().parent().unwrap()).unwrap();
+        fs::write(world.drop_in(), dropin::text(&world.layout, &world.unit)).unwrap();
+        Bus::connect().unwrap().reload().unwrap();
+        world
+    }
+
+    /// The manager under test, as its own type.
+    pub(crate) fn systemd(&self) -> Systemd {
+        let runner = Runner::new(Arc::new(Events::new(Vec::new())));
+        Systemd::new(self.layout.clone(), self.unit.clone(), runner)
+    }
+
+    pub(crate) fn unit_file(&self) -> PathBuf {
+        Path::new("/usr/lib/systemd/system").join(self.unit.as_str())
+    }
+
+    pub(crate) fn drop_in(&self) -> PathBuf {
+        let folder = format!("/usr/lib/systemd/system/{}.d", self.unit);
+        Path::new(&folder).join("50-ladylinux-refresh.conf")
+    }
+
+    /// Adds a unit beside it, named `world-N-NAME`.
+    pub(crate) fn add_unit(&self, name: &str, text: &str) -> String {
+        let stem = self.unit.as_str().trim_end_matches(".service");
+        let name = format!("{stem}-{name}");
+        fs::write(Path::new("/usr/lib/systemd/system").join(&name), text).unwrap();
+        Bus::connect().unwrap().reload().unwrap();
+        name
+    }
+
+    /// A fact about the unit, as systemctl tells people.
+    pub(crate) fn fact(&self, property: &str) -> String {
+        let output = systemctl(&["show", "--value", "--property", property, self.unit.as_str()]);
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+}
+
+/// What people type.
+pub(crate) fn systemctl(arguments: &[&str]) -> Output {
+    Command::new("systemctl").args(arguments).output().unwrap()
+}
+
+impl Bench for World {
+    fn layout(&self) -> &Layout {
+        &self.layout
+    }
+    fn manager(&self) -> Box<dyn ServiceManager> {
+        Box::new(self.systemd())
+    }
+    fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let stopped = self.systemd().stop();
+        if !std::thread::panicking() {
+            stopped.unwrap();
+        }
+    }
+}
