@@ -90,7 +90,9 @@ fn rw_7_1a_a_socket_does_not_start_the_service_behind_the_fence() {
 fn rw_7_1a_a_gate_that_is_closed_before_systemd_comes_to_the_start_lets_nobody_through() {
     // The service is on its way down when the start is asked for, so the start waits; by then the gate is closed.
     let world = World::new(
-        &Script::new("signal.signal(signal.SIGTERM, lambda *_: (note('ending', 1), time.sleep(1), os._exit(0)))\nnote('ready', os.getpid()); forever()"),
+        &Script::new(
+            "signal.signal(signal.SIGTERM, lambda *_: (note('ending', 1), time.sleep(1), os._exit(0)))\nnote('ready', os.getpid()); forever()",
+        ),
         "",
     );
     start(&world);

@@ -143,9 +143,16 @@ fn rw_7_1b_a_start_that_an_assertion_or_a_condition_forbids_names_it() {
 #[test]
 #[ignore = "runs on a machine of the lab"]
 fn rw_7_1b_a_dependency_that_cannot_be_started_is_told_as_that() {
-    let world = World::new(&Script::new(service::LISTENS), "[Unit]\nRequires=no-such-thing.service\nAfter=no-such-thing.service");
+    let world = World::new(
+        &Script::new(service::LISTENS),
+        "[Unit]\nRequires=no-such-thing.service\nAfter=no-such-thing.service",
+    );
     let failure = refused(&world);
-    assert!(told(&failure).contains("no-such-thing") || told(&failure).contains("requires"), "{}", told(&failure));
+    assert!(
+        told(&failure).contains("no-such-thing") || told(&failure).contains("requires"),
+        "{}",
+        told(&failure)
+    );
 }
 
 #[test]
@@ -169,7 +176,10 @@ fn who_may_not_start_the_unit_is_told_so() {
 #[test]
 #[ignore = "is run by another test, as another user"]
 fn a_caller_without_rights() {
-    let (Some(root), Some(unit)) = (std::env::var_os("CALLER_ROOT"), std::env::var("CALLER_UNIT").ok()) else { return };
+    let (Some(root), Some(unit)) = (std::env::var_os("CALLER_ROOT"), std::env::var("CALLER_UNIT").ok())
+    else {
+        return;
+    };
     let runner = ladylinux_refresh::process::Runner::new(std::sync::Arc::new(
         ladylinux_refresh::event::Events::new(Vec::new()),
     ));
