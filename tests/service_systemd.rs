@@ -52,10 +52,13 @@ fn rw_5_1_rw_5_5_rw_7_1a_systemd_keeps_the_contract_on_a_machine_that_boots() {
     let Some(lab) = Lab::open() else { return };
     let mut machine = Machine::boot(&lab, "host");
     machine.copy_in(&std::env::current_exe().unwrap(), ON_THE_MACHINE, 0o755);
-    let ran = machine.exec(&format!("{}=1 {ON_THE_MACHINE} --ignored --test-threads=8", world::ON_A_MACHINE));
-    assert_eq!(ran.code, Some(0), "{}", ran.all());
-    assert!(!ran.out.contains("running 0 tests"), "{}", ran.out);
-
+    // What stops systemd itself for a moment disturbs every other test.
+    for which in ["--skip=is_executed_anew --skip=a_caller_without_rights", "is_executed_anew"] {
+        let program = format!("{}=1 {ON_THE_MACHINE}", world::ON_A_MACHINE);
+        let ran = machine.exec(&format!("{program} --ignored --test-threads=8 {which}"));
+        assert_eq!(ran.code, Some(0), "{}", ran.all());
+        assert!(!ran.out.contains("running 0 tests"), "{}", ran.out);
+    }
     the_unit_of_an_installation(&machine);
     the_tool_refuses_what_systemd_cannot_keep(&machine);
     the_tool_speaks_with_systemd(&machine);
@@ -91,6 +94,10 @@ fn the_tool_refuses_what_systemd_cannot_keep(machine: &Machine) {
     let refused = |words: &str, repair: &str| machine.tool("plan").expect(3).says(words).says(repair);
     refused("ladylinux-api.service does not know the fence", "ladylinux-refresh init");
     install_drop_in(machine);
+    refused("systemd has not read", "systemctl daemon-reload");
+    machine.exec("systemctl daemon-reload").expect(0);
+    let unit = "/etc/systemd/system/ladylinux-api.service";
+    machine.exec(&format!("touch --date=tomorrow {unit}")).expect(0);
     refused("systemd still goes by the old one", "systemctl daemon-reload");
     machine.exec("systemctl daemon-reload").expect(0);
     let plan = machine.tool("plan");

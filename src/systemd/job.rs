@@ -109,8 +109,8 @@ impl Bus {
             let unit_path = self.unit_path(unit)?;
             let signals = self.job_signals(unit)?;
             // Only subscribers are told of jobs that somebody else's request has been merged into.
-            self.manager()?.call_method("Subscribe", &()).map_err(refused)?;
-            let path = self.manager()?.call(method, &(unit, "replace")).map_err(refused)?;
+            self.subscribe()?;
+            let path = self.call_manager(method, &(unit, "replace"))?;
             Ok(Job { bus: self, unit_path, path, signals, asked: clock::monotonic() })
         };
         job().map_err(|failure: Failure| Failure::new(told).because(failure))
@@ -130,6 +130,16 @@ impl Bus {
     /// It was not stopped; the job's result says why.
     pub fn stop(&self, unit: &str, limit: Duration) -> Outcome<()> {
         self.enqueue(Verb::Stop, unit)?.finish(&format!("{unit} was not stopped"), limit)
+    }
+
+    /// Makes systemd tell this connection of the ends of jobs.
+    pub(super) fn subscribe(&self) -> Outcome<()> {
+        match self.manager()?.call_method("Subscribe", &()) {
+            Err(zbus::Error::MethodError(name, ..)) if name.ends_with(".AlreadySubscribed") => Ok(()),
+            Err(error) if !super::is_away(&error) => Err(refused(error)),
+            // One that is just being executed anew: what it does not tell is asked for.
+            _ => Ok(()),
+        }
     }
 
     /// Listens for the ends of the jobs of one unit.

@@ -11,9 +11,12 @@ pub mod unit;
 use std::path::Path;
 use std::time::Duration;
 
+use serde::Serialize;
 use zbus::blocking::connection::Builder;
 use zbus::blocking::{Connection, Proxy};
+use zbus::zvariant::{DynamicDeserialize, DynamicType};
 
+use crate::clock;
 use crate::error::{Context as _, Failure, Outcome};
 
 /// The name of the manager on the bus.
@@ -25,10 +28,18 @@ const MANAGER_INTERFACE: &str = "org.freedesktop.systemd1.Manager";
 /// How long one call may take. Jobs are awaited by their signals, not by calls.
 const CALL: Duration = Duration::from_secs(30);
 
-/// Tells whether systemd is this machine's PID 1 (sd_booted(3)).
+/// How long systemd may be away from the bus: it leaves it while it is executed anew.
+const ABSENCE: Duration = Duration::from_secs(10);
+/// How often it is asked for meanwhile.
+const TICK: Duration = Duration::from_millis(20);
+
+/// Tells whether systemd is this machine's PID 1 (`sd_booted(3)`).
 pub fn is_booted() -> bool {
     Path::new("/run/systemd/system").is_dir()
 }
+
+/// A link that was made or removed: which of the two, where, and where to.
+type FileChange = (String, String, String);
 
 /// A connection to systemd.
 #[derive(Debug, Clone)]
@@ -71,16 +82,38 @@ impl Bus {
             .context(|| format!("cannot talk about {path} with systemd"))
     }
 
+    /// Calls a method of the manager that may be called twice ([`Bus::call`]).
+    fn call_manager<B, R>(&self, method: &str, body: &B) -> Outcome<R>
+    where
+        B: Serialize + DynamicType,
+        R: for<'d> DynamicDeserialize<'d>,
+    {
+        self.call(MANAGER, MANAGER_INTERFACE, method, body)
+    }
+
+    /// Calls a method. It is called again when systemd left the bus before it answered, so it has to be one that does no
+    /// more when it is called twice.
+    fn call<B, R>(&self, path: &str, interface: &str, method: &str, body: &B) -> Outcome<R>
+    where
+        B: Serialize + DynamicType,
+        R: for<'d> DynamicDeserialize<'d>,
+    {
+        let object = self.object(path, interface)?;
+        let end = clock::monotonic() + ABSENCE;
+        loop {
+            match object.call(method, body) {
+                Err(error) if is_away(&error) && clock::monotonic() < end => clock::pause_regardless(TICK),
+                answered => return answered.map_err(refused),
+            }
+        }
+    }
+
     /// Makes systemd read its units anew.
     ///
     /// # Errors
     /// systemd refuses.
     pub fn reload(&self) -> Outcome<()> {
-        self.manager()?
-            .call_method("Reload", &())
-            .map(drop)
-            .map_err(refused)
-            .context(|| "systemd cannot read its units anew".to_owned())
+        self.call_manager::<_, ()>("Reload", &()).context(|| "systemd cannot read its units anew".to_owned())
     }
 
     /// Forgets the failure of a unit, and how often it was started lately.
@@ -88,10 +121,7 @@ impl Bus {
     /// # Errors
     /// systemd refuses.
     pub fn reset_failed(&self, unit: &str) -> Outcome<()> {
-        self.manager()?
-            .call_method("ResetFailedUnit", &(unit,))
-            .map(drop)
-            .map_err(refused)
+        self.call_manager::<_, ()>("ResetFailedUnit", &(unit,))
             .context(|| format!("systemd cannot forget the failure of {unit}"))
     }
 
@@ -101,10 +131,8 @@ impl Bus {
     /// # Errors
     /// A unit is missing, or cannot be enabled.
     pub fn enable(&self, units: &[&str]) -> Outcome<()> {
-        self.manager()?
-            .call_method("EnableUnitFiles", &(units, false, false))
+        self.call_manager::<_, (bool, Vec<FileChange>)>("EnableUnitFiles", &(units, false, false))
             .map(drop)
-            .map_err(refused)
             .context(|| format!("systemd cannot enable {}", units.join(", ")))
     }
 
@@ -113,10 +141,8 @@ impl Bus {
     /// # Errors
     /// systemd refuses.
     pub fn disable(&self, units: &[&str]) -> Outcome<()> {
-        self.manager()?
-            .call_method("DisableUnitFiles", &(units, false))
+        self.call_manager::<_, Vec<FileChange>>("DisableUnitFiles", &(units, false))
             .map(drop)
-            .map_err(refused)
             .context(|| format!("systemd cannot disable {}", units.join(", ")))
     }
 
@@ -126,18 +152,22 @@ impl Bus {
     /// # Errors
     /// systemd refuses, or there is no such unit.
     pub fn remember(&self, unit: &str) -> Outcome<()> {
-        self.manager()?
-            .call_method("RefUnit", &(unit,))
-            .map(drop)
-            .map_err(refused)
+        self.call_manager::<_, ()>("RefUnit", &(unit,))
             .context(|| format!("systemd cannot keep what it knows of {unit}"))
     }
 }
 
+/// Tells whether systemd was not on the bus, or left it before it answered.
+fn is_away(error: &zbus::Error) -> bool {
+    const AWAY: [&str; 3] = ["NoReply", "ServiceUnknown", "NameHasNoOwner"];
+    let zbus::Error::MethodError(name, ..) = error else { return false };
+    name.as_str().strip_prefix("org.freedesktop.DBus.Error.").is_some_and(|name| AWAY.contains(&name))
+}
+
 /// Tells what systemd answered in its own words, without the name of the error, which is for programs.
 pub(crate) fn refused(error: zbus::Error) -> Failure {
-    match &error {
-        zbus::Error::MethodError(_, Some(text), _) => Failure::new(text.clone()),
-        _ => Failure::new(error.to_string()),
+    match error {
+        zbus::Error::MethodError(_, Some(text), _) => Failure::new(text),
+        other => Failure::new("the talk with systemd went wrong").because(other),
     }
 }

@@ -71,6 +71,8 @@ pub struct UnitFacts {
     pub assertions: Vec<Assertion>,
     /// Whether all conditions held when it was started last; systemd skips it in silence where one does not.
     pub conditions_held: bool,
+    /// Whether the assertions held when it was started last.
+    pub assertions_held: bool,
     /// `enabled`, `disabled`, `static` …
     pub file_state: String,
     /// The number of the job that is under way.
@@ -151,8 +153,7 @@ impl Bus {
 
     /// Returns the object of a unit, read from its files where systemd does not have it in mind.
     pub(super) fn unit_path(&self, name: &str) -> Outcome<String> {
-        let path: zbus::zvariant::OwnedObjectPath =
-            self.manager()?.call("LoadUnit", &(name,)).map_err(super::refused)?;
+        let path: zbus::zvariant::OwnedObjectPath = self.call_manager("LoadUnit", &(name,))?;
         Ok(path.to_string())
     }
 
@@ -165,8 +166,7 @@ impl Bus {
     }
 
     fn properties(&self, path: &str, interface: &str) -> Outcome<HashMap<String, OwnedValue>> {
-        let object = self.object(path, "org.freedesktop.DBus.Properties")?;
-        object.call("GetAll", &(interface,)).map_err(super::refused)
+        self.call(path, "org.freedesktop.DBus.Properties", "GetAll", &(interface,))
     }
 }
 
@@ -234,6 +234,7 @@ impl Properties {
                 })
                 .collect(),
             conditions_held: self.value("ConditionResult").unwrap_or_default(),
+            assertions_held: self.value("AssertResult").unwrap_or_default(),
             file_state: self.text("UnitFileState"),
             job: self.job(),
         })

@@ -36,8 +36,8 @@ pub(crate) fn bench(script: &Script) -> Box<dyn Bench> {
 impl World {
     /// Makes a unit for `script` with further `lines` in its table `[Service]`, where a line may begin another table.
     pub(crate) fn new(script: &Script, lines: &str) -> Self {
-        assert!(std::env::var_os(ON_A_MACHINE).is_some(), "this test runs on a machine of the lab");
         static NUMBER: AtomicU32 = AtomicU32::new(0);
+        assert!(std::env::var_os(ON_A_MACHINE).is_some(), "this test runs on a machine of the lab");
         let folder = tempfile::tempdir().unwrap();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let layout = Layout::below(folder.path());

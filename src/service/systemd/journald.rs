@@ -66,10 +66,10 @@ fn parse_tail(output: &[u8]) -> Vec<String> {
         let message = message(record.get("MESSAGE")?)?;
         let by_systemd = record.get("_PID").and_then(Value::as_str) == Some("1");
         let priority = record.get("PRIORITY").and_then(Value::as_str).and_then(|text| text.parse().ok());
-        match by_systemd {
-            false => Some(message),
-            true => (priority.unwrap_or(0) <= NOTICE).then(|| format!("systemd: {message}")),
+        if !by_systemd {
+            return Some(message);
         }
+        (priority.unwrap_or(0) <= NOTICE).then(|| format!("systemd: {message}"))
     };
     records(output).filter_map(told).collect()
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Systemd, last_exit, not_loaded, running};
+use super::{Systemd, journald, last_exit, not_loaded, running};
 use crate::checkpoint;
 use crate::clock;
 use crate::error::{Failure, Outcome};
@@ -19,6 +19,11 @@ const LOOK: Duration = Duration::from_millis(50);
 const MARGIN: Duration = Duration::from_secs(30);
 /// How long a start may take where the unit sets no limit.
 const WITHOUT_LIMIT: Duration = Duration::from_secs(15 * 60);
+
+/// What systemd writes when it refuses a start because of those before it.
+const GIVEN_UP: &str = "Start request repeated too quickly";
+/// How many of a failed unit's last lines are looked through for it.
+const LAST_LINES: usize = 10;
 
 impl Systemd {
     pub(super) fn start_unit(&self, admission: &Admission) -> Outcome<Started> {
@@ -38,13 +43,13 @@ impl Systemd {
         let unit = self.unit.as_str();
         let before = self.facts(bus)?;
         if let Some(running) = runs(&before) {
-            return Ok(started(running, StartedHow::RanAlready, Vec::new()));
+            return Ok(started(&running, StartedHow::RanAlready, Vec::new()));
         }
         if let Some(why) = not_loaded(&self.unit, &before) {
             return Err(Failure::new(why).hint(format!("systemctl status {unit}")));
         }
         let mut warnings = Vec::new();
-        if before.result == "start-limit-hit" {
+        if self.gave_up(&before) {
             warnings.push(format!(
                 "systemd had given {unit} up (\"start request repeated too quickly\"); that was reset for this start"
             ));
@@ -60,14 +65,26 @@ impl Systemd {
         }
         match (result, runs(&after)) {
             (JobResult::Done | JobResult::Unheard, Some(running)) => {
-                Ok(started(running, StartedHow::Fresh, warnings))
+                Ok(started(&running, StartedHow::Fresh, warnings))
             }
-            (JobResult::Assert, _) => Err(match fence::read(&self.layout)? {
+            (result, None) if is_forbidden(&result, &after) => Err(match fence::read(&self.layout)? {
                 Some(fence) => fence.refusal(),
                 None => not_asserted(&self.unit, &after),
             }),
             (result, _) => Err(why_not(&self.unit, &result, &after)),
         }
+    }
+
+    /// Tells whether systemd refuses further starts. Its result says so only where nothing else went wrong before; mostly
+    /// the journal alone does.
+    fn gave_up(&self, facts: &UnitFacts) -> bool {
+        if facts.result == "start-limit-hit" {
+            return true;
+        }
+        let said = || journald::tail(&self.runner, &facts.invocation, LAST_LINES).unwrap_or_default();
+        facts.active == ActiveState::Failed
+            && !facts.invocation.is_empty()
+            && said().iter().any(|line| line.starts_with("systemd: ") && line.contains(GIVEN_UP))
     }
 
     /// Has systemd start the unit. An interruption ends the wait: whoever is interrupted stops the service.
@@ -91,12 +108,18 @@ impl Systemd {
     }
 }
 
+/// Tells whether an assertion forbade a start.
+fn is_forbidden(result: &JobResult, after: &UnitFacts) -> bool {
+    let unheard = *result == JobResult::Unheard && after.is_down();
+    *result == JobResult::Assert || unheard && after.conditions_held && !after.assertions_held
+}
+
 fn runs(facts: &UnitFacts) -> Option<Running> {
     let main = facts.main_pid.filter(|_| facts.active == ActiveState::Active).and_then(ProcessId::of)?;
     Some(running(facts, main))
 }
 
-fn started(running: Running, how: StartedHow, warnings: Vec<String>) -> Started {
+fn started(running: &Running, how: StartedHow, warnings: Vec<String>) -> Started {
     Started { main: running.main, since: running.since, how, warnings }
 }
 

@@ -198,17 +198,17 @@ mod tests {
         }
     }
 
-    fn by_signal(number: i32) -> Option<Exit> {
-        Some(Exit { how: ExitKind::Signal(number), at: clock::now() })
+    fn by_signal(number: i32) -> Exit {
+        Exit { how: ExitKind::Signal(number), at: clock::now() }
     }
 
     #[test]
     fn rw_5_1_force_is_told_apart_by_whom_it_hit() {
         let left = ["7 (worker)".to_owned()];
-        assert_eq!(force(&after("success"), by_signal(15), &[]), Force::Asked);
-        assert_eq!(force(&after("timeout"), by_signal(9), &[]), Force::Killed);
-        assert_eq!(force(&after("timeout"), by_signal(6), &[]), Force::Killed);
-        assert_eq!(force(&after("timeout"), by_signal(15), &left), Force::LeftoversKilled);
+        assert_eq!(force(&after("success"), Some(by_signal(15)), &[]), Force::Asked);
+        assert_eq!(force(&after("timeout"), Some(by_signal(9)), &[]), Force::Killed);
+        assert_eq!(force(&after("timeout"), Some(by_signal(6)), &[]), Force::Killed);
+        assert_eq!(force(&after("timeout"), Some(by_signal(15)), &left), Force::LeftoversKilled);
     }
 
     #[test]
