@@ -6,6 +6,7 @@
 pub mod file;
 pub mod job;
 mod time;
+pub mod transient;
 pub mod unit;
 
 use std::path::Path;
