@@ -59,16 +59,13 @@ fn logical_lines(text: &str) -> Vec<(usize, String)> {
     let mut begun: Option<(usize, String)> = None;
     for (index, line) in text.lines().enumerate() {
         let (number, mut joined) = begun.take().unwrap_or((index + 1, String::new()));
-        match line.strip_suffix('\\') {
-            Some(part) => {
-                joined.push_str(part);
-                begun = Some((number, joined));
-            }
-            None => {
-                joined.push_str(line);
-                let words: Vec<&str> = joined.split_whitespace().collect();
-                lines.push((number, words.join(" ")));
-            }
+        if let Some(part) = line.strip_suffix('\\') {
+            joined.push_str(part);
+            begun = Some((number, joined));
+        } else {
+            joined.push_str(line);
+            let words: Vec<&str> = joined.split_whitespace().collect();
+            lines.push((number, words.join(" ")));
         }
     }
     lines.extend(begun.map(|(number, line)| (number, line.trim().to_owned())));
