@@ -20,6 +20,9 @@ pub const OPERATION: &str = "git-inspect";
 /// The worker's operation for [`handle_unremovable`].
 pub const UNREMOVABLE: &str = "git-unremovable";
 
+/// The worker's operation for [`handle_origin`].
+pub const ORIGIN: &str = "git-origin";
+
 /// What a worker is asked to look at.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Request {
@@ -100,6 +103,18 @@ pub fn handle(request: &Request) -> Outcome<TreeState> {
     Ok(state)
 }
 
+/// Does the worker's side of [`ORIGIN`]: reads the URL that people who work in the tree pull from. A refresh never asks.
+///
+/// # Errors
+/// git cannot be started.
+pub fn handle_origin(request: &Request) -> Outcome<Option<String>> {
+    let tree = Tree::enter(&request.place);
+    let program = tree.own().args(["config", "--get", "remote.origin.url"]);
+    let found = tree.git.runner().run(&program)?;
+    tree.leave()?;
+    Ok(found.succeeded().then(|| found.text().trim().to_owned()).filter(|url| !url.is_empty()))
+}
+
 fn kind_of(app: &Path) -> TreeKind {
     let Ok(found) = fs::symlink_metadata(app) else { return TreeKind::Absent };
     if !found.is_dir() {
@@ -159,7 +174,7 @@ pub(super) fn operation_files(git_dir: &Path) -> Vec<&'static str> {
 }
 
 /// The lock files in `.git`, absolute.
-pub(super) fn locks(git_dir: &Path) -> Vec<PathBuf> {
+pub fn locks(git_dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let is_lock = |path: &Path| path.extension().is_some_and(|ending| ending == "lock");
     for entry in fs::read_dir(git_dir).into_iter().flatten().flatten() {
@@ -206,7 +221,7 @@ fn nested_repositories(app: &Path) -> Vec<TreePath> {
 
 /// Processes that are at work in the repository: a lock file is open, or git runs with its working directory in the
 /// tree. Only names of links below `/proc` are read, nothing in the tree itself.
-pub(super) fn holders(app: &Path) -> Vec<String> {
+pub fn holders(app: &Path) -> Vec<String> {
     let git_dir = app.join(".git");
     let own = ProcessId::own().pid;
     all_pids()

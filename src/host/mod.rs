@@ -12,7 +12,7 @@ pub mod repair;
 mod rules;
 mod source;
 mod trust;
-mod unit;
+pub(crate) mod unit;
 mod unit_text;
 mod units;
 mod user;
