@@ -44,7 +44,7 @@ pub fn notes(host: &Host) -> Outcome<Vec<Note>> {
     if host.layout.is_real() {
         notes.extend(rights(host));
     }
-    notes.extend(sudo(host));
+    notes.extend(sudo(host)?);
     if let (true, Ok(owner)) = (host.layout.app().join(".git").is_dir(), host.owner()) {
         notes.extend(host.with_git(|git, _| tree(host, git, owner))?);
     }
@@ -98,21 +98,19 @@ fn rights(host: &Host) -> Vec<Note> {
 }
 
 /// Sudo rules of the time before.
-fn sudo(host: &Host) -> Vec<Note> {
-    rules::risky(&host.layout)
-        .into_iter()
-        .map(|rule| {
-            Note::new(
-                format!("{}, line {}: {}", rule.file.display(), rule.line, rule.text),
-                format!(
-                    "whoever controls the application is root by this rule; a refresh needs none: it is run by root, \
-                     or asked for with a file in {} (docs/requests.md)",
-                    host.layout.requests().display()
-                ),
-                format!("visudo -f {}, and take that line out", rule.file.display()),
-            )
-        })
-        .collect()
+fn sudo(host: &Host) -> Outcome<Vec<Note>> {
+    let rules = rules::risky(&host.layout)?.into_iter().map(|(file, line, text)| {
+        Note::new(
+            format!("{}, line {line}: {text}", file.display()),
+            format!(
+                "whoever controls the application is root by this rule; a refresh needs none: it is run by root, or \
+                 asked for with a file in {} (docs/requests.md)",
+                host.layout.requests().display()
+            ),
+            format!("visudo -f {}, and take that line out", file.display()),
+        )
+    });
+    Ok(rules.collect())
 }
 
 /// The work tree: what a run would stumble over, and what it will change.
