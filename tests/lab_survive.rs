@@ -9,7 +9,8 @@ mod lab;
 
 use std::process::Child;
 
-use lab::{LOCAL_INDEX, Lab, Machine, Ran, until};
+use lab::{LOCAL_INDEX, Lab, Machine, Ran, signal, until};
+use rustix::process::Signal;
 
 /// A service that needs nothing but Python, tells its version, and does what it is asked to by a file.
 const SERVER: &str = "import http.server, pathlib\n\
@@ -189,7 +190,8 @@ fn a_refresh_goes_on_when_its_client_is_killed_disconnected_cancelled_or_stopped
     host.release();
     host.tool(&format!("wait {run}")).expect(0);
     assert_eq!(host.version().as_deref(), Some("six"));
-    host.signal_client("CONT");
+    // All of its group: what leads into the machine stops and goes on with it.
+    signal(&client, Signal::CONT);
     ended(client).expect(0).says("Refreshed");
 
     // A closed output changes nothing, and the exit code is still the run's.
