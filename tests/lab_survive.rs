@@ -247,6 +247,22 @@ fn a_detached_run_is_waited_for_and_cancelled_by_its_name_and_a_second_one_ends_
 }
 
 #[test]
+fn ctrl_c_on_a_terminal_halts_the_run_and_the_client_stays_to_see_it() {
+    let Some(lab) = Lab::open() else { return };
+    let host = Host::running(&lab);
+    host.push("two");
+    host.hold();
+    let own = "echo $$ >/run/client.pid; exec ladylinux-refresh run";
+    let client = host.machine.spawn(&format!("exec script --quiet --return --command '{own}' /dev/null"));
+    let run = host.held();
+    host.signal_client("INT");
+    ended(client).expect(130).says("Halted").says("interrupted by SIGINT");
+    assert_eq!(host.last_run()["run"], run.as_str());
+    assert!(host.fenced());
+    assert_eq!(host.state(), "inactive");
+}
+
+#[test]
 fn rw_7_1a_a_run_that_is_killed_while_the_service_settles_leaves_it_stopped_and_fenced() {
     let Some(lab) = Lab::open() else { return };
     let host = Host::running(&lab);
