@@ -42,7 +42,10 @@ const TROUBLES: [Trouble; 5] = [
     },
     Trouble {
         what: "the application does not start",
-        files: &[("api_layer.py", "raise RuntimeError('no model was named')\n"), ("hooks/check.py", "pass\n")],
+        files: &[
+            ("api_layer.py", "raise RuntimeError('no model was named')\n"),
+            ("hooks/check.py", "pass\n"),
+        ],
         command: "run",
         step: "step 5 (restart)",
         cause: &["no model was named"],
@@ -144,7 +147,8 @@ fn cut_in_mid_transfer(site: &Site, command: &str) -> Ran {
 
 /// A fetch that brings nothing for a while is given up soon.
 fn impatient(machine: &Machine) {
-    let settings = Server::settings(How::Https, "", TABLES).replacen("[remote]\n", "[remote]\nstall = \"2s\"\n", 1);
+    let settings =
+        Server::settings(How::Https, "", TABLES).replacen("[remote]\n", "[remote]\nstall = \"2s\"\n", 1);
     machine.write("/etc/ladylinux/refresh.toml", &settings);
 }
 

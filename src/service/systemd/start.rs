@@ -60,8 +60,8 @@ impl Systemd {
         bus.reset_failed(unit)?;
         let result = self.await_start(bus, &before)?;
         let after = self.facts(bus)?;
-        if after.invocation != before.invocation && !after.invocation.is_empty() {
-            *self.last_start() = Some(after.invocation.clone());
+        if after.invocation != before.invocation {
+            *self.last_start() = self.invocation(&after);
         }
         match (result, runs(&after)) {
             (JobResult::Done | JobResult::Unheard, Some(running)) => {
@@ -81,10 +81,11 @@ impl Systemd {
         if facts.result == "start-limit-hit" {
             return true;
         }
-        let said = || journald::tail(&self.runner, &facts.invocation, LAST_LINES).unwrap_or_default();
-        facts.active == ActiveState::Failed
-            && !facts.invocation.is_empty()
-            && said().iter().any(|line| line.starts_with("systemd: ") && line.contains(GIVEN_UP))
+        let Some(invocation) = self.invocation(facts).filter(|_| facts.active == ActiveState::Failed) else {
+            return false;
+        };
+        let said = journald::tail(&self.runner, &invocation, LAST_LINES).unwrap_or_default();
+        said.iter().any(|line| line.starts_with("systemd: ") && line.contains(GIVEN_UP))
     }
 
     /// Has systemd start the unit. An interruption ends the wait: whoever is interrupted stops the service.
