@@ -4,6 +4,7 @@
 //! so that those of a unit on its way fit together as well as systemd can make them.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -124,6 +125,13 @@ pub struct Assertion {
     pub parameter: String,
     /// Whether it held when it was looked at last.
     pub held: Option<bool>,
+}
+
+impl fmt::Display for Assertion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (trigger, not) = (if self.triggering { "|" } else { "" }, if self.negated { "!" } else { "" });
+        write!(f, "{}={trigger}{not}{}", self.kind, self.parameter)
+    }
 }
 
 impl UnitFacts {
