@@ -29,8 +29,15 @@ pub fn for_worker() -> Vec<(&'static str, String)> {
     Vec::new()
 }
 
+/// Returns the variables by which a run that happens in another process has the same points.
+#[cfg(not(debug_assertions))]
+#[inline]
+pub fn for_run() -> Vec<(String, String)> {
+    Vec::new()
+}
+
 #[cfg(debug_assertions)]
-pub use kill::{for_worker, reach, reach_child};
+pub use kill::{for_run, for_worker, reach, reach_child};
 
 #[cfg(debug_assertions)]
 #[expect(clippy::disallowed_methods, reason = "compiled for tests only; must not depend on settings")]
@@ -68,6 +75,12 @@ mod kill {
             all.push((RUN_PROCESS, getpid().as_raw_nonzero().to_string()));
         }
         all
+    }
+
+    /// Returns the variables by which a run that happens in another process has the same points.
+    pub fn for_run() -> Vec<(String, String)> {
+        let names = [TRACE, KILL_AT, KILL].into_iter();
+        names.filter_map(|name| Some((name.to_owned(), env::var(name).ok()?))).collect()
     }
 
     fn at(name: &str, child: Option<Pid>) {

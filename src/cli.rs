@@ -36,10 +36,16 @@ pub enum Command {
     History(HistoryArgs),
     /// Return to an earlier good commit and environment, by the same six steps
     Rollback(RollbackArgs),
+    /// Follow a run to its end, and end with its exit code
+    Wait(WaitArgs),
+    /// Halt a run that is under way, properly
+    Cancel(CancelArgs),
     /// Let the service start again although the last refresh failed
     Unfence(UnfenceArgs),
     /// Bring a directory, or an existing installation, to the deployment contract
     Init(InitArgs),
+    /// Look for everything that may be wrong, and say how to repair it; changes nothing
+    Doctor(DoctorArgs),
     /// Control the service under the embedded supervisor
     #[command(subcommand)]
     Service(ServiceCommand),
@@ -52,6 +58,12 @@ pub enum Command {
     /// Runs the embedded supervisor
     #[command(hide = true)]
     Supervise,
+    /// Looks after a run when its process has ended
+    #[command(hide = true, name = crate::relay::start::AFTER_RUN)]
+    AfterRun(AfterRunArgs),
+    /// Takes what the application asked for, and does what it may ask for
+    #[command(hide = true, name = "answer-requests")]
+    AnswerRequests,
     /// Does one operation on files with the rights of their owner
     #[command(hide = true, name = crate::process::worker::COMMAND)]
     AsOwner(AsOwnerArgs),
@@ -83,6 +95,18 @@ pub struct ReportArgs {
     pub verbose: bool,
 }
 
+/// Where a run happens.
+#[derive(Debug, Clone, Default, Args)]
+pub struct PlaceArgs {
+    /// Return as soon as the run is started, and print its name; `wait` follows it
+    #[arg(long)]
+    pub detach: bool,
+
+    /// Be the process that does run ID
+    #[arg(long, hide = true, value_name = "ID", conflicts_with = "detach")]
+    pub worker: Option<String>,
+}
+
 /// How long to wait for another run.
 #[derive(Debug, Clone, Args)]
 pub struct LockArgs {
@@ -103,7 +127,7 @@ pub struct RunArgs {
     pub if_changed: bool,
 
     /// Show the plan and do nothing (the same as `plan`)
-    #[arg(long)]
+    #[arg(long, conflicts_with = "detach")]
     pub dry_run: bool,
 
     /// Leave staging out: do everything inside the six steps
@@ -117,6 +141,10 @@ pub struct RunArgs {
     /// How it reports
     #[command(flatten)]
     pub report: ReportArgs,
+
+    /// Where it happens
+    #[command(flatten)]
+    pub place: PlaceArgs,
 
     /// How it waits
     #[command(flatten)]
@@ -175,9 +203,38 @@ pub struct RollbackArgs {
     #[command(flatten)]
     pub report: ReportArgs,
 
+    /// Where it happens
+    #[command(flatten)]
+    pub place: PlaceArgs,
+
     /// How it waits
     #[command(flatten)]
     pub lock: LockArgs,
+}
+
+/// `wait`
+#[derive(Debug, Args)]
+pub struct WaitArgs {
+    /// The run, as `run --detach` and `history` name it
+    pub run: String,
+
+    /// How it reports
+    #[command(flatten)]
+    pub report: ReportArgs,
+}
+
+/// `cancel`
+#[derive(Debug, Args)]
+pub struct CancelArgs {
+    /// The run, as `run --detach` and `status` name it
+    pub run: String,
+}
+
+/// `after-run`
+#[derive(Debug, Args)]
+pub struct AfterRunArgs {
+    /// The run
+    pub run: String,
 }
 
 /// `unfence`
@@ -214,6 +271,14 @@ pub struct InitArgs {
     /// Only repair the work tree: give the service user back what it cannot remove, move nested repositories away
     #[arg(long, conflicts_with_all = ["repo", "branch", "allow", "port"])]
     pub repair_layout: bool,
+}
+
+/// `doctor`
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Write it as JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `service …`

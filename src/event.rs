@@ -6,7 +6,7 @@
 use std::fmt;
 use std::sync::Mutex;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::report::Report;
 use crate::settings::names::RunId;
@@ -16,7 +16,7 @@ pub const SCHEMA: u32 = 1;
 
 /// The parts of a run, in their order. The six steps are those of the specification; preflight and staging come
 /// before the refresh begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// Read-only checks.
@@ -69,7 +69,7 @@ impl fmt::Display for Phase {
 }
 
 /// One thing that happened.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
     /// The run began. Always first.
@@ -77,7 +77,7 @@ pub enum Event {
         /// The version of the stream, [`SCHEMA`].
         schema: u32,
         /// The version of the program.
-        program: &'static str,
+        program: String,
         /// The run.
         run: RunId,
         /// When, in UTC.

@@ -5,6 +5,8 @@ use std::process::ExitCode;
 use crate::error::Failure;
 use crate::journal::run_lock::Holder;
 use crate::report::Report;
+use crate::service::ExitKind;
+use crate::settings::names::RunId;
 
 /// How a command ended well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,8 +34,35 @@ pub enum Error {
     /// A run ended badly: refused before its first step, or halted in one. The report tells all: step, cause, state of
     /// the service, what to type next; its reporter has shown it already.
     Run(Box<Report>),
+    /// Another process did the work and has told why it ended badly; only its exit code is left to pass on.
+    Told(u8),
+    /// A signal ended the following of a run, which goes on.
+    Detached {
+        /// The run.
+        run: RunId,
+        /// The signal.
+        signal: i32,
+        /// The command that follows it again.
+        next: String,
+    },
+    /// The process of a run is gone, and it left no report.
+    Lost {
+        /// The run.
+        run: RunId,
+        /// How it ended, where anybody knows.
+        end: Option<ExitKind>,
+        /// The state of the service, in words.
+        service: String,
+        /// The command to type next.
+        next: String,
+    },
     /// A program error of ours.
     Bug(String),
+}
+
+/// The exit code of what a signal ended.
+pub fn of_signal(signal: i32) -> u8 {
+    u8::try_from(128 + signal).unwrap_or(u8::MAX)
 }
 
 /// Why something was refused, and what is the case now.
@@ -68,6 +97,13 @@ impl Error {
             Self::Refused(refusal) => signalled(&refusal.failure).unwrap_or(3),
             Self::Locked { .. } => 4,
             Self::Run(report) => report.exit_code,
+            Self::Told(code) => *code,
+            Self::Detached { signal, .. } => of_signal(*signal),
+            Self::Lost { end, .. } => match end {
+                Some(ExitKind::Code(code)) => u8::try_from(*code).unwrap_or(1),
+                Some(ExitKind::Signal(signal)) => of_signal(*signal),
+                None => of_signal(9),
+            },
             Self::Bug(_) => 70,
         }
     }

@@ -7,12 +7,14 @@
 //! [`refresh::restart`], [`refresh::status`]. Before them [`refresh::staging`] does what can fail while the service
 //! still runs, through the same operations.
 //!
+//! On a host with systemd a run is a unit of its own, which the command that was typed only follows ([`relay`]).
+//!
 //! Doors, held by lint (`clippy.toml`): other programs through [`process::Runner`], files through [`disk`], clocks
 //! through [`clock`], the environment through [`settings::environment`], output through [`report::screen`].
 //!
 //! The tool's own files lie below `/var/lib/ladylinux/refresh` ([`settings::layout`]): `mirror.git`, `generations/`,
 //! `tools/`, `cache/`, `runs/<id>/` (journal, log, report, saved changes), `supervisor/`, `status.json`,
-//! `deployed.env`, `made.json`, `fence`, `lock`; the environments lie in `/opt/ladylinux/venvs`, with `venv` a link to the live one.
+//! `deployed.env`, `made.json`, `fence`, `lock`, `requests/`; what does not outlive a boot in `/run/ladylinux-refresh`; the environments lie in `/opt/ladylinux/venvs`, with `venv` a link to the live one.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -25,6 +27,7 @@ pub mod clock;
 pub mod commands;
 pub mod demo;
 pub mod disk;
+pub mod doctor;
 pub mod error;
 pub mod event;
 pub mod exit;
@@ -38,7 +41,9 @@ pub mod plan;
 pub mod process;
 pub mod python;
 pub mod refresh;
+pub mod relay;
 pub mod report;
+pub mod requests;
 pub mod service;
 pub mod settings;
 pub mod status_file;

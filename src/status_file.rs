@@ -1,12 +1,21 @@
 //! `status.json`: the last result and what is deployed.
 //!
 //! Replaced atomically, readable by the service's user, so that the application itself can tell people which version
-//! runs and how the last refresh ended. What is deployed changes only when a refresh has settled.
+//! runs, whether a refresh is under way and how the last one ended. What is deployed changes only when a refresh has settled.
+//!
+//! A run and whoever answers the application's requests both write here, so each change is made under a lock of the file's
+//! own, for an instant.
 
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
+use crate::clock;
 use crate::disk;
 use crate::error::Outcome;
+use crate::event::{Event, Phase, Subscriber};
+use crate::process::ProcessId;
 use crate::report::Report;
 use crate::service::deployed::Deployed;
 use crate::settings::layout::Layout;
@@ -22,8 +31,60 @@ pub struct StatusFile {
     pub schema: u32,
     /// The pair of commit and environment that proved itself last.
     pub deployed: Option<DeployedPair>,
+    /// The run that is under way. One whose process is gone was killed.
+    #[serde(default)]
+    pub current: Option<Current>,
     /// The last run that came to an end.
     pub last_run: Option<Report>,
+    /// What the application asked for last.
+    #[serde(default)]
+    pub last_request: Option<LastRequest>,
+}
+
+/// A run that is under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Current {
+    /// The run.
+    pub run: RunId,
+    /// What was asked for: `run` or `rollback`.
+    pub command: String,
+    /// The branch.
+    pub branch: BranchName,
+    /// When it began, in UTC.
+    pub started_at: jiff::Timestamp,
+    /// The part of it that is in hand.
+    pub phase: Phase,
+    /// Its process.
+    pub process: ProcessId,
+}
+
+/// What became of a request of the application.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastRequest {
+    /// When it was found, in UTC.
+    pub at: jiff::Timestamp,
+    /// The branch that it names, as far as it names one.
+    pub branch: Option<String>,
+    /// What became of it.
+    pub outcome: RequestOutcome,
+    /// Why, where it did not succeed.
+    pub why: Option<String>,
+    /// The run that it led to.
+    pub run: Option<RunId>,
+}
+
+/// What became of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RequestOutcome {
+    /// It is not allowed, or no request at all.
+    Refused,
+    /// Its run was started.
+    Started,
+    /// Its run succeeded.
+    Done,
+    /// Its run did not succeed.
+    Failed,
 }
 
 /// A pair of commit and environment that proved itself.
@@ -47,7 +108,9 @@ pub fn read(layout: &Layout) -> StatusFile {
     read.filter(|status| status.schema == SCHEMA).unwrap_or(StatusFile {
         schema: SCHEMA,
         deployed: None,
+        current: None,
         last_run: None,
+        last_request: None,
     })
 }
 
@@ -56,29 +119,89 @@ pub fn read(layout: &Layout) -> StatusFile {
 /// # Errors
 /// The file cannot be written.
 pub fn set_deployed(layout: &Layout, deployed: &Deployed, run: &RunId) -> Outcome<()> {
-    let mut status = read(layout);
-    status.deployed = Some(DeployedPair {
-        commit: deployed.commit.clone(),
-        branch: deployed.branch.clone(),
-        generation: deployed.generation.clone(),
-        refreshed_at: deployed.refreshed_at,
-        run: run.clone(),
-    });
-    write(layout, &status)
+    change(layout, |status| {
+        status.deployed = Some(DeployedPair {
+            commit: deployed.commit.clone(),
+            branch: deployed.branch.clone(),
+            generation: deployed.generation.clone(),
+            refreshed_at: deployed.refreshed_at,
+            run: run.clone(),
+        });
+    })
 }
 
-/// Writes down how a run ended.
+/// Writes down how a run ended; it is not under way any more.
 ///
 /// # Errors
 /// The file cannot be written.
 pub fn set_last_run(layout: &Layout, report: &Report) -> Outcome<()> {
-    let mut status = read(layout);
-    status.last_run = Some(report.clone());
-    write(layout, &status)
+    change(layout, |status| {
+        status.last_run = Some(report.clone());
+        status.current = None;
+    })
 }
 
-fn write(layout: &Layout, status: &StatusFile) -> Outcome<()> {
-    disk::write_json(&layout.status_file(), status, 0o644)
+/// Writes down that no run is under way, where one is told to be.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn clear_current(layout: &Layout) -> Outcome<()> {
+    if read(layout).current.is_none() {
+        return Ok(());
+    }
+    change(layout, |status| status.current = None)
+}
+
+/// Writes down what became of a request.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn set_last_request(layout: &Layout, request: &LastRequest) -> Outcome<()> {
+    change(layout, |status| status.last_request = Some(request.clone()))
+}
+
+/// Keeps what is told of the run under way: which part of it is in hand.
+#[derive(Debug)]
+pub struct CurrentKeeper {
+    layout: Layout,
+    current: Current,
+}
+
+impl CurrentKeeper {
+    /// Makes the keeper; nothing is written before the next part begins.
+    pub fn new(layout: &Layout, current: Current) -> Self {
+        Self { layout: layout.clone(), current }
+    }
+}
+
+impl Subscriber for CurrentKeeper {
+    fn take(&mut self, event: &Event) {
+        // The last part takes no time, and its end writes the file anyway.
+        let Event::PhaseStarted { phase } = event else { return };
+        if *phase != Phase::Status {
+            self.current.phase = *phase;
+            let current = self.current.clone();
+            // Whoever looks sees an older part; no reason to end a run.
+            let _ = change(&self.layout, |status| status.current = Some(current));
+        }
+    }
+}
+
+/// How long somebody else may hold the file's lock before it is passed over: it is held for an instant only, so whoever
+/// holds it longer hangs.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+fn change(layout: &Layout, by: impl FnOnce(&mut StatusFile)) -> Outcome<()> {
+    let lock = disk::open_lock(&layout.status_file().with_extension("lock"))?;
+    let start = clock::monotonic();
+    while flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err()
+        && clock::monotonic().duration_since(start) < PATIENCE
+    {
+        clock::pause_regardless(Duration::from_millis(2));
+    }
+    let mut status = read(layout);
+    by(&mut status);
+    disk::write_json(&layout.status_file(), &status, 0o644)
 }
 
 #[cfg(test)]

@@ -72,10 +72,12 @@ fn every_command_explains_itself() {
             "{words:?}\n{}",
             said.out
         );
-        for option in command.get_arguments().filter_map(clap::Arg::get_long) {
+        let shown = command.get_arguments().filter(|argument| !argument.is_hide_set());
+        for option in shown.filter_map(clap::Arg::get_long) {
             assert!(said.out.contains(&format!("--{option}")), "{words:?} --{option}\n{}", said.out);
         }
-        for hidden in ["supervise", "as-owner", "git-credential"] {
+        for hidden in ["supervise", "as-owner", "git-credential", "after-run", "answer-requests", "--worker"]
+        {
             assert!(!said.out.contains(hidden), "{hidden} shows in\n{}", said.out);
         }
     }
@@ -316,7 +318,8 @@ fn the_documents_tell_every_option_and_every_variable() {
     for (words, command) in commands().iter().skip(1) {
         let row = rows.iter().find(|row| row[0].contains(&words[0])).unwrap_or_else(|| panic!("{words:?}"));
         assert!(words.iter().all(|word| row[0].contains(word.as_str())), "{words:?}");
-        let long = command.get_arguments().filter_map(clap::Arg::get_long).filter(|name| *name != "help");
+        let shown = command.get_arguments().filter(|argument| !argument.is_hide_set());
+        let long = shown.filter_map(clap::Arg::get_long).filter(|name| *name != "help");
         for option in long {
             let shared = match option {
                 "format" | "verbose" => row[1].contains("those of a report"),

@@ -162,7 +162,12 @@ fn every_event_there_is_stands_in_the_schema_and_no_other() {
     let (phase, text) = (Phase::Sync, String::from("text"));
     let report = Box::new(report("halted"));
     let events = [
-        Event::RunStarted { schema: 1, program: "1.0.0", run, at: "2026-01-02T03:04:05Z".parse().unwrap() },
+        Event::RunStarted {
+            schema: 1,
+            program: "1.0.0".into(),
+            run,
+            at: "2026-01-02T03:04:05Z".parse().unwrap(),
+        },
         Event::PhaseStarted { phase },
         Event::Progress { phase, what: text.clone(), done: Some(1), total: None },
         Event::Output { phase, source: text.clone(), line: text.clone() },

@@ -7,10 +7,16 @@ use crate::error::Failure;
 use crate::exit::{Ended, Error};
 use crate::git::{remote, worktree};
 use crate::report::screen;
+use crate::requests;
 
 /// Does one operation: a request on standard input, an answer on standard output.
 pub(super) fn answer(args: &AsOwnerArgs) -> Result<Ended, Error> {
-    let answer = worktree::answer(&args.operation, &input()?)
+    let request = input()?;
+    let answer = match args.operation.as_str() {
+        requests::OPERATION => Some(requests::answer(&request)),
+        operation => worktree::answer(operation, &request),
+    };
+    let answer = answer
         .ok_or_else(|| Error::Usage(Failure::new(format!("there is no operation {:?}", args.operation))))?;
     screen::write(&answer);
     Ok(Ended::Done)

@@ -1,16 +1,22 @@
 //! One thin file per command.
 
+mod after_run;
+mod answer_requests;
 mod as_owner;
+mod cancel;
 mod demo;
+mod doctor;
 mod drift;
 mod history;
 mod init;
+mod place;
 mod plan;
 mod rollback;
 mod run;
 mod service;
 mod status;
 mod unfence;
+mod wait;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -47,12 +53,17 @@ pub fn dispatch(cli: Cli) -> Result<Ended, Error> {
         Command::Status(args) => status::status(&layout, &args),
         Command::History(args) => history::history(&layout, &args),
         Command::Rollback(args) => rollback::rollback(&layout, &args),
+        Command::Wait(args) => wait::wait(&layout, &args),
+        Command::Cancel(args) => cancel::cancel(&layout, &args),
         Command::Unfence(args) => unfence::unfence(&layout, &args),
         Command::Init(args) => init::init(&layout, &args),
+        Command::Doctor(args) => doctor::doctor(&layout, &args),
         Command::Service(command) => service::service(&layout, &command),
         Command::Drift(command) => drift::drift(&layout, &command),
         Command::Demo(args) => demo::demo(&args),
         Command::Supervise => service::supervise(&layout),
+        Command::AfterRun(args) => after_run::after_run(&layout, &args),
+        Command::AnswerRequests => answer_requests::answer_requests(&layout),
         Command::AsOwner(args) => as_owner::answer(&args),
         Command::GitCredential(args) => as_owner::credential(&args),
     }
@@ -60,11 +71,19 @@ pub fn dispatch(cli: Cli) -> Result<Ended, Error> {
 
 /// Tells what ended a command, on standard error. A run has told its end already, through its reporter.
 pub fn complain(error: &Error, root: Option<&Path>) {
-    if matches!(error, Error::Run(..)) {
-        return;
+    tell_unless_reported(&layout(root).unwrap_or_else(|_| Layout::below("/")), error);
+}
+
+/// Writes what ended a command to standard error, where no reporter has told it.
+fn tell_unless_reported(layout: &Layout, error: &Error) {
+    if !matches!(error, Error::Run(..)) {
+        tell(layout, error);
     }
-    let layout = layout(root).unwrap_or_else(|_| Layout::below("/"));
-    for line in human::error(error, |command| as_typed(&layout, command)) {
+}
+
+/// Writes what ended a command to standard error.
+fn tell(layout: &Layout, error: &Error) {
+    for line in human::error(error, |command| as_typed(layout, command)) {
         screen::complain(&line);
     }
 }

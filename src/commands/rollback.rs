@@ -9,6 +9,7 @@ use crate::settings::layers::Overrides;
 use crate::settings::layout::Layout;
 use crate::settings::names::RunId;
 
+use super::place::{self, Wanted};
 use super::run::{When, Wish, installer, refresh};
 
 /// Returns to an earlier good pair.
@@ -17,15 +18,27 @@ pub(super) fn rollback(layout: &Layout, args: &RollbackArgs) -> Result<Ended, Er
     let wish = Wish {
         overrides: Overrides { installer: installer()?, ..Overrides::default() },
         when: When::Always,
-        report: args.report.clone(),
         lock: args.lock.clone(),
         command: "rollback",
     };
-    refresh(layout, &wish, |on| {
-        let now = Now { fenced: on.is_fenced(), commit: on.tree.inspect()?.commit, generation: on.live() };
-        let pair = history::rollback_target(&on.layout, run.as_ref(), &now)?;
-        on.runner.events().note(&format!("returning to run {} ({})", pair.run, pair.commit.short()));
-        let state = TargetState::Earlier { commit: pair.commit, generation: pair.generation };
-        Ok(Target { branch: pair.branch, state })
+    let mut arguments = vec!["rollback".to_owned(), format!("--lock-timeout={}", args.lock.lock_timeout)];
+    arguments.extend(args.run.clone());
+    let wanted = Wanted {
+        layout,
+        run: None,
+        place: &args.place,
+        report: &args.report,
+        overrides: &wish.overrides,
+        arguments,
+    };
+    place::place(wanted, |seat| {
+        refresh(layout, &wish, seat, |on| {
+            let now =
+                Now { fenced: on.is_fenced(), commit: on.tree.inspect()?.commit, generation: on.live() };
+            let pair = history::rollback_target(&on.layout, run.as_ref(), &now)?;
+            on.runner.events().note(&format!("returning to run {} ({})", pair.run, pair.commit.short()));
+            let state = TargetState::Earlier { commit: pair.commit, generation: pair.generation };
+            Ok(Target { branch: pair.branch, state })
+        })
     })
 }

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::cli::{LockArgs, ReportArgs, RunArgs};
+use crate::cli::{LockArgs, RunArgs};
 use crate::clock;
 use crate::error::{Failure, Outcome};
-use crate::event::{Event, Events, Phase};
+use crate::event::{Event, Phase};
 use crate::exit::{Ended, Error};
 use crate::installation::{self, Installation};
 use crate::journal::recover;
@@ -25,10 +25,16 @@ use crate::settings::layout::Layout;
 use crate::settings::names::{BranchName, CommitId, RunId};
 use crate::status_file;
 
-use super::{lock, reporter, settings};
+use super::place::{self, Seat, Wanted};
+use super::{lock, settings};
 
 /// Refreshes an installation.
 pub(super) fn run(layout: &Layout, args: &RunArgs) -> Result<Ended, Error> {
+    run_as(layout, args, None)
+}
+
+/// Refreshes an installation by a run whose name somebody has to know beforehand.
+pub(super) fn run_as(layout: &Layout, args: &RunArgs, run: Option<RunId>) -> Result<Ended, Error> {
     let branch = args.branch.as_deref().map(BranchName::parse).transpose().map_err(Error::Usage)?;
     let wish = Wish {
         overrides: Overrides {
@@ -37,13 +43,36 @@ pub(super) fn run(layout: &Layout, args: &RunArgs) -> Result<Ended, Error> {
             installer: installer()?,
         },
         when: if args.if_changed { When::IfChanged } else { When::Always },
-        report: args.report.clone(),
         lock: args.lock.clone(),
         command: "run",
     };
-    refresh(layout, &wish, |on| {
-        Ok(Target { branch: branch.unwrap_or_else(|| usual_branch(on)), state: TargetState::Latest })
+    let wanted = Wanted {
+        layout,
+        run,
+        place: &args.place,
+        report: &args.report,
+        overrides: &wish.overrides,
+        arguments: arguments(args),
+    };
+    place::place(wanted, |seat| {
+        refresh(layout, &wish, seat, |on| {
+            Ok(Target { branch: branch.unwrap_or_else(|| usual_branch(on)), state: TargetState::Latest })
+        })
     })
+}
+
+/// The same as the command line of a worker, which reports nothing by itself.
+fn arguments(args: &RunArgs) -> Vec<String> {
+    let flags = [
+        (args.if_changed, "--if-changed"),
+        (args.no_stage, "--no-stage"),
+        (args.always_rebuild_venv, "--always-rebuild-venv"),
+    ];
+    let mut arguments = vec!["run".to_owned()];
+    arguments.extend(flags.into_iter().filter(|(given, _)| *given).map(|(_, flag)| flag.to_owned()));
+    arguments.push(format!("--lock-timeout={}", args.lock.lock_timeout));
+    arguments.extend(args.branch.clone());
+    arguments
 }
 
 /// What the command line says about a run or a rollback.
@@ -52,8 +81,6 @@ pub(super) struct Wish {
     pub(super) overrides: Overrides,
     /// Whether a run that would change nothing does nothing.
     pub(super) when: When,
-    /// How it reports.
-    pub(super) report: ReportArgs,
     /// How it waits.
     pub(super) lock: LockArgs,
     /// What was typed.
@@ -88,21 +115,21 @@ pub(super) fn installer() -> Result<Option<crate::settings::InstallerChoice>, Er
 pub(super) fn refresh(
     layout: &Layout,
     wish: &Wish,
+    seat: &Seat,
     choose: impl FnOnce(&Installation) -> Outcome<Target>,
 ) -> Result<Ended, Error> {
-    let started_at = clock::now();
     let start = clock::monotonic();
     let layers = settings(layout, wish.overrides.clone())?;
-    let run = RunId::new(started_at, std::process::id());
-    let events = Arc::new(Events::new(vec![reporter(&wish.report)]));
+    let (run, started_at, events) = (seat.run.clone(), seat.started_at, &seat.events);
     installation::check_there(layout)
         .map_err(|failure| crate::exit::Refusal::of(&Phase::Preflight.to_string(), failure))?;
     let _lock = lock(layout, wish.command, Some(&run), &wish.lock)?;
+    seat.open_spool(layout);
 
     let register = layout.run(&run).join(recover::CHILDREN);
-    let runner = Runner::new(Arc::clone(&events)).for_run(run.clone(), register);
+    let runner = Runner::new(Arc::clone(events)).for_run(run.clone(), register);
     let on = Installation::open(layers, runner).map_err(Error::Usage)?;
-    begin::announce(&events, &run);
+    begin::announce(events, &run);
     events.emit(&Event::PhaseStarted { phase: Phase::Preflight });
     let checked = look(&on, wish.when, &run, choose);
     let duration_ms = millis(clock::monotonic().duration_since(start));
@@ -144,7 +171,7 @@ pub(super) fn refresh(
         preflight: part,
         warnings: Vec::new(),
     };
-    let planned = refresh::begin(&on, opening, Arc::clone(&events))
+    let planned = refresh::begin(&on, opening, Arc::clone(events))
         .map_err(|failure| super::refuse(&on, "preflight", failure, "ladylinux-refresh run"))?;
     let planned = if on.settings.strict_order { planned } else { planned.stage()? };
     refresh::execute(planned)?;
@@ -168,6 +195,8 @@ fn look(
 ) -> Outcome<(Target, Found)> {
     interrupt::check()?;
     let recovered = recover::recover(&on.layout, on.runner.events(), &on.tree)?;
+    // This run holds the lock and has not begun, so whatever run is told to be under way is not.
+    status_file::clear_current(&on.layout)?;
     let mut observed = Observed::of(on)?;
     let checked = preflight::check(on, &observed);
     interrupt::check()?;

@@ -13,7 +13,7 @@ use crate::report::{self, Report};
 use crate::service::fence::Fence;
 use crate::settings::layout::Layout;
 use crate::settings::names::{CommitId, GenerationName, RunId};
-use crate::status_file::{self, DeployedPair};
+use crate::status_file::{self, Current, DeployedPair, LastRequest, RequestOutcome};
 
 use super::{open, refuse};
 
@@ -30,7 +30,10 @@ struct Status {
     fence: Option<String>,
     drift: Drift,
     running_now: Option<RunId>,
+    /// The run that the status file tells of as under way; where `running_now` is none, it was killed.
+    current: Option<Current>,
     last_run: Option<Report>,
+    last_request: Option<LastRequest>,
 }
 
 /// Shows the state of an installation; changes nothing.
@@ -60,7 +63,9 @@ fn look(on: &Installation) -> crate::error::Outcome<Status> {
         drift: observed.drift.unwrap_or_default(),
         deployed: file.deployed,
         running_now,
+        current: file.current,
         last_run: file.last_run,
+        last_request: file.last_request,
     })
 }
 
@@ -110,9 +115,7 @@ fn show(on: &Installation, status: &Status) {
             tip.commit.short()
         ));
     }
-    if let Some(run) = &status.running_now {
-        say(&format!("now          run {run} is under way"));
-    }
+    show_current(on, status);
     if let Some(report) = &status.last_run {
         let down = report.downtime_ms.map(|ms| format!(", down {}", duration(ms))).unwrap_or_default();
         say(&format!("last run     {} {} {}{down}", report.run, report.command, report.result.word()));
@@ -123,8 +126,51 @@ fn show(on: &Installation, status: &Status) {
             ));
         }
     }
+    if let Some(request) = &status.last_request {
+        show_request(request);
+    }
     if status.fence.is_some() && status.running_now.is_none() {
         let next = if status.deployed.is_some() { "rollback" } else { "run" };
         say(&format!("next         {}", on.as_typed(&format!("ladylinux-refresh {next}"))));
     }
+}
+
+/// Tells of the run that is under way, or of one that was killed before it could say how it ended.
+fn show_current(on: &Installation, status: &Status) {
+    let current = status
+        .current
+        .as_ref()
+        .filter(|current| status.running_now.is_none() || status.running_now.as_ref() == Some(&current.run));
+    match (&status.running_now, current) {
+        (None, None) => {}
+        (Some(run), None) => say(&format!("now          run {run} is under way")),
+        (Some(run), Some(current)) => say(&format!(
+            "now          {} {run} of {} is under way: {} since {}",
+            current.command,
+            harmless(current.branch.as_str()),
+            current.phase,
+            current.started_at.strftime("%H:%M:%S UTC")
+        )),
+        // Looked at after the lock: a process that lives on has just finished.
+        (None, Some(current)) if current.process.is_alive() => {}
+        (None, Some(current)) => {
+            let killed = paint(Tone::Bad, "was killed:");
+            say(&format!("now          run {} {killed} {}", current.run, current.phase));
+            say(&format!("             {}", on.as_typed("ladylinux-refresh run")));
+        }
+    }
+}
+
+/// Tells what became of the application's last request.
+fn show_request(request: &LastRequest) {
+    let word = match request.outcome {
+        RequestOutcome::Refused => paint(Tone::Warning, "refused"),
+        RequestOutcome::Started => "started".to_owned(),
+        RequestOutcome::Done => "done".to_owned(),
+        RequestOutcome::Failed => paint(Tone::Bad, "failed"),
+    };
+    let branch = request.branch.as_deref().map_or("no branch".to_owned(), harmless);
+    let at = request.at.strftime("%Y-%m-%d %H:%M:%S UTC");
+    let why = request.why.as_deref().map(|why| format!(": {}", harmless(why))).unwrap_or_default();
+    say(&format!("last request {branch} at {at} {word}{why}"));
 }

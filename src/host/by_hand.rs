@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 
 use crate::error::Outcome;
+use crate::git::Git;
 use crate::git::inspect::Head;
 use crate::process::Owner;
 use crate::report::screen::{Tone, count, harmless, paint, say};
@@ -34,8 +35,7 @@ impl Note {
     }
 }
 
-/// Looks for everything of that kind; only reads. What needs the mirror or the tool's state is left out where that is
-/// not there yet.
+/// Looks for everything of that kind; only reads. What needs the mirror is left out where there is none yet.
 ///
 /// # Errors
 /// Something cannot be looked at.
@@ -45,8 +45,8 @@ pub fn notes(host: &Host) -> Outcome<Vec<Note>> {
         notes.extend(rights(host));
     }
     notes.extend(sudo(host));
-    if host.layout.state().is_dir() && host.layout.app().join(".git").is_dir() {
-        notes.extend(tree(host)?);
+    if let (true, Ok(owner)) = (host.layout.app().join(".git").is_dir(), host.owner()) {
+        notes.extend(host.with_git(|git, _| tree(host, git, owner))?);
     }
     if matches!(host.keeper, Keeper::Systemd { .. }) {
         notes.extend(unit_notes(host)?);
@@ -116,10 +116,10 @@ fn sudo(host: &Host) -> Vec<Note> {
 }
 
 /// The work tree: what a run would stumble over, and what it will change.
-fn tree(host: &Host) -> Outcome<Vec<Note>> {
+fn tree(host: &Host, git: &Git, owner: Owner) -> Outcome<Vec<Note>> {
     let app = host.layout.app();
     let mut notes = Vec::new();
-    let repair = repair::Repair::at(&host.layout, &host.runner, host.owner()?, &host.run)?;
+    let repair = repair::Repair::at(&host.layout, git, owner, &host.run);
     let found = repair.look()?;
     if !found.is_nothing() {
         notes.push(Note::new(

@@ -12,7 +12,7 @@ pub mod repair;
 mod rules;
 mod source;
 mod trust;
-mod unit;
+pub(crate) mod unit;
 mod unit_text;
 mod units;
 mod user;
@@ -146,18 +146,22 @@ impl Host {
         Ok(())
     }
 
-    /// Asks the remote for the branch, from a world of its own that is gone afterwards: a mistake in the URL or the
-    /// branch leaves nothing behind.
+    /// Asks the remote for the branch: a mistake in the URL or the branch leaves nothing behind.
     fn check_remote(&self) -> Outcome<()> {
+        self.with_git(|git, world| {
+            Mirror::new(git, world, &self.given.settings.remote).remote_tip(&self.given.branch).map(drop)
+        })
+    }
+
+    /// Does `work` with a git whose configuration lies in a world of its own, which is gone afterwards.
+    fn with_git<T>(&self, work: impl FnOnce(&Git, &Layout) -> Outcome<T>) -> Outcome<T> {
         let scratch = PathBuf::from(format!("/tmp/ladylinux-refresh-init-{}", self.run));
         disk::make_new_folder(&scratch, 0o755)?;
         let world = Layout::below(scratch);
-        let told = Git::new(&self.runner, &world).and_then(|git| {
-            Mirror::new(&git, &world, &self.given.settings.remote).remote_tip(&self.given.branch)
-        });
+        let done = Git::new(&self.runner, &world).and_then(|git| work(&git, &world));
         let removed = disk::remove_tree(world.root());
-        told?;
-        removed
+        let done = done?;
+        removed.map(|()| done)
     }
 
     /// Returns whom the application belongs to: on systemd the service user; elsewhere whom it belongs to already, below

@@ -12,7 +12,7 @@ use crate::git::Git;
 use crate::git::inspect::{self, Head, Obstacle, Unremovable};
 use crate::git::path::TreePath;
 use crate::git::worktree::WorkTree;
-use crate::process::{Owner, Runner};
+use crate::process::Owner;
 use crate::report::screen::count;
 use crate::settings::layout::Layout;
 use crate::settings::names::RunId;
@@ -67,12 +67,8 @@ impl Found {
 
 impl<'a> Repair<'a> {
     /// Prepares the repair of the work tree of `layout` for `owner`.
-    ///
-    /// # Errors
-    /// There is no git.
-    pub fn at(layout: &'a Layout, runner: &Runner, owner: Owner, run: &'a RunId) -> Outcome<Self> {
-        let git = Git::new(runner, layout)?;
-        Ok(Self { layout, tree: WorkTree::new(&git, layout, owner), owner, run })
+    pub fn at(layout: &'a Layout, git: &Git, owner: Owner, run: &'a RunId) -> Self {
+        Self { layout, tree: WorkTree::new(git, layout, owner), owner, run }
     }
 
     /// Returns whom the application belongs to: on a real machine the service user, below a root whose `app/` is.
@@ -124,7 +120,7 @@ impl<'a> Repair<'a> {
                         entry.path, self.owner.uid
                     )
                 }
-                Obstacle::Flag => format!("leave {} alone: {}; {}", entry.path, entry.reason, entry.repair),
+                Obstacle::Other => format!("leave {} alone: {}; {}", entry.path, entry.reason, entry.repair),
             });
         }
         for path in &found.nested {
@@ -170,7 +166,7 @@ impl<'a> Repair<'a> {
         match left.first() {
             None => Ok(()),
             Some(first) => {
-                Err(Failure::new(format!("{} still cannot be removed: {}", first.path, first.reason))
+                Err(Failure::new(format!("{} still stands in the way: {}", first.path, first.reason))
                     .hint(first.repair.clone()))
             }
         }

@@ -12,9 +12,9 @@ pub(super) const SIGNATURE: &str = "# Made by `ladylinux-refresh init` after the
 
 /// A text without what some editors add, and what that was.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Normalized {
+pub(crate) struct Normalized {
     /// The text.
-    pub(super) text: String,
+    pub(crate) text: String,
     /// What was taken away.
     pub(super) changes: Vec<&'static str>,
 }

@@ -1,4 +1,5 @@
-//! Signals: SIGINT and SIGTERM ask for a proper halt, SIGHUP and SIGPIPE change nothing.
+//! Signals: SIGINT and SIGTERM ask for a proper halt, SIGHUP and SIGPIPE change nothing. Whoever only follows a run has
+//! another use for them, and looks at [`arrived`] and [`hung_up`] itself.
 //!
 //! The handlers only store the signal's number; whoever waits looks at it through [`check`]. A second signal of the
 //! kind changes nothing: the halt under way is the fastest that leaves a known state.
@@ -12,6 +13,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use crate::error::{Context as _, Failure, Outcome};
 
 static ARRIVED: LazyLock<Arc<AtomicUsize>> = LazyLock::new(|| Arc::new(AtomicUsize::new(0)));
+static HUNG_UP: LazyLock<Arc<AtomicBool>> = LazyLock::new(|| Arc::new(AtomicBool::new(false)));
 static SHIELDED: AtomicBool = AtomicBool::new(false);
 
 /// Installs the handlers; called once, at the start of the program.
@@ -24,7 +26,7 @@ pub fn install() -> Outcome<()> {
             .context(|| format!("cannot handle signal {signal}"))?;
     }
     // A terminal that goes away must not halt a run. A handler, unlike "ignore", is not inherited by children.
-    signal_hook::flag::register(SIGHUP, Arc::new(AtomicBool::new(false)))
+    signal_hook::flag::register(SIGHUP, Arc::clone(&HUNG_UP))
         .context(|| "cannot handle SIGHUP".to_owned())?;
     Ok(())
 }
@@ -35,6 +37,11 @@ pub fn arrived() -> Option<i32> {
         0 => None,
         signal => i32::try_from(signal).ok(),
     }
+}
+
+/// Tells whether the terminal that this program was started on has gone away.
+pub fn hung_up() -> bool {
+    HUNG_UP.load(Ordering::SeqCst)
 }
 
 /// Gives up the work in hand when a halt was asked for.

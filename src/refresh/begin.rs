@@ -6,12 +6,13 @@ use crate::checkpoint;
 use crate::clock;
 use crate::disk;
 use crate::error::Outcome;
-use crate::event::{Event, Events, SCHEMA};
+use crate::event::{Event, Events, Phase, SCHEMA};
 use crate::installation::Installation;
 use crate::journal::{Entry, Journal, record};
 use crate::process::ProcessId;
 use crate::report::log::Log;
 use crate::settings::names::{BranchName, CommitId, GenerationName, RunId};
+use crate::status_file::{Current, CurrentKeeper};
 
 use super::account::{Account, Opening};
 use super::{Planned, Refresh};
@@ -54,7 +55,7 @@ pub const LOG: &str = "log";
 
 /// Tells the stream of events that a run begins.
 pub fn announce(events: &Events, run: &RunId) {
-    let program = env!("CARGO_PKG_VERSION");
+    let program = env!("CARGO_PKG_VERSION").to_owned();
     events.emit(&Event::RunStarted { schema: SCHEMA, program, run: run.clone(), at: clock::now() });
 }
 
@@ -68,6 +69,15 @@ pub fn begin(on: &Installation, opening: Opening, events: Arc<Events>) -> Outcom
     disk::make_folder(&folder, 0o755)?;
     checkpoint::reach("begin:folder-made");
     events.subscribe(Box::new(Log::open(&folder.join(LOG))?));
+    let current = Current {
+        run: opening.run.clone(),
+        command: opening.target.command().to_owned(),
+        branch: opening.target.branch.clone(),
+        started_at: opening.started_at,
+        phase: Phase::Preflight,
+        process: ProcessId::own(),
+    };
+    events.subscribe(Box::new(CurrentKeeper::new(&on.layout, current)));
     let mut journal = Journal::create(&folder)?;
     journal.append(Entry::Begun {
         schema: record::SCHEMA,

@@ -273,6 +273,16 @@ pub fn error(error: &exit::Error, typed: impl Fn(&str) -> String) -> Vec<String>
         Error::Run(report) => {
             report.error.iter().flat_map(|error| error_lines(error, &state(report))).collect()
         }
+        Error::Told(_) => Vec::new(),
+        Error::Detached { run, next, .. } => vec![format!("run {run} goes on; follow it with: {next}")],
+        Error::Lost { run, end, service, next } => {
+            let how = end.map_or("nobody knows how".to_owned(), |end| end.to_string());
+            vec![
+                format!("{}: run {run} is over without a report ({how})", paint(Tone::Bad, "error")),
+                format!("  service    {service}"),
+                format!("  next       {}", paint(Tone::Strong, next)),
+            ]
+        }
         Error::Bug(what) => vec![
             format!("{}: this is a bug in ladylinux-refresh: {}", paint(Tone::Bad, "error"), harmless(what)),
             "  service    unknown".to_owned(),

@@ -25,6 +25,11 @@ pub fn is_terminal() -> bool {
     std::io::stdout().is_terminal()
 }
 
+/// Tells whether somebody sits before a terminal: one of the three standard streams is one.
+pub fn is_on_terminal() -> bool {
+    std::io::stdin().is_terminal() || std::io::stdout().is_terminal() || std::io::stderr().is_terminal()
+}
+
 /// Writes a line to standard output.
 pub fn say(line: &str) {
     let mut out = std::io::stdout().lock();

@@ -32,6 +32,21 @@ pub fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
+/// The variables of the caller that decide what a run does, beside [`NETWORK`]: with these a run that happens in another
+/// process does what it would do here. Nothing else of the caller's environment reaches it.
+const OF_A_RUN: [&str; 1] = ["LADYLINUX_REFRESH_INSTALLER"];
+
+/// Returns what a run in another process has to know of the caller's environment.
+pub fn for_run() -> Vec<(String, String)> {
+    let names = NETWORK.iter().chain(&OF_A_RUN);
+    let mut known: Vec<_> = names.filter_map(|name| Some(((*name).to_owned(), variable(name)?))).collect();
+    if !rustix::process::geteuid().is_root() {
+        // What root runs is not to be chosen by whoever set the PATH ([`find_program`]).
+        known.extend(variable("PATH").map(|path| ("PATH".to_owned(), path)));
+    }
+    known
+}
+
 /// Returns those of [`NETWORK`] that are set.
 pub fn network() -> Vec<(String, String)> {
     NETWORK.iter().filter_map(|name| Some(((*name).to_owned(), variable(name)?))).collect()

@@ -5,6 +5,8 @@
 
 pub mod file;
 pub mod job;
+mod time;
+pub mod transient;
 pub mod unit;
 
 use std::path::Path;

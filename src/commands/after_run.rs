@@ -1,0 +1,94 @@
+//! `after-run`: looks after a run whose process has ended. systemd starts it with every end of a run's unit.
+
+use std::time::Duration;
+
+use crate::cli::AfterRunArgs;
+use crate::exit::{Ended, Error, Refusal};
+use crate::journal::run_lock::{self, Taken};
+use crate::journal::{Status, store};
+use crate::refresh::killed;
+use crate::relay::spool::Spool;
+use crate::service::ExitKind;
+use crate::settings::environment;
+use crate::settings::layout::Layout;
+use crate::settings::names::RunId;
+use crate::status_file;
+
+use super::open;
+
+/// How long somebody who only glances at the lock may hold it up.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Does nothing where the run came to its own end; else stops the service that it left behind the fence, and tells.
+pub(super) fn after_run(layout: &Layout, args: &AfterRunArgs) -> Result<Ended, Error> {
+    let run = RunId::parse(&args.run).map_err(Error::Usage)?;
+    let end = told_by_systemd();
+    let looked_after = look_after(layout, &run, end);
+    let spool = Spool::of(layout, &run);
+    if spool.is_there() {
+        // Last of all: whoever follows finds everything else done.
+        let _ = spool.set_end(end);
+    }
+    looked_after.map(|()| Ended::Done)
+}
+
+fn look_after(layout: &Layout, run: &RunId, end: ExitKind) -> Result<(), Error> {
+    let refused = |failure| Refusal::of("after-run", failure);
+    let read = store::read(&layout.run(run)).map_err(refused)?;
+    let over = read.is_none_or(|read| matches!(read.status, Some(Status::Ended { .. })));
+    let current = status_file::read(layout).current;
+    if over && current.is_none_or(|current| current.run != *run) {
+        return Ok(());
+    }
+    let taken = run_lock::take(&layout.lock_file(), "after-run", None, PATIENCE).map_err(refused)?;
+    // Whoever has the lock begins with what this would do.
+    let Taken::Ours(_lock) = taken else { return Ok(()) };
+    let on = open(layout, "after-run")?;
+    killed::settle(&on, run, end).map_err(refused)
+}
+
+/// How the main process ended (systemd.exec(5): `$EXIT_CODE`, `$EXIT_STATUS`).
+fn told_by_systemd() -> ExitKind {
+    let how = environment::variable("EXIT_CODE");
+    let status = environment::variable("EXIT_STATUS").unwrap_or_default();
+    parse_end(how.as_deref(), &status)
+}
+
+fn parse_end(how: Option<&str>, status: &str) -> ExitKind {
+    if how == Some("exited")
+        && let Ok(code) = status.parse()
+    {
+        return ExitKind::Code(code);
+    }
+    const NAMES: [(&str, i32); 12] = [
+        ("HUP", 1),
+        ("INT", 2),
+        ("QUIT", 3),
+        ("ILL", 4),
+        ("ABRT", 6),
+        ("BUS", 7),
+        ("FPE", 8),
+        ("SEGV", 11),
+        ("PIPE", 13),
+        ("ALRM", 14),
+        ("TERM", 15),
+        ("SYS", 31),
+    ];
+    let known = NAMES.iter().find(|(name, _)| *name == status).map(|(_, number)| *number);
+    // Nothing else than SIGKILL ends a run without a name worth telling.
+    ExitKind::Signal(known.or_else(|| status.parse().ok()).unwrap_or(9))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_systemd_tells_of_an_end_is_understood() {
+        assert_eq!(parse_end(Some("exited"), "4"), ExitKind::Code(4));
+        assert_eq!(parse_end(Some("killed"), "KILL"), ExitKind::Signal(9));
+        assert_eq!(parse_end(Some("dumped"), "SEGV"), ExitKind::Signal(11));
+        assert_eq!(parse_end(Some("killed"), "TERM"), ExitKind::Signal(15));
+        assert_eq!(parse_end(None, ""), ExitKind::Signal(9));
+    }
+}

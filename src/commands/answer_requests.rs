@@ -1,0 +1,123 @@
+//! `answer-requests`: takes what the application asked for, and does what it may ask for. A path unit starts it.
+
+use std::time::Duration;
+
+use crate::cli::{Format, LockArgs, PlaceArgs, ReportArgs, RunArgs};
+use crate::clock;
+use crate::error::Failure;
+use crate::exit::{Ended, Error, Refusal};
+use crate::relay::spool::Spool;
+use crate::report::screen::{complain, harmless, say};
+use crate::requests;
+use crate::settings::layout::Layout;
+use crate::settings::names::BranchName;
+use crate::status_file::{self, LastRequest, RequestOutcome};
+
+use super::{open, place, run};
+
+/// How long a request waits for another run to end, in seconds.
+const LOCK_TIMEOUT: u64 = 900;
+/// How long one start takes at least on a real machine: with that the start limit of the unit tells an application that
+/// asks all the time, and a folder that cannot be emptied, from one that asks now and then.
+const AT_LEAST: Duration = Duration::from_secs(1);
+
+/// Answers everything that lies in the folder.
+pub(super) fn answer_requests(layout: &Layout) -> Result<Ended, Error> {
+    let start = clock::monotonic();
+    let answered = answer(layout);
+    if layout.is_real() {
+        let left = AT_LEAST.saturating_sub(clock::monotonic().duration_since(start));
+        // An interrupt ends the waiting, and that is all there is to end.
+        let _ = clock::pause(left);
+    }
+    answered
+}
+
+fn answer(layout: &Layout) -> Result<Ended, Error> {
+    let folder = layout.requests();
+    let on = open(layout, "answer-requests")?;
+    let taken = requests::take(&on.runner, on.owner, &folder)
+        .map_err(|failure| Refusal::of("answer-requests", failure))?;
+    for unread in &taken.unread {
+        complain(&format!("removed without being read: {unread}"));
+    }
+    let (granted, denied) = requests::judge(&taken.texts, &on.settings.allowed_branches);
+    drop(on);
+    for no in denied {
+        let branch = no.branch.as_deref().unwrap_or("no branch");
+        complain(&format!("refused the request for {branch}: {}", no.why));
+        write_down(
+            layout,
+            &LastRequest {
+                at: clock::now(),
+                branch: no.branch,
+                outcome: RequestOutcome::Refused,
+                why: Some(no.why),
+                run: None,
+            },
+        );
+    }
+    for branch in granted {
+        grant(layout, &branch)?;
+    }
+    if taken.stuck.is_empty() {
+        return Ok(Ended::Done);
+    }
+    let failure =
+        Failure::new(format!("{} cannot be emptied:\n{}", folder.display(), taken.stuck.join("\n")))
+            .hint(format!("look what is in it, then remove it as root: ls -la {}", folder.display()));
+    Err(Refusal::of("answer-requests", failure))
+}
+
+/// Does what was asked for, as somebody at a shell would, and writes down what became of it.
+fn grant(layout: &Layout, branch: &BranchName) -> Result<(), Error> {
+    let id = place::new_name();
+    let mut request = LastRequest {
+        at: clock::now(),
+        branch: Some(branch.to_string()),
+        outcome: RequestOutcome::Started,
+        why: None,
+        run: Some(id.clone()),
+    };
+    say(&format!("the application asks for {branch}: run {id}"));
+    write_down(layout, &request);
+    let args = RunArgs {
+        branch: Some(branch.to_string()),
+        if_changed: false,
+        dry_run: false,
+        no_stage: false,
+        always_rebuild_venv: false,
+        report: ReportArgs { format: Some(Format::Human), verbose: false },
+        place: PlaceArgs::default(),
+        lock: LockArgs { lock_timeout: LOCK_TIMEOUT },
+    };
+    match run::run_as(layout, &args, Some(id.clone())) {
+        Ok(_) => request.outcome = RequestOutcome::Done,
+        // The run goes on without this one; its own end is told by the status.
+        Err(error @ Error::Detached { .. }) => return Err(error),
+        Err(error) => {
+            super::tell_unless_reported(layout, &error);
+            request.outcome = RequestOutcome::Failed;
+            request.why = Some(why(layout, &request, &error));
+        }
+    }
+    write_down(layout, &request);
+    Ok(())
+}
+
+/// Why a run did not succeed, in a sentence.
+fn why(layout: &Layout, request: &LastRequest, error: &Error) -> String {
+    let report = request.run.as_ref().and_then(|run| Spool::of(layout, run).report());
+    match report.and_then(|report| report.error) {
+        Some(error) => harmless(&error.chain.join(": ")),
+        None if error.code() == 4 => "another run was under way all the time".to_owned(),
+        None => format!("the run ended with exit code {}", error.code()),
+    }
+}
+
+/// A status that cannot be written is no reason to leave the rest undone.
+fn write_down(layout: &Layout, request: &LastRequest) {
+    if let Err(failure) = status_file::set_last_request(layout, request) {
+        complain(&format!("the status cannot be written: {}", failure.chain().join(": ")));
+    }
+}

@@ -1,0 +1,71 @@
+//! `cancel`: asks a run for a proper halt, as Ctrl-C would, and tells what became of it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::cli::CancelArgs;
+use crate::clock;
+use crate::event::{Event, Subscriber};
+use crate::exit::{Ended, Error, Refusal};
+use crate::installation::as_typed;
+use crate::relay::follow::{self, Followed, Follower, OnInterrupt};
+use crate::relay::spool::Spool;
+use crate::report::Report;
+use crate::report::screen::say;
+use crate::settings::layout::Layout;
+use crate::settings::names::RunId;
+
+use super::place::service_in_words;
+use super::wait;
+
+/// How long a run that was only just started may take to become a process.
+const BEGIN: Duration = Duration::from_secs(10);
+
+/// Halts a run.
+pub(super) fn cancel(layout: &Layout, args: &CancelArgs) -> Result<Ended, Error> {
+    let run = RunId::parse(&args.run).map_err(Error::Usage)?;
+    let refused = |failure| Refusal::of("cancel", failure);
+    let spool = Spool::of(layout, &run);
+    if !spool.is_there() && !layout.run(&run).is_dir() {
+        return Err(wait::unknown(layout, &run));
+    }
+    let limit = clock::monotonic() + BEGIN;
+    let mut was_over = true;
+    while spool.is_there() && spool.end().is_none() {
+        if follow::cancel(&spool).map_err(refused)? {
+            was_over = false;
+            break;
+        }
+        if spool.worker().is_some() || clock::monotonic() > limit {
+            break;
+        }
+        clock::pause(Duration::from_millis(20)).map_err(refused)?;
+    }
+    if was_over {
+        say(&format!("run {run} is not under way"));
+        return Ok(Ended::Done);
+    }
+    let seen = Seen::default();
+    let reporter = Box::new(seen.clone());
+    let follower = Follower { layout, run: &run, reporter, on_interrupt: OnInterrupt::Leave, bus: None };
+    if let Followed::Left(signal) = follower.follow() {
+        let next = as_typed(layout, &format!("ladylinux-refresh wait {run}"));
+        return Err(Error::Detached { run, signal, next });
+    }
+    let report = seen.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let word = report.map_or("ended without a report", |report| report.result.word());
+    say(&format!("run {run} {word}; the service is {}", service_in_words(layout)));
+    Ok(Ended::Done)
+}
+
+/// Keeps the report.
+#[derive(Clone, Default)]
+struct Seen(Arc<Mutex<Option<Report>>>);
+
+impl Subscriber for Seen {
+    fn take(&mut self, event: &Event) {
+        if let Event::RunFinished { report } = event {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(report.as_ref().clone());
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! `wait`: follows a run that is under way, or shows how one ended.
+
+use crate::cli::WaitArgs;
+use crate::error::Failure;
+use crate::event::Event;
+use crate::exit::{Ended, Error, Refusal};
+use crate::history;
+use crate::installation::as_typed;
+use crate::relay::follow::{Follower, OnInterrupt};
+use crate::relay::spool::Spool;
+use crate::settings::layout::Layout;
+use crate::settings::names::RunId;
+
+use super::{place, reporter};
+
+/// Follows a run from its beginning to its end.
+pub(super) fn wait(layout: &Layout, args: &WaitArgs) -> Result<Ended, Error> {
+    let run = RunId::parse(&args.run).map_err(Error::Usage)?;
+    let mut reporter = reporter(&args.report);
+    if Spool::of(layout, &run).is_there() {
+        let on_interrupt = OnInterrupt::Leave;
+        return place::follow(Follower { layout, run: &run, reporter, on_interrupt, bus: None });
+    }
+    // What was told while it went on is forgotten; its report is not.
+    if !layout.run(&run).is_dir() {
+        return Err(unknown(layout, &run));
+    }
+    let past = history::one(layout, &run).map_err(|failure| Refusal::of("wait", failure))?;
+    match past.report {
+        Some(report) => {
+            let code = report.exit_code;
+            reporter.take(&Event::RunFinished { report: Box::new(report) });
+            if code == 0 { Ok(Ended::Done) } else { Err(Error::Told(code)) }
+        }
+        None => {
+            let (service, next) =
+                (place::service_in_words(layout), as_typed(layout, "ladylinux-refresh run"));
+            Err(Error::Lost { run, end: None, service, next })
+        }
+    }
+}
+
+/// Tells that there is no such run.
+pub(super) fn unknown(layout: &Layout, run: &RunId) -> Error {
+    let hint = as_typed(layout, "ladylinux-refresh history");
+    Refusal::of("wait", Failure::new(format!("there is no run {run}")).hint(hint))
+}

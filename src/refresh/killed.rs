@@ -1,0 +1,187 @@
+//! What is left to do when the process of a run was killed: the service must not run behind the fence (RW-7.1a), and
+//! whoever asks has to be told the truth (RW-7.1b).
+//!
+//! Done by whoever is told of the end at once (systemd starts it), so that nobody has to wait for the next run. The journal
+//! stays open: what the run left in the tree is the next run's to put back, as always.
+
+use crate::clock;
+use crate::disk;
+use crate::error::{Failure, Outcome};
+use crate::event::Phase;
+use crate::exit;
+use crate::history;
+use crate::installation::Installation;
+use crate::journal::record::Ending;
+use crate::journal::store::{self, Line};
+use crate::journal::{Entry, Status};
+use crate::report::{self, PhaseReport, Report};
+use crate::service::{ExitKind, fence};
+use crate::settings::names::{BranchName, CommitId, RunId};
+use crate::status_file;
+
+use super::account::millis;
+
+/// Looks after run `run`, whose process ended as `end` says. A run that came to its own end is left alone. To be called by
+/// the holder of the run lock.
+///
+/// # Errors
+/// The service cannot be stopped, or that cannot be written down.
+pub fn settle(on: &Installation, run: &RunId, end: ExitKind) -> Outcome<()> {
+    let folder = on.layout.run(run);
+    let Some(read) = store::read(&folder)? else { return forget(on, run) };
+    if matches!(read.status, Some(Status::Ended { .. })) {
+        return forget(on, run);
+    }
+    disk::remove_file_if_there(&on.layout.admit())?;
+    let phase = phase(&read);
+    let mut failure = Failure::new(format!("the process of run {run} was killed in {phase}"))
+        .because(Failure::new(format!("it {}", in_words(end))));
+    let mut stopped = Ok(());
+    if on.is_fenced() {
+        if !on.service.observe().is_ok_and(|state| state.is_down()) {
+            stopped = on.service.stop().map(drop);
+        }
+        if let Err(stuck) = &stopped {
+            let told = format!("the service cannot be stopped: {}", stuck.chain().join(": "));
+            failure = failure.rooted_in(Failure::new(told));
+        }
+        fence::explain(&on.layout, run, &format!("run {run} was killed in {phase}"), &failure)?;
+    }
+    // Killed between its report and the end of its journal, it has told all already.
+    if history::one(&on.layout, run)?.report.is_some() {
+        forget(on, run)?;
+        return stopped;
+    }
+    if let Some(report) = interrupted(on, run, &read.lines, (phase, end), &failure) {
+        history::write_report(&folder, &report)?;
+        status_file::set_last_run(&on.layout, &report)?;
+    }
+    stopped
+}
+
+/// The run is not under way any more, whatever its status says.
+fn forget(on: &Installation, run: &RunId) -> Outcome<()> {
+    match status_file::read(&on.layout).current {
+        Some(current) if current.run == *run => status_file::clear_current(&on.layout),
+        _ => Ok(()),
+    }
+}
+
+/// The part that was in hand, or the last one that was done.
+fn phase(read: &store::Read) -> Phase {
+    let phases = read.entries().filter_map(|entry| match entry {
+        Entry::Intent { phase } => Some(*phase),
+        _ => None,
+    });
+    phases.last().unwrap_or(Phase::Preflight)
+}
+
+fn in_words(end: ExitKind) -> String {
+    match end {
+        ExitKind::Code(code) => format!("ended with exit code {code} before its time"),
+        ExitKind::Signal(_) => format!("was {end}"),
+    }
+}
+
+/// The report that the run could not write itself, as far as its journal tells.
+fn interrupted(
+    on: &Installation,
+    run: &RunId,
+    lines: &[Line],
+    (phase, end): (Phase, ExitKind),
+    failure: &Failure,
+) -> Option<Report> {
+    let (branch, before) = begun(lines)?;
+    let status = status_file::read(&on.layout);
+    let current = status.current.filter(|current| current.run == *run);
+    let commit = on.tree.inspect().ok().and_then(|tree| tree.commit);
+    let live = on.live();
+    let exit_code = match end {
+        ExitKind::Signal(signal) => exit::of_signal(signal),
+        ExitKind::Code(code) => u8::try_from(code).ok().filter(|code| *code != 0).unwrap_or(1),
+    };
+    Some(Report {
+        schema: report::SCHEMA,
+        run: run.clone(),
+        command: current.as_ref().map_or_else(|| "run".to_owned(), |current| current.command.clone()),
+        result: Ending::Interrupted,
+        exit_code,
+        changed: commit != before,
+        staged: lines.iter().any(|line| line.entry == Entry::Intent { phase: Phase::Staging }),
+        started_at: current.map_or(lines.first()?.at, |current| current.started_at),
+        finished_at: clock::now(),
+        branch,
+        commit,
+        commit_before: before,
+        environment: report::Environment {
+            path: on.layout.venv(),
+            generation: live,
+            ..report::Environment::default()
+        },
+        service: on.service_report(None),
+        downtime_ms: None,
+        phases: phases(lines),
+        saved: report::Saved::default(),
+        preserved: Vec::new(),
+        protected: report::Protected::default(),
+        warnings: Vec::new(),
+        error: Some(report::Error {
+            phase,
+            chain: failure.chain(),
+            hints: failure.hints(),
+            next: on.as_typed("ladylinux-refresh run"),
+        }),
+    })
+}
+
+fn begun(lines: &[Line]) -> Option<(BranchName, Option<CommitId>)> {
+    match &lines.first()?.entry {
+        Entry::Begun { branch, before, .. } => Some((branch.clone(), before.clone())),
+        _ => None,
+    }
+}
+
+/// Every part that was begun; the one without an outcome is the one that was cut off.
+fn phases(lines: &[Line]) -> Vec<PhaseReport> {
+    let mut phases: Vec<PhaseReport> = Vec::new();
+    let mut since = None;
+    for line in lines {
+        match &line.entry {
+            Entry::Intent { phase } => {
+                since = Some(line.at);
+                let summary = "cut off".to_owned();
+                phases.push(PhaseReport { phase: *phase, duration_ms: 0, ok: false, summary });
+            }
+            Entry::Done { .. } | Entry::Failed { .. } => {
+                let Some(part) = phases.last_mut() else { continue };
+                let took = since.and_then(|since| line.at.duration_since(since).try_into().ok());
+                part.duration_ms = millis(took.unwrap_or_default());
+                part.ok = matches!(line.entry, Entry::Done { .. });
+                part.summary = if part.ok { "done".to_owned() } else { "failed".to_owned() };
+            }
+            _ => {}
+        }
+    }
+    phases
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(second: i64, entry: Entry) -> Line {
+        Line { seq: 0, at: jiff::Timestamp::from_second(second).unwrap(), entry }
+    }
+
+    #[test]
+    fn rw_7_1b_the_part_in_which_a_run_was_killed_is_told_as_cut_off() {
+        let lines = [
+            line(10, Entry::Intent { phase: Phase::Staging }),
+            line(12, Entry::Done { phase: Phase::Staging }),
+            line(12, Entry::Intent { phase: Phase::Stop }),
+        ];
+        let parts = phases(&lines);
+        assert_eq!((parts[0].phase, parts[0].duration_ms, parts[0].ok), (Phase::Staging, 2000, true));
+        assert_eq!((parts[1].phase, parts[1].ok, parts[1].summary.as_str()), (Phase::Stop, false, "cut off"));
+    }
+}

@@ -1,0 +1,22 @@
+//! A run and those who follow it are different processes: the run tells what happens in a folder of its own, the spool,
+//! and whoever follows reads there.
+//!
+//! The spool is files, not pipes, so nobody who follows can hold a run up: not by being stopped, not by being killed, not
+//! by a terminal that went away. [`spool`] is what a run writes, [`follow`] is who reads it, [`start`] makes a run a
+//! process that depends on nobody: a transient unit where systemd keeps the machine, else a process that outlives its
+//! caller. `docs/adr/0011-a-run-outlives-its-caller.md` has the reasons.
+//!
+//! `/run/ladylinux-refresh/runs/<id>/` holds `events.jsonl` (the events of `docs/events.md`), `messages` (what the run
+//! wrote to its standard error), `worker.json` (its process) and `end.json` (how that ended). It lives in memory and is
+//! gone after a boot; what has to last is in the folder of the run.
+
+pub mod follow;
+pub mod spool;
+pub mod start;
+
+use crate::settings::names::RunId;
+
+/// Returns the name of the unit that a run happens in.
+pub fn unit_of(run: &RunId) -> String {
+    format!("ladylinux-refresh-{run}.service")
+}

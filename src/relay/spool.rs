@@ -1,0 +1,232 @@
+//! What a run writes for those who follow it. Trouble with it (a full `/run`) never reaches the run: the reports on disk
+//! are complete without.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::disk;
+use crate::error::Outcome;
+use crate::event::{Event, Subscriber};
+use crate::journal::recover;
+use crate::process::ProcessId;
+use crate::report::Report;
+use crate::service::ExitKind;
+use crate::settings::layout::Layout;
+use crate::settings::names::RunId;
+
+/// The events, one JSON object per line.
+const EVENTS: &str = "events.jsonl";
+/// What the run wrote to its standard error.
+const MESSAGES: &str = "messages";
+/// The process of the run.
+const WORKER: &str = "worker.json";
+/// How that process ended; there from when nothing more will come.
+const END: &str = "end.json";
+
+/// How many bytes of what passes (progress, output of other programs) are kept: `/run` lies in memory. The report and
+/// everything else that counts is kept in any case.
+const PASSING_LIMIT: u64 = 32 << 20;
+/// How many runs keep their spool.
+const KEPT: usize = 20;
+
+/// The folder of one run's spool.
+#[derive(Debug, Clone)]
+pub struct Spool {
+    folder: PathBuf,
+}
+
+/// The process of a run, as its spool names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerRecord {
+    /// The process.
+    pub process: ProcessId,
+}
+
+impl Spool {
+    /// Names the spool of a run; nothing is made yet.
+    pub fn of(layout: &Layout, run: &RunId) -> Self {
+        Self { folder: layout.spool(run) }
+    }
+
+    /// Makes the folder; that it is there already is fine.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn make(&self) -> Outcome<()> {
+        disk::make_folder(&self.folder, 0o755)
+    }
+
+    /// Tells whether there is one.
+    pub fn is_there(&self) -> bool {
+        self.folder.is_dir()
+    }
+
+    /// The file of the events.
+    pub fn events(&self) -> PathBuf {
+        self.folder.join(EVENTS)
+    }
+
+    /// The file of the messages.
+    pub fn messages(&self) -> PathBuf {
+        self.folder.join(MESSAGES)
+    }
+
+    /// Writes down which process the run is.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn set_worker(&self, process: ProcessId) -> Outcome<()> {
+        write(&self.folder.join(WORKER), &WorkerRecord { process })
+    }
+
+    /// Returns which process the run is, from when that is known.
+    pub fn worker(&self) -> Option<ProcessId> {
+        let record: Option<WorkerRecord> = disk::read_json(&self.folder.join(WORKER)).ok().flatten();
+        record.map(|record| record.process)
+    }
+
+    /// Returns the report, where the run came to one.
+    pub fn report(&self) -> Option<Report> {
+        let bytes = disk::read_if_there(&self.events()).ok().flatten()?;
+        let last = bytes.split(|byte| *byte == b'\n').rfind(|line| !line.is_empty())?;
+        match serde_json::from_slice(last) {
+            Ok(Event::RunFinished { report }) => Some(*report),
+            _ => None,
+        }
+    }
+
+    /// Writes down how the run's process ended; the first who does is right.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn set_end(&self, end: ExitKind) -> Outcome<()> {
+        if self.end().is_some() {
+            return Ok(());
+        }
+        write(&self.folder.join(END), &end)
+    }
+
+    /// Returns how the run's process ended, from when nothing more will come of it.
+    pub fn end(&self) -> Option<ExitKind> {
+        disk::read_json(&self.folder.join(END)).ok().flatten()
+    }
+}
+
+fn write<T: Serialize>(path: &Path, value: &T) -> Outcome<()> {
+    let bytes = serde_json::to_vec(value).unwrap_or_default();
+    disk::write_volatile(path, &bytes, 0o644)
+}
+
+/// Removes the spools of all but the latest runs. Whoever still reads one keeps it until then.
+pub fn prune(layout: &Layout) {
+    let folder = layout.volatile().join("runs");
+    let Ok(mut runs) = recover::all(&folder) else { return };
+    runs.truncate(runs.len().saturating_sub(KEPT));
+    for run in runs {
+        let _ = disk::remove_tree(&layout.spool(&run));
+    }
+}
+
+/// Writes events into the spool.
+#[derive(Debug)]
+pub struct Spooler {
+    /// `None` from when the file can no longer be kept whole.
+    file: Option<File>,
+    /// How many bytes the whole lines take.
+    length: u64,
+}
+
+impl Spooler {
+    /// Opens the events of a run.
+    ///
+    /// # Errors
+    /// The file cannot be made.
+    pub fn open(spool: &Spool) -> Outcome<Self> {
+        spool.make()?;
+        let file = disk::open_append(&spool.events(), 0o644)?;
+        let length = file.metadata().map_or(0, |found| found.len());
+        Ok(Self { file: Some(file), length })
+    }
+}
+
+impl Subscriber for Spooler {
+    fn take(&mut self, event: &Event) {
+        let Some(file) = &mut self.file else { return };
+        let passing = matches!(event, Event::Progress { .. } | Event::Output { .. });
+        if passing && self.length > PASSING_LIMIT {
+            return;
+        }
+        let Ok(mut line) = serde_json::to_vec(event) else { return };
+        line.push(b'\n');
+        if file.write_all(&line).is_ok() {
+            self.length += line.len() as u64;
+        } else if file.set_len(self.length).is_err() {
+            // Half a line would swallow the next one.
+            self.file = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Phase;
+
+    fn world() -> (tempfile::TempDir, Layout, Spool) {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::below(folder.path());
+        let spool = Spool::of(&layout, &RunId::parse("r-1").unwrap());
+        (folder, layout, spool)
+    }
+
+    #[test]
+    fn the_first_end_that_is_written_down_stays() {
+        let (_folder, _layout, spool) = world();
+        spool.make().unwrap();
+        assert_eq!(spool.end(), None);
+        spool.set_end(ExitKind::Code(3)).unwrap();
+        spool.set_end(ExitKind::Signal(9)).unwrap();
+        assert_eq!(spool.end(), Some(ExitKind::Code(3)));
+    }
+
+    #[test]
+    fn what_passes_is_bounded_and_what_counts_is_not() {
+        let (_folder, _layout, spool) = world();
+        let mut spooler = Spooler::open(&spool).unwrap();
+        let output = Event::Output { phase: Phase::Sync, source: "hook".into(), line: "x".repeat(1 << 20) };
+        for _ in 0..40 {
+            spooler.take(&output);
+        }
+        let full = spool.events().metadata().unwrap().len();
+        assert!(full > PASSING_LIMIT && full < PASSING_LIMIT + (2 << 20), "{full}");
+        spooler.take(&Event::Warning { phase: Phase::Sync, message: "seen".into() });
+        assert!(spool.events().metadata().unwrap().len() > full);
+    }
+
+    #[test]
+    fn a_write_that_fails_ends_the_spool_and_nothing_else() {
+        let (_folder, _layout, spool) = world();
+        let mut spooler = Spooler::open(&spool).unwrap();
+        // Every write to this device says that it is full.
+        spooler.file = Some(std::fs::OpenOptions::new().append(true).open("/dev/full").unwrap());
+        let event = Event::Note { phase: Phase::Sync, message: "lost".into() };
+        spooler.take(&event);
+        spooler.take(&event);
+        assert!(spooler.file.is_none());
+    }
+
+    #[test]
+    fn only_the_latest_spools_are_kept() {
+        let (_folder, layout, _spool) = world();
+        let name = |n: usize| RunId::parse(&format!("r-{n:03}")).unwrap();
+        for n in 0..KEPT + 5 {
+            Spool::of(&layout, &name(n)).make().unwrap();
+        }
+        prune(&layout);
+        assert!(!Spool::of(&layout, &name(4)).is_there());
+        assert!(Spool::of(&layout, &name(5)).is_there());
+    }
+}

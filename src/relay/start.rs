@@ -1,0 +1,158 @@
+//! Makes a run a process that depends on nobody.
+//!
+//! Where systemd keeps the machine that is a transient unit: it has a control group of its own, so nothing that happens to
+//! the caller's (the service stopped, a session closed, a job cancelled) reaches it. Elsewhere it is a process in a group
+//! of its own, with no stream that belongs to the caller.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::spool::Spool;
+use super::unit_of;
+use crate::checkpoint;
+use crate::clock;
+use crate::error::{Context as _, Failure, Outcome};
+use crate::process::{Program, detached};
+use crate::settings::environment;
+use crate::settings::layout::Layout;
+use crate::settings::names::{RunId, UnitName};
+use crate::systemd::transient::{Command, Transient, TransientState};
+use crate::systemd::{self, Bus};
+
+/// The hidden option that makes a process the worker of a run.
+pub const WORKER: &str = "--worker";
+/// The hidden command that looks after a run when its process has ended.
+pub const AFTER_RUN: &str = "after-run";
+
+/// How long a run that is asked to end may take: it stops the service first, where it has started it.
+const STOP_LIMIT: Duration = Duration::from_secs(150);
+
+/// A run to be started.
+#[derive(Debug)]
+pub struct Errand<'a> {
+    /// Where.
+    pub layout: &'a Layout,
+    /// Its name.
+    pub run: &'a RunId,
+    /// The command and its options, as the worker gets them.
+    pub arguments: Vec<String>,
+}
+
+/// Tells whether runs happen in units of systemd here.
+pub fn in_units(layout: &Layout) -> bool {
+    layout.is_real() && systemd::is_booted()
+}
+
+impl Errand<'_> {
+    /// Starts the run in a transient unit; returns the connection that holds the unit.
+    ///
+    /// # Errors
+    /// systemd does not start it.
+    pub fn in_unit(self) -> Outcome<Bus> {
+        let bus = Bus::connect()?;
+        let spool = Spool::of(self.layout, self.run);
+        spool.make()?;
+        let program = own_program()?;
+        let mut variables = environment::for_run();
+        variables.extend(checkpoint::for_run());
+        let mut arguments = self.arguments;
+        arguments.extend([WORKER.to_owned(), self.run.to_string()]);
+        bus.start_transient(Transient {
+            name: &unit_of(self.run),
+            description: &format!("LadyLinux refresh, run {}", self.run),
+            command: Command { program: program.clone(), arguments },
+            after: Command { program, arguments: vec![AFTER_RUN.to_owned(), self.run.to_string()] },
+            variables: &variables,
+            messages: &spool.messages(),
+            stop_limit: STOP_LIMIT,
+        })?;
+        Ok(bus)
+    }
+
+    /// Starts the run as a process that outlives this one.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn detached(self) -> Outcome<()> {
+        let spool = Spool::of(self.layout, self.run);
+        spool.make()?;
+        let mut program = Program::new("/proc/self/exe")
+            .arg("--root")
+            .arg(self.layout.root())
+            .args(self.arguments)
+            .arg(WORKER)
+            .arg(self.run.as_str());
+        for (name, value) in environment::for_run().into_iter().chain(checkpoint::for_run()) {
+            program = program.env(name, value);
+        }
+        let process = detached::spawn(&program, &spool.messages())?;
+        // Whoever waits learns at once whom to watch.
+        spool.set_worker(process)
+    }
+}
+
+/// Waits until the unit of a run has its process, or has failed to get one.
+///
+/// # Errors
+/// The program could not be started.
+pub fn await_begin(layout: &Layout, bus: &Bus, run: &RunId) -> Outcome<()> {
+    let spool = Spool::of(layout, run);
+    loop {
+        if spool.worker().is_some() || spool.end().is_some() {
+            return Ok(());
+        }
+        let unit = unit_of(run);
+        match bus.transient_state(&unit)? {
+            TransientState::UnderWay => clock::pause(Duration::from_millis(10))?,
+            _ if spool.worker().is_some() || spool.end().is_some() => return Ok(()),
+            TransientState::Ended(how) => {
+                return Err(Failure::new(format!("{unit} ended before the run began: {how}"))
+                    .hint(format!("journalctl -u {unit}")));
+            }
+            TransientState::Unknown => {
+                return Err(Failure::new(format!("{unit} ended before the run began"))
+                    .hint(format!("journalctl -u {unit}")));
+            }
+        }
+    }
+}
+
+/// Tells whether this process is in the control group of `unit`, and would be ended with it.
+pub fn is_inside(unit: &UnitName) -> bool {
+    let text = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    is_in_group_of(&text, unit)
+}
+
+fn is_in_group_of(cgroups: &str, unit: &UnitName) -> bool {
+    let paths = cgroups.lines().filter_map(|line| line.splitn(3, ':').nth(2));
+    paths.flat_map(|path| path.split('/')).any(|part| part == unit.as_str())
+}
+
+/// Returns the path of this program's file; where that was replaced meanwhile, of the one that is there now.
+fn own_program() -> Outcome<PathBuf> {
+    let path = std::env::current_exe().context(|| "this program cannot find its own file".to_owned())?;
+    match path.to_str().and_then(|text| text.strip_suffix(" (deleted)")) {
+        Some(replaced) if !path.exists() => Ok(PathBuf::from(replaced)),
+        _ => Ok(path),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_control_group_tells_its_unit_on_every_kind_of_host() {
+        let unit = UnitName::parse("ladylinux-api.service").unwrap();
+        for inside in [
+            "0::/system.slice/ladylinux-api.service\n",
+            "12:pids:/payload/system.slice/ladylinux-api.service\n0::/\n",
+            "1:name=systemd:/system.slice/ladylinux-api.service/worker\n",
+        ] {
+            assert!(is_in_group_of(inside, &unit), "{inside}");
+        }
+        for outside in ["", "0::/system.slice/ssh.service\n", "0::/ladylinux-api.service.d\n"] {
+            assert!(!is_in_group_of(outside, &unit), "{outside}");
+        }
+    }
+}
