@@ -1,5 +1,4 @@
 //! `init` on machines with systemd: from nothing, on one that was set up by hand, and with a damaged work tree.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
 
 #[path = "common/lab/mod.rs"]
 mod lab;

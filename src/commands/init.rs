@@ -124,7 +124,9 @@ fn repair(layout: &Layout, args: &InitArgs, run: &RunId, runner: &Runner) -> Res
     let repair = Repair::at(layout, &git, owner, run);
     if args.dry_run {
         let lines = repair.plan().map_err(told)?;
-        lines.iter().for_each(|line| say(&format!("would {line}")));
+        for line in &lines {
+            say(&format!("would {line}"));
+        }
         say(if lines.is_empty() { "nothing has to be repaired" } else { "nothing was changed" });
         return Ok(Ended::Done);
     }

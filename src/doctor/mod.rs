@@ -11,7 +11,7 @@ mod place;
 mod python;
 mod scripts;
 mod stores;
-mod sudo;
+pub(crate) mod sudo;
 mod tree;
 mod unit;
 

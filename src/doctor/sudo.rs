@@ -148,9 +148,7 @@ impl Account {
 pub(super) fn rules(examined: &Examined) -> Findings {
     let Some(owner) = examined.owner.filter(|owner| owner.uid != 0) else { return Ok(Vec::new()) };
     let account = Account::of(owner, &examined.layout)?;
-    let mut read = Vec::new();
-    collect(&examined.layout, &examined.layout.sudoers(), 0, &mut read)?;
-    let book = Book::of(&read);
+    let book = Book::of(&lines(&examined.layout)?);
     let mut found = Vec::new();
     for rule in &book.rules {
         let edit = format!("visudo -f {}", quoted(&rule.file.display().to_string()));
@@ -167,8 +165,18 @@ pub(super) fn rules(examined: &Examined) -> Findings {
     Ok(found)
 }
 
-/// A logical line of a file.
-type Line = (PathBuf, usize, String);
+/// A logical line of a file, and the number that it begins at.
+pub(crate) type Line = (PathBuf, usize, String);
+
+/// Returns the lines of all files that sudo reads, without comments.
+///
+/// # Errors
+/// One of them cannot be read.
+pub(crate) fn lines(layout: &Layout) -> Outcome<Vec<Line>> {
+    let mut read = Vec::new();
+    collect(layout, &layout.sudoers(), 0, &mut read)?;
+    Ok(read)
+}
 
 /// Reads a file and those that it includes.
 fn collect(layout: &Layout, path: &Path, depth: usize, read: &mut Vec<Line>) -> Outcome<()> {

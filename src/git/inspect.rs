@@ -277,16 +277,16 @@ pub fn handle_unremovable(request: &Request) -> Outcome<Vec<Unremovable>> {
     let app = request.place.app.as_path();
     let mut found = Vec::new();
     let as_root = rustix::process::geteuid().is_root();
-    let logs = app.join(".git/logs");
-    Removal { owner: Owner::own(), as_root, logs, found: &mut found }.folder(app)?;
+    let git_dir = app.join(".git");
+    Removal { owner: Owner::own(), as_root, git_dir, found: &mut found }.folder(app)?;
     Ok(found)
 }
 
 struct Removal<'a> {
     owner: Owner,
     as_root: bool,
-    /// Where git keeps the logs of refs.
-    logs: PathBuf,
+    /// Where git does not only remove, but write.
+    git_dir: PathBuf,
     found: &'a mut Vec<Unremovable>,
 }
 
@@ -302,7 +302,7 @@ impl Removal<'_> {
         let empty =
             entries.as_ref().is_ok_and(|_| fs::read_dir(folder).is_ok_and(|mut all| all.next().is_none()));
         let closed = foreign
-            && !empty
+            && (!empty || folder.starts_with(&self.git_dir))
             && rustix::fs::access(folder, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)
                 .is_err();
         if closed {
@@ -338,7 +338,10 @@ impl Removal<'_> {
         let foreign = found.uid() != self.owner.uid;
         let what = if may_not(rustix::fs::Access::READ_OK) {
             "the owner of the tree may not read it"
-        } else if foreign && path.starts_with(&self.logs) && may_not(rustix::fs::Access::WRITE_OK) {
+        } else if foreign
+            && path.starts_with(self.git_dir.join("logs"))
+            && may_not(rustix::fs::Access::WRITE_OK)
+        {
             "git, as the owner of the tree, may not append to it"
         } else {
             return;

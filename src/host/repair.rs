@@ -1,5 +1,5 @@
-//! `init --repair-layout`: gives the service user back what it cannot remove from its own work tree, and moves
-//! repositories inside the work tree away.
+//! `init --repair-layout`: gives the service user back what it cannot remove from its own work tree, or not read there, and
+//! moves repositories inside the work tree away.
 //!
 //! Exactly what a refresh would be refused for, and nothing else: each entry is reached by descriptors from `app/` down,
 //! no link is followed, no mount crossed. What cannot be told apart safely is left alone and named.
@@ -13,7 +13,6 @@ use crate::git::inspect::{self, Head, Obstacle, Unremovable};
 use crate::git::path::TreePath;
 use crate::git::worktree::WorkTree;
 use crate::process::Owner;
-use crate::report::screen::count;
 use crate::settings::layout::Layout;
 use crate::settings::names::RunId;
 
@@ -36,7 +35,7 @@ pub struct Repair<'a> {
 pub struct Found {
     /// `app/` itself belongs to root.
     roots: bool,
-    /// What its owner cannot remove.
+    /// What its owner cannot remove, or not read.
     stuck: Vec<Unremovable>,
     /// Repositories inside.
     nested: Vec<TreePath>,
@@ -55,8 +54,11 @@ impl Found {
             parts.push(format!("{} belongs to root", app.display()));
         }
         if let Some(first) = self.stuck.first() {
-            let entries = count(self.stuck.len(), "entry").replace("entrys", "entries");
-            parts.push(format!("{entries} cannot be removed by the owner of the tree ({})", first.path));
+            let more = match self.stuck.len() {
+                1 => String::new(),
+                all => format!(" (and {} more)", all - 1),
+            };
+            parts.push(format!("{}: {}{more}", first.path, first.reason));
         }
         if let Some(first) = self.nested.first() {
             parts.push(format!("there is a second repository inside the work tree ({first})"));
