@@ -67,6 +67,7 @@ fn rw_5_1_rw_5_5_rw_7_1a_systemd_keeps_the_contract_on_a_machine_that_boots() {
     the_unit_of_an_installation(&machine);
     the_tool_refuses_what_systemd_cannot_keep(&machine);
     the_tool_speaks_with_systemd(&machine);
+    a_process_that_cannot_be_ended_is_told_as_that(&machine);
     the_fence_outlives_a_reboot(&mut machine);
 }
 
@@ -138,6 +139,43 @@ fn the_tool_refuses_what_systemd_cannot_keep(machine: &Machine) {
     machine.exec("systemctl mask ladylinux-api").expect(0);
     refused("ladylinux-api.service is masked", "systemctl unmask ladylinux-api.service");
     machine.exec("systemctl unmask ladylinux-api && systemctl enable ladylinux-api").expect(0);
+
+    let socket = "/run/dbus/system_bus_socket";
+    machine.exec(&format!("mv {socket} {socket}.away")).expect(0);
+    machine
+        .tool("plan")
+        .expect(3)
+        .says("cannot reach systemd over D-Bus")
+        .says("systemctl status dbus.socket");
+    machine.exec(&format!("mv {socket}.away {socket}")).expect(0);
+}
+
+/// A service whose worker outlives it and then, frozen, takes no signal.
+fn a_process_that_cannot_be_ended_is_told_as_that(machine: &Machine) {
+    let freezer = "/sys/fs/cgroup/freezer";
+    // Only the freezer of cgroup v1 holds a process against SIGKILL.
+    if machine.exec(&format!("mount -o remount,rw,bind {freezer} && mkdir {freezer}/held")).code != Some(0) {
+        return;
+    }
+    machine.write(
+        "/etc/systemd/system/ladylinux-api.service.d/worker.conf",
+        "[Service]\nKillMode=process\nExecStart=\nExecStart=/bin/sh -c 'sleep 1000000 & echo $! >/tmp/worker; wait'\n",
+    );
+    machine.exec("systemctl daemon-reload").expect(0);
+    machine.tool("service start").expect(0);
+    let worker = lab::until("the worker", || machine.read("/tmp/worker").filter(|pid| pid.ends_with('\n')));
+    let worker = worker.trim();
+    machine.exec(&format!("echo {worker} >{freezer}/held/cgroup.procs")).expect(0);
+    machine.exec(&format!("echo FROZEN >{freezer}/held/freezer.state")).expect(0);
+    let ran = machine.tool("service stop").expect(3).says("cannot be ended").says("hangs in the kernel");
+    assert!(ran.all().contains(&format!("{worker} (sleep 1000000)")), "{}", ran.all());
+    machine.tool("service status").expect(5).says("left behind").says(worker);
+    machine.exec(&format!("echo THAWED >{freezer}/held/freezer.state")).expect(0);
+    lab::until("the worker's end", || {
+        (machine.exec(&format!("kill -0 {worker}")).code != Some(0)).then_some(())
+    });
+    machine.tool("service stop").expect(0).says("was stopped already");
+    machine.exec("rm -r /etc/systemd/system/ladylinux-api.service.d; systemctl daemon-reload").expect(0);
 }
 
 fn the_tool_speaks_with_systemd(machine: &Machine) {
