@@ -3,12 +3,11 @@
 
 #[path = "common/lab/mod.rs"]
 mod lab;
+#[path = "common/site.rs"]
+mod site;
 
-use lab::{How, LOCAL_INDEX, Lab, Machine, Network, Server, until};
-use serde_json::Value;
-
-/// The probe asks for the commit, so that only the new version is good enough.
-const PROBE: &str = "[probe]\nsettle = \"500ms\"\njson_field = \"commit\"\njson_value = \"{commit}\"\n";
+use lab::{Disk, How, LOCAL_INDEX, Lab, Server};
+use site::{PROBE, Site};
 
 /// The unit as some machines have it: its workers outlive a stop.
 const OLD_UNIT: &str = "[Unit]\nDescription=LadyLinux API\nAfter=network.target\n\
@@ -32,162 +31,106 @@ const OLD_WAY: &str = "set -e
     systemctl daemon-reload
     systemctl enable --quiet --now ladylinux-api";
 
-/// What the application says of itself now.
-fn answer(machine: &Machine) -> Value {
-    let text = machine.http("http://127.0.0.1:8000/api/status").expect("the application answers");
-    serde_json::from_str(&text).unwrap()
-}
-
-fn status(machine: &Machine) -> Value {
-    serde_json::from_str(&machine.tool("status --json").expect(0).out).unwrap()
-}
-
-/// Waits for what a boot brings up.
-fn until_it_answers(machine: &Machine) {
-    until("the application", || machine.http("http://127.0.0.1:8000/api/status"));
-}
-
-/// Insists that a version runs, and that everybody says so.
-#[track_caller]
-fn runs(machine: &Machine, commit: &str) {
-    let (answer, status) = (answer(machine), status(machine));
-    assert_eq!(answer["commit"], commit);
-    assert_eq!(status["commit"], commit);
-    assert_eq!(status["deployed"]["commit"], commit);
-    assert_eq!(answer["generation"], status["generation"]);
-    assert_eq!(status["service"]["state"], "running", "{status:#}");
-    assert_eq!(status["fence"], Value::Null);
-    assert_eq!(status["last_run"]["result"], "refreshed", "{status:#}");
-    machine.exec("systemctl is-active ladylinux-api").expect(0);
-}
-
-/// Insists that nothing runs, and that nothing can be started by hand.
-#[track_caller]
-fn fenced(machine: &Machine) {
-    assert_eq!(machine.http("http://127.0.0.1:8000/"), None);
-    assert_ne!(status(machine)["fence"], Value::Null);
-    machine.exec("systemctl start ladylinux-api").expect(1);
-    machine.exec("systemctl is-active ladylinux-api").expect(3);
-}
-
-fn add_note(machine: &Machine, text: &str) {
-    let body = serde_json::json!({ "text": text }).to_string();
-    let post = "curl --fail --silent --header 'Content-Type: application/json' --data";
-    machine.exec(&format!("{post} '{body}' http://127.0.0.1:8000/api/notes")).expect(0);
-}
-
-fn notes(machine: &Machine) -> Vec<String> {
-    let text = machine.http("http://127.0.0.1:8000/api/notes").expect("the application answers");
-    let notes: Value = serde_json::from_str(&text).unwrap();
-    notes.as_array().unwrap().iter().map(|note| note["text"].as_str().unwrap().to_owned()).collect()
-}
-
-/// A machine with nothing on it but the program, beside a server with the application's first version.
-fn fresh(lab: &Lab) -> (Server, Machine, String) {
-    let network = Network::new(lab);
-    let server = Server::boot(&network);
-    let machine = Machine::boot_on(&network, "web");
-    let commit = server.push_demo(1);
-    server.configure(&machine, How::Https, PROBE);
-    machine.install_tool();
-    (server, machine, commit)
-}
-
 #[test]
 fn rw_3_1_rw_5_5_rw_5_6a_a_machine_is_set_up_from_nothing_and_refreshed_over_https_and_over_ssh() {
     let Some(lab) = Lab::open() else { return };
-    let (server, mut machine, first) = fresh(&lab);
-    machine.tool("init").expect(0);
-    machine.tool("run main").expect(0).says(&first[..10]);
-    runs(&machine, &first);
-    add_note(&machine, "written before the refresh");
+    let mut site = Site::bare(&lab, Disk::Shared, How::Https, PROBE);
+    let first = site.server.head();
+    site.machine.tool("init").expect(0);
+    site.machine.tool("run main").expect(0).says(&first[..10]);
+    site.expect_running(&first);
+    site.add_note("written before the refresh");
 
     // A commit that needs another package.
-    let second = server.push_demo(3);
-    machine.tool("run").expect(0).says(&second[..10]);
-    runs(&machine, &second);
-    assert!(notes(&machine).contains(&"written before the refresh".to_owned()));
-    machine.exec("find /opt/ladylinux/app ! -user ladylinux | grep .").expect(1);
-    let asked = server.requests();
+    let second = site.server.push_demo(3);
+    site.machine.tool("run").expect(0).says(&second[..10]);
+    site.expect_running(&second);
+    assert_eq!(site.status()["last_run"]["result"], "refreshed");
+    assert!(site.notes().contains(&"written before the refresh".to_owned()));
+    site.machine.exec("find /opt/ladylinux/app ! -user ladylinux | grep .").expect(1);
+    let asked = site.server.requests();
     assert!(asked.iter().any(|line| line.contains("git-upload-pack") && line.ends_with(" 200")), "{asked:?}");
 
     // A boot brings up what was refreshed.
-    machine.reboot();
-    until_it_answers(&machine);
-    runs(&machine, &second);
+    site.machine.reboot();
+    site.await_answer();
+    site.expect_running(&second);
 
     // By ssh, and by nothing else.
-    server.https("stop").expect(0);
-    server.configure(&machine, How::Ssh, PROBE);
-    let third = server.push(&[("templates/more.html", "more\n")]);
-    machine.tool("run").expect(0);
-    runs(&machine, &third);
+    site.server.https("stop").expect(0);
+    site.server.configure(&site.machine, How::Ssh, PROBE);
+    let third = site.server.push(&[("templates/more.html", "more\n")]);
+    site.machine.tool("run").expect(0);
+    site.expect_running(&third);
 }
 
 #[test]
 fn rw_3_2_rw_6_1_a_machine_that_was_set_up_the_old_way_is_adopted_and_refreshed() {
     let Some(lab) = Lab::open() else { return };
-    let (server, machine, first) = fresh(&lab);
+    let site = Site::bare(&lab, Disk::Shared, How::Https, PROBE);
+    let (server, machine) = (&site.server, &site.machine);
     machine.lend_uv();
     machine.add_service_user();
     machine.write("/etc/systemd/system/ladylinux-api.service", OLD_UNIT);
     machine.write_mode("/etc/ladylinux/ladylinux.env", "LADYLINUX_PORT=8000\nOAUTH_TOKEN=secret\n", 0o640);
     let url = Server::url(How::Https).replace("://", "://x@");
     machine.exec(&OLD_WAY.replace("URL", &url).replace("INDEX", LOCAL_INDEX)).expect(0);
-    until_it_answers(&machine);
-    machine.exec_as("ladylinux", "mkdir /opt/ladylinux/app/config && cd /opt/ladylinux/app && echo '{}' >config/user_prefs.json && echo changed >>README.md").expect(0);
-    let kept = "sha256sum /etc/systemd/system/ladylinux-api.service /opt/ladylinux/models/*; \
+    site.await_answer();
+    // The application keeps preferences in its own tree, and somebody has edited a tracked file.
+    let edit =
+        "cd /opt/ladylinux/app && mkdir config && echo '{}' >config/user_prefs.json && echo more >>README.md";
+    machine.exec_as("ladylinux", edit).expect(0);
+    let kept = "sha256sum /etc/systemd/system/ladylinux-api.service /etc/ladylinux/ladylinux.env /opt/ladylinux/models/*
                 stat -c '%n %U:%G %a %Y' /etc/ladylinux/ladylinux.env /opt/ladylinux/models/*";
     let before = machine.exec(kept).expect(0).out;
 
     machine.tool("init").expect(0);
-    machine.tool("run main").expect(0);
-    runs(&machine, &first);
+    machine.tool("run main").expect(0).says("2 local changes");
+    site.expect_running(&server.head());
     let second = server.push_demo(3);
     machine.tool("run").expect(0);
-    runs(&machine, &second);
+    site.expect_running(&second);
     assert_eq!(machine.exec(kept).expect(0).out, before);
     machine.exec("test -L /opt/ladylinux/venv").expect(0);
-    machine.tool("drift list").expect(0).says("2 ");
-    machine.exec("git -C /opt/ladylinux/app -c safe.directory=* status --porcelain | grep .").expect(1);
+    machine.tool("drift list").expect(0).says("2 files and folders");
+    let clean = "changes=$(git -C /opt/ladylinux/app status --porcelain) && test -z \"$changes\"";
+    machine.exec_as("ladylinux", clean).expect(0);
 }
 
 #[test]
 fn rw_7_2_a_machine_that_was_put_back_to_its_snapshot_is_refreshed() {
     let Some(lab) = Lab::open() else { return };
-    let (server, mut machine, first) = fresh(&lab);
-    machine.lend_uv();
-    machine.tool("init").expect(0);
-    machine.tool("run").expect(0);
-    add_note(&machine, "in the snapshot");
-    let kept = notes(&machine);
-    machine.power_off();
-    machine.snapshot("baseline");
-    machine.start();
-    until_it_answers(&machine);
+    let mut site = Site::running(&lab, Disk::Shared, PROBE);
+    let first = site.server.head();
+    site.add_note("in the snapshot");
+    let kept = site.notes();
+    site.machine.power_off();
+    site.machine.snapshot("baseline");
+    site.machine.start();
+    site.await_answer();
 
     // Everything goes wrong at once: a migration fails, and somebody who wants to help empties the environments' sources
     // and the store of commits.
-    add_note(&machine, "after the snapshot");
-    server.push_demo(2);
-    server.push_demo(3);
-    server.push_demo(4);
-    machine.tool("run").expect(1).says("migrate");
-    fenced(&machine);
+    site.add_note("after the snapshot");
+    site.server.push_demo(2);
+    site.server.push_demo(3);
+    site.server.push_demo(4);
+    site.machine.tool("run").expect(1).says("migrate");
+    site.expect_fenced();
     let empty = "chmod -R u+w . && find . -name '*.py' -exec sh -c 'for file; do : >\"$file\"; done' sh {} +";
-    machine.exec(&format!("cd /opt/ladylinux/venvs && {empty}")).expect(0);
-    machine.exec("rm -rf /var/lib/ladylinux/refresh/mirror.git/objects").expect(0);
-    assert_ne!(machine.tool("rollback").code, Some(0));
-    fenced(&machine);
+    site.machine.exec(&format!("cd /opt/ladylinux/venvs && {empty}")).expect(0);
+    site.machine.exec("rm -rf /var/lib/ladylinux/refresh/mirror.git/objects").expect(0);
+    site.machine.tool("rollback").expect(3).says("is not in the mirror");
+    site.expect_fenced();
 
-    machine.power_off();
-    machine.restore("baseline");
-    machine.start();
-    until_it_answers(&machine);
-    runs(&machine, &first);
-    assert_eq!(notes(&machine), kept);
-    let repaired = server.push_demo(5);
-    machine.tool("run").expect(0);
-    runs(&machine, &repaired);
-    assert!(notes(&machine).contains(&"in the snapshot".to_owned()));
+    site.machine.power_off();
+    site.machine.restore("baseline");
+    site.machine.start();
+    site.await_answer();
+    site.expect_running(&first);
+    assert_eq!(site.notes(), kept);
+    let repaired = site.server.push_demo(5);
+    site.machine.tool("run").expect(0);
+    site.expect_running(&repaired);
+    assert!(site.notes().contains(&"in the snapshot".to_owned()));
 }

@@ -9,7 +9,8 @@ mod lab;
 
 use std::process::Child;
 
-use lab::{LOCAL_INDEX, Lab, Machine, Ran, until};
+use lab::{LOCAL_INDEX, Lab, Machine, Ran, signal, until};
+use rustix::process::Signal;
 
 /// A service that needs nothing but Python, tells its version, and does what it is asked to by a file.
 const SERVER: &str = "import http.server, pathlib\n\
@@ -189,7 +190,8 @@ fn a_refresh_goes_on_when_its_client_is_killed_disconnected_cancelled_or_stopped
     host.release();
     host.tool(&format!("wait {run}")).expect(0);
     assert_eq!(host.version().as_deref(), Some("six"));
-    host.signal_client("CONT");
+    // All of its group: what leads into the machine stops and goes on with it.
+    signal(&client, Signal::CONT);
     ended(client).expect(0).says("Refreshed");
 
     // A closed output changes nothing, and the exit code is still the run's.
@@ -242,6 +244,22 @@ fn a_detached_run_is_waited_for_and_cancelled_by_its_name_and_a_second_one_ends_
     host.tool("run --no-such-option").expect(2);
     host.tool("run 'bad..branch'").expect(2).says("not touched");
     host.tool("run no-such-branch").expect(3).says("no-such-branch");
+}
+
+#[test]
+fn ctrl_c_on_a_terminal_halts_the_run_and_the_client_stays_to_see_it() {
+    let Some(lab) = Lab::open() else { return };
+    let host = Host::running(&lab);
+    host.push("two");
+    host.hold();
+    let own = "echo $$ >/run/client.pid; exec ladylinux-refresh run";
+    let client = host.machine.spawn(&format!("exec script --quiet --return --command '{own}' /dev/null"));
+    let run = host.held();
+    host.signal_client("INT");
+    ended(client).expect(130).says("Halted").says("interrupted by SIGINT");
+    assert_eq!(host.last_run()["run"], run.as_str());
+    assert!(host.fenced());
+    assert_eq!(host.state(), "inactive");
 }
 
 #[test]

@@ -104,8 +104,8 @@ pub(super) fn of_contract(settings: &Settings) -> String {
 # It is yours: no command of this program changes it any more.
 [Unit]
 Description=LadyLinux API
-Wants=network-online.target ollama.service
-After=network-online.target ollama.service
+Wants=ollama.service
+After=network.target ollama.service
 StartLimitIntervalSec=60
 StartLimitBurst=5
 

@@ -1,0 +1,184 @@
+//! Runs and those who follow them, below a root: the same files and commands as with systemd, which `tests/lab_survive.rs`
+//! proves.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests lay out what the program finds")]
+
+#[path = "common/host.rs"]
+mod host;
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use host::Host;
+use serde_json::{Value, json};
+
+/// Waits for something that has to come true.
+#[track_caller]
+fn until<T>(mut look: impl FnMut() -> Option<T>) -> T {
+    let limit = Instant::now() + Duration::from_secs(60);
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < limit, "waited in vain");
+        std::thread::yield_now();
+    }
+}
+
+fn status(host: &Host) -> Value {
+    serde_json::from_slice(&fs::read(host.layout.status_file()).unwrap()).unwrap()
+}
+
+/// A host whose runs wait in step 4 as long as the file is there, and that file.
+fn held() -> (Host, std::path::PathBuf) {
+    let host = Host::running();
+    let file = host.beside("hold");
+    let wait = format!("while [ -e {} ]; do sleep 0.02; done", file.display());
+    host.configure(
+        "",
+        &format!("[[hook]]\nname = \"hold\"\nkind = \"check\"\ncommand = [\"sh\", \"-c\", '''{wait}''']\n"),
+    );
+    fs::write(&file, "").unwrap();
+    (host, file)
+}
+
+/// Waits until a run is in step 4; returns its name.
+#[track_caller]
+fn in_step_4(host: &Host) -> String {
+    until(|| {
+        let current = status(host)["current"].clone();
+        (current["phase"] == "prepare").then(|| current["run"].as_str().unwrap().to_owned())
+    })
+}
+
+#[test]
+fn whoever_follows_is_told_byte_for_byte_what_the_run_tells() {
+    let host = Host::running();
+    host.push(&[("version.txt", "two\n"), ("requirements.txt", "six==1.17.0\n")]);
+    host.write("local.txt", "mine\n");
+    let told = host.tool(["run", "--format", "json"]).expect(0);
+    let run = status(&host)["last_run"]["run"].as_str().unwrap().to_owned();
+    assert!(told.out.lines().count() > 20, "{}", told.out);
+    assert_eq!(host.tool(["wait", &run, "--format", "json"]).expect(0).out, told.out);
+    let human = host.tool(["wait", &run]).expect(0);
+    assert!(human.out.contains("✓ 5 restart") && human.err.is_empty(), "{}", human.all());
+    // What lies in /run is gone after a boot; the report is not.
+    fs::remove_dir_all(host.layout.volatile()).unwrap();
+    let last = told.out.lines().last().unwrap();
+    assert_eq!(host.tool(["wait", &run, "--format", "json"]).expect(0).out.trim_end(), last);
+    host.tool(["wait", "20260101T000000000Z-1"]).expect(3).says("there is no run").says("history");
+    host.tool(["wait", "../lock"]).expect(2);
+}
+
+#[test]
+fn a_detached_run_is_named_followed_and_ended_by_its_name() {
+    let (host, hold) = held();
+    host.push(&[("version.txt", "two\n")]);
+    let said = host.tool(["run", "--detach", "--format", "json"]).expect(0);
+    let run = serde_json::from_str::<Value>(&said.out).unwrap()["run"].as_str().unwrap().to_owned();
+    assert_eq!(in_step_4(&host), run);
+    host.tool(["status"]).expect(0).says(&format!("run {run} of main is under way: prepare"));
+    let status = serde_json::from_str::<Value>(&host.tool(["status", "--json"]).expect(0).out).unwrap();
+    assert_eq!((&status["running_now"], &status["current"]["run"]), (&json!(run), &json!(run)));
+    // What a detached run has to say without an event reaches whoever waits for it.
+    let second = host.tool(["run", "--detach"]).expect(0).out;
+    host.tool(["wait", second.trim_end()]).expect(4).says("holds the lock").says(&run);
+    host.tool(["cancel", &run]).expect(0).says("halted").says("fenced");
+    host.tool(["wait", &run]).expect(130).says("interrupted by SIGINT");
+    host.tool(["cancel", &run]).expect(0).says("is not under way");
+    host.tool(["cancel", "20260101T000000000Z-1"]).expect(3).says("there is no run");
+    fs::remove_file(hold).unwrap();
+
+    let third = host.tool(["run", "--detach"]).expect(0).out;
+    host.tool(["wait", third.trim_end()]).expect(0).says("Refreshed");
+    assert_eq!(host.version().as_deref(), Some("two"));
+    assert_eq!(self::status(&host)["current"], Value::Null);
+    host.tool(["run", "--detach", "--dry-run"]).expect(2);
+}
+
+#[test]
+fn a_run_that_was_killed_is_told_as_killed_until_the_next_one() {
+    let (host, hold) = held();
+    host.push(&[("version.txt", "two\n")]);
+    let run = host.tool(["run", "--detach"]).expect(0).out.trim_end().to_owned();
+    in_step_4(&host);
+    let pid = status(&host)["current"]["process"]["pid"].as_i64().unwrap();
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    host.tool(["wait", &run]).expect(137).says("over without a report").says("fenced");
+    host.tool(["status"]).expect(0).says("was killed:").says("prepare");
+
+    // What systemd does at once with the end of a run's unit; done again it changes nothing.
+    let after =
+        || host.command(["after-run", &run]).env("EXIT_CODE", "killed").env("EXIT_STATUS", "KILL").output();
+    host::ran(after().unwrap()).expect(0);
+    let told = status(&host);
+    assert_eq!((&told["current"], &told["last_run"]["result"]), (&Value::Null, &json!("interrupted")));
+    assert_eq!(told["last_run"]["exit_code"], 137);
+    host::ran(after().unwrap()).expect(0);
+    assert_eq!(status(&host), told);
+    host.tool(["wait", &run]).expect(137).says("was killed in prepare").says("SIGKILL");
+    host.tool(["history"]).expect(0).says("interrupted");
+    host.tool(["service", "start"]).expect(3).says("was killed in prepare");
+
+    fs::remove_file(hold).unwrap();
+    host.tool(["run"]).expect(0).says(&format!("run {run} was interrupted"));
+    // A run that came to its own end is nothing to look after.
+    let run = status(&host)["last_run"]["run"].as_str().unwrap().to_owned();
+    let before = status(&host);
+    host.tool(["after-run", &run]).expect(0);
+    assert_eq!(status(&host), before);
+    assert_eq!(host.version().as_deref(), Some("two"));
+}
+
+#[test]
+fn the_application_gets_an_allowed_branch_and_nothing_else() {
+    let host = Host::running();
+    let folder = host.layout.requests();
+    fs::create_dir_all(&folder).unwrap();
+    let ask = |text: &str| fs::write(folder.join("request"), text).unwrap();
+    let answer = || {
+        let ran = host.tool(["answer-requests"]).expect(0);
+        assert!(fs::read_dir(&folder).unwrap().next().is_none(), "something is left");
+        (status(&host)["last_request"].clone(), ran)
+    };
+    let (told, _) = answer();
+    assert_eq!(told, Value::Null);
+
+    host.push(&[("version.txt", "two\n")]);
+    ask("{\"branch\":\"main\"}");
+    let (told, _) = answer();
+    assert_eq!(
+        (&told["outcome"], &told["branch"], &told["run"]),
+        (&json!("refused"), &json!("main"), &Value::Null)
+    );
+    assert_eq!(host.version().as_deref(), Some("one"));
+
+    host.configure("allowed_branches = [\"main\", \"gone\"]", "");
+    for refused in ["{\"branch\":\"other\"}", "{\"branch\":\"main\",\"no_stage\":true}", "--detach", ""] {
+        ask(refused);
+        let (told, ran) = answer();
+        assert_eq!(told["outcome"], "refused", "{refused}");
+        assert!(ran.err.contains("refused the request"), "{}", ran.all());
+    }
+    assert_eq!(host.version().as_deref(), Some("one"));
+
+    // What is asked for twice is done once; what is no file is not followed, and goes.
+    let runs = host.runs().len();
+    ask("{\"branch\":\"main\"}");
+    fs::write(folder.join("again"), "{\"branch\": \"main\"}").unwrap();
+    std::os::unix::fs::symlink(host.layout.env_file(), folder.join("link")).unwrap();
+    fs::create_dir(folder.join("folder")).unwrap();
+    let (told, ran) = answer();
+    assert_eq!((&told["outcome"], &told["why"]), (&json!("done"), &Value::Null));
+    assert_eq!(told["run"], status(&host)["last_run"]["run"]);
+    assert!(!ran.all().contains("SECRET"), "{}", ran.all());
+    assert_eq!(host.runs().len(), runs + 1);
+    assert_eq!(host.version().as_deref(), Some("two"));
+    assert!(host.layout.env_file().exists());
+    host.tool(["status"]).expect(0).says("last request main");
+
+    ask("{\"branch\":\"gone\"}");
+    let (told, _) = answer();
+    assert_eq!(told["outcome"], "failed");
+    assert!(told["why"].as_str().unwrap().contains("gone"), "{told}");
+}
