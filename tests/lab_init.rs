@@ -125,6 +125,21 @@ fn from_nothing_init_makes_the_whole_contract_and_a_second_one_changes_nothing()
         assert_eq!(listing(&machine), before, "{command} changed something the second time");
     }
     tool(&machine, "init --dry-run").says("nothing has to be done");
+
+    // What was lost is made again; what people switched off by masking it stays off.
+    let request = "ladylinux-refresh-request.path";
+    machine
+        .exec("rm -r /usr/lib/systemd/system/ladylinux-api.service.d && systemctl daemon-reload")
+        .expect(0);
+    machine
+        .exec(&format!("systemctl disable --quiet --now {request}; systemctl mask --quiet {request}"))
+        .expect(0);
+    tool(&machine, "init")
+        .expect(0)
+        .says("50-ladylinux-refresh.conf")
+        .says(&format!("left {request} masked"));
+    machine.exec("systemctl show ladylinux-api -p DropInPaths").says("50-ladylinux-refresh.conf");
+    machine.exec(&format!("systemctl is-active {request}")).says("inactive");
 }
 
 #[test]
