@@ -11,6 +11,7 @@ use crate::python::Generation;
 use crate::report::screen::duration;
 use crate::service::deployed::Deployed;
 use crate::service::envfile::EnvFile;
+use crate::service::probe::ResolvedProbe;
 use crate::service::{Admission, fence, port, probe};
 use crate::status_file;
 
@@ -47,7 +48,8 @@ pub fn restart(
     checkpoint::reach("restart:deployed");
 
     account.progress("starting");
-    let summary = start_and_prove(on, account, release, &deployed)
+    let probe = before_the_start(on, account, release, &deployed)?;
+    let summary = start_and_prove(on, account, &probe, &deployed)
         .map_err(|failure| stop_again(on, "the service did not prove that it works", failure))?;
     settle(on, account, &deployed)
         .map_err(|failure| stop_again(on, "the service works, but that cannot be written down", failure))?;
@@ -61,26 +63,36 @@ fn settle(on: &Installation, account: &Account, deployed: &Deployed) -> Outcome<
     fence::lower(&on.layout)
 }
 
-fn start_and_prove(
+/// Settles how the service will be asked, and that nobody else answers in its place.
+fn before_the_start(
     on: &Installation,
     account: &mut Account,
     release: &Release,
     deployed: &Deployed,
-) -> Outcome<String> {
+) -> Outcome<ResolvedProbe> {
     let env_file = EnvFile::read(&on.layout.env_file())?;
     let probe = probe::resolve(&release.settings.probe, &env_file, Some(deployed))?;
     account.url = Some(probe.url.clone());
     let port = on.port()?;
-    if let Some(stranger) = port::holder(port)? {
-        return Err(port::held(port, &stranger));
+    match port::holder(port)? {
+        Some(stranger) => Err(port::held(port, &stranger)),
+        None => Ok(probe),
     }
+}
+
+fn start_and_prove(
+    on: &Installation,
+    account: &mut Account,
+    probe: &ResolvedProbe,
+    deployed: &Deployed,
+) -> Outcome<String> {
     let not_before = clock::boot_ticks();
     let started = on.service.start(Admission::Refresh(account.run.clone()))?;
     for warning in started.warnings {
         account.warn(warning);
     }
     checkpoint::reach("restart:started");
-    let healthy = probe::await_healthy(&probe, on.service.as_ref(), started.main)?;
+    let healthy = probe::await_healthy(probe, on.service.as_ref(), started.main)?;
     probe::prove_new(started.main, not_before, deployed)?;
     prove_listener(on.port()?, not_before, deployed)?;
     account.downtime = account.down_since.map(|since| healthy.first_good.duration_since(since));
@@ -108,7 +120,7 @@ fn stop_again(on: &Installation, what: &str, failure: Failure) -> Failure {
             format!("{what}, and it cannot be stopped: {}", stuck.chain().join(": "))
         }
     };
-    let cause = if said.is_empty() {
+    let cause = if said.iter().all(|line| line.trim().is_empty()) {
         failure
     } else {
         failure.rooted_in(Failure::new(format!("its last lines:\n{}", said.join("\n"))))

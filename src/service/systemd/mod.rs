@@ -33,14 +33,24 @@ pub struct Systemd {
     unit: UnitName,
     runner: Runner,
     bus: Mutex<Option<Bus>>,
-    /// The invocation that this value's last start made.
-    invocation: Mutex<Option<Invocation>>,
+    last_start: Mutex<LastStart>,
+}
+
+/// What came of the last start that was made through one value: whose lines a failure is to show.
+#[derive(Debug, Clone)]
+enum LastStart {
+    /// There was none.
+    None,
+    /// It was refused before anything was executed. The unit's last invocation is an older one's.
+    Vain,
+    /// It made this invocation, whatever became of that.
+    Made(Invocation),
 }
 
 impl Systemd {
     /// Makes the manager of `unit`, which serves the installation at `layout`; touches nothing.
     pub fn new(layout: Layout, unit: UnitName, runner: Runner) -> Self {
-        Self { layout, unit, runner, bus: Mutex::new(None), invocation: Mutex::new(None) }
+        Self { layout, unit, runner, bus: Mutex::new(None), last_start: Mutex::new(LastStart::None) }
     }
 
     /// Returns the connection, a new one where the old one was lost.
@@ -76,8 +86,8 @@ impl Systemd {
         Some(Invocation { unit: self.unit.to_string(), id: facts.invocation.clone(), main })
     }
 
-    fn last_start(&self) -> std::sync::MutexGuard<'_, Option<Invocation>> {
-        self.invocation.lock().unwrap_or_else(PoisonError::into_inner)
+    fn last_start(&self) -> std::sync::MutexGuard<'_, LastStart> {
+        self.last_start.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -105,8 +115,9 @@ impl ServiceManager for Systemd {
     fn log_tail(&self, lines: usize) -> Outcome<Vec<String>> {
         let started = self.last_start().clone();
         let known = match started {
-            Some(invocation) => Some(invocation),
-            None => self.invocation(&self.facts(&self.bus()?)?),
+            LastStart::Made(invocation) => Some(invocation),
+            LastStart::Vain => return Ok(Vec::new()),
+            LastStart::None => self.invocation(&self.facts(&self.bus()?)?),
         };
         let invocation = match known {
             Some(invocation) => Some(invocation),

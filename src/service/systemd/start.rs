@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Systemd, journald, last_exit, not_loaded, running};
+use super::{LastStart, Systemd, journald, last_exit, not_loaded, running};
 use crate::checkpoint;
 use crate::clock;
 use crate::error::{Failure, Outcome};
@@ -49,6 +49,7 @@ impl Systemd {
         if let Some(why) = not_loaded(&self.unit, &before) {
             return Err(Failure::new(why).hint(format!("systemctl status {unit}")));
         }
+        *self.last_start() = LastStart::Vain;
         let mut warnings = Vec::new();
         if self.gave_up(&before) {
             warnings.push(format!(
@@ -61,8 +62,8 @@ impl Systemd {
         bus.reset_failed(unit)?;
         let result = self.await_start(bus, &before)?;
         let after = self.facts(bus)?;
-        if after.invocation != before.invocation {
-            *self.last_start() = self.invocation(&after);
+        if let Some(made) = self.invocation(&after).filter(|_| after.invocation != before.invocation) {
+            *self.last_start() = LastStart::Made(made);
         }
         match (result, runs(&after)) {
             (JobResult::Done | JobResult::Unheard, Some(running)) => {
