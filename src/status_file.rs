@@ -52,7 +52,8 @@ pub struct Current {
     pub branch: BranchName,
     /// When it began, in UTC.
     pub started_at: jiff::Timestamp,
-    /// The part of it that is in hand.
+    /// The part of it that is in hand: staging, stop or restart. `stop` stands for all that happens while the service is
+    /// down, because writing this file durably takes longer than some of these parts; the journal has each.
     pub phase: Phase,
     /// Its process.
     pub process: ProcessId,
@@ -160,7 +161,8 @@ pub fn set_last_request(layout: &Layout, request: &LastRequest) -> Outcome<()> {
     change(layout, |status| status.last_request = Some(request.clone()))
 }
 
-/// Keeps what is told of the run under way: which part of it is in hand.
+/// Keeps what is told of the run under way. While the service is down nothing is written, so that it is not down for
+/// longer; who asks this file then is not the application.
 #[derive(Debug)]
 pub struct CurrentKeeper {
     layout: Layout,
@@ -176,9 +178,8 @@ impl CurrentKeeper {
 
 impl Subscriber for CurrentKeeper {
     fn take(&mut self, event: &Event) {
-        // The last part takes no time, and its end writes the file anyway.
         let Event::PhaseStarted { phase } = event else { return };
-        if *phase != Phase::Status {
+        if matches!(phase, Phase::Staging | Phase::Stop | Phase::Restart) {
             self.current.phase = *phase;
             let current = self.current.clone();
             // Whoever looks sees an older part; no reason to end a run.

@@ -165,7 +165,7 @@ fn a_refresh_goes_on_when_its_client_is_killed_disconnected_cancelled_or_stopped
         host.hold();
         let client = host.client("run");
         let run = host.held();
-        assert_eq!(host.current().unwrap()["phase"], "prepare");
+        assert_eq!(host.current().unwrap()["phase"], "stop", "all that happens while the service is down");
         host.machine
             .exec("systemctl list-units --plain --no-legend 'ladylinux-refresh-2*'")
             .says(&format!("ladylinux-refresh-{run}.service"));
