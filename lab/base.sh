@@ -29,7 +29,7 @@ main() {
     set -- "$project"/demo/app/requirements.txt "$project"/demo/steps/*/requirements.txt
     system="$ID $suite $(uname -m)"
     base=$cache/base-$(digest "$system $packages" "$here"/guest/*)
-    wheels=$cache/wheels-$(digest "$system $uv $small" "$@")
+    wheels=$cache/wheels-$(digest "$system $uv $small with uv unpacked" "$@")
 
     if [ ! -d "$base" ] || [ ! -d "$wheels" ] || ! tools_are_there; then
         [ "$(id -u)" -eq 0 ] || fail 'only root can build and boot the machines of the lab'
@@ -102,7 +102,8 @@ build_base() {
     echo "lab: base root file system of $ID $suite built in $(($(date +%s) - began)) s: $base"
 }
 
-# A folder as PEP 503 has it: usable as it lies (file://), or served.
+# A folder as PEP 503 has it: usable as it lies (file://), or served. And uv as the program keeps it, for machines that
+# need not show how it gets there.
 build_wheels() {
     began=$(date +%s)
     new=$cache/new-wheels-$$
@@ -130,6 +131,12 @@ build_wheels() {
         printf '<a href="%s/">%s</a><br>\n' "$name" "$name" >>"$new/names"
     done
     sort -u "$new/names" >"$new/simple/index.html"
+    mkdir -p "$new/tools/uv-$uv"
+    /usr/bin/python3 -c 'import shutil, sys, zipfile
+name = next(name for name in zipfile.ZipFile(sys.argv[1]).namelist() if name.endswith(".data/scripts/uv"))
+with zipfile.ZipFile(sys.argv[1]).open(name) as packed, open(sys.argv[2], "wb") as program:
+    shutil.copyfileobj(packed, program)' "$new"/simple/uv/uv-*.whl "$new/tools/uv-$uv/uv"
+    chmod 755 "$new/tools/uv-$uv/uv"
     rm -rf "$new/all" "$new/venv" "$new/names"
     chmod -R a+rX "$new"
     sync -f "$new"

@@ -44,6 +44,8 @@ pub enum Command {
     Unfence(UnfenceArgs),
     /// Bring a directory, or an existing installation, to the deployment contract
     Init(InitArgs),
+    /// Look for everything that may be wrong, and say how to repair it; changes nothing
+    Doctor(DoctorArgs),
     /// Control the service under the embedded supervisor
     #[command(subcommand)]
     Service(ServiceCommand),
@@ -269,6 +271,14 @@ pub struct InitArgs {
     /// Only repair the work tree: give the service user back what it cannot remove, move nested repositories away
     #[arg(long, conflicts_with_all = ["repo", "branch", "allow", "port"])]
     pub repair_layout: bool,
+}
+
+/// `doctor`
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Write it as JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `service …`

@@ -8,6 +8,7 @@ use crate::error::{Failure, Outcome};
 use crate::installation::Installation;
 use crate::journal::record::Ending;
 use crate::journal::{recover, store};
+use crate::python::Record;
 use crate::report::Report;
 use crate::settings::layout::Layout;
 use crate::settings::names::{CommitId, GenerationName, RunId};
@@ -121,9 +122,29 @@ pub fn rollback_target(layout: &Layout, run: Option<&RunId>, now: &Now) -> Outco
         let DeployedPair { run, commit, generation, branch, .. } = last;
         return Ok(GoodPair { run, commit, generation, branch });
     }
-    pairs.into_iter().find(|pair| !is_there(&pair.commit, &pair.generation)).ok_or_else(|| {
+    let earlier = match pairs.into_iter().find(|pair| !is_there(&pair.commit, &pair.generation)) {
+        None => adopted_pair(layout)?.filter(|pair| !is_there(&pair.commit, &pair.generation)),
+        found => found,
+    };
+    earlier.ok_or_else(|| {
         Failure::new("there is no earlier good run to return to").hint("ladylinux-refresh history")
     })
+}
+
+/// The pair from before the tool: what the run that adopted the environment had found. It proved itself before there were
+/// runs.
+fn adopted_pair(layout: &Layout) -> Outcome<Option<GoodPair>> {
+    let before = |report: Report| {
+        let (generation, commit) = (report.environment.generation_before?, report.commit_before?);
+        let is_there = is_adopted(layout, &generation);
+        is_there.then_some(GoodPair { run: report.run, commit, generation, branch: report.branch })
+    };
+    Ok(all(layout)?.into_iter().rev().filter_map(|past| past.report).find_map(before))
+}
+
+/// Tells whether a generation is a folder from before the tool, and still there.
+pub fn is_adopted(layout: &Layout, generation: &GenerationName) -> bool {
+    Record::read(layout, generation).is_ok_and(|found| found.is_some_and(|it| it.built().is_none()))
 }
 
 /// How many runs keep their folder; one that holds saved changes keeps it until they are pruned by name.

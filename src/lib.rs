@@ -27,6 +27,7 @@ pub mod clock;
 pub mod commands;
 pub mod demo;
 pub mod disk;
+pub mod doctor;
 pub mod error;
 pub mod event;
 pub mod exit;

@@ -11,12 +11,15 @@
 
 #[path = "common/crash.rs"]
 mod crash;
+#[path = "common/dice.rs"]
+mod dice;
 #[path = "common/host.rs"]
 mod host;
 
 use std::time::{Duration, Instant};
 
 use crash::{EVERYTHING, Environment, Killed, RUN, Reach, Rig, WORKER};
+use dice::{Dice, long, tell};
 
 /// One kill: at which point of the list, and whom.
 #[derive(Debug, Clone)]
@@ -31,10 +34,6 @@ impl Kill {
     fn point(&self) -> String {
         format!("{}#{}", self.name, self.nth)
     }
-}
-
-fn long() -> bool {
-    std::env::var_os("LADYLINUX_REFRESH_LONG").is_some()
 }
 
 fn is_child(name: &str) -> bool {
@@ -297,27 +296,6 @@ fn rw_7_1a_a_recovery_that_is_killed_itself_is_made_good_by_the_third_run() {
     }
 }
 
-/// Numbers that only seem to be random (xorshift), so that what failed can be done again.
-struct Dice(u64);
-
-impl Dice {
-    fn from_environment() -> Self {
-        let seed = std::env::var("LADYLINUX_REFRESH_SEED").ok().and_then(|seed| seed.parse().ok());
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-        let other = if long() { u64::from(now.subsec_nanos()) | 1 } else { 0x1ad1_1e5e_ed00_0001 };
-        let seed = seed.unwrap_or(other);
-        tell(&format!("random instants: LADYLINUX_REFRESH_SEED={seed}"));
-        Self(seed.max(1))
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit.max(1)
-    }
-}
-
 #[test]
 fn rw_7_1a_a_run_killed_at_a_random_instant_of_each_step_is_made_good_by_the_next_one() {
     const PHASES: [&str; 8] =
@@ -383,10 +361,4 @@ fn rw_7_1a_children_that_outlive_a_killed_run_are_ended_by_the_next_one() {
     rig.succeed(&["run"]);
     rig.expect_converged();
     rig.expect_changes_kept();
-}
-
-/// Says something past the test runner, which would keep what a passing test prints to itself.
-fn tell(line: &str) {
-    use std::io::Write as _;
-    let _ = writeln!(std::io::stderr(), "{line}");
 }

@@ -6,7 +6,7 @@ mod lab;
 #[path = "common/site.rs"]
 mod site;
 
-use lab::{Disk, How, Lab, Machine, Ran, Server};
+use lab::{Disk, How, Lab, Machine, Ran, Server, until};
 use site::Site;
 
 /// A probe with little patience, a service that has to stay good for longer than the one that dies, and a fetch that
@@ -52,13 +52,16 @@ const TROUBLES: [Trouble; 5] = [
     },
     Trouble {
         what: "the application starts and dies after 3 s",
-        files: &[(
-            "api_layer.py",
-            "import os, threading\nfrom fastapi import FastAPI\napp = FastAPI()\n\
+        files: &[
+            (
+                "api_layer.py",
+                "import os, threading\nfrom fastapi import FastAPI\napp = FastAPI()\n\
              @app.get('/api/status')\ndef status():\n    return {}\n\
              def end():\n    print('out of memory, more or less', flush=True)\n    os._exit(3)\n\
              threading.Timer(3, end).start()\n",
-        )],
+            ),
+            ("hooks/check.py", "pass\n"),
+        ],
         command: "run",
         step: "step 5 (restart)",
         cause: &["out of memory, more or less"],
@@ -133,15 +136,25 @@ fn rw_7_1a_a_network_that_goes_away_in_the_middle_of_a_fetch_halts_only_a_run_th
 
 /// Runs a command whose fetch is cut off after it has begun to bring something.
 fn cut_in_mid_transfer(site: &Site, command: &str) -> Ran {
+    let held = || site.server.requests().iter().filter(|line| line.ends_with("HELD")).count();
+    let before = held();
     site.server.hold("git-upload-pack", 200_000);
     let ran = std::thread::scope(|scope| {
         let running = scope.spawn(|| site.machine.tool(command));
-        site.server.wait_until_held();
+        until("an answer that is held", || (held() > before || running.is_finished()).then_some(()));
+        if running.is_finished() {
+            panic!("nothing was held: {:?}", running.join().unwrap());
+        }
         site.network.partition("web");
         running.join().unwrap()
     });
     site.network.heal("web");
     site.server.release();
+    // Until each has found out again where the other is.
+    until("the network is whole again", || {
+        let asked = site.machine.exec("curl --insecure --silent --output /dev/null https://source/");
+        (asked.code == Some(0)).then_some(())
+    });
     ran
 }
 

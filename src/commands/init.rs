@@ -8,6 +8,7 @@ use crate::disk;
 use crate::error::{Context as _, Outcome};
 use crate::event::Events;
 use crate::exit::{Ended, Error, Refusal};
+use crate::git::Git;
 use crate::host::repair::Repair;
 use crate::host::{self, Given, Host, Look, Wish, by_hand};
 use crate::installation::{as_typed, check_there};
@@ -119,10 +120,13 @@ fn repair(layout: &Layout, args: &InitArgs, run: &RunId, runner: &Runner) -> Res
     check_there(layout).map_err(told)?;
     let _lock = if args.dry_run { None } else { Some(locked(layout, run)?) };
     let owner = Repair::owner_of(layout).map_err(told)?;
-    let repair = Repair::at(layout, runner, owner, run).map_err(told)?;
+    let git = Git::new(runner, layout).map_err(told)?;
+    let repair = Repair::at(layout, &git, owner, run);
     if args.dry_run {
         let lines = repair.plan().map_err(told)?;
-        lines.iter().for_each(|line| say(&format!("would {line}")));
+        for line in &lines {
+            say(&format!("would {line}"));
+        }
         say(if lines.is_empty() { "nothing has to be repaired" } else { "nothing was changed" });
         return Ok(Ended::Done);
     }

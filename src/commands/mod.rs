@@ -5,6 +5,7 @@ mod answer_requests;
 mod as_owner;
 mod cancel;
 mod demo;
+mod doctor;
 mod drift;
 mod history;
 mod init;
@@ -56,6 +57,7 @@ pub fn dispatch(cli: Cli) -> Result<Ended, Error> {
         Command::Cancel(args) => cancel::cancel(&layout, &args),
         Command::Unfence(args) => unfence::unfence(&layout, &args),
         Command::Init(args) => init::init(&layout, &args),
+        Command::Doctor(args) => doctor::doctor(&layout, &args),
         Command::Service(command) => service::service(&layout, &command),
         Command::Drift(command) => drift::drift(&layout, &command),
         Command::Demo(args) => demo::demo(&args),

@@ -20,6 +20,9 @@ pub const OPERATION: &str = "git-inspect";
 /// The worker's operation for [`handle_unremovable`].
 pub const UNREMOVABLE: &str = "git-unremovable";
 
+/// The worker's operation for [`handle_origin`].
+pub const ORIGIN: &str = "git-origin";
+
 /// What a worker is asked to look at.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Request {
@@ -100,6 +103,18 @@ pub fn handle(request: &Request) -> Outcome<TreeState> {
     Ok(state)
 }
 
+/// Does the worker's side of [`ORIGIN`]: reads the URL that people who work in the tree pull from. A refresh never asks.
+///
+/// # Errors
+/// git cannot be started.
+pub fn handle_origin(request: &Request) -> Outcome<Option<String>> {
+    let tree = Tree::enter(&request.place);
+    let program = tree.own().args(["config", "--get", "remote.origin.url"]);
+    let found = tree.git.runner().run(&program)?;
+    tree.leave()?;
+    Ok(found.succeeded().then(|| found.text().trim().to_owned()).filter(|url| !url.is_empty()))
+}
+
 fn kind_of(app: &Path) -> TreeKind {
     let Ok(found) = fs::symlink_metadata(app) else { return TreeKind::Absent };
     if !found.is_dir() {
@@ -159,7 +174,7 @@ pub(super) fn operation_files(git_dir: &Path) -> Vec<&'static str> {
 }
 
 /// The lock files in `.git`, absolute.
-pub(super) fn locks(git_dir: &Path) -> Vec<PathBuf> {
+pub fn locks(git_dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let is_lock = |path: &Path| path.extension().is_some_and(|ending| ending == "lock");
     for entry in fs::read_dir(git_dir).into_iter().flatten().flatten() {
@@ -206,7 +221,7 @@ fn nested_repositories(app: &Path) -> Vec<TreePath> {
 
 /// Processes that are at work in the repository: a lock file is open, or git runs with its working directory in the
 /// tree. Only names of links below `/proc` are read, nothing in the tree itself.
-pub(super) fn holders(app: &Path) -> Vec<String> {
+pub fn holders(app: &Path) -> Vec<String> {
     let git_dir = app.join(".git");
     let own = ProcessId::own().pid;
     all_pids()
@@ -228,7 +243,7 @@ pub(super) fn holders(app: &Path) -> Vec<String> {
         .collect()
 }
 
-/// Something in the work tree that its owner cannot remove.
+/// Something in the work tree that its owner cannot remove, read, or let git write to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unremovable {
     /// Where, absolute.
@@ -247,8 +262,8 @@ pub struct Unremovable {
 pub enum Obstacle {
     /// It belongs to somebody else.
     Owner,
-    /// A flag of the file system.
-    Flag,
+    /// A flag of the file system, or its mode.
+    Other,
 }
 
 /// What repairs an obstacle of the first kind.
@@ -262,13 +277,16 @@ pub fn handle_unremovable(request: &Request) -> Outcome<Vec<Unremovable>> {
     let app = request.place.app.as_path();
     let mut found = Vec::new();
     let as_root = rustix::process::geteuid().is_root();
-    Removal { owner: Owner::own(), as_root, found: &mut found }.folder(app)?;
+    let git_dir = app.join(".git");
+    Removal { owner: Owner::own(), as_root, git_dir, found: &mut found }.folder(app)?;
     Ok(found)
 }
 
 struct Removal<'a> {
     owner: Owner,
     as_root: bool,
+    /// Where git does not only remove, but write.
+    git_dir: PathBuf,
     found: &'a mut Vec<Unremovable>,
 }
 
@@ -284,7 +302,7 @@ impl Removal<'_> {
         let empty =
             entries.as_ref().is_ok_and(|_| fs::read_dir(folder).is_ok_and(|mut all| all.next().is_none()));
         let closed = foreign
-            && !empty
+            && (!empty || folder.starts_with(&self.git_dir))
             && rustix::fs::access(folder, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)
                 .is_err();
         if closed {
@@ -307,9 +325,33 @@ impl Removal<'_> {
                 self.folder(&entry.path())?;
             } else if inside.is_file() {
                 self.flags(&entry.path());
+                self.file(&entry.path(), &inside);
             }
         }
         Ok(())
+    }
+
+    /// Looks whether a file can be read, or else it could not be saved; and written, where it is the log of a ref: git
+    /// appends to those. A refresh would halt at either, with the service down.
+    fn file(&mut self, path: &Path, found: &fs::Metadata) {
+        let may_not = |access| rustix::fs::access(path, access).is_err();
+        let foreign = found.uid() != self.owner.uid;
+        let what = if may_not(rustix::fs::Access::READ_OK) {
+            "the owner of the tree may not read it"
+        } else if foreign
+            && path.starts_with(self.git_dir.join("logs"))
+            && may_not(rustix::fs::Access::WRITE_OK)
+        {
+            "git, as the owner of the tree, may not append to it"
+        } else {
+            return;
+        };
+        if foreign {
+            let reason = format!("it belongs to uid {} and {what}", found.uid());
+            self.add(path, reason, Obstacle::Owner, REPAIR.to_owned());
+        } else {
+            self.add_command(path, what, "chmod u+r");
+        }
     }
 
     /// Looks for the flags that keep even root from removing a file.
@@ -321,15 +363,15 @@ impl Removal<'_> {
         };
         let Ok(flags) = ioctl_getflags(&file) else { return };
         if flags.contains(IFlags::IMMUTABLE) {
-            self.add_flag(path, "it is marked immutable", "chattr -i");
+            self.add_command(path, "it is marked immutable", "chattr -i");
         } else if flags.contains(IFlags::APPEND) {
-            self.add_flag(path, "it is marked append-only", "chattr -a");
+            self.add_command(path, "it is marked append-only", "chattr -a");
         }
     }
 
-    fn add_flag(&mut self, path: &Path, reason: &str, command: &str) {
+    fn add_command(&mut self, path: &Path, reason: &str, command: &str) {
         let repair = format!("{command} '{}'", path.display().to_string().replace('\'', r"'\''"));
-        self.add(path, reason.to_owned(), Obstacle::Flag, repair);
+        self.add(path, reason.to_owned(), Obstacle::Other, repair);
     }
 
     fn add(&mut self, path: &Path, reason: String, obstacle: Obstacle, repair: String) {

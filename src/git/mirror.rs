@@ -17,6 +17,7 @@ use crate::settings::names::{BranchName, CommitId, RunId};
 use crate::settings::{Remote, RemoteUrl};
 
 use super::fetch_failure::FetchFailure;
+use super::worktree::LONG;
 use super::{Git, Repository, inspect, remote};
 
 /// The mirror's own configuration. The owner of `app/` reads the mirror whatever the caller's umask is.
@@ -154,6 +155,34 @@ impl Mirror {
             Some((_, commit)) => Ok(commit.clone()),
             None => Err(no_such_branch(branch, heads.iter().map(|(name, _)| name))),
         }
+    }
+
+    /// Looks at everything that the mirror holds; tells what is damaged, `None` where nothing is.
+    ///
+    /// # Errors
+    /// git cannot be started.
+    pub fn damage(&self) -> Outcome<Option<String>> {
+        if !self.is_usable()? {
+            return Ok(Some("git does not take it for a repository".to_owned()));
+        }
+        let program = self.bare().args(["fsck", "--no-dangling", "--no-progress"]).deadline(LONG);
+        let checked = self.git.runner().run(&program)?;
+        if checked.succeeded() {
+            return Ok(None);
+        }
+        Ok(Some(checked.last_lines(3).join("; ")))
+    }
+
+    /// Checks that the remote had a branch when it was fetched last.
+    ///
+    /// # Errors
+    /// It had none of that name: told with the nearest names. Or the mirror cannot be read.
+    pub fn check_branch(&self, branch: &BranchName) -> Outcome<()> {
+        let heads = self.heads()?;
+        if heads.iter().any(|(name, _)| name == branch.as_str()) {
+            return Ok(());
+        }
+        Err(no_such_branch(branch, heads.iter().map(|(name, _)| name)))
     }
 
     /// Tells whether the mirror holds `commit`.

@@ -88,6 +88,14 @@ impl WorkTree {
         self.within(|place| self.ask(inspect::UNREMOVABLE, &inspect::Request { place }))
     }
 
+    /// Returns the URL that people who work in the tree pull from, where one is set.
+    ///
+    /// # Errors
+    /// The repository cannot be asked.
+    pub fn origin(&self) -> Outcome<Option<String>> {
+        self.within(|place| self.ask(inspect::ORIGIN, &inspect::Request { place }))
+    }
+
     /// Moves a folder out of the tree, to a name that nothing has yet in a folder of the owner's.
     ///
     /// # Errors
@@ -329,6 +337,7 @@ fn sweep(folder: &Path) {
 pub fn answer(operation: &str, request: &[u8]) -> Option<Vec<u8>> {
     Some(match operation {
         inspect::OPERATION => worker::answer(request, |request| inspect::handle(&request)),
+        inspect::ORIGIN => worker::answer(request, |request| inspect::handle_origin(&request)),
         inspect::UNREMOVABLE => worker::answer(request, |request| inspect::handle_unremovable(&request)),
         drift::OPERATION => worker::answer(request, |request| drift::handle(&request)),
         made::OPERATION => worker::answer(request, |request| made::handle(&request)),

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 
 use crate::error::Outcome;
+use crate::git::Git;
 use crate::git::inspect::Head;
 use crate::process::Owner;
 use crate::report::screen::{Tone, count, harmless, paint, say};
@@ -34,8 +35,7 @@ impl Note {
     }
 }
 
-/// Looks for everything of that kind; only reads. What needs the mirror or the tool's state is left out where that is
-/// not there yet.
+/// Looks for everything of that kind; only reads. What needs the mirror is left out where there is none yet.
 ///
 /// # Errors
 /// Something cannot be looked at.
@@ -44,9 +44,9 @@ pub fn notes(host: &Host) -> Outcome<Vec<Note>> {
     if host.layout.is_real() {
         notes.extend(rights(host));
     }
-    notes.extend(sudo(host));
-    if host.layout.state().is_dir() && host.layout.app().join(".git").is_dir() {
-        notes.extend(tree(host)?);
+    notes.extend(sudo(host)?);
+    if let (true, Ok(owner)) = (host.layout.app().join(".git").is_dir(), host.owner()) {
+        notes.extend(host.with_git(|git, _| tree(host, git, owner))?);
     }
     if matches!(host.keeper, Keeper::Systemd { .. }) {
         notes.extend(unit_notes(host)?);
@@ -98,28 +98,26 @@ fn rights(host: &Host) -> Vec<Note> {
 }
 
 /// Sudo rules of the time before.
-fn sudo(host: &Host) -> Vec<Note> {
-    rules::risky(&host.layout)
-        .into_iter()
-        .map(|rule| {
-            Note::new(
-                format!("{}, line {}: {}", rule.file.display(), rule.line, rule.text),
-                format!(
-                    "whoever controls the application is root by this rule; a refresh needs none: it is run by root, \
-                     or asked for with a file in {} (docs/requests.md)",
-                    host.layout.requests().display()
-                ),
-                format!("visudo -f {}, and take that line out", rule.file.display()),
-            )
-        })
-        .collect()
+fn sudo(host: &Host) -> Outcome<Vec<Note>> {
+    let rules = rules::risky(&host.layout)?.into_iter().map(|(file, line, text)| {
+        Note::new(
+            format!("{}, line {line}: {text}", file.display()),
+            format!(
+                "whoever controls the application is root by this rule; a refresh needs none: it is run by root, or \
+                 asked for with a file in {} (docs/requests.md)",
+                host.layout.requests().display()
+            ),
+            format!("visudo -f {}, and take that line out", file.display()),
+        )
+    });
+    Ok(rules.collect())
 }
 
 /// The work tree: what a run would stumble over, and what it will change.
-fn tree(host: &Host) -> Outcome<Vec<Note>> {
+fn tree(host: &Host, git: &Git, owner: Owner) -> Outcome<Vec<Note>> {
     let app = host.layout.app();
     let mut notes = Vec::new();
-    let repair = repair::Repair::at(&host.layout, &host.runner, host.owner()?, &host.run)?;
+    let repair = repair::Repair::at(&host.layout, git, owner, &host.run);
     let found = repair.look()?;
     if !found.is_nothing() {
         notes.push(Note::new(
@@ -184,6 +182,12 @@ fn unit_notes(host: &Host) -> Outcome<Vec<Note>> {
             format!("all of it belongs to {SERVICE_USER}; what root writes there a run cannot remove"),
             format!("{edit}, and add under [Service]: User={SERVICE_USER}"),
         ));
+    } else if facts.user != SERVICE_USER {
+        notes.push(Note::new(
+            format!("{name} runs the application as {}", facts.user),
+            format!("everything of it that is made new belongs to {SERVICE_USER}"),
+            format!("{edit}, and add under [Service]: User={SERVICE_USER}"),
+        ));
     }
     if facts.kill_mode != "control-group" && facts.kill_mode != "mixed" {
         notes.push(Note::new(
@@ -192,8 +196,8 @@ fn unit_notes(host: &Host) -> Outcome<Vec<Note>> {
             format!("{edit}, and add under [Service]: KillMode=control-group"),
         ));
     }
-    if layout.mirror().join("HEAD").exists() {
-        let found = unit::of_commit(&host.installation()?.mirror, &host.commit()?, name);
+    if let Some(commit) = host.mirrored()? {
+        let found = unit::of_commit(&host.installation()?.mirror, &commit, name);
         // Several units of that name are no concern of a machine that has its own.
         if let Some(drift) = unit::drift(&path, found.ok().flatten().as_ref(), settings)? {
             notes.push(Note::new(
@@ -208,13 +212,11 @@ fn unit_notes(host: &Host) -> Outcome<Vec<Note>> {
 
 /// Files of the application that call what takes rights of root: the button of its page.
 fn callers(host: &Host) -> Outcome<Vec<Note>> {
-    if !host.layout.mirror().join("HEAD").exists() {
-        return Ok(Vec::new());
-    }
+    let Some(commit) = host.mirrored()? else { return Ok(Vec::new()) };
     let on = host.installation()?;
     let mut files: Vec<PathBuf> = Vec::new();
     for word in ["sudo", "systemd-run"] {
-        files.extend(on.mirror.mentions(&host.commit()?, word)?);
+        files.extend(on.mirror.mentions(&commit, word)?);
     }
     files.retain(|path| path.extension().is_some_and(|ending| ending == "py"));
     files.sort();

@@ -12,7 +12,7 @@ pub mod repair;
 mod rules;
 mod source;
 mod trust;
-mod unit;
+pub(crate) mod unit;
 mod unit_text;
 mod units;
 mod user;
@@ -54,6 +54,8 @@ pub struct Host {
     given: Given,
     run: RunId,
     runner: Runner,
+    /// What the branch points to at the remote; not yet in the mirror, perhaps.
+    tip: OnceCell<CommitId>,
     installation: OnceCell<Installation>,
     bus: OnceCell<Bus>,
 }
@@ -110,6 +112,11 @@ impl Host {
     /// What speaks against it.
     pub fn look(layout: &Layout, given: Given, run: RunId, runner: Runner) -> Outcome<Self> {
         let keeper = if layout.is_real() && systemd::is_booted() {
+            if !rustix::process::geteuid().is_root() {
+                return Err(Failure::new("only root can bring a machine to the contract").hint(
+                    "as root, or for a trial in a folder of yours: ladylinux-refresh --root DIR init --repo URL",
+                ));
+            }
             Keeper::Systemd { program: trust::program()? }
         } else {
             Keeper::Embedded
@@ -120,6 +127,7 @@ impl Host {
             given,
             run,
             runner,
+            tip: OnceCell::new(),
             installation: OnceCell::new(),
             bus: OnceCell::new(),
         };
@@ -146,18 +154,24 @@ impl Host {
         Ok(())
     }
 
-    /// Asks the remote for the branch, from a world of its own that is gone afterwards: a mistake in the URL or the
-    /// branch leaves nothing behind.
+    /// Asks the remote for the branch: a mistake in the URL or the branch leaves nothing behind.
     fn check_remote(&self) -> Outcome<()> {
+        let tip = self.with_git(|git, world| {
+            Mirror::new(git, world, &self.given.settings.remote).remote_tip(&self.given.branch)
+        })?;
+        let _ = self.tip.set(tip);
+        Ok(())
+    }
+
+    /// Does `work` with a git whose configuration lies in a world of its own, which is gone afterwards.
+    fn with_git<T>(&self, work: impl FnOnce(&Git, &Layout) -> Outcome<T>) -> Outcome<T> {
         let scratch = PathBuf::from(format!("/tmp/ladylinux-refresh-init-{}", self.run));
         disk::make_new_folder(&scratch, 0o755)?;
         let world = Layout::below(scratch);
-        let told = Git::new(&self.runner, &world).and_then(|git| {
-            Mirror::new(&git, &world, &self.given.settings.remote).remote_tip(&self.given.branch)
-        });
+        let done = Git::new(&self.runner, &world).and_then(|git| work(&git, &world));
         let removed = disk::remove_tree(world.root());
-        told?;
-        removed
+        let done = done?;
+        removed.map(|()| done)
     }
 
     /// Returns whom the application belongs to: on systemd the service user; elsewhere whom it belongs to already, below
@@ -187,6 +201,15 @@ impl Host {
     /// Returns the commit that the branch points to now; fetched once.
     fn commit(&self) -> Outcome<CommitId> {
         self.installation()?.mirror.ensure(&self.run, &self.given.branch)
+    }
+
+    /// Returns what the branch points to, where the mirror holds it already; nothing is fetched.
+    fn mirrored(&self) -> Outcome<Option<CommitId>> {
+        if !self.layout.mirror().join("HEAD").exists() {
+            return Ok(None);
+        }
+        let Some(tip) = self.tip.get() else { return Ok(None) };
+        Ok(self.installation()?.mirror.contains(tip)?.then(|| tip.clone()))
     }
 
     /// Returns the connection to systemd.

@@ -1,5 +1,5 @@
-//! `init --repair-layout`: gives the service user back what it cannot remove from its own work tree, and moves
-//! repositories inside the work tree away.
+//! `init --repair-layout`: gives the service user back what it cannot remove from its own work tree, or not read there, and
+//! moves repositories inside the work tree away.
 //!
 //! Exactly what a refresh would be refused for, and nothing else: each entry is reached by descriptors from `app/` down,
 //! no link is followed, no mount crossed. What cannot be told apart safely is left alone and named.
@@ -12,8 +12,7 @@ use crate::git::Git;
 use crate::git::inspect::{self, Head, Obstacle, Unremovable};
 use crate::git::path::TreePath;
 use crate::git::worktree::WorkTree;
-use crate::process::{Owner, Runner};
-use crate::report::screen::count;
+use crate::process::Owner;
 use crate::settings::layout::Layout;
 use crate::settings::names::RunId;
 
@@ -36,7 +35,7 @@ pub struct Repair<'a> {
 pub struct Found {
     /// `app/` itself belongs to root.
     roots: bool,
-    /// What its owner cannot remove.
+    /// What its owner cannot remove, or not read.
     stuck: Vec<Unremovable>,
     /// Repositories inside.
     nested: Vec<TreePath>,
@@ -55,8 +54,11 @@ impl Found {
             parts.push(format!("{} belongs to root", app.display()));
         }
         if let Some(first) = self.stuck.first() {
-            let entries = count(self.stuck.len(), "entry").replace("entrys", "entries");
-            parts.push(format!("{entries} cannot be removed by the owner of the tree ({})", first.path));
+            let more = match self.stuck.len() {
+                1 => String::new(),
+                all => format!(" (and {} more)", all - 1),
+            };
+            parts.push(format!("{}: {}{more}", first.path, first.reason));
         }
         if let Some(first) = self.nested.first() {
             parts.push(format!("there is a second repository inside the work tree ({first})"));
@@ -67,12 +69,8 @@ impl Found {
 
 impl<'a> Repair<'a> {
     /// Prepares the repair of the work tree of `layout` for `owner`.
-    ///
-    /// # Errors
-    /// There is no git.
-    pub fn at(layout: &'a Layout, runner: &Runner, owner: Owner, run: &'a RunId) -> Outcome<Self> {
-        let git = Git::new(runner, layout)?;
-        Ok(Self { layout, tree: WorkTree::new(&git, layout, owner), owner, run })
+    pub fn at(layout: &'a Layout, git: &Git, owner: Owner, run: &'a RunId) -> Self {
+        Self { layout, tree: WorkTree::new(git, layout, owner), owner, run }
     }
 
     /// Returns whom the application belongs to: on a real machine the service user, below a root whose `app/` is.
@@ -124,7 +122,7 @@ impl<'a> Repair<'a> {
                         entry.path, self.owner.uid
                     )
                 }
-                Obstacle::Flag => format!("leave {} alone: {}; {}", entry.path, entry.reason, entry.repair),
+                Obstacle::Other => format!("leave {} alone: {}; {}", entry.path, entry.reason, entry.repair),
             });
         }
         for path in &found.nested {
@@ -170,7 +168,7 @@ impl<'a> Repair<'a> {
         match left.first() {
             None => Ok(()),
             Some(first) => {
-                Err(Failure::new(format!("{} still cannot be removed: {}", first.path, first.reason))
+                Err(Failure::new(format!("{} still stands in the way: {}", first.path, first.reason))
                     .hint(first.repair.clone()))
             }
         }

@@ -15,8 +15,10 @@ impl Measure for Mirrored {
     fn look(&self, host: &Host) -> Outcome<Look> {
         let mirror = host.layout.mirror();
         let url = host.given.settings.remote.url.as_ref().map(|url| url.text.as_str()).unwrap_or_default();
-        Ok(if mirror.join("HEAD").exists() {
+        Ok(if host.mirrored()?.is_some() {
             Look::Fits(format!("left {} as it is", mirror.display()))
+        } else if mirror.join("HEAD").exists() {
+            Look::Needed(format!("fetch {} into {}", host.given.branch, mirror.display()))
         } else {
             Look::Needed(format!("mirror {url} in {}", mirror.display()))
         })

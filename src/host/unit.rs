@@ -64,18 +64,18 @@ pub(super) fn installed(layout: &Layout, unit: &UnitName) -> Option<PathBuf> {
 
 /// A unit that a commit brings.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Found {
+pub(crate) struct Found {
     /// Its path in the tree.
-    pub(super) path: PathBuf,
+    pub(crate) path: PathBuf,
     /// Its text, as it would be installed.
-    pub(super) normalized: Normalized,
+    pub(crate) normalized: Normalized,
 }
 
 /// Reads the unit out of a commit; `None` where it brings none.
 ///
 /// # Errors
 /// It brings several, or one that is no regular file.
-pub(super) fn of_commit(mirror: &Mirror, commit: &CommitId, unit: &UnitName) -> Outcome<Option<Found>> {
+pub(crate) fn of_commit(mirror: &Mirror, commit: &CommitId, unit: &UnitName) -> Outcome<Option<Found>> {
     let files = mirror.files(commit)?;
     let mut named = files
         .iter()

@@ -12,9 +12,9 @@ pub(super) const SIGNATURE: &str = "# Made by `ladylinux-refresh init` after the
 
 /// A text without what some editors add, and what that was.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Normalized {
+pub(crate) struct Normalized {
     /// The text.
-    pub(super) text: String,
+    pub(crate) text: String,
     /// What was taken away.
     pub(super) changes: Vec<&'static str>,
 }
@@ -67,10 +67,10 @@ pub(super) fn rights_of_root(text: &str) -> Vec<String> {
         let opens = ["file:", "append:", "truncate:"].iter().any(|kind| value.starts_with(kind));
         let bad = match key {
             "PermissionsStartOnly" => is_yes,
-            "AmbientCapabilities" => !value.is_empty(),
+            // Files that systemd opens as root and hands over, and rights that root has.
+            "AmbientCapabilities" | "OpenFile" => !value.is_empty(),
             // systemd opens what these name as root, and writes to it.
             "StandardOutput" | "StandardError" => opens,
-            "OpenFile" => !value.is_empty(),
             "Group" | "SupplementaryGroups" => value
                 .split_whitespace()
                 .any(|group| matches!(group, "root" | "0" | "disk" | "shadow" | "sudo" | "docker")),
@@ -104,8 +104,8 @@ pub(super) fn of_contract(settings: &Settings) -> String {
 # It is yours: no command of this program changes it any more.
 [Unit]
 Description=LadyLinux API
-Wants=network-online.target ollama.service
-After=network-online.target ollama.service
+Wants=ollama.service
+After=network.target ollama.service
 StartLimitIntervalSec=60
 StartLimitBurst=5
 

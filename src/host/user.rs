@@ -15,9 +15,8 @@ impl Measure for ServiceUser {
     fn look(&self, _host: &Host) -> Outcome<Look> {
         Ok(match Owner::named(SERVICE_USER)? {
             Some(user) if user.uid == 0 => {
-                return Err(Failure::new(format!("the user {SERVICE_USER} is root by another name")).hint(
-                    format!("give it a uid of its own: usermod --uid 995 --non-unique=no {SERVICE_USER}"),
-                ));
+                return Err(Failure::new(format!("the user {SERVICE_USER} is root by another name"))
+                    .hint(format!("getent passwd {SERVICE_USER}")));
             }
             Some(user) => Look::Fits(format!("left the user {SERVICE_USER} (uid {}) as it is", user.uid)),
             None => Look::Needed(format!("make the system user and group {SERVICE_USER}, who cannot log in")),
@@ -31,9 +30,10 @@ impl Measure for ServiceUser {
         let mut program = Program::new(useradd).args(["--system", "--no-create-home", "--shell"]);
         program = program.arg("/usr/sbin/nologin").arg("--home-dir").arg(home);
         // A group of that name may be there already, and then is the one that is meant.
-        program = match group_is_there()? {
-            true => program.args(["--gid", SERVICE_USER]),
-            false => program.arg("--user-group"),
+        program = if group_is_there()? {
+            program.args(["--gid", SERVICE_USER])
+        } else {
+            program.arg("--user-group")
         };
         host.runner
             .run(&program.arg(SERVICE_USER))?

@@ -95,6 +95,21 @@ pub fn recover(layout: &Layout, events: &Events, tree: &impl SetAside) -> Outcom
     Ok(recovered)
 }
 
+/// Returns the runs that began and did not end, and that no later one has dealt with.
+///
+/// # Errors
+/// The folder of the runs cannot be read.
+pub fn interrupted(layout: &Layout) -> Outcome<Vec<RunId>> {
+    let mut interrupted = Vec::new();
+    for run in all(&layout.runs())? {
+        let folder = layout.run(&run);
+        if is_interrupted(&folder, store::read(&folder)?.as_ref()) {
+            interrupted.push(run);
+        }
+    }
+    Ok(interrupted)
+}
+
 /// The file that marks a run with an unreadable journal as dealt with.
 const SETTLED: &str = "settled";
 

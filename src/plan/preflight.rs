@@ -3,12 +3,12 @@
 use std::path::Path;
 
 use crate::error::{Context as _, Failure, Outcome};
-use crate::git::inspect::{self, TreeKind};
+use crate::git::inspect::{self, TreeKind, TreeState};
 use crate::installation::{self, Installation};
 use crate::process::ProcessId;
 use crate::service::envfile::EnvFile;
 use crate::service::supervisor::SERVICE_MARK;
-use crate::service::{port, probe};
+use crate::service::{ServiceState, port, probe};
 
 use super::Observed;
 
@@ -27,14 +27,16 @@ pub fn check(on: &Installation, observed: &Observed) -> Outcome<()> {
         outside(on),
         trusted(on),
         rights(on),
+        not_roots(on),
         protected(on),
-        repository(on, observed),
+        repository(on, &observed.tree),
+        nested(on, &observed.tree),
         mounts(on),
         removable(on),
         remote(on),
         space(on),
         on.interpreter().map(|_| ()),
-        probe(on, observed),
+        probe(on, &observed.service),
     ];
     together(checks.into_iter().filter_map(Result::err).collect())
 }
@@ -92,14 +94,6 @@ fn trusted(on: &Installation) -> Outcome<()> {
 
 fn rights(on: &Installation) -> Outcome<()> {
     installation::check_writable(&on.layout)?;
-    if on.layout.is_real() && on.owner.uid == 0 {
-        let app = on.layout.app();
-        return Err(Failure::new(format!(
-            "{} belongs to root: whatever the application brings along would run as root",
-            app.display()
-        ))
-        .hint(on.as_typed("ladylinux-refresh init --repair-layout")));
-    }
     if on.owner.can_be_assumed() {
         return Ok(());
     }
@@ -108,8 +102,21 @@ fn rights(on: &Installation) -> Outcome<()> {
         .hint("run it as root or as that user"))
 }
 
+/// Refuses a real machine on which the application belongs to root.
+pub(crate) fn not_roots(on: &Installation) -> Outcome<()> {
+    if !on.layout.is_real() || on.owner.uid != 0 {
+        return Ok(());
+    }
+    let app = on.layout.app();
+    Err(Failure::new(format!(
+        "{} belongs to root: whatever the application brings along would run as root",
+        app.display()
+    ))
+    .hint(on.as_typed("ladylinux-refresh init --repair-layout")))
+}
+
 /// Refuses every layout in which a protected path lies inside the work tree, by whatever route.
-fn protected(on: &Installation) -> Outcome<()> {
+pub(crate) fn protected(on: &Installation) -> Outcome<()> {
     let layout = &on.layout;
     let app = real(&layout.app());
     let mut inside = layout.protected();
@@ -170,8 +177,8 @@ fn real(path: &Path) -> std::path::PathBuf {
     }
 }
 
-fn repository(on: &Installation, observed: &Observed) -> Outcome<()> {
-    let tree = &observed.tree;
+/// Refuses a work tree that is none.
+pub(crate) fn repository(on: &Installation, tree: &TreeState) -> Outcome<()> {
     let app = on.layout.app();
     if tree.kind != TreeKind::Repository {
         let why = match tree.kind {
@@ -183,16 +190,19 @@ fn repository(on: &Installation, observed: &Observed) -> Outcome<()> {
         return Err(Failure::new(format!("{} {why}", app.display()))
             .hint(on.as_typed("ladylinux-refresh init --repo URL")));
     }
-    if let Some(nested) = tree.nested.first() {
-        return Err(Failure::new(format!("there is a second repository inside the work tree: {nested}"))
-            .hint("look what is in it; the command moves it away as it is")
-            .hint(on.as_typed("ladylinux-refresh init --repair-layout")));
-    }
     Ok(())
 }
 
+/// Refuses a work tree with a second repository in it.
+pub(crate) fn nested(on: &Installation, tree: &TreeState) -> Outcome<()> {
+    let Some(nested) = tree.nested.first() else { return Ok(()) };
+    Err(Failure::new(format!("there is a second repository inside the work tree: {nested}"))
+        .hint("look what is in it; the command moves it away as it is")
+        .hint(on.as_typed("ladylinux-refresh init --repair-layout")))
+}
+
 /// What is mounted in the work tree is not the application's, and cannot be moved out of it.
-fn mounts(on: &Installation) -> Outcome<()> {
+pub(crate) fn mounts(on: &Installation) -> Outcome<()> {
     let found = on.tree.mounts()?;
     let Some(first) = found.first() else { return Ok(()) };
     let more = if found.len() > 1 { format!(" (and {} more)", found.len() - 1) } else { String::new() };
@@ -205,14 +215,16 @@ fn mounts(on: &Installation) -> Outcome<()> {
     Err(Failure::new(format!("{what}: {place}{more}")).hint(format!("look what it is, then: umount {place}")))
 }
 
-fn removable(on: &Installation) -> Outcome<()> {
+/// The owner of the tree can remove everything in it.
+pub(crate) fn removable(on: &Installation) -> Outcome<()> {
     let found = on.tree.unremovable()?;
     let Some(first) = found.first() else { return Ok(()) };
     let more = if found.len() > 1 { format!(" (and {} more)", found.len() - 1) } else { String::new() };
     Err(Failure::new(format!("{}: {}{more}", first.path, first.reason)).hint(on.as_typed(&first.repair)))
 }
 
-fn remote(on: &Installation) -> Outcome<()> {
+/// The host says where the source comes from.
+pub(crate) fn remote(on: &Installation) -> Outcome<()> {
     if on.settings.remote.url.is_some() {
         return Ok(());
     }
@@ -220,7 +232,8 @@ fn remote(on: &Installation) -> Outcome<()> {
         .hint(format!("set `url` under [remote] in {}", on.layout.host_file().display())))
 }
 
-fn space(on: &Installation) -> Outcome<()> {
+/// There is room for what a refresh fetches and builds.
+pub(crate) fn space(on: &Installation) -> Outcome<()> {
     for path in [on.layout.state(), on.layout.home()] {
         let found = rustix::fs::statvfs(&path).context(|| format!("cannot look at {}", path.display()))?;
         let free = found.f_bavail.saturating_mul(found.f_frsize);
@@ -247,11 +260,11 @@ fn space(on: &Installation) -> Outcome<()> {
 }
 
 /// The probe can be asked, and nobody but the service sits on its port.
-fn probe(on: &Installation, observed: &Observed) -> Outcome<()> {
+pub(crate) fn probe(on: &Installation, service: &ServiceState) -> Outcome<()> {
     let number = on.port()?;
     let env_file = EnvFile::read(&on.layout.env_file())?;
     probe::resolve(&on.settings.probe, &env_file, None)?;
-    let holder = if observed.service.is_down() {
+    let holder = if service.is_down() {
         port::holder(number)?
     } else {
         // Of a running service any process may listen. Where that cannot be told, nobody is called a stranger.

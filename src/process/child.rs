@@ -207,12 +207,14 @@ impl Finished {
     }
 
     /// Returns the last `count` lines that are not empty of standard error, or of standard output where that says
-    /// nothing.
+    /// nothing; as a terminal shows them in the end, so without progress that was written over.
     pub fn last_lines(&self, count: usize) -> Vec<String> {
         let of = |bytes: &[u8]| -> Vec<String> {
-            let text = String::from_utf8_lossy(bytes).replace('\r', "\n");
-            let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
-            lines[lines.len().saturating_sub(count)..].iter().map(|line| (*line).to_owned()).collect()
+            let text = String::from_utf8_lossy(bytes);
+            let seen =
+                |line: &'_ str| line.trim_end().rsplit('\r').next().unwrap_or_default().trim_end().to_owned();
+            let lines: Vec<String> = text.lines().map(seen).filter(|line| !line.is_empty()).collect();
+            lines[lines.len().saturating_sub(count)..].to_vec()
         };
         let stderr = of(&self.stderr);
         if stderr.is_empty() { of(&self.stdout) } else { stderr }

@@ -23,6 +23,8 @@ pub fn environment(
     let switched = on.environments().switch(&generation.name)?;
     if let Some(adopted) = &switched.adopted {
         account.note(&format!("the former folder venv is kept as {adopted}, to return to"));
+        // It had no name until now; by this one a rollback finds it.
+        account.generation_before.get_or_insert_with(|| adopted.clone());
     }
     let environment = &account.environment;
     let done = if environment.built { "built" } else { "reused" };

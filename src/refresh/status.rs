@@ -269,9 +269,15 @@ fn told(on: &Installation, phase: Phase, failure: &Failure, next: &str) -> repor
 
 /// After a halt: back to the last good pair where there is one, else again when the cause is mended.
 fn next_after_halt(on: &Installation, account: &Account) -> &'static str {
-    let moved = status_file::read(&on.layout)
-        .deployed
-        .is_some_and(|pair| Some(pair.commit) != head(on) || Some(pair.generation) != on.live());
+    let live = on.live();
+    let moved = match status_file::read(&on.layout).deployed {
+        Some(pair) => Some(pair.commit) != head(on) || Some(pair.generation) != live,
+        // Before the first success there is only what was there before the first run.
+        None => account
+            .generation_before
+            .as_ref()
+            .is_some_and(|before| Some(before) != live.as_ref() && history::is_adopted(&on.layout, before)),
+    };
     let rollback = account.target.state == super::begin::TargetState::Latest && moved;
     if rollback { "ladylinux-refresh rollback" } else { "ladylinux-refresh run" }
 }

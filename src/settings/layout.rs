@@ -85,6 +85,22 @@ impl Layout {
     pub fn host_units(&self) -> PathBuf {
         self.at("etc/systemd/system")
     }
+    /// Where units are looked for, the first that has one wins (systemd.unit(5)).
+    pub fn unit_folders(&self) -> Vec<PathBuf> {
+        let others = ["run/systemd/system", "usr/local/lib/systemd/system"].map(|path| self.at(path));
+        let mut folders = vec![self.host_units()];
+        folders.extend(others);
+        folders.extend([self.package_units(), self.at("lib/systemd/system")]);
+        folders
+    }
+    /// `/etc/sudoers`: what people may do as root.
+    pub fn sudoers(&self) -> PathBuf {
+        self.at("etc/sudoers")
+    }
+    /// `/etc/passwd` and `/etc/group`: what users and groups are called.
+    pub fn accounts(&self) -> [PathBuf; 2] {
+        ["etc/passwd", "etc/group"].map(|path| self.at(path))
+    }
     /// The drop-in that teaches a unit the fence.
     pub fn drop_in(&self, unit: &UnitName) -> PathBuf {
         self.package_units().join(format!("{unit}.d/50-ladylinux-refresh.conf"))

@@ -5,6 +5,7 @@
 
 pub mod file;
 pub mod job;
+mod time;
 pub mod transient;
 pub mod unit;
 

@@ -40,6 +40,7 @@ impl Site {
     /// A machine that runs the application's first version.
     pub fn running(lab: &Lab, disk: Disk, tables: &str) -> Self {
         let site = Self::bare(lab, disk, How::Https, tables);
+        site.machine.lend_uv();
         site.machine.tool("init").expect(0);
         site.machine.tool("run").expect(0);
         site

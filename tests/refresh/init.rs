@@ -54,3 +54,83 @@ fn init_adopts_an_installation_as_it_is_and_the_next_run_refreshes_it() {
     assert!(layout.venv().is_symlink());
     assert!(host.report()["saved"]["paths"].to_string().contains("notes.txt"));
 }
+
+#[test]
+fn what_was_there_before_the_tool_can_be_returned_to() {
+    let host = Host::bare();
+    host.push(&APP);
+    let layout = &host.layout;
+    fs::create_dir_all(layout.home()).unwrap();
+    git(&layout.home(), ["clone", "--quiet", &host.url(), "app"]);
+    let python = std::process::Command::new("python3").args(["-m", "venv"]).arg(layout.venv()).status();
+    assert!(python.unwrap().success());
+    fs::write(layout.venv().join("made"), "by hand").unwrap();
+    host.tool(["init"]).expect(0).says("the first run adopts it");
+    // The very first run may already be the one that people want to leave again.
+    host.push(&[("version.txt", "two\n"), ("server.py", "raise SystemExit('broken')\n")]);
+    host.tool(["run"]).expect(1).says("rollback");
+    host.tool(["rollback"]).expect(0);
+    assert_eq!(host.version().as_deref(), Some("one"));
+    assert_eq!(fs::read_to_string(layout.venv().join("made")).unwrap(), "by hand");
+    assert_eq!(host.report()["environment"]["generation"], "adopted-1");
+    host.push(&[("server.py", SERVER)]);
+    host.tool(["run"]).expect(0);
+    assert_eq!(host.version().as_deref(), Some("two"));
+    host.tool(["rollback"]).expect(0);
+    assert_eq!(host.version().as_deref(), Some("one"));
+}
+
+#[test]
+fn a_dry_run_of_init_says_what_it_would_do_and_leaves_nothing_behind() {
+    let host = Host::bare();
+    host.push(&APP);
+    let before = picture(host.layout.root());
+    host.tool(["init", "--dry-run"])
+        .expect(0)
+        .says("would clone main into")
+        .says("would build the environment")
+        .says("nothing was changed");
+    assert_eq!(picture(host.layout.root()), before);
+    host.tool(["init"]).expect(0);
+    host.tool(["init", "--dry-run"]).expect(0).says("nothing has to be done");
+}
+
+#[test]
+fn a_mistake_in_the_remote_leaves_nothing_behind() {
+    let host = Host::bare();
+    host.push(&APP);
+    let before = picture(host.layout.root());
+    host.tool(["init", "--branch", "mian"]).expect(3).says("did you mean main?");
+    assert_eq!(picture(host.layout.root()), before);
+}
+
+#[test]
+fn the_url_of_a_clone_is_offered_and_not_believed() {
+    let host = Host::bare();
+    host.push(&APP);
+    fs::remove_file(host.layout.host_file()).unwrap();
+    fs::create_dir_all(host.layout.home()).unwrap();
+    git(&host.layout.home(), ["clone", "--quiet", &host.url(), "app"]);
+    let offered = format!("init --repo {}", host.url());
+    host.tool(["init"]).expect(2).says("no remote is set").says(&offered);
+    assert!(!host.layout.mirror().exists());
+}
+
+#[test]
+fn repair_layout_moves_a_nested_clone_beside_the_work_tree_and_the_next_run_goes() {
+    let host = Host::new();
+    git(&host.layout.app(), ["clone", "--quiet", &host.url(), "LadyLinux"]);
+    fs::write(host.layout.app().join("LadyLinux/mine"), "work").unwrap();
+    host.tool(["run"]).expect(3).says("init --repair-layout");
+    host.tool(["init", "--repair-layout", "--dry-run"])
+        .expect(0)
+        .says("would move")
+        .says("nothing was changed");
+    assert!(host.layout.app().join("LadyLinux").exists());
+    host.tool(["init", "--repair-layout"]).expect(0).says("nothing in it was changed");
+    let moved: Vec<_> = fs::read_dir(host.layout.moved_all()).unwrap().map(|it| it.unwrap().path()).collect();
+    assert_eq!(fs::read_to_string(moved[0].join("LadyLinux/mine")).unwrap(), "work");
+    host.tool(["run"]).expect(0);
+    host.tool(["init", "--repair-layout"]).expect(0).says("nothing has to be repaired");
+    host.tool(["init", "--repair-layout", "--repo", "https://h/r.git"]).expect(2).says("cannot be used with");
+}

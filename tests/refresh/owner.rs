@@ -70,6 +70,35 @@ fn tree_environment_hooks_and_service_stay_the_owners() {
     }
 }
 
+#[test]
+fn what_root_left_in_the_tree_and_its_owner_cannot_read_is_refused_before_the_stop_and_repaired() {
+    let host = Host::running();
+    if owner(&host) != OWNER {
+        return;
+    }
+    host.tool(["service", "stop"]).expect(0);
+    for (path, mode) in [("version.txt", 0o600), ("notes.txt", 0o600), ("log/x", 0o644)] {
+        let path = host.layout.app().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, "roots").unwrap();
+        chown(&path, Some(0), Some(0)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    chown(host.layout.app().join("log"), Some(OWNER), Some(OWNER)).unwrap();
+    let log = host.layout.app().join(".git/logs/HEAD");
+    chown(&log, Some(0), Some(0)).unwrap();
+    host.push(&[("version.txt", "two\n")]);
+    host.tool(["run"]).expect(3).says("init --repair-layout");
+    host.tool(["init", "--repair-layout"])
+        .expect(0)
+        .says(&format!("gave {}/version.txt to uid {OWNER}", host.layout.app().display()))
+        .says(&format!("gave {} to uid {OWNER}", log.display()));
+    let uid = |path: &str| host.layout.app().join(path).metadata().unwrap().uid();
+    assert_eq!((uid("notes.txt"), uid("log/x")), (OWNER, 0), "log/x did not stand in the way");
+    host.tool(["run"]).expect(0);
+    assert_eq!(host.version().as_deref(), Some("two"));
+}
+
 /// Insists on the owner of everything in `app/` and in the live environment.
 fn all_belong_to(host: &Host, owner: u32) {
     fn all(folder: &Path, owner: u32) {

@@ -107,6 +107,11 @@ impl Server {
         self.push(&[])
     }
 
+    /// The commit that was pushed last.
+    pub fn head(&self) -> String {
+        git(&self.work, ["rev-parse", "HEAD"])
+    }
+
     /// Makes another branch, or goes back to one, in the folder that people push from.
     pub fn switch(&self, branch: &str) {
         git(&self.work, ["checkout", "--quiet", "-B", branch]);

@@ -1,0 +1,117 @@
+//! `doctor`: everything that may be wrong, why it matters, and the command that repairs it.
+
+use crate::cli::DoctorArgs;
+use crate::doctor::{self, Examination, Examined, Finding, Severity};
+use crate::exit::{Ended, Error, Refusal};
+use crate::report::screen::{Tone, count, harmless, paint, say};
+use crate::settings::layout::Layout;
+
+/// Examines an installation and its host; changes nothing.
+pub(super) fn doctor(layout: &Layout, args: &DoctorArgs) -> Result<Ended, Error> {
+    let examined = Examined::open(layout).map_err(Error::Usage)?;
+    let told = doctor::examine(&examined).map_err(|failure| Refusal::of("doctor", failure))?;
+    if args.json {
+        say(&serde_json::to_string_pretty(&told).unwrap_or_default());
+    } else {
+        for line in lines(&told) {
+            say(&line);
+        }
+    }
+    Ok(if told.count(Severity::Problem) > 0 { Ended::Findings } else { Ended::Done })
+}
+
+fn lines(told: &Examination) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut subject = None;
+    for finding in &told.findings {
+        if subject != Some(finding.subject) {
+            subject = Some(finding.subject);
+            lines.push(paint(Tone::Strong, &finding.subject.to_string()));
+        }
+        lines.extend(one(finding));
+    }
+    let mut reasons: Vec<&str> = Vec::new();
+    for unseen in &told.unseen {
+        if !reasons.contains(&unseen.why.as_str()) {
+            reasons.push(&unseen.why);
+        }
+    }
+    for why in reasons {
+        let checks = told.unseen.iter().filter(|unseen| unseen.why == why).map(|unseen| unseen.check);
+        let checks = checks.collect::<Vec<_>>().join(", ");
+        lines.push(paint(Tone::Quiet, &format!("not looked at: {checks}")));
+        lines.push(format!("  why      {}", on_one_line(why)));
+    }
+    let looked = count(told.checks, "check");
+    let (problems, notes) = (told.count(Severity::Problem), told.count(Severity::Note));
+    lines.push(if told.findings.is_empty() {
+        format!("nothing found in {looked}")
+    } else {
+        format!("{}, {} in {looked}", count(problems, "problem"), count(notes, "note"))
+    });
+    lines
+}
+
+fn one(finding: &Finding) -> [String; 3] {
+    let found = &finding.found;
+    let word = match found.severity {
+        Severity::Problem => paint(Tone::Bad, "problem"),
+        Severity::Note => paint(Tone::Warning, "note   "),
+    };
+    [
+        format!("  {word}  {} [{}]", on_one_line(&found.what), finding.check),
+        format!("  why      {}", on_one_line(&found.why)),
+        format!("  try      {}", on_one_line(&found.repair)),
+    ]
+}
+
+/// Text from elsewhere, which may hold whole paragraphs, as one line.
+fn on_one_line(text: &str) -> String {
+    harmless(&text.lines().map(str::trim).collect::<Vec<_>>().join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::{Found, Subject, Unseen};
+
+    fn finding(check: &'static str, subject: Subject, severity: Severity, what: &str) -> Finding {
+        let found = Found { severity, what: what.into(), why: "it matters".into(), repair: "do this".into() };
+        Finding { check, subject, found }
+    }
+
+    #[test]
+    fn findings_are_grouped_and_what_was_not_looked_at_is_told_once_for_each_reason() {
+        let unseen = |check, why: &str| Unseen { check, why: why.into() };
+        let told = Examination {
+            schema: 1,
+            checks: 7,
+            findings: vec![
+                finding("origin", Subject::WorkTree, Severity::Problem, "first\n  line\u{1b}[2J"),
+                finding("mounts", Subject::WorkTree, Severity::Problem, "second"),
+                finding("clock", Subject::Machine, Severity::Note, "third"),
+            ],
+            unseen: vec![unseen("mirror", "closed"), unseen("sudo", "other"), unseen("branch", "closed")],
+        };
+        let expected = "\
+work tree
+  problem  first line\\u{1b}[2J [origin]
+  why      it matters
+  try      do this
+  problem  second [mounts]
+  why      it matters
+  try      do this
+machine
+  note     third [clock]
+  why      it matters
+  try      do this
+not looked at: mirror, branch
+  why      closed
+not looked at: sudo
+  why      other
+2 problems, 1 note in 7 checks";
+        assert_eq!(lines(&told).join("\n"), expected);
+        let well = Examination { findings: vec![], unseen: vec![], ..told };
+        assert_eq!(lines(&well), ["nothing found in 7 checks"]);
+    }
+}

@@ -1,0 +1,110 @@
+//! The service's environment file: looked at, never changed; no value of it is ever told.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+
+use crate::disk;
+use crate::error::Context as _;
+use crate::service::envfile::EnvFile;
+
+use super::{Examined, Findings, Found, blemish, cleaning, quoted, some_of};
+use crate::doctor::sudo::Account;
+
+/// It is there, and the service can read it.
+pub(super) fn readable(examined: &Examined) -> Findings {
+    let path = examined.layout.env_file();
+    let told = path.display().to_string();
+    let found = match fs::metadata(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Ok(vec![Found::note(
+                format!("{told} is missing"),
+                "the service runs with built-in defaults: nothing says on which port it listens",
+                "ladylinux-refresh init",
+            )]);
+        }
+        found => found.context(|| format!("cannot look at {told}"))?,
+    };
+    let Some(owner) = examined.owner else { return Ok(Vec::new()) };
+    let account = Account::of(owner, &examined.layout)?;
+    if account.may(&found, 0o4) && path.ancestors().skip(1).all(|folder| account.may_enter(folder)) {
+        return Ok(Vec::new());
+    }
+    Ok(vec![Found::problem(
+        format!(
+            "uid {} cannot read {told} (uid {}, mode {:04o})",
+            owner.uid,
+            found.uid(),
+            found.mode() & 0o7777
+        ),
+        "the application reads it itself, and started by hand or by the embedded supervisor it would run without its settings",
+        format!("chgrp {} {1} && chmod g+r {1}", owner.gid, quoted(&told)),
+    )])
+}
+
+/// Every line of it is read as it is meant.
+pub(super) fn text(examined: &Examined) -> Findings {
+    let path = examined.layout.env_file();
+    let Some(bytes) = disk::read_if_there(&path)? else { return Ok(Vec::new()) };
+    let told = path.display().to_string();
+    let mut found = Vec::new();
+    if let Some(what) = blemish(&bytes) {
+        found.push(Found::problem(
+            format!("{told} has {what}"),
+            "not every program passes over them: the first variable gets another name, or a value ends in a carriage return",
+            cleaning(std::slice::from_ref(&told)),
+        ));
+    }
+    let problems: Vec<String> = EnvFile::parse(&bytes).problems.iter().map(ToString::to_string).collect();
+    if !problems.is_empty() {
+        found.push(Found::problem(
+            format!("lines of {told} that set nothing: {}", some_of(&problems)),
+            "the service is started without what they were meant to set",
+            format!("${{EDITOR:-vi}} {}", quoted(&told)),
+        ));
+    }
+    Ok(found)
+}
+
+/// Secrets in it are not everybody's.
+pub(super) fn secrets(examined: &Examined) -> Findings {
+    let path = examined.layout.env_file();
+    let Some(bytes) = disk::read_if_there(&path)? else { return Ok(Vec::new()) };
+    let mode = fs::metadata(&path).context(|| format!("cannot look at {}", path.display()))?.mode();
+    let names: Vec<String> = EnvFile::parse(&bytes)
+        .variables
+        .into_iter()
+        .filter(|(name, value)| !value.is_empty() && names_a_secret(name))
+        .map(|(name, _)| name)
+        .collect();
+    if names.is_empty() || mode & 0o004 == 0 {
+        return Ok(Vec::new());
+    }
+    let told = path.display().to_string();
+    Ok(vec![Found::note(
+        format!("everybody can read {told}, which holds {}", some_of(&names)),
+        "every user and every program of this machine can use them",
+        format!("chmod o-rwx {}", quoted(&told)),
+    )])
+}
+
+/// Tells whether a variable's name says that its value is a secret.
+fn names_a_secret(name: &str) -> bool {
+    let name = name.to_ascii_uppercase();
+    let ends = ["TOKEN", "SECRET", "PASSWORD", "PASSWD", "PASSPHRASE", "KEY", "CREDENTIALS"];
+    ends.iter().any(|end| name == *end || name.ends_with(&format!("_{end}"))) || name.contains("SECRET")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_known_by_their_names() {
+        assert!(
+            names_a_secret("OAUTH_TOKEN")
+                && names_a_secret("GOOGLE_CLIENT_SECRET")
+                && names_a_secret("api_key")
+        );
+        assert!(!names_a_secret("LADYLINUX_PORT") && !names_a_secret("KEYBOARD"));
+    }
+}

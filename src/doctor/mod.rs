@@ -1,0 +1,370 @@
+//! The doctor: looks at everything that may be wrong with an installation or its host, and changes nothing.
+//!
+//! Each check looks at one thing and tells what it found: what is wrong, why that matters, and the command that repairs
+//! it. What preflight asks as well is asked by the same function. What cannot be looked at, because the caller may not or
+//! because there is no installation yet, is told as that and never taken for good. `docs/doctor.md` lists the checks.
+
+mod env_file;
+mod examined;
+mod machine;
+mod place;
+mod python;
+mod scripts;
+mod stores;
+pub(crate) mod sudo;
+mod tree;
+mod unit;
+
+pub use examined::Examined;
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::error::{Failure, Outcome};
+use crate::git::inspect::TreeState;
+use crate::installation::{Installation, as_typed};
+use crate::settings::layout::Layout;
+use unit::Unit;
+
+/// The version of what [`Examination`] is written as.
+pub const SCHEMA: u32 = 1;
+
+/// How much a finding matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// Something is wrong.
+    Problem,
+    /// Something to know of; it may be meant.
+    Note,
+}
+
+/// What a check looks at; findings are told in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Subject {
+    /// The folders and settings of the installation.
+    Installation,
+    /// `app/` and what its commit brings.
+    WorkTree,
+    /// The environment file.
+    EnvFile,
+    /// The Python environment.
+    Environment,
+    /// The tool's own files and the runs.
+    Runs,
+    /// The unit and what may start it.
+    Service,
+    /// The machine.
+    Machine,
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Installation => "installation",
+            Self::WorkTree => "work tree",
+            Self::EnvFile => "env file",
+            Self::Environment => "environment",
+            Self::Runs => "runs",
+            Self::Service => "service",
+            Self::Machine => "machine",
+        })
+    }
+}
+
+/// What one check found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Found {
+    /// How much it matters.
+    pub severity: Severity,
+    /// What is wrong.
+    pub what: String,
+    /// Why that matters.
+    pub why: String,
+    /// The command that repairs it, or the first one to type.
+    pub repair: String,
+}
+
+impl Found {
+    fn problem(what: impl Into<String>, why: &str, repair: impl Into<String>) -> Self {
+        Self { severity: Severity::Problem, what: what.into(), why: why.to_owned(), repair: repair.into() }
+    }
+
+    fn note(what: impl Into<String>, why: &str, repair: impl Into<String>) -> Self {
+        Self { severity: Severity::Note, ..Self::problem(what, why, repair) }
+    }
+
+    /// Tells a failure as a finding: its chain is what is wrong, its closest hint what to type.
+    fn of(failure: &Failure, why: &str) -> Self {
+        let hints = failure.hints();
+        let repair =
+            hints.iter().find(|hint| hint.starts_with("ladylinux-refresh ")).or(hints.first()).cloned();
+        Self::problem(
+            failure.chain().join(": "),
+            why,
+            repair.unwrap_or_else(|| "ladylinux-refresh status".to_owned()),
+        )
+    }
+}
+
+/// A finding with the check that found it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// The check.
+    pub check: &'static str,
+    /// What it looks at.
+    pub subject: Subject,
+    /// What it found.
+    #[serde(flatten)]
+    pub found: Found,
+}
+
+/// A check that could not look.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Unseen {
+    /// The check.
+    pub check: &'static str,
+    /// Why not.
+    pub why: String,
+}
+
+/// What an examination came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Examination {
+    /// The version of the format, [`SCHEMA`].
+    pub schema: u32,
+    /// How many checks looked at something.
+    pub checks: usize,
+    /// What they found, by subject.
+    pub findings: Vec<Finding>,
+    /// The checks that could not look.
+    pub unseen: Vec<Unseen>,
+}
+
+impl Examination {
+    /// Counts the findings of a severity.
+    pub fn count(&self, severity: Severity) -> usize {
+        self.findings.iter().filter(|finding| finding.found.severity == severity).count()
+    }
+}
+
+type Findings = Outcome<Vec<Found>>;
+
+/// What a check needs to look at.
+#[derive(Clone, Copy)]
+enum Look {
+    /// The layout and the settings.
+    Anywhere(fn(&Examined) -> Findings),
+    /// An installation.
+    Opened(fn(&Examined, &Installation) -> Findings),
+    /// An installation and its work tree.
+    InTree(fn(&Examined, &Installation, &TreeState) -> Findings),
+    /// The unit of the service.
+    OfUnit(fn(&Examined, &Unit) -> Findings),
+}
+
+/// One check.
+struct Check {
+    name: &'static str,
+    subject: Subject,
+    look: Look,
+}
+
+const fn check(name: &'static str, subject: Subject, look: Look) -> Check {
+    Check { name, subject, look }
+}
+
+/// All checks, in the order in which their findings are told.
+const CHECKS: &[Check] = &[
+    check("folders", Subject::Installation, Look::Anywhere(place::folders)),
+    check("settings", Subject::Installation, Look::Anywhere(place::settings)),
+    check("service-user", Subject::Installation, Look::Anywhere(place::service_user)),
+    check("remote", Subject::Installation, Look::Opened(place::remote)),
+    check("tool-files", Subject::Installation, Look::Anywhere(place::tool_files)),
+    check("repository", Subject::WorkTree, Look::InTree(tree::repository)),
+    check("nested-repository", Subject::WorkTree, Look::InTree(tree::nested)),
+    check("protected-paths", Subject::WorkTree, Look::Opened(tree::protected)),
+    check("mounts", Subject::WorkTree, Look::Opened(tree::mounts)),
+    check("ownership", Subject::WorkTree, Look::Opened(tree::ownership)),
+    check("origin", Subject::WorkTree, Look::InTree(tree::origin)),
+    check("git-locks", Subject::WorkTree, Look::InTree(tree::locks)),
+    check("script-text", Subject::WorkTree, Look::InTree(scripts::text)),
+    check("script-modes", Subject::WorkTree, Look::InTree(scripts::modes)),
+    check("env-file", Subject::EnvFile, Look::Anywhere(env_file::readable)),
+    check("env-file-text", Subject::EnvFile, Look::Anywhere(env_file::text)),
+    check("env-file-secrets", Subject::EnvFile, Look::Anywhere(env_file::secrets)),
+    check("interpreter", Subject::Environment, Look::Opened(python::interpreter)),
+    check("environment", Subject::Environment, Look::Opened(python::environment)),
+    check("contamination", Subject::Environment, Look::Opened(python::contamination)),
+    check("mirror", Subject::Runs, Look::Opened(stores::mirror)),
+    check("mirror-locks", Subject::Runs, Look::Opened(stores::mirror_locks)),
+    check("branch", Subject::Runs, Look::Opened(stores::branch)),
+    check("status-file", Subject::Runs, Look::Anywhere(stores::status_file)),
+    check("interrupted-run", Subject::Runs, Look::Anywhere(stores::interrupted)),
+    check("fence", Subject::Runs, Look::Anywhere(stores::fence)),
+    check("admission", Subject::Runs, Look::Anywhere(stores::admission)),
+    check("unit", Subject::Service, Look::Anywhere(unit::there)),
+    check("unit-fence", Subject::Service, Look::OfUnit(unit::fence)),
+    check("unit-text", Subject::Service, Look::OfUnit(unit::text)),
+    check("unit-drift", Subject::Service, Look::OfUnit(unit::drift)),
+    check("unit-drop-ins", Subject::Service, Look::OfUnit(unit::drop_ins_of_people)),
+    check("unit-variables", Subject::Service, Look::OfUnit(unit::variables)),
+    check("unit-requirements", Subject::Service, Look::OfUnit(unit::requirements)),
+    check("unit-paths", Subject::Service, Look::OfUnit(unit::paths)),
+    check("unit-user", Subject::Service, Look::OfUnit(unit::user)),
+    check("unit-kill-mode", Subject::Service, Look::OfUnit(unit::kill_mode)),
+    check("unit-stop", Subject::Service, Look::OfUnit(unit::stop)),
+    check("port", Subject::Service, Look::Opened(machine::port)),
+    check("sudo", Subject::Service, Look::Anywhere(sudo::rules)),
+    check("space", Subject::Machine, Look::Opened(machine::space)),
+    check("clock", Subject::Machine, Look::Anywhere(machine::clock)),
+    check("clock-source", Subject::Machine, Look::Anywhere(machine::clock_source)),
+];
+
+/// Examines the installation that `examined` describes.
+///
+/// # Errors
+/// The interruption.
+pub fn examine(examined: &Examined) -> Outcome<Examination> {
+    let mut told = Examination { schema: SCHEMA, checks: 0, findings: Vec::new(), unseen: Vec::new() };
+    for check in CHECKS {
+        crate::process::interrupt::check()?;
+        let look = match check.look {
+            Look::Anywhere(look) => Some(look(examined)),
+            Look::Opened(look) => Some(examined.opened().and_then(|on| look(examined, on))),
+            Look::InTree(look) => Some(
+                examined.opened().and_then(|on| examined.tree().and_then(|tree| look(examined, on, tree))),
+            ),
+            Look::OfUnit(look) => match examined.unit() {
+                Ok(None) => None,
+                Ok(Some(unit)) => Some(look(examined, unit)),
+                Err(failure) => Some(Err(failure)),
+            },
+        };
+        take(&mut told, check, look, &examined.layout)?;
+    }
+    Ok(told)
+}
+
+/// Takes in what a check said; `None` where there is nothing for it to look at.
+fn take(told: &mut Examination, check: &Check, said: Option<Findings>, layout: &Layout) -> Outcome<()> {
+    let found = match said {
+        None => return Ok(()),
+        Some(Ok(found)) => found,
+        Some(Err(failure)) if failure.interrupted_by().is_some() => return Err(failure),
+        Some(Err(failure)) => {
+            told.unseen.push(Unseen { check: check.name, why: failure.chain().join(": ") });
+            return Ok(());
+        }
+    };
+    told.checks += 1;
+    told.findings.extend(found.into_iter().map(|found| Finding {
+        check: check.name,
+        subject: check.subject,
+        found: Found { repair: as_typed(layout, &found.repair), ..found },
+    }));
+    Ok(())
+}
+
+/// Tells what a check of preflight refuses as a finding; that an ordinary user may not look stays a failure.
+fn refused(checked: Outcome<()>, why: &str) -> Findings {
+    match checked {
+        Ok(()) => Ok(Vec::new()),
+        Err(failure) if is_denied(&failure) => Err(failure),
+        Err(failure) => Ok(vec![Found::of(&failure, why)]),
+    }
+}
+
+/// Tells whether the kernel refused the caller something.
+fn is_denied(failure: &Failure) -> bool {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(failure);
+    while let Some(error) = next {
+        let by_io = error
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied);
+        let by_errno = error
+            .downcast_ref::<rustix::io::Errno>()
+            .is_some_and(|error| matches!(*error, rustix::io::Errno::ACCESS | rustix::io::Errno::PERM));
+        if by_io || by_errno {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
+/// Names a few of many: `a, b and 3 more`.
+fn some_of(names: &[String]) -> String {
+    let few = names.iter().take(5).map(String::as_str).collect::<Vec<_>>().join(", ");
+    if names.len() > 5 { format!("{few} and {} more", names.len() - 5) } else { few }
+}
+
+/// What editors of other systems leave in a text.
+fn blemish(bytes: &[u8]) -> Option<&'static str> {
+    let mark = bytes.starts_with(b"\xef\xbb\xbf");
+    let carriage = bytes.windows(2).any(|pair| pair == b"\r\n");
+    match (mark, carriage) {
+        (true, true) => Some("a byte order mark and Windows line endings"),
+        (true, false) => Some("a byte order mark"),
+        (false, true) => Some("Windows line endings"),
+        (false, false) => None,
+    }
+}
+
+/// The command that takes away what [`blemish`] names.
+fn cleaning(files: &[String]) -> String {
+    let files: Vec<String> = files.iter().map(|file| quoted(file)).collect();
+    format!(r"LC_ALL=C sed -i -e '1s/^\xef\xbb\xbf//' -e 's/\r$//' {}", files.join(" "))
+}
+
+/// Writes a word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_check_is_in_the_documentation_and_nothing_else_is() {
+        let page = include_str!("../../docs/doctor.md");
+        let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+        let documented: Vec<&str> = rows.collect();
+        let names: Vec<&str> = CHECKS.iter().map(|check| check.name).collect();
+        assert_eq!(documented, names);
+        assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len());
+    }
+
+    #[test]
+    fn what_the_kernel_refuses_is_not_taken_for_a_finding() {
+        let denied = || {
+            Failure::new("cannot read").because(std::io::Error::from(std::io::ErrorKind::PermissionDenied))
+        };
+        assert!(refused(Err(denied()), "why").is_err());
+        assert!(
+            refused(
+                Err(Failure::new("outer").because(Failure::new("x").because(rustix::io::Errno::ACCESS))),
+                ""
+            )
+            .is_err()
+        );
+        let found = refused(Err(Failure::new("a").because(Failure::new("b")).hint("do")), "why").unwrap();
+        assert_eq!(found, [Found::problem("a: b", "why", "do")]);
+    }
+
+    #[test]
+    fn marks_and_line_endings_are_told_apart() {
+        assert_eq!(blemish(b"#!/bin/sh\necho \r x\n"), None);
+        assert_eq!(blemish(b"\xef\xbb\xbfx"), Some("a byte order mark"));
+        assert_eq!(blemish(b"a\r\n"), Some("Windows line endings"));
+        assert_eq!(quoted("it's"), r"'it'\''s'");
+    }
+}

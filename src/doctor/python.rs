@@ -1,0 +1,73 @@
+//! The environment: what it is made with, that it is there, that nobody changed it.
+
+use crate::installation::Installation;
+use crate::python::Current;
+
+use super::{Examined, Findings, Found, refused, some_of};
+
+/// There is an interpreter that environments can be made with, and that the application accepts.
+pub(super) fn interpreter(examined: &Examined, on: &Installation) -> Findings {
+    let why = "without it no environment can be built";
+    let found = match on.interpreter() {
+        Err(failure) => return refused(Err(failure), why),
+        Ok(found) => found,
+    };
+    let Some(commit) = examined.commit()? else { return Ok(Vec::new()) };
+    let release = on.release(&commit)?;
+    refused(found.accept(release.definitions.requires_python()), why)
+}
+
+/// `venv` leads to a good environment.
+pub(super) fn environment(_: &Examined, on: &Installation) -> Findings {
+    let venv = on.layout.venv().display().to_string();
+    let rebuild = "ladylinux-refresh run";
+    Ok(match on.environments().current()? {
+        Current::Generation(_) => Vec::new(),
+        Current::Missing => vec![Found::problem(
+            format!("{venv} is missing"),
+            "the service cannot start without its environment",
+            rebuild,
+        )],
+        Current::RealFolder => vec![Found::note(
+            format!("{venv} is a folder that this tool did not make"),
+            "the next run keeps it as something to go back to and builds a new environment beside it",
+            rebuild,
+        )],
+        Current::Unrecorded(path) => {
+            let python = path.join("bin/python");
+            let what = if !path.exists() {
+                format!("{venv} leads to {}, which is gone", path.display())
+            } else if python.is_symlink() && !python.exists() {
+                format!("the interpreter of the environment {} is gone", path.display())
+            } else {
+                format!("nothing is known of the environment {} that {venv} leads to", path.display())
+            };
+            let why = "the service fails at its next start, or runs with packages that nobody vouches for";
+            vec![Found::problem(what, why, rebuild)]
+        }
+    })
+}
+
+/// The live environment holds what it held when it was built.
+pub(super) fn contamination(_: &Examined, on: &Installation) -> Findings {
+    let environments = on.environments();
+    let current = environments.current()?;
+    let Some(live) = current.generation() else { return Ok(Vec::new()) };
+    let Some(difference) = environments.contamination(live)?.filter(|difference| !difference.is_none())
+    else {
+        return Ok(Vec::new());
+    };
+    let changed = difference.changed.iter().map(|(path, _)| path);
+    let names: Vec<String> = difference
+        .added
+        .iter()
+        .chain(&difference.removed)
+        .chain(changed)
+        .map(|path| path.display().to_string())
+        .collect();
+    Ok(vec![Found::problem(
+        format!("{} was changed after it was built: {}", live.path.display(), some_of(&names)),
+        "the service runs with packages that no definition asks for, and which are gone in the next environment",
+        "ladylinux-refresh run --always-rebuild-venv",
+    )])
+}

@@ -1,0 +1,120 @@
+//! The work tree: a repository of its own, nothing foreign in it, nothing protected below it.
+#![expect(clippy::unnecessary_wraps, reason = "every check answers in the same way")]
+
+use crate::git::inspect::{self, TreeState};
+use crate::installation::Installation;
+use crate::plan::preflight;
+
+use super::{Examined, Findings, Found, quoted, refused, some_of};
+use crate::error::Failure;
+
+/// `app/` is a Git repository of its own.
+pub(super) fn repository(_: &Examined, on: &Installation, tree: &TreeState) -> Findings {
+    refused(
+        preflight::repository(on, tree),
+        "a refresh aligns app/ with a branch, which takes a repository there",
+    )
+}
+
+/// There is no second repository inside it.
+pub(super) fn nested(_: &Examined, on: &Installation, tree: &TreeState) -> Findings {
+    refused(
+        preflight::nested(on, tree),
+        "somebody cloned into app/: the copy inside is never refreshed, and cleaning app/ would remove it with its history",
+    )
+}
+
+/// Nothing that has to stay lies inside it.
+pub(super) fn protected(_: &Examined, on: &Installation) -> Findings {
+    refused(
+        preflight::protected(on),
+        "removing untracked files would remove models, environments or data along with them",
+    )
+}
+
+/// Nothing is mounted in it.
+pub(super) fn mounts(_: &Examined, on: &Installation) -> Findings {
+    refused(preflight::mounts(on), "what is mounted there is not the application's and cannot be moved away")
+}
+
+/// Its owner can remove everything in it.
+pub(super) fn ownership(_: &Examined, on: &Installation) -> Findings {
+    if !on.owner.can_be_assumed() {
+        return Err(Failure::new(format!("only root and uid {} can tell", on.owner.uid)));
+    }
+    refused(
+        preflight::removable(on),
+        "git works as the owner of app/, so a refresh could not clean the work tree",
+    )
+}
+
+/// People who pull by hand get what a refresh gets.
+pub(super) fn origin(_: &Examined, on: &Installation, _: &TreeState) -> Findings {
+    let (Some(url), Some(origin)) = (&on.settings.remote.url, on.tree.origin()?) else {
+        return Ok(Vec::new());
+    };
+    if essence(&origin) == essence(&url.text) {
+        return Ok(Vec::new());
+    }
+    Ok(vec![Found::problem(
+        format!(
+            "origin of {} is {}, the host's settings say {}",
+            on.layout.app().display(),
+            shown(&origin),
+            url.text
+        ),
+        "a refresh follows the settings only, so who pulls or pushes by hand works with another repository",
+        format!(
+            "git -C {} remote set-url origin {}",
+            quoted(&on.layout.app().display().to_string()),
+            quoted(&url.text)
+        ),
+    )])
+}
+
+/// No lock files lie around that nobody holds.
+pub(super) fn locks(examined: &Examined, on: &Installation, tree: &TreeState) -> Findings {
+    let app = on.layout.app();
+    if examined.under_way || tree.locks.is_empty() || !inspect::holders(&app).is_empty() {
+        return Ok(Vec::new());
+    }
+    let locks: Vec<String> = tree.locks.iter().map(|lock| lock.as_path().display().to_string()).collect();
+    let names: Vec<String> = locks.iter().map(|lock| quoted(lock)).collect();
+    Ok(vec![Found::problem(
+        format!("lock files that no process holds: {}", some_of(&locks)),
+        "git refuses to work in app/ while they are there; the next run removes them",
+        format!("rm {}", names.join(" ")),
+    )])
+}
+
+/// A URL without what does not tell repositories apart.
+fn essence(url: &str) -> String {
+    let url = shown(url).to_lowercase();
+    let url = url.trim_end_matches('/');
+    url.strip_suffix(".git").unwrap_or(url).to_owned()
+}
+
+/// A URL without the credentials that people put into it.
+fn shown(url: &str) -> String {
+    match url.split_once("://") {
+        Some((scheme, rest)) => {
+            let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+            let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+            format!("{scheme}://{host}/{path}")
+        }
+        None => url.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_in_a_url_are_neither_compared_nor_shown() {
+        assert_eq!(shown("https://me:secret@h.example/a/b.git"), "https://h.example/a/b.git");
+        assert_eq!(essence("https://me:secret@H.example/a/b.git/"), essence("https://h.example/a/b"));
+        assert_ne!(essence("https://h.example/a/c"), essence("https://h.example/a/b"));
+        assert_eq!(shown("git@h.example:a/b"), "git@h.example:a/b");
+    }
+}

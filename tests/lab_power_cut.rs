@@ -1,0 +1,245 @@
+//! Power cuts at random instants of a refresh, on a disk that loses what was not synced. After the boot: cut in staging, the
+//! old pair of commit and environment runs; cut from the stop to the end of settling, the service is down and fenced; cut
+//! afterwards, the new pair runs. One run converges, and nothing that a refresh may not touch has changed.
+//!
+//! `LADYLINUX_REFRESH_LONG=1` cuts some hundred times; `LADYLINUX_REFRESH_SEED=N` does again what failed.
+
+#[path = "common/dice.rs"]
+mod dice;
+#[path = "common/lab/mod.rs"]
+mod lab;
+#[path = "common/site.rs"]
+mod site;
+
+use std::collections::BTreeMap;
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use dice::{Dice, long, tell};
+use lab::{Disk, Lab};
+use serde_json::Value;
+use site::Site;
+
+/// The parts of a run, and the time after it.
+const PARTS: [&str; 9] =
+    ["preflight", "staging", "stop", "sync", "environment", "prepare", "restart", "status", "afterwards"];
+
+/// Where the cut comes.
+#[derive(Debug, Clone, Copy)]
+enum Cut {
+    /// So long after the command was typed.
+    After(Duration),
+    /// So long after this part of the run has begun.
+    In(&'static str, Duration),
+}
+
+/// What the run had told when the power went.
+#[derive(Debug)]
+struct Told {
+    /// The part that had begun last.
+    part: &'static str,
+    /// The parts that were over.
+    over: Vec<String>,
+}
+
+struct Rig {
+    site: Site,
+    old: String,
+    new: String,
+    number: usize,
+    inventory: String,
+    notes: Vec<String>,
+    /// For messages: what is being tried.
+    trying: String,
+}
+
+impl Rig {
+    fn new(lab: &Lab) -> Self {
+        let tables = site::PROBE.replace("500ms", "1s");
+        let site = Site::running(lab, Disk::Ext4, &tables);
+        // Things that no refresh may touch, made by others and safe on the disk.
+        site.machine.exec(
+            "cd /opt/ladylinux && head -c 3000000 /dev/urandom >models/weights.gguf && mkdir -p containers/box && \
+             echo image >containers/box/image && echo people >/etc/ladylinux/people.conf && sync",
+        ).expect(0);
+        let old = site.status()["commit"].as_str().unwrap().to_owned();
+        let inventory = site.inventory();
+        Self { site, new: old.clone(), old, number: 0, inventory, notes: Vec::new(), trying: String::new() }
+    }
+
+    /// The next version: other source each time, and each time another environment, which has to be built.
+    fn next_version(&mut self) {
+        self.number += 1;
+        let n = self.number;
+        let package = ["1.16.0", "1.17.0"][n % 2];
+        let demo = include_str!("../demo/app/requirements.txt");
+        let requirements = format!("{demo}\nsix=={package} ; python_full_version >= '3.0.{n}'\n");
+        let note = format!("note {n}");
+        self.old = std::mem::take(&mut self.new);
+        self.site.add_note(&note);
+        self.notes.push(note);
+        self.new = self.site.server.push(&[
+            ("requirements.txt", &requirements),
+            ("templates/extra.html", &format!("<p>{n}</p>\n").repeat(2000)),
+            (&format!("only-in-{n}"), "x\n"),
+            (&format!("only-in-{}", n - 1), ""),
+        ]);
+        // What people had written down before is on the disk; the cut is about what the refresh does.
+        self.site.machine.exec("sync").expect(0);
+    }
+
+    /// Starts a run and cuts the power; returns what it had told until then.
+    fn cut(&mut self, cut: Cut) -> Told {
+        let mut run =
+            self.site.machine.spawn("exec ladylinux-refresh run --format json >/run/told 2>/run/complained");
+        let began = Instant::now();
+        let patience = Duration::from_secs(60);
+        match cut {
+            Cut::After(time) => std::thread::sleep(time),
+            Cut::In(part, time) => {
+                let begins = format!("\"phase_started\",\"phase\":\"{part}\"");
+                while !self.told().contains(&begins) && !is_over(&mut run) {
+                    assert!(began.elapsed() < patience, "{}: {part} did not begin", self.trying);
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                std::thread::sleep(time);
+            }
+        }
+        let told = self.told();
+        self.site.machine.power_cut();
+        let _ = run.wait();
+        Told::of(&told)
+    }
+
+    fn told(&self) -> String {
+        self.site.machine.read("/run/told").unwrap_or_default()
+    }
+
+    /// Boots, and insists on the state that a cut at this point has to leave. Returns what it was.
+    fn expect_after_boot(&mut self, told: &Told) -> &'static str {
+        let fenced = self.site.machine.path("/var/lib/ladylinux/refresh/fence").exists();
+        self.site.machine.start();
+        let has_run = |part: &str| told.over.iter().any(|over| over == part);
+        let trying = &self.trying;
+        if fenced {
+            assert!(!has_run("restart"), "{trying}: the fence was down, and stands again");
+            self.site.expect_fenced();
+            return "down and fenced";
+        }
+        let answer = self.site.await_answer();
+        let commit = answer["commit"].as_str().unwrap().to_owned();
+        let status = self.site.status();
+        assert_eq!(status["commit"], *commit, "{trying}: {status:#}");
+        assert_eq!(status["deployed"]["commit"], *commit, "{trying}: {status:#}");
+        assert_eq!(status["generation"], answer["generation"], "{trying}: {status:#}");
+        if has_run("stop") {
+            assert_eq!(commit, self.new, "{trying}: the service was stopped, and the old version runs");
+            "the new pair runs"
+        } else {
+            assert_eq!(commit, self.old, "{trying}: the service was not stopped, and the new version runs");
+            "the old pair runs"
+        }
+    }
+
+    /// One run makes everything good.
+    fn converge(&mut self) {
+        let ran = self.site.machine.tool("run");
+        assert_eq!(ran.code, Some(0), "{}\n{}\n{}", self.trying, ran.all(), self.site.why());
+        self.site.expect_running(&self.new);
+        let head = self
+            .site
+            .machine
+            .exec_as("ladylinux", "git -C /opt/ladylinux/app status --porcelain --branch")
+            .expect(0);
+        assert_eq!(
+            self.site.machine.read(&format!("/opt/ladylinux/app/only-in-{}", self.number)).as_deref(),
+            Some("x\n")
+        );
+        assert!(
+            head.out.lines().all(|line| line.starts_with("## ") || line.starts_with("?? ")),
+            "{}: {}",
+            self.trying,
+            head.out
+        );
+        assert_eq!(self.site.inventory(), self.inventory, "{}", self.trying);
+        let notes = self.site.notes();
+        let missing: Vec<&String> = self.notes.iter().filter(|note| !notes.contains(note)).collect();
+        assert!(missing.is_empty() || notes.len() >= 50, "{}: lost {missing:?}", self.trying);
+    }
+}
+
+impl Told {
+    fn of(text: &str) -> Self {
+        let mut told = Self { part: "preflight", over: Vec::new() };
+        // The last line may be half a line.
+        for event in text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
+            let phase = event["phase"].as_str().unwrap_or_default().to_owned();
+            match event["event"].as_str() {
+                Some("phase_started") => {
+                    told.part = PARTS.into_iter().find(|part| *part == phase).unwrap();
+                }
+                Some("phase_finished") => told.over.push(phase),
+                Some("run_finished") => told.part = "afterwards",
+                _ => {}
+            }
+        }
+        told
+    }
+}
+
+fn is_over(run: &mut Child) -> bool {
+    run.try_wait().unwrap().is_some()
+}
+
+/// The instants: some in each part of a run, and as many anywhere in a run of that length.
+fn cuts(dice: &mut Dice, whole: Duration) -> Vec<Cut> {
+    let rounds = if long() { 20 } else { 1 };
+    let mut cuts = Vec::new();
+    for _ in 0..rounds {
+        for (part, most) in [
+            ("staging", 1500),
+            ("stop", 300),
+            ("sync", 150),
+            ("prepare", 400),
+            ("restart", 900),
+            ("restart", 1800),
+        ] {
+            cuts.push(Cut::In(part, dice.shorter_than(Duration::from_millis(most))));
+        }
+        for part in ["sync", "environment", "restart", "status"] {
+            cuts.push(Cut::In(part, dice.shorter_than(Duration::from_millis(40))));
+        }
+        for _ in 0..10 {
+            cuts.push(Cut::After(dice.shorter_than(whole.mul_f64(1.1))));
+        }
+    }
+    cuts
+}
+
+#[test]
+fn rw_7_1a_rw_6_1_a_power_cut_at_any_instant_leaves_the_old_pair_or_the_fence_or_the_new_pair() {
+    let Some(lab) = Lab::open() else { return };
+    let mut dice = Dice::from_environment();
+    let mut rig = Rig::new(&lab);
+    rig.next_version();
+    let began = Instant::now();
+    rig.converge();
+    let whole = began.elapsed();
+
+    let mut counts: BTreeMap<(usize, &'static str), usize> = BTreeMap::new();
+    for (index, cut) in cuts(&mut dice, whole).into_iter().enumerate() {
+        rig.next_version();
+        rig.trying = format!("cut {index}, {cut:?}");
+        let told = rig.cut(cut);
+        rig.trying = format!("{} (told: {told:?})", rig.trying);
+        let found = rig.expect_after_boot(&told);
+        let part = PARTS.iter().position(|part| *part == told.part).unwrap();
+        *counts.entry((part, found)).or_default() += 1;
+        rig.converge();
+    }
+    let total: usize = counts.values().sum();
+    tell(&format!("power cuts: {total}"));
+    for ((part, found), count) in counts {
+        tell(&format!("  in {:12} {count:3}  {found}", PARTS[part]));
+    }
+}

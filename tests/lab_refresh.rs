@@ -1,0 +1,136 @@
+//! Real machines that are refreshed as people do it: the program installed, the demo's application (`FastAPI` under
+//! uvicorn) as a service, source and packages from another machine.
+
+#[path = "common/lab/mod.rs"]
+mod lab;
+#[path = "common/site.rs"]
+mod site;
+
+use lab::{Disk, How, LOCAL_INDEX, Lab, Server};
+use site::{PROBE, Site};
+
+/// The unit as some machines have it: its workers outlive a stop.
+const OLD_UNIT: &str = "[Unit]\nDescription=LadyLinux API\nAfter=network.target\n\
+    [Service]\nType=simple\nUser=ladylinux\nWorkingDirectory=/opt/ladylinux/app\n\
+    EnvironmentFile=-/etc/ladylinux/ladylinux.env\n\
+    ExecStart=/opt/ladylinux/venv/bin/uvicorn api_layer:app --host 0.0.0.0 --port 8000\n\
+    KillMode=process\nRestart=on-failure\nRestartSec=5\n\
+    [Install]\nWantedBy=multi-user.target\n";
+
+/// How such a machine was set up, by hand and by script.
+const OLD_WAY: &str = "set -e
+    install -d -o ladylinux -g ladylinux /opt/ladylinux /opt/ladylinux/models /var/lib/ladylinux/data
+    export GIT_ASKPASS=/root/askpass
+    printf '#!/bin/sh\\ncat /etc/ladylinux/token\\n' >/root/askpass
+    chmod +x /root/askpass
+    git clone -q URL /opt/ladylinux/app
+    python3 -m venv /opt/ladylinux/venv
+    /opt/ladylinux/venv/bin/pip install -q --index-url INDEX -r /opt/ladylinux/app/requirements.txt
+    echo weights >/opt/ladylinux/models/lady.gguf
+    chown -R ladylinux:ladylinux /opt/ladylinux
+    systemctl daemon-reload
+    systemctl enable --quiet --now ladylinux-api";
+
+#[test]
+fn rw_3_1_rw_5_5_rw_5_6a_a_machine_is_set_up_from_nothing_and_refreshed_over_https_and_over_ssh() {
+    let Some(lab) = Lab::open() else { return };
+    let mut site = Site::bare(&lab, Disk::Shared, How::Https, PROBE);
+    let first = site.server.head();
+    site.machine.tool("init").expect(0);
+    site.machine.tool("run main").expect(0).says(&first[..10]);
+    site.expect_running(&first);
+    site.add_note("written before the refresh");
+
+    // A commit that needs another package.
+    let second = site.server.push_demo(3);
+    site.machine.tool("run").expect(0).says(&second[..10]);
+    site.expect_running(&second);
+    assert_eq!(site.status()["last_run"]["result"], "refreshed");
+    assert!(site.notes().contains(&"written before the refresh".to_owned()));
+    site.machine.exec("find /opt/ladylinux/app ! -user ladylinux | grep .").expect(1);
+    let asked = site.server.requests();
+    assert!(asked.iter().any(|line| line.contains("git-upload-pack") && line.ends_with(" 200")), "{asked:?}");
+
+    // A boot brings up what was refreshed.
+    site.machine.reboot();
+    site.await_answer();
+    site.expect_running(&second);
+
+    // By ssh, and by nothing else.
+    site.server.https("stop").expect(0);
+    site.server.configure(&site.machine, How::Ssh, PROBE);
+    let third = site.server.push(&[("templates/more.html", "more\n")]);
+    site.machine.tool("run").expect(0);
+    site.expect_running(&third);
+}
+
+#[test]
+fn rw_3_2_rw_6_1_a_machine_that_was_set_up_the_old_way_is_adopted_and_refreshed() {
+    let Some(lab) = Lab::open() else { return };
+    let site = Site::bare(&lab, Disk::Shared, How::Https, PROBE);
+    let (server, machine) = (&site.server, &site.machine);
+    machine.lend_uv();
+    machine.add_service_user();
+    machine.write("/etc/systemd/system/ladylinux-api.service", OLD_UNIT);
+    machine.write_mode("/etc/ladylinux/ladylinux.env", "LADYLINUX_PORT=8000\nOAUTH_TOKEN=secret\n", 0o640);
+    let url = Server::url(How::Https).replace("://", "://x@");
+    machine.exec(&OLD_WAY.replace("URL", &url).replace("INDEX", LOCAL_INDEX)).expect(0);
+    site.await_answer();
+    // The application keeps preferences in its own tree, and somebody has edited a tracked file.
+    let edit =
+        "cd /opt/ladylinux/app && mkdir config && echo '{}' >config/user_prefs.json && echo more >>README.md";
+    machine.exec_as("ladylinux", edit).expect(0);
+    let kept = "sha256sum /etc/systemd/system/ladylinux-api.service /etc/ladylinux/ladylinux.env /opt/ladylinux/models/*
+                stat -c '%n %U:%G %a %Y' /etc/ladylinux/ladylinux.env /opt/ladylinux/models/*";
+    let before = machine.exec(kept).expect(0).out;
+
+    machine.tool("init").expect(0);
+    machine.tool("run main").expect(0).says("2 local changes");
+    site.expect_running(&server.head());
+    let second = server.push_demo(3);
+    machine.tool("run").expect(0);
+    site.expect_running(&second);
+    assert_eq!(machine.exec(kept).expect(0).out, before);
+    machine.exec("test -L /opt/ladylinux/venv").expect(0);
+    machine.tool("drift list").expect(0).says("2 files and folders");
+    let clean = "changes=$(git -C /opt/ladylinux/app status --porcelain) && test -z \"$changes\"";
+    machine.exec_as("ladylinux", clean).expect(0);
+}
+
+#[test]
+fn rw_7_2_a_machine_that_was_put_back_to_its_snapshot_is_refreshed() {
+    let Some(lab) = Lab::open() else { return };
+    let mut site = Site::running(&lab, Disk::Shared, PROBE);
+    let first = site.server.head();
+    site.add_note("in the snapshot");
+    let kept = site.notes();
+    site.machine.power_off();
+    site.machine.snapshot("baseline");
+    site.machine.start();
+    site.await_answer();
+
+    // Everything goes wrong at once: a migration fails, and somebody who wants to help empties the environments' sources
+    // and the store of commits.
+    site.add_note("after the snapshot");
+    site.server.push_demo(2);
+    site.server.push_demo(3);
+    site.server.push_demo(4);
+    site.machine.tool("run").expect(1).says("migrate");
+    site.expect_fenced();
+    let empty = "chmod -R u+w . && find . -name '*.py' -exec sh -c 'for file; do : >\"$file\"; done' sh {} +";
+    site.machine.exec(&format!("cd /opt/ladylinux/venvs && {empty}")).expect(0);
+    site.machine.exec("rm -rf /var/lib/ladylinux/refresh/mirror.git/objects").expect(0);
+    site.machine.tool("rollback").expect(3).says("is not in the mirror");
+    site.expect_fenced();
+
+    site.machine.power_off();
+    site.machine.restore("baseline");
+    site.machine.start();
+    site.await_answer();
+    site.expect_running(&first);
+    assert_eq!(site.notes(), kept);
+    let repaired = site.server.push_demo(5);
+    site.machine.tool("run").expect(0);
+    site.expect_running(&repaired);
+    assert!(site.notes().contains(&"in the snapshot".to_owned()));
+}
