@@ -292,6 +292,26 @@ fn rw_7_1a_a_run_that_is_killed_while_the_service_settles_leaves_it_stopped_and_
 }
 
 #[test]
+fn rw_7_1a_a_machine_that_is_switched_off_in_the_middle_of_a_run_comes_back_down_fenced_and_telling_it() {
+    let Some(lab) = Lab::open() else { return };
+    let mut host = Host::running(&lab);
+    host.push("two");
+    host.hold();
+    let run = host.tool("run --detach").expect(0).out.trim_end().to_owned();
+    host.held();
+    host.machine.reboot();
+    assert!(host.fenced());
+    assert_eq!(host.state(), "inactive");
+    let told = host.last_run();
+    assert_eq!((&told["run"], &told["result"]), (&run.as_str().into(), &"halted".into()), "{told}");
+    assert_eq!(host.current(), None);
+    host.tool(&format!("wait {run}")).expect(143).says("SIGTERM");
+    host.release();
+    host.tool("run").expect(0);
+    assert_eq!(host.version().as_deref(), Some("two"));
+}
+
+#[test]
 fn rw_5_1_a_refresh_that_is_started_from_inside_the_service_completes() {
     let Some(lab) = Lab::open() else { return };
     let host = Host::running(&lab);
