@@ -321,6 +321,16 @@ fn resolve(text: &str) -> Settings {
 }
 
 #[test]
+fn rw_4_1_the_script_knows_every_command_from_a_branch() {
+    let script = read("scripts/refresh_vm.sh");
+    let known = script.lines().find(|line| line.trim_start().starts_with("run | ")).expect("its commands");
+    let known: BTreeSet<&str> = known.trim().trim_end_matches(") ;;").split(" | ").collect();
+    let real = commands();
+    let real = real.iter().filter(|(words, _)| words.len() == 1).map(|(words, _)| words[0].as_str());
+    assert_eq!(known, real.chain(["help"]).collect());
+}
+
+#[test]
 fn the_documents_tell_every_option_and_every_variable() {
     let document = read("docs/configuration.md");
     let rows = tables(&document).remove("Commands and their options").unwrap();

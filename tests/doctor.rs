@@ -61,17 +61,13 @@ fn repair(host: &Host, finding: &Value) {
     let command = finding["repair"].as_str().unwrap();
     // On a real machine this has systemd read its units; here nobody has.
     let command = command.replace(" && systemctl daemon-reload", "");
-    let mut shell = match command.strip_prefix("ladylinux-refresh --root ") {
-        Some(rest) => {
-            let words: Vec<&str> = rest.split_whitespace().skip(1).collect();
-            host.command(words)
-        }
-        None => {
-            let mut shell = Command::new("sh");
-            shell.args(["-c", &command]).env_clear().env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin");
-            shell.current_dir(host.work());
-            shell
-        }
+    let mut shell = if let Some(rest) = command.strip_prefix("ladylinux-refresh --root ") {
+        host.command(rest.split_whitespace().skip(1))
+    } else {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &command]).env_clear().env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin");
+        shell.current_dir(host.work());
+        shell
     };
     ran(shell.stdin(Stdio::null()).output().unwrap()).expect(0);
 }
@@ -428,12 +424,14 @@ fn what_is_wrong_with_a_unit_is_found_line_by_line() {
     assert!(of(&examine(&host), "unit-drop-ins")[0]["what"].as_str().unwrap().contains("override.conf"));
 }
 
+/// A user that owns nothing else.
+const OWNER: u32 = 61_874;
+
 #[test]
 fn a_rule_of_sudo_for_what_the_application_can_change_is_found() {
     if !rustix::process::geteuid().is_root() {
         return left_out();
     }
-    const OWNER: u32 = 61_874;
     let host = Host::running();
     host.tool(["service", "stop"]).expect(0);
     let status =

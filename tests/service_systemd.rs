@@ -18,7 +18,7 @@ mod start;
 #[path = "service_systemd/stop.rs"]
 mod stop;
 
-use lab::{Lab, Machine};
+use lab::{Groups, Lab, Machine};
 use ladylinux_refresh::service::systemd::dropin;
 use ladylinux_refresh::settings::layout::Layout;
 use ladylinux_refresh::settings::names::UnitName;
@@ -47,10 +47,8 @@ keeps! {
 /// Where this program lies on the machine.
 const ON_THE_MACHINE: &str = "/usr/local/bin/service-tests";
 
-#[test]
-fn rw_5_1_rw_5_5_rw_7_1a_systemd_keeps_the_contract_on_a_machine_that_boots() {
-    let Some(lab) = Lab::open() else { return };
-    let mut machine = Machine::boot(&lab, "host");
+/// Runs the tests that are marked as ignored on a machine.
+fn run_on(machine: &Machine) {
     machine.copy_in(&std::env::current_exe().unwrap(), ON_THE_MACHINE, 0o755);
     // What stops systemd itself for a moment disturbs every other test.
     for which in ["--skip=is_executed_anew --skip=a_caller_without_rights", "is_executed_anew"] {
@@ -59,10 +57,30 @@ fn rw_5_1_rw_5_5_rw_7_1a_systemd_keeps_the_contract_on_a_machine_that_boots() {
         assert_eq!(ran.code, Some(0), "{}", ran.all());
         assert!(!ran.out.contains("running 0 tests"), "{}", ran.out);
     }
+}
+
+#[test]
+fn rw_5_1_rw_5_5_rw_7_1a_systemd_keeps_the_contract_on_a_machine_that_boots() {
+    let Some(lab) = Lab::open() else { return };
+    let mut machine = Machine::boot(&lab, "host");
+    run_on(&machine);
     the_unit_of_an_installation(&machine);
     the_tool_refuses_what_systemd_cannot_keep(&machine);
     the_tool_speaks_with_systemd(&machine);
+    a_process_that_cannot_be_ended_is_told_as_that(&machine);
     the_fence_outlives_a_reboot(&mut machine);
+}
+
+#[test]
+fn rw_5_1_rw_5_5_rw_7_1a_systemd_keeps_the_contract_on_hosts_with_cgroup_v1_and_with_v2() {
+    let Some(lab) = Lab::open() else { return };
+    for (groups, kind) in [(Groups::V1, "tmpfs"), (Groups::V2, "cgroup2fs")] {
+        let machine = Machine::named(&lab, "host").groups(groups).boot();
+        machine.exec("stat --file-system --format=%T /sys/fs/cgroup").expect(0).says(kind);
+        let unified = machine.exec("grep -c cgroup2 /proc/self/mountinfo").out;
+        assert_eq!(unified.trim() == "0", groups == Groups::V1, "{unified}");
+        run_on(&machine);
+    }
 }
 
 /// A unit as real machines have it, with a small service behind it.
@@ -121,6 +139,43 @@ fn the_tool_refuses_what_systemd_cannot_keep(machine: &Machine) {
     machine.exec("systemctl mask ladylinux-api").expect(0);
     refused("ladylinux-api.service is masked", "systemctl unmask ladylinux-api.service");
     machine.exec("systemctl unmask ladylinux-api && systemctl enable ladylinux-api").expect(0);
+
+    let socket = "/run/dbus/system_bus_socket";
+    machine.exec(&format!("mv {socket} {socket}.away")).expect(0);
+    machine
+        .tool("plan")
+        .expect(3)
+        .says("cannot reach systemd over D-Bus")
+        .says("systemctl status dbus.socket");
+    machine.exec(&format!("mv {socket}.away {socket}")).expect(0);
+}
+
+/// A service whose worker outlives it and then, frozen, takes no signal.
+fn a_process_that_cannot_be_ended_is_told_as_that(machine: &Machine) {
+    let freezer = "/sys/fs/cgroup/freezer";
+    // Only the freezer of cgroup v1 holds a process against SIGKILL.
+    if machine.exec(&format!("mount -o remount,rw,bind {freezer} && mkdir {freezer}/held")).code != Some(0) {
+        return;
+    }
+    machine.write(
+        "/etc/systemd/system/ladylinux-api.service.d/worker.conf",
+        "[Service]\nKillMode=process\nExecStart=\nExecStart=/bin/sh -c 'sleep 1000000 & echo $! >/tmp/worker; wait'\n",
+    );
+    machine.exec("systemctl daemon-reload").expect(0);
+    machine.tool("service start").expect(0);
+    let worker = lab::until("the worker", || machine.read("/tmp/worker").filter(|pid| pid.ends_with('\n')));
+    let worker = worker.trim();
+    machine.exec(&format!("echo {worker} >{freezer}/held/cgroup.procs")).expect(0);
+    machine.exec(&format!("echo FROZEN >{freezer}/held/freezer.state")).expect(0);
+    let ran = machine.tool("service stop").expect(3).says("cannot be ended").says("hangs in the kernel");
+    assert!(ran.all().contains(&format!("{worker} (sleep 1000000)")), "{}", ran.all());
+    machine.tool("service status").expect(5).says("left behind").says(worker);
+    machine.exec(&format!("echo THAWED >{freezer}/held/freezer.state")).expect(0);
+    lab::until("the worker's end", || {
+        (machine.exec(&format!("kill -0 {worker}")).code != Some(0)).then_some(())
+    });
+    machine.tool("service stop").expect(0).says("was stopped already");
+    machine.exec("rm -r /etc/systemd/system/ladylinux-api.service.d; systemctl daemon-reload").expect(0);
 }
 
 fn the_tool_speaks_with_systemd(machine: &Machine) {

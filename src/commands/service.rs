@@ -1,4 +1,4 @@
-//! `service`: control of the service under the embedded supervisor.
+//! `service`: control of the service, whoever keeps it.
 
 use crate::cli::ServiceCommand;
 use crate::exit::{Ended, Error, Refusal};
@@ -29,6 +29,9 @@ pub(super) fn service(layout: &Layout, command: &ServiceCommand) -> Result<Ended
         }
         ServiceCommand::Stop => {
             let stopped = on.service.stop().map_err(told)?;
+            for note in &stopped.notes {
+                say(&format!("warning: {}", harmless(note)));
+            }
             say(&format!("{} {stopped}", on.service.describe()));
         }
         ServiceCommand::Status => {

@@ -4,6 +4,7 @@
 //! so that those of a unit on its way fit together as well as systemd can make them.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -31,6 +32,8 @@ pub struct UnitFacts {
     pub result: String,
     /// The main process's pid.
     pub main_pid: Option<i32>,
+    /// The pid that the main process of this invocation has or had.
+    pub last_main_pid: Option<i32>,
     /// When the main process was started.
     pub main_started: Option<Timestamp>,
     /// When the main process ended.
@@ -124,6 +127,13 @@ pub struct Assertion {
     pub held: Option<bool>,
 }
 
+impl fmt::Display for Assertion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (trigger, not) = (if self.triggering { "|" } else { "" }, if self.negated { "!" } else { "" });
+        write!(f, "{}={trigger}{not}{}", self.kind, self.parameter)
+    }
+}
+
 impl UnitFacts {
     /// Tells whether no process of it should be there.
     pub fn is_down(&self) -> bool {
@@ -196,10 +206,8 @@ impl Properties {
             },
             sub: self.text("SubState"),
             result: self.text("Result"),
-            main_pid: self
-                .value::<u32>("MainPID")
-                .and_then(|pid| i32::try_from(pid).ok())
-                .filter(|pid| *pid > 0),
+            main_pid: self.pid("MainPID"),
+            last_main_pid: self.pid("ExecMainPID"),
             main_started: self.time("ExecMainStartTimestamp"),
             main_ended: self.time("ExecMainExitTimestamp"),
             main_code: self.value("ExecMainCode").unwrap_or_default(),
@@ -255,6 +263,10 @@ impl Properties {
             Some(Value::Str(text)) => text.to_string(),
             _ => String::new(),
         }
+    }
+
+    fn pid(&self, name: &str) -> Option<i32> {
+        self.value::<u32>(name).and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 0)
     }
 
     /// A time in microseconds; 0 and the largest number mean that there is none.

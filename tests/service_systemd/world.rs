@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use ladylinux_refresh::event::Events;
 use ladylinux_refresh::process::Runner;
@@ -19,6 +20,9 @@ use crate::service::{self, Bench, Script};
 
 /// The variable that tells this program that it runs on a machine of the lab.
 pub(crate) const ON_A_MACHINE: &str = "LADYLINUX_REFRESH_TEST_ON_A_MACHINE";
+
+/// How long a unit has to end, at most: one whose orphan ignores the request to end takes all of it.
+const LONGEST_STOP: Duration = Duration::from_secs(8);
 
 /// An installation below a folder of its own, whose service is a Python script in a unit.
 pub(crate) struct World {
@@ -54,7 +58,7 @@ impl World {
              TimeoutStopSec={}ms\n{lines}\n",
             world.layout.app().display(),
             world.layout.env_file().display(),
-            script.stop_timeout.as_millis()
+            script.stop_timeout.min(LONGEST_STOP).as_millis()
         );
         fs::write(world.unit_file(), text).unwrap();
         fs::create_dir_all(world.drop_in().parent().unwrap()).unwrap();

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::error::Outcome;
@@ -12,22 +13,39 @@ const DEADLINE: Duration = Duration::from_secs(20);
 /// The least important of systemd's own lines that are told (syslog's "notice"): that it starts and stops something goes
 /// without saying.
 const NOTICE: u64 = 5;
+/// What is asked for of each record.
+const FIELDS: &str = "--output-fields=MESSAGE,PRIORITY,_PID,_SYSTEMD_INVOCATION_ID";
 /// How many more lines are asked for than are told, because some of systemd's own are left out.
 const SPARE: usize = 40;
 
-/// Returns the last `lines` lines of the invocation `id`.
+/// One invocation of a unit, as the journal knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Invocation {
+    /// The unit.
+    pub(super) unit: String,
+    /// What systemd calls the invocation.
+    pub(super) id: String,
+    /// The pid of its main process, and since when it had it; known where systemd still is.
+    pub(super) main: Option<(i32, Timestamp)>,
+}
+
+/// Returns the last `lines` lines of an invocation.
 ///
 /// # Errors
 /// journalctl cannot be asked.
-pub(super) fn tail(runner: &Runner, id: &str, lines: usize) -> Outcome<Vec<String>> {
+pub(super) fn tail(runner: &Runner, invocation: &Invocation, lines: usize) -> Outcome<Vec<String>> {
     // What the service wrote just now may still be on its way to the journal.
     let _ = runner.run(&journalctl().arg("--sync"));
-    let program = journalctl()
-        .args(["--output=json", "--all", "--output-fields=MESSAGE,PRIORITY,_PID"])
+    let Invocation { unit, id, main } = invocation;
+    let mut program = journalctl()
+        .args(["--output=json", "--all", FIELDS])
         .arg(format!("--lines={}", lines.saturating_add(SPARE)))
         .args([format!("_SYSTEMD_INVOCATION_ID={id}"), "+".to_owned()])
         .args([format!("INVOCATION_ID={id}"), "_PID=1".to_owned()]);
-    let mut told = parse_tail(&ask(runner, &program)?.stdout);
+    if let Some((pid, _)) = main {
+        program = program.args(["+".to_owned(), format!("_SYSTEMD_UNIT={unit}"), format!("_PID={pid}")]);
+    }
+    let mut told = parse_tail(&ask(runner, &program)?.stdout, invocation);
     told.drain(..told.len().saturating_sub(lines));
     Ok(told)
 }
@@ -36,11 +54,12 @@ pub(super) fn tail(runner: &Runner, id: &str, lines: usize) -> Outcome<Vec<Strin
 ///
 /// # Errors
 /// journalctl cannot be asked.
-pub(super) fn last_invocation(runner: &Runner, unit: &str) -> Outcome<Option<String>> {
+pub(super) fn last_invocation(runner: &Runner, unit: &str) -> Outcome<Option<Invocation>> {
     let program = journalctl()
         .args(["--output=json", "--output-fields=INVOCATION_ID", "--lines=50", "_PID=1"])
         .arg(format!("UNIT={unit}"));
-    Ok(parse_invocation(&ask(runner, &program)?.stdout))
+    let id = parse_invocation(&ask(runner, &program)?.stdout);
+    Ok(id.map(|id| Invocation { unit: unit.to_owned(), id, main: None }))
 }
 
 fn journalctl() -> Program {
@@ -61,15 +80,25 @@ fn records(output: &[u8]) -> impl DoubleEndedIterator<Item = Value> {
     lines.into_iter().filter_map(|line| serde_json::from_slice(line).ok())
 }
 
-fn parse_tail(output: &[u8]) -> Vec<String> {
+fn parse_tail(output: &[u8], invocation: &Invocation) -> Vec<String> {
     let told = |record: Value| {
+        let text = |name: &str| record.get(name).and_then(Value::as_str);
         let message = message(record.get("MESSAGE")?)?;
-        let by_systemd = record.get("_PID").and_then(Value::as_str) == Some("1");
-        let priority = record.get("PRIORITY").and_then(Value::as_str).and_then(|text| text.parse().ok());
-        if !by_systemd {
-            return Some(message);
+        if text("_PID") == Some("1") {
+            let priority: u64 = text("PRIORITY").and_then(|text| text.parse().ok()).unwrap_or(0);
+            return (priority <= NOTICE).then(|| format!("systemd: {message}"));
         }
-        (priority.unwrap_or(0) <= NOTICE).then(|| format!("systemd: {message}"))
+        let ours = match text("_SYSTEMD_INVOCATION_ID") {
+            Some(id) => id == invocation.id,
+            // A process that is gone before journald has looked at it leaves lines without the name of the invocation. Those
+            // of the main process are known by its pid and by their time.
+            None => {
+                let written = text("__REALTIME_TIMESTAMP").and_then(|time| time.parse().ok());
+                let main = invocation.main.as_ref();
+                main.zip(written).is_some_and(|((_, since), written)| since.as_microsecond() <= written)
+            }
+        };
+        ours.then_some(message)
     };
     records(output).filter_map(told).collect()
 }
@@ -96,23 +125,42 @@ fn parse_invocation(output: &[u8]) -> Option<String> {
 mod tests {
     use super::*;
 
+    fn invocation() -> Invocation {
+        let main = Some((7, Timestamp::from_microsecond(100).unwrap()));
+        Invocation { unit: "x.service".to_owned(), id: "aa".to_owned(), main }
+    }
+
+    fn parse(output: &[u8]) -> Vec<String> {
+        parse_tail(output, &invocation())
+    }
+
     #[test]
     fn rw_7_1b_the_services_lines_are_told_and_of_systemds_only_what_is_worth_a_notice() {
         let output = br#"{"_PID":"1","MESSAGE":"Started x.","PRIORITY":"6"}
-{"_PID":"7","MESSAGE":"no such table","PRIORITY":"6"}
+{"_PID":"7","_SYSTEMD_INVOCATION_ID":"aa","MESSAGE":"no such table","PRIORITY":"6"}
 {"_PID":"1","MESSAGE":"Main process exited, code=exited, status=3","PRIORITY":"5"}
 "#;
-        assert_eq!(
-            parse_tail(output),
-            ["no such table", "systemd: Main process exited, code=exited, status=3"]
-        );
+        assert_eq!(parse(output), ["no such table", "systemd: Main process exited, code=exited, status=3"]);
+    }
+
+    #[test]
+    fn rw_7_1b_lines_of_a_process_that_was_gone_too_soon_are_known_by_pid_and_time() {
+        let output = br#"{"_PID":"7","__REALTIME_TIMESTAMP":"99","MESSAGE":"an older process of that pid"}
+{"_PID":"7","__REALTIME_TIMESTAMP":"100","MESSAGE":"no such table"}
+{"_PID":"7","__REALTIME_TIMESTAMP":"101","_SYSTEMD_INVOCATION_ID":"bb","MESSAGE":"another invocation"}
+"#;
+        assert_eq!(parse(output), ["no such table"]);
+        let unknown = Invocation { main: None, ..invocation() };
+        assert_eq!(parse_tail(output, &unknown), Vec::<String>::new());
     }
 
     #[test]
     fn a_message_that_is_no_text_comes_as_bytes() {
-        assert_eq!(parse_tail(br#"{"MESSAGE":[104,105,255,10]}"#), ["hi\u{fffd}\n"]);
-        assert_eq!(parse_tail(br#"{"MESSAGE":["one","two"]}"#), ["one"]);
-        assert_eq!(parse_tail(br#"{"MESSAGE":null}"#), Vec::<String>::new());
+        let message =
+            |json: &str| parse(format!(r#"{{"_SYSTEMD_INVOCATION_ID":"aa","MESSAGE":{json}}}"#).as_bytes());
+        assert_eq!(message("[104,105,255]"), ["hi\u{fffd}"]);
+        assert_eq!(message(r#"["one","two"]"#), ["one"]);
+        assert_eq!(message("null"), Vec::<String>::new());
     }
 
     #[test]

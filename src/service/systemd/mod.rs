@@ -13,6 +13,7 @@ mod stop;
 use std::sync::{Mutex, PoisonError};
 
 use cgroup::Cgroup;
+use journald::Invocation;
 
 use super::{Admission, Exit, ExitKind, Running, ServiceManager, ServiceState, Started, Stopped};
 use crate::clock;
@@ -31,7 +32,7 @@ pub struct Systemd {
     runner: Runner,
     bus: Mutex<Option<Bus>>,
     /// The invocation that this value's last start made.
-    invocation: Mutex<Option<String>>,
+    invocation: Mutex<Option<Invocation>>,
 }
 
 impl Systemd {
@@ -64,7 +65,16 @@ impl Systemd {
         Cgroup::named(&cgroup::usual_name(&bus.control_group()?, slice, self.unit.as_str()))
     }
 
-    fn last_start(&self) -> std::sync::MutexGuard<'_, Option<String>> {
+    /// Returns the running or last invocation, where systemd knows it.
+    fn invocation(&self, facts: &UnitFacts) -> Option<Invocation> {
+        if facts.invocation.is_empty() {
+            return None;
+        }
+        let main = facts.last_main_pid.zip(facts.main_started);
+        Some(Invocation { unit: self.unit.to_string(), id: facts.invocation.clone(), main })
+    }
+
+    fn last_start(&self) -> std::sync::MutexGuard<'_, Option<Invocation>> {
         self.invocation.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -94,7 +104,7 @@ impl ServiceManager for Systemd {
         let started = self.last_start().clone();
         let known = match started {
             Some(invocation) => Some(invocation),
-            None => Some(self.facts(&self.bus()?)?.invocation).filter(|invocation| !invocation.is_empty()),
+            None => self.invocation(&self.facts(&self.bus()?)?),
         };
         let invocation = match known {
             Some(invocation) => Some(invocation),

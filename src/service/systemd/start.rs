@@ -8,10 +8,11 @@ use crate::clock;
 use crate::error::{Failure, Outcome};
 use crate::process::{ProcessId, interrupt};
 use crate::service::{Admission, ExitKind, Running, Started, StartedHow, fence};
+use crate::settings::layout::Layout;
 use crate::settings::names::UnitName;
 use crate::systemd::Bus;
 use crate::systemd::job::{JobResult, Verb};
-use crate::systemd::unit::{ActiveState, UnitFacts};
+use crate::systemd::unit::{ActiveState, Assertion, UnitFacts};
 
 /// How often an interruption is looked for while systemd starts the unit.
 const LOOK: Duration = Duration::from_millis(50);
@@ -60,8 +61,8 @@ impl Systemd {
         bus.reset_failed(unit)?;
         let result = self.await_start(bus, &before)?;
         let after = self.facts(bus)?;
-        if after.invocation != before.invocation && !after.invocation.is_empty() {
-            *self.last_start() = Some(after.invocation.clone());
+        if after.invocation != before.invocation {
+            *self.last_start() = self.invocation(&after);
         }
         match (result, runs(&after)) {
             (JobResult::Done | JobResult::Unheard, Some(running)) => {
@@ -69,7 +70,7 @@ impl Systemd {
             }
             (result, None) if is_forbidden(&result, &after) => Err(match fence::read(&self.layout)? {
                 Some(fence) => fence.refusal(),
-                None => not_asserted(&self.unit, &after),
+                None => not_asserted(&self.layout, &self.unit, &after),
             }),
             (result, _) => Err(why_not(&self.unit, &result, &after)),
         }
@@ -81,10 +82,11 @@ impl Systemd {
         if facts.result == "start-limit-hit" {
             return true;
         }
-        let said = || journald::tail(&self.runner, &facts.invocation, LAST_LINES).unwrap_or_default();
-        facts.active == ActiveState::Failed
-            && !facts.invocation.is_empty()
-            && said().iter().any(|line| line.starts_with("systemd: ") && line.contains(GIVEN_UP))
+        let Some(invocation) = self.invocation(facts).filter(|_| facts.active == ActiveState::Failed) else {
+            return false;
+        };
+        let said = journald::tail(&self.runner, &invocation, LAST_LINES).unwrap_or_default();
+        said.iter().any(|line| line.starts_with("systemd: ") && line.contains(GIVEN_UP))
     }
 
     /// Has systemd start the unit. An interruption ends the wait: whoever is interrupted stops the service.
@@ -124,18 +126,16 @@ fn started(running: &Running, how: StartedHow, warnings: Vec<String>) -> Started
 }
 
 /// Tells which assertion, other than the fence, forbade a start.
-fn not_asserted(unit: &UnitName, facts: &UnitFacts) -> Failure {
-    let told: Vec<String> = facts
-        .assertions
-        .iter()
-        .filter(|assert| assert.held == Some(false))
-        .map(|assert| {
-            let (trigger, not) =
-                (if assert.triggering { "|" } else { "" }, if assert.negated { "!" } else { "" });
-            format!("{}={trigger}{not}{}", assert.kind, assert.parameter)
-        })
-        .collect();
-    let what = if told.is_empty() { "an assertion".to_owned() } else { told.join(", ") };
+fn not_asserted(layout: &Layout, unit: &UnitName, facts: &UnitFacts) -> Failure {
+    let fence = [layout.fence(), layout.admit()];
+    let own = |assert: &&Assertion| !fence.iter().any(|path| path.as_os_str() == assert.parameter.as_str());
+    let tell = |held: Option<bool>| -> Vec<String> {
+        let told = facts.assertions.iter().filter(own).filter(|assert| assert.held == held);
+        told.map(Assertion::to_string).collect()
+    };
+    // systemd forgets which one it was when it reads its units anew.
+    let told = Some(tell(Some(false))).filter(|told| !told.is_empty()).unwrap_or_else(|| tell(None));
+    let what = if told.is_empty() { "an assertion".to_owned() } else { told.join(" or ") };
     Failure::new(format!("{what} of {unit} does not hold, so systemd does not start it"))
         .hint(format!("systemctl cat {unit}"))
 }
@@ -206,7 +206,6 @@ fn exit_in_words(how: ExitKind) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::systemd::unit::Assertion;
 
     fn failed(result: &str, code: i32) -> UnitFacts {
         UnitFacts {
@@ -246,16 +245,23 @@ mod tests {
 
     #[test]
     fn rw_7_1b_the_assertion_that_does_not_hold_is_named() {
-        let assertion = |parameter: &str, held| Assertion {
+        let layout = Layout::below("/");
+        let assertion = |parameter: &str, triggering, held| Assertion {
             kind: "AssertPathExists".to_owned(),
-            triggering: false,
-            negated: true,
+            triggering,
+            negated: false,
             parameter: parameter.to_owned(),
-            held: Some(held),
+            held,
         };
-        let facts =
-            UnitFacts { assertions: vec![assertion("/a", true), assertion("/b", false)], ..failed("", 0) };
-        let told = not_asserted(&UnitName::usual(), &facts).to_string();
-        assert!(told.contains("AssertPathExists=!/b") && !told.contains("/a"), "{told}");
+        let told = |held: [Option<bool>; 2]| {
+            let gate = assertion(layout.admit().to_str().unwrap(), true, Some(false));
+            let assertions = vec![gate, assertion("/a", false, held[0]), assertion("/b", false, held[1])];
+            let facts = UnitFacts { assertions, ..failed("", 0) };
+            not_asserted(&layout, &UnitName::usual(), &facts).to_string()
+        };
+        let one = told([Some(true), Some(false)]);
+        assert!(one.starts_with("AssertPathExists=/b of"), "{one}");
+        let either = told([None, None]);
+        assert!(either.starts_with("AssertPathExists=/a or AssertPathExists=/b of"), "{either}");
     }
 }

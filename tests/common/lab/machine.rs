@@ -33,6 +33,18 @@ pub struct Builder {
     name: String,
     network: Option<Network>,
     disk: Disk,
+    groups: Groups,
+}
+
+/// Which hierarchies of control groups a machine has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Groups {
+    /// Those of this host.
+    AsHere,
+    /// Those of cgroup v1 alone.
+    V1,
+    /// That of cgroup v2 alone.
+    V2,
 }
 
 /// One machine. Dropping it removes it.
@@ -46,6 +58,7 @@ pub struct Machine {
     folder: PathBuf,
     store: Store,
     socket: Option<Socket>,
+    groups: Groups,
     running: Option<Running>,
 }
 
@@ -71,6 +84,13 @@ impl Builder {
         self
     }
 
+    /// Says which control groups it has.
+    #[must_use]
+    pub fn groups(mut self, groups: Groups) -> Self {
+        self.groups = groups;
+        self
+    }
+
     /// Makes and boots it.
     pub fn boot(self) -> Machine {
         let mut machine = self.build();
@@ -80,11 +100,11 @@ impl Builder {
 
     /// Makes it, switched off.
     pub fn build(self) -> Machine {
-        let Self { lab, name, network, disk } = self;
+        let Self { lab, name, network, disk, groups } = self;
         let (id, folder) = lab.place();
         let socket = network.map(|network| network.join(&name, &id));
         let store = Store::new(&folder, &lab.base, disk);
-        let machine = Machine { lab, name, id, folder, store, socket, running: None };
+        let machine = Machine { lab, name, id, folder, store, socket, groups, running: None };
         let identity = fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap().replace('-', "");
         machine.write("/etc/machine-id", &identity);
         machine.write("/etc/hostname", &format!("{}\n", machine.name));
@@ -95,7 +115,13 @@ impl Builder {
 impl Machine {
     /// Begins a machine.
     pub fn named(lab: &Lab, name: &str) -> Builder {
-        Builder { lab: lab.clone(), name: name.to_owned(), network: None, disk: Disk::Shared }
+        Builder {
+            lab: lab.clone(),
+            name: name.to_owned(),
+            network: None,
+            disk: Disk::Shared,
+            groups: Groups::AsHere,
+        }
     }
 
     /// Boots a machine without a network.
@@ -386,6 +412,15 @@ impl Machine {
         }
         command.arg("/usr/lib/ladylinux-lab/init");
         command.env_clear().env("PATH", PATH).env("NOTIFY_SOCKET", notify).stdin(Stdio::null());
+        match self.groups {
+            Groups::AsHere => {}
+            Groups::V1 => {
+                command.env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "0");
+            }
+            Groups::V2 => {
+                command.env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "1");
+            }
+        }
         command.stdout(console.try_clone().unwrap()).stderr(console);
         command
     }

@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 use ladylinux_refresh::process::ProcessId;
 
 pub use disk::Disk;
-pub use machine::{Builder, Machine, signal};
+pub use machine::{Builder, Groups, Machine, signal};
 pub use network::Network;
 pub use server::{How, Server};
 
