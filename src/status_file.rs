@@ -183,7 +183,7 @@ impl Subscriber for CurrentKeeper {
             self.current.phase = *phase;
             let current = self.current.clone();
             // Whoever looks sees an older part; no reason to end a run.
-            let _ = change(&self.layout, |status| status.current = Some(current));
+            let _ = change_in_passing(&self.layout, |status| status.current = Some(current));
         }
     }
 }
@@ -192,7 +192,14 @@ impl Subscriber for CurrentKeeper {
 /// holds it longer hangs.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// Changes the file durably.
 fn change(layout: &Layout, by: impl FnOnce(&mut StatusFile)) -> Outcome<()> {
+    change_in_passing(layout, by)?;
+    disk::sync_parent(&layout.status_file())
+}
+
+/// Changes the file for now: a power cut may leave it as it was before.
+fn change_in_passing(layout: &Layout, by: impl FnOnce(&mut StatusFile)) -> Outcome<()> {
     let lock = disk::open_lock(&layout.status_file().with_extension("lock"))?;
     let start = clock::monotonic();
     while flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err()
@@ -202,7 +209,7 @@ fn change(layout: &Layout, by: impl FnOnce(&mut StatusFile)) -> Outcome<()> {
     }
     let mut status = read(layout);
     by(&mut status);
-    disk::write_json(&layout.status_file(), &status, 0o644)
+    disk::write_json_whole(&layout.status_file(), &status, 0o644)
 }
 
 #[cfg(test)]
