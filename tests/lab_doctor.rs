@@ -209,10 +209,6 @@ fn what_happens_to_a_running_host_is_found_and_repaired() {
     let Some(lab) = Lab::open() else { return };
     let machine = machine(&lab);
     tool(&machine, "init --repo file:///srv/app.git --allow file --branch main").expect(0);
-    // What a run looks for in the environment, whoever keeps the service.
-    let command = "[service]\ncommand = ['{venv}/bin/python', 'server.py']\n";
-    let settings = machine.read("/etc/ladylinux/refresh.toml").unwrap();
-    machine.write("/etc/ladylinux/refresh.toml", &settings.replace("[service]\n", command));
     tool(&machine, "run").expect(0);
     only(&machine, &[]);
 

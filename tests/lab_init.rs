@@ -125,6 +125,21 @@ fn from_nothing_init_makes_the_whole_contract_and_a_second_one_changes_nothing()
         assert_eq!(listing(&machine), before, "{command} changed something the second time");
     }
     tool(&machine, "init --dry-run").says("nothing has to be done");
+
+    // What was lost is made again; what people switched off by masking it stays off.
+    let request = "ladylinux-refresh-request.path";
+    machine
+        .exec("rm -r /usr/lib/systemd/system/ladylinux-api.service.d && systemctl daemon-reload")
+        .expect(0);
+    machine
+        .exec(&format!("systemctl disable --quiet --now {request}; systemctl mask --quiet {request}"))
+        .expect(0);
+    tool(&machine, "init")
+        .expect(0)
+        .says("50-ladylinux-refresh.conf")
+        .says(&format!("left {request} masked"));
+    machine.exec("systemctl show ladylinux-api -p DropInPaths").says("50-ladylinux-refresh.conf");
+    machine.exec(&format!("systemctl is-active {request}")).says("inactive");
 }
 
 #[test]
@@ -252,12 +267,6 @@ fn a_machine_that_was_set_up_by_hand_is_adopted_and_people_are_told_what_is_thei
     for line in todo {
         machine.exec(&format!("chown {line}")).expect(0);
     }
-    let settings = machine.read("/etc/ladylinux/refresh.toml").unwrap();
-    let command = "command = [\"{venv}/bin/python\", \"server.py\"]";
-    machine.write(
-        "/etc/ladylinux/refresh.toml",
-        &settings.replace("[service]", &format!("[service]\n{command}")),
-    );
     tool(&machine, "run").expect(0).says("venv is kept as adopted-1");
     machine.exec("systemctl is-active ladylinux-api").expect(0);
     machine.exec("readlink /opt/ladylinux/venv").expect(0).says("venvs/");
@@ -338,12 +347,6 @@ fn a_work_tree_in_which_root_worked_is_refused_repaired_and_refreshed() {
         .says("made no environment, since /opt/ladylinux/app belongs to root")
         .says("/opt/ladylinux/app belongs to root")
         .says("do    ladylinux-refresh init --repair-layout");
-    let settings = machine.read("/etc/ladylinux/refresh.toml").unwrap();
-    let command = "command = [\"{venv}/bin/python\", \"server.py\"]";
-    machine.write(
-        "/etc/ladylinux/refresh.toml",
-        &settings.replace("[service]", &format!("[service]\n{command}")),
-    );
     tool(&machine, "run").expect(3).says("init --repair-layout");
     tool(&machine, "init --repair-layout").expect(0).says("gave /opt/ladylinux/app to uid");
     assert_eq!(

@@ -13,7 +13,7 @@ use ladylinux_refresh::error::{Failure, Outcome};
 use ladylinux_refresh::process::ProcessId;
 use ladylinux_refresh::service::probe::{ProbeResult, ResolvedProbe, await_healthy, probe_once};
 use ladylinux_refresh::service::{
-    Admission, Exit, ExitKind, Running, ServiceManager, ServiceState, Started, Stopped,
+    Admission, Exit, ExitKind, Running, ServiceManager, ServiceProgram, ServiceState, Started, Stopped,
 };
 
 /// A server that answers request number n with `answers[n]`, the last one for ever; `None` is no answer at all.
@@ -131,6 +131,9 @@ impl ServiceManager for Service {
     }
     fn check(&self) -> Outcome<()> {
         Ok(())
+    }
+    fn program(&self) -> Outcome<Option<ServiceProgram>> {
+        Ok(None)
     }
     fn describe(&self) -> String {
         "a process".to_owned()

@@ -113,7 +113,9 @@ impl Measure for Enabled {
         let facts = host.bus()?.unit(unit.as_str())?;
         Ok(match (facts.load, facts.file_state.as_str()) {
             (LoadState::Masked, _) => Look::Fits(format!("left {unit} masked")),
-            (_, "disabled" | "") => Look::Needed(format!("enable {unit}, so that it is started at boot")),
+            (_, "disabled" | "linked" | "linked-runtime" | "enabled-runtime" | "") => {
+                Look::Needed(format!("enable {unit}, so that it is started at boot"))
+            }
             (_, "static") => Look::Fits(format!(
                 "left {unit} as it is: it has no [Install] section, so a boot does not start it"
             )),
@@ -136,7 +138,9 @@ struct Listening;
 impl Measure for Listening {
     fn look(&self, host: &Host) -> Outcome<Look> {
         let facts = host.bus()?.unit(REQUESTS)?;
-        Ok(if facts.file_state == "enabled" && facts.active == ActiveState::Active {
+        Ok(if facts.load == LoadState::Masked {
+            Look::Fits(format!("left {REQUESTS} masked; requests of the application are not heard"))
+        } else if facts.file_state == "enabled" && facts.active == ActiveState::Active {
             Look::Fits(format!("left {REQUESTS} enabled and started"))
         } else {
             Look::Needed(format!("enable and start {REQUESTS}, which waits for requests of the application"))

@@ -67,15 +67,14 @@ pub fn ensure_generation(on: &Installation, account: &mut Account, release: &Rel
 
 /// Refuses an environment without the program that the service is started with: known now, not after the stop.
 fn check_program(on: &Installation, generation: &Generation) -> Outcome<()> {
-    let Some(program) = on.settings.service.command.first().and_then(|word| word.strip_prefix("{venv}/"))
-    else {
-        return Ok(());
-    };
-    if generation.path.join(program).exists() {
+    let Some(program) = on.service.program()? else { return Ok(()) };
+    let Ok(within) = program.path.strip_prefix(on.layout.venv()) else { return Ok(()) };
+    if generation.path.join(within).exists() {
         return Ok(());
     }
-    Err(Failure::new(format!("the environment has no {program}, which the service is started with"))
-        .hint(format!("set `command` under [service] in {}", on.layout.host_file().display()))
+    let what = format!("the environment has no {}, which the service is started with", within.display());
+    Err(Failure::new(what)
+        .hint(program.change)
         .hint("or add the package that brings it to the application's requirements"))
 }
 

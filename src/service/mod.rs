@@ -14,6 +14,7 @@ pub mod supervisor;
 pub mod systemd;
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -64,8 +65,23 @@ pub trait ServiceManager: Send + Sync {
     /// What has to be put right before a refresh may stop the service.
     fn check(&self) -> Outcome<()>;
 
+    /// Returns what the service is started with; `None` where nothing says so.
+    ///
+    /// # Errors
+    /// The manager cannot be asked.
+    fn program(&self) -> Outcome<Option<ServiceProgram>>;
+
     /// Says which service this is and what keeps it, for people.
     fn describe(&self) -> String;
+}
+
+/// The program that a service is started with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceProgram {
+    /// As it is written down: `venv` in it is the link.
+    pub path: PathBuf,
+    /// What a person does who wants another one.
+    pub change: String,
 }
 
 /// What a service is doing.

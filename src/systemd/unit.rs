@@ -70,6 +70,8 @@ pub struct UnitFacts {
     pub needs_reload: bool,
     /// `EnvironmentFile=`, all of them.
     pub environment_files: Vec<PathBuf>,
+    /// The program that it is started with, as the unit names it.
+    pub program: Option<PathBuf>,
     /// `Assert…=`, all of them.
     pub assertions: Vec<Assertion>,
     /// Whether all conditions held when it was started last; systemd skips it in silence where one does not.
@@ -180,6 +182,10 @@ impl Bus {
     }
 }
 
+/// A command of a unit: program, arguments, whether its failure is ignored; when it was begun and ended (twice each, by
+/// two clocks), pid, code, status.
+type Command = (String, Vec<String>, bool, u64, u64, u64, u64, u32, i32, i32);
+
 /// Properties as they come over the bus. One that is missing, which an older systemd may not have, reads as nothing.
 struct Properties(HashMap<String, OwnedValue>);
 
@@ -229,6 +235,10 @@ impl Properties {
                 .value::<Vec<(String, bool)>>("EnvironmentFiles")
                 .map(|files| paths(files.into_iter().map(|(path, _)| path)))
                 .unwrap_or_default(),
+            program: self.value::<Vec<Command>>("ExecStart").and_then(|commands| {
+                let (program, ..) = commands.into_iter().next()?;
+                Some(PathBuf::from(program))
+            }),
             assertions: self
                 .value::<Vec<(String, bool, bool, String, i32)>>("Asserts")
                 .unwrap_or_default()

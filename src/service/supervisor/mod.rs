@@ -28,8 +28,8 @@ pub use server::run_supervisor;
 pub use tree::SERVICE_MARK;
 
 use super::{
-    Admission, Before, ExitKind, Force, Running, ServiceManager, ServiceState, Started, StartedHow, Stopped,
-    fence, strays as ending,
+    Admission, Before, ExitKind, Force, Running, ServiceManager, ServiceProgram, ServiceState, Started,
+    StartedHow, Stopped, fence, strays as ending,
 };
 use crate::checkpoint;
 use crate::clock;
@@ -261,6 +261,14 @@ impl ServiceManager for Embedded {
             ))
             .hint("try it on a copy: ladylinux-refresh --root DIR init --repo URL")),
         }
+    }
+
+    fn program(&self) -> Outcome<Option<ServiceProgram>> {
+        let Some(word) = self.service.command.first() else { return Ok(None) };
+        let (venv, app) = (self.layout.venv(), self.layout.app());
+        let word = word.replace("{venv}", &venv.to_string_lossy()).replace("{app}", &app.to_string_lossy());
+        let change = format!("set `command` under [service] in {}", self.layout.host_file().display());
+        Ok(Some(ServiceProgram { path: PathBuf::from(word), change }))
     }
 
     fn describe(&self) -> String {

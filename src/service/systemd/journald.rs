@@ -88,16 +88,15 @@ fn parse_tail(output: &[u8], invocation: &Invocation) -> Vec<String> {
             let priority: u64 = text("PRIORITY").and_then(|text| text.parse().ok()).unwrap_or(0);
             return (priority <= NOTICE).then(|| format!("systemd: {message}"));
         }
-        let ours = match text("_SYSTEMD_INVOCATION_ID") {
-            Some(id) => id == invocation.id,
-            // A process that is gone before journald has looked at it leaves lines without the name of the invocation. Those
-            // of the main process are known by its pid and by their time.
-            None => {
-                let written = text("__REALTIME_TIMESTAMP").and_then(|time| time.parse().ok());
-                let main = invocation.main.as_ref();
-                main.zip(written).is_some_and(|((_, since), written)| since.as_microsecond() <= written)
-            }
+        // A process that is gone before journald has looked at it leaves lines without the name of the invocation. Those
+        // of the main process are known by its pid and by their time.
+        let main = || {
+            let (_, since) = invocation.main?;
+            let written: i64 = text("__REALTIME_TIMESTAMP")?.parse().ok()?;
+            Some(since.as_microsecond() <= written)
         };
+        let named = text("_SYSTEMD_INVOCATION_ID").map(|id| id == invocation.id);
+        let ours = named.or_else(main).unwrap_or(false);
         ours.then_some(message)
     };
     records(output).filter_map(told).collect()

@@ -15,7 +15,9 @@ use std::sync::{Mutex, PoisonError};
 use cgroup::Cgroup;
 use journald::Invocation;
 
-use super::{Admission, Exit, ExitKind, Running, ServiceManager, ServiceState, Started, Stopped};
+use super::{
+    Admission, Exit, ExitKind, Running, ServiceManager, ServiceProgram, ServiceState, Started, Stopped,
+};
 use crate::clock;
 use crate::error::{Context as _, Failure, Outcome};
 use crate::process::{ProcessId, Runner};
@@ -122,6 +124,11 @@ impl ServiceManager for Systemd {
         let facts = self.facts(&self.bus()?)?;
         usable(&self.unit, &facts)?;
         dropin::check(&self.layout, &self.unit, &facts)
+    }
+
+    fn program(&self) -> Outcome<Option<ServiceProgram>> {
+        let change = format!("correct ExecStart= with: systemctl edit --full {}", self.unit);
+        Ok(self.facts(&self.bus()?)?.program.map(|path| ServiceProgram { path, change }))
     }
 
     fn describe(&self) -> String {
