@@ -23,6 +23,16 @@ use crate::process::Owner;
 /// # Errors
 /// The folder is missing or not writable, the disk is full, or a sync fails.
 pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Outcome<()> {
+    write_whole(path, bytes, mode)?;
+    sync_parent(path)
+}
+
+/// Replaces the file at `path` by `bytes`, atomically, but not durably: after a power cut it is the old one or the new one,
+/// and whole.
+///
+/// # Errors
+/// As [`write_atomic`].
+pub fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> Outcome<()> {
     let told = || format!("cannot write {}", path.display());
     let fresh = beside(path, "new");
     let mut file = OpenOptions::new()
@@ -36,8 +46,7 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Outcome<()> {
     file.write_all(bytes).context(told)?;
     file.set_permissions(fs::Permissions::from_mode(mode)).context(told)?;
     file.sync_all().context(told)?;
-    fs::rename(&fresh, path).context(told)?;
-    sync_parent(path)
+    fs::rename(&fresh, path).context(told)
 }
 
 /// Replaces the file at `path` by `bytes`, atomically for readers but not durably: for what no power cut outlives.
@@ -78,10 +87,19 @@ pub fn order(path: &Path, bytes: &[u8]) -> Outcome<()> {
 /// # Errors
 /// As [`write_atomic`].
 pub fn write_json<T: Serialize>(path: &Path, value: &T, mode: u32) -> Outcome<()> {
+    write_json_whole(path, value, mode)?;
+    sync_parent(path)
+}
+
+/// Writes `value` as JSON to `path`, as [`write_whole`] does.
+///
+/// # Errors
+/// As [`write_atomic`].
+pub fn write_json_whole<T: Serialize>(path: &Path, value: &T, mode: u32) -> Outcome<()> {
     let mut bytes =
         serde_json::to_vec_pretty(value).context(|| format!("cannot encode {}", path.display()))?;
     bytes.push(b'\n');
-    write_atomic(path, &bytes, mode)
+    write_whole(path, &bytes, mode)
 }
 
 /// Reads the JSON file at `path`; `None` where there is no such file.

@@ -52,7 +52,8 @@ pub struct Current {
     pub branch: BranchName,
     /// When it began, in UTC.
     pub started_at: jiff::Timestamp,
-    /// The part of it that is in hand.
+    /// The part of it that is in hand: staging, stop or restart. `stop` stands for all that happens while the service is
+    /// down, because writing this file durably takes longer than some of these parts; the journal has each.
     pub phase: Phase,
     /// Its process.
     pub process: ProcessId,
@@ -160,7 +161,8 @@ pub fn set_last_request(layout: &Layout, request: &LastRequest) -> Outcome<()> {
     change(layout, |status| status.last_request = Some(request.clone()))
 }
 
-/// Keeps what is told of the run under way: which part of it is in hand.
+/// Keeps what is told of the run under way. While the service is down nothing is written, so that it is not down for
+/// longer; who asks this file then is not the application.
 #[derive(Debug)]
 pub struct CurrentKeeper {
     layout: Layout,
@@ -176,13 +178,12 @@ impl CurrentKeeper {
 
 impl Subscriber for CurrentKeeper {
     fn take(&mut self, event: &Event) {
-        // The last part takes no time, and its end writes the file anyway.
         let Event::PhaseStarted { phase } = event else { return };
-        if *phase != Phase::Status {
+        if matches!(phase, Phase::Staging | Phase::Stop | Phase::Restart) {
             self.current.phase = *phase;
             let current = self.current.clone();
             // Whoever looks sees an older part; no reason to end a run.
-            let _ = change(&self.layout, |status| status.current = Some(current));
+            let _ = change_in_passing(&self.layout, |status| status.current = Some(current));
         }
     }
 }
@@ -191,7 +192,14 @@ impl Subscriber for CurrentKeeper {
 /// holds it longer hangs.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// Changes the file durably.
 fn change(layout: &Layout, by: impl FnOnce(&mut StatusFile)) -> Outcome<()> {
+    change_in_passing(layout, by)?;
+    disk::sync_parent(&layout.status_file())
+}
+
+/// Changes the file for now: a power cut may leave it as it was before.
+fn change_in_passing(layout: &Layout, by: impl FnOnce(&mut StatusFile)) -> Outcome<()> {
     let lock = disk::open_lock(&layout.status_file().with_extension("lock"))?;
     let start = clock::monotonic();
     while flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err()
@@ -201,7 +209,7 @@ fn change(layout: &Layout, by: impl FnOnce(&mut StatusFile)) -> Outcome<()> {
     }
     let mut status = read(layout);
     by(&mut status);
-    disk::write_json(&layout.status_file(), &status, 0o644)
+    disk::write_json_whole(&layout.status_file(), &status, 0o644)
 }
 
 #[cfg(test)]

@@ -16,9 +16,11 @@ use ladylinux_refresh::cli::Cli;
 use ladylinux_refresh::error::Failure;
 use ladylinux_refresh::exit::{Ended, Error, Refusal, code};
 use ladylinux_refresh::git::remote;
+use ladylinux_refresh::service::ExitKind;
 use ladylinux_refresh::settings::environment::NETWORK;
 use ladylinux_refresh::settings::layers::{APPLICATION_KEYS, HOST_KEYS, Layers, Overrides};
 use ladylinux_refresh::settings::layout::Layout;
+use ladylinux_refresh::settings::names::RunId;
 use ladylinux_refresh::settings::{Remote, Settings};
 
 fn tool(arguments: &[&str]) -> Ran {
@@ -140,6 +142,13 @@ fn rw_8_3_the_table_of_exit_codes_is_the_one_of_the_program() {
         Err(Refusal::of("preflight", Failure::interrupted(2))),
         Err(Refusal::of("preflight", Failure::interrupted(15))),
         Err(Error::Locked { holder: None, next: String::new() }),
+        Err(Error::Detached { run: RunId::parse("r-1").unwrap(), signal: 1, next: String::new() }),
+        Err(Error::Lost {
+            run: RunId::parse("r-1").unwrap(),
+            end: Some(ExitKind::Signal(9)),
+            service: String::new(),
+            next: String::new(),
+        }),
         Err(Error::Bug("x".into())),
     ];
     let number = |end: &Result<Ended, Error>| -> String {

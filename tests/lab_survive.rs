@@ -165,7 +165,7 @@ fn a_refresh_goes_on_when_its_client_is_killed_disconnected_cancelled_or_stopped
         host.hold();
         let client = host.client("run");
         let run = host.held();
-        assert_eq!(host.current().unwrap()["phase"], "prepare");
+        assert_eq!(host.current().unwrap()["phase"], "stop", "all that happens while the service is down");
         host.machine
             .exec("systemctl list-units --plain --no-legend 'ladylinux-refresh-2*'")
             .says(&format!("ladylinux-refresh-{run}.service"));
@@ -288,6 +288,26 @@ fn rw_7_1a_a_run_that_is_killed_while_the_service_settles_leaves_it_stopped_and_
     host.tool("history").expect(0).says("interrupted");
     host.configure("300ms", "");
     host.tool("run").expect(0).says(&format!("run {run} was interrupted"));
+    assert_eq!(host.version().as_deref(), Some("two"));
+}
+
+#[test]
+fn rw_7_1a_a_machine_that_is_switched_off_in_the_middle_of_a_run_comes_back_down_fenced_and_telling_it() {
+    let Some(lab) = Lab::open() else { return };
+    let mut host = Host::running(&lab);
+    host.push("two");
+    host.hold();
+    let run = host.tool("run --detach").expect(0).out.trim_end().to_owned();
+    host.held();
+    host.machine.reboot();
+    assert!(host.fenced());
+    assert_eq!(host.state(), "inactive");
+    let told = host.last_run();
+    assert_eq!((&told["run"], &told["result"]), (&run.as_str().into(), &"halted".into()), "{told}");
+    assert_eq!(host.current(), None);
+    host.tool(&format!("wait {run}")).expect(143).says("SIGTERM");
+    host.release();
+    host.tool("run").expect(0);
     assert_eq!(host.version().as_deref(), Some("two"));
 }
 

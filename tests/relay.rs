@@ -45,8 +45,9 @@ fn held() -> (Host, std::path::PathBuf) {
 #[track_caller]
 fn in_step_4(host: &Host) -> String {
     until(|| {
-        let current = status(host)["current"].clone();
-        (current["phase"] == "prepare").then(|| current["run"].as_str().unwrap().to_owned())
+        let run = status(host)["current"]["run"].as_str()?.to_owned();
+        let journal = fs::read_to_string(host.layout.runs().join(&run).join("journal.jsonl")).ok()?;
+        journal.contains("\"phase\":\"prepare\"").then_some(run)
     })
 }
 

@@ -54,26 +54,28 @@ fn told_by_systemd() -> ExitKind {
     parse_end(how.as_deref(), &status)
 }
 
+/// Signals as systemd names them, and their numbers.
+const NAMES: [(&str, i32); 12] = [
+    ("HUP", 1),
+    ("INT", 2),
+    ("QUIT", 3),
+    ("ILL", 4),
+    ("ABRT", 6),
+    ("BUS", 7),
+    ("FPE", 8),
+    ("SEGV", 11),
+    ("PIPE", 13),
+    ("ALRM", 14),
+    ("TERM", 15),
+    ("SYS", 31),
+];
+
 fn parse_end(how: Option<&str>, status: &str) -> ExitKind {
     if how == Some("exited")
         && let Ok(code) = status.parse()
     {
         return ExitKind::Code(code);
     }
-    const NAMES: [(&str, i32); 12] = [
-        ("HUP", 1),
-        ("INT", 2),
-        ("QUIT", 3),
-        ("ILL", 4),
-        ("ABRT", 6),
-        ("BUS", 7),
-        ("FPE", 8),
-        ("SEGV", 11),
-        ("PIPE", 13),
-        ("ALRM", 14),
-        ("TERM", 15),
-        ("SYS", 31),
-    ];
     let known = NAMES.iter().find(|(name, _)| *name == status).map(|(_, number)| *number);
     // Nothing else than SIGKILL ends a run without a name worth telling.
     ExitKind::Signal(known.or_else(|| status.parse().ok()).unwrap_or(9))

@@ -161,14 +161,14 @@ pub(super) fn follow(follower: Follower<'_>) -> Result<Ended, Error> {
             let next = next(&format!("wait {run}"));
             Err(Error::Detached { run, signal, next })
         }
-        Followed::Over { end: Some(ExitKind::Code(0)), .. } => Ok(Ended::Done),
+        Followed::Over { end: Some(ExitKind::Code(0)), .. }
+        | Followed::Over { end: None, reported: Some(0) } => Ok(Ended::Done),
         Followed::Over { end: Some(ExitKind::Code(code)), .. } => {
             Err(Error::Told(u8::try_from(code).unwrap_or(1)))
         }
         Followed::Over { end: Some(ExitKind::Signal(signal)), reported: Some(_) } => {
             Err(Error::Told(exit::of_signal(signal)))
         }
-        Followed::Over { end: None, reported: Some(0) } => Ok(Ended::Done),
         Followed::Over { end: None, reported: Some(code) } => Err(Error::Told(code)),
         Followed::Over { end, reported: None } => {
             let service = service_in_words(layout);

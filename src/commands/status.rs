@@ -6,7 +6,7 @@ use crate::cli::StatusArgs;
 use crate::exit::{Ended, Error};
 use crate::git::drift::Drift;
 use crate::installation::Installation;
-use crate::journal::run_lock;
+use crate::journal::{run_lock, store};
 use crate::plan::Observed;
 use crate::report::screen::{Tone, duration, harmless, paint, say};
 use crate::report::{self, Report};
@@ -63,10 +63,17 @@ fn look(on: &Installation) -> crate::error::Outcome<Status> {
         drift: observed.drift.unwrap_or_default(),
         deployed: file.deployed,
         running_now,
-        current: file.current,
+        current: file.current.map(|current| in_detail(on, current)),
         last_run: file.last_run,
         last_request: file.last_request,
     })
+}
+
+/// The run under way with the very part that is in hand, which only its journal has.
+fn in_detail(on: &Installation, current: Current) -> Current {
+    let journal = store::read(&on.layout.run(&current.run)).ok().flatten();
+    let phase = journal.and_then(|read| read.last_phase()).unwrap_or(current.phase);
+    Current { phase, ..current }
 }
 
 fn fence_in_words(fence: &Fence) -> String {

@@ -26,18 +26,13 @@ pub(super) fn wait(layout: &Layout, args: &WaitArgs) -> Result<Ended, Error> {
         return Err(unknown(layout, &run));
     }
     let past = history::one(layout, &run).map_err(|failure| Refusal::of("wait", failure))?;
-    match past.report {
-        Some(report) => {
-            let code = report.exit_code;
-            reporter.take(&Event::RunFinished { report: Box::new(report) });
-            if code == 0 { Ok(Ended::Done) } else { Err(Error::Told(code)) }
-        }
-        None => {
-            let (service, next) =
-                (place::service_in_words(layout), as_typed(layout, "ladylinux-refresh run"));
-            Err(Error::Lost { run, end: None, service, next })
-        }
-    }
+    let Some(report) = past.report else {
+        let (service, next) = (place::service_in_words(layout), as_typed(layout, "ladylinux-refresh run"));
+        return Err(Error::Lost { run, end: None, service, next });
+    };
+    let code = report.exit_code;
+    reporter.take(&Event::RunFinished { report: Box::new(report) });
+    if code == 0 { Ok(Ended::Done) } else { Err(Error::Told(code)) }
 }
 
 /// Tells that there is no such run.

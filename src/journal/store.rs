@@ -11,6 +11,7 @@ use crate::checkpoint;
 use crate::clock;
 use crate::disk;
 use crate::error::{Context as _, Failure, Outcome};
+use crate::event::Phase;
 
 /// The name of the journal in the folder of a run.
 pub const FILE: &str = "journal.jsonl";
@@ -131,6 +132,14 @@ impl Read {
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.lines.iter().map(|line| &line.entry)
     }
+
+    /// Returns the part that was begun last.
+    pub fn last_phase(&self) -> Option<Phase> {
+        self.lines.iter().rev().find_map(|line| match &line.entry {
+            Entry::Intent { phase } => Some(*phase),
+            _ => None,
+        })
+    }
 }
 
 /// Reads the journal of a run; `None` where the folder has none.
@@ -166,7 +175,6 @@ pub fn parse(bytes: &[u8]) -> Read {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Phase;
     use crate::journal::record::{Ending, SCHEMA};
     use crate::process::ProcessId;
     use crate::settings::names::{BranchName, RunId};

@@ -33,7 +33,7 @@ pub fn settle(on: &Installation, run: &RunId, end: ExitKind) -> Outcome<()> {
         return forget(on, run);
     }
     disk::remove_file_if_there(&on.layout.admit())?;
-    let phase = phase(&read);
+    let phase = read.last_phase().unwrap_or(Phase::Preflight);
     let mut failure = Failure::new(format!("the process of run {run} was killed in {phase}"))
         .because(Failure::new(format!("it {}", in_words(end))));
     let mut stopped = Ok(());
@@ -65,15 +65,6 @@ fn forget(on: &Installation, run: &RunId) -> Outcome<()> {
         Some(current) if current.run == *run => status_file::clear_current(&on.layout),
         _ => Ok(()),
     }
-}
-
-/// The part that was in hand, or the last one that was done.
-fn phase(read: &store::Read) -> Phase {
-    let phases = read.entries().filter_map(|entry| match entry {
-        Entry::Intent { phase } => Some(*phase),
-        _ => None,
-    });
-    phases.last().unwrap_or(Phase::Preflight)
 }
 
 fn in_words(end: ExitKind) -> String {

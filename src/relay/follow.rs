@@ -75,7 +75,7 @@ impl Follower<'_> {
         let mut reported = None;
         loop {
             // Looked at before the rest is read: what was written before the end is not missed.
-            let over = spool.end().map(Some).or_else(|| self.gone(&spool, &mut watch));
+            let over = spool.end().map(Over::told).or_else(|| self.gone(&spool, &mut watch));
             for line in events.lines() {
                 let Ok(event) = serde_json::from_slice::<Event>(&line) else { continue };
                 if let Event::RunFinished { report } = &event {
@@ -86,7 +86,7 @@ impl Follower<'_> {
             for line in messages.lines() {
                 screen::complain(&String::from_utf8_lossy(&line));
             }
-            if let Some(end) = over {
+            if let Some(Over { end }) = over {
                 let reported = reported.or_else(|| self.report_from_disk());
                 return Followed::Over { end, reported };
             }
@@ -115,7 +115,7 @@ impl Follower<'_> {
     }
 
     /// Tells whether the run's process is gone without a word, and how it ended as far as anybody knows.
-    fn gone(&mut self, spool: &Spool, watch: &mut Watch) -> Option<Option<ExitKind>> {
+    fn gone(&mut self, spool: &Spool, watch: &mut Watch) -> Option<Over> {
         let worker = spool.worker();
         if worker.is_some_and(ProcessId::is_alive) {
             return None;
@@ -130,13 +130,13 @@ impl Follower<'_> {
         }
         let state = self.bus.as_ref().map(|bus| bus.transient_state(&unit_of(self.run)));
         match state {
-            Some(Ok(TransientState::Ended(end))) => Some(spool.end().or(Some(end))),
+            Some(Ok(TransientState::Ended(end))) => Some(Over { end: spool.end().or(Some(end)) }),
             // The process is gone, and what comes after it has not ended yet.
             Some(Ok(TransientState::UnderWay)) => None,
             // Nobody can tell any more, or not yet.
             None | Some(Ok(TransientState::Unknown) | Err(_)) => {
                 let begun = worker.is_some() || now.duration_since(watch.since) > BEGIN;
-                begun.then(|| spool.end())
+                begun.then(|| Over { end: spool.end() })
             }
         }
     }
@@ -148,6 +148,17 @@ impl Follower<'_> {
         let code = report.exit_code;
         self.reporter.take(&Event::RunFinished { report: Box::new(report) });
         Some(code)
+    }
+}
+
+/// The process of a run is gone, and how it ended, where anybody knows.
+struct Over {
+    end: Option<ExitKind>,
+}
+
+impl Over {
+    fn told(end: ExitKind) -> Self {
+        Self { end: Some(end) }
     }
 }
 
@@ -241,7 +252,9 @@ mod tests {
         let seen = Seen::default();
         let followed = std::thread::scope(|scope| {
             let following = scope.spawn(|| follower(&layout, &run, &seen).follow());
-            told.iter().for_each(|event| spooler.take(event));
+            for event in &told {
+                spooler.take(event);
+            }
             spool.set_end(ExitKind::Code(4)).unwrap();
             following.join().unwrap()
         });

@@ -1,5 +1,5 @@
 //! Units that exist for one process: made over the bus, gone when it has ended (org.freedesktop.systemd1(5),
-//! StartTransientUnit).
+//! `StartTransientUnit`).
 //!
 //! The unit is held (`AddRef`) by whoever started it, so that how it ended can still be asked; a unit that nobody holds
 //! any more is forgotten by systemd, failed or not.
