@@ -4,6 +4,9 @@
 //!
 //! `LADYLINUX_REFRESH_LONG=1` cuts some hundred times; `LADYLINUX_REFRESH_SEED=N` does again what failed.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
+#![allow(clippy::disallowed_methods, reason = "the cut comes at an instant of the real clock")]
+
 #[path = "common/dice.rs"]
 mod dice;
 #[path = "common/lab/mod.rs"]
