@@ -12,9 +12,14 @@
 //! Doors, held by lint (`clippy.toml`): other programs through [`process::Runner`], files through [`disk`], clocks
 //! through [`clock`], the environment through [`settings::environment`], output through [`report::screen`].
 //!
+//! Beside the run: [`host`] sets a machine up, and takes over one that was set up by hand; [`doctor`] looks for what is
+//! wrong and changes nothing; [`requests`] lets the application ask for a run.
+//!
 //! The tool's own files lie below `/var/lib/ladylinux/refresh` ([`settings::layout`]): `mirror.git`, `generations/`,
 //! `tools/`, `cache/`, `runs/<id>/` (journal, log, report, saved changes), `supervisor/`, `status.json`,
-//! `deployed.env`, `made.json`, `fence`, `lock`, `requests/`; what does not outlive a boot in `/run/ladylinux-refresh`; the environments lie in `/opt/ladylinux/venvs`, with `venv` a link to the live one.
+//! `deployed.env`, `made.json`, `fence`, `lock`, `requests/`. What does not outlive a boot lies in
+//! `/run/ladylinux-refresh`: `admit`, `runs/<id>/` (what a run tells). The environments lie in `/opt/ladylinux/venvs`,
+//! with `venv` a link to the live one.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
