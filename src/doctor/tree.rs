@@ -4,6 +4,7 @@
 use crate::git::inspect::{self, TreeState};
 use crate::installation::Installation;
 use crate::plan::preflight;
+use crate::settings::names::without_credentials;
 
 use super::{Examined, Findings, Found, quoted, refused, some_of};
 use crate::error::Failure;
@@ -60,7 +61,7 @@ pub(super) fn origin(_: &Examined, on: &Installation, _: &TreeState) -> Findings
         format!(
             "origin of {} is {}, the host's settings say {}",
             on.layout.app().display(),
-            shown(&origin),
+            without_credentials(&origin),
             url.text
         ),
         "a refresh follows the settings only, so who pulls or pushes by hand works with another repository",
@@ -89,21 +90,9 @@ pub(super) fn locks(examined: &Examined, on: &Installation, tree: &TreeState) ->
 
 /// A URL without what does not tell repositories apart.
 fn essence(url: &str) -> String {
-    let url = shown(url).to_lowercase();
+    let url = without_credentials(url).to_lowercase();
     let url = url.trim_end_matches('/');
     url.strip_suffix(".git").unwrap_or(url).to_owned()
-}
-
-/// A URL without the credentials that people put into it.
-fn shown(url: &str) -> String {
-    match url.split_once("://") {
-        Some((scheme, rest)) => {
-            let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
-            let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
-            format!("{scheme}://{host}/{path}")
-        }
-        None => url.to_owned(),
-    }
 }
 
 #[cfg(test)]
@@ -111,10 +100,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn credentials_in_a_url_are_neither_compared_nor_shown() {
-        assert_eq!(shown("https://me:secret@h.example/a/b.git"), "https://h.example/a/b.git");
+    fn credentials_in_a_url_are_neither_compared_nor_without_credentials() {
+        assert_eq!(without_credentials("https://me:secret@h.example/a/b.git"), "https://h.example/a/b.git");
         assert_eq!(essence("https://me:secret@H.example/a/b.git/"), essence("https://h.example/a/b"));
         assert_ne!(essence("https://h.example/a/c"), essence("https://h.example/a/b"));
-        assert_eq!(shown("git@h.example:a/b"), "git@h.example:a/b");
+        assert_eq!(without_credentials("git@h.example:a/b"), "git@h.example:a/b");
     }
 }

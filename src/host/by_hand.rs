@@ -289,11 +289,6 @@ fn origin_in(config: &str) -> Option<String> {
     url.filter(|url| RemoteUrl::parse(url, &all).is_ok())
 }
 
-/// Tells whether the work tree itself belongs to root, whose application would then be root's.
-pub(super) fn is_roots(path: &Path) -> bool {
-    Owner::of(path).is_ok_and(|owner| owner.uid == 0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

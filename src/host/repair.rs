@@ -16,8 +16,6 @@ use crate::process::Owner;
 use crate::settings::layout::Layout;
 use crate::settings::names::RunId;
 
-use super::by_hand::is_roots;
-
 /// How often what was hidden behind an entry is looked for again: each time one more folder can be looked into.
 const ROUNDS: usize = 64;
 
@@ -197,4 +195,9 @@ impl<'a> Repair<'a> {
         let name = path.as_path().to_string_lossy().replace('/', "-");
         (self.layout.app().join(path.as_path()), self.layout.moved(self.run).join(name))
     }
+}
+
+/// Tells whether the work tree itself belongs to root, whose application would then be root's.
+pub(super) fn is_roots(path: &Path) -> bool {
+    Owner::of(path).is_ok_and(|owner| owner.uid == 0)
 }

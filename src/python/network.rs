@@ -7,6 +7,7 @@ use std::path::Path;
 
 use crate::settings::Python;
 use crate::settings::environment;
+use crate::settings::names::without_credentials;
 
 type Variables = Vec<(String, String)>;
 
@@ -62,17 +63,6 @@ fn shared(caller: &[(String, String)]) -> Variables {
 
 fn find<'a>(variables: &'a [(String, String)], name: &str) -> Option<&'a str> {
     variables.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
-}
-
-fn without_credentials(url: &str) -> String {
-    match url.split_once("://") {
-        Some((scheme, rest)) => {
-            let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
-            let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
-            format!("{scheme}://{host}/{path}")
-        }
-        None => url.to_owned(),
-    }
 }
 
 #[cfg(test)]

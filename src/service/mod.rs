@@ -242,6 +242,20 @@ pub struct Stopped {
     pub notes: Vec<String>,
 }
 
+impl Stopped {
+    /// What a stop has to tell before it has done anything.
+    const fn nothing_yet() -> Self {
+        Self {
+            before: Before::Stopped,
+            force: Force::Asked,
+            took: Duration::ZERO,
+            leftovers: Vec::new(),
+            exit: None,
+            notes: Vec::new(),
+        }
+    }
+}
+
 /// What a stop found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]

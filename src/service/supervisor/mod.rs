@@ -188,14 +188,7 @@ impl ServiceManager for Embedded {
 
     fn stop(&self) -> Outcome<Stopped> {
         let began = clock::monotonic();
-        let mut stopped = Stopped {
-            before: Before::Stopped,
-            force: Force::Asked,
-            took: Duration::ZERO,
-            leftovers: Vec::new(),
-            exit: None,
-            notes: Vec::new(),
-        };
+        let mut stopped = Stopped::nothing_yet();
         if let Some(living) = state::living(&self.layout)? {
             stopped.before = Before::Running;
             if let Stage::Ended(ending) = self.stop_living(&living)?.stage {

@@ -35,14 +35,7 @@ impl Systemd {
         let before = self.facts(&bus)?;
         // Made out before the stop: afterwards systemd may know nothing of it any more.
         let group = self.cgroup(&bus, &before)?;
-        let mut stopped = Stopped {
-            before: Before::Stopped,
-            force: Force::Asked,
-            took: Duration::ZERO,
-            leftovers: Vec::new(),
-            exit: None,
-            notes: Vec::new(),
-        };
+        let mut stopped = Stopped::nothing_yet();
         if !before.is_down() {
             stopped.before = Before::Running;
             let command = before.main_pid.and_then(ProcessId::of).map(ProcessId::command).unwrap_or_default();
