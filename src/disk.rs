@@ -376,17 +376,24 @@ pub fn open_append(path: &Path, mode: u32) -> Outcome<File> {
 
 /// Opens a file to lock: read and write, never truncated, never unlinked.
 ///
+/// Nobody else may even read it: whoever can open a file can lock it (flock(2)), and the service could hold up every run.
+///
 /// # Errors
 /// It cannot be opened.
 pub fn open_lock(path: &Path) -> Outcome<File> {
-    OpenOptions::new()
+    let told = || format!("cannot open {}", path.display());
+    let file = OpenOptions::new()
         .read(true)
         .write(true)
         .create(true)
         .truncate(false)
-        .mode(0o644)
+        .mode(0o600)
         .open(path)
-        .context(|| format!("cannot open {}", path.display()))
+        .context(told)?;
+    if file.metadata().context(told)?.mode() & 0o077 != 0 {
+        file.set_permissions(fs::Permissions::from_mode(0o600)).context(told)?;
+    }
+    Ok(file)
 }
 
 /// Syncs the folder that holds `path`, so that a rename or removal in it is durable.
