@@ -373,3 +373,79 @@ fn rw_5_1_a_refresh_that_is_started_from_inside_the_service_completes() {
     let left = host.machine.exec("ls -A /var/lib/ladylinux/refresh/requests").out;
     assert_eq!(left, "");
 }
+
+#[test]
+fn rw_7_1a_a_killed_run_leaves_the_service_down_also_when_somebody_else_has_the_lock_by_then() {
+    let Some(lab) = Lab::open() else { return };
+    let host = Host::running(&lab);
+    let lock = "/var/lib/ladylinux/refresh/lock";
+    let settling = |version: &str| {
+        host.push(version);
+        host.configure("120s", "");
+        let client = host.client("run");
+        until("the new version behind the fence", || {
+            (host.fenced() && host.version().as_deref() == Some(version)).then_some(())
+        });
+        (client, host.current().unwrap()["run"].as_str().unwrap().to_owned())
+    };
+    let down = || {
+        until("the service is stopped", || (host.state() == "inactive").then_some(()));
+        assert!(host.fenced());
+        assert_eq!(host.machine.read("/run/ladylinux-refresh/admit"), None);
+    };
+
+    // Somebody who does something else with it, for long.
+    let (client, run) = settling("two");
+    let mut other =
+        host.machine.spawn(&format!("echo $$ >/run/holder.pid; exec flock --no-fork {lock} sleep 1000"));
+    let waits = "ls -l /proc/$(cat /run/holder.pid)/fd | grep --quiet refresh/lock";
+    until("somebody waits for the lock", || (host.machine.exec(waits).code == Some(0)).then_some(()));
+    host.machine.exec(&format!("systemctl kill --signal=KILL ladylinux-refresh-{run}")).expect(0);
+    ended(client).expect(137);
+    down();
+    host.machine.exec("kill $(cat /run/holder.pid)").expect(0);
+    other.wait().unwrap();
+
+    // Another run, which is refused.
+    host.configure("300ms", "");
+    host.tool("run").expect(0);
+    let (client, run) = settling("three");
+    let workers = || host.machine.exec("ls /run/ladylinux-refresh/runs/*/worker.json | wc -l").out;
+    let workers = || workers().trim().parse::<u32>().unwrap();
+    let before = workers();
+    let next = host.client("run --lock-timeout 60");
+    host.machine.exec("mv /srv/app.git /srv/away.git").expect(0);
+    until("the next run waits for the lock", || (workers() > before).then_some(()));
+    host.machine.exec(&format!("systemctl kill --signal=KILL ladylinux-refresh-{run}")).expect(0);
+    ended(client);
+    ended(next).expect(3);
+    down();
+    host.machine.exec("mv /srv/away.git /srv/app.git").expect(0);
+    host.configure("300ms", "");
+    host.tool("run").expect(0);
+    assert_eq!(host.version().as_deref(), Some("three"));
+}
+
+#[test]
+fn the_services_user_can_neither_hold_a_run_up_nor_make_it_wait() {
+    let Some(lab) = Lab::open() else { return };
+    let host = Host::running(&lab);
+    host.push("two");
+    for lock in ["lock", "status.lock"] {
+        let line = format!("flock --nonblock /var/lib/ladylinux/refresh/{lock} true");
+        let ran = host.machine.exec_as("ladylinux", &line);
+        assert_ne!(ran.code, Some(0), "{lock} was locked: {}", ran.all());
+    }
+    host.machine.exec_as("ladylinux", "ladylinux-refresh status").expect(0);
+    // Its own folder, so what is there may be anything.
+    host.machine
+        .exec("cd /etc/ladylinux && chown ladylinux . && mv ladylinux.env old && mkfifo ladylinux.env")
+        .expect(0);
+    host.tool("run").expect(3).says("no regular file");
+    host.machine.exec("cd /etc/ladylinux && chown root . && mv old ladylinux.env").expect(0);
+    host.machine.exec("truncate --size 10G /etc/ladylinux/ladylinux.env").expect(0);
+    host.tool("run").expect(3).says("has more than");
+    host.machine.exec("truncate --size 0 /etc/ladylinux/ladylinux.env").expect(0);
+    host.tool("run").expect(0);
+    assert_eq!(host.version().as_deref(), Some("two"));
+}
