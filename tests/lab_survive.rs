@@ -449,3 +449,25 @@ fn the_services_user_can_neither_hold_a_run_up_nor_make_it_wait() {
     host.tool("run").expect(0);
     assert_eq!(host.version().as_deref(), Some("two"));
 }
+
+#[test]
+fn what_a_run_is_started_with_arrives_and_is_not_told_to_everybody() {
+    let Some(lab) = Lab::open() else { return };
+    let host = Host::running(&lab);
+    host.push("two");
+    host.hold();
+    let secret = r"http://me:open\$sesame@proxy.invalid:1";
+    let line = format!("HTTPS_PROXY='{secret}' PIP_INDEX_URL={LOCAL_INDEX} exec ladylinux-refresh run");
+    let client = host.machine.spawn(&line);
+    let run = host.held();
+    let unit = format!("ladylinux-refresh-{run}.service");
+    let look = format!(
+        "systemctl show {unit}; cat /run/systemd/transient/{unit}; grep -r sesame /run/ladylinux-refresh"
+    );
+    let seen = host.machine.exec_as("ladylinux", &look);
+    assert!(seen.out.contains("EnvironmentFile") && !seen.out.contains("sesame"), "{}", seen.all());
+    let own = format!("tr '\\0' '\\n' </proc/$(systemctl show -P MainPID {unit})/environ");
+    host.machine.exec(&own).expect(0).says(&format!("HTTPS_PROXY={secret}"));
+    host.release();
+    ended(client).expect(0);
+}
