@@ -471,3 +471,45 @@ fn what_a_run_is_started_with_arrives_and_is_not_told_to_everybody() {
     host.release();
     ended(client).expect(0);
 }
+
+#[test]
+fn rw_7_1a_the_fence_holds_whatever_is_done_with_the_unit_and_a_way_around_it_is_refused() {
+    let Some(lab) = Lab::open() else { return };
+    let host = Host::running(&lab);
+    let unit = "ladylinux-api.service";
+    host.machine.write("/var/lib/ladylinux/refresh/fence", "{}");
+    host.machine.exec(&format!("systemctl stop {unit}")).expect(0);
+    let installed = format!("/usr/lib/systemd/system/{unit}");
+    for line in [
+        format!("cp {installed} /etc/systemd/system/ && systemctl daemon-reload && systemctl start {unit}"),
+        format!("systemctl try-restart {unit}; systemctl restart {unit}"),
+        format!("systemctl revert {unit}; systemctl start {unit}"),
+        format!("systemctl mask {unit}; systemctl unmask {unit}; systemctl start {unit}"),
+        format!("systemctl reenable --now {unit}"),
+        format!(
+            "ln -s {installed} /etc/systemd/system/other.service && systemctl daemon-reload && systemctl start other"
+        ),
+    ] {
+        let ran = host.machine.exec(&line);
+        assert_eq!(host.state(), "inactive", "{line}: {}", ran.all());
+    }
+    host.machine.exec("systemctl isolate multi-user.target");
+    assert_eq!(host.state(), "inactive");
+    host.machine.exec("rm /etc/systemd/system/other.service && systemctl daemon-reload").expect(0);
+
+    for (folder, name, text, told) in [
+        ("/etc", "zz.conf", "AssertPathExists=", "takes the assertion"),
+        ("/run", "zz.conf", "AssertPathExists=|/etc", "leads around it"),
+        ("/etc", "zz.conf", "AssertPathExists=|/var/lib/ladylinux/refresh/fence", "leads around it"),
+        ("/run", "50-ladylinux-refresh.conf", "Description=x", "systemd has not read"),
+    ] {
+        let folder = format!("{folder}/systemd/system/{unit}.d");
+        host.machine.exec(&format!("mkdir -p {folder}")).expect(0);
+        host.machine.write(&format!("{folder}/{name}"), &format!("[Unit]\n{text}\n"));
+        host.machine.exec("systemctl daemon-reload").expect(0);
+        host.tool("run").expect(3).says(told);
+        host.machine.exec(&format!("rm -r {folder} && systemctl daemon-reload")).expect(0);
+    }
+    host.tool("run").expect(0);
+    assert_eq!(host.version().as_deref(), Some("one"));
+}

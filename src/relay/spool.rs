@@ -133,7 +133,7 @@ impl Spool {
     }
 }
 
-/// Writes a value so that systemd reads it as it is (systemd.exec(5), EnvironmentFile=).
+/// Writes a value so that systemd reads it as it is (systemd.exec(5), `EnvironmentFile=`).
 fn quoted(value: &str) -> String {
     let mut text = String::from("\"");
     for c in value.chars() {
