@@ -12,27 +12,21 @@
 #![allow(clippy::disallowed_methods, reason = "lays out files, starts threads and looks at the clock itself")]
 #![allow(clippy::print_stdout, clippy::disallowed_macros, reason = "its result is a table")]
 
+#[path = "common/client.rs"]
+mod client;
 #[path = "../tests/common/host.rs"]
 mod host;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread;
-use std::time::{Duration, Instant};
 
+use client::{Client, median};
 use host::Host;
 use ladylinux_refresh::service::supervisor::Embedded;
 use ladylinux_refresh::service::{Admission, ServiceManager as _};
 use ladylinux_refresh::settings::layers::{Layers, Overrides};
-
-/// How often the client asks.
-const TICK: Duration = Duration::from_millis(2);
 
 /// What is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,7 +63,7 @@ fn main() {
     let rounds: usize = rounds.and_then(|text| text.parse().ok()).unwrap_or(11);
     for large in [false, true] {
         let host = installed(large);
-        let client = Client::of(&host);
+        let client = Client::of(host.port, None);
         let mut samples: BTreeMap<Way, Vec<Sample>> = BTreeMap::new();
         for round in 0..rounds {
             for turn in 0..Way::ALL.len() {
@@ -180,88 +174,6 @@ fn measure(host: &Host, client: &Client, way: Way, round: usize) -> Sample {
     Sample { seen, reported: report["downtime_ms"].as_f64(), steps }
 }
 
-/// A client that asks all the time.
-struct Client {
-    state: Arc<Mutex<Seen>>,
-    over: Arc<AtomicBool>,
-    thread: Option<thread::JoinHandle<()>>,
-}
-
-/// What the client has seen since it was told to begin.
-#[derive(Default)]
-struct Seen {
-    last_good: Option<Instant>,
-    away_since: Option<Instant>,
-    longest: Option<Duration>,
-    good_since_away: bool,
-}
-
-impl Client {
-    fn of(host: &Host) -> Self {
-        let (state, over) = (Arc::new(Mutex::new(Seen::default())), Arc::new(AtomicBool::new(false)));
-        let (shared, done, port) = (Arc::clone(&state), Arc::clone(&over), host.port);
-        let thread = thread::spawn(move || {
-            while !done.load(Ordering::Relaxed) {
-                let good = answers(port);
-                let now = Instant::now();
-                let mut seen = shared.lock().unwrap();
-                if !good {
-                    seen.away_since = seen.away_since.or(seen.last_good);
-                } else if let Some(since) = seen.away_since.take() {
-                    let away = now.duration_since(since);
-                    seen.longest = seen.longest.max(Some(away));
-                    seen.good_since_away = true;
-                }
-                if good {
-                    seen.last_good = Some(now);
-                }
-                drop(seen);
-                thread::sleep(TICK);
-            }
-        });
-        Self { state, over, thread: Some(thread) }
-    }
-
-    /// Waits for a good answer and forgets what was before.
-    fn begin(&self) {
-        *self.state.lock().unwrap() = Seen::default();
-        while self.state.lock().unwrap().last_good.is_none() {
-            thread::yield_now();
-        }
-    }
-
-    /// Waits until the service has come back and returns for how long it was away, in milliseconds.
-    fn end(&self) -> f64 {
-        let limit = Instant::now() + Duration::from_secs(30);
-        loop {
-            let seen = self.state.lock().unwrap();
-            if let (true, Some(longest)) = (seen.good_since_away, seen.longest) {
-                return longest.as_secs_f64() * 1000.0;
-            }
-            drop(seen);
-            assert!(Instant::now() < limit, "the service has not been away, or has not come back");
-            thread::sleep(TICK);
-        }
-    }
-}
-
-impl Drop for Client {
-    fn drop(&mut self) {
-        self.over.store(true, Ordering::Relaxed);
-        let _ = self.thread.take().map(thread::JoinHandle::join);
-    }
-}
-
-fn answers(port: u16) -> bool {
-    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return false };
-    let _ = stream.set_read_timeout(Some(Duration::from_secs(5)));
-    if stream.write_all(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").is_err() {
-        return false;
-    }
-    let mut start = [0; 12];
-    stream.read_exact(&mut start).is_ok() && start.ends_with(b" 200")
-}
-
 fn print(host: &Host, large: bool, samples: &BTreeMap<Way, Vec<Sample>>) {
     let (files, name) = (count(&host.layout.app()), if large { "large" } else { "small" });
     let rounds = samples[&Way::BareRestart].len();
@@ -287,11 +199,4 @@ fn print(host: &Host, large: bool, samples: &BTreeMap<Way, Vec<Sample>>) {
         }
         println!("{line}");
     }
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    if values.len() % 2 == 1 { values[middle] } else { f64::midpoint(values[middle - 1], values[middle]) }
 }

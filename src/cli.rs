@@ -46,7 +46,7 @@ pub enum Command {
     Init(InitArgs),
     /// Look for everything that may be wrong, and say how to repair it; changes nothing
     Doctor(DoctorArgs),
-    /// Control the service under the embedded supervisor
+    /// Start, stop or look at the service
     #[command(subcommand)]
     Service(ServiceCommand),
     /// Look at local changes that refreshes saved, and bring them back

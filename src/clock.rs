@@ -13,6 +13,11 @@ pub fn now() -> Timestamp {
     Timestamp::now()
 }
 
+/// Writes a time as people read it: to the second, in UTC.
+pub fn in_words(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
+}
+
 /// Returns the monotonic clock's time, for durations and deadlines.
 pub fn monotonic() -> Instant {
     Instant::now()

@@ -7,7 +7,7 @@ use crate::disk;
 use crate::error::{Failure, Outcome};
 use crate::installation::Installation;
 use crate::journal::record::Ending;
-use crate::journal::{recover, store};
+use crate::journal::recover;
 use crate::python::Record;
 use crate::report::Report;
 use crate::settings::layout::Layout;
@@ -32,8 +32,6 @@ pub struct Past {
     pub run: RunId,
     /// Its report, where it lived to write one.
     pub report: Option<Report>,
-    /// Whether its journal says that it came to an end.
-    pub ended: bool,
 }
 
 /// Returns every run, the latest first.
@@ -53,9 +51,7 @@ pub fn all(layout: &Layout) -> Outcome<Vec<Past>> {
 pub fn one(layout: &Layout, run: &RunId) -> Outcome<Past> {
     let folder = layout.run(run);
     let report = disk::read_json(&folder.join(REPORT)).ok().flatten();
-    let ended = store::read(&folder)?
-        .is_some_and(|read| matches!(read.status, Some(crate::journal::Status::Ended { .. })));
-    Ok(Past { run: run.clone(), report, ended })
+    Ok(Past { run: run.clone(), report })
 }
 
 /// A pair that proved itself once.

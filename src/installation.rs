@@ -226,7 +226,13 @@ pub fn check_writable(layout: &Layout) -> Outcome<()> {
     let state = layout.state();
     rustix::fs::access(&state, rustix::fs::Access::WRITE_OK)
         .context(|| format!("{} is not writable", state.display()))
-        .map_err(|failure| failure.hint("run it as root, or as the user who initialized the installation"))
+        .map_err(|failure| {
+            failure.hint(if layout.is_real() {
+                "run it as root"
+            } else {
+                "run it as root, or as the user who initialized the installation"
+            })
+        })
 }
 
 impl std::fmt::Debug for Installation {

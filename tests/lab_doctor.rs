@@ -95,6 +95,9 @@ fn before_init_the_doctor_says_what_is_missing_and_init_leaves_nothing_to_find()
     let machine = machine(&lab);
     let told = examine(&machine);
     assert_eq!(problems(&told), ["folders", "service-user", "unit"], "{told:#}");
+    for problem in findings(&told, "problem") {
+        assert_eq!(problem["repair"], "ladylinux-refresh init --repo URL");
+    }
     tool(&machine, "doctor")
         .expect(5)
         .says("there is no installation here")
@@ -103,8 +106,14 @@ fn before_init_the_doctor_says_what_is_missing_and_init_leaves_nothing_to_find()
     only(&machine, &[]);
     machine.exec("systemctl is-active ladylinux-api").says("inactive");
 
-    // An ordinary user is told what could not be looked at, and learns no more than the files say.
+    // An ordinary user is told who may do it.
     machine.exec("useradd --no-create-home visitor").expect(0);
+    machine.exec("chmod o= /etc/ladylinux/ladylinux.env").expect(0);
+    for command in ["status", "run", "plan", "rollback"] {
+        machine.exec_as("visitor", &format!("ladylinux-refresh {command}")).expect(3).says("run it as root");
+    }
+
+    // He is told what could not be looked at, and learns no more than the files say.
     let said = machine.exec_as("visitor", "ladylinux-refresh doctor --json");
     let told: Value = serde_json::from_str(&said.out).unwrap_or_else(|_| panic!("{}", said.all()));
     let unseen: Vec<&str> =

@@ -327,7 +327,7 @@ error in step 4 (prepare): the migration hook m failed
         ["error in status: no", "  because    why", "  service    not touched"]
     );
     let locked = Error::Locked { holder: None, next: "ladylinux-refresh run --lock-timeout 300".into() };
-    assert_eq!(human::error(&locked, str::to_owned)[0], "error: another run holds the lock");
+    assert_eq!(human::error(&locked, str::to_owned)[0], "error: another run is under way");
 }
 
 #[test]

@@ -77,16 +77,18 @@ fn a_detached_run_is_named_followed_and_ended_by_its_name() {
     let said = host.tool(["run", "--detach", "--format", "json"]).expect(0);
     let run = serde_json::from_str::<Value>(&said.out).unwrap()["run"].as_str().unwrap().to_owned();
     assert_eq!(in_step_4(&host), run);
-    host.tool(["status"]).expect(0).says(&format!("run {run} of main is under way: prepare"));
+    host.tool(["status"]).expect(0).says(&format!("run {run} of main is under way since "));
+    let listed = host.tool(["history"]).expect(0).out;
+    assert!(listed.lines().next().unwrap().ends_with(" under way"), "{listed}");
     let status = serde_json::from_str::<Value>(&host.tool(["status", "--json"]).expect(0).out).unwrap();
     assert_eq!((&status["running_now"], &status["current"]["run"]), (&json!(run), &json!(run)));
     // What a detached run has to say without an event reaches whoever waits for it.
     let second = host.tool(["run", "--detach"]).expect(0).out;
-    host.tool(["wait", second.trim_end()]).expect(4).says("holds the lock").says(&run);
+    host.tool(["wait", second.trim_end()]).expect(4).says("is under way since").says(&run);
     host.tool(["cancel", &run]).expect(0).says("halted").says("fenced");
     host.tool(["wait", &run]).expect(130).says("interrupted by SIGINT");
-    host.tool(["cancel", &run]).expect(0).says("is not under way");
-    host.tool(["cancel", "20260101T000000000Z-1"]).expect(3).says("there is no run");
+    host.tool(["cancel", &run]).expect(0).says("is not under way: halted");
+    host.tool(["cancel", "20260101T000000000Z-1"]).expect(3).says("error in cancel: there is no run");
     fs::remove_file(hold).unwrap();
 
     let third = host.tool(["run", "--detach"]).expect(0).out;

@@ -7,6 +7,7 @@ use crate::cli::CancelArgs;
 use crate::clock;
 use crate::event::{Event, Subscriber};
 use crate::exit::{Ended, Error, Refusal};
+use crate::history;
 use crate::installation::as_typed;
 use crate::relay::follow::{self, Followed, Follower, OnInterrupt};
 use crate::relay::spool::Spool;
@@ -27,7 +28,7 @@ pub(super) fn cancel(layout: &Layout, args: &CancelArgs) -> Result<Ended, Error>
     let refused = |failure| Refusal::of("cancel", failure);
     let spool = Spool::of(layout, &run);
     if !spool.is_there() && !layout.run(&run).is_dir() {
-        return Err(wait::unknown(layout, &run));
+        return Err(wait::unknown(layout, "cancel", &run));
     }
     let limit = clock::monotonic() + BEGIN;
     let mut was_over = true;
@@ -42,7 +43,9 @@ pub(super) fn cancel(layout: &Layout, args: &CancelArgs) -> Result<Ended, Error>
         clock::pause(Duration::from_millis(20)).map_err(refused)?;
     }
     if was_over {
-        say(&format!("run {run} is not under way"));
+        let report = history::one(layout, &run).map_err(refused)?.report;
+        let how = report.map(|report| format!(": {}", report.in_words())).unwrap_or_default();
+        say(&format!("run {run} is not under way{how}"));
         return Ok(Ended::Done);
     }
     let seen = Seen::default();

@@ -5,7 +5,7 @@ use crate::error::Failure;
 use crate::exit::{Ended, Error, Refusal};
 use crate::history::{self as past, Past};
 use crate::installation::as_typed;
-use crate::journal::record::Ending;
+use crate::journal::run_lock;
 use crate::report::human;
 use crate::report::screen::{Tone, duration, harmless, paint, say};
 use crate::settings::layout::Layout;
@@ -14,13 +14,15 @@ use crate::settings::names::RunId;
 /// Lists the runs, or shows one whole.
 pub(super) fn history(layout: &Layout, args: &HistoryArgs) -> Result<Ended, Error> {
     let told = |failure| Refusal::of("history", failure);
+    // Asked before the runs are read: one that has just ended has its report by then.
+    let now = run_lock::held_by(&layout.lock_file()).map_err(told)?.and_then(|holder| holder.run);
     if let Some(name) = &args.run {
         let run = RunId::parse(name).map_err(Error::Usage)?;
         if !layout.run(&run).is_dir() {
             let hint = as_typed(layout, "ladylinux-refresh history");
             return Err(told(Failure::new(format!("there is no run {run}")).hint(hint)));
         }
-        show(layout, &past::one(layout, &run).map_err(told)?, args.json);
+        show(layout, &past::one(layout, &run).map_err(told)?, now.as_ref(), args.json);
     } else {
         let mut runs = past::all(layout).map_err(told)?;
         runs.truncate(args.number);
@@ -29,7 +31,7 @@ pub(super) fn history(layout: &Layout, args: &HistoryArgs) -> Result<Ended, Erro
             say(&serde_json::to_string_pretty(&reports).unwrap_or_default());
         } else {
             for run in &runs {
-                say(&line(run));
+                say(&line(run, now.as_ref()));
             }
             if runs.is_empty() {
                 say("there were no runs yet");
@@ -39,7 +41,7 @@ pub(super) fn history(layout: &Layout, args: &HistoryArgs) -> Result<Ended, Erro
     Ok(Ended::Done)
 }
 
-fn show(layout: &Layout, run: &Past, json: bool) {
+fn show(layout: &Layout, run: &Past, now: Option<&RunId>, json: bool) {
     match (&run.report, json) {
         (Some(report), true) => say(&serde_json::to_string_pretty(report).unwrap_or_default()),
         (Some(report), false) => {
@@ -58,26 +60,22 @@ fn show(layout: &Layout, run: &Past, json: bool) {
             }
             say(&format!("  log          {}", layout.run(&run.run).join("log").display()));
         }
-        (None, _) => say(&line(run)),
+        (None, _) => say(&line(run, now)),
     }
 }
 
-fn line(run: &Past) -> String {
+/// One line for a run; `now` is the one that is under way.
+fn line(run: &Past, now: Option<&RunId>) -> String {
     match &run.report {
         None => {
-            let word = if run.ended { "interrupted" } else { "under way or interrupted" };
+            let word = if now == Some(&run.run) { "under way" } else { "interrupted" };
             format!("{:<28} {word}", run.run.as_str())
         }
         Some(report) => {
             let commit = report.commit.as_ref().map_or("unknown", |commit| commit.short());
             let downtime =
                 report.downtime_ms.map(|ms| format!(", down {}", duration(ms))).unwrap_or_default();
-            let what = match (report.command.as_str(), report.result) {
-                ("rollback", Ending::Refreshed) => "rolled back".to_owned(),
-                ("rollback", other) => format!("rollback {}", other.word()),
-                (_, other) => other.word().to_owned(),
-            };
-            let run = run.run.as_str();
+            let (run, what) = (run.run.as_str(), report.in_words());
             format!("{run:<28} {what:<18} {commit} on {}{downtime}", report.branch)
         }
     }

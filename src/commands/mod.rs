@@ -114,6 +114,9 @@ fn open_with(layout: &Layout, during: &str, overrides: Overrides) -> Result<Inst
 
 /// Tells a failure of a command together with the state of the service.
 fn refuse(on: &Installation, during: &str, failure: Failure, next: &str) -> Error {
+    // On the real machine much is root's to read and to do, and what is refused to others does not always say so.
+    let is_stranger = on.layout.is_real() && !rustix::process::geteuid().is_root();
+    let failure = if is_stranger { failure.hint("run it as root") } else { failure };
     Error::Refused(Box::new(Refusal {
         during: during.to_owned(),
         failure,

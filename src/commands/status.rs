@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::cli::StatusArgs;
+use crate::clock;
 use crate::exit::{Ended, Error};
 use crate::git::drift::Drift;
 use crate::installation::Installation;
@@ -39,8 +40,7 @@ struct Status {
 /// Shows the state of an installation; changes nothing.
 pub(super) fn status(layout: &Layout, args: &StatusArgs) -> Result<Ended, Error> {
     let on = open(layout, "status")?;
-    let found =
-        look(&on).map_err(|failure| refuse(&on, "status", failure, "ladylinux-refresh init --repo URL"))?;
+    let found = look(&on).map_err(|failure| refuse(&on, "status", failure, "ladylinux-refresh status"))?;
     if args.json {
         say(&serde_json::to_string_pretty(&found).unwrap_or_default());
     } else {
@@ -90,7 +90,7 @@ fn show(on: &Installation, status: &Status) {
             pair.commit.short(),
             pair.branch,
             pair.generation,
-            pair.refreshed_at.strftime("%Y-%m-%d %H:%M:%S UTC")
+            clock::in_words(pair.refreshed_at)
         )),
     }
     let proved = status.deployed.as_ref().map(|pair| &pair.commit);
@@ -127,7 +127,7 @@ fn show(on: &Installation, status: &Status) {
     show_current(on, status);
     if let Some(report) = &status.last_run {
         let down = report.downtime_ms.map(|ms| format!(", down {}", duration(ms))).unwrap_or_default();
-        say(&format!("last run     {} {} {}{down}", report.run, report.command, report.result.word()));
+        say(&format!("last run     {} {}{down}", report.run, report.in_words()));
         if report.error.is_some() {
             say(&format!(
                 "             {}",
@@ -154,11 +154,11 @@ fn show_current(on: &Installation, status: &Status) {
         (None, None) => {}
         (Some(run), None) => say(&format!("now          run {run} is under way")),
         (Some(run), Some(current)) => say(&format!(
-            "now          {} {run} of {} is under way: {} since {}",
+            "now          {} {run} of {} is under way since {}: {}",
             current.command,
             harmless(current.branch.as_str()),
-            current.phase,
-            current.started_at.strftime("%H:%M:%S UTC")
+            clock::in_words(current.started_at),
+            current.phase
         )),
         // Looked at after the lock: a process that lives on has just finished.
         (None, Some(current)) if current.process.is_alive() => {}
@@ -179,7 +179,7 @@ fn show_request(request: &LastRequest) {
         RequestOutcome::Failed => paint(Tone::Bad, "failed"),
     };
     let branch = request.branch.as_deref().map_or("no branch".to_owned(), harmless);
-    let at = request.at.strftime("%Y-%m-%d %H:%M:%S UTC");
+    let at = clock::in_words(request.at);
     let why = request.why.as_deref().map(|why| format!(": {}", harmless(why))).unwrap_or_default();
     say(&format!("last request {branch} at {at} {word}{why}"));
 }

@@ -23,7 +23,7 @@ pub(super) fn wait(layout: &Layout, args: &WaitArgs) -> Result<Ended, Error> {
     }
     // What was told while it went on is forgotten; its report is not.
     if !layout.run(&run).is_dir() {
-        return Err(unknown(layout, &run));
+        return Err(unknown(layout, "wait", &run));
     }
     let past = history::one(layout, &run).map_err(|failure| Refusal::of("wait", failure))?;
     let Some(report) = past.report else {
@@ -36,7 +36,7 @@ pub(super) fn wait(layout: &Layout, args: &WaitArgs) -> Result<Ended, Error> {
 }
 
 /// Tells that there is no such run.
-pub(super) fn unknown(layout: &Layout, run: &RunId) -> Error {
+pub(super) fn unknown(layout: &Layout, during: &str, run: &RunId) -> Error {
     let hint = as_typed(layout, "ladylinux-refresh history");
-    Refusal::of("wait", Failure::new(format!("there is no run {run}")).hint(hint))
+    Refusal::of(during, Failure::new(format!("there is no run {run}")).hint(hint))
 }

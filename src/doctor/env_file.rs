@@ -19,7 +19,7 @@ pub(super) fn readable(examined: &Examined) -> Findings {
             return Ok(vec![Found::note(
                 format!("{told} is missing"),
                 "the service runs with built-in defaults: nothing says on which port it listens",
-                "ladylinux-refresh init",
+                examined.init(),
             )]);
         }
         found => found.context(|| format!("cannot look at {told}"))?,

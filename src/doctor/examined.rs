@@ -72,6 +72,17 @@ impl Examined {
         })
     }
 
+    /// Returns the command that sets up what is missing.
+    pub fn init(&self) -> String {
+        let repo = if self.settings.remote.url.is_some() { "" } else { " --repo URL" };
+        format!("ladylinux-refresh init{repo}")
+    }
+
+    /// Tells whether anything was ever set up here.
+    pub fn is_installed(&self) -> bool {
+        self.layout.home().is_dir() && self.layout.state().is_dir()
+    }
+
     /// Returns the installation.
     ///
     /// # Errors

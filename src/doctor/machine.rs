@@ -42,12 +42,15 @@ pub(super) fn clock(examined: &Examined) -> Findings {
 
 /// Tells what is wrong with the time, given when the last run ended.
 fn wrong(now: Timestamp, last: Option<Timestamp>) -> Option<String> {
-    let told = |time: Timestamp| time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string();
     if !(EARLIEST..LATEST).contains(&now.as_second()) {
-        return Some(format!("the clock says {}", told(now)));
+        return Some(format!("the clock says {}", clock::in_words(now)));
     }
     let last = last.filter(|last| *last > now)?;
-    Some(format!("the clock says {}, which is before the end of the last run at {}", told(now), told(last)))
+    Some(format!(
+        "the clock says {}, which is before the end of the last run at {}",
+        clock::in_words(now),
+        clock::in_words(last)
+    ))
 }
 
 /// Somebody keeps the clock right.

@@ -24,16 +24,15 @@ pub(super) fn folders(examined: &Examined) -> Findings {
     if missing.is_empty() {
         return Ok(Vec::new());
     }
-    let is_installed = layout.home().is_dir() && layout.state().is_dir();
-    let what = if is_installed { "folders are missing" } else { "there is no complete installation here" };
+    let what = if examined.is_installed() {
+        "folders are missing"
+    } else {
+        "there is no complete installation here"
+    };
     Ok(vec![Found::problem(
         format!("{what}: {}", some_of(&missing)),
         "a refresh works on the folders of the deployment contract and makes none of them",
-        if examined.settings.remote.url.is_some() {
-            "ladylinux-refresh init"
-        } else {
-            "ladylinux-refresh init --repo URL"
-        },
+        examined.init(),
     )])
 }
 
@@ -60,7 +59,11 @@ pub(super) fn service_user(examined: &Examined) -> Findings {
         return Ok(vec![Found::problem(
             format!("there is no user {SERVICE_USER}"),
             "the application and its environment belong to a user of their own, so that what they do is not done as root",
-            format!("useradd --system --user-group --shell /usr/sbin/nologin {SERVICE_USER}"),
+            if examined.is_installed() {
+                format!("useradd --system --user-group --shell /usr/sbin/nologin {SERVICE_USER}")
+            } else {
+                examined.init()
+            },
         )]);
     }
     let Ok(on) = examined.opened() else { return Ok(Vec::new()) };

@@ -45,7 +45,7 @@ impl FetchFailure {
             ),
             Self::Authentication => (
                 format!("the remote {url} refused the credentials"),
-                "check remote.token_file, remote.credential_helper or remote.ssh_key in refresh.toml",
+                "set remote.token_file, remote.credential_helper or remote.ssh_key in the host's /etc/ladylinux/refresh.toml",
             ),
             Self::UnknownRepository => (
                 format!("there is no repository at {url}, or these credentials do not show it"),

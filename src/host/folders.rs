@@ -70,7 +70,13 @@ impl Measure for Folders {
             (_, 0) => {
                 Look::Needed(format!("make {} below {}", count(missing.len(), "folder"), state.display()))
             }
-            _ => Look::Needed(format!("make {}: {}", count(missing.len(), "folder"), shown.join(", "))),
+            (all, listed) => {
+                let own = match all - listed {
+                    0 => String::new(),
+                    own => format!(", and {own} below {}", state.display()),
+                };
+                Look::Needed(format!("make {}: {}{own}", count(all, "folder"), shown.join(", ")))
+            }
         })
     }
 

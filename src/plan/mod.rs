@@ -119,7 +119,12 @@ fn action(
 ) -> Action {
     let (what, why) = match phase {
         Phase::Stop => {
-            ("raise the fence, stop the service".to_owned(), format!("the service is {}", observed.service))
+            let what = if observed.service.is_down() {
+                "raise the fence"
+            } else {
+                "raise the fence, stop the service"
+            };
+            (what.to_owned(), format!("the service is {}", observed.service))
         }
         Phase::Sync => {
             let count = drift.items.iter().filter(|item| !item.preserved).count();

@@ -15,8 +15,8 @@ use crate::journal::record::Ending;
 use crate::journal::store::{self, Line};
 use crate::journal::{Entry, Status};
 use crate::report::{self, PhaseReport, Report};
-use crate::service::ExitKind;
-use crate::service::fence::{self, Fence};
+use crate::service::fence::Fence;
+use crate::service::{ExitKind, fence};
 use crate::settings::names::{BranchName, CommitId, RunId};
 use crate::status_file;
 
@@ -46,7 +46,10 @@ pub fn settle(on: &Installation, run: &RunId, end: ExitKind) -> Outcome<()> {
             let told = format!("the service cannot be stopped: {}", stuck.chain().join(": "));
             failure = failure.rooted_in(Failure::new(told));
         }
-        fence::explain(&on.layout, run, &format!("run {run} was killed in {phase}"), &failure)?;
+        // An earlier run's fence keeps its own reason: that is what has to be repaired.
+        if !is_of_another_run(fence::read(&on.layout)?.as_ref(), run) {
+            fence::explain(&on.layout, run, &format!("run {run} was killed in {phase}"), &failure)?;
+        }
     }
     // Killed between its report and the end of its journal, it has told all already.
     if history::one(&on.layout, run)?.report.is_some() {
@@ -77,6 +80,10 @@ pub fn keep_down(on: &Installation, run: &RunId) -> Outcome<()> {
         return Ok(());
     }
     on.service.stop().map(drop)
+}
+
+fn is_of_another_run(fence: Option<&Fence>, run: &RunId) -> bool {
+    fence.and_then(Fence::record).is_some_and(|record| record.run != *run)
 }
 
 /// The run is not under way any more, whatever its status says.

@@ -98,7 +98,7 @@ fn start_and_prove(
     account.downtime = account.down_since.map(|since| healthy.first_good.duration_since(since));
     checkpoint::reach("restart:settled");
     let (ready, settle) = (millis(healthy.took), probe.settle);
-    Ok(format!("answers {} after {ready} ms, good for {}", healthy.status, duration(millis(settle))))
+    Ok(format!("answers {} after {}, good for {}", healthy.status, duration(ready), duration(millis(settle))))
 }
 
 /// Proves that whoever listens on the service's port is of the new service: a stranger or a left-over process of an old

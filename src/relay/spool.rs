@@ -28,6 +28,9 @@ const WORKER: &str = "worker.json";
 /// How that process ended; there from when nothing more will come.
 const END: &str = "end.json";
 
+/// The mode of events and messages: hooks may tell what not everybody is to read, so they are kept like the run's log.
+/// Others who wait see only how the run ended.
+const MODE: u32 = 0o640;
 /// How many bytes of what passes (progress, output of other programs) are kept: `/run` lies in memory. The report and
 /// everything else that counts is kept in any case.
 const PASSING_LIMIT: u64 = 32 << 20;
@@ -58,7 +61,9 @@ impl Spool {
     /// # Errors
     /// It cannot be made.
     pub fn make(&self) -> Outcome<()> {
-        disk::make_folder(&self.folder, 0o755)
+        disk::make_folder(&self.folder, 0o755)?;
+        // Made before systemd would, who lets everybody read it.
+        disk::open_append(&self.messages(), MODE).map(drop)
     }
 
     /// Tells whether there is one.
@@ -176,7 +181,7 @@ impl Spooler {
     /// The file cannot be made.
     pub fn open(spool: &Spool) -> Outcome<Self> {
         spool.make()?;
-        let file = disk::open_append(&spool.events(), 0o644)?;
+        let file = disk::open_append(&spool.events(), MODE)?;
         let length = file.metadata().map_or(0, |found| found.len());
         Ok(Self { file: Some(file), length })
     }

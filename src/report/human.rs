@@ -9,6 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::screen::{self, Tone, count, duration, harmless, paint};
 use super::{Error, Report};
+use crate::clock;
 use crate::event::{Event, Phase, Subscriber};
 use crate::exit::{self, Refusal};
 use crate::journal::record::Ending;
@@ -294,13 +295,14 @@ pub fn error(error: &exit::Error, typed: impl Fn(&str) -> String) -> Vec<String>
 fn locked(holder: Option<&Holder>, next: &str) -> Vec<String> {
     let who = match holder {
         Some(holder) => {
-            let run = holder.run.as_ref().map(|run| format!(", run {run}")).unwrap_or_default();
-            format!("`{}` (pid {}{run}) since {}", holder.command, holder.process.pid, holder.since)
+            let run = holder.run.as_ref().map(|run| format!(" {run}")).unwrap_or_default();
+            let (pid, since) = (holder.process.pid, clock::in_words(holder.since));
+            format!("{}{run} (pid {pid}) is under way since {since}", holder.command)
         }
-        None => "another run".to_owned(),
+        None => "another run is under way".to_owned(),
     };
     vec![
-        format!("{}: {who} holds the lock", paint(Tone::Bad, "error")),
+        format!("{}: {who}", paint(Tone::Bad, "error")),
         "  service    left to that run".to_owned(),
         format!("  next       {}", paint(Tone::Strong, next)),
     ]

@@ -152,4 +152,13 @@ impl Report {
     pub fn duration_ms(&self) -> u64 {
         u64::try_from(self.finished_at.duration_since(self.started_at).as_millis()).unwrap_or(0)
     }
+
+    /// Returns how it ended, for a line among others: `refreshed`, `rolled back`, `rollback halted`.
+    pub fn in_words(&self) -> String {
+        match (self.command.as_str(), self.result) {
+            ("rollback", Ending::Refreshed) => "rolled back".to_owned(),
+            ("rollback", other) => format!("rollback {}", other.word()),
+            (_, other) => other.word().to_owned(),
+        }
+    }
 }

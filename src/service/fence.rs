@@ -55,7 +55,7 @@ impl Fence {
     pub fn refusal(&self) -> Failure {
         let cause = match self {
             Self::Known(record) => {
-                let mut told = format!("{}, since {}", record.reason, super::to_the_second(record.since));
+                let mut told = format!("{}, since {}", record.reason, clock::in_words(record.since));
                 for sentence in &record.cause {
                     told.push_str(": ");
                     told.push_str(sentence);

@@ -20,6 +20,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::clock;
 use crate::error::Outcome;
 use crate::process::ProcessId;
 use crate::settings::names::RunId;
@@ -131,12 +132,12 @@ impl fmt::Display for ServiceState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Running(running) => {
-                write!(f, "running (pid {}, since {})", running.main.pid, to_the_second(running.since))
+                write!(f, "running (pid {}, since {})", running.main.pid, clock::in_words(running.since))
             }
             Self::Changing { doing } => f.write_str(doing),
             Self::Stopped { last: None } => f.write_str("stopped"),
             Self::Stopped { last: Some(exit) } => {
-                write!(f, "stopped ({} at {})", exit.how, to_the_second(exit.at))
+                write!(f, "stopped ({} at {})", exit.how, clock::in_words(exit.at))
             }
             Self::LeftBehind { processes } => {
                 let pids: Vec<String> = processes.iter().map(|process| process.pid.to_string()).collect();
@@ -294,10 +295,6 @@ fn duration(duration: Duration) -> String {
     } else {
         format!("{:.1} s", duration.as_secs_f64())
     }
-}
-
-fn to_the_second(time: Timestamp) -> Timestamp {
-    time.round(jiff::Unit::Second).unwrap_or(time)
 }
 
 #[cfg(test)]

@@ -97,7 +97,7 @@ pub(super) fn there(examined: &Examined) -> Findings {
     let why = "the service is kept by systemd, so without a unit that can be used nothing starts it";
     Ok(match facts.load {
         LoadState::NotFound => {
-            vec![Found::problem(format!("there is no unit {name}"), why, "ladylinux-refresh init")]
+            vec![Found::problem(format!("there is no unit {name}"), why, examined.init())]
         }
         LoadState::Masked => {
             vec![Found::problem(format!("{name} is masked"), why, format!("systemctl unmask {name}"))]
