@@ -5,6 +5,9 @@
 #![expect(clippy::disallowed_methods, reason = "this is the room that writes files")]
 
 pub mod beneath;
+mod reading;
+
+pub use reading::{read_at_most, read_if_there, read_json};
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write as _};
@@ -13,7 +16,6 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{RenameFlags, renameat_with};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use crate::error::{Context as _, Failure, Outcome};
 use crate::process::Owner;
@@ -102,31 +104,6 @@ pub fn write_json_whole<T: Serialize>(path: &Path, value: &T, mode: u32) -> Outc
     write_whole(path, &bytes, mode)
 }
 
-/// Reads the JSON file at `path`; `None` where there is no such file.
-///
-/// # Errors
-/// The file cannot be read or does not hold a `T`.
-pub fn read_json<T: DeserializeOwned>(path: &Path) -> Outcome<Option<T>> {
-    match read_if_there(path)? {
-        None => Ok(None),
-        Some(bytes) => serde_json::from_slice(&bytes)
-            .map(Some)
-            .context(|| format!("{} does not hold what it should", path.display())),
-    }
-}
-
-/// Reads the file at `path`; `None` where there is no such file.
-///
-/// # Errors
-/// The file is there and cannot be read.
-pub fn read_if_there(path: &Path) -> Outcome<Option<Vec<u8>>> {
-    match fs::read(path) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Failure::new(format!("cannot read {}", path.display())).because(error)),
-    }
-}
-
 /// Makes the folder and its parents, each new one with `mode`; one that is there is left as it is.
 ///
 /// # Errors
@@ -148,15 +125,36 @@ pub fn make_new_folder(path: &Path, mode: u32) -> Outcome<()> {
     fs::DirBuilder::new().mode(mode).create(path).context(told)
 }
 
-/// Makes one new folder that belongs to `owner`; it must not be there yet.
+/// Makes one new folder that belongs to `owner`; it must not be there yet. Whoever can exchange it meanwhile gets nothing
+/// else made over or opened in its place.
 ///
 /// # Errors
 /// The folder exists, or cannot be made or given away.
 pub fn make_owned_folder(path: &Path, mode: u32, owner: &Owner) -> Outcome<()> {
     let told = || format!("cannot make the folder {}", path.display());
-    fs::DirBuilder::new().mode(mode).create(path).context(told)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).context(told)?;
-    give(path, owner)
+    fs::DirBuilder::new().mode(0o700).create(path).context(told)?;
+    let folder = open_own_folder(path).context(told)?;
+    if rustix::process::geteuid().is_root() {
+        let (uid, gid) = (rustix::fs::Uid::from_raw(owner.uid), rustix::fs::Gid::from_raw(owner.gid));
+        rustix::fs::fchown(&folder, Some(uid), Some(gid)).context(told)?;
+    }
+    folder.set_permissions(fs::Permissions::from_mode(mode)).context(told)
+}
+
+/// Opens a folder that was only just made: no link, ours, and nothing in it.
+fn open_own_folder(path: &Path) -> Outcome<File> {
+    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::DIRECTORY;
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(i32::try_from(flags.bits()).unwrap_or(0))
+        .open(path)
+        .context(|| "it was exchanged while it was made".to_owned())?;
+    let found = file.metadata().context(|| "it cannot be looked at".to_owned())?;
+    let is_empty = found.nlink() <= 2;
+    if found.uid() != rustix::process::geteuid().as_raw() || found.mode() & 0o777 != 0o700 || !is_empty {
+        return Err(Failure::new("it was exchanged while it was made"));
+    }
+    Ok(file)
 }
 
 /// Gives one file or folder (never what a link points to) to `owner`, where we are root and it is not theirs yet.
@@ -376,17 +374,24 @@ pub fn open_append(path: &Path, mode: u32) -> Outcome<File> {
 
 /// Opens a file to lock: read and write, never truncated, never unlinked.
 ///
+/// Nobody else may even read it: whoever can open a file can lock it (flock(2)), and the service could hold up every run.
+///
 /// # Errors
 /// It cannot be opened.
 pub fn open_lock(path: &Path) -> Outcome<File> {
-    OpenOptions::new()
+    let told = || format!("cannot open {}", path.display());
+    let file = OpenOptions::new()
         .read(true)
         .write(true)
         .create(true)
         .truncate(false)
-        .mode(0o644)
+        .mode(0o600)
         .open(path)
-        .context(|| format!("cannot open {}", path.display()))
+        .context(told)?;
+    if file.metadata().context(told)?.mode() & 0o077 != 0 {
+        file.set_permissions(fs::Permissions::from_mode(0o600)).context(told)?;
+    }
+    Ok(file)
 }
 
 /// Syncs the folder that holds `path`, so that a rename or removal in it is durable.
@@ -442,6 +447,20 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"two");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_folder_that_was_exchanged_while_it_was_made_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let other = folder.path().join("other");
+        fs::create_dir(&other).unwrap();
+        fs::set_permissions(&other, fs::Permissions::from_mode(0o755)).unwrap();
+        std::os::unix::fs::symlink(&other, folder.path().join("link")).unwrap();
+        assert!(open_own_folder(&folder.path().join("link")).is_err());
+        assert!(open_own_folder(&other).is_err(), "it is not one that was just made");
+        let fresh = folder.path().join("fresh");
+        make_owned_folder(&fresh, 0o755, &Owner::own()).unwrap();
+        assert_eq!(fs::metadata(&fresh).unwrap().permissions().mode() & 0o7777, 0o755);
     }
 
     #[test]

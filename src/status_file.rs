@@ -41,6 +41,13 @@ pub struct StatusFile {
     pub last_request: Option<LastRequest>,
 }
 
+impl StatusFile {
+    /// Returns the run that is under way, as far as its process is there.
+    pub fn running_now(&self) -> Option<RunId> {
+        self.current.as_ref().filter(|current| current.process.is_alive()).map(|current| current.run.clone())
+    }
+}
+
 /// A run that is under way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Current {

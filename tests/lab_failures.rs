@@ -130,7 +130,13 @@ fn rw_7_1a_a_network_that_goes_away_in_the_middle_of_a_fetch_halts_only_a_run_th
     // Inside the steps: down, and fenced.
     big_commit(&site.server, 2);
     let ran = cut_in_mid_transfer(&site, "run --no-stage");
-    expect_halted(&mut site, ran, "the fetch", "step 2 (sync)", &["fetch"]);
+    expect_halted(
+        &mut site,
+        ran,
+        "the fetch",
+        "step 2 (sync)",
+        &["stopped sending", "without a sign of life"],
+    );
     let good = repaired(&site.server);
     site.machine.tool("run").expect(0);
     site.expect_running(&good);

@@ -160,6 +160,17 @@ fn a_unit_of_the_repository_is_installed_unless_it_would_be_roots() {
         .says("User=root")
         .says("git --git-dir=/var/lib/ladylinux/refresh/mirror.git show");
     assert_eq!(machine.read(installed), None);
+    // What only systemd takes for another line says so all the same.
+    for end in ["\\ \n", "\\\\\n", "\r"] {
+        let hidden =
+            UNIT.replace("User=ladylinux\n", &format!("User=ladylinux\nEnvironment=A=b{end}User=root\n"));
+        machine.write("/run/systemd/system/hidden.service", &hidden);
+        machine.exec("systemctl daemon-reload; systemctl show -P User hidden").expect(0).says("root");
+        machine.write("/srv/work/deploy/ladylinux-api.service", &hidden);
+        push(&machine);
+        tool(&machine, "init").expect(3).says("User=root");
+        assert_eq!(machine.read(installed), None);
+    }
     machine.write("/srv/work/second/ladylinux-api.service", UNIT);
     push(&machine);
     tool(&machine, "init").expect(3).says("more than once");

@@ -206,13 +206,14 @@ fn cuts(dice: &mut Dice, whole: Duration) -> Vec<Cut> {
             ("prepare", 400),
             ("restart", 900),
             ("restart", 1800),
+            ("status", 700),
         ] {
             cuts.push(Cut::In(part, dice.shorter_than(Duration::from_millis(most))));
         }
         for part in ["sync", "environment", "restart", "status"] {
             cuts.push(Cut::In(part, dice.shorter_than(Duration::from_millis(40))));
         }
-        for _ in 0..10 {
+        for _ in 0..9 {
             cuts.push(Cut::After(dice.shorter_than(whole.mul_f64(1.1))));
         }
     }

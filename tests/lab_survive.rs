@@ -373,3 +373,143 @@ fn rw_5_1_a_refresh_that_is_started_from_inside_the_service_completes() {
     let left = host.machine.exec("ls -A /var/lib/ladylinux/refresh/requests").out;
     assert_eq!(left, "");
 }
+
+#[test]
+fn rw_7_1a_a_killed_run_leaves_the_service_down_also_when_somebody_else_has_the_lock_by_then() {
+    let Some(lab) = Lab::open() else { return };
+    let host = Host::running(&lab);
+    let lock = "/var/lib/ladylinux/refresh/lock";
+    let settling = |version: &str| {
+        host.push(version);
+        host.configure("120s", "");
+        let client = host.client("run");
+        until("the new version behind the fence", || {
+            (host.fenced() && host.version().as_deref() == Some(version)).then_some(())
+        });
+        (client, host.current().unwrap()["run"].as_str().unwrap().to_owned())
+    };
+    let down = || {
+        until("the service is stopped", || (host.state() == "inactive").then_some(()));
+        assert!(host.fenced());
+        assert_eq!(host.machine.read("/run/ladylinux-refresh/admit"), None);
+    };
+
+    // Somebody who does something else with it, for long.
+    let (client, run) = settling("two");
+    let mut other =
+        host.machine.spawn(&format!("echo $$ >/run/holder.pid; exec flock --no-fork {lock} sleep 1000"));
+    let waits = "ls -l /proc/$(cat /run/holder.pid)/fd | grep --quiet refresh/lock";
+    until("somebody waits for the lock", || (host.machine.exec(waits).code == Some(0)).then_some(()));
+    host.machine.exec(&format!("systemctl kill --signal=KILL ladylinux-refresh-{run}")).expect(0);
+    ended(client).expect(137);
+    down();
+    host.machine.exec("kill $(cat /run/holder.pid)").expect(0);
+    other.wait().unwrap();
+
+    // Another run, which is refused.
+    host.configure("300ms", "");
+    host.tool("run").expect(0);
+    let (client, run) = settling("three");
+    let workers = || host.machine.exec("ls /run/ladylinux-refresh/runs/*/worker.json | wc -l").out;
+    let workers = || workers().trim().parse::<u32>().unwrap();
+    let before = workers();
+    let next = host.client("run --lock-timeout 60");
+    host.machine.exec("mv /srv/app.git /srv/away.git").expect(0);
+    until("the next run waits for the lock", || (workers() > before).then_some(()));
+    host.machine.exec(&format!("systemctl kill --signal=KILL ladylinux-refresh-{run}")).expect(0);
+    ended(client);
+    ended(next).expect(3);
+    down();
+    host.machine.exec("mv /srv/away.git /srv/app.git").expect(0);
+    host.configure("300ms", "");
+    host.tool("run").expect(0);
+    assert_eq!(host.version().as_deref(), Some("three"));
+}
+
+#[test]
+fn the_services_user_can_neither_hold_a_run_up_nor_make_it_wait() {
+    let Some(lab) = Lab::open() else { return };
+    let host = Host::running(&lab);
+    host.push("two");
+    for lock in ["lock", "status.lock"] {
+        let line = format!("flock --nonblock /var/lib/ladylinux/refresh/{lock} true");
+        let ran = host.machine.exec_as("ladylinux", &line);
+        assert_ne!(ran.code, Some(0), "{lock} was locked: {}", ran.all());
+    }
+    host.machine.exec_as("ladylinux", "ladylinux-refresh status").expect(0);
+    // Its own folder, so what is there may be anything.
+    host.machine
+        .exec("cd /etc/ladylinux && chown ladylinux . && mv ladylinux.env old && mkfifo ladylinux.env")
+        .expect(0);
+    host.tool("run").expect(3).says("no regular file");
+    host.machine.exec("cd /etc/ladylinux && chown root . && mv old ladylinux.env").expect(0);
+    host.machine.exec("truncate --size 10G /etc/ladylinux/ladylinux.env").expect(0);
+    host.tool("run").expect(3).says("has more than");
+    host.machine.exec("truncate --size 0 /etc/ladylinux/ladylinux.env").expect(0);
+    host.tool("run").expect(0);
+    assert_eq!(host.version().as_deref(), Some("two"));
+}
+
+#[test]
+fn what_a_run_is_started_with_arrives_and_is_not_told_to_everybody() {
+    let Some(lab) = Lab::open() else { return };
+    let host = Host::running(&lab);
+    host.push("two");
+    host.hold();
+    let secret = r"http://me:open\$sesame@proxy.invalid:1";
+    let line = format!("HTTPS_PROXY='{secret}' PIP_INDEX_URL={LOCAL_INDEX} exec ladylinux-refresh run");
+    let client = host.machine.spawn(&line);
+    let run = host.held();
+    let unit = format!("ladylinux-refresh-{run}.service");
+    let look = format!(
+        "systemctl show {unit}; cat /run/systemd/transient/{unit}; grep -r sesame /run/ladylinux-refresh"
+    );
+    let seen = host.machine.exec_as("ladylinux", &look);
+    assert!(seen.out.contains("EnvironmentFile") && !seen.out.contains("sesame"), "{}", seen.all());
+    let own = format!("tr '\\0' '\\n' </proc/$(systemctl show -P MainPID {unit})/environ");
+    host.machine.exec(&own).expect(0).says(&format!("HTTPS_PROXY={secret}"));
+    host.release();
+    ended(client).expect(0);
+}
+
+#[test]
+fn rw_7_1a_the_fence_holds_whatever_is_done_with_the_unit_and_a_way_around_it_is_refused() {
+    let Some(lab) = Lab::open() else { return };
+    let host = Host::running(&lab);
+    let unit = "ladylinux-api.service";
+    host.machine.write("/var/lib/ladylinux/refresh/fence", "{}");
+    host.machine.exec(&format!("systemctl stop {unit}")).expect(0);
+    let installed = format!("/usr/lib/systemd/system/{unit}");
+    for line in [
+        format!("cp {installed} /etc/systemd/system/ && systemctl daemon-reload && systemctl start {unit}"),
+        format!("systemctl try-restart {unit}; systemctl restart {unit}"),
+        format!("systemctl revert {unit}; systemctl start {unit}"),
+        format!("systemctl mask {unit}; systemctl unmask {unit}; systemctl start {unit}"),
+        format!("systemctl reenable --now {unit}"),
+        format!(
+            "ln -s {installed} /etc/systemd/system/other.service && systemctl daemon-reload && systemctl start other"
+        ),
+    ] {
+        let ran = host.machine.exec(&line);
+        assert_eq!(host.state(), "inactive", "{line}: {}", ran.all());
+    }
+    host.machine.exec("systemctl isolate multi-user.target");
+    assert_eq!(host.state(), "inactive");
+    host.machine.exec("rm /etc/systemd/system/other.service && systemctl daemon-reload").expect(0);
+
+    for (folder, name, text, told) in [
+        ("/etc", "zz.conf", "AssertPathExists=", "takes the assertion"),
+        ("/run", "zz.conf", "AssertPathExists=|/etc", "leads around it"),
+        ("/etc", "zz.conf", "AssertPathExists=|/var/lib/ladylinux/refresh/fence", "leads around it"),
+        ("/run", "50-ladylinux-refresh.conf", "Description=x", "systemd has not read"),
+    ] {
+        let folder = format!("{folder}/systemd/system/{unit}.d");
+        host.machine.exec(&format!("mkdir -p {folder}")).expect(0);
+        host.machine.write(&format!("{folder}/{name}"), &format!("[Unit]\n{text}\n"));
+        host.machine.exec("systemctl daemon-reload").expect(0);
+        host.tool("run").expect(3).says(told);
+        host.machine.exec(&format!("rm -r {folder} && systemctl daemon-reload")).expect(0);
+    }
+    host.tool("run").expect(0);
+    assert_eq!(host.version().as_deref(), Some("one"));
+}

@@ -41,10 +41,12 @@ fn look_after(layout: &Layout, run: &RunId, end: ExitKind) -> Result<(), Error> 
         return Ok(());
     }
     let taken = run_lock::take(&layout.lock_file(), "after-run", None, PATIENCE).map_err(refused)?;
-    // Whoever has the lock begins with what this would do.
-    let Taken::Ours(_lock) = taken else { return Ok(()) };
     let on = open(layout, "after-run")?;
-    killed::settle(&on, run, end).map_err(refused)
+    match taken {
+        Taken::Ours(_lock) => killed::settle(&on, run, end),
+        Taken::Theirs(_) => killed::keep_down(&on, run),
+    }
+    .map_err(refused)
 }
 
 /// How the main process ended (systemd.exec(5): `$EXIT_CODE`, `$EXIT_STATUS`).

@@ -39,7 +39,7 @@ fn answer(layout: &Layout) -> Result<Ended, Error> {
     let taken = requests::take(&on.runner, on.owner, &folder)
         .map_err(|failure| Refusal::of("answer-requests", failure))?;
     for unread in &taken.unread {
-        complain(&format!("removed without being read: {unread}"));
+        complain(&format!("removed without being read: {}", harmless(unread)));
     }
     let (granted, denied) = requests::judge(&taken.texts, &on.settings.allowed_branches);
     drop(on);

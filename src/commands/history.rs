@@ -48,7 +48,12 @@ fn show(layout: &Layout, run: &Past, now: Option<&RunId>, json: bool) {
             human::report(report).iter().skip(1).for_each(|line| say(line));
             say("");
             for part in &report.phases {
-                say(&format!("  {:<12} {:>10}  {}", part.phase, duration(part.duration_ms), part.summary));
+                say(&format!(
+                    "  {:<12} {:>10}  {}",
+                    part.phase,
+                    duration(part.duration_ms),
+                    harmless(&part.summary)
+                ));
             }
             for warning in &report.warnings {
                 say(&format!("  {}      {}", paint(Tone::Warning, "warning"), harmless(warning)));

@@ -15,7 +15,7 @@ use crate::installation::{as_typed, check_there};
 use crate::journal::recover;
 use crate::process::Runner;
 use crate::report::human::{Detail, Human};
-use crate::report::screen::say;
+use crate::report::screen::{harmless, say};
 use crate::settings::Transport;
 use crate::settings::layers::Overrides;
 use crate::settings::layout::Layout;
@@ -90,7 +90,7 @@ fn carry_out(host: &Host) -> Outcome<()> {
             Look::Fits(sentence) => sentence,
             Look::Needed(_) => measure.carry_out(host)?,
         };
-        say(&line);
+        say(&harmless(&line));
     }
     Ok(())
 }
@@ -103,7 +103,7 @@ fn show(host: &Host) -> Outcome<()> {
             Look::Fits(sentence) => say(&sentence),
             Look::Needed(what) => {
                 needed += 1;
-                say(&format!("would {what}"));
+                say(&format!("would {}", harmless(&what)));
             }
         }
     }
@@ -125,7 +125,7 @@ fn repair(layout: &Layout, args: &InitArgs, run: &RunId, runner: &Runner) -> Res
     if args.dry_run {
         let lines = repair.plan().map_err(told)?;
         for line in &lines {
-            say(&format!("would {line}"));
+            say(&format!("would {}", harmless(line)));
         }
         say(if lines.is_empty() { "nothing has to be repaired" } else { "nothing was changed" });
         return Ok(Ended::Done);
@@ -134,7 +134,7 @@ fn repair(layout: &Layout, args: &InitArgs, run: &RunId, runner: &Runner) -> Res
     repair
         .carry_out(|line| {
             done += 1;
-            say(line);
+            say(&harmless(line));
         })
         .map_err(told)?;
     say(&match done {

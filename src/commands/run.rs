@@ -197,6 +197,7 @@ fn look(
     let recovered = recover::recover(&on.layout, on.runner.events(), &on.tree)?;
     // This run holds the lock and has not begun, so whatever run is told to be under way is not.
     status_file::clear_current(&on.layout)?;
+    keep_down(on)?;
     let mut observed = Observed::of(on)?;
     let checked = preflight::check(on, &observed);
     interrupt::check()?;
@@ -214,6 +215,16 @@ fn look(
         }
     }
     Ok((target, Found::Fit { observed: Box::new(observed), aimed: recovered.aimed }))
+}
+
+/// Stops a service that a killed run left running behind the fence (RW-7.1a): whatever becomes of this run, nobody has proved
+/// that one.
+fn keep_down(on: &Installation) -> Outcome<()> {
+    if on.is_fenced() && !on.service.observe()?.is_down() {
+        on.runner.events().warn("the service was running behind the fence, unproved; it is stopped");
+        interrupt::shielded(|| on.service.stop())?;
+    }
+    Ok(())
 }
 
 /// Asks the running service once, as step 5 would: one that runs and does not answer is not right.

@@ -32,7 +32,7 @@ pub(super) fn service(layout: &Layout, command: &ServiceCommand) -> Result<Ended
             for note in &stopped.notes {
                 say(&format!("warning: {}", harmless(note)));
             }
-            say(&format!("{} {stopped}", on.service.describe()));
+            say(&format!("{} {}", on.service.describe(), harmless(&stopped.to_string())));
         }
         ServiceCommand::Status => {
             let state = on.service.observe().map_err(told)?;

@@ -52,7 +52,9 @@ pub(super) fn status(layout: &Layout, args: &StatusArgs) -> Result<Ended, Error>
 fn look(on: &Installation) -> crate::error::Outcome<Status> {
     let observed = Observed::of(on)?.with_drift(on, &[])?;
     let file = status_file::read(&on.layout);
-    let running_now = run_lock::held_by(&on.layout.lock_file())?.and_then(|holder| holder.run);
+    let holder = run_lock::held_by(&on.layout.lock_file())?.and_then(|holder| holder.run);
+    // Only its owner can look at the lock; everybody can see the process.
+    let running_now = holder.or_else(|| file.running_now());
     Ok(Status {
         schema: 1,
         commit: observed.tree.commit.clone(),

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt as _;
 
 use crate::disk;
 use crate::error::Context as _;
-use crate::service::envfile::EnvFile;
+use crate::service::envfile::{self, EnvFile};
 
 use super::{Examined, Findings, Found, blemish, cleaning, quoted, some_of};
 use crate::doctor::sudo::Account;
@@ -44,7 +44,7 @@ pub(super) fn readable(examined: &Examined) -> Findings {
 /// Every line of it is read as it is meant.
 pub(super) fn text(examined: &Examined) -> Findings {
     let path = examined.layout.env_file();
-    let Some(bytes) = disk::read_if_there(&path)? else { return Ok(Vec::new()) };
+    let Some(bytes) = disk::read_at_most(&path, envfile::LIMIT)? else { return Ok(Vec::new()) };
     let told = path.display().to_string();
     let mut found = Vec::new();
     if let Some(what) = blemish(&bytes) {
@@ -68,7 +68,7 @@ pub(super) fn text(examined: &Examined) -> Findings {
 /// Secrets in it are not everybody's.
 pub(super) fn secrets(examined: &Examined) -> Findings {
     let path = examined.layout.env_file();
-    let Some(bytes) = disk::read_if_there(&path)? else { return Ok(Vec::new()) };
+    let Some(bytes) = disk::read_at_most(&path, envfile::LIMIT)? else { return Ok(Vec::new()) };
     let mode = fs::metadata(&path).context(|| format!("cannot look at {}", path.display()))?.mode();
     let names: Vec<String> = EnvFile::parse(&bytes)
         .variables

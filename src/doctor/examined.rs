@@ -61,7 +61,8 @@ impl Examined {
         };
         Ok(Self {
             owner: Owner::of(&layout.app()).or_else(|_| Owner::of(&layout.home())).ok(),
-            under_way: run_lock::held_by(&layout.lock_file()).ok().flatten().is_some(),
+            under_way: run_lock::held_by(&layout.lock_file()).ok().flatten().is_some()
+                || status_file::read(layout).running_now().is_some(),
             layout: layout.clone(),
             settings,
             unusable,

@@ -55,7 +55,7 @@ pub(super) fn rights_of_root(text: &str) -> Vec<String> {
     let mut against = Vec::new();
     match file.value("Service", "User") {
         None => against.push("it has no User=, so its processes would be root's".to_owned()),
-        Some(user) if matches!(user, "root" | "0") || user.contains('%') => {
+        Some(user) if user == "root" || user.contains('%') || user.chars().all(|c| c == '0') => {
             against.push(format!("it says User={user}"));
         }
         Some(_) => {}
@@ -67,21 +67,89 @@ pub(super) fn rights_of_root(text: &str) -> Vec<String> {
         let opens = ["file:", "append:", "truncate:"].iter().any(|kind| value.starts_with(kind));
         let bad = match key {
             "PermissionsStartOnly" => is_yes,
-            // Files that systemd opens as root and hands over, and rights that root has.
-            "AmbientCapabilities" | "OpenFile" => !value.is_empty(),
-            // systemd opens what these name as root, and writes to it.
-            "StandardOutput" | "StandardError" => opens,
+            // systemd opens what these name as root, reads it or writes to it.
+            "StandardInput" => value != "null",
+            "StandardOutput" | "StandardError" => opens || value.contains("tty"),
+            // Read as root, and handed to the service: never from where the service could put a link.
+            "EnvironmentFile" => {
+                let file = value.trim_start_matches('-');
+                let places = ["/etc/ladylinux/", "/etc/default/"];
+                !file.is_empty()
+                    && (!places.iter().any(|place| file.starts_with(place)) || file.contains(".."))
+            }
             "Group" | "SupplementaryGroups" => value
                 .split_whitespace()
                 .any(|group| matches!(group, "root" | "0" | "disk" | "shadow" | "sudo" | "docker")),
             _ if key.starts_with("Exec") => prefix.contains(['+', '!']),
-            _ => false,
+            // An empty value takes away what was said before.
+            _ => !value.is_empty() && !gives_nothing(key),
         };
         if bad {
             against.push(format!("it says {key}={value}"));
         }
     }
     against
+}
+
+/// Tells whether it is known of a setting that no value of it gives rights of root. The list is one of what is taken: there
+/// are many ways to root (folders that systemd makes over to the user, files that it reads for it, mounts that put another
+/// file in the place of one that programs of root believe), and every version of systemd brings more.
+fn gives_nothing(key: &str) -> bool {
+    const KEYS: [&str; 34] = [
+        "Type",
+        "ExitType",
+        "User",
+        "BusName",
+        "WorkingDirectory",
+        "Environment",
+        "UnsetEnvironment",
+        "NotifyAccess",
+        "RemainAfterExit",
+        "GuessMainPID",
+        "SendSIGHUP",
+        "SendSIGKILL",
+        "FinalKillSignal",
+        "SuccessExitStatus",
+        "RuntimeMaxSec",
+        "WatchdogSec",
+        "WatchdogSignal",
+        "UMask",
+        "Nice",
+        "OOMScoreAdjust",
+        "OOMPolicy",
+        "NoNewPrivileges",
+        "LockPersonality",
+        "CapabilityBoundingSet",
+        "ReadOnlyPaths",
+        "ReadWritePaths",
+        "InaccessiblePaths",
+        "NoExecPaths",
+        "DevicePolicy",
+        "DeviceAllow",
+        "KeyringMode",
+        "RemoveIPC",
+        "Slice",
+        "LogLevelMax",
+    ];
+    const FAMILIES: [&str; 14] = [
+        "Restart",
+        "Timeout",
+        "Kill",
+        "Limit",
+        "Memory",
+        "CPU",
+        "IO",
+        "IPAddress",
+        "Tasks",
+        "Private",
+        "Protect",
+        "Restrict",
+        "Syslog",
+        "SystemCall",
+    ];
+    KEYS.contains(&key)
+        || FAMILIES.iter().any(|family| key.starts_with(family))
+        || key.starts_with("LogRateLimit")
 }
 
 /// Returns the unit that follows from the deployment contract and the host's settings.
@@ -158,6 +226,8 @@ mod tests {
             "[Unit]\nUser=ladylinux\n[Service]\nExecStart=/x\n",
             "# User=ladylinux\n[Service]\nExecStart=/x\n",
             "[Service]\n  User = %i\nExecStart=/x\n",
+            "[Service]\nUser=ladylinux\nEnvironment=A=b\\ \nUser=root\nExecStart=/x\n",
+            "[Service]\nUser=ladylinux\nEnvironment=A=b\rUser=root\nExecStart=/x\n",
         ] {
             assert!(!rights_of_root(bad).is_empty(), "{bad}");
         }
@@ -170,11 +240,36 @@ mod tests {
             "AmbientCapabilities=CAP_SYS_ADMIN",
             "StandardOutput=append:/etc/cron.d/x",
             "SupplementaryGroups=audio disk",
+            // Made over to the user, with all that is in them.
+            "StateDirectory=ladylinux/refresh",
+            "RuntimeDirectory=systemd/system",
+            // Read by root for the service.
+            "StandardInput=file:/etc/shadow",
+            "LoadCredential=x:/etc/shadow",
+            "EnvironmentFile=-/root/secrets.env",
+            "EnvironmentFile=/opt/ladylinux/app/link",
+            "EnvironmentFile=/etc/ladylinux/../../root/secrets.env",
+            // Another file in the place of one that every program of root believes.
+            "BindPaths=/opt/ladylinux/app/preload:/etc/ld.so.preload",
+            "RootImage=/opt/ladylinux/app/image",
+            "SomethingThatOnlyANewerSystemdKnows=yes",
         ] {
             let found = rights_of_root(&format!("{GOOD}{line}\n"));
             assert_eq!(found, [format!("it says {line}")]);
         }
-        for line in ["ExecStartPre=-/bin/x --a=+b", "StandardOutput=journal", "PermissionsStartOnly=no"] {
+        for line in [
+            "ExecStartPre=-/bin/x --a=+b",
+            "StandardOutput=journal",
+            "PermissionsStartOnly=no",
+            "EnvironmentFile=-/etc/ladylinux/ladylinux.env",
+            "Restart=on-failure",
+            "RestartSec=5",
+            "KillMode=process",
+            "TimeoutStopSec=10",
+            "LimitNOFILE=65536",
+            "ProtectSystem=strict",
+            "AmbientCapabilities=",
+        ] {
             assert_eq!(rights_of_root(&format!("{GOOD}{line}\n")), Vec::<String>::new());
         }
     }

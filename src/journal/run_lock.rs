@@ -96,10 +96,10 @@ fn end_leftovers(last: Option<Holder>) -> Outcome<()> {
     leftover::end(&run, Path::new("/dev/null"), PATIENCE).map(drop)
 }
 
-/// Tells who holds the lock right now, without taking it; `None` where nobody does.
+/// Tells who holds the lock right now, without taking it; `None` where nobody does, and where it is not ours to look at.
 ///
 /// # Errors
-/// The lock file is there and cannot be opened.
+/// The lock file cannot be looked at.
 pub fn held_by(path: &Path) -> Outcome<Option<Holder>> {
     let Ok(mut file) = File::open(path) else { return Ok(None) };
     match flock(&file, FlockOperation::NonBlockingLockShared) {
@@ -132,5 +132,16 @@ mod tests {
         }
         drop(first);
         assert!(matches!(take(&path, "run", None, Duration::ZERO).unwrap(), Taken::Ours(_)));
+    }
+
+    #[test]
+    fn nobody_else_can_open_the_lock_and_so_hold_up_a_run() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        // As an earlier version left it.
+        disk::write_atomic(&path, b"", 0o644).unwrap();
+        take(&path, "run", None, Duration::ZERO).unwrap();
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     }
 }

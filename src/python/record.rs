@@ -186,6 +186,9 @@ pub(super) fn entries(folder: &Path) -> Outcome<Vec<String>> {
     Ok(names)
 }
 
+/// How many bytes of a distribution's metadata are believed to be that; long descriptions have some hundred thousand.
+const METADATA_LIMIT: u64 = 8 << 20;
+
 /// Reads which distributions are installed in the environment at `folder`, sorted by name.
 ///
 /// # Errors
@@ -195,7 +198,9 @@ pub fn installed(folder: &Path) -> Outcome<Vec<Package>> {
     for version in entries(&folder.join("lib"))?.into_iter().filter(|name| name.starts_with("python")) {
         let site = folder.join("lib").join(version).join("site-packages");
         for name in entries(&site)?.into_iter().filter(|name| name.ends_with(".dist-info")) {
-            let metadata = disk::read_if_there(&site.join(&name).join("METADATA"))?.unwrap_or_default();
+            // Whoever the environment belongs to may have put anything there; the folder's name tells as much.
+            let metadata = disk::read_at_most(&site.join(&name).join("METADATA"), METADATA_LIMIT);
+            let metadata = metadata.ok().flatten().unwrap_or_default();
             packages.extend(parse_metadata(&metadata).or_else(|| parse_folder_name(&name)));
         }
     }

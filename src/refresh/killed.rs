@@ -63,6 +63,25 @@ pub fn settle(on: &Installation, run: &RunId, end: ExitKind) -> Outcome<()> {
     stopped
 }
 
+/// Stops what run `run` left behind its fence while somebody else holds the run lock, who may do something else for long, or
+/// be refused; the rest is the next run's. Once another run has raised the fence for itself, that one sees to the service.
+///
+/// # Errors
+/// The service cannot be stopped.
+pub fn keep_down(on: &Installation, run: &RunId) -> Outcome<()> {
+    let fence = fence::read(&on.layout)?;
+    if fence.as_ref().and_then(Fence::record).is_none_or(|record| record.run != *run) {
+        return Ok(());
+    }
+    if fence::admission(&on.layout).ok().flatten().is_none() {
+        disk::remove_file_if_there(&on.layout.admit())?;
+    }
+    if on.service.observe().is_ok_and(|state| state.is_down()) {
+        return Ok(());
+    }
+    on.service.stop().map(drop)
+}
+
 fn is_of_another_run(fence: Option<&Fence>, run: &RunId) -> bool {
     fence.and_then(Fence::record).is_some_and(|record| record.run != *run)
 }

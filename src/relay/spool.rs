@@ -21,6 +21,8 @@ use crate::settings::names::RunId;
 const EVENTS: &str = "events.jsonl";
 /// What the run wrote to its standard error.
 const MESSAGES: &str = "messages";
+/// The variables that the run is started with.
+const VARIABLES: &str = "environment";
 /// The process of the run.
 const WORKER: &str = "worker.json";
 /// How that process ended; there from when nothing more will come.
@@ -79,6 +81,22 @@ impl Spool {
         self.folder.join(MESSAGES)
     }
 
+    /// The file of the variables that the run is started with.
+    pub fn variables(&self) -> PathBuf {
+        self.folder.join(VARIABLES)
+    }
+
+    /// Writes down the variables that the run is started with, for systemd alone: the URL of a proxy or of an index may
+    /// hold a password.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn set_variables(&self, variables: &[(String, String)]) -> Outcome<()> {
+        let text: String =
+            variables.iter().map(|(name, value)| format!("{name}={}\n", quoted(value))).collect();
+        disk::write_volatile(&self.variables(), text.as_bytes(), 0o600)
+    }
+
     /// Writes down which process the run is.
     ///
     /// # Errors
@@ -118,6 +136,18 @@ impl Spool {
     pub fn end(&self) -> Option<ExitKind> {
         disk::read_json(&self.folder.join(END)).ok().flatten()
     }
+}
+
+/// Writes a value so that systemd reads it as it is (systemd.exec(5), `EnvironmentFile=`).
+fn quoted(value: &str) -> String {
+    let mut text = String::from("\"");
+    for c in value.chars() {
+        if "\"\\`$".contains(c) {
+            text.push('\\');
+        }
+        text.push(c);
+    }
+    text + "\""
 }
 
 fn write<T: Serialize>(path: &Path, value: &T) -> Outcome<()> {
@@ -185,6 +215,19 @@ mod tests {
         let layout = Layout::below(folder.path());
         let spool = Spool::of(&layout, &RunId::parse("r-1").unwrap());
         (folder, layout, spool)
+    }
+
+    #[test]
+    fn the_variables_of_a_run_come_back_as_they_are_and_nobody_else_reads_them() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let spool = Spool::of(&Layout::below(folder.path()), &RunId::parse("r-1").unwrap());
+        spool.make().unwrap();
+        let value = "http://u:p\"\\$a`b'% #;@proxy";
+        spool.set_variables(&[("HTTPS_PROXY".to_owned(), value.to_owned())]).unwrap();
+        let read = crate::service::envfile::EnvFile::read(&spool.variables()).unwrap();
+        assert_eq!(read.value("HTTPS_PROXY"), Some(value));
+        assert_eq!(spool.variables().metadata().unwrap().permissions().mode() & 0o777, 0o600);
     }
 
     #[test]

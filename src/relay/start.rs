@@ -55,6 +55,7 @@ impl Errand<'_> {
         let program = own_program()?;
         let mut variables = environment::for_run();
         variables.extend(checkpoint::for_run());
+        spool.set_variables(&variables)?;
         let mut arguments = self.arguments;
         arguments.extend([WORKER.to_owned(), self.run.to_string()]);
         bus.start_transient(Transient {
@@ -62,7 +63,7 @@ impl Errand<'_> {
             description: &format!("LadyLinux refresh, run {}", self.run),
             command: Command { program: program.clone(), arguments },
             after: Command { program, arguments: vec![AFTER_RUN.to_owned(), self.run.to_string()] },
-            variables: &variables,
+            variables: &spool.variables(),
             messages: &spool.messages(),
             stop_limit: STOP_LIMIT,
         })?;

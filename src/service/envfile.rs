@@ -10,6 +10,9 @@ use std::path::Path;
 use crate::disk;
 use crate::error::Outcome;
 
+/// How many bytes an environment file may have. The service's user writes it, and can make it as large as it likes.
+pub const LIMIT: u64 = 1 << 20;
+
 /// What an environment file holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EnvFile {
@@ -40,7 +43,7 @@ impl EnvFile {
     /// # Errors
     /// The file is there and cannot be read.
     pub fn read(path: &Path) -> Outcome<Self> {
-        Ok(disk::read_if_there(path)?.map(|bytes| Self::parse(&bytes)).unwrap_or_default())
+        Ok(disk::read_at_most(path, LIMIT)?.map(|bytes| Self::parse(&bytes)).unwrap_or_default())
     }
 
     /// Reads the text of an environment file.

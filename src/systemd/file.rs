@@ -29,17 +29,17 @@ impl UnitFile {
         let mut section = String::new();
         let mut joined = String::new();
         // The last line may be a continuation that nothing continues.
-        for line in text.lines().chain([""]) {
-            let line = line.trim();
+        for line in lines(&text).into_iter().chain([""]) {
+            let line = line.trim_start();
             if line.starts_with(['#', ';']) {
                 continue;
             }
-            if let Some(begun) = line.strip_suffix('\\') {
-                joined.push_str(begun);
+            joined.push_str(line);
+            if goes_on(&joined) {
+                joined.pop();
                 joined.push(' ');
                 continue;
             }
-            joined.push_str(line);
             let whole = std::mem::take(&mut joined);
             let whole = whole.trim();
             if let Some(name) = whole.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
@@ -85,6 +85,25 @@ impl UnitFile {
     }
 }
 
+/// Takes a text apart where systemd does: at a line feed, a carriage return, both in either order, or a NUL. Whoever saw
+/// fewer lines than systemd would miss what they say.
+fn lines(text: &str) -> Vec<&str> {
+    let mut lines = Vec::new();
+    let mut rest = text;
+    while let Some(at) = rest.find(['\n', '\r', '\0']) {
+        lines.push(&rest[..at]);
+        let pair = rest[at..].starts_with("\r\n") || rest[at..].starts_with("\n\r");
+        rest = &rest[at + if pair { 2 } else { 1 }..];
+    }
+    lines.push(rest);
+    lines
+}
+
+/// Tells whether a line goes on in the next: its very last character is a backslash, and that is not itself escaped.
+fn goes_on(line: &str) -> bool {
+    line.chars().fold(false, |escaped, c| !escaped && c == '\\')
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,5 +135,13 @@ mod tests {
         assert_eq!(file.words("Service", "ExecStart"), ["/a", "--b"]);
         assert_eq!(file.value("Service", "User"), Some("u"));
         assert_eq!(UnitFile::parse(b"[Service]\nExecStart=/a \\").words("Service", "ExecStart"), ["/a"]);
+    }
+    #[test]
+    fn no_line_that_systemd_reads_is_hidden_in_another() {
+        for end in ["\\ \n", "\\\t\n", "\\\\\n", "\r", "\0", "\n\r", "\\\n\n", "\\\n# \\\n\n"] {
+            let text = format!("[Service]\nUser=one\nEnvironment=A=b{end}User=root\n");
+            let file = UnitFile::parse(text.as_bytes());
+            assert_eq!(file.value("Service", "User"), Some("root"), "{text:?}");
+        }
     }
 }

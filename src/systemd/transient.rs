@@ -30,8 +30,8 @@ pub struct Transient<'a> {
     pub command: Command,
     /// What is started when that has ended, however it did.
     pub after: Command,
-    /// Its environment, beside what systemd itself sets.
-    pub variables: &'a [(String, String)],
+    /// The file of its environment, beside what systemd itself sets. Never as a property: those everybody can read.
+    pub variables: &'a Path,
     /// Where its standard error goes.
     pub messages: &'a Path,
     /// How long it, and what comes after it, may take to end when it is stopped.
@@ -77,15 +77,13 @@ impl Bus {
     /// systemd refuses.
     pub fn start_transient(&self, unit: Transient<'_>) -> Outcome<()> {
         let told = || format!("systemd does not start {}", unit.name);
-        let variables: Vec<String> =
-            unit.variables.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let stop_limit = u64::try_from(unit.stop_limit.as_micros()).unwrap_or(u64::MAX);
         let properties: Vec<(&str, Value<'_>)> = vec![
             ("Description", Value::from(unit.description)),
             ("Type", Value::from("exec")),
             ("ExecStartEx", unit.command.into_value()),
             ("ExecStopPostEx", unit.after.into_value()),
-            ("Environment", Value::from(variables)),
+            ("EnvironmentFiles", Value::from(vec![(unit.variables.display().to_string(), false)])),
             ("StandardErrorFileToAppend", Value::from(unit.messages.display().to_string())),
             ("KillMode", Value::from("mixed")),
             ("TimeoutStopUSec", Value::from(stop_limit)),

@@ -117,6 +117,17 @@ fn the_url_of_a_clone_is_offered_and_not_believed() {
 }
 
 #[test]
+fn a_name_in_the_work_tree_cannot_write_to_the_terminal_of_whoever_repairs_it() {
+    let host = Host::new();
+    let inner = host.layout.app().join("in\u{1b}]0;owned\u{7}ner/.git");
+    fs::create_dir_all(inner).unwrap();
+    for arguments in [&["init", "--repair-layout", "--dry-run"][..], &["init", "--repair-layout"]] {
+        let ran = host.tool(arguments).expect(0).says("in\\u{1b}]0;owned");
+        assert!(!ran.all().contains('\u{1b}'), "{:?}", ran.all());
+    }
+}
+
+#[test]
 fn repair_layout_moves_a_nested_clone_beside_the_work_tree_and_the_next_run_goes() {
     let host = Host::new();
     git(&host.layout.app(), ["clone", "--quiet", &host.url(), "LadyLinux"]);

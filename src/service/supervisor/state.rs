@@ -174,6 +174,11 @@ pub(super) fn is_locked(layout: &Layout) -> Outcome<bool> {
     let file = match File::open(&path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        // Only its owner can look at the lock; everybody can see the process.
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            return Ok(State::read(layout)?
+                .is_some_and(|state| state.is_of_this_boot() && state.supervisor.is_alive()));
+        }
         Err(error) => return Err(Failure::new(told()).because(error)),
     };
     match flock(&file, FlockOperation::NonBlockingLockShared) {

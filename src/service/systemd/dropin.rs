@@ -76,14 +76,17 @@ fn goes_by(layout: &Layout, unit: &UnitName, facts: &UnitFacts, path: &Path) -> 
             return Err(missing(what, &look));
         }
     }
-    // One triggering assertion that holds is enough, so a foreign one is a way around the fence.
+    // One triggering assertion that holds is enough, so a foreign one is a way around the fence; also one on our own paths
+    // that says the opposite.
     let ours = assertions(layout);
-    let foreign = facts
-        .assertions
-        .iter()
-        .find(|assert| assert.triggering && !ours.iter().any(|(_, path)| *path == assert.parameter));
+    let is_ours = |assert: &&crate::systemd::unit::Assertion| {
+        let named =
+            ours.iter().any(|(negated, path)| *negated == assert.negated && *path == assert.parameter);
+        assert.kind == "AssertPathExists" && named
+    };
+    let foreign = facts.assertions.iter().find(|assert| assert.triggering && !is_ours(assert));
     if let Some(foreign) = foreign {
-        let what = format!("its {}=|{} leads around it", foreign.kind, foreign.parameter);
+        let what = format!("its {foreign} leads around it");
         return Err(missing(what, &look));
     }
     if !facts.environment_files.contains(&layout.deployed_env()) {
@@ -196,6 +199,9 @@ mod tests {
         let mut around = facts.clone();
         around.assertions.push(assertion(false, "/etc"));
         assert!(refusal(&layout, &unit, &around).contains("leads around it"));
+        let mut opposite = facts.clone();
+        opposite.assertions.push(assertion(false, &layout.fence().to_string_lossy()));
+        assert!(refusal(&layout, &unit, &opposite).contains("leads around it"));
         let mut silent = facts;
         silent.environment_files.pop();
         assert!(refusal(&layout, &unit, &silent).contains("environment file"));
