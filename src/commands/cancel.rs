@@ -9,6 +9,7 @@ use crate::event::{Event, Subscriber};
 use crate::exit::{Ended, Error, Refusal};
 use crate::history;
 use crate::installation::as_typed;
+use crate::journal::record::Ending;
 use crate::relay::follow::{self, Followed, Follower, OnInterrupt};
 use crate::relay::spool::Spool;
 use crate::report::Report;
@@ -56,7 +57,12 @@ pub(super) fn cancel(layout: &Layout, args: &CancelArgs) -> Result<Ended, Error>
         return Err(Error::Detached { run, signal, next });
     }
     let report = seen.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-    let word = report.map_or("ended without a report", |report| report.result.word());
+    let word = match report.map(|report| report.result) {
+        None => "ended without a report",
+        // Halted before its first step, or refused by its own checks just then.
+        Some(Ending::Refused) => "ended before it touched anything",
+        Some(other) => other.word(),
+    };
     say(&format!("run {run} {word}; the service is {}", service_in_words(layout)));
     Ok(Ended::Done)
 }
