@@ -16,6 +16,7 @@ use crate::disk;
 use crate::error::{Context as _, Failure, Outcome};
 use crate::process::identity::all_pids;
 use crate::process::{Owner, ProcessId, Program, Runner};
+use crate::report::shell::quoted;
 use crate::settings::environment;
 use crate::settings::layout::Layout;
 
@@ -118,7 +119,7 @@ impl Ground {
 
     /// Returns the line that ends what this demo leaves running.
     pub(super) fn stop_command(&self) -> String {
-        format!("{} demo --dir {} --stop", typed_name(), quoted(&self.folder))
+        format!("{} demo --dir {} --stop", typed_name(), quoted(&self.folder.to_string_lossy()))
     }
 
     /// Ends what an earlier demo left running and removes what it made.
@@ -198,15 +199,8 @@ pub(super) fn typed_name() -> String {
     let name = own.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     match environment::find_program(&name, false).and_then(|found| fs::canonicalize(found).ok()) {
         Some(found) if found == own => name,
-        _ => quoted(&own),
+        _ => quoted(&own.to_string_lossy()),
     }
-}
-
-/// Returns a path as a shell reads it.
-pub(super) fn quoted(path: &Path) -> String {
-    let text = path.to_string_lossy();
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+".contains(c);
-    if text.chars().all(plain) { text.into_owned() } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
 /// Finds a port of the loopback interface that nobody listens on and that is none of `taken`; demos that start
@@ -264,11 +258,5 @@ mod tests {
         let other = free_port(&[one]).unwrap();
         assert_ne!(one, other);
         drop(listener);
-    }
-
-    #[test]
-    fn paths_are_quoted_for_a_shell_only_where_they_must_be() {
-        assert_eq!(quoted(Path::new("/tmp/demo-0")), "/tmp/demo-0");
-        assert_eq!(quoted(Path::new("/tmp/it's")), "'/tmp/it'\\''s'");
     }
 }

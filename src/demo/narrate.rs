@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::ground::Ground;
 use crate::event::{Event, Subscriber};
+use crate::report::shell::quoted;
 
 /// Where the story is written: a person's terminal, a log, a test.
 type Screen = Arc<Mutex<Box<dyn Write + Send>>>;
@@ -73,7 +74,7 @@ impl Narrator {
         for line in table(&self.scenes) {
             self.say(line);
         }
-        let work = super::ground::quoted(&ground.at("work"));
+        let work = quoted(&ground.at("work").to_string_lossy());
         self.chapter("What to try next");
         self.say("The service and its repository stay. Look around:");
         for command in ["status", "history", "drift list", "plan"] {
@@ -84,7 +85,7 @@ impl Narrator {
         self.say(format!("    git commit -am 'Try it' && git push && {product} run"));
         self.say("End it all, and remove it:");
         self.say(format!("    {}", ground.stop_command()));
-        self.say(format!("    rm -r {}", super::ground::quoted(ground.folder())));
+        self.say(format!("    rm -r {}", quoted(&ground.folder().to_string_lossy())));
         self.say("\nThe service answers at:");
         self.say(url);
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::ground::{Ground, free_port, quoted, typed_name};
+use super::ground::{Ground, free_port, typed_name};
 use super::narrate::{Narrator, Scene, last_downtime};
 use super::repository::{Repository, Version};
 use super::server::Server;
@@ -14,6 +14,7 @@ use crate::clock;
 use crate::disk;
 use crate::error::{Context as _, Failure, Outcome};
 use crate::process::{Ended, Keep, Runner};
+use crate::report::shell::quoted;
 use crate::settings::names::CommitId;
 
 /// Tells the whole story on a cleared ground.
@@ -25,7 +26,7 @@ pub(super) fn tell(ground: &Ground, port: Option<u16>, runner: &Runner, narrator
         Some(port) => port,
         None => free_port(&[])?,
     };
-    let product = format!("{} --root {}", typed_name(), quoted(&ground.at("root")));
+    let product = format!("{} --root {}", typed_name(), quoted(&ground.at("root").to_string_lossy()));
     let mut stage = Stage { ground, runner, narrator, product, port };
 
     stage.narrator.chapter("A small application, its repository, and an empty folder");
@@ -165,7 +166,11 @@ impl Stage<'_> {
         for (name, text) in
             [("templates/page.html", "<!-- quick fix -->\n"), ("todo.txt", "remember the milk\n")]
         {
-            self.narrator.typed(&format!("echo '{}' >> {}", text.trim(), quoted(&app.join(name))));
+            self.narrator.typed(&format!(
+                "echo '{}' >> {}",
+                text.trim(),
+                quoted(&app.join(name).to_string_lossy())
+            ));
             disk::open_append(&app.join(name), 0o644)?.write_all(text.as_bytes()).context(told)?;
         }
         Ok(())

@@ -7,8 +7,9 @@ use crate::disk;
 use crate::error::Context as _;
 use crate::service::envfile::{self, EnvFile};
 
-use super::{Examined, Findings, Found, blemish, cleaning, quoted, some_of};
+use super::{Examined, Findings, Found, blemish, cleaning, some_of};
 use crate::doctor::sudo::Account;
+use crate::report::shell::quoted;
 
 /// It is there, and the service can read it.
 pub(super) fn readable(examined: &Examined) -> Findings {

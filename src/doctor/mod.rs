@@ -24,6 +24,7 @@ use serde::Serialize;
 use crate::error::{Failure, Outcome};
 use crate::git::inspect::TreeState;
 use crate::installation::{Installation, as_typed};
+use crate::report::shell::quoted;
 use crate::settings::layout::Layout;
 use unit::Unit;
 
@@ -319,15 +320,6 @@ fn cleaning(files: &[String]) -> String {
     format!(r"LC_ALL=C sed -i -e '1s/^\xef\xbb\xbf//' -e 's/\r$//' {}", files.join(" "))
 }
 
-/// Writes a word as a shell takes it.
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', r"'\''"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -365,6 +357,5 @@ mod tests {
         assert_eq!(blemish(b"#!/bin/sh\necho \r x\n"), None);
         assert_eq!(blemish(b"\xef\xbb\xbfx"), Some("a byte order mark"));
         assert_eq!(blemish(b"a\r\n"), Some("Windows line endings"));
-        assert_eq!(quoted("it's"), r"'it'\''s'");
     }
 }

@@ -9,8 +9,9 @@ use crate::host::SERVICE_USER;
 use crate::installation::Installation;
 use crate::plan::preflight;
 use crate::process::Owner;
+use crate::report::shell::quoted;
 
-use super::{Examined, Findings, Found, quoted, refused, some_of};
+use super::{Examined, Findings, Found, refused, some_of};
 
 /// The folders of the deployment contract and of the tool are there.
 pub(super) fn folders(examined: &Examined) -> Findings {

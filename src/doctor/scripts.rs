@@ -6,9 +6,10 @@ use crate::error::Outcome;
 use crate::git::history::{EntryKind, TreeEntry};
 use crate::git::inspect::TreeState;
 use crate::installation::Installation;
+use crate::report::shell::quoted;
 use crate::settings::names::CommitId;
 
-use super::{Examined, Findings, Found, blemish, cleaning, quoted, some_of};
+use super::{Examined, Findings, Found, blemish, cleaning, some_of};
 
 /// A script is read up to this size; what is larger is no script.
 const LARGEST: u64 = 1 << 20;

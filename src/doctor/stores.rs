@@ -6,11 +6,12 @@ use crate::error::Failure;
 use crate::git::inspect;
 use crate::installation::Installation;
 use crate::journal::recover;
+use crate::report::shell::quoted;
 use crate::service::fence;
 use crate::settings::names::BranchName;
 use crate::status_file::{self, SCHEMA, StatusFile};
 
-use super::{Examined, Findings, Found, quoted, some_of};
+use super::{Examined, Findings, Found, some_of};
 
 /// The mirror is there and whole.
 pub(super) fn mirror(_: &Examined, on: &Installation) -> Findings {

@@ -12,9 +12,10 @@ use std::path::{Path, PathBuf};
 use crate::disk;
 use crate::error::Outcome;
 use crate::process::Owner;
+use crate::report::shell::quoted;
 use crate::settings::layout::Layout;
 
-use super::{Examined, Findings, Found, quoted};
+use super::{Examined, Findings, Found};
 
 /// How deep files are included in each other.
 const DEEPEST: usize = 8;

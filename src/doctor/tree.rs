@@ -6,8 +6,9 @@ use crate::installation::Installation;
 use crate::plan::preflight;
 use crate::settings::names::without_credentials;
 
-use super::{Examined, Findings, Found, quoted, refused, some_of};
+use super::{Examined, Findings, Found, refused, some_of};
 use crate::error::Failure;
+use crate::report::shell::quoted;
 
 /// `app/` is a Git repository of its own.
 pub(super) fn repository(_: &Examined, on: &Installation, tree: &TreeState) -> Findings {

@@ -13,6 +13,7 @@ use crate::git::Git;
 use crate::git::inspect::Head;
 use crate::process::Owner;
 use crate::report::screen::{Tone, count, harmless, paint, say};
+use crate::report::shell::quoted;
 use crate::settings::{RemoteUrl, Transport};
 use crate::systemd::unit::LoadState;
 
@@ -248,7 +249,7 @@ fn scripts(host: &Host) -> Vec<Note> {
     if found.is_empty() {
         return Vec::new();
     }
-    let names: Vec<String> = found.iter().map(|path| path.display().to_string()).collect();
+    let names: Vec<String> = found.iter().map(|path| quoted(&path.to_string_lossy())).collect();
     vec![Note::new(
         format!("there are scripts beside the work tree: {}", names.join(", ")),
         "a script that stops, resets or installs by itself knows neither the fence nor the generations",

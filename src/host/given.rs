@@ -2,6 +2,7 @@
 
 use crate::disk;
 use crate::error::{Context as _, Failure, Outcome};
+use crate::report::shell::quoted;
 use crate::service::envfile::EnvFile;
 use crate::service::probe;
 use crate::settings::layers::{Layers, Overrides};
@@ -58,7 +59,7 @@ impl Given {
                         "{}/.git names one, which is not believed without being told: is it this one?",
                         layout.app().display()
                     ))
-                    .hint(format!("ladylinux-refresh init --repo {url}")),
+                    .hint(format!("ladylinux-refresh init --repo {}", quoted(&url))),
             });
         }
         check_env_file(layout, wish.port)?;
@@ -81,7 +82,8 @@ fn settle_host_file(layout: &Layout, wish: &Wish) -> Outcome<String> {
             if failure.hints().iter().any(|hint| hint.contains("remote.allow")) {
                 let name = url.split("://").next().unwrap_or_default();
                 return Failure::new(failure.summary()).hint(format!(
-                    "use https or ssh, or allow it: ladylinux-refresh init --repo {url} --allow {name}"
+                    "use https or ssh, or allow it: ladylinux-refresh init --repo {} --allow {name}",
+                    quoted(url)
                 ));
             }
             failure

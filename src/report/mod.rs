@@ -8,6 +8,7 @@ pub mod human;
 pub mod json;
 pub mod log;
 pub mod screen;
+pub mod shell;
 
 use std::path::PathBuf;
 

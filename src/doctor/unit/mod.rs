@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use crate::disk;
 use crate::error::Outcome;
 use crate::host;
+use crate::report::shell::quoted;
 use crate::service::systemd::dropin;
 use crate::settings::layout::Layout;
 use crate::settings::names::UnitName;
@@ -20,7 +21,7 @@ use crate::systemd::Bus;
 use crate::systemd::file::UnitFile;
 use crate::systemd::unit::{LoadState, UnitFacts};
 
-use super::{Examined, Findings, Found, blemish, cleaning, quoted, some_of};
+use super::{Examined, Findings, Found, blemish, cleaning, some_of};
 
 /// A unit: its files and what they say together.
 pub struct Unit {

@@ -9,7 +9,8 @@ use crate::systemd::Bus;
 use crate::systemd::unit::LoadState;
 
 use super::{Unit, spelled};
-use crate::doctor::{Examined, Findings, Found, quoted, some_of};
+use crate::doctor::{Examined, Findings, Found, some_of};
+use crate::report::shell::quoted;
 
 /// The keys of commands in `[Service]`.
 const COMMANDS: [&str; 7] =

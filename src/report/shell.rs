@@ -1,0 +1,24 @@
+//! Words of commands that people are told to type. A name may be anybody's choice, and what it holds must stay one word
+//! when the command is pasted.
+
+/// Writes a word as a shell takes it.
+pub fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_quoted_only_where_they_must_be() {
+        assert_eq!(quoted("/tmp/demo-0"), "/tmp/demo-0");
+        assert_eq!(quoted("it's"), r"'it'\''s'");
+        assert_eq!(quoted("a;$(reboot)"), "'a;$(reboot)'");
+        assert_eq!(quoted(""), "''");
+    }
+}
