@@ -207,7 +207,7 @@ fn what_the_settings_of_the_host_say_wrong_is_told_with_its_place() {
     refused(&host, &["run"], 2, &["git"]);
     fs::remove_file(&file).unwrap();
     fs::create_dir(&file).unwrap();
-    refused(&host, &["run"], 2, &[&format!("cannot read {name}"), "directory"]);
+    refused(&host, &["run"], 2, &[&format!("cannot read {name}"), "no regular file"]);
     fs::remove_dir(&file).unwrap();
     fs::write(&file, "").unwrap();
     refused(&host, &["run"], 3, &["in preflight: no remote is set", "[remote]"]);
