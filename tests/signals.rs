@@ -391,7 +391,7 @@ fn of_two_runs_at_the_same_instant_one_works_and_the_other_is_told_who() {
     let (mut worker, loser) = if loser == 0 { (second, first) } else { (first, second) };
     let said = end(loser).expect(4);
     let typed = format!("ladylinux-refresh --root {} run --lock-timeout 300", host.layout.root().display());
-    for text in [&format!("`run` (pid {}, run ", worker.id()), " since 20", "left to that run", &typed] {
+    for text in [&format!(" (pid {}) is under way since 20", worker.id()), "left to that run", &typed] {
         assert!(said.err.contains(text), "{text:?} is missing in\n{}", said.err);
     }
     assert_eq!(said.out, "");
