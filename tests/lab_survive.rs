@@ -209,7 +209,8 @@ fn a_detached_run_is_waited_for_and_cancelled_by_its_name_and_a_second_one_ends_
     let run = host.tool("run --detach").expect(0).out.trim_end().to_owned();
     assert_eq!(host.held(), run);
     host.tool("run").expect(4).says(&run).says("is under way since");
-    host.tool("status").expect(0).says(&format!("run {run} of main is under way: prepare"));
+    let under_way = format!("run {run} of main is under way since ");
+    host.tool("status").expect(0).says(&under_way).says(" UTC: prepare");
     let waiting = host.client(&format!("wait {run} --format json"));
     host.release();
     let told = ended(waiting).expect(0);
