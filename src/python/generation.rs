@@ -8,6 +8,7 @@ use sha2::{Digest as _, Sha256};
 use super::definitions::Definitions;
 use super::installer::Installer;
 use super::interpreter::Interpreter;
+use super::lock::{Lock, hexadecimal};
 use super::record::{self, Package, Parts, Record};
 use super::{Site, network};
 use crate::error::{Context as _, Failure, Outcome};
@@ -27,8 +28,9 @@ pub struct Wanted {
     pub(super) definitions: Definitions,
     pub(super) interpreter: Interpreter,
     pub(super) installer: Installer,
-    pub(super) parts: Parts,
-    fingerprint: String,
+    pub(super) cutoff: Option<jiff::Timestamp>,
+    parts: Parts,
+    key: String,
 }
 
 /// A good generation: recorded, and still there.
@@ -56,10 +58,15 @@ pub enum Current {
 }
 
 impl Wanted {
-    /// Returns the sixteen hexadecimal digits that stand for everything that defines the environment; generations
-    /// are named by them.
-    pub fn fingerprint(&self) -> &str {
-        &self.fingerprint
+    /// Returns the sixteen hexadecimal digits that stand for what is resolved; locks are named by them.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// Returns everything that defines the environment, once it is resolved; generations are named by the fingerprint
+    /// of that.
+    pub fn parts(&self, lock: &Lock) -> Parts {
+        Parts { lock: lock.digest(), ..self.parts.clone() }
     }
 
     /// Returns the definition.
@@ -94,7 +101,7 @@ impl<'a> Environments<'a> {
         Self { site }
     }
 
-    /// Puts together what is wanted.
+    /// Puts together what is wanted. Releases of packages after `cutoff` do not count.
     ///
     /// # Errors
     /// The application does not accept the interpreter.
@@ -103,6 +110,7 @@ impl<'a> Environments<'a> {
         definitions: Definitions,
         interpreter: Interpreter,
         installer: Installer,
+        cutoff: Option<jiff::Timestamp>,
     ) -> Outcome<Wanted> {
         interpreter.accept(definitions.requires_python())?;
         let parts = Parts {
@@ -110,9 +118,11 @@ impl<'a> Environments<'a> {
             interpreter: interpreter.identity(),
             installer: installer.identity(),
             indexes: network::indexes(self.site.python),
+            lock: String::new(),
         };
-        let fingerprint = parts.fingerprint();
-        Ok(Wanted { definitions, interpreter, installer, parts, fingerprint })
+        let key = hexadecimal(&digest_of(&[&parts.definitions, &parts.interpreter, &parts.indexes]))[..16]
+            .to_owned();
+        Ok(Wanted { definitions, interpreter, installer, cutoff, parts, key })
     }
 
     /// Returns the newest good generation of what is wanted.
@@ -120,7 +130,8 @@ impl<'a> Environments<'a> {
     /// # Errors
     /// The records cannot be read.
     pub fn ready(&self, wanted: &Wanted) -> Outcome<Option<Generation>> {
-        Ok(self.of_fingerprint(&wanted.fingerprint)?.pop())
+        let Some(lock) = self.known_lock(wanted)? else { return Ok(None) };
+        Ok(self.of_fingerprint(&wanted.parts(&lock).fingerprint())?.pop())
     }
 
     /// Tells why [`Self::ensure`] would build; `None` where a generation is ready (RW-5.3a, RW-5.3b).
@@ -140,7 +151,12 @@ impl<'a> Environments<'a> {
             Current::Unrecorded(path) => format!("nothing is known of the environment {}", path.display()),
             Current::Generation(live) => match live.record.built() {
                 None => "the environment was not made by this tool".to_owned(),
-                Some(built) => built.parts.change(&wanted.parts),
+                Some(built) => match self.known_lock(wanted)? {
+                    Some(lock) => built.parts.change(&wanted.parts(&lock)),
+                    None => {
+                        built.parts.change(&Parts { lock: built.parts.lock.clone(), ..wanted.parts.clone() })
+                    }
+                },
             },
         };
         Ok(Some(reason))
@@ -237,14 +253,10 @@ impl<'a> Environments<'a> {
 }
 
 impl Parts {
-    /// The first sixteen hexadecimal digits of the sha256 over all parts.
-    fn fingerprint(&self) -> String {
-        let mut state = Sha256::new();
-        for part in [&self.definitions, &self.interpreter, &self.installer, &self.indexes] {
-            state.update((part.len() as u64).to_be_bytes());
-            state.update(part.as_bytes());
-        }
-        hexadecimal(&state.finalize())[..16].to_owned()
+    /// Returns the first sixteen hexadecimal digits of the sha256 over all parts.
+    pub fn fingerprint(&self) -> String {
+        let parts = [&self.definitions, &self.interpreter, &self.installer, &self.indexes, &self.lock];
+        hexadecimal(&digest_of(&parts))[..16].to_owned()
     }
 
     /// Names what is different in `wanted`.
@@ -257,6 +269,8 @@ impl Parts {
             named("the interpreter", &self.interpreter, &wanted.interpreter),
             named("the installer", &self.installer, &wanted.installer),
             named("the package index", &self.indexes, &wanted.indexes),
+            (self.definitions == wanted.definitions && self.lock != wanted.lock)
+                .then(|| "the lock changed".to_owned()),
         ];
         let changes: Vec<String> = changes.into_iter().flatten().collect();
         if changes.is_empty() {
@@ -271,12 +285,13 @@ pub(super) fn number(name: &GenerationName, word: &str) -> Option<u64> {
     name.as_str().strip_prefix(word)?.strip_prefix('-')?.parse().ok()
 }
 
-fn hexadecimal(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+fn digest_of(parts: &[&String]) -> Vec<u8> {
+    let mut state = Sha256::new();
+    for part in parts {
+        state.update((part.len() as u64).to_be_bytes());
+        state.update(part.as_bytes());
+    }
+    state.finalize().to_vec()
 }
 
 #[cfg(test)]
@@ -289,6 +304,7 @@ mod tests {
             interpreter: interpreter.into(),
             installer: "uv 1".into(),
             indexes: String::new(),
+            lock: String::new(),
         }
     }
 

@@ -16,7 +16,7 @@ use crate::settings::layout::Layout;
 use crate::settings::names::{GenerationName, RunId};
 
 /// The version of the record.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 
 /// The record of one generation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +82,8 @@ pub struct Parts {
     pub installer: String,
     /// The package indexes, where they are not the default.
     pub indexes: String,
+    /// The digest of the lock.
+    pub lock: String,
 }
 
 /// An installed distribution.
