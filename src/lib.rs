@@ -42,6 +42,7 @@ pub mod host;
 pub mod installation;
 pub mod journal;
 pub mod manifest;
+pub mod models;
 pub mod plan;
 pub mod process;
 pub mod python;
