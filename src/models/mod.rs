@@ -6,9 +6,22 @@
 //! Two halves: who says something (the sources of truth) gives [`Claim`]s; what the bytes say gives one [`Verdict`] for each.
 
 pub mod gguf;
+pub mod huggingface;
+pub mod manifest;
+pub mod ollama;
+pub mod places;
+mod plain;
 
+pub mod store;
+pub mod sums;
+pub mod verify;
+mod whole;
+
+use std::collections::HashMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
+
+use crate::report::screen::harmless;
 
 /// One file that somebody says something about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,6 +93,19 @@ impl Algorithm {
         }
     }
 
+    /// Reads the name of an algorithm that anybody may use for a file: `sha256`, `SHA-512`, `BLAKE3`.
+    ///
+    /// # Errors
+    /// Another name.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        match text.trim().to_ascii_lowercase().replace('-', "").as_str() {
+            "sha256" => Ok(Self::Sha256),
+            "sha512" => Ok(Self::Sha512),
+            "blake3" => Ok(Self::Blake3),
+            _ => Err(format!("unknown algorithm {text:?}: known are sha256, sha512 and blake3")),
+        }
+    }
+
     /// Returns how many hexadecimal digits it gives.
     pub fn digits(self) -> usize {
         match self {
@@ -90,6 +116,21 @@ impl Algorithm {
     }
 }
 
+impl Digest {
+    /// Checks the digits of a digest.
+    ///
+    /// # Errors
+    /// They are too many, too few, or no digits.
+    pub fn parse(algorithm: Algorithm, hex: &str) -> Result<Self, String> {
+        let hex = hex.trim();
+        if hex.len() != algorithm.digits() || !hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            let (digits, word) = (algorithm.digits(), algorithm.word());
+            return Err(format!("its digest is malformed: {word} has {digits} hexadecimal digits"));
+        }
+        Ok(Self { algorithm, hex: hex.to_ascii_lowercase() })
+    }
+}
+
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.algorithm.word(), self.hex)
@@ -97,7 +138,7 @@ impl fmt::Display for Digest {
 }
 
 /// What was found about one file.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Finding {
     /// Its digest is the one that is said.
     Verified,
@@ -142,6 +183,32 @@ pub enum Finding {
     Partial,
     /// Something that this program cannot look at, and why.
     Unsupported(String),
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Verified => f.write_str("verified"),
+            Self::Present => f.write_str("present"),
+            Self::MissingRequired => f.write_str("missing, and required"),
+            Self::MissingOptional => f.write_str("missing, not required"),
+            Self::SizeMismatch { expected, found } => {
+                write!(f, "has {found} bytes where {expected} are said")
+            }
+            Self::DigestMismatch { expected, found } => {
+                write!(f, "has the digest {found} where {expected} is said")
+            }
+            Self::Truncated { needs, found } => {
+                write!(f, "truncated: has {found} bytes, its header needs {needs}")
+            }
+            Self::Unreadable(why) => write!(f, "cannot be read: {why}"),
+            Self::Unexpected => f.write_str("nobody says anything about it"),
+            Self::Orphaned => f.write_str("no model refers to it"),
+            Self::Inconsistent(why) | Self::Unsupported(why) => f.write_str(why),
+            Self::Changing => f.write_str("changed while it was read, twice"),
+            Self::Partial => f.write_str("a download that did not end"),
+        }
+    }
 }
 
 /// How bad a finding is.
@@ -223,6 +290,142 @@ impl Claim {
             finding,
             bytes_read: 0,
             cached: false,
+        }
+    }
+}
+
+/// What the sources of truth say: claims to be looked at, and what needs no look any more.
+#[derive(Debug, Clone, Default)]
+pub struct Said {
+    /// What has to be looked at.
+    pub claims: Vec<Claim>,
+    /// What is settled already.
+    pub verdicts: Vec<Verdict>,
+}
+
+impl Said {
+    /// Adds what somebody else says.
+    pub fn extend(&mut self, other: Self) {
+        self.claims.extend(other.claims);
+        self.verdicts.extend(other.verdicts);
+    }
+
+    /// Makes one claim out of all those that say the same of a file; contradictions stay side by side.
+    #[must_use]
+    pub fn united(self) -> Self {
+        let mut claims: Vec<Claim> = Vec::with_capacity(self.claims.len());
+        let mut by_path: HashMap<PathBuf, Vec<usize>> = HashMap::new();
+        for claim in self.claims {
+            let known = by_path.entry(claim.path.clone()).or_default();
+            match known.iter().find(|index| claims[**index].agrees(&claim)) {
+                Some(index) => claims[*index].unite(claim),
+                None => {
+                    known.push(claims.len());
+                    claims.push(claim);
+                }
+            }
+        }
+        Self { claims, verdicts: self.verdicts }
+    }
+}
+
+/// How many of those who say the same are named.
+const NAMED: usize = 3;
+
+impl Claim {
+    fn agrees(&self, other: &Self) -> bool {
+        let same_size = self.size.is_none() || other.size.is_none() || self.size == other.size;
+        let same_digest = self.digest.is_none() || other.digest.is_none() || self.digest == other.digest;
+        same_size && same_digest
+    }
+
+    fn unite(&mut self, other: Self) {
+        self.size = self.size.or(other.size);
+        self.digest = self.digest.take().or(other.digest);
+        if other.need == Need::Required {
+            self.need = Need::Required;
+        }
+        if other.header == Header::Gguf {
+            self.header = Header::Gguf;
+        }
+        let named = self.from.matches(", ").count() + 1;
+        if named < NAMED {
+            self.from = format!("{}, {}", self.from, other.from);
+        } else if !self.from.ends_with(" …") {
+            self.from.push_str(" …");
+        }
+    }
+}
+
+/// Tells whether a relative path stays where it starts, whatever is there.
+fn is_inside(path: &Path) -> bool {
+    path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
+        && path.components().any(|part| matches!(part, Component::Normal(_)))
+        && !path.as_os_str().as_encoded_bytes().contains(&0)
+}
+
+/// Tells whether a name is that of a GGUF file.
+fn is_gguf_name(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf"))
+}
+
+/// Makes text from elsewhere safe to show, on one line, and not too long.
+fn told_short(text: &str) -> String {
+    const LONG: usize = 200;
+    let safe = harmless(text).replace('\n', "\\n");
+    if safe.chars().count() <= LONG {
+        return safe;
+    }
+    safe.chars().take(LONG).chain(['…']).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claim(from: &str, digest: Option<&str>) -> Claim {
+        let digest = digest.map(|digit| Digest::parse(Algorithm::Sha256, &digit.repeat(64)).unwrap());
+        Claim {
+            path: PathBuf::from("/m/a"),
+            shown: "a".into(),
+            need: Need::Optional,
+            size: None,
+            digest,
+            from: from.into(),
+            header: Header::None,
+        }
+    }
+
+    #[test]
+    fn those_who_say_the_same_are_named_together_and_contradictions_stay() {
+        let required = Claim { need: Need::Required, ..claim("manifest: a", None) };
+        let claims = vec![claim("SHA256SUMS", Some("a")), required, claim("other", Some("b"))];
+        let said = Said { claims, verdicts: vec![] }.united();
+        assert_eq!(said.claims.len(), 2);
+        assert_eq!(said.claims[0].from, "SHA256SUMS, manifest: a");
+        assert_eq!(said.claims[0].need, Need::Required);
+        assert_eq!(said.claims[1].from, "other");
+        let many = (0..10).map(|number| claim(&format!("m{number}"), None)).collect();
+        assert_eq!(Said { claims: many, verdicts: vec![] }.united().claims[0].from, "m0, m1, m2 …");
+    }
+
+    #[test]
+    fn a_digest_is_checked_and_its_digits_become_small() {
+        assert_eq!(Digest::parse(Algorithm::Sha256, &"A".repeat(64)).unwrap().hex, "a".repeat(64));
+        for bad in ["", "abc", &"g".repeat(64), &"a".repeat(63)] {
+            assert!(Digest::parse(Algorithm::Sha256, bad).is_err(), "{bad:?}");
+        }
+        assert!(Algorithm::parse("md5").is_err());
+        assert_eq!(Algorithm::parse("SHA-256"), Ok(Algorithm::Sha256));
+    }
+
+    #[test]
+    fn only_a_path_that_stays_inside_is_inside() {
+        for good in ["a", "./a", "a/b", "a/./b"] {
+            assert!(is_inside(Path::new(good)), "{good}");
+        }
+        for bad in ["", ".", "./", "/a", "..", "a/../b", "a\0b"] {
+            assert!(!is_inside(Path::new(bad)), "{bad}");
         }
     }
 }

@@ -1,0 +1,172 @@
+//! Where models lie on this machine: the folder of the deployment contract, and wherever the manifest, the host's settings,
+//! the service's environment file and Ollama's unit say.
+//!
+//! Paths are those of the machine; with `--root` they all lie below that.
+
+use std::path::{Component, Path, PathBuf};
+
+use crate::disk;
+use crate::service::envfile::{self, EnvFile};
+use crate::settings::layout::Layout;
+use crate::systemd::file::UnitFile;
+
+/// A folder in which models may lie.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Where.
+    pub path: PathBuf,
+    /// Who says so.
+    pub named: Named,
+}
+
+/// Who names a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Named {
+    /// The manifest, or the deployment contract where it names none.
+    Base,
+    /// `models.stores`, or the command line: it has to be there.
+    Host,
+    /// A variable of the service's environment file or of Ollama's unit.
+    Variable(&'static str),
+    /// The packaged service of Ollama.
+    Package,
+}
+
+impl Named {
+    /// Says it in words.
+    pub fn in_words(self) -> String {
+        match self {
+            Self::Base => "models".to_owned(),
+            Self::Host => "named by the host".to_owned(),
+            Self::Variable(name) => format!("named by {name}"),
+            Self::Package => "Ollama's own".to_owned(),
+        }
+    }
+}
+
+/// The variable by which Ollama is told where its store is.
+const OLLAMA: &str = "OLLAMA_MODELS";
+/// Where the packaged service of Ollama keeps its store.
+const PACKAGED: &str = "/usr/share/ollama/.ollama/models";
+/// The unit of the packaged service.
+const UNIT: &str = "ollama.service";
+
+/// Returns the folders in which models may lie, beside the base: `stores` are those that the host names.
+pub fn others(layout: &Layout, env_file: &EnvFile, stores: &[PathBuf]) -> Vec<Place> {
+    let mut places: Vec<Place> =
+        stores.iter().map(|path| Place { path: below(layout, path), named: Named::Host }).collect();
+    let mut variable = |name: &'static str, value: Option<&str>, more: &str| {
+        if let Some(value) = value.filter(|value| value.starts_with('/')) {
+            let path = below(layout, &Path::new(value).join(more));
+            places.push(Place { path, named: Named::Variable(name) });
+        }
+    };
+    variable(OLLAMA, env_file.value(OLLAMA), "");
+    variable(OLLAMA, of_unit(layout).as_deref(), "");
+    variable("HF_HUB_CACHE", env_file.value("HF_HUB_CACHE"), "");
+    variable("HF_HOME", env_file.value("HF_HOME"), "hub");
+    places.push(Place { path: below(layout, Path::new(PACKAGED)), named: Named::Package });
+    places
+}
+
+/// Moves a path of the machine below the root.
+pub fn below(layout: &Layout, path: &Path) -> PathBuf {
+    if layout.is_real() || path.starts_with(layout.root()) {
+        return path.to_path_buf();
+    }
+    layout.root().join(path.strip_prefix("/").unwrap_or(path))
+}
+
+/// Tells why a folder cannot be one of models: it holds much more than that.
+pub fn refusal(layout: &Layout, path: &Path) -> Option<String> {
+    if !path.is_absolute() || path.components().any(|part| part == Component::ParentDir) {
+        return Some("it is no absolute path without '..'".to_owned());
+    }
+    let real = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    let neighbours = [layout.home(), layout.app(), layout.etc(), layout.persistent(), layout.state()];
+    let is_wide = neighbours.iter().any(|folder| {
+        let folder = folder.canonicalize().unwrap_or_else(|_| folder.clone());
+        folder.starts_with(&real)
+    });
+    let is_of_the_kernel = ["/proc", "/sys", "/dev"].iter().any(|folder| real.starts_with(folder));
+    (is_wide || is_of_the_kernel).then(|| "it holds much more than models".to_owned())
+}
+
+/// What Ollama's unit and its drop-ins set.
+fn of_unit(layout: &Layout) -> Option<String> {
+    let mut unit = UnitFile::default();
+    let folders = layout.unit_folders();
+    let main = folders.iter().map(|folder| folder.join(UNIT)).find_map(|path| read(&path));
+    unit.extend(main.unwrap_or_default());
+    for folder in folders.iter().rev() {
+        let listed = std::fs::read_dir(folder.join(format!("{UNIT}.d"))).into_iter().flatten().flatten();
+        let mut files: Vec<PathBuf> = listed.map(|entry| entry.path()).collect();
+        files.retain(|path| path.extension().is_some_and(|ending| ending == "conf"));
+        files.sort_unstable();
+        files.iter().filter_map(|path| read(path)).for_each(|drop_in| unit.extend(drop_in));
+    }
+    let assignments = unit.list("Service", "Environment");
+    assignments.iter().rev().find_map(|text| assigned(text))
+}
+
+/// The value in `OLLAMA_MODELS=/srv`, `"OLLAMA_MODELS=/a b"`, or among other assignments.
+fn assigned(text: &str) -> Option<String> {
+    let start = text.find(OLLAMA)? + OLLAMA.len();
+    let quote = text[..start - OLLAMA.len()].chars().next_back().filter(|mark| matches!(mark, '"' | '\''));
+    let value = text[start..].strip_prefix('=')?;
+    let end = match quote {
+        Some(mark) => value.find(mark)?,
+        None => value.find(char::is_whitespace).unwrap_or(value.len()),
+    };
+    Some(value[..end].to_owned())
+}
+
+fn read(path: &Path) -> Option<UnitFile> {
+    disk::read_at_most(path, envfile::LIMIT).ok().flatten().map(|bytes| UnitFile::parse(&bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_place_moves_below_the_root_once() {
+        let layout = Layout::below("/trial");
+        let env_file = EnvFile::parse(b"OLLAMA_MODELS=/srv/ollama\nHF_HOME=/srv/hf\nHF_HUB_CACHE=relative\n");
+        let places = others(&layout, &env_file, &[PathBuf::from("/trial/mine"), PathBuf::from("/other")]);
+        let paths: Vec<_> = places.iter().map(|place| place.path.to_str().unwrap()).collect();
+        let expected = [
+            "/trial/mine",
+            "/trial/other",
+            "/trial/srv/ollama",
+            "/trial/srv/hf/hub",
+            "/trial/usr/share/ollama/.ollama/models",
+        ];
+        assert_eq!(paths, expected);
+        assert_eq!(below(&Layout::below("/"), Path::new("/srv")), Path::new("/srv"));
+    }
+
+    #[test]
+    fn a_variable_of_a_unit_is_found_however_it_is_quoted() {
+        for (text, value) in [
+            ("OLLAMA_MODELS=/srv/m", "/srv/m"),
+            ("\"OLLAMA_MODELS=/srv/my models\"", "/srv/my models"),
+            ("A=b 'OLLAMA_MODELS=/m' C=d", "/m"),
+            ("OLLAMA_HOST=x OLLAMA_MODELS=/m OLLAMA_DEBUG=1", "/m"),
+        ] {
+            assert_eq!(assigned(text).as_deref(), Some(value), "{text}");
+        }
+        assert_eq!(assigned("OLLAMA_HOST=x"), None);
+    }
+
+    #[test]
+    fn a_folder_that_holds_the_installation_is_none_of_models() {
+        let layout = Layout::below("/trial");
+        for bad in ["/trial", "/", "/trial/opt/ladylinux", "/trial/etc", "/proc/1", "relative", "/trial/m/../etc"] {
+            assert!(refusal(&layout, Path::new(bad)).is_some(), "{bad}");
+        }
+        for good in ["/trial/opt/ladylinux/models", "/srv/models"] {
+            assert_eq!(refusal(&layout, Path::new(good)), None);
+        }
+    }
+}

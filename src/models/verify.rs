@@ -1,0 +1,327 @@
+//! From the sources of truth to verdicts, and to the sentence that a report carries.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Failure, Outcome};
+use crate::process::interrupt;
+use crate::report::screen::{count, size};
+use crate::service::envfile::EnvFile;
+use crate::settings::layout::Layout;
+
+use super::cache::Cache;
+use super::engine::{self, Examined, How, Progress};
+use super::gguf::{self, Told};
+use super::manifest::{self, Manifest};
+use super::places::{self, Named, Place};
+use super::store::{Form, Store};
+use super::{Claim, Finding, Header, Said, Severity, Verdict, huggingface, ollama, plain, whole};
+
+/// The manifest as text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Text {
+    /// There is none.
+    Missing,
+    /// What it says.
+    Bytes(Vec<u8>),
+    /// It cannot be read, and why.
+    Unreadable(String),
+}
+
+impl Text {
+    /// Reads the manifest of the deployed application, whether or not its folder is a work tree.
+    pub fn of_app(layout: &Layout) -> Self {
+        let app = layout.app();
+        let (Ok(app), Ok(path)) = (app.canonicalize(), app.join(manifest::PLACE).canonicalize()) else {
+            return match app.join(manifest::PLACE).symlink_metadata() {
+                Ok(_) => Self::Unreadable("a link that leads nowhere".to_owned()),
+                Err(_) => Self::Missing,
+            };
+        };
+        // Whoever can write in app/ must not choose what is read with the rights of whoever looks.
+        if !path.starts_with(&app) {
+            return Self::Unreadable("a link leads out of the application".to_owned());
+        }
+        match whole::read(&path, manifest::LIMIT) {
+            Ok(bytes) => Self::Bytes(bytes),
+            Err(error) => Self::Unreadable(error.to_string()),
+        }
+    }
+}
+
+/// Everything that is said about models on this machine.
+#[derive(Debug)]
+pub struct Gathered {
+    said: Said,
+    /// Where models were looked for and found, and who named these places.
+    pub sources: Vec<String>,
+}
+
+/// Gathers what the manifest, files of checksums and stores say. `stores` are the places that the host names.
+///
+/// # Errors
+/// The interruption.
+pub fn gather(layout: &Layout, text: &Text, env_file: &EnvFile, stores: &[PathBuf]) -> Outcome<Gathered> {
+    let mut gathered = Gathered { said: Said::default(), sources: Vec::new() };
+    let manifest = gathered.manifest(layout, text);
+    let base = manifest.as_ref().and_then(|manifest| manifest.base.clone());
+    let base = base.map_or_else(|| layout.models(), |base| places::below(layout, &base));
+    let mut all = vec![Place { path: base, named: Named::Base }];
+    all.extend(places::others(layout, env_file, stores));
+    let mut stores = gathered.open(layout, &all)?;
+    let bases: Vec<PathBuf> = stores.iter().map(|(_, store)| store.base.clone()).collect();
+    stores.iter_mut().for_each(|(_, store)| store.allow(&bases));
+    if !stores.iter().any(|(named, _)| *named == Named::Base) && !gathered.is_refused(&all[0].path) {
+        stores.insert(0, (Named::Base, Store::missing(&all[0].path)));
+    }
+    for (named, store) in &stores {
+        interrupt::check()?;
+        let manifest = manifest.as_ref().filter(|_| *named == Named::Base);
+        gathered.look_into(layout, store, manifest);
+    }
+    Ok(gathered)
+}
+
+impl Gathered {
+    fn manifest(&mut self, layout: &Layout, text: &Text) -> Option<Manifest> {
+        let finding = match text {
+            Text::Missing => return None,
+            Text::Unreadable(why) => Finding::Unreadable(why.clone()),
+            Text::Bytes(bytes) => match Manifest::parse(bytes) {
+                Ok(manifest) => {
+                    let models = count(manifest.models.len(), "model");
+                    self.sources.push(format!("{} ({models})", manifest::PLACE));
+                    return Some(manifest);
+                }
+                Err(why) => Finding::Inconsistent(why),
+            },
+        };
+        self.said.verdicts.push(Verdict { finding, ..about_manifest(layout) });
+        None
+    }
+
+    /// Opens each place once; one that lies in another is looked at there.
+    fn open(&mut self, layout: &Layout, all: &[Place]) -> Outcome<Vec<(Named, Store)>> {
+        let mut stores: Vec<(Named, Store)> = Vec::new();
+        for place in all {
+            interrupt::check()?;
+            let about = |finding: Finding| Verdict {
+                path: place.path.clone(),
+                shown: place.path.to_string_lossy().into_owned(),
+                from: place.named.in_words(),
+                finding,
+                bytes_read: 0,
+                cached: false,
+            };
+            if let Some(why) = places::refusal(layout, &place.path) {
+                self.said.verdicts.push(about(Finding::Inconsistent(why)));
+                continue;
+            }
+            match Store::open(&place.path) {
+                Ok(Some(store)) => {
+                    if stores.iter().all(|(_, other)| !store.base.starts_with(&other.base)) {
+                        stores.push((place.named, store));
+                    }
+                }
+                Ok(None) if place.named == Named::Host => {
+                    self.said.verdicts.push(about(Finding::MissingRequired));
+                }
+                Ok(None) => {}
+                Err(failure) if failure.interrupted_by().is_some() => return Err(failure),
+                Err(failure) => {
+                    let why = failure.chain().split_off(1).join(": ");
+                    self.said.verdicts.push(about(Finding::Unreadable(why)));
+                }
+            }
+        }
+        // A place that was opened first may lie in one that came later.
+        let bases: Vec<PathBuf> = stores.iter().map(|(_, store)| store.base.clone()).collect();
+        let is_inner = |base: &Path| bases.iter().any(|other| base != other && base.starts_with(other));
+        stores.retain(|(named, store)| *named == Named::Base || !is_inner(&store.base));
+        Ok(stores)
+    }
+
+    fn is_refused(&self, path: &Path) -> bool {
+        self.said.verdicts.iter().any(|verdict| verdict.path == path)
+    }
+
+    fn look_into(&mut self, layout: &Layout, store: &Store, manifest: Option<&Manifest>) {
+        let forms = store.forms();
+        let mut said = Said::default();
+        if let Some(manifest) = manifest {
+            said.extend(manifest.claims(store, &about_manifest(layout)));
+        }
+        for (folder, form) in &forms {
+            said.extend(match form {
+                Form::Ollama => ollama::claims(store, folder),
+                Form::HuggingFace => huggingface::claims(store, folder),
+            });
+        }
+        let folders: Vec<PathBuf> = forms.into_iter().map(|(folder, _)| folder).collect();
+        said.extend(plain::claims(store, &folders));
+        let others = plain::others(store, &folders, &said);
+        said.extend(others);
+        said.verdicts.extend(store.unseen());
+        if !store.entries().is_empty() {
+            self.sources.push(store.base.to_string_lossy().into_owned());
+        }
+        self.said.extend(said);
+    }
+}
+
+fn about_manifest(layout: &Layout) -> Verdict {
+    Verdict {
+        path: layout.app().join(manifest::PLACE),
+        shown: manifest::PLACE.to_owned(),
+        from: "manifest".to_owned(),
+        finding: Finding::Present,
+        bytes_read: 0,
+        cached: false,
+    }
+}
+
+/// What a verification found.
+#[derive(Debug)]
+pub struct Verified {
+    /// Every verdict, sorted by path.
+    pub verdicts: Vec<Verdict>,
+    /// Where models were looked for.
+    pub sources: Vec<String>,
+    /// All of it in numbers.
+    pub summary: Summary,
+    /// What is known now of what was read.
+    pub cache: Cache,
+}
+
+/// A verification in numbers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    /// How closely was looked: `presence` or `full`.
+    pub how: String,
+    /// How many files and claims there are verdicts about.
+    pub looked_at: usize,
+    /// How many of them have the digest that is said.
+    pub verified: usize,
+    /// How many are there, and no digest was compared.
+    pub present: usize,
+    /// How many are worth knowing of.
+    pub notes: usize,
+    /// How many are problems.
+    pub problems: usize,
+    /// How many bytes were read.
+    pub bytes_read: u64,
+    /// The first problems, in words.
+    pub first_problems: Vec<String>,
+}
+
+/// How many problems a summary names.
+const FIRST: usize = 10;
+
+/// Looks at everything that something is said about.
+///
+/// # Errors
+/// The interruption, with the cache of what was read until then.
+pub fn verify(
+    gathered: Gathered,
+    how: How,
+    cache: &Cache,
+    threads: usize,
+    progress: &dyn Progress,
+) -> Result<Verified, (Failure, Cache)> {
+    let said = gathered.said.united();
+    let Examined { verdicts, cache, ended } = engine::examine(&said.claims, how, cache, threads, progress);
+    if let Err(failure) = ended {
+        return Err((failure, cache));
+    }
+    let mut all = said.verdicts;
+    for (claim, verdict) in said.claims.iter().zip(verdicts) {
+        if let Err(failure) = interrupt::check() {
+            return Err((failure, cache));
+        }
+        all.extend(settled(claim, verdict));
+    }
+    // One file that is reached by two ways has one verdict.
+    let mut seen = HashSet::new();
+    all.retain(|verdict| seen.insert((verdict.path.clone(), verdict.from.clone(), verdict.finding.clone())));
+    all.sort_by(|one, other| one.path.cmp(&other.path));
+    let summary = Summary::of(&all, how);
+    Ok(Verified { verdicts: all, sources: gathered.sources, summary, cache })
+}
+
+/// Compares the header where the digest has not settled it.
+fn settled(claim: &Claim, verdict: Verdict) -> Option<Verdict> {
+    let is_open = matches!(verdict.finding, Finding::Present | Finding::DigestMismatch { .. });
+    let finding = match (claim.header, &verdict.finding) {
+        (Header::Gguf, finding) if is_open => of_header(&claim.path, finding),
+        (_, finding) => finding.clone(),
+    };
+    let finding = match finding {
+        // Nobody says that it has to be there; it may have gone meanwhile.
+        Finding::MissingOptional if claim.from == plain::NOBODY => return None,
+        Finding::Present if claim.from == plain::NOBODY => Finding::Unexpected,
+        other => other,
+    };
+    Some(Verdict { finding, ..verdict })
+}
+
+fn of_header(path: &Path, known: &Finding) -> Finding {
+    let is_present = *known == Finding::Present;
+    let found = match whole::open(path) {
+        Ok((file, length)) => (gguf::examine(file, length), length),
+        Err(error) => (Told::Unreadable(error.to_string()), 0),
+    };
+    match found {
+        (Told::TooShort { needs }, found) => Finding::Truncated { needs, found },
+        (Told::NotGguf, _) if is_present => Finding::Inconsistent("it is no GGUF file".to_owned()),
+        (Told::Broken(why), _) if is_present => Finding::Inconsistent(format!("its GGUF header: {why}")),
+        (Told::Unsupported(why), _) if is_present => Finding::Unsupported(why),
+        (Told::Unreadable(why), _) if is_present => Finding::Unreadable(why),
+        _ => known.clone(),
+    }
+}
+
+impl Summary {
+    fn of(verdicts: &[Verdict], how: How) -> Self {
+        let of = |severity| verdicts.iter().filter(move |verdict| verdict.finding.severity() == severity);
+        let are = |finding: &Finding| verdicts.iter().filter(|verdict| verdict.finding == *finding).count();
+        let first = of(Severity::Problem).take(FIRST);
+        Self {
+            how: match how {
+                How::Presence => "presence".to_owned(),
+                How::Full => "full".to_owned(),
+            },
+            looked_at: verdicts.len(),
+            verified: are(&Finding::Verified),
+            present: are(&Finding::Present),
+            notes: of(Severity::Note).count(),
+            problems: of(Severity::Problem).count(),
+            bytes_read: verdicts.iter().map(|verdict| verdict.bytes_read).sum(),
+            first_problems: first
+                .map(|verdict| format!("{}: {} ({})", verdict.shown, verdict.finding, verdict.from))
+                .collect(),
+        }
+    }
+
+    /// Returns the whole as a sentence.
+    pub fn in_words(&self) -> String {
+        if self.looked_at == 0 {
+            return "no models, and nobody expects any".to_owned();
+        }
+        let mut parts = vec![format!("{} verified", self.verified)];
+        if self.present > 0 {
+            parts.push(format!("{} present", self.present));
+        }
+        if self.problems > 0 {
+            parts.push(count(self.problems, "problem"));
+        }
+        if self.notes > 0 {
+            parts.push(count(self.notes, "note"));
+        }
+        if self.bytes_read > 0 {
+            parts.push(format!("{} read", size(self.bytes_read)));
+        }
+        parts.join(", ")
+    }
+}
