@@ -3,6 +3,8 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use crate::settings::ModelCheck;
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Updates a running LadyLinux installation to the latest state of a Git branch, in place.
@@ -44,6 +46,8 @@ pub enum Command {
     Unfence(UnfenceArgs),
     /// Bring a directory, or an existing installation, to the deployment contract
     Init(InitArgs),
+    /// Look whether the models are there, whole, and what their checksums say; changes nothing
+    Verify(VerifyArgs),
     /// Look for everything that may be wrong, and say how to repair it; changes nothing
     Doctor(DoctorArgs),
     /// Start, stop or look at the service
@@ -137,6 +141,11 @@ pub struct RunArgs {
     /// Build a new environment even when its definition did not change
     #[arg(long)]
     pub always_rebuild_venv: bool,
+
+    /// Look at the models first; without HOW, full [presence: there and of the right length; full: their checksums too; off]
+    #[arg(long, value_name = "HOW", value_enum, hide_possible_values = true)]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "full")]
+    pub verify_models: Option<ModelCheck>,
 
     /// How it reports
     #[command(flatten)]
@@ -271,6 +280,30 @@ pub struct InitArgs {
     /// Only repair the work tree: give the service user back what it cannot remove, move nested repositories away
     #[arg(long, conflicts_with_all = ["repo", "branch", "allow", "port"])]
     pub repair_layout: bool,
+}
+
+/// `verify`
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// Look only whether they are there, of the right length, and not truncated; read no checksums
+    #[arg(long)]
+    pub presence: bool,
+
+    /// Read everything, also what has not changed since it was read last
+    #[arg(long, conflicts_with = "presence")]
+    pub no_cache: bool,
+
+    /// Look at the models below DIR too
+    #[arg(long, value_name = "DIR")]
+    pub store: Vec<PathBuf>,
+
+    /// Write it as JSON
+    #[arg(long)]
+    pub json: bool,
+
+    /// List also what is as it should be
+    #[arg(long, short, conflicts_with = "json")]
+    pub verbose: bool,
 }
 
 /// `doctor`

@@ -16,6 +16,7 @@ mod run;
 mod service;
 mod status;
 mod unfence;
+mod verify;
 mod wait;
 
 use std::path::{Path, PathBuf};
@@ -57,6 +58,7 @@ pub fn dispatch(cli: Cli) -> Result<Ended, Error> {
         Command::Cancel(args) => cancel::cancel(&layout, &args),
         Command::Unfence(args) => unfence::unfence(&layout, &args),
         Command::Init(args) => init::init(&layout, &args),
+        Command::Verify(args) => verify::verify(&layout, &args),
         Command::Doctor(args) => doctor::doctor(&layout, &args),
         Command::Service(command) => service::service(&layout, &command),
         Command::Drift(command) => drift::drift(&layout, &command),

@@ -9,6 +9,7 @@ use crate::event::{Event, Phase};
 use crate::exit::{Ended, Error};
 use crate::installation::{self, Installation};
 use crate::journal::recover;
+use crate::models::verify::Summary;
 use crate::plan::{Coming, Observed, preflight};
 use crate::process::{Runner, interrupt};
 use crate::refresh::account::{Opening, millis};
@@ -40,6 +41,7 @@ pub(super) fn run_as(layout: &Layout, args: &RunArgs, run: Option<RunId>) -> Res
         overrides: Overrides {
             no_stage: args.no_stage,
             always_rebuild: args.always_rebuild_venv,
+            verify_models: args.verify_models,
             installer: installer()?,
         },
         when: if args.if_changed { When::IfChanged } else { When::Always },
@@ -70,6 +72,7 @@ fn arguments(args: &RunArgs) -> Vec<String> {
     ];
     let mut arguments = vec!["run".to_owned()];
     arguments.extend(flags.into_iter().filter(|(given, _)| *given).map(|(_, flag)| flag.to_owned()));
+    arguments.extend(args.verify_models.map(|how| format!("--verify-models={}", how.word())));
     arguments.push(format!("--lock-timeout={}", args.lock.lock_timeout));
     arguments.extend(args.branch.clone());
     arguments
@@ -144,19 +147,23 @@ pub(super) fn refresh(
         Err(failure) => {
             events.emit(&Event::PhaseFailed { phase: Phase::Preflight, duration_ms, error: failure.chain() });
             let part = preflight(false, failure.summary());
-            let brief = Brief { run, command: wish.command, started_at, preflight: part };
+            let brief = Brief { run, command: wish.command, started_at, preflight: part, models: None };
             return Err(status::refused_in_preflight(&on, brief, &failure));
         }
     };
     let summary = match &found {
-        Found::AllThere => "everything is right already".to_owned(),
+        Found::AllThere { .. } => "everything is right already".to_owned(),
         Found::Fit { observed, .. } => format!("fit to be refreshed, the service is {}", word(observed)),
     };
     events.emit(&Event::PhaseFinished { phase: Phase::Preflight, duration_ms, summary: summary.clone() });
     let part = preflight(true, &summary);
-    let Found::Fit { observed, aimed } = found else {
-        status::unchanged(&on, Brief { run, command: wish.command, started_at, preflight: part }, &target);
-        return Ok(Ended::Done);
+    let (observed, aimed) = match found {
+        Found::Fit { observed, aimed } => (observed, aimed),
+        Found::AllThere { models } => {
+            let brief = Brief { run, command: wish.command, started_at, preflight: part, models };
+            status::unchanged(&on, brief, &target);
+            return Ok(Ended::Done);
+        }
     };
     let mut known = observed.known();
     known.extend(aimed);
@@ -181,7 +188,10 @@ pub(super) fn refresh(
 /// What preflight found.
 enum Found {
     /// Nothing has to be done.
-    AllThere,
+    AllThere {
+        /// What was found when the models were looked at.
+        models: Option<Summary>,
+    },
     /// The installation may be refreshed.
     Fit { observed: Box<Observed>, aimed: Vec<CommitId> },
 }
@@ -211,7 +221,8 @@ fn look(
         observed = observed.with_drift(on, &recovered.aimed)?;
         let coming = Coming::look(on, &target, &observed, run)?;
         if coming.is_all_there(&target, &observed) && answers(on, &coming.commit)? {
-            return Ok((target, Found::AllThere));
+            let models = refresh::models::verified(on, &coming.commit)?;
+            return Ok((target, Found::AllThere { models }));
         }
     }
     Ok((target, Found::Fit { observed: Box::new(observed), aimed: recovered.aimed }))

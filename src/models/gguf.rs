@@ -222,7 +222,11 @@ impl<R: Read + Seek> Header<R> {
         }
         match self.at.checked_add(bytes) {
             Some(end) if end <= HEADER_LIMIT => {
-                if end <= self.length { Ok(()) } else { Err(Told::TooShort { needs: end }) }
+                if end <= self.length {
+                    Ok(())
+                } else {
+                    Err(Told::TooShort { needs: end })
+                }
             }
             _ => Err(Told::Broken(format!("its header has more than {HEADER_LIMIT} bytes"))),
         }
@@ -265,8 +269,10 @@ fn block(kind: u32) -> Option<(u64, u64)> {
         24 => (1, 1),
         27 | 28 => (1, 8),
         29 => (256, 56),
+        41 => (128, 18),
         34 => (256, 54),
         39 => (32, 17),
+        40 => (64, 36),
         _ => return None,
     })
 }
@@ -368,7 +374,8 @@ mod tests {
 
     #[test]
     fn arrays_in_arrays_end() {
-        let mut bytes = [&MAGIC[..], &3_u32.to_le_bytes(), &0_u64.to_le_bytes(), &1_u64.to_le_bytes()].concat();
+        let mut bytes =
+            [&MAGIC[..], &3_u32.to_le_bytes(), &0_u64.to_le_bytes(), &1_u64.to_le_bytes()].concat();
         text(&mut bytes, b"k");
         bytes.extend(9_u32.to_le_bytes());
         for _ in 0..100_000 {

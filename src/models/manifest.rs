@@ -176,10 +176,10 @@ impl<'de> Visitor<'de> for Models<'_> {
             };
             let id = entry.get("id").and_then(Value::as_str).map(str::to_owned);
             match id.as_ref().and_then(|id| ids.get(id)) {
-                Some(first) => self.0.complaints.push((
-                    which(id.as_deref()),
-                    format!("its id is that of models[{first}] too"),
-                )),
+                Some(first) => self
+                    .0
+                    .complaints
+                    .push((which(id.as_deref()), format!("its id is that of models[{first}] too"))),
                 None => {
                     ids.extend(id.clone().map(|id| (id, index)));
                 }
@@ -341,7 +341,10 @@ mod tests {
             (r#"{"id": "a", "local_path": "../x", "filename": "f"}"#, "leaves the base"),
             (r#"{"id": "a", "local_path": "./", "filename": "../f"}"#, "no name of a file"),
             (r#"{"id": "a", "local_path": "./", "filename": ".."}"#, "no name of a file"),
-            (r#"{"id": "a", "local_path": "./", "filename": "f", "required": "yes"}"#, "neither true nor false"),
+            (
+                r#"{"id": "a", "local_path": "./", "filename": "f", "required": "yes"}"#,
+                "neither true nor false",
+            ),
             (r#""text""#, "it is no object"),
         ];
         for (entry, why) in told {

@@ -5,6 +5,9 @@
 //!
 //! Two halves: who says something (the sources of truth) gives [`Claim`]s; what the bytes say gives one [`Verdict`] for each.
 
+pub mod cache;
+mod digest;
+pub mod engine;
 pub mod gguf;
 pub mod huggingface;
 pub mod manifest;
@@ -12,10 +15,12 @@ pub mod ollama;
 pub mod places;
 mod plain;
 
+mod reading;
 pub mod store;
 pub mod sums;
 pub mod verify;
 mod whole;
+mod work;
 
 use std::collections::HashMap;
 use std::fmt;

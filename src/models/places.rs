@@ -71,7 +71,7 @@ pub fn others(layout: &Layout, env_file: &EnvFile, stores: &[PathBuf]) -> Vec<Pl
 
 /// Moves a path of the machine below the root.
 pub fn below(layout: &Layout, path: &Path) -> PathBuf {
-    if layout.is_real() || path.starts_with(layout.root()) {
+    if layout.is_real() || !path.is_absolute() || path.starts_with(layout.root()) {
         return path.to_path_buf();
     }
     layout.root().join(path.strip_prefix("/").unwrap_or(path))
@@ -162,7 +162,9 @@ mod tests {
     #[test]
     fn a_folder_that_holds_the_installation_is_none_of_models() {
         let layout = Layout::below("/trial");
-        for bad in ["/trial", "/", "/trial/opt/ladylinux", "/trial/etc", "/proc/1", "relative", "/trial/m/../etc"] {
+        for bad in
+            ["/trial", "/", "/trial/opt/ladylinux", "/trial/etc", "/proc/1", "relative", "/trial/m/../etc"]
+        {
             assert!(refusal(&layout, Path::new(bad)).is_some(), "{bad}");
         }
         for good in ["/trial/opt/ladylinux/models", "/srv/models"] {

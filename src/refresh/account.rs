@@ -7,6 +7,7 @@ use crate::clock;
 use crate::error::{Failure, Outcome};
 use crate::event::{Event, Events, Phase};
 use crate::journal::{Entry, Journal};
+use crate::models::verify::Summary;
 use crate::report::{self, PhaseReport};
 use crate::settings::names::{BranchName, CommitId, GenerationName, RunId};
 
@@ -33,6 +34,8 @@ pub struct Account {
     pub commit: Option<CommitId>,
     /// The environment, from when it is ready.
     pub environment: report::Environment,
+    /// What was found when the models were looked at.
+    pub models: Option<Summary>,
     /// What was saved of local changes.
     pub saved: report::Saved,
     /// Preserved files, relative to `app/`.
@@ -89,6 +92,7 @@ impl Account {
             known: opening.known,
             commit: None,
             environment: report::Environment::default(),
+            models: None,
             saved: report::Saved::default(),
             preserved: Vec::new(),
             protected: report::Protected::default(),
@@ -194,6 +198,11 @@ impl Account {
     /// Tells how far the work in hand is.
     pub fn progress(&self, what: &str) {
         self.events.progress(what, None, None);
+    }
+
+    /// Returns where events go.
+    pub fn events(&self) -> &Events {
+        &self.events
     }
 
     /// Sends an event.

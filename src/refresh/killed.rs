@@ -139,6 +139,7 @@ fn interrupted(
         service: on.service_report(None),
         downtime_ms: None,
         phases: phases(lines),
+        models: None,
         saved: report::Saved::default(),
         preserved: Vec::new(),
         protected: report::Protected::default(),

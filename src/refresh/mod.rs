@@ -16,6 +16,7 @@ pub mod account;
 pub mod begin;
 pub mod environment;
 pub mod killed;
+pub mod models;
 pub mod prepare;
 pub mod release;
 pub mod restart;

@@ -17,6 +17,7 @@ use crate::settings::environment::SEARCH_PATH;
 use crate::settings::names::CommitId;
 
 use super::account::Account;
+use super::models;
 use super::release::Release;
 
 /// How long what a hook left running may take to be gone once it is killed.
@@ -31,21 +32,24 @@ pub struct Place {
     pub environment: PathBuf,
 }
 
-/// Runs every hook; the first that fails ends the run.
+/// Runs every hook; the first that fails ends the run. Models that were not looked at in staging are looked at before.
 ///
 /// # Errors
-/// A hook failed, hung past its deadline, or could not be started.
+/// The models are not as they should be, a hook failed, hung past its deadline, or could not be started.
 pub fn prepare(
     on: &Installation,
     account: &mut Account,
     release: &Release,
     generation: &Generation,
 ) -> Outcome<String> {
+    let looked = models::ensure_verified(on, account, &release.settings, &release.commit)?;
+    // Staging has told it.
+    let models = looked.filter(|_| !account.staged).map(|told| format!(", {told}")).unwrap_or_default();
     let place = Place { folder: on.layout.app(), environment: on.layout.venv() };
     let hooks = &release.settings.hooks;
     if hooks.is_empty() {
         on.tree.forget_made()?;
-        return Ok("no hooks declared".to_owned());
+        return Ok(format!("no hooks declared{models}"));
     }
     let since = clock::between_changes()?;
     for hook in hooks {
@@ -63,10 +67,10 @@ pub fn prepare(
     }
     checkpoint::reach("prepare:recorded");
     Ok(match hooks.len() {
-        1 => format!("1 hook: {}", hooks[0].name),
+        1 => format!("1 hook: {}{models}", hooks[0].name),
         count => {
             let names: Vec<&str> = hooks.iter().map(|hook| hook.name.as_str()).collect();
-            format!("{count} hooks: {}", names.join(", "))
+            format!("{count} hooks: {}{models}", names.join(", "))
         }
     })
 }

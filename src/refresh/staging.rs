@@ -17,10 +17,10 @@ use crate::settings::Hook;
 use super::account::Account;
 use super::release::Release;
 use super::{Planned, Refresh};
-use super::{environment, prepare, status, sync};
+use super::{environment, models, prepare, status, sync};
 
 impl Refresh<'_, Planned> {
-    /// Fills the stores: commit, environment, staged checks.
+    /// Fills the stores: commit, environment, staged checks; looks at the models.
     ///
     /// # Errors
     /// Something of it failed: the refresh was not started, the service is as it was (exit 3).
@@ -31,10 +31,15 @@ impl Refresh<'_, Planned> {
             let release = sync::ensure_release(on, account)?;
             let generation = environment::ensure_generation(on, account, &release)?;
             let checks = check(on, account, &release, &generation)?;
+            let models = models::ensure_verified(on, account, &release.settings, &release.commit)?;
+            let models = models.map(|told| format!(", {told}")).unwrap_or_default();
             let made = if account.environment.built { "built" } else { "ready" };
             let checks =
                 if checks == 0 { String::new() } else { format!(", {} passed", count(checks, "check")) };
-            Ok(((), format!("{} fetched, {} {made}{checks}", release.commit.short(), generation.name)))
+            Ok((
+                (),
+                format!("{} fetched, {} {made}{checks}{models}", release.commit.short(), generation.name),
+            ))
         });
         match staged {
             Ok(()) => Ok(self),

@@ -16,6 +16,7 @@ use crate::installation::Installation;
 use crate::journal::Entry;
 use crate::journal::record::Ending;
 use crate::manifest::{Manifest, Scan};
+use crate::models::verify::Summary;
 use crate::report::screen::size;
 use crate::report::{self, PhaseReport, Report};
 use crate::service::fence;
@@ -193,6 +194,8 @@ pub struct Brief {
     pub started_at: jiff::Timestamp,
     /// What preflight took and found.
     pub preflight: PhaseReport,
+    /// What was found when the models were looked at.
+    pub models: Option<Summary>,
 }
 
 /// Ends a run that preflight refused: nothing was touched, and nothing is written.
@@ -243,6 +246,7 @@ fn brief_report(
         service: on.service_report(None),
         downtime_ms: None,
         phases: vec![brief.preflight],
+        models: brief.models,
         saved: report::Saved::default(),
         preserved: Vec::new(),
         protected: report::Protected::default(),
@@ -331,6 +335,7 @@ fn make(
         service: on.service_report(account.url.clone()),
         downtime_ms: account.downtime.map(millis),
         phases: account.phases.clone(),
+        models: account.models.clone(),
         saved: account.saved.clone(),
         preserved: account.preserved.clone(),
         protected: account.protected.clone(),

@@ -158,6 +158,10 @@ pub fn report(report: &Report) -> Vec<String> {
     if let Some(ms) = report.downtime_ms {
         lines.push(format!("  downtime     {}", duration(ms)));
     }
+    if let Some(models) = &report.models {
+        let tone = if models.problems > 0 { Tone::Bad } else { Tone::Good };
+        lines.push(format!("  models       {}", paint(tone, &models.in_words())));
+    }
     if report.saved.count > 0 {
         lines.push(format!(
             "  saved        {}: {}",

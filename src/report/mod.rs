@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::Phase;
 use crate::journal::record::Ending;
+use crate::models::verify::Summary;
 use crate::settings::names::{BranchName, CommitId, GenerationName, RunId};
 
 /// The version of the report's format.
@@ -56,6 +57,9 @@ pub struct Report {
     pub downtime_ms: Option<u64>,
     /// Every part of the run, in order.
     pub phases: Vec<PhaseReport>,
+    /// What was found when the models were looked at; `None` where they were not (RW-6.2).
+    #[serde(default)]
+    pub models: Option<Summary>,
     /// Local changes that were saved.
     pub saved: Saved,
     /// Files of the application that were kept in place, relative to `app/`.

@@ -15,10 +15,11 @@ use toml::de::DeTable;
 use super::layout::Layout;
 use super::names::{BranchName, UnitName};
 use super::{
-    Hook, HookKind, InstallerChoice, Origin, Probe, Python, Remote, RemoteUrl, Service, Settings, Strategy,
-    Transport,
+    Hook, HookKind, InstallerChoice, ModelCheck, Models, Origin, Probe, Python, Remote, RemoteUrl, Service,
+    Settings, Strategy, Transport,
 };
 use crate::error::{Failure, Outcome};
+use crate::models::places;
 
 /// The name of the application's file, at the root of the tree.
 pub const APPLICATION_FILE: &str = "refresh.toml";
@@ -36,6 +37,7 @@ pub struct HostFile {
     python: PythonTable,
     service: ServiceTable,
     probe: ProbeTable,
+    models: ModelsTable,
     hook: Vec<HookTable>,
 }
 
@@ -102,6 +104,13 @@ struct ProbeTable {
     settle: Option<Span>,
 }
 
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ModelsTable {
+    verify: Option<ModelCheck>,
+    stores: Option<Vec<PathBuf>>,
+}
+
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct HookTable {
@@ -141,6 +150,8 @@ pub struct Overrides {
     pub no_stage: bool,
     /// `--always-rebuild-venv`
     pub always_rebuild: bool,
+    /// `--verify-models`
+    pub verify_models: Option<ModelCheck>,
     /// `LADYLINUX_REFRESH_INSTALLER`
     pub installer: Option<InstallerChoice>,
 }
@@ -273,11 +284,20 @@ impl Layers {
                 ),
             },
             probe: Self::probe(&host.probe, &app.probe, &mut pick)?,
+            models: Models {
+                verify: pick.value(
+                    "models.verify",
+                    [(over.verify_models, Origin::Flag), (host.models.verify, Origin::Host)],
+                    ModelCheck::Off,
+                ),
+                stores: pick.value("models.stores", [(host.models.stores.clone(), Origin::Host)], Vec::new()),
+            },
             hooks: self.hooks()?,
             keep: pick.value("keep", [(host.keep, Origin::Host)], 3),
             origins: pick.origins,
         };
         check_patterns(&settings)?;
+        check_stores(&settings)?;
         Ok(settings)
     }
 
@@ -374,6 +394,18 @@ fn check_patterns(settings: &Settings) -> Outcome<()> {
     Ok(())
 }
 
+fn check_stores(settings: &Settings) -> Outcome<()> {
+    match settings.models.stores.iter().find_map(|path| {
+        let why = places::refusal(&settings.layout, &places::below(&settings.layout, path))?;
+        Some((path, why))
+    }) {
+        None => Ok(()),
+        Some((path, why)) => {
+            Err(Failure::new(format!("{} in models.stores cannot be used: {why}", path.display())))
+        }
+    }
+}
+
 /// Picks the first value that a layer gives and remembers which layer it was.
 struct Pick {
     origins: BTreeMap<String, Origin>,
@@ -408,7 +440,7 @@ enum Author {
 }
 
 /// The keys of the host's file, by table; the empty name is the top.
-pub const HOST_KEYS: [(&str, &[&str]); 6] = [
+pub const HOST_KEYS: [(&str, &[&str]); 7] = [
     (
         "",
         &[
@@ -421,6 +453,7 @@ pub const HOST_KEYS: [(&str, &[&str]); 6] = [
             "python",
             "service",
             "probe",
+            "models",
             "hook",
         ],
     ),
@@ -443,12 +476,13 @@ pub const HOST_KEYS: [(&str, &[&str]); 6] = [
     ("python", &["interpreter", "installer", "strategy", "definitions", "index_url", "deadline"]),
     ("service", &["unit", "command", "stop_timeout"]),
     ("probe", &["url", "path", "status", "json_field", "json_value", "body", "deadline", "settle"]),
+    ("models", &["verify", "stores"]),
     ("hook", &["name", "kind", "command", "deadline", "stage"]),
 ];
 
 /// The keys of the application's file.
 pub const APPLICATION_KEYS: [(&str, &[&str]); 3] =
-    [("", &["definitions", "probe", "hook"]), ("probe", &["path"]), ("hook", HOST_KEYS[5].1)];
+    [("", &["definitions", "probe", "hook"]), ("probe", &["path"]), ("hook", HOST_KEYS[6].1)];
 
 fn parse<'a, T: Deserialize<'a> + Default>(text: &'a str, path: &Path, author: Author) -> Outcome<T> {
     let place = |offset: usize| {

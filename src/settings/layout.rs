@@ -142,6 +142,10 @@ impl Layout {
     pub fn wheels(&self) -> PathBuf {
         self.state().join("wheels")
     }
+    /// What is known of model files that were read before; only speeds up.
+    pub fn models_known(&self) -> PathBuf {
+        self.state().join("models-known")
+    }
     /// The tool's own programs (uv, pip).
     pub fn tools(&self) -> PathBuf {
         self.state().join("tools")

@@ -69,6 +69,8 @@ pub struct Settings {
     pub probe: Probe,
     /// What is run in step 4, the application's hooks first, each group in its order of declaration.
     pub hooks: Vec<Hook>,
+    /// How models are looked at.
+    pub models: Models,
     /// How many good runs (their commits and generations) are kept for a rollback.
     pub keep: usize,
     /// Where values that are not built in came from, by key (`probe.deadline`).
@@ -202,6 +204,39 @@ pub struct Probe {
     pub deadline: Duration,
     /// How long it must stay good.
     pub settle: Duration,
+}
+
+/// How models are looked at. Nothing ever changes them (RW-6.1).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Models {
+    /// What a run does before it touches anything.
+    pub verify: ModelCheck,
+    /// Folders of models beside those that are known by themselves.
+    pub stores: Vec<PathBuf>,
+}
+
+/// How closely models are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ModelCheck {
+    /// Not at all.
+    #[default]
+    Off,
+    /// Whether they are there, of the right length, and not truncated.
+    Presence,
+    /// Their checksums too.
+    Full,
+}
+
+impl ModelCheck {
+    /// Returns the word for it, as settings and command line spell it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Presence => "presence",
+            Self::Full => "full",
+        }
+    }
 }
 
 /// What a hook is for.
