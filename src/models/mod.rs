@@ -5,7 +5,12 @@
 //!
 //! Two halves: who says something (the sources of truth) gives [`Claim`]s; what the bytes say gives one [`Verdict`] for each.
 
+pub mod cache;
+mod digest;
+pub mod engine;
 pub mod gguf;
+mod reading;
+mod work;
 
 use std::fmt;
 use std::path::PathBuf;
