@@ -14,7 +14,6 @@ pub mod manifest;
 pub mod ollama;
 pub mod places;
 mod plain;
-
 mod reading;
 pub mod store;
 pub mod sums;

@@ -1,0 +1,591 @@
+//! Looking at the bytes: from claims to verdicts, at the speed of the hardware.
+//!
+//! Every file is looked at first, which opens nothing. What can be told without its bytes is told then: that it is missing,
+//! of the wrong length, or still as it was when it was last read. What is left is read, several files at the same time and
+//! the largest first, each once whatever the number of claims and of digests: one thread reads ahead
+//! ([`reading`](super::reading)), one hashes.
+//!
+//! Whoever called waits beside all that, and touches no file itself: a disk or a server that does not answer holds up
+//! neither progress nor an interruption.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
+
+use super::cache::{Cache, Stamp};
+use super::reading::{End, Look, look};
+use super::work::{Done, Job, Work, failed, start};
+use super::{Algorithm, Claim, Digest, Finding, Need, Verdict};
+use crate::clock;
+use crate::error::Outcome;
+use crate::process::interrupt;
+
+/// How often whoever waits looks for an interruption and tells how far it is.
+const TICK: Duration = Duration::from_millis(50);
+
+/// How closely files are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// Whether they are there, of the right length, and may be read. No file is opened.
+    Presence,
+    /// Their digests, too.
+    Full,
+}
+
+/// What an examination brought.
+#[derive(Debug)]
+#[must_use]
+pub struct Examined {
+    /// A verdict for each claim, in the order of the claims; where the work was given up, for those that were done.
+    pub verdicts: Vec<Verdict>,
+    /// What is known now. Files that no claim names are no longer in it, unless the work was given up.
+    pub cache: Cache,
+    /// The interruption that made it give up.
+    pub ended: Outcome<()>,
+}
+
+/// How far an examination is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Reached {
+    /// How many files are read.
+    pub files: usize,
+    /// How many have to be.
+    pub of_files: usize,
+    /// How many bytes are read.
+    pub bytes: u64,
+    /// How many have to be.
+    pub of_bytes: u64,
+    /// How long the reading has taken.
+    pub elapsed: Duration,
+}
+
+/// Whoever wants to know how far it is.
+pub trait Progress {
+    /// Takes note. Called by the thread that asked for the examination, some twenty times a second while files are read.
+    fn take(&self, reached: &Reached);
+}
+
+/// Nobody wants to know.
+impl Progress for () {
+    fn take(&self, _: &Reached) {}
+}
+
+/// Returns how many files are best read at the same time: as many as this process may use processors.
+pub fn all_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Looks at all files that are named, `threads` at the same time. `cache` is what is known from before (an empty one makes
+/// it read everything); a digest that is wrong is never told from it, but read again.
+///
+/// Never fails because of a file: what is wrong with one is its verdict.
+pub fn examine(
+    claims: &[Claim],
+    how: How,
+    cache: &Cache,
+    threads: usize,
+    progress: &dyn Progress,
+) -> Examined {
+    examine_unless(&interrupt::check, claims, how, cache, threads, progress)
+}
+
+/// Does so until `halted` says no.
+fn examine_unless(
+    halted: &dyn Fn() -> Outcome<()>,
+    claims: &[Claim],
+    how: How,
+    cache: &Cache,
+    threads: usize,
+    progress: &dyn Progress,
+) -> Examined {
+    let mut examination = Examination::of(claims, cache);
+    let ended = examination.look(halted).and_then(|()| {
+        let jobs = examination.decide(how);
+        examination.read(jobs, threads, halted, progress)
+    });
+    examination.finish(how, ended)
+}
+
+struct Examination<'a> {
+    claims: &'a [Claim],
+    old: &'a Cache,
+    /// Every path that is claimed, with the numbers of its claims.
+    files: Vec<(&'a Path, Vec<usize>)>,
+    looks: Vec<Look>,
+    verdicts: Vec<Option<Verdict>>,
+    cache: Cache,
+}
+
+impl<'a> Examination<'a> {
+    fn of(claims: &'a [Claim], old: &'a Cache) -> Self {
+        let mut files: Vec<(&Path, Vec<usize>)> = Vec::new();
+        let mut places: HashMap<&Path, usize> = HashMap::new();
+        for (number, claim) in claims.iter().enumerate() {
+            let place = *places.entry(&claim.path).or_insert_with(|| {
+                files.push((&claim.path, Vec::new()));
+                files.len() - 1
+            });
+            files[place].1.push(number);
+        }
+        let verdicts = vec![None; claims.len()];
+        Self { claims, old, files, looks: Vec::new(), verdicts, cache: Cache::default() }
+    }
+
+    /// Looks at every file, in a thread of its own.
+    fn look(&mut self, halted: &dyn Fn() -> Outcome<()>) -> Outcome<()> {
+        let paths: Vec<PathBuf> = self.files.iter().map(|(path, _)| path.to_path_buf()).collect();
+        let (to, looks) = mpsc::channel();
+        let looker = start("look", move || {
+            // An error means that nobody wants to know any more.
+            let _ = paths.iter().try_for_each(|path| to.send(look(path)));
+        })?;
+        while self.looks.len() < self.files.len() {
+            // Not for every file: they come within microseconds.
+            if self.looks.len() % 256 == 0 {
+                halted()?;
+            }
+            match looks.recv_timeout(TICK) {
+                Ok(look) => self.looks.push(look),
+                Err(RecvTimeoutError::Timeout) => halted()?,
+                Err(RecvTimeoutError::Disconnected) => failed(vec![looker]),
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells what can be told without reading, and returns what has to be read.
+    fn decide(&mut self, how: How) -> Vec<ToRead> {
+        let mut jobs: Vec<ToRead> = Vec::new();
+        let mut places: HashMap<(u64, u64), usize> = HashMap::new();
+        for (file, look) in self.looks.iter().enumerate() {
+            if let Look::File(stamp) = look {
+                for digest in self.old.digests(stamp) {
+                    self.cache.keep(*stamp, digest.clone());
+                }
+            }
+            for &number in &self.files[file].1 {
+                let claim = &self.claims[number];
+                let stamp = match look {
+                    Look::File(stamp) => stamp,
+                    Look::Missing => {
+                        self.verdicts[number] = Some(missing(claim));
+                        continue;
+                    }
+                    Look::Unreadable(why) => {
+                        self.verdicts[number] = Some(claim.verdict(Finding::Unreadable(why.clone())));
+                        continue;
+                    }
+                };
+                if let Some(verdict) = unread(claim, how, stamp, self.old) {
+                    self.verdicts[number] = Some(verdict);
+                    continue;
+                }
+                // A file of several names is read once.
+                let place = *places.entry(stamp.identity).or_insert_with(|| {
+                    let path = self.files[file].0.to_path_buf();
+                    jobs.push(ToRead { path, stamp: *stamp, claims: Vec::new() });
+                    jobs.len() - 1
+                });
+                jobs[place].claims.push(number);
+            }
+        }
+        // The largest first, so that none of them is left to one thread at the end.
+        jobs.sort_by_key(|job| std::cmp::Reverse(job.stamp.size));
+        jobs
+    }
+
+    fn read(
+        &mut self,
+        jobs: Vec<ToRead>,
+        threads: usize,
+        halted: &dyn Fn() -> Outcome<()>,
+        progress: &dyn Progress,
+    ) -> Outcome<()> {
+        if jobs.is_empty() {
+            return Ok(());
+        }
+        let mut reached = Reached { of_files: jobs.len(), ..Reached::default() };
+        reached.of_bytes = jobs.iter().map(|job| job.stamp.size).sum();
+        let begun = clock::monotonic();
+        let numbered = jobs.iter().enumerate();
+        let work =
+            Work::begin(numbered.map(|(number, job)| job.numbered(number, self.claims)).collect(), threads)?;
+        loop {
+            reached.bytes = work.bytes();
+            reached.elapsed = clock::monotonic().saturating_duration_since(begun);
+            progress.take(&reached);
+            if reached.files == jobs.len() {
+                return Ok(());
+            }
+            let left =
+                || TICK.saturating_sub(clock::monotonic().saturating_duration_since(begun + reached.elapsed));
+            while reached.files < jobs.len() && !left().is_zero() {
+                halted()?;
+                match work.done.recv_timeout(left()) {
+                    Ok(done) => {
+                        reached.files += 1;
+                        self.judge(&jobs[done.number], &done);
+                    }
+                    Err(RecvTimeoutError::Timeout) => break,
+                    Err(RecvTimeoutError::Disconnected) => work.fail(),
+                }
+            }
+        }
+    }
+
+    /// Makes the verdicts on a file that was read.
+    fn judge(&mut self, job: &ToRead, done: &Done) {
+        match &done.end {
+            End::Whole { stamp, is_settled: true } => {
+                for digest in &done.digests {
+                    self.cache.keep(*stamp, digest.clone());
+                }
+            }
+            _ => self.cache.forget(job.stamp.identity),
+        }
+        let mut bytes_read = done.bytes;
+        for &number in &job.claims {
+            let claim = &self.claims[number];
+            let verdict = match &done.end {
+                End::Whole { stamp, .. } => {
+                    let finding = of_size(claim, stamp).unwrap_or_else(|| compared(claim, &done.digests));
+                    claim.verdict(finding)
+                }
+                End::Changing => claim.verdict(Finding::Changing),
+                End::Missing => missing(claim),
+                End::Failed(why) => claim.verdict(Finding::Unreadable(why.clone())),
+            };
+            // Once for all claims, so that a sum over the verdicts is what was read.
+            self.verdicts[number] = Some(Verdict { bytes_read: std::mem::take(&mut bytes_read), ..verdict });
+        }
+    }
+
+    fn finish(self, how: How, ended: Outcome<()>) -> Examined {
+        let mut cache = match (how, &ended) {
+            (How::Full, Ok(())) => Cache::default(),
+            _ => self.old.clone(),
+        };
+        cache.extend(self.cache);
+        Examined { verdicts: self.verdicts.into_iter().flatten().collect(), cache, ended }
+    }
+}
+
+/// A file that has to be read, and the claims that wait for it.
+struct ToRead {
+    path: PathBuf,
+    stamp: Stamp,
+    claims: Vec<usize>,
+}
+
+impl ToRead {
+    fn numbered(&self, number: usize, claims: &[Claim]) -> Job {
+        let mut algorithms: Vec<Algorithm> = Vec::new();
+        for digest in self.claims.iter().filter_map(|&claim| claims[claim].digest.as_ref()) {
+            if !algorithms.contains(&digest.algorithm) {
+                algorithms.push(digest.algorithm);
+            }
+        }
+        Job { number, path: self.path.clone(), algorithms }
+    }
+}
+
+fn missing(claim: &Claim) -> Verdict {
+    claim.verdict(match claim.need {
+        Need::Required => Finding::MissingRequired,
+        Need::Optional => Finding::MissingOptional,
+    })
+}
+
+/// The verdict that needs no reading.
+fn unread(claim: &Claim, how: How, stamp: &Stamp, cache: &Cache) -> Option<Verdict> {
+    if let Some(finding) = of_size(claim, stamp) {
+        return Some(claim.verdict(finding));
+    }
+    match &claim.digest {
+        Some(digest) if how == How::Full => {
+            let is_known = cache.digest(stamp, digest.algorithm) == Some(digest);
+            is_known.then(|| Verdict { cached: true, ..claim.verdict(Finding::Verified) })
+        }
+        _ => Some(claim.verdict(Finding::Present)),
+    }
+}
+
+/// The finding about a file's length, where one is said and it has another.
+fn of_size(claim: &Claim, stamp: &Stamp) -> Option<Finding> {
+    let expected = claim.size.filter(|size| *size != stamp.size)?;
+    Some(Finding::SizeMismatch { expected, found: stamp.size })
+}
+
+fn compared(claim: &Claim, digests: &[Digest]) -> Finding {
+    let Some(expected) = &claim.digest else { return Finding::Present };
+    match digests.iter().find(|digest| digest.algorithm == expected.algorithm) {
+        Some(found) if found == expected => Finding::Verified,
+        Some(found) => Finding::DigestMismatch { expected: expected.hex.clone(), found: found.hex.clone() },
+        None => Finding::Unreadable("its digest was not computed".to_owned()),
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "the tests lay out what is examined")]
+mod tests {
+    use std::cell::RefCell;
+    use std::ffi::OsStr;
+    use std::fs::{self, File};
+    use std::os::unix::ffi::OsStrExt as _;
+
+    use super::super::Header;
+    use super::super::digest::Hashing;
+    use super::*;
+    use crate::error::Failure;
+    use crate::manifest::Scan;
+
+    fn digest(algorithm: Algorithm, bytes: &[u8]) -> Digest {
+        let mut hashing = Hashing::new(algorithm, bytes.len() as u64);
+        hashing.update(bytes);
+        hashing.finish()
+    }
+
+    fn claim(path: impl Into<PathBuf>, digest: Option<Digest>) -> Claim {
+        Claim {
+            path: path.into(),
+            shown: "shown".to_owned(),
+            need: Need::Required,
+            size: None,
+            digest,
+            from: "a test".to_owned(),
+            header: Header::None,
+        }
+    }
+
+    /// A file below `folder`, and the claim that it has these bytes.
+    fn file(folder: &Path, name: &str, bytes: &[u8]) -> Claim {
+        let path = folder.join(name);
+        fs::write(&path, bytes).unwrap();
+        claim(path, Some(digest(Algorithm::Sha256, bytes)))
+    }
+
+    fn full(claims: &[Claim], cache: &Cache) -> Examined {
+        let examined = examine_unless(&|| Ok(()), claims, How::Full, cache, 3, &());
+        assert!(examined.ended.is_ok());
+        assert_eq!(examined.verdicts.len(), claims.len());
+        examined
+    }
+
+    fn findings(examined: &Examined) -> Vec<&Finding> {
+        examined.verdicts.iter().map(|verdict| &verdict.finding).collect()
+    }
+
+    fn stamp(claim: &Claim) -> Stamp {
+        Stamp::of(&fs::symlink_metadata(&claim.path).unwrap())
+    }
+
+    const ALL: [Algorithm; 4] =
+        [Algorithm::Sha256, Algorithm::Sha512, Algorithm::Blake3, Algorithm::GitBlobSha1];
+
+    #[test]
+    fn rw_6_2b_every_algorithm_verifies_a_file_and_finds_one_bit_that_is_wrong() {
+        let folder = tempfile::tempdir().unwrap();
+        let bytes: Vec<u8> = (0..3_000_001_u32).map(|at| (at % 253) as u8).collect();
+        let mut flipped = bytes.clone();
+        flipped[2_999_999] ^= 0x10;
+        for algorithm in ALL {
+            let right = Claim { digest: Some(digest(algorithm, &bytes)), ..file(folder.path(), "a", &bytes) };
+            let wrong = Claim { path: folder.path().join("b"), ..right.clone() };
+            fs::write(&wrong.path, &flipped).unwrap();
+            let mismatch = Finding::DigestMismatch {
+                expected: digest(algorithm, &bytes).hex,
+                found: digest(algorithm, &flipped).hex,
+            };
+            let examined = full(&[right, wrong], &Cache::default());
+            assert_eq!(findings(&examined), [&Finding::Verified, &mismatch]);
+        }
+    }
+
+    #[test]
+    fn rw_6_2a_what_is_there_and_what_is_not_is_told_without_reading() {
+        let folder = tempfile::tempdir().unwrap();
+        let there = file(folder.path(), "there", b"abc");
+        let wrong = Claim { digest: Some(digest(Algorithm::Sha256, b"other")), ..there.clone() };
+        let longer = Claim { size: Some(4), ..there.clone() };
+        let right = Claim { size: Some(3), ..there.clone() };
+        let required = Claim { path: folder.path().join("none"), ..there.clone() };
+        let optional = Claim { need: Need::Optional, ..required.clone() };
+        let no_file = claim(folder.path(), None);
+        let claims = [there, wrong, longer, right, required, optional, no_file];
+        let examined = examine_unless(&|| Ok(()), &claims, How::Presence, &Cache::default(), 1, &());
+        let expected = [
+            &Finding::Present,
+            &Finding::Present,
+            &Finding::SizeMismatch { expected: 4, found: 3 },
+            &Finding::Present,
+            &Finding::MissingRequired,
+            &Finding::MissingOptional,
+            &Finding::Unreadable("it is a folder, no regular file".to_owned()),
+        ];
+        assert_eq!(findings(&examined), expected);
+        assert!(examined.verdicts.iter().all(|verdict| verdict.bytes_read == 0 && !verdict.cached));
+    }
+
+    #[test]
+    fn a_file_is_read_once_for_all_claims_names_and_algorithms() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = file(folder.path(), "a", b"0123456789");
+        let mut claims: Vec<Claim> = ALL
+            .map(|algorithm| Claim { digest: Some(digest(algorithm, b"0123456789")), ..first.clone() })
+            .into();
+        let second_name = Claim { path: folder.path().join("b"), ..first };
+        fs::hard_link(&claims[0].path, &second_name.path).unwrap();
+        claims.push(second_name);
+        // Of the wrong length: told without reading.
+        claims.push(Claim { size: Some(9), ..claims[0].clone() });
+        let examined = full(&claims, &Cache::default());
+        assert!(findings(&examined)[..5].iter().all(|finding| **finding == Finding::Verified));
+        assert_eq!(findings(&examined)[5].word(), "size-mismatch");
+        assert_eq!(examined.verdicts.iter().map(|verdict| verdict.bytes_read).sum::<u64>(), 10);
+    }
+
+    #[test]
+    fn any_number_of_threads_finds_the_same_in_the_order_of_the_claims() {
+        let folder = tempfile::tempdir().unwrap();
+        let claims: Vec<Claim> = (0..400_usize)
+            .map(|number| {
+                let bytes = vec![b'x'; number * 37 % 5000];
+                let claim = file(folder.path(), &number.to_string(), &bytes);
+                let wrong = digest(Algorithm::Sha256, b"wrong");
+                if number % 7 == 0 { Claim { digest: Some(wrong), ..claim } } else { claim }
+            })
+            .collect();
+        for threads in [0, 1, 2, 16, 1000] {
+            let examined = examine_unless(&|| Ok(()), &claims, How::Full, &Cache::default(), threads, &());
+            for (number, (claim, verdict)) in claims.iter().zip(&examined.verdicts).enumerate() {
+                assert_eq!(claim.path, verdict.path);
+                let word = if number % 7 == 0 { "digest-mismatch" } else { "verified" };
+                assert_eq!(verdict.finding.word(), word, "{number} with {threads} threads");
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_known_is_not_read_and_one_that_has_changed_is() {
+        let folder = tempfile::tempdir().unwrap();
+        // The digest is that of other bytes: only the cache can say that it is right.
+        let pretended = digest(Algorithm::Sha256, b"other");
+        let known = Claim { digest: Some(pretended.clone()), ..file(folder.path(), "a", b"abc") };
+        let mut cache = Cache::default();
+        cache.keep(stamp(&known), pretended);
+        let examined = full(std::slice::from_ref(&known), &cache);
+        assert_eq!(findings(&examined), [&Finding::Verified]);
+        assert!(examined.verdicts[0].cached && examined.verdicts[0].bytes_read == 0);
+        assert_eq!(examined.cache, cache);
+        // The same length and the same time of modification: the time of change tells.
+        let time = fs::metadata(&known.path).unwrap().modified().unwrap();
+        clock::between_changes().unwrap();
+        fs::write(&known.path, "xyz").unwrap();
+        File::options().write(true).open(&known.path).unwrap().set_modified(time).unwrap();
+        let examined = full(&[known], &cache);
+        assert_eq!(findings(&examined)[0].word(), "digest-mismatch");
+        assert!(!examined.verdicts[0].cached && examined.verdicts[0].bytes_read == 3);
+    }
+
+    #[test]
+    fn a_problem_is_never_told_from_the_cache() {
+        let folder = tempfile::tempdir().unwrap();
+        let right = file(folder.path(), "a", b"abc");
+        let mut cache = Cache::default();
+        cache.keep(stamp(&right), digest(Algorithm::Sha256, b"other"));
+        let examined = full(&[right], &cache);
+        assert_eq!(findings(&examined), [&Finding::Verified]);
+        assert_eq!(examined.verdicts[0].bytes_read, 3);
+    }
+
+    #[test]
+    fn what_was_read_is_remembered_unless_it_changed_just_now_and_what_nobody_names_is_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        // A file that is older than this program.
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("LICENSE");
+        let old = claim(&path, Some(digest(Algorithm::Blake3, &fs::read(&path).unwrap())));
+        let fresh = file(folder.path(), "fresh", b"abc");
+        let gone = file(folder.path(), "gone", b"abc");
+        let mut cache = Cache::default();
+        cache.keep(stamp(&gone), digest(Algorithm::Sha256, b"abc"));
+        let also_known = digest(Algorithm::Sha512, b"whatever");
+        cache.keep(stamp(&old), also_known.clone());
+        let claims = [old, fresh];
+        let examined = full(&claims, &cache);
+        assert_eq!(findings(&examined), [&Finding::Verified, &Finding::Verified]);
+        assert_eq!(examined.cache.len(), 1);
+        assert_eq!(
+            examined.cache.digests(&stamp(&claims[0])),
+            [also_known, claims[0].digest.clone().unwrap()]
+        );
+        assert!(full(&claims, &examined.cache).verdicts[0].cached);
+        // Whether files are there says nothing about what is known of them.
+        let looked = examine_unless(&|| Ok(()), &claims, How::Presence, &cache, 1, &());
+        assert_eq!(looked.cache, cache);
+    }
+
+    #[test]
+    fn an_interruption_ends_the_reading_at_once_and_keeps_what_is_known() {
+        struct Begun(RefCell<bool>);
+        impl Progress for Begun {
+            fn take(&self, reached: &Reached) {
+                *self.0.borrow_mut() |= reached.bytes > 0;
+            }
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let missing = claim(folder.path().join("none"), None);
+        let known = file(folder.path(), "known", b"abc");
+        // Nobody lives to see its end.
+        let endless = file(folder.path(), "endless", b"");
+        File::options().write(true).open(&endless.path).unwrap().set_len(1 << 42).unwrap();
+        let mut cache = Cache::default();
+        cache.keep(stamp(&known), digest(Algorithm::Sha256, b"abc"));
+        let progress = Begun(RefCell::new(false));
+        let halted = || if *progress.0.borrow() { Err(Failure::interrupted(2)) } else { Ok(()) };
+        let claims = [endless, missing];
+        let examined = examine_unless(&halted, &claims, How::Full, &cache, 2, &progress);
+        assert_eq!(examined.ended.unwrap_err().interrupted_by(), Some(2));
+        assert_eq!(examined.verdicts, [claims[1].verdict(Finding::MissingRequired)]);
+        assert_eq!(examined.cache, cache);
+    }
+
+    #[test]
+    fn progress_goes_up_and_ends_with_all_of_it() {
+        #[derive(Default)]
+        struct Seen(RefCell<Vec<Reached>>);
+        impl Progress for Seen {
+            fn take(&self, reached: &Reached) {
+                self.0.borrow_mut().push(*reached);
+            }
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let claims: Vec<Claim> =
+            (1..=30).map(|n| file(folder.path(), &n.to_string(), &vec![b'x'; n * 100_000])).collect();
+        let seen = Seen::default();
+        let examined = examine_unless(&|| Ok(()), &claims, How::Full, &Cache::default(), 2, &seen);
+        assert_eq!(examined.verdicts.iter().map(|verdict| verdict.bytes_read).sum::<u64>(), 46_500_000);
+        let seen = seen.0.into_inner();
+        assert!(seen.is_sorted_by(|one, other| one.bytes <= other.bytes && one.files <= other.files));
+        let last = seen.last().unwrap();
+        assert_eq!((last.files, last.of_files), (30, 30));
+        assert_eq!((last.bytes, last.of_bytes), (46_500_000, 46_500_000));
+    }
+
+    #[test]
+    fn rw_6_2d_nothing_of_what_is_examined_is_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        let odd = folder.path().join(OsStr::from_bytes(b"odd \xff\n name"));
+        fs::write(&odd, "abc").unwrap();
+        std::os::unix::fs::symlink("none", folder.path().join("link")).unwrap();
+        let right = file(folder.path(), "right", b"abc");
+        let wrong = Claim { digest: right.digest.clone(), ..file(folder.path(), "wrong", b"") };
+        let before = Scan::digests().of(folder.path()).unwrap();
+        let link = claim(folder.path().join("link"), None);
+        let claims = [claim(odd, right.digest.clone()), right, wrong, link];
+        let examined = full(&claims, &Cache::default());
+        let words: Vec<&str> = findings(&examined).iter().map(|finding| finding.word()).collect();
+        assert_eq!(words, ["verified", "verified", "digest-mismatch", "unreadable"]);
+        assert_eq!(Scan::digests().of(folder.path()).unwrap(), before);
+    }
+}
