@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::disk;
 use crate::error::{Context as _, Failure, Outcome};
-use crate::process::{Keep, Owner};
+use crate::process::{Keep, Owner, Program};
 use crate::settings::names::CommitId;
 
 use super::mirror::Mirror;
@@ -179,7 +179,7 @@ impl Mirror {
     ) -> Outcome<Option<jiff::Timestamp>> {
         let told = || format!("cannot look into the history of {}", commit.short());
         let program = self.bare().args(["--literal-pathspecs", "log", "--max-count=1", "--format=%ct"]);
-        let program = files.fold(program.args([commit.as_str(), "--"]), |program, file| program.arg(file));
+        let program = files.fold(program.args([commit.as_str(), "--"]), Program::arg);
         let seconds = self.git.run(&program, told)?.text();
         let Ok(seconds) = seconds.trim().parse() else { return Ok(None) };
         jiff::Timestamp::from_second(seconds).context(told).map(Some)

@@ -99,7 +99,7 @@ impl Uv {
             Some(cutoff) => program.arg("--exclude-newer").arg(cutoff.to_string()),
             None => program,
         };
-        requirements.iter().fold(program, |program, file| program.arg(file))
+        requirements.iter().fold(program, Program::arg)
     }
 
     pub(super) fn install(&self, job: &Job<'_>, requirements: &[PathBuf]) -> Program {

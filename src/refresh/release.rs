@@ -51,9 +51,10 @@ impl Release {
         interpreter.accept(self.definitions.requires_python())?;
         let installer = on.installer()?.clone();
         // Without files, git would answer for the whole tree.
-        let cutoff = match self.definitions.is_empty() {
-            true => None,
-            false => on.mirror.last_change(&self.commit, self.definitions.files())?,
+        let cutoff = if self.definitions.is_empty() {
+            None
+        } else {
+            on.mirror.last_change(&self.commit, self.definitions.files())?
         };
         on.environments().wanted(self.definitions.clone(), interpreter.clone(), installer, cutoff)
     }
