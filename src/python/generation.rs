@@ -120,8 +120,9 @@ impl<'a> Environments<'a> {
             indexes: network::indexes(self.site.python),
             lock: String::new(),
         };
-        let key = hexadecimal(&digest_of(&[&parts.definitions, &parts.interpreter, &parts.indexes]))[..16]
-            .to_owned();
+        let sources = if self.site.python.allow_source { "with sources" } else { "" }.to_owned();
+        let defined = [&parts.definitions, &parts.interpreter, &parts.indexes, &sources];
+        let key = hexadecimal(&digest_of(&defined))[..16].to_owned();
         Ok(Wanted { definitions, interpreter, installer, cutoff, parts, key })
     }
 

@@ -169,6 +169,7 @@ mod tests {
             strategy: Strategy::WhenChanged,
             definitions: Vec::new(),
             index_url: None,
+            allow_source: false,
             deadline: Duration::from_secs(60),
         }
     }

@@ -78,6 +78,7 @@ struct PythonTable {
     strategy: Option<Strategy>,
     definitions: Option<Vec<String>>,
     index_url: Option<String>,
+    allow_source: Option<bool>,
     deadline: Option<Span>,
 }
 
@@ -247,6 +248,11 @@ impl Layers {
                     vec!["requirements*.txt".to_owned(), "pyproject.toml".to_owned()],
                 ),
                 index_url: pick.optional("python.index_url", [(host.python.index_url.clone(), Origin::Host)]),
+                allow_source: pick.value(
+                    "python.allow_source",
+                    [(host.python.allow_source, Origin::Host)],
+                    false,
+                ),
                 deadline: pick.span(
                     "python.deadline",
                     [(host.python.deadline, Origin::Host)],
@@ -440,7 +446,10 @@ pub const HOST_KEYS: [(&str, &[&str]); 6] = [
             "stall",
         ],
     ),
-    ("python", &["interpreter", "installer", "strategy", "definitions", "index_url", "deadline"]),
+    (
+        "python",
+        &["interpreter", "installer", "strategy", "definitions", "index_url", "allow_source", "deadline"],
+    ),
     ("service", &["unit", "command", "stop_timeout"]),
     ("probe", &["url", "path", "status", "json_field", "json_value", "body", "deadline", "settle"]),
     ("hook", &["name", "kind", "command", "deadline", "stage"]),

@@ -145,6 +145,8 @@ pub struct Python {
     pub definitions: Vec<String>,
     /// The package index, where it is not the installer's own default.
     pub index_url: Option<String>,
+    /// Whether what has no wheel may be built from source.
+    pub allow_source: bool,
     /// How long one build may take.
     pub deadline: Duration,
 }
