@@ -128,6 +128,8 @@ impl Environments<'_> {
             run: run.clone(),
             fingerprint: wanted.parts(lock).fingerprint(),
             parts: wanted.parts(lock),
+            lock_key: lock.key.clone(),
+            wheels: digests_of(lock),
             interpreter: wanted.interpreter.clone(),
             duration_ms: u64::try_from(clock::monotonic().duration_since(start).as_millis())
                 .unwrap_or(u64::MAX),
@@ -157,6 +159,13 @@ impl Environments<'_> {
         disk::write_atomic(&file, list.as_bytes(), 0o644)?;
         Ok(vec![file])
     }
+}
+
+/// The digests of the wheels that a lock names for this machine, sorted.
+fn digests_of(lock: &Lock) -> Vec<String> {
+    let mut digests: Vec<String> = lock.wheels.iter().map(|wheel| wheel.sha256.clone()).collect();
+    digests.sort();
+    digests
 }
 
 /// Lets the environment's own interpreter say where it lives.

@@ -119,6 +119,7 @@ impl<'a> Environments<'a> {
             installer: installer.identity(),
             indexes: network::indexes(self.site.python),
             lock: String::new(),
+            sources: self.site.python.allow_source,
         };
         let key = parts.key();
         Ok(Wanted { definitions, interpreter, installer, cutoff, parts, key })
@@ -260,7 +261,9 @@ impl Parts {
 
     /// Returns the first sixteen hexadecimal digits of the sha256 over what is resolved; locks are named by them.
     pub fn key(&self) -> String {
-        hexadecimal(&digest_of(&[&self.definitions, &self.interpreter, &self.indexes]))[..16].to_owned()
+        let sources = self.sources.to_string();
+        let parts = [&self.definitions, &self.interpreter, &self.indexes, &sources];
+        hexadecimal(&digest_of(&parts))[..16].to_owned()
     }
 
     /// Names what is different in `wanted`.
@@ -309,6 +312,7 @@ mod tests {
             installer: "uv 1".into(),
             indexes: String::new(),
             lock: String::new(),
+            sources: false,
         }
     }
 

@@ -174,6 +174,7 @@ mod tests {
             strict: false,
             index_url: None,
             pip: PipConfig::default(),
+            allow_source: false,
             deadline: Duration::from_secs(60),
         }
     }

@@ -25,6 +25,7 @@ pub mod record;
 pub mod requirements;
 mod resolve;
 mod switch;
+mod tools;
 mod trouble;
 mod uv;
 mod versions;

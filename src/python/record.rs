@@ -65,6 +65,12 @@ pub struct Built {
     pub fingerprint: String,
     /// What the fingerprint is made of.
     pub parts: Parts,
+    /// The key of the lock that it was built from.
+    #[serde(default)]
+    pub lock_key: String,
+    /// The sha256 of each wheel that it was built from, sorted.
+    #[serde(default)]
+    pub wheels: Vec<String>,
     /// The interpreter.
     pub interpreter: Interpreter,
     /// How long the build took, in milliseconds.
@@ -84,6 +90,8 @@ pub struct Parts {
     pub indexes: String,
     /// The digest of the lock.
     pub lock: String,
+    /// Whether what has no wheel may be built from source.
+    pub sources: bool,
 }
 
 /// An installed distribution.

@@ -85,6 +85,7 @@ struct PythonTable {
     groups: Option<Vec<String>>,
     strict: Option<bool>,
     index_url: Option<String>,
+    allow_source: Option<bool>,
     deadline: Option<Span>,
 }
 
@@ -275,6 +276,11 @@ impl Layers {
                 ),
                 pip: self.pip.clone(),
                 index_url: pick.optional("python.index_url", [(host.python.index_url.clone(), Origin::Host)]),
+                allow_source: pick.value(
+                    "python.allow_source",
+                    [(host.python.allow_source, Origin::Host)],
+                    false,
+                ),
                 deadline: pick.span(
                     "python.deadline",
                     [(host.python.deadline, Origin::Host)],
@@ -479,6 +485,7 @@ pub const HOST_KEYS: [(&str, &[&str]); 6] = [
             "groups",
             "strict",
             "index_url",
+            "allow_source",
             "deadline",
         ],
     ),

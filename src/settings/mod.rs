@@ -155,6 +155,8 @@ pub struct Python {
     pub index_url: Option<String>,
     /// What the host tells pip of indexes and the network.
     pub pip: PipConfig,
+    /// Whether what has no wheel may be built from source.
+    pub allow_source: bool,
     /// How long one build may take.
     pub deadline: Duration,
 }
