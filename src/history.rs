@@ -112,13 +112,18 @@ pub fn rollback_target(layout: &Layout, run: Option<&RunId>, now: &Now) -> Outco
     let is_there = |commit: &CommitId, generation: &GenerationName| {
         (Some(commit), Some(generation)) == (now.commit.as_ref(), now.generation.as_ref())
     };
+    // The same commit with an environment that is gone, or that somebody changed, would be built again as what is there.
+    let is_same = |pair: &GoodPair| {
+        is_there(&pair.commit, &pair.generation)
+            || (now.commit.as_ref() == Some(&pair.commit) && !is_good(layout, &pair.generation))
+    };
     if let Some(last) = status_file::read(layout).deployed
         && (now.fenced || !is_there(&last.commit, &last.generation))
     {
         let DeployedPair { run, commit, generation, branch, .. } = last;
         return Ok(GoodPair { run, commit, generation, branch });
     }
-    let earlier = match pairs.into_iter().find(|pair| !is_there(&pair.commit, &pair.generation)) {
+    let earlier = match pairs.into_iter().find(|pair| !is_same(pair)) {
         None => adopted_pair(layout)?.filter(|pair| !is_there(&pair.commit, &pair.generation)),
         found => found,
     };
@@ -136,6 +141,11 @@ fn adopted_pair(layout: &Layout) -> Outcome<Option<GoodPair>> {
         is_there.then_some(GoodPair { run: report.run, commit, generation, branch: report.branch })
     };
     Ok(all(layout)?.into_iter().rev().filter_map(|past| past.report).find_map(before))
+}
+
+/// Tells whether a generation is recorded and was never found changed.
+fn is_good(layout: &Layout, generation: &GenerationName) -> bool {
+    Record::read(layout, generation).is_ok_and(|found| found.is_some_and(|record| record.is_good()))
 }
 
 /// Tells whether a generation is a folder from before the tool, and still there.
@@ -161,6 +171,8 @@ pub fn prune(on: &Installation, current: &RunId) -> Outcome<()> {
             kept_runs.insert(pair.run);
         }
     }
+    // What somebody changed is never used again.
+    kept_generations.retain(|generation| is_good(&on.layout, generation));
     kept_generations.extend(on.live());
     if kept_generations.len() <= on.settings.keep {
         // An adopted folder proved itself before there were runs: it is the oldest of all and goes when enough others

@@ -9,6 +9,7 @@ use crate::git::drift::Drift;
 use crate::installation::Installation;
 use crate::journal::{run_lock, store};
 use crate::plan::Observed;
+use crate::python::Contamination;
 use crate::report::screen::{Tone, duration, harmless, paint, say};
 use crate::report::{self, Report};
 use crate::service::fence::Fence;
@@ -27,6 +28,10 @@ struct Status {
     commit: Option<CommitId>,
     generation: Option<GenerationName>,
     environment: std::path::PathBuf,
+    /// The digest of what is installed in it.
+    digest: Option<String>,
+    /// What somebody changed in it by hand.
+    contamination: Option<Contamination>,
     service: report::Service,
     fence: Option<String>,
     drift: Drift,
@@ -60,6 +65,8 @@ fn look(on: &Installation) -> crate::error::Outcome<Status> {
         commit: observed.tree.commit.clone(),
         generation: observed.live(),
         environment: on.layout.venv(),
+        digest: observed.environment.generation().and_then(|live| live.record.digest.clone()),
+        contamination: observed.contamination,
         service: on.service_report(Some(on.probe_url()?)),
         fence: observed.fence.as_ref().map(fence_in_words),
         drift: observed.drift.unwrap_or_default(),
@@ -101,6 +108,15 @@ fn show(on: &Installation, status: &Status) {
     }
     let generation = status.generation.as_ref().map_or("nothing".to_owned(), ToString::to_string);
     say(&format!("environment  {} → {generation}", status.environment.display()));
+    if let Some(digest) = &status.digest {
+        say(&format!("             {}", paint(Tone::Quiet, &format!("digest {digest}"))));
+    }
+    if let Some(found) = &status.contamination {
+        let words = harmless(&found.in_words(5));
+        say(&format!("             {} {words}", paint(Tone::Bad, "changed by hand:")));
+        let run = on.as_typed("ladylinux-refresh run");
+        say(&format!("             the next run builds a fresh one: {run}"));
+    }
     let pid = status.service.pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
     let url = status.service.url.clone().unwrap_or_default();
     say(&format!("service      {}{pid} {url}", status.service.state));

@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::event::Phase;
 use crate::git::drift::Drift;
 use crate::git::history::Changes;
-use crate::python::Made;
+use crate::python::{Contamination, Made};
 use crate::refresh::Target;
 use crate::settings::names::{BranchName, CommitId, GenerationName};
 use crate::settings::{Hook, Settings};
@@ -56,6 +56,8 @@ pub struct EnvironmentPlan {
     pub build: bool,
     /// Why.
     pub reason: String,
+    /// What somebody changed in the live environment by hand.
+    pub contamination: Option<Contamination>,
     /// Requirements that would come, go or change, as the definitions name them.
     pub packages: Vec<String>,
 }
@@ -80,6 +82,7 @@ pub fn build(settings: &Settings, target: &Target, observed: &Observed, coming: 
         ready: coming.ready.clone(),
         build,
         reason: coming.reason.clone(),
+        contamination: observed.contamination.clone(),
         packages: coming.packages.clone(),
         now: now.clone(),
     };
@@ -89,6 +92,7 @@ pub fn build(settings: &Settings, target: &Target, observed: &Observed, coming: 
         || !drift.is_none()
         || build
         || now != coming.ready
+        || observed.contamination.is_some()
         || observed.service.running().is_none()
         || observed.fence.is_some();
     let actions = Phase::STEPS

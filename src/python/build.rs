@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::generation::{Environments, Generation, Wanted};
+use super::contamination::Contamination;
+use super::generation::{ENTRIES, Environments, Generation, Wanted};
 use super::installer::Job;
 use super::record::{self, Built, Origin, Record};
 use crate::checkpoint;
@@ -25,6 +26,17 @@ pub struct Ensured {
     pub made: Made,
     /// Why it was built or reused.
     pub why: String,
+    /// Environments that somebody changed: the live one, and those that would have been reused.
+    pub contaminated: Vec<Contaminated>,
+}
+
+/// A generation that somebody changed, and what was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Contaminated {
+    /// The generation.
+    pub generation: GenerationName,
+    /// What was found.
+    pub found: Contamination,
 }
 
 /// How a generation was come by.
@@ -45,23 +57,41 @@ impl Environments<'_> {
     /// The build fails, and then nothing of it is left; the reason is the installer's own.
     pub fn ensure(&self, wanted: &Wanted, strategy: Strategy, run: &RunId) -> Outcome<Ensured> {
         self.discard_incomplete()?;
+        let mut contaminated = Vec::new();
+        if let Some(live) = self.current()?.generation() {
+            contaminated.extend(self.examine(live)?);
+        }
+        let is_of_this_run =
+            |generation: &Generation| generation.record.built().is_some_and(|built| built.run == *run);
+        // The best one last: what this run has built, else the newest.
         let mut of_this = self.of_fingerprint(wanted.fingerprint())?;
-        let of_this_run = of_this
-            .iter()
-            .rposition(|generation| generation.record.built().is_some_and(|built| built.run == *run));
-        let reused = match strategy {
-            _ if of_this_run.is_some() => {
-                of_this_run.map(|at| (of_this.swap_remove(at), "this run has built it already"))
+        of_this.retain(|generation| strategy == Strategy::WhenChanged || is_of_this_run(generation));
+        of_this.sort_by_key(is_of_this_run);
+        while let Some(generation) = of_this.pop() {
+            if let Some(found) = self.examine(&generation)? {
+                contaminated.push(found);
+                continue;
             }
-            Strategy::WhenChanged => of_this.pop().map(|newest| (newest, "the definition has not changed")),
-            Strategy::Always => None,
-        };
-        if let Some((generation, why)) = reused {
-            return Ok(Ensured { generation, made: Made::Reused, why: why.to_owned() });
+            let why = match is_of_this_run(&generation) {
+                true => "this run has built it already",
+                false => "the definition has not changed",
+            };
+            return Ok(Ensured { generation, made: Made::Reused, why: why.to_owned(), contaminated });
         }
         let why = self.reason_to_build(wanted, strategy)?.unwrap_or_default();
         let generation = self.build(wanted, run)?;
-        Ok(Ensured { generation, made: Made::Built, why })
+        Ok(Ensured { generation, made: Made::Built, why, contaminated })
+    }
+
+    /// Looks whether somebody changed a generation; where that is so, it is written down, and the generation is never used
+    /// again.
+    ///
+    /// # Errors
+    /// The generation cannot be looked at, or its record not be written.
+    pub fn examine(&self, generation: &Generation) -> Outcome<Option<Contaminated>> {
+        let Some(found) = self.contamination(generation)? else { return Ok(None) };
+        self.condemn(generation, &found)?;
+        Ok(Some(Contaminated { generation: generation.name.clone(), found }))
     }
 
     fn build(&self, wanted: &Wanted, run: &RunId) -> Outcome<Generation> {
@@ -120,7 +150,7 @@ impl Environments<'_> {
         close(&job)?;
         disk::sync_file_system(&folder)?;
         let packages = record::installed(&folder)?;
-        let manifest = Scan::digests().of(&folder)?;
+        let manifest = Scan::digests().at_most(ENTRIES).of(&folder)?;
         manifest.write(&record::manifest_file(site.layout, name))?;
         checkpoint::reach("python:before the record");
         let built = Built {
@@ -131,7 +161,8 @@ impl Environments<'_> {
             duration_ms: u64::try_from(clock::monotonic().duration_since(start).as_millis())
                 .unwrap_or(u64::MAX),
         };
-        let record = Record::new(name.clone(), Origin::Built(Box::new(built)), packages, manifest.files());
+        let record =
+            Record::new(name.clone(), Origin::Built(Box::new(built)), packages, manifest.files(), None);
         record.write(site.layout)?;
         checkpoint::reach("python:recorded");
         Ok(Generation { name: name.clone(), path: folder, record })

@@ -10,6 +10,7 @@
 //! → [`Environments::ensure`] → [`Environments::switch`].
 
 mod build;
+pub mod contamination;
 pub mod definitions;
 mod discard;
 pub mod generation;
@@ -26,7 +27,8 @@ mod versions;
 
 use std::path::Path;
 
-pub use build::{Ensured, Made};
+pub use build::{Contaminated, Ensured, Made};
+pub use contamination::Contamination;
 pub use definitions::Definitions;
 pub use generation::{Current, Environments, Generation, Wanted};
 pub use installer::Installer;
