@@ -14,7 +14,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{World, names, packages, was_built};
 use ladylinux_refresh::process::Owner;
-use ladylinux_refresh::python::{Current, Made};
+use ladylinux_refresh::python::lock::Origin;
+use ladylinux_refresh::python::{Current, Lock, Made};
 use ladylinux_refresh::settings::names::GenerationName;
 use ladylinux_refresh::settings::{InstallerChoice, Strategy};
 
@@ -123,12 +124,15 @@ fn rw_5_3b_the_installer_and_the_python_version_count() {
     let uv = world.wanted(&[("requirements.txt", "six")]).unwrap();
     let world = world.with(InstallerChoice::Pip);
     let pip = world.wanted(&[("requirements.txt", "six")]).unwrap();
-    assert_ne!(uv.fingerprint(), pip.fingerprint());
+    assert_eq!(uv.key(), pip.key());
+    let lock =
+        Lock::from_pylock("k", Origin::Application { file: "pylock.toml".into() }, String::new()).unwrap();
+    assert_ne!(uv.parts(&lock).fingerprint(), pip.parts(&lock).fingerprint());
     let mut older = uv.interpreter().clone();
     older.version = "3.9.0".to_owned();
     let with_older =
-        world.environments().wanted(uv.definitions().clone(), older, uv.installer().clone()).unwrap();
-    assert_ne!(uv.fingerprint(), with_older.fingerprint());
+        world.environments().wanted(uv.definitions().clone(), older, uv.installer().clone(), None).unwrap();
+    assert_ne!(uv.key(), with_older.key());
     let refused = world.wanted(&[("pyproject.toml", "[project]\nname='x'\nrequires-python='>=4'\n")]);
     assert!(refused.unwrap_err().summary().contains("needs Python >=4"));
 }

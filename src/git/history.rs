@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::disk;
 use crate::error::{Context as _, Failure, Outcome};
-use crate::process::{Keep, Owner};
+use crate::process::{Keep, Owner, Program};
 use crate::settings::names::CommitId;
 
 use super::mirror::Mirror;
@@ -165,6 +165,24 @@ impl Mirror {
             self.bare().args(["diff-tree", "-r", "-z", "--name-status", "--no-renames", from.as_str()]);
         let files = parse_name_status(&self.git.run(&diff.args([to.as_str(), "--"]), told)?.stdout);
         Ok(Changes { commits, coming, dropped, files })
+    }
+
+    /// Returns when the last commit was made, up to `commit`, that changed one of these files; `None` where none ever
+    /// did.
+    ///
+    /// # Errors
+    /// The commit is not in the mirror.
+    pub fn last_change<'a>(
+        &self,
+        commit: &CommitId,
+        files: impl Iterator<Item = &'a Path>,
+    ) -> Outcome<Option<jiff::Timestamp>> {
+        let told = || format!("cannot look into the history of {}", commit.short());
+        let program = self.bare().args(["--literal-pathspecs", "log", "--max-count=1", "--format=%ct"]);
+        let program = files.fold(program.args([commit.as_str(), "--"]), Program::arg);
+        let seconds = self.git.run(&program, told)?.text();
+        let Ok(seconds) = seconds.trim().parse() else { return Ok(None) };
+        jiff::Timestamp::from_second(seconds).context(told).map(Some)
     }
 
     /// Writes a checked-out copy of a commit to `folder`, which must not exist, for `owner`.

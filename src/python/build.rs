@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 
 use super::contamination::Contamination;
 use super::generation::{ENTRIES, Environments, Generation, Wanted};
-use super::installer::Job;
+use super::installer::{Job, WHEELS};
+use super::lock::Lock;
 use super::record::{self, Built, Origin, Record};
+use super::wheels::Wheels;
 use crate::checkpoint;
 use crate::clock;
 use crate::disk;
@@ -63,8 +65,9 @@ impl Environments<'_> {
         }
         let is_of_this_run =
             |generation: &Generation| generation.record.built().is_some_and(|built| built.run == *run);
+        let mut lock = self.lock(wanted)?;
         // The best one last: what this run has built, else the newest.
-        let mut of_this = self.of_fingerprint(wanted.fingerprint())?;
+        let mut of_this = self.of_fingerprint(&wanted.parts(&lock).fingerprint())?;
         of_this.retain(|generation| strategy == Strategy::WhenChanged || is_of_this_run(generation));
         of_this.sort_by_key(is_of_this_run);
         while let Some(generation) = of_this.pop() {
@@ -79,7 +82,8 @@ impl Environments<'_> {
             return Ok(Ensured { generation, made: Made::Reused, why: why.to_owned(), contaminated });
         }
         let why = self.reason_to_build(wanted, strategy)?.unwrap_or_default();
-        let generation = self.build(wanted, run)?;
+        Wheels::new(self.site).ensure(&mut lock, &wanted.interpreter)?;
+        let generation = self.build(wanted, &lock, run)?;
         Ok(Ensured { generation, made: Made::Built, why, contaminated })
     }
 
@@ -94,21 +98,15 @@ impl Environments<'_> {
         Ok(Some(Contaminated { generation: generation.name.clone(), found }))
     }
 
-    fn build(&self, wanted: &Wanted, run: &RunId) -> Outcome<Generation> {
+    fn build(&self, wanted: &Wanted, lock: &Lock, run: &RunId) -> Outcome<Generation> {
         let layout = self.site.layout;
         disk::make_folder(&layout.venvs(), 0o755)?;
         disk::make_folder(&layout.generations(), 0o755)?;
-        for installer in ["uv", "pip"] {
-            self.site.owned_cache(&layout.cache().join(installer))?;
-        }
-        let name = self.next_name(wanted.fingerprint())?;
+        let name = self.next_name(&wanted.parts(lock).fingerprint())?;
         let scratch = layout.cache().join(format!("definitions-{name}"));
         let events = self.site.runner.events();
         events.note(&format!("building the environment {name} with {}", wanted.installer.identity()));
-        for note in wanted.definitions.notes() {
-            events.note(note);
-        }
-        let built = self.build_as(&name, wanted, run, &scratch);
+        let built = self.build_as(&name, wanted, lock, run, &scratch);
         let tidied = interrupt::shielded(|| {
             if built.is_err() {
                 Record::remove(layout, &name)?;
@@ -121,11 +119,12 @@ impl Environments<'_> {
         Ok(generation)
     }
 
-    /// The steps of a build. Between the definition and the installation there is room for a resolution step.
+    /// The steps of a build.
     fn build_as(
         &self,
         name: &GenerationName,
         wanted: &Wanted,
+        lock: &Lock,
         run: &RunId,
         scratch: &Path,
     ) -> Outcome<Generation> {
@@ -134,7 +133,7 @@ impl Environments<'_> {
         let folder = site.layout.generation(name);
         disk::remove_tree(scratch)?;
         disk::make_folder(scratch, 0o755)?;
-        let requirements: Vec<PathBuf> = wanted.definitions.write_below(scratch)?;
+        let requirements = self.lay_out(lock, scratch)?;
         disk::make_owned_folder(&folder, 0o755, &site.owner)?;
         checkpoint::reach("python:folder made");
         let until = start + site.python.deadline;
@@ -155,8 +154,8 @@ impl Environments<'_> {
         checkpoint::reach("python:before the record");
         let built = Built {
             run: run.clone(),
-            fingerprint: wanted.fingerprint().to_owned(),
-            parts: wanted.parts.clone(),
+            fingerprint: wanted.parts(lock).fingerprint(),
+            parts: wanted.parts(lock),
             interpreter: wanted.interpreter.clone(),
             duration_ms: u64::try_from(clock::monotonic().duration_since(start).as_millis())
                 .unwrap_or(u64::MAX),
@@ -166,6 +165,26 @@ impl Environments<'_> {
         record.write(site.layout)?;
         checkpoint::reach("python:recorded");
         Ok(Generation { name: name.clone(), path: folder, record })
+    }
+}
+
+impl Environments<'_> {
+    /// Puts links to the wheels of a lock, and the list of them, into the folder that is built from.
+    fn lay_out(&self, lock: &Lock, scratch: &Path) -> Outcome<Vec<PathBuf>> {
+        if lock.wheels.is_empty() {
+            return Ok(Vec::new());
+        }
+        let wheels = Wheels::new(self.site);
+        let folder = scratch.join(WHEELS);
+        disk::make_folder(&folder, 0o755)?;
+        let mut list = String::new();
+        for wheel in &lock.wheels {
+            disk::point_link(&folder.join(&wheel.file), &wheels.path(wheel))?;
+            list.push_str(&format!("{}=={} --hash=sha256:{}\n", wheel.name, wheel.version, wheel.sha256));
+        }
+        let file = scratch.join("wheels.txt");
+        disk::write_atomic(&file, list.as_bytes(), 0o644)?;
+        Ok(vec![file])
     }
 }
 

@@ -9,6 +9,7 @@ use super::contamination::{Change, Contamination};
 use super::definitions::Definitions;
 use super::installer::Installer;
 use super::interpreter::Interpreter;
+use super::lock::{Lock, hexadecimal};
 use super::record::{self, Package, Parts, Record};
 use super::{Site, network};
 use crate::error::{Context as _, Failure, Outcome};
@@ -31,8 +32,9 @@ pub struct Wanted {
     pub(super) definitions: Definitions,
     pub(super) interpreter: Interpreter,
     pub(super) installer: Installer,
-    pub(super) parts: Parts,
-    fingerprint: String,
+    pub(super) cutoff: Option<jiff::Timestamp>,
+    parts: Parts,
+    key: String,
 }
 
 /// A generation: recorded, and still there.
@@ -60,10 +62,15 @@ pub enum Current {
 }
 
 impl Wanted {
-    /// Returns the sixteen hexadecimal digits that stand for everything that defines the environment; generations
-    /// are named by them.
-    pub fn fingerprint(&self) -> &str {
-        &self.fingerprint
+    /// Returns the sixteen hexadecimal digits that stand for what is resolved; locks are named by them.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// Returns everything that defines the environment, once it is resolved; generations are named by the fingerprint
+    /// of that.
+    pub fn parts(&self, lock: &Lock) -> Parts {
+        Parts { lock: lock.digest(), ..self.parts.clone() }
     }
 
     /// Returns the definition.
@@ -98,7 +105,7 @@ impl<'a> Environments<'a> {
         Self { site }
     }
 
-    /// Puts together what is wanted.
+    /// Puts together what is wanted. Releases of packages after `cutoff` do not count.
     ///
     /// # Errors
     /// The application does not accept the interpreter.
@@ -107,6 +114,7 @@ impl<'a> Environments<'a> {
         definitions: Definitions,
         interpreter: Interpreter,
         installer: Installer,
+        cutoff: Option<jiff::Timestamp>,
     ) -> Outcome<Wanted> {
         interpreter.accept(definitions.requires_python())?;
         let parts = Parts {
@@ -114,9 +122,11 @@ impl<'a> Environments<'a> {
             interpreter: interpreter.identity(),
             installer: installer.identity(),
             indexes: network::indexes(self.site.python),
+            lock: String::new(),
         };
-        let fingerprint = parts.fingerprint();
-        Ok(Wanted { definitions, interpreter, installer, parts, fingerprint })
+        let key = hexadecimal(&digest_of(&[&parts.definitions, &parts.interpreter, &parts.indexes]))[..16]
+            .to_owned();
+        Ok(Wanted { definitions, interpreter, installer, cutoff, parts, key })
     }
 
     /// Returns the newest good generation of what is wanted that nobody has changed.
@@ -124,7 +134,8 @@ impl<'a> Environments<'a> {
     /// # Errors
     /// The records or a generation cannot be read.
     pub fn ready(&self, wanted: &Wanted) -> Outcome<Option<Generation>> {
-        for generation in self.of_fingerprint(&wanted.fingerprint)?.into_iter().rev() {
+        let Some(lock) = self.known_lock(wanted)? else { return Ok(None) };
+        for generation in self.of_fingerprint(&wanted.parts(&lock).fingerprint())?.into_iter().rev() {
             if self.contamination(&generation)?.is_none() {
                 return Ok(Some(generation));
             }
@@ -152,7 +163,12 @@ impl<'a> Environments<'a> {
             }
             Current::Generation(live) => match live.record.built() {
                 None => "the environment was not made by this tool".to_owned(),
-                Some(built) => built.parts.change(&wanted.parts),
+                Some(built) => match self.known_lock(wanted)? {
+                    Some(lock) => built.parts.change(&wanted.parts(&lock)),
+                    None => {
+                        built.parts.change(&Parts { lock: built.parts.lock.clone(), ..wanted.parts.clone() })
+                    }
+                },
             },
         };
         Ok(Some(reason))
@@ -267,7 +283,9 @@ impl<'a> Environments<'a> {
     }
 
     fn is_contaminated_one_of(&self, live: &Generation, wanted: &Wanted) -> Outcome<bool> {
-        let is_wanted = live.record.built().is_some_and(|built| built.fingerprint == wanted.fingerprint);
+        let Some(lock) = self.known_lock(wanted)? else { return Ok(false) };
+        let fingerprint = wanted.parts(&lock).fingerprint();
+        let is_wanted = live.record.built().is_some_and(|built| built.fingerprint == fingerprint);
         Ok(is_wanted && self.contamination(live)?.is_some())
     }
 
@@ -302,14 +320,10 @@ impl<'a> Environments<'a> {
 }
 
 impl Parts {
-    /// The first sixteen hexadecimal digits of the sha256 over all parts.
-    fn fingerprint(&self) -> String {
-        let mut state = Sha256::new();
-        for part in [&self.definitions, &self.interpreter, &self.installer, &self.indexes] {
-            state.update((part.len() as u64).to_be_bytes());
-            state.update(part.as_bytes());
-        }
-        hexadecimal(&state.finalize())[..16].to_owned()
+    /// Returns the first sixteen hexadecimal digits of the sha256 over all parts.
+    pub fn fingerprint(&self) -> String {
+        let parts = [&self.definitions, &self.interpreter, &self.installer, &self.indexes, &self.lock];
+        hexadecimal(&digest_of(&parts))[..16].to_owned()
     }
 
     /// Names what is different in `wanted`.
@@ -322,6 +336,8 @@ impl Parts {
             named("the interpreter", &self.interpreter, &wanted.interpreter),
             named("the installer", &self.installer, &wanted.installer),
             named("the package index", &self.indexes, &wanted.indexes),
+            (self.definitions == wanted.definitions && self.lock != wanted.lock)
+                .then(|| "the lock changed".to_owned()),
         ];
         let changes: Vec<String> = changes.into_iter().flatten().collect();
         if changes.is_empty() {
@@ -336,12 +352,13 @@ pub(super) fn number(name: &GenerationName, word: &str) -> Option<u64> {
     name.as_str().strip_prefix(word)?.strip_prefix('-')?.parse().ok()
 }
 
-fn hexadecimal(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+fn digest_of(parts: &[&String]) -> Vec<u8> {
+    let mut state = Sha256::new();
+    for part in parts {
+        state.update((part.len() as u64).to_be_bytes());
+        state.update(part.as_bytes());
+    }
+    state.finalize().to_vec()
 }
 
 #[cfg(test)]
@@ -354,6 +371,7 @@ mod tests {
             interpreter: interpreter.into(),
             installer: "uv 1".into(),
             indexes: String::new(),
+            lock: String::new(),
         }
     }
 

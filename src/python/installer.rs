@@ -16,6 +16,9 @@ use crate::error::{Failure, Outcome};
 use crate::process::{Keep, Program};
 use crate::settings::InstallerChoice;
 
+/// The folder in the scratch folder of a build that holds links to the wheels.
+pub(super) const WHEELS: &str = "wheels";
+
 /// An installer that is there and works.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Installer {
@@ -33,7 +36,7 @@ impl Installer {
     /// uv is asked for and cannot be had, or the run is interrupted.
     pub fn ensure(site: Site<'_>, interpreter: &Interpreter) -> Outcome<Self> {
         match site.python.installer {
-            InstallerChoice::Pip => Ok(Self::Pip(Pip::of(interpreter))),
+            InstallerChoice::Pip => Pip::ensure(site, interpreter).map(Self::Pip),
             InstallerChoice::Uv => Uv::ensure(site, interpreter).map(Self::Uv),
             InstallerChoice::Auto => match Uv::ensure(site, interpreter) {
                 Ok(uv) => Ok(Self::Uv(uv)),
@@ -41,7 +44,7 @@ impl Installer {
                 Err(failure) => {
                     let why = failure.chain().join(": ");
                     site.runner.events().warn(&format!("uv cannot be had, pip is used instead: {why}"));
-                    Ok(Self::Pip(Pip::of(interpreter)))
+                    Pip::ensure(site, interpreter).map(Self::Pip)
                 }
             },
         }
@@ -54,7 +57,7 @@ impl Installer {
     /// The run is interrupted.
     pub fn present(site: Site<'_>, interpreter: &Interpreter) -> Outcome<Option<Self>> {
         match site.python.installer {
-            InstallerChoice::Pip => Ok(Some(Self::Pip(Pip::of(interpreter)))),
+            InstallerChoice::Pip => Ok(Pip::present(site, interpreter).map(Self::Pip)),
             InstallerChoice::Uv | InstallerChoice::Auto => Ok(Uv::present(site)?.map(Self::Uv)),
         }
     }
@@ -69,14 +72,34 @@ impl Installer {
 
     /// Makes the environment in its empty folder.
     pub(super) fn make(&self, job: &Job<'_>) -> Outcome<()> {
-        let programs = match self {
-            Self::Uv(uv) => vec![uv.make(job)],
-            Self::Pip(pip) => pip.make(job).into(),
+        let program = match self {
+            Self::Uv(uv) => uv.make(job),
+            Self::Pip(pip) => pip.make(job),
         };
-        programs.into_iter().try_for_each(|program| job.run(program, "cannot make the environment"))
+        job.run(program, "cannot make the environment")
     }
 
-    /// Installs what the definition asks for.
+    /// Resolves a definition and returns it in the form of PEP 751.
+    pub(super) fn resolve(
+        &self,
+        job: &Job<'_>,
+        requirements: &[PathBuf],
+        cutoff: Option<jiff::Timestamp>,
+    ) -> Outcome<String> {
+        let caches = job.site.layout.cache();
+        let (program, cache) = match self {
+            Self::Uv(uv) => (uv.resolve(job, requirements, cutoff), caches.join("uv")),
+            Self::Pip(pip) => (pip.resolve(job, requirements, cutoff), caches.join("pip")),
+        };
+        job.site.owned_cache(&cache)?;
+        let finished = job.site.runner.run(&program)?;
+        if finished.succeeded() {
+            return Ok(finished.text());
+        }
+        Err(trouble::explain(&finished, "cannot resolve the definition"))
+    }
+
+    /// Installs the wheels that are laid out in the scratch folder.
     pub(super) fn install(&self, job: &Job<'_>, requirements: &[PathBuf]) -> Outcome<()> {
         if requirements.is_empty() {
             return Ok(());

@@ -7,7 +7,7 @@
 //! only.
 //!
 //! The way through: [`definitions::read`] → [`Interpreter::find`] → [`Installer::ensure`] → [`Environments::wanted`]
-//! → [`Environments::ensure`] → [`Environments::switch`].
+//! → [`Environments::ensure`] (lock → wheels → build) → [`Environments::switch`].
 
 mod build;
 pub mod contamination;
@@ -16,14 +16,17 @@ mod discard;
 pub mod generation;
 pub mod installer;
 pub mod interpreter;
+pub mod lock;
 mod network;
 mod pip;
 pub mod record;
 pub mod requirements;
+mod resolve;
 mod switch;
 mod trouble;
 mod uv;
 mod versions;
+pub mod wheels;
 
 use std::path::Path;
 
@@ -33,8 +36,10 @@ pub use definitions::Definitions;
 pub use generation::{Current, Environments, Generation, Wanted};
 pub use installer::Installer;
 pub use interpreter::Interpreter;
+pub use lock::Lock;
 pub use record::{Package, Record};
 pub use switch::Switched;
+pub use wheels::Wheels;
 
 use crate::disk;
 use crate::error::Outcome;

@@ -97,6 +97,9 @@ pub struct Parts {
     pub installer: String,
     /// The package indexes, where they are not the default.
     pub indexes: String,
+    /// The digest of the lock; empty in what an older version of the tool built.
+    #[serde(default)]
+    pub lock: String,
 }
 
 /// An installed distribution.

@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::installer::Job;
+use super::installer::{Job, WHEELS};
 use super::interpreter::Interpreter;
 use super::{Site, network, pip, trouble};
 use crate::checkpoint;
@@ -84,10 +84,31 @@ impl Uv {
             .arg(job.folder)
     }
 
+    pub(super) fn resolve(
+        &self,
+        job: &Job<'_>,
+        requirements: &[PathBuf],
+        cutoff: Option<jiff::Timestamp>,
+    ) -> Program {
+        let program = self
+            .uv(job)
+            .args(["pip", "compile", "--format", "pylock.toml", "--no-header", "--no-annotate"])
+            .args(["--only-binary", ":all:", "--quiet", "--python"])
+            .arg(&job.interpreter.path);
+        let program = match cutoff {
+            Some(cutoff) => program.arg("--exclude-newer").arg(cutoff.to_string()),
+            None => program,
+        };
+        requirements.iter().fold(program, Program::arg)
+    }
+
     pub(super) fn install(&self, job: &Job<'_>, requirements: &[PathBuf]) -> Program {
         let program = self
             .uv(job)
-            .args(["pip", "install", "--link-mode", "copy", "--compile-bytecode", "--python"])
+            .args(["--no-cache", "pip", "install", "--no-index", "--no-deps", "--require-hashes"])
+            .args(["--only-binary", ":all:", "--link-mode", "copy", "--compile-bytecode", "--find-links"])
+            .arg(job.scratch.join(WHEELS))
+            .arg("--python")
             .arg(job.python());
         requirements.iter().fold(program, |program, file| program.arg("--requirements").arg(file))
     }
@@ -139,11 +160,9 @@ fn fetch(site: Site<'_>, interpreter: &Interpreter, scratch: &Path) -> Outcome<(
     disk::write_atomic(&wish, pinned_requirement().as_bytes(), 0o644)?;
     let until = clock::monotonic() + site.python.deadline;
     let job = Job { site, interpreter, folder: &folder, scratch, until };
-    for program in pip::make(&job, &folder) {
-        job.ask(&program, "cannot make an environment to fetch uv with")?;
-    }
+    pip::bootstrap(&job)?;
     checkpoint::reach("python:uv venv made");
-    let install = pip::pip(&job, &job.python())
+    let install = pip::bundled(&job)
         .args(["install", "--require-hashes", "--only-binary", ":all:", "--no-deps", "--no-compile"])
         .args(["--progress-bar", "off", "--requirement"])
         .arg(&wish)

@@ -49,8 +49,14 @@ impl Release {
     pub fn wanted(&self, on: &Installation) -> Outcome<Wanted> {
         let interpreter = on.interpreter()?;
         interpreter.accept(self.definitions.requires_python())?;
-        let environments = on.environments();
-        environments.wanted(self.definitions.clone(), interpreter.clone(), on.installer()?.clone())
+        let installer = on.installer()?.clone();
+        // Without files, git would answer for the whole tree.
+        let cutoff = if self.definitions.is_empty() {
+            None
+        } else {
+            on.mirror.last_change(&self.commit, self.definitions.files())?
+        };
+        on.environments().wanted(self.definitions.clone(), interpreter.clone(), installer, cutoff)
     }
 }
 

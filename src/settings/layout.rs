@@ -134,7 +134,15 @@ impl Layout {
     pub fn generations(&self) -> PathBuf {
         self.state().join("generations")
     }
-    /// The tool's own programs (uv).
+    /// What definitions resolve to: a lock each.
+    pub fn locks(&self) -> PathBuf {
+        self.state().join("locks")
+    }
+    /// Wheels by sha256; the service's user cannot write there.
+    pub fn wheels(&self) -> PathBuf {
+        self.state().join("wheels")
+    }
+    /// The tool's own programs (uv, pip).
     pub fn tools(&self) -> PathBuf {
         self.state().join("tools")
     }

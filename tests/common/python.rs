@@ -126,7 +126,7 @@ impl World {
         let definitions = definitions::read(&tree(files), &DEFAULT_PATTERNS.map(str::to_owned))?;
         let interpreter = Interpreter::find(&self.runner, &self.python, self.owner)?;
         let installer = Installer::ensure(self.site(), &interpreter)?;
-        self.environments().wanted(definitions, interpreter, installer)
+        self.environments().wanted(definitions, interpreter, installer, None)
     }
 
     /// Ensures the environment of a tree whose only definition is `requirements.txt`.
@@ -190,7 +190,10 @@ pub fn shared() -> PathBuf {
     fs::create_dir_all(home.layout.state()).unwrap();
     symlink(folder.join("tools"), home.layout.tools()).unwrap();
     let interpreter = Interpreter::find(&home.runner, &home.python, home.owner).unwrap();
-    Installer::ensure(home.site(), &interpreter).unwrap();
+    for installer in [InstallerChoice::Uv, InstallerChoice::Pip] {
+        let python = Python { installer, ..home.python.clone() };
+        Installer::ensure(Site { python: &python, ..home.site() }, &interpreter).unwrap();
+    }
     folder
 }
 

@@ -1,0 +1,231 @@
+//! The lock: every distribution of an environment by name, version and digest, for one definition.
+//!
+//! It is kept as `locks/<key>.json` and holds the standard document (`pylock.toml`, PEP 751) that it came from. The
+//! key stands for what was resolved: the definition, the interpreter, the indexes. What a lock says never changes but
+//! by a new resolution.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::requirements::normal_name;
+use crate::disk;
+use crate::error::{Context as _, Failure, Outcome};
+use crate::settings::layout::Layout;
+
+/// The version of the file.
+const SCHEMA: u32 = 1;
+
+/// What a definition resolves to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lock {
+    schema: u32,
+    /// What was resolved, as sixteen hexadecimal digits.
+    pub key: String,
+    /// Where it comes from.
+    pub origin: Origin,
+    /// When it was made or first seen.
+    pub made_at: jiff::Timestamp,
+    /// The distributions, sorted by name.
+    pub packages: Vec<Locked>,
+    /// The document itself, as `pylock.toml`.
+    pub document: String,
+    /// The wheels of this platform, once they are in the store.
+    pub wheels: Vec<Wheel>,
+}
+
+/// Where a lock comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// The application brings it; it is law.
+    Application {
+        /// The file.
+        file: PathBuf,
+    },
+    /// It was resolved by an installer.
+    Resolved {
+        /// The installer's kind and version.
+        by: String,
+        /// Releases after this instant were not looked at.
+        cutoff: Option<jiff::Timestamp>,
+        /// Why another machine may come to another result; `None` where it does not.
+        not_reproducible: Option<String>,
+    },
+}
+
+/// One distribution.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Locked {
+    /// The name in its normal form.
+    pub name: String,
+    /// The version.
+    pub version: String,
+    /// On which machines it is wanted (PEP 508), where not on all.
+    pub marker: Option<String>,
+    /// The sha256 of every file that will do, sorted.
+    pub digests: Vec<String>,
+}
+
+/// A wheel in the store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wheel {
+    /// The distribution's name in its normal form.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// The name of the file.
+    pub file: String,
+    /// The sha256 of the file.
+    pub sha256: String,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+impl Lock {
+    /// Reads a lock out of a document in the form of PEP 751.
+    ///
+    /// # Errors
+    /// The document is not understood, or a package in it has no version or no sha256.
+    pub fn from_pylock(key: &str, origin: Origin, document: String) -> Outcome<Self> {
+        let read: Document =
+            toml::from_str(&document).context(|| "the lock is not understood as pylock.toml".to_owned())?;
+        let mut packages =
+            read.packages.into_iter().map(Package::into_locked).collect::<Outcome<Vec<_>>>()?;
+        packages.sort_by(|one, other| (&one.name, &one.version).cmp(&(&other.name, &other.version)));
+        Ok(Self {
+            schema: SCHEMA,
+            key: key.to_owned(),
+            origin,
+            made_at: crate::clock::now(),
+            packages,
+            document,
+            wheels: Vec::new(),
+        })
+    }
+
+    /// Returns the lock as a file of requirements with hashes, as both installers read it.
+    pub fn requirements(&self) -> String {
+        let mut text = String::new();
+        for package in &self.packages {
+            text.push_str(&format!("{}=={}", package.name, package.version));
+            if let Some(marker) = &package.marker {
+                text.push_str(&format!(" ; {marker}"));
+            }
+            for digest in &package.digests {
+                text.push_str(&format!(" \\\n    --hash=sha256:{digest}"));
+            }
+            text.push('\n');
+        }
+        text
+    }
+
+    /// Returns the sha256 over what the lock says, in hexadecimal digits. Where it came from and when does not count.
+    pub fn digest(&self) -> String {
+        hexadecimal(&Sha256::digest(self.requirements().as_bytes()))
+    }
+
+    /// Reads the lock of a key; `None` where there is none that this version understands.
+    ///
+    /// # Errors
+    /// The file is there and cannot be read.
+    pub fn read(layout: &Layout, key: &str) -> Outcome<Option<Self>> {
+        let Some(bytes) = disk::read_if_there(&file(layout, key))? else { return Ok(None) };
+        let read: Option<Self> = serde_json::from_slice(&bytes).ok();
+        Ok(read.filter(|lock| lock.schema == SCHEMA && lock.key == key))
+    }
+
+    /// Keeps the lock, atomically and durably.
+    pub(super) fn write(&self, layout: &Layout) -> Outcome<()> {
+        disk::make_folder(&layout.locks(), 0o755)?;
+        disk::write_json(&file(layout, &self.key), self, 0o644)
+    }
+}
+
+fn file(layout: &Layout, key: &str) -> PathBuf {
+    layout.locks().join(format!("{key}.json"))
+}
+
+/// What is read of the document.
+#[derive(Deserialize)]
+struct Document {
+    #[serde(default)]
+    packages: Vec<Package>,
+}
+
+#[derive(Deserialize)]
+struct Package {
+    name: String,
+    version: Option<String>,
+    marker: Option<String>,
+    #[serde(default)]
+    wheels: Vec<Artifact>,
+    sdist: Option<Artifact>,
+}
+
+#[derive(Deserialize)]
+struct Artifact {
+    hashes: std::collections::BTreeMap<String, String>,
+}
+
+impl Package {
+    fn into_locked(self) -> Outcome<Locked> {
+        let name = normal_name(&self.name);
+        let refuse = |why: &str| Failure::new(format!("the lock names no {why} for {name}"));
+        let version = self.version.ok_or_else(|| refuse("version"))?;
+        let mut digests: Vec<String> = self
+            .wheels
+            .iter()
+            .chain(&self.sdist)
+            .filter_map(|artifact| artifact.hashes.get("sha256"))
+            .map(|digest| digest.to_ascii_lowercase())
+            .collect();
+        digests.sort();
+        digests.dedup();
+        if digests.is_empty() {
+            return Err(refuse("sha256"));
+        }
+        Ok(Locked { name, version, marker: self.marker, digests })
+    }
+}
+
+pub(super) fn hexadecimal(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DOCUMENT: &str = "lock-version = '1.0'\ncreated-by = 'x'\n\
+        [[packages]]\nname = 'Six'\nversion = '1.17.0'\nmarker = \"python_version >= '3'\"\n\
+        wheels = [{ url = 'https://x/six.whl', hashes = { sha256 = 'BB' } }]\n\
+        sdist = { url = 'https://x/six.tar.gz', hashes = { sha256 = 'aa' } }\n\
+        [[packages]]\nname = 'idna'\nversion = '3.10'\nwheels = [{ url = 'u', hashes = { sha256 = 'cc' } }]\n";
+
+    fn origin() -> Origin {
+        Origin::Application { file: "pylock.toml".into() }
+    }
+
+    #[test]
+    fn a_document_is_read_into_pins_with_hashes() {
+        let lock = Lock::from_pylock("k", origin(), DOCUMENT.to_owned()).unwrap();
+        assert_eq!(
+            lock.requirements(),
+            "idna==3.10 \\\n    --hash=sha256:cc\nsix==1.17.0 ; python_version >= '3' \\\n    --hash=sha256:aa \
+             \\\n    --hash=sha256:bb\n"
+        );
+    }
+
+    #[test]
+    fn a_lock_without_versions_or_hashes_is_none() {
+        for bad in ["[[packages]]\nname = 'a'\n", "[[packages]]\nname = 'a'\nversion = '1'\n", "x"] {
+            assert!(Lock::from_pylock("k", origin(), bad.to_owned()).is_err(), "{bad}");
+        }
+    }
+}
