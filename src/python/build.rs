@@ -1,22 +1,20 @@
 //! Building a generation: always in a fresh folder at its final path, never over an old one, never resumed.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::contamination::Contamination;
-use super::generation::{ENTRIES, Environments, Generation, Wanted};
+use super::generation::{Environments, Generation, Wanted};
 use super::installer::{Job, WHEELS};
 use super::lock::Lock;
+use super::proof::{self, Proved};
 use super::record::{self, Built, Origin, Record};
 use super::wheels::Wheels;
 use crate::checkpoint;
 use crate::clock;
 use crate::disk;
-use crate::error::{Context as _, Failure, Outcome};
-use crate::manifest::Scan;
+use crate::error::{Context as _, Outcome};
 use crate::process::interrupt;
 use crate::settings::Strategy;
-use crate::settings::environment::find_program;
 use crate::settings::names::{GenerationName, RunId};
 
 /// A generation that is good and fits what was wanted.
@@ -145,11 +143,9 @@ impl Environments<'_> {
         checkpoint::reach("python:packages installed");
         job.in_time()?;
         wanted.installer.check(&job)?;
-        try_out(&job)?;
-        close(&job)?;
-        disk::sync_file_system(&folder)?;
-        let packages = record::installed(&folder)?;
-        let manifest = Scan::digests().at_most(ENTRIES).of(&folder)?;
+        let wheels = Wheels::new(site);
+        let wheels: Vec<PathBuf> = lock.wheels.iter().map(|wheel| wheels.path(wheel)).collect();
+        let Proved { packages, digest, manifest } = proof::prove(&job, &wheels)?;
         manifest.write(&record::manifest_file(site.layout, name))?;
         checkpoint::reach("python:before the record");
         let built = Built {
@@ -160,8 +156,13 @@ impl Environments<'_> {
             duration_ms: u64::try_from(clock::monotonic().duration_since(start).as_millis())
                 .unwrap_or(u64::MAX),
         };
-        let record =
-            Record::new(name.clone(), Origin::Built(Box::new(built)), packages, manifest.files(), None);
+        let record = Record::new(
+            name.clone(),
+            Origin::Built(Box::new(built)),
+            packages,
+            manifest.files(),
+            Some(digest),
+        );
         record.write(site.layout)?;
         checkpoint::reach("python:recorded");
         Ok(Generation { name: name.clone(), path: folder, record })
@@ -186,25 +187,4 @@ impl Environments<'_> {
         disk::write_atomic(&file, list.as_bytes(), 0o644)?;
         Ok(vec![file])
     }
-}
-
-/// Lets the environment's own interpreter say where it lives.
-fn try_out(job: &Job<'_>) -> Outcome<()> {
-    let ask = job.program(&job.python()).args(["-I", "-c", "import sys; print(sys.prefix)"]);
-    let said = job.ask(&ask, "the new environment's interpreter does not run")?;
-    let told = || "cannot look at the new environment".to_owned();
-    if fs::canonicalize(said.trim_end_matches('\n')).context(told)?
-        == fs::canonicalize(job.folder).context(told)?
-    {
-        return Ok(());
-    }
-    Err(Failure::new(format!("the new environment's interpreter takes {} for its home", said.trim())))
-}
-
-/// Takes all rights to write away, as the owner: a generation does not change once it is good.
-fn close(job: &Job<'_>) -> Outcome<()> {
-    let chmod = find_program("chmod", true)
-        .ok_or_else(|| Failure::new("there is no chmod").hint("apt install coreutils"))?;
-    let program = job.program(&chmod).args(["-R", "a-w", "--"]).arg(job.folder);
-    job.ask(&program, "cannot make the new environment read-only").map(drop)
 }

@@ -170,6 +170,8 @@ mod tests {
             definitions: Vec::new(),
             index_url: None,
             deadline: Duration::from_secs(60),
+            imports: Vec::new(),
+            command: Vec::new(),
         }
     }
 

@@ -12,6 +12,7 @@
 mod build;
 pub mod contamination;
 pub mod definitions;
+pub mod digest;
 mod discard;
 pub mod generation;
 pub mod installer;
@@ -19,6 +20,7 @@ pub mod interpreter;
 pub mod lock;
 mod network;
 mod pip;
+mod proof;
 pub mod record;
 pub mod requirements;
 mod resolve;
@@ -26,6 +28,7 @@ mod switch;
 mod trouble;
 mod uv;
 mod versions;
+mod wheel_file;
 pub mod wheels;
 
 use std::path::Path;

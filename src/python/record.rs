@@ -249,7 +249,7 @@ pub fn installed(folder: &Path) -> Outcome<Vec<Package>> {
 }
 
 /// Reads name and version out of a distribution's metadata: headers up to the first empty line.
-fn parse_metadata(bytes: &[u8]) -> Option<Package> {
+pub(super) fn parse_metadata(bytes: &[u8]) -> Option<Package> {
     let text = String::from_utf8_lossy(bytes);
     let header = |wanted: &str| {
         text.lines()

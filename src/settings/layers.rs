@@ -79,6 +79,7 @@ struct PythonTable {
     definitions: Option<Vec<String>>,
     index_url: Option<String>,
     deadline: Option<Span>,
+    imports: Option<Vec<String>>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -204,6 +205,13 @@ impl Layers {
         let mut pick = Pick { origins: BTreeMap::new() };
         let (host, app, over) = (&self.host, &self.application, &self.overrides);
         let flag = |set: bool| set.then_some(true);
+        let command = pick.value(
+            "service.command",
+            [(host.service.command.clone(), Origin::Host)],
+            ["{venv}/bin/uvicorn", "api_layer:app", "--host", "0.0.0.0", "--port", "{port}"]
+                .map(str::to_owned)
+                .to_vec(),
+        );
         let settings = Settings {
             layout: self.layout.clone(),
             branch: pick.optional("branch", [(host.branch.clone(), Origin::Host)]),
@@ -252,6 +260,12 @@ impl Layers {
                     [(host.python.deadline, Origin::Host)],
                     Duration::from_secs(30 * 60),
                 ),
+                imports: pick.value(
+                    "python.imports",
+                    [(host.python.imports.clone(), Origin::Host)],
+                    Vec::new(),
+                ),
+                command: command.clone(),
             },
             service: Service {
                 unit: pick.value(
@@ -259,13 +273,7 @@ impl Layers {
                     [(host.service.unit.clone(), Origin::Host)],
                     UnitName::usual(),
                 ),
-                command: pick.value(
-                    "service.command",
-                    [(host.service.command.clone(), Origin::Host)],
-                    ["{venv}/bin/uvicorn", "api_layer:app", "--host", "0.0.0.0", "--port", "{port}"]
-                        .map(str::to_owned)
-                        .to_vec(),
-                ),
+                command,
                 stop_timeout: pick.span(
                     "service.stop_timeout",
                     [(host.service.stop_timeout, Origin::Host)],
@@ -440,7 +448,7 @@ pub const HOST_KEYS: [(&str, &[&str]); 6] = [
             "stall",
         ],
     ),
-    ("python", &["interpreter", "installer", "strategy", "definitions", "index_url", "deadline"]),
+    ("python", &["interpreter", "installer", "strategy", "definitions", "index_url", "deadline", "imports"]),
     ("service", &["unit", "command", "stop_timeout"]),
     ("probe", &["url", "path", "status", "json_field", "json_value", "body", "deadline", "settle"]),
     ("hook", &["name", "kind", "command", "deadline", "stage"]),

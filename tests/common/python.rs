@@ -156,6 +156,8 @@ pub fn python(installer: InstallerChoice) -> Python {
         definitions: DEFAULT_PATTERNS.map(str::to_owned).to_vec(),
         index_url: None,
         deadline: Duration::from_secs(300),
+        imports: Vec::new(),
+        command: Vec::new(),
     }
 }
 
