@@ -14,6 +14,7 @@ pub mod contamination;
 pub mod definitions;
 pub mod digest;
 mod discard;
+mod explain;
 pub mod generation;
 pub mod installer;
 pub mod interpreter;
