@@ -20,6 +20,7 @@ pub mod installer;
 pub mod interpreter;
 pub mod lock;
 mod network;
+pub mod overview;
 mod pip;
 mod proof;
 pub mod record;
