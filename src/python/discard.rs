@@ -52,17 +52,26 @@ impl Environments<'_> {
     /// # Errors
     /// Something cannot be removed.
     pub fn prune(&self, keep: &[GenerationName]) -> Outcome<Vec<GenerationName>> {
+        let names = self.prunable(keep)?;
+        names.iter().try_for_each(|name| self.remove(name))?;
+        Ok(names)
+    }
+
+    /// Returns what [`Self::prune`] would remove.
+    ///
+    /// # Errors
+    /// The records cannot be read.
+    pub fn prunable(&self, keep: &[GenerationName]) -> Outcome<Vec<GenerationName>> {
         let live = self.live_folder()?;
-        let mut pruned = Vec::new();
+        let mut names = Vec::new();
         for name in record::known_names(self.site.layout)? {
             let known = Record::read(self.site.layout, &name)?.is_some();
             if !known || keep.contains(&name) || live.as_ref() == Some(&self.site.layout.generation(&name)) {
                 continue;
             }
-            self.remove(&name)?;
-            pruned.push(name);
+            names.push(name);
         }
-        Ok(pruned)
+        Ok(names)
     }
 
     /// What `venv` points to, whether or not it is good.

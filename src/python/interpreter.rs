@@ -176,6 +176,8 @@ mod tests {
             pip: PipConfig::default(),
             allow_source: false,
             deadline: Duration::from_secs(60),
+            imports: Vec::new(),
+            command: Vec::new(),
         }
     }
 

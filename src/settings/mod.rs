@@ -159,6 +159,10 @@ pub struct Python {
     pub allow_source: bool,
     /// How long one build may take.
     pub deadline: Duration,
+    /// Modules that a new environment has to be able to import.
+    pub imports: Vec<String>,
+    /// The service's command, whose modules it has to be able to import as well.
+    pub command: Vec<String>,
 }
 
 /// Which installer fills an environment.
