@@ -120,8 +120,7 @@ impl<'a> Environments<'a> {
             indexes: network::indexes(self.site.python),
             lock: String::new(),
         };
-        let key = hexadecimal(&digest_of(&[&parts.definitions, &parts.interpreter, &parts.indexes]))[..16]
-            .to_owned();
+        let key = parts.key();
         Ok(Wanted { definitions, interpreter, installer, cutoff, parts, key })
     }
 
@@ -257,6 +256,11 @@ impl Parts {
     pub fn fingerprint(&self) -> String {
         let parts = [&self.definitions, &self.interpreter, &self.installer, &self.indexes, &self.lock];
         hexadecimal(&digest_of(&parts))[..16].to_owned()
+    }
+
+    /// Returns the first sixteen hexadecimal digits of the sha256 over what is resolved; locks are named by them.
+    pub fn key(&self) -> String {
+        hexadecimal(&digest_of(&[&self.definitions, &self.interpreter, &self.indexes]))[..16].to_owned()
     }
 
     /// Names what is different in `wanted`.

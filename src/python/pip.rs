@@ -88,6 +88,11 @@ impl Pip {
         self.within(job).arg("check")
     }
 
+    /// The interpreter, with a script that is told where pip's modules are.
+    pub(super) fn script(&self, job: &Job<'_>, script: &str) -> Program {
+        job.program(&self.python).args(["-I", "-c", script]).arg(&self.wheel)
+    }
+
     /// pip, run by the interpreter, outside of any environment.
     pub(super) fn program(&self, job: &Job<'_>) -> Program {
         set_up(job, job.program(&self.python).arg("-I").arg(self.wheel.join("pip")))
