@@ -13,6 +13,7 @@ use crate::event::Phase;
 use crate::git::drift::Drift;
 use crate::git::history::Changes;
 use crate::python::Made;
+use crate::python::lock::Summary;
 use crate::refresh::Target;
 use crate::settings::names::{BranchName, CommitId, GenerationName};
 use crate::settings::{Hook, Settings};
@@ -56,6 +57,8 @@ pub struct EnvironmentPlan {
     pub build: bool,
     /// Why.
     pub reason: String,
+    /// The lock, where it is known already.
+    pub lock: Option<Summary>,
     /// Requirements that would come, go or change, as the definitions name them.
     pub packages: Vec<String>,
 }
@@ -80,6 +83,7 @@ pub fn build(settings: &Settings, target: &Target, observed: &Observed, coming: 
         ready: coming.ready.clone(),
         build,
         reason: coming.reason.clone(),
+        lock: coming.lock.clone(),
         packages: coming.packages.clone(),
         now: now.clone(),
     };

@@ -46,6 +46,7 @@ impl Environments<'_> {
     /// # Errors
     /// The build fails, and then nothing of it is left; the reason is the installer's own.
     pub fn ensure(&self, wanted: &Wanted, strategy: Strategy, run: &RunId) -> Outcome<Ensured> {
+        self.check_strict(wanted)?;
         self.discard_incomplete()?;
         let mut lock = self.lock(wanted)?;
         let parts = wanted.parts(&lock);
@@ -115,7 +116,7 @@ impl Environments<'_> {
         wanted.installer.install(&job, &requirements)?;
         checkpoint::reach("python:packages installed");
         job.in_time()?;
-        wanted.installer.check(&job)?;
+        wanted.installer.check(&job).map_err(|failure| lock.blame(failure))?;
         try_out(&job)?;
         close(&job)?;
         disk::sync_file_system(&folder)?;
@@ -127,7 +128,6 @@ impl Environments<'_> {
             run: run.clone(),
             fingerprint: wanted.parts(lock).fingerprint(),
             parts: wanted.parts(lock),
-            lock_key: lock.key.clone(),
             wheels: digests_of(lock),
             interpreter: wanted.interpreter.clone(),
             duration_ms: u64::try_from(clock::monotonic().duration_since(start).as_millis())

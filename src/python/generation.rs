@@ -13,8 +13,8 @@ use super::record::{self, Package, Parts, Record};
 use super::{Site, network};
 use crate::error::{Context as _, Failure, Outcome};
 use crate::manifest::{Difference, Manifest, Scan};
-use crate::settings::Strategy;
 use crate::settings::names::GenerationName;
+use crate::settings::{Python, Strategy};
 
 /// The environments of one installation.
 #[derive(Debug, Clone, Copy)]
@@ -117,12 +117,10 @@ impl<'a> Environments<'a> {
             definitions: hexadecimal(&Sha256::digest(definitions.normalized())),
             interpreter: interpreter.identity(),
             installer: installer.identity(),
-            indexes: network::indexes(self.site.python),
+            indexes: sources_of(self.site.python),
             lock: String::new(),
         };
-        let sources = if self.site.python.allow_source { "with sources" } else { "" }.to_owned();
-        let defined = [&parts.definitions, &parts.interpreter, &parts.indexes, &sources];
-        let key = hexadecimal(&digest_of(&defined))[..16].to_owned();
+        let key = parts.key();
         Ok(Wanted { definitions, interpreter, installer, cutoff, parts, key })
     }
 
@@ -260,6 +258,11 @@ impl Parts {
         hexadecimal(&digest_of(&parts))[..16].to_owned()
     }
 
+    /// Returns the first sixteen hexadecimal digits of the sha256 over what is resolved; locks are named by them.
+    pub fn key(&self) -> String {
+        hexadecimal(&digest_of(&[&self.definitions, &self.interpreter, &self.indexes]))[..16].to_owned()
+    }
+
     /// Names what is different in `wanted`.
     fn change(&self, wanted: &Self) -> String {
         let named = |what: &str, before: &str, after: &str| {
@@ -284,6 +287,15 @@ impl Parts {
 /// The number in a name, where the word in front is this one.
 pub(super) fn number(name: &GenerationName, word: &str) -> Option<u64> {
     name.as_str().strip_prefix(word)?.strip_prefix('-')?.parse().ok()
+}
+
+/// Where packages come from: the indexes, and whether what they have as source counts.
+fn sources_of(python: &Python) -> String {
+    let mut sources = network::indexes(python);
+    if python.allow_source {
+        sources.push_str(" with sources");
+    }
+    sources.trim_start().to_owned()
 }
 
 fn digest_of(parts: &[&String]) -> Vec<u8> {

@@ -40,11 +40,6 @@ impl Pip {
         wheel.is_file().then(|| Self { wheel, python: interpreter.path.clone() })
     }
 
-    /// Returns the file that holds it.
-    pub(super) fn wheel(&self) -> &Path {
-        &self.wheel
-    }
-
     #[expect(clippy::unused_self, reason = "the same shape as the other installer")]
     pub(super) fn version(&self) -> &'static str {
         VERSION
@@ -101,6 +96,11 @@ impl Pip {
 
     pub(super) fn check(&self, job: &Job<'_>) -> Program {
         self.within(job).arg("check")
+    }
+
+    /// The interpreter, with a script that is told where pip's modules are.
+    pub(super) fn script(&self, job: &Job<'_>, script: &str) -> Program {
+        job.program(&self.python).args(["-I", "-c", script]).arg(&self.wheel)
     }
 
     /// pip, run by the interpreter, outside of any environment.

@@ -67,7 +67,7 @@ impl Uv {
     }
 
     pub(super) fn make(&self, job: &Job<'_>) -> Program {
-        self.uv(job)
+        self.program(job)
             .args(["venv", "--no-project", "--no-python-downloads", "--python"])
             .arg(&job.interpreter.path)
             .arg(job.folder)
@@ -80,9 +80,9 @@ impl Uv {
         cutoff: Option<jiff::Timestamp>,
     ) -> Program {
         let program = self
-            .uv(job)
+            .program(job)
             .args(["pip", "compile", "--format", "pylock.toml", "--no-header", "--no-annotate"])
-            .args(["--quiet", "--python"])
+            .arg("--python")
             .arg(&job.interpreter.path);
         let program =
             if job.site.python.allow_source { program } else { program.args(["--only-binary", ":all:"]) };
@@ -95,7 +95,7 @@ impl Uv {
 
     pub(super) fn install(&self, job: &Job<'_>, requirements: &[PathBuf]) -> Program {
         let program = self
-            .uv(job)
+            .program(job)
             .args(["--no-cache", "pip", "install", "--no-index", "--no-deps", "--require-hashes"])
             .args(["--only-binary", ":all:", "--link-mode", "copy", "--compile-bytecode", "--find-links"])
             .arg(job.scratch.join(WHEELS))
@@ -105,10 +105,11 @@ impl Uv {
     }
 
     pub(super) fn check(&self, job: &Job<'_>) -> Program {
-        self.uv(job).args(["pip", "check", "--python"]).arg(job.python())
+        self.program(job).args(["pip", "check", "--python"]).arg(job.python())
     }
 
-    fn uv(&self, job: &Job<'_>) -> Program {
+    /// uv, with what it is told of the network and nothing else.
+    pub(super) fn program(&self, job: &Job<'_>) -> Program {
         let cache = job.site.layout.cache().join("uv");
         let program = job
             .program(&self.program)

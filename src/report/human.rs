@@ -147,6 +147,9 @@ pub fn report(report: &Report) -> Vec<String> {
     };
     lines.push(format!("  commit       {commit} on {}{before}", report.branch));
     lines.push(format!("  environment  {}", environment(report)));
+    if let Some(lock) = &report.environment.lock {
+        lines.push(format!("  lock         {}", harmless(&lock.in_words())));
+    }
     let service = &report.service;
     let mut words = vec![service.state.clone()];
     words.extend(service.pid.map(|pid| format!("pid {pid}")));

@@ -24,6 +24,7 @@ use ladylinux_refresh::process::{Owner, Runner};
 use ladylinux_refresh::python::definitions::DEFAULT_PATTERNS;
 use ladylinux_refresh::python::{Installer, Interpreter, Site};
 use ladylinux_refresh::settings::layout::Layout;
+use ladylinux_refresh::settings::pip_config::PipConfig;
 use ladylinux_refresh::settings::{InstallerChoice, Python, Strategy};
 
 /// The installers' caches, which are shared as they are.
@@ -36,7 +37,11 @@ pub fn python(installer: InstallerChoice) -> Python {
         installer,
         strategy: Strategy::WhenChanged,
         definitions: DEFAULT_PATTERNS.map(str::to_owned).to_vec(),
+        extras: Vec::new(),
+        groups: Vec::new(),
+        strict: false,
         index_url: None,
+        pip: PipConfig::default(),
         allow_source: false,
         deadline: Duration::from_secs(300),
     }

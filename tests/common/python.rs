@@ -16,7 +16,7 @@ use ladylinux_refresh::disk;
 use ladylinux_refresh::error::Outcome;
 use ladylinux_refresh::event::{Event, Events, Subscriber};
 use ladylinux_refresh::process::{Owner, Runner};
-use ladylinux_refresh::python::definitions::{self, DEFAULT_PATTERNS, TreeSource};
+use ladylinux_refresh::python::definitions::{self, Choice, TreeSource};
 use ladylinux_refresh::python::{Ensured, Environments, Installer, Interpreter, Made, Site, Wanted};
 use ladylinux_refresh::settings::layout::Layout;
 use ladylinux_refresh::settings::names::RunId;
@@ -119,10 +119,15 @@ impl World {
     }
 
     pub fn wanted(&self, files: &[(&str, &str)]) -> Outcome<Wanted> {
-        let definitions = definitions::read(&tree(files), &DEFAULT_PATTERNS.map(str::to_owned))?;
+        self.wanted_until(files, None)
+    }
+
+    /// What is wanted where the definition is of a certain date.
+    pub fn wanted_until(&self, files: &[(&str, &str)], cutoff: Option<jiff::Timestamp>) -> Outcome<Wanted> {
+        let definitions = definitions::read(&tree(files), &Choice::of(&self.python))?;
         let interpreter = Interpreter::find(&self.runner, &self.python, self.owner)?;
         let installer = Installer::ensure(self.site(), &interpreter)?;
-        self.environments().wanted(definitions, interpreter, installer, None)
+        self.environments().wanted(definitions, interpreter, installer, cutoff)
     }
 
     /// Ensures the environment of a tree whose only definition is `requirements.txt`.

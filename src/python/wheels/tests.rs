@@ -9,6 +9,7 @@ use super::*;
 use crate::event::Events;
 use crate::process::{Owner, Runner};
 use crate::settings::layout::Layout;
+use crate::settings::pip_config::PipConfig;
 use crate::settings::{InstallerChoice, Python, Strategy};
 
 const FILE: &str = "six-1.17.0-py2.py3-none-any.whl";
@@ -32,7 +33,11 @@ impl World {
             installer: InstallerChoice::Pip,
             strategy: Strategy::WhenChanged,
             definitions: Vec::new(),
+            extras: Vec::new(),
+            groups: Vec::new(),
+            strict: false,
             index_url: None,
+            pip: PipConfig::default(),
             allow_source: false,
             deadline: Duration::from_secs(60),
         };
@@ -77,6 +82,7 @@ fn wish() -> Choice {
         version: "1.17.0".into(),
         digests: vec![sha256()],
         named: true,
+        url: None,
         limit: 100,
         size: None,
     }
