@@ -9,6 +9,7 @@ use crate::installation::Installation;
 use crate::journal::record::Ending;
 use crate::journal::recover;
 use crate::python::Record;
+use crate::python::wheels::Pruning;
 use crate::report::Report;
 use crate::settings::layout::Layout;
 use crate::settings::names::{CommitId, GenerationName, RunId};
@@ -146,7 +147,7 @@ pub fn is_adopted(layout: &Layout, generation: &GenerationName) -> bool {
 /// How many runs keep their folder; one that holds saved changes keeps it until they are pruned by name.
 const KEPT_FOLDERS: usize = 200;
 
-/// Removes the environments that none of the kept good runs needs, and lets go of the commits of all other runs. The
+/// Removes the environments that none of the kept good runs needs, with the wheels that were theirs only, and lets go of the commits of all other runs. The
 /// live environment and that of the run in hand always stay.
 ///
 /// # Errors
@@ -171,6 +172,7 @@ pub fn prune(on: &Installation, current: &RunId) -> Outcome<()> {
     }
     let keep: Vec<GenerationName> = kept_generations.into_iter().collect();
     on.environments().prune(&keep)?;
+    on.wheels().prune(Pruning::Remove)?;
     on.mirror.release_all_but(&kept_runs)?;
     let mut runs = recover::all(&on.layout.runs())?;
     runs.truncate(runs.len().saturating_sub(KEPT_FOLDERS));

@@ -18,6 +18,7 @@ mod service;
 mod status;
 mod unfence;
 mod wait;
+mod wheels;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -62,6 +63,7 @@ pub fn dispatch(cli: Cli) -> Result<Ended, Error> {
         Command::Doctor(args) => doctor::doctor(&layout, &args),
         Command::Service(command) => service::service(&layout, &command),
         Command::Drift(command) => drift::drift(&layout, &command),
+        Command::Wheels(command) => wheels::wheels(&layout, &command),
         Command::Demo(args) => demo::demo(&args),
         Command::Supervise => service::supervise(&layout),
         Command::AfterRun(args) => after_run::after_run(&layout, &args),
