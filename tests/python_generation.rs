@@ -62,7 +62,7 @@ fn rw_5_3_a_generation_is_read_only_byte_compiled_recorded_and_without_contamina
             compiled += usize::from(entry.extension().is_some_and(|ending| ending == "pyc"));
         });
         assert!(compiled > 0);
-        assert!(world.environments().contamination(&ensured.generation).unwrap().unwrap().is_none());
+        assert!(world.environments().contamination_by_bytes(&ensured.generation).unwrap().is_none());
         let record = &ensured.generation.record;
         assert!(record.files > 5 && record.built().unwrap().run.as_str() == "run-1");
         assert_eq!(world.environments().packages(&ensured.generation).unwrap(), record.packages);
@@ -73,7 +73,7 @@ fn rw_5_3_a_generation_is_read_only_byte_compiled_recorded_and_without_contamina
         fs::set_permissions(&site, fs::Permissions::from_mode(0o755)).unwrap();
         fs::write(site.join("stray.py"), "").unwrap();
         let difference = world.environments().contamination(&ensured.generation).unwrap().unwrap();
-        assert_eq!(difference.added.len(), 1);
+        assert!(difference.found.iter().any(|found| found.path.ends_with("stray.py")), "{difference:?}");
     }
 }
 
@@ -435,7 +435,7 @@ fn rw_5_3_a_process_killed_at_any_point_leaves_nothing_that_the_next_one_would_t
         let ensured = world.ensure("six==1.17.0\n", "run-next").unwrap();
         world.environments().switch(&ensured.generation.name).unwrap();
         assert!(import(&world.layout.venv(), "six"));
-        assert!(world.environments().contamination(&ensured.generation).unwrap().unwrap().is_none());
+        assert!(world.environments().contamination_by_bytes(&ensured.generation).unwrap().is_none());
         let mut expected = ["adopted-1", ensured.generation.name.as_str()];
         expected.sort_unstable();
         assert_eq!(names(&world.layout.venvs()), expected, "after point {points}");

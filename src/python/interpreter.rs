@@ -173,9 +173,11 @@ mod tests {
             groups: Vec::new(),
             strict: false,
             index_url: None,
-            allow_source: false,
             pip: PipConfig::default(),
+            allow_source: false,
             deadline: Duration::from_secs(60),
+            imports: Vec::new(),
+            command: Vec::new(),
         }
     }
 

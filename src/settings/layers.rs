@@ -87,6 +87,7 @@ struct PythonTable {
     index_url: Option<String>,
     allow_source: Option<bool>,
     deadline: Option<Span>,
+    imports: Option<Vec<String>>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -217,6 +218,13 @@ impl Layers {
         let mut pick = Pick { origins: BTreeMap::new() };
         let (host, app, over) = (&self.host, &self.application, &self.overrides);
         let flag = |set: bool| set.then_some(true);
+        let command = pick.value(
+            "service.command",
+            [(host.service.command.clone(), Origin::Host)],
+            ["{venv}/bin/uvicorn", "api_layer:app", "--host", "0.0.0.0", "--port", "{port}"]
+                .map(str::to_owned)
+                .to_vec(),
+        );
         let settings = Settings {
             layout: self.layout.clone(),
             branch: pick.optional("branch", [(host.branch.clone(), Origin::Host)]),
@@ -286,6 +294,12 @@ impl Layers {
                     [(host.python.deadline, Origin::Host)],
                     Duration::from_secs(30 * 60),
                 ),
+                imports: pick.value(
+                    "python.imports",
+                    [(host.python.imports.clone(), Origin::Host)],
+                    Vec::new(),
+                ),
+                command: command.clone(),
             },
             service: Service {
                 unit: pick.value(
@@ -293,13 +307,7 @@ impl Layers {
                     [(host.service.unit.clone(), Origin::Host)],
                     UnitName::usual(),
                 ),
-                command: pick.value(
-                    "service.command",
-                    [(host.service.command.clone(), Origin::Host)],
-                    ["{venv}/bin/uvicorn", "api_layer:app", "--host", "0.0.0.0", "--port", "{port}"]
-                        .map(str::to_owned)
-                        .to_vec(),
-                ),
+                command,
                 stop_timeout: pick.span(
                     "service.stop_timeout",
                     [(host.service.stop_timeout, Origin::Host)],
@@ -487,6 +495,7 @@ pub const HOST_KEYS: [(&str, &[&str]); 6] = [
             "index_url",
             "allow_source",
             "deadline",
+            "imports",
         ],
     ),
     ("service", &["unit", "command", "stop_timeout"]),

@@ -43,6 +43,8 @@ pub fn python(installer: InstallerChoice) -> Python {
         index_url: None,
         pip: PipConfig::default(),
         allow_source: false,
+        imports: Vec::new(),
+        command: Vec::new(),
         deadline: Duration::from_secs(300),
     }
 }

@@ -39,6 +39,8 @@ impl World {
             index_url: None,
             pip: PipConfig::default(),
             allow_source: false,
+            imports: Vec::new(),
+            command: Vec::new(),
             deadline: Duration::from_secs(60),
         };
         Self { folder, layout, runner: Runner::new(Arc::new(Events::silent())), python }
