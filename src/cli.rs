@@ -30,6 +30,8 @@ pub enum Command {
     Run(RunArgs),
     /// Show what a run would do; changes nothing of the installation
     Plan(PlanArgs),
+    /// Print the locked Python packages in standard form, or lock them anew
+    Lock(LockWish),
     /// Show what is deployed, local changes, service, fence and last run
     Status(StatusArgs),
     /// List the runs, or show one whole
@@ -143,6 +145,10 @@ pub struct RunArgs {
     #[arg(long)]
     pub always_rebuild_venv: bool,
 
+    /// Refuse a definition of the environment that the application does not lock
+    #[arg(long)]
+    pub strict: bool,
+
     /// How it reports
     #[command(flatten)]
     pub report: ReportArgs,
@@ -173,6 +179,39 @@ pub struct PlanArgs {
     /// Plan for a run that always builds a new environment
     #[arg(long)]
     pub always_rebuild_venv: bool,
+
+    /// Plan for a run that refuses what the application does not lock
+    #[arg(long)]
+    pub strict: bool,
+}
+
+/// The form of a lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LockForm {
+    /// pylock.toml (PEP 751)
+    Pylock,
+    /// A file of requirements with hashes
+    Requirements,
+}
+
+/// `lock`
+#[derive(Debug, Args)]
+pub struct LockWish {
+    /// The branch; without it, the one deployed now, else main
+    #[arg(long)]
+    pub branch: Option<String>,
+
+    /// In which form
+    #[arg(long, value_enum, default_value = "pylock")]
+    pub format: LockForm,
+
+    /// Lock anew, with everything that was released until now, and keep that
+    #[arg(long)]
+    pub upgrade: bool,
+
+    /// Write it as JSON
+    #[arg(long, conflicts_with = "format")]
+    pub json: bool,
 }
 
 /// `status`

@@ -87,6 +87,7 @@ fn grant(layout: &Layout, branch: &BranchName) -> Result<(), Error> {
         dry_run: false,
         no_stage: false,
         always_rebuild_venv: false,
+        strict: false,
         report: ReportArgs { format: Some(Format::Human), verbose: false },
         place: PlaceArgs::default(),
         lock: LockArgs { lock_timeout: LOCK_TIMEOUT },

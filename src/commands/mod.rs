@@ -10,6 +10,7 @@ mod drift;
 mod environments;
 mod history;
 mod init;
+mod lock;
 mod place;
 mod plan;
 mod rollback;
@@ -52,6 +53,7 @@ pub fn dispatch(cli: Cli) -> Result<Ended, Error> {
         Command::Run(args) if args.dry_run => plan::plan(&layout, &plan::PlanWish::dry_run(args)),
         Command::Run(args) => run::run(&layout, &args),
         Command::Plan(args) => plan::plan(&layout, &plan::PlanWish::plan(args)),
+        Command::Lock(args) => lock::lock(&layout, &args),
         Command::Status(args) => status::status(&layout, &args),
         Command::History(args) => history::history(&layout, &args),
         Command::Rollback(args) => rollback::rollback(&layout, &args),

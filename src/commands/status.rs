@@ -10,6 +10,7 @@ use crate::installation::Installation;
 use crate::journal::{run_lock, store};
 use crate::plan::Observed;
 use crate::python::Contamination;
+use crate::python::lock::Summary;
 use crate::report::screen::{Tone, duration, harmless, paint, say};
 use crate::report::{self, Report};
 use crate::service::fence::Fence;
@@ -32,6 +33,8 @@ struct Status {
     digest: Option<String>,
     /// What somebody changed in it by hand.
     contamination: Option<Contamination>,
+    /// The lock that it was built from.
+    lock: Option<Summary>,
     service: report::Service,
     fence: Option<String>,
     drift: Drift,
@@ -58,6 +61,10 @@ fn look(on: &Installation) -> crate::error::Outcome<Status> {
     let observed = Observed::of(on)?.with_drift(on, &[])?;
     let file = status_file::read(&on.layout);
     let holder = run_lock::held_by(&on.layout.lock_file())?.and_then(|holder| holder.run);
+    let lock = match observed.environment.generation() {
+        Some(live) => on.environments().lock_of(live)?.map(|lock| lock.summary()),
+        None => None,
+    };
     // Only its owner can look at the lock; everybody can see the process.
     let running_now = holder.or_else(|| file.running_now());
     Ok(Status {
@@ -67,6 +74,7 @@ fn look(on: &Installation) -> crate::error::Outcome<Status> {
         environment: on.layout.venv(),
         digest: observed.environment.generation().and_then(|live| live.record.digest.clone()),
         contamination: observed.contamination,
+        lock,
         service: on.service_report(Some(on.probe_url()?)),
         fence: observed.fence.as_ref().map(fence_in_words),
         drift: observed.drift.unwrap_or_default(),
@@ -116,6 +124,12 @@ fn show(on: &Installation, status: &Status) {
         say(&format!("             {} {words}", paint(Tone::Bad, "changed by hand:")));
         let run = on.as_typed("ladylinux-refresh run");
         say(&format!("             the next run builds a fresh one: {run}"));
+    }
+    if let Some(lock) = &status.lock {
+        say(&format!("             locked: {}", harmless(&lock.in_words())));
+        for release in &lock.yanked {
+            say(&format!("             {} {}", paint(Tone::Warning, "withdrawn:"), harmless(release)));
+        }
     }
     let pid = status.service.pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
     let url = status.service.url.clone().unwrap_or_default();

@@ -12,6 +12,7 @@ use serde::Serialize;
 use crate::event::Phase;
 use crate::git::drift::Drift;
 use crate::git::history::Changes;
+use crate::python::lock::Summary;
 use crate::python::{Contamination, Made};
 use crate::refresh::Target;
 use crate::settings::names::{BranchName, CommitId, GenerationName};
@@ -58,6 +59,8 @@ pub struct EnvironmentPlan {
     pub reason: String,
     /// What somebody changed in the live environment by hand.
     pub contamination: Option<Contamination>,
+    /// The lock, where it is known already.
+    pub lock: Option<Summary>,
     /// Requirements that would come, go or change, as the definitions name them.
     pub packages: Vec<String>,
 }
@@ -83,6 +86,7 @@ pub fn build(settings: &Settings, target: &Target, observed: &Observed, coming: 
         build,
         reason: coming.reason.clone(),
         contamination: observed.contamination.clone(),
+        lock: coming.lock.clone(),
         packages: coming.packages.clone(),
         now: now.clone(),
     };

@@ -56,6 +56,7 @@ impl Environments<'_> {
     /// # Errors
     /// The build fails, and then nothing of it is left; the reason is the installer's own.
     pub fn ensure(&self, wanted: &Wanted, strategy: Strategy, run: &RunId) -> Outcome<Ensured> {
+        self.check_strict(wanted)?;
         self.discard_incomplete()?;
         let mut contaminated = Vec::new();
         if let Some(live) = self.current()?.generation() {
@@ -142,7 +143,7 @@ impl Environments<'_> {
         wanted.installer.install(&job, &requirements)?;
         checkpoint::reach("python:packages installed");
         job.in_time()?;
-        wanted.installer.check(&job)?;
+        wanted.installer.check(&job).map_err(|failure| lock.blame(failure))?;
         let wheels = Wheels::new(site);
         let wheels: Vec<PathBuf> = lock.wheels.iter().map(|wheel| wheels.path(wheel)).collect();
         let Proved { packages, digest, manifest } = proof::prove(&job, &wheels)?;
@@ -152,6 +153,8 @@ impl Environments<'_> {
             run: run.clone(),
             fingerprint: wanted.parts(lock).fingerprint(),
             parts: wanted.parts(lock),
+            lock_key: lock.key.clone(),
+            wheels: digests_of(lock),
             interpreter: wanted.interpreter.clone(),
             duration_ms: u64::try_from(clock::monotonic().duration_since(start).as_millis())
                 .unwrap_or(u64::MAX),
@@ -187,4 +190,11 @@ impl Environments<'_> {
         disk::write_atomic(&file, list.as_bytes(), 0o644)?;
         Ok(vec![file])
     }
+}
+
+/// The digests of the wheels that a lock names for this machine, sorted.
+fn digests_of(lock: &Lock) -> Vec<String> {
+    let mut digests: Vec<String> = lock.wheels.iter().map(|wheel| wheel.sha256.clone()).collect();
+    digests.sort();
+    digests
 }

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use super::generation::{Current, Environments, number};
 use super::record::{self, Record};
 use super::switch::ADOPTED;
+use super::tools;
+use super::wheels::Wheels;
 use crate::disk;
 use crate::error::Outcome;
 use crate::settings::names::GenerationName;
@@ -21,10 +23,14 @@ impl Environments<'_> {
         let layout = self.site.layout;
         self.finish_adoption()?;
         for name in record::entries(&layout.cache())? {
-            if name.starts_with("definitions-") || name == "bootstrap" {
+            let is_scratch =
+                ["definitions-", "resolution-", "wheels-"].iter().any(|word| name.starts_with(word));
+            if is_scratch || name == "bootstrap" {
                 disk::remove_tree(&layout.cache().join(name))?;
             }
         }
+        tools::sweep(self.site)?;
+        Wheels::new(self.site).sweep()?;
         let live = self.live_folder()?;
         let mut discarded = Vec::new();
         for name in record::known_names(layout)? {

@@ -123,9 +123,9 @@ impl<'a> Environments<'a> {
             installer: installer.identity(),
             indexes: network::indexes(self.site.python),
             lock: String::new(),
+            sources: self.site.python.allow_source,
         };
-        let key = hexadecimal(&digest_of(&[&parts.definitions, &parts.interpreter, &parts.indexes]))[..16]
-            .to_owned();
+        let key = parts.key();
         Ok(Wanted { definitions, interpreter, installer, cutoff, parts, key })
     }
 
@@ -326,6 +326,13 @@ impl Parts {
         hexadecimal(&digest_of(&parts))[..16].to_owned()
     }
 
+    /// Returns the first sixteen hexadecimal digits of the sha256 over what is resolved; locks are named by them.
+    pub fn key(&self) -> String {
+        let sources = self.sources.to_string();
+        let parts = [&self.definitions, &self.interpreter, &self.indexes, &sources];
+        hexadecimal(&digest_of(&parts))[..16].to_owned()
+    }
+
     /// Names what is different in `wanted`.
     fn change(&self, wanted: &Self) -> String {
         let named = |what: &str, before: &str, after: &str| {
@@ -372,6 +379,7 @@ mod tests {
             installer: "uv 1".into(),
             indexes: String::new(),
             lock: String::new(),
+            sources: false,
         }
     }
 

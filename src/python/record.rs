@@ -80,6 +80,12 @@ pub struct Built {
     pub fingerprint: String,
     /// What the fingerprint is made of.
     pub parts: Parts,
+    /// The key of the lock that it was built from.
+    #[serde(default)]
+    pub lock_key: String,
+    /// The sha256 of each wheel that it was built from, sorted.
+    #[serde(default)]
+    pub wheels: Vec<String>,
     /// The interpreter.
     pub interpreter: Interpreter,
     /// How long the build took, in milliseconds.
@@ -100,6 +106,8 @@ pub struct Parts {
     /// The digest of the lock; empty in what an older version of the tool built.
     #[serde(default)]
     pub lock: String,
+    /// Whether what has no wheel may be built from source.
+    pub sources: bool,
 }
 
 /// An installed distribution.

@@ -59,6 +59,15 @@ pub fn ensure_generation(on: &Installation, account: &mut Account, release: &Rel
     };
     check_program(on, &generation)?;
     account.record(Entry::Built { generation: generation.name.clone() })?;
+    let lock = on.environments().lock_of(&generation)?.map(|lock| lock.summary());
+    // Staging has told it already.
+    if account.environment.lock.is_none() {
+        for release in lock.iter().flat_map(|lock| &lock.yanked) {
+            account.warn(format!(
+                "{release} was withdrawn by its authors (yanked), and is installed all the same"
+            ));
+        }
+    }
     // Built once is built, also when step 3 finds it done.
     let built = account.environment.built || made == Made::Built;
     let reason = if account.environment.built { account.environment.reason.clone() } else { reason };
@@ -72,6 +81,7 @@ pub fn ensure_generation(on: &Installation, account: &mut Account, release: &Rel
         reason,
         digest: generation.record.digest.clone(),
         contaminated: account.environment.contaminated.clone(),
+        lock,
     };
     Ok(generation)
 }

@@ -162,6 +162,9 @@ pub fn report(report: &Report) -> Vec<String> {
                 .map(|found| format!("               {}", harmless(&found.to_string()))),
         );
     }
+    if let Some(lock) = &report.environment.lock {
+        lines.push(format!("  lock         {}", harmless(&lock.in_words())));
+    }
     let service = &report.service;
     let mut words = vec![service.state.clone()];
     words.extend(service.pid.map(|pid| format!("pid {pid}")));

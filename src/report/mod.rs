@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::event::Phase;
 use crate::journal::record::Ending;
 use crate::python::contamination::Finding;
+use crate::python::lock::Summary;
 use crate::settings::names::{BranchName, CommitId, GenerationName, RunId};
 
 /// The version of the report's format.
@@ -86,6 +87,9 @@ pub struct Environment {
     pub built: bool,
     /// Why it was built or reused.
     pub reason: String,
+    /// The lock that it was built from; `None` where that is not known.
+    #[serde(default)]
+    pub lock: Option<Summary>,
     /// The digest of what is installed, the same on every machine; `None` where it is not known.
     #[serde(default)]
     pub digest: Option<String>,
