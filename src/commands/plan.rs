@@ -115,11 +115,11 @@ fn show(plan: &Plan) {
     }
     let word = if plan.environment.build { "would be built" } else { "is ready" };
     say(&format!("{} {word}: {}", paint(Tone::Strong, "environment"), plan.environment.reason));
-    if let Some(found) = &plan.environment.contamination {
-        say(&format!("  {} {}", paint(Tone::Warning, "changed by hand:"), harmless(&found.in_words(5))));
-    }
     if let Some(lock) = &plan.environment.lock {
         say(&format!("  locked: {}", harmless(&lock.in_words())));
+    }
+    if let Some(found) = &plan.environment.contamination {
+        say(&format!("  {} {}", paint(Tone::Warning, "changed by hand:"), harmless(&found.in_words(5))));
     }
     for package in &plan.environment.packages {
         say(&format!("  {}", harmless(package)));

@@ -29,12 +29,12 @@ struct Status {
     commit: Option<CommitId>,
     generation: Option<GenerationName>,
     environment: std::path::PathBuf,
+    /// The lock that it was built from.
+    lock: Option<Summary>,
     /// The digest of what is installed in it.
     digest: Option<String>,
     /// What somebody changed in it by hand.
     contamination: Option<Contamination>,
-    /// The lock that it was built from.
-    lock: Option<Summary>,
     service: report::Service,
     fence: Option<String>,
     drift: Drift,
@@ -72,9 +72,9 @@ fn look(on: &Installation) -> crate::error::Outcome<Status> {
         commit: observed.tree.commit.clone(),
         generation: observed.live(),
         environment: on.layout.venv(),
+        lock,
         digest: observed.environment.generation().and_then(|live| live.record.digest.clone()),
         contamination: observed.contamination,
-        lock,
         service: on.service_report(Some(on.probe_url()?)),
         fence: observed.fence.as_ref().map(fence_in_words),
         drift: observed.drift.unwrap_or_default(),
@@ -116,6 +116,12 @@ fn show(on: &Installation, status: &Status) {
     }
     let generation = status.generation.as_ref().map_or("nothing".to_owned(), ToString::to_string);
     say(&format!("environment  {} → {generation}", status.environment.display()));
+    if let Some(lock) = &status.lock {
+        say(&format!("             locked: {}", harmless(&lock.in_words())));
+        for release in &lock.yanked {
+            say(&format!("             {} {}", paint(Tone::Warning, "withdrawn:"), harmless(release)));
+        }
+    }
     if let Some(digest) = &status.digest {
         say(&format!("             {}", paint(Tone::Quiet, &format!("digest {digest}"))));
     }
@@ -124,12 +130,6 @@ fn show(on: &Installation, status: &Status) {
         say(&format!("             {} {words}", paint(Tone::Bad, "changed by hand:")));
         let run = on.as_typed("ladylinux-refresh run");
         say(&format!("             the next run builds a fresh one: {run}"));
-    }
-    if let Some(lock) = &status.lock {
-        say(&format!("             locked: {}", harmless(&lock.in_words())));
-        for release in &lock.yanked {
-            say(&format!("             {} {}", paint(Tone::Warning, "withdrawn:"), harmless(release)));
-        }
     }
     let pid = status.service.pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
     let url = status.service.url.clone().unwrap_or_default();

@@ -57,10 +57,10 @@ pub struct EnvironmentPlan {
     pub build: bool,
     /// Why.
     pub reason: String,
-    /// What somebody changed in the live environment by hand.
-    pub contamination: Option<Contamination>,
     /// The lock, where it is known already.
     pub lock: Option<Summary>,
+    /// What somebody changed in the live environment by hand.
+    pub contamination: Option<Contamination>,
     /// Requirements that would come, go or change, as the definitions name them.
     pub packages: Vec<String>,
 }
@@ -85,8 +85,8 @@ pub fn build(settings: &Settings, target: &Target, observed: &Observed, coming: 
         ready: coming.ready.clone(),
         build,
         reason: coming.reason.clone(),
-        contamination: observed.contamination.clone(),
         lock: coming.lock.clone(),
+        contamination: observed.contamination.clone(),
         packages: coming.packages.clone(),
         now: now.clone(),
     };

@@ -79,9 +79,9 @@ pub fn ensure_generation(on: &Installation, account: &mut Account, release: &Rel
         packages: Some(generation.record.packages.len()),
         built,
         reason,
+        lock,
         digest: generation.record.digest.clone(),
         contaminated: account.environment.contaminated.clone(),
-        lock,
     };
     Ok(generation)
 }

@@ -147,6 +147,9 @@ pub fn report(report: &Report) -> Vec<String> {
     };
     lines.push(format!("  commit       {commit} on {}{before}", report.branch));
     lines.push(format!("  environment  {}", environment(report)));
+    if let Some(lock) = &report.environment.lock {
+        lines.push(format!("  lock         {}", harmless(&lock.in_words())));
+    }
     if let Some(digest) = &report.environment.digest {
         lines.push(format!("  digest       {digest}"));
     }
@@ -161,9 +164,6 @@ pub fn report(report: &Report) -> Vec<String> {
                 .take(5)
                 .map(|found| format!("               {}", harmless(&found.to_string()))),
         );
-    }
-    if let Some(lock) = &report.environment.lock {
-        lines.push(format!("  lock         {}", harmless(&lock.in_words())));
     }
     let service = &report.service;
     let mut words = vec![service.state.clone()];

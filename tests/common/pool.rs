@@ -43,9 +43,9 @@ pub fn python(installer: InstallerChoice) -> Python {
         strict: false,
         pip: PipConfig::default(),
         allow_source: false,
-        deadline: Duration::from_secs(300),
         imports: Vec::new(),
         command: Vec::new(),
+        deadline: Duration::from_secs(300),
     }
 }
 

@@ -39,9 +39,9 @@ impl World {
             strict: false,
             pip: PipConfig::default(),
             allow_source: false,
-            deadline: Duration::from_secs(60),
             imports: Vec::new(),
             command: Vec::new(),
+            deadline: Duration::from_secs(60),
         };
         Self { folder, layout, runner: Runner::new(Arc::new(Events::silent())), python }
     }
