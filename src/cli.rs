@@ -3,9 +3,9 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use crate::settings::ModelCheck;
-
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::settings::ModelCheck;
 
 /// Updates a running LadyLinux installation to the latest state of a Git branch, in place.
 #[derive(Debug, Parser)]
@@ -32,6 +32,8 @@ pub enum Command {
     Run(RunArgs),
     /// Show what a run would do; changes nothing of the installation
     Plan(PlanArgs),
+    /// Print the locked Python packages in standard form, or lock them anew
+    Lock(LockWish),
     /// Show what is deployed, local changes, service, fence and last run
     Status(StatusArgs),
     /// List the runs, or show one whole
@@ -46,16 +48,22 @@ pub enum Command {
     Unfence(UnfenceArgs),
     /// Bring a directory, or an existing installation, to the deployment contract
     Init(InitArgs),
-    /// Look whether the models are there, whole, and what their checksums say; changes nothing
+    /// Look whether the models, or the environment, are there and whole, by every byte
     Verify(VerifyArgs),
     /// Look for everything that may be wrong, and say how to repair it; changes nothing
     Doctor(DoctorArgs),
     /// Start, stop or look at the service
     #[command(subcommand)]
     Service(ServiceCommand),
+    /// List the environments, or remove those that nobody needs
+    #[command(subcommand)]
+    Environments(EnvironmentsCommand),
     /// Look at local changes that refreshes saved, and bring them back
     #[command(subcommand)]
     Drift(DriftCommand),
+    /// Look at the wheels that environments are built from, and remove what is not needed any more
+    #[command(subcommand)]
+    Wheels(WheelsCommand),
     /// Try everything on a small real application
     Demo(DemoArgs),
 
@@ -147,6 +155,10 @@ pub struct RunArgs {
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "full")]
     pub verify_models: Option<ModelCheck>,
 
+    /// Refuse a definition of the environment that the application does not lock
+    #[arg(long)]
+    pub strict: bool,
+
     /// How it reports
     #[command(flatten)]
     pub report: ReportArgs,
@@ -177,6 +189,39 @@ pub struct PlanArgs {
     /// Plan for a run that always builds a new environment
     #[arg(long)]
     pub always_rebuild_venv: bool,
+
+    /// Plan for a run that refuses what the application does not lock
+    #[arg(long)]
+    pub strict: bool,
+}
+
+/// The form of a lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LockForm {
+    /// pylock.toml (PEP 751)
+    Pylock,
+    /// A file of requirements with hashes
+    Requirements,
+}
+
+/// `lock`
+#[derive(Debug, Args)]
+pub struct LockWish {
+    /// The branch; without it, the one deployed now, else main
+    #[arg(long)]
+    pub branch: Option<String>,
+
+    /// In which form
+    #[arg(long, value_enum, default_value = "pylock")]
+    pub format: LockForm,
+
+    /// Lock anew, with everything that was released until now, and keep that
+    #[arg(long)]
+    pub upgrade: bool,
+
+    /// Write it as JSON
+    #[arg(long, conflicts_with = "format")]
+    pub json: bool,
 }
 
 /// `status`
@@ -285,6 +330,14 @@ pub struct InitArgs {
 /// `verify`
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
+    /// Look at the live environment instead of the models
+    #[arg(long, conflicts_with_all = ["presence", "no_cache", "store", "verbose"])]
+    pub environment: bool,
+
+    /// With --environment: look at every environment, not only the live one
+    #[arg(long, requires = "environment")]
+    pub all: bool,
+
     /// Look only whether they are there, of the right length, and not truncated; read no checksums
     #[arg(long)]
     pub presence: bool,
@@ -357,6 +410,43 @@ pub enum DriftCommand {
     Prune {
         /// The runs; without any, all but the latest that saved something
         runs: Vec<String>,
+    },
+}
+
+/// `environments …`
+#[derive(Debug, Subcommand)]
+pub enum EnvironmentsCommand {
+    /// List all environments, the newest first
+    List {
+        /// Write it as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove the environments that no kept run needs; the live and the last good one always stay
+    Prune {
+        /// For how many good runs environments are kept; without it, as the host's settings say
+        #[arg(long, value_name = "N")]
+        keep: Option<usize>,
+        /// Show what would be removed and remove nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+/// `wheels …`
+#[derive(Debug, Subcommand)]
+pub enum WheelsCommand {
+    /// List the wheels in the store, and which environments need them
+    List {
+        /// Write it as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove the wheels and locks that no kept environment needs
+    Prune {
+        /// Show what it would remove and do nothing
+        #[arg(long)]
+        dry_run: bool,
     },
 }
 

@@ -21,6 +21,7 @@ use super::{lock, open_with, refuse};
 pub(super) struct PlanWish {
     branch: Option<String>,
     always_rebuild: bool,
+    strict: bool,
     exit_code: bool,
     json: bool,
 }
@@ -29,7 +30,13 @@ impl PlanWish {
     /// `run --dry-run`
     pub(super) fn dry_run(args: RunArgs) -> Self {
         let json = args.report.format == Some(crate::cli::Format::Json);
-        Self { branch: args.branch, always_rebuild: args.always_rebuild_venv, exit_code: false, json }
+        Self {
+            branch: args.branch,
+            always_rebuild: args.always_rebuild_venv,
+            strict: args.strict,
+            exit_code: false,
+            json,
+        }
     }
 
     /// `plan`
@@ -37,6 +44,7 @@ impl PlanWish {
         Self {
             branch: args.branch,
             always_rebuild: args.always_rebuild_venv,
+            strict: args.strict,
             exit_code: args.exit_code,
             json: args.json,
         }
@@ -46,8 +54,12 @@ impl PlanWish {
 /// Shows what a run would do; changes nothing of the installation.
 pub(super) fn plan(layout: &Layout, wish: &PlanWish) -> Result<Ended, Error> {
     let branch = wish.branch.as_deref().map(BranchName::parse).transpose().map_err(Error::Usage)?;
-    let overrides =
-        Overrides { always_rebuild: wish.always_rebuild, installer: installer()?, ..Overrides::default() };
+    let overrides = Overrides {
+        always_rebuild: wish.always_rebuild,
+        strict: wish.strict,
+        installer: installer()?,
+        ..Overrides::default()
+    };
     let on = open_with(layout, "plan", overrides)?;
     // The mirror that it fills is a run's as well.
     let _lock = lock(layout, "plan", None, &LockArgs { lock_timeout: 0 })?;
@@ -103,6 +115,12 @@ fn show(plan: &Plan) {
     }
     let word = if plan.environment.build { "would be built" } else { "is ready" };
     say(&format!("{} {word}: {}", paint(Tone::Strong, "environment"), plan.environment.reason));
+    if let Some(lock) = &plan.environment.lock {
+        say(&format!("  locked: {}", harmless(&lock.in_words())));
+    }
+    if let Some(found) = &plan.environment.contamination {
+        say(&format!("  {} {}", paint(Tone::Warning, "changed by hand:"), harmless(&found.in_words(5))));
+    }
     for package in &plan.environment.packages {
         say(&format!("  {}", harmless(package)));
     }

@@ -42,6 +42,7 @@ pub(super) fn run_as(layout: &Layout, args: &RunArgs, run: Option<RunId>) -> Res
             no_stage: args.no_stage,
             always_rebuild: args.always_rebuild_venv,
             verify_models: args.verify_models,
+            strict: args.strict,
             installer: installer()?,
         },
         when: if args.if_changed { When::IfChanged } else { When::Always },
@@ -69,6 +70,7 @@ fn arguments(args: &RunArgs) -> Vec<String> {
         (args.if_changed, "--if-changed"),
         (args.no_stage, "--no-stage"),
         (args.always_rebuild_venv, "--always-rebuild-venv"),
+        (args.strict, "--strict"),
     ];
     let mut arguments = vec!["run".to_owned()];
     arguments.extend(flags.into_iter().filter(|(given, _)| *given).map(|(_, flag)| flag.to_owned()));

@@ -16,7 +16,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::Phase;
 use crate::journal::record::Ending;
-use crate::models::verify::Summary;
+use crate::models::verify as models;
+use crate::python::contamination::Finding;
+use crate::python::lock::Summary;
 use crate::settings::names::{BranchName, CommitId, GenerationName, RunId};
 
 /// The version of the report's format.
@@ -59,7 +61,7 @@ pub struct Report {
     pub phases: Vec<PhaseReport>,
     /// What was found when the models were looked at; `None` where they were not (RW-6.2).
     #[serde(default)]
-    pub models: Option<Summary>,
+    pub models: Option<models::Summary>,
     /// Local changes that were saved.
     pub saved: Saved,
     /// Files of the application that were kept in place, relative to `app/`.
@@ -89,6 +91,26 @@ pub struct Environment {
     pub built: bool,
     /// Why it was built or reused.
     pub reason: String,
+    /// The lock that it was built from; `None` where that is not known.
+    #[serde(default)]
+    pub lock: Option<Summary>,
+    /// The digest of what is installed, the same on every machine; `None` where it is not known.
+    #[serde(default)]
+    pub digest: Option<String>,
+    /// Environments that somebody had changed by hand, and that are not used any more.
+    #[serde(default)]
+    pub contaminated: Vec<Contaminated>,
+}
+
+/// An environment that somebody had changed by hand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Contaminated {
+    /// The generation.
+    pub generation: GenerationName,
+    /// How many files and folders differed.
+    pub count: usize,
+    /// The first of them.
+    pub found: Vec<Finding>,
 }
 
 /// The service at the end of a run.
