@@ -71,7 +71,7 @@ fn rw_3_2_rw_6_1_rw_6_2d_refreshes_halts_and_rollbacks_leave_protected_paths_as_
 }
 
 #[test]
-fn rw_6_2a_rw_6_2b_rw_6_2c_models_are_not_verified_yet_and_nothing_claims_so() {
+fn rw_6_2a_rw_6_2b_rw_6_2c_without_being_asked_a_run_neither_looks_at_models_nor_claims_anything_of_them() {
     for way in WAYS {
         let host = Host::running();
         fill(&host);

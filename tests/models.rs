@@ -1,0 +1,453 @@
+//! Models, looked at by the real program: what is there, what is whole, and what bad input gets.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests lay out files and start programs")]
+
+#[path = "refresh/help.rs"]
+#[allow(dead_code, reason = "not every test uses everything")]
+mod help;
+#[path = "common/host.rs"]
+mod host;
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use help::{WAYS, picture, strict, told, with};
+use host::{Host, Ran, SERVER, program, ran};
+use ladylinux_refresh::settings::layout::Layout;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+/// The versions of what makes GGUF files here.
+const LIBRARY: [&str; 2] = ["gguf==0.19.0", "numpy<3"];
+
+/// A machine with nothing but folders.
+struct Machine {
+    folder: tempfile::TempDir,
+    layout: Layout,
+}
+
+impl Machine {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::below(folder.path().canonicalize().unwrap());
+        for folder in [layout.models(), layout.app().join("models"), layout.etc(), layout.state()] {
+            fs::create_dir_all(folder).unwrap();
+        }
+        Self { folder, layout }
+    }
+
+    fn tool(&self, arguments: &[&str]) -> Ran {
+        let mut command = Command::new(program());
+        ran(command.arg("--root").arg(self.layout.root()).args(arguments).env_clear().output().unwrap())
+    }
+
+    /// What `verify --json` says, valid against its schema, after it ended with `code`.
+    #[track_caller]
+    fn verify(&self, arguments: &[&str], code: i32) -> Value {
+        let ran = self.tool(&[&["verify", "--json"], arguments].concat()).expect(code);
+        let told: Value = serde_json::from_str(&ran.out).unwrap();
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/models.schema.json");
+        let schema: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+        let schema = jsonschema::validator_for(&schema).unwrap();
+        let errors: Vec<String> = schema.iter_errors(&told).map(|error| error.to_string()).collect();
+        assert!(errors.is_empty(), "{errors:?}\n{told:#}");
+        told
+    }
+
+    fn put(&self, path: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.layout.models().join(path);
+        put(&path, bytes);
+        path
+    }
+
+    fn manifest(&self, models: &Value) {
+        let text =
+            json!({ "schema_version": "0.1", "models_base_dir": "/opt/ladylinux/models", "models": models });
+        put(&self.layout.app().join("models/manifest.json"), text.to_string().as_bytes());
+    }
+}
+
+fn put(path: &Path, bytes: &[u8]) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, bytes).unwrap();
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn model(id: &str, path: &str, name: &str, digest: &str) -> Value {
+    json!({ "id": id, "local_path": path, "filename": name, "required": true,
+            "checksum": { "algorithm": "sha256", "value": digest } })
+}
+
+/// The findings about the files whose names end so.
+fn findings(told: &Value, name: &str) -> Vec<String> {
+    let verdicts = told["verdicts"].as_array().unwrap().iter();
+    let about = verdicts.filter(|verdict| verdict["name"].as_str().unwrap().ends_with(name));
+    about.map(|verdict| verdict["finding"].as_str().unwrap().to_owned()).collect()
+}
+
+/// All that is said about problems.
+fn problems(told: &Value) -> Vec<String> {
+    let verdicts = told["verdicts"].as_array().unwrap().iter();
+    let problems = verdicts.filter(|verdict| verdict["severity"] == "problem");
+    problems
+        .map(|verdict| {
+            let word = |key: &str| verdict[key].as_str().unwrap().to_owned();
+            format!("{} {}: {} [{}]", word("name"), word("finding"), word("told"), word("from"))
+        })
+        .collect()
+}
+
+/// A small GGUF file, made once by the library that converters use.
+fn small_gguf() -> Vec<u8> {
+    let cache = std::env::var_os("LADYLINUX_REFRESH_TEST_CACHE").map_or_else(
+        || {
+            let uid = rustix::process::geteuid().as_raw();
+            std::env::temp_dir().join(format!("ladylinux-refresh-test-cache-{uid}"))
+        },
+        PathBuf::from,
+    );
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(&cache).unwrap();
+    let lock = fs::OpenOptions::new().create(true).append(true).open(cache.join("gguf.lock")).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let (venv, ready) = (cache.join("gguf"), cache.join("gguf/ready"));
+    let wanted = LIBRARY.join(" ");
+    if fs::read_to_string(&ready).ok().as_deref() != Some(&wanted) {
+        let _ = fs::remove_dir_all(&venv);
+        run(Command::new("python3").args(["-m", "venv"]).arg(&venv));
+        let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
+        run(Command::new(venv.join("bin/python")).args(pip).args(LIBRARY));
+        fs::write(&ready, wanted).unwrap();
+    }
+    let place = tempfile::tempdir().unwrap();
+    let file = place.path().join("small.gguf");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/models/small.py");
+    run(Command::new(venv.join("bin/python")).arg(script).arg(&file));
+    fs::read(file).unwrap()
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?} failed: {said}");
+}
+
+/// Writes an Ollama store that holds one model; returns its blobs: configuration, weights, licence.
+fn ollama(folder: &Path, weights: &[u8]) -> Vec<PathBuf> {
+    let blobs: [(&str, &[u8]); 3] = [
+        ("application/vnd.docker.container.image.v1+json", br#"{"model_format":"gguf"}"#),
+        ("application/vnd.ollama.image.model", weights),
+        ("application/vnd.ollama.image.license", b"a licence"),
+    ];
+    let told = |(kind, bytes): &(&str, &[u8])| json!({ "mediaType": kind, "digest": format!("sha256:{}", sha256(bytes)), "size": bytes.len() });
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
+        "config": told(&blobs[0]), "layers": [told(&blobs[1]), told(&blobs[2])],
+    });
+    let place = folder.join("manifests/registry.ollama.ai/library/mistral/latest");
+    put(&place, manifest.to_string().as_bytes());
+    let path = |bytes: &[u8]| folder.join("blobs").join(format!("sha256-{}", sha256(bytes)));
+    blobs.iter().for_each(|(_, bytes)| put(&path(bytes), bytes));
+    blobs.iter().map(|(_, bytes)| path(bytes)).collect()
+}
+
+#[test]
+fn rw_6_2a_rw_6_2b_rw_6_2d_one_bit_one_byte_and_one_zeroed_blob_are_each_found_and_named() {
+    let machine = Machine::new();
+    let gguf = small_gguf();
+    let file = machine.put("llm/small.gguf", &gguf);
+    let bare = machine.put("bare/unsaid.gguf", &gguf);
+    machine.manifest(&json!([model("small", "llm/", "small.gguf", &sha256(&gguf))]));
+    let store = machine.layout.root().join("usr/share/ollama/.ollama/models");
+    let blobs = ollama(&store, &gguf);
+    let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
+    let before = (picture(&machine.layout.models()), picture(&store));
+
+    let told = machine.verify(&[], 0);
+    assert_eq!(told["summary"]["verified"], 4, "{told:#}");
+    assert_eq!(findings(&told, "bare/unsaid.gguf"), ["unexpected"]);
+    assert_eq!((picture(&machine.layout.models()), picture(&store)), before, "something was changed");
+
+    // One bit.
+    let mut flipped = gguf.clone();
+    *flipped.last_mut().unwrap() ^= 1;
+    fs::write(&file, &flipped).unwrap();
+    let told = machine.verify(&[], 5);
+    assert_eq!(findings(&told, "llm/small.gguf"), ["digest-mismatch"]);
+    let [problem] = &problems(&told)[..] else { panic!("{told:#}") };
+    assert!(problem.contains(&sha256(&flipped)) && problem.contains("manifest: small"), "{problem}");
+    fs::write(&file, &gguf).unwrap();
+
+    // One byte: of the last tensor, since what follows it is only filled up.
+    let cut = &gguf[..gguf.len() - 1];
+    fs::write(&file, cut).unwrap();
+    fs::write(&bare, cut).unwrap();
+    fs::write(&blobs[1], cut).unwrap();
+    for arguments in [&[][..], &["--presence"]] {
+        let told = machine.verify(arguments, 5);
+        for file in ["llm/small.gguf", "bare/unsaid.gguf"] {
+            assert_eq!(findings(&told, file), ["truncated"], "{told:#}");
+        }
+        assert_eq!(findings(&told, &name(&blobs[1])), ["size-mismatch"]);
+        assert!(
+            problems(&told).iter().any(|said| said.contains("ollama: mistral:latest layer 1")),
+            "{told:#}"
+        );
+    }
+    for path in [&file, &bare, &blobs[1]] {
+        fs::write(path, &gguf).unwrap();
+    }
+
+    // One blob zeroed, its length kept.
+    fs::write(&blobs[1], vec![0; gguf.len()]).unwrap();
+    fs::write(&blobs[2], vec![0; "a licence".len()]).unwrap();
+    let told = machine.verify(&[], 5);
+    assert_eq!(findings(&told, &name(&blobs[1])), ["digest-mismatch"]);
+    assert_eq!(findings(&told, &name(&blobs[2])), ["digest-mismatch"]);
+    let told = machine.verify(&["--presence"], 5);
+    assert_eq!(findings(&told, &name(&blobs[1])), ["inconsistent"], "presence sees that it is no GGUF file");
+}
+
+#[test]
+fn rw_6_2c_every_bad_manifest_is_a_verdict() {
+    let machine = Machine::new();
+    let manifest = machine.layout.app().join("models/manifest.json");
+    for (text, word) in [
+        ("{\n  \"schema_version\": \"0.1\",\n  oops", "line 3 column 3"),
+        (r#"{"schema_version": "0.1", "models": {}}"#, "line 1 column"),
+        (r#"{"schema_version": "9.9", "models": []}"#, "known here is \"0.1\""),
+        ("", "line 1 column 0"),
+    ] {
+        put(&manifest, text.as_bytes());
+        let told = machine.verify(&[], 5);
+        assert!(problems(&told)[0].contains(word), "{text}: {told:#}");
+    }
+    fs::remove_file(&manifest).unwrap();
+    symlink("/etc/hostname", &manifest).unwrap();
+    assert!(problems(&machine.verify(&[], 5))[0].contains("out of the application"));
+    fs::remove_file(&manifest).unwrap();
+    assert_eq!(machine.verify(&[], 0)["summary"]["looked_at"], 0);
+
+    machine.put("good", b"good");
+    let entry = |id: &str, path: &str, name: &str| json!({ "id": id, "local_path": path, "filename": name });
+    machine.manifest(&json!([
+        entry("absolute", "/etc/", "x"),
+        entry("above", "../", "x"),
+        entry("good", "./", "good"),
+        entry("good", "./", "good"),
+        model("md5", "./", "good", "abc"),
+        { "id": "algorithm", "local_path": "./", "filename": "good", "checksum": { "algorithm": "md5", "value": "x" } },
+        { "id": 5, "local_path": "./", "filename": "x" },
+        model("missing", "./", "missing", ""),
+        entry("optional", "./", "optional"),
+    ]));
+    let told = machine.verify(&[], 5);
+    let all = problems(&told).join("\n");
+    for word in
+        ["is absolute", "leaves the base", "models[2] too", "malformed", "unknown algorithm", "no text"]
+    {
+        assert!(all.contains(word), "{word}: {all}");
+    }
+    assert_eq!(findings(&told, "missing"), ["missing-required"]);
+    assert_eq!(findings(&told, "optional"), ["missing-optional"]);
+    assert_eq!(findings(&told, "good"), ["present"], "an empty checksum is never verified");
+}
+
+#[test]
+fn rw_6_2c_what_lies_in_the_way_is_a_verdict_and_never_a_hang() {
+    let machine = Machine::new();
+    let models = machine.layout.models();
+    let mode = rustix::fs::Mode::from_raw_mode(0o644);
+    rustix::fs::mknodat(rustix::fs::CWD, models.join("pipe"), rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    symlink("loop", models.join("loop")).unwrap();
+    symlink("/etc/hostname", models.join("out")).unwrap();
+    symlink("gone", models.join("dangling")).unwrap();
+    fs::create_dir(models.join("folder")).unwrap();
+    let strange = OsStr::from_bytes(b"\xff\xfe\x1b[2J.bin");
+    fs::write(models.join(strange), b"x").unwrap();
+    let entries = ["pipe", "loop", "out", "dangling", "folder"];
+    machine.manifest(&entries.iter().map(|name| model(name, "./", name, "")).collect());
+    let told = machine.verify(&[], 5);
+    assert_eq!(findings(&told, "pipe"), ["unreadable"], "{told:#}");
+    assert_eq!(findings(&told, "loop"), ["inconsistent"]);
+    assert_eq!(findings(&told, "out"), ["inconsistent"]);
+    assert_eq!(findings(&told, "dangling"), ["missing-required"]);
+    assert_eq!(findings(&told, "folder"), ["unreadable"]);
+    assert_eq!(findings(&told, "[2J.bin"), ["unexpected"]);
+    assert!(!machine.tool(&["verify"]).expect(5).all().contains('\u{1b}'), "a name reached the terminal");
+    if !rustix::process::geteuid().is_root() {
+        let closed = machine.put("closed", b"x");
+        fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
+        machine.manifest(&json!([model("closed", "./", "closed", "")]));
+        assert_eq!(findings(&machine.verify(&[], 5), "closed"), ["unreadable"]);
+    }
+}
+
+#[test]
+fn rw_6_2b_ten_thousand_files_and_fifty_megabytes_of_manifest_are_no_trouble() {
+    let machine = Machine::new();
+    let mut sums = String::new();
+    for number in 0..10_000 {
+        let text = format!("weights {number}");
+        machine.put(&format!("many/{}/{number}", number % 100), text.as_bytes());
+        sums += &format!("{}  {}/{number}\n", sha256(text.as_bytes()), number % 100);
+    }
+    machine.put("many/SHA256SUMS", sums.as_bytes());
+    let notes = "n".repeat(5_000);
+    let models: Vec<Value> = (0..10_000)
+        .map(|number| {
+            let mut model =
+                model(&format!("m{number}"), &format!("many/{}/", number % 100), &number.to_string(), "");
+            model["notes"] = json!(notes);
+            model
+        })
+        .collect();
+    machine.manifest(&json!(models));
+    assert!(fs::metadata(machine.layout.app().join("models/manifest.json")).unwrap().len() > 50_000_000);
+    let told = machine.verify(&[], 0);
+    assert_eq!(told["summary"]["verified"], 10_000);
+    let from = told["verdicts"][0]["from"].as_str().unwrap();
+    assert!(from.contains("SHA256SUMS") && from.contains("manifest: m"), "{from}");
+}
+
+#[test]
+fn rw_6_2b_what_was_read_is_remembered_until_it_changes_and_without_memory_it_works_too() {
+    let machine = Machine::new();
+    // Only a file that has not changed for a while is remembered, so one of the source is borrowed.
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/gguf");
+    let weights = fs::read(corpus.join("small.gguf")).unwrap();
+    let file = machine.layout.models().join("borrowed");
+    symlink(corpus.join("small.gguf"), &file).unwrap();
+    machine.manifest(&json!([model("borrowed", "./", "borrowed", &sha256(&weights))]));
+    let verify = |more: &[&str], code| {
+        let told = machine.verify(&[&["--store", corpus.to_str().unwrap()], more].concat(), code);
+        let read = told["summary"]["bytes_read"].as_u64().unwrap();
+        (findings(&told, "borrowed").remove(0), read, told["not_remembered"].is_string())
+    };
+    let length = weights.len() as u64;
+    assert_eq!(verify(&[], 0), ("verified".to_owned(), length, false));
+    assert_eq!(verify(&[], 0), ("verified".to_owned(), 0, false), "it was read again");
+    assert_eq!(verify(&["--no-cache"], 0), ("verified".to_owned(), length, false));
+    assert_eq!(verify(&["--presence"], 0), ("present".to_owned(), 0, false));
+    assert_eq!(verify(&[], 0), ("verified".to_owned(), 0, false), "a look at presence made it forget");
+    // Another file under the same name.
+    fs::remove_file(&file).unwrap();
+    fs::write(&file, [&weights[..weights.len() - 1], b"!"].concat()).unwrap();
+    assert_eq!(verify(&[], 5), ("digest-mismatch".to_owned(), length, false));
+    // What is remembered is damaged, then cannot be written.
+    fs::remove_file(&file).unwrap();
+    symlink(corpus.join("small.gguf"), &file).unwrap();
+    put(&machine.layout.models_known(), b"rubbish");
+    assert_eq!(verify(&[], 0), ("verified".to_owned(), length, false));
+    fs::remove_file(machine.layout.models_known()).unwrap();
+    fs::create_dir_all(machine.layout.models_known().join("in/the/way")).unwrap();
+    assert_eq!(verify(&[], 0), ("verified".to_owned(), length, true));
+}
+
+#[test]
+fn rw_6_2b_files_of_checksums_are_read_in_either_form() {
+    let machine = Machine::new();
+    machine.put("a", b"weights");
+    machine.put("SHA512SUMS", b"rubbish\n");
+    let sums = format!("{}  a\nSHA256 (absent) = {}\n", sha256(b"weights"), sha256(b""));
+    machine.put("SHA256SUMS", sums.as_bytes());
+    let told = machine.verify(&[], 5);
+    assert_eq!(findings(&told, "a"), ["verified"]);
+    assert_eq!(findings(&told, "absent"), ["missing-optional"]);
+    assert!(problems(&told)[0].contains("line 1"), "{told:#}");
+}
+
+#[test]
+fn rw_6_2a_every_store_is_found_wherever_host_environment_and_unit_say() {
+    let machine = Machine::new();
+    let below = |path: &str| machine.layout.root().join(path);
+    let weights = |name: &str| format!("weights of {name}").into_bytes();
+    ollama(&below("srv/by-env"), b"one");
+    fs::write(machine.layout.env_file(), "OLLAMA_MODELS=/srv/by-env\nHF_HOME=/srv/hf\n").unwrap();
+    ollama(&below("srv/by unit"), b"two");
+    let unit = "[Service]\nEnvironment=\"OLLAMA_MODELS=/srv/by unit\"\n";
+    put(&below("etc/systemd/system/ollama.service.d/override.conf"), unit.as_bytes());
+    ollama(&machine.layout.models().join("nested/ollama"), b"three");
+    let repository = below("srv/hf/hub/models--org--name");
+    let blob = repository.join("blobs").join(sha256(&weights("hf")));
+    put(&blob, &weights("hf"));
+    let file = repository.join("snapshots/0123/model.bin");
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    symlink(Path::new("../../blobs").join(blob.file_name().unwrap()), &file).unwrap();
+    put(&below("srv/mine/SHA256SUMS"), format!("{}  w\n", sha256(b"w")).as_bytes());
+    put(&below("srv/mine/w"), b"w");
+    put(&below("typed/SHA256SUMS"), format!("{}  t\n", sha256(b"t")).as_bytes());
+    put(&below("typed/t"), b"t");
+    fs::write(machine.layout.host_file(), "[models]\nstores = [\"/srv/mine\", \"/srv/none\"]\n").unwrap();
+    let orphan = below("srv/by-env/blobs").join(format!("sha256-{}", sha256(b"orphan")));
+    put(&orphan, b"orphan");
+    put(&below("srv/by-env/blobs").join(format!("sha256-{}-partial", "a".repeat(64))), b"p");
+
+    let typed = below("typed");
+    let told = machine.verify(&["--store", typed.to_str().unwrap()], 5);
+    assert_eq!(problems(&told).len(), 1, "{told:#}");
+    assert_eq!(findings(&told, "/srv/none"), ["missing-required"]);
+    // Three blobs of each Ollama store, one of Hugging Face, and the two that files of checksums name.
+    assert_eq!(told["summary"]["verified"], 3 * 3 + 1 + 2, "{told:#}");
+    assert_eq!(findings(&told, &sha256(b"orphan")), ["orphaned"]);
+    assert_eq!(findings(&told, "-partial"), ["partial"]);
+    for refused in ["/", "/opt/ladylinux", "/etc"] {
+        fs::write(machine.layout.host_file(), format!("[models]\nstores = [\"{refused}\"]\n")).unwrap();
+        machine.tool(&["verify"]).expect(2).says("much more than models");
+    }
+}
+
+#[test]
+fn rw_6_2a_models_are_looked_at_without_an_installation() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().canonicalize().unwrap();
+    let machine = Machine { layout: Layout::below(&root), folder };
+    machine.put("SHA256SUMS", format!("{}  w\n", sha256(b"w")).as_bytes());
+    machine.put("w", b"w");
+    let told = machine.verify(&[], 0);
+    assert_eq!(told["summary"]["verified"], 1);
+    assert!(!machine.layout.state().exists() && machine.folder.path().exists());
+}
+
+#[test]
+fn rw_6_1_rw_6_2a_rw_6_2b_rw_6_2c_a_run_looks_at_the_models_of_the_coming_commit_before_anything_is_touched()
+{
+    for way in WAYS {
+        let host = Host::running();
+        let weights = host.layout.models().join("llm/w.bin");
+        put(&weights, b"weights");
+        let manifest = |digest: &str| {
+            json!({ "schema_version": "0.1", "models": [model("w", "llm/", "w.bin", digest)] }).to_string()
+        };
+        host.push(&[("models/manifest.json", &manifest(&sha256(b"weights"))), ("version.txt", "two\n")]);
+        let before = picture(&host.layout.models());
+        host.tool(with(way, &["--verify-models"])).expect(0).says("1 verified");
+        let report = host.report();
+        assert_eq!((&report["models"]["how"], &report["models"]["verified"]), (&json!("full"), &json!(1)));
+        host.tool(["run", "--if-changed", "--verify-models=presence"]).expect(0).says("1 present");
+        host.tool(way).expect(0);
+        assert!(host.report()["models"].is_null(), "nobody asked");
+
+        host.push(&[("models/manifest.json", &manifest(&sha256(b"other"))), ("version.txt", "three\n")]);
+        host.configure("", "[models]\nverify = \"full\"\n");
+        let code = if strict(way) { 1 } else { 3 };
+        host.tool(way).expect(code).says("has the digest").says("ladylinux-refresh");
+        assert!(told(&host).contains("the models are not as they should be: 1 problem"), "{}", told(&host));
+        assert_eq!(host.report()["models"]["problems"], 1);
+        if strict(way) {
+            assert!(host.fenced());
+            host.tool(["rollback"]).expect(0);
+        }
+        assert_eq!(host.version().as_deref(), Some("two"), "the old version serves");
+        assert_eq!(picture(&host.layout.models()), before, "models were touched");
+        host.tool(with(way, &["--verify-models=presence"])).expect(0).says("1 present");
+        assert_eq!(host.version().as_deref(), Some("three"));
+        host.tool(with(way, &["--verify-models=off"])).expect(0);
+        host.push(&[("server.py", SERVER)]);
+    }
+}
