@@ -6,8 +6,10 @@
 
 pub mod beneath;
 mod reading;
+mod stream;
 
 pub use reading::{read_at_most, read_if_there, read_json};
+pub use stream::write_by;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write as _};

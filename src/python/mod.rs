@@ -17,6 +17,7 @@ pub mod installer;
 pub mod interpreter;
 pub mod lock;
 mod network;
+pub mod offline;
 mod pip;
 pub mod record;
 pub mod requirements;

@@ -38,11 +38,30 @@ impl Pip {
         disk::make_folder(&site.layout.cache(), 0o755)?;
         let scratch = site.layout.cache().join("bootstrap");
         let aside = site.layout.tools().join(format!(".{}.new", file()));
-        let made = fetch(site, interpreter, &scratch).and_then(|()| take_over(site, &scratch, &aside));
+        let made = fetch(site, interpreter, &scratch)
+            .and_then(|()| take_over(site, &scratch.join("fetched").join(file()), &aside));
         let tidied = disk::remove_tree(&scratch).and_then(|()| disk::remove_tree(&aside));
         made?;
         tidied?;
         Ok(Self { wheel: place(site), python: interpreter.path.clone() })
+    }
+
+    /// Returns what pip is called in a bundle, and its place.
+    pub(super) fn file(site: Site<'_>) -> (String, PathBuf) {
+        (file(), place(site))
+    }
+
+    /// Makes sure of pip, out of a file where it is not there.
+    pub(super) fn take(site: Site<'_>, from: &Path) -> Outcome<()> {
+        if place(site).is_file() {
+            return Ok(());
+        }
+        disk::make_folder(&site.layout.tools(), 0o755)?;
+        let aside = site.layout.tools().join(format!(".{}.new", file()));
+        let taken = take_over(site, from, &aside);
+        let tidied = disk::remove_tree(&aside);
+        taken?;
+        tidied
     }
 
     /// Returns pip where it is there; only what was proved is ever put there.
@@ -165,9 +184,9 @@ fn fetch(site: Site<'_>, interpreter: &Interpreter, scratch: &Path) -> Outcome<(
 }
 
 /// Copies the wheel out of the owner's reach, proves it, and puts it into its place at once.
-fn take_over(site: Site<'_>, scratch: &Path, aside: &Path) -> Outcome<()> {
+fn take_over(site: Site<'_>, from: &Path, aside: &Path) -> Outcome<()> {
     disk::remove_tree(aside)?;
-    disk::copy_new(&scratch.join("fetched").join(file()), aside)?;
+    disk::copy_new(from, aside)?;
     let found = Scan::digests().of(aside)?;
     let digest = found.entries().first().and_then(|entry| entry.digest.as_deref()).unwrap_or_default();
     if digest != PINNED {

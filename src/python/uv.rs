@@ -59,11 +59,30 @@ impl Uv {
         disk::make_folder(&site.layout.cache(), 0o755)?;
         let aside = site.layout.tools().join(format!(".uv-{VERSION}.new"));
         let scratch = site.layout.cache().join("bootstrap");
-        let made = fetch(site, interpreter, &scratch).and_then(|()| take_over(site, &scratch, &aside));
+        let made = fetch(site, interpreter, &scratch)
+            .and_then(|()| take_over(site, &scratch.join("venv/bin/uv"), &aside));
         let tidied = disk::remove_tree(&scratch).and_then(|()| disk::remove_tree(&aside));
         let uv = made?;
         tidied?;
         Ok(uv)
+    }
+
+    /// Returns what uv is called in a bundle, and its place.
+    pub(super) fn file(site: Site<'_>) -> (String, PathBuf) {
+        (format!("uv-{VERSION}"), place(site).join("uv"))
+    }
+
+    /// Makes sure of uv, out of a file where it is not there.
+    pub(super) fn take(site: Site<'_>, from: &Path) -> Outcome<()> {
+        if Self::present(site)?.is_some() {
+            return Ok(());
+        }
+        disk::make_folder(&site.layout.tools(), 0o755)?;
+        let aside = site.layout.tools().join(format!(".uv-{VERSION}.new"));
+        let taken = take_over(site, from, &aside);
+        let tidied = disk::remove_tree(&aside);
+        taken?;
+        tidied
     }
 
     /// Returns uv where it is there and runs.
@@ -178,12 +197,12 @@ fn pinned_requirement() -> String {
 }
 
 /// Copies the program out of the owner's reach, proves it, and puts it into its place at once.
-fn take_over(site: Site<'_>, scratch: &Path, aside: &Path) -> Outcome<Uv> {
+fn take_over(site: Site<'_>, from: &Path, aside: &Path) -> Outcome<Uv> {
     disk::remove_tree(aside)?;
     // Closed until the program is proved: a copy keeps the mode bits that the owner gave the original.
     disk::make_folder(aside, 0o700)?;
     let copy = aside.join("uv");
-    disk::copy_new(&scratch.join("venv/bin/uv"), &copy)?;
+    disk::copy_new(from, &copy)?;
     let found = Scan::digests().of(&copy)?;
     let digest = found.entries().first().and_then(|entry| entry.digest.as_deref()).unwrap_or_default();
     if !PINNED.iter().any(|(_, program)| *program == digest) {

@@ -101,7 +101,7 @@ impl<'a> Wheels<'a> {
     }
 
     /// Copies one wheel out of the owner's reach and proves it.
-    fn take_in(&self, lock: &Lock, from: &Path, file: &str) -> Outcome<Wheel> {
+    pub(super) fn take_in(&self, lock: &Lock, from: &Path, file: &str) -> Outcome<Wheel> {
         let mut parts = file.strip_suffix(".whl").unwrap_or_default().split('-');
         let (Some(name), Some(version)) = (parts.next(), parts.next()) else {
             return Err(Failure::new(format!("{file:?} is not the name of a wheel")));
