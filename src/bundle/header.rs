@@ -137,8 +137,8 @@ impl Header {
             names.push(name);
         }
         names.sort_unstable();
-        if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(Failure::new(format!("{} is listed twice", twice[0])));
+        if let Some([twice, _]) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(Failure::new(format!("{twice} is listed twice")));
         }
         for needed in [COMMITS, LOCK] {
             self.member(needed).ok_or_else(|| Failure::new(format!("{needed} is not listed")))?;

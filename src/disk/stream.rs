@@ -17,9 +17,9 @@ pub fn write_by(path: &Path, mode: u32, fill: impl FnOnce(&mut File) -> Outcome<
     let told = || format!("cannot write {}", path.display());
     let fresh = beside(path, "new");
     remove_file_if_there(&fresh)?;
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&fresh).context(told)?;
-    let written = fill(&mut file)
-        .and_then(|()| file.sync_all().context(told))
+    let mut sink = OpenOptions::new().write(true).create_new(true).mode(mode).open(&fresh).context(told)?;
+    let written = fill(&mut sink)
+        .and_then(|()| sink.sync_all().context(told))
         .and_then(|()| fs::rename(&fresh, path).context(told));
     if written.is_err() {
         remove_file_if_there(&fresh)?;

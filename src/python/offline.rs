@@ -71,6 +71,14 @@ impl Environments<'_> {
         Ok(lock)
     }
 
+    /// Returns a lock as another machine may read it: the addresses in its document hold no credentials.
+    #[must_use]
+    pub fn for_others(&self, lock: &Lock) -> Lock {
+        let mut lock = lock.clone();
+        lock.document = without_any_credentials(&lock.document);
+        lock
+    }
+
     /// Returns the wheels of a lock: the sha256 of each, and its place in the store.
     pub fn wheel_files(&self, lock: &Lock) -> Vec<(String, PathBuf)> {
         let wheels = Wheels::new(self.site);
@@ -111,6 +119,19 @@ impl Environments<'_> {
     }
 }
 
+/// Leaves out what stands between `://` and `@` wherever it can only be a name and a password.
+fn without_any_credentials(text: &str) -> String {
+    let mut parts = text.split("://");
+    let mut clean = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        clean.push_str("://");
+        let host =
+            part.find(|c: char| c.is_whitespace() || matches!(c, '/' | '"' | '\'')).unwrap_or(part.len());
+        clean.push_str(part[..host].rfind('@').map_or(part, |at| &part[at + 1..]));
+    }
+    clean
+}
+
 /// Refuses a lock whose words could be taken for something else where they are used: as paths, or as lines of a list.
 fn check(lock: &Lock) -> Outcome<()> {
     let refuse = |what: &str| Err(Failure::new(format!("the lock names {what:?}, which cannot be")));
@@ -138,8 +159,9 @@ fn check(lock: &Lock) -> Outcome<()> {
     }
     for wheel in &lock.wheels {
         let file = wheel.file.as_str();
-        let plain =
-            file.ends_with(".whl") && !file.starts_with('.') && !file.contains(['/', '\0', '\n', '\r']);
+        let plain = file.strip_suffix(".whl").is_some()
+            && !file.starts_with('.')
+            && !file.contains(['/', '\0', '\n', '\r']);
         if !plain || !name(&wheel.name) || !version(&wheel.version) || !digest(&wheel.sha256) {
             return refuse(file);
         }
@@ -182,8 +204,16 @@ mod tests {
     }
 
     #[test]
+    fn addresses_in_a_document_lose_their_credentials_and_nothing_else() {
+        let told = "index = 'https://u:p@h/simple'\nurl = \"https://h/a@b.whl\"\nx = 'a://b@c://d' # u@v";
+        let clean = "index = 'https://h/simple'\nurl = \"https://h/a@b.whl\"\nx = 'a://c://d' # u@v";
+        assert_eq!(without_any_credentials(told), clean);
+    }
+
+    #[test]
     fn words_that_are_paths_options_or_more_lines_are_refused() {
-        let bad: [&dyn Fn(&mut Locked, &mut Wheel); 8] = [
+        type Change = dyn Fn(&mut Locked, &mut Wheel);
+        let bad: [&Change; 8] = [
             &|_, wheel| wheel.file = "../six-1.17.0-py3-none-any.whl".to_owned(),
             &|_, wheel| wheel.file = "six.tar.gz".to_owned(),
             &|_, wheel| wheel.sha256 = "../../x".to_owned(),
