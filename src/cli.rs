@@ -30,6 +30,8 @@ pub enum Command {
     Run(RunArgs),
     /// Show what a run would do; changes nothing of the installation
     Plan(PlanArgs),
+    /// Print the locked Python packages in standard form, or lock them anew
+    Lock(LockWish),
     /// Show what is deployed, local changes, service, fence and last run
     Status(StatusArgs),
     /// List the runs, or show one whole
@@ -49,6 +51,11 @@ pub enum Command {
     /// Start, stop or look at the service
     #[command(subcommand)]
     Service(ServiceCommand),
+    /// Read every byte of the environment and tell what is not as it was built
+    Verify(VerifyArgs),
+    /// List the environments, or remove those that nobody needs
+    #[command(subcommand)]
+    Environments(EnvironmentsCommand),
     /// Look at local changes that refreshes saved, and bring them back
     #[command(subcommand)]
     Drift(DriftCommand),
@@ -161,6 +168,10 @@ pub struct RunArgs {
     #[command(flatten)]
     pub bundle: BundleArgs,
 
+    /// Refuse a definition of the environment that the application does not lock
+    #[arg(long)]
+    pub strict: bool,
+
     /// How it reports
     #[command(flatten)]
     pub report: ReportArgs,
@@ -195,6 +206,39 @@ pub struct PlanArgs {
     /// What it takes instead of the network
     #[command(flatten)]
     pub bundle: BundleArgs,
+
+    /// Plan for a run that refuses what the application does not lock
+    #[arg(long)]
+    pub strict: bool,
+}
+
+/// The form of a lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LockForm {
+    /// pylock.toml (PEP 751)
+    Pylock,
+    /// A file of requirements with hashes
+    Requirements,
+}
+
+/// `lock`
+#[derive(Debug, Args)]
+pub struct LockWish {
+    /// The branch; without it, the one deployed now, else main
+    #[arg(long)]
+    pub branch: Option<String>,
+
+    /// In which form
+    #[arg(long, value_enum, default_value = "pylock")]
+    pub format: LockForm,
+
+    /// Lock anew, with everything that was released until now, and keep that
+    #[arg(long)]
+    pub upgrade: bool,
+
+    /// Write it as JSON
+    #[arg(long, conflicts_with = "format")]
+    pub json: bool,
 }
 
 /// `status`
@@ -376,6 +420,42 @@ pub enum BundleCommand {
         /// Write its header as JSON
         #[arg(long)]
         json: bool,
+    },
+}
+
+/// `verify`
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// Verify the live environment; the same as without any option
+    #[arg(long)]
+    pub environment: bool,
+
+    /// Verify every environment, not only the live one
+    #[arg(long)]
+    pub all: bool,
+
+    /// Write it as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `environments …`
+#[derive(Debug, Subcommand)]
+pub enum EnvironmentsCommand {
+    /// List all environments, the newest first
+    List {
+        /// Write it as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove the environments that no kept run needs; the live and the last good one always stay
+    Prune {
+        /// For how many good runs environments are kept; without it, as the host's settings say
+        #[arg(long, value_name = "N")]
+        keep: Option<usize>,
+        /// Show what would be removed and remove nothing
+        #[arg(long)]
+        dry_run: bool,
     },
 }
 

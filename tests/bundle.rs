@@ -37,8 +37,7 @@ fn cut_off(host: &Host) {
     let dead = settings.replace(&settings[start..end], "git://127.0.0.1:9/app.git");
     fs::write(host.layout.host_file(), dead).unwrap();
     for name in ["tools", "cache/uv", "cache/pip"] {
-        let link = host.layout.state().join(name);
-        fs::remove_file(&link).unwrap();
+        ladylinux_refresh::disk::remove_tree(&host.layout.state().join(name)).unwrap();
     }
     for folder in [host.layout.wheels(), host.layout.locks()] {
         ladylinux_refresh::disk::remove_tree(&folder).unwrap();
@@ -494,7 +493,7 @@ fn a_bundle_made_to_do_harm_is_refused_before_anything_of_it_is_used() {
     lock(&|lock| lock["wheels"][0]["file"] = "../../../escaped.whl".into());
     refused(&maker, &bad, &[], &["the lock names", "escaped.whl"]);
     lock(&|lock| lock["wheels"] = Value::Array(Vec::new()));
-    refused(&maker, &bad, &[], &["names six, and no wheel of it"]);
+    refused(&maker, &bad, &[], &["names six 1.16.0, and the bundle has no wheel of it"]);
     lock(&|lock| lock["packages"][0]["digests"] = Value::Array(vec!["0".repeat(64).into()]));
     refused(&maker, &bad, &[], &["is not what the lock says"]);
     settled(&|parts| parts.members.push(("tools/uv-0.0.1".to_owned(), b"#!/bin/sh\n".to_vec())));
@@ -518,6 +517,11 @@ fn an_installer_in_a_bundle_has_to_be_the_pinned_one() {
     // Without an installer the network is not tried either.
     Parts::of(&file).without_tools().write(&bad);
     refused(&host, &bad, &[], &["has the installer that the settings ask for"]);
+    let mut parts = Parts::of(&file);
+    parts.members.retain(|(name, _)| !name.starts_with("tools/pip"));
+    parts.settle();
+    parts.write(&bad);
+    refused(&host, &bad, &[], &["has the pip that the tool uses"]);
     offline(&host, from_bundle(&file, &["--always-rebuild-venv"])).expect(0);
 }
 

@@ -68,9 +68,9 @@ fn pack(
     let commits = scratch.join(header::COMMITS);
     on.mirror.write_bundle(branch, &commits)?;
     let kept = scratch.join(header::LOCK);
-    disk::write_json(&kept, &on.environments().for_others(&lock), 0o600)?;
+    disk::write_json(&kept, &lock, 0o600)?;
     let mut coming = vec![member(header::COMMITS, commits, None)?, member(header::LOCK, kept, None)?];
-    for (name, path) in offline::tools(on.site()) {
+    for (name, path) in offline::present_tools(on.site()) {
         coming.push(member(&format!("{}{name}", header::TOOLS), path, None)?);
     }
     let mut wheels = on.environments().wheel_files(&lock);

@@ -88,6 +88,7 @@ fn grant(layout: &Layout, branch: &BranchName) -> Result<(), Error> {
         no_stage: false,
         always_rebuild_venv: false,
         bundle: BundleArgs::default(),
+        strict: false,
         report: ReportArgs { format: Some(Format::Human), verbose: false },
         place: PlaceArgs::default(),
         lock: LockArgs { lock_timeout: LOCK_TIMEOUT },

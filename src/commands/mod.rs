@@ -8,8 +8,10 @@ mod cancel;
 mod demo;
 mod doctor;
 mod drift;
+mod environments;
 mod history;
 mod init;
+mod lock;
 mod place;
 mod plan;
 mod rollback;
@@ -17,6 +19,7 @@ mod run;
 mod service;
 mod status;
 mod unfence;
+mod verify;
 mod wait;
 
 use std::path::{Path, PathBuf};
@@ -51,6 +54,7 @@ pub fn dispatch(cli: Cli) -> Result<Ended, Error> {
         Command::Run(args) if args.dry_run => plan::plan(&layout, &plan::PlanWish::dry_run(args)),
         Command::Run(args) => run::run(&layout, &args),
         Command::Plan(args) => plan::plan(&layout, &plan::PlanWish::plan(args)),
+        Command::Lock(args) => lock::lock(&layout, &args),
         Command::Status(args) => status::status(&layout, &args),
         Command::History(args) => history::history(&layout, &args),
         Command::Rollback(args) => rollback::rollback(&layout, &args),
@@ -61,6 +65,8 @@ pub fn dispatch(cli: Cli) -> Result<Ended, Error> {
         Command::Doctor(args) => doctor::doctor(&layout, &args),
         Command::Service(command) => service::service(&layout, &command),
         Command::Bundle(command) => bundle::bundle(&layout, &command),
+        Command::Verify(args) => verify::verify(&layout, &args),
+        Command::Environments(command) => environments::environments(&layout, &command),
         Command::Drift(command) => drift::drift(&layout, &command),
         Command::Demo(args) => demo::demo(&args),
         Command::Supervise => service::supervise(&layout),

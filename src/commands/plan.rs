@@ -24,6 +24,7 @@ pub(super) struct PlanWish {
     branch: Option<String>,
     always_rebuild: bool,
     bundle: Option<Given>,
+    strict: bool,
     exit_code: bool,
     json: bool,
 }
@@ -36,6 +37,7 @@ impl PlanWish {
             branch: args.branch,
             always_rebuild: args.always_rebuild_venv,
             bundle: given(&args.bundle),
+            strict: args.strict,
             exit_code: false,
             json,
         }
@@ -47,6 +49,7 @@ impl PlanWish {
             branch: args.branch,
             always_rebuild: args.always_rebuild_venv,
             bundle: given(&args.bundle),
+            strict: args.strict,
             exit_code: args.exit_code,
             json: args.json,
         }
@@ -56,8 +59,12 @@ impl PlanWish {
 /// Shows what a run would do; changes nothing of the installation.
 pub(super) fn plan(layout: &Layout, wish: &PlanWish) -> Result<Ended, Error> {
     let branch = wish.branch.as_deref().map(BranchName::parse).transpose().map_err(Error::Usage)?;
-    let overrides =
-        Overrides { always_rebuild: wish.always_rebuild, installer: installer()?, ..Overrides::default() };
+    let overrides = Overrides {
+        always_rebuild: wish.always_rebuild,
+        strict: wish.strict,
+        installer: installer()?,
+        ..Overrides::default()
+    };
     let on = open_with(layout, "plan", overrides)?.with_bundle(wish.bundle.clone());
     // The mirror that it fills is a run's as well.
     let _lock = lock(layout, "plan", None, &LockArgs { lock_timeout: 0 })?;
@@ -115,6 +122,12 @@ fn show(plan: &Plan) {
     }
     let word = if plan.environment.build { "would be built" } else { "is ready" };
     say(&format!("{} {word}: {}", paint(Tone::Strong, "environment"), plan.environment.reason));
+    if let Some(lock) = &plan.environment.lock {
+        say(&format!("  locked: {}", harmless(&lock.in_words())));
+    }
+    if let Some(found) = &plan.environment.contamination {
+        say(&format!("  {} {}", paint(Tone::Warning, "changed by hand:"), harmless(&found.in_words(5))));
+    }
     for package in &plan.environment.packages {
         say(&format!("  {}", harmless(package)));
     }

@@ -42,6 +42,7 @@ pub(super) fn run_as(layout: &Layout, args: &RunArgs, run: Option<RunId>) -> Res
         overrides: Overrides {
             no_stage: args.no_stage,
             always_rebuild: args.always_rebuild_venv,
+            strict: args.strict,
             installer: installer()?,
         },
         when: if args.if_changed { When::IfChanged } else { When::Always },
@@ -72,6 +73,7 @@ fn arguments(args: &RunArgs) -> Outcome<Vec<String>> {
         (args.if_changed, "--if-changed"),
         (args.no_stage, "--no-stage"),
         (args.always_rebuild_venv, "--always-rebuild-venv"),
+        (args.strict, "--strict"),
     ];
     let mut arguments = vec!["run".to_owned()];
     arguments.extend(flags.into_iter().filter(|(given, _)| *given).map(|(_, flag)| flag.to_owned()));

@@ -11,14 +11,15 @@ use super::interpreter::Interpreter;
 use super::lock::Lock;
 use super::pip::Pip;
 use super::requirements::normal_name;
+use super::tools;
 use super::uv::Uv;
-use super::wheels::Wheels;
+use super::wheels::{WheelName, Wheels};
 use crate::error::{Failure, Outcome};
 use crate::settings::InstallerChoice;
 
 /// Returns the installers that are there, by the names that [`take_tool`] knows.
-pub fn tools(site: Site<'_>) -> Vec<(String, PathBuf)> {
-    [Uv::file(site), Pip::file(site)].into_iter().filter(|(_, path)| path.is_file()).collect()
+pub fn present_tools(site: Site<'_>) -> Vec<(String, PathBuf)> {
+    tools::present(site)
 }
 
 /// Makes sure of an installer that a bundle brings. One of another version is left out: it is not used here.
@@ -26,14 +27,10 @@ pub fn tools(site: Site<'_>) -> Vec<(String, PathBuf)> {
 /// # Errors
 /// It is not the pinned one, or does not run on this machine.
 pub fn take_tool(site: Site<'_>, name: &str, file: &Path) -> Outcome<()> {
-    if name == Uv::file(site).0 {
-        Uv::take(site, file)
-    } else if name == Pip::file(site).0 {
-        Pip::take(site, file)
-    } else {
+    if !tools::bring(site, name, file)? {
         site.runner.events().warn(&format!("the bundle brings {name:?}, which this version does not use"));
-        Ok(())
     }
+    Ok(())
 }
 
 impl Installer {
@@ -61,22 +58,17 @@ impl Installer {
 }
 
 impl Environments<'_> {
-    /// Makes sure of the lock of what is wanted and of all its wheels, and returns it.
+    /// Makes sure of the lock of what is wanted, of all its wheels, and of the pip that another machine needs to tell
+    /// which of them it takes; returns the lock.
     ///
     /// # Errors
     /// The definition does not resolve, or a wheel cannot be had.
     pub fn provide(&self, wanted: &Wanted) -> Outcome<Lock> {
+        self.check_strict(wanted)?;
         let mut lock = self.lock(wanted)?;
+        Pip::ensure(self.site, &wanted.interpreter)?;
         Wheels::new(self.site).ensure(&mut lock, &wanted.interpreter)?;
         Ok(lock)
-    }
-
-    /// Returns a lock as another machine may read it: the addresses in its document hold no credentials.
-    #[must_use]
-    pub fn for_others(&self, lock: &Lock) -> Lock {
-        let mut lock = lock.clone();
-        lock.document = without_any_credentials(&lock.document);
-        lock
     }
 
     /// Returns the wheels of a lock: the sha256 of each, and its place in the store.
@@ -98,38 +90,22 @@ impl Environments<'_> {
     ) -> Outcome<()> {
         let mut lock = Lock::of_bytes(bytes)?;
         check(&lock)?;
-        let store = Wheels::new(self.site);
-        let mut wheels = Vec::new();
-        for wheel in &lock.wheels {
-            let missing = || Failure::new(format!("{} is missing", wheel.file));
-            let from = place(&wheel.sha256).ok_or_else(missing)?;
-            let taken = store.take_in(&lock, &from, &wheel.file)?;
-            if taken != *wheel {
-                return Err(Failure::new(format!("{} is not the wheel that the lock lists", wheel.file)));
-            }
-            wheels.push(taken);
-        }
-        lock.wheels = wheels;
         wanted.key().clone_into(&mut lock.key);
+        if let Some(law) = self.own_lock(wanted)?
+            && law.digest() != lock.digest()
+        {
+            return Err(Failure::new(format!(
+                "its lock is not what the application's own {} says",
+                law.summary().source
+            )));
+        }
+        Wheels::new(self.site).bring(&lock, &wanted.interpreter, place)?;
         let known = self.known_lock(wanted)?;
         if known.as_ref().is_some_and(|known| known.digest() != lock.digest()) {
             self.site.runner.events().note("the lock of the bundle replaces another one of this machine");
         }
         if known.as_ref() == Some(&lock) { Ok(()) } else { lock.write(self.site.layout) }
     }
-}
-
-/// Leaves out what stands between `://` and `@` wherever it can only be a name and a password.
-fn without_any_credentials(text: &str) -> String {
-    let mut parts = text.split("://");
-    let mut clean = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        clean.push_str("://");
-        let host =
-            part.find(|c: char| c.is_whitespace() || matches!(c, '/' | '"' | '\'')).unwrap_or(part.len());
-        clean.push_str(part[..host].rfind('@').map_or(part, |at| &part[at + 1..]));
-    }
-    clean
 }
 
 /// Refuses a lock whose words could be taken for something else where they are used: as paths, or as lines of a list.
@@ -152,17 +128,15 @@ fn check(lock: &Lock) -> Outcome<()> {
         if package.marker.as_ref().is_some_and(|marker| marker.chars().any(char::is_control)) {
             return refuse(&package.name);
         }
-        let has_wheel = lock.wheels.iter().any(|wheel| wheel.name == package.name);
-        if package.marker.is_none() && !has_wheel {
-            return Err(Failure::new(format!("the lock names {}, and no wheel of it", package.name)));
+        let plain = |c: char| !c.is_control() && !c.is_whitespace();
+        if package.url.as_ref().is_some_and(|url| !url.chars().all(plain)) {
+            return refuse(&package.name);
         }
     }
     for wheel in &lock.wheels {
         let file = wheel.file.as_str();
-        let plain = file.strip_suffix(".whl").is_some()
-            && !file.starts_with('.')
-            && !file.contains(['/', '\0', '\n', '\r']);
-        if !plain || !name(&wheel.name) || !version(&wheel.version) || !digest(&wheel.sha256) {
+        let is_of = WheelName::parse(file).is_some_and(|it| it.is_of(&wheel.name, &wheel.version));
+        if !is_of || !name(&wheel.name) || !version(&wheel.version) || !digest(&wheel.sha256) {
             return refuse(file);
         }
     }
@@ -184,6 +158,7 @@ mod tests {
             version: "1.17.0".to_owned(),
             marker: None,
             digests: vec![DIGEST.to_owned()],
+            url: None,
         };
         let mut wheel = Wheel {
             name: "six".to_owned(),
@@ -204,13 +179,6 @@ mod tests {
     }
 
     #[test]
-    fn addresses_in_a_document_lose_their_credentials_and_nothing_else() {
-        let told = "index = 'https://u:p@h/simple'\nurl = \"https://h/a@b.whl\"\nx = 'a://b@c://d' # u@v";
-        let clean = "index = 'https://h/simple'\nurl = \"https://h/a@b.whl\"\nx = 'a://c://d' # u@v";
-        assert_eq!(without_any_credentials(told), clean);
-    }
-
-    #[test]
     fn words_that_are_paths_options_or_more_lines_are_refused() {
         type Change = dyn Fn(&mut Locked, &mut Wheel);
         let bad: [&Change; 8] = [
@@ -226,16 +194,5 @@ mod tests {
         for (index, change) in bad.iter().enumerate() {
             assert!(check(&lock(change)).is_err(), "{index}");
         }
-    }
-
-    #[test]
-    fn a_lock_with_a_package_that_no_wheel_is_there_for_is_refused() {
-        let refused = check(&lock(|_, wheel| wheel.name = "other".to_owned())).unwrap_err();
-        assert!(refused.summary().contains("no wheel of it"), "{refused:?}");
-        check(&lock(|package, wheel| {
-            package.marker = Some("sys_platform == 'win32'".to_owned());
-            wheel.name = "other".to_owned();
-        }))
-        .unwrap();
     }
 }

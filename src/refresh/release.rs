@@ -9,7 +9,7 @@ use crate::error::{Context as _, Outcome};
 use crate::git::mirror::Mirror;
 use crate::installation::Installation;
 use crate::python::Wanted;
-use crate::python::definitions::{self, Definitions, TreeSource};
+use crate::python::definitions::{self, Choice, Definitions, TreeSource};
 use crate::settings::Settings;
 use crate::settings::layers::APPLICATION_FILE;
 use crate::settings::names::CommitId;
@@ -38,7 +38,7 @@ impl Release {
         let layers = on.layers.clone().with_application(application.as_deref()).context(told)?;
         let settings = layers.resolve().context(told)?;
         let source = CommitTree { mirror: &on.mirror, commit };
-        let definitions = definitions::read(&source, &settings.python.definitions).context(told)?;
+        let definitions = definitions::read(&source, &Choice::of(&settings.python)).context(told)?;
         Ok(Self { commit: commit.clone(), settings, definitions })
     }
 
