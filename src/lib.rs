@@ -12,6 +12,8 @@
 //! Doors, held by lint (`clippy.toml`): other programs through [`process::Runner`], files through [`disk`], clocks
 //! through [`clock`], the environment through [`settings::environment`], output through [`report::screen`].
 //!
+//! A machine without a network is refreshed from a file, which fills the same stores: [`bundle`].
+//!
 //! Beside the run: [`host`] sets a machine up, and takes over one that was set up by hand; [`doctor`] looks for what is
 //! wrong and changes nothing; [`requests`] lets the application ask for a run.
 //!
@@ -26,6 +28,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
+pub mod bundle;
 pub mod checkpoint;
 pub mod cli;
 pub mod clock;

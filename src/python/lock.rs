@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::pylock::{Package, Pylock, without_credentials};
 use crate::disk;
-use crate::error::{Failure, Outcome};
+use crate::error::{Context as _, Failure, Outcome};
 use crate::settings::layout::Layout;
 
 /// The version of the file.
@@ -221,6 +221,18 @@ impl Lock {
         Ok(read.filter(|lock| lock.schema == SCHEMA && lock.key == key))
     }
 
+    /// Reads the lock of another machine.
+    ///
+    /// # Errors
+    /// It is of another version, or not understood.
+    pub(super) fn of_bytes(bytes: &[u8]) -> Outcome<Self> {
+        let lock: Self = serde_json::from_slice(bytes).context(|| "the lock is not understood".to_owned())?;
+        if lock.schema == SCHEMA {
+            return Ok(lock);
+        }
+        Err(Failure::new(format!("the lock is of version {}, and this program reads {SCHEMA}", lock.schema)))
+    }
+
     /// Keeps the lock, atomically and durably.
     pub(super) fn write(&self, layout: &Layout) -> Outcome<()> {
         disk::make_folder(&layout.locks(), 0o755)?;
@@ -232,7 +244,8 @@ fn file(layout: &Layout, key: &str) -> PathBuf {
     layout.locks().join(format!("{key}.json"))
 }
 
-pub(super) fn hexadecimal(bytes: &[u8]) -> String {
+/// Writes bytes as hexadecimal digits.
+pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");

@@ -83,6 +83,15 @@ impl Environments<'_> {
         Ok(lock)
     }
 
+    /// Returns what the application's own lock says, where it has one.
+    ///
+    /// # Errors
+    /// It cannot be used.
+    pub(super) fn own_lock(&self, wanted: &Wanted) -> Outcome<Option<Lock>> {
+        let Some(own) = wanted.definitions.own_lock() else { return Ok(None) };
+        self.in_scratch(wanted, |scratch| self.read_own_lock(wanted, own, scratch)).map(Some)
+    }
+
     /// Resolves a definition anew with everything that was released until now, and keeps that as its lock.
     ///
     /// # Errors

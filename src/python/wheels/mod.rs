@@ -4,6 +4,7 @@
 //! as the owner, into folders of passage; each wheel is copied out of the owner's reach, and enters the store as a whole
 //! folder in one rename, after it was proved and synced. What lies in the store is digested again at every use.
 
+mod bring;
 mod choice;
 mod fetch;
 pub mod name;
