@@ -11,7 +11,7 @@ use crate::git::Git;
 use crate::git::mirror::Mirror;
 use crate::git::worktree::WorkTree;
 use crate::process::{Owner, Runner};
-use crate::python::{Environments, Generation, Installer, Interpreter, Site};
+use crate::python::{Environments, Generation, Installer, Interpreter, Site, Wheels};
 use crate::refresh::{Release, begin};
 use crate::report;
 use crate::service::envfile::EnvFile;
@@ -96,6 +96,11 @@ impl Installation {
     /// Returns the environments.
     pub fn environments(&self) -> Environments<'_> {
         Environments::new(self.site())
+    }
+
+    /// Returns the store of wheels.
+    pub fn wheels(&self) -> Wheels<'_> {
+        Wheels::new(self.site())
     }
 
     /// Returns the name of the live generation, where `venv` leads to a known one.

@@ -154,7 +154,6 @@ impl Environments<'_> {
             run: run.clone(),
             fingerprint: wanted.parts(lock).fingerprint(),
             parts: wanted.parts(lock),
-            lock_key: lock.key.clone(),
             wheels: digests_of(lock),
             interpreter: wanted.interpreter.clone(),
             duration_ms: u64::try_from(clock::monotonic().duration_since(start).as_millis())
