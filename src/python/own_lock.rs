@@ -101,7 +101,8 @@ fn sorted(value: &toml::Value) -> serde_json::Value {
 pub(super) fn is_lock(name: &Path) -> bool {
     name == Path::new(UV)
         || name == Path::new(STANDARD)
-        || name.to_str().is_some_and(|name| name.starts_with("pylock.") && name.ends_with(".toml"))
+        || (name.extension().is_some_and(|ending| ending == "toml")
+            && name.to_str().is_some_and(|name| name.starts_with("pylock.")))
 }
 
 /// Finds the lock that counts, among the lock files that the definition names and what it says itself.
