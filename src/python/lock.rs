@@ -119,7 +119,8 @@ impl Lock {
     ///
     /// # Errors
     /// The document is not understood, or a package in it has no version or no sha256.
-    pub fn from_pylock(key: &str, origin: Origin, document: &str) -> Outcome<Self> {
+    pub fn from_pylock(key: &str, origin: Origin, document: impl AsRef<str>) -> Outcome<Self> {
+        let document = document.as_ref();
         let packages = Pylock::parse(document)?.packages;
         let locked = packages.into_iter().map(Package::into_locked).collect::<Outcome<Vec<_>>>()?;
         Self::new(key, origin, locked, document)

@@ -223,7 +223,9 @@ impl Reading<'_> {
         let wanted = self.fit(&[], &[], markers)?;
         let mut packages: Vec<Locked> =
             all.into_iter().zip(wanted).filter_map(|(package, wanted)| wanted.then_some(package)).collect();
-        packages.iter_mut().for_each(|package| package.marker = None);
+        for package in &mut packages {
+            package.marker = None;
+        }
         // A package may be named by several files, each time with the same pin.
         packages.sort_by(|one, other| one.name.cmp(&other.name));
         packages.dedup();
@@ -252,7 +254,9 @@ impl Reading<'_> {
         let packages = lock.packages.into_iter().zip(wanted).filter(|(_, wanted)| *wanted);
         let mut locked =
             packages.map(|(package, _)| Package::into_locked(package)).collect::<Outcome<Vec<_>>>()?;
-        locked.iter_mut().for_each(|package| package.marker = None);
+        for package in &mut locked {
+            package.marker = None;
+        }
         Ok(locked)
     }
 
