@@ -62,6 +62,9 @@ pub enum Command {
     /// Make a file that refreshes a machine without a network, or look at one
     #[command(subcommand)]
     Bundle(BundleCommand),
+    /// Look at the wheels that environments are built from, and remove what is not needed any more
+    #[command(subcommand)]
+    Wheels(WheelsCommand),
     /// Try everything on a small real application
     Demo(DemoArgs),
 
@@ -454,6 +457,23 @@ pub enum EnvironmentsCommand {
         #[arg(long, value_name = "N")]
         keep: Option<usize>,
         /// Show what would be removed and remove nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+/// `wheels …`
+#[derive(Debug, Subcommand)]
+pub enum WheelsCommand {
+    /// List the wheels in the store, and which environments need them
+    List {
+        /// Write it as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove the wheels and locks that no kept environment needs
+    Prune {
+        /// Show what it would remove and do nothing
         #[arg(long)]
         dry_run: bool,
     },
