@@ -85,6 +85,7 @@ impl Wheels<'_> {
             named: true,
             limit: wheel.size,
             size: Some(wheel.size),
+            url: None,
         })
     }
 }
