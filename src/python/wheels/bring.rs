@@ -86,6 +86,7 @@ impl Wheels<'_> {
             url: None,
             limit: wheel.size,
             size: Some(wheel.size),
+            url: None,
         })
     }
 }
