@@ -86,7 +86,6 @@ impl Wheels<'_> {
             url: None,
             limit: wheel.size,
             size: Some(wheel.size),
-            url: None,
         })
     }
 }
