@@ -51,6 +51,11 @@ pub enum Command {
     /// Start, stop or look at the service
     #[command(subcommand)]
     Service(ServiceCommand),
+    /// Read every byte of the environment and tell what is not as it was built
+    Verify(VerifyArgs),
+    /// List the environments, or remove those that nobody needs
+    #[command(subcommand)]
+    Environments(EnvironmentsCommand),
     /// Look at local changes that refreshes saved, and bring them back
     #[command(subcommand)]
     Drift(DriftCommand),
@@ -363,6 +368,42 @@ pub enum DriftCommand {
     Prune {
         /// The runs; without any, all but the latest that saved something
         runs: Vec<String>,
+    },
+}
+
+/// `verify`
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// Verify the live environment; the same as without any option
+    #[arg(long)]
+    pub environment: bool,
+
+    /// Verify every environment, not only the live one
+    #[arg(long)]
+    pub all: bool,
+
+    /// Write it as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `environments …`
+#[derive(Debug, Subcommand)]
+pub enum EnvironmentsCommand {
+    /// List all environments, the newest first
+    List {
+        /// Write it as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove the environments that no kept run needs; the live and the last good one always stay
+    Prune {
+        /// For how many good runs environments are kept; without it, as the host's settings say
+        #[arg(long, value_name = "N")]
+        keep: Option<usize>,
+        /// Show what would be removed and remove nothing
+        #[arg(long)]
+        dry_run: bool,
     },
 }
 

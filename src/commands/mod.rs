@@ -7,6 +7,7 @@ mod cancel;
 mod demo;
 mod doctor;
 mod drift;
+mod environments;
 mod history;
 mod init;
 mod lock;
@@ -17,6 +18,7 @@ mod run;
 mod service;
 mod status;
 mod unfence;
+mod verify;
 mod wait;
 
 use std::path::{Path, PathBuf};
@@ -61,6 +63,8 @@ pub fn dispatch(cli: Cli) -> Result<Ended, Error> {
         Command::Init(args) => init::init(&layout, &args),
         Command::Doctor(args) => doctor::doctor(&layout, &args),
         Command::Service(command) => service::service(&layout, &command),
+        Command::Verify(args) => verify::verify(&layout, &args),
+        Command::Environments(command) => environments::environments(&layout, &command),
         Command::Drift(command) => drift::drift(&layout, &command),
         Command::Demo(args) => demo::demo(&args),
         Command::Supervise => service::supervise(&layout),

@@ -118,6 +118,9 @@ fn show(plan: &Plan) {
     if let Some(lock) = &plan.environment.lock {
         say(&format!("  locked: {}", harmless(&lock.in_words())));
     }
+    if let Some(found) = &plan.environment.contamination {
+        say(&format!("  {} {}", paint(Tone::Warning, "changed by hand:"), harmless(&found.in_words(5))));
+    }
     for package in &plan.environment.packages {
         say(&format!("  {}", harmless(package)));
     }

@@ -9,6 +9,7 @@ use crate::git::drift::Drift;
 use crate::installation::Installation;
 use crate::journal::{run_lock, store};
 use crate::plan::Observed;
+use crate::python::Contamination;
 use crate::python::lock::Summary;
 use crate::report::screen::{Tone, duration, harmless, paint, say};
 use crate::report::{self, Report};
@@ -30,6 +31,10 @@ struct Status {
     environment: std::path::PathBuf,
     /// The lock that it was built from.
     lock: Option<Summary>,
+    /// The digest of what is installed in it.
+    digest: Option<String>,
+    /// What somebody changed in it by hand.
+    contamination: Option<Contamination>,
     service: report::Service,
     fence: Option<String>,
     drift: Drift,
@@ -68,6 +73,8 @@ fn look(on: &Installation) -> crate::error::Outcome<Status> {
         generation: observed.live(),
         environment: on.layout.venv(),
         lock,
+        digest: observed.environment.generation().and_then(|live| live.record.digest.clone()),
+        contamination: observed.contamination,
         service: on.service_report(Some(on.probe_url()?)),
         fence: observed.fence.as_ref().map(fence_in_words),
         drift: observed.drift.unwrap_or_default(),
@@ -114,6 +121,15 @@ fn show(on: &Installation, status: &Status) {
         for release in &lock.yanked {
             say(&format!("             {} {}", paint(Tone::Warning, "withdrawn:"), harmless(release)));
         }
+    }
+    if let Some(digest) = &status.digest {
+        say(&format!("             {}", paint(Tone::Quiet, &format!("digest {digest}"))));
+    }
+    if let Some(found) = &status.contamination {
+        let words = harmless(&found.in_words(5));
+        say(&format!("             {} {words}", paint(Tone::Bad, "changed by hand:")));
+        let run = on.as_typed("ladylinux-refresh run");
+        say(&format!("             the next run builds a fresh one: {run}"));
     }
     let pid = status.service.pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
     let url = status.service.url.clone().unwrap_or_default();

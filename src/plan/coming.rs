@@ -92,6 +92,7 @@ impl Coming {
             && observed.drift.as_ref().is_some_and(crate::git::drift::Drift::is_none)
             && self.made == Made::Reused
             && observed.live() == self.ready
+            && observed.contamination.is_none()
             && observed.service.running().is_some()
     }
 }

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use super::generation::{Current, Environments, number};
 use super::record::{self, Record};
 use super::switch::ADOPTED;
+use super::tools;
+use super::wheels::Wheels;
 use crate::disk;
 use crate::error::Outcome;
 use crate::settings::names::GenerationName;
@@ -21,10 +23,14 @@ impl Environments<'_> {
         let layout = self.site.layout;
         self.finish_adoption()?;
         for name in record::entries(&layout.cache())? {
-            if name.starts_with("definitions-") || name == "bootstrap" {
+            let is_scratch =
+                ["definitions-", "resolution-", "wheels-"].iter().any(|word| name.starts_with(word));
+            if is_scratch || name == "bootstrap" {
                 disk::remove_tree(&layout.cache().join(name))?;
             }
         }
+        tools::sweep(self.site)?;
+        Wheels::new(self.site).sweep()?;
         let live = self.live_folder()?;
         let mut discarded = Vec::new();
         for name in record::known_names(layout)? {
@@ -48,17 +54,26 @@ impl Environments<'_> {
     /// # Errors
     /// Something cannot be removed.
     pub fn prune(&self, keep: &[GenerationName]) -> Outcome<Vec<GenerationName>> {
+        let names = self.prunable(keep)?;
+        names.iter().try_for_each(|name| self.remove(name))?;
+        Ok(names)
+    }
+
+    /// Returns what [`Self::prune`] would remove.
+    ///
+    /// # Errors
+    /// The records cannot be read.
+    pub fn prunable(&self, keep: &[GenerationName]) -> Outcome<Vec<GenerationName>> {
         let live = self.live_folder()?;
-        let mut pruned = Vec::new();
+        let mut names = Vec::new();
         for name in record::known_names(self.site.layout)? {
             let known = Record::read(self.site.layout, &name)?.is_some();
             if !known || keep.contains(&name) || live.as_ref() == Some(&self.site.layout.generation(&name)) {
                 continue;
             }
-            self.remove(&name)?;
-            pruned.push(name);
+            names.push(name);
         }
-        Ok(pruned)
+        Ok(names)
     }
 
     /// What `venv` points to, whether or not it is good.

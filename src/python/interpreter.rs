@@ -174,7 +174,10 @@ mod tests {
             strict: false,
             index_url: None,
             pip: PipConfig::default(),
+            allow_source: false,
             deadline: Duration::from_secs(60),
+            imports: Vec::new(),
+            command: Vec::new(),
         }
     }
 

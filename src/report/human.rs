@@ -150,6 +150,21 @@ pub fn report(report: &Report) -> Vec<String> {
     if let Some(lock) = &report.environment.lock {
         lines.push(format!("  lock         {}", harmless(&lock.in_words())));
     }
+    if let Some(digest) = &report.environment.digest {
+        lines.push(format!("  digest       {digest}"));
+    }
+    for contaminated in &report.environment.contaminated {
+        let number = count(contaminated.count, "path");
+        let text = format!("{} was changed by hand, {number}", contaminated.generation);
+        lines.push(format!("  contaminated {}", paint(Tone::Warning, &text)));
+        lines.extend(
+            contaminated
+                .found
+                .iter()
+                .take(5)
+                .map(|found| format!("               {}", harmless(&found.to_string()))),
+        );
+    }
     let service = &report.service;
     let mut words = vec![service.state.clone()];
     words.extend(service.pid.map(|pid| format!("pid {pid}")));

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::Phase;
 use crate::journal::record::Ending;
+use crate::python::contamination::Finding;
 use crate::python::lock::Summary;
 use crate::settings::names::{BranchName, CommitId, GenerationName, RunId};
 
@@ -89,6 +90,23 @@ pub struct Environment {
     /// The lock that it was built from; `None` where that is not known.
     #[serde(default)]
     pub lock: Option<Summary>,
+    /// The digest of what is installed, the same on every machine; `None` where it is not known.
+    #[serde(default)]
+    pub digest: Option<String>,
+    /// Environments that somebody had changed by hand, and that are not used any more.
+    #[serde(default)]
+    pub contaminated: Vec<Contaminated>,
+}
+
+/// An environment that somebody had changed by hand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Contaminated {
+    /// The generation.
+    pub generation: GenerationName,
+    /// How many files and folders differed.
+    pub count: usize,
+    /// The first of them.
+    pub found: Vec<Finding>,
 }
 
 /// The service at the end of a run.

@@ -85,7 +85,9 @@ struct PythonTable {
     groups: Option<Vec<String>>,
     strict: Option<bool>,
     index_url: Option<String>,
+    allow_source: Option<bool>,
     deadline: Option<Span>,
+    imports: Option<Vec<String>>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -216,6 +218,13 @@ impl Layers {
         let mut pick = Pick { origins: BTreeMap::new() };
         let (host, app, over) = (&self.host, &self.application, &self.overrides);
         let flag = |set: bool| set.then_some(true);
+        let command = pick.value(
+            "service.command",
+            [(host.service.command.clone(), Origin::Host)],
+            ["{venv}/bin/uvicorn", "api_layer:app", "--host", "0.0.0.0", "--port", "{port}"]
+                .map(str::to_owned)
+                .to_vec(),
+        );
         let settings = Settings {
             layout: self.layout.clone(),
             branch: pick.optional("branch", [(host.branch.clone(), Origin::Host)]),
@@ -275,11 +284,22 @@ impl Layers {
                 ),
                 pip: self.pip.clone(),
                 index_url: pick.optional("python.index_url", [(host.python.index_url.clone(), Origin::Host)]),
+                allow_source: pick.value(
+                    "python.allow_source",
+                    [(host.python.allow_source, Origin::Host)],
+                    false,
+                ),
                 deadline: pick.span(
                     "python.deadline",
                     [(host.python.deadline, Origin::Host)],
                     Duration::from_secs(30 * 60),
                 ),
+                imports: pick.value(
+                    "python.imports",
+                    [(host.python.imports.clone(), Origin::Host)],
+                    Vec::new(),
+                ),
+                command: command.clone(),
             },
             service: Service {
                 unit: pick.value(
@@ -287,13 +307,7 @@ impl Layers {
                     [(host.service.unit.clone(), Origin::Host)],
                     UnitName::usual(),
                 ),
-                command: pick.value(
-                    "service.command",
-                    [(host.service.command.clone(), Origin::Host)],
-                    ["{venv}/bin/uvicorn", "api_layer:app", "--host", "0.0.0.0", "--port", "{port}"]
-                        .map(str::to_owned)
-                        .to_vec(),
-                ),
+                command,
                 stop_timeout: pick.span(
                     "service.stop_timeout",
                     [(host.service.stop_timeout, Origin::Host)],
@@ -479,7 +493,9 @@ pub const HOST_KEYS: [(&str, &[&str]); 6] = [
             "groups",
             "strict",
             "index_url",
+            "allow_source",
             "deadline",
+            "imports",
         ],
     ),
     ("service", &["unit", "command", "stop_timeout"]),

@@ -155,8 +155,14 @@ pub struct Python {
     pub index_url: Option<String>,
     /// What the host tells pip of indexes and the network.
     pub pip: PipConfig,
+    /// Whether what has no wheel may be built from source.
+    pub allow_source: bool,
     /// How long one build may take.
     pub deadline: Duration,
+    /// Modules that a new environment has to be able to import.
+    pub imports: Vec<String>,
+    /// The service's command, whose modules it has to be able to import as well.
+    pub command: Vec<String>,
 }
 
 /// Which installer fills an environment.
