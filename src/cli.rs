@@ -59,6 +59,9 @@ pub enum Command {
     /// Look at local changes that refreshes saved, and bring them back
     #[command(subcommand)]
     Drift(DriftCommand),
+    /// Look at the wheels that environments are built from, and remove what is not needed any more
+    #[command(subcommand)]
+    Wheels(WheelsCommand),
     /// Try everything on a small real application
     Demo(DemoArgs),
 
@@ -402,6 +405,23 @@ pub enum EnvironmentsCommand {
         #[arg(long, value_name = "N")]
         keep: Option<usize>,
         /// Show what would be removed and remove nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+/// `wheels …`
+#[derive(Debug, Subcommand)]
+pub enum WheelsCommand {
+    /// List the wheels in the store, and which environments need them
+    List {
+        /// Write it as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove the wheels and locks that no kept environment needs
+    Prune {
+        /// Show what it would remove and do nothing
         #[arg(long)]
         dry_run: bool,
     },

@@ -11,7 +11,7 @@ use crate::git::Git;
 use crate::git::mirror::Mirror;
 use crate::git::worktree::WorkTree;
 use crate::process::{Owner, Runner};
-use crate::python::{Environments, Installer, Interpreter, Site};
+use crate::python::{Environments, Generation, Installer, Interpreter, Site, Wheels};
 use crate::refresh::{Release, begin};
 use crate::report;
 use crate::service::envfile::EnvFile;
@@ -98,10 +98,19 @@ impl Installation {
         Environments::new(self.site())
     }
 
-    /// Returns the name of the live generation, where `venv` leads to a good one.
+    /// Returns the store of wheels.
+    pub fn wheels(&self) -> Wheels<'_> {
+        Wheels::new(self.site())
+    }
+
+    /// Returns the name of the live generation, where `venv` leads to a known one.
     pub fn live(&self) -> Option<GenerationName> {
-        let current = self.environments().current().ok()?;
-        current.generation().map(|generation| generation.name.clone())
+        Some(self.live_generation()?.name)
+    }
+
+    /// Returns the live generation, where `venv` leads to a known one.
+    pub fn live_generation(&self) -> Option<Generation> {
+        self.environments().current().ok()?.generation().cloned()
     }
 
     /// Finds the interpreter that environments are made with.

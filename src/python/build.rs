@@ -74,9 +74,10 @@ impl Environments<'_> {
                 contaminated.push(found);
                 continue;
             }
-            let why = match is_of_this_run(&generation) {
-                true => "this run has built it already",
-                false => "the definition has not changed",
+            let why = if is_of_this_run(&generation) {
+                "this run has built it already"
+            } else {
+                "the definition has not changed"
             };
             return Ok(Ensured { generation, made: Made::Reused, why: why.to_owned(), contaminated });
         }
@@ -153,7 +154,6 @@ impl Environments<'_> {
             run: run.clone(),
             fingerprint: wanted.parts(lock).fingerprint(),
             parts: wanted.parts(lock),
-            lock_key: lock.key.clone(),
             wheels: digests_of(lock),
             interpreter: wanted.interpreter.clone(),
             duration_ms: u64::try_from(clock::monotonic().duration_since(start).as_millis())

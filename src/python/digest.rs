@@ -6,6 +6,8 @@
 //! scripts, which name the environment's own path, and byte code, which holds times. So uv and pip agree, and so do two
 //! machines.
 
+use std::path::Path;
+
 use sha2::{Digest as _, Sha256};
 
 use super::lock::hexadecimal;
@@ -45,8 +47,12 @@ pub fn of(packages: &[Package], files: &[Brought]) -> String {
             state.update(part);
         }
     };
-    packages.iter().for_each(|package| add("p", [&package.name, &package.version]));
-    files.iter().for_each(|file| add("f", [&file.path, &file.sha256]));
+    for package in packages {
+        add("p", [&package.name, &package.version]);
+    }
+    for file in files {
+        add("f", [&file.path, &file.sha256]);
+    }
     hexadecimal(&state.finalize())
 }
 
@@ -55,7 +61,7 @@ fn counts(path: &str) -> bool {
     let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
     let of_the_installation = folder.ends_with(".dist-info") && OF_THE_INSTALLATION.contains(&name);
     let is_script = path.starts_with("../../../bin/");
-    let is_byte_code = name.ends_with(".pyc");
+    let is_byte_code = Path::new(name).extension().is_some_and(|end| end == "pyc");
     !(of_the_installation || is_script || is_byte_code)
 }
 

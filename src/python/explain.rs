@@ -125,7 +125,7 @@ impl<'a> Explanation<'a> {
                     brought.push(Brought { path: self.relative(&path), sha256 });
                 }
                 Some(_) => {
-                    troubles.push(format!("{} is not what {} holds", path.display(), self.whose(&claims)))
+                    troubles.push(format!("{} is not what {} holds", path.display(), self.whose(&claims)));
                 }
             }
         }

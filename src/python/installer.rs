@@ -92,8 +92,11 @@ impl Installer {
             Self::Pip(pip) => (pip.resolve(job, requirements, cutoff), caches.join("pip")),
         };
         job.site.owned_cache(&cache)?;
-        let finished = job.site.runner.run(&program)?;
+        let mut finished = job.site.runner.run(&program)?;
+        // Files are called as in the application's tree, not as in the scratch folder.
         let said = String::from_utf8_lossy(&finished.stderr);
+        let said = said.replace(&format!("{}/", job.scratch.display()), "");
+        finished.stderr = said.clone().into_bytes();
         if finished.succeeded() {
             return Ok(Resolution { document: finished.text(), yanked: trouble::parse_yanked(&said) });
         }

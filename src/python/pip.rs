@@ -40,11 +40,6 @@ impl Pip {
         wheel.is_file().then(|| Self { wheel, python: interpreter.path.clone() })
     }
 
-    /// Returns the file that holds it.
-    pub(super) fn wheel(&self) -> &Path {
-        &self.wheel
-    }
-
     #[expect(clippy::unused_self, reason = "the same shape as the other installer")]
     pub(super) fn version(&self) -> &'static str {
         VERSION

@@ -44,8 +44,12 @@ pub(super) struct Package {
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-struct Artifact {
+pub(super) struct Artifact {
+    name: Option<String>,
     url: Option<String>,
+    path: Option<String>,
+    /// Its size in bytes.
+    pub(super) size: Option<u64>,
     #[serde(default)]
     hashes: BTreeMap<String, String>,
     upload_time: Option<toml::value::Datetime>,
@@ -86,7 +90,32 @@ impl Pylock {
     }
 }
 
+impl Artifact {
+    /// Returns the name of the file, which it says or its place ends in.
+    pub(super) fn file(&self) -> Option<String> {
+        if let Some(name) = &self.name {
+            return Some(name.clone());
+        }
+        let place = self.url.as_deref().or(self.path.as_deref())?;
+        let name = place.split(['?', '#']).next()?.rsplit('/').next()?;
+        // `+` and `!` are all that names of wheels hold and URLs may write otherwise.
+        Some(name.replace("%2B", "+").replace("%2b", "+").replace("%21", "!"))
+    }
+
+    /// Returns its sha256, in small letters.
+    pub(super) fn sha256(&self) -> Option<String> {
+        Some(self.hashes.get("sha256")?.to_ascii_lowercase())
+    }
+}
+
 impl Package {
+    /// Returns name (in its normal form), version, and wheels, where files of an index are what it names.
+    pub(super) fn files(&self) -> Option<(String, &str, &[Artifact])> {
+        let names_files = !self.wheels.is_empty() || self.sdist.is_some();
+        let version = self.version.as_deref().filter(|_| names_files)?;
+        Some((normal_name(&self.name), version, &self.wheels))
+    }
+
     /// Returns the distribution with everything that its files can be proved by.
     ///
     /// # Errors
@@ -117,14 +146,8 @@ impl Package {
             url = text.split('#').next().map(str::to_owned);
         }
         let version = version.ok_or_else(|| refuse("version"))?;
-        let mut digests: Vec<String> = self
-            .wheels
-            .iter()
-            .chain(&self.sdist)
-            .chain(&self.archive)
-            .filter_map(|artifact| artifact.hashes.get("sha256"))
-            .map(|digest| digest.to_ascii_lowercase())
-            .collect();
+        let mut digests: Vec<String> =
+            self.wheels.iter().chain(&self.sdist).chain(&self.archive).filter_map(Artifact::sha256).collect();
         digests.sort();
         digests.dedup();
         if digests.is_empty() {

@@ -80,9 +80,6 @@ pub struct Built {
     pub fingerprint: String,
     /// What the fingerprint is made of.
     pub parts: Parts,
-    /// The key of the lock that it was built from.
-    #[serde(default)]
-    pub lock_key: String,
     /// The sha256 of each wheel that it was built from, sorted.
     #[serde(default)]
     pub wheels: Vec<String>,

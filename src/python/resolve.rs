@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::definitions::Definitions;
 use super::generation::{Environments, Generation, Wanted};
-use super::installer::{Job, Resolution, Unresolved};
+use super::installer::{Installer, Job, Resolution, Unresolved};
 use super::lock::{Lock, Origin};
 use super::pylock::Pylock;
 use super::requirements;
@@ -135,7 +135,12 @@ impl Environments<'_> {
         if why.is_none()
             && let Origin::Resolved { not_reproducible, .. } = &mut lock.origin
         {
-            *not_reproducible = Some(why_not_until(cutoff, &Pylock::parse(&lock.document)?));
+            // pip refuses an index without upload times by itself, and writes none down.
+            let found = match wanted.installer {
+                Installer::Uv(_) => Some(Pylock::parse(&lock.document)?),
+                Installer::Pip(_) => None,
+            };
+            *not_reproducible = Some(why_not_until(cutoff, found.as_ref()));
         }
         Ok(lock)
     }
@@ -185,9 +190,9 @@ impl Way {
 }
 
 /// Why a definition resolves without a cutoff only.
-fn why_not_until(cutoff: jiff::Timestamp, found: &Pylock) -> String {
-    let newer = found.newer_than(cutoff);
-    if newer.is_empty() && !found.has_upload_times() {
+fn why_not_until(cutoff: jiff::Timestamp, found: Option<&Pylock>) -> String {
+    let newer = found.map(|found| found.newer_than(cutoff)).unwrap_or_default();
+    if newer.is_empty() && found.is_some_and(|found| !found.has_upload_times()) {
         return NO_UPLOAD_TIMES.to_owned();
     }
     let what = match newer.as_slice() {
@@ -236,10 +241,10 @@ mod tests {
             wheels = [{ url = 'u', upload-time = 2024-05-01T00:00:00Z, hashes = { sha256 = 'b' } }]\n";
         let cutoff = "2024-04-01T00:00:00Z".parse().unwrap();
         assert_eq!(
-            why_not_until(cutoff, &Pylock::parse(document).unwrap()),
+            why_not_until(cutoff, Some(&Pylock::parse(document).unwrap())),
             "the definition, of 2024-04-01T00:00:00Z, asks for releases that are newer than itself (a 1)"
         );
         let without = document.replace("upload-time = 2024-05-01T00:00:00Z,", "");
-        assert_eq!(why_not_until(cutoff, &Pylock::parse(&without).unwrap()), NO_UPLOAD_TIMES);
+        assert_eq!(why_not_until(cutoff, Some(&Pylock::parse(&without).unwrap())), NO_UPLOAD_TIMES);
     }
 }

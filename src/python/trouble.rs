@@ -75,7 +75,12 @@ impl Trouble {
 
     fn hints(self) -> &'static [&'static str] {
         match self {
-            Self::NoMatch | Self::Conflict => &["correct the requirements in the application's repository"],
+            Self::Conflict => &["correct the requirements in the application's repository"],
+            // pip does not tell a release that has no wheel from one that is not there.
+            Self::NoMatch => &[
+                "correct the requirements in the application's repository",
+                "a release that comes as source only needs python.allow_source = true in the host's refresh.toml",
+            ],
             Self::NoSpace => &["make room; `df -h` and `df -i` show where it is short"],
             Self::Network => &[
                 "check the network, proxy and certificates of this machine",

@@ -82,9 +82,13 @@ impl<R: std::io::Read + Seek> WheelFile<R> {
         let mut archive = ZipArchive::new(reader).context(told)?;
         let names: Vec<String> =
             archive.file_names().filter(|name| !name.ends_with('/')).map(str::to_owned).collect();
-        let mut described = names.iter().filter_map(|name| name.strip_suffix(".dist-info/WHEEL"));
+        // A wheel may carry others within it, as a distribution that brings its own dependencies does.
+        let mut described = names
+            .iter()
+            .filter_map(|name| name.strip_suffix(".dist-info/WHEEL"))
+            .filter(|stem| !stem.contains('/'));
         let stem = match (described.next(), described.next()) {
-            (Some(stem), None) if !stem.contains('/') => stem.to_owned(),
+            (Some(stem), None) => stem.to_owned(),
             _ => return Err(Failure::new("it has not one description")),
         };
         let mut text = |file: &str| -> Outcome<Option<Vec<u8>>> {
@@ -266,7 +270,7 @@ pub(super) mod tests {
     #[test]
     fn a_wheel_tells_what_it_is_and_where_its_files_belong() {
         let record = b"a.py,sha256=47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU,0\n\"a,b.py\",,\n";
-        let more: [(&str, &[u8]); 7] = [
+        let more: [(&str, &[u8]); 8] = [
             ("a.py", b""),
             ("a-1.data/purelib/b.py", b""),
             ("a-1.data/scripts/tool", b"#!python\n"),
@@ -276,6 +280,7 @@ pub(super) mod tests {
                 "a-1.dist-info/entry_points.txt",
                 b"[x]\nn = m:f\n[console_scripts]\n# c\ntool-2 = a.b:c.d [extra]\n",
             ),
+            ("a/_vendor/b-1.dist-info/WHEEL", b""),
             ("a-1.dist-info/RECORD", record),
         ];
         let mut read = read(&more).unwrap();

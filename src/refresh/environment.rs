@@ -3,7 +3,7 @@
 use crate::error::{Failure, Outcome};
 use crate::installation::Installation;
 use crate::journal::Entry;
-use crate::python::{Contaminated, Contamination, Generation, Interpreter, Made};
+use crate::python::{Contaminated, Contamination, Generation, Interpreter, Made, Wheels};
 use crate::report;
 
 use super::account::Account;
@@ -59,9 +59,14 @@ pub fn ensure_generation(on: &Installation, account: &mut Account, release: &Rel
     };
     check_program(on, &generation)?;
     account.record(Entry::Built { generation: generation.name.clone() })?;
-    let lock = on.environments().lock_of(&generation)?.map(|lock| lock.summary());
+    let lock = on.environments().lock_of(&generation)?;
+    let built_here = lock.as_ref().map(Wheels::built_here).unwrap_or_default();
+    let lock = lock.map(|lock| lock.summary());
     // Staging has told it already.
     if account.environment.lock.is_none() {
+        if !built_here.is_empty() {
+            account.warn(format!("built from source here: {}", built_here.join(", ")));
+        }
         for release in lock.iter().flat_map(|lock| &lock.yanked) {
             account.warn(format!(
                 "{release} was withdrawn by its authors (yanked), and is installed all the same"

@@ -238,6 +238,7 @@ fn brief_report(
             path: on.layout.venv(),
             generation: live.clone(),
             generation_before: live,
+            digest: on.live_generation().and_then(|live| live.record.digest),
             ..report::Environment::default()
         },
         service: on.service_report(None),
@@ -310,6 +311,7 @@ fn make(
         path: on.layout.venv(),
         generation: live.clone(),
         generation_before: account.generation_before.clone(),
+        digest: on.live_generation().and_then(|live| live.record.digest),
         ..account.environment.clone()
     };
     let changed =

@@ -156,6 +156,9 @@ pub struct Overrides {
     pub installer: Option<InstallerChoice>,
 }
 
+/// How the service is started where the host says nothing else.
+const COMMAND: [&str; 6] = ["{venv}/bin/uvicorn", "api_layer:app", "--host", "0.0.0.0", "--port", "{port}"];
+
 /// The layers that settings are resolved from.
 #[derive(Debug, Clone)]
 pub struct Layers {
@@ -221,9 +224,7 @@ impl Layers {
         let command = pick.value(
             "service.command",
             [(host.service.command.clone(), Origin::Host)],
-            ["{venv}/bin/uvicorn", "api_layer:app", "--host", "0.0.0.0", "--port", "{port}"]
-                .map(str::to_owned)
-                .to_vec(),
+            COMMAND.map(str::to_owned).to_vec(),
         );
         let settings = Settings {
             layout: self.layout.clone(),
@@ -301,19 +302,7 @@ impl Layers {
                 ),
                 command: command.clone(),
             },
-            service: Service {
-                unit: pick.value(
-                    "service.unit",
-                    [(host.service.unit.clone(), Origin::Host)],
-                    UnitName::usual(),
-                ),
-                command,
-                stop_timeout: pick.span(
-                    "service.stop_timeout",
-                    [(host.service.stop_timeout, Origin::Host)],
-                    Duration::from_secs(30),
-                ),
-            },
+            service: Self::service(&host.service, command, &mut pick),
             probe: Self::probe(&host.probe, &app.probe, &mut pick)?,
             hooks: self.hooks()?,
             keep: pick.value("keep", [(host.keep, Origin::Host)], 3),
@@ -338,6 +327,18 @@ impl Layers {
             deadline: table.deadline.map(|span| span.0),
             stall: table.stall.map(|span| span.0),
         })
+    }
+
+    fn service(host: &ServiceTable, command: Vec<String>, pick: &mut Pick) -> Service {
+        Service {
+            unit: pick.value("service.unit", [(host.unit.clone(), Origin::Host)], UnitName::usual()),
+            command,
+            stop_timeout: pick.span(
+                "service.stop_timeout",
+                [(host.stop_timeout, Origin::Host)],
+                Duration::from_secs(30),
+            ),
+        }
     }
 
     fn probe(host: &ProbeTable, app: &ApplicationProbe, pick: &mut Pick) -> Outcome<Probe> {

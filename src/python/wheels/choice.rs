@@ -12,7 +12,7 @@ use crate::error::{Context as _, Failure, Outcome};
 use crate::python::installer::Job;
 use crate::python::lock::{Lock, Locked};
 use crate::python::pip::Pip;
-use crate::python::requirements::normal_name;
+use crate::python::pylock::{Artifact, Pylock};
 
 /// The largest wheel that is taken in where the lock does not say how large it is.
 const LARGEST: u64 = 4 << 30;
@@ -39,6 +39,8 @@ pub(super) struct Choice {
     pub(super) digests: Vec<String>,
     /// Whether the lock names its files, and so which one is the best.
     pub(super) named: bool,
+    /// The one place where it is, where that is not an index.
+    pub(super) url: Option<String>,
     /// How large the file can be, in bytes.
     pub(super) limit: u64,
     /// How large the file is, in bytes, as far as the lock tells.
@@ -60,11 +62,7 @@ pub(super) struct Chosen {
 pub(super) fn choose(job: &Job<'_>, pip: &Pip, lock: &Lock) -> Outcome<Chosen> {
     let markers: Vec<Option<&str>> = lock.packages.iter().map(|package| package.marker.as_deref()).collect();
     let told = || "the interpreter does not tell which packages it takes".to_owned();
-    let asked = job
-        .program(&job.interpreter.path)
-        .args(["-I", "-c", QUESTION])
-        .arg(pip.wheel())
-        .input(serde_json::to_vec(&markers).context(told)?);
+    let asked = pip.script(job, QUESTION).input(serde_json::to_vec(&markers).context(told)?);
     let said = job.ask(&asked, &told())?;
     let answer: Answer = serde_json::from_str(&said).context(told)?;
     if answer.wanted.len() != lock.packages.len() {
@@ -115,7 +113,8 @@ fn pick<'a>(wanted: impl Iterator<Item = &'a Locked>, files: &Files, tags: Vec<S
             name,
             version,
             digests,
-            named: files.is_known(package),
+            named: files.is_known(package) || package.url.is_some(),
+            url: package.url.clone(),
             limit: size.unwrap_or(LARGEST),
             size,
         };
@@ -140,66 +139,18 @@ impl Files {
 /// Reads which files a document in the form of PEP 751 names. What is not understood counts as not named.
 fn named_files(document: &str) -> Files {
     let mut files = Files::default();
-    let Ok(read) = toml::from_str::<Document>(document) else { return files };
-    for package in read.packages {
-        let Some(version) = package.version else { continue };
-        if package.wheels.is_empty() && package.sdist.is_none() {
-            continue;
-        }
-        let mut named = Vec::new();
-        let mut all_named = true;
-        for wheel in package.wheels {
-            match wheel.named() {
-                Some(wheel) => named.push(wheel),
-                None => all_named = false,
-            }
-        }
-        if all_named {
-            files.wheels.insert((normal_name(&package.name), version), named);
+    let Ok(read) = Pylock::parse(document) else { return files };
+    for package in &read.packages {
+        let Some((name, version, wheels)) = package.files() else { continue };
+        if let Some(named) = wheels.iter().map(named).collect() {
+            files.wheels.insert((name, version.to_owned()), named);
         }
     }
     files
 }
 
-#[derive(Deserialize)]
-struct Document {
-    #[serde(default)]
-    packages: Vec<Package>,
-}
-
-#[derive(Deserialize)]
-struct Package {
-    name: String,
-    version: Option<String>,
-    #[serde(default)]
-    wheels: Vec<File>,
-    sdist: Option<toml::Value>,
-}
-
-#[derive(Deserialize)]
-struct File {
-    name: Option<String>,
-    url: Option<String>,
-    path: Option<String>,
-    size: Option<u64>,
-    #[serde(default)]
-    hashes: BTreeMap<String, String>,
-}
-
-impl File {
-    fn named(self) -> Option<Named> {
-        let file = self.name.or_else(|| last_part(&self.url.or(self.path)?))?;
-        let sha256 = self.hashes.get("sha256")?.to_ascii_lowercase();
-        Some(Named { wheel: WheelName::parse(&file)?, sha256, size: self.size })
-    }
-}
-
-/// The name of the file that a URL or a path ends in.
-fn last_part(place: &str) -> Option<String> {
-    let path = place.split(['?', '#']).next()?;
-    // `+` and `!` are all that names of wheels hold and URLs may write otherwise.
-    let name = path.rsplit('/').next()?.replace("%2B", "+").replace("%2b", "+").replace("%21", "!");
-    Some(name)
+fn named(wheel: &Artifact) -> Option<Named> {
+    Some(Named { wheel: WheelName::parse(&wheel.file()?)?, sha256: wheel.sha256()?, size: wheel.size })
 }
 
 #[cfg(test)]

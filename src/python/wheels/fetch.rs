@@ -120,7 +120,10 @@ pub(super) fn build(job: &Job<'_>, pip: &Pip, wishes: &[Choice]) -> Outcome<Path
 fn requirements(wishes: &[Choice]) -> String {
     let mut text = String::new();
     for wish in wishes {
-        text.push_str(&format!("{}=={}", wish.name, wish.version));
+        match &wish.url {
+            Some(url) => text.push_str(&format!("{} @ {url}", wish.name)),
+            None => text.push_str(&format!("{}=={}", wish.name, wish.version)),
+        }
         for digest in &wish.digests {
             text.push_str(&format!(" --hash=sha256:{digest}"));
         }
@@ -224,7 +227,7 @@ mod tests {
 
     fn wish(name: &str, size: Option<u64>) -> Choice {
         let digests = vec!["aa".to_owned(), "bb".to_owned()];
-        Choice { name: name.into(), version: "1.0".into(), digests, named: true, limit: 1, size }
+        Choice { name: name.into(), version: "1.0".into(), digests, named: true, url: None, limit: 1, size }
     }
 
     #[test]

@@ -73,7 +73,7 @@ impl<'a> Wheels<'a> {
         disk::make_folder(&scratch, 0o755)?;
         let completed = self.complete(lock, proved, interpreter, &scratch);
         let tidied = disk::remove_tree(&scratch);
-        lock.wheels = completed?;
+        lock.wheels = completed.map_err(tell_a_full_disk)?;
         tidied?;
         lock.write(self.site.layout)?;
         checkpoint::reach("python:wheels known");
@@ -221,6 +221,16 @@ impl<'a> Wheels<'a> {
         wheel.size = std::fs::symlink_metadata(self.path(&wheel)).map_or(0, |found| found.len());
         Ok(self.proved(&[wheel])?.pop())
     }
+}
+
+/// Says in front that the disk is full, where that is what kept a wheel out of the store.
+fn tell_a_full_disk(failure: Failure) -> Failure {
+    if !failure.chain().iter().any(|line| line.contains("No space left on device")) {
+        return failure;
+    }
+    Failure::new("the wheel store cannot be filled: no space is left on the disk")
+        .because(failure)
+        .hint("make room; `df -h` and `df -i` show where it is short")
 }
 
 fn damaged(wheel: &Wheel, why: &str) -> String {

@@ -85,9 +85,10 @@ impl Wheels<'_> {
             for sha256 in &built.wheels {
                 needed.entry(sha256.clone()).or_default().insert(name.clone());
             }
-            if let Some(by) = locks.get_mut(&built.lock_key) {
+            let key = built.parts.key();
+            if let Some(by) = locks.get_mut(&key) {
                 by.push(name.clone());
-                let lock = Lock::read(layout, &built.lock_key)?;
+                let lock = Lock::read(layout, &key)?;
                 for wheel in lock.into_iter().flat_map(|lock| lock.wheels) {
                     needed.entry(wheel.sha256).or_default().insert(name.clone());
                 }
