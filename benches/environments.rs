@@ -15,8 +15,6 @@
 )]
 #![allow(clippy::print_stdout, clippy::disallowed_macros, reason = "its result is a table")]
 
-#[path = "common/client.rs"]
-mod client;
 #[path = "../tests/common/host.rs"]
 mod host;
 
@@ -27,7 +25,6 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Instant;
 
-use client::median;
 use host::{Host, SERVER};
 use ladylinux_refresh::event::Events;
 use ladylinux_refresh::process::{Owner, Runner};
@@ -98,22 +95,12 @@ fn main() {
     let rounds: usize = rounds.and_then(|text| text.parse().ok()).unwrap_or(3);
     for by in [By::Uv, By::Pip] {
         let mut samples = Samples::new();
-        for round in 0..rounds {
+        for _ in 0..rounds {
             let host = installed(by);
-            let lock = host.beside("locked.txt");
-            // Turn by turn the one or the other comes first, and meets the quieter network.
             let mut keep = |what: What, ms: f64| samples.entry(what).or_default().push(ms);
-            if round % 2 == 0 {
-                ours(&host, &lock, &mut keep);
-                bare(&host, by, &lock, &mut keep);
-            } else {
-                // The bare sync is given what was locked.
-                host.tool(["plan"]);
-                fs::write(&lock, host.tool(["lock", "--format", "requirements"]).expect(0).out).unwrap();
-                forget(&host);
-                bare(&host, by, &lock, &mut keep);
-                ours(&host, &lock, &mut keep);
-            }
+            // The program first: whatever stands between here and the index knows nothing of the packages yet.
+            let lock = ours(&host, &mut keep);
+            bare(&host, by, &lock, &mut keep);
         }
         print(by, rounds, &samples);
     }
@@ -127,21 +114,15 @@ fn installed(by: By) -> Host {
     for name in ["uv", "pip"] {
         fs::remove_file(host.layout.cache().join(name)).unwrap();
     }
-    host.push(&[("server.py", SERVER), ("version.txt", "one\n"), ("requirements.txt", REQUIREMENTS)]);
+    host.push(&[("server.py", SERVER), ("version.txt", "one\n")]);
     host.init();
+    host.push(&[("requirements.txt", REQUIREMENTS)]);
     host
 }
 
-/// Takes away what is known of packages.
-fn forget(host: &Host) {
-    let layout = &host.layout;
-    for folder in [layout.cache(), layout.locks(), layout.wheels()] {
-        ladylinux_refresh::disk::remove_tree(&folder).unwrap();
-    }
-}
-
-/// Measures the program. Without staging, so that step 3 is all there is about the environment.
-fn ours(host: &Host, lock: &Path, keep: &mut impl FnMut(What, f64)) {
+/// Measures the program, and returns the list that it has locked. Without staging, so that step 3 is all there is about
+/// the environment.
+fn ours(host: &Host, keep: &mut impl FnMut(What, f64)) -> PathBuf {
     let mut step = |what: What, arguments: &[&str]| {
         host.tool(arguments).expect(0);
         let report = host.report();
@@ -163,7 +144,9 @@ fn ours(host: &Host, lock: &Path, keep: &mut impl FnMut(What, f64)) {
     });
     keep(What::Contamination, looks / f64::from(LOOKS));
     keep(What::Verify, elapsed(|| drop(host.tool(["verify", "--environment"]).expect(0))));
-    fs::write(lock, host.tool(["lock", "--format", "requirements"]).expect(0).out).unwrap();
+    let lock = host.beside("locked.txt");
+    fs::write(&lock, host.tool(["lock", "--format", "requirements"]).expect(0).out).unwrap();
+    lock
 }
 
 /// Measures the bare tools: uv is given the whole locked list, as `uv pip sync` wants it, pip what people give it.
@@ -231,4 +214,12 @@ fn print(by: By, rounds: usize, samples: &Samples) {
         let ratio = median(all.iter().zip(beside).map(|(one, bare)| one / bare));
         println!("| {} | {:.0} | {ratio:.2} |", what.title(by), median(all.iter().copied()));
     }
+}
+
+/// The middle of some values.
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    if values.len() % 2 == 1 { values[middle] } else { f64::midpoint(values[middle - 1], values[middle]) }
 }

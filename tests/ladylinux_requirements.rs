@@ -25,8 +25,9 @@ fn installed(installer: &str) -> Host {
     let host = Host::bare();
     let settings = host.settings("").replace("installer = \"uv\"", &format!("installer = \"{installer}\""));
     fs::write(host.layout.host_file(), settings).unwrap();
-    host.push(&[("server.py", SERVER), ("version.txt", "one\n"), ("requirements.txt", REQUIREMENTS)]);
+    host.push(&[("server.py", SERVER), ("version.txt", "one\n")]);
     host.init();
+    host.push(&[("requirements.txt", REQUIREMENTS)]);
     host.tool(["run"]).expect(0);
     host
 }
