@@ -64,6 +64,9 @@ pub enum Command {
     /// Look at the wheels that environments are built from, and remove what is not needed any more
     #[command(subcommand)]
     Wheels(WheelsCommand),
+    /// Make a file that refreshes a machine without a network, or look at one
+    #[command(subcommand)]
+    Bundle(BundleCommand),
     /// Try everything on a small real application
     Demo(DemoArgs),
 
@@ -119,6 +122,22 @@ pub struct PlaceArgs {
     pub worker: Option<String>,
 }
 
+/// What a run takes instead of the network.
+#[derive(Debug, Clone, Default, Args)]
+pub struct BundleArgs {
+    /// Take everything from FILE, which `bundle create` made; no network is used
+    #[arg(long, value_name = "FILE")]
+    pub bundle: Option<PathBuf>,
+
+    /// Take a bundle although its commit lies before the deployed one
+    #[arg(long, requires = "bundle")]
+    pub allow_older: bool,
+
+    /// Take a bundle although its history has nothing in common with what is known here
+    #[arg(long, requires = "bundle")]
+    pub allow_unrelated: bool,
+}
+
 /// How long to wait for another run.
 #[derive(Debug, Clone, Args)]
 pub struct LockArgs {
@@ -155,6 +174,10 @@ pub struct RunArgs {
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "full")]
     pub verify_models: Option<ModelCheck>,
 
+    /// What it takes instead of the network
+    #[command(flatten)]
+    pub bundle: BundleArgs,
+
     /// Refuse a definition of the environment that the application does not lock
     #[arg(long)]
     pub strict: bool,
@@ -189,6 +212,10 @@ pub struct PlanArgs {
     /// Plan for a run that always builds a new environment
     #[arg(long)]
     pub always_rebuild_venv: bool,
+
+    /// What it takes instead of the network
+    #[command(flatten)]
+    pub bundle: BundleArgs,
 
     /// Plan for a run that refuses what the application does not lock
     #[arg(long)]
@@ -410,6 +437,31 @@ pub enum DriftCommand {
     Prune {
         /// The runs; without any, all but the latest that saved something
         runs: Vec<String>,
+    },
+}
+
+/// `bundle …`
+#[derive(Debug, Subcommand)]
+pub enum BundleCommand {
+    /// Pack everything that a refresh of a branch needs into one file
+    Create {
+        /// The file; one that is there is replaced
+        #[arg(long, short, value_name = "FILE")]
+        output: PathBuf,
+        /// The branch; without it, the one deployed now, else main
+        #[arg(long)]
+        branch: Option<String>,
+        /// How it waits
+        #[command(flatten)]
+        lock: LockArgs,
+    },
+    /// Read a bundle whole, prove every byte of it, and tell what it holds
+    Show {
+        /// The bundle
+        file: PathBuf,
+        /// Write its header as JSON
+        #[arg(long)]
+        json: bool,
     },
 }
 

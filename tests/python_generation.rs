@@ -488,7 +488,7 @@ fn rw_7_1b_a_disk_that_is_full_is_told_as_that_and_nothing_is_left() {
     type Place = fn(&Layout) -> PathBuf;
     // Too small for the environment; for what enters the store; for what pip fetches.
     let places: [(Place, &str); 3] =
-        [(Layout::venvs, "64k"), (Layout::wheels, "64k"), (Layout::cache, "128k")];
+        [(Layout::venvs, "64k"), (Layout::wheels, "64k"), (Layout::cache, "64k")];
     for (installer, (place, size)) in BOTH.into_iter().flat_map(|it| places.map(|place| (it, place))) {
         let world = World::new().with(installer);
         if place(&world.layout) != world.layout.venvs() {

@@ -103,14 +103,18 @@ fn tell(args: &LockWish, found: &Found) -> Outcome<()> {
     }
     if args.upgrade {
         complain(if changes.is_empty() { "nothing changed" } else { "changed:" });
-        changes.iter().for_each(|line| complain(&format!("  {}", harmless(line))));
+        for line in changes {
+            complain(&format!("  {}", harmless(line)));
+        }
     }
     let Summary { source, not_reproducible, yanked, .. } = lock.summary();
     complain(&format!("the lock of {} on {branch}: {}", commit.short(), harmless(&source)));
     if let Some(why) = not_reproducible {
         complain(&format!("not reproducible: {}", harmless(&why)));
     }
-    yanked.iter().for_each(|release| complain(&format!("withdrawn by its authors: {}", harmless(release))));
+    for release in yanked {
+        complain(&format!("withdrawn by its authors: {}", harmless(&release)));
+    }
     match args.format {
         LockForm::Requirements => say(lock.requirements().trim_end()),
         LockForm::Pylock if lock.document.is_empty() && !lock.packages.is_empty() => {

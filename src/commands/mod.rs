@@ -3,6 +3,7 @@
 mod after_run;
 mod answer_requests;
 mod as_owner;
+mod bundle;
 mod cancel;
 mod demo;
 mod doctor;
@@ -64,6 +65,7 @@ pub fn dispatch(cli: Cli) -> Result<Ended, Error> {
         Command::Init(args) => init::init(&layout, &args),
         Command::Doctor(args) => doctor::doctor(&layout, &args),
         Command::Service(command) => service::service(&layout, &command),
+        Command::Bundle(command) => bundle::bundle(&layout, &command),
         Command::Verify(args) => verify::verify(&layout, &args),
         Command::Environments(command) => environments::environments(&layout, &command),
         Command::Drift(command) => drift::drift(&layout, &command),

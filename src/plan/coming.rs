@@ -43,7 +43,7 @@ impl Coming {
     /// # Errors
     /// The remote cannot be reached, or the commit cannot be deployed.
     pub fn look(on: &Installation, target: &Target, observed: &Observed, scratch: &RunId) -> Outcome<Self> {
-        let commit = on.mirror.ensure(scratch, &target.branch)?;
+        let commit = on.ensure_commit(scratch, &target.branch)?;
         let looked = Self::of(on, observed, &commit);
         on.mirror.release(scratch)?;
         looked

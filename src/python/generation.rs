@@ -73,6 +73,11 @@ impl Wanted {
         Parts { lock: lock.digest(), ..self.parts.clone() }
     }
 
+    /// Returns the sha256 of the definition, in which comments and line endings do not count.
+    pub fn definitions_digest(&self) -> &str {
+        &self.parts.definitions
+    }
+
     /// Returns the definition.
     pub fn definitions(&self) -> &Definitions {
         &self.definitions

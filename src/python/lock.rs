@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::pylock::{Package, Pylock, without_credentials};
 use crate::disk;
-use crate::error::{Failure, Outcome};
+use crate::error::{Context as _, Failure, Outcome};
 use crate::settings::layout::Layout;
 
 /// The version of the file.
@@ -119,10 +119,11 @@ impl Lock {
     ///
     /// # Errors
     /// The document is not understood, or a package in it has no version or no sha256.
-    pub fn from_pylock(key: &str, origin: Origin, document: String) -> Outcome<Self> {
-        let packages = Pylock::parse(&document)?.packages;
+    pub fn from_pylock(key: &str, origin: Origin, document: impl AsRef<str>) -> Outcome<Self> {
+        let document = document.as_ref();
+        let packages = Pylock::parse(document)?.packages;
         let locked = packages.into_iter().map(Package::into_locked).collect::<Outcome<Vec<_>>>()?;
-        Self::new(key, origin, locked, &document)
+        Self::new(key, origin, locked, document)
     }
 
     /// Makes a lock of distributions and the document that they stand in.
@@ -133,10 +134,14 @@ impl Lock {
         packages.sort_by(|one, other| (&one.name, &one.version).cmp(&(&other.name, &other.version)));
         // uv writes one distribution in several entries where its files come from several places.
         packages.dedup();
-        if let Some(pair) = packages.windows(2).find(|pair| pair[0].name == pair[1].name) {
-            let [one, other] =
-                [&pair[0], &pair[1]].map(|package| format!("{}=={}", package.name, package.version));
-            return Err(Failure::new(format!("the lock has {one} and {other} for the same machine")));
+        for pair in packages.windows(2) {
+            if let [one, other] = pair
+                && one.name == other.name
+            {
+                let [one, other] =
+                    [one, other].map(|package| format!("{}=={}", package.name, package.version));
+                return Err(Failure::new(format!("the lock has {one} and {other} for the same machine")));
+            }
         }
         Ok(Self {
             schema: SCHEMA,
@@ -221,6 +226,18 @@ impl Lock {
         Ok(read.filter(|lock| lock.schema == SCHEMA && lock.key == key))
     }
 
+    /// Reads the lock of another machine.
+    ///
+    /// # Errors
+    /// It is of another version, or not understood.
+    pub(super) fn of_bytes(bytes: &[u8]) -> Outcome<Self> {
+        let lock: Self = serde_json::from_slice(bytes).context(|| "the lock is not understood".to_owned())?;
+        if lock.schema == SCHEMA {
+            return Ok(lock);
+        }
+        Err(Failure::new(format!("the lock is of version {}, and this program reads {SCHEMA}", lock.schema)))
+    }
+
     /// Keeps the lock, atomically and durably.
     pub(super) fn write(&self, layout: &Layout) -> Outcome<()> {
         disk::make_folder(&layout.locks(), 0o755)?;
@@ -232,7 +249,8 @@ fn file(layout: &Layout, key: &str) -> PathBuf {
     layout.locks().join(format!("{key}.json"))
 }
 
-pub(super) fn hexadecimal(bytes: &[u8]) -> String {
+/// Writes bytes as hexadecimal digits.
+pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
@@ -256,7 +274,7 @@ mod tests {
 
     #[test]
     fn a_document_is_read_into_pins_with_hashes() {
-        let lock = Lock::from_pylock("k", origin(), DOCUMENT.to_owned()).unwrap();
+        let lock = Lock::from_pylock("k", origin(), DOCUMENT).unwrap();
         assert_eq!(
             lock.requirements(),
             "idna==3.10 \\\n    --hash=sha256:cc\nsix==1.17.0 ; python_version >= '3' \\\n    --hash=sha256:aa \
@@ -266,7 +284,7 @@ mod tests {
 
     #[test]
     fn a_lock_holds_one_version_of_each_and_tells_what_changed() {
-        let lock = |text: &str| Lock::from_pylock("k", origin(), text.to_owned());
+        let lock = |text: &str| Lock::from_pylock("k", origin(), text);
         let one = |name: &str, version: &str| {
             format!(
                 "[[packages]]\nname = '{name}'\nversion = '{version}'\nwheels = [{{ hashes = {{ sha256 = 'a' }} }}]\n"
@@ -283,7 +301,7 @@ mod tests {
     #[test]
     fn a_lock_without_versions_or_hashes_is_none() {
         for bad in ["[[packages]]\nname = 'a'\n", "[[packages]]\nname = 'a'\nversion = '1'\n", "x"] {
-            assert!(Lock::from_pylock("k", origin(), bad.to_owned()).is_err(), "{bad}");
+            assert!(Lock::from_pylock("k", origin(), bad).is_err(), "{bad}");
         }
     }
 }

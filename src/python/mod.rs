@@ -20,6 +20,7 @@ pub mod installer;
 pub mod interpreter;
 pub mod lock;
 mod network;
+pub mod offline;
 pub mod overview;
 mod own_lock;
 mod pip;

@@ -101,7 +101,8 @@ fn sorted(value: &toml::Value) -> serde_json::Value {
 pub(super) fn is_lock(name: &Path) -> bool {
     name == Path::new(UV)
         || name == Path::new(STANDARD)
-        || name.to_str().is_some_and(|name| name.starts_with("pylock.") && name.ends_with(".toml"))
+        || (name.extension().is_some_and(|ending| ending == "toml")
+            && name.to_str().is_some_and(|name| name.starts_with("pylock.")))
 }
 
 /// Finds the lock that counts, among the lock files that the definition names and what it says itself.
@@ -222,7 +223,9 @@ impl Reading<'_> {
         let wanted = self.fit(&[], &[], markers)?;
         let mut packages: Vec<Locked> =
             all.into_iter().zip(wanted).filter_map(|(package, wanted)| wanted.then_some(package)).collect();
-        packages.iter_mut().for_each(|package| package.marker = None);
+        for package in &mut packages {
+            package.marker = None;
+        }
         // A package may be named by several files, each time with the same pin.
         packages.sort_by(|one, other| one.name.cmp(&other.name));
         packages.dedup();
@@ -251,7 +254,9 @@ impl Reading<'_> {
         let packages = lock.packages.into_iter().zip(wanted).filter(|(_, wanted)| *wanted);
         let mut locked =
             packages.map(|(package, _)| Package::into_locked(package)).collect::<Outcome<Vec<_>>>()?;
-        locked.iter_mut().for_each(|package| package.marker = None);
+        for package in &mut locked {
+            package.marker = None;
+        }
         Ok(locked)
     }
 

@@ -3,7 +3,7 @@
 //! What is not understood is refused: an option passed on unread could send the installers to another index. Source:
 //! pip's "Requirements File Format", PEP 508.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Failure, Outcome};
 
@@ -152,7 +152,7 @@ pub fn check_provable(package: &Requirement, options: &str) -> Result<(), String
     let is_web = place.starts_with("https://") || place.starts_with("http://");
     let has_digest =
         fragment.split('&').any(|part| part.starts_with("sha256=")) || !sha256_of(options).is_empty();
-    if is_web && place.ends_with(".whl") && has_digest {
+    if is_web && Path::new(place).extension().is_some_and(|ending| ending == "whl") && has_digest {
         return Ok(());
     }
     Err(format!(

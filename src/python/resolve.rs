@@ -54,8 +54,8 @@ impl Environments<'_> {
             "the application locks nothing (in {}), and only locked definitions are accepted here",
             files.join(", ")
         ))
-        .hint("ladylinux-refresh lock --format pylock > pylock.toml")
-        .hint("commit that file in the application's repository; or leave --strict (python.strict) out"))
+        .hint("ladylinux-refresh lock --format requirements")
+        .hint("commit what that prints as the application's requirements; or leave --strict (python.strict) out"))
     }
 
     /// Returns the lock of what is wanted; resolves the definition where it is not known yet, and keeps the result.
@@ -81,6 +81,15 @@ impl Environments<'_> {
         lock.write(self.site.layout)?;
         checkpoint::reach("python:locked");
         Ok(lock)
+    }
+
+    /// Returns what the application's own lock says, where it has one.
+    ///
+    /// # Errors
+    /// It cannot be used.
+    pub(super) fn own_lock(&self, wanted: &Wanted) -> Outcome<Option<Lock>> {
+        let Some(own) = wanted.definitions.own_lock() else { return Ok(None) };
+        self.in_scratch(wanted, |scratch| self.read_own_lock(wanted, own, scratch)).map(Some)
     }
 
     /// Resolves a definition anew with everything that was released until now, and keeps that as its lock.
@@ -157,7 +166,7 @@ impl Environments<'_> {
             cutoff: way.cutoff,
             not_reproducible: way.not_reproducible.clone().filter(|_| !requirements.is_empty()),
         };
-        let mut lock = Lock::from_pylock(wanted.key(), origin, document)?;
+        let mut lock = Lock::from_pylock(wanted.key(), origin, &document)?;
         keep_hashes(&wanted.definitions, &mut lock)?;
         lock.yanked = yanked;
         Ok(lock)

@@ -99,6 +99,32 @@ pub(super) fn fetch_uv(site: Site<'_>, interpreter: &Interpreter, with: &pip::Pi
     })
 }
 
+/// Returns the tools that are there: what each is called, and the file that it is.
+pub(super) fn present(site: Site<'_>) -> Vec<(String, PathBuf)> {
+    let all = [(Tool::Pip, pip_wheel(site)), (Tool::Uv, uv_program(site))];
+    all.into_iter().filter(|(_, file)| file.is_file()).map(|(tool, file)| (tool.name(), file)).collect()
+}
+
+/// Makes sure of the tool that is called so, out of a file where it is not there yet; tells whether there is such a tool.
+pub(super) fn bring(site: Site<'_>, name: &str, file: &Path) -> Outcome<bool> {
+    let Some(tool) = [Tool::Pip, Tool::Uv].into_iter().find(|tool| tool.name() == name) else {
+        return Ok(false);
+    };
+    let there = match tool {
+        Tool::Pip => pip_wheel(site).is_file(),
+        Tool::Uv => uv_program(site).is_file() && uv::works(site, &uv_program(site))?,
+    };
+    if there {
+        return Ok(true);
+    }
+    disk::make_folder(&site.layout.tools(), 0o755)?;
+    let aside = site.layout.tools().join(format!("{ASIDE}{name}"));
+    let taken = take_over(site, tool, file, &aside);
+    let tidied = disk::remove_tree(&aside);
+    taken?;
+    tidied.map(|()| true)
+}
+
 /// Lets the owner fetch a tool, and takes it over. `prepare` returns the program that fetches what a list names, and where
 /// it then lies.
 fn fetch(

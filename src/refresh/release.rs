@@ -42,7 +42,7 @@ impl Release {
         Ok(Self { commit: commit.clone(), settings, definitions })
     }
 
-    /// Returns the environment that the commit wants.
+    /// Returns the environment that the commit wants. Installer, lock and wheels of a bundle are in the stores then.
     ///
     /// # Errors
     /// There is no interpreter that it could run on, or no installer.
@@ -56,7 +56,12 @@ impl Release {
         } else {
             on.mirror.last_change(&self.commit, self.definitions.files())?
         };
-        on.environments().wanted(self.definitions.clone(), interpreter.clone(), installer, cutoff)
+        let wanted =
+            on.environments().wanted(self.definitions.clone(), interpreter.clone(), installer, cutoff)?;
+        if let Some(bundle) = &on.bundle {
+            bundle.ensure_wheels(on, &wanted)?;
+        }
+        Ok(wanted)
     }
 }
 

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use crate::bundle::Bundle;
 use crate::checkpoint;
 use crate::clock;
 use crate::error::{Failure, Outcome};
@@ -237,6 +238,7 @@ fn brief_report(
         branch: branch.or(deployed.map(|pair| pair.branch)).unwrap_or_else(BranchName::main),
         commit: commit.clone(),
         commit_before: commit,
+        bundle: on.bundle.as_ref().map(Bundle::told),
         environment: report::Environment {
             path: on.layout.venv(),
             generation: live.clone(),
@@ -333,6 +335,7 @@ fn make(
         branch: account.branch().clone(),
         commit,
         commit_before: account.commit_before.clone(),
+        bundle: on.bundle.as_ref().map(Bundle::told),
         environment,
         service: on.service_report(account.url.clone()),
         downtime_ms: account.downtime.map(millis),

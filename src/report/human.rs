@@ -146,6 +146,10 @@ pub fn report(report: &Report) -> Vec<String> {
         _ => String::new(),
     };
     lines.push(format!("  commit       {commit} on {}{before}", report.branch));
+    if let Some(bundle) = &report.bundle {
+        let digest = bundle.sha256.as_ref().map(|digest| format!(", sha256 {digest}")).unwrap_or_default();
+        lines.push(format!("  bundle       {}{digest}", harmless(&bundle.file.display().to_string())));
+    }
     lines.push(format!("  environment  {}", environment(report)));
     if let Some(lock) = &report.environment.lock {
         lines.push(format!("  lock         {}", harmless(&lock.in_words())));

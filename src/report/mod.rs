@@ -51,6 +51,9 @@ pub struct Report {
     pub commit: Option<CommitId>,
     /// The commit that it held before.
     pub commit_before: Option<CommitId>,
+    /// The bundle that it came from; `None` where it came from the remote.
+    #[serde(default)]
+    pub bundle: Option<Bundle>,
     /// The environment (RW-5.6b).
     pub environment: Environment,
     /// The service (RW-5.6c).
@@ -72,6 +75,15 @@ pub struct Report {
     pub warnings: Vec<String>,
     /// Why it failed.
     pub error: Option<Error>,
+}
+
+/// The bundle that a run was given.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bundle {
+    /// The file.
+    pub file: PathBuf,
+    /// Its sha256; `None` where it was refused before it was read whole.
+    pub sha256: Option<String>,
 }
 
 /// The environment at the end of a run.

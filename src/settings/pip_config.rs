@@ -71,7 +71,7 @@ fn parse(text: &str) -> Vec<(String, String, String)> {
             continue;
         }
         if let Some(name) = trimmed.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-            section = name.trim().to_owned();
+            name.trim().clone_into(&mut section);
         } else if line.starts_with([' ', '\t'])
             && let Some((of, _, value)) = found.last_mut()
             && *of == section

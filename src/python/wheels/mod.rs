@@ -4,6 +4,7 @@
 //! as the owner, into folders of passage; each wheel is copied out of the owner's reach, and enters the store as a whole
 //! folder in one rename, after it was proved and synced. What lies in the store is digested again at every use.
 
+mod bring;
 mod choice;
 mod fetch;
 pub mod name;
@@ -114,7 +115,7 @@ impl<'a> Wheels<'a> {
                 self.site.runner.events().note(&format!("{} is not in the wheel store", wheel.file));
                 continue;
             }
-            match self.content(&path) {
+            match Self::content(&path) {
                 Ok(Content { sha256, size }) if sha256 == wheel.sha256 && size == wheel.size => {
                     proved.push(wheel.clone());
                     continue;
@@ -131,7 +132,7 @@ impl<'a> Wheels<'a> {
     }
 
     /// Digests a wheel in the store, which lies in a folder that nobody else can write to.
-    fn content(&self, path: &Path) -> Outcome<Content> {
+    fn content(path: &Path) -> Outcome<Content> {
         let folder = path.parent().unwrap_or(path);
         let found = std::fs::symlink_metadata(folder).context(|| "its folder is missing".to_owned())?;
         let own = crate::process::Owner::own();

@@ -1,4 +1,5 @@
 //! Tests of the store itself, without an index.
+#![expect(clippy::disallowed_methods, reason = "tests lay out and damage files")]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -98,12 +99,13 @@ fn a_wheel_that_is_what_the_lock_says_lies_in_the_store_where_nobody_else_can_ch
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
     assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o444, 0o755));
     assert_eq!(world.stored(), [sha256()]);
-    assert_eq!(world.store().proved(&[wheel.clone()]).unwrap(), [wheel]);
+    assert_eq!(world.store().proved(std::slice::from_ref(&wheel)).unwrap(), [wheel]);
 }
 
 #[test]
 fn what_is_not_the_lock_s_wheel_never_enters_the_store() {
-    let bring: [(&str, &dyn Fn(&Path)); 8] = [
+    type Bring<'a> = (&'a str, &'a dyn Fn(&Path));
+    let bring: [Bring<'_>; 8] = [
         ("is not what the lock says", &|folder| fs::write(folder.join(FILE), "others").unwrap()),
         ("has more than 100 bytes", &|folder| fs::write(folder.join(FILE), vec![0; 101]).unwrap()),
         ("cannot be opened", &|folder| {
@@ -142,7 +144,7 @@ fn a_wheel_that_was_only_just_built_is_known_by_its_name_and_gets_its_own_digest
     fs::write(world.passage().join(FILE), "built here").unwrap();
     let wheel = world.take_in(Proof::Name).unwrap().remove(0);
     assert_ne!(wheel.sha256, sha256());
-    assert_eq!(world.store().proved(&[wheel.clone()]).unwrap(), [wheel]);
+    assert_eq!(world.store().proved(std::slice::from_ref(&wheel)).unwrap(), [wheel]);
 }
 
 #[test]
