@@ -9,6 +9,7 @@ pub mod cache;
 mod digest;
 pub mod engine;
 pub mod gguf;
+pub mod progress;
 mod reading;
 mod work;
 
