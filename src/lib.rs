@@ -19,8 +19,8 @@
 //!
 //! The tool's own files lie below `/var/lib/ladylinux/refresh` ([`settings::layout`]): `mirror.git`, `generations/`,
 //! `locks/`, `wheels/`, `tools/`, `cache/`, `runs/<id>/` (journal, log, report, saved changes), `supervisor/`, `status.json`,
-//! `deployed.env`, `made.json`, `models-known`, `fence`, `lock`, `status.lock`, `requests/`, and for git its own configuration (`git/`) and
-//! the private index of a proof (`scratch/`). What does not outlive a boot lies in `/run/ladylinux-refresh`: `admit`,
+//! `deployed.env`, `made.json`, `models-known`, `fence`, `lock`, `status.lock`, `requests/`, and for git its own configuration
+//! (`git/`) and the private index of a proof (`scratch/`). What does not outlive a boot lies in `/run/ladylinux-refresh`: `admit`,
 //! `runs/<id>/` (what a run tells). The environments lie in `/opt/ladylinux/venvs`, with `venv` a link to the live one.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -14,6 +14,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use super::cache::{Cache, Stamp};
+pub use super::progress::{Progress, Reached};
 use super::reading::{End, Look, look};
 use super::work::{Done, Job, Work, failed, start};
 use super::{Algorithm, Claim, Digest, Finding, Need, Verdict};
@@ -43,32 +44,6 @@ pub struct Examined {
     pub cache: Cache,
     /// The interruption that made it give up.
     pub ended: Outcome<()>,
-}
-
-/// How far an examination is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Reached {
-    /// How many files are read.
-    pub files: usize,
-    /// How many have to be.
-    pub of_files: usize,
-    /// How many bytes are read.
-    pub bytes: u64,
-    /// How many have to be.
-    pub of_bytes: u64,
-    /// How long the reading has taken.
-    pub elapsed: Duration,
-}
-
-/// Whoever wants to know how far it is.
-pub trait Progress {
-    /// Takes note. Called by the thread that asked for the examination, some twenty times a second while files are read.
-    fn take(&self, reached: &Reached);
-}
-
-/// Nobody wants to know.
-impl Progress for () {
-    fn take(&self, _: &Reached) {}
 }
 
 /// Returns how many files are best read at the same time: as many as this process may use processors.

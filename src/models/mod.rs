@@ -14,6 +14,7 @@ pub mod manifest;
 pub mod ollama;
 pub mod places;
 mod plain;
+pub mod progress;
 mod reading;
 pub mod store;
 pub mod sums;

@@ -17,11 +17,12 @@ use super::cache::Stamp;
 use super::work::{Job, Queue};
 use crate::clock;
 
-/// How many bytes are asked for at once.
-pub(super) const PIECE: usize = 1 << 20;
+/// How many bytes are asked for at once: as many as keep a disk busy, and few enough that all pieces fit into the cache of
+/// one core. With 1 MiB every byte goes through the memory once more, which costs a twentieth of the speed.
+pub(super) const PIECE: usize = 256 << 10;
 
 /// How many pieces are under way between reading and hashing.
-pub(super) const PIECES: usize = 3;
+pub(super) const PIECES: usize = 4;
 
 /// How often a file that changes while it is read is read.
 const ATTEMPTS: usize = 2;

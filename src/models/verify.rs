@@ -12,10 +12,11 @@ use crate::service::envfile::EnvFile;
 use crate::settings::layout::Layout;
 
 use super::cache::Cache;
-use super::engine::{self, Examined, How, Progress};
+use super::engine::{self, Examined, How};
 use super::gguf::{self, Told};
 use super::manifest::{self, Manifest};
 use super::places::{self, Named, Place};
+use super::progress::Progress;
 use super::store::{Form, Store};
 use super::{Claim, Finding, Header, Said, Severity, Verdict, huggingface, ollama, plain, whole};
 

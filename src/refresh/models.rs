@@ -3,7 +3,7 @@
 //! Staging asks, and step 4 asks again and finds it done; without staging it is done there. Nothing is changed, whatever is
 //! found (RW-6.1).
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,10 +12,12 @@ use crate::error::{Context as _, Failure, Outcome};
 use crate::event::Events;
 use crate::installation::Installation;
 use crate::models::cache::Cache;
-use crate::models::engine::{self, How, Progress, Reached};
+use crate::models::engine::{self, How};
 use crate::models::manifest;
+use crate::models::progress::{Progress, Reached};
 use crate::models::verify::{self, Summary, Text};
-use crate::report::screen::{count, size};
+use crate::report::progress::Pace;
+use crate::report::screen::count;
 use crate::service::envfile::EnvFile;
 use crate::settings::layout::Layout;
 use crate::settings::names::CommitId;
@@ -80,7 +82,7 @@ fn look(
     let text = on.mirror.read(commit, Path::new(manifest::PLACE))?.map_or(Text::Missing, Text::Bytes);
     let env_file = EnvFile::read(&on.layout.env_file())?;
     let gathered = verify::gather(&on.layout, &text, &env_file, &settings.models.stores)?;
-    let telling = Telling { events, last: Cell::new(None) };
+    let telling = Telling { events, last: Cell::new(None), pace: RefCell::default() };
     match verify::verify(gathered, how, &known(&on.layout), engine::all_threads(), &telling) {
         Ok(verified) => {
             if let Err(failure) = keep(&on.layout, &verified.cache) {
@@ -125,15 +127,16 @@ pub fn keep(layout: &Layout, cache: &Cache) -> Outcome<()> {
 struct Telling<'a> {
     events: &'a Events,
     last: Cell<Option<Duration>>,
+    pace: RefCell<Pace>,
 }
 
 impl Progress for Telling<'_> {
     fn take(&self, reached: &Reached) {
+        let words = self.pace.borrow_mut().words(reached);
         let is_due = self.last.get().is_none_or(|last| reached.elapsed >= last + TOLD_EVERY);
         if is_due {
             self.last.set(Some(reached.elapsed));
-            let what = format!("models: {} of {}", size(reached.bytes), size(reached.of_bytes));
-            self.events.progress(&what, None, None);
+            self.events.progress(&format!("models: {words}"), None, None);
         }
     }
 }

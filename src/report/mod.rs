@@ -7,6 +7,7 @@ pub mod github;
 pub mod human;
 pub mod json;
 pub mod log;
+pub mod progress;
 pub mod screen;
 pub mod shell;
 

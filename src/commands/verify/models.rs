@@ -13,11 +13,12 @@ use crate::clock;
 use crate::error::{Failure, Outcome};
 use crate::exit::{Ended, Error, Refusal};
 use crate::models::cache::Cache;
-use crate::models::engine::{self, How, Progress};
+use crate::models::engine::{self, How};
 use crate::models::verify::{self, Summary, Text, Verified};
 use crate::models::{Finding, Severity, Verdict};
 use crate::refresh::account::millis;
 use crate::refresh::models::{keep, known};
+use crate::report::progress::Bar;
 use crate::report::screen::{Tone, count, duration, harmless, paint, say};
 use crate::service::envfile::EnvFile;
 use crate::settings::layers::Overrides;
@@ -104,8 +105,8 @@ fn look(layout: &Layout, args: &VerifyArgs, stores: &[PathBuf]) -> Outcome<(Veri
     let gathered = verify::gather(layout, &Text::of_app(layout), &env_file, &stores)?;
     let how = if args.presence { How::Presence } else { How::Full };
     let cache = if args.no_cache { Cache::default() } else { known(layout) };
-    let progress: &dyn Progress = &();
-    match verify::verify(gathered, how, &cache, engine::all_threads(), progress) {
+    let bar = Bar::new("models");
+    match verify::verify(gathered, how, &cache, engine::all_threads(), &bar) {
         Ok(verified) => {
             let is_new = how == How::Full && verified.cache != cache;
             let kept = if is_new { keep(layout, &verified.cache) } else { Ok(()) };
