@@ -156,7 +156,7 @@ impl<R: Read + Seek> Header<R> {
             }
             return Ok(());
         }
-        let bytes = width(kind)?.checked_mul(count).unwrap_or(u64::MAX);
+        let bytes = width(kind)?.saturating_mul(count);
         self.skip(bytes)
     }
 

@@ -322,12 +322,11 @@ impl Said {
         let mut by_path: HashMap<PathBuf, Vec<usize>> = HashMap::new();
         for claim in self.claims {
             let known = by_path.entry(claim.path.clone()).or_default();
-            match known.iter().find(|index| claims[**index].agrees(&claim)) {
-                Some(index) => claims[*index].unite(claim),
-                None => {
-                    known.push(claims.len());
-                    claims.push(claim);
-                }
+            if let Some(index) = known.iter().find(|index| claims[**index].agrees(&claim)) {
+                claims[*index].unite(claim);
+            } else {
+                known.push(claims.len());
+                claims.push(claim);
             }
         }
         Self { claims, verdicts: self.verdicts }

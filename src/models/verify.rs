@@ -73,7 +73,9 @@ pub fn gather(layout: &Layout, text: &Text, env_file: &EnvFile, stores: &[PathBu
     all.extend(places::others(layout, env_file, stores));
     let mut stores = gathered.open(layout, &all)?;
     let bases: Vec<PathBuf> = stores.iter().map(|(_, store)| store.base.clone()).collect();
-    stores.iter_mut().for_each(|(_, store)| store.allow(&bases));
+    for (_, store) in &mut stores {
+        store.allow(&bases);
+    }
     if !stores.iter().any(|(named, _)| *named == Named::Base) && !gathered.is_refused(&all[0].path) {
         stores.insert(0, (Named::Base, Store::missing(&all[0].path)));
     }

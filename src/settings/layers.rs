@@ -315,14 +315,7 @@ impl Layers {
             },
             service: Self::service(&host.service, command, &mut pick),
             probe: Self::probe(&host.probe, &app.probe, &mut pick)?,
-            models: Models {
-                verify: pick.value(
-                    "models.verify",
-                    [(over.verify_models, Origin::Flag), (host.models.verify, Origin::Host)],
-                    ModelCheck::Off,
-                ),
-                stores: pick.value("models.stores", [(host.models.stores.clone(), Origin::Host)], Vec::new()),
-            },
+            models: Self::models(&host.models, over, &mut pick),
             hooks: self.hooks()?,
             keep: pick.value("keep", [(host.keep, Origin::Host)], 3),
             origins: pick.origins,
@@ -386,6 +379,17 @@ impl Layers {
             deadline: pick.span("probe.deadline", [(host.deadline, Origin::Host)], Duration::from_secs(60)),
             settle: pick.span("probe.settle", [(host.settle, Origin::Host)], Duration::from_secs(3)),
         })
+    }
+
+    fn models(host: &ModelsTable, over: &Overrides, pick: &mut Pick) -> Models {
+        Models {
+            verify: pick.value(
+                "models.verify",
+                [(over.verify_models, Origin::Flag), (host.verify, Origin::Host)],
+                ModelCheck::Off,
+            ),
+            stores: pick.value("models.stores", [(host.stores.clone(), Origin::Host)], Vec::new()),
+        }
     }
 
     fn hooks(&self) -> Outcome<Vec<Hook>> {
