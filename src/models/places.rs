@@ -1,7 +1,7 @@
 //! Where models lie on this machine: the folder of the deployment contract, and wherever the manifest, the host's settings,
 //! the service's environment file and Ollama's unit say.
 //!
-//! Paths are those of the machine; with `--root` they all lie below that.
+//! Paths that files name are those of the machine; with `--root` they all lie below that.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -51,10 +51,10 @@ const PACKAGED: &str = "/usr/share/ollama/.ollama/models";
 /// The unit of the packaged service.
 const UNIT: &str = "ollama.service";
 
-/// Returns the folders in which models may lie, beside the base: `stores` are those that the host names.
+/// Returns the folders in which models may lie, beside the base: `stores` are those that the host names, where they really are.
 pub fn others(layout: &Layout, env_file: &EnvFile, stores: &[PathBuf]) -> Vec<Place> {
     let mut places: Vec<Place> =
-        stores.iter().map(|path| Place { path: below(layout, path), named: Named::Host }).collect();
+        stores.iter().map(|path| Place { path: path.clone(), named: Named::Host }).collect();
     let mut variable = |name: &'static str, value: Option<&str>, more: &str| {
         if let Some(value) = value.filter(|value| value.starts_with('/')) {
             let path = below(layout, &Path::new(value).join(more));
@@ -137,12 +137,13 @@ mod tests {
         let paths: Vec<_> = places.iter().map(|place| place.path.to_str().unwrap()).collect();
         let expected = [
             "/trial/mine",
-            "/trial/other",
+            "/other",
             "/trial/srv/ollama",
             "/trial/srv/hf/hub",
             "/trial/usr/share/ollama/.ollama/models",
         ];
         assert_eq!(paths, expected);
+        assert_eq!(below(&layout, Path::new("/trial/mine")), Path::new("/trial/mine"));
         assert_eq!(below(&Layout::below("/"), Path::new("/srv")), Path::new("/srv"));
     }
 

@@ -315,7 +315,7 @@ impl Layers {
             },
             service: Self::service(&host.service, command, &mut pick),
             probe: Self::probe(&host.probe, &app.probe, &mut pick)?,
-            models: Self::models(&host.models, over, &mut pick),
+            models: self.models(&mut pick),
             hooks: self.hooks()?,
             keep: pick.value("keep", [(host.keep, Origin::Host)], 3),
             origins: pick.origins,
@@ -381,14 +381,18 @@ impl Layers {
         })
     }
 
-    fn models(host: &ModelsTable, over: &Overrides, pick: &mut Pick) -> Models {
+    fn models(&self, pick: &mut Pick) -> Models {
+        let (host, over) = (&self.host.models, &self.overrides);
+        let moved = |stores: &Vec<PathBuf>| {
+            stores.iter().map(|path| places::below(&self.layout, path)).collect::<Vec<_>>()
+        };
         Models {
             verify: pick.value(
                 "models.verify",
                 [(over.verify_models, Origin::Flag), (host.verify, Origin::Host)],
                 ModelCheck::Off,
             ),
-            stores: pick.value("models.stores", [(host.stores.clone(), Origin::Host)], Vec::new()),
+            stores: pick.value("models.stores", [(host.stores.as_ref().map(moved), Origin::Host)], Vec::new()),
         }
     }
 
@@ -443,7 +447,7 @@ fn check_patterns(settings: &Settings) -> Outcome<()> {
 
 fn check_stores(settings: &Settings) -> Outcome<()> {
     match settings.models.stores.iter().find_map(|path| {
-        let why = places::refusal(&settings.layout, &places::below(&settings.layout, path))?;
+        let why = places::refusal(&settings.layout, path)?;
         Some((path, why))
     }) {
         None => Ok(()),

@@ -227,7 +227,7 @@ pub struct Probe {
 pub struct Models {
     /// What a run does before it touches anything.
     pub verify: ModelCheck,
-    /// Folders of models beside those that are known by themselves.
+    /// Folders of models beside those that are known by themselves; below the root.
     pub stores: Vec<PathBuf>,
 }
 
