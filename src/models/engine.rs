@@ -77,7 +77,7 @@ fn examine_unless(
     let mut examination = Examination::of(claims, cache);
     let ended = examination.look(halted).and_then(|()| {
         let jobs = examination.decide(how);
-        examination.read(jobs, threads, halted, progress)
+        examination.read(&jobs, threads, halted, progress)
     });
     examination.finish(how, ended)
 }
@@ -117,7 +117,7 @@ impl<'a> Examination<'a> {
         })?;
         while self.looks.len() < self.files.len() {
             // Not for every file: they come within microseconds.
-            if self.looks.len() % 256 == 0 {
+            if self.looks.len().is_multiple_of(256) {
                 halted()?;
             }
             match looks.recv_timeout(TICK) {
@@ -172,7 +172,7 @@ impl<'a> Examination<'a> {
 
     fn read(
         &mut self,
-        jobs: Vec<ToRead>,
+        jobs: &[ToRead],
         threads: usize,
         halted: &dyn Fn() -> Outcome<()>,
         progress: &dyn Progress,
