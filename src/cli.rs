@@ -30,6 +30,8 @@ pub enum Command {
     Run(RunArgs),
     /// Show what a run would do; changes nothing of the installation
     Plan(PlanArgs),
+    /// Print the locked Python packages in standard form, or lock them anew
+    Lock(LockWish),
     /// Show what is deployed, local changes, service, fence and last run
     Status(StatusArgs),
     /// List the runs, or show one whole
@@ -49,9 +51,20 @@ pub enum Command {
     /// Start, stop or look at the service
     #[command(subcommand)]
     Service(ServiceCommand),
+    /// Read every byte of the environment and tell what is not as it was built
+    Verify(VerifyArgs),
+    /// List the environments, or remove those that nobody needs
+    #[command(subcommand)]
+    Environments(EnvironmentsCommand),
     /// Look at local changes that refreshes saved, and bring them back
     #[command(subcommand)]
     Drift(DriftCommand),
+    /// Look at the wheels that environments are built from, and remove what is not needed any more
+    #[command(subcommand)]
+    Wheels(WheelsCommand),
+    /// Make a file that refreshes a machine without a network, or look at one
+    #[command(subcommand)]
+    Bundle(BundleCommand),
     /// Try everything on a small real application
     Demo(DemoArgs),
 
@@ -107,6 +120,22 @@ pub struct PlaceArgs {
     pub worker: Option<String>,
 }
 
+/// What a run takes instead of the network.
+#[derive(Debug, Clone, Default, Args)]
+pub struct BundleArgs {
+    /// Take everything from FILE, which `bundle create` made; no network is used
+    #[arg(long, value_name = "FILE")]
+    pub bundle: Option<PathBuf>,
+
+    /// Take a bundle although its commit lies before the deployed one
+    #[arg(long, requires = "bundle")]
+    pub allow_older: bool,
+
+    /// Take a bundle although its history has nothing in common with what is known here
+    #[arg(long, requires = "bundle")]
+    pub allow_unrelated: bool,
+}
+
 /// How long to wait for another run.
 #[derive(Debug, Clone, Args)]
 pub struct LockArgs {
@@ -138,6 +167,14 @@ pub struct RunArgs {
     #[arg(long)]
     pub always_rebuild_venv: bool,
 
+    /// What it takes instead of the network
+    #[command(flatten)]
+    pub bundle: BundleArgs,
+
+    /// Refuse a definition of the environment that the application does not lock
+    #[arg(long)]
+    pub strict: bool,
+
     /// How it reports
     #[command(flatten)]
     pub report: ReportArgs,
@@ -168,6 +205,43 @@ pub struct PlanArgs {
     /// Plan for a run that always builds a new environment
     #[arg(long)]
     pub always_rebuild_venv: bool,
+
+    /// What it takes instead of the network
+    #[command(flatten)]
+    pub bundle: BundleArgs,
+
+    /// Plan for a run that refuses what the application does not lock
+    #[arg(long)]
+    pub strict: bool,
+}
+
+/// The form of a lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LockForm {
+    /// pylock.toml (PEP 751)
+    Pylock,
+    /// A file of requirements with hashes
+    Requirements,
+}
+
+/// `lock`
+#[derive(Debug, Args)]
+pub struct LockWish {
+    /// The branch; without it, the one deployed now, else main
+    #[arg(long)]
+    pub branch: Option<String>,
+
+    /// In which form
+    #[arg(long, value_enum, default_value = "pylock")]
+    pub format: LockForm,
+
+    /// Lock anew, with everything that was released until now, and keep that
+    #[arg(long)]
+    pub upgrade: bool,
+
+    /// Write it as JSON
+    #[arg(long, conflicts_with = "format")]
+    pub json: bool,
 }
 
 /// `status`
@@ -324,6 +398,84 @@ pub enum DriftCommand {
     Prune {
         /// The runs; without any, all but the latest that saved something
         runs: Vec<String>,
+    },
+}
+
+/// `bundle …`
+#[derive(Debug, Subcommand)]
+pub enum BundleCommand {
+    /// Pack everything that a refresh of a branch needs into one file
+    Create {
+        /// The file; one that is there is replaced
+        #[arg(long, short, value_name = "FILE")]
+        output: PathBuf,
+        /// The branch; without it, the one deployed now, else main
+        #[arg(long)]
+        branch: Option<String>,
+        /// How it waits
+        #[command(flatten)]
+        lock: LockArgs,
+    },
+    /// Read a bundle whole, prove every byte of it, and tell what it holds
+    Show {
+        /// The bundle
+        file: PathBuf,
+        /// Write its header as JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// `verify`
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// Verify the live environment; the same as without any option
+    #[arg(long)]
+    pub environment: bool,
+
+    /// Verify every environment, not only the live one
+    #[arg(long)]
+    pub all: bool,
+
+    /// Write it as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `environments …`
+#[derive(Debug, Subcommand)]
+pub enum EnvironmentsCommand {
+    /// List all environments, the newest first
+    List {
+        /// Write it as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove the environments that no kept run needs; the live and the last good one always stay
+    Prune {
+        /// For how many good runs environments are kept; without it, as the host's settings say
+        #[arg(long, value_name = "N")]
+        keep: Option<usize>,
+        /// Show what would be removed and remove nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+/// `wheels …`
+#[derive(Debug, Subcommand)]
+pub enum WheelsCommand {
+    /// List the wheels in the store, and which environments need them
+    List {
+        /// Write it as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove the wheels and locks that no kept environment needs
+    Prune {
+        /// Show what it would remove and do nothing
+        #[arg(long)]
+        dry_run: bool,
     },
 }
 

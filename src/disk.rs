@@ -6,8 +6,12 @@
 
 pub mod beneath;
 mod reading;
+mod stream;
+mod taking;
 
 pub use reading::{read_at_most, read_if_there, read_json};
+pub use stream::write_by;
+pub use taking::{Content, content_of_own, take_copy};
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write as _};

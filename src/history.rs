@@ -9,6 +9,7 @@ use crate::installation::Installation;
 use crate::journal::record::Ending;
 use crate::journal::recover;
 use crate::python::Record;
+use crate::python::wheels::Pruning;
 use crate::report::Report;
 use crate::settings::layout::Layout;
 use crate::settings::names::{CommitId, GenerationName, RunId};
@@ -112,13 +113,18 @@ pub fn rollback_target(layout: &Layout, run: Option<&RunId>, now: &Now) -> Outco
     let is_there = |commit: &CommitId, generation: &GenerationName| {
         (Some(commit), Some(generation)) == (now.commit.as_ref(), now.generation.as_ref())
     };
+    // The same commit with an environment that is gone, or that somebody changed, would be built again as what is there.
+    let is_same = |pair: &GoodPair| {
+        is_there(&pair.commit, &pair.generation)
+            || (now.commit.as_ref() == Some(&pair.commit) && !is_good(layout, &pair.generation))
+    };
     if let Some(last) = status_file::read(layout).deployed
         && (now.fenced || !is_there(&last.commit, &last.generation))
     {
         let DeployedPair { run, commit, generation, branch, .. } = last;
         return Ok(GoodPair { run, commit, generation, branch });
     }
-    let earlier = match pairs.into_iter().find(|pair| !is_there(&pair.commit, &pair.generation)) {
+    let earlier = match pairs.into_iter().find(|pair| !is_same(pair)) {
         None => adopted_pair(layout)?.filter(|pair| !is_there(&pair.commit, &pair.generation)),
         found => found,
     };
@@ -138,6 +144,11 @@ fn adopted_pair(layout: &Layout) -> Outcome<Option<GoodPair>> {
     Ok(all(layout)?.into_iter().rev().filter_map(|past| past.report).find_map(before))
 }
 
+/// Tells whether a generation is recorded and was never found changed.
+fn is_good(layout: &Layout, generation: &GenerationName) -> bool {
+    Record::read(layout, generation).is_ok_and(|found| found.is_some_and(|record| record.is_good()))
+}
+
 /// Tells whether a generation is a folder from before the tool, and still there.
 pub fn is_adopted(layout: &Layout, generation: &GenerationName) -> bool {
     Record::read(layout, generation).is_ok_and(|found| found.is_some_and(|it| it.built().is_none()))
@@ -146,31 +157,53 @@ pub fn is_adopted(layout: &Layout, generation: &GenerationName) -> bool {
 /// How many runs keep their folder; one that holds saved changes keeps it until they are pruned by name.
 const KEPT_FOLDERS: usize = 200;
 
-/// Removes the environments that none of the kept good runs needs, and lets go of the commits of all other runs. The
-/// live environment and that of the run in hand always stay.
+/// What of the past is kept for a rollback.
+#[derive(Debug, Default)]
+pub struct Kept {
+    /// The runs.
+    pub runs: BTreeSet<RunId>,
+    /// Their environments.
+    pub generations: BTreeSet<GenerationName>,
+}
+
+/// Tells which runs and environments are kept where it is `keep` good pairs. The live environment and that of the pair which
+/// proved itself last are always among them; what somebody changed never is, unless it is live.
 ///
 /// # Errors
-/// Something cannot be removed.
-pub fn prune(on: &Installation, current: &RunId) -> Outcome<()> {
-    let mut kept_pairs = BTreeSet::new();
-    let mut kept_generations = BTreeSet::new();
-    let mut kept_runs = BTreeSet::from([current.clone()]);
+/// The runs or the records cannot be read.
+pub fn kept(on: &Installation, keep: usize) -> Outcome<Kept> {
+    let mut pairs = BTreeSet::new();
+    let mut kept = Kept::default();
     for pair in good(&on.layout)? {
-        if kept_pairs.len() < on.settings.keep && kept_pairs.insert((pair.commit, pair.generation.clone())) {
-            kept_generations.insert(pair.generation);
-            kept_runs.insert(pair.run);
+        if pairs.len() < keep && pairs.insert((pair.commit, pair.generation.clone())) {
+            kept.generations.insert(pair.generation);
+            kept.runs.insert(pair.run);
         }
     }
-    kept_generations.extend(on.live());
-    if kept_generations.len() <= on.settings.keep {
+    kept.generations.extend(status_file::read(&on.layout).deployed.map(|pair| pair.generation));
+    kept.generations.retain(|generation| is_good(&on.layout, generation));
+    kept.generations.extend(on.live());
+    if kept.generations.len() <= keep {
         // An adopted folder proved itself before there were runs: it is the oldest of all and goes when enough others
         // are there.
         let adopted =
             on.environments().list()?.into_iter().filter(|generation| generation.record.built().is_none());
-        kept_generations.extend(adopted.map(|generation| generation.name));
+        kept.generations.extend(adopted.map(|generation| generation.name));
     }
-    let keep: Vec<GenerationName> = kept_generations.into_iter().collect();
+    Ok(kept)
+}
+
+/// Removes the environments that none of the kept good runs needs, with the wheels that were theirs only, and lets go of
+/// the commits of all other runs. The live environment and that of the run in hand always stay.
+///
+/// # Errors
+/// Something cannot be removed.
+pub fn prune(on: &Installation, current: &RunId) -> Outcome<()> {
+    let Kept { runs: mut kept_runs, generations } = kept(on, on.settings.keep)?;
+    kept_runs.insert(current.clone());
+    let keep: Vec<GenerationName> = generations.into_iter().collect();
     on.environments().prune(&keep)?;
+    on.wheels().prune(Pruning::Remove)?;
     on.mirror.release_all_but(&kept_runs)?;
     let mut runs = recover::all(&on.layout.runs())?;
     runs.truncate(runs.len().saturating_sub(KEPT_FOLDERS));

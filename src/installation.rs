@@ -6,12 +6,13 @@
 use std::cell::{OnceCell, RefCell};
 use std::path::PathBuf;
 
+use crate::bundle::{Bundle, Given};
 use crate::error::{Context as _, Failure, Outcome};
 use crate::git::Git;
 use crate::git::mirror::Mirror;
 use crate::git::worktree::WorkTree;
 use crate::process::{Owner, Runner};
-use crate::python::{Environments, Installer, Interpreter, Site};
+use crate::python::{Environments, Generation, Installer, Interpreter, Site, Wheels};
 use crate::refresh::{Release, begin};
 use crate::report;
 use crate::service::envfile::EnvFile;
@@ -21,7 +22,7 @@ use crate::service::{ServiceManager, ServiceState, fence, probe};
 use crate::settings::Settings;
 use crate::settings::layers::Layers;
 use crate::settings::layout::Layout;
-use crate::settings::names::{CommitId, GenerationName, RunId};
+use crate::settings::names::{BranchName, CommitId, GenerationName, RunId};
 use crate::systemd;
 
 /// An installation and the doors to its parts.
@@ -42,6 +43,8 @@ pub struct Installation {
     pub tree: WorkTree,
     /// The service.
     pub service: Box<dyn ServiceManager>,
+    /// The bundle that everything comes from instead of the network, where the command was given one.
+    pub bundle: Option<Bundle>,
     interpreter: OnceCell<Interpreter>,
     installer: OnceCell<Installer>,
     releases: RefCell<Vec<Release>>,
@@ -69,10 +72,39 @@ impl Installation {
             mirror,
             tree,
             service,
+            bundle: None,
             interpreter: OnceCell::new(),
             installer: OnceCell::new(),
             releases: RefCell::new(Vec::new()),
         })
+    }
+
+    /// The same installation with a bundle, where there is one: then no network is used.
+    #[must_use]
+    pub fn with_bundle(self, given: Option<Given>) -> Self {
+        Self { bundle: given.map(Bundle::new), ..self }
+    }
+
+    /// Makes sure that the mirror holds what `branch` points to, holds it for `run`, and returns it (RW-5.2a).
+    ///
+    /// # Errors
+    /// The remote cannot be reached or has no such branch, or the bundle is refused.
+    pub fn ensure_commit(&self, run: &RunId, branch: &BranchName) -> Outcome<CommitId> {
+        match &self.bundle {
+            None => self.mirror.ensure(run, branch),
+            Some(bundle) => bundle.ensure_commit(self, run, branch),
+        }
+    }
+
+    /// Makes sure, without staging, that `branch` can be had, as far as that can be known before the stop.
+    ///
+    /// # Errors
+    /// As [`Self::ensure_commit`].
+    pub fn check_source(&self, branch: &BranchName) -> Outcome<()> {
+        match &self.bundle {
+            None => self.mirror.remote_tip(branch).map(drop),
+            Some(bundle) => bundle.prove(self),
+        }
     }
 
     /// Reads what a commit brings; a commit never changes, so it is read once.
@@ -89,7 +121,7 @@ impl Installation {
     }
 
     /// Returns where and for whom environments are made.
-    fn site(&self) -> Site<'_> {
+    pub(crate) fn site(&self) -> Site<'_> {
         Site { runner: &self.runner, layout: &self.layout, python: &self.settings.python, owner: self.owner }
     }
 
@@ -98,10 +130,19 @@ impl Installation {
         Environments::new(self.site())
     }
 
-    /// Returns the name of the live generation, where `venv` leads to a good one.
+    /// Returns the store of wheels.
+    pub fn wheels(&self) -> Wheels<'_> {
+        Wheels::new(self.site())
+    }
+
+    /// Returns the name of the live generation, where `venv` leads to a known one.
     pub fn live(&self) -> Option<GenerationName> {
-        let current = self.environments().current().ok()?;
-        current.generation().map(|generation| generation.name.clone())
+        Some(self.live_generation()?.name)
+    }
+
+    /// Returns the live generation, where `venv` leads to a known one.
+    pub fn live_generation(&self) -> Option<Generation> {
+        self.environments().current().ok()?.generation().cloned()
     }
 
     /// Finds the interpreter that environments are made with.
@@ -124,7 +165,13 @@ impl Installation {
         if let Some(found) = self.installer.get() {
             return Ok(found);
         }
-        let found = Installer::ensure(self.site(), self.interpreter()?)?;
+        let found = match &self.bundle {
+            None => Installer::ensure(self.site(), self.interpreter()?)?,
+            Some(bundle) => {
+                bundle.ensure_tools(self)?;
+                Installer::offline(self.site(), self.interpreter()?)?
+            }
+        };
         Ok(self.installer.get_or_init(|| found))
     }
 

@@ -12,11 +12,13 @@
 //! Doors, held by lint (`clippy.toml`): other programs through [`process::Runner`], files through [`disk`], clocks
 //! through [`clock`], the environment through [`settings::environment`], output through [`report::screen`].
 //!
+//! A machine without a network is refreshed from a file, which fills the same stores: [`bundle`].
+//!
 //! Beside the run: [`host`] sets a machine up, and takes over one that was set up by hand; [`doctor`] looks for what is
 //! wrong and changes nothing; [`requests`] lets the application ask for a run.
 //!
 //! The tool's own files lie below `/var/lib/ladylinux/refresh` ([`settings::layout`]): `mirror.git`, `generations/`,
-//! `tools/`, `cache/`, `runs/<id>/` (journal, log, report, saved changes), `supervisor/`, `status.json`,
+//! `locks/`, `wheels/`, `tools/`, `cache/`, `runs/<id>/` (journal, log, report, saved changes), `supervisor/`, `status.json`,
 //! `deployed.env`, `made.json`, `fence`, `lock`, `status.lock`, `requests/`, and for git its own configuration (`git/`) and
 //! the private index of a proof (`scratch/`). What does not outlive a boot lies in `/run/ladylinux-refresh`: `admit`,
 //! `runs/<id>/` (what a run tells). The environments lie in `/opt/ladylinux/venvs`, with `venv` a link to the live one.
@@ -26,6 +28,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
+pub mod bundle;
 pub mod checkpoint;
 pub mod cli;
 pub mod clock;

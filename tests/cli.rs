@@ -201,7 +201,7 @@ fn every_command_that_a_document_or_a_message_shows_is_understood() {
             let opening = text[..start].chars().next_back().unwrap_or('\n');
             let code = if document { "` \n" } else { "\"` " }.contains(opening);
             let rest = &text[start + "ladylinux-refresh ".len()..];
-            let end = rest.find(['`', '\n', '#', ';', '|', ',', '{', '\\', ':']).unwrap_or(rest.len());
+            let end = rest.find(['`', '\n', '#', ';', '|', ',', '{', '\\', ':', '>']).unwrap_or(rest.len());
             let end = if document { end } else { rest.find('"').map_or(end, |quote| quote.min(end)) };
             let line = rest[..end].trim();
             let known = |word: &str| Cli::command().find_subcommand(word).is_some();

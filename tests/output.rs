@@ -74,11 +74,13 @@ fn rw_5_6a_rw_5_6b_rw_5_6c_every_line_for_programs_is_valid_and_the_last_one_is_
     let stream = schema("events.schema.json");
     let (file, status, plan) =
         (schema("status-file.schema.json"), schema("status.schema.json"), schema("plan.schema.json"));
+    let (list, verified) = (schema("environments.schema.json"), schema("verify.schema.json"));
     let read =
         |arguments: &[&str]| -> Value { serde_json::from_str(&host.tool(arguments).expect(0).out).unwrap() };
     let look = || {
         valid(&status, &read(&["status", "--json"]));
         valid(&plan, &read(&["plan", "--json"]));
+        valid(&list, &read(&["environments", "list", "--json"]));
         if let Ok(bytes) = fs::read(host.layout.status_file()) {
             valid(&file, &serde_json::from_slice(&bytes).unwrap());
         }
@@ -106,6 +108,9 @@ fn rw_5_6a_rw_5_6b_rw_5_6c_every_line_for_programs_is_valid_and_the_last_one_is_
     assert_eq!(phases(&good, "phase_finished"), all);
     let report = &good.last().unwrap()["report"];
     assert_eq!(report["commit"], host.head().as_str());
+    valid(&verified, &read(&["verify", "--json"]));
+    assert_eq!(read(&["status", "--json"])["digest"], report["environment"]["digest"]);
+    assert!(report["environment"]["digest"].is_string());
     assert_eq!(report["environment"]["path"], host.layout.venv().to_str().unwrap());
     assert_eq!(report["service"]["state"], "running");
     assert!(report["downtime_ms"].is_u64());

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::cli::{Format, LockArgs, PlaceArgs, ReportArgs, RunArgs};
+use crate::cli::{BundleArgs, Format, LockArgs, PlaceArgs, ReportArgs, RunArgs};
 use crate::clock;
 use crate::error::Failure;
 use crate::exit::{Ended, Error, Refusal};
@@ -87,6 +87,8 @@ fn grant(layout: &Layout, branch: &BranchName) -> Result<(), Error> {
         dry_run: false,
         no_stage: false,
         always_rebuild_venv: false,
+        bundle: BundleArgs::default(),
+        strict: false,
         report: ReportArgs { format: Some(Format::Human), verbose: false },
         place: PlaceArgs::default(),
         lock: LockArgs { lock_timeout: LOCK_TIMEOUT },

@@ -3,12 +3,15 @@
 mod after_run;
 mod answer_requests;
 mod as_owner;
+mod bundle;
 mod cancel;
 mod demo;
 mod doctor;
 mod drift;
+mod environments;
 mod history;
 mod init;
+mod lock;
 mod place;
 mod plan;
 mod rollback;
@@ -16,7 +19,9 @@ mod run;
 mod service;
 mod status;
 mod unfence;
+mod verify;
 mod wait;
+mod wheels;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -50,6 +55,7 @@ pub fn dispatch(cli: Cli) -> Result<Ended, Error> {
         Command::Run(args) if args.dry_run => plan::plan(&layout, &plan::PlanWish::dry_run(args)),
         Command::Run(args) => run::run(&layout, &args),
         Command::Plan(args) => plan::plan(&layout, &plan::PlanWish::plan(args)),
+        Command::Lock(args) => lock::lock(&layout, &args),
         Command::Status(args) => status::status(&layout, &args),
         Command::History(args) => history::history(&layout, &args),
         Command::Rollback(args) => rollback::rollback(&layout, &args),
@@ -59,7 +65,11 @@ pub fn dispatch(cli: Cli) -> Result<Ended, Error> {
         Command::Init(args) => init::init(&layout, &args),
         Command::Doctor(args) => doctor::doctor(&layout, &args),
         Command::Service(command) => service::service(&layout, &command),
+        Command::Bundle(command) => bundle::bundle(&layout, &command),
+        Command::Verify(args) => verify::verify(&layout, &args),
+        Command::Environments(command) => environments::environments(&layout, &command),
         Command::Drift(command) => drift::drift(&layout, &command),
+        Command::Wheels(command) => wheels::wheels(&layout, &command),
         Command::Demo(args) => demo::demo(&args),
         Command::Supervise => service::supervise(&layout),
         Command::AfterRun(args) => after_run::after_run(&layout, &args),

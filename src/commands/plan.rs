@@ -1,11 +1,13 @@
 //! `plan`, and `run --dry-run`: what a run would do.
 
+use crate::bundle::{self, Given};
 use crate::cli::{LockArgs, PlanArgs, RunArgs};
 use crate::clock;
 use crate::error::Outcome;
 use crate::exit::{Ended, Error};
 use crate::installation::Installation;
 use crate::plan::{self, Coming, Observed, Plan, preflight};
+use crate::process::interrupt;
 use crate::refresh::Target;
 use crate::refresh::begin::TargetState;
 use crate::report::screen::{Tone, harmless, paint, say};
@@ -13,7 +15,7 @@ use crate::settings::layers::Overrides;
 use crate::settings::layout::Layout;
 use crate::settings::names::{BranchName, RunId};
 
-use super::run::{installer, usual_branch};
+use super::run::{choose_branch, given, installer};
 use super::{lock, open_with, refuse};
 
 /// What is to be planned and how it is shown.
@@ -21,6 +23,8 @@ use super::{lock, open_with, refuse};
 pub(super) struct PlanWish {
     branch: Option<String>,
     always_rebuild: bool,
+    bundle: Option<Given>,
+    strict: bool,
     exit_code: bool,
     json: bool,
 }
@@ -29,7 +33,14 @@ impl PlanWish {
     /// `run --dry-run`
     pub(super) fn dry_run(args: RunArgs) -> Self {
         let json = args.report.format == Some(crate::cli::Format::Json);
-        Self { branch: args.branch, always_rebuild: args.always_rebuild_venv, exit_code: false, json }
+        Self {
+            branch: args.branch,
+            always_rebuild: args.always_rebuild_venv,
+            bundle: given(&args.bundle),
+            strict: args.strict,
+            exit_code: false,
+            json,
+        }
     }
 
     /// `plan`
@@ -37,6 +48,8 @@ impl PlanWish {
         Self {
             branch: args.branch,
             always_rebuild: args.always_rebuild_venv,
+            bundle: given(&args.bundle),
+            strict: args.strict,
             exit_code: args.exit_code,
             json: args.json,
         }
@@ -46,13 +59,19 @@ impl PlanWish {
 /// Shows what a run would do; changes nothing of the installation.
 pub(super) fn plan(layout: &Layout, wish: &PlanWish) -> Result<Ended, Error> {
     let branch = wish.branch.as_deref().map(BranchName::parse).transpose().map_err(Error::Usage)?;
-    let overrides =
-        Overrides { always_rebuild: wish.always_rebuild, installer: installer()?, ..Overrides::default() };
-    let on = open_with(layout, "plan", overrides)?;
+    let overrides = Overrides {
+        always_rebuild: wish.always_rebuild,
+        strict: wish.strict,
+        installer: installer()?,
+        ..Overrides::default()
+    };
+    let on = open_with(layout, "plan", overrides)?.with_bundle(wish.bundle.clone());
     // The mirror that it fills is a run's as well.
     let _lock = lock(layout, "plan", None, &LockArgs { lock_timeout: 0 })?;
-    let made =
-        make(&on, branch).map_err(|failure| refuse(&on, "plan", failure, "ladylinux-refresh status"))?;
+    let made = make(&on, branch);
+    let tidied = interrupt::shielded(|| bundle::put_away(layout));
+    let made = made.and_then(|made| tidied.map(|()| made));
+    let made = made.map_err(|failure| refuse(&on, "plan", failure, "ladylinux-refresh status"))?;
     if wish.json {
         say(&serde_json::to_string_pretty(&made).unwrap_or_default());
     } else {
@@ -64,7 +83,7 @@ pub(super) fn plan(layout: &Layout, wish: &PlanWish) -> Result<Ended, Error> {
 fn make(on: &Installation, branch: Option<BranchName>) -> Outcome<Plan> {
     let observed = Observed::of(on)?;
     preflight::check(on, &observed)?;
-    let target = Target { branch: branch.unwrap_or_else(|| usual_branch(on)), state: TargetState::Latest };
+    let target = Target { branch: choose_branch(on, branch)?, state: TargetState::Latest };
     let scratch = RunId::new(clock::now(), std::process::id());
     let coming = Coming::look(on, &target, &observed, &scratch)?;
     let observed = observed.with_drift(on, std::slice::from_ref(&coming.commit))?;
@@ -103,6 +122,12 @@ fn show(plan: &Plan) {
     }
     let word = if plan.environment.build { "would be built" } else { "is ready" };
     say(&format!("{} {word}: {}", paint(Tone::Strong, "environment"), plan.environment.reason));
+    if let Some(lock) = &plan.environment.lock {
+        say(&format!("  locked: {}", harmless(&lock.in_words())));
+    }
+    if let Some(found) = &plan.environment.contamination {
+        say(&format!("  {} {}", paint(Tone::Warning, "changed by hand:"), harmless(&found.in_words(5))));
+    }
     for package in &plan.environment.packages {
         say(&format!("  {}", harmless(package)));
     }

@@ -20,6 +20,7 @@ pub(super) fn rollback(layout: &Layout, args: &RollbackArgs) -> Result<Ended, Er
         when: When::Always,
         lock: args.lock.clone(),
         command: "rollback",
+        bundle: None,
     };
     let mut arguments = vec!["rollback".to_owned(), format!("--lock-timeout={}", args.lock.lock_timeout)];
     arguments.extend(args.run.clone());

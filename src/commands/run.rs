@@ -1,8 +1,10 @@
 //! `run`: preflight, staging, the six steps, the report.
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use crate::cli::{LockArgs, RunArgs};
+use crate::bundle::{self, Given, Unusual};
+use crate::cli::{BundleArgs, LockArgs, RunArgs};
 use crate::clock;
 use crate::error::{Failure, Outcome};
 use crate::event::{Event, Phase};
@@ -40,11 +42,13 @@ pub(super) fn run_as(layout: &Layout, args: &RunArgs, run: Option<RunId>) -> Res
         overrides: Overrides {
             no_stage: args.no_stage,
             always_rebuild: args.always_rebuild_venv,
+            strict: args.strict,
             installer: installer()?,
         },
         when: if args.if_changed { When::IfChanged } else { When::Always },
         lock: args.lock.clone(),
         command: "run",
+        bundle: given(&args.bundle),
     };
     let wanted = Wanted {
         layout,
@@ -52,27 +56,53 @@ pub(super) fn run_as(layout: &Layout, args: &RunArgs, run: Option<RunId>) -> Res
         place: &args.place,
         report: &args.report,
         overrides: &wish.overrides,
-        arguments: arguments(args),
+        arguments: arguments(args).map_err(Error::Usage)?,
     };
     place::place(wanted, |seat| {
         refresh(layout, &wish, seat, |on| {
-            Ok(Target { branch: branch.unwrap_or_else(|| usual_branch(on)), state: TargetState::Latest })
+            Ok(Target { branch: choose_branch(on, branch)?, state: TargetState::Latest })
         })
     })
 }
 
 /// The same as the command line of a worker, which reports nothing by itself.
-fn arguments(args: &RunArgs) -> Vec<String> {
+fn arguments(args: &RunArgs) -> Outcome<Vec<String>> {
     let flags = [
+        (args.bundle.allow_older, "--allow-older"),
+        (args.bundle.allow_unrelated, "--allow-unrelated"),
         (args.if_changed, "--if-changed"),
         (args.no_stage, "--no-stage"),
         (args.always_rebuild_venv, "--always-rebuild-venv"),
+        (args.strict, "--strict"),
     ];
     let mut arguments = vec!["run".to_owned()];
     arguments.extend(flags.into_iter().filter(|(given, _)| *given).map(|(_, flag)| flag.to_owned()));
     arguments.push(format!("--lock-timeout={}", args.lock.lock_timeout));
+    if let Some(file) = &args.bundle.bundle {
+        let file = super::absolute(file);
+        let file = file.to_str().ok_or_else(|| Failure::new(format!("{} is no text", file.display())))?;
+        arguments.push(format!("--bundle={file}"));
+    }
     arguments.extend(args.branch.clone());
-    arguments
+    Ok(arguments)
+}
+
+/// The bundle that the command line names.
+pub(super) fn given(args: &BundleArgs) -> Option<Given> {
+    let wanted = |flag: bool| if flag { Unusual::Wanted } else { Unusual::Refused };
+    args.bundle.as_deref().map(|file| Given {
+        file: super::absolute(file),
+        older: wanted(args.allow_older),
+        unrelated: wanted(args.allow_unrelated),
+    })
+}
+
+/// The branch of the bundle, where there is one; else the one asked for, else the usual one.
+pub(super) fn choose_branch(on: &Installation, asked: Option<BranchName>) -> Outcome<BranchName> {
+    match &on.bundle {
+        Some(bundle) => bundle.branch(on, asked),
+        None => Ok(asked.unwrap_or_else(|| usual_branch(on))),
+    }
 }
 
 /// What the command line says about a run or a rollback.
@@ -85,6 +115,8 @@ pub(super) struct Wish {
     pub(super) lock: LockArgs,
     /// What was typed.
     pub(super) command: &'static str,
+    /// What it takes instead of the network.
+    pub(super) bundle: Option<Given>,
 }
 
 /// When the six steps are done.
@@ -120,7 +152,7 @@ pub(super) fn refresh(
 ) -> Result<Ended, Error> {
     let start = clock::monotonic();
     let layers = settings(layout, wish.overrides.clone())?;
-    let (run, started_at, events) = (seat.run.clone(), seat.started_at, &seat.events);
+    let (run, events) = (seat.run.clone(), &seat.events);
     installation::check_there(layout)
         .map_err(|failure| crate::exit::Refusal::of(&Phase::Preflight.to_string(), failure))?;
     let _lock = lock(layout, wish.command, Some(&run), &wish.lock)?;
@@ -128,10 +160,27 @@ pub(super) fn refresh(
 
     let register = layout.run(&run).join(recover::CHILDREN);
     let runner = Runner::new(Arc::clone(events)).for_run(run.clone(), register);
-    let on = Installation::open(layers, runner).map_err(Error::Usage)?;
+    let on = Installation::open(layers, runner).map_err(Error::Usage)?.with_bundle(wish.bundle.clone());
+    let done = carry_out(&on, wish, seat, start, choose);
+    let tidied = interrupt::shielded(|| bundle::put_away(layout));
+    if let (Ok(_), Err(failure)) = (&done, tidied) {
+        events.warn(&format!("the unpacked bundle cannot be removed: {}", failure.chain().join(": ")));
+    }
+    done
+}
+
+/// Does a run whose installation is open and whose lock is held.
+fn carry_out(
+    on: &Installation,
+    wish: &Wish,
+    seat: &Seat,
+    start: Instant,
+    choose: impl FnOnce(&Installation) -> Outcome<Target>,
+) -> Result<Ended, Error> {
+    let (run, started_at, events) = (seat.run.clone(), seat.started_at, &seat.events);
     begin::announce(events, &run);
     events.emit(&Event::PhaseStarted { phase: Phase::Preflight });
-    let checked = look(&on, wish.when, &run, choose);
+    let checked = look(on, wish.when, &run, choose);
     let duration_ms = millis(clock::monotonic().duration_since(start));
     let preflight = |ok: bool, summary: &str| PhaseReport {
         phase: Phase::Preflight,
@@ -145,7 +194,7 @@ pub(super) fn refresh(
             events.emit(&Event::PhaseFailed { phase: Phase::Preflight, duration_ms, error: failure.chain() });
             let part = preflight(false, failure.summary());
             let brief = Brief { run, command: wish.command, started_at, preflight: part };
-            return Err(status::refused_in_preflight(&on, brief, &failure));
+            return Err(status::refused_in_preflight(on, brief, &failure));
         }
     };
     let summary = match &found {
@@ -155,7 +204,7 @@ pub(super) fn refresh(
     events.emit(&Event::PhaseFinished { phase: Phase::Preflight, duration_ms, summary: summary.clone() });
     let part = preflight(true, &summary);
     let Found::Fit { observed, aimed } = found else {
-        status::unchanged(&on, Brief { run, command: wish.command, started_at, preflight: part }, &target);
+        status::unchanged(on, Brief { run, command: wish.command, started_at, preflight: part }, &target);
         return Ok(Ended::Done);
     };
     let mut known = observed.known();
@@ -171,8 +220,8 @@ pub(super) fn refresh(
         preflight: part,
         warnings: Vec::new(),
     };
-    let planned = refresh::begin(&on, opening, Arc::clone(events))
-        .map_err(|failure| super::refuse(&on, "preflight", failure, "ladylinux-refresh run"))?;
+    let planned = refresh::begin(on, opening, Arc::clone(events))
+        .map_err(|failure| super::refuse(on, "preflight", failure, "ladylinux-refresh run"))?;
     let planned = if on.settings.strict_order { planned } else { planned.stage()? };
     refresh::execute(planned)?;
     Ok(Ended::Done)
@@ -197,6 +246,7 @@ fn look(
     let recovered = recover::recover(&on.layout, on.runner.events(), &on.tree)?;
     // This run holds the lock and has not begun, so whatever run is told to be under way is not.
     status_file::clear_current(&on.layout)?;
+    bundle::put_away(&on.layout)?;
     keep_down(on)?;
     let mut observed = Observed::of(on)?;
     let checked = preflight::check(on, &observed);
@@ -205,7 +255,7 @@ fn look(
     let target = choose(on)?;
     if on.settings.strict_order && target.state == TargetState::Latest {
         // Staging would find this out before the stop; without it, asking is all that can be done.
-        on.mirror.remote_tip(&target.branch)?;
+        on.check_source(&target.branch)?;
     }
     if when == When::IfChanged {
         observed = observed.with_drift(on, &recovered.aimed)?;

@@ -9,6 +9,8 @@ use crate::git::drift::Drift;
 use crate::installation::Installation;
 use crate::journal::{run_lock, store};
 use crate::plan::Observed;
+use crate::python::Contamination;
+use crate::python::lock::Summary;
 use crate::report::screen::{Tone, duration, harmless, paint, say};
 use crate::report::{self, Report};
 use crate::service::fence::Fence;
@@ -27,6 +29,12 @@ struct Status {
     commit: Option<CommitId>,
     generation: Option<GenerationName>,
     environment: std::path::PathBuf,
+    /// The lock that it was built from.
+    lock: Option<Summary>,
+    /// The digest of what is installed in it.
+    digest: Option<String>,
+    /// What somebody changed in it by hand.
+    contamination: Option<Contamination>,
     service: report::Service,
     fence: Option<String>,
     drift: Drift,
@@ -53,6 +61,10 @@ fn look(on: &Installation) -> crate::error::Outcome<Status> {
     let observed = Observed::of(on)?.with_drift(on, &[])?;
     let file = status_file::read(&on.layout);
     let holder = run_lock::held_by(&on.layout.lock_file())?.and_then(|holder| holder.run);
+    let lock = match observed.environment.generation() {
+        Some(live) => on.environments().lock_of(live)?.map(|lock| lock.summary()),
+        None => None,
+    };
     // Only its owner can look at the lock; everybody can see the process.
     let running_now = holder.or_else(|| file.running_now());
     Ok(Status {
@@ -60,6 +72,9 @@ fn look(on: &Installation) -> crate::error::Outcome<Status> {
         commit: observed.tree.commit.clone(),
         generation: observed.live(),
         environment: on.layout.venv(),
+        lock,
+        digest: observed.environment.generation().and_then(|live| live.record.digest.clone()),
+        contamination: observed.contamination,
         service: on.service_report(Some(on.probe_url()?)),
         fence: observed.fence.as_ref().map(fence_in_words),
         drift: observed.drift.unwrap_or_default(),
@@ -101,6 +116,21 @@ fn show(on: &Installation, status: &Status) {
     }
     let generation = status.generation.as_ref().map_or("nothing".to_owned(), ToString::to_string);
     say(&format!("environment  {} → {generation}", status.environment.display()));
+    if let Some(lock) = &status.lock {
+        say(&format!("             locked: {}", harmless(&lock.in_words())));
+        for release in &lock.yanked {
+            say(&format!("             {} {}", paint(Tone::Warning, "withdrawn:"), harmless(release)));
+        }
+    }
+    if let Some(digest) = &status.digest {
+        say(&format!("             {}", paint(Tone::Quiet, &format!("digest {digest}"))));
+    }
+    if let Some(found) = &status.contamination {
+        let words = harmless(&found.in_words(5));
+        say(&format!("             {} {words}", paint(Tone::Bad, "changed by hand:")));
+        let run = on.as_typed("ladylinux-refresh run");
+        say(&format!("             the next run builds a fresh one: {run}"));
+    }
     let pid = status.service.pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
     let url = status.service.url.clone().unwrap_or_default();
     say(&format!("service      {}{pid} {url}", status.service.state));

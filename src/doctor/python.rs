@@ -3,7 +3,7 @@
 use crate::installation::Installation;
 use crate::python::Current;
 
-use super::{Examined, Findings, Found, refused, some_of};
+use super::{Examined, Findings, Found, refused};
 
 /// There is an interpreter that environments can be made with, and that the application accepts.
 pub(super) fn interpreter(examined: &Examined, on: &Installation) -> Findings {
@@ -53,21 +53,10 @@ pub(super) fn contamination(_: &Examined, on: &Installation) -> Findings {
     let environments = on.environments();
     let current = environments.current()?;
     let Some(live) = current.generation() else { return Ok(Vec::new()) };
-    let Some(difference) = environments.contamination(live)?.filter(|difference| !difference.is_none())
-    else {
-        return Ok(Vec::new());
-    };
-    let changed = difference.changed.iter().map(|(path, _)| path);
-    let names: Vec<String> = difference
-        .added
-        .iter()
-        .chain(&difference.removed)
-        .chain(changed)
-        .map(|path| path.display().to_string())
-        .collect();
+    let Some(found) = environments.contamination(live)? else { return Ok(Vec::new()) };
     Ok(vec![Found::problem(
-        format!("{} was changed after it was built: {}", live.path.display(), some_of(&names)),
-        "the service runs with packages that no definition asks for, and which are gone in the next environment",
-        "ladylinux-refresh run --always-rebuild-venv",
+        format!("{} was changed by hand after it was built: {}", live.path.display(), found.in_words(3)),
+        "the service runs with what no definition asks for; the next run builds a fresh environment",
+        "ladylinux-refresh run",
     )])
 }

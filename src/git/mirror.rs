@@ -16,6 +16,7 @@ use crate::settings::layout::Layout;
 use crate::settings::names::{BranchName, CommitId, RunId};
 use crate::settings::{Remote, RemoteUrl};
 
+use super::bundle::Quarantine;
 use super::fetch_failure::FetchFailure;
 use super::worktree::LONG;
 use super::{Git, Repository, inspect, remote};
@@ -28,6 +29,21 @@ const CONFIGURATION: &str = "\
 \tbare = true
 \tsharedRepository = 0644
 ";
+
+/// The ref that holds what the last bundle brought.
+const FROM_BUNDLE: &str = "refs/bundle";
+
+/// How the mirror is fetched into: nothing comes that was not asked for, and nothing is tidied.
+pub(super) const QUIETLY: [&str; 4] = ["--no-tags", "--no-auto-gc", "--no-write-fetch-head", "--force"];
+
+/// Where commits come from.
+#[derive(Debug, Clone, Copy)]
+pub enum Source<'a> {
+    /// The remote: all its branches, as they are now.
+    Remote,
+    /// A bundle: its one branch. What the remote's branches were when they were fetched last stays known.
+    Quarantine(&'a Quarantine),
+}
 
 /// The bare mirror of the remote.
 #[derive(Debug, Clone)]
@@ -56,32 +72,40 @@ impl Mirror {
     /// # Errors
     /// The remote cannot be reached, refuses, stalls, has no such branch, or the disk is full.
     pub fn ensure(&self, run: &RunId, branch: &BranchName) -> Outcome<CommitId> {
+        self.ensure_from(run, branch, Source::Remote)
+    }
+
+    /// As [`Mirror::ensure`], with commits of another source.
+    ///
+    /// # Errors
+    /// As [`Mirror::ensure`].
+    pub fn ensure_from(&self, run: &RunId, branch: &BranchName, source: Source<'_>) -> Outcome<CommitId> {
         let mut ensured = self.ensured.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, commit)) = ensured.as_ref().filter(|(known, _)| known == run) {
             return Ok(commit.clone());
         }
-        let commit = self.ensure_now(run, branch)?;
+        let commit = self.ensure_now(run, branch, source)?;
         *ensured = Some((run.clone(), commit.clone()));
         Ok(commit)
     }
 
-    fn ensure_now(&self, run: &RunId, branch: &BranchName) -> Outcome<CommitId> {
+    fn ensure_now(&self, run: &RunId, branch: &BranchName, source: Source<'_>) -> Outcome<CommitId> {
         if let Some(commit) = self.pinned(run)? {
             return Ok(commit);
         }
-        let url = self.url()?;
-        let fetched = if self.is_usable()? { Some(self.fetch(&self.path, url)?) } else { None };
+        let fetched = if self.is_usable()? { Some(self.fetch(&self.path, source)?) } else { None };
         match fetched {
             Some(fetched) if fetched.succeeded() => {}
             Some(fetched) if FetchFailure::of(&fetched) != FetchFailure::LocalDamage => {
-                return Err(FetchFailure::of(&fetched).told(&url.text, &fetched));
+                return Err(self.failed(&fetched, source));
             }
-            _ => self.make_anew(url)?,
+            _ => self.make_anew(source)?,
         }
         checkpoint::reach("git:fetched");
-        let heads = self.heads()?;
-        let tip = heads.iter().find(|(name, _)| name == branch.as_str()).map(|(_, commit)| commit.clone());
-        let Some(tip) = tip else { return Err(no_such_branch(branch, heads.iter().map(|(name, _)| name))) };
+        let tip = match source {
+            Source::Remote => self.head(branch)?,
+            Source::Quarantine(bundle) => bundle.commit.clone(),
+        };
         self.pin(run, &tip)?;
         disk::sync_file_system(&self.path)?;
         Ok(tip)
@@ -178,11 +202,7 @@ impl Mirror {
     /// # Errors
     /// It had none of that name: told with the nearest names. Or the mirror cannot be read.
     pub fn check_branch(&self, branch: &BranchName) -> Outcome<()> {
-        let heads = self.heads()?;
-        if heads.iter().any(|(name, _)| name == branch.as_str()) {
-            return Ok(());
-        }
-        Err(no_such_branch(branch, heads.iter().map(|(name, _)| name)))
+        self.head(branch).map(drop)
     }
 
     /// Tells whether the mirror holds `commit`.
@@ -227,7 +247,7 @@ impl Mirror {
         Ok(self.git.runner().run(&self.bare().args(["rev-parse", "--is-bare-repository"]))?.succeeded())
     }
 
-    fn fetch(&self, into: &Path, url: &RemoteUrl) -> Outcome<Finished> {
+    fn fetch(&self, into: &Path, source: Source<'_>) -> Outcome<Finished> {
         // Locks of a fetch that was killed would keep the next one out for good; one run at a time comes here.
         for lock in inspect::locks(into) {
             disk::remove_file_if_there(&lock)?;
@@ -238,27 +258,51 @@ impl Mirror {
             }
         }
         let program = self.git.at(&Repository::bare(into));
-        let program = remote::equip(&self.git, program, &self.remote, url)?
-            .args(["fetch", "--prune", "--no-tags", "--no-auto-gc", "--no-write-fetch-head", "--force"])
-            .args(["--progress", "--", &url.text, "+refs/heads/*:refs/heads/*"])
-            .keep(Keep::Narrated("fetch".to_owned()));
-        self.git.runner().run(&program)
+        let program = match source {
+            Source::Remote => {
+                let url = self.url()?;
+                remote::equip(&self.git, program, &self.remote, url)?
+                    .args(["fetch", "--prune"])
+                    .args(QUIETLY)
+                    .args(["--progress", "--", &url.text, "+refs/heads/*:refs/heads/*"])
+            }
+            Source::Quarantine(bundle) => program
+                .args(["-c", "protocol.file.allow=always", "fetch"])
+                .args(QUIETLY)
+                .args(["--progress", "--"])
+                .arg(&bundle.folder)
+                .arg(format!("+refs/heads/{}:{FROM_BUNDLE}", bundle.branch))
+                .deadline(LONG),
+        };
+        self.git.runner().run(&program.keep(Keep::Narrated("fetch".to_owned())))
+    }
+
+    /// The failure of a fetch.
+    fn failed(&self, fetched: &Finished, source: Source<'_>) -> Failure {
+        let from = match source {
+            Source::Remote => self.shown_url().unwrap_or_default(),
+            Source::Quarantine(bundle) => bundle.folder.display().to_string(),
+        };
+        FetchFailure::of(fetched).told(&from, fetched)
+    }
+
+    /// What the remote's `branch` pointed to when it was fetched last.
+    fn head(&self, branch: &BranchName) -> Outcome<CommitId> {
+        let heads = self.heads()?;
+        let found = heads.iter().find(|(name, _)| name == branch.as_str()).map(|(_, commit)| commit.clone());
+        found.ok_or_else(|| no_such_branch(branch, heads.iter().map(|(name, _)| name)))
     }
 
     /// Makes the mirror from nothing beside its place, takes over what the old one still holds for runs, and puts
     /// it in place.
-    fn make_anew(&self, url: &RemoteUrl) -> Outcome<()> {
+    fn make_anew(&self, source: Source<'_>) -> Outcome<()> {
         let fresh = self.path.with_file_name("mirror.git.new");
         disk::remove_tree(&fresh)?;
-        for folder in ["objects/info", "objects/pack", "refs/heads", "refs/runs"] {
-            disk::make_folder(&fresh.join(folder), 0o755)?;
-        }
-        disk::write_atomic(&fresh.join("config"), CONFIGURATION.as_bytes(), 0o644)?;
-        disk::write_atomic(&fresh.join("HEAD"), b"ref: refs/heads/main\n", 0o644)?;
-        let fetched = self.fetch(&fresh, url)?;
+        lay_out(&fresh)?;
+        let fetched = self.fetch(&fresh, source)?;
         if !fetched.succeeded() {
             disk::remove_tree(&fresh)?;
-            return Err(FetchFailure::of(&fetched).told(&url.text, &fetched));
+            return Err(self.failed(&fetched, source));
         }
         if !self.path.exists() {
             disk::sync_file_system(&fresh)?;
@@ -282,6 +326,15 @@ impl Mirror {
         let listed = self.git.run(&program, || "cannot list the branches of the mirror".to_owned())?;
         Ok(parse_heads(&listed.text()))
     }
+}
+
+/// Lays out an empty bare repository of the tool's own.
+pub(super) fn lay_out(folder: &Path) -> Outcome<()> {
+    for inner in ["objects/info", "objects/pack", "refs/heads", "refs/runs"] {
+        disk::make_folder(&folder.join(inner), 0o755)?;
+    }
+    disk::write_atomic(&folder.join("config"), CONFIGURATION.as_bytes(), 0o644)?;
+    disk::write_atomic(&folder.join("HEAD"), b"ref: refs/heads/main\n", 0o644)
 }
 
 /// The ref that holds a run's commit.

@@ -8,6 +8,7 @@
 //! Works with git 2.30 and newer.
 
 pub mod aside;
+pub mod bundle;
 pub mod drift;
 pub mod fetch_failure;
 pub mod inspect;

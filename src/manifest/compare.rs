@@ -91,7 +91,16 @@ mod tests {
 
     fn file(path: &str, digest: Option<&str>, modified: i64) -> Entry {
         let digest = digest.map(str::to_owned);
-        Entry { path: path.into(), kind: Kind::File, mode: 0o644, size: 1, modified, digest }
+        Entry {
+            path: path.into(),
+            kind: Kind::File,
+            mode: 0o644,
+            size: 1,
+            modified,
+            touched: 0,
+            inode: 0,
+            digest,
+        }
     }
 
     fn manifest(entries: Vec<Entry>) -> Manifest {

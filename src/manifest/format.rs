@@ -35,6 +35,10 @@ struct Line {
     size: u64,
     #[serde(default, skip_serializing_if = "is_zero")]
     modified: i64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    touched: i64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    inode: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     sha256: Option<String>,
 }
@@ -112,6 +116,8 @@ pub(super) fn line(entry: &Entry) -> Vec<u8> {
         target,
         size: entry.size,
         modified: entry.modified,
+        touched: entry.touched,
+        inode: entry.inode,
         sha256: entry.digest.clone(),
     };
     let mut bytes = serde_json::to_vec(&line).unwrap_or_default();
@@ -128,7 +134,16 @@ fn entry(line: Line) -> Outcome<Entry> {
         (kind, _) => return Err(Failure::new(format!("{kind:?} is no kind of entry"))),
     };
     let path = decode(&line.path)?;
-    Ok(Entry { path, kind, mode: line.mode, size: line.size, modified: line.modified, digest: line.sha256 })
+    Ok(Entry {
+        path,
+        kind,
+        mode: line.mode,
+        size: line.size,
+        modified: line.modified,
+        touched: line.touched,
+        inode: line.inode,
+        digest: line.sha256,
+    })
 }
 
 fn encode(path: &Path) -> String {
@@ -185,6 +200,8 @@ mod tests {
             mode: 0o777,
             size: 0,
             modified: 0,
+            touched: 0,
+            inode: 0,
             digest: None,
         };
         let file = Entry {
@@ -193,6 +210,8 @@ mod tests {
             mode: 0o444,
             size: 3,
             modified: -5,
+            touched: 7,
+            inode: u64::MAX,
             digest: Some("ab".into()),
         };
         let manifest = Manifest {

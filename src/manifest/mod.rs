@@ -41,6 +41,11 @@ pub struct Entry {
     /// When a file's content last changed, in nanoseconds since 1970; 0 for anything else, because a folder's time
     /// says no more than the entries in it.
     pub modified: i64,
+    /// When anything of a file last changed, its time of modification included, in nanoseconds since 1970; nobody can
+    /// set it back. 0 for anything else, and where it was not noted.
+    pub touched: i64,
+    /// The file's number in its file system; 0 for anything else, and where it was not noted.
+    pub inode: u64,
     /// The sha256 of a file's content in hexadecimal digits, where the scan was to read contents.
     pub digest: Option<String>,
 }

@@ -1,5 +1,6 @@
 //! Looking: from a folder on disk to a manifest.
 
+use std::collections::HashMap;
 use std::ffi::{CStr, OsStr};
 use std::fs::File;
 use std::io::Read as _;
@@ -27,11 +28,24 @@ pub struct Scan {
 }
 
 /// What is done with the contents of files.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Contents {
     Unread,
     Digested,
+    /// Digested where the file bears other traces than this, which an earlier scan noted.
+    Known(HashMap<PathBuf, Known>),
 }
+
+/// What an earlier scan knew of one file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Known {
+    size: u64,
+    traces: Traces,
+    digest: String,
+}
+
+/// What nobody who writes to a file leaves as it was: the times of its content and of anything of it, and its inode.
+type Traces = (i64, i64, u64);
 
 impl Scan {
     /// Makes a scan that reads no file: type, mode, size and time are looked at.
@@ -42,6 +56,18 @@ impl Scan {
     /// Makes a scan that also takes the sha256 of every regular file.
     pub fn digests() -> Self {
         Self { contents: Contents::Digested, ..Self::metadata() }
+    }
+
+    /// Makes a scan that knows `earlier`, which holds digests: a file that bears the same times and the same inode as then
+    /// is not read. An edit whose time was set back is seen all the same, because nobody sets back the time of *that*; on an
+    /// honest copy of a folder every file is read. A file of another size is not read either: it is another one.
+    pub fn knowing(earlier: &Manifest) -> Self {
+        let known = earlier.entries.iter().filter_map(|entry| {
+            let digest = entry.digest.clone()?;
+            let traces = (entry.modified, entry.touched, entry.inode);
+            Some((entry.path.clone(), Known { size: entry.size, traces, digest }))
+        });
+        Self { contents: Contents::Known(known.collect()), ..Self::metadata() }
     }
 
     /// Leaves out one path below the folder, with what is in it.
@@ -80,6 +106,13 @@ impl Scan {
     }
 }
 
+/// Where the digest of a file comes from.
+enum ToRead {
+    Nothing,
+    Content,
+    Known(String),
+}
+
 struct Walk<'a> {
     scan: &'a Scan,
     manifest: Manifest,
@@ -100,20 +133,37 @@ impl Walk<'_> {
             _ => Kind::Other,
         };
         let is_file = kind == Kind::File;
-        let digest = match self.scan.contents {
-            Contents::Digested if is_file => match digest(folder, name, path)? {
+        let size = u64::try_from(found.st_size).unwrap_or(0);
+        let traces = (modified(found), touched(found), found.st_ino);
+        let to_read = match &self.scan.contents {
+            Contents::Unread => ToRead::Nothing,
+            Contents::Digested => ToRead::Content,
+            Contents::Known(files) => match files.get(path) {
+                Some(known) if known.size == size && known.traces == traces => {
+                    ToRead::Known(known.digest.clone())
+                }
+                Some(known) if known.size == size => ToRead::Content,
+                _ => ToRead::Nothing,
+            },
+        };
+        let digest = match to_read {
+            ToRead::Content if is_file => match digest(folder, name, path)? {
                 None => return Ok(()),
                 some => some,
             },
+            ToRead::Known(digest) if is_file => Some(digest),
             _ => None,
         };
         let is_folder = kind == Kind::Folder;
+        let (modified, touched, inode) = if is_file { traces } else { (0, 0, 0) };
         self.keep(Entry {
             path: path.to_path_buf(),
             kind,
             mode: found.st_mode & 0o7777,
-            size: if is_file { u64::try_from(found.st_size).unwrap_or(0) } else { 0 },
-            modified: if is_file { modified(found) } else { 0 },
+            size: if is_file { size } else { 0 },
+            modified,
+            touched,
+            inode,
             digest,
         });
         if is_folder { self.descend(folder, name, path) } else { Ok(()) }
@@ -150,7 +200,8 @@ impl Walk<'_> {
         }
         let (count, digest) = self.rest.get_or_insert_with(|| (0, Sha256::new()));
         *count += 1;
-        digest.update(format::line(&entry));
+        // Only what says something of the content: a copy of the folder is the same.
+        digest.update(format::line(&Entry { touched: 0, inode: 0, ..entry }));
     }
 
     fn finish(mut self) -> Manifest {
@@ -197,12 +248,20 @@ fn digest(folder: BorrowedFd<'_>, name: &OsStr, path: &Path) -> Outcome<Option<S
     }
 }
 
+#[expect(clippy::allow_attributes, reason = "the types differ between architectures")]
+#[allow(clippy::useless_conversion, reason = "the types differ between architectures")]
 fn modified(found: &Stat) -> i64 {
-    #[expect(clippy::allow_attributes, reason = "the types differ between architectures")]
-    #[allow(clippy::useless_conversion, reason = "the types differ between architectures")]
-    let (seconds, nanos) =
-        (i64::from(found.st_mtime), i64::try_from(found.st_mtime_nsec).unwrap_or_default());
-    seconds.saturating_mul(1_000_000_000).saturating_add(nanos)
+    nanoseconds(i64::from(found.st_mtime), i64::try_from(found.st_mtime_nsec).unwrap_or_default())
+}
+
+#[expect(clippy::allow_attributes, reason = "the types differ between architectures")]
+#[allow(clippy::useless_conversion, reason = "the types differ between architectures")]
+fn touched(found: &Stat) -> i64 {
+    nanoseconds(i64::from(found.st_ctime), i64::try_from(found.st_ctime_nsec).unwrap_or_default())
+}
+
+fn nanoseconds(seconds: i64, rest: i64) -> i64 {
+    seconds.saturating_mul(1_000_000_000).saturating_add(rest)
 }
 
 fn trouble(path: &Path, error: impl std::error::Error + Send + Sync + 'static) -> Failure {
@@ -256,6 +315,35 @@ mod tests {
         let manifest = Scan::metadata().except("refresh").of(folder.path()).unwrap();
         assert_eq!(paths(&manifest), ["", "data"]);
         assert!(Scan::metadata().of(&folder.path().join("nothing")).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_scan_that_knows_an_earlier_one_reads_what_was_touched_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        for name in ["edited", "grown", "kept", "moved"] {
+            fs::write(path(name), "1").unwrap();
+        }
+        let mut before = Scan::digests().of(folder.path()).unwrap();
+        // A lie about a file that nobody touched shows that it is not read.
+        let kept = before.entries.iter_mut().find(|entry| entry.path == Path::new("kept")).unwrap();
+        kept.digest = Some("believed".into());
+        let time = fs::metadata(path("edited")).unwrap().modified().unwrap();
+        fs::write(path("edited"), "2").unwrap();
+        File::open(path("edited")).unwrap().set_modified(time).unwrap();
+        fs::write(path("grown"), "11").unwrap();
+        fs::write(path("copy"), "1").unwrap();
+        fs::rename(path("copy"), path("moved")).unwrap();
+        let now = Scan::knowing(&before).of(folder.path()).unwrap();
+        let digest = |name: &str| {
+            let entry = now.entries().iter().find(|entry| entry.path == Path::new(name)).unwrap();
+            entry.digest.as_deref()
+        };
+        assert_eq!((digest("kept"), digest("grown")), (Some("believed"), None));
+        let difference = before.compare(&now);
+        let changed: Vec<&Path> = difference.changed.iter().map(|(path, _)| path.as_path()).collect();
+        assert_eq!(changed, [Path::new("edited"), Path::new("grown")], "{difference:?}");
+        assert!(difference.added.is_empty() && difference.removed.is_empty());
     }
 
     #[test]

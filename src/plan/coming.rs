@@ -6,6 +6,7 @@ use crate::error::Outcome;
 use crate::git::history::Changes;
 use crate::git::inspect::Head;
 use crate::installation::Installation;
+use crate::python::lock::Summary;
 use crate::python::{Definitions, Made};
 use crate::settings::Hook;
 use crate::settings::names::{CommitId, GenerationName, RunId};
@@ -27,6 +28,8 @@ pub struct Coming {
     pub made: Made,
     /// Why.
     pub reason: String,
+    /// The lock of its environment, where it is known already.
+    pub lock: Option<Summary>,
     /// Requirements that would come, go or change.
     pub packages: Vec<String>,
     /// The hooks that would run.
@@ -40,7 +43,7 @@ impl Coming {
     /// # Errors
     /// The remote cannot be reached, or the commit cannot be deployed.
     pub fn look(on: &Installation, target: &Target, observed: &Observed, scratch: &RunId) -> Outcome<Self> {
-        let commit = on.mirror.ensure(scratch, &target.branch)?;
+        let commit = on.ensure_commit(scratch, &target.branch)?;
         let looked = Self::of(on, observed, &commit);
         on.mirror.release(scratch)?;
         looked
@@ -50,6 +53,8 @@ impl Coming {
         let release = on.release(commit)?;
         let wanted = release.wanted(on)?;
         let ready = on.environments().ready(&wanted)?.map(|generation| generation.name.clone());
+        on.environments().check_strict(&wanted)?;
+        let lock = on.environments().known_lock(&wanted)?.map(|lock| lock.summary());
         let strategy = release.settings.python.strategy;
         let (made, reason) = match on.environments().reason_to_build(&wanted, strategy)? {
             Some(reason) => (Made::Built, reason),
@@ -69,6 +74,7 @@ impl Coming {
             ready,
             made,
             reason,
+            lock,
             packages,
             hooks: release.settings.hooks,
         })
@@ -86,6 +92,7 @@ impl Coming {
             && observed.drift.as_ref().is_some_and(crate::git::drift::Drift::is_none)
             && self.made == Made::Reused
             && observed.live() == self.ready
+            && observed.contamination.is_none()
             && observed.service.running().is_some()
     }
 }

@@ -12,7 +12,8 @@ use serde::Serialize;
 use crate::event::Phase;
 use crate::git::drift::Drift;
 use crate::git::history::Changes;
-use crate::python::Made;
+use crate::python::lock::Summary;
+use crate::python::{Contamination, Made};
 use crate::refresh::Target;
 use crate::settings::names::{BranchName, CommitId, GenerationName};
 use crate::settings::{Hook, Settings};
@@ -56,6 +57,10 @@ pub struct EnvironmentPlan {
     pub build: bool,
     /// Why.
     pub reason: String,
+    /// The lock, where it is known already.
+    pub lock: Option<Summary>,
+    /// What somebody changed in the live environment by hand.
+    pub contamination: Option<Contamination>,
     /// Requirements that would come, go or change, as the definitions name them.
     pub packages: Vec<String>,
 }
@@ -80,6 +85,8 @@ pub fn build(settings: &Settings, target: &Target, observed: &Observed, coming: 
         ready: coming.ready.clone(),
         build,
         reason: coming.reason.clone(),
+        lock: coming.lock.clone(),
+        contamination: observed.contamination.clone(),
         packages: coming.packages.clone(),
         now: now.clone(),
     };
@@ -89,6 +96,7 @@ pub fn build(settings: &Settings, target: &Target, observed: &Observed, coming: 
         || !drift.is_none()
         || build
         || now != coming.ready
+        || observed.contamination.is_some()
         || observed.service.running().is_none()
         || observed.fence.is_some();
     let actions = Phase::STEPS

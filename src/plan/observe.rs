@@ -4,7 +4,7 @@ use crate::error::Outcome;
 use crate::git::drift::Drift;
 use crate::git::inspect::TreeState;
 use crate::installation::Installation;
-use crate::python::Current;
+use crate::python::{Contamination, Current};
 use crate::service::ServiceState;
 use crate::service::fence::{self, Fence};
 use crate::settings::names::{CommitId, GenerationName};
@@ -19,6 +19,8 @@ pub struct Observed {
     pub tree: TreeState,
     /// The live environment.
     pub environment: Current,
+    /// What somebody changed in the live environment by hand, where it was looked for.
+    pub contamination: Option<Contamination>,
     /// The service.
     pub service: ServiceState,
     /// The fence, where it stands.
@@ -37,19 +39,24 @@ impl Observed {
             deployed: status_file::read(&on.layout).deployed,
             tree: on.tree.inspect()?,
             environment: on.environments().current()?,
+            contamination: None,
             service: on.service.observe()?,
             fence: fence::read(&on.layout)?,
             drift: None,
         })
     }
 
-    /// Looks for local changes as well, which reads the whole work tree.
+    /// Looks for local changes as well, in the whole work tree and in the live environment.
     ///
     /// # Errors
-    /// The work tree cannot be compared.
+    /// The work tree or the environment cannot be compared.
     pub fn with_drift(mut self, on: &Installation, known: &[CommitId]) -> Outcome<Self> {
         let mut all = self.known();
         all.extend(known.iter().cloned());
+        self.contamination = match self.environment.generation() {
+            Some(live) => on.environments().contamination(live)?,
+            None => None,
+        };
         self.drift = Some(on.tree.drift(&all, &on.settings.preserve)?);
         Ok(self)
     }

@@ -225,7 +225,7 @@ pub(crate) fn removable(on: &Installation) -> Outcome<()> {
 
 /// The host says where the source comes from.
 pub(crate) fn remote(on: &Installation) -> Outcome<()> {
-    if on.settings.remote.url.is_some() {
+    if on.settings.remote.url.is_some() || on.bundle.is_some() {
         return Ok(());
     }
     Err(Failure::new("no remote is set; it is never taken from app/.git")

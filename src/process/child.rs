@@ -271,6 +271,13 @@ impl Runner {
         self
     }
 
+    /// Tells what its children say, and everything else, to other events.
+    #[must_use]
+    pub fn telling(mut self, events: Arc<Events>) -> Self {
+        self.events = events;
+        self
+    }
+
     /// Uses `program` as the worker; for tests, whose own program is the test.
     #[must_use]
     pub fn with_worker(mut self, program: PathBuf) -> Self {

@@ -1,21 +1,20 @@
 //! Building a generation: always in a fresh folder at its final path, never over an old one, never resumed.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::contamination::Contamination;
 use super::generation::{Environments, Generation, Wanted};
 use super::installer::{Job, WHEELS};
 use super::lock::Lock;
+use super::proof::{self, Proved};
 use super::record::{self, Built, Origin, Record};
 use super::wheels::Wheels;
 use crate::checkpoint;
 use crate::clock;
 use crate::disk;
-use crate::error::{Context as _, Failure, Outcome};
-use crate::manifest::Scan;
+use crate::error::{Context as _, Outcome};
 use crate::process::interrupt;
 use crate::settings::Strategy;
-use crate::settings::environment::find_program;
 use crate::settings::names::{GenerationName, RunId};
 
 /// A generation that is good and fits what was wanted.
@@ -27,6 +26,17 @@ pub struct Ensured {
     pub made: Made,
     /// Why it was built or reused.
     pub why: String,
+    /// Environments that somebody changed: the live one, and those that would have been reused.
+    pub contaminated: Vec<Contaminated>,
+}
+
+/// A generation that somebody changed, and what was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Contaminated {
+    /// The generation.
+    pub generation: GenerationName,
+    /// What was found.
+    pub found: Contamination,
 }
 
 /// How a generation was come by.
@@ -46,27 +56,46 @@ impl Environments<'_> {
     /// # Errors
     /// The build fails, and then nothing of it is left; the reason is the installer's own.
     pub fn ensure(&self, wanted: &Wanted, strategy: Strategy, run: &RunId) -> Outcome<Ensured> {
+        self.check_strict(wanted)?;
         self.discard_incomplete()?;
+        let mut contaminated = Vec::new();
+        if let Some(live) = self.current()?.generation() {
+            contaminated.extend(self.examine(live)?);
+        }
+        let is_of_this_run =
+            |generation: &Generation| generation.record.built().is_some_and(|built| built.run == *run);
         let mut lock = self.lock(wanted)?;
-        let parts = wanted.parts(&lock);
-        let mut of_this = self.of_fingerprint(&parts.fingerprint())?;
-        let of_this_run = of_this
-            .iter()
-            .rposition(|generation| generation.record.built().is_some_and(|built| built.run == *run));
-        let reused = match strategy {
-            _ if of_this_run.is_some() => {
-                of_this_run.map(|at| (of_this.swap_remove(at), "this run has built it already"))
+        // The best one last: what this run has built, else the newest.
+        let mut of_this = self.of_fingerprint(&wanted.parts(&lock).fingerprint())?;
+        of_this.retain(|generation| strategy == Strategy::WhenChanged || is_of_this_run(generation));
+        of_this.sort_by_key(is_of_this_run);
+        while let Some(generation) = of_this.pop() {
+            if let Some(found) = self.examine(&generation)? {
+                contaminated.push(found);
+                continue;
             }
-            Strategy::WhenChanged => of_this.pop().map(|newest| (newest, "the definition has not changed")),
-            Strategy::Always => None,
-        };
-        if let Some((generation, why)) = reused {
-            return Ok(Ensured { generation, made: Made::Reused, why: why.to_owned() });
+            let why = if is_of_this_run(&generation) {
+                "this run has built it already"
+            } else {
+                "the definition has not changed"
+            };
+            return Ok(Ensured { generation, made: Made::Reused, why: why.to_owned(), contaminated });
         }
         let why = self.reason_to_build(wanted, strategy)?.unwrap_or_default();
         Wheels::new(self.site).ensure(&mut lock, &wanted.interpreter)?;
         let generation = self.build(wanted, &lock, run)?;
-        Ok(Ensured { generation, made: Made::Built, why })
+        Ok(Ensured { generation, made: Made::Built, why, contaminated })
+    }
+
+    /// Looks whether somebody changed a generation; where that is so, it is written down, and the generation is never used
+    /// again.
+    ///
+    /// # Errors
+    /// The generation cannot be looked at, or its record not be written.
+    pub fn examine(&self, generation: &Generation) -> Outcome<Option<Contaminated>> {
+        let Some(found) = self.contamination(generation)? else { return Ok(None) };
+        self.condemn(generation, &found)?;
+        Ok(Some(Contaminated { generation: generation.name.clone(), found }))
     }
 
     fn build(&self, wanted: &Wanted, lock: &Lock, run: &RunId) -> Outcome<Generation> {
@@ -115,23 +144,28 @@ impl Environments<'_> {
         wanted.installer.install(&job, &requirements)?;
         checkpoint::reach("python:packages installed");
         job.in_time()?;
-        wanted.installer.check(&job)?;
-        try_out(&job)?;
-        close(&job)?;
-        disk::sync_file_system(&folder)?;
-        let packages = record::installed(&folder)?;
-        let manifest = Scan::digests().of(&folder)?;
+        wanted.installer.check(&job).map_err(|failure| lock.blame(failure))?;
+        let wheels = Wheels::new(site);
+        let wheels: Vec<PathBuf> = lock.wheels.iter().map(|wheel| wheels.path(wheel)).collect();
+        let Proved { packages, digest, manifest } = proof::prove(&job, &wheels)?;
         manifest.write(&record::manifest_file(site.layout, name))?;
         checkpoint::reach("python:before the record");
         let built = Built {
             run: run.clone(),
             fingerprint: wanted.parts(lock).fingerprint(),
             parts: wanted.parts(lock),
+            wheels: digests_of(lock),
             interpreter: wanted.interpreter.clone(),
             duration_ms: u64::try_from(clock::monotonic().duration_since(start).as_millis())
                 .unwrap_or(u64::MAX),
         };
-        let record = Record::new(name.clone(), Origin::Built(Box::new(built)), packages, manifest.files());
+        let record = Record::new(
+            name.clone(),
+            Origin::Built(Box::new(built)),
+            packages,
+            manifest.files(),
+            Some(digest),
+        );
         record.write(site.layout)?;
         checkpoint::reach("python:recorded");
         Ok(Generation { name: name.clone(), path: folder, record })
@@ -158,23 +192,9 @@ impl Environments<'_> {
     }
 }
 
-/// Lets the environment's own interpreter say where it lives.
-fn try_out(job: &Job<'_>) -> Outcome<()> {
-    let ask = job.program(&job.python()).args(["-I", "-c", "import sys; print(sys.prefix)"]);
-    let said = job.ask(&ask, "the new environment's interpreter does not run")?;
-    let told = || "cannot look at the new environment".to_owned();
-    if fs::canonicalize(said.trim_end_matches('\n')).context(told)?
-        == fs::canonicalize(job.folder).context(told)?
-    {
-        return Ok(());
-    }
-    Err(Failure::new(format!("the new environment's interpreter takes {} for its home", said.trim())))
-}
-
-/// Takes all rights to write away, as the owner: a generation does not change once it is good.
-fn close(job: &Job<'_>) -> Outcome<()> {
-    let chmod = find_program("chmod", true)
-        .ok_or_else(|| Failure::new("there is no chmod").hint("apt install coreutils"))?;
-    let program = job.program(&chmod).args(["-R", "a-w", "--"]).arg(job.folder);
-    job.ask(&program, "cannot make the new environment read-only").map(drop)
+/// The digests of the wheels that a lock names for this machine, sorted.
+fn digests_of(lock: &Lock) -> Vec<String> {
+    let mut digests: Vec<String> = lock.wheels.iter().map(|wheel| wheel.sha256.clone()).collect();
+    digests.sort();
+    digests
 }

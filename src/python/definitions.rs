@@ -1,21 +1,23 @@
 //! The definition of an environment: what the files of a commit ask for. Pure; the files come from a [`TreeSource`].
 //!
 //! All files at the root of the tree that match the patterns count, and what they include. `pyproject.toml` gives
-//! `[project].dependencies` and `requires-python`; it is turned into a requirements file, so that both installers do
-//! the same with it.
+//! dependencies and `requires-python`; it is turned into a requirements file, so that both installers do the same with
+//! it. Where the application brings a lock, that is what counts ([`OwnLock`]).
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
-use serde::Deserialize;
 
+use super::own_lock::{self, OwnLock};
+use super::project;
 use super::requirements::{self, Line, Meaning, Requirement};
 use crate::disk;
 use crate::error::{Context as _, Failure, Outcome};
+use crate::settings::Python;
 
 /// The patterns where the settings name none.
-pub const DEFAULT_PATTERNS: [&str; 2] = ["requirements*.txt", "pyproject.toml"];
+pub const DEFAULT_PATTERNS: [&str; 4] = ["requirements*.txt", "pyproject.toml", "uv.lock", "pylock.toml"];
 
 /// The files of one commit, or of a folder.
 pub trait TreeSource {
@@ -32,6 +34,24 @@ pub trait TreeSource {
     fn read(&self, path: &Path) -> Outcome<Option<Vec<u8>>>;
 }
 
+/// What of a tree defines its environment.
+#[derive(Debug, Clone, Copy)]
+pub struct Choice<'a> {
+    /// Globs for names at its root.
+    pub patterns: &'a [String],
+    /// The extras of the project.
+    pub extras: &'a [String],
+    /// The dependency groups.
+    pub groups: &'a [String],
+}
+
+impl<'a> Choice<'a> {
+    /// Returns the choice that the settings make.
+    pub fn of(python: &'a Python) -> Self {
+        Self { patterns: &python.definitions, extras: &python.extras, groups: &python.groups }
+    }
+}
+
 /// What a tree asks for.
 #[derive(Debug, Clone, Default)]
 pub struct Definitions {
@@ -39,6 +59,9 @@ pub struct Definitions {
     roots: Vec<PathBuf>,
     requires_python: Option<String>,
     notes: Vec<String>,
+    extras: Vec<String>,
+    groups: Vec<String>,
+    own_lock: Option<OwnLock>,
 }
 
 /// A package that a definition asks for, and where.
@@ -52,17 +75,23 @@ pub struct Wish {
     pub line: usize,
 }
 
-/// Reads the definition out of a tree. `patterns` are globs for names at its root.
+/// Reads the definition out of a tree.
 ///
 /// # Errors
-/// A pattern is wrong, an include is missing, leaves the tree or runs in a circle, or a line is one that an
-/// application may not use; each with the file and the line.
-pub fn read(source: &dyn TreeSource, patterns: &[String]) -> Outcome<Definitions> {
-    let wanted = globs(patterns)?;
+/// A pattern is wrong, an include is missing, leaves the tree or runs in a circle, a line is one that an application
+/// may not use, each with the file and the line; or there is no such extra or group.
+pub fn read(source: &dyn TreeSource, choice: &Choice<'_>) -> Outcome<Definitions> {
+    let wanted = globs(choice.patterns)?;
     let mut roots: Vec<PathBuf> =
         source.names_at_root()?.into_iter().filter(|name| wanted.is_match(name)).collect();
     roots.sort();
-    let mut reading = Reading { source, found: Definitions::default(), path_here: Vec::new() };
+    let found = Definitions {
+        extras: choice.extras.to_vec(),
+        groups: choice.groups.to_vec(),
+        ..Definitions::default()
+    };
+    let mut reading = Reading { source, found, path_here: Vec::new() };
+    let (locks, roots): (Vec<_>, Vec<_>) = roots.into_iter().partition(|root| own_lock::is_lock(root));
     for root in roots {
         let Some(bytes) = source.read(&root)? else { continue };
         if root == Path::new("pyproject.toml") {
@@ -74,21 +103,82 @@ pub fn read(source: &dyn TreeSource, patterns: &[String]) -> Outcome<Definitions
             reading.found.roots.push(root);
         }
     }
-    if reading.found.is_empty() {
-        reading.found.notes.push("the tree names no packages: the environment will be empty".to_owned());
+    let mut found = reading.found;
+    found.own_lock = own_lock::find(source, &locks, &found)?;
+    if found.is_empty() {
+        found.notes.push("the tree names no packages: the environment will be empty".to_owned());
     }
-    Ok(reading.found)
+    found.note_what_does_not_count(&locks);
+    Ok(found)
 }
 
 impl Definitions {
     /// Tells whether nothing at all is asked for.
     pub fn is_empty(&self) -> bool {
-        self.files.values().all(Vec::is_empty)
+        self.own_lock.is_none() && self.files.values().all(Vec::is_empty)
     }
 
-    /// Returns the files that belong to the definition, sorted.
+    /// Returns the files that belong to the definition, the application's lock last.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
-        self.files.keys().map(PathBuf::as_path)
+        let lock = self.own_lock.as_ref().filter(|lock| lock.content().is_some());
+        self.files.keys().map(PathBuf::as_path).chain(lock.map(OwnLock::file))
+    }
+
+    /// Returns the application's own lock, where it brings one.
+    pub fn own_lock(&self) -> Option<&OwnLock> {
+        self.own_lock.as_ref()
+    }
+
+    /// Returns the extras that are chosen.
+    pub(super) fn extras(&self) -> &[String] {
+        &self.extras
+    }
+
+    /// Returns the groups that are chosen.
+    pub(super) fn groups(&self) -> &[String] {
+        &self.groups
+    }
+
+    /// Returns the lines that name packages, in the files that are installed from and in what those include;
+    /// constraints are left out.
+    pub(super) fn package_lines(&self) -> Vec<(&Path, &Line)> {
+        let mut open: Vec<&Path> = self.roots.iter().map(PathBuf::as_path).collect();
+        let mut seen: Vec<PathBuf> = Vec::new();
+        let mut found = Vec::new();
+        while let Some(path) = open.pop() {
+            if seen.iter().any(|known| known == path) {
+                continue;
+            }
+            seen.push(path.to_path_buf());
+            let Some((path, lines)) = self.files.get_key_value(path) else { continue };
+            for line in lines {
+                match &line.meaning {
+                    Meaning::Package(_) => found.push((path.as_path(), line)),
+                    Meaning::Include(other) => {
+                        let other = resolve(path, other).and_then(|other| self.files.get_key_value(&other));
+                        open.extend(other.map(|(path, _)| path.as_path()));
+                    }
+                    Meaning::Constrain(_) | Meaning::Option => {}
+                }
+            }
+        }
+        found
+    }
+
+    /// Says which files the application's lock puts out of force.
+    fn note_what_does_not_count(&mut self, locks: &[PathBuf]) {
+        let Some(lock) = self.own_lock.as_ref().filter(|lock| lock.content().is_some()) else { return };
+        let idle: Vec<String> = self
+            .roots
+            .iter()
+            .filter(|root| *root != Path::new("pyproject.toml"))
+            .chain(locks.iter().filter(|other| *other != lock.file()))
+            .map(|file| file.display().to_string())
+            .collect();
+        if !idle.is_empty() {
+            let note = format!("{} is the lock; {} does not count", lock.file().display(), idle.join(", "));
+            self.notes.push(note);
+        }
     }
 
     /// Returns which versions of Python the project accepts, as it writes them.
@@ -105,6 +195,9 @@ impl Definitions {
     /// not count, so that changing them alone rebuilds nothing (RW-5.3b).
     pub fn normalized(&self) -> Vec<u8> {
         use std::os::unix::ffi::OsStrExt as _;
+        // Beside a lock, other lists of packages are not read: changing them changes nothing.
+        let lock = self.own_lock.as_ref().and_then(OwnLock::content);
+        let counts = |path: &Path| lock.is_none() || path == Path::new("pyproject.toml");
         let mut bytes = Vec::new();
         let mut put = |part: &[u8]| {
             bytes.extend_from_slice(part.len().to_string().as_bytes());
@@ -112,11 +205,15 @@ impl Definitions {
             bytes.extend_from_slice(part);
             bytes.push(b'\n');
         };
-        for root in &self.roots {
+        for root in self.roots.iter().filter(|root| counts(root)) {
             put(root.as_os_str().as_bytes());
         }
         put(self.requires_python.as_deref().unwrap_or_default().as_bytes());
-        for (path, lines) in &self.files {
+        for name in self.extras.iter().chain([&String::new()]).chain(&self.groups) {
+            put(name.as_bytes());
+        }
+        put(lock.as_deref().unwrap_or_default());
+        for (path, lines) in self.files.iter().filter(|(path, _)| counts(path)) {
             put(path.as_os_str().as_bytes());
             for line in lines {
                 put(line.text.as_bytes());
@@ -231,52 +328,16 @@ impl Reading<'_> {
     }
 
     fn project(&mut self, path: PathBuf, bytes: &[u8]) -> Outcome<()> {
-        let text = std::str::from_utf8(bytes).context(|| "pyproject.toml is no text in UTF-8".to_owned())?;
-        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        let read: PyProject = toml::from_str(text).context(|| "pyproject.toml cannot be read".to_owned())?;
-        let Some(project) = read.project else {
+        let Some(project) = project::read(bytes, &self.found.extras, &self.found.groups)? else {
             self.found.notes.push("pyproject.toml has no [project] table: it adds no packages".to_owned());
             return Ok(());
         };
-        if project.dynamic.iter().any(|name| name == "dependencies") {
-            self.found.notes.push(
-                "pyproject.toml leaves its dependencies to the build (dynamic): it adds no packages"
-                    .to_owned(),
-            );
-        }
+        self.found.notes.extend(project.notes);
         self.found.requires_python = project.requires_python;
-        let mut lines = Vec::new();
-        for wish in project.dependencies {
-            let number = text[..wish.span().start].matches('\n').count() + 1;
-            let refuse = |why: &str| Failure::new(format!("pyproject.toml, line {number}: {why}"));
-            let wish = wish.into_inner().split_whitespace().collect::<Vec<_>>().join(" ");
-            if wish.contains(" #") || wish.contains(" -") || wish.ends_with('\\') || wish.starts_with('#') {
-                return Err(refuse(&format!("{wish:?} is not understood")));
-            }
-            let package = requirements::requirement(&wish).map_err(|why| refuse(&why))?;
-            // Several wishes may stand on one line of the project, but not of a requirements file.
-            let number = number.max(lines.last().map_or(0, |line: &Line| line.number) + 1);
-            lines.push(Line { number, text: wish, meaning: Meaning::Package(package) });
-        }
-        self.found.files.insert(path.clone(), lines);
+        self.found.files.insert(path.clone(), project.lines);
         self.found.roots.push(path);
         Ok(())
     }
-}
-
-#[derive(Deserialize)]
-struct PyProject {
-    project: Option<Project>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct Project {
-    requires_python: Option<String>,
-    #[serde(default)]
-    dependencies: Vec<toml::Spanned<String>>,
-    #[serde(default)]
-    dynamic: Vec<String>,
 }
 
 /// The path, from the root of the tree, of what `from` calls `other`; `None` where that leaves the tree.
@@ -322,7 +383,8 @@ mod tests {
     }
 
     fn read_tree(files: &[(&'static str, &'static str)]) -> Outcome<Definitions> {
-        read(&Tree(files.to_vec()), &DEFAULT_PATTERNS.map(str::to_owned))
+        let patterns = DEFAULT_PATTERNS.map(str::to_owned);
+        read(&Tree(files.to_vec()), &Choice { patterns: &patterns, extras: &[], groups: &[] })
     }
 
     fn names(definitions: &Definitions) -> Vec<String> {

@@ -1,11 +1,13 @@
 //! Removing generations: those that were never finished, and those that nobody needs any more.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::generation::{Current, Environments, number};
 use super::record::{self, Record};
 use super::switch::ADOPTED;
+use super::tools;
+use super::wheels::Wheels;
 use crate::disk;
 use crate::error::Outcome;
 use crate::settings::names::GenerationName;
@@ -21,10 +23,14 @@ impl Environments<'_> {
         let layout = self.site.layout;
         self.finish_adoption()?;
         for name in record::entries(&layout.cache())? {
-            if name.starts_with("definitions-") || name == "bootstrap" {
+            let is_scratch =
+                ["definitions-", "resolution-", "wheels-"].iter().any(|word| name.starts_with(word));
+            if is_scratch || name == "bootstrap" {
                 disk::remove_tree(&layout.cache().join(name))?;
             }
         }
+        tools::sweep(self.site)?;
+        Wheels::new(self.site).sweep()?;
         let live = self.live_folder()?;
         let mut discarded = Vec::new();
         for name in record::known_names(layout)? {
@@ -38,6 +44,8 @@ impl Environments<'_> {
             self.site.runner.events().note(&format!("discarded the unfinished environment {name}"));
             discarded.push(name);
         }
+        sweep_unwritten(&layout.generations())?;
+        sweep_unwritten(&layout.locks())?;
         Ok(discarded)
     }
 
@@ -46,17 +54,26 @@ impl Environments<'_> {
     /// # Errors
     /// Something cannot be removed.
     pub fn prune(&self, keep: &[GenerationName]) -> Outcome<Vec<GenerationName>> {
+        let names = self.prunable(keep)?;
+        names.iter().try_for_each(|name| self.remove(name))?;
+        Ok(names)
+    }
+
+    /// Returns what [`Self::prune`] would remove.
+    ///
+    /// # Errors
+    /// The records cannot be read.
+    pub fn prunable(&self, keep: &[GenerationName]) -> Outcome<Vec<GenerationName>> {
         let live = self.live_folder()?;
-        let mut pruned = Vec::new();
+        let mut names = Vec::new();
         for name in record::known_names(self.site.layout)? {
             let known = Record::read(self.site.layout, &name)?.is_some();
             if !known || keep.contains(&name) || live.as_ref() == Some(&self.site.layout.generation(&name)) {
                 continue;
             }
-            self.remove(&name)?;
-            pruned.push(name);
+            names.push(name);
         }
-        Ok(pruned)
+        Ok(names)
     }
 
     /// What `venv` points to, whether or not it is good.
@@ -73,6 +90,16 @@ impl Environments<'_> {
         Record::remove(self.site.layout, name)?;
         disk::remove_tree(&self.site.layout.generation(name))
     }
+}
+
+/// Removes the files that a run killed while it wrote one had not given their name yet.
+fn sweep_unwritten(folder: &Path) -> Outcome<()> {
+    for name in record::entries(folder)? {
+        if name.starts_with('.') && name.contains(".new-") {
+            disk::remove_file_if_there(&folder.join(&name))?;
+        }
+    }
+    Ok(())
 }
 
 /// Tells whether the tool gave this name: sixteen hexadecimal digits or `adopted` in front.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use sha2::{Digest as _, Sha256};
 
+use super::contamination::{Change, Contamination};
 use super::definitions::Definitions;
 use super::installer::Installer;
 use super::interpreter::Interpreter;
@@ -12,9 +13,12 @@ use super::lock::{Lock, hexadecimal};
 use super::record::{self, Package, Parts, Record};
 use super::{Site, network};
 use crate::error::{Context as _, Failure, Outcome};
-use crate::manifest::{Difference, Manifest, Scan};
+use crate::manifest::{Manifest, Scan};
 use crate::settings::Strategy;
 use crate::settings::names::GenerationName;
+
+/// How many files and folders of an environment can be vouched for; large ones have some ten thousand.
+pub(super) const ENTRIES: usize = 1_000_000;
 
 /// The environments of one installation.
 #[derive(Debug, Clone, Copy)]
@@ -33,7 +37,7 @@ pub struct Wanted {
     key: String,
 }
 
-/// A good generation: recorded, and still there.
+/// A generation: recorded, and still there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Generation {
     /// Its name.
@@ -49,7 +53,7 @@ pub struct Generation {
 pub enum Current {
     /// Nothing is there.
     Missing,
-    /// It points to a good generation.
+    /// It points to a generation that is known, and good unless somebody changed it.
     Generation(Box<Generation>),
     /// It points to something that no record vouches for.
     Unrecorded(PathBuf),
@@ -69,6 +73,11 @@ impl Wanted {
         Parts { lock: lock.digest(), ..self.parts.clone() }
     }
 
+    /// Returns the sha256 of the definition, in which comments and line endings do not count.
+    pub fn definitions_digest(&self) -> &str {
+        &self.parts.definitions
+    }
+
     /// Returns the definition.
     pub fn definitions(&self) -> &Definitions {
         &self.definitions
@@ -86,7 +95,7 @@ impl Wanted {
 }
 
 impl Current {
-    /// Returns the live generation, where there is a good one.
+    /// Returns the live generation, where it is known.
     pub fn generation(&self) -> Option<&Generation> {
         match self {
             Self::Generation(generation) => Some(generation),
@@ -119,19 +128,24 @@ impl<'a> Environments<'a> {
             installer: installer.identity(),
             indexes: network::indexes(self.site.python),
             lock: String::new(),
+            sources: self.site.python.allow_source,
         };
-        let key = hexadecimal(&digest_of(&[&parts.definitions, &parts.interpreter, &parts.indexes]))[..16]
-            .to_owned();
+        let key = parts.key();
         Ok(Wanted { definitions, interpreter, installer, cutoff, parts, key })
     }
 
-    /// Returns the newest good generation of what is wanted.
+    /// Returns the newest good generation of what is wanted that nobody has changed.
     ///
     /// # Errors
-    /// The records cannot be read.
+    /// The records or a generation cannot be read.
     pub fn ready(&self, wanted: &Wanted) -> Outcome<Option<Generation>> {
         let Some(lock) = self.known_lock(wanted)? else { return Ok(None) };
-        Ok(self.of_fingerprint(&wanted.parts(&lock).fingerprint())?.pop())
+        for generation in self.of_fingerprint(&wanted.parts(&lock).fingerprint())?.into_iter().rev() {
+            if self.contamination(&generation)?.is_none() {
+                return Ok(Some(generation));
+            }
+        }
+        Ok(None)
     }
 
     /// Tells why [`Self::ensure`] would build; `None` where a generation is ready (RW-5.3a, RW-5.3b).
@@ -149,6 +163,9 @@ impl<'a> Environments<'a> {
             Current::Missing => "there is no environment yet".to_owned(),
             Current::RealFolder => "the environment was not made by this tool".to_owned(),
             Current::Unrecorded(path) => format!("nothing is known of the environment {}", path.display()),
+            Current::Generation(live) if self.is_contaminated_one_of(&live, wanted)? => {
+                "the environment was changed by hand".to_owned()
+            }
             Current::Generation(live) => match live.record.built() {
                 None => "the environment was not made by this tool".to_owned(),
                 Some(built) => match self.known_lock(wanted)? {
@@ -184,28 +201,36 @@ impl<'a> Environments<'a> {
         let name = (target.parent() == Some(self.site.layout.venvs().as_path()))
             .then(|| target.file_name()?.to_str().and_then(|name| GenerationName::parse(name).ok()))
             .flatten();
-        let generation = name.map(|name| self.good(&name)).transpose()?.flatten();
+        let generation = name.map(|name| self.known(&name)).transpose()?.flatten();
         Ok(generation
             .map_or(Current::Unrecorded(target), |generation| Current::Generation(Box::new(generation))))
     }
 
-    /// Returns all good generations, adopted ones included, sorted by name.
+    /// Returns all known generations, adopted ones included, sorted by name.
     ///
     /// # Errors
     /// The records cannot be read.
     pub fn list(&self) -> Outcome<Vec<Generation>> {
-        let mut good = Vec::new();
+        let mut known = Vec::new();
         for name in record::known_names(self.site.layout)? {
-            good.extend(self.good(&name)?);
+            known.extend(self.known(&name)?);
         }
-        Ok(good)
+        Ok(known)
     }
 
-    /// Returns one generation, where it is good: recorded, still a folder, and its interpreter still exists.
+    /// Returns one generation, where it is good: known, and never found changed.
     ///
     /// # Errors
     /// The record cannot be read.
     pub fn good(&self, name: &GenerationName) -> Outcome<Option<Generation>> {
+        Ok(self.known(name)?.filter(|generation| generation.record.is_good()))
+    }
+
+    /// Returns one generation, where it is known: recorded, still a folder, and its interpreter still exists.
+    ///
+    /// # Errors
+    /// The record cannot be read.
+    pub fn known(&self, name: &GenerationName) -> Outcome<Option<Generation>> {
         let path = self.site.layout.generation(name);
         let is_folder = fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir());
         if !is_folder || !path.join("bin/python").exists() {
@@ -223,14 +248,61 @@ impl<'a> Environments<'a> {
         record::installed(&generation.path)
     }
 
-    /// Compares a generation with the manifest that was taken when it was built; `None` for an adopted one.
+    /// Tells what in a generation is not as it was built, by the traces that every change leaves: nothing is read but what
+    /// bears them. `None` where all is as it was, and for an adopted folder, of which nothing is known.
     ///
     /// # Errors
-    /// The manifest or the generation cannot be read.
-    pub fn contamination(&self, generation: &Generation) -> Outcome<Option<Difference>> {
+    /// The generation cannot be looked at.
+    pub fn contamination(&self, generation: &Generation) -> Outcome<Option<Contamination>> {
+        self.compare(generation, Scan::knowing)
+    }
+
+    /// The same, by every byte.
+    ///
+    /// # Errors
+    /// The generation cannot be read.
+    pub fn contamination_by_bytes(&self, generation: &Generation) -> Outcome<Option<Contamination>> {
+        self.compare(generation, |_| Scan::digests())
+    }
+
+    fn compare(
+        &self,
+        generation: &Generation,
+        scan: impl FnOnce(&Manifest) -> Scan,
+    ) -> Outcome<Option<Contamination>> {
+        if generation.record.built().is_none() {
+            return Ok(None);
+        }
         let file = record::manifest_file(self.site.layout, &generation.name);
-        let Some(before) = Manifest::read(&file)? else { return Ok(None) };
-        Ok(Some(before.compare(&Scan::digests().of(&generation.path)?)))
+        // An environment that nothing vouches for is as good as one that was changed.
+        let lost = |change| Some(Contamination::of_inventory(&file, change));
+        let before = match Manifest::read(&file) {
+            Ok(Some(before)) => before,
+            Ok(None) => return Ok(lost(Change::Removed)),
+            Err(failure) if failure.interrupted_by().is_some() => return Err(failure),
+            Err(_) => return Ok(lost(Change::Changed)),
+        };
+        let now = scan(&before).at_most(ENTRIES).of(&generation.path)?;
+        let found = Contamination::of(&before.compare(&now));
+        Ok(found.or_else(|| generation.record.contamination().cloned()))
+    }
+
+    fn is_contaminated_one_of(&self, live: &Generation, wanted: &Wanted) -> Outcome<bool> {
+        let Some(lock) = self.known_lock(wanted)? else { return Ok(false) };
+        let fingerprint = wanted.parts(&lock).fingerprint();
+        let is_wanted = live.record.built().is_some_and(|built| built.fingerprint == fingerprint);
+        Ok(is_wanted && self.contamination(live)?.is_some())
+    }
+
+    /// Writes down that a generation was changed: from now on it is never used again.
+    ///
+    /// # Errors
+    /// The record cannot be written.
+    pub fn condemn(&self, generation: &Generation, found: &Contamination) -> Outcome<()> {
+        if !generation.record.is_good() {
+            return Ok(());
+        }
+        generation.record.condemned(found).write(self.site.layout)
     }
 
     /// The good generations of a fingerprint, the oldest first.
@@ -256,6 +328,13 @@ impl Parts {
     /// Returns the first sixteen hexadecimal digits of the sha256 over all parts.
     pub fn fingerprint(&self) -> String {
         let parts = [&self.definitions, &self.interpreter, &self.installer, &self.indexes, &self.lock];
+        hexadecimal(&digest_of(&parts))[..16].to_owned()
+    }
+
+    /// Returns the first sixteen hexadecimal digits of the sha256 over what is resolved; locks are named by them.
+    pub fn key(&self) -> String {
+        let sources = self.sources.to_string();
+        let parts = [&self.definitions, &self.interpreter, &self.indexes, &sources];
         hexadecimal(&digest_of(&parts))[..16].to_owned()
     }
 
@@ -305,6 +384,7 @@ mod tests {
             installer: "uv 1".into(),
             indexes: String::new(),
             lock: String::new(),
+            sources: false,
         }
     }
 

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use super::Site;
 use super::interpreter::Interpreter;
 use super::pip::Pip;
-use super::trouble;
+use super::trouble::{self, Trouble};
 use super::uv::Uv;
 use crate::clock;
 use crate::error::{Failure, Outcome};
-use crate::process::{Keep, Program};
+use crate::process::{Ended, Keep, Program};
 use crate::settings::InstallerChoice;
 
 /// The folder in the scratch folder of a build that holds links to the wheels.
@@ -85,18 +85,29 @@ impl Installer {
         job: &Job<'_>,
         requirements: &[PathBuf],
         cutoff: Option<jiff::Timestamp>,
-    ) -> Outcome<String> {
+    ) -> Result<Resolution, Unresolved> {
         let caches = job.site.layout.cache();
         let (program, cache) = match self {
             Self::Uv(uv) => (uv.resolve(job, requirements, cutoff), caches.join("uv")),
             Self::Pip(pip) => (pip.resolve(job, requirements, cutoff), caches.join("pip")),
         };
         job.site.owned_cache(&cache)?;
-        let finished = job.site.runner.run(&program)?;
+        let mut finished = job.site.runner.run(&program)?;
+        // Files are called as in the application's tree, not as in the scratch folder.
+        let said = String::from_utf8_lossy(&finished.stderr);
+        let said = said.replace(&format!("{}/", job.scratch.display()), "");
+        finished.stderr = said.clone().into_bytes();
         if finished.succeeded() {
-            return Ok(finished.text());
+            return Ok(Resolution { document: finished.text(), yanked: trouble::parse_yanked(&said) });
         }
-        Err(trouble::explain(&finished, "cannot resolve the definition"))
+        // What is told of it is short; all of it is in the log of the run.
+        let source = if matches!(self, Self::Uv(_)) { "uv" } else { "pip" };
+        said.lines().for_each(|line| job.site.runner.events().output(source, line));
+        Err(Unresolved {
+            trouble: matches!(finished.ended, Ended::Exited(_)).then(|| trouble::parse_trouble(&said)),
+            because_of_upload_times: said.contains("does not provide upload-time metadata"),
+            failure: trouble::explain(&finished, "cannot resolve the definition"),
+        })
     }
 
     /// Installs the wheels that are laid out in the scratch folder.
@@ -118,6 +129,32 @@ impl Installer {
             Self::Pip(pip) => pip.check(job),
         };
         job.run(program, "the installed packages do not fit together")
+    }
+}
+
+/// What a definition resolves to.
+#[derive(Debug, Default)]
+pub(super) struct Resolution {
+    /// The document.
+    pub(super) document: String,
+    /// Releases in it that their authors have withdrawn.
+    pub(super) yanked: Vec<String>,
+}
+
+/// Why a definition does not resolve.
+#[derive(Debug)]
+pub(super) struct Unresolved {
+    /// What the installer complains of; `None` where it is not that which ended it.
+    pub(super) trouble: Option<Trouble>,
+    /// Whether the index tells too little for a cutoff.
+    pub(super) because_of_upload_times: bool,
+    /// The whole.
+    pub(super) failure: Failure,
+}
+
+impl From<Failure> for Unresolved {
+    fn from(failure: Failure) -> Self {
+        Self { trouble: None, because_of_upload_times: false, failure }
     }
 }
 

@@ -150,6 +150,7 @@ mod tests {
 
     use super::*;
     use crate::event::Events;
+    use crate::settings::pip_config::PipConfig;
     use crate::settings::{InstallerChoice, Strategy};
 
     fn answer(version: &str, pip: &str) -> Outcome<Interpreter> {
@@ -168,8 +169,15 @@ mod tests {
             installer: InstallerChoice::Auto,
             strategy: Strategy::WhenChanged,
             definitions: Vec::new(),
+            extras: Vec::new(),
+            groups: Vec::new(),
+            strict: false,
             index_url: None,
+            pip: PipConfig::default(),
+            allow_source: false,
             deadline: Duration::from_secs(60),
+            imports: Vec::new(),
+            command: Vec::new(),
         }
     }
 

@@ -4,12 +4,13 @@
 //! key stands for what was resolved: the definition, the interpreter, the indexes. What a lock says never changes but
 //! by a new resolution.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::requirements::normal_name;
+use super::pylock::{Package, Pylock, without_credentials};
 use crate::disk;
 use crate::error::{Context as _, Failure, Outcome};
 use crate::settings::layout::Layout;
@@ -33,6 +34,9 @@ pub struct Lock {
     pub document: String,
     /// The wheels of this platform, once they are in the store.
     pub wheels: Vec<Wheel>,
+    /// Releases in it that their authors have withdrawn, as `name version`.
+    #[serde(default)]
+    pub yanked: Vec<String>,
 }
 
 /// Where a lock comes from.
@@ -66,6 +70,33 @@ pub struct Locked {
     pub marker: Option<String>,
     /// The sha256 of every file that will do, sorted.
     pub digests: Vec<String>,
+    /// The one place where its wheel is, where that is not an index.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+}
+
+/// A lock in a few words.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    /// The application's file, or who resolved it.
+    pub source: String,
+    /// Releases after this instant were not looked at.
+    pub cutoff: Option<jiff::Timestamp>,
+    /// Why another machine may come to another result; `None` where it does not.
+    pub not_reproducible: Option<String>,
+    /// The sha256 over what it says.
+    pub digest: String,
+    /// Releases in it that their authors have withdrawn.
+    pub yanked: Vec<String>,
+}
+
+impl Summary {
+    /// Returns it in a line.
+    pub fn in_words(&self) -> String {
+        let until = self.cutoff.map(|cutoff| format!(" from what was released until {cutoff}"));
+        let doubt = self.not_reproducible.as_ref().map(|why| format!(", not reproducible: {why}"));
+        format!("{}{}{}", self.source, until.unwrap_or_default(), doubt.unwrap_or_default())
+    }
 }
 
 /// A wheel in the store.
@@ -88,20 +119,39 @@ impl Lock {
     ///
     /// # Errors
     /// The document is not understood, or a package in it has no version or no sha256.
-    pub fn from_pylock(key: &str, origin: Origin, document: String) -> Outcome<Self> {
-        let read: Document =
-            toml::from_str(&document).context(|| "the lock is not understood as pylock.toml".to_owned())?;
-        let mut packages =
-            read.packages.into_iter().map(Package::into_locked).collect::<Outcome<Vec<_>>>()?;
+    pub fn from_pylock(key: &str, origin: Origin, document: impl AsRef<str>) -> Outcome<Self> {
+        let document = document.as_ref();
+        let packages = Pylock::parse(document)?.packages;
+        let locked = packages.into_iter().map(Package::into_locked).collect::<Outcome<Vec<_>>>()?;
+        Self::new(key, origin, locked, document)
+    }
+
+    /// Makes a lock of distributions and the document that they stand in.
+    ///
+    /// # Errors
+    /// A distribution is locked twice.
+    pub(super) fn new(key: &str, origin: Origin, mut packages: Vec<Locked>, document: &str) -> Outcome<Self> {
         packages.sort_by(|one, other| (&one.name, &one.version).cmp(&(&other.name, &other.version)));
+        // uv writes one distribution in several entries where its files come from several places.
+        packages.dedup();
+        for pair in packages.windows(2) {
+            if let [one, other] = pair
+                && one.name == other.name
+            {
+                let [one, other] =
+                    [one, other].map(|package| format!("{}=={}", package.name, package.version));
+                return Err(Failure::new(format!("the lock has {one} and {other} for the same machine")));
+            }
+        }
         Ok(Self {
             schema: SCHEMA,
             key: key.to_owned(),
             origin,
             made_at: crate::clock::now(),
             packages,
-            document,
+            document: without_credentials(document),
             wheels: Vec::new(),
+            yanked: Vec::new(),
         })
     }
 
@@ -109,7 +159,11 @@ impl Lock {
     pub fn requirements(&self) -> String {
         let mut text = String::new();
         for package in &self.packages {
-            text.push_str(&format!("{}=={}", package.name, package.version));
+            match &package.url {
+                // A blank has to stand before the marker: it could belong to the URL.
+                Some(url) => text.push_str(&format!("{} @ {url}", package.name)),
+                None => text.push_str(&format!("{}=={}", package.name, package.version)),
+            }
             if let Some(marker) = &package.marker {
                 text.push_str(&format!(" ; {marker}"));
             }
@@ -119,6 +173,42 @@ impl Lock {
             text.push('\n');
         }
         text
+    }
+
+    /// Returns the lock in a few words, for reports.
+    pub fn summary(&self) -> Summary {
+        let (source, cutoff, not_reproducible) = match &self.origin {
+            Origin::Application { file } => (file.display().to_string(), None, None),
+            Origin::Resolved { by, cutoff, not_reproducible } => {
+                (format!("resolved by {by}"), *cutoff, not_reproducible.clone())
+            }
+        };
+        Summary { source, cutoff, not_reproducible, digest: self.digest(), yanked: self.yanked.clone() }
+    }
+
+    /// Says of a failure to install that it is the application's own lock that is wrong, where there is one.
+    pub(super) fn blame(&self, failure: Failure) -> Failure {
+        let Origin::Application { file } = &self.origin else { return failure };
+        let file = file.display();
+        Failure::new(format!("the application's {file} is not complete, or contradicts itself"))
+            .because(failure)
+            .hint(format!("make {file} anew in the application's repository, and commit it"))
+    }
+
+    /// Names what another lock has instead, a line each: `+ name new`, `- name old`, `~ name old → new`.
+    pub fn changes(&self, other: &Self) -> Vec<String> {
+        let table = |lock: &Self| -> BTreeMap<String, String> {
+            lock.packages.iter().map(|package| (package.name.clone(), package.version.clone())).collect()
+        };
+        let (before, after) = (table(self), table(other));
+        let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+        let told = |name: &String| match (before.get(name), after.get(name)) {
+            (None, Some(new)) => Some(format!("+ {name} {new}")),
+            (Some(old), None) => Some(format!("- {name} {old}")),
+            (Some(old), Some(new)) if old != new => Some(format!("~ {name} {old} → {new}")),
+            _ => None,
+        };
+        names.into_iter().filter_map(told).collect()
     }
 
     /// Returns the sha256 over what the lock says, in hexadecimal digits. Where it came from and when does not count.
@@ -136,6 +226,18 @@ impl Lock {
         Ok(read.filter(|lock| lock.schema == SCHEMA && lock.key == key))
     }
 
+    /// Reads the lock of another machine.
+    ///
+    /// # Errors
+    /// It is of another version, or not understood.
+    pub(super) fn of_bytes(bytes: &[u8]) -> Outcome<Self> {
+        let lock: Self = serde_json::from_slice(bytes).context(|| "the lock is not understood".to_owned())?;
+        if lock.schema == SCHEMA {
+            return Ok(lock);
+        }
+        Err(Failure::new(format!("the lock is of version {}, and this program reads {SCHEMA}", lock.schema)))
+    }
+
     /// Keeps the lock, atomically and durably.
     pub(super) fn write(&self, layout: &Layout) -> Outcome<()> {
         disk::make_folder(&layout.locks(), 0o755)?;
@@ -147,50 +249,8 @@ fn file(layout: &Layout, key: &str) -> PathBuf {
     layout.locks().join(format!("{key}.json"))
 }
 
-/// What is read of the document.
-#[derive(Deserialize)]
-struct Document {
-    #[serde(default)]
-    packages: Vec<Package>,
-}
-
-#[derive(Deserialize)]
-struct Package {
-    name: String,
-    version: Option<String>,
-    marker: Option<String>,
-    #[serde(default)]
-    wheels: Vec<Artifact>,
-    sdist: Option<Artifact>,
-}
-
-#[derive(Deserialize)]
-struct Artifact {
-    hashes: std::collections::BTreeMap<String, String>,
-}
-
-impl Package {
-    fn into_locked(self) -> Outcome<Locked> {
-        let name = normal_name(&self.name);
-        let refuse = |why: &str| Failure::new(format!("the lock names no {why} for {name}"));
-        let version = self.version.ok_or_else(|| refuse("version"))?;
-        let mut digests: Vec<String> = self
-            .wheels
-            .iter()
-            .chain(&self.sdist)
-            .filter_map(|artifact| artifact.hashes.get("sha256"))
-            .map(|digest| digest.to_ascii_lowercase())
-            .collect();
-        digests.sort();
-        digests.dedup();
-        if digests.is_empty() {
-            return Err(refuse("sha256"));
-        }
-        Ok(Locked { name, version, marker: self.marker, digests })
-    }
-}
-
-pub(super) fn hexadecimal(bytes: &[u8]) -> String {
+/// Writes bytes as hexadecimal digits.
+pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
@@ -214,7 +274,7 @@ mod tests {
 
     #[test]
     fn a_document_is_read_into_pins_with_hashes() {
-        let lock = Lock::from_pylock("k", origin(), DOCUMENT.to_owned()).unwrap();
+        let lock = Lock::from_pylock("k", origin(), DOCUMENT).unwrap();
         assert_eq!(
             lock.requirements(),
             "idna==3.10 \\\n    --hash=sha256:cc\nsix==1.17.0 ; python_version >= '3' \\\n    --hash=sha256:aa \
@@ -223,9 +283,25 @@ mod tests {
     }
 
     #[test]
+    fn a_lock_holds_one_version_of_each_and_tells_what_changed() {
+        let lock = |text: &str| Lock::from_pylock("k", origin(), text);
+        let one = |name: &str, version: &str| {
+            format!(
+                "[[packages]]\nname = '{name}'\nversion = '{version}'\nwheels = [{{ hashes = {{ sha256 = 'a' }} }}]\n"
+            )
+        };
+        let before = lock(&(one("a", "1") + &one("b", "1"))).unwrap();
+        let after = lock(&(one("a", "2") + &one("c", "1"))).unwrap();
+        assert_eq!(before.changes(&after), ["~ a 1 → 2", "- b 1", "+ c 1"]);
+        assert!(before.changes(&before).is_empty());
+        let twice = lock(&(one("a", "1") + &one("A", "2"))).unwrap_err();
+        assert!(twice.summary().contains("a==1 and a==2"));
+    }
+
+    #[test]
     fn a_lock_without_versions_or_hashes_is_none() {
         for bad in ["[[packages]]\nname = 'a'\n", "[[packages]]\nname = 'a'\nversion = '1'\n", "x"] {
-            assert!(Lock::from_pylock("k", origin(), bad.to_owned()).is_err(), "{bad}");
+            assert!(Lock::from_pylock("k", origin(), bad).is_err(), "{bad}");
         }
     }
 }

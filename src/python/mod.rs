@@ -10,26 +10,38 @@
 //! → [`Environments::ensure`] (lock → wheels → build) → [`Environments::switch`].
 
 mod build;
+pub mod contamination;
 pub mod definitions;
+pub mod digest;
 mod discard;
+mod explain;
 pub mod generation;
 pub mod installer;
 pub mod interpreter;
 pub mod lock;
 mod network;
+pub mod offline;
+pub mod overview;
+mod own_lock;
 mod pip;
+mod project;
+mod proof;
+mod pylock;
 pub mod record;
 pub mod requirements;
 mod resolve;
 mod switch;
+mod tools;
 mod trouble;
 mod uv;
 mod versions;
+mod wheel_file;
 pub mod wheels;
 
 use std::path::Path;
 
-pub use build::{Ensured, Made};
+pub use build::{Contaminated, Ensured, Made};
+pub use contamination::Contamination;
 pub use definitions::Definitions;
 pub use generation::{Current, Environments, Generation, Wanted};
 pub use installer::Installer;

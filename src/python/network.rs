@@ -1,7 +1,7 @@
 //! What the installers are told of package indexes, proxies and certificates. Pure.
 //!
-//! People set these for pip, for uv, or for everything; both installers are told all of it, each in its own words.
-//! The host's `python.index_url` wins over the caller's environment.
+//! People set these for pip, for uv, or for everything; both installers are told all of it, each in its own words. The
+//! host's `python.index_url` wins over the caller's environment, and that over the host's configuration of pip.
 
 use std::path::Path;
 
@@ -13,12 +13,12 @@ type Variables = Vec<(String, String)>;
 
 /// Returns the variables for pip.
 pub(super) fn for_pip(python: &Python) -> Variables {
-    pip_variables(python.index_url.as_deref(), &environment::network())
+    pip_variables(&Given { python, caller: environment::network() })
 }
 
 /// Returns the variables for uv.
 pub(super) fn for_uv(python: &Python) -> Variables {
-    uv_variables(python.index_url.as_deref(), &environment::network())
+    uv_variables(&Given { python, caller: environment::network() })
 }
 
 /// Returns which indexes packages come from, as far as it is not the default; credentials are left out, because a
@@ -30,30 +30,61 @@ pub(super) fn indexes(python: &Python) -> String {
     urls.map(without_credentials).collect::<Vec<_>>().join(" ")
 }
 
-fn pip_variables(index_url: Option<&str>, caller: &[(String, String)]) -> Variables {
-    let mut variables = shared(caller);
+/// What is known of the network: the host's settings, the caller's environment, the host's configuration of pip.
+struct Given<'a> {
+    python: &'a Python,
+    caller: Variables,
+}
+
+impl Given<'_> {
+    /// The first of these variables of the caller that is set, else the host's configuration of pip.
+    fn value(&self, variables: [&str; 2], key: &str) -> Option<&str> {
+        let set = variables.iter().find_map(|name| find(&self.caller, name));
+        set.or_else(|| self.python.pip.value(key))
+    }
+}
+
+fn pip_variables(given: &Given<'_>) -> Variables {
+    let mut variables = shared(&given.caller);
     let mut put = |name: &str, value: Option<&str>| {
         variables.extend(value.map(|value| (name.to_owned(), value.to_owned())));
     };
-    put("PIP_INDEX_URL", index_url.or(find(caller, "PIP_INDEX_URL")).or(find(caller, "UV_DEFAULT_INDEX")));
-    put("PIP_EXTRA_INDEX_URL", find(caller, "PIP_EXTRA_INDEX_URL").or(find(caller, "UV_INDEX")));
-    put("PIP_CERT", find(caller, "PIP_CERT").or(find(caller, "SSL_CERT_FILE")));
-    // `/dev/null` makes pip read no configuration at all.
-    put("PIP_CONFIG_FILE", find(caller, "PIP_CONFIG_FILE").or(Some("/dev/null")));
+    let index = given.python.index_url.as_deref();
+    put("PIP_INDEX_URL", index.or(given.value(["PIP_INDEX_URL", "UV_DEFAULT_INDEX"], "index-url")));
+    put("PIP_EXTRA_INDEX_URL", given.value(["PIP_EXTRA_INDEX_URL", "UV_INDEX"], "extra-index-url"));
+    put("PIP_CERT", given.value(["PIP_CERT", "SSL_CERT_FILE"], "cert"));
+    put("PIP_PROXY", given.python.pip.value("proxy").filter(|_| !has_proxy(&given.caller)));
+    put("PIP_TRUSTED_HOST", given.python.pip.value("trusted-host"));
+    // With this, pip looks for no configuration: what it has to know is said above.
+    put("PIP_CONFIG_FILE", Some("/dev/null"));
     variables
 }
 
-fn uv_variables(index_url: Option<&str>, caller: &[(String, String)]) -> Variables {
-    let mut variables = shared(caller);
+fn uv_variables(given: &Given<'_>) -> Variables {
+    let mut variables = shared(&given.caller);
     let mut put = |name: &str, value: Option<&str>| {
         variables.extend(value.map(|value| (name.to_owned(), value.to_owned())));
     };
-    put("UV_DEFAULT_INDEX", index_url.or(find(caller, "UV_DEFAULT_INDEX")).or(find(caller, "PIP_INDEX_URL")));
-    put("UV_INDEX", find(caller, "UV_INDEX").or(find(caller, "PIP_EXTRA_INDEX_URL")));
-    if find(caller, "SSL_CERT_FILE").is_none() {
-        put("SSL_CERT_FILE", find(caller, "PIP_CERT").filter(|path| Path::new(path).is_absolute()));
+    let index = given.python.index_url.as_deref();
+    put("UV_DEFAULT_INDEX", index.or(given.value(["UV_DEFAULT_INDEX", "PIP_INDEX_URL"], "index-url")));
+    put("UV_INDEX", given.value(["UV_INDEX", "PIP_EXTRA_INDEX_URL"], "extra-index-url"));
+    if find(&given.caller, "SSL_CERT_FILE").is_none() {
+        let cert = given.value(["PIP_CERT", "PIP_CERT"], "cert");
+        put("SSL_CERT_FILE", cert.filter(|path| Path::new(path).is_absolute()));
     }
+    if !has_proxy(&given.caller) {
+        put("ALL_PROXY", given.python.pip.value("proxy"));
+    }
+    put("UV_INSECURE_HOST", given.python.pip.value("trusted-host"));
     variables
+}
+
+/// Tells whether the caller names a proxy: it is the one that holds, then.
+fn has_proxy(caller: &Variables) -> bool {
+    caller.iter().any(|(name, _)| {
+        let name = name.to_ascii_uppercase();
+        name.ends_with("_PROXY") && name != "NO_PROXY"
+    })
 }
 
 /// The variables that mean the same to both.
@@ -68,20 +99,35 @@ fn find<'a>(variables: &'a [(String, String)], name: &str) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::layers::{Layers, Overrides};
+    use crate::settings::layout::Layout;
+    use crate::settings::pip_config::PipConfig;
 
     fn caller(pairs: &[(&str, &str)]) -> Variables {
         pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
     }
 
+    fn python(host_file: &str, pip: PipConfig) -> Python {
+        let layers = Layers::of_text(&Layout::below("/trial"), host_file, Overrides::default()).unwrap();
+        Python { pip, ..layers.resolve().unwrap().python }
+    }
+
+    fn pip(text: &str) -> PipConfig {
+        let mut config = PipConfig::default();
+        config.add(text);
+        config
+    }
+
     #[test]
     fn what_is_set_for_one_installer_holds_for_the_other() {
+        let python = python("", PipConfig::default());
         let given = caller(&[
             ("PIP_INDEX_URL", "https://i"),
             ("PIP_EXTRA_INDEX_URL", "https://e"),
             ("PIP_CERT", "/ca"),
             ("HTTPS_PROXY", "http://p"),
         ]);
-        let uv = uv_variables(None, &given);
+        let uv = uv_variables(&Given { python: &python, caller: given });
         for (name, value) in [
             ("UV_DEFAULT_INDEX", "https://i"),
             ("UV_INDEX", "https://e"),
@@ -91,7 +137,7 @@ mod tests {
             assert_eq!(find(&uv, name), Some(value), "{name}");
         }
         let given = caller(&[("UV_DEFAULT_INDEX", "https://i"), ("SSL_CERT_FILE", "/ca")]);
-        let pip = pip_variables(None, &given);
+        let pip = pip_variables(&Given { python: &python, caller: given });
         for (name, value) in
             [("PIP_INDEX_URL", "https://i"), ("PIP_CERT", "/ca"), ("PIP_CONFIG_FILE", "/dev/null")]
         {
@@ -100,13 +146,41 @@ mod tests {
     }
 
     #[test]
-    fn the_setting_of_the_host_wins() {
-        let given = caller(&[("PIP_INDEX_URL", "https://caller"), ("UV_DEFAULT_INDEX", "https://caller")]);
-        assert_eq!(find(&pip_variables(Some("https://host"), &given), "PIP_INDEX_URL"), Some("https://host"));
-        assert_eq!(
-            find(&uv_variables(Some("https://host"), &given), "UV_DEFAULT_INDEX"),
-            Some("https://host")
+    fn the_host_s_configuration_of_pip_is_told_to_both_installers() {
+        let python = python(
+            "",
+            pip("[global]\nindex-url = https://u:p@i\nextra-index-url = https://e https://f\ncert = /ca\n\
+                 proxy = http://p\ntrusted-host = h\n"),
         );
+        let uv = uv_variables(&Given { python: &python, caller: Vec::new() });
+        let pip = pip_variables(&Given { python: &python, caller: Vec::new() });
+        for (pip_name, uv_name, value) in [
+            ("PIP_INDEX_URL", "UV_DEFAULT_INDEX", "https://u:p@i"),
+            ("PIP_EXTRA_INDEX_URL", "UV_INDEX", "https://e https://f"),
+            ("PIP_CERT", "SSL_CERT_FILE", "/ca"),
+            ("PIP_PROXY", "ALL_PROXY", "http://p"),
+            ("PIP_TRUSTED_HOST", "UV_INSECURE_HOST", "h"),
+        ] {
+            assert_eq!(find(&pip, pip_name), Some(value), "{pip_name}");
+            assert_eq!(find(&uv, uv_name), Some(value), "{uv_name}");
+        }
+        let given = caller(&[("UV_DEFAULT_INDEX", "https://caller"), ("http_proxy", "http://q")]);
+        let pip = pip_variables(&Given { python: &python, caller: given });
+        assert_eq!(find(&pip, "PIP_INDEX_URL"), Some("https://caller"));
+        assert_eq!((find(&pip, "PIP_PROXY"), find(&pip, "http_proxy")), (None, Some("http://q")));
+    }
+
+    #[test]
+    fn the_setting_of_the_host_wins() {
+        let python = python(
+            "[python]\nindex_url = \"https://host\"\n",
+            pip("[global]\nindex-url = https://configured\n"),
+        );
+        let given = || caller(&[("PIP_INDEX_URL", "https://caller"), ("UV_DEFAULT_INDEX", "https://caller")]);
+        let pip = pip_variables(&Given { python: &python, caller: given() });
+        let uv = uv_variables(&Given { python: &python, caller: given() });
+        assert_eq!(find(&pip, "PIP_INDEX_URL"), Some("https://host"));
+        assert_eq!(find(&uv, "UV_DEFAULT_INDEX"), Some("https://host"));
     }
 
     #[test]

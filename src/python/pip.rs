@@ -7,19 +7,15 @@ use std::path::{Path, PathBuf};
 
 use super::installer::{Job, WHEELS};
 use super::interpreter::Interpreter;
-use super::{Site, network, trouble};
-use crate::checkpoint;
-use crate::clock;
-use crate::disk;
-use crate::error::{Failure, Outcome};
-use crate::manifest::Scan;
-use crate::process::{Keep, Program};
+use super::{Site, network, tools};
+use crate::error::Outcome;
+use crate::process::Program;
 
 /// The version that is used; the newest that runs on the oldest Python.
-const VERSION: &str = "26.0.1";
+pub(super) const VERSION: &str = "26.0.1";
 
 /// The digest of its wheel, as the index publishes it.
-const PINNED: &str = "bdb1b08f4274833d62c1aa29e20907365a2ceb950410df15fc9521bad440122b";
+pub(super) const PINNED: &str = "bdb1b08f4274833d62c1aa29e20907365a2ceb950410df15fc9521bad440122b";
 
 /// pip of the pinned version, and venv.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,20 +30,13 @@ impl Pip {
         if let Some(pip) = Self::present(site, interpreter) {
             return Ok(pip);
         }
-        disk::make_folder(&site.layout.tools(), 0o755)?;
-        disk::make_folder(&site.layout.cache(), 0o755)?;
-        let scratch = site.layout.cache().join("bootstrap");
-        let aside = site.layout.tools().join(format!(".{}.new", file()));
-        let made = fetch(site, interpreter, &scratch).and_then(|()| take_over(site, &scratch, &aside));
-        let tidied = disk::remove_tree(&scratch).and_then(|()| disk::remove_tree(&aside));
-        made?;
-        tidied?;
-        Ok(Self { wheel: place(site), python: interpreter.path.clone() })
+        tools::fetch_pip(site, interpreter)?;
+        Ok(Self { wheel: tools::pip_wheel(site), python: interpreter.path.clone() })
     }
 
     /// Returns pip where it is there; only what was proved is ever put there.
     pub(super) fn present(site: Site<'_>, interpreter: &Interpreter) -> Option<Self> {
-        let wheel = place(site);
+        let wheel = tools::pip_wheel(site);
         wheel.is_file().then(|| Self { wheel, python: interpreter.path.clone() })
     }
 
@@ -67,7 +56,9 @@ impl Pip {
         requirements: &[PathBuf],
         cutoff: Option<jiff::Timestamp>,
     ) -> Program {
-        let program = self.program(job).args(["lock", "--quiet", "--only-binary", ":all:", "--output", "-"]);
+        let program = self.program(job).args(["lock", "--quiet", "--output", "-"]);
+        let program =
+            if job.site.python.allow_source { program } else { program.args(["--only-binary", ":all:"]) };
         let program = match cutoff {
             Some(cutoff) => program.arg("--uploaded-prior-to").arg(cutoff.to_string()),
             None => program,
@@ -84,8 +75,32 @@ impl Pip {
         requirements.iter().fold(program, |program, file| program.arg("--requirement").arg(file))
     }
 
+    /// The program that fetches the wheels of a list into a folder.
+    pub(super) fn download(&self, job: &Job<'_>, into: &Path, list: &Path) -> Program {
+        self.program(job)
+            .args(["download", "--no-deps", "--require-hashes", "--only-binary", ":all:"])
+            .args(["--progress-bar", "off", "--dest"])
+            .arg(into)
+            .arg("--requirement")
+            .arg(list)
+    }
+
+    /// The program that builds the wheels of a list from source, into a folder.
+    pub(super) fn build(&self, job: &Job<'_>, into: &Path, list: &Path) -> Program {
+        self.program(job)
+            .args(["wheel", "--no-deps", "--require-hashes", "--progress-bar", "off", "--wheel-dir"])
+            .arg(into)
+            .arg("--requirement")
+            .arg(list)
+    }
+
     pub(super) fn check(&self, job: &Job<'_>) -> Program {
         self.within(job).arg("check")
+    }
+
+    /// The interpreter, with a script that is told where pip's modules are.
+    pub(super) fn script(&self, job: &Job<'_>, script: &str) -> Program {
+        job.program(&self.python).args(["-I", "-c", script]).arg(&self.wheel)
     }
 
     /// pip, run by the interpreter, outside of any environment.
@@ -127,55 +142,4 @@ fn set_up(job: &Job<'_>, program: Program) -> Program {
     network::for_pip(job.site.python)
         .into_iter()
         .fold(program, |program, (name, value)| program.env(name, value))
-}
-
-fn file() -> String {
-    format!("pip-{VERSION}-py3-none-any.whl")
-}
-
-fn place(site: Site<'_>) -> PathBuf {
-    site.layout.tools().join(file())
-}
-
-/// Fetches the wheel, as the owner, with the pip that the interpreter brings.
-fn fetch(site: Site<'_>, interpreter: &Interpreter, scratch: &Path) -> Outcome<()> {
-    site.runner.events().note(&format!("fetching pip {VERSION} from the package index"));
-    site.owned_cache(&site.layout.cache().join("pip"))?;
-    disk::remove_tree(scratch)?;
-    disk::make_folder(scratch, 0o755)?;
-    let folder = scratch.join("venv");
-    for folder in [&folder, &scratch.join("fetched")] {
-        disk::make_owned_folder(folder, 0o755, &site.owner)?;
-    }
-    let wish = scratch.join("pip.txt");
-    disk::write_atomic(&wish, format!("pip=={VERSION} --hash=sha256:{PINNED}\n").as_bytes(), 0o644)?;
-    let until = clock::monotonic() + site.python.deadline;
-    let job = Job { site, interpreter, folder: &folder, scratch, until };
-    bootstrap(&job)?;
-    let download = bundled(&job)
-        .args(["download", "--require-hashes", "--only-binary", ":all:", "--no-deps"])
-        .args(["--progress-bar", "off", "--dest"])
-        .arg(scratch.join("fetched"))
-        .arg("--requirement")
-        .arg(&wish)
-        .keep(Keep::Narrated("pip".to_owned()));
-    let finished = site.runner.run(&download)?;
-    checkpoint::reach("python:pip fetched");
-    if finished.succeeded() { Ok(()) } else { Err(trouble::explain(&finished, "cannot fetch pip")) }
-}
-
-/// Copies the wheel out of the owner's reach, proves it, and puts it into its place at once.
-fn take_over(site: Site<'_>, scratch: &Path, aside: &Path) -> Outcome<()> {
-    disk::remove_tree(aside)?;
-    disk::copy_new(&scratch.join("fetched").join(file()), aside)?;
-    let found = Scan::digests().of(aside)?;
-    let digest = found.entries().first().and_then(|entry| entry.digest.as_deref()).unwrap_or_default();
-    if digest != PINNED {
-        return Err(Failure::new(format!(
-            "the pip that was fetched is not the pinned one (sha256 {digest})"
-        )));
-    }
-    disk::set_mode(aside, 0o644)?;
-    disk::sync_file_system(aside)?;
-    disk::move_over(aside, &place(site))
 }

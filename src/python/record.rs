@@ -1,4 +1,4 @@
-//! What is written down of a generation, outside of it: only what has a record is good.
+//! What is written down of a generation, outside of it: only what has a record is finished, and may be good.
 //!
 //! `generations/<name>.json` is the record, `generations/<name>.manifest` lists the generation's files. The record
 //! is written last; a folder without one was not finished, whatever it looks like.
@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::contamination::Contamination;
 use super::interpreter::Interpreter;
 use super::requirements::normal_name;
 use crate::disk;
@@ -18,13 +19,16 @@ use crate::settings::names::{GenerationName, RunId};
 /// The version of the record.
 const SCHEMA: u32 = 2;
 
+/// The oldest version that is still understood: its records have no digest.
+const OLDEST: u32 = 1;
+
 /// The record of one generation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     schema: u32,
     /// The generation.
     pub name: GenerationName,
-    /// Whether it may be used; nothing but good ones is recorded.
+    /// Whether it may be used.
     pub state: State,
     /// How it came to be.
     pub origin: Origin,
@@ -36,14 +40,25 @@ pub struct Record {
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// The digest of what is installed ([`super::digest`]); `None` for an adopted folder, and for one of an older version of
+    /// the tool.
+    #[serde(default)]
+    pub digest: Option<String>,
 }
 
 /// Whether a generation may be used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// It was built to the end and checked.
+    /// It was built to the end and proved.
     Good,
+    /// Somebody changed it afterwards: it is never used again, not even when the change was taken back.
+    Contaminated {
+        /// When that was noticed.
+        noticed_at: jiff::Timestamp,
+        /// What was found.
+        found: Contamination,
+    },
 }
 
 /// How a generation came to be.
@@ -65,6 +80,9 @@ pub struct Built {
     pub fingerprint: String,
     /// What the fingerprint is made of.
     pub parts: Parts,
+    /// The sha256 of each wheel that it was built from, sorted.
+    #[serde(default)]
+    pub wheels: Vec<String>,
     /// The interpreter.
     pub interpreter: Interpreter,
     /// How long the build took, in milliseconds.
@@ -82,8 +100,11 @@ pub struct Parts {
     pub installer: String,
     /// The package indexes, where they are not the default.
     pub indexes: String,
-    /// The digest of the lock.
+    /// The digest of the lock; empty in what an older version of the tool built.
+    #[serde(default)]
     pub lock: String,
+    /// Whether what has no wheel may be built from source.
+    pub sources: bool,
 }
 
 /// An installed distribution.
@@ -102,6 +123,7 @@ impl Record {
         origin: Origin,
         packages: Vec<Package>,
         size: (u64, u64),
+        digest: Option<String>,
     ) -> Self {
         let recorded_at = crate::clock::now();
         Self {
@@ -113,6 +135,7 @@ impl Record {
             packages,
             files: size.0,
             bytes: size.1,
+            digest,
         }
     }
 
@@ -122,6 +145,25 @@ impl Record {
             Origin::Built(built) => Some(built),
             Origin::Adopted => None,
         }
+    }
+
+    /// Tells whether it may be made live.
+    pub fn is_good(&self) -> bool {
+        self.state == State::Good
+    }
+
+    /// Returns what was found in it, where somebody changed it.
+    pub fn contamination(&self) -> Option<&Contamination> {
+        match &self.state {
+            State::Good => None,
+            State::Contaminated { found, .. } => Some(found),
+        }
+    }
+
+    /// Returns the record of the same generation, changed by somebody.
+    pub(super) fn condemned(&self, found: &Contamination) -> Self {
+        let state = State::Contaminated { noticed_at: crate::clock::now(), found: found.clone() };
+        Self { schema: SCHEMA, state, ..self.clone() }
     }
 
     /// Writes the record, atomically and durably.
@@ -137,7 +179,7 @@ impl Record {
     pub fn read(layout: &Layout, name: &GenerationName) -> Outcome<Option<Self>> {
         let Some(bytes) = disk::read_if_there(&record_file(layout, name))? else { return Ok(None) };
         let read: Option<Self> = serde_json::from_slice(&bytes).ok();
-        Ok(read.filter(|record| record.schema == SCHEMA && record.name == *name))
+        Ok(read.filter(|record| (OLDEST..=SCHEMA).contains(&record.schema) && record.name == *name))
     }
 
     /// Removes the record and the manifest, the record first and durably.
@@ -212,7 +254,7 @@ pub fn installed(folder: &Path) -> Outcome<Vec<Package>> {
 }
 
 /// Reads name and version out of a distribution's metadata: headers up to the first empty line.
-fn parse_metadata(bytes: &[u8]) -> Option<Package> {
+pub(super) fn parse_metadata(bytes: &[u8]) -> Option<Package> {
     let text = String::from_utf8_lossy(bytes);
     let header = |wanted: &str| {
         text.lines()

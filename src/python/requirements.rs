@@ -3,7 +3,7 @@
 //! What is not understood is refused: an option passed on unread could send the installers to another index. Source:
 //! pip's "Requirements File Format", PEP 508.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Failure, Outcome};
 
@@ -137,6 +137,42 @@ pub fn requirement(text: &str) -> Result<Requirement, String> {
     Ok(Requirement { name: normal_name(name), specification: specification.trim().to_owned() })
 }
 
+/// Checks that a package which comes from a URL can be proved: a wheel, with its sha256 in the URL or in `options`.
+///
+/// # Errors
+/// The sentence that says why it is refused.
+pub fn check_provable(package: &Requirement, options: &str) -> Result<(), String> {
+    let url = match package.specification.split_once('@') {
+        Some((before, url)) if before.trim().is_empty() || before.trim_start().starts_with('[') => url,
+        _ if package.name.contains("://") => &package.name,
+        _ => return Ok(()),
+    };
+    let url = url.split(" ;").next().unwrap_or(url).trim();
+    let (place, fragment) = url.split_once('#').unwrap_or((url, ""));
+    let is_web = place.starts_with("https://") || place.starts_with("http://");
+    let has_digest =
+        fragment.split('&').any(|part| part.starts_with("sha256=")) || !sha256_of(options).is_empty();
+    if is_web && Path::new(place).extension().is_some_and(|ending| ending == "whl") && has_digest {
+        return Ok(());
+    }
+    Err(format!(
+        "{url:?} cannot be proved: only a release of the package index can, or the URL of a wheel that ends in \
+         #sha256=… (or has a --hash)"
+    ))
+}
+
+/// Returns the sha256 of all `--hash` options in a line, sorted.
+pub fn sha256_of(line: &str) -> Vec<String> {
+    let words = line.split_whitespace();
+    let mut digests: Vec<String> = words
+        .filter_map(|word| word.strip_prefix("--hash=").unwrap_or(word).strip_prefix("sha256:"))
+        .map(str::to_ascii_lowercase)
+        .collect();
+    digests.sort();
+    digests.dedup();
+    digests
+}
+
 /// Returns a package name as indexes compare it: lower case, runs of `-`, `_` and `.` as one dash (PEP 503).
 pub fn normal_name(name: &str) -> String {
     let mut normal = String::with_capacity(name.len());
@@ -225,7 +261,9 @@ fn meaning(text: &str) -> Result<Meaning, String> {
     for word in options.split_whitespace().filter(|word| word.starts_with('-')) {
         allowed(word, &REQUIREMENT_OPTIONS)?;
     }
-    requirement(package).map(Meaning::Package)
+    let package = requirement(package)?;
+    check_provable(&package, options)?;
+    Ok(Meaning::Package(package))
 }
 
 /// The value of an option in any of the ways it can be written; `None` where the line is not that option.
@@ -355,13 +393,25 @@ mod tests {
             "-r a --pre",
             "[x]",
             "==1",
+            "git+https://x/a@v1",
+            "a @ git+https://x/a@v1",
+            "a @ https://x/a-1-py3-none-any.whl",
+            "a @ https://x/a-1.tar.gz#sha256=ab",
+            "a[b] @ ssh://x/a-1-py3-none-any.whl#sha256=ab",
         ] {
             let failure = parse(format!("idna\n{bad}\n").as_bytes(), "requirements.txt").unwrap_err();
             assert!(failure.summary().starts_with("requirements.txt, line 2: "), "{bad}: {failure}");
         }
-        for good in
-            ["--pre", "--only-binary=:all:", "--no-binary :none:", "six --hash=sha256:ab", "--require-hashes"]
-        {
+        for good in [
+            "--pre",
+            "--only-binary=:all:",
+            "--no-binary :none:",
+            "six --hash=sha256:ab",
+            "--require-hashes",
+            "a @ https://x/a-1-py3-none-any.whl#sha256=ab",
+            "a @ https://x/a-1-py3-none-any.whl --hash=sha256:ab",
+            "a @ https://x/a-1-py3-none-any.whl#sha256=ab ; os_name == 'x'",
+        ] {
             assert!(meaning(good).is_ok(), "{good}");
         }
     }

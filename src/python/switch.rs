@@ -114,7 +114,8 @@ impl Environments<'_> {
                 continue;
             }
             let files = Scan::metadata().of(&folder)?.files();
-            Record::new(name.clone(), Origin::Adopted, record::installed(&folder)?, files).write(layout)?;
+            Record::new(name.clone(), Origin::Adopted, record::installed(&folder)?, files, None)
+                .write(layout)?;
             checkpoint::reach("python:adoption recorded");
             adopted.push(name);
         }

@@ -1,5 +1,6 @@
 //! Why an installer gave up, read from what it wrote. Pure.
 
+use super::pylock::without_credentials;
 use crate::error::Failure;
 use crate::process::{Ended, Finished};
 
@@ -19,6 +20,14 @@ pub(super) enum Trouble {
     Network,
     /// A package comes as source only and does not build.
     SourceBuild,
+    /// A package has nothing that is already built, and building is not allowed.
+    SourceOnly,
+    /// A package is built for other platforms only.
+    Platform,
+    /// A package is for other versions of Python.
+    Python,
+    /// Some requirements have hashes and others have none.
+    SomeHashes,
     /// A download is not what its hash says.
     Hash,
     /// Something else.
@@ -43,6 +52,11 @@ pub(super) fn explain(finished: &Finished, summary: &str) -> Failure {
 }
 
 impl Trouble {
+    /// Tells whether there may be a solution among the releases that a cutoff hides.
+    pub(super) fn may_be_the_cutoff(self) -> bool {
+        !matches!(self, Self::NoSpace | Self::Network | Self::SourceBuild | Self::Hash | Self::SomeHashes)
+    }
+
     fn sentence(self) -> &'static str {
         match self {
             Self::NoMatch => "no version of a package fits what is asked for",
@@ -50,6 +64,10 @@ impl Trouble {
             Self::NoSpace => "no space is left on the disk",
             Self::Network => "the package index cannot be reached",
             Self::SourceBuild => "a package has to be built from source and does not build",
+            Self::SourceOnly => "a package comes as source only, which is not built here",
+            Self::Platform => "a package is built for other platforms only",
+            Self::Python => "a package is for other versions of Python",
+            Self::SomeHashes => "some requirements have hashes and others have none",
             Self::Hash => "a download is not what its hash says",
             Self::Other => "the installer gave up",
         }
@@ -57,7 +75,12 @@ impl Trouble {
 
     fn hints(self) -> &'static [&'static str] {
         match self {
-            Self::NoMatch | Self::Conflict => &["correct the requirements in the application's repository"],
+            Self::Conflict => &["correct the requirements in the application's repository"],
+            // pip does not tell a release that has no wheel from one that is not there.
+            Self::NoMatch => &[
+                "correct the requirements in the application's repository",
+                "a release that comes as source only needs python.allow_source = true in the host's refresh.toml",
+            ],
             Self::NoSpace => &["make room; `df -h` and `df -i` show where it is short"],
             Self::Network => &[
                 "check the network, proxy and certificates of this machine",
@@ -66,6 +89,18 @@ impl Trouble {
             Self::SourceBuild => {
                 &["ask for a version that has a wheel for this Python, or install what it needs"]
             }
+            Self::SourceOnly => &[
+                "ask for a version that has a wheel for this Python",
+                "or let sources be built: python.allow_source = true in the host's refresh.toml",
+            ],
+            Self::Platform => {
+                &["ask for a version that has a wheel for this machine, or mark the requirement"]
+            }
+            Self::Python => &[
+                "ask for a version that is for this Python",
+                "or name another Python: python.interpreter in the host's refresh.toml",
+            ],
+            Self::SomeHashes => &["give every requirement its version and hashes, or none of them"],
             Self::Hash => &["find out who changed the package, or correct its hash in the requirements"],
             Self::Other => &[],
         }
@@ -89,6 +124,19 @@ pub(super) fn parse_trouble(text: &str) -> Trouble {
         "HTTP error 4",
     ]) {
         Trouble::Network
+    } else if has(&["In --require-hashes mode"]) {
+        Trouble::SomeHashes
+    } else if has(&["is disabled for all packages", "has no usable wheels"]) {
+        Trouble::SourceOnly
+    } else if has(&["with a matching platform tag", "not a supported wheel on this platform"]) {
+        Trouble::Platform
+    } else if has(&[
+        "does not satisfy Python",
+        "with a matching Python",
+        "Ignored the following versions that require a different python",
+        "requires a different Python",
+    ]) {
+        Trouble::Python
     } else if has(&[
         "Failed to build",
         "metadata-generation-failed",
@@ -113,6 +161,24 @@ pub(super) fn parse_trouble(text: &str) -> Trouble {
     }
 }
 
+/// Finds the releases that an installer takes although their authors have withdrawn them, as `name version`.
+pub(super) fn parse_yanked(text: &str) -> Vec<String> {
+    let uv = |line: &str| {
+        let (release, _) = line.strip_prefix("warning: `")?.split_once("` is yanked")?;
+        Some(release.replacen("==", " ", 1))
+    };
+    let pip = |line: &str| {
+        let (_, rest) = line.split_once("is a yanked version: '")?;
+        let (name, rest) = rest.split_once('\'')?;
+        let (_, rest) = rest.split_once("(version ")?;
+        Some(format!("{name} {}", rest.split([' ', ')']).next()?))
+    };
+    let mut found: Vec<String> = text.lines().filter_map(|line| uv(line).or_else(|| pip(line))).collect();
+    found.sort();
+    found.dedup();
+    found
+}
+
 /// Picks the lines that carry the reason: uv's `error:` and `cause:`, pip's `ERROR:`; shortened.
 pub(super) fn parse_reason(text: &str) -> String {
     let mut picked: Vec<String> = Vec::new();
@@ -134,7 +200,7 @@ pub(super) fn parse_reason(text: &str) -> String {
             in_error = false;
         }
     }
-    let mut reason = picked.join("\n");
+    let mut reason = without_credentials(&picked.join("\n"));
     if let Some((end, _)) = reason.char_indices().nth(LONGEST) {
         reason.truncate(end);
         reason.push_str(" …");
@@ -195,6 +261,16 @@ mod tests {
     }
 
     #[test]
+    fn a_release_that_was_withdrawn_is_found_in_what_both_installers_say() {
+        let uv = "Resolved 1 package in 92ms\nwarning: `attrs==21.1.0` is yanked (reason: \"x\")\n";
+        let pip = "WARNING: The candidate selected for download or install is a yanked version: 'attrs' candidate \
+            (version 21.1.0 at https://h/attrs-21.1.0-py2.py3-none-any.whl (from https://h/simple/attrs/))\n";
+        assert_eq!(parse_yanked(uv), ["attrs 21.1.0"]);
+        assert_eq!(parse_yanked(pip), ["attrs 21.1.0"]);
+        assert!(parse_yanked("Resolved 1 package\n").is_empty());
+    }
+
+    #[test]
     fn conflicts_full_disks_and_wrong_hashes_have_their_own_word() {
         for (text, trouble) in [
             (
@@ -209,6 +285,26 @@ mod tests {
             ),
             ("error: Hash mismatch for `six==1.17.0`", Trouble::Hash),
             ("  cause: Failed to build `x==1`", Trouble::SourceBuild),
+            (
+                "  cause: Because docopt==0.6.2 has no usable wheels and you require docopt==0.6.2",
+                Trouble::SourceOnly,
+            ),
+            (
+                "  cause: Because pywin32==306 has no wheels with a matching platform tag (e.g., `x`)",
+                Trouble::Platform,
+            ),
+            (
+                "  cause: Because the current Python version (3.11.2) does not satisfy Python>=3.12 and you require",
+                Trouble::Python,
+            ),
+            (
+                "ERROR: Ignored the following versions that require a different python version: 2.0 Requires-Python",
+                Trouble::Python,
+            ),
+            (
+                "ERROR: In --require-hashes mode, all requirements must have their versions",
+                Trouble::SomeHashes,
+            ),
             ("something else", Trouble::Other),
         ] {
             assert_eq!(parse_trouble(text), trouble, "{text}");

@@ -3,7 +3,7 @@
 use crate::error::{Failure, Outcome};
 use crate::installation::Installation;
 use crate::journal::Entry;
-use crate::python::{Generation, Interpreter, Made};
+use crate::python::{Contaminated, Contamination, Generation, Interpreter, Made, Wheels};
 use crate::report;
 
 use super::account::Account;
@@ -41,15 +41,38 @@ pub fn ensure_generation(on: &Installation, account: &mut Account, release: &Rel
         TargetState::Latest => None,
         TargetState::Earlier { generation, .. } => on.environments().good(generation)?,
     };
-    let (generation, made, reason) = if let Some(generation) = earlier {
-        (generation, Made::Reused, "the environment of that run".to_owned())
-    } else {
-        let wanted = release.wanted(on)?;
-        let ensured = on.environments().ensure(&wanted, release.settings.python.strategy, &account.run)?;
-        (ensured.generation, ensured.made, ensured.why)
+    let changed = match &earlier {
+        Some(generation) => on.environments().examine(generation)?,
+        None => None,
+    };
+    let (generation, made, reason) = match earlier {
+        Some(generation) if changed.is_none() => {
+            (generation, Made::Reused, "the environment of that run".to_owned())
+        }
+        _ => {
+            let wanted = release.wanted(on)?;
+            let strategy = release.settings.python.strategy;
+            let ensured = on.environments().ensure(&wanted, strategy, &account.run)?;
+            tell(account, changed.into_iter().chain(ensured.contaminated));
+            (ensured.generation, ensured.made, ensured.why)
+        }
     };
     check_program(on, &generation)?;
     account.record(Entry::Built { generation: generation.name.clone() })?;
+    let lock = on.environments().lock_of(&generation)?;
+    let built_here = lock.as_ref().map(Wheels::built_here).unwrap_or_default();
+    let lock = lock.map(|lock| lock.summary());
+    // Staging has told it already.
+    if account.environment.lock.is_none() {
+        if !built_here.is_empty() {
+            account.warn(format!("built from source here: {}", built_here.join(", ")));
+        }
+        for release in lock.iter().flat_map(|lock| &lock.yanked) {
+            account.warn(format!(
+                "{release} was withdrawn by its authors (yanked), and is installed all the same"
+            ));
+        }
+    }
     // Built once is built, also when step 3 finds it done.
     let built = account.environment.built || made == Made::Built;
     let reason = if account.environment.built { account.environment.reason.clone() } else { reason };
@@ -61,8 +84,26 @@ pub fn ensure_generation(on: &Installation, account: &mut Account, release: &Rel
         packages: Some(generation.record.packages.len()),
         built,
         reason,
+        lock,
+        digest: generation.record.digest.clone(),
+        contaminated: account.environment.contaminated.clone(),
     };
     Ok(generation)
+}
+
+/// Tells which environments somebody has changed, each once.
+fn tell(account: &mut Account, contaminated: impl Iterator<Item = Contaminated>) {
+    for Contaminated { generation, found } in contaminated {
+        if account.environment.contaminated.iter().any(|known| known.generation == generation) {
+            continue;
+        }
+        account.warn(format!(
+            "the environment {generation} was changed by hand and is not used any more: {}",
+            found.in_words(3)
+        ));
+        let Contamination { count, found } = found;
+        account.environment.contaminated.push(report::Contaminated { generation, count, found });
+    }
 }
 
 /// Refuses an environment without the program that the service is started with: known now, not after the stop.

@@ -131,6 +131,7 @@ fn interrupted(
         branch,
         commit,
         commit_before: before,
+        bundle: None,
         environment: report::Environment {
             path: on.layout.venv(),
             generation: live,

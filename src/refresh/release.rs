@@ -9,7 +9,7 @@ use crate::error::{Context as _, Outcome};
 use crate::git::mirror::Mirror;
 use crate::installation::Installation;
 use crate::python::Wanted;
-use crate::python::definitions::{self, Definitions, TreeSource};
+use crate::python::definitions::{self, Choice, Definitions, TreeSource};
 use crate::settings::Settings;
 use crate::settings::layers::APPLICATION_FILE;
 use crate::settings::names::CommitId;
@@ -38,11 +38,11 @@ impl Release {
         let layers = on.layers.clone().with_application(application.as_deref()).context(told)?;
         let settings = layers.resolve().context(told)?;
         let source = CommitTree { mirror: &on.mirror, commit };
-        let definitions = definitions::read(&source, &settings.python.definitions).context(told)?;
+        let definitions = definitions::read(&source, &Choice::of(&settings.python)).context(told)?;
         Ok(Self { commit: commit.clone(), settings, definitions })
     }
 
-    /// Returns the environment that the commit wants.
+    /// Returns the environment that the commit wants. Installer, lock and wheels of a bundle are in the stores then.
     ///
     /// # Errors
     /// There is no interpreter that it could run on, or no installer.
@@ -56,7 +56,12 @@ impl Release {
         } else {
             on.mirror.last_change(&self.commit, self.definitions.files())?
         };
-        on.environments().wanted(self.definitions.clone(), interpreter.clone(), installer, cutoff)
+        let wanted =
+            on.environments().wanted(self.definitions.clone(), interpreter.clone(), installer, cutoff)?;
+        if let Some(bundle) = &on.bundle {
+            bundle.ensure_wheels(on, &wanted)?;
+        }
+        Ok(wanted)
     }
 }
 

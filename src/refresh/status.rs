@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use crate::bundle::Bundle;
 use crate::checkpoint;
 use crate::clock;
 use crate::error::{Failure, Outcome};
@@ -234,10 +235,12 @@ fn brief_report(
         branch: branch.or(deployed.map(|pair| pair.branch)).unwrap_or_else(BranchName::main),
         commit: commit.clone(),
         commit_before: commit,
+        bundle: on.bundle.as_ref().map(Bundle::told),
         environment: report::Environment {
             path: on.layout.venv(),
             generation: live.clone(),
             generation_before: live,
+            digest: on.live_generation().and_then(|live| live.record.digest),
             ..report::Environment::default()
         },
         service: on.service_report(None),
@@ -310,6 +313,7 @@ fn make(
         path: on.layout.venv(),
         generation: live.clone(),
         generation_before: account.generation_before.clone(),
+        digest: on.live_generation().and_then(|live| live.record.digest),
         ..account.environment.clone()
     };
     let changed =
@@ -327,6 +331,7 @@ fn make(
         branch: account.branch().clone(),
         commit,
         commit_before: account.commit_before.clone(),
+        bundle: on.bundle.as_ref().map(Bundle::told),
         environment,
         service: on.service_report(account.url.clone()),
         downtime_ms: account.downtime.map(millis),

@@ -82,7 +82,7 @@ fn in_report(on: &Installation, account: &Account, saved: &Saved) -> report::Sav
 /// The remote cannot be reached, has no such branch, or the commit cannot be deployed.
 pub fn ensure_release(on: &Installation, account: &mut Account) -> Outcome<Release> {
     account.progress("fetching");
-    let commit = on.mirror.ensure(&account.run, account.branch())?;
+    let commit = on.ensure_commit(&account.run, account.branch())?;
     let release = on.release(&commit)?;
     account.record(Entry::Aimed { commit: commit.clone() })?;
     if !account.known.contains(&commit) {

@@ -146,7 +146,29 @@ pub fn report(report: &Report) -> Vec<String> {
         _ => String::new(),
     };
     lines.push(format!("  commit       {commit} on {}{before}", report.branch));
+    if let Some(bundle) = &report.bundle {
+        let digest = bundle.sha256.as_ref().map(|digest| format!(", sha256 {digest}")).unwrap_or_default();
+        lines.push(format!("  bundle       {}{digest}", harmless(&bundle.file.display().to_string())));
+    }
     lines.push(format!("  environment  {}", environment(report)));
+    if let Some(lock) = &report.environment.lock {
+        lines.push(format!("  lock         {}", harmless(&lock.in_words())));
+    }
+    if let Some(digest) = &report.environment.digest {
+        lines.push(format!("  digest       {digest}"));
+    }
+    for contaminated in &report.environment.contaminated {
+        let number = count(contaminated.count, "path");
+        let text = format!("{} was changed by hand, {number}", contaminated.generation);
+        lines.push(format!("  contaminated {}", paint(Tone::Warning, &text)));
+        lines.extend(
+            contaminated
+                .found
+                .iter()
+                .take(5)
+                .map(|found| format!("               {}", harmless(&found.to_string()))),
+        );
+    }
     let service = &report.service;
     let mut words = vec![service.state.clone()];
     words.extend(service.pid.map(|pid| format!("pid {pid}")));

@@ -17,6 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::Phase;
 use crate::journal::record::Ending;
+use crate::python::contamination::Finding;
+use crate::python::lock::Summary;
 use crate::settings::names::{BranchName, CommitId, GenerationName, RunId};
 
 /// The version of the report's format.
@@ -49,6 +51,9 @@ pub struct Report {
     pub commit: Option<CommitId>,
     /// The commit that it held before.
     pub commit_before: Option<CommitId>,
+    /// The bundle that it came from; `None` where it came from the remote.
+    #[serde(default)]
+    pub bundle: Option<Bundle>,
     /// The environment (RW-5.6b).
     pub environment: Environment,
     /// The service (RW-5.6c).
@@ -69,6 +74,15 @@ pub struct Report {
     pub error: Option<Error>,
 }
 
+/// The bundle that a run was given.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bundle {
+    /// The file.
+    pub file: PathBuf,
+    /// Its sha256; `None` where it was refused before it was read whole.
+    pub sha256: Option<String>,
+}
+
 /// The environment at the end of a run.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Environment {
@@ -86,6 +100,26 @@ pub struct Environment {
     pub built: bool,
     /// Why it was built or reused.
     pub reason: String,
+    /// The lock that it was built from; `None` where that is not known.
+    #[serde(default)]
+    pub lock: Option<Summary>,
+    /// The digest of what is installed, the same on every machine; `None` where it is not known.
+    #[serde(default)]
+    pub digest: Option<String>,
+    /// Environments that somebody had changed by hand, and that are not used any more.
+    #[serde(default)]
+    pub contaminated: Vec<Contaminated>,
+}
+
+/// An environment that somebody had changed by hand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Contaminated {
+    /// The generation.
+    pub generation: GenerationName,
+    /// How many files and folders differed.
+    pub count: usize,
+    /// The first of them.
+    pub found: Vec<Finding>,
 }
 
 /// The service at the end of a run.

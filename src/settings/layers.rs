@@ -14,11 +14,13 @@ use toml::de::DeTable;
 
 use super::layout::Layout;
 use super::names::{BranchName, UnitName};
+use super::pip_config::PipConfig;
 use super::{
     Hook, HookKind, InstallerChoice, Origin, Probe, Python, Remote, RemoteUrl, Service, Settings, Strategy,
     Transport,
 };
 use crate::error::{Failure, Outcome};
+use crate::python::definitions::DEFAULT_PATTERNS;
 
 /// The name of the application's file, at the root of the tree.
 pub const APPLICATION_FILE: &str = "refresh.toml";
@@ -44,6 +46,8 @@ pub struct HostFile {
 #[serde(deny_unknown_fields, default)]
 pub struct ApplicationFile {
     definitions: Option<Vec<String>>,
+    extras: Option<Vec<String>>,
+    groups: Option<Vec<String>>,
     probe: ApplicationProbe,
     hook: Vec<HookTable>,
 }
@@ -77,8 +81,13 @@ struct PythonTable {
     installer: Option<InstallerChoice>,
     strategy: Option<Strategy>,
     definitions: Option<Vec<String>>,
+    extras: Option<Vec<String>>,
+    groups: Option<Vec<String>>,
+    strict: Option<bool>,
     index_url: Option<String>,
+    allow_source: Option<bool>,
     deadline: Option<Span>,
+    imports: Option<Vec<String>>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -141,9 +150,14 @@ pub struct Overrides {
     pub no_stage: bool,
     /// `--always-rebuild-venv`
     pub always_rebuild: bool,
+    /// `--strict`
+    pub strict: bool,
     /// `LADYLINUX_REFRESH_INSTALLER`
     pub installer: Option<InstallerChoice>,
 }
+
+/// How the service is started where the host says nothing else.
+const COMMAND: [&str; 6] = ["{venv}/bin/uvicorn", "api_layer:app", "--host", "0.0.0.0", "--port", "{port}"];
 
 /// The layers that settings are resolved from.
 #[derive(Debug, Clone)]
@@ -156,6 +170,8 @@ pub struct Layers {
     pub application: ApplicationFile,
     /// Command line and environment.
     pub overrides: Overrides,
+    /// What the host tells pip.
+    pub pip: PipConfig,
 }
 
 impl Layers {
@@ -170,7 +186,7 @@ impl Layers {
             Some(bytes) => String::from_utf8(bytes)
                 .map_err(|error| Failure::new(format!("{} is not UTF-8", path.display())).because(error))?,
         };
-        Self::of_text(layout, &text, overrides)
+        Ok(Self { pip: PipConfig::read(layout)?, ..Self::of_text(layout, &text, overrides)? })
     }
 
     /// Takes `text` for the host's file.
@@ -179,7 +195,8 @@ impl Layers {
     /// It says something that it may not: with line and column.
     pub fn of_text(layout: &Layout, text: &str, overrides: Overrides) -> Outcome<Self> {
         let host = parse(text, &layout.host_file(), Author::Host)?;
-        Ok(Self { layout: layout.clone(), host, application: ApplicationFile::default(), overrides })
+        let (application, pip) = (ApplicationFile::default(), PipConfig::default());
+        Ok(Self { layout: layout.clone(), host, application, overrides, pip })
     }
 
     /// Lays the application's file under the host's.
@@ -204,6 +221,11 @@ impl Layers {
         let mut pick = Pick { origins: BTreeMap::new() };
         let (host, app, over) = (&self.host, &self.application, &self.overrides);
         let flag = |set: bool| set.then_some(true);
+        let command = pick.value(
+            "service.command",
+            [(host.service.command.clone(), Origin::Host)],
+            COMMAND.map(str::to_owned).to_vec(),
+        );
         let settings = Settings {
             layout: self.layout.clone(),
             branch: pick.optional("branch", [(host.branch.clone(), Origin::Host)]),
@@ -244,34 +266,43 @@ impl Layers {
                         (host.python.definitions.clone(), Origin::Host),
                         (app.definitions.clone(), Origin::Application),
                     ],
-                    vec!["requirements*.txt".to_owned(), "pyproject.toml".to_owned()],
+                    DEFAULT_PATTERNS.map(str::to_owned).to_vec(),
                 ),
+                extras: pick.value(
+                    "python.extras",
+                    [(host.python.extras.clone(), Origin::Host), (app.extras.clone(), Origin::Application)],
+                    Vec::new(),
+                ),
+                groups: pick.value(
+                    "python.groups",
+                    [(host.python.groups.clone(), Origin::Host), (app.groups.clone(), Origin::Application)],
+                    Vec::new(),
+                ),
+                strict: pick.value(
+                    "python.strict",
+                    [(flag(over.strict), Origin::Flag), (host.python.strict, Origin::Host)],
+                    false,
+                ),
+                pip: self.pip.clone(),
                 index_url: pick.optional("python.index_url", [(host.python.index_url.clone(), Origin::Host)]),
+                allow_source: pick.value(
+                    "python.allow_source",
+                    [(host.python.allow_source, Origin::Host)],
+                    false,
+                ),
                 deadline: pick.span(
                     "python.deadline",
                     [(host.python.deadline, Origin::Host)],
                     Duration::from_secs(30 * 60),
                 ),
+                imports: pick.value(
+                    "python.imports",
+                    [(host.python.imports.clone(), Origin::Host)],
+                    Vec::new(),
+                ),
+                command: command.clone(),
             },
-            service: Service {
-                unit: pick.value(
-                    "service.unit",
-                    [(host.service.unit.clone(), Origin::Host)],
-                    UnitName::usual(),
-                ),
-                command: pick.value(
-                    "service.command",
-                    [(host.service.command.clone(), Origin::Host)],
-                    ["{venv}/bin/uvicorn", "api_layer:app", "--host", "0.0.0.0", "--port", "{port}"]
-                        .map(str::to_owned)
-                        .to_vec(),
-                ),
-                stop_timeout: pick.span(
-                    "service.stop_timeout",
-                    [(host.service.stop_timeout, Origin::Host)],
-                    Duration::from_secs(30),
-                ),
-            },
+            service: Self::service(&host.service, command, &mut pick),
             probe: Self::probe(&host.probe, &app.probe, &mut pick)?,
             hooks: self.hooks()?,
             keep: pick.value("keep", [(host.keep, Origin::Host)], 3),
@@ -296,6 +327,18 @@ impl Layers {
             deadline: table.deadline.map(|span| span.0),
             stall: table.stall.map(|span| span.0),
         })
+    }
+
+    fn service(host: &ServiceTable, command: Vec<String>, pick: &mut Pick) -> Service {
+        Service {
+            unit: pick.value("service.unit", [(host.unit.clone(), Origin::Host)], UnitName::usual()),
+            command,
+            stop_timeout: pick.span(
+                "service.stop_timeout",
+                [(host.stop_timeout, Origin::Host)],
+                Duration::from_secs(30),
+            ),
+        }
     }
 
     fn probe(host: &ProbeTable, app: &ApplicationProbe, pick: &mut Pick) -> Outcome<Probe> {
@@ -440,15 +483,33 @@ pub const HOST_KEYS: [(&str, &[&str]); 6] = [
             "stall",
         ],
     ),
-    ("python", &["interpreter", "installer", "strategy", "definitions", "index_url", "deadline"]),
+    (
+        "python",
+        &[
+            "interpreter",
+            "installer",
+            "strategy",
+            "definitions",
+            "extras",
+            "groups",
+            "strict",
+            "index_url",
+            "allow_source",
+            "deadline",
+            "imports",
+        ],
+    ),
     ("service", &["unit", "command", "stop_timeout"]),
     ("probe", &["url", "path", "status", "json_field", "json_value", "body", "deadline", "settle"]),
     ("hook", &["name", "kind", "command", "deadline", "stage"]),
 ];
 
 /// The keys of the application's file.
-pub const APPLICATION_KEYS: [(&str, &[&str]); 3] =
-    [("", &["definitions", "probe", "hook"]), ("probe", &["path"]), ("hook", HOST_KEYS[5].1)];
+pub const APPLICATION_KEYS: [(&str, &[&str]); 3] = [
+    ("", &["definitions", "extras", "groups", "probe", "hook"]),
+    ("probe", &["path"]),
+    ("hook", HOST_KEYS[5].1),
+];
 
 fn parse<'a, T: Deserialize<'a> + Default>(text: &'a str, path: &Path, author: Author) -> Outcome<T> {
     let place = |offset: usize| {
@@ -495,7 +556,7 @@ fn check_key(table: &str, key: &str, author: Author) -> Result<(), String> {
     let full = if table.is_empty() { key.to_owned() } else { format!("{table}.{key}") };
     if author == Author::Application && host.contains(&key) {
         return Err(format!(
-            "the application may not set `{full}`: it may set hooks, definitions and the probe's path"
+            "the application may not set `{full}`: it may set hooks, definitions (with extras and groups) and the probe's path"
         ));
     }
     match nearest(key, known) {
@@ -525,6 +586,7 @@ mod tests {
             host,
             application: ApplicationFile::default(),
             overrides: Overrides::default(),
+            pip: PipConfig::default(),
         };
         layers.resolve()
     }
@@ -565,6 +627,7 @@ mod tests {
             host: HostFile::default(),
             application: ApplicationFile::default(),
             overrides: Overrides::default(),
+            pip: PipConfig::default(),
         };
         let refused = layers.clone().with_application(Some(b"[remote]\nurl = \"https://h/x\"\n"));
         assert!(message(refused).contains("the application may not set `remote`"));

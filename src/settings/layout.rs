@@ -77,6 +77,11 @@ impl Layout {
     pub fn env_file(&self) -> PathBuf {
         self.at("etc/ladylinux/ladylinux.env")
     }
+    /// The host's configuration of pip, the one that wins last.
+    pub fn pip_configurations(&self) -> [PathBuf; 2] {
+        [self.at("etc/xdg/pip/pip.conf"), self.at("etc/pip.conf")]
+    }
+
     /// Where the units and drop-ins of packages lie: what `init` installs goes here.
     pub fn package_units(&self) -> PathBuf {
         self.at("usr/lib/systemd/system")

@@ -7,6 +7,7 @@ pub mod environment;
 pub mod layers;
 pub mod layout;
 pub mod names;
+pub mod pip_config;
 mod remote_url;
 
 use std::collections::BTreeMap;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use layout::Layout;
 use names::{BranchName, RelativePath, UnitName};
+use pip_config::PipConfig;
 
 /// Where a value came from; later ones win.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -143,10 +145,24 @@ pub struct Python {
     pub strategy: Strategy,
     /// Globs at the root of the tree that name the dependency definitions.
     pub definitions: Vec<String>,
+    /// The extras of the application's project that are installed.
+    pub extras: Vec<String>,
+    /// The dependency groups that are installed.
+    pub groups: Vec<String>,
+    /// Whether only a definition that the application locks is accepted.
+    pub strict: bool,
     /// The package index, where it is not the installer's own default.
     pub index_url: Option<String>,
+    /// What the host tells pip of indexes and the network.
+    pub pip: PipConfig,
+    /// Whether what has no wheel may be built from source.
+    pub allow_source: bool,
     /// How long one build may take.
     pub deadline: Duration,
+    /// Modules that a new environment has to be able to import.
+    pub imports: Vec<String>,
+    /// The service's command, whose modules it has to be able to import as well.
+    pub command: Vec<String>,
 }
 
 /// Which installer fills an environment.

@@ -70,6 +70,8 @@ pub struct Rig {
     pub new: Version,
     protected: BTreeMap<PathBuf, (Vec<u8>, u32, u64, i64)>,
     pids: Vec<u32>,
+    /// What the application requires beside the package that its versions differ in, pinned.
+    pub beside: &'static [&'static str],
     /// For messages: what is being tried.
     pub trying: String,
 }
@@ -91,6 +93,7 @@ impl Rig {
             new: none,
             protected: BTreeMap::new(),
             pids: Vec::new(),
+            beside: &[],
             trying: "the first version".to_owned(),
         };
         rig.host.configure("preserve = [\"config/user.json\", \"keep/\"]", "");
@@ -114,6 +117,15 @@ impl Rig {
         rig
     }
 
+    /// Has the host's environments made by another installer from now on.
+    pub fn install_with(&mut self, installer: &str) {
+        let file = self.host.layout.host_file();
+        let settings = fs::read_to_string(&file).unwrap();
+        fs::write(&file, settings.replace("installer = \"uv\"", &format!("installer = \"{installer}\"")))
+            .unwrap();
+        self.protected = self.protected_now();
+    }
+
     /// Commits and pushes the next version; from now on a run leads from `old` to `new`.
     pub fn next_version(&mut self) {
         self.number += 1;
@@ -123,7 +135,8 @@ impl Rig {
             Environment::Stays => ("1.16.0", 1),
         };
         // The marker makes each definition another one, so that its environment has to be built.
-        let requirements = format!("six=={package} ; python_full_version >= '3.0.{marker}'\n");
+        let mut requirements = format!("six=={package} ; python_full_version >= '3.0.{marker}'\n");
+        requirements.extend(self.beside.iter().map(|pin| format!("{pin}\n")));
         let text = format!("v{n}");
         let files = [
             ("server.py", SERVER.to_owned()),
@@ -154,11 +167,9 @@ impl Rig {
 
     /// Runs a command that is killed at point `at`; without one, its points are only counted.
     pub fn kill(&mut self, arguments: &[&str], at: Option<&str>, whom: &str) -> Killed {
-        let trace = self.host.beside("trace");
-        let _ = fs::remove_file(&trace);
         let said = self.host.beside("said");
-        let mut command = self.host.command(arguments);
-        command.env("LADYLINUX_REFRESH_TRACE", &trace).env("LADYLINUX_REFRESH_KILL", whom);
+        let mut command = self.traced(arguments);
+        command.env("LADYLINUX_REFRESH_KILL", whom);
         if let Some(at) = at {
             command.env("LADYLINUX_REFRESH_KILL_AT", at);
         }
@@ -168,11 +179,26 @@ impl Rig {
         self.pids.push(child.id());
         let status = child.wait().unwrap();
         Killed {
-            points: fs::read_to_string(&trace).unwrap_or_default().lines().map(str::to_owned).collect(),
+            points: self.points(),
             by_kill: status.signal() == Some(9),
             code: status.code(),
             output: fs::read_to_string(&said).unwrap_or_default(),
         }
+    }
+
+    /// A command whose points are noted.
+    fn traced(&self, arguments: &[&str]) -> Command {
+        let trace = self.host.beside("trace");
+        let _ = fs::remove_file(&trace);
+        let mut command = self.host.command(arguments);
+        command.env("LADYLINUX_REFRESH_TRACE", &trace);
+        command
+    }
+
+    /// The points that the last command has reached, or has reached so far.
+    pub fn points(&self) -> Vec<String> {
+        let trace = fs::read_to_string(self.host.beside("trace")).unwrap_or_default();
+        trace.lines().map(str::to_owned).collect()
     }
 
     /// Runs a command to its good end.
@@ -198,18 +224,25 @@ impl Rig {
     ) -> bool {
         let said = self.host.beside("said");
         let file = fs::File::create(&said).unwrap();
-        let mut command = self.host.command(arguments);
+        let mut command = self.traced(arguments);
         command.args(["--format", "json"]).stdout(file.try_clone().unwrap()).stderr(file);
         let mut child = command.spawn().unwrap();
         self.pids.push(child.id());
         let in_time = loop {
-            if when(self, child.id(), &fs::read_to_string(&said).unwrap()) {
-                break true;
+            let now = when(self, child.id(), &fs::read_to_string(&said).unwrap());
+            match reach {
+                Reach::Program(nth) if now && self.kill_program(nth) => {
+                    child.wait().unwrap();
+                    return true;
+                }
+                Reach::RunAlone | Reach::Everything if now => break true,
+                _ => {}
             }
             if child.try_wait().unwrap().is_some() {
                 break false;
             }
-            std::thread::yield_now();
+            // Short beside everything that is aimed at, and leaves the processor to what is watched.
+            std::thread::sleep(Duration::from_micros(200));
         };
         let _ = child.kill();
         let killed = child.wait().unwrap().signal() == Some(9);
@@ -217,6 +250,15 @@ impl Rig {
             self.kill_processes();
         }
         in_time && killed
+    }
+
+    /// Kills one of the programs that are at work for this host's runs; tells whether there was one.
+    fn kill_program(&self, nth: usize) -> bool {
+        let programs = self.processes();
+        if !programs.is_empty() {
+            kill(programs[nth % programs.len()].0);
+        }
+        !programs.is_empty()
     }
 
     /// Kills all processes of this host's runs, until there is none.
@@ -319,7 +361,7 @@ impl Rig {
         let live = fs::read_link(host.layout.venv()).unwrap();
         let generation = live.file_name().unwrap().to_str().unwrap().to_owned();
         assert_eq!(host.answer().unwrap()["generation"], generation.as_str(), "{trying}");
-        assert_eq!(self.packages(), [format!("six-{}.dist-info", self.new.package)], "{trying}");
+        assert_eq!(self.packages(), self.required(), "{trying}");
         let migrated = fs::read_to_string(host.layout.data()[0].join("migrated")).unwrap();
         assert_eq!(migrated.trim(), self.new.text, "{trying}: the hook");
         self.expect_nothing_left();
@@ -398,12 +440,25 @@ impl Rig {
             .collect()
     }
 
+    /// What the newest version requires, as `name-version`.
+    pub fn required(&self) -> Vec<String> {
+        let six = format!("six=={}", self.new.package);
+        let pins = self.beside.iter().copied().chain([&*six]);
+        let mut names: Vec<String> = pins.map(|pin| pin.replace("==", "-")).collect();
+        names.sort();
+        names
+    }
+
+    /// What is installed in the live environment, as `name-version`.
     fn packages(&self) -> Vec<String> {
         let lib = self.host.layout.venv().join("lib");
         let python = fs::read_dir(lib).unwrap().next().unwrap().unwrap().path();
         let entries = fs::read_dir(python.join("site-packages")).unwrap();
         let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        names.filter(|name| name.ends_with(".dist-info")).collect()
+        let mut names: Vec<String> =
+            names.filter_map(|name| Some(name.strip_suffix(".dist-info")?.to_lowercase())).collect();
+        names.sort();
+        names
     }
 
     /// No process, no scratch file, no unfinished run and no unfinished environment is left.
@@ -484,6 +539,9 @@ pub enum Reach {
     RunAlone,
     /// The run and all its children.
     Everything,
+    /// Of the programs that the run has started and that are at work, the one of this number, counted round and round;
+    /// the run lives to see it die.
+    Program(usize),
 }
 
 /// Kills a process that a test has found to belong to its host.

@@ -35,6 +35,11 @@ impl Dice {
         Self(seed.max(1))
     }
 
+    /// Other dice, for somebody who plays at the same time.
+    pub fn another(&mut self) -> Self {
+        Self(self.below(u64::MAX).max(1))
+    }
+
     /// A number below `limit`.
     pub fn below(&mut self, limit: u64) -> u64 {
         self.0 ^= self.0 << 13;

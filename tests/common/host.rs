@@ -8,6 +8,9 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
 #![allow(dead_code, reason = "not every test uses everything")]
 
+#[path = "pool.rs"]
+pub mod pool;
+
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Read as _;
@@ -118,7 +121,8 @@ impl Host {
         git(&work, ["symbolic-ref", "HEAD", "refs/heads/main"]);
         let (server, git_port) = serve(&folder.path().join("srv"));
         let host = Self { folder, layout, port: free_port(), server, git_port };
-        host.share_downloads();
+        fs::create_dir_all(host.layout.state()).unwrap();
+        pool::lend(&host.layout);
         fs::create_dir_all(host.layout.etc()).unwrap();
         fs::write(host.layout.host_file(), host.settings("")).unwrap();
         fs::write(host.layout.env_file(), format!("LADYLINUX_PORT={}\nSECRET=kept\n", host.port)).unwrap();
@@ -147,20 +151,6 @@ impl Host {
 
     pub fn init(&self) {
         self.tool(["init"]).expect(0);
-    }
-
-    /// Every host uses the same installer and the same downloads.
-    fn share_downloads(&self) {
-        let shared = std::env::var_os("LADYLINUX_REFRESH_TEST_CACHE").map_or_else(
-            || std::env::temp_dir().join(format!("ladylinux-refresh-test-cache-{}", uid())),
-            PathBuf::from,
-        );
-        for name in ["tools", "cache/uv", "cache/pip"] {
-            fs::create_dir_all(shared.join(name)).unwrap();
-            let link = self.layout.state().join(name);
-            fs::create_dir_all(link.parent().unwrap()).unwrap();
-            std::os::unix::fs::symlink(shared.join(name), link).unwrap();
-        }
     }
 
     /// The folder that people push from.
@@ -276,6 +266,7 @@ impl Drop for Host {
             let _ = self.command(["service", "stop"]).output();
         }
         self.unplug();
+        pool::keep_wheels(&self.layout);
         let _ = disk::remove_tree(self.layout.root());
     }
 }
@@ -358,8 +349,4 @@ pub fn free_port() -> u16 {
 pub fn program() -> std::ffi::OsString {
     std::env::var_os("LADYLINUX_REFRESH_TEST_PROGRAM")
         .unwrap_or_else(|| env!("CARGO_BIN_EXE_ladylinux-refresh").into())
-}
-
-fn uid() -> u32 {
-    rustix::process::geteuid().as_raw()
 }

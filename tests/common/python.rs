@@ -1,22 +1,22 @@
 //! A world below a temporary folder, for tests that make environments with the real installers.
 //!
-//! The installers' downloads are shared between all tests and runs: a folder named by `LADYLINUX_REFRESH_TEST_CACHE`,
-//! else one below the system's folder for temporary files.
+//! What the installers fetch is lent to all tests and runs (`pool.rs`).
 #![expect(unreachable_pub, reason = "a module of a test is private whatever its items say")]
 #![expect(clippy::disallowed_methods, reason = "tests lay out folders and read their environment")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
 
+#[path = "pool.rs"]
+pub mod pool;
+
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use ladylinux_refresh::disk;
 use ladylinux_refresh::error::Outcome;
 use ladylinux_refresh::event::{Event, Events, Subscriber};
 use ladylinux_refresh::process::{Owner, Runner};
-use ladylinux_refresh::python::definitions::{self, DEFAULT_PATTERNS, TreeSource};
+use ladylinux_refresh::python::definitions::{self, Choice, TreeSource};
 use ladylinux_refresh::python::{Ensured, Environments, Installer, Interpreter, Made, Site, Wanted};
 use ladylinux_refresh::settings::layout::Layout;
 use ladylinux_refresh::settings::names::RunId;
@@ -79,11 +79,7 @@ impl World {
     pub fn new() -> Self {
         let world = Self::bare(Owner::own());
         fs::create_dir_all(world.layout.state()).unwrap();
-        for name in ["tools", "cache/uv", "cache/pip"] {
-            let link = world.layout.state().join(name);
-            fs::create_dir_all(link.parent().unwrap()).unwrap();
-            symlink(shared().join(name), link).unwrap();
-        }
+        pool::lend(&world.layout);
         world
     }
 
@@ -104,7 +100,7 @@ impl World {
         let layout = Layout::below(root);
         let told = Told::default();
         let runner = Runner::new(Arc::new(Events::new(vec![Box::new(told.clone())])));
-        Self { folder: None, layout, python: python(InstallerChoice::Uv), runner, owner, told }
+        Self { folder: None, layout, python: pool::python(InstallerChoice::Uv), runner, owner, told }
     }
 
     /// The same world with another installer.
@@ -123,10 +119,15 @@ impl World {
     }
 
     pub fn wanted(&self, files: &[(&str, &str)]) -> Outcome<Wanted> {
-        let definitions = definitions::read(&tree(files), &DEFAULT_PATTERNS.map(str::to_owned))?;
+        self.wanted_until(files, None)
+    }
+
+    /// What is wanted where the definition is of a certain date.
+    pub fn wanted_until(&self, files: &[(&str, &str)], cutoff: Option<jiff::Timestamp>) -> Outcome<Wanted> {
+        let definitions = definitions::read(&tree(files), &Choice::of(&self.python))?;
         let interpreter = Interpreter::find(&self.runner, &self.python, self.owner)?;
         let installer = Installer::ensure(self.site(), &interpreter)?;
-        self.environments().wanted(definitions, interpreter, installer, None)
+        self.environments().wanted(definitions, interpreter, installer, cutoff)
     }
 
     /// Ensures the environment of a tree whose only definition is `requirements.txt`.
@@ -143,19 +144,9 @@ impl Drop for World {
     fn drop(&mut self) {
         // Generations are read-only, which the temporary folder itself could not remove.
         if let Some(folder) = &self.folder {
+            pool::keep_wheels(&self.layout);
             let _ = disk::remove_tree(folder.path());
         }
-    }
-}
-
-pub fn python(installer: InstallerChoice) -> Python {
-    Python {
-        interpreter: "python3".to_owned(),
-        installer,
-        strategy: Strategy::WhenChanged,
-        definitions: DEFAULT_PATTERNS.map(str::to_owned).to_vec(),
-        index_url: None,
-        deadline: Duration::from_secs(300),
     }
 }
 
@@ -170,31 +161,6 @@ pub fn packages(ensured: &Ensured) -> Vec<String> {
 
 pub fn was_built(ensured: &Ensured) -> bool {
     ensured.made == Made::Built
-}
-
-/// The folder that all tests share, with uv in it; made by whoever comes first.
-pub fn shared() -> PathBuf {
-    let named = std::env::var_os("LADYLINUX_REFRESH_TEST_CACHE").map(PathBuf::from);
-    let folder = named.unwrap_or_else(|| {
-        let uid = rustix::process::geteuid().as_raw();
-        std::env::temp_dir().join(format!("ladylinux-refresh-test-cache-{uid}"))
-    });
-    fs::DirBuilder::new().recursive(true).mode(0o755).create(&folder).unwrap();
-    assert_eq!(Owner::of(&folder).unwrap().uid, Owner::own().uid, "{} is not ours", folder.display());
-    let lock = fs::OpenOptions::new().create(true).append(true).open(folder.join("lock")).unwrap();
-    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
-    for name in ["tools", "cache/uv", "cache/pip"] {
-        fs::create_dir_all(folder.join(name)).unwrap();
-    }
-    let home = World::bare(Owner::own());
-    fs::create_dir_all(home.layout.state()).unwrap();
-    symlink(folder.join("tools"), home.layout.tools()).unwrap();
-    let interpreter = Interpreter::find(&home.runner, &home.python, home.owner).unwrap();
-    for installer in [InstallerChoice::Uv, InstallerChoice::Pip] {
-        let python = Python { installer, ..home.python.clone() };
-        Installer::ensure(Site { python: &python, ..home.site() }, &interpreter).unwrap();
-    }
-    folder
 }
 
 /// The names in a folder, sorted; none where there is no folder.

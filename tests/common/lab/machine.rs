@@ -274,7 +274,7 @@ impl Machine {
         place
     }
 
-    /// Puts the pinned uv where the program keeps it, which saves a test that is about something else some seconds.
+    /// Puts the pinned installers where the program keeps them, which saves a test that is about something else some seconds.
     #[track_caller]
     pub fn lend_uv(&self) {
         let folder = "/var/lib/ladylinux/refresh";

@@ -1,0 +1,185 @@
+//! Making a bundle: everything that a refresh of one branch needs, in one file.
+//!
+//! What is missing in the tool's own stores is fetched first, as staging would.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+use sha2::{Digest as _, Sha256};
+
+use super::blocks;
+use super::header::{self, Header, Member, Platform, SCHEMA};
+use super::read::{Whole, digest_line};
+use crate::clock;
+use crate::disk;
+use crate::error::{Context as _, Failure, Outcome};
+use crate::installation::Installation;
+use crate::process::interrupt;
+use crate::python::lock::hexadecimal;
+use crate::python::offline;
+use crate::settings::names::{BranchName, CommitId, RunId};
+
+/// A member that is going to be written.
+struct Coming {
+    member: Member,
+    from: PathBuf,
+}
+
+/// Packs a branch into `output`. The caller holds the lock of the runs.
+///
+/// # Errors
+/// Something that is needed cannot be had, or the file cannot be written; then `output` is what it was.
+pub fn create(on: &Installation, branch: &BranchName, output: &Path) -> Outcome<(Header, Whole)> {
+    if output.symlink_metadata().is_ok_and(|found| !found.is_file()) {
+        return Err(Failure::new(format!("{} is there and no regular file", output.display()))
+            .hint("name a file: ladylinux-refresh bundle create --output FILE"));
+    }
+    let run = RunId::new(clock::now(), std::process::id());
+    let commit = on.mirror.ensure(&run, branch)?;
+    let scratch = on.layout.cache().join("bundle-create");
+    let packed = pack(on, branch, &commit, &scratch, output);
+    let tidied = interrupt::shielded(|| {
+        disk::remove_tree(&scratch)?;
+        on.mirror.release(&run)
+    });
+    let packed = packed?;
+    tidied?;
+    Ok(packed)
+}
+
+fn pack(
+    on: &Installation,
+    branch: &BranchName,
+    commit: &CommitId,
+    scratch: &Path,
+    output: &Path,
+) -> Outcome<(Header, Whole)> {
+    let release = on.release(commit)?;
+    let wanted = release.wanted(on)?;
+    let lock = on.environments().provide(&wanted)?;
+    disk::remove_tree(scratch)?;
+    disk::make_folder(&on.layout.cache(), 0o755)?;
+    disk::make_new_folder(scratch, 0o700)?;
+
+    on.runner.events().note("packing the commits");
+    let commits = scratch.join(header::COMMITS);
+    on.mirror.write_bundle(branch, &commits)?;
+    let kept = scratch.join(header::LOCK);
+    disk::write_json(&kept, &lock, 0o600)?;
+    let mut coming = vec![member(header::COMMITS, commits, None)?, member(header::LOCK, kept, None)?];
+    for (name, path) in offline::present_tools(on.site()) {
+        coming.push(member(&format!("{}{name}", header::TOOLS), path, None)?);
+    }
+    let mut wheels = on.environments().wheel_files(&lock);
+    wheels.sort();
+    wheels.dedup();
+    for (sha256, path) in wheels {
+        let file = path.file_name().map(|name| name.to_string_lossy().into_owned());
+        let wheel = member(&header::wheel(&sha256), path, file)?;
+        if wheel.member.sha256 != sha256 {
+            return Err(Failure::new(format!("{} in the store is damaged", wheel.from.display())));
+        }
+        coming.push(wheel);
+    }
+    let header = Header {
+        schema: SCHEMA,
+        made_at: clock::now(),
+        made_by: concat!("ladylinux-refresh ", env!("CARGO_PKG_VERSION")).to_owned(),
+        branch: branch.clone(),
+        commit: commit.clone(),
+        platform: Platform::of(on.interpreter()?),
+        definitions: wanted.definitions_digest().to_owned(),
+        packages: lock.packages.len(),
+        members: coming.iter().map(|coming| coming.member.clone()).collect(),
+    };
+    let mut whole = None;
+    disk::write_by(output, 0o644, |file| {
+        whole = Some(write(&header, &coming, file)?);
+        Ok(())
+    })?;
+    whole.map(|whole| (header, whole)).ok_or_else(|| Failure::new("the bundle was not written"))
+}
+
+/// Looks at a file that is going to be a member.
+fn member(name: &str, from: PathBuf, file: Option<String>) -> Outcome<Coming> {
+    let mut content = open(&from)?;
+    let (sha256, size) = copy(&mut content, &mut std::io::sink())?;
+    if size > blocks::LARGEST {
+        return Err(Failure::new(format!("{} is too large for a bundle", from.display())));
+    }
+    Ok(Coming { member: Member { name: name.to_owned(), sha256, size, file }, from })
+}
+
+fn write(header: &Header, coming: &[Coming], file: &mut File) -> Outcome<Whole> {
+    let told = || "cannot write the bundle".to_owned();
+    let mut sink = Digested { inner: file, digest: Sha256::new(), size: 0 };
+    let mut bytes = serde_json::to_vec_pretty(header).context(told)?;
+    bytes.push(b'\n');
+    let line = digest_line(&hexadecimal(&Sha256::digest(&bytes)));
+    for (name, content) in [(header::HEADER, bytes.as_slice()), (header::DIGEST, line.as_bytes())] {
+        sink.write_all(&blocks::head(name, content.len() as u64)).context(told)?;
+        sink.write_all(content).context(told)?;
+        zeros(&mut sink, blocks::padding(content.len() as u64)).context(told)?;
+    }
+    for Coming { member, from } in coming {
+        sink.write_all(&blocks::head(&member.name, member.size)).context(told)?;
+        let written = copy(&mut open(from)?.take(member.size), &mut sink)?;
+        if written != (member.sha256.clone(), member.size) {
+            return Err(Failure::new(format!("{} changed while it was packed", from.display())));
+        }
+        zeros(&mut sink, blocks::padding(member.size)).context(told)?;
+    }
+    zeros(&mut sink, blocks::END).context(told)?;
+    Ok(Whole { sha256: hexadecimal(&sink.digest.finalize()), size: sink.size })
+}
+
+fn open(path: &Path) -> Outcome<File> {
+    let flags = i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or(0);
+    let opened = File::options().read(true).custom_flags(flags).open(path);
+    opened.context(|| format!("cannot read {}", path.display()))
+}
+
+fn zeros(sink: &mut impl Write, count: u64) -> std::io::Result<()> {
+    std::io::copy(&mut std::io::repeat(0).take(count), sink).map(drop)
+}
+
+/// Copies everything; returns digest and size.
+fn copy(from: &mut impl Read, to: &mut impl Write) -> Outcome<(String, u64)> {
+    let told = || "cannot pack a file".to_owned();
+    let mut digest = Sha256::new();
+    let mut size = 0;
+    let mut buffer = vec![0_u8; 128 << 10];
+    loop {
+        let count = from.read(&mut buffer).context(told)?;
+        if count == 0 {
+            return Ok((hexadecimal(&digest.finalize()), size));
+        }
+        digest.update(&buffer[..count]);
+        to.write_all(&buffer[..count]).context(told)?;
+        size += count as u64;
+        interrupt::check()?;
+    }
+}
+
+/// Digests what passes.
+struct Digested<'a> {
+    inner: &'a mut File,
+    digest: Sha256,
+    size: u64,
+}
+
+impl Write for Digested<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let count = self.inner.write(bytes)?;
+        self.digest.update(&bytes[..count]);
+        self.size += count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.inner.flush()
+    }
+}

@@ -1,0 +1,62 @@
+//! `bundle`: one file that refreshes a machine without a network.
+
+use std::path::Path;
+
+use crate::bundle::{self, Header, Whole};
+use crate::cli::{BundleCommand, LockArgs};
+use crate::exit::{Ended, Error, Refusal};
+use crate::report::screen::{count, harmless, say, size};
+use crate::settings::layers::Overrides;
+use crate::settings::layout::Layout;
+use crate::settings::names::BranchName;
+
+use super::run::{installer, usual_branch};
+use super::{absolute, lock, open_with, refuse};
+
+/// Does what `bundle …` asks for.
+pub(super) fn bundle(layout: &Layout, command: &BundleCommand) -> Result<Ended, Error> {
+    match command {
+        BundleCommand::Create { output, branch, lock } => create(layout, output, branch.as_deref(), lock),
+        BundleCommand::Show { file, json } => show(file, *json),
+    }
+}
+
+fn create(layout: &Layout, output: &Path, branch: Option<&str>, wait: &LockArgs) -> Result<Ended, Error> {
+    let branch = branch.map(BranchName::parse).transpose().map_err(Error::Usage)?;
+    let overrides = Overrides { installer: installer()?, ..Overrides::default() };
+    let on = open_with(layout, "bundle", overrides)?;
+    // The stores that it fills are a run's as well.
+    let _lock = lock(layout, "bundle", None, wait)?;
+    let branch = branch.unwrap_or_else(|| usual_branch(&on));
+    let output = absolute(output);
+    let (header, whole) = bundle::create(&on, &branch, &output)
+        .map_err(|failure| refuse(&on, "bundle", failure, "ladylinux-refresh doctor"))?;
+    tell(&output, &header, &whole);
+    Ok(Ended::Done)
+}
+
+fn show(file: &Path, json: bool) -> Result<Ended, Error> {
+    let file = absolute(file);
+    let (header, whole) = bundle::examine(&file).map_err(|failure| Refusal::of("bundle", failure))?;
+    if json {
+        let told = serde_json::json!({ "sha256": whole.sha256, "size": whole.size, "header": header });
+        say(&serde_json::to_string_pretty(&told).unwrap_or_default());
+    } else {
+        tell(&file, &header, &whole);
+    }
+    Ok(Ended::Done)
+}
+
+fn tell(file: &Path, header: &Header, whole: &Whole) {
+    say(&format!("{}  {}", harmless(&file.display().to_string()), size(whole.size)));
+    say(&format!("  sha256     {}", whole.sha256));
+    say(&format!("  commit     {} on {}", header.commit, header.branch));
+    say(&format!("  packages   {}", header.packages));
+    say(&format!("  for        {}", harmless(&header.platform.to_string())));
+    say(&format!("  made       {} by {}", header.made_at, harmless(&header.made_by)));
+    say(&format!("  holds      {}, each as it was made", count(header.members.len(), "file")));
+    for member in &header.members {
+        let name = member.file.as_ref().unwrap_or(&member.name);
+        say(&format!("    {:>10}  {}", size(member.size), harmless(name)));
+    }
+}

@@ -1,0 +1,148 @@
+//! `environments`: those that there are, and the removal of those that nobody needs.
+
+use serde::Serialize;
+
+use crate::cli::{EnvironmentsCommand, LockArgs};
+use crate::clock;
+use crate::error::Outcome;
+use crate::exit::{Ended, Error};
+use crate::history;
+use crate::installation::Installation;
+use crate::python::overview::{Listed, Standing};
+use crate::python::{Contamination, Record};
+use crate::report::screen::{Tone, count, harmless, paint, say, size};
+use crate::settings::layout::Layout;
+use crate::settings::names::{GenerationName, RunId};
+use crate::status_file;
+
+use super::{lock, open, refuse};
+
+/// What `environments list --json` writes.
+#[derive(Debug, Serialize)]
+struct List {
+    schema: u32,
+    environments: Vec<Line>,
+}
+
+/// One environment.
+#[derive(Debug, Serialize)]
+struct Line {
+    generation: GenerationName,
+    state: Standing,
+    /// Whether `venv` leads to it.
+    live: bool,
+    /// Whether it belongs to the pair that proved itself last.
+    last_good: bool,
+    digest: Option<String>,
+    packages: Option<usize>,
+    files: Option<u64>,
+    bytes: Option<u64>,
+    recorded_at: Option<jiff::Timestamp>,
+    /// The run that built it.
+    run: Option<RunId>,
+    contamination: Option<Contamination>,
+}
+
+/// Does what `environments …` asks for.
+pub(super) fn environments(layout: &Layout, command: &EnvironmentsCommand) -> Result<Ended, Error> {
+    let on = open(layout, "environments")?;
+    let told = |failure| refuse(&on, "environments", failure, "ladylinux-refresh environments list");
+    match command {
+        EnvironmentsCommand::List { json } => {
+            let environments = on.environments().overview().map_err(told)?;
+            let list = List {
+                schema: 1,
+                environments: environments.into_iter().map(|listed| line(&on, listed)).collect(),
+            };
+            if *json {
+                say(&serde_json::to_string_pretty(&list).unwrap_or_default());
+            } else {
+                show(&list);
+            }
+        }
+        EnvironmentsCommand::Prune { keep, dry_run } => {
+            let keep = keep.unwrap_or(on.settings.keep);
+            if *dry_run {
+                prune(&on, keep, Doing::Telling).map_err(told)?;
+            } else {
+                let _lock = lock(layout, "environments prune", None, &LockArgs { lock_timeout: 0 })?;
+                prune(&on, keep, Doing::Removing).map_err(told)?;
+            }
+        }
+    }
+    Ok(Ended::Done)
+}
+
+fn line(on: &Installation, listed: Listed) -> Line {
+    let Listed { name, standing, record, contamination } = listed;
+    let deployed = status_file::read(&on.layout).deployed.map(|pair| pair.generation);
+    let of = |look: fn(&Record) -> u64| record.as_ref().map(look);
+    Line {
+        live: on.live().as_ref() == Some(&name),
+        last_good: deployed.as_ref() == Some(&name),
+        generation: name,
+        state: standing,
+        digest: record.as_ref().and_then(|record| record.digest.clone()),
+        packages: record.as_ref().map(|record| record.packages.len()),
+        files: of(|record| record.files),
+        bytes: of(|record| record.bytes),
+        recorded_at: record.as_ref().map(|record| record.recorded_at),
+        run: record.as_ref().and_then(|record| Some(record.built()?.run.clone())),
+        contamination,
+    }
+}
+
+fn show(list: &List) {
+    for line in &list.environments {
+        let tone = match line.state {
+            Standing::Good | Standing::Adopted => Tone::Good,
+            Standing::Contaminated => Tone::Bad,
+            Standing::Incomplete => Tone::Warning,
+        };
+        let mut marks = Vec::new();
+        marks.extend(line.live.then_some("live"));
+        marks.extend(line.last_good.then_some("last good"));
+        let marks = if marks.is_empty() { String::new() } else { format!(" ({})", marks.join(", ")) };
+        say(&format!("{}  {}{marks}", line.generation, paint(tone, line.state.word())));
+        let mut words = Vec::new();
+        words.extend(line.packages.map(|number| count(number, "package")));
+        words.extend(line.bytes.map(size));
+        words.extend(line.recorded_at.map(clock::in_words));
+        words.extend(line.run.as_ref().map(|run| format!("run {run}")));
+        if !words.is_empty() {
+            say(&format!("  {}", words.join(", ")));
+        }
+        if let Some(digest) = &line.digest {
+            say(&paint(Tone::Quiet, &format!("  digest {digest}")));
+        }
+        if let Some(found) = &line.contamination {
+            say(&format!("  changed by hand: {}", harmless(&found.in_words(3))));
+        }
+    }
+    if list.environments.is_empty() {
+        say("there is no environment");
+    }
+}
+
+/// Whether what can go is removed or only told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Doing {
+    Telling,
+    Removing,
+}
+
+fn prune(on: &Installation, keep: usize, doing: Doing) -> Outcome<()> {
+    let keep: Vec<GenerationName> = history::kept(on, keep)?.generations.into_iter().collect();
+    let names = match doing {
+        Doing::Telling => on.environments().prunable(&keep)?,
+        Doing::Removing => on.environments().prune(&keep)?,
+    };
+    let word = if doing == Doing::Telling { "would be removed" } else { "removed" };
+    for name in &names {
+        say(&format!("{name}  {word}"));
+    }
+    if names.is_empty() {
+        say("nothing to remove: every environment is needed");
+    }
+    Ok(())
+}

@@ -1,0 +1,129 @@
+//! `lock`: prints the lock of a definition in standard form, for whoever wants to commit it; makes a new one on request.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::cli::{LockArgs, LockForm, LockWish};
+use crate::clock;
+use crate::error::{Failure, Outcome};
+use crate::event::{Event, Events, Subscriber};
+use crate::exit::{Ended, Error, Refusal};
+use crate::installation::{self, Installation};
+use crate::process::Runner;
+use crate::python::Lock;
+use crate::python::lock::{Locked, Summary};
+use crate::report::screen::{complain, harmless, say};
+use crate::settings::layers::Overrides;
+use crate::settings::layout::Layout;
+use crate::settings::names::{BranchName, CommitId, RunId};
+
+use super::run::{installer, usual_branch};
+use super::{lock as take_lock, refuse, settings};
+
+/// Tells on standard error what happens: standard output is the lock's.
+#[derive(Debug)]
+struct Aside;
+
+impl Subscriber for Aside {
+    fn take(&mut self, event: &Event) {
+        match event {
+            Event::Note { message, .. } => complain(&harmless(message)),
+            Event::Warning { message, .. } => complain(&format!("warning: {}", harmless(message))),
+            _ => {}
+        }
+    }
+}
+
+/// What `lock --json` writes.
+#[derive(Debug, Serialize)]
+struct Told<'a> {
+    schema: u32,
+    branch: &'a BranchName,
+    commit: &'a CommitId,
+    #[serde(flatten)]
+    lock: Summary,
+    /// What an upgrade changed, a line each.
+    changes: &'a [String],
+    packages: &'a [Locked],
+}
+
+/// A lock with what it is the lock of.
+struct Found {
+    branch: BranchName,
+    commit: CommitId,
+    lock: Lock,
+    changes: Vec<String>,
+}
+
+/// Prints the lock of a branch.
+pub(super) fn lock(layout: &Layout, args: &LockWish) -> Result<Ended, Error> {
+    let branch = args.branch.as_deref().map(BranchName::parse).transpose().map_err(Error::Usage)?;
+    installation::check_there(layout).map_err(|failure| Refusal::of("lock", failure))?;
+    let layers = settings(layout, Overrides { installer: installer()?, ..Overrides::default() })?;
+    let runner = Runner::new(Arc::new(Events::new(vec![Box::new(Aside)])));
+    let on = Installation::open(layers, runner).map_err(Error::Usage)?;
+    // Mirror and locks are a run's as well.
+    let _lock = take_lock(layout, "lock", None, &LockArgs { lock_timeout: 0 })?;
+    let refused = |failure| refuse(&on, "lock", failure, "ladylinux-refresh plan");
+    let found = look(&on, branch, args.upgrade).map_err(refused)?;
+    tell(args, &found).map_err(refused)?;
+    Ok(Ended::Done)
+}
+
+fn look(on: &Installation, branch: Option<BranchName>, upgrade: bool) -> Outcome<Found> {
+    let branch = branch.unwrap_or_else(|| usual_branch(on));
+    let scratch = RunId::new(clock::now(), std::process::id());
+    let commit = on.mirror.ensure(&scratch, &branch)?;
+    let made = make(on, &commit, upgrade);
+    on.mirror.release(&scratch)?;
+    let (lock, changes) = made?;
+    Ok(Found { branch, commit, lock, changes })
+}
+
+fn make(on: &Installation, commit: &CommitId, upgrade: bool) -> Outcome<(Lock, Vec<String>)> {
+    let wanted = on.release(commit)?.wanted(on)?;
+    let environments = on.environments();
+    if !upgrade {
+        return Ok((environments.lock(&wanted)?, Vec::new()));
+    }
+    let before = environments.known_lock(&wanted)?;
+    let lock = environments.upgrade(&wanted)?;
+    let changes = before.map(|before| before.changes(&lock)).unwrap_or_default();
+    Ok((lock, changes))
+}
+
+fn tell(args: &LockWish, found: &Found) -> Outcome<()> {
+    let Found { branch, commit, lock, changes } = found;
+    if args.json {
+        let (lock, packages) = (lock.summary(), &lock.packages);
+        let told = Told { schema: 1, branch, commit, lock, changes, packages };
+        say(&serde_json::to_string_pretty(&told).unwrap_or_default());
+        return Ok(());
+    }
+    if args.upgrade {
+        complain(if changes.is_empty() { "nothing changed" } else { "changed:" });
+        for line in changes {
+            complain(&format!("  {}", harmless(line)));
+        }
+    }
+    let Summary { source, not_reproducible, yanked, .. } = lock.summary();
+    complain(&format!("the lock of {} on {branch}: {}", commit.short(), harmless(&source)));
+    if let Some(why) = not_reproducible {
+        complain(&format!("not reproducible: {}", harmless(&why)));
+    }
+    for release in yanked {
+        complain(&format!("withdrawn by its authors: {}", harmless(&release)));
+    }
+    match args.format {
+        LockForm::Requirements => say(lock.requirements().trim_end()),
+        LockForm::Pylock if lock.document.is_empty() && !lock.packages.is_empty() => {
+            return Err(Failure::new(format!(
+                "the application's {source} is the lock, and has no other form"
+            ))
+            .hint("ladylinux-refresh lock --format requirements"));
+        }
+        LockForm::Pylock => say(lock.document.trim_end()),
+    }
+    Ok(())
+}

@@ -1,0 +1,110 @@
+//! Commits in a file: written out of the mirror, and taken in by way of a quarantine, a repository of its own in which
+//! they are proved before the mirror sees any of them.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::{Context as _, Failure, Outcome};
+use crate::settings::names::{BranchName, CommitId};
+
+use super::Repository;
+use super::mirror::{self, Mirror};
+use super::worktree::LONG;
+
+/// The commits of a bundle, proved.
+#[derive(Debug, Clone)]
+pub struct Quarantine {
+    /// The bare repository that holds them.
+    pub folder: PathBuf,
+    /// The branch.
+    pub branch: BranchName,
+    /// What it points to.
+    pub commit: CommitId,
+}
+
+impl Mirror {
+    /// Writes a branch with its whole history to a file.
+    ///
+    /// # Errors
+    /// The mirror has no such branch, or the disk is full.
+    pub fn write_bundle(&self, branch: &BranchName, file: &Path) -> Outcome<()> {
+        let program = self.bare().args(["bundle", "create", "--quiet"]).arg(file);
+        let program = program.arg(format!("refs/heads/{branch}")).deadline(LONG);
+        self.git.run(&program, || format!("cannot pack the commits of {branch}")).map(drop)
+    }
+
+    /// Takes a file of commits apart in a repository of its own at `folder`, and proves it: it holds this branch only, which
+    /// points to this commit, with its whole history, every object of it sound.
+    ///
+    /// # Errors
+    /// It is something else.
+    pub fn quarantine(
+        &self,
+        file: &Path,
+        folder: &Path,
+        branch: &BranchName,
+        commit: &CommitId,
+    ) -> Outcome<Quarantine> {
+        mirror::lay_out(folder)?;
+        let name = format!("refs/heads/{branch}");
+        let at = || self.git.at(&Repository::bare(folder).passing()).deadline(LONG);
+        let listed = at().args(["bundle", "list-heads"]).arg(file);
+        let heads = self.git.run(&listed, || "they are no commits that git packed".to_owned())?.text();
+        let heads: Vec<&str> = heads.lines().map(str::trim).collect();
+        if heads != [format!("{commit} {name}")] {
+            return Err(Failure::new(format!(
+                "they are not the commits that the header names: {} on {branch}",
+                commit.short()
+            )));
+        }
+        let verify = at().args(["bundle", "verify", "--quiet"]).arg(file);
+        self.git.run(&verify, || "they build on commits that are not there".to_owned())?;
+        let fetch =
+            at().args(["-c", "protocol.file.allow=always", "-c", "transfer.fsckObjects=true", "fetch"]);
+        let fetch = fetch.args(mirror::QUIETLY).args(["--quiet", "--"]).arg(file);
+        let fetch = fetch.arg(format!("+{name}:{name}"));
+        self.git.run(&fetch, || "git cannot take them in".to_owned())?;
+        let check = at().args(["fsck", "--no-dangling", "--no-progress"]);
+        self.git.run(&check, || "they are damaged".to_owned())?;
+        Ok(Quarantine { folder: folder.to_path_buf(), branch: branch.clone(), commit: commit.clone() })
+    }
+
+    /// Tells whether the mirror knows `older` as one of the commits that `newer` builds on. What it does not know is not
+    /// older: it holds every commit with its whole history.
+    ///
+    /// # Errors
+    /// git cannot be started.
+    pub fn is_before(&self, older: &CommitId, newer: &CommitId) -> Outcome<bool> {
+        if older == newer || !self.contains(older)? || !self.contains(newer)? {
+            return Ok(false);
+        }
+        let program = self.bare().args(["merge-base", "--is-ancestor", older.as_str(), newer.as_str()]);
+        Ok(self.git.runner().run(&program)?.succeeded())
+    }
+
+    /// Tells whether some history that the mirror holds begins where that of the bundle begins. A mirror that holds nothing
+    /// is related to everything.
+    ///
+    /// # Errors
+    /// The history cannot be read.
+    pub fn is_related(&self, commits: &Quarantine) -> Outcome<bool> {
+        let told = || "cannot look into the history of the bundle".to_owned();
+        if !self.has_commits()? {
+            return Ok(true);
+        }
+        let program = self.git.at(&Repository::bare(&commits.folder)).deadline(LONG);
+        let program = program.args(["rev-list", "--max-parents=0", commits.commit.as_str(), "--"]);
+        for line in self.git.run(&program, told)?.text().lines() {
+            if self.contains(&CommitId::parse(line.trim()).context(told)?)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn has_commits(&self) -> Outcome<bool> {
+        let program = self.bare().args(["for-each-ref", "--count=1", "--format=%(objectname)"]);
+        // What is no repository, or a damaged one, holds nothing that could be compared.
+        let found = self.git.runner().run(&program)?;
+        Ok(found.succeeded() && !found.text().trim().is_empty())
+    }
+}

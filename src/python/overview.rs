@@ -1,0 +1,98 @@
+//! The environments that there are, each with its standing; and whether one is still what was built. Only reads.
+
+use serde::Serialize;
+
+use super::contamination::Contamination;
+use super::generation::{Environments, Generation};
+use super::interpreter::Interpreter;
+use super::record::{self, Record};
+use crate::error::Outcome;
+use crate::settings::Python;
+use crate::settings::names::GenerationName;
+
+/// An environment in the list of all.
+#[derive(Debug, Clone)]
+pub struct Listed {
+    /// Its name.
+    pub name: GenerationName,
+    /// What it is good for.
+    pub standing: Standing,
+    /// What is written down of it.
+    pub record: Option<Record>,
+    /// What somebody changed in it by hand.
+    pub contamination: Option<Contamination>,
+}
+
+/// What an environment is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// It was built and proved, and may be used.
+    Good,
+    /// Somebody changed it; it is not used again.
+    Contaminated,
+    /// It was there before the tool; it serves as something to return to.
+    Adopted,
+    /// It was not finished, or a part of it is gone; the next run removes it.
+    Incomplete,
+}
+
+impl Standing {
+    /// Returns the word for it, as machine output spells it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Good => "good",
+            Self::Contaminated => "contaminated",
+            Self::Adopted => "adopted",
+            Self::Incomplete => "incomplete",
+        }
+    }
+}
+
+impl Environments<'_> {
+    /// Lists all environments, the newest first.
+    ///
+    /// # Errors
+    /// The records or an environment cannot be read.
+    pub fn overview(&self) -> Outcome<Vec<Listed>> {
+        let mut all = Vec::new();
+        for name in record::known_names(self.site.layout)? {
+            let Some(generation) = self.known(&name)? else {
+                let record = Record::read(self.site.layout, &name)?;
+                all.push(Listed { name, standing: Standing::Incomplete, record, contamination: None });
+                continue;
+            };
+            let contamination = self.contamination(&generation)?;
+            let standing = match (&contamination, generation.record.built()) {
+                (Some(_), _) => Standing::Contaminated,
+                (None, None) => Standing::Adopted,
+                (None, Some(_)) => Standing::Good,
+            };
+            all.push(Listed { name, standing, record: Some(generation.record), contamination });
+        }
+        all.sort_by_key(|listed| std::cmp::Reverse(listed.record.as_ref().map(|record| record.recorded_at)));
+        Ok(all)
+    }
+
+    /// Tells what is wrong with the interpreter that an environment links to; `None` where it still is the one that the
+    /// environment was built with, and for an adopted folder.
+    ///
+    /// # Errors
+    /// The interruption.
+    pub fn interpreter_trouble(&self, generation: &Generation) -> Outcome<Option<String>> {
+        let Some(built) = generation.record.built() else { return Ok(None) };
+        let recorded = &built.interpreter;
+        let leads_to = generation.path.join("bin/python").canonicalize().ok();
+        if leads_to.as_ref() != Some(&recorded.path) {
+            let now = leads_to.map_or("nothing".to_owned(), |path| path.display().to_string());
+            return Ok(Some(format!("it leads to {now} instead of {}", recorded.path.display())));
+        }
+        let python = Python { interpreter: recorded.path.display().to_string(), ..self.site.python.clone() };
+        match Interpreter::find(self.site.runner, &python, self.site.owner) {
+            Ok(now) if now.identity() == recorded.identity() => Ok(None),
+            Ok(now) => Ok(Some(format!("it is {} now and was {}", now.version, recorded.version))),
+            Err(failure) if failure.interrupted_by().is_some() => Err(failure),
+            Err(failure) => Ok(Some(failure.chain().join(": "))),
+        }
+    }
+}
