@@ -80,7 +80,9 @@ mod tests {
     fn of(algorithm: Algorithm, pieces: &[&[u8]]) -> String {
         let length = pieces.iter().map(|piece| piece.len() as u64).sum();
         let mut hashing = Hashing::new(algorithm, length);
-        pieces.iter().for_each(|piece| hashing.update(piece));
+        for piece in pieces {
+            hashing.update(piece);
+        }
         let digest = hashing.finish();
         assert_eq!((digest.algorithm, digest.hex.len()), (algorithm, algorithm.digits()));
         digest.hex

@@ -25,6 +25,9 @@ use crate::process::interrupt;
 /// How often whoever waits looks for an interruption and tells how far it is.
 const TICK: Duration = Duration::from_millis(50);
 
+/// How many files are looked at before that is told: to wake somebody up takes longer than to look.
+const LOOKS: usize = 256;
+
 /// How closely files are looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum How {
@@ -77,7 +80,7 @@ fn examine_unless(
     let mut examination = Examination::of(claims, cache);
     let ended = examination.look(halted).and_then(|()| {
         let jobs = examination.decide(how);
-        examination.read(jobs, threads, halted, progress)
+        examination.read(&jobs, threads, halted, progress)
     });
     examination.finish(how, ended)
 }
@@ -113,16 +116,15 @@ impl<'a> Examination<'a> {
         let (to, looks) = mpsc::channel();
         let looker = start("look", move || {
             // An error means that nobody wants to know any more.
-            let _ = paths.iter().try_for_each(|path| to.send(look(path)));
+            let mut shares = paths.chunks(LOOKS);
+            let _ =
+                shares.try_for_each(|share| to.send(share.iter().map(|path| look(path)).collect::<Vec<_>>()));
         })?;
         while self.looks.len() < self.files.len() {
-            // Not for every file: they come within microseconds.
-            if self.looks.len() % 256 == 0 {
-                halted()?;
-            }
+            halted()?;
             match looks.recv_timeout(TICK) {
-                Ok(look) => self.looks.push(look),
-                Err(RecvTimeoutError::Timeout) => halted()?,
+                Ok(looks) => self.looks.extend(looks),
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => failed(vec![looker]),
             }
         }
@@ -172,7 +174,7 @@ impl<'a> Examination<'a> {
 
     fn read(
         &mut self,
-        jobs: Vec<ToRead>,
+        jobs: &[ToRead],
         threads: usize,
         halted: &dyn Fn() -> Outcome<()>,
         progress: &dyn Progress,

@@ -305,7 +305,7 @@ mod tests {
 
     /// A file with more pieces than there are buffers: nobody reads all of it before the test has taken some.
     fn long(folder: &Path) -> (PathBuf, Vec<u8>) {
-        let bytes: Vec<u8> = (0..PIECE * (PIECES + 2) + 77).map(|at| (at / 251 % 256) as u8).collect();
+        let bytes: Vec<u8> = (0..251).cycle().take(PIECE * (PIECES + 2) + 77).collect();
         let path = folder.join("long");
         fs::write(&path, &bytes).unwrap();
         (path, bytes)

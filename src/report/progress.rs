@@ -19,19 +19,19 @@ const FIRST: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct Bar {
     label: String,
-    bar: RefCell<Option<ProgressBar>>,
+    shown: RefCell<Option<ProgressBar>>,
     pace: RefCell<Pace>,
 }
 
 impl Bar {
     /// Makes a bar that shows once something is read.
     pub fn new(label: impl Into<String>) -> Self {
-        Self { label: label.into(), bar: RefCell::default(), pace: RefCell::default() }
+        Self { label: label.into(), shown: RefCell::default(), pace: RefCell::default() }
     }
 
     /// Takes it away.
     pub fn end(&self) {
-        if let Some(bar) = self.bar.take() {
+        if let Some(bar) = self.shown.take() {
             bar.finish_and_clear();
         }
     }
@@ -51,7 +51,7 @@ impl Progress for Bar {
         if !screen::is_terminal() {
             return;
         }
-        let mut bar = self.bar.borrow_mut();
+        let mut bar = self.shown.borrow_mut();
         let bar = bar.get_or_insert_with(|| self.begin());
         bar.set_length(reached.of_bytes);
         bar.set_position(reached.bytes);
