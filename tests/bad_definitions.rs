@@ -187,7 +187,9 @@ fn the_credentials_of_an_index_reach_the_index_and_no_record() {
 
 fn look(path: &Path, act: &mut dyn FnMut(&Path)) {
     if path.is_dir() {
-        fs::read_dir(path).unwrap().for_each(|entry| look(&entry.unwrap().path(), act));
+        for entry in fs::read_dir(path).unwrap() {
+            look(&entry.unwrap().path(), act);
+        }
     } else if path.is_file() {
         act(path);
     }
