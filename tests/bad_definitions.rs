@@ -1,6 +1,10 @@
 //! Definitions that cannot be built are refused in staging, with nothing touched; and what the command `lock` says. From
 //! end to end, with an index of our own that the host's configuration of pip names.
-#![allow(clippy::disallowed_methods, reason = "tests lay out files and start programs")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "tests lay out files; none goes on without them"
+)]
 
 #[path = "common/host.rs"]
 mod host;
