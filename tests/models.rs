@@ -403,6 +403,31 @@ fn rw_6_2a_every_store_is_found_wherever_host_environment_and_unit_say() {
 }
 
 #[test]
+fn ctrl_c_ends_a_verification_at_once() {
+    let machine = Machine::new();
+    let file = machine.put("huge", b"");
+    // All of it is a hole, which still takes minutes to read.
+    fs::File::options().write(true).open(&file).unwrap().set_len(1 << 40).unwrap();
+    machine.put("SHA256SUMS", format!("{}  huge\n", "a".repeat(64)).as_bytes());
+    let mut command = Command::new(program());
+    let root = machine.layout.root();
+    let mut child = command.arg("--root").arg(root).arg("verify").env_clear().spawn().unwrap();
+    let files = PathBuf::from(format!("/proc/{}/fd", child.id()));
+    let is_reading = || {
+        let mut open =
+            fs::read_dir(&files).unwrap().filter_map(|entry| fs::read_link(entry.unwrap().path()).ok());
+        open.any(|path| path == file)
+    };
+    while !is_reading() {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before it read");
+        std::thread::yield_now();
+    }
+    let id = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(id, rustix::process::Signal::INT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+}
+
+#[test]
 fn rw_6_2a_models_are_looked_at_without_an_installation() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().canonicalize().unwrap();
@@ -436,9 +461,11 @@ fn rw_6_1_rw_6_2a_rw_6_2b_rw_6_2c_a_run_looks_at_the_models_of_the_coming_commit
         host.push(&[("models/manifest.json", &manifest(&sha256(b"other"))), ("version.txt", "three\n")]);
         host.configure("", "[models]\nverify = \"full\"\n");
         let code = if strict(way) { 1 } else { 3 };
-        host.tool(way).expect(code).says("has the digest").says("ladylinux-refresh");
+        host.tool(way).expect(code).says("w.bin: has another digest than is said").says("ladylinux-refresh");
         assert!(told(&host).contains("the models are not as they should be: 1 problem"), "{}", told(&host));
         assert_eq!(host.report()["models"]["problems"], 1);
+        let found = sha256(b"weights");
+        assert!(!host.report().to_string().contains(&found), "the report tells of what is in a file");
         if strict(way) {
             assert!(host.fenced());
             host.tool(["rollback"]).expect(0);

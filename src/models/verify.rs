@@ -302,7 +302,14 @@ impl Summary {
             problems: of(Severity::Problem).count(),
             bytes_read: verdicts.iter().map(|verdict| verdict.bytes_read).sum(),
             first_problems: first
-                .map(|verdict| format!("{}: {} ({})", verdict.shown, verdict.finding, verdict.from))
+                .map(|verdict| {
+                    // Others may read this than may read the file, so nothing of its content is in it, no digest either.
+                    let told = match &verdict.finding {
+                        Finding::DigestMismatch { .. } => "has another digest than is said".to_owned(),
+                        other => other.to_string(),
+                    };
+                    format!("{}: {told} ({})", verdict.shown, verdict.from)
+                })
                 .collect(),
         }
     }

@@ -392,7 +392,11 @@ impl Layers {
                 [(over.verify_models, Origin::Flag), (host.verify, Origin::Host)],
                 ModelCheck::Off,
             ),
-            stores: pick.value("models.stores", [(host.stores.as_ref().map(moved), Origin::Host)], Vec::new()),
+            stores: pick.value(
+                "models.stores",
+                [(host.stores.as_ref().map(moved), Origin::Host)],
+                Vec::new(),
+            ),
         }
     }
 
