@@ -12,7 +12,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use help::{WAYS, picture, strict, told, with};
 use host::{Host, Ran, SERVER, program, ran};
@@ -152,7 +152,9 @@ fn ollama(folder: &Path, weights: &[u8]) -> Vec<PathBuf> {
     let place = folder.join("manifests/registry.ollama.ai/library/mistral/latest");
     put(&place, manifest.to_string().as_bytes());
     let path = |bytes: &[u8]| folder.join("blobs").join(format!("sha256-{}", sha256(bytes)));
-    blobs.iter().for_each(|(_, bytes)| put(&path(bytes), bytes));
+    for (_, bytes) in &blobs {
+        put(&path(bytes), bytes);
+    }
     blobs.iter().map(|(_, bytes)| path(bytes)).collect()
 }
 
@@ -411,7 +413,8 @@ fn ctrl_c_ends_a_verification_at_once() {
     machine.put("SHA256SUMS", format!("{}  huge\n", "a".repeat(64)).as_bytes());
     let mut command = Command::new(program());
     let root = machine.layout.root();
-    let mut child = command.arg("--root").arg(root).arg("verify").env_clear().spawn().unwrap();
+    command.arg("--root").arg(root).arg("verify").env_clear().stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
     let files = PathBuf::from(format!("/proc/{}/fd", child.id()));
     let is_reading = || {
         let mut open =
