@@ -80,7 +80,9 @@ fn mutate(dice: &mut Dice, bytes: &mut Vec<u8>, others: &[Vec<u8>]) {
 /// Gives every whole one, and many damaged ones, to `check`.
 fn fuzz(kind: &str, rounds: u64, check: fn(&[u8])) {
     let corpus = corpus(kind);
-    corpus.iter().for_each(|whole| check(whole));
+    for whole in &corpus {
+        check(whole);
+    }
     let mut dice = Dice::from_environment();
     let rounds = if dice::long() { rounds * 100 } else { rounds };
     for round in 0..rounds {
