@@ -70,10 +70,9 @@ impl What {
     fn title(self, by: By) -> &'static str {
         match (self, by) {
             (Self::BareCold, By::Uv) => "bare `uv venv`, `uv pip sync`, empty cache",
-            (Self::BareWarm, By::Uv) => "the same, full cache",
-            (Self::BareWarmCompiled, By::Uv) => "the same, full cache, copied and compiled",
+            (Self::BareWarm, _) => "the same, full cache",
+            (Self::BareWarmCompiled, _) => "the same, full cache, copied and compiled",
             (Self::BareCold, By::Pip) => "bare `python -m venv`, `pip install`, empty cache",
-            (Self::BareWarm | Self::BareWarmCompiled, By::Pip) => "the same, full cache",
             (Self::FirstBuild, _) => "first build, empty store and cache",
             (Self::FromStore, _) => "another build, from the store",
             (Self::Unchanged, _) => "nothing to build",
@@ -163,7 +162,7 @@ fn bare(host: &Host, by: By, lock: &Path, keep: &mut impl FnMut(What, f64)) {
         command.envs(environment.into_iter().filter_map(|(name, value)| Some((name, value?))));
         command.env("UV_CACHE_DIR", &cache).env("PIP_CACHE_DIR", &cache);
         let output = command.output().unwrap();
-        assert!(output.status.success(), "{program:?} {arguments:?}: {output:?}");
+        assert!(output.status.success(), "{} {arguments:?}: {output:?}", program.display());
     };
     let python = Path::new("/usr/bin/python3");
     let venv = host.beside("bare");

@@ -1,6 +1,10 @@
 //! Definitions that cannot be built are refused in staging, with nothing touched; and what the command `lock` says. From
 //! end to end, with an index of our own that the host's configuration of pip names.
-#![allow(clippy::disallowed_methods, reason = "tests lay out files and start programs")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "tests lay out files; none goes on without them"
+)]
 
 #[path = "common/host.rs"]
 mod host;
@@ -187,7 +191,9 @@ fn the_credentials_of_an_index_reach_the_index_and_no_record() {
 
 fn look(path: &Path, act: &mut dyn FnMut(&Path)) {
     if path.is_dir() {
-        fs::read_dir(path).unwrap().for_each(|entry| look(&entry.unwrap().path(), act));
+        for entry in fs::read_dir(path).unwrap() {
+            look(&entry.unwrap().path(), act);
+        }
     } else if path.is_file() {
         act(path);
     }

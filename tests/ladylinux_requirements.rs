@@ -49,7 +49,7 @@ fn contents(host: &Host) -> BTreeMap<String, String> {
             if path.is_dir() {
                 gather(root, &path, found);
             } else if !of_the_installation.contains(&file)
-                && !name.ends_with(".pyc")
+                && path.extension().is_none_or(|ending| ending != "pyc")
                 && !name.starts_with("_virtualenv.")
             {
                 let digest = Sha256::digest(fs::read(&path).unwrap());

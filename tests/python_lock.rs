@@ -1,6 +1,10 @@
 //! Locks: what a definition resolves to, with which releases in view, and what becomes of a lock that the application
 //! brings. With the real installers and an index of our own.
-#![allow(clippy::disallowed_methods, reason = "tests lay out files and start programs")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "tests lay out files; none goes on without them"
+)]
 
 #[path = "common/index.rs"]
 mod index;

@@ -1,6 +1,5 @@
 //! The proof of a generation, with real wheels and both installers.
 #![expect(clippy::disallowed_methods, reason = "tests tamper with what they find")]
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
 
 #[path = "common/python.rs"]
 #[expect(dead_code, reason = "not every test uses everything")]

@@ -1,5 +1,6 @@
 //! The wheel store, from end to end: what is fetched, what is proved, what is built from it without a network, and what
 //! goes when nobody needs it any more.
+#![allow(clippy::duplicate_mod, reason = "both kinds of installations are lent from the same pool")]
 #![expect(clippy::disallowed_methods, reason = "tests lay out and look at folders as they like")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
 

@@ -172,7 +172,7 @@ mod tests {
 
     fn lock(document: &str) -> Lock {
         let origin = Origin::Application { file: PathBuf::from("pylock.toml") };
-        Lock::from_pylock("k", origin, document.to_owned()).unwrap()
+        Lock::from_pylock("k", origin, document).unwrap()
     }
 
     fn tags() -> Vec<String> {

@@ -118,7 +118,7 @@ fn what_is_not_the_lock_s_wheel_never_enters_the_store() {
             rustix::fs::mknodat(rustix::fs::CWD, folder.join(FILE), kind, mode, 0).unwrap();
         }),
         ("is not the name of a wheel", &|folder| {
-            fs::write(folder.join("six-1.17.0.tar.gz"), CONTENT).unwrap()
+            fs::write(folder.join("six-1.17.0.tar.gz"), CONTENT).unwrap();
         }),
         ("was not asked for", &|folder| {
             fs::write(folder.join("six-1.16.0-py3-none-any.whl"), CONTENT).unwrap();
