@@ -11,7 +11,7 @@ use crate::installation::Installation;
 use crate::python::Wanted;
 use crate::python::definitions::{self, Choice, Definitions, TreeSource};
 use crate::settings::Settings;
-use crate::settings::layers::APPLICATION_FILE;
+use crate::settings::file::APPLICATION_FILE;
 use crate::settings::names::CommitId;
 
 /// A commit, and what it says of itself.

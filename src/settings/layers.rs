@@ -1,4 +1,4 @@
-//! Raw configuration: the two files as text, and how the layers are laid over each other.
+//! How the layers of the configuration are laid over each other.
 //!
 //! The host's file is written by people and read here; no part of the program writes it after `init`. The
 //! application's file is read from the pinned commit, never from the work tree, and may set hooks, definitions and
@@ -9,148 +9,20 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer};
-use toml::de::DeTable;
-
+use super::file::{
+    APPLICATION_FILE, ApplicationFile, ApplicationProbe, Author, HookTable, HostFile, ProbeTable,
+    ServiceTable, Span, parse,
+};
 use super::layout::Layout;
-use super::names::{BranchName, UnitName};
+use super::names::UnitName;
 use super::pip_config::PipConfig;
 use super::{
     Hook, HookKind, InstallerChoice, ModelCheck, Models, Origin, Probe, Python, Remote, RemoteUrl, Service,
-    Settings, Strategy, Transport,
+    Settings, Strategy,
 };
 use crate::error::{Failure, Outcome};
 use crate::models::places;
 use crate::python::definitions::DEFAULT_PATTERNS;
-
-/// The name of the application's file, at the root of the tree.
-pub const APPLICATION_FILE: &str = "refresh.toml";
-
-/// The host's file as written.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct HostFile {
-    branch: Option<BranchName>,
-    allowed_branches: Option<Vec<BranchName>>,
-    strict_order: Option<bool>,
-    preserve: Option<Vec<String>>,
-    keep: Option<usize>,
-    remote: RemoteTable,
-    python: PythonTable,
-    service: ServiceTable,
-    probe: ProbeTable,
-    models: ModelsTable,
-    hook: Vec<HookTable>,
-}
-
-/// The application's file as written.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ApplicationFile {
-    definitions: Option<Vec<String>>,
-    extras: Option<Vec<String>>,
-    groups: Option<Vec<String>>,
-    probe: ApplicationProbe,
-    hook: Vec<HookTable>,
-}
-
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct ApplicationProbe {
-    path: Option<String>,
-}
-
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct RemoteTable {
-    url: Option<String>,
-    allow: Option<Vec<Transport>>,
-    token_file: Option<PathBuf>,
-    token_user: Option<String>,
-    credential_helper: Option<String>,
-    ssh_key: Option<PathBuf>,
-    known_hosts: Option<PathBuf>,
-    proxy: Option<String>,
-    ca_file: Option<PathBuf>,
-    deadline: Option<Span>,
-    stall: Option<Span>,
-}
-
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct PythonTable {
-    interpreter: Option<String>,
-    installer: Option<InstallerChoice>,
-    strategy: Option<Strategy>,
-    definitions: Option<Vec<String>>,
-    extras: Option<Vec<String>>,
-    groups: Option<Vec<String>>,
-    strict: Option<bool>,
-    index_url: Option<String>,
-    allow_source: Option<bool>,
-    deadline: Option<Span>,
-    imports: Option<Vec<String>>,
-}
-
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct ServiceTable {
-    unit: Option<UnitName>,
-    command: Option<Vec<String>>,
-    stop_timeout: Option<Span>,
-}
-
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct ProbeTable {
-    url: Option<String>,
-    path: Option<String>,
-    status: Option<u16>,
-    json_field: Option<String>,
-    json_value: Option<String>,
-    body: Option<String>,
-    deadline: Option<Span>,
-    settle: Option<Span>,
-}
-
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct ModelsTable {
-    verify: Option<ModelCheck>,
-    stores: Option<Vec<PathBuf>>,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct HookTable {
-    name: String,
-    kind: HookKind,
-    command: Vec<String>,
-    deadline: Option<Span>,
-    #[serde(default)]
-    stage: bool,
-}
-
-/// A duration as people write it: `60s`, `2m 30s`, `500ms`.
-#[derive(Debug, Clone, Copy)]
-struct Span(Duration);
-
-impl<'de> Deserialize<'de> for Span {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        parse_duration(&text).map(Self).map_err(serde::de::Error::custom)
-    }
-}
-
-/// Reads a duration with its unit.
-///
-/// # Errors
-/// No unit, a negative or an unreadable duration.
-pub fn parse_duration(text: &str) -> Outcome<Duration> {
-    let told = || Failure::new(format!("{text:?} is not a duration such as \"60s\", \"2m\" or \"500ms\""));
-    let signed: jiff::SignedDuration = text.parse().map_err(|error| told().because(error))?;
-    Duration::try_from(signed).map_err(|error| told().because(error))
-}
 
 /// What the command line and the environment say about a run.
 #[derive(Debug, Clone, Default)]
@@ -485,140 +357,6 @@ impl Pick {
     ) -> Duration {
         self.optional(key, layers).map_or(default, |span| span.0)
     }
-}
-
-/// Who wrote a file, and so what it may say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Author {
-    Host,
-    Application,
-}
-
-/// The keys of the host's file, by table; the empty name is the top.
-pub const HOST_KEYS: [(&str, &[&str]); 7] = [
-    (
-        "",
-        &[
-            "branch",
-            "allowed_branches",
-            "strict_order",
-            "preserve",
-            "keep",
-            "remote",
-            "python",
-            "service",
-            "probe",
-            "models",
-            "hook",
-        ],
-    ),
-    (
-        "remote",
-        &[
-            "url",
-            "allow",
-            "token_file",
-            "token_user",
-            "credential_helper",
-            "ssh_key",
-            "known_hosts",
-            "proxy",
-            "ca_file",
-            "deadline",
-            "stall",
-        ],
-    ),
-    (
-        "python",
-        &[
-            "interpreter",
-            "installer",
-            "strategy",
-            "definitions",
-            "extras",
-            "groups",
-            "strict",
-            "index_url",
-            "allow_source",
-            "deadline",
-            "imports",
-        ],
-    ),
-    ("service", &["unit", "command", "stop_timeout"]),
-    ("probe", &["url", "path", "status", "json_field", "json_value", "body", "deadline", "settle"]),
-    ("models", &["verify", "stores"]),
-    ("hook", &["name", "kind", "command", "deadline", "stage"]),
-];
-
-/// The keys of the application's file.
-pub const APPLICATION_KEYS: [(&str, &[&str]); 3] = [
-    ("", &["definitions", "extras", "groups", "probe", "hook"]),
-    ("probe", &["path"]),
-    ("hook", HOST_KEYS[6].1),
-];
-
-fn parse<'a, T: Deserialize<'a> + Default>(text: &'a str, path: &Path, author: Author) -> Outcome<T> {
-    let place = |offset: usize| {
-        let before = &text[..offset.min(text.len())];
-        let line = before.matches('\n').count() + 1;
-        let column = before.rsplit('\n').next().map_or(0, |start| start.chars().count()) + 1;
-        format!("{}, line {line}, column {column}", path.display())
-    };
-    let told = |error: &toml::de::Error| {
-        let offset = error.span().map_or(0, |span| span.start);
-        Failure::new(format!("{}: {}", place(offset), error.message()))
-    };
-    let table = DeTable::parse(text).map_err(|error| told(&error))?;
-    for (key, value) in table.get_ref() {
-        let (name, offset) = (key.get_ref().as_ref(), key.span().start);
-        check_key("", name, author).map_err(|why| Failure::new(format!("{}: {why}", place(offset))))?;
-        let mut tables = Vec::new();
-        match value.get_ref() {
-            toml::de::DeValue::Table(table) => tables.push(table),
-            toml::de::DeValue::Array(items) => {
-                tables.extend(items.iter().filter_map(|item| item.get_ref().as_table()));
-            }
-            _ => {}
-        }
-        for inner in tables.iter().flat_map(|table| table.keys()) {
-            let (inner, offset) = (inner.get_ref().as_ref(), inner.span().start);
-            check_key(name, inner, author)
-                .map_err(|why| Failure::new(format!("{}: {why}", place(offset))))?;
-        }
-    }
-    toml::from_str(text).map_err(|error| told(&error))
-}
-
-/// Tells what is wrong with a key, with the nearest right one.
-fn check_key(table: &str, key: &str, author: Author) -> Result<(), String> {
-    let of = |keys: &[(&'static str, &'static [&'static str])]| -> &'static [&'static str] {
-        keys.iter().find(|(name, _)| *name == table).map_or(&[], |(_, keys)| keys)
-    };
-    let (host, application) = (of(&HOST_KEYS), of(&APPLICATION_KEYS));
-    let known = if author == Author::Host { host } else { application };
-    if known.contains(&key) {
-        return Ok(());
-    }
-    let full = if table.is_empty() { key.to_owned() } else { format!("{table}.{key}") };
-    if author == Author::Application && host.contains(&key) {
-        return Err(format!(
-            "the application may not set `{full}`: it may set hooks, definitions (with extras and groups) and the probe's path"
-        ));
-    }
-    match nearest(key, known) {
-        Some(near) => Err(format!("unknown key `{full}`; did you mean `{near}`?")),
-        None => Err(format!("unknown key `{full}`; known here: {}", known.join(", "))),
-    }
-}
-
-/// Returns the candidate most like `word`, where one is like it at all.
-pub fn nearest<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str> {
-    candidates
-        .iter()
-        .map(|candidate| (strsim::damerau_levenshtein(word, candidate), *candidate))
-        .filter(|(distance, candidate)| *distance <= (candidate.len() / 3).max(1))
-        .min()
-        .map(|(_, candidate)| candidate)
 }
 
 #[cfg(test)]

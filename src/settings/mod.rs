@@ -4,6 +4,7 @@
 //! where it came from.
 
 pub mod environment;
+pub mod file;
 pub mod layers;
 pub mod layout;
 pub mod names;

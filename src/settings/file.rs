@@ -1,0 +1,284 @@
+//! The two files of settings as they are written: which keys each of them may have, and what a wrong one is told.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+use toml::de::DeTable;
+
+use super::names::{BranchName, UnitName};
+use super::{HookKind, InstallerChoice, ModelCheck, Strategy, Transport};
+use crate::error::{Failure, Outcome};
+
+/// The name of the application's file, at the root of the tree.
+pub const APPLICATION_FILE: &str = "refresh.toml";
+
+/// The host's file as written.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HostFile {
+    pub(super) branch: Option<BranchName>,
+    pub(super) allowed_branches: Option<Vec<BranchName>>,
+    pub(super) strict_order: Option<bool>,
+    pub(super) preserve: Option<Vec<String>>,
+    pub(super) keep: Option<usize>,
+    pub(super) remote: RemoteTable,
+    pub(super) python: PythonTable,
+    pub(super) service: ServiceTable,
+    pub(super) probe: ProbeTable,
+    pub(super) models: ModelsTable,
+    pub(super) hook: Vec<HookTable>,
+}
+
+/// The application's file as written.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ApplicationFile {
+    pub(super) definitions: Option<Vec<String>>,
+    pub(super) extras: Option<Vec<String>>,
+    pub(super) groups: Option<Vec<String>>,
+    pub(super) probe: ApplicationProbe,
+    pub(super) hook: Vec<HookTable>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct ApplicationProbe {
+    pub(super) path: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RemoteTable {
+    pub(super) url: Option<String>,
+    pub(super) allow: Option<Vec<Transport>>,
+    pub(super) token_file: Option<PathBuf>,
+    pub(super) token_user: Option<String>,
+    pub(super) credential_helper: Option<String>,
+    pub(super) ssh_key: Option<PathBuf>,
+    pub(super) known_hosts: Option<PathBuf>,
+    pub(super) proxy: Option<String>,
+    pub(super) ca_file: Option<PathBuf>,
+    pub(super) deadline: Option<Span>,
+    pub(super) stall: Option<Span>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct PythonTable {
+    pub(super) interpreter: Option<String>,
+    pub(super) installer: Option<InstallerChoice>,
+    pub(super) strategy: Option<Strategy>,
+    pub(super) definitions: Option<Vec<String>>,
+    pub(super) extras: Option<Vec<String>>,
+    pub(super) groups: Option<Vec<String>>,
+    pub(super) strict: Option<bool>,
+    pub(super) index_url: Option<String>,
+    pub(super) allow_source: Option<bool>,
+    pub(super) deadline: Option<Span>,
+    pub(super) imports: Option<Vec<String>>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct ServiceTable {
+    pub(super) unit: Option<UnitName>,
+    pub(super) command: Option<Vec<String>>,
+    pub(super) stop_timeout: Option<Span>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct ProbeTable {
+    pub(super) url: Option<String>,
+    pub(super) path: Option<String>,
+    pub(super) status: Option<u16>,
+    pub(super) json_field: Option<String>,
+    pub(super) json_value: Option<String>,
+    pub(super) body: Option<String>,
+    pub(super) deadline: Option<Span>,
+    pub(super) settle: Option<Span>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct ModelsTable {
+    pub(super) verify: Option<ModelCheck>,
+    pub(super) stores: Option<Vec<PathBuf>>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct HookTable {
+    pub(super) name: String,
+    pub(super) kind: HookKind,
+    pub(super) command: Vec<String>,
+    pub(super) deadline: Option<Span>,
+    #[serde(default)]
+    pub(super) stage: bool,
+}
+
+/// A duration as people write it: `60s`, `2m 30s`, `500ms`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Span(pub(super) Duration);
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        parse_duration(&text).map(Self).map_err(serde::de::Error::custom)
+    }
+}
+
+/// Reads a duration with its unit.
+///
+/// # Errors
+/// No unit, a negative or an unreadable duration.
+fn parse_duration(text: &str) -> Outcome<Duration> {
+    let told = || Failure::new(format!("{text:?} is not a duration such as \"60s\", \"2m\" or \"500ms\""));
+    let signed: jiff::SignedDuration = text.parse().map_err(|error| told().because(error))?;
+    Duration::try_from(signed).map_err(|error| told().because(error))
+}
+
+/// Who wrote a file, and so what it may say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Author {
+    /// People, on the host.
+    Host,
+    /// Whoever can push to the branch.
+    Application,
+}
+
+/// The keys of the host's file, by table; the empty name is the top.
+pub const HOST_KEYS: [(&str, &[&str]); 7] = [
+    (
+        "",
+        &[
+            "branch",
+            "allowed_branches",
+            "strict_order",
+            "preserve",
+            "keep",
+            "remote",
+            "python",
+            "service",
+            "probe",
+            "models",
+            "hook",
+        ],
+    ),
+    (
+        "remote",
+        &[
+            "url",
+            "allow",
+            "token_file",
+            "token_user",
+            "credential_helper",
+            "ssh_key",
+            "known_hosts",
+            "proxy",
+            "ca_file",
+            "deadline",
+            "stall",
+        ],
+    ),
+    (
+        "python",
+        &[
+            "interpreter",
+            "installer",
+            "strategy",
+            "definitions",
+            "extras",
+            "groups",
+            "strict",
+            "index_url",
+            "allow_source",
+            "deadline",
+            "imports",
+        ],
+    ),
+    ("service", &["unit", "command", "stop_timeout"]),
+    ("probe", &["url", "path", "status", "json_field", "json_value", "body", "deadline", "settle"]),
+    ("models", &["verify", "stores"]),
+    ("hook", &["name", "kind", "command", "deadline", "stage"]),
+];
+
+/// The keys of the application's file.
+pub const APPLICATION_KEYS: [(&str, &[&str]); 3] = [
+    ("", &["definitions", "extras", "groups", "probe", "hook"]),
+    ("probe", &["path"]),
+    ("hook", HOST_KEYS[6].1),
+];
+
+/// Reads a file into its tables.
+///
+/// # Errors
+/// It is no TOML, has a key that its author may not set, or a value that cannot be used; each with line and column.
+pub(super) fn parse<'a, T: Deserialize<'a> + Default>(
+    text: &'a str,
+    path: &Path,
+    author: Author,
+) -> Outcome<T> {
+    let place = |offset: usize| {
+        let before = &text[..offset.min(text.len())];
+        let line = before.matches('\n').count() + 1;
+        let column = before.rsplit('\n').next().map_or(0, |start| start.chars().count()) + 1;
+        format!("{}, line {line}, column {column}", path.display())
+    };
+    let told = |error: &toml::de::Error| {
+        let offset = error.span().map_or(0, |span| span.start);
+        Failure::new(format!("{}: {}", place(offset), error.message()))
+    };
+    let table = DeTable::parse(text).map_err(|error| told(&error))?;
+    for (key, value) in table.get_ref() {
+        let (name, offset) = (key.get_ref().as_ref(), key.span().start);
+        check_key("", name, author).map_err(|why| Failure::new(format!("{}: {why}", place(offset))))?;
+        let mut tables = Vec::new();
+        match value.get_ref() {
+            toml::de::DeValue::Table(table) => tables.push(table),
+            toml::de::DeValue::Array(items) => {
+                tables.extend(items.iter().filter_map(|item| item.get_ref().as_table()));
+            }
+            _ => {}
+        }
+        for inner in tables.iter().flat_map(|table| table.keys()) {
+            let (inner, offset) = (inner.get_ref().as_ref(), inner.span().start);
+            check_key(name, inner, author)
+                .map_err(|why| Failure::new(format!("{}: {why}", place(offset))))?;
+        }
+    }
+    toml::from_str(text).map_err(|error| told(&error))
+}
+
+/// Tells what is wrong with a key, with the nearest right one.
+fn check_key(table: &str, key: &str, author: Author) -> Result<(), String> {
+    let of = |keys: &[(&'static str, &'static [&'static str])]| -> &'static [&'static str] {
+        keys.iter().find(|(name, _)| *name == table).map_or(&[], |(_, keys)| keys)
+    };
+    let (host, application) = (of(&HOST_KEYS), of(&APPLICATION_KEYS));
+    let known = if author == Author::Host { host } else { application };
+    if known.contains(&key) {
+        return Ok(());
+    }
+    let full = if table.is_empty() { key.to_owned() } else { format!("{table}.{key}") };
+    if author == Author::Application && host.contains(&key) {
+        return Err(format!(
+            "the application may not set `{full}`: it may set hooks, definitions (with extras and groups) and the probe's path"
+        ));
+    }
+    match nearest(key, known) {
+        Some(near) => Err(format!("unknown key `{full}`; did you mean `{near}`?")),
+        None => Err(format!("unknown key `{full}`; known here: {}", known.join(", "))),
+    }
+}
+
+/// Returns the candidate most like `word`, where one is like it at all.
+fn nearest<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str> {
+    candidates
+        .iter()
+        .map(|candidate| (strsim::damerau_levenshtein(word, candidate), *candidate))
+        .filter(|(distance, candidate)| *distance <= (candidate.len() / 3).max(1))
+        .min()
+        .map(|(_, candidate)| candidate)
+}
