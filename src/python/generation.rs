@@ -327,7 +327,9 @@ impl<'a> Environments<'a> {
 impl Parts {
     /// Returns the first sixteen hexadecimal digits of the sha256 over all parts.
     pub fn fingerprint(&self) -> String {
-        let parts = [&self.definitions, &self.interpreter, &self.installer, &self.indexes, &self.lock];
+        let sources = self.sources.to_string();
+        let parts =
+            [&self.definitions, &self.interpreter, &self.installer, &self.indexes, &self.lock, &sources];
         hexadecimal(&digest_of(&parts))[..16].to_owned()
     }
 
@@ -348,6 +350,10 @@ impl Parts {
             named("the interpreter", &self.interpreter, &wanted.interpreter),
             named("the installer", &self.installer, &wanted.installer),
             named("the package index", &self.indexes, &wanted.indexes),
+            (self.sources != wanted.sources).then(|| {
+                let now = if wanted.sources { "allowed now" } else { "not allowed any more" };
+                format!("building from source is {now}")
+            }),
             (self.definitions == wanted.definitions && self.lock != wanted.lock)
                 .then(|| "the lock changed".to_owned()),
         ];
@@ -396,6 +402,9 @@ mod tests {
         assert_ne!(before.fingerprint(), parts("a", "cpython 3.12.1").fingerprint());
         assert_eq!(before.change(&parts("b", "cpython 3.11.2")), "the definition changed");
         assert!(before.change(&parts("a", "cpython 3.12.1")).contains("the interpreter changed from"));
+        let with_sources = Parts { sources: true, ..before.clone() };
+        assert_ne!(before.fingerprint(), with_sources.fingerprint());
+        assert_eq!(before.change(&with_sources), "building from source is allowed now");
     }
 
     #[test]
