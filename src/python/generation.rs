@@ -122,6 +122,8 @@ impl<'a> Environments<'a> {
         cutoff: Option<jiff::Timestamp>,
     ) -> Outcome<Wanted> {
         interpreter.accept(definitions.requires_python())?;
+        // An application's own lock says the same whenever it was committed.
+        let counted = cutoff.filter(|_| definitions.own_lock().is_none());
         let parts = Parts {
             definitions: hexadecimal(&Sha256::digest(definitions.normalized())),
             interpreter: interpreter.identity(),
@@ -129,6 +131,7 @@ impl<'a> Environments<'a> {
             indexes: network::indexes(self.site.python),
             lock: String::new(),
             sources: self.site.python.allow_source,
+            cutoff: counted,
         };
         let key = parts.key();
         Ok(Wanted { definitions, interpreter, installer, cutoff, parts, key })
@@ -218,22 +221,23 @@ impl<'a> Environments<'a> {
         Ok(known)
     }
 
-    /// Returns one generation, where it is good: known, and never found changed.
+    /// Returns one generation, where it is good: known, never found changed, and its interpreter still exists.
     ///
     /// # Errors
     /// The record cannot be read.
     pub fn good(&self, name: &GenerationName) -> Outcome<Option<Generation>> {
-        Ok(self.known(name)?.filter(|generation| generation.record.is_good()))
+        let runs = |generation: &Generation| generation.path.join("bin/python").exists();
+        Ok(self.known(name)?.filter(|generation| generation.record.is_good() && runs(generation)))
     }
 
-    /// Returns one generation, where it is known: recorded, still a folder, and its interpreter still exists.
+    /// Returns one generation, where it is known: recorded, and still a folder.
     ///
     /// # Errors
     /// The record cannot be read.
     pub fn known(&self, name: &GenerationName) -> Outcome<Option<Generation>> {
         let path = self.site.layout.generation(name);
         let is_folder = fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir());
-        if !is_folder || !path.join("bin/python").exists() {
+        if !is_folder {
             return Ok(None);
         }
         let record = Record::read(self.site.layout, name)?;
@@ -336,7 +340,8 @@ impl Parts {
     /// Returns the first sixteen hexadecimal digits of the sha256 over what is resolved; locks are named by them.
     pub fn key(&self) -> String {
         let sources = self.sources.to_string();
-        let parts = [&self.definitions, &self.interpreter, &self.indexes, &sources];
+        let cutoff = self.cutoff.map(|cutoff| cutoff.to_string()).unwrap_or_default();
+        let parts = [&self.definitions, &self.interpreter, &self.indexes, &sources, &cutoff];
         hexadecimal(&digest_of(&parts))[..16].to_owned()
     }
 
@@ -354,6 +359,8 @@ impl Parts {
                 let now = if wanted.sources { "allowed now" } else { "not allowed any more" };
                 format!("building from source is {now}")
             }),
+            (self.definitions == wanted.definitions && self.cutoff != wanted.cutoff)
+                .then(|| "the date of the definition changed".to_owned()),
             (self.definitions == wanted.definitions && self.lock != wanted.lock)
                 .then(|| "the lock changed".to_owned()),
         ];
@@ -391,6 +398,7 @@ mod tests {
             indexes: String::new(),
             lock: String::new(),
             sources: false,
+            cutoff: None,
         }
     }
 
@@ -405,6 +413,15 @@ mod tests {
         let with_sources = Parts { sources: true, ..before.clone() };
         assert_ne!(before.fingerprint(), with_sources.fingerprint());
         assert_eq!(before.change(&with_sources), "building from source is allowed now");
+    }
+
+    #[test]
+    fn the_date_of_a_definition_counts_for_the_lock_and_not_for_what_is_made_of_it() {
+        let before = parts("a", "cpython 3.11.2");
+        let later = Parts { cutoff: Some("2024-04-01T00:00:00Z".parse().unwrap()), ..before.clone() };
+        assert_ne!(before.key(), later.key());
+        assert_eq!(before.fingerprint(), later.fingerprint());
+        assert_eq!(before.change(&later), "the date of the definition changed");
     }
 
     #[test]

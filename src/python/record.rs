@@ -105,6 +105,10 @@ pub struct Parts {
     pub lock: String,
     /// Whether what has no wheel may be built from source.
     pub sources: bool,
+    /// Until when releases count, where it is not the application's own lock that says what is installed. It is part of what
+    /// is resolved, and not of the fingerprint: another date with the same result is the same environment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cutoff: Option<jiff::Timestamp>,
 }
 
 /// An installed distribution.

@@ -73,11 +73,15 @@ impl Wheels<'_> {
     pub fn stock(&self) -> Outcome<Stock> {
         let layout = self.site.layout;
         let mut locks: BTreeMap<String, Vec<GenerationName>> = BTreeMap::new();
+        let mut read: BTreeMap<String, Lock> = BTreeMap::new();
         for file in record::entries(&layout.locks())? {
             if let Some(key) = file.strip_suffix(".json") {
                 locks.insert(key.to_owned(), Vec::new());
+                read.extend(Lock::read(layout, key)?.map(|lock| (key.to_owned(), lock)));
             }
         }
+        let digests: BTreeMap<String, String> =
+            read.iter().map(|(key, lock)| (key.clone(), lock.digest())).collect();
         let mut needed: BTreeMap<String, BTreeSet<GenerationName>> = BTreeMap::new();
         for name in record::known_names(layout)? {
             let Some(record) = Record::read(layout, &name)? else { continue };
@@ -85,12 +89,15 @@ impl Wheels<'_> {
             for sha256 in &built.wheels {
                 needed.entry(sha256.clone()).or_default().insert(name.clone());
             }
-            let key = built.parts.key();
-            if let Some(by) = locks.get_mut(&key) {
+            let own = built.parts.key();
+            for (key, by) in &mut locks {
+                // A definition of another date may resolve to the same: the generation is that of both locks.
+                if *key != own && digests.get(key) != Some(&built.parts.lock) {
+                    continue;
+                }
                 by.push(name.clone());
-                let lock = Lock::read(layout, &key)?;
-                for wheel in lock.into_iter().flat_map(|lock| lock.wheels) {
-                    needed.entry(wheel.sha256).or_default().insert(name.clone());
+                for wheel in read.get(key).into_iter().flat_map(|lock| &lock.wheels) {
+                    needed.entry(wheel.sha256.clone()).or_default().insert(name.clone());
                 }
             }
         }
