@@ -144,14 +144,16 @@ fn adopted_pair(layout: &Layout) -> Outcome<Option<GoodPair>> {
     Ok(all(layout)?.into_iter().rev().filter_map(|past| past.report).find_map(before))
 }
 
-/// Tells whether a generation is recorded and was never found changed.
+/// Tells whether a generation is recorded, was never found changed, and is still there.
 fn is_good(layout: &Layout, generation: &GenerationName) -> bool {
-    Record::read(layout, generation).is_ok_and(|found| found.is_some_and(|record| record.is_good()))
+    let is_good = |found: Option<Record>| found.is_some_and(|record| record.is_good());
+    layout.generation(generation).is_dir() && Record::read(layout, generation).is_ok_and(is_good)
 }
 
 /// Tells whether a generation is a folder from before the tool, and still there.
 pub fn is_adopted(layout: &Layout, generation: &GenerationName) -> bool {
-    Record::read(layout, generation).is_ok_and(|found| found.is_some_and(|it| it.built().is_none()))
+    let is_adopted = |found: Option<Record>| found.is_some_and(|record| record.built().is_none());
+    layout.generation(generation).is_dir() && Record::read(layout, generation).is_ok_and(is_adopted)
 }
 
 /// How many runs keep their folder; one that holds saved changes keeps it until they are pruned by name.
@@ -167,7 +169,8 @@ pub struct Kept {
 }
 
 /// Tells which runs and environments are kept where it is `keep` good pairs. The live environment and that of the pair which
-/// proved itself last are always among them; what somebody changed never is, unless it is live.
+/// proved itself last are always among them. Of one that somebody changed, what it could be built from again is kept, and not
+/// its folder.
 ///
 /// # Errors
 /// The runs or the records cannot be read.
@@ -181,9 +184,8 @@ pub fn kept(on: &Installation, keep: usize) -> Outcome<Kept> {
         }
     }
     kept.generations.extend(status_file::read(&on.layout).deployed.map(|pair| pair.generation));
-    kept.generations.retain(|generation| is_good(&on.layout, generation));
     kept.generations.extend(on.live());
-    if kept.generations.len() <= keep {
+    if kept.generations.iter().filter(|generation| is_good(&on.layout, generation)).count() <= keep {
         // An adopted folder proved itself before there were runs: it is the oldest of all and goes when enough others
         // are there.
         let adopted =

@@ -12,7 +12,7 @@ use super::wheels::Wheels;
 use crate::checkpoint;
 use crate::clock;
 use crate::disk;
-use crate::error::{Context as _, Outcome};
+use crate::error::{Context as _, Failure, Outcome};
 use crate::process::interrupt;
 use crate::settings::Strategy;
 use crate::settings::names::{GenerationName, RunId};
@@ -57,6 +57,53 @@ impl Environments<'_> {
     /// The build fails, and then nothing of it is left; the reason is the installer's own.
     pub fn ensure(&self, wanted: &Wanted, strategy: Strategy, run: &RunId) -> Outcome<Ensured> {
         self.check_strict(wanted)?;
+        self.ensure_from(wanted, None, strategy, run)
+    }
+
+    /// Makes sure of what an earlier generation was, built from the lock that this was built from, where it is not good any
+    /// more.
+    ///
+    /// # Errors
+    /// Nothing is written down of it from which it could be built; or the build fails.
+    pub fn ensure_again(
+        &self,
+        wanted: &Wanted,
+        name: &GenerationName,
+        strategy: Strategy,
+        run: &RunId,
+    ) -> Outcome<Ensured> {
+        let record = Record::read(self.site.layout, name)?;
+        let is_changed = record.as_ref().is_some_and(|record| !record.is_good());
+        let why = if is_changed { "was changed by hand" } else { "is gone, or its interpreter is" };
+        let lock = record.as_ref().map(|record| self.lock_in(record)).transpose()?.flatten();
+        let (Some(mut lock), Some(built)) = (lock, record.as_ref().and_then(Record::built)) else {
+            return Err(Failure::new(format!(
+                "the environment {name} {why}, and no lock is kept from which the same could be built"
+            ))
+            .hint("ladylinux-refresh history")
+            .hint("ladylinux-refresh run"));
+        };
+        // The definition's own lock may say something else by now, and that stays as it is.
+        lock.key = format!("{}-{}", wanted.key(), &lock.digest()[..16]);
+        if built.parts.interpreter != wanted.interpreter.identity() {
+            lock.wheels.clear();
+        }
+        let mut ensured = self.ensure_from(wanted, Some(lock), strategy, run)?;
+        ensured.why = match ensured.made {
+            Made::Built => format!("the environment {name} {why}: built again from its lock"),
+            Made::Reused => format!("the environment {name} {why}; this one is of the same lock"),
+        };
+        Ok(ensured)
+    }
+
+    /// From this lock, or from that of the definition.
+    fn ensure_from(
+        &self,
+        wanted: &Wanted,
+        lock: Option<Lock>,
+        strategy: Strategy,
+        run: &RunId,
+    ) -> Outcome<Ensured> {
         self.discard_incomplete()?;
         let mut contaminated = Vec::new();
         if let Some(live) = self.current()?.generation() {
@@ -64,7 +111,7 @@ impl Environments<'_> {
         }
         let is_of_this_run =
             |generation: &Generation| generation.record.built().is_some_and(|built| built.run == *run);
-        let mut lock = self.lock(wanted)?;
+        let mut lock = lock.map_or_else(|| self.lock(wanted), Ok)?;
         // The best one last: what this run has built, else the newest.
         let mut of_this = self.of_fingerprint(&wanted.parts(&lock).fingerprint())?;
         of_this.retain(|generation| strategy == Strategy::WhenChanged || is_of_this_run(generation));
@@ -155,6 +202,7 @@ impl Environments<'_> {
             fingerprint: wanted.parts(lock).fingerprint(),
             parts: wanted.parts(lock),
             wheels: digests_of(lock),
+            kept: Some(lock.clone()),
             interpreter: wanted.interpreter.clone(),
             duration_ms: u64::try_from(clock::monotonic().duration_since(start).as_millis())
                 .unwrap_or(u64::MAX),

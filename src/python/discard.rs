@@ -1,6 +1,5 @@
 //! Removing generations: those that were never finished, and those that nobody needs any more.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::generation::{Current, Environments, number};
@@ -13,7 +12,7 @@ use crate::error::Outcome;
 use crate::settings::names::GenerationName;
 
 impl Environments<'_> {
-    /// Removes what an interrupted run left: folders without a good record, records without a folder, and scratch
+    /// Removes what an interrupted run left: folders without a record, manifests without one, and scratch
     /// folders. Finishes an interrupted adoption. Never removes what `venv` points to, nor what does not bear the
     /// name of a generation. Returns the names of what was removed.
     ///
@@ -35,9 +34,10 @@ impl Environments<'_> {
         let mut discarded = Vec::new();
         for name in record::known_names(layout)? {
             let folder = layout.generation(&name);
-            let there = fs::symlink_metadata(&folder).is_ok_and(|found| found.is_dir());
-            let good = there && Record::read(layout, &name)?.is_some();
-            if good || live.as_ref() == Some(&folder) || !is_ours(&name) {
+            // A record is written last and removed first: one without a folder is that of an environment that is gone, which
+            // can be built again from the lock in it.
+            let finished = Record::read(layout, &name)?.is_some();
+            if finished || live.as_ref() == Some(&folder) || !is_ours(&name) {
                 continue;
             }
             self.remove(&name)?;
@@ -49,13 +49,21 @@ impl Environments<'_> {
         Ok(discarded)
     }
 
-    /// Removes all generations except those named and the live one, and returns what was removed.
+    /// Removes all generations except those named and the live one, and returns what was removed. Of a named one that somebody
+    /// changed, only the folder goes.
     ///
     /// # Errors
     /// Something cannot be removed.
     pub fn prune(&self, keep: &[GenerationName]) -> Outcome<Vec<GenerationName>> {
         let names = self.prunable(keep)?;
-        names.iter().try_for_each(|name| self.remove(name))?;
+        for name in &names {
+            if keep.contains(name) {
+                // Changed by hand: its record stays, with the lock from which the same can be built again.
+                disk::remove_tree(&self.site.layout.generation(name))?;
+            } else {
+                self.remove(name)?;
+            }
+        }
         Ok(names)
     }
 
@@ -67,8 +75,10 @@ impl Environments<'_> {
         let live = self.live_folder()?;
         let mut names = Vec::new();
         for name in record::known_names(self.site.layout)? {
-            let known = Record::read(self.site.layout, &name)?.is_some();
-            if !known || keep.contains(&name) || live.as_ref() == Some(&self.site.layout.generation(&name)) {
+            let Some(record) = Record::read(self.site.layout, &name)? else { continue };
+            let folder = self.site.layout.generation(&name);
+            let is_needed = keep.contains(&name) && (record.is_good() || folder.symlink_metadata().is_err());
+            if is_needed || live.as_ref() == Some(&folder) {
                 continue;
             }
             names.push(name);

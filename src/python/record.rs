@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::contamination::Contamination;
 use super::interpreter::Interpreter;
+use super::lock::Lock;
 use super::requirements::normal_name;
 use crate::disk;
 use crate::error::{Context as _, Outcome};
@@ -83,6 +84,10 @@ pub struct Built {
     /// The sha256 of each wheel that it was built from, sorted.
     #[serde(default)]
     pub wheels: Vec<String>,
+    /// The lock that it was built from, which stays whatever its definition resolves to later; `None` in what an older
+    /// version of the tool built.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<Lock>,
     /// The interpreter.
     pub interpreter: Interpreter,
     /// How long the build took, in milliseconds.

@@ -11,6 +11,7 @@ use super::generation::{Environments, Generation, Wanted};
 use super::installer::{Installer, Job, Resolution, Unresolved};
 use super::lock::{Lock, Origin};
 use super::pylock::Pylock;
+use super::record::Record;
 use super::requirements;
 use super::trouble::Trouble;
 use crate::checkpoint;
@@ -35,9 +36,17 @@ impl Environments<'_> {
     /// # Errors
     /// The file of the lock cannot be read.
     pub fn lock_of(&self, generation: &Generation) -> Outcome<Option<Lock>> {
-        let Some(built) = generation.record.built() else { return Ok(None) };
-        let lock = Lock::read(self.site.layout, &built.parts.key())?;
-        Ok(lock.filter(|lock| lock.digest() == built.parts.lock))
+        self.lock_in(&generation.record)
+    }
+
+    /// The same, by what is written down of the generation.
+    pub(super) fn lock_in(&self, record: &Record) -> Outcome<Option<Lock>> {
+        let Some(built) = record.built() else { return Ok(None) };
+        let is_its = |lock: &Lock| lock.digest() == built.parts.lock;
+        if let Some(kept) = built.kept.clone().filter(is_its) {
+            return Ok(Some(kept));
+        }
+        Ok(Lock::read(self.site.layout, &built.parts.key())?.filter(is_its))
     }
 
     /// Refuses a definition without a lock of the application, where the host insists on one.

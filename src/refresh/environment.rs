@@ -37,24 +37,33 @@ pub fn environment(
 /// It cannot be built.
 pub fn ensure_generation(on: &Installation, account: &mut Account, release: &Release) -> Outcome<Generation> {
     account.progress("ensuring the environment");
-    let earlier = match &account.target.state {
-        TargetState::Latest => None,
-        TargetState::Earlier { generation, .. } => on.environments().good(generation)?,
-    };
-    let changed = match &earlier {
-        Some(generation) => on.environments().examine(generation)?,
-        None => None,
-    };
-    let (generation, made, reason) = match earlier {
-        Some(generation) if changed.is_none() => {
-            (generation, Made::Reused, "the environment of that run".to_owned())
-        }
-        _ => {
-            let wanted = release.wanted(on)?;
-            let strategy = release.settings.python.strategy;
-            let ensured = on.environments().ensure(&wanted, strategy, &account.run)?;
-            tell(account, changed.into_iter().chain(ensured.contaminated));
+    let environments = on.environments();
+    let strategy = release.settings.python.strategy;
+    let (generation, made, reason) = match account.target.state.clone() {
+        TargetState::Latest => {
+            let ensured = environments.ensure(&release.wanted(on)?, strategy, &account.run)?;
+            tell(account, ensured.contaminated.into_iter());
             (ensured.generation, ensured.made, ensured.why)
+        }
+        TargetState::Earlier { generation: name, .. } => {
+            let good = environments.good(&name)?;
+            let changed = good.as_ref().map(|it| environments.examine(it)).transpose()?.flatten();
+            match good {
+                Some(generation) if changed.is_none() => {
+                    (generation, Made::Reused, "the environment of that run".to_owned())
+                }
+                _ => {
+                    tell(account, changed.into_iter());
+                    let wanted = release.wanted(on)?;
+                    let ensured = environments.ensure_again(&wanted, &name, strategy, &account.run)?;
+                    tell(account, ensured.contaminated.into_iter());
+                    // Staging has told it already.
+                    if account.environment.lock.is_none() && environments.known(&name)?.is_none() {
+                        account.warn(ensured.why.clone());
+                    }
+                    (ensured.generation, ensured.made, ensured.why)
+                }
+            }
         }
     };
     check_program(on, &generation)?;
