@@ -16,9 +16,10 @@ use common::{World, names, packages, was_built};
 use ladylinux_refresh::disk;
 use ladylinux_refresh::process::Owner;
 use ladylinux_refresh::python::lock::Origin;
-use ladylinux_refresh::python::{Current, Lock, Made};
+use ladylinux_refresh::python::wheels::Pruning;
+use ladylinux_refresh::python::{Current, Lock, Made, Wheels};
 use ladylinux_refresh::settings::layout::Layout;
-use ladylinux_refresh::settings::names::GenerationName;
+use ladylinux_refresh::settings::names::{GenerationName, RunId};
 use ladylinux_refresh::settings::{InstallerChoice, Strategy};
 
 const BOTH: [InstallerChoice; 2] = [InstallerChoice::Uv, InstallerChoice::Pip];
@@ -351,6 +352,47 @@ fn rw_5_3_a_reader_never_finds_the_environment_missing_while_it_is_switched() {
         done.store(true, Ordering::SeqCst);
         assert!(reader.join().unwrap() > 0);
     });
+}
+
+#[test]
+fn rw_5_3_an_earlier_environment_that_is_gone_or_was_changed_is_built_again_from_its_own_lock() {
+    let world = World::new();
+    let (definition, run) = ("six==1.17.0\n", |name: &str| RunId::parse(name).unwrap());
+    let first = world.ensure(definition, "run-1").unwrap().generation;
+    let wanted = world.wanted(&[("requirements.txt", definition)]).unwrap();
+    // Its definition has another lock by now.
+    let file = world.layout.locks().join(format!("{}.json", wanted.key()));
+    fs::write(&file, fs::read_to_string(&file).unwrap().replace("1.17.0", "1.16.9")).unwrap();
+    let replaced = fs::read(&file).unwrap();
+    let environments = world.environments();
+    assert_ne!(environments.known_lock(&wanted).unwrap(), environments.lock_of(&first).unwrap());
+
+    // Somebody changed it: pruning takes its folder, and keeps what it is built from.
+    let program = first.path.join("bin/python");
+    fs::set_permissions(program.parent().unwrap(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::remove_file(&program).unwrap();
+    environments.examine(&first).unwrap().expect("it was changed");
+    assert_eq!(environments.prune(std::slice::from_ref(&first.name)).unwrap(), [first.name.clone()]);
+    assert!(environments.prunable(std::slice::from_ref(&first.name)).unwrap().is_empty());
+    Wheels::new(world.site()).prune(Pruning::Remove).unwrap();
+    let again = |name: &GenerationName, id: &str| {
+        world.environments().ensure_again(&wanted, name, Strategy::WhenChanged, &run(id))
+    };
+    let second = again(&first.name, "run-2").unwrap();
+    assert!(was_built(&second) && second.why.contains("was changed by hand: built again from its lock"));
+    assert_eq!(second.generation.record.digest, first.record.digest);
+
+    let gone = &second.generation;
+    disk::remove_tree(&gone.path).unwrap();
+    let third = again(&gone.name, "run-3").unwrap();
+    assert!(was_built(&third) && third.why.contains("is gone"), "{}", third.why);
+    assert_eq!(third.generation.record.digest, first.record.digest);
+    assert_eq!(fs::read(&file).unwrap(), replaced, "the lock of the definition stays what it is");
+
+    world.environments().prune(&[]).unwrap();
+    let refused = again(&first.name, "run-4").unwrap_err();
+    assert!(refused.summary().contains("no lock is kept"), "{:?}", refused.chain());
+    assert!(!refused.hints().is_empty());
 }
 
 #[test]
