@@ -75,8 +75,13 @@ impl Environments<'_> {
         let record = Record::read(self.site.layout, name)?;
         let is_changed = record.as_ref().is_some_and(|record| !record.is_good());
         let why = if is_changed { "was changed by hand" } else { "is gone, or its interpreter is" };
-        let lock = record.as_ref().map(|record| self.lock_in(record)).transpose()?.flatten();
-        let (Some(mut lock), Some(built)) = (lock, record.as_ref().and_then(Record::built)) else {
+        let lock = match &record {
+            Some(record) => self.lock_in(record)?,
+            // Pruned, and all that was known of it with it: the same comes of its definition, unless that may have been
+            // resolved in another way then.
+            None => self.known_lock(wanted)?.filter(|lock| lock.summary().not_reproducible.is_none()),
+        };
+        let Some(mut lock) = lock else {
             return Err(Failure::new(format!(
                 "the environment {name} {why}, and no lock is kept from which the same could be built"
             ))
@@ -85,7 +90,8 @@ impl Environments<'_> {
         };
         // The definition's own lock may say something else by now, and that stays as it is.
         lock.key = format!("{}-{}", wanted.key(), &lock.digest()[..16]);
-        if built.parts.interpreter != wanted.interpreter.identity() {
+        let built = record.as_ref().and_then(Record::built);
+        if built.is_some_and(|built| built.parts.interpreter != wanted.interpreter.identity()) {
             lock.wheels.clear();
         }
         let mut ensured = self.ensure_from(wanted, Some(lock), strategy, run)?;

@@ -59,6 +59,10 @@ impl Environments<'_> {
         for name in record::known_names(self.site.layout)? {
             let Some(generation) = self.known(&name)? else {
                 let record = Record::read(self.site.layout, &name)?;
+                if record.is_some() {
+                    // Only what it could be built again from is left of it.
+                    continue;
+                }
                 all.push(Listed { name, standing: Standing::Incomplete, record, contamination: None });
                 continue;
             };
