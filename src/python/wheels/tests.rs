@@ -198,6 +198,24 @@ fn what_another_lock_has_brought_is_taken_only_where_it_is_the_one_file_that_is_
 }
 
 #[test]
+fn what_is_no_digest_never_leads_out_of_the_store() {
+    let (world, wheel) = World::brought();
+    let outside = world.folder.path().join("outside");
+    fs::create_dir(&outside).unwrap();
+    fs::write(outside.join(FILE), "others").unwrap();
+    let up = format!("{}/outside", "../".repeat(20).trim_end_matches('/'));
+    for word in [outside.to_str().unwrap(), &up, "", ".", ".."] {
+        let wheel = Wheel { sha256: word.to_owned(), ..wheel.clone() };
+        assert!(world.store().path(&wheel).starts_with(world.layout.wheels().join(NOTHING)), "{word:?}");
+        assert!(world.store().proved(&[wheel]).unwrap().is_empty(), "{word:?}");
+        let wish = Choice { digests: vec![word.to_owned()], ..wish() };
+        assert_eq!(world.store().adopt(&wish).unwrap(), None, "{word:?}");
+    }
+    assert!(outside.join(FILE).is_file());
+    assert_eq!(world.stored(), [sha256()]);
+}
+
+#[test]
 fn what_a_killed_process_left_is_swept_and_what_nobody_needs_is_pruned() {
     let (world, wheel) = World::brought();
     let store = world.layout.wheels();
