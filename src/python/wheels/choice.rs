@@ -142,8 +142,9 @@ fn named_files(document: &str) -> Files {
     let Ok(read) = Pylock::parse(document) else { return files };
     for package in &read.packages {
         let Some((name, version, wheels)) = package.files() else { continue };
-        if let Some(named) = wheels.iter().map(named).collect() {
-            files.wheels.insert((name, version.to_owned()), named);
+        // One distribution may stand in several entries, each for other machines or from another place.
+        if let Some(named) = wheels.iter().map(named).collect::<Option<Vec<_>>>() {
+            files.wheels.entry((name, version.to_owned())).or_default().extend(named);
         }
     }
     files
@@ -188,6 +189,25 @@ mod tests {
             chosen.wheels.iter().map(|it| (it.name.as_str(), it.digests.join(" "), it.limit)).collect();
         assert_eq!(taken, [("both", "bb".repeat(32), 9), ("local", "ee".repeat(32), LARGEST)]);
         assert_eq!(chosen.sources.iter().map(|it| it.name.as_str()).collect::<Vec<_>>(), ["elsewhere"]);
+    }
+
+    #[test]
+    fn a_package_in_several_entries_is_chosen_among_the_files_of_all() {
+        let entry = |file: &str, digest: &str| {
+            let file = format!("https://x/{file}.whl");
+            format!(
+                "[[packages]]\nname = 'a'\nversion = '1'\n\
+                 wheels = [{{ url = '{file}', hashes = {{ sha256 = '<{digest}>' }} }}]\n"
+            )
+        };
+        let here = entry("a-1-cp311-cp311-linux_x86_64", "aa");
+        let elsewhere = entry("a-1-cp311-cp311-win_amd64", "bb");
+        let lock = lock(&here);
+        for document in [format!("{here}{elsewhere}"), format!("{elsewhere}{here}")] {
+            let chosen = pick(lock.packages.iter(), &named_files(&written_out(&document)), tags());
+            assert!(chosen.sources.is_empty());
+            assert_eq!(chosen.wheels[0].digests, ["aa".repeat(32)]);
+        }
     }
 
     #[test]
