@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::*;
 use crate::event::Events;
 use crate::process::{Owner, Runner};
+use crate::python::lock::{Locked, Origin};
 use crate::settings::layout::Layout;
 use crate::settings::pip_config::PipConfig;
 use crate::settings::{InstallerChoice, Python, Strategy};
@@ -195,6 +196,35 @@ fn what_another_lock_has_brought_is_taken_only_where_it_is_the_one_file_that_is_
     assert_eq!(world.store().adopt(&several).unwrap(), None);
     assert_eq!(world.store().adopt(&Choice { named: false, ..wish() }).unwrap(), None);
     assert_eq!(world.store().adopt(&Choice { version: "1.16.0".into(), ..wish() }).unwrap(), None);
+}
+
+#[test]
+fn a_bundle_brings_what_the_lock_does_not_name_only_where_source_is_all_there_is() {
+    let (mut world, wheel) = World::brought();
+    let package = |sha256| Locked {
+        name: "six".into(),
+        version: "1.17.0".into(),
+        marker: None,
+        digests: vec![sha256],
+        url: None,
+    };
+    let lock = |sha256| {
+        let origin = Origin::Application { file: "pylock.toml".into() };
+        Lock::new("k", origin, vec![package(sha256)], "").unwrap()
+    };
+    let (named, foreign) = (lock(sha256()), lock("0".repeat(64)));
+    let (as_wheel, as_source) = (
+        Chosen { wheels: vec![wish()], ..Chosen::default() },
+        Chosen { sources: vec![wish()], ..Chosen::default() },
+    );
+    let told = |world: &World, lock: &Lock, chosen: &Chosen| {
+        world.store().wish(lock, chosen, &wheel).map_err(|failure| failure.summary().to_owned())
+    };
+    assert!(told(&world, &named, &as_wheel).is_ok());
+    assert!(told(&world, &foreign, &as_source).unwrap_err().contains("built from source"));
+    world.python.allow_source = true;
+    assert!(told(&world, &foreign, &as_source).is_ok());
+    assert!(told(&world, &foreign, &as_wheel).unwrap_err().contains("is not what the lock says"));
 }
 
 #[test]
