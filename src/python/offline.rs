@@ -45,7 +45,7 @@ impl Installer {
             return Ok(Self::Uv(uv));
         }
         if choice != InstallerChoice::Uv
-            && let Some(pip) = Pip::present(site, interpreter)
+            && let Some(pip) = Pip::present(site, interpreter)?
         {
             return Ok(Self::Pip(pip));
         }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::installer::{Job, WHEELS};
 use super::interpreter::Interpreter;
 use super::{Site, network, tools};
+use crate::disk;
 use crate::error::Outcome;
 use crate::process::Program;
 
@@ -25,19 +26,25 @@ pub struct Pip {
 }
 
 impl Pip {
-    /// Returns pip, fetched first where it is not there.
+    /// Returns pip, fetched first where it is not there or damaged.
     pub(super) fn ensure(site: Site<'_>, interpreter: &Interpreter) -> Outcome<Self> {
-        if let Some(pip) = Self::present(site, interpreter) {
+        if let Some(pip) = Self::present(site, interpreter)? {
             return Ok(pip);
+        }
+        let wheel = tools::pip_wheel(site);
+        if wheel.symlink_metadata().is_ok() {
+            let told = format!("{} is damaged; it is fetched again", wheel.display());
+            site.runner.events().warn(&told);
+            disk::remove_tree(&wheel)?;
         }
         tools::fetch_pip(site, interpreter)?;
         Ok(Self { wheel: tools::pip_wheel(site), python: interpreter.path.clone() })
     }
 
-    /// Returns pip where it is there; only what was proved is ever put there.
-    pub(super) fn present(site: Site<'_>, interpreter: &Interpreter) -> Option<Self> {
-        let wheel = tools::pip_wheel(site);
-        wheel.is_file().then(|| Self { wheel, python: interpreter.path.clone() })
+    /// Returns pip where it is there and is what was proved when it was put there.
+    pub(super) fn present(site: Site<'_>, interpreter: &Interpreter) -> Outcome<Option<Self>> {
+        let pip = || Self { wheel: tools::pip_wheel(site), python: interpreter.path.clone() };
+        Ok(tools::has_pip(site)?.then(pip))
     }
 
     #[expect(clippy::unused_self, reason = "the same shape as the other installer")]

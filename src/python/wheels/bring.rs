@@ -26,7 +26,7 @@ impl Wheels<'_> {
     ) -> Outcome<()> {
         self.hold_store()?;
         let site = self.site;
-        let pip = Pip::present(site, interpreter).ok_or_else(|| {
+        let pip = Pip::present(site, interpreter)?.ok_or_else(|| {
             Failure::new("neither this machine nor the bundle has the pip that the tool uses")
                 .hint("ladylinux-refresh bundle create --output FILE")
         })?;
