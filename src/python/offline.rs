@@ -9,6 +9,7 @@ use super::generation::{Environments, Wanted};
 use super::installer::Installer;
 use super::interpreter::Interpreter;
 use super::lock::Lock;
+use super::own_lock::OwnLock;
 use super::pip::Pip;
 use super::tools;
 use super::uv::Uv;
@@ -57,14 +58,18 @@ impl Installer {
 }
 
 impl Environments<'_> {
-    /// Makes sure of the lock of what is wanted, of all its wheels, and of the pip that another machine needs to tell
-    /// which of them it takes; returns the lock.
+    /// Makes sure of the lock of what is wanted, of all its wheels, and of the tools that another machine needs to
+    /// read it and to tell which of them it takes; returns the lock.
     ///
     /// # Errors
     /// The definition does not resolve, or a wheel cannot be had.
     pub fn provide(&self, wanted: &Wanted) -> Outcome<Lock> {
         self.check_strict(wanted)?;
         let mut lock = self.lock(wanted)?;
+        // The other machine reads the application's own lock too, and needs the same uv for that, whatever installs.
+        if wanted.definitions.own_lock().is_some_and(OwnLock::is_of_uv) {
+            Uv::ensure(self.site, &wanted.interpreter)?;
+        }
         Pip::ensure(self.site, &wanted.interpreter)?;
         Wheels::new(self.site).ensure(&mut lock, &wanted.interpreter)?;
         Ok(lock)
