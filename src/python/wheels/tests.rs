@@ -228,6 +228,17 @@ fn a_bundle_brings_what_the_lock_does_not_name_only_where_source_is_all_there_is
 }
 
 #[test]
+fn a_pip_that_is_not_the_pinned_one_is_not_there() {
+    let world = World::new();
+    let site = world.store().site;
+    let wheel = crate::python::tools::pip_wheel(site);
+    assert!(!crate::python::tools::has_pip(site).unwrap());
+    fs::create_dir_all(wheel.parent().unwrap()).unwrap();
+    fs::write(&wheel, "damaged").unwrap();
+    assert!(!crate::python::tools::has_pip(site).unwrap());
+}
+
+#[test]
 fn what_is_no_digest_never_leads_out_of_the_store() {
     let (world, wheel) = World::brought();
     let outside = world.folder.path().join("outside");
