@@ -51,13 +51,14 @@ fn rw_7_1b_every_definition_that_cannot_be_built_is_refused_in_staging_and_nothi
     let index = Index::new(&releases());
     let zeros = "0".repeat(64);
     let wrong_hash = format!("six==1.17.0 --hash=sha256:{zeros}\n");
-    let cases: [(&str, &str, [&str; 2]); 12] = [
+    let cases: [(&str, &str, [&str; 2]); 13] = [
         ("does not resolve", "six==99\n", ["no version of a package fits", "six==99"]),
         ("contradicts itself", "six==1.17.0\nstrict\n", ["contradict", "six"]),
         ("is not what its hash says", &wrong_hash, ["not what its hash says", "six"]),
         ("is for another platform", "foreign==1.0\n", ["", "foreign"]),
         ("is for another Python", "future==1.0\n", ["", "future"]),
         ("is source only", "raw==1.0\n", ["", "raw"]),
+        ("was withdrawn", "withdrawn==1.0\n", ["withdrawn (yanked)", "withdrawn 1.0"]),
         ("leaves the tree", "-r ../other.txt\n", ["requirements.txt, line 1", "outside of the tree"]),
         ("runs in a circle", "-r requirements.txt\n", ["in a circle", "requirements.txt"]),
         ("is not in the index", "nosuch\n", ["no version of a package fits", "nosuch"]),
@@ -73,7 +74,7 @@ fn rw_7_1b_every_definition_that_cannot_be_built_is_refused_in_staging_and_nothi
         let host = host_with(&index.url(), installer);
         let before = state(&host);
         // What is refused before any installer sees it is the same with both.
-        let seen_by_installers = if installer == "uv" { cases.len() } else { 6 };
+        let seen_by_installers = if installer == "uv" { cases.len() } else { 7 };
         for (what, text, told) in cases.iter().take(seen_by_installers) {
             host.push(&[("requirements.txt", text), ("version.txt", "two\n")]);
             let ran = host.tool(["run"]).expect(3);
@@ -107,18 +108,6 @@ fn the_reasons_of_uv_are_told_by_kind_and_the_whole_is_in_the_log() {
         let log = fs::read_to_string(host.runs().pop().unwrap().join("log")).unwrap();
         assert!(log.contains("No solution found when resolving dependencies"), "{log}");
     }
-}
-
-#[test]
-fn a_release_that_was_withdrawn_is_told_by_every_report_and_by_status() {
-    let index = Index::new(&releases());
-    let host = host_with(&index.url(), "uv");
-    host.push(&[("requirements.txt", "withdrawn==1.0\n")]);
-    for _ in 0..2 {
-        host.tool(["run"]).expect(0).says("withdrawn 1.0 was withdrawn by its authors (yanked)");
-        assert_eq!(host.report()["environment"]["lock"]["yanked"], serde_json::json!(["withdrawn 1.0"]));
-    }
-    host.tool(["status"]).expect(0).says("withdrawn: withdrawn 1.0");
 }
 
 #[test]

@@ -96,7 +96,7 @@ fn pack(
         members: coming.iter().map(|coming| coming.member.clone()).collect(),
     };
     let mut whole = None;
-    disk::write_by(output, 0o644, |file| {
+    disk::write_by(output, 0o600, |file| {
         whole = Some(write(&header, &coming, file)?);
         Ok(())
     })?;

@@ -107,13 +107,10 @@ fn tell(args: &LockWish, found: &Found) -> Outcome<()> {
             complain(&format!("  {}", harmless(line)));
         }
     }
-    let Summary { source, not_reproducible, yanked, .. } = lock.summary();
+    let Summary { source, not_reproducible, .. } = lock.summary();
     complain(&format!("the lock of {} on {branch}: {}", commit.short(), harmless(&source)));
     if let Some(why) = not_reproducible {
         complain(&format!("not reproducible: {}", harmless(&why)));
-    }
-    for release in yanked {
-        complain(&format!("withdrawn by its authors: {}", harmless(&release)));
     }
     match args.format {
         LockForm::Requirements => say(lock.requirements().trim_end()),

@@ -118,9 +118,6 @@ fn show(on: &Installation, status: &Status) {
     say(&format!("environment  {} → {generation}", status.environment.display()));
     if let Some(lock) = &status.lock {
         say(&format!("             locked: {}", harmless(&lock.in_words())));
-        for release in &lock.yanked {
-            say(&format!("             {} {}", paint(Tone::Warning, "withdrawn:"), harmless(release)));
-        }
     }
     if let Some(digest) = &status.digest {
         say(&format!("             {}", paint(Tone::Quiet, &format!("digest {digest}"))));

@@ -19,6 +19,9 @@ use crate::process::interrupt;
 /// How many entries a scan keeps where nothing else is said: about 50 MiB of them.
 const ENTRIES: usize = 200_000;
 
+/// How far down a scan goes; what lies deeper counts as unreadable.
+const DEPTH: usize = 200;
+
 /// How to look at a folder.
 #[derive(Debug, Clone)]
 pub struct Scan {
@@ -170,6 +173,11 @@ impl Walk<'_> {
     }
 
     fn descend(&mut self, folder: BorrowedFd<'_>, name: &OsStr, path: &Path) -> Outcome<()> {
+        // A descriptor is held for each folder on the way down, and there are only so many.
+        if path.components().count() > DEPTH {
+            self.manifest.unreadable.push(path.to_path_buf());
+            return Ok(());
+        }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let opened = match openat(folder, name, flags, Mode::empty()) {
             Ok(opened) => opened,
@@ -352,6 +360,16 @@ mod tests {
         rustix::fs::mknodat(CWD, folder.path().join("pipe"), FileType::Fifo, Mode::RUSR, 0).unwrap();
         let manifest = Scan::digests().of(folder.path()).unwrap();
         assert_eq!(manifest.entries()[1].kind, Kind::Other);
+    }
+
+    #[test]
+    fn what_lies_too_deep_is_unreadable_and_holds_nobody_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let deep: PathBuf = std::iter::repeat_n("d", DEPTH + 5).collect();
+        fs::create_dir_all(folder.path().join(&deep)).unwrap();
+        let manifest = Scan::digests().of(folder.path()).unwrap();
+        assert_eq!(manifest.unreadable().len(), 1);
+        assert_eq!(manifest.entries().len(), DEPTH + 2);
     }
 
     #[test]

@@ -25,7 +25,7 @@ impl Environments<'_> {
         for name in record::entries(&layout.cache())? {
             let is_scratch =
                 ["definitions-", "resolution-", "wheels-"].iter().any(|word| name.starts_with(word));
-            if is_scratch || name == "bootstrap" {
+            if is_scratch || matches!(name.as_str(), "bootstrap" | "bundle-create") {
                 disk::remove_tree(&layout.cache().join(name))?;
             }
         }

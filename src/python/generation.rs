@@ -282,7 +282,12 @@ impl<'a> Environments<'a> {
             Err(failure) if failure.interrupted_by().is_some() => return Err(failure),
             Err(_) => return Ok(lost(Change::Changed)),
         };
-        let now = scan(&before).at_most(ENTRIES).of(&generation.path)?;
+        let now = match scan(&before).at_most(ENTRIES).of(&generation.path) {
+            Ok(now) => now,
+            Err(failure) if failure.interrupted_by().is_some() => return Err(failure),
+            // Whoever the environment belongs to must not be able to keep it from being replaced.
+            Err(_) => return Ok(Some(Contamination::of_inventory(&generation.path, Change::Changed))),
+        };
         let found = Contamination::of(&before.compare(&now));
         Ok(found.or_else(|| generation.record.contamination().cloned()))
     }

@@ -36,9 +36,6 @@ pub struct Lock {
     pub document: String,
     /// The wheels of this platform, once they are in the store.
     pub wheels: Vec<Wheel>,
-    /// Releases in it that their authors have withdrawn, as `name version`.
-    #[serde(default)]
-    pub yanked: Vec<String>,
 }
 
 /// Where a lock comes from.
@@ -88,8 +85,6 @@ pub struct Summary {
     pub not_reproducible: Option<String>,
     /// The sha256 over what it says.
     pub digest: String,
-    /// Releases in it that their authors have withdrawn.
-    pub yanked: Vec<String>,
 }
 
 impl Summary {
@@ -153,7 +148,6 @@ impl Lock {
             packages,
             document: without_credentials(document),
             wheels: Vec::new(),
-            yanked: Vec::new(),
         };
         lock.check()?;
         Ok(lock)
@@ -223,7 +217,7 @@ impl Lock {
                 (format!("resolved by {by}"), *cutoff, not_reproducible.clone())
             }
         };
-        Summary { source, cutoff, not_reproducible, digest: self.digest(), yanked: self.yanked.clone() }
+        Summary { source, cutoff, not_reproducible, digest: self.digest() }
     }
 
     /// Says of a failure to install that it is the application's own lock that is wrong, where there is one.

@@ -66,8 +66,8 @@ fn uv_variables(given: &Given<'_>) -> Variables {
         variables.extend(value.map(|value| (name.to_owned(), value.to_owned())));
     };
     let index = given.python.index_url.as_deref();
-    put("UV_DEFAULT_INDEX", index.or(given.value(["UV_DEFAULT_INDEX", "PIP_INDEX_URL"], "index-url")));
-    put("UV_INDEX", given.value(["UV_INDEX", "PIP_EXTRA_INDEX_URL"], "extra-index-url"));
+    put("UV_DEFAULT_INDEX", index.or(given.value(["PIP_INDEX_URL", "UV_DEFAULT_INDEX"], "index-url")));
+    put("UV_INDEX", given.value(["PIP_EXTRA_INDEX_URL", "UV_INDEX"], "extra-index-url"));
     if find(&given.caller, "SSL_CERT_FILE").is_none() {
         let cert = given.value(["PIP_CERT", "PIP_CERT"], "cert");
         put("SSL_CERT_FILE", cert.filter(|path| Path::new(path).is_absolute()));

@@ -163,6 +163,7 @@ impl Environments<'_> {
         } else {
             wanted.installer.resolve(&self.job(wanted, scratch), &requirements, way.cutoff)?
         };
+        refuse_withdrawn(&yanked)?;
         let origin = Origin::Resolved {
             by: wanted.installer.identity(),
             cutoff: way.cutoff,
@@ -170,9 +171,19 @@ impl Environments<'_> {
         };
         let mut lock = Lock::from_pylock(wanted.key(), origin, &document)?;
         keep_hashes(&wanted.definitions, &mut lock)?;
-        lock.yanked = yanked;
         Ok(lock)
     }
+}
+
+/// Refuses releases that their authors have withdrawn (PEP 592): installers take one that is pinned, with a warning that
+/// nobody reads on a fleet.
+fn refuse_withdrawn(yanked: &[String]) -> Outcome<()> {
+    if yanked.is_empty() {
+        return Ok(());
+    }
+    let what = yanked.join(", ");
+    Err(Failure::new(format!("the definition pins what its authors have withdrawn (yanked): {what}"))
+        .hint("pin another version in the requirements"))
 }
 
 /// How a definition is resolved.

@@ -63,15 +63,8 @@ pub fn ensure_generation(on: &Installation, account: &mut Account, release: &Rel
     let built_here = lock.as_ref().map(Wheels::built_here).unwrap_or_default();
     let lock = lock.map(|lock| lock.summary());
     // Staging has told it already.
-    if account.environment.lock.is_none() {
-        if !built_here.is_empty() {
-            account.warn(format!("built from source here: {}", built_here.join(", ")));
-        }
-        for release in lock.iter().flat_map(|lock| &lock.yanked) {
-            account.warn(format!(
-                "{release} was withdrawn by its authors (yanked), and is installed all the same"
-            ));
-        }
+    if account.environment.lock.is_none() && !built_here.is_empty() {
+        account.warn(format!("built from source here: {}", built_here.join(", ")));
     }
     // Built once is built, also when step 3 finds it done.
     let built = account.environment.built || made == Made::Built;

@@ -7,7 +7,7 @@ use crate::clock;
 use crate::error::{Failure, Outcome};
 use crate::exit::{Ended, Error};
 use crate::installation::{self, Installation};
-use crate::python::{Contamination, Current, Generation};
+use crate::python::{Contamination, Current, Generation, Record};
 use crate::report::screen::{Tone, count, duration, harmless, paint, say, size};
 use crate::settings::layout::Layout;
 use crate::settings::names::GenerationName;
@@ -100,6 +100,11 @@ fn write_down(layout: &Layout, on: &Installation, generation: &Generation, found
         return;
     }
     let Ok(_lock) = lock(layout, "verify", None, &LockArgs { lock_timeout: 0 }) else { return };
+    // A run may have come and gone while the bytes were read, and have built another one of this name.
+    let now = Record::read(layout, &generation.name).ok().flatten();
+    if now.is_none_or(|now| now.recorded_at != generation.record.recorded_at) {
+        return;
+    }
     if let Err(failure) = on.environments().condemn(generation, found) {
         on.runner.events().warn(&format!("it cannot be written down: {}", failure.chain().join(": ")));
     }
