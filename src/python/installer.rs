@@ -57,7 +57,7 @@ impl Installer {
     /// The run is interrupted.
     pub fn present(site: Site<'_>, interpreter: &Interpreter) -> Outcome<Option<Self>> {
         match site.python.installer {
-            InstallerChoice::Pip => Ok(Pip::present(site, interpreter).map(Self::Pip)),
+            InstallerChoice::Pip => Ok(Pip::present(site, interpreter)?.map(Self::Pip)),
             InstallerChoice::Uv | InstallerChoice::Auto => Ok(Uv::present(site)?.map(Self::Uv)),
         }
     }

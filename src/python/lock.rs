@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::pylock::{Package, Pylock, without_credentials};
+use super::requirements::normal_name;
+use super::wheels::WheelName;
 use crate::disk;
 use crate::error::{Context as _, Failure, Outcome};
 use crate::settings::layout::Layout;
@@ -124,7 +126,7 @@ impl Lock {
     /// Makes a lock of distributions and the document that they stand in.
     ///
     /// # Errors
-    /// A distribution is locked twice.
+    /// A distribution is locked twice, or its words could be taken for something else where they are used.
     pub(super) fn new(key: &str, origin: Origin, mut packages: Vec<Locked>, document: &str) -> Outcome<Self> {
         packages.sort_by(|one, other| (&one.name, &one.version).cmp(&(&other.name, &other.version)));
         // uv writes one distribution in several entries where its files come from several places.
@@ -138,7 +140,7 @@ impl Lock {
                 return Err(Failure::new(format!("the lock has {one} and {other} for the same machine")));
             }
         }
-        Ok(Self {
+        let lock = Self {
             schema: SCHEMA,
             key: key.to_owned(),
             origin,
@@ -146,7 +148,45 @@ impl Lock {
             packages,
             document: without_credentials(document),
             wheels: Vec::new(),
-        })
+        };
+        lock.check()?;
+        Ok(lock)
+    }
+
+    /// Refuses a lock whose words could be taken for something else where they are used: as paths, or as lines of a
+    /// list.
+    fn check(&self) -> Outcome<()> {
+        let refuse = |what: &str, word: &str| {
+            Err(Failure::new(format!("the lock names the {what} {word:?}, which cannot be")))
+        };
+        for package in &self.packages {
+            let Locked { name, version, marker, digests, url } = package;
+            if !is_name(name) {
+                return refuse("distribution", name);
+            }
+            if !is_version(version) {
+                return refuse("version", version);
+            }
+            if let Some(digest) = digests.iter().find(|digest| !is_digest(digest)) {
+                return refuse("sha256", digest);
+            }
+            if let Some(marker) = marker.as_ref().filter(|marker| marker.chars().any(char::is_control)) {
+                return refuse("marker", marker);
+            }
+            if let Some(url) = url.as_ref().filter(|url| !is_web_address(url)) {
+                return refuse("URL", url);
+            }
+        }
+        for Wheel { name, version, file, sha256, .. } in &self.wheels {
+            let is_of = WheelName::parse(file).is_some_and(|it| it.is_of(name, version));
+            if !is_of || !is_name(name) || !is_version(version) {
+                return refuse("wheel", file);
+            }
+            if !is_digest(sha256) {
+                return refuse("sha256", sha256);
+            }
+        }
+        Ok(())
     }
 
     /// Returns the lock as a file of requirements with hashes, as both installers read it.
@@ -210,26 +250,28 @@ impl Lock {
         hexadecimal(&Sha256::digest(self.requirements().as_bytes()))
     }
 
-    /// Reads the lock of a key; `None` where there is none that this version understands.
+    /// Reads the lock of a key; `None` where there is none that this version understands and can use.
     ///
     /// # Errors
     /// The file is there and cannot be read.
     pub fn read(layout: &Layout, key: &str) -> Outcome<Option<Self>> {
         let Some(bytes) = disk::read_if_there(&file(layout, key))? else { return Ok(None) };
         let read: Option<Self> = serde_json::from_slice(&bytes).ok();
-        Ok(read.filter(|lock| lock.schema == SCHEMA && lock.key == key))
+        Ok(read.filter(|lock| lock.schema == SCHEMA && lock.key == key && lock.check().is_ok()))
     }
 
     /// Reads the lock of another machine.
     ///
     /// # Errors
-    /// It is of another version, or not understood.
+    /// It is of another version, not understood, or its words could be taken for something else.
     pub(super) fn of_bytes(bytes: &[u8]) -> Outcome<Self> {
         let lock: Self = serde_json::from_slice(bytes).context(|| "the lock is not understood".to_owned())?;
-        if lock.schema == SCHEMA {
-            return Ok(lock);
+        if lock.schema != SCHEMA {
+            let told = format!("the lock is of version {}, and this program reads {SCHEMA}", lock.schema);
+            return Err(Failure::new(told));
         }
-        Err(Failure::new(format!("the lock is of version {}, and this program reads {SCHEMA}", lock.schema)))
+        lock.check()?;
+        Ok(lock)
     }
 
     /// Keeps the lock, atomically and durably.
@@ -243,6 +285,29 @@ fn file(layout: &Layout, key: &str) -> PathBuf {
     layout.locks().join(format!("{key}.json"))
 }
 
+/// Tells whether a text is a sha256 as it is written everywhere here: 64 hexadecimal digits in small letters.
+pub(super) fn is_digest(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// Tells whether a text is the name of a distribution in its normal form.
+fn is_name(text: &str) -> bool {
+    let known = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
+    text == normal_name(text) && !text.is_empty() && !text.starts_with('-') && text.bytes().all(known)
+}
+
+/// Tells whether a text holds nothing but what a version may (PEP 440).
+fn is_version(text: &str) -> bool {
+    let known = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'+' | b'!' | b'-' | b'_');
+    text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.bytes().all(known)
+}
+
+/// Tells whether a text is one word that leads to the web, and not to a file.
+fn is_web_address(text: &str) -> bool {
+    let is_web = ["https://", "http://"].iter().any(|scheme| text.starts_with(scheme));
+    is_web && !text.chars().any(|c| c.is_control() || c.is_whitespace())
+}
+
 /// Writes bytes as hexadecimal digits.
 pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
@@ -253,14 +318,20 @@ pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     const DOCUMENT: &str = "lock-version = '1.0'\ncreated-by = 'x'\n\
         [[packages]]\nname = 'Six'\nversion = '1.17.0'\nmarker = \"python_version >= '3'\"\n\
-        wheels = [{ url = 'https://x/six.whl', hashes = { sha256 = 'BB' } }]\n\
-        sdist = { url = 'https://x/six.tar.gz', hashes = { sha256 = 'aa' } }\n\
-        [[packages]]\nname = 'idna'\nversion = '3.10'\nwheels = [{ url = 'u', hashes = { sha256 = 'cc' } }]\n";
+        wheels = [{ url = 'https://x/six.whl', hashes = { sha256 = '<BB>' } }]\n\
+        sdist = { url = 'https://x/six.tar.gz', hashes = { sha256 = '<aa>' } }\n\
+        [[packages]]\nname = 'idna'\nversion = '3.10'\nwheels = [{ url = 'u', hashes = { sha256 = '<cc>' } }]\n";
+
+    /// Writes digests out, which stand as `<aa>` in a text.
+    pub(crate) fn written_out(text: &str) -> String {
+        let pairs = ["aa", "bb", "cc", "dd", "ee", "BB"];
+        pairs.iter().fold(text.to_owned(), |text, pair| text.replace(&format!("<{pair}>"), &pair.repeat(32)))
+    }
 
     fn origin() -> Origin {
         Origin::Application { file: "pylock.toml".into() }
@@ -268,20 +339,22 @@ mod tests {
 
     #[test]
     fn a_document_is_read_into_pins_with_hashes() {
-        let lock = Lock::from_pylock("k", origin(), DOCUMENT).unwrap();
+        let lock = Lock::from_pylock("k", origin(), written_out(DOCUMENT)).unwrap();
         assert_eq!(
             lock.requirements(),
-            "idna==3.10 \\\n    --hash=sha256:cc\nsix==1.17.0 ; python_version >= '3' \\\n    --hash=sha256:aa \
-             \\\n    --hash=sha256:bb\n"
+            written_out(
+                "idna==3.10 \\\n    --hash=sha256:<cc>\nsix==1.17.0 ; python_version >= '3' \\\n    \
+                 --hash=sha256:<aa> \\\n    --hash=sha256:<bb>\n"
+            )
         );
     }
 
     #[test]
     fn a_lock_holds_one_version_of_each_and_tells_what_changed() {
-        let lock = |text: &str| Lock::from_pylock("k", origin(), text);
+        let lock = |text: &str| Lock::from_pylock("k", origin(), written_out(text));
         let one = |name: &str, version: &str| {
             format!(
-                "[[packages]]\nname = '{name}'\nversion = '{version}'\nwheels = [{{ hashes = {{ sha256 = 'a' }} }}]\n"
+                "[[packages]]\nname = '{name}'\nversion = '{version}'\nwheels = [{{ hashes = {{ sha256 = '<aa>' }} }}]\n"
             )
         };
         let before = lock(&(one("a", "1") + &one("b", "1"))).unwrap();
@@ -296,6 +369,84 @@ mod tests {
     fn a_lock_without_versions_or_hashes_is_none() {
         for bad in ["[[packages]]\nname = 'a'\n", "[[packages]]\nname = 'a'\nversion = '1'\n", "x"] {
             assert!(Lock::from_pylock("k", origin(), bad).is_err(), "{bad}");
+        }
+    }
+
+    const DIGEST: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+    fn lock_with(change: impl Fn(&mut Locked, &mut Wheel)) -> Lock {
+        let mut lock = Lock::from_pylock("k", origin(), String::new()).unwrap();
+        let mut package = Locked {
+            name: "six".to_owned(),
+            version: "1.17.0".to_owned(),
+            marker: None,
+            digests: vec![DIGEST.to_owned()],
+            url: None,
+        };
+        let mut wheel = Wheel {
+            name: "six".to_owned(),
+            version: "1.17.0".to_owned(),
+            file: "six-1.17.0-py2.py3-none-any.whl".to_owned(),
+            sha256: DIGEST.to_owned(),
+            size: 1,
+        };
+        change(&mut package, &mut wheel);
+        lock.packages.push(package);
+        lock.wheels.push(wheel);
+        lock
+    }
+
+    #[test]
+    fn a_lock_that_says_what_it_should_is_taken() {
+        lock_with(|_, _| ()).check().unwrap();
+    }
+
+    #[test]
+    fn words_that_are_paths_options_or_more_lines_are_refused() {
+        type Change = dyn Fn(&mut Locked, &mut Wheel);
+        let bad: [&Change; 14] = [
+            &|_, wheel| wheel.file = "../six-1.17.0-py3-none-any.whl".to_owned(),
+            &|_, wheel| wheel.file = "six.tar.gz".to_owned(),
+            &|_, wheel| wheel.sha256 = "../../x".to_owned(),
+            &|_, wheel| wheel.version = "1\n--index-url=x".to_owned(),
+            &|package, _| package.name = "Six".to_owned(),
+            &|package, _| package.version = "1 --x".to_owned(),
+            &|package, _| package.marker = Some("x\n-r y".to_owned()),
+            &|package, _| package.digests.push("x".to_owned()),
+            &|package, _| package.digests.push(DIGEST.to_ascii_uppercase()),
+            &|package, _| package.digests.push(format!("/{}", &DIGEST[1..])),
+            &|package, _| package.digests.push(format!("{}\n", &DIGEST[1..])),
+            &|package, _| package.url = Some("file:///etc/six-1.17.0-py3-none-any.whl".to_owned()),
+            &|package, _| package.url = Some("https://x/a b.whl".to_owned()),
+            &|package, _| package.url = Some("https://x/a.whl\n--index-url=x".to_owned()),
+        ];
+        for (index, change) in bad.iter().enumerate() {
+            assert!(lock_with(change).check().is_err(), "{index}");
+        }
+        for (index, change) in bad.iter().enumerate() {
+            let bytes = serde_json::to_vec(&lock_with(change)).unwrap();
+            assert!(Lock::of_bytes(&bytes).is_err(), "{index}");
+            let folder = tempfile::tempdir().unwrap();
+            let layout = Layout::below(folder.path());
+            lock_with(change).write(&layout).unwrap();
+            assert_eq!(Lock::read(&layout, "k").unwrap(), None, "{index}");
+        }
+        for bad in ["name = 'a\\n-r x'", "version = '1\\n-r x'", "sha256 = '/etc'", "sha256 = '../../x'"] {
+            let (key, _) = bad.split_once(" = ").unwrap();
+            let good = [("name", "a".to_owned()), ("version", "1".to_owned()), ("sha256", "a".repeat(64))];
+            let said = |name: &str| match good.iter().find(|(known, _)| *known == name) {
+                Some((known, _)) if *known == key => bad.replace('\'', "\""),
+                Some((known, value)) => format!("{known} = \"{value}\""),
+                None => String::new(),
+            };
+            let text = format!(
+                "[[packages]]\n{}\n{}\nwheels = [{{ url = 'u', hashes = {{ {} }} }}]\n",
+                said("name"),
+                said("version"),
+                said("sha256")
+            );
+            let failure = Lock::from_pylock("k", origin(), &text).unwrap_err();
+            assert!(failure.summary().contains("which cannot be"), "{text}: {failure}");
         }
     }
 }

@@ -9,11 +9,11 @@ use super::generation::{Environments, Wanted};
 use super::installer::Installer;
 use super::interpreter::Interpreter;
 use super::lock::Lock;
+use super::own_lock::OwnLock;
 use super::pip::Pip;
-use super::requirements::normal_name;
 use super::tools;
 use super::uv::Uv;
-use super::wheels::{WheelName, Wheels};
+use super::wheels::Wheels;
 use crate::error::{Failure, Outcome};
 use crate::settings::InstallerChoice;
 
@@ -46,7 +46,7 @@ impl Installer {
             return Ok(Self::Uv(uv));
         }
         if choice != InstallerChoice::Uv
-            && let Some(pip) = Pip::present(site, interpreter)
+            && let Some(pip) = Pip::present(site, interpreter)?
         {
             return Ok(Self::Pip(pip));
         }
@@ -58,14 +58,18 @@ impl Installer {
 }
 
 impl Environments<'_> {
-    /// Makes sure of the lock of what is wanted, of all its wheels, and of the pip that another machine needs to tell
-    /// which of them it takes; returns the lock.
+    /// Makes sure of the lock of what is wanted, of all its wheels, and of the tools that another machine needs to
+    /// read it and to tell which of them it takes; returns the lock.
     ///
     /// # Errors
     /// The definition does not resolve, or a wheel cannot be had.
     pub fn provide(&self, wanted: &Wanted) -> Outcome<Lock> {
         self.check_strict(wanted)?;
         let mut lock = self.lock(wanted)?;
+        // The other machine reads the application's own lock too, and needs the same uv for that, whatever installs.
+        if wanted.definitions.own_lock().is_some_and(OwnLock::is_of_uv) {
+            Uv::ensure(self.site, &wanted.interpreter)?;
+        }
         Pip::ensure(self.site, &wanted.interpreter)?;
         Wheels::new(self.site).ensure(&mut lock, &wanted.interpreter)?;
         Ok(lock)
@@ -89,7 +93,6 @@ impl Environments<'_> {
         place: &dyn Fn(&str) -> Option<PathBuf>,
     ) -> Outcome<()> {
         let mut lock = Lock::of_bytes(bytes)?;
-        check(&lock)?;
         wanted.key().clone_into(&mut lock.key);
         if let Some(law) = self.own_lock(wanted)?
             && law.digest() != lock.digest()
@@ -105,94 +108,5 @@ impl Environments<'_> {
             self.site.runner.events().note("the lock of the bundle replaces another one of this machine");
         }
         if known.as_ref() == Some(&lock) { Ok(()) } else { lock.write(self.site.layout) }
-    }
-}
-
-/// Refuses a lock whose words could be taken for something else where they are used: as paths, or as lines of a list.
-fn check(lock: &Lock) -> Outcome<()> {
-    let refuse = |what: &str| Err(Failure::new(format!("the lock names {what:?}, which cannot be")));
-    let digest = |text: &String| text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let version = |text: &str| {
-        let known =
-            |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'+' | b'!' | b'-' | b'_');
-        !text.is_empty() && !text.starts_with('-') && text.bytes().all(known)
-    };
-    let name = |text: &str| {
-        let known = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
-        text == normal_name(text) && !text.is_empty() && !text.starts_with('-') && text.bytes().all(known)
-    };
-    for package in &lock.packages {
-        if !name(&package.name) || !version(&package.version) || !package.digests.iter().all(digest) {
-            return refuse(&package.name);
-        }
-        if package.marker.as_ref().is_some_and(|marker| marker.chars().any(char::is_control)) {
-            return refuse(&package.name);
-        }
-        let plain = |c: char| !c.is_control() && !c.is_whitespace();
-        if package.url.as_ref().is_some_and(|url| !url.chars().all(plain)) {
-            return refuse(&package.name);
-        }
-    }
-    for wheel in &lock.wheels {
-        let file = wheel.file.as_str();
-        let is_of = WheelName::parse(file).is_some_and(|it| it.is_of(&wheel.name, &wheel.version));
-        if !is_of || !name(&wheel.name) || !version(&wheel.version) || !digest(&wheel.sha256) {
-            return refuse(file);
-        }
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::python::lock::{Locked, Origin, Wheel};
-
-    const DIGEST: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
-
-    fn lock(change: impl Fn(&mut Locked, &mut Wheel)) -> Lock {
-        let origin = Origin::Application { file: "pylock.toml".into() };
-        let mut lock = Lock::from_pylock("k", origin, String::new()).unwrap();
-        let mut package = Locked {
-            name: "six".to_owned(),
-            version: "1.17.0".to_owned(),
-            marker: None,
-            digests: vec![DIGEST.to_owned()],
-            url: None,
-        };
-        let mut wheel = Wheel {
-            name: "six".to_owned(),
-            version: "1.17.0".to_owned(),
-            file: "six-1.17.0-py2.py3-none-any.whl".to_owned(),
-            sha256: DIGEST.to_owned(),
-            size: 1,
-        };
-        change(&mut package, &mut wheel);
-        lock.packages.push(package);
-        lock.wheels.push(wheel);
-        lock
-    }
-
-    #[test]
-    fn a_lock_that_says_what_it_should_is_taken() {
-        check(&lock(|_, _| ())).unwrap();
-    }
-
-    #[test]
-    fn words_that_are_paths_options_or_more_lines_are_refused() {
-        type Change = dyn Fn(&mut Locked, &mut Wheel);
-        let bad: [&Change; 8] = [
-            &|_, wheel| wheel.file = "../six-1.17.0-py3-none-any.whl".to_owned(),
-            &|_, wheel| wheel.file = "six.tar.gz".to_owned(),
-            &|_, wheel| wheel.sha256 = "../../x".to_owned(),
-            &|_, wheel| wheel.version = "1\n--index-url=x".to_owned(),
-            &|package, _| package.name = "Six".to_owned(),
-            &|package, _| package.version = "1 --x".to_owned(),
-            &|package, _| package.marker = Some("x\n-r y".to_owned()),
-            &|package, _| package.digests.push("x".to_owned()),
-        ];
-        for (index, change) in bad.iter().enumerate() {
-            assert!(check(&lock(change)).is_err(), "{index}");
-        }
     }
 }

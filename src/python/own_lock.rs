@@ -62,7 +62,21 @@ enum Form {
     Requirements,
 }
 
+/// Where the programs that read a lock may come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Readers {
+    /// What is missing is fetched.
+    Fetched,
+    /// Only what is there: no network is used.
+    Present,
+}
+
 impl OwnLock {
+    /// Tells whether only uv can read it.
+    pub(super) fn is_of_uv(&self) -> bool {
+        matches!(self.form, Form::Uv { .. })
+    }
+
     /// Returns the file.
     pub fn file(&self) -> &Path {
         &self.file
@@ -165,8 +179,14 @@ impl Environments<'_> {
     ///
     /// # Errors
     /// It is not for this machine, does not fit the project, or cannot be proved by digests.
-    pub(super) fn read_own_lock(&self, wanted: &Wanted, own: &OwnLock, scratch: &Path) -> Outcome<Lock> {
-        let reading = Reading { wanted, job: self.job(wanted, scratch), scratch };
+    pub(super) fn read_own_lock(
+        &self,
+        wanted: &Wanted,
+        own: &OwnLock,
+        readers: Readers,
+        scratch: &Path,
+    ) -> Outcome<Lock> {
+        let reading = Reading { wanted, job: self.job(wanted, scratch), readers, scratch };
         let origin = Origin::Application { file: own.file.clone() };
         let told = || format!("the application's {} cannot be used", own.file.display());
         let (packages, document) = match &own.form {
@@ -203,6 +223,7 @@ fn check_complete(wanted: &Wanted, own: &OwnLock, lock: &Lock) -> Outcome<()> {
 struct Reading<'a> {
     wanted: &'a Wanted,
     job: Job<'a>,
+    readers: Readers,
     scratch: &'a Path,
 }
 
@@ -266,7 +287,11 @@ impl Reading<'_> {
             return Ok(vec![true; markers.len()]);
         }
         let count = markers.len();
-        let pip = Pip::ensure(self.job.site, self.job.interpreter)?;
+        let (site, interpreter) = (self.job.site, self.job.interpreter);
+        let pip = match self.readers {
+            Readers::Fetched => Pip::ensure(site, interpreter)?,
+            Readers::Present => Pip::present(site, interpreter)?.ok_or_else(|| not_here("pip"))?,
+        };
         let file = self.scratch.join("markers.json");
         let asked = Asked { extras: extras.to_vec(), groups: groups.to_vec(), markers };
         disk::write_json(&file, &asked, 0o644)?;
@@ -279,11 +304,15 @@ impl Reading<'_> {
 
     /// Brings uv's lock into standard form, without any network; that it fits the project is checked first.
     fn export(&self, lock: &str, project: &str) -> Outcome<String> {
-        let uv = Uv::ensure(self.job.site, self.job.interpreter).map_err(|failure| {
-            Failure::new("only uv can read a uv.lock, and uv cannot be had")
-                .because(failure)
-                .hint("commit its standard form beside it, and name that in python.definitions: uv export --format pylock.toml -o pylock.toml")
-        })?;
+        let (site, interpreter) = (self.job.site, self.job.interpreter);
+        let uv = match self.readers {
+            Readers::Fetched => Uv::ensure(site, interpreter).map_err(|failure| {
+                Failure::new("only uv can read a uv.lock, and uv cannot be had")
+                    .because(failure)
+                    .hint("commit its standard form beside it, and name that in python.definitions: uv export --format pylock.toml -o pylock.toml")
+            })?,
+            Readers::Present => Uv::present(site)?.ok_or_else(|| not_here("uv"))?,
+        };
         self.job.site.owned_cache(&self.job.site.layout.cache().join("uv"))?;
         let folder = self.scratch.join("project");
         disk::make_folder(&folder, 0o755)?;
@@ -314,6 +343,12 @@ impl Reading<'_> {
         }
         Err(trouble::explain(&exported, "uv cannot read it"))
     }
+}
+
+/// Says that a program which reads the lock is missing, where no network is used.
+fn not_here(program: &str) -> Failure {
+    let what = format!("neither this machine nor the bundle has the {program} that reads it");
+    Failure::new(what).hint("ladylinux-refresh bundle create --output FILE")
 }
 
 /// The names that are chosen, as the lock writes them.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::installer::{Job, WHEELS};
 use super::interpreter::Interpreter;
 use super::{Site, network, tools};
+use crate::disk;
 use crate::error::Outcome;
 use crate::process::Program;
 
@@ -25,19 +26,25 @@ pub struct Pip {
 }
 
 impl Pip {
-    /// Returns pip, fetched first where it is not there.
+    /// Returns pip, fetched first where it is not there or damaged.
     pub(super) fn ensure(site: Site<'_>, interpreter: &Interpreter) -> Outcome<Self> {
-        if let Some(pip) = Self::present(site, interpreter) {
+        if let Some(pip) = Self::present(site, interpreter)? {
             return Ok(pip);
+        }
+        let wheel = tools::pip_wheel(site);
+        if wheel.symlink_metadata().is_ok() {
+            let told = format!("{} is damaged; it is fetched again", wheel.display());
+            site.runner.events().warn(&told);
+            disk::remove_tree(&wheel)?;
         }
         tools::fetch_pip(site, interpreter)?;
         Ok(Self { wheel: tools::pip_wheel(site), python: interpreter.path.clone() })
     }
 
-    /// Returns pip where it is there; only what was proved is ever put there.
-    pub(super) fn present(site: Site<'_>, interpreter: &Interpreter) -> Option<Self> {
-        let wheel = tools::pip_wheel(site);
-        wheel.is_file().then(|| Self { wheel, python: interpreter.path.clone() })
+    /// Returns pip where it is there and is what was proved when it was put there.
+    pub(super) fn present(site: Site<'_>, interpreter: &Interpreter) -> Outcome<Option<Self>> {
+        let pip = || Self { wheel: tools::pip_wheel(site), python: interpreter.path.clone() };
+        Ok(tools::has_pip(site)?.then(pip))
     }
 
     #[expect(clippy::unused_self, reason = "the same shape as the other installer")]
@@ -56,7 +63,7 @@ impl Pip {
         requirements: &[PathBuf],
         cutoff: Option<jiff::Timestamp>,
     ) -> Program {
-        let program = self.program(job).args(["lock", "--quiet", "--output", "-"]);
+        let program = self.without_cache(job).args(["lock", "--quiet", "--output", "-"]);
         let program =
             if job.site.python.allow_source { program } else { program.args(["--only-binary", ":all:"]) };
         let program = match cutoff {
@@ -75,7 +82,8 @@ impl Pip {
         requirements.iter().fold(program, |program, file| program.arg("--requirement").arg(file))
     }
 
-    /// The program that fetches the wheels of a list into a folder.
+    /// The program that fetches the wheels of a list into a folder. It may use a cache: whatever comes is proved by the
+    /// digests that the lock names.
     pub(super) fn download(&self, job: &Job<'_>, into: &Path, list: &Path) -> Program {
         self.program(job)
             .args(["download", "--no-deps", "--require-hashes", "--only-binary", ":all:"])
@@ -87,7 +95,7 @@ impl Pip {
 
     /// The program that builds the wheels of a list from source, into a folder.
     pub(super) fn build(&self, job: &Job<'_>, into: &Path, list: &Path) -> Program {
-        self.program(job)
+        self.without_cache(job)
             .args(["wheel", "--no-deps", "--require-hashes", "--progress-bar", "off", "--wheel-dir"])
             .arg(into)
             .arg("--requirement")
@@ -106,6 +114,12 @@ impl Pip {
     /// pip, run by the interpreter, outside of any environment.
     pub(super) fn program(&self, job: &Job<'_>) -> Program {
         set_up(job, job.program(&self.python).arg("-I").arg(self.wheel.join("pip")))
+    }
+
+    /// pip that believes no cache: what it says becomes law, and whoever has the owner's rights could have put pages of
+    /// an index or built wheels into a cache. The variable holds for the pip that fetches what a build needs, too.
+    fn without_cache(&self, job: &Job<'_>) -> Program {
+        self.program(job).env("PIP_NO_CACHE_DIR", "1")
     }
 
     /// pip, working on the job's environment.

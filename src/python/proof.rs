@@ -49,6 +49,10 @@ pub(super) fn prove(job: &Job<'_>, wheels: &[PathBuf]) -> Outcome<Proved> {
 /// Opens a wheel of the store, whose folder is called by the wheel's digest.
 fn open(path: &Path) -> Outcome<WheelFile> {
     let named = path.parent().and_then(Path::file_name).unwrap_or_default();
+    if fs::symlink_metadata(path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
+        return Err(Failure::new(format!("the wheel {} is missing in the store", path.display()))
+            .hint("the next run fetches it again: ladylinux-refresh run"));
+    }
     let found = Scan::digests().of(path)?;
     let digest = found.entries().first().and_then(|entry| entry.digest.clone()).unwrap_or_default();
     if named != digest.as_str() {

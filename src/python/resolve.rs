@@ -10,6 +10,7 @@ use super::definitions::Definitions;
 use super::generation::{Environments, Generation, Wanted};
 use super::installer::{Installer, Job, Resolution, Unresolved};
 use super::lock::{Lock, Origin};
+use super::own_lock::Readers;
 use super::pylock::Pylock;
 use super::record::Record;
 use super::requirements;
@@ -80,7 +81,7 @@ impl Environments<'_> {
         let lock = self.in_scratch(wanted, |scratch| match wanted.definitions.own_lock() {
             Some(own) => {
                 events.note(&format!("the application's {} says what is installed", own.file().display()));
-                self.read_own_lock(wanted, own, scratch)
+                self.read_own_lock(wanted, own, Readers::Fetched, scratch)
             }
             None => self.resolve(wanted, scratch),
         })?;
@@ -92,13 +93,14 @@ impl Environments<'_> {
         Ok(lock)
     }
 
-    /// Returns what the application's own lock says, where it has one.
+    /// Returns what the application's own lock says, where it has one. No network is used.
     ///
     /// # Errors
     /// It cannot be used.
     pub(super) fn own_lock(&self, wanted: &Wanted) -> Outcome<Option<Lock>> {
         let Some(own) = wanted.definitions.own_lock() else { return Ok(None) };
-        self.in_scratch(wanted, |scratch| self.read_own_lock(wanted, own, scratch)).map(Some)
+        self.in_scratch(wanted, |scratch| self.read_own_lock(wanted, own, Readers::Present, scratch))
+            .map(Some)
     }
 
     /// Resolves a definition anew with everything that was released until now, and keeps that as its lock.

@@ -13,6 +13,7 @@ use crate::checkpoint;
 use crate::clock;
 use crate::disk::{self, Moved};
 use crate::error::{Failure, Outcome};
+use crate::manifest::Scan;
 use crate::process::{Keep, Program};
 
 /// What is not in its place yet bears this in front of its name.
@@ -68,6 +69,16 @@ pub(super) fn pip_wheel(site: Site<'_>) -> PathBuf {
     site.layout.tools().join(Tool::Pip.name())
 }
 
+/// Tells whether pip's wheel is there and is the pinned one, every byte of it.
+pub(super) fn has_pip(site: Site<'_>) -> Outcome<bool> {
+    let wheel = pip_wheel(site);
+    if !wheel.is_file() {
+        return Ok(false);
+    }
+    let found = Scan::digests().of(&wheel)?;
+    Ok(found.entries().first().and_then(|entry| entry.digest.as_deref()).is_some_and(|it| Tool::Pip.is(it)))
+}
+
 /// Where uv is kept.
 pub(super) fn uv_program(site: Site<'_>) -> PathBuf {
     site.layout.tools().join(Tool::Uv.name()).join("uv")
@@ -111,7 +122,7 @@ pub(super) fn bring(site: Site<'_>, name: &str, file: &Path) -> Outcome<bool> {
         return Ok(false);
     };
     let there = match tool {
-        Tool::Pip => pip_wheel(site).is_file(),
+        Tool::Pip => has_pip(site)?,
         Tool::Uv => uv_program(site).is_file() && uv::works(site, &uv_program(site))?,
     };
     if there {

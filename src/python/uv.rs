@@ -79,9 +79,10 @@ impl Uv {
         requirements: &[PathBuf],
         cutoff: Option<jiff::Timestamp>,
     ) -> Program {
+        // What it says becomes law, and the owner could have put pages of an index into a cache.
         let program = self
             .program(job)
-            .args(["pip", "compile", "--format", "pylock.toml", "--no-header", "--no-annotate"])
+            .args(["--no-cache", "pip", "compile", "--format", "pylock.toml", "--no-header", "--no-annotate"])
             .arg("--python")
             .arg(&job.interpreter.path);
         let program =

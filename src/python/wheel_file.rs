@@ -14,6 +14,7 @@ use zip::ZipArchive;
 use super::lock::hexadecimal;
 use super::record::{Package, parse_metadata};
 use crate::error::{Context as _, Failure, Outcome};
+use crate::process::interrupt;
 
 /// How many bytes of a wheel's own description are believed to be that.
 const DESCRIPTION_LIMIT: u64 = 32 << 20;
@@ -120,17 +121,26 @@ impl<R: std::io::Read + Seek> WheelFile<R> {
     /// Returns the sha256 of a file as it lies in the wheel, whatever its `RECORD` says.
     ///
     /// # Errors
-    /// The archive is damaged.
+    /// The archive is damaged, the file is larger than the archive says, or the run is interrupted.
     pub(super) fn digest(&mut self, name: &str) -> Outcome<String> {
         let told = || format!("cannot read {name} in the wheel of {}", self.package.name);
         let mut member = self.archive.by_name(name).context(told)?;
-        let mut state = Sha256::new();
+        let limit = member.size();
+        let (mut state, mut size) = (Sha256::new(), 0_u64);
         let mut buffer = vec![0_u8; 128 << 10];
         loop {
-            match member.read(&mut buffer).context(told)? {
-                0 => return Ok(hexadecimal(&state.finalize())),
-                count => state.update(&buffer[..count]),
+            interrupt::check()?;
+            let count = member.read(&mut buffer).context(told)?;
+            if count == 0 {
+                return Ok(hexadecimal(&state.finalize()));
             }
+            size += count as u64;
+            if size > limit {
+                let what =
+                    format!("{} has more than the {limit} bytes that the archive names", member.name());
+                return Err(Failure::new(what)).context(told);
+            }
+            state.update(&buffer[..count]);
         }
     }
 
@@ -308,6 +318,19 @@ pub(super) mod tests {
         assert!(read(&[]).is_err(), "no RECORD");
         assert!(read(&[record, ("b-1.dist-info/WHEEL", b"")]).is_err(), "two descriptions");
         assert!(WheelFile::read(Cursor::new(b"no archive".to_vec())).is_err());
+    }
+
+    #[test]
+    fn a_file_that_unpacks_to_more_than_the_archive_names_is_refused() {
+        let record: (&str, &[u8]) = ("a-1.dist-info/RECORD", b"");
+        let mut bytes = wheel(&[&DESCRIPTION[..], &[record, ("a.py", b"12345678")]].concat());
+        // The last entry of the central directory; its size stands 24 bytes behind the start.
+        let entry = bytes.windows(4).rposition(|four| four == b"PK\x01\x02").unwrap();
+        assert_eq!(bytes[entry + 24], 8);
+        assert!(WheelFile::read(Cursor::new(bytes.clone())).unwrap().digest("a.py").is_ok());
+        bytes[entry + 24] = 7;
+        let failure = WheelFile::read(Cursor::new(bytes)).unwrap().digest("a.py").unwrap_err();
+        assert!(failure.chain().join(": ").contains("more than the 7 bytes"), "{:?}", failure.chain());
     }
 
     #[test]

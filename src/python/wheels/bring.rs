@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::choice::{self, Choice};
+use super::choice::{self, Choice, Chosen};
 use super::{Entrance, Proof, Wheels};
 use crate::clock;
 use crate::disk;
@@ -26,7 +26,7 @@ impl Wheels<'_> {
     ) -> Outcome<()> {
         self.hold_store()?;
         let site = self.site;
-        let pip = Pip::present(site, interpreter).ok_or_else(|| {
+        let pip = Pip::present(site, interpreter)?.ok_or_else(|| {
             Failure::new("neither this machine nor the bundle has the pip that the tool uses")
                 .hint("ladylinux-refresh bundle create --output FILE")
         })?;
@@ -49,7 +49,7 @@ impl Wheels<'_> {
         }
         let entrance = Entrance { store: *self, tags: &chosen.tags };
         for wheel in &lock.wheels {
-            let wish = self.wish(lock, wheel)?;
+            let wish = self.wish(lock, &chosen, wheel)?;
             if self.path(wheel).symlink_metadata().is_ok()
                 && self.proved(std::slice::from_ref(wheel))?.len() == 1
             {
@@ -65,13 +65,21 @@ impl Wheels<'_> {
         disk::sync_parent(&site.layout.wheels().join(super::ASIDE))
     }
 
-    /// What may be taken in as this wheel.
-    fn wish(&self, lock: &Lock, wheel: &Wheel) -> Outcome<Choice> {
+    /// What may be taken in as this wheel. One that the lock does not name can only have been built from source, where
+    /// source is all that the lock names for this machine.
+    pub(super) fn wish(&self, lock: &Lock, chosen: &Chosen, wheel: &Wheel) -> Outcome<Choice> {
         let package = lock.packages.iter().find(|it| it.name == wheel.name && it.version == wheel.version);
         let Some(package) = package else {
             return Err(Failure::new(format!("the lock does not name {}", wheel.file)));
         };
-        if !package.digests.contains(&wheel.sha256) && !self.site.python.allow_source {
+        let is_named = package.digests.contains(&wheel.sha256);
+        let is_source = |it: &Choice| it.name == wheel.name && it.version == wheel.version;
+        if !is_named && !chosen.sources.iter().any(is_source) {
+            let told = format!("{} is not what the lock says (sha256 {})", wheel.file, wheel.sha256);
+            return Err(Failure::new(told)
+                .hint("what is built from source can be brought where the lock names its files, as pylock.toml does"));
+        }
+        if !is_named && !self.site.python.allow_source {
             return Err(Failure::new(format!(
                 "{} is not what the lock says: it was built from source where the bundle was made",
                 wheel.file

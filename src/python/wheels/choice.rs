@@ -142,8 +142,9 @@ fn named_files(document: &str) -> Files {
     let Ok(read) = Pylock::parse(document) else { return files };
     for package in &read.packages {
         let Some((name, version, wheels)) = package.files() else { continue };
-        if let Some(named) = wheels.iter().map(named).collect() {
-            files.wheels.insert((name, version.to_owned()), named);
+        // One distribution may stand in several entries, each for other machines or from another place.
+        if let Some(named) = wheels.iter().map(named).collect::<Option<Vec<_>>>() {
+            files.wheels.entry((name, version.to_owned())).or_default().extend(named);
         }
     }
     files
@@ -159,20 +160,21 @@ mod tests {
 
     use super::*;
     use crate::python::lock::Origin;
+    use crate::python::lock::tests::written_out;
 
     const DOCUMENT: &str = "lock-version = '1.0'\ncreated-by = 'x'\n\
         [[packages]]\nname = 'Both'\nversion = '1.0'\nwheels = [\n\
-        { url = 'https://x/both-1.0-py3-none-any.whl#sha256=aa', size = 7, hashes = { sha256 = 'aa' } },\n\
-        { url = 'https://x/both-1.0-cp311-cp311-linux_x86_64.whl', size = 9, hashes = { sha256 = 'BB' } },\n\
-        { url = 'https://x/both-1.0-cp311-cp311-win_amd64.whl', size = 9, hashes = { sha256 = 'cc' } },\n]\n\
+        { url = 'https://x/both-1.0-py3-none-any.whl#sha256=<aa>', size = 7, hashes = { sha256 = '<aa>' } },\n\
+        { url = 'https://x/both-1.0-cp311-cp311-linux_x86_64.whl', size = 9, hashes = { sha256 = '<BB>' } },\n\
+        { url = 'https://x/both-1.0-cp311-cp311-win_amd64.whl', size = 9, hashes = { sha256 = '<cc>' } },\n]\n\
         [[packages]]\nname = 'elsewhere'\nversion = '2'\n\
-        wheels = [{ name = 'elsewhere-2-cp311-cp311-win_amd64.whl', url = 'u', hashes = { sha256 = 'dd' } }]\n\
+        wheels = [{ name = 'elsewhere-2-cp311-cp311-win_amd64.whl', url = 'u', hashes = { sha256 = '<dd>' } }]\n\
         [[packages]]\nname = 'local'\nversion = '1+cpu'\n\
-        wheels = [{ url = 'https://x/local-1%2Bcpu-py3-none-any.whl', hashes = { sha256 = 'ee' } }]\n";
+        wheels = [{ url = 'https://x/local-1%2Bcpu-py3-none-any.whl', hashes = { sha256 = '<ee>' } }]\n";
 
     fn lock(document: &str) -> Lock {
         let origin = Origin::Application { file: PathBuf::from("pylock.toml") };
-        Lock::from_pylock("k", origin, document).unwrap()
+        Lock::from_pylock("k", origin, written_out(document)).unwrap()
     }
 
     fn tags() -> Vec<String> {
@@ -185,8 +187,27 @@ mod tests {
         let chosen = pick(lock.packages.iter(), &named_files(&lock.document), tags());
         let taken: Vec<_> =
             chosen.wheels.iter().map(|it| (it.name.as_str(), it.digests.join(" "), it.limit)).collect();
-        assert_eq!(taken, [("both", "bb".to_owned(), 9), ("local", "ee".to_owned(), LARGEST)]);
+        assert_eq!(taken, [("both", "bb".repeat(32), 9), ("local", "ee".repeat(32), LARGEST)]);
         assert_eq!(chosen.sources.iter().map(|it| it.name.as_str()).collect::<Vec<_>>(), ["elsewhere"]);
+    }
+
+    #[test]
+    fn a_package_in_several_entries_is_chosen_among_the_files_of_all() {
+        let entry = |file: &str, digest: &str| {
+            let file = format!("https://x/{file}.whl");
+            format!(
+                "[[packages]]\nname = 'a'\nversion = '1'\n\
+                 wheels = [{{ url = '{file}', hashes = {{ sha256 = '<{digest}>' }} }}]\n"
+            )
+        };
+        let here = entry("a-1-cp311-cp311-linux_x86_64", "aa");
+        let elsewhere = entry("a-1-cp311-cp311-win_amd64", "bb");
+        let lock = lock(&here);
+        for document in [format!("{here}{elsewhere}"), format!("{elsewhere}{here}")] {
+            let chosen = pick(lock.packages.iter(), &named_files(&written_out(&document)), tags());
+            assert!(chosen.sources.is_empty());
+            assert_eq!(chosen.wheels[0].digests, ["aa".repeat(32)]);
+        }
     }
 
     #[test]
@@ -194,7 +215,7 @@ mod tests {
         let lock = lock(DOCUMENT);
         let chosen = pick(lock.packages.iter(), &named_files("not = [toml"), tags());
         assert!(chosen.sources.is_empty());
-        assert_eq!(chosen.wheels[0].digests, ["aa", "bb", "cc"]);
+        assert_eq!(chosen.wheels[0].digests, ["aa", "bb", "cc"].map(|pair| pair.repeat(32)));
         assert!(!chosen.wheels[0].named);
     }
 }

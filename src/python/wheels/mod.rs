@@ -20,7 +20,7 @@ pub use stock::{Pruned, Pruning, Stock, Stored};
 use super::Site;
 use super::installer::Job;
 use super::interpreter::Interpreter;
-use super::lock::{Lock, Wheel};
+use super::lock::{Lock, Wheel, is_digest};
 use super::pip::Pip;
 use super::record;
 use crate::checkpoint;
@@ -30,6 +30,9 @@ use crate::error::{Context as _, Failure, Outcome};
 
 /// What is not in the store yet bears this in front of its name.
 pub(super) const ASIDE: &str = ".new-";
+
+/// What is looked for in place of something that is no digest.
+const NOTHING: &str = ".no-digest";
 
 /// The store of one installation.
 #[derive(Debug, Clone, Copy)]
@@ -45,7 +48,13 @@ impl<'a> Wheels<'a> {
 
     /// Returns the place of a wheel in the store.
     pub fn path(&self, wheel: &Wheel) -> PathBuf {
-        self.site.layout.wheels().join(&wheel.sha256).join(&wheel.file)
+        self.folder(&wheel.sha256).join(&wheel.file)
+    }
+
+    /// The folder of a wheel in the store. What is no digest, and could lead out of the store, leads to a name that
+    /// nothing there ever has.
+    fn folder(&self, sha256: &str) -> PathBuf {
+        self.site.layout.wheels().join(if is_digest(sha256) { sha256 } else { NOTHING })
     }
 
     /// Tells whether all wheels of a lock seem to be there. Only looks, and at no content: [`Self::ensure`] proves it.
@@ -126,7 +135,7 @@ impl<'a> Wheels<'a> {
                 Err(failure) if failure.interrupted_by().is_some() => return Err(failure),
                 Err(failure) => self.warn(&damaged(wheel, &failure.chain().join(": "))),
             }
-            disk::remove_tree(&self.site.layout.wheels().join(&wheel.sha256))?;
+            disk::remove_tree(&self.folder(&wheel.sha256))?;
         }
         Ok(proved)
     }
@@ -212,7 +221,7 @@ impl<'a> Wheels<'a> {
     fn adopt(&self, wish: &Choice) -> Outcome<Option<Wheel>> {
         // Of several that would do only the index could tell the best one.
         let ([sha256], true) = (wish.digests.as_slice(), wish.named) else { return Ok(None) };
-        let files = record::entries(&self.site.layout.wheels().join(sha256))?;
+        let files = record::entries(&self.folder(sha256))?;
         let [file] = files.as_slice() else { return Ok(None) };
         if !WheelName::parse(file).is_some_and(|name| name.is_of(&wish.name, &wish.version)) {
             return Ok(None);

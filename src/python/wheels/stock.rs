@@ -7,7 +7,7 @@ use super::name::WheelName;
 use super::{ASIDE, Wheels};
 use crate::disk;
 use crate::error::Outcome;
-use crate::python::lock::Lock;
+use crate::python::lock::{Lock, is_digest};
 use crate::python::record::{self, Record};
 use crate::settings::names::GenerationName;
 
@@ -153,8 +153,7 @@ impl Wheels<'_> {
     /// What lies in one folder of the store; `None` where that is not one whole wheel.
     fn stored(&self, sha256: &str) -> Outcome<Option<Stored>> {
         let folder = self.site.layout.wheels().join(sha256);
-        let is_digest = sha256.len() == 64 && sha256.bytes().all(|byte| byte.is_ascii_hexdigit());
-        if !is_digest || !fs::symlink_metadata(&folder).is_ok_and(|found| found.is_dir()) {
+        if !is_digest(sha256) || !fs::symlink_metadata(&folder).is_ok_and(|found| found.is_dir()) {
             return Ok(None);
         }
         let files = record::entries(&folder)?;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::*;
 use crate::event::Events;
 use crate::process::{Owner, Runner};
+use crate::python::lock::{Locked, Origin};
 use crate::settings::layout::Layout;
 use crate::settings::pip_config::PipConfig;
 use crate::settings::{InstallerChoice, Python, Strategy};
@@ -195,6 +196,64 @@ fn what_another_lock_has_brought_is_taken_only_where_it_is_the_one_file_that_is_
     assert_eq!(world.store().adopt(&several).unwrap(), None);
     assert_eq!(world.store().adopt(&Choice { named: false, ..wish() }).unwrap(), None);
     assert_eq!(world.store().adopt(&Choice { version: "1.16.0".into(), ..wish() }).unwrap(), None);
+}
+
+#[test]
+fn a_bundle_brings_what_the_lock_does_not_name_only_where_source_is_all_there_is() {
+    let (mut world, wheel) = World::brought();
+    let package = |sha256| Locked {
+        name: "six".into(),
+        version: "1.17.0".into(),
+        marker: None,
+        digests: vec![sha256],
+        url: None,
+    };
+    let lock = |sha256| {
+        let origin = Origin::Application { file: "pylock.toml".into() };
+        Lock::new("k", origin, vec![package(sha256)], "").unwrap()
+    };
+    let (named, foreign) = (lock(sha256()), lock("0".repeat(64)));
+    let (as_wheel, as_source) = (
+        Chosen { wheels: vec![wish()], ..Chosen::default() },
+        Chosen { sources: vec![wish()], ..Chosen::default() },
+    );
+    let told = |world: &World, lock: &Lock, chosen: &Chosen| {
+        world.store().wish(lock, chosen, &wheel).map_err(|failure| failure.summary().to_owned())
+    };
+    assert!(told(&world, &named, &as_wheel).is_ok());
+    assert!(told(&world, &foreign, &as_source).unwrap_err().contains("built from source"));
+    world.python.allow_source = true;
+    assert!(told(&world, &foreign, &as_source).is_ok());
+    assert!(told(&world, &foreign, &as_wheel).unwrap_err().contains("is not what the lock says"));
+}
+
+#[test]
+fn a_pip_that_is_not_the_pinned_one_is_not_there() {
+    let world = World::new();
+    let site = world.store().site;
+    let wheel = crate::python::tools::pip_wheel(site);
+    assert!(!crate::python::tools::has_pip(site).unwrap());
+    fs::create_dir_all(wheel.parent().unwrap()).unwrap();
+    fs::write(&wheel, "damaged").unwrap();
+    assert!(!crate::python::tools::has_pip(site).unwrap());
+}
+
+#[test]
+fn what_is_no_digest_never_leads_out_of_the_store() {
+    let (world, wheel) = World::brought();
+    let outside = world.folder.path().join("outside");
+    fs::create_dir(&outside).unwrap();
+    fs::write(outside.join(FILE), "others").unwrap();
+    let up = format!("{}/outside", "../".repeat(20).trim_end_matches('/'));
+    for word in [outside.to_str().unwrap(), &up, "", ".", ".."] {
+        let wheel = Wheel { sha256: word.to_owned(), ..wheel.clone() };
+        assert!(world.store().path(&wheel).starts_with(world.layout.wheels().join(NOTHING)), "{word:?}");
+        assert!(world.store().proved(&[wheel]).unwrap().is_empty(), "{word:?}");
+        let wish = Choice { digests: vec![word.to_owned()], ..wish() };
+        assert_eq!(world.store().adopt(&wish).unwrap(), None, "{word:?}");
+    }
+    assert!(outside.join(FILE).is_file());
+    assert_eq!(world.stored(), [sha256()]);
 }
 
 #[test]
