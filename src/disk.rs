@@ -432,6 +432,29 @@ pub fn same_device(one: &Path, other: &Path) -> Outcome<bool> {
     Ok(device(one)? == device(other)?)
 }
 
+/// Removes what processes that were killed while they wrote a file left beside it. What a living process is writing stays.
+///
+/// # Errors
+/// The folder cannot be read, or the kernel refuses.
+pub fn sweep_unwritten(folder: &Path) -> Outcome<()> {
+    let told = || format!("cannot look into {}", folder.display());
+    let listed = match fs::read_dir(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        listed => listed.context(told)?,
+    };
+    for entry in listed {
+        let path = entry.context(told)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let Some((_, writer)) = name.strip_prefix('.').and_then(|name| name.rsplit_once(".new-")) else {
+            continue;
+        };
+        if !Path::new("/proc").join(writer).exists() {
+            remove_file_if_there(&path)?;
+        }
+    }
+    Ok(())
+}
+
 /// The name for the next version of a file, in the same folder: hidden, and of this process alone.
 fn beside(path: &Path, what: &str) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -441,6 +464,22 @@ fn beside(path: &Path, what: &str) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_killed_process_was_writing_is_swept_away_and_what_a_living_one_writes_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let living = beside(&folder.path().join("a"), "new");
+        for path in [&living, &folder.path().join(".a.new-999999999"), &folder.path().join("a.new-999999999")]
+        {
+            write_passing(path, b"", 0o600).unwrap();
+        }
+        sweep_unwritten(folder.path()).unwrap();
+        let mut left: Vec<_> =
+            fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        left.sort();
+        assert_eq!(left, [living, folder.path().join("a.new-999999999")]);
+        sweep_unwritten(&folder.path().join("nothing")).unwrap();
+    }
 
     #[test]
     fn a_file_is_replaced_whole_and_nothing_is_left_beside_it() {

@@ -372,7 +372,10 @@ fn rw_5_3_an_earlier_environment_that_is_gone_or_was_changed_is_built_again_from
     fs::set_permissions(program.parent().unwrap(), fs::Permissions::from_mode(0o755)).unwrap();
     fs::remove_file(&program).unwrap();
     environments.examine(&first).unwrap().expect("it was changed");
-    assert_eq!(environments.prune(std::slice::from_ref(&first.name)).unwrap(), [first.name.clone()]);
+    assert_eq!(
+        environments.prune(std::slice::from_ref(&first.name)).unwrap(),
+        std::slice::from_ref(&first.name)
+    );
     assert!(environments.prunable(std::slice::from_ref(&first.name)).unwrap().is_empty());
     Wheels::new(world.site()).prune(Pruning::Remove).unwrap();
     let again = |name: &GenerationName, id: &str| {

@@ -56,6 +56,7 @@ pub trait SetAside {
 pub fn recover(layout: &Layout, events: &Events, tree: &impl SetAside) -> Outcome<Recovered> {
     // Nobody is admitted through the fence but by the run that holds the lock, and that has not begun.
     disk::remove_file_if_there(&layout.admit())?;
+    disk::sweep_unwritten(&layout.state())?;
     let mut recovered = Recovered::default();
     for run in all(&layout.runs())? {
         let folder = layout.run(&run);

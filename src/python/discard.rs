@@ -1,6 +1,6 @@
 //! Removing generations: those that were never finished, and those that nobody needs any more.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::generation::{Current, Environments, number};
 use super::record::{self, Record};
@@ -44,8 +44,8 @@ impl Environments<'_> {
             self.site.runner.events().note(&format!("discarded the unfinished environment {name}"));
             discarded.push(name);
         }
-        sweep_unwritten(&layout.generations())?;
-        sweep_unwritten(&layout.locks())?;
+        disk::sweep_unwritten(&layout.generations())?;
+        disk::sweep_unwritten(&layout.locks())?;
         Ok(discarded)
     }
 
@@ -100,16 +100,6 @@ impl Environments<'_> {
         Record::remove(self.site.layout, name)?;
         disk::remove_tree(&self.site.layout.generation(name))
     }
-}
-
-/// Removes the files that a run killed while it wrote one had not given their name yet.
-fn sweep_unwritten(folder: &Path) -> Outcome<()> {
-    for name in record::entries(folder)? {
-        if name.starts_with('.') && name.contains(".new-") {
-            disk::remove_file_if_there(&folder.join(&name))?;
-        }
-    }
-    Ok(())
 }
 
 /// Tells whether the tool gave this name: sixteen hexadecimal digits or `adopted` in front.
