@@ -44,10 +44,9 @@ impl Environments<'_> {
     pub(super) fn lock_in(&self, record: &Record) -> Outcome<Option<Lock>> {
         let Some(built) = record.built() else { return Ok(None) };
         let is_its = |lock: &Lock| lock.digest() == built.parts.lock;
-        if let Some(kept) = built.kept.clone().filter(is_its) {
-            return Ok(Some(kept));
-        }
-        Ok(Lock::read(self.site.layout, &built.parts.key())?.filter(is_its))
+        // The one in force knows best where it comes from; what it says is the same.
+        let in_force = Lock::read(self.site.layout, &built.parts.key())?.filter(is_its);
+        Ok(in_force.or_else(|| built.kept.clone().filter(is_its)))
     }
 
     /// Refuses a definition without a lock of the application, where the host insists on one.
