@@ -70,7 +70,7 @@ struct Index {
 
 impl Index {
     fn new() -> Self {
-        let world = World::new();
+        let world = with_an_empty_store();
         world.ensure(TWO, "run-1").unwrap();
         let folder = tempfile::tempdir().unwrap();
         for name in ["idna", "six"] {
@@ -167,7 +167,7 @@ fn rw_5_3_a_wheel_that_was_damaged_is_noticed_at_the_next_build_and_fetched_agai
         |file| replace(file, &fs::read(file).unwrap(), 0o666),
         |file| fs::remove_file(file).unwrap(),
     ];
-    let world = World::new();
+    let world = with_an_empty_store();
     let mut run = 0;
     let mut build = || {
         run += 1;
