@@ -16,9 +16,9 @@ use super::read::{Whole, digest_line};
 use crate::clock;
 use crate::disk;
 use crate::error::{Context as _, Failure, Outcome};
+use crate::hexadecimal::hexadecimal;
 use crate::installation::Installation;
 use crate::process::interrupt;
-use crate::python::lock::hexadecimal;
 use crate::python::offline;
 use crate::settings::names::{BranchName, CommitId, RunId};
 

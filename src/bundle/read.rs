@@ -12,8 +12,8 @@ use sha2::{Digest as _, Sha256};
 use super::blocks::{self, BLOCK, Block};
 use super::header::{self, Header, Member};
 use crate::error::{Context as _, Failure, Outcome};
+use crate::hexadecimal::hexadecimal;
 use crate::process::interrupt;
-use crate::python::lock::hexadecimal;
 
 /// A bundle whose header has been read and proved.
 #[derive(Debug)]

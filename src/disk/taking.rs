@@ -11,6 +11,7 @@ use rustix::fs::OFlags;
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{Context as _, Failure, Outcome};
+use crate::hexadecimal::hexadecimal;
 use crate::process::interrupt;
 
 /// What a file holds, as far as that tells it from every other one.
@@ -99,14 +100,6 @@ fn digest_of(mut file: File, limit: u64, mut pass_on: impl FnMut(&[u8]) -> Outco
         state.update(&buffer[..count]);
         pass_on(&buffer[..count])?;
     }
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Entry, Kind, Manifest, Rest, format};
 use crate::error::{Context as _, Failure, Outcome};
+use crate::hexadecimal::hexadecimal;
 use crate::process::interrupt;
 
 /// How many entries a scan keeps where nothing else is said: about 50 MiB of them.
@@ -274,14 +275,6 @@ fn nanoseconds(seconds: i64, rest: i64) -> i64 {
 
 fn trouble(path: &Path, error: impl std::error::Error + Send + Sync + 'static) -> Failure {
     Failure::new(format!("cannot read {}", path.display())).because(error)
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

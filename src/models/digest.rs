@@ -3,12 +3,11 @@
 //! The crates look for the processor's own instructions for SHA-256, SHA-1 and vectors when they are first used, so the one
 //! program is as fast as each machine allows.
 
-use std::fmt::Write as _;
-
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256, Sha512};
 
 use super::{Algorithm, Digest};
+use crate::hexadecimal::hexadecimal;
 
 /// A digest that is being computed.
 pub(super) struct Hashing {
@@ -64,13 +63,6 @@ impl Hashing {
 /// The SHA-256 of a few bytes, in hexadecimal digits.
 pub(super) fn sha256(bytes: &[u8]) -> String {
     hexadecimal(&Sha256::digest(bytes))
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

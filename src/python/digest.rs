@@ -10,8 +10,8 @@ use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
 
-use super::lock::hexadecimal;
 use super::record::Package;
+use crate::hexadecimal::hexadecimal;
 
 /// What starts every digest, so that another way of reckoning gives another one.
 const VERSION: &str = "ladylinux-refresh environment 1\n";

@@ -13,10 +13,10 @@ use sha2::{Digest as _, Sha256};
 
 use super::digest::{Brought, OF_THE_INSTALLATION};
 use super::interpreter::Interpreter;
-use super::lock::hexadecimal;
 use super::requirements::normal_name;
 use super::wheel_file::{Place, Program, WheelFile};
 use crate::error::{Context as _, Failure, Outcome};
+use crate::hexadecimal::hexadecimal;
 use crate::manifest::{Entry, Kind, Manifest};
 use crate::process::interrupt;
 

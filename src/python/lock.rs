@@ -15,6 +15,7 @@ use super::requirements::normal_name;
 use super::wheels::WheelName;
 use crate::disk;
 use crate::error::{Context as _, Failure, Outcome};
+use crate::hexadecimal::hexadecimal;
 use crate::settings::layout::Layout;
 
 /// The version of the file.
@@ -306,15 +307,6 @@ fn is_version(text: &str) -> bool {
 fn is_web_address(text: &str) -> bool {
     let is_web = ["https://", "http://"].iter().any(|scheme| text.starts_with(scheme));
     is_web && !text.chars().any(|c| c.is_control() || c.is_whitespace())
-}
-
-/// Writes bytes as hexadecimal digits.
-pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

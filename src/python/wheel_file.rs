@@ -11,9 +11,9 @@ use std::path::{Component, Path, PathBuf};
 use sha2::{Digest as _, Sha256};
 use zip::ZipArchive;
 
-use super::lock::hexadecimal;
 use super::record::{Package, parse_metadata};
 use crate::error::{Context as _, Failure, Outcome};
+use crate::hexadecimal::hexadecimal;
 use crate::process::interrupt;
 
 /// How many bytes of a wheel's own description are believed to be that.

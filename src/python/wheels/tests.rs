@@ -77,7 +77,7 @@ impl World {
 
 fn sha256() -> String {
     use sha2::{Digest as _, Sha256};
-    crate::python::lock::hexadecimal(&Sha256::digest(CONTENT))
+    crate::hexadecimal::hexadecimal(&Sha256::digest(CONTENT))
 }
 
 fn wish() -> Choice {
