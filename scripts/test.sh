@@ -44,7 +44,7 @@ main() {
     fi
     stage documents env RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --quiet
     stage lab prepare_lab
-    stage tests cargo test --locked --quiet
+    stage tests cargo test --locked --quiet --no-fail-fast
     stage demo show_demo
 }
 

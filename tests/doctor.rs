@@ -264,7 +264,12 @@ fn an_environment_that_was_changed_or_whose_interpreter_is_gone_is_found_and_reb
     fs::remove_file(bin.join("python")).unwrap();
     symlink("/nonexistent/python9.9", bin.join("python")).unwrap();
     fs::set_permissions(&bin, mode).unwrap();
-    cured(&host, "environment", "the interpreter of the environment");
+    let finding = only(&host, &["environment", "contamination"]);
+    assert!(finding["what"].as_str().unwrap().contains("it leads to nothing instead of /"), "{finding:#}");
+    let told: Value = serde_json::from_str(&host.tool(["plan", "--json"]).expect(0).out).unwrap();
+    assert_eq!(told["environment"]["reason"], "the interpreter of the environment is gone", "{told:#}");
+    repair(&host, &finding);
+    only(&host, &[]);
 
     let live = fs::canonicalize(host.layout.venv()).unwrap();
     let packages =

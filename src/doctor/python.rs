@@ -21,8 +21,18 @@ pub(super) fn interpreter(examined: &Examined, on: &Installation) -> Findings {
 pub(super) fn environment(_: &Examined, on: &Installation) -> Findings {
     let venv = on.layout.venv().display().to_string();
     let rebuild = "ladylinux-refresh run";
+    let why = "the service fails at its next start, or runs with packages that nobody vouches for";
     Ok(match on.environments().current()? {
-        Current::Generation(_) => Vec::new(),
+        Current::Generation(live) => match on.environments().interpreter_trouble(&live)? {
+            None => Vec::new(),
+            Some(trouble) => {
+                let what = format!(
+                    "the interpreter of the environment {} is another: {trouble}",
+                    live.path.display()
+                );
+                vec![Found::problem(what, why, rebuild)]
+            }
+        },
         Current::Missing => vec![Found::problem(
             format!("{venv} is missing"),
             "the service cannot start without its environment",
@@ -34,15 +44,11 @@ pub(super) fn environment(_: &Examined, on: &Installation) -> Findings {
             rebuild,
         )],
         Current::Unrecorded(path) => {
-            let python = path.join("bin/python");
-            let what = if !path.exists() {
-                format!("{venv} leads to {}, which is gone", path.display())
-            } else if python.is_symlink() && !python.exists() {
-                format!("the interpreter of the environment {} is gone", path.display())
-            } else {
+            let what = if path.exists() {
                 format!("nothing is known of the environment {} that {venv} leads to", path.display())
+            } else {
+                format!("{venv} leads to {}, which is gone", path.display())
             };
-            let why = "the service fails at its next start, or runs with packages that nobody vouches for";
             vec![Found::problem(what, why, rebuild)]
         }
     })

@@ -95,6 +95,14 @@ impl Wanted {
     }
 }
 
+impl Generation {
+    /// Tells whether the interpreter that its programs are started with still exists. It lies outside of the generation, and
+    /// a new release of the distribution takes it away.
+    fn has_interpreter(&self) -> bool {
+        self.path.join("bin/python").exists()
+    }
+}
+
 impl Current {
     /// Returns the live generation, where it is known.
     pub fn generation(&self) -> Option<&Generation> {
@@ -167,6 +175,9 @@ impl<'a> Environments<'a> {
             Current::Missing => "there is no environment yet".to_owned(),
             Current::RealFolder => "the environment was not made by this tool".to_owned(),
             Current::Unrecorded(path) => format!("nothing is known of the environment {}", path.display()),
+            Current::Generation(live) if !live.has_interpreter() => {
+                "the interpreter of the environment is gone".to_owned()
+            }
             Current::Generation(live) if self.is_contaminated_one_of(&live, wanted)? => {
                 "the environment was changed by hand".to_owned()
             }
@@ -227,8 +238,7 @@ impl<'a> Environments<'a> {
     /// # Errors
     /// The record cannot be read.
     pub fn good(&self, name: &GenerationName) -> Outcome<Option<Generation>> {
-        let runs = |generation: &Generation| generation.path.join("bin/python").exists();
-        Ok(self.known(name)?.filter(|generation| generation.record.is_good() && runs(generation)))
+        Ok(self.known(name)?.filter(|generation| generation.record.is_good() && generation.has_interpreter()))
     }
 
     /// Returns one generation, where it is known: recorded, and still a folder.
