@@ -89,5 +89,5 @@ pub fn begin(on: &Installation, opening: Opening, events: Arc<Events>) -> Outcom
     if let TargetState::Earlier { commit, .. } = &opening.target.state {
         on.mirror.pin(&opening.run, commit)?;
     }
-    Ok(Refresh { on, account: Account::open(opening, events, journal), at: Planned })
+    Ok(Refresh { on, account: Account::open(opening, events, journal), at: Planned { staged: None } })
 }

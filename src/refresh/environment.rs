@@ -9,8 +9,9 @@ use crate::report;
 use super::account::Account;
 use super::begin::TargetState;
 use super::release::Release;
+use super::staging::Staged;
 
-/// Switches `venv` to the generation that the commit wants.
+/// Switches `venv` to the generation that the commit wants, which staging has ensured and looked through last.
 ///
 /// # Errors
 /// The environment cannot be built (without staging), or the link cannot be switched.
@@ -18,8 +19,12 @@ pub fn environment(
     on: &Installation,
     account: &mut Account,
     release: &Release,
+    staged: Option<Staged>,
 ) -> Outcome<(Generation, String)> {
-    let generation = ensure_generation(on, account, release)?;
+    let generation = match staged.and_then(|staged| staged.generation_of(&release.commit)) {
+        Some(generation) => generation,
+        None => ensure_generation(on, account, release)?,
+    };
     let switched = on.environments().switch(&generation.name)?;
     if let Some(adopted) = &switched.adopted {
         account.note(&format!("the former folder venv is kept as {adopted}, to return to"));
@@ -31,7 +36,7 @@ pub fn environment(
     Ok((generation.clone(), format!("{} {done}: {}", generation.name, environment.reason)))
 }
 
-/// Ensures the generation. Staging has called this before, unless it is left out; then it is found done.
+/// Ensures the generation: in staging, or in step 3 where staging is left out.
 ///
 /// # Errors
 /// It cannot be built.

@@ -36,6 +36,7 @@ use crate::report::Report;
 pub use account::Account;
 pub use begin::{Target, begin};
 pub use release::Release;
+use staging::Staged;
 use status::Again;
 
 /// Executes the six steps. What this returns is what happened; nothing is undone by itself.
@@ -56,17 +57,21 @@ pub struct Refresh<'a, P> {
 
 /// Nothing of the installation has been touched.
 #[derive(Debug)]
-pub struct Planned;
+pub struct Planned {
+    staged: Option<Staged>,
+}
 
 /// The service is down and fenced.
 #[derive(Debug)]
 pub struct Stopped {
+    staged: Option<Staged>,
     inventory: status::Inventory,
 }
 
 /// `app/` is the commit.
 #[derive(Debug)]
 pub struct Synced {
+    staged: Option<Staged>,
     inventory: status::Inventory,
     release: Release,
 }
@@ -96,11 +101,11 @@ impl<'a> Refresh<'a, Planned> {
     /// # Errors
     /// The service cannot be stopped completely; or the fence cannot be raised, and nothing was stopped.
     pub fn stop(self) -> Result<Refresh<'a, Stopped>, exit::Error> {
-        self.advance(Phase::Stop, |on, account, Planned| {
+        self.advance(Phase::Stop, |on, account, at| {
             let summary = stop::stop(on, account)?;
             let inventory = status::Inventory::take(on, account);
             interrupt::check()?;
-            Ok((Stopped { inventory }, summary))
+            Ok((Stopped { staged: at.staged, inventory }, summary))
         })
     }
 }
@@ -113,7 +118,7 @@ impl<'a> Refresh<'a, Stopped> {
     pub fn sync(self) -> Result<Refresh<'a, Synced>, exit::Error> {
         self.advance(Phase::Sync, |on, account, at| {
             let (release, summary) = sync::sync(on, account)?;
-            Ok((Synced { inventory: at.inventory, release }, summary))
+            Ok((Synced { staged: at.staged, inventory: at.inventory, release }, summary))
         })
     }
 }
@@ -125,7 +130,7 @@ impl<'a> Refresh<'a, Synced> {
     /// The environment cannot be built or switched to. The run has halted.
     pub fn environment(self) -> Result<Refresh<'a, Built>, exit::Error> {
         self.advance(Phase::Environment, |on, account, at| {
-            let (generation, summary) = environment::environment(on, account, &at.release)?;
+            let (generation, summary) = environment::environment(on, account, &at.release, at.staged)?;
             at.inventory.compare(on, account, Again::All);
             Ok((Built { inventory: at.inventory, release: at.release, generation }, summary))
         })

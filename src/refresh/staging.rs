@@ -1,7 +1,7 @@
 //! Staging: what can fail is done while the service still runs.
 //!
-//! Only the tool's own stores change, through the same operations that steps 2 and 3 call again and then find done. So
-//! leaving staging out is no second path through the program.
+//! Only the tool's own stores change, through the same operations that steps 2 and 3 call where staging is left out. So
+//! leaving it out is no second path through the program.
 
 use crate::disk;
 use crate::error::Outcome;
@@ -13,11 +13,26 @@ use crate::process::interrupt;
 use crate::python::Generation;
 use crate::report::screen::count;
 use crate::settings::Hook;
+use crate::settings::names::CommitId;
 
 use super::account::Account;
 use super::release::Release;
 use super::{Planned, Refresh};
 use super::{environment, models, prepare, status, sync};
+
+/// What staging has ensured.
+#[derive(Debug)]
+pub struct Staged {
+    commit: CommitId,
+    generation: Generation,
+}
+
+impl Staged {
+    /// Returns the generation that was ensured, where it was for this commit.
+    pub fn generation_of(self, commit: &CommitId) -> Option<Generation> {
+        (self.commit == *commit).then_some(self.generation)
+    }
+}
 
 impl Refresh<'_, Planned> {
     /// Fills the stores: commit, environment, staged checks; looks at the models.
@@ -33,16 +48,17 @@ impl Refresh<'_, Planned> {
             let checks = check(on, account, &release, &generation)?;
             let models = models::ensure_verified(on, account, &release.settings, &release.commit)?;
             let models = models.map(|told| format!(", {told}")).unwrap_or_default();
+            // Checks have run in it and models were read for minutes; looked at now, it need not be while nothing runs.
+            let generation = environment::ensure_generation(on, account, &release)?;
             let made = if account.environment.built { "built" } else { "ready" };
             let checks =
                 if checks == 0 { String::new() } else { format!(", {} passed", count(checks, "check")) };
-            Ok((
-                (),
-                format!("{} fetched, {} {made}{checks}{models}", release.commit.short(), generation.name),
-            ))
+            let summary =
+                format!("{} fetched, {} {made}{checks}{models}", release.commit.short(), generation.name);
+            Ok((Staged { commit: release.commit, generation }, summary))
         });
         match staged {
-            Ok(()) => Ok(self),
+            Ok(staged) => Ok(Refresh { at: Planned { staged: Some(staged) }, ..self }),
             Err(failure) => Err(interrupt::shielded(|| status::refused(on, self.account, &failure))),
         }
     }
