@@ -57,6 +57,19 @@ impl Machine {
         told
     }
 
+    /// What it says to somebody who may not read everything; root gives that right up.
+    #[track_caller]
+    fn verify_without_rights(&self, code: i32) -> Value {
+        let mut command = Command::new("setpriv");
+        command.args(["--inh-caps=-all", "--bounding-set=-dac_override,-dac_read_search", "--"]);
+        if !rustix::process::geteuid().is_root() {
+            command = Command::new("env");
+        }
+        command.arg(program()).arg("--root").arg(self.layout.root());
+        command.args(["verify", "--json", "--no-cache"]);
+        serde_json::from_str(&ran(command.output().unwrap()).expect(code).out).unwrap()
+    }
+
     fn put(&self, path: &str, bytes: &[u8]) -> PathBuf {
         let path = self.layout.models().join(path);
         put(&path, bytes);
@@ -285,15 +298,18 @@ fn rw_6_2c_what_lies_in_the_way_is_a_verdict_and_never_a_hang() {
     let closed = machine.put("closed", b"x");
     fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
     machine.manifest(&json!([model("closed", "./", "closed", "")]));
-    // Root may read everything, unless it gives that up.
-    let mut command = Command::new("setpriv");
-    command.args(["--inh-caps=-all", "--bounding-set=-dac_override,-dac_read_search", "--"]);
-    if !rustix::process::geteuid().is_root() {
-        command = Command::new("env");
-    }
-    command.arg(program()).arg("--root").arg(machine.layout.root()).args(["verify", "--json", "--no-cache"]);
-    let told: Value = serde_json::from_str(&ran(command.output().unwrap()).expect(5).out).unwrap();
-    assert_eq!(findings(&told, "closed"), ["unreadable"]);
+    assert_eq!(findings(&machine.verify_without_rights(5), "closed"), ["unreadable"]);
+}
+
+#[test]
+fn rw_6_2c_a_manifest_that_may_not_be_looked_at_is_a_problem_and_not_missing() {
+    let machine = Machine::new();
+    machine.manifest(&json!([model("gone", "./", "gone", "")]));
+    let close = |mode| fs::set_permissions(machine.layout.app(), fs::Permissions::from_mode(mode)).unwrap();
+    close(0o000);
+    let told = machine.verify_without_rights(5);
+    close(0o755);
+    assert_eq!(findings(&told, "manifest.json"), ["unreadable"], "{told:#}");
 }
 
 #[test]

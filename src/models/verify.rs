@@ -1,6 +1,7 @@
 //! From the sources of truth to verdicts, and to the sentence that a report carries.
 
 use std::collections::HashSet;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -34,12 +35,19 @@ pub enum Text {
 impl Text {
     /// Reads the manifest of the deployed application, whether or not its folder is a work tree.
     pub fn of_app(layout: &Layout) -> Self {
-        let app = layout.app();
-        let (Ok(app), Ok(path)) = (app.canonicalize(), app.join(manifest::PLACE).canonicalize()) else {
-            return match app.join(manifest::PLACE).symlink_metadata() {
-                Ok(_) => Self::Unreadable("a link that leads nowhere".to_owned()),
-                Err(_) => Self::Missing,
-            };
+        let place = layout.app().join(manifest::PLACE);
+        let found = layout.app().canonicalize().and_then(|app| Ok((place.canonicalize()?, app)));
+        let (path, app) = match found {
+            Ok(found) => found,
+            Err(error) if is_nothing(&error) => {
+                return match place.symlink_metadata() {
+                    Ok(_) => Self::Unreadable("a link that leads nowhere".to_owned()),
+                    Err(error) if is_nothing(&error) => Self::Missing,
+                    Err(error) => Self::Unreadable(error.to_string()),
+                };
+            }
+            // What may not be looked at may well expect models.
+            Err(error) => return Self::Unreadable(error.to_string()),
         };
         // Whoever can write in app/ must not choose what is read with the rights of whoever looks.
         if !path.starts_with(&app) {
@@ -50,6 +58,11 @@ impl Text {
             Err(error) => Self::Unreadable(error.to_string()),
         }
     }
+}
+
+/// Tells whether an error says that there is nothing at a path.
+fn is_nothing(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
 
 /// Everything that is said about models on this machine.
