@@ -7,7 +7,9 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use crate::error::Outcome;
 use crate::manifest::Kind;
+use crate::process::interrupt;
 
 use super::store::{Leads, Store};
 use super::{Algorithm, Claim, Digest, Finding, Header, Need, Said, is_gguf_name, told_short};
@@ -19,12 +21,15 @@ struct Use {
 }
 
 /// Says what the names in the repository at `folder` claim about its files.
-pub fn claims(store: &Store, folder: &Path) -> Said {
-    let mut said = Said::default();
+///
+/// # Errors
+/// The interruption.
+pub fn claims(store: &Store, folder: &Path, said: &mut Said) -> Outcome<()> {
     let from = format!("huggingface: {}", repository(store, folder));
     let blobs = folder.join("blobs");
     let mut uses: HashMap<PathBuf, Use> = HashMap::new();
     for entry in store.below(&folder.join("snapshots")) {
+        interrupt::check()?;
         let header = if is_gguf_name(&entry.path) { Header::Gguf } else { Header::None };
         let file = entry.path.file_name().unwrap_or_default().to_string_lossy();
         let file = told_short(&file);
@@ -49,6 +54,7 @@ pub fn claims(store: &Store, folder: &Path) -> Said {
         }
     }
     for entry in store.below(&blobs).iter().filter(|entry| entry.kind != Kind::Folder) {
+        interrupt::check()?;
         let name = entry.path.file_name().unwrap_or_default().to_string_lossy();
         let known = uses.get(&store.base.join(&entry.path));
         let finding = match (digest(&name), known) {
@@ -68,7 +74,7 @@ pub fn claims(store: &Store, folder: &Path) -> Said {
         };
         said.verdicts.push(store.verdict(&entry.path, &from, finding));
     }
-    said
+    Ok(())
 }
 
 fn claim(from: &str, digest: Option<Digest>, header: Header) -> Claim {
@@ -118,7 +124,8 @@ mod tests {
             symlink(Path::new("../../blobs").join(blob), snapshot.join(file)).unwrap();
         }
         let store = Store::open(place.path()).unwrap().unwrap();
-        let said = claims(&store, Path::new("models--nomic--embed"));
+        let mut said = Said::default();
+        claims(&store, Path::new("models--nomic--embed"), &mut said).unwrap();
         let told: Vec<_> = said
             .claims
             .iter()

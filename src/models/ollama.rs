@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::error::Outcome;
 use crate::manifest::{Entry, Kind};
+use crate::process::interrupt;
 
 use super::store::Store;
 use super::{Algorithm, Claim, Digest, Finding, Header, Need, Said, told_short, whole};
@@ -80,13 +82,19 @@ fn named(role: String, blob: &RawBlob) -> Result<Blob, String> {
 }
 
 /// Says what the manifests of the Ollama store at `folder` claim about its blobs, and what else lies there.
-pub fn claims(store: &Store, folder: &Path) -> Said {
-    let mut said = Said::default();
+///
+/// # Errors
+/// The interruption.
+pub fn claims(store: &Store, folder: &Path, said: &mut Said) -> Outcome<()> {
     let mut referred: HashSet<PathBuf> = HashSet::new();
     // Where one cannot be read, no blob can be called orphaned: it may be that one's.
     let mut is_every_manifest_read = true;
     let manifests = folder.join("manifests");
     for entry in store.below(&manifests) {
+        interrupt::check()?;
+        if said.is_full() {
+            return Ok(());
+        }
         let name = entry.path.strip_prefix(&manifests).unwrap_or(&entry.path);
         if entry.kind == Kind::Folder || is_hidden(name) {
             continue;
@@ -112,6 +120,7 @@ pub fn claims(store: &Store, folder: &Path) -> Said {
     }
     let blobs = folder.join("blobs");
     for entry in store.below(&blobs) {
+        interrupt::check()?;
         if entry.kind == Kind::Folder || referred.contains(&entry.path) {
             continue;
         }
@@ -125,7 +134,7 @@ pub fn claims(store: &Store, folder: &Path) -> Said {
         };
         said.verdicts.push(store.verdict(&entry.path, "ollama", finding));
     }
-    said
+    Ok(())
 }
 
 fn claim(from: &str, blob: Blob) -> Claim {
@@ -225,7 +234,8 @@ mod tests {
             fs::write(place.path().join(file), text).unwrap();
         }
         let store = Store::open(place.path()).unwrap().unwrap();
-        let said = claims(&store, Path::new(""));
+        let mut said = Said::default();
+        claims(&store, Path::new(""), &mut said).unwrap();
         (place, said)
     }
 

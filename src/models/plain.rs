@@ -3,7 +3,9 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
+use crate::error::Outcome;
 use crate::manifest::Kind;
+use crate::process::interrupt;
 
 use super::store::{Leads, Store};
 use super::{Claim, Finding, Header, Need, Said, is_gguf_name, sums, whole};
@@ -12,10 +14,15 @@ use super::{Claim, Finding, Header, Need, Said, is_gguf_name, sums, whole};
 pub(super) const NOBODY: &str = "nobody";
 
 /// Says what the files of checksums in a store claim, leaving out the folders `except`.
-pub(super) fn claims(store: &Store, except: &[PathBuf]) -> Said {
-    let mut said = Said::default();
-    let files = outside(store, except).filter(|path| sums::is_sums(path));
-    for path in files {
+///
+/// # Errors
+/// The interruption.
+pub(super) fn claims(store: &Store, except: &HashSet<PathBuf>, said: &mut Said) -> Outcome<()> {
+    for path in outside(store, except) {
+        interrupt::check()?;
+        if said.is_full() {
+            break;
+        }
         let name = path.file_name().unwrap_or_default();
         let Some(usual) = sums::algorithm(name) else { continue };
         let from = store.shown(path);
@@ -32,8 +39,13 @@ pub(super) fn claims(store: &Store, except: &[PathBuf]) -> Said {
         for why in sums.complaints {
             said.verdicts.push(store.verdict(path, &from, Finding::Inconsistent(why)));
         }
+        if sums.more > 0 {
+            let why = format!("{} more lines cannot be used", sums.more);
+            said.verdicts.push(store.verdict(path, &from, Finding::Inconsistent(why)));
+        }
         let folder = path.parent().unwrap_or(Path::new(""));
         for (file, digest) in sums.entries {
+            interrupt::check()?;
             let file = folder.join(file);
             let header = if is_gguf_name(&file) { Header::Gguf } else { Header::None };
             // Whoever publishes weights lists all of them, and nobody needs all.
@@ -41,16 +53,20 @@ pub(super) fn claims(store: &Store, except: &[PathBuf]) -> Said {
             said.push(store, &file, Claim { digest: Some(digest), ..claim });
         }
     }
-    said
+    Ok(())
 }
 
 /// Says what lies in a store that none of `said` is about, leaving out the folders `except`.
-pub(super) fn others(store: &Store, except: &[PathBuf], said: &Said) -> Said {
+///
+/// # Errors
+/// The interruption.
+pub(super) fn others(store: &Store, except: &HashSet<PathBuf>, said: &mut Said) -> Outcome<()> {
     let paths = said.claims.iter().map(|claim| claim.path.as_path());
     let claimed: HashSet<&Path> =
         paths.chain(said.verdicts.iter().map(|verdict| verdict.path.as_path())).collect();
     let mut others = Said::default();
     for path in outside(store, except) {
+        interrupt::check()?;
         let is_hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
         if is_hidden || sums::is_sums(path) || claimed.contains(store.base.join(path).as_path()) {
             continue;
@@ -72,13 +88,15 @@ pub(super) fn others(store: &Store, except: &[PathBuf], said: &Said) -> Said {
             _ => others.verdicts.push(store.verdict(path, NOBODY, Finding::Unexpected)),
         }
     }
-    others
+    said.claims.extend(others.claims);
+    said.verdicts.extend(others.verdicts);
+    Ok(())
 }
 
-fn outside<'a>(store: &'a Store, except: &'a [PathBuf]) -> impl Iterator<Item = &'a Path> {
+fn outside<'a>(store: &'a Store, except: &'a HashSet<PathBuf>) -> impl Iterator<Item = &'a Path> {
     let entries = store.entries().iter().filter(|entry| entry.kind != Kind::Folder);
     let paths = entries.map(|entry| entry.path.as_path());
-    paths.filter(|path| !except.iter().any(|folder| path.starts_with(folder)))
+    paths.filter(|path| !path.ancestors().any(|folder| except.contains(folder)))
 }
 
 fn unplaced(from: &str, header: Header) -> Claim {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Context as _, Failure, Outcome};
 use crate::manifest::{self, Entry, Kind, Scan};
+use crate::process::interrupt;
 use crate::report::screen::harmless;
 
 use super::{Claim, Finding, Need, Said, Verdict};
@@ -104,12 +105,17 @@ impl Store {
         self.entry(path).is_some_and(|entry| entry.kind == Kind::Folder)
     }
 
-    /// Finds the parts of the store that have a form of their own; the outermost where one lies in another.
-    pub fn forms(&self) -> Vec<(PathBuf, Form)> {
+    /// Finds the parts of the store that have a form of their own, sorted by path; the outermost where one lies in another.
+    ///
+    /// # Errors
+    /// The interruption.
+    pub fn forms(&self) -> Outcome<Vec<(PathBuf, Form)>> {
         let mut found: Vec<(PathBuf, Form)> = Vec::new();
         for entry in self.entries().iter().filter(|entry| entry.kind == Kind::Folder) {
+            interrupt::check()?;
             let folder = &entry.path;
-            if found.iter().any(|(outer, _)| folder.starts_with(outer)) {
+            // Folders come sorted, so that no other can hold this one than the last that was found.
+            if found.last().is_some_and(|(outer, _)| folder.starts_with(outer)) {
                 continue;
             }
             let has = |name: &str| self.is_folder(&folder.join(name));
@@ -122,7 +128,7 @@ impl Store {
                 found.push((folder.clone(), Form::HuggingFace));
             }
         }
-        found
+        Ok(found)
     }
 
     /// Names a path for people.
@@ -257,10 +263,10 @@ mod tests {
         for folder in ["x/ollama/blobs", "x/ollama/manifests", "hub/models--a--b/snapshots", "y/blobs"] {
             fs::create_dir_all(place.path().join(folder)).unwrap();
         }
-        let forms = Store::open(place.path()).unwrap().unwrap().forms();
+        let forms = Store::open(place.path()).unwrap().unwrap().forms().unwrap();
         let expected = [("hub/models--a--b", Form::HuggingFace), ("x/ollama", Form::Ollama)];
         assert_eq!(forms, expected.map(|(path, form)| (PathBuf::from(path), form)));
-        let itself = Store::open(&place.path().join("x/ollama")).unwrap().unwrap().forms();
+        let itself = Store::open(&place.path().join("x/ollama")).unwrap().unwrap().forms().unwrap();
         assert_eq!(itself, [(PathBuf::new(), Form::Ollama)]);
         assert!(Store::open(&place.path().join("none")).unwrap().is_none());
     }

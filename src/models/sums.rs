@@ -7,7 +7,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use super::{Algorithm, Digest, is_inside};
+use super::{AT_MOST, Algorithm, COMPLAINTS, Digest, is_inside};
 
 /// How many bytes such a file may have.
 pub const LIMIT: u64 = 64 << 20;
@@ -21,8 +21,10 @@ const NAMES: [(&str, Algorithm); 3] =
 pub struct Sums {
     /// Paths relative to its folder, and their digests.
     pub entries: Vec<(PathBuf, Digest)>,
-    /// What cannot be used, by line.
+    /// What cannot be used, by line; no more than some.
     pub complaints: Vec<String>,
+    /// How many lines beyond these cannot be used.
+    pub more: usize,
 }
 
 /// Returns the algorithm of a file of checksums by the file's name; `None` where it is no such file.
@@ -34,14 +36,27 @@ pub fn algorithm(name: &OsStr) -> Option<Algorithm> {
 pub fn parse(bytes: &[u8], usual: Algorithm) -> Sums {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let mut sums = Sums::default();
+    let mut said = 0;
     for (index, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         if line.trim_ascii().is_empty() || line.starts_with(b"#") {
             continue;
         }
+        if said == AT_MOST {
+            let why = format!(
+                "line {}: it has more than {AT_MOST} lines; this and later ones do not count",
+                index + 1
+            );
+            sums.complaints.push(why);
+            break;
+        }
+        said += 1;
         match entry(line, usual) {
             Ok(entry) => sums.entries.push(entry),
-            Err(why) => sums.complaints.push(format!("line {}: {why}", index + 1)),
+            Err(why) if sums.complaints.len() < COMPLAINTS => {
+                sums.complaints.push(format!("line {}: {why}", index + 1));
+            }
+            Err(_) => sums.more += 1,
         }
     }
     sums
@@ -151,6 +166,15 @@ mod tests {
         assert_eq!(sums.entries.len(), 1);
         let lines: Vec<&str> = sums.complaints.iter().map(|said| &said[..7]).collect();
         assert_eq!(lines, ["line 1:", "line 2:", "line 3:", "line 4:", "line 5:"]);
+    }
+
+    #[test]
+    fn a_file_of_rubbish_gives_some_complaints_and_the_number_of_the_others() {
+        let sums = parse(&b"x\n".repeat(COMPLAINTS + 7), Algorithm::Sha256);
+        assert_eq!((sums.complaints.len(), sums.more), (COMPLAINTS, 7));
+        let sums = parse(&b"x\n".repeat(AT_MOST + 7), Algorithm::Sha256);
+        assert_eq!((sums.complaints.len(), sums.more), (COMPLAINTS + 1, AT_MOST - COMPLAINTS));
+        assert!(sums.complaints[COMPLAINTS].starts_with("line 200001: it has more than 200000 lines"));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use super::manifest::{self, Manifest};
 use super::places::{self, Named, Place};
 use super::progress::Progress;
 use super::store::{Form, Store};
-use super::{Claim, Finding, Header, Said, Severity, Verdict, huggingface, ollama, plain, whole};
+use super::{AT_MOST, Claim, Finding, Header, Said, Severity, Verdict, huggingface, ollama, plain, whole};
 
 /// The manifest as text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,7 +95,12 @@ pub fn gather(layout: &Layout, text: &Text, env_file: &EnvFile, stores: &[PathBu
     for (named, store) in &stores {
         interrupt::check()?;
         let manifest = manifest.as_ref().filter(|_| *named == Named::Base);
-        gathered.look_into(layout, store, manifest);
+        gathered.look_into(layout, store, manifest)?;
+    }
+    if gathered.said.is_full() {
+        let why = format!("more than {AT_MOST} things are said of models; the others were not looked at");
+        let about = Store::missing(&all[0].path).verdict(Path::new(""), "models", Finding::Inconsistent(why));
+        gathered.said.verdicts.push(about);
     }
     Ok(gathered)
 }
@@ -163,27 +168,25 @@ impl Gathered {
         self.said.verdicts.iter().any(|verdict| verdict.path == path)
     }
 
-    fn look_into(&mut self, layout: &Layout, store: &Store, manifest: Option<&Manifest>) {
-        let forms = store.forms();
-        let mut said = Said::default();
+    fn look_into(&mut self, layout: &Layout, store: &Store, manifest: Option<&Manifest>) -> Outcome<()> {
         if let Some(manifest) = manifest {
-            said.extend(manifest.claims(store, &about_manifest(layout)));
+            manifest.claims(store, &about_manifest(layout), &mut self.said)?;
         }
-        for (folder, form) in &forms {
-            said.extend(match form {
-                Form::Ollama => ollama::claims(store, folder),
-                Form::HuggingFace => huggingface::claims(store, folder),
-            });
+        let mut folders: HashSet<PathBuf> = HashSet::new();
+        for (folder, form) in store.forms()? {
+            match form {
+                Form::Ollama => ollama::claims(store, &folder, &mut self.said)?,
+                Form::HuggingFace => huggingface::claims(store, &folder, &mut self.said)?,
+            }
+            folders.insert(folder);
         }
-        let folders: Vec<PathBuf> = forms.into_iter().map(|(folder, _)| folder).collect();
-        said.extend(plain::claims(store, &folders));
-        let others = plain::others(store, &folders, &said);
-        said.extend(others);
-        said.verdicts.extend(store.unseen());
+        plain::claims(store, &folders, &mut self.said)?;
+        plain::others(store, &folders, &mut self.said)?;
+        self.said.verdicts.extend(store.unseen());
         if !store.entries().is_empty() {
             self.sources.push(store.base.to_string_lossy().into_owned());
         }
-        self.said.extend(said);
+        Ok(())
     }
 }
 
@@ -246,7 +249,7 @@ pub fn verify(
     threads: usize,
     progress: &dyn Progress,
 ) -> Result<Verified, (Failure, Cache)> {
-    let said = gathered.said.united();
+    let said = gathered.said.united().map_err(|failure| (failure, cache.clone()))?;
     let Examined { verdicts, cache, ended } = engine::examine(&said.claims, how, cache, threads, progress);
     if let Err(failure) = ended {
         return Err((failure, cache));
@@ -263,6 +266,10 @@ pub fn verify(
     all.retain(|verdict| seen.insert((verdict.path.clone(), verdict.from.clone(), verdict.finding.clone())));
     all.sort_by(|one, other| one.path.cmp(&other.path));
     let summary = Summary::of(&all, how);
+    // Whoever asked for a halt in the meantime must not be told that all is well.
+    if let Err(failure) = interrupt::check() {
+        return Err((failure, cache));
+    }
     Ok(Verified { verdicts: all, sources: gathered.sources, summary, cache })
 }
 
