@@ -67,9 +67,10 @@ fn entry(line: &[u8], usual: Algorithm) -> Result<(PathBuf, Digest), String> {
         Some(rest) => (true, rest),
         None => (false, line),
     };
-    let (name, algorithm, hex) = match tagged(line) {
-        Some(tagged) => tagged?,
-        None => plain(line, usual)?,
+    // A name may look like a tag, but no tag like a digest.
+    let (name, algorithm, hex) = match plain(line, usual) {
+        Ok(parts) if is_digest(parts) => parts,
+        plain => tagged(line).unwrap_or(plain)?,
     };
     let name = if escaped { unescape(name)? } else { name.to_vec() };
     let path = PathBuf::from(OsStr::from_bytes(&name));
@@ -96,15 +97,17 @@ fn plain(line: &[u8], usual: Algorithm) -> Result<Parts<'_>, String> {
 fn tagged(line: &[u8]) -> Option<Result<Parts<'_>, String>> {
     let open = line.windows(2).position(|pair| pair == b" (")?;
     let word = std::str::from_utf8(&line[..open]).ok()?;
-    if !word.starts_with(|first: char| first.is_ascii_alphabetic())
-        || Digest::parse(Algorithm::Sha256, word).is_ok()
-    {
+    if !word.starts_with(|first: char| first.is_ascii_alphabetic()) {
         return None;
     }
     let rest = &line[open + 2..];
     let close = (0..rest.len()).rev().find(|at| rest[*at..].starts_with(b") = "))?;
     let (name, hex) = (&rest[..close], &rest[close + 4..]);
     Some(Algorithm::parse(word).map(|algorithm| (name, algorithm, hex)))
+}
+
+fn is_digest((_, algorithm, hex): Parts<'_>) -> bool {
+    hex.len() == algorithm.digits() && hex.iter().all(u8::is_ascii_hexdigit)
 }
 
 fn unescape(name: &[u8]) -> Result<Vec<u8>, String> {
@@ -147,6 +150,14 @@ mod tests {
             "# made by hand\n{HEX}  a.gguf\n{HEX} *b.gguf\r\n\n{upper}  ./with blank\nSHA256 (c (1).gguf) = {HEX}\n\\{HEX}  new\\nline\\\\\n"
         );
         assert_eq!(names(&text), ["a.gguf", "b.gguf", "with blank", "c (1).gguf", "new\nline\\"]);
+    }
+
+    #[test]
+    fn rw_6_2b_a_name_that_looks_like_a_tag_is_a_name() {
+        assert_eq!(
+            names(&format!("{HEX}  a (x) = b\n{HEX} *SHA256 (c) = d\n")),
+            ["a (x) = b", "SHA256 (c) = d"]
+        );
     }
 
     #[test]
