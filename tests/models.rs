@@ -313,6 +313,140 @@ fn rw_6_2c_a_manifest_that_may_not_be_looked_at_is_a_problem_and_not_missing() {
 }
 
 #[test]
+fn rw_6_2c_what_cannot_be_looked_at_hides_nothing_else() {
+    let machine = Machine::new();
+    machine.put("half/f", b"f");
+    machine.put("w", b"weights");
+    machine.manifest(&json!([model("w", "./", "w", &sha256(b"weights")), model("gone", "./", "gone", "")]));
+    let close = |path: &str, mode| {
+        fs::set_permissions(machine.layout.models().join(path), fs::Permissions::from_mode(mode))
+    };
+    // The names in it may be read, and what they are may not be known.
+    close("half", 0o444).unwrap();
+    let told = machine.verify_without_rights(5);
+    close("half", 0o755).unwrap();
+    let found = ["half", "w", "gone"].map(|name| findings(&told, name).join(" "));
+    assert_eq!(found, ["unreadable", "verified", "missing-required"], "{told:#}");
+    close("", 0o000).unwrap();
+    let told = machine.verify_without_rights(5);
+    close("", 0o755).unwrap();
+    assert_eq!(findings(&told, "gone"), ["unreadable"], "{told:#}");
+
+    let entry = model("twice", "/absolute/", "x", "");
+    let manifest =
+        json!({ "schema_version": "0.1", "models_base_dir": "relative", "models": [entry, entry] });
+    put(&machine.layout.app().join("models/manifest.json"), manifest.to_string().as_bytes());
+    let all = problems(&machine.verify(&[], 5)).join("\n");
+    for word in ["relative", "is absolute", "models[0] too"] {
+        assert!(all.contains(word), "{word}: {all}");
+    }
+}
+
+#[test]
+fn rw_6_2b_a_file_of_checksums_that_is_none_is_a_problem_and_one_behind_a_link_is_read() {
+    let machine = Machine::new();
+    machine.put("w", b"weights");
+    let sums = machine.put("real.sums", format!("{}  w\n", sha256(b"other")).as_bytes());
+    let models = machine.layout.models();
+    symlink(&sums, models.join("SHA256SUMS")).unwrap();
+    let mode = rustix::fs::Mode::from_raw_mode(0o644);
+    rustix::fs::mknodat(rustix::fs::CWD, models.join("B3SUMS"), rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    fs::create_dir(models.join("SHA512SUMS")).unwrap();
+    for (folder, target) in [("nowhere", "none"), ("astray", "/etc/hostname")] {
+        fs::create_dir(models.join(folder)).unwrap();
+        symlink(target, models.join(folder).join("SHA256SUMS")).unwrap();
+    }
+    let told = machine.verify(&[], 5);
+    let names = ["w", "B3SUMS", "SHA512SUMS", "nowhere/SHA256SUMS", "astray/SHA256SUMS"];
+    let found = names.map(|name| findings(&told, name).join(" "));
+    assert_eq!(
+        found,
+        ["digest-mismatch", "unreadable", "unreadable", "unreadable", "inconsistent"],
+        "{told:#}"
+    );
+}
+
+#[test]
+fn rw_6_2a_a_store_of_ollama_without_its_blobs_misses_all_of_them() {
+    let machine = Machine::new();
+    let below = |path: &str| machine.layout.root().join(path);
+    let packaged = below("usr/share/ollama/.ollama/models");
+    ollama(&packaged, b"weights");
+    fs::remove_dir_all(packaged.join("blobs")).unwrap();
+    let told = machine.verify(&[], 5);
+    assert_eq!(findings(&told, ""), ["missing-required"; 3], "{told:#}");
+
+    // They moved to another disk, which is a store of its own once the host says so.
+    ollama(&below("big"), b"weights");
+    fs::remove_dir_all(below("big/manifests")).unwrap();
+    let orphan = below("big/blobs").join(format!("sha256-{}", sha256(b"orphan")));
+    put(&orphan, b"orphan");
+    symlink(below("big/blobs"), packaged.join("blobs")).unwrap();
+    let told = machine.verify(&[], 5);
+    assert_eq!(findings(&told, ""), ["inconsistent"; 3], "{told:#}");
+    fs::write(machine.layout.host_file(), "[models]\nstores = [\"/big\"]\n").unwrap();
+    let told = machine.verify(&[], 0);
+    assert_eq!(told["summary"]["verified"], 3, "{told:#}");
+    assert_eq!(findings(&told, &sha256(b"orphan")), ["orphaned"]);
+    fs::write(&orphan.with_file_name(format!("sha256-{}", sha256(b"weights"))), b"WEIGHTS").unwrap();
+    assert_eq!(findings(&machine.verify(&[], 5), &sha256(b"weights")), ["digest-mismatch"]);
+}
+
+#[test]
+fn rw_6_2a_what_one_store_says_of_a_file_in_another_counts() {
+    let machine = Machine::new();
+    let below = |path: &str| machine.layout.root().join(path);
+    put(&below("srv/o/w.bin"), b"weights");
+    symlink(below("srv/o/w.bin"), machine.layout.models().join("w.bin")).unwrap();
+    machine.manifest(&json!([model("w", "./", "w.bin", &sha256(b"weights"))]));
+    // A snapshot of one repository leads to a blob of another.
+    let blob = below("srv/hub/models--org--a/blobs").join(sha256(b"hf"));
+    put(&blob, b"hf");
+    let snapshot = below("srv/hub/models--org--b/snapshots/0123");
+    fs::create_dir_all(&snapshot).unwrap();
+    symlink(&blob, snapshot.join("model.bin")).unwrap();
+    fs::write(machine.layout.host_file(), "[models]\nstores = [\"/srv/o\", \"/srv/hub\"]\n").unwrap();
+    let told = machine.verify(&[], 0);
+    assert_eq!(findings(&told, ""), ["verified"; 2], "{told:#}");
+
+    // The base lies in a store that the host names.
+    put(&below("srv/models/llm/v.bin"), b"v");
+    put(&below("srv/models/llm/u.bin"), b"u");
+    let entry = model("v", "./", "v.bin", &sha256(b"v"));
+    let manifest =
+        json!({ "schema_version": "0.1", "models_base_dir": "/srv/models/llm", "models": [entry] });
+    put(&machine.layout.app().join("models/manifest.json"), manifest.to_string().as_bytes());
+    fs::write(machine.layout.host_file(), "[models]\nstores = [\"/srv/models\"]\n").unwrap();
+    let told = machine.verify(&[], 0);
+    assert_eq!(findings(&told, "v.bin"), ["verified"], "{told:#}");
+    assert_eq!(findings(&told, "u.bin"), ["unexpected"]);
+}
+
+#[test]
+fn rw_6_2a_a_place_that_is_named_and_not_there_is_told_and_so_is_a_file_of_names_that_is_closed() {
+    let machine = Machine::new();
+    fs::write(machine.layout.env_file(), "OLLAMA_MODELS=/mnt/gone\n").unwrap();
+    let told = machine.verify(&[], 0);
+    assert_eq!(findings(&told, "/mnt/gone"), ["missing-optional"], "{told:#}");
+    machine.put("w", b"weights");
+    machine.manifest(&json!([model("w", "./", "w", &sha256(b"weights"))]));
+    fs::set_permissions(machine.layout.env_file(), fs::Permissions::from_mode(0o000)).unwrap();
+    let told = machine.verify_without_rights(0);
+    assert_eq!(findings(&told, "w"), ["verified"], "{told:#}");
+    assert_eq!(findings(&told, "ladylinux.env"), ["unsupported"]);
+}
+
+#[test]
+fn rw_6_2c_a_list_of_rubbish_is_told_in_a_few_words() {
+    let machine = Machine::new();
+    machine.put("SHA256SUMS", &b"x\n".repeat(300_000));
+    let manifest = format!(r#"{{"schema_version": "0.1", "models": [{}]}}"#, vec!["5"; 150_000].join(","));
+    put(&machine.layout.app().join("models/manifest.json"), manifest.as_bytes());
+    let told = machine.verify(&[], 5);
+    assert_eq!(told["summary"]["problems"], 102 + 101, "{told:#}");
+}
+
+#[test]
 fn rw_6_2b_ten_thousand_files_and_fifty_megabytes_of_manifest_are_no_trouble() {
     let machine = Machine::new();
     let mut sums = String::new();

@@ -83,23 +83,28 @@ impl Manifest {
         Ok(raw.manifest)
     }
 
-    /// Says what this manifest claims about the files in `store`; `shown` and `place` are the manifest itself.
-    ///
-    /// # Errors
-    /// The interruption.
-    pub fn claims(&self, store: &Store, place: &Verdict, said: &mut Said) -> Outcome<()> {
+    /// Says what is wrong with its entries; `place` is the manifest itself.
+    pub fn verdicts(&self, place: &Verdict) -> Vec<Verdict> {
         let told = |from: String, why: String| Verdict {
             from,
             finding: Finding::Inconsistent(why),
             ..place.clone()
         };
-        for (which, why) in &self.complaints {
-            said.verdicts.push(told(format!("manifest: {which}"), why.clone()));
-        }
+        let complaints = self.complaints.iter();
+        let mut verdicts: Vec<Verdict> =
+            complaints.map(|(which, why)| told(format!("manifest: {which}"), why.clone())).collect();
         if self.more > 0 {
             let why = format!("{} more things are wrong with its entries", self.more);
-            said.verdicts.push(told(place.from.clone(), why));
+            verdicts.push(told(place.from.clone(), why));
         }
+        verdicts
+    }
+
+    /// Says what this manifest claims about the files in `store`.
+    ///
+    /// # Errors
+    /// The interruption.
+    pub fn claims(&self, store: &Store, said: &mut Said) -> Outcome<()> {
         for model in &self.models {
             interrupt::check()?;
             let claim = Claim {

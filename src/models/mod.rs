@@ -323,6 +323,12 @@ impl Said {
         self.claims.len() + self.verdicts.len() >= AT_MOST
     }
 
+    /// Returns every path about which something is said.
+    fn paths(&self) -> HashSet<PathBuf> {
+        let claims = self.claims.iter().map(|claim| &claim.path);
+        claims.chain(self.verdicts.iter().map(|verdict| &verdict.path)).cloned().collect()
+    }
+
     /// Makes one claim out of all those that say the same of a file; contradictions stay side by side, up to a number.
     ///
     /// # Errors

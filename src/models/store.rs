@@ -9,7 +9,7 @@ use crate::manifest::{self, Entry, Kind, Scan};
 use crate::process::interrupt;
 use crate::report::screen::harmless;
 
-use super::{Claim, Finding, Need, Said, Verdict};
+use super::{COMPLAINTS, Claim, Finding, Need, Said, Verdict, ollama};
 
 /// A folder of models.
 #[derive(Debug)]
@@ -60,7 +60,8 @@ impl Store {
         if !real.is_dir() {
             return Err(Failure::new(told()).because(Failure::new("it is no folder")));
         }
-        let entries = Scan::metadata().of(&real).context(told)?;
+        // What cannot be looked at is told, and hides nothing else.
+        let entries = Scan::metadata().list_trouble().of(&real).context(told)?;
         let links = entries.entries().iter().filter(|entry| matches!(entry.kind, Kind::Link(_)));
         let links = links.map(|entry| entry.path.clone()).collect();
         Ok(Some(Self { allowed: vec![real.clone()], base: real, entries, links }))
@@ -120,7 +121,7 @@ impl Store {
             }
             let has = |name: &str| self.is_folder(&folder.join(name));
             let name = folder.file_name().or(self.base.file_name()).unwrap_or_default().to_string_lossy();
-            if has("blobs") && has("manifests") {
+            if self.is_of_ollama(folder)? {
                 found.push((folder.clone(), Form::Ollama));
             } else if REPOSITORIES.iter().any(|prefix| name.starts_with(prefix))
                 && (has("blobs") || has("snapshots"))
@@ -131,8 +132,52 @@ impl Store {
         Ok(found)
     }
 
+    /// Tells whether a folder is a store of Ollama: by `manifests/` beside `blobs/`, and where that is gone by a manifest.
+    fn is_of_ollama(&self, folder: &Path) -> Outcome<bool> {
+        let manifests = folder.join("manifests");
+        match self.entry(&manifests).map(|entry| &entry.kind) {
+            Some(Kind::Folder) if self.entry(&folder.join("blobs")).is_some() => Ok(true),
+            Some(Kind::Folder) => {
+                for entry in self.below(&manifests) {
+                    interrupt::check()?;
+                    let name = entry.path.strip_prefix(&manifests).unwrap_or(&entry.path);
+                    if entry.kind != Kind::Folder && ollama::is_manifest_name(name) {
+                        return Ok(true);
+                    }
+                }
+                Ok(false)
+            }
+            Some(Kind::Link(_)) => Ok(matches!(self.follow(&manifests), Leads::To(real) if real.is_dir())),
+            _ => Ok(false),
+        }
+    }
+
+    /// Opens the folder that a link at `path` leads to; `None` where there is no such link.
+    ///
+    /// # Errors
+    /// It cannot be looked at, or the work is interrupted.
+    pub(super) fn linked(&self, path: &Path) -> Outcome<Option<Self>> {
+        if !self.entry(path).is_some_and(|entry| matches!(entry.kind, Kind::Link(_))) {
+            return Ok(None);
+        }
+        match self.follow(path) {
+            Leads::To(real) if real.is_dir() => {
+                let opened = Self::open(&real)?;
+                Ok(opened.map(|store| Self { allowed: self.allowed.clone(), ..store }))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Tells whether somebody says something of what is at a path, or where a link there leads.
+    pub(super) fn is_claimed(&self, path: &Path, claimed: &HashSet<PathBuf>) -> bool {
+        claimed.contains(&self.base.join(path))
+            || matches!(self.follow(path), Leads::To(real) if claimed.contains(&real))
+    }
+
     /// Names a path for people.
     pub fn shown(&self, path: &Path) -> String {
+        let path = if path.as_os_str().is_empty() { &self.base } else { path };
         harmless(&path.to_string_lossy()).replace('\n', "\\n")
     }
 
@@ -171,21 +216,28 @@ impl Store {
         }
     }
 
+    /// Tells whether everything below a folder could be looked at.
+    pub(super) fn is_whole(&self, folder: &Path) -> bool {
+        let unreadable = self.entries.unreadable();
+        let next = unreadable.partition_point(|path| path.as_path() < folder);
+        let is_known = unreadable.get(next).is_none_or(|path| !path.starts_with(folder));
+        is_known && self.entries.len() == self.entries().len() as u64
+    }
+
     /// Says what could not be looked at.
     pub(super) fn unseen(&self) -> Vec<Verdict> {
-        let mut verdicts: Vec<Verdict> = self
-            .entries
-            .unreadable()
-            .iter()
-            .map(|path| {
-                let why = "the folder cannot be looked into".to_owned();
-                self.verdict(path, "the store", Finding::Unreadable(why))
-            })
-            .collect();
+        let unreadable = self.entries.unreadable();
+        let about = |path: &Path, finding| self.verdict(path, "the store", finding);
+        let one = |path: &PathBuf| about(path, Finding::Unreadable("it cannot be looked at".to_owned()));
+        let mut verdicts: Vec<Verdict> = unreadable.iter().take(COMPLAINTS).map(one).collect();
+        if unreadable.len() > COMPLAINTS {
+            let why = format!("{} more entries cannot be looked at", unreadable.len() - COMPLAINTS);
+            verdicts.push(about(Path::new(""), Finding::Unreadable(why)));
+        }
         let more = self.entries.len() - self.entries().len() as u64;
         if more > 0 {
             let why = format!("{more} more entries were not looked at");
-            verdicts.push(self.verdict(Path::new(""), "the store", Finding::Unsupported(why)));
+            verdicts.push(about(Path::new(""), Finding::Unsupported(why)));
         }
         verdicts
     }
@@ -266,6 +318,12 @@ mod tests {
         let forms = Store::open(place.path()).unwrap().unwrap().forms().unwrap();
         let expected = [("hub/models--a--b", Form::HuggingFace), ("x/ollama", Form::Ollama)];
         assert_eq!(forms, expected.map(|(path, form)| (PathBuf::from(path), form)));
+        fs::create_dir_all(place.path().join("z/manifests/registry.ollama.ai/library/mistral")).unwrap();
+        assert_eq!(Store::open(place.path()).unwrap().unwrap().forms().unwrap(), forms);
+        let manifest = place.path().join("z/manifests/registry.ollama.ai/library/mistral/latest");
+        fs::write(manifest, "{}").unwrap();
+        let more = Store::open(place.path()).unwrap().unwrap().forms().unwrap();
+        assert_eq!(more[2..], [(PathBuf::from("z"), Form::Ollama)], "its blobs are gone, and it is one");
         let itself = Store::open(&place.path().join("x/ollama")).unwrap().unwrap().forms().unwrap();
         assert_eq!(itself, [(PathBuf::new(), Form::Ollama)]);
         assert!(Store::open(&place.path().join("none")).unwrap().is_none());

@@ -19,7 +19,8 @@ use super::manifest::{self, Manifest};
 use super::places::{self, Named, Place};
 use super::progress::Progress;
 use super::store::{Form, Store};
-use super::{AT_MOST, Claim, Finding, Header, Said, Severity, Verdict, huggingface, ollama, plain, whole};
+use super::{AT_MOST, Claim, Finding, Header, Said, Severity, Verdict};
+use super::{huggingface, ollama, plain, told_short, whole};
 
 /// The manifest as text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,6 +70,8 @@ fn is_nothing(error: &io::Error) -> bool {
 #[derive(Debug)]
 pub struct Gathered {
     said: Said,
+    /// Whether every manifest of Ollama was read.
+    is_ollama_read: bool,
     /// Where models were looked for and found, and who named these places.
     pub sources: Vec<String>,
 }
@@ -76,33 +79,68 @@ pub struct Gathered {
 /// Gathers what the manifest, files of checksums and stores say. `stores` are the places that the host names.
 ///
 /// # Errors
-/// The interruption.
-pub fn gather(layout: &Layout, text: &Text, env_file: &EnvFile, stores: &[PathBuf]) -> Outcome<Gathered> {
-    let mut gathered = Gathered { said: Said::default(), sources: Vec::new() };
+/// The interruption, or a folder that a store of Ollama links to cannot be looked at.
+pub fn gather(layout: &Layout, text: &Text, stores: &[PathBuf]) -> Outcome<Gathered> {
+    let mut gathered = Gathered { said: Said::default(), is_ollama_read: true, sources: Vec::new() };
     let manifest = gathered.manifest(layout, text);
     let base = manifest.as_ref().and_then(|manifest| manifest.base.clone());
     let base = base.map_or_else(|| layout.models(), |base| places::below(layout, &base));
-    let mut all = vec![Place { path: base, named: Named::Base }];
-    all.extend(places::others(layout, env_file, stores));
+    let mut all = vec![Place { path: base.clone(), named: Named::Base }];
+    let env_file = gathered.env_file(layout);
+    all.extend(places::others(layout, &env_file, stores));
     let mut stores = gathered.open(layout, &all)?;
     let bases: Vec<PathBuf> = stores.iter().map(|(_, store)| store.base.clone()).collect();
     for (_, store) in &mut stores {
         store.allow(&bases);
     }
-    if !stores.iter().any(|(named, _)| *named == Named::Base) && !gathered.is_refused(&all[0].path) {
-        stores.insert(0, (Named::Base, Store::missing(&all[0].path)));
+    // Of a base that is not there, or that cannot be looked at, every file is told to be so.
+    let has_base = stores.iter().any(|(named, _)| *named == Named::Base);
+    if !has_base && places::refusal(layout, &base).is_none() {
+        stores.insert(0, (Named::Base, Store::missing(&base)));
     }
+    let mut parts = Vec::new();
     for (named, store) in &stores {
-        interrupt::check()?;
+        let covered = bases.iter().filter_map(|other| other.strip_prefix(&store.base).ok());
+        let covered = covered.filter(|inner| !inner.as_os_str().is_empty());
+        let part = Part::of(store, covered.map(Path::to_path_buf).collect())?;
         let manifest = manifest.as_ref().filter(|_| *named == Named::Base);
-        gathered.look_into(layout, store, manifest)?;
+        gathered.listen(&part, manifest)?;
+        parts.push(part);
     }
     if gathered.said.is_full() {
         let why = format!("more than {AT_MOST} things are said of models; the others were not looked at");
-        let about = Store::missing(&all[0].path).verdict(Path::new(""), "models", Finding::Inconsistent(why));
+        let about = Store::missing(&base).verdict(Path::new(""), "models", Finding::Inconsistent(why));
         gathered.said.verdicts.push(about);
     }
+    // Only now is known of every file whether nobody says anything about it: stores refer to each other.
+    let claimed = gathered.said.paths();
+    for part in &parts {
+        gathered.look_among_blobs(part, &claimed)?;
+    }
+    let claimed = gathered.said.paths();
+    for part in &parts {
+        plain::others(part.store, &part.except, &claimed, &mut gathered.said)?;
+        gathered.said.verdicts.extend(part.store.unseen());
+    }
     Ok(gathered)
+}
+
+/// A store, and what in it is looked at as what.
+struct Part<'a> {
+    store: &'a Store,
+    forms: Vec<(PathBuf, Form)>,
+    /// What is not looked at file by file: the folders of a form, and those that are stores of their own.
+    except: HashSet<PathBuf>,
+}
+
+impl<'a> Part<'a> {
+    fn of(store: &'a Store, covered: HashSet<PathBuf>) -> Outcome<Self> {
+        let mut forms = store.forms()?;
+        forms.retain(|(folder, _)| !folder.ancestors().any(|outer| covered.contains(outer)));
+        let mut except = covered;
+        except.extend(forms.iter().map(|(folder, _)| folder.clone()));
+        Ok(Self { store, forms, except })
+    }
 }
 
 impl Gathered {
@@ -114,6 +152,7 @@ impl Gathered {
                 Ok(manifest) => {
                     let models = count(manifest.models.len(), "model");
                     self.sources.push(format!("{} ({models})", manifest::PLACE));
+                    self.said.verdicts.extend(manifest.verdicts(&about_manifest(layout)));
                     return Some(manifest);
                 }
                 Err(why) => Finding::Inconsistent(why),
@@ -149,6 +188,10 @@ impl Gathered {
                 Ok(None) if place.named == Named::Host => {
                     self.said.verdicts.push(about(Finding::MissingRequired));
                 }
+                // It may be on a disk that is not there.
+                Ok(None) if matches!(place.named, Named::Variable(_)) => {
+                    self.said.verdicts.push(about(Finding::MissingOptional));
+                }
                 Ok(None) => {}
                 Err(failure) if failure.interrupted_by().is_some() => return Err(failure),
                 Err(failure) => {
@@ -164,27 +207,45 @@ impl Gathered {
         Ok(stores)
     }
 
-    fn is_refused(&self, path: &Path) -> bool {
-        self.said.verdicts.iter().any(|verdict| verdict.path == path)
+    /// Reads the service's environment file, which names places. It may hold secrets, so not everybody may read it.
+    fn env_file(&mut self, layout: &Layout) -> EnvFile {
+        let path = layout.env_file();
+        EnvFile::read(&path).unwrap_or_else(|failure| {
+            let why = failure.chain().join(": ");
+            let why = format!("places that it names are not looked at: {}", told_short(&why));
+            let about = Store::missing(&path).verdict(Path::new(""), "places", Finding::Unsupported(why));
+            self.said.verdicts.push(Verdict { path, ..about });
+            EnvFile::default()
+        })
     }
 
-    fn look_into(&mut self, layout: &Layout, store: &Store, manifest: Option<&Manifest>) -> Outcome<()> {
+    /// Takes up what is said about the files of a store.
+    fn listen(&mut self, part: &Part<'_>, manifest: Option<&Manifest>) -> Outcome<()> {
+        let said = &mut self.said;
         if let Some(manifest) = manifest {
-            manifest.claims(store, &about_manifest(layout), &mut self.said)?;
+            manifest.claims(part.store, said)?;
         }
-        let mut folders: HashSet<PathBuf> = HashSet::new();
-        for (folder, form) in store.forms()? {
+        for (folder, form) in &part.forms {
             match form {
-                Form::Ollama => ollama::claims(store, &folder, &mut self.said)?,
-                Form::HuggingFace => huggingface::claims(store, &folder, &mut self.said)?,
+                Form::Ollama => self.is_ollama_read &= ollama::claims(part.store, folder, said)?,
+                Form::HuggingFace => huggingface::claims(part.store, folder, said)?,
             }
-            folders.insert(folder);
         }
-        plain::claims(store, &folders, &mut self.said)?;
-        plain::others(store, &folders, &mut self.said)?;
-        self.said.verdicts.extend(store.unseen());
-        if !store.entries().is_empty() {
-            self.sources.push(store.base.to_string_lossy().into_owned());
+        plain::claims(part.store, &part.except, said)?;
+        if !part.store.entries().is_empty() {
+            self.sources.push(part.store.base.to_string_lossy().into_owned());
+        }
+        Ok(())
+    }
+
+    /// Tells which blobs nobody refers to; `claimed` is what somebody says something about.
+    fn look_among_blobs(&mut self, part: &Part<'_>, claimed: &HashSet<PathBuf>) -> Outcome<()> {
+        let said = &mut self.said;
+        for (folder, form) in &part.forms {
+            match form {
+                Form::Ollama => ollama::others(part.store, folder, claimed, self.is_ollama_read, said)?,
+                Form::HuggingFace => huggingface::others(part.store, folder, claimed, said)?,
+            }
         }
         Ok(())
     }

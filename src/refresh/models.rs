@@ -18,7 +18,6 @@ use crate::models::progress::{Progress, Reached};
 use crate::models::verify::{self, Summary, Text};
 use crate::report::progress::Pace;
 use crate::report::screen::count;
-use crate::service::envfile::EnvFile;
 use crate::settings::layout::Layout;
 use crate::settings::names::CommitId;
 use crate::settings::{ModelCheck, Settings};
@@ -80,8 +79,7 @@ fn look(
 ) -> Outcome<Summary> {
     // What the coming commit expects counts, not what the deployed one did.
     let text = on.mirror.read(commit, Path::new(manifest::PLACE))?.map_or(Text::Missing, Text::Bytes);
-    let env_file = EnvFile::read(&on.layout.env_file())?;
-    let gathered = verify::gather(&on.layout, &text, &env_file, &settings.models.stores)?;
+    let gathered = verify::gather(&on.layout, &text, &settings.models.stores)?;
     let telling = Telling { events, last: Cell::new(None), pace: RefCell::default() };
     match verify::verify(gathered, how, &known(&on.layout), engine::all_threads(), &telling) {
         Ok(verified) => {

@@ -20,7 +20,6 @@ use crate::refresh::account::millis;
 use crate::refresh::models::{keep, known};
 use crate::report::progress::Bar;
 use crate::report::screen::{Tone, count, duration, harmless, paint, say};
-use crate::service::envfile::EnvFile;
 use crate::settings::layers::Overrides;
 use crate::settings::layout::Layout;
 
@@ -101,8 +100,7 @@ fn look(layout: &Layout, args: &VerifyArgs, stores: &[PathBuf]) -> Outcome<(Veri
         })?;
         stores.push(real);
     }
-    let env_file = EnvFile::read(&layout.env_file())?;
-    let gathered = verify::gather(layout, &Text::of_app(layout), &env_file, &stores)?;
+    let gathered = verify::gather(layout, &Text::of_app(layout), &stores)?;
     let how = if args.presence { How::Presence } else { How::Full };
     let cache = if args.no_cache { Cache::default() } else { known(layout) };
     let bar = Bar::new("models");
