@@ -97,14 +97,10 @@ pub fn claims(store: &Store, folder: &Path, said: &mut Said) -> Outcome<bool> {
             return Ok(false);
         }
         let name = part.name(entry);
-        if entry.kind == Kind::Folder || is_hidden(name) {
+        if entry.kind == Kind::Folder || !is_manifest_name(name) {
             continue;
         }
         let from = format!("ollama: {}", model_name(name));
-        if !is_manifest_name(name) {
-            said.verdicts.push(part.store().verdict(&entry.path, "ollama", Finding::Unexpected));
-            continue;
-        }
         match read(part.store(), entry) {
             Ok(blobs) => {
                 for blob in blobs {
@@ -121,7 +117,7 @@ pub fn claims(store: &Store, folder: &Path, said: &mut Said) -> Outcome<bool> {
     Ok(is_every_manifest_read)
 }
 
-/// Says what else lies among the blobs of the Ollama store at `folder`; `claimed` is what somebody says something about.
+/// Says what else lies in the Ollama store at `folder`; `claimed` is what somebody says something about.
 ///
 /// # Errors
 /// As [`claims`].
@@ -132,6 +128,15 @@ pub(super) fn others(
     is_every_manifest_read: bool,
     said: &mut Said,
 ) -> Outcome<()> {
+    let part = Part::open(store, folder.join("manifests"))?;
+    for entry in part.entries() {
+        interrupt::check()?;
+        let name = part.name(entry);
+        let is_passed_over = entry.kind == Kind::Folder || is_hidden(name) || is_manifest_name(name);
+        if !is_passed_over && !part.store().is_claimed(&entry.path, claimed) {
+            said.verdicts.push(part.store().verdict(&entry.path, "ollama", Finding::Unexpected));
+        }
+    }
     let part = Part::open(store, folder.join("blobs"))?;
     for entry in part.entries() {
         interrupt::check()?;

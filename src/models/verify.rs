@@ -115,7 +115,7 @@ pub fn gather(layout: &Layout, text: &Text, stores: &[PathBuf]) -> Outcome<Gathe
     // Only now is known of every file whether nobody says anything about it: stores refer to each other.
     let claimed = gathered.said.paths();
     for part in &parts {
-        gathered.look_among_blobs(part, &claimed)?;
+        gathered.look_into_forms(part, &claimed)?;
     }
     let claimed = gathered.said.paths();
     for part in &parts {
@@ -238,8 +238,8 @@ impl Gathered {
         Ok(())
     }
 
-    /// Tells which blobs nobody refers to; `claimed` is what somebody says something about.
-    fn look_among_blobs(&mut self, part: &Part<'_>, claimed: &HashSet<PathBuf>) -> Outcome<()> {
+    /// Tells what in a form nobody refers to; `claimed` is what somebody says something about.
+    fn look_into_forms(&mut self, part: &Part<'_>, claimed: &HashSet<PathBuf>) -> Outcome<()> {
         let said = &mut self.said;
         for (folder, form) in &part.forms {
             match form {
