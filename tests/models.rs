@@ -388,7 +388,7 @@ fn rw_6_2a_a_store_of_ollama_without_its_blobs_misses_all_of_them() {
     let told = machine.verify(&[], 0);
     assert_eq!(told["summary"]["verified"], 3, "{told:#}");
     assert_eq!(findings(&told, &sha256(b"orphan")), ["orphaned"]);
-    fs::write(&orphan.with_file_name(format!("sha256-{}", sha256(b"weights"))), b"WEIGHTS").unwrap();
+    fs::write(orphan.with_file_name(format!("sha256-{}", sha256(b"weights"))), b"WEIGHTS").unwrap();
     assert_eq!(findings(&machine.verify(&[], 5), &sha256(b"weights")), ["digest-mismatch"]);
 }
 
