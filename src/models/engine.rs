@@ -78,10 +78,7 @@ fn examine_unless(
     progress: &dyn Progress,
 ) -> Examined {
     let mut examination = Examination::of(claims, cache);
-    let ended = examination.look(halted).and_then(|()| {
-        let jobs = examination.decide(how);
-        examination.read(&jobs, threads, halted, progress)
-    });
+    let ended = examination.look(halted).and_then(|()| examination.settle(how, threads, halted, progress));
     examination.finish(how, ended)
 }
 
@@ -131,6 +128,19 @@ impl<'a> Examination<'a> {
         Ok(())
     }
 
+    /// Tells what can be told without reading, and reads the rest.
+    fn settle(
+        &mut self,
+        how: How,
+        threads: usize,
+        halted: &dyn Fn() -> Outcome<()>,
+        progress: &dyn Progress,
+    ) -> Outcome<()> {
+        let jobs = self.decide(how);
+        let apart = self.read(&jobs, threads, halted, progress)?;
+        self.read(&apart, threads, halted, progress).map(drop)
+    }
+
     /// Tells what can be told without reading, and returns what has to be read.
     fn decide(&mut self, how: How) -> Vec<ToRead> {
         let mut jobs: Vec<ToRead> = Vec::new();
@@ -172,15 +182,17 @@ impl<'a> Examination<'a> {
         jobs
     }
 
+    /// Reads files; returns what has to be read again, each name for itself.
     fn read(
         &mut self,
         jobs: &[ToRead],
         threads: usize,
         halted: &dyn Fn() -> Outcome<()>,
         progress: &dyn Progress,
-    ) -> Outcome<()> {
+    ) -> Outcome<Vec<ToRead>> {
+        let mut apart = Vec::new();
         if jobs.is_empty() {
-            return Ok(());
+            return Ok(apart);
         }
         let mut reached = Reached { of_files: jobs.len(), ..Reached::default() };
         reached.of_bytes = jobs.iter().map(|job| job.stamp.size).sum();
@@ -193,7 +205,7 @@ impl<'a> Examination<'a> {
             reached.elapsed = clock::monotonic().saturating_duration_since(begun);
             progress.take(&reached);
             if reached.files == jobs.len() {
-                return Ok(());
+                return Ok(apart);
             }
             let left =
                 || TICK.saturating_sub(clock::monotonic().saturating_duration_since(begun + reached.elapsed));
@@ -202,7 +214,7 @@ impl<'a> Examination<'a> {
                 match work.done.recv_timeout(left()) {
                     Ok(done) => {
                         reached.files += 1;
-                        self.judge(&jobs[done.number], &done);
+                        apart.extend(self.judge(&jobs[done.number], &done));
                     }
                     Err(RecvTimeoutError::Timeout) => break,
                     Err(RecvTimeoutError::Disconnected) => work.fail(),
@@ -211,8 +223,8 @@ impl<'a> Examination<'a> {
         }
     }
 
-    /// Makes the verdicts on a file that was read.
-    fn judge(&mut self, job: &ToRead, done: &Done) {
+    /// Makes the verdicts on a file that was read; returns its other names where they may be those of another file.
+    fn judge(&mut self, job: &ToRead, done: &Done) -> Vec<ToRead> {
         match &done.end {
             End::Whole { stamp, is_settled: true } => {
                 for digest in &done.digests {
@@ -221,9 +233,21 @@ impl<'a> Examination<'a> {
             }
             _ => self.cache.forget(job.stamp.identity),
         }
+        // What is as it was looked at is what all of its names led to then. Anything else was found under this one name: a
+        // download that is renamed into its place leaves the others where they were.
+        let is_as_it_was = matches!(&done.end, End::Whole { stamp, .. } if *stamp == job.stamp);
+        let mut apart: Vec<ToRead> = Vec::new();
         let mut bytes_read = done.bytes;
         for &number in &job.claims {
             let claim = &self.claims[number];
+            if !is_as_it_was && claim.path != job.path {
+                // The claims of one name follow each other.
+                match apart.last_mut().filter(|other| other.path == claim.path) {
+                    Some(other) => other.claims.push(number),
+                    None => apart.push(ToRead { path: claim.path.clone(), claims: vec![number], ..*job }),
+                }
+                continue;
+            }
             let verdict = match &done.end {
                 End::Whole { stamp, .. } => {
                     let finding = of_size(claim, stamp).unwrap_or_else(|| compared(claim, &done.digests));
@@ -236,6 +260,7 @@ impl<'a> Examination<'a> {
             // Once for all claims, so that a sum over the verdicts is what was read.
             self.verdicts[number] = Some(Verdict { bytes_read: std::mem::take(&mut bytes_read), ..verdict });
         }
+        apart
     }
 
     fn finish(self, how: How, ended: Outcome<()>) -> Examined {
@@ -420,6 +445,48 @@ mod tests {
         assert!(findings(&examined)[..5].iter().all(|finding| **finding == Finding::Verified));
         assert_eq!(findings(&examined)[5].word(), "size-mismatch");
         assert_eq!(examined.verdicts.iter().map(|verdict| verdict.bytes_read).sum::<u64>(), 10);
+    }
+
+    #[test]
+    fn rw_6_2b_names_of_one_file_that_come_apart_are_each_read_for_themselves() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let good = digest(Algorithm::Sha256, b"good");
+        let [first, second, third] = ["1", "2", "3"].map(|name| claim(at(name), Some(good.clone())));
+        let right = Claim { digest: Some(digest(Algorithm::Sha256, b"evil")), ..second.clone() };
+        let claims = [first, second, right, third];
+        type Change<'a> = &'a dyn Fn();
+        let changes: [(Change<'_>, [&str; 4]); 3] = [
+            (
+                &|| fs::rename(at("good"), at("1")).unwrap(),
+                ["verified", "digest-mismatch", "verified", "digest-mismatch"],
+            ),
+            (
+                &|| fs::remove_file(at("1")).unwrap(),
+                ["missing-required", "digest-mismatch", "verified", "digest-mismatch"],
+            ),
+            (
+                &|| fs::write(at("1"), "good").unwrap(),
+                ["verified", "verified", "digest-mismatch", "verified"],
+            ),
+        ];
+        for (change, words) in changes {
+            for name in ["1", "2", "3"] {
+                let _ = fs::remove_file(at(name));
+            }
+            fs::write(at("good"), "good").unwrap();
+            fs::write(at("1"), "evil").unwrap();
+            fs::hard_link(at("1"), at("2")).unwrap();
+            fs::hard_link(at("1"), at("3")).unwrap();
+            let cache = Cache::default();
+            let mut examination = Examination::of(&claims, &cache);
+            examination.look(&|| Ok(())).unwrap();
+            clock::between_changes().unwrap();
+            change();
+            examination.settle(How::Full, 2, &|| Ok(()), &()).unwrap();
+            let examined = examination.finish(How::Full, Ok(()));
+            assert_eq!(findings(&examined).iter().map(|finding| finding.word()).collect::<Vec<_>>(), words);
+        }
     }
 
     #[test]
