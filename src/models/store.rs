@@ -132,6 +132,10 @@ impl Store {
 
     /// Follows the links on the way to a path.
     pub(super) fn follow(&self, path: &Path) -> Leads {
+        // Nothing can be followed in a store that is not there.
+        if self.entries().is_empty() {
+            return Leads::Nowhere;
+        }
         let whole = self.base.join(path);
         let is_listed_whole = self.entries.len() == self.entries().len() as u64;
         let has_link = || path.ancestors().any(|part| self.links.contains(part));
@@ -234,6 +238,8 @@ mod tests {
         assert_eq!(leads("more/f"), Leads::To(place.join("more/f")));
         assert_eq!(leads("sub/none"), Leads::To(models.join("sub/none")));
         assert_eq!(leads("dangling"), Leads::Nowhere);
+        symlink("models", place.join("by link")).unwrap();
+        assert_eq!(Store::missing(&place.join("by link/none")).follow(Path::new("f")), Leads::Nowhere);
         assert!(matches!(leads("out"), Leads::Astray(why) if why.contains("out of the store")));
         assert!(matches!(leads("loop"), Leads::Astray(why) if why.contains("loop")));
     }

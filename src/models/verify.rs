@@ -272,7 +272,7 @@ fn settled(claim: &Claim, verdict: Verdict) -> Option<Verdict> {
 fn of_header(path: &Path, known: &Finding) -> Finding {
     let is_present = *known == Finding::Present;
     let found = match whole::open(path) {
-        Ok((file, length)) => (gguf::examine(file, length), length),
+        Ok((file, about)) => (gguf::examine(file, about.len()), about.len()),
         Err(error) => (Told::Unreadable(error.to_string()), 0),
     };
     match found {
