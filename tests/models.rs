@@ -343,6 +343,15 @@ fn rw_6_2b_what_was_read_is_remembered_until_it_changes_and_without_memory_it_wo
     assert_eq!(verify(&["--no-cache"], 0), ("verified".to_owned(), length, false));
     assert_eq!(verify(&["--presence"], 0), ("present".to_owned(), 0, false));
     assert_eq!(verify(&[], 0), ("verified".to_owned(), 0, false), "a look at presence made it forget");
+    // Where the store is not named, the link leads out of what is looked at.
+    for more in [&[][..], &["--no-cache"]] {
+        machine.verify(more, 5);
+        assert_eq!(
+            verify(&[], 0),
+            ("verified".to_owned(), 0, false),
+            "a look at another store made it forget"
+        );
+    }
     // Another file under the same name.
     fs::remove_file(&file).unwrap();
     fs::write(&file, [&weights[..weights.len() - 1], b"!"].concat()).unwrap();

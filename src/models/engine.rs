@@ -35,6 +35,8 @@ pub enum How {
     Presence,
     /// Their digests, too.
     Full,
+    /// Their digests, and what is known from before does not count: everything is read.
+    Afresh,
 }
 
 /// What an examination brought.
@@ -43,7 +45,7 @@ pub enum How {
 pub struct Examined {
     /// A verdict for each claim, in the order of the claims; where the work was given up, for those that were done.
     pub verdicts: Vec<Verdict>,
-    /// What is known now. Files that no claim names are no longer in it, unless the work was given up.
+    /// What is known now. What is known of files that no claim names stays, as long as there is room.
     pub cache: Cache,
     /// The interruption that made it give up.
     pub ended: Outcome<()>,
@@ -54,8 +56,8 @@ pub fn all_threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Looks at all files that are named, `threads` at the same time. `cache` is what is known from before (an empty one makes
-/// it read everything); a digest that is wrong is never told from it, but read again.
+/// Looks at all files that are named, `threads` at the same time. `cache` is what is known from before; a digest that is
+/// wrong is never told from it, but read again.
 ///
 /// Never fails because of a file: what is wrong with one is its verdict.
 pub fn examine(
@@ -79,12 +81,11 @@ fn examine_unless(
 ) -> Examined {
     let mut examination = Examination::of(claims, cache);
     let ended = examination.look(halted).and_then(|()| examination.settle(how, threads, halted, progress));
-    examination.finish(how, ended)
+    examination.finish(ended)
 }
 
 struct Examination<'a> {
     claims: &'a [Claim],
-    old: &'a Cache,
     /// Every path that is claimed, with the numbers of its claims.
     files: Vec<(&'a Path, Vec<usize>)>,
     looks: Vec<Look>,
@@ -93,7 +94,7 @@ struct Examination<'a> {
 }
 
 impl<'a> Examination<'a> {
-    fn of(claims: &'a [Claim], old: &'a Cache) -> Self {
+    fn of(claims: &'a [Claim], cache: &Cache) -> Self {
         let mut files: Vec<(&Path, Vec<usize>)> = Vec::new();
         let mut places: HashMap<&Path, usize> = HashMap::new();
         for (number, claim) in claims.iter().enumerate() {
@@ -104,7 +105,7 @@ impl<'a> Examination<'a> {
             files[place].1.push(number);
         }
         let verdicts = vec![None; claims.len()];
-        Self { claims, old, files, looks: Vec::new(), verdicts, cache: Cache::default() }
+        Self { claims, files, looks: Vec::new(), verdicts, cache: cache.clone() }
     }
 
     /// Looks at every file, in a thread of its own.
@@ -146,11 +147,6 @@ impl<'a> Examination<'a> {
         let mut jobs: Vec<ToRead> = Vec::new();
         let mut places: HashMap<(u64, u64), usize> = HashMap::new();
         for (file, look) in self.looks.iter().enumerate() {
-            if let Look::File(stamp) = look {
-                for digest in self.old.digests(stamp) {
-                    self.cache.keep(*stamp, digest.clone());
-                }
-            }
             for &number in &self.files[file].1 {
                 let claim = &self.claims[number];
                 let stamp = match look {
@@ -164,7 +160,7 @@ impl<'a> Examination<'a> {
                         continue;
                     }
                 };
-                if let Some(verdict) = unread(claim, how, stamp, self.old) {
+                if let Some(verdict) = unread(claim, how, stamp, &self.cache) {
                     self.verdicts[number] = Some(verdict);
                     continue;
                 }
@@ -263,13 +259,15 @@ impl<'a> Examination<'a> {
         apart
     }
 
-    fn finish(self, how: How, ended: Outcome<()>) -> Examined {
-        let mut cache = match (how, &ended) {
-            (How::Full, Ok(())) => Cache::default(),
-            _ => self.old.clone(),
-        };
-        cache.extend(self.cache);
-        Examined { verdicts: self.verdicts.into_iter().flatten().collect(), cache, ended }
+    fn finish(mut self, ended: Outcome<()>) -> Examined {
+        if ended.is_ok() {
+            let stamps = self.looks.iter().filter_map(|look| match look {
+                Look::File(stamp) => Some(stamp.identity),
+                _ => None,
+            });
+            self.cache.make_room(&stamps.collect());
+        }
+        Examined { verdicts: self.verdicts.into_iter().flatten().collect(), cache: self.cache, ended }
     }
 }
 
@@ -305,8 +303,8 @@ fn unread(claim: &Claim, how: How, stamp: &Stamp, cache: &Cache) -> Option<Verdi
         return Some(claim.verdict(finding));
     }
     match &claim.digest {
-        Some(digest) if how == How::Full => {
-            let is_known = cache.digest(stamp, digest.algorithm) == Some(digest);
+        Some(digest) if how != How::Presence => {
+            let is_known = how == How::Full && cache.digest(stamp, digest.algorithm) == Some(digest);
             is_known.then(|| Verdict { cached: true, ..claim.verdict(Finding::Verified) })
         }
         _ => Some(claim.verdict(Finding::Present)),
@@ -478,13 +476,12 @@ mod tests {
             fs::write(at("1"), "evil").unwrap();
             fs::hard_link(at("1"), at("2")).unwrap();
             fs::hard_link(at("1"), at("3")).unwrap();
-            let cache = Cache::default();
-            let mut examination = Examination::of(&claims, &cache);
+            let mut examination = Examination::of(&claims, &Cache::default());
             examination.look(&|| Ok(())).unwrap();
             clock::between_changes().unwrap();
             change();
             examination.settle(How::Full, 2, &|| Ok(()), &()).unwrap();
-            let examined = examination.finish(How::Full, Ok(()));
+            let examined = examination.finish(Ok(()));
             assert_eq!(findings(&examined).iter().map(|finding| finding.word()).collect::<Vec<_>>(), words);
         }
     }
@@ -544,29 +541,49 @@ mod tests {
     }
 
     #[test]
-    fn what_was_read_is_remembered_unless_it_changed_just_now_and_what_nobody_names_is_forgotten() {
+    fn what_was_read_is_remembered_unless_it_changed_just_now_and_what_nobody_names_is_not_forgotten() {
         let folder = tempfile::tempdir().unwrap();
         // A file that is older than this program.
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("LICENSE");
         let old = claim(&path, Some(digest(Algorithm::Blake3, &fs::read(&path).unwrap())));
         let fresh = file(folder.path(), "fresh", b"abc");
-        let gone = file(folder.path(), "gone", b"abc");
+        let elsewhere = file(folder.path(), "of another store", b"abc");
         let mut cache = Cache::default();
-        cache.keep(stamp(&gone), digest(Algorithm::Sha256, b"abc"));
+        cache.keep(stamp(&elsewhere), digest(Algorithm::Sha256, b"abc"));
         let also_known = digest(Algorithm::Sha512, b"whatever");
         cache.keep(stamp(&old), also_known.clone());
         let claims = [old, fresh];
         let examined = full(&claims, &cache);
         assert_eq!(findings(&examined), [&Finding::Verified, &Finding::Verified]);
-        assert_eq!(examined.cache.len(), 1);
+        assert_eq!(examined.cache.len(), 2);
         assert_eq!(
             examined.cache.digests(&stamp(&claims[0])),
             [also_known, claims[0].digest.clone().unwrap()]
         );
         assert!(full(&claims, &examined.cache).verdicts[0].cached);
+        assert!(full(&[elsewhere], &examined.cache).verdicts[0].cached);
         // Whether files are there says nothing about what is known of them.
         let looked = examine_unless(&|| Ok(()), &claims, How::Presence, &cache, 1, &());
         assert_eq!(looked.cache, cache);
+    }
+
+    #[test]
+    fn whoever_reads_everything_afresh_forgets_only_what_is_not_so_any_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("LICENSE");
+        let right = digest(Algorithm::Sha256, &fs::read(&path).unwrap());
+        let old = claim(&path, Some(right.clone()));
+        let pretended = Claim { digest: Some(digest(Algorithm::Sha256, b"other")), ..old.clone() };
+        let elsewhere = file(folder.path(), "of another store", b"abc");
+        let mut cache = Cache::default();
+        for claim in [&pretended, &elsewhere] {
+            cache.keep(stamp(claim), claim.digest.clone().unwrap());
+        }
+        let examined = examine_unless(&|| Ok(()), &[pretended, old.clone()], How::Afresh, &cache, 1, &());
+        let words: Vec<&str> = findings(&examined).iter().map(|finding| finding.word()).collect();
+        assert_eq!(words, ["digest-mismatch", "verified"]);
+        assert_eq!(examined.cache.digests(&stamp(&old)), [right]);
+        assert_eq!(examined.cache.len(), 2);
     }
 
     #[test]

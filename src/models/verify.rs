@@ -293,7 +293,7 @@ impl Summary {
         Self {
             how: match how {
                 How::Presence => "presence".to_owned(),
-                How::Full => "full".to_owned(),
+                How::Full | How::Afresh => "full".to_owned(),
             },
             looked_at: verdicts.len(),
             verified: are(&Finding::Verified),

@@ -12,7 +12,6 @@ use crate::cli::VerifyArgs;
 use crate::clock;
 use crate::error::{Failure, Outcome};
 use crate::exit::{Ended, Error, Refusal};
-use crate::models::cache::Cache;
 use crate::models::engine::{self, How};
 use crate::models::verify::{self, Summary, Text, Verified};
 use crate::models::{Finding, Severity, Verdict};
@@ -103,13 +102,16 @@ fn look(layout: &Layout, args: &VerifyArgs, stores: &[PathBuf]) -> Outcome<(Veri
     }
     let env_file = EnvFile::read(&layout.env_file())?;
     let gathered = verify::gather(layout, &Text::of_app(layout), &env_file, &stores)?;
-    let how = if args.presence { How::Presence } else { How::Full };
-    let cache = if args.no_cache { Cache::default() } else { known(layout) };
+    let how = match (args.presence, args.no_cache) {
+        (true, _) => How::Presence,
+        (_, true) => How::Afresh,
+        _ => How::Full,
+    };
+    let cache = known(layout);
     let bar = Bar::new("models");
     match verify::verify(gathered, how, &cache, engine::all_threads(), &bar) {
         Ok(verified) => {
-            let is_new = how == How::Full && verified.cache != cache;
-            let kept = if is_new { keep(layout, &verified.cache) } else { Ok(()) };
+            let kept = if verified.cache != cache { keep(layout, &verified.cache) } else { Ok(()) };
             let why = kept.err().map(|failure| failure.chain().join(": "));
             Ok((verified, why))
         }
