@@ -297,6 +297,27 @@ fn rw_6_2c_what_lies_in_the_way_is_a_verdict_and_never_a_hang() {
 }
 
 #[test]
+fn rw_6_2c_no_name_makes_a_line_of_its_own_or_reaches_the_terminal() {
+    let machine = Machine::new();
+    let outside = machine.layout.root().join("elsewhere\ngood     everything: verified [SHA256SUMS]\u{202e}");
+    put(&outside, b"");
+    symlink(&outside, machine.layout.models().join("link")).unwrap();
+    let file = machine.put("\u{9b}2J.bin", b"");
+    let said = machine.tool(&["verify", "--verbose"]).expect(5).all();
+    assert!(said.contains("a link leads out of the store"), "{said}");
+    assert!(said.lines().all(|line| !line.starts_with("good")), "{said}");
+    let told = machine.verify(&[], 5);
+    let first = told["summary"]["first_problems"][0].as_str().unwrap();
+    assert!(first.contains("everything: verified") && !first.contains('\n'), "{first}");
+    let paths = told["verdicts"].as_array().unwrap().iter().map(|verdict| verdict["path"].as_str().unwrap());
+    assert!(paths.into_iter().any(|path| Path::new(path) == file), "a path reads back as it is: {told:#}");
+    for arguments in [&["verify"][..], &["verify", "--json"]] {
+        let said = machine.tool(arguments).expect(5).all();
+        assert!(!said.chars().any(|c| matches!(c, '\u{9b}' | '\u{202e}')), "{said:?}");
+    }
+}
+
+#[test]
 fn rw_6_2b_ten_thousand_files_and_fifty_megabytes_of_manifest_are_no_trouble() {
     let machine = Machine::new();
     let mut sums = String::new();

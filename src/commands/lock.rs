@@ -13,6 +13,7 @@ use crate::installation::{self, Installation};
 use crate::process::Runner;
 use crate::python::Lock;
 use crate::python::lock::{Locked, Summary};
+use crate::report::json;
 use crate::report::screen::{complain, harmless, say};
 use crate::settings::layers::Overrides;
 use crate::settings::layout::Layout;
@@ -98,7 +99,7 @@ fn tell(args: &LockWish, found: &Found) -> Outcome<()> {
     if args.json {
         let (lock, packages) = (lock.summary(), &lock.packages);
         let told = Told { schema: 1, branch, commit, lock, changes, packages };
-        say(&serde_json::to_string_pretty(&told).unwrap_or_default());
+        say(&json::pretty(&told));
         return Ok(());
     }
     if args.upgrade {

@@ -26,7 +26,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
-use crate::report::screen::harmless;
+use crate::report::screen::harmless_line;
 
 /// One file that somebody says something about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -376,7 +376,7 @@ fn is_gguf_name(path: &Path) -> bool {
 /// Makes text from elsewhere safe to show, on one line, and not too long.
 fn told_short(text: &str) -> String {
     const LONG: usize = 200;
-    let safe = harmless(text).replace('\n', "\\n");
+    let safe = harmless_line(text);
     if safe.chars().count() <= LONG {
         return safe;
     }

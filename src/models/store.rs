@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Context as _, Failure, Outcome};
 use crate::manifest::{self, Entry, Kind, Scan};
-use crate::report::screen::harmless;
+use crate::report::screen::harmless_line;
 
 use super::{Claim, Finding, Need, Said, Verdict};
 
@@ -127,7 +127,7 @@ impl Store {
 
     /// Names a path for people.
     pub fn shown(&self, path: &Path) -> String {
-        harmless(&path.to_string_lossy()).replace('\n', "\\n")
+        harmless_line(&path.to_string_lossy())
     }
 
     /// Follows the links on the way to a path.
@@ -145,7 +145,7 @@ impl Store {
         match whole.canonicalize() {
             Ok(real) if self.allowed.iter().any(|base| real.starts_with(base)) => Leads::To(real),
             Ok(real) => {
-                let real = harmless(&real.to_string_lossy());
+                let real = harmless_line(&real.to_string_lossy());
                 Leads::Astray(format!("a link leads out of the store, to {real}"))
             }
             Err(error) if error.kind() == ErrorKind::NotFound && has_link() => Leads::Nowhere,

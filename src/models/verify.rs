@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Failure, Outcome};
 use crate::process::interrupt;
-use crate::report::screen::{count, size};
+use crate::report::screen::{count, harmless_line, size};
 use crate::service::envfile::EnvFile;
 use crate::settings::layout::Layout;
 
@@ -112,7 +112,7 @@ impl Gathered {
             interrupt::check()?;
             let about = |finding: Finding| Verdict {
                 path: place.path.clone(),
-                shown: place.path.to_string_lossy().into_owned(),
+                shown: harmless_line(&place.path.to_string_lossy()),
                 from: place.named.in_words(),
                 finding,
                 bytes_read: 0,
@@ -168,7 +168,7 @@ impl Gathered {
         said.extend(others);
         said.verdicts.extend(store.unseen());
         if !store.entries().is_empty() {
-            self.sources.push(store.base.to_string_lossy().into_owned());
+            self.sources.push(harmless_line(&store.base.to_string_lossy()));
         }
         self.said.extend(said);
     }
@@ -308,7 +308,7 @@ impl Summary {
                         Finding::DigestMismatch { .. } => "has another digest than is said".to_owned(),
                         other => other.to_string(),
                     };
-                    format!("{}: {told} ({})", verdict.shown, verdict.from)
+                    harmless_line(&format!("{}: {told} ({})", verdict.shown, verdict.from))
                 })
                 .collect(),
         }

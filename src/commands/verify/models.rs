@@ -17,8 +17,9 @@ use crate::models::verify::{self, Summary, Text, Verified};
 use crate::models::{Finding, Severity, Verdict};
 use crate::refresh::account::millis;
 use crate::refresh::models::{keep, known};
+use crate::report::json;
 use crate::report::progress::Bar;
-use crate::report::screen::{Tone, count, duration, harmless, paint, say};
+use crate::report::screen::{Tone, count, duration, harmless_line, paint, say};
 use crate::service::envfile::EnvFile;
 use crate::settings::layers::Overrides;
 use crate::settings::layout::Layout;
@@ -78,13 +79,13 @@ pub(super) fn verify(layout: &Layout, args: &VerifyArgs) -> Result<Ended, Error>
             not_remembered,
             verdicts: verified.verdicts.iter().map(told).collect(),
         };
-        say(&serde_json::to_string_pretty(&told).unwrap_or_default());
+        say(&json::pretty(&told));
     } else {
         for line in lines(&verified, args.verbose) {
             say(&line);
         }
         if let Some(why) = not_remembered {
-            say(&paint(Tone::Quiet, &format!("not remembered for the next time: {}", harmless(&why))));
+            say(&paint(Tone::Quiet, &format!("not remembered for the next time: {}", harmless_line(&why))));
         }
         say(&format!("{} in {}", verified.summary.in_words(), duration(duration_ms)));
     }
@@ -151,7 +152,7 @@ fn told(verdict: &Verdict) -> ToldVerdict<'_> {
 fn lines(verified: &Verified, is_verbose: bool) -> Vec<String> {
     let sources = &verified.sources;
     let mut lines: Vec<String> =
-        sources.iter().map(|source| format!("source   {}", harmless(source))).collect();
+        sources.iter().map(|source| format!("source   {}", harmless_line(source))).collect();
     for (severity, tone, word) in [
         (Severity::Good, Tone::Good, "good   "),
         (Severity::Note, Tone::Warning, "note   "),
@@ -166,8 +167,13 @@ fn lines(verified: &Verified, is_verbose: bool) -> Vec<String> {
             let seen = kinds.entry(verdict.finding.word()).or_default();
             *seen += 1;
             if *seen <= SHOWN || is_verbose {
-                let (told, from) = (harmless(&verdict.finding.to_string()), harmless(&verdict.from));
-                lines.push(format!("{}  {}: {told} [{from}]", paint(tone, word), harmless(&verdict.shown)));
+                let (told, from) =
+                    (harmless_line(&verdict.finding.to_string()), harmless_line(&verdict.from));
+                lines.push(format!(
+                    "{}  {}: {told} [{from}]",
+                    paint(tone, word),
+                    harmless_line(&verdict.shown)
+                ));
             }
         }
         for (kind, seen) in kinds.into_iter().filter(|(_, seen)| *seen > SHOWN && !is_verbose) {
