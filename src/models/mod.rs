@@ -9,6 +9,7 @@ pub mod cache;
 mod digest;
 pub mod engine;
 pub mod gguf;
+mod headers;
 pub mod huggingface;
 pub mod manifest;
 pub mod ollama;
@@ -43,7 +44,7 @@ pub struct Claim {
     pub digest: Option<Digest>,
     /// Who says so: `manifest: mistral-7b`, `SHA256SUMS`, `ollama: mistral:latest layer 2`.
     pub from: String,
-    /// What its beginning is compared with. Looked at by [`gguf`] after the bytes were: the engine does not care.
+    /// What its beginning is compared with, once the bytes were looked at: the engine does not care.
     pub header: Header,
 }
 

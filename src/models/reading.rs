@@ -97,7 +97,7 @@ pub(super) enum End {
 #[derive(Debug)]
 pub(super) struct Reader {
     /// What waits.
-    pub(super) queue: Arc<Queue>,
+    pub(super) queue: Arc<Queue<Job>>,
     /// Where to tell.
     pub(super) to: Sender<Told>,
     /// Where buffers come back from.

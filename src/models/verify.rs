@@ -13,7 +13,8 @@ use crate::settings::layout::Layout;
 
 use super::cache::Cache;
 use super::engine::{self, Examined, How};
-use super::gguf::{self, Told};
+use super::gguf::Told;
+use super::headers::{self, Headers};
 use super::manifest::{self, Manifest};
 use super::places::{self, Named, Place};
 use super::progress::Progress;
@@ -238,13 +239,16 @@ pub fn verify(
     if let Err(failure) = ended {
         return Err((failure, cache));
     }
+    let open = said.claims.iter().zip(&verdicts).filter(|(claim, verdict)| is_open(claim, verdict));
+    let files: HashSet<&Path> = open.map(|(claim, _)| claim.path.as_path()).collect();
+    let files = files.into_iter().map(Path::to_path_buf).collect();
+    let headers = match headers::examine(files, threads, &interrupt::check, progress) {
+        Ok(headers) => headers,
+        Err(failure) => return Err((failure, cache)),
+    };
     let mut all = said.verdicts;
-    for (claim, verdict) in said.claims.iter().zip(verdicts) {
-        if let Err(failure) = interrupt::check() {
-            return Err((failure, cache));
-        }
-        all.extend(settled(claim, verdict));
-    }
+    let verdicts = said.claims.iter().zip(verdicts);
+    all.extend(verdicts.filter_map(|(claim, verdict)| settled(claim, verdict, &headers)));
     // One file that is reached by two ways has one verdict.
     let mut seen = HashSet::new();
     all.retain(|verdict| seen.insert((verdict.path.clone(), verdict.from.clone(), verdict.finding.clone())));
@@ -253,12 +257,17 @@ pub fn verify(
     Ok(Verified { verdicts: all, sources: gathered.sources, summary, cache })
 }
 
+/// Tells whether the header is what settles it, because no digest has.
+fn is_open(claim: &Claim, verdict: &Verdict) -> bool {
+    claim.header == Header::Gguf
+        && matches!(verdict.finding, Finding::Present | Finding::DigestMismatch { .. })
+}
+
 /// Compares the header where the digest has not settled it.
-fn settled(claim: &Claim, verdict: Verdict) -> Option<Verdict> {
-    let is_open = matches!(verdict.finding, Finding::Present | Finding::DigestMismatch { .. });
-    let finding = match (claim.header, &verdict.finding) {
-        (Header::Gguf, finding) if is_open => of_header(&claim.path, finding),
-        (_, finding) => finding.clone(),
+fn settled(claim: &Claim, verdict: Verdict, headers: &Headers) -> Option<Verdict> {
+    let finding = match headers.get(&claim.path) {
+        Some((told, length)) if is_open(claim, &verdict) => of_header(told, *length, &verdict.finding),
+        _ => verdict.finding.clone(),
     };
     let finding = match finding {
         // Nobody says that it has to be there; it may have gone meanwhile.
@@ -269,18 +278,14 @@ fn settled(claim: &Claim, verdict: Verdict) -> Option<Verdict> {
     Some(Verdict { finding, ..verdict })
 }
 
-fn of_header(path: &Path, known: &Finding) -> Finding {
+fn of_header(told: &Told, found: u64, known: &Finding) -> Finding {
     let is_present = *known == Finding::Present;
-    let found = match whole::open(path) {
-        Ok((file, about)) => (gguf::examine(file, about.len()), about.len()),
-        Err(error) => (Told::Unreadable(error.to_string()), 0),
-    };
-    match found {
-        (Told::TooShort { needs }, found) => Finding::Truncated { needs, found },
-        (Told::NotGguf, _) if is_present => Finding::Inconsistent("it is no GGUF file".to_owned()),
-        (Told::Broken(why), _) if is_present => Finding::Inconsistent(format!("its GGUF header: {why}")),
-        (Told::Unsupported(why), _) if is_present => Finding::Unsupported(why),
-        (Told::Unreadable(why), _) if is_present => Finding::Unreadable(why),
+    match told {
+        Told::TooShort { needs } => Finding::Truncated { needs: *needs, found },
+        Told::NotGguf if is_present => Finding::Inconsistent("it is no GGUF file".to_owned()),
+        Told::Broken(why) if is_present => Finding::Inconsistent(format!("its GGUF header: {why}")),
+        Told::Unsupported(why) if is_present => Finding::Unsupported(why.clone()),
+        Told::Unreadable(why) if is_present => Finding::Unreadable(why.clone()),
         _ => known.clone(),
     }
 }

@@ -112,7 +112,7 @@ fn look(layout: &Layout, args: &VerifyArgs, stores: &[PathBuf]) -> Outcome<(Veri
     let bar = Bar::new("models");
     match verify::verify(gathered, how, &cache, engine::all_threads(), &bar) {
         Ok(verified) => {
-            let kept = if verified.cache != cache { keep(layout, &verified.cache) } else { Ok(()) };
+            let kept = if verified.cache == cache { Ok(()) } else { keep(layout, &verified.cache) };
             let why = kept.err().map(|failure| failure.chain().join(": "));
             Ok((verified, why))
         }
