@@ -10,6 +10,8 @@
 mod host;
 #[path = "common/index.rs"]
 mod index;
+#[path = "common/schema.rs"]
+mod schema;
 
 use std::fs;
 use std::path::Path;
@@ -140,7 +142,7 @@ fn a_lock_is_printed_upgraded_and_told_as_json() {
     let host = host_with(&index.url(), "uv");
     host.push(&[("requirements.txt", "six\n")]);
     let told = host.tool(["lock", "--json"]).expect(0);
-    let told: serde_json::Value = serde_json::from_str(&told.out).unwrap();
+    let told = schema::told(&told.out, "lock.schema.json");
     assert_eq!(told["packages"][0]["version"], "1.17.0");
     assert_eq!(told["commit"].as_str(), Some(host::git(&host.work(), ["rev-parse", "HEAD"]).as_str()));
     assert!(told["cutoff"].is_string() && told["not_reproducible"].is_null(), "{told}");
