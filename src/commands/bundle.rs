@@ -40,7 +40,8 @@ fn show(file: &Path, json: bool) -> Result<Ended, Error> {
     let file = absolute(file);
     let (header, whole) = bundle::examine(&file).map_err(|failure| Refusal::of("bundle", failure))?;
     if json {
-        let told = serde_json::json!({ "sha256": whole.sha256, "size": whole.size, "header": header });
+        let told =
+            serde_json::json!({ "schema": 1, "sha256": whole.sha256, "size": whole.size, "header": header });
         say(&json::pretty(&told));
     } else {
         tell(&file, &header, &whole);

@@ -108,16 +108,14 @@ fn tell(args: &LockWish, found: &Found) -> Outcome<()> {
             complain(&format!("  {}", harmless(line)));
         }
     }
-    let Summary { source, not_reproducible, .. } = lock.summary();
-    complain(&format!("the lock of {} on {branch}: {}", commit.short(), harmless(&source)));
-    if let Some(why) = not_reproducible {
-        complain(&format!("not reproducible: {}", harmless(&why)));
-    }
+    let summary = lock.summary();
+    complain(&format!("the lock of {} on {branch}: {}", commit.short(), harmless(&summary.in_words())));
     match args.format {
         LockForm::Requirements => say(lock.requirements().trim_end()),
         LockForm::Pylock if lock.document.is_empty() && !lock.packages.is_empty() => {
             return Err(Failure::new(format!(
-                "the application's {source} is the lock, and has no other form"
+                "the application's {} is the lock, and has no other form",
+                summary.source
             ))
             .hint("ladylinux-refresh lock --format requirements"));
         }
