@@ -265,13 +265,15 @@ fn an_interruption_ends_the_reading_at_once_and_keeps_what_is_known() {
     File::options().write(true).open(&endless.path).unwrap().set_len(1 << 42).unwrap();
     let mut cache = Cache::default();
     cache.keep(stamp(&known), digest(Algorithm::Sha256, b"abc"));
-    let progress = Begun(RefCell::new(false));
-    let halted = || if *progress.0.borrow() { Err(Failure::interrupted(2)) } else { Ok(()) };
     let claims = [endless, missing];
-    let examined = examine_unless(&halted, &claims, How::Full, &cache, 2, &progress);
-    assert_eq!(examined.ended.unwrap_err().interrupted_by(), Some(2));
-    assert_eq!(examined.verdicts, [claims[1].verdict(Finding::MissingRequired)]);
-    assert_eq!(examined.cache, cache);
+    for how in [How::Full, How::Afresh] {
+        let progress = Begun(RefCell::new(false));
+        let halted = || if *progress.0.borrow() { Err(Failure::interrupted(2)) } else { Ok(()) };
+        let examined = examine_unless(&halted, &claims, how, &cache, 2, &progress);
+        assert_eq!(examined.ended.unwrap_err().interrupted_by(), Some(2));
+        assert_eq!(examined.verdicts, [claims[1].verdict(Finding::MissingRequired)]);
+        assert_eq!(examined.cache, cache);
+    }
 }
 
 #[test]
