@@ -12,7 +12,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use help::{WAYS, picture, strict, told, with};
 use host::{Host, Ran, SERVER, program, ran};
@@ -447,6 +447,27 @@ fn rw_6_2c_a_list_of_rubbish_is_told_in_a_few_words() {
 }
 
 #[test]
+fn rw_6_2c_no_name_makes_a_line_of_its_own_or_reaches_the_terminal() {
+    let machine = Machine::new();
+    let outside = machine.layout.root().join("elsewhere\ngood     everything: verified [SHA256SUMS]\u{202e}");
+    put(&outside, b"");
+    symlink(&outside, machine.layout.models().join("link")).unwrap();
+    let file = machine.put("\u{9b}2J.bin", b"");
+    let said = machine.tool(&["verify", "--verbose"]).expect(5).all();
+    assert!(said.contains("a link leads out of the store"), "{said}");
+    assert!(said.lines().all(|line| !line.starts_with("good")), "{said}");
+    let told = machine.verify(&[], 5);
+    let first = told["summary"]["first_problems"][0].as_str().unwrap();
+    assert!(first.contains("everything: verified") && !first.contains('\n'), "{first}");
+    let paths = told["verdicts"].as_array().unwrap().iter().map(|verdict| verdict["path"].as_str().unwrap());
+    assert!(paths.into_iter().any(|path| Path::new(path) == file), "a path reads back as it is: {told:#}");
+    for arguments in [&["verify"][..], &["verify", "--json"]] {
+        let said = machine.tool(arguments).expect(5).all();
+        assert!(!said.chars().any(|c| matches!(c, '\u{9b}' | '\u{202e}')), "{said:?}");
+    }
+}
+
+#[test]
 fn rw_6_2b_ten_thousand_files_and_fifty_megabytes_of_manifest_are_no_trouble() {
     let machine = Machine::new();
     let mut sums = String::new();
@@ -493,6 +514,15 @@ fn rw_6_2b_what_was_read_is_remembered_until_it_changes_and_without_memory_it_wo
     assert_eq!(verify(&["--no-cache"], 0), ("verified".to_owned(), length, false));
     assert_eq!(verify(&["--presence"], 0), ("present".to_owned(), 0, false));
     assert_eq!(verify(&[], 0), ("verified".to_owned(), 0, false), "a look at presence made it forget");
+    // Where the store is not named, the link leads out of what is looked at.
+    for more in [&[][..], &["--no-cache"]] {
+        machine.verify(more, 5);
+        assert_eq!(
+            verify(&[], 0),
+            ("verified".to_owned(), 0, false),
+            "a look at another store made it forget"
+        );
+    }
     // Another file under the same name.
     fs::remove_file(&file).unwrap();
     fs::write(&file, [&weights[..weights.len() - 1], b"!"].concat()).unwrap();
@@ -560,6 +590,28 @@ fn rw_6_2a_every_store_is_found_wherever_host_environment_and_unit_say() {
     }
 }
 
+/// How many bytes a program that runs has read.
+fn bytes_read(child: &Child) -> u64 {
+    let told = fs::read_to_string(format!("/proc/{}/io", child.id())).unwrap_or_default();
+    let line = told.lines().find_map(|line| line.strip_prefix("rchar: "));
+    line.map_or(0, |number| number.parse().unwrap())
+}
+
+/// Starts a verification, waits until it is where it shall be interrupted, and does so.
+fn interrupted(machine: &Machine, is_there: &dyn Fn(&Child) -> bool) -> Child {
+    let mut command = Command::new(program());
+    let root = machine.layout.root();
+    command.arg("--root").arg(root).arg("verify").env_clear().stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    while !is_there(&child) && child.try_wait().unwrap().is_none() {
+        std::thread::yield_now();
+    }
+    let id = rustix::process::Pid::from_child(&child);
+    // Until somebody waits for it, its number is its own, even after its end.
+    rustix::process::kill_process(id, rustix::process::Signal::INT).unwrap();
+    child
+}
+
 #[test]
 fn ctrl_c_ends_a_verification_at_once() {
     let machine = Machine::new();
@@ -567,23 +619,34 @@ fn ctrl_c_ends_a_verification_at_once() {
     // All of it is a hole, which still takes minutes to read.
     fs::File::options().write(true).open(&file).unwrap().set_len(1 << 40).unwrap();
     machine.put("SHA256SUMS", format!("{}  huge\n", "a".repeat(64)).as_bytes());
-    let mut command = Command::new(program());
-    let root = machine.layout.root();
-    command.arg("--root").arg(root).arg("verify").env_clear().stderr(Stdio::null());
-    let mut child = command.spawn().unwrap();
-    let files = PathBuf::from(format!("/proc/{}/fd", child.id()));
-    let is_reading = || {
-        let mut open =
-            fs::read_dir(&files).unwrap().filter_map(|entry| fs::read_link(entry.unwrap().path()).ok());
-        open.any(|path| path == file)
-    };
-    while !is_reading() {
-        assert!(child.try_wait().unwrap().is_none(), "it ended before it read");
+    let mut child = interrupted(&machine, &|child| bytes_read(child) > 64 << 20);
+    let until_then = bytes_read(&child);
+    let ended = loop {
+        if let Some(ended) = child.try_wait().unwrap() {
+            break ended;
+        }
+        // Many times what is read before the next look for an interruption, and little of the whole.
+        if bytes_read(&child) > until_then + (8 << 30) {
+            child.kill().unwrap();
+            panic!("it reads on");
+        }
         std::thread::yield_now();
-    }
-    let id = rustix::process::Pid::from_child(&child);
-    rustix::process::kill_process(id, rustix::process::Signal::INT).unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(130));
+    };
+    assert_eq!(ended.code(), Some(130));
+}
+
+#[test]
+fn ctrl_c_is_heard_while_it_is_gathered_what_is_said() {
+    let machine = Machine::new();
+    // So long that it is not through with it once part of it is read, and nothing in it has to be looked at after that.
+    let length = 48 << 20;
+    machine.put("SHA256SUMS", &b"\n".repeat(length));
+    // Whoever is held up between the look and the signal comes too late: then once more.
+    let codes = std::iter::repeat_with(|| {
+        interrupted(&machine, &|child| bytes_read(child) > length as u64 / 2).wait().unwrap().code()
+    });
+    let codes: Vec<Option<i32>> = codes.take(5).take_while(|code| *code != Some(130)).collect();
+    assert!(codes.len() < 5, "it was not heard: {codes:?}");
 }
 
 #[test]
@@ -591,10 +654,16 @@ fn rw_6_2a_models_are_looked_at_without_an_installation() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().canonicalize().unwrap();
     let machine = Machine { layout: Layout::below(&root), folder };
-    machine.put("SHA256SUMS", format!("{}  w\n", sha256(b"w")).as_bytes());
-    machine.put("w", b"w");
-    let told = machine.verify(&[], 0);
-    assert_eq!(told["summary"]["verified"], 1);
+    // One that would be remembered, because it has not changed for a while.
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/gguf");
+    let weights = fs::read(corpus.join("small.gguf")).unwrap();
+    machine.put("SHA256SUMS", format!("{}  w\n", sha256(&weights)).as_bytes());
+    symlink(corpus.join("small.gguf"), machine.layout.models().join("w")).unwrap();
+    let told = machine.verify(&["--store", corpus.to_str().unwrap()], 0);
+    assert_eq!(told["summary"]["verified"], 1, "{told:#}");
+    assert_eq!(told["summary"]["bytes_read"], weights.len());
+    let why = told["not_remembered"].as_str().unwrap();
+    assert!(why.contains("models-known"), "{why}");
     assert!(!machine.layout.state().exists() && machine.folder.path().exists());
 }
 

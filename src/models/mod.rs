@@ -9,6 +9,7 @@ pub mod cache;
 mod digest;
 pub mod engine;
 pub mod gguf;
+mod headers;
 pub mod huggingface;
 pub mod manifest;
 pub mod ollama;
@@ -28,7 +29,7 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::error::Outcome;
 use crate::process::interrupt;
-use crate::report::screen::harmless;
+use crate::report::screen::harmless_line;
 
 /// How many things one source may say, and all of them together: whoever may write a line must not fill the memory of root
 /// with verdicts about lines. As many as a scan keeps entries.
@@ -52,7 +53,7 @@ pub struct Claim {
     pub digest: Option<Digest>,
     /// Who says so: `manifest: mistral-7b`, `SHA256SUMS`, `ollama: mistral:latest layer 2`.
     pub from: String,
-    /// What its beginning is compared with. Looked at by [`gguf`] after the bytes were: the engine does not care.
+    /// What its beginning is compared with, once the bytes were looked at: the engine does not care.
     pub header: Header,
 }
 
@@ -401,7 +402,7 @@ fn is_gguf_name(path: &Path) -> bool {
 /// Makes text from elsewhere safe to show, on one line, and not too long.
 fn told_short(text: &str) -> String {
     const LONG: usize = 200;
-    let safe = harmless(text).replace('\n', "\\n");
+    let safe = harmless_line(text);
     if safe.chars().count() <= LONG {
         return safe;
     }

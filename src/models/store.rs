@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Context as _, Failure, Outcome};
 use crate::manifest::{self, Entry, Kind, Scan};
 use crate::process::interrupt;
-use crate::report::screen::harmless;
+use crate::report::screen::harmless_line;
 
 use super::{COMPLAINTS, Claim, Finding, Need, Said, Verdict, ollama};
 
@@ -161,10 +161,14 @@ impl Store {
             return Ok(None);
         }
         match self.follow(path) {
-            Leads::To(real) if real.is_dir() => {
-                let opened = Self::open(&real)?;
-                Ok(opened.map(|store| Self { allowed: self.allowed.clone(), ..store }))
-            }
+            Leads::To(real) if real.is_dir() => match Self::open(&real)? {
+                // Led elsewhere since, its names are none of our business.
+                Some(store) if store.base != real => {
+                    let why = format!("{} changed while it was looked at", self.base.join(path).display());
+                    Err(Failure::new(why))
+                }
+                opened => Ok(opened.map(|store| Self { allowed: self.allowed.clone(), ..store })),
+            },
             _ => Ok(None),
         }
     }
@@ -178,11 +182,15 @@ impl Store {
     /// Names a path for people.
     pub fn shown(&self, path: &Path) -> String {
         let path = if path.as_os_str().is_empty() { &self.base } else { path };
-        harmless(&path.to_string_lossy()).replace('\n', "\\n")
+        harmless_line(&path.to_string_lossy())
     }
 
     /// Follows the links on the way to a path.
     pub(super) fn follow(&self, path: &Path) -> Leads {
+        // Nothing can be followed in a store that is not there.
+        if self.entries().is_empty() {
+            return Leads::Nowhere;
+        }
         let whole = self.base.join(path);
         let is_listed_whole = self.entries.len() == self.entries().len() as u64;
         let has_link = || path.ancestors().any(|part| self.links.contains(part));
@@ -192,7 +200,7 @@ impl Store {
         match whole.canonicalize() {
             Ok(real) if self.allowed.iter().any(|base| real.starts_with(base)) => Leads::To(real),
             Ok(real) => {
-                let real = harmless(&real.to_string_lossy());
+                let real = harmless_line(&real.to_string_lossy());
                 Leads::Astray(format!("a link leads out of the store, to {real}"))
             }
             Err(error) if error.kind() == ErrorKind::NotFound && has_link() => Leads::Nowhere,
@@ -292,6 +300,8 @@ mod tests {
         assert_eq!(leads("more/f"), Leads::To(place.join("more/f")));
         assert_eq!(leads("sub/none"), Leads::To(models.join("sub/none")));
         assert_eq!(leads("dangling"), Leads::Nowhere);
+        symlink("models", place.join("by link")).unwrap();
+        assert_eq!(Store::missing(&place.join("by link/none")).follow(Path::new("f")), Leads::Nowhere);
         assert!(matches!(leads("out"), Leads::Astray(why) if why.contains("out of the store")));
         assert!(matches!(leads("loop"), Leads::Astray(why) if why.contains("loop")));
     }

@@ -8,13 +8,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Failure, Outcome};
 use crate::process::interrupt;
-use crate::report::screen::{count, size};
+use crate::report::screen::{count, harmless_line, size};
 use crate::service::envfile::EnvFile;
 use crate::settings::layout::Layout;
 
 use super::cache::Cache;
 use super::engine::{self, Examined, How};
-use super::gguf::{self, Told};
+use super::gguf::Told;
+use super::headers::{self, Headers};
 use super::manifest::{self, Manifest};
 use super::places::{self, Named, Place};
 use super::progress::Progress;
@@ -93,7 +94,7 @@ pub fn gather(layout: &Layout, text: &Text, stores: &[PathBuf]) -> Outcome<Gathe
     for (_, store) in &mut stores {
         store.allow(&bases);
     }
-    // Of a base that is not there, or that cannot be looked at, every file is told to be so.
+    // Of a base that is not there, or that cannot be opened, no file is.
     let has_base = stores.iter().any(|(named, _)| *named == Named::Base);
     if !has_base && places::refusal(layout, &base).is_none() {
         stores.insert(0, (Named::Base, Store::missing(&base)));
@@ -169,7 +170,7 @@ impl Gathered {
             interrupt::check()?;
             let about = |finding: Finding| Verdict {
                 path: place.path.clone(),
-                shown: place.path.to_string_lossy().into_owned(),
+                shown: harmless_line(&place.path.to_string_lossy()),
                 from: place.named.in_words(),
                 finding,
                 bytes_read: 0,
@@ -233,7 +234,7 @@ impl Gathered {
         }
         plain::claims(part.store, &part.except, said)?;
         if !part.store.entries().is_empty() {
-            self.sources.push(part.store.base.to_string_lossy().into_owned());
+            self.sources.push(harmless_line(&part.store.base.to_string_lossy()));
         }
         Ok(())
     }
@@ -315,13 +316,16 @@ pub fn verify(
     if let Err(failure) = ended {
         return Err((failure, cache));
     }
+    let open = said.claims.iter().zip(&verdicts).filter(|(claim, verdict)| is_open(claim, verdict));
+    let files: HashSet<&Path> = open.map(|(claim, _)| claim.path.as_path()).collect();
+    let files = files.into_iter().map(Path::to_path_buf).collect();
+    let headers = match headers::examine(files, threads, &interrupt::check, progress) {
+        Ok(headers) => headers,
+        Err(failure) => return Err((failure, cache)),
+    };
     let mut all = said.verdicts;
-    for (claim, verdict) in said.claims.iter().zip(verdicts) {
-        if let Err(failure) = interrupt::check() {
-            return Err((failure, cache));
-        }
-        all.extend(settled(claim, verdict));
-    }
+    let verdicts = said.claims.iter().zip(verdicts);
+    all.extend(verdicts.filter_map(|(claim, verdict)| settled(claim, verdict, &headers)));
     // One file that is reached by two ways has one verdict.
     let mut seen = HashSet::new();
     all.retain(|verdict| seen.insert((verdict.path.clone(), verdict.from.clone(), verdict.finding.clone())));
@@ -334,12 +338,17 @@ pub fn verify(
     Ok(Verified { verdicts: all, sources: gathered.sources, summary, cache })
 }
 
+/// Tells whether the header is what settles it, because no digest has.
+fn is_open(claim: &Claim, verdict: &Verdict) -> bool {
+    claim.header == Header::Gguf
+        && matches!(verdict.finding, Finding::Present | Finding::DigestMismatch { .. })
+}
+
 /// Compares the header where the digest has not settled it.
-fn settled(claim: &Claim, verdict: Verdict) -> Option<Verdict> {
-    let is_open = matches!(verdict.finding, Finding::Present | Finding::DigestMismatch { .. });
-    let finding = match (claim.header, &verdict.finding) {
-        (Header::Gguf, finding) if is_open => of_header(&claim.path, finding),
-        (_, finding) => finding.clone(),
+fn settled(claim: &Claim, verdict: Verdict, headers: &Headers) -> Option<Verdict> {
+    let finding = match headers.get(&claim.path) {
+        Some((told, length)) if is_open(claim, &verdict) => of_header(told, *length, &verdict.finding),
+        _ => verdict.finding.clone(),
     };
     let finding = match finding {
         // Nobody says that it has to be there; it may have gone meanwhile.
@@ -350,18 +359,14 @@ fn settled(claim: &Claim, verdict: Verdict) -> Option<Verdict> {
     Some(Verdict { finding, ..verdict })
 }
 
-fn of_header(path: &Path, known: &Finding) -> Finding {
+fn of_header(told: &Told, found: u64, known: &Finding) -> Finding {
     let is_present = *known == Finding::Present;
-    let found = match whole::open(path) {
-        Ok((file, length)) => (gguf::examine(file, length), length),
-        Err(error) => (Told::Unreadable(error.to_string()), 0),
-    };
-    match found {
-        (Told::TooShort { needs }, found) => Finding::Truncated { needs, found },
-        (Told::NotGguf, _) if is_present => Finding::Inconsistent("it is no GGUF file".to_owned()),
-        (Told::Broken(why), _) if is_present => Finding::Inconsistent(format!("its GGUF header: {why}")),
-        (Told::Unsupported(why), _) if is_present => Finding::Unsupported(why),
-        (Told::Unreadable(why), _) if is_present => Finding::Unreadable(why),
+    match told {
+        Told::TooShort { needs } => Finding::Truncated { needs: *needs, found },
+        Told::NotGguf if is_present => Finding::Inconsistent("it is no GGUF file".to_owned()),
+        Told::Broken(why) if is_present => Finding::Inconsistent(format!("its GGUF header: {why}")),
+        Told::Unsupported(why) if is_present => Finding::Unsupported(why.clone()),
+        Told::Unreadable(why) if is_present => Finding::Unreadable(why.clone()),
         _ => known.clone(),
     }
 }
@@ -374,7 +379,7 @@ impl Summary {
         Self {
             how: match how {
                 How::Presence => "presence".to_owned(),
-                How::Full => "full".to_owned(),
+                How::Full | How::Afresh => "full".to_owned(),
             },
             looked_at: verdicts.len(),
             verified: are(&Finding::Verified),
@@ -389,7 +394,7 @@ impl Summary {
                         Finding::DigestMismatch { .. } => "has another digest than is said".to_owned(),
                         other => other.to_string(),
                     };
-                    format!("{}: {told} ({})", verdict.shown, verdict.from)
+                    harmless_line(&format!("{}: {told} ({})", verdict.shown, verdict.from))
                 })
                 .collect(),
         }

@@ -131,7 +131,9 @@ struct Telling<'a> {
 impl Progress for Telling<'_> {
     fn take(&self, reached: &Reached) {
         let words = self.pace.borrow_mut().words(reached);
-        let is_due = self.last.get().is_none_or(|last| reached.elapsed >= last + TOLD_EVERY);
+        // The headers are looked at after the files, and their time begins anew.
+        let is_due = |last: Duration| reached.elapsed >= last + TOLD_EVERY || reached.elapsed < last;
+        let is_due = self.last.get().is_none_or(is_due);
         if is_due {
             self.last.set(Some(reached.elapsed));
             self.events.progress(&format!("models: {words}"), None, None);
