@@ -16,13 +16,32 @@ pub struct Failure {
     summary: String,
     source: Option<Box<dyn StdError + Send + Sync>>,
     hints: Vec<String>,
-    interrupted: Option<i32>,
+    kind: Kind,
 }
+
+/// What a failure is of its own, beside its sentence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Plain,
+    /// This signal ended the work.
+    Interrupted(i32),
+    /// The sentence is what a program wrote.
+    Written,
+}
+
+/// What stands in the place of output that is not for everybody.
+const IN_THE_LOG: &str = "what it wrote is in the log of the run";
 
 impl Failure {
     /// Makes a failure from one sentence (no capital, no full stop) that says what happened.
     pub fn new(summary: impl Into<String>) -> Self {
-        Self { summary: summary.into(), source: None, hints: Vec::new(), interrupted: None }
+        Self { summary: summary.into(), source: None, hints: Vec::new(), kind: Kind::Plain }
+    }
+
+    /// Makes the failure that consists of what a program wrote. It may be anything, a password too, so it does not go where
+    /// everybody can read.
+    pub fn written(lines: &[String], before: &str) -> Self {
+        Self { kind: Kind::Written, ..Self::new(format!("{before}{}", lines.join("\n"))) }
     }
 
     /// Makes the failure of work that was given up because signal number `signal` arrived.
@@ -32,7 +51,7 @@ impl Failure {
             15 => "SIGTERM",
             _ => "a signal",
         };
-        Self { interrupted: Some(signal), ..Self::new(format!("interrupted by {name}")) }
+        Self { kind: Kind::Interrupted(signal), ..Self::new(format!("interrupted by {name}")) }
     }
 
     /// Adds the cause. A cause is never thrown away.
@@ -69,13 +88,20 @@ impl Failure {
 
     /// Returns the sentences from the outermost to the root cause.
     pub fn chain(&self) -> Vec<String> {
-        let mut sentences = vec![self.summary.clone()];
-        let mut next = self.source();
-        while let Some(error) = next {
-            sentences.push(error.to_string());
-            next = error.source();
-        }
-        sentences
+        self.links().map(ToString::to_string).collect()
+    }
+
+    /// Returns the sentences that everybody may read: without what other programs wrote.
+    pub fn open_chain(&self) -> Vec<String> {
+        let is_confidential = |link: &(dyn StdError + 'static)| {
+            link.downcast_ref::<Self>().is_some_and(|failure| failure.kind == Kind::Written)
+        };
+        let told = |link| if is_confidential(link) { IN_THE_LOG.to_owned() } else { link.to_string() };
+        self.links().map(told).collect()
+    }
+
+    fn links(&self) -> impl Iterator<Item = &(dyn StdError + 'static)> {
+        std::iter::successors(Some(self as &(dyn StdError + 'static)), |&link| link.source())
     }
 
     /// Returns the hints, those of the root cause first: the closest to the trouble is the most useful.
@@ -87,7 +113,10 @@ impl Failure {
 
     /// Returns the signal that ended the work, where this failure or one of its causes is an interruption.
     pub fn interrupted_by(&self) -> Option<i32> {
-        self.interrupted.or_else(|| self.nested().and_then(Self::interrupted_by))
+        match self.kind {
+            Kind::Interrupted(signal) => Some(signal),
+            _ => self.nested().and_then(Self::interrupted_by),
+        }
     }
 
     fn nested(&self) -> Option<&Self> {
@@ -138,6 +167,15 @@ mod tests {
     fn a_root_goes_below_every_cause() {
         let failure = Failure::new("a").because(Failure::new("b")).rooted_in(Failure::new("c"));
         assert_eq!(failure.chain(), ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn what_a_program_wrote_is_told_in_the_chain_and_not_in_the_open_one() {
+        let written =
+            Failure::written(&["password=hunter2".into()], "").rooted_in(Failure::new("no such table"));
+        let failure = Failure::new("the hook failed").because(written);
+        assert_eq!(failure.chain(), ["the hook failed", "password=hunter2", "no such table"]);
+        assert_eq!(failure.open_chain(), ["the hook failed", IN_THE_LOG, "no such table"]);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::status_file::{self, DeployedPair};
 /// The name of the report in the folder of a run.
 pub const REPORT: &str = "report.json";
 
-/// Writes the report of a run.
+/// Writes the report of a run, which everybody may read ([`Report::open`]).
 ///
 /// # Errors
 /// It cannot be written.

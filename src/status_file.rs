@@ -138,7 +138,7 @@ pub fn set_deployed(layout: &Layout, deployed: &Deployed, run: &RunId) -> Outcom
     })
 }
 
-/// Writes down how a run ended; it is not under way any more.
+/// Writes down how a run ended, as everybody may read it ([`Report::open`]); it is not under way any more.
 ///
 /// # Errors
 /// The file cannot be written.

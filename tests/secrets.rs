@@ -1,4 +1,5 @@
 //! A token is read from its file by whoever needs it, and shows nowhere: no command line, no log, no event, no report.
+//! What hooks and the service write stays with those who follow the run and in its log.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests lay out what the program finds")]
 
 #[path = "common/git.rs"]
@@ -113,4 +114,45 @@ fn a_token_opens_the_remote_and_shows_nowhere() {
     assert_eq!(holding(host.layout.root(), &secrets), Vec::<PathBuf>::new());
     let found = holding(token.parent().unwrap(), &secrets);
     assert_eq!(found, [token], "the search finds what is there");
+}
+
+#[test]
+fn what_a_hook_or_the_service_writes_is_in_no_file_that_everybody_may_read() {
+    const SECRET: &str = "DATABASE_URL=postgres://u:hunter2@h/db";
+    let host = Host::running();
+    let hook = format!(
+        "[[hook]]\nname = \"m\"\nkind = \"check\"\ncommand = [\"sh\", \"-c\", \"echo {SECRET}; exit 1\"]\n"
+    );
+    let server = format!("print('{SECRET}', flush=True)\nraise SystemExit(1)\n");
+    for files in [("refresh.toml", hook.as_str()), ("server.py", &server)] {
+        host.push(&[("refresh.toml", ""), files]);
+        // Whoever follows is told all of it.
+        host.tool(["run"]).expect(1).says(SECRET);
+        assert!(host.fenced());
+        let told = host.report()["error"]["chain"].to_string();
+        assert!(told.contains("in the log of the run") && told.contains("exit"), "{told}");
+        let found = holding(host.layout.root(), &["hunter2"]);
+        assert!(found.iter().any(|path| path.ends_with("log")), "the search finds what is there: {found:?}");
+        for path in found {
+            let in_app = path.starts_with(host.layout.app()) || path.starts_with(host.layout.mirror());
+            let mode = path.metadata().unwrap().permissions().mode();
+            assert!(in_app || mode.is_multiple_of(8), "{} has mode {mode:o}", path.display());
+        }
+    }
+}
+
+#[test]
+fn a_request_that_fails_does_not_tell_what_a_hook_wrote() {
+    let host = Host::running();
+    host.configure("allowed_branches = [\"main\"]", "");
+    let hook =
+        "[[hook]]\nname = \"m\"\nkind = \"check\"\ncommand = [\"sh\", \"-c\", \"echo hunter2; exit 1\"]\n";
+    host.push(&[("refresh.toml", hook)]);
+    fs::create_dir_all(host.layout.requests()).unwrap();
+    fs::write(host.layout.requests().join("request"), "{\"branch\":\"main\"}").unwrap();
+    host.tool(["answer-requests"]).expect(0);
+    let status = fs::read_to_string(host.layout.status_file()).unwrap();
+    let told: serde_json::Value = serde_json::from_str(&status).unwrap();
+    assert!(told["last_request"]["why"].as_str().unwrap().contains("the check hook m failed"), "{status}");
+    assert!(!status.contains("hunter2"), "{status}");
 }

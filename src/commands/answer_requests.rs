@@ -5,8 +5,11 @@ use std::time::Duration;
 use crate::cli::{BundleArgs, Format, LockArgs, PlaceArgs, ReportArgs, RunArgs};
 use crate::clock;
 use crate::error::Failure;
+use crate::event::Phase;
 use crate::exit::{Ended, Error, Refusal};
+use crate::history;
 use crate::relay::spool::Spool;
+use crate::report::Report;
 use crate::report::screen::{complain, harmless, say};
 use crate::requests;
 use crate::settings::layout::Layout;
@@ -110,7 +113,13 @@ fn grant(layout: &Layout, branch: &BranchName) -> Result<(), Error> {
 
 /// Why a run did not succeed, in a sentence.
 fn why(layout: &Layout, request: &LastRequest, error: &Error) -> String {
-    let report = request.run.as_ref().and_then(|run| Spool::of(layout, run).report());
+    // What a hook wrote is in the spool too, and is not for everybody; a run that preflight refused had none.
+    let in_preflight =
+        |report: &Report| report.error.as_ref().is_some_and(|why| why.phase == Phase::Preflight);
+    let report = request.run.as_ref().and_then(|run| {
+        let kept = history::one(layout, run).ok().and_then(|past| past.report);
+        kept.or_else(|| Spool::of(layout, run).report().filter(in_preflight))
+    });
     match report.and_then(|report| report.error) {
         Some(error) => harmless(&error.chain.join(": ")),
         None if error.code() == 4 => "another run was under way all the time".to_owned(),

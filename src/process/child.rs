@@ -236,7 +236,7 @@ impl Finished {
         let cause = if said.is_empty() {
             Failure::new(how)
         } else {
-            Failure::new(how).because(Failure::new(said.join("\n")))
+            Failure::new(how).because(Failure::written(&said, ""))
         };
         Failure::new(summary).because(cause)
     }

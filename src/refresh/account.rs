@@ -127,7 +127,7 @@ impl Account {
             }
             Err(failure) => {
                 // The failure itself is what counts; a journal that cannot take it (a full disk) changes nothing.
-                let _ = self.record(Entry::Failed { phase, error: failure.chain() });
+                let _ = self.record(Entry::Failed { phase, error: failure.open_chain() });
                 self.failed(phase, start, &failure);
                 Err(failure)
             }

@@ -147,7 +147,7 @@ fn interrupted(
         warnings: Vec::new(),
         error: Some(report::Error {
             phase,
-            chain: failure.chain(),
+            chain: failure.open_chain(),
             hints: failure.hints(),
             next: on.as_typed("ladylinux-refresh run"),
         }),

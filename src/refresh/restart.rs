@@ -123,7 +123,7 @@ fn stop_again(on: &Installation, what: &str, failure: Failure) -> Failure {
     let cause = if said.iter().all(|line| line.trim().is_empty()) {
         failure
     } else {
-        failure.rooted_in(Failure::new(format!("its last lines:\n{}", said.join("\n"))))
+        failure.rooted_in(Failure::written(&said, "its last lines:\n"))
     };
     Failure::new(summary).because(cause)
 }

@@ -152,7 +152,7 @@ fn advice(on: &Installation, account: &Account) -> Outcome<Vec<String>> {
 /// Ends a run that succeeded.
 pub fn finish(on: &Installation, mut account: Account) -> Report {
     let report = make(on, &account, Ending::Refreshed, 0, None);
-    publish(on, &mut account, &report);
+    publish(on, &mut account, &report, None);
     report
 }
 
@@ -170,7 +170,7 @@ pub fn halted(on: &Installation, mut account: Account, phase: Phase, failure: &F
     let code = failure.interrupted_by().and_then(|signal| u8::try_from(128 + signal).ok()).unwrap_or(1);
     let error = told(on, phase, failure, next_after_halt(on, &account));
     let report = make(on, &account, Ending::Halted, code, Some(error));
-    publish(on, &mut account, &report);
+    publish(on, &mut account, &report, Some(failure));
     exit::Error::Run(Box::new(report))
 }
 
@@ -180,7 +180,7 @@ pub fn refused(on: &Installation, mut account: Account, failure: &Failure) -> ex
     let phase = account.phases.last().map_or(Phase::Staging, |part| part.phase);
     let error = told(on, phase, failure, "ladylinux-refresh run");
     let report = make(on, &account, Ending::Refused, code, Some(error));
-    publish(on, &mut account, &report);
+    publish(on, &mut account, &report, Some(failure));
     exit::Error::Run(Box::new(report))
 }
 
@@ -290,10 +290,11 @@ fn next_after_halt(on: &Installation, account: &Account) -> &'static str {
 }
 
 /// Writes report and status, closes the journal, tells the stream. Nothing here can make a result worse.
-fn publish(on: &Installation, account: &mut Account, report: &Report) {
+fn publish(on: &Installation, account: &mut Account, report: &Report, failure: Option<&Failure>) {
     let folder = on.layout.run(&account.run);
+    let open = report.open(failure);
     let written =
-        history::write_report(&folder, report).and_then(|()| status_file::set_last_run(&on.layout, report));
+        history::write_report(&folder, &open).and_then(|()| status_file::set_last_run(&on.layout, &open));
     if let Err(failure) = written {
         account.warn(format!("the report cannot be written: {}", failure.chain().join(": ")));
     }

@@ -15,6 +15,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::Failure;
 use crate::event::Phase;
 use crate::journal::record::Ending;
 use crate::models::verify as models;
@@ -188,6 +189,17 @@ pub struct Error {
 }
 
 impl Report {
+    /// Returns the report as everybody may read it; `failure` is what its error tells. What hooks and the service wrote may
+    /// hold secrets: it stays in the log of the run, and with those who followed it.
+    #[must_use]
+    pub fn open(&self, failure: Option<&Failure>) -> Self {
+        let mut open = self.clone();
+        if let Some(error) = &mut open.error {
+            error.chain = failure.map(Failure::open_chain).unwrap_or_default();
+        }
+        open
+    }
+
     /// Returns how long the run took, in milliseconds.
     pub fn duration_ms(&self) -> u64 {
         u64::try_from(self.finished_at.duration_since(self.started_at).as_millis()).unwrap_or(0)

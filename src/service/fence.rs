@@ -99,7 +99,8 @@ pub fn explain(layout: &Layout, run: &RunId, reason: &str, cause: &Failure) -> O
         Some(Fence::Known(before)) => before.since,
         _ => clock::now(),
     };
-    let record = FenceRecord { run: run.clone(), since, reason: reason.to_owned(), cause: cause.chain() };
+    let record =
+        FenceRecord { run: run.clone(), since, reason: reason.to_owned(), cause: cause.open_chain() };
     write(layout, &record)
 }
 
