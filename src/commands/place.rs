@@ -14,7 +14,7 @@ use crate::installation::{self, as_typed};
 use crate::process::ProcessId;
 use crate::relay::follow::{Followed, Follower, OnInterrupt};
 use crate::relay::spool::{self, Spool, Spooler};
-use crate::relay::start::{self, Errand};
+use crate::relay::start::{self, Errand, NotBegun};
 use crate::relay::unit_of;
 use crate::report::screen;
 use crate::service::ExitKind;
@@ -133,14 +133,14 @@ fn elsewhere(wanted: Wanted<'_>, run: &RunId) -> Result<Ended, Error> {
                 "this was started from inside the service, which a refresh stops; it goes on outside of it, in {unit}"
             ));
         }
-        Some(errand.in_unit().map_err(refused)?)
+        Some(errand.in_unit().map_err(|why| not_begun(layout, run, why))?)
     } else {
         errand.detached().map_err(refused)?;
         None
     };
     if place.detach {
         if let Some(bus) = &bus {
-            start::await_begin(layout, bus, run).map_err(refused)?;
+            start::await_begin(layout, bus, run).map_err(|why| not_begun(layout, run, why))?;
         }
         match report.format {
             Some(Format::Json) => screen::say(&serde_json::json!({ "run": run }).to_string()),
@@ -150,6 +150,25 @@ fn elsewhere(wanted: Wanted<'_>, run: &RunId) -> Result<Ended, Error> {
     }
     let reporter = reporter(report);
     follow(Follower { layout, run, reporter, on_interrupt: OnInterrupt::Cancel, bus })
+}
+
+/// Tells of a run that nobody has seen begin. Once systemd was asked for it, it may go on whatever becomes of this process.
+fn not_begun(layout: &Layout, run: &RunId, why: NotBegun) -> Error {
+    let failure = match why {
+        NotBegun::Refused(failure) => return Refusal::of("preflight", failure),
+        NotBegun::Unconfirmed(failure) => failure,
+    };
+    let next = as_typed(layout, &format!("ladylinux-refresh wait {run}"));
+    if let Some(signal) = failure.interrupted_by() {
+        return Error::Detached { run: run.clone(), signal, next };
+    }
+    Error::Refused(Box::new(Refusal {
+        during: "preflight".to_owned(),
+        failure: Failure::new(format!("run {run} was asked for; whether it began could not be confirmed"))
+            .because(failure),
+        service: service_in_words(layout),
+        next: Some(next),
+    }))
 }
 
 /// Follows a run and passes on how it ended.
@@ -180,4 +199,24 @@ pub(super) fn follow(follower: Follower<'_>) -> Result<Ended, Error> {
 /// The state of the service, as far as whoever asks may know it.
 pub(super) fn service_in_words(layout: &Layout) -> String {
     open(layout, "status").map_or_else(|_| "unknown".to_owned(), |on| on.service_in_words())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_that_systemd_was_asked_for_is_named_whatever_becomes_of_who_asked() {
+        let (layout, run) = (Layout::below("/nowhere"), RunId::parse("r-1").unwrap());
+        let wait = "ladylinux-refresh --root /nowhere wait r-1";
+        let told = |failure| not_begun(&layout, &run, NotBegun::Unconfirmed(failure));
+        let Error::Detached { run: named, signal: 15, next } = told(Failure::interrupted(15)) else {
+            panic!()
+        };
+        assert_eq!((&named, next.as_str()), (&run, wait));
+        let Error::Refused(refusal) = told(Failure::new("the connection is lost")) else { panic!() };
+        assert!(refusal.failure.summary().contains("run r-1 was asked for"), "{refusal:?}");
+        assert_eq!(refusal.next.as_deref(), Some(wait));
+        assert_ne!(refusal.service, "not touched");
+    }
 }

@@ -43,12 +43,27 @@ pub fn in_units(layout: &Layout) -> bool {
     layout.is_real() && systemd::is_booted()
 }
 
+/// Why nobody can say that a run has begun.
+#[derive(Debug)]
+pub enum NotBegun {
+    /// It has not, and will not.
+    Refused(Failure),
+    /// systemd was asked for it, and what became of that is not known: it may be under way.
+    Unconfirmed(Failure),
+}
+
+impl From<Failure> for NotBegun {
+    fn from(failure: Failure) -> Self {
+        Self::Refused(failure)
+    }
+}
+
 impl Errand<'_> {
     /// Starts the run in a transient unit; returns the connection that holds the unit.
     ///
     /// # Errors
-    /// systemd does not start it.
-    pub fn in_unit(self) -> Outcome<Bus> {
+    /// systemd does not start it, or its answer was lost.
+    pub fn in_unit(self) -> Result<Bus, NotBegun> {
         let bus = Bus::connect()?;
         let spool = Spool::of(self.layout, self.run);
         spool.make()?;
@@ -58,16 +73,25 @@ impl Errand<'_> {
         spool.set_variables(&variables)?;
         let mut arguments = self.arguments;
         arguments.extend([WORKER.to_owned(), self.run.to_string()]);
-        bus.start_transient(Transient {
-            name: &unit_of(self.run),
+        let unit = unit_of(self.run);
+        let asked = bus.start_transient(Transient {
+            name: &unit,
             description: &format!("LadyLinux refresh, run {}", self.run),
             command: Command { program: program.clone(), arguments },
             after: Command { program, arguments: vec![AFTER_RUN.to_owned(), self.run.to_string()] },
             variables: &spool.variables(),
             messages: &spool.messages(),
             stop_limit: STOP_LIMIT,
-        })?;
-        Ok(bus)
+        });
+        match asked {
+            Ok(()) => Ok(bus),
+            // An answer that is lost is no refusal.
+            Err(failure) => match Bus::connect().and_then(|bus| Ok((bus.transient_state(&unit)?, bus))) {
+                Ok((TransientState::Unknown, _)) => Err(NotBegun::Refused(failure)),
+                Ok((_, bus)) => Ok(bus),
+                Err(_) => Err(NotBegun::Unconfirmed(failure)),
+            },
+        }
     }
 
     /// Starts the run as a process that outlives this one.
@@ -87,32 +111,37 @@ impl Errand<'_> {
             program = program.env(name, value);
         }
         let process = detached::spawn(&program, &spool.messages())?;
-        // Whoever waits learns at once whom to watch.
-        spool.set_worker(process)
+        // Whoever waits learns at once whom to watch; else from the run itself, which goes on in any case.
+        let _ = spool.set_worker(process);
+        Ok(())
     }
 }
 
 /// Waits until the unit of a run has its process, or has failed to get one.
 ///
 /// # Errors
-/// The program could not be started.
-pub fn await_begin(layout: &Layout, bus: &Bus, run: &RunId) -> Outcome<()> {
+/// The program could not be started; or systemd cannot be asked, or the wait is interrupted.
+pub fn await_begin(layout: &Layout, bus: &Bus, run: &RunId) -> Result<(), NotBegun> {
     let spool = Spool::of(layout, run);
     loop {
         if spool.worker().is_some() || spool.end().is_some() {
             return Ok(());
         }
         let unit = unit_of(run);
-        match bus.transient_state(&unit)? {
-            TransientState::UnderWay => clock::pause(Duration::from_millis(10))?,
+        match bus.transient_state(&unit).map_err(NotBegun::Unconfirmed)? {
+            TransientState::UnderWay => {
+                clock::pause(Duration::from_millis(10)).map_err(NotBegun::Unconfirmed)?;
+            }
             _ if spool.worker().is_some() || spool.end().is_some() => return Ok(()),
             TransientState::Ended(how) => {
                 return Err(Failure::new(format!("{unit} ended before the run began: {how}"))
-                    .hint(format!("journalctl -u {unit}")));
+                    .hint(format!("journalctl -u {unit}"))
+                    .into());
             }
             TransientState::Unknown => {
                 return Err(Failure::new(format!("{unit} ended before the run began"))
-                    .hint(format!("journalctl -u {unit}")));
+                    .hint(format!("journalctl -u {unit}"))
+                    .into());
             }
         }
     }
