@@ -19,6 +19,11 @@ use crate::process::{Owner, Runner, worker};
 use crate::report::screen::harmless;
 use crate::settings::names::BranchName;
 
+/// The unit that waits for requests.
+pub const PATH_UNIT: &str = "ladylinux-refresh-request.path";
+/// The unit that answers them.
+pub const UNIT: &str = "ladylinux-refresh-request.service";
+
 /// The worker's operation that empties the folder.
 pub const OPERATION: &str = "take-requests";
 
@@ -169,14 +174,31 @@ pub fn judge(texts: &[String], allowed: &[BranchName]) -> (Vec<BranchName>, Vec<
     (granted, denied)
 }
 
-fn judge_one(text: &str, allowed: &[BranchName]) -> Result<BranchName, Denied> {
-    let request: Request = serde_json::from_str(text).map_err(|error| Denied {
+/// Turns every request down for the same reason.
+pub fn turn_down(texts: &[String], why: &str) -> Vec<Denied> {
+    let denied = |text: &String| match parse(text) {
+        Ok(request) => Denied { branch: Some(shown(&request)), why: why.to_owned() },
+        Err(no) => no,
+    };
+    texts.iter().map(denied).collect()
+}
+
+fn parse(text: &str) -> Result<Request, Denied> {
+    serde_json::from_str(text).map_err(|error| Denied {
         branch: None,
         why: format!("it is no request: {}", harmless(&error.to_string())),
-    })?;
+    })
+}
+
+fn shown(request: &Request) -> String {
+    harmless(&request.branch).chars().take(TOLD).collect()
+}
+
+fn judge_one(text: &str, allowed: &[BranchName]) -> Result<BranchName, Denied> {
+    let request = parse(text)?;
     // Compared as text: what is not allowed need not even be looked at as a branch.
     allowed.iter().find(|branch| branch.as_str() == request.branch).cloned().ok_or_else(|| {
-        let shown: String = harmless(&request.branch).chars().take(TOLD).collect();
+        let shown = shown(&request);
         let why = if allowed.is_empty() {
             "this host allows the application no branch (allowed_branches)".to_owned()
         } else {
@@ -214,6 +236,13 @@ mod tests {
         let (granted, denied) = judge(&texts, &[]);
         assert!(granted.is_empty());
         assert!(denied[0].why.contains("no branch"), "{denied:?}");
+    }
+
+    #[test]
+    fn what_is_turned_down_is_told_with_its_branch_where_it_has_one() {
+        let denied = turn_down(&[r#"{"branch":"main"}"#.to_owned(), "main".to_owned()], "not now");
+        assert_eq!((denied[0].branch.as_deref(), denied[0].why.as_str()), (Some("main"), "not now"));
+        assert_eq!(denied[1].branch, None);
     }
 
     #[test]

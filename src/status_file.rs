@@ -17,6 +17,7 @@ use crate::error::Outcome;
 use crate::event::{Event, Phase, Subscriber};
 use crate::process::ProcessId;
 use crate::report::Report;
+use crate::service::ExitKind;
 use crate::service::deployed::Deployed;
 use crate::settings::layout::Layout;
 use crate::settings::names::{BranchName, CommitId, GenerationName, RunId};
@@ -45,6 +46,15 @@ impl StatusFile {
     /// Returns the run that is under way, as far as its process is there.
     pub fn running_now(&self) -> Option<RunId> {
         self.current.as_ref().filter(|current| current.process.is_alive()).map(|current| current.run.clone())
+    }
+
+    /// Settles the request that run `run` was started for, where nobody has done so: whoever answered it may have been ended
+    /// while the run went on. `why` tells of one that failed.
+    fn settle_request(&mut self, run: &RunId, why: Option<String>) {
+        if let Some(request) = self.last_request.as_mut().filter(|request| request.is_open_for(run)) {
+            request.outcome = if why.is_none() { RequestOutcome::Done } else { RequestOutcome::Failed };
+            request.why = why;
+        }
     }
 }
 
@@ -79,6 +89,13 @@ pub struct LastRequest {
     pub why: Option<String>,
     /// The run that it led to.
     pub run: Option<RunId>,
+}
+
+impl LastRequest {
+    /// Tells whether run `run` was started for it and nobody has written down what came of that.
+    fn is_open_for(&self, run: &RunId) -> bool {
+        self.outcome == RequestOutcome::Started && self.run.as_ref() == Some(run)
+    }
 }
 
 /// What became of a request.
@@ -144,6 +161,7 @@ pub fn set_deployed(layout: &Layout, deployed: &Deployed, run: &RunId) -> Outcom
 /// The file cannot be written.
 pub fn set_last_run(layout: &Layout, report: &Report) -> Outcome<()> {
     change(layout, |status| {
+        status.settle_request(&report.run, report.why());
         status.last_run = Some(report.clone());
         status.current = None;
     })
@@ -157,7 +175,23 @@ pub fn clear_current(layout: &Layout) -> Outcome<()> {
     if read(layout).current.is_none() {
         return Ok(());
     }
-    change(layout, |status| status.current = None)
+    change(layout, |status| {
+        if let Some(current) = status.current.take() {
+            status.settle_request(&current.run, Some("its run was interrupted".to_owned()));
+        }
+    })
+}
+
+/// Settles the request that run `run` was started for by how its process ended; one that is settled stays as it is.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn settle_request(layout: &Layout, run: &RunId, end: ExitKind) -> Outcome<()> {
+    if !read(layout).last_request.is_some_and(|request| request.is_open_for(run)) {
+        return Ok(());
+    }
+    let why = (end != ExitKind::Code(0)).then(|| format!("its run did not succeed: {end}"));
+    change(layout, |status| status.settle_request(run, why))
 }
 
 /// Writes down what became of a request.

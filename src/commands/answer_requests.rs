@@ -1,22 +1,27 @@
 //! `answer-requests`: takes what the application asked for, and does what it may ask for. A path unit starts it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cli::{BundleArgs, Format, LockArgs, PlaceArgs, ReportArgs, RunArgs};
 use crate::clock;
-use crate::error::Failure;
-use crate::event::Phase;
+use crate::error::{Failure, Outcome};
+use crate::event::{Events, Phase};
 use crate::exit::{Ended, Error, Refusal};
 use crate::history;
+use crate::host::SERVICE_USER;
+use crate::installation;
+use crate::process::{Owner, Runner};
 use crate::relay::spool::Spool;
 use crate::report::Report;
 use crate::report::screen::{complain, harmless, say};
 use crate::requests;
+use crate::settings::layers::Overrides;
 use crate::settings::layout::Layout;
 use crate::settings::names::BranchName;
 use crate::status_file::{self, LastRequest, RequestOutcome};
 
-use super::{open, place, run};
+use super::{place, run, settings};
 
 /// How long a request waits for another run to end, in seconds.
 const LOCK_TIMEOUT: u64 = 900;
@@ -38,14 +43,23 @@ pub(super) fn answer_requests(layout: &Layout) -> Result<Ended, Error> {
 
 fn answer(layout: &Layout) -> Result<Ended, Error> {
     let folder = layout.requests();
-    let on = open(layout, "answer-requests")?;
-    let taken = requests::take(&on.runner, on.owner, &folder)
+    let runner = Runner::new(Arc::new(Events::silent()));
+    // Taken before anything else can go wrong: what stays there starts this again and again, and in the end nothing does.
+    let taken = installation::check_there(layout)
+        .and_then(|()| Owner::of(&folder))
+        .and_then(|owner| not_roots(layout, owner))
+        .and_then(|owner| requests::take(&runner, owner, &folder))
         .map_err(|failure| Refusal::of("answer-requests", failure))?;
     for unread in &taken.unread {
         complain(&format!("removed without being read: {}", harmless(unread)));
     }
-    let (granted, denied) = requests::judge(&taken.texts, &on.settings.allowed_branches);
-    drop(on);
+    let allowed = settings(layout, Overrides::default())
+        .and_then(|layers| layers.resolve().map_err(Error::Usage))
+        .map(|settings| settings.allowed_branches);
+    let (granted, denied) = match &allowed {
+        Ok(allowed) => requests::judge(&taken.texts, allowed),
+        Err(_) => (Vec::new(), requests::turn_down(&taken.texts, "the settings of this host cannot be used")),
+    };
     for no in denied {
         let branch = no.branch.as_deref().unwrap_or("no branch");
         complain(&format!("refused the request for {branch}: {}", no.why));
@@ -60,8 +74,15 @@ fn answer(layout: &Layout) -> Result<Ended, Error> {
             },
         );
     }
-    for branch in granted {
-        grant(layout, &branch)?;
+    allowed?;
+    let mut granted = granted.into_iter();
+    while let Some(branch) = granted.next() {
+        if let Err(error) = grant(layout, &branch) {
+            for branch in granted {
+                give_up(layout, &branch);
+            }
+            return Err(error);
+        }
     }
     if taken.stuck.is_empty() {
         return Ok(Ended::Done);
@@ -70,6 +91,26 @@ fn answer(layout: &Layout) -> Result<Ended, Error> {
         Failure::new(format!("{} cannot be emptied:\n{}", folder.display(), taken.stuck.join("\n")))
             .hint(format!("look what is in it, then remove it as root: ls -la {}", folder.display()));
     Err(Refusal::of("answer-requests", failure))
+}
+
+/// Refuses a folder of root's: what the application puts there would be handled with root's rights. Below a root everything
+/// belongs to whoever made the world.
+fn not_roots(layout: &Layout, owner: Owner) -> Outcome<Owner> {
+    if owner.uid != 0 || !layout.is_real() {
+        return Ok(owner);
+    }
+    let folder = layout.requests().display().to_string();
+    Err(Failure::new(format!("{folder} belongs to root, and not to the service's user"))
+        .hint(format!("chown {SERVICE_USER}: {folder}")))
+}
+
+/// Tells of a request whose turn does not come any more.
+fn give_up(layout: &Layout, branch: &BranchName) {
+    let why = "the host stopped answering before its turn came";
+    complain(&format!("dropped the request for {branch}: {why}"));
+    let (branch, why) = (Some(branch.to_string()), Some(why.to_owned()));
+    let outcome = RequestOutcome::Failed;
+    write_down(layout, &LastRequest { at: clock::now(), branch, outcome, why, run: None });
 }
 
 /// Does what was asked for, as somebody at a shell would, and writes down what became of it.
@@ -120,8 +161,8 @@ fn why(layout: &Layout, request: &LastRequest, error: &Error) -> String {
         let kept = history::one(layout, run).ok().and_then(|past| past.report);
         kept.or_else(|| Spool::of(layout, run).report().filter(in_preflight))
     });
-    match report.and_then(|report| report.error) {
-        Some(error) => harmless(&error.chain.join(": ")),
+    match report.and_then(|report| report.why()) {
+        Some(why) => why,
         None if error.code() == 4 => "another run was under way all the time".to_owned(),
         None => format!("the run ended with exit code {}", error.code()),
     }
@@ -131,5 +172,20 @@ fn why(layout: &Layout, request: &LastRequest, error: &Error) -> String {
 fn write_down(layout: &Layout, request: &LastRequest) {
     if let Err(failure) = status_file::set_last_request(layout, request) {
         complain(&format!("the status cannot be written: {}", failure.chain().join(": ")));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_of_requests_that_is_roots_is_refused_on_a_real_machine() {
+        let (roots, own) = (Owner { uid: 0, gid: 0 }, Owner { uid: 998, gid: 997 });
+        let real = Layout::below("/");
+        assert_eq!(not_roots(&real, own).unwrap(), own);
+        let refused = not_roots(&real, roots).unwrap_err();
+        assert_eq!(refused.hints(), ["chown ladylinux: /var/lib/ladylinux/refresh/requests"]);
+        assert_eq!(not_roots(&Layout::below("/trial"), roots).unwrap(), roots);
     }
 }

@@ -9,6 +9,7 @@ mod examined;
 mod machine;
 mod place;
 mod python;
+mod requests;
 mod scripts;
 mod stores;
 pub(crate) mod sudo;
@@ -218,6 +219,7 @@ const CHECKS: &[Check] = &[
     check("unit-kill-mode", Subject::Service, Look::OfUnit(unit::kill_mode)),
     check("unit-stop", Subject::Service, Look::OfUnit(unit::stop)),
     check("port", Subject::Service, Look::Opened(machine::port)),
+    check("requests", Subject::Service, Look::Anywhere(requests::answered)),
     check("sudo", Subject::Service, Look::Anywhere(sudo::rules)),
     check("space", Subject::Machine, Look::Opened(machine::space)),
     check("clock", Subject::Machine, Look::Anywhere(machine::clock)),

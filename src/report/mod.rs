@@ -200,6 +200,11 @@ impl Report {
         open
     }
 
+    /// Returns why the run did not succeed, in a line; `None` where it did.
+    pub fn why(&self) -> Option<String> {
+        self.error.as_ref().map(|error| screen::harmless(&error.chain.join(": ")))
+    }
+
     /// Returns how long the run took, in milliseconds.
     pub fn duration_ms(&self) -> u64 {
         u64::try_from(self.finished_at.duration_since(self.started_at).as_millis()).unwrap_or(0)
