@@ -6,9 +6,16 @@
 mod host;
 
 use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::time::{Duration, Instant};
 
 use host::Host;
+use ladylinux_refresh::clock;
+use ladylinux_refresh::disk;
+use ladylinux_refresh::process::ProcessId;
+use ladylinux_refresh::service::fence::AdmitRecord;
+use ladylinux_refresh::settings::names::RunId;
+use ladylinux_refresh::status_file::{self, LastRequest, RequestOutcome};
 use serde_json::{Value, json};
 
 /// Waits for something that has to come true.
@@ -184,4 +191,133 @@ fn the_application_gets_an_allowed_branch_and_nothing_else() {
     let (told, _) = answer();
     assert_eq!(told["outcome"], "failed");
     assert!(told["why"].as_str().unwrap().contains("gone"), "{told}");
+}
+
+#[test]
+fn a_request_is_taken_and_refused_where_the_settings_cannot_be_used_and_the_next_one_is_heard() {
+    let host = Host::running();
+    let folder = host.layout.requests();
+    fs::create_dir_all(&folder).unwrap();
+    let ask = || fs::write(folder.join("request"), "{\"branch\":\"main\"}").unwrap();
+    host.configure("allowed_branches = [\"main\"]\nno_such_key = 1", "");
+    ask();
+    host.tool(["answer-requests"]).expect(2).says("no_such_key").says("refused the request for main");
+    assert!(
+        fs::read_dir(&folder).unwrap().next().is_none(),
+        "it stays, and systemd starts the answer for ever"
+    );
+    let told = status(&host)["last_request"].clone();
+    assert_eq!((&told["outcome"], &told["branch"]), (&json!("refused"), &json!("main")));
+    assert!(told["why"].as_str().unwrap().contains("settings"), "{told}");
+
+    host.configure("allowed_branches = [\"main\"]", "");
+    ask();
+    host.tool(["answer-requests"]).expect(0);
+    assert_eq!(status(&host)["last_request"]["outcome"], "done");
+}
+
+#[test]
+fn requests_are_taken_with_the_rights_of_their_folders_owner_whosever_app_is() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let host = Host::running();
+    let folder = host.layout.requests();
+    // What only root can remove.
+    fs::create_dir_all(folder.join("roots/own")).unwrap();
+    fs::set_permissions(folder.join("roots"), fs::Permissions::from_mode(0o755)).unwrap();
+    chown(&folder, Some(61_874), Some(61_874)).unwrap();
+    host.tool(["answer-requests"]).expect(3).says("cannot be emptied");
+    let left = fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path();
+    assert!(left.join("own").is_dir(), "it was removed as root");
+}
+
+/// Kills the process of the run that is under way.
+fn kill(host: &Host) {
+    let pid = status(host)["current"]["process"]["pid"].as_i64().unwrap();
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+}
+
+/// What systemd does with the end of a run's unit.
+fn after(host: &Host, run: &str, end: [&str; 2]) -> host::Ran {
+    let mut command = host.command(["after-run", run]);
+    host::ran(command.env("EXIT_CODE", end[0]).env("EXIT_STATUS", end[1]).output().unwrap())
+}
+
+#[test]
+fn a_request_is_settled_by_its_run_where_whoever_answered_it_is_gone() {
+    let (host, hold) = held();
+    let asked = |run: &str| {
+        let request = LastRequest {
+            at: clock::now(),
+            branch: Some("main".into()),
+            outcome: RequestOutcome::Started,
+            why: None,
+            run: Some(RunId::parse(run).unwrap()),
+        };
+        status_file::set_last_request(&host.layout, &request).unwrap();
+    };
+    let begun = || {
+        let run = host.tool(["run", "--detach"]).expect(0).out.trim_end().to_owned();
+        asked(&run);
+        assert_eq!(in_step_4(&host), run);
+        run
+    };
+    let settled = |outcome: &str, why: &str| {
+        let told = status(&host)["last_request"].clone();
+        assert_eq!(told["outcome"], outcome, "{told}");
+        assert!(told["why"].as_str().unwrap_or_default().contains(why), "{told}");
+    };
+
+    // Cut off with all that would look after it, as by a power cut: the next run tells. Its own request waits meanwhile.
+    begun();
+    kill(&host);
+    fs::remove_file(&hold).unwrap();
+    host.tool(["run"]).expect(0);
+    settled("failed", "interrupted");
+
+    fs::write(&hold, "").unwrap();
+    let run = begun();
+    kill(&host);
+    // It is dead when nobody can be told of its end any more.
+    host.tool(["wait", &run]).expect(137);
+    after(&host, &run, ["killed", "KILL"]).expect(0);
+    settled("failed", "was killed in prepare");
+
+    let run = begun();
+    fs::remove_file(&hold).unwrap();
+    host.tool(["wait", &run]).expect(0);
+    settled("done", "");
+
+    // A run that ended before its first step leaves no report.
+    asked("20260101T000000000Z-1");
+    after(&host, "20260101T000000000Z-2", ["exited", "3"]).expect(0);
+    settled("started", "");
+    after(&host, "20260101T000000000Z-1", ["exited", "3"]).expect(0);
+    settled("failed", "exit code 3");
+}
+
+#[test]
+fn rw_7_1a_a_killed_run_leaves_the_service_down_also_where_the_settings_cannot_be_read_any_more() {
+    let (host, hold) = held();
+    host.push(&[("version.txt", "two\n")]);
+    let run = host.tool(["run", "--detach"]).expect(0).out.trim_end().to_owned();
+    in_step_4(&host);
+    kill(&host);
+    host.tool(["wait", &run]).expect(137);
+    let process = ProcessId { started: 1, ..ProcessId::own() };
+    let left = AdmitRecord { run: RunId::parse(&run).unwrap(), process };
+    disk::write_json(&host.layout.admit(), &left, 0o644).unwrap();
+    host.configure("no_such_key = 1", "");
+
+    after(&host, &run, ["killed", "KILL"]).expect(0).says("no_such_key");
+    assert!(host.fenced() && host.answer().is_none());
+    assert!(!host.layout.admit().exists());
+    let told = status(&host);
+    assert_eq!((&told["current"], &told["last_run"]["result"]), (&Value::Null, &json!("interrupted")));
+    fs::remove_file(hold).unwrap();
+    host.configure("", "");
+    host.tool(["run"]).expect(0);
+    assert_eq!(host.version().as_deref(), Some("two"));
 }

@@ -1,17 +1,22 @@
 //! `after-run`: looks after a run whose process has ended. systemd starts it with every end of a run's unit.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cli::AfterRunArgs;
+use crate::event::Events;
 use crate::exit::{Ended, Error, Refusal};
+use crate::installation::Installation;
 use crate::journal::run_lock::{self, Taken};
-use crate::journal::{Status, store};
+use crate::journal::{Entry, Status, store};
+use crate::process::Runner;
 use crate::refresh::killed;
 use crate::relay::spool::Spool;
-use crate::service::ExitKind;
+use crate::service::{ExitKind, fence};
 use crate::settings::environment;
+use crate::settings::layers::{Layers, Overrides};
 use crate::settings::layout::Layout;
-use crate::settings::names::RunId;
+use crate::settings::names::{RunId, UnitName};
 use crate::status_file;
 
 use super::open;
@@ -24,29 +29,57 @@ pub(super) fn after_run(layout: &Layout, args: &AfterRunArgs) -> Result<Ended, E
     let run = RunId::parse(&args.run).map_err(Error::Usage)?;
     let end = told_by_systemd();
     let looked_after = look_after(layout, &run, end);
+    // After it: a report tells more than how the process ended.
+    let settled = status_file::settle_request(layout, &run, end);
     let spool = Spool::of(layout, &run);
     if spool.is_there() {
         // Last of all: whoever follows finds everything else done.
         let _ = spool.set_end(end);
     }
-    looked_after.map(|()| Ended::Done)
+    looked_after?;
+    settled.map_err(|failure| Refusal::of("after-run", failure))?;
+    Ok(Ended::Done)
 }
 
 fn look_after(layout: &Layout, run: &RunId, end: ExitKind) -> Result<(), Error> {
     let refused = |failure| Refusal::of("after-run", failure);
     let read = store::read(&layout.run(run)).map_err(refused)?;
+    let unit = read.as_ref().and_then(unit_of_service);
     let over = read.is_none_or(|read| matches!(read.status, Some(Status::Ended { .. })));
     let current = status_file::read(layout).current;
     if over && current.is_none_or(|current| current.run != *run) {
         return Ok(());
     }
+    // First of all, since it needs nothing else: systemd starts nothing any more through what this run left.
+    fence::withdraw_dead(layout).map_err(refused)?;
     let taken = run_lock::take(&layout.lock_file(), "after-run", None, PATIENCE).map_err(refused)?;
-    let on = open(layout, "after-run")?;
+    let on = opened(layout, unit)?;
     match taken {
         Taken::Ours(_lock) => killed::settle(&on, run, end),
         Taken::Theirs(_) => killed::keep_down(&on, run),
     }
     .map_err(refused)
+}
+
+/// Opens the installation. Settings that cannot be read any more are told, and are no reason to leave the service running:
+/// the unit that they named is in the journal of the run.
+fn opened(layout: &Layout, unit: Option<UnitName>) -> Result<Installation, Error> {
+    let error = match open(layout, "after-run") {
+        Err(error @ Error::Usage(_)) => error,
+        other => return other,
+    };
+    super::tell(layout, &error);
+    let text = format!("[service]\nunit = \"{}\"\n", unit.unwrap_or_else(UnitName::usual));
+    Layers::of_text(layout, &text, Overrides::default())
+        .and_then(|layers| Installation::open(layers, Runner::new(Arc::new(Events::silent()))))
+        .map_err(Error::Usage)
+}
+
+fn unit_of_service(read: &store::Read) -> Option<UnitName> {
+    read.entries().find_map(|entry| match entry {
+        Entry::Begun { unit, .. } => Some(unit.clone()),
+        _ => None,
+    })
 }
 
 /// How the main process ended (systemd.exec(5): `$EXIT_CODE`, `$EXIT_STATUS`).

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::Phase;
 use crate::process::ProcessId;
-use crate::settings::names::{BranchName, CommitId, GenerationName, RunId};
+use crate::settings::names::{BranchName, CommitId, GenerationName, RunId, UnitName};
 
 /// The version of the journal's format.
 pub const SCHEMA: u32 = 1;
@@ -25,6 +25,9 @@ pub enum Entry {
         branch: BranchName,
         /// The commit that was checked out before.
         before: Option<CommitId>,
+        /// The unit of the service, for whoever has to stop it when the settings that name it cannot be read.
+        #[serde(default = "UnitName::usual")]
+        unit: UnitName,
     },
     /// The commit that the run aims at is known.
     Aimed {
@@ -122,7 +125,7 @@ pub struct Illegal {
     /// Where the run was.
     pub status: Status,
     /// What was to be written.
-    pub entry: Entry,
+    pub entry: Box<Entry>,
 }
 
 impl std::fmt::Display for Illegal {
@@ -139,7 +142,7 @@ impl Status {
     /// # Errors
     /// The record may not follow.
     pub fn next(self, entry: &Entry) -> Result<Self, Illegal> {
-        let refuse = || Err(Illegal { status: self, entry: entry.clone() });
+        let refuse = || Err(Illegal { status: self, entry: Box::new(entry.clone()) });
         match (self, entry) {
             (Self::Empty, Entry::Begun { .. }) => Ok(Self::Between { done: None }),
             (Self::Between { .. } | Self::Within { .. }, Entry::Aimed { .. } | Entry::Built { .. }) => {
@@ -205,6 +208,7 @@ mod tests {
             process: ProcessId { pid: 1, started: 1 },
             branch: BranchName::parse("main").unwrap(),
             before: None,
+            unit: UnitName::usual(),
         }
     }
 

@@ -177,7 +177,7 @@ mod tests {
     use super::*;
     use crate::journal::record::{Ending, SCHEMA};
     use crate::process::ProcessId;
-    use crate::settings::names::{BranchName, RunId};
+    use crate::settings::names::{BranchName, RunId, UnitName};
 
     fn written() -> (tempfile::TempDir, Vec<u8>) {
         let folder = tempfile::tempdir().unwrap();
@@ -189,6 +189,7 @@ mod tests {
                 process: ProcessId::own(),
                 branch: BranchName::parse("main").unwrap(),
                 before: None,
+                unit: UnitName::usual(),
             })
             .unwrap();
         for phase in Phase::STEPS {

@@ -85,6 +85,7 @@ pub fn begin(on: &Installation, opening: Opening, events: Arc<Events>) -> Outcom
         process: ProcessId::own(),
         branch: opening.target.branch.clone(),
         before: opening.commit_before.clone(),
+        unit: on.settings.service.unit.clone(),
     })?;
     if let TargetState::Earlier { commit, .. } = &opening.target.state {
         on.mirror.pin(&opening.run, commit)?;

@@ -73,9 +73,7 @@ pub fn keep_down(on: &Installation, run: &RunId) -> Outcome<()> {
     if fence.as_ref().and_then(Fence::record).is_none_or(|record| record.run != *run) {
         return Ok(());
     }
-    if fence::admission(&on.layout).ok().flatten().is_none() {
-        disk::remove_file_if_there(&on.layout.admit())?;
-    }
+    fence::withdraw_dead(&on.layout)?;
     if on.service.observe().is_ok_and(|state| state.is_down()) {
         return Ok(());
     }

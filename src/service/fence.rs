@@ -177,6 +177,17 @@ pub fn admission(layout: &Layout) -> Outcome<Option<AdmitRecord>> {
     Ok(record.filter(|record| record.process.is_alive()))
 }
 
+/// Takes back what a killed run admitted; what a living one does is left alone.
+///
+/// # Errors
+/// The file cannot be removed.
+pub fn withdraw_dead(layout: &Layout) -> Outcome<()> {
+    match admission(layout) {
+        Ok(Some(_)) => Ok(()),
+        _ => disk::remove_file_if_there(&layout.admit()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
