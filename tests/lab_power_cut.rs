@@ -27,6 +27,9 @@ use site::Site;
 const PARTS: [&str; 9] =
     ["preflight", "staging", "stop", "sync", "environment", "prepare", "restart", "status", "afterwards"];
 
+/// How many notes the application shows.
+const SHOWN: usize = 50;
+
 /// Where the cut comes.
 #[derive(Debug, Clone, Copy)]
 enum Cut {
@@ -118,6 +121,12 @@ impl Rig {
         self.site.machine.read("/run/told").unwrap_or_default()
     }
 
+    /// The journal of the last run, as the disk has it.
+    fn journal(&self) -> String {
+        let line = "cd /var/lib/ladylinux/refresh/runs && cat \"$(ls | tail -n 1)/journal.jsonl\"";
+        self.site.machine.exec(line).expect(0).out
+    }
+
     /// Boots, and insists on the state that a cut at this point has to leave. Returns what it was.
     fn expect_after_boot(&mut self, told: &Told) -> &'static str {
         let fenced = self.site.machine.path("/var/lib/ladylinux/refresh/fence").exists();
@@ -126,6 +135,12 @@ impl Rig {
         let trying = &self.trying;
         if fenced {
             assert!(!has_run("restart"), "{trying}: the fence was down, and stands again");
+            let journal = self.journal();
+            let mut entries = journal.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            assert!(
+                entries.any(|line| line["entry"] == "intent" && line["phase"] == "stop"),
+                "{trying}: fenced, and the run had not begun to stop the service: {journal}"
+            );
             self.site.expect_fenced();
             return "down and fenced";
         }
@@ -166,8 +181,10 @@ impl Rig {
         );
         assert_eq!(self.site.inventory(), self.inventory, "{}", self.trying);
         let notes = self.site.notes();
-        let missing: Vec<&String> = self.notes.iter().filter(|note| !notes.contains(note)).collect();
-        assert!(missing.is_empty() || notes.len() >= 50, "{}: lost {missing:?}", self.trying);
+        // The application shows the newest ones only.
+        let newest = &self.notes[self.notes.len().saturating_sub(SHOWN)..];
+        let missing: Vec<&String> = newest.iter().filter(|note| !notes.contains(note)).collect();
+        assert!(missing.is_empty(), "{}: lost {missing:?}", self.trying);
     }
 }
 

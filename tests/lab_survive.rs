@@ -10,6 +10,7 @@ mod lab;
 use std::process::Child;
 
 use lab::{LOCAL_INDEX, Lab, Machine, Ran, signal, until};
+use ladylinux_refresh::report::shell::quoted;
 use rustix::process::Signal;
 
 /// A service that needs nothing but Python, tells its version, and does what it is asked to by a file.
@@ -274,6 +275,8 @@ fn rw_7_1a_a_run_that_is_killed_while_the_service_settles_leaves_it_stopped_and_
         (host.fenced() && host.version().as_deref() == Some("two")).then_some(())
     });
     let run = host.current().unwrap()["run"].as_str().unwrap().to_owned();
+    // Whoever looks after it needs no settings for that.
+    host.configure("300ms", "no_such_key = 1");
     host.machine.exec(&format!("systemctl kill --signal=KILL ladylinux-refresh-{run}")).expect(0);
     // The client stays until everything is looked after, and tells what is known.
     ended(client).expect(137).says("Interrupted").says("was killed in restart").says("SIGKILL");
@@ -285,9 +288,9 @@ fn rw_7_1a_a_run_that_is_killed_while_the_service_settles_leaves_it_stopped_and_
     assert_eq!((&told["result"], &told["run"]), (&"interrupted".into(), &run.as_str().into()));
     assert_eq!((&told["service"]["state"], &told["service"]["fenced"]), (&"stopped".into(), &true.into()));
     host.machine.exec("systemctl start ladylinux-api").expect(1);
+    host.configure("300ms", "");
     host.tool("status").expect(0).says("was killed in restart");
     host.tool("history").expect(0).says("interrupted");
-    host.configure("300ms", "");
     host.tool("run").expect(0).says(&format!("run {run} was interrupted"));
     assert_eq!(host.version().as_deref(), Some("two"));
 }
@@ -335,13 +338,14 @@ fn rw_5_1_a_refresh_that_is_started_from_inside_the_service_completes() {
     let said = host.machine.read("/srv/said").unwrap();
     assert!(said.contains("this was started from inside the service"), "{said}");
 
-    // The request file, written by the service's user.
+    // The request file, written by the service's user in the same control group: what a button without any rights does.
     let ask = |branch: &str| {
         let folder = "/var/lib/ladylinux/refresh/requests";
         let line = format!(
             "echo '{{\"branch\":\"{branch}\"}}' >{folder}/.request && mv {folder}/.request {folder}/request"
         );
-        host.machine.exec_as("ladylinux", &line).expect(0);
+        let user = "setpriv --reuid=ladylinux --regid=ladylinux --init-groups --reset-env";
+        host.machine.exec(&format!("{inside}; exec {user} /bin/sh -c {}", quoted(&line))).expect(0);
     };
     let answered = |outcome: &str, branch: &str| {
         until("an answer to the request", || {
@@ -362,6 +366,15 @@ fn rw_5_1_a_refresh_that_is_started_from_inside_the_service_completes() {
     ask("other");
     answered("refused", "other");
     host.tool("status").expect(0).says("last request other");
+    // Settings that cannot be used cost this one request, and none after it.
+    host.push("four");
+    host.configure("300ms", "no_such_key = 1");
+    ask("main");
+    assert!(answered("refused", "main")["why"].as_str().unwrap().contains("settings"));
+    host.configure("300ms", "allowed_branches = [\"main\"]");
+    ask("main");
+    answered("done", "main");
+    assert_eq!(host.version().as_deref(), Some("four"));
     // The watch goes on, and does not go round in circles.
     host.machine.exec("systemctl is-active ladylinux-refresh-request.path").expect(0);
     until("the end of the answer", || {

@@ -13,6 +13,9 @@ pub const URL: &str = "http://127.0.0.1:8000/api/status";
 /// The unit.
 pub const UNIT: &str = "ladylinux-api.service";
 
+/// The folders of persistent data.
+const DATA: [&str; 3] = ["/var/lib/ladylinux/data", "/var/lib/ladylinux/cache", "/var/lib/ladylinux/logs"];
+
 /// What the tests say about the probe: only the new version is good enough, and it settles quickly.
 pub const PROBE: &str = "[probe]\nsettle = \"500ms\"\ndeadline = \"30s\"\njson_field = \"commit\"\n\
                          json_value = \"{commit}\"\n";
@@ -43,6 +46,7 @@ impl Site {
         site.machine.lend_uv();
         site.machine.tool("init").expect(0);
         site.machine.tool("run").expect(0);
+        site.leave_sentinels();
         site
     }
 
@@ -103,12 +107,24 @@ impl Site {
         notes.as_array().unwrap().iter().map(|note| note["text"].as_str().unwrap().to_owned()).collect()
     }
 
-    /// Path, mode, owner and digest of everything that no refresh may change: models, containers, configuration.
+    /// Leaves a file in each folder of persistent data, where the application writes as well.
+    fn leave_sentinels(&self) {
+        for folder in DATA {
+            self.machine
+                .exec_as("ladylinux", &format!("head -c 9000 /dev/urandom >{folder}/sentinel"))
+                .expect(0);
+        }
+        self.machine.exec("sync").expect(0);
+    }
+
+    /// Path, mode, owner and digest of everything that no refresh may change: models, containers, configuration, and what
+    /// [`Self::running`] has left among the data.
     #[track_caller]
     pub fn inventory(&self) -> String {
-        let folders = "/opt/ladylinux/models /opt/ladylinux/containers /etc/ladylinux";
-        let list = format!("find {folders} -printf '%p %y %m %u:%g %l\\n' | sort");
-        let sums = format!("find {folders} -type f -print0 | sort -z | xargs -0 sha256sum");
+        let left = DATA.map(|folder| format!("{folder}/sentinel")).join(" ");
+        let places = format!("/opt/ladylinux/models /opt/ladylinux/containers /etc/ladylinux {left}");
+        let list = format!("find {places} -printf '%p %y %m %u:%g %l\\n' | sort");
+        let sums = format!("find {places} -type f -print0 | sort -z | xargs -0 sha256sum; ls {left}");
         self.machine.exec(&format!("{list}; {sums}")).expect(0).out
     }
 
