@@ -233,6 +233,12 @@ fn rw_5_3_a_machine_without_a_network_becomes_the_same_from_a_bundle() {
 
     let planned = offline(&host, ["plan", "--bundle", file.to_str().unwrap()]).expect(0);
     assert!(planned.out.contains("~ six ==1.16.0 → ==1.17.0"), "{}", planned.out);
+    for arguments in [&["plan", "--json"][..], &["run", "--dry-run", "--format", "json"]] {
+        let planned = offline(&host, arguments.iter().chain(&["--bundle", file.to_str().unwrap()])).expect(0);
+        assert!(planned.err.contains("reading the bundle"), "{}", planned.err);
+        let json: Value = serde_json::from_str(&planned.out).expect(&planned.out);
+        assert_eq!(json["commit"], commit.as_str());
+    }
     assert!(!host.layout.cache().join("bundle").exists());
 
     offline(&host, from_bundle(&file, &[])).expect(0).says("Refreshed").says("bundle ");

@@ -34,6 +34,7 @@ use crate::exit::{Ended, Error, Refusal};
 use crate::installation::{self, Installation, as_typed};
 use crate::journal::run_lock::{self, RunLock, Taken};
 use crate::process::{Runner, interrupt};
+use crate::report::aside::Aside;
 use crate::report::human::{self, Detail, Human};
 use crate::report::{github::GitHub, json::Json, screen};
 use crate::settings::layers::{Layers, Overrides};
@@ -114,11 +115,12 @@ fn open(layout: &Layout, during: &str) -> Result<Installation, Error> {
     open_with(layout, during, Overrides::default())
 }
 
-/// Opens the installation with what the command line says.
+/// Opens the installation with what the command line says. What is noted on the way goes to standard error: standard output
+/// is the result's, which may be JSON.
 fn open_with(layout: &Layout, during: &str, overrides: Overrides) -> Result<Installation, Error> {
     installation::check_there(layout).map_err(|failure| Refusal::of(during, failure))?;
     let layers = settings(layout, overrides)?;
-    let runner = Runner::new(Arc::new(Events::new(vec![Box::new(Human::new(Detail::Brief))])));
+    let runner = Runner::new(Arc::new(Events::new(vec![Box::new(Aside)])));
     Installation::open(layers, runner).map_err(Error::Usage)
 }
 
