@@ -237,15 +237,23 @@ fn manager(settings: &Settings, runner: &Runner) -> Box<dyn ServiceManager> {
     }
 }
 
-/// Returns a command of this program as it has to be typed for the installation at `layout`; other commands as they
-/// are.
-pub fn as_typed(layout: &Layout, command: &str) -> String {
-    match command.strip_prefix("ladylinux-refresh ") {
-        Some(rest) if !layout.is_real() && !rest.starts_with("--root") => {
-            format!("ladylinux-refresh --root {} {rest}", layout.root().display())
-        }
-        _ => command.to_owned(),
+/// Returns a text with every command of this program in it as it has to be typed for the installation at `layout`, and with
+/// the configuration where it lies there.
+pub fn as_typed(layout: &Layout, text: &str) -> String {
+    if layout.is_real() {
+        return text.to_owned();
     }
+    let root = layout.root().display();
+    let words: Vec<&str> = text.split(' ').collect();
+    let typed = words.iter().enumerate().map(|(index, word)| {
+        let is_command = word.trim_start_matches('`') == "ladylinux-refresh";
+        match words.get(index + 1) {
+            Some(next) if is_command && *next != "--root" => format!("{word} --root {root}"),
+            _ if word.starts_with("/etc/ladylinux/") => layout.root().join(&word[1..]).display().to_string(),
+            _ => (*word).to_owned(),
+        }
+    });
+    typed.collect::<Vec<_>>().join(" ")
 }
 
 /// Refuses what is not an installation yet.
@@ -297,6 +305,16 @@ mod tests {
         let trial = Layout::below("/trial");
         assert_eq!(as_typed(&trial, "ladylinux-refresh run"), "ladylinux-refresh --root /trial run");
         assert_eq!(as_typed(&trial, "apt install git"), "apt install git");
+        for text in
+            ["allow it: ladylinux-refresh init", "sudo ladylinux-refresh run", "run `ladylinux-refresh run`"]
+        {
+            let typed = as_typed(&trial, text);
+            assert_eq!(typed, text.replace("refresh ", "refresh --root /trial "));
+            assert_eq!(as_typed(&trial, &typed), typed);
+        }
+        let file = "correct /etc/ladylinux/refresh.toml";
+        assert_eq!(as_typed(&trial, file), "correct /trial/etc/ladylinux/refresh.toml");
+        assert_eq!(as_typed(&Layout::below("/"), file), file);
         assert_eq!(as_typed(&Layout::below("/"), "ladylinux-refresh run"), "ladylinux-refresh run");
     }
 }

@@ -101,10 +101,17 @@ impl Tells for Ran {
         }
         assert!(all.contains("\n  service    "), "the state of the service is missing in\n{all}");
         let next = all.lines().find_map(|line| line.strip_prefix("  next       ")).unwrap_or_default();
-        let typed = format!("ladylinux-refresh --root {} ", host.layout.root().display());
-        assert!(next.starts_with(&typed) || next == "ladylinux-refresh --help", "next: {next:?} in\n{all}");
+        assert!(
+            next.starts_with(&typed(host)) || next == "ladylinux-refresh --help",
+            "next: {next:?} in\n{all}"
+        );
         self
     }
+}
+
+/// The program as it has to be typed for the host.
+fn typed(host: &Host) -> String {
+    format!("ladylinux-refresh --root {}", host.layout.root().display())
 }
 
 /// The settings of the host with one text in them replaced by another.
@@ -158,7 +165,10 @@ fn what_is_typed_wrong_is_told_before_anything_happens() {
         (&["rollback", "../../etc"], "../../etc"),
         (&["init", "--branch=-x", "--repo", "https://localhost/x"], "it starts with a dash"),
         (&["init", "--repo", "https://u:p@localhost/x"], "remote"),
-        (&["init", "--repo", "file:///x"], "file"),
+        (
+            &["init", "--repo", "file:///x"],
+            &format!("allow it: {} init --repo file:///x --allow file", typed(&host)),
+        ),
     ] {
         let said = host.tool(arguments).expect(2);
         assert!(said.err.contains(says), "{arguments:?}: {says:?} is missing in\n{}", said.err);

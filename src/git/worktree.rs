@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use crate::clock::{self, FileTime};
 use crate::disk;
 use crate::error::{Failure, Outcome};
+use crate::installation::as_typed;
 use crate::journal::recover::SetAside;
 use crate::process::{Owner, ProcessId, worker};
 use crate::settings::layout::Layout;
@@ -61,7 +62,7 @@ impl SetAside for WorkTree {
 
     fn put_back(&self, run: &RunId) -> Outcome<usize> {
         let put_back = WorkTree::put_back(self, run)?;
-        put_back.notes().for_each(|note| self.git.runner().events().warn(&note));
+        put_back.notes().for_each(|note| self.git.runner().events().warn(&as_typed(&self.layout, &note)));
         Ok(put_back.files.len())
     }
 }
