@@ -145,18 +145,29 @@ fn lock(layout: &Layout, command: &str, run: Option<&RunId>, args: &LockArgs) ->
     match taken {
         Ok(Taken::Ours(lock)) => Ok(lock),
         Ok(Taken::Theirs(holder)) => {
-            let next = match command {
-                "run" | "rollback" | "unfence" => format!("ladylinux-refresh {command} --lock-timeout 300"),
-                _ => "ladylinux-refresh status".to_owned(),
-            };
-            Err(Error::Locked { holder: holder.map(Box::new), next: as_typed(layout, &next) })
+            let next = as_typed(layout, "ladylinux-refresh status");
+            Err(Error::Locked { holder: holder.map(Box::new), next })
         }
         Err(failure) => Err(Error::Refused(Box::new(Refusal {
             during: "preflight".to_owned(),
             failure,
             service: "not touched".to_owned(),
-            next: Some(as_typed(layout, &format!("ladylinux-refresh {command}"))),
+            next: Some(as_typed(layout, "ladylinux-refresh status")),
         }))),
+    }
+}
+
+/// Makes `again`, which is the whole of what was typed, the command to type next of a lock that could not be had: with less
+/// of it, something else would be done.
+fn to_type_again(layout: &Layout, error: Error, again: &str) -> Error {
+    match error {
+        Error::Locked { holder, .. } => {
+            Error::Locked { holder, next: as_typed(layout, &format!("{again} --lock-timeout 300")) }
+        }
+        Error::Refused(refusal) => {
+            Error::Refused(Box::new(Refusal { next: Some(as_typed(layout, again)), ..*refusal }))
+        }
+        other => other,
     }
 }
 

@@ -26,6 +26,7 @@ use crate::settings::names::{BranchName, CommitId, RunId};
 use crate::status_file;
 
 use super::account::{Account, millis};
+use super::begin::TargetState;
 
 /// How many entries of the protected paths are looked at; a store with more is looked at in part.
 const INVENTORY_LIMIT: usize = 200_000;
@@ -168,7 +169,7 @@ pub fn halted(on: &Installation, mut account: Account, phase: Phase, failure: &F
         account.warn(format!("the fence stands, but its reason cannot be written: {trouble}"));
     }
     let code = failure.interrupted_by().and_then(|signal| u8::try_from(128 + signal).ok()).unwrap_or(1);
-    let error = told(on, phase, failure, next_after_halt(on, &account));
+    let error = told(on, phase, failure, &next_after_halt(on, &account));
     let report = make(on, &account, Ending::Halted, code, Some(error));
     publish(on, &mut account, &report);
     exit::Error::Run(Box::new(report))
@@ -178,7 +179,7 @@ pub fn halted(on: &Installation, mut account: Account, phase: Phase, failure: &F
 pub fn refused(on: &Installation, mut account: Account, failure: &Failure) -> exit::Error {
     let code = failure.interrupted_by().and_then(|signal| u8::try_from(128 + signal).ok()).unwrap_or(3);
     let phase = account.phases.last().map_or(Phase::Staging, |part| part.phase);
-    let error = told(on, phase, failure, "ladylinux-refresh run");
+    let error = told(on, phase, failure, &account.again);
     let report = make(on, &account, Ending::Refused, code, Some(error));
     publish(on, &mut account, &report);
     exit::Error::Run(Box::new(report))
@@ -186,7 +187,9 @@ pub fn refused(on: &Installation, mut account: Account, failure: &Failure) -> ex
 
 /// A run that ended before it had an account.
 #[derive(Debug)]
-pub struct Brief {
+pub struct Brief<'a> {
+    /// The command that asks for the same once more.
+    pub again: &'a str,
     /// The run.
     pub run: RunId,
     /// What was typed.
@@ -200,23 +203,23 @@ pub struct Brief {
 }
 
 /// Ends a run that preflight refused: nothing was touched, and nothing is written.
-pub fn refused_in_preflight(on: &Installation, brief: Brief, failure: &Failure) -> exit::Error {
+pub fn refused_in_preflight(on: &Installation, brief: Brief<'_>, failure: &Failure) -> exit::Error {
     let code = failure.interrupted_by().and_then(|signal| u8::try_from(128 + signal).ok()).unwrap_or(3);
-    let error = told(on, Phase::Preflight, failure, "ladylinux-refresh run");
+    let error = told(on, Phase::Preflight, failure, brief.again);
     let report = brief_report(on, brief, None, Ending::Refused, code, Some(error));
     on.runner.events().emit(&Event::RunFinished { report: Box::new(report.clone()) });
     exit::Error::Run(Box::new(report))
 }
 
 /// Ends a run that found everything right already: nothing was done, and nothing is written.
-pub fn unchanged(on: &Installation, brief: Brief, target: &super::Target) {
+pub fn unchanged(on: &Installation, brief: Brief<'_>, target: &super::Target) {
     let report = brief_report(on, brief, Some(target.branch.clone()), Ending::Unchanged, 0, None);
     on.runner.events().emit(&Event::RunFinished { report: Box::new(report) });
 }
 
 fn brief_report(
     on: &Installation,
-    brief: Brief,
+    brief: Brief<'_>,
     branch: Option<BranchName>,
     result: Ending,
     exit_code: u8,
@@ -275,7 +278,7 @@ fn told(on: &Installation, phase: Phase, failure: &Failure, next: &str) -> repor
 }
 
 /// After a halt: back to the last good pair where there is one, else again when the cause is mended.
-fn next_after_halt(on: &Installation, account: &Account) -> &'static str {
+fn next_after_halt(on: &Installation, account: &Account) -> String {
     let live = on.live();
     let moved = match status_file::read(&on.layout).deployed {
         Some(pair) => Some(pair.commit) != head(on) || Some(pair.generation) != live,
@@ -285,8 +288,11 @@ fn next_after_halt(on: &Installation, account: &Account) -> &'static str {
             .as_ref()
             .is_some_and(|before| Some(before) != live.as_ref() && history::is_adopted(&on.layout, before)),
     };
-    let rollback = account.target.state == super::begin::TargetState::Latest && moved;
-    if rollback { "ladylinux-refresh rollback" } else { "ladylinux-refresh run" }
+    match account.target.state {
+        TargetState::Latest if moved => "ladylinux-refresh rollback".to_owned(),
+        TargetState::Latest => account.again.clone(),
+        TargetState::Earlier { .. } => "ladylinux-refresh run".to_owned(),
+    }
 }
 
 /// Writes report and status, closes the journal, tells the stream. Nothing here can make a result worse.
