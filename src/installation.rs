@@ -7,6 +7,7 @@ use std::cell::{OnceCell, RefCell};
 use std::path::PathBuf;
 
 use crate::bundle::{Bundle, Given};
+use crate::disk;
 use crate::error::{Context as _, Failure, Outcome};
 use crate::git::Git;
 use crate::git::mirror::Mirror;
@@ -259,10 +260,10 @@ pub fn as_typed(layout: &Layout, text: &str) -> String {
 /// Refuses what is not an installation yet.
 ///
 /// # Errors
-/// The folders of the deployment contract are missing.
+/// The folders of the deployment contract are missing, or the caller may not look.
 pub fn check_there(layout: &Layout) -> Outcome<()> {
     for folder in [layout.home(), layout.state()] {
-        if !folder.is_dir() {
+        if !disk::is_folder(&folder).map_err(|failure| failure.hint(who_may(layout)))? {
             return Err(Failure::new(format!(
                 "there is no installation here: {} is missing",
                 folder.display()
@@ -281,13 +282,16 @@ pub fn check_writable(layout: &Layout) -> Outcome<()> {
     let state = layout.state();
     rustix::fs::access(&state, rustix::fs::Access::WRITE_OK)
         .context(|| format!("{} is not writable", state.display()))
-        .map_err(|failure| {
-            failure.hint(if layout.is_real() {
-                "run it as root"
-            } else {
-                "run it as root, or as the user who initialized the installation"
-            })
-        })
+        .map_err(|failure| failure.hint(who_may(layout)))
+}
+
+/// Says who may do what others are refused.
+fn who_may(layout: &Layout) -> &'static str {
+    if layout.is_real() {
+        "run it as root"
+    } else {
+        "run it as root, or as the user who initialized the installation"
+    }
 }
 
 impl std::fmt::Debug for Installation {

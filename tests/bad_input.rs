@@ -629,12 +629,56 @@ fn whoever_may_not_refresh_is_told_who_may() {
         fs::set_permissions(host.layout.state(), fs::Permissions::from_mode(0o755)).unwrap();
         return;
     }
+    refused_by(&host, as_stranger(&host, &["run"]), 3, &["run it as root"]);
+}
+
+/// A command of somebody whom nothing of the host belongs to. Only root can be somebody else; for others it is their own,
+/// and rights have to be taken away.
+fn as_stranger(host: &Host, arguments: &[&str]) -> Command {
+    if !is_root() {
+        return host.command(arguments);
+    }
     let program = host.beside("program");
-    fs::copy(env!("CARGO_BIN_EXE_ladylinux-refresh"), &program).unwrap();
+    if !program.exists() {
+        fs::copy(env!("CARGO_BIN_EXE_ladylinux-refresh"), &program).unwrap();
+    }
     let mut command = Command::new("setpriv");
     command.args(["--reuid=1234", "--regid=1234", "--clear-groups"]).arg(&program).arg("--root");
-    command.arg(host.layout.root()).arg("run").env_clear().env("PATH", "/usr/bin:/bin").stdin(Stdio::null());
-    refused_by(&host, command, 3, &["run it as root"]);
+    command.arg(host.layout.root()).args(arguments).env_clear().env("PATH", "/usr/bin:/bin");
+    command.stdin(Stdio::null());
+    command
+}
+
+#[test]
+fn whoever_may_not_look_is_told_so_and_not_that_nothing_is_there() {
+    let host = Host::running();
+    let run = host.report()["run"].as_str().unwrap().to_owned();
+    fs::set_permissions(
+        host.layout.root(),
+        fs::Permissions::from_mode(if is_root() { 0o700 } else { 0o000 }),
+    )
+    .unwrap();
+    let said = |arguments: &[&str]| ran(as_stranger(&host, arguments).output().unwrap());
+    for arguments in [
+        &["run"][..],
+        &["run", "--detach"],
+        &["plan"],
+        &["status"],
+        &["environments", "list"],
+        &["service", "stop"],
+        &["unfence"],
+        &["history", &run],
+        &["wait", &run],
+        &["cancel", &run],
+    ] {
+        let said = said(arguments).expect(3).says("cannot look at ").says("Permission denied");
+        for wrong in ["no installation", "no run", "refresh init"] {
+            assert!(!said.all().contains(wrong), "{arguments:?}: {wrong:?} in\n{}", said.all());
+        }
+    }
+    let doctor = said(&["doctor"]).says("not looked at: folders");
+    assert!(!doctor.all().contains("installation here"), "{}", doctor.all());
+    fs::set_permissions(host.layout.root(), fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 #[test]

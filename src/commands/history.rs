@@ -1,15 +1,15 @@
 //! `history`: the runs of the past.
 
 use crate::cli::HistoryArgs;
-use crate::error::Failure;
 use crate::exit::{Ended, Error, Refusal};
 use crate::history::{self as past, Past};
-use crate::installation::as_typed;
 use crate::journal::run_lock;
 use crate::report::human;
 use crate::report::screen::{Tone, duration, harmless, paint, say};
 use crate::settings::layout::Layout;
 use crate::settings::names::RunId;
+
+use super::wait;
 
 /// Lists the runs, or shows one whole.
 pub(super) fn history(layout: &Layout, args: &HistoryArgs) -> Result<Ended, Error> {
@@ -18,10 +18,7 @@ pub(super) fn history(layout: &Layout, args: &HistoryArgs) -> Result<Ended, Erro
     let now = run_lock::held_by(&layout.lock_file()).map_err(told)?.and_then(|holder| holder.run);
     if let Some(name) = &args.run {
         let run = RunId::parse(name).map_err(Error::Usage)?;
-        if !layout.run(&run).is_dir() {
-            let hint = as_typed(layout, "ladylinux-refresh history");
-            return Err(told(Failure::new(format!("there is no run {run}")).hint(hint)));
-        }
+        wait::check_known(layout, "history", &run)?;
         show(layout, &past::one(layout, &run).map_err(told)?, now.as_ref(), args.json);
     } else {
         let mut runs = past::all(layout).map_err(told)?;

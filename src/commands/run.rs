@@ -169,10 +169,10 @@ pub(super) fn refresh(
     choose: impl FnOnce(&Installation) -> Outcome<Target>,
 ) -> Result<Ended, Error> {
     let start = clock::monotonic();
-    let layers = settings(layout, wish.overrides.clone())?;
-    let (run, events) = (seat.run.clone(), &seat.events);
     installation::check_there(layout)
         .map_err(|failure| crate::exit::Refusal::of(&Phase::Preflight.to_string(), failure))?;
+    let layers = settings(layout, wish.overrides.clone())?;
+    let (run, events) = (seat.run.clone(), &seat.events);
     let _lock = lock(layout, wish.command, Some(&run), &wish.lock)
         .map_err(|error| to_type_again(layout, error, &wish.again))?;
     seat.open_spool(layout);
