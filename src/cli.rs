@@ -342,7 +342,7 @@ pub struct InitArgs {
     pub allow: Vec<String>,
 
     /// The port that the service will listen on, for a new env file
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     pub port: Option<u16>,
 
     /// Show what it would do and do nothing
@@ -510,7 +510,7 @@ pub struct DemoArgs {
     pub dir: Option<PathBuf>,
 
     /// The port of the demo's service; without it, a free one
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     pub port: Option<u16>,
 
     /// End what an earlier demo left running

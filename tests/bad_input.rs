@@ -163,6 +163,8 @@ fn what_is_typed_wrong_is_told_before_anything_happens() {
         (&["run", "--dry-run", "--", "-x"], "it starts with a dash"),
         (&["plan", "../.."], "it contains '..'"),
         (&["rollback", "../../etc"], "../../etc"),
+        (&["init", "--port", "0"], "invalid value '0' for '--port <PORT>'"),
+        (&["init", "--port", "65536"], "65536 is not in 1..=65535"),
         (&["init", "--branch=-x", "--repo", "https://localhost/x"], "it starts with a dash"),
         (&["init", "--repo", "https://u:p@localhost/x"], "remote"),
         (
