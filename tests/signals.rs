@@ -121,6 +121,10 @@ fn halted(host: &Host, said: Ran, code: i32, phase: &str) {
     assert_eq!(host.report(), report, "the report is written");
     assert!(host.fenced());
     assert!(host.answer().is_none(), "the service answers");
+    // Whoever asks is told the same.
+    let next = report["error"]["next"].as_str().unwrap();
+    host.tool(["status"]).says(&format!("\nnext         {next}\n"));
+    host.tool(["doctor"]).says(&format!("\n  try      {next}\n"));
     let refused = host.tool(["service", "start"]).expect(3);
     assert!(refused.all().contains("fenced"), "{}", refused.all());
     assert_eq!(left_over(host), Vec::<String>::new());
