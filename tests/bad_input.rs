@@ -234,7 +234,10 @@ fn a_remote_that_cannot_give_the_branch_leaves_the_old_version_in_service() {
     let file = host.beside("no file");
     let whole = format!("next       {} run --strict '--bundle={}'\n", typed(&host), file.display());
     refused(&host, &["run", "--bundle", file.to_str().unwrap(), "--strict"], 3, &[&whole]);
-    refused(&host, &["run", "feature/logni"], 3, &["in staging: the remote has ", missing[0], missing[1]]);
+    let held = format!("  commit       {} on main\n", &host.head()[..10]);
+    let says = ["in staging: the remote has ", missing[0], missing[1], &held];
+    refused(&host, &["run", "feature/logni"], 3, &says);
+    assert_eq!(host.report()["branch"], "main", "what app/ holds");
     refused(&host, &["run", "--if-changed", "feature/logni"], 3, &["in preflight: ", missing[0], missing[1]]);
     refused(&host, &["plan", "feature/logni"], 3, &["in plan: ", missing[0], missing[1]]);
 
@@ -311,7 +314,12 @@ fn what_a_commit_says_wrong_is_found_while_the_old_version_serves() {
         (
             "refresh.toml",
             &format!("{hook}command = [\"sh\", \"-c\", \"echo so says the check; exit 9\"]\n"),
-            &["the check hook x failed", "exited with code 9", "so says the check", "the whole output is in"],
+            &[
+                "because    the check hook x failed",
+                "exited with code 9",
+                "so says the check",
+                "the whole output is in",
+            ],
         ),
         (
             "refresh.toml",
@@ -332,6 +340,14 @@ fn what_a_commit_says_wrong_is_found_while_the_old_version_serves() {
         host.push(&[(path, text)]);
         let said = refused(&host, &["run"], 3, says);
         assert!(said.all().contains("error in staging: "), "{}", said.all());
+        if said.all().contains("the check hook") {
+            let coming = git(&host.work(), ["rev-parse", "HEAD"]);
+            assert!(
+                said.all().contains(&format!("{} on main did not pass", &coming[..10])),
+                "{}",
+                said.all()
+            );
+        }
         git(&host.work(), ["reset", "--quiet", "--hard", &good]);
     }
     // The report of a refusal tells the same to programs.

@@ -10,6 +10,7 @@ use crate::clock;
 use crate::error::{Failure, Outcome};
 use crate::event::{Event, Phase};
 use crate::exit;
+use crate::git::inspect::Head;
 use crate::git::restore::SavedPlace;
 use crate::git::saved::SavedKind;
 use crate::history;
@@ -225,8 +226,7 @@ fn brief_report(
     exit_code: u8,
     error: Option<report::Error>,
 ) -> Report {
-    let deployed = status_file::read(&on.layout).deployed;
-    let commit = head(on);
+    let (commit, held) = held(on);
     let live = on.live();
     Report {
         schema: report::SCHEMA,
@@ -238,7 +238,7 @@ fn brief_report(
         staged: false,
         started_at: brief.started_at,
         finished_at: clock::now(),
-        branch: branch.or(deployed.map(|pair| pair.branch)).unwrap_or_else(BranchName::main),
+        branch: branch.or(held).unwrap_or_else(BranchName::main),
         commit: commit.clone(),
         commit_before: commit,
         bundle: on.bundle.as_ref().map(Bundle::told),
@@ -263,7 +263,18 @@ fn brief_report(
 
 /// The commit that `app/` is at, as far as that can be told.
 fn head(on: &Installation) -> Option<CommitId> {
-    on.tree.inspect().ok()?.commit
+    held(on).0
+}
+
+/// The commit that `app/` is at, and the branch that it is on, else that was deployed, as far as that can be told.
+fn held(on: &Installation) -> (Option<CommitId>, Option<BranchName>) {
+    let deployed = || status_file::read(&on.layout).deployed.map(|pair| pair.branch);
+    let Ok(tree) = on.tree.inspect() else { return (None, deployed()) };
+    let branch = match &tree.head {
+        Some(Head::Branch(name)) => BranchName::parse(name).ok(),
+        _ => None,
+    };
+    (tree.commit, branch.or_else(deployed))
 }
 
 fn told(on: &Installation, phase: Phase, failure: &Failure, next: &str) -> report::Error {
@@ -317,7 +328,11 @@ fn make(
     exit_code: u8,
     error: Option<report::Error>,
 ) -> Report {
-    let commit = account.commit.clone().or_else(|| head(on));
+    // Until `app/` is proved to be what was aimed at, what is told is what it holds.
+    let (commit, branch) = match &account.commit {
+        Some(commit) => (Some(commit.clone()), None),
+        None => held(on),
+    };
     let live = on.live();
     let environment = report::Environment {
         path: on.layout.venv(),
@@ -338,7 +353,7 @@ fn make(
         staged: account.staged,
         started_at: account.started_at,
         finished_at: clock::now(),
-        branch: account.branch().clone(),
+        branch: branch.unwrap_or_else(|| account.branch().clone()),
         commit,
         commit_before: account.commit_before.clone(),
         bundle: on.bundle.as_ref().map(Bundle::told),
