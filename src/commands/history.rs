@@ -4,6 +4,7 @@ use crate::cli::HistoryArgs;
 use crate::exit::{Ended, Error, Refusal};
 use crate::history::{self as past, Past};
 use crate::journal::run_lock;
+use crate::relay::spool::Spool;
 use crate::report::human;
 use crate::report::screen::{Tone, duration, harmless, paint, say};
 use crate::settings::layout::Layout;
@@ -18,8 +19,7 @@ pub(super) fn history(layout: &Layout, args: &HistoryArgs) -> Result<Ended, Erro
     let now = run_lock::held_by(&layout.lock_file()).map_err(told)?.and_then(|holder| holder.run);
     if let Some(name) = &args.run {
         let run = RunId::parse(name).map_err(Error::Usage)?;
-        wait::check_known(layout, "history", &run)?;
-        show(layout, &past::one(layout, &run).map_err(told)?, now.as_ref(), args.json);
+        show(layout, &one(layout, run)?, now.as_ref(), args.json);
     } else {
         let mut runs = past::all(layout).map_err(told)?;
         runs.truncate(args.number);
@@ -36,6 +36,17 @@ pub(super) fn history(layout: &Layout, args: &HistoryArgs) -> Result<Ended, Erro
         }
     }
     Ok(Ended::Done)
+}
+
+/// One run; of one that changed nothing, and so has no record, what it told while that is there.
+fn one(layout: &Layout, run: RunId) -> Result<Past, Error> {
+    let known = wait::check_known(layout, "history", &run);
+    match (known, Spool::of(layout, &run).report()) {
+        (Err(_), Some(report)) => Ok(Past { run, report: Some(report) }),
+        (known, _) => {
+            known.and_then(|()| past::one(layout, &run).map_err(|failure| Refusal::of("history", failure)))
+        }
+    }
 }
 
 fn show(layout: &Layout, run: &Past, now: Option<&RunId>, json: bool) {
@@ -55,7 +66,10 @@ fn show(layout: &Layout, run: &Past, now: Option<&RunId>, json: bool) {
             for warning in &report.warnings {
                 say(&format!("  {}      {}", paint(Tone::Warning, "warning"), harmless(warning)));
             }
-            say(&format!("  log          {}", layout.run(&run.run).join("log").display()));
+            let log = layout.run(&run.run).join("log");
+            if log.exists() {
+                say(&format!("  log          {}", log.display()));
+            }
         }
         (None, _) => say(&line(run, now)),
     }
