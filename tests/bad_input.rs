@@ -200,6 +200,8 @@ fn what_the_settings_of_the_host_say_wrong_is_told_with_its_place() {
         }
     };
     wrong("branch = \n", "1, column ");
+    let next = format!("  next       {} doctor\n", typed(&host));
+    refused(&host, &["plan"], 2, &[&next]);
     wrong(
         "branch = \"main\"\n[probe]\nsetle = \"3s\"\n",
         "3, column 1: unknown key `probe.setle`; did you mean `settle`?",

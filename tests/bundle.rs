@@ -367,7 +367,7 @@ fn a_bundle_that_differs_by_one_byte_or_ends_early_is_never_taken() {
     let before_all = maker.runs();
     for end in [600, 3000, whole.len() / 2, whole.len() - BLOCK, whole.len() - 1] {
         fs::write(&bad, &whole[..end]).unwrap();
-        refused(&maker, &bad, &[], &["is cut", "sha256sum", "bundle show"]);
+        refused(&maker, &bad, &[], &["is cut", "sha256sum", "copy it again"]);
     }
     let parts = Parts::of(&small);
     let wheel = parts.members.iter().find(|(name, _)| name.starts_with("wheels/")).unwrap();
@@ -381,7 +381,7 @@ fn a_bundle_that_differs_by_one_byte_or_ends_early_is_never_taken() {
         bytes[find(&whole, needle) + 3] ^= 1;
         fs::write(&bad, &bytes).unwrap();
         for way in [&[][..], &["--no-stage"], &["--if-changed"]] {
-            refused(&maker, &bad, way, &["has been altered", word, "bundle show"]);
+            refused(&maker, &bad, way, &["has been altered", word, "copy it again"]);
         }
     }
     assert!(maker.runs().len() < before_all.len() + 40);

@@ -30,7 +30,7 @@ fn create(layout: &Layout, output: &Path, branch: Option<&str>, wait: &LockArgs)
     let branch = branch.unwrap_or_else(|| usual_branch(&on));
     let output = absolute(output);
     let (header, whole) = bundle::create(&on, &branch, &output)
-        .map_err(|failure| refuse(&on, "bundle", failure, "ladylinux-refresh doctor"))?;
+        .map_err(|failure| refuse(&on, "bundle", failure, "ladylinux-refresh plan"))?;
     tell(&output, &header, &whole);
     Ok(Ended::Done)
 }

@@ -33,7 +33,8 @@ pub(super) fn init(layout: &Layout, args: &InitArgs) -> Result<Ended, Error> {
         return repair(layout, args, &run, &runner);
     }
     let overrides = Overrides { installer: installer()?, ..Overrides::default() };
-    let given = wish(args).and_then(|wish| Given::settle(layout, &wish, overrides)).map_err(Error::Usage)?;
+    let wish = wish(args).map_err(|failure| Error::Usage(failure.hint("ladylinux-refresh init --help")))?;
+    let given = Given::settle(layout, &wish, overrides).map_err(Error::Usage)?;
     if args.dry_run {
         let host = Host::look(layout, given, run, runner).map_err(told)?;
         show(&host).map_err(told)?;

@@ -173,7 +173,7 @@ fn to_type_again(layout: &Layout, error: Error, again: &str) -> Error {
 
 /// Reads the settings of the host and checks them.
 fn settings(layout: &Layout, overrides: Overrides) -> Result<Layers, Error> {
-    let told = |failure: Failure| Error::Usage(failure.hint(as_typed(layout, "ladylinux-refresh plan")));
+    let told = |failure: Failure| Error::Usage(failure.hint(as_typed(layout, "ladylinux-refresh doctor")));
     let layers = Layers::read(layout, overrides).map_err(told)?;
     layers.resolve().map_err(told)?;
     Ok(layers)

@@ -157,7 +157,11 @@ pub(super) fn installer() -> Result<Option<crate::settings::InstallerChoice>, Er
     let Some(text) = environment::variable("LADYLINUX_REFRESH_INSTALLER") else { return Ok(None) };
     let value = toml::Value::String(text.clone());
     value.try_into().map(Some).map_err(|error| {
-        Error::Usage(Failure::new(format!("LADYLINUX_REFRESH_INSTALLER is {text:?}")).because(error))
+        Error::Usage(
+            Failure::new(format!("LADYLINUX_REFRESH_INSTALLER is {text:?}"))
+                .because(error)
+                .hint("unset LADYLINUX_REFRESH_INSTALLER, and the settings say which installer it is"),
+        )
     })
 }
 

@@ -52,7 +52,7 @@ struct Status {
 /// Shows the state of an installation; changes nothing.
 pub(super) fn status(layout: &Layout, args: &StatusArgs) -> Result<Ended, Error> {
     let on = open(layout, "status")?;
-    let found = look(&on).map_err(|failure| refuse(&on, "status", failure, "ladylinux-refresh status"))?;
+    let found = look(&on).map_err(|failure| refuse(&on, "status", failure, "ladylinux-refresh doctor"))?;
     if args.json {
         say(&serde_json::to_string_pretty(&found).unwrap_or_default());
     } else {

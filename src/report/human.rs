@@ -257,7 +257,7 @@ fn refused(
         }
     }
     lines.push(format!("  service    {service}"));
-    for hint in hints {
+    for hint in hints.iter().filter(|hint| next != Some(hint.as_str())) {
         lines.push(format!("  try        {}", harmless(hint)));
     }
     if let Some(next) = next {
