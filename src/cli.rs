@@ -10,7 +10,7 @@ use crate::settings::ModelCheck;
 /// Updates a running LadyLinux installation to the latest state of a Git branch, in place.
 #[derive(Debug, Parser)]
 #[command(name = "ladylinux-refresh", version, max_term_width = 100, after_help = EXITS)]
-#[command(disable_help_subcommand = true, infer_long_args = false, arg_required_else_help = true)]
+#[command(infer_long_args = false, arg_required_else_help = true)]
 pub struct Cli {
     /// Work on the installation below DIR instead of the real paths; needs no root rights
     #[arg(long, value_name = "DIR", env = "LADYLINUX_REFRESH_ROOT", global = true)]

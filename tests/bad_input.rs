@@ -151,7 +151,10 @@ fn what_is_typed_wrong_is_told_before_anything_happens() {
         (&["run", "--lock-timeout", "soon"], "invalid value 'soon'"),
         (&["run", "--format", "xml"], "possible values: human, json, github"),
         (&["refresh"], "unrecognized subcommand 'refresh'"),
-        (&[], "Usage:"),
+        (&["run", "--json"], "unexpected argument '--json'"),
+        (&["run", "--dry-run", "--exit-code"], "unexpected argument '--exit-code'"),
+        (&["bundle", "create"], "--output <FILE>"),
+        (&[], "requires a subcommand"),
         (&["run", "--", "-x"], "it starts with a dash"),
         (&["run", "../.."], "\"../..\" cannot be the name of a branch: it contains '..'"),
         (&["run", ""], "it is empty"),
@@ -174,9 +177,30 @@ fn what_is_typed_wrong_is_told_before_anything_happens() {
     ] {
         let said = host.tool(arguments).expect(2);
         assert!(said.err.contains(says), "{arguments:?}: {says:?} is missing in\n{}", said.err);
+        let next = said.err.lines().last().unwrap_or_default();
+        assert!(next.starts_with("  next       ladylinux-refresh "), "{arguments:?}\n{}", said.err);
         assert!(said.err.contains("  service    not touched"), "{arguments:?}\n{}", said.err);
+        for wrong in ["For more information", "supervise", "-- --json", "'--verify-models'"] {
+            assert!(!said.err.contains(wrong), "{arguments:?}: {wrong:?} in\n{}", said.err);
+        }
         assert!(!said.err.contains('\u{7}') && !said.err.contains("u:p@"), "{arguments:?}\n{}", said.err);
         assert!(said.out.is_empty(), "{arguments:?}\n{}", said.out);
+    }
+    // Help is help, whether it is asked for or not, and is about nothing that could have been touched.
+    for (arguments, code) in [(&["wheels"][..], 2), (&["service"], 2), (&["help"], 0), (&["help", "run"], 0)]
+    {
+        let said = host.tool(arguments).expect(code).says("Usage: ladylinux-refresh");
+        assert!(!said.all().contains("not touched"), "{arguments:?}\n{}", said.all());
+    }
+    for arguments in [
+        &["history", "r-1"][..],
+        &["wait", "r-1"],
+        &["cancel", "r-1"],
+        &["bundle", "show", "/nonexistent"],
+        &["init", "--branch", "nosuch"],
+        &["verify", "--store", "/nonexistent"],
+    ] {
+        host.tool(arguments).expect(3).tells(&host, &[]);
     }
     let mut command = host.command(["run"]);
     let said = ran(command.env("LADYLINUX_REFRESH_INSTALLER", "conda").output().unwrap()).expect(2);

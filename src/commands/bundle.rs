@@ -37,7 +37,9 @@ fn create(layout: &Layout, output: &Path, branch: Option<&str>, wait: &LockArgs)
 
 fn show(file: &Path, json: bool) -> Result<Ended, Error> {
     let file = absolute(file);
-    let (header, whole) = bundle::examine(&file).map_err(|failure| Refusal::of("bundle", failure))?;
+    let next = "ladylinux-refresh bundle create --output FILE";
+    let (header, whole) =
+        bundle::examine(&file).map_err(|failure| Refusal::with_next("bundle", failure, next))?;
     if json {
         let told = serde_json::json!({ "sha256": whole.sha256, "size": whole.size, "header": header });
         say(&serde_json::to_string_pretty(&told).unwrap_or_default());

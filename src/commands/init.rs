@@ -55,7 +55,7 @@ pub(super) fn init(layout: &Layout, args: &InitArgs) -> Result<Ended, Error> {
 }
 
 fn told(failure: crate::error::Failure) -> Error {
-    Refusal::of("init", failure)
+    Refusal::with_next("init", failure, "ladylinux-refresh init --help")
 }
 
 fn wish(args: &InitArgs) -> Outcome<Wish> {

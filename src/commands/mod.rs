@@ -133,7 +133,7 @@ fn refuse(on: &Installation, during: &str, failure: Failure, next: &str) -> Erro
         during: during.to_owned(),
         failure,
         service: on.service_in_words(),
-        next: Some(on.as_typed(next)),
+        next: on.as_typed(next),
     }))
 }
 
@@ -152,7 +152,7 @@ fn lock(layout: &Layout, command: &str, run: Option<&RunId>, args: &LockArgs) ->
             during: "preflight".to_owned(),
             failure,
             service: "not touched".to_owned(),
-            next: Some(as_typed(layout, "ladylinux-refresh status")),
+            next: as_typed(layout, "ladylinux-refresh status"),
         }))),
     }
 }
@@ -165,7 +165,7 @@ fn to_type_again(layout: &Layout, error: Error, again: &str) -> Error {
             Error::Locked { holder, next: as_typed(layout, &format!("{again} --lock-timeout 300")) }
         }
         Error::Refused(refusal) => {
-            Error::Refused(Box::new(Refusal { next: Some(as_typed(layout, again)), ..*refusal }))
+            Error::Refused(Box::new(Refusal { next: as_typed(layout, again), ..*refusal }))
         }
         other => other,
     }
