@@ -274,6 +274,19 @@ pub fn check_there(layout: &Layout) -> Outcome<()> {
     Ok(())
 }
 
+/// Refuses a place where nothing at all of an installation is: a root that was mistyped.
+///
+/// # Errors
+/// As [`check_there`].
+pub fn check_anything(layout: &Layout) -> Outcome<()> {
+    for folder in [layout.home(), layout.state(), layout.etc()] {
+        if disk::is_folder(&folder).map_err(|failure| failure.hint(who_may(layout)))? {
+            return Ok(());
+        }
+    }
+    check_there(layout)
+}
+
 /// Refuses whoever may not write the tool's own state.
 ///
 /// # Errors

@@ -737,6 +737,9 @@ fn where_there_is_no_installation_nothing_is_made() {
         &["unfence"],
         &["drift", "list"],
         &["service", "start"],
+        &["history"],
+        &["verify"],
+        &["verify", "--environment"],
     ] {
         let output = Command::new(env!("CARGO_BIN_EXE_ladylinux-refresh"))
             .arg("--root")

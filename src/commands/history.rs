@@ -3,6 +3,7 @@
 use crate::cli::HistoryArgs;
 use crate::exit::{Ended, Error, Refusal};
 use crate::history::{self as past, Past};
+use crate::installation::check_there;
 use crate::journal::run_lock;
 use crate::relay::spool::Spool;
 use crate::report::human;
@@ -15,6 +16,7 @@ use super::wait;
 /// Lists the runs, or shows one whole.
 pub(super) fn history(layout: &Layout, args: &HistoryArgs) -> Result<Ended, Error> {
     let told = |failure| Refusal::of("history", failure);
+    check_there(layout).map_err(told)?;
     // Asked before the runs are read: one that has just ended has its report by then.
     let now = run_lock::held_by(&layout.lock_file()).map_err(told)?.and_then(|holder| holder.run);
     if let Some(name) = &args.run {
