@@ -337,6 +337,18 @@ fn rw_8_2_a_bundle_is_an_archive_that_others_can_look_into_and_check() {
     // A file that is there is replaced whole; what is no file is left alone.
     create(&maker, "a.bundle", &[]);
     maker.tool(["bundle", "create", "--output", folder.to_str().unwrap()]).expect(3).says("no regular file");
+    let nowhere = maker.beside("missing/a.bundle");
+    let said = maker.tool(["bundle", "create", "--output", nowhere.to_str().unwrap()]).expect(3);
+    assert!(
+        said.err.contains("there is no folder ") && said.err.contains("  try        mkdir -p "),
+        "{}",
+        said.err
+    );
+    assert!(
+        said.err.contains(" bundle create --output FILE\n") && !said.all().contains("packing"),
+        "{}",
+        said.all()
+    );
     maker.tool(["bundle", "create", "--output", file.to_str().unwrap(), "--branch", "none"]).expect(3);
     maker.tool(["bundle", "show", file.to_str().unwrap()]).expect(0);
 }
