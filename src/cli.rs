@@ -505,7 +505,7 @@ pub enum WheelsCommand {
 /// `demo`
 #[derive(Debug, Args)]
 pub struct DemoArgs {
-    /// Where to build it; without it, a folder of your own below the temporary folder
+    /// Where to build it, in place of an earlier demo there; without it, a folder of your own below the temporary folder
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
 
