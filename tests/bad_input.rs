@@ -166,6 +166,8 @@ fn what_is_typed_wrong_is_told_before_anything_happens() {
         (&["run", "--dry-run", "--", "-x"], "it starts with a dash"),
         (&["plan", "../.."], "it contains '..'"),
         (&["rollback", "../../etc"], "../../etc"),
+        (&["history", "--number", "x"], "invalid value 'x' for '--number <NUMBER>': it is no whole number\n"),
+        (&["init", "--allow", "foo"], "\"foo\" is not a transport that can be allowed: http, git, file\n"),
         (&["init", "--port", "0"], "invalid value '0' for '--port <PORT>'"),
         (&["init", "--port", "65536"], "65536 is not in 1..=65535"),
         (&["init", "--branch=-x", "--repo", "https://localhost/x"], "it starts with a dash"),
@@ -204,7 +206,7 @@ fn what_is_typed_wrong_is_told_before_anything_happens() {
     }
     let mut command = host.command(["run"]);
     let said = ran(command.env("LADYLINUX_REFRESH_INSTALLER", "conda").output().unwrap()).expect(2);
-    assert!(said.err.contains("LADYLINUX_REFRESH_INSTALLER is \"conda\""), "{}", said.err);
+    assert!(said.err.contains("INSTALLER is \"conda\", which is none of auto, uv, pip\n"), "{}", said.err);
     let mut command = Command::new(env!("CARGO_BIN_EXE_ladylinux-refresh"));
     let said = ran(command.args(["--root", "", "run"]).env_clear().output().unwrap()).expect(2);
     assert!(said.err.contains("--root"), "{}", said.err);
@@ -231,7 +233,12 @@ fn what_the_settings_of_the_host_say_wrong_is_told_with_its_place() {
         "3, column 1: unknown key `probe.setle`; did you mean `settle`?",
     );
     wrong("[prob]\n", "1, column 2: unknown key `prob`; did you mean `probe`?");
-    wrong("keep = \"three\"\n", "1, column 8: ");
+    wrong("keep = \"three\"\n", "1, column 8: \"three\" stands where a whole number belongs");
+    wrong("keep = -1\n", "1, column 8: -1 stands where a whole number belongs");
+    wrong("allowed_branches = \"main\"\n", "1, column 20: \"main\" stands where a list in brackets belongs");
+    wrong("strict_order = 1\n", "1, column 16: 1 stands where true or false belongs");
+    wrong("remote = \"x\"\n", "1, column 10: \"x\" stands where a table belongs");
+    wrong("[python]\ninstaller = \"conda\"\n", "2, column 13: \"conda\" is none of auto, uv, pip");
     wrong("branch = \"../..\"\n", "1, column 10: ");
     wrong("[probe]\nsettle = \"3\"\n", "2, column 10: \"3\" is not a duration");
     wrong("[[hook]]\nname = \"x\"\nkind = \"cheque\"\ncommand = [\"true\"]\n", "3, column 8: ");

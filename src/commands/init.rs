@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::cli::{InitArgs, LockArgs};
 use crate::clock;
 use crate::disk;
-use crate::error::{Context as _, Outcome};
+use crate::error::{Failure, Outcome};
 use crate::event::Events;
 use crate::exit::{Ended, Error, Refusal};
 use crate::git::Git;
@@ -54,7 +54,7 @@ pub(super) fn init(layout: &Layout, args: &InitArgs) -> Result<Ended, Error> {
     Ok(Ended::Done)
 }
 
-fn told(failure: crate::error::Failure) -> Error {
+fn told(failure: Failure) -> Error {
     Refusal::with_next("init", failure, "ladylinux-refresh init --help")
 }
 
@@ -73,7 +73,10 @@ fn transports(names: &[String]) -> Outcome<Vec<Transport>> {
         .map(|name| {
             toml::Value::String(name.clone())
                 .try_into()
-                .context(|| format!("{name:?} is not a transport that can be allowed: http, git, file"))
+                // What the parser says lists those too that need no leave.
+                .map_err(|_| {
+                    Failure::new(format!("{name:?} is not a transport that can be allowed: http, git, file"))
+                })
         })
         .collect()
 }

@@ -156,12 +156,10 @@ pub(super) fn usual_branch(on: &Installation) -> BranchName {
 pub(super) fn installer() -> Result<Option<crate::settings::InstallerChoice>, Error> {
     let Some(text) = environment::variable("LADYLINUX_REFRESH_INSTALLER") else { return Ok(None) };
     let value = toml::Value::String(text.clone());
-    value.try_into().map(Some).map_err(|error| {
-        Error::Usage(
-            Failure::new(format!("LADYLINUX_REFRESH_INSTALLER is {text:?}"))
-                .because(error)
-                .hint("unset LADYLINUX_REFRESH_INSTALLER, and the settings say which installer it is"),
-        )
+    value.try_into().map(Some).map_err(|_| {
+        let what = format!("LADYLINUX_REFRESH_INSTALLER is {text:?}, which is none of auto, uv, pip");
+        let hint = "unset LADYLINUX_REFRESH_INSTALLER, and the settings say which installer it is";
+        Error::Usage(Failure::new(what).hint(hint))
     })
 }
 

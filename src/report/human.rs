@@ -329,7 +329,11 @@ pub fn wrong_words(mut error: clap::Error) -> Vec<String> {
     {
         error.remove(ContextKind::SuggestedArg);
     }
-    let text = error.render().to_string();
+    let text = error
+        .render()
+        .to_string()
+        .replace("invalid digit found in string", "it is no whole number")
+        .replace("number too large to fit in target type", "it is too large");
     let text = text.strip_prefix("error: ").unwrap_or(&text);
     let command: Vec<&str> = text
         .lines()
