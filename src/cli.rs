@@ -13,7 +13,7 @@ use crate::settings::ModelCheck;
 #[command(infer_long_args = false, arg_required_else_help = true)]
 pub struct Cli {
     /// Work on the installation below DIR instead of the real paths; needs no root rights
-    #[arg(long, value_name = "DIR", env = "LADYLINUX_REFRESH_ROOT", global = true)]
+    #[arg(long, value_name = "DIR", env = "LADYLINUX_REFRESH_ROOT", global = true, display_order = 900)]
     pub root: Option<PathBuf>,
 
     /// What to do
@@ -157,7 +157,7 @@ pub struct RunArgs {
     #[arg(long, conflicts_with = "dry_run")]
     pub if_changed: bool,
 
-    /// Show the plan and do nothing (the same as `plan`)
+    /// Show what it would do and do nothing (the same as `plan`)
     #[arg(long, conflicts_with = "detach")]
     pub dry_run: bool,
 
@@ -479,7 +479,7 @@ pub enum EnvironmentsCommand {
         /// For how many good runs environments are kept; without it, as the host's settings say
         #[arg(long, value_name = "N")]
         keep: Option<usize>,
-        /// Show what would be removed and remove nothing
+        /// Show what it would do and do nothing
         #[arg(long)]
         dry_run: bool,
     },

@@ -75,6 +75,10 @@ fn every_command_explains_itself() {
             "{words:?}\n{}",
             said.out
         );
+        // What every command has comes after what is its own.
+        let options = said.out.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
+        let mut last = options.skip_while(|line| !line.starts_with("--root <DIR>")).skip(1);
+        assert!(last.all(|line| line.starts_with("-h, ") || line.starts_with("-V, ")), "{}", said.out);
         let shown = command.get_arguments().filter(|argument| !argument.is_hide_set());
         for option in shown.filter_map(clap::Arg::get_long) {
             assert!(said.out.contains(&format!("--{option}")), "{words:?} --{option}\n{}", said.out);

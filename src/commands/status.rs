@@ -131,7 +131,7 @@ fn show(on: &Installation, status: &Status) {
         let words = harmless(&found.in_words(5));
         say(&format!("             {} {words}", paint(Tone::Bad, "changed by hand:")));
         let run = on.as_typed("ladylinux-refresh run");
-        say(&format!("             the next run builds a fresh one: {run}"));
+        say(&format!("             the next run uses another: {run}"));
     }
     let pid = status.service.pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
     let url = status.service.url.clone().unwrap_or_default();
