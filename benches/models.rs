@@ -62,7 +62,7 @@ struct Sample {
 fn main() {
     let rounds = setting("ROUNDS", 5);
     let bytes = setting("MIB", 4096) << 20;
-    let folder = tempfile::tempdir().unwrap();
+    let folder = place();
     let claims = fill(folder.path(), bytes);
     memory(&claims, all_threads());
     let all = sched_getaffinity(None).unwrap();
@@ -95,6 +95,11 @@ fn main() {
 fn setting(name: &str, usual: usize) -> usize {
     let text = std::env::var(format!("LADYLINUX_REFRESH_BENCH_{name}")).ok();
     text.and_then(|text| text.parse().ok()).unwrap_or(usual)
+}
+
+/// A temporary folder with no link in its path, as claims want it.
+fn place() -> tempfile::TempDir {
+    tempfile::tempdir_in(std::env::temp_dir().canonicalize().unwrap()).unwrap()
 }
 
 fn first_of(all: &CpuSet) -> CpuSet {
@@ -280,7 +285,7 @@ fn remembered(claims: &[Claim], threads: usize) -> Cache {
 
 /// Reads the cache from disk and looks at every file, 21 times; the median and the worst, in milliseconds.
 fn checked(claims: &[Claim], cache: &Cache, threads: usize) -> (f64, f64) {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = place();
     let path = folder.path().join("cache");
     fs::write(&path, cache.to_bytes()).unwrap();
     let times: Vec<f64> = (0..21)
@@ -298,7 +303,7 @@ fn checked(claims: &[Claim], cache: &Cache, threads: usize) -> (f64, f64) {
 }
 
 fn many(number: usize, threads: usize) {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = place();
     let claims: Vec<Claim> = (0..number)
         .map(|number| {
             let path = folder.path().join(format!("sha256-{number}"));

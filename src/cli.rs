@@ -149,7 +149,7 @@ pub struct LockArgs {
 /// `run`
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// The branch; without it, the one deployed now, else main
+    /// The branch; without it, the one that the host follows, else the one deployed now, else main
     #[arg(allow_hyphen_values = false)]
     pub branch: Option<String>,
 
@@ -198,7 +198,7 @@ pub struct RunArgs {
 /// `plan`
 #[derive(Debug, Args)]
 pub struct PlanArgs {
-    /// The branch; without it, the one deployed now, else main
+    /// The branch; without it, the one that the host follows, else the one deployed now, else main
     pub branch: Option<String>,
 
     /// Exit with 5 when a refresh would change something
@@ -234,7 +234,7 @@ pub enum LockForm {
 /// `lock`
 #[derive(Debug, Args)]
 pub struct LockWish {
-    /// The branch; without it, the one deployed now, else main
+    /// The branch; without it, the one that the host follows, else the one deployed now, else main
     #[arg(long)]
     pub branch: Option<String>,
 
@@ -448,7 +448,7 @@ pub enum BundleCommand {
         /// The file; one that is there is replaced
         #[arg(long, short, value_name = "FILE")]
         output: PathBuf,
-        /// The branch; without it, the one deployed now, else main
+        /// The branch; without it, the one that the host follows, else the one deployed now, else main
         #[arg(long)]
         branch: Option<String>,
         /// How it waits

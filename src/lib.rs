@@ -70,7 +70,9 @@ pub fn main() -> ExitCode {
                 let _ = error.print();
             } else {
                 report::screen::settle_colour();
-                report::human::wrong_words(error).iter().for_each(|line| report::screen::complain(line));
+                for line in report::human::wrong_words(error) {
+                    report::screen::complain(&line);
+                }
             }
             return code;
         }

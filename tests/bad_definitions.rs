@@ -10,9 +10,12 @@
 mod host;
 #[path = "common/index.rs"]
 mod index;
+#[path = "common/schema.rs"]
+mod schema;
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use host::Host;
 use index::{Index, Release, release};
@@ -21,7 +24,7 @@ use index::{Index, Release, release};
 fn releases() -> Vec<Release> {
     vec![
         release("six", "1.16.0"),
-        release("six", "1.17.0"),
+        Release { year: 2025, ..release("six", "1.17.0") },
         Release { needs: "six<1.17", ..release("strict", "1.0") },
         Release { yanked: true, ..release("withdrawn", "1.0") },
         Release { python: ">=3.99", ..release("future", "1.0") },
@@ -139,17 +142,41 @@ fn a_lock_is_printed_upgraded_and_told_as_json() {
     let host = host_with(&index.url(), "uv");
     host.push(&[("requirements.txt", "six\n")]);
     let told = host.tool(["lock", "--json"]).expect(0);
-    let told: serde_json::Value = serde_json::from_str(&told.out).unwrap();
+    let told = schema::told(&told.out, "lock.schema.json");
     assert_eq!(told["packages"][0]["version"], "1.17.0");
     assert_eq!(told["commit"].as_str(), Some(host::git(&host.work(), ["rev-parse", "HEAD"]).as_str()));
     assert!(told["cutoff"].is_string() && told["not_reproducible"].is_null(), "{told}");
     let requirements = host.tool(["lock", "--format", "requirements"]).expect(0);
     let expected = format!("six==1.17.0 \\\n    --hash=sha256:{}\n", index.sha256("six==1.17.0"));
     assert_eq!(requirements.out, expected);
-    host.tool(["run"]).expect(0).says("lock         resolved by uv");
-    host.tool(["lock", "--upgrade"]).expect(0).says("nothing changed").says("upgraded on this machine");
+    let same = host
+        .tool(["lock", "--upgrade"])
+        .expect(0)
+        .says("nothing changed")
+        .says("from what was released until");
+    assert!(!same.all().contains("not reproducible"), "{}", same.all());
+
+    // As if the definition were of a time before the second release.
+    let amended = Command::new("git")
+        .args([
+            "-c",
+            "user.name=A",
+            "-c",
+            "user.email=a@localhost",
+            "commit",
+            "--quiet",
+            "--amend",
+            "--no-edit",
+        ])
+        .env("GIT_COMMITTER_DATE", "2024-06-01T00:00:00Z")
+        .current_dir(host.work())
+        .status();
+    assert!(amended.unwrap().success());
+    host::git(&host.work(), ["push", "--quiet", "--force", "origin", "HEAD"]);
+    host.tool(["run"]).expect(0).says("lock         resolved by uv").says("until 2024-06-01T00:00:00Z");
+    host.tool(["lock", "--upgrade"]).expect(0).says("~ six 1.16.0 → 1.17.0").says("upgraded on this machine");
     host.tool(["plan"]).expect(0).says("not reproducible: it was upgraded on this machine");
-    host.tool(["run"]).expect(0).says("the definition has not changed").says("upgraded on this machine");
+    host.tool(["run"]).expect(0).says("the lock changed").says("upgraded on this machine");
     host.tool(["status"]).expect(0).says("not reproducible");
     host.push(&[("requirements.txt", &expected)]);
     host.tool(["lock", "--upgrade"]).expect(3).says("requirements.txt is the lock, and is not made here");

@@ -5,6 +5,8 @@
 
 #[path = "common/host.rs"]
 mod host;
+#[path = "common/schema.rs"]
+mod schema;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -332,7 +334,7 @@ fn rw_8_2_a_bundle_is_an_archive_that_others_can_look_into_and_check() {
         assert!(shown.out.contains(text), "{text} is missing in\n{}", shown.out);
     }
     let json = maker.tool(["bundle", "show", "--json", file.to_str().unwrap()]).expect(0).out;
-    let json: Value = serde_json::from_str(&json).unwrap();
+    let json = schema::told(&json, "bundle.schema.json");
     assert_eq!((&json["header"], &json["sha256"]), (&header, &Value::from(sha256(&whole))));
     // A file that is there is replaced whole; what is no file is left alone.
     create(&maker, "a.bundle", &[]);

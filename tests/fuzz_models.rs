@@ -1,5 +1,6 @@
 //! What others write is read without a crash, a hang or a wrong word, however it is damaged: manifests, GGUF headers,
-//! Ollama's manifests and files of checksums, changed at random from a corpus of whole ones (`tests/corpus/`).
+//! Ollama's manifests and files of checksums, changed at random from a corpus of whole ones (`tests/corpus/`), and whole
+//! stores that are laid out at random.
 //!
 //! What fails is told with the seed that does it again. `LADYLINUX_REFRESH_LONG` tries a hundred times as much.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests read their corpus")]
@@ -7,15 +8,23 @@
 #[path = "common/dice.rs"]
 mod dice;
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::Cursor;
+use std::os::unix::fs::symlink;
 use std::panic::catch_unwind;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use dice::Dice;
+use ladylinux_refresh::manifest::Scan;
+use ladylinux_refresh::models::cache::Cache;
+use ladylinux_refresh::models::engine::How;
 use ladylinux_refresh::models::gguf::{self, Told};
 use ladylinux_refresh::models::manifest::Manifest;
-use ladylinux_refresh::models::{Algorithm, Digest, ollama, sums};
+use ladylinux_refresh::models::verify::{Text, Verified, gather, verify};
+use ladylinux_refresh::models::{Algorithm, Digest, Finding, ollama, sums};
+use ladylinux_refresh::settings::layout::Layout;
+use sha2::{Digest as _, Sha256};
 
 /// Numbers that are at the edge of something.
 const EDGES: [u64; 9] = [0, 1, 0x7f, 0xff, 0xffff_ffff, 1 << 31, 1 << 60, u64::MAX, u64::MAX - 7];
@@ -149,4 +158,143 @@ fn rw_6_2b_a_damaged_file_of_checksums_gives_words_or_digests_of_files_beside_it
         assert!(sums.entries.iter().all(|(path, digest)| is_inside(path) && is_digest(digest)));
         assert!(sums.complaints.iter().all(|why| why.starts_with("line ")));
     });
+}
+
+/// What whole files hold in stores laid out at random.
+const CONTENTS: [&[u8]; 2] = [b"weights", b"GGUF"];
+
+/// Where something may lie in a store; `#` stands for a digest.
+const PLACES: [&str; 16] = [
+    "w",
+    "sub/w",
+    "sub/x.gguf",
+    ".hidden",
+    "SHA256SUMS",
+    "sub/SHA256SUMS",
+    "sub/B3SUMS",
+    "o/blobs/sha256-#",
+    "o/blobs/sha256:#",
+    "o/blobs/sha256-#-partial-1",
+    "o/manifests/registry.ollama.ai/library/m/latest",
+    "o/manifests/short",
+    "models--a/blobs/#",
+    "models--a/snapshots/0/w",
+    "models--b/snapshots/0/x.gguf",
+    "models--b/blobs/#",
+];
+
+fn one_of<'a, T>(dice: &mut Dice, all: &'a [T]) -> &'a T {
+    &all[position(dice, &vec![0; all.len()])]
+}
+
+fn digest(dice: &mut Dice) -> String {
+    Sha256::digest(one_of(dice, &CONTENTS)).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A path of one of the two stores, or of neither; sometimes only the beginning of one.
+fn place(dice: &mut Dice, root: &Path) -> PathBuf {
+    let store = root.join(one_of(dice, &["opt/ladylinux/models", "srv/o", "srv/o", "outside"]));
+    let name = one_of(dice, &PLACES).replace('#', &digest(dice));
+    let parts: Vec<&str> = name.split('/').collect();
+    let cut = if dice.below(4) == 0 { position(dice, &vec![0; parts.len()]) } else { parts.len() };
+    store.join(parts[..cut].iter().collect::<PathBuf>())
+}
+
+/// What belongs into a file of this name, or nearly.
+fn content(dice: &mut Dice, path: &Path) -> Vec<u8> {
+    let mut bytes = if path.to_string_lossy().ends_with("SUMS") {
+        let names = ["w", "sub/w", "x.gguf", "../w", "none"];
+        let mut line = || format!("{}  {}\n", digest(dice), one_of(dice, &names));
+        (0..5).map(|_| line()).collect::<String>().into_bytes()
+    } else if path.ends_with("library/m/latest") {
+        let mut blob =
+            || format!(r#"{{"digest": "sha256:{}", "size": {}}}"#, digest(dice), one_of(dice, &[4, 7]));
+        format!(r#"{{"schemaVersion": 2, "config": {}, "layers": [{}, {}]}}"#, blob(), blob(), blob())
+            .into_bytes()
+    } else if path.ends_with("manifest.json") {
+        let mut model = || {
+            let (path, name) =
+                (one_of(dice, &["./", "sub", "o/blobs"]), one_of(dice, &["w", "x.gguf", "none"]));
+            let digest = digest(dice);
+            format!(
+                r#"{{"id": "m", "local_path": "{path}", "filename": "{name}", "checksum": {{"algorithm": "sha256", "value": "{digest}"}}}}"#
+            )
+        };
+        format!(r#"{{"schema_version": "0.1", "models": [{}, {}]}}"#, model(), model()).into_bytes()
+    } else {
+        one_of(dice, &CONTENTS).to_vec()
+    };
+    if dice.below(4) == 0 {
+        mutate(dice, &mut bytes, &[b"}".to_vec(), b"\n".to_vec()]);
+    }
+    bytes
+}
+
+/// Lays out stores; what cannot be put where it should is left out.
+fn lay_out(dice: &mut Dice, root: &Path) {
+    for _ in 0..30 {
+        let path = place(dice, root);
+        if path.symlink_metadata().is_ok() || fs::create_dir_all(path.parent().unwrap()).is_err() {
+            continue;
+        }
+        let _ = match dice.below(8) {
+            0 => symlink(place(dice, root), &path),
+            1 => {
+                let mode = rustix::fs::Mode::from_raw_mode(0o644);
+                let pipe = rustix::fs::FileType::Fifo;
+                rustix::fs::mknodat(rustix::fs::CWD, &path, pipe, mode, 0).map_err(Into::into)
+            }
+            2 => fs::create_dir(&path),
+            _ => fs::write(&path, content(dice, &path)),
+        };
+    }
+}
+
+/// What a name must not bring to a terminal.
+fn is_forbidden(c: char) -> bool {
+    c.is_control() && c != '\t'
+}
+
+fn look(root: &Path, manifest: &[u8]) -> Verified {
+    let layout = Layout::below(root);
+    let text = Text::Bytes(manifest.to_vec());
+    let gathered = gather(&layout, &text, &[root.join("srv/o")]).unwrap();
+    verify(gathered, How::Full, &Cache::default(), 2, &()).unwrap()
+}
+
+#[test]
+fn rw_6_1_rw_6_2c_stores_laid_out_at_random_give_the_same_words_twice_and_none_that_is_wrong() {
+    let mut dice = Dice::from_environment();
+    let rounds = if dice::long() { 20_000 } else { 200 };
+    let (mut verified, mut wrong) = (0, 0);
+    for round in 0..rounds {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        lay_out(&mut dice, &root);
+        let manifest = content(&mut dice, Path::new("manifest.json"));
+        let before = Scan::digests().of(&root).unwrap();
+        let found = look(&root, &manifest).verdicts;
+        assert_eq!(found, look(&root, &manifest).verdicts, "round {round}");
+        assert_eq!(before, Scan::digests().of(&root).unwrap(), "round {round}: something was changed");
+        let mut spoken_of: HashMap<&Path, bool> = HashMap::new();
+        for verdict in &found {
+            let told = format!("round {round}: {verdict:?}");
+            assert!(
+                verdict.path.starts_with(&root) && !verdict.path.starts_with(root.join("outside")),
+                "{told}"
+            );
+            assert!(!verdict.shown.is_empty() && !verdict.shown.contains(is_forbidden), "{told}");
+            if verdict.finding == Finding::Verified {
+                let bytes = fs::read(&verdict.path).unwrap();
+                assert!(CONTENTS.contains(&bytes.as_slice()), "{told}");
+                verified += 1;
+            }
+            wrong += usize::from(matches!(verdict.finding, Finding::DigestMismatch { .. }));
+            let is_nobodys =
+                matches!(verdict.finding, Finding::Unexpected | Finding::Orphaned | Finding::Partial);
+            let known = *spoken_of.entry(&verdict.path).or_insert(is_nobodys);
+            assert_eq!(known, is_nobodys, "{told}: somebody speaks of it, and nobody does");
+        }
+    }
+    assert!(verified > 20 && wrong > 20, "the stores hold too little: {verified} and {wrong}");
 }

@@ -12,7 +12,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use help::{WAYS, picture, strict, told, with};
 use host::{Host, Ran, SERVER, program, ran};
@@ -55,6 +55,19 @@ impl Machine {
         let errors: Vec<String> = schema.iter_errors(&told).map(|error| error.to_string()).collect();
         assert!(errors.is_empty(), "{errors:?}\n{told:#}");
         told
+    }
+
+    /// What it says to somebody who may not read everything; root gives that right up.
+    #[track_caller]
+    fn verify_without_rights(&self, code: i32) -> Value {
+        let mut command = Command::new("setpriv");
+        command.args(["--inh-caps=-all", "--bounding-set=-dac_override,-dac_read_search", "--"]);
+        if !rustix::process::geteuid().is_root() {
+            command = Command::new("env");
+        }
+        command.arg(program()).arg("--root").arg(self.layout.root());
+        command.args(["verify", "--json", "--no-cache"]);
+        serde_json::from_str(&ran(command.output().unwrap()).expect(code).out).unwrap()
     }
 
     fn put(&self, path: &str, bytes: &[u8]) -> PathBuf {
@@ -285,15 +298,173 @@ fn rw_6_2c_what_lies_in_the_way_is_a_verdict_and_never_a_hang() {
     let closed = machine.put("closed", b"x");
     fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
     machine.manifest(&json!([model("closed", "./", "closed", "")]));
-    // Root may read everything, unless it gives that up.
-    let mut command = Command::new("setpriv");
-    command.args(["--inh-caps=-all", "--bounding-set=-dac_override,-dac_read_search", "--"]);
-    if !rustix::process::geteuid().is_root() {
-        command = Command::new("env");
+    assert_eq!(findings(&machine.verify_without_rights(5), "closed"), ["unreadable"]);
+}
+
+#[test]
+fn rw_6_2c_a_manifest_that_may_not_be_looked_at_is_a_problem_and_not_missing() {
+    let machine = Machine::new();
+    machine.manifest(&json!([model("gone", "./", "gone", "")]));
+    let close = |mode| fs::set_permissions(machine.layout.app(), fs::Permissions::from_mode(mode)).unwrap();
+    close(0o000);
+    let told = machine.verify_without_rights(5);
+    close(0o755);
+    assert_eq!(findings(&told, "manifest.json"), ["unreadable"], "{told:#}");
+}
+
+#[test]
+fn rw_6_2c_what_cannot_be_looked_at_hides_nothing_else() {
+    let machine = Machine::new();
+    machine.put("half/f", b"f");
+    machine.put("w", b"weights");
+    machine.manifest(&json!([model("w", "./", "w", &sha256(b"weights")), model("gone", "./", "gone", "")]));
+    let close = |path: &str, mode| {
+        fs::set_permissions(machine.layout.models().join(path), fs::Permissions::from_mode(mode))
+    };
+    // The names in it may be read, and what they are may not be known.
+    close("half", 0o444).unwrap();
+    let told = machine.verify_without_rights(5);
+    close("half", 0o755).unwrap();
+    let found = ["half", "w", "gone"].map(|name| findings(&told, name).join(" "));
+    assert_eq!(found, ["unreadable", "verified", "missing-required"], "{told:#}");
+    close("", 0o000).unwrap();
+    let told = machine.verify_without_rights(5);
+    close("", 0o755).unwrap();
+    assert_eq!(findings(&told, "gone"), ["unreadable"], "{told:#}");
+
+    let entry = model("twice", "/absolute/", "x", "");
+    let manifest =
+        json!({ "schema_version": "0.1", "models_base_dir": "relative", "models": [entry, entry] });
+    put(&machine.layout.app().join("models/manifest.json"), manifest.to_string().as_bytes());
+    let all = problems(&machine.verify(&[], 5)).join("\n");
+    for word in ["relative", "is absolute", "models[0] too"] {
+        assert!(all.contains(word), "{word}: {all}");
     }
-    command.arg(program()).arg("--root").arg(machine.layout.root()).args(["verify", "--json", "--no-cache"]);
-    let told: Value = serde_json::from_str(&ran(command.output().unwrap()).expect(5).out).unwrap();
-    assert_eq!(findings(&told, "closed"), ["unreadable"]);
+}
+
+#[test]
+fn rw_6_2b_a_file_of_checksums_that_is_none_is_a_problem_and_one_behind_a_link_is_read() {
+    let machine = Machine::new();
+    machine.put("w", b"weights");
+    let sums = machine.put("real.sums", format!("{}  w\n", sha256(b"other")).as_bytes());
+    let models = machine.layout.models();
+    symlink(&sums, models.join("SHA256SUMS")).unwrap();
+    let mode = rustix::fs::Mode::from_raw_mode(0o644);
+    rustix::fs::mknodat(rustix::fs::CWD, models.join("B3SUMS"), rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    fs::create_dir(models.join("SHA512SUMS")).unwrap();
+    for (folder, target) in [("nowhere", "none"), ("astray", "/etc/hostname")] {
+        fs::create_dir(models.join(folder)).unwrap();
+        symlink(target, models.join(folder).join("SHA256SUMS")).unwrap();
+    }
+    let told = machine.verify(&[], 5);
+    let names = ["w", "B3SUMS", "SHA512SUMS", "nowhere/SHA256SUMS", "astray/SHA256SUMS"];
+    let found = names.map(|name| findings(&told, name).join(" "));
+    assert_eq!(
+        found,
+        ["digest-mismatch", "unreadable", "unreadable", "unreadable", "inconsistent"],
+        "{told:#}"
+    );
+}
+
+#[test]
+fn rw_6_2a_a_store_of_ollama_without_its_blobs_misses_all_of_them() {
+    let machine = Machine::new();
+    let below = |path: &str| machine.layout.root().join(path);
+    let packaged = below("usr/share/ollama/.ollama/models");
+    ollama(&packaged, b"weights");
+    fs::remove_dir_all(packaged.join("blobs")).unwrap();
+    let told = machine.verify(&[], 5);
+    assert_eq!(findings(&told, ""), ["missing-required"; 3], "{told:#}");
+
+    // They moved to another disk, which is a store of its own once the host says so.
+    ollama(&below("big"), b"weights");
+    fs::remove_dir_all(below("big/manifests")).unwrap();
+    let orphan = below("big/blobs").join(format!("sha256-{}", sha256(b"orphan")));
+    put(&orphan, b"orphan");
+    symlink(below("big/blobs"), packaged.join("blobs")).unwrap();
+    let told = machine.verify(&[], 5);
+    assert_eq!(findings(&told, ""), ["inconsistent"; 3], "{told:#}");
+    fs::write(machine.layout.host_file(), "[models]\nstores = [\"/big\"]\n").unwrap();
+    let told = machine.verify(&[], 0);
+    assert_eq!(told["summary"]["verified"], 3, "{told:#}");
+    assert_eq!(findings(&told, &sha256(b"orphan")), ["orphaned"]);
+    fs::write(orphan.with_file_name(format!("sha256-{}", sha256(b"weights"))), b"WEIGHTS").unwrap();
+    assert_eq!(findings(&machine.verify(&[], 5), &sha256(b"weights")), ["digest-mismatch"]);
+}
+
+#[test]
+fn rw_6_2a_what_one_store_says_of_a_file_in_another_counts() {
+    let machine = Machine::new();
+    let below = |path: &str| machine.layout.root().join(path);
+    put(&below("srv/o/w.bin"), b"weights");
+    symlink(below("srv/o/w.bin"), machine.layout.models().join("w.bin")).unwrap();
+    machine.manifest(&json!([model("w", "./", "w.bin", &sha256(b"weights"))]));
+    // A snapshot of one repository leads to a blob of another.
+    let blob = below("srv/hub/models--org--a/blobs").join(sha256(b"hf"));
+    put(&blob, b"hf");
+    let snapshot = below("srv/hub/models--org--b/snapshots/0123");
+    fs::create_dir_all(&snapshot).unwrap();
+    symlink(&blob, snapshot.join("model.bin")).unwrap();
+    fs::write(machine.layout.host_file(), "[models]\nstores = [\"/srv/o\", \"/srv/hub\"]\n").unwrap();
+    let told = machine.verify(&[], 0);
+    assert_eq!(findings(&told, ""), ["verified"; 2], "{told:#}");
+
+    // The base lies in a store that the host names.
+    put(&below("srv/models/llm/v.bin"), b"v");
+    put(&below("srv/models/llm/u.bin"), b"u");
+    let entry = model("v", "./", "v.bin", &sha256(b"v"));
+    let manifest =
+        json!({ "schema_version": "0.1", "models_base_dir": "/srv/models/llm", "models": [entry] });
+    put(&machine.layout.app().join("models/manifest.json"), manifest.to_string().as_bytes());
+    fs::write(machine.layout.host_file(), "[models]\nstores = [\"/srv/models\"]\n").unwrap();
+    let told = machine.verify(&[], 0);
+    assert_eq!(findings(&told, "v.bin"), ["verified"], "{told:#}");
+    assert_eq!(findings(&told, "u.bin"), ["unexpected"]);
+}
+
+#[test]
+fn rw_6_2a_a_place_that_is_named_and_not_there_is_told_and_so_is_a_file_of_names_that_is_closed() {
+    let machine = Machine::new();
+    fs::write(machine.layout.env_file(), "OLLAMA_MODELS=/mnt/gone\n").unwrap();
+    let told = machine.verify(&[], 0);
+    assert_eq!(findings(&told, "/mnt/gone"), ["missing-optional"], "{told:#}");
+    machine.put("w", b"weights");
+    machine.manifest(&json!([model("w", "./", "w", &sha256(b"weights"))]));
+    fs::set_permissions(machine.layout.env_file(), fs::Permissions::from_mode(0o000)).unwrap();
+    let told = machine.verify_without_rights(0);
+    assert_eq!(findings(&told, "w"), ["verified"], "{told:#}");
+    assert_eq!(findings(&told, "ladylinux.env"), ["unsupported"]);
+}
+
+#[test]
+fn rw_6_2c_a_list_of_rubbish_is_told_in_a_few_words() {
+    let machine = Machine::new();
+    machine.put("SHA256SUMS", &b"x\n".repeat(300_000));
+    let manifest = format!(r#"{{"schema_version": "0.1", "models": [{}]}}"#, vec!["5"; 150_000].join(","));
+    put(&machine.layout.app().join("models/manifest.json"), manifest.as_bytes());
+    let told = machine.verify(&[], 5);
+    assert_eq!(told["summary"]["problems"], 102 + 101, "{told:#}");
+}
+
+#[test]
+fn rw_6_2c_no_name_makes_a_line_of_its_own_or_reaches_the_terminal() {
+    let machine = Machine::new();
+    let outside = machine.layout.root().join("elsewhere\ngood     everything: verified [SHA256SUMS]\u{202e}");
+    put(&outside, b"");
+    symlink(&outside, machine.layout.models().join("link")).unwrap();
+    let file = machine.put("\u{9b}2J.bin", b"");
+    let said = machine.tool(&["verify", "--verbose"]).expect(5).all();
+    assert!(said.contains("a link leads out of the store"), "{said}");
+    assert!(said.lines().all(|line| !line.starts_with("good")), "{said}");
+    let told = machine.verify(&[], 5);
+    let first = told["summary"]["first_problems"][0].as_str().unwrap();
+    assert!(first.contains("everything: verified") && !first.contains('\n'), "{first}");
+    let paths = told["verdicts"].as_array().unwrap().iter().map(|verdict| verdict["path"].as_str().unwrap());
+    assert!(paths.into_iter().any(|path| Path::new(path) == file), "a path reads back as it is: {told:#}");
+    for arguments in [&["verify"][..], &["verify", "--json"]] {
+        let said = machine.tool(arguments).expect(5).all();
+        assert!(!said.chars().any(|c| matches!(c, '\u{9b}' | '\u{202e}')), "{said:?}");
+    }
 }
 
 #[test]
@@ -343,6 +514,15 @@ fn rw_6_2b_what_was_read_is_remembered_until_it_changes_and_without_memory_it_wo
     assert_eq!(verify(&["--no-cache"], 0), ("verified".to_owned(), length, false));
     assert_eq!(verify(&["--presence"], 0), ("present".to_owned(), 0, false));
     assert_eq!(verify(&[], 0), ("verified".to_owned(), 0, false), "a look at presence made it forget");
+    // Where the store is not named, the link leads out of what is looked at.
+    for more in [&[][..], &["--no-cache"]] {
+        machine.verify(more, 5);
+        assert_eq!(
+            verify(&[], 0),
+            ("verified".to_owned(), 0, false),
+            "a look at another store made it forget"
+        );
+    }
     // Another file under the same name.
     fs::remove_file(&file).unwrap();
     fs::write(&file, [&weights[..weights.len() - 1], b"!"].concat()).unwrap();
@@ -410,6 +590,28 @@ fn rw_6_2a_every_store_is_found_wherever_host_environment_and_unit_say() {
     }
 }
 
+/// How many bytes a program that runs has read.
+fn bytes_read(child: &Child) -> u64 {
+    let told = fs::read_to_string(format!("/proc/{}/io", child.id())).unwrap_or_default();
+    let line = told.lines().find_map(|line| line.strip_prefix("rchar: "));
+    line.map_or(0, |number| number.parse().unwrap())
+}
+
+/// Starts a verification, waits until it is where it shall be interrupted, and does so.
+fn interrupted(machine: &Machine, is_there: &dyn Fn(&Child) -> bool) -> Child {
+    let mut command = Command::new(program());
+    let root = machine.layout.root();
+    command.arg("--root").arg(root).arg("verify").env_clear().stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    while !is_there(&child) && child.try_wait().unwrap().is_none() {
+        std::thread::yield_now();
+    }
+    let id = rustix::process::Pid::from_child(&child);
+    // Until somebody waits for it, its number is its own, even after its end.
+    rustix::process::kill_process(id, rustix::process::Signal::INT).unwrap();
+    child
+}
+
 #[test]
 fn ctrl_c_ends_a_verification_at_once() {
     let machine = Machine::new();
@@ -417,23 +619,34 @@ fn ctrl_c_ends_a_verification_at_once() {
     // All of it is a hole, which still takes minutes to read.
     fs::File::options().write(true).open(&file).unwrap().set_len(1 << 40).unwrap();
     machine.put("SHA256SUMS", format!("{}  huge\n", "a".repeat(64)).as_bytes());
-    let mut command = Command::new(program());
-    let root = machine.layout.root();
-    command.arg("--root").arg(root).arg("verify").env_clear().stderr(Stdio::null());
-    let mut child = command.spawn().unwrap();
-    let files = PathBuf::from(format!("/proc/{}/fd", child.id()));
-    let is_reading = || {
-        let mut open =
-            fs::read_dir(&files).unwrap().filter_map(|entry| fs::read_link(entry.unwrap().path()).ok());
-        open.any(|path| path == file)
-    };
-    while !is_reading() {
-        assert!(child.try_wait().unwrap().is_none(), "it ended before it read");
+    let mut child = interrupted(&machine, &|child| bytes_read(child) > 64 << 20);
+    let until_then = bytes_read(&child);
+    let ended = loop {
+        if let Some(ended) = child.try_wait().unwrap() {
+            break ended;
+        }
+        // Many times what is read before the next look for an interruption, and little of the whole.
+        if bytes_read(&child) > until_then + (8 << 30) {
+            child.kill().unwrap();
+            panic!("it reads on");
+        }
         std::thread::yield_now();
-    }
-    let id = rustix::process::Pid::from_child(&child);
-    rustix::process::kill_process(id, rustix::process::Signal::INT).unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(130));
+    };
+    assert_eq!(ended.code(), Some(130));
+}
+
+#[test]
+fn ctrl_c_is_heard_while_it_is_gathered_what_is_said() {
+    let machine = Machine::new();
+    // So long that it is not through with it once part of it is read, and nothing in it has to be looked at after that.
+    let length = 48 << 20;
+    machine.put("SHA256SUMS", &b"\n".repeat(length));
+    // Whoever is held up between the look and the signal comes too late: then once more.
+    let codes = std::iter::repeat_with(|| {
+        interrupted(&machine, &|child| bytes_read(child) > length as u64 / 2).wait().unwrap().code()
+    });
+    let codes: Vec<Option<i32>> = codes.take(5).take_while(|code| *code != Some(130)).collect();
+    assert!(codes.len() < 5, "it was not heard: {codes:?}");
 }
 
 #[test]
@@ -441,10 +654,16 @@ fn rw_6_2a_models_are_looked_at_without_an_installation() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().canonicalize().unwrap();
     let machine = Machine { layout: Layout::below(&root), folder };
-    machine.put("SHA256SUMS", format!("{}  w\n", sha256(b"w")).as_bytes());
-    machine.put("w", b"w");
-    let told = machine.verify(&[], 0);
-    assert_eq!(told["summary"]["verified"], 1);
+    // One that would be remembered, because it has not changed for a while.
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/gguf");
+    let weights = fs::read(corpus.join("small.gguf")).unwrap();
+    machine.put("SHA256SUMS", format!("{}  w\n", sha256(&weights)).as_bytes());
+    symlink(corpus.join("small.gguf"), machine.layout.models().join("w")).unwrap();
+    let told = machine.verify(&["--store", corpus.to_str().unwrap()], 0);
+    assert_eq!(told["summary"]["verified"], 1, "{told:#}");
+    assert_eq!(told["summary"]["bytes_read"], weights.len());
+    let why = told["not_remembered"].as_str().unwrap();
+    assert!(why.contains("models-known"), "{why}");
     assert!(!machine.layout.state().exists() && machine.folder.path().exists());
 }
 

@@ -9,6 +9,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
 use common::{World, names, packages};
+use ladylinux_refresh::python::Made;
 use ladylinux_refresh::settings::{InstallerChoice, Strategy};
 
 const BOTH: [InstallerChoice; 2] = [InstallerChoice::Uv, InstallerChoice::Pip];
@@ -44,7 +45,18 @@ fn an_environment_that_cannot_import_what_the_host_declares_is_not_used() {
     assert!(told.contains("cannot be imported") && told.contains("no_such_module"), "{told}");
     assert!(names(&world.layout.venvs()).is_empty() && names(&world.layout.generations()).is_empty());
     world.python.imports = vec!["six".into()];
-    world.ensure("six==1.17.0\n", "run-2").unwrap();
+    let built = world.ensure("six==1.17.0\n", "run-2").unwrap();
+
+    // One that is there already is held to what is declared now.
+    world.python.imports = vec!["no_such_module".into()];
+    let told = world.ensure("six==1.17.0\n", "run-3").unwrap_err().chain().join(": ");
+    assert!(told.contains("does not serve any more") && told.contains("no_such_module"), "{told}");
+    world.python.imports = vec!["six".into(), "json".into()];
+    let tried = world.ensure("six==1.17.0\n", "run-4").unwrap();
+    assert_eq!((tried.made, &tried.generation.name), (Made::Reused, &built.generation.name));
+    assert!(world.environments().contamination_by_bytes(&tried.generation).unwrap().is_none());
+    let again = world.ensure("six==1.17.0\n", "run-5").unwrap();
+    assert_eq!(again.generation, tried.generation, "it was written down");
 }
 
 #[test]

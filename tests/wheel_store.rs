@@ -8,6 +8,8 @@
 mod host;
 #[path = "common/python.rs"]
 mod python;
+#[path = "common/schema.rs"]
+mod schema;
 
 use std::fs;
 use std::net::TcpStream;
@@ -334,10 +336,7 @@ fn a_run_removes_the_wheels_that_no_kept_environment_needs_and_the_commands_tell
     host.push(&[("requirements.txt", "idna==3.10\n"), ("version.txt", "three\n")]);
     host.tool(["run"]).expect(0);
     let listed = host.tool(["wheels", "list", "--json"]).expect(0).out;
-    let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
-    let schema = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/wheels.schema.json")).unwrap();
-    let schema = jsonschema::validator_for(&serde_json::from_slice(&schema).unwrap()).unwrap();
-    assert!(schema.is_valid(&listed), "{listed}");
+    let listed = schema::told(&listed, "wheels.schema.json");
     let wheels = listed["wheels"].as_array().unwrap();
     let versions: Vec<_> = wheels.iter().map(|wheel| wheel["version"].as_str().unwrap()).collect();
     assert_eq!(versions, ["3.10", "1.17.0"], "{listed}");

@@ -5,6 +5,7 @@ use std::path::Path;
 use crate::bundle::{self, Header, Whole};
 use crate::cli::{BundleCommand, LockArgs};
 use crate::exit::{Ended, Error, Refusal};
+use crate::report::json;
 use crate::report::screen::{count, harmless, say, size};
 use crate::settings::layers::Overrides;
 use crate::settings::layout::Layout;
@@ -43,8 +44,9 @@ fn show(file: &Path, json: bool) -> Result<Ended, Error> {
     let (header, whole) =
         bundle::examine(&file).map_err(|failure| Refusal::with_next("bundle", failure, next))?;
     if json {
-        let told = serde_json::json!({ "sha256": whole.sha256, "size": whole.size, "header": header });
-        say(&serde_json::to_string_pretty(&told).unwrap_or_default());
+        let told =
+            serde_json::json!({ "schema": 1, "sha256": whole.sha256, "size": whole.size, "header": header });
+        say(&json::pretty(&told));
     } else {
         tell(&file, &header, &whole);
     }

@@ -3,6 +3,7 @@
 use crate::cli::DoctorArgs;
 use crate::doctor::{self, Examination, Examined, Finding, Severity};
 use crate::exit::{Ended, Error, Refusal};
+use crate::report::json;
 use crate::report::screen::{Tone, count, harmless, paint, say};
 use crate::settings::layout::Layout;
 
@@ -11,7 +12,7 @@ pub(super) fn doctor(layout: &Layout, args: &DoctorArgs) -> Result<Ended, Error>
     let examined = Examined::open(layout).map_err(Error::Usage)?;
     let told = doctor::examine(&examined).map_err(|failure| Refusal::of("doctor", failure))?;
     if args.json {
-        say(&serde_json::to_string_pretty(&told).unwrap_or_default());
+        say(&json::pretty(&told));
     } else {
         for line in lines(&told) {
             say(&line);

@@ -10,6 +10,7 @@ use crate::history;
 use crate::installation::Installation;
 use crate::python::overview::{Listed, Standing};
 use crate::python::{Contamination, Record};
+use crate::report::json;
 use crate::report::screen::{Tone, count, harmless, paint, say, size};
 use crate::settings::layout::Layout;
 use crate::settings::names::{GenerationName, RunId};
@@ -55,7 +56,7 @@ pub(super) fn environments(layout: &Layout, command: &EnvironmentsCommand) -> Re
                 environments: environments.into_iter().map(|listed| line(&on, listed)).collect(),
             };
             if *json {
-                say(&serde_json::to_string_pretty(&list).unwrap_or_default());
+                say(&json::pretty(&list));
             } else {
                 show(&list);
             }

@@ -7,6 +7,7 @@ use crate::installation::check_there;
 use crate::journal::run_lock;
 use crate::relay::spool::Spool;
 use crate::report::human;
+use crate::report::json;
 use crate::report::screen::{Tone, duration, harmless, paint, say};
 use crate::settings::layout::Layout;
 use crate::settings::names::RunId;
@@ -27,7 +28,7 @@ pub(super) fn history(layout: &Layout, args: &HistoryArgs) -> Result<Ended, Erro
         runs.truncate(args.number);
         if args.json {
             let reports: Vec<_> = runs.iter().filter_map(|run| run.report.as_ref()).collect();
-            say(&serde_json::to_string_pretty(&reports).unwrap_or_default());
+            say(&json::pretty(&reports));
         } else {
             for run in &runs {
                 say(&line(run, now.as_ref()));
@@ -53,7 +54,7 @@ fn one(layout: &Layout, run: RunId) -> Result<Past, Error> {
 
 fn show(layout: &Layout, run: &Past, now: Option<&RunId>, json: bool) {
     match (&run.report, json) {
-        (Some(report), true) => say(&serde_json::to_string_pretty(report).unwrap_or_default()),
+        (Some(report), true) => say(&json::pretty(report)),
         (Some(report), false) => {
             human::report(report).iter().skip(1).for_each(|line| say(line));
             say("");

@@ -9,6 +9,7 @@ use crate::exit::{Ended, Error};
 use crate::installation::Installation;
 use crate::python::Lock;
 use crate::python::lock::{Locked, Summary};
+use crate::report::json;
 use crate::report::screen::{complain, harmless, say};
 use crate::settings::layers::Overrides;
 use crate::settings::layout::Layout;
@@ -77,7 +78,7 @@ fn tell(args: &LockWish, found: &Found) -> Outcome<()> {
     if args.json {
         let (lock, packages) = (lock.summary(), &lock.packages);
         let told = Told { schema: 1, branch, commit, lock, changes, packages };
-        say(&serde_json::to_string_pretty(&told).unwrap_or_default());
+        say(&json::pretty(&told));
         return Ok(());
     }
     if args.upgrade {
@@ -86,16 +87,14 @@ fn tell(args: &LockWish, found: &Found) -> Outcome<()> {
             complain(&format!("  {}", harmless(line)));
         }
     }
-    let Summary { source, not_reproducible, .. } = lock.summary();
-    complain(&format!("the lock of {} on {branch}: {}", commit.short(), harmless(&source)));
-    if let Some(why) = not_reproducible {
-        complain(&format!("not reproducible: {}", harmless(&why)));
-    }
+    let summary = lock.summary();
+    complain(&format!("the lock of {} on {branch}: {}", commit.short(), harmless(&summary.in_words())));
     match args.format {
         LockForm::Requirements => say(lock.requirements().trim_end()),
         LockForm::Pylock if lock.document.is_empty() && !lock.packages.is_empty() => {
             return Err(Failure::new(format!(
-                "the application's {source} is the lock, and has no other form"
+                "the application's {} is the lock, and has no other form",
+                summary.source
             ))
             .hint("ladylinux-refresh lock --format requirements"));
         }

@@ -10,6 +10,7 @@ use crate::plan::{self, Coming, Observed, Plan, preflight};
 use crate::process::interrupt;
 use crate::refresh::begin::TargetState;
 use crate::refresh::{self, Target};
+use crate::report::json;
 use crate::report::screen::{Tone, harmless, paint, say};
 use crate::settings::ModelCheck;
 use crate::settings::layers::Overrides;
@@ -78,7 +79,7 @@ pub(super) fn plan(layout: &Layout, wish: &PlanWish) -> Result<Ended, Error> {
     let made = made.and_then(|made| tidied.map(|()| made));
     let made = made.map_err(|failure| refuse(&on, "plan", failure, "ladylinux-refresh status"))?;
     if wish.json {
-        say(&serde_json::to_string_pretty(&made).unwrap_or_default());
+        say(&json::pretty(&made));
     } else {
         show(&made);
     }

@@ -146,10 +146,10 @@ pub(super) enum When {
     IfChanged,
 }
 
-/// The branch that is deployed now, else the host's, else `main`.
+/// The branch where none is named.
 pub(super) fn usual_branch(on: &Installation) -> BranchName {
     let deployed = status_file::read(&on.layout).deployed.map(|pair| pair.branch);
-    deployed.or_else(|| on.settings.branch.clone()).unwrap_or_else(BranchName::main)
+    on.settings.branch_to_follow(deployed)
 }
 
 /// Reads the environment's wish for an installer.

@@ -12,6 +12,7 @@ use crate::journal::{run_lock, store};
 use crate::plan::Observed;
 use crate::python::Contamination;
 use crate::python::lock::Summary;
+use crate::report::json;
 use crate::report::screen::{Tone, duration, harmless, paint, say};
 use crate::report::{self, Report};
 use crate::service::fence::Fence;
@@ -54,7 +55,7 @@ pub(super) fn status(layout: &Layout, args: &StatusArgs) -> Result<Ended, Error>
     let on = open(layout, "status")?;
     let found = look(&on).map_err(|failure| refuse(&on, "status", failure, "ladylinux-refresh doctor"))?;
     if args.json {
-        say(&serde_json::to_string_pretty(&found).unwrap_or_default());
+        say(&json::pretty(&found));
     } else {
         show(&on, &found);
     }

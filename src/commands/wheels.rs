@@ -7,6 +7,7 @@ use crate::error::Outcome;
 use crate::exit::{Ended, Error};
 use crate::installation::Installation;
 use crate::python::wheels::{Pruned, Pruning, Stored};
+use crate::report::json;
 use crate::report::screen::{count, harmless, say, size};
 use crate::settings::layout::Layout;
 use crate::settings::names::GenerationName;
@@ -38,7 +39,7 @@ fn list(on: &Installation, json: bool) -> Outcome<()> {
     let bytes = stored.iter().map(|wheel| wheel.size).sum();
     if json {
         let listed = Listed { schema: SCHEMA, bytes, wheels: stored.iter().map(ListedWheel::of).collect() };
-        say(&serde_json::to_string_pretty(&listed).unwrap_or_default());
+        say(&json::pretty(&listed));
         return Ok(());
     }
     for wheel in &stored {

@@ -51,9 +51,8 @@ pub(super) fn branch(examined: &Examined, on: &Installation) -> Findings {
     }
     let settings = &examined.settings;
     let deployed = status_file::read(&on.layout).deployed.map(|pair| pair.branch);
-    let followed = deployed.or_else(|| settings.branch.clone()).unwrap_or_else(BranchName::main);
-    let mut named: Vec<BranchName> = vec![followed];
-    named.extend(settings.branch.iter().chain(&settings.allowed_branches).cloned());
+    let mut named: Vec<BranchName> = vec![settings.branch_to_follow(deployed)];
+    named.extend_from_slice(&settings.allowed_branches);
     named.sort();
     named.dedup();
     let mut found = Vec::new();

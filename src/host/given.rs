@@ -64,14 +64,8 @@ impl Given {
         }
         check_env_file(layout, wish.port)?;
         let deployed = status_file::read(layout).deployed.map(|pair| pair.branch);
-        let branch = wish.branch.clone().or(deployed).or_else(|| settings.branch.clone());
-        Ok(Self {
-            text,
-            layers,
-            settings,
-            branch: branch.unwrap_or_else(BranchName::main),
-            port: wish.port.unwrap_or(probe::DEFAULT_PORT),
-        })
+        let branch = wish.branch.clone().unwrap_or_else(|| settings.branch_to_follow(deployed));
+        Ok(Self { text, layers, settings, branch, port: wish.port.unwrap_or(probe::DEFAULT_PORT) })
     }
 }
 

@@ -71,7 +71,7 @@ impl Manifest {
         &self.entries
     }
 
-    /// Returns the folders that could not be looked into.
+    /// Returns the folders that could not be looked into, and whatever else the scan was to list instead of failing; sorted.
     pub fn unreadable(&self) -> &[PathBuf] {
         &self.unreadable
     }

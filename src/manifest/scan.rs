@@ -29,6 +29,14 @@ pub struct Scan {
     contents: Contents,
     except: Vec<PathBuf>,
     at_most: usize,
+    trouble: Trouble,
+}
+
+/// What becomes of an entry below the folder that cannot be looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trouble {
+    Fails,
+    Listed,
 }
 
 /// What is done with the contents of files.
@@ -54,7 +62,7 @@ type Traces = (i64, i64, u64);
 impl Scan {
     /// Makes a scan that reads no file: type, mode, size and time are looked at.
     pub fn metadata() -> Self {
-        Self { contents: Contents::Unread, except: Vec::new(), at_most: ENTRIES }
+        Self { contents: Contents::Unread, except: Vec::new(), at_most: ENTRIES, trouble: Trouble::Fails }
     }
 
     /// Makes a scan that also takes the sha256 of every regular file.
@@ -88,13 +96,22 @@ impl Scan {
         self
     }
 
+    /// Goes on where an entry below the folder cannot be looked at, and lists it in [`Manifest::unreadable`], which whoever
+    /// asks for this has to tell. Without it such an entry fails the scan: whoever compares or proves needs all of them.
+    #[must_use]
+    pub fn list_trouble(mut self) -> Self {
+        self.trouble = Trouble::Listed;
+        self
+    }
+
     /// Looks at what is at `root` (a folder, a file, a link, or nothing) and below it.
     ///
     /// A folder below `root` that cannot be opened is listed in [`Manifest::unreadable`]; files that vanish meanwhile
     /// are as if they had never been there.
     ///
     /// # Errors
-    /// `root` cannot be looked at, a file whose content is wanted cannot be read, or the run is interrupted.
+    /// `root` cannot be looked at, an entry below it cannot (unless that is to be listed), a file whose content is wanted
+    /// cannot be read, or the run is interrupted.
     pub fn of(&self, root: &Path) -> Outcome<Manifest> {
         let mut walk = Walk { scan: self, manifest: Manifest::default(), rest: None };
         let found = match statat(CWD, root, AtFlags::SYMLINK_NOFOLLOW) {
@@ -132,7 +149,7 @@ impl Walk<'_> {
             FileType::Symlink => match readlinkat(folder, name, Vec::new()) {
                 Ok(text) => Kind::Link(PathBuf::from(OsStr::from_bytes(text.as_bytes()))),
                 Err(Errno::NOENT | Errno::INVAL) => return Ok(()),
-                Err(error) => return Err(trouble(path, error)),
+                Err(error) => return self.missed(path, error),
             },
             _ => Kind::Other,
         };
@@ -188,7 +205,11 @@ impl Walk<'_> {
                 return Ok(());
             }
         };
-        for child in names(&opened).map_err(|error| trouble(path, error))? {
+        let children = match names(&opened) {
+            Ok(children) => children,
+            Err(error) => return self.missed(path, error),
+        };
+        for child in children {
             let below = path.join(&child);
             if self.scan.except.contains(&below) {
                 continue;
@@ -196,10 +217,20 @@ impl Walk<'_> {
             match statat(&opened, child.as_os_str(), AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(found) => self.visit(opened.as_fd(), child.as_os_str(), &found, &below)?,
                 Err(Errno::NOENT) => {}
-                Err(error) => return Err(trouble(&below, error)),
+                Err(error) => self.missed(&below, error)?,
             }
         }
         Ok(())
+    }
+
+    fn missed(&mut self, path: &Path, error: Errno) -> Outcome<()> {
+        match self.scan.trouble {
+            Trouble::Fails => Err(trouble(path, error)),
+            Trouble::Listed => {
+                self.manifest.unreadable.push(path.to_path_buf());
+                Ok(())
+            }
+        }
     }
 
     fn keep(&mut self, entry: Entry) {
@@ -281,7 +312,9 @@ fn trouble(path: &Path, error: impl std::error::Error + Send + Sync + 'static) -
 #[expect(clippy::disallowed_methods, reason = "the tests lay out folders to look at")]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
     use super::*;
 
@@ -363,6 +396,31 @@ mod tests {
         let manifest = Scan::digests().of(folder.path()).unwrap();
         assert_eq!(manifest.unreadable().len(), 1);
         assert_eq!(manifest.entries().len(), DEPTH + 2);
+    }
+
+    #[test]
+    fn an_entry_that_cannot_be_looked_at_fails_a_scan_unless_it_is_to_be_listed() {
+        let folder = tempfile::tempdir().unwrap();
+        let closed = folder.path().join("closed");
+        fs::create_dir(&closed).unwrap();
+        fs::write(closed.join("f"), "").unwrap();
+        fs::write(folder.path().join("open"), "").unwrap();
+        // Its names may be read, and nothing in it be looked at.
+        fs::set_permissions(&closed, fs::Permissions::from_mode(0o444)).unwrap();
+        let scans = || {
+            // Root may look at everything, unless a thread of it gives that up.
+            let mut sets = capabilities(None).unwrap();
+            sets.effective = CapabilitySet::empty();
+            set_capabilities(None, sets).unwrap();
+            let scan = Scan::metadata();
+            (scan.of(folder.path()), scan.list_trouble().of(folder.path()))
+        };
+        let (failed, listed) = std::thread::scope(|scope| scope.spawn(scans).join()).unwrap();
+        let listed = listed.unwrap();
+        assert!(failed.unwrap_err().chain().join(": ").contains("cannot read closed"));
+        assert_eq!(paths(&listed), ["", "closed", "open"]);
+        assert_eq!(listed.unreadable(), [PathBuf::from("closed")]);
+        fs::set_permissions(&closed, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //! The form on disk is text, a line for each file, with a digest over all of it at the end. A file that is cut off,
 //! damaged, or of another version is as good as none: everything is read.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
@@ -47,10 +47,10 @@ impl Stamp {
         }
     }
 
-    /// Tells whether a change at `time` or later is sure to show in the times.
+    /// Tells whether a change at `time` or later is sure to show in the times. Only the time of change tells: the other one
+    /// anybody can set, to a year that is far away too.
     pub fn is_settled(&self, time: FileTime) -> bool {
-        let newest = self.modified.max(self.changed);
-        (newest.0.saturating_add(SETTLED), newest.1) <= time
+        (self.changed.0.saturating_add(SETTLED), self.changed.1) <= time
     }
 }
 
@@ -69,6 +69,9 @@ struct Known {
 impl Cache {
     /// How many bytes the form on disk has at most (that of about a hundred thousand files); more is not worth reading.
     pub const LIMIT: u64 = 32 << 20;
+
+    /// How many files are known at most, but for those that were named last.
+    pub const FILES: usize = 50_000;
 
     /// Returns how many files are known.
     pub fn len(&self) -> usize {
@@ -103,9 +106,12 @@ impl Cache {
         known.digests.push(digest);
     }
 
-    /// Takes over all that is in another one, which is the newer.
-    pub fn extend(&mut self, newer: Self) {
-        self.files.extend(newer.files);
+    /// Forgets the files that are not `named` now, where more are known than there is room for. Until then they stay: they
+    /// may lie in a store that is looked at another time, or on a disk that is not there today.
+    pub fn make_room(&mut self, named: &HashSet<(u64, u64)>) {
+        if self.files.len() > Self::FILES {
+            self.files.retain(|identity, _| named.contains(identity));
+        }
     }
 
     /// Forgets a file.
@@ -275,7 +281,22 @@ mod tests {
         assert!(!settled.is_settled((100, 500)));
         assert!(!settled.is_settled((102, 499)));
         assert!(settled.is_settled((102, 500)));
-        let of_the_future = Stamp { modified: (1000, 0), ..settled };
-        assert!(!of_the_future.is_settled((102, 500)));
+        // A download may bear any date.
+        assert!(Stamp { modified: (1000, 0), ..settled }.is_settled((102, 500)));
+    }
+
+    #[test]
+    fn files_that_are_not_named_are_known_while_there_is_room() {
+        let named = HashSet::from([(7, 1), (7, 3)]);
+        let mut cache = Cache::default();
+        for inode in 1..=Cache::FILES as u64 {
+            cache.keep(stamp(inode), digest_of(Algorithm::Sha256, "a"));
+        }
+        cache.make_room(&named);
+        assert_eq!(cache.len(), Cache::FILES);
+        cache.keep(stamp(0), digest_of(Algorithm::Sha256, "a"));
+        cache.make_room(&named);
+        assert_eq!(cache.len(), 2);
+        assert!(!cache.digests(&stamp(1)).is_empty() && !cache.digests(&stamp(3)).is_empty());
     }
 }

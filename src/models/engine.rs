@@ -23,7 +23,7 @@ use crate::error::Outcome;
 use crate::process::interrupt;
 
 /// How often whoever waits looks for an interruption and tells how far it is.
-const TICK: Duration = Duration::from_millis(50);
+pub(super) const TICK: Duration = Duration::from_millis(50);
 
 /// How many files are looked at before that is told: to wake somebody up takes longer than to look.
 const LOOKS: usize = 256;
@@ -31,10 +31,12 @@ const LOOKS: usize = 256;
 /// How closely files are looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum How {
-    /// Whether they are there, of the right length, and may be read. No file is opened.
+    /// Whether they are there, of the right length, and may be read. The engine opens no file then.
     Presence,
     /// Their digests, too.
     Full,
+    /// Their digests, and what is known from before does not count: everything is read.
+    Afresh,
 }
 
 /// What an examination brought.
@@ -43,7 +45,7 @@ pub enum How {
 pub struct Examined {
     /// A verdict for each claim, in the order of the claims; where the work was given up, for those that were done.
     pub verdicts: Vec<Verdict>,
-    /// What is known now. Files that no claim names are no longer in it, unless the work was given up.
+    /// What is known now. What is known of files that no claim names stays, as long as there is room.
     pub cache: Cache,
     /// The interruption that made it give up.
     pub ended: Outcome<()>,
@@ -54,8 +56,8 @@ pub fn all_threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Looks at all files that are named, `threads` at the same time. `cache` is what is known from before (an empty one makes
-/// it read everything); a digest that is wrong is never told from it, but read again.
+/// Looks at all files that are named, `threads` at the same time. `cache` is what is known from before; a digest that is
+/// wrong is never told from it, but read again.
 ///
 /// Never fails because of a file: what is wrong with one is its verdict.
 pub fn examine(
@@ -78,16 +80,12 @@ fn examine_unless(
     progress: &dyn Progress,
 ) -> Examined {
     let mut examination = Examination::of(claims, cache);
-    let ended = examination.look(halted).and_then(|()| {
-        let jobs = examination.decide(how);
-        examination.read(&jobs, threads, halted, progress)
-    });
-    examination.finish(how, ended)
+    let ended = examination.look(halted).and_then(|()| examination.settle(how, threads, halted, progress));
+    examination.finish(ended)
 }
 
 struct Examination<'a> {
     claims: &'a [Claim],
-    old: &'a Cache,
     /// Every path that is claimed, with the numbers of its claims.
     files: Vec<(&'a Path, Vec<usize>)>,
     looks: Vec<Look>,
@@ -96,7 +94,7 @@ struct Examination<'a> {
 }
 
 impl<'a> Examination<'a> {
-    fn of(claims: &'a [Claim], old: &'a Cache) -> Self {
+    fn of(claims: &'a [Claim], cache: &Cache) -> Self {
         let mut files: Vec<(&Path, Vec<usize>)> = Vec::new();
         let mut places: HashMap<&Path, usize> = HashMap::new();
         for (number, claim) in claims.iter().enumerate() {
@@ -107,7 +105,7 @@ impl<'a> Examination<'a> {
             files[place].1.push(number);
         }
         let verdicts = vec![None; claims.len()];
-        Self { claims, old, files, looks: Vec::new(), verdicts, cache: Cache::default() }
+        Self { claims, files, looks: Vec::new(), verdicts, cache: cache.clone() }
     }
 
     /// Looks at every file, in a thread of its own.
@@ -131,16 +129,24 @@ impl<'a> Examination<'a> {
         Ok(())
     }
 
+    /// Tells what can be told without reading, and reads the rest.
+    fn settle(
+        &mut self,
+        how: How,
+        threads: usize,
+        halted: &dyn Fn() -> Outcome<()>,
+        progress: &dyn Progress,
+    ) -> Outcome<()> {
+        let jobs = self.decide(how);
+        let apart = self.read(&jobs, threads, halted, progress)?;
+        self.read(&apart, threads, halted, progress).map(drop)
+    }
+
     /// Tells what can be told without reading, and returns what has to be read.
     fn decide(&mut self, how: How) -> Vec<ToRead> {
         let mut jobs: Vec<ToRead> = Vec::new();
         let mut places: HashMap<(u64, u64), usize> = HashMap::new();
         for (file, look) in self.looks.iter().enumerate() {
-            if let Look::File(stamp) = look {
-                for digest in self.old.digests(stamp) {
-                    self.cache.keep(*stamp, digest.clone());
-                }
-            }
             for &number in &self.files[file].1 {
                 let claim = &self.claims[number];
                 let stamp = match look {
@@ -154,7 +160,7 @@ impl<'a> Examination<'a> {
                         continue;
                     }
                 };
-                if let Some(verdict) = unread(claim, how, stamp, self.old) {
+                if let Some(verdict) = unread(claim, how, stamp, &self.cache) {
                     self.verdicts[number] = Some(verdict);
                     continue;
                 }
@@ -172,15 +178,17 @@ impl<'a> Examination<'a> {
         jobs
     }
 
+    /// Reads files; returns what has to be read again, each name for itself.
     fn read(
         &mut self,
         jobs: &[ToRead],
         threads: usize,
         halted: &dyn Fn() -> Outcome<()>,
         progress: &dyn Progress,
-    ) -> Outcome<()> {
+    ) -> Outcome<Vec<ToRead>> {
+        let mut apart = Vec::new();
         if jobs.is_empty() {
-            return Ok(());
+            return Ok(apart);
         }
         let mut reached = Reached { of_files: jobs.len(), ..Reached::default() };
         reached.of_bytes = jobs.iter().map(|job| job.stamp.size).sum();
@@ -193,7 +201,7 @@ impl<'a> Examination<'a> {
             reached.elapsed = clock::monotonic().saturating_duration_since(begun);
             progress.take(&reached);
             if reached.files == jobs.len() {
-                return Ok(());
+                return Ok(apart);
             }
             let left =
                 || TICK.saturating_sub(clock::monotonic().saturating_duration_since(begun + reached.elapsed));
@@ -202,7 +210,7 @@ impl<'a> Examination<'a> {
                 match work.done.recv_timeout(left()) {
                     Ok(done) => {
                         reached.files += 1;
-                        self.judge(&jobs[done.number], &done);
+                        apart.extend(self.judge(&jobs[done.number], &done));
                     }
                     Err(RecvTimeoutError::Timeout) => break,
                     Err(RecvTimeoutError::Disconnected) => work.fail(),
@@ -211,8 +219,8 @@ impl<'a> Examination<'a> {
         }
     }
 
-    /// Makes the verdicts on a file that was read.
-    fn judge(&mut self, job: &ToRead, done: &Done) {
+    /// Makes the verdicts on a file that was read; returns its other names where they may be those of another file.
+    fn judge(&mut self, job: &ToRead, done: &Done) -> Vec<ToRead> {
         match &done.end {
             End::Whole { stamp, is_settled: true } => {
                 for digest in &done.digests {
@@ -221,9 +229,21 @@ impl<'a> Examination<'a> {
             }
             _ => self.cache.forget(job.stamp.identity),
         }
+        // What is as it was looked at is what all of its names led to then. Anything else was found under this one name: a
+        // download that is renamed into its place leaves the others where they were.
+        let is_as_it_was = matches!(&done.end, End::Whole { stamp, .. } if *stamp == job.stamp);
+        let mut apart: Vec<ToRead> = Vec::new();
         let mut bytes_read = done.bytes;
         for &number in &job.claims {
             let claim = &self.claims[number];
+            if !is_as_it_was && claim.path != job.path {
+                // The claims of one name follow each other.
+                match apart.last_mut().filter(|other| other.path == claim.path) {
+                    Some(other) => other.claims.push(number),
+                    None => apart.push(ToRead { path: claim.path.clone(), claims: vec![number], ..*job }),
+                }
+                continue;
+            }
             let verdict = match &done.end {
                 End::Whole { stamp, .. } => {
                     let finding = of_size(claim, stamp).unwrap_or_else(|| compared(claim, &done.digests));
@@ -236,15 +256,18 @@ impl<'a> Examination<'a> {
             // Once for all claims, so that a sum over the verdicts is what was read.
             self.verdicts[number] = Some(Verdict { bytes_read: std::mem::take(&mut bytes_read), ..verdict });
         }
+        apart
     }
 
-    fn finish(self, how: How, ended: Outcome<()>) -> Examined {
-        let mut cache = match (how, &ended) {
-            (How::Full, Ok(())) => Cache::default(),
-            _ => self.old.clone(),
-        };
-        cache.extend(self.cache);
-        Examined { verdicts: self.verdicts.into_iter().flatten().collect(), cache, ended }
+    fn finish(mut self, ended: Outcome<()>) -> Examined {
+        if ended.is_ok() {
+            let stamps = self.looks.iter().filter_map(|look| match look {
+                Look::File(stamp) => Some(stamp.identity),
+                _ => None,
+            });
+            self.cache.make_room(&stamps.collect());
+        }
+        Examined { verdicts: self.verdicts.into_iter().flatten().collect(), cache: self.cache, ended }
     }
 }
 
@@ -280,8 +303,8 @@ fn unread(claim: &Claim, how: How, stamp: &Stamp, cache: &Cache) -> Option<Verdi
         return Some(claim.verdict(finding));
     }
     match &claim.digest {
-        Some(digest) if how == How::Full => {
-            let is_known = cache.digest(stamp, digest.algorithm) == Some(digest);
+        Some(digest) if how != How::Presence => {
+            let is_known = how == How::Full && cache.digest(stamp, digest.algorithm) == Some(digest);
             is_known.then(|| Verdict { cached: true, ..claim.verdict(Finding::Verified) })
         }
         _ => Some(claim.verdict(Finding::Present)),
@@ -304,265 +327,4 @@ fn compared(claim: &Claim, digests: &[Digest]) -> Finding {
 }
 
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "the tests lay out what is examined")]
-mod tests {
-    use std::cell::RefCell;
-    use std::ffi::OsStr;
-    use std::fs::{self, File};
-    use std::os::unix::ffi::OsStrExt as _;
-
-    use super::super::Header;
-    use super::super::digest::Hashing;
-    use super::*;
-    use crate::error::Failure;
-    use crate::manifest::Scan;
-
-    fn digest(algorithm: Algorithm, bytes: &[u8]) -> Digest {
-        let mut hashing = Hashing::new(algorithm, bytes.len() as u64);
-        hashing.update(bytes);
-        hashing.finish()
-    }
-
-    fn claim(path: impl Into<PathBuf>, digest: Option<Digest>) -> Claim {
-        Claim {
-            path: path.into(),
-            shown: "shown".to_owned(),
-            need: Need::Required,
-            size: None,
-            digest,
-            from: "a test".to_owned(),
-            header: Header::None,
-        }
-    }
-
-    /// A file below `folder`, and the claim that it has these bytes.
-    fn file(folder: &Path, name: &str, bytes: &[u8]) -> Claim {
-        let path = folder.join(name);
-        fs::write(&path, bytes).unwrap();
-        claim(path, Some(digest(Algorithm::Sha256, bytes)))
-    }
-
-    fn full(claims: &[Claim], cache: &Cache) -> Examined {
-        let examined = examine_unless(&|| Ok(()), claims, How::Full, cache, 3, &());
-        assert!(examined.ended.is_ok());
-        assert_eq!(examined.verdicts.len(), claims.len());
-        examined
-    }
-
-    fn findings(examined: &Examined) -> Vec<&Finding> {
-        examined.verdicts.iter().map(|verdict| &verdict.finding).collect()
-    }
-
-    fn stamp(claim: &Claim) -> Stamp {
-        Stamp::of(&fs::symlink_metadata(&claim.path).unwrap())
-    }
-
-    const ALL: [Algorithm; 4] =
-        [Algorithm::Sha256, Algorithm::Sha512, Algorithm::Blake3, Algorithm::GitBlobSha1];
-
-    #[test]
-    fn rw_6_2b_every_algorithm_verifies_a_file_and_finds_one_bit_that_is_wrong() {
-        let folder = tempfile::tempdir().unwrap();
-        let bytes: Vec<u8> = (0..3_000_001_u32).map(|at| (at % 253) as u8).collect();
-        let mut flipped = bytes.clone();
-        flipped[2_999_999] ^= 0x10;
-        for algorithm in ALL {
-            let right = Claim { digest: Some(digest(algorithm, &bytes)), ..file(folder.path(), "a", &bytes) };
-            let wrong = Claim { path: folder.path().join("b"), ..right.clone() };
-            fs::write(&wrong.path, &flipped).unwrap();
-            let mismatch = Finding::DigestMismatch {
-                expected: digest(algorithm, &bytes).hex,
-                found: digest(algorithm, &flipped).hex,
-            };
-            let examined = full(&[right, wrong], &Cache::default());
-            assert_eq!(findings(&examined), [&Finding::Verified, &mismatch]);
-        }
-    }
-
-    #[test]
-    fn rw_6_2a_what_is_there_and_what_is_not_is_told_without_reading() {
-        let folder = tempfile::tempdir().unwrap();
-        let there = file(folder.path(), "there", b"abc");
-        let wrong = Claim { digest: Some(digest(Algorithm::Sha256, b"other")), ..there.clone() };
-        let longer = Claim { size: Some(4), ..there.clone() };
-        let right = Claim { size: Some(3), ..there.clone() };
-        let required = Claim { path: folder.path().join("none"), ..there.clone() };
-        let optional = Claim { need: Need::Optional, ..required.clone() };
-        let no_file = claim(folder.path(), None);
-        let claims = [there, wrong, longer, right, required, optional, no_file];
-        let examined = examine_unless(&|| Ok(()), &claims, How::Presence, &Cache::default(), 1, &());
-        let expected = [
-            &Finding::Present,
-            &Finding::Present,
-            &Finding::SizeMismatch { expected: 4, found: 3 },
-            &Finding::Present,
-            &Finding::MissingRequired,
-            &Finding::MissingOptional,
-            &Finding::Unreadable("it is a folder, no regular file".to_owned()),
-        ];
-        assert_eq!(findings(&examined), expected);
-        assert!(examined.verdicts.iter().all(|verdict| verdict.bytes_read == 0 && !verdict.cached));
-    }
-
-    #[test]
-    fn a_file_is_read_once_for_all_claims_names_and_algorithms() {
-        let folder = tempfile::tempdir().unwrap();
-        let first = file(folder.path(), "a", b"0123456789");
-        let mut claims: Vec<Claim> = ALL
-            .map(|algorithm| Claim { digest: Some(digest(algorithm, b"0123456789")), ..first.clone() })
-            .into();
-        let second_name = Claim { path: folder.path().join("b"), ..first };
-        fs::hard_link(&claims[0].path, &second_name.path).unwrap();
-        claims.push(second_name);
-        // Of the wrong length: told without reading.
-        claims.push(Claim { size: Some(9), ..claims[0].clone() });
-        let examined = full(&claims, &Cache::default());
-        assert!(findings(&examined)[..5].iter().all(|finding| **finding == Finding::Verified));
-        assert_eq!(findings(&examined)[5].word(), "size-mismatch");
-        assert_eq!(examined.verdicts.iter().map(|verdict| verdict.bytes_read).sum::<u64>(), 10);
-    }
-
-    #[test]
-    fn any_number_of_threads_finds_the_same_in_the_order_of_the_claims() {
-        let folder = tempfile::tempdir().unwrap();
-        let claims: Vec<Claim> = (0..400_usize)
-            .map(|number| {
-                let bytes = vec![b'x'; number * 37 % 5000];
-                let claim = file(folder.path(), &number.to_string(), &bytes);
-                let wrong = digest(Algorithm::Sha256, b"wrong");
-                if number % 7 == 0 { Claim { digest: Some(wrong), ..claim } } else { claim }
-            })
-            .collect();
-        for threads in [0, 1, 2, 16, 1000] {
-            let examined = examine_unless(&|| Ok(()), &claims, How::Full, &Cache::default(), threads, &());
-            for (number, (claim, verdict)) in claims.iter().zip(&examined.verdicts).enumerate() {
-                assert_eq!(claim.path, verdict.path);
-                let word = if number % 7 == 0 { "digest-mismatch" } else { "verified" };
-                assert_eq!(verdict.finding.word(), word, "{number} with {threads} threads");
-            }
-        }
-    }
-
-    #[test]
-    fn a_file_that_is_known_is_not_read_and_one_that_has_changed_is() {
-        let folder = tempfile::tempdir().unwrap();
-        // The digest is that of other bytes: only the cache can say that it is right.
-        let pretended = digest(Algorithm::Sha256, b"other");
-        let known = Claim { digest: Some(pretended.clone()), ..file(folder.path(), "a", b"abc") };
-        let mut cache = Cache::default();
-        cache.keep(stamp(&known), pretended);
-        let examined = full(std::slice::from_ref(&known), &cache);
-        assert_eq!(findings(&examined), [&Finding::Verified]);
-        assert!(examined.verdicts[0].cached && examined.verdicts[0].bytes_read == 0);
-        assert_eq!(examined.cache, cache);
-        // The same length and the same time of modification: the time of change tells.
-        let time = fs::metadata(&known.path).unwrap().modified().unwrap();
-        clock::between_changes().unwrap();
-        fs::write(&known.path, "xyz").unwrap();
-        File::options().write(true).open(&known.path).unwrap().set_modified(time).unwrap();
-        let examined = full(&[known], &cache);
-        assert_eq!(findings(&examined)[0].word(), "digest-mismatch");
-        assert!(!examined.verdicts[0].cached && examined.verdicts[0].bytes_read == 3);
-    }
-
-    #[test]
-    fn a_problem_is_never_told_from_the_cache() {
-        let folder = tempfile::tempdir().unwrap();
-        let right = file(folder.path(), "a", b"abc");
-        let mut cache = Cache::default();
-        cache.keep(stamp(&right), digest(Algorithm::Sha256, b"other"));
-        let examined = full(&[right], &cache);
-        assert_eq!(findings(&examined), [&Finding::Verified]);
-        assert_eq!(examined.verdicts[0].bytes_read, 3);
-    }
-
-    #[test]
-    fn what_was_read_is_remembered_unless_it_changed_just_now_and_what_nobody_names_is_forgotten() {
-        let folder = tempfile::tempdir().unwrap();
-        // A file that is older than this program.
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("LICENSE");
-        let old = claim(&path, Some(digest(Algorithm::Blake3, &fs::read(&path).unwrap())));
-        let fresh = file(folder.path(), "fresh", b"abc");
-        let gone = file(folder.path(), "gone", b"abc");
-        let mut cache = Cache::default();
-        cache.keep(stamp(&gone), digest(Algorithm::Sha256, b"abc"));
-        let also_known = digest(Algorithm::Sha512, b"whatever");
-        cache.keep(stamp(&old), also_known.clone());
-        let claims = [old, fresh];
-        let examined = full(&claims, &cache);
-        assert_eq!(findings(&examined), [&Finding::Verified, &Finding::Verified]);
-        assert_eq!(examined.cache.len(), 1);
-        assert_eq!(
-            examined.cache.digests(&stamp(&claims[0])),
-            [also_known, claims[0].digest.clone().unwrap()]
-        );
-        assert!(full(&claims, &examined.cache).verdicts[0].cached);
-        // Whether files are there says nothing about what is known of them.
-        let looked = examine_unless(&|| Ok(()), &claims, How::Presence, &cache, 1, &());
-        assert_eq!(looked.cache, cache);
-    }
-
-    #[test]
-    fn an_interruption_ends_the_reading_at_once_and_keeps_what_is_known() {
-        struct Begun(RefCell<bool>);
-        impl Progress for Begun {
-            fn take(&self, reached: &Reached) {
-                *self.0.borrow_mut() |= reached.bytes > 0;
-            }
-        }
-        let folder = tempfile::tempdir().unwrap();
-        let missing = claim(folder.path().join("none"), None);
-        let known = file(folder.path(), "known", b"abc");
-        // Nobody lives to see its end.
-        let endless = file(folder.path(), "endless", b"");
-        File::options().write(true).open(&endless.path).unwrap().set_len(1 << 42).unwrap();
-        let mut cache = Cache::default();
-        cache.keep(stamp(&known), digest(Algorithm::Sha256, b"abc"));
-        let progress = Begun(RefCell::new(false));
-        let halted = || if *progress.0.borrow() { Err(Failure::interrupted(2)) } else { Ok(()) };
-        let claims = [endless, missing];
-        let examined = examine_unless(&halted, &claims, How::Full, &cache, 2, &progress);
-        assert_eq!(examined.ended.unwrap_err().interrupted_by(), Some(2));
-        assert_eq!(examined.verdicts, [claims[1].verdict(Finding::MissingRequired)]);
-        assert_eq!(examined.cache, cache);
-    }
-
-    #[test]
-    fn progress_goes_up_and_ends_with_all_of_it() {
-        #[derive(Default)]
-        struct Seen(RefCell<Vec<Reached>>);
-        impl Progress for Seen {
-            fn take(&self, reached: &Reached) {
-                self.0.borrow_mut().push(*reached);
-            }
-        }
-        let folder = tempfile::tempdir().unwrap();
-        let claims: Vec<Claim> =
-            (1..=30).map(|n| file(folder.path(), &n.to_string(), &vec![b'x'; n * 100_000])).collect();
-        let seen = Seen::default();
-        let examined = examine_unless(&|| Ok(()), &claims, How::Full, &Cache::default(), 2, &seen);
-        assert_eq!(examined.verdicts.iter().map(|verdict| verdict.bytes_read).sum::<u64>(), 46_500_000);
-        let seen = seen.0.into_inner();
-        assert!(seen.is_sorted_by(|one, other| one.bytes <= other.bytes && one.files <= other.files));
-        let last = seen.last().unwrap();
-        assert_eq!((last.files, last.of_files), (30, 30));
-        assert_eq!((last.bytes, last.of_bytes), (46_500_000, 46_500_000));
-    }
-
-    #[test]
-    fn rw_6_2d_nothing_of_what_is_examined_is_changed() {
-        let folder = tempfile::tempdir().unwrap();
-        let odd = folder.path().join(OsStr::from_bytes(b"odd \xff\n name"));
-        fs::write(&odd, "abc").unwrap();
-        std::os::unix::fs::symlink("none", folder.path().join("link")).unwrap();
-        let right = file(folder.path(), "right", b"abc");
-        let wrong = Claim { digest: right.digest.clone(), ..file(folder.path(), "wrong", b"") };
-        let before = Scan::digests().of(folder.path()).unwrap();
-        let link = claim(folder.path().join("link"), None);
-        let claims = [claim(odd, right.digest.clone()), right, wrong, link];
-        let examined = full(&claims, &Cache::default());
-        let words: Vec<&str> = findings(&examined).iter().map(|finding| finding.word()).collect();
-        assert_eq!(words, ["verified", "verified", "digest-mismatch", "unreadable"]);
-        assert_eq!(Scan::digests().of(folder.path()).unwrap(), before);
-    }
-}
+mod tests;

@@ -4,10 +4,12 @@
 //! Source: the documentation of `huggingface_hub`. A blob that is named by 64 hexadecimal digits has that sha256; one of 40
 //! is a small file, and they are the id that git gives it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
+use crate::error::Outcome;
 use crate::manifest::Kind;
+use crate::process::interrupt;
 
 use super::store::{Leads, Store};
 use super::{Algorithm, Claim, Digest, Finding, Header, Need, Said, is_gguf_name, told_short};
@@ -19,12 +21,14 @@ struct Use {
 }
 
 /// Says what the names in the repository at `folder` claim about its files.
-pub fn claims(store: &Store, folder: &Path) -> Said {
-    let mut said = Said::default();
+///
+/// # Errors
+/// The interruption.
+pub fn claims(store: &Store, folder: &Path, said: &mut Said) -> Outcome<()> {
     let from = format!("huggingface: {}", repository(store, folder));
-    let blobs = folder.join("blobs");
-    let mut uses: HashMap<PathBuf, Use> = HashMap::new();
+    let mut uses: BTreeMap<PathBuf, Use> = BTreeMap::new();
     for entry in store.below(&folder.join("snapshots")) {
+        interrupt::check()?;
         let header = if is_gguf_name(&entry.path) { Header::Gguf } else { Header::None };
         let file = entry.path.file_name().unwrap_or_default().to_string_lossy();
         let file = told_short(&file);
@@ -48,27 +52,47 @@ pub fn claims(store: &Store, folder: &Path) -> Said {
             }
         }
     }
-    for entry in store.below(&blobs).iter().filter(|entry| entry.kind != Kind::Folder) {
+    for (real, known) in uses {
+        let name = real.file_name().unwrap_or_default().to_string_lossy();
+        // Of this repository or of another one.
+        let is_blob = real.parent().and_then(Path::file_name).is_some_and(|name| name == "blobs");
+        let digest = if is_blob { digest(&name) } else { None };
+        if digest.is_none() && real.is_dir() {
+            continue;
+        }
+        let shown = store.shown(real.strip_prefix(&store.base).unwrap_or(&real));
+        let claim = claim(&format!("{from} {}", known.file), digest, known.header);
+        said.claims.push(Claim { path: real, shown, ..claim });
+    }
+    Ok(())
+}
+
+/// Says what else lies among the blobs of the repository at `folder`; `claimed` is what somebody says something about.
+///
+/// # Errors
+/// The interruption.
+pub(super) fn others(
+    store: &Store,
+    folder: &Path,
+    claimed: &HashSet<PathBuf>,
+    said: &mut Said,
+) -> Outcome<()> {
+    let from = format!("huggingface: {}", repository(store, folder));
+    for entry in store.below(&folder.join("blobs")) {
+        interrupt::check()?;
+        if entry.kind == Kind::Folder || store.is_claimed(&entry.path, claimed) {
+            continue;
+        }
         let name = entry.path.file_name().unwrap_or_default().to_string_lossy();
-        let known = uses.get(&store.base.join(&entry.path));
-        let finding = match (digest(&name), known) {
-            (Some(digest), Some(known)) => {
-                let from = format!("{from} {}", known.file);
-                said.push(store, &entry.path, claim(&from, Some(digest), known.header));
-                continue;
-            }
-            (None, Some(known)) => {
-                said.push(store, &entry.path, claim(&format!("{from} {}", known.file), None, known.header));
-                continue;
-            }
-            (Some(_), None) => Finding::Orphaned,
-            (None, None) if name.ends_with(".incomplete") => Finding::Partial,
-            (None, None) if name.starts_with('.') => continue,
-            (None, None) => Finding::Unexpected,
+        let finding = match digest(&name) {
+            Some(_) => Finding::Orphaned,
+            None if name.ends_with(".incomplete") => Finding::Partial,
+            None if name.starts_with('.') => continue,
+            None => Finding::Unexpected,
         };
         said.verdicts.push(store.verdict(&entry.path, &from, finding));
     }
-    said
+    Ok(())
 }
 
 fn claim(from: &str, digest: Option<Digest>, header: Header) -> Claim {
@@ -118,7 +142,9 @@ mod tests {
             symlink(Path::new("../../blobs").join(blob), snapshot.join(file)).unwrap();
         }
         let store = Store::open(place.path()).unwrap().unwrap();
-        let said = claims(&store, Path::new("models--nomic--embed"));
+        let mut said = Said::default();
+        claims(&store, Path::new("models--nomic--embed"), &mut said).unwrap();
+        others(&store, Path::new("models--nomic--embed"), &said.paths(), &mut said).unwrap();
         let told: Vec<_> = said
             .claims
             .iter()

@@ -1,23 +1,32 @@
 //! The application's `models/manifest.json`, schema 0.1: which models it expects, where, and with which checksums.
 //!
 //! It describes; nothing is ever downloaded because of it. It is read as a stream, entry by entry, so that one of 50 MB
-//! costs little more than its entries; what is wrong with one entry leaves the others usable.
+//! costs little more than its entries; what is wrong with one entry leaves the others usable. Whoever wrote it may have
+//! meant harm, so what nothing here depends on is passed over, and what may be kept has a limit.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
 
-use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
+use crate::error::Outcome;
+use crate::process::interrupt;
+
 use super::store::Store;
-use super::{Algorithm, Claim, Digest, Finding, Header, Need, Said, Verdict, is_inside, told_short};
+use super::{AT_MOST, Algorithm, COMPLAINTS, Claim, Digest, Finding, Header, Need, Said, Verdict};
+use super::{is_inside, told_short};
 
 /// Where it lies in the application's tree.
 pub const PLACE: &str = "models/manifest.json";
 
 /// How many bytes it may have.
-pub const LIMIT: u64 = 256 << 20;
+pub const LIMIT: u64 = 64 << 20;
+
+/// How many bytes one entry may have: taken apart, it needs many times as much.
+const ENTRY_LIMIT: usize = 1 << 20;
 
 /// The version of the schema that is known here.
 const VERSION: &str = "0.1";
@@ -29,10 +38,10 @@ pub struct Manifest {
     pub base: Option<PathBuf>,
     /// The entries that can be used.
     pub models: Vec<Model>,
-    /// What is wrong with entries, and with which.
+    /// What is wrong with entries, and with which; no more than some.
     pub complaints: Vec<(String, String)>,
-    /// The other fields, kept as they are.
-    pub others: Map<String, Value>,
+    /// How many complaints there are beyond these.
+    pub more: usize,
 }
 
 /// One model.
@@ -48,29 +57,25 @@ pub struct Model {
     pub digest: Option<Digest>,
     /// Whether it is a GGUF file.
     pub header: Header,
-    /// The fields that nothing here depends on, kept as they are.
-    pub others: Map<String, Value>,
 }
 
 impl Manifest {
     /// Reads a manifest.
     ///
     /// # Errors
-    /// It is no JSON (with line and column), no manifest, or one of a version that is not known here.
+    /// It is no JSON (with line and column), no manifest, too long, or of a version that is not known here.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
+        if bytes.len() as u64 > LIMIT {
+            return Err(format!("it has more than {LIMIT} bytes"));
+        }
         let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
         let mut reader = serde_json::Deserializer::from_slice(bytes);
         let raw = Top.deserialize(&mut reader).map_err(|error| in_words(&error))?;
         reader.end().map_err(|error| in_words(&error))?;
-        match &raw.version {
-            None => return Err("it has no schema_version".to_owned()),
-            Some(Value::String(version)) if version == VERSION => {}
-            Some(other) => {
-                return Err(format!(
-                    "its schema_version is {}; known here is \"{VERSION}\"",
-                    told_short(&other.to_string())
-                ));
-            }
+        let Some(version) = raw.version else { return Err("it has no schema_version".to_owned()) };
+        if serde_json::from_str::<String>(version).ok().as_deref() != Some(VERSION) {
+            let version = told_short(version);
+            return Err(format!("its schema_version is {version}; known here is \"{VERSION}\""));
         }
         if !raw.has_models {
             return Err("it has no list of models".to_owned());
@@ -78,14 +83,30 @@ impl Manifest {
         Ok(raw.manifest)
     }
 
-    /// Says what this manifest claims about the files in `store`; `shown` and `place` are the manifest itself.
-    pub fn claims(&self, store: &Store, place: &Verdict) -> Said {
-        let mut said = Said::default();
-        for (which, why) in &self.complaints {
-            let finding = Finding::Inconsistent(why.clone());
-            said.verdicts.push(Verdict { from: format!("manifest: {which}"), finding, ..place.clone() });
+    /// Says what is wrong with its entries; `place` is the manifest itself.
+    pub fn verdicts(&self, place: &Verdict) -> Vec<Verdict> {
+        let told = |from: String, why: String| Verdict {
+            from,
+            finding: Finding::Inconsistent(why),
+            ..place.clone()
+        };
+        let complaints = self.complaints.iter();
+        let mut verdicts: Vec<Verdict> =
+            complaints.map(|(which, why)| told(format!("manifest: {which}"), why.clone())).collect();
+        if self.more > 0 {
+            let why = format!("{} more things are wrong with its entries", self.more);
+            verdicts.push(told(place.from.clone(), why));
         }
+        verdicts
+    }
+
+    /// Says what this manifest claims about the files in `store`.
+    ///
+    /// # Errors
+    /// The interruption.
+    pub fn claims(&self, store: &Store, said: &mut Said) -> Outcome<()> {
         for model in &self.models {
+            interrupt::check()?;
             let claim = Claim {
                 path: PathBuf::new(),
                 shown: String::new(),
@@ -97,7 +118,15 @@ impl Manifest {
             };
             said.push(store, &model.path, claim);
         }
-        said
+        Ok(())
+    }
+
+    fn complain(&mut self, which: String, why: String) {
+        if self.complaints.len() < COMPLAINTS {
+            self.complaints.push((which, why));
+        } else {
+            self.more += 1;
+        }
     }
 }
 
@@ -106,34 +135,35 @@ fn in_words(error: &serde_json::Error) -> String {
 }
 
 /// A manifest while it is read; the version may come last.
-struct Raw {
+struct Raw<'de> {
     manifest: Manifest,
-    version: Option<Value>,
+    /// As it is written.
+    version: Option<&'de str>,
     has_models: bool,
 }
 
 struct Top;
 
 impl<'de> DeserializeSeed<'de> for Top {
-    type Value = Raw;
+    type Value = Raw<'de>;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Raw, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Raw<'de>, D::Error> {
         deserializer.deserialize_map(self)
     }
 }
 
 impl<'de> Visitor<'de> for Top {
-    type Value = Raw;
+    type Value = Raw<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object with schema_version and models")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Raw, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Raw<'de>, A::Error> {
         let mut raw = Raw { manifest: Manifest::default(), version: None, has_models: false };
         while let Some(key) = map.next_key::<String>()? {
             match key.as_str() {
-                "schema_version" => raw.version = Some(map.next_value()?),
+                "schema_version" => raw.version = Some(map.next_value::<&RawValue>()?.get()),
                 "models_base_dir" => raw.manifest.base = Some(map.next_value::<PathBuf>()?),
                 "models" if raw.has_models => return Err(de::Error::custom("it has two lists of models")),
                 "models" => {
@@ -141,7 +171,7 @@ impl<'de> Visitor<'de> for Top {
                     raw.has_models = true;
                 }
                 _ => {
-                    raw.manifest.others.insert(key, map.next_value()?);
+                    map.next_value::<IgnoredAny>()?;
                 }
             }
         }
@@ -169,27 +199,33 @@ impl<'de> Visitor<'de> for Models<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
         let mut ids: HashMap<String, usize> = HashMap::new();
         let mut index = 0;
-        while let Some(entry) = seq.next_element::<Value>()? {
+        while let Some(entry) = seq.next_element::<&RawValue>()? {
+            if index == AT_MOST {
+                return Err(de::Error::custom(format!("it lists more than {AT_MOST} models")));
+            }
             let which = |id: Option<&str>| match id {
                 Some(id) => format!("{} (models[{index}])", told_short(id)),
                 None => format!("models[{index}]"),
             };
-            let id = entry.get("id").and_then(Value::as_str).map(str::to_owned);
+            let entry = fields(entry.get());
+            let id = entry.as_ref().ok().and_then(|fields| fields.get("id")).and_then(Value::as_str);
+            let id = id.map(str::to_owned);
             match id.as_ref().and_then(|id| ids.get(id)) {
-                Some(first) => self
-                    .0
-                    .complaints
-                    .push((which(id.as_deref()), format!("its id is that of models[{first}] too"))),
+                Some(first) => {
+                    self.0.complain(which(id.as_deref()), format!("its id is that of models[{first}] too"));
+                }
                 None => {
                     ids.extend(id.clone().map(|id| (id, index)));
                 }
             }
-            match model(entry) {
+            match entry.and_then(model) {
                 Ok((model, complaint)) => {
-                    self.0.complaints.extend(complaint.map(|why| (which(id.as_deref()), why)));
+                    if let Some(why) = complaint {
+                        self.0.complain(which(id.as_deref()), why);
+                    }
                     self.0.models.push(model);
                 }
-                Err(why) => self.0.complaints.push((which(id.as_deref()), why)),
+                Err(why) => self.0.complain(which(id.as_deref()), why),
             }
             index += 1;
         }
@@ -197,9 +233,20 @@ impl<'de> Visitor<'de> for Models<'_> {
     }
 }
 
+/// Takes one entry apart.
+fn fields(entry: &str) -> Result<Map<String, Value>, String> {
+    if entry.len() > ENTRY_LIMIT {
+        return Err(format!("it has more than {ENTRY_LIMIT} bytes"));
+    }
+    match serde_json::from_str(entry) {
+        Ok(Value::Object(fields)) => Ok(fields),
+        Ok(_) => Err("it is no object".to_owned()),
+        Err(error) => Err(in_words(&error)),
+    }
+}
+
 /// Reads an entry; where only its checksum cannot be used, the file is still expected.
-fn model(entry: Value) -> Result<(Model, Option<String>), String> {
-    let Value::Object(mut fields) = entry else { return Err("it is no object".to_owned()) };
+fn model(mut fields: Map<String, Value>) -> Result<(Model, Option<String>), String> {
     let id = required(&mut fields, "id")?;
     let folder = required(&mut fields, "local_path")?;
     let name = required(&mut fields, "filename")?;
@@ -236,7 +283,7 @@ fn model(entry: Value) -> Result<(Model, Option<String>), String> {
         Some(Err(why)) => (None, Some(why)),
     };
     let path = path.components().filter(|part| *part != std::path::Component::CurDir).collect();
-    Ok((Model { id, path, need, digest, header, others: fields }, complaint))
+    Ok((Model { id, path, need, digest, header }, complaint))
 }
 
 fn required(fields: &mut Map<String, Value>, key: &str) -> Result<String, String> {
@@ -298,17 +345,16 @@ mod tests {
     }
 
     #[test]
-    fn what_real_machines_have_is_read_and_unknown_fields_are_kept() {
+    fn what_real_machines_have_is_read_and_unknown_fields_are_passed_over() {
         let text = r#"{"models": [{"id": "mistral-7b", "display_name": "Mistral", "format": "gguf",
             "local_path": "mistral/", "filename": "m.gguf", "required": false, "future": [1],
             "checksum": {"algorithm": "sha256", "value": ""}}],
             "purpose": "p", "models_base_dir": "/opt/ladylinux/models", "schema_version": "0.1", "later": {"x": 1}}"#;
         let manifest = Manifest::parse(text.as_bytes()).unwrap();
         assert_eq!(manifest.base.as_deref(), Some(std::path::Path::new("/opt/ladylinux/models")));
-        assert_eq!(manifest.others.keys().collect::<Vec<_>>(), ["purpose", "later"]);
+        assert_eq!((&manifest.complaints[..], manifest.more), (&[][..], 0));
         let model = &manifest.models[0];
         assert_eq!((model.path.to_str(), &model.digest), (Some("mistral/m.gguf"), &None));
-        assert_eq!(model.others["future"], serde_json::json!([1]));
     }
 
     #[test]
@@ -371,6 +417,32 @@ mod tests {
             assert_eq!(manifest.models.len(), 1);
         }
         assert_eq!(with(r#"{"algorithm": "whatever", "value": ""}"#).complaints, []);
+    }
+
+    #[test]
+    fn a_list_of_rubbish_gives_some_complaints_and_the_number_of_the_others() {
+        let manifest = of(&["5"; COMPLAINTS + 7].join(","));
+        assert_eq!((manifest.complaints.len(), manifest.more), (COMPLAINTS, 7));
+        let text = |entries: usize| {
+            format!(r#"{{"schema_version": "0.1", "models": [{}]}}"#, vec!["5"; entries].join(","))
+        };
+        assert!(Manifest::parse(text(AT_MOST).as_bytes()).is_ok());
+        let why = Manifest::parse(text(AT_MOST + 1).as_bytes()).unwrap_err();
+        assert!(why.contains("more than 200000 models"), "{why}");
+    }
+
+    #[test]
+    fn an_entry_that_is_too_long_or_no_json_inside_is_told_and_the_others_count() {
+        let good = r#"{"id": "a", "local_path": "./", "filename": "f"}"#;
+        for (bad, why) in [
+            (format!("[{}]", vec!["0"; ENTRY_LIMIT].join(",")), "more than 1048576 bytes"),
+            ("[".repeat(1_000) + &"]".repeat(1_000), "recursion limit"),
+            (r#"{"id": "\ud800"}"#.to_owned(), "line 1 column"),
+        ] {
+            let manifest = of(&format!("{bad}, {good}"));
+            assert_eq!(manifest.models.len(), 1);
+            assert!(manifest.complaints[0].1.contains(why), "{:?}", manifest.complaints);
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub mod cache;
 mod digest;
 pub mod engine;
 pub mod gguf;
+mod headers;
 pub mod huggingface;
 pub mod manifest;
 pub mod ollama;
@@ -22,11 +23,20 @@ pub mod verify;
 mod whole;
 mod work;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
-use crate::report::screen::harmless;
+use crate::error::Outcome;
+use crate::process::interrupt;
+use crate::report::screen::harmless_line;
+
+/// How many things one source may say, and all of them together: whoever may write a line must not fill the memory of root
+/// with verdicts about lines. As many as a scan keeps entries.
+const AT_MOST: usize = 200_000;
+
+/// How many complaints about one source are told one by one.
+const COMPLAINTS: usize = 100;
 
 /// One file that somebody says something about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,7 +53,7 @@ pub struct Claim {
     pub digest: Option<Digest>,
     /// Who says so: `manifest: mistral-7b`, `SHA256SUMS`, `ollama: mistral:latest layer 2`.
     pub from: String,
-    /// What its beginning is compared with. Looked at by [`gguf`] after the bytes were: the engine does not care.
+    /// What its beginning is compared with, once the bytes were looked at: the engine does not care.
     pub header: Header,
 }
 
@@ -309,29 +319,45 @@ pub struct Said {
 }
 
 impl Said {
-    /// Adds what somebody else says.
-    pub fn extend(&mut self, other: Self) {
-        self.claims.extend(other.claims);
-        self.verdicts.extend(other.verdicts);
+    /// Tells whether so much is said that the rest is not listened to.
+    fn is_full(&self) -> bool {
+        self.claims.len() + self.verdicts.len() >= AT_MOST
     }
 
-    /// Makes one claim out of all those that say the same of a file; contradictions stay side by side.
-    #[must_use]
-    pub fn united(self) -> Self {
+    /// Returns every path about which something is said.
+    fn paths(&self) -> HashSet<PathBuf> {
+        let claims = self.claims.iter().map(|claim| &claim.path);
+        claims.chain(self.verdicts.iter().map(|verdict| &verdict.path)).cloned().collect()
+    }
+
+    /// Makes one claim out of all those that say the same of a file; contradictions stay side by side, up to a number.
+    ///
+    /// # Errors
+    /// The interruption.
+    pub fn united(self) -> Outcome<Self> {
         let mut claims: Vec<Claim> = Vec::with_capacity(self.claims.len());
+        let mut verdicts = self.verdicts;
         let mut by_path: HashMap<PathBuf, Vec<usize>> = HashMap::new();
+        let mut crowded: HashSet<PathBuf> = HashSet::new();
         for claim in self.claims {
+            interrupt::check()?;
             let known = by_path.entry(claim.path.clone()).or_default();
             if let Some(index) = known.iter().find(|index| claims[**index].agrees(&claim)) {
                 claims[*index].unite(claim);
-            } else {
+            } else if known.len() < CONTRADICTIONS {
                 known.push(claims.len());
                 claims.push(claim);
+            } else if crowded.insert(claim.path.clone()) {
+                let why = format!("more than {CONTRADICTIONS} different things are said about it");
+                verdicts.push(claim.verdict(Finding::Inconsistent(why)));
             }
         }
-        Self { claims, verdicts: self.verdicts }
+        Ok(Self { claims, verdicts })
     }
 }
+
+/// How many different things may be said about one file: the length, and each algorithm, told by several.
+const CONTRADICTIONS: usize = 16;
 
 /// How many of those who say the same are named.
 const NAMED: usize = 3;
@@ -376,7 +402,7 @@ fn is_gguf_name(path: &Path) -> bool {
 /// Makes text from elsewhere safe to show, on one line, and not too long.
 fn told_short(text: &str) -> String {
     const LONG: usize = 200;
-    let safe = harmless(text).replace('\n', "\\n");
+    let safe = harmless_line(text);
     if safe.chars().count() <= LONG {
         return safe;
     }
@@ -404,13 +430,26 @@ mod tests {
     fn those_who_say_the_same_are_named_together_and_contradictions_stay() {
         let required = Claim { need: Need::Required, ..claim("manifest: a", None) };
         let claims = vec![claim("SHA256SUMS", Some("a")), required, claim("other", Some("b"))];
-        let said = Said { claims, verdicts: vec![] }.united();
+        let said = Said { claims, verdicts: vec![] }.united().unwrap();
         assert_eq!(said.claims.len(), 2);
         assert_eq!(said.claims[0].from, "SHA256SUMS, manifest: a");
         assert_eq!(said.claims[0].need, Need::Required);
         assert_eq!(said.claims[1].from, "other");
         let many = (0..10).map(|number| claim(&format!("m{number}"), None)).collect();
-        assert_eq!(Said { claims: many, verdicts: vec![] }.united().claims[0].from, "m0, m1, m2 …");
+        assert_eq!(Said { claims: many, verdicts: vec![] }.united().unwrap().claims[0].from, "m0, m1, m2 …");
+    }
+
+    #[test]
+    fn rw_6_2c_of_a_file_about_which_everything_is_said_some_is_looked_at_and_that_is_told() {
+        let other = |number: usize| {
+            let digest = Digest::parse(Algorithm::Sha256, &format!("{number:064x}")).ok();
+            Claim { digest, ..claim("SHA256SUMS", None) }
+        };
+        let claims = (0..CONTRADICTIONS + 5).chain(0..CONTRADICTIONS).map(other).collect();
+        let said = Said { claims, verdicts: vec![] }.united().unwrap();
+        assert_eq!(said.claims.len(), CONTRADICTIONS);
+        let [verdict] = &said.verdicts[..] else { panic!("{:?}", said.verdicts) };
+        assert_eq!(verdict.finding.severity(), Severity::Problem);
     }
 
     #[test]

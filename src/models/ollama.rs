@@ -8,9 +8,11 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::error::Outcome;
 use crate::manifest::{Entry, Kind};
+use crate::process::interrupt;
 
-use super::store::Store;
+use super::store::{Leads, Store};
 use super::{Algorithm, Claim, Digest, Finding, Header, Need, Said, told_short, whole};
 
 /// How many bytes a manifest may have; real ones have about one thousand.
@@ -40,8 +42,7 @@ struct RawManifest {
     #[serde(rename = "schemaVersion")]
     version: u64,
     config: Option<RawBlob>,
-    #[serde(default)]
-    layers: Vec<RawBlob>,
+    layers: Option<Vec<RawBlob>>,
 }
 
 #[derive(Deserialize)]
@@ -61,11 +62,14 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<Blob>, String> {
     if raw.version != 2 {
         return Err(format!("its schemaVersion is {}; known here is 2", raw.version));
     }
-    if raw.config.is_none() && raw.layers.is_empty() {
+    // Ollama writes what it has none of as an empty digest, and as null.
+    let config = raw.config.filter(|blob| !blob.digest.is_empty());
+    let layers = raw.layers.unwrap_or_default();
+    if config.is_none() && layers.is_empty() {
         return Err("it names no blob".to_owned());
     }
-    let config = raw.config.into_iter().map(|blob| ("configuration".to_owned(), blob));
-    let layers = raw.layers.into_iter().enumerate();
+    let config = config.into_iter().map(|blob| ("configuration".to_owned(), blob));
+    let layers = layers.into_iter().enumerate();
     let layers = layers.map(|(index, blob)| (format!("layer {}", index + 1), blob));
     config.chain(layers).map(|(role, blob)| named(role, &blob)).collect()
 }
@@ -79,43 +83,67 @@ fn named(role: String, blob: &RawBlob) -> Result<Blob, String> {
     Ok(Blob { role, digest, size: blob.size, header })
 }
 
-/// Says what the manifests of the Ollama store at `folder` claim about its blobs, and what else lies there.
-pub fn claims(store: &Store, folder: &Path) -> Said {
-    let mut said = Said::default();
-    let mut referred: HashSet<PathBuf> = HashSet::new();
-    // Where one cannot be read, no blob can be called orphaned: it may be that one's.
-    let mut is_every_manifest_read = true;
-    let manifests = folder.join("manifests");
-    for entry in store.below(&manifests) {
-        let name = entry.path.strip_prefix(&manifests).unwrap_or(&entry.path);
-        if entry.kind == Kind::Folder || is_hidden(name) {
+/// Says what the manifests of the Ollama store at `folder` claim about its blobs. Returns whether all of them were read:
+/// where one was not, no blob can be called orphaned, since it may be that one's.
+///
+/// # Errors
+/// The interruption, or a folder that a link leads to cannot be looked at.
+pub fn claims(store: &Store, folder: &Path, said: &mut Said) -> Outcome<bool> {
+    let part = Part::open(store, folder.join("manifests"))?;
+    let mut is_every_manifest_read = part.store().is_whole(&part.path);
+    for entry in part.entries() {
+        interrupt::check()?;
+        if said.is_full() {
+            return Ok(false);
+        }
+        let name = part.name(entry);
+        if entry.kind == Kind::Folder || !is_manifest_name(name) {
             continue;
         }
         let from = format!("ollama: {}", model_name(name));
-        if name.components().count() != 4 {
-            said.verdicts.push(store.verdict(&entry.path, "ollama", Finding::Unexpected));
-            continue;
-        }
-        match read(store, entry) {
+        match read(part.store(), entry) {
             Ok(blobs) => {
                 for blob in blobs {
                     let path = place(store, folder, &blob.digest);
-                    referred.insert(path.clone());
                     said.push(store, &path, claim(&from, blob));
                 }
             }
             Err(finding) => {
                 is_every_manifest_read = false;
-                said.verdicts.push(store.verdict(&entry.path, &from, finding));
+                said.verdicts.push(part.store().verdict(&entry.path, &from, finding));
             }
         }
     }
-    let blobs = folder.join("blobs");
-    for entry in store.below(&blobs) {
-        if entry.kind == Kind::Folder || referred.contains(&entry.path) {
+    Ok(is_every_manifest_read)
+}
+
+/// Says what else lies in the Ollama store at `folder`; `claimed` is what somebody says something about.
+///
+/// # Errors
+/// As [`claims`].
+pub(super) fn others(
+    store: &Store,
+    folder: &Path,
+    claimed: &HashSet<PathBuf>,
+    is_every_manifest_read: bool,
+    said: &mut Said,
+) -> Outcome<()> {
+    let part = Part::open(store, folder.join("manifests"))?;
+    for entry in part.entries() {
+        interrupt::check()?;
+        let name = part.name(entry);
+        let is_passed_over = entry.kind == Kind::Folder || is_hidden(name) || is_manifest_name(name);
+        if !is_passed_over && !part.store().is_claimed(&entry.path, claimed) {
+            said.verdicts.push(part.store().verdict(&entry.path, "ollama", Finding::Unexpected));
+        }
+    }
+    let part = Part::open(store, folder.join("blobs"))?;
+    for entry in part.entries() {
+        interrupt::check()?;
+        if entry.kind == Kind::Folder || part.store().is_claimed(&entry.path, claimed) {
             continue;
         }
-        let name = entry.path.strip_prefix(&blobs).unwrap_or(&entry.path);
+        let name = part.name(entry);
         let finding = match blob_name(name) {
             Named::Blob if is_every_manifest_read => Finding::Orphaned,
             Named::Blob => continue,
@@ -123,9 +151,42 @@ pub fn claims(store: &Store, folder: &Path) -> Said {
             Named::Other if is_hidden(name) => continue,
             Named::Other => Finding::Unexpected,
         };
-        said.verdicts.push(store.verdict(&entry.path, "ollama", finding));
+        said.verdicts.push(part.store().verdict(&entry.path, "ollama", finding));
     }
-    said
+    Ok(())
+}
+
+/// `manifests/` or `blobs/`: a folder of the store, or a link to one.
+struct Part<'a> {
+    store: &'a Store,
+    linked: Option<Store>,
+    /// Where it is in the store that lists it.
+    path: PathBuf,
+}
+
+impl<'a> Part<'a> {
+    fn open(store: &'a Store, path: PathBuf) -> Outcome<Self> {
+        let linked = store.linked(&path)?;
+        let path = if linked.is_some() { PathBuf::new() } else { path };
+        Ok(Self { store, linked, path })
+    }
+
+    fn store(&self) -> &Store {
+        self.linked.as_ref().unwrap_or(self.store)
+    }
+
+    fn entries(&self) -> &[Entry] {
+        self.store().below(&self.path)
+    }
+
+    fn name<'e>(&self, entry: &'e Entry) -> &'e Path {
+        entry.path.strip_prefix(&self.path).unwrap_or(&entry.path)
+    }
+}
+
+/// Tells whether a path below `manifests/` is one of a manifest: `<registry>/<namespace>/<model>/<tag>`.
+pub(super) fn is_manifest_name(name: &Path) -> bool {
+    name.components().count() == 4 && !is_hidden(name)
 }
 
 fn claim(from: &str, blob: Blob) -> Claim {
@@ -153,7 +214,9 @@ fn read(store: &Store, entry: &Entry) -> Result<Vec<Blob>, Finding> {
 fn place(store: &Store, folder: &Path, digest: &Digest) -> PathBuf {
     let at = |mark: char| folder.join("blobs").join(format!("sha256{mark}{}", digest.hex));
     let early = at(':');
-    if store.entry(&early).is_some() { early } else { at('-') }
+    // Behind a link only the disk knows.
+    let is_early = matches!(store.follow(&early), Leads::To(real) if real.symlink_metadata().is_ok());
+    if is_early { early } else { at('-') }
 }
 
 enum Named {
@@ -225,7 +288,10 @@ mod tests {
             fs::write(place.path().join(file), text).unwrap();
         }
         let store = Store::open(place.path()).unwrap().unwrap();
-        let said = claims(&store, Path::new(""));
+        let mut said = Said::default();
+        let is_whole = claims(&store, Path::new(""), &mut said).unwrap();
+        let claimed = said.paths();
+        others(&store, Path::new(""), &claimed, is_whole, &mut said).unwrap();
         (place, said)
     }
 
@@ -262,6 +328,48 @@ mod tests {
         let [verdict] = &said.verdicts[..] else { panic!("{:?}", said.verdicts) };
         assert!(matches!(&verdict.finding, Finding::Inconsistent(why) if why.contains("line 2 column 2")));
         assert_eq!(verdict.from, "ollama: mistral:latest");
+    }
+
+    #[test]
+    fn rw_6_2b_what_a_model_has_none_of_is_no_mistake() {
+        let blob = format!(r#"{{"mediaType": "", "digest": "sha256:{}", "size": 3}}"#, hex("a"));
+        let none = r#"{"mediaType": "", "digest": "", "size": 0}"#;
+        for text in [
+            format!(r#"{{"schemaVersion": 2, "config": {blob}, "layers": null}}"#),
+            format!(r#"{{"schemaVersion": 2, "config": {none}, "layers": [{blob}]}}"#),
+        ] {
+            assert_eq!(parse(text.as_bytes()).unwrap().len(), 1, "{text}");
+        }
+        let empty = format!(r#"{{"schemaVersion": 2, "config": {none}, "layers": null}}"#);
+        assert_eq!(parse(empty.as_bytes()).unwrap_err(), "it names no blob");
+    }
+
+    #[test]
+    fn rw_6_2b_parts_behind_links_are_listed_where_they_lie() {
+        let place = tempfile::tempdir().unwrap();
+        let place = place.path().canonicalize().unwrap();
+        for folder in ["store", "disk/blobs", "disk/manifests/registry.ollama.ai/library/mistral"] {
+            fs::create_dir_all(place.join(folder)).unwrap();
+        }
+        for part in ["blobs", "manifests"] {
+            std::os::unix::fs::symlink(place.join("disk").join(part), place.join("store").join(part))
+                .unwrap();
+        }
+        let blob = |digit: &str| place.join("disk/blobs").join(format!("sha256-{}", hex(digit)));
+        fs::write(place.join("disk").join(TAG), manifest()).unwrap();
+        for digit in ["a", "b", "c"] {
+            fs::write(blob(digit), "x").unwrap();
+        }
+        let mut store = Store::open(&place.join("store")).unwrap().unwrap();
+        store.allow(&[place.join("disk")]);
+        assert_eq!(store.forms().unwrap().len(), 1);
+        let mut said = Said::default();
+        assert!(claims(&store, Path::new(""), &mut said).unwrap());
+        let paths: Vec<_> = said.claims.iter().map(|claim| claim.path.clone()).collect();
+        assert_eq!(paths, [blob("a"), blob("b")]);
+        others(&store, Path::new(""), &said.paths(), true, &mut said).unwrap();
+        let [verdict] = &said.verdicts[..] else { panic!("{:?}", said.verdicts) };
+        assert_eq!((&verdict.path, &verdict.finding), (&blob("c"), &Finding::Orphaned));
     }
 
     #[test]

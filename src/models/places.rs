@@ -109,16 +109,35 @@ fn of_unit(layout: &Layout) -> Option<String> {
     assignments.iter().rev().find_map(|text| assigned(text))
 }
 
-/// The value in `OLLAMA_MODELS=/srv`, `"OLLAMA_MODELS=/a b"`, or among other assignments.
+/// The value in `OLLAMA_MODELS=/srv`, `"OLLAMA_MODELS=/a b"`, or among other assignments; of several the last.
 fn assigned(text: &str) -> Option<String> {
-    let start = text.find(OLLAMA)? + OLLAMA.len();
-    let quote = text[..start - OLLAMA.len()].chars().next_back().filter(|mark| matches!(mark, '"' | '\''));
-    let value = text[start..].strip_prefix('=')?;
-    let end = match quote {
-        Some(mark) => value.find(mark)?,
-        None => value.find(char::is_whitespace).unwrap_or(value.len()),
-    };
-    Some(value[..end].to_owned())
+    words(text).iter().rev().find_map(|word| match word.split_once('=') {
+        Some((OLLAMA, value)) => Some(value.to_owned()),
+        _ => None,
+    })
+}
+
+/// Takes a text apart as systemd does: quotes hold blanks together, and what comes after a backslash means itself.
+fn words(text: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut word: Option<String> = None;
+    let mut quote: Option<char> = None;
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        if quote.is_none() && c.is_whitespace() {
+            words.extend(word.take());
+            continue;
+        }
+        let word = word.get_or_insert_with(String::new);
+        match c {
+            '\\' => word.extend(chars.next()),
+            '"' | '\'' if quote.is_none() => quote = Some(c),
+            _ if quote == Some(c) => quote = None,
+            _ => word.push(c),
+        }
+    }
+    words.extend(word);
+    words
 }
 
 fn read(path: &Path) -> Option<UnitFile> {
@@ -154,10 +173,17 @@ mod tests {
             ("\"OLLAMA_MODELS=/srv/my models\"", "/srv/my models"),
             ("A=b 'OLLAMA_MODELS=/m' C=d", "/m"),
             ("OLLAMA_HOST=x OLLAMA_MODELS=/m OLLAMA_DEBUG=1", "/m"),
+            ("\"OLLAMA_MODELS_BACKUP=/y\" \"OLLAMA_MODELS=/srv/o\"", "/srv/o"),
+            ("OLD_OLLAMA_MODELS=/y A='b OLLAMA_MODELS=/z' OLLAMA_MODELS='/m n'/o\\ p", "/m n/o p"),
+            ("OLLAMA_MODELS=/first OLLAMA_MODELS=/last", "/last"),
         ] {
             assert_eq!(assigned(text).as_deref(), Some(value), "{text}");
         }
-        assert_eq!(assigned("OLLAMA_HOST=x"), None);
+        for none in
+            ["OLLAMA_HOST=x", "OLD_OLLAMA_MODELS=/x", "OLLAMA_MODELS_BACKUP=/x", "A='OLLAMA_MODELS=/x'", ""]
+        {
+            assert_eq!(assigned(none), None, "{none}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ pub struct Reached {
     pub of_files: usize,
     /// How many bytes are read.
     pub bytes: u64,
-    /// How many have to be.
+    /// How many have to be; none where only headers are read.
     pub of_bytes: u64,
     /// How long the reading has taken.
     pub elapsed: Duration,

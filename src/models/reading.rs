@@ -3,17 +3,17 @@
 //! Nothing is mapped into memory: a mapped file that somebody cuts off while it is read would end the whole program. The few
 //! buffers go round between the two threads, so that memory does not grow with the files.
 
-use std::fs::{self, File, FileType, OpenOptions};
+use std::fs::File;
 use std::io::{self, ErrorKind, Read as _};
-use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SendError, Sender};
 
-use rustix::fs::{Access, Advice, AtFlags, CWD, OFlags, accessat, fadvise};
+use rustix::fs::{Access, Advice, AtFlags, CWD, accessat, fadvise};
 
 use super::Algorithm;
 use super::cache::Stamp;
+use super::whole;
 use super::work::{Job, Queue};
 use crate::clock;
 
@@ -40,14 +40,14 @@ pub(super) enum Look {
 
 /// Looks at a path; a link in its last part is not followed, and nothing is opened.
 pub(super) fn look(path: &Path) -> Look {
-    let found = match fs::symlink_metadata(path) {
+    let found = match whole::look(path) {
         Ok(found) => found,
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             return Look::Missing;
         }
         Err(error) => return Look::Unreadable(error.to_string()),
     };
-    if let Some(what) = no_file(found.file_type()) {
+    if let Some(what) = whole::no_file(found.file_type()) {
         return Look::Unreadable(what);
     }
     match accessat(CWD, path, Access::READ_OK, AtFlags::EACCESS) {
@@ -57,18 +57,6 @@ pub(super) fn look(path: &Path) -> Look {
         // Whatever else is wrong shows when the file is opened.
         _ => Look::File(Stamp::of(&found)),
     }
-}
-
-fn no_file(kind: FileType) -> Option<String> {
-    let what = match kind {
-        _ if kind.is_file() => return None,
-        _ if kind.is_dir() => "a folder",
-        _ if kind.is_symlink() => "a symbolic link",
-        _ if kind.is_fifo() => "a pipe",
-        _ if kind.is_socket() => "a socket",
-        _ => "a device",
-    };
-    Some(format!("it is {what}, no regular file"))
 }
 
 /// What a reader tells.
@@ -109,7 +97,7 @@ pub(super) enum End {
 #[derive(Debug)]
 pub(super) struct Reader {
     /// What waits.
-    pub(super) queue: Arc<Queue>,
+    pub(super) queue: Arc<Queue<Job>>,
     /// Where to tell.
     pub(super) to: Sender<Told>,
     /// Where buffers come back from.
@@ -150,20 +138,13 @@ impl Reader {
     }
 
     fn attempt(&mut self, job: &Job) -> Result<End, Unheard> {
-        let mut file = match open(&job.path) {
-            Ok(file) => file,
+        let begun = clock::file_time();
+        // It may have been exchanged since it was looked at.
+        let (mut file, found) = match whole::open(&job.path) {
+            Ok(opened) => opened,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(End::Missing),
             Err(error) => return Ok(End::Failed(error.to_string())),
         };
-        let begun = clock::file_time();
-        let found = match file.metadata() {
-            Ok(found) => found,
-            Err(error) => return Ok(End::Failed(error.to_string())),
-        };
-        // It may have been exchanged since it was looked at.
-        if let Some(what) = no_file(found.file_type()) {
-            return Ok(End::Failed(what));
-        }
         let before = Stamp::of(&found);
         // Advice only: without it the reading is slower, or pushes more out of the page cache.
         let _ = fadvise(&file, 0, None, Advice::Sequential);
@@ -174,7 +155,7 @@ impl Reader {
             Err((at, error)) => return Ok(End::Failed(format!("{error}, at byte {at}"))),
         };
         let stayed = file.metadata().is_ok_and(|found| Stamp::of(&found) == before);
-        let is_there = fs::symlink_metadata(&job.path).is_ok_and(|found| Stamp::of(&found) == before);
+        let is_there = whole::look(&job.path).is_ok_and(|found| Stamp::of(&found) == before);
         Ok(if !stayed || !is_there {
             End::Changing
         } else if read < before.size {
@@ -232,21 +213,10 @@ fn fill(file: &mut File, buffer: &mut [u8]) -> Result<usize, (usize, io::Error)>
     Ok(got)
 }
 
-/// Opens a file to read: no link, not held up by a pipe, and without a trace in its time of access where we may.
-fn open(path: &Path) -> io::Result<File> {
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let with = |flags: OFlags| {
-        OpenOptions::new().read(true).custom_flags(i32::try_from(flags.bits()).unwrap_or(0)).open(path)
-    };
-    match with(flags | OFlags::NOATIME) {
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => with(flags),
-        other => other,
-    }
-}
-
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "the tests lay out what is read, and change it meanwhile")]
 mod tests {
+    use std::fs;
     use std::io::Write as _;
     use std::os::unix::fs::symlink;
     use std::path::PathBuf;
@@ -312,7 +282,7 @@ mod tests {
     }
 
     fn append(path: &Path) {
-        OpenOptions::new().append(true).open(path).unwrap().write_all(b"x").unwrap();
+        File::options().append(true).open(path).unwrap().write_all(b"x").unwrap();
     }
 
     #[test]
@@ -377,6 +347,25 @@ mod tests {
         fs::rename(folder.path().join("other"), &path).unwrap();
         assert!(matches!(reader.rest().1, Told::Begin { length: 5, .. }));
         assert_eq!(reader.end().0, b"other");
+    }
+
+    #[test]
+    fn a_folder_that_becomes_a_link_after_it_was_looked_at_leads_to_nothing_that_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let (models, secret) = (folder.path().join("models"), folder.path().join("elsewhere/w"));
+        fs::create_dir(&models).unwrap();
+        fs::write(models.join("w"), "weights").unwrap();
+        fs::create_dir(folder.path().join("elsewhere")).unwrap();
+        fs::write(secret, "secret").unwrap();
+        assert!(matches!(look(&models.join("w")), Look::File(_)));
+        fs::rename(&models, folder.path().join("old")).unwrap();
+        symlink("elsewhere", &models).unwrap();
+        let told = Taken::of(&models.join("w")).end();
+        assert!(
+            matches!(&told, (read, End::Failed(why)) if read.is_empty() && why.contains("a link")),
+            "{told:?}"
+        );
+        assert!(matches!(look(&models.join("w")), Look::Unreadable(_)));
     }
 
     #[test]

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Context as _, Failure, Outcome};
 use crate::manifest::{self, Entry, Kind, Scan};
-use crate::report::screen::harmless;
+use crate::process::interrupt;
+use crate::report::screen::harmless_line;
 
-use super::{Claim, Finding, Need, Said, Verdict};
+use super::{COMPLAINTS, Claim, Finding, Need, Said, Verdict, ollama};
 
 /// A folder of models.
 #[derive(Debug)]
@@ -59,7 +60,8 @@ impl Store {
         if !real.is_dir() {
             return Err(Failure::new(told()).because(Failure::new("it is no folder")));
         }
-        let entries = Scan::metadata().of(&real).context(told)?;
+        // What cannot be looked at is told, and hides nothing else.
+        let entries = Scan::metadata().list_trouble().of(&real).context(told)?;
         let links = entries.entries().iter().filter(|entry| matches!(entry.kind, Kind::Link(_)));
         let links = links.map(|entry| entry.path.clone()).collect();
         Ok(Some(Self { allowed: vec![real.clone()], base: real, entries, links }))
@@ -104,17 +106,22 @@ impl Store {
         self.entry(path).is_some_and(|entry| entry.kind == Kind::Folder)
     }
 
-    /// Finds the parts of the store that have a form of their own; the outermost where one lies in another.
-    pub fn forms(&self) -> Vec<(PathBuf, Form)> {
+    /// Finds the parts of the store that have a form of their own, sorted by path; the outermost where one lies in another.
+    ///
+    /// # Errors
+    /// The interruption.
+    pub fn forms(&self) -> Outcome<Vec<(PathBuf, Form)>> {
         let mut found: Vec<(PathBuf, Form)> = Vec::new();
         for entry in self.entries().iter().filter(|entry| entry.kind == Kind::Folder) {
+            interrupt::check()?;
             let folder = &entry.path;
-            if found.iter().any(|(outer, _)| folder.starts_with(outer)) {
+            // Folders come sorted, so that no other can hold this one than the last that was found.
+            if found.last().is_some_and(|(outer, _)| folder.starts_with(outer)) {
                 continue;
             }
             let has = |name: &str| self.is_folder(&folder.join(name));
             let name = folder.file_name().or(self.base.file_name()).unwrap_or_default().to_string_lossy();
-            if has("blobs") && has("manifests") {
+            if self.is_of_ollama(folder)? {
                 found.push((folder.clone(), Form::Ollama));
             } else if REPOSITORIES.iter().any(|prefix| name.starts_with(prefix))
                 && (has("blobs") || has("snapshots"))
@@ -122,16 +129,68 @@ impl Store {
                 found.push((folder.clone(), Form::HuggingFace));
             }
         }
-        found
+        Ok(found)
+    }
+
+    /// Tells whether a folder is a store of Ollama: by `manifests/` beside `blobs/`, and where that is gone by a manifest.
+    fn is_of_ollama(&self, folder: &Path) -> Outcome<bool> {
+        let manifests = folder.join("manifests");
+        match self.entry(&manifests).map(|entry| &entry.kind) {
+            Some(Kind::Folder) if self.entry(&folder.join("blobs")).is_some() => Ok(true),
+            Some(Kind::Folder) => {
+                for entry in self.below(&manifests) {
+                    interrupt::check()?;
+                    let name = entry.path.strip_prefix(&manifests).unwrap_or(&entry.path);
+                    if entry.kind != Kind::Folder && ollama::is_manifest_name(name) {
+                        return Ok(true);
+                    }
+                }
+                Ok(false)
+            }
+            Some(Kind::Link(_)) => Ok(matches!(self.follow(&manifests), Leads::To(real) if real.is_dir())),
+            _ => Ok(false),
+        }
+    }
+
+    /// Opens the folder that a link at `path` leads to; `None` where there is no such link.
+    ///
+    /// # Errors
+    /// It cannot be looked at, or the work is interrupted.
+    pub(super) fn linked(&self, path: &Path) -> Outcome<Option<Self>> {
+        if !self.entry(path).is_some_and(|entry| matches!(entry.kind, Kind::Link(_))) {
+            return Ok(None);
+        }
+        match self.follow(path) {
+            Leads::To(real) if real.is_dir() => match Self::open(&real)? {
+                // Led elsewhere since, its names are none of our business.
+                Some(store) if store.base != real => {
+                    let why = format!("{} changed while it was looked at", self.base.join(path).display());
+                    Err(Failure::new(why))
+                }
+                opened => Ok(opened.map(|store| Self { allowed: self.allowed.clone(), ..store })),
+            },
+            _ => Ok(None),
+        }
+    }
+
+    /// Tells whether somebody says something of what is at a path, or where a link there leads.
+    pub(super) fn is_claimed(&self, path: &Path, claimed: &HashSet<PathBuf>) -> bool {
+        claimed.contains(&self.base.join(path))
+            || matches!(self.follow(path), Leads::To(real) if claimed.contains(&real))
     }
 
     /// Names a path for people.
     pub fn shown(&self, path: &Path) -> String {
-        harmless(&path.to_string_lossy()).replace('\n', "\\n")
+        let path = if path.as_os_str().is_empty() { &self.base } else { path };
+        harmless_line(&path.to_string_lossy())
     }
 
     /// Follows the links on the way to a path.
     pub(super) fn follow(&self, path: &Path) -> Leads {
+        // Nothing can be followed in a store that is not there.
+        if self.entries().is_empty() {
+            return Leads::Nowhere;
+        }
         let whole = self.base.join(path);
         let is_listed_whole = self.entries.len() == self.entries().len() as u64;
         let has_link = || path.ancestors().any(|part| self.links.contains(part));
@@ -141,7 +200,7 @@ impl Store {
         match whole.canonicalize() {
             Ok(real) if self.allowed.iter().any(|base| real.starts_with(base)) => Leads::To(real),
             Ok(real) => {
-                let real = harmless(&real.to_string_lossy());
+                let real = harmless_line(&real.to_string_lossy());
                 Leads::Astray(format!("a link leads out of the store, to {real}"))
             }
             Err(error) if error.kind() == ErrorKind::NotFound && has_link() => Leads::Nowhere,
@@ -165,21 +224,28 @@ impl Store {
         }
     }
 
+    /// Tells whether everything below a folder could be looked at.
+    pub(super) fn is_whole(&self, folder: &Path) -> bool {
+        let unreadable = self.entries.unreadable();
+        let next = unreadable.partition_point(|path| path.as_path() < folder);
+        let is_known = unreadable.get(next).is_none_or(|path| !path.starts_with(folder));
+        is_known && self.entries.len() == self.entries().len() as u64
+    }
+
     /// Says what could not be looked at.
     pub(super) fn unseen(&self) -> Vec<Verdict> {
-        let mut verdicts: Vec<Verdict> = self
-            .entries
-            .unreadable()
-            .iter()
-            .map(|path| {
-                let why = "the folder cannot be looked into".to_owned();
-                self.verdict(path, "the store", Finding::Unreadable(why))
-            })
-            .collect();
+        let unreadable = self.entries.unreadable();
+        let about = |path: &Path, finding| self.verdict(path, "the store", finding);
+        let one = |path: &PathBuf| about(path, Finding::Unreadable("it cannot be looked at".to_owned()));
+        let mut verdicts: Vec<Verdict> = unreadable.iter().take(COMPLAINTS).map(one).collect();
+        if unreadable.len() > COMPLAINTS {
+            let why = format!("{} more entries cannot be looked at", unreadable.len() - COMPLAINTS);
+            verdicts.push(about(Path::new(""), Finding::Unreadable(why)));
+        }
         let more = self.entries.len() - self.entries().len() as u64;
         if more > 0 {
             let why = format!("{more} more entries were not looked at");
-            verdicts.push(self.verdict(Path::new(""), "the store", Finding::Unsupported(why)));
+            verdicts.push(about(Path::new(""), Finding::Unsupported(why)));
         }
         verdicts
     }
@@ -234,6 +300,8 @@ mod tests {
         assert_eq!(leads("more/f"), Leads::To(place.join("more/f")));
         assert_eq!(leads("sub/none"), Leads::To(models.join("sub/none")));
         assert_eq!(leads("dangling"), Leads::Nowhere);
+        symlink("models", place.join("by link")).unwrap();
+        assert_eq!(Store::missing(&place.join("by link/none")).follow(Path::new("f")), Leads::Nowhere);
         assert!(matches!(leads("out"), Leads::Astray(why) if why.contains("out of the store")));
         assert!(matches!(leads("loop"), Leads::Astray(why) if why.contains("loop")));
     }
@@ -257,10 +325,16 @@ mod tests {
         for folder in ["x/ollama/blobs", "x/ollama/manifests", "hub/models--a--b/snapshots", "y/blobs"] {
             fs::create_dir_all(place.path().join(folder)).unwrap();
         }
-        let forms = Store::open(place.path()).unwrap().unwrap().forms();
+        let forms = Store::open(place.path()).unwrap().unwrap().forms().unwrap();
         let expected = [("hub/models--a--b", Form::HuggingFace), ("x/ollama", Form::Ollama)];
         assert_eq!(forms, expected.map(|(path, form)| (PathBuf::from(path), form)));
-        let itself = Store::open(&place.path().join("x/ollama")).unwrap().unwrap().forms();
+        fs::create_dir_all(place.path().join("z/manifests/registry.ollama.ai/library/mistral")).unwrap();
+        assert_eq!(Store::open(place.path()).unwrap().unwrap().forms().unwrap(), forms);
+        let manifest = place.path().join("z/manifests/registry.ollama.ai/library/mistral/latest");
+        fs::write(manifest, "{}").unwrap();
+        let more = Store::open(place.path()).unwrap().unwrap().forms().unwrap();
+        assert_eq!(more[2..], [(PathBuf::from("z"), Form::Ollama)], "its blobs are gone, and it is one");
+        let itself = Store::open(&place.path().join("x/ollama")).unwrap().unwrap().forms().unwrap();
         assert_eq!(itself, [(PathBuf::new(), Form::Ollama)]);
         assert!(Store::open(&place.path().join("none")).unwrap().is_none());
     }

@@ -7,7 +7,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use super::{Algorithm, Digest, is_inside};
+use super::{AT_MOST, Algorithm, COMPLAINTS, Digest, is_inside};
 
 /// How many bytes such a file may have.
 pub const LIMIT: u64 = 64 << 20;
@@ -21,8 +21,10 @@ const NAMES: [(&str, Algorithm); 3] =
 pub struct Sums {
     /// Paths relative to its folder, and their digests.
     pub entries: Vec<(PathBuf, Digest)>,
-    /// What cannot be used, by line.
+    /// What cannot be used, by line; no more than some.
     pub complaints: Vec<String>,
+    /// How many lines beyond these cannot be used.
+    pub more: usize,
 }
 
 /// Returns the algorithm of a file of checksums by the file's name; `None` where it is no such file.
@@ -34,14 +36,27 @@ pub fn algorithm(name: &OsStr) -> Option<Algorithm> {
 pub fn parse(bytes: &[u8], usual: Algorithm) -> Sums {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let mut sums = Sums::default();
+    let mut said = 0;
     for (index, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         if line.trim_ascii().is_empty() || line.starts_with(b"#") {
             continue;
         }
+        if said == AT_MOST {
+            let why = format!(
+                "line {}: it has more than {AT_MOST} lines; this and later ones do not count",
+                index + 1
+            );
+            sums.complaints.push(why);
+            break;
+        }
+        said += 1;
         match entry(line, usual) {
             Ok(entry) => sums.entries.push(entry),
-            Err(why) => sums.complaints.push(format!("line {}: {why}", index + 1)),
+            Err(why) if sums.complaints.len() < COMPLAINTS => {
+                sums.complaints.push(format!("line {}: {why}", index + 1));
+            }
+            Err(_) => sums.more += 1,
         }
     }
     sums
@@ -52,9 +67,10 @@ fn entry(line: &[u8], usual: Algorithm) -> Result<(PathBuf, Digest), String> {
         Some(rest) => (true, rest),
         None => (false, line),
     };
-    let (name, algorithm, hex) = match tagged(line) {
-        Some(tagged) => tagged?,
-        None => plain(line, usual)?,
+    // A name may look like a tag, but no tag like a digest.
+    let (name, algorithm, hex) = match plain(line, usual) {
+        Ok(parts) if is_digest(parts) => parts,
+        plain => tagged(line).unwrap_or(plain)?,
     };
     let name = if escaped { unescape(name)? } else { name.to_vec() };
     let path = PathBuf::from(OsStr::from_bytes(&name));
@@ -81,15 +97,17 @@ fn plain(line: &[u8], usual: Algorithm) -> Result<Parts<'_>, String> {
 fn tagged(line: &[u8]) -> Option<Result<Parts<'_>, String>> {
     let open = line.windows(2).position(|pair| pair == b" (")?;
     let word = std::str::from_utf8(&line[..open]).ok()?;
-    if !word.starts_with(|first: char| first.is_ascii_alphabetic())
-        || Digest::parse(Algorithm::Sha256, word).is_ok()
-    {
+    if !word.starts_with(|first: char| first.is_ascii_alphabetic()) {
         return None;
     }
     let rest = &line[open + 2..];
     let close = (0..rest.len()).rev().find(|at| rest[*at..].starts_with(b") = "))?;
     let (name, hex) = (&rest[..close], &rest[close + 4..]);
     Some(Algorithm::parse(word).map(|algorithm| (name, algorithm, hex)))
+}
+
+fn is_digest((_, algorithm, hex): Parts<'_>) -> bool {
+    hex.len() == algorithm.digits() && hex.iter().all(u8::is_ascii_hexdigit)
 }
 
 fn unescape(name: &[u8]) -> Result<Vec<u8>, String> {
@@ -135,6 +153,14 @@ mod tests {
     }
 
     #[test]
+    fn rw_6_2b_a_name_that_looks_like_a_tag_is_a_name() {
+        assert_eq!(
+            names(&format!("{HEX}  a (x) = b\n{HEX} *SHA256 (c) = d\n")),
+            ["a (x) = b", "SHA256 (c) = d"]
+        );
+    }
+
+    #[test]
     fn a_tag_names_its_algorithm() {
         let text = format!("BLAKE3 (a) = {HEX}\nSHA512 (b) = {HEX}{HEX}\nMD5 (c) = abc\n");
         let sums = parse(text.as_bytes(), Algorithm::Sha256);
@@ -151,6 +177,15 @@ mod tests {
         assert_eq!(sums.entries.len(), 1);
         let lines: Vec<&str> = sums.complaints.iter().map(|said| &said[..7]).collect();
         assert_eq!(lines, ["line 1:", "line 2:", "line 3:", "line 4:", "line 5:"]);
+    }
+
+    #[test]
+    fn a_file_of_rubbish_gives_some_complaints_and_the_number_of_the_others() {
+        let sums = parse(&b"x\n".repeat(COMPLAINTS + 7), Algorithm::Sha256);
+        assert_eq!((sums.complaints.len(), sums.more), (COMPLAINTS, 7));
+        let sums = parse(&b"x\n".repeat(AT_MOST + 7), Algorithm::Sha256);
+        assert_eq!((sums.complaints.len(), sums.more), (COMPLAINTS + 1, AT_MOST - COMPLAINTS));
+        assert!(sums.complaints[COMPLAINTS].starts_with("line 200001: it has more than 200000 lines"));
     }
 
     #[test]

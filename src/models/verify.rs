@@ -1,24 +1,27 @@
 //! From the sources of truth to verdicts, and to the sentence that a report carries.
 
 use std::collections::HashSet;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Failure, Outcome};
 use crate::process::interrupt;
-use crate::report::screen::{count, size};
+use crate::report::screen::{count, harmless_line, size};
 use crate::service::envfile::EnvFile;
 use crate::settings::layout::Layout;
 
 use super::cache::Cache;
 use super::engine::{self, Examined, How};
-use super::gguf::{self, Told};
+use super::gguf::Told;
+use super::headers::{self, Headers};
 use super::manifest::{self, Manifest};
 use super::places::{self, Named, Place};
 use super::progress::Progress;
 use super::store::{Form, Store};
-use super::{Claim, Finding, Header, Said, Severity, Verdict, huggingface, ollama, plain, whole};
+use super::{AT_MOST, Claim, Finding, Header, Said, Severity, Verdict};
+use super::{huggingface, ollama, plain, told_short, whole};
 
 /// The manifest as text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,12 +37,19 @@ pub enum Text {
 impl Text {
     /// Reads the manifest of the deployed application, whether or not its folder is a work tree.
     pub fn of_app(layout: &Layout) -> Self {
-        let app = layout.app();
-        let (Ok(app), Ok(path)) = (app.canonicalize(), app.join(manifest::PLACE).canonicalize()) else {
-            return match app.join(manifest::PLACE).symlink_metadata() {
-                Ok(_) => Self::Unreadable("a link that leads nowhere".to_owned()),
-                Err(_) => Self::Missing,
-            };
+        let place = layout.app().join(manifest::PLACE);
+        let found = layout.app().canonicalize().and_then(|app| Ok((place.canonicalize()?, app)));
+        let (path, app) = match found {
+            Ok(found) => found,
+            Err(error) if is_nothing(&error) => {
+                return match place.symlink_metadata() {
+                    Ok(_) => Self::Unreadable("a link that leads nowhere".to_owned()),
+                    Err(error) if is_nothing(&error) => Self::Missing,
+                    Err(error) => Self::Unreadable(error.to_string()),
+                };
+            }
+            // What may not be looked at may well expect models.
+            Err(error) => return Self::Unreadable(error.to_string()),
         };
         // Whoever can write in app/ must not choose what is read with the rights of whoever looks.
         if !path.starts_with(&app) {
@@ -52,10 +62,17 @@ impl Text {
     }
 }
 
+/// Tells whether an error says that there is nothing at a path.
+fn is_nothing(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
+}
+
 /// Everything that is said about models on this machine.
 #[derive(Debug)]
 pub struct Gathered {
     said: Said,
+    /// Whether every manifest of Ollama was read.
+    is_ollama_read: bool,
     /// Where models were looked for and found, and who named these places.
     pub sources: Vec<String>,
 }
@@ -63,28 +80,68 @@ pub struct Gathered {
 /// Gathers what the manifest, files of checksums and stores say. `stores` are the places that the host names.
 ///
 /// # Errors
-/// The interruption.
-pub fn gather(layout: &Layout, text: &Text, env_file: &EnvFile, stores: &[PathBuf]) -> Outcome<Gathered> {
-    let mut gathered = Gathered { said: Said::default(), sources: Vec::new() };
+/// The interruption, or a folder that a store of Ollama links to cannot be looked at.
+pub fn gather(layout: &Layout, text: &Text, stores: &[PathBuf]) -> Outcome<Gathered> {
+    let mut gathered = Gathered { said: Said::default(), is_ollama_read: true, sources: Vec::new() };
     let manifest = gathered.manifest(layout, text);
     let base = manifest.as_ref().and_then(|manifest| manifest.base.clone());
     let base = base.map_or_else(|| layout.models(), |base| places::below(layout, &base));
-    let mut all = vec![Place { path: base, named: Named::Base }];
-    all.extend(places::others(layout, env_file, stores));
+    let mut all = vec![Place { path: base.clone(), named: Named::Base }];
+    let env_file = gathered.env_file(layout);
+    all.extend(places::others(layout, &env_file, stores));
     let mut stores = gathered.open(layout, &all)?;
     let bases: Vec<PathBuf> = stores.iter().map(|(_, store)| store.base.clone()).collect();
     for (_, store) in &mut stores {
         store.allow(&bases);
     }
-    if !stores.iter().any(|(named, _)| *named == Named::Base) && !gathered.is_refused(&all[0].path) {
-        stores.insert(0, (Named::Base, Store::missing(&all[0].path)));
+    // Of a base that is not there, or that cannot be opened, no file is.
+    let has_base = stores.iter().any(|(named, _)| *named == Named::Base);
+    if !has_base && places::refusal(layout, &base).is_none() {
+        stores.insert(0, (Named::Base, Store::missing(&base)));
     }
+    let mut parts = Vec::new();
     for (named, store) in &stores {
-        interrupt::check()?;
+        let covered = bases.iter().filter_map(|other| other.strip_prefix(&store.base).ok());
+        let covered = covered.filter(|inner| !inner.as_os_str().is_empty());
+        let part = Part::of(store, covered.map(Path::to_path_buf).collect())?;
         let manifest = manifest.as_ref().filter(|_| *named == Named::Base);
-        gathered.look_into(layout, store, manifest);
+        gathered.listen(&part, manifest)?;
+        parts.push(part);
+    }
+    if gathered.said.is_full() {
+        let why = format!("more than {AT_MOST} things are said of models; the others were not looked at");
+        let about = Store::missing(&base).verdict(Path::new(""), "models", Finding::Inconsistent(why));
+        gathered.said.verdicts.push(about);
+    }
+    // Only now is known of every file whether nobody says anything about it: stores refer to each other.
+    let claimed = gathered.said.paths();
+    for part in &parts {
+        gathered.look_into_forms(part, &claimed)?;
+    }
+    let claimed = gathered.said.paths();
+    for part in &parts {
+        plain::others(part.store, &part.except, &claimed, &mut gathered.said)?;
+        gathered.said.verdicts.extend(part.store.unseen());
     }
     Ok(gathered)
+}
+
+/// A store, and what in it is looked at as what.
+struct Part<'a> {
+    store: &'a Store,
+    forms: Vec<(PathBuf, Form)>,
+    /// What is not looked at file by file: the folders of a form, and those that are stores of their own.
+    except: HashSet<PathBuf>,
+}
+
+impl<'a> Part<'a> {
+    fn of(store: &'a Store, covered: HashSet<PathBuf>) -> Outcome<Self> {
+        let mut forms = store.forms()?;
+        forms.retain(|(folder, _)| !folder.ancestors().any(|outer| covered.contains(outer)));
+        let mut except = covered;
+        except.extend(forms.iter().map(|(folder, _)| folder.clone()));
+        Ok(Self { store, forms, except })
+    }
 }
 
 impl Gathered {
@@ -96,6 +153,7 @@ impl Gathered {
                 Ok(manifest) => {
                     let models = count(manifest.models.len(), "model");
                     self.sources.push(format!("{} ({models})", manifest::PLACE));
+                    self.said.verdicts.extend(manifest.verdicts(&about_manifest(layout)));
                     return Some(manifest);
                 }
                 Err(why) => Finding::Inconsistent(why),
@@ -112,7 +170,7 @@ impl Gathered {
             interrupt::check()?;
             let about = |finding: Finding| Verdict {
                 path: place.path.clone(),
-                shown: place.path.to_string_lossy().into_owned(),
+                shown: harmless_line(&place.path.to_string_lossy()),
                 from: place.named.in_words(),
                 finding,
                 bytes_read: 0,
@@ -131,6 +189,10 @@ impl Gathered {
                 Ok(None) if place.named == Named::Host => {
                     self.said.verdicts.push(about(Finding::MissingRequired));
                 }
+                // It may be on a disk that is not there.
+                Ok(None) if matches!(place.named, Named::Variable(_)) => {
+                    self.said.verdicts.push(about(Finding::MissingOptional));
+                }
                 Ok(None) => {}
                 Err(failure) if failure.interrupted_by().is_some() => return Err(failure),
                 Err(failure) => {
@@ -146,31 +208,47 @@ impl Gathered {
         Ok(stores)
     }
 
-    fn is_refused(&self, path: &Path) -> bool {
-        self.said.verdicts.iter().any(|verdict| verdict.path == path)
+    /// Reads the service's environment file, which names places. It may hold secrets, so not everybody may read it.
+    fn env_file(&mut self, layout: &Layout) -> EnvFile {
+        let path = layout.env_file();
+        EnvFile::read(&path).unwrap_or_else(|failure| {
+            let why = failure.chain().join(": ");
+            let why = format!("places that it names are not looked at: {}", told_short(&why));
+            let about = Store::missing(&path).verdict(Path::new(""), "places", Finding::Unsupported(why));
+            self.said.verdicts.push(Verdict { path, ..about });
+            EnvFile::default()
+        })
     }
 
-    fn look_into(&mut self, layout: &Layout, store: &Store, manifest: Option<&Manifest>) {
-        let forms = store.forms();
-        let mut said = Said::default();
+    /// Takes up what is said about the files of a store.
+    fn listen(&mut self, part: &Part<'_>, manifest: Option<&Manifest>) -> Outcome<()> {
+        let said = &mut self.said;
         if let Some(manifest) = manifest {
-            said.extend(manifest.claims(store, &about_manifest(layout)));
+            manifest.claims(part.store, said)?;
         }
-        for (folder, form) in &forms {
-            said.extend(match form {
-                Form::Ollama => ollama::claims(store, folder),
-                Form::HuggingFace => huggingface::claims(store, folder),
-            });
+        for (folder, form) in &part.forms {
+            match form {
+                Form::Ollama => self.is_ollama_read &= ollama::claims(part.store, folder, said)?,
+                Form::HuggingFace => huggingface::claims(part.store, folder, said)?,
+            }
         }
-        let folders: Vec<PathBuf> = forms.into_iter().map(|(folder, _)| folder).collect();
-        said.extend(plain::claims(store, &folders));
-        let others = plain::others(store, &folders, &said);
-        said.extend(others);
-        said.verdicts.extend(store.unseen());
-        if !store.entries().is_empty() {
-            self.sources.push(store.base.to_string_lossy().into_owned());
+        plain::claims(part.store, &part.except, said)?;
+        if !part.store.entries().is_empty() {
+            self.sources.push(harmless_line(&part.store.base.to_string_lossy()));
         }
-        self.said.extend(said);
+        Ok(())
+    }
+
+    /// Tells what in a form nobody refers to; `claimed` is what somebody says something about.
+    fn look_into_forms(&mut self, part: &Part<'_>, claimed: &HashSet<PathBuf>) -> Outcome<()> {
+        let said = &mut self.said;
+        for (folder, form) in &part.forms {
+            match form {
+                Form::Ollama => ollama::others(part.store, folder, claimed, self.is_ollama_read, said)?,
+                Form::HuggingFace => huggingface::others(part.store, folder, claimed, said)?,
+            }
+        }
+        Ok(())
     }
 }
 
@@ -233,32 +311,44 @@ pub fn verify(
     threads: usize,
     progress: &dyn Progress,
 ) -> Result<Verified, (Failure, Cache)> {
-    let said = gathered.said.united();
+    let said = gathered.said.united().map_err(|failure| (failure, cache.clone()))?;
     let Examined { verdicts, cache, ended } = engine::examine(&said.claims, how, cache, threads, progress);
     if let Err(failure) = ended {
         return Err((failure, cache));
     }
+    let open = said.claims.iter().zip(&verdicts).filter(|(claim, verdict)| is_open(claim, verdict));
+    let files: HashSet<&Path> = open.map(|(claim, _)| claim.path.as_path()).collect();
+    let files = files.into_iter().map(Path::to_path_buf).collect();
+    let headers = match headers::examine(files, threads, &interrupt::check, progress) {
+        Ok(headers) => headers,
+        Err(failure) => return Err((failure, cache)),
+    };
     let mut all = said.verdicts;
-    for (claim, verdict) in said.claims.iter().zip(verdicts) {
-        if let Err(failure) = interrupt::check() {
-            return Err((failure, cache));
-        }
-        all.extend(settled(claim, verdict));
-    }
+    let verdicts = said.claims.iter().zip(verdicts);
+    all.extend(verdicts.filter_map(|(claim, verdict)| settled(claim, verdict, &headers)));
     // One file that is reached by two ways has one verdict.
     let mut seen = HashSet::new();
     all.retain(|verdict| seen.insert((verdict.path.clone(), verdict.from.clone(), verdict.finding.clone())));
     all.sort_by(|one, other| one.path.cmp(&other.path));
     let summary = Summary::of(&all, how);
+    // Whoever asked for a halt in the meantime must not be told that all is well.
+    if let Err(failure) = interrupt::check() {
+        return Err((failure, cache));
+    }
     Ok(Verified { verdicts: all, sources: gathered.sources, summary, cache })
 }
 
+/// Tells whether the header is what settles it, because no digest has.
+fn is_open(claim: &Claim, verdict: &Verdict) -> bool {
+    claim.header == Header::Gguf
+        && matches!(verdict.finding, Finding::Present | Finding::DigestMismatch { .. })
+}
+
 /// Compares the header where the digest has not settled it.
-fn settled(claim: &Claim, verdict: Verdict) -> Option<Verdict> {
-    let is_open = matches!(verdict.finding, Finding::Present | Finding::DigestMismatch { .. });
-    let finding = match (claim.header, &verdict.finding) {
-        (Header::Gguf, finding) if is_open => of_header(&claim.path, finding),
-        (_, finding) => finding.clone(),
+fn settled(claim: &Claim, verdict: Verdict, headers: &Headers) -> Option<Verdict> {
+    let finding = match headers.get(&claim.path) {
+        Some((told, length)) if is_open(claim, &verdict) => of_header(told, *length, &verdict.finding),
+        _ => verdict.finding.clone(),
     };
     let finding = match finding {
         // Nobody says that it has to be there; it may have gone meanwhile.
@@ -269,18 +359,14 @@ fn settled(claim: &Claim, verdict: Verdict) -> Option<Verdict> {
     Some(Verdict { finding, ..verdict })
 }
 
-fn of_header(path: &Path, known: &Finding) -> Finding {
+fn of_header(told: &Told, found: u64, known: &Finding) -> Finding {
     let is_present = *known == Finding::Present;
-    let found = match whole::open(path) {
-        Ok((file, length)) => (gguf::examine(file, length), length),
-        Err(error) => (Told::Unreadable(error.to_string()), 0),
-    };
-    match found {
-        (Told::TooShort { needs }, found) => Finding::Truncated { needs, found },
-        (Told::NotGguf, _) if is_present => Finding::Inconsistent("it is no GGUF file".to_owned()),
-        (Told::Broken(why), _) if is_present => Finding::Inconsistent(format!("its GGUF header: {why}")),
-        (Told::Unsupported(why), _) if is_present => Finding::Unsupported(why),
-        (Told::Unreadable(why), _) if is_present => Finding::Unreadable(why),
+    match told {
+        Told::TooShort { needs } => Finding::Truncated { needs: *needs, found },
+        Told::NotGguf if is_present => Finding::Inconsistent("it is no GGUF file".to_owned()),
+        Told::Broken(why) if is_present => Finding::Inconsistent(format!("its GGUF header: {why}")),
+        Told::Unsupported(why) if is_present => Finding::Unsupported(why.clone()),
+        Told::Unreadable(why) if is_present => Finding::Unreadable(why.clone()),
         _ => known.clone(),
     }
 }
@@ -293,7 +379,7 @@ impl Summary {
         Self {
             how: match how {
                 How::Presence => "presence".to_owned(),
-                How::Full => "full".to_owned(),
+                How::Full | How::Afresh => "full".to_owned(),
             },
             looked_at: verdicts.len(),
             verified: are(&Finding::Verified),
@@ -308,7 +394,7 @@ impl Summary {
                         Finding::DigestMismatch { .. } => "has another digest than is said".to_owned(),
                         other => other.to_string(),
                     };
-                    format!("{}: {told} ({})", verdict.shown, verdict.from)
+                    harmless_line(&format!("{}: {told} ({})", verdict.shown, verdict.from))
                 })
                 .collect(),
         }

@@ -38,15 +38,20 @@ pub(super) struct Done {
 
 /// The files that wait, and whether to go on.
 #[derive(Debug)]
-pub(super) struct Queue {
-    waiting: Mutex<VecDeque<Job>>,
+pub(super) struct Queue<J> {
+    waiting: Mutex<VecDeque<J>>,
     given_up: AtomicBool,
 }
 
-impl Queue {
+impl<J> Queue<J> {
     /// Lets them wait in this order.
-    pub(super) fn of(jobs: Vec<Job>) -> Self {
+    pub(super) fn of(jobs: Vec<J>) -> Self {
         Self { waiting: Mutex::new(jobs.into()), given_up: AtomicBool::new(false) }
+    }
+
+    /// Says that nobody wants to know any more.
+    pub(super) fn give_up(&self) {
+        self.given_up.store(true, Ordering::Relaxed);
     }
 
     /// Tells whether nobody wants to know any more.
@@ -55,7 +60,7 @@ impl Queue {
     }
 
     /// Returns the next file.
-    pub(super) fn next(&self) -> Option<Job> {
+    pub(super) fn next(&self) -> Option<J> {
         if self.is_given_up() {
             return None;
         }
@@ -69,7 +74,7 @@ impl Queue {
 pub(super) struct Work {
     /// What is done, in the order in which it is.
     pub(super) done: Receiver<Done>,
-    queue: Arc<Queue>,
+    queue: Arc<Queue<Job>>,
     bytes: Arc<AtomicU64>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -120,7 +125,7 @@ impl Work {
 
 impl Drop for Work {
     fn drop(&mut self) {
-        self.queue.given_up.store(true, Ordering::Relaxed);
+        self.queue.give_up();
     }
 }
 
@@ -149,7 +154,7 @@ struct Hasher {
     told: Receiver<Told>,
     back: Sender<Vec<u8>>,
     done: Sender<Done>,
-    queue: Arc<Queue>,
+    queue: Arc<Queue<Job>>,
     bytes: Arc<AtomicU64>,
 }
 

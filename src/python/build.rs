@@ -7,7 +7,7 @@ use super::generation::{Environments, Generation, Wanted};
 use super::installer::{Job, WHEELS};
 use super::lock::Lock;
 use super::proof::{self, Proved};
-use super::record::{self, Built, Origin, Record};
+use super::record::{self, Built, Origin, Record, Use};
 use super::wheels::Wheels;
 use crate::checkpoint;
 use crate::clock;
@@ -127,6 +127,7 @@ impl Environments<'_> {
                 contaminated.push(found);
                 continue;
             }
+            let generation = self.try_again(generation, wanted)?;
             let why = if is_of_this_run(&generation) {
                 "this run has built it already"
             } else {
@@ -138,6 +139,29 @@ impl Environments<'_> {
         Wheels::new(self.site).ensure(&mut lock, &wanted.interpreter)?;
         let generation = self.build(wanted, &lock, run)?;
         Ok(Ensured { generation, made: Made::Built, why, contaminated })
+    }
+
+    /// Tries the imports of a generation that was proved for another use than today's: the host declares other modules, or
+    /// starts its service with another command.
+    fn try_again(&self, mut generation: Generation, wanted: &Wanted) -> Outcome<Generation> {
+        let site = self.site;
+        let wish = Use::of(site.python);
+        let Some(built) = generation.record.built().filter(|built| built.tried_for.as_ref() != Some(&wish))
+        else {
+            return Ok(generation);
+        };
+        let store = Wheels::new(site);
+        // Of a wheel that is not kept any more nobody knows what it starts; it was tried when it was new.
+        let kept = built.kept.iter().flat_map(|lock| &lock.wheels).map(|wheel| store.path(wheel));
+        let wheels: Vec<PathBuf> = kept.filter(|path| path.exists()).collect();
+        let until = clock::monotonic() + site.python.deadline;
+        let (folder, scratch) = (generation.path.clone(), site.layout.cache());
+        let job = Job { site, interpreter: &wanted.interpreter, folder: &folder, scratch: &scratch, until };
+        proof::try_imports(&job, &wheels)
+            .context(|| format!("the environment {} does not serve any more", generation.name))?;
+        generation.record = generation.record.tried_for(wish);
+        generation.record.write(site.layout)?;
+        Ok(generation)
     }
 
     /// Looks whether somebody changed a generation; where that is so, it is written down, and the generation is never used
@@ -209,6 +233,7 @@ impl Environments<'_> {
             parts: wanted.parts(lock),
             wheels: digests_of(lock),
             kept: Some(lock.clone()),
+            tried_for: Some(Use::of(site.python)),
             interpreter: wanted.interpreter.clone(),
             duration_ms: u64::try_from(clock::monotonic().duration_since(start).as_millis())
                 .unwrap_or(u64::MAX),

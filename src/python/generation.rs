@@ -185,9 +185,7 @@ impl<'a> Environments<'a> {
                 None => "the environment was not made by this tool".to_owned(),
                 Some(built) => match self.known_lock(wanted)? {
                     Some(lock) => built.parts.change(&wanted.parts(&lock)),
-                    None => {
-                        built.parts.change(&Parts { lock: built.parts.lock.clone(), ..wanted.parts.clone() })
-                    }
+                    None => built.parts.change_before_resolving(&wanted.parts),
                 },
             },
         };
@@ -386,6 +384,17 @@ impl Parts {
         }
         changes.join(", ")
     }
+
+    /// The same, where it is not known yet what the definition resolves to.
+    fn change_before_resolving(&self, wanted: &Self) -> String {
+        let change = self.change(&Self { lock: self.lock.clone(), ..wanted.clone() });
+        let is_dated_only = *self == Self { lock: self.lock.clone(), cutoff: self.cutoff, ..wanted.clone() };
+        if is_dated_only {
+            format!("{change}; where it resolves to the same again, nothing is built")
+        } else {
+            change
+        }
+    }
 }
 
 /// The number in a name, where the word in front is this one.
@@ -438,6 +447,11 @@ mod tests {
         assert_ne!(before.key(), later.key());
         assert_eq!(before.fingerprint(), later.fingerprint());
         assert_eq!(before.change(&later), "the date of the definition changed");
+        assert!(
+            before
+                .change_before_resolving(&later)
+                .ends_with("changed; where it resolves to the same again, nothing is built")
+        );
     }
 
     #[test]

@@ -46,6 +46,15 @@ pub(super) fn prove(job: &Job<'_>, wheels: &[PathBuf]) -> Outcome<Proved> {
     Ok(Proved { packages, digest, manifest })
 }
 
+/// Tries the imports in an environment that was proved before, with these wheels of the store.
+///
+/// # Errors
+/// A wheel is not what its place in the store says, or a module cannot be imported.
+pub(super) fn try_imports(job: &Job<'_>, wheels: &[PathBuf]) -> Outcome<()> {
+    let wheels = wheels.iter().map(|path| open(path)).collect::<Outcome<Vec<_>>>()?;
+    import(job, &wheels)
+}
+
 /// Opens a wheel of the store, whose folder is called by the wheel's digest.
 fn open(path: &Path) -> Outcome<WheelFile> {
     let named = path.parent().and_then(Path::file_name).unwrap_or_default();
@@ -124,7 +133,7 @@ fn import(job: &Job<'_>, wheels: &[WheelFile]) -> Outcome<()> {
     }
     // What is imported must leave nothing behind.
     let ask = job.program(&job.python()).args(["-I", "-B", "-c", IMPORT]).args(&modules);
-    job.ask(&ask, "a module cannot be imported in the new environment").map(drop)
+    job.ask(&ask, "a module cannot be imported in the environment").map(drop)
 }
 
 /// The modules behind the words of a command: that of the program, where a wheel brings it, and that of every

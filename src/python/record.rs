@@ -14,6 +14,7 @@ use super::lock::Lock;
 use super::requirements::normal_name;
 use crate::disk;
 use crate::error::{Context as _, Outcome};
+use crate::settings::Python;
 use crate::settings::layout::Layout;
 use crate::settings::names::{GenerationName, RunId};
 
@@ -88,6 +89,9 @@ pub struct Built {
     /// version of the tool built.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept: Option<Lock>,
+    /// For what it was tried; `None` in what an older version of the tool built.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tried_for: Option<Use>,
     /// The interpreter.
     pub interpreter: Interpreter,
     /// How long the build took, in milliseconds.
@@ -114,6 +118,22 @@ pub struct Parts {
     /// is resolved, and not of the fingerprint: another date with the same result is the same environment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cutoff: Option<jiff::Timestamp>,
+}
+
+/// What the host wants of an environment beyond its packages: each implies modules that can be imported in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Use {
+    /// The modules that the host declares.
+    pub imports: Vec<String>,
+    /// The service's own command.
+    pub command: Vec<String>,
+}
+
+impl Use {
+    /// Returns what the settings say.
+    pub(super) fn of(python: &Python) -> Self {
+        Self { imports: python.imports.clone(), command: python.command.clone() }
+    }
 }
 
 /// An installed distribution.
@@ -167,6 +187,15 @@ impl Record {
             State::Good => None,
             State::Contaminated { found, .. } => Some(found),
         }
+    }
+
+    /// Returns the record of the same generation, tried for another use too.
+    pub(super) fn tried_for(&self, tried: Use) -> Self {
+        let mut record = self.clone();
+        if let Origin::Built(built) = &mut record.origin {
+            built.tried_for = Some(tried);
+        }
+        record
     }
 
     /// Returns the record of the same generation, changed by somebody.

@@ -18,7 +18,6 @@ use crate::models::progress::{Progress, Reached};
 use crate::models::verify::{self, Summary, Text};
 use crate::report::progress::Pace;
 use crate::report::screen::count;
-use crate::service::envfile::EnvFile;
 use crate::settings::layout::Layout;
 use crate::settings::names::CommitId;
 use crate::settings::{ModelCheck, Settings};
@@ -80,8 +79,7 @@ fn look(
 ) -> Outcome<Summary> {
     // What the coming commit expects counts, not what the deployed one did.
     let text = on.mirror.read(commit, Path::new(manifest::PLACE))?.map_or(Text::Missing, Text::Bytes);
-    let env_file = EnvFile::read(&on.layout.env_file())?;
-    let gathered = verify::gather(&on.layout, &text, &env_file, &settings.models.stores)?;
+    let gathered = verify::gather(&on.layout, &text, &settings.models.stores)?;
     let telling = Telling { events, last: Cell::new(None), pace: RefCell::default() };
     match verify::verify(gathered, how, &known(&on.layout), engine::all_threads(), &telling) {
         Ok(verified) => {
@@ -133,7 +131,9 @@ struct Telling<'a> {
 impl Progress for Telling<'_> {
     fn take(&self, reached: &Reached) {
         let words = self.pace.borrow_mut().words(reached);
-        let is_due = self.last.get().is_none_or(|last| reached.elapsed >= last + TOLD_EVERY);
+        // The headers are looked at after the files, and their time begins anew.
+        let is_due = |last: Duration| reached.elapsed >= last + TOLD_EVERY || reached.elapsed < last;
+        let is_due = self.last.get().is_none_or(is_due);
         if is_due {
             self.last.set(Some(reached.elapsed));
             self.events.progress(&format!("models: {words}"), None, None);

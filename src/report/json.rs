@@ -1,4 +1,11 @@
-//! Events for programs: one JSON object per line on standard output.
+//! JSON on standard output: events as lines, and what commands tell as one value.
+//!
+//! Programs read it, but people look at it on terminals. What a terminal would obey is escaped, which reads back as the same
+//! text: JSON itself demands that only of the first control characters.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
 
 use super::screen;
 use crate::event::{Event, Subscriber};
@@ -10,7 +17,39 @@ pub struct Json;
 impl Subscriber for Json {
     fn take(&mut self, event: &Event) {
         if let Ok(line) = serde_json::to_string(event) {
-            screen::say(&line);
+            screen::say(&escaped(&line));
         }
+    }
+}
+
+/// Returns a value as JSON for people and programs.
+pub fn pretty(value: &impl Serialize) -> String {
+    escaped(&serde_json::to_string_pretty(value).unwrap_or_default())
+}
+
+/// Outside of strings, JSON has none of these characters but the ends of its lines.
+fn escaped(json: &str) -> String {
+    let mut safe = String::with_capacity(json.len());
+    for c in json.chars() {
+        if screen::acts(c) && c != '\n' {
+            let _ = write!(safe, "\\u{:04x}", u32::from(c));
+        } else {
+            safe.push(c);
+        }
+    }
+    safe
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_terminal_would_obey_is_escaped_and_reads_back_as_it_was() {
+        let text = "a\u{7f}b\u{9b}2Jc\u{202e}d\ne\u{1b}f\u{e4}";
+        let json = pretty(&[text]);
+        assert!(json.chars().all(|c| c == '\n' || !screen::acts(c)), "{json:?}");
+        assert!(json.contains("\\u009b") && json.contains('\u{e4}'), "{json:?}");
+        assert_eq!(serde_json::from_str::<Vec<String>>(&json).unwrap(), [text]);
     }
 }

@@ -53,8 +53,12 @@ impl Progress for Bar {
         }
         let mut bar = self.shown.borrow_mut();
         let bar = bar.get_or_insert_with(|| self.begin());
-        bar.set_length(reached.of_bytes);
-        bar.set_position(reached.bytes);
+        let (of, at) = match reached.of_bytes {
+            0 => (reached.of_files as u64, reached.files as u64),
+            of_bytes => (of_bytes, reached.bytes),
+        };
+        bar.set_length(of);
+        bar.set_position(at);
         bar.set_message(self.pace.borrow_mut().words(reached));
     }
 }
@@ -78,8 +82,12 @@ impl Pace {
         while self.lately.get(1).is_some_and(|(then, _)| *then + WINDOW <= reached.elapsed) {
             self.lately.pop_front();
         }
-        let (of_files, of_bytes) = (count(reached.of_files, "file"), size(reached.of_bytes));
-        let words = format!("{} of {of_bytes}, {} of {of_files}", size(reached.bytes), reached.files);
+        let files = format!("{} of {}", reached.files, count(reached.of_files, "file"));
+        // Nobody knows how much of them is read where only their headers are.
+        if reached.of_bytes == 0 {
+            return files;
+        }
+        let words = format!("{} of {}, {files}", size(reached.bytes), size(reached.of_bytes));
         match self.per_second(reached) {
             Some(speed) if speed > 0 => {
                 let to_go = left(reached.of_bytes.saturating_sub(reached.bytes).div_ceil(speed));
@@ -152,7 +160,7 @@ mod tests {
         assert!(pace.words(&at(20.0, 1.0)).ends_with("files, waiting for the disk"));
         assert!(pace.words(&at(30.0, 0.5)).ends_with("files, waiting for the disk"));
         let none = Reached { of_files: 1, elapsed: Duration::from_secs(1), ..Reached::default() };
-        assert_eq!(Pace::default().words(&none), "0 B of 0 B, 0 of 1 file");
+        assert_eq!(Pace::default().words(&none), "0 of 1 file");
     }
 
     #[test]

@@ -106,13 +106,25 @@ pub fn size(bytes: u64) -> String {
     if unit == 0 { format!("{whole} B") } else { format!("{whole}.{tenths} {}", UNITS[unit]) }
 }
 
-/// Makes text from elsewhere safe to show: control characters, which could redraw a terminal, become visible.
+/// Makes text from elsewhere safe to show: characters that could redraw a terminal, or turn a line round, become visible.
 pub fn harmless(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_control() && c != '\t' && c != '\n' { safe.extend(c.escape_default()) } else { safe.push(c) }
+        if acts(c) && c != '\t' && c != '\n' { safe.extend(c.escape_default()) } else { safe.push(c) }
     }
     safe
+}
+
+/// Does so for text that is part of a line, and must not make another one.
+pub fn harmless_line(text: &str) -> String {
+    harmless(text).replace('\n', "\\n")
+}
+
+/// Tells whether a terminal obeys a character instead of showing it: a control character, one that ends a line, or one that
+/// changes the direction of what follows. Source: Unicode Standard Annex #9, 2.
+pub(super) fn acts(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]
@@ -132,5 +144,8 @@ mod tests {
     #[test]
     fn escape_sequences_of_others_are_shown_not_obeyed() {
         assert_eq!(harmless("a\u{1b}[2Jb"), "a\\u{1b}[2Jb");
+        assert_eq!(harmless("a\u{85}b\u{202e}c\u{2028}d\ne\tf"), "a\\u{85}b\\u{202e}c\\u{2028}d\ne\tf");
+        assert_eq!(harmless("\u{e4}\u{4e2d}"), "\u{e4}\u{4e2d}");
+        assert_eq!(harmless_line("a\ngood  b"), "a\\ngood  b");
     }
 }

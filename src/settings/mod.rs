@@ -85,6 +85,12 @@ impl Settings {
     pub fn origin(&self, key: &str) -> Origin {
         self.origins.get(key).copied().unwrap_or(Origin::Default)
     }
+
+    /// Returns the branch where the command line names none: the one that the host names, else the one deployed now, else
+    /// `main`.
+    pub fn branch_to_follow(&self, deployed: Option<BranchName>) -> BranchName {
+        self.branch.clone().or(deployed).unwrap_or_else(BranchName::main)
+    }
 }
 
 /// The remote: URL and how to reach it. Comes from the host only, never from `app/.git`.

@@ -116,7 +116,9 @@ fn rw_5_2b_the_selected_branch_is_checked_out_whatever_head_was() {
         aligned(&host, "x/y");
         assert_eq!(host.version().as_deref(), Some("x/y"));
 
-        host.tool(with(way, &["main"])).expect(0);
+        // The branch that the host is to follow, whatever is deployed.
+        host.configure("branch = \"main\"", "");
+        host.tool(way).expect(0);
         aligned(&host, "main");
         assert_eq!(host.version().as_deref(), Some("one"));
     }

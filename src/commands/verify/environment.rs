@@ -8,6 +8,7 @@ use crate::error::{Failure, Outcome};
 use crate::exit::{Ended, Error};
 use crate::installation::{self, Installation};
 use crate::python::{Contamination, Current, Generation, Record};
+use crate::report::json;
 use crate::report::screen::{Tone, count, duration, harmless, paint, say, size};
 use crate::settings::layout::Layout;
 use crate::settings::names::GenerationName;
@@ -59,7 +60,7 @@ pub(super) fn verify(layout: &Layout, args: &VerifyArgs) -> Result<Ended, Error>
     let duration_ms = u64::try_from(took).unwrap_or(u64::MAX);
     let verified = Verified { schema: 1, ok, environments, duration_ms };
     if args.json {
-        say(&serde_json::to_string_pretty(&verified).unwrap_or_default());
+        say(&json::pretty(&verified));
     } else {
         show(&on, &verified);
     }

@@ -12,15 +12,14 @@ use crate::cli::VerifyArgs;
 use crate::clock;
 use crate::error::{Failure, Outcome};
 use crate::exit::{Ended, Error, Refusal};
-use crate::models::cache::Cache;
 use crate::models::engine::{self, How};
 use crate::models::verify::{self, Summary, Text, Verified};
 use crate::models::{Finding, Severity, Verdict};
 use crate::refresh::account::millis;
 use crate::refresh::models::{keep, known};
+use crate::report::json;
 use crate::report::progress::Bar;
-use crate::report::screen::{Tone, count, duration, harmless, paint, say};
-use crate::service::envfile::EnvFile;
+use crate::report::screen::{Tone, count, duration, harmless_line, paint, say};
 use crate::settings::layers::Overrides;
 use crate::settings::layout::Layout;
 
@@ -79,13 +78,13 @@ pub(super) fn verify(layout: &Layout, args: &VerifyArgs) -> Result<Ended, Error>
             not_remembered,
             verdicts: verified.verdicts.iter().map(told).collect(),
         };
-        say(&serde_json::to_string_pretty(&told).unwrap_or_default());
+        say(&json::pretty(&told));
     } else {
         for line in lines(&verified, args.verbose) {
             say(&line);
         }
         if let Some(why) = not_remembered {
-            say(&paint(Tone::Quiet, &format!("not remembered for the next time: {}", harmless(&why))));
+            say(&paint(Tone::Quiet, &format!("not remembered for the next time: {}", harmless_line(&why))));
         }
         say(&format!("{} in {}", verified.summary.in_words(), duration(duration_ms)));
     }
@@ -101,15 +100,17 @@ fn look(layout: &Layout, args: &VerifyArgs, stores: &[PathBuf]) -> Outcome<(Veri
         })?;
         stores.push(real);
     }
-    let env_file = EnvFile::read(&layout.env_file())?;
-    let gathered = verify::gather(layout, &Text::of_app(layout), &env_file, &stores)?;
-    let how = if args.presence { How::Presence } else { How::Full };
-    let cache = if args.no_cache { Cache::default() } else { known(layout) };
+    let gathered = verify::gather(layout, &Text::of_app(layout), &stores)?;
+    let how = match (args.presence, args.no_cache) {
+        (true, _) => How::Presence,
+        (_, true) => How::Afresh,
+        _ => How::Full,
+    };
+    let cache = known(layout);
     let bar = Bar::new("models");
     match verify::verify(gathered, how, &cache, engine::all_threads(), &bar) {
         Ok(verified) => {
-            let is_new = how == How::Full && verified.cache != cache;
-            let kept = if is_new { keep(layout, &verified.cache) } else { Ok(()) };
+            let kept = if verified.cache == cache { Ok(()) } else { keep(layout, &verified.cache) };
             let why = kept.err().map(|failure| failure.chain().join(": "));
             Ok((verified, why))
         }
@@ -149,7 +150,7 @@ fn told(verdict: &Verdict) -> ToldVerdict<'_> {
 fn lines(verified: &Verified, is_verbose: bool) -> Vec<String> {
     let sources = &verified.sources;
     let mut lines: Vec<String> =
-        sources.iter().map(|source| format!("source   {}", harmless(source))).collect();
+        sources.iter().map(|source| format!("source   {}", harmless_line(source))).collect();
     for (severity, tone, word) in [
         (Severity::Good, Tone::Good, "good   "),
         (Severity::Note, Tone::Warning, "note   "),
@@ -164,8 +165,13 @@ fn lines(verified: &Verified, is_verbose: bool) -> Vec<String> {
             let seen = kinds.entry(verdict.finding.word()).or_default();
             *seen += 1;
             if *seen <= SHOWN || is_verbose {
-                let (told, from) = (harmless(&verdict.finding.to_string()), harmless(&verdict.from));
-                lines.push(format!("{}  {}: {told} [{from}]", paint(tone, word), harmless(&verdict.shown)));
+                let (told, from) =
+                    (harmless_line(&verdict.finding.to_string()), harmless_line(&verdict.from));
+                lines.push(format!(
+                    "{}  {}: {told} [{from}]",
+                    paint(tone, word),
+                    harmless_line(&verdict.shown)
+                ));
             }
         }
         for (kind, seen) in kinds.into_iter().filter(|(_, seen)| *seen > SHOWN && !is_verbose) {
