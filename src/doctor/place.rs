@@ -1,9 +1,9 @@
 //! The installation itself: its folders, its settings, whom they belong to.
-#![expect(clippy::unnecessary_wraps, reason = "every check answers in the same way")]
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 
+use crate::disk;
 use crate::error::Context as _;
 use crate::host::SERVICE_USER;
 use crate::installation::Installation;
@@ -20,8 +20,12 @@ pub(super) fn folders(examined: &Examined) -> Findings {
     wanted.push(layout.etc());
     wanted.extend(layout.data());
     wanted.extend([layout.state(), layout.runs(), layout.generations()]);
-    let missing: Vec<String> =
-        wanted.iter().filter(|path| !path.is_dir()).map(|path| path.display().to_string()).collect();
+    let mut missing = Vec::new();
+    for path in wanted {
+        if !disk::is_folder(&path)? {
+            missing.push(path.display().to_string());
+        }
+    }
     if missing.is_empty() {
         return Ok(Vec::new());
     }
@@ -80,7 +84,7 @@ pub(super) fn remote(_: &Examined, on: &Installation) -> Findings {
 pub(super) fn tool_files(examined: &Examined) -> Findings {
     let layout = &examined.layout;
     let why = "root does what these files say; who can change them decides what root does";
-    if !layout.state().is_dir() {
+    if !disk::is_folder(&layout.state())? {
         return Ok(Vec::new());
     }
     let mut found = Vec::new();
