@@ -167,7 +167,7 @@ fn not_begun(layout: &Layout, run: &RunId, why: NotBegun) -> Error {
         failure: Failure::new(format!("run {run} was asked for; whether it began could not be confirmed"))
             .because(failure),
         service: service_in_words(layout),
-        next: Some(next),
+        next,
     }))
 }
 
@@ -216,7 +216,7 @@ mod tests {
         assert_eq!((&named, next.as_str()), (&run, wait));
         let Error::Refused(refusal) = told(Failure::new("the connection is lost")) else { panic!() };
         assert!(refusal.failure.summary().contains("run r-1 was asked for"), "{refusal:?}");
-        assert_eq!(refusal.next.as_deref(), Some(wait));
+        assert_eq!(refusal.next, wait);
         assert_ne!(refusal.service, "not touched");
     }
 }
