@@ -439,6 +439,9 @@ fn a_rule_of_sudo_for_what_the_application_can_change_is_found() {
     let status =
         Command::new("chown").args(["-R", &format!("{OWNER}:{OWNER}")]).arg(host.layout.home()).status();
     assert!(status.unwrap().success());
+    for folder in [host.layout.home(), host.layout.venvs()] {
+        std::os::unix::fs::chown(folder, Some(0), Some(0)).unwrap();
+    }
     let etc = host.layout.root().join("etc");
     fs::write(etc.join("passwd"), format!("lady:x:{OWNER}:{OWNER}::/:/usr/sbin/nologin\n")).unwrap();
     fs::create_dir(etc.join("sudoers.d")).unwrap();

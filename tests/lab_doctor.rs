@@ -271,6 +271,7 @@ fn a_host_that_was_set_up_by_hand_is_described_before_anything_is_adopted() {
     let told = examine(&machine);
     let expected = [
         "folders",
+        "tool-files",
         "env-file-text",
         "unit-fence",
         "unit-variables",

@@ -228,6 +228,18 @@ fn a_machine_that_was_set_up_by_hand_is_adopted_and_people_are_told_what_is_thei
     let button = "import subprocess\nsubprocess.run(['sudo', 'scripts/refresh_vm.sh'])\n";
     let machine = machine(&lab, &[("api_layer.py", button)]);
     set_up_by_hand(&machine);
+    // Nothing is adopted where the service's user could exchange what root works on; what is in those folders stays its own.
+    let before = listing(&machine);
+    for command in [format!("{INIT} --dry-run"), INIT.to_owned()] {
+        let told = tool(&machine, &command).expect(3).all();
+        assert_eq!(listing(&machine), before, "{command} changed something");
+        for folder in ["/opt/ladylinux", "/etc/ladylinux", "/var/lib/ladylinux"] {
+            assert!(told.contains(&format!("chown root {folder} && chmod go-w {folder}")), "{told}");
+        }
+    }
+    for folder in ["/opt/ladylinux", "/etc/ladylinux", "/var/lib/ladylinux"] {
+        machine.exec(&format!("chown root {folder} && chmod go-w {folder}")).expect(0);
+    }
     let before = listing(&machine);
     let kept = |machine: &Machine| -> Vec<String> {
         let lines = listing(machine);
@@ -253,8 +265,6 @@ fn a_machine_that_was_set_up_by_hand_is_adopted_and_people_are_told_what_is_thei
             .says("/etc/sudoers.d/ladylinux, line 2: ladylinux ALL=(root)")
             .says("visudo -f /etc/sudoers.d/ladylinux")
             .says("KillMode=process")
-            .says("chown root /etc/ladylinux && chmod go-w /etc/ladylinux")
-            .says("chown root /opt/ladylinux &&")
             .says("ladylinux can log in, with /bin/bash")
             .says("/opt/ladylinux/refresh.sh")
             .says("fetches from https://example.org/old.git, a run from file:///srv/app.git")
@@ -271,13 +281,7 @@ fn a_machine_that_was_set_up_by_hand_is_adopted_and_people_are_told_what_is_thei
         .says("calls sudo or systemd-run in api_layer.py")
         .says("docs/requests.md");
 
-    // People do what they were told, and the first run adopts the environment.
-    let told = tool(&machine, "init").out;
-    let todo: Vec<&str> = told.lines().filter_map(|line| line.trim().strip_prefix("do    chown ")).collect();
-    assert_eq!(todo.len(), 3, "{told}");
-    for line in todo {
-        machine.exec(&format!("chown {line}")).expect(0);
-    }
+    // The first run adopts the environment.
     tool(&machine, "run").expect(0).says("venv is kept as adopted-1");
     machine.exec("systemctl is-active ladylinux-api").expect(0);
     machine.exec("readlink /opt/ladylinux/venv").expect(0).says("venvs/");

@@ -39,6 +39,7 @@ use crate::report::{github::GitHub, json::Json, screen};
 use crate::settings::layers::{Layers, Overrides};
 use crate::settings::layout::Layout;
 use crate::settings::names::RunId;
+use crate::settings::trust;
 
 /// Does what the command line asks for.
 ///
@@ -158,8 +159,9 @@ fn lock(layout: &Layout, command: &str, run: Option<&RunId>, args: &LockArgs) ->
     }
 }
 
-/// Reads the settings of the host and checks them.
+/// Reads the settings of the host and checks them; before that, where root asks, that they are to be believed.
 fn settings(layout: &Layout, overrides: Overrides) -> Result<Layers, Error> {
+    trust::check(layout).map_err(|failure| Refusal::of("preflight", failure))?;
     let told = |failure: Failure| Error::Usage(failure.hint(as_typed(layout, "ladylinux-refresh plan")));
     let layers = Layers::read(layout, overrides).map_err(told)?;
     layers.resolve().map_err(told)?;
