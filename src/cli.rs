@@ -10,10 +10,10 @@ use crate::settings::ModelCheck;
 /// Updates a running LadyLinux installation to the latest state of a Git branch, in place.
 #[derive(Debug, Parser)]
 #[command(name = "ladylinux-refresh", version, max_term_width = 100, after_help = EXITS)]
-#[command(disable_help_subcommand = true, infer_long_args = false, arg_required_else_help = true)]
+#[command(infer_long_args = false, arg_required_else_help = true)]
 pub struct Cli {
     /// Work on the installation below DIR instead of the real paths; needs no root rights
-    #[arg(long, value_name = "DIR", env = "LADYLINUX_REFRESH_ROOT", global = true)]
+    #[arg(long, value_name = "DIR", env = "LADYLINUX_REFRESH_ROOT", global = true, display_order = 900)]
     pub root: Option<PathBuf>,
 
     /// What to do
@@ -157,7 +157,7 @@ pub struct RunArgs {
     #[arg(long, conflicts_with = "dry_run")]
     pub if_changed: bool,
 
-    /// Show the plan and do nothing (the same as `plan`)
+    /// Show what it would do and do nothing (the same as `plan`)
     #[arg(long, conflicts_with = "detach")]
     pub dry_run: bool,
 
@@ -342,7 +342,7 @@ pub struct InitArgs {
     pub allow: Vec<String>,
 
     /// The port that the service will listen on, for a new env file
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     pub port: Option<u16>,
 
     /// Show what it would do and do nothing
@@ -479,7 +479,7 @@ pub enum EnvironmentsCommand {
         /// For how many good runs environments are kept; without it, as the host's settings say
         #[arg(long, value_name = "N")]
         keep: Option<usize>,
-        /// Show what would be removed and remove nothing
+        /// Show what it would do and do nothing
         #[arg(long)]
         dry_run: bool,
     },
@@ -505,12 +505,12 @@ pub enum WheelsCommand {
 /// `demo`
 #[derive(Debug, Args)]
 pub struct DemoArgs {
-    /// Where to build it; without it, a folder of your own below the temporary folder
+    /// Where to build it, in place of an earlier demo there; without it, a folder of your own below the temporary folder
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
 
     /// The port of the demo's service; without it, a free one
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     pub port: Option<u16>,
 
     /// End what an earlier demo left running

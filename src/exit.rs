@@ -75,14 +75,21 @@ pub struct Refusal {
     /// The state of the service, in words.
     pub service: String,
     /// The command to type next.
-    pub next: Option<String>,
+    pub next: String,
 }
 
 impl Refusal {
-    /// Makes the refusal of a command that has nothing to do with the service.
+    /// Makes the refusal of a command that has nothing to do with the service. What to type next is the command that a hint
+    /// of the failure names, else the doctor.
     pub fn of(during: &str, failure: Failure) -> Error {
-        let service = "not touched".to_owned();
-        Error::Refused(Box::new(Self { during: during.to_owned(), failure, service, next: None }))
+        let named = failure.hints().into_iter().find(|hint| hint.starts_with("ladylinux-refresh "));
+        Self::with_next(during, failure, named.as_deref().unwrap_or("ladylinux-refresh doctor"))
+    }
+
+    /// As [`Refusal::of`], with the command to type next.
+    pub fn with_next(during: &str, failure: Failure, next: &str) -> Error {
+        let (service, next) = ("not touched".to_owned(), next.to_owned());
+        Error::Refused(Box::new(Self { during: during.to_owned(), failure, service, next }))
     }
 }
 

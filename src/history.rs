@@ -5,12 +5,13 @@ use std::path::Path;
 
 use crate::disk;
 use crate::error::{Failure, Outcome};
-use crate::installation::Installation;
+use crate::installation::{Installation, as_typed};
 use crate::journal::record::Ending;
 use crate::journal::recover;
 use crate::python::Record;
 use crate::python::wheels::Pruning;
 use crate::report::Report;
+use crate::service::fence::Fence;
 use crate::settings::layout::Layout;
 use crate::settings::names::{CommitId, GenerationName, RunId};
 use crate::status_file::{self, DeployedPair};
@@ -53,6 +54,13 @@ pub fn one(layout: &Layout, run: &RunId) -> Outcome<Past> {
     let folder = layout.run(run);
     let report = disk::read_json(&folder.join(REPORT)).ok().flatten();
     Ok(Past { run: run.clone(), report })
+}
+
+/// Returns the command that brings back the service behind `fence`: what the run told that halted there, else a run.
+pub fn way_out(layout: &Layout, fence: &Fence) -> String {
+    let report = fence.record().and_then(|record| one(layout, &record.run).ok()?.report);
+    let told = report.filter(|report| report.result == Ending::Halted).and_then(|report| report.error);
+    told.map_or_else(|| as_typed(layout, "ladylinux-refresh run"), |error| error.next)
 }
 
 /// A pair that proved itself once.

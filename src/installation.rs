@@ -7,6 +7,7 @@ use std::cell::{OnceCell, RefCell};
 use std::path::PathBuf;
 
 use crate::bundle::{Bundle, Given};
+use crate::disk;
 use crate::error::{Context as _, Failure, Outcome};
 use crate::git::Git;
 use crate::git::mirror::Mirror;
@@ -237,24 +238,32 @@ fn manager(settings: &Settings, runner: &Runner) -> Box<dyn ServiceManager> {
     }
 }
 
-/// Returns a command of this program as it has to be typed for the installation at `layout`; other commands as they
-/// are.
-pub fn as_typed(layout: &Layout, command: &str) -> String {
-    match command.strip_prefix("ladylinux-refresh ") {
-        Some(rest) if !layout.is_real() && !rest.starts_with("--root") => {
-            format!("ladylinux-refresh --root {} {rest}", layout.root().display())
-        }
-        _ => command.to_owned(),
+/// Returns a text with every command of this program in it as it has to be typed for the installation at `layout`, and with
+/// the configuration where it lies there.
+pub fn as_typed(layout: &Layout, text: &str) -> String {
+    if layout.is_real() {
+        return text.to_owned();
     }
+    let root = layout.root().display();
+    let words: Vec<&str> = text.split(' ').collect();
+    let typed = words.iter().enumerate().map(|(index, word)| {
+        let is_command = word.trim_start_matches('`') == "ladylinux-refresh";
+        match words.get(index + 1) {
+            Some(next) if is_command && *next != "--root" => format!("{word} --root {root}"),
+            _ if word.starts_with("/etc/ladylinux/") => layout.root().join(&word[1..]).display().to_string(),
+            _ => (*word).to_owned(),
+        }
+    });
+    typed.collect::<Vec<_>>().join(" ")
 }
 
 /// Refuses what is not an installation yet.
 ///
 /// # Errors
-/// The folders of the deployment contract are missing.
+/// The folders of the deployment contract are missing, or the caller may not look.
 pub fn check_there(layout: &Layout) -> Outcome<()> {
     for folder in [layout.home(), layout.state()] {
-        if !folder.is_dir() {
+        if !disk::is_folder(&folder).map_err(|failure| failure.hint(who_may(layout)))? {
             return Err(Failure::new(format!(
                 "there is no installation here: {} is missing",
                 folder.display()
@@ -265,6 +274,19 @@ pub fn check_there(layout: &Layout) -> Outcome<()> {
     Ok(())
 }
 
+/// Refuses a place where nothing at all of an installation is: a root that was mistyped.
+///
+/// # Errors
+/// As [`check_there`].
+pub fn check_anything(layout: &Layout) -> Outcome<()> {
+    for folder in [layout.home(), layout.state(), layout.etc()] {
+        if disk::is_folder(&folder).map_err(|failure| failure.hint(who_may(layout)))? {
+            return Ok(());
+        }
+    }
+    check_there(layout)
+}
+
 /// Refuses whoever may not write the tool's own state.
 ///
 /// # Errors
@@ -273,13 +295,16 @@ pub fn check_writable(layout: &Layout) -> Outcome<()> {
     let state = layout.state();
     rustix::fs::access(&state, rustix::fs::Access::WRITE_OK)
         .context(|| format!("{} is not writable", state.display()))
-        .map_err(|failure| {
-            failure.hint(if layout.is_real() {
-                "run it as root"
-            } else {
-                "run it as root, or as the user who initialized the installation"
-            })
-        })
+        .map_err(|failure| failure.hint(who_may(layout)))
+}
+
+/// Says who may do what others are refused.
+fn who_may(layout: &Layout) -> &'static str {
+    if layout.is_real() {
+        "run it as root"
+    } else {
+        "run it as root, or as the user who initialized the installation"
+    }
 }
 
 impl std::fmt::Debug for Installation {
@@ -297,6 +322,16 @@ mod tests {
         let trial = Layout::below("/trial");
         assert_eq!(as_typed(&trial, "ladylinux-refresh run"), "ladylinux-refresh --root /trial run");
         assert_eq!(as_typed(&trial, "apt install git"), "apt install git");
+        for text in
+            ["allow it: ladylinux-refresh init", "sudo ladylinux-refresh run", "run `ladylinux-refresh run`"]
+        {
+            let typed = as_typed(&trial, text);
+            assert_eq!(typed, text.replace("refresh ", "refresh --root /trial "));
+            assert_eq!(as_typed(&trial, &typed), typed);
+        }
+        let file = "correct /etc/ladylinux/refresh.toml";
+        assert_eq!(as_typed(&trial, file), "correct /trial/etc/ladylinux/refresh.toml");
+        assert_eq!(as_typed(&Layout::below("/"), file), file);
         assert_eq!(as_typed(&Layout::below("/"), "ladylinux-refresh run"), "ladylinux-refresh run");
     }
 }

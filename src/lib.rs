@@ -27,6 +27,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use clap::error::ErrorKind;
 
 pub mod bundle;
 pub mod checkpoint;
@@ -64,11 +65,16 @@ pub fn main() -> ExitCode {
     let cli = match cli::Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            let _ = error.print();
-            if error.use_stderr() {
-                report::screen::complain("  service    not touched");
+            let code = ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+            if is_help(&error) {
+                let _ = error.print();
+            } else {
+                report::screen::settle_colour();
+                for line in report::human::wrong_words(error) {
+                    report::screen::complain(&line);
+                }
             }
-            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+            return code;
         }
     };
     report::screen::settle_colour();
@@ -79,6 +85,11 @@ pub fn main() -> ExitCode {
         commands::complain(error, root.as_deref());
     }
     exit::code(&result)
+}
+
+/// Tells whether what ended the parsing of the command line is help, asked for or given to whoever typed too little.
+fn is_help(error: &clap::Error) -> bool {
+    !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
 }
 
 fn told(panic: &(dyn std::any::Any + Send)) -> String {

@@ -101,10 +101,17 @@ impl Tells for Ran {
         }
         assert!(all.contains("\n  service    "), "the state of the service is missing in\n{all}");
         let next = all.lines().find_map(|line| line.strip_prefix("  next       ")).unwrap_or_default();
-        let typed = format!("ladylinux-refresh --root {} ", host.layout.root().display());
-        assert!(next.starts_with(&typed) || next == "ladylinux-refresh --help", "next: {next:?} in\n{all}");
+        assert!(
+            next.starts_with(&typed(host)) || next == "ladylinux-refresh --help",
+            "next: {next:?} in\n{all}"
+        );
         self
     }
+}
+
+/// The program as it has to be typed for the host.
+fn typed(host: &Host) -> String {
+    format!("ladylinux-refresh --root {}", host.layout.root().display())
 }
 
 /// The settings of the host with one text in them replaced by another.
@@ -144,7 +151,10 @@ fn what_is_typed_wrong_is_told_before_anything_happens() {
         (&["run", "--lock-timeout", "soon"], "invalid value 'soon'"),
         (&["run", "--format", "xml"], "possible values: human, json, github"),
         (&["refresh"], "unrecognized subcommand 'refresh'"),
-        (&[], "Usage:"),
+        (&["run", "--json"], "unexpected argument '--json'"),
+        (&["run", "--dry-run", "--exit-code"], "unexpected argument '--exit-code'"),
+        (&["bundle", "create"], "--output <FILE>"),
+        (&[], "requires a subcommand"),
         (&["run", "--", "-x"], "it starts with a dash"),
         (&["run", "../.."], "\"../..\" cannot be the name of a branch: it contains '..'"),
         (&["run", ""], "it is empty"),
@@ -156,19 +166,47 @@ fn what_is_typed_wrong_is_told_before_anything_happens() {
         (&["run", "--dry-run", "--", "-x"], "it starts with a dash"),
         (&["plan", "../.."], "it contains '..'"),
         (&["rollback", "../../etc"], "../../etc"),
+        (&["history", "--number", "x"], "invalid value 'x' for '--number <NUMBER>': it is no whole number\n"),
+        (&["init", "--allow", "foo"], "\"foo\" is not a transport that can be allowed: http, git, file\n"),
+        (&["init", "--port", "0"], "invalid value '0' for '--port <PORT>'"),
+        (&["init", "--port", "65536"], "65536 is not in 1..=65535"),
         (&["init", "--branch=-x", "--repo", "https://localhost/x"], "it starts with a dash"),
         (&["init", "--repo", "https://u:p@localhost/x"], "remote"),
-        (&["init", "--repo", "file:///x"], "file"),
+        (
+            &["init", "--repo", "file:///x"],
+            &format!("allow it: {} init --repo file:///x --allow file", typed(&host)),
+        ),
     ] {
         let said = host.tool(arguments).expect(2);
         assert!(said.err.contains(says), "{arguments:?}: {says:?} is missing in\n{}", said.err);
+        let next = said.err.lines().last().unwrap_or_default();
+        assert!(next.starts_with("  next       ladylinux-refresh "), "{arguments:?}\n{}", said.err);
         assert!(said.err.contains("  service    not touched"), "{arguments:?}\n{}", said.err);
+        for wrong in ["For more information", "supervise", "-- --json", "'--verify-models'"] {
+            assert!(!said.err.contains(wrong), "{arguments:?}: {wrong:?} in\n{}", said.err);
+        }
         assert!(!said.err.contains('\u{7}') && !said.err.contains("u:p@"), "{arguments:?}\n{}", said.err);
         assert!(said.out.is_empty(), "{arguments:?}\n{}", said.out);
     }
+    // Help is help, whether it is asked for or not, and is about nothing that could have been touched.
+    for (arguments, code) in [(&["wheels"][..], 2), (&["service"], 2), (&["help"], 0), (&["help", "run"], 0)]
+    {
+        let said = host.tool(arguments).expect(code).says("Usage: ladylinux-refresh");
+        assert!(!said.all().contains("not touched"), "{arguments:?}\n{}", said.all());
+    }
+    for arguments in [
+        &["history", "r-1"][..],
+        &["wait", "r-1"],
+        &["cancel", "r-1"],
+        &["bundle", "show", "/nonexistent"],
+        &["init", "--branch", "nosuch"],
+        &["verify", "--store", "/nonexistent"],
+    ] {
+        host.tool(arguments).expect(3).tells(&host, &[]);
+    }
     let mut command = host.command(["run"]);
     let said = ran(command.env("LADYLINUX_REFRESH_INSTALLER", "conda").output().unwrap()).expect(2);
-    assert!(said.err.contains("LADYLINUX_REFRESH_INSTALLER is \"conda\""), "{}", said.err);
+    assert!(said.err.contains("INSTALLER is \"conda\", which is none of auto, uv, pip\n"), "{}", said.err);
     let mut command = Command::new(env!("CARGO_BIN_EXE_ladylinux-refresh"));
     let said = ran(command.args(["--root", "", "run"]).env_clear().output().unwrap()).expect(2);
     assert!(said.err.contains("--root"), "{}", said.err);
@@ -188,12 +226,19 @@ fn what_the_settings_of_the_host_say_wrong_is_told_with_its_place() {
         }
     };
     wrong("branch = \n", "1, column ");
+    let next = format!("  next       {} doctor\n", typed(&host));
+    refused(&host, &["plan"], 2, &[&next]);
     wrong(
         "branch = \"main\"\n[probe]\nsetle = \"3s\"\n",
         "3, column 1: unknown key `probe.setle`; did you mean `settle`?",
     );
     wrong("[prob]\n", "1, column 2: unknown key `prob`; did you mean `probe`?");
-    wrong("keep = \"three\"\n", "1, column 8: ");
+    wrong("keep = \"three\"\n", "1, column 8: \"three\" stands where a whole number belongs");
+    wrong("keep = -1\n", "1, column 8: -1 stands where a whole number belongs");
+    wrong("allowed_branches = \"main\"\n", "1, column 20: \"main\" stands where a list in brackets belongs");
+    wrong("strict_order = 1\n", "1, column 16: 1 stands where true or false belongs");
+    wrong("remote = \"x\"\n", "1, column 10: \"x\" stands where a table belongs");
+    wrong("[python]\ninstaller = \"conda\"\n", "2, column 13: \"conda\" is none of auto, uv, pip");
     wrong("branch = \"../..\"\n", "1, column 10: ");
     wrong("[probe]\nsettle = \"3\"\n", "2, column 10: \"3\" is not a duration");
     wrong("[[hook]]\nname = \"x\"\nkind = \"cheque\"\ncommand = [\"true\"]\n", "3, column 8: ");
@@ -218,7 +263,14 @@ fn a_remote_that_cannot_give_the_branch_leaves_the_old_version_in_service() {
     let host = Host::running();
     git(&host.work(), ["push", "--quiet", "origin", "HEAD:refs/heads/feature/login"]);
     let missing = ["no branch feature/logni", "did you mean feature/login"];
-    refused(&host, &["run", "feature/logni"], 3, &["in staging: the remote has ", missing[0], missing[1]]);
+    // Less than what was typed would be another refresh.
+    let file = host.beside("no file");
+    let whole = format!("next       {} run --strict '--bundle={}'\n", typed(&host), file.display());
+    refused(&host, &["run", "--bundle", file.to_str().unwrap(), "--strict"], 3, &[&whole]);
+    let held = format!("  commit       {} on main\n", &host.head()[..10]);
+    let says = ["in staging: the remote has ", missing[0], missing[1], &held];
+    refused(&host, &["run", "feature/logni"], 3, &says);
+    assert_eq!(host.report()["branch"], "main", "what app/ holds");
     refused(&host, &["run", "--if-changed", "feature/logni"], 3, &["in preflight: ", missing[0], missing[1]]);
     refused(&host, &["plan", "feature/logni"], 3, &["in plan: ", missing[0], missing[1]]);
 
@@ -295,7 +347,12 @@ fn what_a_commit_says_wrong_is_found_while_the_old_version_serves() {
         (
             "refresh.toml",
             &format!("{hook}command = [\"sh\", \"-c\", \"echo so says the check; exit 9\"]\n"),
-            &["the check hook x failed", "exited with code 9", "so says the check", "the whole output is in"],
+            &[
+                "because    the check hook x failed",
+                "exited with code 9",
+                "so says the check",
+                "the whole output is in",
+            ],
         ),
         (
             "refresh.toml",
@@ -316,6 +373,14 @@ fn what_a_commit_says_wrong_is_found_while_the_old_version_serves() {
         host.push(&[(path, text)]);
         let said = refused(&host, &["run"], 3, says);
         assert!(said.all().contains("error in staging: "), "{}", said.all());
+        if said.all().contains("the check hook") {
+            let coming = git(&host.work(), ["rev-parse", "HEAD"]);
+            assert!(
+                said.all().contains(&format!("{} on main did not pass", &coming[..10])),
+                "{}",
+                said.all()
+            );
+        }
         git(&host.work(), ["reset", "--quiet", "--hard", &good]);
     }
     // The report of a refusal tells the same to programs.
@@ -615,12 +680,56 @@ fn whoever_may_not_refresh_is_told_who_may() {
         fs::set_permissions(host.layout.state(), fs::Permissions::from_mode(0o755)).unwrap();
         return;
     }
+    refused_by(&host, as_stranger(&host, &["run"]), 3, &["run it as root"]);
+}
+
+/// A command of somebody whom nothing of the host belongs to. Only root can be somebody else; for others it is their own,
+/// and rights have to be taken away.
+fn as_stranger(host: &Host, arguments: &[&str]) -> Command {
+    if !is_root() {
+        return host.command(arguments);
+    }
     let program = host.beside("program");
-    fs::copy(env!("CARGO_BIN_EXE_ladylinux-refresh"), &program).unwrap();
+    if !program.exists() {
+        fs::copy(env!("CARGO_BIN_EXE_ladylinux-refresh"), &program).unwrap();
+    }
     let mut command = Command::new("setpriv");
     command.args(["--reuid=1234", "--regid=1234", "--clear-groups"]).arg(&program).arg("--root");
-    command.arg(host.layout.root()).arg("run").env_clear().env("PATH", "/usr/bin:/bin").stdin(Stdio::null());
-    refused_by(&host, command, 3, &["run it as root"]);
+    command.arg(host.layout.root()).args(arguments).env_clear().env("PATH", "/usr/bin:/bin");
+    command.stdin(Stdio::null());
+    command
+}
+
+#[test]
+fn whoever_may_not_look_is_told_so_and_not_that_nothing_is_there() {
+    let host = Host::running();
+    let run = host.report()["run"].as_str().unwrap().to_owned();
+    fs::set_permissions(
+        host.layout.root(),
+        fs::Permissions::from_mode(if is_root() { 0o700 } else { 0o000 }),
+    )
+    .unwrap();
+    let said = |arguments: &[&str]| ran(as_stranger(&host, arguments).output().unwrap());
+    for arguments in [
+        &["run"][..],
+        &["run", "--detach"],
+        &["plan"],
+        &["status"],
+        &["environments", "list"],
+        &["service", "stop"],
+        &["unfence"],
+        &["history", &run],
+        &["wait", &run],
+        &["cancel", &run],
+    ] {
+        let said = said(arguments).expect(3).says("cannot look at ").says("Permission denied");
+        for wrong in ["no installation", "no run", "refresh init"] {
+            assert!(!said.all().contains(wrong), "{arguments:?}: {wrong:?} in\n{}", said.all());
+        }
+    }
+    let doctor = said(&["doctor"]).says("not looked at: folders");
+    assert!(!doctor.all().contains("installation here"), "{}", doctor.all());
+    fs::set_permissions(host.layout.root(), fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 #[test]
@@ -635,6 +744,9 @@ fn where_there_is_no_installation_nothing_is_made() {
         &["unfence"],
         &["drift", "list"],
         &["service", "start"],
+        &["history"],
+        &["verify"],
+        &["verify", "--environment"],
     ] {
         let output = Command::new(env!("CARGO_BIN_EXE_ladylinux-refresh"))
             .arg("--root")

@@ -235,6 +235,12 @@ fn rw_5_3_a_machine_without_a_network_becomes_the_same_from_a_bundle() {
 
     let planned = offline(&host, ["plan", "--bundle", file.to_str().unwrap()]).expect(0);
     assert!(planned.out.contains("~ six ==1.16.0 → ==1.17.0"), "{}", planned.out);
+    for arguments in [&["plan", "--json"][..], &["run", "--dry-run", "--format", "json"]] {
+        let planned = offline(&host, arguments.iter().chain(&["--bundle", file.to_str().unwrap()])).expect(0);
+        assert!(planned.err.contains("reading the bundle"), "{}", planned.err);
+        let json: Value = serde_json::from_str(&planned.out).expect(&planned.out);
+        assert_eq!(json["commit"], commit.as_str());
+    }
     assert!(!host.layout.cache().join("bundle").exists());
 
     offline(&host, from_bundle(&file, &[])).expect(0).says("Refreshed").says("bundle ");
@@ -333,6 +339,18 @@ fn rw_8_2_a_bundle_is_an_archive_that_others_can_look_into_and_check() {
     // A file that is there is replaced whole; what is no file is left alone.
     create(&maker, "a.bundle", &[]);
     maker.tool(["bundle", "create", "--output", folder.to_str().unwrap()]).expect(3).says("no regular file");
+    let nowhere = maker.beside("missing/a.bundle");
+    let said = maker.tool(["bundle", "create", "--output", nowhere.to_str().unwrap()]).expect(3);
+    assert!(
+        said.err.contains("there is no folder ") && said.err.contains("  try        mkdir -p "),
+        "{}",
+        said.err
+    );
+    assert!(
+        said.err.contains(" bundle create --output FILE\n") && !said.all().contains("packing"),
+        "{}",
+        said.all()
+    );
     maker.tool(["bundle", "create", "--output", file.to_str().unwrap(), "--branch", "none"]).expect(3);
     maker.tool(["bundle", "show", file.to_str().unwrap()]).expect(0);
 }
@@ -363,7 +381,7 @@ fn a_bundle_that_differs_by_one_byte_or_ends_early_is_never_taken() {
     let before_all = maker.runs();
     for end in [600, 3000, whole.len() / 2, whole.len() - BLOCK, whole.len() - 1] {
         fs::write(&bad, &whole[..end]).unwrap();
-        refused(&maker, &bad, &[], &["is cut", "sha256sum", "bundle show"]);
+        refused(&maker, &bad, &[], &["is cut", "sha256sum", "copy it again"]);
     }
     let parts = Parts::of(&small);
     let wheel = parts.members.iter().find(|(name, _)| name.starts_with("wheels/")).unwrap();
@@ -377,7 +395,7 @@ fn a_bundle_that_differs_by_one_byte_or_ends_early_is_never_taken() {
         bytes[find(&whole, needle) + 3] ^= 1;
         fs::write(&bad, &bytes).unwrap();
         for way in [&[][..], &["--no-stage"], &["--if-changed"]] {
-            refused(&maker, &bad, way, &["has been altered", word, "bundle show"]);
+            refused(&maker, &bad, way, &["has been altered", word, "copy it again"]);
         }
     }
     assert!(maker.runs().len() < before_all.len() + 40);

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use clap::error::ErrorKind::{InvalidValue, MissingRequiredArgument};
+use clap::error::ErrorKind::{DisplayHelp, InvalidValue, MissingRequiredArgument};
 use clap::{CommandFactory as _, Parser as _};
 use host::{Host, Ran, ran};
 use ladylinux_refresh::cli::Cli;
@@ -75,6 +75,10 @@ fn every_command_explains_itself() {
             "{words:?}\n{}",
             said.out
         );
+        // What every command has comes after what is its own.
+        let options = said.out.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
+        let mut last = options.skip_while(|line| !line.starts_with("--root <DIR>")).skip(1);
+        assert!(last.all(|line| line.starts_with("-h, ") || line.starts_with("-V, ")), "{}", said.out);
         let shown = command.get_arguments().filter(|argument| !argument.is_hide_set());
         for option in shown.filter_map(clap::Arg::get_long) {
             assert!(said.out.contains(&format!("--{option}")), "{words:?} --{option}\n{}", said.out);
@@ -220,6 +224,7 @@ fn every_command_that_a_document_or_a_message_shows_is_understood() {
             let cut_short = rest[end..].starts_with(['{', '\\']);
             match Cli::try_parse_from(&words) {
                 Ok(_) => count += 1,
+                Err(error) if error.kind() == DisplayHelp => count += 1,
                 // What follows is filled in: a value is missing here only.
                 Err(error) if cut_short && matches!(error.kind(), MissingRequiredArgument | InvalidValue) => {
                 }

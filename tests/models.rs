@@ -687,6 +687,10 @@ fn rw_6_1_rw_6_2a_rw_6_2b_rw_6_2c_a_run_looks_at_the_models_of_the_coming_commit
         assert!(host.report()["models"].is_null(), "nobody asked");
 
         host.push(&[("models/manifest.json", &manifest(&sha256(b"other"))), ("version.txt", "three\n")]);
+        host.tool(with(way, &["--dry-run", "--verify-models"])).expect(3).says("w.bin: has another digest");
+        host.tool(with(way, &["--dry-run", "--verify-models=presence"]))
+            .expect(0)
+            .says("models: 0 verified, 1 present");
         host.configure("", "[models]\nverify = \"full\"\n");
         let code = if strict(way) { 1 } else { 3 };
         host.tool(way).expect(code).says("w.bin: has another digest than is said").says("ladylinux-refresh");

@@ -321,15 +321,20 @@ error in step 4 (prepare): the migration hook m failed
         human::error(&usage, str::to_owned),
         [
             "error: no: why",
-            "  try        do this",
             "  service    not touched",
+            "  try        do this",
             "  next       ladylinux-refresh --help"
         ]
     );
     let refused = Refusal::of("status", Failure::new("no").because(Failure::new("why")));
     assert_eq!(
         human::error(&refused, str::to_owned),
-        ["error in status: no", "  because    why", "  service    not touched"]
+        [
+            "error in status: no",
+            "  because    why",
+            "  service    not touched",
+            "  next       ladylinux-refresh doctor"
+        ]
     );
     let locked = Error::Locked { holder: None, next: "ladylinux-refresh run --lock-timeout 300".into() };
     assert_eq!(human::error(&locked, str::to_owned)[0], "error: another run is under way");

@@ -121,6 +121,10 @@ fn halted(host: &Host, said: Ran, code: i32, phase: &str) {
     assert_eq!(host.report(), report, "the report is written");
     assert!(host.fenced());
     assert!(host.answer().is_none(), "the service answers");
+    // Whoever asks is told the same.
+    let next = report["error"]["next"].as_str().unwrap();
+    host.tool(["status"]).says(&format!("\nnext         {next}\n"));
+    host.tool(["doctor"]).says(&format!("\n  try      {next}\n"));
     let refused = host.tool(["service", "start"]).expect(3);
     assert!(refused.all().contains("fenced"), "{}", refused.all());
     assert_eq!(left_over(host), Vec::<String>::new());
@@ -410,8 +414,20 @@ fn of_two_runs_at_the_same_instant_one_works_and_the_other_is_told_who() {
         &["run", "--lock-timeout", "1"],
     ] {
         let said = host.tool(arguments).expect(4);
+        if matches!(arguments, ["run" | "rollback", ..]) && arguments[1..] != ["--lock-timeout", "1"] {
+            let mut words = arguments.to_vec();
+            words[1..].sort_unstable();
+            let again = format!(" {} --lock-timeout 300", words.join(" "));
+            assert!(said.err.contains(&again), "{again:?} is missing in\n{}", said.err);
+        }
         assert!(said.err.contains(&format!("(pid {}", worker.id())), "{arguments:?}\n{}", said.err);
         assert!(said.err.contains("  next       ladylinux-refresh --root "), "{arguments:?}\n{}", said.err);
+    }
+    // Less than what was typed would do something else.
+    for arguments in [&["run", "--strict", "side"][..], &["rollback", "r-1"], &["unfence"]] {
+        let again = format!(" {} --lock-timeout 300\n", arguments.join(" "));
+        let said = host.tool(arguments).expect(4);
+        assert!(said.err.contains(&again), "{again:?} is missing in\n{}", said.err);
     }
     // One that waits gets its turn, and a signal ends the waiting.
     let mut patient = start(&host, &["run", "--lock-timeout", "600"]);

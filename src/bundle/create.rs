@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
+use rustix::fs::{Access, OFlags};
 use sha2::{Digest as _, Sha256};
 
 use super::blocks;
@@ -20,6 +20,7 @@ use crate::hexadecimal::hexadecimal;
 use crate::installation::Installation;
 use crate::process::interrupt;
 use crate::python::offline;
+use crate::report::shell::quoted;
 use crate::settings::names::{BranchName, CommitId, RunId};
 
 /// A member that is going to be written.
@@ -28,15 +29,28 @@ struct Coming {
     from: PathBuf,
 }
 
+/// Makes sure that `output` can be written, before anything is fetched for it.
+///
+/// # Errors
+/// Something else is there, or its folder is missing or may not be written to.
+pub fn check_output(output: &Path) -> Outcome<()> {
+    if output.symlink_metadata().is_ok_and(|found| !found.is_file()) {
+        return Err(Failure::new(format!("{} is there and no regular file", output.display())));
+    }
+    let folder = output.parent().unwrap_or(output);
+    if !disk::is_folder(folder)? {
+        return Err(Failure::new(format!("there is no folder {}", folder.display()))
+            .hint(format!("mkdir -p {}", quoted(&folder.display().to_string()))));
+    }
+    rustix::fs::access(folder, Access::WRITE_OK).context(|| format!("{} is not writable", folder.display()))
+}
+
 /// Packs a branch into `output`. The caller holds the lock of the runs.
 ///
 /// # Errors
 /// Something that is needed cannot be had, or the file cannot be written; then `output` is what it was.
 pub fn create(on: &Installation, branch: &BranchName, output: &Path) -> Outcome<(Header, Whole)> {
-    if output.symlink_metadata().is_ok_and(|found| !found.is_file()) {
-        return Err(Failure::new(format!("{} is there and no regular file", output.display()))
-            .hint("name a file: ladylinux-refresh bundle create --output FILE"));
-    }
+    check_output(output)?;
     let run = RunId::new(clock::now(), std::process::id());
     let commit = on.mirror.ensure(&run, branch)?;
     let scratch = on.layout.cache().join("bundle-create");

@@ -13,7 +13,7 @@ mod create;
 mod header;
 mod read;
 
-pub use create::create;
+pub use create::{check_output, create};
 pub use header::{Header, Member, Platform, SCHEMA};
 pub use read::Whole;
 

@@ -202,8 +202,8 @@ impl Reader {
         let shown = self.path.display();
         Failure::new(format!("the bundle {shown} {what}"))
             .because(why)
-            .hint(format!("copy it again, and compare on both machines: sha256sum {shown}"))
-            .hint(format!("ladylinux-refresh bundle show {shown}"))
+            .hint(format!("compare on both machines: sha256sum {shown}"))
+            .hint("copy it again, or make it again: ladylinux-refresh bundle create --output FILE")
     }
 }
 

@@ -26,19 +26,23 @@ fn create(layout: &Layout, output: &Path, branch: Option<&str>, wait: &LockArgs)
     let branch = branch.map(BranchName::parse).transpose().map_err(Error::Usage)?;
     let overrides = Overrides { installer: installer()?, ..Overrides::default() };
     let on = open_with(layout, "bundle", overrides)?;
+    let output = absolute(output);
+    bundle::check_output(&output)
+        .map_err(|failure| refuse(&on, "bundle", failure, "ladylinux-refresh bundle create --output FILE"))?;
     // The stores that it fills are a run's as well.
     let _lock = lock(layout, "bundle", None, wait)?;
     let branch = branch.unwrap_or_else(|| usual_branch(&on));
-    let output = absolute(output);
     let (header, whole) = bundle::create(&on, &branch, &output)
-        .map_err(|failure| refuse(&on, "bundle", failure, "ladylinux-refresh doctor"))?;
+        .map_err(|failure| refuse(&on, "bundle", failure, "ladylinux-refresh plan"))?;
     tell(&output, &header, &whole);
     Ok(Ended::Done)
 }
 
 fn show(file: &Path, json: bool) -> Result<Ended, Error> {
     let file = absolute(file);
-    let (header, whole) = bundle::examine(&file).map_err(|failure| Refusal::of("bundle", failure))?;
+    let next = "ladylinux-refresh bundle create --output FILE";
+    let (header, whole) =
+        bundle::examine(&file).map_err(|failure| Refusal::with_next("bundle", failure, next))?;
     if json {
         let told =
             serde_json::json!({ "schema": 1, "sha256": whole.sha256, "size": whole.size, "header": header });

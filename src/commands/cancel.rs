@@ -28,8 +28,8 @@ pub(super) fn cancel(layout: &Layout, args: &CancelArgs) -> Result<Ended, Error>
     let run = RunId::parse(&args.run).map_err(Error::Usage)?;
     let refused = |failure| Refusal::of("cancel", failure);
     let spool = Spool::of(layout, &run);
-    if !spool.is_there() && !layout.run(&run).is_dir() {
-        return Err(wait::unknown(layout, "cancel", &run));
+    if !spool.is_there() {
+        wait::check_known(layout, "cancel", &run)?;
     }
     let limit = clock::monotonic() + BEGIN;
     let mut was_over = true;

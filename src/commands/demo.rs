@@ -11,6 +11,6 @@ pub(super) fn demo(args: &DemoArgs) -> Result<Ended, Error> {
     let folder = args.dir.as_deref().map_or_else(demo::default_folder, absolute);
     let intent = if args.stop { Intent::Stop } else { Intent::Show { port: args.port } };
     demo::run(&DemoOptions { folder, intent }, Box::new(std::io::stdout()))
-        .map_err(|failure| Refusal::of("demo", failure))?;
+        .map_err(|failure| Refusal::with_next("demo", failure, "ladylinux-refresh demo --dir DIR"))?;
     Ok(Ended::Done)
 }

@@ -3,11 +3,11 @@
 use std::path::{Component, Path, PathBuf};
 
 use crate::cli::{DriftCommand, LockArgs};
-use crate::error::{Failure, Outcome};
+use crate::error::Outcome;
 use crate::exit::{Ended, Error};
 use crate::git::path::TreePath;
 use crate::git::restore::{Present, Restore, SavedPlace};
-use crate::git::saved::SavedKind;
+use crate::git::saved::{self, SavedKind};
 use crate::git::show::Shown;
 use crate::installation::Installation;
 use crate::report::screen::{self, harmless, say, size};
@@ -154,6 +154,9 @@ fn prune(on: &Installation, mut runs: Vec<RunId>) -> Outcome<()> {
     }
     let mut places = on.tree.saved_places()?;
     let mut staying: Vec<SavedPlace> = places.pop().into_iter().collect();
+    if places.is_empty() {
+        say("nothing to remove: no run but the latest has saved local changes");
+    }
     let mut failed = None;
     while let Some(place) = places.pop() {
         let run = &place.index.run;
@@ -187,7 +190,9 @@ fn plain(path: &Path) -> PathBuf {
 }
 
 fn find(on: &Installation, run: &RunId) -> Outcome<SavedPlace> {
-    on.tree.saved_places()?.into_iter().find(|place| place.index.run == *run).ok_or_else(|| {
-        Failure::new(format!("run {run} has saved nothing")).hint("ladylinux-refresh drift list")
-    })
+    on.tree
+        .saved_places()?
+        .into_iter()
+        .find(|place| place.index.run == *run)
+        .ok_or_else(|| saved::nothing_under(&on.layout.run(run).join("saved")))
 }

@@ -1,29 +1,28 @@
 //! `history`: the runs of the past.
 
 use crate::cli::HistoryArgs;
-use crate::error::Failure;
 use crate::exit::{Ended, Error, Refusal};
 use crate::history::{self as past, Past};
-use crate::installation::as_typed;
+use crate::installation::check_there;
 use crate::journal::run_lock;
+use crate::relay::spool::Spool;
 use crate::report::human;
 use crate::report::json;
 use crate::report::screen::{Tone, duration, harmless, paint, say};
 use crate::settings::layout::Layout;
 use crate::settings::names::RunId;
 
+use super::wait;
+
 /// Lists the runs, or shows one whole.
 pub(super) fn history(layout: &Layout, args: &HistoryArgs) -> Result<Ended, Error> {
     let told = |failure| Refusal::of("history", failure);
+    check_there(layout).map_err(told)?;
     // Asked before the runs are read: one that has just ended has its report by then.
     let now = run_lock::held_by(&layout.lock_file()).map_err(told)?.and_then(|holder| holder.run);
     if let Some(name) = &args.run {
         let run = RunId::parse(name).map_err(Error::Usage)?;
-        if !layout.run(&run).is_dir() {
-            let hint = as_typed(layout, "ladylinux-refresh history");
-            return Err(told(Failure::new(format!("there is no run {run}")).hint(hint)));
-        }
-        show(layout, &past::one(layout, &run).map_err(told)?, now.as_ref(), args.json);
+        show(layout, &one(layout, run)?, now.as_ref(), args.json);
     } else {
         let mut runs = past::all(layout).map_err(told)?;
         runs.truncate(args.number);
@@ -40,6 +39,17 @@ pub(super) fn history(layout: &Layout, args: &HistoryArgs) -> Result<Ended, Erro
         }
     }
     Ok(Ended::Done)
+}
+
+/// One run; of one that changed nothing, and so has no record, what it told while that is there.
+fn one(layout: &Layout, run: RunId) -> Result<Past, Error> {
+    let known = wait::check_known(layout, "history", &run);
+    match (known, Spool::of(layout, &run).report()) {
+        (Err(_), Some(report)) => Ok(Past { run, report: Some(report) }),
+        (known, _) => {
+            known.and_then(|()| past::one(layout, &run).map_err(|failure| Refusal::of("history", failure)))
+        }
+    }
 }
 
 fn show(layout: &Layout, run: &Past, now: Option<&RunId>, json: bool) {
@@ -59,7 +69,10 @@ fn show(layout: &Layout, run: &Past, now: Option<&RunId>, json: bool) {
             for warning in &report.warnings {
                 say(&format!("  {}      {}", paint(Tone::Warning, "warning"), harmless(warning)));
             }
-            say(&format!("  log          {}", layout.run(&run.run).join("log").display()));
+            let log = layout.run(&run.run).join("log");
+            if log.exists() {
+                say(&format!("  log          {}", log.display()));
+            }
         }
         (None, _) => say(&line(run, now)),
     }

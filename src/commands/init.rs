@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::cli::{InitArgs, LockArgs};
 use crate::clock;
 use crate::disk;
-use crate::error::{Context as _, Outcome};
+use crate::error::{Failure, Outcome};
 use crate::event::Events;
 use crate::exit::{Ended, Error, Refusal};
 use crate::git::Git;
@@ -35,7 +35,8 @@ pub(super) fn init(layout: &Layout, args: &InitArgs) -> Result<Ended, Error> {
         return repair(layout, args, &run, &runner);
     }
     let overrides = Overrides { installer: installer()?, ..Overrides::default() };
-    let given = wish(args).and_then(|wish| Given::settle(layout, &wish, overrides)).map_err(Error::Usage)?;
+    let wish = wish(args).map_err(|failure| Error::Usage(failure.hint("ladylinux-refresh init --help")))?;
+    let given = Given::settle(layout, &wish, overrides).map_err(Error::Usage)?;
     if args.dry_run {
         let host = Host::look(layout, given, run, runner).map_err(told)?;
         show(&host).map_err(told)?;
@@ -55,8 +56,8 @@ pub(super) fn init(layout: &Layout, args: &InitArgs) -> Result<Ended, Error> {
     Ok(Ended::Done)
 }
 
-fn told(failure: crate::error::Failure) -> Error {
-    Refusal::of("init", failure)
+fn told(failure: Failure) -> Error {
+    Refusal::with_next("init", failure, "ladylinux-refresh init --help")
 }
 
 fn wish(args: &InitArgs) -> Outcome<Wish> {
@@ -74,7 +75,10 @@ fn transports(names: &[String]) -> Outcome<Vec<Transport>> {
         .map(|name| {
             toml::Value::String(name.clone())
                 .try_into()
-                .context(|| format!("{name:?} is not a transport that can be allowed: http, git, file"))
+                // What the parser says lists those too that need no leave.
+                .map_err(|_| {
+                    Failure::new(format!("{name:?} is not a transport that can be allowed: http, git, file"))
+                })
         })
         .collect()
 }

@@ -1,16 +1,12 @@
 //! `lock`: prints the lock of a definition in standard form, for whoever wants to commit it; makes a new one on request.
 
-use std::sync::Arc;
-
 use serde::Serialize;
 
 use crate::cli::{LockArgs, LockForm, LockWish};
 use crate::clock;
 use crate::error::{Failure, Outcome};
-use crate::event::{Event, Events, Subscriber};
-use crate::exit::{Ended, Error, Refusal};
-use crate::installation::{self, Installation};
-use crate::process::Runner;
+use crate::exit::{Ended, Error};
+use crate::installation::Installation;
 use crate::python::Lock;
 use crate::python::lock::{Locked, Summary};
 use crate::report::json;
@@ -20,21 +16,7 @@ use crate::settings::layout::Layout;
 use crate::settings::names::{BranchName, CommitId, RunId};
 
 use super::run::{installer, usual_branch};
-use super::{lock as take_lock, refuse, settings};
-
-/// Tells on standard error what happens: standard output is the lock's.
-#[derive(Debug)]
-struct Aside;
-
-impl Subscriber for Aside {
-    fn take(&mut self, event: &Event) {
-        match event {
-            Event::Note { message, .. } => complain(&harmless(message)),
-            Event::Warning { message, .. } => complain(&format!("warning: {}", harmless(message))),
-            _ => {}
-        }
-    }
-}
+use super::{lock as take_lock, open_with, refuse};
 
 /// What `lock --json` writes.
 #[derive(Debug, Serialize)]
@@ -60,10 +42,7 @@ struct Found {
 /// Prints the lock of a branch.
 pub(super) fn lock(layout: &Layout, args: &LockWish) -> Result<Ended, Error> {
     let branch = args.branch.as_deref().map(BranchName::parse).transpose().map_err(Error::Usage)?;
-    installation::check_there(layout).map_err(|failure| Refusal::of("lock", failure))?;
-    let layers = settings(layout, Overrides { installer: installer()?, ..Overrides::default() })?;
-    let runner = Runner::new(Arc::new(Events::new(vec![Box::new(Aside)])));
-    let on = Installation::open(layers, runner).map_err(Error::Usage)?;
+    let on = open_with(layout, "lock", Overrides { installer: installer()?, ..Overrides::default() })?;
     // Mirror and locks are a run's as well.
     let _lock = take_lock(layout, "lock", None, &LockArgs { lock_timeout: 0 })?;
     let refused = |failure| refuse(&on, "lock", failure, "ladylinux-refresh plan");

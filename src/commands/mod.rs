@@ -34,6 +34,7 @@ use crate::exit::{Ended, Error, Refusal};
 use crate::installation::{self, Installation, as_typed};
 use crate::journal::run_lock::{self, RunLock, Taken};
 use crate::process::{Runner, interrupt};
+use crate::report::aside::Aside;
 use crate::report::human::{self, Detail, Human};
 use crate::report::{github::GitHub, json::Json, screen};
 use crate::settings::layers::{Layers, Overrides};
@@ -115,11 +116,12 @@ fn open(layout: &Layout, during: &str) -> Result<Installation, Error> {
     open_with(layout, during, Overrides::default())
 }
 
-/// Opens the installation with what the command line says.
+/// Opens the installation with what the command line says. What is noted on the way goes to standard error: standard output
+/// is the result's, which may be JSON.
 fn open_with(layout: &Layout, during: &str, overrides: Overrides) -> Result<Installation, Error> {
     installation::check_there(layout).map_err(|failure| Refusal::of(during, failure))?;
     let layers = settings(layout, overrides)?;
-    let runner = Runner::new(Arc::new(Events::new(vec![Box::new(Human::new(Detail::Brief))])));
+    let runner = Runner::new(Arc::new(Events::new(vec![Box::new(Aside)])));
     Installation::open(layers, runner).map_err(Error::Usage)
 }
 
@@ -132,7 +134,7 @@ fn refuse(on: &Installation, during: &str, failure: Failure, next: &str) -> Erro
         during: during.to_owned(),
         failure,
         service: on.service_in_words(),
-        next: Some(on.as_typed(next)),
+        next: on.as_typed(next),
     }))
 }
 
@@ -144,25 +146,36 @@ fn lock(layout: &Layout, command: &str, run: Option<&RunId>, args: &LockArgs) ->
     match taken {
         Ok(Taken::Ours(lock)) => Ok(lock),
         Ok(Taken::Theirs(holder)) => {
-            let next = match command {
-                "run" | "rollback" | "unfence" => format!("ladylinux-refresh {command} --lock-timeout 300"),
-                _ => "ladylinux-refresh status".to_owned(),
-            };
-            Err(Error::Locked { holder: holder.map(Box::new), next: as_typed(layout, &next) })
+            let next = as_typed(layout, "ladylinux-refresh status");
+            Err(Error::Locked { holder: holder.map(Box::new), next })
         }
         Err(failure) => Err(Error::Refused(Box::new(Refusal {
             during: "preflight".to_owned(),
             failure,
             service: "not touched".to_owned(),
-            next: Some(as_typed(layout, &format!("ladylinux-refresh {command}"))),
+            next: as_typed(layout, "ladylinux-refresh status"),
         }))),
+    }
+}
+
+/// Makes `again`, which is the whole of what was typed, the command to type next of a lock that could not be had: with less
+/// of it, something else would be done.
+fn to_type_again(layout: &Layout, error: Error, again: &str) -> Error {
+    match error {
+        Error::Locked { holder, .. } => {
+            Error::Locked { holder, next: as_typed(layout, &format!("{again} --lock-timeout 300")) }
+        }
+        Error::Refused(refusal) => {
+            Error::Refused(Box::new(Refusal { next: as_typed(layout, again), ..*refusal }))
+        }
+        other => other,
     }
 }
 
 /// Reads the settings of the host and checks them; before that, where root asks, that they are to be believed.
 fn settings(layout: &Layout, overrides: Overrides) -> Result<Layers, Error> {
     trust::check(layout).map_err(|failure| Refusal::of("preflight", failure))?;
-    let told = |failure: Failure| Error::Usage(failure.hint(as_typed(layout, "ladylinux-refresh plan")));
+    let told = |failure: Failure| Error::Usage(failure.hint(as_typed(layout, "ladylinux-refresh doctor")));
     let layers = Layers::read(layout, overrides).map_err(told)?;
     layers.resolve().map_err(told)?;
     Ok(layers)

@@ -121,9 +121,9 @@ fn end(seat: &Seat, result: &Result<Ended, Error>) {
 /// Starts the run in a process of its own, and follows it unless that is not wanted.
 fn elsewhere(wanted: Wanted<'_>, run: &RunId) -> Result<Ended, Error> {
     let Wanted { layout, place, report, overrides, arguments, .. } = wanted;
-    let settings = settings(layout, overrides.clone())?.resolve().map_err(Error::Usage)?;
     let refused = |failure: Failure| Refusal::of("preflight", failure);
     installation::check_there(layout).map_err(refused)?;
+    let settings = settings(layout, overrides.clone())?.resolve().map_err(Error::Usage)?;
     installation::check_writable(layout).map_err(refused)?;
     let errand = Errand { layout, run, arguments };
     let bus = if start::in_units(layout) {

@@ -8,10 +8,11 @@ use crate::exit::{Ended, Error};
 use crate::installation::Installation;
 use crate::plan::{self, Coming, Observed, Plan, preflight};
 use crate::process::interrupt;
-use crate::refresh::Target;
 use crate::refresh::begin::TargetState;
+use crate::refresh::{self, Target};
 use crate::report::json;
 use crate::report::screen::{Tone, harmless, paint, say};
+use crate::settings::ModelCheck;
 use crate::settings::layers::Overrides;
 use crate::settings::layout::Layout;
 use crate::settings::names::{BranchName, RunId};
@@ -26,6 +27,7 @@ pub(super) struct PlanWish {
     always_rebuild: bool,
     bundle: Option<Given>,
     strict: bool,
+    verify_models: Option<ModelCheck>,
     exit_code: bool,
     json: bool,
 }
@@ -39,6 +41,7 @@ impl PlanWish {
             always_rebuild: args.always_rebuild_venv,
             bundle: given(&args.bundle),
             strict: args.strict,
+            verify_models: args.verify_models,
             exit_code: false,
             json,
         }
@@ -51,6 +54,7 @@ impl PlanWish {
             always_rebuild: args.always_rebuild_venv,
             bundle: given(&args.bundle),
             strict: args.strict,
+            verify_models: None,
             exit_code: args.exit_code,
             json: args.json,
         }
@@ -63,13 +67,14 @@ pub(super) fn plan(layout: &Layout, wish: &PlanWish) -> Result<Ended, Error> {
     let overrides = Overrides {
         always_rebuild: wish.always_rebuild,
         strict: wish.strict,
+        verify_models: wish.verify_models,
         installer: installer()?,
         ..Overrides::default()
     };
     let on = open_with(layout, "plan", overrides)?.with_bundle(wish.bundle.clone());
     // The mirror that it fills is a run's as well.
     let _lock = lock(layout, "plan", None, &LockArgs { lock_timeout: 0 })?;
-    let made = make(&on, branch);
+    let made = make(&on, branch, wish.verify_models);
     let tidied = interrupt::shielded(|| bundle::put_away(layout));
     let made = made.and_then(|made| tidied.map(|()| made));
     let made = made.map_err(|failure| refuse(&on, "plan", failure, "ladylinux-refresh status"))?;
@@ -81,12 +86,18 @@ pub(super) fn plan(layout: &Layout, wish: &PlanWish) -> Result<Ended, Error> {
     Ok(if wish.exit_code && made.changed { Ended::Findings } else { Ended::Done })
 }
 
-fn make(on: &Installation, branch: Option<BranchName>) -> Outcome<Plan> {
+fn make(on: &Installation, branch: Option<BranchName>, models: Option<ModelCheck>) -> Outcome<Plan> {
     let observed = Observed::of(on)?;
     preflight::check(on, &observed)?;
     let target = Target { branch: choose_branch(on, branch)?, state: TargetState::Latest };
     let scratch = RunId::new(clock::now(), std::process::id());
     let coming = Coming::look(on, &target, &observed, &scratch)?;
+    // Only where it is asked for here: reading every model takes longer than anybody waits for a plan.
+    if models.is_some()
+        && let Some(summary) = refresh::models::verified(on, &coming.commit)?
+    {
+        on.runner.events().note(&format!("models: {}", summary.in_words()));
+    }
     let observed = observed.with_drift(on, std::slice::from_ref(&coming.commit))?;
     Ok(plan::build(&on.settings, &target, &observed, &coming))
 }

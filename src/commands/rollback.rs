@@ -10,27 +10,27 @@ use crate::settings::layout::Layout;
 use crate::settings::names::RunId;
 
 use super::place::{self, Wanted};
-use super::run::{When, Wish, installer, refresh};
+use super::run::{When, Wish, again, installer, refresh, with_patience};
 
 /// Returns to an earlier good pair.
 pub(super) fn rollback(layout: &Layout, args: &RollbackArgs) -> Result<Ended, Error> {
     let run = args.run.as_deref().map(RunId::parse).transpose().map_err(Error::Usage)?;
+    let arguments: Vec<String> = ["rollback".to_owned()].into_iter().chain(args.run.clone()).collect();
     let wish = Wish {
         overrides: Overrides { installer: installer()?, ..Overrides::default() },
         when: When::Always,
         lock: args.lock.clone(),
         command: "rollback",
+        again: again(&arguments),
         bundle: None,
     };
-    let mut arguments = vec!["rollback".to_owned(), format!("--lock-timeout={}", args.lock.lock_timeout)];
-    arguments.extend(args.run.clone());
     let wanted = Wanted {
         layout,
         run: None,
         place: &args.place,
         report: &args.report,
         overrides: &wish.overrides,
-        arguments,
+        arguments: with_patience(arguments, &args.lock),
     };
     place::place(wanted, |seat| {
         refresh(layout, &wish, seat, |on| {

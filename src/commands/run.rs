@@ -18,7 +18,7 @@ use crate::refresh::account::{Opening, millis};
 use crate::refresh::begin::{self, TargetState};
 use crate::refresh::status::{self, Brief};
 use crate::refresh::{self, Target};
-use crate::report::PhaseReport;
+use crate::report::{PhaseReport, shell};
 use crate::service::deployed::Deployed;
 use crate::service::envfile::EnvFile;
 use crate::service::probe::{self, ProbeResult};
@@ -29,7 +29,7 @@ use crate::settings::names::{BranchName, CommitId, RunId};
 use crate::status_file;
 
 use super::place::{self, Seat, Wanted};
-use super::{lock, settings};
+use super::{lock, settings, to_type_again};
 
 /// Refreshes an installation.
 pub(super) fn run(layout: &Layout, args: &RunArgs) -> Result<Ended, Error> {
@@ -39,6 +39,7 @@ pub(super) fn run(layout: &Layout, args: &RunArgs) -> Result<Ended, Error> {
 /// Refreshes an installation by a run whose name somebody has to know beforehand.
 pub(super) fn run_as(layout: &Layout, args: &RunArgs, run: Option<RunId>) -> Result<Ended, Error> {
     let branch = args.branch.as_deref().map(BranchName::parse).transpose().map_err(Error::Usage)?;
+    let arguments = arguments(args).map_err(Error::Usage)?;
     let wish = Wish {
         overrides: Overrides {
             no_stage: args.no_stage,
@@ -50,6 +51,7 @@ pub(super) fn run_as(layout: &Layout, args: &RunArgs, run: Option<RunId>) -> Res
         when: if args.if_changed { When::IfChanged } else { When::Always },
         lock: args.lock.clone(),
         command: "run",
+        again: again(&arguments),
         bundle: given(&args.bundle),
     };
     let wanted = Wanted {
@@ -58,13 +60,25 @@ pub(super) fn run_as(layout: &Layout, args: &RunArgs, run: Option<RunId>) -> Res
         place: &args.place,
         report: &args.report,
         overrides: &wish.overrides,
-        arguments: arguments(args).map_err(Error::Usage)?,
+        arguments: with_patience(arguments, &args.lock),
     };
     place::place(wanted, |seat| {
         refresh(layout, &wish, seat, |on| {
             Ok(Target { branch: choose_branch(on, branch)?, state: TargetState::Latest })
         })
     })
+}
+
+/// A run's or rollback's command line as it is typed once more. Where it reports and how it waits is left out.
+pub(super) fn again(arguments: &[String]) -> String {
+    let words = arguments.iter().map(|word| shell::quoted(word));
+    ["ladylinux-refresh".to_owned()].into_iter().chain(words).collect::<Vec<_>>().join(" ")
+}
+
+/// The command line of a worker.
+pub(super) fn with_patience(mut arguments: Vec<String>, lock: &LockArgs) -> Vec<String> {
+    arguments.push(format!("--lock-timeout={}", lock.lock_timeout));
+    arguments
 }
 
 /// The same as the command line of a worker, which reports nothing by itself.
@@ -80,7 +94,6 @@ fn arguments(args: &RunArgs) -> Outcome<Vec<String>> {
     let mut arguments = vec!["run".to_owned()];
     arguments.extend(flags.into_iter().filter(|(given, _)| *given).map(|(_, flag)| flag.to_owned()));
     arguments.extend(args.verify_models.map(|how| format!("--verify-models={}", how.word())));
-    arguments.push(format!("--lock-timeout={}", args.lock.lock_timeout));
     if let Some(file) = &args.bundle.bundle {
         let file = super::absolute(file);
         let file = file.to_str().ok_or_else(|| Failure::new(format!("{} is no text", file.display())))?;
@@ -116,8 +129,10 @@ pub(super) struct Wish {
     pub(super) when: When,
     /// How it waits.
     pub(super) lock: LockArgs,
-    /// What was typed.
+    /// The command.
     pub(super) command: &'static str,
+    /// All of what was typed.
+    pub(super) again: String,
     /// What it takes instead of the network.
     pub(super) bundle: Option<Given>,
 }
@@ -141,8 +156,10 @@ pub(super) fn usual_branch(on: &Installation) -> BranchName {
 pub(super) fn installer() -> Result<Option<crate::settings::InstallerChoice>, Error> {
     let Some(text) = environment::variable("LADYLINUX_REFRESH_INSTALLER") else { return Ok(None) };
     let value = toml::Value::String(text.clone());
-    value.try_into().map(Some).map_err(|error| {
-        Error::Usage(Failure::new(format!("LADYLINUX_REFRESH_INSTALLER is {text:?}")).because(error))
+    value.try_into().map(Some).map_err(|_| {
+        let what = format!("LADYLINUX_REFRESH_INSTALLER is {text:?}, which is none of auto, uv, pip");
+        let hint = "unset LADYLINUX_REFRESH_INSTALLER, and the settings say which installer it is";
+        Error::Usage(Failure::new(what).hint(hint))
     })
 }
 
@@ -154,11 +171,12 @@ pub(super) fn refresh(
     choose: impl FnOnce(&Installation) -> Outcome<Target>,
 ) -> Result<Ended, Error> {
     let start = clock::monotonic();
-    let layers = settings(layout, wish.overrides.clone())?;
-    let (run, events) = (seat.run.clone(), &seat.events);
     installation::check_there(layout)
         .map_err(|failure| crate::exit::Refusal::of(&Phase::Preflight.to_string(), failure))?;
-    let _lock = lock(layout, wish.command, Some(&run), &wish.lock)?;
+    let layers = settings(layout, wish.overrides.clone())?;
+    let (run, events) = (seat.run.clone(), &seat.events);
+    let _lock = lock(layout, wish.command, Some(&run), &wish.lock)
+        .map_err(|error| to_type_again(layout, error, &wish.again))?;
     seat.open_spool(layout);
 
     let register = layout.run(&run).join(recover::CHILDREN);
@@ -196,7 +214,14 @@ fn carry_out(
         Err(failure) => {
             events.emit(&Event::PhaseFailed { phase: Phase::Preflight, duration_ms, error: failure.chain() });
             let part = preflight(false, failure.summary());
-            let brief = Brief { run, command: wish.command, started_at, preflight: part, models: None };
+            let brief = Brief {
+                again: &wish.again,
+                run,
+                command: wish.command,
+                started_at,
+                preflight: part,
+                models: None,
+            };
             return Err(status::refused_in_preflight(on, brief, &failure));
         }
     };
@@ -209,7 +234,8 @@ fn carry_out(
     let (observed, aimed) = match found {
         Found::Fit { observed, aimed } => (observed, aimed),
         Found::AllThere { models } => {
-            let brief = Brief { run, command: wish.command, started_at, preflight: part, models };
+            let brief =
+                Brief { again: &wish.again, run, command: wish.command, started_at, preflight: part, models };
             status::unchanged(on, brief, &target);
             return Ok(Ended::Done);
         }
@@ -219,6 +245,7 @@ fn carry_out(
     let opening = Opening {
         run,
         target,
+        again: wish.again.clone(),
         staged: !on.settings.strict_order,
         started_at,
         commit_before: observed.tree.commit.clone(),
@@ -228,7 +255,7 @@ fn carry_out(
         warnings: Vec::new(),
     };
     let planned = refresh::begin(on, opening, Arc::clone(events))
-        .map_err(|failure| super::refuse(on, "preflight", failure, "ladylinux-refresh run"))?;
+        .map_err(|failure| super::refuse(on, "preflight", failure, &wish.again))?;
     let planned = if on.settings.strict_order { planned } else { planned.stage()? };
     refresh::execute(planned)?;
     Ok(Ended::Done)

@@ -6,6 +6,7 @@ use crate::cli::StatusArgs;
 use crate::clock;
 use crate::exit::{Ended, Error};
 use crate::git::drift::Drift;
+use crate::history;
 use crate::installation::Installation;
 use crate::journal::{run_lock, store};
 use crate::plan::Observed;
@@ -38,6 +39,9 @@ struct Status {
     contamination: Option<Contamination>,
     service: report::Service,
     fence: Option<String>,
+    /// The command that brings the fenced service back.
+    #[serde(skip)]
+    way_out: Option<String>,
     drift: Drift,
     running_now: Option<RunId>,
     /// The run that the status file tells of as under way; where `running_now` is none, it was killed.
@@ -49,7 +53,7 @@ struct Status {
 /// Shows the state of an installation; changes nothing.
 pub(super) fn status(layout: &Layout, args: &StatusArgs) -> Result<Ended, Error> {
     let on = open(layout, "status")?;
-    let found = look(&on).map_err(|failure| refuse(&on, "status", failure, "ladylinux-refresh status"))?;
+    let found = look(&on).map_err(|failure| refuse(&on, "status", failure, "ladylinux-refresh doctor"))?;
     if args.json {
         say(&json::pretty(&found));
     } else {
@@ -78,6 +82,7 @@ fn look(on: &Installation) -> crate::error::Outcome<Status> {
         contamination: observed.contamination,
         service: on.service_report(Some(on.probe_url()?)),
         fence: observed.fence.as_ref().map(fence_in_words),
+        way_out: observed.fence.as_ref().map(|fence| history::way_out(&on.layout, fence)),
         drift: observed.drift.unwrap_or_default(),
         deployed: file.deployed,
         running_now,
@@ -127,7 +132,7 @@ fn show(on: &Installation, status: &Status) {
         let words = harmless(&found.in_words(5));
         say(&format!("             {} {words}", paint(Tone::Bad, "changed by hand:")));
         let run = on.as_typed("ladylinux-refresh run");
-        say(&format!("             the next run builds a fresh one: {run}"));
+        say(&format!("             the next run uses another: {run}"));
     }
     let pid = status.service.pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
     let url = status.service.url.clone().unwrap_or_default();
@@ -166,9 +171,8 @@ fn show(on: &Installation, status: &Status) {
     if let Some(request) = &status.last_request {
         show_request(request);
     }
-    if status.fence.is_some() && status.running_now.is_none() {
-        let next = if status.deployed.is_some() { "rollback" } else { "run" };
-        say(&format!("next         {}", on.as_typed(&format!("ladylinux-refresh {next}"))));
+    if let (Some(next), None) = (&status.way_out, &status.running_now) {
+        say(&format!("next         {}", harmless(next)));
     }
 }
 

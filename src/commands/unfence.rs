@@ -6,12 +6,13 @@ use crate::report::screen::say;
 use crate::service::fence;
 use crate::settings::layout::Layout;
 
-use super::{lock, open, refuse};
+use super::{lock, open, refuse, to_type_again};
 
 /// Lowers the fence; starts nothing.
 pub(super) fn unfence(layout: &Layout, args: &UnfenceArgs) -> Result<Ended, Error> {
     let on = open(layout, "unfence")?;
-    let _lock = lock(layout, "unfence", None, &args.lock)?;
+    let _lock = lock(layout, "unfence", None, &args.lock)
+        .map_err(|error| to_type_again(layout, error, "ladylinux-refresh unfence"))?;
     let told = |failure| refuse(&on, "unfence", failure, "ladylinux-refresh status");
     let Some(standing) = fence::read(layout).map_err(told)? else {
         say("the service is not fenced");

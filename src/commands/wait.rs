@@ -1,6 +1,7 @@
 //! `wait`: follows a run that is under way, or shows how one ended.
 
 use crate::cli::WaitArgs;
+use crate::disk;
 use crate::error::Failure;
 use crate::event::Event;
 use crate::exit::{Ended, Error, Refusal};
@@ -22,9 +23,7 @@ pub(super) fn wait(layout: &Layout, args: &WaitArgs) -> Result<Ended, Error> {
         return place::follow(Follower { layout, run: &run, reporter, on_interrupt, bus: None });
     }
     // What was told while it went on is forgotten; its report is not.
-    if !layout.run(&run).is_dir() {
-        return Err(unknown(layout, "wait", &run));
-    }
+    check_known(layout, "wait", &run)?;
     let past = history::one(layout, &run).map_err(|failure| Refusal::of("wait", failure))?;
     let Some(report) = past.report else {
         let (service, next) = (place::service_in_words(layout), as_typed(layout, "ladylinux-refresh run"));
@@ -35,8 +34,14 @@ pub(super) fn wait(layout: &Layout, args: &WaitArgs) -> Result<Ended, Error> {
     if code == 0 { Ok(Ended::Done) } else { Err(Error::Told(code)) }
 }
 
-/// Tells that there is no such run.
-pub(super) fn unknown(layout: &Layout, during: &str, run: &RunId) -> Error {
-    let hint = as_typed(layout, "ladylinux-refresh history");
-    Refusal::of(during, Failure::new(format!("there is no run {run}")).hint(hint))
+/// Refuses a run of which nothing is kept.
+pub(super) fn check_known(layout: &Layout, during: &str, run: &RunId) -> Result<(), Error> {
+    let failure = match disk::is_folder(&layout.run(run)) {
+        Ok(true) => return Ok(()),
+        Ok(false) => {
+            Failure::new(format!("there is no run {run}")).hint(as_typed(layout, "ladylinux-refresh history"))
+        }
+        Err(failure) => failure,
+    };
+    Err(Refusal::of(during, failure))
 }

@@ -62,6 +62,10 @@ fn say_pruned(pruned: &Pruned, done: &str) {
     for key in &pruned.locks {
         say(&format!("{done} the lock {}", harmless(key)));
     }
+    if pruned.wheels.is_empty() && pruned.locks.is_empty() {
+        say("nothing to remove: every wheel and every lock is needed");
+        return;
+    }
     let (wheels, locks) = (count(pruned.wheels.len(), "wheel"), count(pruned.locks.len(), "lock"));
     say(&format!("{done} {wheels} ({}) and {locks}", size(pruned.bytes())));
 }

@@ -128,6 +128,12 @@ impl Ground {
     /// Something cannot be ended or removed.
     pub(super) fn clear(&self, runner: &Runner) -> Outcome<()> {
         self.end_everything(runner)?;
+        if OWN.iter().any(|name| self.at(name).exists()) {
+            let folder = self.folder.display();
+            runner
+                .events()
+                .note(&format!("the earlier demo in {folder} is ended, and its files are removed"));
+        }
         if Repository::is_touched(runner, &self.folder)? {
             let kept = self.at(&format!("work.old-{}", clock::now().as_second()));
             disk::move_new(&self.at("work"), &kept)?;
@@ -157,7 +163,9 @@ impl Ground {
             let left = self.processes();
             let patience_is_over = clock::monotonic() > limit;
             for process in &left {
-                let line = format!("{} ({})", process.pid, process.command());
+                let command = process.command();
+                let name = command.split_whitespace().next().unwrap_or_default();
+                let line = format!("{} ({})", process.pid, name.rsplit('/').next().unwrap_or_default());
                 if !ended.contains(&line) {
                     ended.push(line);
                 }
@@ -225,6 +233,8 @@ mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt as _;
 
+    use crate::event::{Event, Events, Subscriber};
+
     #[test]
     fn a_folder_is_made_for_its_user_alone_and_claimed_by_one_demo_at_a_time() {
         let parent = tempfile::tempdir().unwrap();
@@ -249,6 +259,35 @@ mod tests {
         let link = full.path().join("link");
         std::os::unix::fs::symlink(open.path(), &link).unwrap();
         assert!(Ground::claim(&link).unwrap_err().chain()[1].contains("not a folder"));
+    }
+
+    #[test]
+    fn what_is_removed_of_an_earlier_demo_is_told() {
+        let parent = tempfile::tempdir().unwrap();
+        let ground = Ground::claim(&parent.path().join("demo")).unwrap();
+        let told = |ground: &Ground| {
+            let (sender, receiver) = std::sync::mpsc::channel();
+            let events = Events::new(vec![Box::new(Told(sender))]);
+            ground.clear(&Runner::new(std::sync::Arc::new(events))).unwrap();
+            receiver.try_iter().collect::<Vec<String>>()
+        };
+        assert_eq!(told(&ground), [""; 0]);
+        fs::write(ground.at("server.log"), b"x").unwrap();
+        let told = told(&ground);
+        assert!(told.len() == 1 && told[0].contains("its files are removed"), "{told:?}");
+        assert!(!ground.at("server.log").exists());
+    }
+
+    /// Passes notes on.
+    #[derive(Debug)]
+    struct Told(std::sync::mpsc::Sender<String>);
+
+    impl Subscriber for Told {
+        fn take(&mut self, event: &Event) {
+            if let Event::Note { message, .. } = event {
+                let _ = self.0.send(message.clone());
+            }
+        }
     }
 
     #[test]

@@ -14,7 +14,8 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::error::Outcome;
+use crate::disk;
+use crate::error::{Failure, Outcome};
 use crate::event::Events;
 use crate::process::Runner;
 use crate::settings::environment;
@@ -55,6 +56,9 @@ pub fn default_folder() -> PathBuf {
 /// The folder is not fit, a program that the demo needs is missing, or something did not go as the story says; what
 /// runs by then is left running for a look, and [`Intent::Stop`] ends it.
 pub fn run(options: &DemoOptions, screen: Box<dyn Write + Send>) -> Outcome<()> {
+    if options.intent == Intent::Stop && !disk::is_folder(&options.folder)? {
+        return Err(Failure::new(format!("there is no demo in {}", options.folder.display())));
+    }
     let narrator = Narrator::new(screen);
     let runner = Runner::new(Arc::new(Events::new(vec![narrator.listener()])));
     let ground = Ground::claim(&options.folder)?;
@@ -70,5 +74,20 @@ pub fn run(options: &DemoOptions, screen: Box<dyn Write + Send>) -> Outcome<()> 
             narrator.stopped(&ground, &ended);
             Ok(())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_demo_that_is_not_there_is_not_stopped_and_nothing_is_made() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = parent.path().join("mistyped");
+        let options = DemoOptions { folder: folder.clone(), intent: Intent::Stop };
+        let failure = run(&options, Box::new(std::io::sink())).unwrap_err();
+        assert!(failure.summary().contains("there is no demo in "), "{failure}");
+        assert!(!folder.exists());
     }
 }

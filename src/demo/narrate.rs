@@ -106,6 +106,7 @@ impl Subscriber for Listener {
     fn take(&mut self, event: &Event) {
         match event {
             Event::Output { line, .. } => write_line(&self.0, "    ", line),
+            Event::Note { message, .. } => write_line(&self.0, "    ", message),
             Event::Warning { message, .. } => write_line(&self.0, "    warning: ", message),
             _ => {}
         }

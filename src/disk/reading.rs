@@ -1,6 +1,6 @@
 //! Reading files whole, without being held up or filled by what somebody else put in their place.
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Read as _};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
@@ -9,6 +9,17 @@ use rustix::fs::OFlags;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Context as _, Failure, Outcome};
+
+/// Tells whether there is a folder at `path`.
+///
+/// # Errors
+/// The caller may not look.
+pub fn is_folder(path: &Path) -> Outcome<bool> {
+    match fs::metadata(path) {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(false),
+        other => Ok(other.context(|| format!("cannot look at {}", path.display()))?.is_dir()),
+    }
+}
 
 /// Reads the JSON file at `path`; `None` where there is no such file.
 ///

@@ -1,9 +1,9 @@
 //! The installation itself: its folders, its settings, whom they belong to.
-#![expect(clippy::unnecessary_wraps, reason = "every check answers in the same way")]
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 
+use crate::disk;
 use crate::error::Context as _;
 use crate::host::SERVICE_USER;
 use crate::installation::Installation;
@@ -21,8 +21,12 @@ pub(super) fn folders(examined: &Examined) -> Findings {
     wanted.push(layout.etc());
     wanted.extend(layout.data());
     wanted.extend([layout.state(), layout.runs(), layout.generations()]);
-    let missing: Vec<String> =
-        wanted.iter().filter(|path| !path.is_dir()).map(|path| path.display().to_string()).collect();
+    let mut missing = Vec::new();
+    for path in wanted {
+        if !disk::is_folder(&path)? {
+            missing.push(path.display().to_string());
+        }
+    }
     if missing.is_empty() {
         return Ok(Vec::new());
     }
@@ -92,7 +96,7 @@ pub(super) fn tool_files(examined: &Examined) -> Findings {
         }
     }
     let mut found = Vec::new();
-    if !layout.state().is_dir() {
+    if !disk::is_folder(&layout.state())? {
         return Ok(found);
     }
     // Below a root everything belongs to whoever made the world.

@@ -4,6 +4,7 @@
 use crate::disk;
 use crate::error::Failure;
 use crate::git::inspect;
+use crate::history;
 use crate::installation::Installation;
 use crate::journal::recover;
 use crate::report::shell::quoted;
@@ -130,7 +131,7 @@ pub(super) fn fence(examined: &Examined) -> Findings {
     Ok(vec![Found::problem(
         format!("the fence stands: {}", cause.lines().collect::<Vec<_>>().join(" ")),
         "nothing starts the service, neither systemd nor a reboot, until a run or a rollback succeeds",
-        "ladylinux-refresh run",
+        history::way_out(&examined.layout, &fence),
     )])
 }
 

@@ -42,7 +42,8 @@ pub(super) fn mounts(_: &Examined, on: &Installation) -> Findings {
 /// Its owner can remove everything in it.
 pub(super) fn ownership(_: &Examined, on: &Installation) -> Findings {
     if !on.owner.can_be_assumed() {
-        return Err(Failure::new(format!("only root and uid {} can tell", on.owner.uid)));
+        let owner = if on.owner.uid == 0 { String::new() } else { format!(" and uid {}", on.owner.uid) };
+        return Err(Failure::new(format!("only root{owner} can tell")));
     }
     refused(
         preflight::removable(on),

@@ -140,9 +140,8 @@ fn places_of(runs: &Path) -> Vec<PathBuf> {
 /// Nothing is saved there, a path is not among the saved ones, something else is in its place, or it cannot be written.
 pub fn handle(request: &Request) -> Outcome<Restored> {
     let tree = Tree::enter(&request.place);
-    let index = saved::read(request.saved.as_path())?.ok_or_else(|| {
-        Failure::new("nothing is saved under that run").hint("ladylinux-refresh drift list")
-    })?;
+    let index =
+        saved::read(request.saved.as_path())?.ok_or_else(|| saved::nothing_under(request.saved.as_path()))?;
     let restored =
         Restoring { tree: &tree, index: &index, place: request.saved.as_path(), wanted: &request.wanted }
             .all()?;

@@ -59,9 +59,7 @@ pub enum Shown {
 /// Nothing is saved at that path, or it cannot be read.
 pub fn handle(request: &Request) -> Outcome<Shown> {
     let (place, path) = (request.saved.as_path(), request.path.as_path());
-    let index = saved::read(place)?.ok_or_else(|| {
-        Failure::new("nothing is saved under that run").hint("ladylinux-refresh drift list")
-    })?;
+    let index = saved::read(place)?.ok_or_else(|| saved::nothing_under(place))?;
     let nothing = || {
         Failure::new(format!("run {} saved nothing at {}", index.run, path.display()))
             .hint(format!("ladylinux-refresh drift show {}", index.run))

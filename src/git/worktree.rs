@@ -10,7 +10,8 @@ use serde::de::DeserializeOwned;
 
 use crate::clock::{self, FileTime};
 use crate::disk;
-use crate::error::{Failure, Outcome};
+use crate::error::Outcome;
+use crate::installation::as_typed;
 use crate::journal::recover::SetAside;
 use crate::process::{Owner, ProcessId, worker};
 use crate::settings::layout::Layout;
@@ -61,7 +62,7 @@ impl SetAside for WorkTree {
 
     fn put_back(&self, run: &RunId) -> Outcome<usize> {
         let put_back = WorkTree::put_back(self, run)?;
-        put_back.notes().for_each(|note| self.git.runner().events().warn(&note));
+        put_back.notes().for_each(|note| self.git.runner().events().warn(&as_typed(&self.layout, &note)));
         Ok(put_back.files.len())
     }
 }
@@ -264,8 +265,7 @@ impl WorkTree {
     pub fn prune(&self, run: &RunId) -> Outcome<Prune> {
         let saved = self.saved(run);
         if !saved.exists() {
-            return Err(Failure::new(format!("nothing is saved under run {run}"))
-                .hint("ladylinux-refresh drift list"));
+            return Err(saved::nothing_under(&saved));
         }
         let (runs, wanted) = (self.layout.runs().into(), saved.as_path().into());
         let pruned = self.within(|place| {

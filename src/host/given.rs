@@ -91,7 +91,8 @@ fn settle_host_file(layout: &Layout, wish: &Wish) -> Outcome<String> {
     let there = Layers::of_text(layout, &text, Overrides::default())?.resolve()?;
     let differs = |key: &str, given: &str| {
         Err(Failure::new(format!("{} is there and says something else than {given:?}", path.display()))
-            .hint(format!("set {key} in it yourself; no command of this program changes it")))
+            .hint(format!("set {key} in it yourself; no command of this program changes it"))
+            .hint("ladylinux-refresh init"))
     };
     match (&wish.repo, &there.remote.url) {
         (Some(url), Some(now)) if *url != now.text => return differs("url under [remote]", url),

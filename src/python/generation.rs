@@ -166,7 +166,7 @@ impl<'a> Environments<'a> {
     /// The records cannot be read.
     pub fn reason_to_build(&self, wanted: &Wanted, strategy: Strategy) -> Outcome<Option<String>> {
         if strategy == Strategy::Always {
-            return Ok(Some("the strategy is to build at every refresh".to_owned()));
+            return Ok(Some("a new environment is asked for".to_owned()));
         }
         if self.ready(wanted)?.is_some() {
             return Ok(None);

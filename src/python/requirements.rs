@@ -299,7 +299,9 @@ fn allowed(word: &str, options: &[&str]) -> Result<(), String> {
         ));
     }
     if name.starts_with("-e") || name == "--editable" {
-        return Err(format!("{name} would install a local path, which is not part of the definition"));
+        return Err(format!(
+            "{name} would install a source tree in place, which is not part of the definition"
+        ));
     }
     Err(format!("the option {name} cannot be used here"))
 }

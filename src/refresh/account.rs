@@ -20,6 +20,8 @@ pub struct Account {
     pub run: RunId,
     /// What it aims at.
     pub target: Target,
+    /// The command that asks for the same once more.
+    pub again: String,
     /// Whether staging came first.
     pub staged: bool,
     /// When it began, in UTC.
@@ -63,6 +65,8 @@ pub struct Opening {
     pub run: RunId,
     /// What it aims at.
     pub target: Target,
+    /// The command that asks for the same once more.
+    pub again: String,
     /// Whether staging comes first.
     pub staged: bool,
     /// When it began, in UTC.
@@ -85,6 +89,7 @@ impl Account {
         Self {
             run: opening.run,
             target: opening.target,
+            again: opening.again,
             staged: opening.staged,
             started_at: opening.started_at,
             commit_before: opening.commit_before,

@@ -4,7 +4,7 @@
 //! leaving it out is no second path through the program.
 
 use crate::disk;
-use crate::error::Outcome;
+use crate::error::{Context as _, Outcome};
 use crate::event::Phase;
 use crate::exit;
 use crate::installation::Installation;
@@ -80,5 +80,7 @@ fn check(
     let stage = prepare::Place { folder: tree.clone(), environment: generation.path.clone() };
     let checked = checks.iter().try_for_each(|hook| prepare::run_hook(on, account, hook, &stage, generation));
     disk::remove_tree(&tree)?;
-    checked.map(|()| checks.len())
+    // The report tells of what `app/` holds, which is not what failed.
+    checked.context(|| format!("{} on {} did not pass", release.commit.short(), account.branch()))?;
+    Ok(checks.len())
 }

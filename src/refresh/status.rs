@@ -10,6 +10,7 @@ use crate::clock;
 use crate::error::{Failure, Outcome};
 use crate::event::{Event, Phase};
 use crate::exit;
+use crate::git::inspect::Head;
 use crate::git::restore::SavedPlace;
 use crate::git::saved::SavedKind;
 use crate::history;
@@ -26,6 +27,7 @@ use crate::settings::names::{BranchName, CommitId, RunId};
 use crate::status_file;
 
 use super::account::{Account, millis};
+use super::begin::TargetState;
 
 /// How many entries of the protected paths are looked at; a store with more is looked at in part.
 const INVENTORY_LIMIT: usize = 200_000;
@@ -168,7 +170,7 @@ pub fn halted(on: &Installation, mut account: Account, phase: Phase, failure: &F
         account.warn(format!("the fence stands, but its reason cannot be written: {trouble}"));
     }
     let code = failure.interrupted_by().and_then(|signal| u8::try_from(128 + signal).ok()).unwrap_or(1);
-    let error = told(on, phase, failure, next_after_halt(on, &account));
+    let error = told(on, phase, failure, &next_after_halt(on, &account));
     let report = make(on, &account, Ending::Halted, code, Some(error));
     publish(on, &mut account, &report);
     exit::Error::Run(Box::new(report))
@@ -178,7 +180,7 @@ pub fn halted(on: &Installation, mut account: Account, phase: Phase, failure: &F
 pub fn refused(on: &Installation, mut account: Account, failure: &Failure) -> exit::Error {
     let code = failure.interrupted_by().and_then(|signal| u8::try_from(128 + signal).ok()).unwrap_or(3);
     let phase = account.phases.last().map_or(Phase::Staging, |part| part.phase);
-    let error = told(on, phase, failure, "ladylinux-refresh run");
+    let error = told(on, phase, failure, &account.again);
     let report = make(on, &account, Ending::Refused, code, Some(error));
     publish(on, &mut account, &report);
     exit::Error::Run(Box::new(report))
@@ -186,7 +188,9 @@ pub fn refused(on: &Installation, mut account: Account, failure: &Failure) -> ex
 
 /// A run that ended before it had an account.
 #[derive(Debug)]
-pub struct Brief {
+pub struct Brief<'a> {
+    /// The command that asks for the same once more.
+    pub again: &'a str,
     /// The run.
     pub run: RunId,
     /// What was typed.
@@ -200,30 +204,29 @@ pub struct Brief {
 }
 
 /// Ends a run that preflight refused: nothing was touched, and nothing is written.
-pub fn refused_in_preflight(on: &Installation, brief: Brief, failure: &Failure) -> exit::Error {
+pub fn refused_in_preflight(on: &Installation, brief: Brief<'_>, failure: &Failure) -> exit::Error {
     let code = failure.interrupted_by().and_then(|signal| u8::try_from(128 + signal).ok()).unwrap_or(3);
-    let error = told(on, Phase::Preflight, failure, "ladylinux-refresh run");
+    let error = told(on, Phase::Preflight, failure, brief.again);
     let report = brief_report(on, brief, None, Ending::Refused, code, Some(error));
     on.runner.events().emit(&Event::RunFinished { report: Box::new(report.clone()) });
     exit::Error::Run(Box::new(report))
 }
 
 /// Ends a run that found everything right already: nothing was done, and nothing is written.
-pub fn unchanged(on: &Installation, brief: Brief, target: &super::Target) {
+pub fn unchanged(on: &Installation, brief: Brief<'_>, target: &super::Target) {
     let report = brief_report(on, brief, Some(target.branch.clone()), Ending::Unchanged, 0, None);
     on.runner.events().emit(&Event::RunFinished { report: Box::new(report) });
 }
 
 fn brief_report(
     on: &Installation,
-    brief: Brief,
+    brief: Brief<'_>,
     branch: Option<BranchName>,
     result: Ending,
     exit_code: u8,
     error: Option<report::Error>,
 ) -> Report {
-    let deployed = status_file::read(&on.layout).deployed;
-    let commit = head(on);
+    let (commit, held) = held(on);
     let live = on.live();
     Report {
         schema: report::SCHEMA,
@@ -235,7 +238,7 @@ fn brief_report(
         staged: false,
         started_at: brief.started_at,
         finished_at: clock::now(),
-        branch: branch.or(deployed.map(|pair| pair.branch)).unwrap_or_else(BranchName::main),
+        branch: branch.or(held).unwrap_or_else(BranchName::main),
         commit: commit.clone(),
         commit_before: commit,
         bundle: on.bundle.as_ref().map(Bundle::told),
@@ -260,7 +263,18 @@ fn brief_report(
 
 /// The commit that `app/` is at, as far as that can be told.
 fn head(on: &Installation) -> Option<CommitId> {
-    on.tree.inspect().ok()?.commit
+    held(on).0
+}
+
+/// The commit that `app/` is at, and the branch that it is on, else that was deployed, as far as that can be told.
+fn held(on: &Installation) -> (Option<CommitId>, Option<BranchName>) {
+    let deployed = || status_file::read(&on.layout).deployed.map(|pair| pair.branch);
+    let Ok(tree) = on.tree.inspect() else { return (None, deployed()) };
+    let branch = match &tree.head {
+        Some(Head::Branch(name)) => BranchName::parse(name).ok(),
+        _ => None,
+    };
+    (tree.commit, branch.or_else(deployed))
 }
 
 fn told(on: &Installation, phase: Phase, failure: &Failure, next: &str) -> report::Error {
@@ -275,7 +289,7 @@ fn told(on: &Installation, phase: Phase, failure: &Failure, next: &str) -> repor
 }
 
 /// After a halt: back to the last good pair where there is one, else again when the cause is mended.
-fn next_after_halt(on: &Installation, account: &Account) -> &'static str {
+fn next_after_halt(on: &Installation, account: &Account) -> String {
     let live = on.live();
     let moved = match status_file::read(&on.layout).deployed {
         Some(pair) => Some(pair.commit) != head(on) || Some(pair.generation) != live,
@@ -285,8 +299,11 @@ fn next_after_halt(on: &Installation, account: &Account) -> &'static str {
             .as_ref()
             .is_some_and(|before| Some(before) != live.as_ref() && history::is_adopted(&on.layout, before)),
     };
-    let rollback = account.target.state == super::begin::TargetState::Latest && moved;
-    if rollback { "ladylinux-refresh rollback" } else { "ladylinux-refresh run" }
+    match account.target.state {
+        TargetState::Latest if moved => "ladylinux-refresh rollback".to_owned(),
+        TargetState::Latest => account.again.clone(),
+        TargetState::Earlier { .. } => "ladylinux-refresh run".to_owned(),
+    }
 }
 
 /// Writes report and status, closes the journal, tells the stream. Nothing here can make a result worse.
@@ -311,7 +328,11 @@ fn make(
     exit_code: u8,
     error: Option<report::Error>,
 ) -> Report {
-    let commit = account.commit.clone().or_else(|| head(on));
+    // Until `app/` is proved to be what was aimed at, what is told is what it holds.
+    let (commit, branch) = match &account.commit {
+        Some(commit) => (Some(commit.clone()), None),
+        None => held(on),
+    };
     let live = on.live();
     let environment = report::Environment {
         path: on.layout.venv(),
@@ -332,7 +353,7 @@ fn make(
         staged: account.staged,
         started_at: account.started_at,
         finished_at: clock::now(),
-        branch: account.branch().clone(),
+        branch: branch.unwrap_or_else(|| account.branch().clone()),
         commit,
         commit_before: account.commit_before.clone(),
         bundle: on.bundle.as_ref().map(Bundle::told),

@@ -38,7 +38,7 @@ pub fn sync(on: &Installation, account: &mut Account) -> Outcome<(Release, Strin
     account.progress("aligning app/");
     let aligned = on.tree.align(&account.run, account.branch(), &commit)?;
     for note in &aligned.notes {
-        account.note(note);
+        account.note(&on.as_typed(note));
     }
     checkpoint::reach("sync:aligned");
     let app = on.layout.app();

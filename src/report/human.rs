@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use clap::error::{ContextKind, ContextValue};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::screen::{self, Tone, count, duration, harmless, paint};
@@ -236,17 +237,11 @@ fn error_lines(error: &Error, service: &str) -> Vec<String> {
         Some(step) => format!("step {step} ({})", error.phase),
         None => error.phase.to_string(),
     };
-    refused(&step, &error.chain, service, &error.hints, Some(&error.next))
+    refused(&step, &error.chain, service, &error.hints, &error.next)
 }
 
 /// Renders a failure: where, what, why, what state the service is in, what to type next.
-fn refused(
-    during: &str,
-    chain: &[String],
-    service: &str,
-    hints: &[String],
-    next: Option<&str>,
-) -> Vec<String> {
+fn refused(during: &str, chain: &[String], service: &str, hints: &[String], next: &str) -> Vec<String> {
     let mut lines = Vec::new();
     let first = chain.first().map(String::as_str).unwrap_or_default();
     lines.push(format!("{} in {during}: {}", paint(Tone::Bad, "error"), harmless(first)));
@@ -257,12 +252,10 @@ fn refused(
         }
     }
     lines.push(format!("  service    {service}"));
-    for hint in hints {
+    for hint in hints.iter().filter(|hint| *hint != next) {
         lines.push(format!("  try        {}", harmless(hint)));
     }
-    if let Some(next) = next {
-        lines.push(format!("  next       {}", paint(Tone::Strong, next)));
-    }
+    lines.push(format!("  next       {}", paint(Tone::Strong, &harmless(next))));
     lines
 }
 
@@ -286,15 +279,15 @@ pub fn error(error: &exit::Error, typed: impl Fn(&str) -> String) -> Vec<String>
             let mut hints = failure.hints();
             let next = hints.pop_if(|last| last.starts_with("ladylinux-refresh "));
             let next = next.unwrap_or_else(|| "ladylinux-refresh --help".to_owned());
-            lines.extend(hints.iter().map(|hint| format!("  try        {}", harmless(&typed(hint)))));
             lines.push("  service    not touched".to_owned());
+            lines.extend(hints.iter().map(|hint| format!("  try        {}", harmless(&typed(hint)))));
             lines.push(format!("  next       {}", paint(Tone::Strong, &harmless(&typed(&next)))));
             lines
         }
         Error::Refused(refusal) => {
             let Refusal { during, failure, service, next } = refusal.as_ref();
             let hints: Vec<String> = failure.hints().iter().map(|hint| typed(hint)).collect();
-            refused(during, &failure.chain(), service, &hints, next.as_deref())
+            refused(during, &failure.chain(), service, &hints, &typed(next))
         }
         Error::Locked { holder, next } => locked(holder.as_deref(), next),
         Error::Run(report) => {
@@ -316,6 +309,52 @@ pub fn error(error: &exit::Error, typed: impl Fn(&str) -> String) -> Vec<String>
             format!("  next       {}", paint(Tone::Strong, &typed("ladylinux-refresh status"))),
         ],
     }
+}
+
+/// How alike two words have to be that one may be meant for the other.
+const ALIKE: f64 = 0.8;
+
+/// Renders what is wrong with a command line: what its parser says, in the form of every other error.
+pub fn wrong_words(mut error: clap::Error) -> Vec<String> {
+    // The parser's own advice (to escape an option, or to use one that is hardly like it) leads astray.
+    error.remove(ContextKind::Suggested);
+    // It lists the commands that only the program itself gives, too.
+    error.remove(ContextKind::ValidSubcommand);
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.trim_start_matches('-').to_owned()),
+        _ => None,
+    };
+    if let (Some(given), Some(meant)) = (text(ContextKind::InvalidArg), text(ContextKind::SuggestedArg))
+        && strsim::jaro_winkler(&given, &meant) < ALIKE
+    {
+        error.remove(ContextKind::SuggestedArg);
+    }
+    let text = error
+        .render()
+        .to_string()
+        .replace("invalid digit found in string", "it is no whole number")
+        .replace("number too large to fit in target type", "it is too large");
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    let command: Vec<&str> = text
+        .lines()
+        .find_map(|line| line.strip_prefix("Usage: "))
+        .into_iter()
+        .flat_map(str::split_whitespace)
+        .take_while(|word| word.starts_with(|first: char| first.is_ascii_lowercase()))
+        .collect();
+    let command = if command.is_empty() { "ladylinux-refresh".to_owned() } else { command.join(" ") };
+    let mut lines = vec![format!("{}: ", paint(Tone::Bad, "error"))];
+    for line in text.lines().filter(|line| !line.starts_with("For more information")) {
+        let line = harmless(line);
+        match lines.as_mut_slice() {
+            [first] if first.ends_with(": ") => first.push_str(&line),
+            _ if line.trim().is_empty() => {}
+            _ => lines.push(line),
+        }
+    }
+    lines.push("  service    not touched".to_owned());
+    lines.push(format!("  next       {}", paint(Tone::Strong, &format!("{command} --help"))));
+    lines
 }
 
 fn locked(holder: Option<&Holder>, next: &str) -> Vec<String> {

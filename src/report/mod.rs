@@ -3,6 +3,7 @@
 //! [`Report`] is the contract: `report.json`, `status.json`, the last line of `--format json` and the human text are
 //! all made from it. [`screen`] is the one door to standard output and standard error.
 
+pub mod aside;
 pub mod github;
 pub mod human;
 pub mod json;

@@ -3,7 +3,7 @@
 
 /// Writes a word as a shell takes it.
 pub fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@".contains(c);
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@=".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
         return word.to_owned();
     }
@@ -17,6 +17,7 @@ mod tests {
     #[test]
     fn words_are_quoted_only_where_they_must_be() {
         assert_eq!(quoted("/tmp/demo-0"), "/tmp/demo-0");
+        assert_eq!(quoted("--bundle=/tmp/it"), "--bundle=/tmp/it");
         assert_eq!(quoted("it's"), r"'it'\''s'");
         assert_eq!(quoted("a;$(reboot)"), "'a;$(reboot)'");
         assert_eq!(quoted(""), "''");

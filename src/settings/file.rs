@@ -228,7 +228,7 @@ pub(super) fn parse<'a, T: Deserialize<'a> + Default>(
     };
     let told = |error: &toml::de::Error| {
         let offset = error.span().map_or(0, |span| span.start);
-        Failure::new(format!("{}: {}", place(offset), error.message()))
+        Failure::new(format!("{}: {}", place(offset), in_words(error.message())))
     };
     let table = DeTable::parse(text).map_err(|error| told(&error))?;
     for (key, value) in table.get_ref() {
@@ -249,6 +249,36 @@ pub(super) fn parse<'a, T: Deserialize<'a> + Default>(
         }
     }
     toml::from_str(text).map_err(|error| told(&error))
+}
+
+/// Says what the parser found wrong with a value without its words for types.
+fn in_words(message: &str) -> String {
+    let of_a_type = message.strip_prefix("invalid type: ").or(message.strip_prefix("invalid value: "));
+    if let Some((found, wanted)) = of_a_type.and_then(|rest| rest.split_once(", expected ")) {
+        let wanted = match wanted {
+            "usize" | "u16" | "u32" | "u64" => "a whole number",
+            "a sequence" => "a list in brackets",
+            "a string" | "path string" => "a text in quotes",
+            "a boolean" => "true or false",
+            "a map" => "a table",
+            other if other.starts_with("struct ") => "a table",
+            other => other,
+        };
+        let found = match found.strip_prefix("string ") {
+            Some(text) => text,
+            None if found == "sequence" => "a list",
+            None if found == "map" => "a table",
+            None => found.split_once(' ').map_or(found, |(_, value)| value.trim_matches('`')),
+        };
+        return format!("{found} stands where {wanted} belongs");
+    }
+    if let Some((found, known)) =
+        message.strip_prefix("unknown variant `").and_then(|rest| rest.split_once("`, expected "))
+    {
+        let known = known.trim_start_matches("one of ").replace('`', "").replace(" or ", ", ");
+        return format!("{found:?} is none of {known}");
+    }
+    message.to_owned()
 }
 
 /// Tells what is wrong with a key, with the nearest right one.

@@ -17,6 +17,8 @@ fn a_run_only_if_something_changed_does_nothing_where_everything_is_right() {
         assert_eq!(report["result"], "unchanged");
         assert_eq!(report["commit"], host.head().as_str());
         assert_eq!(report["service"]["pid"], status["service"]["pid"]);
+        let run = report["run"].as_str().unwrap();
+        host.tool(["history", run]).expect(0).says(&format!("(run {run})"));
         assert_eq!(host.runs(), runs, "a folder was made for a run that did nothing");
         assert_eq!(installation(&host), picture);
         assert_eq!(host.layout.status_file().metadata().unwrap().ino(), written);

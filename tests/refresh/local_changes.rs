@@ -166,6 +166,11 @@ fn pruning_keeps_what_the_latest_run_relies_on_and_removes_the_rest() {
     // Named together, the one that relies on the other goes first.
     host.tool(["drift", "prune", &first]).expect(3).says("relies on");
     host.tool(["drift", "prune", &first, &third]).expect(0);
+    host.tool(["drift", "prune"]).expect(0).says("nothing to remove");
+    for words in [&["show", &first][..], &["show", &first, "x"], &["restore", &first], &["prune", &first]] {
+        let arguments = ["drift"].into_iter().chain(words.iter().copied());
+        host.tool(arguments).expect(3).says(&format!("nothing is saved under run {first}\n"));
+    }
     host.tool(["drift", "list"]).expect(0).says("no refresh has saved");
 }
 
