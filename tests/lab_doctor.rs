@@ -164,6 +164,8 @@ fn rw_7_1a_what_is_wrong_with_the_unit_is_found_on_a_machine_and_repaired() {
     only(&machine, &["unit-user"]);
     overridden("[Service]\nUser=nobody\n");
     assert!(only(&machine, &["unit-user"])["what"].as_str().unwrap().contains("app/ belongs to uid"));
+    overridden("[Service]\nUser=65533\n");
+    assert!(only(&machine, &["unit-user"])["what"].as_str().unwrap().contains("app/ belongs to uid"));
     overridden("[Service]\nUser=ghost\n");
     assert!(only(&machine, &["unit-user"])["what"].as_str().unwrap().contains("there is no such user"));
 }
