@@ -49,11 +49,15 @@ impl Loose {
         match &self.why {
             Why::Owner(_) | Why::Mode => format!("chown root {path} && chmod go-w {path}"),
             Why::Link(target) => {
-                let real = quoted(&target.display().to_string());
                 if target.is_dir() {
-                    format!("rm {path} && mkdir {path} && mount --bind {real} {path}")
+                    // Mounted at every boot, since the fence may lie there.
+                    let line = format!("{} {} none bind 0 0", target.display(), self.path.display());
+                    format!(
+                        "rm {path} && mkdir {path} && echo {} >>/etc/fstab && mount {path}",
+                        quoted(&line)
+                    )
                 } else {
-                    format!("cp --remove-destination {real} {path}")
+                    format!("cp --remove-destination {} {path}", quoted(&target.display().to_string()))
                 }
             }
         }
@@ -191,7 +195,11 @@ mod tests {
             symlink(&away, &path).unwrap();
             let failure = check(&layout).unwrap_err();
             assert!(failure.summary().contains("is a symbolic link to"), "{failure}");
-            let kind = if away.is_dir() { "mount --bind" } else { "cp --remove-destination" };
+            let kind = if away.is_dir() {
+                "none bind 0 0' >>/etc/fstab && mount /"
+            } else {
+                "cp --remove-destination"
+            };
             assert!(failure.hints()[0].contains(kind), "{failure}");
             fs::remove_file(&path).unwrap();
             fs::rename(&away, &path).unwrap();
