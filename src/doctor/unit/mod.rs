@@ -182,14 +182,11 @@ pub(super) fn drift(examined: &Examined, unit: &Unit) -> Findings {
         quoted(&path.display().to_string())
     );
     // What `init` would not install nobody is told to install.
-    match brought.rights_of_root().first() {
-        Some(first) => {
-            what = format!("{what}; the repository's is not to be installed, since {first}");
-        }
-        None => {
-            let fragment = quoted(&fragment.display().to_string());
-            repair = format!("{repair} >{fragment} && systemctl daemon-reload");
-        }
+    if let Some(first) = brought.rights_of_root().first() {
+        what = format!("{what}; the repository's is not to be installed, since {first}");
+    } else {
+        let fragment = quoted(&fragment.display().to_string());
+        repair = format!("{repair} >{fragment} && systemctl daemon-reload");
     }
     let why = "the unit in the repository is what the application was tried with; no refresh installs it";
     Ok(vec![Found::problem(what, why, repair)])
