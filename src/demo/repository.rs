@@ -60,7 +60,7 @@ impl Version {
 
     /// The time of its commit: fixed, so that every demo makes the same commits.
     fn date(self) -> String {
-        format!("2026-01-{:02}T09:00:00Z", 5 + self as u8)
+        format!("2026-01-{:02}T09:00:00Z", 12 + self as u8)
     }
 }
 
