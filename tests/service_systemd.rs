@@ -88,7 +88,9 @@ fn the_unit_of_an_installation(machine: &Machine) {
     machine.add_service_user();
     machine.install_tool();
     let folders = "/opt/ladylinux/app /opt/ladylinux/models /etc/ladylinux /var/lib/ladylinux/refresh";
-    machine.exec(&format!("mkdir -p {folders} && chown ladylinux: /opt/ladylinux/app")).expect(0);
+    machine
+        .exec(&format!("mkdir -p {folders} && chown ladylinux: /opt/ladylinux /opt/ladylinux/app"))
+        .expect(0);
     machine.write("/etc/ladylinux/ladylinux.env", "LADYLINUX_PORT=8000\n");
     machine.write(
         "/etc/systemd/system/ladylinux-api.service",

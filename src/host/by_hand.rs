@@ -14,6 +14,7 @@ use crate::git::inspect::Head;
 use crate::process::Owner;
 use crate::report::screen::{Tone, count, harmless, paint, say};
 use crate::report::shell::quoted;
+use crate::settings::trust;
 use crate::settings::{RemoteUrl, Transport};
 use crate::systemd::unit::LoadState;
 
@@ -43,6 +44,7 @@ impl Note {
 pub fn notes(host: &Host) -> Outcome<Vec<Note>> {
     let mut notes = Vec::new();
     if host.layout.is_real() {
+        notes.extend(settings(host)?);
         notes.extend(login());
     }
     notes.extend(sudo(host)?);
@@ -71,6 +73,14 @@ pub fn tell(host: &Host, notes: &[Note]) {
         say(&format!("     do    {}", paint(Tone::Strong, &harmless(&todo))));
     }
     say("");
+}
+
+/// Who can change the folder of the settings. It is not taken over: an application may replace its env file there.
+fn settings(host: &Host) -> Outcome<Vec<Note>> {
+    let loose = trust::loose(&host.layout)?.into_iter().filter(|part| part.path == host.layout.etc());
+    let why = "the settings there decide what root does, and a run is refused until it is root's; what lies there can stay as \
+               it is, but an application that replaces its env file, instead of writing into it, has to be changed first";
+    Ok(loose.map(|part| Note::new(part.what(), why, part.repair())).collect())
 }
 
 /// Whether the service user can log in.

@@ -84,6 +84,9 @@ fn settle_host_file(layout: &Layout, wish: &Wish) -> Outcome<String> {
         })?;
     }
     let path = layout.host_file();
+    if path.symlink_metadata().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
+        return Ok(host_file(wish));
+    }
     let Some(bytes) = trust::host_file(layout)? else {
         return Ok(host_file(wish));
     };

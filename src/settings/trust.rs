@@ -28,7 +28,7 @@ enum Why {
     Owner(u32),
     /// Its modes let others write.
     Mode,
-    /// It is a symbolic link, and leads here: root does not follow any, since where it leads nobody has looked.
+    /// It is somebody else's symbolic link, or one that leads nowhere; here it leads.
     Link(PathBuf),
 }
 
@@ -64,12 +64,40 @@ impl Loose {
     }
 }
 
-/// Refuses root's work where others than root decide on it; everybody else may try.
+/// Refuses root's work where others than root decide on it; everybody else may try. A folder around the environments that
+/// is not root's is told of ([`loose`]) and no reason to refuse: everything there may belong to the service's user.
 ///
 /// # Errors
 /// What is not root's alone, each with its command.
 pub(crate) fn check(layout: &Layout) -> Outcome<()> {
-    refuse_root(loose(layout))
+    refuse_root(believed(layout))
+}
+
+/// The same before `init`, for which the folders that it takes over ([`to_take_over`]) need not be root's yet, nor that of
+/// the settings as long as there are none.
+///
+/// # Errors
+/// As those of [`check`].
+pub(crate) fn check_before_init(layout: &Layout) -> Outcome<()> {
+    let mut may_be_others = to_take_over(layout)?;
+    if layout.host_file().symlink_metadata().is_err() {
+        may_be_others.push(layout.etc());
+    }
+    refuse_root(believed(layout).map(|mut loose| {
+        loose.retain(|part| !may_be_others.contains(&part.path));
+        loose
+    }))
+}
+
+/// Returns the folders around what root works on that belong to others, the outer ones first. Taken over, they keep what
+/// lies in them as it is.
+///
+/// # Errors
+/// Something cannot be looked at.
+pub(crate) fn to_take_over(layout: &Layout) -> Outcome<Vec<PathBuf>> {
+    let ours = [layout.home(), layout.venvs(), layout.persistent()];
+    let is_ours = |part: &Loose| ours.contains(&part.path) && !matches!(part.why, Why::Link(_));
+    Ok(loose(layout)?.into_iter().filter(is_ours).map(|part| part.path).collect())
 }
 
 /// Reads the host's file; `None` where there is none. Root believes it, or its absence, only where nobody else decides on
@@ -88,9 +116,21 @@ pub(crate) fn host_file(layout: &Layout) -> Outcome<Option<Vec<u8>>> {
 /// # Errors
 /// Something cannot be looked at.
 pub(crate) fn loose(layout: &Layout) -> Outcome<Vec<Loose>> {
+    on_the_ways(layout.root(), &[layout.venvs(), layout.host_file(), layout.state()])
+}
+
+/// What of that makes root's work something else than what root was asked for.
+fn believed(layout: &Layout) -> Outcome<Vec<Loose>> {
+    let mut found = on_the_ways(layout.root(), &[layout.host_file(), layout.state()])?;
+    let around = on_the_way(layout.root(), &layout.venvs())?;
+    found.extend(around.into_iter().filter(|part| matches!(part.why, Why::Link(_))));
+    Ok(found)
+}
+
+fn on_the_ways(root: &Path, paths: &[PathBuf]) -> Outcome<Vec<Loose>> {
     let mut found: Vec<Loose> = Vec::new();
-    for path in [layout.venvs(), layout.host_file(), layout.state()] {
-        for part in on_the_way(layout.root(), &path)? {
+    for path in paths {
+        for part in on_the_way(root, path)? {
             if !found.contains(&part) {
                 found.push(part);
             }
@@ -112,7 +152,8 @@ fn refuse_root(loose: Outcome<Vec<Loose>>) -> Outcome<()> {
     Err(loose.iter().map(Loose::repair).fold(failure, Failure::hint))
 }
 
-/// Looks at every part of a way from `root` on, as far as there is something and no link leads away.
+/// Looks at every part of a way from `root` on, as far as there is something. A link of root's is followed, and where it
+/// leads is looked at in the same way.
 fn on_the_way(root: &Path, path: &Path) -> Outcome<Vec<Loose>> {
     let mut parts: Vec<&Path> = path.ancestors().take_while(|part| part.starts_with(root)).collect();
     parts.reverse();
@@ -124,11 +165,20 @@ fn on_the_way(root: &Path, path: &Path) -> Outcome<Vec<Loose>> {
         };
         let mut add = |why| loose.push(Loose { path: part.to_path_buf(), why });
         if found.is_symlink() {
-            add(Why::Link(part.canonicalize().or_else(|_| part.read_link()).unwrap_or_default()));
-            break;
+            match part.canonicalize() {
+                Ok(target) if found.uid() == 0 => {
+                    let from = if target.starts_with(root) { root } else { Path::new("/") };
+                    loose.extend(on_the_way(from, &target)?);
+                }
+                target => {
+                    add(Why::Link(target.or_else(|_| part.read_link()).unwrap_or_default()));
+                    break;
+                }
+            }
         } else if found.uid() != 0 {
             add(Why::Owner(found.uid()));
-        } else if found.mode() & 0o022 != 0 {
+        } else if found.mode() & 0o022 != 0 && found.mode() & 0o1000 == 0 {
+            // In a folder with the sticky bit nobody exchanges what is root's.
             add(Why::Mode);
         }
     }
@@ -173,26 +223,57 @@ mod tests {
         ];
         for path in all {
             let mode = path.metadata().unwrap().permissions();
+            let is_refused = path != layout.home() && path != layout.venvs();
             chown(&path, Some(OTHER), None).unwrap();
-            let failure = check(&layout).unwrap_err();
             let shown = path.display();
-            assert!(failure.summary().contains(&format!("{shown} belongs to uid {OTHER}")), "{failure}");
-            assert_eq!(failure.hints(), [format!("chown root {shown} && chmod go-w {shown}")]);
+            let found = loose(&layout).unwrap();
+            assert_eq!(found.len(), 1, "{shown}");
+            assert_eq!(found[0].what(), format!("{shown} belongs to uid {OTHER}"));
+            assert_eq!(found[0].repair(), format!("chown root {shown} && chmod go-w {shown}"));
+            assert_eq!(check(&layout).is_err(), is_refused, "{shown}");
             chown(&path, Some(0), None).unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(0o775)).unwrap();
-            assert!(check(&layout).is_err(), "{shown} can be written by its group");
+            assert_eq!(loose(&layout).unwrap().len(), 1, "{shown} can be written by its group");
+            assert_eq!(check(&layout).is_err(), is_refused, "{shown}");
             fs::set_permissions(&path, mode).unwrap();
-            check(&layout).unwrap();
+            assert_eq!(loose(&layout).unwrap(), []);
         }
     }
 
     #[test]
-    fn rw_7_1a_a_link_in_the_place_of_the_state_or_the_environments_is_not_followed() {
+    fn init_takes_over_the_folders_around_and_nothing_that_root_goes_by() {
+        let Some((_folder, layout)) = world() else { return };
+        let around = [layout.home(), layout.venvs(), layout.persistent()];
+        for path in &around {
+            chown(path, Some(OTHER), None).unwrap();
+        }
+        check_before_init(&layout).unwrap();
+        assert_eq!(to_take_over(&layout).unwrap(), around);
+        for path in [layout.state(), layout.etc(), layout.host_file()] {
+            chown(&path, Some(OTHER), None).unwrap();
+            assert!(check_before_init(&layout).is_err(), "{}", path.display());
+            chown(&path, Some(0), None).unwrap();
+        }
+        // Without settings there is nothing yet that could be believed.
+        fs::remove_file(layout.host_file()).unwrap();
+        chown(layout.etc(), Some(OTHER), None).unwrap();
+        check_before_init(&layout).unwrap();
+    }
+
+    #[test]
+    fn rw_7_1a_only_links_of_root_s_are_followed_and_where_they_lead_counts() {
         let Some((_folder, layout)) = world() else { return };
         for path in [layout.state(), layout.venvs(), layout.persistent(), layout.host_file()] {
             let away = layout.root().join("away");
             fs::rename(&path, &away).unwrap();
             symlink(&away, &path).unwrap();
+            check(&layout).unwrap();
+            if path != layout.venvs() {
+                chown(&away, Some(OTHER), None).unwrap();
+                assert!(check(&layout).unwrap_err().summary().contains("away belongs to uid"));
+                chown(&away, Some(0), None).unwrap();
+            }
+            std::os::unix::fs::lchown(&path, Some(OTHER), None).unwrap();
             let failure = check(&layout).unwrap_err();
             assert!(failure.summary().contains("is a symbolic link to"), "{failure}");
             let kind = if away.is_dir() {

@@ -26,10 +26,6 @@ fn owner(host: &Host) -> u32 {
         return own.as_raw();
     }
     give(&host.layout.home());
-    // Who can write there could exchange what root works on.
-    for folder in [host.layout.home(), host.layout.venvs()] {
-        chown(folder, Some(0), Some(0)).unwrap();
-    }
     host.layout.data().iter().for_each(|folder| give(folder));
     fs::create_dir(host.beside("theirs")).unwrap();
     chown(host.beside("theirs"), Some(OWNER), Some(OWNER)).unwrap();
@@ -131,7 +127,7 @@ fn root_starts_nothing_that_settings_say_which_others_can_change() {
         &["status"],
     ];
     let runs = host.runs();
-    for theirs in [host.layout.host_file(), host.layout.etc(), host.layout.persistent(), host.layout.home()] {
+    for theirs in [host.layout.host_file(), host.layout.etc(), host.layout.state()] {
         chown(&theirs, Some(OWNER), None).unwrap();
         for arguments in refused {
             host.tool(arguments)
@@ -151,7 +147,6 @@ fn root_starts_nothing_that_settings_say_which_others_can_change() {
     fs::remove_file(host.layout.host_file()).unwrap();
     chown(host.layout.etc(), Some(OWNER), None).unwrap();
     host.tool(["run"]).expect(3).says("belongs to uid");
-    host.tool(["init", "--repo", &host.url(), "--allow", "git"]).expect(3).says("belongs to uid");
     chown(host.layout.etc(), Some(0), None).unwrap();
     assert!(!started.exists());
     assert_eq!(host.runs().len(), runs.len(), "a run began");
