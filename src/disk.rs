@@ -18,7 +18,8 @@ use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{RenameFlags, renameat_with};
+use rustix::fs::{Mode, OFlags, RenameFlags, renameat_with};
+use rustix::process::Uid;
 use serde::Serialize;
 
 use crate::error::{Context as _, Failure, Outcome};
@@ -46,7 +47,7 @@ pub fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> Outcome<()> {
         .create(true)
         .truncate(true)
         .mode(mode)
-        .custom_flags(i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0))
+        .custom_flags(i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or(0))
         .open(&fresh)
         .context(told)?;
     file.write_all(bytes).context(told)?;
@@ -139,7 +140,7 @@ pub fn make_owned_folder(path: &Path, mode: u32, owner: &Owner) -> Outcome<()> {
     fs::DirBuilder::new().mode(0o700).create(path).context(told)?;
     let folder = open_own_folder(path).context(told)?;
     if rustix::process::geteuid().is_root() {
-        let (uid, gid) = (rustix::fs::Uid::from_raw(owner.uid), rustix::fs::Gid::from_raw(owner.gid));
+        let (uid, gid) = (Uid::from_raw(owner.uid), rustix::fs::Gid::from_raw(owner.gid));
         rustix::fs::fchown(&folder, Some(uid), Some(gid)).context(told)?;
     }
     folder.set_permissions(fs::Permissions::from_mode(mode)).context(told)
@@ -147,7 +148,7 @@ pub fn make_owned_folder(path: &Path, mode: u32, owner: &Owner) -> Outcome<()> {
 
 /// Opens a folder that was only just made: no link, ours, and nothing in it.
 fn open_own_folder(path: &Path) -> Outcome<File> {
-    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::DIRECTORY;
+    let flags = OFlags::NOFOLLOW | OFlags::DIRECTORY;
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(i32::try_from(flags.bits()).unwrap_or(0))
@@ -171,6 +172,19 @@ pub fn give(path: &Path, owner: &Owner) -> Outcome<()> {
     }
     std::os::unix::fs::lchown(path, Some(owner.uid), Some(owner.gid))
         .context(|| format!("cannot give {} to uid {}", path.display(), owner.uid))
+}
+
+/// Makes a folder root's alone: nobody else can exchange what lies in it. Its group stays, and may only read.
+///
+/// # Errors
+/// It is a link or no folder, or cannot be changed.
+pub fn take_over(folder: &Path) -> Outcome<()> {
+    let told = || format!("cannot make {} root's", folder.display());
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(folder, flags, Mode::empty()).context(told)?;
+    rustix::fs::fchown(&opened, Some(Uid::ROOT), None).context(told)?;
+    let mode = rustix::fs::fstat(&opened).context(told)?.st_mode & 0o7755;
+    rustix::fs::fchmod(&opened, Mode::from_raw_mode(mode)).context(told)
 }
 
 /// Points the symbolic link `link` to `target`, atomically and durably, whether or not it was there.

@@ -401,6 +401,8 @@ fn what_is_wrong_with_a_unit_is_found_line_by_line() {
     only(&host, &[]);
     with("User=ladylinux\n", "");
     also("unit-user", "runs as root");
+    with("User=ladylinux\n", "User=ladylinux\nSupplementaryGroups=video docker\n");
+    also("unit-user", "the group docker");
     with("ExecStart=", "ExecStart=+");
     also("unit-user", "root's rights");
     with("WorkingDirectory=/opt/ladylinux/app", "WorkingDirectory=/opt/ladylinux");
@@ -426,6 +428,21 @@ fn what_is_wrong_with_a_unit_is_found_line_by_line() {
     assert!(of(&examine(&host), "unit-drop-ins")[0]["what"].as_str().unwrap().contains("override.conf"));
 }
 
+#[test]
+fn a_unit_of_the_repository_that_leads_to_root_is_shown_and_not_installed() {
+    let host = Host::new();
+    let alias = format!("{UNIT}[Install]\nAlias=sshd.service\n");
+    host.push(&[("deploy/ladylinux-api.service", &alias)]);
+    host.tool(["run"]).expect(0);
+    let unit = host.layout.host_units().join("ladylinux-api.service");
+    fs::create_dir_all(unit.parent().unwrap()).unwrap();
+    fs::write(&unit, UNIT).unwrap();
+    let finding = only(&host, &["unit-drift"]);
+    assert!(finding["what"].as_str().unwrap().contains("it says Alias=sshd.service"), "{finding:#}");
+    repair(&host, &finding);
+    assert_eq!(fs::read_to_string(&unit).unwrap(), UNIT, "it was installed all the same");
+}
+
 /// A user that owns nothing else.
 const OWNER: u32 = 61_874;
 
@@ -439,6 +456,9 @@ fn a_rule_of_sudo_for_what_the_application_can_change_is_found() {
     let status =
         Command::new("chown").args(["-R", &format!("{OWNER}:{OWNER}")]).arg(host.layout.home()).status();
     assert!(status.unwrap().success());
+    for folder in [host.layout.home(), host.layout.venvs()] {
+        std::os::unix::fs::chown(folder, Some(0), Some(0)).unwrap();
+    }
     let etc = host.layout.root().join("etc");
     fs::write(etc.join("passwd"), format!("lady:x:{OWNER}:{OWNER}::/:/usr/sbin/nologin\n")).unwrap();
     fs::create_dir(etc.join("sudoers.d")).unwrap();

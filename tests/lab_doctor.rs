@@ -164,6 +164,8 @@ fn rw_7_1a_what_is_wrong_with_the_unit_is_found_on_a_machine_and_repaired() {
     only(&machine, &["unit-user"]);
     overridden("[Service]\nUser=nobody\n");
     assert!(only(&machine, &["unit-user"])["what"].as_str().unwrap().contains("app/ belongs to uid"));
+    overridden("[Service]\nUser=65533\n");
+    assert!(only(&machine, &["unit-user"])["what"].as_str().unwrap().contains("app/ belongs to uid"));
     overridden("[Service]\nUser=ghost\n");
     assert!(only(&machine, &["unit-user"])["what"].as_str().unwrap().contains("there is no such user"));
 }
@@ -271,6 +273,7 @@ fn a_host_that_was_set_up_by_hand_is_described_before_anything_is_adopted() {
     let told = examine(&machine);
     let expected = [
         "folders",
+        "tool-files",
         "env-file-text",
         "unit-fence",
         "unit-variables",

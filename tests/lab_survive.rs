@@ -453,10 +453,10 @@ fn the_services_user_can_neither_hold_a_run_up_nor_make_it_wait() {
     host.machine.exec_as("ladylinux", "ladylinux-refresh status").expect(0);
     // Its own folder, so what is there may be anything.
     host.machine
-        .exec("cd /etc/ladylinux && chown ladylinux . && mv ladylinux.env old && mkfifo ladylinux.env")
+        .exec("cd /etc/ladylinux && chown ladylinux . && mv ladylinux.env old && mkfifo ladylinux.env && chown root .")
         .expect(0);
     host.tool("run").expect(3).says("no regular file");
-    host.machine.exec("cd /etc/ladylinux && chown root . && mv old ladylinux.env").expect(0);
+    host.machine.exec("cd /etc/ladylinux && mv old ladylinux.env").expect(0);
     host.machine.exec("truncate --size 10G /etc/ladylinux/ladylinux.env").expect(0);
     host.tool("run").expect(3).says("has more than");
     host.machine.exec("truncate --size 0 /etc/ladylinux/ladylinux.env").expect(0);

@@ -40,6 +40,7 @@ use crate::report::{github::GitHub, json::Json, screen};
 use crate::settings::layers::{Layers, Overrides};
 use crate::settings::layout::Layout;
 use crate::settings::names::RunId;
+use crate::settings::trust;
 
 /// Does what the command line asks for.
 ///
@@ -171,8 +172,9 @@ fn to_type_again(layout: &Layout, error: Error, again: &str) -> Error {
     }
 }
 
-/// Reads the settings of the host and checks them.
+/// Reads the settings of the host and checks them; before that, where root asks, that they are to be believed.
 fn settings(layout: &Layout, overrides: Overrides) -> Result<Layers, Error> {
+    trust::check(layout).map_err(|failure| Refusal::of("preflight", failure))?;
     let told = |failure: Failure| Error::Usage(failure.hint(as_typed(layout, "ladylinux-refresh doctor")));
     let layers = Layers::read(layout, overrides).map_err(told)?;
     layers.resolve().map_err(told)?;

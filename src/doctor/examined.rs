@@ -15,6 +15,7 @@ use crate::settings::Settings;
 use crate::settings::layers::{Layers, Overrides};
 use crate::settings::layout::Layout;
 use crate::settings::names::CommitId;
+use crate::settings::trust;
 use crate::status_file;
 use crate::systemd;
 
@@ -43,10 +44,13 @@ impl Examined {
     /// # Errors
     /// Not even the built-in settings can be used.
     pub fn open(layout: &Layout) -> Outcome<Self> {
-        let read = Layers::read(layout, Overrides::default()).and_then(|layers| {
-            let settings = layers.resolve()?;
-            Ok((layers, settings))
-        });
+        // What root does not go by it is told of, and nothing of it is opened.
+        let read = trust::check(layout).and_then(|()| Layers::read(layout, Overrides::default())).and_then(
+            |layers| {
+                let settings = layers.resolve()?;
+                Ok((layers, settings))
+            },
+        );
         let (layers, settings, unusable) = match read {
             Ok((layers, settings)) => (Some(layers), settings, None),
             Err(failure) => {

@@ -10,6 +10,7 @@ use crate::installation::Installation;
 use crate::plan::preflight;
 use crate::process::Owner;
 use crate::report::shell::quoted;
+use crate::settings::trust;
 
 use super::{Examined, Findings, Found, refused, some_of};
 
@@ -44,6 +45,10 @@ pub(super) fn folders(examined: &Examined) -> Findings {
 /// The host's settings can be used.
 pub(super) fn settings(examined: &Examined) -> Findings {
     let Some(failure) = &examined.unusable else { return Ok(Vec::new()) };
+    // That is told by [`tool_files`].
+    if trust::check(&examined.layout).is_err() {
+        return Ok(Vec::new());
+    }
     if super::is_denied(failure) {
         return Err(crate::error::Failure::new(failure.chain().join(": ")));
     }
@@ -84,10 +89,16 @@ pub(super) fn remote(_: &Examined, on: &Installation) -> Findings {
 pub(super) fn tool_files(examined: &Examined) -> Findings {
     let layout = &examined.layout;
     let why = "root does what these files say; who can change them decides what root does";
-    if !disk::is_folder(&layout.state())? {
-        return Ok(Vec::new());
+    if layout.is_real() || rustix::process::geteuid().is_root() {
+        let loose = trust::loose(layout)?;
+        if !loose.is_empty() {
+            return Ok(loose.iter().map(|it| Found::problem(it.what(), why, it.repair())).collect());
+        }
     }
     let mut found = Vec::new();
+    if !disk::is_folder(&layout.state())? {
+        return Ok(found);
+    }
     // Below a root everything belongs to whoever made the world.
     let owner = if layout.is_real() { 0 } else { Owner::of(&layout.state())?.uid };
     let mut believed = vec![layout.state()];

@@ -64,6 +64,8 @@ pub(super) struct Account {
     uid: u32,
     names: Vec<String>,
     groups: Vec<u32>,
+    /// What these groups are called.
+    group_names: Vec<String>,
 }
 
 impl Account {
@@ -88,14 +90,34 @@ impl Account {
             .filter(|row| row.get(2).and_then(|uid| uid.parse().ok()) == Some(owner.uid))
             .map(|row| row[0].clone())
             .collect();
-        let mut groups = vec![owner.gid];
+        let (mut groups, mut group_names) = (vec![owner.gid], Vec::new());
         for row in rows(group) {
+            let Some(gid) = row.get(2).and_then(|gid| gid.parse::<u32>().ok()) else { continue };
             let members = row.get(3).map(String::as_str).unwrap_or_default();
-            if members.split(',').any(|member| names.iter().any(|name| name == member)) {
-                groups.extend(row.get(2).and_then(|gid| gid.parse::<u32>().ok()));
+            let is_member = members.split(',').any(|member| names.iter().any(|name| name == member));
+            if is_member && gid != owner.gid {
+                groups.push(gid);
+            }
+            if is_member || gid == owner.gid {
+                group_names.push(row[0].clone());
             }
         }
-        Self { uid: owner.uid, names, groups }
+        Self { uid: owner.uid, names, groups, group_names }
+    }
+
+    /// Tells whether a word of a rule is this user.
+    fn is(&self, word: &str) -> bool {
+        self.names.iter().any(|name| name == word) || word == format!("#{}", self.uid)
+    }
+
+    /// Tells whether a word of a rule means this user, by itself, by a group or with everybody.
+    fn is_meant_by(&self, word: &str) -> bool {
+        let by_group = word.strip_prefix('%').is_some_and(|group| {
+            let number = group.strip_prefix('#').and_then(|gid| gid.parse().ok());
+            self.group_names.iter().any(|name| name == group)
+                || number.is_some_and(|gid: u32| self.groups.contains(&gid))
+        });
+        self.is(word) || by_group || word == "ALL"
     }
 
     /// Tells whether the permission bits give it what `bits` says (4 read, 2 write, 1 execute).
@@ -335,9 +357,8 @@ impl Book {
         rule: &Rule,
         allowed: &Allowed,
     ) -> Option<String> {
-        let is_theirs = |name: &String| account.names.contains(name) || *name == format!("#{}", account.uid);
         // As themselves they may do what they want.
-        if !allowed.as_whom.is_empty() && allowed.as_whom.iter().all(is_theirs) {
+        if !allowed.as_whom.is_empty() && allowed.as_whom.iter().all(|name| account.is(name)) {
             return None;
         }
         let command = allowed.command.trim();
@@ -345,20 +366,26 @@ impl Book {
             return None;
         }
         let who: Vec<String> = rule.who.iter().flat_map(|who| self.resolved(who, 0)).collect();
-        let them = who.iter().find(|name| is_theirs(name));
+        // Of a list the last word that means somebody counts.
+        let them = who.iter().rfind(|word| account.is_meant_by(word.trim_start_matches('!')));
+        let them = them.filter(|word| !word.starts_with('!')).map(|word| {
+            let how = if account.is(word) {
+                "whom the application runs as"
+            } else {
+                "the application's user among them"
+            };
+            format!("{word}, {how},")
+        });
         if command == "ALL" {
-            return them
-                .map(|name| format!("{name}, whom the application runs as, may run everything as root"));
+            return them.map(|them| format!("{them} may run everything as root"));
         }
         // Without arguments in the rule any may be given.
-        if let (Some(name), Some(program)) = (them, any_arguments(command))
+        if let (Some(them), Some(program)) = (them, any_arguments(command))
             && WAYS_OUT
                 .iter()
                 .any(|known| program.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.') == *known)
         {
-            return Some(format!(
-                "{name}, whom the application runs as, may run {command} as root with any arguments"
-            ));
+            return Some(format!("{them} may run {command} as root with any arguments"));
         }
         // Besides the program itself, scripts that an interpreter is told to run.
         command.split_whitespace().map(|word| word.trim_matches('"')).enumerate().find_map(|(index, word)| {
@@ -493,8 +520,9 @@ mod tests {
         let account = Account::parse(
             Owner { uid: 998, gid: 997 },
             "root:x:0:0::/:/bin/sh\nladylinux:x:998:997::/:/usr/sbin/nologin\n",
-            "video:x:44:a,ladylinux\nother:x:45:lady\n",
+            "lady:x:997:\nvideo:x:44:a,ladylinux\nother:x:45:lady\n",
         );
+        assert_eq!(account.group_names, ["lady", "video"]);
         assert_eq!((account.groups, account.names), (vec![997, 44], vec!["ladylinux".to_owned()]));
     }
 
@@ -509,7 +537,12 @@ mod tests {
         }
         disk::set_mode(root.path(), 0o755).unwrap();
         // Somebody who owns nothing here.
-        let stranger = Account { uid: 61_900, names: vec!["lady".into()], groups: vec![61_900] };
+        let stranger = Account {
+            uid: 61_900,
+            names: vec!["lady".into()],
+            groups: vec![61_900, 61_901],
+            group_names: vec!["ladies".into()],
+        };
         assert_eq!(stranger.way_into(&theirs.join("x")), None);
         disk::set_mode(&mine, 0o777).unwrap();
         assert_eq!(stranger.way_into(&mine.join("x")), Some(mine.clone()));
@@ -527,6 +560,14 @@ mod tests {
         assert!(led("u ALL=NOPASSWD: /theirs/x, /bin/sh /mine/x").is_some());
         assert!(led("u ALL=NOPASSWD: /mine/*").is_some());
         assert!(led("lady ALL=(ALL) NOPASSWD: ALL").unwrap().contains("everything as root"));
+        for who in ["%ladies", "%#61901", "#61900", "ALL", "other, ALL", "!lady, %ladies"] {
+            let told = led(&format!("{who} ALL=(ALL) NOPASSWD: ALL")).unwrap();
+            assert!(told.contains("everything as root"), "{told}");
+        }
+        assert!(led("%ladies ALL=NOPASSWD: /bin/systemctl").is_some());
+        for who in ["%others", "%#61902", "ladies", "ALL, !lady", "%ladies, !%#61901", "%lady"] {
+            assert_eq!(led(&format!("{who} ALL=(ALL) NOPASSWD: ALL")), None, "{who}");
+        }
         assert!(led("lady ALL=NOPASSWD: /bin/systemctl").unwrap().contains("with any arguments"));
         assert!(led("lady ALL=NOPASSWD: /usr/bin/python3.11 *").is_some());
         assert_eq!(led("lady ALL=NOPASSWD: /bin/systemctl restart x"), None);

@@ -3,7 +3,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::Read as _;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
@@ -14,6 +14,7 @@ use crate::git::inspect::Head;
 use crate::process::Owner;
 use crate::report::screen::{Tone, count, harmless, paint, say};
 use crate::report::shell::quoted;
+use crate::settings::trust;
 use crate::settings::{RemoteUrl, Transport};
 use crate::systemd::unit::LoadState;
 
@@ -43,7 +44,8 @@ impl Note {
 pub fn notes(host: &Host) -> Outcome<Vec<Note>> {
     let mut notes = Vec::new();
     if host.layout.is_real() {
-        notes.extend(rights(host));
+        notes.extend(settings(host)?);
+        notes.extend(login());
     }
     notes.extend(sudo(host)?);
     if let (true, Ok(owner)) = (host.layout.app().join(".git").is_dir(), host.owner()) {
@@ -73,29 +75,22 @@ pub fn tell(host: &Host, notes: &[Note]) {
     say("");
 }
 
-/// Who can change what root works in, and who can log in.
-fn rights(host: &Host) -> Vec<Note> {
-    let layout = &host.layout;
-    let mut notes = Vec::new();
-    for folder in [layout.home(), layout.venvs(), layout.etc(), layout.persistent(), layout.state()] {
-        let Ok(found) = folder.metadata() else { continue };
-        if found.uid() != 0 || found.mode() & 0o022 != 0 {
-            let shown = folder.display();
-            notes.push(Note::new(
-                format!("others than root can exchange what lies in {shown}"),
-                "a run works there as root, and believes what it finds; what lies below can stay as it is",
-                format!("chown root {shown} && chmod go-w {shown}"),
-            ));
-        }
-    }
-    if let Some(shell) = user::login_shell() {
-        notes.push(Note::new(
-            format!("{SERVICE_USER} can log in, with {shell}"),
-            "it is the user of a service",
-            format!("usermod --shell /usr/sbin/nologin {SERVICE_USER}"),
-        ));
-    }
-    notes
+/// Who can change the folder of the settings. It is not taken over: an application may replace its env file there.
+fn settings(host: &Host) -> Outcome<Vec<Note>> {
+    let loose = trust::loose(&host.layout)?.into_iter().filter(|part| part.path == host.layout.etc());
+    let why = "the settings there decide what root does, and a run is refused until it is root's; what lies there can stay as \
+               it is, but an application that replaces its env file, instead of writing into it, has to be changed first";
+    Ok(loose.map(|part| Note::new(part.what(), why, part.repair())).collect())
+}
+
+/// Whether the service user can log in.
+fn login() -> Option<Note> {
+    let shell = user::login_shell()?;
+    Some(Note::new(
+        format!("{SERVICE_USER} can log in, with {shell}"),
+        "it is the user of a service",
+        format!("usermod --shell /usr/sbin/nologin {SERVICE_USER}"),
+    ))
 }
 
 /// Sudo rules of the time before.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::disk;
 use crate::error::Outcome;
 use crate::report::screen::count;
+use crate::settings::trust;
 
 use super::{Host, Keeper, Look, Measure};
 
@@ -53,6 +54,37 @@ impl Folders {
     fn missing(host: &Host) -> Vec<(PathBuf, u32, Whose)> {
         Self::wanted(host).into_iter().filter(|(folder, _, _)| !folder.is_dir()).collect()
     }
+}
+
+/// The folders around what root works on, where they belong to others: they become root's, and nothing in them changes.
+pub(super) struct TakenOver;
+
+impl TakenOver {
+    fn wanted(host: &Host) -> Outcome<Vec<PathBuf>> {
+        if rustix::process::geteuid().is_root() { trust::to_take_over(&host.layout) } else { Ok(Vec::new()) }
+    }
+}
+
+impl Measure for TakenOver {
+    fn look(&self, host: &Host) -> Outcome<Look> {
+        let wanted = Self::wanted(host)?;
+        Ok(if wanted.is_empty() {
+            Look::Fits("left the folders around the application and its state to root".to_owned())
+        } else {
+            Look::Needed(format!("make {} root's; what lies there keeps its owner", listed(&wanted)))
+        })
+    }
+
+    fn carry_out(&self, host: &Host) -> Outcome<String> {
+        let wanted = Self::wanted(host)?;
+        wanted.iter().try_for_each(|folder| disk::take_over(folder))?;
+        Ok(format!("made {} root's; what lies there keeps its owner", listed(&wanted)))
+    }
+}
+
+fn listed(folders: &[PathBuf]) -> String {
+    let shown: Vec<String> = folders.iter().map(|folder| folder.display().to_string()).collect();
+    shown.join(", ")
 }
 
 impl Measure for Folders {

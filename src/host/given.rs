@@ -1,6 +1,5 @@
 //! What `init` is told: by its command line, and by the host's file where that is there already.
 
-use crate::disk;
 use crate::error::{Context as _, Failure, Outcome};
 use crate::report::shell::quoted;
 use crate::service::envfile::EnvFile;
@@ -8,6 +7,7 @@ use crate::service::probe;
 use crate::settings::layers::{Layers, Overrides};
 use crate::settings::layout::Layout;
 use crate::settings::names::BranchName;
+use crate::settings::trust;
 use crate::settings::{RemoteUrl, Settings, Transport};
 use crate::status_file;
 
@@ -84,7 +84,10 @@ fn settle_host_file(layout: &Layout, wish: &Wish) -> Outcome<String> {
         })?;
     }
     let path = layout.host_file();
-    let Some(bytes) = disk::read_if_there(&path)? else {
+    if path.symlink_metadata().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
+        return Ok(host_file(wish));
+    }
+    let Some(bytes) = trust::host_file(layout)? else {
         return Ok(host_file(wish));
     };
     let text = String::from_utf8(bytes).context(|| format!("{} is not UTF-8", path.display()))?;
@@ -142,6 +145,7 @@ fn host_file(wish: &Wish) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk;
 
     fn resolved(text: &str) -> Settings {
         let folder = tempfile::tempdir().unwrap();

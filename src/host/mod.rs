@@ -91,6 +91,7 @@ pub fn measures(host: &Host) -> Vec<Box<dyn Measure>> {
     if on_systemd {
         list.push(Box::new(user::ServiceUser));
     }
+    list.push(Box::new(folders::TakenOver));
     list.push(Box::new(folders::Folders));
     list.push(Box::new(files::HostFile));
     list.push(Box::new(files::EnvFile));

@@ -97,9 +97,14 @@ pub(crate) fn of_commit(mirror: &Mirror, commit: &CommitId, unit: &UnitName) -> 
 }
 
 impl Found {
+    /// Tells what in it would give whoever can push to the repository rights of root.
+    pub(crate) fn rights_of_root(&self) -> Vec<String> {
+        unit_text::rights_of_root(&self.normalized.text)
+    }
+
     /// Refuses a unit that would give the application rights of root: whoever can push a commit would have them.
     fn check(&self, host: &Host, commit: &CommitId) -> Outcome<()> {
-        let against = unit_text::rights_of_root(&self.normalized.text);
+        let against = self.rights_of_root();
         let Some(first) = against.first() else { return Ok(()) };
         let unit = &host.given.settings.service.unit;
         let mirror = &host.installation()?.mirror;

@@ -53,12 +53,17 @@ pub(super) fn normalize(bytes: &[u8]) -> Normalized {
 pub(super) fn rights_of_root(text: &str) -> Vec<String> {
     let file = UnitFile::parse(text.as_bytes());
     let mut against = Vec::new();
+    // Nobody but that user is known to be no more than the application: others administer, or own what root goes by.
     match file.value("Service", "User") {
         None => against.push("it has no User=, so its processes would be root's".to_owned()),
-        Some(user) if user == "root" || user.contains('%') || user.chars().all(|c| c == '0') => {
-            against.push(format!("it says User={user}"));
-        }
+        Some(user) if user != SERVICE_USER => against.push(format!("it says User={user}")),
         Some(_) => {}
+    }
+    // By another name it could stand in the place of any unit, or bring one along.
+    for it in file.assignments.iter().filter(|it| it.section == "Install") {
+        if matches!(it.key.as_str(), "Alias" | "Also") && !it.value.is_empty() {
+            against.push(format!("it says {}={}", it.key, it.value));
+        }
     }
     for it in file.assignments.iter().filter(|it| it.section == "Service") {
         let (key, value) = (it.key.as_str(), it.value.as_str());
@@ -77,9 +82,8 @@ pub(super) fn rights_of_root(text: &str) -> Vec<String> {
                 !file.is_empty()
                     && (!places.iter().any(|place| file.starts_with(place)) || file.contains(".."))
             }
-            "Group" | "SupplementaryGroups" => value
-                .split_whitespace()
-                .any(|group| matches!(group, "root" | "0" | "disk" | "shadow" | "sudo" | "docker")),
+            // Many groups lead to root (disk, shadow, sudo, docker, lxd …), by name or by number.
+            "Group" => !value.is_empty() && value != SERVICE_USER,
             _ if key.starts_with("Exec") => prefix.contains(['+', '!']),
             // An empty value takes away what was said before.
             _ => !value.is_empty() && !gives_nothing(key),
@@ -226,6 +230,8 @@ mod tests {
             "[Unit]\nUser=ladylinux\n[Service]\nExecStart=/x\n",
             "# User=ladylinux\n[Service]\nExecStart=/x\n",
             "[Service]\n  User = %i\nExecStart=/x\n",
+            "[Service]\nUser=1000\nExecStart=/x\n",
+            "[Service]\nUser=postgres\nExecStart=/x\n",
             "[Service]\nUser=ladylinux\nEnvironment=A=b\\ \nUser=root\nExecStart=/x\n",
             "[Service]\nUser=ladylinux\nEnvironment=A=b\rUser=root\nExecStart=/x\n",
         ] {
@@ -240,6 +246,13 @@ mod tests {
             "AmbientCapabilities=CAP_SYS_ADMIN",
             "StandardOutput=append:/etc/cron.d/x",
             "SupplementaryGroups=audio disk",
+            "SupplementaryGroups=6",
+            "SupplementaryGroups=lxd",
+            "Group=lxd",
+            "Group=0006",
+            "Group=%g",
+            "[Install]\nAlias=sshd.service",
+            "[Install]\nAlso=other.service",
             // Made over to the user, with all that is in them.
             "StateDirectory=ladylinux/refresh",
             "RuntimeDirectory=systemd/system",
@@ -255,7 +268,7 @@ mod tests {
             "SomethingThatOnlyANewerSystemdKnows=yes",
         ] {
             let found = rights_of_root(&format!("{GOOD}{line}\n"));
-            assert_eq!(found, [format!("it says {line}")]);
+            assert_eq!(found, [format!("it says {}", line.trim_start_matches("[Install]\n"))]);
         }
         for line in [
             "ExecStartPre=-/bin/x --a=+b",
@@ -269,6 +282,10 @@ mod tests {
             "LimitNOFILE=65536",
             "ProtectSystem=strict",
             "AmbientCapabilities=",
+            "Group=ladylinux",
+            "Group=",
+            "SupplementaryGroups=",
+            "[Install]\nWantedBy=multi-user.target",
         ] {
             assert_eq!(rights_of_root(&format!("{GOOD}{line}\n")), Vec::<String>::new());
         }

@@ -9,6 +9,7 @@ use crate::process::ProcessId;
 use crate::service::envfile::EnvFile;
 use crate::service::supervisor::SERVICE_MARK;
 use crate::service::{ServiceState, port, probe};
+use crate::settings::trust;
 
 use super::Observed;
 
@@ -25,7 +26,7 @@ pub fn check(on: &Installation, observed: &Observed) -> Outcome<()> {
     let checks = [
         on.service.check(),
         outside(on),
-        trusted(on),
+        trust::check(&on.layout),
         rights(on),
         not_roots(on),
         protected(on),
@@ -64,30 +65,6 @@ fn outside(on: &Installation) -> Outcome<()> {
     if std::iter::successors(Some(ProcessId::own()), |process| process.parent()).any(of_this_service) {
         return Err(Failure::new("this refresh was started from inside the service, which it has to stop")
             .hint("start it from a shell, a timer or a build agent: what the service starts ends with it"));
-    }
-    Ok(())
-}
-
-/// What root believes must not be in the hands of somebody else.
-fn trusted(on: &Installation) -> Outcome<()> {
-    use std::os::unix::fs::MetadataExt as _;
-    if !rustix::process::geteuid().is_root() {
-        return Ok(());
-    }
-    let host = on.layout.host_file();
-    let mut believed = vec![on.layout.state()];
-    if host.exists() {
-        believed.extend([host, on.layout.etc()]);
-    }
-    for path in believed {
-        let found = path.metadata().context(|| format!("cannot look at {}", path.display()))?;
-        if found.uid() != 0 || found.mode() & 0o022 != 0 {
-            return Err(Failure::new(format!(
-                "others than root can change {}, which decides what root does here",
-                path.display()
-            ))
-            .hint(format!("chown root {0}; chmod go-w {0}", path.display())));
-        }
     }
     Ok(())
 }

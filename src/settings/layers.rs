@@ -16,6 +16,7 @@ use super::file::{
 use super::layout::Layout;
 use super::names::UnitName;
 use super::pip_config::PipConfig;
+use super::trust;
 use super::{
     Hook, HookKind, InstallerChoice, ModelCheck, Models, Origin, Probe, Python, Remote, RemoteUrl, Service,
     Settings, Strategy,
@@ -61,13 +62,14 @@ impl Layers {
     /// Reads the host's file; a missing one is an empty one.
     ///
     /// # Errors
-    /// The file cannot be read, or says something that it may not: with line and column.
+    /// The file cannot be read, or others than root can change what root reads there, or it says something that it may
+    /// not: with line and column.
     pub fn read(layout: &Layout, overrides: Overrides) -> Outcome<Self> {
-        let path = layout.host_file();
-        let text = match crate::disk::read_if_there(&path)? {
+        let text = match trust::host_file(layout)? {
             None => String::new(),
-            Some(bytes) => String::from_utf8(bytes)
-                .map_err(|error| Failure::new(format!("{} is not UTF-8", path.display())).because(error))?,
+            Some(bytes) => String::from_utf8(bytes).map_err(|error| {
+                Failure::new(format!("{} is not UTF-8", layout.host_file().display())).because(error)
+            })?,
         };
         Ok(Self { pip: PipConfig::read(layout)?, ..Self::of_text(layout, &text, overrides)? })
     }

@@ -10,6 +10,7 @@ pub mod layout;
 pub mod names;
 pub mod pip_config;
 mod remote_url;
+pub(crate) mod trust;
 
 use std::collections::BTreeMap;
 use std::fmt;

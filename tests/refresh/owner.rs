@@ -99,6 +99,61 @@ fn what_root_left_in_the_tree_and_its_owner_cannot_read_is_refused_before_the_st
     assert_eq!(host.version().as_deref(), Some("two"));
 }
 
+#[test]
+fn root_starts_nothing_that_settings_say_which_others_can_change() {
+    let host = Host::running();
+    if owner(&host) != OWNER {
+        return;
+    }
+    let (script, started) = (host.beside("interpreter"), host.beside("theirs/started"));
+    fs::write(&script, format!("#!/bin/sh\ntouch {}\nexit 1\n", started.display())).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let before = host.settings("");
+    let settings = before.replace("[python]\n", &format!("[python]\ninterpreter = {script:?}\n"));
+    fs::write(host.layout.host_file(), &settings).unwrap();
+    // Where nobody else has a hand in them, they are believed.
+    host.tool(["lock", "--upgrade"]).expect(3);
+    fs::remove_file(&started).unwrap();
+
+    let bundle = host.beside("theirs/bundle").display().to_string();
+    let refused: [&[&str]; 8] = [
+        &["init"],
+        &["init", "--dry-run"],
+        &["init", "--repair-layout"],
+        &["lock", "--upgrade"],
+        &["bundle", "create", "--output", &bundle],
+        &["plan"],
+        &["run"],
+        &["status"],
+    ];
+    let runs = host.runs();
+    for theirs in [host.layout.host_file(), host.layout.etc(), host.layout.state()] {
+        chown(&theirs, Some(OWNER), None).unwrap();
+        for arguments in refused {
+            host.tool(arguments)
+                .expect(3)
+                .says(&format!("{} belongs to uid {OWNER}", theirs.display()))
+                .says(&format!("chown root {0} && chmod go-w {0}", theirs.display()));
+        }
+        let told = host.tool(["doctor"]).expect(5);
+        assert!(
+            told.all().contains(&format!("{} belongs to uid {OWNER}", theirs.display())),
+            "{}",
+            told.all()
+        );
+        chown(&theirs, Some(0), None).unwrap();
+    }
+    // Nor does it take what is missing there for what a person wanted.
+    fs::remove_file(host.layout.host_file()).unwrap();
+    chown(host.layout.etc(), Some(OWNER), None).unwrap();
+    host.tool(["run"]).expect(3).says("belongs to uid");
+    chown(host.layout.etc(), Some(0), None).unwrap();
+    assert!(!started.exists());
+    assert_eq!(host.runs().len(), runs.len(), "a run began");
+    fs::write(host.layout.host_file(), before).unwrap();
+    host.tool(["run"]).expect(0);
+}
+
 /// Insists on the owner of everything in `app/` and in the live environment.
 fn all_belong_to(host: &Host, owner: u32) {
     fn all(folder: &Path, owner: u32) {

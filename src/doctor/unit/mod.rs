@@ -168,23 +168,28 @@ pub(super) fn drift(examined: &Examined, unit: &Unit) -> Findings {
     if different.is_empty() {
         return Ok(Vec::new());
     }
-    Ok(vec![Found::problem(
-        format!(
-            "{} differs from {} of {} in {}",
-            fragment.display(),
-            path.display(),
-            commit.short(),
-            some_of(&different)
-        ),
-        "the unit in the repository is what the application was tried with; no refresh installs it",
-        format!(
-            "git --git-dir={} show {}:{} >{} && systemctl daemon-reload",
-            quoted(&mirror.path().display().to_string()),
-            commit.short(),
-            quoted(&path.display().to_string()),
-            quoted(&fragment.display().to_string())
-        ),
-    )])
+    let mut what = format!(
+        "{} differs from {} of {} in {}",
+        fragment.display(),
+        path.display(),
+        commit.short(),
+        some_of(&different)
+    );
+    let mut repair = format!(
+        "git --git-dir={} show {}:{}",
+        quoted(&mirror.path().display().to_string()),
+        commit.short(),
+        quoted(&path.display().to_string())
+    );
+    // What `init` would not install nobody is told to install.
+    if let Some(first) = brought.rights_of_root().first() {
+        what = format!("{what}; the repository's is not to be installed, since {first}");
+    } else {
+        let fragment = quoted(&fragment.display().to_string());
+        repair = format!("{repair} >{fragment} && systemctl daemon-reload");
+    }
+    let why = "the unit in the repository is what the application was tried with; no refresh installs it";
+    Ok(vec![Found::problem(what, why, repair)])
 }
 
 /// The keys that two unit files do not say the same of.

@@ -16,6 +16,9 @@ use crate::report::shell::quoted;
 const COMMANDS: [&str; 7] =
     ["ExecStart", "ExecStartPre", "ExecStartPost", "ExecCondition", "ExecReload", "ExecStop", "ExecStopPost"];
 
+/// Groups whose members can read or write what only root should.
+const WAYS_TO_ROOT: [&str; 8] = ["root", "0", "disk", "shadow", "sudo", "docker", "lxd", "libvirt"];
+
 /// No command uses a kind of variable that systemd does not know.
 pub(in crate::doctor) fn variables(_: &Examined, unit: &Unit) -> Findings {
     let mut found = Vec::new();
@@ -152,6 +155,13 @@ pub(in crate::doctor) fn user(examined: &Examined, unit: &Unit) -> Findings {
             }
         }
     }
+    for key in ["Group", "SupplementaryGroups"] {
+        let groups = unit.file.words("Service", key);
+        if let Some(group) = groups.iter().find(|group| WAYS_TO_ROOT.contains(group)) {
+            let what = format!("{name} runs in the group {group} ({key}=), and that leads to root");
+            found.push(Found::problem(what, why, unit.edit()));
+        }
+    }
     let user = unit.file.value("Service", "User");
     let is_dynamic =
         unit.file.value("Service", "DynamicUser").is_some_and(|it| ["yes", "true", "on", "1"].contains(&it));
@@ -167,23 +177,21 @@ pub(in crate::doctor) fn user(examined: &Examined, unit: &Unit) -> Findings {
 
 /// A user that does not exist, or whom `app/` does not belong to.
 fn stranger(examined: &Examined, unit: &Unit, user: &str) -> Outcome<Option<Found>> {
-    if user.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Ok(None);
-    }
-    let Some(owner) = Owner::named(user)? else {
+    let uid = match user.parse() {
+        Ok(uid) => Some(uid),
+        Err(_) => Owner::named(user)?.map(|owner| owner.uid),
+    };
+    let Some(uid) = uid else {
         return Ok(Some(Found::problem(
             format!("{} runs as {user}, and there is no such user", unit.name),
             "systemd cannot start it (status=217/USER)",
             format!("useradd --system --user-group --shell /usr/sbin/nologin {}", quoted(user)),
         )));
     };
-    let other = examined.owner.filter(|it| it.uid != owner.uid);
+    let other = examined.owner.filter(|it| it.uid != uid);
     Ok(other.map(|other| {
         Found::problem(
-            format!(
-                "{} runs as {user} (uid {}), and app/ belongs to uid {}",
-                unit.name, owner.uid, other.uid
-            ),
+            format!("{} runs as {user} (uid {uid}), and app/ belongs to uid {}", unit.name, other.uid),
             "what the application writes in its tree belongs to one, and a refresh works as the other",
             unit.edit(),
         )

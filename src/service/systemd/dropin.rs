@@ -1,9 +1,9 @@
 //! The drop-in that teaches a unit the fence: its text, and whether systemd goes by it.
 //!
-//! Two assertions that trigger (systemd.unit(5), the `|`): the unit may start when at least one of them holds, so without
-//! a fence, or while a refresh starts it itself. A start that they forbid fails loudly; with conditions it would be
-//! skipped in silence. The drop-in also names the file of the deployed version as an environment file, after the unit's
-//! own.
+//! The unit waits for the file system that the fence lies on: before that is mounted there seems to be none. Two
+//! assertions that trigger (systemd.unit(5), the `|`): the unit may start when at least one of them holds, so without a
+//! fence, or while a refresh starts it itself. A start that they forbid fails loudly; with conditions it would be skipped in
+//! silence. The drop-in also names the file of the deployed version as an environment file, after the unit's own.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -23,6 +23,7 @@ pub fn text(layout: &Layout, unit: &UnitName) -> String {
          # While the fence stands, nothing but the refresh that raised it starts the service.\n\
          [Unit]\n"
     );
+    let _ = writeln!(text, "RequiresMountsFor={}", specified(&layout.state().to_string_lossy()));
     for (negated, path) in assertions(layout) {
         let _ = writeln!(text, "AssertPathExists=|{}{}", if negated { "!" } else { "" }, specified(&path));
     }
@@ -146,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn rw_7_1a_the_text_holds_the_two_assertions_and_the_deployed_version() {
+    fn rw_7_1a_the_text_holds_the_mount_the_two_assertions_and_the_deployed_version() {
         let text = text(&Layout::below("/"), &UnitName::usual());
         let settings: Vec<&str> =
             text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()).collect();
@@ -154,6 +155,7 @@ mod tests {
             settings,
             [
                 "[Unit]",
+                "RequiresMountsFor=/var/lib/ladylinux/refresh",
                 "AssertPathExists=|!/var/lib/ladylinux/refresh/fence",
                 "AssertPathExists=|/run/ladylinux-refresh/admit",
                 "[Service]",

@@ -1,0 +1,303 @@
+//! Whether what root goes by is in root's hands: the host's file, the tool's state, the environments.
+//!
+//! Whoever can change one of them, or exchange a folder on the way to one, decides what root does. So before root goes by
+//! them the whole way to each is looked at, from the outside inwards: once a folder is root's alone, nobody else can
+//! exchange what lies in it, and what was seen stays true. Below a root the way begins at that folder.
+
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use crate::disk;
+use crate::error::{Context as _, Failure, Outcome};
+use crate::report::shell::quoted;
+
+use super::layout::Layout;
+
+/// A part of a way that others than root decide on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Loose {
+    /// The part.
+    pub(crate) path: PathBuf,
+    why: Why,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Why {
+    /// It belongs to this user.
+    Owner(u32),
+    /// Its modes let others write.
+    Mode,
+    /// It is somebody else's symbolic link, or one that leads nowhere; here it leads.
+    Link(PathBuf),
+}
+
+impl Loose {
+    /// Tells what is wrong.
+    pub(crate) fn what(&self) -> String {
+        let path = self.path.display();
+        match &self.why {
+            Why::Owner(uid) => format!("{path} belongs to uid {uid}"),
+            Why::Mode => format!("others than its owner can change {path}"),
+            Why::Link(target) => format!("{path} is a symbolic link to {}", target.display()),
+        }
+    }
+
+    /// Returns the command that puts it right, and changes nothing of what lies in a folder.
+    pub(crate) fn repair(&self) -> String {
+        let path = quoted(&self.path.display().to_string());
+        match &self.why {
+            Why::Owner(_) | Why::Mode => format!("chown root {path} && chmod go-w {path}"),
+            Why::Link(target) => {
+                if target.is_dir() {
+                    // Mounted at every boot, since the fence may lie there.
+                    let line = format!("{} {} none bind 0 0", target.display(), self.path.display());
+                    format!(
+                        "rm {path} && mkdir {path} && echo {} >>/etc/fstab && mount {path}",
+                        quoted(&line)
+                    )
+                } else {
+                    format!("cp --remove-destination {} {path}", quoted(&target.display().to_string()))
+                }
+            }
+        }
+    }
+}
+
+/// Refuses root's work where others than root decide on it; everybody else may try. A folder around the environments that
+/// is not root's is told of ([`loose`]) and no reason to refuse: everything there may belong to the service's user.
+///
+/// # Errors
+/// What is not root's alone, each with its command.
+pub(crate) fn check(layout: &Layout) -> Outcome<()> {
+    refuse_root(believed(layout))
+}
+
+/// The same before `init`, for which the folders that it takes over ([`to_take_over`]) need not be root's yet, nor that of
+/// the settings as long as there are none.
+///
+/// # Errors
+/// As those of [`check`].
+pub(crate) fn check_before_init(layout: &Layout) -> Outcome<()> {
+    let mut may_be_others = to_take_over(layout)?;
+    if layout.host_file().symlink_metadata().is_err() {
+        may_be_others.push(layout.etc());
+    }
+    refuse_root(believed(layout).map(|mut loose| {
+        loose.retain(|part| !may_be_others.contains(&part.path));
+        loose
+    }))
+}
+
+/// Returns the folders around what root works on that belong to others, the outer ones first. Taken over, they keep what
+/// lies in them as it is.
+///
+/// # Errors
+/// Something cannot be looked at.
+pub(crate) fn to_take_over(layout: &Layout) -> Outcome<Vec<PathBuf>> {
+    let ours = [layout.home(), layout.venvs(), layout.persistent()];
+    let is_ours = |part: &Loose| ours.contains(&part.path) && !matches!(part.why, Why::Link(_));
+    Ok(loose(layout)?.into_iter().filter(is_ours).map(|part| part.path).collect())
+}
+
+/// Reads the host's file; `None` where there is none. Root believes it, or its absence, only where nobody else decides on
+/// that.
+///
+/// # Errors
+/// It cannot be read or is not to be believed.
+pub(crate) fn host_file(layout: &Layout) -> Outcome<Option<Vec<u8>>> {
+    let path = layout.host_file();
+    refuse_root(on_the_way(layout.root(), &path))?;
+    disk::read_if_there(&path)
+}
+
+/// Returns what others than root decide on.
+///
+/// # Errors
+/// Something cannot be looked at.
+pub(crate) fn loose(layout: &Layout) -> Outcome<Vec<Loose>> {
+    on_the_ways(layout.root(), &[layout.venvs(), layout.host_file(), layout.state()])
+}
+
+/// What of that makes root's work something else than what root was asked for.
+fn believed(layout: &Layout) -> Outcome<Vec<Loose>> {
+    let mut found = on_the_ways(layout.root(), &[layout.host_file(), layout.state()])?;
+    let around = on_the_way(layout.root(), &layout.venvs())?;
+    found.extend(around.into_iter().filter(|part| matches!(part.why, Why::Link(_))));
+    Ok(found)
+}
+
+fn on_the_ways(root: &Path, paths: &[PathBuf]) -> Outcome<Vec<Loose>> {
+    let mut found: Vec<Loose> = Vec::new();
+    for path in paths {
+        for part in on_the_way(root, path)? {
+            if !found.contains(&part) {
+                found.push(part);
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn refuse_root(loose: Outcome<Vec<Loose>>) -> Outcome<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let loose = loose?;
+    if loose.is_empty() {
+        return Ok(());
+    }
+    let told: Vec<String> = loose.iter().map(Loose::what).collect();
+    let failure = Failure::new(format!("others than root decide what root does here: {}", told.join("; ")));
+    Err(loose.iter().map(Loose::repair).fold(failure, Failure::hint))
+}
+
+/// Looks at every part of a way from `root` on, as far as there is something. A link of root's is followed, and where it
+/// leads is looked at in the same way.
+fn on_the_way(root: &Path, path: &Path) -> Outcome<Vec<Loose>> {
+    let mut parts: Vec<&Path> = path.ancestors().take_while(|part| part.starts_with(root)).collect();
+    parts.reverse();
+    let mut loose = Vec::new();
+    for part in parts {
+        let found = match part.symlink_metadata() {
+            Err(error) if error.kind() == ErrorKind::NotFound => break,
+            found => found.context(|| format!("cannot look at {}", part.display()))?,
+        };
+        let mut add = |why| loose.push(Loose { path: part.to_path_buf(), why });
+        if found.is_symlink() {
+            match part.canonicalize() {
+                Ok(target) if found.uid() == 0 => {
+                    let from = if target.starts_with(root) { root } else { Path::new("/") };
+                    loose.extend(on_the_way(from, &target)?);
+                }
+                target => {
+                    add(Why::Link(target.or_else(|_| part.read_link()).unwrap_or_default()));
+                    break;
+                }
+            }
+        } else if found.uid() != 0 {
+            add(Why::Owner(found.uid()));
+        } else if found.mode() & 0o022 != 0 && found.mode() & 0o1000 == 0 {
+            // In a folder with the sticky bit nobody exchanges what is root's.
+            add(Why::Mode);
+        }
+    }
+    Ok(loose)
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "the tests lay out what is looked at")]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+
+    use super::*;
+
+    /// A user that owns nothing else.
+    const OTHER: u32 = 61_876;
+
+    /// An installation of root's; `None` where the tests are not run by root.
+    fn world() -> Option<(tempfile::TempDir, Layout)> {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::below(folder.path().canonicalize().unwrap());
+        for path in [layout.venvs(), layout.etc(), layout.state()] {
+            disk::make_folder(&path, 0o755).unwrap();
+        }
+        fs::write(layout.host_file(), "").unwrap();
+        rustix::process::geteuid().is_root().then_some((folder, layout))
+    }
+
+    #[test]
+    fn rw_7_1a_root_goes_by_nothing_that_others_can_change_or_exchange() {
+        let Some((_folder, layout)) = world() else { return };
+        check(&layout).unwrap();
+        let all = [
+            layout.root().to_path_buf(),
+            layout.root().join("var/lib"),
+            layout.persistent(),
+            layout.state(),
+            layout.home(),
+            layout.venvs(),
+            layout.etc(),
+            layout.host_file(),
+        ];
+        for path in all {
+            let mode = path.metadata().unwrap().permissions();
+            let is_refused = path != layout.home() && path != layout.venvs();
+            chown(&path, Some(OTHER), None).unwrap();
+            let shown = path.display();
+            let found = loose(&layout).unwrap();
+            assert_eq!(found.len(), 1, "{shown}");
+            assert_eq!(found[0].what(), format!("{shown} belongs to uid {OTHER}"));
+            assert_eq!(found[0].repair(), format!("chown root {shown} && chmod go-w {shown}"));
+            assert_eq!(check(&layout).is_err(), is_refused, "{shown}");
+            chown(&path, Some(0), None).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o775)).unwrap();
+            assert_eq!(loose(&layout).unwrap().len(), 1, "{shown} can be written by its group");
+            assert_eq!(check(&layout).is_err(), is_refused, "{shown}");
+            fs::set_permissions(&path, mode).unwrap();
+            assert_eq!(loose(&layout).unwrap(), []);
+        }
+    }
+
+    #[test]
+    fn init_takes_over_the_folders_around_and_nothing_that_root_goes_by() {
+        let Some((_folder, layout)) = world() else { return };
+        let around = [layout.home(), layout.venvs(), layout.persistent()];
+        for path in &around {
+            chown(path, Some(OTHER), None).unwrap();
+        }
+        check_before_init(&layout).unwrap();
+        assert_eq!(to_take_over(&layout).unwrap(), around);
+        for path in [layout.state(), layout.etc(), layout.host_file()] {
+            chown(&path, Some(OTHER), None).unwrap();
+            assert!(check_before_init(&layout).is_err(), "{}", path.display());
+            chown(&path, Some(0), None).unwrap();
+        }
+        // Without settings there is nothing yet that could be believed.
+        fs::remove_file(layout.host_file()).unwrap();
+        chown(layout.etc(), Some(OTHER), None).unwrap();
+        check_before_init(&layout).unwrap();
+    }
+
+    #[test]
+    fn rw_7_1a_only_links_of_root_s_are_followed_and_where_they_lead_counts() {
+        let Some((_folder, layout)) = world() else { return };
+        for path in [layout.state(), layout.venvs(), layout.persistent(), layout.host_file()] {
+            let away = layout.root().join("away");
+            fs::rename(&path, &away).unwrap();
+            symlink(&away, &path).unwrap();
+            check(&layout).unwrap();
+            if path != layout.venvs() {
+                chown(&away, Some(OTHER), None).unwrap();
+                assert!(check(&layout).unwrap_err().summary().contains("away belongs to uid"));
+                chown(&away, Some(0), None).unwrap();
+            }
+            std::os::unix::fs::lchown(&path, Some(OTHER), None).unwrap();
+            let failure = check(&layout).unwrap_err();
+            assert!(failure.summary().contains("is a symbolic link to"), "{failure}");
+            let kind = if away.is_dir() {
+                "none bind 0 0' >>/etc/fstab && mount /"
+            } else {
+                "cp --remove-destination"
+            };
+            assert!(failure.hints()[0].contains(kind), "{failure}");
+            fs::remove_file(&path).unwrap();
+            fs::rename(&away, &path).unwrap();
+        }
+        check(&layout).unwrap();
+    }
+
+    #[test]
+    fn root_believes_a_missing_host_file_only_where_nobody_else_could_have_removed_it() {
+        let Some((_folder, layout)) = world() else { return };
+        fs::remove_file(layout.host_file()).unwrap();
+        assert_eq!(host_file(&layout).unwrap(), None);
+        chown(layout.etc(), Some(OTHER), None).unwrap();
+        assert!(host_file(&layout).unwrap_err().summary().contains("belongs to uid"));
+        // What is not on the way to it is no concern of this file.
+        chown(layout.etc(), Some(0), None).unwrap();
+        chown(layout.state(), Some(OTHER), None).unwrap();
+        assert_eq!(host_file(&layout).unwrap(), None);
+    }
+}
