@@ -61,11 +61,11 @@ fn look_after(layout: &Layout, run: &RunId, end: ExitKind) -> Result<(), Error> 
     .map_err(refused)
 }
 
-/// Opens the installation. Settings that cannot be read any more are told, and are no reason to leave the service running:
+/// Opens the installation. Settings that cannot be read or believed any more are told, and no reason to leave the service up:
 /// the unit that they named is in the journal of the run.
 fn opened(layout: &Layout, unit: Option<UnitName>) -> Result<Installation, Error> {
     let error = match open(layout, "after-run") {
-        Err(error @ Error::Usage(_)) => error,
+        Err(error @ (Error::Usage(_) | Error::Refused(_))) => error,
         other => return other,
     };
     super::tell(layout, &error);
