@@ -266,7 +266,7 @@ fn what_dies_is_not_restarted_its_exit_is_recorded_and_its_children_end_with_it(
     assert_eq!(world.embedded().log_tail(5).unwrap(), ["no such table"]);
     let orphan: i32 = fact(&world, "orphan").parse().unwrap();
     assert_eq!(ProcessId::of(orphan), None);
-    assert!(!world.supervisor().is_alive());
+    until("the supervisor's end", || (!world.supervisor().is_alive()).then_some(()));
     assert_eq!(world.embedded().stop().unwrap().before, Before::Stopped);
 }
 
