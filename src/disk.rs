@@ -174,16 +174,21 @@ pub fn give(path: &Path, owner: &Owner) -> Outcome<()> {
         .context(|| format!("cannot give {} to uid {}", path.display(), owner.uid))
 }
 
-/// Makes a folder root's alone: nobody else can exchange what lies in it. Its group stays, and may only read.
+/// Makes a folder root's alone: nobody else can exchange what lies in it. Where it was `from`'s, its group becomes theirs and
+/// keeps what they could do but writing.
 ///
 /// # Errors
 /// It is a link or no folder, or cannot be changed.
-pub fn take_over(folder: &Path) -> Outcome<()> {
+pub fn take_over(folder: &Path, from: &Owner) -> Outcome<()> {
     let told = || format!("cannot make {} root's", folder.display());
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let opened = rustix::fs::open(folder, flags, Mode::empty()).context(told)?;
-    rustix::fs::fchown(&opened, Some(Uid::ROOT), None).context(told)?;
-    let mode = rustix::fs::fstat(&opened).context(told)?.st_mode & 0o7755;
+    let found = rustix::fs::fstat(&opened).context(told)?;
+    let is_theirs = found.st_uid == from.uid;
+    let group = is_theirs.then(|| rustix::fs::Gid::from_raw(from.gid));
+    let for_group = if is_theirs { (found.st_mode & 0o500) >> 3 } else { 0 };
+    rustix::fs::fchown(&opened, Some(Uid::ROOT), group).context(told)?;
+    let mode = (found.st_mode & 0o7755) | for_group;
     rustix::fs::fchmod(&opened, Mode::from_raw_mode(mode)).context(told)
 }
 

@@ -211,7 +211,8 @@ fn set_up_by_hand(machine: &Machine) {
              mkdir app/config && echo '{}' >app/config/user_prefs.json && \
              printf 'LADYLINUX_PORT=8000\\nTOKEN=secret\\n' >/etc/ladylinux/ladylinux.env && \
              chmod 600 /etc/ladylinux/ladylinux.env && echo 'exit 0' >refresh.sh && \
-             chown -R ladylinux:ladylinux /opt/ladylinux /var/lib/ladylinux /etc/ladylinux",
+             chown -R ladylinux:ladylinux /opt/ladylinux /var/lib/ladylinux /etc/ladylinux && \
+             chmod 700 /var/lib/ladylinux",
         )
         .expect(0);
     machine.write("/etc/systemd/system/ladylinux-api.service", UNIT);
@@ -270,6 +271,9 @@ fn a_machine_that_was_set_up_by_hand_is_adopted_and_people_are_told_what_is_thei
     // What root works on is root's now; the settings are left to people, and the first run adopts the environment.
     let owners = machine.exec("stat -c %U /opt/ladylinux /var/lib/ladylinux | sort -u").expect(0).out;
     assert_eq!(owners.trim(), "root");
+    machine
+        .exec("setpriv --reuid=ladylinux --regid=ladylinux --clear-groups cat /var/lib/ladylinux/data/n")
+        .expect(0);
     let told = tool(&machine, "run").expect(3).all();
     let take_over =
         told.lines().find_map(|line| line.trim().strip_prefix("try        chown ")).unwrap_or_default();

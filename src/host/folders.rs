@@ -77,7 +77,8 @@ impl Measure for TakenOver {
 
     fn carry_out(&self, host: &Host) -> Outcome<String> {
         let wanted = Self::wanted(host)?;
-        wanted.iter().try_for_each(|folder| disk::take_over(folder))?;
+        let owner = host.owner()?;
+        wanted.iter().try_for_each(|folder| disk::take_over(folder, &owner))?;
         Ok(format!("made {} root's; what lies there keeps its owner", listed(&wanted)))
     }
 }
