@@ -72,7 +72,9 @@ pub fn ensure_generation(on: &Installation, account: &mut Account, release: &Rel
         }
     };
     check_program(on, &generation)?;
-    account.record(Entry::Built { generation: generation.name.clone() })?;
+    if account.environment.generation.as_ref() != Some(&generation.name) {
+        account.record(Entry::Built { generation: generation.name.clone() })?;
+    }
     let lock = on.environments().lock_of(&generation)?;
     let built_here = lock.as_ref().map(Wheels::built_here).unwrap_or_default();
     let lock = lock.map(|lock| lock.summary());

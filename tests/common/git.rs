@@ -2,6 +2,10 @@
 #![expect(clippy::disallowed_methods, reason = "tests arrange the world that the program finds")]
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test file uses its part")]
 
+#[path = "port.rs"]
+#[allow(clippy::duplicate_mod, reason = "host, git and service are parts of one test now and then")]
+mod ports;
+
 use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -234,7 +238,7 @@ pub struct Daemon {
 impl Daemon {
     pub fn serve(base: &Path, name: &str) -> Self {
         // The port is free now; git daemon cannot pick one itself.
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = ports::free();
         // The program itself: `git daemon` would stay between, and leave it behind when it is ended.
         let programs = git_command(base, Owner::own()).arg("--exec-path").output().unwrap().stdout;
         let program = Path::new(String::from_utf8(programs).unwrap().trim()).join("git-daemon");

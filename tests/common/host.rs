@@ -10,11 +10,14 @@
 
 #[path = "pool.rs"]
 pub mod pool;
+#[path = "port.rs"]
+#[allow(clippy::duplicate_mod, reason = "host, git and service are parts of one test now and then")]
+mod ports;
 
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Read as _;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -342,7 +345,7 @@ fn end_server(server: &mut Child) {
 }
 
 pub fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
+    ports::free()
 }
 
 /// The program under test: the one that was built with the test, unless another build is named.

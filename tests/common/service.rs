@@ -4,8 +4,11 @@
 #![allow(dead_code, reason = "shared by test files that use different parts of it")]
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests set up worlds")]
 
+#[path = "port.rs"]
+#[allow(clippy::duplicate_mod, reason = "host, git and service are parts of one test now and then")]
+mod ports;
+
 use std::fs;
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -144,7 +147,7 @@ pub(crate) fn run_id() -> RunId {
 }
 
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    ports::free()
 }
 
 pub(crate) fn python() -> PathBuf {
