@@ -211,8 +211,7 @@ fn set_up_by_hand(machine: &Machine) {
              mkdir app/config && echo '{}' >app/config/user_prefs.json && \
              printf 'LADYLINUX_PORT=8000\\nTOKEN=secret\\n' >/etc/ladylinux/ladylinux.env && \
              chmod 600 /etc/ladylinux/ladylinux.env && echo 'exit 0' >refresh.sh && \
-             chown -R ladylinux:ladylinux /opt/ladylinux /var/lib/ladylinux /etc/ladylinux && \
-             chmod 700 /var/lib/ladylinux",
+             chown -R ladylinux:ladylinux /opt/ladylinux /var/lib/ladylinux /etc/ladylinux",
         )
         .expect(0);
     machine.write("/etc/systemd/system/ladylinux-api.service", UNIT);
@@ -229,6 +228,7 @@ fn a_machine_that_was_set_up_by_hand_is_adopted_and_people_are_told_what_is_thei
     let button = "import subprocess\nsubprocess.run(['sudo', 'scripts/refresh_vm.sh'])\n";
     let machine = machine(&lab, &[("api_layer.py", button)]);
     set_up_by_hand(&machine);
+    machine.exec("chmod 700 /var/lib/ladylinux").expect(0);
     let before = listing(&machine);
     let kept = |machine: &Machine| -> Vec<String> {
         let lines = listing(machine);
