@@ -69,7 +69,7 @@ impl Measure for TakenOver {
     fn look(&self, host: &Host) -> Outcome<Look> {
         let wanted = Self::wanted(host)?;
         Ok(if wanted.is_empty() {
-            Look::Fits("left the folders around the application and its state to root".to_owned())
+            Look::Fits("left the owners of the folders as they are".to_owned())
         } else {
             Look::Needed(format!("make {} root's; what lies there keeps its owner", listed(&wanted)))
         })
