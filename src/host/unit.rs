@@ -97,25 +97,26 @@ pub(crate) fn of_commit(mirror: &Mirror, commit: &CommitId, unit: &UnitName) -> 
 }
 
 impl Found {
-    /// Tells what in it would give whoever can push to the repository rights of root.
-    pub(crate) fn rights_of_root(&self) -> Vec<String> {
-        unit_text::rights_of_root(&self.normalized.text)
+    /// Returns what in it is not accepted, since it gives more than the application needs; nothing where it can be installed.
+    pub(crate) fn not_accepted(&self) -> Vec<String> {
+        unit_text::not_accepted(&self.normalized.text)
     }
 
-    /// Refuses a unit that would give the application rights of root: whoever can push a commit would have them.
+    /// Refuses a unit that gives the application power over the machine: whoever can push a commit would have it.
     fn check(&self, host: &Host, commit: &CommitId) -> Outcome<()> {
-        let against = self.rights_of_root();
+        let against = self.not_accepted();
         let Some(first) = against.first() else { return Ok(()) };
         let unit = &host.given.settings.service.unit;
         let mirror = &host.installation()?.mirror;
         let more =
             if against.len() > 1 { format!(" (and {} more)", against.len() - 1) } else { String::new() };
         Err(Failure::new(format!(
-            "{} of {} is not installed: {first}{more}, so that whoever can push to the repository would be root here",
+            "{} of {} is not installed: {first}{more}, and that gives whoever can push to the repository power over this \
+             machine",
             self.path.display(),
             commit.short(),
         ))
-        .hint(format!("let it say User={SERVICE_USER}, in the repository"))
+        .hint(format!("take that out of it in the repository; it has to say User={SERVICE_USER}"))
         .hint("or, where that is how you want it, install it yourself, then init again:")
         .hint(by_hand(mirror, commit, &self.path, unit)))
     }

@@ -48,61 +48,88 @@ pub(super) fn normalize(bytes: &[u8]) -> Normalized {
     Normalized { text, changes }
 }
 
-/// Tells what in a unit would give its processes, or whoever wrote it, rights of root. Source: systemd.exec(5),
-/// systemd.service(5).
-pub(super) fn rights_of_root(text: &str) -> Vec<String> {
+/// What the unit of a repository may say of the environment file. systemd expands patterns in this value, and reads as root
+/// what they match: only these two spellings are known to name no other file.
+const ENV_FILES: [&str; 2] = ["-/etc/ladylinux/ladylinux.env", "/etc/ladylinux/ladylinux.env"];
+
+/// The units that the unit of a repository may be ordered after, and may have started before it.
+const NEIGHBOURS: [&str; 4] =
+    ["network.target", "network-pre.target", "network-online.target", "ollama.service"];
+
+/// Returns what in the unit of a repository is not accepted, a clause for each; nothing where it can be installed. Whoever
+/// can push a commit writes it, so each of its sections has a list of what is accepted. Sources: systemd.unit(5),
+/// systemd.exec(5), systemd.service(5).
+pub(super) fn not_accepted(text: &str) -> Vec<String> {
     let file = UnitFile::parse(text.as_bytes());
     let mut against = Vec::new();
-    // Nobody but that user is known to be no more than the application: others administer, or own what root goes by.
+    // Only that user is known to be no more than the application: others administer, or own what root goes by.
     match file.value("Service", "User") {
         None => against.push("it has no User=, so its processes would be root's".to_owned()),
         Some(user) if user != SERVICE_USER => against.push(format!("it says User={user}")),
         Some(_) => {}
     }
-    // By another name it could stand in the place of any unit, or bring one along.
-    for it in file.assignments.iter().filter(|it| it.section == "Install") {
-        if matches!(it.key.as_str(), "Alias" | "Also") && !it.value.is_empty() {
-            against.push(format!("it says {}={}", it.key, it.value));
-        }
-    }
-    for it in file.assignments.iter().filter(|it| it.section == "Service") {
+    for it in &file.assignments {
         let (key, value) = (it.key.as_str(), it.value.as_str());
-        let prefix: String = value.chars().take_while(|c| "@-:+!|".contains(*c)).collect();
-        let is_yes = matches!(value.to_ascii_lowercase().as_str(), "1" | "yes" | "y" | "true" | "t" | "on");
-        let opens = ["file:", "append:", "truncate:"].iter().any(|kind| value.starts_with(kind));
-        let bad = match key {
-            "PermissionsStartOnly" => is_yes,
-            // systemd opens what these name as root, reads it or writes to it.
-            "StandardInput" => value != "null",
-            "StandardOutput" | "StandardError" => opens || value.contains("tty"),
-            // Read as root, and handed to the service: never from where the service could put a link.
-            "EnvironmentFile" => {
-                let file = value.trim_start_matches('-');
-                let places = ["/etc/ladylinux/", "/etc/default/"];
-                !file.is_empty()
-                    && (!places.iter().any(|place| file.starts_with(place)) || file.contains(".."))
+        let is_accepted = match it.section.as_str() {
+            "Unit" => is_accepted_of_unit(key, value),
+            "Install" => key == "WantedBy" && matches!(value, "" | "multi-user.target"),
+            "Service" => is_accepted_of_service(key, value),
+            section => {
+                let told = format!("it has a section [{section}]");
+                if !against.contains(&told) {
+                    against.push(told);
+                }
+                continue;
             }
-            // Many groups lead to root (disk, shadow, sudo, docker, lxd …), by name or by number.
-            "Group" => !value.is_empty() && value != SERVICE_USER,
-            _ if key.starts_with("Exec") => prefix.contains(['+', '!']),
-            // An empty value takes away what was said before.
-            _ => !value.is_empty() && !gives_nothing(key),
         };
-        if bad {
+        if !is_accepted {
             against.push(format!("it says {key}={value}"));
         }
     }
     against
 }
 
-/// Tells whether it is known of a setting that no value of it gives rights of root. The list is one of what is taken: there
-/// are many ways to root (folders that systemd makes over to the user, files that it reads for it, mounts that put another
-/// file in the place of one that programs of root believe), and every version of systemd brings more.
+/// Returns whether a setting of `[Unit]` is accepted. Others stop, start or isolate units of the machine, or shut it down.
+fn is_accepted_of_unit(key: &str, value: &str) -> bool {
+    match key {
+        "Description" | "Documentation" | "StartLimitIntervalSec" | "StartLimitBurst" => true,
+        "After" | "Wants" => value.split_whitespace().all(|unit| NEIGHBOURS.contains(&unit)),
+        _ => false,
+    }
+}
+
+/// Returns whether a setting of `[Service]` is accepted.
+fn is_accepted_of_service(key: &str, value: &str) -> bool {
+    let prefix: String = value.chars().take_while(|c| "@-:+!|".contains(*c)).collect();
+    let is_yes = matches!(value.to_ascii_lowercase().as_str(), "1" | "yes" | "y" | "true" | "t" | "on");
+    let opens = ["file:", "append:", "truncate:"].iter().any(|kind| value.starts_with(kind));
+    match key {
+        // The last one counts; it is checked with the file.
+        "User" => true,
+        "PermissionsStartOnly" => !is_yes,
+        // systemd opens what these name as root, reads it or writes to it.
+        "StandardInput" => value == "null",
+        "StandardOutput" | "StandardError" => !opens && !value.contains("tty"),
+        "EnvironmentFile" => value.is_empty() || ENV_FILES.contains(&value),
+        // Many groups lead to root (disk, shadow, sudo, docker, lxd …), by name or by number.
+        "Group" => value.is_empty() || value == SERVICE_USER,
+        "Nice" => value.is_empty() || value.parse().is_ok_and(|nice: i8| nice >= 0),
+        // `inherit` hands the keys of root's session to the service.
+        "KeyringMode" => matches!(value, "" | "private" | "shared"),
+        _ if key.starts_with("Exec") => !prefix.contains(['+', '!']),
+        // An empty value takes away what was said before.
+        _ => value.is_empty() || gives_nothing(key),
+    }
+}
+
+/// Returns whether it is known of a setting of `[Service]` that no value of it gives rights of root, or precedence over what
+/// else the machine does. It is a list of what is accepted: there are many ways to root (directories that systemd makes over
+/// to the user, files that it reads for it, mounts that put another file in the place of one that programs of root believe),
+/// and every version of systemd brings more.
 fn gives_nothing(key: &str) -> bool {
-    const KEYS: [&str; 34] = [
+    const KEYS: [&str; 33] = [
         "Type",
         "ExitType",
-        "User",
         "BusName",
         "WorkingDirectory",
         "Environment",
@@ -118,8 +145,6 @@ fn gives_nothing(key: &str) -> bool {
         "WatchdogSec",
         "WatchdogSignal",
         "UMask",
-        "Nice",
-        "OOMScoreAdjust",
         "OOMPolicy",
         "NoNewPrivileges",
         "LockPersonality",
@@ -130,19 +155,19 @@ fn gives_nothing(key: &str) -> bool {
         "NoExecPaths",
         "DevicePolicy",
         "DeviceAllow",
-        "KeyringMode",
         "RemoveIPC",
-        "Slice",
         "LogLevelMax",
+        "CPUAccounting",
+        "CPUQuota",
+        "CPUQuotaPeriodSec",
+        "CPUWeight",
     ];
-    const FAMILIES: [&str; 14] = [
+    const FAMILIES: [&str; 12] = [
         "Restart",
         "Timeout",
         "Kill",
         "Limit",
         "Memory",
-        "CPU",
-        "IO",
         "IPAddress",
         "Tasks",
         "Private",
@@ -151,9 +176,12 @@ fn gives_nothing(key: &str) -> bool {
         "Syslog",
         "SystemCall",
     ];
-    KEYS.contains(&key)
+    // Limits that let a process raise its own priority.
+    const RAISING: [&str; 2] = ["LimitRTPRIO", "LimitNICE"];
+    let is_known = KEYS.contains(&key)
         || FAMILIES.iter().any(|family| key.starts_with(family))
-        || key.starts_with("LogRateLimit")
+        || key.starts_with("LogRateLimit");
+    is_known && !RAISING.contains(&key)
 }
 
 /// Returns the unit that follows from the deployment contract and the host's settings.
@@ -221,11 +249,15 @@ mod tests {
 
     #[test]
     fn a_unit_of_an_ordinary_user_is_taken_and_one_of_root_is_not() {
-        assert!(rights_of_root(GOOD).is_empty());
+        assert!(not_accepted(GOOD).is_empty());
         for bad in [
             "[Service]\nExecStart=/x\n",
             "[Service]\nUser=root\nExecStart=/x\n",
             "[Service]\nUser=ladylinux\nUser=\nExecStart=/x\n",
+            // These blanks are part of a key for systemd, which sees no User= then.
+            "[Service]\nUser\u{a0}=ladylinux\nExecStart=/x\n",
+            "[Service]\n\u{a0}User=ladylinux\nExecStart=/x\n",
+            "[Service]\n\u{c}User=ladylinux\nExecStart=/x\n",
             "[Service]\nUser=ladylinux\nUser=0\nExecStart=/x\n",
             "[Unit]\nUser=ladylinux\n[Service]\nExecStart=/x\n",
             "# User=ladylinux\n[Service]\nExecStart=/x\n",
@@ -235,7 +267,7 @@ mod tests {
             "[Service]\nUser=ladylinux\nEnvironment=A=b\\ \nUser=root\nExecStart=/x\n",
             "[Service]\nUser=ladylinux\nEnvironment=A=b\rUser=root\nExecStart=/x\n",
         ] {
-            assert!(!rights_of_root(bad).is_empty(), "{bad}");
+            assert!(!not_accepted(bad).is_empty(), "{bad}");
         }
         for line in [
             "ExecStartPre=+/bin/x",
@@ -267,7 +299,7 @@ mod tests {
             "RootImage=/opt/ladylinux/app/image",
             "SomethingThatOnlyANewerSystemdKnows=yes",
         ] {
-            let found = rights_of_root(&format!("{GOOD}{line}\n"));
+            let found = not_accepted(&format!("{GOOD}{line}\n"));
             assert_eq!(found, [format!("it says {}", line.trim_start_matches("[Install]\n"))]);
         }
         for line in [
@@ -287,7 +319,82 @@ mod tests {
             "SupplementaryGroups=",
             "[Install]\nWantedBy=multi-user.target",
         ] {
-            assert_eq!(rights_of_root(&format!("{GOOD}{line}\n")), Vec::<String>::new());
+            assert_eq!(not_accepted(&format!("{GOOD}{line}\n")), Vec::<String>::new());
+        }
+    }
+
+    #[test]
+    fn the_environment_file_is_accepted_by_its_literal_name_only() {
+        for value in ["/etc/ladylinux/ladylinux.env", "-/etc/ladylinux/ladylinux.env", ""] {
+            assert_eq!(not_accepted(&format!("{GOOD}EnvironmentFile={value}\n")), Vec::<String>::new());
+        }
+        for value in [
+            "/etc/ladylinux/.\\./.\\./root/.aws/credentials",
+            "/etc/ladylinux/*",
+            "/etc/ladylinux/token",
+            "/etc/ladylinux//ladylinux.env",
+            "--/etc/ladylinux/ladylinux.env",
+            "/etc/ladylinux/ladylinux.en?",
+            "\"/etc/ladylinux/ladylinux.env\"",
+            "/etc/default/ladylinux",
+        ] {
+            let found = not_accepted(&format!("{GOOD}EnvironmentFile={value}\n"));
+            assert_eq!(found, [format!("it says EnvironmentFile={value}")]);
+        }
+    }
+
+    #[test]
+    fn a_unit_that_acts_on_other_units_or_on_the_machine_is_not_accepted() {
+        for line in [
+            "Wants=debug-shell.service",
+            "Wants=network.target debug-shell.service",
+            "After=ollama.service ../x.service",
+            "Requires=ollama.service",
+            "OnFailure=rescue.target",
+            "Conflicts=ssh.service",
+            "FailureAction=reboot-force",
+            "SuccessAction=poweroff",
+            "StartLimitAction=reboot",
+            "JobTimeoutAction=poweroff",
+            "PropagatesStopTo=ssh.service",
+            "DefaultDependencies=no",
+            "SomethingThatOnlyANewerSystemdKnows=yes",
+        ] {
+            assert_eq!(not_accepted(&format!("{GOOD}[Unit]\n{line}\n")), [format!("it says {line}")]);
+        }
+        for line in
+            ["RequiredBy=sysinit.target", "UpheldBy=x.target", "WantedBy=multi-user.target sysinit.target"]
+        {
+            assert_eq!(not_accepted(&format!("{GOOD}[Install]\n{line}\n")), [format!("it says {line}")]);
+        }
+        for section in ["Socket", "X-Other", "service", "Unit "] {
+            let found = not_accepted(&format!("{GOOD}[{section}]\nDescription=a\nWantedBy=b\n"));
+            assert_eq!(found, [format!("it has a section [{section}]")]);
+        }
+        assert_eq!(not_accepted(&format!("Description=a\n{GOOD}")), ["it has a section []"]);
+        let usual = "[Unit]\nDescription=LadyLinux API\nDocumentation=https://example.org\nAfter=network-online.target \
+                     ollama.service\nWants=network-online.target\nStartLimitIntervalSec=60\nStartLimitBurst=5\n";
+        assert_eq!(not_accepted(&format!("{usual}{GOOD}")), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_unit_that_takes_precedence_over_the_rest_of_the_machine_is_not_accepted() {
+        for line in [
+            "CPUSchedulingPolicy=fifo",
+            "CPUSchedulingPriority=99",
+            "IOSchedulingClass=realtime",
+            "IOWeight=10000",
+            "OOMScoreAdjust=-1000",
+            "Nice=-20",
+            "LimitRTPRIO=99",
+            "LimitNICE=40",
+            "KeyringMode=inherit",
+            "Slice=-.slice",
+        ] {
+            assert_eq!(not_accepted(&format!("{GOOD}{line}\n")), [format!("it says {line}")]);
+        }
+        for line in ["Nice=10", "KeyringMode=private", "CPUQuota=50%", "LimitNOFILE=4096"] {
+            assert_eq!(not_accepted(&format!("{GOOD}{line}\n")), Vec::<String>::new());
         }
     }
 
@@ -305,7 +412,7 @@ mod tests {
             Layers::of_text(&Layout::below("/"), text, Overrides::default()).unwrap().resolve().unwrap()
         };
         let text = of_contract(&settings(""));
-        assert!(rights_of_root(&text).is_empty());
+        assert!(not_accepted(&text).is_empty());
         let file = UnitFile::parse(text.as_bytes());
         let value = |key: &str| file.value("Service", key).unwrap();
         assert_eq!(value("User"), "ladylinux");

@@ -3,6 +3,10 @@
 //! What is asked of it is what the text says, line by line, which systemd's properties do not tell any more: there the
 //! words of a command are taken apart, and what was commented out or reset is gone.
 
+/// What systemd takes for blanks. Others that Unicode knows are part of a key for it: who took them away would read a setting
+/// that systemd does not see.
+const BLANKS: [char; 4] = [' ', '\t', '\n', '\r'];
+
 /// One assignment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Assignment {
@@ -30,7 +34,7 @@ impl UnitFile {
         let mut joined = String::new();
         // The last line may be a continuation that nothing continues.
         for line in lines(&text).into_iter().chain([""]) {
-            let line = line.trim_start();
+            let line = line.trim_start_matches(BLANKS);
             if line.starts_with(['#', ';']) {
                 continue;
             }
@@ -41,14 +45,14 @@ impl UnitFile {
                 continue;
             }
             let whole = std::mem::take(&mut joined);
-            let whole = whole.trim();
+            let whole = whole.trim_matches(BLANKS);
             if let Some(name) = whole.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
                 name.clone_into(&mut section);
             } else if let Some((key, value)) = whole.split_once('=') {
                 file.assignments.push(Assignment {
                     section: section.clone(),
-                    key: key.trim_end().to_owned(),
-                    value: value.trim_start().to_owned(),
+                    key: key.trim_end_matches(BLANKS).to_owned(),
+                    value: value.trim_start_matches(BLANKS).to_owned(),
                 });
             }
         }
@@ -136,6 +140,15 @@ mod tests {
         assert_eq!(file.value("Service", "User"), Some("u"));
         assert_eq!(UnitFile::parse(b"[Service]\nExecStart=/a \\").words("Service", "ExecStart"), ["/a"]);
     }
+
+    #[test]
+    fn a_blank_that_only_unicode_knows_is_part_of_a_key() {
+        for line in ["User\u{a0}=one", "\u{a0}User=one", "\u{c}User=one", "\u{2003}User=one"] {
+            let file = UnitFile::parse(format!("[Service]\n{line}\n").as_bytes());
+            assert_eq!(file.value("Service", "User"), None, "{line:?}");
+        }
+    }
+
     #[test]
     fn no_line_that_systemd_reads_is_hidden_in_another() {
         for end in ["\\ \n", "\\\t\n", "\\\\\n", "\r", "\0", "\n\r", "\\\n\n", "\\\n# \\\n\n"] {

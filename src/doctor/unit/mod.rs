@@ -182,7 +182,7 @@ pub(super) fn drift(examined: &Examined, unit: &Unit) -> Findings {
         quoted(&path.display().to_string())
     );
     // What `init` would not install nobody is told to install.
-    if let Some(first) = brought.rights_of_root().first() {
+    if let Some(first) = brought.not_accepted().first() {
         what = format!("{what}; the repository's is not to be installed, since {first}");
     } else {
         let fragment = quoted(&fragment.display().to_string());
