@@ -465,3 +465,94 @@ fn of_two_runs_at_the_same_instant_one_works_and_the_other_is_told_who() {
     assert!(staged.iter().all(|line| !line.contains("hold")), "{staged:?}");
     assert_eq!(host.version().as_deref(), Some("one"));
 }
+
+/// What runs below a program on a terminal: its command line and its controlling terminal (0: none).
+type Seen = std::collections::BTreeSet<(String, i32)>;
+
+/// Runs the program with a pseudo terminal as its controlling terminal, and collects every descendant that it has
+/// meanwhile.
+fn on_a_terminal(host: &Host, arguments: &[&str]) -> (Ran, Seen) {
+    let inner = host.command(arguments);
+    let words: Vec<&str> = std::iter::once(inner.get_program())
+        .chain(inner.get_args())
+        .map(|word| word.to_str().unwrap())
+        .collect();
+    let mut command = Command::new("script");
+    // The program also gets a descriptor of the terminal that it never asked for.
+    let line = format!("exec {} 7<>/dev/tty", words.join(" "));
+    command.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
+    command.env_clear().env("SHELL", "/bin/sh").env("TERM", "xterm");
+    command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let mut run = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdout = run.stdout.take().unwrap();
+    let reader = std::thread::spawn(move || {
+        let mut text = String::new();
+        stdout.read_to_string(&mut text).map(|_| text)
+    });
+    let mut seen = Seen::new();
+    while run.try_wait().unwrap().is_none() {
+        collect_descendants(&words.join(" "), &mut seen);
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    let mut said = ran(run.wait_with_output().unwrap());
+    said.out = reader.join().unwrap().unwrap();
+    (said, seen)
+}
+
+/// Adds the descendants of the program with the command line `own`, which has to have a terminal itself.
+fn collect_descendants(own: &str, seen: &mut Seen) {
+    // The command line is read first: a child that still has that of the program has not started its own yet.
+    let processes: std::collections::BTreeMap<i32, (String, i32, i32)> =
+        ladylinux_refresh::process::identity::all_pids()
+            .into_iter()
+            .filter_map(|pid| {
+                let line = fs::read(format!("/proc/{pid}/cmdline")).ok().filter(|line| !line.is_empty())?;
+                let line = String::from_utf8_lossy(&line).replace('\0', " ").trim_end().to_owned();
+                let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+                let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+                Some((pid, (line, fields.get(1)?.parse().ok()?, fields.get(4)?.parse().ok()?)))
+            })
+            .collect();
+    for (line, parent, terminal) in processes.values().filter(|(line, ..)| line != own) {
+        let mut above = Some(*parent);
+        while let Some((line_above, parent_above, terminal_above)) = above.and_then(|pid| processes.get(&pid))
+        {
+            if line_above == own {
+                assert_ne!(*terminal_above, 0, "the program has no terminal, so the test shows nothing");
+                seen.insert((line.clone(), *terminal));
+                break;
+            }
+            above = Some(*parent_above);
+        }
+    }
+}
+
+#[test]
+fn no_child_has_the_terminal_that_the_program_was_started_on() {
+    let host = Host::running();
+    let script = "read line < /proc/self/stat; set -- $line; echo terminal number $7; \
+                  ls -l /proc/self/fd; (: < /dev/tty) 2>&1 || :";
+    let hook = format!(
+        "[[hook]]\nname = \"looks\"\nkind = \"migration\"\ncommand = [\"sh\", \"-c\", \"{script}\"]\n"
+    );
+    host.push(&[("refresh.toml", &hook), ("version.txt", "two")]);
+    for arguments in [&["status"][..], &["plan"], &["run", "--verbose"], &["service", "start"]] {
+        if arguments[0] == "service" {
+            host.tool(["service", "stop"]).expect(0);
+        }
+        let (said, seen) = on_a_terminal(&host, arguments);
+        let said = said.expect(0);
+        assert!(!seen.is_empty(), "{arguments:?}: no child was seen\n{}", said.all());
+        let with_terminal: Vec<_> = seen.iter().filter(|(_, terminal)| *terminal != 0).collect();
+        assert!(with_terminal.is_empty(), "{arguments:?}: {with_terminal:#?}");
+        if arguments[0] == "run" {
+            assert_eq!(host.version().as_deref(), Some("two"));
+            assert!(said.out.contains("terminal number 0"), "{}", said.out);
+            assert!(said.out.contains("/dev/tty: No such device or address"), "{}", said.out);
+            assert!(said.out.contains("-> /dev/null"), "{}", said.out);
+            for terminal in ["-> /dev/pts/", "-> /dev/tty"] {
+                assert!(!said.out.contains(terminal), "{}", said.out);
+            }
+        }
+    }
+}

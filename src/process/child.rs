@@ -16,7 +16,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
 use super::identity::{Owner, ProcessId};
 use super::leftover::Recorded;
-use super::{RUN_MARK, interrupt};
+use super::{RUN_MARK, interrupt, session};
 use crate::checkpoint;
 use crate::clock;
 use crate::disk;
@@ -140,7 +140,8 @@ impl Program {
 
     pub(super) fn command(&self, mark: Option<&RunId>) -> Outcome<Command> {
         let mut command = Command::new(&self.path);
-        command.args(&self.arguments).current_dir(&self.folder).env_clear().process_group(0);
+        command.args(&self.arguments).current_dir(&self.folder).env_clear();
+        session::isolate(&mut command);
         command.env("PATH", crate::settings::environment::SEARCH_PATH);
         command.env("LANG", "C.UTF-8").env("LC_ALL", "C.UTF-8").env("TZ", "UTC");
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));

@@ -5,17 +5,17 @@
 #![expect(clippy::disallowed_methods, reason = "this is the room that starts other programs")]
 
 use std::ffi::OsString;
-use std::fs::{self, File};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
 use serde::{Deserialize, Serialize};
 
 use super::child::{Program, memory_file};
 use super::identity::{Owner, ProcessId};
+use super::session;
 use crate::disk;
 use crate::error::{Context as _, Failure, Outcome};
 
@@ -39,9 +39,10 @@ pub struct Daemon<'a> {
 /// The program cannot be started.
 pub fn start_daemon(daemon: Daemon<'_>) -> Outcome<(ProcessId, OwnedFd)> {
     let told = || format!("cannot start {}", daemon.program.display());
-    seal_descriptors();
     let (answer, theirs) = std::io::pipe().context(told)?;
-    let child = Command::new(daemon.program)
+    let mut command = Command::new(daemon.program);
+    session::isolate(&mut command);
+    let child = command
         // The path may be /proc/self/exe, which tells nobody who looks at the list of processes what this is.
         .arg0(env!("CARGO_PKG_NAME"))
         .args(&daemon.arguments)
@@ -68,7 +69,8 @@ pub struct ServiceProgram {
     pub owner: Owner,
 }
 
-/// Starts a service in a process group of its own, with both output streams on `output`. Whoever calls reaps it.
+/// Starts a service in a session and a process group of its own, with both output streams on `output`. The caller reaps
+/// it.
 ///
 /// # Errors
 /// The program cannot be started.
@@ -79,7 +81,8 @@ pub fn start_service(service: &ServiceProgram, output: OwnedFd) -> Outcome<Proce
     let also = output.try_clone().context(told)?;
     let mut command = Command::new(program);
     command.args(arguments).env_clear().envs(service.variables.iter().map(|(name, value)| (name, value)));
-    command.current_dir(PathBuf::from(&service.folder)).process_group(0);
+    command.current_dir(PathBuf::from(&service.folder));
+    session::isolate(&mut command);
     command.stdin(Stdio::null()).stdout(output).stderr(also);
     if rustix::process::geteuid().is_root() {
         // The standard library also drops all supplementary groups when root sets a uid.
@@ -89,7 +92,7 @@ pub fn start_service(service: &ServiceProgram, output: OwnedFd) -> Outcome<Proce
     identity_of(child.id())
 }
 
-/// Starts a program in a process group of its own, with no input and both streams appended to `log`, and leaves it
+/// Starts a program in a session and a process group of its own, with no input and both streams appended to `log`, and leaves it
 /// to itself: nobody waits for it, its deadline and what it keeps do not count.
 ///
 /// # Errors
@@ -97,7 +100,6 @@ pub fn start_service(service: &ServiceProgram, output: OwnedFd) -> Outcome<Proce
 pub fn spawn(program: &Program, log: &Path) -> Outcome<ProcessId> {
     let told = || format!("cannot start {}", program.name());
     let output = disk::open_append(log, 0o600)?;
-    seal_descriptors();
     let mut command = program.command(None)?;
     command.stdin(Stdio::null()).stdout(output.try_clone().context(told)?).stderr(output);
     let child = command.spawn().context(told)?;
@@ -115,41 +117,24 @@ fn identity_of(pid: u32) -> Outcome<ProcessId> {
         .ok_or_else(|| Failure::new(format!("process {pid} cannot be looked up in /proc")))
 }
 
-/// Marks every descriptor above standard error as not to be inherited. Ours are so from the start; those that our own
-/// caller left open (a lock, a pipe, a log of CI) are not, and a daemon would hold them for good.
-fn seal_descriptors() {
-    let Ok(entries) = fs::read_dir("/proc/self/fd") else { return };
-    let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    for number in numbers.filter(|number| *number > 2) {
-        #[expect(
-            unsafe_code,
-            reason = "the standard library offers no other way to name a descriptor by number"
-        )]
-        // SAFETY: the number was open a moment ago and is borrowed for two fcntl calls, which neither close it nor
-        // change what it refers to; if another thread has closed it meanwhile, they fail or mark a descriptor of ours
-        // that is marked already.
-        let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
-        if let Ok(flags) = fcntl_getfd(descriptor) {
-            let _ = fcntl_setfd(descriptor, flags | FdFlags::CLOEXEC);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use rustix::process::{Pid, Signal, kill_process_group};
 
     #[test]
-    fn a_detached_program_lives_in_a_group_of_its_own_and_writes_to_its_log() {
+    fn a_detached_program_lives_in_a_session_and_a_group_of_its_own_and_writes_to_its_log() {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("log");
         let program = Program::new("/bin/sh").arg("-c").arg("echo here; exec sleep 60");
         let process = spawn(&program, &log).unwrap();
-        while fs::read(&log).unwrap() != b"here\n" {
+        while std::fs::read(&log).unwrap() != b"here\n" {
             std::thread::yield_now();
         }
         assert!(process.is_alive());
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.pid)).unwrap();
+        let stat = super::super::identity::parse_stat(&stat).unwrap();
+        assert_eq!((stat.session, stat.group), (process.pid, process.pid));
         kill_process_group(Pid::from_raw(process.pid).unwrap(), Signal::KILL).unwrap();
     }
 }

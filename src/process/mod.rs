@@ -1,8 +1,8 @@
 //! Other programs: started, watched, ended; never left behind.
 //!
-//! [`Runner::run`] is the one door to other programs. Every child runs in a process group of its own with a cleared
-//! environment, an optional deadline and an optional stall limit, and carries [`RUN_MARK`] so that a later run can
-//! find and end what a killed run left behind ([`leftover`]). Two programs outlive their caller and have a door of their
+//! [`Runner::run`] is the one door to other programs. Every child runs in a session and a process group of its own,
+//! without a terminal (`session`), with a cleared environment, an optional deadline and an optional stall limit, and
+//! carries [`RUN_MARK`] so that a later run can find and end what a killed run left behind ([`leftover`]). Two programs outlive their caller and have a door of their
 //! own ([`detached`]).
 
 pub mod child;
@@ -11,6 +11,7 @@ pub mod handle;
 pub mod identity;
 pub mod interrupt;
 pub mod leftover;
+mod session;
 pub mod worker;
 
 pub use child::{Ended, Finished, Keep, Program, Runner};

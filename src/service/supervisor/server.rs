@@ -80,7 +80,8 @@ enum Begun {
 }
 
 fn begin(layout: &Layout, mut launch: Launch) -> Outcome<Begun> {
-    // In a session of its own no terminal's signals reach it. That it leads one already is as good.
+    // In a session of its own no terminal's signals reach it. The process that starts a supervisor gives it one; a
+    // supervisor that leads a session already cannot make another.
     let _ = rustix::process::setsid();
     rustix::process::umask(Mode::from_raw_mode(0o022));
     let bells = Bells::hang_up()?;

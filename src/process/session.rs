@@ -1,0 +1,54 @@
+//! What every child gets before its program starts: a session of its own, and no descriptor but its three streams.
+//!
+//! A process that shares the caller's session can open the caller's terminal as `/dev/tty` and type into it (`TIOCSTI`)
+//! or read what is typed there. So no child of a root program may share it. It touches the command that is about to be
+//! spawned, and the flags of this process' own descriptors.
+
+use std::fs;
+use std::os::fd::BorrowedFd;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
+
+/// Makes the child of `command` the leader of a new session and of a new process group, both with the child's pid as
+/// their number, without a controlling terminal. `kill_process_group` with that pid ends the child and its descendants.
+///
+/// Every command in `process` passes here. A command must not ask for a process group as well: a group leader cannot
+/// make a session, and the spawn would fail.
+pub(super) fn isolate(command: &mut Command) {
+    seal_descriptors();
+    #[expect(unsafe_code, reason = "the standard library has no safe call that starts a child in a session")]
+    // SAFETY: the closure runs in the child between fork and exec, where only async-signal-safe calls are allowed.
+    // setsid(2) is one: rustix makes the system call directly, takes no lock and allocates nothing, and the
+    // conversion of its error is a plain number.
+    unsafe {
+        command.pre_exec(|| {
+            rustix::process::setsid()?;
+            Ok(())
+        });
+    }
+}
+
+/// Marks every descriptor above standard error as not to be inherited. The program's own descriptors are marked when
+/// they are opened. Those that the caller left open (a terminal, a lock, a log of CI) are not, and a child would hold
+/// them.
+fn seal_descriptors() {
+    let Ok(entries) = fs::read_dir("/proc/self/fd") else { return };
+    let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    for number in numbers.filter(|number| *number > 2) {
+        #[expect(
+            unsafe_code,
+            reason = "the standard library offers no other way to name a descriptor by number"
+        )]
+        // SAFETY: the number was open a moment ago and is borrowed for two fcntl calls, which neither close it nor
+        // change what it refers to; if another thread has closed it meanwhile, they fail or mark a descriptor of ours
+        // that is marked already.
+        let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
+        if let Ok(flags) = fcntl_getfd(descriptor)
+            && !flags.contains(FdFlags::CLOEXEC)
+        {
+            let _ = fcntl_setfd(descriptor, flags | FdFlags::CLOEXEC);
+        }
+    }
+}
