@@ -6,7 +6,7 @@ mod lab;
 #[path = "common/site.rs"]
 mod site;
 
-use lab::{Disk, How, LOCAL_INDEX, Lab, Server};
+use lab::{Disk, How, LOCAL_INDEX, Lab, Machine, Server, until};
 use site::{PROBE, Site};
 
 /// The unit as some machines have it: its workers outlive a stop.
@@ -133,4 +133,59 @@ fn rw_7_2_a_machine_that_was_put_back_to_its_snapshot_is_refreshed() {
     site.machine.tool("run").expect(0);
     site.expect_running(&repaired);
     assert!(site.notes().contains(&"in the snapshot".to_owned()));
+}
+
+/// A hook that tries to change what no refresh may change, leaves what came of it among the data, and waits as long as it is
+/// held.
+const MEDDLING: &str = "\n[[hook]]\nname = \"meddle\"\nkind = \"check\"\ncommand = [\"sh\", \"-c\", \"\"\"
+cd /var/lib/ladylinux/data
+for file in /opt/ladylinux/models/planted /opt/ladylinux/containers/planted /etc/ladylinux/ladylinux.env; do
+    echo '# planted' >>$file
+done 2>refused
+grep NoNewPrivs /proc/self/status >privileges
+touch reached
+while [ -e /srv/hold ]; do sleep 0.02; done
+\"\"\"]\n";
+
+/// How exposed systemd finds a unit, from 0 to 10.
+#[track_caller]
+fn exposure(machine: &Machine, unit: &str) -> f64 {
+    let told = machine.exec(&format!("systemd-analyze security --no-pager {unit}")).expect(0).out;
+    let line =
+        told.lines().find(|line| line.contains("Overall exposure level")).unwrap_or_else(|| panic!("{told}"));
+    line.split_whitespace().find_map(|word| word.parse().ok()).unwrap_or_else(|| panic!("{line}"))
+}
+
+#[test]
+fn rw_6_1_the_kernel_keeps_a_hook_from_models_containers_and_settings() {
+    let Some(lab) = Lab::open() else { return };
+    let site = Site::running(&lab, Disk::Shared, PROBE);
+    let machine = &site.machine;
+    let before = site.inventory();
+    let demo = include_str!("../demo/app/refresh.toml");
+    let second = site.server.push(&[("refresh.toml", &format!("{demo}{MEDDLING}"))]);
+    machine.write("/srv/hold", "");
+    let run = machine.tool("run --detach").expect(0).out.trim_end().to_owned();
+    let data = "/var/lib/ladylinux/data";
+    until("the hook", || machine.read(&format!("{data}/reached")));
+    let unit = format!("ladylinux-refresh-{run}.service");
+    let exposed = [&unit, "ladylinux-refresh.service", "ladylinux-refresh-request.service"]
+        .map(|unit| (unit.to_owned(), exposure(machine, unit)));
+    machine.exec("rm /srv/hold").expect(0);
+    machine.tool(&format!("wait {run}")).expect(0).says("Refreshed");
+    site.expect_running(&second);
+
+    let refused = machine.read(&format!("{data}/refused")).unwrap();
+    assert_eq!(refused.matches("Read-only file system").count(), 3, "{refused}");
+    assert_eq!(site.inventory(), before);
+    assert_eq!(machine.read(&format!("{data}/privileges")).unwrap().trim(), "NoNewPrivs:\t1");
+    assert!(exposed.iter().all(|(_, level)| *level <= 4.0), "{exposed:?}");
+
+    // The unit of the timer does its work below the same properties, also where nothing has made its directory in /run.
+    machine.exec("rm -r /run/ladylinux-refresh").expect(0);
+    let third = site.server.push(&[("templates/more.html", "more\n")]);
+    machine.exec("systemctl start ladylinux-refresh.service").expect(0);
+    site.expect_running(&third);
+    machine.tool("history -n 1").expect(0);
+    machine.exec("test -d /run/ladylinux-refresh/runs").expect(0);
 }

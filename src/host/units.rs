@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use crate::disk;
 use crate::error::Outcome;
+use crate::relay::places;
 use crate::service::systemd::dropin;
+use crate::systemd::sandbox;
 use crate::systemd::unit::{ActiveState, LoadState};
 
 use super::{Host, Keeper, Look, Measure};
@@ -16,7 +18,7 @@ const START: Duration = Duration::from_secs(30);
 /// The unit that waits for requests.
 const REQUESTS: &str = "ladylinux-refresh-request.path";
 
-/// The units, by name, with `@PROGRAM@` for the program's path.
+/// The units, by name, with `@PROGRAM@` for the program's path and `@SANDBOX@` for what the kernel keeps it from.
 const UNITS: [(&str, &str); 4] = [
     (REQUESTS, include_str!("units/ladylinux-refresh-request.path")),
     ("ladylinux-refresh-request.service", include_str!("units/ladylinux-refresh-request.service")),
@@ -40,10 +42,12 @@ fn own_files(host: &Host) -> Vec<OwnFile> {
         Keeper::Systemd { program } => program.display().to_string(),
         Keeper::Embedded => return Vec::new(),
     };
+    let own_tmp = !places::is_below_tmp(&program);
+    let kept_from = sandbox::lines(&places::of_refresh(layout, own_tmp));
     let mut files = vec![OwnFile { path: layout.drop_in(unit), text: dropin::text(layout, unit) }];
     files.extend(UNITS.map(|(name, text)| OwnFile {
         path: layout.package_units().join(name),
-        text: text.replace("@PROGRAM@", &program),
+        text: text.replace("@PROGRAM@", &program).replace("@SANDBOX@\n", &kept_from),
     }));
     files
 }

@@ -11,6 +11,7 @@
 //! gone after a boot; what has to last is in the folder of the run.
 
 pub mod follow;
+pub mod places;
 pub mod spool;
 pub mod start;
 

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::spool::Spool;
-use super::unit_of;
+use super::{places, unit_of};
 use crate::checkpoint;
 use crate::clock;
 use crate::error::{Context as _, Failure, Outcome};
@@ -74,6 +74,7 @@ impl Errand<'_> {
         let mut arguments = self.arguments;
         arguments.extend([WORKER.to_owned(), self.run.to_string()]);
         let unit = unit_of(self.run);
+        let own_tmp = places::may_have_own_tmp(self.layout, &program, &arguments, &variables)?;
         let asked = bus.start_transient(Transient {
             name: &unit,
             description: &format!("LadyLinux refresh, run {}", self.run),
@@ -82,6 +83,7 @@ impl Errand<'_> {
             variables: &spool.variables(),
             messages: &spool.messages(),
             stop_limit: STOP_LIMIT,
+            places: places::of_refresh(self.layout, own_tmp),
         });
         match asked {
             Ok(()) => Ok(bus),

@@ -5,6 +5,7 @@
 
 pub mod file;
 pub mod job;
+pub mod sandbox;
 mod time;
 pub mod transient;
 pub mod unit;
@@ -59,6 +60,17 @@ impl Bus {
             .context(|| "cannot reach systemd over D-Bus".to_owned())
             .map_err(|failure| failure.hint("systemctl status dbus.socket"))?;
         Ok(Self { connection })
+    }
+
+    /// Returns systemd's version, the number alone.
+    ///
+    /// # Errors
+    /// systemd cannot be asked, or its answer holds no number.
+    pub fn version(&self) -> Outcome<u32> {
+        let context = || "cannot read the version of systemd".to_owned();
+        let text: String = self.manager()?.get_property("Version").map_err(refused).context(context)?;
+        version_in(&text)
+            .ok_or_else(|| Failure::new(context()).because(Failure::new(format!("{text:?} holds no number"))))
     }
 
     /// Tells whether the connection was lost; it does not come back by itself.
@@ -158,6 +170,12 @@ impl Bus {
     }
 }
 
+/// Reads the number of a version such as `252.39-1~deb12u2` or `v256.7`.
+fn version_in(text: &str) -> Option<u32> {
+    let text = text.trim_start_matches('v');
+    text.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
 /// Tells whether systemd was not on the bus, or left it before it answered.
 fn is_away(error: &zbus::Error) -> bool {
     const AWAY: [&str; 3] = ["NoReply", "ServiceUnknown", "NameHasNoOwner"];
@@ -170,5 +188,18 @@ pub(crate) fn refused(error: zbus::Error) -> Failure {
     match error {
         zbus::Error::MethodError(_, Some(text), _) => Failure::new(text),
         other => Failure::new("the talk with systemd went wrong").because(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_is_its_first_number() {
+        assert_eq!(version_in("252.39-1~deb12u2"), Some(252));
+        assert_eq!(version_in("v256.7"), Some(256));
+        assert_eq!(version_in("247"), Some(247));
+        assert_eq!(version_in("unknown"), None);
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use zbus::zvariant::{ObjectPath, OwnedObjectPath, Value};
 
+use super::sandbox::{self, Places};
 use super::{Bus, refused};
 use crate::error::{Context as _, Outcome};
 use crate::service::ExitKind;
@@ -36,6 +37,8 @@ pub struct Transient<'a> {
     pub messages: &'a Path,
     /// How long it, and what comes after it, may take to end when it is stopped.
     pub stop_limit: Duration,
+    /// Where it may write; the kernel keeps it from everything else ([`super::sandbox`]).
+    pub places: Places,
 }
 
 /// A program and its arguments.
@@ -78,7 +81,7 @@ impl Bus {
     pub fn start_transient(&self, unit: Transient<'_>) -> Outcome<()> {
         let told = || format!("systemd does not start {}", unit.name);
         let stop_limit = u64::try_from(unit.stop_limit.as_micros()).unwrap_or(u64::MAX);
-        let properties: Vec<(&str, Value<'_>)> = vec![
+        let mut properties: Vec<(&str, Value<'_>)> = vec![
             ("Description", Value::from(unit.description)),
             ("Type", Value::from("exec")),
             ("ExecStartEx", unit.command.into_value()),
@@ -92,6 +95,7 @@ impl Bus {
             ("CollectMode", Value::from("inactive-or-failed")),
             ("AddRef", Value::from(true)),
         ];
+        properties.extend(sandbox::properties(self.version()?, &unit.places));
         let none: Vec<(&str, Vec<(&str, Value<'_>)>)> = Vec::new();
         self.manager()?
             .call_method("StartTransientUnit", &(unit.name, "fail", properties, none))
