@@ -8,13 +8,16 @@
 #[path = "common/git.rs"]
 mod common;
 
-use std::path::Path;
+use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use common::{Daemon, Web, World, branch, remote, run, serve_web, told};
+use ladylinux_refresh::event::Events;
+use ladylinux_refresh::git::Git;
 use ladylinux_refresh::git::history::EntryKind;
 use ladylinux_refresh::git::mirror::Mirror;
-use ladylinux_refresh::process::Owner;
+use ladylinux_refresh::process::{Owner, Runner};
 use ladylinux_refresh::settings::Remote;
 
 fn mirror(world: &World, remote: &Remote) -> Mirror {
@@ -98,7 +101,7 @@ fn a_damaged_mirror_is_made_anew_and_keeps_what_runs_hold() {
 #[test]
 fn files_contents_and_changes_are_read_from_the_mirror() {
     let world = World::new();
-    std::os::unix::fs::symlink("src/app.py", world.upstream().join("link")).unwrap();
+    symlink("src/app.py", world.upstream().join("link")).unwrap();
     let from = world.commit(&[("b", "1\n")]);
     world.mirror().ensure(&run("r1"), &branch("main")).unwrap();
     world.remote_git(&["reset", "--quiet", "--hard", "HEAD~1"]);
@@ -220,4 +223,107 @@ fn a_hostile_configuration_of_the_caller_is_not_read() {
     let file = world.layout.state().join("git/.gitconfig");
     assert!(std::fs::read_to_string(&file).unwrap().contains("allow = never"));
     assert!(world.mirror().ensure(&run("r1"), &branch("main")).is_ok());
+}
+
+/// A configuration that makes git run a program in the place of the remote, and the file that shows that it ran.
+fn hostile_configuration(world: &World) -> (String, PathBuf) {
+    let (script, trace) = (world.folder.path().join("x.sh"), world.folder.path().join("trace"));
+    std::fs::write(&script, format!("#!/bin/sh\ntouch {}\n", trace.display())).unwrap();
+    set_mode(&script, 0o755);
+    let text = format!(
+        "[core]\n\trepositoryformatversion = 1\n\tbare = true\n[extensions]\n\tworktreeConfig = true\n\
+         [protocol]\n\tallow = always\n[protocol \"ext\"]\n\tallow = always\n\
+         [url \"ext::{} \"]\n\tinsteadOf = file://\n",
+        script.display()
+    );
+    (text, trace)
+}
+
+#[test]
+fn what_others_put_into_the_mirror_runs_nothing_and_is_gone_with_the_next_command() {
+    let world = World::new();
+    let first = world.mirror().ensure(&run("r0"), &branch("main")).unwrap();
+    let mirror = world.layout.mirror();
+    let own = std::fs::read_to_string(mirror.join("config")).unwrap();
+    let (hostile, trace) = hostile_configuration(&world);
+    let elsewhere = world.folder.path().join("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    std::fs::write(elsewhere.join("config"), &hostile).unwrap();
+    let alternate = format!("{}\n", elsewhere.display());
+    let all = ["config.worktree", "commondir", "hooks/post-update", "objects/info/alternates", "info/grafts"];
+    for (index, added) in
+        [&["config"][..], &["config", "config.worktree"], &["commondir"], &all].iter().enumerate()
+    {
+        for name in *added {
+            let text = match *name {
+                "commondir" | "objects/info/alternates" => &alternate,
+                _ => &hostile,
+            };
+            std::fs::create_dir_all(mirror.join(name).parent().unwrap()).unwrap();
+            std::fs::write(mirror.join(name), text).unwrap();
+        }
+        let tip = world.commit(&[("a", &index.to_string())]);
+        assert_eq!(world.mirror().pinned(&run("r0")).unwrap().as_ref(), Some(&first), "{added:?}");
+        let told = world.mirror().ensure(&run(&format!("r{}", index + 1)), &branch("main"));
+        assert!(!trace.exists(), "{added:?}: a program of others ran");
+        assert_eq!(told.unwrap(), tip, "{added:?}");
+        assert_eq!(std::fs::read_to_string(mirror.join("config")).unwrap(), own);
+        for name in ["config.worktree", "commondir", "hooks", "objects/info/alternates", "info/grafts"] {
+            assert!(!mirror.join(name).exists(), "{added:?}: {name} is left");
+        }
+    }
+}
+
+#[test]
+fn a_link_in_the_place_of_what_git_reads_is_refused_and_the_command_that_is_told_cures_it() {
+    let world = World::new();
+    let first = world.mirror().ensure(&run("r0"), &branch("main")).unwrap();
+    let (hostile, trace) = hostile_configuration(&world);
+    let elsewhere = world.folder.path().join("elsewhere");
+    std::fs::write(&elsewhere, &hostile).unwrap();
+    let config = world.layout.mirror().join("config");
+    std::fs::remove_file(&config).unwrap();
+    symlink(&elsewhere, &config).unwrap();
+    let failure = world.mirror().ensure(&run("r1"), &branch("main")).unwrap_err();
+    assert!(told(&failure).contains("config is a symbolic link"), "{}", told(&failure));
+    cure(&failure.hints()[0]);
+    assert_eq!(world.mirror().ensure(&run("r1"), &branch("main")).unwrap(), first);
+    assert!(!trace.exists());
+    assert_eq!(std::fs::read_to_string(&elsewhere).unwrap(), hostile, "what the link led to is untouched");
+}
+
+#[test]
+fn a_mirror_and_a_configuration_of_somebody_else_are_refused_until_they_are_ours() {
+    if !Owner::own().can_be_assumed() || Owner::own().uid != 0 {
+        return;
+    }
+    let world = World::new();
+    let first = world.mirror().ensure(&run("r0"), &branch("main")).unwrap();
+    let (mirror, home) = (world.layout.mirror(), world.layout.state().join("git"));
+    for entry in [mirror.clone(), mirror.join("config")] {
+        chown(&entry, Some(65534), Some(65534)).unwrap();
+        let failure = world.mirror().pinned(&run("r0")).unwrap_err();
+        assert!(told(&failure).contains("belongs to uid 65534"), "{}", told(&failure));
+        cure(&failure.hints()[0]);
+        assert_eq!(world.mirror().pinned(&run("r0")).unwrap().as_ref(), Some(&first));
+    }
+    let runner = Runner::new(std::sync::Arc::new(Events::silent()));
+    for entry in [home.clone(), home.join(".gitconfig")] {
+        chown(&entry, Some(65534), Some(65534)).unwrap();
+        let failure = Git::new(&runner, &world.layout).unwrap_err();
+        assert!(told(&failure).contains("belongs to uid 65534"), "{}", told(&failure));
+        cure(&failure.hints()[0]);
+        Git::new(&runner, &world.layout).unwrap();
+    }
+    std::fs::set_permissions(&mirror, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let failure = world.mirror().pinned(&run("r0")).unwrap_err();
+    assert!(told(&failure).contains("can be changed by others than its owner"), "{}", told(&failure));
+    cure(&failure.hints()[0]);
+    assert_eq!(world.mirror().pinned(&run("r0")).unwrap(), Some(first));
+}
+
+/// Types a command of a hint.
+fn cure(hint: &str) {
+    let status = std::process::Command::new("sh").args(["-c", hint]).status().unwrap();
+    assert!(status.success(), "{hint}");
 }

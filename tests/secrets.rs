@@ -116,6 +116,58 @@ fn a_token_opens_the_remote_and_shows_nowhere() {
     assert_eq!(found, [token], "the search finds what is there");
 }
 
+/// A proxy that wants credentials: notes those that it gets and the command lines of that moment, and answers nothing of
+/// use.
+fn serve_proxy(seen: &Arc<Mutex<Vec<(String, String)>>>) -> u16 {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let own = listener.local_addr().unwrap().port();
+    let seen = Arc::clone(seen);
+    std::thread::spawn(move || {
+        for mut caller in listener.incoming().flatten() {
+            let lines = BufReader::new(caller.try_clone().unwrap()).lines();
+            let head: Vec<String> = lines.map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
+            let brought = head.iter().find_map(|line| line.strip_prefix("Proxy-Authorization: Basic "));
+            let answer = if let Some(credentials) = brought {
+                seen.lock().unwrap().push((credentials.to_owned(), command_lines()));
+                "502 Bad Gateway"
+            } else {
+                "407 Proxy Authentication Required\r\nProxy-Authenticate: Basic realm=\"p\""
+            };
+            let _ = write!(caller, "HTTP/1.1 {answer}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        }
+    });
+    own
+}
+
+#[test]
+fn the_password_of_a_proxy_is_on_no_command_line() {
+    const PASSWORD: &str = "pr0xypass";
+    let host = Host::running();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let port = serve_proxy(&seen);
+    let settings = host.settings("").replace("allow = [\"git\"]", "allow = [\"http\"]");
+    let remote = format!("http://remote.invalid/app.git\"\nproxy = \"http://ada:{PASSWORD}@127.0.0.1:{port}");
+    fs::write(host.layout.host_file(), settings.replace(&host.url(), &remote)).unwrap();
+    for arguments in [&["run"][..], &["plan"]] {
+        let mut command = host.command(arguments);
+        // The proxy of the settings counts, whatever the caller's is.
+        for name in ["http_proxy", "HTTP_PROXY", "ALL_PROXY"] {
+            command.env(name, "http://127.0.0.1:1");
+        }
+        let said = ran(command.env_remove("NO_PROXY").env_remove("no_proxy").output().unwrap());
+        assert!(!said.all().contains(PASSWORD), "{}", said.all());
+    }
+    let seen = seen.lock().unwrap();
+    assert!(seen.len() >= 2, "the proxy was not asked with credentials");
+    for (credentials, lines) in seen.iter() {
+        assert_eq!(credentials, "YWRhOnByMHh5cGFzcw==", "ada:{PASSWORD}");
+        assert!(lines.contains("remote-http"), "no fetch was seen");
+        let with_password: Vec<&str> = lines.lines().filter(|line| line.contains(PASSWORD)).collect();
+        assert!(with_password.is_empty(), "{with_password:#?}");
+    }
+}
+
 #[test]
 fn what_a_hook_or_the_service_writes_is_in_no_file_that_everybody_may_read() {
     const SECRET: &str = "DATABASE_URL=postgres://u:hunter2@h/db";

@@ -21,7 +21,7 @@ use super::path::TreePath;
 use super::save::Handoff;
 use super::tree::{Files, Place, Tree, at_once, is_there};
 use super::walk::{self, Access, Accounted, Preserve, Stray, unsaved};
-use super::{Repository, path_of, records, saved, worktree};
+use super::{Repository, allowing, path_of, records, saved, worktree};
 
 /// The worker's operation.
 pub const OPERATION: &str = "git-align";
@@ -259,7 +259,7 @@ impl Align<'_> {
 
     fn fetch(&self) -> Outcome<Finished> {
         let refspec = format!("+{}:{}", self.request.commit, self.remote_ref());
-        let program = self.own()?.args(["-c", "protocol.file.allow=always", "fetch", "--quiet", "--no-tags"]);
+        let program = allowing(self.own()?, "file").args(["fetch", "--quiet", "--no-tags"]);
         // The mirror's side would start as many threads as the machine has processors, for a handful of objects.
         let program = program.args(["--upload-pack", "git -c pack.threads=1 upload-pack"]);
         let program =

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use crate::error::{Context as _, Failure, Outcome};
 use crate::settings::names::{BranchName, CommitId};
 
-use super::Repository;
 use super::mirror::{self, Mirror};
 use super::worktree::LONG;
+use super::{Repository, allowing};
 
 /// The commits of a bundle, proved.
 #[derive(Debug, Clone)]
@@ -27,7 +27,7 @@ impl Mirror {
     /// # Errors
     /// The mirror has no such branch, or the disk is full.
     pub fn write_bundle(&self, branch: &BranchName, file: &Path) -> Outcome<()> {
-        let program = self.bare().args(["bundle", "create", "--quiet"]).arg(file);
+        let program = self.bare()?.args(["bundle", "create", "--quiet"]).arg(file);
         let program = program.arg(format!("refs/heads/{branch}")).deadline(LONG);
         self.git.run(&program, || format!("cannot pack the commits of {branch}")).map(drop)
     }
@@ -58,8 +58,7 @@ impl Mirror {
         }
         let verify = at().args(["bundle", "verify", "--quiet"]).arg(file);
         self.git.run(&verify, || "they build on commits that are not there".to_owned())?;
-        let fetch =
-            at().args(["-c", "protocol.file.allow=always", "-c", "transfer.fsckObjects=true", "fetch"]);
+        let fetch = allowing(at(), "file").args(["-c", "transfer.fsckObjects=true", "fetch"]);
         let fetch = fetch.args(mirror::QUIETLY).args(["--quiet", "--"]).arg(file);
         let fetch = fetch.arg(format!("+{name}:{name}"));
         self.git.run(&fetch, || "git cannot take them in".to_owned())?;
@@ -77,7 +76,7 @@ impl Mirror {
         if older == newer || !self.contains(older)? || !self.contains(newer)? {
             return Ok(false);
         }
-        let program = self.bare().args(["merge-base", "--is-ancestor", older.as_str(), newer.as_str()]);
+        let program = self.bare()?.args(["merge-base", "--is-ancestor", older.as_str(), newer.as_str()]);
         Ok(self.git.runner().run(&program)?.succeeded())
     }
 
@@ -102,7 +101,7 @@ impl Mirror {
     }
 
     fn has_commits(&self) -> Outcome<bool> {
-        let program = self.bare().args(["for-each-ref", "--count=1", "--format=%(objectname)"]);
+        let program = self.bare()?.args(["for-each-ref", "--count=1", "--format=%(objectname)"]);
         // What is no repository, or a damaged one, holds nothing that could be compared.
         let found = self.git.runner().run(&program)?;
         Ok(found.succeeded() && !found.text().trim().is_empty())

@@ -105,7 +105,7 @@ impl Mirror {
     /// # Errors
     /// The commit is not in the mirror.
     pub fn files(&self, commit: &CommitId) -> Outcome<Vec<TreeEntry>> {
-        let program = self.bare().args(["ls-tree", "-r", "-z", "-l", "--full-tree", commit.as_str()]);
+        let program = self.bare()?.args(["ls-tree", "-r", "-z", "-l", "--full-tree", commit.as_str()]);
         let listed = self.git.run(&program, || format!("cannot list the files of {}", commit.short()))?;
         parse_tree(&listed.stdout)
     }
@@ -116,11 +116,11 @@ impl Mirror {
     /// The commit is not in the mirror, or `path` is not a file there.
     pub fn read(&self, commit: &CommitId, path: &Path) -> Outcome<Option<Vec<u8>>> {
         let told = || format!("cannot read {} of {}", path.display(), commit.short());
-        let program = self.bare().args(["ls-tree", "-z", "--full-tree", commit.as_str(), "--"]).arg(path);
+        let program = self.bare()?.args(["ls-tree", "-z", "--full-tree", commit.as_str(), "--"]).arg(path);
         let listed = self.git.run(&program, told)?;
         let entries = parse_tree(&listed.stdout)?;
         let Some(entry) = entries.into_iter().find(|entry| entry.path == path) else { return Ok(None) };
-        let program = self.bare().args(["cat-file", "blob", &entry.object]).keep(Keep::Whole(256 << 20));
+        let program = self.bare()?.args(["cat-file", "blob", &entry.object]).keep(Keep::Whole(256 << 20));
         Ok(Some(self.git.run(&program, told)?.stdout))
     }
 
@@ -131,7 +131,7 @@ impl Mirror {
     pub fn mentions(&self, commit: &CommitId, text: &str) -> Outcome<Vec<PathBuf>> {
         let told = || format!("cannot search {}", commit.short());
         let program =
-            self.bare().args(["grep", "-l", "-z", "-I", "-F", "-w", "-e", text, commit.as_str(), "--"]);
+            self.bare()?.args(["grep", "-l", "-z", "-I", "-F", "-w", "-e", text, commit.as_str(), "--"]);
         let found = self.git.runner().run(&program)?;
         // Nothing found is an exit code of its own, with nothing to say.
         if found.ended == crate::process::Ended::Exited(1) && found.stderr.is_empty() {
@@ -149,11 +149,11 @@ impl Mirror {
     pub fn changes(&self, from: &CommitId, to: &CommitId) -> Outcome<Changes> {
         let told = || format!("cannot compare {} and {}", from.short(), to.short());
         let range = format!("{from}...{to}");
-        let count = self.bare().args(["rev-list", "--left-right", "--count", &range, "--"]);
+        let count = self.bare()?.args(["rev-list", "--left-right", "--count", &range, "--"]);
         let (dropped, coming) =
             parse_counts(&self.git.run(&count, told)?.text()).ok_or_else(|| Failure::new(told()))?;
         let range = format!("{from}..{to}");
-        let log = self.bare().args([
+        let log = self.bare()?.args([
             "log",
             "-z",
             "--format=%H%x09%at%x09%s",
@@ -162,7 +162,7 @@ impl Mirror {
         ]);
         let commits = parse_log(&self.git.run(&log.arg("--"), told)?.stdout);
         let diff =
-            self.bare().args(["diff-tree", "-r", "-z", "--name-status", "--no-renames", from.as_str()]);
+            self.bare()?.args(["diff-tree", "-r", "-z", "--name-status", "--no-renames", from.as_str()]);
         let files = parse_name_status(&self.git.run(&diff.args([to.as_str(), "--"]), told)?.stdout);
         Ok(Changes { commits, coming, dropped, files })
     }
@@ -178,7 +178,7 @@ impl Mirror {
         files: impl Iterator<Item = &'a Path>,
     ) -> Outcome<Option<jiff::Timestamp>> {
         let told = || format!("cannot look into the history of {}", commit.short());
-        let program = self.bare().args(["--literal-pathspecs", "log", "--max-count=1", "--format=%ct"]);
+        let program = self.bare()?.args(["--literal-pathspecs", "log", "--max-count=1", "--format=%ct"]);
         let program = files.fold(program.args([commit.as_str(), "--"]), Program::arg);
         let seconds = self.git.run(&program, told)?.text();
         let Ok(seconds) = seconds.trim().parse() else { return Ok(None) };
@@ -193,6 +193,7 @@ impl Mirror {
         let told = || format!("cannot check out {} to {}", commit.short(), folder.display());
         disk::make_owned_folder(folder, 0o700, &owner)?;
         let index = folder.join(".index");
+        self.guard()?;
         let repository = Repository::bare(self.path()).with_tree(folder).with_index(&index);
         for step in [&["read-tree", commit.as_str()][..], &["checkout-index", "--all", "--force", "--quiet"]]
         {
@@ -248,7 +249,7 @@ impl Mirror {
             return Ok(None);
         }
         let list = objects.into_iter().collect::<Vec<_>>().join("\n") + "\n";
-        let program = self.bare().args(["cat-file", "--batch"]).input(list.into_bytes());
+        let program = self.bare()?.args(["cat-file", "--batch"]).input(list.into_bytes());
         let contents = self.git.run(&program, || "cannot read small files of the commit".to_owned())?.stdout;
         let pointer = find_pointer_object(&contents);
         Ok(pointer.and_then(|object| {

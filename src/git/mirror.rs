@@ -19,7 +19,7 @@ use crate::settings::{Remote, RemoteUrl};
 use super::bundle::Quarantine;
 use super::fetch_failure::FetchFailure;
 use super::worktree::LONG;
-use super::{Git, Repository, inspect, remote};
+use super::{Git, Repository, allowing, guard, inspect, remote};
 
 /// The mirror's own configuration. The owner of `app/` reads the mirror whatever the caller's umask is.
 const CONFIGURATION: &str = "\
@@ -119,7 +119,7 @@ impl Mirror {
         if !self.contains(commit)? {
             return Err(Failure::new(format!("the commit {} is not in the mirror", commit.short())));
         }
-        let program = self.bare().args(["update-ref", &pin_name(run), commit.as_str()]);
+        let program = self.bare()?.args(["update-ref", &pin_name(run), commit.as_str()]);
         self.git.run(&program, || format!("cannot hold the commit {}", commit.short()))?;
         Ok(())
     }
@@ -140,7 +140,7 @@ impl Mirror {
         if !self.path.join("HEAD").exists() {
             return Ok(());
         }
-        let program = self.bare().args(["update-ref", "-d", &pin_name(run)]);
+        let program = self.bare()?.args(["update-ref", "-d", &pin_name(run)]);
         self.git.run(&program, || format!("cannot let go of the commit of run {run}"))?;
         Ok(())
     }
@@ -150,7 +150,7 @@ impl Mirror {
     /// # Errors
     /// The mirror cannot be read or written.
     pub fn release_all_but(&self, kept: &BTreeSet<RunId>) -> Outcome<()> {
-        let program = self.bare().args(["for-each-ref", "--format=%(refname)", "refs/runs"]);
+        let program = self.bare()?.args(["for-each-ref", "--format=%(refname)", "refs/runs"]);
         let listed = self.git.run(&program, || "the commits that are held cannot be listed".to_owned())?;
         parse_pins(&listed.text())
             .iter()
@@ -189,7 +189,7 @@ impl Mirror {
         if !self.is_usable()? {
             return Ok(Some("git does not take it for a repository".to_owned()));
         }
-        let program = self.bare().args(["fsck", "--no-dangling", "--no-progress"]).deadline(LONG);
+        let program = self.bare()?.args(["fsck", "--no-dangling", "--no-progress"]).deadline(LONG);
         let checked = self.git.runner().run(&program)?;
         if checked.succeeded() {
             return Ok(None);
@@ -218,7 +218,7 @@ impl Mirror {
 
     /// The commit that `name` stands for; `None` where it stands for none, or there is no mirror.
     fn commit_of(&self, name: &str) -> Outcome<Option<CommitId>> {
-        let program = self.bare().args(["rev-parse", "--verify", "--quiet", "--end-of-options", name]);
+        let program = self.bare()?.args(["rev-parse", "--verify", "--quiet", "--end-of-options", name]);
         let found = self.git.runner().run(&program)?;
         if found.succeeded() { CommitId::parse(found.text().trim()).map(Some) } else { Ok(None) }
     }
@@ -236,15 +236,32 @@ impl Mirror {
     }
 
     /// Prepares git for work in the mirror.
-    pub(super) fn bare(&self) -> Program {
-        self.git.at(&Repository::bare(&self.path))
+    ///
+    /// # Errors
+    /// Others than this user or root decide on what git reads there.
+    pub(super) fn bare(&self) -> Outcome<Program> {
+        self.guarded(&self.path)
+    }
+
+    /// Makes sure that the mirror's configuration is the tool's own; before every git that reads it.
+    ///
+    /// # Errors
+    /// As [`Mirror::bare`].
+    pub(super) fn guard(&self) -> Outcome<()> {
+        guard::restore_configuration(&self.path, CONFIGURATION)
+    }
+
+    /// Prepares git for work in a repository laid out by [`lay_out`], whose configuration is the tool's own from now on.
+    fn guarded(&self, git_dir: &Path) -> Outcome<Program> {
+        guard::restore_configuration(git_dir, CONFIGURATION)?;
+        Ok(self.git.at(&Repository::bare(git_dir)))
     }
 
     fn is_usable(&self) -> Outcome<bool> {
         if !self.path.join("HEAD").exists() {
             return Ok(false);
         }
-        Ok(self.git.runner().run(&self.bare().args(["rev-parse", "--is-bare-repository"]))?.succeeded())
+        Ok(self.git.runner().run(&self.bare()?.args(["rev-parse", "--is-bare-repository"]))?.succeeded())
     }
 
     fn fetch(&self, into: &Path, source: Source<'_>) -> Outcome<Finished> {
@@ -257,7 +274,7 @@ impl Mirror {
                 disk::remove_file_if_there(&entry.path())?;
             }
         }
-        let program = self.git.at(&Repository::bare(into));
+        let program = self.guarded(into)?;
         let program = match source {
             Source::Remote => {
                 let url = self.url()?;
@@ -266,8 +283,8 @@ impl Mirror {
                     .args(QUIETLY)
                     .args(["--progress", "--", &url.text, "+refs/heads/*:refs/heads/*"])
             }
-            Source::Quarantine(bundle) => program
-                .args(["-c", "protocol.file.allow=always", "fetch"])
+            Source::Quarantine(bundle) => allowing(program, "file")
+                .arg("fetch")
                 .args(QUIETLY)
                 .args(["--progress", "--"])
                 .arg(&bundle.folder)
@@ -310,7 +327,7 @@ impl Mirror {
             return disk::sync_parent(&self.path);
         }
         self.git.runner().events().warn("the mirror of the remote was damaged and has been made anew");
-        let old = self.git.at(&Repository::bare(&fresh)).args(["-c", "protocol.file.allow=always", "fetch"]);
+        let old = allowing(self.guarded(&fresh)?, "file").arg("fetch");
         let old = old.args(["--no-tags", "--no-auto-gc", "--no-write-fetch-head", "--"]);
         // Whether anything can still be read from the old one is luck.
         let _ = self.git.runner().run(&old.arg(&self.path).arg("+refs/runs/*:refs/runs/*"))?;
@@ -322,7 +339,8 @@ impl Mirror {
 
     /// The branches of the mirror and what they point to.
     fn heads(&self) -> Outcome<Vec<(String, CommitId)>> {
-        let program = self.bare().args(["for-each-ref", "--format=%(objectname)\t%(refname)", "refs/heads/"]);
+        let program =
+            self.bare()?.args(["for-each-ref", "--format=%(objectname)\t%(refname)", "refs/heads/"]);
         let listed = self.git.run(&program, || "cannot list the branches of the mirror".to_owned())?;
         Ok(parse_heads(&listed.text()))
     }

@@ -25,6 +25,7 @@ pub mod worktree;
 
 pub mod align;
 mod compare;
+mod guard;
 pub mod history;
 pub mod preserve;
 pub mod start;
@@ -60,7 +61,7 @@ const CONFIGURATION: &str = "\
 ";
 
 /// What is set on every command line, above whatever a repository's own configuration says.
-const HARDENED: [&str; 19] = [
+const HARDENED: [&str; 21] = [
     "core.hooksPath=/dev/null",
     "core.fsmonitor=false",
     "core.untrackedCache=false",
@@ -80,7 +81,13 @@ const HARDENED: [&str; 19] = [
     "fetch.recurseSubmodules=false",
     "advice.detachedHead=false",
     "core.alternateRefsCommand=true",
+    "protocol.allow=never",
+    "protocol.ext.allow=never",
 ];
+
+/// The variable that lists the only transports a git may use, whatever a configuration says. Only [`allowing`] puts a
+/// transport into it.
+const ALLOWED_TRANSPORTS: &str = "GIT_ALLOW_PROTOCOL";
 
 /// The git program with its fixed configuration.
 #[derive(Debug, Clone)]
@@ -94,13 +101,15 @@ impl Git {
     /// Finds git and makes sure that its private configuration is in place below the tool's own state.
     ///
     /// # Errors
-    /// There is no git, or the configuration cannot be written.
+    /// There is no git, or the configuration belongs to others or cannot be written.
     pub fn new(runner: &Runner, layout: &Layout) -> Outcome<Self> {
         let as_root = rustix::process::geteuid().is_root();
         let program = environment::find_program("git", as_root)
             .ok_or_else(|| Failure::new("git is not installed").hint("apt-get install git"))?;
         let home = layout.state().join("git");
         let file = home.join(".gitconfig");
+        guard::check_own(&home)?;
+        guard::check_own(&file)?;
         if disk::read_if_there(&file).ok().flatten().as_deref() != Some(CONFIGURATION.as_bytes()) {
             disk::make_folder(&home, 0o755)?;
             disk::write_atomic(&file, CONFIGURATION.as_bytes(), 0o644)?;
@@ -152,6 +161,7 @@ impl Git {
             .env("GIT_OPTIONAL_LOCKS", "0")
             .env("GIT_NO_REPLACE_OBJECTS", "1")
             .env("GIT_LITERAL_PATHSPECS", "1")
+            .env(ALLOWED_TRANSPORTS, "")
             .env("LC_ALL", "C")
             .arg("--no-pager");
         for setting in HARDENED {
@@ -205,6 +215,11 @@ impl Repository {
     }
 }
 
+/// Lets one git command use one transport, by git's name of it. Options of the sub-command have to be added afterwards.
+fn allowing(program: Program, transport: &str) -> Program {
+    program.env(ALLOWED_TRANSPORTS, transport).arg("-c").arg(format!("protocol.{transport}.allow=always"))
+}
+
 /// Joins paths as git's variables want them: separated by colons, each quoted so that it may hold one.
 fn path_list(paths: &[PathBuf]) -> OsString {
     let mut bytes = Vec::new();
@@ -232,4 +247,36 @@ fn records(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
 /// The path that a record holds.
 fn path_of(bytes: &[u8]) -> PathBuf {
     Path::new(OsStr::from_bytes(bytes)).to_path_buf()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::event::Events;
+
+    #[test]
+    fn a_repository_that_allows_every_transport_runs_no_program_in_the_place_of_a_remote() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::below(directory.path());
+        let git = Git::new(&Runner::new(Arc::new(Events::silent())), &layout).unwrap();
+        let (git_dir, trace) = (directory.path().join("x.git"), directory.path().join("trace"));
+        mirror::lay_out(&git_dir).unwrap();
+        let hostile = format!(
+            "[core]\n\tbare = true\n[protocol]\n\tallow = always\n[protocol \"ext\"]\n\tallow = always\n\
+             [url \"ext::touch {} \"]\n\tinsteadOf = file://\n",
+            trace.display()
+        );
+        disk::write_atomic(&git_dir.join("config"), hostile.as_bytes(), 0o644).unwrap();
+        for transport in ["", "file", "https"] {
+            let program = git.at(&Repository::bare(&git_dir));
+            let program = if transport.is_empty() { program } else { allowing(program, transport) };
+            let url = format!("file://{}", directory.path().display());
+            let asked = git.runner().run(&program.args(["ls-remote", "--", &url])).unwrap();
+            assert!(!trace.exists(), "with {transport:?} a program ran");
+            let printed = asked.last_lines(9).join("\n");
+            assert!(printed.contains("transport 'ext' not allowed"), "{printed}");
+        }
+    }
 }

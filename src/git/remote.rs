@@ -9,7 +9,7 @@ use crate::error::{Context as _, Failure, Outcome};
 use crate::process::{ProcessId, Program};
 use crate::settings::{Remote, RemoteUrl, Transport, environment};
 
-use super::Git;
+use super::{Git, allowing};
 
 /// The hidden command by which git asks this program for the token: `git-credential TOKEN_FILE USER OPERATION`.
 pub const CREDENTIAL_COMMAND: &str = "git-credential";
@@ -37,7 +37,8 @@ fn stall(remote: &Remote) -> Duration {
 /// # Errors
 /// The token file is missing, or others can read it.
 pub(super) fn equip(git: &Git, mut program: Program, remote: &Remote, url: &RemoteUrl) -> Outcome<Program> {
-    let mut settings = vec![format!("protocol.{}.allow=always", url.transport.name())];
+    let mut settings = Vec::new();
+    program = allowing(program, url.transport.name());
     for (name, value) in environment::network() {
         program = program.env(name, value);
     }
@@ -47,7 +48,10 @@ pub(super) fn equip(git: &Git, mut program: Program, remote: &Remote, url: &Remo
             settings.push(format!("http.lowSpeedTime={}", stall(remote).as_secs().max(1)));
             settings.push("http.followRedirects=initial".to_owned());
             if let Some(proxy) = &remote.proxy {
-                settings.push(format!("http.proxy={proxy}"));
+                // May hold a password, which a command line would show to everybody. git and curl ask for these names
+                // before those in capitals; an older git knows no other way but a file.
+                let scheme = if url.transport == Transport::Https { "https_proxy" } else { "http_proxy" };
+                program = program.env(scheme, proxy);
             }
             if let Some(file) = &remote.ca_file {
                 settings.push(format!("http.sslCAInfo={}", file.display()));

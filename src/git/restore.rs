@@ -15,7 +15,7 @@ use super::history::TreeEntry;
 use super::path::TreePath;
 use super::saved::{self, SavedIndex, SavedItem, SavedKind};
 use super::tree::{Files, Place, Tree, is_there};
-use super::walk;
+use super::{allowing, walk};
 
 /// The worker's operation for [`handle`].
 pub const OPERATION: &str = "git-restore";
@@ -334,22 +334,18 @@ impl Restoring<'_> {
             let told = || format!("cannot bring the commits of run {run} back");
             // The commits that the bundle builds on come from the mirror.
             let bytes = disk::read_if_there(&bundle)?.ok_or_else(|| Failure::new(told()))?;
-            let fetch = [
-                "-c",
-                "protocol.file.allow=always",
-                "fetch",
-                "--quiet",
-                "--no-tags",
-                "--no-auto-gc",
-                "--no-write-fetch-head",
-            ];
+            let fetch = ["fetch", "--quiet", "--no-tags", "--no-auto-gc", "--no-write-fetch-head"];
             let needed = parse_prerequisites(&bytes);
             if !needed.is_empty() {
-                let program = self.tree.own().args(fetch).arg("--").arg(&self.tree.mirror).args(needed);
+                let program = allowing(self.tree.own(), "file")
+                    .args(fetch)
+                    .arg("--")
+                    .arg(&self.tree.mirror)
+                    .args(needed);
                 self.tree.git.run(&program, told)?;
             }
             let refspec = format!("+refs/saved/*:refs/saved/{run}/*");
-            let program = self.tree.own().args(fetch).arg("--").arg(&bundle).arg(refspec);
+            let program = allowing(self.tree.own(), "file").args(fetch).arg("--").arg(&bundle).arg(refspec);
             self.tree.git.run(&program, told)?;
         }
         for tip in tips {

@@ -8,7 +8,7 @@ use crate::error::{Failure, Outcome};
 use crate::settings::names::{BranchName, CommitId};
 
 use super::tree::{Place, Tree};
-use super::{align, worktree};
+use super::{align, allowing, worktree};
 
 /// The worker's operation.
 pub const OPERATION: &str = "git-start";
@@ -51,16 +51,15 @@ pub fn handle(request: &Request) -> Outcome<()> {
         );
         disk::write_atomic(&file, &text, 0o644)?;
     }
-    let own = |arguments: &[&str]| {
-        tree.own().env("GIT_DIR", &git_dir).env("GIT_INDEX_FILE", git_dir.join("index")).args(arguments)
-    };
+    let own = || tree.own().env("GIT_DIR", &git_dir).env("GIT_INDEX_FILE", git_dir.join("index"));
     let refspec = format!("+{}:refs/remotes/origin/{}", request.commit, request.branch);
-    let fetch = own(&["-c", "protocol.file.allow=always", "fetch", "--quiet", "--no-tags", "--no-auto-gc"])
+    let fetch = allowing(own(), "file")
+        .args(["fetch", "--quiet", "--no-tags", "--no-auto-gc"])
         .args(["--no-write-fetch-head", "--"])
         .arg(&tree.mirror)
         .arg(&refspec);
     tree.git.run(&fetch.deadline(worktree::LONG), || "cannot fetch into the new work tree".to_owned())?;
-    let reset = own(&["reset", "--quiet", "--hard", request.commit.as_str(), "--"]);
+    let reset = own().args(["reset", "--quiet", "--hard", request.commit.as_str(), "--"]);
     tree.git.run(&reset.deadline(worktree::LONG), || "cannot check the new work tree out".to_owned())?;
     tree.leave()
 }
