@@ -68,7 +68,7 @@ refuse_no_service() {
     done
     [ "$wanted" = yes ] || return 0
     root=${root%/}
-    if [ -e "$root/var/lib/ladylinux/refresh/supervisor" ] || { [ -z "$root" ] && unit_is_there; }; then
+    if [ -e "$root/var/lib/ladylinux-refresh/supervisor" ] || { [ -z "$root" ] && unit_is_there; }; then
         give_up 2 '--no-service: a service is installed here, and its files must not change while it may run' \
             'leave the option out: a refresh stops the service, and starts and proves it afterwards'
     fi

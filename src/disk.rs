@@ -18,7 +18,7 @@ use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, RenameFlags, renameat_with};
+use rustix::fs::{OFlags, RenameFlags, renameat_with};
 use rustix::process::Uid;
 use serde::Serialize;
 
@@ -172,24 +172,6 @@ pub fn give(path: &Path, owner: &Owner) -> Outcome<()> {
     }
     std::os::unix::fs::lchown(path, Some(owner.uid), Some(owner.gid))
         .context(|| format!("cannot give {} to uid {}", path.display(), owner.uid))
-}
-
-/// Makes a folder root's alone: nobody else can exchange what lies in it. Where it was `from`'s, its group becomes theirs and
-/// keeps what they could do but writing.
-///
-/// # Errors
-/// It is a link or no folder, or cannot be changed.
-pub fn take_over(folder: &Path, from: &Owner) -> Outcome<()> {
-    let told = || format!("cannot make {} root's", folder.display());
-    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let opened = rustix::fs::open(folder, flags, Mode::empty()).context(told)?;
-    let found = rustix::fs::fstat(&opened).context(told)?;
-    let is_theirs = found.st_uid == from.uid;
-    let group = is_theirs.then(|| rustix::fs::Gid::from_raw(from.gid));
-    let for_group = if is_theirs { (found.st_mode & 0o500) >> 3 } else { 0 };
-    rustix::fs::fchown(&opened, Some(Uid::ROOT), group).context(told)?;
-    let mode = (found.st_mode & 0o7755) | for_group;
-    rustix::fs::fchmod(&opened, Mode::from_raw_mode(mode)).context(told)
 }
 
 /// Points the symbolic link `link` to `target`, atomically and durably, whether or not it was there.

@@ -155,13 +155,13 @@ fn adopted_pair(layout: &Layout) -> Outcome<Option<GoodPair>> {
 /// Tells whether a generation is recorded, was never found changed, and is still there.
 fn is_good(layout: &Layout, generation: &GenerationName) -> bool {
     let is_good = |found: Option<Record>| found.is_some_and(|record| record.is_good());
-    layout.generation(generation).is_dir() && Record::read(layout, generation).is_ok_and(is_good)
+    layout.environment(generation).is_dir() && Record::read(layout, generation).is_ok_and(is_good)
 }
 
 /// Tells whether a generation is a folder from before the tool, and still there.
 pub fn is_adopted(layout: &Layout, generation: &GenerationName) -> bool {
     let is_adopted = |found: Option<Record>| found.is_some_and(|record| record.built().is_none());
-    layout.generation(generation).is_dir() && Record::read(layout, generation).is_ok_and(is_adopted)
+    layout.environment(generation).is_dir() && Record::read(layout, generation).is_ok_and(is_adopted)
 }
 
 /// How many runs keep their folder; one that holds saved changes keeps it until they are pruned by name.

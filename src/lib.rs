@@ -17,11 +17,11 @@
 //! Beside the run: [`host`] sets a machine up, and takes over one that was set up by hand; [`doctor`] looks for what is
 //! wrong and changes nothing; [`requests`] lets the application ask for a run.
 //!
-//! The tool's own files lie below `/var/lib/ladylinux/refresh` ([`settings::layout`]): `mirror.git`, `generations/`,
+//! The tool's own files lie below `/var/lib/ladylinux-refresh` ([`settings::layout`]): `mirror.git`, `generations/`,
 //! `locks/`, `wheels/`, `tools/`, `cache/`, `runs/<id>/` (journal, log, report, saved changes), `supervisor/`, `status.json`,
 //! `deployed.env`, `made.json`, `models-known`, `fence`, `lock`, `status.lock`, `requests/`, and for git its own configuration
 //! (`git/`) and the private index of a proof (`scratch/`). What does not outlive a boot lies in `/run/ladylinux-refresh`: `admit`,
-//! `runs/<id>/` (what a run tells). The environments lie in `/opt/ladylinux/venvs`, with `venv` a link to the live one.
+//! `runs/<id>/` (what a run tells). The environments lie in `/opt/ladylinux-refresh/environments`, with `venv` a link to the live one.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;

@@ -84,7 +84,7 @@ fn rw_7_1a_damaged_files_of_the_tool_and_of_git_are_made_good_by_the_next_run() 
         ("a torn generation record", |rig| {
             let live = fs::read_link(rig.host.layout.venv()).unwrap();
             let name = live.file_name().unwrap().to_str().unwrap().to_owned();
-            cut(&rig.host.layout.generations().join(format!("{name}.json")), |length| length / 2);
+            cut(&rig.host.layout.environment_records().join(format!("{name}.json")), |length| length / 2);
         }),
         ("a torn report", |rig| {
             let run = journal(rig);
@@ -294,7 +294,7 @@ fn rw_7_1a_a_disk_that_is_full_while_the_environment_is_built_stops_nothing() {
     let name = built.file_name().unwrap().to_str().unwrap().to_owned();
     rig.host.tool(["rollback"]).expect(0);
     ladylinux_refresh::disk::remove_tree(&built).unwrap();
-    for file in files(&rig.host.layout.generations()) {
+    for file in files(&rig.host.layout.environment_records()) {
         if file.file_name().unwrap().to_str().unwrap().starts_with(&name) {
             fs::remove_file(file).unwrap();
         }

@@ -226,7 +226,7 @@ fn damage_to_the_tools_own_files_is_found_and_repaired() {
     fs::write(host.layout.admit(), "{}").unwrap();
     cured(&host, "admission", "was left by a run that was killed");
 
-    fs::set_permissions(host.layout.generations(), fs::Permissions::from_mode(0o777)).unwrap();
+    fs::set_permissions(host.layout.environment_records(), fs::Permissions::from_mode(0o777)).unwrap();
     cured(&host, "tool-files", "others than its owner can change");
 }
 
@@ -456,7 +456,7 @@ fn a_rule_of_sudo_for_what_the_application_can_change_is_found() {
     let status =
         Command::new("chown").args(["-R", &format!("{OWNER}:{OWNER}")]).arg(host.layout.home()).status();
     assert!(status.unwrap().success());
-    for folder in [host.layout.home(), host.layout.venvs()] {
+    for folder in [host.layout.home(), host.layout.environments()] {
         std::os::unix::fs::chown(folder, Some(0), Some(0)).unwrap();
     }
     let etc = host.layout.root().join("etc");

@@ -204,7 +204,7 @@ fn verify_reads_what_leaves_no_trace_and_a_copied_disk_is_no_change() {
     restore_modes(&environment);
     change_a_byte(&path);
     let found = fs::metadata(&path).unwrap();
-    let file = host.layout.generations().join(format!("{}.manifest", name(&environment)));
+    let file = host.layout.environment_records().join(format!("{}.manifest", name(&environment)));
     let manifest = fs::read_to_string(&file).unwrap();
     let time = |seconds: i64, rest: i64| json!(seconds * 1_000_000_000 + rest);
     let below = path.strip_prefix(&environment).unwrap().to_str().unwrap();
@@ -260,10 +260,10 @@ fn environments_are_listed_and_those_that_nobody_needs_are_removed() {
     host.tool(["environments", "prune"]).expect(0).says("nothing to remove");
     let dry = host.tool(["environments", "prune", "--keep", "0", "--dry-run"]).expect(0);
     assert_eq!(dry.out, format!("{first}  would be removed\n"));
-    assert!(host.layout.venvs().join(&first).is_dir());
+    assert!(host.layout.environments().join(&first).is_dir());
     let gone = host.tool(["environments", "prune", "--keep", "0"]).expect(0);
     assert_eq!(gone.out, format!("{first}  removed\n"));
-    assert!(!host.layout.venvs().join(&first).exists());
+    assert!(!host.layout.environments().join(&first).exists());
     assert_eq!(name(&live(&host)), second);
     host.tool(["verify", "--environment", "--all"]).expect(0);
     // The environment can go and the run be returned to all the same.

@@ -154,12 +154,12 @@ impl Victim {
         let (layout, trying) = (&self.rig.host.layout, &self.rig.trying);
         let live = fs::read_link(layout.venv()).unwrap();
         let live = live.file_name().unwrap().to_str().unwrap().to_owned();
-        let records = names(&layout.generations());
+        let records = names(&layout.environment_records());
         let recorded: Vec<&str> = records.iter().filter_map(|name| name.strip_suffix(".json")).collect();
         assert!(recorded.contains(&&*live), "{trying}: venv leads to {live}, which is not recorded");
         let mut compare = Command::new("/usr/bin/python3");
         compare.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/common/wheels.py")).arg(&self.wheels);
-        compare.args(recorded.iter().map(|name| layout.venvs().join(name)));
+        compare.args(recorded.iter().map(|name| layout.environments().join(name)));
         let output = compare.output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout);
         let compared: Option<usize> = said.trim().parse().ok();
@@ -178,7 +178,7 @@ impl Victim {
     fn expect_nothing_half_done(&self) {
         let (layout, trying) = (&self.rig.host.layout, &self.rig.trying);
         assert_eq!(names(&layout.cache()), ["pip", "uv"], "{trying}");
-        for folder in [layout.wheels(), layout.locks(), layout.generations(), layout.tools()] {
+        for folder in [layout.wheels(), layout.locks(), layout.environment_records(), layout.tools()] {
             let odd: Vec<String> = names(&folder)
                 .into_iter()
                 .filter(|name| name.starts_with('.') || name.contains("new"))

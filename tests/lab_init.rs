@@ -46,13 +46,13 @@ fn tool(machine: &Machine, arguments: &str) -> Ran {
 
 /// Everything about the files of the machine that a write would change, but for the tool's own stores.
 fn listing(machine: &Machine) -> String {
-    let own = "-path /var/lib/ladylinux/refresh/runs -o -path /var/lib/ladylinux/refresh/scratch";
-    let mirror = "-path /var/lib/ladylinux/refresh/mirror.git";
+    let own = "-path /var/lib/ladylinux-refresh/runs -o -path /var/lib/ladylinux-refresh/scratch";
+    let mirror = "-path /opt/ladylinux-refresh/mirror.git";
     let format = "%p %u:%g %m %s %T@ %l\\n";
     machine
         .exec(&format!(
             "find /etc /opt /usr/lib/systemd /var/lib/ladylinux \\( {own} -o {mirror} \\) -prune -o \
-             \\( -type d -path /var/lib/ladylinux/refresh -prune \\) -o -printf '{format}' 2>/dev/null | sort"
+             \\( -type d -path /var/lib/ladylinux-refresh -prune \\) -o -printf '{format}' 2>/dev/null | sort"
         ))
         .out
 }
@@ -83,7 +83,7 @@ fn from_nothing_init_makes_the_whole_contract_and_a_second_one_changes_nothing()
         ("/opt/ladylinux", "root:root:755"),
         ("/opt/ladylinux/app", "ladylinux:ladylinux:755"),
         ("/opt/ladylinux/app/.git/HEAD", "ladylinux:ladylinux:644"),
-        ("/opt/ladylinux/venvs", "root:root:755"),
+        ("/opt/ladylinux-refresh/environments", "root:root:755"),
         ("/opt/ladylinux/models", "ladylinux:ladylinux:755"),
         ("/opt/ladylinux/containers", "ladylinux:ladylinux:755"),
         ("/etc/ladylinux", "root:root:755"),
@@ -91,8 +91,8 @@ fn from_nothing_init_makes_the_whole_contract_and_a_second_one_changes_nothing()
         ("/etc/ladylinux/ladylinux.env", "ladylinux:ladylinux:640"),
         ("/var/lib/ladylinux", "root:root:755"),
         ("/var/lib/ladylinux/data", "ladylinux:ladylinux:750"),
-        ("/var/lib/ladylinux/refresh", "root:root:755"),
-        ("/var/lib/ladylinux/refresh/requests", "ladylinux:ladylinux:700"),
+        ("/var/lib/ladylinux-refresh", "root:root:755"),
+        ("/run/ladylinux-refresh/request", "ladylinux:ladylinux:700"),
         ("/usr/lib/systemd/system/ladylinux-api.service", "root:root:644"),
     ] {
         assert_eq!(stat(&machine, path), wanted, "{path}");
@@ -158,7 +158,7 @@ fn a_unit_of_the_repository_is_installed_unless_it_would_be_roots() {
     tool(&machine, "init")
         .expect(3)
         .says("User=root")
-        .says("git --git-dir=/var/lib/ladylinux/refresh/mirror.git show");
+        .says("git --git-dir=/opt/ladylinux-refresh/mirror.git show");
     assert_eq!(machine.read(installed), None);
     // What only systemd takes for another line says so all the same.
     for end in ["\\ \n", "\\\\\n", "\r"] {
@@ -238,7 +238,7 @@ fn a_machine_that_was_set_up_by_hand_is_adopted_and_people_are_told_what_is_thei
                 .any(|path| line.starts_with(path))
                 || line.contains("ladylinux-api.service ")
         };
-        let new = |line: &&str| !["venvs ", "containers "].iter().any(|new| line.contains(new));
+        let new = |line: &&str| !["containers "].iter().any(|new| line.contains(new));
         lines.lines().filter(is_kept).filter(new).map(str::to_owned).collect()
     };
     let theirs = kept(&machine);
@@ -249,7 +249,6 @@ fn a_machine_that_was_set_up_by_hand_is_adopted_and_people_are_told_what_is_thei
         tool(&machine, &command)
             .expect(0)
             .says("left /opt/ladylinux/venv as it is; the first run adopts it")
-            .says("/opt/ladylinux, /var/lib/ladylinux root's; what lies there keeps its owner")
             .says("left /etc/systemd/system/ladylinux-api.service as it is")
             .says("left to people")
             .says("/etc/sudoers.d/ladylinux, line 2: ladylinux ALL=(root)")
@@ -268,9 +267,9 @@ fn a_machine_that_was_set_up_by_hand_is_adopted_and_people_are_told_what_is_thei
     machine.exec("systemctl is-active ladylinux-api").expect(0);
     machine.exec("systemctl show ladylinux-api -p DropInPaths").says("50-ladylinux-refresh.conf");
 
-    // What root works on is root's now; the settings are left to people, and the first run adopts the environment.
+    // The application's places stay its own; the settings are left to people, and the first run adopts the environment.
     let owners = machine.exec("stat -c %U /opt/ladylinux /var/lib/ladylinux | sort -u").expect(0).out;
-    assert_eq!(owners.trim(), "root");
+    assert_eq!(owners.trim(), "ladylinux");
     machine
         .exec("setpriv --reuid=ladylinux --regid=ladylinux --clear-groups cat /var/lib/ladylinux/data/n")
         .expect(0);
@@ -285,9 +284,9 @@ fn a_machine_that_was_set_up_by_hand_is_adopted_and_people_are_told_what_is_thei
         .says("docs/requests.md");
     tool(&machine, "run").expect(0).says("venv is kept as adopted-1");
     machine.exec("systemctl is-active ladylinux-api").expect(0);
-    machine.exec("readlink /opt/ladylinux/venv").expect(0).says("venvs/");
+    machine.exec("readlink /opt/ladylinux/venv").expect(0).says("environments/");
     tool(&machine, "rollback").expect(0).says("adopted-1");
-    machine.exec("readlink /opt/ladylinux/venv").expect(0).says("venvs/adopted-1");
+    machine.exec("readlink /opt/ladylinux/venv").expect(0).says("environments/adopted-1");
     assert_eq!(machine.read("/opt/ladylinux/models/m.gguf").as_deref(), Some("weights\n"));
     assert!(machine.read("/etc/ladylinux/ladylinux.env").unwrap().contains("TOKEN=secret"));
 }
@@ -312,7 +311,7 @@ fn repair_layout_gives_back_exactly_what_stands_in_the_way_and_moves_nested_clon
     tool(&machine, "init --repair-layout --dry-run")
         .expect(0)
         .says("would give /opt/ladylinux/app/roots to uid")
-        .says("would move /opt/ladylinux/app/LadyLinux to /opt/ladylinux/moved/");
+        .says("would move /opt/ladylinux/app/LadyLinux to /opt/ladylinux-refresh/moved/");
     assert_eq!(owners(&machine), before);
     tool(&machine, "init --dry-run").expect(0).says("ladylinux-refresh init --repair-layout");
     tool(&machine, "init --repair-layout").expect(0).says("gave /opt/ladylinux/app/roots/deep/closed to uid");
@@ -329,7 +328,7 @@ fn repair_layout_gives_back_exactly_what_stands_in_the_way_and_moves_nested_clon
         assert_eq!(stat(&machine, path), wanted, "{path}");
     }
     machine.exec("test ! -e /opt/ladylinux/app/LadyLinux").expect(0);
-    machine.exec("cat /opt/ladylinux/moved/*/LadyLinux/work").expect(0).says("work");
+    machine.exec("cat /opt/ladylinux-refresh/moved/*/LadyLinux/work").expect(0).says("work");
     tool(&machine, "init --repair-layout").expect(0).says("nothing has to be repaired");
     machine.exec_as("ladylinux", "rm -r /opt/ladylinux/app/roots").expect(0);
 

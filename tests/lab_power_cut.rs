@@ -123,13 +123,13 @@ impl Rig {
 
     /// The journal of the last run, as the disk has it.
     fn journal(&self) -> String {
-        let line = "cd /var/lib/ladylinux/refresh/runs && cat \"$(ls | tail -n 1)/journal.jsonl\"";
+        let line = "cd /var/lib/ladylinux-refresh/runs && cat \"$(ls | tail -n 1)/journal.jsonl\"";
         self.site.machine.exec(line).expect(0).out
     }
 
     /// Boots, and insists on the state that a cut at this point has to leave. Returns what it was.
     fn expect_after_boot(&mut self, told: &Told) -> &'static str {
-        let fenced = self.site.machine.path("/var/lib/ladylinux/refresh/fence").exists();
+        let fenced = self.site.machine.path("/var/lib/ladylinux-refresh/fence").exists();
         self.site.machine.start();
         let has_run = |part: &str| told.over.iter().any(|over| over == part);
         let trying = &self.trying;

@@ -114,16 +114,16 @@ impl Host {
 
     /// The run that is under way, as `status.json` tells it.
     fn current(&self) -> Option<serde_json::Value> {
-        let current = self.machine.json("/var/lib/ladylinux/refresh/status.json")["current"].clone();
+        let current = self.machine.json("/var/lib/ladylinux-refresh/status.json")["current"].clone();
         (!current.is_null()).then_some(current)
     }
 
     fn last_run(&self) -> serde_json::Value {
-        self.machine.json("/var/lib/ladylinux/refresh/status.json")["last_run"].clone()
+        self.machine.json("/var/lib/ladylinux-refresh/status.json")["last_run"].clone()
     }
 
     fn last_request(&self) -> serde_json::Value {
-        self.machine.json("/var/lib/ladylinux/refresh/status.json")["last_request"].clone()
+        self.machine.json("/var/lib/ladylinux-refresh/status.json")["last_request"].clone()
     }
 
     /// Waits until a run is held by the hook; returns its name.
@@ -141,7 +141,7 @@ impl Host {
     }
 
     fn fenced(&self) -> bool {
-        self.machine.read("/var/lib/ladylinux/refresh/fence").is_some()
+        self.machine.read("/var/lib/ladylinux-refresh/fence").is_some()
     }
 }
 
@@ -340,7 +340,7 @@ fn rw_5_1_a_refresh_that_is_started_from_inside_the_service_completes() {
 
     // The request file, written by the service's user in the same control group: what a button without any rights does.
     let ask = |branch: &str| {
-        let folder = "/var/lib/ladylinux/refresh/requests";
+        let folder = "/run/ladylinux-refresh/request";
         let line = format!(
             "echo '{{\"branch\":\"{branch}\"}}' >{folder}/.request && mv {folder}/.request {folder}/request"
         );
@@ -384,7 +384,7 @@ fn rw_5_1_a_refresh_that_is_started_from_inside_the_service_completes() {
             .contains("inactive")
             .then_some(())
     });
-    let left = host.machine.exec("ls -A /var/lib/ladylinux/refresh/requests").out;
+    let left = host.machine.exec("ls -A /run/ladylinux-refresh/request").out;
     assert_eq!(left, "");
 }
 
@@ -392,7 +392,7 @@ fn rw_5_1_a_refresh_that_is_started_from_inside_the_service_completes() {
 fn rw_7_1a_a_killed_run_leaves_the_service_down_also_when_somebody_else_has_the_lock_by_then() {
     let Some(lab) = Lab::open() else { return };
     let host = Host::running(&lab);
-    let lock = "/var/lib/ladylinux/refresh/lock";
+    let lock = "/var/lib/ladylinux-refresh/lock";
     let settling = |version: &str| {
         host.push(version);
         host.configure("120s", "");
@@ -446,7 +446,7 @@ fn the_services_user_can_neither_hold_a_run_up_nor_make_it_wait() {
     let host = Host::running(&lab);
     host.push("two");
     for lock in ["lock", "status.lock"] {
-        let line = format!("flock --nonblock /var/lib/ladylinux/refresh/{lock} true");
+        let line = format!("flock --nonblock /var/lib/ladylinux-refresh/{lock} true");
         let ran = host.machine.exec_as("ladylinux", &line);
         assert_ne!(ran.code, Some(0), "{lock} was locked: {}", ran.all());
     }
@@ -491,7 +491,7 @@ fn rw_7_1a_the_fence_holds_whatever_is_done_with_the_unit_and_a_way_around_it_is
     let Some(lab) = Lab::open() else { return };
     let host = Host::running(&lab);
     let unit = "ladylinux-api.service";
-    host.machine.write("/var/lib/ladylinux/refresh/fence", "{}");
+    host.machine.write("/var/lib/ladylinux-refresh/fence", "{}");
     host.machine.exec(&format!("systemctl stop {unit}")).expect(0);
     let installed = format!("/usr/lib/systemd/system/{unit}");
     for line in [
@@ -514,7 +514,7 @@ fn rw_7_1a_the_fence_holds_whatever_is_done_with_the_unit_and_a_way_around_it_is
     for (folder, name, text, told) in [
         ("/etc", "zz.conf", "AssertPathExists=", "takes the assertion"),
         ("/run", "zz.conf", "AssertPathExists=|/etc", "leads around it"),
-        ("/etc", "zz.conf", "AssertPathExists=|/var/lib/ladylinux/refresh/fence", "leads around it"),
+        ("/etc", "zz.conf", "AssertPathExists=|/var/lib/ladylinux-refresh/fence", "leads around it"),
         ("/run", "50-ladylinux-refresh.conf", "Description=x", "systemd has not read"),
     ] {
         let folder = format!("{folder}/systemd/system/{unit}.d");

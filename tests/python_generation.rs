@@ -43,7 +43,7 @@ fn rw_5_3_an_environment_is_built_and_made_live_by_either_installer() {
         let switched = world.environments().switch(&ensured.generation.name).unwrap();
         assert!(switched.changed && switched.before.is_none());
         let venv = world.layout.venv();
-        assert_eq!(fs::read_link(&venv).unwrap(), Path::new("venvs").join(ensured.generation.name.as_str()));
+        assert_eq!(fs::read_link(&venv).unwrap(), world.layout.environment(&ensured.generation.name));
         assert!(import(&venv, "six") && !import(&venv, "idna"));
         let current = world.environments().current().unwrap();
         assert_eq!(current.generation(), Some(&ensured.generation));
@@ -195,8 +195,8 @@ fn rw_7_1b_a_requirement_that_does_not_resolve_is_told_with_its_reason_and_leave
         let chain = failure.chain().join("\n");
         assert!(chain.contains("no version of a package fits") && chain.contains("six==99.0"), "{chain}");
         assert!(failure.hints().iter().any(|hint| hint.contains("correct the requirements")));
-        assert!(names(&world.layout.venvs()).is_empty());
-        assert!(names(&world.layout.generations()).is_empty());
+        assert!(names(&world.layout.environments()).is_empty());
+        assert!(names(&world.layout.environment_records()).is_empty());
     }
 }
 
@@ -216,16 +216,16 @@ fn rw_5_3_an_unfinished_build_is_discarded_and_never_reused() {
     let first = world.ensure("six==1.17.0\n", "run-1").unwrap();
     let name = &first.generation.name;
     // What a kill before the record leaves: the whole folder, and no word of it.
-    fs::remove_file(world.layout.generations().join(format!("{name}.json"))).unwrap();
+    fs::remove_file(world.layout.environment_records().join(format!("{name}.json"))).unwrap();
     fs::create_dir_all(world.layout.cache().join("definitions-x")).unwrap();
-    fs::create_dir_all(world.layout.venvs().join("not ours")).unwrap();
+    fs::create_dir_all(world.layout.environments().join("not ours")).unwrap();
     assert!(world.environments().switch(name).unwrap_err().summary().contains("is not a good one"));
     assert_eq!(world.environments().current().unwrap(), Current::Missing);
     fs::write(first.generation.path.parent().unwrap().join("not ours/file"), "kept").unwrap();
     let second = world.ensure("six==1.17.0\n", "run-2").unwrap();
     assert!(was_built(&second));
     assert!(world.told.has("discarded the unfinished environment"));
-    assert_eq!(names(&world.layout.venvs()), [second.generation.name.as_str(), "not ours"]);
+    assert_eq!(names(&world.layout.environments()), [second.generation.name.as_str(), "not ours"]);
     assert_eq!(names(&world.layout.cache()), ["pip", "uv"]);
 }
 
@@ -234,7 +234,7 @@ fn a_generation_without_a_record_that_is_live_is_not_discarded() {
     let world = World::new();
     let first = world.ensure("six==1.17.0\n", "run-1").unwrap();
     world.environments().switch(&first.generation.name).unwrap();
-    fs::remove_dir_all(world.layout.generations()).unwrap();
+    fs::remove_dir_all(world.layout.environment_records()).unwrap();
     assert!(matches!(world.environments().current().unwrap(), Current::Unrecorded(_)));
     assert!(world.environments().discard_incomplete().unwrap().is_empty());
     assert!(import(&world.layout.venv(), "six"));
@@ -283,20 +283,20 @@ fn rw_5_3_a_real_folder_is_adopted_and_serves_for_a_rollback() {
     let switched = world.environments().switch(&first.generation.name).unwrap();
     assert_eq!(switched.adopted, Some(name("adopted-1")));
     assert!(world.layout.venv().is_symlink());
-    assert_eq!(fs::metadata(world.layout.generation(&name("adopted-1"))).unwrap().ino(), inode);
+    assert_eq!(fs::metadata(world.layout.environment(&name("adopted-1"))).unwrap().ino(), inode);
     let adopted = world.environments().good(&name("adopted-1")).unwrap().unwrap();
     assert_eq!(adopted.record.packages[0].name, "old-thing");
     assert!(adopted.record.built().is_none());
     let back = world.environments().switch(&name("adopted-1")).unwrap();
     assert_eq!(back.before, Some(first.generation.name));
-    assert_eq!(names(&world.layout.home()), ["venv", "venvs"]);
+    assert_eq!(names(&world.layout.home()), ["venv"]);
 }
 
 #[test]
 fn rw_5_3_an_adoption_that_was_killed_in_between_is_finished_by_the_next_call() {
     let world = World::new();
     let first = world.ensure("six==1.17.0\n", "run-1").unwrap();
-    let target = Path::new("venvs").join(first.generation.name.as_str());
+    let target = world.layout.environment(&first.generation.name);
     let side = world.layout.home().join(".venv.switching");
     let stages: [&dyn Fn(); 3] = [
         // Killed before the exchange: the link is there under its other name.
@@ -313,7 +313,7 @@ fn rw_5_3_an_adoption_that_was_killed_in_between_is_finished_by_the_next_call() 
         // Killed before the record: the folder is in its place.
         &|| {
             real_folder(&world);
-            fs::rename(world.layout.venv(), world.layout.generation(&name("adopted-3"))).unwrap();
+            fs::rename(world.layout.venv(), world.layout.environment(&name("adopted-3"))).unwrap();
             symlink(&target, world.layout.venv()).unwrap();
         },
     ];
@@ -323,7 +323,7 @@ fn rw_5_3_an_adoption_that_was_killed_in_between_is_finished_by_the_next_call() 
         let switched = world.environments().switch(&first.generation.name).unwrap();
         assert_eq!(switched.adopted, Some(name(&format!("adopted-{}", index + 1))));
         assert!(world.environments().good(&switched.adopted.unwrap()).unwrap().is_some());
-        assert_eq!(names(&world.layout.home()), ["venv", "venvs"]);
+        assert_eq!(names(&world.layout.home()), ["venv"]);
         assert_eq!(world.environments().current().unwrap().generation(), Some(&first.generation));
     }
 }
@@ -408,7 +408,7 @@ fn pruning_keeps_what_is_named_and_what_is_live() {
     let pruned = world.environments().prune(&built[3..]).unwrap();
     assert_eq!(pruned, [built[0].clone(), built[2].clone()]);
     assert_eq!(world.environments().list().unwrap().len(), 2);
-    assert_eq!(names(&world.layout.generations()).len(), 4);
+    assert_eq!(names(&world.layout.environment_records()).len(), 4);
 }
 
 #[test]
@@ -483,8 +483,8 @@ fn rw_5_3_a_process_killed_at_any_point_leaves_nothing_that_the_next_one_would_t
         assert!(world.environments().contamination_by_bytes(&ensured.generation).unwrap().is_none());
         let mut expected = ["adopted-1", ensured.generation.name.as_str()];
         expected.sort_unstable();
-        assert_eq!(names(&world.layout.venvs()), expected, "after point {points}");
-        assert_eq!(names(&world.layout.home()), ["venv", "venvs"]);
+        assert_eq!(names(&world.layout.environments()), expected, "after point {points}");
+        assert_eq!(names(&world.layout.home()), ["venv"]);
         assert_eq!(names(&world.layout.cache()), ["pip", "uv"]);
     }
     println!("{points} kill points");
@@ -533,13 +533,13 @@ fn rw_7_1b_a_disk_that_is_full_is_told_as_that_and_nothing_is_left() {
     type Place = fn(&Layout) -> PathBuf;
     // Too small for the environment; for what enters the store; for what pip fetches.
     let places: [(Place, &str); 3] =
-        [(Layout::venvs, "64k"), (Layout::wheels, "64k"), (Layout::cache, "64k")];
+        [(Layout::environments, "64k"), (Layout::wheels, "64k"), (Layout::cache, "64k")];
     for (installer, (place, size)) in BOTH.into_iter().flat_map(|it| places.map(|place| (it, place))) {
         let world = World::new().with(installer);
-        if place(&world.layout) != world.layout.venvs() {
+        if place(&world.layout) != world.layout.environments() {
             world.ensure("six==1.17.0\nidna==3.10\n", "run-1").unwrap();
             fs::remove_dir_all(world.layout.wheels()).unwrap();
-            disk::remove_tree(&world.layout.venvs()).unwrap();
+            disk::remove_tree(&world.layout.environments()).unwrap();
         }
         let Some(_disk) = SmallDisk::at(&place(&world.layout), size) else {
             let _ = std::io::Write::write_all(
@@ -551,6 +551,6 @@ fn rw_7_1b_a_disk_that_is_full_is_told_as_that_and_nothing_is_left() {
         let failure = world.ensure("six==1.17.0\nidna==3.10\n", "run-1").unwrap_err();
         let chain = failure.chain().join("\n");
         assert!(chain.contains("no space is left on the disk"), "{chain}");
-        assert!(names(&world.layout.venvs()).is_empty());
+        assert!(names(&world.layout.environments()).is_empty());
     }
 }

@@ -43,7 +43,10 @@ fn an_environment_that_cannot_import_what_the_host_declares_is_not_used() {
     let failure = world.ensure("six==1.17.0\n", "run-1").unwrap_err();
     let told = failure.chain().join(": ");
     assert!(told.contains("cannot be imported") && told.contains("no_such_module"), "{told}");
-    assert!(names(&world.layout.venvs()).is_empty() && names(&world.layout.generations()).is_empty());
+    assert!(
+        names(&world.layout.environments()).is_empty()
+            && names(&world.layout.environment_records()).is_empty()
+    );
     world.python.imports = vec!["six".into()];
     let built = world.ensure("six==1.17.0\n", "run-2").unwrap();
 
@@ -88,6 +91,6 @@ fn a_damaged_wheel_in_the_store_never_becomes_an_environment() {
             assert_ne!(second.generation.name, first.generation.name);
             assert_eq!(second.generation.record.digest, first.generation.record.digest);
         }
-        Err(_) => assert_eq!(names(&world.layout.venvs()), [first.generation.name.as_str()]),
+        Err(_) => assert_eq!(names(&world.layout.environments()), [first.generation.name.as_str()]),
     }
 }

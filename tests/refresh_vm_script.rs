@@ -159,7 +159,7 @@ fn a_link_to_a_program_is_as_safe_as_the_place_that_it_leads_to() {
 fn no_service_is_refused_where_a_service_is_installed() {
     let world = World::new().with_installed();
     let root = format!("--root={}", world.at("root").display());
-    World::executable(&world.at("root/var/lib/ladylinux/refresh/supervisor/state.json"), "{}");
+    World::executable(&world.at("root/var/lib/ladylinux-refresh/supervisor/state.json"), "{}");
     let finished = world.run(&[&root, "main", "--no-service"]);
     assert_eq!(finished.ended, Ended::Exited(2));
     assert!(said(&finished).contains("a service is installed"), "{}", said(&finished));

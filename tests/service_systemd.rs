@@ -87,7 +87,7 @@ fn rw_5_1_rw_5_5_rw_7_1a_systemd_keeps_the_contract_on_hosts_with_cgroup_v1_and_
 fn the_unit_of_an_installation(machine: &Machine) {
     machine.add_service_user();
     machine.install_tool();
-    let folders = "/opt/ladylinux/app /opt/ladylinux/models /etc/ladylinux /var/lib/ladylinux/refresh";
+    let folders = "/opt/ladylinux/app /opt/ladylinux/models /etc/ladylinux /var/lib/ladylinux-refresh";
     machine
         .exec(&format!("mkdir -p {folders} && chown ladylinux: /opt/ladylinux /opt/ladylinux/app"))
         .expect(0);
@@ -195,14 +195,14 @@ fn the_tool_speaks_with_systemd(machine: &Machine) {
 
 fn the_fence_outlives_a_reboot(machine: &mut Machine) {
     machine.tool("service start").expect(0);
-    machine.write("/var/lib/ladylinux/refresh/fence", "{}");
+    machine.write("/var/lib/ladylinux-refresh/fence", "{}");
     machine.reboot();
     machine.exec("systemctl is-system-running --wait").expect(0).says("running");
     machine.exec("systemctl is-enabled ladylinux-api").expect(0);
     machine.exec("systemctl is-active ladylinux-api").expect(3).says("inactive");
     machine.exec("systemctl start ladylinux-api").expect(1).says("Assertion failed");
     machine.tool("service start").expect(3).says("fenced");
-    machine.exec("rm /var/lib/ladylinux/refresh/fence").expect(0);
+    machine.exec("rm /var/lib/ladylinux-refresh/fence").expect(0);
     machine.reboot();
     machine.exec("systemctl is-system-running --wait").expect(0);
     machine.exec("systemctl is-active ladylinux-api").expect(0);

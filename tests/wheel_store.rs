@@ -58,7 +58,7 @@ fn with_an_empty_store() -> World {
 
 /// Removes what was built, and all that an installer could have kept of a download; the store and the locks stay.
 fn forget_all_but_the_store(world: &World) {
-    for folder in [world.layout.venvs(), world.layout.generations(), world.layout.cache()] {
+    for folder in [world.layout.environments(), world.layout.environment_records(), world.layout.cache()] {
         disk::remove_tree(&folder).unwrap();
     }
 }
@@ -212,7 +212,7 @@ fn rw_7_1b_a_damaged_wheel_that_cannot_be_fetched_again_is_told_by_its_name() {
     assert!(chain.contains("idna 3.10") && chain.contains("index cannot be reached"), "{chain}");
     assert!(!chain.contains("six"), "{chain}");
     assert!(world.told.has("is damaged in the wheel store"));
-    assert!(names(&world.layout.venvs()).is_empty());
+    assert!(names(&world.layout.environments()).is_empty());
 }
 
 #[test]

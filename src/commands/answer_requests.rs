@@ -185,7 +185,7 @@ mod tests {
         let real = Layout::below("/");
         assert_eq!(not_roots(&real, own).unwrap(), own);
         let refused = not_roots(&real, roots).unwrap_err();
-        assert_eq!(refused.hints(), ["chown ladylinux: /var/lib/ladylinux/refresh/requests"]);
+        assert_eq!(refused.hints(), ["chown ladylinux: /run/ladylinux-refresh/request"]);
         assert_eq!(not_roots(&Layout::below("/trial"), roots).unwrap(), roots);
     }
 }

@@ -101,14 +101,14 @@ fn tell(layout: &Layout, error: &Error) {
 }
 
 fn layout(root: Option<&Path>) -> Outcome<Layout> {
-    let Some(root) = root else { return Ok(Layout::below("/")) };
+    let Some(root) = root else { return Ok(Layers::located(Layout::below("/"))) };
     if root.as_os_str().is_empty() {
         return Err(Failure::new("--root names no folder"));
     }
     let absolute =
         std::path::absolute(root).context(|| format!("--root {} cannot be used", root.display()))?;
     // Links in the root itself are resolved once, so that every path below is the real one.
-    Ok(Layout::below(absolute.canonicalize().unwrap_or(absolute)))
+    Ok(Layers::located(Layout::below(absolute.canonicalize().unwrap_or(absolute))))
 }
 
 /// Opens the installation for a command that only looks, or that is not a run.

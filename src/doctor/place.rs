@@ -17,10 +17,11 @@ use super::{Examined, Findings, Found, refused, some_of};
 /// The folders of the deployment contract and of the tool are there.
 pub(super) fn folders(examined: &Examined) -> Findings {
     let layout = &examined.layout;
-    let mut wanted = vec![layout.home(), layout.app(), layout.venvs(), layout.models(), layout.containers()];
+    let mut wanted =
+        vec![layout.home(), layout.app(), layout.environments(), layout.models(), layout.containers()];
     wanted.push(layout.etc());
     wanted.extend(layout.data());
-    wanted.extend([layout.state(), layout.runs(), layout.generations()]);
+    wanted.extend([layout.state(), layout.runs(), layout.environment_records()]);
     let mut missing = Vec::new();
     for path in wanted {
         if !disk::is_folder(&path)? {
@@ -107,7 +108,7 @@ pub(super) fn tool_files(examined: &Examined) -> Findings {
     }
     believed.extend([
         layout.mirror(),
-        layout.generations(),
+        layout.environment_records(),
         layout.tools(),
         layout.runs(),
         layout.supervisor(),

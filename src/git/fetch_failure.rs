@@ -68,7 +68,7 @@ impl FetchFailure {
                 "the next fetch makes it anew; check the disk",
             ),
             Self::DiskFull => {
-                ("the disk is full".to_owned(), "free space on the file system of /var/lib/ladylinux/refresh")
+                ("the disk is full".to_owned(), "free space on the file system of /var/lib/ladylinux-refresh")
             }
             Self::Other => (format!("cannot fetch from {url}"), "the lines above are git's own words"),
         };

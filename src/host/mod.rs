@@ -91,7 +91,6 @@ pub fn measures(host: &Host) -> Vec<Box<dyn Measure>> {
     if on_systemd {
         list.push(Box::new(user::ServiceUser));
     }
-    list.push(Box::new(folders::TakenOver));
     list.push(Box::new(folders::Folders));
     list.push(Box::new(files::HostFile));
     list.push(Box::new(files::EnvFile));
@@ -123,7 +122,7 @@ impl Host {
             Keeper::Embedded
         };
         let host = Self {
-            layout: layout.clone(),
+            layout: given.settings.layout.clone(),
             keeper,
             given,
             run,

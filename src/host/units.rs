@@ -7,10 +7,11 @@ use crate::disk;
 use crate::error::Outcome;
 use crate::relay::places;
 use crate::service::systemd::dropin;
+use crate::settings::layout::Layout;
 use crate::systemd::sandbox;
 use crate::systemd::unit::{ActiveState, LoadState};
 
-use super::{Host, Keeper, Look, Measure};
+use super::{Host, Keeper, Look, Measure, SERVICE_USER};
 
 /// How long the start of the path unit may take, which does nothing but wait.
 const START: Duration = Duration::from_secs(30);
@@ -44,12 +45,24 @@ fn own_files(host: &Host) -> Vec<OwnFile> {
     };
     let own_tmp = !places::is_below_tmp(&program);
     let kept_from = sandbox::lines(&places::of_refresh(layout, own_tmp));
-    let mut files = vec![OwnFile { path: layout.drop_in(unit), text: dropin::text(layout, unit) }];
+    let mut files = vec![
+        OwnFile { path: layout.drop_in(unit), text: dropin::text(layout, unit) },
+        OwnFile { path: layout.tmpfiles(), text: tmpfiles(layout) },
+    ];
     files.extend(UNITS.map(|(name, text)| OwnFile {
         path: layout.package_units().join(name),
         text: text.replace("@PROGRAM@", &program).replace("@SANDBOX@\n", &kept_from),
     }));
     files
+}
+
+/// What has to be there after every boot: the place where the application puts its requests (tmpfiles.d(5)).
+fn tmpfiles(layout: &Layout) -> String {
+    format!(
+        "# Written by ladylinux-refresh; changes are overwritten.\nd {} 0755 root root -\nd {} 0700 {SERVICE_USER} {SERVICE_USER} -\n",
+        layout.volatile().display(),
+        layout.requests().display()
+    )
 }
 
 /// A file of this program's own, which is brought up to date as often as it is needed.

@@ -83,7 +83,8 @@ pub fn refusal(layout: &Layout, path: &Path) -> Option<String> {
         return Some("it is no absolute path without '..'".to_owned());
     }
     let real = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
-    let neighbours = [layout.home(), layout.app(), layout.etc(), layout.persistent(), layout.state()];
+    let neighbours =
+        [layout.home(), layout.app(), layout.etc(), layout.persistent(), layout.state(), layout.store()];
     let is_wide = neighbours.iter().any(|folder| {
         let folder = folder.canonicalize().unwrap_or_else(|_| folder.clone());
         folder.starts_with(&real)

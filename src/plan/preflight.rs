@@ -97,7 +97,7 @@ pub(crate) fn protected(on: &Installation) -> Outcome<()> {
     let layout = &on.layout;
     let app = real(&layout.app());
     let mut inside = layout.protected();
-    inside.extend([layout.venvs(), layout.venv(), layout.state(), layout.env_file(), layout.host_file()]);
+    inside.extend([layout.store(), layout.venv(), layout.state(), layout.env_file(), layout.host_file()]);
     inside.extend(layout.data());
     for path in inside {
         let named = real(&path);
@@ -211,7 +211,7 @@ pub(crate) fn remote(on: &Installation) -> Outcome<()> {
 
 /// There is room for what a refresh fetches and builds.
 pub(crate) fn space(on: &Installation) -> Outcome<()> {
-    for path in [on.layout.state(), on.layout.home()] {
+    for path in [on.layout.state(), on.layout.store()] {
         let found = rustix::fs::statvfs(&path).context(|| format!("cannot look at {}", path.display()))?;
         let free = found.f_bavail.saturating_mul(found.f_frsize);
         if free < FREE_BYTES {

@@ -177,8 +177,8 @@ impl Environments<'_> {
 
     fn build(&self, wanted: &Wanted, lock: &Lock, run: &RunId) -> Outcome<Generation> {
         let layout = self.site.layout;
-        disk::make_folder(&layout.venvs(), 0o755)?;
-        disk::make_folder(&layout.generations(), 0o755)?;
+        disk::make_folder(&layout.environments(), 0o755)?;
+        disk::make_folder(&layout.environment_records(), 0o755)?;
         let name = self.next_name(&wanted.parts(lock).fingerprint())?;
         let scratch = layout.cache().join(format!("definitions-{name}"));
         let events = self.site.runner.events();
@@ -187,7 +187,7 @@ impl Environments<'_> {
         let tidied = interrupt::shielded(|| {
             if built.is_err() {
                 Record::remove(layout, &name)?;
-                disk::remove_tree(&layout.generation(&name))?;
+                disk::remove_tree(&layout.environment(&name))?;
             }
             disk::remove_tree(&scratch)
         });
@@ -207,7 +207,7 @@ impl Environments<'_> {
     ) -> Outcome<Generation> {
         let site = self.site;
         let start = clock::monotonic();
-        let folder = site.layout.generation(name);
+        let folder = site.layout.environment(name);
         disk::remove_tree(scratch)?;
         disk::make_folder(scratch, 0o755)?;
         let requirements = self.lay_out(lock, scratch)?;

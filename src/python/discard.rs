@@ -33,7 +33,7 @@ impl Environments<'_> {
         let live = self.live_folder()?;
         let mut discarded = Vec::new();
         for name in record::known_names(layout)? {
-            let folder = layout.generation(&name);
+            let folder = layout.environment(&name);
             // A record is written last and removed first: one without a folder is that of an environment that is gone, which
             // can be built again from the lock in it.
             let finished = Record::read(layout, &name)?.is_some();
@@ -44,7 +44,7 @@ impl Environments<'_> {
             self.site.runner.events().note(&format!("discarded the unfinished environment {name}"));
             discarded.push(name);
         }
-        disk::sweep_unwritten(&layout.generations())?;
+        disk::sweep_unwritten(&layout.environment_records())?;
         disk::sweep_unwritten(&layout.locks())?;
         Ok(discarded)
     }
@@ -59,7 +59,7 @@ impl Environments<'_> {
         for name in &names {
             if keep.contains(name) {
                 // Changed by hand: its record stays, with the lock from which the same can be built again.
-                disk::remove_tree(&self.site.layout.generation(name))?;
+                disk::remove_tree(&self.site.layout.environment(name))?;
             } else {
                 self.remove(name)?;
             }
@@ -76,7 +76,7 @@ impl Environments<'_> {
         let mut names = Vec::new();
         for name in record::known_names(self.site.layout)? {
             let Some(record) = Record::read(self.site.layout, &name)? else { continue };
-            let folder = self.site.layout.generation(&name);
+            let folder = self.site.layout.environment(&name);
             let is_needed = keep.contains(&name) && (record.is_good() || folder.symlink_metadata().is_err());
             if is_needed || live.as_ref() == Some(&folder) {
                 continue;
@@ -98,7 +98,7 @@ impl Environments<'_> {
     /// Takes the record away first: without it, what a kill leaves of the folder is unfinished and never used.
     fn remove(&self, name: &GenerationName) -> Outcome<()> {
         Record::remove(self.site.layout, name)?;
-        disk::remove_tree(&self.site.layout.generation(name))
+        disk::remove_tree(&self.site.layout.environment(name))
     }
 }
 

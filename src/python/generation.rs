@@ -211,7 +211,7 @@ impl<'a> Environments<'a> {
                 .hint(format!("move it away: mv {} {}.old", venv.display(), venv.display())));
         }
         let target = self.site.layout.home().join(fs::read_link(&venv).context(told)?);
-        let name = (target.parent() == Some(self.site.layout.venvs().as_path()))
+        let name = (target.parent() == Some(self.site.layout.environments().as_path()))
             .then(|| target.file_name()?.to_str().and_then(|name| GenerationName::parse(name).ok()))
             .flatten();
         let generation = name.map(|name| self.known(&name)).transpose()?.flatten();
@@ -244,7 +244,7 @@ impl<'a> Environments<'a> {
     /// # Errors
     /// The record cannot be read.
     pub fn known(&self, name: &GenerationName) -> Outcome<Option<Generation>> {
-        let path = self.site.layout.generation(name);
+        let path = self.site.layout.environment(name);
         let is_folder = fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir());
         if !is_folder {
             return Ok(None);

@@ -206,7 +206,7 @@ impl Record {
 
     /// Writes the record, atomically and durably.
     pub(super) fn write(&self, layout: &Layout) -> Outcome<()> {
-        disk::make_folder(&layout.generations(), 0o755)?;
+        disk::make_folder(&layout.environment_records(), 0o755)?;
         disk::write_json(&record_file(layout, &self.name), self, 0o644)
     }
 
@@ -222,7 +222,7 @@ impl Record {
 
     /// Removes the record and the manifest, the record first and durably.
     pub(super) fn remove(layout: &Layout, name: &GenerationName) -> Outcome<()> {
-        if layout.generations().is_dir() {
+        if layout.environment_records().is_dir() {
             disk::remove_file_durably(&record_file(layout, name))?;
             disk::remove_file_if_there(&manifest_file(layout, name))?;
         }
@@ -232,18 +232,18 @@ impl Record {
 
 /// The file of a generation's record.
 fn record_file(layout: &Layout, name: &GenerationName) -> PathBuf {
-    layout.generations().join(format!("{name}.json"))
+    layout.environment_records().join(format!("{name}.json"))
 }
 
 /// The file of a generation's manifest.
 pub(super) fn manifest_file(layout: &Layout, name: &GenerationName) -> PathBuf {
-    layout.generations().join(format!("{name}.manifest"))
+    layout.environment_records().join(format!("{name}.manifest"))
 }
 
 /// Returns the names for which there is a folder, a record or a manifest, sorted.
 pub(super) fn known_names(layout: &Layout) -> Outcome<Vec<GenerationName>> {
     let mut names = Vec::new();
-    for folder in [layout.venvs(), layout.generations()] {
+    for folder in [layout.environments(), layout.environment_records()] {
         for name in entries(&folder)? {
             let stem = name.strip_suffix(".json").or(name.strip_suffix(".manifest")).unwrap_or(&name);
             names.extend(GenerationName::parse(stem).ok());

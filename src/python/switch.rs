@@ -46,7 +46,7 @@ impl Environments<'_> {
         }
         let current = self.current()?;
         let before = current.generation().map(|live| live.name.clone());
-        let target = Path::new("venvs").join(to.as_str());
+        let target = self.site.layout.environment(to);
         let changed = before.as_ref() != Some(to);
         let mut adopted = adopted_before.into_iter().last();
         if current == Current::RealFolder {
@@ -62,11 +62,11 @@ impl Environments<'_> {
     /// Puts a link to `target` in the place of the real folder `venv` and keeps the folder as a generation.
     fn adopt(&self, target: &Path) -> Outcome<GenerationName> {
         let layout = self.site.layout;
-        if !disk::same_device(&layout.venv(), &layout.venvs())? {
+        if !disk::same_device(&layout.venv(), &layout.environments())? {
             return Err(Failure::new(format!(
                 "{} and {} lie on different file systems, so the folder cannot be kept as a generation",
                 layout.venv().display(),
-                layout.venvs().display()
+                layout.environments().display()
             ))
             .hint(format!("move it away yourself: mv {0} {0}.old", layout.venv().display())));
         }
@@ -87,8 +87,8 @@ impl Environments<'_> {
         let side = self.side();
         match fs::symlink_metadata(&side) {
             Ok(found) if found.is_dir() => {
-                disk::make_folder(&layout.venvs(), 0o755)?;
-                let place = layout.generation(&self.next_name(ADOPTED)?);
+                disk::make_folder(&layout.environments(), 0o755)?;
+                let place = layout.environment(&self.next_name(ADOPTED)?);
                 if disk::move_new(&side, &place)? == Moved::OtherFileSystem {
                     return Err(Failure::new(format!(
                         "cannot move {} to {}",
@@ -104,9 +104,9 @@ impl Environments<'_> {
             Err(_) => {}
         }
         let mut adopted = Vec::new();
-        for name in record::entries(&layout.venvs())? {
+        for name in record::entries(&layout.environments())? {
             let Ok(name) = GenerationName::parse(&name) else { continue };
-            let folder = layout.generation(&name);
+            let folder = layout.environment(&name);
             if super::generation::number(&name, ADOPTED).is_none()
                 || folder.is_symlink()
                 || Record::read(layout, &name)?.is_some()

@@ -35,8 +35,8 @@ pub fn restart(
     account.progress("syncing file systems");
     // Neither git nor the installers sync what they write; without this a "success" may not survive a power cut.
     disk::sync_file_system(&on.layout.app())?;
-    if !disk::same_device(&on.layout.app(), &on.layout.venvs())? {
-        disk::sync_file_system(&on.layout.venvs())?;
+    if !disk::same_device(&on.layout.app(), &on.layout.environments())? {
+        disk::sync_file_system(&on.layout.environments())?;
     }
     let deployed = Deployed {
         commit: release.commit.clone(),

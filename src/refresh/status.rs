@@ -22,7 +22,6 @@ use crate::models::verify::Summary;
 use crate::report::screen::size;
 use crate::report::{self, PhaseReport, Report};
 use crate::service::fence;
-use crate::settings::layout::Layout;
 use crate::settings::names::{BranchName, CommitId, RunId};
 use crate::status_file;
 
@@ -57,7 +56,7 @@ impl Inventory {
         let layout = &on.layout;
         let mut roots = Vec::new();
         for root in layout.protected() {
-            match look(layout, &root) {
+            match look(&root) {
                 Ok(manifest) => roots.push((root, manifest)),
                 Err(failure) => account.warn(format!(
                     "{} cannot be compared before and after: {}",
@@ -77,7 +76,7 @@ impl Inventory {
                 continue;
             }
             // What cannot be looked at now could be before: that is a change too.
-            let after = look(&on.layout, root).unwrap_or_default();
+            let after = look(root).unwrap_or_default();
             let found = before.compare(&after);
             let changed = found.changed.iter().map(|(path, _)| path);
             for path in found.added.iter().chain(&found.removed).chain(changed) {
@@ -90,12 +89,8 @@ impl Inventory {
     }
 }
 
-fn look(layout: &Layout, root: &Path) -> Outcome<Manifest> {
-    let scan = Scan::metadata().at_most(INVENTORY_LIMIT);
-    match layout.state().strip_prefix(root) {
-        Ok(own) => scan.except(own).of(root),
-        Err(_) => scan.of(root),
-    }
+fn look(root: &Path) -> Outcome<Manifest> {
+    Scan::metadata().at_most(INVENTORY_LIMIT).of(root)
 }
 
 /// Settles the tool's own stores after a success: what no kept run needs any more is removed. Trouble is a warning.

@@ -17,8 +17,12 @@ const LIMIT: u64 = 1 << 20;
 /// Returns the places of a refresh. What a refresh renames lies in one directory, so that a rename stays on one mount; a
 /// part that is a link to somewhere else is a place of its own.
 pub fn of_refresh(layout: &Layout, own_tmp: bool) -> Places {
-    let mut parts = vec![layout.home(), layout.persistent(), layout.volatile()];
-    parts.extend([layout.app(), layout.venvs(), layout.state()]);
+    let mut parts = vec![layout.home(), layout.store()];
+    if let (Some(parent), true) = (layout.home().parent(), layout.home().parent() == layout.store().parent())
+    {
+        parts = vec![parent.to_path_buf()];
+    }
+    parts.extend([layout.persistent(), layout.state(), layout.volatile(), layout.app()]);
     parts.extend(layout.data());
     Places {
         writable: outermost(parts),
@@ -76,15 +80,17 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let layout = Layout::below(root.path().canonicalize().unwrap());
         let places = of_refresh(&layout, true);
-        assert_eq!(places.writable, [layout.home(), layout.persistent(), layout.volatile()]);
-        for path in [layout.venvs(), layout.state()] {
-            disk::make_folder(&path, 0o755).unwrap();
-        }
+        let (opt, state) = (layout.root().join("opt"), layout.state());
+        let usual = [opt.clone(), layout.persistent(), state.clone(), layout.volatile()];
+        assert_eq!(places.writable, usual);
+        let elsewhere = of_refresh(&layout.clone().with_store(Path::new("/srv/big")), true).writable;
+        assert_eq!(elsewhere[..2], [layout.home(), layout.root().join("srv/big")]);
+        disk::make_folder(&layout.home(), 0o755).unwrap();
         let away = layout.root().join("away");
         disk::make_folder(&away, 0o755).unwrap();
         disk::point_link(&layout.app(), &away).unwrap();
         let places = of_refresh(&layout, true);
-        assert_eq!(places.writable, [layout.home(), layout.persistent(), layout.volatile(), layout.app()]);
+        assert_eq!(places.writable, [opt, layout.persistent(), state, layout.volatile(), layout.app()]);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! choose what runs as another user.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use super::file::{
@@ -74,14 +74,30 @@ impl Layers {
         Ok(Self { pip: PipConfig::read(layout)?, ..Self::of_text(layout, &text, overrides)? })
     }
 
+    /// Returns the layout with the store that the host's file names; as it is where that file cannot be used, which the
+    /// command that needs it reports.
+    pub fn located(layout: Layout) -> Layout {
+        let bytes = trust::host_file(&layout).ok().flatten();
+        let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default();
+        match Self::of_text(&layout, &text, Overrides::default()) {
+            Ok(layers) => layers.layout,
+            Err(_) => layout,
+        }
+    }
+
     /// Takes `text` for the host's file.
     ///
     /// # Errors
     /// It says something that it may not: with line and column.
     pub fn of_text(layout: &Layout, text: &str, overrides: Overrides) -> Outcome<Self> {
-        let host = parse(text, &layout.host_file(), Author::Host)?;
+        let host: HostFile = parse(text, &layout.host_file(), Author::Host)?;
         let (application, pip) = (ApplicationFile::default(), PipConfig::default());
-        Ok(Self { layout: layout.clone(), host, application, overrides, pip })
+        let mut layout = layout.clone();
+        if let Some(store) = &host.store {
+            check_store(&layout, store)?;
+            layout = layout.with_store(store);
+        }
+        Ok(Self { layout, host, application, overrides, pip })
     }
 
     /// Lays the application's file under the host's.
@@ -323,6 +339,25 @@ fn check_patterns(settings: &Settings) -> Outcome<()> {
     Ok(())
 }
 
+/// Refuses a store that is no place of its own: below what belongs to the application, or above anything.
+fn check_store(layout: &Layout, store: &Path) -> Outcome<()> {
+    let refused = |why: &str| {
+        Err(Failure::new(format!("`store` is {}: {why}", store.display()))
+            .hint("name a directory of its own on the file system of /opt/ladylinux: store = \"/srv/ladylinux-refresh\""))
+    };
+    let is_plain = store.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+    if !store.is_absolute() || !is_plain {
+        return refused("it is no absolute path without '.' and '..'");
+    }
+    let place = layout.clone().with_store(store).store();
+    let mut others = vec![layout.app(), layout.venv(), layout.state(), layout.volatile()];
+    others.extend(layout.protected());
+    match others.iter().find(|other| place.starts_with(other) || other.starts_with(&place)) {
+        Some(other) => refused(&format!("it overlaps with {}", other.display())),
+        None => Ok(()),
+    }
+}
+
 fn check_stores(settings: &Settings) -> Outcome<()> {
     match settings.models.stores.iter().find_map(|path| {
         let why = places::refusal(&settings.layout, path)?;
@@ -425,6 +460,19 @@ mod tests {
         assert_eq!(settings.probe.path, "/s");
         assert_eq!(settings.origin("probe.path"), Origin::Application);
         assert_eq!(settings.hooks[0].origin, Origin::Application);
+    }
+
+    #[test]
+    fn a_store_is_a_place_of_its_own() {
+        let at = |text: &str| Layers::of_text(&Layout::below("/trial"), text, Overrides::default());
+        let layers = at("store = \"/srv/big\"\n").unwrap();
+        assert_eq!(layers.resolve().unwrap().layout.trees(), Path::new("/trial/srv/big/trees"));
+        for wrong in
+            ["srv/big", "/srv/../etc", "/opt/ladylinux/app/store", "/opt", "/", "/var/lib/ladylinux/x"]
+        {
+            let told = message(at(&format!("store = \"{wrong}\"\n")));
+            assert!(told.starts_with(&format!("`store` is {wrong}: it ")), "{told}");
+        }
     }
 
     #[test]

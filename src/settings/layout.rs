@@ -7,16 +7,30 @@ use std::path::{Path, PathBuf};
 
 use crate::settings::names::{GenerationName, RunId, UnitName};
 
+/// Where the store lies, below the root, unless the host's settings name another place.
+const STORE: &str = "opt/ladylinux-refresh";
+
 /// Every path of an installation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
     root: PathBuf,
+    store: PathBuf,
 }
 
 impl Layout {
     /// Makes the layout below `root`, which has to be absolute (`/` for a real machine).
     pub fn below(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        let root = root.into();
+        let store = root.join(STORE);
+        Self { root, store }
+    }
+
+    /// Returns the layout with its store at `path` (setting `store`), which is absolute and lies below the root as all
+    /// paths do: `/srv/store` is `DIR/srv/store` with `--root DIR`.
+    #[must_use]
+    pub fn with_store(self, path: &Path) -> Self {
+        let store = self.root.join(path.strip_prefix("/").unwrap_or(path));
+        Self { store, ..self }
     }
 
     /// Returns the root that everything lies below.
@@ -41,25 +55,9 @@ impl Layout {
     pub fn app(&self) -> PathBuf {
         self.at("opt/ladylinux/app")
     }
-    /// `/opt/ladylinux/venv`: a symbolic link to the live generation.
+    /// `/opt/ladylinux/venv`: a symbolic link to the environment in use.
     pub fn venv(&self) -> PathBuf {
         self.at("opt/ladylinux/venv")
-    }
-    /// `/opt/ladylinux/venvs`: the generations.
-    pub fn venvs(&self) -> PathBuf {
-        self.at("opt/ladylinux/venvs")
-    }
-    /// The folder of one generation.
-    pub fn generation(&self, name: &GenerationName) -> PathBuf {
-        self.venvs().join(name.as_str())
-    }
-    /// `/opt/ladylinux/moved`: what `init --repair-layout` moved out of the work tree; nothing removes it.
-    pub fn moved_all(&self) -> PathBuf {
-        self.at("opt/ladylinux/moved")
-    }
-    /// What one repair moved out of the work tree; beside that, so that a rename reaches it.
-    pub fn moved(&self, id: &RunId) -> PathBuf {
-        self.moved_all().join(id.as_str())
     }
     /// `/opt/ladylinux/models`: never touched (RW-6.1).
     pub fn models(&self) -> PathBuf {
@@ -85,6 +83,10 @@ impl Layout {
     /// Where the units and drop-ins of packages lie: what `init` installs goes here.
     pub fn package_units(&self) -> PathBuf {
         self.at("usr/lib/systemd/system")
+    }
+    /// What systemd makes at every boot below `/run`.
+    pub fn tmpfiles(&self) -> PathBuf {
+        self.at("usr/lib/tmpfiles.d/ladylinux-refresh.conf")
     }
     /// Where the units of people lie.
     pub fn host_units(&self) -> PathBuf {
@@ -114,7 +116,7 @@ impl Layout {
     pub fn host_file(&self) -> PathBuf {
         self.at("etc/ladylinux/refresh.toml")
     }
-    /// `/var/lib/ladylinux`: persistent state, of which only `refresh/` is the tool's.
+    /// `/var/lib/ladylinux`: the application's persistent state; nothing of the tool's lies there.
     pub fn persistent(&self) -> PathBuf {
         self.at("var/lib/ladylinux")
     }
@@ -127,17 +129,66 @@ impl Layout {
         vec![self.models(), self.containers(), self.etc(), self.persistent()]
     }
 
-    /// `/var/lib/ladylinux/refresh`: the tool's own state.
-    pub fn state(&self) -> PathBuf {
-        self.at("var/lib/ladylinux/refresh")
+    /// `/opt/ladylinux-refresh`, or the setting `store`: the tool's own big things, on the file system of `app/`.
+    pub fn store(&self) -> PathBuf {
+        self.store.clone()
     }
     /// The bare mirror of the remote.
     pub fn mirror(&self) -> PathBuf {
-        self.state().join("mirror.git")
+        self.store.join("mirror.git")
     }
-    /// Records of the generations, kept outside of them.
-    pub fn generations(&self) -> PathBuf {
-        self.state().join("generations")
+    /// The prepared trees, one per run; root's alone (0700).
+    pub fn trees(&self) -> PathBuf {
+        self.store.join("trees")
+    }
+    /// The prepared tree of one run.
+    pub fn tree(&self, run: &RunId) -> PathBuf {
+        self.trees().join(run.as_str())
+    }
+    /// What runs moved out of `app/` and nobody has compared yet; root's alone (0700).
+    pub fn previous_trees(&self) -> PathBuf {
+        self.store.join("previous")
+    }
+    /// The tree that one run moved out of `app/`.
+    pub fn previous_tree(&self, run: &RunId) -> PathBuf {
+        self.previous_trees().join(run.as_str())
+    }
+    /// Previous trees that hold local changes; root's alone (0700), removed by `stash drop` only.
+    pub fn stashes(&self) -> PathBuf {
+        self.store.join("stash")
+    }
+    /// The stash of one run.
+    pub fn stash(&self, run: &RunId) -> PathBuf {
+        self.stashes().join(run.as_str())
+    }
+    /// The environments.
+    pub fn environments(&self) -> PathBuf {
+        self.store.join("environments")
+    }
+    /// The directory of one environment.
+    pub fn environment(&self, name: &GenerationName) -> PathBuf {
+        self.environments().join(name.as_str())
+    }
+    /// uv: the program and its cache.
+    pub fn uv(&self) -> PathBuf {
+        self.store.join("uv")
+    }
+    /// What `init --repair-layout` moved out of the work tree; nothing removes it.
+    pub fn moved_all(&self) -> PathBuf {
+        self.store.join("moved")
+    }
+    /// What one repair moved out of the work tree; on its file system, so that a rename reaches it.
+    pub fn moved(&self, id: &RunId) -> PathBuf {
+        self.moved_all().join(id.as_str())
+    }
+
+    /// `/var/lib/ladylinux-refresh`: the tool's own state, root's.
+    pub fn state(&self) -> PathBuf {
+        self.at("var/lib/ladylinux-refresh")
+    }
+    /// Records and manifests of the environments, kept outside of them.
+    pub fn environment_records(&self) -> PathBuf {
+        self.state().join("environments")
     }
     /// What definitions resolve to: a lock each.
     pub fn locks(&self) -> PathBuf {
@@ -191,10 +242,6 @@ impl Layout {
     pub fn supervisor(&self) -> PathBuf {
         self.state().join("supervisor")
     }
-    /// Where the application puts its requests for a refresh; belongs to the service's user.
-    pub fn requests(&self) -> PathBuf {
-        self.state().join("requests")
-    }
     /// `/run/ladylinux-refresh`: what does not outlive a boot.
     pub fn volatile(&self) -> PathBuf {
         self.at("run/ladylinux-refresh")
@@ -202,6 +249,10 @@ impl Layout {
     /// What a run tells whoever follows it.
     pub fn spool(&self, id: &RunId) -> PathBuf {
         self.volatile().join("runs").join(id.as_str())
+    }
+    /// Where the application puts its requests for a refresh; the service user's.
+    pub fn requests(&self) -> PathBuf {
+        self.volatile().join("request")
     }
     /// Exists only while a refresh starts the service through the fence.
     pub fn admit(&self) -> PathBuf {
@@ -218,7 +269,19 @@ mod tests {
         let layout = Layout::below("/trial");
         assert_eq!(layout.app(), Path::new("/trial/opt/ladylinux/app"));
         assert!(layout.protected().iter().all(|path| path.starts_with("/trial")));
-        assert!(layout.state().starts_with(layout.persistent()));
+        for own in [layout.state(), layout.store(), layout.volatile()] {
+            assert!(own.starts_with("/trial"));
+            assert!(layout.protected().iter().all(|path| !own.starts_with(path)));
+        }
         assert!(Layout::below("/").is_real());
+    }
+
+    #[test]
+    fn the_store_moves_with_all_that_lies_in_it_and_stays_below_the_root() {
+        let layout = Layout::below("/trial").with_store(Path::new("/srv/big"));
+        assert_eq!(layout.mirror(), Path::new("/trial/srv/big/mirror.git"));
+        assert!(layout.environments().starts_with(layout.store()));
+        assert_eq!(layout.state(), Path::new("/trial/var/lib/ladylinux-refresh"));
+        assert_eq!(Layout::below("/").with_store(Path::new("/srv/big")).store(), Path::new("/srv/big"));
     }
 }

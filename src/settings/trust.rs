@@ -1,4 +1,4 @@
-//! Whether what root goes by is in root's hands: the host's file, the tool's state, the environments.
+//! Whether what root goes by is in root's hands: the host's file, the tool's state and store.
 //!
 //! Whoever can change one of them, or exchange a folder on the way to one, decides what root does. So before root goes by
 //! them the whole way to each is looked at, from the outside inwards: once a folder is root's alone, nobody else can
@@ -64,40 +64,25 @@ impl Loose {
     }
 }
 
-/// Refuses root's work where others than root decide on it; everybody else may try. A folder around the environments that
-/// is not root's is told of ([`loose`]) and no reason to refuse: everything there may belong to the service's user.
+/// Refuses root's work where others than root decide on it; everybody else may try. The application's own places count for
+/// nothing here: root goes by nothing that lies there.
 ///
 /// # Errors
 /// What is not root's alone, each with its command.
 pub(crate) fn check(layout: &Layout) -> Outcome<()> {
-    refuse_root(believed(layout))
+    refuse_root(loose(layout))
 }
 
-/// The same before `init`, for which the folders that it takes over ([`to_take_over`]) need not be root's yet, nor that of
-/// the settings as long as there are none.
+/// The same before `init`, for which the directory of the settings need not be root's as long as there are none.
 ///
 /// # Errors
 /// As those of [`check`].
 pub(crate) fn check_before_init(layout: &Layout) -> Outcome<()> {
-    let mut may_be_others = to_take_over(layout)?;
-    if layout.host_file().symlink_metadata().is_err() {
-        may_be_others.push(layout.etc());
-    }
-    refuse_root(believed(layout).map(|mut loose| {
-        loose.retain(|part| !may_be_others.contains(&part.path));
+    let is_new = layout.host_file().symlink_metadata().is_err();
+    refuse_root(loose(layout).map(|mut loose| {
+        loose.retain(|part| !(is_new && part.path == layout.etc()));
         loose
     }))
-}
-
-/// Returns the folders around what root works on that belong to others, the outer ones first. Taken over, they keep what
-/// lies in them as it is.
-///
-/// # Errors
-/// Something cannot be looked at.
-pub(crate) fn to_take_over(layout: &Layout) -> Outcome<Vec<PathBuf>> {
-    let ours = [layout.home(), layout.venvs(), layout.persistent()];
-    let is_ours = |part: &Loose| ours.contains(&part.path) && !matches!(part.why, Why::Link(_));
-    Ok(loose(layout)?.into_iter().filter(is_ours).map(|part| part.path).collect())
 }
 
 /// Reads the host's file; `None` where there is none. Root believes it, or its absence, only where nobody else decides on
@@ -116,15 +101,7 @@ pub(crate) fn host_file(layout: &Layout) -> Outcome<Option<Vec<u8>>> {
 /// # Errors
 /// Something cannot be looked at.
 pub(crate) fn loose(layout: &Layout) -> Outcome<Vec<Loose>> {
-    on_the_ways(layout.root(), &[layout.venvs(), layout.host_file(), layout.state()])
-}
-
-/// What of that makes root's work something else than what root was asked for.
-fn believed(layout: &Layout) -> Outcome<Vec<Loose>> {
-    let mut found = on_the_ways(layout.root(), &[layout.host_file(), layout.state()])?;
-    let around = on_the_way(layout.root(), &layout.venvs())?;
-    found.extend(around.into_iter().filter(|part| matches!(part.why, Why::Link(_))));
-    Ok(found)
+    on_the_ways(layout.root(), &[layout.host_file(), layout.state(), layout.store()])
 }
 
 fn on_the_ways(root: &Path, paths: &[PathBuf]) -> Outcome<Vec<Loose>> {
@@ -200,7 +177,7 @@ mod tests {
     fn world() -> Option<(tempfile::TempDir, Layout)> {
         let folder = tempfile::tempdir().unwrap();
         let layout = Layout::below(folder.path().canonicalize().unwrap());
-        for path in [layout.venvs(), layout.etc(), layout.state()] {
+        for path in [layout.store(), layout.etc(), layout.state()] {
             disk::make_folder(&path, 0o755).unwrap();
         }
         fs::write(layout.host_file(), "").unwrap();
@@ -214,41 +191,33 @@ mod tests {
         let all = [
             layout.root().to_path_buf(),
             layout.root().join("var/lib"),
-            layout.persistent(),
             layout.state(),
-            layout.home(),
-            layout.venvs(),
+            layout.root().join("opt"),
+            layout.store(),
             layout.etc(),
             layout.host_file(),
         ];
         for path in all {
             let mode = path.metadata().unwrap().permissions();
-            let is_refused = path != layout.home() && path != layout.venvs();
             chown(&path, Some(OTHER), None).unwrap();
             let shown = path.display();
             let found = loose(&layout).unwrap();
             assert_eq!(found.len(), 1, "{shown}");
             assert_eq!(found[0].what(), format!("{shown} belongs to uid {OTHER}"));
             assert_eq!(found[0].repair(), format!("chown root {shown} && chmod go-w {shown}"));
-            assert_eq!(check(&layout).is_err(), is_refused, "{shown}");
+            assert!(check(&layout).is_err(), "{shown}");
             chown(&path, Some(0), None).unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(0o775)).unwrap();
             assert_eq!(loose(&layout).unwrap().len(), 1, "{shown} can be written by its group");
-            assert_eq!(check(&layout).is_err(), is_refused, "{shown}");
+            assert!(check(&layout).is_err(), "{shown}");
             fs::set_permissions(&path, mode).unwrap();
             assert_eq!(loose(&layout).unwrap(), []);
         }
     }
 
     #[test]
-    fn init_takes_over_the_folders_around_and_nothing_that_root_goes_by() {
+    fn init_needs_no_directory_of_root_s_for_settings_that_are_not_there_yet() {
         let Some((_folder, layout)) = world() else { return };
-        let around = [layout.home(), layout.venvs(), layout.persistent()];
-        for path in &around {
-            chown(path, Some(OTHER), None).unwrap();
-        }
-        check_before_init(&layout).unwrap();
-        assert_eq!(to_take_over(&layout).unwrap(), around);
         for path in [layout.state(), layout.etc(), layout.host_file()] {
             chown(&path, Some(OTHER), None).unwrap();
             assert!(check_before_init(&layout).is_err(), "{}", path.display());
@@ -261,18 +230,27 @@ mod tests {
     }
 
     #[test]
+    fn the_application_s_own_places_may_belong_to_anybody() {
+        let Some((_folder, layout)) = world() else { return };
+        for path in [layout.home(), layout.persistent()] {
+            disk::make_folder(&path, 0o755).unwrap();
+            chown(&path, Some(OTHER), None).unwrap();
+        }
+        check(&layout).unwrap();
+        assert_eq!(loose(&layout).unwrap(), []);
+    }
+
+    #[test]
     fn rw_7_1a_only_links_of_root_s_are_followed_and_where_they_lead_counts() {
         let Some((_folder, layout)) = world() else { return };
-        for path in [layout.state(), layout.venvs(), layout.persistent(), layout.host_file()] {
+        for path in [layout.state(), layout.store(), layout.host_file()] {
             let away = layout.root().join("away");
             fs::rename(&path, &away).unwrap();
             symlink(&away, &path).unwrap();
             check(&layout).unwrap();
-            if path != layout.venvs() {
-                chown(&away, Some(OTHER), None).unwrap();
-                assert!(check(&layout).unwrap_err().summary().contains("away belongs to uid"));
-                chown(&away, Some(0), None).unwrap();
-            }
+            chown(&away, Some(OTHER), None).unwrap();
+            assert!(check(&layout).unwrap_err().summary().contains("away belongs to uid"));
+            chown(&away, Some(0), None).unwrap();
             std::os::unix::fs::lchown(&path, Some(OTHER), None).unwrap();
             let failure = check(&layout).unwrap_err();
             assert!(failure.summary().contains("is a symbolic link to"), "{failure}");

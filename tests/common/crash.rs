@@ -344,7 +344,7 @@ impl Rig {
             self.new
         );
         let generation = text("generation");
-        let record = self.host.layout.generations().join(format!("{generation}.json"));
+        let record = self.host.layout.environment_records().join(format!("{generation}.json"));
         assert!(record.exists(), "{}: it runs in {generation}, which nothing vouches for", self.trying);
         Some(runs)
     }
@@ -494,13 +494,13 @@ impl Rig {
                 odd.push(format!("{} has not ended", run.display()));
             }
         }
-        let recorded: Vec<String> = names(layout.generations())
+        let recorded: Vec<String> = names(layout.environment_records())
             .into_iter()
             .filter_map(|name| Some(name.strip_suffix(".json")?.to_owned()))
             .collect();
-        for name in names(layout.venvs()) {
+        for name in names(layout.environments()) {
             if !recorded.contains(&name) {
-                odd.push(format!("venvs/{name} without a record"));
+                odd.push(format!("environments/{name} without a record"));
             }
         }
         assert!(odd.is_empty(), "{trying}: left over: {odd:#?}");

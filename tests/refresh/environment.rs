@@ -14,7 +14,7 @@ fn live(host: &Host) -> PathBuf {
 }
 
 fn generations(host: &Host) -> Vec<String> {
-    let entries = fs::read_dir(host.layout.venvs()).unwrap();
+    let entries = fs::read_dir(host.layout.environments()).unwrap();
     let mut names: Vec<String> =
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
@@ -26,7 +26,7 @@ fn rw_5_3b_an_unchanged_definition_keeps_the_environment_and_even_the_link() {
     for way in WAYS {
         let host = Host::running();
         let link = host.layout.venv().symlink_metadata().unwrap();
-        let before = picture(&host.layout.venvs());
+        let before = picture(&host.layout.environments());
         host.push(&[
             ("version.txt", "two\n"),
             ("requirements.txt", "# a remark\nsix==1.16.0  # and another\n"),
@@ -38,7 +38,7 @@ fn rw_5_3b_an_unchanged_definition_keeps_the_environment_and_even_the_link() {
             (after.ino(), after.ctime_nsec()),
             "the link was made again"
         );
-        assert_eq!(picture(&host.layout.venvs()), before);
+        assert_eq!(picture(&host.layout.environments()), before);
         assert_eq!(host.report()["environment"]["built"], false);
         assert_eq!(host.version().as_deref(), Some("two"));
     }
@@ -108,7 +108,7 @@ fn rw_5_3_a_real_folder_in_the_links_place_is_adopted_and_nothing_of_it_changes(
         let adopted: Vec<String> =
             generations(&host).into_iter().filter(|name| !earlier.contains(name)).collect();
         assert_eq!(adopted.len(), 1, "{adopted:?}");
-        let marker = host.layout.venvs().join(&adopted[0]).join("bin/marker");
+        let marker = host.layout.environments().join(&adopted[0]).join("bin/marker");
         assert_eq!(fs::read_to_string(&marker).unwrap(), "made by hand");
         assert_eq!(marker.metadata().unwrap().ino(), inode, "it was copied, not moved");
         assert_eq!(host.version().as_deref(), Some("one"));
@@ -119,14 +119,14 @@ fn rw_5_3_a_real_folder_in_the_links_place_is_adopted_and_nothing_of_it_changes(
 fn rw_5_3_a_build_that_fails_leaves_the_environment_that_was_there_intact() {
     for way in WAYS {
         let host = Host::running();
-        let (before, names) = (picture(&host.layout.venvs()), generations(&host));
+        let (before, names) = (picture(&host.layout.environments()), generations(&host));
         let link = live(&host);
         host.push(&[("requirements.txt", "six==99.99\n")]);
         host.tool(way).expect(if strict(way) { 1 } else { 3 });
         assert!(told(&host).contains("six"), "{}", told(&host));
         assert_eq!(generations(&host), names);
         assert_eq!(live(&host), link);
-        let mut after = picture(&host.layout.venvs());
+        let mut after = picture(&host.layout.environments());
         // The folder of the generations itself was written to: the build began and was discarded there.
         after.insert(PathBuf::new(), before[&PathBuf::new()].clone());
         assert_eq!(after, before);

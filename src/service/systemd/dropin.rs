@@ -155,11 +155,11 @@ mod tests {
             settings,
             [
                 "[Unit]",
-                "RequiresMountsFor=/var/lib/ladylinux/refresh",
-                "AssertPathExists=|!/var/lib/ladylinux/refresh/fence",
+                "RequiresMountsFor=/var/lib/ladylinux-refresh",
+                "AssertPathExists=|!/var/lib/ladylinux-refresh/fence",
                 "AssertPathExists=|/run/ladylinux-refresh/admit",
                 "[Service]",
-                "EnvironmentFile=-/var/lib/ladylinux/refresh/deployed.env",
+                "EnvironmentFile=-/var/lib/ladylinux-refresh/deployed.env",
             ]
         );
     }

@@ -277,7 +277,7 @@ impl Machine {
     /// Puts the pinned installers where the program keeps them, which saves a test that is about something else some seconds.
     #[track_caller]
     pub fn lend_uv(&self) {
-        let folder = "/var/lib/ladylinux/refresh";
+        let folder = "/var/lib/ladylinux-refresh";
         self.exec(&format!(
             "install -d {folder} && cp -r --no-preserve=ownership /srv/wheels/tools {folder}"
         ))
