@@ -16,6 +16,7 @@ use crate::process::{Owner, Runner};
 use crate::python::{Environments, Generation, Installer, Interpreter, Site, Wheels};
 use crate::refresh::{Release, begin};
 use crate::report;
+use crate::report::shell::quoted_path;
 use crate::service::envfile::EnvFile;
 use crate::service::supervisor::Embedded;
 use crate::service::systemd::Systemd;
@@ -244,7 +245,7 @@ pub fn as_typed(layout: &Layout, text: &str) -> String {
     if layout.is_real() {
         return text.to_owned();
     }
-    let root = layout.root().display();
+    let root = quoted_path(layout.root());
     let words: Vec<&str> = text.split(' ').collect();
     let typed = words.iter().enumerate().map(|(index, word)| {
         let is_command = word.trim_start_matches('`') == "ladylinux-refresh";

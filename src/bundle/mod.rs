@@ -30,6 +30,7 @@ use crate::process::interrupt;
 use crate::python::{Wanted, offline};
 use crate::report;
 use crate::report::screen::size;
+use crate::report::shell::quoted_path;
 use crate::settings::layout::Layout;
 use crate::settings::names::{BranchName, CommitId, RunId};
 use crate::status_file;
@@ -262,7 +263,7 @@ impl Bundle {
 
     /// The command that asks for this bundle again.
     fn again(&self, more: &str) -> String {
-        format!("ladylinux-refresh run --bundle {}{more}", self.given.file.display())
+        format!("ladylinux-refresh run --bundle {}{more}", quoted_path(&self.given.file))
     }
 }
 
@@ -287,7 +288,7 @@ fn unpack(path: &Path, known: &Header, folder: &Path) -> Outcome<Whole> {
             size(free),
             size(needed.saturating_mul(2))
         ))
-        .hint(format!("df -h {place}")));
+        .hint(format!("df -h {}", quoted_path(folder))));
     }
     for prefix in [header::TOOLS, header::WHEELS] {
         disk::make_new_folder(&folder.join(prefix), 0o700)?;

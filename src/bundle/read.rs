@@ -14,6 +14,7 @@ use super::header::{self, Header, Member};
 use crate::error::{Context as _, Failure, Outcome};
 use crate::hexadecimal::hexadecimal;
 use crate::process::interrupt;
+use crate::report::shell::quoted_path;
 
 /// A bundle whose header has been read and proved.
 #[derive(Debug)]
@@ -202,7 +203,7 @@ impl Reader {
         let shown = self.path.display();
         Failure::new(format!("the bundle {shown} {what}"))
             .because(why)
-            .hint(format!("compare on both machines: sha256sum {shown}"))
+            .hint(format!("compare on both machines: sha256sum {}", quoted_path(&self.path)))
             .hint("copy it again, or make it again: ladylinux-refresh bundle create --output FILE")
     }
 }

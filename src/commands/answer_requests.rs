@@ -14,7 +14,8 @@ use crate::installation;
 use crate::process::{Owner, Runner};
 use crate::relay::spool::Spool;
 use crate::report::Report;
-use crate::report::screen::{complain, harmless, say};
+use crate::report::screen::{complain, harmless_line, say};
+use crate::report::shell::quoted_path;
 use crate::requests;
 use crate::settings::layers::Overrides;
 use crate::settings::layout::Layout;
@@ -51,7 +52,7 @@ fn answer(layout: &Layout) -> Result<Ended, Error> {
         .and_then(|owner| requests::take(&runner, owner, &folder))
         .map_err(|failure| Refusal::of("answer-requests", failure))?;
     for unread in &taken.unread {
-        complain(&format!("removed without being read: {}", harmless(unread)));
+        complain(&format!("removed without being read: {}", harmless_line(unread)));
     }
     let allowed = settings(layout, Overrides::default())
         .and_then(|layers| layers.resolve().map_err(Error::Usage))
@@ -99,9 +100,9 @@ fn not_roots(layout: &Layout, owner: Owner) -> Outcome<Owner> {
     if owner.uid != 0 || !layout.is_real() {
         return Ok(owner);
     }
-    let folder = layout.requests().display().to_string();
-    Err(Failure::new(format!("{folder} belongs to root, and not to the service's user"))
-        .hint(format!("chown {SERVICE_USER}: {folder}")))
+    let folder = layout.requests();
+    Err(Failure::new(format!("{} belongs to root, and not to the service's user", folder.display()))
+        .hint(format!("chown {SERVICE_USER}: {}", quoted_path(&folder))))
 }
 
 /// Tells of a request whose turn does not come any more.

@@ -6,7 +6,7 @@ use crate::bundle::{self, Header, Whole};
 use crate::cli::{BundleCommand, LockArgs};
 use crate::exit::{Ended, Error, Refusal};
 use crate::report::json;
-use crate::report::screen::{count, harmless, say, size};
+use crate::report::screen::{count, harmless_line, say, size};
 use crate::settings::layers::Overrides;
 use crate::settings::layout::Layout;
 use crate::settings::names::BranchName;
@@ -54,15 +54,15 @@ fn show(file: &Path, json: bool) -> Result<Ended, Error> {
 }
 
 fn tell(file: &Path, header: &Header, whole: &Whole) {
-    say(&format!("{}  {}", harmless(&file.display().to_string()), size(whole.size)));
+    say(&format!("{}  {}", harmless_line(&file.display().to_string()), size(whole.size)));
     say(&format!("  sha256     {}", whole.sha256));
     say(&format!("  commit     {} on {}", header.commit, header.branch));
     say(&format!("  packages   {}", header.packages));
-    say(&format!("  for        {}", harmless(&header.platform.to_string())));
-    say(&format!("  made       {} by {}", header.made_at, harmless(&header.made_by)));
+    say(&format!("  for        {}", harmless_line(&header.platform.to_string())));
+    say(&format!("  made       {} by {}", header.made_at, harmless_line(&header.made_by)));
     say(&format!("  holds      {}, each as it was made", count(header.members.len(), "file")));
     for member in &header.members {
         let name = member.file.as_ref().unwrap_or(&member.name);
-        say(&format!("    {:>10}  {}", size(member.size), harmless(name)));
+        say(&format!("    {:>10}  {}", size(member.size), harmless_line(name)));
     }
 }

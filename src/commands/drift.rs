@@ -10,7 +10,7 @@ use crate::git::restore::{Present, Restore, SavedPlace};
 use crate::git::saved::{self, SavedKind};
 use crate::git::show::Shown;
 use crate::installation::Installation;
-use crate::report::screen::{self, harmless, say, size};
+use crate::report::screen::{self, harmless_line, say, size};
 use crate::settings::layout::Layout;
 use crate::settings::names::RunId;
 
@@ -81,7 +81,7 @@ fn show(on: &Installation, run: &RunId) -> Outcome<()> {
             SavedKind::Preserved => ", in its place",
             _ => ", not here: the save was cut short before it",
         };
-        say(&format!("{:<10} {}{bytes}{absent}", item.kind.word(), harmless(&item.path.to_string())));
+        say(&format!("{:<10} {}{bytes}{absent}", item.kind.word(), harmless_line(&item.path.to_string())));
     }
     for tip in &place.index.tips {
         let held = match &tip.held_by {
@@ -89,7 +89,12 @@ fn show(on: &Installation, run: &RunId) -> Outcome<()> {
             None if place.bundled => String::new(),
             None => ", not here: the save was cut short before it".to_owned(),
         };
-        say(&format!("{:<10} {} ({}){held}", "commits", harmless(&tip.tip.name), tip.tip.commit.short()));
+        say(&format!(
+            "{:<10} {} ({}){held}",
+            "commits",
+            harmless_line(&tip.tip.name),
+            tip.tip.commit.short()
+        ));
     }
     say(&format!("in         {}", on.layout.run(run).join("saved").display()));
     say(&format!("restore:   {}", on.as_typed(&format!("ladylinux-refresh drift restore {run}"))));
@@ -98,7 +103,7 @@ fn show(on: &Installation, run: &RunId) -> Outcome<()> {
 
 /// Writes what was saved at one path: the patch of a changed file, the content of another, the names in a folder.
 fn content(on: &Installation, run: &RunId, path: &Path) -> Outcome<()> {
-    let name = harmless(&TreePath::from(path).to_string());
+    let name = harmless_line(&TreePath::from(path).to_string());
     let mut offset = 0;
     loop {
         match on.tree.show(run, path, offset)? {
@@ -108,9 +113,9 @@ fn content(on: &Installation, run: &RunId, path: &Path) -> Outcome<()> {
                 offset += bytes.len() as u64;
                 continue;
             }
-            Shown::Folder(names) => names.iter().for_each(|name| say(&harmless(&name.to_string()))),
+            Shown::Folder(names) => names.iter().for_each(|name| say(&harmless_line(&name.to_string()))),
             Shown::Link(target) => {
-                say(&format!("{name} was a symbolic link to {}", harmless(&target.to_string())));
+                say(&format!("{name} was a symbolic link to {}", harmless_line(&target.to_string())));
             }
             Shown::Deleted => say(&format!("{name} had been deleted")),
             Shown::Absent => {
@@ -131,13 +136,13 @@ fn restore(on: &Installation, run: &RunId, paths: &[PathBuf], overwrite: bool) -
     };
     let restored = on.tree.restore(run, wanted)?;
     for path in &restored.paths {
-        say(&format!("restored {}", harmless(&path.to_string())));
+        say(&format!("restored {}", harmless_line(&path.to_string())));
     }
     for path in &restored.deleted {
-        say(&format!("{} was deleted; it is not deleted again", harmless(&path.to_string())));
+        say(&format!("{} was deleted; it is not deleted again", harmless_line(&path.to_string())));
     }
     for name in &restored.refs {
-        say(&format!("restored commits as {}", harmless(name)));
+        say(&format!("restored commits as {}", harmless_line(name)));
     }
     Ok(())
 }
@@ -171,7 +176,7 @@ fn prune(on: &Installation, mut runs: Vec<RunId>) -> Outcome<()> {
             }),
         };
         if let Some(why) = kept {
-            say(&format!("kept what run {run} had saved: {}", harmless(&why)));
+            say(&format!("kept what run {run} had saved: {}", harmless_line(&why)));
             staying.push(place);
         }
     }

@@ -11,7 +11,7 @@ use crate::installation::Installation;
 use crate::python::overview::{Listed, Standing};
 use crate::python::{Contamination, Record};
 use crate::report::json;
-use crate::report::screen::{Tone, count, harmless, paint, say, size};
+use crate::report::screen::{Tone, count, harmless_line, paint, say, size};
 use crate::settings::layout::Layout;
 use crate::settings::names::{GenerationName, RunId};
 use crate::status_file;
@@ -117,7 +117,7 @@ fn show(list: &List) {
             say(&paint(Tone::Quiet, &format!("  digest {digest}")));
         }
         if let Some(found) = &line.contamination {
-            say(&format!("  changed by hand: {}", harmless(&found.in_words(3))));
+            say(&format!("  changed by hand: {}", harmless_line(&found.in_words(3))));
         }
     }
     if list.environments.is_empty() {

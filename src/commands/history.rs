@@ -8,7 +8,7 @@ use crate::journal::run_lock;
 use crate::relay::spool::Spool;
 use crate::report::human;
 use crate::report::json;
-use crate::report::screen::{Tone, duration, harmless, paint, say};
+use crate::report::screen::{Tone, duration, harmless_line, paint, say};
 use crate::settings::layout::Layout;
 use crate::settings::names::RunId;
 
@@ -63,11 +63,11 @@ fn show(layout: &Layout, run: &Past, now: Option<&RunId>, json: bool) {
                     "  {:<12} {:>10}  {}",
                     part.phase,
                     duration(part.duration_ms),
-                    harmless(&part.summary)
+                    harmless_line(&part.summary)
                 ));
             }
             for warning in &report.warnings {
-                say(&format!("  {}      {}", paint(Tone::Warning, "warning"), harmless(warning)));
+                say(&format!("  {}      {}", paint(Tone::Warning, "warning"), harmless_line(warning)));
             }
             let log = layout.run(&run.run).join("log");
             if log.exists() {

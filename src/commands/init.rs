@@ -15,7 +15,7 @@ use crate::installation::{as_typed, check_there};
 use crate::journal::recover;
 use crate::process::Runner;
 use crate::report::human::{Detail, Human};
-use crate::report::screen::{harmless, say};
+use crate::report::screen::{harmless_line, say};
 use crate::settings::Transport;
 use crate::settings::layers::Overrides;
 use crate::settings::layout::Layout;
@@ -96,7 +96,7 @@ fn carry_out(host: &Host) -> Outcome<()> {
             Look::Fits(sentence) => sentence,
             Look::Needed(_) => measure.carry_out(host)?,
         };
-        say(&harmless(&line));
+        say(&harmless_line(&line));
     }
     Ok(())
 }
@@ -109,7 +109,7 @@ fn show(host: &Host) -> Outcome<()> {
             Look::Fits(sentence) => say(&sentence),
             Look::Needed(what) => {
                 needed += 1;
-                say(&format!("would {}", harmless(&what)));
+                say(&format!("would {}", harmless_line(&what)));
             }
         }
     }
@@ -131,7 +131,7 @@ fn repair(layout: &Layout, args: &InitArgs, run: &RunId, runner: &Runner) -> Res
     if args.dry_run {
         let lines = repair.plan().map_err(told)?;
         for line in &lines {
-            say(&format!("would {}", harmless(line)));
+            say(&format!("would {}", harmless_line(line)));
         }
         say(if lines.is_empty() { "nothing has to be repaired" } else { "nothing was changed" });
         return Ok(Ended::Done);
@@ -140,7 +140,7 @@ fn repair(layout: &Layout, args: &InitArgs, run: &RunId, runner: &Runner) -> Res
     repair
         .carry_out(|line| {
             done += 1;
-            say(&harmless(line));
+            say(&harmless_line(line));
         })
         .map_err(told)?;
     say(&match done {

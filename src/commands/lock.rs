@@ -10,7 +10,7 @@ use crate::installation::Installation;
 use crate::python::Lock;
 use crate::python::lock::{Locked, Summary};
 use crate::report::json;
-use crate::report::screen::{complain, harmless, say};
+use crate::report::screen::{complain, harmless_line, say};
 use crate::settings::layers::Overrides;
 use crate::settings::layout::Layout;
 use crate::settings::names::{BranchName, CommitId, RunId};
@@ -84,11 +84,11 @@ fn tell(args: &LockWish, found: &Found) -> Outcome<()> {
     if args.upgrade {
         complain(if changes.is_empty() { "nothing changed" } else { "changed:" });
         for line in changes {
-            complain(&format!("  {}", harmless(line)));
+            complain(&format!("  {}", harmless_line(line)));
         }
     }
     let summary = lock.summary();
-    complain(&format!("the lock of {} on {branch}: {}", commit.short(), harmless(&summary.in_words())));
+    complain(&format!("the lock of {} on {branch}: {}", commit.short(), harmless_line(&summary.in_words())));
     match args.format {
         LockForm::Requirements => say(lock.requirements().trim_end()),
         LockForm::Pylock if lock.document.is_empty() && !lock.packages.is_empty() => {

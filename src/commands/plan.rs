@@ -11,7 +11,7 @@ use crate::process::interrupt;
 use crate::refresh::begin::TargetState;
 use crate::refresh::{self, Target};
 use crate::report::json;
-use crate::report::screen::{Tone, harmless, paint, say};
+use crate::report::screen::{Tone, harmless_line, paint, say};
 use crate::settings::ModelCheck;
 use crate::settings::layers::Overrides;
 use crate::settings::layout::Layout;
@@ -107,7 +107,7 @@ fn show(plan: &Plan) {
     say(&format!("{} {now} → {} on {}", paint(Tone::Strong, "commit"), plan.commit.short(), plan.branch));
     if let Some(changes) = &plan.changes {
         for commit in &changes.commits {
-            say(&format!("  + {} {}", commit.id.short(), harmless(&commit.subject)));
+            say(&format!("  + {} {}", commit.id.short(), harmless_line(&commit.subject)));
         }
         if changes.coming > changes.commits.len() as u64 {
             say(&format!("  + and {} more", changes.coming - changes.commits.len() as u64));
@@ -117,7 +117,7 @@ fn show(plan: &Plan) {
         }
         say(&format!("{} {}", paint(Tone::Strong, "files"), changes.files.len()));
         for file in changes.files.iter().take(20) {
-            say(&format!("  {} {}", file.status, harmless(&file.path.to_string())));
+            say(&format!("  {} {}", file.status, harmless_line(&file.path.to_string())));
         }
         if changes.files.len() > 20 {
             say(&format!("  and {} more", changes.files.len() - 20));
@@ -130,24 +130,28 @@ fn show(plan: &Plan) {
         items.len() + plan.drift.tips.len()
     ));
     for item in items.iter().take(20) {
-        say(&format!("  {} {}", item.kind.word(), harmless(&item.path.to_string())));
+        say(&format!("  {} {}", item.kind.word(), harmless_line(&item.path.to_string())));
     }
     let word = if plan.environment.build { "would be built" } else { "is ready" };
     say(&format!("{} {word}: {}", paint(Tone::Strong, "environment"), plan.environment.reason));
     if let Some(lock) = &plan.environment.lock {
-        say(&format!("  locked: {}", harmless(&lock.in_words())));
+        say(&format!("  locked: {}", harmless_line(&lock.in_words())));
     }
     if let Some(found) = &plan.environment.contamination {
-        say(&format!("  {} {}", paint(Tone::Warning, "changed by hand:"), harmless(&found.in_words(5))));
+        say(&format!("  {} {}", paint(Tone::Warning, "changed by hand:"), harmless_line(&found.in_words(5))));
     }
     for package in &plan.environment.packages {
-        say(&format!("  {}", harmless(package)));
+        say(&format!("  {}", harmless_line(package)));
     }
     say(&paint(Tone::Strong, "steps"));
     for action in &plan.actions {
         let step = action.phase.step().unwrap_or_default();
-        say(&format!("  {step} {:<12} {}", action.phase, harmless(&action.what)));
-        say(&format!("    {:<12} {}", "", paint(Tone::Quiet, &format!("because {}", harmless(&action.why)))));
+        say(&format!("  {step} {:<12} {}", action.phase, harmless_line(&action.what)));
+        say(&format!(
+            "    {:<12} {}",
+            "",
+            paint(Tone::Quiet, &format!("because {}", harmless_line(&action.why)))
+        ));
     }
     say(if plan.changed { "a refresh would change something" } else { "a refresh would change nothing" });
 }

@@ -2,7 +2,7 @@
 
 use crate::cli::ServiceCommand;
 use crate::exit::{Ended, Error, Refusal};
-use crate::report::screen::{harmless, say};
+use crate::report::screen::{harmless_line, say};
 use crate::service::{Admission, StartedHow, fence, supervisor};
 use crate::settings::layout::Layout;
 
@@ -22,7 +22,7 @@ pub(super) fn service(layout: &Layout, command: &ServiceCommand) -> Result<Ended
         ServiceCommand::Start => {
             let started = on.service.start(Admission::Ordinary).map_err(told)?;
             for warning in &started.warnings {
-                say(&format!("warning: {}", harmless(warning)));
+                say(&format!("warning: {}", harmless_line(warning)));
             }
             let word = if started.how == StartedHow::Fresh { "started" } else { "runs already" };
             say(&format!("{} {word} (pid {})", on.service.describe(), started.main.pid));
@@ -30,15 +30,15 @@ pub(super) fn service(layout: &Layout, command: &ServiceCommand) -> Result<Ended
         ServiceCommand::Stop => {
             let stopped = on.service.stop().map_err(told)?;
             for note in &stopped.notes {
-                say(&format!("warning: {}", harmless(note)));
+                say(&format!("warning: {}", harmless_line(note)));
             }
-            say(&format!("{} {}", on.service.describe(), harmless(&stopped.to_string())));
+            say(&format!("{} {}", on.service.describe(), harmless_line(&stopped.to_string())));
         }
         ServiceCommand::Status => {
             let state = on.service.observe().map_err(told)?;
             say(&format!("{}: {state}", on.service.describe()));
             if let Some(fence) = fence::read(layout).map_err(told)? {
-                say(&format!("fenced: {}", harmless(&fence.refusal().chain().join(": "))));
+                say(&format!("fenced: {}", harmless_line(&fence.refusal().chain().join(": "))));
             }
             if state.running().is_none() {
                 return Ok(Ended::Findings);
@@ -46,7 +46,7 @@ pub(super) fn service(layout: &Layout, command: &ServiceCommand) -> Result<Ended
         }
         ServiceCommand::Logs { lines } => {
             for line in on.service.log_tail(*lines).map_err(told)? {
-                say(&harmless(&line));
+                say(&harmless_line(&line));
             }
         }
     }

@@ -13,7 +13,7 @@ use crate::plan::Observed;
 use crate::python::Contamination;
 use crate::python::lock::Summary;
 use crate::report::json;
-use crate::report::screen::{Tone, duration, harmless, paint, say};
+use crate::report::screen::{Tone, duration, harmless_line, paint, say};
 use crate::report::{self, Report};
 use crate::service::fence::Fence;
 use crate::settings::layout::Layout;
@@ -123,13 +123,13 @@ fn show(on: &Installation, status: &Status) {
     let generation = status.generation.as_ref().map_or("nothing".to_owned(), ToString::to_string);
     say(&format!("environment  {} → {generation}", status.environment.display()));
     if let Some(lock) = &status.lock {
-        say(&format!("             locked: {}", harmless(&lock.in_words())));
+        say(&format!("             locked: {}", harmless_line(&lock.in_words())));
     }
     if let Some(digest) = &status.digest {
         say(&format!("             {}", paint(Tone::Quiet, &format!("digest {digest}"))));
     }
     if let Some(found) = &status.contamination {
-        let words = harmless(&found.in_words(5));
+        let words = harmless_line(&found.in_words(5));
         say(&format!("             {} {words}", paint(Tone::Bad, "changed by hand:")));
         let run = on.as_typed("ladylinux-refresh run");
         say(&format!("             the next run uses another: {run}"));
@@ -139,13 +139,13 @@ fn show(on: &Installation, status: &Status) {
     say(&format!("service      {}{pid} {url}", status.service.state));
     if let Some(fence) = &status.fence {
         let first = fence.lines().next().unwrap_or_default();
-        say(&format!("fence        {} {}", paint(Tone::Bad, "stands:"), harmless(first)));
+        say(&format!("fence        {} {}", paint(Tone::Bad, "stands:"), harmless_line(first)));
     }
     let items: Vec<_> = status.drift.items.iter().filter(|item| !item.preserved).collect();
     let preserved = status.drift.items.len() - items.len();
     say(&format!("local        {} changes, {preserved} preserved", items.len() + status.drift.tips.len()));
     for item in items.iter().take(10) {
-        say(&format!("             {} {}", item.kind.word(), harmless(&item.path.to_string())));
+        say(&format!("             {} {}", item.kind.word(), harmless_line(&item.path.to_string())));
     }
     if items.len() > 10 {
         say(&format!("             and {} more", items.len() - 10));
@@ -153,7 +153,7 @@ fn show(on: &Installation, status: &Status) {
     for tip in &status.drift.tips {
         say(&format!(
             "             commits that only {} reaches ({})",
-            harmless(&tip.name),
+            harmless_line(&tip.name),
             tip.commit.short()
         ));
     }
@@ -172,7 +172,7 @@ fn show(on: &Installation, status: &Status) {
         show_request(request);
     }
     if let (Some(next), None) = (&status.way_out, &status.running_now) {
-        say(&format!("next         {}", harmless(next)));
+        say(&format!("next         {}", harmless_line(next)));
     }
 }
 
@@ -188,7 +188,7 @@ fn show_current(on: &Installation, status: &Status) {
         (Some(run), Some(current)) => say(&format!(
             "now          {} {run} of {} is under way since {}: {}",
             current.command,
-            harmless(current.branch.as_str()),
+            harmless_line(current.branch.as_str()),
             clock::in_words(current.started_at),
             current.phase
         )),
@@ -210,8 +210,8 @@ fn show_request(request: &LastRequest) {
         RequestOutcome::Done => "done".to_owned(),
         RequestOutcome::Failed => paint(Tone::Bad, "failed"),
     };
-    let branch = request.branch.as_deref().map_or("no branch".to_owned(), harmless);
+    let branch = request.branch.as_deref().map_or("no branch".to_owned(), harmless_line);
     let at = clock::in_words(request.at);
-    let why = request.why.as_deref().map(|why| format!(": {}", harmless(why))).unwrap_or_default();
+    let why = request.why.as_deref().map(|why| format!(": {}", harmless_line(why))).unwrap_or_default();
     say(&format!("last request {branch} at {at} {word}{why}"));
 }

@@ -8,7 +8,7 @@ use crate::exit::{Ended, Error};
 use crate::installation::Installation;
 use crate::python::wheels::{Pruned, Pruning, Stored};
 use crate::report::json;
-use crate::report::screen::{count, harmless, say, size};
+use crate::report::screen::{count, harmless_line, say, size};
 use crate::settings::layout::Layout;
 use crate::settings::names::GenerationName;
 
@@ -49,7 +49,7 @@ fn list(on: &Installation, json: bool) -> Outcome<()> {
                 format!("needed by {}", by.iter().map(GenerationName::as_str).collect::<Vec<_>>().join(", "))
             }
         };
-        say(&format!("{}  {}, {by}", harmless(&wheel.file), size(wheel.size)));
+        say(&format!("{}  {}, {by}", harmless_line(&wheel.file), size(wheel.size)));
     }
     say(&format!("{}, {}", count(stored.len(), "wheel"), size(bytes)));
     Ok(())
@@ -57,10 +57,10 @@ fn list(on: &Installation, json: bool) -> Outcome<()> {
 
 fn say_pruned(pruned: &Pruned, done: &str) {
     for wheel in &pruned.wheels {
-        say(&format!("{done} {}", harmless(&wheel.file)));
+        say(&format!("{done} {}", harmless_line(&wheel.file)));
     }
     for key in &pruned.locks {
-        say(&format!("{done} the lock {}", harmless(key)));
+        say(&format!("{done} the lock {}", harmless_line(key)));
     }
     if pruned.wheels.is_empty() && pruned.locks.is_empty() {
         say("nothing to remove: every wheel and every lock is needed");

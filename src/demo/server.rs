@@ -13,6 +13,7 @@ use crate::clock;
 use crate::disk;
 use crate::error::{Failure, Outcome};
 use crate::process::{ProcessId, Program, detached};
+use crate::report::shell::quoted_path;
 
 /// How often another port is tried when the one found free was taken in the meantime.
 const ATTEMPTS: usize = 5;
@@ -82,7 +83,7 @@ impl Server {
         let said = String::from_utf8_lossy(&said).trim().to_owned();
         Err(Failure::new(format!("git daemon did not start to serve on port {port}"))
             .because(Failure::new(said))
-            .hint(format!("cat {}", log.display())))
+            .hint(format!("cat {}", quoted_path(&log))))
     }
 }
 

@@ -8,6 +8,7 @@ use crate::settings::names::without_credentials;
 
 use super::{Examined, Findings, Found, refused, some_of};
 use crate::error::Failure;
+use crate::git::worktree::set_origin_command;
 use crate::report::shell::quoted;
 
 /// `app/` is a Git repository of its own.
@@ -67,11 +68,7 @@ pub(super) fn origin(_: &Examined, on: &Installation, _: &TreeState) -> Findings
             url.text
         ),
         "a refresh follows the settings only, so who pulls or pushes by hand works with another repository",
-        format!(
-            "git -C {} remote set-url origin {}",
-            quoted(&on.layout.app().display().to_string()),
-            quoted(&url.text)
-        ),
+        set_origin_command(on.owner, &on.layout.app(), &url.text),
     )])
 }
 

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::disk::{self, Moved};
 use crate::error::{Failure, Outcome};
+use crate::report::shell::quoted_path;
 
 use super::path::TreePath;
 
@@ -31,7 +32,10 @@ pub fn handle(request: &Request) -> Outcome<()> {
             from.display(),
             to.display()
         ))
-        .hint(format!("look what is in it, then move it away yourself: mv {} /var/tmp/", from.display())));
+        .hint(format!(
+            "look what is in it, then move it away yourself: mv {} /var/tmp/",
+            quoted_path(from)
+        )));
     }
     disk::sync_parent(from)?;
     disk::sync_parent(to)

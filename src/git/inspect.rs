@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Context as _, Failure, Outcome};
 use crate::process::identity::all_pids;
 use crate::process::{Owner, ProcessId};
+use crate::report::shell::quoted_path;
 use crate::settings::names::CommitId;
 
 use super::path::TreePath;
@@ -370,7 +371,7 @@ impl Removal<'_> {
     }
 
     fn add_command(&mut self, path: &Path, reason: &str, command: &str) {
-        let repair = format!("{command} '{}'", path.display().to_string().replace('\'', r"'\''"));
+        let repair = format!("{command} {}", quoted_path(path));
         self.add(path, reason.to_owned(), Obstacle::Other, repair);
     }
 

@@ -12,6 +12,7 @@ use crate::checkpoint;
 use crate::disk;
 use crate::error::{Failure, Outcome};
 use crate::process::{Finished, Keep, Program};
+use crate::report::shell::quoted;
 use crate::settings::layout::Layout;
 use crate::settings::names::{BranchName, CommitId, RunId};
 use crate::settings::{Remote, RemoteUrl};
@@ -381,7 +382,7 @@ fn no_such_branch<'a>(branch: &BranchName, names: impl Iterator<Item = &'a Strin
     let close: Vec<&str> =
         near.iter().take(3).filter(|(score, _)| *score > 0.7).map(|(_, name)| name.as_str()).collect();
     if !close.is_empty() {
-        let again = format!("ladylinux-refresh run {}", close[0]);
+        let again = format!("ladylinux-refresh run {}", quoted(close[0]));
         return failure.hint(format!("did you mean {}?", close.join(", "))).hint(again);
     }
     let some: Vec<&str> = near.iter().take(10).map(|(_, name)| name.as_str()).collect();
@@ -405,6 +406,9 @@ mod tests {
         let names = ["main", "feature/login", "feature/logout"].map(str::to_owned);
         let failure = no_such_branch(&BranchName::parse("feature/logni").unwrap(), names.iter());
         assert!(failure.hints()[0].contains("feature/login"), "{failure:?}");
+        let names = ["main;id>$(id)".to_owned()];
+        let failure = no_such_branch(&BranchName::parse("main;id").unwrap(), names.iter());
+        assert_eq!(failure.hints()[1], "ladylinux-refresh run 'main;id>$(id)'");
         let failure = no_such_branch(&BranchName::parse("zzz").unwrap(), names.iter());
         assert!(failure.hints()[0].contains("it has"), "{failure:?}");
     }

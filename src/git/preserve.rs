@@ -9,6 +9,7 @@ use crate::checkpoint;
 use crate::disk::{self, Moved};
 use crate::error::{Failure, Outcome};
 use crate::process::Keep;
+use crate::report::shell::quoted;
 use crate::settings::names::{CommitId, RunId};
 
 use super::compare::{Difference, same_bytes};
@@ -47,7 +48,8 @@ impl PutBack {
         self.kept.iter().map(move |path| {
             format!(
                 "{path} was written anew while what was preserved of it was set aside; it stays as it is, and \
-                 what was set aside is saved: ladylinux-refresh drift show {run} {path}"
+                 what was set aside is saved: ladylinux-refresh drift show {run} {}",
+                quoted(&path.to_string())
             )
         })
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::disk;
 use crate::error::{Context as _, Failure, Outcome};
 use crate::process::{ProcessId, Program};
+use crate::report::shell::{quoted, quoted_path};
 use crate::settings::{Remote, RemoteUrl, Transport, environment};
 
 use super::{Git, allowing};
@@ -120,11 +121,6 @@ fn ssh_command(remote: &Remote) -> String {
     words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
 }
 
-/// Quotes a word for the shell.
-fn quoted(word: &str) -> String {
-    format!("'{}'", word.replace('\'', r"'\''"))
-}
-
 /// Answers git's question for credentials; `request` is what git wrote, one `key=value` a line. Only `get` is
 /// answered: this program never stores what git tells it.
 ///
@@ -145,7 +141,7 @@ fn read_token(file: &Path) -> Outcome<String> {
     let found = std::fs::metadata(file).context(|| format!("the token file {shown} cannot be read"))?;
     if found.permissions().mode() & 0o077 != 0 {
         return Err(Failure::new(format!("others than its owner can read the token file {shown}"))
-            .hint(format!("chmod 600 {shown}")));
+            .hint(format!("chmod 600 {}", quoted_path(file))));
     }
     let bytes = disk::read_if_there(file)?.unwrap_or_default();
     let text = String::from_utf8(bytes).map_err(|_| Failure::new(format!("{shown} does not hold text")))?;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::disk::{self, Moved};
 use crate::error::{Context as _, Failure, Outcome};
+use crate::report::shell::quoted_path;
 use crate::settings::names::{CommitId, RunId};
 
 use super::compare::{Difference, same_bytes};
@@ -237,7 +238,7 @@ impl Restoring<'_> {
             more => format!(" (and {more} more)"),
         };
         Err(Failure::new(format!("{}{more}", told.join("; ")))
-            .hint(format!("ladylinux-refresh drift show {} {}", self.index.run, first.display()))
+            .hint(format!("ladylinux-refresh drift show {} {}", self.index.run, quoted_path(first)))
             .hint("add --overwrite to put what was saved in the place of what is there"))
     }
 

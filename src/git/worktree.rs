@@ -14,6 +14,7 @@ use crate::error::Outcome;
 use crate::installation::as_typed;
 use crate::journal::recover::SetAside;
 use crate::process::{Owner, ProcessId, worker};
+use crate::report::shell::{quoted, quoted_path};
 use crate::settings::layout::Layout;
 use crate::settings::names::{BranchName, CommitId, RunId};
 
@@ -353,4 +354,28 @@ pub fn answer(operation: &str, request: &[u8]) -> Option<Vec<u8>> {
         restore::PRUNE => worker::answer(request, |request| restore::handle_prune(&request)),
         _ => return None,
     })
+}
+
+/// Returns the command that sets the origin of the clone at `app`, to be typed by the user of this process. Git obeys what
+/// the clone's configuration names, so only its owner starts git there, never root for the owner.
+pub fn set_origin_command(owner: Owner, app: &Path, url: &str) -> String {
+    let git = format!("git -C {} remote set-url origin {}", quoted_path(app), quoted(url));
+    if owner.uid == rustix::process::geteuid().as_raw() {
+        return git;
+    }
+    let name = owner.name().unwrap_or_else(|| format!("#{}", owner.uid));
+    format!("sudo -u {} {git}", quoted(&name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_but_the_owner_of_a_clone_starts_git_in_it() {
+        let own = rustix::process::geteuid().as_raw();
+        let command = |uid| set_origin_command(Owner { uid, gid: 0 }, Path::new("/a b"), "https://h/r;id");
+        assert_eq!(command(own), "git -C '/a b' remote set-url origin 'https://h/r;id'");
+        assert_eq!(command(own + 61_900), format!("sudo -u '#{}' {}", own + 61_900, command(own)));
+    }
 }

@@ -11,9 +11,10 @@ use rustix::fs::OFlags;
 use crate::error::Outcome;
 use crate::git::Git;
 use crate::git::inspect::Head;
+use crate::git::worktree::set_origin_command;
 use crate::process::Owner;
-use crate::report::screen::{Tone, count, harmless, paint, say};
-use crate::report::shell::quoted;
+use crate::report::screen::{Tone, count, harmless_line, paint, say};
+use crate::report::shell::{quoted, quoted_path};
 use crate::settings::trust;
 use crate::settings::{RemoteUrl, Transport};
 use crate::systemd::unit::LoadState;
@@ -68,9 +69,9 @@ pub fn tell(host: &Host, notes: &[Note]) {
     say(&paint(Tone::Strong, &format!("left to people ({}):", count(notes.len(), "thing"))));
     for (number, note) in (1..).zip(notes) {
         let todo = crate::installation::as_typed(&host.layout, &note.todo);
-        say(&format!("{number:>3}. {}", harmless(&note.what)));
-        say(&format!("     why   {}", harmless(&note.why)));
-        say(&format!("     do    {}", paint(Tone::Strong, &harmless(&todo))));
+        say(&format!("{number:>3}. {}", harmless_line(&note.what)));
+        say(&format!("     why   {}", harmless_line(&note.why)));
+        say(&format!("     do    {}", paint(Tone::Strong, &harmless_line(&todo))));
     }
     say("");
 }
@@ -103,7 +104,7 @@ fn sudo(host: &Host) -> Outcome<Vec<Note>> {
                  asked for with a file in {} (docs/requests.md)",
                 host.layout.requests().display()
             ),
-            format!("visudo -f {}, and take that line out", file.display()),
+            format!("visudo -f {}, and take that line out", quoted_path(&file)),
         )
     });
     Ok(rules.collect())
@@ -129,7 +130,7 @@ fn tree(host: &Host, git: &Git, owner: Owner) -> Outcome<Vec<Note>> {
         notes.push(Note::new(
             format!("{}/.git fetches from {origin}, a run from {wanted}", app.display()),
             "a run never reads what app/.git says; people who use git there are led elsewhere",
-            format!("sudo -u {SERVICE_USER} git -C {} remote set-url origin {wanted}", app.display()),
+            set_origin_command(owner, &app, wanted),
         ));
     }
     let branch = host.given.branch.as_str();
@@ -137,11 +138,16 @@ fn tree(host: &Host, git: &Git, owner: Owner) -> Outcome<Vec<Note>> {
         Some(Head::Branch(now)) if now != branch => notes.push(Note::new(
             format!("{} is on the branch {now}, and a run brings it to {branch}", app.display()),
             "what the other branch has and this one has not is gone from the tree then; local changes are saved",
-            format!("ladylinux-refresh run {now}, where that one is meant"),
+            another_branch(&now),
         )),
         _ => {}
     }
     Ok(notes)
+}
+
+/// The advice for a work tree on a branch that may be the one that is meant.
+fn another_branch(now: &str) -> String {
+    format!("ladylinux-refresh run {}, where that one is meant", quoted(now))
 }
 
 /// The installed unit, which is never changed.
@@ -166,7 +172,7 @@ fn unit_notes(host: &Host) -> Outcome<Vec<Note>> {
             notes.push(Note::new(
                 format!("systemd cannot use {}", path.display()),
                 why,
-                format!("systemd-analyze verify {}", path.display()),
+                format!("systemd-analyze verify {}", quoted_path(&path)),
             ));
             return Ok(notes);
         }
@@ -199,7 +205,7 @@ fn unit_notes(host: &Host) -> Outcome<Vec<Note>> {
             notes.push(Note::new(
                 drift,
                 "an installed unit is yours and is never overwritten, so what is put right in the repository does not arrive",
-                format!("look at both, then for the repository's: rm {} && ladylinux-refresh init", path.display()),
+                format!("look at both, then for the repository's: rm {} && ladylinux-refresh init", quoted_path(&path)),
             ));
         }
     }
@@ -244,7 +250,7 @@ fn scripts(host: &Host) -> Vec<Note> {
     if found.is_empty() {
         return Vec::new();
     }
-    let names: Vec<String> = found.iter().map(|path| quoted(&path.to_string_lossy())).collect();
+    let names: Vec<String> = found.iter().map(|path| quoted_path(path)).collect();
     vec![Note::new(
         format!("there are scripts beside the work tree: {}", names.join(", ")),
         "a script that stops, resets or installs by itself knows neither the fence nor the generations",
@@ -300,6 +306,14 @@ mod tests {
         assert_eq!(origin_in(&config("https://me:secret@h/r.git")), None);
         assert_eq!(origin_in(&config("ext::sh -c x")), None);
         assert_eq!(origin_in("[core]\n"), None);
+    }
+
+    #[test]
+    fn the_name_of_a_branch_stays_one_word_of_the_advice() {
+        assert_eq!(
+            another_branch("x;id>/tmp/pwn;$(id)"),
+            "ladylinux-refresh run 'x;id>/tmp/pwn;$(id)', where that one is meant"
+        );
     }
 
     #[test]

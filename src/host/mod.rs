@@ -26,6 +26,7 @@ use crate::git::Git;
 use crate::git::mirror::Mirror;
 use crate::installation::Installation;
 use crate::process::{Owner, Runner};
+use crate::report::shell::quoted_path;
 use crate::settings::layout::Layout;
 use crate::settings::names::{CommitId, RunId};
 use crate::systemd::{self, Bus};
@@ -149,7 +150,7 @@ impl Host {
         let is_empty = || app.read_dir().is_ok_and(|mut entries| entries.next().is_none());
         if app.is_symlink() || (app.exists() && !app.join(".git").is_dir() && !is_empty()) {
             return Err(Failure::new(format!("{} is there and is no Git work tree", app.display()))
-                .hint(format!("look what is in it, then move it away: mv {0} {0}.old", app.display())));
+                .hint(format!("look what is in it, then move it away: mv {0} {0}.old", quoted_path(&app))));
         }
         Ok(())
     }

@@ -13,6 +13,7 @@ use crate::git::inspect::{self, Head, Obstacle, Unremovable};
 use crate::git::path::TreePath;
 use crate::git::worktree::WorkTree;
 use crate::process::Owner;
+use crate::report::shell::quoted_path;
 use crate::settings::layout::Layout;
 use crate::settings::names::RunId;
 
@@ -139,7 +140,7 @@ impl<'a> Repair<'a> {
         let app = self.layout.app();
         if let Some(mount) = inspect::mounts_below(&app)?.first() {
             return Err(Failure::new(format!("something is mounted in the work tree: {}", mount.display()))
-                .hint(format!("look what it is, then: umount {}", mount.display())));
+                .hint(format!("check what it is, then: umount {}", quoted_path(mount))));
         }
         if self.owner.uid != 0 && is_roots(&app) {
             self.give_back(Path::new(""))?;

@@ -4,6 +4,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Context as _, Failure, Outcome};
+use crate::report::shell::quoted_path;
 
 /// Returns the real path of the running program, for units that run it as root.
 ///
@@ -14,7 +15,7 @@ pub(super) fn program() -> Outcome<PathBuf> {
         .and_then(|path| path.canonicalize())
         .context(|| "cannot tell where this program lies".to_owned())
         .map_err(|failure| failure.hint("install it again, then run the installed one"))?;
-    let install = format!("install -m 755 {} /usr/local/bin/ladylinux-refresh", path.display());
+    let install = format!("install -m 755 {} /usr/local/bin/ladylinux-refresh", quoted_path(&path));
     if let Some(loose) = replaceable_at(&path)? {
         return Err(Failure::new(format!(
             "others than root can change {}, and root's units would run {}",

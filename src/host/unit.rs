@@ -7,6 +7,7 @@ use crate::disk;
 use crate::error::{Failure, Outcome};
 use crate::git::history::EntryKind;
 use crate::git::mirror::Mirror;
+use crate::report::shell::{quoted, quoted_path};
 use crate::settings::Settings;
 use crate::settings::layout::Layout;
 use crate::settings::names::{CommitId, UnitName};
@@ -90,7 +91,7 @@ pub(crate) fn of_commit(mirror: &Mirror, commit: &CommitId, unit: &UnitName) -> 
             second.path.display()
         ))
         .hint("look which one is meant, then install it yourself:")
-        .hint(by_hand(mirror, commit, &entry.path, unit)));
+        .hint(by_hand(mirror.path(), commit, &entry.path, unit)));
     }
     let bytes = mirror.read(commit, &entry.path)?.unwrap_or_default();
     Ok(Some(Found { path: entry.path.clone(), normalized: unit_text::normalize(&bytes) }))
@@ -118,17 +119,17 @@ impl Found {
         ))
         .hint(format!("take that out of it in the repository; it has to say User={SERVICE_USER}"))
         .hint("or, where that is how you want it, install it yourself, then init again:")
-        .hint(by_hand(mirror, commit, &self.path, unit)))
+        .hint(by_hand(mirror.path(), commit, &self.path, unit)))
     }
 }
 
 /// The command by which people install a unit of the repository themselves.
-fn by_hand(mirror: &Mirror, commit: &CommitId, path: &Path, unit: &UnitName) -> String {
+fn by_hand(mirror: &Path, commit: &CommitId, path: &Path, unit: &UnitName) -> String {
     format!(
-        "git --git-dir={} show '{}:{}' >/etc/systemd/system/{unit}",
-        mirror.path().display(),
-        commit.short(),
-        path.display()
+        "git --git-dir={} show {} >{}",
+        quoted_path(mirror),
+        quoted(&format!("{}:{}", commit.short(), path.display())),
+        quoted_path(&Path::new("/etc/systemd/system").join(unit.as_str()))
     )
 }
 
@@ -145,4 +146,21 @@ pub(super) fn drift(installed: &Path, found: Option<&Found>, settings: &Settings
     };
     Ok((there.trim_end() != wanted.trim_end())
         .then(|| format!("{} is not the same as {whose}", installed.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_path_of_a_unit_stays_one_word_of_the_command_that_installs_it() {
+        let commit = CommitId::parse(&"0123456789".repeat(4)).unwrap();
+        let path = Path::new("a';touch /tmp/x;'/ladylinux-api.service");
+        assert_eq!(
+            by_hand(Path::new("/var/lib/m.git"), &commit, path, &UnitName::usual()),
+            r"git --git-dir=/var/lib/m.git show '0123456789:a'\'';touch /tmp/x;'\''/ladylinux-api.service' \
+              >/etc/systemd/system/ladylinux-api.service"
+                .replace("\\\n              ", "")
+        );
+    }
 }

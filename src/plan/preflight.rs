@@ -6,6 +6,7 @@ use crate::error::{Context as _, Failure, Outcome};
 use crate::git::inspect::{self, TreeKind, TreeState};
 use crate::installation::{self, Installation};
 use crate::process::ProcessId;
+use crate::report::shell::quoted_path;
 use crate::service::envfile::EnvFile;
 use crate::service::supervisor::SERVICE_MARK;
 use crate::service::{ServiceState, port, probe};
@@ -49,8 +50,10 @@ fn together(mut problems: Vec<Failure>) -> Outcome<()> {
         1 => return Err(problems.remove(0)),
         _ => {}
     }
-    let told: Vec<String> =
-        problems.iter().map(|problem| format!("- {}", problem.chain().join(": "))).collect();
+    let told: Vec<String> = problems
+        .iter()
+        .map(|problem| format!("- {}", problem.chain().join(": ").replace('\n', "\n  ")))
+        .collect();
     let all =
         Failure::new(format!("{} things speak against a refresh:\n{}", problems.len(), told.join("\n")));
     Err(problems.iter().flat_map(Failure::hints).fold(all, Failure::hint))
@@ -128,7 +131,7 @@ pub(crate) fn protected(on: &Installation) -> Outcome<()> {
                 path.display(),
                 app.display()
             ))
-            .hint(format!("findmnt {}", path.display())));
+            .hint(format!("findmnt {}", quoted_path(&path))));
         }
     }
     if app != layout.app() {
@@ -189,7 +192,8 @@ pub(crate) fn mounts(on: &Installation) -> Outcome<()> {
     } else {
         "there is a mount inside the work tree"
     };
-    Err(Failure::new(format!("{what}: {place}{more}")).hint(format!("look what it is, then: umount {place}")))
+    Err(Failure::new(format!("{what}: {place}{more}"))
+        .hint(format!("check what it is, then: umount {}", quoted_path(first))))
 }
 
 /// The owner of the tree can remove everything in it.
@@ -221,7 +225,7 @@ pub(crate) fn space(on: &Installation) -> Outcome<()> {
                 path.display(),
                 FREE_BYTES >> 20
             ))
-            .hint(format!("df -h {}", path.display())));
+            .hint(format!("df -h {}", quoted_path(&path))));
         }
         // Some file systems (btrfs) count no inodes.
         if found.f_files > 0 && found.f_favail < FREE_INODES {
@@ -230,7 +234,7 @@ pub(crate) fn space(on: &Installation) -> Outcome<()> {
                 path.display(),
                 found.f_favail
             ))
-            .hint(format!("df -i {}", path.display())));
+            .hint(format!("df -i {}", quoted_path(&path))));
         }
     }
     Ok(())

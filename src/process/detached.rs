@@ -18,6 +18,7 @@ use super::identity::{Owner, ProcessId};
 use super::session;
 use crate::disk;
 use crate::error::{Context as _, Failure, Outcome};
+use crate::report::shell::quoted_path;
 
 /// The program of a supervisor: what is started, and what it is told on standard input.
 #[derive(Debug)]
@@ -105,7 +106,7 @@ pub fn spawn(program: &Program, log: &Path) -> Outcome<ProcessId> {
     let child = command.spawn().context(told)?;
     i32::try_from(child.id()).ok().and_then(ProcessId::of).ok_or_else(|| {
         Failure::new(format!("{} ended as soon as it was started", program.name()))
-            .hint(format!("cat {}", log.display()))
+            .hint(format!("cat {}", quoted_path(log)))
     })
 }
 

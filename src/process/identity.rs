@@ -9,6 +9,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context as _, Outcome};
+use crate::report::screen::harmless_line;
 
 /// One process, for good: a pid alone may be given to another process later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -49,10 +50,11 @@ impl ProcessId {
         Self::of(self.pid) == Some(self)
     }
 
-    /// Returns the command line, its arguments separated by spaces; empty where it cannot be read.
+    /// Returns the command line for people, its arguments separated by spaces; empty where it cannot be read. The process may
+    /// be a stranger's, and writes there what it likes: it is one line, and what a terminal obeys is escaped.
     pub fn command(self) -> String {
         let bytes = fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();
-        String::from_utf8_lossy(&bytes).trim_end_matches('\0').replace('\0', " ")
+        harmless_line(&String::from_utf8_lossy(&bytes).trim_end_matches('\0').replace('\0', " "))
     }
 
     /// Returns the value of a variable in the environment that the process was started with.
@@ -127,6 +129,16 @@ impl Owner {
         Ok(Self { uid: found.uid(), gid: found.gid() })
     }
 
+    /// Returns the user's name, from `/etc/passwd` (passwd(5)); `None` where the user has none there.
+    pub fn name(self) -> Option<String> {
+        let text = fs::read("/etc/passwd").ok()?;
+        String::from_utf8_lossy(&text).lines().find_map(|line| {
+            let mut fields = line.split(':');
+            let (name, uid) = (fields.next()?, fields.nth(1)?);
+            (uid.parse() == Ok(self.uid)).then(|| name.to_owned())
+        })
+    }
+
     /// Looks a user up by name in `/etc/passwd` (passwd(5)); `None` where there is none.
     ///
     /// # Errors
@@ -172,6 +184,29 @@ mod tests {
             Some(Stat { state: 'S', parent: 7, group: 42, session: 40, started: 12345 })
         );
         assert_eq!(parse_stat("nonsense"), None);
+    }
+
+    #[test]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the test needs a process with arguments of its own choice"
+    )]
+    fn the_command_line_of_a_stranger_is_one_line_and_moves_no_cursor() {
+        let mut child = std::process::Command::new("/bin/sh")
+            .args(["-c", "read line", "x\n  next       reboot\u{1b}[2J"])
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let process = ProcessId::of_child(i32::try_from(child.id()).unwrap()).unwrap();
+        // Until it has become the shell, it still is this process.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while !process.command().contains("read line") && std::time::Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+        let command = process.command();
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert_eq!(command, "/bin/sh -c read line x\\n  next       reboot\\u{1b}[2J");
     }
 
     #[test]

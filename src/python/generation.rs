@@ -15,6 +15,7 @@ use super::{Site, network};
 use crate::error::{Context as _, Failure, Outcome};
 use crate::hexadecimal::hexadecimal;
 use crate::manifest::{Manifest, Scan};
+use crate::report::shell::quoted_path;
 use crate::settings::Strategy;
 use crate::settings::names::GenerationName;
 
@@ -208,7 +209,7 @@ impl<'a> Environments<'a> {
         }
         if !found.is_symlink() {
             return Err(Failure::new(format!("{} is neither a link nor a folder", venv.display()))
-                .hint(format!("move it away: mv {} {}.old", venv.display(), venv.display())));
+                .hint(format!("move it away: mv {0} {0}.old", quoted_path(&venv))));
         }
         let target = self.site.layout.home().join(fs::read_link(&venv).context(told)?);
         let name = (target.parent() == Some(self.site.layout.environments().as_path()))

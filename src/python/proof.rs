@@ -14,6 +14,7 @@ use super::wheel_file::WheelFile;
 use crate::disk;
 use crate::error::{Context as _, Failure, Outcome};
 use crate::manifest::{Kind, Manifest, Scan};
+use crate::report::shell::quoted_path;
 use crate::settings::environment::find_program;
 
 /// What a proof has shown.
@@ -69,7 +70,7 @@ fn open(path: &Path) -> Outcome<WheelFile> {
             "the wheel {} in the store was changed: its sha256 is {digest}",
             path.display()
         ))
-        .hint(format!("remove it, and the next run fetches it again: rm {}", path.display())));
+        .hint(format!("remove it, and the next run fetches it again: rm {}", quoted_path(path))));
     }
     WheelFile::open(path)
 }

@@ -13,6 +13,7 @@ use crate::checkpoint;
 use crate::disk::{self, Moved};
 use crate::error::{Context as _, Failure, Outcome};
 use crate::manifest::Scan;
+use crate::report::shell::quoted_path;
 use crate::settings::names::GenerationName;
 
 /// The word in front of the names of adopted folders.
@@ -68,7 +69,7 @@ impl Environments<'_> {
                 layout.venv().display(),
                 layout.environments().display()
             ))
-            .hint(format!("move it away yourself: mv {0} {0}.old", layout.venv().display())));
+            .hint(format!("move it away yourself: mv {0} {0}.old", quoted_path(&layout.venv()))));
         }
         let side = self.side();
         disk::point_link(&side, target)?;

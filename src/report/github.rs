@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 
 use super::human;
-use super::screen::{self, harmless};
+use super::screen::{self, harmless, harmless_line};
 use super::{Report, screen::duration};
 use crate::disk;
 use crate::event::{Event, Subscriber};
@@ -105,7 +105,7 @@ fn summary(report: &Report) -> String {
         text.push_str(&format!("\nError in {}:\n\n", error.phase));
         let told = harmless(&error.chain.join("\nbecause "));
         text.extend(told.lines().map(|line| format!("    {line}\n")));
-        text.push_str(&format!("\nNext: `{}`\n", error.next));
+        text.push_str(&format!("\nNext:\n\n    {}\n", harmless_line(&error.next)));
     }
     text
 }

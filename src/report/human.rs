@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::error::{ContextKind, ContextValue};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::screen::{self, Tone, count, duration, harmless, paint};
+use super::screen::{self, Tone, count, duration, harmless, harmless_line, paint};
 use super::{Error, Report};
 use crate::clock;
 use crate::event::{Event, Phase, Subscriber};
@@ -74,22 +74,22 @@ impl Subscriber for Human {
             Event::Progress { what, done, total, .. } => {
                 if let Some(bar) = &self.bar {
                     bar.set_message(match (done, total) {
-                        (Some(done), Some(total)) => format!("{} {done}/{total}", harmless(what)),
-                        (Some(done), None) => format!("{} {done}", harmless(what)),
-                        _ => harmless(what),
+                        (Some(done), Some(total)) => format!("{} {done}/{total}", harmless_line(what)),
+                        (Some(done), None) => format!("{} {done}", harmless_line(what)),
+                        _ => harmless_line(what),
                     });
                 }
             }
             Event::Output { phase, source, line } => {
                 if self.detail == Detail::Full || *phase == Phase::Prepare {
-                    self.say(&paint(Tone::Quiet, &format!("    {source}| {}", harmless(line))));
+                    self.say(&paint(Tone::Quiet, &format!("    {source}| {}", harmless_line(line))));
                 } else if let Some(bar) = &self.bar {
-                    bar.set_message(harmless(line));
+                    bar.set_message(harmless_line(line));
                 }
             }
-            Event::Note { message, .. } => self.say(&format!("    {}", harmless(message))),
+            Event::Note { message, .. } => self.say(&format!("    {}", indented(message))),
             Event::Warning { message, .. } => {
-                self.say(&format!("    {} {}", paint(Tone::Warning, "warning:"), harmless(message)));
+                self.say(&format!("    {} {}", paint(Tone::Warning, "warning:"), indented(message)));
             }
             Event::PhaseFinished { phase, duration_ms, summary } => {
                 self.end_bar();
@@ -97,7 +97,7 @@ impl Subscriber for Human {
                 self.say(&format!(
                     "{mark} {:<13} {:<62} {:>8}",
                     label(*phase),
-                    harmless(summary),
+                    harmless_line(summary),
                     duration(*duration_ms)
                 ));
             }
@@ -149,11 +149,11 @@ pub fn report(report: &Report) -> Vec<String> {
     lines.push(format!("  commit       {commit} on {}{before}", report.branch));
     if let Some(bundle) = &report.bundle {
         let digest = bundle.sha256.as_ref().map(|digest| format!(", sha256 {digest}")).unwrap_or_default();
-        lines.push(format!("  bundle       {}{digest}", harmless(&bundle.file.display().to_string())));
+        lines.push(format!("  bundle       {}{digest}", harmless_line(&bundle.file.display().to_string())));
     }
     lines.push(format!("  environment  {}", environment(report)));
     if let Some(lock) = &report.environment.lock {
-        lines.push(format!("  lock         {}", harmless(&lock.in_words())));
+        lines.push(format!("  lock         {}", harmless_line(&lock.in_words())));
     }
     if let Some(digest) = &report.environment.digest {
         lines.push(format!("  digest       {digest}"));
@@ -167,7 +167,7 @@ pub fn report(report: &Report) -> Vec<String> {
                 .found
                 .iter()
                 .take(5)
-                .map(|found| format!("               {}", harmless(&found.to_string()))),
+                .map(|found| format!("               {}", harmless_line(&found.to_string()))),
         );
     }
     let service = &report.service;
@@ -244,7 +244,7 @@ fn error_lines(error: &Error, service: &str) -> Vec<String> {
 fn refused(during: &str, chain: &[String], service: &str, hints: &[String], next: &str) -> Vec<String> {
     let mut lines = Vec::new();
     let first = chain.first().map(String::as_str).unwrap_or_default();
-    lines.push(format!("{} in {during}: {}", paint(Tone::Bad, "error"), harmless(first)));
+    lines.push(format!("{} in {during}: {}", paint(Tone::Bad, "error"), indented(first)));
     for cause in chain.iter().skip(1) {
         for (index, line) in harmless(cause).lines().enumerate() {
             let lead = if index == 0 { "  because    " } else { "             " };
@@ -253,15 +253,20 @@ fn refused(during: &str, chain: &[String], service: &str, hints: &[String], next
     }
     lines.push(format!("  service    {service}"));
     for hint in hints.iter().filter(|hint| *hint != next) {
-        lines.push(format!("  try        {}", harmless(hint)));
+        lines.push(format!("  try        {}", harmless_line(hint)));
     }
-    lines.push(format!("  next       {}", paint(Tone::Strong, &harmless(next))));
+    lines.push(format!("  next       {}", paint(Tone::Strong, &harmless_line(next))));
     lines
+}
+
+/// Returns a text from elsewhere whose further lines stand so far to the right that none can be taken for a line of ours.
+fn indented(text: &str) -> String {
+    harmless(text).replace('\n', "\n             ")
 }
 
 fn shortened(items: &[String], count: usize) -> String {
     const SHOWN: usize = 4;
-    let mut text: Vec<String> = items.iter().take(SHOWN).map(|item| harmless(item)).collect();
+    let mut text: Vec<String> = items.iter().take(SHOWN).map(|item| harmless_line(item)).collect();
     if count > text.len() {
         text.push(format!("and {} more", count - text.len()));
     }
@@ -275,13 +280,13 @@ pub fn error(error: &exit::Error, typed: impl Fn(&str) -> String) -> Vec<String>
     match error {
         Error::Usage(failure) => {
             let mut lines =
-                vec![format!("{}: {}", paint(Tone::Bad, "error"), harmless(&failure.chain().join(": ")))];
+                vec![format!("{}: {}", paint(Tone::Bad, "error"), indented(&failure.chain().join(": ")))];
             let mut hints = failure.hints();
             let next = hints.pop_if(|last| last.starts_with("ladylinux-refresh "));
             let next = next.unwrap_or_else(|| "ladylinux-refresh --help".to_owned());
             lines.push("  service    not touched".to_owned());
-            lines.extend(hints.iter().map(|hint| format!("  try        {}", harmless(&typed(hint)))));
-            lines.push(format!("  next       {}", paint(Tone::Strong, &harmless(&typed(&next)))));
+            lines.extend(hints.iter().map(|hint| format!("  try        {}", harmless_line(&typed(hint)))));
+            lines.push(format!("  next       {}", paint(Tone::Strong, &harmless_line(&typed(&next)))));
             lines
         }
         Error::Refused(refusal) => {
@@ -300,11 +305,15 @@ pub fn error(error: &exit::Error, typed: impl Fn(&str) -> String) -> Vec<String>
             vec![
                 format!("{}: run {run} is over without a report ({how})", paint(Tone::Bad, "error")),
                 format!("  service    {service}"),
-                format!("  next       {}", paint(Tone::Strong, next)),
+                format!("  next       {}", paint(Tone::Strong, &harmless_line(next))),
             ]
         }
         Error::Bug(what) => vec![
-            format!("{}: this is a bug in ladylinux-refresh: {}", paint(Tone::Bad, "error"), harmless(what)),
+            format!(
+                "{}: this is a bug in ladylinux-refresh: {}",
+                paint(Tone::Bad, "error"),
+                harmless_line(what)
+            ),
             "  service    unknown".to_owned(),
             format!("  next       {}", paint(Tone::Strong, &typed("ladylinux-refresh status"))),
         ],
@@ -369,6 +378,6 @@ fn locked(holder: Option<&Holder>, next: &str) -> Vec<String> {
     vec![
         format!("{}: {who}", paint(Tone::Bad, "error")),
         "  service    left to that run".to_owned(),
-        format!("  next       {}", paint(Tone::Strong, next)),
+        format!("  next       {}", paint(Tone::Strong, &harmless_line(next))),
     ]
 }

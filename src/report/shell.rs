@@ -1,6 +1,8 @@
 //! Words of commands that people are told to type. A name may be anybody's choice, and what it holds must stay one word
 //! when the command is pasted.
 
+use std::path::Path;
+
 /// Writes a word as a shell takes it.
 pub fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@=".contains(c);
@@ -8,6 +10,11 @@ pub fn quoted(word: &str) -> String {
         return word.to_owned();
     }
     format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+/// Writes a path as a shell takes it.
+pub fn quoted_path(path: &Path) -> String {
+    quoted(&path.display().to_string())
 }
 
 #[cfg(test)]
@@ -21,5 +28,6 @@ mod tests {
         assert_eq!(quoted("it's"), r"'it'\''s'");
         assert_eq!(quoted("a;$(reboot)"), "'a;$(reboot)'");
         assert_eq!(quoted(""), "''");
+        assert_eq!(quoted_path(Path::new("/a b")), "'/a b'");
     }
 }

@@ -14,6 +14,7 @@ use crate::clock;
 use crate::disk;
 use crate::error::{Context as _, Failure, Outcome};
 use crate::process::{Handle, ProcessId};
+use crate::report::shell::quoted_path;
 use crate::service::{Exit, Force};
 use crate::settings::layout::Layout;
 
@@ -161,7 +162,7 @@ pub(super) fn living(layout: &Layout) -> Outcome<Option<Living>> {
                 "something holds {} and does not say who it is",
                 lock_path(layout).display()
             ))
-            .hint(format!("fuser -v {}", lock_path(layout).display())));
+            .hint(format!("fuser -v {}", quoted_path(&lock_path(layout)))));
         }
         clock::pause_regardless(TICK);
     }
