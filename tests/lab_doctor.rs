@@ -171,6 +171,52 @@ fn rw_7_1a_what_is_wrong_with_the_unit_is_found_on_a_machine_and_repaired() {
 }
 
 #[test]
+fn a_unit_that_runs_a_file_of_the_application_as_root_is_refused_unless_the_host_names_it() {
+    let Some(lab) = Lab::open() else { return };
+    let machine = machine(&lab);
+    machine.write("/srv/work/pre.sh", "#!/bin/sh\nid -u >>/run/pre-as\n");
+    let commit = "git -c user.name=x -c user.email=x@x commit --quiet --message pre";
+    machine
+        .exec(&format!(
+            "cd /srv/work && chmod +x pre.sh && git add -A && {commit} && git push --quiet origin main"
+        ))
+        .expect(0);
+    tool(&machine, "init --repo file:///srv/app.git --allow file --branch main").expect(0);
+    tool(&machine, "run").expect(0);
+    let pid = || machine.exec("systemctl show -P MainPID ladylinux-api").expect(0).out.clone();
+    let before = pid();
+    for text in [
+        "[Service]\nExecStartPre=+/opt/ladylinux/app/pre.sh\n",
+        "[Service]\nExecStartPre=-!/bin/sh -c '/opt/ladylinux/app/pre.sh'\n",
+        "[Service]\nPermissionsStartOnly=yes\nExecStartPre=/opt/ladylinux/app/pre.sh\n",
+    ] {
+        change(&machine, "/etc/systemd/system/ladylinux-api.service.d/override.conf", text);
+        tool(&machine, "run")
+            .expect(3)
+            .says("ladylinux-api.service runs /opt/ladylinux/app/pre.sh as root")
+            .says("systemctl edit --full ladylinux-api.service");
+        assert_eq!(pid(), before, "the service was touched");
+    }
+    change(&machine, "/etc/systemd/system/ladylinux-api.service.d/override.conf", "[Service]\nUser=root\n");
+    tool(&machine, "run").expect(3).says("runs /opt/ladylinux/venv/bin/python as root");
+    machine.exec("test ! -e /run/pre-as").expect(0);
+
+    change(
+        &machine,
+        "/etc/systemd/system/ladylinux-api.service.d/override.conf",
+        "[Service]\nExecStartPre=+/opt/ladylinux/app/pre.sh\n",
+    );
+    machine
+        .exec(
+            "sed -i 's|^# allow_root_exec = .*|allow_root_exec = [\"/opt/ladylinux/app/pre.sh\"]|' \
+             /etc/ladylinux/refresh.toml",
+        )
+        .expect(0);
+    tool(&machine, "run").expect(0);
+    assert_eq!(machine.read("/run/pre-as").as_deref(), Some("0\n"));
+}
+
+#[test]
 fn what_systemd_makes_of_defaults_in_variables_is_what_the_doctor_says() {
     let Some(lab) = Lab::open() else { return };
     let machine = machine(&lab);

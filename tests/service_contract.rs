@@ -61,8 +61,11 @@ impl World {
 fn embedded(layout: &Layout, stop_timeout: Duration) -> Embedded {
     let python = service::python().to_str().unwrap().to_owned();
     let command = vec![python, "{app}/service.py".to_owned(), "{port}".to_owned()];
-    Embedded::of(layout.clone(), Service { unit: UnitName::usual(), command, stop_timeout })
-        .with_program(env!("CARGO_BIN_EXE_ladylinux-refresh").into())
+    Embedded::of(
+        layout.clone(),
+        Service { unit: UnitName::usual(), command, stop_timeout, allow_root_exec: Vec::new() },
+    )
+    .with_program(env!("CARGO_BIN_EXE_ladylinux-refresh").into())
 }
 
 impl Bench for World {
@@ -319,6 +322,7 @@ fn a_program_that_is_missing_or_cannot_run_is_told_and_nothing_is_left_running()
             unit: UnitName::usual(),
             command: vec![command.to_owned()],
             stop_timeout: Duration::from_secs(1),
+            allow_root_exec: Vec::new(),
         };
         Embedded::of(world.layout.clone(), service)
             .with_program(env!("CARGO_BIN_EXE_ladylinux-refresh").into())

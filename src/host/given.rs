@@ -187,6 +187,7 @@ mod tests {
         assert_eq!(spelled.service.unit, default.service.unit);
         assert_eq!(spelled.service.command, default.service.command);
         assert_eq!(spelled.service.stop_timeout, default.service.stop_timeout);
+        assert_eq!(spelled.service.allow_root_exec, default.service.allow_root_exec);
         assert_eq!(spelled.python.definitions, default.python.definitions);
         assert_eq!(spelled.python.deadline, default.python.deadline);
         assert_eq!(spelled.allowed_branches, default.allowed_branches);

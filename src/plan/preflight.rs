@@ -6,11 +6,12 @@ use crate::error::{Context as _, Failure, Outcome};
 use crate::git::inspect::{self, TreeKind, TreeState};
 use crate::installation::{self, Installation};
 use crate::process::ProcessId;
-use crate::report::shell::quoted_path;
+use crate::report::shell::{quoted, quoted_path};
 use crate::service::envfile::EnvFile;
 use crate::service::supervisor::SERVICE_MARK;
 use crate::service::{ServiceState, port, probe};
 use crate::settings::trust;
+use crate::systemd::root_exec::RootExec;
 
 use super::Observed;
 
@@ -25,7 +26,7 @@ const FREE_INODES: u64 = 12_000;
 /// What was found.
 pub fn check(on: &Installation, observed: &Observed) -> Outcome<()> {
     let checks = [
-        on.service.check(),
+        on.service.check().and_then(|()| no_root_execs(on)),
         outside(on),
         trust::check(&on.layout),
         rights(on),
@@ -57,6 +58,22 @@ fn together(mut problems: Vec<Failure>) -> Outcome<()> {
     let all =
         Failure::new(format!("{} things speak against a refresh:\n{}", problems.len(), told.join("\n")));
     Err(problems.iter().flat_map(Failure::hints).fold(all, Failure::hint))
+}
+
+/// Refuses a unit that runs something of the application as root, except for what the host names: whoever can push a commit
+/// decides what that is.
+fn no_root_execs(on: &Installation) -> Outcome<()> {
+    refuse_root_execs(&on.service.describe(), &on.service.root_execs()?, &on.settings.service.allow_root_exec)
+}
+
+fn refuse_root_execs(unit: &str, found: &[RootExec], allowed: &[String]) -> Outcome<()> {
+    let Some(first) = found.iter().find(|it| !allowed.contains(&it.path)) else { return Ok(()) };
+    let path = &first.path;
+    Err(Failure::new(format!("{unit} runs {path} as root: {}", first.why))
+        .hint(format!("systemctl edit --full {}", quoted(unit)))
+        .hint(format!(
+            "or, where root is to run it, add {path:?} to service.allow_root_exec in /etc/ladylinux/refresh.toml"
+        )))
 }
 
 /// A run that the service itself started would end with it, in the middle of its own first step.
@@ -252,4 +269,27 @@ pub(crate) fn probe(on: &Installation, service: &ServiceState) -> Outcome<()> {
         port::stranger(number, |process| on.service.owns(process).unwrap_or(true))?
     };
     holder.map_or(Ok(()), |holder| Err(port::held(number, &holder)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_unit_that_runs_something_of_the_application_as_root_is_refused_unless_the_host_names_it() {
+        let found = ["/a/one", "/a/two"].map(|path| RootExec {
+            key: "ExecStartPre".to_owned(),
+            path: path.to_owned(),
+            why: "ExecStartPre= begins with \"+\"".to_owned(),
+        });
+        let refused = |allowed: &[&str]| {
+            let allowed: Vec<String> = allowed.iter().map(|it| (*it).to_owned()).collect();
+            refuse_root_execs("x.service", &found, &allowed)
+        };
+        let failure = refused(&["/a/one"]).unwrap_err();
+        assert_eq!(failure.summary(), "x.service runs /a/two as root: ExecStartPre= begins with \"+\"");
+        assert_eq!(failure.hints()[0], "systemctl edit --full x.service");
+        assert!(refused(&["/a/o", "/a/two "]).is_err());
+        refused(&["/a/one", "/a/two"]).unwrap();
+    }
 }

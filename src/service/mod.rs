@@ -24,6 +24,7 @@ use crate::clock;
 use crate::error::Outcome;
 use crate::process::ProcessId;
 use crate::settings::names::RunId;
+use crate::systemd::root_exec::RootExec;
 
 /// Something that keeps one service.
 pub trait ServiceManager: Send + Sync {
@@ -71,6 +72,15 @@ pub trait ServiceManager: Send + Sync {
     /// # Errors
     /// The manager cannot be asked.
     fn program(&self) -> Outcome<Option<ServiceProgram>>;
+
+    /// Returns the commands by which the service runs something of the application as root; none where the manager starts
+    /// nothing as another user than the service's.
+    ///
+    /// # Errors
+    /// The manager cannot be asked.
+    fn root_execs(&self) -> Outcome<Vec<RootExec>> {
+        Ok(Vec::new())
+    }
 
     /// Says which service this is and what keeps it, for people.
     fn describe(&self) -> String;

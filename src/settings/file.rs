@@ -86,6 +86,7 @@ pub(super) struct ServiceTable {
     pub(super) unit: Option<UnitName>,
     pub(super) command: Option<Vec<String>>,
     pub(super) stop_timeout: Option<Span>,
+    pub(super) allow_root_exec: Option<Vec<String>>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -200,7 +201,7 @@ pub const HOST_KEYS: [(&str, &[&str]); 7] = [
             "imports",
         ],
     ),
-    ("service", &["unit", "command", "stop_timeout"]),
+    ("service", &["unit", "command", "stop_timeout", "allow_root_exec"]),
     ("probe", &["url", "path", "status", "json_field", "json_value", "body", "deadline", "settle"]),
     ("models", &["verify", "stores"]),
     ("hook", &["name", "kind", "command", "deadline", "stage"]),

@@ -241,6 +241,11 @@ impl Layers {
                 [(host.stop_timeout, Origin::Host)],
                 Duration::from_secs(30),
             ),
+            allow_root_exec: pick.value(
+                "service.allow_root_exec",
+                [(host.allow_root_exec.clone(), Origin::Host)],
+                Vec::new(),
+            ),
         }
     }
 

@@ -18,6 +18,11 @@ pub struct Layout {
 }
 
 impl Layout {
+    /// Returns the directories whose files the application brings: its work tree and its environments.
+    pub fn of_application(&self) -> Vec<PathBuf> {
+        vec![self.app(), self.venv(), self.environments()]
+    }
+
     /// Makes the layout below `root`, which has to be absolute (`/` for a real machine).
     pub fn below(root: impl Into<PathBuf>) -> Self {
         let root = root.into();

@@ -208,6 +208,8 @@ pub struct Service {
     pub command: Vec<String>,
     /// How long the service has to end by itself.
     pub stop_timeout: Duration,
+    /// Paths of the application that the unit may run as root.
+    pub allow_root_exec: Vec<String>,
 }
 
 /// How a started service proves that it works.

@@ -5,6 +5,7 @@
 
 pub mod file;
 pub mod job;
+pub mod root_exec;
 pub mod sandbox;
 mod time;
 pub mod transient;

@@ -6,15 +6,12 @@ use std::path::Path;
 use crate::error::Outcome;
 use crate::process::Owner;
 use crate::systemd::Bus;
+use crate::systemd::root_exec::{COMMANDS, is_yes};
 use crate::systemd::unit::LoadState;
 
 use super::{Unit, spelled};
 use crate::doctor::{Examined, Findings, Found, some_of};
 use crate::report::shell::quoted;
-
-/// The keys of commands in `[Service]`.
-const COMMANDS: [&str; 7] =
-    ["ExecStart", "ExecStartPre", "ExecStartPost", "ExecCondition", "ExecReload", "ExecStop", "ExecStopPost"];
 
 /// Groups whose members can read or write what only root should.
 const WAYS_TO_ROOT: [&str; 8] = ["root", "0", "disk", "shadow", "sudo", "docker", "lxd", "libvirt"];
@@ -151,7 +148,9 @@ pub(in crate::doctor) fn user(examined: &Examined, unit: &Unit) -> Findings {
             if word[..word.len() - program.len()].contains(['+', '!']) {
                 let what =
                     format!("{key}={word} of {name} is started with root's rights, whatever User= says");
-                found.push(Found::problem(what, why, unit.edit()));
+                let is_allowed = examined.settings.service.allow_root_exec.iter().any(|it| it == program);
+                let told = if is_allowed { Found::note } else { Found::problem };
+                found.push(told(what, why, unit.edit()));
             }
         }
     }
@@ -171,6 +170,10 @@ pub(in crate::doctor) fn user(examined: &Examined, unit: &Unit) -> Findings {
         Some("root" | "0") => found.push(Found::problem(format!("{name} runs as root"), why, unit.edit())),
         Some(user) if examined.layout.is_real() => found.extend(stranger(examined, unit, user)?),
         Some(_) => {}
+    }
+    if user.is_some() && unit.file.value("Service", "PermissionsStartOnly").is_some_and(is_yes) {
+        let what = format!("all commands of {name} but ExecStart= run as root (PermissionsStartOnly=)");
+        found.push(Found::problem(what, why, unit.edit()));
     }
     Ok(found)
 }

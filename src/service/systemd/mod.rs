@@ -19,11 +19,14 @@ use super::{
     Admission, Exit, ExitKind, Running, ServiceManager, ServiceProgram, ServiceState, Started, Stopped,
 };
 use crate::clock;
+use crate::disk;
 use crate::error::{Context as _, Failure, Outcome};
-use crate::process::{ProcessId, Runner};
+use crate::process::{Owner, ProcessId, Runner};
 use crate::settings::layout::Layout;
 use crate::settings::names::UnitName;
 use crate::systemd::Bus;
+use crate::systemd::file::UnitFile;
+use crate::systemd::root_exec::{self, RootExec};
 use crate::systemd::unit::{ActiveState, LoadState, UnitFacts};
 
 /// A service that is a unit of systemd.
@@ -140,6 +143,18 @@ impl ServiceManager for Systemd {
     fn program(&self) -> Outcome<Option<ServiceProgram>> {
         let change = format!("correct ExecStart= with: systemctl edit --full {}", self.unit);
         Ok(self.facts(&self.bus()?)?.program.map(|path| ServiceProgram { path, change }))
+    }
+
+    fn root_execs(&self) -> Outcome<Vec<RootExec>> {
+        let facts = self.facts(&self.bus()?)?;
+        let mut file = UnitFile::default();
+        for path in facts.fragment.iter().chain(&facts.drop_ins) {
+            file.extend(UnitFile::parse(&disk::read_if_there(path)?.unwrap_or_default()));
+        }
+        // A user of another name may be root as well.
+        let is_root = facts.user.is_empty() || Owner::named(&facts.user)?.is_some_and(|owner| owner.uid == 0);
+        let user = (!is_root).then_some(facts.user.as_str());
+        Ok(root_exec::root_execs(&file, user, &self.layout.of_application()))
     }
 
     fn describe(&self) -> String {
