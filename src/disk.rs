@@ -5,10 +5,12 @@
 #![expect(clippy::disallowed_methods, reason = "this is the room that writes files")]
 
 pub mod beneath;
+mod own;
 mod reading;
 mod stream;
 mod taking;
 
+pub use own::{Depth, Foreign, foreign, open_own, read_own, read_own_json};
 pub use reading::{is_folder, read_at_most, read_if_there, read_json};
 pub use stream::write_by;
 pub use taking::{Content, content_of_own, take_copy};
@@ -18,7 +20,7 @@ use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{OFlags, RenameFlags, renameat_with};
+use rustix::fs::{Mode, OFlags, RenameFlags, renameat_with};
 use rustix::process::Uid;
 use serde::Serialize;
 
@@ -377,22 +379,26 @@ pub fn open_append(path: &Path, mode: u32) -> Outcome<File> {
         .context(|| format!("cannot open {}", path.display()))
 }
 
+/// Opens a file of the tool's own state to append to, making it with `mode` where it is missing.
+///
+/// # Errors
+/// As [`open_own`].
+pub fn append_own(path: &Path, mode: u32) -> Outcome<File> {
+    let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE;
+    open_own(path, flags, Mode::from_raw_mode(mode))?
+        .ok_or_else(|| Failure::new(format!("cannot open {}", path.display())))
+}
+
 /// Opens a file to lock: read and write, never truncated, never unlinked.
 ///
 /// Nobody else may even read it: whoever can open a file can lock it (flock(2)), and the service could hold up every run.
 ///
 /// # Errors
-/// It cannot be opened.
+/// It cannot be opened, is a link, or root asks and others decide on it.
 pub fn open_lock(path: &Path) -> Outcome<File> {
     let told = || format!("cannot open {}", path.display());
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
-        .context(told)?;
+    let flags = OFlags::RDWR | OFlags::CREATE;
+    let file = open_own(path, flags, Mode::from_raw_mode(0o600))?.ok_or_else(|| Failure::new(told()))?;
     if file.metadata().context(told)?.mode() & 0o077 != 0 {
         file.set_permissions(fs::Permissions::from_mode(0o600)).context(told)?;
     }

@@ -52,7 +52,7 @@ pub fn all(layout: &Layout) -> Outcome<Vec<Past>> {
 /// Its files cannot be read.
 pub fn one(layout: &Layout, run: &RunId) -> Outcome<Past> {
     let folder = layout.run(run);
-    let report = disk::read_json(&folder.join(REPORT)).ok().flatten();
+    let report = disk::read_own_json(&folder.join(REPORT)).ok().flatten();
     Ok(Past { run: run.clone(), report })
 }
 

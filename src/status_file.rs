@@ -129,7 +129,7 @@ pub struct DeployedPair {
 
 /// Reads the file. A torn or foreign one tells nothing, which is no error: observation decides.
 pub fn read(layout: &Layout) -> StatusFile {
-    let read: Option<StatusFile> = disk::read_json(&layout.status_file()).ok().flatten();
+    let read: Option<StatusFile> = disk::read_own_json(&layout.status_file()).ok().flatten();
     read.filter(|status| status.schema == SCHEMA).unwrap_or(StatusFile {
         schema: SCHEMA,
         deployed: None,

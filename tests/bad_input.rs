@@ -765,3 +765,49 @@ fn where_there_is_no_installation_nothing_is_made() {
         assert_eq!(fs::read_dir(&root).unwrap().count(), 0, "{arguments:?} made something");
     }
 }
+
+/// A user that nothing of the host belongs to.
+const OTHER: u32 = 999;
+
+#[test]
+fn rw_7_1a_a_state_directory_with_entries_of_others_is_refused_by_root_until_the_command_was_typed() {
+    if !is_root() {
+        // Only root can give files away.
+        return;
+    }
+    let host = Host::running();
+    let entries = [
+        "lock",
+        "status.json",
+        "deployed.env",
+        "mirror.git",
+        "mirror.git/config",
+        "git/.gitconfig",
+        "environments",
+        "locks",
+        "runs",
+    ];
+    let init = ["init", "--repo", &host.url(), "--allow", "http"];
+    for entry in entries {
+        let outer = if entry.starts_with("mirror.git") { host.layout.store() } else { host.layout.state() };
+        let path = outer.join(entry);
+        let before = fs::metadata(&path).unwrap();
+        std::os::unix::fs::lchown(&path, Some(OTHER), None).unwrap();
+        let words = format!("{} belongs to uid {OTHER}", path.display());
+        for arguments in [&["run"][..], &["status"], &init] {
+            let ran = host.tool(arguments).expect(3);
+            assert!(ran.all().contains(&words), "{entry}: {arguments:?}: {}", ran.all());
+        }
+        let examined = host.tool(["doctor", "--json"]).expect(5);
+        let examined: serde_json::Value = serde_json::from_str(&examined.out).unwrap();
+        let is_ours = |finding: &&serde_json::Value| finding["what"] == words.as_str();
+        let finding = examined["findings"].as_array().unwrap().iter().find(is_ours);
+        let repair = finding.unwrap_or_else(|| panic!("{entry}: {examined:#}"))["repair"].as_str().unwrap();
+        assert!(Command::new("sh").args(["-c", repair]).status().unwrap().success(), "{repair}");
+        host.tool(["status"]).expect(0);
+        let after = fs::metadata(&path).unwrap();
+        let mode = std::os::unix::fs::MetadataExt::mode;
+        assert_eq!(mode(&after), mode(&before), "{entry}");
+    }
+    host.tool(["run"]).expect(0);
+}

@@ -389,3 +389,63 @@ fn a_work_tree_in_which_root_worked_is_refused_repaired_and_refreshed() {
     assert_eq!(roots, "");
     machine.exec("systemctl is-active ladylinux-api").expect(0);
 }
+
+/// A git that stands in for the real one: while the remote is asked, the service's user puts a state of its own into the
+/// directory that belongs to it.
+const SLOW_GIT: &str = "#!/bin/sh
+case \"$*\" in
+*ls-remote*) setpriv --reuid=ladylinux --regid=ladylinux --init-groups sh /var/lib/ladylinux/plant ;;
+esac
+exec /usr/bin/git \"$@\"
+";
+
+/// Everything that the user can try to put where root works.
+const PLANT: &str = "cd /var/lib/ladylinux && touch tried
+mv .s refresh
+ln -s /var/lib/ladylinux/refresh /var/lib/ladylinux-refresh
+ln -s /var/lib/ladylinux/refresh /opt/ladylinux-refresh
+exit 0
+";
+
+#[test]
+fn rw_7_1a_what_the_services_user_plants_while_init_asks_the_remote_is_never_gone_by() {
+    let Some(lab) = Lab::open() else { return };
+    let machine = machine(&lab, &[]);
+    set_up_by_hand(&machine);
+    machine.exec("chown root /etc/ladylinux && touch /root/kept && chmod 644 /root/kept").expect(0);
+    machine
+        .exec_as(
+            "ladylinux",
+            "cd /var/lib/ladylinux && git init --quiet --bare .s/mirror.git && ln -s /root/kept .s/lock",
+        )
+        .expect(0);
+    machine.write("/var/lib/ladylinux/plant", PLANT);
+    machine.write_mode("/usr/local/bin/git", SLOW_GIT, 0o755);
+    tool(&machine, INIT).expect(0);
+    machine.exec("test -e /var/lib/ladylinux/tried && test -L /var/lib/ladylinux/refresh/lock").expect(0);
+    for path in ["/var/lib/ladylinux-refresh", "/opt/ladylinux-refresh", "/opt/ladylinux-refresh/mirror.git"]
+    {
+        assert_eq!(stat(&machine, path), "root:root:755", "{path}");
+    }
+    assert_eq!(stat(&machine, "/root/kept"), "root:root:644", "the lock was opened through a link");
+}
+
+#[test]
+fn rw_7_1a_init_goes_by_no_state_with_entries_of_others_and_opens_no_lock_through_a_link() {
+    let Some(lab) = Lab::open() else { return };
+    let machine = machine(&lab, &[]);
+    set_up_by_hand(&machine);
+    machine.exec("chown root /etc/ladylinux && touch /root/kept && chmod 644 /root/kept").expect(0);
+    let state = "/var/lib/ladylinux-refresh";
+    machine.exec(&format!("mkdir -p {state} && ln -s /root/kept {state}/lock")).expect(0);
+    tool(&machine, INIT).expect(3).says("symbolic link");
+    assert_eq!(stat(&machine, "/root/kept"), "root:root:644", "the lock was opened through a link");
+    machine.exec(&format!("rm {state}/lock && touch {state}/lock && chown ladylinux {state}/lock")).expect(0);
+    let refused = tool(&machine, INIT).expect(3).says(&format!("{state}/lock belongs to uid"));
+    let hint =
+        format!("chown -hR --from=$(id -u ladylinux) root:root {state}/lock && chmod -R go-w {state}/lock");
+    let uid = machine.exec("id -u ladylinux").out.trim().to_owned();
+    refused.says(&hint.replace("$(id -u ladylinux)", &uid));
+    machine.exec(&hint).expect(0);
+    tool(&machine, INIT).expect(0);
+}

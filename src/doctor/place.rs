@@ -10,7 +10,7 @@ use crate::installation::Installation;
 use crate::plan::preflight;
 use crate::process::Owner;
 use crate::report::shell::quoted;
-use crate::settings::trust;
+use crate::settings::{own_state, trust};
 
 use super::{Examined, Findings, Found, refused, some_of};
 
@@ -94,6 +94,12 @@ pub(super) fn tool_files(examined: &Examined) -> Findings {
         let loose = trust::loose(layout)?;
         if !loose.is_empty() {
             return Ok(loose.iter().map(|it| Found::problem(it.what(), why, it.repair())).collect());
+        }
+    }
+    if rustix::process::geteuid().is_root() {
+        let parts = own_state::foreign(layout)?;
+        if !parts.is_empty() {
+            return Ok(parts.iter().map(|part| Found::problem(part.what(), why, part.repair())).collect());
         }
     }
     let mut found = Vec::new();

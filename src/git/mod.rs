@@ -110,7 +110,7 @@ impl Git {
         let file = home.join(".gitconfig");
         guard::check_own(&home)?;
         guard::check_own(&file)?;
-        if disk::read_if_there(&file).ok().flatten().as_deref() != Some(CONFIGURATION.as_bytes()) {
+        if disk::read_own(&file).ok().flatten().as_deref() != Some(CONFIGURATION.as_bytes()) {
             disk::make_folder(&home, 0o755)?;
             disk::write_atomic(&file, CONFIGURATION.as_bytes(), 0o644)?;
         }

@@ -147,7 +147,7 @@ impl WorkTree {
 
     /// What the hooks made; without a list that can be read everything is a local change.
     fn made(&self) -> Made {
-        disk::read_json(&self.layout.made_file()).ok().flatten().unwrap_or_default()
+        disk::read_own_json(&self.layout.made_file()).ok().flatten().unwrap_or_default()
     }
 
     /// Saves every local change under the run; must come before [`WorkTree::align`].

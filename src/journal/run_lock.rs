@@ -8,7 +8,7 @@ use std::io::{Read as _, Seek as _, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use serde::{Deserialize, Serialize};
 
 use crate::clock;
@@ -101,7 +101,7 @@ fn end_leftovers(last: Option<Holder>) -> Outcome<()> {
 /// # Errors
 /// The lock file cannot be looked at.
 pub fn held_by(path: &Path) -> Outcome<Option<Holder>> {
-    let Ok(mut file) = File::open(path) else { return Ok(None) };
+    let Ok(Some(mut file)) = disk::open_own(path, OFlags::RDONLY, Mode::empty()) else { return Ok(None) };
     match flock(&file, FlockOperation::NonBlockingLockShared) {
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(holder(&mut file)),
         _ => Ok(None),

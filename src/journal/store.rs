@@ -49,7 +49,7 @@ impl Journal {
         if path.exists() {
             return Err(Failure::new(format!("{} is there already", path.display())));
         }
-        let file = disk::open_append(&path, 0o644)?;
+        let file = disk::append_own(&path, 0o644)?;
         disk::sync_parent(&path)?;
         Ok(Self { path, file, next: 0, length: 0, status: Status::Empty })
     }
@@ -61,9 +61,9 @@ impl Journal {
     pub fn reopen(folder: &Path) -> Outcome<Self> {
         let path = folder.join(FILE);
         let told = || format!("cannot reopen {}", path.display());
-        let bytes = disk::read_if_there(&path)?.unwrap_or_default();
+        let bytes = disk::read_own(&path)?.unwrap_or_default();
         let read = parse(&bytes);
-        let file = disk::open_append(&path, 0o644)?;
+        let file = disk::append_own(&path, 0o644)?;
         file.set_len(read.whole_bytes).context(told)?;
         let next = read.lines.len() as u64;
         let status = read.status.unwrap_or(Status::Empty);
@@ -147,7 +147,7 @@ impl Read {
 /// # Errors
 /// The file is there and cannot be read.
 pub fn read(folder: &Path) -> Outcome<Option<Read>> {
-    Ok(disk::read_if_there(&folder.join(FILE))?.map(|bytes| parse(&bytes)))
+    Ok(disk::read_own(&folder.join(FILE))?.map(|bytes| parse(&bytes)))
 }
 
 /// Makes sense of a journal's bytes. An unfinished last line is what a power cut leaves; anything else that is wrong

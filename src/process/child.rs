@@ -324,8 +324,7 @@ impl Runner {
         let Some((_, register)) = &self.run else { return };
         let Some(leader) = i32::try_from(child.id()).ok().and_then(ProcessId::of) else { return };
         let record = Recorded { leader, program: program.name() };
-        if let (Ok(mut file), Ok(mut line)) =
-            (disk::open_append(register, 0o600), serde_json::to_vec(&record))
+        if let (Ok(mut file), Ok(mut line)) = (disk::append_own(register, 0o600), serde_json::to_vec(&record))
         {
             line.push(b'\n');
             let _ = file.write_all(&line);

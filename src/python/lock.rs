@@ -256,7 +256,7 @@ impl Lock {
     /// # Errors
     /// The file is there and cannot be read.
     pub fn read(layout: &Layout, key: &str) -> Outcome<Option<Self>> {
-        let Some(bytes) = disk::read_if_there(&file(layout, key))? else { return Ok(None) };
+        let Some(bytes) = disk::read_own(&file(layout, key))? else { return Ok(None) };
         let read: Option<Self> = serde_json::from_slice(&bytes).ok();
         Ok(read.filter(|lock| lock.schema == SCHEMA && lock.key == key && lock.check().is_ok()))
     }

@@ -215,7 +215,7 @@ impl Record {
     /// # Errors
     /// The file is there and cannot be read.
     pub fn read(layout: &Layout, name: &GenerationName) -> Outcome<Option<Self>> {
-        let Some(bytes) = disk::read_if_there(&record_file(layout, name))? else { return Ok(None) };
+        let Some(bytes) = disk::read_own(&record_file(layout, name))? else { return Ok(None) };
         let read: Option<Self> = serde_json::from_slice(&bytes).ok();
         Ok(read.filter(|record| (OLDEST..=SCHEMA).contains(&record.schema) && record.name == *name))
     }

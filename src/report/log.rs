@@ -22,7 +22,7 @@ impl Log {
     /// # Errors
     /// The file cannot be made.
     pub fn open(path: &Path) -> Outcome<Self> {
-        Ok(Self { file: disk::open_append(path, 0o640)? })
+        Ok(Self { file: disk::append_own(path, 0o640)? })
     }
 }
 

@@ -121,7 +121,7 @@ pub fn lower(layout: &Layout) -> Outcome<()> {
 /// It cannot even be told whether there is one; whoever asks has to take it for standing.
 pub fn read(layout: &Layout) -> Outcome<Option<Fence>> {
     let path = layout.fence();
-    match disk::read_if_there(&path) {
+    match disk::read_own(&path) {
         Ok(None) => Ok(None),
         Ok(Some(bytes)) => Ok(Some(match serde_json::from_slice(&bytes) {
             Ok(record) => Fence::Known(record),

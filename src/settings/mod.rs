@@ -8,6 +8,7 @@ pub mod file;
 pub mod layers;
 pub mod layout;
 pub mod names;
+pub(crate) mod own_state;
 pub mod pip_config;
 mod remote_url;
 pub(crate) mod trust;

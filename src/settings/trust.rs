@@ -13,6 +13,7 @@ use crate::error::{Context as _, Failure, Outcome};
 use crate::report::shell::quoted;
 
 use super::layout::Layout;
+use super::own_state;
 
 /// A part of a way that others than root decide on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,7 +71,8 @@ impl Loose {
 /// # Errors
 /// What is not root's alone, each with its command.
 pub(crate) fn check(layout: &Layout) -> Outcome<()> {
-    refuse_root(loose(layout))
+    refuse_root(loose(layout))?;
+    own_state::check(layout)
 }
 
 /// The same before `init`, for which the directory of the settings need not be root's as long as there are none.
@@ -82,7 +84,8 @@ pub(crate) fn check_before_init(layout: &Layout) -> Outcome<()> {
     refuse_root(loose(layout).map(|mut loose| {
         loose.retain(|part| !(is_new && part.path == layout.etc()));
         loose
-    }))
+    }))?;
+    own_state::check(layout)
 }
 
 /// Reads the host's file; `None` where there is none. Root believes it, or its absence, only where nobody else decides on
