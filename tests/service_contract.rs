@@ -111,6 +111,7 @@ keeps! {
     two_starts_at_the_same_instant_make_one_service: two_starts_at_the_same_instant_make_one_service;
     the_log_tail_holds_the_lines_of_exactly_this_invocation: the_log_tail_holds_the_lines_of_exactly_this_invocation;
     rw_5_5_the_service_finds_its_environment_file_its_version_and_its_folder: the_service_finds_its_environment_file_its_version_and_its_folder;
+    rw_5_5_a_service_is_proved_by_its_process_also_where_it_has_emptied_its_environment: a_service_is_proved_by_its_invocation_also_where_it_has_emptied_its_environment;
 }
 
 /// Another process that starts the service: this test program, running [`a_caller`] alone.

@@ -6,6 +6,8 @@ use crate::cli::{AsOwnerArgs, CredentialArgs};
 use crate::error::Failure;
 use crate::exit::{Ended, Error};
 use crate::git::{remote, worktree};
+use crate::process::worker;
+use crate::refresh::entry;
 use crate::report::screen;
 use crate::requests;
 
@@ -14,6 +16,7 @@ pub(super) fn answer(args: &AsOwnerArgs) -> Result<Ended, Error> {
     let request = input()?;
     let answer = match args.operation.as_str() {
         requests::OPERATION => Some(requests::answer(&request)),
+        entry::OPERATION => Some(worker::answer(&request, |request| entry::handle(&request))),
         operation => worktree::answer(operation, &request),
     };
     let answer = answer

@@ -231,8 +231,8 @@ fn carry_out(
     };
     events.emit(&Event::PhaseFinished { phase: Phase::Preflight, duration_ms, summary: summary.clone() });
     let part = preflight(true, &summary);
-    let (observed, aimed) = match found {
-        Found::Fit { observed, aimed } => (observed, aimed),
+    let (observed, aimed, warnings) = match found {
+        Found::Fit { observed, aimed, warnings } => (observed, aimed, warnings),
         Found::AllThere { models } => {
             let brief =
                 Brief { again: &wish.again, run, command: wish.command, started_at, preflight: part, models };
@@ -252,7 +252,7 @@ fn carry_out(
         generation_before: observed.live(),
         known,
         preflight: part,
-        warnings: Vec::new(),
+        warnings,
     };
     let planned = refresh::begin(on, opening, Arc::clone(events))
         .map_err(|failure| super::refuse(on, "preflight", failure, &wish.again))?;
@@ -269,7 +269,7 @@ enum Found {
         models: Option<Summary>,
     },
     /// The installation may be refreshed.
-    Fit { observed: Box<Observed>, aimed: Vec<CommitId> },
+    Fit { observed: Box<Observed>, aimed: Vec<CommitId>, warnings: Vec<String> },
 }
 
 /// Preflight: what an interrupted run left is cleaned up, then everything is only looked at.
@@ -288,7 +288,8 @@ fn look(
     let mut observed = Observed::of(on)?;
     let checked = preflight::check(on, &observed);
     interrupt::check()?;
-    checked?;
+    let warnings = checked?;
+    warnings.iter().for_each(|warning| on.runner.events().warn(warning));
     let target = choose(on)?;
     if on.settings.strict_order && target.state == TargetState::Latest {
         // Staging would find this out before the stop; without it, asking is all that can be done.
@@ -302,7 +303,7 @@ fn look(
             return Ok((target, Found::AllThere { models }));
         }
     }
-    Ok((target, Found::Fit { observed: Box::new(observed), aimed: recovered.aimed }))
+    Ok((target, Found::Fit { observed: Box::new(observed), aimed: recovered.aimed, warnings }))
 }
 
 /// Stops a service that a killed run left running behind the fence (RW-7.1a): whatever becomes of this run, nobody has proved

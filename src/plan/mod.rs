@@ -4,6 +4,7 @@
 pub mod coming;
 pub mod observe;
 pub mod preflight;
+pub(crate) mod reach;
 
 use std::collections::BTreeSet;
 

@@ -13,18 +13,20 @@ use crate::service::{ServiceState, port, probe};
 use crate::settings::trust;
 use crate::systemd::root_exec::RootExec;
 
-use super::Observed;
+use super::{Observed, reach};
 
 /// Free space that a refresh must find: the mirror, a wheel cache and a small environment.
 const FREE_BYTES: u64 = 256 << 20;
 /// Free inodes that a refresh must find: an environment of the usual size has about 5,000.
 const FREE_INODES: u64 = 12_000;
 
-/// Tells what speaks against a refresh, all of it; nothing where it may begin.
+/// Checks that a refresh may begin, and finds all that speaks against it. Returns what a person should know all the same.
 ///
 /// # Errors
 /// What was found.
-pub fn check(on: &Installation, observed: &Observed) -> Outcome<()> {
+pub fn check(on: &Installation, observed: &Observed) -> Outcome<Vec<String>> {
+    let mut warnings = Vec::new();
+    let reached = reach::check(on, &observed.service).map(|found| warnings.extend(found));
     let checks = [
         on.service.check().and_then(|()| no_root_execs(on)),
         outside(on),
@@ -40,8 +42,10 @@ pub fn check(on: &Installation, observed: &Observed) -> Outcome<()> {
         space(on),
         on.interpreter().map(|_| ()),
         probe(on, &observed.service),
+        reached,
     ];
-    together(checks.into_iter().filter_map(Result::err).collect())
+    together(checks.into_iter().filter_map(Result::err).collect())?;
+    Ok(warnings)
 }
 
 /// One failure of many: each with its cause and hint.
@@ -262,6 +266,9 @@ pub(crate) fn probe(on: &Installation, service: &ServiceState) -> Outcome<()> {
     let number = on.port()?;
     let env_file = EnvFile::read(&on.layout.env_file())?;
     probe::resolve(&on.settings.probe, &env_file, None)?;
+    if let Some(socket) = on.service.sockets()?.first() {
+        return Err(kept_open(on, socket));
+    }
     let holder = if service.is_down() {
         port::holder(number)?
     } else {
@@ -269,6 +276,16 @@ pub(crate) fn probe(on: &Installation, service: &ServiceState) -> Outcome<()> {
         port::stranger(number, |process| on.service.owns(process).unwrap_or(true))?
     };
     holder.map_or(Ok(()), |holder| Err(port::held(number, &holder)))
+}
+
+/// A socket unit starts the service for whoever connects, also in the middle of a refresh.
+fn kept_open(on: &Installation, socket: &str) -> Failure {
+    let unit = &on.settings.service.unit;
+    Failure::new(format!(
+        "{socket} keeps the port open and starts {unit} for whoever connects, also while it is replaced"
+    ))
+    .hint(format!("let the service open its port by itself with: systemctl edit --full {unit}"))
+    .hint(format!("then: systemctl disable --now {} && systemctl restart {unit}", quoted(socket)))
 }
 
 #[cfg(test)]

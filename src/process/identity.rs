@@ -57,6 +57,12 @@ impl ProcessId {
         harmless_line(&String::from_utf8_lossy(&bytes).trim_end_matches('\0').replace('\0', " "))
     }
 
+    /// Returns the unit of systemd that the process is part of, a session or a unit of a user's own left out.
+    pub fn unit(self) -> Option<String> {
+        let groups = fs::read_to_string(format!("/proc/{}/cgroup", self.pid)).ok()?;
+        unit_of_groups(&groups)
+    }
+
     /// Returns the value of a variable in the environment that the process was started with.
     pub fn variable(self, name: &str) -> Option<String> {
         let bytes = fs::read(format!("/proc/{}/environ", self.pid)).ok()?;
@@ -102,6 +108,18 @@ pub fn parse_stat(line: &str) -> Option<Stat> {
         session: fields.get(3)?.parse().ok()?,
         started: fields.get(19)?.parse().ok()?,
     })
+}
+
+/// Finds the unit in `/proc/PID/cgroup`: the innermost name of a service in the hierarchy of systemd's.
+fn unit_of_groups(groups: &str) -> Option<String> {
+    let of_systemd = groups.lines().filter_map(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (fields.next()?, fields.next()?);
+        matches!(controllers, "" | "name=systemd").then_some(path)
+    });
+    of_systemd
+        .filter(|path| !path.contains("/user.slice/"))
+        .find_map(|path| path.split('/').rev().find(|part| part.ends_with(".service")).map(str::to_owned))
 }
 
 /// Returns the pids of all processes that can be seen.
@@ -184,6 +202,18 @@ mod tests {
             Some(Stat { state: 'S', parent: 7, group: 42, session: 40, started: 12345 })
         );
         assert_eq!(parse_stat("nonsense"), None);
+    }
+
+    #[test]
+    fn the_unit_of_a_process_is_read_from_its_groups() {
+        let of = |text| unit_of_groups(text);
+        assert_eq!(of("0::/system.slice/nginx.service\n").as_deref(), Some("nginx.service"));
+        assert_eq!(
+            of("3:cpu:/x.service\n1:name=systemd:/system.slice/a.service/w\n").as_deref(),
+            Some("a.service")
+        );
+        assert_eq!(of("0::/user.slice/user-0.slice/user@0.service/app.slice/x.service\n"), None);
+        assert_eq!(of("0::/init.scope\n"), None);
     }
 
     #[test]

@@ -177,6 +177,7 @@ mod tests {
             allow_source: false,
             deadline: Duration::from_secs(60),
             imports: Vec::new(),
+            import_check: crate::settings::ImportCheck::Off,
             command: Vec::new(),
         }
     }

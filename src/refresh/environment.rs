@@ -8,6 +8,7 @@ use crate::report;
 
 use super::account::Account;
 use super::begin::TargetState;
+use super::entry;
 use super::release::Release;
 use super::staging::Staged;
 
@@ -23,7 +24,11 @@ pub fn environment(
 ) -> Outcome<(Generation, String)> {
     let generation = match staged.and_then(|staged| staged.generation_of(&release.commit)) {
         Some(generation) => generation,
-        None => ensure_generation(on, account, release)?,
+        None => {
+            let generation = ensure_generation(on, account, release)?;
+            entry::check(on, release, &generation)?;
+            generation
+        }
     };
     let switched = on.environments().switch(&generation.name)?;
     if let Some(adopted) = &switched.adopted {

@@ -14,6 +14,7 @@
 
 pub mod account;
 pub mod begin;
+pub mod entry;
 pub mod environment;
 pub mod killed;
 pub mod models;

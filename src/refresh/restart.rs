@@ -49,7 +49,7 @@ pub fn restart(
 
     account.progress("starting");
     let probe = before_the_start(on, account, release, &deployed)?;
-    let summary = start_and_prove(on, account, &probe, &deployed)
+    let summary = start_and_prove(on, account, &probe)
         .map_err(|failure| stop_again(on, "the service did not prove that it works", failure))?;
     settle(on, account, &deployed)
         .map_err(|failure| stop_again(on, "the service works, but that cannot be written down", failure))?;
@@ -80,34 +80,32 @@ fn before_the_start(
     }
 }
 
-fn start_and_prove(
-    on: &Installation,
-    account: &mut Account,
-    probe: &ResolvedProbe,
-    deployed: &Deployed,
-) -> Outcome<String> {
+fn start_and_prove(on: &Installation, account: &mut Account, probe: &ResolvedProbe) -> Outcome<String> {
     let not_before = clock::boot_ticks();
     let started = on.service.start(Admission::Refresh(account.run.clone()))?;
-    for warning in started.warnings {
-        account.warn(warning);
+    for warning in &started.warnings {
+        account.warn(warning.clone());
     }
     checkpoint::reach("restart:started");
     let healthy = probe::await_healthy(probe, on.service.as_ref(), started.main)?;
-    probe::prove_new(started.main, not_before, deployed)?;
-    prove_listener(on.port()?, not_before, deployed)?;
+    probe::prove_new(on.service.as_ref(), &started, not_before)?;
+    prove_listeners(on, not_before)?;
     account.downtime = account.down_since.map(|since| healthy.first_good.duration_since(since));
     checkpoint::reach("restart:settled");
     let (ready, settle) = (millis(healthy.took), probe.settle);
     Ok(format!("answers {} after {}, good for {}", healthy.status, duration(ready), duration(millis(settle))))
 }
 
-/// Proves that whoever listens on the service's port is of the new service: a stranger or a left-over process of an old
-/// one may answer just as well.
-fn prove_listener(number: u16, not_before: u64, deployed: &Deployed) -> Outcome<()> {
-    // A service that is asked elsewhere need not listen here.
-    let Some(holder) = port::holder(number)? else { return Ok(()) };
-    let Some(process) = holder.process else { return Err(port::held(number, &holder)) };
-    probe::prove_new(process, not_before, deployed).map_err(|why| port::held(number, &holder).because(why))
+/// Proves that every process which listens on the service's port is of the new service: a stranger or a left-over
+/// process of an old one may answer just as well. A service that is asked elsewhere need not listen here.
+fn prove_listeners(on: &Installation, not_before: u64) -> Outcome<()> {
+    let number = on.port()?;
+    for holder in port::holders(number)? {
+        let Some(process) = holder.process else { return Err(port::held(number, &holder)) };
+        probe::prove_part(on.service.as_ref(), process, not_before)
+            .map_err(|why| port::held(number, &holder).because(why))?;
+    }
+    Ok(())
 }
 
 /// Ends a service that did not prove itself; its last lines belong to the error.

@@ -18,7 +18,7 @@ use crate::settings::names::CommitId;
 use super::account::Account;
 use super::release::Release;
 use super::{Planned, Refresh};
-use super::{environment, models, prepare, status, sync};
+use super::{entry, environment, models, prepare, status, sync};
 
 /// What staging has ensured.
 #[derive(Debug)]
@@ -45,6 +45,7 @@ impl Refresh<'_, Planned> {
             interrupt::check()?;
             let release = sync::ensure_release(on, account)?;
             let generation = environment::ensure_generation(on, account, &release)?;
+            entry::check(on, &release, &generation)?;
             let checks = check(on, account, &release, &generation)?;
             let models = models::ensure_verified(on, account, &release.settings, &release.commit)?;
             let models = models.map(|told| format!(", {told}")).unwrap_or_default();
@@ -71,11 +72,13 @@ fn check(
     release: &Release,
     generation: &Generation,
 ) -> Outcome<usize> {
-    let checks: Vec<&Hook> = release.settings.hooks.iter().filter(|hook| hook.stage).collect();
+    let tree = on.layout.run(&account.run).join(STAGED_TREE);
+    let import = entry::import_hook(on, release, &tree)?;
+    let declared = release.settings.hooks.iter().filter(|hook| hook.stage);
+    let checks: Vec<&Hook> = import.iter().chain(declared).collect();
     if checks.is_empty() {
         return Ok(0);
     }
-    let tree = on.layout.run(&account.run).join(STAGED_TREE);
     on.mirror.export(&release.commit, &tree, on.owner)?;
     let stage = prepare::Place { folder: tree.clone(), environment: generation.path.clone() };
     let checked = checks.iter().try_for_each(|hook| prepare::run_hook(on, account, hook, &stage, generation));

@@ -14,7 +14,7 @@ pub mod supervisor;
 pub mod systemd;
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -23,8 +23,10 @@ use serde::{Deserialize, Serialize};
 use crate::clock;
 use crate::error::Outcome;
 use crate::process::ProcessId;
+use crate::settings::layout::Layout;
 use crate::settings::names::RunId;
 use crate::systemd::root_exec::RootExec;
+use envfile::EnvFile;
 
 /// Something that keeps one service.
 pub trait ServiceManager: Send + Sync {
@@ -55,11 +57,27 @@ pub trait ServiceManager: Send + Sync {
     /// The log cannot be read.
     fn log_tail(&self, lines: usize) -> Outcome<Vec<String>>;
 
-    /// Tells whether a process belongs to the service.
+    /// Tells whether a process belongs to the service: by its control group, or by its descent.
     ///
     /// # Errors
     /// The manager cannot be asked.
     fn owns(&self, process: ProcessId) -> Outcome<bool>;
+
+    /// Returns the processes of the service, the main one first; none where it does not run.
+    ///
+    /// # Errors
+    /// The manager cannot be asked.
+    fn processes(&self) -> Outcome<Vec<ProcessId>> {
+        Ok(self.observe()?.running().map(|running| running.main).into_iter().collect())
+    }
+
+    /// Returns the units that keep a socket of the service open and start it for whoever connects.
+    ///
+    /// # Errors
+    /// The manager cannot be asked.
+    fn sockets(&self) -> Outcome<Vec<String>> {
+        Ok(Vec::new())
+    }
 
     /// Checks that this manager can keep the service as it is installed, fence included; changes nothing.
     ///
@@ -91,8 +109,21 @@ pub trait ServiceManager: Send + Sync {
 pub struct ServiceProgram {
     /// As it is written down: `venv` in it is the link.
     pub path: PathBuf,
+    /// All words of the command, the program's own name first.
+    pub words: Vec<String>,
+    /// The directory that it is started in.
+    pub folder: PathBuf,
+    /// Further directories that Python searches modules in (`PYTHONPATH`).
+    pub python_path: Vec<PathBuf>,
     /// What a person does who wants another one.
     pub change: String,
+}
+
+/// Returns the directories of `PYTHONPATH` in the environment file, as a service finds them that is started in `folder`.
+fn python_path(layout: &Layout, folder: &Path) -> Vec<PathBuf> {
+    let file = EnvFile::read(&layout.env_file()).unwrap_or_default();
+    let value = file.value("PYTHONPATH").unwrap_or_default();
+    value.split(':').filter(|path| !path.is_empty()).map(|path| folder.join(path)).collect()
 }
 
 /// What a service is doing.
@@ -220,6 +251,8 @@ pub struct Started {
     pub main: ProcessId,
     /// When it was started.
     pub since: Timestamp,
+    /// What the manager calls this invocation.
+    pub invocation: String,
     /// Whether this start did it.
     pub how: StartedHow,
     /// What a person should look at, for instance a line of the environment file that was passed over.

@@ -2,15 +2,17 @@
 //!
 //! Source: proc(5), `/proc/net/tcp` and `/proc/net/tcp6`. The holder is named for people; nothing is done to it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::fs;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::clock;
 use crate::error::{Context as _, Failure, Outcome};
 use crate::process::identity::all_pids;
 use crate::process::{ProcessId, interrupt};
+use crate::report::shell::quoted;
 
 /// The kernel's number of the state "listening".
 const LISTEN: u8 = 0x0A;
@@ -25,14 +27,23 @@ pub struct PortHolder {
     pub command: String,
     /// The user that the socket belongs to.
     pub uid: u32,
+    /// The unit of systemd that the process is part of.
+    pub unit: Option<String>,
+}
+
+impl PortHolder {
+    fn of(process: ProcessId, uid: u32) -> Self {
+        Self { process: Some(process), command: process.command(), uid, unit: process.unit() }
+    }
 }
 
 impl fmt::Display for PortHolder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.process {
-            Some(process) => write!(f, "process {} ({}) of uid {}", process.pid, self.command, self.uid),
-            None => write!(f, "a process of uid {}", self.uid),
+            Some(process) => write!(f, "process {} ({}) of uid {}", process.pid, self.command, self.uid)?,
+            None => write!(f, "a process of uid {}", self.uid)?,
         }
+        self.unit.as_ref().map_or(Ok(()), |unit| write!(f, ", part of {unit}"))
     }
 }
 
@@ -41,15 +52,25 @@ impl fmt::Display for PortHolder {
 /// # Errors
 /// The kernel's table cannot be read.
 pub fn holder(port: u16) -> Outcome<Option<PortHolder>> {
+    Ok(holders(port)?.into_iter().next())
+}
+
+/// Finds every process that listens on `port`, on whatever address. Where sockets listen and no process that holds them
+/// can be read, one holder without a process stands for all.
+///
+/// # Errors
+/// The kernel's table cannot be read.
+pub fn holders(port: u16) -> Outcome<Vec<PortHolder>> {
     let listening = listening(port)?;
-    let Some(first) = listening.first() else { return Ok(None) };
+    let Some(first) = listening.first() else { return Ok(Vec::new()) };
     let inodes: HashSet<u64> = listening.iter().map(|socket| socket.inode).collect();
-    let process = all_pids().into_iter().find(|pid| has_socket(*pid, &inodes)).and_then(ProcessId::of);
-    Ok(Some(PortHolder {
-        process,
-        command: process.map(ProcessId::command).unwrap_or_default(),
-        uid: first.uid,
-    }))
+    let processes = all_pids().into_iter().filter(|pid| has_socket(*pid, &inodes)).filter_map(ProcessId::of);
+    let found: Vec<PortHolder> = processes.map(|process| PortHolder::of(process, first.uid)).collect();
+    if found.is_empty() {
+        let unknown = PortHolder { process: None, command: String::new(), uid: first.uid, unit: None };
+        return Ok(vec![unknown]);
+    }
+    Ok(found)
 }
 
 /// Finds somebody who listens on `port` and is not `ours`; `None` where all who do are, or cannot be looked at.
@@ -57,17 +78,8 @@ pub fn holder(port: u16) -> Outcome<Option<PortHolder>> {
 /// # Errors
 /// The kernel's table cannot be read.
 pub fn stranger(port: u16, ours: impl Fn(ProcessId) -> bool) -> Outcome<Option<PortHolder>> {
-    let listening = listening(port)?;
-    let Some(first) = listening.first() else { return Ok(None) };
-    let inodes: HashSet<u64> = listening.iter().map(|socket| socket.inode).collect();
-    let mut holders =
-        all_pids().into_iter().filter(|pid| has_socket(*pid, &inodes)).filter_map(ProcessId::of);
-    let stranger = holders.find(|process| !ours(*process));
-    Ok(stranger.map(|process| PortHolder {
-        process: Some(process),
-        command: process.command(),
-        uid: first.uid,
-    }))
+    let mut holders = holders(port)?.into_iter();
+    Ok(holders.find(|holder| holder.process.is_some_and(|process| !ours(process))))
 }
 
 /// Waits until nobody listens on `port`, at most for `limit`.
@@ -86,34 +98,100 @@ pub fn await_free(port: u16, limit: Duration) -> Outcome<()> {
     Ok(())
 }
 
-/// Tells that somebody else holds the service's port.
+/// Tells that somebody else holds the service's port, and what can be done about that.
 pub fn held(port: u16, holder: &PortHolder) -> Failure {
     let failure = Failure::new(format!("port {port} is held by {holder}, which is not the service"));
-    match holder.process {
-        Some(process) => failure.hint(format!("end process {} if it may be ended", process.pid)),
-        None => failure.hint(format!("sudo ss -ltnp 'sport = :{port}'")),
+    match (holder.process, holder.unit.as_deref()) {
+        // systemd itself: a socket unit.
+        (Some(ProcessId { pid: 1, .. }), _) => failure.hint("systemctl list-sockets"),
+        (Some(_), Some(unit)) => {
+            failure.hint(format!("systemctl stop {}, if it may be stopped", quoted(unit)))
+        }
+        (Some(process), None) => failure.hint(format!("end process {} if it may be ended", process.pid)),
+        (None, _) => failure.hint(format!("sudo ss -ltnp 'sport = :{port}'")),
     }
+}
+
+/// A place where a process takes connections.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Address {
+    /// A TCP address.
+    Tcp(SocketAddr),
+    /// A socket in the file system, or an abstract one (its name begins with `@`).
+    Unix(String),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix(path) => write!(f, "unix:{path}"),
+        }
+    }
+}
+
+/// Finds where `processes` take connections, in the network of the first of them; sorted, each address once.
+///
+/// # Errors
+/// The kernel's tables, or the descriptors of the processes, cannot be read: that takes root's rights or their own.
+pub fn addresses_of(processes: &[ProcessId]) -> Outcome<Vec<Address>> {
+    let Some(first) = processes.first() else { return Ok(Vec::new()) };
+    let mut inodes = HashSet::new();
+    for process in processes {
+        match sockets_of(process.pid) {
+            Ok(sockets) => inodes.extend(sockets),
+            Err(_) if !process.is_alive() => {}
+            Err(error) => {
+                return Err(error).context(|| format!("cannot read the sockets of process {}", process.pid));
+            }
+        }
+    }
+    let net = format!("/proc/{}/net", first.pid);
+    let mut found = BTreeSet::new();
+    for table in ["tcp", "tcp6"] {
+        let text = table_text(&format!("{net}/{table}"))?;
+        let ours = parse_table(&text).filter(|socket| inodes.contains(&socket.inode));
+        found.extend(ours.map(|socket| Address::Tcp(socket.address)));
+    }
+    let unix = table_text(&format!("{net}/unix"))?;
+    found.extend(
+        parse_unix(&unix).filter(|(inode, _)| inodes.contains(inode)).map(|(_, path)| Address::Unix(path)),
+    );
+    Ok(found.into_iter().collect())
+}
+
+/// Tells whether a process has a network of its own.
+pub fn has_own_network(process: ProcessId) -> bool {
+    let network = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/net")).ok();
+    let theirs = network(&process.pid.to_string());
+    theirs.is_some() && theirs != network("self")
 }
 
 fn listening(port: u16) -> Outcome<Vec<Socket>> {
     let mut found = Vec::new();
     for table in ["/proc/self/net/tcp", "/proc/self/net/tcp6"] {
-        match fs::read_to_string(table) {
-            Ok(text) => found.extend(parse_listening(&text, port)),
-            // A kernel without IPv6 has no second table.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error).context(|| format!("cannot read {table}")),
-        }
+        found.extend(parse_table(&table_text(table)?).filter(|socket| socket.address.port() == port));
     }
     Ok(found)
 }
 
+/// Reads a table of the kernel's; a kernel without IPv6 has no second one, which reads as an empty table.
+fn table_text(path: &str) -> Outcome<String> {
+    match fs::read_to_string(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        other => other.context(|| format!("cannot read {path}")),
+    }
+}
+
 fn has_socket(pid: i32, inodes: &HashSet<u64>) -> bool {
-    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
-    entries.flatten().any(|entry| {
-        let link = fs::read_link(entry.path()).unwrap_or_default();
-        socket_inode(&link.to_string_lossy()).is_some_and(|inode| inodes.contains(&inode))
-    })
+    sockets_of(pid).is_ok_and(|sockets| sockets.iter().any(|inode| inodes.contains(inode)))
+}
+
+/// Returns the inodes of the sockets that a process has open.
+fn sockets_of(pid: i32) -> std::io::Result<Vec<u64>> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd"))?;
+    let links = entries.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
+    Ok(links.filter_map(|link| socket_inode(&link.to_string_lossy())).collect())
 }
 
 /// Reads the inode out of what a descriptor's link says, `socket:[4711]`.
@@ -124,24 +202,47 @@ fn socket_inode(link: &str) -> Option<u64> {
 /// A socket that listens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Socket {
+    address: SocketAddr,
     uid: u32,
     inode: u64,
 }
 
-/// Reads the sockets that listen on `port` out of the kernel's table.
-fn parse_listening(table: &str, port: u16) -> Vec<Socket> {
-    table
-        .lines()
-        .skip(1)
-        .filter_map(|line| {
-            let fields: Vec<&str> = line.split_whitespace().collect();
-            let (_, local) = fields.get(1)?.rsplit_once(':')?;
-            let listens = u8::from_str_radix(fields.get(3)?, 16).ok()? == LISTEN;
-            let matches = u16::from_str_radix(local, 16).ok()? == port;
-            (listens && matches)
-                .then_some(Socket { uid: fields.get(7)?.parse().ok()?, inode: fields.get(9)?.parse().ok()? })
-        })
-        .collect()
+/// Reads the sockets that listen out of the kernel's table of TCP sockets.
+fn parse_table(table: &str) -> impl Iterator<Item = Socket> {
+    table.lines().skip(1).filter_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let listens = u8::from_str_radix(fields.get(3)?, 16).ok()? == LISTEN;
+        let address = parse_address(fields.get(1)?)?;
+        let socket =
+            Socket { address, uid: fields.get(7)?.parse().ok()?, inode: fields.get(9)?.parse().ok()? };
+        listens.then_some(socket)
+    })
+}
+
+/// Reads an address as the kernel writes it: words of 32 bits in this machine's order, then the port.
+fn parse_address(text: &str) -> Option<SocketAddr> {
+    let (address, port) = text.rsplit_once(':')?;
+    let port = u16::from_str_radix(port, 16).ok()?;
+    let mut bytes = Vec::new();
+    for at in (0..address.len()).step_by(8) {
+        bytes.extend(u32::from_str_radix(address.get(at..at + 8)?, 16).ok()?.to_ne_bytes());
+    }
+    let address = match bytes.len() {
+        4 => IpAddr::from(<[u8; 4]>::try_from(bytes).ok()?),
+        16 => IpAddr::from(<[u8; 16]>::try_from(bytes).ok()?),
+        _ => return None,
+    };
+    Some(SocketAddr::new(address, port))
+}
+
+/// Reads the sockets that listen out of the kernel's table of Unix sockets: inode and path.
+fn parse_unix(table: &str) -> impl Iterator<Item = (u64, String)> {
+    table.lines().skip(1).filter_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        // Bit 16 of the flags: it accepts connections.
+        let accepts = u64::from_str_radix(fields.get(3)?, 16).ok()? & 0x1_0000 != 0;
+        accepts.then_some((fields.get(6)?.parse().ok()?, (*fields.get(7)?).to_owned()))
+    })
 }
 
 #[cfg(test)]
@@ -157,11 +258,41 @@ torn line
 ";
 
     #[test]
-    fn only_listening_sockets_of_the_port_are_taken_from_the_table() {
-        assert_eq!(parse_listening(TABLE, 8000), [Socket { uid: 1000, inode: 4711 }]);
-        assert_eq!(parse_listening(TABLE, 81), []);
+    fn only_listening_sockets_are_taken_from_the_table_with_their_addresses() {
+        let of = |table: &str| -> Vec<(String, u32, u64)> {
+            parse_table(table).map(|it| (it.address.to_string(), it.uid, it.inode)).collect()
+        };
+        let expected = [("127.0.0.1:8000".to_owned(), 1000, 4711), ("0.0.0.0:80".to_owned(), 0, 4713)];
+        assert_eq!(of(TABLE), expected);
         let six = "head\n 0: 00000000000000000000000001000000:1F40 0:0 0A 0:0 0:0 0 7 0 9 1";
-        assert_eq!(parse_listening(six, 8000), [Socket { uid: 7, inode: 9 }]);
+        assert_eq!(of(six), [("[::1]:8000".to_owned(), 7, 9)]);
+    }
+
+    #[test]
+    fn the_addresses_of_a_process_are_those_where_it_takes_connections() {
+        let tcp = TcpListener::bind("[::1]:0").or_else(|_| TcpListener::bind("127.0.0.1:0")).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let _unix = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let found = addresses_of(&[ProcessId::own()]).unwrap();
+        assert!(found.contains(&Address::Tcp(tcp.local_addr().unwrap())), "{found:?}");
+        assert!(found.contains(&Address::Unix(path.display().to_string())), "{found:?}");
+        assert!(!has_own_network(ProcessId::own()));
+    }
+
+    #[test]
+    fn process_1_is_never_to_be_ended_and_a_unit_is_stopped_rather_than_its_process() {
+        let holder = |pid: i32, unit: Option<&str>| PortHolder {
+            process: Some(ProcessId { pid, started: 1 }),
+            command: "x".to_owned(),
+            uid: 0,
+            unit: unit.map(str::to_owned),
+        };
+        assert_eq!(held(80, &holder(1, Some("init.scope"))).hints(), ["systemctl list-sockets"]);
+        let of_unit = held(80, &holder(7, Some("nginx.service")));
+        assert!(of_unit.summary().contains("part of nginx.service"), "{of_unit}");
+        assert_eq!(of_unit.hints(), ["systemctl stop nginx.service, if it may be stopped"]);
+        assert_eq!(held(80, &holder(7, None)).hints(), ["end process 7 if it may be ended"]);
     }
 
     #[test]

@@ -4,14 +4,16 @@
 //! The probe talks to the service itself: no proxy is used and no redirect is followed.
 
 use std::fmt;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::deployed::{self, Deployed};
+use super::deployed::Deployed;
 use super::envfile::EnvFile;
-use super::{Running, ServiceManager, ServiceState};
+use super::{Running, ServiceManager, ServiceState, Started};
 use crate::clock;
 use crate::error::{Context as _, Failure, Outcome};
 use crate::process::{Handle, ProcessId, interrupt};
@@ -139,6 +141,68 @@ fn check_url(url: &str) -> Outcome<()> {
         return Err(refuse("its port is none"));
     }
     Ok(())
+}
+
+/// What is found where a probe asks, before anything is stopped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reach {
+    /// The answer is as it should be.
+    Good,
+    /// Somebody takes the connection, and the answer is not as it should be.
+    Unwell {
+        /// What is wrong.
+        problem: String,
+    },
+    /// What listens there speaks TLS, which the probe does not.
+    Tls,
+    /// Nobody takes connections there.
+    Nobody {
+        /// What the kernel answers.
+        problem: String,
+    },
+}
+
+/// Asks once and separates an address where nobody listens from one where the answer is bad.
+pub fn reach(probe: &ResolvedProbe) -> Reach {
+    let addresses = addresses(probe);
+    let mut problem = "its host has no address".to_owned();
+    let mut connected = None;
+    for address in &addresses {
+        match TcpStream::connect_timeout(address, REQUEST) {
+            Ok(_) => connected = Some(*address),
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+                problem = "connection refused".to_owned();
+            }
+            Err(error) => problem = error.to_string(),
+        }
+    }
+    let Some(address) = connected else { return Reach::Nobody { problem } };
+    match ask(probe, REQUEST) {
+        ProbeResult::Good { .. } => Reach::Good,
+        ProbeResult::Bad { .. } if speaks_tls(address) => Reach::Tls,
+        ProbeResult::Bad { problem } => Reach::Unwell { problem },
+    }
+}
+
+/// The addresses that a probe's URL stands for.
+pub fn addresses(probe: &ResolvedProbe) -> Vec<SocketAddr> {
+    let Ok(uri) = probe.url.parse::<ureq::http::Uri>() else { return Vec::new() };
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    let port = uri.port_u16().unwrap_or(80);
+    (host, port).to_socket_addrs().map(Iterator::collect).unwrap_or_default()
+}
+
+/// Tells whether a server answers plain words with a record of TLS (RFC 8446, 5.1: an alert, of a version 3.x).
+fn speaks_tls(address: SocketAddr) -> bool {
+    let ask = || -> std::io::Result<[u8; 2]> {
+        let mut stream = TcpStream::connect_timeout(&address, REQUEST)?;
+        stream.set_read_timeout(Some(REQUEST))?;
+        stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+        let mut head = [0; 2];
+        stream.read_exact(&mut head)?;
+        Ok(head)
+    };
+    matches!(ask(), Ok([0x15, 3]))
 }
 
 fn fill_in(value: &str, deployed: Option<&Deployed>) -> String {
@@ -361,26 +425,45 @@ impl Watch<'_> {
     }
 }
 
-/// Proves that `main` is the new service: started no earlier than `not_before` (of [`clock::boot_ticks`], taken before
-/// the start), with the deployed version in its environment.
+/// Proves that what runs is what `started` tells of: the manager knows it as that invocation and that main process, the
+/// main process belongs to the service and began no earlier than `not_before` (of [`clock::boot_ticks`], taken before the
+/// start). The environment of a process proves nothing: a program may overwrite it.
 ///
 /// # Errors
-/// It is not, or its environment cannot be read.
-pub fn prove_new(main: ProcessId, not_before: u64, deployed: &Deployed) -> Outcome<()> {
+/// Something else runs, or the manager cannot be asked.
+pub fn prove_new(service: &dyn ServiceManager, started: &Started, not_before: u64) -> Outcome<()> {
+    let main = started.main;
     let told = |why: String| {
         Failure::new(format!("process {} is not the refreshed service", main.pid)).because(Failure::new(why))
     };
-    if main.started < not_before {
-        return Err(told("it was started before this refresh started it".to_owned()));
-    }
-    for (name, expected) in
-        [(deployed::GENERATION, deployed.generation.as_str()), (deployed::COMMIT, deployed.commit.as_str())]
-    {
-        match main.variable(name) {
-            Some(found) if found == expected => {}
-            Some(found) => return Err(told(format!("its {name} is {found} instead of {expected}"))),
-            None => return Err(told(format!("it has no {name} in its environment"))),
+    match service.observe()? {
+        ServiceState::Running(running) if running.main != main => {
+            return Err(told(format!("the service is process {} now", running.main.pid)));
         }
+        ServiceState::Running(running) if running.invocation != started.invocation => {
+            return Err(told(format!(
+                "the service is invocation {} now instead of {}",
+                running.invocation, started.invocation
+            )));
+        }
+        ServiceState::Running(_) => {}
+        other => return Err(told(format!("the service is {other}"))),
+    }
+    prove_part(service, main, not_before).map_err(|why| {
+        Failure::new(format!("process {} is not the refreshed service", main.pid)).because(why)
+    })
+}
+
+/// Proves that a process is of the new service: it belongs to the service, and it is no older than the start.
+///
+/// # Errors
+/// It is not, or the manager cannot be asked.
+pub fn prove_part(service: &dyn ServiceManager, process: ProcessId, not_before: u64) -> Outcome<()> {
+    if process.started < not_before {
+        return Err(Failure::new("it was started before this refresh started the service"));
+    }
+    if !service.owns(process)? {
+        return Err(Failure::new(format!("it does not belong to {}", service.describe())));
     }
     Ok(())
 }
@@ -462,13 +545,5 @@ mod tests {
         assert!(problem("ok", "true", r#"{"ok":false}"#).unwrap().contains("false"));
         assert!(problem("no", "true", r#"{"ok":false}"#).unwrap().contains("no field"));
         assert!(problem("ok", "true", "<html>").unwrap().contains("not JSON"));
-    }
-
-    #[test]
-    fn rw_5_5_an_old_process_or_one_without_the_version_is_not_taken_for_the_new_service() {
-        let own = ProcessId::own();
-        assert!(prove_new(own, own.started + 1, &deployed()).is_err());
-        let failure = prove_new(own, own.started, &deployed()).unwrap_err();
-        assert!(failure.chain()[1].contains("LADYLINUX_GENERATION"), "{:?}", failure.chain());
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer};
 use toml::de::DeTable;
 
 use super::names::{BranchName, UnitName};
-use super::{HookKind, InstallerChoice, ModelCheck, Strategy, Transport};
+use super::{HookKind, ImportCheck, InstallerChoice, ModelCheck, Strategy, Transport};
 use crate::error::{Failure, Outcome};
 
 /// The name of the application's file, at the root of the tree.
@@ -78,6 +78,7 @@ pub(super) struct PythonTable {
     pub(super) allow_source: Option<bool>,
     pub(super) deadline: Option<Span>,
     pub(super) imports: Option<Vec<String>>,
+    pub(super) import_check: Option<ImportCheck>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -199,6 +200,7 @@ pub const HOST_KEYS: [(&str, &[&str]); 7] = [
             "allow_source",
             "deadline",
             "imports",
+            "import_check",
         ],
     ),
     ("service", &["unit", "command", "stop_timeout", "allow_root_exec"]),

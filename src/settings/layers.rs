@@ -18,8 +18,8 @@ use super::names::UnitName;
 use super::pip_config::PipConfig;
 use super::trust;
 use super::{
-    Hook, HookKind, InstallerChoice, ModelCheck, Models, Origin, Probe, Python, Remote, RemoteUrl, Service,
-    Settings, Strategy,
+    Hook, HookKind, ImportCheck, InstallerChoice, ModelCheck, Models, Origin, Probe, Python, Remote,
+    RemoteUrl, Service, Settings, Strategy,
 };
 use crate::error::{Failure, Outcome};
 use crate::models::places;
@@ -200,6 +200,11 @@ impl Layers {
                     "python.imports",
                     [(host.python.imports.clone(), Origin::Host)],
                     Vec::new(),
+                ),
+                import_check: pick.value(
+                    "python.import_check",
+                    [(host.python.import_check, Origin::Host)],
+                    ImportCheck::default(),
                 ),
                 command: command.clone(),
             },

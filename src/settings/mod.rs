@@ -172,8 +172,23 @@ pub struct Python {
     pub deadline: Duration,
     /// Modules that a new environment has to be able to import.
     pub imports: Vec<String>,
+    /// How the application's entry module is looked at before the stop.
+    pub import_check: ImportCheck,
     /// The service's command, whose modules it has to be able to import as well.
     pub command: Vec<String>,
+}
+
+/// How the application's entry module is looked at before the service is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ImportCheck {
+    /// It has to be in the commit and to compile.
+    #[default]
+    Compile,
+    /// It has to compile, and to be imported in a copy of the commit.
+    Import,
+    /// Not at all.
+    Off,
 }
 
 /// Which installer fills an environment.

@@ -72,6 +72,32 @@ pub struct UnitFacts {
     pub environment_files: Vec<PathBuf>,
     /// The program that it is started with, as the unit names it.
     pub program: Option<PathBuf>,
+    /// The words of `ExecStart=`, the program's own name first.
+    pub command: Vec<String>,
+    /// `WorkingDirectory=`, without the prefixes; empty where there is none.
+    pub working_directory: String,
+    /// `Environment=`, as `NAME=value`.
+    pub environment: Vec<String>,
+    /// The commands of `ExecCondition=`, `ExecStartPre=` and `ExecStartPost=` that failed at the last start.
+    pub failed_commands: Vec<FailedCommand>,
+    /// Units that have to be loadable, or the start is refused: `Requires=`, `Requisite=`, `BindsTo=`.
+    pub needs: Vec<String>,
+    /// `Requisite=`: units that have to be active already.
+    pub requisites: Vec<String>,
+    /// Units whose stop stops this one: what it needs, and `PartOf=`.
+    pub stopped_by: Vec<String>,
+    /// Units that systemd stops together with this one.
+    pub stops: Vec<String>,
+    /// Units that start this one, sockets among them.
+    pub triggered_by: Vec<String>,
+    /// Whether a start by name is refused.
+    pub refuses_start: bool,
+    /// Whether a stop by name is refused.
+    pub refuses_stop: bool,
+    /// The capabilities that its processes keep (`AmbientCapabilities=`), a bit each.
+    pub ambient_capabilities: u64,
+    /// Whether it has a network of its own (`PrivateNetwork=`).
+    pub has_private_network: bool,
     /// `Assert…=`, all of them.
     pub assertions: Vec<Assertion>,
     /// Whether all conditions held when it was started last; systemd skips it in silence where one does not.
@@ -82,6 +108,19 @@ pub struct UnitFacts {
     pub file_state: String,
     /// The number of the job that is under way.
     pub job: Option<u32>,
+}
+
+/// A command of a unit that ended badly.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailedCommand {
+    /// Its key (`ExecStartPre`).
+    pub key: &'static str,
+    /// Program and arguments, separated by spaces.
+    pub command: String,
+    /// How it ended: the `si_code` of waitid(2).
+    pub code: i32,
+    /// The exit code or the signal that goes with it.
+    pub status: i32,
 }
 
 /// Whether a unit could be read.
@@ -182,6 +221,9 @@ impl Bus {
     }
 }
 
+/// What waitid(2) calls the end of a process by its own exit.
+const CLD_EXITED: i32 = 1;
+
 /// A command of a unit: program, arguments, whether its failure is ignored; when it was begun and ended (twice each, by
 /// two clocks), pid, code, status.
 type Command = (String, Vec<String>, bool, u64, u64, u64, u64, u32, i32, i32);
@@ -235,10 +277,25 @@ impl Properties {
                 .value::<Vec<(String, bool)>>("EnvironmentFiles")
                 .map(|files| paths(files.into_iter().map(|(path, _)| path)))
                 .unwrap_or_default(),
-            program: self.value::<Vec<Command>>("ExecStart").and_then(|commands| {
-                let (program, ..) = commands.into_iter().next()?;
-                Some(PathBuf::from(program))
-            }),
+            program: self.commands("ExecStart").into_iter().next().map(|(program, ..)| program.into()),
+            command: self
+                .commands("ExecStart")
+                .into_iter()
+                .next()
+                .map(|(_, words, ..)| words)
+                .unwrap_or_default(),
+            working_directory: self.text("WorkingDirectory").trim_start_matches(['-', '!']).to_owned(),
+            environment: self.value("Environment").unwrap_or_default(),
+            failed_commands: self.failed_commands(),
+            needs: self.units(&["Requires", "Requisite", "BindsTo"]),
+            requisites: self.units(&["Requisite"]),
+            stopped_by: self.units(&["Requires", "Requisite", "BindsTo", "PartOf", "StopPropagatedFrom"]),
+            stops: self.units(&["RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf", "PropagatesStopTo"]),
+            triggered_by: self.units(&["TriggeredBy"]),
+            refuses_start: self.value("RefuseManualStart").unwrap_or_default(),
+            refuses_stop: self.value("RefuseManualStop").unwrap_or_default(),
+            ambient_capabilities: self.value("AmbientCapabilities").unwrap_or_default(),
+            has_private_network: self.value("PrivateNetwork").unwrap_or_default(),
             assertions: self
                 .value::<Vec<(String, bool, bool, String, i32)>>("Asserts")
                 .unwrap_or_default()
@@ -256,6 +313,31 @@ impl Properties {
             file_state: self.text("UnitFileState"),
             job: self.job(),
         })
+    }
+
+    /// The units that properties name, each once, in their order.
+    fn units(&self, names: &[&str]) -> Vec<String> {
+        let mut units: Vec<String> = Vec::new();
+        for unit in names.iter().flat_map(|name| self.value::<Vec<String>>(name).unwrap_or_default()) {
+            if !units.contains(&unit) {
+                units.push(unit);
+            }
+        }
+        units
+    }
+
+    fn commands(&self, key: &str) -> Vec<Command> {
+        self.value(key).unwrap_or_default()
+    }
+
+    fn failed_commands(&self) -> Vec<FailedCommand> {
+        let of = |key: &'static str| {
+            self.commands(key).into_iter().filter_map(move |(_, words, ignored, .., code, status)| {
+                let failed = !ignored && (code == CLD_EXITED && status != 0 || code > CLD_EXITED);
+                failed.then(|| FailedCommand { key, command: words.join(" "), code, status })
+            })
+        };
+        ["ExecCondition", "ExecStartPre", "ExecStartPost"].into_iter().flat_map(of).collect()
     }
 
     fn job(&self) -> Option<u32> {
@@ -349,6 +431,51 @@ mod tests {
         assert_eq!(facts.assertions[0].held, Some(false));
         assert!(facts.assertions[0].triggering && facts.assertions[0].negated);
         assert_eq!(facts.assertions[1].held, None);
+    }
+
+    #[test]
+    fn what_a_unit_needs_and_what_goes_down_with_it_is_read_each_unit_once() {
+        let list =
+            |units: &[&str]| Value::from(units.iter().map(|unit| (*unit).to_owned()).collect::<Vec<_>>());
+        let facts = properties(&[
+            ("Requires", list(&["a.service", "b.socket"])),
+            ("BindsTo", list(&["b.socket"])),
+            ("PartOf", list(&["c.target"])),
+            ("RequiredBy", list(&["w.service"])),
+            ("ConsistsOf", list(&["w.service", "x.service"])),
+        ]);
+        let facts = facts.facts().unwrap();
+        assert_eq!(facts.needs, ["a.service", "b.socket"]);
+        assert_eq!(facts.stopped_by, ["a.service", "b.socket", "c.target"]);
+        assert_eq!(facts.stops, ["w.service", "x.service"]);
+        assert!(!facts.refuses_start);
+    }
+
+    #[test]
+    fn rw_7_1b_a_command_before_the_main_one_that_failed_is_read_with_its_exit_code() {
+        let command = |word: &str, ignored: bool, code: i32, status: i32| {
+            (
+                word.to_owned(),
+                vec![word.to_owned(), "-x".to_owned()],
+                ignored,
+                0_u64,
+                0_u64,
+                0_u64,
+                0_u64,
+                7_u32,
+                code,
+                status,
+            )
+        };
+        let commands = vec![
+            command("/bin/good", false, 1, 0),
+            command("/bin/meant", true, 1, 1),
+            command("/bin/bad", false, 1, 3),
+        ];
+        let facts = properties(&[("ExecStartPre", Value::from(commands))]).facts().unwrap();
+        let failed =
+            FailedCommand { key: "ExecStartPre", command: "/bin/bad -x".to_owned(), code: 1, status: 3 };
+        assert_eq!(facts.failed_commands, [failed]);
     }
 
     #[test]

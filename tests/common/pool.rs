@@ -44,6 +44,7 @@ pub fn python(installer: InstallerChoice) -> Python {
         pip: PipConfig::default(),
         allow_source: false,
         imports: Vec::new(),
+        import_check: ladylinux_refresh::settings::ImportCheck::Off,
         command: Vec::new(),
         deadline: Duration::from_secs(300),
     }

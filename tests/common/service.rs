@@ -16,7 +16,10 @@ use ladylinux_refresh::clock;
 use ladylinux_refresh::error::Failure;
 use ladylinux_refresh::process::ProcessId;
 use ladylinux_refresh::service::deployed::Deployed;
-use ladylinux_refresh::service::{Admission, Before, Force, ServiceManager, StartedHow, fence, port, probe};
+use ladylinux_refresh::service::port::Address;
+use ladylinux_refresh::service::{
+    Admission, Before, Force, ServiceManager, Started, StartedHow, fence, port, probe,
+};
 use ladylinux_refresh::settings::layout::Layout;
 use ladylinux_refresh::settings::names::{BranchName, CommitId, GenerationName, RunId};
 
@@ -280,16 +283,47 @@ pub(crate) fn the_service_finds_its_environment_file_its_version_and_its_folder(
         generation: GenerationName::parse("abc-1").unwrap(),
     };
     deployed.write(bench.layout()).unwrap();
-    let not_before = clock::boot_ticks();
-    let main = start(&*bench);
+    start(&*bench);
     let told: serde_json::Value = serde_json::from_str(&fact(&*bench, "self")).unwrap();
     assert_eq!(told["env"]["LADYLINUX_PORT"], bench.port().to_string());
     assert_eq!(told["env"]["LADYLINUX_COMMIT"], "0a".repeat(20));
     assert_eq!(told["env"]["LADYLINUX_BRANCH"], "main");
     assert_eq!(told["env"]["LADYLINUX_REFRESHED_AT"], "2026-01-02T03:04:05Z");
     assert_eq!(told["cwd"], bench.layout().app().to_str().unwrap());
-    probe::prove_new(main, not_before, &deployed)
-        .unwrap_or_else(|failure| panic!("{}", self::told(&failure)));
-    let other = Deployed { generation: GenerationName::parse("abc-2").unwrap(), ..deployed };
-    assert!(probe::prove_new(main, not_before, &other).is_err());
+}
+
+/// Overwrites its environment, as gunicorn and Celery do with setproctitle, and listens.
+pub(crate) const EMPTIES_ITS_ENVIRONMENT: &str = r#"
+import ctypes
+s = listen()
+fields = open("/proc/self/stat").read().rsplit(")", 1)[1].split()
+begin, end = int(fields[47]), int(fields[48])
+ctypes.memset(begin, 0, end - begin)
+note("ready", os.getpid()); forever()
+"#;
+
+pub(crate) fn a_service_is_proved_by_its_invocation_also_where_it_has_emptied_its_environment(make: Factory) {
+    let bench = make(&Script::new(EMPTIES_ITS_ENVIRONMENT));
+    let manager = bench.manager();
+    let not_before = clock::boot_ticks();
+    let started = manager.start(Admission::Ordinary).unwrap_or_else(|failure| panic!("{}", told(&failure)));
+    fact(&*bench, "ready");
+    assert_eq!(started.main.variable("PATH"), None, "the environment is empty now");
+    probe::prove_new(&*manager, &started, not_before).unwrap_or_else(|failure| panic!("{}", told(&failure)));
+    let holders = port::holders(bench.port()).unwrap();
+    assert_eq!(holders.iter().map(|holder| holder.process).collect::<Vec<_>>(), [Some(started.main)]);
+    let listens = Address::Tcp(([127, 0, 0, 1], bench.port()).into());
+    assert_eq!(port::addresses_of(&manager.processes().unwrap()).unwrap(), [listens]);
+
+    // One that began before this start, another invocation, and a process of somebody else's are not the new service.
+    let why = |failure: Failure| told(&failure);
+    let too_old = why(probe::prove_new(&*manager, &started, started.main.started + 1).unwrap_err());
+    assert!(too_old.contains("before this refresh"), "{too_old}");
+    let other = Started { invocation: "another".to_owned(), ..started.clone() };
+    let other = why(probe::prove_new(&*manager, &other, not_before).unwrap_err());
+    assert!(other.contains("instead of another"), "{other}");
+    let stranger = why(probe::prove_part(&*manager, ProcessId::own(), 0).unwrap_err());
+    assert!(stranger.contains("does not belong"), "{stranger}");
+    manager.stop().unwrap();
+    assert!(probe::prove_new(&*manager, &started, not_before).is_err());
 }

@@ -42,6 +42,7 @@ impl World {
             pip: PipConfig::default(),
             allow_source: false,
             imports: Vec::new(),
+            import_check: crate::settings::ImportCheck::Off,
             command: Vec::new(),
             deadline: Duration::from_secs(60),
         };

@@ -39,6 +39,8 @@ pub(super) enum Answer {
         main: crate::process::ProcessId,
         /// Since when.
         since: jiff::Timestamp,
+        /// The name of this invocation.
+        invocation: String,
     },
     /// A service runs already, under another supervisor.
     RunsAlready,

@@ -29,7 +29,7 @@ pub use tree::SERVICE_MARK;
 
 use super::{
     Admission, Before, ExitKind, Force, Running, ServiceManager, ServiceProgram, ServiceState, Started,
-    StartedHow, Stopped, fence, strays as ending,
+    StartedHow, Stopped, fence, python_path, strays as ending,
 };
 use crate::checkpoint;
 use crate::clock;
@@ -96,10 +96,12 @@ impl Embedded {
         let daemon = Daemon { program: &self.program, arguments, request: &request, messages };
         let (supervisor, answer) = detached::start_daemon(daemon)?;
         match self.answer(supervisor, answer)? {
-            Answer::Started { main, since } => Ok(Started { main, since, how: StartedHow::Fresh, warnings }),
+            Answer::Started { main, since, invocation } => {
+                Ok(Started { main, since, invocation, how: StartedHow::Fresh, warnings })
+            }
             Answer::RunsAlready => match self.observe()? {
-                ServiceState::Running(Running { main, since, .. }) => {
-                    Ok(Started { main, since, how: StartedHow::RanAlready, warnings })
+                ServiceState::Running(Running { main, since, invocation, .. }) => {
+                    Ok(Started { main, since, invocation, how: StartedHow::RanAlready, warnings })
                 }
                 other => Err(Failure::new(format!(
                     "the service was running when it was to be started, and is now {other}"
@@ -235,8 +237,21 @@ impl ServiceManager for Embedded {
     }
 
     fn owns(&self, process: ProcessId) -> Outcome<bool> {
-        // Of a running service any process may listen; each carries its mark.
-        Ok(process.variable(SERVICE_MARK).is_some())
+        // A program may overwrite the environment that carries the mark; whose descendant it is cannot be overwritten.
+        if let Some(living) = state::living(&self.layout)?
+            && tree::descendants(living.handle.id().pid).contains(&process)
+        {
+            return Ok(true);
+        }
+        let mark = self.mark_if_any()?;
+        Ok(mark.is_some() && process.variable(SERVICE_MARK) == mark)
+    }
+
+    fn processes(&self) -> Outcome<Vec<ProcessId>> {
+        let Some(living) = state::living(&self.layout)? else { return Ok(Vec::new()) };
+        let main = living.state.main();
+        let others = tree::descendants(living.handle.id().pid);
+        Ok(main.into_iter().chain(others.into_iter().filter(|process| Some(*process) != main)).collect())
     }
 
     fn check(&self) -> Outcome<()> {
@@ -257,11 +272,15 @@ impl ServiceManager for Embedded {
     }
 
     fn program(&self) -> Outcome<Option<ServiceProgram>> {
-        let Some(word) = self.service.command.first() else { return Ok(None) };
         let (venv, app) = (self.layout.venv(), self.layout.app());
-        let word = word.replace("{venv}", &venv.to_string_lossy()).replace("{app}", &app.to_string_lossy());
+        let replace = |word: &String| {
+            word.replace("{venv}", &venv.to_string_lossy()).replace("{app}", &app.to_string_lossy())
+        };
+        let words: Vec<String> = self.service.command.iter().map(replace).collect();
+        let Some(first) = words.first() else { return Ok(None) };
         let change = format!("set `command` under [service] in {}", self.layout.host_file().display());
-        Ok(Some(ServiceProgram { path: PathBuf::from(word), change }))
+        let (path, python_path) = (PathBuf::from(first), python_path(&self.layout, &app));
+        Ok(Some(ServiceProgram { path, words, folder: app, python_path, change }))
     }
 
     fn describe(&self) -> String {

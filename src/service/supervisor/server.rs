@@ -44,7 +44,8 @@ pub fn run_supervisor(layout: &Layout) -> Outcome<()> {
     let answer;
     let supervisor = match begin(layout, launch) {
         Ok(Begun::Supervising(supervisor)) => {
-            answer = Answer::Started { main: supervisor.main, since: supervisor.since };
+            let invocation = supervisor.state.invocation.clone();
+            answer = Answer::Started { main: supervisor.main, since: supervisor.since, invocation };
             Some(supervisor)
         }
         Ok(Begun::RunsAlready) => {

@@ -7,9 +7,11 @@
 mod cgroup;
 pub mod dropin;
 mod journald;
+mod requirements;
 mod start;
 mod stop;
 
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use cgroup::Cgroup;
@@ -17,6 +19,7 @@ use journald::Invocation;
 
 use super::{
     Admission, Exit, ExitKind, Running, ServiceManager, ServiceProgram, ServiceState, Started, Stopped,
+    python_path,
 };
 use crate::clock;
 use crate::disk;
@@ -134,15 +137,40 @@ impl ServiceManager for Systemd {
         Ok(self.cgroup(&bus, &self.facts(&bus)?)?.holds(process))
     }
 
+    fn processes(&self) -> Outcome<Vec<ProcessId>> {
+        let bus = self.bus()?;
+        let facts = self.facts(&bus)?;
+        let main = facts.main_pid.and_then(ProcessId::of);
+        let others = self.cgroup(&bus, &facts)?.processes();
+        Ok(main.into_iter().chain(others.into_iter().filter(|process| Some(*process) != main)).collect())
+    }
+
+    fn sockets(&self) -> Outcome<Vec<String>> {
+        let bus = self.bus()?;
+        requirements::open_sockets(&bus, &self.facts(&bus)?)
+    }
+
     fn check(&self) -> Outcome<()> {
-        let facts = self.facts(&self.bus()?)?;
+        let bus = self.bus()?;
+        let facts = self.facts(&bus)?;
         usable(&self.unit, &facts)?;
+        requirements::check_manual(&self.unit, &facts)?;
+        requirements::check_needs(&bus, &self.unit, &facts)?;
         dropin::check(&self.layout, &self.unit, &facts)
     }
 
     fn program(&self) -> Outcome<Option<ServiceProgram>> {
         let change = format!("correct ExecStart= with: systemctl edit --full {}", self.unit);
-        Ok(self.facts(&self.bus()?)?.program.map(|path| ServiceProgram { path, change }))
+        let facts = self.facts(&self.bus()?)?;
+        let Some(path) = facts.program else { return Ok(None) };
+        let folder = match facts.working_directory.as_str() {
+            "" => PathBuf::from("/"),
+            set => PathBuf::from(set),
+        };
+        let mut python_path = python_path(&self.layout, &folder);
+        let variables = facts.environment.iter().filter_map(|it| it.strip_prefix("PYTHONPATH="));
+        python_path.extend(variables.flat_map(|value| value.split(':')).map(|path| folder.join(path)));
+        Ok(Some(ServiceProgram { path, words: facts.command, folder, python_path, change }))
     }
 
     fn root_execs(&self) -> Outcome<Vec<RootExec>> {

@@ -12,7 +12,7 @@ use crate::settings::layout::Layout;
 use crate::settings::names::UnitName;
 use crate::systemd::Bus;
 use crate::systemd::job::{JobResult, Verb};
-use crate::systemd::unit::{ActiveState, Assertion, UnitFacts};
+use crate::systemd::unit::{ActiveState, Assertion, FailedCommand, UnitFacts};
 
 /// How often an interruption is looked for while systemd starts the unit.
 const LOOK: Duration = Duration::from_millis(50);
@@ -123,7 +123,8 @@ fn runs(facts: &UnitFacts) -> Option<Running> {
 }
 
 fn started(running: &Running, how: StartedHow, warnings: Vec<String>) -> Started {
-    Started { main: running.main, since: running.since, how, warnings }
+    let Running { main, since, invocation, .. } = running.clone();
+    Started { main, since, invocation, how, warnings }
 }
 
 /// Tells which assertion, other than the fence, forbade a start.
@@ -165,7 +166,10 @@ fn why_not(unit: &UnitName, result: &JobResult, facts: &UnitFacts) -> Failure {
             .hint(format!("systemctl reset-failed {unit}"))
             .hint(logs);
         }
-        (_, "timeout") | (JobResult::Timeout, _) => {
+        (JobResult::Timeout, other) if other != "timeout" => {
+            Failure::new(format!("the start of {unit} took longer than its JobTimeoutSec= allows"))
+        }
+        (_, "timeout") => {
             let limit = facts.start_timeout.map_or_else(String::new, |limit| format!(" of {limit:.0?}"));
             Failure::new(format!(
                 "{unit} did not become ready within its TimeoutStartSec{limit} (Type={})",
@@ -179,12 +183,22 @@ fn why_not(unit: &UnitName, result: &JobResult, facts: &UnitFacts) -> Failure {
         (_, "resources") => Failure::new(format!("systemd could not prepare the start of {unit}")),
         _ => Failure::new(format!("{unit} ended as soon as it was started")),
     };
+    if let Some(command) = facts.failed_commands.first() {
+        return failure.because(failed_command(command)).hint(format!("systemctl cat {unit}")).hint(logs);
+    }
     let failure = match exit {
         Some(how) => failure.because(Failure::new(exit_in_words(how))),
         None if matches!(result, JobResult::Done | JobResult::Unheard | JobResult::Failed) => failure,
         None => failure.because(Failure::new(result.to_string())),
     };
     failure.hint(logs)
+}
+
+/// Names a command that ended badly before or after the main one was started.
+fn failed_command(failed: &FailedCommand) -> Failure {
+    let FailedCommand { key, command, code, status } = failed;
+    let how = if *code == 1 { ExitKind::Code(*status) } else { ExitKind::Signal(*status) };
+    Failure::new(format!("its {key}={command} failed: {}", exit_in_words(how)))
 }
 
 /// Tells an exit; the codes above 200 are systemd's own, for what goes wrong before the program runs (systemd.exec(5)).
@@ -235,6 +249,27 @@ mod tests {
         let failure = why_not(&UnitName::usual(), &JobResult::Failed, &failed("start-limit-hit", 3));
         assert!(failure.summary().contains("too often"), "{failure}");
         assert_eq!(failure.hints()[0], "systemctl reset-failed ladylinux-api.service");
+    }
+
+    #[test]
+    fn rw_7_1b_a_command_before_the_main_one_that_failed_is_named_with_its_exit_code() {
+        let command = FailedCommand {
+            key: "ExecStartPre",
+            command: "/usr/bin/test -e /models".to_owned(),
+            code: 1,
+            status: 3,
+        };
+        let facts = UnitFacts { failed_commands: vec![command], ..failed("exit-code", 0) };
+        let told = told(&JobResult::Failed, &facts);
+        assert!(told.ends_with("its ExecStartPre=/usr/bin/test -e /models failed: exit code 3"), "{told}");
+    }
+
+    #[test]
+    fn rw_7_1b_a_limit_of_the_job_is_not_told_as_one_of_the_start() {
+        let told = told(&JobResult::Timeout, &failed("success", 0));
+        assert!(told.contains("JobTimeoutSec=") && !told.contains("TimeoutStartSec"), "{told}");
+        let told = self::told(&JobResult::Failed, &failed("timeout", 0));
+        assert!(told.contains("TimeoutStartSec"), "{told}");
     }
 
     #[test]

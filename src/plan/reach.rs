@@ -1,0 +1,211 @@
+//! Does the running service take connections where the probe will ask it after the restart?
+//!
+//! Asked before the stop (RW-7): a probe that reaches nobody now reaches nobody then, and the run would end with a service
+//! that works, is stopped and fenced. Reads the sockets of the service's processes; changes nothing.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use crate::clock;
+use crate::error::{Failure, Outcome};
+use crate::installation::Installation;
+use crate::process::ProcessId;
+use crate::service::deployed::Deployed;
+use crate::service::envfile::EnvFile;
+use crate::service::port::{self, Address};
+use crate::service::probe::{self, Reach, ResolvedProbe};
+use crate::service::{Running, ServiceState};
+use crate::settings::{self, Origin};
+use crate::status_file;
+
+/// How long a service that was just started may take until it listens, at most.
+const PATIENCE: Duration = Duration::from_secs(30);
+const TICK: Duration = Duration::from_millis(200);
+
+/// Asks the running service as the probe would; returns what a person should know. One that answers badly, or listens
+/// nowhere, is no reason to refuse: the refresh may be the repair.
+///
+/// # Errors
+/// The service listens, and not where the probe asks. Or the probe cannot be resolved.
+pub(crate) fn check(on: &Installation, service: &ServiceState) -> Outcome<Vec<String>> {
+    let Some(running) = service.running().filter(|_| !on.is_fenced()) else { return Ok(Vec::new()) };
+    let deployed = Deployed::read(&on.layout).ok().flatten();
+    let env_file = EnvFile::read(&on.layout.env_file())?;
+    let probe = probe::resolve(&probe_in_use(on), &env_file, deployed.as_ref())?;
+    match patiently(&probe, running)? {
+        Reach::Good => Ok(Vec::new()),
+        Reach::Unwell { problem } => {
+            Ok(vec![format!("the running service does not answer {} well: {problem}", probe.url)])
+        }
+        Reach::Tls => Err(Failure::new(format!(
+            "the running service speaks TLS at {}, and the probe speaks plain http only",
+            probe.url
+        ))
+        .hint(format!(
+            "let it answer plain http on this machine as well, and set `url` under [probe] in {}",
+            on.layout.host_file().display()
+        ))),
+        Reach::Nobody { problem } => elsewhere(on, &probe, &problem),
+    }
+}
+
+/// The probe of the deployed version, as far as that is known; else the host's.
+fn probe_in_use(on: &Installation) -> settings::Probe {
+    let deployed = status_file::read(&on.layout).deployed;
+    let release = deployed.and_then(|pair| on.release(&pair.commit).ok());
+    release.map_or_else(|| on.settings.probe.clone(), |release| release.settings.probe)
+}
+
+/// A service that was just started may need a while until it listens.
+fn patiently(probe: &ResolvedProbe, running: &Running) -> Outcome<Reach> {
+    let limit = probe.deadline.min(PATIENCE);
+    loop {
+        let reach = probe::reach(probe);
+        if !matches!(reach, Reach::Nobody { .. }) || age(running.main) >= limit {
+            return Ok(reach);
+        }
+        clock::pause(TICK)?;
+    }
+}
+
+/// How long ago a process was started.
+fn age(process: ProcessId) -> Duration {
+    let ticks = clock::boot_ticks().saturating_sub(process.started);
+    Duration::from_millis(ticks.saturating_mul(1000) / rustix::param::clock_ticks_per_second().max(1))
+}
+
+/// Nobody listens where the probe asks: tells where the service does.
+fn elsewhere(on: &Installation, probe: &ResolvedProbe, problem: &str) -> Outcome<Vec<String>> {
+    let url = &probe.url;
+    let processes = on.service.processes()?;
+    let listens = match port::addresses_of(&processes) {
+        Ok(listens) => listens,
+        Err(failure) => {
+            let why = failure.chain().join(": ");
+            return Ok(vec![format!(
+                "nobody answers {url} ({problem}), and where the service listens cannot be read: {why}"
+            )]);
+        }
+    };
+    if listens.is_empty() {
+        return Ok(vec![format!("nobody answers {url} ({problem}); the running service listens nowhere")]);
+    }
+    if processes.first().is_some_and(|main| port::has_own_network(*main)) {
+        return Err(Failure::new(format!(
+            "nobody answers {url} ({problem}): the service has a network of its own (PrivateNetwork=), where it listens on {}",
+            in_words(&listens)
+        ))
+        .hint(format!("remove PrivateNetwork= with: systemctl edit --full {}", on.settings.service.unit)));
+    }
+    if listens.iter().any(|address| takes(address, &probe::addresses(probe))) {
+        return Ok(vec![format!("the running service takes no connection at {url} ({problem})")]);
+    }
+    let mut failure = Failure::new(format!(
+        "the probe asks {url}, where nobody listens ({problem}); the running service listens on {}",
+        in_words(&listens)
+    ));
+    let file = on.layout.host_file();
+    failure = match suggestion(&listens, probe) {
+        Some(url) => failure.hint(format!("set `url = \"{url}\"` under [probe] in {}", file.display())),
+        None => failure.hint("let the service listen on a TCP port, which the probe can ask"),
+    };
+    if on.settings.origin("probe.url") == Origin::Default {
+        failure = failure.hint(format!(
+            "where {} was changed on purpose, restart the service first: {}",
+            probe::PORT,
+            restart_command(on)
+        ));
+    }
+    Err(failure)
+}
+
+fn restart_command(on: &Installation) -> String {
+    if on.layout.is_real() {
+        format!("systemctl restart {}", on.settings.service.unit)
+    } else {
+        on.as_typed("ladylinux-refresh service stop && ladylinux-refresh service start")
+    }
+}
+
+fn in_words(addresses: &[Address]) -> String {
+    let all: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    all.join(", ")
+}
+
+/// Tells whether a socket takes connections to one of `asked`.
+fn takes(address: &Address, asked: &[SocketAddr]) -> bool {
+    let Address::Tcp(listens) = address else { return false };
+    asked.iter().any(|asked| {
+        let all = listens.ip() == IpAddr::from(Ipv4Addr::UNSPECIFIED) && asked.is_ipv4()
+            || listens.ip() == IpAddr::from(Ipv6Addr::UNSPECIFIED);
+        listens.port() == asked.port() && (all || listens.ip() == asked.ip())
+    })
+}
+
+/// The URL that reaches the service: on this machine's own address where it listens there, else on the first.
+fn suggestion(addresses: &[Address], probe: &ResolvedProbe) -> Option<String> {
+    let tcp: Vec<SocketAddr> = addresses
+        .iter()
+        .filter_map(|address| match address {
+            Address::Tcp(address) => Some(*address),
+            Address::Unix(_) => None,
+        })
+        .collect();
+    let near = tcp.iter().find(|it| it.ip().is_loopback() || it.ip().is_unspecified()).or(tcp.first())?;
+    let ip = match near.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::from(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::from(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    let path = probe.url.splitn(4, '/').nth(3).unwrap_or_default();
+    Some(format!("http://{}/{path}", SocketAddr::new(ip, near.port())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tcp(text: &str) -> Address {
+        Address::Tcp(text.parse().unwrap())
+    }
+
+    fn probe(url: &str) -> ResolvedProbe {
+        ResolvedProbe {
+            url: url.to_owned(),
+            status: None,
+            json: None,
+            body: None,
+            deadline: Duration::ZERO,
+            settle: Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn the_url_to_set_reaches_the_service_on_this_machine_and_keeps_the_path() {
+        let of = |addresses: &[Address]| {
+            suggestion(addresses, &probe("http://127.0.0.1:8000/api/status")).unwrap()
+        };
+        assert_eq!(of(&[tcp("[::1]:8112")]), "http://[::1]:8112/api/status");
+        assert_eq!(of(&[tcp("192.0.2.7:81"), tcp("0.0.0.0:80")]), "http://127.0.0.1:80/api/status");
+        assert_eq!(
+            of(&[Address::Unix("/run/x".to_owned()), tcp("192.0.2.7:81")]),
+            "http://192.0.2.7:81/api/status"
+        );
+        assert_eq!(suggestion(&[Address::Unix("/run/x".to_owned())], &probe("http://h/")), None);
+    }
+
+    #[test]
+    fn an_address_of_all_takes_what_is_asked_of_one_and_another_family_does_not() {
+        let asked: [SocketAddr; 1] = ["127.0.0.1:8000".parse().unwrap()];
+        for (listens, takes_it) in [
+            ("0.0.0.0:8000", true),
+            ("[::]:8000", true),
+            ("127.0.0.1:8000", true),
+            ("[::1]:8000", false),
+            ("127.0.0.1:8001", false),
+            ("192.0.2.7:8000", false),
+        ] {
+            assert_eq!(takes(&tcp(listens), &asked), takes_it, "{listens}");
+        }
+    }
+}
