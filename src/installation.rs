@@ -208,7 +208,7 @@ impl Installation {
             Ok(other) => (other.to_string(), None),
             Err(failure) => (format!("unknown ({failure})"), None),
         };
-        report::Service { state, pid, url, fenced: self.is_fenced() }
+        report::Service { state, pid, url, fenced: self.is_fenced(), others: Vec::new() }
     }
 
     /// Returns the state of the service in words, for errors.
@@ -233,7 +233,7 @@ impl Installation {
 fn manager(settings: &Settings, runner: &Runner) -> Box<dyn ServiceManager> {
     if settings.layout.is_real() && systemd::is_booted() {
         let (layout, unit) = (settings.layout.clone(), settings.service.unit.clone());
-        Box::new(Systemd::new(layout, unit, runner.clone()))
+        Box::new(Systemd::new(layout, unit, runner.clone()).with(settings.service.also.clone()))
     } else {
         Box::new(Embedded::new(settings))
     }

@@ -63,7 +63,13 @@ fn embedded(layout: &Layout, stop_timeout: Duration) -> Embedded {
     let command = vec![python, "{app}/service.py".to_owned(), "{port}".to_owned()];
     Embedded::of(
         layout.clone(),
-        Service { unit: UnitName::usual(), command, stop_timeout, allow_root_exec: Vec::new() },
+        Service {
+            unit: UnitName::usual(),
+            also: Vec::new(),
+            command,
+            stop_timeout,
+            allow_root_exec: Vec::new(),
+        },
     )
     .with_program(env!("CARGO_BIN_EXE_ladylinux-refresh").into())
 }
@@ -320,6 +326,7 @@ fn a_program_that_is_missing_or_cannot_run_is_told_and_nothing_is_left_running()
     let world = World::new(&Script::new(service::LISTENS));
     let with = |command: &str| {
         let service = Service {
+            also: Vec::new(),
             unit: UnitName::usual(),
             command: vec![command.to_owned()],
             stop_timeout: Duration::from_secs(1),

@@ -309,7 +309,7 @@ fn look(
 /// Stops a service that a killed run left running behind the fence (RW-7.1a): whatever becomes of this run, nobody has proved
 /// that one.
 fn keep_down(on: &Installation) -> Outcome<()> {
-    if on.is_fenced() && !on.service.observe()?.is_down() {
+    if on.is_fenced() && !on.service.is_all_down()? {
         on.runner.events().warn("the service was running behind the fence, unproved; it is stopped");
         interrupt::shielded(|| on.service.stop())?;
     }

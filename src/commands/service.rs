@@ -2,6 +2,7 @@
 
 use crate::cli::ServiceCommand;
 use crate::exit::{Ended, Error, Refusal};
+use crate::refresh::others;
 use crate::report::screen::{harmless_line, say};
 use crate::service::{Admission, StartedHow, fence, supervisor};
 use crate::settings::layout::Layout;
@@ -23,6 +24,9 @@ pub(super) fn service(layout: &Layout, command: &ServiceCommand) -> Result<Ended
             let started = on.service.start(Admission::Ordinary).map_err(told)?;
             for warning in &started.warnings {
                 say(&format!("warning: {}", harmless_line(warning)));
+            }
+            for warning in others::start_noted(&on) {
+                say(&format!("warning: {}", harmless_line(&warning)));
             }
             let word = if started.how == StartedHow::Fresh { "started" } else { "runs already" };
             say(&format!("{} {word} (pid {})", on.service.describe(), started.main.pid));

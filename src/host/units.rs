@@ -49,6 +49,11 @@ fn own_files(host: &Host) -> Vec<OwnFile> {
         OwnFile { path: layout.drop_in(unit), text: dropin::text(layout, unit) },
         OwnFile { path: layout.tmpfiles(), text: tmpfiles(layout) },
     ];
+    // What is stopped and started with the service is kept down by the same fence.
+    let also = &host.given.settings.service.also;
+    files.extend(
+        also.iter().map(|unit| OwnFile { path: layout.drop_in(unit), text: dropin::text(layout, unit) }),
+    );
     files.extend(UNITS.map(|(name, text)| OwnFile {
         path: layout.package_units().join(name),
         text: text.replace("@PROGRAM@", &program).replace("@SANDBOX@\n", &kept_from),
@@ -108,6 +113,11 @@ impl Measure for Reload {
         let facts = bus.unit(unit.as_str())?;
         let mut stale = facts.needs_reload
             || (facts.load == LoadState::Loaded && !facts.drop_ins.contains(&host.layout.drop_in(unit)));
+        for unit in &host.given.settings.service.also {
+            let facts = bus.unit(unit.as_str())?;
+            stale = stale
+                || facts.load == LoadState::Loaded && !facts.drop_ins.contains(&host.layout.drop_in(unit));
+        }
         for (name, _) in UNITS {
             let facts = bus.unit(name)?;
             stale = stale || facts.needs_reload || facts.load == LoadState::NotFound;

@@ -8,7 +8,8 @@ use crate::error::{Failure, Outcome};
 use crate::event::{Event, Events, Phase};
 use crate::journal::{Entry, Journal};
 use crate::models::verify::Summary;
-use crate::report::{self, PhaseReport};
+use crate::report::{self, OtherUnit, PhaseReport};
+use crate::service::others::Untied;
 use crate::settings::names::{BranchName, CommitId, GenerationName, RunId};
 
 use super::begin::Target;
@@ -46,6 +47,10 @@ pub struct Account {
     pub protected: report::Protected,
     /// The URL that was probed.
     pub url: Option<String>,
+    /// The other units of the application.
+    pub others: Vec<OtherUnit>,
+    /// Those of them that nothing ties to the service, as they were before the stop.
+    pub untied: Vec<Untied>,
     /// When the service began to be stopped.
     pub down_since: Option<Instant>,
     /// How long it did not answer.
@@ -102,6 +107,8 @@ impl Account {
             preserved: Vec::new(),
             protected: report::Protected::default(),
             url: None,
+            others: Vec::new(),
+            untied: Vec::new(),
             down_since: None,
             downtime: None,
             phases: vec![opening.preflight],

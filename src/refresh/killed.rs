@@ -21,6 +21,7 @@ use crate::settings::names::{BranchName, CommitId, RunId};
 use crate::status_file;
 
 use super::account::millis;
+use super::others;
 
 /// Looks after run `run`, whose process ended as `end` says. A run that came to its own end is left alone. To be called by
 /// the holder of the run lock.
@@ -39,7 +40,7 @@ pub fn settle(on: &Installation, run: &RunId, end: ExitKind) -> Outcome<()> {
         .because(Failure::new(format!("it {}", in_words(end))));
     let mut stopped = Ok(());
     if on.is_fenced() {
-        if !on.service.observe().is_ok_and(|state| state.is_down()) {
+        if !on.service.is_all_down().is_ok_and(|down| down) {
             stopped = on.service.stop().map(drop);
         }
         if let Err(stuck) = &stopped {
@@ -49,6 +50,12 @@ pub fn settle(on: &Installation, run: &RunId, end: ExitKind) -> Outcome<()> {
         // An earlier run's fence keeps its own reason: that is what has to be repaired.
         if !is_of_another_run(fence::read(&on.layout)?.as_ref(), run) {
             fence::explain(&on.layout, run, &format!("run {run} was killed in {phase}"), &failure)?;
+        }
+    }
+    if !on.is_fenced() {
+        // Killed after the service had proved itself: what was stopped with it is still down.
+        for warning in others::start_noted(on) {
+            on.runner.events().warn(&warning);
         }
     }
     // Killed between its report and the end of its journal, it has told all already.
@@ -74,7 +81,7 @@ pub fn keep_down(on: &Installation, run: &RunId) -> Outcome<()> {
         return Ok(());
     }
     fence::withdraw_dead(&on.layout)?;
-    if on.service.observe().is_ok_and(|state| state.is_down()) {
+    if on.service.is_all_down().is_ok_and(|down| down) {
         return Ok(());
     }
     on.service.stop().map(drop)

@@ -18,6 +18,7 @@ pub mod entry;
 pub mod environment;
 pub mod killed;
 pub mod models;
+pub mod others;
 pub mod prepare;
 pub mod release;
 pub mod restart;
@@ -171,7 +172,10 @@ impl Refresh<'_, Running> {
     pub fn status(self) -> Report {
         let Self { on, mut account, at: Running } = self;
         interrupt::shielded(|| {
-            account.last_part(Phase::Status, |account| status::settle(on, account));
+            account.last_part(Phase::Status, |account| {
+                others::settle(on, account);
+                status::settle(on, account)
+            });
             status::finish(on, account)
         })
     }

@@ -90,6 +90,7 @@ fn start_and_prove(on: &Installation, account: &mut Account, probe: &ResolvedPro
     let healthy = probe::await_healthy(probe, on.service.as_ref(), started.main)?;
     probe::prove_new(on.service.as_ref(), &started, not_before)?;
     prove_listeners(on, not_before)?;
+    on.service.check_together()?;
     account.downtime = account.down_since.map(|since| healthy.first_good.duration_since(since));
     checkpoint::reach("restart:settled");
     let (ready, settle) = (millis(healthy.took), probe.settle);

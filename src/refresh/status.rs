@@ -354,7 +354,7 @@ fn make(
         commit_before: account.commit_before.clone(),
         bundle: on.bundle.as_ref().map(Bundle::told),
         environment,
-        service: on.service_report(account.url.clone()),
+        service: report::Service { others: account.others.clone(), ..on.service_report(account.url.clone()) },
         downtime_ms: account.downtime.map(millis),
         phases: account.phases.clone(),
         models: account.models.clone(),

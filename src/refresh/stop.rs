@@ -7,9 +7,10 @@ use crate::clock;
 use crate::error::Outcome;
 use crate::installation::Installation;
 use crate::process::interrupt;
-use crate::service::{Force, fence, port};
+use crate::service::{Admission, Force, Running, ServiceState, fence, port};
 
 use super::account::Account;
+use super::others;
 
 /// How long the kernel may take to free the port of processes that are gone.
 const PORT_PATIENCE: Duration = Duration::from_secs(2);
@@ -20,10 +21,21 @@ const PORT_PATIENCE: Duration = Duration::from_secs(2);
 /// The fence cannot be raised (then nothing was stopped), a process of the service cannot be ended, or a stranger
 /// holds its port.
 pub fn stop(on: &Installation, account: &mut Account) -> Outcome<String> {
+    others::note(on, account)?;
+    let before = if on.is_fenced() { None } else { on.service.observe()?.running().cloned() };
     fence::raise(&on.layout, &account.run, &format!("refresh {} is under way", account.run))?;
-    account.down_since = Some(clock::monotonic());
+    let began = clock::monotonic();
+    account.down_since = Some(began);
     // An interrupt does not end this half way: a halted run leaves a stopped service (RW-7.1a).
-    let stopped = interrupt::shielded(|| on.service.stop())?;
+    let stopped = match interrupt::shielded(|| on.service.stop()) {
+        Ok(stopped) => stopped,
+        Err(failure) => {
+            interrupt::shielded(|| leave_untouched(on, account, before.as_ref()));
+            return Err(failure);
+        }
+    };
+    // Until here the service still answered.
+    account.down_since = Some(began + stopped.others_took);
     if stopped.force == Force::Killed {
         account.warn(format!("the service {stopped}: it did not end within its stop timeout"));
     }
@@ -36,4 +48,20 @@ pub fn stop(on: &Installation, account: &mut Account) -> Outcome<String> {
     checkpoint::reach("stop:stopped");
     port::await_free(on.port()?, PORT_PATIENCE)?;
     Ok(stopped.to_string())
+}
+
+/// A service that a failed stop has not touched goes on: the fence is lowered again, and the units that were stopped before
+/// it are started. That run was refused, and has not halted.
+fn leave_untouched(on: &Installation, account: &mut Account, before: Option<&Running>) {
+    let now = on.service.observe().ok();
+    if before.is_none() || now.as_ref().and_then(ServiceState::running) != before {
+        return;
+    }
+    let lowered = fence::lower(&on.layout).and_then(|()| on.service.start(Admission::Ordinary).map(drop));
+    if let Err(trouble) = lowered {
+        account.warn(format!("not all is as it was before the stop: {}", trouble.chain().join(": ")));
+    }
+    others::start_noted(on).into_iter().for_each(|warning| account.warn(warning));
+    account.others.clear();
+    account.down_since = None;
 }

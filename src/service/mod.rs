@@ -7,6 +7,7 @@
 pub mod deployed;
 pub mod envfile;
 pub mod fence;
+pub mod others;
 pub mod port;
 pub mod probe;
 mod strays;
@@ -21,12 +22,13 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::clock;
-use crate::error::Outcome;
+use crate::error::{Failure, Outcome};
 use crate::process::ProcessId;
 use crate::settings::layout::Layout;
 use crate::settings::names::RunId;
 use crate::systemd::root_exec::RootExec;
 use envfile::EnvFile;
+use others::Others;
 
 /// Something that keeps one service.
 pub trait ServiceManager: Send + Sync {
@@ -84,6 +86,43 @@ pub trait ServiceManager: Send + Sync {
     /// # Errors
     /// What has to be put right before a refresh may stop the service.
     fn check(&self) -> Outcome<()>;
+
+    /// Tells whether neither the service nor a unit that is stopped with it has a process left.
+    ///
+    /// # Errors
+    /// The manager cannot be asked.
+    fn is_all_down(&self) -> Outcome<bool> {
+        Ok(self.observe()?.is_down())
+    }
+
+    /// Tells whether this manager keeps units of other names beside the service.
+    fn has_units(&self) -> bool {
+        false
+    }
+
+    /// Checks that the units which the last start started with the service have stayed up.
+    ///
+    /// # Errors
+    /// One has not.
+    fn check_together(&self) -> Outcome<()> {
+        Ok(())
+    }
+
+    /// Finds the other units of the application that are active.
+    ///
+    /// # Errors
+    /// The manager cannot be asked.
+    fn others(&self) -> Outcome<Others> {
+        Ok(Others::default())
+    }
+
+    /// Starts a unit again that was stopped together with the service; one that is active is left as it is.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    fn start_again(&self, unit: &str) -> Outcome<()> {
+        Err(Failure::new(format!("{} has no unit {unit}", self.describe())))
+    }
 
     /// Returns what the service is started with; `None` where nothing says so.
     ///
@@ -281,6 +320,10 @@ pub struct Stopped {
     pub leftovers: Vec<String>,
     /// How the main process ended, where this stop saw it.
     pub exit: Option<Exit>,
+    /// Units that were up and were stopped with the service.
+    pub others: Vec<String>,
+    /// How long those took that were stopped before the service.
+    pub others_took: Duration,
     /// Why it took long, needed force or left something, where that is known; each a sentence for a warning.
     pub notes: Vec<String>,
 }
@@ -294,6 +337,8 @@ impl Stopped {
             took: Duration::ZERO,
             leftovers: Vec::new(),
             exit: None,
+            others: Vec::new(),
+            others_took: Duration::ZERO,
             notes: Vec::new(),
         }
     }
@@ -366,6 +411,8 @@ mod tests {
             took: Duration::from_secs(10),
             leftovers: vec!["12 (worker)".into()],
             exit: None,
+            others: vec![],
+            others_took: Duration::ZERO,
             notes: vec![],
         };
         assert_eq!(

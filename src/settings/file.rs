@@ -85,6 +85,7 @@ pub(super) struct PythonTable {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct ServiceTable {
     pub(super) unit: Option<UnitName>,
+    pub(super) also: Option<Vec<UnitName>>,
     pub(super) command: Option<Vec<String>>,
     pub(super) stop_timeout: Option<Span>,
     pub(super) allow_root_exec: Option<Vec<String>>,
@@ -203,7 +204,7 @@ pub const HOST_KEYS: [(&str, &[&str]); 7] = [
             "import_check",
         ],
     ),
-    ("service", &["unit", "command", "stop_timeout", "allow_root_exec"]),
+    ("service", &["unit", "also", "command", "stop_timeout", "allow_root_exec"]),
     ("probe", &["url", "path", "status", "json_field", "json_value", "body", "deadline", "settle"]),
     ("models", &["verify", "stores"]),
     ("hook", &["name", "kind", "command", "deadline", "stage"]),

@@ -208,7 +208,7 @@ impl Layers {
                 ),
                 command: command.clone(),
             },
-            service: Self::service(&host.service, command, &mut pick),
+            service: Self::service(&host.service, command, &mut pick)?,
             probe: Self::probe(&host.probe, &app.probe, &mut pick)?,
             models: self.models(&mut pick),
             hooks: self.hooks()?,
@@ -237,9 +237,16 @@ impl Layers {
         })
     }
 
-    fn service(host: &ServiceTable, command: Vec<String>, pick: &mut Pick) -> Service {
-        Service {
-            unit: pick.value("service.unit", [(host.unit.clone(), Origin::Host)], UnitName::usual()),
+    fn service(host: &ServiceTable, command: Vec<String>, pick: &mut Pick) -> Outcome<Service> {
+        let unit = pick.value("service.unit", [(host.unit.clone(), Origin::Host)], UnitName::usual());
+        let also = pick.value("service.also", [(host.also.clone(), Origin::Host)], Vec::new());
+        let is_twice = |(at, name): (usize, &UnitName)| *name == unit || also[..at].contains(name);
+        if let Some((_, name)) = also.iter().enumerate().find(|it| is_twice(*it)) {
+            return Err(Failure::new(format!("service.also names {name}, which is named already")));
+        }
+        Ok(Service {
+            unit,
+            also,
             command,
             stop_timeout: pick.span(
                 "service.stop_timeout",
@@ -251,7 +258,7 @@ impl Layers {
                 [(host.allow_root_exec.clone(), Origin::Host)],
                 Vec::new(),
             ),
-        }
+        })
     }
 
     fn probe(host: &ProbeTable, app: &ApplicationProbe, pick: &mut Pick) -> Outcome<Probe> {

@@ -231,6 +231,10 @@ impl Layout {
     pub fn fence(&self) -> PathBuf {
         self.state().join("fence")
     }
+    /// The units that were stopped with the service and are to be started again.
+    pub fn stopped_units(&self) -> PathBuf {
+        self.state().join("stopped-units.json")
+    }
     /// The deployed version, as environment variables for the service.
     pub fn deployed_env(&self) -> PathBuf {
         self.state().join("deployed.env")

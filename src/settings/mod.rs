@@ -220,6 +220,8 @@ pub enum Strategy {
 pub struct Service {
     /// The unit.
     pub unit: UnitName,
+    /// Further units that are stopped and started with it, on a machine with systemd.
+    pub also: Vec<UnitName>,
     /// The command: program and arguments. `{venv}`, `{app}` and `{port}` stand for paths and the port.
     pub command: Vec<String>,
     /// How long the service has to end by itself.

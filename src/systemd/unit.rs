@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use zbus::zvariant::{OwnedValue, Value};
+use zbus::zvariant::{OwnedObjectPath, OwnedValue, Value};
 
 use super::{Bus, MANAGER, MANAGER_INTERFACE};
 use crate::error::{Context as _, Failure, Outcome};
@@ -197,6 +197,18 @@ impl Bus {
         Properties(properties).facts().context(told)
     }
 
+    /// Returns the names of the services that are up, or on their way.
+    ///
+    /// # Errors
+    /// systemd cannot be asked.
+    pub fn active_services(&self) -> Outcome<Vec<String>> {
+        let states = ["active", "activating", "reloading"];
+        let listed: Vec<ListedUnit> = self
+            .call_manager("ListUnitsByPatterns", &(states.as_slice(), ["*.service"].as_slice()))
+            .context(|| "cannot ask systemd which services are up".to_owned())?;
+        Ok(listed.into_iter().map(|(name, ..)| name).collect())
+    }
+
     /// Returns the number of the job that is under way for the unit at `path`.
     pub(super) fn job_of(&self, path: &str) -> Outcome<Option<u32>> {
         Ok(Properties(self.properties(path, UNIT_INTERFACE)?).job())
@@ -204,7 +216,7 @@ impl Bus {
 
     /// Returns the object of a unit, read from its files where systemd does not have it in mind.
     pub(super) fn unit_path(&self, name: &str) -> Outcome<String> {
-        let path: zbus::zvariant::OwnedObjectPath = self.call_manager("LoadUnit", &(name,))?;
+        let path: OwnedObjectPath = self.call_manager("LoadUnit", &(name,))?;
         Ok(path.to_string())
     }
 
@@ -220,6 +232,11 @@ impl Bus {
         self.call(path, "org.freedesktop.DBus.Properties", "GetAll", &(interface,))
     }
 }
+
+/// A unit in a list: name, description, states (load, active, sub), the unit that it follows, its object, its job (number,
+/// kind, object).
+type ListedUnit =
+    (String, String, String, String, String, String, OwnedObjectPath, u32, String, OwnedObjectPath);
 
 /// What waitid(2) calls the end of a process by its own exit.
 const CLD_EXITED: i32 = 1;
@@ -341,7 +358,7 @@ impl Properties {
     }
 
     fn job(&self) -> Option<u32> {
-        let (number, _) = self.value::<(u32, zbus::zvariant::OwnedObjectPath)>("Job")?;
+        let (number, _) = self.value::<(u32, OwnedObjectPath)>("Job")?;
         (number != 0).then_some(number)
     }
 

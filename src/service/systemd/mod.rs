@@ -7,16 +7,20 @@
 mod cgroup;
 pub mod dropin;
 mod journald;
+mod others;
 mod requirements;
 mod start;
 mod stop;
+mod together;
 
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use cgroup::Cgroup;
 use journald::Invocation;
 
+use super::others::Others;
 use super::{
     Admission, Exit, ExitKind, Running, ServiceManager, ServiceProgram, ServiceState, Started, Stopped,
     python_path,
@@ -32,14 +36,21 @@ use crate::systemd::file::UnitFile;
 use crate::systemd::root_exec::{self, RootExec};
 use crate::systemd::unit::{ActiveState, LoadState, UnitFacts};
 
+/// How long a unit that is no service may take to be started again.
+const START_AGAIN: Duration = Duration::from_secs(90);
+
 /// A service that is a unit of systemd.
 #[derive(Debug)]
 pub struct Systemd {
     layout: Layout,
     unit: UnitName,
+    /// The units that are stopped and started with it.
+    also: Vec<UnitName>,
     runner: Runner,
     bus: Mutex<Option<Bus>>,
     last_start: Mutex<LastStart>,
+    /// The units that the last start has started with it, each with its invocation.
+    together: Mutex<Vec<(UnitName, String)>>,
 }
 
 /// What came of the last start that was made through one value: whose lines a failure is to show.
@@ -56,7 +67,21 @@ enum LastStart {
 impl Systemd {
     /// Makes the manager of `unit`, which serves the installation at `layout`; touches nothing.
     pub fn new(layout: Layout, unit: UnitName, runner: Runner) -> Self {
-        Self { layout, unit, runner, bus: Mutex::new(None), last_start: Mutex::new(LastStart::None) }
+        Self {
+            layout,
+            unit,
+            also: Vec::new(),
+            runner,
+            bus: Mutex::new(None),
+            last_start: Mutex::new(LastStart::None),
+            together: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// Stops and starts further units with it.
+    #[must_use]
+    pub fn with(self, also: Vec<UnitName>) -> Self {
+        Self { also, ..self }
     }
 
     /// Returns the connection, a new one where the old one was lost.
@@ -111,7 +136,7 @@ impl ServiceManager for Systemd {
     }
 
     fn stop(&self) -> Outcome<Stopped> {
-        self.stop_unit().context(|| format!("cannot stop {}", self.unit))
+        self.stop_together()
     }
 
     fn start(&self, admission: Admission) -> Outcome<Started> {
@@ -156,7 +181,32 @@ impl ServiceManager for Systemd {
         usable(&self.unit, &facts)?;
         requirements::check_manual(&self.unit, &facts)?;
         requirements::check_needs(&bus, &self.unit, &facts)?;
-        dropin::check(&self.layout, &self.unit, &facts)
+        dropin::check(&self.layout, &self.unit, &facts)?;
+        self.check_others(&bus)
+    }
+
+    fn is_all_down(&self) -> Outcome<bool> {
+        Ok(self.observe()?.is_down() && !self.is_any_other_up()?)
+    }
+
+    fn has_units(&self) -> bool {
+        true
+    }
+
+    fn check_together(&self) -> Outcome<()> {
+        Self::check_together(self)
+    }
+
+    fn others(&self) -> Outcome<Others> {
+        self.find_others()
+    }
+
+    fn start_again(&self, unit: &str) -> Outcome<()> {
+        let bus = self.bus()?;
+        match UnitName::parse(unit) {
+            Ok(unit) => self.start_other(&bus, &unit).map(drop),
+            Err(_) => bus.start(unit, START_AGAIN),
+        }
     }
 
     fn program(&self) -> Outcome<Option<ServiceProgram>> {

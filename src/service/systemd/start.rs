@@ -34,10 +34,17 @@ impl Systemd {
             // already" would say otherwise.
             Admission::Ordinary => match fence::read(&self.layout)? {
                 Some(fence) => Err(fence.refusal()),
-                None => self.start_if_down(&bus),
+                None => self.start_all(&bus),
             },
-            Admission::Refresh(run) => fence::admitted(&self.layout, run, || self.start_if_down(&bus)),
+            Admission::Refresh(run) => fence::admitted(&self.layout, run, || self.start_all(&bus)),
         }
+    }
+
+    /// Starts the service, then the units with it.
+    fn start_all(&self, bus: &Bus) -> Outcome<Started> {
+        let started = self.start_if_down(bus)?;
+        self.start_together(bus)?;
+        Ok(started)
     }
 
     fn start_if_down(&self, bus: &Bus) -> Outcome<Started> {
@@ -91,7 +98,7 @@ impl Systemd {
     }
 
     /// Has systemd start the unit. An interruption ends the wait: whoever is interrupted stops the service.
-    fn await_start(&self, bus: &Bus, before: &UnitFacts) -> Outcome<JobResult> {
+    pub(super) fn await_start(&self, bus: &Bus, before: &UnitFacts) -> Outcome<JobResult> {
         // Each command before the main one has the timeout to itself.
         let limit =
             before.start_timeout.map_or(WITHOUT_LIMIT, |own| own.saturating_mul(3).saturating_add(MARGIN));
@@ -143,7 +150,7 @@ fn not_asserted(layout: &Layout, unit: &UnitName, facts: &UnitFacts) -> Failure 
 }
 
 /// Tells why a unit does not run after its start.
-fn why_not(unit: &UnitName, result: &JobResult, facts: &UnitFacts) -> Failure {
+pub(super) fn why_not(unit: &UnitName, result: &JobResult, facts: &UnitFacts) -> Failure {
     let logs = "ladylinux-refresh service logs";
     let exit = last_exit(facts).map(|exit| exit.how);
     let failure = match (result, facts.result.as_str()) {
