@@ -89,7 +89,9 @@ pub(super) fn plan(layout: &Layout, wish: &PlanWish) -> Result<Ended, Error> {
 fn make(on: &Installation, branch: Option<BranchName>, models: Option<ModelCheck>) -> Outcome<Plan> {
     let observed = Observed::of(on)?;
     let warnings = preflight::check(on, &observed)?;
-    warnings.iter().for_each(|warning| on.runner.events().warn(warning));
+    for warning in &warnings {
+        on.runner.events().warn(warning);
+    }
     let target = Target { branch: choose_branch(on, branch)?, state: TargetState::Latest };
     let scratch = RunId::new(clock::now(), std::process::id());
     let coming = Coming::look(on, &target, &observed, &scratch)?;

@@ -289,7 +289,9 @@ fn look(
     let checked = preflight::check(on, &observed);
     interrupt::check()?;
     let warnings = checked?;
-    warnings.iter().for_each(|warning| on.runner.events().warn(warning));
+    for warning in &warnings {
+        on.runner.events().warn(warning);
+    }
     let target = choose(on)?;
     if on.settings.strict_order && target.state == TargetState::Latest {
         // Staging would find this out before the stop; without it, asking is all that can be done.

@@ -22,13 +22,13 @@ pub fn environment(
     release: &Release,
     staged: Option<Staged>,
 ) -> Outcome<(Generation, String)> {
-    let generation = match staged.and_then(|staged| staged.generation_of(&release.commit)) {
-        Some(generation) => generation,
-        None => {
-            let generation = ensure_generation(on, account, release)?;
-            entry::check(on, release, &generation)?;
-            generation
-        }
+    let staged = staged.and_then(|staged| staged.generation_of(&release.commit));
+    let generation = if let Some(generation) = staged {
+        generation
+    } else {
+        let generation = ensure_generation(on, account, release)?;
+        entry::check(on, release, &generation)?;
+        generation
     };
     let switched = on.environments().switch(&generation.name)?;
     if let Some(adopted) = &switched.adopted {

@@ -61,7 +61,9 @@ fn leave_untouched(on: &Installation, account: &mut Account, before: Option<&Run
     if let Err(trouble) = lowered {
         account.warn(format!("not all is as it was before the stop: {}", trouble.chain().join(": ")));
     }
-    others::start_noted(on).into_iter().for_each(|warning| account.warn(warning));
+    for warning in others::start_noted(on) {
+        account.warn(warning);
+    }
     account.others.clear();
     account.down_since = None;
 }

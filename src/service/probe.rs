@@ -171,7 +171,7 @@ pub fn reach(probe: &ResolvedProbe) -> Reach {
         match TcpStream::connect_timeout(address, REQUEST) {
             Ok(_) => connected = Some(*address),
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-                problem = "connection refused".to_owned();
+                "connection refused".clone_into(&mut problem);
             }
             Err(error) => problem = error.to_string(),
         }

@@ -172,13 +172,17 @@ fn is_dotted_name(text: &str) -> bool {
 /// the environment has it.
 pub(super) fn locate(entry: &Entry, app: &Path, tree: &Tree, is_installed: impl Fn(&str) -> bool) -> Located {
     match entry {
-        Entry::File { path } => match below(path, app) {
-            None => Located::Elsewhere,
-            Some(path) if tree.leads_through_a_link(&path) => Located::Elsewhere,
-            Some(path) if !tree.has(&path) => Located::Missing(vec![path]),
-            Some(path) if path.extension().is_some_and(|end| end == "py") => Located::Source(path),
-            Some(_) => Located::Elsewhere,
-        },
+        Entry::File { path } => {
+            let Some(path) = below(path, app).filter(|path| !tree.leads_through_a_link(path)) else {
+                return Located::Elsewhere;
+            };
+            let is_python = path.extension().is_some_and(|end| end == "py");
+            match (tree.has(&path), is_python) {
+                (false, _) => Located::Missing(vec![path]),
+                (true, true) => Located::Source(path),
+                (true, false) => Located::Elsewhere,
+            }
+        }
         Entry::Module { name, bases } => {
             let inside: Vec<PathBuf> = bases.iter().filter_map(|base| below(base, app)).collect();
             let located = locate_module(name, &inside, tree);
