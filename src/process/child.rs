@@ -4,32 +4,24 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{Seek as _, Write as _};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
 use super::identity::{Owner, ProcessId};
 use super::leftover::Recorded;
+use super::watch::{self, Limits, Started, Subject};
 use super::{RUN_MARK, interrupt, session};
 use crate::checkpoint;
-use crate::clock;
 use crate::disk;
 use crate::error::{Context as _, Failure, Outcome};
 use crate::event::Events;
 use crate::settings::names::RunId;
-
-/// How long a child that is asked to end has before it is killed.
-const GRACE: Duration = Duration::from_secs(2);
-/// How long output is awaited from descendants that outlived a child.
-const DRAIN: Duration = Duration::from_millis(500);
-/// How much narrated output of one child is passed on; the rest is counted and left out.
-const NARRATED_LIMIT: usize = 4 << 20;
 
 /// What happens with a child's output.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +30,14 @@ pub enum Keep {
     Whole(usize),
     /// Streamed line by line as events under this name; the last 64 KiB of each stream are kept.
     Narrated(String),
+    /// Standard output is a response and kept whole, up to this many bytes; the lines of standard error are events under
+    /// the name `narrate`, where there is one, and its last 64 KiB are kept.
+    Response {
+        /// How many bytes of standard output are kept; more is a failure.
+        limit: usize,
+        /// The name that progress is narrated under.
+        narrate: Option<String>,
+    },
 }
 
 /// A program to run: what, as whom, where, how long.
@@ -131,6 +131,11 @@ impl Program {
     pub fn keep(mut self, keep: Keep) -> Self {
         self.keep = keep;
         self
+    }
+
+    /// Returns how it is watched.
+    pub(crate) fn limits(&self) -> Limits {
+        Limits { name: self.name(), deadline: self.deadline, stall: self.stall, keep: self.keep.clone() }
     }
 
     /// Returns the program's name, for messages.
@@ -303,20 +308,53 @@ impl Runner {
     /// The program cannot be started, its output exceeds what [`Keep::Whole`] allows, or the run is interrupted (the
     /// child is ended first).
     pub fn run(&self, program: &Program) -> Outcome<Finished> {
+        let mut started = self.start(program, Input::Given)?;
+        self.finish(&mut started, &program.limits())
+    }
+
+    /// Starts a program and returns it with the ends of its streams. Whoever calls collects it.
+    ///
+    /// # Errors
+    /// It cannot be started, or the run is interrupted.
+    pub(crate) fn start(&self, program: &Program, input: Input) -> Outcome<Started> {
         interrupt::check()?;
         let mut command = program.command(self.run.as_ref().map(|(id, _)| id))?;
+        if input == Input::Open {
+            command.stdin(Stdio::piped());
+        }
         let mut child = command.spawn().context(|| format!("cannot start {}", program.path.display()))?;
         self.record(&child, program);
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         let pid = pid.ok_or_else(|| Failure::new("a child has no pid"))?;
         checkpoint::reach_child(&program.name(), pid);
-        let watched = Watch { program, pid, events: &self.events }.until_the_end(&mut child);
-        // The leader is not reaped yet, so its group's number cannot have been given to anybody else.
-        let _ = kill_process_group(pid, Signal::KILL);
-        let status = child.wait().context(|| format!("cannot wait for {}", program.name()));
-        let (cut_short, out, err) = watched?;
-        let ended = cut_short.unwrap_or(ended(status?));
-        Ok(Finished { program: program.name(), ended, stdout: out.into_kept(), stderr: err.into_kept() })
+        let told = || format!("cannot watch {}", program.name());
+        let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
+            return Err(Failure::new(told()));
+        };
+        let (stdout, stderr) = (File::from(OwnedFd::from(stdout)), File::from(OwnedFd::from(stderr)));
+        let stdin = child.stdin.take().map(|stdin| File::from(OwnedFd::from(stdin)));
+        let life = pidfd_open(pid, PidfdFlags::empty()).context(told)?;
+        Ok(Started { stdin, stdout, stderr, subject: Box::new(OwnChild { child, pid, life }) })
+    }
+
+    /// Watches what was started to its end and collects it.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub(crate) fn finish(&self, started: &mut Started, limits: &Limits) -> Outcome<Finished> {
+        let seen = watch::until_the_end(started, limits, &self.events);
+        let collected = started.subject.collect();
+        let seen = seen?;
+        let ended = match seen.cut_short {
+            Some(why) => why,
+            None => collected?,
+        };
+        Ok(Finished { program: limits.name.clone(), ended, stdout: seen.stdout, stderr: seen.stderr })
+    }
+
+    /// Returns the run that children belong to.
+    pub(crate) fn run_id(&self) -> Option<&RunId> {
+        self.run.as_ref().map(|(id, _)| id)
     }
 
     /// Writes down the child's group and start time; a record that cannot be written is covered by the mark.
@@ -332,170 +370,48 @@ impl Runner {
     }
 }
 
+/// What a child reads on standard input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Input {
+    /// What the program was given, or nothing.
+    Given,
+    /// A pipe that stays open.
+    Open,
+}
+
+/// A child of this process; its process group is the whole of it.
+#[derive(Debug)]
+struct OwnChild {
+    child: Child,
+    pid: Pid,
+    life: OwnedFd,
+}
+
+impl Subject for OwnChild {
+    fn life(&self) -> BorrowedFd<'_> {
+        self.life.as_fd()
+    }
+
+    fn terminate(&self) {
+        let _ = kill_process_group(self.pid, Signal::TERM);
+    }
+
+    fn kill(&self) {
+        let _ = kill_process_group(self.pid, Signal::KILL);
+    }
+
+    fn collect(&mut self) -> Outcome<Ended> {
+        // The leader is not reaped yet, so its group's number cannot have been given to another process.
+        self.kill();
+        self.child.wait().map(ended).context(|| format!("cannot wait for process {}", self.child.id()))
+    }
+}
+
 fn ended(status: ExitStatus) -> Ended {
     match (status.code(), status.signal()) {
         (Some(code), _) => Ended::Exited(code),
         (None, signal) => Ended::Signalled(signal.unwrap_or(0)),
     }
-}
-
-/// One stream of a child.
-struct Stream {
-    kept: Vec<u8>,
-    limit: usize,
-    line: Vec<u8>,
-    narrated: usize,
-    open: bool,
-}
-
-impl Stream {
-    fn new(keep: &Keep) -> Self {
-        let limit = match keep {
-            Keep::Whole(limit) => *limit,
-            Keep::Narrated(_) => 64 << 10,
-        };
-        Self { kept: Vec::new(), limit, line: Vec::new(), narrated: 0, open: true }
-    }
-
-    /// Takes bytes in; in narration each whole line is passed on and only the end is kept.
-    fn take(&mut self, bytes: &[u8], keep: &Keep, events: &Events) -> Outcome<()> {
-        self.kept.extend_from_slice(bytes);
-        match keep {
-            Keep::Whole(limit) if self.kept.len() > *limit => {
-                return Err(Failure::new(format!("it wrote more than {limit} bytes")));
-            }
-            Keep::Whole(_) => {}
-            Keep::Narrated(name) => {
-                if self.kept.len() > 2 * self.limit {
-                    self.kept.drain(..self.kept.len() - self.limit);
-                }
-                for byte in bytes {
-                    match byte {
-                        b'\n' | b'\r' => self.pass_on(name, events),
-                        _ if self.line.len() < 4096 => self.line.push(*byte),
-                        _ => {}
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn pass_on(&mut self, name: &str, events: &Events) {
-        let line = std::mem::take(&mut self.line);
-        if line.is_empty() || self.narrated > NARRATED_LIMIT {
-            return;
-        }
-        self.narrated += line.len();
-        events.output(name, &String::from_utf8_lossy(&line));
-        if self.narrated > NARRATED_LIMIT {
-            events.warn(&format!("{name} wrote more than {NARRATED_LIMIT} bytes; the rest is left out"));
-        }
-    }
-
-    fn into_kept(mut self) -> Vec<u8> {
-        if self.kept.len() > self.limit {
-            self.kept.drain(..self.kept.len() - self.limit);
-        }
-        self.kept
-    }
-}
-
-/// Watches one child: its two streams, its end, the deadline, the stall limit and the interrupt flag.
-struct Watch<'a> {
-    program: &'a Program,
-    pid: Pid,
-    events: &'a Events,
-}
-
-type Watched = (Option<Ended>, Stream, Stream);
-
-impl Watch<'_> {
-    fn until_the_end(&self, child: &mut Child) -> Outcome<Watched> {
-        let told = || format!("cannot watch {}", self.program.name());
-        let (Some(mut stdout), Some(mut stderr)) = (child.stdout.take(), child.stderr.take()) else {
-            return Err(Failure::new(told()));
-        };
-        let life = pidfd_open(self.pid, PidfdFlags::empty()).context(told)?;
-        let (mut out, mut err) = (Stream::new(&self.program.keep), Stream::new(&self.program.keep));
-        let start = clock::monotonic();
-        let mut last_sign = start;
-        let mut cut_short = None;
-        let mut kill_at: Option<Instant> = None;
-        let mut drain_until: Option<Instant> = None;
-        while out.open || err.open || drain_until.is_none() {
-            let now = clock::monotonic();
-            if drain_until.is_some_and(|limit| now >= limit) {
-                break;
-            }
-            if drain_until.is_none() && cut_short.is_none() {
-                cut_short = self.overdue(now, start, last_sign);
-                if cut_short.is_some() || interrupt::check().is_err() {
-                    cut_short = cut_short.or(Some(Ended::Signalled(0)));
-                    let _ = kill_process_group(self.pid, Signal::TERM);
-                    kill_at = Some(now + GRACE);
-                }
-            }
-            if kill_at.is_some_and(|limit| now >= limit) {
-                let _ = kill_process_group(self.pid, Signal::KILL);
-                kill_at = None;
-            }
-            let mut watched = Vec::with_capacity(3);
-            watched.push(PollFd::from_borrowed_fd(life.as_fd(), interest(drain_until.is_none())));
-            watched.push(PollFd::from_borrowed_fd(stdout.as_fd(), interest(out.open)));
-            watched.push(PollFd::from_borrowed_fd(stderr.as_fd(), interest(err.open)));
-            let tick = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
-            match poll(&mut watched, Some(&tick)) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(Failure::new(told()).because(error)),
-            }
-            let ready: Vec<bool> = watched.iter().map(|fd| !fd.revents().is_empty()).collect();
-            drop(watched);
-            if ready[1] && out.open {
-                self.read(&mut stdout, &mut out).context(told)?;
-                last_sign = clock::monotonic();
-            }
-            if ready[2] && err.open {
-                self.read(&mut stderr, &mut err).context(told)?;
-                last_sign = clock::monotonic();
-            }
-            if ready[0] && drain_until.is_none() {
-                // What the child leaves behind in its group would hold the streams open for ever.
-                drain_until = Some(clock::monotonic() + DRAIN);
-                let _ = kill_process_group(self.pid, Signal::KILL);
-            }
-        }
-        if let Keep::Narrated(name) = &self.program.keep {
-            out.pass_on(name, self.events);
-            err.pass_on(name, self.events);
-        }
-        if cut_short.is_some() {
-            interrupt::check()?;
-        }
-        Ok((cut_short, out, err))
-    }
-
-    fn overdue(&self, now: Instant, start: Instant, last_sign: Instant) -> Option<Ended> {
-        if now.duration_since(start) >= self.program.deadline {
-            return Some(Ended::PastDeadline(self.program.deadline));
-        }
-        let stall = self.program.stall?;
-        (now.duration_since(last_sign) >= stall).then_some(Ended::Stalled(stall))
-    }
-
-    fn read(&self, from: &mut impl std::io::Read, stream: &mut Stream) -> Outcome<()> {
-        let mut buffer = [0_u8; 16 << 10];
-        let count = from.read(&mut buffer).context(|| "cannot read its output".to_owned())?;
-        if count == 0 {
-            stream.open = false;
-            return Ok(());
-        }
-        stream.take(&buffer[..count], &self.program.keep, self.events)
-    }
-}
-
-fn interest(wanted: bool) -> PollFlags {
-    if wanted { PollFlags::IN } else { PollFlags::empty() }
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ pub mod identity;
 pub mod interrupt;
 pub mod leftover;
 mod session;
+pub(crate) mod watch;
 pub mod worker;
 
 pub use child::{Ended, Finished, Keep, Program, Runner};
