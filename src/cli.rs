@@ -82,6 +82,9 @@ pub enum Command {
     /// Does one operation on files with the rights of their owner
     #[command(hide = true, name = crate::process::worker::COMMAND)]
     AsOwner(AsOwnerArgs),
+    /// Is the process of a sandboxed unit
+    #[command(hide = true, name = crate::units::COMMAND)]
+    Unit(UnitArgs),
     /// Answers git's question for credentials
     #[command(hide = true, name = "git-credential")]
     GitCredential(CredentialArgs),
@@ -523,6 +526,13 @@ pub struct DemoArgs {
 pub struct AsOwnerArgs {
     /// The operation
     pub operation: String,
+}
+
+/// `unit`
+#[derive(Debug, Args)]
+pub struct UnitArgs {
+    /// What it does, for lists of processes
+    pub word: String,
 }
 
 /// `git-credential`

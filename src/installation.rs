@@ -26,6 +26,7 @@ use crate::settings::layers::Layers;
 use crate::settings::layout::Layout;
 use crate::settings::names::{BranchName, CommitId, GenerationName, RunId};
 use crate::systemd;
+use crate::units::Units;
 
 /// An installation and the doors to its parts.
 pub struct Installation {
@@ -39,6 +40,8 @@ pub struct Installation {
     pub owner: Owner,
     /// Starts other programs.
     pub runner: Runner,
+    /// Starts sandboxed units.
+    pub units: Units,
     /// The mirror of the remote.
     pub mirror: Mirror,
     /// The work tree.
@@ -65,12 +68,14 @@ impl Installation {
         let mirror = Mirror::new(&git, &layout, &settings.remote);
         let tree = WorkTree::new(&git, &layout, owner);
         let service = manager(&settings, &runner);
+        let units = Units::new(&layout, &runner, owner);
         Ok(Self {
             layout,
             layers,
             settings,
             owner,
             runner,
+            units,
             mirror,
             tree,
             service,

@@ -59,6 +59,7 @@ pub mod service;
 pub mod settings;
 pub mod status_file;
 pub mod systemd;
+pub mod units;
 
 /// Runs the program: arguments in, exit code out (`docs/exit-codes.md`).
 pub fn main() -> ExitCode {

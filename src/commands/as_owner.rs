@@ -5,21 +5,14 @@ use std::io::Read as _;
 use crate::cli::{AsOwnerArgs, CredentialArgs};
 use crate::error::Failure;
 use crate::exit::{Ended, Error};
-use crate::git::{remote, worktree};
-use crate::process::worker;
-use crate::refresh::entry;
+use crate::git::remote;
 use crate::report::screen;
-use crate::requests;
+use crate::units::operations;
 
 /// Does one operation: a request on standard input, an answer on standard output.
 pub(super) fn answer(args: &AsOwnerArgs) -> Result<Ended, Error> {
     let request = input()?;
-    let answer = match args.operation.as_str() {
-        requests::OPERATION => Some(requests::answer(&request)),
-        entry::OPERATION => Some(worker::answer(&request, |request| entry::handle(&request))),
-        operation => worktree::answer(operation, &request),
-    };
-    let answer = answer
+    let answer = operations::answer(&args.operation, &request)
         .ok_or_else(|| Error::Usage(Failure::new(format!("there is no operation {:?}", args.operation))))?;
     screen::write(&answer);
     Ok(Ended::Done)

@@ -41,6 +41,7 @@ use crate::settings::layers::{Layers, Overrides};
 use crate::settings::layout::Layout;
 use crate::settings::names::RunId;
 use crate::settings::trust;
+use crate::units;
 
 /// Does what the command line asks for.
 ///
@@ -77,6 +78,9 @@ pub fn dispatch(cli: Cli) -> Result<Ended, Error> {
         Command::AfterRun(args) => after_run::after_run(&layout, &args),
         Command::AnswerRequests => answer_requests::answer_requests(&layout),
         Command::AsOwner(args) => as_owner::answer(&args),
+        Command::Unit(_) => {
+            units::work().map(|()| Ended::Done).map_err(|failure| Refusal::of("unit", failure))
+        }
         Command::GitCredential(args) => as_owner::credential(&args),
     }
 }

@@ -15,6 +15,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
 use super::identity::{Owner, ProcessId};
 use super::leftover::Recorded;
+use super::replacement::Replacement;
 use super::watch::{self, Limits, Started, Subject};
 use super::{RUN_MARK, interrupt, session};
 use crate::checkpoint;
@@ -133,6 +134,19 @@ impl Program {
         self
     }
 
+    /// Returns it as another process can become it, with the mark of a run.
+    pub(crate) fn into_replacement(self, mark: Option<&RunId>) -> Replacement {
+        let mut variables = self.variables;
+        variables.extend(mark.map(|run| (OsString::from(RUN_MARK), OsString::from(run.as_str()))));
+        Replacement {
+            path: self.path,
+            arguments: self.arguments,
+            variables,
+            directory: self.folder,
+            input: self.input,
+        }
+    }
+
     /// Returns how it is watched.
     pub(crate) fn limits(&self) -> Limits {
         Limits { name: self.name(), deadline: self.deadline, stall: self.stall, keep: self.keep.clone() }
@@ -145,10 +159,9 @@ impl Program {
 
     pub(super) fn command(&self, mark: Option<&RunId>) -> Outcome<Command> {
         let mut command = Command::new(&self.path);
-        command.args(&self.arguments).current_dir(&self.folder).env_clear();
+        command.args(&self.arguments).current_dir(&self.folder);
         session::isolate(&mut command);
-        command.env("PATH", crate::settings::environment::SEARCH_PATH);
-        command.env("LANG", "C.UTF-8").env("LC_ALL", "C.UTF-8").env("TZ", "UTC");
+        base_environment(&mut command);
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         if let Some(run) = mark {
             command.env(RUN_MARK, run.as_str());
@@ -166,8 +179,14 @@ impl Program {
     }
 }
 
+/// Gives a command the environment that every program has, and nothing else.
+pub(super) fn base_environment(command: &mut Command) {
+    command.env_clear().env("PATH", crate::settings::environment::SEARCH_PATH);
+    command.env("LANG", "C.UTF-8").env("LC_ALL", "C.UTF-8").env("TZ", "UTC");
+}
+
 /// A file that exists in memory only, holding `bytes`, at its start.
-pub(super) fn memory_file(bytes: &[u8]) -> Outcome<File> {
+pub(crate) fn memory_file(bytes: &[u8]) -> Outcome<File> {
     let told = || "cannot pass input to a program".to_owned();
     let fd = rustix::fs::memfd_create("input", rustix::fs::MemfdFlags::CLOEXEC).context(told)?;
     let mut file = File::from(fd);
@@ -398,6 +417,10 @@ impl Subject for OwnChild {
 
     fn kill(&self) {
         let _ = kill_process_group(self.pid, Signal::KILL);
+    }
+
+    fn resume(&self) {
+        let _ = kill_process_group(self.pid, Signal::CONT);
     }
 
     fn collect(&mut self) -> Outcome<Ended> {

@@ -11,6 +11,7 @@ pub mod handle;
 pub mod identity;
 pub mod interrupt;
 pub mod leftover;
+pub(crate) mod replacement;
 mod session;
 pub(crate) mod watch;
 pub mod worker;

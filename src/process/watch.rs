@@ -20,6 +20,8 @@ pub(crate) const GRACE: Duration = Duration::from_secs(2);
 const DRAIN: Duration = Duration::from_millis(500);
 /// How much narrated output of one program is passed on; the rest is counted and left out.
 const NARRATED_LIMIT: usize = 4 << 20;
+/// How often the interrupt flag and the limits are checked.
+const TICK: Duration = Duration::from_millis(50);
 /// How much of the end of a narrated stream is kept, in bytes.
 const TAIL: usize = 64 << 10;
 
@@ -31,6 +33,8 @@ pub(crate) trait Subject: std::fmt::Debug {
     fn terminate(&self);
     /// Kills the program and all its descendants.
     fn kill(&self);
+    /// Continues the main process where others have stopped it.
+    fn resume(&self);
     /// Kills what is left and returns how the main process ended, which has ended or will end at once.
     ///
     /// # Errors
@@ -279,16 +283,15 @@ impl Watch<'_> {
         (now.duration_since(self.last_sign) >= stall).then_some(Ended::Stalled(stall))
     }
 
-    /// Waits for a moment; returns whether the program has ended, and which streams can be read. What is over is not
-    /// asked any more: a closed pipe is always ready.
+    /// Waits for a moment; returns whether the program has ended, and which streams can be read.
     fn wait_for_a_sign(&self) -> Outcome<[bool; 3]> {
-        let wanted = [self.drain_until.is_none(), self.out.open, self.err.open];
+        let readable = |fd, is_wanted| Wanted { fd, events: PollFlags::IN, is_wanted };
         let all = [
-            self.started.subject.life(),
-            self.started.stdout.as_fd(),
-            self.started.stderr.as_fd(),
+            readable(self.started.subject.life(), self.drain_until.is_none()),
+            readable(self.started.stdout.as_fd(), self.out.open),
+            readable(self.started.stderr.as_fd(), self.err.open),
         ];
-        ready(&all, wanted)
+        ready(&all, TICK)
     }
 
     fn finish(mut self) -> Outcome<Seen> {
@@ -301,12 +304,23 @@ impl Watch<'_> {
     }
 }
 
-/// Waits, at most 50 ms, until one of the wanted descriptors can be read; tells which.
-pub(crate) fn ready<const N: usize>(all: &[BorrowedFd<'_>; N], wanted: [bool; N]) -> Outcome<[bool; N]> {
-    let numbers: Vec<usize> = (0..N).filter(|&number| wanted[number]).collect();
-    let mut polled: Vec<PollFd<'_>> =
-        numbers.iter().map(|&number| PollFd::from_borrowed_fd(all[number], PollFlags::IN)).collect();
-    let tick = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+/// A descriptor that is waited for.
+#[derive(Debug)]
+pub(crate) struct Wanted<'a> {
+    /// The descriptor.
+    pub(crate) fd: BorrowedFd<'a>,
+    /// What of it.
+    pub(crate) events: PollFlags,
+    /// Whether it is waited for at all: what is over must not be, a closed pipe is always ready.
+    pub(crate) is_wanted: bool,
+}
+
+/// Waits, at most for `limit`, until one of the wanted descriptors is ready; tells which.
+pub(crate) fn ready<const N: usize>(all: &[Wanted<'_>; N], limit: Duration) -> Outcome<[bool; N]> {
+    let numbers: Vec<usize> = (0..N).filter(|&number| all[number].is_wanted).collect();
+    let fd = |&number: &usize| PollFd::from_borrowed_fd(all[number].fd, all[number].events);
+    let mut polled: Vec<PollFd<'_>> = numbers.iter().map(fd).collect();
+    let tick = Timespec::try_from(limit).unwrap_or_default();
     match poll(&mut polled, Some(&tick)) {
         Ok(_) | Err(rustix::io::Errno::INTR) => {}
         Err(error) => return Err(Failure::new("cannot wait for output").because(error)),

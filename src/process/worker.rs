@@ -40,22 +40,9 @@ pub fn ask<Q: Serialize, A: DeserializeOwned>(
         program = program.env(name, value);
     }
     let finished = runner.run(&program)?;
-    let answer: Answer<A> = match (&finished.ended, serde_json::from_slice(&finished.stdout)) {
-        (Ended::Exited(0), Ok(answer)) => answer,
-        _ => return Err(finished.failure(&format!("the worker for {operation} failed"))),
-    };
-    match answer {
-        Answer::Done(value) => Ok(value),
-        Answer::Failed { chain, hints } => {
-            let mut failure: Option<Failure> = None;
-            for sentence in chain.into_iter().rev() {
-                failure = Some(match failure {
-                    None => hints.iter().fold(Failure::new(sentence), Failure::hint),
-                    Some(cause) => Failure::new(sentence).because(cause),
-                });
-            }
-            Err(failure.unwrap_or_else(|| Failure::new(format!("the worker for {operation} failed"))))
-        }
+    match finished.ended {
+        Ended::Exited(0) => Answer::read(&finished.stdout, operation),
+        _ => Err(finished.failure(&format!("the worker for {operation} failed"))),
     }
 }
 
@@ -72,6 +59,29 @@ pub enum Answer<A> {
         /// The hints, closest to the cause first.
         hints: Vec<String>,
     },
+}
+
+impl<A: DeserializeOwned> Answer<A> {
+    /// Reads the response of `operation`.
+    ///
+    /// # Errors
+    /// It is none, or the operation's own failure.
+    pub(crate) fn read(bytes: &[u8], operation: &str) -> Outcome<A> {
+        let failed = || format!("the process for {operation} failed");
+        match serde_json::from_slice(bytes).context(failed)? {
+            Self::Done(value) => Ok(value),
+            Self::Failed { chain, hints } => {
+                let mut failure: Option<Failure> = None;
+                for sentence in chain.into_iter().rev() {
+                    failure = Some(match failure {
+                        None => hints.iter().fold(Failure::new(sentence), Failure::hint),
+                        Some(cause) => Failure::new(sentence).because(cause),
+                    });
+                }
+                Err(failure.unwrap_or_else(|| Failure::new(failed())))
+            }
+        }
+    }
 }
 
 /// Does the worker's side: reads the request, works, and encodes the answer.

@@ -5,6 +5,8 @@
 
 pub mod file;
 pub mod job;
+pub mod process_unit;
+pub mod property;
 pub mod root_exec;
 pub mod sandbox;
 mod time;

@@ -1,0 +1,376 @@
+//! Units that are one sandboxed process of ours: its three streams are descriptors that go over the bus, its end is
+//! watched as that of a child is (org.freedesktop.systemd1(5), `StartTransientUnit`).
+//!
+//! The unit is held (`AddRef`) until it was collected, so that how it ended can be asked.
+
+use std::fs::File;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
+use zbus::zvariant::{Fd, ObjectPath, OwnedObjectPath, Value};
+
+use super::property::Property;
+use super::{Bus, refused};
+use crate::clock;
+use crate::error::{Context as _, Failure, Outcome};
+use crate::process::watch::{Started, Subject};
+use crate::process::{Ended, ProcessId, interrupt};
+
+const UNIT_INTERFACE: &str = "org.freedesktop.systemd1.Unit";
+const SERVICE_INTERFACE: &str = "org.freedesktop.systemd1.Service";
+/// What waitid(2) calls the end of a process by its own exit.
+const CLD_EXITED: i32 = 1;
+/// How long systemd may take to start a process, and to clear a unit away after its end.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How often systemd is asked meanwhile.
+const TICK: Duration = Duration::from_millis(2);
+/// `MS_REC` of mount(2): what is mounted below is bound as well.
+const RECURSIVE: u64 = 0x4000;
+/// The first exit code that says that systemd could not set the process up (systemd.exec(5)).
+const FIRST_SETUP_CODE: i32 = 200;
+/// The last of those.
+const LAST_SETUP_CODE: i32 = 243;
+
+/// A directory or file that a unit sees at another path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BindMount {
+    /// Where it is.
+    pub source: PathBuf,
+    /// Where the unit sees it.
+    pub destination: PathBuf,
+    /// Whether the unit may write there.
+    pub writable: bool,
+}
+
+/// A unit of one process, as it is asked for.
+#[derive(Debug)]
+pub struct ProcessUnit<'a> {
+    /// The unit's name.
+    pub name: &'a str,
+    /// What it is, for people.
+    pub description: &'a str,
+    /// The program, an absolute path, and its arguments.
+    pub program: PathBuf,
+    /// The arguments.
+    pub arguments: Vec<String>,
+    /// Variables of its environment that everybody may read.
+    pub variables: Vec<(String, String)>,
+    /// The user and group ids that it runs as.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+    /// Properties of the table.
+    pub properties: &'a [Property],
+    /// The directories that it writes to; the rest of the file system is read-only.
+    pub writable: Vec<PathBuf>,
+    /// Directories below those that it only reads.
+    pub read_only: Vec<PathBuf>,
+    /// What it sees elsewhere.
+    pub binds: Vec<BindMount>,
+    /// Names and files of what only this unit reads.
+    pub credentials: Vec<(String, PathBuf)>,
+    /// The unit whose end ends it.
+    pub bound_to: Option<String>,
+    /// How long it may live.
+    pub lifetime: Duration,
+    /// How much memory it may use, in bytes.
+    pub memory: u64,
+}
+
+/// The near ends of the streams of a process, for [`Bus::start_process`]: what it reads.
+#[derive(Debug)]
+pub enum Stdin {
+    /// A file, from its start to its end.
+    File(File),
+    /// A pipe that stays open.
+    Pipe,
+}
+
+impl ProcessUnit<'_> {
+    fn on_the_bus<'v>(&self, streams: [BorrowedFd<'v>; 3]) -> Vec<(&'static str, Value<'v>)> {
+        let words = |paths: &[PathBuf], prefix: &str| {
+            Value::from(paths.iter().map(|path| format!("{prefix}{}", path.display())).collect::<Vec<_>>())
+        };
+        let [stdin, stdout, stderr] = streams.map(|fd| Value::from(Fd::from(fd)));
+        let program = self.program.display().to_string();
+        let command: Vec<String> = std::iter::once(program.clone()).chain(self.arguments.clone()).collect();
+        let micros = u64::try_from(self.lifetime.as_micros()).unwrap_or(u64::MAX);
+        let mut all: Vec<(&'static str, Value<'v>)> =
+            self.properties.iter().map(|property| (property.name, property.value.on_the_bus())).collect();
+        all.extend([
+            ("Description", Value::from(self.description.to_owned())),
+            ("ExecStartEx", Value::from(vec![(program, command, vec!["no-env-expand".to_owned()])])),
+            ("StandardInputFileDescriptor", stdin),
+            ("StandardOutputFileDescriptor", stdout),
+            ("StandardErrorFileDescriptor", stderr),
+            ("User", Value::from(self.uid.to_string())),
+            ("Group", Value::from(self.gid.to_string())),
+            ("RuntimeMaxUSec", Value::from(micros)),
+            ("MemoryMax", Value::from(self.memory)),
+            // A writable directory may be missing on a machine that never needed it.
+            ("ReadWritePaths", words(&self.writable, "-")),
+            ("ReadOnlyPaths", words(&self.read_only, "-")),
+            ("AddRef", Value::from(true)),
+        ]);
+        for (name, writable) in [("BindPaths", true), ("BindReadOnlyPaths", false)] {
+            let binds: Vec<(String, String, bool, u64)> = self
+                .binds
+                .iter()
+                .filter(|bind| bind.writable == writable)
+                .map(|bind| {
+                    let (from, to) = (bind.source.display(), bind.destination.display());
+                    (from.to_string(), to.to_string(), false, RECURSIVE)
+                })
+                .collect();
+            if !binds.is_empty() {
+                all.push((name, Value::from(binds)));
+            }
+        }
+        let credentials: Vec<(String, String)> =
+            self.credentials.iter().map(|(name, path)| (name.clone(), path.display().to_string())).collect();
+        if !credentials.is_empty() {
+            all.push(("LoadCredential", Value::from(credentials)));
+        }
+        if !self.variables.is_empty() {
+            let variables: Vec<String> =
+                self.variables.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            all.push(("Environment", Value::from(variables)));
+        }
+        if let Some(unit) = &self.bound_to {
+            all.push(("BindsTo", Value::from(vec![unit.clone()])));
+            all.push(("After", Value::from(vec![unit.clone()])));
+        }
+        all
+    }
+}
+
+impl Bus {
+    /// Returns the version of systemd: 252 of `252.22-1~deb12u1`.
+    ///
+    /// # Errors
+    /// systemd cannot be asked, or its answer holds no number.
+    pub fn version(&self) -> Outcome<u32> {
+        let told = || "systemd does not report its version".to_owned();
+        let text: String =
+            self.manager()?.get_property("Version").map_err(|error| refused(error.into())).context(told)?;
+        parse_version(&text).ok_or_else(|| Failure::new(format!("{}: {text:?}", told())))
+    }
+
+    /// Starts the process of a unit and returns it with the near ends of its streams.
+    ///
+    /// # Errors
+    /// systemd refuses the unit, or the run is interrupted. Nothing of it is left.
+    pub(crate) fn start_process(&self, unit: &ProcessUnit<'_>, stdin: Stdin) -> Outcome<Started> {
+        let told = || format!("systemd does not start {}", unit.name);
+        let (near_stdin, far_stdin) = match stdin {
+            Stdin::File(file) => (None, OwnedFd::from(file)),
+            Stdin::Pipe => {
+                let (reader, writer) = std::io::pipe().context(told)?;
+                (Some(File::from(OwnedFd::from(writer))), OwnedFd::from(reader))
+            }
+        };
+        let (stdout, far_stdout) = std::io::pipe().context(told)?;
+        let (stderr, far_stderr) = std::io::pipe().context(told)?;
+        let properties = unit.on_the_bus([far_stdin.as_fd(), far_stdout.as_fd(), far_stderr.as_fd()]);
+        let none: Vec<(&str, Vec<(&str, Value<'_>)>)> = Vec::new();
+        self.manager()?
+            .call_method("StartTransientUnit", &(unit.name, "fail", properties, none))
+            .map_err(refused)
+            .context(told)?;
+        let path: OwnedObjectPath = self.call_manager("LoadUnit", &(unit.name.to_owned(),)).context(told)?;
+        let mut process = UnitProcess {
+            bus: self.clone(),
+            name: unit.name.to_owned(),
+            path: path.into_inner(),
+            life: None,
+            is_collected: false,
+        };
+        process.await_begin().context(told)?;
+        Ok(Started {
+            stdin: near_stdin,
+            stdout: File::from(OwnedFd::from(stdout)),
+            stderr: File::from(OwnedFd::from(stderr)),
+            subject: Box::new(process),
+        })
+    }
+}
+
+/// The main process of a unit. Dropping it ends the whole unit.
+#[derive(Debug)]
+struct UnitProcess {
+    bus: Bus,
+    name: String,
+    path: ObjectPath<'static>,
+    /// `None` until it has begun.
+    life: Option<OwnedFd>,
+    is_collected: bool,
+}
+
+/// What systemd knows of a unit's process.
+struct State {
+    main: u32,
+    is_over: bool,
+}
+
+impl UnitProcess {
+    fn state(&self) -> Outcome<State> {
+        let read = || -> zbus::Result<State> {
+            let unit = self.bus.object(self.path.as_str(), UNIT_INTERFACE);
+            let service = self.bus.object(self.path.as_str(), SERVICE_INTERFACE);
+            let (Ok(unit), Ok(service)) = (unit, service) else {
+                return Err(zbus::Error::Failure("no such object".to_owned()));
+            };
+            let (job, _): (u32, OwnedObjectPath) = unit.get_property("Job")?;
+            let active: String = unit.get_property("ActiveState")?;
+            let main: u32 = service.get_property("MainPID")?;
+            Ok(State { main, is_over: job == 0 && matches!(active.as_str(), "inactive" | "failed") })
+        };
+        read().map_err(refused).context(|| format!("systemd does not tell what {} is doing", self.name))
+    }
+
+    /// Waits until the process exists and takes hold of it; one that has ended already is held as ended.
+    fn await_begin(&mut self) -> Outcome<()> {
+        let end = clock::monotonic() + PATIENCE;
+        loop {
+            let state = self.state()?;
+            if let Some(life) = self.hold(&state)? {
+                self.life = Some(life);
+                return Ok(());
+            }
+            if clock::monotonic() > end {
+                return Err(Failure::new(format!("it did not begin within {PATIENCE:?}"))
+                    .hint(format!("systemctl status {}", self.name)));
+            }
+            interrupt::check()?;
+            clock::pause_regardless(TICK);
+        }
+    }
+
+    /// Takes hold of the main process; `None` where there is none yet.
+    fn hold(&self, state: &State) -> Outcome<Option<OwnedFd>> {
+        if state.is_over {
+            return over().map(Some);
+        }
+        let Some(pid) = i32::try_from(state.main).ok().and_then(Pid::from_raw) else { return Ok(None) };
+        let Ok(life) = pidfd_open(pid, PidfdFlags::empty()) else { return Ok(None) };
+        // Asked again after the opening: the pid may have been another process by then.
+        let is_still_it =
+            self.state()?.main == state.main && ProcessId::of_child(pid.as_raw_nonzero().get()).is_some();
+        Ok(is_still_it.then_some(life))
+    }
+
+    fn signal(&self, signal: Signal) {
+        let number = signal.as_raw();
+        let _: Outcome<()> = self.bus.call_manager("KillUnit", &(self.name.as_str(), "all", number));
+    }
+}
+
+/// A descriptor that is readable at once, as that of an ended process is.
+fn over() -> Outcome<OwnedFd> {
+    let (reader, _) = std::io::pipe().context(|| "cannot make a pipe".to_owned())?;
+    Ok(reader.into())
+}
+
+impl Subject for UnitProcess {
+    fn life(&self) -> BorrowedFd<'_> {
+        match &self.life {
+            Some(life) => life.as_fd(),
+            // Only asked for once it has begun.
+            None => rustix::stdio::stdin(),
+        }
+    }
+
+    fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    fn kill(&self) {
+        self.signal(Signal::KILL);
+    }
+
+    fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn collect(&mut self) -> Outcome<Ended> {
+        let end = clock::monotonic() + PATIENCE;
+        self.kill();
+        while !self.state()?.is_over {
+            if clock::monotonic() > end {
+                return Err(Failure::new(format!("{} cannot be ended", self.name))
+                    .hint(format!("systemctl status {}", self.name)));
+            }
+            clock::pause_regardless(TICK);
+        }
+        let read = || -> Outcome<(i32, i32, u64)> {
+            let service = self.bus.object(self.path.as_str(), SERVICE_INTERFACE)?;
+            let unit = self.bus.object(self.path.as_str(), UNIT_INTERFACE)?;
+            let read = || -> zbus::Result<_> {
+                Ok((
+                    service.get_property("ExecMainCode")?,
+                    service.get_property("ExecMainStatus")?,
+                    unit.get_property("ActiveEnterTimestampMonotonic")?,
+                ))
+            };
+            read().map_err(refused)
+        };
+        let (how, number, entered) =
+            read().context(|| format!("systemd does not tell how {} ended", self.name))?;
+        self.is_collected = true;
+        let _: Outcome<()> = self.bus.call_manager("UnrefUnit", &(self.name.as_str(),));
+        match how {
+            CLD_EXITED if entered == 0 && (FIRST_SETUP_CODE..=LAST_SETUP_CODE).contains(&number) => {
+                Err(not_set_up(&self.name, number))
+            }
+            CLD_EXITED => Ok(Ended::Exited(number)),
+            0 => Err(Failure::new(format!("{} had no process", self.name))
+                .hint(format!("journalctl --unit {}", self.name))),
+            _ => Ok(Ended::Signalled(number)),
+        }
+    }
+}
+
+impl Drop for UnitProcess {
+    fn drop(&mut self) {
+        if !self.is_collected {
+            self.kill();
+        }
+    }
+}
+
+/// Reports what systemd could not do for a process (systemd.exec(5), "Process Exit Codes").
+fn not_set_up(unit: &str, code: i32) -> Failure {
+    let what = match code {
+        200 => "its working directory",
+        203 => "its program",
+        216 | 217 => "its user and group",
+        218 => "its capabilities",
+        225 => "its network",
+        226 => "its view of the file system",
+        228 => "its filter of system calls",
+        243 => "its credentials",
+        _ => "it",
+    };
+    Failure::new(format!("systemd could not set {what} up (exit code {code})"))
+        .hint(format!("journalctl --unit {unit}"))
+}
+
+fn parse_version(text: &str) -> Option<u32> {
+    let digits: String = text.trim_start_matches('v').chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_is_the_number_that_the_text_begins_with() {
+        assert_eq!(parse_version("252.22-1~deb12u1"), Some(252));
+        assert_eq!(parse_version("v257"), Some(257));
+        assert_eq!(parse_version("247-rc2"), Some(247));
+        assert_eq!(parse_version("unknown"), None);
+    }
+}

@@ -1,0 +1,384 @@
+//! Units: sandboxed processes that do all work on content of others, so that root only conducts.
+//!
+//! A unit does an operation of ours ([`Units::call`]), runs a program of others ([`Units::run`]), or waits and answers
+//! later ([`Units::wait_in_unit`]). On a machine with systemd it is a transient unit with a control group of its own;
+//! elsewhere a process that this program confines by itself ([`launcher`]). [`table`] says as whom each role runs and what
+//! it may reach. This room starts processes and copies this program to the file that they execute; it changes nothing
+//! else.
+
+mod inside;
+mod launcher;
+pub mod operations;
+mod program;
+mod systemd;
+pub mod table;
+pub mod users;
+mod waiting;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::checkpoint;
+use crate::clock;
+use crate::disk;
+use crate::error::{Context as _, Outcome};
+use crate::process::child::{Input, memory_file};
+use crate::process::watch::{Limits, Started};
+use crate::process::worker::Answer;
+use crate::process::{Ended, Finished, Keep, Owner, Program, Runner};
+use crate::settings::layout::Layout;
+use crate::systemd::process_unit::Stdin;
+use crate::systemd::{self as manager, Bus};
+
+pub use inside::{COMMAND, work};
+pub use table::Role;
+pub use waiting::Waiting;
+
+use inside::{Setup, Work};
+use launcher::Confinement;
+
+/// What a unit may do and how long: everything that the caller decides about it.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// What it is for; decides user and confinement.
+    pub role: Role,
+    /// The directories and files that it may write to. What is missing is left out.
+    pub writable: Vec<PathBuf>,
+    /// Directories below those that it only reads. Landlock cannot take away again: only systemd does.
+    pub read_only: Vec<PathBuf>,
+    /// What it sees at another path. Only systemd can do that.
+    pub binds: Vec<Bind>,
+    /// Secrets that only this unit reads, with [`credential`].
+    pub credentials: Vec<Credential>,
+    /// How long it may take; for a waiting unit, each request.
+    pub deadline: Duration,
+    /// How long it may be silent.
+    pub stall: Option<Duration>,
+    /// The name under which its lines on standard error become events.
+    pub narrate: Option<String>,
+    /// How many bytes a response may have.
+    pub output: usize,
+}
+
+/// A directory or file that a unit sees at another path as well. A link at the destination is followed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bind {
+    /// Where it is.
+    pub source: PathBuf,
+    /// Where the unit sees it.
+    pub destination: PathBuf,
+    /// Whether the unit may write there.
+    pub access: Access,
+}
+
+/// Whether something may be written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// It is only read.
+    ReadOnly,
+    /// It is read and written.
+    ReadWrite,
+}
+
+/// A secret for one unit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Credential {
+    /// The name that the unit asks for ([`credential`]).
+    pub name: String,
+    /// The file that holds it, which the unit's user need not be able to read.
+    pub source: PathBuf,
+}
+
+impl Job {
+    /// Makes a job that may write nothing, with the deadline and a response of at most 64 MiB.
+    pub fn new(role: Role, deadline: Duration) -> Self {
+        Self {
+            role,
+            writable: Vec::new(),
+            read_only: Vec::new(),
+            binds: Vec::new(),
+            credentials: Vec::new(),
+            deadline,
+            stall: None,
+            narrate: None,
+            output: 64 << 20,
+        }
+    }
+
+    /// Lets it write to a directory or file.
+    #[must_use]
+    pub fn writes(mut self, path: impl Into<PathBuf>) -> Self {
+        self.writable.push(path.into());
+        self
+    }
+
+    /// Takes a directory below a writable one away again.
+    #[must_use]
+    pub fn only_reads(mut self, path: impl Into<PathBuf>) -> Self {
+        self.read_only.push(path.into());
+        self
+    }
+
+    /// Shows it something at another path.
+    #[must_use]
+    pub fn sees(mut self, bind: Bind) -> Self {
+        self.binds.push(bind);
+        self
+    }
+
+    /// Gives it a secret.
+    #[must_use]
+    pub fn with_credential(mut self, credential: Credential) -> Self {
+        self.credentials.push(credential);
+        self
+    }
+
+    /// Makes its progress events under this name.
+    #[must_use]
+    pub fn narrated(mut self, name: impl Into<String>) -> Self {
+        self.narrate = Some(name.into());
+        self
+    }
+
+    /// Ends it where it is silent for this long.
+    #[must_use]
+    pub fn stalls_after(mut self, stall: Duration) -> Self {
+        self.stall = Some(stall);
+        self
+    }
+}
+
+/// How far the table of units is put into force here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Enforcement {
+    /// All of it.
+    Enforced,
+    /// All but this, a sentence each.
+    Missing(Vec<String>),
+}
+
+/// Starts units for one installation. Clones share the connection to systemd.
+#[derive(Debug, Clone)]
+pub struct Units {
+    layout: Layout,
+    runner: Runner,
+    service: Owner,
+    bus: Arc<Mutex<Option<Bus>>>,
+}
+
+impl Units {
+    /// Makes the door to units; nothing is started. `service` is the owner of `app/`.
+    pub fn new(layout: &Layout, runner: &Runner, service: Owner) -> Self {
+        Self { layout: layout.clone(), runner: runner.clone(), service, bus: Arc::default() }
+    }
+
+    /// Does an operation of ours in a unit and returns its response.
+    ///
+    /// # Errors
+    /// The unit cannot be started or was ended; or the operation's own failure, with its causes and hints as text.
+    pub fn call<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        job: &Job,
+        operation: &str,
+        request: &Q,
+    ) -> Outcome<A> {
+        let told = || format!("cannot ask a unit for {operation}");
+        let request = serde_json::to_vec(request).context(told)?;
+        let work = Work::Answer(operation.to_owned());
+        let finished = self.finish(job, operation, work, &request, &job_limits(job, operation))?;
+        match finished.ended {
+            Ended::Exited(0) => Answer::read(&finished.stdout, operation),
+            _ => Err(finished.failure(&format!("the unit for {operation} failed"))),
+        }
+    }
+
+    /// Runs a program of others in a unit and returns what it left. The deadline of the job counts, and its narration
+    /// where it has one; what else the program says of itself counts too, but its owner.
+    ///
+    /// # Errors
+    /// As [`Runner::run`].
+    pub fn run(&self, job: &Job, program: &Program) -> Outcome<Finished> {
+        let name = program.name();
+        let mut limits = Limits { deadline: job.deadline, ..program.limits() };
+        if let Some(narrate) = &job.narrate {
+            limits.keep = Keep::Narrated(narrate.clone());
+        }
+        let mark = self.runner.run_id();
+        let work = |program: Program| Work::Become(Box::new(program.into_replacement(mark)));
+        if self.in_systemd() {
+            return self.finish(job, &name, work(program.clone()), b"", &limits);
+        }
+        // What PrivateTmp is to a unit of systemd.
+        let own_tmp = self.make_own_directory("tmp", self.user_of(job.role)?)?;
+        let program = program.clone().env("TMPDIR", &own_tmp);
+        let finished = self.finish(&job.clone().writes(&own_tmp), &name, work(program), b"", &limits);
+        let removed = disk::remove_tree(&own_tmp);
+        let finished = finished?;
+        removed.map(|()| finished)
+    }
+
+    /// Starts a unit that waits for requests of `operation`. It is asked `first` at once, whose response is dropped: it
+    /// shows that the unit works, and should hold nothing that others must not learn before the unit is needed.
+    ///
+    /// # Errors
+    /// The unit cannot be started, or fails to answer `first`.
+    pub fn wait_in_unit<Q: Serialize>(&self, job: &Job, operation: &str, first: &Q) -> Outcome<Waiting> {
+        let told = || format!("cannot ask a unit for {operation}");
+        let first = serde_json::to_vec(first).context(told)?;
+        Waiting::start(self, job, operation, first)
+    }
+
+    /// Returns who a unit of this role runs as.
+    ///
+    /// # Errors
+    /// The user does not exist on this machine.
+    pub fn user_of(&self, role: Role) -> Outcome<Owner> {
+        users::resolve(&self.layout, role.user(), self.service)
+    }
+
+    /// Returns how far the table is put into force here.
+    ///
+    /// # Errors
+    /// systemd cannot be asked.
+    pub fn enforcement(&self) -> Outcome<Enforcement> {
+        let missing =
+            if self.in_systemd() { systemd::missing(&self.bus()?)? } else { launcher::missing(&self.layout) };
+        Ok(if missing.is_empty() { Enforcement::Enforced } else { Enforcement::Missing(missing) })
+    }
+
+    /// Tells whether units are systemd's here.
+    fn in_systemd(&self) -> bool {
+        self.layout.is_real() && manager::is_booted() && rustix::process::geteuid().is_root()
+    }
+
+    fn bus(&self) -> Outcome<Bus> {
+        let mut kept = self.bus.lock().unwrap_or_else(PoisonError::into_inner);
+        match kept.as_ref().filter(|bus| !bus.is_lost()) {
+            Some(bus) => Ok(bus.clone()),
+            None => Ok(kept.insert(Bus::connect()?).clone()),
+        }
+    }
+
+    /// Starts a unit, watches it to its end and collects it.
+    fn finish(
+        &self,
+        job: &Job,
+        word: &str,
+        work: Work,
+        request: &[u8],
+        limits: &Limits,
+    ) -> Outcome<Finished> {
+        let mut started = self.start(job, word, work, Some(request))?;
+        self.runner.finish(&mut started, limits)
+    }
+
+    /// Starts a unit whose input stays open.
+    fn start_waiting(&self, job: &Job, word: &str, work: Work) -> Outcome<Started> {
+        self.start(job, word, work, None)
+    }
+
+    /// Starts a unit. It reads its setup and `request`, or its setup and what is written later.
+    fn start(&self, job: &Job, word: &str, work: Work, request: Option<&[u8]>) -> Outcome<Started> {
+        let told = || format!("cannot start a unit for {word}");
+        let user = self.user_of(job.role)?;
+        let in_systemd = self.in_systemd();
+        let confinement = (!in_systemd).then(|| Confinement {
+            writable: launcher::that_exist(&job.writable),
+            gives_way: job.role.gives_way(),
+        });
+        let mut input = serde_json::to_vec(&Setup::new(work, confinement, in_systemd)).context(told)?;
+        input.push(b'\n');
+        input.extend_from_slice(request.unwrap_or_default());
+        let file = request.is_some().then_some(&input);
+        let mut started = if in_systemd {
+            let stdin = match file {
+                Some(bytes) => Stdin::File(memory_file(bytes)?),
+                None => Stdin::Pipe,
+            };
+            systemd::start(self, job, word, user, stdin)?
+        } else {
+            self.launch(job, word, user, file)?
+        };
+        if let Some(stdin) = &mut started.stdin {
+            std::io::Write::write_all(stdin, &input).context(told)?;
+        }
+        Ok(started)
+    }
+
+    /// Starts this program as the process of a unit, without systemd.
+    fn launch(&self, job: &Job, word: &str, user: Owner, input: Option<&Vec<u8>>) -> Outcome<Started> {
+        let mut program = Program::new(self.program_for(user)?).arg(COMMAND).arg(word).owner(user);
+        for (name, value) in checkpoint::for_worker() {
+            program = program.env(name, value);
+        }
+        if !job.credentials.is_empty() {
+            program = program.env(CREDENTIALS, self.copy_credentials(job, user)?);
+        }
+        match input {
+            Some(bytes) => self.runner.start(&program.input(bytes.clone()), Input::Given),
+            None => self.runner.start(&program, Input::Open),
+        }
+    }
+
+    /// Returns the file that a unit of `user` executes: one that the user cannot read, where it is another user.
+    fn program_for(&self, user: Owner) -> Outcome<PathBuf> {
+        let own = rustix::process::geteuid();
+        if own.is_root() && own.as_raw() != user.uid && self.layout.state().is_dir() {
+            return program::ensure(&self.layout, self.runner.own_program());
+        }
+        Ok(self.runner.own_program().to_path_buf())
+    }
+
+    /// Makes a directory of `user` below `/run/ladylinux-refresh` that no other process uses.
+    fn make_own_directory(&self, word: &str, user: Owner) -> Outcome<PathBuf> {
+        let above = self.layout.volatile();
+        disk::make_folder(&above, 0o755)?;
+        let directory = above.join(format!("{word}-{}", unique()));
+        disk::make_owned_folder(&directory, 0o700, &user)?;
+        Ok(directory)
+    }
+
+    /// Copies the secrets of a job to where only its user reads them, for want of systemd's `LoadCredential`.
+    fn copy_credentials(&self, job: &Job, user: Owner) -> Outcome<PathBuf> {
+        let directory = self.make_own_directory("credentials", user)?;
+        for credential in &job.credentials {
+            let told = || format!("cannot read {}", credential.source.display());
+            let bytes = std::fs::read(&credential.source).context(told)?;
+            let copy = directory.join(&credential.name);
+            disk::write_volatile(&copy, &bytes, 0o400)?;
+            disk::give(&copy, &user)?;
+        }
+        Ok(directory)
+    }
+}
+
+/// Where a unit finds its credentials (systemd.exec(5)).
+const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
+
+/// Returns the file of a secret that the job of this unit brought, inside the unit; `None` where it brought none.
+pub fn credential(name: &str) -> Option<PathBuf> {
+    let directory = crate::settings::environment::variable(CREDENTIALS)?;
+    Some(PathBuf::from(directory).join(name)).filter(|path| path.exists())
+}
+
+fn job_limits(job: &Job, operation: &str) -> Limits {
+    Limits {
+        name: operation.to_owned(),
+        deadline: job.deadline,
+        stall: job.stall,
+        keep: Keep::Response { limit: job.output, narrate: job.narrate.clone() },
+    }
+}
+
+/// Returns a word that no other unit of this machine has.
+fn unique() -> String {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let own = rustix::process::getpid().as_raw_nonzero();
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    format!("{:x}-{own:x}-{count:x}", clock::now().as_nanosecond())
+}

@@ -1,0 +1,33 @@
+//! The one list of operations: what our own program does inside a unit. It touches nothing itself.
+
+use serde::{Deserialize, Serialize};
+
+use crate::git::worktree;
+use crate::process::Owner;
+use crate::process::worker;
+use crate::refresh::entry;
+use crate::requests;
+
+/// The operation that only shows that a unit works.
+pub const READY: &str = "ready";
+
+/// Asks whether a unit works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadyRequest {}
+
+/// A unit works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ready {
+    /// Who it runs as.
+    pub user: Owner,
+}
+
+/// Answers a request of `operation` with the JSON of its response; `None` where there is no such operation.
+pub fn answer(operation: &str, request: &[u8]) -> Option<Vec<u8>> {
+    match operation {
+        READY => Some(worker::answer(request, |_: ReadyRequest| Ok(Ready { user: Owner::own() }))),
+        requests::OPERATION => Some(requests::answer(request)),
+        entry::OPERATION => Some(worker::answer(request, |request| entry::handle(&request))),
+        other => worktree::answer(other, request),
+    }
+}

@@ -1,0 +1,84 @@
+//! Units as transient services of systemd, with all properties of the table that its version knows.
+
+use super::table::Role;
+use super::{Access, Job, Units, program, unique};
+use crate::checkpoint;
+use crate::error::{Context as _, Outcome};
+use crate::process::watch::Started;
+use crate::process::{Owner, RUN_MARK};
+use crate::relay::{self, start::is_inside};
+use crate::settings::names::UnitName;
+use crate::systemd::Bus;
+use crate::systemd::process_unit::{BindMount, ProcessUnit, Stdin};
+use crate::systemd::property::for_version;
+
+/// The version of systemd that introduced `LoadCredential`.
+const CREDENTIALS_SINCE: u32 = 247;
+
+/// Starts the process of a unit for `job`.
+pub(super) fn start(units: &Units, job: &Job, word: &str, user: Owner, stdin: Stdin) -> Outcome<Started> {
+    let bus = units.bus()?;
+    let version = bus.version()?;
+    let (properties, _) = for_version(job.role.properties(), version);
+    let name = format!("ladylinux-refresh-{}-{}.service", job.role.word(), unique());
+    let mut variables: Vec<(String, String)> =
+        checkpoint::for_worker().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    variables.extend(units.runner.run_id().map(|run| (RUN_MARK.to_owned(), run.to_string())));
+    let mut credentials = Vec::new();
+    if version >= CREDENTIALS_SINCE {
+        credentials.extend(job.credentials.iter().map(|one| (one.name.clone(), one.source.clone())));
+    } else if !job.credentials.is_empty() {
+        let copied = units.copy_credentials(job, user)?;
+        variables.push((super::CREDENTIALS.to_owned(), copied.display().to_string()));
+    }
+    let unit = ProcessUnit {
+        name: &name,
+        description: &format!("LadyLinux refresh: {word}"),
+        program: program::ensure(&units.layout, units.runner.own_program())?,
+        arguments: vec![super::COMMAND.to_owned(), word.to_owned()],
+        variables,
+        uid: user.uid,
+        gid: user.gid,
+        properties: &properties,
+        writable: job.writable.clone(),
+        read_only: job.read_only.clone(),
+        binds: binds(job),
+        credentials,
+        bound_to: own_unit(units),
+        lifetime: Role::lifetime(job.deadline),
+        memory: job.role.memory(total_memory()),
+    };
+    bus.start_process(&unit, stdin).context(|| format!("cannot start a unit for {word}"))
+}
+
+fn binds(job: &Job) -> Vec<BindMount> {
+    let bind = |bind: &super::Bind| BindMount {
+        source: bind.source.clone(),
+        destination: bind.destination.clone(),
+        writable: bind.access == Access::ReadWrite,
+    };
+    job.binds.iter().map(bind).collect()
+}
+
+/// Returns the unit of the run that this process conducts: what it starts ends with it.
+fn own_unit(units: &Units) -> Option<String> {
+    let name = UnitName::parse(&relay::unit_of(units.runner.run_id()?)).ok()?;
+    is_inside(&name).then(|| name.to_string())
+}
+
+fn total_memory() -> u64 {
+    let found = rustix::system::sysinfo();
+    #[expect(clippy::useless_conversion, reason = "its width differs between architectures")]
+    let (total, unit) = (u64::from(found.totalram), u64::from(found.mem_unit));
+    total.saturating_mul(unit)
+}
+
+/// Returns what this systemd does not put into force, a sentence each.
+pub(super) fn missing(bus: &Bus) -> Outcome<Vec<String>> {
+    let version = bus.version()?;
+    let mut all: Vec<String> =
+        Role::ALL.iter().flat_map(|role| for_version(role.properties(), version).1).collect();
+    all.sort();
+    all.dedup();
+    Ok(all)
+}
