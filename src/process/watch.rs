@@ -285,7 +285,7 @@ impl Watch<'_> {
 
     /// Waits for a moment; returns whether the program has ended, and which streams can be read.
     fn wait_for_a_sign(&self) -> Outcome<[bool; 3]> {
-        let readable = |fd, is_wanted| Wanted { fd, events: PollFlags::IN, is_wanted };
+        let readable = |fd, matters| Wanted { fd, events: PollFlags::IN, matters };
         let all = [
             readable(self.started.subject.life(), self.drain_until.is_none()),
             readable(self.started.stdout.as_fd(), self.out.open),
@@ -312,12 +312,12 @@ pub(crate) struct Wanted<'a> {
     /// What of it.
     pub(crate) events: PollFlags,
     /// Whether it is waited for at all: what is over must not be, a closed pipe is always ready.
-    pub(crate) is_wanted: bool,
+    pub(crate) matters: bool,
 }
 
 /// Waits, at most for `limit`, until one of the wanted descriptors is ready; tells which.
 pub(crate) fn ready<const N: usize>(all: &[Wanted<'_>; N], limit: Duration) -> Outcome<[bool; N]> {
-    let numbers: Vec<usize> = (0..N).filter(|&number| all[number].is_wanted).collect();
+    let numbers: Vec<usize> = (0..N).filter(|&number| all[number].matters).collect();
     let fd = |&number: &usize| PollFd::from_borrowed_fd(all[number].fd, all[number].events);
     let mut polled: Vec<PollFd<'_>> = numbers.iter().map(fd).collect();
     let tick = Timespec::try_from(limit).unwrap_or_default();

@@ -153,8 +153,7 @@ impl Bus {
     /// systemd cannot be asked, or its answer holds no number.
     pub fn version(&self) -> Outcome<u32> {
         let told = || "systemd does not report its version".to_owned();
-        let text: String =
-            self.manager()?.get_property("Version").map_err(|error| refused(error.into())).context(told)?;
+        let text: String = self.manager()?.get_property("Version").map_err(refused).context(told)?;
         parse_version(&text).ok_or_else(|| Failure::new(format!("{}: {text:?}", told())))
     }
 

@@ -267,23 +267,23 @@ impl Units {
     fn finish(
         &self,
         job: &Job,
-        word: &str,
+        name: &str,
         work: Work,
         request: &[u8],
         limits: &Limits,
     ) -> Outcome<Finished> {
-        let mut started = self.start(job, word, work, Some(request))?;
+        let mut started = self.start(job, name, work, Some(request))?;
         self.runner.finish(&mut started, limits)
     }
 
     /// Starts a unit whose input stays open.
-    fn start_waiting(&self, job: &Job, word: &str, work: Work) -> Outcome<Started> {
-        self.start(job, word, work, None)
+    fn start_waiting(&self, job: &Job, name: &str, work: Work) -> Outcome<Started> {
+        self.start(job, name, work, None)
     }
 
     /// Starts a unit. It reads its setup and `request`, or its setup and what is written later.
-    fn start(&self, job: &Job, word: &str, work: Work, request: Option<&[u8]>) -> Outcome<Started> {
-        let told = || format!("cannot start a unit for {word}");
+    fn start(&self, job: &Job, name: &str, work: Work, request: Option<&[u8]>) -> Outcome<Started> {
+        let told = || format!("cannot start a unit for {name}");
         let user = self.user_of(job.role)?;
         let in_systemd = self.in_systemd();
         let confinement = (!in_systemd).then(|| Confinement {
@@ -299,9 +299,9 @@ impl Units {
                 Some(bytes) => Stdin::File(memory_file(bytes)?),
                 None => Stdin::Pipe,
             };
-            systemd::start(self, job, word, user, stdin)?
+            systemd::start(self, job, name, user, stdin)?
         } else {
-            self.launch(job, word, user, file)?
+            self.launch(job, name, user, file)?
         };
         if let Some(stdin) = &mut started.stdin {
             std::io::Write::write_all(stdin, &input).context(told)?;
@@ -310,10 +310,10 @@ impl Units {
     }
 
     /// Starts this program as the process of a unit, without systemd.
-    fn launch(&self, job: &Job, word: &str, user: Owner, input: Option<&Vec<u8>>) -> Outcome<Started> {
-        let mut program = Program::new(self.program_for(user)?).arg(COMMAND).arg(word).owner(user);
-        for (name, value) in checkpoint::for_worker() {
-            program = program.env(name, value);
+    fn launch(&self, job: &Job, name: &str, user: Owner, input: Option<&Vec<u8>>) -> Outcome<Started> {
+        let mut program = Program::new(self.program_for(user)?).arg(COMMAND).arg(name).owner(user);
+        for (variable, value) in checkpoint::for_worker() {
+            program = program.env(variable, value);
         }
         if !job.credentials.is_empty() {
             program = program.env(CREDENTIALS, self.copy_credentials(job, user)?);
@@ -334,10 +334,10 @@ impl Units {
     }
 
     /// Makes a directory of `user` below `/run/ladylinux-refresh` that no other process uses.
-    fn make_own_directory(&self, word: &str, user: Owner) -> Outcome<PathBuf> {
+    fn make_own_directory(&self, name: &str, user: Owner) -> Outcome<PathBuf> {
         let above = self.layout.volatile();
         disk::make_folder(&above, 0o755)?;
-        let directory = above.join(format!("{word}-{}", unique()));
+        let directory = above.join(format!("{name}-{}", unique()));
         disk::make_owned_folder(&directory, 0o700, &user)?;
         Ok(directory)
     }

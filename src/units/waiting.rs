@@ -170,10 +170,10 @@ impl Process {
         let nothing: BorrowedFd<'_> = started.stderr.as_fd();
         let stdin = started.stdin.as_ref().map_or(nothing, |stdin| stdin.as_fd());
         let wanted = [
-            Wanted { fd: started.subject.life(), events: PollFlags::IN, is_wanted: true },
-            Wanted { fd: started.stdout.as_fd(), events: PollFlags::IN, is_wanted: self.out.is_open() },
-            Wanted { fd: started.stderr.as_fd(), events: PollFlags::IN, is_wanted: self.err.is_open() },
-            Wanted { fd: stdin, events: PollFlags::OUT, is_wanted: !pending.is_empty() },
+            Wanted { fd: started.subject.life(), events: PollFlags::IN, matters: true },
+            Wanted { fd: started.stdout.as_fd(), events: PollFlags::IN, matters: self.out.is_open() },
+            Wanted { fd: started.stderr.as_fd(), events: PollFlags::IN, matters: self.err.is_open() },
+            Wanted { fd: stdin, events: PollFlags::OUT, matters: !pending.is_empty() },
         ];
         let [ended, stdout, stderr, input] = watch::ready(&wanted, Duration::from_millis(50))?;
         if stderr && self.err.is_open() {
