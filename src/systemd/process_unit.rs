@@ -147,16 +147,6 @@ impl ProcessUnit<'_> {
 }
 
 impl Bus {
-    /// Returns the version of systemd: 252 of `252.22-1~deb12u1`.
-    ///
-    /// # Errors
-    /// systemd cannot be asked, or its answer holds no number.
-    pub fn version(&self) -> Outcome<u32> {
-        let told = || "systemd does not report its version".to_owned();
-        let text: String = self.manager()?.get_property("Version").map_err(refused).context(told)?;
-        parse_version(&text).ok_or_else(|| Failure::new(format!("{}: {text:?}", told())))
-    }
-
     /// Starts the process of a unit and returns it with the near ends of its streams.
     ///
     /// # Errors
@@ -354,22 +344,4 @@ fn not_set_up(unit: &str, code: i32) -> Failure {
     };
     Failure::new(format!("systemd could not set {what} up (exit code {code})"))
         .hint(format!("journalctl --unit {unit}"))
-}
-
-fn parse_version(text: &str) -> Option<u32> {
-    let digits: String = text.trim_start_matches('v').chars().take_while(char::is_ascii_digit).collect();
-    digits.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_version_is_the_number_that_the_text_begins_with() {
-        assert_eq!(parse_version("252.22-1~deb12u1"), Some(252));
-        assert_eq!(parse_version("v257"), Some(257));
-        assert_eq!(parse_version("247-rc2"), Some(247));
-        assert_eq!(parse_version("unknown"), None);
-    }
 }
