@@ -4,8 +4,10 @@
 //! program into a machine and run one of those there.
 #![allow(
     clippy::disallowed_methods,
+    clippy::disallowed_macros,
+    clippy::print_stderr,
     clippy::unwrap_used,
-    reason = "tests arrange the world that the program finds"
+    reason = "tests arrange the world that the program finds, and print what they measured"
 )]
 
 #[path = "common/lab/mod.rs"]
