@@ -25,6 +25,8 @@ use crate::settings::Settings;
 use crate::settings::layers::Layers;
 use crate::settings::layout::Layout;
 use crate::settings::names::{BranchName, CommitId, GenerationName, RunId};
+use crate::source::exchange::Exchanges;
+use crate::source::place::{Place, Scratch};
 use crate::systemd;
 use crate::units::Units;
 
@@ -42,6 +44,7 @@ pub struct Installation {
     pub runner: Runner,
     /// Starts sandboxed units.
     pub units: Units,
+    git: Git,
     /// The mirror of the remote.
     pub mirror: Mirror,
     /// The work tree.
@@ -76,6 +79,7 @@ impl Installation {
             owner,
             runner,
             units,
+            git,
             mirror,
             tree,
             service,
@@ -125,6 +129,22 @@ impl Installation {
         let release = Release::read(self, commit)?;
         self.releases.borrow_mut().push(release.clone());
         Ok(release)
+    }
+
+    /// Returns where an operation on the source finds git and the mirror.
+    pub(crate) fn source_place(&self, scratch: &Scratch) -> Place {
+        let (program, configuration) = self.git.found_at();
+        Place {
+            program: program.into(),
+            configuration: configuration.into(),
+            mirror: self.layout.mirror().into(),
+            scratch: scratch.path().into(),
+        }
+    }
+
+    /// Returns the exchanges of trees, for recovery.
+    pub fn exchanges(&self) -> Exchanges<'_> {
+        Exchanges { layout: &self.layout, owner: self.owner }
     }
 
     /// Returns where and for whom environments are made.

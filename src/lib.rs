@@ -57,6 +57,7 @@ pub mod report;
 pub mod requests;
 pub mod service;
 pub mod settings;
+pub mod source;
 pub mod status_file;
 pub mod systemd;
 pub mod units;

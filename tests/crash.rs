@@ -190,13 +190,13 @@ fn rw_7_1a_a_run_that_keeps_the_environment_killed_at_any_point_is_made_good_by_
 }
 
 #[test]
-fn rw_7_1a_a_worker_that_dies_halts_its_run_and_what_was_set_aside_is_put_back_by_the_next_one() {
+fn rw_7_1a_an_operation_that_dies_halts_its_run_and_the_next_one_completes_the_exchange() {
     let points = points(Environment::Stays, &["run"]);
     let stopped = points.iter().position(|name| name == "journal:after:intent-sync").unwrap();
     let within = points[stopped..].iter().filter(|name| name.starts_with("worker:") && !is_child(name));
     let mut kills: Vec<Kill> = within.map(|name| Kill { name: name.clone(), nth: 1, whom: WORKER }).collect();
     kills.dedup_by(|one, other| one.name == other.name);
-    for name in ["worker:git:reset", "worker:git:swept", "worker:git:put back"] {
+    for name in ["worker:align:reset", "worker:align:cleaned"] {
         assert!(kills.iter().any(|kill| kill.name == name), "{name} is missing in {points:#?}");
     }
     report("worker alone", &points, &kills);
@@ -255,8 +255,8 @@ fn rw_7_1a_a_rollback_killed_at_any_point_leaves_nothing_unsound_and_the_next_on
 #[test]
 fn rw_7_1a_a_recovery_that_is_killed_itself_is_made_good_by_the_third_run() {
     let firsts = [
-        Kill { name: "worker:git:swept".into(), nth: 1, whom: EVERYTHING },
-        Kill { name: "worker:git:reset".into(), nth: 1, whom: RUN },
+        Kill { name: "exchange:out".into(), nth: 3, whom: EVERYTHING },
+        Kill { name: "worker:align:reset".into(), nth: 1, whom: RUN },
         Kill { name: "restart:started".into(), nth: 1, whom: EVERYTHING },
     ];
     for first in firsts {
@@ -272,17 +272,12 @@ fn rw_7_1a_a_recovery_that_is_killed_itself_is_made_good_by_the_third_run() {
             done.points
         };
         let begun = points.iter().position(|name| name == "journal:before:begun").unwrap();
-        for name in ["recover:ended", "recover:put-back", "journal:after:ended-interrupted"] {
+        for name in ["recover:ended", "recover:exchanged", "journal:after:ended-interrupted"] {
             assert!(points[..begun].iter().any(|point| point == name), "{name} is missing in {points:#?}");
         }
         let mut kills = choose(&points[..begun], 1, 2);
-        if points[..begun].iter().any(|name| name == "worker:git:put back") {
-            // A worker that goes on putting back has no run by whose folder it could be found.
-            let put_back = |whom| Kill { name: "worker:git:put back".into(), nth: 1, whom };
-            kills.extend([EVERYTHING, RUN, WORKER].map(put_back));
-        } else {
-            assert_eq!(first.name, "restart:started", "nothing was set aside");
-        }
+        let exchanges = points[..begun].iter().any(|name| name == "exchange:in");
+        assert_eq!(exchanges, first.name == "exchange:out", "{points:#?}");
         kills
             .extend(choose(&points, 12, 24).into_iter().filter(|kill| !points[..begun].contains(&kill.name)));
         report(&format!("recovery from {}", first.name), &points, &kills);

@@ -227,9 +227,9 @@ fn rw_7_1a_a_disk_that_fails_never_leaves_an_unproved_service_and_the_next_run_c
             code: 1,
         },
         Fault {
-            what: "the disk is full while files are checked out",
-            path: |rig| Some(rig.host.layout.app().join("version.txt")),
-            inject: "write:error=ENOSPC",
+            what: "an entry of app/ cannot be moved",
+            path: |_| None,
+            inject: "renameat2:error=EIO:when=3",
             code: 1,
         },
         Fault {

@@ -128,23 +128,109 @@ fn files_contents_and_changes_are_read_from_the_mirror() {
 }
 
 #[test]
-fn submodules_and_large_file_storage_are_refused_with_a_clear_word() {
+fn a_pointer_of_large_file_storage_is_refused_with_its_path() {
     let world = World::new();
     let plain = world.mirror().ensure(&run("r0"), &branch("main")).unwrap();
     world.mirror().check_supported(&plain).unwrap();
     let pointer =
         format!("version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 12345\n", "0".repeat(64));
-    for (id, path, content, word) in [
-        ("r1", ".gitattributes", "*.bin filter=lfs diff=lfs\n", "Git LFS"),
-        ("r2", "model.bin", pointer.as_str(), "Git LFS"),
-        ("r3", ".gitmodules", "[submodule \"x\"]\n", "submodule"),
-    ] {
-        world.commit(&[(path, content)]);
-        let commit = world.mirror().ensure(&run(id), &branch("main")).unwrap();
-        let failure = told(&world.mirror().check_supported(&commit).unwrap_err());
-        assert!(failure.contains(word) && failure.contains(path), "{failure}");
-        world.remote_git(&["reset", "--quiet", "--hard", "HEAD~1"]);
+    world.commit(&[("model.bin", &pointer)]);
+    let commit = world.mirror().ensure(&run("r1"), &branch("main")).unwrap();
+    let failure = told(&world.mirror().check_supported(&commit).unwrap_err());
+    assert!(failure.contains("Git LFS") && failure.contains("model.bin"), "{failure}");
+}
+
+#[test]
+fn only_the_followed_branch_is_fetched_and_others_are_known_by_name() {
+    let world = World::new();
+    world.remote_git(&["checkout", "--quiet", "-b", "other"]);
+    let other = world.commit(&[("large", "x\n")]);
+    world.remote_git(&["checkout", "--quiet", "main"]);
+    world.mirror().ensure(&run("r1"), &branch("main")).unwrap();
+    assert!(!world.mirror().contains(&other).unwrap());
+    world.mirror().check_branch(&branch("other")).unwrap();
+    let failure = told(&world.mirror().check_branch(&branch("othre")).unwrap_err());
+    assert!(failure.contains("did you mean other"), "{failure}");
+}
+
+/// Wraps git so that the first `count` times it speaks to the remote it fails with `words`.
+fn failing_git(world: &World, count: usize, words: &str) -> (Git, PathBuf) {
+    let programs = world.folder.path().join("programs");
+    let tries = programs.join("tries");
+    std::fs::create_dir_all(&programs).unwrap();
+    let real = ladylinux_refresh::settings::environment::find_program("git", false).unwrap();
+    let script = format!(
+        "#!/bin/sh\nfor word in \"$@\"; do\n if [ \"$word\" = ls-remote ] || [ \"$word\" = fetch ]; then\n\
+         echo x >>{tries}\n [ $(wc -l <{tries}) -gt {count} ] || {{ echo '{words}' >&2; exit 128; }}\n break\n fi\n\
+         done\nexec {} \"$@\"\n",
+        real.display(),
+        tries = tries.display(),
+    );
+    let program = programs.join("git");
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    (world.git.clone().with_program(program), tries)
+}
+
+#[test]
+fn a_failure_that_passes_is_tried_three_times_and_another_one_once() {
+    let world = World::new();
+    let attempt = |count: usize, words: &str, id: &str| {
+        let (git, tries) = failing_git(&world, count, words);
+        let _ = std::fs::remove_file(&tries);
+        let ensured = Mirror::new(&git, &world.layout, &world.remote()).ensure(&run(id), &branch("main"));
+        (ensured, std::fs::read_to_string(&tries).unwrap().lines().count())
+    };
+    let broken = "fatal: the remote end hung up unexpectedly";
+    let (ensured, tries) = attempt(2, broken, "r1");
+    assert_eq!(ensured.unwrap(), world.tip());
+    assert_eq!(tries, 4, "three times the list, once the commits");
+    let (ensured, tries) = attempt(9, broken, "r2");
+    assert!(told(&ensured.unwrap_err()).contains("broke"));
+    assert_eq!(tries, 3);
+    let (ensured, tries) = attempt(9, "fatal: Authentication failed", "r3");
+    assert!(ensured.is_err());
+    assert_eq!(tries, 1);
+}
+
+#[test]
+fn a_mirror_is_not_thrown_away_for_a_remote_that_sends_damaged_data() {
+    let world = World::new();
+    world.mirror().ensure(&run("r1"), &branch("main")).unwrap();
+    let inode = || std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(world.layout.mirror()).unwrap());
+    let before = inode();
+    world.commit(&[("a", "1\n")]);
+    let object = world.remote_git(&["rev-parse", "HEAD:a"]);
+    let file = world.upstream().join(".git/objects").join(&object[..2]).join(&object[2..]);
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    std::fs::write(&file, "damaged").unwrap();
+    let failure = told(&world.mirror().ensure(&run("r2"), &branch("main")).unwrap_err());
+    assert!(failure.contains("remote"), "{failure}");
+    assert_eq!(inode(), before, "the mirror was made again");
+    assert_eq!(world.mirror().damage().unwrap(), None);
+}
+
+#[test]
+fn a_mirror_that_has_grown_is_packed_again_and_keeps_everything() {
+    let world = World::new();
+    let first = world.mirror().ensure(&run("r0"), &branch("main")).unwrap();
+    world.mirror().release(&run("r0")).unwrap();
+    for index in 0..45 {
+        // More than git unpacks, so that each fetch leaves a pack.
+        let files: Vec<(String, String)> =
+            (0..110).map(|file| (format!("f{file}"), format!("{index} {file}\n"))).collect();
+        let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (&**path, &**text)).collect();
+        world.commit(&files);
+        world.mirror().ensure(&run(&format!("r{}", index + 1)), &branch("main")).unwrap();
     }
+    world.remote_git(&["reset", "--quiet", "--hard", "HEAD~3"]);
+    let entries = std::fs::read_dir(world.layout.mirror().join("objects/pack")).unwrap();
+    let packs =
+        entries.filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|it| it == "pack"));
+    let packs = packs.count();
+    assert!(packs < 20, "{packs} packs after 45 fetches");
+    assert!(world.mirror().contains(&first).unwrap());
+    assert_eq!(world.mirror().damage().unwrap(), None);
 }
 
 #[test]

@@ -280,7 +280,7 @@ fn look(
     choose: impl FnOnce(&Installation) -> Outcome<Target>,
 ) -> Outcome<(Target, Found)> {
     interrupt::check()?;
-    let recovered = recover::recover(&on.layout, on.runner.events(), &on.tree)?;
+    let recovered = recover::recover(&on.layout, on.runner.events(), &on.exchanges())?;
     // This run holds the lock and has not begun, so whatever run is told to be under way is not.
     status_file::clear_current(&on.layout)?;
     bundle::put_away(&on.layout)?;

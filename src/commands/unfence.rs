@@ -2,6 +2,7 @@
 
 use crate::cli::UnfenceArgs;
 use crate::exit::{Ended, Error};
+use crate::journal::recover::{self, Exchanges as _};
 use crate::report::screen::say;
 use crate::service::fence;
 use crate::settings::layout::Layout;
@@ -18,6 +19,10 @@ pub(super) fn unfence(layout: &Layout, args: &UnfenceArgs) -> Result<Ended, Erro
         say("the service is not fenced");
         return Ok(Ended::Done);
     };
+    // A run that was killed may have left two versions in app/.
+    for run in recover::all(&layout.runs()).map_err(told)? {
+        on.exchanges().complete(&run).map_err(told)?;
+    }
     fence::lower(layout).map_err(told)?;
     if let Some(record) = standing.record() {
         say(&format!("the fence of run {} is down", record.run));

@@ -1,13 +1,319 @@
-//! Changing whose something is in a tree that somebody else can write: reached by descriptors from its top, so that no
-//! link and no exchange on the way leads anywhere else. Source: openat(2), fchownat(2).
+//! Work in a tree that other users can write: reached by descriptors from its top, so that no link and no exchange on
+//! the way leads anywhere else. Source: openat(2), fchownat(2), renameat2(2), statx(2).
 
-use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::path::{Component, Path};
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid, chmod, chownat, fstat, open, openat};
+use rustix::fs::{
+    AtFlags, Dir, FileType, Gid, Mode, OFlags, RenameFlags, Stat, StatxAttributes, StatxFlags, Uid, chmod,
+    chownat, fchmod, fchown, fstat, mkdirat, open, openat, renameat_with, statat, statx,
+};
+use rustix::io::Errno;
 
+use super::Moved;
 use crate::error::{Context as _, Failure, Outcome};
 use crate::process::Owner;
+
+/// How a directory on the way is opened.
+const WAY: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+/// How a directory is opened that is read or synced.
+const READ: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+/// A directory that was reached without following a link. Entries are named by one component each.
+#[derive(Debug)]
+pub struct Directory {
+    fd: OwnedFd,
+    shown: PathBuf,
+}
+
+/// One entry of a [`Directory`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its name.
+    pub name: OsString,
+    /// The device that it is on.
+    pub device: u64,
+    /// Its inode.
+    pub inode: u64,
+    /// Whether it is a real directory.
+    pub is_directory: bool,
+    /// Why it cannot be renamed, if that is known.
+    pub obstacle: Option<Obstacle>,
+}
+
+/// What keeps even root from renaming an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Obstacle {
+    /// Something is mounted on it.
+    Mount,
+    /// It is marked immutable.
+    Immutable,
+    /// It is marked append-only.
+    AppendOnly,
+}
+
+impl Directory {
+    /// Opens `below` in `top`. Only `top` itself may lead through links.
+    ///
+    /// # Errors
+    /// A part of the way is missing, is a link or is not a directory.
+    pub fn open(top: &Path, below: &Path) -> Outcome<Self> {
+        let shown = top.join(below);
+        let step = || format!("cannot open the directory {}", shown.display());
+        let first =
+            open(top, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).context(step)?;
+        let top = Self { fd: first, shown: top.to_path_buf() };
+        if below.as_os_str().is_empty() { Ok(top) } else { top.enter(below) }
+    }
+
+    /// Opens a directory below this one.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn enter(&self, below: &Path) -> Outcome<Self> {
+        let shown = self.shown.join(below);
+        let step = || format!("cannot open the directory {}", shown.display());
+        let names = names_of(below)?;
+        let mut fd: Option<OwnedFd> = None;
+        for (index, name) in names.iter().enumerate() {
+            let flags = if index + 1 == names.len() { READ } else { WAY };
+            let from = fd.as_ref().map_or(self.fd.as_fd(), AsFd::as_fd);
+            fd = Some(openat(from, *name, flags, Mode::empty()).context(step)?);
+        }
+        let fd = fd.ok_or_else(|| Failure::new(step()))?;
+        Ok(Self { fd, shown })
+    }
+
+    /// Opens a directory below this one; makes what is missing of it, for `owner`, with the permission bits `mode`.
+    ///
+    /// # Errors
+    /// A part of the way is a link, is not a directory or cannot be made.
+    pub fn enter_or_make(&self, below: &Path, mode: u32, owner: Owner) -> Outcome<Self> {
+        let step = |shown: &Path| format!("cannot make the directory {}", shown.display());
+        let mut shown = self.shown.clone();
+        let mut fd: Option<OwnedFd> = None;
+        for name in names_of(below)? {
+            shown.push(name);
+            let from = fd.as_ref().map_or(self.fd.as_fd(), AsFd::as_fd);
+            let is_new = match mkdirat(from, name, Mode::from_raw_mode(0o700)) {
+                Ok(()) => true,
+                Err(Errno::EXIST) => false,
+                Err(error) => return Err(Failure::new(step(&shown)).because(error)),
+            };
+            let next = openat(from, name, READ, Mode::empty()).context(|| step(&shown))?;
+            if is_new {
+                if rustix::process::geteuid().is_root() {
+                    let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
+                    fchown(&next, Some(uid), Some(gid)).context(|| step(&shown))?;
+                }
+                fchmod(&next, Mode::from_raw_mode(mode)).context(|| step(&shown))?;
+            }
+            fd = Some(next);
+        }
+        let fd = fd.ok_or_else(|| Failure::new(step(&shown)))?;
+        Ok(Self { fd, shown })
+    }
+
+    /// Opens the same directory once more.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn again(&self) -> Outcome<Self> {
+        let step = || format!("cannot open the directory {}", self.shown.display());
+        let fd = openat(&self.fd, ".", READ, Mode::empty()).context(step)?;
+        Ok(Self { fd, shown: self.shown.clone() })
+    }
+
+    /// Returns the path, for messages.
+    pub fn shown(&self) -> &Path {
+        &self.shown
+    }
+
+    /// Returns a path that leads to the entry `name` of this very directory as long as it is open.
+    pub fn reach(&self, name: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}/{name}", self.fd.as_raw_fd()))
+    }
+
+    /// Lists the entries, in the order of their names.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn entries(&self) -> Outcome<Vec<Entry>> {
+        let mut entries = Vec::new();
+        for name in self.names()? {
+            entries.extend(self.entry(&name)?);
+        }
+        Ok(entries)
+    }
+
+    /// Lists the names in the directory, sorted.
+    fn names(&self) -> Outcome<Vec<OsString>> {
+        let step = || format!("cannot read the directory {}", self.shown.display());
+        let mut names = Vec::new();
+        for entry in Dir::read_from(&self.fd).context(step)? {
+            let entry = entry.context(step)?;
+            let name = OsStr::from_bytes(entry.file_name().to_bytes());
+            if name != "." && name != ".." {
+                names.push(name.to_os_string());
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// Examines one entry; returns `None` if there is none.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn entry(&self, name: &OsStr) -> Outcome<Option<Entry>> {
+        let step = || format!("cannot examine {}", self.shown.join(name).display());
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+        let found = match statx(&self.fd, name, flags, StatxFlags::BASIC_STATS) {
+            Ok(found) => found,
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+            Err(error) => return Err(Failure::new(step()).because(error)),
+        };
+        let has = |attribute| {
+            found.stx_attributes_mask.contains(attribute) && found.stx_attributes.contains(attribute)
+        };
+        let obstacle = if has(StatxAttributes::MOUNT_ROOT) {
+            Some(Obstacle::Mount)
+        } else if has(StatxAttributes::IMMUTABLE) {
+            Some(Obstacle::Immutable)
+        } else if has(StatxAttributes::APPEND) {
+            Some(Obstacle::AppendOnly)
+        } else {
+            None
+        };
+        Ok(Some(Entry {
+            name: name.to_os_string(),
+            device: rustix::fs::makedev(found.stx_dev_major, found.stx_dev_minor),
+            inode: found.stx_ino,
+            is_directory: FileType::from_raw_mode(found.stx_mode.into()) == FileType::Directory,
+            obstacle,
+        }))
+    }
+
+    /// Moves the entry `name` to `to_name` in `to`, which must not exist. Not durable until both are synced.
+    ///
+    /// # Errors
+    /// `to_name` exists, or the kernel refuses.
+    pub fn move_new(&self, name: &OsStr, to: &Self, to_name: &OsStr) -> Outcome<Moved> {
+        self.rename(name, to, to_name, RenameFlags::NOREPLACE)
+    }
+
+    /// Moves the file `name` over `to_name` in `to`. Not durable until both are synced.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn move_over(&self, name: &OsStr, to: &Self, to_name: &OsStr) -> Outcome<Moved> {
+        self.rename(name, to, to_name, RenameFlags::empty())
+    }
+
+    fn rename(&self, name: &OsStr, to: &Self, to_name: &OsStr, flags: RenameFlags) -> Outcome<Moved> {
+        match renameat_with(&self.fd, name, &to.fd, to_name, flags) {
+            Ok(()) => Ok(Moved::Done),
+            Err(Errno::XDEV) => Ok(Moved::OtherFileSystem),
+            Err(Errno::ACCESS) if self.is_closed_directory(name) => {
+                // A directory that its owner may not write to cannot change its parent, unless root moves it.
+                let path = self.reach_os(name);
+                let mode =
+                    statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW).map_or(0o700, |it| it.st_mode & 0o7777);
+                let step = || format!("cannot move {}", self.shown.join(name).display());
+                chmod(&path, Mode::from_raw_mode(mode | 0o700)).context(step)?;
+                renameat_with(&self.fd, name, &to.fd, to_name, flags).context(step)?;
+                chmod(to.reach_os(to_name), Mode::from_raw_mode(mode)).context(step)?;
+                Ok(Moved::Done)
+            }
+            Err(error) => {
+                let (from, to) = (self.shown.join(name), to.shown.join(to_name));
+                Err(Failure::new(format!("cannot move {} to {}", from.display(), to.display()))
+                    .because(error))
+            }
+        }
+    }
+
+    fn reach_os(&self, name: &OsStr) -> PathBuf {
+        Path::new(&format!("/proc/self/fd/{}", self.fd.as_raw_fd())).join(name)
+    }
+
+    /// Returns `true` if `name` is a directory of ours that we may not write to. Root may write everywhere.
+    fn is_closed_directory(&self, name: &OsStr) -> bool {
+        let own = rustix::process::geteuid();
+        statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|found| {
+            !own.is_root()
+                && found.st_uid == own.as_raw()
+                && kind(&found) == FileType::Directory
+                && found.st_mode & 0o200 == 0
+        })
+    }
+
+    /// Returns the permission bits of the directory.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn mode(&self) -> Outcome<u32> {
+        let step = || format!("cannot examine {}", self.shown.display());
+        Ok(fstat(&self.fd).context(step)?.st_mode & 0o7777)
+    }
+
+    /// Makes every change of an entry durable.
+    ///
+    /// # Errors
+    /// The sync fails.
+    pub fn sync(&self) -> Outcome<()> {
+        rustix::fs::fsync(&self.fd).context(|| format!("cannot sync the directory {}", self.shown.display()))
+    }
+
+    /// Gives every entry below this directory, and the directory itself, to `owner`.
+    fn give_all(&self, owner: Owner, device: u64) -> Outcome<()> {
+        let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
+        for name in self.names()? {
+            let path = self.shown.join(&name);
+            let step = || format!("cannot give {} to uid {}", path.display(), owner.uid);
+            let found = statat(&self.fd, &name, AtFlags::SYMLINK_NOFOLLOW).context(step)?;
+            let is_directory = kind(&found) == FileType::Directory;
+            if found.st_dev != device {
+                return Err(Failure::new(step()).because(Failure::new("it is on another file system")));
+            }
+            if !is_directory && found.st_nlink > 1 {
+                return Err(Failure::new(step()).because(Failure::new("it has a second name (hard link)")));
+            }
+            if is_directory {
+                self.enter(Path::new(&name))?.give_all(owner, device)?;
+            } else {
+                chownat(&self.fd, &name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).context(step)?;
+            }
+        }
+        let step = || format!("cannot give {} to uid {}", self.shown.display(), owner.uid);
+        fchown(&self.fd, Some(uid), Some(gid)).context(step)
+    }
+}
+
+/// The names that a relative path consists of.
+fn names_of(path: &Path) -> Outcome<Vec<&OsStr>> {
+    path.components()
+        .map(|part| match part {
+            Component::Normal(name) => Ok(name),
+            _ => Err(Failure::new(format!("the path {} leaves its directory", path.display()))),
+        })
+        .collect()
+}
+
+/// Gives the tree at `top`, which no other user reaches, to `owner`: every entry, never through a link.
+///
+/// # Errors
+/// A file has a second name, an entry is on another file system, or the kernel refuses.
+pub fn give_all(top: &Path, owner: Owner) -> Outcome<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let directory = Directory::open(top, Path::new(""))?;
+    let device = fstat(&directory.fd).context(|| format!("cannot examine {}", top.display()))?.st_dev;
+    directory.give_all(owner, device)
+}
 
 /// Gives one entry of the tree at `top` (the top itself where `below` is empty) to `owner`: the entry alone, nothing in
 /// it. A folder is also made one that its owner can work in.

@@ -44,7 +44,7 @@ impl Mirror {
         branch: &BranchName,
         commit: &CommitId,
     ) -> Outcome<Quarantine> {
-        mirror::lay_out(folder)?;
+        mirror::lay_out(folder, commit)?;
         let name = format!("refs/heads/{branch}");
         let at = || self.git.at(&Repository::bare(folder).passing()).deadline(LONG);
         let listed = at().args(["bundle", "list-heads"]).arg(file);

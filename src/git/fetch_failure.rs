@@ -18,6 +18,10 @@ pub enum FetchFailure {
     Stalled,
     /// It brings data, but not fast enough for the deadline.
     PastDeadline,
+    /// It answers, then the connection breaks, or it is overloaded.
+    Interrupted,
+    /// What it sends is damaged.
+    RemoteDamage,
     /// The local copy is damaged.
     LocalDamage,
     /// There is no room for what it brings.
@@ -34,6 +38,11 @@ impl FetchFailure {
             Ended::Stalled(_) => Self::Stalled,
             _ => parse_fetch_failure(&finished.stderr),
         }
+    }
+
+    /// Returns `true` if the same fetch may succeed a moment later.
+    pub fn is_passing(self) -> bool {
+        matches!(self, Self::Unreachable | Self::Interrupted | Self::Stalled)
     }
 
     /// Tells the failure: its sentence, its hint, and what git said as the cause.
@@ -63,6 +72,14 @@ impl FetchFailure {
                 format!("the fetch from {url} did not end within its deadline"),
                 "try again; remote.deadline in refresh.toml says how long a fetch may take",
             ),
+            Self::Interrupted => (
+                format!("the connection to the remote {url} broke"),
+                "run it again; if that does not help, check the network",
+            ),
+            Self::RemoteDamage => (
+                format!("the remote {url} sends damaged data"),
+                "check the repository there: git fsck --full",
+            ),
             Self::LocalDamage => (
                 "the mirror of the remote is damaged".to_owned(),
                 "the next fetch makes it anew; check the disk",
@@ -73,6 +90,16 @@ impl FetchFailure {
             Self::Other => (format!("cannot fetch from {url}"), "the lines above are git's own words"),
         };
         finished.failure(&sentence).hint(hint)
+    }
+
+    /// Reports a failure as another kind than its words suggested.
+    pub fn instead_of(self, url: &str, failure: Failure) -> Failure {
+        match self {
+            Self::RemoteDamage => Failure::new(format!("the remote {url} sends damaged data"))
+                .because(failure)
+                .hint("check the repository there: git fsck --full"),
+            _ => failure,
+        }
     }
 }
 
@@ -122,7 +149,6 @@ pub fn parse_fetch_failure(stderr: &[u8]) -> FetchFailure {
         "name or service not known",
         "temporary failure in name",
         "could not resolve proxy",
-        "connection reset by peer",
     ]) {
         FetchFailure::Unreachable
     } else if says(&[
@@ -135,6 +161,20 @@ pub fn parse_fetch_failure(stderr: &[u8]) -> FetchFailure {
         "does not exist",
     ]) {
         FetchFailure::UnknownRepository
+    } else if says(&[
+        "remote end hung up",
+        "early eof",
+        "rpc failed",
+        "error: 429",
+        "error: 500",
+        "error: 502",
+        "error: 503",
+        "error: 504",
+        "connection reset",
+        "broken pipe",
+    ]) && !says(&["did not send all necessary objects", "is corrupt", "unresolved deltas"])
+    {
+        FetchFailure::Interrupted
     } else if says(&[
         "not a git repository:",
         "loose object",
@@ -172,7 +212,7 @@ mod tests {
 
     #[test]
     fn what_git_says_is_told_apart() {
-        let cases: [(&str, FetchFailure); 12] = [
+        let cases: [(&str, FetchFailure); 14] = [
             ("fatal: unable to access 'https://h/r/': Could not resolve host: h", FetchFailure::Unreachable),
             (
                 "fatal: unable to access 'http://h/': Failed to connect to h port 80",
@@ -201,6 +241,11 @@ mod tests {
             (
                 "error: inflate: data stream error\nfatal: loose object ab is corrupt",
                 FetchFailure::LocalDamage,
+            ),
+            ("fatal: the remote end hung up unexpectedly\nfatal: early EOF", FetchFailure::Interrupted),
+            (
+                "fatal: unable to access 'https://h/r/': The requested URL returned error: 503",
+                FetchFailure::Interrupted,
             ),
             ("something new", FetchFailure::Other),
         ];

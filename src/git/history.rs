@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::clock;
 use crate::disk;
 use crate::error::{Context as _, Failure, Outcome};
-use crate::process::{Keep, Owner, Program};
+use crate::process::{Keep, Owner, ProcessId, Program};
+use crate::report::shell::quoted;
 use crate::settings::names::CommitId;
 
 use super::mirror::Mirror;
@@ -202,38 +204,63 @@ impl Mirror {
         disk::remove_file_if_there(&index)
     }
 
-    /// Refuses a commit that needs what this program does not bring yet: submodules or large file storage.
+    /// Refuses a commit whose checkout needs what this program does not bring: submodules, large file storage or another
+    /// filter. A `.gitmodules` without a submodule, or a line of `.gitattributes` without a file, is no reason.
     ///
     /// # Errors
-    /// The refusal, which names the path.
+    /// The refusal, which names the path and the filter.
     pub fn check_supported(&self, commit: &CommitId) -> Outcome<()> {
         let files = self.files(commit)?;
-        let refuse = |what: &str, path: &Path| {
-            Err(Failure::new(format!(
-                "{} uses {what} ({}), which is not supported",
-                commit.short(),
-                path.display()
-            ))
-            .hint("commit the files themselves, or follow a branch without it"))
-        };
-        if let Some(entry) = files
-            .iter()
-            .find(|entry| entry.kind == EntryKind::Submodule || entry.path == Path::new(".gitmodules"))
-        {
-            return refuse("a submodule", &entry.path);
+        if let Some(entry) = files.iter().find(|entry| entry.kind == EntryKind::Submodule) {
+            return Err(unsupported(commit, "a submodule", &entry.path));
         }
-        for entry in
-            files.iter().filter(|entry| entry.path.file_name().is_some_and(|name| name == ".gitattributes"))
-        {
+        if let Some((path, driver)) = self.find_filter(commit, &files)? {
+            let what = if driver == "lfs" {
+                "Git LFS".to_owned()
+            } else {
+                format!("the filter {}", quoted(&driver))
+            };
+            return Err(unsupported(commit, &what, &path));
+        }
+        self.find_pointer(&files)?.map_or(Ok(()), |path| Err(unsupported(commit, "Git LFS", &path)))
+    }
+
+    /// Finds a file that the attributes of the commit want filtered, and the filter.
+    fn find_filter(&self, commit: &CommitId, files: &[TreeEntry]) -> Outcome<Option<(PathBuf, String)>> {
+        let is_attributes =
+            |entry: &&TreeEntry| entry.path.file_name().is_some_and(|name| name == ".gitattributes");
+        let mut named = false;
+        for entry in files.iter().filter(is_attributes) {
             let text = self.read(commit, &entry.path)?.unwrap_or_default();
-            if String::from_utf8_lossy(&text).lines().any(|line| {
-                !line.trim_start().starts_with('#')
-                    && line.split_whitespace().skip(1).any(|word| word == "filter=lfs")
-            }) {
-                return refuse("Git LFS", &entry.path);
-            }
+            named |= String::from_utf8_lossy(&text).contains("filter");
         }
-        self.find_pointer(&files)?.map_or(Ok(()), |path| refuse("Git LFS", &path))
+        if !named {
+            return Ok(None);
+        }
+        let scratch = Path::new("/tmp").join(format!(
+            "ladylinux-refresh-{}-{}",
+            ProcessId::own().pid,
+            clock::now().as_nanosecond()
+        ));
+        disk::make_new_folder(&scratch, 0o700)?;
+        let found = self.filters(commit, files, &scratch.join("index"));
+        disk::remove_tree(&scratch)?;
+        Ok(parse_filter(&found?))
+    }
+
+    /// Returns what git says of the attribute `filter` of every file, with the attributes that the commit itself brings.
+    fn filters(&self, commit: &CommitId, files: &[TreeEntry], index: &Path) -> Outcome<Vec<u8>> {
+        let step = || format!("cannot read the attributes of {}", commit.short());
+        let mut paths = Vec::new();
+        for entry in files {
+            paths.extend_from_slice(entry.path.as_os_str().as_encoded_bytes());
+            paths.push(0);
+        }
+        let fill = self.bare()?.env("GIT_INDEX_FILE", index).args(["read-tree", commit.as_str()]);
+        self.git.run(&fill, step)?;
+        let ask = self.bare()?.env("GIT_INDEX_FILE", index);
+        let ask = ask.args(["check-attr", "--cached", "--stdin", "-z", "filter"]).input(paths);
+        Ok(self.git.run(&ask.keep(Keep::Whole(1 << 30)), step)?.stdout)
     }
 
     /// Finds a file whose whole content is a pointer of Git LFS. Such files are between 100 and 200 bytes long.
@@ -259,7 +286,7 @@ impl Mirror {
 }
 
 /// Reads `ls-tree -z`, with or without `-l`.
-pub(super) fn parse_tree(bytes: &[u8]) -> Outcome<Vec<TreeEntry>> {
+pub(crate) fn parse_tree(bytes: &[u8]) -> Outcome<Vec<TreeEntry>> {
     records(bytes)
         .map(|record| {
             let tab = record.iter().position(|byte| *byte == b'\t');
@@ -284,6 +311,25 @@ pub(super) fn parse_tree(bytes: &[u8]) -> Outcome<Vec<TreeEntry>> {
         })
         .collect::<Outcome<Vec<_>>>()
         .context(|| "the list of files cannot be read".to_owned())
+}
+
+/// The refusal of a commit.
+fn unsupported(commit: &CommitId, what: &str, path: &Path) -> Failure {
+    let path = TreePath::from(path);
+    Failure::new(format!("{} uses {what} ({path}), which is not supported", commit.short()))
+        .hint("commit the files themselves, or follow a branch without it")
+}
+
+/// Finds, in what `check-attr -z` wrote (path, attribute, value), a file that is filtered, and by what.
+fn parse_filter(bytes: &[u8]) -> Option<(PathBuf, String)> {
+    let mut words = bytes.split(|byte| *byte == 0);
+    while let (Some(path), Some(_), Some(value)) = (words.next(), words.next(), words.next()) {
+        // A value-less attribute names no filter.
+        if !matches!(value, b"unspecified" | b"unset" | b"set") {
+            return Some((path_of(path), String::from_utf8_lossy(value).into_owned()));
+        }
+    }
+    None
 }
 
 fn parse_counts(text: &str) -> Option<(u64, u64)> {
@@ -344,6 +390,14 @@ mod tests {
         assert_eq!(entries[0].size, Some(12));
         assert_eq!(entries[1].path, path_of(b"\xff"));
         assert!(parse_tree(format!("040000 tree {HASH}\td\0").as_bytes()).is_err());
+    }
+
+    #[test]
+    fn a_filter_is_found_by_its_value() {
+        let none = b"a\0filter\0unspecified\0b\0filter\0unset\0";
+        assert_eq!(parse_filter(none), None);
+        let some = b"a\0filter\0unspecified\0b c\0filter\0lfs\0";
+        assert_eq!(parse_filter(some), Some((PathBuf::from("b c"), "lfs".to_owned())));
     }
 
     #[test]

@@ -7,8 +7,10 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::checkpoint;
+use crate::clock;
 use crate::disk;
 use crate::error::{Failure, Outcome};
 use crate::process::{Finished, Keep, Program};
@@ -23,13 +25,33 @@ use super::worktree::LONG;
 use super::{Git, Repository, allowing, guard, inspect, remote};
 
 /// The mirror's own configuration. The owner of `app/` reads the mirror whatever the caller's umask is.
-const CONFIGURATION: &str = "\
+const SHA1: &str = "\
 [core]
 \trepositoryformatversion = 0
 \tfilemode = true
 \tbare = true
 \tsharedRepository = 0644
 ";
+
+/// The same for a remote whose objects have SHA-256 names.
+const SHA256: &str = "\
+[core]
+\trepositoryformatversion = 1
+\tfilemode = true
+\tbare = true
+\tsharedRepository = 0644
+[extensions]
+\tobjectformat = sha256
+";
+
+/// How often a fetch is tried whose failure may pass, and how long it waits before each further try.
+const WAITS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(4)];
+
+/// From how many packs on the mirror is repacked; and from how many loose objects in one of its 256 directories.
+const MANY: (usize, usize) = (40, 32);
+
+/// The file in the mirror that lists the branches of the remote as of the last fetch.
+const REMOTE_HEADS: &str = "remote-heads";
 
 /// The ref that holds what the last bundle brought.
 const FROM_BUNDLE: &str = "refs/bundle";
@@ -40,7 +62,7 @@ pub(super) const QUIETLY: [&str; 4] = ["--no-tags", "--no-auto-gc", "--no-write-
 /// Where commits come from.
 #[derive(Debug, Clone, Copy)]
 pub enum Source<'a> {
-    /// The remote: all its branches, as they are now.
+    /// The remote: the branch that the run follows, as it is now.
     Remote,
     /// A bundle: its one branch. What the remote's branches were when they were fetched last stays known.
     Quarantine(&'a Quarantine),
@@ -94,20 +116,37 @@ impl Mirror {
         if let Some(commit) = self.pinned(run)? {
             return Ok(commit);
         }
-        let fetched = if self.is_usable()? { Some(self.fetch(&self.path, source)?) } else { None };
-        match fetched {
-            Some(fetched) if fetched.succeeded() => {}
-            Some(fetched) if FetchFailure::of(&fetched) != FetchFailure::LocalDamage => {
-                return Err(self.failed(&fetched, source));
+        let (tip, listed) = match source {
+            Source::Remote => {
+                let listed = self.remote_heads()?;
+                (tip_of(branch, &parse_heads(&listed))?, Some(listed))
             }
-            _ => self.make_anew(source)?,
+            Source::Quarantine(bundle) => (bundle.commit.clone(), None),
+        };
+        let fits = self.is_usable()? && self.configuration() == configuration_for(&tip);
+        if !fits {
+            self.make_anew(branch, &tip, source)?;
+        } else if let Err((kind, failure)) = self.fetch(&self.path, branch, source)? {
+            match kind {
+                FetchFailure::LocalDamage if self.damage()?.is_some() => {
+                    self.make_anew(branch, &tip, source)?;
+                }
+                FetchFailure::LocalDamage => {
+                    return Err(FetchFailure::RemoteDamage.instead_of(&self.from(source), failure));
+                }
+                _ => return Err(failure),
+            }
         }
         checkpoint::reach("git:fetched");
         let tip = match source {
             Source::Remote => self.head(branch)?,
-            Source::Quarantine(bundle) => bundle.commit.clone(),
+            Source::Quarantine(_) => tip,
         };
         self.pin(run, &tip)?;
+        if let Some(listed) = listed {
+            disk::write_whole(&self.path.join(REMOTE_HEADS), listed.as_bytes(), 0o644)?;
+        }
+        self.repack_if_grown()?;
         disk::sync_file_system(&self.path)?;
         Ok(tip)
     }
@@ -159,27 +198,43 @@ impl Mirror {
             .try_for_each(|run| self.release(run))
     }
 
+    /// Holds `commit`, which must be in the mirror, for the stash of `run`.
+    ///
+    /// # Errors
+    /// The commit is not in the mirror.
+    pub fn hold_for_stash(&self, run: &RunId, commit: &CommitId) -> Outcome<()> {
+        let program = self.bare()?.args(["update-ref", &stash_name(run), commit.as_str()]);
+        self.git.run(&program, || format!("cannot hold the commit {}", commit.short())).map(drop)
+    }
+
+    /// Lets go of the commit that was held for the stash of `run`.
+    ///
+    /// # Errors
+    /// The mirror cannot be written.
+    pub fn release_stash(&self, run: &RunId) -> Outcome<()> {
+        let program = self.bare()?.args(["update-ref", "-d", &stash_name(run)]);
+        self.git.run(&program, || format!("cannot let go of the commit of the stash of {run}")).map(drop)
+    }
+
     /// Asks the remote what `branch` points to, and stores nothing.
     ///
     /// # Errors
     /// As [`Mirror::ensure`].
     pub fn remote_tip(&self, branch: &BranchName) -> Outcome<CommitId> {
+        tip_of(branch, &parse_heads(&self.remote_heads()?))
+    }
+
+    /// The branches of the remote, as git lists them.
+    fn remote_heads(&self) -> Outcome<String> {
         let url = self.url()?;
-        let program = remote::equip(&self.git, self.git.anywhere(), &self.remote, url)?.args([
-            "ls-remote",
-            "--heads",
-            "--",
-            &url.text,
-        ]);
-        let listed = self.git.runner().run(&program)?;
-        if !listed.succeeded() {
-            return Err(FetchFailure::of(&listed).told(&url.text, &listed));
+        let listed = self.persistently(|| {
+            let program = remote::equip(&self.git, self.git.anywhere(), &self.remote, url)?;
+            self.git.runner().run(&program.args(["ls-remote", "--heads", "--", &url.text]))
+        })?;
+        if listed.succeeded() {
+            return Ok(listed.text());
         }
-        let heads = parse_heads(&listed.text());
-        match heads.iter().find(|(name, _)| name == branch.as_str()) {
-            Some((_, commit)) => Ok(commit.clone()),
-            None => Err(no_such_branch(branch, heads.iter().map(|(name, _)| name))),
-        }
+        Err(FetchFailure::of(&listed).told(&url.text, &listed))
     }
 
     /// Looks at everything that the mirror holds; tells what is damaged, `None` where nothing is.
@@ -203,7 +258,10 @@ impl Mirror {
     /// # Errors
     /// It had none of that name: told with the nearest names. Or the mirror cannot be read.
     pub fn check_branch(&self, branch: &BranchName) -> Outcome<()> {
-        self.head(branch).map(drop)
+        match disk::read_if_there(&self.path.join(REMOTE_HEADS))? {
+            None => Ok(()),
+            Some(listed) => tip_of(branch, &parse_heads(&String::from_utf8_lossy(&listed))).map(drop),
+        }
     }
 
     /// Tells whether the mirror holds `commit`.
@@ -249,12 +307,12 @@ impl Mirror {
     /// # Errors
     /// As [`Mirror::bare`].
     pub(super) fn guard(&self) -> Outcome<()> {
-        guard::restore_configuration(&self.path, CONFIGURATION)
+        guard::restore_configuration(&self.path, self.configuration())
     }
 
     /// Prepares git for work in a repository laid out by [`lay_out`], whose configuration is the tool's own from now on.
     fn guarded(&self, git_dir: &Path) -> Outcome<Program> {
-        guard::restore_configuration(git_dir, CONFIGURATION)?;
+        guard::restore_configuration(git_dir, configuration_of(git_dir))?;
         Ok(self.git.at(&Repository::bare(git_dir)))
     }
 
@@ -265,62 +323,121 @@ impl Mirror {
         Ok(self.git.runner().run(&self.bare()?.args(["rev-parse", "--is-bare-repository"]))?.succeeded())
     }
 
-    fn fetch(&self, into: &Path, source: Source<'_>) -> Outcome<Finished> {
-        // Locks of a fetch that was killed would keep the next one out for good; one run at a time comes here.
-        for lock in inspect::locks(into) {
-            disk::remove_file_if_there(&lock)?;
-        }
-        for entry in std::fs::read_dir(into.join("objects/pack")).into_iter().flatten().flatten() {
-            if entry.file_name().to_string_lossy().starts_with("tmp_") {
-                disk::remove_file_if_there(&entry.path())?;
-            }
-        }
-        let program = self.guarded(into)?;
-        let program = match source {
-            Source::Remote => {
-                let url = self.url()?;
-                remote::equip(&self.git, program, &self.remote, url)?
-                    .args(["fetch", "--prune"])
-                    .args(QUIETLY)
-                    .args(["--progress", "--", &url.text, "+refs/heads/*:refs/heads/*"])
-            }
-            Source::Quarantine(bundle) => allowing(program, "file")
-                .arg("fetch")
-                .args(QUIETLY)
-                .args(["--progress", "--"])
-                .arg(&bundle.folder)
-                .arg(format!("+refs/heads/{}:{FROM_BUNDLE}", bundle.branch))
-                .deadline(LONG),
-        };
-        self.git.runner().run(&program.keep(Keep::Narrated("fetch".to_owned())))
+    /// The configuration that the mirror has to have, by the one that it has.
+    fn configuration(&self) -> &'static str {
+        configuration_of(&self.path)
     }
 
-    /// The failure of a fetch.
-    fn failed(&self, fetched: &Finished, source: Source<'_>) -> Failure {
-        let from = match source {
+    /// Tries what may fail for a moment; waits longer before each further try, within the deadline of a fetch.
+    fn persistently(&self, attempt: impl Fn() -> Outcome<Finished>) -> Outcome<Finished> {
+        let end = clock::monotonic() + remote::deadline(&self.remote);
+        let mut finished = attempt()?;
+        for wait in WAITS {
+            let failure = FetchFailure::of(&finished);
+            if finished.succeeded() || !failure.is_passing() || clock::monotonic() + wait >= end {
+                break;
+            }
+            self.git.runner().events().note("the remote does not answer properly; it is tried once more");
+            clock::pause(wait)?;
+            finished = attempt()?;
+        }
+        Ok(finished)
+    }
+
+    /// Fetches into a repository; returns the kind of failure and what to report.
+    fn fetch(
+        &self,
+        into: &Path,
+        branch: &BranchName,
+        source: Source<'_>,
+    ) -> Outcome<Result<(), (FetchFailure, Failure)>> {
+        self.clear_way(into, branch)?;
+        let fetched = self.persistently(|| {
+            remove_leftovers(into)?;
+            let program = self.guarded(into)?;
+            let program = match source {
+                Source::Remote => {
+                    let url = self.url()?;
+                    let refspec = format!("+refs/heads/{branch}:refs/heads/{branch}");
+                    remote::equip(&self.git, program, &self.remote, url)?
+                        .args(CHECKED)
+                        .arg("fetch")
+                        .args(QUIETLY)
+                        .args(["--progress", "--", &url.text, &refspec])
+                }
+                Source::Quarantine(bundle) => allowing(program, "file")
+                    .arg("fetch")
+                    .args(QUIETLY)
+                    .args(["--progress", "--"])
+                    .arg(&bundle.folder)
+                    .arg(format!("+refs/heads/{}:{FROM_BUNDLE}", bundle.branch))
+                    .deadline(LONG),
+            };
+            self.git.runner().run(&program.keep(Keep::Narrated("fetch".to_owned())))
+        })?;
+        if fetched.succeeded() {
+            return Ok(Ok(()));
+        }
+        let kind = FetchFailure::of(&fetched);
+        Ok(Err((kind, kind.told(&self.from(source), &fetched))))
+    }
+
+    /// Where commits come from, for people.
+    fn from(&self, source: Source<'_>) -> String {
+        match source {
             Source::Remote => self.shown_url().unwrap_or_default(),
             Source::Quarantine(bundle) => bundle.folder.display().to_string(),
-        };
-        FetchFailure::of(fetched).told(&from, fetched)
+        }
     }
 
-    /// What the remote's `branch` pointed to when it was fetched last.
+    /// Removes branches that cannot exist beside `branch`: `x` beside `x/y`, and the reverse. What runs need of them is held
+    /// for the runs.
+    fn clear_way(&self, git_dir: &Path, branch: &BranchName) -> Outcome<()> {
+        let program = self.guarded(git_dir)?.args(["for-each-ref", "--format=%(refname)", "refs/heads/"]);
+        let listed = self.git.runner().run(&program)?;
+        let wanted = format!("refs/heads/{branch}");
+        for name in listed.text().lines().filter(|name| is_in_the_way(name, &wanted)) {
+            let program = self.guarded(git_dir)?.args(["update-ref", "-d", name]);
+            self.git.run(&program, || format!("cannot remove the branch {name} of the mirror"))?;
+        }
+        Ok(())
+    }
+
+    /// Packs the mirror again if many fetches have left many packs or loose objects. Nothing that it holds is dropped: trees
+    /// and stashes borrow from it.
+    fn repack_if_grown(&self) -> Outcome<()> {
+        let entries =
+            |directory: &str| std::fs::read_dir(self.path.join(directory)).into_iter().flatten().flatten();
+        let is_pack =
+            |entry: &std::fs::DirEntry| entry.path().extension().is_some_and(|ending| ending == "pack");
+        let (packs, loose) = (entries("objects/pack").filter(is_pack).count(), entries("objects/17").count());
+        if packs < MANY.0 && loose < MANY.1 {
+            return Ok(());
+        }
+        let program = self.bare()?.args(["repack", "-a", "-d", "-k", "--quiet"]).deadline(LONG);
+        let packed = self.git.runner().run(&program)?;
+        if !packed.succeeded() {
+            let why = packed.last_lines(2).join("; ");
+            self.git.runner().events().note(&format!("the mirror could not be repacked: {why}"));
+        }
+        Ok(())
+    }
+
+    /// What `branch` points to in the mirror.
     fn head(&self, branch: &BranchName) -> Outcome<CommitId> {
-        let heads = self.heads()?;
-        let found = heads.iter().find(|(name, _)| name == branch.as_str()).map(|(_, commit)| commit.clone());
-        found.ok_or_else(|| no_such_branch(branch, heads.iter().map(|(name, _)| name)))
+        let found = self.commit_of(&format!("refs/heads/{branch}"))?;
+        found.ok_or_else(|| Failure::new(format!("the fetch has not brought the branch {branch}")))
     }
 
     /// Makes the mirror from nothing beside its place, takes over what the old one still holds for runs, and puts
     /// it in place.
-    fn make_anew(&self, source: Source<'_>) -> Outcome<()> {
+    fn make_anew(&self, branch: &BranchName, tip: &CommitId, source: Source<'_>) -> Outcome<()> {
         let fresh = self.path.with_file_name("mirror.git.new");
         disk::remove_tree(&fresh)?;
-        lay_out(&fresh)?;
-        let fetched = self.fetch(&fresh, source)?;
-        if !fetched.succeeded() {
+        lay_out(&fresh, tip)?;
+        if let Err((_, failure)) = self.fetch(&fresh, branch, source)? {
             disk::remove_tree(&fresh)?;
-            return Err(self.failed(&fetched, source));
+            return Err(failure);
         }
         if !self.path.exists() {
             disk::sync_file_system(&fresh)?;
@@ -331,34 +448,76 @@ impl Mirror {
         let old = allowing(self.guarded(&fresh)?, "file").arg("fetch");
         let old = old.args(["--no-tags", "--no-auto-gc", "--no-write-fetch-head", "--"]);
         // Whether anything can still be read from the old one is luck.
-        let _ = self.git.runner().run(&old.arg(&self.path).arg("+refs/runs/*:refs/runs/*"))?;
+        let old = old.arg(&self.path).args(["+refs/runs/*:refs/runs/*", "+refs/stash/*:refs/stash/*"]);
+        let _ = self.git.runner().run(&old)?;
         disk::sync_file_system(&fresh)?;
         checkpoint::reach("git:mirror made anew");
         disk::exchange(&fresh, &self.path)?;
         disk::remove_tree(&fresh)
     }
-
-    /// The branches of the mirror and what they point to.
-    fn heads(&self) -> Outcome<Vec<(String, CommitId)>> {
-        let program =
-            self.bare()?.args(["for-each-ref", "--format=%(objectname)\t%(refname)", "refs/heads/"]);
-        let listed = self.git.run(&program, || "cannot list the branches of the mirror".to_owned())?;
-        Ok(parse_heads(&listed.text()))
-    }
 }
 
-/// Lays out an empty bare repository of the tool's own.
-pub(super) fn lay_out(folder: &Path) -> Outcome<()> {
+/// The settings with which git verifies what a remote sends; old commits of honest tools break the last few rules.
+const CHECKED: [&str; 8] = [
+    "-c",
+    "fetch.fsckObjects=true",
+    "-c",
+    "fetch.fsck.zeroPaddedFilemode=ignore",
+    "-c",
+    "fetch.fsck.badTimezone=ignore",
+    "-c",
+    "fetch.fsck.missingSpaceBeforeDate=ignore",
+];
+
+/// Removes the locks and unfinished packs of a fetch that was killed, which would keep the next one out. One run at a time
+/// fetches.
+fn remove_leftovers(git_dir: &Path) -> Outcome<()> {
+    for lock in inspect::locks(git_dir) {
+        disk::remove_file_if_there(&lock)?;
+    }
+    for entry in std::fs::read_dir(git_dir.join("objects/pack")).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with("tmp_") {
+            disk::remove_file_if_there(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Returns `true` if two refs cannot exist beside each other.
+fn is_in_the_way(name: &str, wanted: &str) -> bool {
+    let below =
+        |inner: &str, outer: &str| inner.strip_prefix(outer).is_some_and(|rest| rest.starts_with('/'));
+    below(name, wanted) || below(wanted, name)
+}
+
+/// The configuration of a repository whose commits are named like `commit`.
+fn configuration_for(commit: &CommitId) -> &'static str {
+    if commit.as_str().len() == 64 { SHA256 } else { SHA1 }
+}
+
+/// The configuration that a repository of the tool's own has to have, by the one that it has.
+fn configuration_of(git_dir: &Path) -> &'static str {
+    let found = disk::read_at_most(&git_dir.join("config"), 4096).ok().flatten();
+    if found.as_deref() == Some(SHA256.as_bytes()) { SHA256 } else { SHA1 }
+}
+
+/// Lays out an empty bare repository of the tool's own, for commits that are named like `commit`.
+pub(super) fn lay_out(folder: &Path, commit: &CommitId) -> Outcome<()> {
     for inner in ["objects/info", "objects/pack", "refs/heads", "refs/runs"] {
         disk::make_folder(&folder.join(inner), 0o755)?;
     }
-    disk::write_atomic(&folder.join("config"), CONFIGURATION.as_bytes(), 0o644)?;
+    disk::write_atomic(&folder.join("config"), configuration_for(commit).as_bytes(), 0o644)?;
     disk::write_atomic(&folder.join("HEAD"), b"ref: refs/heads/main\n", 0o644)
 }
 
 /// The ref that holds a run's commit.
 fn pin_name(run: &RunId) -> String {
     format!("refs/runs/{run}")
+}
+
+/// The ref that holds the commit of a run's stash.
+fn stash_name(run: &RunId) -> String {
+    format!("refs/stash/{run}")
 }
 
 /// Reads lines of `<hash> TAB refs/heads/<name>`.
@@ -369,6 +528,12 @@ fn parse_heads(text: &str) -> Vec<(String, CommitId)> {
             Some((name.strip_prefix("refs/heads/")?.to_owned(), CommitId::parse(hash).ok()?))
         })
         .collect()
+}
+
+/// What a branch points to.
+fn tip_of(branch: &BranchName, heads: &[(String, CommitId)]) -> Outcome<CommitId> {
+    let found = heads.iter().find(|(name, _)| name == branch.as_str()).map(|(_, commit)| commit.clone());
+    found.ok_or_else(|| no_such_branch(branch, heads.iter().map(|(name, _)| name)))
 }
 
 /// The failure for a branch that the remote does not have, with the names that come close.

@@ -118,17 +118,28 @@ impl Git {
     }
 
     /// Uses a git and a configuration that were found before.
-    fn found(runner: &Runner, program: PathBuf, home: PathBuf) -> Self {
+    pub(crate) fn found(runner: &Runner, program: PathBuf, home: PathBuf) -> Self {
         Self { runner: runner.clone(), program, home }
     }
 
+    /// The same git, started by another program: for tests of remotes that fail.
+    #[must_use]
+    pub fn with_program(self, program: PathBuf) -> Self {
+        Self { program, ..self }
+    }
+
+    /// Returns the program and the directory of its configuration, for an operation.
+    pub(crate) fn found_at(&self) -> (&Path, &Path) {
+        (&self.program, &self.home)
+    }
+
     /// Returns who starts the programs.
-    fn runner(&self) -> &Runner {
+    pub(crate) fn runner(&self) -> &Runner {
         &self.runner
     }
 
     /// Prepares git for work in `repository`.
-    fn at(&self, repository: &Repository) -> Program {
+    pub(crate) fn at(&self, repository: &Repository) -> Program {
         let mut program = self.anywhere().env("GIT_DIR", &repository.git_dir);
         if let Some(tree) = &repository.work_tree {
             program = program.env("GIT_WORK_TREE", tree).folder(tree);
@@ -146,7 +157,7 @@ impl Git {
     }
 
     /// Prepares git for work that needs no repository.
-    fn anywhere(&self) -> Program {
+    pub(crate) fn anywhere(&self) -> Program {
         let mut program = Program::new(&self.program)
             // Before 2.32 git knows no GIT_CONFIG_GLOBAL; there HOME leads it to the same file.
             .env("HOME", &self.home)
@@ -171,14 +182,14 @@ impl Git {
     }
 
     /// Runs a prepared git, whose failure is one.
-    fn run(&self, program: &Program, told: impl FnOnce() -> String) -> Outcome<Finished> {
+    pub(crate) fn run(&self, program: &Program, told: impl FnOnce() -> String) -> Outcome<Finished> {
         self.runner.run(program)?.ok(told)
     }
 }
 
 /// The repository that one git command works in.
 #[derive(Debug, Clone)]
-struct Repository {
+pub(crate) struct Repository {
     git_dir: PathBuf,
     work_tree: Option<PathBuf>,
     index: Option<PathBuf>,
@@ -189,27 +200,27 @@ struct Repository {
 }
 
 impl Repository {
-    fn bare(git_dir: impl Into<PathBuf>) -> Self {
+    pub(crate) fn bare(git_dir: impl Into<PathBuf>) -> Self {
         Self { git_dir: git_dir.into(), work_tree: None, index: None, passing: false, borrowed: Vec::new() }
     }
 
-    fn with_tree(mut self, tree: impl Into<PathBuf>) -> Self {
+    pub(crate) fn with_tree(mut self, tree: impl Into<PathBuf>) -> Self {
         self.work_tree = Some(tree.into());
         self
     }
 
     /// Nothing in it is needed after a crash, so nothing has to be synced.
-    fn passing(mut self) -> Self {
+    pub(crate) fn passing(mut self) -> Self {
         self.passing = true;
         self
     }
 
-    fn with_index(mut self, index: impl Into<PathBuf>) -> Self {
+    pub(crate) fn with_index(mut self, index: impl Into<PathBuf>) -> Self {
         self.index = Some(index.into());
         self
     }
 
-    fn borrowing(mut self, objects: impl Into<PathBuf>) -> Self {
+    pub(crate) fn borrowing(mut self, objects: impl Into<PathBuf>) -> Self {
         self.borrowed.push(objects.into());
         self
     }
@@ -240,12 +251,12 @@ fn path_list(paths: &[PathBuf]) -> OsString {
 }
 
 /// Splits output of `-z`: each record ends with a zero byte.
-fn records(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(crate) fn records(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     bytes.split(|byte| *byte == 0).filter(|record| !record.is_empty())
 }
 
 /// The path that a record holds.
-fn path_of(bytes: &[u8]) -> PathBuf {
+pub(crate) fn path_of(bytes: &[u8]) -> PathBuf {
     Path::new(OsStr::from_bytes(bytes)).to_path_buf()
 }
 
@@ -262,7 +273,8 @@ mod tests {
         let layout = Layout::below(directory.path());
         let git = Git::new(&Runner::new(Arc::new(Events::silent())), &layout).unwrap();
         let (git_dir, trace) = (directory.path().join("x.git"), directory.path().join("trace"));
-        mirror::lay_out(&git_dir).unwrap();
+        let commit = crate::settings::names::CommitId::parse(&"1".repeat(40)).unwrap();
+        mirror::lay_out(&git_dir, &commit).unwrap();
         let hostile = format!(
             "[core]\n\tbare = true\n[protocol]\n\tallow = always\n[protocol \"ext\"]\n\tallow = always\n\
              [url \"ext::touch {} \"]\n\tinsteadOf = file://\n",

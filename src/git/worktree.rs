@@ -11,8 +11,6 @@ use serde::de::DeserializeOwned;
 use crate::clock::{self, FileTime};
 use crate::disk;
 use crate::error::Outcome;
-use crate::installation::as_typed;
-use crate::journal::recover::SetAside;
 use crate::process::{Owner, ProcessId, worker};
 use crate::report::shell::{quoted, quoted_path};
 use crate::settings::layout::Layout;
@@ -54,18 +52,6 @@ pub struct ToSave<'a> {
     pub target: &'a CommitId,
     /// Patterns of application state that stays in place.
     pub preserve: &'a [String],
-}
-
-impl SetAside for WorkTree {
-    fn is_unfinished(&self, run: &RunId) -> bool {
-        saved::handoff(&self.saved(run)).exists()
-    }
-
-    fn put_back(&self, run: &RunId) -> Outcome<usize> {
-        let put_back = WorkTree::put_back(self, run)?;
-        put_back.notes().for_each(|note| self.git.runner().events().warn(&as_typed(&self.layout, &note)));
-        Ok(put_back.files.len())
-    }
 }
 
 impl WorkTree {

@@ -5,6 +5,7 @@ use crate::process::Owner;
 use crate::python::Current;
 use crate::report::screen::count;
 use crate::settings::Strategy;
+use crate::source::prepared_tree;
 
 use super::{Host, Look, Measure};
 
@@ -53,7 +54,7 @@ impl Measure for Cloned {
 
     fn carry_out(&self, host: &Host) -> Outcome<String> {
         let (on, commit) = (host.installation()?, host.commit()?);
-        on.tree.clone_from(&on.mirror, &host.given.branch, &commit)?;
+        prepared_tree::deploy_first(on, &host.run, &host.given.branch, &commit)?;
         Ok(format!("cloned {} ({}) into {}", commit.short(), host.given.branch, on.layout.app().display()))
     }
 }

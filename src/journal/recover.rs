@@ -1,7 +1,7 @@
 //! Cleans up after a run that was killed, so that the next one can observe and enter at `stop`.
 //!
-//! What the killed run left running is ended, what it had set aside is put back, its journal is closed. Nothing of it
-//! is resumed: every step is idempotent, and the next run does them all.
+//! What the killed run left running is ended, an exchange of trees that it had begun is completed, its journal is
+//! closed. Nothing else of it is resumed: every step is idempotent, and the next run does them all.
 
 use std::fs;
 use std::path::Path;
@@ -35,25 +35,31 @@ pub struct Recovered {
     pub aimed: Vec<CommitId>,
 }
 
-/// What recovery has to know of the work tree.
-pub trait SetAside {
-    /// Tells whether a run may have left something set aside, though its journal says that it came to an end: its worker
-    /// died, or the disk was full.
+/// What recovery has to know of the exchanges of trees.
+pub trait Exchanges {
+    /// Returns `true` if a run has begun an exchange and not finished it. Its journal may say that it came to an end: the
+    /// disk was full.
     fn is_unfinished(&self, run: &RunId) -> bool;
 
-    /// Returns what a run had set aside to its place; tells how many files. Doing it again changes nothing.
+    /// Completes the exchange of a run; returns `false` if there was none. Doing it again changes nothing.
     ///
     /// # Errors
-    /// A file cannot be put back.
-    fn put_back(&self, run: &RunId) -> Outcome<usize>;
+    /// An entry cannot be moved.
+    fn complete(&self, run: &RunId) -> Outcome<bool>;
+
+    /// Removes prepared trees that no run will move in.
+    ///
+    /// # Errors
+    /// One cannot be removed.
+    fn remove_leftovers(&self) -> Outcome<()>;
 }
 
 /// Recovers from every run that did not come to its end, and from those that came to a bad one in the middle of an
 /// alignment. To be called by the holder of the run lock.
 ///
 /// # Errors
-/// A process cannot be ended, or something cannot be put back.
-pub fn recover(layout: &Layout, events: &Events, tree: &impl SetAside) -> Outcome<Recovered> {
+/// A process cannot be ended, or an exchange cannot be completed.
+pub fn recover(layout: &Layout, events: &Events, exchanges: &impl Exchanges) -> Outcome<Recovered> {
     // Nobody is admitted through the fence but by the run that holds the lock, and that has not begun.
     disk::remove_file_if_there(&layout.admit())?;
     disk::sweep_unwritten(&layout.state())?;
@@ -62,7 +68,7 @@ pub fn recover(layout: &Layout, events: &Events, tree: &impl SetAside) -> Outcom
         let folder = layout.run(&run);
         let read = store::read(&folder)?;
         let interrupted = is_interrupted(&folder, read.as_ref());
-        if !interrupted && !tree.is_unfinished(&run) {
+        if !interrupted && !exchanges.is_unfinished(&run) {
             continue;
         }
         if interrupted {
@@ -72,11 +78,10 @@ pub fn recover(layout: &Layout, events: &Events, tree: &impl SetAside) -> Outcom
             disk::remove_tree(&folder.join(STAGED_TREE))?;
             checkpoint::reach("recover:ended");
         }
-        let count = tree.put_back(&run)?;
-        checkpoint::reach("recover:put-back");
-        if count > 0 {
-            events.note(&format!("put back {count} preserved files that run {run} had set aside"));
+        if exchanges.complete(&run)? {
+            events.note(&format!("completed the exchange of trees that run {run} had begun"));
         }
+        checkpoint::reach("recover:exchanged");
         let entries = read.iter().flat_map(store::Read::entries);
         recovered.aimed.extend(entries.filter_map(|entry| match entry {
             Entry::Aimed { commit } => Some(commit.clone()),
@@ -93,6 +98,7 @@ pub fn recover(layout: &Layout, events: &Events, tree: &impl SetAside) -> Outcom
         events.warn(&format!("run {run} was interrupted; this run starts over"));
         recovered.runs.push(run);
     }
+    exchanges.remove_leftovers()?;
     Ok(recovered)
 }
 

@@ -43,6 +43,8 @@ pub struct Account {
     pub saved: report::Saved,
     /// Preserved files, relative to `app/`.
     pub preserved: Vec<String>,
+    /// Git-ignored paths that moved across, relative to `app/`.
+    pub ignored: Vec<String>,
     /// What became of the protected paths.
     pub protected: report::Protected,
     /// The URL that was probed.
@@ -105,6 +107,7 @@ impl Account {
             models: None,
             saved: report::Saved::default(),
             preserved: Vec::new(),
+            ignored: Vec::new(),
             protected: report::Protected::default(),
             url: None,
             others: Vec::new(),

@@ -12,6 +12,7 @@ use crate::exit;
 use crate::history;
 use crate::installation::Installation;
 use crate::journal::record::Ending;
+use crate::journal::recover::Exchanges as _;
 use crate::journal::store::{self, Line};
 use crate::journal::{Entry, Status};
 use crate::report::{self, PhaseReport, Report};
@@ -46,6 +47,12 @@ pub fn settle(on: &Installation, run: &RunId, end: ExitKind) -> Outcome<()> {
         if let Err(stuck) = &stopped {
             let told = format!("the service cannot be stopped: {}", stuck.chain().join(": "));
             failure = failure.rooted_in(Failure::new(told));
+        }
+        // Whoever lets the service start now must find one version in app/, not a mixture.
+        let completed = stopped.as_ref().map_or(Ok(false), |()| on.exchanges().complete(run));
+        if let Err(failed) = completed {
+            let what = format!("app/ holds two versions: {}", failed.chain().join(": "));
+            failure = failure.rooted_in(Failure::new(what));
         }
         // An earlier run's fence keeps its own reason: that is what has to be repaired.
         if !is_of_another_run(fence::read(&on.layout)?.as_ref(), run) {
@@ -148,6 +155,7 @@ fn interrupted(
         models: None,
         saved: report::Saved::default(),
         preserved: Vec::new(),
+        ignored: Vec::new(),
         protected: report::Protected::default(),
         warnings: Vec::new(),
         error: Some(report::Error {

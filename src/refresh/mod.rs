@@ -1,7 +1,7 @@
 //! One run: the six steps of the specification, in its order.
 //!
 //! 1. [`stop`] (RW-5.1): fence up, service down, its processes gone, its port free
-//! 2. [`sync`] (RW-5.2): local changes saved, `app/` fetched, hard-reset, cleaned, proved
+//! 2. [`sync`] (RW-5.2): the prepared tree moved in, hard-reset, cleaned; preserved paths carried across
 //! 3. [`environment`] (RW-5.3): the generation ensured, `venv` switched to it
 //! 4. [`prepare`] (RW-5.4): hooks
 //! 5. [`restart`] (RW-5.5): synced, started, probed until settled, fence down
@@ -119,7 +119,7 @@ impl<'a> Refresh<'a, Stopped> {
     /// The tree is not the commit. The run has halted.
     pub fn sync(self) -> Result<Refresh<'a, Synced>, exit::Error> {
         self.advance(Phase::Sync, |on, account, at| {
-            let (release, summary) = sync::sync(on, account)?;
+            let (release, summary) = sync::sync(on, account, at.staged.as_ref())?;
             Ok((Synced { staged: at.staged, inventory: at.inventory, release }, summary))
         })
     }

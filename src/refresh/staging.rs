@@ -14,6 +14,8 @@ use crate::python::Generation;
 use crate::report::screen::count;
 use crate::settings::Hook;
 use crate::settings::names::CommitId;
+use crate::source::exchange;
+use crate::source::prepared_tree::PreparedTree;
 
 use super::account::Account;
 use super::release::Release;
@@ -25,9 +27,15 @@ use super::{entry, environment, models, prepare, status, sync};
 pub struct Staged {
     commit: CommitId,
     generation: Generation,
+    tree: PreparedTree,
 }
 
 impl Staged {
+    /// Returns the prepared tree, if it is that of this commit.
+    pub fn tree_of(&self, commit: &CommitId) -> Option<&PreparedTree> {
+        (self.commit == *commit).then_some(&self.tree)
+    }
+
     /// Returns the generation that was ensured, where it was for this commit.
     pub fn generation_of(self, commit: &CommitId) -> Option<Generation> {
         (self.commit == *commit).then_some(self.generation)
@@ -35,7 +43,7 @@ impl Staged {
 }
 
 impl Refresh<'_, Planned> {
-    /// Fills the stores: commit, environment, staged checks; looks at the models.
+    /// Fills the stores: commit, environment, prepared tree, staged checks; looks at the models.
     ///
     /// # Errors
     /// Something of it failed: the refresh was not started, the service is as it was (exit 3).
@@ -46,6 +54,8 @@ impl Refresh<'_, Planned> {
             let release = sync::ensure_release(on, account)?;
             let generation = environment::ensure_generation(on, account, &release)?;
             entry::check(on, &release, &generation)?;
+            let tree = sync::prepare_tree(on, account, &release, Some(&generation))?;
+            exchange::check(&on.layout)?;
             let checks = check(on, account, &release, &generation)?;
             let models = models::ensure_verified(on, account, &release.settings, &release.commit)?;
             let models = models.map(|told| format!(", {told}")).unwrap_or_default();
@@ -56,7 +66,7 @@ impl Refresh<'_, Planned> {
                 if checks == 0 { String::new() } else { format!(", {} passed", count(checks, "check")) };
             let summary =
                 format!("{} fetched, {} {made}{checks}{models}", release.commit.short(), generation.name);
-            Ok((Staged { commit: release.commit, generation }, summary))
+            Ok((Staged { commit: release.commit, generation, tree }, summary))
         });
         match staged {
             Ok(staged) => Ok(Refresh { at: Planned { staged: Some(staged) }, ..self }),

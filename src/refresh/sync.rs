@@ -1,78 +1,87 @@
-//! Step 2: local changes saved, `app/` fetched, hard-reset, cleaned, and proved to be the commit (RW-5.2).
+//! Step 2: the prepared tree is moved into `app/`, hard-reset and cleaned; preserved and git-ignored paths move across
+//! (RW-5.2).
+//!
+//! Nothing is removed: what was in `app/` is in the previous tree of this run, which is compared after the restart.
 
 use crate::checkpoint;
 use crate::disk;
-use crate::error::{Context as _, Failure, Outcome};
-use crate::git::save::Saved;
-use crate::git::worktree::ToSave;
+use crate::error::{Context as _, Outcome};
 use crate::installation::Installation;
 use crate::journal::Entry;
-use crate::report;
+use crate::python::Generation;
+use crate::source::carry::Carried;
+use crate::source::kept::Reason;
+use crate::source::move_in;
+use crate::source::prepared_tree::{self, PreparedTree};
 
 use super::account::Account;
 use super::release::Release;
+use super::staging::Staged;
 
-/// Aligns `app/` with the target; returns what the commit brings.
+/// Makes `app/` the target; returns what the commit brings.
 ///
 /// # Errors
-/// The remote cannot be reached (without staging), the commit cannot be deployed, a change cannot be saved, or the tree
-/// is not the commit afterwards. Nothing is removed that was not saved.
-pub fn sync(on: &Installation, account: &mut Account) -> Outcome<(Release, String)> {
+/// The remote cannot be reached (without staging), the commit cannot be deployed, or an entry cannot be moved. Nothing
+/// is removed.
+pub fn sync(on: &Installation, account: &mut Account, staged: Option<&Staged>) -> Outcome<(Release, String)> {
     let release = ensure_release(on, account)?;
-    let commit = release.commit.clone();
+    let commit = &release.commit;
+    let tree = match staged.and_then(|staged| staged.tree_of(commit)) {
+        Some(tree) => tree.clone(),
+        None => prepare_tree(on, account, &release, None)?,
+    };
     // From here on the tree is not what is deployed; nothing may claim so.
     disk::remove_file_durably(&on.layout.deployed_env())?;
     checkpoint::reach("sync:undeployed");
 
-    account.progress("saving local changes");
-    let wanted =
-        ToSave { run: &account.run, known: &account.known, target: &commit, preserve: &on.settings.preserve };
-    let saved = on.tree.save(&wanted).context(|| "local changes cannot be saved".to_owned())?;
-    for note in &saved.notes {
-        account.note(note);
-    }
-    account.saved = in_report(on, account, &saved);
-    account.preserved = saved.preserved.iter().map(ToString::to_string).collect();
-    checkpoint::reach("sync:saved");
-
-    account.progress("aligning app/");
-    let aligned = on.tree.align(&account.run, account.branch(), &commit)?;
-    for note in &aligned.notes {
-        account.note(&on.as_typed(note));
-    }
+    account.progress("moving the prepared tree into app/");
+    let moved = move_in::move_in(on, &account.run, commit, &account.known)?;
     checkpoint::reach("sync:aligned");
-    let app = on.layout.app();
-    let (synced, proof) = std::thread::scope(|scope| {
-        // What git wrote is durable before this step is said to be done; the disk works while the proof reads.
-        let synced = scope.spawn(|| disk::sync_file_system(&app));
-        let proof = on.tree.prove(&commit, &saved.preserved);
-        (synced.join(), proof)
-    });
-    let proof = proof?;
-    synced.map_err(|_| Failure::new("the sync of app/ has failed"))??;
     account.commit = Some(commit.clone());
+    report(account, &moved.carried);
 
     let except = match account.preserved.len() {
         0 => String::new(),
         1 => ", except 1 preserved file".to_owned(),
         count => format!(", except {count} preserved files"),
     };
-    Ok((release, format!("{} aligned and proved, {} files{except}", commit.short(), proof.files)))
+    let summary =
+        format!("{} moved in, {} files, {} rewritten{except}", commit.short(), tree.files, moved.rewritten);
+    Ok((release, summary))
 }
 
-fn in_report(on: &Installation, account: &Account, saved: &Saved) -> report::Saved {
-    const LISTED: usize = 20;
-    let items = saved.taken().map(|item| item.path.to_string());
-    let tips = saved
-        .tips
-        .iter()
-        .filter(|tip| tip.held_by.is_none())
-        .map(|tip| format!("commits of {}", tip.tip.name));
-    let all: Vec<String> = items.chain(tips).collect();
-    let any = !all.is_empty();
-    let place = any.then(|| on.layout.run(&account.run).join("saved"));
-    let look = any.then(|| on.as_typed(&format!("ladylinux-refresh drift show {}", account.run)));
-    report::Saved { count: all.len(), paths: all.into_iter().take(LISTED).collect(), place, look }
+/// Prepares the tree of the commit: in staging, or in step 2 if staging is left out. Byte code is compiled for the
+/// environment that the tree will run with.
+///
+/// # Errors
+/// This file system cannot hold the tree, or the disk is full.
+pub fn prepare_tree(
+    on: &Installation,
+    account: &Account,
+    release: &Release,
+    environment: Option<&Generation>,
+) -> Outcome<PreparedTree> {
+    account.progress("preparing the tree");
+    let interpreter = match environment {
+        Some(environment) => environment.path.join("bin/python"),
+        None => on.interpreter()?.path.clone(),
+    };
+    let tree =
+        prepared_tree::prepare(on, &account.run, account.branch(), &release.commit, Some(&interpreter));
+    tree.context(|| format!("the tree of {} cannot be prepared", release.commit.short()))
+}
+
+/// Adds to the account what moved across.
+fn report(account: &mut Account, carried: &Carried) {
+    let of = |reason: Reason| {
+        let moved = carried.moved.iter().filter(move |kept| kept.reason == reason);
+        moved.map(|kept| kept.path.to_string()).collect::<Vec<_>>()
+    };
+    account.preserved = of(Reason::Preserved);
+    account.ignored = of(Reason::Ignored);
+    for path in &carried.left {
+        account.note(&format!("{path} stays in the previous tree: the commit brings its own"));
+    }
 }
 
 /// Ensures that the mirror holds the target and reads what it brings. Staging has called this before, unless it is left

@@ -200,6 +200,13 @@ pub fn report(report: &Report) -> Vec<String> {
             shortened(&report.preserved, report.preserved.len())
         ));
     }
+    if !report.ignored.is_empty() {
+        lines.push(format!(
+            "  kept         {} that git ignores: {}",
+            count(report.ignored.len(), "path"),
+            shortened(&report.ignored, report.ignored.len())
+        ));
+    }
     if !report.protected.changed.is_empty() {
         let changed = shortened(&report.protected.changed, report.protected.changed.len());
         lines.push(format!("  protected    {} {changed}", paint(Tone::Bad, "changed during the refresh:")));

@@ -72,6 +72,9 @@ pub struct Report {
     pub saved: Saved,
     /// Files of the application that were kept in place, relative to `app/`.
     pub preserved: Vec<String>,
+    /// Git-ignored paths that moved from the old tree into the new one, relative to `app/`.
+    #[serde(default)]
+    pub ignored: Vec<String>,
     /// What became of the protected paths.
     pub protected: Protected,
     /// Things a person should look at.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer};
 use toml::de::DeTable;
 
 use super::names::{BranchName, UnitName};
-use super::{HookKind, ImportCheck, InstallerChoice, ModelCheck, Strategy, Transport};
+use super::{HookKind, IgnoredFiles, ImportCheck, InstallerChoice, ModelCheck, Strategy, Transport};
 use crate::error::{Failure, Outcome};
 
 /// The name of the application's file, at the root of the tree.
@@ -21,6 +21,7 @@ pub struct HostFile {
     pub(super) allowed_branches: Option<Vec<BranchName>>,
     pub(super) strict_order: Option<bool>,
     pub(super) preserve: Option<Vec<String>>,
+    pub(super) ignored: Option<IgnoredFiles>,
     pub(super) keep: Option<usize>,
     pub(super) store: Option<PathBuf>,
     pub(super) remote: RemoteTable,
@@ -161,6 +162,7 @@ pub const HOST_KEYS: [(&str, &[&str]); 7] = [
             "allowed_branches",
             "strict_order",
             "preserve",
+            "ignored",
             "keep",
             "store",
             "remote",

@@ -18,8 +18,8 @@ use super::names::UnitName;
 use super::pip_config::PipConfig;
 use super::trust;
 use super::{
-    Hook, HookKind, ImportCheck, InstallerChoice, ModelCheck, Models, Origin, Probe, Python, Remote,
-    RemoteUrl, Service, Settings, Strategy,
+    Hook, HookKind, IgnoredFiles, ImportCheck, InstallerChoice, ModelCheck, Models, Origin, Probe, Python,
+    Remote, RemoteUrl, Service, Settings, Strategy,
 };
 use crate::error::{Failure, Outcome};
 use crate::models::places;
@@ -141,6 +141,7 @@ impl Layers {
                 false,
             ),
             preserve: pick.value("preserve", [(host.preserve.clone(), Origin::Host)], Vec::new()),
+            ignored: pick.value("ignored", [(host.ignored, Origin::Host)], IgnoredFiles::Keep),
             remote: self.remote()?,
             python: Python {
                 interpreter: pick.value(

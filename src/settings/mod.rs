@@ -64,6 +64,8 @@ pub struct Settings {
     pub strict_order: bool,
     /// Patterns (globs below `app/`) of application state that stays in place.
     pub preserve: Vec<String>,
+    /// What becomes of files below `app/` that the new commit's rules ignore.
+    pub ignored: IgnoredFiles,
     /// Where the source comes from.
     pub remote: Remote,
     /// How the environment is made.
@@ -257,6 +259,17 @@ pub struct Models {
     pub verify: ModelCheck,
     /// Folders of models beside those that are known by themselves; below the root.
     pub stores: Vec<PathBuf>,
+}
+
+/// What becomes of git-ignored files in `app/`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IgnoredFiles {
+    /// They move into the new tree, as `git clean -fd` leaves them.
+    #[default]
+    Keep,
+    /// They count as local changes and stay in the stash.
+    Stash,
 }
 
 /// How closely models are looked at.

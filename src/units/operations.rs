@@ -7,6 +7,7 @@ use crate::process::Owner;
 use crate::process::worker;
 use crate::refresh::entry;
 use crate::requests;
+use crate::source;
 
 /// The operation that only shows that a unit works.
 pub const READY: &str = "ready";
@@ -28,6 +29,6 @@ pub fn answer(operation: &str, request: &[u8]) -> Option<Vec<u8>> {
         READY => Some(worker::answer(request, |_: ReadyRequest| Ok(Ready { user: Owner::own() }))),
         requests::OPERATION => Some(requests::answer(request)),
         entry::OPERATION => Some(worker::answer(request, |request| entry::handle(&request))),
-        other => worktree::answer(other, request),
+        other => source::answer(other, request).or_else(|| worktree::answer(other, request)),
     }
 }

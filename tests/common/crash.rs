@@ -380,16 +380,16 @@ impl Rig {
         assert!(count(format!("changed {n}")) >= 1, "{trying}: a modified file");
     }
 
-    /// The contents of all saved files, and how often each is there.
+    /// The contents of all files in previous trees and stashes, and how often each is there.
     fn saved(&self) -> BTreeMap<String, usize> {
         let mut found = BTreeMap::new();
-        for run in self.host.runs() {
-            for part in ["files", "untracked", "preserved"] {
-                each_file(&run.join("saved").join(part), &mut |path| {
+        for place in [self.host.layout.previous_trees(), self.host.layout.stashes()] {
+            each_file(&place, &mut |path| {
+                if path.iter().all(|part| part != ".git") {
                     let text = fs::read_to_string(path).unwrap_or_default();
                     *found.entry(text).or_default() += 1;
-                });
-            }
+                }
+            });
         }
         found
     }
@@ -436,6 +436,7 @@ impl Rig {
         let lines = fresh.lines().chain(own.lines());
         lines
             .filter(|line| !line.ends_with(" config/user.json") && !line.contains(" keep/"))
+            .filter(|line| !line.contains("__pycache__/"))
             .map(str::to_owned)
             .collect()
     }
@@ -483,9 +484,10 @@ impl Rig {
         odd.extend(names(layout.state().join("scratch")).into_iter().map(|name| format!("scratch/{name}")));
         odd.extend(names(layout.cache()).into_iter().filter(|name| name.starts_with("definitions-")));
         odd.extend(names(layout.state()).into_iter().filter(|name| name.contains(".new")));
+        odd.extend(names(layout.trees()).into_iter().map(|name| format!("trees/{name}")));
         odd.extend(names(layout.home()).into_iter().filter(|name| name.starts_with('.')));
         for run in self.host.runs() {
-            for part in ["saved/handoff", "staged-tree"] {
+            for part in ["exchange.json", "staged-tree"] {
                 odd.extend(run.join(part).exists().then(|| run.join(part).display().to_string()));
             }
             let journal = fs::read_to_string(run.join("journal.jsonl")).unwrap_or_default();

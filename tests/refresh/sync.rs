@@ -17,8 +17,9 @@ fn rw_5_2a_the_applications_own_repository_has_the_remotes_commits() {
             git(&app, ["rev-list", "--max-count=2", "HEAD"]),
             format!("{}\n{}", commits[1], commits[0])
         );
-        // They are its own: nothing is borrowed from the mirror.
-        assert!(!app.join(".git/objects/info/alternates").exists());
+        // Its objects are the mirror's, which keeps them as long as a run may need them.
+        let alternates = fs::read_to_string(app.join(".git/objects/info/alternates")).unwrap();
+        assert_eq!(alternates.trim(), host.layout.mirror().join("objects").to_str().unwrap());
         git(&app, ["fsck", "--connectivity-only"]);
     }
 }
@@ -58,6 +59,17 @@ fn rw_5_2b_rw_5_2c_rw_2_2_whatever_was_changed_locally_the_tree_ends_as_the_bran
 
         host.push(&[("version.txt", "two\n")]);
         host.tool(way).expect(0);
+        // As with `git clean -ffd`, what the commit ignores stays.
+        let listed = host.report()["ignored"].to_string();
+        for (kept, named) in
+            [("x.ignored", "x.ignored"), ("cache/x", "cache"), ("deep/x.ignored", "deep/x.ignored")]
+        {
+            assert!(listed.contains(&format!("\"{named}\"")), "{named} is missing in {listed}");
+            assert_eq!(host.read(kept).as_deref(), Some("ignored"));
+        }
+        for kept in ["x.ignored", "cache", "deep"] {
+            ladylinux_refresh::disk::remove_tree(&app.join(kept)).unwrap();
+        }
         aligned(&host, "main");
         let flags = git(&app, ["ls-files", "-v"]);
         assert!(flags.lines().all(|line| line.starts_with("H ")), "{flags}");

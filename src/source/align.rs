@@ -1,0 +1,131 @@
+//! The part of step 2 that has the rights of the service user: lists what moves across, and runs the normative commands
+//! `git reset --hard COMMIT` and `git clean -ffd`, which find nothing to do (RW-5.2b, RW-5.2c).
+//!
+//! One process does both. It is started before the stop, waits for its requests, and proves nothing: what it answers
+//! protects files of the service user only.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint;
+use crate::disk;
+use crate::error::{Failure, Outcome};
+use crate::git::path::TreePath;
+use crate::git::{Repository, path_of, records};
+use crate::process::Keep;
+use crate::settings::names::CommitId;
+
+use super::kept::{self, KeptPath, ListKeptRequest};
+use super::place::Place;
+use super::prepared_tree::{BYTE_CODE, LONG};
+
+/// The operation.
+pub const OPERATION: &str = "source-align";
+
+/// What to do.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AlignRequest {
+    /// List what moves across, before the exchange.
+    List(ListKeptRequest),
+    /// Run the normative commands, after the exchange.
+    Reset(ResetRequest),
+}
+
+/// What to reset.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ResetRequest {
+    /// Where git is.
+    pub place: Place,
+    /// The tree, with the repository that was prepared for it.
+    pub app: TreePath,
+    /// The commit.
+    pub commit: CommitId,
+}
+
+/// What was done.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AlignResponse {
+    /// What moves across.
+    Kept(Vec<KeptPath>),
+    /// The tree is the commit.
+    Reset {
+        /// How many tracked files were written again; 0 if the prepared tree was right.
+        rewritten: u64,
+    },
+}
+
+/// Carries out [`OPERATION`].
+///
+/// # Errors
+/// The tree cannot be read, or git fails.
+pub fn handle(request: &AlignRequest) -> Outcome<AlignResponse> {
+    match request {
+        AlignRequest::List(request) => kept::list(request).map(AlignResponse::Kept),
+        AlignRequest::Reset(request) => {
+            let rewritten = reset(request)?;
+            move_byte_code(request.app.as_path());
+            Ok(AlignResponse::Reset { rewritten })
+        }
+    }
+}
+
+/// Runs the normative commands; returns how many files they wrote again.
+fn reset(request: &ResetRequest) -> Outcome<u64> {
+    let git = request.place.git();
+    let app = request.app.as_path();
+    if !fs::symlink_metadata(app.join(".git")).is_ok_and(|found| found.is_dir()) {
+        return Err(Failure::new(format!("{} has no repository of its own", app.display())));
+    }
+    // Durable once the conductor syncs the file system.
+    let repository = Repository::bare(app.join(".git")).with_tree(app).passing();
+    let quick = ["-c", "core.trustctime=false", "-c", "core.preloadIndex=false", "-c", "index.threads=1"];
+    let at = |arguments: &[&str]| git.at(&repository).args(quick).args(arguments).deadline(LONG);
+    let listed = at(&["ls-files", "-z"]).keep(Keep::Whole(1 << 30));
+    let listed = git.run(&listed, || "cannot list the files of app/".to_owned())?;
+    let files: Vec<PathBuf> = records(&listed.stdout).map(path_of).collect();
+    let before = stamps(app, &files);
+    let step = || format!("cannot reset app/ to {}", request.commit.short());
+    git.run(&at(&["reset", "--quiet", "--hard", request.commit.as_str(), "--"]), step)?;
+    checkpoint::reach("align:reset");
+    git.run(&at(&["clean", "--quiet", "-ffd"]), || "cannot clean app/".to_owned())?;
+    checkpoint::reach("align:cleaned");
+    let after = stamps(app, &files);
+    Ok(after.iter().filter(|(path, stamp)| before.get(*path) != Some(*stamp)).count() as u64)
+}
+
+/// What changes when git writes a file again: its inode, or the time and size of its content.
+fn stamps<'a>(app: &Path, files: &'a [PathBuf]) -> BTreeMap<&'a Path, (u64, i64, i64, u64)> {
+    let stamp = |path: &'a PathBuf| {
+        let found = fs::symlink_metadata(app.join(path)).ok()?;
+        Some((path.as_path(), (found.ino(), found.mtime(), found.mtime_nsec(), found.size())))
+    };
+    files.iter().filter_map(stamp).collect()
+}
+
+/// Moves the prepared byte code beside its sources. It only saves time, so trouble with it is none.
+fn move_byte_code(app: &Path) {
+    let prepared = app.join(".git").join(BYTE_CODE);
+    move_caches(&prepared, &prepared, app);
+    let _ = disk::remove_tree(&prepared);
+}
+
+fn move_caches(prepared: &Path, directory: &Path, app: &Path) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            continue;
+        }
+        let path = entry.path();
+        if entry.file_name() != "__pycache__" {
+            move_caches(prepared, &path, app);
+        } else if let Ok(below) = path.strip_prefix(prepared) {
+            // Where the commit tracks byte code, that stays.
+            let _ = disk::move_new(&path, &app.join(below));
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! Moves the prepared tree into `app/` and what was there out to `previous/<run>`: one rename for each entry.
+//!
+//! The conductor does this, without git. `app/` itself stays: its inode, owner and labels are those that shells, watchers
+//! and mounts of other units know. A durable list of the prepared entries says which entry of `app/` is new and which is
+//! old, by device and inode, so the same loop converges from every instant at which it may have been killed.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint;
+use crate::disk::beneath::{Directory, Entry, Obstacle};
+use crate::disk::{self, Moved};
+use crate::error::{Failure, Outcome};
+use crate::git::path::TreePath;
+use crate::journal::recover;
+use crate::process::Owner;
+use crate::report::shell;
+use crate::settings::layout::Layout;
+use crate::settings::names::{CommitId, RunId};
+
+use super::carry::{self, Carried};
+use super::kept::KeptPath;
+
+/// The version of the record.
+const SCHEMA: u32 = 1;
+
+/// The record of an exchange that has begun and is not finished, in the directory of the run.
+const BEGUN: &str = "exchange.json";
+
+/// The record of a finished exchange. The comparison of the previous tree reads it.
+const FINISHED: &str = "exchanged.json";
+
+/// How often new entries may appear in `app/` while nothing may write there.
+const ROUNDS: usize = 10;
+
+/// What an exchange has to do; written before the first rename.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExchangeRecord {
+    /// The version, 1.
+    pub schema: u32,
+    /// The commit that is moved in.
+    pub commit: CommitId,
+    /// The commits that account for files of the old tree: what was deployed, and what interrupted runs aimed at.
+    pub known: Vec<CommitId>,
+    /// The entries of the prepared tree.
+    pub prepared: Vec<PreparedEntry>,
+    /// The paths of the old tree that move across.
+    pub kept: Vec<KeptPath>,
+}
+
+/// One entry of the prepared tree.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PreparedEntry {
+    /// Its name.
+    pub name: TreePath,
+    /// The device that it is on.
+    pub device: u64,
+    /// Its inode.
+    pub inode: u64,
+}
+
+/// What an exchange moves in, and what stays.
+#[derive(Debug)]
+pub struct Plan {
+    /// The commit that the prepared tree holds.
+    pub commit: CommitId,
+    /// The commits that account for files of the old tree.
+    pub known: Vec<CommitId>,
+    /// The paths of the old tree that move across.
+    pub kept: Vec<KeptPath>,
+}
+
+/// An exchange that has begun.
+#[derive(Debug)]
+pub struct Exchange {
+    layout: Layout,
+    run: RunId,
+    owner: Owner,
+    record: ExchangeRecord,
+}
+
+impl Exchange {
+    /// Writes down what will be moved. Nothing is moved yet.
+    ///
+    /// # Errors
+    /// The prepared tree is missing, or the record cannot be written.
+    pub fn begin(layout: &Layout, run: &RunId, owner: Owner, plan: Plan) -> Outcome<Self> {
+        let prepared = directory(layout, &layout.tree(run))?.entries()?;
+        let prepared = prepared.into_iter().map(|entry| PreparedEntry {
+            name: PathBuf::from(entry.name).into(),
+            device: entry.device,
+            inode: entry.inode,
+        });
+        let Plan { commit, known, kept } = plan;
+        let record = ExchangeRecord { schema: SCHEMA, commit, known, prepared: prepared.collect(), kept };
+        disk::make_folder(&layout.previous_trees(), 0o700)?;
+        disk::make_folder(&layout.previous_tree(run), 0o700)?;
+        disk::sync_parent(&layout.previous_tree(run))?;
+        disk::write_json(&layout.run(run).join(BEGUN), &record, 0o600)?;
+        checkpoint::reach("exchange:begun");
+        Ok(Self { layout: layout.clone(), run: run.clone(), owner, record })
+    }
+
+    /// Returns the exchange that a run has begun and not finished.
+    ///
+    /// # Errors
+    /// The record cannot be read.
+    pub fn unfinished(layout: &Layout, run: &RunId, owner: Owner) -> Outcome<Option<Self>> {
+        let record: Option<ExchangeRecord> = disk::read_json(&layout.run(run).join(BEGUN))?;
+        Ok(record.map(|record| Self { layout: layout.clone(), run: run.clone(), owner, record }))
+    }
+
+    /// Moves the old entries out and the prepared ones in. Doing it again changes nothing.
+    ///
+    /// # Errors
+    /// An entry cannot be moved, or other programs keep writing into `app/`.
+    pub fn swap(&self) -> Outcome<()> {
+        let app = open_app(&self.layout, self.owner)?;
+        let previous = directory(&self.layout, &self.layout.previous_tree(&self.run))?;
+        let tree = directory(&self.layout, &self.layout.tree(&self.run)).ok();
+        for _ in 0..ROUNDS {
+            let old: Vec<Entry> =
+                app.entries()?.into_iter().filter(|entry| !self.is_prepared(entry)).collect();
+            let missing = self.missing(&app)?;
+            if old.is_empty() && missing.is_empty() {
+                app.sync()?;
+                previous.sync()?;
+                tree.as_ref().map_or(Ok(()), Directory::sync)?;
+                checkpoint::reach("exchange:swapped");
+                return Ok(());
+            }
+            for entry in old {
+                let to = free_name(&previous, &entry.name)?;
+                moved(&app, &entry.name, app.move_new(&entry.name, &previous, &to)?)?;
+                checkpoint::reach("exchange:out");
+            }
+            for name in missing {
+                let tree = tree.as_ref().ok_or_else(|| lost(&self.layout, &self.run, name))?;
+                if tree.entry(name)?.is_none() {
+                    return Err(lost(&self.layout, &self.run, name));
+                }
+                if app.entry(name)?.is_none() {
+                    moved(tree, name, tree.move_new(name, &app, name)?)?;
+                    checkpoint::reach("exchange:in");
+                }
+            }
+        }
+        Err(Failure::new(format!("another program keeps writing into {}", app.shown().display()))
+            .hint(format!("find it: fuser -v {}", shell::quoted(&app.shown().display().to_string()))))
+    }
+
+    /// Moves preserved and git-ignored paths from the previous tree into the new one. Doing it again changes nothing.
+    ///
+    /// # Errors
+    /// A path cannot be moved.
+    pub fn carry(&self) -> Outcome<Carried> {
+        let app = open_app(&self.layout, self.owner)?;
+        let previous = directory(&self.layout, &self.layout.previous_tree(&self.run))?;
+        carry::carry(&previous, &app, &self.record.kept, self.owner)
+    }
+
+    /// Ends the exchange: what it moved is durable, and the previous tree waits for its comparison.
+    ///
+    /// # Errors
+    /// A sync fails, or the record cannot be renamed.
+    pub fn finish(&self) -> Outcome<()> {
+        disk::sync_file_system(&self.layout.app())?;
+        let directory = self.layout.run(&self.run);
+        checkpoint::reach("exchange:synced");
+        disk::move_over(&directory.join(BEGUN), &directory.join(FINISHED))?;
+        disk::sync_parent(&directory.join(FINISHED))?;
+        disk::remove_tree(&self.layout.tree(&self.run))
+    }
+
+    /// Completes an exchange that was cut off, from whatever instant: afterwards `app/` is the new tree with everything
+    /// that moves across.
+    ///
+    /// # Errors
+    /// As the parts.
+    pub fn complete(&self) -> Outcome<Carried> {
+        self.swap()?;
+        let carried = self.carry()?;
+        self.finish()?;
+        Ok(carried)
+    }
+
+    /// Returns what the exchange does.
+    pub fn record(&self) -> &ExchangeRecord {
+        &self.record
+    }
+
+    fn is_prepared(&self, entry: &Entry) -> bool {
+        self.record.prepared.iter().any(|known| known.device == entry.device && known.inode == entry.inode)
+    }
+
+    /// The prepared entries that are not in `app/` yet.
+    fn missing(&self, app: &Directory) -> Outcome<Vec<&OsStr>> {
+        let mut missing = Vec::new();
+        for known in &self.record.prepared {
+            let name = known.name.as_path().as_os_str();
+            if app.entry(name)?.is_none_or(|entry| !self.is_prepared(&entry)) {
+                missing.push(name);
+            }
+        }
+        Ok(missing)
+    }
+}
+
+/// The exchanges of an installation, as recovery sees them.
+#[derive(Debug)]
+pub struct Exchanges<'a> {
+    /// The paths.
+    pub layout: &'a Layout,
+    /// Whom `app/` belongs to.
+    pub owner: Owner,
+}
+
+impl recover::Exchanges for Exchanges<'_> {
+    fn is_unfinished(&self, run: &RunId) -> bool {
+        self.layout.run(run).join(BEGUN).exists()
+    }
+
+    fn complete(&self, run: &RunId) -> Outcome<bool> {
+        match Exchange::unfinished(self.layout, run, self.owner)? {
+            None => Ok(false),
+            Some(exchange) => exchange.complete().map(|_| true),
+        }
+    }
+
+    fn remove_leftovers(&self) -> Outcome<()> {
+        for run in recover::all(&self.layout.trees())? {
+            if !recover::Exchanges::is_unfinished(self, &run) {
+                disk::remove_tree(&self.layout.tree(&run))?;
+            }
+        }
+        for run in recover::all(&self.layout.previous_trees())? {
+            if !recover::Exchanges::is_unfinished(self, &run) {
+                disk::remove_if_empty(&self.layout.previous_tree(&run))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads what a finished exchange did.
+///
+/// # Errors
+/// The record cannot be read.
+pub fn finished(layout: &Layout, run: &RunId) -> Outcome<Option<ExchangeRecord>> {
+    disk::read_json(&layout.run(run).join(FINISHED))
+}
+
+/// Refuses what would keep the exchange from its end: a mount or an immutable entry in `app/`, or a store on another
+/// file system.
+///
+/// # Errors
+/// The obstacle.
+pub fn check(layout: &Layout) -> Outcome<()> {
+    let Some(app) = open_existing_app(layout)? else { return Ok(()) };
+    for entry in app.entries()? {
+        let path = app.shown().join(&entry.name);
+        let quoted = shell::quoted(&path.display().to_string());
+        let (why, next) = match entry.obstacle {
+            None => continue,
+            Some(Obstacle::Mount) => ("a file system is mounted on it", format!("umount {quoted}")),
+            Some(Obstacle::Immutable) => ("it is marked immutable", format!("chattr -i {quoted}")),
+            Some(Obstacle::AppendOnly) => ("it is marked append-only", format!("chattr -a {quoted}")),
+        };
+        return Err(Failure::new(format!("{} cannot be moved", path.display()))
+            .because(Failure::new(why))
+            .hint(next));
+    }
+    Ok(())
+}
+
+/// Opens a directory of the installation without following a link below its root.
+fn directory(layout: &Layout, path: &Path) -> Outcome<Directory> {
+    Directory::open(layout.root(), path.strip_prefix(layout.root()).unwrap_or(path))
+}
+
+/// Opens `app/`; makes it, for its owner, if it is missing.
+fn open_app(layout: &Layout, owner: Owner) -> Outcome<Directory> {
+    let app = layout.app();
+    let home = directory(layout, &layout.home())?;
+    let name = app.strip_prefix(layout.home()).unwrap_or(&app);
+    home.enter_or_make(name, 0o755, owner)
+}
+
+/// Opens `app/` if it exists.
+fn open_existing_app(layout: &Layout) -> Outcome<Option<Directory>> {
+    if layout.app().symlink_metadata().is_err() {
+        return Ok(None);
+    }
+    directory(layout, &layout.app()).map(Some)
+}
+
+/// A name in `previous` that is free: a program may have written an entry again that was moved out before.
+fn free_name(previous: &Directory, name: &OsStr) -> Outcome<OsString> {
+    let mut free = name.to_os_string();
+    for number in 2.. {
+        if previous.entry(&free)?.is_none() {
+            break;
+        }
+        let mut bytes = name.as_bytes().to_vec();
+        bytes.extend_from_slice(format!(".again-{number}").as_bytes());
+        free = OsStr::from_bytes(&bytes).to_os_string();
+    }
+    Ok(free)
+}
+
+/// The failure for a move that a rename cannot do.
+fn moved(from: &Directory, name: &OsStr, moved: Moved) -> Outcome<()> {
+    match moved {
+        Moved::Done => Ok(()),
+        Moved::OtherFileSystem => Err(Failure::new(format!(
+            "{} cannot be moved by a rename: its new place is on another file system",
+            from.shown().join(name).display()
+        ))
+        .hint("set `store` in refresh.toml to a directory on the file system of app/")),
+    }
+}
+
+/// The failure for a prepared entry that is in neither place.
+fn lost(layout: &Layout, run: &RunId, name: &OsStr) -> Failure {
+    let path = layout.tree(run).join(name);
+    Failure::new(format!("the prepared {} is missing", path.display())).hint("ladylinux-refresh run")
+}

@@ -1,0 +1,28 @@
+//! The source tree: fetched into the mirror, prepared before the stop, and moved into `app/` after it.
+//!
+//! [`prepared_tree`] checks a commit out into a directory that no other user reaches, [`proof`] verifies it there,
+//! [`exchange`] swaps the entries of `app/` for it, [`align`] runs the normative git commands, which find nothing to do,
+//! and [`carry`] moves preserved and git-ignored files across. Code here that runs in the conductor renames entries,
+//! changes owners and copies one index; it starts git and Python only inside operations ([`answer`]).
+
+pub mod align;
+pub mod carry;
+pub mod exchange;
+pub mod kept;
+pub mod move_in;
+pub mod paths;
+pub mod place;
+pub mod prepared_tree;
+pub mod proof;
+
+use crate::process::worker;
+
+/// Carries out an operation of this room; returns `None` if `operation` is not one of them.
+pub fn answer(operation: &str, request: &[u8]) -> Option<Vec<u8>> {
+    Some(match operation {
+        prepared_tree::OPERATION => worker::answer(request, |request| prepared_tree::handle(&request)),
+        proof::OPERATION => worker::answer(request, |request| proof::handle(&request)),
+        align::OPERATION => worker::answer(request, |request| align::handle(&request)),
+        _ => return None,
+    })
+}

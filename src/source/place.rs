@@ -1,0 +1,81 @@
+//! The paths that an operation of this room needs, and the scratch directory it may write to.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::Mode;
+use serde::{Deserialize, Serialize};
+
+use crate::disk;
+use crate::error::Outcome;
+use crate::event::Events;
+use crate::git::Git;
+use crate::git::path::TreePath;
+use crate::process::{Owner, ProcessId, RUN_MARK, Runner};
+use crate::settings::environment;
+use crate::settings::layout::Layout;
+use crate::settings::names::RunId;
+
+/// Where an operation finds git and the mirror; part of every request.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Place {
+    /// The git program.
+    pub program: TreePath,
+    /// The directory of git's private configuration.
+    pub configuration: TreePath,
+    /// The bare mirror.
+    pub mirror: TreePath,
+    /// A directory that the operation may write to.
+    pub scratch: TreePath,
+}
+
+impl Place {
+    /// Returns git as the operation starts it. New files are readable by all, whatever the caller's umask is.
+    pub(super) fn git(&self) -> Git {
+        rustix::process::umask(Mode::from_raw_mode(0o022));
+        let runner = Runner::new(Arc::new(Events::silent()));
+        let runner = match environment::variable(RUN_MARK).and_then(|run| RunId::parse(&run).ok()) {
+            // The register belongs to the conductor; the mark finds these children.
+            Some(run) => runner.for_run(run, PathBuf::from("/dev/null")),
+            None => runner,
+        };
+        Git::found(&runner, self.program.as_path().into(), self.configuration.as_path().into())
+    }
+}
+
+/// A scratch directory for one operation. The conductor makes it and removes it.
+#[derive(Debug)]
+pub struct Scratch {
+    path: PathBuf,
+}
+
+impl Scratch {
+    /// Makes a scratch directory that belongs to `owner`.
+    ///
+    /// # Errors
+    /// The state directory is not writable.
+    pub fn make(layout: &Layout, owner: &Owner) -> Outcome<Self> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let own = ProcessId::own();
+        let directory = layout.state().join("scratch");
+        disk::make_folder(&directory, 0o755)?;
+        let name = format!("{}-{}-s{}", own.pid, own.started, COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = directory.join(name);
+        disk::make_owned_folder(&path, 0o700, owner)?;
+        Ok(Self { path })
+    }
+
+    /// Returns the path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Removes the directory with its content.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn remove(self) -> Outcome<()> {
+        disk::remove_tree(&self.path)
+    }
+}
