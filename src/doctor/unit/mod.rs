@@ -3,8 +3,10 @@
 //!
 //! Where systemd runs, it is asked which files it goes by; below a root they are looked for where systemd would.
 
+mod beside;
 mod words;
 
+pub(super) use beside::{also, reached, untied};
 pub(super) use words::{kill_mode, paths, requirements, stop, user, variables};
 
 use std::collections::BTreeSet;

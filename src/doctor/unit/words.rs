@@ -10,8 +10,9 @@ use crate::systemd::root_exec::{COMMANDS, is_yes};
 use crate::systemd::unit::LoadState;
 
 use super::{Unit, spelled};
-use crate::doctor::{Examined, Findings, Found, some_of};
+use crate::doctor::{Examined, Findings, Found, refused, some_of};
 use crate::report::shell::quoted;
+use crate::service::systemd::requirements::check_needs;
 
 /// Groups whose members can read or write what only root should.
 const WAYS_TO_ROOT: [&str; 8] = ["root", "0", "disk", "shadow", "sudo", "docker", "lxd", "libvirt"];
@@ -73,6 +74,13 @@ pub(in crate::doctor) fn requirements(examined: &Examined, unit: &Unit) -> Findi
                 unit.edit(),
             ));
         }
+    }
+    if let (true, Some(facts)) = (found.is_empty(), &unit.facts) {
+        // What those require in their turn, and what is there and cannot be used.
+        return refused(
+            check_needs(&Bus::connect()?, &unit.name, facts),
+            "systemd refuses to start the service then",
+        );
     }
     Ok(found)
 }

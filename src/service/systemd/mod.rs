@@ -8,7 +8,7 @@ mod cgroup;
 pub mod dropin;
 mod journald;
 mod others;
-mod requirements;
+pub(crate) mod requirements;
 mod start;
 mod stop;
 mod together;
@@ -182,7 +182,7 @@ impl ServiceManager for Systemd {
         requirements::check_manual(&self.unit, &facts)?;
         requirements::check_needs(&bus, &self.unit, &facts)?;
         dropin::check(&self.layout, &self.unit, &facts)?;
-        self.check_others(&bus)
+        self.check_also()
     }
 
     fn is_all_down(&self) -> Outcome<bool> {

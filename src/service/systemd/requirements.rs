@@ -34,7 +34,7 @@ pub(super) fn check_manual(unit: &UnitName, facts: &UnitFacts) -> Outcome<()> {
 ///
 /// # Errors
 /// One is missing, masked or unusable, or one has to be active already and is not. Or systemd cannot be asked.
-pub(super) fn check_needs(bus: &Bus, unit: &UnitName, facts: &UnitFacts) -> Outcome<()> {
+pub(crate) fn check_needs(bus: &Bus, unit: &UnitName, facts: &UnitFacts) -> Outcome<()> {
     check_needs_of(unit.as_str(), facts, |name| bus.unit(name))
 }
 

@@ -112,7 +112,8 @@ impl Systemd {
     ///
     /// # Errors
     /// One cannot.
-    pub(super) fn check_others(&self, bus: &Bus) -> Outcome<()> {
+    pub fn check_also(&self) -> Outcome<()> {
+        let bus = &self.bus()?;
         for unit in &self.also {
             let facts = bus.unit(unit.as_str())?;
             if let Some(why) = not_loaded(unit, &facts) {
