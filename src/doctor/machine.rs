@@ -5,7 +5,7 @@ use jiff::Timestamp;
 
 use crate::clock;
 use crate::installation::Installation;
-use crate::plan::preflight;
+use crate::plan::{preflight, space};
 use crate::status_file;
 use crate::systemd::Bus;
 
@@ -19,7 +19,7 @@ const LATEST: i64 = 4_102_444_800;
 /// There is room for a refresh.
 pub(super) fn space(_: &Examined, on: &Installation) -> Findings {
     refused(
-        preflight::space(on),
+        space::check(on),
         "a refresh fetches and builds before it stops the service, and is refused without room for that",
     )
 }

@@ -21,9 +21,15 @@ pub(super) struct Installed;
 impl Measure for Installed {
     fn look(&self, host: &Host) -> Outcome<Look> {
         let unit = &host.given.settings.service.unit;
-        Ok(match installed(&host.layout, unit) {
-            Some(path) => Look::Fits(format!("left {} as it is", path.display())),
-            None => Look::Needed(format!(
+        Ok(match (installed(&host.layout, unit), template_of(unit)) {
+            (Some(path), _) => Look::Fits(format!("left {} as it is", path.display())),
+            // A whole unit of an instance's name would go before the template that others of them are made from.
+            (None, Some(template)) => {
+                let what = format!("{unit} is an instance of {template}, and there is no such template");
+                let units = host.layout.host_units();
+                return Err(Failure::new(what).hint(format!("install {template} in {}", units.display())));
+            }
+            (None, None) => Look::Needed(format!(
                 "install {unit}: the repository's, or one after the deployment contract where it brings none"
             )),
         })
@@ -54,13 +60,22 @@ impl Measure for Installed {
     }
 }
 
-/// Returns the file of an installed unit: the one that systemd takes, where there are several. A unit that is masked
+/// Returns the file of an installed unit, or the template that it is an instance of: the one that systemd takes, where
+/// there are several. A unit that is masked
 /// counts as installed. Source: systemd.unit(5), the unit search path.
 pub(super) fn installed(layout: &Layout, unit: &UnitName) -> Option<PathBuf> {
     let more = ["run/systemd/system", "usr/local/lib/systemd/system", "lib/systemd/system"];
     let [run, local, lib] = more.map(|folder| layout.root().join(folder));
     let folders = [layout.host_units(), run, local, layout.package_units(), lib];
-    folders.map(|folder| folder.join(unit.as_str())).into_iter().find(|path| path.symlink_metadata().is_ok())
+    let names = std::iter::once(unit.to_string()).chain(template_of(unit));
+    let mut places = names.flat_map(|name| folders.each_ref().map(|folder| folder.join(&name)));
+    places.find(|path| path.symlink_metadata().is_ok())
+}
+
+/// Returns the template that an instance is made from: `x@.service` for `x@1.service`.
+fn template_of(unit: &UnitName) -> Option<String> {
+    let (stem, _) = unit.as_str().split_once('@')?;
+    Some(format!("{stem}@.service"))
 }
 
 /// A unit that a commit brings.
@@ -162,5 +177,19 @@ mod tests {
               >/etc/systemd/system/ladylinux-api.service"
                 .replace("\\\n              ", "")
         );
+    }
+
+    #[test]
+    fn an_instance_is_installed_where_its_template_is_and_gets_no_unit_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::below(folder.path());
+        let unit = UnitName::parse("lady@1.service").unwrap();
+        assert_eq!(template_of(&unit).as_deref(), Some("lady@.service"));
+        assert_eq!(installed(&layout, &unit), None);
+        let template = layout.host_units().join("lady@.service");
+        disk::make_folder(&layout.host_units(), 0o755).unwrap();
+        disk::write_atomic(&template, b"[Service]\nExecStart=/bin/true\n", 0o644).unwrap();
+        assert_eq!(installed(&layout, &unit), Some(template));
+        assert_eq!(template_of(&UnitName::usual()), None);
     }
 }

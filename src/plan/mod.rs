@@ -5,6 +5,7 @@ pub mod coming;
 pub mod observe;
 pub mod preflight;
 pub(crate) mod reach;
+pub(crate) mod space;
 
 use std::collections::BTreeSet;
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::error::{Context as _, Failure, Outcome};
+use crate::error::{Failure, Outcome};
 use crate::git::inspect::{self, TreeKind, TreeState};
 use crate::installation::{self, Installation};
 use crate::process::ProcessId;
@@ -13,12 +13,7 @@ use crate::service::{ServiceState, port, probe};
 use crate::settings::trust;
 use crate::systemd::root_exec::RootExec;
 
-use super::{Observed, reach};
-
-/// Free space that a refresh must find: the mirror, a wheel cache and a small environment.
-const FREE_BYTES: u64 = 256 << 20;
-/// Free inodes that a refresh must find: an environment of the usual size has about 5,000.
-const FREE_INODES: u64 = 12_000;
+use super::{Observed, reach, space};
 
 /// Checks that a refresh may begin, and finds all that speaks against it. Returns what a person should know all the same.
 ///
@@ -39,7 +34,7 @@ pub fn check(on: &Installation, observed: &Observed) -> Outcome<Vec<String>> {
         mounts(on),
         removable(on),
         remote(on),
-        space(on),
+        space::check(on),
         on.interpreter().map(|_| ()),
         probe(on, &observed.service),
         reached,
@@ -232,33 +227,6 @@ pub(crate) fn remote(on: &Installation) -> Outcome<()> {
     }
     Err(Failure::new("no remote is set; it is never taken from app/.git")
         .hint(format!("set `url` under [remote] in {}", on.layout.host_file().display())))
-}
-
-/// There is room for what a refresh fetches and builds.
-pub(crate) fn space(on: &Installation) -> Outcome<()> {
-    for path in [on.layout.state(), on.layout.store()] {
-        let found = rustix::fs::statvfs(&path).context(|| format!("cannot look at {}", path.display()))?;
-        let free = found.f_bavail.saturating_mul(found.f_frsize);
-        if free < FREE_BYTES {
-            let mib = free >> 20;
-            return Err(Failure::new(format!(
-                "{} has only {mib} MiB free; {} are needed",
-                path.display(),
-                FREE_BYTES >> 20
-            ))
-            .hint(format!("df -h {}", quoted_path(&path))));
-        }
-        // Some file systems (btrfs) count no inodes.
-        if found.f_files > 0 && found.f_favail < FREE_INODES {
-            return Err(Failure::new(format!(
-                "{} has only {} inodes free; {FREE_INODES} are needed",
-                path.display(),
-                found.f_favail
-            ))
-            .hint(format!("df -i {}", quoted_path(&path))));
-        }
-    }
-    Ok(())
 }
 
 /// The probe can be asked, and nobody but the service sits on its port.

@@ -9,6 +9,7 @@ use crate::event::Phase;
 use crate::exit;
 use crate::installation::Installation;
 use crate::journal::recover::STAGED_TREE;
+use crate::plan::space;
 use crate::process::interrupt;
 use crate::python::Generation;
 use crate::report::screen::count;
@@ -52,6 +53,7 @@ impl Refresh<'_, Planned> {
         let staged = self.account.part(Phase::Staging, |account| {
             interrupt::check()?;
             let release = sync::ensure_release(on, account)?;
+            space::check_for(on, &release)?;
             let generation = environment::ensure_generation(on, account, &release)?;
             entry::check(on, &release, &generation)?;
             let tree = sync::prepare_tree(on, account, &release, Some(&generation))?;
@@ -61,6 +63,7 @@ impl Refresh<'_, Planned> {
             let models = models.map(|told| format!(", {told}")).unwrap_or_default();
             // Checks have run in it and models were read for minutes; looked at now, it need not be while nothing runs.
             let generation = environment::ensure_generation(on, account, &release)?;
+            space::check_while_down(on)?;
             let made = if account.environment.built { "built" } else { "ready" };
             let checks =
                 if checks == 0 { String::new() } else { format!(", {} passed", count(checks, "check")) };
