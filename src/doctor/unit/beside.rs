@@ -3,6 +3,7 @@
 
 use crate::doctor::{Examined, Findings, Found, refused};
 use crate::installation::Installation;
+use crate::plan::{preflight, reach};
 use crate::service::systemd::Systemd;
 
 /// Every unit that runs the application is tied to the service, or known to be not.
@@ -43,8 +44,13 @@ pub(in crate::doctor) fn also(examined: &Examined, on: &Installation) -> Finding
 
 /// The running service listens where the probe asks it.
 pub(in crate::doctor) fn reached(examined: &Examined, on: &Installation) -> Findings {
+    let service = examined.service()?;
+    if preflight::probe(on, &service).is_err() {
+        // What the port check tells.
+        return Ok(Vec::new());
+    }
     let why = "a run is refused where the probe can reach nobody: the new version would be stopped for that";
-    match crate::plan::reach::check(on, &examined.service()?) {
+    match reach::check(on, &service) {
         Ok(warnings) => Ok(warnings
             .into_iter()
             .map(|what| Found::note(what, "the refresh may be the repair", "ladylinux-refresh service logs"))
