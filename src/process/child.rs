@@ -440,6 +440,7 @@ fn ended(status: ExitStatus) -> Ended {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock;
 
     fn runner() -> Runner {
         Runner::new(Arc::new(Events::silent()))

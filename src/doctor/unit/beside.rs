@@ -45,8 +45,8 @@ pub(in crate::doctor) fn also(examined: &Examined, on: &Installation) -> Finding
 /// The running service listens where the probe asks it.
 pub(in crate::doctor) fn reached(examined: &Examined, on: &Installation) -> Findings {
     let service = examined.service()?;
-    if preflight::probe(on, &service).is_err() {
-        // What the port check tells.
+    if !refused(preflight::probe(on, &service), "")?.is_empty() {
+        // The check of the port reports it.
         return Ok(Vec::new());
     }
     let why = "a run is refused where the probe can reach nobody: the new version would be stopped for that";
