@@ -132,7 +132,7 @@ impl Host {
 #[test]
 fn rw_7_1a_rw_7_1b_what_would_not_start_again_is_refused_while_a_client_that_asks_all_the_time_is_served() {
     let Some(lab) = Lab::open() else { return };
-    let host = Host::running(&lab, Disk::Ext4, "");
+    let host = Host::running(&lab, Disk::Shared, "");
     let machine = &host.machine;
     machine.write("/srv/client.py", CLIENT);
     let client = machine.spawn("exec python3 /srv/client.py");
@@ -177,11 +177,15 @@ fn rw_7_1a_rw_7_1b_what_would_not_start_again_is_refused_while_a_client_that_ask
     machine.write("/srv/work/server.py", SERVER);
     host.push("two");
 
-    // The file system is nearly full.
-    let fill = "sync; free=$(df --output=avail --block-size=1 / | tail -1); fallocate -l $((free - 120000000)) /srv/filler";
-    machine.exec(fill).expect(0);
-    host.refused(&["MiB free", "df -h"]);
-    machine.exec("rm /srv/filler").expect(0);
+    // The file system of the tool's state is nearly full.
+    let state = "/var/lib/ladylinux-refresh";
+    let small = format!(
+        "mkdir /srv/small && mount -t tmpfs -o size=64m,mode=755 none /srv/small && \
+         cp -a {state}/. /srv/small/ && mount --bind /srv/small {state}"
+    );
+    machine.exec(&small).expect(0);
+    host.refused(&["/var/lib/ladylinux-refresh has only", "MiB free", "df -h"]);
+    machine.exec(&format!("umount {state} && umount /srv/small")).expect(0);
 
     machine.write("/run/client.end", "");
     let said = client.wait_with_output().unwrap();
@@ -190,6 +194,13 @@ fn rw_7_1a_rw_7_1b_what_would_not_start_again_is_refused_while_a_client_that_ask
     assert!(asked > 100 && !said.contains("REFUSED"), "{said}");
     host.tool("run").expect(0);
     assert_eq!(host.version().as_deref(), Some("two"));
+
+    // A socket unit would start the service in the middle of a refresh; it is named, and process 1 is not to be ended.
+    host.unit("ladylinux-api.socket", "[Socket]\nListenStream=8000\n");
+    machine.exec("systemctl stop ladylinux-api && systemctl start ladylinux-api.socket").expect(0);
+    let ran = host.tool("run").expect(3).says("ladylinux-api.socket keeps the port open");
+    let ran = ran.says("systemctl disable --now ladylinux-api.socket");
+    assert!(!ran.all().contains("process 1"), "{}", ran.all());
 }
 
 /// A worker that runs from the tree.

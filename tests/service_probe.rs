@@ -11,7 +11,9 @@ use std::time::Duration;
 use ladylinux_refresh::clock;
 use ladylinux_refresh::error::{Failure, Outcome};
 use ladylinux_refresh::process::ProcessId;
-use ladylinux_refresh::service::probe::{ProbeResult, ResolvedProbe, await_healthy, probe_once};
+use ladylinux_refresh::service::probe::{
+    ProbeResult, Reach, ResolvedProbe, await_healthy, probe_once, reach,
+};
 use ladylinux_refresh::service::{
     Admission, Exit, ExitKind, Running, ServiceManager, ServiceProgram, ServiceState, Started, Stopped,
 };
@@ -163,6 +165,20 @@ fn rw_5_5_any_status_below_500_is_good_unless_one_is_expected() {
     let server = Server::new(vec![http("404 Not Found", "")]);
     let expects = ResolvedProbe { status: Some(200), ..server.probe() };
     assert_eq!(problem(&expects), "status 404 instead of 200");
+}
+
+#[test]
+fn rw_7_1b_nobody_a_bad_answer_and_tls_are_told_apart_before_anything_is_stopped() {
+    let server = Server::new(vec![http("200 OK", "")]);
+    assert_eq!(reach(&server.probe()), Reach::Good);
+    let server = Server::new(vec![http("503 Not yet", "")]);
+    assert_eq!(reach(&server.probe()), Reach::Unwell { problem: "status 503".to_owned() });
+    // What a TLS server answers to plain words: an alert.
+    let server = Server::new(vec![Some("\u{15}\u{3}\u{1}\0\u{2}\u{2}F".to_owned())]);
+    assert_eq!(reach(&server.probe()), Reach::Tls);
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nobody = ResolvedProbe { url: format!("http://{free}/"), ..server.probe() };
+    assert_eq!(reach(&nobody), Reach::Nobody { problem: "connection refused".to_owned() });
 }
 
 #[test]

@@ -141,6 +141,27 @@ fn rw_7_1b_a_start_that_an_assertion_or_a_condition_forbids_names_it() {
 
 #[test]
 #[ignore = "runs on a machine of the lab"]
+fn rw_7_1b_a_command_before_or_after_the_main_one_that_fails_is_named_with_its_exit_code() {
+    for key in ["ExecStartPre", "ExecStartPost"] {
+        let world = World::new(&Script::new(service::LISTENS), &format!("{key}=/bin/sh -c 'exit 3'"));
+        let told = told(&refused(&world));
+        assert!(told.contains(&format!("its {key}=/bin/sh -c exit 3 failed: exit code 3")), "{told}");
+    }
+}
+
+#[test]
+#[ignore = "runs on a machine of the lab"]
+fn rw_7_1b_what_a_unit_requires_is_checked_before_it_is_stopped() {
+    let world = World::new(
+        &Script::new(service::LISTENS),
+        "[Unit]\nRequires=no-such-thing.service\nRefuseManualStop=no",
+    );
+    let told = told(&world.systemd().check().unwrap_err());
+    assert!(told.contains("requires no-such-thing.service, and there is no such unit"), "{told}");
+}
+
+#[test]
+#[ignore = "runs on a machine of the lab"]
 fn rw_7_1b_a_dependency_that_cannot_be_started_is_told_as_that() {
     let world = World::new(
         &Script::new(service::LISTENS),

@@ -86,6 +86,18 @@ fn rw_5_1_a_stop_that_systemd_ended_by_sigkill_says_so_and_why() {
 
 #[test]
 #[ignore = "runs on a machine of the lab"]
+fn rw_5_1_a_unit_that_may_take_for_ever_and_ignores_the_request_to_end_is_killed_all_the_same() {
+    let world = World::new(&Script::new(service::IGNORES_SIGTERM), "TimeoutStopSec=infinity");
+    start(&world);
+    let stopped = world.systemd().without_limit(Duration::from_millis(500)).stop().unwrap();
+    assert_eq!(stopped.force, Force::Killed);
+    assert!(stopped.took < Duration::from_secs(30), "{stopped}");
+    assert!(stopped.notes.iter().any(|note| note.contains("TimeoutStopSec=infinity")), "{:?}", stopped.notes);
+    assert!(world.systemd().observe().unwrap().is_down());
+}
+
+#[test]
+#[ignore = "runs on a machine of the lab"]
 fn rw_5_1_a_unit_that_waits_for_its_automatic_restart_is_stopped_too() {
     let world = World::new(&Script::new("sys.exit(3)"), "Restart=always\nRestartSec=1h");
     assert!(systemctl(&["start", world.unit.as_str()]).status.success());

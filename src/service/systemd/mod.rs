@@ -49,6 +49,8 @@ pub struct Systemd {
     runner: Runner,
     bus: Mutex<Option<Bus>>,
     last_start: Mutex<LastStart>,
+    /// How long a service may take to end where its unit sets no limit.
+    without_limit: Duration,
     /// The units that the last start has started with it, each with its invocation.
     together: Mutex<Vec<(UnitName, String)>>,
 }
@@ -74,6 +76,7 @@ impl Systemd {
             runner,
             bus: Mutex::new(None),
             last_start: Mutex::new(LastStart::None),
+            without_limit: stop::WITHOUT_LIMIT,
             together: Mutex::new(Vec::new()),
         }
     }
@@ -82,6 +85,12 @@ impl Systemd {
     #[must_use]
     pub fn with(self, also: Vec<UnitName>) -> Self {
         Self { also, ..self }
+    }
+
+    /// Sets how long a service may take to end where its unit sets no limit.
+    #[must_use]
+    pub fn without_limit(self, limit: Duration) -> Self {
+        Self { without_limit: limit, ..self }
     }
 
     /// Returns the connection, a new one where the old one was lost.

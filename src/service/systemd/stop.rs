@@ -21,8 +21,9 @@ const LINGER: Duration = Duration::from_millis(250);
 const LEFTOVER_PATIENCE: Duration = Duration::from_secs(5);
 /// What a stop may take beyond the unit's own timeouts.
 const MARGIN: Duration = Duration::from_secs(30);
-/// How long a stop may take where the unit sets no limit.
-const WITHOUT_LIMIT: Duration = Duration::from_secs(15 * 60);
+/// How long a service may take to end where its unit lets it take for ever (`TimeoutStopSec=infinity`): as long as systemd
+/// waits where a unit says nothing.
+pub(super) const WITHOUT_LIMIT: Duration = Duration::from_secs(90);
 /// From where on a stop that needed no force is said to have taken long.
 const LONG: Duration = Duration::from_secs(5);
 /// How often a stop is asked for again when another request takes its place.
@@ -79,9 +80,11 @@ impl Systemd {
         let unit = self.unit.as_str();
         bus.remember(unit)?;
         // A stop may pass through four phases, each with its own timeout: command, SIGTERM, and the same again afterwards.
-        let limit =
-            before.stop_timeout.map_or(WITHOUT_LIMIT, |own| own.saturating_mul(4).saturating_add(MARGIN));
+        let own_limit = before.stop_timeout.unwrap_or(self.without_limit);
+        let limit = own_limit.saturating_mul(4).saturating_add(MARGIN);
         let end = clock::monotonic() + limit;
+        // systemd kills what does not end in time, unless it was told to wait for ever.
+        let mut kill_at = before.stop_timeout.is_none().then(|| clock::monotonic() + own_limit);
         let mut watch = Outliving::of(before.main_pid.and_then(ProcessId::of));
         let mut result = JobResult::Unheard;
         for _ in 0..ATTEMPTS {
@@ -92,6 +95,10 @@ impl Systemd {
                     break result;
                 }
                 watch.look(group);
+                if kill_at.is_some_and(|at| clock::monotonic() >= at) {
+                    kill_at = None;
+                    group.kill(&group.processes());
+                }
                 if clock::monotonic() >= end {
                     return Err(Failure::new(format!("systemd has not stopped it in {limit:.0?}"))
                         .hint(format!("systemctl status {unit}; systemctl list-jobs")));
@@ -167,6 +174,11 @@ fn why_long(after: &UnitFacts, force: Force, took: Duration, command: &str) -> O
         (Force::LeftoversKilled, Some(limit)) if after.result == "timeout" => {
             format!(
                 "processes of the service did not end when asked, and systemd killed them after TimeoutStopSec, {limit:.0?}"
+            )
+        }
+        (Force::Killed, None) => {
+            format!(
+                "systemd waits for ever for the service to end (TimeoutStopSec=infinity); it was killed after {took:.0?}"
             )
         }
         (Force::Killed, _) => "the service was ended by SIGKILL".to_owned(),
