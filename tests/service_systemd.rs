@@ -51,8 +51,11 @@ const ON_THE_MACHINE: &str = "/usr/local/bin/service-tests";
 /// Runs the tests that are marked as ignored on a machine.
 fn run_on(machine: &Machine) {
     machine.copy_in(&std::env::current_exe().unwrap(), ON_THE_MACHINE, 0o755);
-    // What stops systemd itself for a moment disturbs every other test.
-    for which in ["--skip=is_executed_anew --skip=a_caller_without_rights", "is_executed_anew"] {
+    // What stops systemd itself for a moment disturbs every other test; and a count of starts is disturbed by the others,
+    // since systemd forgets it when it reads its units anew.
+    let alone = ["is_executed_anew", "that_systemd_gave_up"];
+    let most = format!("--skip=a_caller_without_rights --skip={}", alone.join(" --skip="));
+    for which in std::iter::once(most.as_str()).chain(alone) {
         let program = format!("{}=1 {ON_THE_MACHINE}", world::ON_A_MACHINE);
         let ran = machine.exec(&format!("{program} --ignored --test-threads=8 {which}"));
         assert_eq!(ran.code, Some(0), "{}", ran.all());
