@@ -276,7 +276,9 @@ pub fn as_typed(layout: &Layout, text: &str) -> String {
         let is_command = word.trim_start_matches('`') == "ladylinux-refresh";
         match words.get(index + 1) {
             Some(next) if is_command && *next != "--root" => format!("{word} --root {root}"),
-            _ if word.starts_with("/etc/ladylinux/") => layout.root().join(&word[1..]).display().to_string(),
+            _ if ["/etc/ladylinux/", "/etc/ladylinux-"].iter().any(|start| word.starts_with(start)) => {
+                layout.root().join(&word[1..]).display().to_string()
+            }
             _ => (*word).to_owned(),
         }
     });
@@ -357,6 +359,7 @@ mod tests {
         }
         let file = "correct /etc/ladylinux/refresh.toml";
         assert_eq!(as_typed(&trial, file), "correct /trial/etc/ladylinux/refresh.toml");
+        assert_eq!(as_typed(&trial, "/etc/ladylinux-refresh.toml"), "/trial/etc/ladylinux-refresh.toml");
         assert_eq!(as_typed(&Layout::below("/"), file), file);
         assert_eq!(as_typed(&Layout::below("/"), "ladylinux-refresh run"), "ladylinux-refresh run");
     }

@@ -28,7 +28,7 @@ use super::run::installer;
 /// Makes what is missing; tells of what is there that it was left as it is. Everything that was given is checked first,
 /// the remote and its branch included, so that a mistake leaves nothing behind.
 pub(super) fn init(layout: &Layout, args: &InitArgs) -> Result<Ended, Error> {
-    trust::check_before_init(layout).map_err(told)?;
+    trust::check(layout).map_err(told)?;
     let run = RunId::new(clock::now(), std::process::id());
     let runner = Runner::new(Arc::new(Events::new(vec![Box::new(Human::new(Detail::Brief))])));
     if args.repair_layout {

@@ -126,6 +126,9 @@ fn open_with(layout: &Layout, during: &str, overrides: Overrides) -> Result<Inst
     installation::check_there(layout).map_err(|failure| Refusal::of(during, failure))?;
     let layers = settings(layout, overrides)?;
     let runner = Runner::new(Arc::new(Events::new(vec![Box::new(Aside)])));
+    if let Some(ignored) = trust::ignored(layout) {
+        runner.events().note(&ignored.to_string());
+    }
     Installation::open(layers, runner).map_err(Error::Usage)
 }
 

@@ -26,6 +26,7 @@ use crate::settings::environment;
 use crate::settings::layers::Overrides;
 use crate::settings::layout::Layout;
 use crate::settings::names::{BranchName, CommitId, RunId};
+use crate::settings::trust;
 use crate::status_file;
 
 use super::place::{self, Seat, Wanted};

@@ -120,6 +120,7 @@ fn show(on: &Installation, status: &Status) {
         let word = if proved.is_some() { "is at another commit:" } else { "is at" };
         say(&format!("app/         {} {at}", paint(Tone::Warning, word)));
     }
+    say(&format!("settings     {}", on.layout.host_file().display()));
     let generation = status.generation.as_ref().map_or("nothing".to_owned(), ToString::to_string);
     say(&format!("environment  {} → {generation}", status.environment.display()));
     if let Some(lock) = &status.lock {

@@ -45,7 +45,14 @@ pub(super) fn folders(examined: &Examined) -> Findings {
 
 /// The host's settings can be used.
 pub(super) fn settings(examined: &Examined) -> Findings {
-    let Some(failure) = &examined.unusable else { return Ok(Vec::new()) };
+    let Some(failure) = &examined.unusable else {
+        let (file, ignored) = (examined.layout.host_file(), trust::ignored(&examined.layout));
+        let why = format!("settings decide what root does, so only {} counts", file.display());
+        let note = |it: trust::Ignored| {
+            Found::note(it.to_string(), &why, format!("rm {}", quoted(&it.path.to_string_lossy())))
+        };
+        return Ok(ignored.map(note).into_iter().collect());
+    };
     // That is told by [`tool_files`].
     if trust::check(&examined.layout).is_err() {
         return Ok(Vec::new());

@@ -45,7 +45,7 @@ impl Note {
 pub fn notes(host: &Host) -> Outcome<Vec<Note>> {
     let mut notes = Vec::new();
     if host.layout.is_real() {
-        notes.extend(settings(host)?);
+        notes.extend(settings(host));
         notes.extend(login());
     }
     notes.extend(sudo(host)?);
@@ -76,12 +76,19 @@ pub fn tell(host: &Host, notes: &[Note]) {
     say("");
 }
 
-/// Who can change the folder of the settings. It is not taken over: an application may replace its env file there.
-fn settings(host: &Host) -> Outcome<Vec<Note>> {
-    let loose = trust::loose(&host.layout)?.into_iter().filter(|part| part.path == host.layout.etc());
-    let why = "the settings there decide what root does, and a run is refused until it is root's; what lies there can stay as \
-               it is, but an application that replaces its env file, instead of writing into it, has to be changed first";
-    Ok(loose.map(|part| Note::new(part.what(), why, part.repair())).collect())
+/// A file of settings that is there and does not count.
+fn settings(host: &Host) -> Option<Note> {
+    let ignored = trust::ignored(&host.layout)?;
+    let counts = host.layout.host_file();
+    Some(Note::new(
+        ignored.to_string(),
+        format!("settings decide what root does, so only {} counts", counts.display()),
+        format!(
+            "move what is meant into {}, then: rm {}",
+            counts.display(),
+            quoted(&ignored.path.to_string_lossy())
+        ),
+    ))
 }
 
 /// Whether the service user can log in.

@@ -225,7 +225,8 @@ pub(crate) fn remote(on: &Installation) -> Outcome<()> {
     if on.settings.remote.url.is_some() || on.bundle.is_some() {
         return Ok(());
     }
-    Err(Failure::new("no remote is set; it is never taken from app/.git")
+    let ignored = trust::ignored(&on.layout).map(|ignored| format!("; {ignored}")).unwrap_or_default();
+    Err(Failure::new(format!("no remote is set{ignored}; it is never taken from app/.git"))
         .hint(format!("set `url` under [remote] in {}", on.layout.host_file().display())))
 }
 

@@ -74,9 +74,13 @@ impl Layers {
         Ok(Self { pip: PipConfig::read(layout)?, ..Self::of_text(layout, &text, overrides)? })
     }
 
-    /// Returns the layout with the store that the host's file names; as it is where that file cannot be used, which the
-    /// command that needs it reports.
+    /// Returns the layout with the host's file that counts and the store that it names; as it is where that file cannot be
+    /// used, which the command that needs it reports.
     pub fn located(layout: Layout) -> Layout {
+        let layout = match trust::host_files(&layout) {
+            Ok(files) => layout.with_host_file(files.counts),
+            Err(_) => layout,
+        };
         let bytes = trust::host_file(&layout).ok().flatten();
         let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default();
         match Self::of_text(&layout, &text, Overrides::default()) {

@@ -10,11 +10,15 @@ use crate::settings::names::{GenerationName, RunId, UnitName};
 /// Where the store lies, below the root, unless the host's settings name another place.
 const STORE: &str = "opt/ladylinux-refresh";
 
+/// Where the host's settings may lie, below the root.
+const HOST_FILES: [&str; 2] = ["etc/ladylinux/refresh.toml", "etc/ladylinux-refresh.toml"];
+
 /// Every path of an installation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
     root: PathBuf,
     store: PathBuf,
+    host_file: PathBuf,
 }
 
 impl Layout {
@@ -27,7 +31,14 @@ impl Layout {
     pub fn below(root: impl Into<PathBuf>) -> Self {
         let root = root.into();
         let store = root.join(STORE);
-        Self { root, store }
+        let host_file = root.join(HOST_FILES[0]);
+        Self { root, store, host_file }
+    }
+
+    /// Returns the layout with the host's settings at `path`, one of [`Self::host_files`].
+    #[must_use]
+    pub(super) fn with_host_file(self, path: PathBuf) -> Self {
+        Self { host_file: path, ..self }
     }
 
     /// Returns the layout with its store at `path` (setting `store`), which is absolute and lies below the root as all
@@ -117,9 +128,14 @@ impl Layout {
     pub fn drop_in(&self, unit: &UnitName) -> PathBuf {
         self.package_units().join(format!("{unit}.d/50-ladylinux-refresh.conf"))
     }
-    /// `/etc/ladylinux/refresh.toml`: the host's settings, written by people.
+    /// The host's settings, written by people: `/etc/ladylinux/refresh.toml` unless the layout was made to name the other
+    /// place, where the service user can write to the first.
     pub fn host_file(&self) -> PathBuf {
-        self.at("etc/ladylinux/refresh.toml")
+        self.host_file.clone()
+    }
+    /// Where the host's settings may lie: `/etc/ladylinux/refresh.toml`, `/etc/ladylinux-refresh.toml`.
+    pub fn host_files(&self) -> [PathBuf; 2] {
+        HOST_FILES.map(|path| self.at(path))
     }
     /// `/var/lib/ladylinux`: the application's persistent state; nothing of the tool's lies there.
     pub fn persistent(&self) -> PathBuf {

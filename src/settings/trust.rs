@@ -75,17 +75,57 @@ pub(crate) fn check(layout: &Layout) -> Outcome<()> {
     own_state::check(layout)
 }
 
-/// The same before `init`, for which the directory of the settings need not be root's as long as there are none.
+/// Which of the two places of the host's settings counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HostFiles {
+    /// The file that counts, whether or not it is there.
+    pub(crate) counts: PathBuf,
+    /// The other one, where it is there.
+    pub(crate) ignored: Option<Ignored>,
+}
+
+/// A file of settings that does not count.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Ignored {
+    /// The file.
+    pub(crate) path: PathBuf,
+    /// Why it does not count.
+    pub(crate) why: String,
+}
+
+impl std::fmt::Display for Ignored {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} does not count: {}", self.path.display(), self.why)
+    }
+}
+
+/// Finds out which file of settings counts. The one in `/etc/ladylinux` does, where nobody but root can have written or
+/// exchanged it; else the one beside that directory. Below a root of somebody who is not root the first one counts.
 ///
 /// # Errors
-/// As those of [`check`].
-pub(crate) fn check_before_init(layout: &Layout) -> Outcome<()> {
-    let is_new = layout.host_file().symlink_metadata().is_err();
-    refuse_root(loose(layout).map(|mut loose| {
-        loose.retain(|part| !(is_new && part.path == layout.etc()));
-        loose
-    }))?;
-    own_state::check(layout)
+/// A part of the way cannot be read.
+pub(crate) fn host_files(layout: &Layout) -> Outcome<HostFiles> {
+    let [first, second] = layout.host_files();
+    let is_there = |path: &Path| path.symlink_metadata().is_ok();
+    let is_enforced = layout.is_real() || rustix::process::geteuid().is_root();
+    let against = if is_enforced { on_the_way(layout.root(), &first)?.into_iter().next() } else { None };
+    Ok(match against {
+        Some(part) => HostFiles {
+            ignored: is_there(&first).then(|| Ignored { path: first, why: part.what() }),
+            counts: second,
+        },
+        None if is_there(&second) && is_there(&first) => HostFiles {
+            ignored: Some(Ignored { path: second, why: format!("{} does", first.display()) }),
+            counts: first,
+        },
+        None if is_there(&second) => HostFiles { counts: second, ignored: None },
+        None => HostFiles { counts: first, ignored: None },
+    })
+}
+
+/// Returns the file of settings that is there and does not count.
+pub(crate) fn ignored(layout: &Layout) -> Option<Ignored> {
+    host_files(layout).ok().and_then(|files| files.ignored)
 }
 
 /// Reads the host's file; `None` where there is none. Root believes it, or its absence, only where nobody else decides on
@@ -219,17 +259,44 @@ mod tests {
     }
 
     #[test]
-    fn init_needs_no_directory_of_root_s_for_settings_that_are_not_there_yet() {
+    fn settings_count_only_where_nobody_but_root_can_have_written_or_exchanged_them() {
         let Some((_folder, layout)) = world() else { return };
-        for path in [layout.state(), layout.etc(), layout.host_file()] {
+        let [first, second] = layout.host_files();
+        let counts = |path: &Path| HostFiles { counts: path.to_path_buf(), ignored: None };
+        let ignored = |counts: &Path, path: &Path, why: String| HostFiles {
+            counts: counts.to_path_buf(),
+            ignored: Some(Ignored { path: path.to_path_buf(), why }),
+        };
+        assert_eq!(host_files(&layout).unwrap(), counts(&first));
+        // The directory is the service user's, or the file is: root's word lies beside it.
+        for path in [layout.etc(), first.clone()] {
             chown(&path, Some(OTHER), None).unwrap();
-            assert!(check_before_init(&layout).is_err(), "{}", path.display());
+            let why = format!("{} belongs to uid {OTHER}", path.display());
+            assert_eq!(host_files(&layout).unwrap(), ignored(&second, &first, why));
             chown(&path, Some(0), None).unwrap();
         }
-        // Without settings there is nothing yet that could be believed.
-        fs::remove_file(layout.host_file()).unwrap();
+        fs::write(&second, "").unwrap();
+        let why = format!("{} does", first.display());
+        assert_eq!(host_files(&layout).unwrap(), ignored(&first, &second, why));
+        fs::remove_file(&first).unwrap();
+        assert_eq!(host_files(&layout).unwrap(), counts(&second));
+        fs::remove_file(&second).unwrap();
+        assert_eq!(host_files(&layout).unwrap(), counts(&first));
         chown(layout.etc(), Some(OTHER), None).unwrap();
-        check_before_init(&layout).unwrap();
+        assert_eq!(host_files(&layout).unwrap(), counts(&second));
+    }
+
+    #[test]
+    fn a_file_that_the_service_user_put_there_is_never_read_for_settings() {
+        let Some((_folder, layout)) = world() else { return };
+        let [first, second] = layout.host_files();
+        fs::write(&first, "keep = 7\nstore = \"/srv/theirs\"\n").unwrap();
+        fs::write(&second, "keep = 5\n").unwrap();
+        chown(layout.etc(), Some(OTHER), None).unwrap();
+        let located = crate::settings::layers::Layers::located(layout.clone());
+        assert_eq!((located.host_file(), located.store()), (second, layout.store()));
+        assert_eq!(host_file(&located).unwrap().unwrap(), b"keep = 5\n");
+        check(&located).unwrap();
     }
 
     #[test]
