@@ -12,6 +12,7 @@ use crate::error::{Context as _, Failure, Outcome};
 use crate::git::Git;
 use crate::git::mirror::Mirror;
 use crate::git::worktree::WorkTree;
+use crate::host::migration;
 use crate::process::{Owner, Runner};
 use crate::python::{Environments, Generation, Installer, Interpreter, Site, Wheels};
 use crate::refresh::{Release, begin};
@@ -292,6 +293,10 @@ pub fn as_typed(layout: &Layout, text: &str) -> String {
 pub fn check_there(layout: &Layout) -> Outcome<()> {
     for folder in [layout.home(), layout.state()] {
         if !disk::is_folder(&folder).map_err(|failure| failure.hint(who_may(layout)))? {
+            if migration::is_needed(layout)? {
+                return Err(Failure::new("this installation is of version 0.1")
+                    .hint(as_typed(layout, "ladylinux-refresh init")));
+            }
             return Err(Failure::new(format!(
                 "there is no installation here: {} is missing",
                 folder.display()

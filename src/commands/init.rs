@@ -10,7 +10,7 @@ use crate::event::Events;
 use crate::exit::{Ended, Error, Refusal};
 use crate::git::Git;
 use crate::host::repair::Repair;
-use crate::host::{self, Given, Host, Look, Wish, by_hand};
+use crate::host::{self, Given, Host, Look, Wish, by_hand, migration};
 use crate::installation::{as_typed, check_there};
 use crate::journal::recover;
 use crate::process::Runner;
@@ -22,13 +22,23 @@ use crate::settings::layout::Layout;
 use crate::settings::names::{BranchName, RunId};
 use crate::settings::trust;
 
-use super::lock;
 use super::run::installer;
+use super::{lock, undo};
 
 /// Makes what is missing; tells of what is there that it was left as it is. Everything that was given is checked first,
 /// the remote and its branch included, so that a mistake leaves nothing behind.
 pub(super) fn init(layout: &Layout, args: &InitArgs) -> Result<Ended, Error> {
+    if args.dry_run && migration::is_needed(layout).map_err(told)? {
+        for line in migration::plan(layout) {
+            say(&format!("would {}", harmless_line(&line)));
+        }
+    } else {
+        super::migrate(layout, &mut |line| say(&harmless_line(line)))?;
+    }
     trust::check(layout).map_err(told)?;
+    if args.undo {
+        return undo::undo(layout, args.dry_run);
+    }
     let run = RunId::new(clock::now(), std::process::id());
     let runner = Runner::new(Arc::new(Events::new(vec![Box::new(Human::new(Detail::Brief))])));
     if args.repair_layout {

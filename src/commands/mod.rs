@@ -18,6 +18,7 @@ mod rollback;
 mod run;
 mod service;
 mod status;
+mod undo;
 mod unfence;
 mod verify;
 mod wait;
@@ -31,6 +32,7 @@ use crate::cli::{Cli, Command, Format, LockArgs, ReportArgs};
 use crate::error::{Context as _, Failure, Outcome};
 use crate::event::{Events, Subscriber};
 use crate::exit::{Ended, Error, Refusal};
+use crate::host::migration;
 use crate::installation::{self, Installation, as_typed};
 use crate::journal::run_lock::{self, RunLock, Taken};
 use crate::process::{Runner, interrupt};
@@ -186,6 +188,29 @@ fn settings(layout: &Layout, overrides: Overrides) -> Result<Layers, Error> {
     let layers = Layers::read(layout, overrides).map_err(told)?;
     layers.resolve().map_err(told)?;
     Ok(layers)
+}
+
+/// Brings a machine of version 0.1 to the places of this one, where it is one; before anything else, since nothing is
+/// where this version expects it.
+fn migrate(layout: &Layout, report: &mut dyn FnMut(&str)) -> Result<(), Error> {
+    let refused = |failure: Failure| Refusal::of("migration from version 0.1", failure);
+    if !migration::is_needed(layout).map_err(refused)? {
+        return Ok(());
+    }
+    // A migration that was killed has left entries of the service user's in the state, which it removes.
+    let layers = Layers::read(layout, Overrides::default()).map_err(refused)?;
+    let service = layers.resolve().map_err(Error::Usage)?.service;
+    let old = migration::lock_file(layout);
+    let old = if old.exists() { old } else { layout.lock_file() };
+    let _lock = match run_lock::take(&old, "migration", None, Duration::ZERO).map_err(refused)? {
+        Taken::Ours(lock) => lock,
+        Taken::Theirs(holder) => {
+            let next = as_typed(layout, "ladylinux-refresh run");
+            return Err(Error::Locked { holder: holder.map(Box::new), next });
+        }
+    };
+    let runner = Runner::new(Arc::new(Events::silent()));
+    interrupt::shielded(|| migration::carry_out(layout, &service, &runner, report)).map_err(refused)
 }
 
 /// Chooses who renders the events of a run.

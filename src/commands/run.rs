@@ -18,6 +18,7 @@ use crate::refresh::account::{Opening, millis};
 use crate::refresh::begin::{self, TargetState};
 use crate::refresh::status::{self, Brief};
 use crate::refresh::{self, Target};
+use crate::report::screen::{complain, harmless_line};
 use crate::report::{PhaseReport, shell};
 use crate::service::deployed::Deployed;
 use crate::service::envfile::EnvFile;
@@ -40,6 +41,7 @@ pub(super) fn run(layout: &Layout, args: &RunArgs) -> Result<Ended, Error> {
 /// Refreshes an installation by a run whose name somebody has to know beforehand.
 pub(super) fn run_as(layout: &Layout, args: &RunArgs, run: Option<RunId>) -> Result<Ended, Error> {
     let branch = args.branch.as_deref().map(BranchName::parse).transpose().map_err(Error::Usage)?;
+    super::migrate(layout, &mut |line| complain(&harmless_line(line)))?;
     let arguments = arguments(args).map_err(Error::Usage)?;
     let wish = Wish {
         overrides: Overrides {
@@ -289,7 +291,8 @@ fn look(
     let mut observed = Observed::of(on)?;
     let checked = preflight::check(on, &observed);
     interrupt::check()?;
-    let warnings = checked?;
+    let mut warnings = checked?;
+    warnings.extend(trust::ignored(&on.layout).map(|ignored| ignored.to_string()));
     for warning in &warnings {
         on.runner.events().warn(warning);
     }

@@ -14,6 +14,7 @@ pub mod fetch_failure;
 pub mod inspect;
 pub mod made;
 pub mod mirror;
+pub mod own_objects;
 pub mod path;
 pub mod proof;
 pub mod remote;

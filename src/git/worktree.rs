@@ -334,6 +334,9 @@ pub fn answer(operation: &str, request: &[u8]) -> Option<Vec<u8>> {
         preserve::OPERATION => worker::answer(request, |request| preserve::handle(&request)),
         aside::OPERATION => worker::answer(request, |request| aside::handle(&request)),
         start::OPERATION => worker::answer(request, |request| start::handle(&request)),
+        super::own_objects::OPERATION => {
+            worker::answer(request, |request| super::own_objects::handle(&request))
+        }
         show::OPERATION => worker::answer(request, |request| show::handle(&request)),
         restore::LIST => worker::answer(request, |request| restore::handle_list(&request)),
         restore::OPERATION => worker::answer(request, |request| restore::handle(&request)),

@@ -205,16 +205,12 @@ fn unit_notes(host: &Host) -> Outcome<Vec<Note>> {
             format!("{edit}, and add under [Service]: KillMode=control-group"),
         ));
     }
-    if let Some(commit) = host.mirrored()? {
-        let found = unit::of_commit(&host.installation()?.mirror, &commit, name);
-        // Several units of that name are no concern of a machine that has its own.
-        if let Some(drift) = unit::drift(&path, found.ok().flatten().as_ref(), settings)? {
-            notes.push(Note::new(
-                drift,
-                "an installed unit is yours and is never overwritten, so what is put right in the repository does not arrive",
-                format!("look at both, then for the repository's: rm {} && ladylinux-refresh init", quoted_path(&path)),
-            ));
-        }
+    if let Some(drift) = unit::drift(&path, settings)? {
+        notes.push(Note::new(
+            drift,
+            "an installed unit is yours and is never overwritten; the settings or this program have changed since",
+            format!("rm {} && ladylinux-refresh init", quoted_path(&path)),
+        ));
     }
     Ok(notes)
 }

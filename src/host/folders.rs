@@ -25,17 +25,16 @@ impl Folders {
     fn wanted(host: &Host) -> Vec<(PathBuf, u32, Whose)> {
         let layout = &host.layout;
         let mut wanted = vec![
-            (layout.home(), 0o755, Whose::Ours),
+            (layout.home(), 0o755, Whose::Service),
             (layout.app(), 0o755, Whose::Service),
             (layout.models(), 0o755, Whose::Service),
             (layout.containers(), 0o755, Whose::Service),
             (layout.etc(), 0o755, Whose::Ours),
-            (layout.persistent(), 0o755, Whose::Ours),
+            (layout.persistent(), 0o755, Whose::Service),
         ];
         wanted.extend(layout.data().map(|folder| (folder, 0o750, Whose::Service)));
         let own = [
             layout.store(),
-            layout.environments(),
             layout.state(),
             layout.runs(),
             layout.environment_records(),

@@ -8,10 +8,14 @@ pub mod by_hand;
 mod files;
 mod folders;
 pub mod given;
+pub mod migration;
+mod own_files;
+pub mod relocate;
 pub mod repair;
 mod rules;
 mod source;
 mod trust;
+pub mod undo;
 pub(crate) mod unit;
 mod unit_text;
 mod units;
@@ -91,6 +95,7 @@ pub fn measures(host: &Host) -> Vec<Box<dyn Measure>> {
     let on_systemd = matches!(host.keeper, Keeper::Systemd { .. });
     if on_systemd {
         list.push(Box::new(user::ServiceUser));
+        list.push(Box::new(user::OwnUsers));
     }
     list.push(Box::new(folders::Folders));
     list.push(Box::new(files::HostFile));

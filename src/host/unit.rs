@@ -12,8 +12,8 @@ use crate::settings::Settings;
 use crate::settings::layout::Layout;
 use crate::settings::names::{CommitId, UnitName};
 
-use super::unit_text::{self, Normalized};
-use super::{Host, Look, Measure, SERVICE_USER};
+use super::unit_text;
+use super::{Host, Look, Measure};
 
 /// The service's unit.
 pub(super) struct Installed;
@@ -29,34 +29,15 @@ impl Measure for Installed {
                 let units = host.layout.host_units();
                 return Err(Failure::new(what).hint(format!("install {template} in {}", units.display())));
             }
-            (None, None) => Look::Needed(format!(
-                "install {unit}: the repository's, or one after the deployment contract where it brings none"
-            )),
+            (None, None) => Look::Needed(format!("install {unit}, made from the settings")),
         })
     }
 
     fn carry_out(&self, host: &Host) -> Outcome<String> {
-        let unit = &host.given.settings.service.unit;
-        let path = host.layout.package_units().join(unit.as_str());
-        let commit = host.commit()?;
-        let (text, told) = match of_commit(&host.installation()?.mirror, &commit, unit)? {
-            Some(found) => {
-                found.check(host, &commit)?;
-                let changed = found.normalized.in_words();
-                let from = format!("installed {} from {}", path.display(), found.path.display());
-                (found.normalized.text, format!("{from} of {}{changed}", commit.short()))
-            }
-            None => (
-                unit_text::of_contract(&host.given.settings),
-                format!(
-                    "installed {}, made after the deployment contract: the repository brings none",
-                    path.display()
-                ),
-            ),
-        };
+        let path = host.layout.package_units().join(host.given.settings.service.unit.as_str());
         disk::make_folder(&host.layout.package_units(), 0o755)?;
-        disk::write_atomic(&path, text.as_bytes(), 0o644)?;
-        Ok(told)
+        disk::write_atomic(&path, unit_text::of_contract(&host.given.settings).as_bytes(), 0o644)?;
+        Ok(format!("installed {}, made from the settings; it is yours from now on", path.display()))
     }
 }
 
@@ -84,7 +65,7 @@ pub(crate) struct Found {
     /// Its path in the tree.
     pub(crate) path: PathBuf,
     /// Its text, as it would be installed.
-    pub(crate) normalized: Normalized,
+    pub(crate) text: String,
 }
 
 /// Reads the unit out of a commit; `None` where it brings none.
@@ -109,32 +90,13 @@ pub(crate) fn of_commit(mirror: &Mirror, commit: &CommitId, unit: &UnitName) -> 
         .hint(by_hand(mirror.path(), commit, &entry.path, unit)));
     }
     let bytes = mirror.read(commit, &entry.path)?.unwrap_or_default();
-    Ok(Some(Found { path: entry.path.clone(), normalized: unit_text::normalize(&bytes) }))
+    Ok(Some(Found { path: entry.path.clone(), text: unit_text::normalize(&bytes) }))
 }
 
 impl Found {
     /// Returns what in it is not accepted, since it gives more than the application needs; nothing where it can be installed.
     pub(crate) fn not_accepted(&self) -> Vec<String> {
-        unit_text::not_accepted(&self.normalized.text)
-    }
-
-    /// Refuses a unit that gives the application power over the machine: whoever can push a commit would have it.
-    fn check(&self, host: &Host, commit: &CommitId) -> Outcome<()> {
-        let against = self.not_accepted();
-        let Some(first) = against.first() else { return Ok(()) };
-        let unit = &host.given.settings.service.unit;
-        let mirror = &host.installation()?.mirror;
-        let more =
-            if against.len() > 1 { format!(" (and {} more)", against.len() - 1) } else { String::new() };
-        Err(Failure::new(format!(
-            "{} of {} is not installed: {first}{more}, and that gives whoever can push to the repository power over this \
-             machine",
-            self.path.display(),
-            commit.short(),
-        ))
-        .hint(format!("take that out of it in the repository; it has to say User={SERVICE_USER}"))
-        .hint("or, where that is how you want it, install it yourself, then init again:")
-        .hint(by_hand(mirror.path(), commit, &self.path, unit)))
+        unit_text::not_accepted(&self.text)
     }
 }
 
@@ -148,19 +110,13 @@ fn by_hand(mirror: &Path, commit: &CommitId, path: &Path, unit: &UnitName) -> St
     )
 }
 
-/// Tells how the installed unit differs from what would be installed now; `None` where it does not.
-pub(super) fn drift(installed: &Path, found: Option<&Found>, settings: &Settings) -> Outcome<Option<String>> {
-    let Some(there) = disk::read_if_there(installed)? else { return Ok(None) };
-    let there = unit_text::normalize(&there).text;
-    let (wanted, whose) = match found {
-        Some(found) => (found.normalized.text.clone(), format!("{} of the repository", found.path.display())),
-        None if there.starts_with(unit_text::SIGNATURE) => {
-            (unit_text::of_contract(settings), "what init would write now".to_owned())
-        }
-        None => return Ok(None),
-    };
-    Ok((there.trim_end() != wanted.trim_end())
-        .then(|| format!("{} is not the same as {whose}", installed.display())))
+/// Compares a unit that `init` made with what it would make now; `None` where they are the same or people wrote it.
+pub(super) fn drift(installed: &Path, settings: &Settings) -> Outcome<Option<String>> {
+    let Some(bytes) = disk::read_if_there(installed)? else { return Ok(None) };
+    let text = String::from_utf8_lossy(&bytes);
+    let is_same = text.trim_end() == unit_text::of_contract(settings).trim_end();
+    let is_made = text.starts_with(unit_text::SIGNATURE);
+    Ok((is_made && !is_same).then(|| format!("{} is not what init would write now", installed.display())))
 }
 
 #[cfg(test)]

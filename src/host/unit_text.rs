@@ -10,42 +10,10 @@ use crate::service::probe;
 /// How the unit begins that [`of_contract`] makes.
 pub(super) const SIGNATURE: &str = "# Made by `ladylinux-refresh init` after the deployment contract";
 
-/// A text without what some editors add, and what that was.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Normalized {
-    /// The text.
-    pub(crate) text: String,
-    /// What was taken away.
-    pub(super) changes: Vec<&'static str>,
-}
-
-impl Normalized {
-    /// Tells what was changed, to be read at the end of a sentence.
-    pub(super) fn in_words(&self) -> String {
-        if self.changes.is_empty() {
-            String::new()
-        } else {
-            format!(", without its {}", self.changes.join(" and "))
-        }
-    }
-}
-
 /// Takes a byte order mark and the carriage returns of line ends away: systemd reads both as part of a value.
-pub(super) fn normalize(bytes: &[u8]) -> Normalized {
-    let mut changes = Vec::new();
-    let bytes = match bytes.strip_prefix(b"\xef\xbb\xbf") {
-        Some(rest) => {
-            changes.push("byte order mark");
-            rest
-        }
-        None => bytes,
-    };
-    let mut text = String::from_utf8_lossy(bytes).into_owned();
-    if text.contains("\r\n") {
-        changes.push("CRLF line ends");
-        text = text.replace("\r\n", "\n");
-    }
-    Normalized { text, changes }
+pub(super) fn normalize(bytes: &[u8]) -> String {
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    String::from_utf8_lossy(bytes).replace("\r\n", "\n")
 }
 
 /// What the unit of a repository may say of the environment file. systemd expands patterns in this value, and reads as root
@@ -200,7 +168,7 @@ pub(super) fn of_contract(settings: &Settings) -> String {
         })
         .collect();
     format!(
-        "{SIGNATURE}, because the repository brings none.
+        "{SIGNATURE}, from the settings of this host.
 # It is yours: no command of this program changes it any more.
 [Unit]
 Description=LadyLinux API
@@ -401,9 +369,7 @@ mod tests {
     #[test]
     fn what_editors_of_other_systems_add_is_taken_away_and_said() {
         let normalized = normalize(b"\xef\xbb\xbf[Service]\r\nUser=ladylinux\r\n");
-        assert_eq!(normalized.text, "[Service]\nUser=ladylinux\n");
-        assert_eq!(normalized.in_words(), ", without its byte order mark and CRLF line ends");
-        assert_eq!(normalize(b"[Service]\n").in_words(), "");
+        assert_eq!(normalized, "[Service]\nUser=ladylinux\n");
     }
 
     #[test]

@@ -1,31 +1,15 @@
 //! The files of this program's own among systemd's units, and what systemd is told of them.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::disk;
 use crate::error::Outcome;
-use crate::relay::places;
-use crate::service::systemd::dropin;
-use crate::settings::layout::Layout;
-use crate::systemd::sandbox;
 use crate::systemd::unit::{ActiveState, LoadState};
 
-use super::{Host, Keeper, Look, Measure, SERVICE_USER};
+use super::own_files::{self, OwnFile, REQUESTS, State};
+use super::{Host, Keeper, Look, Measure};
 
 /// How long the start of the path unit may take, which does nothing but wait.
-const START: Duration = Duration::from_secs(30);
-
-/// The unit that waits for requests.
-const REQUESTS: &str = "ladylinux-refresh-request.path";
-
-/// The units, by name, with `@PROGRAM@` for the program's path and `@SANDBOX@` for what the kernel keeps it from.
-const UNITS: [(&str, &str); 4] = [
-    (REQUESTS, include_str!("units/ladylinux-refresh-request.path")),
-    ("ladylinux-refresh-request.service", include_str!("units/ladylinux-refresh-request.service")),
-    ("ladylinux-refresh.timer", include_str!("units/ladylinux-refresh.timer")),
-    ("ladylinux-refresh.service", include_str!("units/ladylinux-refresh.service")),
-];
+pub(super) const START: Duration = Duration::from_secs(30);
 
 /// Returns the measures: files first, then what systemd makes of them. The timer stays off.
 pub(super) fn measures(host: &Host) -> Vec<Box<dyn Measure>> {
@@ -38,62 +22,32 @@ pub(super) fn measures(host: &Host) -> Vec<Box<dyn Measure>> {
 }
 
 fn own_files(host: &Host) -> Vec<OwnFile> {
-    let (layout, unit) = (&host.layout, &host.given.settings.service.unit);
-    let program = match &host.keeper {
-        Keeper::Systemd { program } => program.display().to_string(),
-        Keeper::Embedded => return Vec::new(),
-    };
-    let own_tmp = !places::is_below_tmp(&program);
-    let kept_from = sandbox::lines(&places::of_refresh(layout, own_tmp));
-    let mut files = vec![
-        OwnFile { path: layout.drop_in(unit), text: dropin::text(layout, unit) },
-        OwnFile { path: layout.tmpfiles(), text: tmpfiles(layout) },
-    ];
-    // What is stopped and started with the service is kept down by the same fence.
-    let also = &host.given.settings.service.also;
-    files.extend(
-        also.iter().map(|unit| OwnFile { path: layout.drop_in(unit), text: dropin::text(layout, unit) }),
-    );
-    files.extend(UNITS.map(|(name, text)| OwnFile {
-        path: layout.package_units().join(name),
-        text: text.replace("@PROGRAM@", &program).replace("@SANDBOX@\n", &kept_from),
-    }));
-    files
-}
-
-/// What has to be there after every boot: the place where the application puts its requests (tmpfiles.d(5)).
-fn tmpfiles(layout: &Layout) -> String {
-    format!(
-        "# Written by ladylinux-refresh; changes are overwritten.\nd {} 0755 root root -\nd {} 0700 {SERVICE_USER} {SERVICE_USER} -\n",
-        layout.volatile().display(),
-        layout.requests().display()
-    )
-}
-
-/// A file of this program's own, which is brought up to date as often as it is needed.
-struct OwnFile {
-    path: PathBuf,
-    text: String,
+    match &host.keeper {
+        Keeper::Systemd { program } => {
+            own_files::all(&host.layout, &host.given.settings.service, program)
+        }
+        Keeper::Embedded => Vec::new(),
+    }
 }
 
 impl Measure for OwnFile {
     fn look(&self, _host: &Host) -> Outcome<Look> {
         let path = self.path.display();
-        Ok(match disk::read_if_there(&self.path)? {
-            Some(there) if there == self.text.as_bytes() => Look::Fits(format!("left {path} as it is")),
-            Some(_) => Look::Needed(format!("bring {path} up to date")),
-            None => Look::Needed(format!("install {path}")),
+        Ok(match self.state()? {
+            State::Right => Look::Fits(format!("left {path} as it is")),
+            State::Other => Look::Needed(format!("bring {path} up to date")),
+            State::Missing => Look::Needed(format!("install {path}")),
         })
     }
 
     fn carry_out(&self, _host: &Host) -> Outcome<String> {
-        let was_there = self.path.exists();
-        if let Some(folder) = self.path.parent() {
-            disk::make_folder(folder, 0o755)?;
-        }
-        disk::write_atomic(&self.path, self.text.as_bytes(), 0o644)?;
+        let before = self.state()?;
+        self.write()?;
         let path = self.path.display();
-        Ok(if was_there { format!("brought {path} up to date") } else { format!("installed {path}") })
+        Ok(match before {
+            State::Missing => format!("installed {path}"),
+            _ => format!("brought {path} up to date"),
+        })
     }
 }
 
@@ -118,7 +72,7 @@ impl Measure for Reload {
             stale = stale
                 || facts.load == LoadState::Loaded && !facts.drop_ins.contains(&host.layout.drop_in(unit));
         }
-        for (name, _) in UNITS {
+        for name in own_files::UNIT_NAMES {
             let facts = bus.unit(name)?;
             stale = stale || facts.needs_reload || facts.load == LoadState::NotFound;
         }

@@ -1,10 +1,12 @@
-//! The system user and group that the application belongs to.
+//! The system user and group that the application belongs to, and the users of this program's own. Starts `useradd`,
+//! `systemd-sysusers` and `userdel`.
 
 use std::fs;
 
 use crate::error::{Context as _, Failure, Outcome};
-use crate::process::{Owner, Program};
+use crate::process::{Owner, Program, Runner};
 use crate::settings::environment;
+use crate::units::users;
 
 use super::{Host, Look, Measure, SERVICE_USER};
 
@@ -40,6 +42,75 @@ impl Measure for ServiceUser {
             .ok(|| format!("cannot make the system user {SERVICE_USER}"))?;
         let user = super::service_user()?;
         Ok(format!("made the system user {SERVICE_USER} (uid {}, gid {})", user.uid, user.gid))
+    }
+}
+
+/// The users of this program's own, by name.
+pub(super) const OWN_USERS: [&str; 2] = [users::BUILDER, users::STAGING];
+
+/// The users of this program's own.
+pub(super) struct OwnUsers;
+
+impl OwnUsers {
+    /// Returns those that are missing.
+    fn missing() -> Outcome<Vec<&'static str>> {
+        let mut missing = Vec::new();
+        for name in OWN_USERS {
+            if Owner::named(name)?.is_none() {
+                missing.push(name);
+            }
+        }
+        Ok(missing)
+    }
+
+    /// Makes those that are missing, and returns them.
+    ///
+    /// # Errors
+    /// They cannot be made.
+    pub(super) fn make(runner: &Runner) -> Outcome<Vec<&'static str>> {
+        let missing = Self::missing()?;
+        if !missing.is_empty() {
+            let sysusers = environment::find_program("systemd-sysusers", true)
+                .ok_or_else(|| Failure::new("systemd-sysusers is missing").hint("apt-get install systemd"))?;
+            let program = Program::new(sysusers).arg("-").input(users::sysusers().into_bytes());
+            runner.run(&program)?.ok(|| format!("cannot make the system users {}", missing.join(", ")))?;
+        }
+        Ok(missing)
+    }
+
+    /// Removes them with their groups, and returns those that were there.
+    ///
+    /// # Errors
+    /// One of them cannot be removed.
+    pub(super) fn remove(runner: &Runner) -> Outcome<Vec<&'static str>> {
+        let mut removed = Vec::new();
+        for name in OWN_USERS {
+            if Owner::named(name)?.is_none() {
+                continue;
+            }
+            let userdel = environment::find_program("userdel", true)
+                .ok_or_else(|| Failure::new("userdel is missing").hint("apt-get install passwd"))?;
+            runner
+                .run(&Program::new(userdel).arg(name))?
+                .ok(|| format!("cannot remove the system user {name}"))?;
+            removed.push(name);
+        }
+        Ok(removed)
+    }
+}
+
+impl Measure for OwnUsers {
+    fn look(&self, _host: &Host) -> Outcome<Look> {
+        let missing = Self::missing()?;
+        Ok(if missing.is_empty() {
+            Look::Fits(format!("left the system users {} as they are", OWN_USERS.join(", ")))
+        } else {
+            Look::Needed(format!("make the system users {}, who cannot log in", missing.join(", ")))
+        })
+    }
+
+    fn carry_out(&self, host: &Host) -> Outcome<String> {
+        Ok(format!("made the system users {}, who cannot log in", Self::make(&host.runner)?.join(", ")))
     }
 }
 

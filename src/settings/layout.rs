@@ -100,6 +100,10 @@ impl Layout {
     pub fn package_units(&self) -> PathBuf {
         self.at("usr/lib/systemd/system")
     }
+    /// The users that systemd makes for the tool (sysusers.d(5)).
+    pub fn sysusers(&self) -> PathBuf {
+        self.at("usr/lib/sysusers.d/ladylinux-refresh.conf")
+    }
     /// What systemd makes at every boot below `/run`.
     pub fn tmpfiles(&self) -> PathBuf {
         self.at("usr/lib/tmpfiles.d/ladylinux-refresh.conf")

@@ -164,7 +164,7 @@ pub(super) fn drift(examined: &Examined, unit: &Unit) -> Findings {
         }
     };
     let path = &brought.path;
-    let theirs = UnitFile::parse(brought.normalized.text.as_bytes());
+    let theirs = UnitFile::parse(brought.text.as_bytes());
     let installed = UnitFile::parse(&disk::read_if_there(fragment)?.unwrap_or_default());
     let different = differences(&installed, &theirs);
     if different.is_empty() {

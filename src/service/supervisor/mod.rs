@@ -61,6 +61,14 @@ pub struct Embedded {
     log: LogLimits,
 }
 
+/// Tells whether a supervisor of this installation lives.
+///
+/// # Errors
+/// Its lock cannot be examined.
+pub fn is_alive(layout: &Layout) -> Outcome<bool> {
+    state::is_locked(layout)
+}
+
 impl Embedded {
     /// Makes the manager of the installation that `settings` describe; touches nothing.
     pub fn new(settings: &Settings) -> Self {
