@@ -28,7 +28,9 @@ fn machine_of_0_1(lab: &Lab) -> Machine {
 fn push(machine: &Machine, version: &str) {
     machine.write("/srv/work/version", &format!("{version}\n"));
     let commit = "git -c user.name=x -c user.email=x@x commit --quiet --message change";
-    machine.exec(&format!("cd /srv/work && git add -A && {commit} && git push --quiet origin main")).expect(0);
+    machine
+        .exec(&format!("cd /srv/work && git add -A && {commit} && git push --quiet origin main"))
+        .expect(0);
 }
 
 fn tool(machine: &Machine, arguments: &str) -> Ran {
@@ -62,7 +64,8 @@ fn a_run_migrates_a_machine_of_0_1_and_refreshes_it() {
     assert_eq!(owners.trim(), "ladylinux");
     machine.exec_as("ladylinux", "mkdir /var/lib/ladylinux/qdrant").expect(0);
     machine.exec(&format!("test ! -e {OLD}")).expect(0);
-    let shown = machine.exec("systemctl show ladylinux-api -p Asserts -p EnvironmentFiles; systemctl cat ladylinux-api");
+    let shown = machine
+        .exec("systemctl show ladylinux-api -p Asserts -p EnvironmentFiles; systemctl cat ladylinux-api");
     assert!(!shown.out.contains(OLD), "{}", shown.out);
     shown.says(&format!("AssertPathExists=|!{NEW}/fence")).says(&format!("{NEW}/deployed.env"));
     machine.exec("systemctl cat ladylinux-refresh-request.path").says("/run/ladylinux-refresh/request");

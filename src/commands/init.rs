@@ -56,7 +56,7 @@ pub(super) fn init(layout: &Layout, args: &InitArgs) -> Result<Ended, Error> {
     let runner = runner.for_run(run.clone(), layout.run(&run).join(recover::CHILDREN));
     let host = Host::look(layout, given, run.clone(), runner).map_err(told)?;
     // The remote took its time, in which others could exchange what was checked.
-    trust::check_before_init(layout).map_err(told)?;
+    trust::check(layout).map_err(told)?;
     let _lock = locked(layout, &run)?;
     let done = carry_out(&host);
     let notes = done.and_then(|()| by_hand::notes(&host));

@@ -125,8 +125,11 @@ fn is_state(path: &Path) -> Outcome<bool> {
     Ok(found.is_dir() && is_ours && path.join("runs").is_dir() && path.join("lock").is_file())
 }
 
+/// Tells whether a link of root's leads to `target`.
 fn leads_to(link: &Path, target: &Path) -> bool {
-    fs::read_link(link).is_ok_and(|found| found == target)
+    let is_ours = fs::symlink_metadata(link)
+        .is_ok_and(|found| found.is_symlink() && found.uid() == rustix::process::geteuid().as_raw());
+    is_ours && fs::read_link(link).is_ok_and(|found| found == target)
 }
 
 /// Puts the state into its new place by exchanging it with a link that leads there.

@@ -65,15 +65,12 @@ fn copy(request: &RelocateRequest, from: &Path, to: &Path, done: &mut Relocated)
         } else {
             let found = entry.metadata().context(context)?;
             let mode = found.permissions().mode() & 0o777 | 0o200;
-            match rewritten(request, &source, found.len())? {
-                Some(text) => {
-                    disk::write_whole(&target, text.as_bytes(), mode)?;
-                    done.rewritten += 1;
-                }
-                None => {
-                    disk::copy_new(&source, &target)?;
-                    disk::set_mode(&target, mode)?;
-                }
+            if let Some(text) = rewritten(request, &source, found.len())? {
+                disk::write_whole(&target, text.as_bytes(), mode)?;
+                done.rewritten += 1;
+            } else {
+                disk::copy_new(&source, &target)?;
+                disk::set_mode(&target, mode)?;
             }
         }
     }

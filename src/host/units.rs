@@ -23,9 +23,7 @@ pub(super) fn measures(host: &Host) -> Vec<Box<dyn Measure>> {
 
 fn own_files(host: &Host) -> Vec<OwnFile> {
     match &host.keeper {
-        Keeper::Systemd { program } => {
-            own_files::all(&host.layout, &host.given.settings.service, program)
-        }
+        Keeper::Systemd { program } => own_files::all(&host.layout, &host.given.settings.service, program),
         Keeper::Embedded => Vec::new(),
     }
 }

@@ -3,10 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::git::worktree;
+use crate::host::relocate;
 use crate::process::Owner;
 use crate::process::worker;
 use crate::refresh::entry;
-use crate::host::relocate;
 use crate::requests;
 use crate::source;
 
@@ -28,7 +28,7 @@ pub struct Ready {
 pub fn answer(operation: &str, request: &[u8]) -> Option<Vec<u8>> {
     match operation {
         READY => Some(worker::answer(request, |_: ReadyRequest| Ok(Ready { user: Owner::own() }))),
-        relocate::OPERATION => worker::answer(request, |request| relocate::handle(&request)),
+        relocate::OPERATION => Some(worker::answer(request, |request| relocate::handle(&request))),
         requests::OPERATION => Some(requests::answer(request)),
         entry::OPERATION => Some(worker::answer(request, |request| entry::handle(&request))),
         other => source::answer(other, request).or_else(|| worktree::answer(other, request)),
