@@ -119,7 +119,7 @@ fn inventory(machine: &Machine) -> BTreeSet<String> {
          -type d -printf '%p %y %u:%g %m %T@\\n' -o -printf '%p %y %u:%g %m %s %T@ %l\\n'"
     );
     let sums = "find /etc /opt /var/lib/ladylinux /usr/lib/systemd /usr/local -xdev -type f \
-                -not -path '/etc/*shadow*' -not -name '*-' -print0 | sort -z | xargs -0 sha256sum | \
+                -not -path '/etc/*shadow*' -not -path '/etc/passwd*' -not -path '/etc/group*' -not -name '*-' -print0 | sort -z | xargs -0 sha256sum | \
                 sed 's,^\\([^ ]*\\)  \\(.*\\)$,\\2 \\1,'";
     let ran = machine.exec(&format!("{list}; {sums}; getent passwd; getent group")).expect(0);
     ran.out.lines().map(str::to_owned).collect()
@@ -206,7 +206,7 @@ fn a_run_works_where_everything_is_the_service_users_and_its_undo_leaves_the_ser
     let git = "cd /opt/ladylinux/app && test ! -e .git/objects/info/alternates && git fsck --no-progress && git log -1";
     machine.exec_as("ladylinux", git).expect(0);
     // What people had is still there.
-    machine.exec("find /opt/ladylinux/kept-by-refresh -name notes.txt | xargs cat").says("mine");
+    machine.exec("find /opt/ladylinux -name notes.txt | xargs cat").says("mine");
     machine.exec("test -x /opt/ladylinux/kept-by-refresh/venv-adopted-1/bin/python").expect(0);
     machine.exec("systemctl restart ladylinux-api").expect(0);
     until("the application after a restart by hand", || version(&machine));
