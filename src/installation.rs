@@ -203,12 +203,20 @@ impl Installation {
         Ok(self.installer.get_or_init(|| found))
     }
 
+    /// Reads the service's environment file, with the rights of the service's user.
+    ///
+    /// # Errors
+    /// It is there and cannot be read.
+    pub fn env_file(&self) -> Outcome<EnvFile> {
+        EnvFile::read_as(&self.runner, self.owner, &self.layout.env_file())
+    }
+
     /// Returns the port that the service listens on.
     ///
     /// # Errors
     /// The env file names none that can be used.
     pub fn port(&self) -> Outcome<u16> {
-        let env_file = EnvFile::read(&self.layout.env_file())?;
+        let env_file = self.env_file()?;
         probe::service_port(&env_file)
     }
 
@@ -217,7 +225,7 @@ impl Installation {
     /// # Errors
     /// The env file or the settings of the probe cannot be used.
     pub fn probe_url(&self) -> Outcome<String> {
-        let env_file = EnvFile::read(&self.layout.env_file())?;
+        let env_file = self.env_file()?;
         Ok(probe::resolve(&self.settings.probe, &env_file, None)?.url)
     }
 

@@ -21,7 +21,6 @@ use crate::refresh::{self, Target};
 use crate::report::screen::{complain, harmless_line};
 use crate::report::{PhaseReport, shell};
 use crate::service::deployed::Deployed;
-use crate::service::envfile::EnvFile;
 use crate::service::probe::{self, ProbeResult};
 use crate::settings::environment;
 use crate::settings::layers::Overrides;
@@ -324,7 +323,7 @@ fn keep_down(on: &Installation) -> Outcome<()> {
 
 /// Asks the running service once, as step 5 would: one that runs and does not answer is not right.
 fn answers(on: &Installation, commit: &CommitId) -> Outcome<bool> {
-    let env_file = EnvFile::read(&on.layout.env_file())?;
+    let env_file = on.env_file()?;
     let deployed = Deployed::read(&on.layout).ok().flatten();
     let probe = probe::resolve(&on.release(commit)?.settings.probe, &env_file, deployed.as_ref())?;
     Ok(matches!(probe::probe_once(&probe), ProbeResult::Good { .. }))

@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io::Read as _;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
@@ -155,6 +155,24 @@ pub fn read_own(path: &Path) -> Outcome<Option<Vec<u8>>> {
     Ok(Some(bytes))
 }
 
+/// Reads a file of root's that lies where others may be able to write; `None` where there is none or it is not root's. It is
+/// examined before it is opened, so nothing of others is.
+///
+/// # Errors
+/// It cannot be read, or has more than `limit` bytes.
+pub fn read_if_roots(path: &Path, limit: u64) -> Outcome<Option<Vec<u8>>> {
+    let context = || cannot_read(path);
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let Ok(entry) = open(path, flags, Mode::empty()) else { return Ok(None) };
+    let stat = fstat(&entry).context(context)?;
+    if stat.st_uid != 0 || kind(&stat) != FileType::RegularFile {
+        return Ok(None);
+    }
+    // A descriptor of this kind cannot be read; its name below /proc leads to the very file.
+    let name = format!("/proc/self/fd/{}", entry.as_raw_fd());
+    super::read_at_most(Path::new(&name), limit).context(context)
+}
+
 /// Reads a JSON file of the tool's own state; `None` where there is none.
 ///
 /// # Errors
@@ -231,6 +249,24 @@ mod tests {
         fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
         chown(file.parent().unwrap(), Some(OTHER), None).unwrap();
         assert!(read_own(&file).is_err(), "its directory decides on it");
+    }
+
+    #[test]
+    fn a_file_of_roots_is_read_and_one_of_others_is_not_even_opened() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let place = tempfile::tempdir().unwrap();
+        let (file, link) = (place.path().join("env"), place.path().join("link"));
+        fs::write(&file, "A=1").unwrap();
+        symlink(&file, &link).unwrap();
+        chown(place.path(), Some(OTHER), None).unwrap();
+        assert_eq!(read_if_roots(&file, 10).unwrap().as_deref(), Some(&b"A=1"[..]));
+        assert!(read_if_roots(&file, 2).is_err());
+        assert_eq!(read_if_roots(&link, 10).unwrap(), None);
+        assert_eq!(read_if_roots(&place.path().join("nothing"), 10).unwrap(), None);
+        chown(&file, Some(OTHER), None).unwrap();
+        assert_eq!(read_if_roots(&file, 10).unwrap(), None);
     }
 
     #[test]

@@ -7,7 +7,6 @@ use crate::git::inspect::{self, TreeKind, TreeState};
 use crate::installation::{self, Installation};
 use crate::process::ProcessId;
 use crate::report::shell::{quoted, quoted_path};
-use crate::service::envfile::EnvFile;
 use crate::service::supervisor::SERVICE_MARK;
 use crate::service::{ServiceState, port, probe};
 use crate::settings::trust;
@@ -233,7 +232,7 @@ pub(crate) fn remote(on: &Installation) -> Outcome<()> {
 /// The probe can be asked, and nobody but the service sits on its port.
 pub(crate) fn probe(on: &Installation, service: &ServiceState) -> Outcome<()> {
     let number = on.port()?;
-    let env_file = EnvFile::read(&on.layout.env_file())?;
+    let env_file = on.env_file()?;
     probe::resolve(&on.settings.probe, &env_file, None)?;
     if let Some(socket) = on.service.sockets()?.first() {
         return Err(kept_open(on, socket));

@@ -11,7 +11,6 @@ use crate::error::{Failure, Outcome};
 use crate::installation::Installation;
 use crate::process::ProcessId;
 use crate::service::deployed::Deployed;
-use crate::service::envfile::EnvFile;
 use crate::service::port::{self, Address};
 use crate::service::probe::{self, Reach, ResolvedProbe};
 use crate::service::{Running, ServiceState};
@@ -30,7 +29,7 @@ const TICK: Duration = Duration::from_millis(200);
 pub(crate) fn check(on: &Installation, service: &ServiceState) -> Outcome<Vec<String>> {
     let Some(running) = service.running().filter(|_| !on.is_fenced()) else { return Ok(Vec::new()) };
     let deployed = Deployed::read(&on.layout).ok().flatten();
-    let env_file = EnvFile::read(&on.layout.env_file())?;
+    let env_file = on.env_file()?;
     let probe = probe::resolve(&probe_in_use(on), &env_file, deployed.as_ref())?;
     match patiently(&probe, running)? {
         Reach::Good => Ok(Vec::new()),

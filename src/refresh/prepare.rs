@@ -11,7 +11,6 @@ use crate::journal::recover;
 use crate::process::{Keep, Program, leftover};
 use crate::python::Generation;
 use crate::service::deployed::{self, Deployed};
-use crate::service::envfile::EnvFile;
 use crate::settings::Hook;
 use crate::settings::environment::SEARCH_PATH;
 use crate::settings::names::CommitId;
@@ -90,7 +89,7 @@ pub fn run_hook(
     let (first, rest) = hook.command.split_first().ok_or_else(|| Failure::new("a hook has no command"))?;
     let bin = place.environment.join("bin");
     let mut program = Program::new(first).args(rest).folder(&place.folder).owner(on.owner);
-    let env_file = EnvFile::read(&on.layout.env_file())?;
+    let env_file = on.env_file()?;
     for (name, value) in &env_file.variables {
         program = program.env(name, value);
     }

@@ -10,7 +10,6 @@ use crate::process::interrupt;
 use crate::python::Generation;
 use crate::report::screen::duration;
 use crate::service::deployed::Deployed;
-use crate::service::envfile::EnvFile;
 use crate::service::probe::ResolvedProbe;
 use crate::service::{Admission, fence, port, probe};
 use crate::status_file;
@@ -70,7 +69,7 @@ fn before_the_start(
     release: &Release,
     deployed: &Deployed,
 ) -> Outcome<ResolvedProbe> {
-    let env_file = EnvFile::read(&on.layout.env_file())?;
+    let env_file = on.env_file()?;
     let probe = probe::resolve(&release.settings.probe, &env_file, Some(deployed))?;
     account.url = Some(probe.url.clone());
     let port = on.port()?;

@@ -5,16 +5,36 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
 
 use crate::disk;
 use crate::error::Outcome;
+use crate::process::{Owner, Runner, worker};
 
 /// How many bytes an environment file may have. The service's user writes it, and can make it as large as it likes.
 pub const LIMIT: u64 = 1 << 20;
 
+/// The worker's operation.
+pub const OPERATION: &str = "read-env-file";
+
+/// Which file is read.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ReadEnvFileRequest {
+    path: PathBuf,
+}
+
+/// Does the worker's side of [`OPERATION`].
+///
+/// # Errors
+/// As [`EnvFile::read`].
+pub fn handle(request: &ReadEnvFileRequest) -> Outcome<EnvFile> {
+    EnvFile::read(&request.path)
+}
+
 /// What an environment file holds.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EnvFile {
     /// The variables; of one that is set twice, the last value.
     pub variables: BTreeMap<String, String>,
@@ -23,7 +43,7 @@ pub struct EnvFile {
 }
 
 /// A line that cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
     /// Its number, from 1.
     pub line: usize,
@@ -44,6 +64,21 @@ impl EnvFile {
     /// The file is there and cannot be read.
     pub fn read(path: &Path) -> Outcome<Self> {
         Ok(disk::read_at_most(path, LIMIT)?.map(|bytes| Self::parse(&bytes)).unwrap_or_default())
+    }
+
+    /// Reads the file at `path` with the rights of `owner`, whom the service runs as. Root itself reads a file that is root's:
+    /// its owner may not be allowed to.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_as(runner: &Runner, owner: Owner, path: &Path) -> Outcome<Self> {
+        if !rustix::process::geteuid().is_root() || owner.uid == 0 {
+            return Self::read(path);
+        }
+        if let Some(bytes) = disk::read_if_roots(path, LIMIT)? {
+            return Ok(Self::parse(&bytes));
+        }
+        worker::ask(runner, owner, OPERATION, &ReadEnvFileRequest { path: path.to_path_buf() })
     }
 
     /// Reads the text of an environment file.

@@ -8,6 +8,7 @@ use crate::process::Owner;
 use crate::process::worker;
 use crate::refresh::entry;
 use crate::requests;
+use crate::service::envfile;
 use crate::source;
 
 /// The operation that only shows that a unit works.
@@ -29,6 +30,7 @@ pub fn answer(operation: &str, request: &[u8]) -> Option<Vec<u8>> {
     match operation {
         READY => Some(worker::answer(request, |_: ReadyRequest| Ok(Ready { user: Owner::own() }))),
         relocate::OPERATION => Some(worker::answer(request, |request| relocate::handle(&request))),
+        envfile::OPERATION => Some(worker::answer(request, |request| envfile::handle(&request))),
         requests::OPERATION => Some(requests::answer(request)),
         entry::OPERATION => Some(worker::answer(request, |request| entry::handle(&request))),
         other => source::answer(other, request).or_else(|| worktree::answer(other, request)),
