@@ -47,6 +47,7 @@ fn is_copy(copy: &Path, length: u64, written: SystemTime) -> bool {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "the tests lay out a program")]
 mod tests {
     use super::*;
 
