@@ -58,9 +58,9 @@ pub enum Command {
     /// List the environments, or remove those that nobody needs
     #[command(subcommand)]
     Environments(EnvironmentsCommand),
-    /// Look at local changes that refreshes saved, and bring them back
-    #[command(subcommand)]
-    Drift(DriftCommand),
+    /// List, show, restore, or drop previous trees that hold local changes
+    #[command(subcommand, alias = "drift")]
+    Stash(StashCommand),
     /// Look at the wheels that environments are built from, and remove what is not needed any more
     #[command(subcommand)]
     Wheels(WheelsCommand),
@@ -418,31 +418,33 @@ pub enum ServiceCommand {
     },
 }
 
-/// `drift …`
+/// `stash …`
 #[derive(Debug, Subcommand)]
-pub enum DriftCommand {
-    /// List the runs that saved local changes
+pub enum StashCommand {
+    /// List the runs whose previous tree is kept
     List,
-    /// Show what a run saved
+    /// Show the local changes in the previous tree of a run
     Show {
         /// The run
         run: String,
-        /// One path, relative to the work tree: its content or patch
+        /// One path, relative to `app/`
         path: Option<PathBuf>,
     },
-    /// Bring saved changes back into the work tree
+    /// Copy files of a previous tree back into `app/`
     Restore {
         /// The run
         run: String,
-        /// The paths, relative to the work tree; without any, everything
+        /// The paths, relative to `app/` [default: every local change]
         paths: Vec<PathBuf>,
-        /// Replace files that are there
+        /// Replace files of `app/` that differ
         #[arg(long)]
         overwrite: bool,
     },
-    /// Remove saved changes for good
-    Prune {
-        /// The runs; without any, all but the latest that saved something
+    /// Remove previous trees for good
+    #[command(alias = "prune")]
+    Drop {
+        /// The runs
+        #[arg(required = true)]
         runs: Vec<String>,
     },
 }

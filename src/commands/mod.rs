@@ -7,7 +7,6 @@ mod bundle;
 mod cancel;
 mod demo;
 mod doctor;
-mod drift;
 mod environments;
 mod history;
 mod init;
@@ -17,6 +16,7 @@ mod plan;
 mod rollback;
 mod run;
 mod service;
+mod stash;
 mod status;
 mod undo;
 mod unfence;
@@ -73,7 +73,7 @@ pub fn dispatch(cli: Cli) -> Result<Ended, Error> {
         Command::Bundle(command) => bundle::bundle(&layout, &command),
         Command::Verify(args) => verify::verify(&layout, &args),
         Command::Environments(command) => environments::environments(&layout, &command),
-        Command::Drift(command) => drift::drift(&layout, &command),
+        Command::Stash(command) => stash::stash(&layout, &command),
         Command::Wheels(command) => wheels::wheels(&layout, &command),
         Command::Demo(args) => demo::demo(&args),
         Command::Supervise => service::supervise(&layout),

@@ -16,6 +16,7 @@ use crate::settings::ModelCheck;
 use crate::settings::layers::Overrides;
 use crate::settings::layout::Layout;
 use crate::settings::names::{BranchName, RunId};
+use crate::source::local::LocalChanges;
 
 use super::run::{choose_branch, given, installer};
 use super::{lock, open_with, refuse};
@@ -101,7 +102,8 @@ fn make(on: &Installation, branch: Option<BranchName>, models: Option<ModelCheck
     {
         on.runner.events().note(&format!("models: {}", summary.in_words()));
     }
-    let observed = observed.with_drift(on, std::slice::from_ref(&coming.commit))?;
+    let known = std::slice::from_ref(&coming.commit);
+    let observed = observed.with_drift(on, known, Some(&coming.commit))?;
     Ok(plan::build(&on.settings, &target, &observed, &coming))
 }
 
@@ -126,15 +128,7 @@ fn show(plan: &Plan) {
             say(&format!("  and {} more", changes.files.len() - 20));
         }
     }
-    let items: Vec<_> = plan.drift.items.iter().filter(|item| !item.preserved).collect();
-    say(&format!(
-        "{} {} would be saved",
-        paint(Tone::Strong, "local changes"),
-        items.len() + plan.drift.tips.len()
-    ));
-    for item in items.iter().take(20) {
-        say(&format!("  {} {}", item.kind.word(), harmless_line(&item.path.to_string())));
-    }
+    show_local(&plan.drift);
     let word = if plan.environment.build { "would be built" } else { "is ready" };
     say(&format!("{} {word}: {}", paint(Tone::Strong, "environment"), plan.environment.reason));
     if let Some(lock) = &plan.environment.lock {
@@ -157,4 +151,20 @@ fn show(plan: &Plan) {
         ));
     }
     say(if plan.changed { "a refresh would change something" } else { "a refresh would change nothing" });
+}
+
+fn show_local(local: &LocalChanges) {
+    say(&format!("{} {} would be kept in the stash", paint(Tone::Strong, "local changes"), local.count()));
+    for change in local.changes().take(20) {
+        say(&format!("  {} {}", change.kind.word(), harmless_line(&change.path.to_string())));
+    }
+    if let Some(reason) = &local.not_comparable {
+        say(&format!("  app/ cannot be compared, and would be kept whole: {}", harmless_line(reason)));
+    }
+    for path in local.ignored.iter().take(20) {
+        say(&format!("  ignored by git, moves across: {}", harmless_line(&path.to_string())));
+    }
+    if local.ignored.len() > 20 {
+        say(&format!("  and {} more ignored paths", local.ignored.len() - 20));
+    }
 }

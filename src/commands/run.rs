@@ -301,7 +301,7 @@ fn look(
         on.check_source(&target.branch)?;
     }
     if when == When::IfChanged {
-        observed = observed.with_drift(on, &recovered.aimed)?;
+        observed = observed.with_drift(on, &recovered.aimed, None)?;
         let coming = Coming::look(on, &target, &observed, run)?;
         if coming.is_all_there(&target, &observed) && answers(on, &coming.commit)? {
             let models = refresh::models::verified(on, &coming.commit)?;

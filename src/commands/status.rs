@@ -5,7 +5,6 @@ use serde::Serialize;
 use crate::cli::StatusArgs;
 use crate::clock;
 use crate::exit::{Ended, Error};
-use crate::git::drift::Drift;
 use crate::history;
 use crate::installation::Installation;
 use crate::journal::{run_lock, store};
@@ -18,6 +17,7 @@ use crate::report::{self, Report};
 use crate::service::fence::Fence;
 use crate::settings::layout::Layout;
 use crate::settings::names::{CommitId, GenerationName, RunId};
+use crate::source::local::LocalChanges;
 use crate::status_file::{self, Current, DeployedPair, LastRequest, RequestOutcome};
 
 use super::{open, refuse};
@@ -42,7 +42,7 @@ struct Status {
     /// The command that brings the fenced service back.
     #[serde(skip)]
     way_out: Option<String>,
-    drift: Drift,
+    drift: LocalChanges,
     running_now: Option<RunId>,
     /// The run that the status file tells of as under way; where `running_now` is none, it was killed.
     current: Option<Current>,
@@ -63,7 +63,7 @@ pub(super) fn status(layout: &Layout, args: &StatusArgs) -> Result<Ended, Error>
 }
 
 fn look(on: &Installation) -> crate::error::Outcome<Status> {
-    let observed = Observed::of(on)?.with_drift(on, &[])?;
+    let observed = Observed::of(on)?.with_drift(on, &[], None)?;
     let file = status_file::read(&on.layout);
     let holder = run_lock::held_by(&on.layout.lock_file())?.and_then(|holder| holder.run);
     let lock = match observed.environment.generation() {
@@ -142,22 +142,7 @@ fn show(on: &Installation, status: &Status) {
         let first = fence.lines().next().unwrap_or_default();
         say(&format!("fence        {} {}", paint(Tone::Bad, "stands:"), harmless_line(first)));
     }
-    let items: Vec<_> = status.drift.items.iter().filter(|item| !item.preserved).collect();
-    let preserved = status.drift.items.len() - items.len();
-    say(&format!("local        {} changes, {preserved} preserved", items.len() + status.drift.tips.len()));
-    for item in items.iter().take(10) {
-        say(&format!("             {} {}", item.kind.word(), harmless_line(&item.path.to_string())));
-    }
-    if items.len() > 10 {
-        say(&format!("             and {} more", items.len() - 10));
-    }
-    for tip in &status.drift.tips {
-        say(&format!(
-            "             commits that only {} reaches ({})",
-            harmless_line(&tip.name),
-            tip.commit.short()
-        ));
-    }
+    show_local(&status.drift);
     show_current(on, status);
     if let Some(report) = &status.last_run {
         let down = report.downtime_ms.map(|ms| format!(", down {}", duration(ms))).unwrap_or_default();
@@ -215,4 +200,24 @@ fn show_request(request: &LastRequest) {
     let at = clock::in_words(request.at);
     let why = request.why.as_deref().map(|why| format!(": {}", harmless_line(why))).unwrap_or_default();
     say(&format!("last request {branch} at {at} {word}{why}"));
+}
+
+fn show_local(local: &LocalChanges) {
+    let preserved = local.items.len() - local.changes().count();
+    let ignored = local.ignored.len();
+    say(&format!("local        {} changes, {preserved} preserved, {ignored} ignored by git", local.count()));
+    for change in local.changes().take(10) {
+        say(&format!("             {} {}", change.kind.word(), harmless_line(&change.path.to_string())));
+    }
+    let changes = local.changes().count();
+    if changes > 10 {
+        say(&format!("             and {} more", changes - 10));
+    }
+    for tip in &local.tips {
+        let name = harmless_line(&tip.name);
+        say(&format!("             commits that only {name} reaches ({})", tip.commit.short()));
+    }
+    if let Some(reason) = &local.not_comparable {
+        say(&format!("             app/ cannot be compared: {}", harmless_line(reason)));
+    }
 }

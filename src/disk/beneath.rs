@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{
     AtFlags, Dir, FileType, Gid, Mode, OFlags, RenameFlags, Stat, StatxAttributes, StatxFlags, Uid, chmod,
-    chownat, fchmod, fchown, fstat, mkdirat, open, openat, renameat_with, statat, statx,
+    chownat, fchmod, fchown, fstat, mkdirat, open, openat, renameat_with, statat, statx, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -20,6 +20,12 @@ use crate::process::Owner;
 const WAY: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 /// How a directory is opened that is read or synced.
 const READ: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+/// How many directories deep a removal goes before it moves what is deeper up.
+const DEPTH: usize = 100;
+
+/// Moves an entry of a directory to where its removal began, under a new name.
+type MoveUp<'a> = dyn FnMut(&Directory, &OsStr, OsString) -> Outcome<()> + 'a;
 
 /// A directory that was reached without following a link. Entries are named by one component each.
 #[derive(Debug)]
@@ -210,6 +216,53 @@ impl Directory {
     /// The kernel refuses.
     pub fn move_over(&self, name: &OsStr, to: &Self, to_name: &OsStr) -> Outcome<Moved> {
         self.rename(name, to, to_name, RenameFlags::empty())
+    }
+
+    /// Removes the entry `name` with everything in it. Follows no link and crosses no mount. Not durable until this
+    /// directory is synced.
+    ///
+    /// # Errors
+    /// Something in it is a mount point, or the kernel refuses.
+    pub fn remove(&self, name: &OsStr) -> Outcome<()> {
+        let device = fstat(&self.fd).context(|| format!("cannot examine {}", self.shown.display()))?.st_dev;
+        // A tree may be deeper than a process may have descriptors: what is too deep is moved up, and removed from here.
+        let mut moved_up = vec![name.to_os_string()];
+        while let Some(name) = moved_up.pop() {
+            self.remove_entry(&name, device, 0, &mut |from, name, free| {
+                let step = || format!("cannot move {}", from.shown.join(name).display());
+                renameat_with(&from.fd, name, &self.fd, &free, RenameFlags::NOREPLACE).context(step)?;
+                moved_up.push(free);
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    fn remove_entry(&self, name: &OsStr, device: u64, depth: usize, move_up: &mut MoveUp<'_>) -> Outcome<()> {
+        let step = || format!("cannot remove {}", self.shown.join(name).display());
+        let found = match statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => return Ok(()),
+            found => found.context(step)?,
+        };
+        if kind(&found) != FileType::Directory {
+            return unlinkat(&self.fd, name, AtFlags::empty()).context(step);
+        }
+        let is_mount = self.entry(name)?.is_some_and(|entry| entry.obstacle == Some(Obstacle::Mount));
+        if is_mount || found.st_dev != device {
+            return Err(Failure::new(step()).because(Failure::new("a file system is mounted there")));
+        }
+        if depth >= DEPTH {
+            return move_up(self, name, OsString::from(format!("removing.{}", found.st_ino)));
+        }
+        let own = rustix::process::geteuid();
+        if !own.is_root() && found.st_mode & 0o700 != 0o700 {
+            chmod(self.reach_os(name), Mode::from_raw_mode(0o700)).context(step)?;
+        }
+        let directory = self.enter(Path::new(name))?;
+        for name in directory.names()? {
+            directory.remove_entry(&name, device, depth + 1, move_up)?;
+        }
+        unlinkat(&self.fd, name, AtFlags::REMOVEDIR).context(step)
     }
 
     fn rename(&self, name: &OsStr, to: &Self, to_name: &OsStr, flags: RenameFlags) -> Outcome<Moved> {
@@ -406,6 +459,27 @@ mod tests {
         assert_eq!(owner("../kept").uid, 0);
         give(&top, Path::new(""), OTHER).unwrap();
         assert_eq!(owner(""), OTHER);
+    }
+
+    #[test]
+    fn a_tree_is_removed_whatever_its_depth_modes_and_links() {
+        let place = tempfile::tempdir().unwrap();
+        let outside = place.path().join("outside");
+        disk::make_folder(&outside.join("kept"), 0o755).unwrap();
+        let mut deep = place.path().join("parent/tree");
+        for _ in 0..350 {
+            deep.push("d");
+        }
+        disk::make_folder(&deep, 0o755).unwrap();
+        disk::write_passing(&deep.join("file"), b"x", 0o600).unwrap();
+        disk::point_link(&place.path().join("parent/tree/link"), &outside).unwrap();
+        disk::make_folder(&place.path().join("parent/tree/closed/in"), 0o755).unwrap();
+        disk::set_mode(&place.path().join("parent/tree/closed"), 0o500).unwrap();
+        let parent = Directory::open(place.path(), Path::new("parent")).unwrap();
+        parent.remove(OsStr::new("tree")).unwrap();
+        assert_eq!(parent.entries().unwrap(), []);
+        assert!(outside.join("kept").exists(), "a link was followed");
+        parent.remove(OsStr::new("tree")).unwrap();
     }
 
     #[test]

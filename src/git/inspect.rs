@@ -146,7 +146,7 @@ pub(super) fn head_of(git_dir: &Path) -> Head {
 }
 
 /// The files and folders in `.git` that stand for an operation in progress, or bend what a checkout does.
-pub(super) fn operation_files(git_dir: &Path) -> Vec<&'static str> {
+pub(crate) fn operation_files(git_dir: &Path) -> Vec<&'static str> {
     [
         "MERGE_HEAD",
         "MERGE_MSG",

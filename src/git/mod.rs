@@ -228,7 +228,7 @@ impl Repository {
 }
 
 /// Lets one git command use one transport, by git's name of it. Options of the sub-command have to be added afterwards.
-fn allowing(program: Program, transport: &str) -> Program {
+pub(crate) fn allowing(program: Program, transport: &str) -> Program {
     program.env(ALLOWED_TRANSPORTS, transport).arg("-c").arg(format!("protocol.{transport}.allow=always"))
 }
 

@@ -12,6 +12,7 @@ use crate::settings::Hook;
 use crate::settings::names::{CommitId, GenerationName, RunId};
 
 use crate::refresh::Target;
+use crate::source::local::LocalChanges;
 
 use super::Observed;
 
@@ -89,7 +90,7 @@ impl Coming {
             && on_branch
             && observed.tree.commit.as_ref() == Some(&self.commit)
             && pair.is_some_and(|pair| pair.commit == self.commit && pair.branch == target.branch)
-            && observed.drift.as_ref().is_some_and(crate::git::drift::Drift::is_none)
+            && observed.drift.as_ref().is_some_and(LocalChanges::is_none)
             && self.made == Made::Reused
             && observed.live() == self.ready
             && observed.contamination.is_none()

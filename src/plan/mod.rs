@@ -12,13 +12,13 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use crate::event::Phase;
-use crate::git::drift::Drift;
 use crate::git::history::Changes;
 use crate::python::lock::Summary;
 use crate::python::{Contamination, Made};
 use crate::refresh::Target;
 use crate::settings::names::{BranchName, CommitId, GenerationName};
 use crate::settings::{Hook, Settings};
+use crate::source::local::LocalChanges;
 
 pub use coming::Coming;
 pub use observe::Observed;
@@ -36,8 +36,8 @@ pub struct Plan {
     pub commit_now: Option<CommitId>,
     /// The commits and files that come.
     pub changes: Option<Changes>,
-    /// Local changes that would be saved.
-    pub drift: Drift,
+    /// Local changes that would be kept in the stash.
+    pub drift: LocalChanges,
     /// Whether the environment would be built, and why.
     pub environment: EnvironmentPlan,
     /// The hooks that would run, in order.
@@ -124,7 +124,7 @@ fn action(
     settings: &Settings,
     observed: &Observed,
     coming: &Coming,
-    drift: &Drift,
+    drift: &LocalChanges,
     hooks: &[String],
 ) -> Action {
     let (what, why) = match phase {
@@ -137,14 +137,14 @@ fn action(
             (what.to_owned(), format!("the service is {}", observed.service))
         }
         Phase::Sync => {
-            let count = drift.items.iter().filter(|item| !item.preserved).count();
-            let save = match count {
+            let keep = match drift.count() {
+                _ if drift.not_comparable.is_some() => "; the old tree is kept in the stash".to_owned(),
                 0 => String::new(),
-                1 => "save 1 local change, ".to_owned(),
-                count => format!("save {count} local changes, "),
+                1 => "; the old tree is kept in the stash, with 1 local change".to_owned(),
+                count => format!("; the old tree is kept in the stash, with {count} local changes"),
             };
             let now = observed.tree.commit.as_ref().map_or("no commit", |commit| commit.short());
-            (format!("{save}align app/ with {}", coming.commit.short()), format!("app/ is at {now}"))
+            (format!("move {} into app/{keep}", coming.commit.short()), format!("app/ is at {now}"))
         }
         Phase::Environment => {
             let what = match (&coming.ready, coming.made) {

@@ -1,13 +1,14 @@
 //! The facts of an installation, read and never changed.
 
 use crate::error::Outcome;
-use crate::git::drift::Drift;
 use crate::git::inspect::TreeState;
 use crate::installation::Installation;
 use crate::python::{Contamination, Current};
 use crate::service::ServiceState;
 use crate::service::fence::{self, Fence};
 use crate::settings::names::{CommitId, GenerationName};
+use crate::source::compare;
+use crate::source::local::LocalChanges;
 use crate::status_file::{self, DeployedPair};
 
 /// What an installation is like.
@@ -26,7 +27,7 @@ pub struct Observed {
     /// The fence, where it stands.
     pub fence: Option<Fence>,
     /// Local changes, where they were looked for.
-    pub drift: Option<Drift>,
+    pub drift: Option<LocalChanges>,
 }
 
 impl Observed {
@@ -46,18 +47,24 @@ impl Observed {
         })
     }
 
-    /// Looks for local changes as well, in the whole work tree and in the live environment.
+    /// Looks for local changes as well, in `app/` and in the live environment. `known` are commits that account for
+    /// files, besides the deployed one; `coming` is the commit whose rules say what is ignored.
     ///
     /// # Errors
-    /// The work tree or the environment cannot be compared.
-    pub fn with_drift(mut self, on: &Installation, known: &[CommitId]) -> Outcome<Self> {
+    /// The environment cannot be compared.
+    pub fn with_drift(
+        mut self,
+        on: &Installation,
+        known: &[CommitId],
+        coming: Option<&CommitId>,
+    ) -> Outcome<Self> {
         let mut all = self.known();
         all.extend(known.iter().cloned());
         self.contamination = match self.environment.generation() {
             Some(live) => on.environments().contamination(live)?,
             None => None,
         };
-        self.drift = Some(on.tree.drift(&all, &on.settings.preserve)?);
+        self.drift = Some(compare::app(on, &all, coming));
         Ok(self)
     }
 

@@ -11,6 +11,7 @@ use crate::models::verify::Summary;
 use crate::report::{self, OtherUnit, PhaseReport};
 use crate::service::others::Untied;
 use crate::settings::names::{BranchName, CommitId, GenerationName, RunId};
+use crate::source::hook_outputs::HookTime;
 
 use super::begin::Target;
 
@@ -45,6 +46,8 @@ pub struct Account {
     pub preserved: Vec<String>,
     /// Git-ignored paths that moved across, relative to `app/`.
     pub ignored: Vec<String>,
+    /// When hooks worked in `app/`, if their products are not recorded yet.
+    pub hook_time: Option<HookTime>,
     /// What became of the protected paths.
     pub protected: report::Protected,
     /// The URL that was probed.
@@ -108,6 +111,7 @@ impl Account {
             saved: report::Saved::default(),
             preserved: Vec::new(),
             ignored: Vec::new(),
+            hook_time: None,
             protected: report::Protected::default(),
             url: None,
             others: Vec::new(),

@@ -14,6 +14,7 @@ use crate::service::deployed::{self, Deployed};
 use crate::settings::Hook;
 use crate::settings::environment::SEARCH_PATH;
 use crate::settings::names::CommitId;
+use crate::source::hook_outputs::{self, HookTime};
 
 use super::account::Account;
 use super::models;
@@ -47,7 +48,7 @@ pub fn prepare(
     let place = Place { folder: on.layout.app(), environment: on.layout.venv() };
     let hooks = &release.settings.hooks;
     if hooks.is_empty() {
-        on.tree.forget_made()?;
+        hook_outputs::forget(on)?;
         return Ok(format!("no hooks declared{models}"));
     }
     let since = clock::between_changes()?;
@@ -57,14 +58,8 @@ pub fn prepare(
         run_hook(on, account, hook, &place, generation)?;
         checkpoint::reach("prepare:after-hook");
     }
-    if let Err(failure) = on.tree.record_made(&release.commit, &on.settings.preserve, since) {
-        if failure.interrupted_by().is_some() {
-            return Err(failure);
-        }
-        // Without the record the next run saves what the hooks made: more than needed, never less.
-        account.note(&format!("what the hooks made in app/ could not be recorded: {failure}"));
-    }
-    checkpoint::reach("prepare:recorded");
+    // The record itself is made once the service runs again.
+    account.hook_time = Some(HookTime { since, until: clock::between_changes()? });
     Ok(match hooks.len() {
         1 => format!("1 hook: {}{models}", hooks[0].name),
         count => {

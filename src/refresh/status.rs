@@ -11,8 +11,6 @@ use crate::error::{Failure, Outcome};
 use crate::event::{Event, Phase};
 use crate::exit;
 use crate::git::inspect::Head;
-use crate::git::restore::SavedPlace;
-use crate::git::saved::SavedKind;
 use crate::history;
 use crate::installation::Installation;
 use crate::journal::Entry;
@@ -23,6 +21,8 @@ use crate::report::screen::size;
 use crate::report::{self, PhaseReport, Report};
 use crate::service::fence;
 use crate::settings::names::{BranchName, CommitId, RunId};
+use crate::source::hook_outputs;
+use crate::source::stash::{self, StashRecord};
 use crate::status_file;
 
 use super::account::{Account, millis};
@@ -31,8 +31,11 @@ use super::begin::TargetState;
 /// How many entries of the protected paths are looked at; a store with more is looked at in part.
 const INVENTORY_LIMIT: usize = 200_000;
 
-/// From which size on saved changes are worth a warning, in bytes.
-const SAVED_LARGE: u64 = 5 << 30;
+/// From which size on the stash is worth a warning, in bytes.
+const STASH_LARGE: u64 = 5 << 30;
+
+/// How many paths of local changes a report names.
+const NAMED: usize = 50;
 
 /// The protected paths as they are while the service is down: names, sizes, modes, times.
 #[derive(Debug)]
@@ -95,6 +98,8 @@ fn look(root: &Path) -> Outcome<Manifest> {
 
 /// Settles the tool's own stores after a success: what no kept run needs any more is removed. Trouble is a warning.
 pub fn settle(on: &Installation, account: &mut Account) -> String {
+    record_hook_outputs(on, account);
+    settle_previous(on, account);
     checkpoint::reach("status:before-pruning");
     if let Err(failure) = history::prune(on, &account.run) {
         account.warn(format!("old runs and environments cannot be pruned: {}", failure.chain().join(": ")));
@@ -106,42 +111,76 @@ pub fn settle(on: &Installation, account: &mut Account) -> String {
     }
     match advice(on, account) {
         Ok(lines) => lines.into_iter().for_each(|line| account.warn(line)),
-        Err(failure) => {
-            account.warn(format!("saved changes cannot be looked at: {}", failure.chain().join(": ")));
-        }
+        Err(failure) => account.warn(format!("the stash cannot be read: {}", failure.chain().join(": "))),
     }
     let commit = account.commit.as_ref().map_or("unknown", |commit| commit.short());
     let generation = account.environment.generation.as_ref().map_or("no environment", |name| name.as_str());
     format!("{commit} on {} in {generation}", account.branch())
 }
 
-/// Points out a file that is saved run after run, with the line to add, and saved changes that have grown large.
+/// Records what hooks wrote into `app/`. Without the record the next run keeps it: more than needed, never less.
+fn record_hook_outputs(on: &Installation, account: &mut Account) {
+    let (Some(time), Some(commit)) = (account.hook_time.take(), account.commit.clone()) else { return };
+    if let Err(failure) = hook_outputs::record(on, &commit, time) {
+        let reason = failure.chain().join(": ");
+        account.note(&format!("what the hooks wrote into app/ could not be recorded: {reason}"));
+    }
+    checkpoint::reach("status:recorded");
+}
+
+/// Keeps or removes the previous trees of this run and of earlier ones. Trouble is a warning: the trees stay.
+fn settle_previous(on: &Installation, account: &mut Account) {
+    let (kept, failures) = match stash::settle(on, &account.known) {
+        Ok(settled) => settled,
+        Err(failure) => (Vec::new(), vec![failure]),
+    };
+    for failure in failures {
+        account.warn(format!("the previous tree is not settled: {}", failure.chain().join(": ")));
+    }
+    let mut looks = Vec::new();
+    for record in &kept {
+        let changes = &record.changes;
+        account.saved.count += changes.count().max(1);
+        account.saved.paths.extend(changes.changes().map(|change| change.path.to_string()));
+        account.saved.paths.extend(changes.tips.iter().map(|tip| tip.name.clone()));
+        account.saved.place = Some(on.layout.stash(&record.run));
+        looks.push(on.as_typed(&format!("ladylinux-refresh stash show {}", record.run)));
+        if let Some(reason) = &changes.not_comparable {
+            account.warn(format!("the tree of run {} is kept whole, as it cannot be compared: {reason}", record.run));
+        }
+    }
+    if account.saved.count > 0 && account.saved.paths.is_empty() {
+        account.saved.paths.push(".".to_owned());
+    }
+    account.saved.paths.truncate(NAMED);
+    account.saved.look = looks.pop();
+}
+
+/// Points out a file that is kept run after run, with the line to add, and a stash that has grown large.
 fn advice(on: &Installation, account: &Account) -> Outcome<Vec<String>> {
     if account.saved.count == 0 {
         return Ok(Vec::new());
     }
-    let places = on.tree.saved_places()?;
+    let stashes = stash::list(&on.layout)?;
     let mut lines = Vec::new();
-    let paths = |place: &SavedPlace| -> BTreeSet<String> {
-        let taken = place.index.items.iter().filter(|item| item.kind != SavedKind::Preserved);
-        taken.map(|item| item.path.to_string()).collect()
+    let paths = |record: &StashRecord| -> BTreeSet<String> {
+        record.changes.changes().map(|change| change.path.to_string()).collect()
     };
-    if let [.., before, last] = places.as_slice()
-        && last.index.run == account.run
+    if let [.., before, last] = stashes.as_slice()
+        && last.run == account.run
     {
         let again: Vec<String> = paths(last).intersection(&paths(before)).cloned().collect();
         if let Some(first) = again.first() {
             lines.push(format!(
-                    "{} is saved run after run; if the application keeps its state there, add to {}: preserve = {again:?}",
-                    first,
-                    on.layout.host_file().display()
-                ));
+                "{first} is kept run after run; if the application keeps its state there, add to {}: preserve = {again:?}",
+                on.layout.host_file().display()
+            ));
         }
     }
-    let total: u64 = places.iter().map(|place| place.size).sum();
-    if total > SAVED_LARGE {
-        let remove = on.as_typed("ladylinux-refresh drift prune");
-        lines.push(format!("saved local changes take {}; remove old ones with: {remove}", size(total)));
+    let total: u64 = stashes.iter().map(|record| record.size).sum();
+    if total > STASH_LARGE {
+        let show = on.as_typed("ladylinux-refresh stash list");
+        lines.push(format!("the stash takes {}; list it, and drop old runs: {show}", size(total)));
     }
     Ok(lines)
 }
@@ -155,6 +194,7 @@ pub fn finish(on: &Installation, mut account: Account) -> Report {
 
 /// Ends a run whose step failed: service stopped, fence explained, full report (RW-7.1).
 pub fn halted(on: &Installation, mut account: Account, phase: Phase, failure: &Failure) -> exit::Error {
+    record_hook_outputs(on, &mut account);
     if !on.is_fenced() && phase == Phase::Stop {
         // The fence itself could not be raised, so nothing was stopped: that is a refusal.
         return refused(on, account, failure);

@@ -96,8 +96,10 @@ impl Exchange {
         });
         let Plan { commit, known, kept } = plan;
         let record = ExchangeRecord { schema: SCHEMA, commit, known, prepared: prepared.collect(), kept };
-        disk::make_folder(&layout.previous_trees(), 0o700)?;
-        disk::make_folder(&layout.previous_tree(run), 0o700)?;
+        make_passable(&layout.previous_trees())?;
+        disk::make_folder(&layout.previous_tree(run), 0o750)?;
+        // The service user reads the tree when it is compared, and can neither add, rename nor remove an entry.
+        disk::give(&layout.previous_tree(run), &Owner { gid: owner.gid, ..Owner::own() })?;
         disk::sync_parent(&layout.previous_tree(run))?;
         disk::write_json(&layout.run(run).join(BEGUN), &record, 0o600)?;
         checkpoint::reach("exchange:begun");
@@ -276,8 +278,14 @@ pub fn check(layout: &Layout) -> Outcome<()> {
     Ok(())
 }
 
+/// Makes a directory of trees that other users can pass through, and cannot list.
+pub(super) fn make_passable(directory: &Path) -> Outcome<()> {
+    disk::make_folder(directory, 0o711)?;
+    disk::set_mode(directory, 0o711)
+}
+
 /// Opens a directory of the installation without following a link below its root.
-fn directory(layout: &Layout, path: &Path) -> Outcome<Directory> {
+pub(super) fn directory(layout: &Layout, path: &Path) -> Outcome<Directory> {
     Directory::open(layout.root(), path.strip_prefix(layout.root()).unwrap_or(path))
 }
 

@@ -25,7 +25,7 @@ use super::place::Place;
 use super::prepared_tree::LONG;
 
 /// What `SQLite` keeps beside a database.
-const COMPANIONS: [&str; 3] = ["-wal", "-shm", "-journal"];
+pub(super) const COMPANIONS: [&str; 3] = ["-wal", "-shm", "-journal"];
 
 /// What to list.
 #[derive(Debug, Serialize, Deserialize)]

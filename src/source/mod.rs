@@ -2,18 +2,28 @@
 //!
 //! [`prepared_tree`] checks a commit out into a directory that no other user reaches, [`proof`] verifies it there,
 //! [`exchange`] swaps the entries of `app/` for it, [`align`] runs the normative git commands, which find nothing to do,
-//! and [`carry`] moves preserved and git-ignored files across. Code here that runs in the conductor renames entries,
+//! and [`carry`] moves preserved and git-ignored files across. After the restart [`compare`] says what is local in the
+//! previous tree, and [`stash`] keeps or removes it. Code here that runs in the conductor renames entries,
 //! changes owners and copies one index; it starts git and Python only inside operations ([`answer`]).
 
 pub mod align;
 pub mod carry;
+pub mod compare;
+mod differences;
 pub mod exchange;
+pub mod hook_outputs;
 pub mod kept;
+pub mod local;
 pub mod move_in;
+mod own_repository;
 pub mod paths;
 pub mod place;
 pub mod prepared_tree;
 pub mod proof;
+pub mod stash;
+pub mod stash_restore;
+pub mod stash_show;
+mod untracked;
 
 use crate::process::worker;
 
@@ -23,6 +33,10 @@ pub fn answer(operation: &str, request: &[u8]) -> Option<Vec<u8>> {
         prepared_tree::OPERATION => worker::answer(request, |request| prepared_tree::handle(&request)),
         proof::OPERATION => worker::answer(request, |request| proof::handle(&request)),
         align::OPERATION => worker::answer(request, |request| align::handle(&request)),
+        compare::OPERATION => worker::answer(request, |request| compare::handle(&request)),
+        hook_outputs::OPERATION => worker::answer(request, |request| hook_outputs::handle(&request)),
+        stash_show::OPERATION => worker::answer(request, |request| stash_show::handle(&request)),
+        stash_restore::OPERATION => worker::answer(request, |request| stash_restore::handle(&request)),
         _ => return None,
     })
 }

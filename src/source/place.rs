@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::Mode;
 use serde::{Deserialize, Serialize};
 
+use crate::clock;
 use crate::disk;
 use crate::error::Outcome;
 use crate::event::Events;
@@ -51,17 +52,22 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// Makes a scratch directory that belongs to `owner`.
+    /// Makes a scratch directory that belongs to `owner`: in the tool's state, or in `/tmp` for a user who may only read
+    /// that.
     ///
     /// # Errors
-    /// The state directory is not writable.
+    /// Neither directory is writable.
     pub fn make(layout: &Layout, owner: &Owner) -> Outcome<Self> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let own = ProcessId::own();
         let directory = layout.state().join("scratch");
-        disk::make_folder(&directory, 0o755)?;
         let name = format!("{}-{}-s{}", own.pid, own.started, COUNT.fetch_add(1, Ordering::Relaxed));
-        let path = directory.join(name);
+        let path = directory.join(&name);
+        let made = disk::make_folder(&directory, 0o755);
+        if made.and_then(|()| disk::make_owned_folder(&path, 0o700, owner)).is_ok() {
+            return Ok(Self { path });
+        }
+        let path = PathBuf::from(format!("/tmp/ladylinux-refresh-{name}-{}", clock::now().as_nanosecond()));
         disk::make_owned_folder(&path, 0o700, owner)?;
         Ok(Self { path })
     }

@@ -1,0 +1,159 @@
+//! `stash`: previous trees that hold local changes, and the way back.
+
+use std::path::{Component, Path, PathBuf};
+
+use crate::cli::{LockArgs, StashCommand};
+use crate::clock;
+use crate::error::Outcome;
+use crate::exit::{Ended, Error};
+use crate::git::path::TreePath;
+use crate::installation::Installation;
+use crate::report::screen::{self, count, harmless, harmless_line, say, size};
+use crate::settings::layout::Layout;
+use crate::settings::names::RunId;
+use crate::source::local::ChangeKind;
+use crate::source::stash::{self, StashRecord};
+use crate::source::stash_restore::{self, RestoreChoice};
+use crate::source::stash_show;
+
+use super::{lock, open, refuse};
+
+/// How many changes `stash show` names.
+const NAMED: usize = 200;
+
+/// Does what `stash …` asks for.
+pub(super) fn stash(layout: &Layout, command: &StashCommand) -> Result<Ended, Error> {
+    let on = open(layout, "stash")?;
+    let refused = |failure| refuse(&on, "stash", failure, "ladylinux-refresh stash list");
+    let parse = |run: &str| RunId::parse(run).map_err(Error::Usage);
+    let no_wait = LockArgs { lock_timeout: 0 };
+    match command {
+        StashCommand::List => list(&on).map_err(refused)?,
+        StashCommand::Show { run, path } => {
+            show(&on, &parse(run)?, path.as_deref()).map_err(refused)?;
+        }
+        StashCommand::Restore { run, paths, overwrite } => {
+            let run = parse(run)?;
+            let _lock = lock(layout, "stash restore", None, &no_wait)?;
+            restore(&on, &run, paths, *overwrite).map_err(refused)?;
+        }
+        StashCommand::Drop { runs } => {
+            let runs = runs.iter().map(|run| parse(run)).collect::<Result<Vec<_>, _>>()?;
+            let _lock = lock(layout, "stash drop", None, &no_wait)?;
+            for run in &runs {
+                let freed = stash::remove_stash(&on, run).map_err(refused)?;
+                say(&format!("removed the stash of run {run} ({})", size(freed)));
+            }
+        }
+    }
+    Ok(Ended::Done)
+}
+
+fn list(on: &Installation) -> Outcome<()> {
+    let stashes = stash::list(&on.layout)?;
+    let earlier = stash::of_earlier_version(&on.layout)?;
+    if stashes.is_empty() && earlier.is_empty() {
+        say("the stash is empty");
+    }
+    for record in &stashes {
+        say(&format!("{}  {}, {}", record.run, summary(record), size(record.size)));
+    }
+    for place in earlier {
+        say(&format!("saved by version 0.1: {}", place.display()));
+    }
+    Ok(())
+}
+
+/// Describes a stash in a few words.
+fn summary(record: &StashRecord) -> String {
+    let changes = &record.changes;
+    let mut parts = Vec::new();
+    match changes.changes().count() {
+        0 => {}
+        number => parts.push(count(number, "local change")),
+    }
+    match changes.tips.len() {
+        0 => {}
+        number => parts.push(format!("commits of {}", count(number, "local name"))),
+    }
+    if changes.not_comparable.is_some() {
+        parts.push("not comparable".to_owned());
+    }
+    parts.join(", ")
+}
+
+fn show(on: &Installation, run: &RunId, path: Option<&Path>) -> Outcome<()> {
+    let record = stash::find(&on.layout, run)?;
+    let path = path.map(plain).filter(|path| !path.as_os_str().is_empty());
+    if path.is_none() {
+        describe(on, &record);
+    }
+    if record.changes.base.is_none() && path.is_none() {
+        return Ok(());
+    }
+    let shown = stash_show::show(on, run, path.as_deref())?;
+    if path.is_none() && !shown.diff.is_empty() {
+        say("");
+    }
+    if screen::is_terminal() {
+        let text = String::from_utf8_lossy(&shown.diff);
+        text.lines().for_each(|line| say(&harmless(line)));
+    } else {
+        screen::write(&shown.diff);
+    }
+    if shown.truncated {
+        let name = on.as_typed(&format!("ladylinux-refresh stash show {run} PATH"));
+        screen::complain(&format!("the rest is not shown; name a path: {name}"));
+    }
+    Ok(())
+}
+
+/// Writes what was found in the tree, and what to type next.
+fn describe(on: &Installation, record: &StashRecord) {
+    let changes = &record.changes;
+    say(&format!("kept       {}", clock::in_words(record.at)));
+    if let Some(base) = &changes.base {
+        say(&format!("base       {}", base.short()));
+    }
+    if let Some(reason) = &changes.not_comparable {
+        say(&format!("why        it cannot be compared: {}", harmless_line(reason)));
+    }
+    for change in changes.changes().take(NAMED) {
+        let place = if change.kind == ChangeKind::Staged { " (in the kept .git)" } else { "" };
+        say(&format!("{:<10} {}{place}", change.kind.word(), harmless_line(&change.path.to_string())));
+    }
+    let more = changes.changes().count().saturating_sub(NAMED);
+    if more > 0 {
+        say(&format!("           and {more} more"));
+    }
+    for tip in &changes.tips {
+        say(&format!("{:<10} {} ({})", "commits", harmless_line(&tip.name), tip.commit.short()));
+    }
+    say(&format!("in         {}", on.layout.stash(&record.run).display()));
+    let restore = on.as_typed(&format!("ladylinux-refresh stash restore {}", record.run));
+    say(&format!("restore    {restore}"));
+}
+
+fn restore(on: &Installation, run: &RunId, paths: &[PathBuf], overwrite: bool) -> Outcome<()> {
+    let paths = paths.iter().map(|path| plain(path).into()).collect();
+    let restored = stash_restore::restore(on, run, RestoreChoice { paths, overwrite })?;
+    let shown = |path: &TreePath| harmless_line(&path.to_string());
+    for path in &restored.paths {
+        say(&format!("restored {}", shown(path)));
+    }
+    for path in &restored.deleted {
+        say(&format!("{} was deleted locally; it is not deleted again", shown(path)));
+    }
+    for name in &restored.refs {
+        say(&format!("restored commits as {}", harmless_line(name)));
+    }
+    if restored.paths.is_empty() && restored.refs.is_empty() {
+        say("nothing was restored: name the paths");
+    }
+    Ok(())
+}
+
+/// Leaves out what a shell's completion puts before a name: `./`.
+fn plain(path: &Path) -> PathBuf {
+    path.components().filter(|part| *part != Component::CurDir).collect()
+}
