@@ -742,7 +742,7 @@ fn where_there_is_no_installation_nothing_is_made() {
         &["status"],
         &["rollback"],
         &["unfence"],
-        &["drift", "list"],
+        &["stash", "list"],
         &["service", "start"],
         &["history"],
         &["verify"],

@@ -92,7 +92,7 @@ fn rw_3_2_rw_6_1_a_machine_that_was_set_up_the_old_way_is_adopted_and_refreshed(
     site.expect_running(&second);
     assert_eq!(machine.exec(kept).expect(0).out, before);
     machine.exec("test -L /opt/ladylinux/venv").expect(0);
-    machine.tool("drift list").expect(0).says("2 files and folders");
+    machine.tool("stash list").expect(0).says("2 local changes");
     let clean = "changes=$(git -C /opt/ladylinux/app status --porcelain) && test -z \"$changes\"";
     machine.exec_as("ladylinux", clean).expect(0);
 }

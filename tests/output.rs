@@ -247,7 +247,7 @@ fn report(result: &str) -> Report {
         "downtime_ms": if result == "refreshed" { Some(1234) } else { None },
         "phases": [{"phase": "preflight", "duration_ms": 5, "ok": true, "summary": "fit"}],
         "saved": if stopped {
-            json!({"count": 2, "paths": ["a", "b\u{7}"], "place": "/r/saved", "look": "ladylinux-refresh drift show R"})
+            json!({"count": 2, "paths": ["a", "b\u{7}"], "place": "/r/stash/R", "look": "ladylinux-refresh stash show R"})
         } else {
             json!({"count": 0, "paths": [], "place": null, "look": null})
         },
@@ -306,7 +306,7 @@ Halted in 2.25 s (run 20260102T030405Z-1)
   environment  /opt/ladylinux/venv → abc-1, cpython 3.12.1, 12 packages
   service      stopped, http://127.0.0.1:8000/, fenced
   saved        2 local changes: a, b\\u{7}
-               look: ladylinux-refresh drift show R
+               look: ladylinux-refresh stash show R
 
 error in step 4 (prepare): the migration hook m failed
   because    sh exited with code 7

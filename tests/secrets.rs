@@ -96,7 +96,7 @@ fn a_token_opens_the_remote_and_shows_nowhere() {
         said += &ran(command.args(way).output().unwrap()).expect(0).all();
         assert_eq!(host.version().as_deref(), Some(version));
     }
-    for arguments in [&["plan"][..], &["status", "--json"], &["history", "--json"], &["drift", "list"]] {
+    for arguments in [&["plan"][..], &["status", "--json"], &["history", "--json"], &["stash", "list"]] {
         said += &host.tool(arguments).expect(0).all();
     }
     // A server that refuses the token makes git talk about credentials.

@@ -414,7 +414,7 @@ fn of_two_runs_at_the_same_instant_one_works_and_the_other_is_told_who() {
         &["rollback"],
         &["unfence"],
         &["init"],
-        &["drift", "prune"],
+        &["stash", "drop", "20250101T000000000Z-1"],
         &["run", "--lock-timeout", "1"],
     ] {
         let said = host.tool(arguments).expect(4);

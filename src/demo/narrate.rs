@@ -77,7 +77,7 @@ impl Narrator {
         let work = quoted(&ground.at("work").to_string_lossy());
         self.chapter("What to try next");
         self.say("The service and its repository stay. Look around:");
-        for command in ["status", "history", "drift list", "plan"] {
+        for command in ["status", "history", "stash list", "plan"] {
             self.say(format!("    {product} {command}"));
         }
         self.say("Change something, push it, refresh:");

@@ -49,7 +49,7 @@ pub(super) fn tell(ground: &Ground, port: Option<u16>, runner: &Runner, narrator
     deployed = stage.publish(&repository, Version::Headline)?;
     stage.play("refresh: new source", &["run"], Expected::Success)?;
     stage.expect_running(&deployed)?;
-    stage.play("what was saved", &["drift", "list"], Expected::Success)?;
+    stage.play("what was kept", &["stash", "list"], Expected::Success)?;
 
     stage.narrator.chapter("One more package: the new environment is built while the old one still serves");
     deployed = stage.publish(&repository, Version::FriendlyTimes)?;

@@ -43,6 +43,8 @@ pub struct CompareRequest {
     pub moves: Moves,
     /// What hooks wrote.
     pub outputs: HookOutputs,
+    /// Commits of local names that a stash holds already.
+    pub held: Vec<CommitId>,
 }
 
 /// The paths that move from a tree to the next one.
@@ -97,8 +99,10 @@ pub(super) fn ask(
 ) -> Outcome<CompareResponse> {
     let scratch = Scratch::make(&on.layout, &on.owner)?;
     let outputs = hook_outputs::read(on);
-    let request =
-        CompareRequest { place: on.source_place(&scratch), tree: tree.into(), known, moves, outputs };
+    let held = stash::list(&on.layout).unwrap_or_default().into_iter().flat_map(|record| record.changes.tips);
+    let held = held.map(|tip| tip.commit).collect();
+    let place = on.source_place(&scratch);
+    let request = CompareRequest { place, tree: tree.into(), known, moves, outputs, held };
     let response = stash::inspect(on, &scratch, OPERATION, &request);
     let removed = scratch.remove();
     let response = response?;
@@ -121,7 +125,7 @@ pub fn handle(request: &CompareRequest) -> Outcome<CompareResponse> {
     let mut changes = compare(&git, request, &known)?;
     let named: BTreeSet<TreePath> = changes.items.iter().map(|item| item.path.clone()).collect();
     changes.items.extend(own.items.into_iter().filter(|item| !named.contains(&item.path)));
-    changes.tips = own.tips;
+    changes.tips = own.tips.into_iter().filter(|tip| !request.held.contains(&tip.commit)).collect();
     changes.not_comparable = changes.not_comparable.or(own.unknown);
     let is_kept = matches!(request.moves, Moves::Moved(_)) && !changes.is_none();
     let size = if is_kept { untracked::size_of(tree) } else { 0 };

@@ -145,6 +145,7 @@ pub fn handle(request: &HookOutputsRequest) -> Outcome<HookOutputs> {
         known: vec![request.commit.clone()],
         moves: Moves::Moved(Vec::new()),
         outputs: HookOutputs::default(),
+        held: Vec::new(),
     })?;
     let mut files = BTreeMap::new();
     let mut candidates: Vec<PathBuf> = Vec::new();

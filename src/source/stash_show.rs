@@ -2,6 +2,7 @@
 //!
 //! It runs as the service user, reads the kept tree and the mirror, and writes in its scratch directory only.
 
+use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
@@ -159,7 +160,10 @@ fn untracked_files(tree: &Path, request: &ShowStashRequest) -> Vec<PathBuf> {
 }
 
 fn is_shown(tree: &Path, file: &Path) -> bool {
-    let is_plain = tree.join(file).symlink_metadata().is_ok_and(|found| found.is_file() || found.is_symlink());
+    let is_plain = tree.join(file).symlink_metadata().is_ok_and(|found| {
+        // A file that cannot be read would end the whole diff.
+        found.is_symlink() || found.is_file() && fs::File::open(tree.join(file)).is_ok()
+    });
     let mut above = file.ancestors().skip(1).filter(|part| !part.as_os_str().is_empty());
     is_plain && !above.any(|part| part.ends_with(".git") || tree.join(part).join(".git").symlink_metadata().is_ok())
 }

@@ -32,7 +32,6 @@ fn init_makes_the_whole_contract_and_a_second_one_changes_nothing() {
 }
 
 #[test]
-#[ignore = "the comparison of the previous tree reports local changes"]
 fn init_adopts_an_installation_as_it_is_and_the_next_run_refreshes_it() {
     let host = Host::bare();
     host.push(&APP);

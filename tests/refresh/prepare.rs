@@ -107,7 +107,6 @@ fn rw_5_4_a_hook_that_floods_its_output_is_kept_within_bounds() {
 }
 
 #[test]
-#[ignore = "the comparison of the previous tree reports local changes"]
 fn rw_5_4_hooks_come_from_the_commit_and_never_from_the_work_tree() {
     for way in WAYS {
         let host = Host::running();
