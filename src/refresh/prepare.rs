@@ -14,7 +14,7 @@ use crate::service::deployed::{self, Deployed};
 use crate::settings::Hook;
 use crate::settings::environment::SEARCH_PATH;
 use crate::settings::names::CommitId;
-use crate::source::hook_outputs::{self, HookTime};
+use crate::source::hook_outputs::HookTime;
 
 use super::account::Account;
 use super::models;
@@ -48,7 +48,6 @@ pub fn prepare(
     let place = Place { folder: on.layout.app(), environment: on.layout.venv() };
     let hooks = &release.settings.hooks;
     if hooks.is_empty() {
-        hook_outputs::forget(on)?;
         return Ok(format!("no hooks declared{models}"));
     }
     let since = clock::between_changes()?;

@@ -15,7 +15,7 @@ use crate::git::Git;
 use crate::git::path::TreePath;
 use crate::installation::Installation;
 use crate::settings::IgnoredFiles;
-use crate::settings::names::CommitId;
+use crate::settings::names::{CommitId, RunId};
 
 use super::differences::{self, Comparer, Files};
 use super::hook_outputs::{self, HookOutputs};
@@ -81,24 +81,25 @@ pub fn app(on: &Installation, known: &[CommitId], coming: Option<&CommitId>) -> 
         preserve: on.settings.preserve.clone(),
         ignored: on.settings.ignored == IgnoredFiles::Keep,
     };
-    match ask(on, &on.layout.app(), known.to_vec(), moves) {
+    match ask(on, None, known.to_vec(), moves) {
         Ok(response) => response.changes,
         Err(failure) => LocalChanges::not_comparable(failure.chain().join(": ")),
     }
 }
 
-/// Compares a tree in an operation.
+/// Compares `app/`, or the previous tree of a run, in an operation.
 ///
 /// # Errors
 /// The operation fails, or takes too long.
 pub(super) fn ask(
     on: &Installation,
-    tree: &Path,
+    previous: Option<&RunId>,
     known: Vec<CommitId>,
     moves: Moves,
 ) -> Outcome<CompareResponse> {
     let scratch = Scratch::make(&on.layout, &on.owner)?;
-    let outputs = hook_outputs::read(on);
+    let tree = previous.map_or_else(|| on.layout.app(), |run| on.layout.previous_tree(run));
+    let outputs = hook_outputs::read(&on.layout, previous);
     let held = stash::list(&on.layout).unwrap_or_default().into_iter().flat_map(|record| record.changes.tips);
     let held = held.map(|tip| tip.commit).collect();
     let place = on.source_place(&scratch);

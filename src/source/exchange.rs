@@ -22,6 +22,7 @@ use crate::settings::layout::Layout;
 use crate::settings::names::{CommitId, RunId};
 
 use super::carry::{self, Carried};
+use super::hook_outputs;
 use super::kept::KeptPath;
 
 /// The version of the record.
@@ -172,6 +173,7 @@ impl Exchange {
         disk::sync_file_system(&self.layout.app())?;
         let directory = self.layout.run(&self.run);
         checkpoint::reach("exchange:synced");
+        hook_outputs::hand_over(&self.layout, &self.run)?;
         disk::move_over(&directory.join(BEGUN), &directory.join(FINISHED))?;
         disk::sync_parent(&directory.join(FINISHED))?;
         disk::remove_tree(&self.layout.tree(&self.run))

@@ -16,7 +16,8 @@ use crate::error::Outcome;
 use crate::git::path::TreePath;
 use crate::installation::Installation;
 use crate::process::worker;
-use crate::settings::names::CommitId;
+use crate::settings::layout::Layout;
+use crate::settings::names::{CommitId, RunId};
 
 use super::compare::{CompareRequest, Moves};
 use super::local::ChangeKind;
@@ -120,17 +121,24 @@ pub fn record(on: &Installation, commit: &CommitId, time: HookTime) -> Outcome<(
     disk::write_json(&on.layout.made_file(), &outputs?, 0o644)
 }
 
-/// Removes the record of earlier hooks.
+/// Makes the record of `app/` that of the previous tree of `run`, once the entries of `app/` were exchanged.
 ///
 /// # Errors
-/// The record cannot be removed.
-pub fn forget(on: &Installation) -> Outcome<()> {
-    disk::remove_file_if_there(&on.layout.made_file())
+/// The record cannot be renamed.
+pub(super) fn hand_over(layout: &Layout, run: &RunId) -> Outcome<()> {
+    let file = layout.made_file();
+    if file.exists() { disk::move_over(&file, &file_of(layout, run)) } else { Ok(()) }
 }
 
-/// Reads the record. Without one that can be read, every file that a hook wrote is a local change.
-pub(super) fn read(on: &Installation) -> HookOutputs {
-    disk::read_json(&on.layout.made_file()).ok().flatten().unwrap_or_default()
+fn file_of(layout: &Layout, run: &RunId) -> PathBuf {
+    layout.run(run).join("hook-outputs.json")
+}
+
+/// Reads the record of `app/`, or of the previous tree of a run. Without one that can be read, every file that a hook
+/// wrote is a local change.
+pub(super) fn read(layout: &Layout, previous: Option<&RunId>) -> HookOutputs {
+    let file = previous.map_or_else(|| layout.made_file(), |run| file_of(layout, run));
+    disk::read_json(&file).ok().flatten().unwrap_or_default()
 }
 
 /// Carries out [`OPERATION`].

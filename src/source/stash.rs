@@ -98,7 +98,7 @@ fn settle_one(on: &Installation, run: &RunId, known: &[CommitId]) -> Outcome<Opt
         }
         None => (known.to_vec(), Vec::new()),
     };
-    let (changes, size) = match compare::ask(on, &tree, known, Moves::Moved(moved)) {
+    let (changes, size) = match compare::ask(on, Some(run), known, Moves::Moved(moved)) {
         Ok(response) => (response.changes, response.size),
         Err(failure) => (LocalChanges::not_comparable(failure.chain().join(": ")), 0),
     };
