@@ -43,9 +43,9 @@ impl Folders {
             layout.volatile(),
         ];
         wanted.extend(own.map(|folder| (folder, 0o755, Whose::Ours)));
-        // What lies there is the service user's and could be taken for root's, or be reached before it is proved.
-        let closed = [layout.trees(), layout.previous_trees(), layout.stashes()];
-        wanted.extend(closed.map(|folder| (folder, 0o700, Whose::Ours)));
+        // No other user reaches a tree before it is in place; of trees that were, the service user reads its own.
+        wanted.push((layout.trees(), 0o700, Whose::Ours));
+        wanted.extend([layout.previous_trees(), layout.stashes()].map(|folder| (folder, 0o711, Whose::Ours)));
         if matches!(host.keeper, Keeper::Systemd { .. }) {
             wanted.push((layout.requests(), 0o700, Whose::Service));
         }

@@ -146,7 +146,10 @@ fn settle_previous(on: &Installation, account: &mut Account) {
         account.saved.place = Some(on.layout.stash(&record.run));
         looks.push(on.as_typed(&format!("ladylinux-refresh stash show {}", record.run)));
         if let Some(reason) = &changes.not_comparable {
-            account.warn(format!("the tree of run {} is kept whole, as it cannot be compared: {reason}", record.run));
+            account.warn(format!(
+                "the tree of run {} is kept whole, as it cannot be compared: {reason}",
+                record.run
+            ));
         }
     }
     if account.saved.count > 0 && account.saved.paths.is_empty() {

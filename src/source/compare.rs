@@ -190,7 +190,11 @@ fn compare(git: &Git, request: &CompareRequest, known: &[CommitId]) -> Outcome<L
     let unreadable = found.untracked.unreadable.first();
     let unreadable = unreadable.map(|path| format!("{} cannot be read", TreePath::from(tree.join(path))));
     let warned = compared.warnings.first().map(|line| format!("git: {line}"));
-    Ok(LocalChanges { base: Some(base.clone()), not_comparable: unreadable.or(warned), ..listed(found, &kept) })
+    Ok(LocalChanges {
+        base: Some(base.clone()),
+        not_comparable: unreadable.or(warned),
+        ..listed(found, &kept)
+    })
 }
 
 /// Removes from `found` what `commit` accounts for; returns the files of it that are on disk and not in `base`.

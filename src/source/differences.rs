@@ -181,7 +181,8 @@ pub(super) fn same_bytes(expected: &Path, actual: &Path) -> Outcome<Option<bool>
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => return Ok(None),
         Err(error) => return Err(Failure::new(step(actual)).because(error)),
     };
-    let length = |file: &fs::File, path: &Path| file.metadata().map(|found| found.len()).context(|| step(path));
+    let length =
+        |file: &fs::File, path: &Path| file.metadata().map(|found| found.len()).context(|| step(path));
     if length(&one, expected)? != length(&other, actual)? {
         return Ok(Some(false));
     }

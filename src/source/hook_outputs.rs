@@ -15,13 +15,13 @@ use crate::disk;
 use crate::error::Outcome;
 use crate::git::path::TreePath;
 use crate::installation::Installation;
-use crate::process::worker;
 use crate::settings::layout::Layout;
 use crate::settings::names::{CommitId, RunId};
 
 use super::compare::{CompareRequest, Moves};
 use super::local::ChangeKind;
 use super::place::{Place, Scratch};
+use super::stash;
 use super::untracked;
 
 /// The operation that records.
@@ -116,7 +116,7 @@ pub fn record(on: &Installation, commit: &CommitId, time: HookTime) -> Outcome<(
         commit: commit.clone(),
         time,
     };
-    let outputs: Outcome<HookOutputs> = worker::ask(&on.runner, on.owner, OPERATION, &request);
+    let outputs: Outcome<HookOutputs> = stash::inspect(on, &scratch, OPERATION, &request);
     scratch.remove()?;
     disk::write_json(&on.layout.made_file(), &outputs?, 0o644)
 }

@@ -225,7 +225,8 @@ fn local_names(
 
 /// The paths whose staged content is not that of HEAD.
 fn staged(git: &Git, own: &Repository) -> Outcome<Result<Vec<PathBuf>, String>> {
-    let program = git.at(own).args(["diff-index", "--cached", "--name-only", "--no-renames", "-z", "HEAD", "--"]);
+    let program =
+        git.at(own).args(["diff-index", "--cached", "--name-only", "--no-renames", "-z", "HEAD", "--"]);
     Ok(answer(git, program)?.map(|listed| records(&listed.stdout).map(path_of).collect()))
 }
 
@@ -305,7 +306,8 @@ mod tests {
     fn a_commit_of_several_names_is_named_once_by_its_branch() {
         let commit = |digit: &str| CommitId::parse(&digit.repeat(40)).unwrap();
         let tip = |name: &str, digit: &str| LocalName { name: name.to_owned(), commit: commit(digit) };
-        let tips = vec![tip("HEAD", "1"), tip("saved/r/heads/x", "1"), tip("heads/x", "1"), tip("stash/0", "2")];
+        let tips =
+            vec![tip("HEAD", "1"), tip("saved/r/heads/x", "1"), tip("heads/x", "1"), tip("stash/0", "2")];
         let names: Vec<String> = once_per_commit(tips).into_iter().map(|tip| tip.name).collect();
         assert_eq!(names, ["heads/x", "stash/0"]);
     }

@@ -7,6 +7,7 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -17,10 +18,10 @@ use crate::disk::{self, Moved};
 use crate::error::{Failure, Outcome};
 use crate::installation::Installation;
 use crate::journal::recover::{self, Exchanges as _};
-use crate::process::worker;
 use crate::report::shell;
 use crate::settings::layout::Layout;
 use crate::settings::names::{CommitId, RunId};
+use crate::units::{Job, Role};
 
 use super::compare::{self, Moves};
 use super::exchange;
@@ -29,6 +30,9 @@ use super::place::Scratch;
 
 /// The version of a record.
 const SCHEMA: u32 = 1;
+
+/// How long an operation on a tree may take. A tree without an answer is kept.
+pub(super) const DEADLINE: Duration = Duration::from_secs(180);
 
 /// How a tree is named while it is removed; not the name of a run.
 const REMOVING: &str = "removing.";
@@ -55,11 +59,12 @@ pub struct StashRecord {
 /// The operation's own failure, or it took too long.
 pub(super) fn inspect<Q: Serialize, A: DeserializeOwned>(
     on: &Installation,
-    _scratch: &Scratch,
+    scratch: &Scratch,
     operation: &str,
     request: &Q,
 ) -> Outcome<A> {
-    worker::ask(&on.runner, on.owner, operation, request)
+    let job = Job::new(Role::Inspect, DEADLINE).writes(scratch.path());
+    on.units.call(&job, operation, request)
 }
 
 /// Compares every previous tree; removes those without local changes and keeps the others. Returns what was kept, and

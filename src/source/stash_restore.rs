@@ -9,6 +9,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,7 @@ use crate::git::path::TreePath;
 use crate::git::{Git, Repository, allowing};
 use crate::installation::Installation;
 use crate::settings::names::{CommitId, RunId};
+use crate::units::{Job, Role};
 
 use super::compare;
 use super::differences::{self, Comparer};
@@ -29,6 +31,9 @@ use super::stash;
 
 /// The operation.
 pub const OPERATION: &str = "source-stash-restore";
+
+/// How long a copy may take.
+const DEADLINE: Duration = Duration::from_secs(3600);
 
 /// How many files a refusal names.
 const NAMED: usize = 5;
@@ -94,7 +99,8 @@ pub fn restore(on: &Installation, run: &RunId, choice: RestoreChoice) -> Outcome
         paths: choice.paths,
         overwrite: choice.overwrite,
     };
-    let response = stash::inspect(on, &scratch, OPERATION, &request);
+    let job = Job::new(Role::Inspect, DEADLINE).writes(scratch.path()).writes(on.layout.app());
+    let response = on.units.call(&job, OPERATION, &request);
     let removed = scratch.remove();
     let response = response?;
     removed.map(|()| response)
@@ -128,7 +134,8 @@ fn choose(request: &RestoreStashRequest, response: &mut RestoreStashResponse) ->
         request.paths.is_empty() || request.paths.iter().any(|chosen| path.starts_with(chosen.as_path()))
     };
     let deleted = request.changes.iter().filter(|change| change.kind == ChangeKind::Deleted);
-    response.deleted = deleted.map(|change| change.path.clone()).filter(|path| is_chosen(path.as_path())).collect();
+    response.deleted =
+        deleted.map(|change| change.path.clone()).filter(|path| is_chosen(path.as_path())).collect();
     if request.paths.is_empty() {
         for change in &request.changes {
             if !matches!(change.kind, ChangeKind::Deleted | ChangeKind::Staged | ChangeKind::GitState) {
@@ -137,10 +144,12 @@ fn choose(request: &RestoreStashRequest, response: &mut RestoreStashResponse) ->
         }
     }
     for path in request.paths.iter().map(TreePath::as_path) {
-        let is_plain = path.components().all(|part| matches!(part, Component::Normal(name) if name != ".git"));
-        let is_below_links = path.ancestors().skip(1).any(|above| {
-            stash.join(above).symlink_metadata().is_ok_and(|found| found.is_symlink())
-        });
+        let is_plain =
+            path.components().all(|part| matches!(part, Component::Normal(name) if name != ".git"));
+        let is_below_links = path
+            .ancestors()
+            .skip(1)
+            .any(|above| stash.join(above).symlink_metadata().is_ok_and(|found| found.is_symlink()));
         let exists = is_plain && !is_below_links && stash.join(path).symlink_metadata().is_ok();
         if !exists && response.deleted.iter().any(|deleted| deleted.as_path().starts_with(path)) {
             continue;
@@ -173,14 +182,15 @@ fn collect(stash: &Path, path: &Path, files: &mut BTreeSet<PathBuf>) -> Outcome<
     Ok(())
 }
 
-/// The names that SQLite gives to what it keeps beside a database.
+/// The names that `SQLite` gives to what it keeps beside a database.
 fn companions(path: &Path) -> impl Iterator<Item = PathBuf> {
-    COMPANIONS.map(|ending| {
-        let mut name = path.as_os_str().to_os_string();
-        name.push(ending);
-        PathBuf::from(name)
-    })
-    .into_iter()
+    COMPANIONS
+        .map(|ending| {
+            let mut name = path.as_os_str().to_os_string();
+            name.push(ending);
+            PathBuf::from(name)
+        })
+        .into_iter()
 }
 
 /// Refuses the whole restore, before a file is written, if one of the files cannot go to its place.
@@ -246,11 +256,16 @@ fn check_database(request: &RestoreStashRequest, file: &Path, files: &BTreeSet<P
 }
 
 /// Those of `files` that are in `app/` as the commit had them that the kept tree was compared with.
-fn unchanged(git: &Git, request: &RestoreStashRequest, files: &BTreeSet<PathBuf>) -> Outcome<BTreeSet<PathBuf>> {
+fn unchanged(
+    git: &Git,
+    request: &RestoreStashRequest,
+    files: &BTreeSet<PathBuf>,
+) -> Outcome<BTreeSet<PathBuf>> {
     let mirror = request.place.mirror.as_path();
     let Some(base) = &request.base else { return Ok(BTreeSet::new()) };
     let Some(tracked) = compare::files_of(git, mirror, base)? else { return Ok(BTreeSet::new()) };
-    let wanted: BTreeSet<PathBuf> = files.iter().filter(|file| tracked.contains_key(*file)).cloned().collect();
+    let wanted: BTreeSet<PathBuf> =
+        files.iter().filter(|file| tracked.contains_key(*file)).cloned().collect();
     if wanted.is_empty() {
         return Ok(wanted);
     }

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Failure, Outcome};
-use crate::git::path::TreePath;
 use crate::git::Git;
+use crate::git::path::TreePath;
 use crate::installation::Installation;
 use crate::process::Keep;
 use crate::settings::names::{CommitId, RunId};
@@ -70,7 +70,9 @@ pub fn show(on: &Installation, run: &RunId, path: Option<&Path>) -> Outcome<Show
     let tree = on.layout.stash(run);
     let Some(base) = record.changes.base else {
         let reason = record.changes.not_comparable.unwrap_or_default();
-        return Err(Failure::new(format!("the stash of run {run} was not compared")).because(Failure::new(reason)));
+        return Err(
+            Failure::new(format!("the stash of run {run} was not compared")).because(Failure::new(reason))
+        );
     };
     let scratch = Scratch::make(&on.layout, &on.owner)?;
     let request = ShowStashRequest {
@@ -100,7 +102,8 @@ pub fn handle(request: &ShowStashRequest) -> Outcome<ShowStashResponse> {
         .ok_or_else(|| Failure::new(format!("the commit {} is not in the mirror", base.short())))?;
     let path = request.path.as_ref().map(TreePath::as_path);
     if let Some(path) = path {
-        let is_tracked = files.range(path.to_path_buf()..).next().is_some_and(|(file, _)| file.starts_with(path));
+        let is_tracked =
+            files.range(path.to_path_buf()..).next().is_some_and(|(file, _)| file.starts_with(path));
         if !is_tracked && tree.join(path).symlink_metadata().is_err() {
             return Err(Failure::new(format!("there is no {} in the stash", TreePath::from(path))));
         }
@@ -131,7 +134,8 @@ fn diff(git: &Git, repository: crate::git::Repository, path: Option<&Path>) -> O
     if let Some(path) = path {
         program = program.arg(path);
     }
-    let written = git.run(&program.keep(Keep::Whole(WRITTEN)), || "cannot show the differences".to_owned())?;
+    let written =
+        git.run(&program.keep(Keep::Whole(WRITTEN)), || "cannot show the differences".to_owned())?;
     let mut diff = written.stdout;
     let truncated = diff.len() > SHOWN;
     diff.truncate(SHOWN);
@@ -165,5 +169,7 @@ fn is_shown(tree: &Path, file: &Path) -> bool {
         found.is_symlink() || found.is_file() && fs::File::open(tree.join(file)).is_ok()
     });
     let mut above = file.ancestors().skip(1).filter(|part| !part.as_os_str().is_empty());
-    is_plain && !above.any(|part| part.ends_with(".git") || tree.join(part).join(".git").symlink_metadata().is_ok())
+    is_plain
+        && !above
+            .any(|part| part.ends_with(".git") || tree.join(part).join(".git").symlink_metadata().is_ok())
 }

@@ -182,7 +182,8 @@ mod tests {
             disk::make_folder(path.parent().unwrap(), 0o755).unwrap();
             disk::write_passing(&path, b"x", 0o644).unwrap();
         }
-        let file = |path: &&str| TrackedFile { path: path.into(), kind: EntryKind::Regular, object: String::new() };
+        let file =
+            |path: &&str| TrackedFile { path: path.into(), kind: EntryKind::Regular, object: String::new() };
         let mut all = Tracked::default();
         all.add(tracked.iter().map(file).collect());
         let kept = kept.iter().map(|(path, reason)| (PathBuf::from(path), *reason)).collect();

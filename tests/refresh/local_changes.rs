@@ -89,7 +89,9 @@ fn local_changes_of_every_kind_are_kept_shown_and_restored() {
         assert!(patch.starts_with("diff --git a/modified.txt") && patch.ends_with("+mine\n"), "{patch}");
         let patch = host.tool(["stash", "show", &run, "./folder/untracked.txt"]).expect(0).out;
         assert!(patch.contains("new file mode 100644") && patch.ends_with("+untracked\n"), "{patch}");
-        host.tool(["drift", "show", &run, "folder/none"]).expect(3).says("there is no folder/none in the stash");
+        host.tool(["drift", "show", &run, "folder/none"])
+            .expect(3)
+            .says("there is no folder/none in the stash");
         assert_eq!(stashed(&host).join("large.bin").metadata().unwrap().ino(), inode, "it was copied");
 
         host.write("modified.txt", "newer\n");
@@ -98,7 +100,9 @@ fn local_changes_of_every_kind_are_kept_shown_and_restored() {
             .says("modified.txt exists in app/ and differs")
             .says("--overwrite");
         assert_eq!(host.read("modified.txt").as_deref(), Some("newer\n"));
-        host.tool(["stash", "restore", &run, "--overwrite"]).expect(0).says("deleted.txt was deleted locally");
+        host.tool(["stash", "restore", &run, "--overwrite"])
+            .expect(0)
+            .says("deleted.txt was deleted locally");
         assert_eq!(host.read("modified.txt").as_deref(), Some("mine\n"));
         assert_eq!(host.read("folder/untracked.txt").as_deref(), Some("untracked\n"));
         assert_eq!(fs::read_to_string(app.join(odd)).unwrap(), "odd");
@@ -262,7 +266,9 @@ fn a_restore_refuses_files_that_changed_since_and_writes_none_of_the_others() {
     host.tool(["stash", "restore", &run]).expect(3).says("dir is not a directory");
     let some = ["stash", "restore", &run, "theirs.txt", "gone.txt", "same.txt", "new.txt"];
     let refused = host.tool(some).expect(3);
-    for reason in ["theirs.txt exists in app/ and differs", "new.txt exists", "gone.txt was removed by a later"] {
+    for reason in
+        ["theirs.txt exists in app/ and differs", "new.txt exists", "gone.txt was removed by a later"]
+    {
         assert!(refused.err.contains(reason), "{reason:?} is missing in {}", refused.err);
     }
     assert!(!refused.err.contains("same.txt exists"), "{}", refused.err);

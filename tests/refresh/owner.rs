@@ -68,8 +68,35 @@ fn tree_environment_hooks_and_service_stay_the_owners() {
         fs::set_permissions(&stored, fs::Permissions::from_mode(0o600)).unwrap();
         let shown = host.tool(["stash", "show", &last_run(&host), "notes.txt"]).expect(0);
         assert!(!shown.out.contains("+mine"), "{}", shown.out);
-        host.tool(["stash", "restore", &last_run(&host), "notes.txt", "--overwrite"]).expect(3).says("cannot");
+        host.tool(["stash", "restore", &last_run(&host), "notes.txt", "--overwrite"])
+            .expect(3)
+            .says("cannot");
     }
+}
+
+#[test]
+fn a_tree_with_a_directory_that_its_owner_cannot_read_is_kept_whole() {
+    let host = Host::running();
+    if owner(&host) != OWNER {
+        return;
+    }
+    let closed = host.layout.app().join("closed");
+    fs::create_dir(&closed).unwrap();
+    fs::write(closed.join("inside.txt"), "mine").unwrap();
+    for path in [closed.join("inside.txt"), closed.clone()] {
+        chown(&path, Some(OWNER), Some(OWNER)).unwrap();
+    }
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
+    host.tool(["status"]).expect(0).says("closed cannot be read");
+    host.tool(["run"]).expect(0).says("is kept whole");
+    let run = last_run(&host);
+    let kept = host.layout.stashes().join(&run);
+    assert_eq!(fs::read_to_string(kept.join("closed/inside.txt")).unwrap(), "mine");
+    let found = kept.metadata().unwrap();
+    assert_eq!((found.uid(), found.gid(), found.mode() & 0o7777), (0, OWNER, 0o750));
+    host.tool(["stash", "list"]).expect(0).says("not comparable");
+    host.tool(["stash", "drop", &run]).expect(0);
+    assert!(!kept.exists());
 }
 
 #[test]
