@@ -84,7 +84,9 @@ fn local(world: &World) -> LocalChanges {
 /// The changes with their kinds, and a star at preserved ones.
 fn listed(changes: &LocalChanges) -> Vec<String> {
     let items = changes.items.iter();
-    items.map(|item| format!("{} {}{}", item.kind.word(), item.path, if item.preserved { "*" } else { "" })).collect()
+    items
+        .map(|item| format!("{} {}{}", item.kind.word(), item.path, if item.preserved { "*" } else { "" }))
+        .collect()
 }
 
 fn kept_tree(world: &World, id: &str) -> PathBuf {
@@ -105,8 +107,14 @@ fn every_kind_of_difference_is_found_and_nothing_is_changed() {
     symlink("README.md", world.file("type")).unwrap();
     let before = world.app_git(&["status", "--porcelain"]);
     let found = local(&world);
-    let expected =
-        ["mode README.md", "modified src/app.py", "deleted src/util.py", "type type", "untracked folder", "untracked alone*"];
+    let expected = [
+        "mode README.md",
+        "modified src/app.py",
+        "deleted src/util.py",
+        "type type",
+        "untracked folder",
+        "untracked alone*",
+    ];
     assert_eq!(listed(&found), expected);
     assert_eq!(found.not_comparable, None);
     assert_eq!(world.app_git(&["status", "--porcelain"]), before);
@@ -167,7 +175,9 @@ fn a_tree_is_kept_by_one_rename_and_shown_and_no_link_in_it_followed() {
     let show = |path: Option<&str>| stash_show::show(&on, &run("r1"), path.map(Path::new));
     let text = |path: Option<&str>| String::from_utf8_lossy(&show(path).unwrap().diff).into_owned();
     let all = text(None);
-    for part in ["-one\n+mine\n", "+mine too\n", "+inner\n", "+odd\n", "deleted file mode", "new file mode 120000"] {
+    for part in
+        ["-one\n+mine\n", "+mine too\n", "+inner\n", "+odd\n", "deleted file mode", "new file mode 120000"]
+    {
         assert!(all.contains(part), "{part:?} is missing in {all}");
     }
     assert!(!all.contains("+secret"), "a link was followed: {all}");
@@ -247,7 +257,9 @@ fn local_commits_of_a_repository_whose_head_is_broken_are_kept() {
         let kept = kept_tree(&world, id);
         fs::remove_file(kept.join(".git/HEAD")).unwrap();
         fs::write(kept.join(".git/HEAD"), "ref: refs/heads/main\n").unwrap();
-        let kept_git = |arguments: &[&str]| plain_git(&kept.join(".git"), owner, &[&["--git-dir=."], arguments].concat());
+        let kept_git = |arguments: &[&str]| {
+            plain_git(&kept.join(".git"), owner, &[&["--git-dir=."], arguments].concat())
+        };
         assert_eq!(kept_git(&["rev-parse", "main"]), mine);
         assert_eq!(kept_git(&["show", "main:README.md"]), id);
         kept_git(&["fsck", "--full"]);
@@ -342,8 +354,10 @@ fn files_that_another_known_commit_has_are_no_local_changes() {
 #[test]
 fn line_endings_that_git_converts_are_no_change_and_converted_ones_are() {
     // Committed before the attribute: blobs with both line endings, as real repositories have them.
-    let mut world =
-        deployed(service_user(), &[("crlf.txt", "a\r\nb\r\n"), ("mixed.txt", "a\r\nb\n"), ("lf.txt", "a\nb\n")]);
+    let mut world = deployed(
+        service_user(),
+        &[("crlf.txt", "a\r\nb\r\n"), ("mixed.txt", "a\r\nb\n"), ("lf.txt", "a\nb\n")],
+    );
     fs::write(world.upstream().join(".gitattributes"), "* text=auto\nwin.bat text eol=crlf\n").unwrap();
     fs::write(world.upstream().join("win.bat"), "echo\r\n").unwrap();
     world.remote_git(&["add", ".gitattributes", "win.bat"]);
@@ -419,7 +433,11 @@ fn a_shallow_clone_that_was_adopted_is_compared_with_its_own_commit() {
     world.commit(&[("a", "2\n")]);
     let url = format!("file://{}", world.upstream().display());
     let app = world.app();
-    plain_git(&world.layout.home(), world.owner, &["clone", "--quiet", "--depth=1", &url, app.to_str().unwrap()]);
+    plain_git(
+        &world.layout.home(),
+        world.owner,
+        &["clone", "--quiet", "--depth=1", &url, app.to_str().unwrap()],
+    );
     world.commit(&[("a", "3\n")]);
     let kept = refresh(&mut world, "r1");
     assert!(kept.is_empty(), "{kept:?}");
