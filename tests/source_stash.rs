@@ -32,11 +32,6 @@ use ladylinux_refresh::source::stash::{self, StashRecord};
 use ladylinux_refresh::source::stash_restore::{self, RestoreChoice};
 use ladylinux_refresh::source::stash_show;
 
-/// The user of an installation, another one than ours if the test may become one.
-fn service_user() -> Owner {
-    if rustix::process::geteuid().is_root() { Owner { uid: 61_876, gid: 61_876 } } else { Owner::own() }
-}
-
 fn installation(world: &World) -> Installation {
     let settings = format!(
         "preserve = {:?}\n[remote]\nurl = \"file://{}\"\nallow = [\"file\"]\n",
@@ -95,7 +90,7 @@ fn kept_tree(world: &World, id: &str) -> PathBuf {
 
 #[test]
 fn every_kind_of_difference_is_found_and_nothing_is_changed() {
-    let mut world = deployed(service_user(), &[("type", "x\n")]);
+    let mut world = deployed(Owner::own(), &[("type", "x\n")]);
     world.preserve = vec!["alone".to_owned()];
     world.write("src/app.py", b"mine\n");
     world.write("folder/a", b"x");
@@ -126,7 +121,7 @@ fn every_kind_of_difference_is_found_and_nothing_is_changed() {
 
 #[test]
 fn files_written_before_the_hooks_began_or_after_they_ended_are_none_of_their_products() {
-    let mut world = deployed(service_user(), &[]);
+    let mut world = deployed(Owner::own(), &[]);
     let on = installation(&world);
     world.write("static/before", b"a person's");
     world.write("src/app.py", b"a person's\n");
@@ -157,7 +152,7 @@ fn files_written_before_the_hooks_began_or_after_they_ended_are_none_of_their_pr
 
 #[test]
 fn a_tree_is_kept_by_one_rename_and_shown_and_no_link_in_it_followed() {
-    let mut world = deployed(service_user(), &[("tööl \"1\".py", "one\n"), ("dropped", "x\n")]);
+    let mut world = deployed(Owner::own(), &[("tööl \"1\".py", "one\n"), ("dropped", "x\n")]);
     world.write("tööl \"1\".py", b"mine\n");
     world.write("src/app.py", b"mine too\n");
     world.write("folder/inner/file", b"inner\n");
@@ -196,7 +191,7 @@ fn a_tree_is_kept_by_one_rename_and_shown_and_no_link_in_it_followed() {
 
 #[test]
 fn local_commits_and_every_stash_are_kept_once_and_come_back() {
-    let mut world = deployed(service_user(), &[]);
+    let mut world = deployed(Owner::own(), &[]);
     for content in ["first", "second"] {
         world.write("src/app.py", content.as_bytes());
         world.app_git(&["stash", "--quiet"]);
@@ -238,10 +233,11 @@ fn local_commits_and_every_stash_are_kept_once_and_come_back() {
 
 #[test]
 fn local_commits_of_a_repository_whose_head_is_broken_are_kept() {
-    let owner = service_user();
+    let owner = Owner::own();
     let mut world = deployed(owner, &[]);
     for (id, is_closed) in [("r1", false), ("r2", true)] {
-        if is_closed && owner == Owner::own() && owner.uid == 0 {
+        if is_closed && owner.uid == 0 {
+            // Root reads it all the same.
             continue;
         }
         world.write("README.md", id.as_bytes());
@@ -268,7 +264,7 @@ fn local_commits_of_a_repository_whose_head_is_broken_are_kept() {
 
 #[test]
 fn staged_content_operations_in_progress_and_hooks_are_local_changes() {
-    let owner = service_user();
+    let owner = Owner::own();
     let mut world = deployed(owner, &[]);
     world.write("src/app.py", b"staged\n");
     world.app_git(&["add", "src/app.py"]);
@@ -297,7 +293,7 @@ fn staged_content_operations_in_progress_and_hooks_are_local_changes() {
 
 #[test]
 fn preserved_files_move_across_whether_tracked_or_not() {
-    let mut world = deployed(service_user(), &[("config/theme.json", "{}\n")]);
+    let mut world = deployed(Owner::own(), &[("config/theme.json", "{}\n")]);
     world.preserve = vec!["config/*.json".to_owned(), "state".to_owned()];
     world.write("config/theme.json", b"{\"dark\":true}\n");
     world.write("config/user.json", b"{}");
@@ -320,7 +316,7 @@ fn preserved_files_move_across_whether_tracked_or_not() {
 
 #[test]
 fn a_preserved_file_whose_place_the_commit_needs_is_kept_with_the_old_tree() {
-    let mut world = deployed(service_user(), &[]);
+    let mut world = deployed(Owner::own(), &[]);
     world.preserve = vec!["data".to_owned(), "list".to_owned(), "prefs.json".to_owned()];
     world.write("data/x", b"mine");
     world.write("list", b"mine");
@@ -336,7 +332,7 @@ fn a_preserved_file_whose_place_the_commit_needs_is_kept_with_the_old_tree() {
 
 #[test]
 fn files_that_another_known_commit_has_are_no_local_changes() {
-    let mut world = deployed(service_user(), &[("old", "1\n")]);
+    let mut world = deployed(Owner::own(), &[("old", "1\n")]);
     let target = world.commit(&[("src/app.py", "print('two')\n"), ("fresh/file", "1\n")]);
     installation(&world).mirror.ensure(&run("r1"), &branch("main")).unwrap();
     world.write("src/app.py", b"print('two')\n");
@@ -355,7 +351,7 @@ fn files_that_another_known_commit_has_are_no_local_changes() {
 fn line_endings_that_git_converts_are_no_change_and_converted_ones_are() {
     // Committed before the attribute: blobs with both line endings, as real repositories have them.
     let mut world = deployed(
-        service_user(),
+        Owner::own(),
         &[("crlf.txt", "a\r\nb\r\n"), ("mixed.txt", "a\r\nb\n"), ("lf.txt", "a\nb\n")],
     );
     fs::write(world.upstream().join(".gitattributes"), "* text=auto\nwin.bat text eol=crlf\n").unwrap();
@@ -372,7 +368,7 @@ fn line_endings_that_git_converts_are_no_change_and_converted_ones_are() {
 
 #[test]
 fn flags_attributes_and_configuration_of_the_trees_repository_hide_nothing_and_run_nothing() {
-    let mut world = deployed(service_user(), &[]);
+    let mut world = deployed(Owner::own(), &[]);
     world.app_git(&["update-index", "--skip-worktree", "src/app.py"]);
     world.app_git(&["update-index", "--assume-unchanged", "src/util.py"]);
     world.write("src/app.py", b"hidden one\n");
@@ -406,7 +402,7 @@ fn flags_attributes_and_configuration_of_the_trees_repository_hide_nothing_and_r
 
 #[test]
 fn a_repository_that_holds_git_up_is_kept_after_a_deadline() {
-    let mut world = deployed(service_user(), &[]);
+    let mut world = deployed(Owner::own(), &[]);
     assert!(Command::new("mkfifo").arg(world.file(".git/pipe")).status().unwrap().success());
     let config = fs::read_to_string(world.file(".git/config")).unwrap();
     world.write(".git/config", format!("{config}[include]\n\tpath = pipe\n").as_bytes());
@@ -428,7 +424,7 @@ fn a_repository_that_holds_git_up_is_kept_after_a_deadline() {
 
 #[test]
 fn a_shallow_clone_that_was_adopted_is_compared_with_its_own_commit() {
-    let mut world = World::owned_by(service_user());
+    let mut world = World::owned_by(Owner::own());
     world.commit(&[("a", "1\n")]);
     world.commit(&[("a", "2\n")]);
     let url = format!("file://{}", world.upstream().display());
@@ -446,7 +442,7 @@ fn a_shallow_clone_that_was_adopted_is_compared_with_its_own_commit() {
 
 #[test]
 fn links_and_pipes_in_the_place_of_tracked_entries_are_neither_followed_nor_opened() {
-    let mut world = deployed(service_user(), &[]);
+    let mut world = deployed(Owner::own(), &[]);
     let outside = world.folder.path().join("outside");
     fs::create_dir(&outside).unwrap();
     fs::write(outside.join("app.py"), "precious").unwrap();

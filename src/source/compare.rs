@@ -171,8 +171,8 @@ fn compare(git: &Git, request: &CompareRequest, known: &[CommitId]) -> Outcome<L
     };
     let walk =
         |tracked: &Tracked| untracked::walk(tree, &Accounts { tracked, kept: &still, outputs: &outputs });
-    let compared = comparer.compare(base, &files)?;
-    let mut found = Found { differing: compared.files, untracked: walk(&tracked) };
+    let raw = comparer.compare(base, &files)?;
+    let mut found = Found { differing: raw.files, untracked: walk(&tracked) };
     found.differing.retain(|path, kind| {
         let has_moved = matches!(request.moves, Moves::Moved(_)) && covers(&kept, path).is_some();
         !(untracked::is_byte_code(path)
@@ -189,7 +189,7 @@ fn compare(git: &Git, request: &CompareRequest, known: &[CommitId]) -> Outcome<L
     }
     let unreadable = found.untracked.unreadable.first();
     let unreadable = unreadable.map(|path| format!("{} cannot be read", TreePath::from(tree.join(path))));
-    let warned = compared.warnings.first().map(|line| format!("git: {line}"));
+    let warned = raw.warnings.first().map(|line| format!("git: {line}"));
     Ok(LocalChanges {
         base: Some(base.clone()),
         not_comparable: unreadable.or(warned),
