@@ -209,8 +209,12 @@ fn local_names(
         return Ok(Ok(names));
     }
     let mut list = String::new();
-    names.iter().for_each(|tip| list.push_str(&format!("{}\n", tip.commit)));
-    known.iter().for_each(|commit| list.push_str(&format!("^{commit}\n")));
+    for tip in &names {
+        list.push_str(&format!("{}\n", tip.commit));
+    }
+    for commit in known {
+        list.push_str(&format!("^{commit}\n"));
+    }
     let both = Repository::bare(mirror).borrowing(git_dir.join("objects"));
     // A stash whose objects are gone is not there to be kept.
     let program = git.at(&both).args(["rev-list", "--ignore-missing", "--stdin", "--not", "--all"]);

@@ -6,7 +6,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -74,8 +74,8 @@ pub(super) fn inspect<Q: Serialize, A: DeserializeOwned>(
 /// The directory of previous trees cannot be read.
 pub fn settle(on: &Installation, known: &[CommitId]) -> Outcome<(Vec<StashRecord>, Vec<Failure>)> {
     let (mut kept, mut failures) = (Vec::new(), Vec::new());
-    failures.extend(sweep(&on.layout, on.layout.previous_trees()).err());
-    failures.extend(sweep(&on.layout, on.layout.stashes()).err());
+    failures.extend(sweep(&on.layout, &on.layout.previous_trees()).err());
+    failures.extend(sweep(&on.layout, &on.layout.stashes()).err());
     for run in recover::all(&on.layout.previous_trees())? {
         if on.exchanges().is_unfinished(&run) {
             continue;
@@ -109,7 +109,7 @@ fn settle_one(on: &Installation, run: &RunId, known: &[CommitId]) -> Outcome<Opt
     };
     checkpoint::reach("stash:compared");
     if changes.is_none() {
-        remove(&on.layout, on.layout.previous_trees(), run)?;
+        remove(&on.layout, &on.layout.previous_trees(), run)?;
         return Ok(None);
     }
     let record = StashRecord { schema: SCHEMA, run: run.clone(), at: clock::now(), changes, size };
@@ -140,8 +140,8 @@ fn keep(on: &Installation, run: &RunId, record: &StashRecord) -> Outcome<()> {
 }
 
 /// Removes the tree of `run` in `directory`: renamed first, so that a removal that is cut off is not taken for a tree.
-fn remove(layout: &Layout, directory: PathBuf, run: &RunId) -> Outcome<()> {
-    let parent = exchange::directory(layout, &directory)?;
+fn remove(layout: &Layout, directory: &Path, run: &RunId) -> Outcome<()> {
+    let parent = exchange::directory(layout, directory)?;
     let mut name = OsString::from(REMOVING);
     name.push(run.as_str());
     parent.move_new(OsStr::new(run.as_str()), &parent, &name)?;
@@ -151,11 +151,11 @@ fn remove(layout: &Layout, directory: PathBuf, run: &RunId) -> Outcome<()> {
 }
 
 /// Completes removals that were cut off.
-fn sweep(layout: &Layout, directory: PathBuf) -> Outcome<()> {
+fn sweep(layout: &Layout, directory: &Path) -> Outcome<()> {
     if !directory.exists() {
         return Ok(());
     }
-    let parent = exchange::directory(layout, &directory)?;
+    let parent = exchange::directory(layout, directory)?;
     for entry in parent.entries()? {
         if entry.name.as_bytes().starts_with(REMOVING.as_bytes()) {
             parent.remove(&entry.name)?;
@@ -198,7 +198,7 @@ fn read(layout: &Layout, run: &RunId) -> StashRecord {
 /// There is none, or it cannot be removed.
 pub fn remove_stash(on: &Installation, run: &RunId) -> Outcome<u64> {
     let record = find(&on.layout, run)?;
-    remove(&on.layout, on.layout.stashes(), run)?;
+    remove(&on.layout, &on.layout.stashes(), run)?;
     disk::remove_file_if_there(&record_file(&on.layout, run))?;
     on.mirror.release_stash(run)?;
     Ok(record.size)

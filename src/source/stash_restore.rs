@@ -2,7 +2,7 @@
 //!
 //! It runs as the service user. Nothing is written if one of the files cannot go to its place: a file of `app/` that is
 //! neither the same nor what the change was made to stays, unless the caller says `--overwrite`. A database and what
-//! SQLite keeps beside it are restored together or not at all.
+//! `SQLite` keeps beside it are restored together or not at all.
 
 use std::collections::BTreeSet;
 use std::fs;

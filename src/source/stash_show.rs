@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Failure, Outcome};
-use crate::git::Git;
 use crate::git::path::TreePath;
+use crate::git::{Git, Repository};
 use crate::installation::Installation;
 use crate::process::Keep;
 use crate::settings::names::{CommitId, RunId};
@@ -123,11 +123,11 @@ pub fn handle(request: &ShowStashRequest) -> Outcome<ShowStashResponse> {
         // Files that cannot be read are listed with the changes.
         git.runner().run(&git.at(&repository).args(add).input(list))?;
     }
-    diff(&git, repository, path)
+    diff(&git, &repository, path)
 }
 
-fn diff(git: &Git, repository: crate::git::Repository, path: Option<&Path>) -> Outcome<ShowStashResponse> {
-    let program = git.at(&repository).args(["-c", "core.bigFileThreshold=16m", "diff", "--no-ext-diff"]);
+fn diff(git: &Git, repository: &Repository, path: Option<&Path>) -> Outcome<ShowStashResponse> {
+    let program = git.at(repository).args(["-c", "core.bigFileThreshold=16m", "diff", "--no-ext-diff"]);
     let mut program = program
         .args(["--no-textconv", "--no-color", "--no-renames", "--ignore-submodules=all"])
         .args(["--src-prefix=a/", "--dst-prefix=b/", "--"]);
