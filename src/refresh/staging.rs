@@ -17,6 +17,7 @@ use crate::settings::Hook;
 use crate::settings::names::CommitId;
 use crate::source::exchange;
 use crate::source::prepared_tree::PreparedTree;
+use crate::units::Role;
 
 use super::account::Account;
 use super::release::Release;
@@ -92,8 +93,8 @@ fn check(
     if checks.is_empty() {
         return Ok(0);
     }
-    on.mirror.export(&release.commit, &tree, on.owner)?;
-    let stage = prepare::Place { folder: tree.clone(), environment: generation.path.clone() };
+    on.mirror.export(&release.commit, &tree, on.units.user_of(Role::Rehearse)?)?;
+    let stage = prepare::Place::staged(on, tree.clone(), generation.path.clone());
     let checked = checks.iter().try_for_each(|hook| prepare::run_hook(on, account, hook, &stage, generation));
     disk::remove_tree(&tree)?;
     // The report tells of what `app/` holds, which is not what failed.

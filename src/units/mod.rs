@@ -250,6 +250,11 @@ impl Units {
         Ok(if missing.is_empty() { Enforcement::Enforced } else { Enforcement::Missing(missing) })
     }
 
+    /// Tells whether a unit can see something at another path ([`Job::binds`]).
+    pub fn can_bind(&self) -> bool {
+        self.in_systemd()
+    }
+
     /// Tells whether units are systemd's here.
     fn in_systemd(&self) -> bool {
         self.layout.is_real() && manager::is_booted() && rustix::process::geteuid().is_root()
