@@ -273,6 +273,9 @@ impl WorkTree {
         let scratch = self.layout.state().join("scratch");
         let job = if READING.contains(&operation) {
             Job::new(Role::Inspect, LONG)
+        } else if operation == aside::OPERATION {
+            // One directory above both: a rename between two writable directories is one between two mounts.
+            Job::new(Role::Align, LONG).writes(self.layout.home().parent().unwrap_or(Path::new("/")))
         } else {
             Job::new(Role::Align, LONG).writes(self.layout.home()).writes(self.layout.runs())
         };
