@@ -69,10 +69,10 @@ impl Installation {
         let layout = layers.layout.clone();
         let owner = Owner::of(&layout.app()).or_else(|_| Owner::of(&layout.home())).unwrap_or(Owner::own());
         let git = Git::new(&runner, &layout)?;
-        let mirror = Mirror::new(&git, &layout, &settings.remote);
+        let units = Units::new(&layout, &runner, owner);
+        let mirror = Mirror::new(&git, &layout, &settings.remote).in_units(&units);
         let tree = WorkTree::new(&git, &layout, owner);
         let service = manager(&settings, &runner);
-        let units = Units::new(&layout, &runner, owner);
         Ok(Self {
             layout,
             layers,

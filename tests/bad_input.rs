@@ -493,7 +493,7 @@ fn a_stranger_on_the_port_is_named_and_left_alone() {
         .unwrap();
     let table = format!(
         "[[hook]]\nname = \"let-in\"\nkind = \"index\"\ncommand = [\"sh\", \"-c\", \"echo > {}; until [ -s {} ]; do sleep 0.02; done\"]\n",
-        host.beside("go").display(),
+        host.layout.data()[1].join("go").display(),
         ready.display()
     );
     host.configure("", &table);
@@ -506,8 +506,9 @@ fn a_stranger_on_the_port_is_named_and_left_alone() {
     assert!(host.fenced());
 }
 
+/// A named pipe that a hook may write to.
 fn fifo(host: &Host, name: &str) -> PathBuf {
-    let path = host.beside(name);
+    let path = host.layout.data()[1].join(name);
     assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
     path
 }

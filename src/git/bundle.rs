@@ -7,6 +7,7 @@ use crate::error::{Context as _, Failure, Outcome};
 use crate::settings::names::{BranchName, CommitId};
 
 use super::mirror::{self, Mirror};
+use super::mirror_unit::Call;
 use super::worktree::LONG;
 use super::{Repository, allowing};
 
@@ -73,6 +74,9 @@ impl Mirror {
     /// # Errors
     /// git cannot be started.
     pub fn is_before(&self, older: &CommitId, newer: &CommitId) -> Outcome<bool> {
+        if let Some(unit) = &self.unit {
+            return unit.ask(self, Call::IsBefore { older: older.clone(), newer: newer.clone() });
+        }
         if older == newer || !self.contains(older)? || !self.contains(newer)? {
             return Ok(false);
         }

@@ -13,6 +13,7 @@ use crate::disk;
 use crate::error::{Context as _, Failure, Outcome};
 use crate::process::Owner;
 use crate::report::shell::quoted;
+use crate::units::users;
 
 /// What a repository of the tool's own never has, and git would go by: other configurations, other objects, programs.
 const FOREIGN: [&str; 6] = [
@@ -66,7 +67,7 @@ pub(super) fn check_own(path: &Path) -> Outcome<Option<Metadata>> {
     if found.is_symlink() {
         return refuse("is a symbolic link".to_owned(), format!("rm {name}"));
     }
-    if found.uid() != own && found.uid() != 0 {
+    if found.uid() != own && found.uid() != 0 && !is_builder(found.uid()) {
         let repair = format!("chown -Rh {own} {name} && chmod -R go-w {name}");
         return refuse(format!("belongs to uid {}", found.uid()), repair);
     }
@@ -74,6 +75,11 @@ pub(super) fn check_own(path: &Path) -> Outcome<Option<Metadata>> {
         return refuse("can be changed by others than its owner".to_owned(), format!("chmod -R go-w {name}"));
     }
     Ok(Some(found))
+}
+
+/// Tells whether this is the tool's own user, which the mirror belongs to on a real machine.
+fn is_builder(uid: u32) -> bool {
+    Owner::named(users::BUILDER).ok().flatten().is_some_and(|builder| builder.uid == uid)
 }
 
 #[cfg(test)]

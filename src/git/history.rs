@@ -13,6 +13,7 @@ use crate::report::shell::quoted;
 use crate::settings::names::CommitId;
 
 use super::mirror::Mirror;
+use super::mirror_unit::Call;
 use super::path::TreePath;
 use super::{Repository, path_of, records};
 
@@ -53,9 +54,10 @@ impl EntryKind {
 }
 
 /// One file of a commit.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TreeEntry {
     /// Its path in the tree.
+    #[serde(with = "super::path::plain")]
     pub path: PathBuf,
     /// What it is.
     pub kind: EntryKind,
@@ -107,6 +109,9 @@ impl Mirror {
     /// # Errors
     /// The commit is not in the mirror.
     pub fn files(&self, commit: &CommitId) -> Outcome<Vec<TreeEntry>> {
+        if let Some(unit) = &self.unit {
+            return unit.ask(self, Call::Files { commit: commit.clone() });
+        }
         let program = self.bare()?.args(["ls-tree", "-r", "-z", "-l", "--full-tree", commit.as_str()]);
         let listed = self.git.run(&program, || format!("cannot list the files of {}", commit.short()))?;
         parse_tree(&listed.stdout)
@@ -117,6 +122,9 @@ impl Mirror {
     /// # Errors
     /// The commit is not in the mirror, or `path` is not a file there.
     pub fn read(&self, commit: &CommitId, path: &Path) -> Outcome<Option<Vec<u8>>> {
+        if let Some(unit) = &self.unit {
+            return unit.ask(self, Call::Read { commit: commit.clone(), path: path.to_path_buf().into() });
+        }
         let told = || format!("cannot read {} of {}", path.display(), commit.short());
         let program = self.bare()?.args(["ls-tree", "-z", "--full-tree", commit.as_str(), "--"]).arg(path);
         let listed = self.git.run(&program, told)?;
@@ -131,6 +139,11 @@ impl Mirror {
     /// # Errors
     /// The commit is not in the mirror.
     pub fn mentions(&self, commit: &CommitId, text: &str) -> Outcome<Vec<PathBuf>> {
+        if let Some(unit) = &self.unit {
+            let call = Call::Mentions { commit: commit.clone(), text: text.to_owned() };
+            let paths: Vec<TreePath> = unit.ask(self, call)?;
+            return Ok(paths.iter().map(|path| path.as_path().to_path_buf()).collect());
+        }
         let told = || format!("cannot search {}", commit.short());
         let program =
             self.bare()?.args(["grep", "-l", "-z", "-I", "-F", "-w", "-e", text, commit.as_str(), "--"]);
@@ -149,6 +162,9 @@ impl Mirror {
     /// # Errors
     /// One of them is not in the mirror.
     pub fn changes(&self, from: &CommitId, to: &CommitId) -> Outcome<Changes> {
+        if let Some(unit) = &self.unit {
+            return unit.ask(self, Call::Changes { from: from.clone(), to: to.clone() });
+        }
         let told = || format!("cannot compare {} and {}", from.short(), to.short());
         let range = format!("{from}...{to}");
         let count = self.bare()?.args(["rev-list", "--left-right", "--count", &range, "--"]);
@@ -179,6 +195,10 @@ impl Mirror {
         commit: &CommitId,
         files: impl Iterator<Item = &'a Path>,
     ) -> Outcome<Option<jiff::Timestamp>> {
+        if let Some(unit) = &self.unit {
+            let files = files.map(|file| file.to_path_buf().into()).collect();
+            return unit.ask(self, Call::LastChange { commit: commit.clone(), files });
+        }
         let told = || format!("cannot look into the history of {}", commit.short());
         let program = self.bare()?.args(["--literal-pathspecs", "log", "--max-count=1", "--format=%ct"]);
         let program = files.fold(program.args([commit.as_str(), "--"]), Program::arg);
@@ -192,14 +212,31 @@ impl Mirror {
     /// # Errors
     /// The folder is there, the disk is full, or the commit is not in the mirror.
     pub fn export(&self, commit: &CommitId, folder: &Path, owner: Owner) -> Outcome<()> {
-        let told = || format!("cannot check out {} to {}", commit.short(), folder.display());
+        if let Some(unit) = &self.unit {
+            return unit.export(self, commit, folder, owner);
+        }
         disk::make_owned_folder(folder, 0o700, &owner)?;
+        self.check_out(commit, folder, Some(owner))
+    }
+
+    /// Writes a checked-out copy of a commit to `directory`, which is there and empty.
+    pub(super) fn export_into(&self, commit: &CommitId, directory: &Path) -> Outcome<()> {
+        self.check_out(commit, directory, None)
+    }
+
+    fn check_out(&self, commit: &CommitId, folder: &Path, owner: Option<Owner>) -> Outcome<()> {
+        let told = || format!("cannot check out {} to {}", commit.short(), folder.display());
         let index = folder.join(".index");
         self.guard()?;
         let repository = Repository::bare(self.path()).with_tree(folder).with_index(&index);
         for step in [&["read-tree", commit.as_str()][..], &["checkout-index", "--all", "--force", "--quiet"]]
         {
-            self.git.run(&self.git.at(&repository).args(step).owner(owner), told)?;
+            let program = self.git.at(&repository).args(step);
+            let program = match owner {
+                Some(owner) => program.owner(owner),
+                None => program,
+            };
+            self.git.run(&program, told)?;
         }
         disk::remove_file_if_there(&index)
     }
@@ -210,6 +247,9 @@ impl Mirror {
     /// # Errors
     /// The refusal, which names the path and the filter.
     pub fn check_supported(&self, commit: &CommitId) -> Outcome<()> {
+        if let Some(unit) = &self.unit {
+            return unit.ask(self, Call::CheckSupported { commit: commit.clone() });
+        }
         let files = self.files(commit)?;
         if let Some(entry) = files.iter().find(|entry| entry.kind == EntryKind::Submodule) {
             return Err(unsupported(commit, "a submodule", &entry.path));

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::checkpoint;
 use crate::clock;
 use crate::disk;
@@ -18,9 +20,11 @@ use crate::report::shell::quoted;
 use crate::settings::layout::Layout;
 use crate::settings::names::{BranchName, CommitId, RunId};
 use crate::settings::{Remote, RemoteUrl};
+use crate::units::Units;
 
 use super::bundle::Quarantine;
 use super::fetch_failure::FetchFailure;
+use super::mirror_unit::{Call, MirrorUnit};
 use super::worktree::LONG;
 use super::{Git, Repository, allowing, guard, inspect, remote};
 
@@ -76,12 +80,52 @@ pub struct Mirror {
     remote: Remote,
     /// What a run was told: it is held in the mirror and does not change any more.
     ensured: Arc<Mutex<Option<(RunId, CommitId)>>>,
+    moves: Moves,
+    /// Set where each question goes to a unit.
+    pub(super) unit: Option<MirrorUnit>,
+}
+
+/// Who puts a mirror that was made new in its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Moves {
+    /// This process.
+    Here,
+    /// The conductor: the directory that the mirror lies in is not this process' own.
+    ByConductor,
+}
+
+/// What became of a fetch.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Ensured {
+    /// The mirror holds this commit for the run.
+    Commit(CommitId),
+    /// The mirror has been made new beside its place, and has to be put there.
+    MadeNew,
 }
 
 impl Mirror {
     /// Names the mirror; nothing is touched yet.
     pub fn new(git: &Git, layout: &Layout, remote: &Remote) -> Self {
-        Self { git: git.clone(), path: layout.mirror(), remote: remote.clone(), ensured: Arc::default() }
+        Self::at(git, &layout.mirror(), remote, Moves::Here)
+    }
+
+    /// Names a mirror at `path`.
+    pub(super) fn at(git: &Git, path: &Path, remote: &Remote, moves: Moves) -> Self {
+        let (git, path, remote) = (git.clone(), path.to_path_buf(), remote.clone());
+        Self { git, path, remote, ensured: Arc::default(), moves, unit: None }
+    }
+
+    /// The same mirror, asked in units where systemd starts them: root starts no git by itself there.
+    #[must_use]
+    pub fn in_units(self, units: &Units) -> Self {
+        let unit = units.can_bind().then(|| MirrorUnit { units: units.clone() });
+        Self { unit, ..self }
+    }
+
+    /// Returns the remote.
+    pub(super) fn remote(&self) -> &Remote {
+        &self.remote
     }
 
     /// Returns the folder of the mirror.
@@ -107,14 +151,25 @@ impl Mirror {
         if let Some((_, commit)) = ensured.as_ref().filter(|(known, _)| known == run) {
             return Ok(commit.clone());
         }
-        let commit = self.ensure_now(run, branch, source)?;
+        let commit = match (&self.unit, source) {
+            (Some(unit), Source::Remote) => unit.ensure(self, run, branch)?,
+            _ => match self.ensure_now(run, branch, source)? {
+                Ensured::Commit(commit) => commit,
+                Ensured::MadeNew => return Err(Failure::new("the mirror was not put in its place")),
+            },
+        };
         *ensured = Some((run.clone(), commit.clone()));
         Ok(commit)
     }
 
-    fn ensure_now(&self, run: &RunId, branch: &BranchName, source: Source<'_>) -> Outcome<CommitId> {
+    /// As [`Mirror::ensure`], inside a unit.
+    pub(super) fn ensure_here(&self, run: &RunId, branch: &BranchName) -> Outcome<Ensured> {
+        self.ensure_now(run, branch, Source::Remote)
+    }
+
+    fn ensure_now(&self, run: &RunId, branch: &BranchName, source: Source<'_>) -> Outcome<Ensured> {
         if let Some(commit) = self.pinned(run)? {
-            return Ok(commit);
+            return Ok(Ensured::Commit(commit));
         }
         let (tip, listed) = match source {
             Source::Remote => {
@@ -124,18 +179,23 @@ impl Mirror {
             Source::Quarantine(bundle) => (bundle.commit.clone(), None),
         };
         let fits = self.is_usable()? && self.configuration() == configuration_for(&tip);
+        let mut is_new = !fits;
         if !fits {
             self.make_anew(branch, &tip, source)?;
         } else if let Err((kind, failure)) = self.fetch(&self.path, branch, source)? {
             match kind {
                 FetchFailure::LocalDamage if self.damage()?.is_some() => {
                     self.make_anew(branch, &tip, source)?;
+                    is_new = true;
                 }
                 FetchFailure::LocalDamage => {
                     return Err(FetchFailure::RemoteDamage.instead_of(&self.from(source), failure));
                 }
                 _ => return Err(failure),
             }
+        }
+        if is_new && self.moves == Moves::ByConductor {
+            return Ok(Ensured::MadeNew);
         }
         checkpoint::reach("git:fetched");
         let tip = match source {
@@ -148,7 +208,7 @@ impl Mirror {
         }
         self.repack_if_grown()?;
         disk::sync_file_system(&self.path)?;
-        Ok(tip)
+        Ok(Ensured::Commit(tip))
     }
 
     /// Holds `commit`, which must be in the mirror, for `run`.
@@ -156,6 +216,9 @@ impl Mirror {
     /// # Errors
     /// The commit is not in the mirror.
     pub fn pin(&self, run: &RunId, commit: &CommitId) -> Outcome<()> {
+        if let Some(unit) = &self.unit {
+            return unit.ask(self, Call::Pin { run: run.clone(), commit: commit.clone() });
+        }
         if !self.contains(commit)? {
             return Err(Failure::new(format!("the commit {} is not in the mirror", commit.short())));
         }
@@ -169,6 +232,9 @@ impl Mirror {
     /// # Errors
     /// The mirror cannot be read.
     pub fn pinned(&self, run: &RunId) -> Outcome<Option<CommitId>> {
+        if let Some(unit) = &self.unit {
+            return unit.ask(self, Call::Pinned { run: run.clone() });
+        }
         self.commit_of(&pin_name(run))
     }
 
@@ -177,6 +243,9 @@ impl Mirror {
     /// # Errors
     /// The mirror cannot be written.
     pub fn release(&self, run: &RunId) -> Outcome<()> {
+        if let Some(unit) = &self.unit {
+            return unit.ask(self, Call::Release { run: run.clone() });
+        }
         if !self.path.join("HEAD").exists() {
             return Ok(());
         }
@@ -190,6 +259,9 @@ impl Mirror {
     /// # Errors
     /// The mirror cannot be read or written.
     pub fn release_all_but(&self, kept: &BTreeSet<RunId>) -> Outcome<()> {
+        if let Some(unit) = &self.unit {
+            return unit.ask(self, Call::ReleaseAllBut { kept: kept.clone() });
+        }
         let program = self.bare()?.args(["for-each-ref", "--format=%(refname)", "refs/runs"]);
         let listed = self.git.run(&program, || "the commits that are held cannot be listed".to_owned())?;
         parse_pins(&listed.text())
@@ -203,6 +275,9 @@ impl Mirror {
     /// # Errors
     /// The commit is not in the mirror.
     pub fn hold_for_stash(&self, run: &RunId, commit: &CommitId) -> Outcome<()> {
+        if let Some(unit) = &self.unit {
+            return unit.ask(self, Call::HoldForStash { run: run.clone(), commit: commit.clone() });
+        }
         let program = self.bare()?.args(["update-ref", &stash_name(run), commit.as_str()]);
         self.git.run(&program, || format!("cannot hold the commit {}", commit.short())).map(drop)
     }
@@ -212,6 +287,9 @@ impl Mirror {
     /// # Errors
     /// The mirror cannot be written.
     pub fn release_stash(&self, run: &RunId) -> Outcome<()> {
+        if let Some(unit) = &self.unit {
+            return unit.ask(self, Call::ReleaseStash { run: run.clone() });
+        }
         let program = self.bare()?.args(["update-ref", "-d", &stash_name(run)]);
         self.git.run(&program, || format!("cannot let go of the commit of the stash of {run}")).map(drop)
     }
@@ -221,6 +299,9 @@ impl Mirror {
     /// # Errors
     /// As [`Mirror::ensure`].
     pub fn remote_tip(&self, branch: &BranchName) -> Outcome<CommitId> {
+        if let Some(unit) = &self.unit {
+            return unit.ask(self, Call::RemoteTip { branch: branch.clone() });
+        }
         tip_of(branch, &parse_heads(&self.remote_heads()?))
     }
 
@@ -242,6 +323,9 @@ impl Mirror {
     /// # Errors
     /// git cannot be started.
     pub fn damage(&self) -> Outcome<Option<String>> {
+        if let Some(unit) = &self.unit {
+            return unit.ask(self, Call::Damage);
+        }
         if !self.is_usable()? {
             return Ok(Some("git does not take it for a repository".to_owned()));
         }
@@ -258,6 +342,9 @@ impl Mirror {
     /// # Errors
     /// It had none of that name: told with the nearest names. Or the mirror cannot be read.
     pub fn check_branch(&self, branch: &BranchName) -> Outcome<()> {
+        if let Some(unit) = &self.unit {
+            return unit.ask(self, Call::CheckBranch { branch: branch.clone() });
+        }
         match disk::read_if_there(&self.path.join(REMOTE_HEADS))? {
             None => Ok(()),
             Some(listed) => tip_of(branch, &parse_heads(&String::from_utf8_lossy(&listed))).map(drop),
@@ -269,6 +356,9 @@ impl Mirror {
     /// # Errors
     /// git cannot be started.
     pub fn contains(&self, commit: &CommitId) -> Outcome<bool> {
+        if let Some(unit) = &self.unit {
+            return unit.ask(self, Call::Contains { commit: commit.clone() });
+        }
         if !self.path.join("HEAD").exists() {
             return Ok(false);
         }
@@ -433,18 +523,28 @@ impl Mirror {
     /// it in place.
     fn make_anew(&self, branch: &BranchName, tip: &CommitId, source: Source<'_>) -> Outcome<()> {
         let fresh = self.path.with_file_name("mirror.git.new");
-        disk::remove_tree(&fresh)?;
+        let by_conductor = self.moves == Moves::ByConductor;
+        if !by_conductor {
+            disk::remove_tree(&fresh)?;
+        }
         lay_out(&fresh, tip)?;
         if let Err((_, failure)) = self.fetch(&fresh, branch, source)? {
-            disk::remove_tree(&fresh)?;
+            if !by_conductor {
+                disk::remove_tree(&fresh)?;
+            }
             return Err(failure);
+        }
+        if by_conductor && !self.path.join("HEAD").exists() {
+            return disk::sync_file_system(&fresh);
         }
         if !self.path.exists() {
             disk::sync_file_system(&fresh)?;
             disk::move_new(&fresh, &self.path)?;
             return disk::sync_parent(&self.path);
         }
-        self.git.runner().events().warn("the mirror of the remote was damaged and has been made anew");
+        if !by_conductor {
+            self.git.runner().events().warn("the mirror of the remote was damaged and has been made anew");
+        }
         let old = allowing(self.guarded(&fresh)?, "file").arg("fetch");
         let old = old.args(["--no-tags", "--no-auto-gc", "--no-write-fetch-head", "--"]);
         // Whether anything can still be read from the old one is luck.
@@ -452,6 +552,9 @@ impl Mirror {
         let _ = self.git.runner().run(&old)?;
         disk::sync_file_system(&fresh)?;
         checkpoint::reach("git:mirror made anew");
+        if by_conductor {
+            return Ok(());
+        }
         disk::exchange(&fresh, &self.path)?;
         disk::remove_tree(&fresh)
     }

@@ -14,6 +14,7 @@ pub mod fetch_failure;
 pub mod inspect;
 pub mod made;
 pub mod mirror;
+pub mod mirror_unit;
 pub mod own_objects;
 pub mod path;
 pub mod proof;
@@ -96,6 +97,8 @@ pub struct Git {
     runner: Runner,
     program: PathBuf,
     home: PathBuf,
+    /// Variables of the network; `None`: those of this process.
+    network: Option<Vec<(String, String)>>,
 }
 
 impl Git {
@@ -120,13 +123,23 @@ impl Git {
 
     /// Uses a git and a configuration that were found before.
     pub(crate) fn found(runner: &Runner, program: PathBuf, home: PathBuf) -> Self {
-        Self { runner: runner.clone(), program, home }
+        Self { runner: runner.clone(), program, home, network: None }
     }
 
     /// The same git, started by another program: for tests of remotes that fail.
     #[must_use]
     pub fn with_program(self, program: PathBuf) -> Self {
         Self { program, ..self }
+    }
+
+    /// The same git with these variables of the network in the place of this process' own.
+    fn with_network(self, network: Vec<(String, String)>) -> Self {
+        Self { network: Some(network), ..self }
+    }
+
+    /// Returns the variables of the network.
+    fn network(&self) -> Vec<(String, String)> {
+        self.network.clone().unwrap_or_else(environment::network)
     }
 
     /// Returns the program and the directory of its configuration, for an operation.

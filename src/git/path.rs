@@ -68,6 +68,23 @@ fn push_byte(text: &mut String, byte: u8) {
     let _ = write!(text, "%{byte:02X}");
 }
 
+/// How a plain path is written to JSON: as a [`TreePath`] is.
+pub(crate) mod plain {
+    use std::path::{Path, PathBuf};
+
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    use super::TreePath;
+
+    pub(crate) fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+        TreePath::from(path).serialize(serializer)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+        TreePath::deserialize(deserializer).map(|path| path.as_path().to_path_buf())
+    }
+}
+
 impl From<PathBuf> for TreePath {
     fn from(path: PathBuf) -> Self {
         Self(path)

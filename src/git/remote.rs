@@ -10,8 +10,12 @@ use crate::process::{ProcessId, Program};
 use crate::report::shell::{quoted, quoted_path};
 use crate::settings::{Remote, RemoteUrl, Transport, environment};
 
+use crate::units;
+
 use super::{Git, allowing};
 
+/// The name of the token among the secrets of a unit.
+pub(super) const TOKEN: &str = "token";
 /// The hidden command by which git asks this program for the token: `git-credential TOKEN_FILE USER OPERATION`.
 pub const CREDENTIAL_COMMAND: &str = "git-credential";
 
@@ -40,7 +44,7 @@ fn stall(remote: &Remote) -> Duration {
 pub(super) fn equip(git: &Git, mut program: Program, remote: &Remote, url: &RemoteUrl) -> Outcome<Program> {
     let mut settings = Vec::new();
     program = allowing(program, url.transport.name());
-    for (name, value) in environment::network() {
+    for (name, value) in git.network() {
         program = program.env(name, value);
     }
     match url.transport {
@@ -135,11 +139,20 @@ pub fn answer_credential(operation: &str, request: &str, token_file: &Path, user
     Ok(format!("username={user}\npassword={token}\n"))
 }
 
-/// Reads the token; a file that others can read is no place for one.
+/// Checks the token file without a use of what it holds.
+///
+/// # Errors
+/// It is missing or empty, or others can read it.
+pub(super) fn check_token(file: &Path) -> Outcome<()> {
+    read_token(file).map(drop)
+}
+
+/// Reads the token; a file that others can read is no place for one. Of a unit's own secrets systemd says who reads them.
 fn read_token(file: &Path) -> Outcome<String> {
     let shown = file.display();
     let found = std::fs::metadata(file).context(|| format!("the token file {shown} cannot be read"))?;
-    if found.permissions().mode() & 0o077 != 0 {
+    let is_secret = units::credential(TOKEN).is_some_and(|secret| secret == file);
+    if !is_secret && found.permissions().mode() & 0o077 != 0 {
         return Err(Failure::new(format!("others than its owner can read the token file {shown}"))
             .hint(format!("chmod 600 {}", quoted_path(file))));
     }

@@ -15,6 +15,7 @@ use crate::process::{Owner, ProcessId, worker};
 use crate::report::shell::{quoted, quoted_path};
 use crate::settings::layout::Layout;
 use crate::settings::names::{BranchName, CommitId, RunId};
+use crate::units::{Job, Role, Units};
 
 use super::align::{self, Aligned};
 use super::drift::{self, Drift};
@@ -39,6 +40,7 @@ pub struct WorkTree {
     git: Git,
     layout: Layout,
     owner: Owner,
+    units: Units,
 }
 
 /// What a run wants saved; the rest follows from the work tree.
@@ -57,7 +59,8 @@ pub struct ToSave<'a> {
 impl WorkTree {
     /// Names the work tree and whose it is; nothing is touched yet.
     pub fn new(git: &Git, layout: &Layout, owner: Owner) -> Self {
-        Self { git: git.clone(), layout: layout.clone(), owner }
+        let units = Units::new(layout, git.runner(), owner);
+        Self { git: git.clone(), layout: layout.clone(), owner, units }
     }
 
     /// Looks at the tree and its repository, and changes nothing.
@@ -267,7 +270,19 @@ impl WorkTree {
     }
 
     fn ask<Q: Serialize, A: DeserializeOwned>(&self, operation: &str, request: &Q) -> Outcome<A> {
-        worker::ask(self.git.runner(), self.owner, operation, request)
+        let scratch = self.layout.state().join("scratch");
+        let job = if READING.contains(&operation) {
+            Job::new(Role::Inspect, LONG)
+        } else if operation == aside::OPERATION {
+            // One directory above both: a rename between two writable directories is one between two mounts.
+            Job::new(Role::Align, LONG).writes(self.layout.home().parent().unwrap_or(Path::new("/")))
+        } else {
+            Job::new(Role::Align, LONG).writes(self.layout.home()).writes(self.layout.runs())
+        };
+        // Where this user may only read the state, the scratch directory is another.
+        let elsewhere = !is_writable(&scratch);
+        let job = if elsewhere { job.writes("/tmp") } else { job.writes(scratch) };
+        self.units.call(&job, operation, request)
     }
 
     /// Does `work` with a scratch folder of the owner's, which is gone afterwards.
@@ -303,6 +318,22 @@ impl WorkTree {
         disk::make_owned_folder(&place, 0o700, &self.owner)?;
         Ok(place)
     }
+}
+
+/// The operations that write to their scratch directory alone.
+const READING: [&str; 8] = [
+    inspect::OPERATION,
+    inspect::UNREMOVABLE,
+    inspect::ORIGIN,
+    drift::OPERATION,
+    made::OPERATION,
+    proof::OPERATION,
+    restore::LIST,
+    show::OPERATION,
+];
+
+fn is_writable(directory: &Path) -> bool {
+    rustix::fs::access(directory, rustix::fs::Access::WRITE_OK).is_ok()
 }
 
 /// Removes the scratch folders of processes that are gone. What cannot be removed is in nobody's way.

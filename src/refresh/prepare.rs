@@ -13,8 +13,10 @@ use crate::python::Generation;
 use crate::service::deployed::{self, Deployed};
 use crate::settings::Hook;
 use crate::settings::environment::SEARCH_PATH;
+use crate::settings::layout::Layout;
 use crate::settings::names::CommitId;
 use crate::source::hook_outputs::HookTime;
+use crate::units::{Access, Bind, Job, Role};
 
 use super::account::Account;
 use super::models;
@@ -23,13 +25,46 @@ use super::release::Release;
 /// How long what a hook left running may take to be gone once it is killed.
 const LEFTOVER_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Where a hook runs.
+/// Where a hook runs, and as a unit of which role.
 #[derive(Debug, Clone)]
 pub struct Place {
-    /// The working directory: `app/`, or its staged copy.
+    /// The working directory: `app/`, or a staged copy where a unit cannot see that at `app/`.
     pub folder: PathBuf,
     /// The environment whose programs come first.
     pub environment: PathBuf,
+    /// What its unit may do; the deadline is the hook's.
+    pub job: Job,
+}
+
+impl Place {
+    /// Returns the place of step 4: `app/` and `venv`. A hook writes what the service writes; models, containers and
+    /// configuration it only reads (RW-6.1).
+    pub fn deployed(layout: &Layout) -> Self {
+        let job = Job::new(Role::Hooks, Duration::ZERO).writes(layout.app()).writes(layout.persistent());
+        Self { folder: layout.app(), environment: layout.venv(), job }
+    }
+
+    /// Returns the place of a rehearsal: the staged tree and the next environment. A unit sees both where production will
+    /// see them, as far as it can.
+    pub fn staged(on: &Installation, tree: PathBuf, environment: PathBuf) -> Self {
+        let mut place = Self { folder: tree, environment, job: Job::new(Role::Rehearse, Duration::ZERO) };
+        if on.units.can_bind() {
+            let seen = |source: &PathBuf, destination: PathBuf, access: Access| {
+                let bind = Bind { source: source.clone(), destination: destination.clone(), access };
+                // Where nothing is, a mount point would be made for good.
+                destination.is_dir().then_some((bind, destination))
+            };
+            let (app, venv) = (on.layout.app(), on.layout.venv());
+            if let Some((bind, path)) = seen(&place.folder, app, Access::ReadWrite) {
+                (place.job, place.folder) = (place.job.sees(bind), path);
+            }
+            if let Some((bind, path)) = seen(&place.environment, venv, Access::ReadOnly) {
+                (place.job, place.environment) = (place.job.sees(bind), path);
+            }
+        }
+        place.job = place.job.writes(place.folder.clone());
+        place
+    }
 }
 
 /// Runs every hook; the first that fails ends the run. Models that were not looked at in staging are looked at before.
@@ -45,7 +80,7 @@ pub fn prepare(
     let looked = models::ensure_verified(on, account, &release.settings, &release.commit)?;
     // Staging has told it.
     let models = looked.filter(|_| !account.staged).map(|told| format!(", {told}")).unwrap_or_default();
-    let place = Place { folder: on.layout.app(), environment: on.layout.venv() };
+    let place = Place::deployed(&on.layout);
     let hooks = &release.settings.hooks;
     if hooks.is_empty() {
         return Ok(format!("no hooks declared{models}"));
@@ -82,7 +117,7 @@ pub fn run_hook(
     let told = format!("the {} hook {} failed", hook.kind.word(), hook.name);
     let (first, rest) = hook.command.split_first().ok_or_else(|| Failure::new("a hook has no command"))?;
     let bin = place.environment.join("bin");
-    let mut program = Program::new(first).args(rest).folder(&place.folder).owner(on.owner);
+    let mut program = Program::new(first).args(rest).folder(&place.folder);
     let env_file = on.env_file()?;
     for (name, value) in &env_file.variables {
         program = program.env(name, value);
@@ -96,10 +131,10 @@ pub fn run_hook(
         .env("VIRTUAL_ENV", &place.environment)
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .env("PYTHONUNBUFFERED", "1")
-        .deadline(hook.deadline)
         .keep(Keep::Narrated(hook.name.clone()));
-    let finished = on.runner.run(&program);
-    // A hook's group has ended with it; a descendant that left the group still carries the mark of the run.
+    let job = Job { deadline: hook.deadline, ..place.job.clone() };
+    let finished = on.units.run(&job, &program);
+    // A unit of systemd has ended whole. Elsewhere a descendant that left its group still carries the mark of the run.
     let register = on.layout.run(&account.run).join(recover::CHILDREN);
     for process in leftover::end(&account.run, &register, LEFTOVER_PATIENCE)? {
         account.note(&format!("ended what the hook {} left running: {process}", hook.name));

@@ -15,8 +15,10 @@ use crate::python::Generation;
 use crate::report::screen::count;
 use crate::settings::Hook;
 use crate::settings::names::CommitId;
+use crate::source::aligner::Aligner;
 use crate::source::exchange;
 use crate::source::prepared_tree::PreparedTree;
+use crate::units::Role;
 
 use super::account::Account;
 use super::release::Release;
@@ -29,12 +31,18 @@ pub struct Staged {
     commit: CommitId,
     generation: Generation,
     tree: PreparedTree,
+    aligner: Option<Aligner>,
 }
 
 impl Staged {
     /// Returns the prepared tree, if it is that of this commit.
     pub fn tree_of(&self, commit: &CommitId) -> Option<&PreparedTree> {
         (self.commit == *commit).then_some(&self.tree)
+    }
+
+    /// Takes the unit that waits for step 2.
+    pub fn take_aligner(&mut self) -> Option<Aligner> {
+        self.aligner.take()
     }
 
     /// Returns the generation that was ensured, where it was for this commit.
@@ -69,7 +77,9 @@ impl Refresh<'_, Planned> {
                 if checks == 0 { String::new() } else { format!(", {} passed", count(checks, "check")) };
             let summary =
                 format!("{} fetched, {} {made}{checks}{models}", release.commit.short(), generation.name);
-            Ok((Staged { commit: release.commit, generation, tree }, summary))
+            // Last, so that it waits for as short as can be.
+            let aligner = Some(Aligner::start(on)?);
+            Ok((Staged { commit: release.commit, generation, tree, aligner }, summary))
         });
         match staged {
             Ok(staged) => Ok(Refresh { at: Planned { staged: Some(staged) }, ..self }),
@@ -92,8 +102,8 @@ fn check(
     if checks.is_empty() {
         return Ok(0);
     }
-    on.mirror.export(&release.commit, &tree, on.owner)?;
-    let stage = prepare::Place { folder: tree.clone(), environment: generation.path.clone() };
+    on.mirror.export(&release.commit, &tree, on.units.user_of(Role::Rehearse)?)?;
+    let stage = prepare::Place::staged(on, tree.clone(), generation.path.clone());
     let checked = checks.iter().try_for_each(|hook| prepare::run_hook(on, account, hook, &stage, generation));
     disk::remove_tree(&tree)?;
     // The report tells of what `app/` holds, which is not what failed.

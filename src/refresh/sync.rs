@@ -9,6 +9,7 @@ use crate::error::{Context as _, Outcome};
 use crate::installation::Installation;
 use crate::journal::Entry;
 use crate::python::Generation;
+use crate::source::aligner::Aligner;
 use crate::source::carry::Carried;
 use crate::source::kept::Reason;
 use crate::source::move_in;
@@ -23,19 +24,27 @@ use super::staging::Staged;
 /// # Errors
 /// The remote cannot be reached (without staging), the commit cannot be deployed, or an entry cannot be moved. Nothing
 /// is removed.
-pub fn sync(on: &Installation, account: &mut Account, staged: Option<&Staged>) -> Outcome<(Release, String)> {
+pub fn sync(
+    on: &Installation,
+    account: &mut Account,
+    mut staged: Option<&mut Staged>,
+) -> Outcome<(Release, String)> {
     let release = ensure_release(on, account)?;
     let commit = &release.commit;
-    let tree = match staged.and_then(|staged| staged.tree_of(commit)) {
+    let tree = match staged.as_deref().and_then(|staged| staged.tree_of(commit)) {
         Some(tree) => tree.clone(),
         None => prepare_tree(on, account, &release, None)?,
+    };
+    let aligner = match staged.as_deref_mut().and_then(Staged::take_aligner) {
+        Some(waiting) => waiting,
+        None => Aligner::start(on)?,
     };
     // From here on the tree is not what is deployed; nothing may claim so.
     disk::remove_file_durably(&on.layout.deployed_env())?;
     checkpoint::reach("sync:undeployed");
 
     account.progress("moving the prepared tree into app/");
-    let moved = move_in::move_in(on, &account.run, commit, &account.known)?;
+    let moved = move_in::move_in(on, &account.run, commit, &account.known, aligner)?;
     checkpoint::reach("sync:aligned");
     account.commit = Some(commit.clone());
     report(account, &moved.carried);

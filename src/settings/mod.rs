@@ -98,7 +98,7 @@ impl Settings {
 }
 
 /// The remote: URL and how to reach it. Comes from the host only, never from `app/.git`.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Remote {
     /// The URL; holds no credentials.
     pub url: Option<RemoteUrl>,
@@ -139,7 +139,7 @@ pub enum Transport {
 }
 
 /// A checked remote URL: of an allowed transport, without credentials.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RemoteUrl {
     /// The text that git gets.
     pub text: String,

@@ -30,6 +30,8 @@ pub const OPERATION: &str = "source-align";
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AlignRequest {
+    /// Only answer: the unit works.
+    Ready,
     /// List what moves across, before the exchange.
     List(ListKeptRequest),
     /// Run the normative commands, after the exchange.
@@ -51,6 +53,8 @@ pub struct ResetRequest {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AlignResponse {
+    /// The unit works.
+    Ready,
     /// What moves across.
     Kept(Vec<KeptPath>),
     /// The tree is the commit.
@@ -66,6 +70,7 @@ pub enum AlignResponse {
 /// The tree cannot be read, or git fails.
 pub fn handle(request: &AlignRequest) -> Outcome<AlignResponse> {
     match request {
+        AlignRequest::Ready => Ok(AlignResponse::Ready),
         AlignRequest::List(request) => kept::list(request).map(AlignResponse::Kept),
         AlignRequest::Reset(request) => {
             let rewritten = reset(request)?;

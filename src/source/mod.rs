@@ -7,6 +7,7 @@
 //! changes owners and copies one index; it starts git and Python only inside operations ([`answer`]).
 
 pub mod align;
+pub mod aligner;
 pub mod carry;
 pub mod compare;
 mod differences;

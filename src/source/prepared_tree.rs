@@ -18,8 +18,9 @@ use crate::git::history::EntryKind;
 use crate::git::path::TreePath;
 use crate::git::{Git, Repository};
 use crate::installation::Installation;
-use crate::process::{Finished, Keep, Owner, Program, worker};
+use crate::process::{Finished, Keep, Owner, Program};
 use crate::settings::names::{BranchName, CommitId, RunId};
+use crate::units::{Access, Job, Role};
 
 use super::exchange::{Exchange, Plan};
 use super::paths::{self, TrackedFile};
@@ -110,13 +111,15 @@ pub fn prepare(
     let tree = on.layout.tree(run);
     disk::remove_tree(&tree)?;
     disk::make_folder(&on.layout.trees(), 0o700)?;
-    let builder = Owner::own();
+    let builder = on.units.user_of(Role::Build)?;
     disk::make_owned_folder(&tree, 0o755, &builder)?;
     let scratch = Scratch::make(&on.layout, &builder)?;
     let place = on.source_place(&scratch);
+    let job = Job::new(Role::Build, LONG).writes(scratch.path());
+    let (writing, seen) = on.units.with_tree(&job, &tree, Access::ReadWrite)?;
     let request = PrepareTreeRequest {
         place: place.clone(),
-        tree: tree.as_path().into(),
+        tree: seen.as_path().into(),
         destination: on.layout.app().into(),
         objects: on.layout.mirror().join("objects").into(),
         branch: branch.clone(),
@@ -124,12 +127,13 @@ pub fn prepare(
         url: on.mirror.shown_url(),
         interpreter: interpreter.map(Into::into),
     };
-    let PrepareTreeResponse { compiled } = worker::ask(&on.runner, builder, OPERATION, &request)?;
+    let PrepareTreeResponse { compiled } = on.units.call(&writing, OPERATION, &request)?;
     checkpoint::reach("tree:checked-out");
     beneath::give_all(&tree, on.owner)?;
     checkpoint::reach("tree:given");
-    let request = ProveTreeRequest { place, tree: tree.as_path().into(), commit: commit.clone() };
-    let ProveTreeResponse { files } = worker::ask(&on.runner, builder, proof::OPERATION, &request)?;
+    let (reading, seen) = on.units.with_tree(&job, &tree, Access::ReadOnly)?;
+    let request = ProveTreeRequest { place, tree: seen.as_path().into(), commit: commit.clone() };
+    let ProveTreeResponse { files } = on.units.call(&reading, proof::OPERATION, &request)?;
     install_index(&scratch.path().join(proof::INDEX), &tree, on.owner)?;
     scratch.remove()?;
     disk::sync_file_system(&tree)?;

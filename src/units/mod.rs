@@ -15,7 +15,7 @@ pub mod table;
 pub mod users;
 mod waiting;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -248,6 +248,27 @@ impl Units {
         let missing =
             if self.in_systemd() { systemd::missing(&self.bus()?)? } else { launcher::missing(&self.layout) };
         Ok(if missing.is_empty() { Enforcement::Enforced } else { Enforcement::Missing(missing) })
+    }
+
+    /// Lets a unit work on a tree that its user cannot reach by its path; returns the job and the path at which the unit
+    /// sees the tree.
+    ///
+    /// # Errors
+    /// The directory that the tree is shown at cannot be made.
+    pub fn with_tree(&self, job: &Job, tree: &Path, access: Access) -> Outcome<(Job, PathBuf)> {
+        if !self.can_bind() {
+            let job = if access == Access::ReadWrite { job.clone().writes(tree) } else { job.clone() };
+            return Ok((job, tree.to_path_buf()));
+        }
+        let destination = self.layout.state().join("tree");
+        disk::make_folder(&destination, 0o755)?;
+        let bind = Bind { source: tree.to_path_buf(), destination: destination.clone(), access };
+        Ok((job.clone().sees(bind), destination))
+    }
+
+    /// Tells whether a unit can see something at another path ([`Job::binds`]).
+    pub fn can_bind(&self) -> bool {
+        self.in_systemd()
     }
 
     /// Tells whether units are systemd's here.

@@ -2,11 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::git::worktree;
+use crate::event::{Event, Subscriber};
+use crate::git::{mirror_unit, worktree};
 use crate::host::relocate;
 use crate::process::Owner;
 use crate::process::worker;
 use crate::refresh::entry;
+use crate::report::screen::complain;
 use crate::requests;
 use crate::service::envfile;
 use crate::source;
@@ -25,12 +27,28 @@ pub struct Ready {
     pub user: Owner,
 }
 
+/// Writes what happens inside a unit to standard error, a line each: the conductor makes events of it.
+#[derive(Debug)]
+pub struct Progress;
+
+impl Subscriber for Progress {
+    fn take(&mut self, event: &Event) {
+        match event {
+            Event::Output { line, .. } => complain(line),
+            Event::Note { message, .. } => complain(message),
+            Event::Warning { message, .. } => complain(&format!("warning: {message}")),
+            _ => {}
+        }
+    }
+}
+
 /// Answers a request of `operation` with the JSON of its response; `None` where there is no such operation.
 pub fn answer(operation: &str, request: &[u8]) -> Option<Vec<u8>> {
     match operation {
         READY => Some(worker::answer(request, |_: ReadyRequest| Ok(Ready { user: Owner::own() }))),
         relocate::OPERATION => Some(worker::answer(request, |request| relocate::handle(&request))),
         envfile::OPERATION => Some(worker::answer(request, |request| envfile::handle(&request))),
+        mirror_unit::OPERATION => Some(worker::answer(request, mirror_unit::handle)),
         requests::OPERATION => Some(requests::answer(request)),
         entry::OPERATION => Some(worker::answer(request, |request| entry::handle(&request))),
         other => source::answer(other, request).or_else(|| worktree::answer(other, request)),

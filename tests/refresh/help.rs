@@ -200,12 +200,19 @@ pub(crate) fn hook(name: &str, kind: &str, command: &[&str], more: &str) -> Stri
     format!("[[hook]]\nname = \"{name}\"\nkind = \"{kind}\"\ncommand = {command:?}\n{more}\n")
 }
 
+/// Where [`LOOKOUT`] writes: a hook may write there in staging and in step 4, also where the kernel keeps it from the rest.
+pub(crate) fn seen_file(host: &Host) -> PathBuf {
+    let world = host.beside("seen");
+    let name = world.parent().and_then(Path::file_name).unwrap().to_string_lossy().into_owned();
+    Path::new("/dev/shm").join(format!("{name}-seen"))
+}
+
 /// Gives hooks and service the variables that [`LOOKOUT`] needs.
 pub(crate) fn look_out(host: &Host) {
     let env = format!(
         "LADYLINUX_PORT={}\nSECRET=kept\nSEEN={}\nFENCE={}\nWORKER={}\n",
         host.port,
-        host.beside("seen").display(),
+        seen_file(host).display(),
         host.layout.fence().display(),
         host.beside("worker").display()
     );
@@ -214,8 +221,8 @@ pub(crate) fn look_out(host: &Host) {
 
 /// What [`LOOKOUT`] has told since the last call.
 pub(crate) fn seen(host: &Host) -> Vec<Value> {
-    let text = fs::read_to_string(host.beside("seen")).unwrap_or_default();
-    let _ = fs::remove_file(host.beside("seen"));
+    let text = fs::read_to_string(seen_file(host)).unwrap_or_default();
+    let _ = fs::remove_file(seen_file(host));
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 

@@ -38,10 +38,6 @@ fn tree_environment_hooks_and_service_stay_the_owners() {
         let host = Host::new();
         let owner = owner(&host);
         look_out(&host);
-        let env = fs::read_to_string(host.layout.env_file()).unwrap();
-        let seen_file = host.beside("theirs/seen");
-        let there = env.replace(host.beside("seen").to_str().unwrap(), seen_file.to_str().unwrap());
-        fs::write(host.layout.env_file(), there).unwrap();
         host.push(&[
             ("look.py", LOOKOUT),
             ("requirements.txt", "iniconfig==2.0.0\n"),
@@ -51,7 +47,6 @@ fn tree_environment_hooks_and_service_stay_the_owners() {
         chown(host.layout.app().join("notes.txt"), Some(owner), None).unwrap();
         host.tool(way).expect(0);
         all_belong_to(&host, owner);
-        fs::rename(&seen_file, host.beside("seen")).unwrap();
         assert_eq!(seen(&host)[0]["owner"], owner);
         let pid = host.report()["service"]["pid"].to_string();
         assert_eq!(

@@ -75,16 +75,19 @@ fn rw_5_4_a_hook_that_hangs_is_ended_at_its_deadline_with_all_that_it_started() 
     for way in WAYS {
         let host = Host::running();
         look_out(&host);
+        let grandchild = host.layout.data()[1].join("grandchild");
         // The grandchild sits in a session of its own and does not care for SIGTERM.
-        let hang = "import os, signal, time\nif os.fork() == 0:\n    os.setsid()\n    \
-                    signal.signal(signal.SIGTERM, signal.SIG_IGN)\n    \
-                    open(os.environ['WORKER'], 'w').write(str(os.getpid()))\ntime.sleep(1000)\n";
+        let hang = format!(
+            "import os, signal, time\nif os.fork() == 0:\n    os.setsid()\n    \
+             signal.signal(signal.SIGTERM, signal.SIG_IGN)\n    \
+             open({grandchild:?}, 'w').write(str(os.getpid()))\ntime.sleep(1000)\n"
+        );
         host.push(&[
-            ("hang.py", hang),
+            ("hang.py", &hang),
             ("refresh.toml", &hook("hanging", "index", &["python", "hang.py"], "deadline = \"4s\"")),
         ]);
         host.tool(way).expect(1).says("the index hook hanging failed").says("4s");
-        let grandchild = fs::read_to_string(host.beside("worker")).unwrap();
+        let grandchild = fs::read_to_string(&grandchild).unwrap();
         assert_eq!(ProcessId::of(grandchild.parse().unwrap()), None, "it lives on");
         down_and_fenced(&host);
         host.push(&[("refresh.toml", "")]);

@@ -15,7 +15,7 @@ use crate::process::{Program, Runner};
 pub const OPERATION: &str = "compile-source";
 
 /// How long the interpreter may take.
-const DEADLINE: Duration = Duration::from_secs(60);
+pub(super) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Reads a source on standard input and prints what is wrong with it, in a line.
 const COMPILE: &str = "\

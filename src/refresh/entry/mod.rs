@@ -13,10 +13,10 @@ use std::time::Duration;
 
 use crate::error::{Context as _, Failure, Outcome};
 use crate::installation::Installation;
-use crate::process::worker;
 use crate::python::Generation;
 use crate::service::ServiceProgram;
 use crate::settings::{Hook, HookKind, ImportCheck, Origin};
+use crate::units::{Job, Role};
 
 use super::release::Release;
 use find::{Entry, Located, Tree, entry_of, locate};
@@ -52,12 +52,13 @@ pub fn check(on: &Installation, release: &Release, generation: &Generation) -> O
         Located::Missing(looked) => Err(missing(&program, &entry, &looked)).context(told),
         Located::Source(path) => {
             let Some(source) = on.mirror.read(&release.commit, &path)? else { return Ok(()) };
+            let job = Job::new(Role::Inspect, compile::DEADLINE);
             let request = CompileRequest {
                 python: generation.path.join("bin/python"),
                 name: path.display().to_string(),
                 source,
             };
-            let answer: CompileResponse = worker::ask(&on.runner, on.owner, OPERATION, &request)?;
+            let answer: CompileResponse = on.units.call(&job, OPERATION, &request)?;
             let Some(problem) = answer.problem else { return Ok(()) };
             Err(Failure::new(format!("{} does not compile: {problem}", path.display()))
                 .hint("push a commit in which it compiles, then: ladylinux-refresh run")

@@ -1,0 +1,86 @@
+//! The unit that works in `app/` in step 2, and the conductor's side of it. It is started before the stop and waits, so
+//! that nothing has to be started while the service is down.
+
+use crate::error::{Failure, Outcome};
+use crate::installation::Installation;
+use crate::settings::IgnoredFiles;
+use crate::settings::names::CommitId;
+use crate::units::{Job, Role, Waiting};
+
+use super::align::{self, AlignRequest, AlignResponse, ResetRequest};
+use super::kept::{KeptPath, ListKeptRequest};
+use super::place::Scratch;
+use super::prepared_tree::LONG;
+
+/// A waiting unit with the rights of the service user, which writes to `app/` and its scratch directory.
+#[derive(Debug)]
+pub struct Aligner {
+    waiting: Waiting,
+    scratch: Scratch,
+}
+
+impl Aligner {
+    /// Starts the unit. It learns nothing of what is to come.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start(on: &Installation) -> Outcome<Self> {
+        let scratch = Scratch::make(&on.layout, &on.owner)?;
+        let job = Job::new(Role::Align, LONG).writes(on.layout.app()).writes(scratch.path());
+        let waiting = on.units.wait_in_unit(&job, align::OPERATION, &AlignRequest::Ready)?;
+        Ok(Self { waiting, scratch })
+    }
+
+    /// Lists what moves from the old tree into the new one.
+    ///
+    /// # Errors
+    /// The tree cannot be read, or git fails.
+    pub fn list_kept(
+        &mut self,
+        on: &Installation,
+        commit: &CommitId,
+        known: &[CommitId],
+    ) -> Outcome<Vec<KeptPath>> {
+        let request = AlignRequest::List(ListKeptRequest {
+            place: on.source_place(&self.scratch),
+            app: on.layout.app().into(),
+            commit: commit.clone(),
+            known: known.to_vec(),
+            preserve: on.settings.preserve.clone(),
+            ignored: on.settings.ignored == IgnoredFiles::Keep,
+        });
+        match self.waiting.ask(&request)? {
+            AlignResponse::Kept(kept) => Ok(kept),
+            AlignResponse::Ready | AlignResponse::Reset { .. } => Err(another()),
+        }
+    }
+
+    /// Runs the normative commands in the new tree; returns how many files they wrote again.
+    ///
+    /// # Errors
+    /// git fails.
+    pub fn reset(&mut self, on: &Installation, commit: &CommitId) -> Outcome<u64> {
+        let request = AlignRequest::Reset(ResetRequest {
+            place: on.source_place(&self.scratch),
+            app: on.layout.app().into(),
+            commit: commit.clone(),
+        });
+        match self.waiting.ask(&request)? {
+            AlignResponse::Reset { rewritten } => Ok(rewritten),
+            AlignResponse::Ready | AlignResponse::Kept(_) => Err(another()),
+        }
+    }
+
+    /// Ends the unit and removes its scratch directory.
+    ///
+    /// # Errors
+    /// The directory cannot be removed.
+    pub fn end(self) -> Outcome<()> {
+        self.waiting.end();
+        self.scratch.remove()
+    }
+}
+
+fn another() -> Failure {
+    Failure::new("the operation answered another request")
+}
