@@ -8,6 +8,7 @@ use crate::settings::names::CommitId;
 use crate::units::{Job, Role, Waiting};
 
 use super::align::{self, AlignRequest, AlignResponse, ResetRequest};
+use super::exchange;
 use super::kept::{KeptPath, ListKeptRequest};
 use super::place::Scratch;
 use super::prepared_tree::LONG;
@@ -25,6 +26,7 @@ impl Aligner {
     /// # Errors
     /// It cannot be started.
     pub fn start(on: &Installation) -> Outcome<Self> {
+        exchange::ensure_app(&on.layout, on.owner)?;
         let scratch = Scratch::make(&on.layout, &on.owner)?;
         let job = Job::new(Role::Align, LONG).writes(on.layout.app()).writes(scratch.path());
         let waiting = on.units.wait_in_unit(&job, align::OPERATION, &AlignRequest::Ready)?;
