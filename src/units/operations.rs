@@ -6,7 +6,8 @@ use crate::git::worktree;
 use crate::host::relocate;
 use crate::process::Owner;
 use crate::process::worker;
-use crate::refresh::entry;
+use crate::python;
+use crate::refresh::{entry, release};
 use crate::requests;
 use crate::service::envfile;
 use crate::source;
@@ -33,6 +34,9 @@ pub fn answer(operation: &str, request: &[u8]) -> Option<Vec<u8>> {
         envfile::OPERATION => Some(worker::answer(request, |request| envfile::handle(&request))),
         requests::OPERATION => Some(requests::answer(request)),
         entry::OPERATION => Some(worker::answer(request, |request| entry::handle(&request))),
-        other => source::answer(other, request).or_else(|| worktree::answer(other, request)),
+        release::OPERATION => Some(release::answer(request)),
+        other => source::answer(other, request)
+            .or_else(|| python::answer(other, request))
+            .or_else(|| worktree::answer(other, request)),
     }
 }
