@@ -79,7 +79,7 @@ fn main() {
 fn installed(large: bool) -> Host {
     let host = Host::bare();
     let settings = format!(
-        "[remote]\nurl = \"{}\"\nallow = [\"git\"]\n[python]\ninstaller = \"uv\"\n\
+        "[remote]\nurl = \"{}\"\nallow = [\"git\"]\n[python]\n\
          [probe]\npath = \"/api/status\"\nsettle = \"150ms\"\n",
         host.url()
     );

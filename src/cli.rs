@@ -61,9 +61,6 @@ pub enum Command {
     /// List, show, restore, or drop previous trees that hold local changes
     #[command(subcommand, alias = "drift")]
     Stash(StashCommand),
-    /// Look at the wheels that environments are built from, and remove what is not needed any more
-    #[command(subcommand)]
-    Wheels(WheelsCommand),
     /// Make a file that refreshes a machine without a network, or look at one
     #[command(subcommand)]
     Bundle(BundleCommand),
@@ -108,7 +105,7 @@ pub struct ReportArgs {
     #[arg(long, value_enum)]
     pub format: Option<Format>,
 
-    /// Show what git, the installer and hooks write
+    /// Show what git, uv and hooks write
     #[arg(long, short)]
     pub verbose: bool,
 }
@@ -489,23 +486,6 @@ pub enum EnvironmentsCommand {
         #[arg(long, value_name = "N")]
         keep: Option<usize>,
         /// Show what it would do and do nothing
-        #[arg(long)]
-        dry_run: bool,
-    },
-}
-
-/// `wheels …`
-#[derive(Debug, Subcommand)]
-pub enum WheelsCommand {
-    /// List the wheels in the store, and which environments need them
-    List {
-        /// Write it as JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Remove the wheels and locks that no kept environment needs
-    Prune {
-        /// Show what it would remove and do nothing
         #[arg(long)]
         dry_run: bool,
     },

@@ -9,7 +9,6 @@ use crate::installation::{Installation, as_typed};
 use crate::journal::record::Ending;
 use crate::journal::recover;
 use crate::python::Record;
-use crate::python::wheels::Pruning;
 use crate::report::Report;
 use crate::service::fence::Fence;
 use crate::settings::layout::Layout;
@@ -203,8 +202,7 @@ pub fn kept(on: &Installation, keep: usize) -> Outcome<Kept> {
     Ok(kept)
 }
 
-/// Removes the environments that none of the kept good runs needs, with the wheels that were theirs only, and lets go of
-/// the commits of all other runs. The live environment and that of the run in hand always stay.
+/// Removes the environments that none of the kept good runs needs, and lets go of the commits of all other runs. The live environment and that of the run in hand always stay.
 ///
 /// # Errors
 /// Something cannot be removed.
@@ -213,7 +211,7 @@ pub fn prune(on: &Installation, current: &RunId) -> Outcome<()> {
     kept_runs.insert(current.clone());
     let keep: Vec<GenerationName> = generations.into_iter().collect();
     on.environments().prune(&keep)?;
-    on.wheels().prune(Pruning::Remove)?;
+    on.environments().prune_locks()?;
     on.mirror.release_all_but(&kept_runs)?;
     let mut runs = recover::all(&on.layout.runs())?;
     runs.truncate(runs.len().saturating_sub(KEPT_FOLDERS));

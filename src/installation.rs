@@ -14,7 +14,7 @@ use crate::git::mirror::Mirror;
 use crate::git::worktree::WorkTree;
 use crate::host::migration;
 use crate::process::{Owner, Runner};
-use crate::python::{Environments, Generation, Installer, Interpreter, Site, Wheels};
+use crate::python::{Environments, Generation, Interpreter, Site};
 use crate::refresh::{Release, begin};
 use crate::report;
 use crate::report::shell::quoted_path;
@@ -31,6 +31,9 @@ use crate::source::place::{Place, Scratch};
 use crate::systemd;
 use crate::units::Units;
 
+/// The name of the user that builds environments.
+const BUILDER: &str = "ladylinux-refresh";
+
 /// An installation and the doors to its parts.
 pub struct Installation {
     /// The paths.
@@ -41,6 +44,8 @@ pub struct Installation {
     pub settings: Settings,
     /// Whom `app/` and the environments belong to.
     pub owner: Owner,
+    /// Whom the environments belong to, and as whom everything that others wrote is read.
+    pub builder: Owner,
     /// Starts other programs.
     pub runner: Runner,
     /// Starts sandboxed units.
@@ -55,7 +60,6 @@ pub struct Installation {
     /// The bundle that everything comes from instead of the network, where the command was given one.
     pub bundle: Option<Bundle>,
     interpreter: OnceCell<Interpreter>,
-    installer: OnceCell<Installer>,
     releases: RefCell<Vec<Release>>,
 }
 
@@ -73,11 +77,13 @@ impl Installation {
         let mirror = Mirror::new(&git, &layout, &settings.remote).in_units(&units);
         let tree = WorkTree::new(&git, &layout, owner);
         let service = manager(&settings, &runner);
+        let builder = builder(&layout, owner);
         Ok(Self {
             layout,
             layers,
             settings,
             owner,
+            builder,
             runner,
             units,
             git,
@@ -86,7 +92,6 @@ impl Installation {
             service,
             bundle: None,
             interpreter: OnceCell::new(),
-            installer: OnceCell::new(),
             releases: RefCell::new(Vec::new()),
         })
     }
@@ -150,17 +155,18 @@ impl Installation {
 
     /// Returns where and for whom environments are made.
     pub(crate) fn site(&self) -> Site<'_> {
-        Site { runner: &self.runner, layout: &self.layout, python: &self.settings.python, owner: self.owner }
+        Site {
+            runner: &self.runner,
+            layout: &self.layout,
+            python: &self.settings.python,
+            owner: self.builder,
+            offline: self.bundle.is_some(),
+        }
     }
 
     /// Returns the environments.
     pub fn environments(&self) -> Environments<'_> {
         Environments::new(self.site())
-    }
-
-    /// Returns the store of wheels.
-    pub fn wheels(&self) -> Wheels<'_> {
-        Wheels::new(self.site())
     }
 
     /// Returns the name of the live generation, where `venv` leads to a known one.
@@ -181,26 +187,8 @@ impl Installation {
         if let Some(found) = self.interpreter.get() {
             return Ok(found);
         }
-        let found = Interpreter::find(&self.runner, &self.settings.python, self.owner)?;
+        let found = Interpreter::find(&self.runner, &self.settings.python, self.builder)?;
         Ok(self.interpreter.get_or_init(|| found))
-    }
-
-    /// Ensures the installer that environments are filled with.
-    ///
-    /// # Errors
-    /// It cannot be had.
-    pub fn installer(&self) -> Outcome<&Installer> {
-        if let Some(found) = self.installer.get() {
-            return Ok(found);
-        }
-        let found = match &self.bundle {
-            None => Installer::ensure(self.site(), self.interpreter()?)?,
-            Some(bundle) => {
-                bundle.ensure_tools(self)?;
-                Installer::offline(self.site(), self.interpreter()?)?
-            }
-        };
-        Ok(self.installer.get_or_init(|| found))
     }
 
     /// Reads the service's environment file, with the rights of the service's user.
@@ -261,6 +249,14 @@ impl Installation {
     pub fn log_of(&self, run: &RunId) -> PathBuf {
         self.layout.run(run).join(begin::LOG)
     }
+}
+
+/// The user that builds environments, which owns nothing else; where there is none, and below a root, the owner of the tree.
+fn builder(layout: &Layout, owner: Owner) -> Owner {
+    if !layout.is_real() || Owner::own().uid != 0 {
+        return owner;
+    }
+    Owner::named(BUILDER).ok().flatten().unwrap_or(owner)
 }
 
 /// Chooses who keeps the service: systemd, where it is the real machine's PID 1; the embedded supervisor everywhere else.

@@ -1,5 +1,5 @@
 //! Definitions that cannot be built are refused in staging, with nothing touched; and what the command `lock` says. From
-//! end to end, with an index of our own that the host's configuration of pip names.
+//! end to end, with an index of our own that the host names.
 #![allow(
     clippy::disallowed_methods,
     clippy::unwrap_used,
@@ -33,13 +33,10 @@ fn releases() -> Vec<Release> {
     ]
 }
 
-/// A host whose pip is configured for an index, and that has refreshed once from it.
-fn host_with(index_url: &str, installer: &str) -> Host {
+/// A host that takes packages from an index, and that has refreshed once from it.
+fn host_with(index_url: &str) -> Host {
     let host = Host::new();
-    let file = host.layout.root().join("etc/pip.conf");
-    fs::write(file, format!("[global]\nindex-url = {index_url}\n")).unwrap();
-    let text = host.settings("").replace("installer = \"uv\"", &format!("installer = \"{installer}\""));
-    fs::write(host.layout.host_file(), text).unwrap();
+    host.configure_python(&format!("index_url = \"{index_url}\""));
     host.tool(["run"]).expect(0);
     host
 }
@@ -73,34 +70,26 @@ fn rw_7_1b_every_definition_that_cannot_be_built_is_refused_in_staging_and_nothi
             ["which only the host may do", "line 1"],
         ),
     ];
-    for installer in ["uv", "pip"] {
-        let host = host_with(&index.url(), installer);
-        let before = state(&host);
-        // What is refused before any installer sees it is the same with both.
-        let seen_by_installers = if installer == "uv" { cases.len() } else { 7 };
-        for (what, text, told) in cases.iter().take(seen_by_installers) {
-            host.push(&[("requirements.txt", text), ("version.txt", "two\n")]);
-            let ran = host.tool(["run"]).expect(3);
-            for told in told {
-                assert!(
-                    ran.all().contains(told),
-                    "{installer}: {what}: {told:?} is missing in\n{}",
-                    ran.all()
-                );
-            }
-            assert_eq!(state(&host), before, "{installer}: {what}");
-            assert!(!host.fenced());
+    let host = host_with(&index.url());
+    let before = state(&host);
+    for (what, text, told) in &cases {
+        host.push(&[("requirements.txt", text), ("version.txt", "two\n")]);
+        let ran = host.tool(["run"]).expect(3);
+        for told in told {
+            assert!(ran.all().contains(told), "{what}: {told:?} is missing in\n{}", ran.all());
         }
-        host.push(&[("requirements.txt", "six==1.17.0\n")]);
-        host.tool(["run"]).expect(0);
-        assert_eq!(host.version().as_deref(), Some("two"));
+        assert_eq!(state(&host), before, "{what}");
+        assert!(!host.fenced());
     }
+    host.push(&[("requirements.txt", "six==1.17.0\n")]);
+    host.tool(["run"]).expect(0);
+    assert_eq!(host.version().as_deref(), Some("two"));
 }
 
 #[test]
 fn the_reasons_of_uv_are_told_by_kind_and_the_whole_is_in_the_log() {
     let index = Index::new(&releases());
-    let host = host_with(&index.url(), "uv");
+    let host = host_with(&index.url());
     for (text, kind) in [
         ("foreign==1.0\n", "a package is built for other platforms only"),
         ("future==1.0\n", "a package is for other versions of Python"),
@@ -116,7 +105,7 @@ fn the_reasons_of_uv_are_told_by_kind_and_the_whole_is_in_the_log() {
 #[test]
 fn strict_refuses_what_the_application_does_not_lock_and_takes_what_lock_prints() {
     let index = Index::new(&releases());
-    let host = host_with(&index.url(), "uv");
+    let host = host_with(&index.url());
     let before = state(&host);
     host.push(&[("version.txt", "two\n")]);
     for command in [["run", "--strict"], ["plan", "--strict"]] {
@@ -130,8 +119,7 @@ fn strict_refuses_what_the_application_does_not_lock_and_takes_what_lock_prints(
         host.tool(["run", "--strict"]).expect(0).says(&format!("lock         {file}"));
         assert_eq!(host.version().as_deref(), Some(form));
     }
-    let text = fs::read_to_string(host.layout.host_file()).unwrap();
-    fs::write(host.layout.host_file(), text.replace("[python]\n", "[python]\nstrict = true\n")).unwrap();
+    host.configure_python(&format!("index_url = \"{}\"\nstrict = true", index.url()));
     host.push(&[("requirements.txt", "six\n")]);
     host.tool(["run"]).expect(3).says("the application locks nothing");
 }
@@ -139,7 +127,7 @@ fn strict_refuses_what_the_application_does_not_lock_and_takes_what_lock_prints(
 #[test]
 fn a_lock_is_printed_upgraded_and_told_as_json() {
     let index = Index::new(&releases());
-    let host = host_with(&index.url(), "uv");
+    let host = host_with(&index.url());
     host.push(&[("requirements.txt", "six\n")]);
     let told = host.tool(["lock", "--json"]).expect(0);
     let told = schema::told(&told.out, "lock.schema.json");
@@ -186,23 +174,21 @@ fn a_lock_is_printed_upgraded_and_told_as_json() {
 #[test]
 fn the_credentials_of_an_index_reach_the_index_and_no_record() {
     let index = Index::new(&releases());
-    for installer in ["uv", "pip"] {
-        let host = host_with(&index.url_with("me:hushhush"), installer);
-        // The beginning of what `me:hushhush` is in base64.
-        assert!(index.asked().iter().any(|line| line.contains("bWU6aHVzaGh1c")), "{installer}");
-        host.push(&[("requirements.txt", "six==99\n")]);
-        let ran = host.tool(["run", "--verbose"]).expect(3);
-        assert!(!ran.all().contains("hushhush"), "{installer}: {}", ran.all());
-        let mut looked = 0;
-        for part in ["locks", "generations", "runs", "status.json"] {
-            look(&host.layout.state().join(part), &mut |file| {
-                looked += 1;
-                let text = String::from_utf8_lossy(&fs::read(file).unwrap()).into_owned();
-                assert!(!text.contains("hushhush"), "{installer}: {}", file.display());
-            });
-        }
-        assert!(looked > 5);
+    let host = host_with(&index.url_with("me:hushhush"));
+    // The beginning of what `me:hushhush` is in base64.
+    assert!(index.asked().iter().any(|line| line.contains("bWU6aHVzaGh1c")));
+    host.push(&[("requirements.txt", "six==99\n")]);
+    let ran = host.tool(["run", "--verbose"]).expect(3);
+    assert!(!ran.all().contains("hushhush"), "{}", ran.all());
+    let mut looked = 0;
+    for part in ["locks", "environments", "runs", "status.json"] {
+        look(&host.layout.state().join(part), &mut |file| {
+            looked += 1;
+            let text = String::from_utf8_lossy(&fs::read(file).unwrap()).into_owned();
+            assert!(!text.contains("hushhush"), "{}", file.display());
+        });
     }
+    assert!(looked > 5);
 }
 
 fn look(path: &Path, act: &mut dyn FnMut(&Path)) {

@@ -238,7 +238,8 @@ fn what_the_settings_of_the_host_say_wrong_is_told_with_its_place() {
     wrong("allowed_branches = \"main\"\n", "1, column 20: \"main\" stands where a list in brackets belongs");
     wrong("strict_order = 1\n", "1, column 16: 1 stands where true or false belongs");
     wrong("remote = \"x\"\n", "1, column 10: \"x\" stands where a table belongs");
-    wrong("[python]\ninstaller = \"conda\"\n", "2, column 13: \"conda\" is none of auto, uv, pip");
+    wrong("[python]\ninstaller = \"uv\"\n", "2, column 1: `python.installer` is gone");
+    wrong("[python]\nimport_check = \"x\"\n", "2, column 16: \"x\" is none of compile, import, off");
     wrong("branch = \"../..\"\n", "1, column 10: ");
     wrong("[probe]\nsettle = \"3\"\n", "2, column 10: \"3\" is not a duration");
     wrong("[[hook]]\nname = \"x\"\nkind = \"cheque\"\ncommand = [\"true\"]\n", "3, column 8: ");
@@ -541,7 +542,7 @@ fn a_tree_that_cannot_be_refreshed_is_refused() {
     refused(&host, &["run"], 3, &["is a work tree itself, around models and environments"]);
     fs::remove_dir_all(host.layout.home().join(".git")).unwrap();
 
-    reconfigure(&host, "installer = \"uv\"", "installer = \"uv\"\ninterpreter = \"python9.9\"");
+    reconfigure(&host, "[python]", "[python]\ninterpreter = \"python9.9\"");
     refused(&host, &["run"], 3, &["in preflight: ", "no Python interpreter \"python9.9\""]);
     host.configure("", "");
 

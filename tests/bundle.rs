@@ -39,10 +39,8 @@ fn cut_off(host: &Host) {
     let end = start + settings[start..].find('"').unwrap();
     let dead = settings.replace(&settings[start..end], "git://127.0.0.1:9/app.git");
     fs::write(host.layout.host_file(), dead).unwrap();
-    for name in ["tools", "cache/uv", "cache/pip"] {
-        ladylinux_refresh::disk::remove_tree(&host.layout.state().join(name)).unwrap();
-    }
-    for folder in [host.layout.wheels(), host.layout.locks()] {
+    // The shared cache is behind a link, which alone is removed.
+    for folder in [host.layout.uv(), host.layout.locks()] {
         ladylinux_refresh::disk::remove_tree(&folder).unwrap();
     }
 }
@@ -62,7 +60,7 @@ fn cut_off_command<A: AsRef<std::ffi::OsStr>>(
     {
         command.env(name, DEAD);
     }
-    for name in ["PIP_EXTRA_INDEX_URL", "UV_INDEX", "PIP_CONFIG_FILE"] {
+    for name in ["PIP_EXTRA_INDEX_URL", "UV_INDEX"] {
         command.env_remove(name);
     }
     command
@@ -131,6 +129,14 @@ fn refused(host: &Host, file: &Path, more: &[&str], words: &[&str]) {
     assert!(!host.layout.cache().join("bundle").exists(), "something of the bundle was left");
 }
 
+/// Insists that a bundle is refused where its environment is built anew.
+#[track_caller]
+fn refused_anew(host: &Host, file: &Path, words: &[&str]) {
+    refused(host, file, &["--always-rebuild-venv"], words);
+    // The lock of the bundle is one of this machine by now.
+    ladylinux_refresh::disk::remove_tree(&host.layout.locks()).unwrap();
+}
+
 /// A bundle, taken apart as the form says, to be put together differently.
 #[derive(Clone)]
 struct Parts {
@@ -155,8 +161,8 @@ impl Parts {
         Self { header, members: members.split_off(2) }
     }
 
-    /// Without the installers, which are large and in no test's way.
-    fn without_tools(mut self) -> Self {
+    /// Without uv, which is large and in no test's way.
+    fn without_uv(mut self) -> Self {
         self.members.retain(|(name, _)| !name.starts_with("tools/"));
         self.settle();
         self
@@ -329,8 +335,7 @@ fn rw_8_2_a_bundle_is_an_archive_that_others_can_look_into_and_check() {
         }
     }
     let shown = maker.tool(["bundle", "show", file.to_str().unwrap()]).expect(0);
-    for text in [maker.head().as_str(), &sha256(&whole), "six-1.16.0-py2.py3-none-any.whl", "commits.bundle"]
-    {
+    for text in [maker.head().as_str(), &sha256(&whole), "cache.tar", "commits.bundle"] {
         assert!(shown.out.contains(text), "{text} is missing in\n{}", shown.out);
     }
     let json = maker.tool(["bundle", "show", "--json", file.to_str().unwrap()]).expect(0).out;
@@ -360,7 +365,7 @@ fn a_bundle_that_differs_by_one_byte_or_ends_early_is_never_taken() {
     let maker = Host::running();
     let file = create(&maker, "a.bundle", &[]);
     let small = maker.beside("small.bundle");
-    Parts::of(&file).without_tools().write(&small);
+    Parts::of(&file).without_uv().write(&small);
     let whole = fs::read(&small).unwrap();
     bundle::examine(&small).unwrap();
     let bad = maker.beside("bad.bundle");
@@ -383,13 +388,11 @@ fn a_bundle_that_differs_by_one_byte_or_ends_early_is_never_taken() {
         fs::write(&bad, &whole[..end]).unwrap();
         refused(&maker, &bad, &[], &["is cut", "sha256sum", "copy it again"]);
     }
-    let parts = Parts::of(&small);
-    let wheel = parts.members.iter().find(|(name, _)| name.starts_with("wheels/")).unwrap();
     for (needle, word) in [
         (&b"\"branch\""[..], "its header"),
         (b"# v2 git bundle", "commits.bundle"),
         (b"\"packages\": [", "lock.json"),
-        (&wheel.1[..64], "wheels/"),
+        (b"archive-v0/", "cache.tar"),
     ] {
         let mut bytes = whole.clone();
         bytes[find(&whole, needle) + 3] ^= 1;
@@ -407,7 +410,7 @@ fn a_bundle_that_differs_by_one_byte_or_ends_early_is_never_taken() {
 fn what_is_no_bundle_or_one_for_elsewhere_is_refused_by_name() {
     let maker = Host::running();
     let file = create(&maker, "a.bundle", &[]);
-    let parts = Parts::of(&file).without_tools();
+    let parts = Parts::of(&file).without_uv();
     let bad = maker.beside("bad.bundle");
 
     refused(&maker, &maker.beside("missing"), &[], &["cannot read"]);
@@ -425,8 +428,8 @@ fn what_is_no_bundle_or_one_for_elsewhere_is_refused_by_name() {
         change(&mut parts);
         parts.write(&bad);
     };
-    with(&|parts| parts.header["schema"] = 2.into());
-    refused(&maker, &bad, &[], &["of version 2", "install the version"]);
+    with(&|parts| parts.header["schema"] = 3.into());
+    refused(&maker, &bad, &[], &["of version 3", "install the version"]);
     for (key, value) in
         [("python", "2.7"), ("platform", "linux-riscv64"), ("abi", "other"), ("implementation", "pypy")]
     {
@@ -444,7 +447,7 @@ fn what_is_no_bundle_or_one_for_elsewhere_is_refused_by_name() {
 fn a_bundle_made_to_do_harm_is_refused_before_anything_of_it_is_used() {
     let maker = Host::running();
     let file = create(&maker, "a.bundle", &[]);
-    let parts = Parts::of(&file).without_tools();
+    let parts = Parts::of(&file).without_uv();
     let bad = maker.beside("bad.bundle");
     let with = |change: &dyn Fn(&mut Parts)| {
         let mut parts = parts.clone();
@@ -458,7 +461,7 @@ fn a_bundle_made_to_do_harm_is_refused_before_anything_of_it_is_used() {
         });
     };
     // Names that lead elsewhere, listed or not.
-    for name in ["../escaped", "/tmp/escaped", "tools/../../escaped", "wheels/x.whl"] {
+    for name in ["../escaped", "/tmp/escaped", "tools/../../escaped", "cache.tar/x"] {
         settled(&|parts| parts.members.push((name.to_owned(), b"x".to_vec())));
         refused(&maker, &bad, &[], &["nothing that a bundle holds", name]);
     }
@@ -511,18 +514,39 @@ fn a_bundle_made_to_do_harm_is_refused_before_anything_of_it_is_used() {
             *parts.member("lock.json") = serde_json::to_vec(&lock).unwrap();
         });
     };
-    lock(&|lock| lock["wheels"][0]["file"] = "../../../escaped.whl".into());
-    refused(&maker, &bad, &[], &["the lock names", "escaped.whl"]);
-    lock(&|lock| lock["wheels"] = Value::Array(Vec::new()));
-    refused(&maker, &bad, &[], &["names six 1.16.0, and the bundle has no wheel of it"]);
-    lock(&|lock| lock["packages"][0]["digests"] = Value::Array(vec!["0".repeat(64).into()]));
-    refused(&maker, &bad, &[], &["is not what the lock says"]);
+    lock(&|lock| lock["packages"][0]["name"] = "../../../escaped".into());
+    refused(&maker, &bad, &[], &["the lock names", "escaped"]);
+    lock(&|lock| {
+        let text = lock["document"].as_str().unwrap().replace("sha256 = \"", "sha256 = \"0");
+        lock["document"] = text.into();
+    });
+    refused(&maker, &bad, &[], &["lists other packages than its document names"]);
+    lock(&|lock| {
+        let known =
+            lock["packages"][0]["hashes"][0].as_str().unwrap().trim_start_matches("sha256:").to_owned();
+        let document = lock["document"].as_str().unwrap().replace(&known, &"0".repeat(64));
+        lock["document"] = document.into();
+        lock["packages"][0]["hashes"] = Value::Array(vec![format!("sha256:{}", "0".repeat(64)).into()]);
+    });
+    refused_anew(&maker, &bad, &["not what its hash says"]);
+    // An archive that leads elsewhere, or is none.
+    settled(&|parts| *parts.member("cache.tar") = vec![7; 4 * BLOCK]);
+    refused(&maker, &bad, &[], &["cannot unpack"]);
+    settled(&|parts| {
+        let mut archive = block("../../../../escaped", 1, b'0').to_vec();
+        archive.extend([b'x'; BLOCK]);
+        archive.extend([0; 2 * BLOCK]);
+        *parts.member("cache.tar") = archive;
+    });
+    let escaped = maker.layout.store().join("escaped");
+    drop(maker.tool(from_bundle(&bad, &[])));
+    assert!(!escaped.exists() && !maker.layout.root().join("escaped").exists());
     settled(&|parts| parts.members.push(("tools/uv-0.0.1".to_owned(), b"#!/bin/sh\n".to_vec())));
     maker.tool(from_bundle(&bad, &[])).expect(0).says("which this version does not use");
 }
 
 #[test]
-fn an_installer_in_a_bundle_has_to_be_the_pinned_one() {
+fn uv_in_a_bundle_has_to_be_the_pinned_one() {
     let maker = Host::running();
     let host = follower(&maker);
     let file = create(&maker, "a.bundle", &[]);
@@ -534,16 +558,10 @@ fn an_installer_in_a_bundle_has_to_be_the_pinned_one() {
     parts.settle();
     let bad = host.beside("bad.bundle");
     parts.write(&bad);
-    refused(&host, &bad, &[], &["not the pinned one"]);
-    // Without an installer the network is not tried either.
-    Parts::of(&file).without_tools().write(&bad);
-    refused(&host, &bad, &[], &["has the installer that the settings ask for"]);
-    ladylinux_refresh::disk::remove_tree(&host.layout.tools()).unwrap();
-    let mut parts = Parts::of(&file);
-    parts.members.retain(|(name, _)| !name.starts_with("tools/pip"));
-    parts.settle();
-    parts.write(&bad);
-    refused(&host, &bad, &[], &["has the pip that the tool uses"]);
+    refused(&host, &bad, &[], &["not the pinned uv"]);
+    // Without uv the network is not tried either.
+    Parts::of(&file).without_uv().write(&bad);
+    refused(&host, &bad, &[], &["neither this machine nor the bundle has uv"]);
     offline(&host, from_bundle(&file, &["--always-rebuild-venv"])).expect(0);
 }
 

@@ -20,7 +20,6 @@ use std::time::{Duration, Instant};
 
 use crash::{EVERYTHING, Environment, Killed, RUN, Reach, Rig, WORKER};
 use dice::{Dice, long, tell};
-use ladylinux_refresh::disk;
 
 /// One kill: at which point of the list, and whom.
 #[derive(Debug, Clone)]
@@ -137,10 +136,6 @@ fn kill_runs(what: &str, environment: Environment, arguments: &[&str], step: usi
     on_two_hosts(&kills, environment, |rig, kill| {
         rig.next_version();
         rig.drift();
-        if kill.name.starts_with("python:wheel") {
-            // What an earlier version has fetched is there, and the point would not be reached.
-            disk::remove_tree(&rig.host.layout.wheels()).unwrap();
-        }
         let killed = rig.kill(arguments, Some(&kill.point()), kill.whom);
         expect_killed(kill, &killed);
         rig.expect_sound();

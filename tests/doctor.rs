@@ -283,8 +283,7 @@ fn an_environment_that_was_changed_or_whose_interpreter_is_gone_is_found_and_reb
     cured(&host, "contamination", "smuggled.py");
 
     host.configure("", "");
-    let settings =
-        host.settings("").replace("installer = \"uv\"", "installer = \"uv\"\ninterpreter = \"python9.9\"");
+    let settings = host.settings("").replace("[python]", "[python]\ninterpreter = \"python9.9\"");
     fs::write(host.layout.host_file(), settings).unwrap();
     let finding = only(&host, &["interpreter"]);
     assert!(finding["repair"].as_str().unwrap().starts_with("apt install"));

@@ -1,11 +1,11 @@
-//! Builds of environments that are killed at random instants: while the definition is resolved, wheels are fetched,
-//! packages installed, the result proved and recorded. `venv` never leads to an environment that is not recorded and
+//! Builds of environments that are killed at random instants: while the definition is resolved, packages are fetched and
+//! installed, the result proved and recorded. `venv` never leads to an environment that is not recorded and
 //! whole, and the next run comes to one that is.
 //!
 //! When the parts of a build happen is learned from builds that nobody kills, so that the kills are spread over all of
 //! them. Killed is the run with everything that it started, the run alone (what it started works on), or one of the
-//! programs that it started (it lives to see that). One of the two hosts installs with uv, the other with pip.
-//! `LADYLINUX_REFRESH_LONG=1` kills hundreds.
+//! programs that it started (it lives to see that). `LADYLINUX_REFRESH_LONG=1`
+//! kills hundreds.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
 #![allow(clippy::disallowed_methods, reason = "tests start programs and lay out files")]
 
@@ -23,20 +23,17 @@ use std::time::{Duration, Instant};
 
 use crash::{Environment, Reach, Rig};
 use dice::{Dice, long, tell};
-use sha2::{Digest as _, Sha256};
 
-/// The parts of a build. Each begins after a point of `src/checkpoint.rs`, the first one when the first program of an
-/// installer is started.
-const PARTS: [(&str, &str); 6] = [
+/// The parts of a build. Each begins after a point of `src/checkpoint.rs`, the first one when the first program is started.
+const PARTS: [(&str, &str); 5] = [
     ("resolving", ""),
-    ("fetching", "python:locked"),
-    ("making", "python:wheels taken in"),
-    ("installing", "python:environment made"),
-    ("proving", "python:packages installed"),
-    ("recording", "python:before the record"),
+    ("making", "python:locked"),
+    ("installing", "worker:python:environment made"),
+    ("proving", "worker:python:packages installed"),
+    ("recording", "worker:python:before the record"),
 ];
 
-/// The number of the part that no installer is at work in.
+/// The number of the part that no program is at work in.
 const RECORDING: usize = PARTS.len() - 1;
 
 /// The point at which a build is done.
@@ -51,7 +48,6 @@ const WAYS: [(&[&str], &str); 2] = [(&["run"], "staging"), (&["run", "--no-stage
 /// A host whose builds are killed.
 struct Victim {
     rig: Rig,
-    installer: &'static str,
     /// The test's own copies of the wheels.
     wheels: PathBuf,
     /// How long each part takes, by way.
@@ -63,15 +59,14 @@ struct Victim {
 
 impl Victim {
     /// A host that runs its first version, and has been seen to build in every way.
-    fn new(installer: &'static str, dice: Dice) -> Self {
+    fn new(dice: Dice) -> Self {
         let mut rig = Rig::new(Environment::Changes);
         rig.beside = &BESIDE;
-        rig.install_with(installer);
         // What is fetched is not shared with other tests, so that it can be taken away.
-        fs::remove_file(rig.host.layout.cache().join("pip")).unwrap();
+        fs::remove_file(cache(&rig)).unwrap();
         let wheels = trusted_wheels(&rig);
         let (durations, came) = ([[Duration::ZERO; PARTS.len()]; WAYS.len()], [0; PARTS.len() + 1]);
-        let mut victim = Self { rig, installer, wheels, durations, dice, came };
+        let mut victim = Self { rig, wheels, durations, dice, came };
         for way in 0..WAYS.len() {
             victim.durations[way] = victim.learn(way);
         }
@@ -80,7 +75,7 @@ impl Victim {
 
     /// Builds a version in peace, and tells how long each part took.
     fn learn(&mut self, way: usize) -> [Duration; PARTS.len()] {
-        self.rig.trying = format!("{} with {}, in peace", WAYS[way].0.join(" "), self.installer);
+        self.rig.trying = format!("{}, in peace", WAYS[way].0.join(" "));
         self.rig.next_version();
         self.rig.drift();
         self.forget_downloads();
@@ -108,11 +103,10 @@ impl Victim {
         };
         let delay = self.dice.shorter_than(self.durations[way][aim] + Duration::from_micros(1));
         let (name, words) = (PARTS[aim].0, WAYS[way].0.join(" "));
-        self.rig.trying =
-            format!("kill {number}: {words} with {}, {reach:?}, {delay:?} into {name}", self.installer);
+        self.rig.trying = format!("kill {number}: {words}, {reach:?}, {delay:?} into {name}");
         self.rig.next_version();
         self.rig.drift();
-        if PARTS[aim].0 == "fetching" {
+        if PARTS[aim].0 == "installing" && number % 2 == 0 {
             self.forget_downloads();
         }
         let mut since = None;
@@ -142,13 +136,11 @@ impl Victim {
 
     /// Takes away what was fetched, so that it has to be fetched again.
     fn forget_downloads(&self) {
-        for folder in [self.rig.host.layout.cache().join("pip"), self.rig.host.layout.wheels()] {
-            ladylinux_refresh::disk::remove_tree(&folder).unwrap();
-        }
+        ladylinux_refresh::disk::remove_tree(&cache(&self.rig)).unwrap();
     }
 
     /// `venv` leads to a recorded environment; every recorded one has the files of its wheels and no others, and can be
-    /// imported; and the store holds whole wheels only.
+    /// imported.
     #[track_caller]
     fn expect_good_environments(&self) {
         let (layout, trying) = (&self.rig.host.layout, &self.rig.trying);
@@ -164,21 +156,14 @@ impl Victim {
         let said = String::from_utf8_lossy(&output.stdout);
         let compared: Option<usize> = said.trim().parse().ok();
         assert!(compared > Some(0), "{trying}: {said}{}", String::from_utf8_lossy(&output.stderr));
-        for folder in names(&layout.wheels()).into_iter().filter(|name| !name.starts_with('.')) {
-            for file in names(&layout.wheels().join(&folder)) {
-                let bytes = fs::read(layout.wheels().join(&folder).join(&file)).unwrap();
-                let digest: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-                assert_eq!(digest, folder, "{trying}: {file} in the store");
-            }
-        }
     }
 
     /// Nothing that a killed build began lies about.
     #[track_caller]
     fn expect_nothing_half_done(&self) {
         let (layout, trying) = (&self.rig.host.layout, &self.rig.trying);
-        assert_eq!(names(&layout.cache()), ["pip", "uv"], "{trying}");
-        for folder in [layout.wheels(), layout.locks(), layout.environment_records(), layout.tools()] {
+        assert!(names(&layout.uv().join("scratch")).is_empty(), "{trying}");
+        for folder in [layout.locks(), layout.environment_records(), layout.uv()] {
             let odd: Vec<String> = names(&folder)
                 .into_iter()
                 .filter(|name| name.starts_with('.') || name.contains("new"))
@@ -197,21 +182,23 @@ fn part(points: &[String], way: usize) -> Option<usize> {
     if reached(DONE) {
         return Some(PARTS.len());
     }
-    let installer = |point: &String| point.starts_with("child:uv") || point.starts_with("child:python");
+    let program = |point: &String| point.starts_with("worker:child:uv");
     let later = (1..PARTS.len()).rev().find(|part| reached(PARTS[*part].1));
-    later.or_else(|| points.iter().any(installer).then_some(0))
+    later.or_else(|| points.iter().any(program).then_some(0))
+}
+
+/// uv's cache on a host.
+fn cache(rig: &Rig) -> PathBuf {
+    rig.host.layout.uv().join("cache")
 }
 
 /// Fetches every wheel that an environment may have, for the test alone.
 fn trusted_wheels(rig: &Rig) -> PathBuf {
     let folder = rig.host.beside("trusted");
-    let tools = rig.host.layout.tools();
-    let pip = names(&tools).into_iter().find(|name| name.starts_with("pip-")).expect("pip is there");
     for six in ["six==1.16.0", "six==1.17.0"] {
         let mut download = Command::new("/usr/bin/python3");
-        download.arg("-I").arg(tools.join(&pip).join("pip"));
-        download.args(["download", "--quiet", "--no-deps", "--only-binary", ":all:", "--dest"]).arg(&folder);
-        assert!(download.args(BESIDE).arg(six).status().unwrap().success());
+        download.args(["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", "--dest"]);
+        assert!(download.arg(&folder).args(BESIDE).arg(six).status().unwrap().success());
     }
     assert_eq!(names(&folder).len(), BESIDE.len() + 2);
     folder
@@ -229,16 +216,15 @@ fn names(folder: &Path) -> Vec<String> {
 #[test]
 fn rw_5_3_a_build_killed_at_any_instant_leaves_no_bad_environment_and_the_next_run_makes_a_good_one() {
     let factor = if long() { 10 } else { 1 };
-    // pip takes more than twice as long.
-    let hosts = [("uv", 22 * factor), ("pip", 8 * factor)];
+    let hosts = [15 * factor, 15 * factor];
     let mut dice = Dice::from_environment();
     let dealt: Vec<_> = hosts.iter().map(|host| (*host, dice.another())).collect();
     let came = std::thread::scope(|scope| {
         let working: Vec<_> = dealt
             .into_iter()
-            .map(|((installer, kills), dice)| {
+            .map(|(kills, dice)| {
                 scope.spawn(move || {
-                    let mut victim = Victim::new(installer, dice);
+                    let mut victim = Victim::new(dice);
                     (0..kills).for_each(|number| victim.kill(number));
                     victim.came
                 })
@@ -252,8 +238,12 @@ fn rw_5_3_a_build_killed_at_any_instant_leaves_no_bad_environment_and_the_next_r
     });
     let parts: Vec<String> =
         PARTS.iter().zip(came).map(|((name, _), came)| format!("{came} while {name}")).collect();
-    let tried: usize = hosts.iter().map(|(_, kills)| kills).sum();
-    tell(&format!("builds killed at random instants: {tried}; {}, {} after it", parts.join(", "), came[6]));
+    let tried: usize = hosts.iter().sum();
+    tell(&format!(
+        "builds killed at random instants: {tried}; {}, {} after it",
+        parts.join(", "),
+        came[PARTS.len()]
+    ));
     for (number, (name, _)) in PARTS.iter().enumerate() {
         // An instant of the last part is over before it can be aimed at; what follows is the switch.
         let hits = came[number] + if number == RECORDING { came[PARTS.len()] } else { 0 };

@@ -1,5 +1,5 @@
 //! The same commit makes the same environment on every machine: whatever the machine has been through, with a network
-//! or without one, by uv and by pip. Told by the digest that the program gives an environment.
+//! or without one. Told by the digest that the program gives an environment.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
 
 #[path = "common/lab/mod.rs"]
@@ -89,12 +89,4 @@ fn rw_2_2_rw_5_3_machines_of_different_histories_one_without_a_network_have_the_
     new.tool(&format!("run --bundle {BUNDLE} --always-rebuild-venv")).expect(0);
     assert_eq!(deployed(&new), there);
     assert_eq!(site.server.requests().len(), asked, "somebody asked the server");
-
-    // pip makes what uv has made.
-    let with_pip = Server::settings(How::Https, "", &format!("installer = \"pip\"\n{PROBE}"));
-    old.write("/etc/ladylinux/refresh.toml", &with_pip);
-    old.tool("run").expect(0);
-    assert_eq!(deployed(old), there);
-    let built: Value = serde_json::from_str(&old.tool("status --json").expect(0).out).unwrap();
-    assert_eq!(built["last_run"]["environment"]["built"], true, "uv's environment was used again");
 }

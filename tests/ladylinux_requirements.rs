@@ -1,4 +1,4 @@
-//! The real requirements of LadyLinux: built, verified and switched to, with uv and with pip, and the same with both.
+//! The real requirements of LadyLinux: built, verified and switched to, and the same on two installations, one of which has no network.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
 #![allow(clippy::disallowed_methods, reason = "tests lay out files and start programs")]
 
@@ -21,10 +21,7 @@ const MODULES: &str = "import fastapi, starlette, uvicorn, qdrant_client, psutil
                        import multipart, watchdog.observers, grpc, grpc_tools.protoc, websockets, uvloop, httptools";
 
 /// An installation that runs in the environment of these requirements.
-fn installed(installer: &str) -> Host {
-    let host = Host::bare();
-    let settings = host.settings("").replace("installer = \"uv\"", &format!("installer = \"{installer}\""));
-    fs::write(host.layout.host_file(), settings).unwrap();
+fn installed(host: Host) -> Host {
     host.push(&[("server.py", SERVER), ("version.txt", "one\n")]);
     host.init();
     host.push(&[("requirements.txt", REQUIREMENTS)]);
@@ -65,39 +62,44 @@ fn contents(host: &Host) -> BTreeMap<String, String> {
 }
 
 #[test]
-fn rw_5_3_the_requirements_of_ladylinux_are_built_verified_and_switched_to_the_same_by_uv_and_by_pip() {
-    let (uv, pip) = std::thread::scope(|scope| {
-        let pip = scope.spawn(|| installed("pip"));
-        (installed("uv"), pip.join().unwrap())
-    });
-    for host in [&uv, &pip] {
-        let (report, status) = (host.report(), status(host));
-        assert_eq!(report["environment"]["built"], true);
-        assert!(report["environment"]["packages"].as_u64() > Some(30), "{report:#}");
-        assert_eq!(host.answer().unwrap()["generation"], report["environment"]["generation"]);
-        assert_eq!(status["generation"], report["environment"]["generation"]);
-        assert_eq!(status["contamination"], Value::Null);
-        assert_eq!(status["lock"]["not_reproducible"], Value::Null, "{status:#}");
-        host.tool(["verify", "--environment"]).expect(0);
-        let import = std::process::Command::new(host.layout.venv().join("bin/python"))
-            .args(["-I", "-B", "-c", MODULES])
-            .output()
-            .unwrap();
-        assert!(import.status.success(), "{}", String::from_utf8_lossy(&import.stderr));
-    }
-    let (by_uv, by_pip) = (contents(&uv), contents(&pip));
-    assert!(by_uv.len() > 1000);
+fn rw_5_3_rw_8_2_the_requirements_of_ladylinux_are_built_verified_and_the_same_on_two_installations() {
+    let first = installed(Host::bare());
+    let (report, told) = (first.report(), status(&first));
+    assert_eq!(report["environment"]["built"], true);
+    assert!(report["environment"]["packages"].as_u64() > Some(30), "{report:#}");
+    assert_eq!(first.answer().unwrap()["generation"], report["environment"]["generation"]);
+    assert_eq!(told["generation"], report["environment"]["generation"]);
+    assert_eq!(told["contamination"], Value::Null);
+    assert_eq!(told["lock"]["not_reproducible"], Value::Null, "{told:#}");
+    first.tool(["verify", "--environment"]).expect(0);
+    let import = std::process::Command::new(first.layout.venv().join("bin/python"))
+        .args(["-I", "-B", "-c", MODULES])
+        .output()
+        .unwrap();
+    assert!(import.status.success(), "{}", String::from_utf8_lossy(&import.stderr));
+
+    // The lock of the first one, on another installation, of which no index can be reached.
+    let second = Host::bare();
+    second.configure_python("index_url = \"http://127.0.0.1:9/simple\"");
+    second.push(&[("server.py", SERVER), ("version.txt", "one\n")]);
+    second.init();
+    let lock = first.tool(["lock"]).expect(0).out;
+    second.push(&[("pylock.toml", &lock)]);
+    second.tool(["run"]).expect(0);
+    let contents = [&first, &second].map(contents);
+    assert!(contents[0].len() > 1000);
+    let names = contents[0].keys().chain(contents[1].keys());
     let differs: Vec<&String> =
-        by_uv.keys().chain(by_pip.keys()).filter(|name| by_uv.get(*name) != by_pip.get(*name)).collect();
+        names.filter(|name| contents[0].get(*name) != contents[1].get(*name)).collect();
     assert!(differs.is_empty(), "{differs:#?}");
-    let digests = [&uv, &pip].map(|host| status(host)["digest"].clone());
+    let digests = [&first, &second].map(|host| status(host)["digest"].clone());
     assert!(digests[0].as_str().is_some_and(|digest| digest.len() == 64), "{digests:?}");
     assert_eq!(digests[0], digests[1]);
-    assert_eq!(uv.report()["environment"]["digest"], digests[0]);
+    assert_eq!(first.report()["environment"]["digest"], digests[0]);
 
     // A commit that changes nothing of it finds everything done.
-    uv.push(&[("version.txt", "two\n")]);
-    uv.tool(["run"]).expect(0);
-    assert_eq!(uv.report()["environment"]["built"], false);
-    assert_eq!(status(&uv)["digest"], digests[0]);
+    first.push(&[("version.txt", "two\n")]);
+    first.tool(["run"]).expect(0);
+    assert_eq!(first.report()["environment"]["built"], false);
+    assert_eq!(status(&first)["digest"], digests[0]);
 }

@@ -1,4 +1,4 @@
-//! Generations, made by the real uv and the real pip from the real index.
+//! Generations, made by the real uv from the real index.
 #![expect(clippy::disallowed_methods, reason = "tests lay out and look at folders as they like")]
 #![expect(clippy::disallowed_macros, reason = "tests tell what they counted and what they had to skip")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
@@ -16,13 +16,10 @@ use common::{World, names, packages, was_built};
 use ladylinux_refresh::disk;
 use ladylinux_refresh::process::Owner;
 use ladylinux_refresh::python::lock::Origin;
-use ladylinux_refresh::python::wheels::Pruning;
-use ladylinux_refresh::python::{Current, Lock, Made, Wheels};
+use ladylinux_refresh::python::{Current, Lock, Made};
+use ladylinux_refresh::settings::Strategy;
 use ladylinux_refresh::settings::layout::Layout;
 use ladylinux_refresh::settings::names::{GenerationName, RunId};
-use ladylinux_refresh::settings::{InstallerChoice, Strategy};
-
-const BOTH: [InstallerChoice; 2] = [InstallerChoice::Uv, InstallerChoice::Pip];
 
 fn import(venv: &Path, module: &str) -> bool {
     Command::new(venv.join("bin/python"))
@@ -34,48 +31,43 @@ fn import(venv: &Path, module: &str) -> bool {
 }
 
 #[test]
-fn rw_5_3_an_environment_is_built_and_made_live_by_either_installer() {
-    for installer in BOTH {
-        let world = World::new().with(installer);
-        let ensured = world.ensure("six==1.17.0\nitsdangerous==2.2.0\n", "run-1").unwrap();
-        assert_eq!(packages(&ensured), ["itsdangerous", "six"]);
-        assert_eq!(ensured.why, "there is no environment yet");
-        let switched = world.environments().switch(&ensured.generation.name).unwrap();
-        assert!(switched.changed && switched.before.is_none());
-        let venv = world.layout.venv();
-        assert_eq!(fs::read_link(&venv).unwrap(), world.layout.environment(&ensured.generation.name));
-        assert!(import(&venv, "six") && !import(&venv, "idna"));
-        let current = world.environments().current().unwrap();
-        assert_eq!(current.generation(), Some(&ensured.generation));
-        assert!(!world.environments().switch(&ensured.generation.name).unwrap().changed);
-    }
+fn rw_5_3_an_environment_is_built_and_made_live() {
+    let world = World::new();
+    let ensured = world.ensure("six==1.17.0\nitsdangerous==2.2.0\n", "run-1").unwrap();
+    assert_eq!(packages(&ensured), ["itsdangerous", "six"]);
+    assert_eq!(ensured.why, "there is no environment yet");
+    let switched = world.environments().switch(&ensured.generation.name).unwrap();
+    assert!(switched.changed && switched.before.is_none());
+    let venv = world.layout.venv();
+    assert_eq!(fs::read_link(&venv).unwrap(), ensured.generation.path);
+    assert!(import(&venv, "six") && !import(&venv, "idna"));
+    let current = world.environments().current().unwrap();
+    assert_eq!(current.generation(), Some(&ensured.generation));
+    assert!(!world.environments().switch(&ensured.generation.name).unwrap().changed);
 }
 
 #[test]
 fn rw_5_3_a_generation_is_read_only_byte_compiled_recorded_and_without_contamination() {
-    for installer in BOTH {
-        let world = World::new().with(installer);
-        let ensured = world.ensure("six==1.17.0\n", "run-1").unwrap();
-        let path = &ensured.generation.path;
-        let mut compiled = 0;
-        each(path, &mut |entry, found| {
-            assert!(found.is_symlink() || found.permissions().mode() & 0o222 == 0, "{}", entry.display());
-            compiled += usize::from(entry.extension().is_some_and(|ending| ending == "pyc"));
-        });
-        assert!(compiled > 0);
-        assert!(world.environments().contamination_by_bytes(&ensured.generation).unwrap().is_none());
-        let record = &ensured.generation.record;
-        assert!(record.files > 5 && record.built().unwrap().run.as_str() == "run-1");
-        assert_eq!(world.environments().packages(&ensured.generation).unwrap(), record.packages);
-        assert_eq!(names(&world.layout.cache()), ["pip", "uv"]);
+    let world = World::new();
+    let ensured = world.ensure("six==1.17.0\n", "run-1").unwrap();
+    let path = &ensured.generation.path;
+    let mut compiled = 0;
+    each(path, &mut |entry, found| {
+        assert!(found.is_symlink() || found.permissions().mode() & 0o222 == 0, "{}", entry.display());
+        compiled += usize::from(entry.extension().is_some_and(|ending| ending == "pyc"));
+    });
+    assert!(compiled > 0);
+    assert!(world.environments().contamination_by_bytes(&ensured.generation).unwrap().is_none());
+    let record = &ensured.generation.record;
+    assert!(record.files > 5 && record.built().unwrap().run.as_str() == "run-1");
+    assert_eq!(world.environments().packages(&ensured.generation).unwrap(), record.packages);
+    assert!(names(&world.layout.uv().join("scratch")).is_empty());
 
-        let site =
-            fs::read_dir(path.join("lib")).unwrap().next().unwrap().unwrap().path().join("site-packages");
-        fs::set_permissions(&site, fs::Permissions::from_mode(0o755)).unwrap();
-        fs::write(site.join("stray.py"), "").unwrap();
-        let difference = world.environments().contamination(&ensured.generation).unwrap().unwrap();
-        assert!(difference.found.iter().any(|found| found.path.ends_with("stray.py")), "{difference:?}");
-    }
+    let site = fs::read_dir(path.join("lib")).unwrap().next().unwrap().unwrap().path().join("site-packages");
+    fs::set_permissions(&site, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(site.join("stray.py"), "").unwrap();
+    let difference = world.environments().contamination(&ensured.generation).unwrap().unwrap();
+    assert!(difference.found.iter().any(|found| found.path.ends_with("stray.py")), "{difference:?}");
 }
 
 fn each(path: &Path, look: &mut dyn FnMut(&Path, &fs::Metadata)) {
@@ -122,20 +114,16 @@ fn rw_5_3b_a_change_in_an_included_file_or_in_a_second_file_rebuilds() {
 }
 
 #[test]
-fn rw_5_3b_the_installer_and_the_python_version_count() {
+fn rw_5_3b_the_python_version_counts() {
     let world = World::new();
-    let uv = world.wanted(&[("requirements.txt", "six")]).unwrap();
-    let world = world.with(InstallerChoice::Pip);
-    let pip = world.wanted(&[("requirements.txt", "six")]).unwrap();
-    assert_eq!(uv.key(), pip.key());
+    let wanted = world.wanted(&[("requirements.txt", "six")]).unwrap();
+    let mut older = wanted.interpreter().clone();
+    older.version = "3.9.0".to_owned();
+    let with_older = world.environments().wanted(wanted.definitions().clone(), older, None).unwrap();
+    assert_ne!(wanted.key(), with_older.key());
     let lock =
         Lock::from_pylock("k", Origin::Application { file: "pylock.toml".into() }, String::new()).unwrap();
-    assert_ne!(uv.parts(&lock).fingerprint(), pip.parts(&lock).fingerprint());
-    let mut older = uv.interpreter().clone();
-    older.version = "3.9.0".to_owned();
-    let with_older =
-        world.environments().wanted(uv.definitions().clone(), older, uv.installer().clone(), None).unwrap();
-    assert_ne!(uv.key(), with_older.key());
+    assert_ne!(wanted.parts(&lock).fingerprint(), with_older.parts(&lock).fingerprint());
     let refused = world.wanted(&[("pyproject.toml", "[project]\nname='x'\nrequires-python='>=4'\n")]);
     assert!(refused.unwrap_err().summary().contains("needs Python >=4"));
 }
@@ -157,15 +145,13 @@ fn rw_5_3a_always_builds_anew_once_per_run() {
 
 #[test]
 fn rw_5_3_a_package_that_was_taken_off_the_list_is_gone() {
-    for installer in BOTH {
-        let world = World::new().with(installer);
-        let first = world.ensure("six==1.17.0\nidna==3.10\n", "run-1").unwrap();
-        world.environments().switch(&first.generation.name).unwrap();
-        let second = world.ensure("six==1.17.0\n", "run-2").unwrap();
-        world.environments().switch(&second.generation.name).unwrap();
-        assert_eq!(packages(&second), ["six"]);
-        assert!(!import(&world.layout.venv(), "idna"));
-    }
+    let world = World::new();
+    let first = world.ensure("six==1.17.0\nidna==3.10\n", "run-1").unwrap();
+    world.environments().switch(&first.generation.name).unwrap();
+    let second = world.ensure("six==1.17.0\n", "run-2").unwrap();
+    world.environments().switch(&second.generation.name).unwrap();
+    assert_eq!(packages(&second), ["six"]);
+    assert!(!import(&world.layout.venv(), "idna"));
 }
 
 #[test]
@@ -178,36 +164,29 @@ fn no_definition_makes_an_empty_environment() {
 
 #[test]
 fn a_project_is_installed_from_its_dependencies() {
-    for installer in BOTH {
-        let world = World::new().with(installer);
-        let project = "[project]\nname = 'x'\nrequires-python = '>=3.9'\ndependencies = ['six==1.17.0']\n";
-        let ensured =
-            world.ensure_with(&[("pyproject.toml", project)], Strategy::WhenChanged, "run-1").unwrap();
-        assert_eq!(packages(&ensured), ["six"]);
-    }
+    let world = World::new();
+    let project = "[project]\nname = 'x'\nrequires-python = '>=3.9'\ndependencies = ['six==1.17.0']\n";
+    let ensured = world.ensure_with(&[("pyproject.toml", project)], Strategy::WhenChanged, "run-1").unwrap();
+    assert_eq!(packages(&ensured), ["six"]);
 }
 
 #[test]
 fn rw_7_1b_a_requirement_that_does_not_resolve_is_told_with_its_reason_and_leaves_nothing() {
-    for installer in BOTH {
-        let world = World::new().with(installer);
-        let failure = world.ensure("six==99.0\n", "run-1").unwrap_err();
-        let chain = failure.chain().join("\n");
-        assert!(chain.contains("no version of a package fits") && chain.contains("six==99.0"), "{chain}");
-        assert!(failure.hints().iter().any(|hint| hint.contains("correct the requirements")));
-        assert!(names(&world.layout.environments()).is_empty());
-        assert!(names(&world.layout.environment_records()).is_empty());
-    }
+    let world = World::new();
+    let failure = world.ensure("six==99.0\n", "run-1").unwrap_err();
+    let chain = failure.chain().join("\n");
+    assert!(chain.contains("no version of a package fits") && chain.contains("six==99.0"), "{chain}");
+    assert!(failure.hints().iter().any(|hint| hint.contains("correct the requirements")));
+    assert!(names(&world.layout.environments()).is_empty());
+    assert!(names(&world.layout.environment_records()).is_empty());
 }
 
 #[test]
 fn rw_7_1b_an_index_that_cannot_be_reached_is_told_as_that() {
-    for installer in BOTH {
-        let mut world = World::new().with(installer);
-        world.python.index_url = Some("http://127.0.0.1:9/simple".to_owned());
-        let failure = world.ensure("six==1.17.0\n", "run-1").unwrap_err();
-        assert!(failure.chain().join("\n").contains("index cannot be reached"), "{:?}", failure.chain());
-    }
+    let mut world = World::new();
+    world.python.index_url = Some("http://127.0.0.1:9/simple".to_owned());
+    let failure = world.ensure("six==1.17.0\n", "run-1").unwrap_err();
+    assert!(failure.chain().join("\n").contains("index cannot be reached"), "{:?}", failure.chain());
 }
 
 #[test]
@@ -217,7 +196,7 @@ fn rw_5_3_an_unfinished_build_is_discarded_and_never_reused() {
     let name = &first.generation.name;
     // What a kill before the record leaves: the whole folder, and no word of it.
     fs::remove_file(world.layout.environment_records().join(format!("{name}.json"))).unwrap();
-    fs::create_dir_all(world.layout.cache().join("definitions-x")).unwrap();
+    fs::create_dir_all(world.layout.uv().join("scratch/build-x")).unwrap();
     fs::create_dir_all(world.layout.environments().join("not ours")).unwrap();
     assert!(world.environments().switch(name).unwrap_err().summary().contains("is not a good one"));
     assert_eq!(world.environments().current().unwrap(), Current::Missing);
@@ -226,7 +205,7 @@ fn rw_5_3_an_unfinished_build_is_discarded_and_never_reused() {
     assert!(was_built(&second));
     assert!(world.told.has("discarded the unfinished environment"));
     assert_eq!(names(&world.layout.environments()), [second.generation.name.as_str(), "not ours"]);
-    assert_eq!(names(&world.layout.cache()), ["pip", "uv"]);
+    assert!(names(&world.layout.uv().join("scratch")).is_empty());
 }
 
 #[test]
@@ -244,22 +223,21 @@ fn a_generation_without_a_record_that_is_live_is_not_discarded() {
 fn no_network_is_used_when_all_is_there() {
     let mut world = World::new();
     let first = world.ensure("six==1.17.0\n", "run-1").unwrap();
-    world.python.installer = InstallerChoice::Auto;
+    world.offline = true;
     let again = world.ensure("six==1.17.0\n", "run-2").unwrap();
     assert_eq!(again.generation, first.generation);
     assert!(!world.told.has("fetching uv"));
 }
 
 #[test]
-fn auto_falls_back_to_pip_with_a_warning_where_uv_cannot_be_had() {
-    let mut world = World::bare(Owner::own()).with(InstallerChoice::Auto);
-    common::pool::lend_tools(&world.layout, |name| name.starts_with("pip-"));
+fn uv_that_cannot_be_fetched_is_told_as_that_and_the_interpreter_s_own_is_not_used() {
+    let mut world = World::bare(Owner::own());
     world.python.index_url = Some("http://127.0.0.1:9/simple".to_owned());
-    let wanted = world.wanted(&[]).unwrap();
-    assert!(wanted.installer().identity().starts_with("pip "));
-    assert!(world.told.has("uv cannot be had, pip is used instead"));
-    let tools = names(&world.layout.tools());
-    assert!(tools.len() == 1 && tools[0].starts_with("pip-"), "{tools:?}");
+    let failure = world.ensure("six==1.17.0\n", "run-1").unwrap_err();
+    let told = failure.chain().join(": ");
+    assert!(told.contains("cannot fetch uv") && told.contains("cannot be reached"), "{told}");
+    assert!(failure.hints().iter().any(|hint| hint.contains("python.index_url")), "{:?}", failure.hints());
+    assert!(names(&world.layout.environments()).is_empty());
 }
 
 fn real_folder(world: &World) {
@@ -377,7 +355,6 @@ fn rw_5_3_an_earlier_environment_that_is_gone_or_was_changed_is_built_again_from
         std::slice::from_ref(&first.name)
     );
     assert!(environments.prunable(std::slice::from_ref(&first.name)).unwrap().is_empty());
-    Wheels::new(world.site()).prune(Pruning::Remove).unwrap();
     let again = |name: &GenerationName, id: &str| {
         world.environments().ensure_again(&wanted, name, Strategy::WhenChanged, &run(id))
     };
@@ -420,25 +397,24 @@ fn rw_5_3_everything_in_a_generation_belongs_to_the_owner_of_the_tree() {
         );
         return;
     }
-    for installer in BOTH {
-        let world = World::bare(Owner { uid: 1234, gid: 1234 }).with(installer);
-        fs::create_dir_all(world.layout.tools()).unwrap();
-        let ensured = world.ensure("six==1.17.0\n", "run-1").unwrap();
-        each(&ensured.generation.path, &mut |entry, found| {
-            assert_eq!((found.uid(), found.gid()), (1234, 1234), "{}", entry.display());
-        });
-        // The tool's own program is out of the owner's reach.
-        each(&world.layout.state().join("tools"), &mut |entry, found| {
-            assert_eq!((found.uid(), found.mode() & 0o022), (0, 0), "{}", entry.display());
-        });
-        world.environments().switch(&ensured.generation.name).unwrap();
-        let asked = Command::new("setpriv")
-            .args(["--reuid=1234", "--regid=1234", "--clear-groups"])
-            .arg(world.layout.venv().join("bin/python"))
-            .args(["-c", "import six"])
-            .status();
-        assert!(asked.unwrap().success());
+    let world = World::bare(Owner { uid: 1234, gid: 1234 });
+    let ensured = world.ensure("six==1.17.0\n", "run-1").unwrap();
+    each(&ensured.generation.path, &mut |entry, found| {
+        assert_eq!((found.uid(), found.gid()), (1234, 1234), "{}", entry.display());
+    });
+    // So does uv; what is written down of it does not.
+    let records = [world.layout.state(), world.layout.environment_records(), world.layout.locks()];
+    for path in records.iter().chain([&world.layout.store()]) {
+        assert_eq!(fs::metadata(path).unwrap().uid(), 0, "{}", path.display());
     }
+    assert_eq!(fs::metadata(common::pool::uv(&world.layout)).unwrap().uid(), 1234);
+    world.environments().switch(&ensured.generation.name).unwrap();
+    let asked = Command::new("setpriv")
+        .args(["--reuid=1234", "--regid=1234", "--clear-groups"])
+        .arg(world.layout.venv().join("bin/python"))
+        .args(["-c", "import six"])
+        .status();
+    assert!(asked.unwrap().success());
 }
 
 /// The root of the world that a killed process works in.
@@ -485,26 +461,23 @@ fn rw_5_3_a_process_killed_at_any_point_leaves_nothing_that_the_next_one_would_t
         expected.sort_unstable();
         assert_eq!(names(&world.layout.environments()), expected, "after point {points}");
         assert_eq!(names(&world.layout.home()), ["venv"]);
-        assert_eq!(names(&world.layout.cache()), ["pip", "uv"]);
+        assert!(names(&world.layout.uv().join("scratch")).is_empty());
     }
     println!("{points} kill points");
     assert!(points >= 8);
 }
 
 #[test]
-fn tools_whose_fetching_was_killed_are_fetched_again() {
-    for point in 1..=5 {
+fn uv_whose_fetching_was_killed_is_fetched_again() {
+    for point in 1..=2 {
         let world = World::new();
-        fs::remove_dir_all(world.layout.tools()).unwrap();
+        let uv = common::pool::uv(&world.layout);
+        fs::remove_dir_all(uv.parent().unwrap()).unwrap();
         assert!(killed(&world, point));
-        // pip comes first and is whole when it is there; uv is not there yet at any of these points.
-        assert!(
-            names(&world.layout.tools()).iter().all(|name| name.starts_with('.') || name.starts_with("pip-"))
-        );
-        world.wanted(&[]).unwrap();
-        let tools = names(&world.layout.tools());
-        assert!(tools.len() == 2 && tools[0].starts_with("pip-") && tools[1].starts_with("uv-"), "{tools:?}");
-        assert_eq!(names(&world.layout.cache()), ["pip", "uv"]);
+        assert!(!uv.exists(), "it is there before it is proved");
+        world.ensure("six==1.17.0\n", "run-1").unwrap();
+        assert!(uv.is_file());
+        assert!(names(&world.layout.uv().join("scratch")).is_empty());
     }
 }
 
@@ -531,16 +504,12 @@ impl Drop for SmallDisk {
 #[test]
 fn rw_7_1b_a_disk_that_is_full_is_told_as_that_and_nothing_is_left() {
     type Place = fn(&Layout) -> PathBuf;
-    // Too small for the environment; for what enters the store; for what pip fetches.
-    let places: [(Place, &str); 3] =
-        [(Layout::environments, "64k"), (Layout::wheels, "64k"), (Layout::cache, "64k")];
-    for (installer, (place, size)) in BOTH.into_iter().flat_map(|it| places.map(|place| (it, place))) {
-        let world = World::new().with(installer);
-        if place(&world.layout) != world.layout.environments() {
-            world.ensure("six==1.17.0\nidna==3.10\n", "run-1").unwrap();
-            fs::remove_dir_all(world.layout.wheels()).unwrap();
-            disk::remove_tree(&world.layout.environments()).unwrap();
-        }
+    // Too small for the environment; for what uv fetches.
+    let places: [Place; 2] = [Layout::environments, |layout| layout.uv().join("cache")];
+    for place in places {
+        let world = World::new();
+        world.own_cache();
+        let size = "64k";
         let Some(_disk) = SmallDisk::at(&place(&world.layout), size) else {
             let _ = std::io::Write::write_all(
                 &mut std::io::stderr(),

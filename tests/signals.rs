@@ -185,8 +185,8 @@ fn an_interrupt_before_the_stop_leaves_the_service_alone() {
     fs::write(&interpreter, format!("#!/bin/sh\n{}\nexec python3 \"$@\"\n", pipe.script())).unwrap();
     fs::set_permissions(&interpreter, fs::Permissions::from_mode(0o755)).unwrap();
     for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
-        let named = format!("installer = \"uv\"\ninterpreter = \"{}\"", interpreter.display());
-        reconfigure(&host, "installer = \"uv\"", &named);
+        let named = format!("[python]\ninterpreter = \"{}\"", interpreter.display());
+        reconfigure(&host, "[python]", &named);
         let mut run = start(&host, &["run"]);
         let held = pipe.reached(&mut run);
         send(&run, signal);
@@ -256,11 +256,7 @@ fn rw_7_1a_an_interrupt_after_the_stop_halts_properly_in_every_step() {
     drop(caller);
 
     host.push(&[("requirements.txt", "six==1.15.0\n")]);
-    reconfigure(
-        &host,
-        "installer = \"uv\"",
-        &format!("installer = \"uv\"\nindex_url = \"http://127.0.0.1:{port}/simple\""),
-    );
+    reconfigure(&host, "[python]", &format!("[python]\nindex_url = \"http://127.0.0.1:{port}/simple\""));
     let mut run = start(&host, &["run", "--no-stage"]);
     let caller = until(&mut run, || silent.accept().ok());
     send(&run, Signal::TERM);

@@ -19,7 +19,8 @@ use crate::error::{Context as _, Failure, Outcome};
 use crate::hexadecimal::hexadecimal;
 use crate::installation::Installation;
 use crate::process::interrupt;
-use crate::python::offline;
+use crate::python::Wanted;
+use crate::python::bundled::Provided;
 use crate::report::shell::quoted;
 use crate::settings::names::{BranchName, CommitId, RunId};
 
@@ -73,7 +74,21 @@ fn pack(
 ) -> Outcome<(Header, Whole)> {
     let release = on.release(commit)?;
     let wanted = release.wanted(on)?;
-    let lock = on.environments().provide(&wanted)?;
+    let provided = on.environments().provide(&wanted)?;
+    let packed = pack_with(on, branch, commit, scratch, output, &wanted, &provided);
+    disk::remove_file_if_there(&provided.cache)?;
+    packed
+}
+
+fn pack_with(
+    on: &Installation,
+    branch: &BranchName,
+    commit: &CommitId,
+    scratch: &Path,
+    output: &Path,
+    wanted: &Wanted,
+    provided: &Provided,
+) -> Outcome<(Header, Whole)> {
     disk::remove_tree(scratch)?;
     disk::make_folder(&on.layout.cache(), 0o755)?;
     disk::make_new_folder(scratch, 0o700)?;
@@ -82,22 +97,14 @@ fn pack(
     let commits = scratch.join(header::COMMITS);
     on.mirror.write_bundle(branch, &commits)?;
     let kept = scratch.join(header::LOCK);
-    disk::write_json(&kept, &lock, 0o600)?;
-    let mut coming = vec![member(header::COMMITS, commits, None)?, member(header::LOCK, kept, None)?];
-    for (name, path) in offline::present_tools(on.site()) {
-        coming.push(member(&format!("{}{name}", header::TOOLS), path, None)?);
-    }
-    let mut wheels = on.environments().wheel_files(&lock);
-    wheels.sort();
-    wheels.dedup();
-    for (sha256, path) in wheels {
-        let file = path.file_name().map(|name| name.to_string_lossy().into_owned());
-        let wheel = member(&header::wheel(&sha256), path, file)?;
-        if wheel.member.sha256 != sha256 {
-            return Err(Failure::new(format!("{} in the store is damaged", wheel.from.display())));
-        }
-        coming.push(wheel);
-    }
+    disk::write_json(&kept, &provided.lock, 0o600)?;
+    let (uv, program) = &provided.uv;
+    let coming = [
+        member(header::COMMITS, commits)?,
+        member(header::LOCK, kept)?,
+        member(&format!("{}{uv}", header::TOOLS), program.clone())?,
+        member(header::CACHE, provided.cache.clone())?,
+    ];
     let header = Header {
         schema: SCHEMA,
         made_at: clock::now(),
@@ -106,7 +113,7 @@ fn pack(
         commit: commit.clone(),
         platform: Platform::of(on.interpreter()?),
         definitions: wanted.definitions_digest().to_owned(),
-        packages: lock.packages.len(),
+        packages: provided.lock.packages.len(),
         members: coming.iter().map(|coming| coming.member.clone()).collect(),
     };
     let mut whole = None;
@@ -118,13 +125,13 @@ fn pack(
 }
 
 /// Looks at a file that is going to be a member.
-fn member(name: &str, from: PathBuf, file: Option<String>) -> Outcome<Coming> {
+fn member(name: &str, from: PathBuf) -> Outcome<Coming> {
     let mut content = open(&from)?;
     let (sha256, size) = copy(&mut content, &mut std::io::sink())?;
     if size > blocks::LARGEST {
         return Err(Failure::new(format!("{} is too large for a bundle", from.display())));
     }
-    Ok(Coming { member: Member { name: name.to_owned(), sha256, size, file }, from })
+    Ok(Coming { member: Member { name: name.to_owned(), sha256, size }, from })
 }
 
 fn write(header: &Header, coming: &[Coming], file: &mut File) -> Outcome<Whole> {

@@ -8,7 +8,7 @@ use crate::python::Interpreter;
 use crate::settings::names::{BranchName, CommitId};
 
 /// The version of the form.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// The name of the header's own member, the first.
 pub(super) const HEADER: &str = "bundle.json";
@@ -18,10 +18,10 @@ pub(super) const DIGEST: &str = "bundle.json.sha256";
 pub(super) const COMMITS: &str = "commits.bundle";
 /// The lock, as the tool keeps it.
 pub(super) const LOCK: &str = "lock.json";
-/// Before the names of the installers.
+/// Before the name of uv.
 pub(super) const TOOLS: &str = "tools/";
-/// Before the digests of the wheels.
-pub(super) const WHEELS: &str = "wheels/";
+/// What uv's cache has of the lock, as an archive.
+pub(super) const CACHE: &str = "cache.tar";
 
 /// The most bytes that a header may have.
 pub(super) const LARGEST: u64 = 4 << 20;
@@ -42,7 +42,7 @@ pub struct Header {
     pub branch: BranchName,
     /// The commit that it points to.
     pub commit: CommitId,
-    /// What the wheels and installers are made for.
+    /// What packages and uv are made for.
     pub platform: Platform,
     /// The sha256 of the definitions that the lock belongs to.
     pub definitions: String,
@@ -52,7 +52,7 @@ pub struct Header {
     pub members: Vec<Member>,
 }
 
-/// What wheels and installers are made for.
+/// What packages and uv are made for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Platform {
@@ -76,9 +76,6 @@ pub struct Member {
     pub sha256: String,
     /// Its size in bytes.
     pub size: u64,
-    /// The name that it has outside, where that is another one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub file: Option<String>,
 }
 
 impl Platform {
@@ -140,7 +137,7 @@ impl Header {
         if let Some([twice, _]) = names.windows(2).find(|pair| pair[0] == pair[1]) {
             return Err(Failure::new(format!("{twice} is listed twice")));
         }
-        for needed in [COMMITS, LOCK] {
+        for needed in [COMMITS, LOCK, CACHE] {
             self.member(needed).ok_or_else(|| Failure::new(format!("{needed} is not listed")))?;
         }
         Ok(())
@@ -156,7 +153,7 @@ impl Header {
         self.members.iter().filter(move |member| member.name.starts_with(prefix))
     }
 
-    /// Refuses an interpreter that the wheels are not made for.
+    /// Refuses an interpreter that the packages are not made for.
     ///
     /// # Errors
     /// It is another implementation, version, ABI or platform.
@@ -170,11 +167,6 @@ impl Header {
             .hint("or name the interpreter that it is for: python.interpreter in the host's refresh.toml")
             .hint("ladylinux-refresh bundle create --output FILE"))
     }
-}
-
-/// The name of a wheel's member.
-pub(super) fn wheel(sha256: &str) -> String {
-    format!("{WHEELS}{sha256}.whl")
 }
 
 /// Tells whether a text is a sha256 as this program writes it.
@@ -192,13 +184,9 @@ fn is_known(member: &Member) -> bool {
             && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'))
     };
     match name {
-        COMMITS => true,
+        COMMITS | CACHE => true,
         LOCK => member.size <= LARGEST_LOCK,
-        _ => match (name.strip_prefix(TOOLS), name.strip_prefix(WHEELS)) {
-            (Some(tool), _) => plain(tool),
-            (_, Some(_)) => name == wheel(&member.sha256),
-            _ => false,
-        },
+        _ => name.strip_prefix(TOOLS).is_some_and(plain),
     }
 }
 
@@ -209,7 +197,7 @@ mod tests {
     const DIGEST: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
     fn member(name: &str) -> Member {
-        Member { name: name.to_owned(), sha256: DIGEST.to_owned(), size: 1, file: None }
+        Member { name: name.to_owned(), sha256: DIGEST.to_owned(), size: 1 }
     }
 
     fn header(members: Vec<Member>) -> Header {
@@ -237,7 +225,7 @@ mod tests {
 
     #[test]
     fn a_header_is_read_as_it_was_written() {
-        let members = vec![member(COMMITS), member(LOCK), member("tools/uv"), member(&wheel(DIGEST))];
+        let members = vec![member(COMMITS), member(LOCK), member("tools/uv"), member(CACHE)];
         assert_eq!(parsed(members.clone()).unwrap(), header(members));
     }
 
@@ -267,8 +255,8 @@ mod tests {
 
     #[test]
     fn a_newer_version_says_so_whatever_else_it_holds() {
-        let refused = Header::parse(br#"{"schema": 2, "other": []}"#).unwrap_err();
-        assert!(refused.summary().contains("of version 2"), "{refused:?}");
+        let refused = Header::parse(br#"{"schema": 3, "other": []}"#).unwrap_err();
+        assert!(refused.summary().contains("of version 3"), "{refused:?}");
     }
 
     #[test]
@@ -279,7 +267,6 @@ mod tests {
             version: version.to_owned(),
             abi: abi.to_owned(),
             platform: "linux-x86_64".to_owned(),
-            pip: "23".to_owned(),
         };
         let header = header(Vec::new());
         header.fit(&interpreter("3.11.9", "cpython-311-x86_64-linux-gnu")).unwrap();

@@ -1,8 +1,8 @@
 //! Bundles: one file that refreshes a machine which has no network at all.
 //!
-//! A bundle holds the commits of a branch, the lock of their environment, its wheels, and the installers. [`create()`]
-//! makes it out of the tool's own stores; a run that is given one fills the same stores of its machine from it and then
-//! finds everything there: the mirror, the locks, the wheels, the tools. There is no other way through a refresh.
+//! A bundle holds the commits of a branch, the lock of their environment, uv, and what uv's cache has of that lock. A run
+//! that is given one fills the stores of its machine from it and then finds everything there: the mirror, the lock, uv and
+//! its cache. There is no other way through a refresh.
 //!
 //! The file is read once ([`read`]), every byte compared or digested, into a folder that only this program can enter; what
 //! is used later comes from there. So the medium may vanish, and nothing of it is believed before all of it is proved.
@@ -27,7 +27,7 @@ use crate::git::bundle::Quarantine;
 use crate::git::mirror::Source;
 use crate::installation::Installation;
 use crate::process::interrupt;
-use crate::python::{Wanted, offline};
+use crate::python::Wanted;
 use crate::report;
 use crate::report::screen::size;
 use crate::report::shell::quoted_path;
@@ -138,33 +138,27 @@ impl Bundle {
         on.mirror.ensure_from(run, branch, Source::Quarantine(&opened.commits))
     }
 
-    /// Makes sure that the installers of the bundle lie among the tool's own.
-    ///
-    /// # Errors
-    /// The bundle is refused, or an installer in it is not the pinned one.
-    pub fn ensure_tools(&self, on: &Installation) -> Outcome<()> {
-        let opened = self.opened(on)?;
-        if self.stocked.get() {
-            return Ok(());
-        }
+    /// Makes sure that the uv of the bundle is in its place.
+    fn ensure_uv(&self, on: &Installation, opened: &Opened) -> Outcome<()> {
         for member in self.header()?.members_below(header::TOOLS) {
             let name = member.name.trim_start_matches(header::TOOLS);
-            offline::take_tool(on.site(), name, &opened.folder.join(&member.name))?;
+            on.site().take_uv(on.interpreter()?, name, &opened.folder.join(&member.name))?;
         }
         checkpoint::reach("bundle:tools taken in");
         Ok(())
     }
 
-    /// Makes sure that lock and wheels of the bundle lie in the stores, for the environment that its commit wants. Then
-    /// nothing of the bundle is needed any more.
+    /// Makes sure that uv, lock and packages of the bundle are in their places, for the environment that its commit wants.
+    /// Then nothing of the bundle is needed any more.
     ///
     /// # Errors
     /// The bundle is refused, or its lock is not for what is wanted here.
-    pub fn ensure_wheels(&self, on: &Installation, wanted: &Wanted) -> Outcome<()> {
+    pub fn ensure_environment(&self, on: &Installation, wanted: &Wanted) -> Outcome<()> {
         if self.stocked.get() {
             return Ok(());
         }
         let (header, opened) = (self.header()?, self.opened(on)?);
+        self.ensure_uv(on, opened)?;
         self.stock(on, wanted, header, opened)?;
         self.stocked.set(true);
         interrupt::shielded(|| put_away(&on.layout))
@@ -179,11 +173,7 @@ impl Bundle {
         }
         let bytes = disk::read_at_most(&opened.folder.join(header::LOCK), header::LARGEST_LOCK)?;
         let lock = bytes.ok_or_else(|| Failure::new("the lock of the bundle is gone"))?;
-        let place = |sha256: &str| {
-            let name = header::wheel(sha256);
-            header.member(&name).map(|member| opened.folder.join(&member.name))
-        };
-        on.environments().take_lock(wanted, &lock, &place).context(told)?;
+        on.environments().take_in(wanted, &lock, &opened.folder.join(header::CACHE)).context(told)?;
         checkpoint::reach("bundle:stocked");
         Ok(())
     }
@@ -276,7 +266,8 @@ fn unpack(path: &Path, known: &Header, folder: &Path) -> Outcome<Whole> {
     if header != *known {
         return Err(Failure::new(format!("the bundle {} changed meanwhile", path.display())));
     }
-    disk::make_new_folder(folder, 0o700)?;
+    // uv and its cache are for the user that environments belong to; nobody can list what else is there.
+    disk::make_new_folder(folder, 0o711)?;
     let needed = header.members.iter().fold(0_u64, |sum, member| sum.saturating_add(member.size));
     let found = rustix::fs::statvfs(folder).context(|| format!("cannot look at {}", folder.display()))?;
     let free = found.f_bavail.saturating_mul(found.f_frsize);
@@ -290,11 +281,11 @@ fn unpack(path: &Path, known: &Header, folder: &Path) -> Outcome<Whole> {
         ))
         .hint(format!("df -h {}", quoted_path(folder))));
     }
-    for prefix in [header::TOOLS, header::WHEELS] {
-        disk::make_new_folder(&folder.join(prefix), 0o700)?;
-    }
+    disk::make_new_folder(&folder.join(header::TOOLS), 0o711)?;
     for member in &header.members {
-        let mut file = disk::open_append(&folder.join(&member.name), 0o600)?;
+        let is_for_all = member.name == header::CACHE || member.name.starts_with(header::TOOLS);
+        let mode = if is_for_all { 0o644 } else { 0o600 };
+        let mut file = disk::open_append(&folder.join(&member.name), mode)?;
         reader.member(member, &mut file)?;
     }
     reader.end()

@@ -11,7 +11,7 @@ use crate::settings::layers::Overrides;
 use crate::settings::layout::Layout;
 use crate::settings::names::BranchName;
 
-use super::run::{installer, usual_branch};
+use super::run::usual_branch;
 use super::{absolute, lock, open_with, refuse};
 
 /// Does what `bundle …` asks for.
@@ -24,7 +24,7 @@ pub(super) fn bundle(layout: &Layout, command: &BundleCommand) -> Result<Ended, 
 
 fn create(layout: &Layout, output: &Path, branch: Option<&str>, wait: &LockArgs) -> Result<Ended, Error> {
     let branch = branch.map(BranchName::parse).transpose().map_err(Error::Usage)?;
-    let overrides = Overrides { installer: installer()?, ..Overrides::default() };
+    let overrides = Overrides::default();
     let on = open_with(layout, "bundle", overrides)?;
     let output = absolute(output);
     bundle::check_output(&output)
@@ -62,7 +62,7 @@ fn tell(file: &Path, header: &Header, whole: &Whole) {
     say(&format!("  made       {} by {}", header.made_at, harmless_line(&header.made_by)));
     say(&format!("  holds      {}, each as it was made", count(header.members.len(), "file")));
     for member in &header.members {
-        let name = member.file.as_ref().unwrap_or(&member.name);
+        let name = &member.name;
         say(&format!("    {:>10}  {}", size(member.size), harmless_line(name)));
     }
 }

@@ -22,7 +22,6 @@ use crate::settings::layout::Layout;
 use crate::settings::names::{BranchName, RunId};
 use crate::settings::trust;
 
-use super::run::installer;
 use super::{lock, undo};
 
 /// Makes what is missing; tells of what is there that it was left as it is. Everything that was given is checked first,
@@ -44,7 +43,7 @@ pub(super) fn init(layout: &Layout, args: &InitArgs) -> Result<Ended, Error> {
     if args.repair_layout {
         return repair(layout, args, &run, &runner);
     }
-    let overrides = Overrides { installer: installer()?, ..Overrides::default() };
+    let overrides = Overrides::default();
     let wish = wish(args).map_err(|failure| Error::Usage(failure.hint("ladylinux-refresh init --help")))?;
     let given = Given::settle(layout, &wish, overrides).map_err(Error::Usage)?;
     if args.dry_run {

@@ -8,14 +8,14 @@ use crate::error::{Failure, Outcome};
 use crate::exit::{Ended, Error};
 use crate::installation::Installation;
 use crate::python::Lock;
-use crate::python::lock::{Locked, Summary};
+use crate::python::lock::{Form, Locked, Summary};
 use crate::report::json;
 use crate::report::screen::{complain, harmless_line, say};
 use crate::settings::layers::Overrides;
 use crate::settings::layout::Layout;
 use crate::settings::names::{BranchName, CommitId, RunId};
 
-use super::run::{installer, usual_branch};
+use super::run::usual_branch;
 use super::{lock as take_lock, open_with, refuse};
 
 /// What `lock --json` writes.
@@ -42,7 +42,7 @@ struct Found {
 /// Prints the lock of a branch.
 pub(super) fn lock(layout: &Layout, args: &LockWish) -> Result<Ended, Error> {
     let branch = args.branch.as_deref().map(BranchName::parse).transpose().map_err(Error::Usage)?;
-    let on = open_with(layout, "lock", Overrides { installer: installer()?, ..Overrides::default() })?;
+    let on = open_with(layout, "lock", Overrides::default())?;
     // Mirror and locks are a run's as well.
     let _lock = take_lock(layout, "lock", None, &LockArgs { lock_timeout: 0 })?;
     let refused = |failure| refuse(&on, "lock", failure, "ladylinux-refresh plan");
@@ -91,9 +91,9 @@ fn tell(args: &LockWish, found: &Found) -> Outcome<()> {
     complain(&format!("the lock of {} on {branch}: {}", commit.short(), harmless_line(&summary.in_words())));
     match args.format {
         LockForm::Requirements => say(lock.requirements().trim_end()),
-        LockForm::Pylock if lock.document.is_empty() && !lock.packages.is_empty() => {
+        LockForm::Pylock if lock.form == Form::Requirements => {
             return Err(Failure::new(format!(
-                "the application's {} is the lock, and has no other form",
+                "the lock ({}) has no other form than requirements with hashes",
                 summary.source
             ))
             .hint("ladylinux-refresh lock --format requirements"));

@@ -22,7 +22,6 @@ mod undo;
 mod unfence;
 mod verify;
 mod wait;
-mod wheels;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -74,7 +73,6 @@ pub fn dispatch(cli: Cli) -> Result<Ended, Error> {
         Command::Verify(args) => verify::verify(&layout, &args),
         Command::Environments(command) => environments::environments(&layout, &command),
         Command::Stash(command) => stash::stash(&layout, &command),
-        Command::Wheels(command) => wheels::wheels(&layout, &command),
         Command::Demo(args) => demo::demo(&args),
         Command::Supervise => service::supervise(&layout),
         Command::AfterRun(args) => after_run::after_run(&layout, &args),

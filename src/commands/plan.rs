@@ -18,7 +18,7 @@ use crate::settings::layout::Layout;
 use crate::settings::names::{BranchName, RunId};
 use crate::source::local::LocalChanges;
 
-use super::run::{choose_branch, given, installer};
+use super::run::{choose_branch, given};
 use super::{lock, open_with, refuse};
 
 /// What is to be planned and how it is shown.
@@ -69,7 +69,6 @@ pub(super) fn plan(layout: &Layout, wish: &PlanWish) -> Result<Ended, Error> {
         always_rebuild: wish.always_rebuild,
         strict: wish.strict,
         verify_models: wish.verify_models,
-        installer: installer()?,
         ..Overrides::default()
     };
     let on = open_with(layout, "plan", overrides)?.with_bundle(wish.bundle.clone());

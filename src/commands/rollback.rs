@@ -10,14 +10,14 @@ use crate::settings::layout::Layout;
 use crate::settings::names::RunId;
 
 use super::place::{self, Wanted};
-use super::run::{When, Wish, again, installer, refresh, with_patience};
+use super::run::{When, Wish, again, refresh, with_patience};
 
 /// Returns to an earlier good pair.
 pub(super) fn rollback(layout: &Layout, args: &RollbackArgs) -> Result<Ended, Error> {
     let run = args.run.as_deref().map(RunId::parse).transpose().map_err(Error::Usage)?;
     let arguments: Vec<String> = ["rollback".to_owned()].into_iter().chain(args.run.clone()).collect();
     let wish = Wish {
-        overrides: Overrides { installer: installer()?, ..Overrides::default() },
+        overrides: Overrides::default(),
         when: When::Always,
         lock: args.lock.clone(),
         command: "rollback",

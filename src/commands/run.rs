@@ -22,7 +22,6 @@ use crate::report::screen::{complain, harmless_line};
 use crate::report::{PhaseReport, shell};
 use crate::service::deployed::Deployed;
 use crate::service::probe::{self, ProbeResult};
-use crate::settings::environment;
 use crate::settings::layers::Overrides;
 use crate::settings::layout::Layout;
 use crate::settings::names::{BranchName, CommitId, RunId};
@@ -48,7 +47,6 @@ pub(super) fn run_as(layout: &Layout, args: &RunArgs, run: Option<RunId>) -> Res
             always_rebuild: args.always_rebuild_venv,
             verify_models: args.verify_models,
             strict: args.strict,
-            installer: installer()?,
         },
         when: if args.if_changed { When::IfChanged } else { When::Always },
         lock: args.lock.clone(),
@@ -152,17 +150,6 @@ pub(super) enum When {
 pub(super) fn usual_branch(on: &Installation) -> BranchName {
     let deployed = status_file::read(&on.layout).deployed.map(|pair| pair.branch);
     on.settings.branch_to_follow(deployed)
-}
-
-/// Reads the environment's wish for an installer.
-pub(super) fn installer() -> Result<Option<crate::settings::InstallerChoice>, Error> {
-    let Some(text) = environment::variable("LADYLINUX_REFRESH_INSTALLER") else { return Ok(None) };
-    let value = toml::Value::String(text.clone());
-    value.try_into().map(Some).map_err(|_| {
-        let what = format!("LADYLINUX_REFRESH_INSTALLER is {text:?}, which is none of auto, uv, pip");
-        let hint = "unset LADYLINUX_REFRESH_INSTALLER, and the settings say which installer it is";
-        Error::Usage(Failure::new(what).hint(hint))
-    })
 }
 
 /// Does a run for the target that `choose` names once the installation is open.

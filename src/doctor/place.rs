@@ -85,7 +85,7 @@ pub(super) fn service_user(examined: &Examined) -> Findings {
         )]);
     }
     let Ok(on) = examined.opened() else { return Ok(Vec::new()) };
-    refused(preflight::not_roots(on), "git, the installer and hooks run as the owner of app/")
+    refused(preflight::not_roots(on), "git, uv and hooks run as the owner of app/")
 }
 
 /// A remote is set.
@@ -119,13 +119,7 @@ pub(super) fn tool_files(examined: &Examined) -> Findings {
     if layout.host_file().exists() {
         believed.extend([layout.host_file(), layout.etc()]);
     }
-    believed.extend([
-        layout.mirror(),
-        layout.environment_records(),
-        layout.tools(),
-        layout.runs(),
-        layout.supervisor(),
-    ]);
+    believed.extend([layout.mirror(), layout.environment_records(), layout.runs(), layout.supervisor()]);
     believed.extend([layout.status_file(), layout.deployed_env(), layout.fence(), layout.made_file()]);
     believed.push(layout.lock_file());
     if layout.is_real() {

@@ -134,6 +134,21 @@ impl Mirror {
         Ok(Some(self.git.run(&program, told)?.stdout))
     }
 
+    /// Returns the text of a symbolic link in a commit; `None` where `path` is none there.
+    ///
+    /// # Errors
+    /// The commit is not in the mirror.
+    pub fn link(&self, commit: &CommitId, path: &Path) -> Outcome<Option<PathBuf>> {
+        let told = || format!("cannot read {} of {}", path.display(), commit.short());
+        let program = self.bare()?.args(["ls-tree", "-z", "--full-tree", commit.as_str(), "--"]).arg(path);
+        let listed = parse_tree(&self.git.run(&program, told)?.stdout)?;
+        let is_link = |entry: &TreeEntry| entry.path == path && entry.kind == EntryKind::Symlink;
+        if !listed.iter().any(is_link) {
+            return Ok(None);
+        }
+        Ok(self.read(commit, path)?.map(|text| path_of(&text)))
+    }
+
     /// Returns the paths of the text files of a commit that hold `text`.
     ///
     /// # Errors

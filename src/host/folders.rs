@@ -38,7 +38,6 @@ impl Folders {
             layout.state(),
             layout.runs(),
             layout.environment_records(),
-            layout.tools(),
             layout.cache(),
             layout.volatile(),
         ];

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::child::{Ended, Program, Runner};
+use super::child::{Ended, Keep, Program, Runner};
 use super::identity::Owner;
 use crate::checkpoint;
 use crate::error::{Context as _, Failure, Outcome};
@@ -28,6 +28,30 @@ pub fn ask<Q: Serialize, A: DeserializeOwned>(
     operation: &str,
     request: &Q,
 ) -> Outcome<A> {
+    call(runner, owner, operation, request, None)
+}
+
+/// The same; what the worker writes to standard error meanwhile is passed on line by line, under the name `source`.
+///
+/// # Errors
+/// As [`ask`].
+pub fn ask_narrated<Q: Serialize, A: DeserializeOwned>(
+    runner: &Runner,
+    owner: Owner,
+    operation: &str,
+    request: &Q,
+    source: &str,
+) -> Outcome<A> {
+    call(runner, owner, operation, request, Some(source))
+}
+
+fn call<Q: Serialize, A: DeserializeOwned>(
+    runner: &Runner,
+    owner: Owner,
+    operation: &str,
+    request: &Q,
+    source: Option<&str>,
+) -> Outcome<A> {
     let told = || format!("cannot ask the worker for {operation}");
     let bytes = serde_json::to_vec(request).context(told)?;
     let mut program = Program::new(runner.own_program())
@@ -36,6 +60,10 @@ pub fn ask<Q: Serialize, A: DeserializeOwned>(
         .input(bytes)
         .owner(owner)
         .deadline(Duration::from_secs(3600));
+    if let Some(source) = source {
+        let narrate = Some(source.to_owned());
+        program = program.keep(Keep::Response { limit: 256 << 20, narrate });
+    }
     for (name, value) in checkpoint::for_worker() {
         program = program.env(name, value);
     }

@@ -1,14 +1,12 @@
-//! Building a generation: always in a fresh folder at its final path, never over an old one, never resumed.
+//! Ensuring an environment: a good one is reused, else one is built in a fresh directory at its final path, and recorded.
 
-use std::path::{Path, PathBuf};
-
+use super::compare::By;
+use super::construct::{BuildRequest, BuildResponse, OPERATION};
 use super::contamination::Contamination;
 use super::generation::{Environments, Generation, Wanted};
-use super::installer::{Job, WHEELS};
 use super::lock::Lock;
-use super::proof::{self, Proved};
+use super::overlaps::Overlap;
 use super::record::{self, Built, Origin, Record, Use};
-use super::wheels::Wheels;
 use crate::checkpoint;
 use crate::clock;
 use crate::disk;
@@ -90,10 +88,6 @@ impl Environments<'_> {
         };
         // The definition's own lock may say something else by now, and that stays as it is.
         lock.key = format!("{}-{}", wanted.key(), &lock.digest()[..16]);
-        let built = record.as_ref().and_then(Record::built);
-        if built.is_some_and(|built| built.parts.interpreter != wanted.interpreter.identity()) {
-            lock.wheels.clear();
-        }
         let mut ensured = self.ensure_from(wanted, Some(lock), strategy, run)?;
         ensured.why = match ensured.made {
             Made::Built => format!("the environment {name} {why}: built again from its lock"),
@@ -117,7 +111,7 @@ impl Environments<'_> {
         }
         let is_of_this_run =
             |generation: &Generation| generation.record.built().is_some_and(|built| built.run == *run);
-        let mut lock = lock.map_or_else(|| self.lock(wanted), Ok)?;
+        let lock = lock.map_or_else(|| self.lock(wanted), Ok)?;
         // The best one last: what this run has built, else the newest.
         let mut of_this = self.of_fingerprint(&wanted.parts(&lock).fingerprint())?;
         of_this.retain(|generation| strategy == Strategy::WhenChanged || is_of_this_run(generation));
@@ -127,7 +121,7 @@ impl Environments<'_> {
                 contaminated.push(found);
                 continue;
             }
-            let generation = self.try_again(generation, wanted)?;
+            let generation = self.try_again(generation)?;
             let why = if is_of_this_run(&generation) {
                 "this run has built it already"
             } else {
@@ -136,31 +130,22 @@ impl Environments<'_> {
             return Ok(Ensured { generation, made: Made::Reused, why: why.to_owned(), contaminated });
         }
         let why = self.reason_to_build(wanted, strategy)?.unwrap_or_default();
-        Wheels::new(self.site).ensure(&mut lock, &wanted.interpreter)?;
         let generation = self.build(wanted, &lock, run)?;
         Ok(Ensured { generation, made: Made::Built, why, contaminated })
     }
 
     /// Tries the imports of a generation that was proved for another use than today's: the host declares other modules, or
     /// starts its service with another command.
-    fn try_again(&self, mut generation: Generation, wanted: &Wanted) -> Outcome<Generation> {
-        let site = self.site;
-        let wish = Use::of(site.python);
-        let Some(built) = generation.record.built().filter(|built| built.tried_for.as_ref() != Some(&wish))
-        else {
+    fn try_again(&self, mut generation: Generation) -> Outcome<Generation> {
+        let wish = Use::of(self.site.python);
+        if generation.record.built().is_none_or(|built| built.tried_for.as_ref() == Some(&wish)) {
             return Ok(generation);
-        };
-        let store = Wheels::new(site);
-        // Of a wheel that is not kept any more nobody knows what it starts; it was tried when it was new.
-        let kept = built.kept.iter().flat_map(|lock| &lock.wheels).map(|wheel| store.path(wheel));
-        let wheels: Vec<PathBuf> = kept.filter(|path| path.exists()).collect();
-        let until = clock::monotonic() + site.python.deadline;
-        let (folder, scratch) = (generation.path.clone(), site.layout.cache());
-        let job = Job { site, interpreter: &wanted.interpreter, folder: &folder, scratch: &scratch, until };
-        proof::try_imports(&job, &wheels)
+        }
+        self.site
+            .try_imports(generation.path.clone())
             .context(|| format!("the environment {} does not serve any more", generation.name))?;
         generation.record = generation.record.tried_for(wish);
-        generation.record.write(site.layout)?;
+        generation.record.write(self.site.layout)?;
         Ok(generation)
     }
 
@@ -170,110 +155,69 @@ impl Environments<'_> {
     /// # Errors
     /// The generation cannot be looked at, or its record not be written.
     pub fn examine(&self, generation: &Generation) -> Outcome<Option<Contaminated>> {
-        let Some(found) = self.contamination(generation)? else { return Ok(None) };
+        let Some(found) = self.compare(generation, By::Metadata)? else { return Ok(None) };
         self.condemn(generation, &found)?;
         Ok(Some(Contaminated { generation: generation.name.clone(), found }))
     }
 
     fn build(&self, wanted: &Wanted, lock: &Lock, run: &RunId) -> Outcome<Generation> {
         let layout = self.site.layout;
-        disk::make_folder(&layout.environments(), 0o755)?;
-        disk::make_folder(&layout.environment_records(), 0o755)?;
+        self.site.ensure_uv(&wanted.interpreter)?;
         let name = self.next_name(&wanted.parts(lock).fingerprint())?;
-        let scratch = layout.cache().join(format!("definitions-{name}"));
-        let events = self.site.runner.events();
-        events.note(&format!("building the environment {name} with {}", wanted.installer.identity()));
-        let built = self.build_as(&name, wanted, lock, run, &scratch);
+        self.site.runner.events().note(&format!("building the environment {name}"));
+        let built = self.build_as(&name, wanted, lock, run);
         let tidied = interrupt::shielded(|| {
             if built.is_err() {
                 Record::remove(layout, &name)?;
                 disk::remove_tree(&layout.environment(&name))?;
             }
-            disk::remove_tree(&scratch)
+            Ok(())
         });
         let generation = built.context(|| format!("cannot build the environment {name}"))?;
         tidied?;
         Ok(generation)
     }
 
-    /// The steps of a build.
+    /// The steps of a build. The record comes last: without it, what is there is not finished.
     fn build_as(
         &self,
         name: &GenerationName,
         wanted: &Wanted,
         lock: &Lock,
         run: &RunId,
-        scratch: &Path,
     ) -> Outcome<Generation> {
         let site = self.site;
         let start = clock::monotonic();
-        let folder = site.layout.environment(name);
-        disk::remove_tree(scratch)?;
-        disk::make_folder(scratch, 0o755)?;
-        let requirements = self.lay_out(lock, scratch)?;
-        disk::make_owned_folder(&folder, 0o755, &site.owner)?;
-        checkpoint::reach("python:folder made");
-        let until = start + site.python.deadline;
-        let job = Job { site, interpreter: &wanted.interpreter, folder: &folder, scratch, until };
-        wanted.installer.make(&job)?;
-        checkpoint::reach("python:environment made");
-        job.in_time()?;
-        wanted.installer.install(&job, &requirements)?;
-        checkpoint::reach("python:packages installed");
-        job.in_time()?;
-        wanted.installer.check(&job).map_err(|failure| lock.blame(failure))?;
-        let wheels = Wheels::new(site);
-        let wheels: Vec<PathBuf> = lock.wheels.iter().map(|wheel| wheels.path(wheel)).collect();
-        let Proved { packages, digest, manifest } = proof::prove(&job, &wheels)?;
-        manifest.write(&record::manifest_file(site.layout, name))?;
-        checkpoint::reach("python:before the record");
+        let directory = site.layout.environment(name);
+        let request = BuildRequest {
+            setup: site.setup()?,
+            interpreter: wanted.interpreter.clone(),
+            lock: lock.clone(),
+            directory: directory.clone(),
+            cache: None,
+        };
+        let made: BuildResponse = site.call(OPERATION, &request)?;
+        site.try_imports(directory.clone())?;
+        made.overlaps.iter().map(Overlap::in_words).for_each(|words| site.runner.events().note(&words));
+        disk::make_folder(&site.layout.environment_records(), 0o755)?;
+        disk::write_atomic(&record::manifest_file(site.layout, name), made.manifest.as_bytes(), 0o644)?;
+        checkpoint::reach("python:manifest written");
+        let took = clock::monotonic().duration_since(start).as_millis();
         let built = Built {
             run: run.clone(),
             fingerprint: wanted.parts(lock).fingerprint(),
             parts: wanted.parts(lock),
-            wheels: digests_of(lock),
             kept: Some(lock.clone()),
             tried_for: Some(Use::of(site.python)),
             interpreter: wanted.interpreter.clone(),
-            duration_ms: u64::try_from(clock::monotonic().duration_since(start).as_millis())
-                .unwrap_or(u64::MAX),
+            overlaps: made.overlaps,
+            built_here: made.built_here,
+            duration_ms: u64::try_from(took).unwrap_or(u64::MAX),
         };
-        let record = Record::new(
-            name.clone(),
-            Origin::Built(Box::new(built)),
-            packages,
-            manifest.files(),
-            Some(digest),
-        );
+        let origin = Origin::Built(Box::new(built));
+        let record = Record::new(name.clone(), origin, made.packages, made.size, Some(made.digest));
         record.write(site.layout)?;
         checkpoint::reach("python:recorded");
-        Ok(Generation { name: name.clone(), path: folder, record })
+        Ok(Generation { name: name.clone(), path: directory, record })
     }
-}
-
-impl Environments<'_> {
-    /// Puts links to the wheels of a lock, and the list of them, into the folder that is built from.
-    fn lay_out(&self, lock: &Lock, scratch: &Path) -> Outcome<Vec<PathBuf>> {
-        if lock.wheels.is_empty() {
-            return Ok(Vec::new());
-        }
-        let wheels = Wheels::new(self.site);
-        let folder = scratch.join(WHEELS);
-        disk::make_folder(&folder, 0o755)?;
-        let mut list = String::new();
-        for wheel in &lock.wheels {
-            disk::point_link(&folder.join(&wheel.file), &wheels.path(wheel))?;
-            list.push_str(&format!("{}=={} --hash=sha256:{}\n", wheel.name, wheel.version, wheel.sha256));
-        }
-        let file = scratch.join("wheels.txt");
-        disk::write_atomic(&file, list.as_bytes(), 0o644)?;
-        Ok(vec![file])
-    }
-}
-
-/// The digests of the wheels that a lock names for this machine, sorted.
-fn digests_of(lock: &Lock) -> Vec<String> {
-    let mut digests: Vec<String> = lock.wheels.iter().map(|wheel| wheel.sha256.clone()).collect();
-    digests.sort();
-    digests
 }

@@ -1,19 +1,21 @@
 //! The definition of an environment: what the files of a commit ask for. Pure; the files come from a [`TreeSource`].
 //!
 //! All files at the root of the tree that match the patterns count, and what they include. `pyproject.toml` gives
-//! dependencies and `requires-python`; it is turned into a requirements file, so that both installers do the same with
-//! it. Where the application brings a lock, that is what counts ([`OwnLock`]).
+//! dependencies and `requires-python`; it is turned into a requirements file. A file that is a symbolic link inside the
+//! tree is followed. The host may add requirements of its own (`python.also`). Where the application brings a lock, that
+//! is what counts ([`OwnLock`]).
 
 use std::collections::BTreeMap;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use serde::{Deserialize, Serialize};
 
-use super::own_lock::{self, OwnLock};
-use super::project;
+use super::own_lock::OwnLock;
+pub use super::reading::read;
+use super::reading::resolve;
 use super::requirements::{self, Line, Meaning, Requirement};
 use crate::disk;
-use crate::error::{Context as _, Failure, Outcome};
+use crate::error::Outcome;
 use crate::settings::Python;
 
 /// The patterns where the settings name none.
@@ -32,6 +34,12 @@ pub trait TreeSource {
     /// # Errors
     /// The tree cannot be read.
     fn read(&self, path: &Path) -> Outcome<Option<Vec<u8>>>;
+
+    /// Returns the text of a symbolic link; `None` where the path is none.
+    ///
+    /// # Errors
+    /// The tree cannot be read.
+    fn link(&self, path: &Path) -> Outcome<Option<PathBuf>>;
 }
 
 /// What of a tree defines its environment.
@@ -43,25 +51,37 @@ pub struct Choice<'a> {
     pub extras: &'a [String],
     /// The dependency groups.
     pub groups: &'a [String],
+    /// The host's own file of requirements: its name for messages, and what it holds.
+    pub also: Option<(&'a Path, &'a [u8])>,
 }
 
 impl<'a> Choice<'a> {
-    /// Returns the choice that the settings make.
-    pub fn of(python: &'a Python) -> Self {
-        Self { patterns: &python.definitions, extras: &python.extras, groups: &python.groups }
+    /// Returns the choice that the settings make; what the host's own file holds has to be read first.
+    pub fn of(python: &'a Python, also: Option<&'a [u8]>) -> Self {
+        Self {
+            patterns: &python.definitions,
+            extras: &python.extras,
+            groups: &python.groups,
+            also: python.also.as_deref().zip(also),
+        }
     }
 }
 
 /// What a tree asks for.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Definitions {
-    files: BTreeMap<PathBuf, Vec<Line>>,
-    roots: Vec<PathBuf>,
-    requires_python: Option<String>,
-    notes: Vec<String>,
-    extras: Vec<String>,
-    groups: Vec<String>,
-    own_lock: Option<OwnLock>,
+    pub(super) files: BTreeMap<PathBuf, Vec<Line>>,
+    pub(super) roots: Vec<PathBuf>,
+    /// What links among the files lead to.
+    pub(super) followed: Vec<PathBuf>,
+    /// The lines of the host's own file.
+    pub(super) also: Vec<Line>,
+    pub(super) has_project: bool,
+    pub(super) requires_python: Option<String>,
+    pub(super) notes: Vec<String>,
+    pub(super) extras: Vec<String>,
+    pub(super) groups: Vec<String>,
+    pub(super) own_lock: Option<OwnLock>,
 }
 
 /// A package that a definition asks for, and where.
@@ -75,53 +95,44 @@ pub struct Wish {
     pub line: usize,
 }
 
-/// Reads the definition out of a tree.
-///
-/// # Errors
-/// A pattern is wrong, an include is missing, leaves the tree or runs in a circle, a line is one that an application
-/// may not use, each with the file and the line; or there is no such extra or group.
-pub fn read(source: &dyn TreeSource, choice: &Choice<'_>) -> Outcome<Definitions> {
-    let wanted = globs(choice.patterns)?;
-    let mut roots: Vec<PathBuf> =
-        source.names_at_root()?.into_iter().filter(|name| wanted.is_match(name)).collect();
-    roots.sort();
-    let found = Definitions {
-        extras: choice.extras.to_vec(),
-        groups: choice.groups.to_vec(),
-        ..Definitions::default()
-    };
-    let mut reading = Reading { source, found, path_here: Vec::new() };
-    let (locks, roots): (Vec<_>, Vec<_>) = roots.into_iter().partition(|root| own_lock::is_lock(root));
-    for root in roots {
-        let Some(bytes) = source.read(&root)? else { continue };
-        if root == Path::new("pyproject.toml") {
-            reading.project(root, &bytes)?;
-        } else {
-            if !reading.found.files.contains_key(&root) {
-                reading.file(root.clone(), &bytes)?;
-            }
-            reading.found.roots.push(root);
-        }
-    }
-    let mut found = reading.found;
-    found.own_lock = own_lock::find(source, &locks, &found)?;
-    if found.is_empty() {
-        found.notes.push("the tree names no packages: the environment will be empty".to_owned());
-    }
-    found.note_what_does_not_count(&locks);
-    Ok(found)
-}
-
 impl Definitions {
     /// Tells whether nothing at all is asked for.
     pub fn is_empty(&self) -> bool {
-        self.own_lock.is_none() && self.files.values().all(Vec::is_empty)
+        self.own_lock.is_none() && self.also.is_empty() && self.files.values().all(Vec::is_empty)
+    }
+
+    /// Tells whether nothing but the application's own lock says what is installed.
+    pub fn is_locked(&self) -> bool {
+        self.own_lock.is_some() && self.also.is_empty()
+    }
+
+    /// Returns the lines of the host's own file.
+    pub(super) fn also(&self) -> &[Line] {
+        &self.also
+    }
+
+    /// Tells whether there is a `pyproject.toml` that extras and groups were compared with.
+    pub(super) fn has_project(&self) -> bool {
+        self.has_project
+    }
+
+    /// Tells whether releases that are not final may be taken (`--pre`).
+    pub(super) fn allows_pre_releases(&self) -> bool {
+        self.options().any(|(_, line)| line.text.split_whitespace().any(|word| word == "--pre"))
+    }
+
+    /// Returns the lines that hold an option only.
+    pub(super) fn options(&self) -> impl Iterator<Item = (&Path, &Line)> {
+        let lines =
+            self.files.iter().flat_map(|(path, lines)| lines.iter().map(|line| (path.as_path(), line)));
+        lines.filter(|(_, line)| line.meaning == Meaning::Option)
     }
 
     /// Returns the files that belong to the definition, the application's lock last.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         let lock = self.own_lock.as_ref().filter(|lock| lock.content().is_some());
-        self.files.keys().map(PathBuf::as_path).chain(lock.map(OwnLock::file))
+        let files = self.files.keys().chain(&self.followed).map(PathBuf::as_path);
+        files.chain(lock.map(OwnLock::file))
     }
 
     /// Returns the application's own lock, where it brings one.
@@ -166,7 +177,7 @@ impl Definitions {
     }
 
     /// Says which files the application's lock puts out of force.
-    fn note_what_does_not_count(&mut self, locks: &[PathBuf]) {
+    pub(super) fn note_what_does_not_count(&mut self, locks: &[PathBuf]) {
         let Some(lock) = self.own_lock.as_ref().filter(|lock| lock.content().is_some()) else { return };
         let idle: Vec<String> = self
             .roots
@@ -220,6 +231,13 @@ impl Definitions {
             }
             put(b"");
         }
+        // Only where there is one: without it a definition is what it was before there could be one.
+        if !self.also.is_empty() {
+            put(b"also");
+            for line in &self.also {
+                put(line.text.as_bytes());
+            }
+        }
         bytes
     }
 
@@ -253,7 +271,22 @@ impl Definitions {
             let lines: Vec<Line> = lines.iter().cloned().map(renamed).collect();
             disk::write_atomic(&path, &requirements::render(&lines), 0o644)?;
         }
-        Ok(self.roots.iter().map(|root| folder.join(root.with_file_name(written_name(root)))).collect())
+        let roots = self.roots.iter().map(|root| folder.join(root.with_file_name(written_name(root))));
+        let mut roots: Vec<PathBuf> = roots.collect();
+        if !self.also.is_empty() {
+            roots.push(self.write_also(folder)?);
+        }
+        Ok(roots)
+    }
+
+    /// Writes the host's own requirements below `folder`, and returns the file.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(super) fn write_also(&self, folder: &Path) -> Outcome<PathBuf> {
+        let path = folder.join("python.also.txt");
+        disk::write_passing(&path, &requirements::render(&self.also), 0o644)?;
+        Ok(path)
     }
 }
 
@@ -278,95 +311,6 @@ fn renamed(mut line: Line) -> Line {
     line
 }
 
-/// The way through the files.
-struct Reading<'a> {
-    source: &'a dyn TreeSource,
-    found: Definitions,
-    /// The files that are being read, each included by the one before.
-    path_here: Vec<PathBuf>,
-}
-
-impl Reading<'_> {
-    fn file(&mut self, path: PathBuf, bytes: &[u8]) -> Outcome<()> {
-        let shown = path.display().to_string();
-        let lines = requirements::parse(bytes, &shown)?;
-        self.path_here.push(path.clone());
-        for line in &lines {
-            if let Meaning::Include(other) | Meaning::Constrain(other) = &line.meaning {
-                self.include(&path, other)
-                    .map_err(|failure| Failure::new(format!("{shown}, line {}: {failure}", line.number)))
-                    .map(|next| next.map(|(path, bytes)| self.file(path, &bytes)))?
-                    .unwrap_or(Ok(()))?;
-            }
-        }
-        self.path_here.pop();
-        self.found.files.insert(path, lines);
-        Ok(())
-    }
-
-    /// Finds what `from` includes as `other`; `None` where it was read already.
-    fn include(&self, from: &Path, other: &Path) -> Outcome<Option<(PathBuf, Vec<u8>)>> {
-        let shown = other.display();
-        let path = resolve(from, other)
-            .ok_or_else(|| Failure::new(format!("the included file {shown} lies outside of the tree")))?;
-        if let Some(start) = self.path_here.iter().position(|open| *open == path) {
-            let mut circle: Vec<String> =
-                self.path_here[start..].iter().map(|open| open.display().to_string()).collect();
-            circle.push(path.display().to_string());
-            return Err(Failure::new(format!(
-                "files include each other in a circle: {}",
-                circle.join(" -> ")
-            )));
-        }
-        if self.found.files.contains_key(&path) {
-            return Ok(None);
-        }
-        match self.source.read(&path)? {
-            Some(bytes) => Ok(Some((path, bytes))),
-            None => Err(Failure::new(format!("the included file {shown} is not in the tree"))),
-        }
-    }
-
-    fn project(&mut self, path: PathBuf, bytes: &[u8]) -> Outcome<()> {
-        let Some(project) = project::read(bytes, &self.found.extras, &self.found.groups)? else {
-            self.found.notes.push("pyproject.toml has no [project] table: it adds no packages".to_owned());
-            return Ok(());
-        };
-        self.found.notes.extend(project.notes);
-        self.found.requires_python = project.requires_python;
-        self.found.files.insert(path.clone(), project.lines);
-        self.found.roots.push(path);
-        Ok(())
-    }
-}
-
-/// The path, from the root of the tree, of what `from` calls `other`; `None` where that leaves the tree.
-fn resolve(from: &Path, other: &Path) -> Option<PathBuf> {
-    let mut path = from.parent().unwrap_or(Path::new("")).to_path_buf();
-    for part in other.components() {
-        match part {
-            Component::Normal(name) => path.push(name),
-            Component::CurDir => {}
-            Component::ParentDir => {
-                if !path.pop() {
-                    return None;
-                }
-            }
-            Component::RootDir | Component::Prefix(_) => return None,
-        }
-    }
-    (!path.as_os_str().is_empty()).then_some(path)
-}
-
-fn globs(patterns: &[String]) -> Outcome<GlobSet> {
-    let mut set = GlobSetBuilder::new();
-    for pattern in patterns {
-        let glob = GlobBuilder::new(pattern).literal_separator(true).build();
-        set.add(glob.context(|| format!("{pattern:?} is not a pattern for definitions"))?);
-    }
-    set.build().context(|| "the patterns for definitions cannot be used together".to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -380,11 +324,15 @@ mod tests {
         fn read(&self, path: &Path) -> Outcome<Option<Vec<u8>>> {
             Ok(self.0.iter().find(|(name, _)| Path::new(name) == path).map(|(_, text)| (*text).into()))
         }
+        fn link(&self, path: &Path) -> Outcome<Option<PathBuf>> {
+            let found = self.0.iter().find(|(name, _)| Path::new(name) == path);
+            Ok(found.and_then(|(_, text)| text.strip_prefix("-> ")).map(PathBuf::from))
+        }
     }
 
     fn read_tree(files: &[(&'static str, &'static str)]) -> Outcome<Definitions> {
         let patterns = DEFAULT_PATTERNS.map(str::to_owned);
-        read(&Tree(files.to_vec()), &Choice { patterns: &patterns, extras: &[], groups: &[] })
+        read(&Tree(files.to_vec()), &Choice { patterns: &patterns, extras: &[], groups: &[], also: None })
     }
 
     fn names(definitions: &Definitions) -> Vec<String> {
@@ -499,5 +447,44 @@ mod tests {
             let text = format!("[project]\nname='x'\ndependencies = [\n \"{bad}\"]\n").leak();
             assert!(refusal(&[("pyproject.toml", text)]).starts_with("pyproject.toml, line 4"), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_definition_that_is_a_symbolic_link_inside_the_tree_is_followed() {
+        let found = read_tree(&[
+            ("requirements.txt", "-> deploy/current/../base.txt"),
+            ("deploy/base.txt", "-> real.txt"),
+            ("deploy/real.txt", "six"),
+        ])
+        .unwrap();
+        assert_eq!(names(&found), ["six"]);
+        let files: Vec<&Path> = found.files().collect();
+        assert_eq!(files, [Path::new("requirements.txt"), Path::new("deploy/real.txt")]);
+        assert!(refusal(&[("requirements.txt", "-> ../../x")]).contains("which lies outside of the tree"));
+        assert!(refusal(&[("requirements.txt", "-> requirements.txt")]).contains("lead in a circle"));
+    }
+
+    #[test]
+    fn requirements_of_the_host_are_part_of_the_definition() {
+        let patterns = DEFAULT_PATTERNS.map(str::to_owned);
+        let tree = Tree(vec![("requirements.txt", "six")]);
+        let read_with = |text: &'static str| {
+            let also = Some((Path::new("/etc/also.txt"), text.as_bytes()));
+            read(&tree, &Choice { patterns: &patterns, extras: &[], groups: &[], also })
+        };
+        let [one, other] = ["idna", "idna<4"].map(|text| read_with(text).unwrap().normalized());
+        assert_ne!(one, other);
+        assert_eq!(one, read_with("# of the host\nidna\n").unwrap().normalized());
+        assert!(read_with("idna\n-r x").unwrap_err().summary().starts_with("/etc/also.txt, line 2"));
+    }
+
+    #[test]
+    fn a_demand_for_hashes_and_one_for_pre_releases_are_honoured() {
+        let told = refusal(&[("requirements.txt", "--require-hashes\nsix==1.0 --hash=sha256:ab\nidna\n")]);
+        assert!(told.contains("line 3: \"idna\" does not pin one version with its hashes"), "{told}");
+        let locked = [("requirements.txt", "--require-hashes\nsix==1.0 --hash=sha512:ab\n")];
+        assert!(read_tree(&locked).unwrap().own_lock().is_some());
+        assert!(read_tree(&[("requirements.txt", "--pre\nsix")]).unwrap().allows_pre_releases());
+        assert!(!read_tree(&[("requirements.txt", "six")]).unwrap().allows_pre_releases());
     }
 }

@@ -3,17 +3,17 @@
 use std::path::PathBuf;
 
 use super::generation::{Current, Environments, number};
+use super::job::SCRATCH;
+use super::lock::Lock;
 use super::record::{self, Record};
 use super::switch::ADOPTED;
-use super::tools;
-use super::wheels::Wheels;
 use crate::disk;
 use crate::error::Outcome;
 use crate::settings::names::GenerationName;
 
 impl Environments<'_> {
-    /// Removes what an interrupted run left: folders without a record, manifests without one, and scratch
-    /// folders. Finishes an interrupted adoption. Never removes what `venv` points to, nor what does not bear the
+    /// Removes what an interrupted run left: directories without a record, manifests without one, and scratch
+    /// directories. Finishes an interrupted adoption. Never removes what `venv` points to, nor what does not bear the
     /// name of a generation. Returns the names of what was removed.
     ///
     /// # Errors
@@ -21,15 +21,7 @@ impl Environments<'_> {
     pub fn discard_incomplete(&self) -> Outcome<Vec<GenerationName>> {
         let layout = self.site.layout;
         self.finish_adoption()?;
-        for name in record::entries(&layout.cache())? {
-            let is_scratch =
-                ["definitions-", "resolution-", "wheels-"].iter().any(|word| name.starts_with(word));
-            if is_scratch || matches!(name.as_str(), "bootstrap" | "bundle-create") {
-                disk::remove_tree(&layout.cache().join(name))?;
-            }
-        }
-        tools::sweep(self.site)?;
-        Wheels::new(self.site).sweep()?;
+        disk::remove_tree(&layout.uv().join(SCRATCH))?;
         let live = self.live_folder()?;
         let mut discarded = Vec::new();
         for name in record::known_names(layout)? {
@@ -65,6 +57,29 @@ impl Environments<'_> {
             }
         }
         Ok(names)
+    }
+
+    /// Removes the locks that no environment was built from; one that is needed again is made again.
+    ///
+    /// # Errors
+    /// A lock or a record cannot be read, or a lock cannot be removed.
+    pub fn prune_locks(&self) -> Outcome<()> {
+        let layout = self.site.layout;
+        let mut needed = Vec::new();
+        for name in record::known_names(layout)? {
+            let built = Record::read(layout, &name)?.and_then(|record| record.built().cloned());
+            needed.extend(built.map(|built| (built.parts.key(), built.parts.lock)));
+        }
+        for file in record::entries(&layout.locks())? {
+            let Some(key) = file.strip_suffix(".json") else { continue };
+            // A definition of another date may resolve to the same: an environment is that of both locks.
+            let digest = Lock::read(layout, key)?.map(|lock| lock.digest());
+            let is_needed = |(own, lock): &(String, String)| own == key || digest.as_ref() == Some(lock);
+            if !needed.iter().any(is_needed) {
+                disk::remove_file_if_there(&layout.locks().join(file))?;
+            }
+        }
+        Ok(())
     }
 
     /// Returns what [`Self::prune`] would remove.

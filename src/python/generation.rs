@@ -5,16 +5,15 @@ use std::path::PathBuf;
 
 use sha2::{Digest as _, Sha256};
 
-use super::contamination::{Change, Contamination};
+use super::compare::{By, COMPARE, CompareRequest};
+use super::contamination::Contamination;
 use super::definitions::Definitions;
-use super::installer::Installer;
 use super::interpreter::Interpreter;
 use super::lock::Lock;
 use super::record::{self, Package, Parts, Record};
-use super::{Site, network};
+use super::{Site, network, uv};
 use crate::error::{Context as _, Failure, Outcome};
 use crate::hexadecimal::hexadecimal;
-use crate::manifest::{Manifest, Scan};
 use crate::report::shell::quoted_path;
 use crate::settings::Strategy;
 use crate::settings::names::GenerationName;
@@ -33,7 +32,6 @@ pub struct Environments<'a> {
 pub struct Wanted {
     pub(super) definitions: Definitions,
     pub(super) interpreter: Interpreter,
-    pub(super) installer: Installer,
     pub(super) cutoff: Option<jiff::Timestamp>,
     parts: Parts,
     key: String,
@@ -89,11 +87,6 @@ impl Wanted {
     pub fn interpreter(&self) -> &Interpreter {
         &self.interpreter
     }
-
-    /// Returns the installer.
-    pub fn installer(&self) -> &Installer {
-        &self.installer
-    }
 }
 
 impl Generation {
@@ -128,23 +121,22 @@ impl<'a> Environments<'a> {
         &self,
         definitions: Definitions,
         interpreter: Interpreter,
-        installer: Installer,
         cutoff: Option<jiff::Timestamp>,
     ) -> Outcome<Wanted> {
         interpreter.accept(definitions.requires_python())?;
         // An application's own lock says the same whenever it was committed.
-        let counted = cutoff.filter(|_| definitions.own_lock().is_none());
+        let counted = cutoff.filter(|_| !definitions.is_locked());
         let parts = Parts {
             definitions: hexadecimal(&Sha256::digest(definitions.normalized())),
             interpreter: interpreter.identity(),
-            installer: installer.identity(),
+            installer: uv::identity(),
             indexes: network::indexes(self.site.python),
             lock: String::new(),
             sources: self.site.python.allow_source,
             cutoff: counted,
         };
         let key = parts.key();
-        Ok(Wanted { definitions, interpreter, installer, cutoff, parts, key })
+        Ok(Wanted { definitions, interpreter, cutoff, parts, key })
     }
 
     /// Returns the newest good generation of what is wanted that nobody has changed.
@@ -268,7 +260,7 @@ impl<'a> Environments<'a> {
     /// # Errors
     /// The generation cannot be looked at.
     pub fn contamination(&self, generation: &Generation) -> Outcome<Option<Contamination>> {
-        self.compare(generation, Scan::knowing)
+        self.compare(generation, By::Metadata)
     }
 
     /// The same, by every byte.
@@ -276,33 +268,17 @@ impl<'a> Environments<'a> {
     /// # Errors
     /// The generation cannot be read.
     pub fn contamination_by_bytes(&self, generation: &Generation) -> Outcome<Option<Contamination>> {
-        self.compare(generation, |_| Scan::digests())
+        self.compare(generation, By::Content)
     }
 
-    fn compare(
-        &self,
-        generation: &Generation,
-        scan: impl FnOnce(&Manifest) -> Scan,
-    ) -> Outcome<Option<Contamination>> {
+    pub(super) fn compare(&self, generation: &Generation, by: By) -> Outcome<Option<Contamination>> {
         if generation.record.built().is_none() {
             return Ok(None);
         }
-        let file = record::manifest_file(self.site.layout, &generation.name);
-        // An environment that nothing vouches for is as good as one that was changed.
-        let lost = |change| Some(Contamination::of_inventory(&file, change));
-        let before = match Manifest::read(&file) {
-            Ok(Some(before)) => before,
-            Ok(None) => return Ok(lost(Change::Removed)),
-            Err(failure) if failure.interrupted_by().is_some() => return Err(failure),
-            Err(_) => return Ok(lost(Change::Changed)),
-        };
-        let now = match scan(&before).at_most(ENTRIES).of(&generation.path) {
-            Ok(now) => now,
-            Err(failure) if failure.interrupted_by().is_some() => return Err(failure),
-            // Whoever the environment belongs to must not be able to keep it from being replaced.
-            Err(_) => return Ok(Some(Contamination::of_inventory(&generation.path, Change::Changed))),
-        };
-        let found = Contamination::of(&before.compare(&now));
+        let directory = generation.path.clone();
+        let manifest = record::manifest_file(self.site.layout, &generation.name);
+        let found: Option<Contamination> =
+            self.site.call(COMPARE, &CompareRequest { directory, manifest, by })?;
         Ok(found.or_else(|| generation.record.contamination().cloned()))
     }
 
@@ -368,7 +344,7 @@ impl Parts {
         let changes = [
             (self.definitions != wanted.definitions).then(|| "the definition changed".to_owned()),
             named("the interpreter", &self.interpreter, &wanted.interpreter),
-            named("the installer", &self.installer, &wanted.installer),
+            named("uv", &self.installer, &wanted.installer),
             named("the package index", &self.indexes, &wanted.indexes),
             (self.sources != wanted.sources).then(|| {
                 let now = if wanted.sources { "allowed now" } else { "not allowed any more" };

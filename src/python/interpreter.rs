@@ -7,9 +7,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::versions;
+use super::{job, versions};
 use crate::error::{Context as _, Failure, Outcome};
-use crate::process::{Owner, Program, Runner};
+use crate::process::{Owner, Program, Runner, worker};
 use crate::settings::{Python, environment};
 
 /// The oldest version that works.
@@ -17,19 +17,13 @@ const OLDEST: &str = ">=3.9";
 
 /// What the interpreter is asked; it answers one line of JSON.
 const QUESTION: &str = "\
-import importlib.util, json, os, sys, sysconfig
-def there(name): return importlib.util.find_spec(name) is not None
-pip = None
-if there('venv') and there('ensurepip'):
-    import ensurepip
-    pip = ensurepip.version()
+import json, os, sys, sysconfig
 print(json.dumps({
     'path': os.path.realpath(getattr(sys, '_base_executable', None) or sys.executable),
     'implementation': sys.implementation.name,
     'version': '.'.join(map(str, sys.version_info[:3])),
     'abi': sysconfig.get_config_var('SOABI') or '',
     'platform': sysconfig.get_platform(),
-    'pip': pip,
 }))
 ";
 
@@ -46,32 +40,26 @@ pub struct Interpreter {
     pub abi: String,
     /// The platform, for instance `linux-x86_64`.
     pub platform: String,
-    /// The version of the pip that it brings for new environments.
-    pub pip: String,
+}
+
+/// The operation that asks an interpreter who it is.
+pub const OPERATION: &str = "python-find-interpreter";
+
+/// Asks an interpreter who it is.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct FindInterpreterRequest {
+    /// The program, which may be a link or a shim.
+    program: PathBuf,
 }
 
 impl Interpreter {
     /// Finds the interpreter that the settings name and asks it who it is, as `owner`.
     ///
     /// # Errors
-    /// There is none, `owner` cannot run it, it is older than 3.9, or it cannot make environments; each with what to
-    /// install.
+    /// There is none, `owner` cannot run it, or it is older than 3.9; each with what to install.
     pub fn find(runner: &Runner, python: &Python, owner: Owner) -> Outcome<Self> {
-        let name = &python.interpreter;
-        let for_root = rustix::process::geteuid().is_root();
-        let found = environment::find_program(name, for_root).ok_or_else(|| {
-            Failure::new(format!("there is no Python interpreter {name:?}"))
-                .hint("apt install python3 python3-venv")
-                .hint("or name another one: python.interpreter in the host's refresh.toml")
-        })?;
-        let finished = runner.run(&ask(found.clone(), owner)).map_err(|failure| {
-            let cannot =
-                format!("the Python interpreter {} cannot be run as uid {}", found.display(), owner.uid);
-            Failure::new(cannot).because(failure).hint("name one that every user can run: python.interpreter")
-        })?;
-        let finished =
-            finished.ok(|| format!("the Python interpreter {} does not answer", found.display()))?;
-        parse_answer(&finished.stdout)
+        let program = program(&python.interpreter)?;
+        worker::ask(runner, owner, OPERATION, &FindInterpreterRequest { program })
     }
 
     /// Checks that the interpreter is one that a project accepts.
@@ -106,102 +94,76 @@ impl Interpreter {
     }
 }
 
-fn ask(found: PathBuf, owner: Owner) -> Program {
-    Program::new(found).args(["-I", "-c", QUESTION]).owner(owner)
+/// Looks the interpreter's name up.
+fn program(name: &str) -> Outcome<PathBuf> {
+    let for_root = rustix::process::geteuid().is_root();
+    environment::find_program(name, for_root).ok_or_else(|| {
+        Failure::new(format!("there is no Python interpreter {name:?}"))
+            .hint("apt install python3")
+            .hint("or name another one: python.interpreter in the host's refresh.toml")
+    })
 }
 
-/// What comes back: as [`Interpreter`], but pip may be missing.
-#[derive(Deserialize)]
-struct Answer {
-    path: PathBuf,
-    implementation: String,
-    version: String,
-    abi: String,
-    platform: String,
-    pip: Option<String>,
+/// Does the operation.
+pub(super) fn handle(request: &FindInterpreterRequest) -> Outcome<Interpreter> {
+    let shown = request.program.display();
+    let finished = job::runner().run(&Program::new(&request.program).args(["-I", "-c", QUESTION])).map_err(
+        |failure| {
+            let uid = rustix::process::geteuid().as_raw();
+            let cannot = format!("the Python interpreter {shown} cannot be run as uid {uid}");
+            Failure::new(cannot).because(failure).hint("name one that every user can run: python.interpreter")
+        },
+    )?;
+    let finished = finished.ok(|| format!("the Python interpreter {shown} does not answer"))?;
+    parse_answer(&finished.stdout)
 }
 
 fn parse_answer(bytes: &[u8]) -> Outcome<Interpreter> {
-    let Answer { path, implementation, version, abi, platform, pip } = serde_json::from_slice(bytes)
+    let found: Interpreter = serde_json::from_slice(bytes)
         .context(|| "the Python interpreter answers something else".to_owned())?;
-    if !versions::satisfies(&version, OLDEST)? {
+    if !versions::satisfies(&found.version, OLDEST)? {
         return Err(Failure::new(format!(
-            "{} is Python {version}; 3.9 is the oldest that works",
-            path.display()
+            "{} is Python {}; 3.9 is the oldest that works",
+            found.path.display(),
+            found.version
         ))
-        .hint("apt install python3 python3-venv")
+        .hint("apt install python3")
         .hint("or name another one: python.interpreter in the host's refresh.toml"));
     }
-    let Some(pip) = pip else {
-        let short: Vec<&str> = version.split('.').take(2).collect();
-        return Err(Failure::new(format!(
-            "{} cannot make environments: its modules venv and ensurepip are not installed",
-            path.display()
-        ))
-        .hint(format!("apt install python3-venv (or python{}-venv)", short.join("."))));
-    };
-    Ok(Interpreter { path, implementation, version, abi, platform, pip })
+    Ok(found)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-    use std::time::Duration;
-
     use super::*;
-    use crate::event::Events;
-    use crate::settings::pip_config::PipConfig;
-    use crate::settings::{InstallerChoice, Strategy};
 
-    fn answer(version: &str, pip: &str) -> Outcome<Interpreter> {
+    fn answer(version: &str) -> Outcome<Interpreter> {
         parse_answer(
             format!(
                 r#"{{"path":"/usr/bin/python3.11","implementation":"cpython","version":"{version}",
-                "abi":"cpython-311-x86_64-linux-gnu","platform":"linux-x86_64","pip":{pip}}}"#
+                "abi":"cpython-311-x86_64-linux-gnu","platform":"linux-x86_64"}}"#
             )
             .as_bytes(),
         )
     }
 
-    fn python(interpreter: &str) -> Python {
-        Python {
-            interpreter: interpreter.to_owned(),
-            installer: InstallerChoice::Auto,
-            strategy: Strategy::WhenChanged,
-            definitions: Vec::new(),
-            extras: Vec::new(),
-            groups: Vec::new(),
-            strict: false,
-            index_url: None,
-            pip: PipConfig::default(),
-            allow_source: false,
-            deadline: Duration::from_secs(60),
-            imports: Vec::new(),
-            import_check: crate::settings::ImportCheck::Off,
-            command: Vec::new(),
-        }
-    }
-
     #[test]
     fn the_real_interpreter_is_asked_who_it_is() {
-        let runner = Runner::new(Arc::new(Events::silent()));
-        let found = Interpreter::find(&runner, &python("python3"), Owner::own()).unwrap();
+        let found = handle(&FindInterpreterRequest { program: program("python3").unwrap() }).unwrap();
         assert!(found.path.is_absolute() && !found.path.is_symlink());
         assert!(found.version.starts_with("3."));
-        let missing = Interpreter::find(&runner, &python("python9.9"), Owner::own()).unwrap_err();
-        assert!(missing.hints()[0].contains("apt install"));
+        assert!(program("python9.9").unwrap_err().hints()[0].contains("apt install"));
     }
 
     #[test]
-    fn an_old_interpreter_and_one_without_venv_are_refused_with_what_to_install() {
-        assert!(answer("3.11.2", "\"23.0\"").is_ok());
-        assert!(answer("3.8.18", "\"23.0\"").unwrap_err().summary().contains("3.9 is the oldest"));
-        assert!(answer("3.11.2", "null").unwrap_err().hints()[0].contains("python3.11-venv"));
+    fn an_old_interpreter_is_refused_with_what_to_install() {
+        assert!(answer("3.11.2").is_ok());
+        assert!(answer("3.8.18").unwrap_err().summary().contains("3.9 is the oldest"));
     }
 
     #[test]
     fn a_project_that_needs_another_python_is_refused() {
-        let found = answer("3.11.2", "\"23.0\"").unwrap();
+        let found = answer("3.11.2").unwrap();
         assert!(found.accept(None).is_ok());
         assert!(found.accept(Some(">=3.10,<4")).is_ok());
         assert!(found.accept(Some(">=3.12")).unwrap_err().summary().contains("needs Python >=3.12"));

@@ -1,8 +1,8 @@
-//! The lock: every distribution of an environment by name, version and digest, for one definition.
+//! The lock: every distribution of an environment by name, version and hashes, for one definition.
 //!
-//! It is kept as `locks/<key>.json` and holds the standard document (`pylock.toml`, PEP 751) that it came from. The
-//! key stands for what was resolved: the definition, the interpreter, the indexes. What a lock says never changes but
-//! by a new resolution.
+//! It is kept as `locks/<key>.json` and holds the document that uv installs: requirements with hashes as the application
+//! wrote them, or `pylock.toml` (PEP 751) for everything else. The key stands for what was resolved: the definition, the
+//! interpreter, the indexes. What a lock says never changes but by a new resolution.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -10,9 +10,9 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::own_lock;
 use super::pylock::{Package, Pylock, without_credentials};
-use super::requirements::normal_name;
-use super::wheels::WheelName;
+use super::requirements::{self, normal_name};
 use crate::disk;
 use crate::error::{Context as _, Failure, Outcome};
 use crate::hexadecimal::hexadecimal;
@@ -33,10 +33,28 @@ pub struct Lock {
     pub made_at: jiff::Timestamp,
     /// The distributions, sorted by name.
     pub packages: Vec<Locked>,
-    /// The document itself, as `pylock.toml`.
+    /// In which form the document is.
+    #[serde(default)]
+    pub form: Form,
+    /// The document itself.
     pub document: String,
-    /// The wheels of this platform, once they are in the store.
-    pub wheels: Vec<Wheel>,
+    /// The extras that are chosen of it.
+    #[serde(default)]
+    pub extras: Vec<String>,
+    /// The dependency groups that are chosen of it.
+    #[serde(default)]
+    pub groups: Vec<String>,
+}
+
+/// In which form the document of a lock is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Form {
+    /// `pylock.toml` (PEP 751).
+    #[default]
+    Pylock,
+    /// Requirements of which every line is pinned with hashes.
+    Requirements,
 }
 
 /// Where a lock comes from.
@@ -68,8 +86,9 @@ pub struct Locked {
     pub version: String,
     /// On which machines it is wanted (PEP 508), where not on all.
     pub marker: Option<String>,
-    /// The sha256 of every file that will do, sorted.
-    pub digests: Vec<String>,
+    /// The hashes of every file that will do, as `sha256:…`, sorted.
+    #[serde(alias = "digests")]
+    pub hashes: Vec<String>,
     /// The one place where its wheel is, where that is not an index.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
@@ -97,44 +116,46 @@ impl Summary {
     }
 }
 
-/// A wheel in the store.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Wheel {
-    /// The distribution's name in its normal form.
-    pub name: String,
-    /// Its version.
-    pub version: String,
-    /// The name of the file.
-    pub file: String,
-    /// The sha256 of the file.
-    pub sha256: String,
-    /// Its size in bytes.
-    pub size: u64,
-}
-
 impl Lock {
     /// Reads a lock out of a document in the form of PEP 751.
     ///
     /// # Errors
-    /// The document is not understood, or a package in it has no version or no sha256.
+    /// The document is not understood, or a package in it has no version or no hash.
     pub fn from_pylock(key: &str, origin: Origin, document: impl AsRef<str>) -> Outcome<Self> {
-        let document = document.as_ref();
-        let packages = Pylock::parse(document)?.packages;
+        let document = without_credentials(document.as_ref());
+        let packages = Pylock::parse(&document)?.packages;
         let locked = packages.into_iter().map(Package::into_locked).collect::<Outcome<Vec<_>>>()?;
-        Self::new(key, origin, locked, document)
+        Self::new(key, origin, locked, Form::Pylock, document)
     }
 
-    /// Makes a lock of distributions and the document that they stand in.
+    /// Makes a lock of requirements that are pinned with hashes, and the lines that they stand in.
     ///
     /// # Errors
-    /// A distribution is locked twice, or its words could be taken for something else where they are used.
-    pub(super) fn new(key: &str, origin: Origin, mut packages: Vec<Locked>, document: &str) -> Outcome<Self> {
+    /// Their words could be taken for something else where they are used.
+    pub(super) fn from_requirements(
+        key: &str,
+        origin: Origin,
+        packages: Vec<Locked>,
+        lines: String,
+    ) -> Outcome<Self> {
+        Self::new(key, origin, packages, Form::Requirements, lines)
+    }
+
+    fn new(
+        key: &str,
+        origin: Origin,
+        mut packages: Vec<Locked>,
+        form: Form,
+        document: String,
+    ) -> Outcome<Self> {
         packages.sort_by(|one, other| (&one.name, &one.version).cmp(&(&other.name, &other.version)));
         // uv writes one distribution in several entries where its files come from several places.
         packages.dedup();
         for pair in packages.windows(2) {
+            // Of two with markers, uv takes the one that is for this machine.
             if let [one, other] = pair
                 && one.name == other.name
+                && (one.marker.is_none() || other.marker.is_none())
             {
                 let [one, other] =
                     [one, other].map(|package| format!("{}=={}", package.name, package.version));
@@ -147,29 +168,39 @@ impl Lock {
             origin,
             made_at: crate::clock::now(),
             packages,
-            document: without_credentials(document),
-            wheels: Vec::new(),
+            form,
+            document,
+            extras: Vec::new(),
+            groups: Vec::new(),
         };
         lock.check()?;
         Ok(lock)
     }
 
-    /// Refuses a lock whose words could be taken for something else where they are used: as paths, or as lines of a
-    /// list.
-    fn check(&self) -> Outcome<()> {
+    /// The same lock, of which these extras and groups are installed.
+    pub(super) fn choosing(mut self, extras: Vec<String>, groups: Vec<String>) -> Self {
+        (self.extras, self.groups) = (extras, groups);
+        self
+    }
+
+    /// Refuses a lock whose words could be taken for something else where they are used: as lines of a list.
+    ///
+    /// # Errors
+    /// The first such word.
+    pub(super) fn check(&self) -> Outcome<()> {
         let refuse = |what: &str, word: &str| {
             Err(Failure::new(format!("the lock names the {what} {word:?}, which cannot be")))
         };
         for package in &self.packages {
-            let Locked { name, version, marker, digests, url } = package;
+            let Locked { name, version, marker, hashes, url } = package;
             if !is_name(name) {
                 return refuse("distribution", name);
             }
             if !is_version(version) {
                 return refuse("version", version);
             }
-            if let Some(digest) = digests.iter().find(|digest| !is_digest(digest)) {
-                return refuse("sha256", digest);
+            if let Some(hash) = hashes.iter().find(|hash| !is_hash(hash)) {
+                return refuse("hash", hash);
             }
             if let Some(marker) = marker.as_ref().filter(|marker| marker.chars().any(char::is_control)) {
                 return refuse("marker", marker);
@@ -178,19 +209,19 @@ impl Lock {
                 return refuse("URL", url);
             }
         }
-        for Wheel { name, version, file, sha256, .. } in &self.wheels {
-            let is_of = WheelName::parse(file).is_some_and(|it| it.is_of(name, version));
-            if !is_of || !is_name(name) || !is_version(version) {
-                return refuse("wheel", file);
-            }
-            if !is_digest(sha256) {
-                return refuse("sha256", sha256);
-            }
-        }
         Ok(())
     }
 
-    /// Returns the lock as a file of requirements with hashes, as both installers read it.
+    /// Returns the document that uv installs. What an older version of this program has kept may have none.
+    pub(super) fn to_install(&self) -> (Form, String) {
+        if self.document.is_empty() && !self.packages.is_empty() {
+            (Form::Requirements, self.requirements())
+        } else {
+            (self.form, self.document.clone())
+        }
+    }
+
+    /// Returns the lock as a file of requirements with hashes.
     pub fn requirements(&self) -> String {
         let mut text = String::new();
         for package in &self.packages {
@@ -202,8 +233,10 @@ impl Lock {
             if let Some(marker) = &package.marker {
                 text.push_str(&format!(" ; {marker}"));
             }
-            for digest in &package.digests {
-                text.push_str(&format!(" \\\n    --hash=sha256:{digest}"));
+            for hash in &package.hashes {
+                // Older versions of this program left the name of the algorithm out.
+                let algorithm = if hash.contains(':') { "" } else { "sha256:" };
+                text.push_str(&format!(" \\\n    --hash={algorithm}{hash}"));
             }
             text.push('\n');
         }
@@ -248,7 +281,13 @@ impl Lock {
 
     /// Returns the sha256 over what the lock says, in hexadecimal digits. Where it came from and when does not count.
     pub fn digest(&self) -> String {
-        hexadecimal(&Sha256::digest(self.requirements().as_bytes()))
+        let mut text = self.requirements();
+        for (what, names) in [("extra", &self.extras), ("group", &self.groups)] {
+            for name in names {
+                text.push_str(&format!("# {what} {name}\n"));
+            }
+        }
+        hexadecimal(&Sha256::digest(text.as_bytes()))
     }
 
     /// Reads the lock of a key; `None` where there is none that this version understands and can use.
@@ -272,7 +311,25 @@ impl Lock {
             return Err(Failure::new(told));
         }
         lock.check()?;
+        lock.check_document()?;
         Ok(lock)
+    }
+
+    /// Refuses a lock whose document, which is what is installed, says something else than its list, which is what is compared.
+    fn check_document(&self) -> Outcome<()> {
+        let (form, document) = self.to_install();
+        let again = match form {
+            Form::Pylock => Self::from_pylock(&self.key, self.origin.clone(), &document)?,
+            Form::Requirements => {
+                let lines = requirements::parse(document.as_bytes(), "the lock")?;
+                let packages = lines.iter().filter_map(own_lock::pinned).collect();
+                Self::from_requirements(&self.key, self.origin.clone(), packages, document)?
+            }
+        };
+        if again.packages == self.packages {
+            return Ok(());
+        }
+        Err(Failure::new("the lock lists other packages than its document names"))
     }
 
     /// Keeps the lock, atomically and durably.
@@ -286,9 +343,16 @@ fn file(layout: &Layout, key: &str) -> PathBuf {
     layout.locks().join(format!("{key}.json"))
 }
 
-/// Tells whether a text is a sha256 as it is written everywhere here: 64 hexadecimal digits in small letters.
-pub(super) fn is_digest(text: &str) -> bool {
-    text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+/// Tells whether a text is a hash: the name of its algorithm, and hexadecimal digits in small letters.
+fn is_hash(text: &str) -> bool {
+    let (name, digits) = text.split_once(':').unwrap_or(("sha256", text));
+    let length = match name {
+        "sha256" => 64,
+        "sha384" => 96,
+        "sha512" => 128,
+        _ => return false,
+    };
+    digits.len() == length && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// Tells whether a text is the name of a distribution in its normal form.
@@ -366,51 +430,39 @@ pub(super) mod tests {
 
     const DIGEST: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
-    fn lock_with(change: impl Fn(&mut Locked, &mut Wheel)) -> Lock {
+    fn lock_with(change: impl Fn(&mut Locked)) -> Lock {
         let mut lock = Lock::from_pylock("k", origin(), String::new()).unwrap();
         let mut package = Locked {
             name: "six".to_owned(),
             version: "1.17.0".to_owned(),
             marker: None,
-            digests: vec![DIGEST.to_owned()],
+            hashes: vec![format!("sha256:{DIGEST}")],
             url: None,
         };
-        let mut wheel = Wheel {
-            name: "six".to_owned(),
-            version: "1.17.0".to_owned(),
-            file: "six-1.17.0-py2.py3-none-any.whl".to_owned(),
-            sha256: DIGEST.to_owned(),
-            size: 1,
-        };
-        change(&mut package, &mut wheel);
+        change(&mut package);
         lock.packages.push(package);
-        lock.wheels.push(wheel);
         lock
     }
 
     #[test]
     fn a_lock_that_says_what_it_should_is_taken() {
-        lock_with(|_, _| ()).check().unwrap();
+        lock_with(|_| ()).check().unwrap();
     }
 
     #[test]
     fn words_that_are_paths_options_or_more_lines_are_refused() {
-        type Change = dyn Fn(&mut Locked, &mut Wheel);
-        let bad: [&Change; 14] = [
-            &|_, wheel| wheel.file = "../six-1.17.0-py3-none-any.whl".to_owned(),
-            &|_, wheel| wheel.file = "six.tar.gz".to_owned(),
-            &|_, wheel| wheel.sha256 = "../../x".to_owned(),
-            &|_, wheel| wheel.version = "1\n--index-url=x".to_owned(),
-            &|package, _| package.name = "Six".to_owned(),
-            &|package, _| package.version = "1 --x".to_owned(),
-            &|package, _| package.marker = Some("x\n-r y".to_owned()),
-            &|package, _| package.digests.push("x".to_owned()),
-            &|package, _| package.digests.push(DIGEST.to_ascii_uppercase()),
-            &|package, _| package.digests.push(format!("/{}", &DIGEST[1..])),
-            &|package, _| package.digests.push(format!("{}\n", &DIGEST[1..])),
-            &|package, _| package.url = Some("file:///etc/six-1.17.0-py3-none-any.whl".to_owned()),
-            &|package, _| package.url = Some("https://x/a b.whl".to_owned()),
-            &|package, _| package.url = Some("https://x/a.whl\n--index-url=x".to_owned()),
+        type Change = dyn Fn(&mut Locked);
+        let bad: [&Change; 10] = [
+            &|package| package.name = "Six".to_owned(),
+            &|package| package.version = "1 --x".to_owned(),
+            &|package| package.marker = Some("x\n-r y".to_owned()),
+            &|package| package.hashes.push("x".to_owned()),
+            &|package| package.hashes.push(format!("sha256:{}", DIGEST.to_ascii_uppercase())),
+            &|package| package.hashes.push(format!("sha512:{DIGEST}")),
+            &|package| package.hashes.push(format!("sha256:{}\n", &DIGEST[1..])),
+            &|package| package.url = Some("file:///etc/six-1.17.0-py3-none-any.whl".to_owned()),
+            &|package| package.url = Some("https://x/a b.whl".to_owned()),
+            &|package| package.url = Some("https://x/a.whl\n--index-url=x".to_owned()),
         ];
         for (index, change) in bad.iter().enumerate() {
             assert!(lock_with(change).check().is_err(), "{index}");

@@ -1,66 +1,69 @@
-//! The Python environment: what a commit asks for, who installs it, and the generations it is built as.
+//! The Python environment: what a commit asks for, the lock of it, and the environments that are built from locks.
 //!
-//! An environment is built as a *generation*: a fresh folder below `environments/`, made at its final path as the owner of
-//! the tree, read-only once good, never changed and never moved afterwards. `venv` is a symbolic link to the live
-//! one; changing environments is one atomic rename. This room writes below `environments/`, the link `venv`, and the tool's
-//! own stores for tools, caches and records; the application's tree is reached through [`definitions::TreeSource`]
-//! only.
+//! An environment is built by uv as a fresh directory below `environments/`, at its final path, read-only once good, never
+//! changed and never moved afterwards. `venv` is a symbolic link to the live one; changing environments is one atomic
+//! rename.
 //!
-//! The way through: [`definitions::read`] → [`Interpreter::find`] → [`Installer::ensure`] → [`Environments::wanted`]
-//! → [`Environments::ensure`] (lock → wheels → build) → [`Environments::switch`].
+//! The caller (root, in a run) writes records, locks and manifests, the link, and removes directories. Everything that
+//! executes uv or Python, or reads what others wrote, is an operation ([`answer`]): done by a process of the user that the
+//! environments belong to.
+//!
+//! The way through: [`definitions::read`] → [`Interpreter::find`] → [`Environments::wanted`] → [`Environments::ensure`]
+//! (lock → build) → [`Environments::switch`].
 
 mod build;
+pub mod bundled;
+mod compare;
+mod construct;
 pub mod contamination;
 pub mod definitions;
-pub mod digest;
 mod discard;
-mod explain;
+mod fetch;
 pub mod generation;
-pub mod installer;
+mod imports;
 pub mod interpreter;
+mod job;
 pub mod lock;
+mod lock_operation;
 mod network;
-pub mod offline;
+mod overlaps;
 pub mod overview;
 mod own_lock;
-mod pip;
 mod project;
-mod proof;
 mod pylock;
+mod reading;
 pub mod record;
 pub mod requirements;
 mod resolve;
 mod switch;
-mod tools;
 mod trouble;
 mod uv;
 mod versions;
-mod wheel_file;
-pub mod wheels;
 
-use std::path::Path;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 pub use build::{Contaminated, Ensured, Made};
 pub use contamination::Contamination;
 pub use definitions::Definitions;
 pub use generation::{Current, Environments, Generation, Wanted};
-pub use installer::Installer;
 pub use interpreter::Interpreter;
 pub use lock::Lock;
+pub use overlaps::Overlap;
 pub use record::{Package, Record};
 pub use switch::Switched;
-pub use wheels::Wheels;
 
 use crate::disk;
 use crate::error::Outcome;
-use crate::process::{Owner, Runner};
+use crate::process::{Owner, Runner, worker};
 use crate::settings::Python;
 use crate::settings::layout::Layout;
+use job::Setup;
 
 /// Where and for whom environments are made.
 #[derive(Debug, Clone, Copy)]
 pub struct Site<'a> {
-    /// Starts the installers.
+    /// Starts the operations.
     pub runner: &'a Runner,
     /// The paths.
     pub layout: &'a Layout,
@@ -68,16 +71,43 @@ pub struct Site<'a> {
     pub python: &'a Python,
     /// Whom the environments belong to, and as whom everything in them is made.
     pub owner: Owner,
+    /// Whether no network is used.
+    pub offline: bool,
 }
 
 impl Site<'_> {
-    /// Makes sure of a cache folder that the owner can write, and returns nothing of it that another owner left.
-    fn owned_cache(&self, path: &Path) -> Outcome<()> {
-        disk::make_folder(&self.layout.cache(), 0o755)?;
-        if path.is_dir() && Owner::of(path)? == self.owner {
-            return Ok(());
-        }
-        disk::remove_tree(path)?;
-        disk::make_owned_folder(path, 0o700, &self.owner)
+    /// Has an operation done; what uv writes meanwhile is narrated.
+    fn call<Q: Serialize, A: DeserializeOwned>(&self, operation: &str, request: &Q) -> Outcome<A> {
+        worker::ask_narrated(self.runner, self.owner, operation, request, "uv")
     }
+
+    /// Takes together what operations are told, and makes sure of the directories that they write in.
+    fn setup(&self) -> Outcome<Setup> {
+        disk::make_folder(&self.layout.store(), 0o755)?;
+        for directory in [self.layout.environments(), self.layout.uv()] {
+            if !disk::is_folder(&directory)? {
+                disk::make_owned_folder(&directory, 0o755, &self.owner)?;
+            } else if Owner::own().uid == 0 && Owner::of(&directory)? != self.owner {
+                // Only root can have made it, in a place that is root's.
+                disk::give(&directory, &self.owner)?;
+            }
+        }
+        Ok(Setup::of(self))
+    }
+}
+
+/// Does an operation of this room: reads its request and returns its answer; `None` where it is not one of them.
+pub fn answer(operation: &str, request: &[u8]) -> Option<Vec<u8>> {
+    Some(match operation {
+        interpreter::OPERATION => worker::answer(request, |request| interpreter::handle(&request)),
+        fetch::OPERATION => worker::answer(request, |request| fetch::handle(&request)),
+        lock_operation::OPERATION => worker::answer(request, |request| lock_operation::handle(&request)),
+        construct::OPERATION => worker::answer(request, |request| construct::handle(&request)),
+        compare::COMPARE => worker::answer(request, |request| compare::compare(&request)),
+        compare::DESCRIBE => worker::answer(request, |request| compare::describe(&request)),
+        imports::OPERATION => worker::answer(request, |request| imports::handle(&request)),
+        bundled::PACK => worker::answer(request, |request| bundled::pack(&request)),
+        bundled::UNPACK => worker::answer(request, |request| bundled::unpack(&request)),
+        _ => return None,
+    })
 }

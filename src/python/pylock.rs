@@ -13,16 +13,10 @@ use crate::error::{Context as _, Failure, Outcome};
 #[serde(rename_all = "kebab-case", default)]
 pub(super) struct Pylock {
     lock_version: Option<String>,
-    /// Which versions of Python it is for.
-    pub(super) requires_python: Option<String>,
-    /// On which machines it may be used (markers); on all where there are none.
-    pub(super) environments: Vec<String>,
     /// The extras that may be chosen.
     pub(super) extras: Vec<String>,
     /// The groups that may be chosen.
     pub(super) dependency_groups: Vec<String>,
-    /// The groups that are taken where none is chosen.
-    pub(super) default_groups: Vec<String>,
     /// The distributions.
     pub(super) packages: Vec<Package>,
 }
@@ -45,11 +39,7 @@ pub(super) struct Package {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) struct Artifact {
-    name: Option<String>,
     url: Option<String>,
-    path: Option<String>,
-    /// Its size in bytes.
-    pub(super) size: Option<u64>,
     #[serde(default)]
     hashes: BTreeMap<String, String>,
     upload_time: Option<toml::value::Datetime>,
@@ -69,6 +59,11 @@ impl Pylock {
             }
             _ => Ok(read),
         }
+    }
+
+    /// Returns the normal names of the distributions.
+    pub(super) fn names(&self) -> Vec<String> {
+        self.packages.iter().map(|package| normal_name(&package.name)).collect()
     }
 
     /// Tells whether every file of an index says when it was uploaded.
@@ -91,47 +86,34 @@ impl Pylock {
 }
 
 impl Artifact {
-    /// Returns the name of the file, which it says or its place ends in.
-    pub(super) fn file(&self) -> Option<String> {
-        if let Some(name) = &self.name {
-            return Some(name.clone());
-        }
-        let place = self.url.as_deref().or(self.path.as_deref())?;
-        let name = place.split(['?', '#']).next()?.rsplit('/').next()?;
-        // `+` and `!` are all that names of wheels hold and URLs may write otherwise.
-        Some(name.replace("%2B", "+").replace("%2b", "+").replace("%21", "!"))
-    }
-
-    /// Returns its sha256, in small letters.
-    pub(super) fn sha256(&self) -> Option<String> {
-        Some(self.hashes.get("sha256")?.to_ascii_lowercase())
+    /// Returns its hashes as `sha256:…`, those that prove a file only.
+    fn proofs(&self) -> impl Iterator<Item = String> {
+        let proves = |name: &str| matches!(name, "sha256" | "sha384" | "sha512");
+        self.hashes
+            .iter()
+            .map(|(name, digits)| (name.to_ascii_lowercase(), digits.to_ascii_lowercase()))
+            .filter(move |(name, _)| proves(name))
+            .map(|(name, digits)| format!("{name}:{digits}"))
     }
 }
 
 impl Package {
-    /// Returns name (in its normal form), version, and wheels, where files of an index are what it names.
-    pub(super) fn files(&self) -> Option<(String, &str, &[Artifact])> {
-        let names_files = !self.wheels.is_empty() || self.sdist.is_some();
-        let version = self.version.as_deref().filter(|_| names_files)?;
-        Some((normal_name(&self.name), version, &self.wheels))
-    }
-
     /// Returns the distribution with everything that its files can be proved by.
     ///
     /// # Errors
-    /// It cannot be proved: it has no version, no sha256, or is not a release at all.
+    /// It cannot be proved: it has no version, no hash, or is not a release at all.
     pub(super) fn into_locked(self) -> Outcome<Locked> {
         let name = normal_name(&self.name);
         let refuse = |why: &str| Failure::new(format!("the lock names no {why} for {name}"));
         let unprovable = |what: &str| {
-            let told = format!("{name} comes {what}: no sha256 can prove what is installed");
+            let told = format!("{name} comes {what}: no hash can prove what is installed");
             Err(Failure::new(told).hint(format!("ask for a release of {name} that the package index has")))
         };
         if self.vcs.is_some() {
             return unprovable("from a version control system");
         }
         if self.directory.is_some() {
-            return unprovable("from a folder");
+            return unprovable("from a directory");
         }
         let mut url = None;
         let mut version = self.version;
@@ -141,20 +123,65 @@ impl Package {
             let Some(wheel) = file.and_then(|file| file.strip_suffix(".whl")) else {
                 return unprovable("from a URL that is no wheel");
             };
-            // pip leaves the version out, which stands in the name of every wheel.
+            // It may be left out, and stands in the name of every wheel.
             version = version.or_else(|| wheel.split('-').nth(1).map(str::to_owned));
             url = text.split('#').next().map(str::to_owned);
         }
         let version = version.ok_or_else(|| refuse("version"))?;
-        let mut digests: Vec<String> =
-            self.wheels.iter().chain(&self.sdist).chain(&self.archive).filter_map(Artifact::sha256).collect();
-        digests.sort();
-        digests.dedup();
-        if digests.is_empty() {
-            return Err(refuse("sha256"));
+        let files = self.wheels.iter().chain(&self.sdist).chain(&self.archive);
+        let mut hashes: Vec<String> = files.flat_map(Artifact::proofs).collect();
+        hashes.sort();
+        hashes.dedup();
+        if hashes.is_empty() {
+            return Err(refuse("hash"));
         }
-        Ok(Locked { name, version, marker: self.marker, digests, url })
+        Ok(Locked { name, version, marker: self.marker, hashes, url })
     }
+}
+
+/// Returns a document with the packages of another one that it does not name itself, after its own.
+///
+/// # Errors
+/// One of the two is not understood.
+pub(super) fn merged(document: &str, more: &str) -> Outcome<String> {
+    let (mut table, more) = (table(document)?, table(more)?);
+    let known: Vec<String> = packages_of(&table).filter_map(name_of).collect();
+    let added: Vec<toml::Value> = packages_of(&more)
+        .filter(|package| name_of(package).is_some_and(|name| !known.contains(&name)))
+        .cloned()
+        .collect();
+    if added.is_empty() {
+        return Ok(document.to_owned());
+    }
+    let packages = table.entry("packages").or_insert_with(|| toml::Value::Array(Vec::new()));
+    if let Some(packages) = packages.as_array_mut() {
+        packages.extend(added);
+    }
+    toml::to_string(&table).context(|| "the lock cannot be written".to_owned())
+}
+
+/// Returns a document with those packages only that `wanted` accepts by their names.
+///
+/// # Errors
+/// It is not understood.
+pub(super) fn selected(document: &str, wanted: &dyn Fn(&str) -> bool) -> Outcome<String> {
+    let mut table = table(document)?;
+    if let Some(packages) = table.get_mut("packages").and_then(toml::Value::as_array_mut) {
+        packages.retain(|package| name_of(package).is_some_and(|name| wanted(&name)));
+    }
+    toml::to_string(&table).context(|| "the lock cannot be written".to_owned())
+}
+
+fn table(document: &str) -> Outcome<toml::Table> {
+    toml::from_str(document).context(|| "the lock is not understood as pylock.toml".to_owned())
+}
+
+fn packages_of(table: &toml::Table) -> impl Iterator<Item = &toml::Value> {
+    table.get("packages").and_then(toml::Value::as_array).into_iter().flatten()
+}
+
+fn name_of(package: &toml::Value) -> Option<String> {
+    Some(normal_name(package.get("name")?.as_str()?))
 }
 
 /// Returns a text without the credentials of any URL in it.
@@ -191,11 +218,11 @@ mod tests {
                 "vcs = { type = 'git', url = 'https://x/a', commit-id = 'b' }",
                 "a comes from a version control",
             ),
-            ("directory = { path = '.' }", "a comes from a folder"),
+            ("directory = { path = '.' }", "a comes from a directory"),
             ("archive = { url = 'https://x/a.tar.gz', hashes = { sha256 = 'b' } }", "a comes from a URL"),
-            ("archive = { url = 'https://x/a-1-py3-none-any.whl' }", "no sha256 for a"),
-            ("version = '1'", "no sha256 for a"),
-            ("wheels = [{ url = 'u', hashes = { md5 = 'b' } }]\nversion = '1'", "no sha256 for a"),
+            ("archive = { url = 'https://x/a-1-py3-none-any.whl' }", "no hash for a"),
+            ("version = '1'", "no hash for a"),
+            ("wheels = [{ url = 'u', hashes = { md5 = 'b' } }]\nversion = '1'", "no hash for a"),
         ] {
             let failure = locked(text).unwrap_err();
             assert!(failure.summary().contains(why), "{text}: {failure}");
@@ -209,7 +236,7 @@ mod tests {
             "archive = { url = 'https://x/a-1.2-py3-none-any.whl#sha256=bb', hashes = { sha256 = 'BB' } }",
         );
         let found = found.unwrap();
-        assert_eq!((found.version.as_str(), found.digests.as_slice()), ("1.2", &["bb".to_owned()][..]));
+        assert_eq!((found.version.as_str(), found.hashes.as_slice()), ("1.2", &["sha256:bb".to_owned()][..]));
         assert_eq!(found.url.as_deref(), Some("https://x/a-1.2-py3-none-any.whl"));
     }
 
@@ -231,5 +258,19 @@ mod tests {
             without_credentials("url = \"https://u:p@h/x\", 'http://t@i:80' file://x/a@b mail a@b"),
             "url = \"https://h/x\", 'http://i:80' file://x/a@b mail a@b"
         );
+    }
+
+    #[test]
+    fn documents_are_merged_and_parted_by_the_names_of_their_packages() {
+        let of = |names: &[&str]| -> String {
+            names.iter().map(|name| format!("[[packages]]\nname = '{name}'\nversion = '1'\n")).collect()
+        };
+        let names = |document: &str| -> Vec<String> {
+            Pylock::parse(document).unwrap().packages.into_iter().map(|package| package.name).collect()
+        };
+        let both = merged(&of(&["a", "b"]), &of(&["B", "c"])).unwrap();
+        assert_eq!(names(&both), ["a", "b", "c"]);
+        assert_eq!(merged(&of(&["a"]), &of(&["a"])).unwrap(), of(&["a"]));
+        assert_eq!(names(&selected(&both, &|name| name != "b").unwrap()), ["a", "c"]);
     }
 }

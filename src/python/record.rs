@@ -1,7 +1,7 @@
 //! What is written down of a generation, outside of it: only what has a record is finished, and may be good.
 //!
-//! `generations/<name>.json` is the record, `generations/<name>.manifest` lists the generation's files. The record
-//! is written last; a folder without one was not finished, whatever it looks like.
+//! `<name>.json` is the record, `<name>.manifest` lists the generation's files. The record is written last; a directory
+//! without one was not finished, whatever it looks like.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::contamination::Contamination;
 use super::interpreter::Interpreter;
 use super::lock::Lock;
+use super::overlaps::Overlap;
 use super::requirements::normal_name;
 use crate::disk;
 use crate::error::{Context as _, Outcome};
@@ -42,8 +43,8 @@ pub struct Record {
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// The digest of what is installed ([`super::digest`]); `None` for an adopted folder, and for one of an older version of
-    /// the tool.
+    /// The digest of what is installed, the same on every machine; `None` for an adopted folder, and for one of an older
+    /// version of the tool.
     #[serde(default)]
     pub digest: Option<String>,
 }
@@ -82,9 +83,6 @@ pub struct Built {
     pub fingerprint: String,
     /// What the fingerprint is made of.
     pub parts: Parts,
-    /// The sha256 of each wheel that it was built from, sorted.
-    #[serde(default)]
-    pub wheels: Vec<String>,
     /// The lock that it was built from, which stays whatever its definition resolves to later; `None` in what an older
     /// version of the tool built.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -94,6 +92,12 @@ pub struct Built {
     pub tried_for: Option<Use>,
     /// The interpreter.
     pub interpreter: Interpreter,
+    /// Files that several distributions bring, and who won.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub overlaps: Vec<Overlap>,
+    /// Distributions that were built from source for it, as `name version`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub built_here: Vec<String>,
     /// How long the build took, in milliseconds.
     pub duration_ms: u64,
 }
@@ -105,7 +109,7 @@ pub struct Parts {
     pub definitions: String,
     /// The interpreter's identity.
     pub interpreter: String,
-    /// The installer's kind and version.
+    /// uv's version.
     pub installer: String,
     /// The package indexes, where they are not the default.
     pub indexes: String,
@@ -269,7 +273,7 @@ pub(super) fn entries(folder: &Path) -> Outcome<Vec<String>> {
 }
 
 /// How many bytes of a distribution's metadata are believed to be that; long descriptions have some hundred thousand.
-const METADATA_LIMIT: u64 = 8 << 20;
+pub(super) const METADATA_LIMIT: u64 = 8 << 20;
 
 /// Reads which distributions are installed in the environment at `folder`, sorted by name.
 ///

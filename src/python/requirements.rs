@@ -1,18 +1,20 @@
 //! The text of a requirements file: from bytes to checked lines. Pure.
 //!
-//! What is not understood is refused: an option passed on unread could send the installers to another index. Source:
+//! What is not understood is refused: an option passed on unread could send uv to another index. Source:
 //! pip's "Requirements File Format", PEP 508.
 
 use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Failure, Outcome};
 
 /// Options that may stand on a line of their own.
 const GLOBAL_OPTIONS: [&str; 5] =
     ["--pre", "--prefer-binary", "--require-hashes", "--no-binary", "--only-binary"];
-/// Options that may follow a requirement: those that both installers know.
+/// Options that may follow a requirement.
 const REQUIREMENT_OPTIONS: [&str; 1] = ["--hash"];
-/// Options that send the installers elsewhere, and what is said of them.
+/// Options that send uv elsewhere.
 const REDIRECTIONS: [&str; 9] = [
     "-i",
     "--index-url",
@@ -24,11 +26,13 @@ const REDIRECTIONS: [&str; 9] = [
     "--trusted-host",
     "--index",
 ];
+/// The algorithms of hashes that prove a file.
+const ALGORITHMS: [&str; 3] = ["sha256", "sha384", "sha512"];
 /// Endings by which pip takes a bare word for a file.
 const ARCHIVES: [&str; 7] = [".whl", ".zip", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar"];
 
 /// One line that says something.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Line {
     /// Where it begins, counted from 1.
     pub number: usize,
@@ -39,7 +43,7 @@ pub struct Line {
 }
 
 /// What a line means.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Meaning {
     /// A package to install.
     Package(Requirement),
@@ -52,7 +56,7 @@ pub enum Meaning {
 }
 
 /// A package that is asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Requirement {
     /// The name in its normal form (lower case, dashes).
     pub name: String,
@@ -137,7 +141,7 @@ pub fn requirement(text: &str) -> Result<Requirement, String> {
     Ok(Requirement { name: normal_name(name), specification: specification.trim().to_owned() })
 }
 
-/// Checks that a package which comes from a URL can be proved: a wheel, with its sha256 in the URL or in `options`.
+/// Checks that a package which comes from a URL can be proved: a wheel, with its hash in the URL or in `options`.
 ///
 /// # Errors
 /// The sentence that says why it is refused.
@@ -150,9 +154,9 @@ pub fn check_provable(package: &Requirement, options: &str) -> Result<(), String
     let url = url.split(" ;").next().unwrap_or(url).trim();
     let (place, fragment) = url.split_once('#').unwrap_or((url, ""));
     let is_web = place.starts_with("https://") || place.starts_with("http://");
-    let has_digest =
-        fragment.split('&').any(|part| part.starts_with("sha256=")) || !sha256_of(options).is_empty();
-    if is_web && Path::new(place).extension().is_some_and(|ending| ending == "whl") && has_digest {
+    let is_hash = |part: &str| part.split_once('=').is_some_and(|(name, _)| ALGORITHMS.contains(&name));
+    let has_hash = fragment.split('&').any(is_hash) || !hashes_of(options).is_empty();
+    if is_web && Path::new(place).extension().is_some_and(|ending| ending == "whl") && has_hash {
         return Ok(());
     }
     Err(format!(
@@ -161,16 +165,30 @@ pub fn check_provable(package: &Requirement, options: &str) -> Result<(), String
     ))
 }
 
-/// Returns the sha256 of all `--hash` options in a line, sorted.
-pub fn sha256_of(line: &str) -> Vec<String> {
-    let words = line.split_whitespace();
-    let mut digests: Vec<String> = words
-        .filter_map(|word| word.strip_prefix("--hash=").unwrap_or(word).strip_prefix("sha256:"))
-        .map(str::to_ascii_lowercase)
-        .collect();
-    digests.sort();
-    digests.dedup();
-    digests
+/// Returns all hashes that the `--hash` options of a line name, as `sha256:…`, sorted.
+pub fn hashes_of(line: &str) -> Vec<String> {
+    let mut words = line.split_whitespace();
+    let mut hashes = Vec::new();
+    while let Some(word) = words.next() {
+        let hash = match word.strip_prefix("--hash") {
+            Some("") => words.next(),
+            Some(rest) => rest.strip_prefix('='),
+            None => None,
+        };
+        hashes.extend(hash.map(str::to_ascii_lowercase));
+    }
+    hashes.sort();
+    hashes.dedup();
+    hashes
+}
+
+/// Refuses a hash of another algorithm: it proves nothing.
+fn check_hashes(line: &str) -> Result<(), String> {
+    let is_known = |hash: &String| hash.split_once(':').is_some_and(|(name, _)| ALGORITHMS.contains(&name));
+    match hashes_of(line).iter().find(|hash| !is_known(hash)) {
+        None => Ok(()),
+        Some(hash) => Err(format!("{hash:?} is no hash that proves a file: use sha256, sha384 or sha512")),
+    }
 }
 
 /// Returns a package name as indexes compare it: lower case, runs of `-`, `_` and `.` as one dash (PEP 503).
@@ -262,6 +280,7 @@ fn meaning(text: &str) -> Result<Meaning, String> {
         allowed(word, &REQUIREMENT_OPTIONS)?;
     }
     let package = requirement(package)?;
+    check_hashes(options)?;
     check_provable(&package, options)?;
     Ok(Meaning::Package(package))
 }
@@ -294,7 +313,7 @@ fn allowed(word: &str, options: &[&str]) -> Result<(), String> {
         || (!name.starts_with("--") && (name.starts_with("-i") || name.starts_with("-f")));
     if redirects {
         return Err(format!(
-            "{name} would send the installer to another index, which only the host may do (python.index_url in \
+            "{name} would send uv to another index, which only the host may do (python.index_url in \
              its refresh.toml)"
         ));
     }
@@ -400,6 +419,8 @@ mod tests {
             "a @ https://x/a-1-py3-none-any.whl",
             "a @ https://x/a-1.tar.gz#sha256=ab",
             "a[b] @ ssh://x/a-1-py3-none-any.whl#sha256=ab",
+            "six --hash=md5:ab",
+            "a @ https://x/a-1-py3-none-any.whl#md5=ab",
         ] {
             let failure = parse(format!("idna\n{bad}\n").as_bytes(), "requirements.txt").unwrap_err();
             assert!(failure.summary().starts_with("requirements.txt, line 2: "), "{bad}: {failure}");
@@ -409,6 +430,7 @@ mod tests {
             "--only-binary=:all:",
             "--no-binary :none:",
             "six --hash=sha256:ab",
+            "six --hash sha384:ab --hash=sha512:cd",
             "--require-hashes",
             "a @ https://x/a-1-py3-none-any.whl#sha256=ab",
             "a @ https://x/a-1-py3-none-any.whl --hash=sha256:ab",

@@ -7,12 +7,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::compare::{DESCRIBE, DescribeRequest, DescribeResponse};
 use super::generation::{Current, Environments};
 use super::record::{self, Origin, Record};
 use crate::checkpoint;
 use crate::disk::{self, Moved};
 use crate::error::{Context as _, Failure, Outcome};
-use crate::manifest::Scan;
+use crate::process::{Owner, worker};
 use crate::report::shell::quoted_path;
 use crate::settings::names::GenerationName;
 
@@ -88,7 +89,7 @@ impl Environments<'_> {
         let side = self.side();
         match fs::symlink_metadata(&side) {
             Ok(found) if found.is_dir() => {
-                disk::make_folder(&layout.environments(), 0o755)?;
+                self.site.setup()?;
                 let place = layout.environment(&self.next_name(ADOPTED)?);
                 if disk::move_new(&side, &place)? == Moved::OtherFileSystem {
                     return Err(Failure::new(format!(
@@ -114,9 +115,11 @@ impl Environments<'_> {
             {
                 continue;
             }
-            let files = Scan::metadata().of(&folder)?.files();
-            Record::new(name.clone(), Origin::Adopted, record::installed(&folder)?, files, None)
-                .write(layout)?;
+            let request = DescribeRequest { directory: folder.clone() };
+            // Its owner has made everything in it, and looks at it.
+            let owner = Owner::of(&folder)?;
+            let found: DescribeResponse = worker::ask(self.site.runner, owner, DESCRIBE, &request)?;
+            Record::new(name.clone(), Origin::Adopted, found.packages, found.size, None).write(layout)?;
             checkpoint::reach("python:adoption recorded");
             adopted.push(name);
         }

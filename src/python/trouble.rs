@@ -1,4 +1,4 @@
-//! Why an installer gave up, read from what it wrote. Pure.
+//! Why uv gave up, read from what it wrote. Pure.
 
 use super::pylock::without_credentials;
 use crate::error::Failure;
@@ -26,15 +26,15 @@ pub(super) enum Trouble {
     Platform,
     /// A package is for other versions of Python.
     Python,
-    /// Some requirements have hashes and others have none.
-    SomeHashes,
+    /// The lock is not for this machine.
+    OtherMachine,
     /// A download is not what its hash says.
     Hash,
     /// Something else.
     Other,
 }
 
-/// Tells the end of an installer as a failure: `summary`, the reason in a few lines, and what to do about it.
+/// Tells the end of uv as a failure: `summary`, the reason in a few lines, and what to do about it.
 pub(super) fn explain(finished: &Finished, summary: &str) -> Failure {
     if !matches!(finished.ended, Ended::Exited(_)) {
         return finished.failure(summary).hint("give it longer: python.deadline in the host's refresh.toml");
@@ -54,7 +54,7 @@ pub(super) fn explain(finished: &Finished, summary: &str) -> Failure {
 impl Trouble {
     /// Tells whether there may be a solution among the releases that a cutoff hides.
     pub(super) fn may_be_the_cutoff(self) -> bool {
-        !matches!(self, Self::NoSpace | Self::Network | Self::SourceBuild | Self::Hash | Self::SomeHashes)
+        !matches!(self, Self::NoSpace | Self::Network | Self::SourceBuild | Self::Hash)
     }
 
     fn sentence(self) -> &'static str {
@@ -67,20 +67,15 @@ impl Trouble {
             Self::SourceOnly => "a package comes as source only, which is not built here",
             Self::Platform => "a package is built for other platforms only",
             Self::Python => "a package is for other versions of Python",
-            Self::SomeHashes => "some requirements have hashes and others have none",
+            Self::OtherMachine => "the lock is for other machines",
             Self::Hash => "a download is not what its hash says",
-            Self::Other => "the installer gave up",
+            Self::Other => "uv gave up",
         }
     }
 
     fn hints(self) -> &'static [&'static str] {
         match self {
-            Self::Conflict => &["correct the requirements in the application's repository"],
-            // pip does not tell a release that has no wheel from one that is not there.
-            Self::NoMatch => &[
-                "correct the requirements in the application's repository",
-                "a release that comes as source only needs python.allow_source = true in the host's refresh.toml",
-            ],
+            Self::Conflict | Self::NoMatch => &["correct the requirements in the application's repository"],
             Self::NoSpace => &["make room; `df -h` and `df -i` show where it is short"],
             Self::Network => &[
                 "check the network, proxy and certificates of this machine",
@@ -100,59 +95,47 @@ impl Trouble {
                 "ask for a version that is for this Python",
                 "or name another Python: python.interpreter in the host's refresh.toml",
             ],
-            Self::SomeHashes => &["give every requirement its version and hashes, or none of them"],
+            Self::OtherMachine => &["lock it for this platform and Python as well"],
             Self::Hash => &["find out who changed the package, or correct its hash in the requirements"],
             Self::Other => &[],
         }
     }
 }
 
-/// Finds what kind of trouble an installer's error output tells of.
+/// Finds what kind of trouble uv's error output tells of.
 pub(super) fn parse_trouble(text: &str) -> Trouble {
     let has = |signs: &[&str]| signs.iter().any(|sign| text.contains(sign));
     if has(&["No space left on device", "Disk quota exceeded", "os error 28", "os error 122"]) {
         Trouble::NoSpace
-    } else if has(&["hash mismatch", "Hash mismatch", "DO NOT MATCH THE HASHES"]) {
+    } else if has(&["hash mismatch", "Hash mismatch"]) {
         Trouble::Hash
     } else if has(&[
         "client error (Connect)",
         "Failed to fetch:",
         "dns error",
-        "connection broken by",
         "Network is unreachable",
         "network was disabled",
-        "HTTP error 4",
+        "Network connectivity is disabled",
+        "HTTP status client error",
     ]) {
         Trouble::Network
-    } else if has(&["In --require-hashes mode"]) {
-        Trouble::SomeHashes
-    } else if has(&["is disabled for all packages", "has no usable wheels"]) {
+    } else if has(&["target environment is not supported by the lockfile"]) {
+        Trouble::OtherMachine
+    } else if has(&["marked as `--no-build`", "has no usable wheels", "is disabled for all packages"]) {
         Trouble::SourceOnly
-    } else if has(&["with a matching platform tag", "not a supported wheel on this platform"]) {
+    } else if has(&["with a matching platform tag", "incompatible with the current platform"]) {
         Trouble::Platform
     } else if has(&[
         "does not satisfy Python",
         "with a matching Python",
-        "Ignored the following versions that require a different python",
-        "requires a different Python",
+        "incompatible with the `pylock.toml`'s Python requirement",
     ]) {
         Trouble::Python
-    } else if has(&[
-        "Failed to build",
-        "metadata-generation-failed",
-        "subprocess-exited-with-error",
-        "build backend returned an error",
-        "Failed building wheel",
-    ]) {
+    } else if has(&["Failed to build", "build backend returned an error"]) {
         Trouble::SourceBuild
-    } else if has(&["ResolutionImpossible", "conflicting dependencies", "incompatible", "conflict"]) {
+    } else if has(&["incompatible", "conflict"]) {
         Trouble::Conflict
-    } else if has(&[
-        "there is no version of",
-        "there are no versions",
-        "was not found in",
-        "No matching distribution",
-    ]) {
+    } else if has(&["there is no version of", "there are no versions", "was not found in"]) {
         Trouble::NoMatch
     } else if has(&["requirements are unsatisfiable"]) {
         Trouble::Conflict
@@ -161,35 +144,45 @@ pub(super) fn parse_trouble(text: &str) -> Trouble {
     }
 }
 
-/// Finds the releases that an installer takes although their authors have withdrawn them, as `name version`.
+/// Tells whether uv lacked something that only the network could have given it.
+pub(super) fn lacks_network(text: &str) -> bool {
+    ["Network connectivity is disabled", "network was disabled", "not found in the cache"]
+        .iter()
+        .any(|sign| text.contains(sign))
+}
+
+/// Finds the releases that uv takes although their authors have withdrawn them, as `name version`.
 pub(super) fn parse_yanked(text: &str) -> Vec<String> {
-    let uv = |line: &str| {
+    let release = |line: &str| {
         let (release, _) = line.strip_prefix("warning: `")?.split_once("` is yanked")?;
         Some(release.replacen("==", " ", 1))
     };
-    let pip = |line: &str| {
-        let (_, rest) = line.split_once("is a yanked version: '")?;
-        let (name, rest) = rest.split_once('\'')?;
-        let (_, rest) = rest.split_once("(version ")?;
-        Some(format!("{name} {}", rest.split([' ', ')']).next()?))
-    };
-    let mut found: Vec<String> = text.lines().filter_map(|line| uv(line).or_else(|| pip(line))).collect();
+    let mut found: Vec<String> = text.lines().filter_map(release).collect();
     found.sort();
     found.dedup();
     found
 }
 
-/// Picks the lines that carry the reason: uv's `error:` and `cause:`, pip's `ERROR:`; shortened.
+/// Finds the distributions that uv has built from source, as `name version`.
+pub(super) fn parse_built(text: &str) -> Vec<String> {
+    let release = |line: &str| {
+        let release = line.trim().strip_prefix("Built ")?.split_whitespace().next()?;
+        Some(release.replacen("==", " ", 1))
+    };
+    text.lines().filter_map(release).collect()
+}
+
+/// Picks the lines that carry the reason: `error:` and `cause:`; shortened.
 pub(super) fn parse_reason(text: &str) -> String {
     let mut picked: Vec<String> = Vec::new();
     let mut in_error = false;
     for line in text.lines() {
         let trimmed = line.trim();
-        let starts = ["error:", "cause:", "hint:", "ERROR:", "×", "╰─▶", "├─▶"]
+        let starts = ["error:", "cause:", "hint:", "×", "╰─▶", "├─▶"]
             .iter()
             .find_map(|mark| Some((*mark, trimmed.strip_prefix(mark)?)));
         if let Some((_, rest)) = starts {
-            let said = shortened(rest.trim());
+            let said = rest.trim().to_owned();
             in_error = true;
             if !said.is_empty() && !picked.contains(&said) {
                 picked.push(said);
@@ -206,16 +199,6 @@ pub(super) fn parse_reason(text: &str) -> String {
         reason.push_str(" …");
     }
     reason
-}
-
-/// Takes the middle out of pip's list of every version there is.
-fn shortened(line: &str) -> String {
-    let Some((before, list)) = line.split_once("(from versions: ") else { return line.to_owned() };
-    let versions: Vec<&str> = list.trim_end_matches(')').split(", ").collect();
-    if versions.len() <= 5 {
-        return line.to_owned();
-    }
-    format!("{before}(from versions: …, {})", versions[versions.len() - 5..].join(", "))
 }
 
 #[cfg(test)]
@@ -239,35 +222,17 @@ mod tests {
         let uv = "error: Request failed after 3 retries in 8.1s\n  cause: Failed to fetch: http://127.0.0.1:9/idna/\n  \
             cause: client error (Connect)\n  cause: Connection refused (os error 111)\n";
         assert_eq!(parse_trouble(uv), Trouble::Network);
-        let pip = "WARNING: Retrying (Retry(total=0)) after connection broken by 'NewConnectionError()': /six/\n\
-            ERROR: Could not find a version that satisfies the requirement six (from versions: none)\n\
-            ERROR: No matching distribution found for six\n";
-        assert_eq!(parse_trouble(pip), Trouble::Network);
         let missing = "error: No solution found when resolving dependencies\n  cause: Because nosuch was not found in \
             the package registry and you require nosuch, we can conclude that your requirements are unsatisfiable.\n";
         assert_eq!(parse_trouble(missing), Trouble::NoMatch);
     }
 
     #[test]
-    fn the_long_list_of_versions_is_shortened() {
-        let text = "ERROR: Could not find a version that satisfies the requirement idna==99 (from versions: 0.2, 0.3, \
-            0.4, 0.5, 3.18, 3.19, 3.20)\nERROR: No matching distribution found for idna==99\n";
-        assert_eq!(parse_trouble(text), Trouble::NoMatch);
-        assert_eq!(
-            parse_reason(text),
-            "Could not find a version that satisfies the requirement idna==99 (from versions: …, 0.4, 0.5, 3.18, \
-             3.19, 3.20)\nNo matching distribution found for idna==99"
-        );
-    }
-
-    #[test]
-    fn a_release_that_was_withdrawn_is_found_in_what_both_installers_say() {
-        let uv = "Resolved 1 package in 92ms\nwarning: `attrs==21.1.0` is yanked (reason: \"x\")\n";
-        let pip = "WARNING: The candidate selected for download or install is a yanked version: 'attrs' candidate \
-            (version 21.1.0 at https://h/attrs-21.1.0-py2.py3-none-any.whl (from https://h/simple/attrs/))\n";
-        assert_eq!(parse_yanked(uv), ["attrs 21.1.0"]);
-        assert_eq!(parse_yanked(pip), ["attrs 21.1.0"]);
-        assert!(parse_yanked("Resolved 1 package\n").is_empty());
+    fn a_release_that_was_withdrawn_or_built_is_found_in_what_uv_says() {
+        let text = "Resolved 1 package in 92ms\nwarning: `attrs==21.1.0` is yanked (reason: \"x\")\n   Built six==1.0\n";
+        assert_eq!(parse_yanked(text), ["attrs 21.1.0"]);
+        assert_eq!(parse_built(text), ["six 1.0"]);
+        assert!(parse_yanked("Resolved 1 package\n").is_empty() && parse_built("Prepared 1\n").is_empty());
     }
 
     #[test]
@@ -277,12 +242,7 @@ mod tests {
                 "  cause: Because you require idna==3.1 and idna==3.2, we can conclude that your requirements are unsatisfiable.",
                 Trouble::Conflict,
             ),
-            ("ERROR: ResolutionImpossible: for help visit", Trouble::Conflict),
             ("error: failed to write\n  cause: No space left on device (os error 28)", Trouble::NoSpace),
-            (
-                "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device",
-                Trouble::NoSpace,
-            ),
             ("error: Hash mismatch for `six==1.17.0`", Trouble::Hash),
             ("  cause: Failed to build `x==1`", Trouble::SourceBuild),
             (
@@ -298,12 +258,14 @@ mod tests {
                 Trouble::Python,
             ),
             (
-                "ERROR: Ignored the following versions that require a different python version: 2.0 Requires-Python",
-                Trouble::Python,
+                "error: Package `six` can't be installed because it is marked as `--no-build` but has no binary \
+                 distribution",
+                Trouble::SourceOnly,
             ),
+            ("error: The target environment is not supported by the lockfile", Trouble::OtherMachine),
             (
-                "ERROR: In --require-hashes mode, all requirements must have their versions",
-                Trouble::SomeHashes,
+                "error: Failed to download `six==1.17.0`\n  cause: Network connectivity is disabled, but the requested",
+                Trouble::Network,
             ),
             ("something else", Trouble::Other),
         ] {

@@ -3,7 +3,7 @@
 use crate::error::{Failure, Outcome};
 use crate::installation::Installation;
 use crate::journal::Entry;
-use crate::python::{Contaminated, Contamination, Generation, Interpreter, Made, Wheels};
+use crate::python::{Contaminated, Contamination, Generation, Interpreter, Made, Overlap};
 use crate::report;
 
 use super::account::Account;
@@ -81,11 +81,17 @@ pub fn ensure_generation(on: &Installation, account: &mut Account, release: &Rel
         account.record(Entry::Built { generation: generation.name.clone() })?;
     }
     let lock = on.environments().lock_of(&generation)?;
-    let built_here = lock.as_ref().map(Wheels::built_here).unwrap_or_default();
     let lock = lock.map(|lock| lock.summary());
+    let (built_here, overlaps) = match generation.record.built() {
+        Some(built) => (built.built_here.clone(), built.overlaps.clone()),
+        None => Default::default(),
+    };
     // Staging has told it already.
     if account.environment.lock.is_none() && !built_here.is_empty() {
         account.warn(format!("built from source here: {}", built_here.join(", ")));
+    }
+    if account.environment.lock.is_none() {
+        overlaps.iter().map(Overlap::in_words).for_each(|words| account.warn(words));
     }
     // Built once is built, also when step 3 finds it done.
     let built = account.environment.built || made == Made::Built;
@@ -100,6 +106,7 @@ pub fn ensure_generation(on: &Installation, account: &mut Account, release: &Rel
         reason,
         lock,
         digest: generation.record.digest.clone(),
+        overlaps,
         contaminated: account.environment.contaminated.clone(),
     };
     Ok(generation)

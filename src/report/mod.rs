@@ -20,6 +20,7 @@ use crate::error::Failure;
 use crate::event::Phase;
 use crate::journal::record::Ending;
 use crate::models::verify as models;
+use crate::python::Overlap;
 use crate::python::contamination::Finding;
 use crate::python::lock::Summary;
 use crate::settings::names::{BranchName, CommitId, GenerationName, RunId};
@@ -115,6 +116,9 @@ pub struct Environment {
     /// The digest of what is installed, the same on every machine; `None` where it is not known.
     #[serde(default)]
     pub digest: Option<String>,
+    /// Files that several packages bring, and whose is used.
+    #[serde(default)]
+    pub overlaps: Vec<Overlap>,
     /// Environments that somebody had changed by hand, and that are not used any more.
     #[serde(default)]
     pub contaminated: Vec<Contaminated>,

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 /// Where children of the tool find programs, whatever the caller's PATH says.
 pub const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// The variables by which people tell network tools about proxies, certificates and package indexes. The installers
-/// and git receive them; nothing else of the caller's environment reaches a child.
-pub const NETWORK: [&str; 16] = [
+/// The variables by which people tell network tools about proxies, certificates and package indexes. uv and
+/// git receive them; nothing else of the caller's environment reaches a child.
+pub const NETWORK: [&str; 15] = [
     "SSL_CERT_FILE",
     "SSL_CERT_DIR",
     "HTTPS_PROXY",
@@ -22,7 +22,6 @@ pub const NETWORK: [&str; 16] = [
     "PIP_INDEX_URL",
     "PIP_EXTRA_INDEX_URL",
     "PIP_CERT",
-    "PIP_CONFIG_FILE",
     "UV_DEFAULT_INDEX",
     "UV_INDEX",
 ];
@@ -32,14 +31,9 @@ pub fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// The variables of the caller that decide what a run does, beside [`NETWORK`]: with these a run that happens in another
-/// process does what it would do here. Nothing else of the caller's environment reaches it.
-const OF_A_RUN: [&str; 1] = ["LADYLINUX_REFRESH_INSTALLER"];
-
 /// Returns what a run in another process has to know of the caller's environment.
 pub fn for_run() -> Vec<(String, String)> {
-    let names = NETWORK.iter().chain(&OF_A_RUN);
-    let mut known: Vec<_> = names.filter_map(|name| Some(((*name).to_owned(), variable(name)?))).collect();
+    let mut known = network();
     if !rustix::process::geteuid().is_root() {
         // What root runs is not to be chosen by whoever set the PATH ([`find_program`]).
         known.extend(variable("PATH").map(|path| ("PATH".to_owned(), path)));

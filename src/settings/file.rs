@@ -1,13 +1,14 @@
 //! The two files of settings as they are written: which keys each of them may have, and what a wrong one is told.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use toml::de::DeTable;
 
 use super::names::{BranchName, UnitName};
-use super::{HookKind, IgnoredFiles, ImportCheck, InstallerChoice, ModelCheck, Strategy, Transport};
+use super::{HookKind, IgnoredFiles, ImportCheck, ModelCheck, Strategy, Transport};
 use crate::error::{Failure, Outcome};
 
 /// The name of the application's file, at the root of the tree.
@@ -25,7 +26,8 @@ pub struct HostFile {
     pub(super) keep: Option<usize>,
     pub(super) store: Option<PathBuf>,
     pub(super) remote: RemoteTable,
-    pub(super) python: PythonTable,
+    /// How environments are made.
+    pub python: PythonTable,
     pub(super) service: ServiceTable,
     pub(super) probe: ProbeTable,
     pub(super) models: ModelsTable,
@@ -33,17 +35,20 @@ pub struct HostFile {
 }
 
 /// The application's file as written.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ApplicationFile {
-    pub(super) definitions: Option<Vec<String>>,
-    pub(super) extras: Option<Vec<String>>,
-    pub(super) groups: Option<Vec<String>>,
+    /// The patterns of the dependency definitions.
+    pub definitions: Option<Vec<String>>,
+    /// The extras.
+    pub extras: Option<Vec<String>>,
+    /// The dependency groups.
+    pub groups: Option<Vec<String>>,
     pub(super) probe: ApplicationProbe,
     pub(super) hook: Vec<HookTable>,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct ApplicationProbe {
     pub(super) path: Option<String>,
@@ -65,17 +70,22 @@ pub(super) struct RemoteTable {
     pub(super) stall: Option<Span>,
 }
 
+/// The table of the host's file that says how environments are made.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct PythonTable {
+pub struct PythonTable {
     pub(super) interpreter: Option<String>,
-    pub(super) installer: Option<InstallerChoice>,
     pub(super) strategy: Option<Strategy>,
-    pub(super) definitions: Option<Vec<String>>,
-    pub(super) extras: Option<Vec<String>>,
-    pub(super) groups: Option<Vec<String>>,
+    /// The patterns of the dependency definitions.
+    pub definitions: Option<Vec<String>>,
+    /// The extras.
+    pub extras: Option<Vec<String>>,
+    /// The dependency groups.
+    pub groups: Option<Vec<String>>,
     pub(super) strict: Option<bool>,
+    pub(super) also: Option<PathBuf>,
     pub(super) index_url: Option<String>,
+    pub(super) indexes: Option<BTreeMap<String, String>>,
     pub(super) allow_source: Option<bool>,
     pub(super) deadline: Option<Span>,
     pub(super) imports: Option<Vec<String>>,
@@ -112,7 +122,7 @@ pub(super) struct ModelsTable {
     pub(super) stores: Option<Vec<PathBuf>>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct HookTable {
     pub(super) name: String,
@@ -126,6 +136,12 @@ pub(super) struct HookTable {
 /// A duration as people write it: `60s`, `2m 30s`, `500ms`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Span(pub(super) Duration);
+
+impl Serialize for Span {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&format!("{}ms", self.0.as_millis()))
+    }
+}
 
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -193,13 +209,14 @@ pub const HOST_KEYS: [(&str, &[&str]); 7] = [
         "python",
         &[
             "interpreter",
-            "installer",
             "strategy",
             "definitions",
             "extras",
             "groups",
+            "also",
             "strict",
             "index_url",
+            "indexes",
             "allow_source",
             "deadline",
             "imports",
@@ -304,6 +321,9 @@ fn check_key(table: &str, key: &str, author: Author) -> Result<(), String> {
         return Err(format!(
             "the application may not set `{full}`: it may set hooks, definitions (with extras and groups) and the probe's path"
         ));
+    }
+    if full == "python.installer" {
+        return Err("`python.installer` is gone: uv makes every environment now; remove this line".to_owned());
     }
     match nearest(key, known) {
         Some(near) => Err(format!("unknown key `{full}`; did you mean `{near}`?")),

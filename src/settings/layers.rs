@@ -14,16 +14,16 @@ use super::file::{
     ServiceTable, Span, parse,
 };
 use super::layout::Layout;
-use super::names::UnitName;
-use super::pip_config::PipConfig;
+use super::names::{UnitName, without_credentials};
 use super::trust;
 use super::{
-    Hook, HookKind, IgnoredFiles, ImportCheck, InstallerChoice, ModelCheck, Models, Origin, Probe, Python,
-    Remote, RemoteUrl, Service, Settings, Strategy,
+    Hook, HookKind, IgnoredFiles, ImportCheck, ModelCheck, Models, Origin, Probe, Python, Remote, RemoteUrl,
+    Service, Settings, Strategy,
 };
 use crate::error::{Failure, Outcome};
 use crate::models::places;
 use crate::python::definitions::DEFAULT_PATTERNS;
+use crate::python::requirements::normal_name;
 
 /// What the command line and the environment say about a run.
 #[derive(Debug, Clone, Default)]
@@ -36,8 +36,6 @@ pub struct Overrides {
     pub verify_models: Option<ModelCheck>,
     /// `--strict`
     pub strict: bool,
-    /// `LADYLINUX_REFRESH_INSTALLER`
-    pub installer: Option<InstallerChoice>,
 }
 
 /// How the service is started where the host says nothing else.
@@ -54,8 +52,6 @@ pub struct Layers {
     pub application: ApplicationFile,
     /// Command line and environment.
     pub overrides: Overrides,
-    /// What the host tells pip.
-    pub pip: PipConfig,
 }
 
 impl Layers {
@@ -71,7 +67,7 @@ impl Layers {
                 Failure::new(format!("{} is not UTF-8", layout.host_file().display())).because(error)
             })?,
         };
-        Ok(Self { pip: PipConfig::read(layout)?, ..Self::of_text(layout, &text, overrides)? })
+        Self::of_text(layout, &text, overrides)
     }
 
     /// Returns the layout with the host's file that counts and the store that it names; as it is where that file cannot be
@@ -95,26 +91,20 @@ impl Layers {
     /// It says something that it may not: with line and column.
     pub fn of_text(layout: &Layout, text: &str, overrides: Overrides) -> Outcome<Self> {
         let host: HostFile = parse(text, &layout.host_file(), Author::Host)?;
-        let (application, pip) = (ApplicationFile::default(), PipConfig::default());
+        let application = ApplicationFile::default();
         let mut layout = layout.clone();
         if let Some(store) = &host.store {
             check_store(&layout, store)?;
             layout = layout.with_store(store);
         }
-        Ok(Self { layout, host, application, overrides, pip })
+        Ok(Self { layout, host, application, overrides })
     }
 
     /// Lays the application's file under the host's.
-    ///
-    /// # Errors
-    /// The file says something that it may not: with line and column.
-    pub fn with_application(mut self, bytes: Option<&[u8]>) -> Outcome<Self> {
-        let Some(bytes) = bytes else { return Ok(self) };
-        let path = Path::new(APPLICATION_FILE);
-        let text = std::str::from_utf8(bytes)
-            .map_err(|error| Failure::new("the application's refresh.toml is not UTF-8").because(error))?;
-        self.application = parse(text, path, Author::Application)?;
-        Ok(self)
+    #[must_use]
+    pub fn with_application(mut self, application: ApplicationFile) -> Self {
+        self.application = application;
+        self
     }
 
     /// Resolves the layers to usable settings.
@@ -147,72 +137,7 @@ impl Layers {
             preserve: pick.value("preserve", [(host.preserve.clone(), Origin::Host)], Vec::new()),
             ignored: pick.value("ignored", [(host.ignored, Origin::Host)], IgnoredFiles::Keep),
             remote: self.remote()?,
-            python: Python {
-                interpreter: pick.value(
-                    "python.interpreter",
-                    [(host.python.interpreter.clone(), Origin::Host)],
-                    "python3".to_owned(),
-                ),
-                installer: pick.value(
-                    "python.installer",
-                    [(over.installer, Origin::Environment), (host.python.installer, Origin::Host)],
-                    InstallerChoice::Auto,
-                ),
-                strategy: pick.value(
-                    "python.strategy",
-                    [
-                        (flag(over.always_rebuild).map(|_| Strategy::Always), Origin::Flag),
-                        (host.python.strategy, Origin::Host),
-                    ],
-                    Strategy::WhenChanged,
-                ),
-                definitions: pick.value(
-                    "python.definitions",
-                    [
-                        (host.python.definitions.clone(), Origin::Host),
-                        (app.definitions.clone(), Origin::Application),
-                    ],
-                    DEFAULT_PATTERNS.map(str::to_owned).to_vec(),
-                ),
-                extras: pick.value(
-                    "python.extras",
-                    [(host.python.extras.clone(), Origin::Host), (app.extras.clone(), Origin::Application)],
-                    Vec::new(),
-                ),
-                groups: pick.value(
-                    "python.groups",
-                    [(host.python.groups.clone(), Origin::Host), (app.groups.clone(), Origin::Application)],
-                    Vec::new(),
-                ),
-                strict: pick.value(
-                    "python.strict",
-                    [(flag(over.strict), Origin::Flag), (host.python.strict, Origin::Host)],
-                    false,
-                ),
-                pip: self.pip.clone(),
-                index_url: pick.optional("python.index_url", [(host.python.index_url.clone(), Origin::Host)]),
-                allow_source: pick.value(
-                    "python.allow_source",
-                    [(host.python.allow_source, Origin::Host)],
-                    false,
-                ),
-                deadline: pick.span(
-                    "python.deadline",
-                    [(host.python.deadline, Origin::Host)],
-                    Duration::from_secs(30 * 60),
-                ),
-                imports: pick.value(
-                    "python.imports",
-                    [(host.python.imports.clone(), Origin::Host)],
-                    Vec::new(),
-                ),
-                import_check: pick.value(
-                    "python.import_check",
-                    [(host.python.import_check, Origin::Host)],
-                    ImportCheck::default(),
-                ),
-                command: command.clone(),
-            },
+            python: self.python(command.clone(), &mut pick)?,
             service: Self::service(&host.service, command, &mut pick)?,
             probe: Self::probe(&host.probe, &app.probe, &mut pick)?,
             models: self.models(&mut pick),
@@ -223,6 +148,84 @@ impl Layers {
         check_patterns(&settings)?;
         check_stores(&settings)?;
         Ok(settings)
+    }
+
+    fn python(&self, command: Vec<String>, pick: &mut Pick) -> Outcome<Python> {
+        let (host, app, over) = (&self.host.python, &self.application, &self.overrides);
+        let flag = |set: bool| set.then_some(true);
+        Ok(Python {
+            interpreter: pick.value(
+                "python.interpreter",
+                [(host.interpreter.clone(), Origin::Host)],
+                "python3".to_owned(),
+            ),
+            strategy: pick.value(
+                "python.strategy",
+                [
+                    (flag(over.always_rebuild).map(|_| Strategy::Always), Origin::Flag),
+                    (host.strategy, Origin::Host),
+                ],
+                Strategy::WhenChanged,
+            ),
+            definitions: pick.value(
+                "python.definitions",
+                [(host.definitions.clone(), Origin::Host), (app.definitions.clone(), Origin::Application)],
+                DEFAULT_PATTERNS.map(str::to_owned).to_vec(),
+            ),
+            extras: pick.value(
+                "python.extras",
+                [(host.extras.clone(), Origin::Host), (app.extras.clone(), Origin::Application)],
+                Vec::new(),
+            ),
+            groups: pick.value(
+                "python.groups",
+                [(host.groups.clone(), Origin::Host), (app.groups.clone(), Origin::Application)],
+                Vec::new(),
+            ),
+            also: pick.optional("python.also", [(host.also.clone(), Origin::Host)]),
+            strict: pick.value(
+                "python.strict",
+                [(flag(over.strict), Origin::Flag), (host.strict, Origin::Host)],
+                false,
+            ),
+            index_url: pick.optional("python.index_url", [(host.index_url.clone(), Origin::Host)]),
+            allow_source: pick.value("python.allow_source", [(host.allow_source, Origin::Host)], false),
+            deadline: pick.span(
+                "python.deadline",
+                [(host.deadline, Origin::Host)],
+                Duration::from_secs(30 * 60),
+            ),
+            indexes: self.indexes(pick)?,
+            import_check: pick.value(
+                "python.import_check",
+                [(host.import_check, Origin::Host)],
+                ImportCheck::Compile,
+            ),
+            imports: pick.value("python.imports", [(host.imports.clone(), Origin::Host)], Vec::new()),
+            command,
+        })
+    }
+
+    /// The indexes of single packages, by the normal names of those.
+    fn indexes(&self, pick: &mut Pick) -> Outcome<BTreeMap<String, String>> {
+        let named = self.host.python.indexes.clone();
+        let named = pick.value("python.indexes", [(named, Origin::Host)], BTreeMap::new());
+        let checked = named.into_iter().map(|(name, url)| {
+            let normal = normal_name(&name);
+            let is_name = normal.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+            if normal.is_empty() || !is_name {
+                return Err(Failure::new(format!("{name:?} in python.indexes is not the name of a package")));
+            }
+            let is_web = url.starts_with("https://") || url.starts_with("http://");
+            if !is_web || url.chars().any(|c| c.is_whitespace() || c.is_control() || c == '"') {
+                return Err(Failure::new(format!(
+                    "the index of {name} in python.indexes is not the URL of one: {:?}",
+                    without_credentials(&url)
+                )));
+            }
+            Ok((normal, url))
+        });
+        checked.collect()
     }
 
     fn remote(&self) -> Outcome<Remote> {
@@ -320,6 +323,17 @@ impl Layers {
         hooks.extend(of(&self.host.hook, Origin::Host)?);
         Ok(hooks)
     }
+}
+
+/// Reads the application's file; without one it says nothing.
+///
+/// # Errors
+/// The file says something that it may not: with line and column.
+pub fn read_application(bytes: Option<&[u8]>) -> Outcome<ApplicationFile> {
+    let Some(bytes) = bytes else { return Ok(ApplicationFile::default()) };
+    let text = std::str::from_utf8(bytes)
+        .map_err(|error| Failure::new("the application's refresh.toml is not UTF-8").because(error))?;
+    parse(text, Path::new(APPLICATION_FILE), Author::Application)
 }
 
 fn hook(table: &HookTable, origin: Origin) -> Outcome<Hook> {
@@ -429,7 +443,6 @@ mod tests {
             host,
             application: ApplicationFile::default(),
             overrides: Overrides::default(),
-            pip: PipConfig::default(),
         };
         layers.resolve()
     }
@@ -470,14 +483,13 @@ mod tests {
             host: HostFile::default(),
             application: ApplicationFile::default(),
             overrides: Overrides::default(),
-            pip: PipConfig::default(),
         };
-        let refused = layers.clone().with_application(Some(b"[remote]\nurl = \"https://h/x\"\n"));
+        let refused = read_application(Some(b"[remote]\nurl = \"https://h/x\"\n"));
         assert!(message(refused).contains("the application may not set `remote`"));
-        let refused = layers.clone().with_application(Some(b"[probe]\nurl = \"http://x\"\n"));
+        let refused = read_application(Some(b"[probe]\nurl = \"http://x\"\n"));
         assert!(message(refused).contains("line 2, column 1: the application may not set `probe.url`"));
         let given = b"definitions = [\"deps.txt\"]\n[probe]\npath = \"/s\"\n[[hook]]\nname = \"m\"\nkind = \"migration\"\ncommand = [\"true\"]\n";
-        let settings = layers.with_application(Some(given)).unwrap().resolve().unwrap();
+        let settings = layers.with_application(read_application(Some(given)).unwrap()).resolve().unwrap();
         assert_eq!(settings.python.definitions, ["deps.txt"]);
         assert_eq!(settings.probe.path, "/s");
         assert_eq!(settings.origin("probe.path"), Origin::Application);

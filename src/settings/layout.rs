@@ -5,6 +5,8 @@
 
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use crate::settings::names::{GenerationName, RunId, UnitName};
 
 /// Where the store lies, below the root, unless the host's settings name another place.
@@ -14,7 +16,7 @@ const STORE: &str = "opt/ladylinux-refresh";
 const HOST_FILES: [&str; 2] = ["etc/ladylinux/refresh.toml", "etc/ladylinux-refresh.toml"];
 
 /// Every path of an installation.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Layout {
     root: PathBuf,
     store: PathBuf,
@@ -90,10 +92,6 @@ impl Layout {
     /// `/etc/ladylinux/ladylinux.env`: the service's environment file.
     pub fn env_file(&self) -> PathBuf {
         self.at("etc/ladylinux/ladylinux.env")
-    }
-    /// The host's configuration of pip, the one that wins last.
-    pub fn pip_configurations(&self) -> [PathBuf; 2] {
-        [self.at("etc/xdg/pip/pip.conf"), self.at("etc/pip.conf")]
     }
 
     /// Where the units and drop-ins of packages lie: what `init` installs goes here.
@@ -219,19 +217,11 @@ impl Layout {
     pub fn locks(&self) -> PathBuf {
         self.state().join("locks")
     }
-    /// Wheels by sha256; the service's user cannot write there.
-    pub fn wheels(&self) -> PathBuf {
-        self.state().join("wheels")
-    }
     /// What is known of model files that were read before; only speeds up.
     pub fn models_known(&self) -> PathBuf {
         self.state().join("models-known")
     }
-    /// The tool's own programs (uv, pip).
-    pub fn tools(&self) -> PathBuf {
-        self.state().join("tools")
-    }
-    /// What can be made again: the installers' download caches.
+    /// What can be made again: what commands lay out and remove.
     pub fn cache(&self) -> PathBuf {
         self.state().join("cache")
     }

@@ -9,7 +9,6 @@ pub mod layers;
 pub mod layout;
 pub mod names;
 pub(crate) mod own_state;
-pub mod pip_config;
 mod remote_url;
 pub(crate) mod trust;
 
@@ -22,7 +21,6 @@ use serde::{Deserialize, Serialize};
 
 use layout::Layout;
 use names::{BranchName, RelativePath, UnitName};
-use pip_config::PipConfig;
 
 /// Where a value came from; later ones win.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -148,12 +146,10 @@ pub struct RemoteUrl {
 }
 
 /// How the environment is made.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Python {
     /// The interpreter: a name to look up or a path.
     pub interpreter: String,
-    /// Which installer.
-    pub installer: InstallerChoice,
     /// When a new generation is built.
     pub strategy: Strategy,
     /// Globs at the root of the tree that name the dependency definitions.
@@ -162,12 +158,14 @@ pub struct Python {
     pub extras: Vec<String>,
     /// The dependency groups that are installed.
     pub groups: Vec<String>,
+    /// A file of requirements that the host adds to the application's.
+    pub also: Option<PathBuf>,
     /// Whether only a definition that the application locks is accepted.
     pub strict: bool,
-    /// The package index, where it is not the installer's own default.
+    /// The package index, where it is not uv's own default.
     pub index_url: Option<String>,
-    /// What the host tells pip of indexes and the network.
-    pub pip: PipConfig,
+    /// The indexes that single packages come from, by their normal names.
+    pub indexes: BTreeMap<String, String>,
     /// Whether what has no wheel may be built from source.
     pub allow_source: bool,
     /// How long one build may take.
@@ -191,19 +189,6 @@ pub enum ImportCheck {
     Import,
     /// Not at all.
     Off,
-}
-
-/// Which installer fills an environment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum InstallerChoice {
-    /// uv where it can be had, else pip.
-    #[default]
-    Auto,
-    /// uv, from its PyPI wheel.
-    Uv,
-    /// venv and pip.
-    Pip,
 }
 
 /// When a new environment is built.

@@ -107,8 +107,8 @@ fn depth_of_top(layout: &Layout, top: &Path) -> Depth {
     let in_state = top.parent() == Some(&layout.state());
     // Work of the service's user lies in these, and in all of the store but the mirror.
     let shared = [layout.cache(), layout.state().join("scratch")];
-    if top == layout.wheels() {
-        // Checked, wheel by wheel, where it is used.
+    if top == layout.environments() || top == layout.uv() {
+        // They are the builder's; root goes by what is written down of them in its own state.
         Depth::Nothing
     } else if top == layout.mirror() || (in_state && !shared.iter().any(|path| path == top)) {
         Depth::All
@@ -149,11 +149,11 @@ mod tests {
             fs::create_dir_all(state.join(name)).unwrap();
         }
         fs::create_dir_all(layout.mirror().join("objects/pack")).unwrap();
-        for name in ["environments/a-1", "trees/r-1", "previous/r-1", "stash/r-1"] {
+        for name in ["environments/a-1", "uv/cache", "trees/r-1", "previous/r-1", "stash/r-1"] {
             fs::create_dir_all(layout.store().join(name)).unwrap();
             chown(layout.store().join(name), Some(OTHER), None).ok()?;
         }
-        for name in ["cache/uv", "scratch/1-2-3", "wheels/ab"] {
+        for name in ["cache/uv", "scratch/1-2-3"] {
             fs::create_dir_all(state.join(name)).unwrap();
             chown(state.join(name), Some(OTHER), None).ok()?;
         }

@@ -7,7 +7,8 @@ use crate::git::{mirror_unit, worktree};
 use crate::host::relocate;
 use crate::process::Owner;
 use crate::process::worker;
-use crate::refresh::entry;
+use crate::python;
+use crate::refresh::{entry, release};
 use crate::report::screen::complain;
 use crate::requests;
 use crate::service::envfile;
@@ -51,6 +52,9 @@ pub fn answer(operation: &str, request: &[u8]) -> Option<Vec<u8>> {
         mirror_unit::OPERATION => Some(worker::answer(request, mirror_unit::handle)),
         requests::OPERATION => Some(requests::answer(request)),
         entry::OPERATION => Some(worker::answer(request, |request| entry::handle(&request))),
-        other => source::answer(other, request).or_else(|| worktree::answer(other, request)),
+        release::OPERATION => Some(release::answer(request)),
+        other => source::answer(other, request)
+            .or_else(|| python::answer(other, request))
+            .or_else(|| worktree::answer(other, request)),
     }
 }

@@ -117,15 +117,6 @@ impl Rig {
         rig
     }
 
-    /// Has the host's environments made by another installer from now on.
-    pub fn install_with(&mut self, installer: &str) {
-        let file = self.host.layout.host_file();
-        let settings = fs::read_to_string(&file).unwrap();
-        fs::write(&file, settings.replace("installer = \"uv\"", &format!("installer = \"{installer}\"")))
-            .unwrap();
-        self.protected = self.protected_now();
-    }
-
     /// Commits and pushes the next version; from now on a run leads from `old` to `new`.
     pub fn next_version(&mut self) {
         self.number += 1;
@@ -484,7 +475,7 @@ impl Rig {
             entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
         };
         odd.extend(names(layout.state().join("scratch")).into_iter().map(|name| format!("scratch/{name}")));
-        odd.extend(names(layout.cache()).into_iter().filter(|name| name.starts_with("definitions-")));
+        odd.extend(names(layout.uv().join("scratch")).into_iter().map(|name| format!("uv/scratch/{name}")));
         odd.extend(names(layout.state()).into_iter().filter(|name| name.contains(".new")));
         odd.extend(names(layout.trees()).into_iter().map(|name| format!("trees/{name}")));
         odd.extend(names(layout.home()).into_iter().filter(|name| name.starts_with('.')));

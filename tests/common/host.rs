@@ -136,11 +136,17 @@ impl Host {
     pub fn settings(&self, more: &str) -> String {
         format!(
             "{more}\n[remote]\nurl = \"{}\"\nallow = [\"git\"]\n\
-             [python]\ninstaller = \"uv\"\n\
+             [python]\n\
              [service]\ncommand = [\"{{venv}}/bin/python\", \"server.py\", \"{{port}}\"]\nstop_timeout = \"5s\"\n\
              [probe]\ndeadline = \"15s\"\nsettle = \"150ms\"\n",
             self.url()
         )
+    }
+
+    /// Puts more settings of Python in place.
+    pub fn configure_python(&self, lines: &str) {
+        let settings = self.settings("").replace("[python]\n", &format!("[python]\n{lines}\n"));
+        fs::write(self.layout.host_file(), settings).unwrap();
     }
 
     /// Puts other settings in place: lines for the top of the file, and whole tables for its end.
@@ -269,7 +275,6 @@ impl Drop for Host {
             let _ = self.command(["service", "stop"]).output();
         }
         self.unplug();
-        pool::keep_wheels(&self.layout);
         let _ = disk::remove_tree(self.layout.root());
     }
 }

@@ -10,6 +10,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
@@ -17,13 +18,14 @@ use serde_json::{Value, json};
 /// Writes one wheel: name, version, tag, requirements, requires-python, folder.
 const MAKE: &str = r#"
 import base64, hashlib, sys, zipfile
-name, version, tag, needs, python, folder = sys.argv[1:7]
+name, version, tag, needs, python, folder, shared = sys.argv[1:8]
 info = f"{name}-{version}.dist-info"
 metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
 metadata += "".join(f"Requires-Dist: {need}\n" for need in needs.split("|") if need)
 metadata += f"Requires-Python: {python}\n" if python else ""
 files = {
     f"{name}.py": f"__version__ = {version!r}\n",
+    **({shared: f"owner = {name!r}\n"} if shared else {}),
     f"{info}/METADATA": metadata + "\n",
     f"{info}/WHEEL": f"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: {tag}\n",
 }
@@ -47,6 +49,8 @@ pub struct Release {
     /// The wheel's tag, or `sdist`.
     pub tag: &'static str,
     pub python: &'static str,
+    /// A file that it brings beside its own, with its own name in it.
+    pub shared: &'static str,
     pub yanked: bool,
     /// The year at whose beginning it was uploaded.
     pub year: u16,
@@ -54,7 +58,16 @@ pub struct Release {
 
 /// A pure wheel of 2024.
 pub const fn release(name: &'static str, version: &'static str) -> Release {
-    Release { name, version, needs: "", tag: "py3-none-any", python: "", yanked: false, year: 2024 }
+    Release {
+        name,
+        version,
+        needs: "",
+        tag: "py3-none-any",
+        python: "",
+        shared: "",
+        yanked: false,
+        year: 2024,
+    }
 }
 
 /// Whether an index says when files were uploaded.
@@ -69,6 +82,9 @@ pub struct Index {
     folder: tempfile::TempDir,
     port: u16,
     asked: Arc<Mutex<Vec<String>>>,
+    away: Arc<AtomicBool>,
+    releases: Vec<Release>,
+    files: BTreeMap<String, String>,
     digests: BTreeMap<String, String>,
 }
 
@@ -80,11 +96,13 @@ impl Index {
     pub fn with(releases: &[Release], times: Times) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut projects: BTreeMap<String, Vec<Value>> = BTreeMap::new();
-        let mut digests = BTreeMap::new();
+        let (mut digests, mut names) = (BTreeMap::new(), BTreeMap::new());
         for release in releases {
             let file = make(folder.path(), release);
             let digest = sha256(&fs::read(folder.path().join(&file)).unwrap());
-            digests.insert(format!("{}=={}", release.name, release.version), digest.clone());
+            let named = format!("{}=={}", release.name, release.version);
+            digests.insert(named.clone(), digest.clone());
+            names.insert(named, file.clone());
             let mut entry = json!({
                 "filename": file, "url": format!("/files/{file}"), "hashes": {"sha256": digest},
                 "yanked": release.yanked,
@@ -100,14 +118,20 @@ impl Index {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let asked = Arc::new(Mutex::new(Vec::new()));
+        let away = Arc::new(AtomicBool::new(false));
+        let is_away = Arc::clone(&away);
         let (log, files) = (Arc::clone(&asked), folder.path().to_path_buf());
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
+                if is_away.load(Ordering::SeqCst) {
+                    // The end of this thread is that of the listener.
+                    return;
+                }
                 let (log, files, projects) = (Arc::clone(&log), files.clone(), projects.clone());
                 std::thread::spawn(move || answer(&stream, &log, &files, &projects));
             }
         });
-        Self { folder, port, asked, digests }
+        Self { folder, port, asked, away, releases: releases.to_vec(), files: names, digests }
     }
 
     pub fn url(&self) -> String {
@@ -122,6 +146,30 @@ impl Index {
     /// The sha256 of a release's file, by `name==version`.
     pub fn sha256(&self, release: &str) -> &str {
         &self.digests[release]
+    }
+
+    /// The releases that it has.
+    pub fn releases(&self) -> &[Release] {
+        &self.releases
+    }
+
+    /// Where a release's file is.
+    pub fn url_of(&self, release: &str) -> String {
+        format!("http://127.0.0.1:{}/files/{}", self.port, self.files[release])
+    }
+
+    /// What a release's file holds.
+    pub fn file(&self, release: &str) -> Vec<u8> {
+        fs::read(self.folder.path().join(&self.files[release])).unwrap()
+    }
+
+    /// Stops it: from now on nothing listens there.
+    pub fn away(&self) {
+        self.away.store(true, Ordering::SeqCst);
+        let _ = TcpStream::connect(("127.0.0.1", self.port));
+        while TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
+            std::thread::yield_now();
+        }
     }
 
     /// What it was asked: request lines and headers of authorization.
@@ -139,6 +187,7 @@ fn make(folder: &std::path::Path, release: &Release) -> String {
     let made = Command::new("python3")
         .args(["-I", "-c", MAKE, release.name, release.version, release.tag, release.needs, release.python])
         .arg(folder)
+        .arg(release.shared)
         .status();
     assert!(made.unwrap().success());
     format!("{}-{}-{}.whl", release.name, release.version, release.tag)

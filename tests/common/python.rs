@@ -1,6 +1,6 @@
-//! A world below a temporary folder, for tests that make environments with the real installers.
+//! A world below a temporary folder, for tests that make environments with the real uv.
 //!
-//! What the installers fetch is lent to all tests and runs (`pool.rs`).
+//! What uv fetches is lent to all tests and runs (`pool.rs`).
 #![expect(unreachable_pub, reason = "a module of a test is private whatever its items say")]
 #![expect(clippy::disallowed_methods, reason = "tests lay out folders and read their environment")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
@@ -17,10 +17,10 @@ use ladylinux_refresh::error::Outcome;
 use ladylinux_refresh::event::{Event, Events, Subscriber};
 use ladylinux_refresh::process::{Owner, Runner};
 use ladylinux_refresh::python::definitions::{self, Choice, TreeSource};
-use ladylinux_refresh::python::{Ensured, Environments, Installer, Interpreter, Made, Site, Wanted};
+use ladylinux_refresh::python::{Ensured, Environments, Interpreter, Made, Site, Wanted};
 use ladylinux_refresh::settings::layout::Layout;
 use ladylinux_refresh::settings::names::RunId;
-use ladylinux_refresh::settings::{InstallerChoice, Python, Strategy};
+use ladylinux_refresh::settings::{Python, Strategy};
 
 /// A tree of files in memory.
 pub struct Tree(pub Vec<(PathBuf, String)>);
@@ -36,6 +36,9 @@ impl TreeSource for Tree {
     }
     fn read(&self, path: &Path) -> Outcome<Option<Vec<u8>>> {
         Ok(self.0.iter().find(|(known, _)| known == path).map(|(_, text)| text.clone().into_bytes()))
+    }
+    fn link(&self, _: &Path) -> Outcome<Option<PathBuf>> {
+        Ok(None)
     }
 }
 
@@ -72,10 +75,14 @@ pub struct World {
     pub runner: Runner,
     pub owner: Owner,
     pub told: Told,
+    /// What the host adds to the requirements.
+    pub also: Option<String>,
+    /// Whether no network is used.
+    pub offline: bool,
 }
 
 impl World {
-    /// A world of our own user that shares the installers' downloads with all others.
+    /// A world of our own user that shares uv and its cache with all others.
     pub fn new() -> Self {
         let world = Self::bare(Owner::own());
         fs::create_dir_all(world.layout.state()).unwrap();
@@ -100,18 +107,21 @@ impl World {
         let layout = Layout::below(root);
         let told = Told::default();
         let runner = Runner::new(Arc::new(Events::new(vec![Box::new(told.clone())])));
-        Self { folder: None, layout, python: pool::python(InstallerChoice::Uv), runner, owner, told }
+        let runner = runner.with_worker(pool::program());
+        let python = pool::python();
+        Self { folder: None, layout, python, runner, owner, told, also: None, offline: false }
     }
 
-    /// The same world with another installer.
-    #[must_use]
-    pub fn with(mut self, installer: InstallerChoice) -> Self {
-        self.python.installer = installer;
-        self
+    /// Gives this world a cache of its own, which has nothing yet.
+    pub fn own_cache(&self) {
+        let cache = self.layout.uv().join("cache");
+        fs::remove_file(&cache).unwrap();
+        fs::create_dir(&cache).unwrap();
     }
 
     pub fn site(&self) -> Site<'_> {
-        Site { runner: &self.runner, layout: &self.layout, python: &self.python, owner: self.owner }
+        let Self { runner, layout, python, owner, offline, .. } = self;
+        Site { runner, layout, python, owner: *owner, offline: *offline }
     }
 
     pub fn environments(&self) -> Environments<'_> {
@@ -124,10 +134,11 @@ impl World {
 
     /// What is wanted where the definition is of a certain date.
     pub fn wanted_until(&self, files: &[(&str, &str)], cutoff: Option<jiff::Timestamp>) -> Outcome<Wanted> {
-        let definitions = definitions::read(&tree(files), &Choice::of(&self.python))?;
+        let python = Python { also: self.also.as_ref().map(|_| "also.txt".into()), ..self.python.clone() };
+        let also = self.also.as_ref().map(String::as_bytes);
+        let definitions = definitions::read(&tree(files), &Choice::of(&python, also))?;
         let interpreter = Interpreter::find(&self.runner, &self.python, self.owner)?;
-        let installer = Installer::ensure(self.site(), &interpreter)?;
-        self.environments().wanted(definitions, interpreter, installer, cutoff)
+        self.environments().wanted(definitions, interpreter, cutoff)
     }
 
     /// Ensures the environment of a tree whose only definition is `requirements.txt`.
@@ -144,19 +155,14 @@ impl Drop for World {
     fn drop(&mut self) {
         // Generations are read-only, which the temporary folder itself could not remove.
         if let Some(folder) = &self.folder {
-            pool::keep_wheels(&self.layout);
             let _ = disk::remove_tree(folder.path());
         }
     }
 }
 
-/// The names of the packages of a generation, without what venv itself puts there.
+/// The names of the packages of a generation.
 pub fn packages(ensured: &Ensured) -> Vec<String> {
-    let installed = ensured.generation.record.packages.iter();
-    installed
-        .map(|package| package.name.clone())
-        .filter(|name| !matches!(name.as_str(), "pip" | "setuptools" | "wheel"))
-        .collect()
+    ensured.generation.record.packages.iter().map(|package| package.name.clone()).collect()
 }
 
 pub fn was_built(ensured: &Ensured) -> bool {

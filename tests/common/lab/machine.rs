@@ -274,12 +274,12 @@ impl Machine {
         place
     }
 
-    /// Puts the pinned installers where the program keeps them, which saves a test that is about something else some seconds.
+    /// Puts the pinned uv where the program keeps it, which saves a test that is about something else some seconds.
     #[track_caller]
     pub fn lend_uv(&self) {
-        let folder = "/var/lib/ladylinux-refresh";
+        let folder = "/opt/ladylinux-refresh/uv";
         self.exec(&format!(
-            "install -d {folder} && cp -r --no-preserve=ownership /srv/wheels/tools {folder}"
+            "install -d {folder} && cp -r --no-preserve=ownership /srv/wheels/tools/uv-* {folder}"
         ))
         .expect(0);
     }

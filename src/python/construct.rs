@@ -1,0 +1,343 @@
+//! The operation that builds an environment: `uv venv` and `uv pip sync` in a fresh directory, and the manifest of what is
+//! in it then.
+//!
+//! Nothing is built over or resumed: a directory that is there already is removed first. What uv's cache holds is installed
+//! without any network.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::generation::ENTRIES;
+use super::interpreter::Interpreter;
+use super::job::{Job, Setup};
+use super::lock::{Form, Lock};
+use super::overlaps::{self, Overlap};
+use super::own_lock;
+use super::pylock::{self, Pylock};
+use super::record::{self, Package};
+use super::requirements::{self, Line, Meaning};
+use super::trouble;
+use super::uv::{self, Network};
+use crate::checkpoint;
+use crate::disk;
+use crate::error::{Context as _, Failure, Outcome};
+use crate::hexadecimal::hexadecimal;
+use crate::manifest::{Entry, Kind, Manifest, Scan};
+use crate::process::{Finished, Keep, Program};
+use crate::settings::environment::find_program;
+
+/// The operation.
+pub(super) const OPERATION: &str = "python-build";
+
+/// What starts every digest, so that another way of reckoning gives another one.
+const DIGEST: &str = "ladylinux-refresh environment 2\n";
+
+/// Files in the metadata of a distribution that tell of its installation.
+const OF_THE_INSTALLATION: [&str; 5] =
+    ["INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json", "RECORD"];
+
+/// Builds an environment.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct BuildRequest {
+    pub(super) setup: Setup,
+    pub(super) interpreter: Interpreter,
+    /// What is installed.
+    pub(super) lock: Lock,
+    /// Where it is built; nothing may use it yet.
+    pub(super) directory: PathBuf,
+    /// uv's cache, where it is not the usual one.
+    pub(super) cache: Option<PathBuf>,
+}
+
+/// What was built.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct BuildResponse {
+    /// The distributions, sorted by name.
+    pub(super) packages: Vec<Package>,
+    /// The digest of what is installed, the same on every machine.
+    pub(super) digest: String,
+    /// Every file, as the text of a manifest.
+    pub(super) manifest: String,
+    /// How many regular files there are, and their bytes.
+    pub(super) size: (u64, u64),
+    /// Files that several distributions bring.
+    pub(super) overlaps: Vec<Overlap>,
+    /// Distributions that were built from source now, as `name version`.
+    pub(super) built_here: Vec<String>,
+}
+
+/// Does the operation.
+pub(super) fn handle(request: &BuildRequest) -> Outcome<BuildResponse> {
+    let name = request.directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let made =
+        Job::within(&request.setup, &format!("build-{name}"), |job| Building::new(job, request)?.build());
+    if made.is_err() {
+        disk::remove_tree(&request.directory)?;
+    }
+    made
+}
+
+/// Building one environment.
+struct Building<'a> {
+    job: &'a Job<'a>,
+    request: &'a BuildRequest,
+    form: Form,
+    document: String,
+    /// The names of the packages, in the order of the lock.
+    order: Vec<String>,
+    built_here: std::cell::RefCell<Vec<String>>,
+}
+
+impl<'a> Building<'a> {
+    fn new(job: &'a Job<'a>, request: &'a BuildRequest) -> Outcome<Self> {
+        let (form, document) = request.lock.to_install();
+        let order = match form {
+            Form::Pylock => Pylock::parse(&document)?.names(),
+            Form::Requirements => lines(&document)?.into_iter().map(|(name, _)| name).collect(),
+        };
+        Ok(Self { job, request, form, document, order, built_here: std::cell::RefCell::default() })
+    }
+
+    fn build(&self) -> Outcome<BuildResponse> {
+        let directory = &self.request.directory;
+        self.venv()?;
+        checkpoint::reach("python:environment made");
+        self.job.in_time()?;
+        if !self.order.is_empty() {
+            self.install(&self.document, "lock", Onto::Nothing)?;
+        }
+        let overlaps = overlaps::find(directory, &self.order)?;
+        if !overlaps.is_empty() {
+            self.install_in_order(&overlaps)?;
+        }
+        checkpoint::reach("python:packages installed");
+        self.job.in_time()?;
+        let checked =
+            self.job.run(uv::check(self.job, directory), "the installed packages do not fit together");
+        checked.map_err(|failure| self.request.lock.blame(failure))?;
+        self.check_home()?;
+        self.close()?;
+        let manifest = Scan::digests().at_most(ENTRIES).of(directory)?;
+        disk::sync_file_system(directory)?;
+        checkpoint::reach("python:before the record");
+        let text = String::from_utf8(manifest.to_bytes());
+        Ok(BuildResponse {
+            packages: record::installed(directory)?,
+            digest: digest_of(&manifest),
+            size: manifest.files(),
+            manifest: text.context(|| "the manifest is no text".to_owned())?,
+            overlaps,
+            built_here: self.built_here.take(),
+        })
+    }
+
+    /// Makes the empty environment in a fresh directory.
+    fn venv(&self) -> Outcome<()> {
+        disk::remove_tree(&self.request.directory)?;
+        let program = uv::venv(self.job, &self.request.interpreter, &self.request.directory);
+        self.job.run(program, "cannot make the environment")
+    }
+
+    /// Builds it again, with those packages that bring one file after all others, and one by one in the order of the lock.
+    fn install_in_order(&self, overlaps: &[Overlap]) -> Outcome<()> {
+        let is_of_several = |name: &str| overlaps.iter().any(|it| it.packages.iter().any(|it| it == name));
+        self.venv()?;
+        let others = self.selected(&|name| !is_of_several(name))?;
+        if self.order.iter().any(|name| !is_of_several(name)) {
+            self.install(&others, "others", Onto::Nothing)?;
+        }
+        let mut done: Vec<&String> = Vec::new();
+        for (number, name) in self.order.iter().enumerate().filter(|(_, name)| is_of_several(name)) {
+            if !done.contains(&name) {
+                let one = self.selected(&|other| other == name)?;
+                self.install(&one, &format!("one-{number}"), Onto::Others)?;
+                done.push(name);
+            }
+        }
+        Ok(())
+    }
+
+    /// The part of the lock that names these packages.
+    fn selected(&self, wanted: &dyn Fn(&str) -> bool) -> Outcome<String> {
+        match self.form {
+            Form::Pylock => pylock::selected(&self.document, wanted),
+            Form::Requirements => {
+                let lines = lines(&self.document)?.into_iter().filter(|(name, _)| wanted(name));
+                Ok(lines.map(|(_, line)| format!("{}\n", line.text)).collect())
+            }
+        }
+    }
+
+    /// Installs what a document names: from the cache where that has all of it, else with the network.
+    fn install(&self, document: &str, name: &str, onto: Onto) -> Outcome<()> {
+        let file = match self.form {
+            Form::Pylock => format!("pylock.{name}.toml"),
+            Form::Requirements => format!("{name}.txt"),
+        };
+        let file = self.job.scratch.join(file);
+        disk::write_passing(&file, document.as_bytes(), 0o644)?;
+        let program = |network| self.program(onto, network, &file);
+        let cached = self.job.runner.run(&program(Network::Unused))?;
+        let text = String::from_utf8_lossy(&cached.stderr).into_owned();
+        let finished = if !cached.succeeded() && trouble::lacks_network(&text) && !self.job.setup.offline {
+            self.job.in_time()?;
+            self.job.runner.run(&program(Network::Used).keep(Keep::Narrated("uv".to_owned())))?
+        } else {
+            text.lines().for_each(|line| self.job.runner.events().output("uv", line));
+            cached
+        };
+        self.built_here.borrow_mut().extend(trouble::parse_built(&String::from_utf8_lossy(&finished.stderr)));
+        if finished.succeeded() { Ok(()) } else { Err(self.explain(&finished)) }
+    }
+
+    /// uv, as it installs what a file names.
+    fn program(&self, onto: Onto, network: Network, file: &Path) -> Program {
+        let directory = &self.request.directory;
+        let mut program = match onto {
+            Onto::Nothing => uv::sync(self.job, network, directory).arg(file),
+            Onto::Others => uv::add(self.job, network, directory).arg("--requirements").arg(file),
+        };
+        if let Some(cache) = &self.request.cache {
+            program = program.env("UV_CACHE_DIR", cache);
+        }
+        if self.form == Form::Requirements {
+            // Every file is proved by its hash: it does not matter which index it comes from.
+            let indexes = self.job.setup.indexes.values();
+            return indexes
+                .fold(program, |program, url| program.arg("--index").arg(url))
+                .args(["--index-strategy", "unsafe-best-match"]);
+        }
+        let lock = &self.request.lock;
+        let program = lock.extras.iter().fold(program, |program, extra| program.arg("--extra").arg(extra));
+        lock.groups.iter().fold(program, |program, group| program.arg("--group").arg(group))
+    }
+
+    fn explain(&self, finished: &Finished) -> Failure {
+        let failure = trouble::explain(finished, "cannot install the packages");
+        match trouble::parse_trouble(&String::from_utf8_lossy(&finished.stderr)) {
+            trouble::Trouble::OtherMachine => self.request.lock.blame(failure),
+            _ => failure,
+        }
+    }
+
+    /// Lets the environment's own interpreter say where it lives.
+    fn check_home(&self) -> Outcome<()> {
+        let directory = &self.request.directory;
+        let python = self.job.program(&directory.join("bin/python"));
+        let python = python.args(["-I", "-c", "import sys; print(sys.prefix)"]);
+        let home = self.job.output_of(&python, "the new environment's interpreter does not run")?;
+        let told = || "cannot look at the new environment".to_owned();
+        let real = |path: &Path| std::fs::canonicalize(path).context(told);
+        if real(Path::new(home.trim_end_matches('\n')))? == real(directory)? {
+            return Ok(());
+        }
+        Err(Failure::new(format!("the new environment's interpreter takes {} for its home", home.trim())))
+    }
+
+    /// Takes all rights to write away: an environment does not change once it is built.
+    fn close(&self) -> Outcome<()> {
+        let chmod = find_program("chmod", true)
+            .ok_or_else(|| Failure::new("there is no chmod").hint("apt install coreutils"))?;
+        let program = self.job.program(&chmod).args(["-R", "a-w", "--"]).arg(&self.request.directory);
+        self.job.output_of(&program, "cannot make the new environment read-only").map(drop)
+    }
+}
+
+/// What is in the environment before something is installed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Onto {
+    Nothing,
+    Others,
+}
+
+/// The lines of a list of requirements, each of which has to pin a version with hashes, with their names.
+fn lines(document: &str) -> Outcome<Vec<(String, Line)>> {
+    let of = |line: Line| match &line.meaning {
+        Meaning::Package(package) if own_lock::is_pinned(&line) => Ok((package.name.clone(), line)),
+        _ => Err(Failure::new(format!("the lock says {:?}, which pins nothing", line.text))),
+    };
+    requirements::parse(document.as_bytes(), "the lock")?.into_iter().map(of).collect()
+}
+
+/// Returns the digest of what is installed: every file, by its path and its content. What tells of the installation and not
+/// of the distributions is left out: who installed, and how; scripts, which name the environment's own path; byte code,
+/// which holds times; and what `uv venv` makes. So two machines agree.
+fn digest_of(manifest: &Manifest) -> String {
+    let mut state = Sha256::new();
+    state.update(DIGEST);
+    for entry in manifest.entries().iter().filter(|entry| counts(entry)) {
+        let (kind, content) = match &entry.kind {
+            Kind::Link(target) => ("link", target.to_string_lossy().into_owned()),
+            _ if entry.mode & 0o111 != 0 => ("program", entry.digest.clone().unwrap_or_default()),
+            _ => ("file", entry.digest.clone().unwrap_or_default()),
+        };
+        // Lengths in front: no name can be taken for a part of another.
+        for part in [kind, &entry.path.to_string_lossy(), &content] {
+            state.update((part.len() as u64).to_be_bytes());
+            state.update(part);
+        }
+    }
+    hexadecimal(&state.finalize())
+}
+
+/// Tells whether an entry is a part of what is installed and not of how.
+fn counts(entry: &Entry) -> bool {
+    let path = &entry.path;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let directory = path.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
+    let of_the_installation = directory.ends_with(".dist-info") && OF_THE_INSTALLATION.contains(&&*name);
+    let is_of_venv = path.starts_with("bin") || path.components().count() < 2;
+    let is_byte_code = path.extension().is_some_and(|end| end == "pyc");
+    entry.kind != Kind::Folder && !(of_the_installation || is_of_venv || is_byte_code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digest(files: &[(&str, &str)]) -> String {
+        let directory = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = directory.path().join(path);
+            disk::make_folder(path.parent().unwrap(), 0o755).unwrap();
+            disk::write_passing(&path, text.as_bytes(), 0o644).unwrap();
+        }
+        digest_of(&Scan::digests().of(directory.path()).unwrap())
+    }
+
+    const SITE: [(&str, &str); 2] = [("lib/p/a.py", "1"), ("lib/p/a-1.dist-info/METADATA", "2")];
+
+    #[test]
+    fn paths_and_contents_count() {
+        let plain = digest(&SITE);
+        assert_ne!(plain, digest(&SITE[..1]));
+        assert_ne!(plain, digest(&[("lib/p/b.py", "1"), SITE[1]]));
+        assert_ne!(plain, digest(&[("lib/p/a.py", "2"), SITE[1]]));
+    }
+
+    #[test]
+    fn rw_8_2_paths_and_times_of_an_installation_do_not_count() {
+        let mut more = SITE.to_vec();
+        more.extend([
+            ("bin/a", "#!/here"),
+            ("pyvenv.cfg", "home"),
+            ("lib/p/__pycache__/a.cpython-312.pyc", "4"),
+            ("lib/p/a-1.dist-info/RECORD", "5"),
+            ("lib/p/a-1.dist-info/INSTALLER", "uv"),
+        ]);
+        assert_eq!(digest(&SITE), digest(&more));
+        more.push(("lib/p/a/RECORD", "6"));
+        assert_ne!(digest(&SITE), digest(&more), "a file of that name that the distribution brings");
+    }
+
+    #[test]
+    fn a_list_of_a_lock_holds_nothing_but_pins() {
+        let hash = format!("--hash=sha256:{}", "a".repeat(64));
+        assert_eq!(lines(&format!("a==1 {hash}\nb==2 ; os_name == 'x' {hash}\n")).unwrap().len(), 2);
+        for bad in ["a==1\n", "a>=1 --hash=sha256:aa\n", "--pre\n", "-r x\n"] {
+            assert!(lines(bad).is_err(), "{bad}");
+        }
+    }
+}

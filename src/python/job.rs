@@ -1,0 +1,164 @@
+//! One operation's work with uv: what the host says, where it may write, and when it has to be done.
+//!
+//! Everything here happens in the process of an operation, as the user that environments belong to.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::Site;
+use super::network::{self, Variables};
+use super::trouble;
+use crate::clock;
+use crate::disk;
+use crate::error::{Failure, Outcome};
+use crate::event::{Event, Events, Subscriber};
+use crate::process::{Keep, Program, RUN_MARK, Runner};
+use crate::report::screen;
+use crate::settings::environment;
+use crate::settings::names::RunId;
+
+/// What the host says to every operation of this room.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Setup {
+    /// Where uv, its cache and scratch directories lie.
+    pub(super) directory: PathBuf,
+    /// What uv is told of the network.
+    pub(super) network: Variables,
+    /// The indexes of single packages.
+    pub(super) indexes: BTreeMap<String, String>,
+    /// Whether what has no wheel may be built from source.
+    pub(super) allow_source: bool,
+    /// Whether no network is used at all.
+    pub(super) offline: bool,
+    /// How long the operation may take.
+    pub(super) deadline: Duration,
+}
+
+impl Setup {
+    /// Takes together what the host says.
+    pub(super) fn of(site: &Site<'_>) -> Self {
+        Self {
+            directory: site.layout.uv(),
+            network: network::variables(site.python),
+            indexes: site.python.indexes.clone(),
+            allow_source: site.python.allow_source,
+            offline: site.offline,
+            deadline: site.python.deadline,
+        }
+    }
+
+    /// Returns uv's cache, which is the store that environments are built from.
+    pub(super) fn cache(&self) -> PathBuf {
+        self.directory.join("cache")
+    }
+
+    /// Returns the directory of the scratch directories.
+    pub(super) fn scratch(&self) -> PathBuf {
+        self.directory.join(SCRATCH)
+    }
+}
+
+/// The name of the directory of the scratch directories.
+pub(super) const SCRATCH: &str = "scratch";
+
+/// The work of one operation.
+#[derive(Debug)]
+pub(super) struct Job<'a> {
+    pub(super) setup: &'a Setup,
+    pub(super) runner: Runner,
+    /// A directory that is gone when the operation ends; the working directory of what it starts.
+    pub(super) scratch: PathBuf,
+    until: Instant,
+}
+
+impl<'a> Job<'a> {
+    /// Does `work` with a scratch directory of this name.
+    ///
+    /// # Errors
+    /// The directory cannot be made, or the work fails.
+    pub(super) fn within<A>(
+        setup: &'a Setup,
+        name: &str,
+        work: impl FnOnce(&Self) -> Outcome<A>,
+    ) -> Outcome<A> {
+        let scratch = setup.scratch().join(name);
+        disk::remove_tree(&scratch)?;
+        disk::make_folder(&setup.scratch(), 0o755)?;
+        disk::make_folder(&scratch, 0o755)?;
+        let job = Self { setup, runner: runner(), scratch, until: clock::monotonic() + setup.deadline };
+        let done = work(&job);
+        let tidied = disk::remove_tree(&job.scratch);
+        let value = done?;
+        tidied.map(|()| value)
+    }
+
+    /// Prepares a program, within what is left of the deadline.
+    pub(super) fn program(&self, path: &Path) -> Program {
+        Program::new(path).folder(&self.scratch).deadline(self.left())
+    }
+
+    /// Runs a program of uv's, passes on its output, and explains its failure.
+    ///
+    /// # Errors
+    /// It failed.
+    pub(super) fn run(&self, program: Program, summary: &str) -> Outcome<()> {
+        let name = program.name();
+        let finished = self.runner.run(&program.keep(Keep::Narrated(name)))?;
+        if finished.succeeded() { Ok(()) } else { Err(trouble::explain(&finished, summary)) }
+    }
+
+    /// Runs a program and returns what it wrote.
+    ///
+    /// # Errors
+    /// It failed.
+    pub(super) fn output_of(&self, program: &Program, summary: &str) -> Outcome<String> {
+        let finished = self.runner.run(program)?;
+        finished.ok(|| summary.to_owned()).map(|finished| finished.text())
+    }
+
+    /// Gives up when the deadline has passed.
+    ///
+    /// # Errors
+    /// It has.
+    pub(super) fn in_time(&self) -> Outcome<()> {
+        if self.left().is_zero() {
+            let limit = self.setup.deadline;
+            return Err(Failure::new(format!("the environment was not built within {limit:?}"))
+                .hint("give it longer: python.deadline in the host's refresh.toml"));
+        }
+        Ok(())
+    }
+
+    fn left(&self) -> Duration {
+        self.until.saturating_duration_since(clock::monotonic())
+    }
+}
+
+/// Starts programs on behalf of an operation. They carry the mark of the run as the operation does, by which what a killed
+/// run has left is found.
+pub(super) fn runner() -> Runner {
+    let runner = Runner::new(Arc::new(Events::new(vec![Box::new(ToStandardError)])));
+    match environment::variable(RUN_MARK).and_then(|run| RunId::parse(&run).ok()) {
+        // The register belongs to the caller; the mark finds these children.
+        Some(run) => runner.for_run(run, PathBuf::from("/dev/null")),
+        None => runner,
+    }
+}
+
+/// Passes on what happens in an operation to who called it: its standard error is narrated there.
+#[derive(Debug)]
+struct ToStandardError;
+
+impl Subscriber for ToStandardError {
+    fn take(&mut self, event: &Event) {
+        match event {
+            Event::Note { message, .. } | Event::Warning { message, .. } => screen::complain(message),
+            Event::Output { line, .. } => screen::complain(line),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! Reading a definition: from the files of a tree, through what they include and link to. Pure; the files come from a
+//! [`TreeSource`].
+
+use std::path::{Component, Path, PathBuf};
+
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+
+use super::definitions::{Choice, Definitions, TreeSource};
+use super::own_lock;
+use super::project;
+use super::requirements::{self, Line, Meaning};
+use crate::error::{Context as _, Failure, Outcome};
+
+/// How many links may follow each other; more is a circle.
+const LINKS: usize = 16;
+
+/// Reads the definition out of a tree.
+///
+/// # Errors
+/// A pattern is wrong, an include is missing, leaves the tree or runs in a circle, a line is one that an application
+/// may not use, each with the file and the line; or there is no such extra or group.
+pub fn read(source: &dyn TreeSource, choice: &Choice<'_>) -> Outcome<Definitions> {
+    let wanted = globs(choice.patterns)?;
+    let mut roots: Vec<PathBuf> =
+        source.names_at_root()?.into_iter().filter(|name| wanted.is_match(name)).collect();
+    roots.sort();
+    let found = Definitions {
+        extras: choice.extras.to_vec(),
+        groups: choice.groups.to_vec(),
+        ..Definitions::default()
+    };
+    let mut reading = Reading { source, found, path_here: Vec::new() };
+    let (locks, roots): (Vec<_>, Vec<_>) = roots.into_iter().partition(|root| own_lock::is_lock(root));
+    for root in roots {
+        let Some(bytes) = reading.follow(&root)? else { continue };
+        if root == Path::new("pyproject.toml") {
+            reading.project(root, &bytes)?;
+        } else {
+            if !reading.found.files.contains_key(&root) {
+                reading.file(root.clone(), &bytes)?;
+            }
+            reading.found.roots.push(root);
+        }
+    }
+    let mut found = reading.found;
+    if let Some((name, bytes)) = choice.also {
+        found.also = read_also(name, bytes)?;
+    }
+    found.own_lock = own_lock::find(source, &locks, &found)?;
+    check_required_hashes(&found)?;
+    if found.is_empty() {
+        found.notes.push("the tree names no packages: the environment will be empty".to_owned());
+    }
+    found.note_what_does_not_count(&locks);
+    Ok(found)
+}
+
+/// Refuses requirements without hashes where a file demands hashes for all (`--require-hashes`).
+fn check_required_hashes(found: &Definitions) -> Outcome<()> {
+    let demands = |line: &Line| line.text.split_whitespace().any(|word| word == "--require-hashes");
+    let Some((by, _)) = found.options().find(|(_, line)| demands(line)) else { return Ok(()) };
+    if found.own_lock.is_some() {
+        return Ok(());
+    }
+    let lines = found.package_lines();
+    let Some((file, line)) = lines.into_iter().find(|(_, line)| !own_lock::is_pinned(line)) else {
+        return Ok(());
+    };
+    let text = line.text.split(" --hash").next().unwrap_or(&line.text).trim();
+    Err(Failure::new(format!(
+        "{} demands hashes (--require-hashes), and {}, line {}: {text:?} does not pin one version with its hashes",
+        by.display(),
+        file.display(),
+        line.number
+    ))
+    .hint("pin it with its hashes in the application's repository: uv pip compile --generate-hashes"))
+}
+
+/// Reads the host's own file, which lies outside of the tree and so includes nothing.
+fn read_also(name: &Path, bytes: &[u8]) -> Outcome<Vec<Line>> {
+    let shown = name.display().to_string();
+    let lines = requirements::parse(bytes, &shown)?;
+    match lines.iter().find(|line| !matches!(line.meaning, Meaning::Package(_))) {
+        None => Ok(lines),
+        Some(line) => Err(Failure::new(format!(
+            "{shown}, line {}: {:?} is no requirement, and nothing else may stand in the host's own file",
+            line.number, line.text
+        ))),
+    }
+}
+
+/// The way through the files.
+struct Reading<'a> {
+    source: &'a dyn TreeSource,
+    found: Definitions,
+    /// The files that are being read, each included by the one before.
+    path_here: Vec<PathBuf>,
+}
+
+impl Reading<'_> {
+    /// Reads a file, through the symbolic links that it may be.
+    fn follow(&mut self, path: &Path) -> Outcome<Option<Vec<u8>>> {
+        let mut at = path.to_path_buf();
+        for _ in 0..LINKS {
+            let Some(target) = self.source.link(&at)? else {
+                let bytes = self.source.read(&at)?;
+                if bytes.is_none() && at != path {
+                    let (path, at) = (path.display(), at.display());
+                    return Err(Failure::new(format!(
+                        "{path} is a symbolic link that leads to {at}, which is not in the tree"
+                    )));
+                }
+                if at != path {
+                    self.found.followed.push(at);
+                }
+                return Ok(bytes);
+            };
+            at = resolve(&at, &target).ok_or_else(|| {
+                let (path, target) = (path.display(), target.display());
+                Failure::new(format!("{path} is a symbolic link to {target}, which lies outside of the tree"))
+            })?;
+        }
+        Err(Failure::new(format!("the symbolic links of {} lead in a circle", path.display())))
+    }
+
+    fn file(&mut self, path: PathBuf, bytes: &[u8]) -> Outcome<()> {
+        let shown = path.display().to_string();
+        let lines = requirements::parse(bytes, &shown)?;
+        self.path_here.push(path.clone());
+        for line in &lines {
+            if let Meaning::Include(other) | Meaning::Constrain(other) = &line.meaning {
+                self.include(&path, other)
+                    .map_err(|failure| Failure::new(format!("{shown}, line {}: {failure}", line.number)))
+                    .map(|next| next.map(|(path, bytes)| self.file(path, &bytes)))?
+                    .unwrap_or(Ok(()))?;
+            }
+        }
+        self.path_here.pop();
+        self.found.files.insert(path, lines);
+        Ok(())
+    }
+
+    /// Finds what `from` includes as `other`; `None` where it was read already.
+    fn include(&mut self, from: &Path, other: &Path) -> Outcome<Option<(PathBuf, Vec<u8>)>> {
+        let shown = other.display();
+        let path = resolve(from, other)
+            .ok_or_else(|| Failure::new(format!("the included file {shown} lies outside of the tree")))?;
+        if let Some(start) = self.path_here.iter().position(|open| *open == path) {
+            let mut circle: Vec<String> =
+                self.path_here[start..].iter().map(|open| open.display().to_string()).collect();
+            circle.push(path.display().to_string());
+            return Err(Failure::new(format!(
+                "files include each other in a circle: {}",
+                circle.join(" -> ")
+            )));
+        }
+        if self.found.files.contains_key(&path) {
+            return Ok(None);
+        }
+        match self.follow(&path)? {
+            Some(bytes) => Ok(Some((path, bytes))),
+            None => Err(Failure::new(format!("the included file {shown} is not in the tree"))),
+        }
+    }
+
+    fn project(&mut self, path: PathBuf, bytes: &[u8]) -> Outcome<()> {
+        let Some(project) = project::read(bytes, &self.found.extras, &self.found.groups)? else {
+            self.found.notes.push("pyproject.toml has no [project] table: it adds no packages".to_owned());
+            return Ok(());
+        };
+        self.found.notes.extend(project.notes);
+        self.found.has_project = true;
+        self.found.requires_python = project.requires_python;
+        self.found.files.insert(path.clone(), project.lines);
+        self.found.roots.push(path);
+        Ok(())
+    }
+}
+
+/// The path, from the root of the tree, of what `from` calls `other`; `None` where that leaves the tree.
+pub(super) fn resolve(from: &Path, other: &Path) -> Option<PathBuf> {
+    let mut path = from.parent().unwrap_or(Path::new("")).to_path_buf();
+    for part in other.components() {
+        match part {
+            Component::Normal(name) => path.push(name),
+            Component::CurDir => {}
+            Component::ParentDir => {
+                if !path.pop() {
+                    return None;
+                }
+            }
+            Component::RootDir | Component::Prefix(_) => return None,
+        }
+    }
+    (!path.as_os_str().is_empty()).then_some(path)
+}
+
+fn globs(patterns: &[String]) -> Outcome<GlobSet> {
+    let mut set = GlobSetBuilder::new();
+    for pattern in patterns {
+        let glob = GlobBuilder::new(pattern).literal_separator(true).build();
+        set.add(glob.context(|| format!("{pattern:?} is not a pattern for definitions"))?);
+    }
+    set.build().context(|| "the patterns for definitions cannot be used together".to_owned())
+}
