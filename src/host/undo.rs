@@ -184,7 +184,13 @@ impl<'a> Undo<'a> {
         let kept = layout.home().join("kept-by-refresh");
         let mut steps = Vec::new();
         let mut keep = |from: PathBuf, name: String| steps.push(Step::Keep { from, to: kept.join(name) });
-        for (directory, prefix) in [(layout.stashes(), "stash"), (layout.moved_all(), "moved")] {
+        // A previous tree that is still there has not been compared: local changes may be in it.
+        let places = [
+            (layout.stashes(), "stash"),
+            (layout.previous_trees(), "previous"),
+            (layout.moved_all(), "moved"),
+        ];
+        for (directory, prefix) in places {
             for name in names(&directory)? {
                 keep(directory.join(&name), format!("{prefix}-{name}"));
             }
