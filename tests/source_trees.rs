@@ -21,7 +21,7 @@ use ladylinux_refresh::settings::layers::{Layers, Overrides};
 use ladylinux_refresh::settings::names::{CommitId, RunId};
 use ladylinux_refresh::source::exchange::{self, Exchange, Plan};
 use ladylinux_refresh::source::kept::{KeptPath, Reason};
-use ladylinux_refresh::source::move_in::{self, MovedIn};
+use ladylinux_refresh::source::move_in::{self, Aligner, MovedIn};
 use ladylinux_refresh::source::place::Place;
 use ladylinux_refresh::source::prepared_tree::{self, PreparedTree};
 use ladylinux_refresh::source::proof::{self, ProveTreeRequest};
@@ -62,8 +62,9 @@ fn deploy(world: &World, on: &Installation, id: &str, known: &[CommitId]) -> (Co
     let id = run(id);
     let tree = prepare(on, &id, "main").unwrap_or_else(|failure| panic!("{}", told(&failure)));
     fs::create_dir_all(on.layout.run(&id)).unwrap();
-    let moved =
-        move_in::move_in(on, &id, &tree.commit, known).unwrap_or_else(|failure| panic!("{}", told(&failure)));
+    let aligner = Aligner::start(on).unwrap_or_else(|failure| panic!("{}", told(&failure)));
+    let moved = move_in::move_in(on, &id, &tree.commit, known, aligner)
+        .unwrap_or_else(|failure| panic!("{}", told(&failure)));
     assert_eq!(world.app_git(&["rev-parse", "HEAD"]), tree.commit.as_str());
     assert!(!on.layout.tree(&id).exists(), "the prepared tree is left");
     (tree.commit, moved)

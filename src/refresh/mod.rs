@@ -118,8 +118,8 @@ impl<'a> Refresh<'a, Stopped> {
     /// # Errors
     /// The tree is not the commit. The run has halted.
     pub fn sync(self) -> Result<Refresh<'a, Synced>, exit::Error> {
-        self.advance(Phase::Sync, |on, account, at| {
-            let (release, summary) = sync::sync(on, account, at.staged.as_ref())?;
+        self.advance(Phase::Sync, |on, account, mut at| {
+            let (release, summary) = sync::sync(on, account, at.staged.as_mut())?;
             Ok((Synced { staged: at.staged, inventory: at.inventory, release }, summary))
         })
     }

@@ -16,6 +16,7 @@ use crate::report::screen::count;
 use crate::settings::Hook;
 use crate::settings::names::CommitId;
 use crate::source::exchange;
+use crate::source::move_in::Aligner;
 use crate::source::prepared_tree::PreparedTree;
 
 use super::account::Account;
@@ -29,9 +30,15 @@ pub struct Staged {
     commit: CommitId,
     generation: Generation,
     tree: PreparedTree,
+    aligner: Option<Aligner>,
 }
 
 impl Staged {
+    /// Takes the unit that waits for step 2, once.
+    pub fn take_aligner(&mut self) -> Option<Aligner> {
+        self.aligner.take()
+    }
+
     /// Returns the prepared tree, if it is that of this commit.
     pub fn tree_of(&self, commit: &CommitId) -> Option<&PreparedTree> {
         (self.commit == *commit).then_some(&self.tree)
@@ -69,7 +76,9 @@ impl Refresh<'_, Planned> {
                 if checks == 0 { String::new() } else { format!(", {} passed", count(checks, "check")) };
             let summary =
                 format!("{} fetched, {} {made}{checks}{models}", release.commit.short(), generation.name);
-            Ok((Staged { commit: release.commit, generation, tree }, summary))
+            // Last: it waits through the stop, and holds nothing until step 2.
+            let aligner = Some(Aligner::start(on)?);
+            Ok((Staged { commit: release.commit, generation, tree, aligner }, summary))
         });
         match staged {
             Ok(staged) => Ok(Refresh { at: Planned { staged: Some(staged) }, ..self }),

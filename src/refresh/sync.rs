@@ -11,7 +11,7 @@ use crate::journal::Entry;
 use crate::python::Generation;
 use crate::source::carry::Carried;
 use crate::source::kept::Reason;
-use crate::source::move_in;
+use crate::source::move_in::{self, Aligner};
 use crate::source::prepared_tree::{self, PreparedTree};
 
 use super::account::Account;
@@ -23,10 +23,14 @@ use super::staging::Staged;
 /// # Errors
 /// The remote cannot be reached (without staging), the commit cannot be deployed, or an entry cannot be moved. Nothing
 /// is removed.
-pub fn sync(on: &Installation, account: &mut Account, staged: Option<&Staged>) -> Outcome<(Release, String)> {
+pub fn sync(
+    on: &Installation,
+    account: &mut Account,
+    mut staged: Option<&mut Staged>,
+) -> Outcome<(Release, String)> {
     let release = ensure_release(on, account)?;
     let commit = &release.commit;
-    let tree = match staged.and_then(|staged| staged.tree_of(commit)) {
+    let tree = match staged.as_ref().and_then(|staged| staged.tree_of(commit)) {
         Some(tree) => tree.clone(),
         None => prepare_tree(on, account, &release, None)?,
     };
@@ -35,7 +39,11 @@ pub fn sync(on: &Installation, account: &mut Account, staged: Option<&Staged>) -
     checkpoint::reach("sync:undeployed");
 
     account.progress("moving the prepared tree into app/");
-    let moved = move_in::move_in(on, &account.run, commit, &account.known)?;
+    let aligner = match staged.as_mut().and_then(|staged| staged.take_aligner()) {
+        Some(aligner) => aligner,
+        None => Aligner::start(on)?,
+    };
+    let moved = move_in::move_in(on, &account.run, commit, &account.known, aligner)?;
     checkpoint::reach("sync:aligned");
     account.commit = Some(commit.clone());
     report(account, &moved.carried);

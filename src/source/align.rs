@@ -15,7 +15,7 @@ use crate::checkpoint;
 use crate::disk;
 use crate::error::{Failure, Outcome};
 use crate::git::path::TreePath;
-use crate::git::{Repository, path_of, records};
+use crate::git::{Repository, inspect, path_of, records};
 use crate::process::Keep;
 use crate::settings::names::CommitId;
 
@@ -30,6 +30,8 @@ pub const OPERATION: &str = "source-align";
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AlignRequest {
+    /// Do nothing: the unit was started beforehand, and shows that it works.
+    Ready,
     /// List what moves across, before the exchange.
     List(ListKeptRequest),
     /// Run the normative commands, after the exchange.
@@ -51,6 +53,8 @@ pub struct ResetRequest {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AlignResponse {
+    /// The unit works.
+    Ready,
     /// What moves across.
     Kept(Vec<KeptPath>),
     /// The tree is the commit.
@@ -66,6 +70,7 @@ pub enum AlignResponse {
 /// The tree cannot be read, or git fails.
 pub fn handle(request: &AlignRequest) -> Outcome<AlignResponse> {
     match request {
+        AlignRequest::Ready => Ok(AlignResponse::Ready),
         AlignRequest::List(request) => kept::list(request).map(AlignResponse::Kept),
         AlignRequest::Reset(request) => {
             let rewritten = reset(request)?;
@@ -81,6 +86,10 @@ fn reset(request: &ResetRequest) -> Outcome<u64> {
     let app = request.app.as_path();
     if !fs::symlink_metadata(app.join(".git")).is_ok_and(|found| found.is_dir()) {
         return Err(Failure::new(format!("{} has no repository of its own", app.display())));
+    }
+    // A unit that was ended in the middle of git leaves its locks; nothing else works in this new repository.
+    for lock in inspect::locks(&app.join(".git")) {
+        disk::remove_file_if_there(&lock)?;
     }
     // Durable once the conductor syncs the file system.
     let repository = Repository::bare(app.join(".git")).with_tree(app).passing();

@@ -299,6 +299,14 @@ fn open_app(layout: &Layout, owner: Owner) -> Outcome<Directory> {
     home.enter_or_make(name, 0o755, owner)
 }
 
+/// Makes sure that `app/` exists, so that a unit can be given it beforehand.
+///
+/// # Errors
+/// It is not a real directory, or cannot be made.
+pub fn ensure_app(layout: &Layout, owner: Owner) -> Outcome<()> {
+    open_app(layout, owner).map(drop)
+}
+
 /// Opens `app/` if it exists.
 fn open_existing_app(layout: &Layout) -> Outcome<Option<Directory>> {
     if layout.app().symlink_metadata().is_err() {

@@ -45,6 +45,19 @@ impl Place {
     }
 }
 
+/// Removes the scratch directories of conductors that are gone. One that cannot be removed does no harm.
+fn remove_abandoned(directory: &Path) {
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let mut parts = name.split('-').map(str::parse);
+        if let (Some(Ok(pid)), Some(Ok(started))) = (parts.next(), parts.next())
+            && !(ProcessId { pid: i32::try_from(pid).unwrap_or(0), started }).is_alive()
+        {
+            let _ = disk::remove_tree(&entry.path());
+        }
+    }
+}
+
 /// A scratch directory for one operation. The conductor makes it and removes it.
 #[derive(Debug)]
 pub struct Scratch {
@@ -61,6 +74,7 @@ impl Scratch {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let own = ProcessId::own();
         let directory = layout.state().join("scratch");
+        remove_abandoned(&directory);
         let name = format!("{}-{}-s{}", own.pid, own.started, COUNT.fetch_add(1, Ordering::Relaxed));
         let path = directory.join(&name);
         let made = disk::make_folder(&directory, 0o755);

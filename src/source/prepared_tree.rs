@@ -18,8 +18,10 @@ use crate::git::history::EntryKind;
 use crate::git::path::TreePath;
 use crate::git::{Git, Repository};
 use crate::installation::Installation;
-use crate::process::{Finished, Keep, Owner, Program, worker};
+use crate::process::{Finished, Keep, Owner, Program};
+use crate::settings::layout::Layout;
 use crate::settings::names::{BranchName, CommitId, RunId};
+use crate::units::{Job, Role};
 
 use super::exchange::{Exchange, Plan};
 use super::paths::{self, TrackedFile};
@@ -107,11 +109,8 @@ pub fn prepare(
     commit: &CommitId,
     interpreter: Option<&Path>,
 ) -> Outcome<PreparedTree> {
-    let tree = on.layout.tree(run);
-    disk::remove_tree(&tree)?;
-    disk::make_folder(&on.layout.trees(), 0o700)?;
-    let builder = Owner::own();
-    disk::make_owned_folder(&tree, 0o755, &builder)?;
+    let builder = on.units.user_of(Role::Build)?;
+    let tree = make_directory(&on.layout, run, builder)?;
     let scratch = Scratch::make(&on.layout, &builder)?;
     let place = on.source_place(&scratch);
     let request = PrepareTreeRequest {
@@ -124,17 +123,29 @@ pub fn prepare(
         url: on.mirror.shown_url(),
         interpreter: interpreter.map(Into::into),
     };
-    let PrepareTreeResponse { compiled } = worker::ask(&on.runner, builder, OPERATION, &request)?;
+    let job = Job::new(Role::Build, LONG).writes(scratch.path());
+    let PrepareTreeResponse { compiled } = on.units.call(&job.clone().writes(&tree), OPERATION, &request)?;
     checkpoint::reach("tree:checked-out");
     beneath::give_all(&tree, on.owner)?;
     checkpoint::reach("tree:given");
     let request = ProveTreeRequest { place, tree: tree.as_path().into(), commit: commit.clone() };
-    let ProveTreeResponse { files } = worker::ask(&on.runner, builder, proof::OPERATION, &request)?;
+    let ProveTreeResponse { files } = on.units.call(&job, proof::OPERATION, &request)?;
     install_index(&scratch.path().join(proof::INDEX), &tree, on.owner)?;
     scratch.remove()?;
     disk::sync_file_system(&tree)?;
     checkpoint::reach("tree:ready");
     Ok(PreparedTree { commit: commit.clone(), files, compiled })
+}
+
+/// Makes the empty directory of a prepared tree. Root and the builder reach it; the service user does not.
+fn make_directory(layout: &Layout, run: &RunId, builder: Owner) -> Outcome<PathBuf> {
+    let (trees, tree) = (layout.trees(), layout.tree(run));
+    disk::remove_tree(&tree)?;
+    disk::make_folder(&trees, 0o710)?;
+    disk::give(&trees, &Owner { uid: Owner::own().uid, gid: builder.gid })?;
+    disk::set_mode(&trees, 0o710)?;
+    disk::make_owned_folder(&tree, 0o755, &builder)?;
+    Ok(tree)
 }
 
 /// Makes `app/`, which is missing or empty, the tree of `commit`: the first deployment, with no service to stop.
