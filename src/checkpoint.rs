@@ -29,6 +29,13 @@ pub fn for_worker() -> Vec<(&'static str, String)> {
     Vec::new()
 }
 
+/// Returns the file that points are appended to, which a confined process has to reach.
+#[cfg(not(debug_assertions))]
+#[inline]
+pub fn trace() -> Option<std::path::PathBuf> {
+    None
+}
+
 /// Returns the variables by which a run that happens in another process has the same points.
 #[cfg(not(debug_assertions))]
 #[inline]
@@ -37,7 +44,7 @@ pub fn for_run() -> Vec<(String, String)> {
 }
 
 #[cfg(debug_assertions)]
-pub use kill::{for_run, for_worker, reach, reach_child};
+pub use kill::{for_run, for_worker, reach, reach_child, trace};
 
 #[cfg(debug_assertions)]
 #[expect(clippy::disallowed_methods, reason = "compiled for tests only; must not depend on settings")]
@@ -75,6 +82,12 @@ mod kill {
             all.push((RUN_PROCESS, getpid().as_raw_nonzero().to_string()));
         }
         all
+    }
+
+    /// Returns the file that points are appended to, which a confined process has to reach.
+    pub fn trace() -> Option<std::path::PathBuf> {
+        let file = std::path::PathBuf::from(env::var_os(TRACE)?);
+        file.exists().then_some(file)
     }
 
     /// Returns the variables by which a run that happens in another process has the same points.

@@ -175,12 +175,12 @@ fn real(path: &Path) -> std::path::PathBuf {
 /// Refuses a work tree that is none.
 pub(crate) fn repository(on: &Installation, tree: &TreeState) -> Outcome<()> {
     let app = on.layout.app();
-    if tree.kind != TreeKind::Repository {
+    // A first deployment: the prepared tree brings a repository.
+    if tree.kind != TreeKind::Repository && tree.kind != TreeKind::Absent {
         let why = match tree.kind {
-            TreeKind::Absent => "is missing",
             TreeKind::NotAFolder => "is not a real folder",
             TreeKind::ForeignRepository => "belongs to a Git repository somewhere else",
-            TreeKind::NoRepository | TreeKind::Repository => "is no Git work tree",
+            TreeKind::NoRepository | TreeKind::Repository | TreeKind::Absent => "is no Git work tree",
         };
         return Err(Failure::new(format!("{} {why}", app.display()))
             .hint(on.as_typed("ladylinux-refresh init --repo URL")));

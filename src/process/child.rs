@@ -19,6 +19,7 @@ use super::replacement::Replacement;
 use super::watch::{self, Limits, Started, Subject};
 use super::{RUN_MARK, interrupt, session};
 use crate::checkpoint;
+use crate::clock;
 use crate::disk;
 use crate::error::{Context as _, Failure, Outcome};
 use crate::event::Events;
@@ -341,7 +342,7 @@ impl Runner {
         if input == Input::Open {
             command.stdin(Stdio::piped());
         }
-        let mut child = command.spawn().context(|| format!("cannot start {}", program.path.display()))?;
+        let mut child = spawn(&mut command).context(|| format!("cannot start {}", program.path.display()))?;
         self.record(&child, program);
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         let pid = pid.ok_or_else(|| Failure::new("a child has no pid"))?;
@@ -437,10 +438,23 @@ fn ended(status: ExitStatus) -> Ended {
     }
 }
 
+/// Starts a child. A file that was only just written counts as busy as long as another thread's fork holds its descriptor,
+/// which is over when that child executes its program (execve(2), `ETXTBSY`).
+fn spawn(command: &mut Command) -> std::io::Result<Child> {
+    for _ in 0..100 {
+        match command.spawn() {
+            Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => {
+                clock::pause_regardless(Duration::from_millis(10));
+            }
+            spawned => return spawned,
+        }
+    }
+    command.spawn()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock;
 
     fn runner() -> Runner {
         Runner::new(Arc::new(Events::silent()))

@@ -14,6 +14,7 @@ use crate::checkpoint;
 use crate::disk::beneath::{Directory, Entry, Obstacle};
 use crate::disk::{self, Moved};
 use crate::error::{Failure, Outcome};
+use crate::git::inspect::{self, Mount};
 use crate::git::path::TreePath;
 use crate::journal::recover;
 use crate::process::Owner;
@@ -263,6 +264,15 @@ pub fn finished(layout: &Layout, run: &RunId) -> Outcome<Option<ExchangeRecord>>
 /// # Errors
 /// The obstacle.
 pub fn check(layout: &Layout) -> Outcome<()> {
+    let mounts = inspect::mounts()?;
+    if mount_of(&mounts, &layout.home().join("app")) != mount_of(&mounts, &layout.store()) {
+        return Err(Failure::new(format!(
+            "{} and {} are on different file systems or mounts, so no rename leads from one to the other",
+            layout.store().display(),
+            layout.app().display()
+        ))
+        .hint(format!("set `store` in {} to a directory beside app/", layout.host_file().display())));
+    }
     let Some(app) = open_existing_app(layout)? else { return Ok(()) };
     for entry in app.entries()? {
         let path = app.shown().join(&entry.name);
@@ -284,6 +294,16 @@ pub fn check(layout: &Layout) -> Outcome<()> {
 pub(super) fn make_passable(directory: &Path) -> Outcome<()> {
     disk::make_folder(directory, 0o711)?;
     disk::set_mode(directory, 0o711)
+}
+
+/// The mount that a path is on: the one with the longest mount point, and of several at one point the uppermost.
+fn mount_of<'a>(mounts: &'a [Mount], path: &Path) -> Option<&'a Mount> {
+    let real = path.canonicalize();
+    let path = real.as_deref().unwrap_or(path);
+    mounts
+        .iter()
+        .filter(|mount| path.starts_with(&mount.point))
+        .max_by_key(|mount| mount.point.as_os_str().len())
 }
 
 /// Opens a directory of the installation without following a link below its root.

@@ -287,7 +287,7 @@ impl Units {
         let user = self.user_of(job.role)?;
         let in_systemd = self.in_systemd();
         let confinement = (!in_systemd).then(|| Confinement {
-            writable: launcher::that_exist(&job.writable),
+            writable: launcher::that_exist(&job.writable).into_iter().chain(checkpoint::trace()).collect(),
             gives_way: job.role.gives_way(),
         });
         let mut input = serde_json::to_vec(&Setup::new(work, confinement, in_systemd)).context(told)?;
