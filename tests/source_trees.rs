@@ -110,7 +110,7 @@ fn rewrites_nothing(count: usize) {
 }
 
 #[test]
-fn rw_5_2_a_first_deployment_needs_no_app_directory_and_leaves_no_previous_tree() {
+fn rw_5_2b_a_first_deployment_needs_no_app_directory_and_leaves_no_previous_tree() {
     let world = World::owned_by(service_user());
     let on = installation(&world, "");
     assert!(!world.app().exists());

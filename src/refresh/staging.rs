@@ -82,7 +82,11 @@ impl Refresh<'_, Planned> {
         });
         match staged {
             Ok(staged) => Ok(Refresh { at: Planned { staged: Some(staged) }, ..self }),
-            Err(failure) => Err(interrupt::shielded(|| status::refused(on, self.account, &failure))),
+            Err(failure) => Err(interrupt::shielded(|| {
+                // It may be what has filled the disk; the next run removes what cannot be removed now.
+                let _ = disk::remove_tree(&on.layout.tree(&self.account.run));
+                status::refused(on, self.account, &failure)
+            })),
         }
     }
 }

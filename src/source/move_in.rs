@@ -102,10 +102,9 @@ pub fn move_in(
     known: &[CommitId],
     mut aligner: Aligner,
 ) -> Outcome<MovedIn> {
-    let known: Vec<CommitId> = known.iter().filter(|known| *known != commit).cloned().collect();
-    let kept = aligner.list_kept(on, commit, &known)?;
+    let kept = aligner.list_kept(on, commit, known)?;
     checkpoint::reach("sync:listed");
-    let plan = Plan { commit: commit.clone(), known, kept };
+    let plan = Plan { commit: commit.clone(), known: known.to_vec(), kept };
     let exchange = Exchange::begin(&on.layout, run, on.owner, plan)?;
     exchange.swap().context(|| "the prepared tree cannot be moved into app/".to_owned())?;
     let rewritten = aligner.reset(on, commit)?;
