@@ -47,7 +47,7 @@ fn rw_7_1a_a_torn_or_foreign_journal_means_unknown_and_the_next_run_observes_aga
         rig.trying = format!("{what} journal");
         rig.next_version();
         rig.drift();
-        assert!(rig.kill(&["run"], Some("worker:git:swept#1"), EVERYTHING).by_kill);
+        assert!(rig.kill(&["run"], Some("worker:align:cleaned#1"), EVERYTHING).by_kill);
         damage(&journal(&rig));
         assert!(rig.host.fenced());
         rig.expect_sound();
