@@ -26,7 +26,7 @@ use ladylinux_refresh::settings::layers::{Layers, Overrides};
 use ladylinux_refresh::source::compare;
 use ladylinux_refresh::source::hook_outputs::{self, HookTime};
 use ladylinux_refresh::source::local::{ChangeKind, LocalChanges};
-use ladylinux_refresh::source::move_in;
+use ladylinux_refresh::source::move_in::{self};
 use ladylinux_refresh::source::prepared_tree;
 use ladylinux_refresh::source::stash::{self, StashRecord};
 use ladylinux_refresh::source::stash_restore::{self, RestoreChoice};
@@ -63,7 +63,8 @@ fn refresh(world: &mut World, id: &str) -> Vec<StashRecord> {
     prepared_tree::prepare(&on, &id, &branch("main"), &commit, None)
         .unwrap_or_else(|failure| panic!("{}", told(&failure)));
     fs::create_dir_all(on.layout.run(&id)).unwrap();
-    move_in::move_in(&on, &id, &commit, &world.deployed)
+    let aligner = Aligner::start(&on).unwrap();
+    move_in::move_in(&on, &id, &commit, &world.deployed, aligner)
         .unwrap_or_else(|failure| panic!("{}", told(&failure)));
     let (kept, failures) = stash::settle(&on, &world.deployed).unwrap();
     assert!(failures.is_empty(), "{failures:?}");
