@@ -135,7 +135,7 @@ impl MirrorUnit {
             disk::make_owned_folder(&beside, 0o755, &builder)?;
             let ensured = self.ask(mirror, Call::Ensure { run: run.clone(), branch: branch.clone() });
             if let Ok(Ensured::MadeNew) = &ensured {
-                self.put_in_place(mirror, &beside)?;
+                put_in_place(mirror, &beside)?;
                 continue;
             }
             disk::remove_tree(&beside)?;
@@ -144,17 +144,6 @@ impl MirrorUnit {
             }
         }
         Err(Failure::new("the mirror was made new twice and is not usable"))
-    }
-
-    fn put_in_place(&self, mirror: &Mirror, beside: &Path) -> Outcome<()> {
-        let path = mirror.path();
-        let is_first = std::fs::read_dir(path).map_or(true, |mut entries| entries.next().is_none());
-        if !is_first {
-            mirror.git.runner().events().warn("the mirror of the remote was damaged and has been made anew");
-        }
-        disk::exchange(beside, path)?;
-        disk::remove_tree(beside)?;
-        disk::sync_parent(path)
     }
 
     /// Makes sure that the mirror's directory is there and belongs to the builder, whoever made it.
@@ -187,6 +176,18 @@ impl MirrorUnit {
     }
 }
 
+/// Exchanges the mirror with the one that was made new beside it.
+fn put_in_place(mirror: &Mirror, beside: &Path) -> Outcome<()> {
+    let path = mirror.path();
+    let is_first = std::fs::read_dir(path).map_or(true, |mut entries| entries.next().is_none());
+    if !is_first {
+        mirror.git.runner().events().warn("the mirror of the remote was damaged and has been made anew");
+    }
+    disk::exchange(beside, path)?;
+    disk::remove_tree(beside)?;
+    disk::sync_parent(path)
+}
+
 /// Where a mirror that has to be made new is made.
 fn beside(mirror: &Mirror) -> PathBuf {
     mirror.path().with_file_name("mirror.git.new")
@@ -208,9 +209,13 @@ fn secrets(mut job: Job, remote: &Remote) -> Outcome<Job> {
         Some(Transport::Ssh) => {
             let usual = |name: &str| Some(Path::new(SSH_DIRECTORY).join(name)).filter(|path| path.is_file());
             let key = remote.ssh_key.clone().or_else(|| SSH_KEYS.iter().find_map(|name| usual(name)));
-            key.into_iter().for_each(|key| give("ssh_key", key));
+            if let Some(key) = key {
+                give("ssh_key", key);
+            }
             let hosts = remote.known_hosts.clone().or_else(|| usual("known_hosts"));
-            hosts.into_iter().for_each(|hosts| give("known_hosts", hosts));
+            if let Some(hosts) = hosts {
+                give("known_hosts", hosts);
+            }
         }
         _ => {}
     }

@@ -27,7 +27,7 @@ use super::staging::Staged;
 pub fn sync(
     on: &Installation,
     account: &mut Account,
-    mut staged: Option<&mut Staged>,
+    staged: Option<&mut Staged>,
 ) -> Outcome<(Release, String)> {
     let release = ensure_release(on, account)?;
     let commit = &release.commit;
@@ -35,7 +35,7 @@ pub fn sync(
         Some(tree) => tree.clone(),
         None => prepare_tree(on, account, &release, None)?,
     };
-    let aligner = match staged.as_deref_mut().and_then(Staged::take_aligner) {
+    let aligner = match staged.and_then(Staged::take_aligner) {
         Some(waiting) => waiting,
         None => Aligner::start(on)?,
     };
