@@ -256,16 +256,8 @@ impl WorkTree {
 }
 
 /// The operations that write to their scratch directory alone.
-const READING: [&str; 8] = [
-    inspect::OPERATION,
-    inspect::UNREMOVABLE,
-    inspect::ORIGIN,
-    drift::OPERATION,
-    made::OPERATION,
-    proof::OPERATION,
-    restore::LIST,
-    show::OPERATION,
-];
+const READING: [&str; 5] =
+    [inspect::OPERATION, inspect::UNREMOVABLE, inspect::ORIGIN, drift::OPERATION, proof::OPERATION];
 
 fn is_writable(directory: &Path) -> bool {
     rustix::fs::access(directory, rustix::fs::Access::WRITE_OK).is_ok()
