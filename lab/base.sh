@@ -26,11 +26,10 @@ main() {
     . /etc/os-release
     suite=${VERSION_CODENAME:-}
     uv=$(version_of uv)
-    pip=$(version_of pip)
     set -- "$project"/demo/app/requirements.txt "$project"/demo/steps/*/requirements.txt
     system="$ID $suite $(uname -m)"
     base=$cache/base-$(digest "$system $packages" "$here"/guest/*)
-    wheels=$cache/wheels-$(digest "$system $uv $pip $small with uv unpacked and pip" "$@")
+    wheels=$cache/wheels-$(digest "$system $uv $small with uv unpacked" "$@")
 
     if [ ! -d "$base" ] || [ ! -d "$wheels" ] || ! tools_are_there; then
         [ "$(id -u)" -eq 0 ] || fail 'only root can build and boot the machines of the lab'
@@ -44,7 +43,7 @@ main() {
     printf '%s\n%s\n' "$base" "$wheels"
 }
 
-# The version of an installer that the program pins.
+# The version of the installer that the program pins.
 version_of() {
     sed -n 's/^pub(super) const VERSION: &str = "\(.*\)";$/\1/p' "$project/src/python/$1.rs" | grep . ||
         fail "src/python/$1.rs does not say which version is used"
@@ -109,7 +108,7 @@ build_base() {
     echo "lab: base root file system of $ID $suite built in $(($(date +%s) - began)) s: $base"
 }
 
-# A folder as PEP 503 has it: usable as it lies (file://), or served. And the installers as the program keeps them, for machines
+# A folder as PEP 503 has it: usable as it lies (file://), or served. And the installer as the program keeps it, for machines
 # that need not show how they get there.
 build_wheels() {
     began=$(date +%s)
@@ -125,7 +124,6 @@ build_wheels() {
         download --requirement "$list"
     done
     download "uv==$uv"
-    download "pip==$pip"
     for package in $small; do
         download --no-deps "$package"
     done
@@ -145,7 +143,6 @@ name = next(name for name in zipfile.ZipFile(sys.argv[1]).namelist() if name.end
 with zipfile.ZipFile(sys.argv[1]).open(name) as packed, open(sys.argv[2], "wb") as program:
     shutil.copyfileobj(packed, program)' "$new"/simple/uv/uv-*.whl "$new/tools/uv-$uv/uv"
     chmod 755 "$new/tools/uv-$uv/uv"
-    cp "$new/simple/pip/pip-$pip-py3-none-any.whl" "$new/tools/"
     rm -rf "$new/all" "$new/venv" "$new/names"
     chmod -R a+rX "$new"
     sync -f "$new"

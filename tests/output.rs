@@ -142,7 +142,11 @@ fn rw_5_6a_rw_5_6b_rw_5_6c_every_line_for_programs_is_valid_and_the_last_one_is_
     assert_eq!(phases(&halted, "phase_failed"), ["prepare"]);
     assert!(halted.iter().any(|event| event["event"] == "output" && event["line"] == "out"));
     let report = &halted.last().unwrap()["report"];
-    assert_eq!((&report["saved"]["count"], &report["service"]["fenced"]), (&json!(2), &json!(true)));
+    assert_eq!((&report["saved"]["count"], &report["service"]["fenced"]), (&json!(0), &json!(true)));
+    // It waits in its place until the next run compares it.
+    let waiting = Path::new(report["saved"]["place"].as_str().unwrap());
+    assert!(waiting.starts_with(host.layout.previous_trees()));
+    assert_eq!(fs::read_to_string(waiting.join("version.txt")).unwrap(), "edited\n");
     assert_eq!(report["error"]["phase"], "prepare");
     let next = format!("ladylinux-refresh --root {} rollback", host.layout.root().display());
     assert_eq!(report["error"]["next"], next.as_str());
@@ -151,6 +155,7 @@ fn rw_5_6a_rw_5_6b_rw_5_6c_every_line_for_programs_is_valid_and_the_last_one_is_
     host.configure("", "");
     let back = run(&["rollback"], 0, "refreshed");
     assert_eq!(back.last().unwrap()["report"]["command"], "rollback");
+    assert_eq!(back.last().unwrap()["report"]["saved"]["count"], 2);
     look();
     let straight = run(&["run", "--no-stage", "nowhere"], 3, "refused");
     assert_eq!(phases(&straight, "phase_failed"), ["preflight"]);

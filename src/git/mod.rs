@@ -2,7 +2,7 @@
 //!
 //! Three things live here: the bare [`mirror`] of the remote (the tool's own, the only part that speaks to the
 //! network), the work tree `app/` ([`worktree`], every touch of it with the rights of its owner), and what was saved
-//! of local changes ([`saved`], [`restore`]). Nothing of the caller's or the machine's git configuration is read; what
+//! of local changes ([`saved`]). Nothing of the caller's or the machine's git configuration is read; what
 //! people need of theirs (key, token, proxy, certificates) comes through [`crate::settings::Remote`].
 //!
 //! Works with git 2.30 and newer.
@@ -19,10 +19,8 @@ pub mod own_objects;
 pub mod path;
 pub mod proof;
 pub mod remote;
-pub mod restore;
 pub mod save;
 pub mod saved;
-pub mod show;
 pub mod worktree;
 
 pub mod align;

@@ -131,12 +131,6 @@ pub(super) fn reset_mark(place: &Path) -> PathBuf {
     handoff(place).join("resetting")
 }
 
-/// The failure for a place that is not there.
-pub fn nothing_under(place: &Path) -> Failure {
-    let run = place.parent().and_then(Path::file_name).unwrap_or_default();
-    Failure::new(format!("nothing is saved under run {}", run.display())).hint("ladylinux-refresh drift list")
-}
-
 /// Reads what a place holds; `None` where nothing was saved.
 ///
 /// # Errors

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
@@ -290,15 +290,6 @@ pub(super) fn files_below(app: &Path, path: &Path) -> Outcome<Vec<PathBuf>> {
         files.extend(files_below(app, &path.join(entry.context(told)?.file_name()))?);
     }
     Ok(files)
-}
-
-/// The space that a file or a whole folder takes, in bytes; what cannot be seen counts as nothing.
-pub(super) fn size_of(path: &Path) -> u64 {
-    let Ok(found) = fs::symlink_metadata(path) else { return 0 };
-    if !found.is_dir() {
-        return found.size();
-    }
-    fs::read_dir(path).into_iter().flatten().flatten().map(|entry| size_of(&entry.path())).sum()
 }
 
 /// The failure for a path that is neither in a commit nor saved.

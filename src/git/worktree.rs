@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::clock::{self, FileTime};
+use crate::clock;
 use crate::disk;
 use crate::error::Outcome;
 use crate::process::{Owner, ProcessId, worker};
@@ -20,14 +20,12 @@ use crate::units::{Job, Role, Units};
 use super::align::{self, Aligned};
 use super::drift::{self, Drift};
 use super::inspect::{self, TreeState, Unremovable};
-use super::made::{self, Made};
+use super::made::Made;
 use super::mirror::Mirror;
 use super::path::TreePath;
 use super::preserve::PutBack;
 use super::proof::{self, Proof};
-use super::restore::{self, Prune, Restore, Restored, SavedPlace};
 use super::save::{self, SaveRequest, Saved};
-use super::show::{self, Shown};
 use super::tree::Place;
 use super::{Git, aside, preserve, saved, start};
 
@@ -113,25 +111,6 @@ impl WorkTree {
         self.within(|place| {
             self.ask(drift::OPERATION, &drift::Request { place, runs, known, preserve, made })
         })
-    }
-
-    /// Records what the hooks that began at `since` made or changed in the tree, which was `commit` before.
-    ///
-    /// # Errors
-    /// The tree cannot be read, or the list not be written.
-    pub fn record_made(&self, commit: &CommitId, preserve: &[String], since: FileTime) -> Outcome<()> {
-        let (commit, preserve) = (commit.clone(), preserve.to_vec());
-        let made: Made = self
-            .within(|place| self.ask(made::OPERATION, &made::Request { place, commit, preserve, since }))?;
-        disk::write_json(&self.layout.made_file(), &made, 0o644)
-    }
-
-    /// Forgets what earlier hooks made.
-    ///
-    /// # Errors
-    /// The list cannot be removed.
-    pub fn forget_made(&self) -> Outcome<()> {
-        disk::remove_file_if_there(&self.layout.made_file())
     }
 
     /// What the hooks made; without a list that can be read everything is a local change.
@@ -221,50 +200,6 @@ impl WorkTree {
         Ok(put_back)
     }
 
-    /// Lists the saved places of all runs, the oldest first.
-    ///
-    /// # Errors
-    /// A place cannot be read.
-    pub fn saved_places(&self) -> Outcome<Vec<SavedPlace>> {
-        let runs = self.layout.runs().into();
-        self.within(|place| self.ask(restore::LIST, &restore::ListRequest { place, runs }))
-    }
-
-    /// Shows what was saved at a path, from the byte `offset` on.
-    ///
-    /// # Errors
-    /// Nothing is saved there, or it cannot be read.
-    pub fn show(&self, run: &RunId, path: &Path, offset: u64) -> Outcome<Shown> {
-        let request = show::Request { saved: self.saved(run).into(), path: path.into(), offset };
-        self.ask(show::OPERATION, &request)
-    }
-
-    /// Brings saved changes back into the tree.
-    ///
-    /// # Errors
-    /// Nothing is saved under that run, a file is in the way, or it cannot be written.
-    pub fn restore(&self, run: &RunId, wanted: Restore) -> Outcome<Restored> {
-        let saved = self.saved(run).into();
-        self.within(|place| self.ask(restore::OPERATION, &restore::Request { place, saved, wanted }))
-    }
-
-    /// Removes the saved changes of a run for good.
-    ///
-    /// # Errors
-    /// They cannot be removed, or a later run relies on them.
-    pub fn prune(&self, run: &RunId) -> Outcome<Prune> {
-        let saved = self.saved(run);
-        if !saved.exists() {
-            return Err(saved::nothing_under(&saved));
-        }
-        let (runs, wanted) = (self.layout.runs().into(), saved.as_path().into());
-        let pruned = self.within(|place| {
-            self.ask(restore::PRUNE, &restore::PruneRequest { place, runs, saved: wanted })
-        })?;
-        disk::remove_if_empty(&saved)?;
-        Ok(pruned)
-    }
-
     fn saved(&self, run: &RunId) -> PathBuf {
         saved::place_of(&self.layout.run(run))
     }
@@ -321,16 +256,8 @@ impl WorkTree {
 }
 
 /// The operations that write to their scratch directory alone.
-const READING: [&str; 8] = [
-    inspect::OPERATION,
-    inspect::UNREMOVABLE,
-    inspect::ORIGIN,
-    drift::OPERATION,
-    made::OPERATION,
-    proof::OPERATION,
-    restore::LIST,
-    show::OPERATION,
-];
+const READING: [&str; 5] =
+    [inspect::OPERATION, inspect::UNREMOVABLE, inspect::ORIGIN, drift::OPERATION, proof::OPERATION];
 
 fn is_writable(directory: &Path) -> bool {
     rustix::fs::access(directory, rustix::fs::Access::WRITE_OK).is_ok()
@@ -358,7 +285,6 @@ pub fn answer(operation: &str, request: &[u8]) -> Option<Vec<u8>> {
         inspect::ORIGIN => worker::answer(request, |request| inspect::handle_origin(&request)),
         inspect::UNREMOVABLE => worker::answer(request, |request| inspect::handle_unremovable(&request)),
         drift::OPERATION => worker::answer(request, |request| drift::handle(&request)),
-        made::OPERATION => worker::answer(request, |request| made::handle(&request)),
         save::OPERATION => worker::answer(request, |request| save::handle(&request)),
         align::OPERATION => worker::answer(request, |request| align::handle(&request)),
         proof::OPERATION => worker::answer(request, |request| proof::handle(&request)),
@@ -368,10 +294,6 @@ pub fn answer(operation: &str, request: &[u8]) -> Option<Vec<u8>> {
         super::own_objects::OPERATION => {
             worker::answer(request, |request| super::own_objects::handle(&request))
         }
-        show::OPERATION => worker::answer(request, |request| show::handle(&request)),
-        restore::LIST => worker::answer(request, |request| restore::handle_list(&request)),
-        restore::OPERATION => worker::answer(request, |request| restore::handle(&request)),
-        restore::PRUNE => worker::answer(request, |request| restore::handle_prune(&request)),
         _ => return None,
     })
 }

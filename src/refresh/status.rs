@@ -198,6 +198,12 @@ pub fn finish(on: &Installation, mut account: Account) -> Report {
 /// Ends a run whose step failed: service stopped, fence explained, full report (RW-7.1).
 pub fn halted(on: &Installation, mut account: Account, phase: Phase, failure: &Failure) -> exit::Error {
     record_hook_outputs(on, &mut account);
+    let previous = on.layout.previous_tree(&account.run);
+    if previous.exists() {
+        // To compare it now would keep the service down for longer.
+        account.note(&format!("the previous tree is in {}: the next run compares it", previous.display()));
+        account.saved.place = Some(previous);
+    }
     if !on.is_fenced() && phase == Phase::Stop {
         // The fence itself could not be raised, so nothing was stopped: that is a refusal.
         return refused(on, account, failure);

@@ -138,7 +138,7 @@ fn file_of(layout: &Layout, run: &RunId) -> PathBuf {
 /// wrote is a local change.
 pub(super) fn read(layout: &Layout, previous: Option<&RunId>) -> HookOutputs {
     let file = previous.map_or_else(|| layout.made_file(), |run| file_of(layout, run));
-    disk::read_json(&file).ok().flatten().unwrap_or_default()
+    disk::read_own_json(&file).ok().flatten().unwrap_or_default()
 }
 
 /// Carries out [`OPERATION`].

@@ -155,9 +155,9 @@ pub fn deploy_first(on: &Installation, run: &RunId, branch: &BranchName, commit:
     disk::make_folder(&on.layout.run(run), 0o755)?;
     let plan = Plan { commit: commit.clone(), known: Vec::new(), kept: Vec::new() };
     Exchange::begin(&on.layout, run, on.owner, plan)?.complete()?;
-    // No run has begun: a directory without a journal would be one that was killed.
-    disk::remove_tree(&on.layout.run(run))?;
-    disk::remove_if_empty(&on.layout.previous_tree(run)).map(drop)
+    disk::remove_if_empty(&on.layout.previous_tree(run))?;
+    // It is no run: without a journal the next one would take it for one that was interrupted.
+    disk::remove_tree(&on.layout.run(run))
 }
 
 /// Puts the index that the proof has refreshed into the tree's repository.
