@@ -7,6 +7,7 @@
 mod lab;
 
 mod beside;
+mod confinement;
 mod hold_up;
 mod repository;
 mod root;
