@@ -144,7 +144,7 @@ impl Shape {
 
 /// Insists that nothing that was listed has gone or changed, and returns what is new.
 #[track_caller]
-fn nothing_changed<'a>(before: &BTreeSet<String>, after: &'a BTreeSet<String>) -> Vec<&'a String> {
+fn nothing_changed<'a>(before: &'a BTreeSet<String>, after: &'a BTreeSet<String>) -> Vec<&'a String> {
     let gone: Vec<&String> = before.difference(after).collect();
     let new: Vec<&String> = after.difference(before).collect();
     assert!(gone.is_empty(), "changed or gone: {gone:#?}\nnow: {new:#?}");

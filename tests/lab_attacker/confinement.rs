@@ -89,7 +89,6 @@ fn no_process_of_roots_reads_a_file_of_the_service_users() {
 /// A file that was opened or executed.
 #[derive(Debug, Clone)]
 struct Open {
-    pid: u32,
     program: String,
     by_root: bool,
     path: String,
@@ -140,16 +139,6 @@ impl Trace {
             if number < 0 {
                 continue;
             }
-            let mut note = |path: &str, flags: &str| {
-                let (path, flags) = (path.to_owned(), flags.to_owned());
-                self.all.push(Open {
-                    pid,
-                    program: state.program.clone(),
-                    by_root: state.by_root,
-                    path,
-                    flags,
-                });
-            };
             match name {
                 "setresuid" | "setreuid" | "setuid" => {
                     let ids = arguments.trim_end_matches(')').split(", ");
@@ -160,11 +149,11 @@ impl Trace {
                 "execve" => {
                     let path = arguments.split('"').nth(1).unwrap_or_default();
                     state.program = path.to_owned();
-                    note(path, "execve");
+                    self.note(state, path, "execve");
                 }
                 "open" | "openat" | "openat2" => {
                     let path = result.split_once('<').and_then(|(_, path)| path.rsplit_once('>'));
-                    note(path.map_or("", |(path, _)| path), arguments);
+                    self.note(state, path.map_or("", |(path, _)| path), arguments);
                 }
                 _ => {
                     if let Ok(child) = u32::try_from(number) {
@@ -173,6 +162,11 @@ impl Trace {
                 }
             }
         }
+    }
+
+    fn note(&mut self, state: &State, path: &str, flags: &str) {
+        let (path, flags) = (path.to_owned(), flags.to_owned());
+        self.all.push(Open { program: state.program.clone(), by_root: state.by_root, path, flags });
     }
 
     /// Opens of root's processes, but for those of systemd itself.
