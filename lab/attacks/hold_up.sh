@@ -12,7 +12,8 @@ include)
     ;;
 alternates)
     mkdir -p .git/objects/info
-    ln -sf /root/objects .git/objects/info/alternates
+    rm -f .git/objects/info/alternates
+    echo /root/objects >.git/objects/info/alternates
     ;;
 shallow)
     ln -sf /etc/shadow .git/shallow
