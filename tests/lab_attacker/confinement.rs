@@ -1,6 +1,6 @@
 //! What the kernel lets the tool's own processes do, and what root's processes do not do: open files of the service user's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::lab::{Lab, Machine, until};
 use crate::target::Target;
@@ -82,7 +82,9 @@ fn no_process_of_roots_reads_a_file_of_the_service_users() {
     // It has seen the conductor at work, and what units do in the work tree.
     assert!(opened.iter().any(|open| open.program.contains("ladylinux-refresh")), "{} opens", opened.len());
     assert!(trace.all.iter().any(|open| !open.by_root && open.path.starts_with("/opt/ladylinux/app/")));
-    let wrong: Vec<&Open> = opened.into_iter().filter(|open| open.is_of_the_service_user()).collect();
+    let theirs = opened.into_iter().filter(|open| open.is_of_the_service_user());
+    let wrong: BTreeSet<String> =
+        theirs.map(|open| format!("{} by {}: {}", open.path, open.program, open.flags)).collect();
     assert!(wrong.is_empty(), "root opened {wrong:#?}");
 }
 
