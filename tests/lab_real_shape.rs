@@ -139,7 +139,8 @@ impl Shape {
     /// Insists that the service and its workers run.
     #[track_caller]
     fn expect_units_active(&self) {
-        let active = self.machine.exec("systemctl is-active ladylinux-api ladylinux-worker ladylinux-indexer");
+        let active =
+            self.machine.exec("systemctl is-active ladylinux-api ladylinux-worker ladylinux-indexer");
         assert_eq!(active.out, "active\nactive\nactive\n");
     }
 

@@ -271,8 +271,7 @@ impl<'a> Undo<'a> {
             return Ok(());
         }
         let limit = service.stop_timeout + RESTART;
-        bus.stop(service.unit.as_str(), limit)?;
-        bus.start(service.unit.as_str(), limit)
+        bus.restart(service.unit.as_str(), limit)
     }
 }
 
