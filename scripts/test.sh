@@ -109,11 +109,11 @@ find_rust() {
 }
 
 check_scripts() {
-    for script in scripts/*.sh lab/*.sh lab/guest/*; do
+    for script in scripts/*.sh lab/*.sh lab/*/*.sh lab/guest/*; do
         sh -n "$script" || return 1
     done
     if command -v shellcheck >/dev/null; then
-        shellcheck scripts/*.sh lab/*.sh lab/guest/* .ci/run
+        shellcheck scripts/*.sh lab/*.sh lab/*/*.sh lab/guest/* .ci/run
     else
         echo 'shellcheck is not installed; the scripts were only parsed'
     fi

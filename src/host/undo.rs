@@ -57,7 +57,7 @@ pub enum Step {
     Disable,
     /// A file, a link or a directory is removed.
     Remove(PathBuf),
-    /// systemd reads its units again, and the service is restarted where it runs.
+    /// systemd reads its units again, and the service is restarted where it runs and a run has started it.
     Restart,
     /// The embedded supervisor ends, and the service with it.
     Stop,
@@ -78,7 +78,7 @@ impl Step {
             Self::Disable => format!("stop and disable {REQUESTS} and {TIMER}"),
             Self::Remove(path) => format!("remove {}", path.display()),
             Self::Restart => format!(
-                "let systemd read its units again, and restart {} where it runs",
+                "let systemd read its units again, and restart {} where a run has started it",
                 on.settings.service.unit
             ),
             Self::Stop => "stop the service, which no service manager keeps".to_owned(),
@@ -262,17 +262,18 @@ impl<'a> Undo<'a> {
         bus.reload()
     }
 
-    /// A running service holds programs of the store open, and would look for what it has not loaded yet where nothing is.
+    /// A running service that was deployed holds programs of the store open, and would look for what it has not loaded yet
+    /// where nothing is. One that no run has started has nothing of it.
     fn restart(&self) -> Outcome<()> {
         let Some(bus) = &self.bus else { return Ok(()) };
         bus.reload()?;
         let service = &self.on.settings.service;
-        if bus.unit(service.unit.as_str())?.active != ActiveState::Active {
+        let is_deployed = self.on.layout.deployed_env().exists();
+        if !is_deployed || bus.unit(service.unit.as_str())?.active != ActiveState::Active {
             return Ok(());
         }
         let limit = service.stop_timeout + RESTART;
-        bus.stop(service.unit.as_str(), limit)?;
-        bus.start(service.unit.as_str(), limit)
+        bus.restart(service.unit.as_str(), limit)
     }
 }
 

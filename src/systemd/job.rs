@@ -34,6 +34,8 @@ pub enum Verb {
     Start,
     /// It is stopped, where it runs.
     Stop,
+    /// Stop it and start it, with what is part of it.
+    Restart,
 }
 
 /// How a job ended.
@@ -104,6 +106,7 @@ impl Bus {
         let (method, told) = match verb {
             Verb::Start => ("StartUnit", format!("systemd does not start {unit}")),
             Verb::Stop => ("StopUnit", format!("systemd does not stop {unit}")),
+            Verb::Restart => ("RestartUnit", format!("systemd does not restart {unit}")),
         };
         let job = || {
             let unit_path = self.unit_path(unit)?;
@@ -130,6 +133,15 @@ impl Bus {
     /// It was not stopped; the job's result says why.
     pub fn stop(&self, unit: &str, limit: Duration) -> Outcome<()> {
         self.enqueue(Verb::Stop, unit)?.finish(&format!("{unit} was not stopped"), limit)
+    }
+
+    /// Restarts a unit and waits for it, at most for `limit`. What is part of it restarts with it, which a stop and a start
+    /// would leave stopped.
+    ///
+    /// # Errors
+    /// It was not restarted; the job's result says why.
+    pub fn restart(&self, unit: &str, limit: Duration) -> Outcome<()> {
+        self.enqueue(Verb::Restart, unit)?.finish(&format!("{unit} was not restarted"), limit)
     }
 
     /// Makes systemd tell this connection of the ends of jobs.

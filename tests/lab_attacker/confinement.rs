@@ -1,0 +1,186 @@
+//! What the kernel lets the tool's own processes do, and what root's processes do not do: open files of the service user's.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::lab::{Lab, Machine, until};
+use crate::target::Target;
+
+/// How exposed systemd may find a unit, from 0 to 10.
+const AT_MOST: f64 = 3.0;
+
+/// A hook that is rehearsed, and one that is not.
+const HOOKS: &str = "[[hook]]\nname = \"before\"\nkind = \"check\"\nstage = true\ncommand = [\"sleep\", \"0.1\"]\n\
+                     [[hook]]\nname = \"after\"\nkind = \"index\"\ncommand = [\"sleep\", \"0.1\"]\n";
+
+#[test]
+fn every_unit_of_the_tool_is_confined() {
+    let Some(lab) = Lab::open() else { return };
+    let target = Target::running(&lab, &[("refresh.toml", HOOKS)]);
+    let machine = &target.machine;
+    machine.write("/srv/exposure.py", include_str!("../../lab/exposure.py"));
+    let mut watcher = machine.spawn("exec python3 /srv/exposure.py 600 >/srv/exposure");
+    until("the watcher", || machine.read("/srv/exposure").filter(|text| text.contains("watching")));
+    for round in ["one", "two"] {
+        let requirement = if round == "one" { "six==1.16.0\n" } else { "six==1.17.0\n" };
+        let commit = target.push(&[("round.txt", round), ("requirements.txt", requirement)]);
+        target.tool("run").expect(0);
+        target.expect_running(&commit);
+    }
+    for command in ["status", "plan", "doctor"] {
+        target.tool(command);
+    }
+    let _ = watcher.kill();
+    let _ = watcher.wait();
+    let text = machine.read("/srv/exposure").unwrap();
+    let found = text.lines().filter_map(|line| line.split_once(' '));
+    let mut levels: BTreeMap<String, f64> =
+        found.filter_map(|(unit, level)| Some((unit.to_owned(), level.parse().ok()?))).collect();
+    for unit in ["ladylinux-refresh.service", "ladylinux-refresh-request.service"] {
+        levels.insert(unit.to_owned(), exposure(machine, unit));
+    }
+    eprintln!("exposure: {levels:?}");
+    let expected = ["align", "build", "fetch", "hooks", "inspect", "rehearse", "run"];
+    let missing: Vec<_> = expected.iter().filter(|unit| !levels.contains_key(**unit)).collect();
+    assert!(missing.is_empty(), "no such unit was seen: {missing:?}, only {levels:?}");
+    assert!(levels.values().all(|level| *level <= AT_MOST), "{levels:?}");
+}
+
+#[track_caller]
+fn exposure(machine: &Machine, unit: &str) -> f64 {
+    let told = machine.exec(&format!("systemd-analyze security --no-pager {unit}")).expect(0).out;
+    let line =
+        told.lines().find(|line| line.contains("Overall exposure level")).unwrap_or_else(|| panic!("{told}"));
+    line.split_whitespace().find_map(|word| word.parse().ok()).unwrap_or_else(|| panic!("{line}"))
+}
+
+/// What is traced: what opens files, and what tells as whom and below whom.
+const CALLS: &str = "openat,openat2,open,execve,setresuid,setreuid,setuid,clone,clone3,fork,vfork";
+
+#[test]
+fn no_process_of_roots_reads_a_file_of_the_service_users() {
+    let Some(lab) = Lab::open() else { return };
+    let target = Target::running(&lab, &[("refresh.toml", HOOKS)]);
+    let machine = &target.machine;
+    machine
+        .exec_as("ladylinux", "cd /opt/ladylinux/app && echo mine >mine.txt && echo more >>round.txt")
+        .expect(0);
+    let commit = target.push(&[("more.txt", "more\n"), ("requirements.txt", "six==1.16.0\n")]);
+    machine.exec("mkdir /srv/trace").expect(0);
+    // From PID 1 on, so that nothing that systemd starts for the run is left out; one file for each process.
+    let line = format!("exec strace -ff -y -qq -s 300 -e trace={CALLS} -e signal=none -o /srv/trace/t -p 1");
+    let mut tracer = machine.spawn(&line);
+    until("strace", || {
+        machine.exec("grep -q '^TracerPid:.[1-9]' /proc/1/status").code.filter(|code| *code == 0)
+    });
+    machine.exec_unit(&[], "exec ladylinux-refresh run").expect(0);
+    machine.exec("pkill -INT -x strace; while pgrep -x strace >/dev/null; do sleep 0.05; done").expect(0);
+    let _ = tracer.wait();
+    target.expect_running(&commit);
+
+    let trace = Trace::read(machine);
+    let opened = trace.opened_by_root();
+    // It has seen the conductor at work, and what units do in the work tree.
+    assert!(opened.iter().any(|open| open.program.contains("ladylinux-refresh")), "{} opens", opened.len());
+    assert!(trace.all.iter().any(|open| !open.by_root && open.path.starts_with("/opt/ladylinux/app/")));
+    let theirs = opened.into_iter().filter(|open| open.is_of_the_service_user());
+    let wrong: BTreeSet<String> =
+        theirs.map(|open| format!("{} by {}: {}", open.path, open.program, open.flags)).collect();
+    assert!(wrong.is_empty(), "root opened {wrong:#?}");
+}
+
+/// A file that was opened or executed.
+#[derive(Debug, Clone)]
+struct Open {
+    program: String,
+    by_root: bool,
+    path: String,
+    flags: String,
+}
+
+impl Open {
+    /// Tells whether content of the service user's was read. Directories are opened by descriptor, and nothing else is.
+    fn is_of_the_service_user(&self) -> bool {
+        let theirs = ["/opt/ladylinux/", "/var/lib/ladylinux/", "/etc/ladylinux/ladylinux.env"];
+        let previous = ["/opt/ladylinux-refresh/previous/", "/opt/ladylinux-refresh/stash/"];
+        let only_a_name = ["O_PATH", "O_DIRECTORY", "O_WRONLY"].iter().any(|flag| self.flags.contains(flag));
+        !only_a_name && theirs.iter().chain(&previous).any(|place| self.path.starts_with(place))
+    }
+}
+
+/// What strace has written.
+struct Trace {
+    all: Vec<Open>,
+}
+
+impl Trace {
+    fn read(machine: &Machine) -> Self {
+        let files = machine
+            .exec("cd /srv/trace && for file in t.*; do echo \"@ ${file#t.}\"; cat $file; done")
+            .expect(0)
+            .out;
+        let mut lines: BTreeMap<u32, Vec<&str>> = BTreeMap::new();
+        let mut pid = 0;
+        for line in files.lines() {
+            match line.strip_prefix("@ ") {
+                Some(name) => pid = name.parse().unwrap(),
+                None => lines.entry(pid).or_default().push(line),
+            }
+        }
+        let mut trace = Self { all: Vec::new() };
+        trace.follow(&lines, 1, &mut State { by_root: true, program: "systemd".to_owned() });
+        trace
+    }
+
+    /// Follows one process and, where it starts others, those, with what they inherit.
+    fn follow(&mut self, lines: &BTreeMap<u32, Vec<&str>>, pid: u32, state: &mut State) {
+        for line in lines.get(&pid).into_iter().flatten() {
+            let Some((call, result)) = line.rsplit_once(" = ") else { continue };
+            let Some((name, arguments)) = call.split_once('(') else { continue };
+            let number = result.split(['<', ' ']).next().unwrap_or_default();
+            let Ok(number) = number.parse::<i64>() else { continue };
+            if number < 0 {
+                continue;
+            }
+            match name {
+                "setresuid" | "setreuid" | "setuid" => {
+                    let ids = arguments.trim_end_matches(')').split(", ");
+                    // The effective id decides; -1 leaves it.
+                    let id = if name == "setuid" { ids.clone().next() } else { ids.clone().nth(1) };
+                    state.by_root = id.map_or(state.by_root, |id| id == "0" || (id == "-1" && state.by_root));
+                }
+                "execve" => {
+                    let path = arguments.split('"').nth(1).unwrap_or_default();
+                    state.program = path.to_owned();
+                    self.note(state, path, "execve");
+                }
+                "open" | "openat" | "openat2" => {
+                    let path = result.split_once('<').and_then(|(_, path)| path.rsplit_once('>'));
+                    self.note(state, path.map_or("", |(path, _)| path), arguments);
+                }
+                _ => {
+                    if let Ok(child) = u32::try_from(number) {
+                        self.follow(lines, child, &mut state.clone());
+                    }
+                }
+            }
+        }
+    }
+
+    fn note(&mut self, state: &State, path: &str, flags: &str) {
+        let (path, flags) = (path.to_owned(), flags.to_owned());
+        self.all.push(Open { program: state.program.clone(), by_root: state.by_root, path, flags });
+    }
+
+    /// Opens of root's processes, but for those of systemd itself.
+    fn opened_by_root(&self) -> Vec<&Open> {
+        let is_systemd = |program: &str| program == "systemd" || program.contains("/lib/systemd/");
+        self.all.iter().filter(|open| open.by_root && !is_systemd(&open.program)).collect()
+    }
+}
+
+/// What a process inherits.
+#[derive(Debug, Clone)]
+struct State {
+    by_root: bool,
+    program: String,
+}

@@ -1,0 +1,15 @@
+//! Attacks by the service user and by whoever may push to the repository, on machines with systemd. Each script lies in
+//! `lab/attacks/` and runs inside a machine of the lab, nowhere else.
+//!
+//! `LADYLINUX_REFRESH_TEST_PROGRAM` names another build to attack: against 0.1 these attacks succeed.
+
+#[path = "../common/lab/mod.rs"]
+mod lab;
+
+mod beside;
+mod confinement;
+mod hold_up;
+mod repository;
+mod root;
+mod secrets;
+mod target;
