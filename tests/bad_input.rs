@@ -325,7 +325,7 @@ fn what_a_commit_says_wrong_is_found_while_the_old_version_serves() {
     let hook = "[[hook]]\nname = \"x\"\nkind = \"check\"\nstage = true\n";
     let pointer =
         format!("version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 12345\n", "0".repeat(64));
-    let cases: [(&str, &str, &[&str]); 12] = [
+    let cases: [(&str, &str, &[&str]); 11] = [
         ("refresh.toml", "definitions = \n", &["refresh.toml, line 1, column "]),
         (
             "refresh.toml",

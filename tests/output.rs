@@ -449,7 +449,7 @@ fn rw_8_5_a_job_gets_groups_annotations_a_summary_and_outputs_and_nobody_can_for
     assert!(fs::read_to_string(&outputs).unwrap().ends_with("downtime_ms=\nresult=halted\n"));
     let written = fs::read_to_string(&summary).unwrap();
     assert!(written.contains("| prepare | ") && written.contains("    because ::error::forged"), "{written}");
-    assert!(written.contains("rollback`") || written.contains("run`"), "{written}");
+    assert!(written.contains("Next:\n\n    ladylinux-refresh --root "), "{written}");
 
     // A summary that cannot be written changes nothing.
     host.configure("", "");

@@ -122,8 +122,8 @@ fn restart_command(on: &Installation) -> String {
     if on.layout.is_real() {
         format!("systemctl restart {}", on.settings.service.unit)
     } else {
-        let [stop, start] = ["stop", "start"].map(|word| format!("ladylinux-refresh service {word}"));
-        format!("{}; {}", on.as_typed(&stop), on.as_typed(&start))
+        let stop = on.as_typed("ladylinux-refresh service stop");
+        format!("{stop}; {}", on.as_typed("ladylinux-refresh service start"))
     }
 }
 

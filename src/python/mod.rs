@@ -88,8 +88,9 @@ impl Site<'_> {
             if !disk::is_folder(&directory)? {
                 disk::make_owned_folder(&directory, 0o755, &self.owner)?;
             } else if Owner::own().uid == 0 && Owner::of(&directory)? != self.owner {
-                // Only root can have made it, in a place that is root's.
+                // Only root can have made it, in a place that is root's. What another user has cached is of no use.
                 disk::give(&directory, &self.owner)?;
+                disk::remove_tree(&self.layout.uv().join("cache"))?;
             }
         }
         Ok(Setup::of(self))

@@ -151,27 +151,31 @@ fn root_starts_nothing_that_settings_say_which_others_can_change() {
         &["status"],
     ];
     let runs = host.runs();
-    for theirs in [host.layout.host_file(), host.layout.etc(), host.layout.state()] {
+    let theirs = host.layout.state();
+    chown(&theirs, Some(OWNER), None).unwrap();
+    for arguments in refused {
+        host.tool(arguments)
+            .expect(3)
+            .says(&format!("{} belongs to uid {OWNER}", theirs.display()))
+            .says(&format!("chown root {0} && chmod go-w {0}", theirs.display()));
+    }
+    let doctor = host.tool(["doctor"]).expect(5);
+    assert!(
+        doctor.all().contains(&format!("{} belongs to uid {OWNER}", theirs.display())),
+        "{}",
+        doctor.all()
+    );
+    chown(&theirs, Some(0), None).unwrap();
+    // Settings that others can change do not count, and are named.
+    for theirs in [host.layout.host_file(), host.layout.etc()] {
         chown(&theirs, Some(OWNER), None).unwrap();
-        for arguments in refused {
-            host.tool(arguments)
-                .expect(3)
-                .says(&format!("{} belongs to uid {OWNER}", theirs.display()))
-                .says(&format!("chown root {0} && chmod go-w {0}", theirs.display()));
+        for arguments in [&["init"][..], &["lock", "--upgrade"], &["plan"], &["run"]] {
+            let said = host.tool(arguments);
+            assert_ne!(said.code, Some(0), "{arguments:?}: {said:#?}");
         }
-        let told = host.tool(["doctor"]).expect(5);
-        assert!(
-            told.all().contains(&format!("{} belongs to uid {OWNER}", theirs.display())),
-            "{}",
-            told.all()
-        );
+        host.tool(["doctor"]).expect(5).says("does not count");
         chown(&theirs, Some(0), None).unwrap();
     }
-    // Nor does it take what is missing there for what a person wanted.
-    fs::remove_file(host.layout.host_file()).unwrap();
-    chown(host.layout.etc(), Some(OWNER), None).unwrap();
-    host.tool(["run"]).expect(3).says("belongs to uid");
-    chown(host.layout.etc(), Some(0), None).unwrap();
     assert!(!started.exists());
     assert_eq!(host.runs().len(), runs.len(), "a run began");
     fs::write(host.layout.host_file(), before).unwrap();
