@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 
 use crate::disk::{self, Depth, Foreign};
 use crate::error::{Failure, Outcome};
+use crate::process::Owner;
 use crate::report::shell::quoted;
+use crate::units::users;
 
 use super::layout::Layout;
 
@@ -110,11 +112,20 @@ fn depth_of_top(layout: &Layout, top: &Path) -> Depth {
     if top == layout.environments() || top == layout.uv() {
         // They are the builder's; root goes by what is written down of them in its own state.
         Depth::Nothing
+    } else if top == layout.mirror() && is_builders(layout, top) {
+        // Only units of the builder run git in it.
+        Depth::Nothing
     } else if top == layout.mirror() || (in_state && !shared.iter().any(|path| path == top)) {
         Depth::All
     } else {
         Depth::Entry
     }
+}
+
+/// Returns whether a directory belongs to the user that builds on a real machine.
+fn is_builders(layout: &Layout, directory: &Path) -> bool {
+    let builder = layout.is_real().then(|| Owner::named(users::BUILDER)).and_then(Result::ok).flatten();
+    builder.is_some_and(|builder| Owner::of(directory).is_ok_and(|owner| owner.uid == builder.uid))
 }
 
 /// How far an entry of `outer` counts.
