@@ -234,7 +234,7 @@ mod tests {
         }
         check(&layout).unwrap();
         for name in ["runs/r-1/saved", "cache/uv", "scratch/1-2-3"] {
-            let owner = crate::process::Owner::of(&state.join(name)).unwrap();
+            let owner = Owner::of(&state.join(name)).unwrap();
             assert_eq!(owner.uid, OTHER, "{name}");
         }
     }
