@@ -404,10 +404,11 @@ fn rw_7_1a_what_the_services_user_plants_while_init_asks_the_remote_is_never_gon
     machine.write_mode("/usr/local/bin/git", SLOW_GIT, 0o755);
     tool(&machine, INIT).expect(0);
     machine.exec("test -e /var/lib/ladylinux/tried && test -L /var/lib/ladylinux/refresh/lock").expect(0);
-    for path in ["/var/lib/ladylinux-refresh", "/opt/ladylinux-refresh", "/opt/ladylinux-refresh/mirror.git"]
-    {
+    for path in ["/var/lib/ladylinux-refresh", "/opt/ladylinux-refresh"] {
         assert_eq!(stat(&machine, path), "root:root:755", "{path}");
     }
+    let mirror = stat(&machine, "/opt/ladylinux-refresh/mirror.git");
+    assert_eq!(mirror, "ladylinux-refresh:ladylinux-refresh:755");
     assert_eq!(stat(&machine, "/root/kept"), "root:root:644", "the lock was opened through a link");
 }
 

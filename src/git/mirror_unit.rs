@@ -179,8 +179,7 @@ impl MirrorUnit {
 /// Exchanges the mirror with the one that was made new beside it.
 fn put_in_place(mirror: &Mirror, beside: &Path) -> Outcome<()> {
     let path = mirror.path();
-    let is_first = std::fs::read_dir(path).map_or(true, |mut entries| entries.next().is_none());
-    if !is_first {
+    if path.join("HEAD").exists() {
         mirror.git.runner().events().warn("the mirror of the remote was damaged and has been made anew");
     }
     disk::exchange(beside, path)?;

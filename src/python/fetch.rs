@@ -33,6 +33,8 @@ def plain(url):
     return urllib.parse.urlunsplit(parts._replace(netloc=host)), parts.username, parts.password
 def ask(url, accept):
     url, user, password = plain(url)
+    if url.startswith("file:") and os.path.isdir(urllib.request.url2pathname(urllib.parse.urlsplit(url).path)):
+        url = url.rstrip("/") + "/index.html"
     request = urllib.request.Request(url, headers={"Accept": accept, "User-Agent": "ladylinux-refresh"})
     if user is not None and url.startswith(site):
         pair = urllib.parse.unquote(user) + ":" + urllib.parse.unquote(password or "")

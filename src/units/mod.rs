@@ -354,6 +354,16 @@ impl Units {
         Ok(self.runner.own_program().to_path_buf())
     }
 
+    /// Returns the file that a unit of systemd executes: the copy in the state, or this program's own file before there is
+    /// a state.
+    fn program_of_unit(&self) -> Outcome<PathBuf> {
+        let own = self.runner.own_program();
+        if self.layout.state().is_dir() {
+            return program::ensure(&self.layout, own);
+        }
+        own.canonicalize().context(|| format!("cannot find the file of {}", own.display()))
+    }
+
     /// Makes a directory of `user` below `/run/ladylinux-refresh` that no other process uses.
     fn make_own_directory(&self, name: &str, user: Owner) -> Outcome<PathBuf> {
         let above = self.layout.volatile();

@@ -1,7 +1,7 @@
 //! Units as transient services of systemd, with all properties of the table that its version knows.
 
 use super::table::Role;
-use super::{Access, Job, Units, program, unique};
+use super::{Access, Job, Units, unique};
 use crate::checkpoint;
 use crate::error::{Context as _, Outcome};
 use crate::process::watch::Started;
@@ -34,7 +34,7 @@ pub(super) fn start(units: &Units, job: &Job, word: &str, user: Owner, stdin: St
     let unit = ProcessUnit {
         name: &name,
         description: &format!("LadyLinux refresh: {word}"),
-        program: program::ensure(&units.layout, units.runner.own_program())?,
+        program: units.program_of_unit()?,
         arguments: vec![super::COMMAND.to_owned(), word.to_owned()],
         variables,
         uid: user.uid,
