@@ -46,6 +46,7 @@ impl Target {
         let machine = Machine::boot(lab, "target");
         machine.install_tool();
         machine.add_service_user();
+        machine.lend_uv();
         for (name, text) in ATTACKS {
             machine.write_mode(&format!("/srv/attacks/{name}"), text, 0o755);
         }
