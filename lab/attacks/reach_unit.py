@@ -1,7 +1,6 @@
-"""Reaches for every process of this user that is in a unit of the tool's. Arguments: seconds, and `look` or `kill`.
+"""Reaches for every process of this user that is in a unit of the tool's. Argument: seconds.
 
-`look` tries everything that the kernel lets one process do to another; `kill` ends the unit that waits for the stop.
-Each success is a line that begins with REACHED, and with the kind of the unit; a process that is met is FOUND.
+It tries everything that the kernel lets one process do to another, but for signals. Each success is a line that begins with REACHED, and with the kind of the unit; a process that is met is FOUND.
 """
 
 import os
@@ -15,8 +14,10 @@ from tracing import ATTACH, DETACH, command, for_seconds, note, own_processes, p
 def reach(pid, unit):
     for name in ("mem", "environ", "maps", "auxv"):
         try:
-            with open(f"/proc/{pid}/{name}", "rb"):
-                note("REACHED", unit, name, "of", pid, command(pid))
+            with open(f"/proc/{pid}/{name}", "rb", buffering=0) as file:
+                # The files of a process that has just ended can be opened, and are empty.
+                if name == "mem" or file.read(1):
+                    note("REACHED", unit, name, "of", pid, command(pid))
         except OSError:
             pass
     for name in ("root", "cwd", "exe", "fd", "ns/mnt"):
@@ -34,12 +35,11 @@ def reach(pid, unit):
         pass
 
 
-seconds, how = sys.argv[1:]
 # It goes on while the service is being stopped, for as long as systemd lets it.
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 note("watching for units")
 seen = set()
-for _ in for_seconds(float(seconds)):
+for _ in for_seconds(float(sys.argv[1])):
     for pid in own_processes():
         found = re.search(r"/ladylinux-refresh-([a-z]+)?[^/\n]*\.service", read(f"/proc/{pid}/cgroup").decode())
         if not found:
@@ -48,11 +48,4 @@ for _ in for_seconds(float(seconds)):
         if pid not in seen:
             seen.add(pid)
             note("FOUND", unit, pid, command(pid))
-        if how == "look":
-            reach(pid, unit)
-        elif unit == "align":
-            try:
-                os.kill(pid, signal.SIGKILL)
-                note("killed", pid)
-            except OSError as error:
-                note("could not kill", pid, error)
+        reach(pid, unit)
