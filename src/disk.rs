@@ -411,18 +411,24 @@ pub fn open_lock(path: &Path) -> Outcome<File> {
 /// The sync fails.
 pub fn sync_parent(path: &Path) -> Outcome<()> {
     let folder = path.parent().unwrap_or_else(|| Path::new("/"));
-    File::open(folder)
+    open_directory(folder)
         .and_then(|folder| folder.sync_all())
         .context(|| format!("cannot sync the folder {}", folder.display()))
 }
 
-/// Syncs the whole file system that `path` lies on (syncfs(2)): git and the installers do not sync what they write.
+/// Opens a directory and nothing else: what others put in its place, such as a pipe, is an error and no wait.
+fn open_directory(path: &Path) -> std::io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
+}
+
+/// Syncs the whole file system that the directory `path` lies on (syncfs(2)): git and the installers do not sync what they write.
 ///
 /// # Errors
 /// `path` is missing, or a write to its disk failed.
 pub fn sync_file_system(path: &Path) -> Outcome<()> {
     let told = || format!("cannot sync the file system of {}", path.display());
-    let file = File::open(path).context(told)?;
+    let file = open_directory(path).context(told)?;
     rustix::fs::syncfs(&file).context(told)
 }
 

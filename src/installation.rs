@@ -196,7 +196,7 @@ impl Installation {
     /// # Errors
     /// It is there and cannot be read.
     pub fn env_file(&self) -> Outcome<EnvFile> {
-        EnvFile::read_as(&self.runner, self.owner, &self.layout.env_file())
+        EnvFile::read_as(&self.layout, &self.runner, self.owner)
     }
 
     /// Returns the port that the service listens on.

@@ -233,8 +233,10 @@ fn a_machine_in_the_real_shape_is_refreshed_with_its_workers_and_keeps_what_the_
     // The commit has no such directory, so it is named as one; it holds the one file.
     for (run, paths) in &stashes {
         assert_eq!(paths, &["config"], "{run}");
-        let files = format!("find $(find /opt/ladylinux-refresh/stash/{run} -name config) -type f");
-        assert!(shape.machine.exec(&files).expect(0).out.trim().ends_with("/config/prefs.json"));
+        let tree = format!("/opt/ladylinux-refresh/stash/{run}");
+        let files = format!("find {tree} -name .git -prune -o -path '*/config/*' -type f -print");
+        let found = shape.machine.exec(&files).expect(0).out;
+        assert!(found.ends_with("/config/prefs.json\n") && found.lines().count() == 1, "{found}");
     }
 
     // A preserved file moves across, and nothing is left to stash.

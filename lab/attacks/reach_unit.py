@@ -1,56 +1,51 @@
-"""Reaches for every process of this user that is in a unit of the tool's. Arguments: seconds, and `look` or `kill`.
+"""Reaches for every process of this user that is in a unit of the tool's. Argument: seconds.
 
-Each success is a line that begins with REACHED; what is noticed only once is a line that begins with FOUND.
+It tries everything that the kernel lets one process do to another, but for signals. Each success is a line that begins with REACHED, and with the kind of the unit; a process that is met is FOUND.
 """
 
-import ctypes
 import os
+import re
 import signal
 import sys
 
 from tracing import ATTACH, DETACH, command, for_seconds, note, own_processes, ptrace, read
 
 
-def reach(pid):
-    for name in ("mem", "environ", "maps", "stack", "auxv"):
+def reach(pid, unit):
+    for name in ("mem", "environ", "maps", "auxv"):
         try:
-            with open(f"/proc/{pid}/{name}", "rb") as file:
-                file.read(1)
-            note("REACHED", name, "of", pid, command(pid))
-        except (OSError, OverflowError, ValueError) as error:
-            if getattr(error, "errno", 5) == 5:
-                note("REACHED", name, "of", pid, "opened")
+            with open(f"/proc/{pid}/{name}", "rb", buffering=0) as file:
+                # The files of a process that has just ended can be opened, and are empty.
+                if name == "mem" or file.read(1):
+                    note("REACHED", unit, name, "of", pid, command(pid))
+        except OSError:
+            pass
     for name in ("root", "cwd", "exe", "fd", "ns/mnt"):
         try:
             found = os.listdir(f"/proc/{pid}/{name}") if name in ("root", "fd") else os.readlink(f"/proc/{pid}/{name}")
-            note("REACHED", name, "of", pid, found)
+            note("REACHED", unit, name, "of", pid, found)
         except OSError:
             pass
     try:
         ptrace(ATTACH, pid)
-        note("REACHED", "trace", "of", pid)
+        note("REACHED", unit, "trace", "of", pid, command(pid))
         os.waitpid(pid, 0x40000000)
         ptrace(DETACH, pid)
     except OSError:
         pass
 
 
-seconds, how = sys.argv[1:]
+# It goes on while the service is being stopped, for as long as systemd lets it.
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
 note("watching for units")
 seen = set()
-for _ in for_seconds(float(seconds)):
+for _ in for_seconds(float(sys.argv[1])):
     for pid in own_processes():
-        group = read(f"/proc/{pid}/cgroup").decode()
-        if "ladylinux-refresh" not in group:
+        found = re.search(r"/ladylinux-refresh-([a-z]+)?[^/\n]*\.service", read(f"/proc/{pid}/cgroup").decode())
+        if not found:
             continue
+        unit = found[1] or "run"
         if pid not in seen:
             seen.add(pid)
-            note("FOUND", pid, group.splitlines()[0], command(pid))
-            if how == "look":
-                reach(pid)
-        if how == "kill":
-            try:
-                os.kill(pid, signal.SIGKILL)
-                note("killed", pid)
-            except OSError as error:
-                note("could not kill", pid, error)
+            note("FOUND", unit, pid, command(pid))
+        reach(pid, unit)

@@ -1,6 +1,7 @@
 //! Looks at the work tree and its repository, and changes nothing.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -87,10 +88,11 @@ pub fn handle(request: &Request) -> Outcome<TreeState> {
     let kind = kind_of(&tree.app);
     let git_dir = tree.git_dir();
     let in_repository = kind == TreeKind::Repository;
+    let can_be_read = in_repository && is_without_pipes(&git_dir);
     let state = TreeState {
         kind,
-        head: in_repository.then(|| head_of(&git_dir)),
-        commit: if in_repository { tree.head()? } else { None },
+        head: in_repository.then(|| if can_be_read { head_of(&git_dir) } else { Head::Broken }),
+        commit: if can_be_read { tree.head()? } else { None },
         shallow: is_there(&git_dir.join("shallow")),
         nested: nested_repositories(&tree.app),
         locks: if in_repository {
@@ -114,6 +116,16 @@ pub fn handle_origin(request: &Request) -> Outcome<Option<String>> {
     let found = tree.git.runner().run(&program)?;
     tree.leave()?;
     Ok(found.succeeded().then(|| found.text().trim().to_owned()).filter(|url| !url.is_empty()))
+}
+
+/// Tells whether git can ask for HEAD without waiting for ever: what it reads on the way is no pipe, socket or device.
+fn is_without_pipes(git_dir: &Path) -> bool {
+    let read = ["HEAD", "config", "packed-refs", "shallow", "info/exclude", "objects/info/alternates"];
+    let is_plain = |name: &str| match fs::metadata(git_dir.join(name)) {
+        Ok(found) => found.is_file() || found.is_dir(),
+        Err(_) => true,
+    };
+    read.into_iter().all(is_plain)
 }
 
 fn kind_of(app: &Path) -> TreeKind {
@@ -295,7 +307,11 @@ impl Removal<'_> {
     /// Looks at a folder and at everything in it, for what keeps the owner from emptying it.
     fn folder(&mut self, folder: &Path) -> Outcome<()> {
         let told = || format!("cannot look at {}", folder.display());
-        let found = fs::symlink_metadata(folder).context(told)?;
+        let found = match fs::symlink_metadata(folder) {
+            // Deeper than a path reaches. It moves with what is above it.
+            Err(error) if error.kind() == ErrorKind::InvalidFilename => return Ok(()),
+            found => found.context(told)?,
+        };
         let mode = found.permissions().mode();
         self.flags(folder);
         let foreign = found.uid() != self.owner.uid && !self.as_root;

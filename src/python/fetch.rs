@@ -47,6 +47,9 @@ class Links(html.parser.HTMLParser):
             self.found.append(dict(attributes).get("href") or "")
 def fetch():
     page = index.rstrip("/") + "/uv/"
+    if page.startswith("file:"):
+        # An index in a directory: nothing serves its pages.
+        page += "index.html"
     with ask(page, "application/vnd.pypi.simple.v1+json, text/html;q=0.5") as answer:
         kind, text, base = answer.headers.get_content_type(), answer.read().decode(), answer.geturl()
     if kind.endswith("json"):

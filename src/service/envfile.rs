@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 use crate::disk;
 use crate::error::Outcome;
 use crate::process::{Owner, Runner, worker};
+use crate::settings::layout::Layout;
+use crate::units;
 
 /// How many bytes an environment file may have. The service's user writes it, and can make it as large as it likes.
 pub const LIMIT: u64 = 1 << 20;
@@ -66,19 +68,21 @@ impl EnvFile {
         Ok(disk::read_at_most(path, LIMIT)?.map(|bytes| Self::parse(&bytes)).unwrap_or_default())
     }
 
-    /// Reads the file at `path` with the rights of `owner`, whom the service runs as. Root itself reads a file that is root's:
-    /// its owner may not be allowed to.
+    /// Reads the environment file of an installation with the rights of `owner`, whom the service runs as. Root itself reads a
+    /// file that is root's: its owner may not be allowed to.
     ///
     /// # Errors
     /// As [`Self::read`].
-    pub fn read_as(runner: &Runner, owner: Owner, path: &Path) -> Outcome<Self> {
+    pub fn read_as(layout: &Layout, runner: &Runner, owner: Owner) -> Outcome<Self> {
+        let path = &layout.env_file();
         if !rustix::process::geteuid().is_root() || owner.uid == 0 {
             return Self::read(path);
         }
         if let Some(bytes) = disk::read_if_roots(path, LIMIT)? {
             return Ok(Self::parse(&bytes));
         }
-        worker::ask(runner, owner, OPERATION, &ReadEnvFileRequest { path: path.to_path_buf() })
+        let runner = units::sealed(layout, runner, owner)?;
+        worker::ask(&runner, owner, OPERATION, &ReadEnvFileRequest { path: path.clone() })
     }
 
     /// Reads the text of an environment file.

@@ -24,7 +24,6 @@ use serde::{Deserialize, Serialize};
 use crate::clock;
 use crate::error::{Failure, Outcome};
 use crate::process::ProcessId;
-use crate::settings::layout::Layout;
 use crate::settings::names::RunId;
 use crate::systemd::root_exec::RootExec;
 use envfile::EnvFile;
@@ -159,8 +158,7 @@ pub struct ServiceProgram {
 }
 
 /// Returns the directories of `PYTHONPATH` in the environment file, as a service finds them that is started in `folder`.
-fn python_path(layout: &Layout, folder: &Path) -> Vec<PathBuf> {
-    let file = EnvFile::read(&layout.env_file()).unwrap_or_default();
+fn python_path(file: &EnvFile, folder: &Path) -> Vec<PathBuf> {
     let value = file.value("PYTHONPATH").unwrap_or_default();
     value.split(':').filter(|path| !path.is_empty()).map(|path| folder.join(path)).collect()
 }

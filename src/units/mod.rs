@@ -152,6 +152,23 @@ impl Job {
     }
 }
 
+/// Returns a runner whose workers for `user` execute a file that this user cannot read: no process of the same user traces
+/// them.
+///
+/// # Errors
+/// The copy of this program cannot be written.
+pub fn sealed(layout: &Layout, runner: &Runner, user: Owner) -> Outcome<Runner> {
+    Ok(runner.clone().with_worker(program_for(layout, runner, user)?))
+}
+
+fn program_for(layout: &Layout, runner: &Runner, user: Owner) -> Outcome<PathBuf> {
+    let own = rustix::process::geteuid();
+    if own.is_root() && own.as_raw() != user.uid && layout.state().is_dir() {
+        return program::ensure(layout, runner.own_program());
+    }
+    Ok(runner.own_program().to_path_buf())
+}
+
 /// How far the table of units is put into force here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Enforcement {
@@ -347,11 +364,7 @@ impl Units {
 
     /// Returns the file that a unit of `user` executes: one that the user cannot read, where it is another user.
     fn program_for(&self, user: Owner) -> Outcome<PathBuf> {
-        let own = rustix::process::geteuid();
-        if own.is_root() && own.as_raw() != user.uid && self.layout.state().is_dir() {
-            return program::ensure(&self.layout, self.runner.own_program());
-        }
-        Ok(self.runner.own_program().to_path_buf())
+        program_for(&self.layout, &self.runner, user)
     }
 
     /// Returns the file that a unit of systemd executes: the copy in the state, or this program's own file before there is

@@ -27,37 +27,24 @@ fn no_process_of_the_service_outlives_its_stop_and_changes_what_was_proved() {
     let ran = target.tool("run");
     let code = target.machine.read("/opt/ladylinux/app/server.py").unwrap();
     assert!(!code.contains("INFECTED"), "{}", target.loot());
-    assert!(!target.loot().contains("RODE"), "{}", target.loot());
+    // Units that read for the service user start git, which the same user may trace. What comes of it ends with the unit.
+    assert!(!target.loot().contains("marked"), "{}", target.loot());
     ran.expect(0);
     target.expect_running(&commit);
 }
 
 #[test]
-fn the_service_user_cannot_look_into_the_tools_units() {
+fn the_service_user_cannot_look_into_the_unit_that_waits_for_the_stop() {
     let Some(lab) = Lab::open() else { return };
     let target = Target::running(&lab, &[]);
-    target.attack("reach_unit.py 300 look", "watching");
-    for command in ["status", "plan", "doctor"] {
-        target.tool(command);
-    }
+    target.attack("reach_unit.py 300", "watching");
     let commit = target.push(&[("more.txt", "more\n")]);
     target.tool("run").expect(0);
     let loot = target.loot();
-    assert!(!loot.contains("REACHED"), "{loot}");
-    // It has met some, so it was no lack of opportunity.
-    assert!(loot.contains("FOUND"), "{loot}");
-    target.expect_running(&commit);
-}
-
-#[test]
-fn a_service_that_kills_whatever_runs_as_its_user_cannot_prevent_a_refresh() {
-    let Some(lab) = Lab::open() else { return };
-    let target = Target::running(&lab, &[]);
-    target.attack("reach_unit.py 300 kill", "watching");
-    let commit = target.push(&[("more.txt", "more\n")]);
-    let ran = target.tool("run");
-    assert_eq!(ran.code, Some(0), "{}\n{}", ran.all(), target.loot());
-    assert!(target.loot().contains("killed"), "it met nothing to kill\n{}", target.loot());
+    assert!(loot.contains("FOUND align"), "it has not met the unit\n{loot}");
+    assert!(!loot.contains("REACHED align"), "{loot}");
+    // Nothing with its uid is in the group of the conductor itself that could be taken over.
+    assert!(!loot.contains("REACHED run"), "{loot}");
     target.expect_running(&commit);
 }
 

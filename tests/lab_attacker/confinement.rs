@@ -5,8 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::lab::{Lab, Machine, until};
 use crate::target::Target;
 
-/// How exposed systemd may find a unit, from 0 to 10.
+/// How exposed systemd may find a unit that works on content of others, from 0 to 10.
 const AT_MOST: f64 = 3.0;
+
+/// The same of a conductor, which has to reach the service's port, change owners and end processes.
+const CONDUCTOR_AT_MOST: f64 = 3.5;
+
+/// The conductors.
+const CONDUCTORS: [&str; 3] = ["run", "ladylinux-refresh.service", "ladylinux-refresh-request.service"];
 
 /// A hook that is rehearsed, and one that is not.
 const HOOKS: &str = "[[hook]]\nname = \"before\"\nkind = \"check\"\nstage = true\ncommand = [\"sleep\", \"0.1\"]\n\
@@ -35,14 +41,17 @@ fn every_unit_of_the_tool_is_confined() {
     let found = text.lines().filter_map(|line| line.split_once(' '));
     let mut levels: BTreeMap<String, f64> =
         found.filter_map(|(unit, level)| Some((unit.to_owned(), level.parse().ok()?))).collect();
-    for unit in ["ladylinux-refresh.service", "ladylinux-refresh-request.service"] {
-        levels.insert(unit.to_owned(), exposure(machine, unit));
+    for unit in &CONDUCTORS[1..] {
+        levels.insert((*unit).to_owned(), exposure(machine, unit));
     }
     eprintln!("exposure: {levels:?}");
     let expected = ["align", "build", "fetch", "hooks", "inspect", "rehearse", "run"];
     let missing: Vec<_> = expected.iter().filter(|unit| !levels.contains_key(**unit)).collect();
     assert!(missing.is_empty(), "no such unit was seen: {missing:?}, only {levels:?}");
-    assert!(levels.values().all(|level| *level <= AT_MOST), "{levels:?}");
+    for (unit, level) in &levels {
+        let limit = if CONDUCTORS.contains(&&**unit) { CONDUCTOR_AT_MOST } else { AT_MOST };
+        assert!(*level <= limit, "{unit}: {level}");
+    }
 }
 
 #[track_caller]
@@ -103,7 +112,9 @@ impl Open {
         let theirs = ["/opt/ladylinux/", "/var/lib/ladylinux/", "/etc/ladylinux/ladylinux.env"];
         let previous = ["/opt/ladylinux-refresh/previous/", "/opt/ladylinux-refresh/stash/"];
         let only_a_name = ["O_PATH", "O_DIRECTORY", "O_WRONLY"].iter().any(|flag| self.flags.contains(flag));
-        !only_a_name && theirs.iter().chain(&previous).any(|place| self.path.starts_with(place))
+        // Beside each kept tree lies what root has noted of it.
+        let is_record = self.path.starts_with(previous[1]) && self.path.ends_with(".json");
+        !only_a_name && !is_record && theirs.iter().chain(&previous).any(|place| self.path.starts_with(place))
     }
 }
 

@@ -6,7 +6,7 @@ use crate::lab::{LOCAL_INDEX, Lab, Machine, Ran, until};
 pub(crate) const UNIT: &str = "[Unit]\nDescription=LadyLinux API\n\
     [Service]\nType=simple\nUser=ladylinux\nWorkingDirectory=/opt/ladylinux/app\n\
     EnvironmentFile=-/etc/ladylinux/ladylinux.env\n\
-    ExecStart=/opt/ladylinux/venv/bin/python server.py\nRestart=on-failure\n\
+    ExecStart=/opt/ladylinux/venv/bin/python server.py\nRestart=on-failure\nTimeoutStopSec=2s\n\
     [Install]\nWantedBy=multi-user.target\n";
 
 /// Where the repository is served.
@@ -46,6 +46,7 @@ impl Target {
         let machine = Machine::boot(lab, "target");
         machine.install_tool();
         machine.add_service_user();
+        machine.lend_uv();
         for (name, text) in ATTACKS {
             machine.write_mode(&format!("/srv/attacks/{name}"), text, 0o755);
         }

@@ -27,6 +27,7 @@ pub use log::LogLimits;
 pub use server::run_supervisor;
 pub use tree::SERVICE_MARK;
 
+use super::envfile::EnvFile;
 use super::{
     Admission, Before, ExitKind, Force, Running, ServiceManager, ServiceProgram, ServiceState, Started,
     StartedHow, Stopped, fence, python_path, strays as ending,
@@ -287,7 +288,8 @@ impl ServiceManager for Embedded {
         let words: Vec<String> = self.service.command.iter().map(replace).collect();
         let Some(first) = words.first() else { return Ok(None) };
         let change = format!("set `command` under [service] in {}", self.layout.host_file().display());
-        let (path, python_path) = (PathBuf::from(first), python_path(&self.layout, &app));
+        let file = EnvFile::read(&self.layout.env_file()).unwrap_or_default();
+        let (path, python_path) = (PathBuf::from(first), python_path(&file, &app));
         Ok(Some(ServiceProgram { path, words, folder: app, python_path, change }))
     }
 

@@ -20,6 +20,7 @@ use std::time::Duration;
 use cgroup::Cgroup;
 use journald::Invocation;
 
+use super::envfile::EnvFile;
 use super::others::Others;
 use super::{
     Admission, Exit, ExitKind, Running, ServiceManager, ServiceProgram, ServiceState, Started, Stopped,
@@ -226,7 +227,9 @@ impl ServiceManager for Systemd {
             "" => PathBuf::from("/"),
             set => PathBuf::from(set),
         };
-        let mut python_path = python_path(&self.layout, &folder);
+        let owner = Owner::of(&self.layout.app());
+        let file = owner.and_then(|owner| EnvFile::read_as(&self.layout, &self.runner, owner));
+        let mut python_path = python_path(&file.unwrap_or_default(), &folder);
         let variables = facts.environment.iter().filter_map(|it| it.strip_prefix("PYTHONPATH="));
         python_path.extend(variables.flat_map(|value| value.split(':')).map(|path| folder.join(path)));
         Ok(Some(ServiceProgram { path, words: facts.command, folder, python_path, change }))
