@@ -103,6 +103,7 @@ fn before_init_the_doctor_says_what_is_missing_and_init_leaves_nothing_to_find()
         .says("there is no installation here")
         .says("try      ladylinux-refresh init --repo URL");
     tool(&machine, "init --repo file:///srv/app.git --allow file --branch main").expect(0);
+    change(&machine, INSTALLED, UNIT);
     only(&machine, &[]);
     machine.exec("systemctl is-active ladylinux-api").says("inactive");
 
@@ -129,6 +130,7 @@ fn rw_7_1a_what_is_wrong_with_the_unit_is_found_on_a_machine_and_repaired() {
     let Some(lab) = Lab::open() else { return };
     let machine = machine(&lab);
     tool(&machine, "init --repo file:///srv/app.git --allow file --branch main").expect(0);
+    change(&machine, INSTALLED, UNIT);
     only(&machine, &[]);
 
     let drop_in = "/usr/lib/systemd/system/ladylinux-api.service.d/50-ladylinux-refresh.conf";
@@ -182,6 +184,7 @@ fn a_unit_that_runs_a_file_of_the_application_as_root_is_refused_unless_the_host
         ))
         .expect(0);
     tool(&machine, "init --repo file:///srv/app.git --allow file --branch main").expect(0);
+    change(&machine, INSTALLED, UNIT);
     tool(&machine, "run").expect(0);
     let pid = || machine.exec("systemctl show -P MainPID ladylinux-api").expect(0).out.clone();
     let before = pid();
@@ -221,6 +224,7 @@ fn what_systemd_makes_of_defaults_in_variables_is_what_the_doctor_says() {
     let Some(lab) = Lab::open() else { return };
     let machine = machine(&lab);
     tool(&machine, "init --repo file:///srv/app.git --allow file --branch main").expect(0);
+    change(&machine, INSTALLED, UNIT);
     let text = "[Service]\nExecStart=\nExecStart=/opt/ladylinux/venv/bin/python -c 'import sys, time; \
                 print(sys.argv[1:], flush=True); time.sleep(60)' --port ${PORT:-8000}\n";
     change(&machine, "/etc/systemd/system/ladylinux-api.service.d/override.conf", text);
@@ -240,6 +244,7 @@ fn a_way_from_the_application_to_root_is_found_in_the_rules_of_sudo() {
     let Some(lab) = Lab::open() else { return };
     let machine = machine(&lab);
     tool(&machine, "init --repo file:///srv/app.git --allow file --branch main").expect(0);
+    change(&machine, INSTALLED, UNIT);
     only(&machine, &[]);
     let rule = "/etc/sudoers.d/ladylinux";
     machine.exec("install -d -o ladylinux /opt/ladylinux/app/scripts").expect(0);
@@ -266,6 +271,7 @@ fn what_happens_to_a_running_host_is_found_and_repaired() {
     let Some(lab) = Lab::open() else { return };
     let machine = machine(&lab);
     tool(&machine, "init --repo file:///srv/app.git --allow file --branch main").expect(0);
+    change(&machine, INSTALLED, UNIT);
     tool(&machine, "run").expect(0);
     only(&machine, &[]);
 
@@ -319,7 +325,6 @@ fn a_host_that_was_set_up_by_hand_is_described_before_anything_is_adopted() {
     let told = examine(&machine);
     let expected = [
         "folders",
-        "tool-files",
         "env-file-text",
         "unit-fence",
         "unit-variables",

@@ -119,7 +119,7 @@ pub(super) fn tool_files(examined: &Examined) -> Findings {
     if layout.host_file().exists() {
         believed.extend([layout.host_file(), layout.etc()]);
     }
-    believed.extend([layout.mirror(), layout.environment_records(), layout.runs(), layout.supervisor()]);
+    believed.extend([layout.environment_records(), layout.runs(), layout.supervisor()]);
     believed.extend([layout.status_file(), layout.deployed_env(), layout.fence(), layout.made_file()]);
     believed.push(layout.lock_file());
     if layout.is_real() {
