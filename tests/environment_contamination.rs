@@ -126,24 +126,17 @@ fn rw_2_2_rw_5_3_a_change_by_hand_is_seen_by_status_and_plan_and_gone_after_the_
 }
 
 #[test]
-fn rw_5_3_what_a_staged_check_does_to_the_environment_is_repaired_before_the_service_stops() {
+fn rw_5_3_a_staged_check_cannot_write_to_the_environment() {
     let host = Host::running();
     let before = live(&host);
-    let digest = host.report()["environment"]["digest"].clone();
-    // In its own step, where it runs once more, it does nothing.
-    let smuggle =
-        "case $PWD in */app) exit ;; esac; cd $VIRTUAL_ENV && chmod u+w . && touch smuggled && chmod u-w .";
+    let smuggle = "cd $VIRTUAL_ENV && chmod u+w . && touch smuggled";
     let check = ["sh", "-c", smuggle];
     let check = format!("[[hook]]\nname = \"rude\"\nkind = \"check\"\ncommand = {check:?}\nstage = true\n");
     host.push(&[("version.txt", "two\n"), ("refresh.toml", &check)]);
-    drop(host.tool(["run"]).expect(0).says("was changed by hand and is not used any more: added smuggled"));
-    let report = host.report();
-    assert_eq!(report["environment"]["contaminated"][0]["generation"], name(&before).as_str());
-    assert_eq!(report["environment"]["digest"], digest);
-    assert_ne!(live(&host), before);
-    let mut phases = report["phases"].as_array().unwrap().iter();
-    let staging = phases.find(|part| part["phase"] == "staging").unwrap()["summary"].to_string();
-    assert!(staging.contains(&format!("{} built", name(&live(&host)))), "{report:#}");
+    drop(host.tool(["run"]).expect(3).says("the check hook rude failed"));
+    assert_eq!(live(&host), before);
+    assert!(!before.join("smuggled").exists());
+    assert_eq!(host.version().as_deref(), Some("one"), "the old version serves");
     host.tool(["verify", "--environment"]).expect(0);
 }
 

@@ -87,7 +87,7 @@ fn from_nothing_init_makes_the_whole_contract_and_a_second_one_changes_nothing()
         ("/opt/ladylinux/app/.git/HEAD", "ladylinux:ladylinux:644"),
         ("/opt/ladylinux-refresh", "root:root:755"),
         ("/opt/ladylinux-refresh/trees", "root:root:700"),
-        ("/opt/ladylinux-refresh/stash", "root:root:700"),
+        ("/opt/ladylinux-refresh/stash", "root:root:711"),
         ("/opt/ladylinux/models", "ladylinux:ladylinux:755"),
         ("/opt/ladylinux/containers", "ladylinux:ladylinux:755"),
         ("/etc/ladylinux", "root:root:755"),
