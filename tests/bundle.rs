@@ -560,10 +560,10 @@ fn uv_in_a_bundle_has_to_be_the_pinned_one() {
     parts.settle();
     let bad = host.beside("bad.bundle");
     parts.write(&bad);
-    refused(&host, &bad, &[], &["not the pinned uv"]);
+    refused(&host, &bad, &["--always-rebuild-venv"], &["not the pinned uv"]);
     // Without uv the network is not tried either.
     Parts::of(&file).without_uv().write(&bad);
-    refused(&host, &bad, &[], &["neither this machine nor the bundle has uv"]);
+    refused(&host, &bad, &["--always-rebuild-venv"], &["neither this machine nor the bundle has uv"]);
     offline(&host, from_bundle(&file, &["--always-rebuild-venv"])).expect(0);
 }
 

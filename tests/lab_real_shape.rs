@@ -1,5 +1,6 @@
 //! A machine in the real shape (`lab/shape/`): the service user owns everything of the application's, and the application
 //! writes wherever it likes. The tool adopts it, refreshes it, and leaves it, and changes nothing that is not its own.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
 
 #[path = "common/lab/mod.rs"]
 mod lab;
