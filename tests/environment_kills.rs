@@ -106,7 +106,7 @@ impl Victim {
         self.rig.trying = format!("kill {number}: {words}, {reach:?}, {delay:?} into {name}");
         self.rig.next_version();
         self.rig.drift();
-        if PARTS[aim].0 == "installing" && number % 2 == 0 {
+        if PARTS[aim].0 == "installing" && number.is_multiple_of(2) {
             self.forget_downloads();
         }
         let mut since = None;

@@ -239,7 +239,7 @@ fn extras_and_groups_choose_what_a_pylock_marks_with_them() {
         ("beta==1.5", "marker = \"'web' in extras\""),
         ("delta==1.0", "marker = \"'dev' in dependency_groups\""),
     ];
-    let index = Index::new(&[&index.releases()[..], &[release("delta", "1.0")]].concat());
+    let index = Index::new(&[index.releases(), &[release("delta", "1.0")]].concat());
     let text = pylock(&index, head, &entries);
     let mut world = world(&index);
     let built = |world: &World| {

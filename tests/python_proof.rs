@@ -1,5 +1,4 @@
 //! The proof of an environment, with real wheels.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
 
 #[path = "common/python.rs"]
 #[expect(dead_code, reason = "not every test uses everything")]

@@ -100,9 +100,9 @@ impl Index {
         for release in releases {
             let file = make(folder.path(), release);
             let digest = sha256(&fs::read(folder.path().join(&file)).unwrap());
-            let named = format!("{}=={}", release.name, release.version);
-            digests.insert(named.clone(), digest.clone());
-            names.insert(named, file.clone());
+            let pinned = format!("{}=={}", release.name, release.version);
+            digests.insert(pinned.clone(), digest.clone());
+            names.insert(pinned, file.clone());
             let mut entry = json!({
                 "filename": file, "url": format!("/files/{file}"), "hashes": {"sha256": digest},
                 "yanked": release.yanked,

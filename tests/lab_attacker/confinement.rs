@@ -44,7 +44,6 @@ fn every_unit_of_the_tool_is_confined() {
     for unit in &CONDUCTORS[1..] {
         levels.insert((*unit).to_owned(), exposure(machine, unit));
     }
-    eprintln!("exposure: {levels:?}");
     let expected = ["align", "build", "fetch", "hooks", "inspect", "rehearse", "run"];
     let missing: Vec<_> = expected.iter().filter(|unit| !levels.contains_key(**unit)).collect();
     assert!(missing.is_empty(), "no such unit was seen: {missing:?}, only {levels:?}");
@@ -113,7 +112,7 @@ impl Open {
         let previous = ["/opt/ladylinux-refresh/previous/", "/opt/ladylinux-refresh/stash/"];
         let only_a_name = ["O_PATH", "O_DIRECTORY", "O_WRONLY"].iter().any(|flag| self.flags.contains(flag));
         // Beside each kept tree lies what root has noted of it.
-        let is_record = self.path.starts_with(previous[1]) && self.path.ends_with(".json");
+        let is_record = self.path.starts_with(previous[1]) && self.path.rsplit('.').next() == Some("json");
         !only_a_name && !is_record && theirs.iter().chain(&previous).any(|place| self.path.starts_with(place))
     }
 }
@@ -161,7 +160,7 @@ impl Trace {
                 }
                 "execve" => {
                     let path = arguments.split('"').nth(1).unwrap_or_default();
-                    state.program = path.to_owned();
+                    path.clone_into(&mut state.program);
                     self.note(state, path, "execve");
                 }
                 "open" | "openat" | "openat2" => {

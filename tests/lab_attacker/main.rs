@@ -2,6 +2,8 @@
 //! `lab/attacks/` and runs inside a machine of the lab, nowhere else.
 //!
 //! `LADYLINUX_REFRESH_TEST_PROGRAM` names another build to attack: against 0.1 these attacks succeed.
+#![allow(clippy::disallowed_methods, reason = "tests read clocks and start programs")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
 
 #[path = "../common/lab/mod.rs"]
 mod lab;

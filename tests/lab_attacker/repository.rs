@@ -96,7 +96,6 @@ fn names_of_others_are_no_commands_where_root_pastes_what_the_program_prints() {
             }
         }
     }
-    eprintln!("{pasted} lines with the names were pasted");
     target.expect_nothing_of_roots_done();
 }
 
