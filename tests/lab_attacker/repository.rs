@@ -97,6 +97,7 @@ fn names_of_others_are_no_commands_where_root_pastes_what_the_program_prints() {
         }
     }
     target.expect_nothing_of_roots_done();
+    assert!(pasted > 0, "no line with a name of the repository was shown");
 }
 
 #[test]
