@@ -129,7 +129,7 @@ fn rw_2_2_rw_5_3_a_change_by_hand_is_seen_by_status_and_plan_and_gone_after_the_
 fn rw_5_3_a_staged_check_cannot_write_to_the_environment() {
     let host = Host::running();
     let before = live(&host);
-    let smuggle = "touch $VIRTUAL_ENV/smuggled";
+    let smuggle = "cd $VIRTUAL_ENV && chmod u+w . && touch smuggled";
     let check = ["sh", "-c", smuggle];
     let check = format!("[[hook]]\nname = \"rude\"\nkind = \"check\"\ncommand = {check:?}\nstage = true\n");
     host.push(&[("version.txt", "two\n"), ("refresh.toml", &check)]);
