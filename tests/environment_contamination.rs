@@ -126,17 +126,25 @@ fn rw_2_2_rw_5_3_a_change_by_hand_is_seen_by_status_and_plan_and_gone_after_the_
 }
 
 #[test]
-fn rw_5_3_a_staged_check_cannot_write_to_the_environment() {
+fn rw_5_3_a_staged_check_writes_nothing_into_the_environment_and_a_mode_that_it_changes_is_repaired() {
     let host = Host::running();
     let before = live(&host);
+    let check = |script: &str| {
+        let command = ["sh", "-c", script];
+        format!("[[hook]]\nname = \"rude\"\nkind = \"check\"\ncommand = {command:?}\nstage = true\n")
+    };
+    // Below --root the check has the owner's user, who may change the mode; it may write nowhere all the same.
     let smuggle = "cd $VIRTUAL_ENV && chmod u+w . && touch smuggled";
-    let check = ["sh", "-c", smuggle];
-    let check = format!("[[hook]]\nname = \"rude\"\nkind = \"check\"\ncommand = {check:?}\nstage = true\n");
-    host.push(&[("version.txt", "two\n"), ("refresh.toml", &check)]);
+    host.push(&[("version.txt", "two\n"), ("refresh.toml", &check(smuggle))]);
     drop(host.tool(["run"]).expect(3).says("the check hook rude failed"));
     assert_eq!(live(&host), before);
     assert!(!before.join("smuggled").exists());
     assert_eq!(host.version().as_deref(), Some("one"), "the old version serves");
+    host.tool(["verify", "--environment"]).expect(5).says("permissions changed: .");
+
+    host.push(&[("refresh.toml", &check("exit 0"))]);
+    drop(host.tool(["run"]).expect(0).says("was changed by hand and is not used any more"));
+    assert_ne!(live(&host), before);
     host.tool(["verify", "--environment"]).expect(0);
 }
 

@@ -61,10 +61,11 @@ impl Host {
             )
             .expect(0);
         let host = Self { machine };
-        let files = [("server.py", SERVER), ("requirements.txt", ""), ("deploy/ladylinux-api.service", UNIT)];
+        let files = [("server.py", SERVER), ("requirements.txt", "")];
         for (path, text) in files {
             host.machine.write(&format!("/srv/work/{path}"), text);
         }
+        host.machine.write("/etc/systemd/system/ladylinux-api.service", UNIT);
         host.push("one");
         host.configure("http://127.0.0.1:8000/", tables);
         host.tool("init").expect(0);

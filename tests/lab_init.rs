@@ -101,7 +101,9 @@ fn from_nothing_init_makes_the_whole_contract_and_a_second_one_changes_nothing()
     ] {
         assert_eq!(stat(&machine, path), wanted, "{path}");
     }
-    assert_eq!(stat(&machine, "$(readlink -f /opt/ladylinux/venv)"), "ladylinux:ladylinux:555");
+    // The service reads its environment and cannot write to it: another user has built it.
+    let environment = stat(&machine, "$(readlink -f /opt/ladylinux/venv)");
+    assert_eq!(environment, "ladylinux-refresh:ladylinux-refresh:555");
     let show = "systemctl show ladylinux-api -p User,DropInPaths,UnitFileState,ActiveState,NeedDaemonReload";
     machine
         .exec(show)

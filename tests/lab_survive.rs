@@ -50,15 +50,11 @@ impl Host {
                  git clone --quiet /srv/app.git /srv/work && cd /srv/work && git switch --quiet --orphan main",
             )
             .expect(0);
-        let files = [
-            ("server.py", SERVER),
-            ("requirements.txt", ""),
-            ("refresh.toml", HOOK),
-            ("deploy/ladylinux-api.service", UNIT),
-        ];
+        let files = [("server.py", SERVER), ("requirements.txt", ""), ("refresh.toml", HOOK)];
         for (path, text) in files {
             machine.write(&format!("/srv/work/{path}"), text);
         }
+        machine.write("/etc/systemd/system/ladylinux-api.service", UNIT);
         let host = Self { machine };
         host.push("one");
         host.tool("init --repo file:///srv/app.git --allow file --branch main").expect(0);

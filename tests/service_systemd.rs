@@ -116,7 +116,7 @@ fn the_tool_refuses_what_systemd_cannot_keep(machine: &Machine) {
     let refused = |words: &str, repair: &str| machine.tool("plan").expect(3).says(words).says(repair);
     refused("ladylinux-api.service does not know the fence", "ladylinux-refresh init");
     install_drop_in(machine);
-    refused("systemd has not read", "systemctl daemon-reload");
+    refused("systemd still goes by the old one", "systemctl daemon-reload");
     machine.exec("systemctl daemon-reload").expect(0);
     let unit = "/etc/systemd/system/ladylinux-api.service";
     machine.exec(&format!("touch --date=tomorrow {unit}")).expect(0);

@@ -2,7 +2,7 @@
 //! the way leads anywhere else. Source: openat(2), fchownat(2), renameat2(2), statx(2).
 
 use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 
@@ -321,27 +321,49 @@ impl Directory {
     }
 
     /// Gives every entry below this directory, and the directory itself, to `owner`.
-    fn give_all(&self, owner: Owner, device: u64) -> Outcome<()> {
+    fn give_all(&self, owner: Owner, mount: Mount) -> Outcome<()> {
         let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
         for name in self.names()? {
             let path = self.shown.join(&name);
             let step = || format!("cannot give {} to uid {}", path.display(), owner.uid);
             let found = statat(&self.fd, &name, AtFlags::SYMLINK_NOFOLLOW).context(step)?;
             let is_directory = kind(&found) == FileType::Directory;
-            if found.st_dev != device {
+            if Mount::of(self.fd.as_fd(), &name).context(step)? != mount {
                 return Err(Failure::new(step()).because(Failure::new("it is on another file system")));
             }
             if !is_directory && found.st_nlink > 1 {
                 return Err(Failure::new(step()).because(Failure::new("it has a second name (hard link)")));
             }
             if is_directory {
-                self.enter(Path::new(&name))?.give_all(owner, device)?;
+                self.enter(Path::new(&name))?.give_all(owner, mount)?;
             } else {
                 chownat(&self.fd, &name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).context(step)?;
             }
         }
         let step = || format!("cannot give {} to uid {}", self.shown.display(), owner.uid);
         fchown(&self.fd, Some(uid), Some(gid)).context(step)
+    }
+}
+
+/// The mount that an entry lies on. On an overlay the device number of a file differs from that of its directory, so the
+/// device counts only where the kernel has no number of the mount (before Linux 5.8). Source: statx(2), overlayfs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mount {
+    Number(u64),
+    Device(u64),
+}
+
+impl Mount {
+    /// Returns the mount of `name` in a directory, or of the descriptor itself where `name` is empty.
+    fn of(at: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<Self> {
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH;
+        match statx(at, name, flags, StatxFlags::MNT_ID) {
+            Ok(found) if found.stx_mask & StatxFlags::MNT_ID.bits() != 0 => {
+                Ok(Self::Number(found.stx_mnt_id))
+            }
+            Ok(_) | Err(Errno::NOSYS | Errno::PERM) => Ok(Self::Device(statat(at, name, flags)?.st_dev)),
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -364,8 +386,8 @@ pub fn give_all(top: &Path, owner: Owner) -> Outcome<()> {
         return Ok(());
     }
     let directory = Directory::open(top, Path::new(""))?;
-    let device = fstat(&directory.fd).context(|| format!("cannot examine {}", top.display()))?.st_dev;
-    directory.give_all(owner, device)
+    let mount = Mount::of(directory.fd.as_fd(), OsStr::new(""));
+    directory.give_all(owner, mount.context(|| format!("cannot examine {}", top.display()))?)
 }
 
 /// Gives one entry of the tree at `top` (the top itself where `below` is empty) to `owner`: the entry alone, nothing in
@@ -380,7 +402,7 @@ pub fn give(top: &Path, below: &Path, owner: Owner) -> Outcome<()> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut entry: OwnedFd = open(top, flags, Mode::empty()).context(told)?;
     let mut found = fstat(&entry).context(told)?;
-    let device = found.st_dev;
+    let mount = Mount::of(entry.as_fd(), OsStr::new("")).context(told)?;
     for part in below.components() {
         let Component::Normal(name) = part else { return refused("its path leaves the tree") };
         if kind(&found) != FileType::Directory {
@@ -388,7 +410,7 @@ pub fn give(top: &Path, below: &Path, owner: Owner) -> Outcome<()> {
         }
         entry = openat(&entry, name, flags, Mode::empty()).context(told)?;
         found = fstat(&entry).context(told)?;
-        if found.st_dev != device {
+        if Mount::of(entry.as_fd(), OsStr::new("")).context(told)? != mount {
             return refused("it lies on another file system");
         }
     }

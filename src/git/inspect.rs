@@ -5,7 +5,8 @@ use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{IFlags, Mode, OFlags, ioctl_getflags, open};
+use rustix::fs::{Access, IFlags, Mode, OFlags, ioctl_getflags, open};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context as _, Failure, Outcome};
@@ -320,8 +321,7 @@ impl Removal<'_> {
             entries.as_ref().is_ok_and(|_| fs::read_dir(folder).is_ok_and(|mut all| all.next().is_none()));
         let closed = foreign
             && (!empty || folder.starts_with(&self.git_dir))
-            && rustix::fs::access(folder, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)
-                .is_err();
+            && may_not(folder, Access::WRITE_OK | Access::EXEC_OK);
         if closed {
             let reason =
                 format!("it belongs to uid {} and the owner of the tree may not write in it", found.uid());
@@ -351,14 +351,10 @@ impl Removal<'_> {
     /// Looks whether a file can be read, or else it could not be saved; and written, where it is the log of a ref: git
     /// appends to those. A refresh would halt at either, with the service down.
     fn file(&mut self, path: &Path, found: &fs::Metadata) {
-        let may_not = |access| rustix::fs::access(path, access).is_err();
         let foreign = found.uid() != self.owner.uid;
-        let what = if may_not(rustix::fs::Access::READ_OK) {
+        let what = if may_not(path, Access::READ_OK) {
             "the owner of the tree may not read it"
-        } else if foreign
-            && path.starts_with(self.git_dir.join("logs"))
-            && may_not(rustix::fs::Access::WRITE_OK)
-        {
+        } else if foreign && path.starts_with(self.git_dir.join("logs")) && may_not(path, Access::WRITE_OK) {
             "git, as the owner of the tree, may not append to it"
         } else {
             return;
@@ -394,6 +390,12 @@ impl Removal<'_> {
     fn add(&mut self, path: &Path, reason: String, obstacle: Obstacle, repair: String) {
         self.found.push(Unremovable { path: path.into(), reason, obstacle, repair });
     }
+}
+
+/// Returns `true` where the kernel refuses this access to us. The unit that asks sees the tree read-only; the kernel checks
+/// the permissions first, so `EROFS` means that they allow it. Source: access(2).
+fn may_not(path: &Path, access: Access) -> bool {
+    !matches!(rustix::fs::access(path, access), Ok(()) | Err(Errno::ROFS))
 }
 
 /// A line of the kernel's table of mounts.

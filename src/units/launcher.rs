@@ -82,7 +82,10 @@ pub(super) fn that_exist(paths: &[PathBuf]) -> Vec<PathBuf> {
 /// Returns what is not put into force without systemd, a sentence each.
 pub(super) fn missing(layout: &Layout) -> Vec<String> {
     let why = if layout.is_real() { "without systemd" } else { "below --root" };
-    let mut all = vec![format!("{why} units share the network, the processes and the limits of the caller")];
+    let mut all = vec![
+        format!("{why} units share the network, the processes and the limits of the caller"),
+        format!("{why} a unit can change the mode and the times of every file of its user"),
+    ];
     if !is_landlock_here() {
         all.push("this kernel has no Landlock: units write wherever their user may".to_owned());
     }
