@@ -181,8 +181,8 @@ fn rw_7_1a_rw_7_1b_what_would_not_start_again_is_refused_while_a_client_that_ask
     // The file system of the tool's state is nearly full.
     let state = "/var/lib/ladylinux-refresh";
     let small = format!(
-        "mkdir /srv/small && mount -t tmpfs -o size=64m,mode=755 none /srv/small && \
-         cp -a {state}/. /srv/small/ && mount --bind /srv/small {state}"
+        "mkdir /srv/small && size=$(du --summarize --block-size=1M {state} | cut --fields=1) && \
+         mount -t tmpfs -o size=$((size + 20))m,mode=755 none /srv/small && cp -a {state}/. /srv/small/ && mount --bind /srv/small {state}"
     );
     machine.exec(&small).expect(0);
     host.refused(&["/var/lib/ladylinux-refresh has only", "MiB free", "df -h"]);
@@ -291,12 +291,13 @@ fn rw_7_1a_a_stop_that_fails_before_it_came_to_the_service_leaves_all_up_and_is_
     let before = [API, "also.service"].map(|unit| host.invocation(unit));
     // A staged check holds the run while the unit becomes one that systemd does not stop by name.
     let hold = "[[hook]]\nname = \"hold\"\nkind = \"check\"\nstage = true\n\
-                command = [\"sh\", \"-c\", \"touch /var/lib/ladylinux/data/here; while [ -e /srv/hold ]; do sleep 0.02; done\"]\n";
+                command = [\"sh\", \"-c\", \"while [ -e /srv/hold ]; do sleep 0.02; done\"]\n";
     host.machine.write("/srv/work/refresh.toml", hold);
     host.machine.write("/srv/hold", "");
     host.push("two");
     let run = host.machine.spawn(&format!("PIP_INDEX_URL={LOCAL_INDEX} exec ladylinux-refresh run"));
-    until("the staged check", || host.machine.read("/var/lib/ladylinux/data/here"));
+    let is_held = || host.machine.exec("pgrep --uid ladylinux-staging --exact sh").code == Some(0);
+    until("the staged check", || is_held().then_some(()));
     host.unit("also.service.d/stop.conf", "[Unit]\nRefuseManualStop=yes\n");
     host.machine.exec("rm /srv/hold").expect(0);
     let output = run.wait_with_output().unwrap();

@@ -39,10 +39,6 @@ pub struct Directory {
 pub struct Entry {
     /// Its name.
     pub name: OsString,
-    /// The device that it is on.
-    pub device: u64,
-    /// Its inode.
-    pub inode: u64,
     /// Whether it is a real directory.
     pub is_directory: bool,
     /// Why it cannot be renamed, if that is known.
@@ -155,7 +151,10 @@ impl Directory {
     }
 
     /// Lists the names in the directory, sorted.
-    fn names(&self) -> Outcome<Vec<OsString>> {
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn names(&self) -> Outcome<Vec<OsString>> {
         let step = || format!("cannot read the directory {}", self.shown.display());
         let mut names = Vec::new();
         for entry in Dir::read_from(&self.fd).context(step)? {
@@ -195,8 +194,6 @@ impl Directory {
         };
         Ok(Some(Entry {
             name: name.to_os_string(),
-            device: rustix::fs::makedev(found.stx_dev_major, found.stx_dev_minor),
-            inode: found.stx_ino,
             is_directory: FileType::from_raw_mode(found.stx_mode.into()) == FileType::Directory,
             obstacle,
         }))

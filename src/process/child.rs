@@ -365,6 +365,10 @@ impl Runner {
         let seen = watch::until_the_end(started, limits, &self.events);
         let collected = started.subject.collect();
         let seen = seen?;
+        if !matches!(collected, Ok(Ended::Exited(0))) {
+            // A machine that is switched off asks this process and its units to end at once: then that is the cause.
+            interrupt::check()?;
+        }
         let ended = match seen.cut_short {
             Some(why) => why,
             None => collected?,

@@ -1,8 +1,10 @@
 //! Moves the prepared tree into `app/` and what was there out to `previous/<run>`: one rename for each entry.
 //!
 //! The conductor does this, without git. `app/` itself stays: its inode, owner and labels are those that shells, watchers
-//! and mounts of other units know. A durable list of the prepared entries says which entry of `app/` is new and which is
-//! old, by device and inode, so the same loop converges from every instant at which it may have been killed.
+//! and mounts of other units know. The names of the prepared entries are written down first. An entry of `app/` with one
+//! of these names is new if the prepared tree has none of that name any more: only the exchange moves it from there. Device
+//! and inode numbers would not do; overlays and btrfs give other ones after a boot. So the same loop converges from every
+//! instant at which it may have been killed.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
@@ -11,7 +13,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint;
-use crate::disk::beneath::{Directory, Entry, Obstacle};
+use crate::disk::beneath::{Directory, Obstacle};
 use crate::disk::{self, Moved};
 use crate::error::{Failure, Outcome};
 use crate::git::inspect::{self, Mount};
@@ -47,21 +49,10 @@ pub struct ExchangeRecord {
     pub commit: CommitId,
     /// The commits that account for files of the old tree: what was deployed, and what interrupted runs aimed at.
     pub known: Vec<CommitId>,
-    /// The entries of the prepared tree.
-    pub prepared: Vec<PreparedEntry>,
+    /// The names of the entries of the prepared tree.
+    pub prepared: Vec<TreePath>,
     /// The paths of the old tree that move across.
     pub kept: Vec<KeptPath>,
-}
-
-/// One entry of the prepared tree.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PreparedEntry {
-    /// Its name.
-    pub name: TreePath,
-    /// The device that it is on.
-    pub device: u64,
-    /// Its inode.
-    pub inode: u64,
 }
 
 /// What an exchange moves in, and what stays.
@@ -90,14 +81,10 @@ impl Exchange {
     /// # Errors
     /// The prepared tree is missing, or the record cannot be written.
     pub fn begin(layout: &Layout, run: &RunId, owner: Owner, plan: Plan) -> Outcome<Self> {
-        let prepared = directory(layout, &layout.tree(run))?.entries()?;
-        let prepared = prepared.into_iter().map(|entry| PreparedEntry {
-            name: PathBuf::from(entry.name).into(),
-            device: entry.device,
-            inode: entry.inode,
-        });
+        let prepared = directory(layout, &layout.tree(run))?.names()?;
+        let prepared = prepared.into_iter().map(|name| PathBuf::from(name).into()).collect();
         let Plan { commit, known, kept } = plan;
-        let record = ExchangeRecord { schema: SCHEMA, commit, known, prepared: prepared.collect(), kept };
+        let record = ExchangeRecord { schema: SCHEMA, commit, known, prepared, kept };
         make_passable(&layout.previous_trees())?;
         disk::make_folder(&layout.previous_tree(run), 0o750)?;
         // The service user reads the tree when it is compared, and can neither add, rename nor remove an entry.
@@ -120,40 +107,51 @@ impl Exchange {
     /// Moves the old entries out and the prepared ones in. Doing it again changes nothing.
     ///
     /// # Errors
-    /// An entry cannot be moved, or other programs keep writing into `app/`.
+    /// An entry cannot be moved or is lost, or other programs keep writing into `app/`.
     pub fn swap(&self) -> Outcome<()> {
+        let app = self.move_entries()?;
+        for name in &self.record.prepared {
+            if app.entry(name.as_path().as_os_str())?.is_none() {
+                let path = app.shown().join(name.as_path());
+                return Err(Failure::new(format!("another program has removed {}", path.display()))
+                    .hint(format!("find it: fuser -v {}", shell::quoted_path(app.shown()))));
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves entries until `app/` has no old one and the prepared tree none at all; returns `app/`.
+    fn move_entries(&self) -> Outcome<Directory> {
         let app = open_app(&self.layout, self.owner)?;
         let previous = directory(&self.layout, &self.layout.previous_tree(&self.run))?;
         let tree = directory(&self.layout, &self.layout.tree(&self.run)).ok();
         for _ in 0..ROUNDS {
-            let old: Vec<Entry> =
-                app.entries()?.into_iter().filter(|entry| !self.is_prepared(entry)).collect();
-            let missing = self.missing(&app)?;
-            if old.is_empty() && missing.is_empty() {
+            let waiting: Vec<OsString> = tree.as_ref().map_or_else(|| Ok(Vec::new()), Directory::names)?;
+            let mut old = app.names()?;
+            old.retain(|name| waiting.contains(name) || !self.is_prepared(name));
+            if old.is_empty() && waiting.is_empty() {
                 app.sync()?;
                 previous.sync()?;
                 tree.as_ref().map_or(Ok(()), Directory::sync)?;
                 checkpoint::reach("exchange:swapped");
-                return Ok(());
+                return Ok(app);
             }
-            for entry in old {
-                let to = free_name(&previous, &entry.name)?;
-                moved(&app, &entry.name, app.move_new(&entry.name, &previous, &to)?)?;
+            for name in old {
+                let to = free_name(&previous, &name)?;
+                moved(&app, &name, app.move_new(&name, &previous, &to)?)?;
                 checkpoint::reach("exchange:out");
             }
-            for name in missing {
-                let tree = tree.as_ref().ok_or_else(|| lost(&self.layout, &self.run, name))?;
-                if tree.entry(name)?.is_none() {
-                    return Err(lost(&self.layout, &self.run, name));
-                }
-                if app.entry(name)?.is_none() {
-                    moved(tree, name, tree.move_new(name, &app, name)?)?;
+            for name in waiting {
+                if let Some(tree) = &tree
+                    && app.entry(&name)?.is_none()
+                {
+                    moved(tree, &name, tree.move_new(&name, &app, &name)?)?;
                     checkpoint::reach("exchange:in");
                 }
             }
         }
         Err(Failure::new(format!("another program keeps writing into {}", app.shown().display()))
-            .hint(format!("find it: fuser -v {}", shell::quoted(&app.shown().display().to_string()))))
+            .hint(format!("find it: fuser -v {}", shell::quoted_path(app.shown()))))
     }
 
     /// Moves preserved and git-ignored paths from the previous tree into the new one. Doing it again changes nothing.
@@ -181,12 +179,12 @@ impl Exchange {
     }
 
     /// Completes an exchange that was cut off, from whatever instant: afterwards `app/` is the new tree with everything
-    /// that moves across.
+    /// that moves across. What another program has removed from it since stays missing; the next run replaces the tree.
     ///
     /// # Errors
     /// As the parts.
     pub fn complete(&self) -> Outcome<Carried> {
-        self.swap()?;
+        self.move_entries()?;
         let carried = self.carry()?;
         self.finish()?;
         Ok(carried)
@@ -197,20 +195,8 @@ impl Exchange {
         &self.record
     }
 
-    fn is_prepared(&self, entry: &Entry) -> bool {
-        self.record.prepared.iter().any(|known| known.device == entry.device && known.inode == entry.inode)
-    }
-
-    /// The prepared entries that are not in `app/` yet.
-    fn missing(&self, app: &Directory) -> Outcome<Vec<&OsStr>> {
-        let mut missing = Vec::new();
-        for known in &self.record.prepared {
-            let name = known.name.as_path().as_os_str();
-            if app.entry(name)?.is_none_or(|entry| !self.is_prepared(&entry)) {
-                missing.push(name);
-            }
-        }
-        Ok(missing)
+    fn is_prepared(&self, name: &OsStr) -> bool {
+        self.record.prepared.iter().any(|known| known.as_path().as_os_str() == name)
     }
 }
 
@@ -359,10 +345,4 @@ fn moved(from: &Directory, name: &OsStr, moved: Moved) -> Outcome<()> {
         ))
         .hint("set `store` in refresh.toml to a directory on the file system of app/")),
     }
-}
-
-/// The failure for a prepared entry that is in neither place.
-fn lost(layout: &Layout, run: &RunId, name: &OsStr) -> Failure {
-    let path = layout.tree(run).join(name);
-    Failure::new(format!("the prepared {} is missing", path.display())).hint("ladylinux-refresh run")
 }

@@ -12,6 +12,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 use zbus::zvariant::{Fd, ObjectPath, OwnedObjectPath, Value};
 
 use super::property::Property;
+use super::transient::exec;
 use super::{Bus, refused};
 use crate::clock;
 use crate::error::{Context as _, Failure, Outcome};
@@ -94,14 +95,12 @@ impl ProcessUnit<'_> {
             Value::from(paths.iter().map(|path| format!("{prefix}{}", path.display())).collect::<Vec<_>>())
         };
         let [stdin, stdout, stderr] = streams.map(|fd| Value::from(Fd::from(fd)));
-        let program = self.program.display().to_string();
-        let command: Vec<String> = std::iter::once(program.clone()).chain(self.arguments.clone()).collect();
         let micros = u64::try_from(self.lifetime.as_micros()).unwrap_or(u64::MAX);
         let mut all: Vec<(&'static str, Value<'v>)> =
             self.properties.iter().map(|property| (property.name, property.value.on_the_bus())).collect();
         all.extend([
             ("Description", Value::from(self.description.to_owned())),
-            ("ExecStartEx", Value::from(vec![(program, command, vec!["no-env-expand".to_owned()])])),
+            ("ExecStart", exec(&self.program, &self.arguments)),
             ("StandardInputFileDescriptor", stdin),
             ("StandardOutputFileDescriptor", stdout),
             ("StandardErrorFileDescriptor", stderr),
@@ -139,8 +138,8 @@ impl ProcessUnit<'_> {
             all.push(("Environment", Value::from(variables)));
         }
         if let Some(unit) = &self.bound_to {
+            // Without After=, so that a machine that is switched off asks both to end at once.
             all.push(("BindsTo", Value::from(vec![unit.clone()])));
-            all.push(("After", Value::from(vec![unit.clone()])));
         }
         all
     }

@@ -52,11 +52,19 @@ pub struct Command {
 
 impl Command {
     fn into_value(self) -> Value<'static> {
-        let program = self.program.display().to_string();
-        let words: Vec<String> = std::iter::once(program.clone()).chain(self.arguments).collect();
-        // A dollar in an argument (a branch may have one) is a dollar.
-        Value::from(vec![(program, words, vec!["no-env-expand".to_owned()])])
+        exec(&self.program, &self.arguments)
     }
+}
+
+/// Returns the value of `ExecStart=` and its relatives on the bus.
+///
+/// Not of `ExecStartEx`, which could switch the expansion of variables off: systemd writes that key into the unit's file
+/// and does not know it when it reads the file again (systemd 252 and earlier), so `systemctl daemon-reload` would take
+/// the unit's command away. A doubled dollar is a dollar (systemd.service(5)).
+pub(super) fn exec(program: &Path, arguments: &[String]) -> Value<'static> {
+    let program = program.display().to_string();
+    let words = std::iter::once(&program).chain(arguments).map(|word| word.replace('$', "$$"));
+    Value::from(vec![(program.clone(), words.collect::<Vec<String>>(), false)])
 }
 
 /// What a transient service is doing.
@@ -84,8 +92,8 @@ impl Bus {
         let mut properties: Vec<(&str, Value<'_>)> = vec![
             ("Description", Value::from(unit.description)),
             ("Type", Value::from("exec")),
-            ("ExecStartEx", unit.command.into_value()),
-            ("ExecStopPostEx", unit.after.into_value()),
+            ("ExecStart", unit.command.into_value()),
+            ("ExecStopPost", unit.after.into_value()),
             ("EnvironmentFiles", Value::from(vec![(unit.variables.display().to_string(), false)])),
             ("StandardErrorFileToAppend", Value::from(unit.messages.display().to_string())),
             ("KillMode", Value::from("mixed")),
@@ -94,6 +102,8 @@ impl Bus {
             ("OOMPolicy", Value::from("continue")),
             ("CollectMode", Value::from("inactive-or-failed")),
             ("AddRef", Value::from(true)),
+            // What is started after the bus is stopped before it: the program speaks with systemd to its end.
+            ("After", Value::from(vec!["dbus.service"])),
         ];
         properties.extend(sandbox::properties(self.version()?, &unit.places));
         let none: Vec<(&str, Vec<(&str, Value<'_>)>)> = Vec::new();
