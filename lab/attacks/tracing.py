@@ -54,8 +54,9 @@ def own_processes():
 
 def uid_of(pid):
     """A process that may not be traced has a directory of root's in /proc."""
-    line = next(line for line in read(f"/proc/{pid}/status").splitlines() if line.startswith(b"Uid:"))
-    return int(line.split()[2])
+    lines = [line for line in read(f"/proc/{pid}/status").splitlines() if line.startswith(b"Uid:")]
+    # Nothing is left of a process that has just ended: no such line, and an IndexError.
+    return int(lines[0].split()[2])
 
 
 def command(pid):

@@ -25,11 +25,12 @@ use serde::de::DeserializeOwned;
 use crate::checkpoint;
 use crate::clock;
 use crate::disk;
-use crate::error::{Context as _, Outcome};
+use crate::error::{Context as _, Failure, Outcome};
 use crate::process::child::{Input, memory_file};
 use crate::process::watch::{Limits, Started};
 use crate::process::worker::Answer;
 use crate::process::{Ended, Finished, Keep, Owner, Program, Runner};
+use crate::report::shell::quoted;
 use crate::settings::layout::Layout;
 use crate::systemd::process_unit::Stdin;
 use crate::systemd::{self as manager, Bus};
@@ -40,6 +41,9 @@ pub use waiting::Waiting;
 
 use inside::{Setup, Work};
 use launcher::Confinement;
+
+/// How often a unit that only reads is started where others end it.
+const ATTEMPTS: usize = 3;
 
 /// What a unit may do and how long: everything that the caller decides about it.
 #[derive(Debug, Clone)]
@@ -205,12 +209,42 @@ impl Units {
     ) -> Outcome<A> {
         let told = || format!("cannot ask a unit for {operation}");
         let request = serde_json::to_vec(request).context(told)?;
-        let work = Work::Answer(operation.to_owned());
-        let finished = self.finish(job, operation, work, &request, &job_limits(job, operation))?;
-        match finished.ended {
-            Ended::Exited(0) => Answer::read(&finished.stdout, operation),
-            _ => Err(finished.failure(&format!("the unit for {operation} failed"))),
+        let attempts = if self.may_be_ended_by_others(job)? { ATTEMPTS } else { 1 };
+        for attempt in 1..=attempts {
+            let work = Work::Answer(operation.to_owned());
+            let finished = self.finish(job, operation, work, &request, &job_limits(job, operation))?;
+            match finished.ended {
+                Ended::Exited(0) => return Answer::read(&finished.stdout, operation),
+                Ended::Signalled(_) if attempt < attempts => {}
+                Ended::Signalled(_) if attempts > 1 => break,
+                _ => return Err(finished.failure(&format!("the unit for {operation} failed"))),
+            }
         }
+        Err(self.ended_by_others(job, operation, attempts))
+    }
+
+    /// Tells whether processes of others may signal a unit that only reads, so that it is worth to start it again.
+    fn may_be_ended_by_others(&self, job: &Job) -> Outcome<bool> {
+        let own = rustix::process::geteuid().as_raw();
+        Ok(job.role == Role::Inspect && self.user_of(job.role)?.uid != own)
+    }
+
+    /// Reports that each unit for `operation` was ended before it could answer: names who can have done that.
+    fn ended_by_others(&self, job: &Job, operation: &str, times: usize) -> Failure {
+        let user = self.user_name(job.role);
+        let cause = format!(
+            "only root, the kernel for want of memory, or a process of {user} can do that: the service, or one that \
+             its user started elsewhere"
+        );
+        Failure::new(format!("the unit for {operation} was ended by a signal {times} times"))
+            .because(Failure::new(cause))
+            .hint(format!("ps -o pid,unit,args -u {}", quoted(&user)))
+    }
+
+    /// Names the user of a role, for messages.
+    fn user_name(&self, role: Role) -> String {
+        let Ok(user) = self.user_of(role) else { return role.word().to_owned() };
+        user.name().unwrap_or_else(|| user.uid.to_string())
     }
 
     /// Runs a program of others in a unit and returns what it left. The deadline of the job counts, and its narration
@@ -342,7 +376,11 @@ impl Units {
             self.launch(job, name, user, file)?
         };
         if let Some(stdin) = &mut started.stdin {
-            std::io::Write::write_all(stdin, &input).context(told)?;
+            match std::io::Write::write_all(stdin, &input) {
+                // Its end has been reached before: whoever watches it finds out how.
+                Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
+                written => written.context(told)?,
+            }
         }
         Ok(started)
     }

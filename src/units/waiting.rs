@@ -1,12 +1,13 @@
 //! A unit that was started beforehand and answers later, several times. Starting a sandbox takes 60 to 140 ms; a request
 //! to one that waits takes none of them.
 //!
-//! Until the stop the service runs with the same user, and may end or halt such a process. So a request resumes it, and
-//! where it is gone a fresh one is started and asked again.
+//! Until the stop the service runs with the same user, and may end or halt such a process, again and again. So a unit that
+//! others end before its first answer is no failure: it is started when it is asked. A request resumes the unit, and where
+//! it is gone a fresh one is started and asked again.
 
 use std::io::Write as _;
 use std::os::fd::{AsFd as _, BorrowedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
@@ -18,10 +19,14 @@ use crate::clock;
 use crate::error::{Context as _, Failure, Outcome};
 use crate::process::watch::{self, GRACE, Started, Stream, Wanted};
 use crate::process::worker::Answer;
-use crate::process::{Keep, interrupt};
+use crate::process::{Ended, Keep, interrupt};
 
-/// How often a fresh unit is started for one request.
-const FRESH: usize = 3;
+/// How often a unit is started for one request, or beforehand.
+const STARTS: usize = 3;
+/// How long all starts beforehand may take until the first answer.
+const FIRST_ANSWER: Duration = Duration::from_secs(30);
+/// How often a silent unit is resumed, which others may have halted.
+const RESUME_EVERY: Duration = Duration::from_millis(500);
 
 /// A unit that waits for requests. Dropping it ends the unit.
 #[derive(Debug)]
@@ -35,6 +40,15 @@ pub struct Waiting {
     fresh_started: usize,
 }
 
+/// What came of a request.
+enum Exchange {
+    Answered(Vec<u8>),
+    /// The process ended before it had answered.
+    Ended,
+    /// The time was over, and the process was killed.
+    Late,
+}
+
 #[derive(Debug)]
 struct Process {
     started: Started,
@@ -43,7 +57,8 @@ struct Process {
 }
 
 impl Waiting {
-    /// Starts the unit and waits until it has answered `first`, whose response is dropped.
+    /// Starts the unit and waits until it has answered `first`, whose response is dropped. Where others end each unit
+    /// before that, the next request starts one, and a warning names them.
     pub(super) fn start(units: &Units, job: &Job, operation: &str, first: Vec<u8>) -> Outcome<Self> {
         let mut waiting = Self {
             units: units.clone(),
@@ -53,7 +68,17 @@ impl Waiting {
             process: None,
             fresh_started: 0,
         };
-        waiting.begin()?;
+        let end = clock::monotonic() + FIRST_ANSWER.min(job.deadline);
+        for _ in 0..STARTS {
+            if waiting.begin(end)? {
+                return Ok(waiting);
+            }
+        }
+        let events = waiting.units.runner.events();
+        let by = waiting.units.user_name(job.role);
+        events.warn(&format!(
+            "the unit that waits for {operation} was ended {STARTS} times, perhaps by a process of {by}: it starts when it is needed"
+        ));
         Ok(waiting)
     }
 
@@ -63,22 +88,28 @@ impl Waiting {
     /// # Errors
     /// The operation's own failure; the deadline of the job has passed; or no unit lives long enough to answer.
     pub fn ask<Q: Serialize, A: DeserializeOwned>(&mut self, request: &Q) -> Outcome<A> {
-        let told = || format!("cannot ask the waiting unit for {}", self.operation);
-        let line = serde_json::to_vec(request).context(told)?;
-        for attempt in 0..=FRESH {
+        let context = || format!("cannot ask the waiting unit for {}", self.operation);
+        let line = serde_json::to_vec(request).context(context)?;
+        let end = clock::monotonic() + self.job.deadline;
+        for _ in 0..=STARTS {
             if !self.is_alive() {
                 self.fresh_started += 1;
-                self.begin()?;
-            } else if attempt == 0
-                && let Some(process) = &self.process
-            {
-                process.started.subject.resume();
+                if !self.begin(end)? {
+                    continue;
+                }
             }
-            if let Some(response) = self.exchange(&line)? {
-                return Answer::read(&response, &self.operation);
+            match self.exchange(&line, end)? {
+                Exchange::Answered(response) => return Answer::read(&response, &self.operation),
+                Exchange::Ended => {}
+                Exchange::Late => {
+                    let (operation, deadline) = (&self.operation, self.job.deadline);
+                    return Err(Failure::new(format!(
+                        "{operation} was ended after its deadline of {deadline:?}"
+                    )));
+                }
             }
         }
-        Err(Failure::new(format!("the waiting unit for {} was ended {FRESH} times", self.operation)))
+        Err(self.units.ended_by_others(&self.job, &self.operation, self.fresh_started))
     }
 
     /// Tells whether the unit lives.
@@ -98,7 +129,12 @@ impl Waiting {
         self.finish();
     }
 
-    fn begin(&mut self) -> Outcome<()> {
+    /// Starts a unit and waits, at most until `end`, for its first answer; tells whether it came. Where it did not, others
+    /// have ended or halted the unit, and none is left.
+    ///
+    /// # Errors
+    /// The unit cannot be started, ends by itself, or fails to answer.
+    fn begin(&mut self, end: Instant) -> Outcome<bool> {
         self.finish();
         let work = Work::AnswerEach(self.operation.clone());
         let started = self.units.start_waiting(&self.job, &self.operation, work)?;
@@ -106,42 +142,55 @@ impl Waiting {
         let (out, err) = Stream::pair(&keep);
         self.process = Some(Process { started, out, err });
         let first = self.first.clone();
-        match self.exchange(&first)? {
-            Some(response) => Answer::<IgnoredAny>::read(&response, &self.operation).map(drop),
-            None => Err(self.died()),
+        match self.exchange(&first, end)? {
+            Exchange::Answered(response) => {
+                Answer::<IgnoredAny>::read(&response, &self.operation).map(|_| true)
+            }
+            Exchange::Ended => self.was_ended_by_others().map(|()| false),
+            Exchange::Late => Ok(false),
         }
     }
 
-    /// Sends a line and returns the line that comes back; `None` where the process ended before.
-    fn exchange(&mut self, request: &[u8]) -> Outcome<Option<Vec<u8>>> {
-        let Some(process) = &mut self.process else { return Ok(None) };
+    /// Sends a line and returns the line that comes back.
+    fn exchange(&mut self, request: &[u8], end: Instant) -> Outcome<Exchange> {
+        let Some(process) = &mut self.process else { return Ok(Exchange::Ended) };
         let mut pending = request.to_vec();
         pending.push(b'\n');
-        let end = clock::monotonic() + self.job.deadline;
+        process.started.subject.resume();
+        let mut resumed = clock::monotonic();
         loop {
             interrupt::check()?;
             if let Some(line) = process.out.take_line() {
-                return Ok(Some(line));
+                return Ok(Exchange::Answered(line));
             }
-            if clock::monotonic() > end {
+            let now = clock::monotonic();
+            if now > end {
                 self.kill();
-                let (operation, deadline) = (&self.operation, self.job.deadline);
-                return Err(Failure::new(format!(
-                    "{operation} was ended after its deadline of {deadline:?}"
-                )));
+                return Ok(Exchange::Late);
+            }
+            if now.duration_since(resumed) > RESUME_EVERY {
+                process.started.subject.resume();
+                resumed = now;
             }
             if !process.step(&mut pending, &self.units)? {
-                return Ok(None);
+                return Ok(Exchange::Ended);
             }
         }
     }
 
-    fn died(&mut self) -> Failure {
-        let process = self.process.take();
-        let said = process.map(|process| process.err.into_kept()).unwrap_or_default();
+    /// Collects a unit that ended before its answer.
+    ///
+    /// # Errors
+    /// Nothing but itself ended it: it would end again.
+    fn was_ended_by_others(&mut self) -> Outcome<()> {
+        let Some(Process { mut started, err, .. }) = self.process.take() else { return Ok(()) };
+        if let Ended::Signalled(_) = started.subject.collect()? {
+            return Ok(());
+        }
         let failure = Failure::new(format!("the waiting unit for {} ended at once", self.operation));
-        let said: Vec<String> = String::from_utf8_lossy(&said).lines().map(str::to_owned).collect();
-        if said.is_empty() { failure } else { failure.because(Failure::written(&said, "")) }
+        let kept = err.into_kept();
+        let written: Vec<String> = String::from_utf8_lossy(&kept).lines().map(str::to_owned).collect();
+        Err(if written.is_empty() { failure } else { failure.because(Failure::written(&written, "")) })
     }
 
     fn kill(&mut self) {

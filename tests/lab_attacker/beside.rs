@@ -49,6 +49,51 @@ fn the_service_user_cannot_look_into_the_unit_that_waits_for_the_stop() {
 }
 
 #[test]
+fn a_service_that_ends_the_unit_that_waits_for_the_stop_keeps_no_refresh_from_happening() {
+    let Some(lab) = Lab::open() else { return };
+    let target = Target::running(&lab, &[]);
+    // The first time it ends what it can; the other time it never lets one live.
+    for (limit, warns) in [(2, false), (1000, true)] {
+        target.attack(&format!("end_unit.py 300 align {limit}"), "watching");
+        let commit = target.push(&[("limit.txt", &format!("{limit}\n"))]);
+        let ran = target.tool("run");
+        let loot = target.loot();
+        assert_eq!(ran.code, Some(0), "{}\n{loot}", ran.all());
+        assert!(
+            loot.matches("ENDED align").count() >= 2,
+            "{limit}: it met too few units\n{}\n{loot}",
+            ran.all()
+        );
+        assert_eq!(ran.all().contains("perhaps by a process of ladylinux"), warns, "{}", ran.all());
+        target.expect_running(&commit);
+        target.forget_loot();
+    }
+}
+
+#[test]
+fn a_service_that_ends_the_units_that_read_for_it_is_named_and_goes_on_running() {
+    let Some(lab) = Lab::open() else { return };
+    let target = Target::running(&lab, &[]);
+    let before = target.answer();
+    target.attack("end_unit.py 300 inspect 1000", "watching");
+    target.push(&[("more.txt", "more\n")]);
+    let ran = target.tool("run");
+    let loot = target.loot();
+    assert!(loot.matches("ENDED inspect").count() >= 3, "it met too few units\n{}\n{loot}", ran.all());
+    ran.expect(3).says("a process of ladylinux").says("ps -o pid,unit,args -u ladylinux");
+    assert_eq!(target.answer(), before, "the service was touched");
+    target.machine.exec("pkill -KILL -f '[e]nd_unit'").expect(0);
+    target.forget_loot();
+    // Two of three ended units are no reason to refuse.
+    target.attack("end_unit.py 300 inspect 2", "watching");
+    let commit = target.push(&[("again.txt", "again\n")]);
+    let ran = target.tool("run");
+    assert_eq!(ran.code, Some(0), "{}\n{}", ran.all(), target.loot());
+    assert_eq!(target.loot().matches("ENDED inspect").count(), 2, "{}", target.loot());
+    target.expect_running(&commit);
+}
+
+#[test]
 fn a_hook_leaves_no_process_that_changes_the_code_or_holds_the_port() {
     let Some(lab) = Lab::open() else { return };
     let target = Target::running(&lab, &[]);

@@ -13,7 +13,8 @@ pub(crate) const UNIT: &str = "[Unit]\nDescription=LadyLinux API\n\
 pub(crate) const REMOTE: &str = "git://127.0.0.1/app.git";
 
 /// The attacks: file name and text.
-const ATTACKS: [(&str, &str); 11] = [
+const ATTACKS: [(&str, &str); 12] = [
+    ("end_unit.py", include_str!("../../lab/attacks/end_unit.py")),
     ("exchange_app.py", include_str!("../../lab/attacks/exchange_app.py")),
     ("hold_up.sh", include_str!("../../lab/attacks/hold_up.sh")),
     ("plant_state.py", include_str!("../../lab/attacks/plant_state.py")),
@@ -129,6 +130,11 @@ impl Target {
     /// What the attacks have noted.
     pub(crate) fn loot(&self) -> String {
         self.machine.read("/var/lib/ladylinux/data/loot").unwrap_or_default()
+    }
+
+    /// Forgets what the attacks have noted.
+    pub(crate) fn forget_loot(&self) {
+        self.machine.exec("rm -f /var/lib/ladylinux/data/loot").expect(0);
     }
 
     /// What the application answers; `None` where it does not.
