@@ -83,19 +83,21 @@ fn rw_5_1_nothing_goes_on_while_a_stranger_holds_the_port() {
     // The stranger comes when preflight has looked already: a staged check holds the run meanwhile.
     let host = Host::running();
     let before = host.head();
-    let (reached, go) = (host.beside("reached"), host.beside("go"));
-    let wait = format!("touch {}; while [ ! -e {} ]; do sleep 0.01; done", reached.display(), go.display());
+    let (printed, go) = (host.beside("printed"), host.beside("go"));
+    let wait = format!("echo reached; while [ ! -e {} ]; do sleep 0.01; done", go.display());
     let held = hook("held", "check", &["sh", "-c", &wait], "stage = true");
     host.push(&[("version.txt", "two\n"), ("refresh.toml", &held)]);
-    let mut command = host.command(["run"]);
-    let mut run = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    while !reached.exists() {
+    let mut command = host.command(["run", "--format", "json"]);
+    let mut run = command.stdout(fs::File::create(&printed).unwrap()).stderr(Stdio::piped()).spawn().unwrap();
+    while !fs::read_to_string(&printed).unwrap().contains("reached\"") {
         assert!(run.try_wait().unwrap().is_none(), "the run ended too early");
         std::thread::yield_now();
     }
     let stranger = TcpListener::bind(("127.0.0.2", host.port)).unwrap();
     fs::write(&go, "").unwrap();
-    ran(run.wait_with_output().unwrap()).expect(1).says(&format!("process {}", std::process::id()));
+    drop(ran(run.wait_with_output().unwrap()).expect(1));
+    let printed = fs::read_to_string(&printed).unwrap();
+    assert!(printed.contains(&format!("process {}", std::process::id())), "{printed}");
     assert!(told(&host).contains(&format!("port {} is held", host.port)), "{}", told(&host));
     assert_eq!(journaled(&host, "failed"), ["stop"]);
     assert_eq!(host.head(), before, "the tree was touched");
