@@ -256,6 +256,36 @@ fn what_the_settings_of_the_host_say_wrong_is_told_with_its_place() {
 }
 
 #[test]
+fn a_host_that_must_confine_units_and_cannot_is_refused_and_else_the_report_names_what_is_missing() {
+    let host = Host::running();
+    let missing = "below --root units share the network, the processes and the limits of the caller";
+    host.configure("", "[security]\nrequire = true\n");
+    for command in ["run", "plan"] {
+        let cause = "this host does not confine units as security.require asks for";
+        let said = refused(&host, &[command], 3, &[cause, missing, "without --root"]);
+        let accept =
+            format!("set `require = false` under [security] in {}", host.layout.host_file().display());
+        assert!(said.all().contains(&accept), "{}", said.all());
+    }
+    let said = host.tool(["doctor"]).says("[confinement]").says("confinement of units: not all of it");
+    assert!(said.all().contains(missing), "{}", said.all());
+
+    host.configure("", "[security]\nrequire = false\n");
+    let said = host.tool(["run"]).expect(0);
+    let lines: Vec<&str> = said.out.lines().filter(|line| line.contains("confinement")).collect();
+    assert_eq!(lines.len(), 1, "{}", said.all());
+    assert!(lines[0].starts_with(&format!("  confinement  not enforced: {missing}; ")), "{lines:?}");
+    let report = host.report();
+    assert_eq!(report["confinement"]["state"], "missing");
+    assert_eq!(report["confinement"]["missing"][0], missing);
+    let examined = host.tool(["doctor", "--json"]);
+    let examined: serde_json::Value = serde_json::from_str(&examined.out).unwrap();
+    assert_eq!(examined["confinement"], report["confinement"]);
+    let findings = examined["findings"].as_array().unwrap();
+    assert!(findings.iter().all(|finding| finding["check"] != "confinement"), "{findings:?}");
+}
+
+#[test]
 fn a_remote_that_cannot_give_the_branch_leaves_the_old_version_in_service() {
     let host = Host::running();
     git(&host.work(), ["push", "--quiet", "origin", "HEAD:refs/heads/feature/login"]);

@@ -6,6 +6,7 @@ use crate::exit::{Ended, Error, Refusal};
 use crate::report::json;
 use crate::report::screen::{Tone, count, harmless, paint, say};
 use crate::settings::layout::Layout;
+use crate::units::Enforcement;
 
 /// Examines an installation and its host; changes nothing.
 pub(super) fn doctor(layout: &Layout, args: &DoctorArgs) -> Result<Ended, Error> {
@@ -42,6 +43,14 @@ fn lines(told: &Examination) -> Vec<String> {
         let checks = checks.collect::<Vec<_>>().join(", ");
         lines.push(paint(Tone::Quiet, &format!("not looked at: {checks}")));
         lines.push(format!("  why      {}", on_one_line(why)));
+    }
+    match &told.confinement {
+        Some(Enforcement::Enforced) => lines.push("confinement of units: enforced".to_owned()),
+        Some(Enforcement::Missing(missing)) => {
+            lines.push(paint(Tone::Quiet, "confinement of units: not all of it"));
+            lines.extend(missing.iter().map(|one| format!("  missing  {}", on_one_line(one))));
+        }
+        None => {}
     }
     let looked = count(told.checks, "check");
     let (problems, notes) = (told.count(Severity::Problem), told.count(Severity::Note));
@@ -93,6 +102,7 @@ mod tests {
                 finding("clock", Subject::Machine, Severity::Note, "third"),
             ],
             unseen: vec![unseen("mirror", "closed"), unseen("sudo", "other"), unseen("branch", "closed")],
+            confinement: None,
         };
         let expected = "\
 work tree
@@ -114,5 +124,13 @@ not looked at: sudo
         assert_eq!(lines(&told).join("\n"), expected);
         let well = Examination { findings: vec![], unseen: vec![], ..told };
         assert_eq!(lines(&well), ["nothing found in 7 checks"]);
+        let enforced = Examination { confinement: Some(Enforcement::Enforced), ..well.clone() };
+        assert_eq!(lines(&enforced), ["confinement of units: enforced", "nothing found in 7 checks"]);
+        let missing = Enforcement::Missing(vec!["ProtectProc needs systemd 247".to_owned()]);
+        let partly = lines(&Examination { confinement: Some(missing), ..well });
+        assert_eq!(
+            partly[..2],
+            ["confinement of units: not all of it", "  missing  ProtectProc needs systemd 247"]
+        );
     }
 }

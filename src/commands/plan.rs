@@ -6,7 +6,7 @@ use crate::clock;
 use crate::error::Outcome;
 use crate::exit::{Ended, Error};
 use crate::installation::Installation;
-use crate::plan::{self, Coming, Observed, Plan, preflight};
+use crate::plan::{self, Coming, Observed, Plan, confinement, preflight};
 use crate::process::interrupt;
 use crate::refresh::begin::TargetState;
 use crate::refresh::{self, Target};
@@ -87,6 +87,7 @@ pub(super) fn plan(layout: &Layout, wish: &PlanWish) -> Result<Ended, Error> {
 }
 
 fn make(on: &Installation, branch: Option<BranchName>, models: Option<ModelCheck>) -> Outcome<Plan> {
+    confinement::check(on)?;
     let observed = Observed::of(on)?;
     let warnings = preflight::check(on, &observed)?;
     for warning in &warnings {

@@ -12,7 +12,7 @@ use crate::exit::{Ended, Error};
 use crate::installation::{self, Installation};
 use crate::journal::recover;
 use crate::models::verify::Summary;
-use crate::plan::{Coming, Observed, preflight};
+use crate::plan::{Coming, Observed, confinement, preflight};
 use crate::process::{Runner, interrupt};
 use crate::refresh::account::{Opening, millis};
 use crate::refresh::begin::{self, TargetState};
@@ -274,6 +274,7 @@ fn look(
     status_file::clear_current(&on.layout)?;
     bundle::put_away(&on.layout)?;
     keep_down(on)?;
+    confinement::check(on)?;
     let mut observed = Observed::of(on)?;
     let checked = preflight::check(on, &observed);
     interrupt::check()?;

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 
 use crate::clock;
 use crate::installation::Installation;
-use crate::plan::{preflight, space};
+use crate::plan::{confinement, preflight, space};
 use crate::status_file;
 use crate::systemd::Bus;
 
@@ -63,6 +63,11 @@ pub(super) fn clock_source(examined: &Examined) -> Findings {
         "it drifts, and after a snapshot was restored it says the snapshot's time",
         "timedatectl set-ntp true",
     )])
+}
+
+/// Units are confined as far as the host's settings require.
+pub(super) fn confinement(_: &Examined, on: &Installation) -> Findings {
+    refused(confinement::check(on), "every refresh is refused until it is, or until the settings accept it")
 }
 
 /// Nobody but the service sits on its port.

@@ -27,6 +27,7 @@ use crate::git::inspect::TreeState;
 use crate::installation::{Installation, as_typed};
 use crate::report::shell::quoted;
 use crate::settings::layout::Layout;
+use crate::units::Enforcement;
 use unit::Unit;
 
 /// The version of what [`Examination`] is written as.
@@ -143,6 +144,8 @@ pub struct Examination {
     pub findings: Vec<Finding>,
     /// The checks that could not look.
     pub unseen: Vec<Unseen>,
+    /// How far units are confined here; `None` where that cannot be found out.
+    pub confinement: Option<Enforcement>,
 }
 
 impl Examination {
@@ -227,6 +230,7 @@ const CHECKS: &[Check] = &[
     check("space", Subject::Machine, Look::Opened(machine::space)),
     check("clock", Subject::Machine, Look::Anywhere(machine::clock)),
     check("clock-source", Subject::Machine, Look::Anywhere(machine::clock_source)),
+    check("confinement", Subject::Machine, Look::Opened(machine::confinement)),
 ];
 
 /// Examines the installation that `examined` describes.
@@ -234,7 +238,9 @@ const CHECKS: &[Check] = &[
 /// # Errors
 /// The interruption.
 pub fn examine(examined: &Examined) -> Outcome<Examination> {
-    let mut told = Examination { schema: SCHEMA, checks: 0, findings: Vec::new(), unseen: Vec::new() };
+    let confinement = examined.opened().ok().and_then(|on| on.units.enforcement().ok());
+    let mut told =
+        Examination { schema: SCHEMA, checks: 0, findings: Vec::new(), unseen: Vec::new(), confinement };
     for check in CHECKS {
         crate::process::interrupt::check()?;
         let look = match check.look {

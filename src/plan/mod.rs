@@ -2,6 +2,7 @@
 //! brings. `plan` and `run --dry-run` render it; `run` executes it.
 
 pub mod coming;
+pub mod confinement;
 pub mod observe;
 pub mod preflight;
 pub(crate) mod reach;

@@ -157,6 +157,7 @@ fn interrupted(
         preserved: Vec::new(),
         ignored: Vec::new(),
         protected: report::Protected::default(),
+        confinement: on.units.enforcement().ok(),
         warnings: Vec::new(),
         error: Some(report::Error {
             phase,

@@ -301,6 +301,7 @@ fn brief_report(
         preserved: Vec::new(),
         ignored: Vec::new(),
         protected: report::Protected::default(),
+        confinement: on.units.enforcement().ok(),
         warnings: Vec::new(),
         error,
     }
@@ -412,6 +413,7 @@ fn make(
         preserved: account.preserved.clone(),
         ignored: account.ignored.clone(),
         protected: account.protected.clone(),
+        confinement: on.units.enforcement().ok(),
         warnings: account.warnings.clone(),
         error,
     }

@@ -15,6 +15,7 @@ use crate::event::{Event, Phase, Subscriber};
 use crate::exit::{self, Refusal};
 use crate::journal::record::Ending;
 use crate::journal::run_lock::Holder;
+use crate::units::Enforcement;
 
 /// Renders events as a line per step; on a terminal with progress.
 #[derive(Debug, Default)]
@@ -180,6 +181,10 @@ pub fn report(report: &Report) -> Vec<String> {
     lines.push(format!("  service      {}", words.join(", ")));
     if let Some(ms) = report.downtime_ms {
         lines.push(format!("  downtime     {}", duration(ms)));
+    }
+    if let Some(Enforcement::Missing(missing)) = &report.confinement {
+        let text = harmless_line(&missing.join("; "));
+        lines.push(format!("  confinement  {}", paint(Tone::Warning, &format!("not enforced: {text}"))));
     }
     if let Some(models) = &report.models {
         let tone = if models.problems > 0 { Tone::Bad } else { Tone::Good };

@@ -24,6 +24,7 @@ use crate::python::Overlap;
 use crate::python::contamination::Finding;
 use crate::python::lock::Summary;
 use crate::settings::names::{BranchName, CommitId, GenerationName, RunId};
+use crate::units::Enforcement;
 
 /// The version of the report's format.
 pub const SCHEMA: u32 = 1;
@@ -78,6 +79,9 @@ pub struct Report {
     pub ignored: Vec<String>,
     /// What became of the protected paths.
     pub protected: Protected,
+    /// How far units were confined; `None` where that cannot be found out.
+    #[serde(default)]
+    pub confinement: Option<Enforcement>,
     /// Things a person should look at.
     pub warnings: Vec<String>,
     /// Why it failed.

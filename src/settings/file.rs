@@ -31,6 +31,7 @@ pub struct HostFile {
     pub(super) service: ServiceTable,
     pub(super) probe: ProbeTable,
     pub(super) models: ModelsTable,
+    pub(super) security: SecurityTable,
     pub(super) hook: Vec<HookTable>,
 }
 
@@ -122,6 +123,12 @@ pub(super) struct ModelsTable {
     pub(super) stores: Option<Vec<PathBuf>>,
 }
 
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct SecurityTable {
+    pub(super) require: Option<bool>,
+}
+
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct HookTable {
@@ -170,7 +177,7 @@ pub(super) enum Author {
 }
 
 /// The keys of the host's file, by table; the empty name is the top.
-pub const HOST_KEYS: [(&str, &[&str]); 7] = [
+pub const HOST_KEYS: [(&str, &[&str]); 8] = [
     (
         "",
         &[
@@ -186,6 +193,7 @@ pub const HOST_KEYS: [(&str, &[&str]); 7] = [
             "service",
             "probe",
             "models",
+            "security",
             "hook",
         ],
     ),
@@ -226,6 +234,7 @@ pub const HOST_KEYS: [(&str, &[&str]); 7] = [
     ("service", &["unit", "also", "command", "stop_timeout", "allow_root_exec"]),
     ("probe", &["url", "path", "status", "json_field", "json_value", "body", "deadline", "settle"]),
     ("models", &["verify", "stores"]),
+    ("security", &["require"]),
     ("hook", &["name", "kind", "command", "deadline", "stage"]),
 ];
 
@@ -233,7 +242,7 @@ pub const HOST_KEYS: [(&str, &[&str]); 7] = [
 pub const APPLICATION_KEYS: [(&str, &[&str]); 3] = [
     ("", &["definitions", "extras", "groups", "probe", "hook"]),
     ("probe", &["path"]),
-    ("hook", HOST_KEYS[6].1),
+    ("hook", HOST_KEYS[7].1),
 ];
 
 /// Reads a file into its tables.

@@ -18,7 +18,7 @@ use super::names::{UnitName, without_credentials};
 use super::trust;
 use super::{
     Hook, HookKind, IgnoredFiles, ImportCheck, ModelCheck, Models, Origin, Probe, Python, Remote, RemoteUrl,
-    Service, Settings, Strategy,
+    Security, Service, Settings, Strategy,
 };
 use crate::error::{Failure, Outcome};
 use crate::models::places;
@@ -141,6 +141,9 @@ impl Layers {
             service: Self::service(&host.service, command, &mut pick)?,
             probe: Self::probe(&host.probe, &app.probe, &mut pick)?,
             models: self.models(&mut pick),
+            security: Security {
+                require: pick.value("security.require", [(host.security.require, Origin::Host)], false),
+            },
             hooks: self.hooks()?,
             keep: pick.value("keep", [(host.keep, Origin::Host)], 3),
             origins: pick.origins,

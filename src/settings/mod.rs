@@ -76,6 +76,8 @@ pub struct Settings {
     pub hooks: Vec<Hook>,
     /// How models are looked at.
     pub models: Models,
+    /// What the host must put into force.
+    pub security: Security,
     /// How many good runs (their commits and generations) are kept for a rollback.
     pub keep: usize,
     /// Where values that are not built in came from, by key (`probe.deadline`).
@@ -305,6 +307,13 @@ impl HookKind {
             Self::Check => "check",
         }
     }
+}
+
+/// What the host must put into force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Security {
+    /// Refuses a refresh where the table of units is not in force as a whole.
+    pub require: bool,
 }
 
 /// A command that is run in step 4.

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Context as _, Outcome};
 use crate::settings::layout::Layout;
+use crate::systemd as manager;
 
 /// The version of Landlock whose rights are given away: with it (Linux 6.2) files can be neither written nor truncated,
 /// and renames between writable directories still work. Older kernels (5.13) give away what they know.
@@ -81,10 +82,14 @@ pub(super) fn that_exist(paths: &[PathBuf]) -> Vec<PathBuf> {
 
 /// Returns what is not put into force without systemd, a sentence each.
 pub(super) fn missing(layout: &Layout) -> Vec<String> {
-    let why = if layout.is_real() { "without systemd" } else { "below --root" };
+    let why = match () {
+        () if !layout.is_real() => "below --root",
+        () if !manager::is_booted() => "without systemd",
+        () => "without the rights of root",
+    };
     let mut all = vec![
         format!("{why} units share the network, the processes and the limits of the caller"),
-        format!("{why} a unit can change the mode and the times of every file of its user"),
+        format!("{why} units can change the mode and the times of every file of their user"),
     ];
     if !is_landlock_here() {
         all.push("this kernel has no Landlock: units write wherever their user may".to_owned());

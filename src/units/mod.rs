@@ -19,8 +19,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::checkpoint;
 use crate::clock;
@@ -174,7 +174,8 @@ fn program_for(layout: &Layout, runner: &Runner, user: Owner) -> Outcome<PathBuf
 }
 
 /// How far the table of units is put into force here.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", content = "missing", rename_all = "snake_case")]
 pub enum Enforcement {
     /// All of it.
     Enforced,
