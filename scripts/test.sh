@@ -44,6 +44,8 @@ main() {
     fi
     stage documents env RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --quiet
     stage lab prepare_lab
+    # Most tests wait for programs most of the time.
+    export RUST_TEST_THREADS="${RUST_TEST_THREADS:-$(($(nproc) * 5 / 2))}"
     stage tests cargo test --locked --quiet --no-fail-fast
     stage demo show_demo
 }

@@ -175,6 +175,12 @@ fn rw_7_1a_rw_7_1b_what_would_not_start_again_is_refused_while_a_client_that_ask
     machine.exec("rm /srv/work/server.py").expect(0);
     host.push("two");
     host.refused(&["server.py, which is not in the commit", "systemctl edit --full ladylinux-api.service"]);
+    // It compiles, and cannot be imported.
+    host.configure("http://127.0.0.1:8000/", "[python]\nimport_check = \"import\"");
+    machine.write("/srv/work/server.py", "import a_module_that_is_missing\n");
+    host.push("two");
+    host.refused(&["ModuleNotFoundError: No module named 'a_module_that_is_missing'"]);
+    host.configure("http://127.0.0.1:8000/", "");
     machine.write("/srv/work/server.py", SERVER);
     host.push("two");
 
