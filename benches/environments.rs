@@ -111,7 +111,7 @@ fn ours(host: &Host, keep: &mut impl FnMut(What, f64)) -> PathBuf {
     let settings = Layers::read(&host.layout, Overrides::default()).unwrap().resolve().unwrap();
     let runner = Runner::new(Arc::new(Events::silent())).with_worker(host::pool::program());
     let (python, owner) = (&settings.python, Owner::own());
-    let site = Site { runner: &runner, layout: &host.layout, python, owner, offline: false };
+    let site = Site { runner: &runner, layout: &host.layout, python, owner, offline: false, units: None };
     let environments = Environments::new(site);
     let current = environments.current().unwrap();
     let looks = elapsed(|| {

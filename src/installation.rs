@@ -161,6 +161,7 @@ impl Installation {
             python: &self.settings.python,
             owner: self.builder,
             offline: self.bundle.is_some(),
+            units: self.units.can_bind().then_some(&self.units),
         }
     }
 
@@ -187,7 +188,7 @@ impl Installation {
         if let Some(found) = self.interpreter.get() {
             return Ok(found);
         }
-        let found = Interpreter::find(&self.runner, &self.settings.python, self.builder)?;
+        let found = Interpreter::find(self.site())?;
         Ok(self.interpreter.get_or_init(|| found))
     }
 

@@ -8,6 +8,7 @@ use super::Site;
 use super::job;
 use crate::error::Outcome;
 use crate::process::Program;
+use crate::units::Role;
 
 /// The operation.
 pub(super) const OPERATION: &str = "python-try-imports";
@@ -84,7 +85,8 @@ impl Site<'_> {
             return Ok(());
         }
         let deadline = self.python.deadline;
-        self.call(OPERATION, &TryImportsRequest { directory, imports, deadline })
+        let request = TryImportsRequest { directory, imports, deadline };
+        self.call_as(&self.job(Role::Rehearse), self.owner, OPERATION, &request)
     }
 }
 

@@ -7,10 +7,11 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{job, versions};
+use super::{Site, job, versions};
 use crate::error::{Context as _, Failure, Outcome};
-use crate::process::{Owner, Program, Runner, worker};
-use crate::settings::{Python, environment};
+use crate::process::Program;
+use crate::settings::environment;
+use crate::units::Role;
 
 /// The oldest version that works.
 const OLDEST: &str = ">=3.9";
@@ -53,13 +54,13 @@ pub(super) struct FindInterpreterRequest {
 }
 
 impl Interpreter {
-    /// Finds the interpreter that the settings name and asks it who it is, as `owner`.
+    /// Finds the interpreter that the settings name and asks it who it is, as the owner of the environments.
     ///
     /// # Errors
-    /// There is none, `owner` cannot run it, or it is older than 3.9; each with what to install.
-    pub fn find(runner: &Runner, python: &Python, owner: Owner) -> Outcome<Self> {
-        let program = program(&python.interpreter)?;
-        worker::ask(runner, owner, OPERATION, &FindInterpreterRequest { program })
+    /// There is none, the owner cannot run it, or it is older than 3.9; each with what to install.
+    pub fn find(site: Site<'_>) -> Outcome<Self> {
+        let program = program(&site.python.interpreter)?;
+        site.call_as(&site.job(Role::Build), site.owner, OPERATION, &FindInterpreterRequest { program })
     }
 
     /// Checks that the interpreter is one that a project accepts.

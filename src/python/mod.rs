@@ -40,6 +40,8 @@ mod trouble;
 mod uv;
 mod versions;
 
+use std::time::Duration;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -58,7 +60,14 @@ use crate::error::Outcome;
 use crate::process::{Owner, Runner, worker};
 use crate::settings::Python;
 use crate::settings::layout::Layout;
+use crate::units::{Job, Role, Units};
 use job::Setup;
+
+/// How much longer than the operation its process may take.
+const GRACE: Duration = Duration::from_secs(60);
+
+/// How many bytes a response may have: a manifest has some hundred for each file.
+const LARGEST_RESPONSE: usize = 256 << 20;
 
 /// Where and for whom environments are made.
 #[derive(Debug, Clone, Copy)]
@@ -73,12 +82,48 @@ pub struct Site<'a> {
     pub owner: Owner,
     /// Whether no network is used.
     pub offline: bool,
+    /// Where operations are units of systemd: what starts them. Without it they are processes of the owner.
+    pub units: Option<&'a Units>,
 }
 
 impl Site<'_> {
-    /// Has an operation done; what uv writes meanwhile is narrated.
+    /// Has an operation done that builds; what uv writes meanwhile is narrated.
     fn call<Q: Serialize, A: DeserializeOwned>(&self, operation: &str, request: &Q) -> Outcome<A> {
-        worker::ask_narrated(self.runner, self.owner, operation, request, "uv")
+        let job = self.job(Role::Build).writes(self.layout.environments()).writes(self.layout.uv());
+        self.call_as(&job, self.owner, operation, request)
+    }
+
+    /// Has an operation done: in a unit, or as a process of `owner` where there are none.
+    fn call_as<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        job: &Job,
+        owner: Owner,
+        operation: &str,
+        request: &Q,
+    ) -> Outcome<A> {
+        match self.units {
+            Some(units) => units.call(job, operation, request),
+            None => worker::ask_narrated(self.runner, owner, operation, request, "uv"),
+        }
+    }
+
+    /// Makes the job of an operation that only reads.
+    fn job(&self, role: Role) -> Job {
+        // The operation gives up by itself before.
+        let job = Job::new(role, self.python.deadline + GRACE).narrated("uv");
+        Job { output: LARGEST_RESPONSE, ..job }
+    }
+
+    /// Has the operation done that reads what a commit brings; it only reads.
+    ///
+    /// # Errors
+    /// The operation's own failure.
+    pub(crate) fn read_release<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        operation: &str,
+        request: &Q,
+    ) -> Outcome<A> {
+        self.call_as(&self.job(Role::Build), self.owner, operation, request)
     }
 
     /// Takes together what operations are told, and makes sure of the directories that they write in.

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::Site;
 use super::contamination::Contamination;
 use super::generation::{Environments, Generation};
 use super::interpreter::Interpreter;
@@ -92,7 +93,7 @@ impl Environments<'_> {
             return Ok(Some(format!("it leads to {now} instead of {}", recorded.path.display())));
         }
         let python = Python { interpreter: recorded.path.display().to_string(), ..self.site.python.clone() };
-        match Interpreter::find(self.site.runner, &python, self.site.owner) {
+        match Interpreter::find(Site { python: &python, ..self.site }) {
             Ok(now) if now.identity() == recorded.identity() => Ok(None),
             Ok(now) => Ok(Some(format!("it is {} now and was {}", now.version, recorded.version))),
             Err(failure) if failure.interrupted_by().is_some() => Err(failure),

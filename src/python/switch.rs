@@ -13,9 +13,10 @@ use super::record::{self, Origin, Record};
 use crate::checkpoint;
 use crate::disk::{self, Moved};
 use crate::error::{Context as _, Failure, Outcome};
-use crate::process::{Owner, worker};
+use crate::process::Owner;
 use crate::report::shell::quoted_path;
 use crate::settings::names::GenerationName;
+use crate::units::Role;
 
 /// The word in front of the names of adopted folders.
 pub(super) const ADOPTED: &str = "adopted";
@@ -118,7 +119,8 @@ impl Environments<'_> {
             let request = DescribeRequest { directory: folder.clone() };
             // Its owner has made everything in it, and looks at it.
             let owner = Owner::of(&folder)?;
-            let found: DescribeResponse = worker::ask(self.site.runner, owner, DESCRIBE, &request)?;
+            let job = self.site.job(Role::Inspect);
+            let found: DescribeResponse = self.site.call_as(&job, owner, DESCRIBE, &request)?;
             Record::new(name.clone(), Origin::Adopted, found.packages, found.size, None).write(layout)?;
             checkpoint::reach("python:adoption recorded");
             adopted.push(name);

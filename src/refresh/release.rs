@@ -78,8 +78,7 @@ impl Release {
             set: [host.definitions.is_some(), host.extras.is_some(), host.groups.is_some()],
             also: python.also.as_deref().map(|file| read_also(&on.layout, file)).transpose()?,
         };
-        let found: ReadReleaseResponse =
-            worker::ask(&on.runner, on.builder, OPERATION, &request).context(told)?;
+        let found: ReadReleaseResponse = on.site().read_release(OPERATION, &request).context(told)?;
         let layers = on.layers.clone().with_application(found.application);
         let settings = layers.resolve().context(told)?;
         Ok(Self { commit: commit.clone(), settings, definitions: found.definitions })

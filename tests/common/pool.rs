@@ -71,10 +71,11 @@ pub fn pool() -> &'static Path {
         symlink(directory.join("uv"), layout.uv()).unwrap();
         let runner = Runner::new(Arc::new(Events::silent())).with_worker(program());
         let (python, owner) = (python(), Owner::own());
-        let site = Site { runner: &runner, layout: &layout, python: &python, owner, offline: false };
+        let site =
+            Site { runner: &runner, layout: &layout, python: &python, owner, offline: false, units: None };
         if !uv(&layout).is_file() {
             // Whatever needs uv fetches it.
-            let interpreter = Interpreter::find(&runner, &python, owner).unwrap();
+            let interpreter = Interpreter::find(site).unwrap();
             let empty = Empty;
             let definitions = definitions::read(&empty, &Choice::of(&python, None)).unwrap();
             let environments = Environments::new(site);

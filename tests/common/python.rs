@@ -121,7 +121,7 @@ impl World {
 
     pub fn site(&self) -> Site<'_> {
         let Self { runner, layout, python, owner, offline, .. } = self;
-        Site { runner, layout, python, owner: *owner, offline: *offline }
+        Site { runner, layout, python, owner: *owner, offline: *offline, units: None }
     }
 
     pub fn environments(&self) -> Environments<'_> {
@@ -137,7 +137,7 @@ impl World {
         let python = Python { also: self.also.as_ref().map(|_| "also.txt".into()), ..self.python.clone() };
         let also = self.also.as_ref().map(String::as_bytes);
         let definitions = definitions::read(&tree(files), &Choice::of(&python, also))?;
-        let interpreter = Interpreter::find(&self.runner, &self.python, self.owner)?;
+        let interpreter = Interpreter::find(self.site())?;
         self.environments().wanted(definitions, interpreter, cutoff)
     }
 
