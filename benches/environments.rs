@@ -30,6 +30,7 @@ use ladylinux_refresh::event::Events;
 use ladylinux_refresh::process::{Owner, Runner};
 use ladylinux_refresh::python::{Environments, Site};
 use ladylinux_refresh::settings::layers::{Layers, Overrides};
+use ladylinux_refresh::units::Units;
 
 /// What a real LadyLinux asks for.
 const REQUIREMENTS: &str = include_str!("../tests/data/ladylinux-requirements.txt");
@@ -111,7 +112,8 @@ fn ours(host: &Host, keep: &mut impl FnMut(What, f64)) -> PathBuf {
     let settings = Layers::read(&host.layout, Overrides::default()).unwrap().resolve().unwrap();
     let runner = Runner::new(Arc::new(Events::silent())).with_worker(host::pool::program());
     let (python, owner) = (&settings.python, Owner::own());
-    let site = Site { runner: &runner, layout: &host.layout, python, owner, offline: false, units: None };
+    let units = Units::new(&host.layout, &runner, owner);
+    let site = Site { runner: &runner, layout: &host.layout, python, owner, offline: false, units: &units };
     let environments = Environments::new(site);
     let current = environments.current().unwrap();
     let looks = elapsed(|| {

@@ -18,7 +18,7 @@ use crate::python::{Environments, Generation, Interpreter, Site};
 use crate::refresh::{Release, begin};
 use crate::report;
 use crate::report::shell::quoted_path;
-use crate::service::envfile::EnvFile;
+use crate::service::envfile::{self, EnvFile};
 use crate::service::supervisor::Embedded;
 use crate::service::systemd::Systemd;
 use crate::service::{ServiceManager, ServiceState, fence, probe};
@@ -60,6 +60,7 @@ pub struct Installation {
     /// The bundle that everything comes from instead of the network, where the command was given one.
     pub bundle: Option<Bundle>,
     interpreter: OnceCell<Interpreter>,
+    env_file: RefCell<Option<(Option<envfile::Stamp>, EnvFile)>>,
     releases: RefCell<Vec<Release>>,
 }
 
@@ -92,6 +93,7 @@ impl Installation {
             service,
             bundle: None,
             interpreter: OnceCell::new(),
+            env_file: RefCell::default(),
             releases: RefCell::new(Vec::new()),
         })
     }
@@ -161,7 +163,7 @@ impl Installation {
             python: &self.settings.python,
             owner: self.builder,
             offline: self.bundle.is_some(),
-            units: self.units.can_bind().then_some(&self.units),
+            units: &self.units,
         }
     }
 
@@ -192,12 +194,23 @@ impl Installation {
         Ok(self.interpreter.get_or_init(|| found))
     }
 
-    /// Reads the service's environment file, with the rights of the service's user.
+    /// Reads the service's environment file, with the rights of the service's user. One that has not changed is not read
+    /// again: to start a unit takes longer than what is done with it while the service is down.
     ///
     /// # Errors
     /// It is there and cannot be read.
     pub fn env_file(&self) -> Outcome<EnvFile> {
-        EnvFile::read_as(&self.layout, &self.runner, self.owner)
+        let path = self.layout.env_file();
+        let stamp = envfile::stamp(&path);
+        if let Some((of, file)) = &*self.env_file.borrow()
+            && stamp.is_some()
+            && *of == stamp
+        {
+            return Ok(file.clone());
+        }
+        let file = EnvFile::read_as(&self.units, self.owner, &path)?;
+        *self.env_file.borrow_mut() = Some((stamp, file.clone()));
+        Ok(file)
     }
 
     /// Returns the port that the service listens on.

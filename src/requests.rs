@@ -15,9 +15,10 @@ use serde::{Deserialize, Serialize};
 use crate::clock;
 use crate::disk;
 use crate::error::{Context as _, Outcome};
-use crate::process::{Owner, Runner, worker};
+use crate::process::{Owner, worker};
 use crate::report::screen::harmless;
 use crate::settings::names::BranchName;
+use crate::units::{Job, Role, Units};
 
 /// The unit that waits for requests.
 pub const PATH_UNIT: &str = "ladylinux-refresh-request.path";
@@ -26,6 +27,9 @@ pub const UNIT: &str = "ladylinux-refresh-request.service";
 
 /// The worker's operation that empties the folder.
 pub const OPERATION: &str = "take-requests";
+
+/// How long it may take to empty the folder.
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// How many bytes a request may have.
 const SIZE_LIMIT: u64 = 4096;
@@ -55,12 +59,13 @@ pub struct Taken {
     pub stuck: Vec<String>,
 }
 
-/// Takes everything out of `folder`, with the rights of `owner`.
+/// Takes everything out of `folder`, in a unit with the rights of `owner`.
 ///
 /// # Errors
 /// The folder cannot be read.
-pub fn take(runner: &Runner, owner: Owner, folder: &Path) -> Outcome<Taken> {
-    worker::ask(runner, owner, OPERATION, &TakeRequests { folder: folder.to_path_buf() })
+pub fn take(units: &Units, owner: Owner, folder: &Path) -> Outcome<Taken> {
+    let job = Job::new(Role::Inspect, DEADLINE).writes(folder);
+    units.call_as(&job, owner, OPERATION, &TakeRequests { folder: folder.to_path_buf() })
 }
 
 /// Does the worker's side of [`take`].

@@ -21,6 +21,7 @@ use crate::settings::layers::Overrides;
 use crate::settings::layout::Layout;
 use crate::settings::names::BranchName;
 use crate::status_file::{self, LastRequest, RequestOutcome};
+use crate::units::Units;
 
 use super::{place, run, settings};
 
@@ -49,7 +50,7 @@ fn answer(layout: &Layout) -> Result<Ended, Error> {
     let taken = installation::check_there(layout)
         .and_then(|()| Owner::of(&folder))
         .and_then(|owner| not_roots(layout, owner))
-        .and_then(|owner| requests::take(&runner, owner, &folder))
+        .and_then(|owner| requests::take(&Units::new(layout, &runner, owner), owner, &folder))
         .map_err(|failure| Refusal::of("answer-requests", failure))?;
     for unread in &taken.unread {
         complain(&format!("removed without being read: {}", harmless_line(unread)));

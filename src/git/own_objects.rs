@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -10,11 +11,15 @@ use crate::disk;
 use crate::error::Outcome;
 use crate::event::Events;
 use crate::installation::Installation;
-use crate::process::{Runner, worker};
+use crate::process::Runner;
 use crate::report::shell::quoted_path;
+use crate::units::{Job, Role};
 
 use super::path::TreePath;
 use super::{Git, Repository};
+
+/// How long it may take to pack all objects.
+const DEADLINE: Duration = Duration::from_secs(3600);
 
 /// The worker's operation.
 pub const OPERATION: &str = "git-own-objects";
@@ -46,7 +51,8 @@ pub fn take(on: &Installation) -> Outcome<OwnObjects> {
     let path = |path: PathBuf| TreePath::from(path);
     let request =
         OwnObjectsRequest { program: path(git.program), home: path(git.home), app: path(on.layout.app()) };
-    worker::ask(&on.runner, on.owner, OPERATION, &request)
+    let job = Job::new(Role::Align, DEADLINE).writes(on.layout.app());
+    on.units.call_as(&job, on.owner, OPERATION, &request)
 }
 
 /// Does the worker's side of [`OPERATION`].

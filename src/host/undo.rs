@@ -12,15 +12,18 @@ use crate::disk::{self, Moved};
 use crate::error::{Context as _, Failure, Outcome};
 use crate::git::own_objects;
 use crate::installation::Installation;
-use crate::process::worker;
 use crate::report::shell::quoted_path;
 use crate::systemd::unit::{ActiveState, LoadState};
 use crate::systemd::{self, Bus};
+use crate::units::{Job, Role};
 
 use super::own_files::{self, REQUESTS, TIMER};
 use super::relocate::{self, RelocateRequest, Relocated};
 use super::trust;
 use super::user::{OWN_USERS, OwnUsers};
+
+/// How long it may take to copy an environment.
+const RELOCATION: Duration = Duration::from_secs(3600);
 
 /// How the host's file begins that `init` writes.
 const SIGNATURE: &str = "# Settings of this host for ladylinux-refresh.";
@@ -244,7 +247,8 @@ impl<'a> Undo<'a> {
             old: old.iter().map(|path| path.display().to_string()).collect(),
             new: venv.display().to_string(),
         };
-        worker::ask::<_, Relocated>(&self.on.runner, owner, relocate::OPERATION, &request)?;
+        let job = Job::new(Role::Align, RELOCATION).writes(&side);
+        let _: Relocated = self.on.units.call_as(&job, owner, relocate::OPERATION, &request)?;
         disk::exchange(&venv, &side)?;
         disk::sync_parent(&venv)?;
         disk::remove_file_if_there(&side)

@@ -5,65 +5,39 @@
 //! uid and gid from its first instruction, takes one JSON request on standard input and answers on standard output.
 //! It is used the same way when no rights have to be dropped, so that there is one path to test.
 
-use std::time::Duration;
-
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::child::{Ended, Keep, Program, Runner};
+use super::child::{Ended, Program, Runner};
 use super::identity::Owner;
+use super::watch::Limits;
 use crate::checkpoint;
 use crate::error::{Context as _, Failure, Outcome};
 
 /// The hidden command that a worker is started with.
 pub const COMMAND: &str = "as-owner";
 
-/// Asks a worker with the rights of `owner` to do `operation` on `request`.
+/// Asks a worker with the rights of `owner` to do `operation` on `request`, within `limits`. Only for where there are no
+/// units: [`crate::units::Units::call_as`] decides.
 ///
 /// # Errors
 /// The worker's own failure, with its causes and hints as far as text carries them; or the worker died.
-pub fn ask<Q: Serialize, A: DeserializeOwned>(
+pub(crate) fn ask<Q: Serialize, A: DeserializeOwned>(
     runner: &Runner,
     owner: Owner,
     operation: &str,
     request: &Q,
+    limits: &Limits,
 ) -> Outcome<A> {
-    call(runner, owner, operation, request, None)
-}
-
-/// The same; what the worker writes to standard error meanwhile is passed on line by line, under the name `source`.
-///
-/// # Errors
-/// As [`ask`].
-pub fn ask_narrated<Q: Serialize, A: DeserializeOwned>(
-    runner: &Runner,
-    owner: Owner,
-    operation: &str,
-    request: &Q,
-    source: &str,
-) -> Outcome<A> {
-    call(runner, owner, operation, request, Some(source))
-}
-
-fn call<Q: Serialize, A: DeserializeOwned>(
-    runner: &Runner,
-    owner: Owner,
-    operation: &str,
-    request: &Q,
-    source: Option<&str>,
-) -> Outcome<A> {
-    let told = || format!("cannot ask the worker for {operation}");
-    let bytes = serde_json::to_vec(request).context(told)?;
+    let context = || format!("cannot ask the worker for {operation}");
+    let bytes = serde_json::to_vec(request).context(context)?;
     let mut program = Program::new(runner.own_program())
         .arg(COMMAND)
         .arg(operation)
         .input(bytes)
         .owner(owner)
-        .deadline(Duration::from_secs(3600));
-    if let Some(source) = source {
-        let narrate = Some(source.to_owned());
-        program = program.keep(Keep::Response { limit: 256 << 20, narrate });
-    }
+        .deadline(limits.deadline)
+        .keep(limits.keep.clone());
     for (name, value) in checkpoint::for_worker() {
         program = program.env(name, value);
     }

@@ -72,7 +72,7 @@ const LARGEST_RESPONSE: usize = 256 << 20;
 /// Where and for whom environments are made.
 #[derive(Debug, Clone, Copy)]
 pub struct Site<'a> {
-    /// Starts the operations.
+    /// Reports what happens.
     pub runner: &'a Runner,
     /// The paths.
     pub layout: &'a Layout,
@@ -82,8 +82,8 @@ pub struct Site<'a> {
     pub owner: Owner,
     /// Whether no network is used.
     pub offline: bool,
-    /// Where operations are units of systemd: what starts them. Without it they are processes of the owner.
-    pub units: Option<&'a Units>,
+    /// Does the operations.
+    pub units: &'a Units,
 }
 
 impl Site<'_> {
@@ -93,7 +93,7 @@ impl Site<'_> {
         self.call_as(&job, self.owner, operation, request)
     }
 
-    /// Has an operation done: in a unit, or as a process of `owner` where there are none.
+    /// Has an operation done for `owner`.
     fn call_as<Q: Serialize, A: DeserializeOwned>(
         &self,
         job: &Job,
@@ -101,10 +101,7 @@ impl Site<'_> {
         operation: &str,
         request: &Q,
     ) -> Outcome<A> {
-        match self.units {
-            Some(units) => units.call(job, operation, request),
-            None => worker::ask_narrated(self.runner, owner, operation, request, "uv"),
-        }
+        self.units.call_as(job, owner, operation, request)
     }
 
     /// Makes the job of an operation that only reads.

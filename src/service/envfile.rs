@@ -5,18 +5,22 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::disk;
 use crate::error::Outcome;
-use crate::process::{Owner, Runner, worker};
-use crate::settings::layout::Layout;
-use crate::units;
+use crate::process::Owner;
+use crate::units::{Job, Role, Units};
 
 /// How many bytes an environment file may have. The service's user writes it, and can make it as large as it likes.
 pub const LIMIT: u64 = 1 << 20;
+
+/// How long it may take to read one.
+const DEADLINE: Duration = Duration::from_secs(30);
 
 /// The worker's operation.
 pub const OPERATION: &str = "read-env-file";
@@ -33,6 +37,28 @@ pub struct ReadEnvFileRequest {
 /// As [`EnvFile::read`].
 pub fn handle(request: &ReadEnvFileRequest) -> Outcome<EnvFile> {
     EnvFile::read(&request.path)
+}
+
+/// What tells a version of a file from another: a change of its content is a change of one of these.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    device: u64,
+    inode: u64,
+    length: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+/// Returns the stamp of the file at `path`; `None` where there is none. Nothing is opened.
+pub fn stamp(path: &Path) -> Option<Stamp> {
+    let found = std::fs::metadata(path).ok()?;
+    Some(Stamp {
+        device: found.dev(),
+        inode: found.ino(),
+        length: found.len(),
+        modified: (found.mtime(), found.mtime_nsec()),
+        changed: (found.ctime(), found.ctime_nsec()),
+    })
 }
 
 /// What an environment file holds.
@@ -68,21 +94,20 @@ impl EnvFile {
         Ok(disk::read_at_most(path, LIMIT)?.map(|bytes| Self::parse(&bytes)).unwrap_or_default())
     }
 
-    /// Reads the environment file of an installation with the rights of `owner`, whom the service runs as. Root itself reads a
-    /// file that is root's: its owner may not be allowed to.
+    /// Reads the environment file at `path` in a unit with the rights of `owner`, whom the service runs as. Root itself reads
+    /// a file that is root's: its owner may not be allowed to.
     ///
     /// # Errors
     /// As [`Self::read`].
-    pub fn read_as(layout: &Layout, runner: &Runner, owner: Owner) -> Outcome<Self> {
-        let path = &layout.env_file();
+    pub fn read_as(units: &Units, owner: Owner, path: &Path) -> Outcome<Self> {
         if !rustix::process::geteuid().is_root() || owner.uid == 0 {
             return Self::read(path);
         }
         if let Some(bytes) = disk::read_if_roots(path, LIMIT)? {
             return Ok(Self::parse(&bytes));
         }
-        let runner = units::sealed(layout, runner, owner)?;
-        worker::ask(&runner, owner, OPERATION, &ReadEnvFileRequest { path: path.clone() })
+        let job = Job::new(Role::Inspect, DEADLINE);
+        units.call_as(&job, owner, OPERATION, &ReadEnvFileRequest { path: path.to_path_buf() })
     }
 
     /// Reads the text of an environment file.

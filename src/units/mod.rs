@@ -7,6 +7,7 @@
 //! else.
 
 mod inside;
+mod job;
 mod launcher;
 pub mod operations;
 mod program;
@@ -17,7 +18,6 @@ mod waiting;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -28,7 +28,7 @@ use crate::disk;
 use crate::error::{Context as _, Failure, Outcome};
 use crate::process::child::{Input, memory_file};
 use crate::process::watch::{Limits, Started};
-use crate::process::worker::Answer;
+use crate::process::worker::{self, Answer};
 use crate::process::{Ended, Finished, Keep, Owner, Program, Runner};
 use crate::report::shell::quoted;
 use crate::settings::layout::Layout;
@@ -36,6 +36,7 @@ use crate::systemd::process_unit::Stdin;
 use crate::systemd::{self as manager, Bus};
 
 pub use inside::{COMMAND, work};
+pub use job::{Access, Bind, Credential, Job};
 pub use table::Role;
 pub use waiting::Waiting;
 
@@ -44,126 +45,6 @@ use launcher::Confinement;
 
 /// How often a unit that only reads is started where others end it.
 const ATTEMPTS: usize = 3;
-
-/// What a unit may do and how long: everything that the caller decides about it.
-#[derive(Debug, Clone)]
-pub struct Job {
-    /// What it is for; decides user and confinement.
-    pub role: Role,
-    /// The directories and files that it may write to. What is missing is left out.
-    pub writable: Vec<PathBuf>,
-    /// Directories below those that it only reads. Landlock cannot take away again: only systemd does.
-    pub read_only: Vec<PathBuf>,
-    /// What it sees at another path. Only systemd can do that.
-    pub binds: Vec<Bind>,
-    /// Secrets that only this unit reads, with [`credential`].
-    pub credentials: Vec<Credential>,
-    /// How long it may take; for a waiting unit, each request.
-    pub deadline: Duration,
-    /// How long it may be silent.
-    pub stall: Option<Duration>,
-    /// The name under which its lines on standard error become events.
-    pub narrate: Option<String>,
-    /// How many bytes a response may have.
-    pub output: usize,
-}
-
-/// A directory or file that a unit sees at another path as well. A link at the destination is followed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Bind {
-    /// Where it is.
-    pub source: PathBuf,
-    /// Where the unit sees it.
-    pub destination: PathBuf,
-    /// Whether the unit may write there.
-    pub access: Access,
-}
-
-/// Whether something may be written to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
-    /// It is only read.
-    ReadOnly,
-    /// It is read and written.
-    ReadWrite,
-}
-
-/// A secret for one unit.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Credential {
-    /// The name that the unit asks for ([`credential`]).
-    pub name: String,
-    /// The file that holds it, which the unit's user need not be able to read.
-    pub source: PathBuf,
-}
-
-impl Job {
-    /// Makes a job that may write nothing, with the deadline and a response of at most 64 MiB.
-    pub fn new(role: Role, deadline: Duration) -> Self {
-        Self {
-            role,
-            writable: Vec::new(),
-            read_only: Vec::new(),
-            binds: Vec::new(),
-            credentials: Vec::new(),
-            deadline,
-            stall: None,
-            narrate: None,
-            output: 64 << 20,
-        }
-    }
-
-    /// Lets it write to a directory or file.
-    #[must_use]
-    pub fn writes(mut self, path: impl Into<PathBuf>) -> Self {
-        self.writable.push(path.into());
-        self
-    }
-
-    /// Takes a directory below a writable one away again.
-    #[must_use]
-    pub fn only_reads(mut self, path: impl Into<PathBuf>) -> Self {
-        self.read_only.push(path.into());
-        self
-    }
-
-    /// Shows it something at another path.
-    #[must_use]
-    pub fn sees(mut self, bind: Bind) -> Self {
-        self.binds.push(bind);
-        self
-    }
-
-    /// Gives it a secret.
-    #[must_use]
-    pub fn with_credential(mut self, credential: Credential) -> Self {
-        self.credentials.push(credential);
-        self
-    }
-
-    /// Makes its progress events under this name.
-    #[must_use]
-    pub fn narrated(mut self, name: impl Into<String>) -> Self {
-        self.narrate = Some(name.into());
-        self
-    }
-
-    /// Ends it where it is silent for this long.
-    #[must_use]
-    pub fn stalls_after(mut self, stall: Duration) -> Self {
-        self.stall = Some(stall);
-        self
-    }
-}
-
-/// Returns a runner whose workers for `user` execute a file that this user cannot read: no process of the same user traces
-/// them.
-///
-/// # Errors
-/// The copy of this program cannot be written.
-pub fn sealed(layout: &Layout, runner: &Runner, user: Owner) -> Outcome<Runner> {
-    Ok(runner.clone().with_worker(program_for(layout, runner, user)?))
-}
 
 fn program_for(layout: &Layout, runner: &Runner, user: Owner) -> Outcome<PathBuf> {
     let own = rustix::process::geteuid();
@@ -246,6 +127,25 @@ impl Units {
     fn user_name(&self, role: Role) -> String {
         let Ok(user) = self.user_of(role) else { return role.word().to_owned() };
         user.name().unwrap_or_else(|| user.uid.to_string())
+    }
+
+    /// Does an operation of ours in a unit on a machine; elsewhere, where no user of the table exists, as `owner`.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub fn call_as<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        job: &Job,
+        owner: Owner,
+        operation: &str,
+        request: &Q,
+    ) -> Outcome<A> {
+        let is_machine = self.layout.is_real() && rustix::process::geteuid().is_root();
+        if is_machine && self.user_of(job.role).is_ok() {
+            return self.call(job, operation, request);
+        }
+        let runner = self.runner.clone().with_worker(self.program_for(owner)?);
+        worker::ask(&runner, owner, operation, request, &job_limits(job, operation))
     }
 
     /// Runs a program of others in a unit and returns what it left. The deadline of the job counts, and its narration

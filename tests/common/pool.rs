@@ -22,6 +22,7 @@ use ladylinux_refresh::python::definitions::{self, Choice, DEFAULT_PATTERNS};
 use ladylinux_refresh::python::{Environments, Interpreter, Site, bundled};
 use ladylinux_refresh::settings::layout::Layout;
 use ladylinux_refresh::settings::{ImportCheck, Python, Strategy};
+use ladylinux_refresh::units::Units;
 
 /// The program that does the operations.
 pub fn program() -> PathBuf {
@@ -71,8 +72,9 @@ pub fn pool() -> &'static Path {
         symlink(directory.join("uv"), layout.uv()).unwrap();
         let runner = Runner::new(Arc::new(Events::silent())).with_worker(program());
         let (python, owner) = (python(), Owner::own());
+        let units = Units::new(&layout, &runner, owner);
         let site =
-            Site { runner: &runner, layout: &layout, python: &python, owner, offline: false, units: None };
+            Site { runner: &runner, layout: &layout, python: &python, owner, offline: false, units: &units };
         if !uv(&layout).is_file() {
             // Whatever needs uv fetches it.
             let interpreter = Interpreter::find(site).unwrap();

@@ -21,6 +21,7 @@ use ladylinux_refresh::python::{Ensured, Environments, Interpreter, Made, Site, 
 use ladylinux_refresh::settings::layout::Layout;
 use ladylinux_refresh::settings::names::RunId;
 use ladylinux_refresh::settings::{Python, Strategy};
+use ladylinux_refresh::units::Units;
 
 /// A tree of files in memory.
 pub struct Tree(pub Vec<(PathBuf, String)>);
@@ -73,6 +74,7 @@ pub struct World {
     pub layout: Layout,
     pub python: Python,
     pub runner: Runner,
+    pub units: Units,
     pub owner: Owner,
     pub told: Told,
     /// What the host adds to the requirements.
@@ -109,7 +111,8 @@ impl World {
         let runner = Runner::new(Arc::new(Events::new(vec![Box::new(told.clone())])));
         let runner = runner.with_worker(pool::program());
         let python = pool::python();
-        Self { folder: None, layout, python, runner, owner, told, also: None, offline: false }
+        let units = Units::new(&layout, &runner, owner);
+        Self { folder: None, layout, python, runner, units, owner, told, also: None, offline: false }
     }
 
     /// Gives this world a cache of its own, which has nothing yet.
@@ -120,8 +123,8 @@ impl World {
     }
 
     pub fn site(&self) -> Site<'_> {
-        let Self { runner, layout, python, owner, offline, .. } = self;
-        Site { runner, layout, python, owner: *owner, offline: *offline, units: None }
+        let Self { runner, layout, python, owner, offline, units, .. } = self;
+        Site { runner, layout, python, owner: *owner, offline: *offline, units }
     }
 
     pub fn environments(&self) -> Environments<'_> {

@@ -36,6 +36,7 @@ use crate::systemd::Bus;
 use crate::systemd::file::UnitFile;
 use crate::systemd::root_exec::{self, RootExec};
 use crate::systemd::unit::{ActiveState, LoadState, UnitFacts};
+use crate::units::Units;
 
 /// How long a unit that is no service may take to be started again.
 const START_AGAIN: Duration = Duration::from_secs(90);
@@ -228,7 +229,10 @@ impl ServiceManager for Systemd {
             set => PathBuf::from(set),
         };
         let owner = Owner::of(&self.layout.app());
-        let file = owner.and_then(|owner| EnvFile::read_as(&self.layout, &self.runner, owner));
+        let file = owner.and_then(|owner| {
+            let units = Units::new(&self.layout, &self.runner, owner);
+            EnvFile::read_as(&units, owner, &self.layout.env_file())
+        });
         let mut python_path = python_path(&file.unwrap_or_default(), &folder);
         let variables = facts.environment.iter().filter_map(|it| it.strip_prefix("PYTHONPATH="));
         python_path.extend(variables.flat_map(|value| value.split(':')).map(|path| folder.join(path)));

@@ -1,0 +1,117 @@
+//! What a caller decides about a unit: its role, what it may write and see, its secrets and its limits. Touches nothing.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::Role;
+
+/// What a unit may do and how long: everything that the caller decides about it.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// What it is for; decides user and confinement.
+    pub role: Role,
+    /// The directories and files that it may write to. What is missing is left out.
+    pub writable: Vec<PathBuf>,
+    /// Directories below those that it only reads. Landlock cannot take away again: only systemd does.
+    pub read_only: Vec<PathBuf>,
+    /// What it sees at another path. Only systemd can do that.
+    pub binds: Vec<Bind>,
+    /// Secrets that only this unit reads, with [`credential`].
+    pub credentials: Vec<Credential>,
+    /// How long it may take; for a waiting unit, each request.
+    pub deadline: Duration,
+    /// How long it may be silent.
+    pub stall: Option<Duration>,
+    /// The name under which its lines on standard error become events.
+    pub narrate: Option<String>,
+    /// How many bytes a response may have.
+    pub output: usize,
+}
+
+/// A directory or file that a unit sees at another path as well. A link at the destination is followed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bind {
+    /// Where it is.
+    pub source: PathBuf,
+    /// Where the unit sees it.
+    pub destination: PathBuf,
+    /// Whether the unit may write there.
+    pub access: Access,
+}
+
+/// Whether something may be written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// It is only read.
+    ReadOnly,
+    /// It is read and written.
+    ReadWrite,
+}
+
+/// A secret for one unit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Credential {
+    /// The name that the unit asks for ([`credential`]).
+    pub name: String,
+    /// The file that holds it, which the unit's user need not be able to read.
+    pub source: PathBuf,
+}
+
+impl Job {
+    /// Makes a job that may write nothing, with the deadline and a response of at most 64 MiB.
+    pub fn new(role: Role, deadline: Duration) -> Self {
+        Self {
+            role,
+            writable: Vec::new(),
+            read_only: Vec::new(),
+            binds: Vec::new(),
+            credentials: Vec::new(),
+            deadline,
+            stall: None,
+            narrate: None,
+            output: 64 << 20,
+        }
+    }
+
+    /// Lets it write to a directory or file.
+    #[must_use]
+    pub fn writes(mut self, path: impl Into<PathBuf>) -> Self {
+        self.writable.push(path.into());
+        self
+    }
+
+    /// Takes a directory below a writable one away again.
+    #[must_use]
+    pub fn only_reads(mut self, path: impl Into<PathBuf>) -> Self {
+        self.read_only.push(path.into());
+        self
+    }
+
+    /// Shows it something at another path.
+    #[must_use]
+    pub fn sees(mut self, bind: Bind) -> Self {
+        self.binds.push(bind);
+        self
+    }
+
+    /// Gives it a secret.
+    #[must_use]
+    pub fn with_credential(mut self, credential: Credential) -> Self {
+        self.credentials.push(credential);
+        self
+    }
+
+    /// Makes its progress events under this name.
+    #[must_use]
+    pub fn narrated(mut self, name: impl Into<String>) -> Self {
+        self.narrate = Some(name.into());
+        self
+    }
+
+    /// Ends it where it is silent for this long.
+    #[must_use]
+    pub fn stalls_after(mut self, stall: Duration) -> Self {
+        self.stall = Some(stall);
+        self
+    }
+}
