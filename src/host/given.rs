@@ -191,5 +191,6 @@ mod tests {
         assert_eq!(spelled.python.definitions, default.python.definitions);
         assert_eq!(spelled.python.deadline, default.python.deadline);
         assert_eq!(spelled.allowed_branches, default.allowed_branches);
+        assert_eq!(spelled.security, default.security);
     }
 }
