@@ -349,12 +349,8 @@ pub struct InitArgs {
     #[arg(long)]
     pub dry_run: bool,
 
-    /// Only repair the work tree: give the service user back what it cannot remove, move nested repositories away
-    #[arg(long, conflicts_with_all = ["repo", "branch", "allow", "port"])]
-    pub repair_layout: bool,
-
     /// Remove everything that this program ever added, and leave the service running
-    #[arg(long, conflicts_with_all = ["repo", "branch", "allow", "port", "repair_layout"])]
+    #[arg(long, conflicts_with_all = ["repo", "branch", "allow", "port"])]
     pub undo: bool,
 }
 

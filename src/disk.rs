@@ -5,6 +5,7 @@
 #![expect(clippy::disallowed_methods, reason = "this is the room that writes files")]
 
 pub mod beneath;
+pub mod mounts;
 mod own;
 mod reading;
 mod stream;
@@ -267,22 +268,6 @@ pub fn copy_new(from: &Path, to: &Path) -> Outcome<()> {
     let mut fresh = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to).context(told)?;
     std::io::copy(&mut source, &mut fresh).context(told)?;
     fresh.set_permissions(fs::Permissions::from_mode(found.permissions().mode() & 0o7777)).context(told)
-}
-
-/// Gives a file a second name on the same file system.
-///
-/// # Errors
-/// `to` exists or is on another file system.
-pub fn link_new(from: &Path, to: &Path) -> Outcome<Moved> {
-    match rustix::fs::linkat(rustix::fs::CWD, from, rustix::fs::CWD, to, rustix::fs::AtFlags::empty()) {
-        Ok(()) => Ok(Moved::Done),
-        Err(rustix::io::Errno::XDEV | rustix::io::Errno::PERM | rustix::io::Errno::MLINK) => {
-            Ok(Moved::OtherFileSystem)
-        }
-        Err(error) => {
-            Err(Failure::new(format!("cannot link {} as {}", from.display(), to.display())).because(error))
-        }
-    }
 }
 
 /// Sets the permission bits of a file or folder; what a link points to is never changed.

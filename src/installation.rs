@@ -11,7 +11,6 @@ use crate::disk;
 use crate::error::{Context as _, Failure, Outcome};
 use crate::git::Git;
 use crate::git::mirror::Mirror;
-use crate::git::worktree::WorkTree;
 use crate::host::migration;
 use crate::process::{Owner, Runner};
 use crate::python::{Environments, Generation, Interpreter, Site};
@@ -28,6 +27,7 @@ use crate::settings::layout::Layout;
 use crate::settings::names::{BranchName, CommitId, GenerationName, RunId};
 use crate::source::exchange::Exchanges;
 use crate::source::place::{Place, Scratch};
+use crate::source::work_tree::{self, TreeState};
 use crate::systemd;
 use crate::units::Units;
 
@@ -53,8 +53,6 @@ pub struct Installation {
     git: Git,
     /// The mirror of the remote.
     pub mirror: Mirror,
-    /// The work tree.
-    pub tree: WorkTree,
     /// The service.
     pub service: Box<dyn ServiceManager>,
     /// The bundle that everything comes from instead of the network, where the command was given one.
@@ -76,7 +74,6 @@ impl Installation {
         let git = Git::new(&runner, &layout)?;
         let units = Units::new(&layout, &runner, owner);
         let mirror = Mirror::new(&git, &layout, &settings.remote).in_units(&units);
-        let tree = WorkTree::new(&git, &layout, owner);
         let service = manager(&settings, &runner);
         let builder = builder(&layout, owner);
         Ok(Self {
@@ -89,7 +86,6 @@ impl Installation {
             units,
             git,
             mirror,
-            tree,
             service,
             bundle: None,
             interpreter: OnceCell::new(),
@@ -137,6 +133,14 @@ impl Installation {
         let release = Release::read(self, commit)?;
         self.releases.borrow_mut().push(release.clone());
         Ok(release)
+    }
+
+    /// Reads the state of `app/` and its repository.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn tree_state(&self) -> Outcome<TreeState> {
+        work_tree::read(&self.layout, &self.git, &self.units)
     }
 
     /// Returns where an operation on the source finds git and the mirror.

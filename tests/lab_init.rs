@@ -275,64 +275,7 @@ fn a_machine_that_was_set_up_by_hand_is_adopted_and_people_are_told_what_is_thei
 }
 
 #[test]
-fn repair_layout_gives_back_exactly_what_stands_in_the_way_and_moves_nested_clones_away() {
-    let Some(lab) = Lab::open() else { return };
-    let machine = machine(&lab, &[]);
-    tool(&machine, INIT).expect(0);
-    tool(&machine, "init --repair-layout").expect(0).says("nothing has to be repaired");
-    machine
-        .exec(
-            "cd /opt/ladylinux/app && mkdir -p roots/deep/closed && touch roots/deep/closed/x roots/file && \
-             chmod 700 roots/deep/closed && chmod 555 roots/deep && \
-             echo theirs >/srv/theirs && ln -s /srv/theirs roots/out && ln -s /srv roots/folder && \
-             touch mine && ln mine roots/second && chown ladylinux:ladylinux mine && \
-             git clone --quiet /srv/app.git LadyLinux && echo work >LadyLinux/work",
-        )
-        .expect(0);
-    let owners = |machine: &Machine| machine.exec("find /srv /opt -printf '%p %u %m %n\\n' | sort").out;
-    let before = owners(&machine);
-    tool(&machine, "init --repair-layout --dry-run")
-        .expect(0)
-        .says("would give /opt/ladylinux/app/roots to uid")
-        .says("would move /opt/ladylinux/app/LadyLinux to /opt/ladylinux-refresh/moved/");
-    assert_eq!(owners(&machine), before);
-    tool(&machine, "init --dry-run").expect(0).says("ladylinux-refresh init --repair-layout");
-    tool(&machine, "init --repair-layout").expect(0).says("gave /opt/ladylinux/app/roots/deep/closed to uid");
-    for (path, wanted) in [
-        ("/opt/ladylinux/app/roots", "ladylinux:ladylinux:755"),
-        ("/opt/ladylinux/app/roots/deep", "ladylinux:ladylinux:755"),
-        ("/opt/ladylinux/app/roots/deep/closed", "ladylinux:ladylinux:700"),
-        ("/opt/ladylinux/app/roots/deep/closed/x", "root:root:644"),
-        ("/opt/ladylinux/app/roots/file", "root:root:644"),
-        ("/opt/ladylinux/app/roots/out", "root:root:777"),
-        ("/srv/theirs", "root:root:644"),
-        ("/srv", "root:root:755"),
-    ] {
-        assert_eq!(stat(&machine, path), wanted, "{path}");
-    }
-    machine.exec("test ! -e /opt/ladylinux/app/LadyLinux").expect(0);
-    machine.exec("cat /opt/ladylinux-refresh/moved/*/LadyLinux/work").expect(0).says("work");
-    tool(&machine, "init --repair-layout").expect(0).says("nothing has to be repaired");
-    machine.exec_as("ladylinux", "rm -r /opt/ladylinux/app/roots").expect(0);
-
-    // A file of root's in a sticky folder of root's: given back, unless it has another name somewhere.
-    machine
-        .exec(
-            "cd /opt/ladylinux/app && mkdir -m 1777 sticky && touch sticky/one && ln /srv/theirs sticky/two",
-        )
-        .expect(0);
-    tool(&machine, "init --repair-layout")
-        .expect(3)
-        .says("/opt/ladylinux/app/sticky/two")
-        .says("2 names (hard links)");
-    assert_eq!(stat(&machine, "/srv/theirs"), "root:root:644");
-    machine.exec("rm /opt/ladylinux/app/sticky/two").expect(0);
-    tool(&machine, "init --repair-layout").expect(0);
-    machine.exec_as("ladylinux", "rm -r /opt/ladylinux/app/sticky/one").expect(0);
-}
-
-#[test]
-fn a_work_tree_in_which_root_worked_is_refused_repaired_and_refreshed() {
+fn a_work_tree_in_which_root_worked_is_refreshed_and_one_that_is_roots_is_refused_with_the_command() {
     let Some(lab) = Lab::open() else { return };
     let machine = machine(&lab, &[("static/page.html", "one\n")]);
     set_up_by_hand(&machine);
@@ -340,36 +283,36 @@ fn a_work_tree_in_which_root_worked_is_refused_repaired_and_refreshed() {
     machine.exec("mkdir /etc/ladylinux/x && rmdir /etc/ladylinux/x").expect(0);
     // All of it root's, as after a clone with sudo.
     machine.exec("chown -R root:root /opt/ladylinux/app && rm -r /opt/ladylinux/venv").expect(0);
+    let give = "chown -h ladylinux: /opt/ladylinux/app";
     tool(&machine, INIT)
         .expect(0)
         .says("made no environment, since /opt/ladylinux/app belongs to root")
         .says("/opt/ladylinux/app belongs to root")
-        .says("do    ladylinux-refresh init --repair-layout");
-    tool(&machine, "run").expect(3).says("init --repair-layout");
-    tool(&machine, "init --repair-layout").expect(0).says("gave /opt/ladylinux/app to uid");
-    assert_eq!(
-        stat(&machine, "/opt/ladylinux/app/server.py"),
-        "root:root:644",
-        "it did not stand in the way"
-    );
+        .says(&format!("do    {give}"));
+    tool(&machine, "run").expect(3).says(give);
+    machine.exec(give).expect(0);
+    assert_eq!(stat(&machine, "/opt/ladylinux/app/server.py"), "root:root:644");
     tool(&machine, "run").expect(0);
+    assert_eq!(stat(&machine, "/opt/ladylinux/app/server.py"), "ladylinux:ladylinux:644");
 
-    // Some of it root's, as after a pull with sudo.
+    // Some of it root's, as after a pull with sudo, and a clone inside the clone.
     machine.write("/srv/work/static/new/deep/page.html", "two\n");
     machine.write("/srv/work/version", "two\n");
     push(&machine);
     machine
         .exec(
             "cd /opt/ladylinux/app && export GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0=safe.directory GIT_CONFIG_VALUE_0='*' && \
-             git pull --quiet file:///srv/app.git main && git -c user.name=x -c user.email=x@x commit --quiet --allow-empty -m x",
+             git pull --quiet file:///srv/app.git main && git -c user.name=x -c user.email=x@x commit --quiet --allow-empty -m x && \
+             git clone --quiet /srv/app.git LadyLinux && echo work >LadyLinux/work && \
+             mkdir -m 700 closed && echo secret >closed/x",
         )
         .expect(0);
     machine.exec("find /opt/ladylinux/app -user root | grep -q .").expect(0);
-    tool(&machine, "run").expect(3).says("init --repair-layout");
-    tool(&machine, "init --repair-layout").expect(0);
     tool(&machine, "run").expect(0);
-    let roots = machine.exec("find /opt/ladylinux/app -user root -type d").out;
+    let roots = machine.exec("find /opt/ladylinux/app -user root").out;
     assert_eq!(roots, "");
+    machine.exec("cat /opt/ladylinux-refresh/stash/*/LadyLinux/work").expect(0).says("work");
+    machine.exec("cat /opt/ladylinux-refresh/stash/*/closed/x").expect(0).says("secret");
     machine.exec("systemctl is-active ladylinux-api").expect(0);
 }
 

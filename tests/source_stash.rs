@@ -1,94 +1,28 @@
 //! What is local in a tree is found whatever the tree and its repository are like, and kept.
-#![expect(
-    clippy::disallowed_methods,
-    clippy::unwrap_used,
-    reason = "tests arrange the world that the program finds"
-)]
+#![expect(clippy::disallowed_methods, reason = "tests arrange the world that the program finds")]
 
 #[path = "common/git.rs"]
 mod common;
+#[path = "common/source.rs"]
+mod source;
 
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
 use std::time::Instant;
 
-use common::{World, branch, plain_git, run, told};
+use common::{World, branch, plain_git, run};
 use ladylinux_refresh::clock;
-use ladylinux_refresh::event::Events;
-use ladylinux_refresh::installation::Installation;
-use ladylinux_refresh::process::{Owner, Runner};
-use ladylinux_refresh::settings::layers::{Layers, Overrides};
-use ladylinux_refresh::source::aligner::Aligner;
-use ladylinux_refresh::source::compare;
+use ladylinux_refresh::process::Owner;
 use ladylinux_refresh::source::hook_outputs::{self, HookTime};
-use ladylinux_refresh::source::local::{ChangeKind, LocalChanges};
-use ladylinux_refresh::source::move_in;
-use ladylinux_refresh::source::prepared_tree;
-use ladylinux_refresh::source::stash::{self, StashRecord};
+use ladylinux_refresh::source::local::ChangeKind;
+use ladylinux_refresh::source::stash;
 use ladylinux_refresh::source::stash_restore::{self, RestoreChoice};
 use ladylinux_refresh::source::stash_show;
-
-fn installation(world: &World) -> Installation {
-    let settings = format!(
-        "preserve = {:?}\n[remote]\nurl = \"file://{}\"\nallow = [\"file\"]\n",
-        world.preserve,
-        world.upstream().display()
-    );
-    let layers = Layers::of_text(&world.layout, &settings, Overrides::default()).unwrap();
-    let worker = PathBuf::from(env!("CARGO_BIN_EXE_ladylinux-refresh"));
-    Installation::open(layers, Runner::new(Arc::new(Events::silent())).with_worker(worker)).unwrap()
-}
-
-/// A world whose `app/` is what the remote has, deployed for `owner`.
-fn deployed(owner: Owner, files: &[(&str, &str)]) -> World {
-    let mut world = World::owned_by(owner);
-    world.commit(files);
-    let on = installation(&world);
-    let commit = on.mirror.ensure(&run("init"), &branch("main")).unwrap();
-    prepared_tree::deploy_first(&on, &run("init"), &branch("main"), &commit)
-        .unwrap_or_else(|failure| panic!("{}", told(&failure)));
-    world.deployed = vec![commit];
-    world
-}
-
-/// Refreshes the tree as a run does, and returns what the stash keeps of it.
-#[track_caller]
-fn refresh(world: &mut World, id: &str) -> Vec<StashRecord> {
-    let (on, id) = (installation(world), run(id));
-    let commit = on.mirror.ensure(&id, &branch("main")).unwrap();
-    prepared_tree::prepare(&on, &id, &branch("main"), &commit, None)
-        .unwrap_or_else(|failure| panic!("{}", told(&failure)));
-    fs::create_dir_all(on.layout.run(&id)).unwrap();
-    let aligner = Aligner::start(&on).unwrap();
-    move_in::move_in(&on, &id, &commit, &world.deployed, aligner)
-        .unwrap_or_else(|failure| panic!("{}", told(&failure)));
-    let (kept, failures) = stash::settle(&on, &world.deployed).unwrap();
-    assert!(failures.is_empty(), "{failures:?}");
-    world.deployed = vec![commit];
-    kept
-}
-
-/// What a refresh would keep of the tree now.
-fn local(world: &World) -> LocalChanges {
-    compare::app(&installation(world), &world.deployed, None)
-}
-
-/// The changes with their kinds, and a star at preserved ones.
-fn listed(changes: &LocalChanges) -> Vec<String> {
-    let items = changes.items.iter();
-    items
-        .map(|item| format!("{} {}{}", item.kind.word(), item.path, if item.preserved { "*" } else { "" }))
-        .collect()
-}
-
-fn kept_tree(world: &World, id: &str) -> PathBuf {
-    world.layout.stash(&run(id))
-}
+use source::{deployed, installation, kept_tree, listed, local, refresh};
 
 #[test]
 fn every_kind_of_difference_is_found_and_nothing_is_changed() {
@@ -386,14 +320,22 @@ fn flags_attributes_and_configuration_of_the_trees_repository_hide_nothing_and_r
         ("core.fsmonitor", &command),
         ("core.alternateRefsCommand", &command),
         ("core.sparseCheckout", "true"),
+        ("core.worktree", "/tmp"),
         ("diff.external", &command),
         ("uploadpack.packObjectsHook", &command),
     ] {
         plain_git(&world.app(), world.owner, &["config", "--file", ".git/config", key, value]);
     }
     world.write(".git/info/attributes", b"* filter=bad\n*.py eol=crlf\n");
+    world.write(".git/hooks/post-checkout", format!("#!/bin/sh\n{command}\n").as_bytes());
+    fs::set_permissions(world.file(".git/hooks/post-checkout"), fs::Permissions::from_mode(0o755)).unwrap();
     let kept = refresh(&mut world, "r1");
-    let expected = ["modified src/app.py", "modified src/util.py", "git state .git/info/attributes"];
+    let expected = [
+        "modified src/app.py",
+        "modified src/util.py",
+        "git state .git/info/attributes",
+        "git state .git/hooks/post-checkout",
+    ];
     assert_eq!(listed(&kept[0].changes), expected);
     let on = installation(&world);
     stash_show::show(&on, &run("r1"), None).unwrap();

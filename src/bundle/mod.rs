@@ -228,7 +228,7 @@ impl Bundle {
     /// Refuses a step back, and a foreign history, where neither is wanted.
     fn judge(&self, on: &Installation, commits: &Quarantine) -> Outcome<()> {
         let deployed = status_file::read(&on.layout).deployed.map(|pair| pair.commit);
-        let head = deployed.or(on.tree.inspect()?.commit);
+        let head = deployed.or(on.tree_state()?.commit);
         if let Some(head) = head.filter(|head| *head != commits.commit)
             && self.given.older == Unusual::Refused
             && on.mirror.is_before(&commits.commit, &head)?

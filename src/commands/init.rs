@@ -8,10 +8,8 @@ use crate::disk;
 use crate::error::{Failure, Outcome};
 use crate::event::Events;
 use crate::exit::{Ended, Error, Refusal};
-use crate::git::Git;
-use crate::host::repair::Repair;
 use crate::host::{self, Given, Host, Look, Wish, by_hand, migration};
-use crate::installation::{as_typed, check_there};
+use crate::installation::as_typed;
 use crate::journal::recover;
 use crate::process::Runner;
 use crate::report::human::{Detail, Human};
@@ -40,9 +38,6 @@ pub(super) fn init(layout: &Layout, args: &InitArgs) -> Result<Ended, Error> {
     }
     let run = RunId::new(clock::now(), std::process::id());
     let runner = Runner::new(Arc::new(Events::new(vec![Box::new(Human::new(Detail::Brief))])));
-    if args.repair_layout {
-        return repair(layout, args, &run, &runner);
-    }
     let overrides = Overrides::default();
     let wish = wish(args).map_err(|failure| Error::Usage(failure.hint("ladylinux-refresh init --help")))?;
     let given = Given::settle(layout, &wish, overrides).map_err(Error::Usage)?;
@@ -130,33 +125,4 @@ fn show(host: &Host) -> Outcome<()> {
         _ => "nothing was changed; without --dry-run it is done",
     });
     Ok(())
-}
-
-/// `init --repair-layout`
-fn repair(layout: &Layout, args: &InitArgs, run: &RunId, runner: &Runner) -> Result<Ended, Error> {
-    check_there(layout).map_err(told)?;
-    let _lock = if args.dry_run { None } else { Some(locked(layout, run)?) };
-    let owner = Repair::owner_of(layout).map_err(told)?;
-    let git = Git::new(runner, layout).map_err(told)?;
-    let repair = Repair::at(layout, &git, owner, run);
-    if args.dry_run {
-        let lines = repair.plan().map_err(told)?;
-        for line in &lines {
-            say(&format!("would {}", harmless_line(line)));
-        }
-        say(if lines.is_empty() { "nothing has to be repaired" } else { "nothing was changed" });
-        return Ok(Ended::Done);
-    }
-    let mut done = 0;
-    repair
-        .carry_out(|line| {
-            done += 1;
-            say(&harmless_line(line));
-        })
-        .map_err(told)?;
-    say(&match done {
-        0 => "nothing has to be repaired".to_owned(),
-        _ => format!("repaired; refresh it with: {}", as_typed(layout, "ladylinux-refresh run")),
-    });
-    Ok(Ended::Done)
 }

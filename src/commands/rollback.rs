@@ -34,8 +34,7 @@ pub(super) fn rollback(layout: &Layout, args: &RollbackArgs) -> Result<Ended, Er
     };
     place::place(wanted, |seat| {
         refresh(layout, &wish, seat, |on| {
-            let now =
-                Now { fenced: on.is_fenced(), commit: on.tree.inspect()?.commit, generation: on.live() };
+            let now = Now { fenced: on.is_fenced(), commit: on.tree_state()?.commit, generation: on.live() };
             let pair = history::rollback_target(&on.layout, run.as_ref(), &now)?;
             on.runner.events().note(&format!("returning to run {} ({})", pair.run, pair.commit.short()));
             let state = TargetState::Earlier { commit: pair.commit, generation: pair.generation };

@@ -7,14 +7,17 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, Dir, FileType, Gid, Mode, OFlags, RenameFlags, Stat, StatxAttributes, StatxFlags, Uid, chmod,
-    chownat, fchmod, fchown, fstat, mkdirat, open, openat, renameat_with, statat, statx, unlinkat,
+    Access, AtFlags, Dir, FileType, Gid, Mode, OFlags, RenameFlags, Stat, StatxAttributes, StatxFlags, Uid,
+    accessat, chmod, chownat, fchmod, fchown, fstat, mkdirat, open, openat, renameat_with, statat, statx,
+    unlinkat,
 };
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 use super::Moved;
 use crate::error::{Context as _, Failure, Outcome};
 use crate::process::Owner;
+use crate::report::shell::quoted_path;
 
 /// How a directory on the way is opened.
 const WAY: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
@@ -45,8 +48,9 @@ pub struct Entry {
     pub obstacle: Option<Obstacle>,
 }
 
-/// What keeps even root from renaming an entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What keeps us from renaming an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Obstacle {
     /// Something is mounted on it.
     Mount,
@@ -54,6 +58,31 @@ pub enum Obstacle {
     Immutable,
     /// It is marked append-only.
     AppendOnly,
+    /// It is a directory of another user, and we are neither root nor may write to it.
+    Owner,
+}
+
+impl Obstacle {
+    /// Returns why the entry cannot be moved.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Mount => "a file system is mounted on it",
+            Self::Immutable => "it is marked immutable",
+            Self::AppendOnly => "it is marked append-only",
+            Self::Owner => "it belongs to another user, who has closed it",
+        }
+    }
+
+    /// Returns the command that removes the obstacle.
+    pub fn cure(self, path: &Path) -> String {
+        let name = quoted_path(path);
+        match self {
+            Self::Mount => format!("umount {name}"),
+            Self::Immutable => format!("chattr -i {name}"),
+            Self::AppendOnly => format!("chattr -a {name}"),
+            Self::Owner => format!("sudo chown -hR {} {name}", Owner::own().uid),
+        }
+    }
 }
 
 impl Directory {
@@ -183,18 +212,21 @@ impl Directory {
         let has = |attribute| {
             found.stx_attributes_mask.contains(attribute) && found.stx_attributes.contains(attribute)
         };
+        let is_directory = FileType::from_raw_mode(found.stx_mode.into()) == FileType::Directory;
         let obstacle = if has(StatxAttributes::MOUNT_ROOT) {
             Some(Obstacle::Mount)
         } else if has(StatxAttributes::IMMUTABLE) {
             Some(Obstacle::Immutable)
         } else if has(StatxAttributes::APPEND) {
             Some(Obstacle::AppendOnly)
+        } else if is_directory && self.is_closed_to_us(name, found.stx_uid) {
+            Some(Obstacle::Owner)
         } else {
             None
         };
         Ok(Some(Entry {
             name: name.to_os_string(),
-            is_directory: FileType::from_raw_mode(found.stx_mode.into()) == FileType::Directory,
+            is_directory,
             obstacle,
         }))
     }
@@ -300,6 +332,18 @@ impl Directory {
         })
     }
 
+    /// Returns `true` if `name` is a directory of another user that we may not write to, so that its parent cannot be
+    /// changed. A read-only view of it is no obstacle: the kernel examines the permissions first. Source: access(2).
+    fn is_closed_to_us(&self, name: &OsStr, uid: u32) -> bool {
+        let own = rustix::process::geteuid();
+        !own.is_root()
+            && uid != own.as_raw()
+            && !matches!(
+                accessat(&self.fd, name, Access::WRITE_OK, AtFlags::empty()),
+                Ok(()) | Err(Errno::ROFS)
+            )
+    }
+
     /// Returns the permission bits of the directory.
     ///
     /// # Errors
@@ -387,49 +431,6 @@ pub fn give_all(top: &Path, owner: Owner) -> Outcome<()> {
     directory.give_all(owner, mount.context(|| format!("cannot examine {}", top.display()))?)
 }
 
-/// Gives one entry of the tree at `top` (the top itself where `below` is empty) to `owner`: the entry alone, nothing in
-/// it. A folder is also made one that its owner can work in.
-///
-/// # Errors
-/// A part of the way is a link or lies on another file system, or the entry is a file with a second name somewhere.
-pub fn give(top: &Path, below: &Path, owner: Owner) -> Outcome<()> {
-    let path = top.join(below);
-    let told = || format!("cannot give {} to uid {}", path.display(), owner.uid);
-    let refused = |why: &str| Err(Failure::new(told()).because(Failure::new(why.to_owned())));
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mut entry: OwnedFd = open(top, flags, Mode::empty()).context(told)?;
-    let mut found = fstat(&entry).context(told)?;
-    let mount = Mount::of(entry.as_fd(), OsStr::new("")).context(told)?;
-    for part in below.components() {
-        let Component::Normal(name) = part else { return refused("its path leaves the tree") };
-        if kind(&found) != FileType::Directory {
-            return refused("a part of its path is no folder");
-        }
-        entry = openat(&entry, name, flags, Mode::empty()).context(told)?;
-        found = fstat(&entry).context(told)?;
-        if Mount::of(entry.as_fd(), OsStr::new("")).context(told)? != mount {
-            return refused("it lies on another file system");
-        }
-    }
-    let is_folder = kind(&found) == FileType::Directory;
-    if !is_folder && found.st_nlink > 1 {
-        return Err(Failure::new(told())
-            .because(Failure::new(format!(
-                "it has {} names (hard links), and what the others are for cannot be told",
-                found.st_nlink
-            )))
-            .hint(format!("find / -xdev -inum {} 2>/dev/null", found.st_ino)));
-    }
-    let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
-    chownat(&entry, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH).context(told)?;
-    if is_folder && found.st_mode & 0o700 != 0o700 {
-        let mode = Mode::from_raw_mode(found.st_mode & 0o7777 | 0o700);
-        // A descriptor of this kind has no fchmod; its name below /proc leads to the very folder.
-        chmod(format!("/proc/self/fd/{}", entry.as_raw_fd()), mode).context(told)?;
-    }
-    Ok(())
-}
-
 fn kind(found: &Stat) -> FileType {
     FileType::from_raw_mode(found.st_mode)
 }
@@ -453,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn one_entry_is_given_and_neither_what_is_in_it_nor_where_a_link_leads() {
+    fn a_tree_is_given_and_nothing_that_its_links_lead_to() {
         if !as_root() {
             return;
         }
@@ -464,20 +465,14 @@ mod tests {
         disk::point_link(&top.join("a/link"), &place.path().join("kept")).unwrap();
         disk::point_link(&top.join("out"), place.path()).unwrap();
         disk::set_mode(&top.join("a"), 0o555).unwrap();
-        give(&top, Path::new("a"), OTHER).unwrap();
-        let owner = |path: &str| Owner::of(&top.join(path)).unwrap();
-        assert_eq!(owner("a"), OTHER);
-        assert_eq!(top.join("a").metadata().unwrap().mode() & 0o7777, 0o755);
-        assert_eq!(owner("a/b").uid, 0, "what is in it was given too");
-        give(&top, Path::new("a/link"), OTHER).unwrap();
-        assert_eq!(owner("a/link"), OTHER);
-        assert_eq!(owner("../kept").uid, 0, "a link was followed");
-        let told = |below: &str| give(&top, Path::new(below), OTHER).unwrap_err().chain().join(": ");
-        assert!(told("out/kept").contains("no folder"));
-        assert!(told("a/../../kept").contains("leaves the tree"));
-        assert_eq!(owner("../kept").uid, 0);
-        give(&top, Path::new(""), OTHER).unwrap();
-        assert_eq!(owner(""), OTHER);
+        give_all(&top, OTHER).unwrap();
+        for path in ["", "a", "a/b", "a/link", "out"] {
+            assert_eq!(Owner::of(&top.join(path)).unwrap(), OTHER, "{path}");
+        }
+        assert_eq!(top.join("a").metadata().unwrap().mode() & 0o7777, 0o555);
+        for path in ["kept", ""] {
+            assert_eq!(Owner::of(&place.path().join(path)).unwrap().uid, 0, "a link was followed");
+        }
     }
 
     #[test]
@@ -507,10 +502,12 @@ mod tests {
             return;
         }
         let place = tempfile::tempdir().unwrap();
+        let top = place.path().join("top");
+        disk::make_folder(&top, 0o755).unwrap();
         disk::write_atomic(&place.path().join("one"), b"x", 0o600).unwrap();
-        disk::link_new(&place.path().join("one"), &place.path().join("two")).unwrap();
-        let told = give(place.path(), Path::new("two"), OTHER).unwrap_err();
-        assert!(told.chain().join(": ").contains("2 names"));
+        std::fs::hard_link(place.path().join("one"), top.join("two")).unwrap();
+        let failure = give_all(&top, OTHER).unwrap_err();
+        assert!(failure.chain().join(": ").contains("second name (hard link)"));
         assert_eq!(Owner::of(&place.path().join("one")).unwrap().uid, 0);
     }
 }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use crate::error::{Failure, Outcome};
 use crate::event::Events;
-use crate::git::inspect::TreeState;
 use crate::installation::{self, Installation};
 use crate::journal::run_lock;
 use crate::process::{Owner, Runner};
@@ -16,6 +15,7 @@ use crate::settings::layers::{Layers, Overrides};
 use crate::settings::layout::Layout;
 use crate::settings::names::CommitId;
 use crate::settings::trust;
+use crate::source::work_tree::TreeState;
 use crate::status_file;
 use crate::systemd;
 
@@ -101,7 +101,7 @@ impl Examined {
     /// It cannot be read.
     pub fn tree(&self) -> Outcome<&TreeState> {
         let on = self.opened()?;
-        let tree = self.tree.get_or_init(|| on.tree.inspect().map_err(|failure| failure.chain().join(": ")));
+        let tree = self.tree.get_or_init(|| on.tree_state().map_err(|failure| failure.chain().join(": ")));
         tree.as_ref().map_err(|why| Failure::new(why.clone()))
     }
 

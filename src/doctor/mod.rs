@@ -23,10 +23,10 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::error::{Failure, Outcome};
-use crate::git::inspect::TreeState;
 use crate::installation::{Installation, as_typed};
 use crate::report::shell::quoted;
 use crate::settings::layout::Layout;
+use crate::source::work_tree::TreeState;
 use crate::units::Enforcement;
 use unit::Unit;
 
@@ -189,10 +189,9 @@ const CHECKS: &[Check] = &[
     check("remote", Subject::Installation, Look::Opened(place::remote)),
     check("tool-files", Subject::Installation, Look::Anywhere(place::tool_files)),
     check("repository", Subject::WorkTree, Look::InTree(tree::repository)),
-    check("nested-repository", Subject::WorkTree, Look::InTree(tree::nested)),
     check("protected-paths", Subject::WorkTree, Look::Opened(tree::protected)),
     check("mounts", Subject::WorkTree, Look::Opened(tree::mounts)),
-    check("ownership", Subject::WorkTree, Look::Opened(tree::ownership)),
+    check("immovable", Subject::WorkTree, Look::InTree(tree::movable)),
     check("origin", Subject::WorkTree, Look::InTree(tree::origin)),
     check("git-locks", Subject::WorkTree, Look::InTree(tree::locks)),
     check("script-text", Subject::WorkTree, Look::InTree(scripts::text)),

@@ -4,10 +4,10 @@ use std::path::Path;
 
 use crate::error::Outcome;
 use crate::git::history::{EntryKind, TreeEntry};
-use crate::git::inspect::TreeState;
 use crate::installation::Installation;
 use crate::report::shell::quoted;
 use crate::settings::names::CommitId;
+use crate::source::work_tree::TreeState;
 
 use super::{Examined, Findings, Found, blemish, cleaning, some_of};
 

@@ -3,7 +3,7 @@
 
 use crate::disk;
 use crate::error::Failure;
-use crate::git::inspect;
+use crate::git::locks::locks;
 use crate::history;
 use crate::installation::Installation;
 use crate::journal::recover;
@@ -31,8 +31,7 @@ pub(super) fn mirror(_: &Examined, on: &Installation) -> Findings {
 
 /// No lock files lie in the mirror that nobody holds.
 pub(super) fn mirror_locks(examined: &Examined, on: &Installation) -> Findings {
-    let locks: Vec<String> =
-        inspect::locks(on.mirror.path()).iter().map(|lock| lock.display().to_string()).collect();
+    let locks: Vec<String> = locks(on.mirror.path()).iter().map(|lock| lock.display().to_string()).collect();
     if examined.under_way || locks.is_empty() {
         return Ok(Vec::new());
     }

@@ -1,14 +1,13 @@
 //! The work tree: a repository of its own, nothing foreign in it, nothing protected below it.
 #![expect(clippy::unnecessary_wraps, reason = "every check answers in the same way")]
 
-use crate::git::inspect::{self, TreeState};
+use crate::git::locks::holders;
 use crate::installation::Installation;
 use crate::plan::preflight;
 use crate::settings::names::without_credentials;
+use crate::source::work_tree::{TreeState, set_origin_command};
 
 use super::{Examined, Findings, Found, refused, some_of};
-use crate::error::Failure;
-use crate::git::worktree::set_origin_command;
 use crate::report::shell::quoted;
 
 /// `app/` is a Git repository of its own.
@@ -16,14 +15,6 @@ pub(super) fn repository(_: &Examined, on: &Installation, tree: &TreeState) -> F
     refused(
         preflight::repository(on, tree),
         "a refresh aligns app/ with a branch, which takes a repository there",
-    )
-}
-
-/// There is no second repository inside it.
-pub(super) fn nested(_: &Examined, on: &Installation, tree: &TreeState) -> Findings {
-    refused(
-        preflight::nested(on, tree),
-        "somebody cloned into app/: the copy inside is never refreshed, and cleaning app/ would remove it with its history",
     )
 }
 
@@ -37,34 +28,34 @@ pub(super) fn protected(_: &Examined, on: &Installation) -> Findings {
 
 /// Nothing is mounted in it.
 pub(super) fn mounts(_: &Examined, on: &Installation) -> Findings {
-    refused(preflight::mounts(on), "what is mounted there is not the application's and cannot be moved away")
-}
-
-/// Its owner can remove everything in it.
-pub(super) fn ownership(_: &Examined, on: &Installation) -> Findings {
-    if !on.owner.can_be_assumed() {
-        let owner = if on.owner.uid == 0 { String::new() } else { format!(" and uid {}", on.owner.uid) };
-        return Err(Failure::new(format!("only root{owner} can tell")));
-    }
     refused(
-        preflight::removable(on),
-        "git works as the owner of app/, so a refresh could not clean the work tree",
+        preflight::not_mounted(on),
+        "what is mounted there is not the application's and cannot be moved away",
     )
 }
 
+/// Everything in it can be moved.
+pub(super) fn movable(_: &Examined, on: &Installation, tree: &TreeState) -> Findings {
+    if preflight::not_mounted(on).is_err() {
+        // That is a finding of its own.
+        return Ok(Vec::new());
+    }
+    refused(preflight::movable(on, tree), "a refresh moves every entry of app/ out, and the new ones in")
+}
+
 /// People who pull by hand get what a refresh gets.
-pub(super) fn origin(_: &Examined, on: &Installation, _: &TreeState) -> Findings {
-    let (Some(url), Some(origin)) = (&on.settings.remote.url, on.tree.origin()?) else {
+pub(super) fn origin(_: &Examined, on: &Installation, tree: &TreeState) -> Findings {
+    let (Some(url), Some(origin)) = (&on.settings.remote.url, &tree.origin) else {
         return Ok(Vec::new());
     };
-    if essence(&origin) == essence(&url.text) {
+    if essence(origin) == essence(&url.text) {
         return Ok(Vec::new());
     }
     Ok(vec![Found::problem(
         format!(
             "origin of {} is {}, the host's settings say {}",
             on.layout.app().display(),
-            without_credentials(&origin),
+            without_credentials(origin),
             url.text
         ),
         "a refresh follows the settings only, so who pulls or pushes by hand works with another repository",
@@ -75,7 +66,7 @@ pub(super) fn origin(_: &Examined, on: &Installation, _: &TreeState) -> Findings
 /// No lock files lie around that nobody holds.
 pub(super) fn locks(examined: &Examined, on: &Installation, tree: &TreeState) -> Findings {
     let app = on.layout.app();
-    if examined.under_way || tree.locks.is_empty() || !inspect::holders(&app).is_empty() {
+    if examined.under_way || tree.locks.is_empty() || !holders(&app).is_empty() {
         return Ok(Vec::new());
     }
     let locks: Vec<String> = tree.locks.iter().map(|lock| lock.as_path().display().to_string()).collect();

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use crate::error::{Context as _, Failure, Outcome};
 use crate::settings::names::{BranchName, CommitId};
 
+use super::LONG;
 use super::mirror::{self, Mirror};
 use super::mirror_unit::Call;
-use super::worktree::LONG;
 use super::{Repository, allowing};
 
 /// The commits of a bundle, proved.

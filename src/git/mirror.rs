@@ -22,11 +22,12 @@ use crate::settings::names::{BranchName, CommitId, RunId};
 use crate::settings::{Remote, RemoteUrl};
 use crate::units::Units;
 
+use super::LONG;
 use super::bundle::Quarantine;
 use super::fetch_failure::FetchFailure;
+use super::locks::locks;
 use super::mirror_unit::{Call, MirrorUnit};
-use super::worktree::LONG;
-use super::{Git, Repository, allowing, guard, inspect, remote};
+use super::{Git, Repository, allowing, guard, remote};
 
 /// The mirror's own configuration. The owner of `app/` reads the mirror whatever the caller's umask is.
 const SHA1: &str = "\
@@ -575,7 +576,7 @@ const CHECKED: [&str; 8] = [
 /// Removes the locks and unfinished packs of a fetch that was killed, which would keep the next one out. One run at a time
 /// fetches.
 fn remove_leftovers(git_dir: &Path) -> Outcome<()> {
-    for lock in inspect::locks(git_dir) {
+    for lock in locks(git_dir) {
         disk::remove_file_if_there(&lock)?;
     }
     for entry in std::fs::read_dir(git_dir.join("objects/pack")).into_iter().flatten().flatten() {

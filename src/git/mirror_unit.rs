@@ -19,9 +19,9 @@ use crate::settings::{Remote, Transport, environment};
 use crate::units::{self, Access, Credential, Job, Role, Units, operations};
 
 use super::Git;
+use super::LONG;
 use super::mirror::{Ensured, Mirror, Moves};
 use super::path::TreePath;
-use super::worktree::LONG;
 
 /// The operation.
 pub const OPERATION: &str = "mirror";

@@ -1,40 +1,25 @@
 //! The git program, driven through one door with a fixed, hardened configuration.
 //!
-//! Three things live here: the bare [`mirror`] of the remote (the tool's own, the only part that speaks to the
-//! network), the work tree `app/` ([`worktree`], every touch of it with the rights of its owner), and what was saved
-//! of local changes ([`saved`]). Nothing of the caller's or the machine's git configuration is read; what
-//! people need of theirs (key, token, proxy, certificates) comes through [`crate::settings::Remote`].
+//! Here is the bare [`mirror`] of the remote: the tool's own, and the only part that speaks to the network. What concerns
+//! `app/` is in [`crate::source`]. Nothing of the caller's or the machine's git configuration is read; what people need
+//! of theirs (key, token, proxy, certificates) comes through [`crate::settings::Remote`].
 //!
 //! Works with git 2.30 and newer.
 
-pub mod aside;
 pub mod bundle;
-pub mod drift;
 pub mod fetch_failure;
-pub mod inspect;
-pub mod made;
-pub mod mirror;
-pub mod mirror_unit;
-pub mod own_objects;
-pub mod path;
-pub mod proof;
-pub mod remote;
-pub mod save;
-pub mod saved;
-pub mod worktree;
-
-pub mod align;
-mod compare;
 mod guard;
 pub mod history;
-pub mod preserve;
-pub mod start;
-pub mod tree;
-mod walk;
+pub mod locks;
+pub mod mirror;
+pub mod mirror_unit;
+pub mod path;
+pub mod remote;
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::disk;
 use crate::error::{Failure, Outcome};
@@ -88,6 +73,9 @@ const HARDENED: [&str; 21] = [
 /// The variable that lists the only transports a git may use, whatever a configuration says. Only [`allowing`] puts a
 /// transport into it.
 const ALLOWED_TRANSPORTS: &str = "GIT_ALLOW_PROTOCOL";
+
+/// How long one git command may take; large trees on slow disks take minutes.
+pub(crate) const LONG: Duration = Duration::from_secs(1800);
 
 /// The git program with its fixed configuration.
 #[derive(Debug, Clone)]

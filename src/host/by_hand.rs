@@ -10,16 +10,18 @@ use rustix::fs::OFlags;
 
 use crate::error::Outcome;
 use crate::git::Git;
-use crate::git::inspect::Head;
-use crate::git::worktree::set_origin_command;
+use crate::plan::preflight;
 use crate::process::Owner;
 use crate::report::screen::{Tone, count, harmless_line, paint, say};
 use crate::report::shell::{quoted, quoted_path};
 use crate::settings::trust;
 use crate::settings::{RemoteUrl, Transport};
+use crate::source::exchange;
+use crate::source::work_tree::{self, Head, set_origin_command};
 use crate::systemd::unit::LoadState;
+use crate::units::Units;
 
-use super::{Host, Keeper, SERVICE_USER, repair, rules, unit, user};
+use super::{Host, Keeper, SERVICE_USER, rules, unit, user};
 
 /// One thing for people to change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,14 +123,18 @@ fn sudo(host: &Host) -> Outcome<Vec<Note>> {
 fn tree(host: &Host, git: &Git, owner: Owner) -> Outcome<Vec<Note>> {
     let app = host.layout.app();
     let mut notes = Vec::new();
-    let repair = repair::Repair::at(&host.layout, git, owner, &host.run);
-    let found = repair.look()?;
-    if !found.is_nothing() {
+    let refused = "a run is refused as long as it is so";
+    if host.layout.is_real() && Owner::of(&app)?.uid == 0 {
         notes.push(Note::new(
-            found.in_words(&app),
-            "a run is refused as long as it is so",
-            "ladylinux-refresh init --repair-layout",
+            format!("{} belongs to root", app.display()),
+            refused,
+            preflight::give_to_service_user(&app),
         ));
+    }
+    let state = work_tree::read(&host.layout, git, &Units::new(&host.layout, &host.runner, owner))?;
+    for entry in &state.immovable {
+        let failure = exchange::immovable(entry.path.as_path(), entry.obstacle);
+        notes.push(Note::new(failure.chain().join(": "), refused, entry.obstacle.cure(entry.path.as_path())));
     }
     let wanted = host.given.settings.remote.url.as_ref().map(|url| url.text.as_str());
     if let (Some(origin), Some(wanted)) = (origin_of(&app), wanted)
@@ -141,7 +147,7 @@ fn tree(host: &Host, git: &Git, owner: Owner) -> Outcome<Vec<Note>> {
         ));
     }
     let branch = host.given.branch.as_str();
-    match repair.head() {
+    match state.head {
         Some(Head::Branch(now)) if now != branch => notes.push(Note::new(
             format!("{} is on the branch {now}, and a run brings it to {branch}", app.display()),
             "what the other branch has and this one has not is gone from the tree then; local changes are saved",

@@ -11,7 +11,6 @@ pub mod given;
 pub mod migration;
 mod own_files;
 pub mod relocate;
-pub mod repair;
 mod rules;
 mod source;
 mod trust;

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use crate::disk::{self, Moved};
 use crate::error::{Context as _, Failure, Outcome};
-use crate::git::own_objects;
 use crate::installation::Installation;
 use crate::report::shell::quoted_path;
+use crate::source::own_objects;
 use crate::systemd::unit::{ActiveState, LoadState};
 use crate::systemd::{self, Bus};
 use crate::units::{Job, Role};

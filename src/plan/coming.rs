@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::Outcome;
 use crate::git::history::Changes;
-use crate::git::inspect::Head;
 use crate::installation::Installation;
 use crate::python::lock::Summary;
 use crate::python::{Definitions, Made};
 use crate::settings::Hook;
 use crate::settings::names::{CommitId, GenerationName, RunId};
+use crate::source::work_tree::Head;
 
 use crate::refresh::Target;
 use crate::source::local::LocalChanges;

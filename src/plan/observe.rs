@@ -1,7 +1,6 @@
 //! The facts of an installation, read and never changed.
 
 use crate::error::Outcome;
-use crate::git::inspect::TreeState;
 use crate::installation::Installation;
 use crate::python::{Contamination, Current};
 use crate::service::ServiceState;
@@ -9,6 +8,7 @@ use crate::service::fence::{self, Fence};
 use crate::settings::names::{CommitId, GenerationName};
 use crate::source::compare;
 use crate::source::local::LocalChanges;
+use crate::source::work_tree::TreeState;
 use crate::status_file::{self, DeployedPair};
 
 /// What an installation is like.
@@ -38,7 +38,7 @@ impl Observed {
     pub fn of(on: &Installation) -> Outcome<Self> {
         Ok(Self {
             deployed: status_file::read(&on.layout).deployed,
-            tree: on.tree.inspect()?,
+            tree: on.tree_state()?,
             environment: on.environments().current()?,
             contamination: None,
             service: on.service.observe()?,

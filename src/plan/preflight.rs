@@ -2,14 +2,17 @@
 
 use std::path::Path;
 
+use crate::disk::mounts;
 use crate::error::{Failure, Outcome};
-use crate::git::inspect::{self, TreeKind, TreeState};
+use crate::host::SERVICE_USER;
 use crate::installation::{self, Installation};
 use crate::process::ProcessId;
 use crate::report::shell::{quoted, quoted_path};
 use crate::service::supervisor::SERVICE_MARK;
 use crate::service::{ServiceState, port, probe};
 use crate::settings::trust;
+use crate::source::exchange;
+use crate::source::work_tree::{TreeKind, TreeState};
 use crate::systemd::root_exec::RootExec;
 
 use super::{Observed, reach, space};
@@ -29,9 +32,7 @@ pub fn check(on: &Installation, observed: &Observed) -> Outcome<Vec<String>> {
         not_roots(on),
         protected(on),
         repository(on, &observed.tree),
-        nested(on, &observed.tree),
-        mounts(on),
-        removable(on),
+        not_mounted(on).and_then(|()| movable(on, &observed.tree)),
         remote(on),
         space::check(on),
         on.interpreter().map(|_| ()),
@@ -107,7 +108,13 @@ pub(crate) fn not_roots(on: &Installation) -> Outcome<()> {
         "{} belongs to root: whatever the application brings along would run as root",
         app.display()
     ))
-    .hint(on.as_typed("ladylinux-refresh init --repair-layout")))
+    .hint(give_to_service_user(&app)))
+}
+
+/// Returns the command that gives `app/` itself to the service user; a run replaces what is in it. It follows no link that
+/// others may put in the place of `app/`.
+pub(crate) fn give_to_service_user(app: &Path) -> String {
+    format!("chown -h {SERVICE_USER}: {}", quoted_path(app))
 }
 
 /// Refuses every layout in which a protected path lies inside the work tree, by whatever route.
@@ -133,10 +140,10 @@ pub(crate) fn protected(on: &Installation) -> Outcome<()> {
         }
     }
     // A bind mount shows no trace in the names.
-    let mounts = inspect::mounts()?;
-    let tree = inspect::place_on_disk(&mounts, &app);
+    let mounts = mounts::all()?;
+    let tree = mounts::place_on_disk(&mounts, &app);
     for path in layout.protected() {
-        let place = inspect::place_on_disk(&mounts, &real(&path));
+        let place = mounts::place_on_disk(&mounts, &real(&path));
         if let (Some(tree), Some(place)) = (&tree, &place)
             && place.0 == tree.0
             && place.1.starts_with(&tree.1)
@@ -178,7 +185,7 @@ pub(crate) fn repository(on: &Installation, tree: &TreeState) -> Outcome<()> {
     // A first deployment: the prepared tree brings a repository.
     if tree.kind != TreeKind::Repository && tree.kind != TreeKind::Absent {
         let why = match tree.kind {
-            TreeKind::NotAFolder => "is not a real folder",
+            TreeKind::NotADirectory => "is not a real directory",
             TreeKind::ForeignRepository => "belongs to a Git repository somewhere else",
             TreeKind::NoRepository | TreeKind::Repository | TreeKind::Absent => "is no Git work tree",
         };
@@ -188,35 +195,38 @@ pub(crate) fn repository(on: &Installation, tree: &TreeState) -> Outcome<()> {
     Ok(())
 }
 
-/// Refuses a work tree with a second repository in it.
-pub(crate) fn nested(on: &Installation, tree: &TreeState) -> Outcome<()> {
-    let Some(nested) = tree.nested.first() else { return Ok(()) };
-    Err(Failure::new(format!("there is a second repository inside the work tree: {nested}"))
-        .hint("look what is in it; the command moves it away as it is")
-        .hint(on.as_typed("ladylinux-refresh init --repair-layout")))
-}
-
-/// What is mounted in the work tree is not the application's, and cannot be moved out of it.
-pub(crate) fn mounts(on: &Installation) -> Outcome<()> {
-    let found = on.tree.mounts()?;
+/// Refuses mounts in the work tree: what is mounted there is not the application's. A rename of a directory above it would
+/// carry it into the previous tree, which is removed.
+pub(crate) fn not_mounted(on: &Installation) -> Outcome<()> {
+    let found = mounts::below(&on.layout.app())?;
     let Some(first) = found.first() else { return Ok(()) };
-    let more = if found.len() > 1 { format!(" (and {} more)", found.len() - 1) } else { String::new() };
     let place = first.display();
     let what = if *first == on.layout.app() {
         "the work tree is a mount"
     } else {
         "there is a mount inside the work tree"
     };
-    Err(Failure::new(format!("{what}: {place}{more}"))
+    Err(Failure::new(format!("{what}: {place}{}", and_more(found.len())))
         .hint(format!("check what it is, then: umount {}", quoted_path(first))))
 }
 
-/// The owner of the tree can remove everything in it.
-pub(crate) fn removable(on: &Installation) -> Outcome<()> {
-    let found = on.tree.unremovable()?;
-    let Some(first) = found.first() else { return Ok(()) };
-    let more = if found.len() > 1 { format!(" (and {} more)", found.len() - 1) } else { String::new() };
-    Err(Failure::new(format!("{}: {}{more}", first.path, first.reason)).hint(on.as_typed(&first.repair)))
+/// Refuses what cannot be moved out of the work tree, or across to the next one, or removed with the previous one.
+pub(crate) fn movable(on: &Installation, tree: &TreeState) -> Outcome<()> {
+    if matches!(tree.kind, TreeKind::NotADirectory | TreeKind::Absent) {
+        return Ok(());
+    }
+    exchange::check(&on.layout)?;
+    let Some(first) = tree.immovable.first() else { return Ok(()) };
+    let failure = exchange::immovable(first.path.as_path(), first.obstacle);
+    if tree.immovable.len() == 1 {
+        return Err(failure);
+    }
+    let found = tree.immovable.len();
+    Err(Failure::new(format!("{found} entries of the work tree cannot be moved")).because(failure))
+}
+
+fn and_more(count: usize) -> String {
+    if count > 1 { format!(" (and {} more)", count - 1) } else { String::new() }
 }
 
 /// The host says where the source comes from.

@@ -124,7 +124,7 @@ fn interrupted(
     let (branch, before) = begun(lines)?;
     let status = status_file::read(&on.layout);
     let current = status.current.filter(|current| current.run == *run);
-    let commit = on.tree.inspect().ok().and_then(|tree| tree.commit);
+    let commit = on.tree_state().ok().and_then(|tree| tree.commit);
     let live = on.live();
     let exit_code = match end {
         ExitKind::Signal(signal) => exit::of_signal(signal),

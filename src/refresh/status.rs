@@ -10,7 +10,6 @@ use crate::clock;
 use crate::error::{Failure, Outcome};
 use crate::event::{Event, Phase};
 use crate::exit;
-use crate::git::inspect::Head;
 use crate::history;
 use crate::installation::Installation;
 use crate::journal::Entry;
@@ -23,6 +22,7 @@ use crate::service::fence;
 use crate::settings::names::{BranchName, CommitId, RunId};
 use crate::source::hook_outputs;
 use crate::source::stash::{self, StashRecord};
+use crate::source::work_tree::Head;
 use crate::status_file;
 
 use super::account::{Account, millis};
@@ -315,7 +315,7 @@ fn head(on: &Installation) -> Option<CommitId> {
 /// The commit that `app/` is at, and the branch that it is on, else that was deployed, as far as that can be told.
 fn held(on: &Installation) -> (Option<CommitId>, Option<BranchName>) {
     let deployed = || status_file::read(&on.layout).deployed.map(|pair| pair.branch);
-    let Ok(tree) = on.tree.inspect() else { return (None, deployed()) };
+    let Ok(tree) = on.tree_state() else { return (None, deployed()) };
     let branch = match &tree.head {
         Some(Head::Branch(name)) => BranchName::parse(name).ok(),
         _ => None,

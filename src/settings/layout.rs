@@ -196,13 +196,9 @@ impl Layout {
     pub fn uv(&self) -> PathBuf {
         self.store.join("uv")
     }
-    /// What `init --repair-layout` moved out of the work tree; nothing removes it.
+    /// What `init --repair-layout` of version 0.1 moved out of the work tree; nothing removes it.
     pub fn moved_all(&self) -> PathBuf {
         self.store.join("moved")
-    }
-    /// What one repair moved out of the work tree; on its file system, so that a rename reaches it.
-    pub fn moved(&self, id: &RunId) -> PathBuf {
-        self.moved_all().join(id.as_str())
     }
 
     /// `/var/lib/ladylinux-refresh`: the tool's own state, root's.

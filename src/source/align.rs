@@ -15,13 +15,13 @@ use crate::checkpoint;
 use crate::disk;
 use crate::error::{Failure, Outcome};
 use crate::git::path::TreePath;
-use crate::git::{Repository, path_of, records};
+use crate::git::{LONG, Repository, path_of, records};
 use crate::process::Keep;
 use crate::settings::names::CommitId;
 
 use super::kept::{self, KeptPath, ListKeptRequest};
 use super::place::Place;
-use super::prepared_tree::{BYTE_CODE, LONG};
+use super::prepared_tree::BYTE_CODE;
 
 /// The operation.
 pub const OPERATION: &str = "source-align";

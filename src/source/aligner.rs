@@ -2,6 +2,7 @@
 //! that nothing has to be started while the service is down.
 
 use crate::error::{Failure, Outcome};
+use crate::git::LONG;
 use crate::installation::Installation;
 use crate::settings::IgnoredFiles;
 use crate::settings::names::CommitId;
@@ -11,7 +12,6 @@ use super::align::{self, AlignRequest, AlignResponse, ResetRequest};
 use super::exchange;
 use super::kept::{KeptPath, ListKeptRequest};
 use super::place::Scratch;
-use super::prepared_tree::LONG;
 
 /// A waiting unit with the rights of the service user, which writes to `app/` and its scratch directory.
 #[derive(Debug)]

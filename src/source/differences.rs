@@ -16,13 +16,12 @@ use std::path::{Path, PathBuf};
 use crate::disk;
 use crate::error::{Context as _, Failure, Outcome};
 use crate::git::history::EntryKind;
-use crate::git::{Git, Repository, path_of, records};
+use crate::git::{Git, LONG, Repository, path_of, records};
 use crate::process::Keep;
 use crate::settings::names::CommitId;
 
 use super::local::ChangeKind;
 use super::paths::TrackedFile;
-use super::prepared_tree::LONG;
 
 /// Switches every conversion off. An encoding can only be left unspecified: "false" is an error to git.
 const RAW: &str = "* -text !eol !ident !filter !working-tree-encoding\n";

@@ -14,9 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkpoint;
 use crate::disk::beneath::{Directory, Obstacle};
-use crate::disk::{self, Moved};
+use crate::disk::{self, Moved, mounts};
 use crate::error::{Failure, Outcome};
-use crate::git::inspect::{self, Mount};
 use crate::git::path::TreePath;
 use crate::journal::recover;
 use crate::process::Owner;
@@ -250,8 +249,10 @@ pub fn finished(layout: &Layout, run: &RunId) -> Outcome<Option<ExchangeRecord>>
 /// # Errors
 /// The obstacle.
 pub fn check(layout: &Layout) -> Outcome<()> {
-    let mounts = inspect::mounts()?;
-    if mount_of(&mounts, &layout.home().join("app")) != mount_of(&mounts, &layout.store()) {
+    let table = mounts::all()?;
+    let mount_of =
+        |path: &Path| mounts::of(&table, &path.canonicalize().unwrap_or_else(|_| path.to_path_buf()));
+    if mount_of(&layout.app()) != mount_of(&layout.store()) {
         return Err(Failure::new(format!(
             "{} and {} are on different file systems or mounts, so no rename leads from one to the other",
             layout.store().display(),
@@ -260,36 +261,30 @@ pub fn check(layout: &Layout) -> Outcome<()> {
         .hint(format!("set `store` in {} to a directory beside app/", layout.host_file().display())));
     }
     let Some(app) = open_existing_app(layout)? else { return Ok(()) };
-    for entry in app.entries()? {
-        let path = app.shown().join(&entry.name);
-        let quoted = shell::quoted(&path.display().to_string());
-        let (why, next) = match entry.obstacle {
-            None => continue,
-            Some(Obstacle::Mount) => ("a file system is mounted on it", format!("umount {quoted}")),
-            Some(Obstacle::Immutable) => ("it is marked immutable", format!("chattr -i {quoted}")),
-            Some(Obstacle::AppendOnly) => ("it is marked append-only", format!("chattr -a {quoted}")),
-        };
-        return Err(Failure::new(format!("{} cannot be moved", path.display()))
-            .because(Failure::new(why))
-            .hint(next));
+    // Flags of the directory itself keep its entries where they are.
+    let home = directory(layout, &layout.home())?;
+    let itself = layout.app().file_name().map_or(Ok(None), |name| home.entry(name))?;
+    let itself = itself.map(|entry| (layout.app(), entry));
+    let entries = app.entries()?.into_iter().map(|entry| (app.shown().join(&entry.name), entry));
+    for (path, entry) in itself.into_iter().chain(entries) {
+        if let Some(obstacle) = entry.obstacle {
+            return Err(immovable(&path, obstacle));
+        }
     }
     Ok(())
+}
+
+/// The failure for an entry of `app/` that cannot be moved.
+pub fn immovable(path: &Path, obstacle: Obstacle) -> Failure {
+    Failure::new(format!("{} cannot be moved", TreePath::from(path)))
+        .because(Failure::new(obstacle.reason()))
+        .hint(obstacle.cure(path))
 }
 
 /// Makes a directory of trees that other users can pass through, and cannot list.
 pub(super) fn make_passable(directory: &Path) -> Outcome<()> {
     disk::make_folder(directory, 0o711)?;
     disk::set_mode(directory, 0o711)
-}
-
-/// The mount that a path is on: the one with the longest mount point, and of several at one point the uppermost.
-fn mount_of<'a>(mounts: &'a [Mount], path: &Path) -> Option<&'a Mount> {
-    let real = path.canonicalize();
-    let path = real.as_deref().unwrap_or(path);
-    mounts
-        .iter()
-        .filter(|mount| path.starts_with(&mount.point))
-        .max_by_key(|mount| mount.point.as_os_str().len())
 }
 
 /// Opens a directory of the installation without following a link below its root.

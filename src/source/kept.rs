@@ -16,13 +16,12 @@ use crate::disk;
 use crate::error::{Context as _, Outcome};
 use crate::git::history::EntryKind;
 use crate::git::path::TreePath;
-use crate::git::{Git, Repository, path_of, records};
+use crate::git::{Git, LONG, Repository, path_of, records};
 use crate::process::{Ended, Finished, Keep};
 use crate::settings::names::CommitId;
 
 use super::paths::{self, Tracked, TrackedFile};
 use super::place::Place;
-use super::prepared_tree::LONG;
 
 /// What `SQLite` keeps beside a database.
 pub(super) const COMPANIONS: [&str; 3] = ["-wal", "-shm", "-journal"];

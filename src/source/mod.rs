@@ -3,7 +3,7 @@
 //! [`prepared_tree`] checks a commit out into a directory that no other user reaches, [`proof`] verifies it there,
 //! [`exchange`] swaps the entries of `app/` for it, [`align`] runs the normative git commands, which find nothing to do,
 //! and [`carry`] moves preserved and git-ignored files across. After the restart [`compare`] says what is local in the
-//! previous tree, and [`stash`] keeps or removes it. Code here that runs in the conductor renames entries,
+//! previous tree, and [`stash`] keeps or removes it. [`work_tree`] reads what `app/` is like. Code here that runs in the conductor renames entries,
 //! changes owners and copies one index; it starts git and Python only inside operations ([`answer`]).
 
 pub mod align;
@@ -16,6 +16,7 @@ pub mod hook_outputs;
 pub mod kept;
 pub mod local;
 pub mod move_in;
+pub mod own_objects;
 mod own_repository;
 pub mod paths;
 pub mod place;
@@ -25,12 +26,15 @@ pub mod stash;
 pub mod stash_restore;
 pub mod stash_show;
 mod untracked;
+pub mod work_tree;
 
 use crate::process::worker;
 
 /// Carries out an operation of this room; returns `None` if `operation` is not one of them.
 pub fn answer(operation: &str, request: &[u8]) -> Option<Vec<u8>> {
     Some(match operation {
+        work_tree::OPERATION => worker::answer(request, |request| work_tree::handle(&request)),
+        own_objects::OPERATION => worker::answer(request, |request| own_objects::handle(&request)),
         prepared_tree::OPERATION => worker::answer(request, |request| prepared_tree::handle(&request)),
         proof::OPERATION => worker::answer(request, |request| proof::handle(&request)),
         align::OPERATION => worker::answer(request, |request| align::handle(&request)),

@@ -15,7 +15,7 @@ use rustix::fs::OFlags;
 
 use crate::error::Outcome;
 use crate::git::path::TreePath;
-use crate::git::{Git, Repository, inspect, path_of, records};
+use crate::git::{Git, Repository, path_of, records};
 use crate::process::{Finished, Keep, Program};
 use crate::settings::names::CommitId;
 
@@ -28,7 +28,7 @@ const QUICK: Duration = Duration::from_secs(10);
 const NAMES: usize = 100_000;
 
 /// The largest file that holds one ref, in bytes.
-const REF: u64 = 4 << 10;
+pub(super) const REF: u64 = 4 << 10;
 
 /// The files that git reads whole, with the largest size of each in bytes.
 const FILES: [(&str, u64); 7] = [
@@ -110,7 +110,7 @@ fn item(path: PathBuf, kind: ChangeKind) -> LocalChange {
 }
 
 /// Runs a git; its answer counts only if it succeeded in time and warned of nothing.
-fn answer(git: &Git, program: Program) -> Outcome<Result<Finished, String>> {
+pub(super) fn answer(git: &Git, program: Program) -> Outcome<Result<Finished, String>> {
     let finished = git.runner().run(&program.keep(Keep::Whole(256 << 20)).deadline(QUICK))?;
     Ok(if finished.succeeded() && finished.stderr.is_empty() {
         Ok(finished)
@@ -122,10 +122,8 @@ fn answer(git: &Git, program: Program) -> Outcome<Result<Finished, String>> {
 
 /// What keeps git from an answer, as far as that can be seen without opening a file.
 fn obstacle(git_dir: &Path) -> Option<String> {
-    for (name, limit) in FILES {
-        if let Some(reason) = obstacle_in(git_dir, Path::new(name), limit) {
-            return Some(reason);
-        }
+    if let Some(reason) = unreadable_file(git_dir) {
+        return Some(reason);
     }
     for name in ["commondir", "config.worktree"] {
         if git_dir.join(name).symlink_metadata().is_ok() {
@@ -138,6 +136,11 @@ fn obstacle(git_dir: &Path) -> Option<String> {
     }
     let mut count = 0;
     obstacle_in_refs(git_dir, Path::new("refs"), &mut count)
+}
+
+/// What keeps git from reading one of the files that it reads whole.
+pub(super) fn unreadable_file(git_dir: &Path) -> Option<String> {
+    FILES.iter().find_map(|(name, limit)| obstacle_in(git_dir, Path::new(name), *limit))
 }
 
 /// What keeps a file from being read whole: it is not a regular file, or too large.
@@ -236,15 +239,44 @@ fn staged(git: &Git, own: &Repository) -> Outcome<Result<Vec<PathBuf>, String>> 
 
 /// Hooks of people and operations in progress, as paths below the tree.
 fn state(git_dir: &Path) -> Vec<PathBuf> {
-    let operations = inspect::operation_files(git_dir).into_iter().map(PathBuf::from);
+    let operations = operation_files(git_dir).into_iter().map(PathBuf::from);
     let hooks = fs::read_dir(git_dir.join("hooks")).into_iter().flatten().flatten();
     let hooks = hooks.map(|entry| Path::new("hooks").join(entry.file_name()));
     let hooks = hooks.filter(|hook| hook.extension().is_none_or(|ending| ending != "sample"));
     operations.chain(hooks).map(|path| Path::new(".git").join(path)).collect()
 }
 
+/// The files and directories in `.git` that stand for an operation in progress, or bend what a checkout does.
+fn operation_files(git_dir: &Path) -> Vec<&'static str> {
+    [
+        "MERGE_HEAD",
+        "MERGE_MSG",
+        "MERGE_MODE",
+        "AUTO_MERGE",
+        "SQUASH_MSG",
+        "CHERRY_PICK_HEAD",
+        "REVERT_HEAD",
+        "REBASE_HEAD",
+        "BISECT_LOG",
+        "BISECT_START",
+        "BISECT_NAMES",
+        "BISECT_TERMS",
+        "BISECT_EXPECTED_REV",
+        "BISECT_ANCESTORS_OK",
+        "rebase-merge",
+        "rebase-apply",
+        "sequencer",
+        "info/attributes",
+        "info/sparse-checkout",
+        "info/grafts",
+    ]
+    .into_iter()
+    .filter(|name| git_dir.join(name).symlink_metadata().is_ok())
+    .collect()
+}
+
 /// Reads a file of at most `limit` bytes; follows no link and waits for no writer of a pipe.
-fn read_small(path: &Path, limit: u64) -> Option<Vec<u8>> {
+pub(super) fn read_small(path: &Path, limit: u64) -> Option<Vec<u8>> {
     let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).unwrap_or(0);
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path).ok()?;
     let mut bytes = Vec::new();

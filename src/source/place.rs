@@ -32,17 +32,22 @@ pub struct Place {
 }
 
 impl Place {
-    /// Returns git as the operation starts it. New files are readable by all, whatever the caller's umask is.
+    /// Returns git as the operation starts it.
     pub(super) fn git(&self) -> Git {
-        rustix::process::umask(Mode::from_raw_mode(0o022));
-        let runner = Runner::new(Arc::new(Events::silent()));
-        let runner = match environment::variable(RUN_MARK).and_then(|run| RunId::parse(&run).ok()) {
-            // The register belongs to the conductor; the mark finds these children.
-            Some(run) => runner.for_run(run, PathBuf::from("/dev/null")),
-            None => runner,
-        };
-        Git::found(&runner, self.program.as_path().into(), self.configuration.as_path().into())
+        git_at(&self.program, &self.configuration)
     }
+}
+
+/// Returns the git `program` as an operation starts it. New files are readable by all, whatever the caller's umask is.
+pub(super) fn git_at(program: &TreePath, configuration: &TreePath) -> Git {
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    let runner = Runner::new(Arc::new(Events::silent()));
+    let runner = match environment::variable(RUN_MARK).and_then(|run| RunId::parse(&run).ok()) {
+        // The register belongs to the conductor; the mark finds these children.
+        Some(run) => runner.for_run(run, PathBuf::from("/dev/null")),
+        None => runner,
+    };
+    Git::found(&runner, program.as_path().into(), configuration.as_path().into())
 }
 
 /// Removes the scratch directories of conductors that are gone. One that cannot be removed does no harm.

@@ -6,7 +6,6 @@
 //! The conductor makes the directory, changes owners and installs the index; everything else happens in operations.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +15,7 @@ use crate::disk::beneath::{self, Directory};
 use crate::error::{Context as _, Failure, Outcome};
 use crate::git::history::EntryKind;
 use crate::git::path::TreePath;
-use crate::git::{Git, Repository};
+use crate::git::{Git, LONG, Repository};
 use crate::installation::Installation;
 use crate::process::{Finished, Keep, Owner, Program};
 use crate::settings::names::{BranchName, CommitId, RunId};
@@ -32,9 +31,6 @@ pub const OPERATION: &str = "source-prepare-tree";
 
 /// The directory in `.git` that holds byte code until the tree is in place.
 pub const BYTE_CODE: &str = "bytecode";
-
-/// How long one git command on a tree may take; large trees on slow disks take minutes.
-pub(super) const LONG: Duration = Duration::from_secs(1800);
 
 /// The largest index that is copied, in bytes.
 const INDEX_LIMIT: u64 = 2 << 30;

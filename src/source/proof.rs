@@ -13,12 +13,11 @@ use serde::{Deserialize, Serialize};
 use crate::disk;
 use crate::error::{Context as _, Failure, Outcome};
 use crate::git::path::TreePath;
-use crate::git::{Git, Repository, path_of, records};
+use crate::git::{Git, LONG, Repository, path_of, records};
 use crate::process::Keep;
 use crate::settings::names::CommitId;
 
 use super::place::Place;
-use super::prepared_tree::LONG;
 
 /// The operation that verifies a tree.
 pub const OPERATION: &str = "source-prove-tree";

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::disk::{self, Moved};
 use crate::error::{Context as _, Failure, Outcome};
 use crate::git::path::TreePath;
-use crate::git::{Git, Repository, allowing};
+use crate::git::{Git, LONG, Repository, allowing};
 use crate::installation::Installation;
 use crate::settings::names::{CommitId, RunId};
 use crate::units::{Job, Role};
@@ -26,7 +26,6 @@ use super::differences::{self, Comparer};
 use super::kept::COMPANIONS;
 use super::local::{ChangeKind, LocalChange, LocalName};
 use super::place::{Place, Scratch};
-use super::prepared_tree::LONG;
 use super::stash;
 
 /// The operation.

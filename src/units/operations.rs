@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::event::{Event, Subscriber};
-use crate::git::{mirror_unit, worktree};
+use crate::git::mirror_unit;
 use crate::host::relocate;
 use crate::process::Owner;
 use crate::process::worker;
@@ -53,8 +53,6 @@ pub fn answer(operation: &str, request: &[u8]) -> Option<Vec<u8>> {
         requests::OPERATION => Some(requests::answer(request)),
         entry::OPERATION => Some(worker::answer(request, |request| entry::handle(&request))),
         release::OPERATION => Some(release::answer(request)),
-        other => source::answer(other, request)
-            .or_else(|| python::answer(other, request))
-            .or_else(|| worktree::answer(other, request)),
+        other => source::answer(other, request).or_else(|| python::answer(other, request)),
     }
 }

@@ -14,13 +14,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
-use ladylinux_refresh::error::{Failure, Outcome};
+use ladylinux_refresh::error::Failure;
 use ladylinux_refresh::event::Events;
 use ladylinux_refresh::git::Git;
-use ladylinux_refresh::git::align::Aligned;
 use ladylinux_refresh::git::mirror::Mirror;
-use ladylinux_refresh::git::save::Saved;
-use ladylinux_refresh::git::worktree::{ToSave, WorkTree};
 use ladylinux_refresh::process::{Owner, Runner};
 use ladylinux_refresh::settings::layout::Layout;
 use ladylinux_refresh::settings::names::{BranchName, CommitId, RunId};
@@ -142,43 +139,6 @@ impl World {
 
     pub fn mirror(&self) -> Mirror {
         Mirror::new(&self.git, &self.layout, &self.remote())
-    }
-
-    pub fn tree(&self) -> WorkTree {
-        WorkTree::new(&self.git, &self.layout, self.owner)
-    }
-
-    /// Clones the remote into `app/`, as `init` does.
-    pub fn install(&mut self) -> CommitId {
-        let commit = self.mirror().ensure(&run("init"), &branch("main")).unwrap();
-        self.tree().clone_from(&self.mirror(), &branch("main"), &commit).unwrap();
-        self.deployed = vec![commit.clone()];
-        commit
-    }
-
-    pub fn save(&self, id: &str, target: &CommitId) -> Outcome<Saved> {
-        let id = run(id);
-        self.tree().save(&ToSave { run: &id, known: &self.deployed, target, preserve: &self.preserve })
-    }
-
-    /// The sync step: fetch, save, align, prove.
-    pub fn sync(&self, id: &str, name: &str) -> Outcome<(CommitId, Saved, Aligned)> {
-        let commit = self.mirror().ensure(&run(id), &branch(name))?;
-        let saved = self.save(id, &commit)?;
-        let aligned = self.tree().align(&run(id), &branch(name), &commit)?;
-        self.tree().prove(&commit, &saved.preserved)?;
-        Ok((commit, saved, aligned))
-    }
-
-    /// The sync step, which must succeed and leave a clean work tree on the branch.
-    pub fn synced(&self, id: &str, name: &str) -> (CommitId, Saved, Aligned) {
-        let done = self.sync(id, name).unwrap_or_else(|failure| panic!("{}", told(&failure)));
-        assert_eq!(self.app_git(&["rev-parse", "HEAD"]), done.0.as_str());
-        assert_eq!(self.app_git(&["symbolic-ref", "--short", "HEAD"]), name);
-        if done.1.preserved.is_empty() {
-            assert_eq!(self.app_git(&["status", "--porcelain", "--ignored"]), "");
-        }
-        done
     }
 
     /// Writes a file in the work tree as its owner.

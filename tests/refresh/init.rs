@@ -117,31 +117,20 @@ fn the_url_of_a_clone_is_offered_and_not_believed() {
 }
 
 #[test]
-fn a_name_in_the_work_tree_cannot_write_to_the_terminal_of_whoever_repairs_it() {
-    let host = Host::new();
-    let inner = host.layout.app().join("in\u{1b}]0;owned\u{7}ner/.git");
-    fs::create_dir_all(inner).unwrap();
-    for arguments in [&["init", "--repair-layout", "--dry-run"][..], &["init", "--repair-layout"]] {
-        let ran = host.tool(arguments).expect(0).says("in\\u{1b}]0;owned");
-        assert!(!ran.all().contains('\u{1b}'), "{:?}", ran.all());
+fn a_name_in_the_work_tree_cannot_write_to_a_terminal_and_a_nested_clone_hinders_no_run() {
+    let host = Host::running();
+    let name = "in\u{1b}]0;owned\u{7}ner";
+    git(&host.layout.app(), ["clone", "--quiet", &host.url(), name]);
+    fs::write(host.layout.app().join(name).join("mine"), "work").unwrap();
+    for arguments in [&["init"][..], &["doctor"], &["plan"], &["status"], &["run"], &["stash", "list"]] {
+        let ran = host.tool(arguments).expect(0);
+        assert!(!ran.all().contains('\u{1b}'), "{arguments:?}: {:?}", ran.all());
     }
-}
-
-#[test]
-fn repair_layout_moves_a_nested_clone_beside_the_work_tree_and_the_next_run_goes() {
-    let host = Host::new();
-    git(&host.layout.app(), ["clone", "--quiet", &host.url(), "LadyLinux"]);
-    fs::write(host.layout.app().join("LadyLinux/mine"), "work").unwrap();
-    host.tool(["run"]).expect(3).says("init --repair-layout");
-    host.tool(["init", "--repair-layout", "--dry-run"])
-        .expect(0)
-        .says("would move")
-        .says("nothing was changed");
-    assert!(host.layout.app().join("LadyLinux").exists());
-    host.tool(["init", "--repair-layout"]).expect(0).says("nothing in it was changed");
-    let moved: Vec<_> = fs::read_dir(host.layout.moved_all()).unwrap().map(|it| it.unwrap().path()).collect();
-    assert_eq!(fs::read_to_string(moved[0].join("LadyLinux/mine")).unwrap(), "work");
-    host.tool(["run"]).expect(0);
-    host.tool(["init", "--repair-layout"]).expect(0).says("nothing has to be repaired");
-    host.tool(["init", "--repair-layout", "--repo", "https://h/r.git"]).expect(2).says("cannot be used with");
+    let run = last_run(&host);
+    let shown = host.tool(["stash", "show", &run]).expect(0).says("in%1B]0;owned%07ner");
+    assert!(!shown.all().contains('\u{1b}'), "{:?}", shown.all());
+    assert!(!host.layout.app().join(name).exists());
+    let kept = host.layout.stashes().join(&run).join(name);
+    assert_eq!(fs::read_to_string(kept.join("mine")).unwrap(), "work");
+    assert!(kept.join(".git/HEAD").exists());
 }

@@ -234,7 +234,6 @@ fn a_tree_that_cannot_be_compared_is_kept_whole() {
 fn nested_repositories_and_new_files_are_kept_whole_with_their_modes() {
     let host = Host::running();
     let app = host.layout.app();
-    // As deep as preflight does not look for it.
     let nested = app.join("a/b/c/d/nested");
     fs::create_dir_all(&nested).unwrap();
     git(&nested, ["init", "--quiet"]);

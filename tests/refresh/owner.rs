@@ -95,32 +95,49 @@ fn a_tree_with_a_directory_that_its_owner_cannot_read_is_kept_whole() {
 }
 
 #[test]
-fn what_root_left_in_the_tree_and_its_owner_cannot_read_is_refused_before_the_stop_and_repaired() {
-    let host = Host::running();
+fn what_root_left_in_the_tree_hinders_no_run_and_is_not_lost() {
+    let host = Host::new();
+    host.push(&[(".gitignore", "state/\n")]);
+    host.tool(["run"]).expect(0);
     if owner(&host) != OWNER {
         return;
     }
     host.tool(["service", "stop"]).expect(0);
-    for (path, mode) in [("version.txt", 0o600), ("notes.txt", 0o600), ("log/x", 0o644)] {
-        let path = host.layout.app().join(path);
+    let app = host.layout.app();
+    for (path, mode) in [
+        ("version.txt", 0o600),
+        ("notes.txt", 0o600),
+        ("log/x", 0o644),
+        ("closed/x", 0o600),
+        ("state/closed/db", 0o600),
+        ("LadyLinux/.git/HEAD", 0o644),
+        (".git/logs/HEAD", 0o644),
+        (".git/objects/ff/x", 0o444),
+    ] {
+        let path = app.join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, "roots").unwrap();
         chown(&path, Some(0), Some(0)).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
     }
-    chown(host.layout.app().join("log"), Some(OWNER), Some(OWNER)).unwrap();
-    let log = host.layout.app().join(".git/logs/HEAD");
-    chown(&log, Some(0), Some(0)).unwrap();
+    for closed in ["closed", "state/closed", ".git/objects/ff"] {
+        fs::set_permissions(app.join(closed), fs::Permissions::from_mode(0o700)).unwrap();
+    }
     host.push(&[("version.txt", "two\n")]);
-    host.tool(["run"]).expect(3).says("init --repair-layout");
-    host.tool(["init", "--repair-layout"])
-        .expect(0)
-        .says(&format!("gave {}/version.txt to uid {OWNER}", host.layout.app().display()))
-        .says(&format!("gave {} to uid {OWNER}", log.display()));
-    let uid = |path: &str| host.layout.app().join(path).metadata().unwrap().uid();
-    assert_eq!((uid("notes.txt"), uid("log/x")), (OWNER, 0), "log/x did not stand in the way");
-    host.tool(["run"]).expect(0);
+    host.tool(["plan"]).expect(0);
+    host.tool(["run"]).expect(0).says("is kept whole");
     assert_eq!(host.version().as_deref(), Some("two"));
+    assert_eq!(fs::read_to_string(app.join("state/closed/db")).unwrap(), "roots", "it did not move across");
+    let kept = host.layout.stashes().join(last_run(&host));
+    for path in ["version.txt", "notes.txt", "log/x", "closed/x", "LadyLinux/.git/HEAD"] {
+        assert_eq!(fs::read_to_string(kept.join(path)).unwrap(), "roots", "{path}");
+        assert!(path == "version.txt" || !app.join(path).exists(), "{path} is left");
+    }
+    // And again: there is nothing more to keep.
+    host.push(&[("version.txt", "three\n")]);
+    let again = host.tool(["run"]).expect(0);
+    assert!(!again.all().contains("is kept whole"), "{}", again.all());
+    assert_eq!(host.version().as_deref(), Some("three"));
 }
 
 #[test]
@@ -140,10 +157,9 @@ fn root_starts_nothing_that_settings_say_which_others_can_change() {
     fs::remove_file(&started).unwrap();
 
     let bundle = host.beside("theirs/bundle").display().to_string();
-    let refused: [&[&str]; 8] = [
+    let refused: [&[&str]; 7] = [
         &["init"],
         &["init", "--dry-run"],
-        &["init", "--repair-layout"],
         &["lock", "--upgrade"],
         &["bundle", "create", "--output", &bundle],
         &["plan"],

@@ -1,36 +1,33 @@
 //! Makes the application's repository hold all of its objects: nothing is borrowed from the mirror any more. Runs as the
 //! owner of the work tree and writes below `app/.git` only.
 
-use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::disk;
 use crate::error::Outcome;
-use crate::event::Events;
+use crate::git::path::TreePath;
+use crate::git::{Git, Repository};
 use crate::installation::Installation;
-use crate::process::Runner;
 use crate::report::shell::quoted_path;
 use crate::units::{Job, Role};
 
-use super::path::TreePath;
-use super::{Git, Repository};
+use super::place::git_at;
 
 /// How long it may take to pack all objects.
 const DEADLINE: Duration = Duration::from_secs(3600);
 
 /// The worker's operation.
-pub const OPERATION: &str = "git-own-objects";
+pub const OPERATION: &str = "source-own-objects";
 
 /// Where the objects come from and where they go.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct OwnObjectsRequest {
     /// The git program.
     program: TreePath,
-    /// Where its configuration lies.
-    home: TreePath,
+    /// The directory of git's private configuration.
+    configuration: TreePath,
     /// The work tree.
     app: TreePath,
 }
@@ -48,9 +45,12 @@ pub struct OwnObjects {
 /// An object is missing, or the repository cannot be written; it borrows as before then.
 pub fn take(on: &Installation) -> Outcome<OwnObjects> {
     let git = Git::new(&on.runner, &on.layout)?;
-    let path = |path: PathBuf| TreePath::from(path);
-    let request =
-        OwnObjectsRequest { program: path(git.program), home: path(git.home), app: path(on.layout.app()) };
+    let (program, configuration) = git.found_at();
+    let request = OwnObjectsRequest {
+        program: program.into(),
+        configuration: configuration.into(),
+        app: on.layout.app().into(),
+    };
     let job = Job::new(Role::Align, DEADLINE).writes(on.layout.app());
     on.units.call_as(&job, on.owner, OPERATION, &request)
 }
@@ -66,8 +66,7 @@ pub fn handle(request: &OwnObjectsRequest) -> Outcome<OwnObjects> {
     if disk::read_if_there(&borrowing)?.is_none() {
         return Ok(OwnObjects { were_borrowed: false });
     }
-    let runner = Runner::new(Arc::new(Events::silent()));
-    let git = Git::found(&runner, request.program.as_path().into(), request.home.as_path().into());
+    let git = git_at(&request.program, &request.configuration);
     let repository = Repository::bare(&directory).with_tree(app);
     let context = |what: &str| format!("cannot {what} in {}", quoted_path(&directory));
     // Without -l what is borrowed is packed as well; without -d nothing that was there is removed.
