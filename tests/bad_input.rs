@@ -537,20 +537,44 @@ fn fifo(host: &Host, name: &str) -> PathBuf {
 }
 
 #[test]
-fn a_tree_that_cannot_be_refreshed_is_refused() {
-    let host = Host::running();
+fn an_app_directory_without_a_repository_is_refused_until_a_refresh_has_deployed_there() {
+    let host = Host::new();
     let app = host.layout.app();
     let away = host.beside("away");
-
-    fs::rename(app.join(".git"), &away).unwrap();
+    let break_off = || {
+        fs::rename(app.join(".git"), &away).unwrap();
+        fs::write(app.join("mine"), "mine").unwrap();
+    };
+    break_off();
     for command in ["run", "plan"] {
-        refused(&host, &[command], 3, &["is no Git work tree"]);
+        host.tool([command]).expect(3).says("is no Git work tree");
     }
-    fs::write(app.join(".git"), format!("gitdir: {}\n", away.display())).unwrap();
-    refused(&host, &["run"], 3, &["belongs to a Git repository somewhere else"]);
+    let leads_away = || fs::write(app.join(".git"), format!("gitdir: {}\n", away.display())).unwrap();
+    leads_away();
+    host.tool(["run"]).expect(3).says("belongs to a Git repository somewhere else");
+    assert_eq!(fs::read_to_string(app.join("mine")).unwrap(), "mine");
     fs::remove_file(app.join(".git")).unwrap();
     fs::rename(&away, app.join(".git")).unwrap();
 
+    // The service user can remove it at any time, and keeps no refresh from happening with that.
+    for elsewhere in [false, true] {
+        host.tool(["run"]).expect(0);
+        break_off();
+        if elsewhere {
+            leads_away();
+        }
+        host.tool(["plan"]).expect(0);
+        host.tool(["run"]).expect(0);
+        assert!(app.join(".git/HEAD").is_file() && !app.join("mine").exists());
+        let kept = host.layout.stashes().join(host.report()["run"].as_str().unwrap());
+        assert_eq!(fs::read_to_string(kept.join("mine")).unwrap(), "mine");
+        fs::remove_dir_all(&away).unwrap();
+    }
+}
+
+#[test]
+fn a_tree_that_cannot_be_refreshed_is_refused() {
+    let host = Host::running();
     git(&host.layout.home(), ["init", "--quiet"]);
     refused(&host, &["run"], 3, &["is a work tree itself, around models and environments"]);
     fs::remove_dir_all(host.layout.home().join(".git")).unwrap();

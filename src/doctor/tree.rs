@@ -5,17 +5,25 @@ use crate::git::locks::holders;
 use crate::installation::Installation;
 use crate::plan::preflight;
 use crate::settings::names::without_credentials;
-use crate::source::work_tree::{TreeState, set_origin_command};
+use crate::source::work_tree::{TreeKind, TreeState, set_origin_command};
 
 use super::{Examined, Findings, Found, refused, some_of};
 use crate::report::shell::quoted;
 
 /// `app/` is a Git repository of its own.
 pub(super) fn repository(_: &Examined, on: &Installation, tree: &TreeState) -> Findings {
-    refused(
+    let found = refused(
         preflight::repository(on, tree),
-        "a refresh aligns app/ with a branch, which takes a repository there",
-    )
+        "a refresh replaces what is in app/, so it has to be sure that it is the application's",
+    )?;
+    if !found.is_empty() || matches!(tree.kind, TreeKind::Repository | TreeKind::Absent) {
+        return Ok(found);
+    }
+    Ok(vec![Found::problem(
+        format!("{} has no repository of its own any more", on.layout.app().display()),
+        "people cannot use git there; the next run brings another repository and keeps what is local in the stash",
+        on.as_typed("ladylinux-refresh run"),
+    )])
 }
 
 /// Nothing that has to stay lies inside it.

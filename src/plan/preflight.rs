@@ -13,6 +13,7 @@ use crate::service::{ServiceState, port, probe};
 use crate::settings::trust;
 use crate::source::exchange;
 use crate::source::work_tree::{TreeKind, TreeState};
+use crate::status_file;
 use crate::systemd::root_exec::RootExec;
 
 use super::{Observed, reach, space};
@@ -179,20 +180,23 @@ fn real(path: &Path) -> std::path::PathBuf {
     }
 }
 
-/// Refuses a work tree that is none.
+/// Refuses an `app/` that may be something else. Once a refresh has deployed there, its content is replaced whatever became
+/// of its repository: the service user can remove that at any time.
 pub(crate) fn repository(on: &Installation, tree: &TreeState) -> Outcome<()> {
-    let app = on.layout.app();
-    // A first deployment: the prepared tree brings a repository.
-    if tree.kind != TreeKind::Repository && tree.kind != TreeKind::Absent {
-        let why = match tree.kind {
-            TreeKind::NotADirectory => "is not a real directory",
-            TreeKind::ForeignRepository => "belongs to a Git repository somewhere else",
-            TreeKind::NoRepository | TreeKind::Repository | TreeKind::Absent => "is no Git work tree",
-        };
-        return Err(Failure::new(format!("{} {why}", app.display()))
-            .hint(on.as_typed("ladylinux-refresh init --repo URL")));
-    }
-    Ok(())
+    let why = match tree.kind {
+        // A first deployment: the prepared tree brings a repository.
+        TreeKind::Repository | TreeKind::Absent => return Ok(()),
+        TreeKind::NotADirectory => "is not a real directory",
+        TreeKind::ForeignRepository | TreeKind::NoRepository if is_deployed(on) => return Ok(()),
+        TreeKind::ForeignRepository => "belongs to a Git repository somewhere else",
+        TreeKind::NoRepository => "is no Git work tree",
+    };
+    Err(Failure::new(format!("{} {why}", on.layout.app().display()))
+        .hint(on.as_typed("ladylinux-refresh init --repo URL")))
+}
+
+fn is_deployed(on: &Installation) -> bool {
+    status_file::read(&on.layout).deployed.is_some()
 }
 
 /// Refuses mounts in the work tree: what is mounted there is not the application's. A rename of a directory above it would

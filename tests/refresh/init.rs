@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::help::{installation, picture};
+use crate::help::{installation, last_run, picture};
 use crate::host::{Host, SERVER, git};
 
 const APP: [(&str, &str); 3] =
