@@ -224,11 +224,7 @@ impl Directory {
         } else {
             None
         };
-        Ok(Some(Entry {
-            name: name.to_os_string(),
-            is_directory,
-            obstacle,
-        }))
+        Ok(Some(Entry { name: name.to_os_string(), is_directory, obstacle }))
     }
 
     /// Moves the entry `name` to `to_name` in `to`, which must not exist. Not durable until both are synced.
