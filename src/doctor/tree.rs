@@ -1,6 +1,7 @@
 //! The work tree: a repository of its own, nothing foreign in it, nothing protected below it.
 #![expect(clippy::unnecessary_wraps, reason = "every check answers in the same way")]
 
+use crate::error::Failure;
 use crate::git::locks::holders;
 use crate::installation::Installation;
 use crate::plan::preflight;
@@ -44,6 +45,10 @@ pub(super) fn mounts(_: &Examined, on: &Installation) -> Findings {
 
 /// Everything in it can be moved.
 pub(super) fn movable(_: &Examined, on: &Installation, tree: &TreeState) -> Findings {
+    if !on.owner.can_be_assumed() {
+        let owner = if on.owner.uid == 0 { String::new() } else { format!(" and uid {}", on.owner.uid) };
+        return Err(Failure::new(format!("only root{owner} can find out")));
+    }
     if preflight::not_mounted(on).is_err() {
         // That is a finding of its own.
         return Ok(Vec::new());

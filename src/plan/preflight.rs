@@ -216,7 +216,8 @@ pub(crate) fn not_mounted(on: &Installation) -> Outcome<()> {
 
 /// Refuses what cannot be moved out of the work tree, or across to the next one, or removed with the previous one.
 pub(crate) fn movable(on: &Installation, tree: &TreeState) -> Outcome<()> {
-    if matches!(tree.kind, TreeKind::NotADirectory | TreeKind::Absent) {
+    // What another user could not move says nothing of whoever may refresh.
+    if !on.owner.can_be_assumed() || matches!(tree.kind, TreeKind::NotADirectory | TreeKind::Absent) {
         return Ok(());
     }
     exchange::check(&on.layout)?;
