@@ -702,6 +702,30 @@ fn what_cannot_be_moved_out_of_the_tree_is_named_with_its_repair() {
     host.tool(["run"]).expect(0);
 }
 
+/// A user that owns nothing else.
+const USER: u32 = 61_876;
+
+#[test]
+fn without_roots_rights_a_directory_of_another_user_is_refused_before_the_stop() {
+    if !is_root() {
+        // Only root can make a directory of another user.
+        return;
+    }
+    let host = Host::new();
+    let roots = host.layout.app().join("deep/roots");
+    fs::create_dir(host.layout.app().join("deep")).unwrap();
+    let owned = Command::new("chown").args(["-R", &USER.to_string()]).arg(host.layout.root()).status();
+    assert!(owned.unwrap().success());
+    fs::create_dir(&roots).unwrap();
+    for command in ["plan", "run"] {
+        let mut command = host.command([command]);
+        std::os::unix::process::CommandExt::uid(&mut command, USER);
+        let said = ran(command.output().unwrap());
+        said.expect(3).says("deep/roots cannot be moved").says("sudo chown -hR 61876");
+    }
+    assert!(roots.exists() && !host.fenced());
+}
+
 #[test]
 fn whoever_may_not_refresh_is_told_who_may() {
     let host = Host::running();

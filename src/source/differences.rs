@@ -24,7 +24,7 @@ use super::local::ChangeKind;
 use super::paths::TrackedFile;
 
 /// Switches every conversion off. An encoding can only be left unspecified: "false" is an error to git.
-const RAW: &str = "* -text !eol !ident !filter !working-tree-encoding\n";
+pub(super) const RAW: &str = "* -text !eol !ident !filter !working-tree-encoding\n";
 
 /// Asks git for the differences between the index and the tree; refreshes the index in the same pass.
 const STATUS: [&str; 6] =

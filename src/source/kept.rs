@@ -22,6 +22,7 @@ use crate::settings::names::CommitId;
 
 use super::paths::{self, Tracked, TrackedFile};
 use super::place::Place;
+use super::untracked::{is_byte_code, is_tool_cache};
 
 /// What `SQLite` keeps beside a database.
 pub(super) const COMPANIONS: [&str; 3] = ["-wal", "-shm", "-journal"];
@@ -197,13 +198,10 @@ fn files_below(app: &Path, directory: &Path) -> Vec<(PathBuf, bool)> {
 
 /// Returns `true` for what Python and its tools make again by themselves.
 fn is_cache(path: &Path, is_directory: bool) -> bool {
-    let name = path.file_name().unwrap_or_default();
     if is_directory {
-        return ["__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache"]
-            .iter()
-            .any(|cache| name == *cache);
+        return path.file_name() == Some(OsStr::new("__pycache__")) || is_tool_cache(path);
     }
-    name.as_bytes().ends_with(b".pyc") || name.as_bytes().ends_with(b".pyo")
+    is_byte_code(path)
 }
 
 /// Returns `true` if a preserved file differs from what each known commit has there.

@@ -16,7 +16,7 @@ use crate::process::Keep;
 use crate::settings::names::{CommitId, RunId};
 
 use super::compare;
-use super::differences::{self, Comparer};
+use super::differences::{self, Comparer, RAW};
 use super::local::{ChangeKind, LocalChange};
 use super::place::{Place, Scratch};
 use super::stash;
@@ -33,9 +33,6 @@ const WRITTEN: usize = 256 << 20;
 
 /// How many untracked files a diff shows.
 const FILES: usize = 1000;
-
-/// Switches conversions off, so that line endings show.
-const RAW: &str = "* -text !eol !ident !filter !working-tree-encoding\n";
 
 /// What to show.
 #[derive(Debug, Serialize, Deserialize)]

@@ -134,7 +134,7 @@ pub(super) fn is_byte_code(path: &Path) -> bool {
     stem.ends_with(b".pyc") || stem.ends_with(b".pyo")
 }
 
-fn is_tool_cache(path: &Path) -> bool {
+pub(super) fn is_tool_cache(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default();
     [".pytest_cache", ".mypy_cache", ".ruff_cache"].iter().any(|cache| name == OsStr::new(cache))
 }
