@@ -174,25 +174,17 @@ fn head_of(git_dir: &Path) -> Head {
 /// Finds the entries below `app`, however deep, that cannot be moved or removed. What is mounted is found by the
 /// conductor: this unit has mounts of its own.
 fn immovable(app: &Path) -> Vec<ImmovableEntry> {
-    let (mut found, mut count) = (Vec::new(), 0);
+    let (mut found, mut left) = (Vec::new(), EXAMINED);
     let mut directories: Vec<PathBuf> = vec![app.to_path_buf()];
     while let Some(path) = directories.pop() {
         // One that cannot be read, or is deeper than a path reaches, moves with the directory above it.
-        let Ok(entries) = Directory::open(&path, Path::new("")).and_then(|directory| directory.entries())
-        else {
-            continue;
-        };
-        count += entries.len();
-        if count > EXAMINED {
-            break;
-        }
-        for entry in entries {
+        let Ok(directory) = Directory::open(&path, Path::new("")) else { continue };
+        for listed in fs::read_dir(&path).into_iter().flatten().flatten().take(left) {
+            left -= 1;
+            let Ok(Some(entry)) = directory.entry(&listed.file_name()) else { continue };
             let path = path.join(&entry.name);
-            match entry.obstacle {
-                None | Some(Obstacle::Mount) => {}
-                Some(obstacle) => {
-                    found.push(ImmovableEntry { path: path.as_path().into(), obstacle });
-                }
+            if let Some(obstacle) = entry.obstacle.filter(|obstacle| *obstacle != Obstacle::Mount) {
+                found.push(ImmovableEntry { path: path.as_path().into(), obstacle });
             }
             if entry.is_directory {
                 directories.push(path);
