@@ -179,7 +179,7 @@ fn rw_6_1_the_kernel_keeps_a_hook_from_models_containers_and_settings() {
     assert_eq!(refused.matches("Read-only file system").count(), 3, "{refused}");
     assert_eq!(site.inventory(), before);
     assert_eq!(machine.read(&format!("{data}/privileges")).unwrap().trim(), "NoNewPrivs:\t1");
-    assert!(exposed.iter().all(|(_, level)| *level <= 4.0), "{exposed:?}");
+    assert!(exposed.iter().all(|(_, level)| *level <= 3.0), "{exposed:?}");
 
     // The unit of the timer does its work below the same properties, also where nothing has made its directory in /run.
     machine.exec("rm -r /run/ladylinux-refresh").expect(0);

@@ -3,9 +3,10 @@
 //! systemd refuses a transient unit with a property that it does not know, so each row names the version that brought it
 //! (systemd.exec(5), systemd.resource-control(5)). A unit file may name all of them: there an unknown one is a warning.
 //!
-//! Three properties are missing on purpose. `RestrictSUIDSGID` forbids the set-group-ID bit that git's `sharedRepository`
-//! puts on directories. `ProtectControlGroups` forbids `cgroup.kill`, and `ProtectProc` hides the processes of the service:
-//! a run has to find and end those.
+//! Some properties are missing on purpose. `RestrictSUIDSGID` forbids to copy a directory of the application that has the
+//! set-group-ID bit. `ProtectControlGroups` forbids `cgroup.kill`, which ends what is left of the service. `IPAddressDeny`
+//! forbids to ask a service that listens at another address than the loopback's. `ProtectProc` hides processes from whoever
+//! has no `CAP_SYS_PTRACE`: a run has it, since it has to find the processes of the service.
 
 use std::path::{Path, PathBuf};
 
@@ -53,24 +54,22 @@ enum Setting {
     Paths(Vec<PathBuf>),
 }
 
-/// What root needs for a refresh: change owners and modes, act as the service's user, end its processes, and read in `/proc`
-/// which of them belong to a run (linux/capability.h).
-const CAPABILITIES: [(u32, &str); 9] = [
+/// What root needs for a refresh: change owners and modes, end the processes of the service, and read in `/proc` which of
+/// them belong to a run (linux/capability.h). It acts as no other user: units do that.
+const CAPABILITIES: [(u32, &str); 7] = [
     (0, "CAP_CHOWN"),
     (1, "CAP_DAC_OVERRIDE"),
     (2, "CAP_DAC_READ_SEARCH"),
     (3, "CAP_FOWNER"),
     (4, "CAP_FSETID"),
     (5, "CAP_KILL"),
-    (6, "CAP_SETGID"),
-    (7, "CAP_SETUID"),
     (19, "CAP_SYS_PTRACE"),
 ];
 
-/// The sockets of the bus, of the network, and those that list sockets and addresses.
-const FAMILIES: [&str; 4] = ["AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK"];
+/// The sockets of the bus, and those that the service is asked over.
+const FAMILIES: [&str; 3] = ["AF_UNIX", "AF_INET", "AF_INET6"];
 
-const REFUSED_CALLS: [&str; 4] = ["ptrace", "process_vm_readv", "process_vm_writev", "@mount"];
+const REFUSED_CALLS: [&str; 5] = ["ptrace", "process_vm_readv", "process_vm_writev", "@mount", "@resources"];
 
 /// `EPERM`: a program that makes a refused call gets an error and is not killed.
 const REFUSAL: i32 = 1;
@@ -90,6 +89,8 @@ fn table(places: &Places) -> Vec<Row> {
         row("ProtectHome", 214, Setting::Word("read-only")),
         row("PrivateTmp", 183, Setting::Flag(places.own_tmp)),
         row("PrivateDevices", 209, Setting::Flag(true)),
+        row("PrivateMounts", 239, Setting::Flag(true)),
+        row("ProtectProc", 247, Setting::Word("invisible")),
         row("ProtectKernelTunables", 232, Setting::Flag(true)),
         row("ProtectKernelModules", 232, Setting::Flag(true)),
         row("ProtectKernelLogs", 244, Setting::Flag(true)),
@@ -97,6 +98,7 @@ fn table(places: &Places) -> Vec<Row> {
         row("ProtectHostname", 242, Setting::Flag(true)),
         row("LockPersonality", 235, Setting::Flag(true)),
         row("RestrictRealtime", 231, Setting::Flag(true)),
+        row("MemoryDenyWriteExecute", 231, Setting::Flag(true)),
         row("RestrictNamespaces", 233, Setting::Unsigned(0, "yes")),
         row("RestrictAddressFamilies", 211, Setting::Allowed(&FAMILIES)),
         row("SystemCallArchitectures", 209, Setting::Names(&["native"])),
@@ -204,7 +206,7 @@ mod tests {
             "ReadWritePaths=\"-/opt/a b\"",
             "ReadOnlyPaths=\"-/opt/100%%\"",
             "SystemCallFilter=@system-service",
-            "SystemCallFilter=~ptrace process_vm_readv process_vm_writev @mount",
+            "SystemCallFilter=~ptrace process_vm_readv process_vm_writev @mount @resources",
             "MemoryMax=75%",
             "UMask=0022",
             "RestrictNamespaces=yes",
@@ -214,7 +216,7 @@ mod tests {
         let on_bus = properties(300, &places(true));
         assert_eq!(on_bus.len(), text.lines().count());
         let value = |name: &str| on_bus.iter().find(|(found, _)| *found == name).map(|(_, value)| value);
-        assert_eq!(value("CapabilityBoundingSet"), Some(&Value::from(0x8_00ff_u64)));
+        assert_eq!(value("CapabilityBoundingSet"), Some(&Value::from(0x8_003f_u64)));
         assert_eq!(value("ReadWritePaths"), Some(&Value::from(vec!["-/opt/a b".to_owned()])));
     }
 
