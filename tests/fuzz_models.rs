@@ -23,6 +23,7 @@ use ladylinux_refresh::models::gguf::{self, Told};
 use ladylinux_refresh::models::manifest::Manifest;
 use ladylinux_refresh::models::verify::{Text, Verified, gather, verify};
 use ladylinux_refresh::models::{Algorithm, Digest, Finding, ollama, sums};
+use ladylinux_refresh::service::envfile::EnvFile;
 use ladylinux_refresh::settings::layout::Layout;
 use sha2::{Digest as _, Sha256};
 
@@ -258,7 +259,7 @@ fn is_forbidden(c: char) -> bool {
 fn look(root: &Path, manifest: &[u8]) -> Verified {
     let layout = Layout::below(root);
     let text = Text::Bytes(manifest.to_vec());
-    let gathered = gather(&layout, &text, &[root.join("srv/o")]).unwrap();
+    let gathered = gather(&layout, &text, EnvFile::read(&layout.env_file()), &[root.join("srv/o")]).unwrap();
     verify(gathered, How::Full, &Cache::default(), 2, &()).unwrap()
 }
 

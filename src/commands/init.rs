@@ -40,7 +40,7 @@ pub(super) fn init(layout: &Layout, args: &InitArgs) -> Result<Ended, Error> {
     let runner = Runner::new(Arc::new(Events::new(vec![Box::new(Human::new(Detail::Brief))])));
     let overrides = Overrides::default();
     let wish = wish(args).map_err(|failure| Error::Usage(failure.hint("ladylinux-refresh init --help")))?;
-    let given = Given::settle(layout, &wish, overrides).map_err(Error::Usage)?;
+    let given = Given::settle(layout, &wish, overrides, &runner).map_err(Error::Usage)?;
     if args.dry_run {
         let host = Host::look(layout, given, run, runner).map_err(told)?;
         show(&host).map_err(told)?;

@@ -3,11 +3,9 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 
-use crate::disk;
 use crate::error::Context as _;
-use crate::service::envfile::{self, EnvFile};
 
-use super::{Examined, Findings, Found, blemish, cleaning, some_of};
+use super::{Examined, Findings, Found, cleaning, some_of};
 use crate::doctor::sudo::Account;
 use crate::report::shell::quoted;
 
@@ -44,18 +42,17 @@ pub(super) fn readable(examined: &Examined) -> Findings {
 
 /// Every line of it is read as it is meant.
 pub(super) fn text(examined: &Examined) -> Findings {
-    let path = examined.layout.env_file();
-    let Some(bytes) = disk::read_at_most(&path, envfile::LIMIT)? else { return Ok(Vec::new()) };
-    let told = path.display().to_string();
+    let file = examined.env_file()?;
+    let told = examined.layout.env_file().display().to_string();
     let mut found = Vec::new();
-    if let Some(what) = blemish(&bytes) {
+    if let Some(what) = &file.blemish {
         found.push(Found::problem(
             format!("{told} has {what}"),
             "not every program passes over them: the first variable gets another name, or a value ends in a carriage return",
             cleaning(std::slice::from_ref(&told)),
         ));
     }
-    let problems: Vec<String> = EnvFile::parse(&bytes).problems.iter().map(ToString::to_string).collect();
+    let problems: Vec<String> = file.problems.iter().map(ToString::to_string).collect();
     if !problems.is_empty() {
         found.push(Found::problem(
             format!("lines of {told} that set nothing: {}", some_of(&problems)),
@@ -69,15 +66,14 @@ pub(super) fn text(examined: &Examined) -> Findings {
 /// Secrets in it are not everybody's.
 pub(super) fn secrets(examined: &Examined) -> Findings {
     let path = examined.layout.env_file();
-    let Some(bytes) = disk::read_at_most(&path, envfile::LIMIT)? else { return Ok(Vec::new()) };
+    let file = examined.env_file()?;
+    let secret = file.variables.iter().filter(|(name, value)| !value.is_empty() && names_a_secret(name));
+    let names: Vec<String> = secret.map(|(name, _)| name.clone()).collect();
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
     let mode = fs::metadata(&path).context(|| format!("cannot look at {}", path.display()))?.mode();
-    let names: Vec<String> = EnvFile::parse(&bytes)
-        .variables
-        .into_iter()
-        .filter(|(name, value)| !value.is_empty() && names_a_secret(name))
-        .map(|(name, _)| name)
-        .collect();
-    if names.is_empty() || mode & 0o004 == 0 {
+    if mode & 0o004 == 0 {
         return Ok(Vec::new());
     }
     let told = path.display().to_string();

@@ -10,6 +10,7 @@ use crate::installation::{self, Installation};
 use crate::journal::run_lock;
 use crate::process::{Owner, Runner};
 use crate::service::ServiceState;
+use crate::service::envfile::EnvFile;
 use crate::settings::Settings;
 use crate::settings::layers::{Layers, Overrides};
 use crate::settings::layout::Layout;
@@ -36,6 +37,7 @@ pub struct Examined {
     opened: Result<Installation, String>,
     tree: OnceCell<Result<TreeState, String>>,
     unit: OnceCell<Result<Option<Unit>, String>>,
+    env_file: OnceCell<Result<EnvFile, String>>,
 }
 
 impl Examined {
@@ -73,6 +75,7 @@ impl Examined {
             opened,
             tree: OnceCell::new(),
             unit: OnceCell::new(),
+            env_file: OnceCell::new(),
         })
     }
 
@@ -103,6 +106,18 @@ impl Examined {
         let on = self.opened()?;
         let tree = self.tree.get_or_init(|| on.tree_state().map_err(|failure| failure.chain().join(": ")));
         tree.as_ref().map_err(|why| Failure::new(why.clone()))
+    }
+
+    /// Returns the service's environment file, read with the rights of the service user.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn env_file(&self) -> Outcome<&EnvFile> {
+        let read = || {
+            let runner = Runner::new(Arc::new(Events::silent()));
+            EnvFile::read_at(&self.layout, &runner).map_err(|failure| failure.chain().join(": "))
+        };
+        self.env_file.get_or_init(read).as_ref().map_err(|why| Failure::new(why.clone()))
     }
 
     /// Returns the unit of the service, where there is one.

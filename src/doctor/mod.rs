@@ -25,6 +25,7 @@ use serde::Serialize;
 use crate::error::{Failure, Outcome};
 use crate::installation::{Installation, as_typed};
 use crate::report::shell::quoted;
+use crate::service::envfile::blemish;
 use crate::settings::layout::Layout;
 use crate::source::work_tree::TreeState;
 use crate::units::Enforcement;
@@ -310,18 +311,6 @@ fn is_denied(failure: &Failure) -> bool {
 fn some_of(names: &[String]) -> String {
     let few = names.iter().take(5).map(String::as_str).collect::<Vec<_>>().join(", ");
     if names.len() > 5 { format!("{few} and {} more", names.len() - 5) } else { few }
-}
-
-/// What editors of other systems leave in a text.
-fn blemish(bytes: &[u8]) -> Option<&'static str> {
-    let mark = bytes.starts_with(b"\xef\xbb\xbf");
-    let carriage = bytes.windows(2).any(|pair| pair == b"\r\n");
-    match (mark, carriage) {
-        (true, true) => Some("a byte order mark and Windows line endings"),
-        (true, false) => Some("a byte order mark"),
-        (false, true) => Some("Windows line endings"),
-        (false, false) => None,
-    }
 }
 
 /// The command that takes away what [`blemish`] names.

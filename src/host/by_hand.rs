@@ -5,23 +5,38 @@ use std::fs::{self, OpenOptions};
 use std::io::Read as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::OFlags;
+use serde::{Deserialize, Serialize};
 
 use crate::error::Outcome;
 use crate::git::Git;
 use crate::plan::preflight;
-use crate::process::Owner;
+use crate::process::{Owner, Runner};
 use crate::report::screen::{Tone, count, harmless_line, paint, say};
 use crate::report::shell::{quoted, quoted_path};
+use crate::settings::layout::Layout;
 use crate::settings::trust;
 use crate::settings::{RemoteUrl, Transport};
 use crate::source::exchange;
 use crate::source::work_tree::{self, Head, set_origin_command};
 use crate::systemd::unit::LoadState;
-use crate::units::Units;
+use crate::units::{Job, Role, Units};
 
 use super::{Host, Keeper, SERVICE_USER, rules, unit, user};
+
+/// The worker's operation that reads what a clone calls origin.
+pub const OPERATION: &str = "read-origin";
+
+/// How long that may take.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Which clone is read.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ReadOriginRequest {
+    app: PathBuf,
+}
 
 /// One thing for people to change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,7 +152,7 @@ fn tree(host: &Host, git: &Git, owner: Owner) -> Outcome<Vec<Note>> {
         notes.push(Note::new(failure.chain().join(": "), refused, entry.obstacle.cure(entry.path.as_path())));
     }
     let wanted = host.given.settings.remote.url.as_ref().map(|url| url.text.as_str());
-    if let (Some(origin), Some(wanted)) = (origin_of(&app), wanted)
+    if let (Some(origin), Some(wanted)) = (origin(&host.layout, &host.runner), wanted)
         && origin != wanted
     {
         notes.push(Note::new(
@@ -267,9 +282,26 @@ fn scripts(host: &Host) -> Vec<Note> {
     )]
 }
 
+/// Reads, with the rights of the owner of `app/`, what `app/.git` calls origin; `None` where that cannot be read.
+pub(super) fn origin(layout: &Layout, runner: &Runner) -> Option<String> {
+    let app = layout.app();
+    let owner = Owner::of(&app).ok()?;
+    if Owner::own().uid != 0 || owner.uid == 0 {
+        return origin_of(&app);
+    }
+    let job = Job::new(Role::Inspect, DEADLINE);
+    let units = Units::new(layout, runner, owner);
+    units.call_as(&job, owner, OPERATION, &ReadOriginRequest { app }).ok().flatten()
+}
+
+/// Does the worker's side of [`OPERATION`].
+pub fn handle(request: &ReadOriginRequest) -> Option<String> {
+    origin_of(&request.app)
+}
+
 /// Returns the URL that `app/.git` calls origin, where it is one that could be set: it may be anything, and a secret may
 /// stand in it.
-pub(super) fn origin_of(app: &Path) -> Option<String> {
+fn origin_of(app: &Path) -> Option<String> {
     let mut file = OpenOptions::new()
         .read(true)
         .custom_flags(i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).ok()?)

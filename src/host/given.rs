@@ -1,6 +1,7 @@
 //! What `init` is told: by its command line, and by the host's file where that is there already.
 
 use crate::error::{Context as _, Failure, Outcome};
+use crate::process::Runner;
 use crate::report::shell::quoted;
 use crate::service::envfile::EnvFile;
 use crate::service::probe;
@@ -46,13 +47,13 @@ impl Given {
     ///
     /// # Errors
     /// A value cannot be used, or a file that is there says something else.
-    pub fn settle(layout: &Layout, wish: &Wish, overrides: Overrides) -> Outcome<Self> {
+    pub fn settle(layout: &Layout, wish: &Wish, overrides: Overrides, runner: &Runner) -> Outcome<Self> {
         let text = settle_host_file(layout, wish)?;
         let layers = Layers::of_text(layout, &text, overrides)?;
         let settings = layers.resolve()?;
         if settings.remote.url.is_none() {
             let failure = Failure::new("no remote is set");
-            return Err(match by_hand::origin_of(&layout.app()) {
+            return Err(match by_hand::origin(layout, runner) {
                 None => failure.hint("ladylinux-refresh init --repo URL"),
                 Some(url) => failure
                     .hint(format!(
@@ -62,7 +63,7 @@ impl Given {
                     .hint(format!("ladylinux-refresh init --repo {}", quoted(&url))),
             });
         }
-        check_env_file(layout, wish.port)?;
+        check_env_file(layout, wish.port, runner)?;
         let deployed = status_file::read(layout).deployed.map(|pair| pair.branch);
         let branch = wish.branch.clone().unwrap_or_else(|| settings.branch_to_follow(deployed));
         Ok(Self { text, layers, settings, branch, port: wish.port.unwrap_or(probe::DEFAULT_PORT) })
@@ -110,10 +111,10 @@ fn settle_host_file(layout: &Layout, wish: &Wish) -> Outcome<String> {
 }
 
 /// A port that is given must be the one of the env file, where that is there already.
-fn check_env_file(layout: &Layout, port: Option<u16>) -> Outcome<()> {
+fn check_env_file(layout: &Layout, port: Option<u16>, runner: &Runner) -> Outcome<()> {
     let path = layout.env_file();
     let Some(port) = port.filter(|_| path.exists()) else { return Ok(()) };
-    if probe::service_port(&EnvFile::read(&path)?)? == port {
+    if probe::service_port(&EnvFile::read_at(layout, runner)?)? == port {
         return Ok(());
     }
     Err(Failure::new(format!("{} is there and names another port than {port}", path.display()))

@@ -77,17 +77,23 @@ pub struct Gathered {
     pub sources: Vec<String>,
 }
 
-/// Gathers what the manifest, files of checksums and stores say. `stores` are the places that the host names.
+/// Gathers what the manifest, files of checksums and stores say. `env_file` is the service's environment file as it was
+/// read, `stores` are the places that the host names.
 ///
 /// # Errors
 /// The interruption, or a folder that a store of Ollama links to cannot be looked at.
-pub fn gather(layout: &Layout, text: &Text, stores: &[PathBuf]) -> Outcome<Gathered> {
+pub fn gather(
+    layout: &Layout,
+    text: &Text,
+    env_file: Outcome<EnvFile>,
+    stores: &[PathBuf],
+) -> Outcome<Gathered> {
     let mut gathered = Gathered { said: Said::default(), is_ollama_read: true, sources: Vec::new() };
     let manifest = gathered.manifest(layout, text);
     let base = manifest.as_ref().and_then(|manifest| manifest.base.clone());
     let base = base.map_or_else(|| layout.models(), |base| places::below(layout, &base));
     let mut all = vec![Place { path: base.clone(), named: Named::Base }];
-    let env_file = gathered.env_file(layout);
+    let env_file = gathered.usable(layout, env_file);
     all.extend(places::others(layout, &env_file, stores));
     let mut stores = gathered.open(layout, &all)?;
     let bases: Vec<PathBuf> = stores.iter().map(|(_, store)| store.base.clone()).collect();
@@ -208,10 +214,11 @@ impl Gathered {
         Ok(stores)
     }
 
-    /// Reads the service's environment file, which names places. It may hold secrets, so not everybody may read it.
-    fn env_file(&mut self, layout: &Layout) -> EnvFile {
+    /// Returns the service's environment file, which names places; an empty one where it could not be read. It may hold
+    /// secrets, so not everybody may read it.
+    fn usable(&mut self, layout: &Layout, env_file: Outcome<EnvFile>) -> EnvFile {
         let path = layout.env_file();
-        EnvFile::read(&path).unwrap_or_else(|failure| {
+        env_file.unwrap_or_else(|failure| {
             let why = failure.chain().join(": ");
             let why = format!("places that it names are not looked at: {}", told_short(&why));
             let about = Store::missing(&path).verdict(Path::new(""), "places", Finding::Unsupported(why));

@@ -79,7 +79,7 @@ fn look(
 ) -> Outcome<Summary> {
     // What the coming commit expects counts, not what the deployed one did.
     let text = on.mirror.read(commit, Path::new(manifest::PLACE))?.map_or(Text::Missing, Text::Bytes);
-    let gathered = verify::gather(&on.layout, &text, &settings.models.stores)?;
+    let gathered = verify::gather(&on.layout, &text, on.env_file(), &settings.models.stores)?;
     let telling = Telling { events, last: Cell::new(None), pace: RefCell::default() };
     match verify::verify(gathered, how, &known(&on.layout), engine::all_threads(), &telling) {
         Ok(verified) => {

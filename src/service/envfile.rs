@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::disk;
 use crate::error::Outcome;
-use crate::process::Owner;
+use crate::process::{Owner, Runner};
+use crate::settings::layout::Layout;
 use crate::units::{Job, Role, Units};
 
 /// How many bytes an environment file may have. The service's user writes it, and can make it as large as it likes.
@@ -68,6 +69,20 @@ pub struct EnvFile {
     pub variables: BTreeMap<String, String>,
     /// The lines that set nothing and are no comment.
     pub problems: Vec<Problem>,
+    /// What editors of other systems have left in the text.
+    pub blemish: Option<String>,
+}
+
+/// Names what editors of other systems leave in a text; `None` where there is nothing of it.
+pub fn blemish(bytes: &[u8]) -> Option<&'static str> {
+    let mark = bytes.starts_with(b"\xef\xbb\xbf");
+    let carriage = bytes.windows(2).any(|pair| pair == b"\r\n");
+    match (mark, carriage) {
+        (true, true) => Some("a byte order mark and Windows line endings"),
+        (true, false) => Some("a byte order mark"),
+        (false, true) => Some("Windows line endings"),
+        (false, false) => None,
+    }
 }
 
 /// A line that cannot be used.
@@ -110,11 +125,20 @@ impl EnvFile {
         units.call_as(&job, owner, OPERATION, &ReadEnvFileRequest { path: path.to_path_buf() })
     }
 
+    /// Reads the environment file of an installation that is not opened, with the rights of the owner of `app/`.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_at(layout: &Layout, runner: &Runner) -> Outcome<Self> {
+        let owner = Owner::of(&layout.app()).or_else(|_| Owner::of(&layout.home())).unwrap_or(Owner::own());
+        Self::read_as(&Units::new(layout, runner, owner), owner, &layout.env_file())
+    }
+
     /// Reads the text of an environment file.
     pub fn parse(bytes: &[u8]) -> Self {
+        let mut file = Self { blemish: blemish(bytes).map(str::to_owned), ..Self::default() };
         let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
         let mut scanner = Scanner { bytes, at: 0, line: 1 };
-        let mut file = Self::default();
         while let Some(entry) = scanner.entry() {
             match entry {
                 Ok((name, value)) => {

@@ -70,27 +70,44 @@ fn no_process_of_roots_reads_a_file_of_the_service_users() {
         .exec_as("ladylinux", "cd /opt/ladylinux/app && echo mine >mine.txt && echo more >>round.txt")
         .expect(0);
     let commit = target.push(&[("more.txt", "more\n"), ("requirements.txt", "six==1.16.0\n")]);
-    machine.exec("mkdir /srv/trace").expect(0);
-    // From PID 1 on, so that nothing that systemd starts for the run is left out; one file for each process.
+    let trace = traced(machine, "run");
+    target.expect_running(&commit);
+    // What units do in the work tree was seen as well.
+    assert!(trace.all.iter().any(|open| !open.by_root && open.path.starts_with("/opt/ladylinux/app/")));
+    trace.expect_nothing_of_the_service_user_opened_by_root("run");
+}
+
+#[test]
+fn no_command_that_root_types_reads_a_file_of_the_service_users() {
+    let Some(lab) = Lab::open() else { return };
+    let target = Target::running(&lab, &[("refresh.toml", HOOKS)]);
+    let machine = &target.machine;
+    target.push(&[("more.txt", "more\n")]);
+    target.tool("run").expect(0);
+    machine
+        .exec_as("ladylinux", "cd /opt/ladylinux/app && echo mine >mine.txt && echo more >>round.txt")
+        .expect(0);
+    let commands = ["status", "plan", "doctor", "verify", "init --port 8000", "rollback", "init --undo"];
+    for command in commands {
+        traced(machine, command).expect_nothing_of_the_service_user_opened_by_root(command);
+    }
+}
+
+/// Runs a command of the tool's as root while strace follows every process of the machine from PID 1 on, so that nothing that
+/// systemd starts for it is left out.
+fn traced(machine: &Machine, command: &str) -> Trace {
+    machine.exec("rm -rf /srv/trace && mkdir /srv/trace").expect(0);
+    // One file for each process.
     let line = format!("exec strace -ff -y -qq -s 300 -e trace={CALLS} -e signal=none -o /srv/trace/t -p 1");
     let mut tracer = machine.spawn(&line);
     until("strace", || {
         machine.exec("grep -q '^TracerPid:.[1-9]' /proc/1/status").code.filter(|code| *code == 0)
     });
-    machine.exec_unit(&[], "exec ladylinux-refresh run").expect(0);
+    let ran = machine.exec_unit(&[], &format!("exec ladylinux-refresh {command}"));
+    assert!(matches!(ran.code, Some(0 | 5)), "{command}: {:?}\n{}", ran.code, ran.all());
     machine.exec("pkill -INT -x strace; while pgrep -x strace >/dev/null; do sleep 0.05; done").expect(0);
     let _ = tracer.wait();
-    target.expect_running(&commit);
-
-    let trace = Trace::read(machine);
-    let opened = trace.opened_by_root();
-    // It has seen the conductor at work, and what units do in the work tree.
-    assert!(opened.iter().any(|open| open.program.contains("ladylinux-refresh")), "{} opens", opened.len());
-    assert!(trace.all.iter().any(|open| !open.by_root && open.path.starts_with("/opt/ladylinux/app/")));
-    let theirs = opened.into_iter().filter(|open| open.is_of_the_service_user());
-    let wrong: BTreeSet<String> =
-        theirs.map(|open| format!("{} by {}: {}", open.path, open.program, open.flags)).collect();
-    assert!(wrong.is_empty(), "root opened {wrong:#?}");
+    Trace::read(machine)
 }
 
 /// A file that was opened or executed.
@@ -176,6 +193,21 @@ impl Trace {
     fn note(&mut self, state: &State, path: &str, flags: &str) {
         let (path, flags) = (path.to_owned(), flags.to_owned());
         self.all.push(Open { program: state.program.clone(), by_root: state.by_root, path, flags });
+    }
+
+    /// Insists that the conductor was seen at work, and that no process of root's opened a file of the service user's.
+    #[track_caller]
+    fn expect_nothing_of_the_service_user_opened_by_root(&self, command: &str) {
+        let opened = self.opened_by_root();
+        assert!(
+            opened.iter().any(|open| open.program.contains("ladylinux-refresh")),
+            "{command}: {} opens",
+            opened.len()
+        );
+        let theirs = opened.into_iter().filter(|open| open.is_of_the_service_user());
+        let wrong: BTreeSet<String> =
+            theirs.map(|open| format!("{} by {}: {}", open.path, open.program, open.flags)).collect();
+        assert!(wrong.is_empty(), "{command}: root opened {wrong:#?}");
     }
 
     /// Opens of root's processes, but for those of systemd itself.

@@ -5,21 +5,25 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::Serialize;
 
 use crate::cli::VerifyArgs;
 use crate::clock;
 use crate::error::{Failure, Outcome};
+use crate::event::Events;
 use crate::exit::{Ended, Error, Refusal};
 use crate::models::engine::{self, How};
 use crate::models::verify::{self, Summary, Text, Verified};
 use crate::models::{Finding, Severity, Verdict};
+use crate::process::Runner;
 use crate::refresh::account::millis;
 use crate::refresh::models::{keep, known};
 use crate::report::json;
 use crate::report::progress::Bar;
 use crate::report::screen::{Tone, count, duration, harmless_line, paint, say};
+use crate::service::envfile::EnvFile;
 use crate::settings::layers::Overrides;
 use crate::settings::layout::Layout;
 
@@ -100,7 +104,8 @@ fn look(layout: &Layout, args: &VerifyArgs, stores: &[PathBuf]) -> Outcome<(Veri
         })?;
         stores.push(real);
     }
-    let gathered = verify::gather(layout, &Text::of_app(layout), &stores)?;
+    let env_file = EnvFile::read_at(layout, &Runner::new(Arc::new(Events::silent())));
+    let gathered = verify::gather(layout, &Text::of_app(layout), env_file, &stores)?;
     let how = match (args.presence, args.no_cache) {
         (true, _) => How::Presence,
         (_, true) => How::Afresh,

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -10,8 +11,9 @@ use super::log::LogLimits;
 use super::tree::SERVICE_MARK;
 use crate::disk;
 use crate::error::{Context as _, Failure, Outcome};
+use crate::event::Events;
 use crate::process::detached::ServiceProgram;
-use crate::process::{Owner, RUN_MARK};
+use crate::process::{Owner, RUN_MARK, Runner};
 use crate::service::envfile::EnvFile;
 use crate::service::probe;
 use crate::settings;
@@ -72,7 +74,7 @@ pub(super) fn prepare(
         .hint("sudo ladylinux-refresh service start"));
     }
     let file =
-        EnvFile::read(&layout.env_file()).context(|| "cannot read the service's environment".to_owned())?;
+        EnvFile::read_at(layout, &silent()).context(|| "cannot read the service's environment".to_owned())?;
     let warnings = file
         .problems
         .iter()
@@ -86,6 +88,11 @@ pub(super) fn prepare(
         owner,
     };
     Ok((Launch { program, stop_timeout: service.stop_timeout, log }, warnings))
+}
+
+/// Returns a runner that reports nothing: what it starts reads a file.
+pub(super) fn silent() -> Runner {
+    Runner::new(Arc::new(Events::silent()))
 }
 
 fn command(layout: &Layout, service: &settings::Service, file: &EnvFile) -> Outcome<Vec<OsString>> {

@@ -288,7 +288,7 @@ impl ServiceManager for Embedded {
         let words: Vec<String> = self.service.command.iter().map(replace).collect();
         let Some(first) = words.first() else { return Ok(None) };
         let change = format!("set `command` under [service] in {}", self.layout.host_file().display());
-        let file = EnvFile::read(&self.layout.env_file()).unwrap_or_default();
+        let file = EnvFile::read_at(&self.layout, &launch::silent()).unwrap_or_default();
         let (path, python_path) = (PathBuf::from(first), python_path(&file, &app));
         Ok(Some(ServiceProgram { path, words, folder: app, python_path, change }))
     }
