@@ -15,7 +15,7 @@ use ladylinux_refresh::process::identity::all_pids;
 use ladylinux_refresh::process::{Ended, Owner, Program, Runner};
 use ladylinux_refresh::settings::layout::Layout;
 use ladylinux_refresh::units::operations::{READY, Ready, ReadyRequest};
-use ladylinux_refresh::units::{Enforcement, Job, Role, Units};
+use ladylinux_refresh::units::{Credential, Enforcement, Job, Role, Units};
 
 struct World {
     _root: tempfile::TempDir,
@@ -69,6 +69,33 @@ fn rw_6_1_a_program_writes_where_it_may_and_not_to_models() {
     }
     let left: Vec<_> = fs::read_dir(world.layout.volatile()).unwrap().collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn a_copy_of_a_secret_is_there_as_long_as_the_job() {
+    let world = world();
+    let secret = world.layout.state().join("token");
+    fs::write(&secret, "s3cret").unwrap();
+    let with_secret = |deadline| {
+        let credential = Credential { name: "token".to_owned(), source: secret.clone() };
+        Job::new(Role::Fetch, deadline).with_credential(credential)
+    };
+    let left = || fs::read_dir(world.layout.volatile()).map_or(0, Iterator::count);
+    let read = sh(&format!(
+        "cat {0}/credentials-*/token; stat -c %a {0}/credentials-*",
+        world.layout.volatile().display()
+    ));
+    let finished = world.units.run(&with_secret(Duration::from_secs(60)), &read).unwrap();
+    assert_eq!(finished.text(), "s3cret700\n");
+    assert_eq!(left(), 0);
+    let late = world.units.run(&with_secret(Duration::from_millis(300)), &sh("sleep 60")).unwrap();
+    assert!(matches!(late.ended, Ended::PastDeadline(_)), "{late:?}");
+    assert_eq!(left(), 0);
+    let waiting =
+        world.units.wait_in_unit(&with_secret(Duration::from_secs(60)), READY, &ReadyRequest {}).unwrap();
+    assert_eq!(left(), 1);
+    waiting.end();
+    assert_eq!(left(), 0);
 }
 
 #[test]

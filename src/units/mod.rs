@@ -6,6 +6,7 @@
 //! it may reach. This room starts processes and copies this program to the file that they execute; it changes nothing
 //! else.
 
+mod credentials;
 mod inside;
 mod job;
 mod launcher;
@@ -35,11 +36,13 @@ use crate::settings::layout::Layout;
 use crate::systemd::process_unit::Stdin;
 use crate::systemd::{self as manager, Bus};
 
+pub use credentials::credential;
 pub use inside::{COMMAND, work};
 pub use job::{Access, Bind, Credential, Job};
 pub use table::Role;
 pub use waiting::Waiting;
 
+use credentials::{CREDENTIALS, Copies};
 use inside::{Setup, Work};
 use launcher::Confinement;
 
@@ -62,6 +65,13 @@ pub enum Enforcement {
     Enforced,
     /// All but this, a sentence each.
     Missing(Vec<String>),
+}
+
+/// The process of a unit, and what exists as long as it.
+#[derive(Debug)]
+struct Running {
+    started: Started,
+    _copies: Option<Copies>,
 }
 
 /// Starts units for one installation. Clones share the connection to systemd.
@@ -245,17 +255,17 @@ impl Units {
         request: &[u8],
         limits: &Limits,
     ) -> Outcome<Finished> {
-        let mut started = self.start(job, name, work, Some(request))?;
-        self.runner.finish(&mut started, limits)
+        let mut running = self.start(job, name, work, Some(request))?;
+        self.runner.finish(&mut running.started, limits)
     }
 
     /// Starts a unit whose input stays open.
-    fn start_waiting(&self, job: &Job, name: &str, work: Work) -> Outcome<Started> {
+    fn start_waiting(&self, job: &Job, name: &str, work: Work) -> Outcome<Running> {
         self.start(job, name, work, None)
     }
 
     /// Starts a unit. It reads its setup and `request`, or its setup and what is written later.
-    fn start(&self, job: &Job, name: &str, work: Work, request: Option<&[u8]>) -> Outcome<Started> {
+    fn start(&self, job: &Job, name: &str, work: Work, request: Option<&[u8]>) -> Outcome<Running> {
         let told = || format!("cannot start a unit for {name}");
         let user = self.user_of(job.role)?;
         let in_systemd = self.in_systemd();
@@ -267,7 +277,7 @@ impl Units {
         input.push(b'\n');
         input.extend_from_slice(request.unwrap_or_default());
         let file = request.is_some().then_some(&input);
-        let mut started = if in_systemd {
+        let mut running = if in_systemd {
             let stdin = match file {
                 Some(bytes) => Stdin::File(memory_file(bytes)?),
                 None => Stdin::Pipe,
@@ -276,29 +286,31 @@ impl Units {
         } else {
             self.launch(job, name, user, file)?
         };
-        if let Some(stdin) = &mut started.stdin {
+        if let Some(stdin) = &mut running.started.stdin {
             match std::io::Write::write_all(stdin, &input) {
                 // Its end has been reached before: whoever watches it finds out how.
                 Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
                 written => written.context(told)?,
             }
         }
-        Ok(started)
+        Ok(running)
     }
 
     /// Starts this program as the process of a unit, without systemd.
-    fn launch(&self, job: &Job, name: &str, user: Owner, input: Option<&Vec<u8>>) -> Outcome<Started> {
+    fn launch(&self, job: &Job, name: &str, user: Owner, input: Option<&Vec<u8>>) -> Outcome<Running> {
         let mut program = Program::new(self.program_for(user)?).arg(COMMAND).arg(name).owner(user);
         for (variable, value) in checkpoint::for_worker() {
             program = program.env(variable, value);
         }
-        if !job.credentials.is_empty() {
-            program = program.env(CREDENTIALS, self.copy_credentials(job, user)?);
+        let copies = (!job.credentials.is_empty()).then(|| Copies::make(self, job, user)).transpose()?;
+        if let Some(copies) = &copies {
+            program = program.env(CREDENTIALS, copies.directory());
         }
-        match input {
-            Some(bytes) => self.runner.start(&program.input(bytes.clone()), Input::Given),
-            None => self.runner.start(&program, Input::Open),
-        }
+        let started = match input {
+            Some(bytes) => self.runner.start(&program.input(bytes.clone()), Input::Given)?,
+            None => self.runner.start(&program, Input::Open)?,
+        };
+        Ok(Running { started, _copies: copies })
     }
 
     /// Returns the file that a unit of `user` executes: one that the user cannot read, where it is another user.
@@ -324,28 +336,6 @@ impl Units {
         disk::make_owned_folder(&directory, 0o700, &user)?;
         Ok(directory)
     }
-
-    /// Copies the secrets of a job to where only its user reads them, for want of systemd's `LoadCredential`.
-    fn copy_credentials(&self, job: &Job, user: Owner) -> Outcome<PathBuf> {
-        let directory = self.make_own_directory("credentials", user)?;
-        for credential in &job.credentials {
-            let told = || format!("cannot read {}", credential.source.display());
-            let bytes = std::fs::read(&credential.source).context(told)?;
-            let copy = directory.join(&credential.name);
-            disk::write_volatile(&copy, &bytes, 0o400)?;
-            disk::give(&copy, &user)?;
-        }
-        Ok(directory)
-    }
-}
-
-/// Where a unit finds its credentials (systemd.exec(5)).
-const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
-
-/// Returns the file of a secret that the job of this unit brought, inside the unit; `None` where it brought none.
-pub fn credential(name: &str) -> Option<PathBuf> {
-    let directory = crate::settings::environment::variable(CREDENTIALS)?;
-    Some(PathBuf::from(directory).join(name)).filter(|path| path.exists())
 }
 
 fn job_limits(job: &Job, operation: &str) -> Limits {

@@ -1,10 +1,10 @@
 //! Units as transient services of systemd, with all properties of the table that its version knows.
 
+use super::credentials::{CREDENTIALS, Copies};
 use super::table::Role;
-use super::{Access, Job, Units, unique};
+use super::{Access, Job, Running, Units, unique};
 use crate::checkpoint;
 use crate::error::{Context as _, Outcome};
-use crate::process::watch::Started;
 use crate::process::{Owner, RUN_MARK};
 use crate::relay::{self, start::is_inside};
 use crate::settings::names::UnitName;
@@ -16,7 +16,7 @@ use crate::systemd::property::for_version;
 const CREDENTIALS_SINCE: u32 = 247;
 
 /// Starts the process of a unit for `job`.
-pub(super) fn start(units: &Units, job: &Job, word: &str, user: Owner, stdin: Stdin) -> Outcome<Started> {
+pub(super) fn start(units: &Units, job: &Job, word: &str, user: Owner, stdin: Stdin) -> Outcome<Running> {
     let bus = units.bus()?;
     let version = bus.version()?;
     let (properties, _) = for_version(job.role.properties(), version);
@@ -25,12 +25,14 @@ pub(super) fn start(units: &Units, job: &Job, word: &str, user: Owner, stdin: St
         checkpoint::for_worker().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
     variables.extend(units.runner.run_id().map(|run| (RUN_MARK.to_owned(), run.to_string())));
     let mut credentials = Vec::new();
+    let mut copies = None;
     if version >= CREDENTIALS_SINCE {
         credentials.extend(job.credentials.iter().map(|one| (one.name.clone(), one.source.clone())));
     } else if !job.credentials.is_empty() {
-        let copied = units.copy_credentials(job, user)?;
-        variables.push((super::CREDENTIALS.to_owned(), copied.display().to_string()));
+        copies = Some(Copies::make(units, job, user)?);
     }
+    let directory = copies.as_ref().map(|copies| copies.directory().display().to_string());
+    variables.extend(directory.map(|directory| (CREDENTIALS.to_owned(), directory)));
     let unit = ProcessUnit {
         name: &name,
         description: &format!("LadyLinux refresh: {word}"),
@@ -48,7 +50,8 @@ pub(super) fn start(units: &Units, job: &Job, word: &str, user: Owner, stdin: St
         lifetime: Role::lifetime(job.deadline),
         memory: job.role.memory(total_memory()),
     };
-    bus.start_process(&unit, stdin).context(|| format!("cannot start a unit for {word}"))
+    let started = bus.start_process(&unit, stdin).context(|| format!("cannot start a unit for {word}"))?;
+    Ok(Running { started, _copies: copies })
 }
 
 fn binds(job: &Job) -> Vec<BindMount> {

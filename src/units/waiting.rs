@@ -14,10 +14,10 @@ use serde::Serialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
 use super::inside::Work;
-use super::{Job, Units};
+use super::{Job, Running, Units};
 use crate::clock;
 use crate::error::{Context as _, Failure, Outcome};
-use crate::process::watch::{self, GRACE, Started, Stream, Wanted};
+use crate::process::watch::{self, GRACE, Stream, Wanted};
 use crate::process::worker::Answer;
 use crate::process::{Ended, Keep, interrupt};
 
@@ -51,7 +51,7 @@ enum Exchange {
 
 #[derive(Debug)]
 struct Process {
-    started: Started,
+    running: Running,
     out: Stream,
     err: Stream,
 }
@@ -115,7 +115,7 @@ impl Waiting {
     /// Tells whether the unit lives.
     pub fn is_alive(&self) -> bool {
         let Some(process) = &self.process else { return false };
-        let mut watched = [PollFd::from_borrowed_fd(process.started.subject.life(), PollFlags::IN)];
+        let mut watched = [PollFd::from_borrowed_fd(process.running.started.subject.life(), PollFlags::IN)];
         matches!(poll(&mut watched, Some(&Timespec::default())), Ok(0))
     }
 
@@ -137,10 +137,10 @@ impl Waiting {
     fn begin(&mut self, end: Instant) -> Outcome<bool> {
         self.finish();
         let work = Work::AnswerEach(self.operation.clone());
-        let started = self.units.start_waiting(&self.job, &self.operation, work)?;
+        let running = self.units.start_waiting(&self.job, &self.operation, work)?;
         let keep = Keep::Response { limit: self.job.output, narrate: self.job.narrate.clone() };
         let (out, err) = Stream::pair(&keep);
-        self.process = Some(Process { started, out, err });
+        self.process = Some(Process { running, out, err });
         let first = self.first.clone();
         match self.exchange(&first, end)? {
             Exchange::Answered(response) => {
@@ -156,7 +156,7 @@ impl Waiting {
         let Some(process) = &mut self.process else { return Ok(Exchange::Ended) };
         let mut pending = request.to_vec();
         pending.push(b'\n');
-        process.started.subject.resume();
+        process.running.started.subject.resume();
         let mut resumed = clock::monotonic();
         loop {
             interrupt::check()?;
@@ -169,7 +169,7 @@ impl Waiting {
                 return Ok(Exchange::Late);
             }
             if now.duration_since(resumed) > RESUME_EVERY {
-                process.started.subject.resume();
+                process.running.started.subject.resume();
                 resumed = now;
             }
             if !process.step(&mut pending, &self.units)? {
@@ -183,8 +183,8 @@ impl Waiting {
     /// # Errors
     /// Nothing but itself ended it: it would end again.
     fn was_ended_by_others(&mut self) -> Outcome<()> {
-        let Some(Process { mut started, err, .. }) = self.process.take() else { return Ok(()) };
-        if let Ended::Signalled(_) = started.subject.collect()? {
+        let Some(Process { mut running, err, .. }) = self.process.take() else { return Ok(()) };
+        if let Ended::Signalled(_) = running.started.subject.collect()? {
             return Ok(());
         }
         let failure = Failure::new(format!("the waiting unit for {} ended at once", self.operation));
@@ -195,19 +195,19 @@ impl Waiting {
 
     fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
-            let _ = process.started.subject.collect();
+            let _ = process.running.started.subject.collect();
         }
     }
 
     /// Closes the input, which ends the process, and gives it a moment before it is killed.
     fn finish(&mut self) {
         if let Some(mut process) = self.process.take() {
-            drop(process.started.stdin.take());
+            drop(process.running.started.stdin.take());
             let end = clock::monotonic() + GRACE;
-            let mut life = [PollFd::from_borrowed_fd(process.started.subject.life(), PollFlags::IN)];
+            let mut life = [PollFd::from_borrowed_fd(process.running.started.subject.life(), PollFlags::IN)];
             let left = Timespec::try_from(end.saturating_duration_since(clock::monotonic()));
             let _ = poll(&mut life, Some(&left.unwrap_or_default()));
-            let _ = process.started.subject.collect();
+            let _ = process.running.started.subject.collect();
         }
     }
 }
@@ -215,7 +215,7 @@ impl Waiting {
 impl Process {
     /// Writes, reads or waits once; tells whether the process can still answer.
     fn step(&mut self, pending: &mut Vec<u8>, units: &Units) -> Outcome<bool> {
-        let started = &mut self.started;
+        let started = &mut self.running.started;
         let nothing: BorrowedFd<'_> = started.stderr.as_fd();
         let stdin = started.stdin.as_ref().map_or(nothing, |stdin| stdin.as_fd());
         let wanted = [
