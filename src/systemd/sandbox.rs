@@ -8,9 +8,11 @@
 //! forbids to ask a service that listens at another address than the loopback's. `ProtectProc` hides processes from whoever
 //! has no `CAP_SYS_PTRACE`: a run has it, since it has to find the processes of the service.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use zbus::zvariant::Value;
+use zbus::zvariant;
+
+use super::property::{Property, Value, for_version};
 
 /// Where a unit may write, and what it only reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,35 +25,10 @@ pub struct Places {
     pub own_tmp: bool,
 }
 
-/// A property, and the first version of systemd that knows it.
+/// A property, and how a unit file writes its value where that is another text than the value's own.
 struct Row {
-    name: &'static str,
-    since: u32,
-    setting: Setting,
-}
-
-/// The value of a property, which D-Bus and a unit file write differently.
-enum Setting {
-    Flag(bool),
-    Word(&'static str),
-    /// A number on the bus and its text in a file.
-    Unsigned(u64, &'static str),
-    /// The same with 32 bits.
-    Narrow(u32, &'static str),
-    /// The same with a sign.
-    Signed(i32, &'static str),
-    /// A part of the machine's memory, in percent. Its name on the bus has `Scale` at the end.
-    Percent(u32),
-    /// Names of a plain list.
-    Names(&'static [&'static str]),
-    /// What is allowed; everything else is not.
-    Allowed(&'static [&'static str]),
-    /// What is taken from what is allowed.
-    Denied(&'static [&'static str]),
-    /// Capabilities by number and name.
-    Capabilities(&'static [(u32, &'static str)]),
-    /// Paths, each of which may be missing.
-    Paths(Vec<PathBuf>),
+    property: Property,
+    text: Option<&'static str>,
 }
 
 /// What root needs for a refresh: change owners and modes, end the processes of the service, and read in `/proc` which of
@@ -75,107 +52,59 @@ const REFUSED_CALLS: [&str; 5] = ["ptrace", "process_vm_readv", "process_vm_writ
 const REFUSAL: i32 = 1;
 
 fn table(places: &Places) -> Vec<Row> {
-    let row = |name, since, setting| Row { name, since, setting };
+    let row = |name, since, value| Row { property: Property { name, since, value }, text: None };
+    let written =
+        |name, since, value, text| Row { property: Property { name, since, value }, text: Some(text) };
     let mut writable = places.writable.clone();
     if !places.own_tmp {
         writable.extend(["/tmp", "/var/tmp"].map(PathBuf::from));
     }
     vec![
-        row("NoNewPrivileges", 187, Setting::Flag(true)),
-        row("ProtectSystem", 232, Setting::Word("strict")),
-        row("ReadWritePaths", 231, Setting::Paths(writable)),
-        row("ReadOnlyPaths", 231, Setting::Paths(places.read_only.clone())),
+        row("NoNewPrivileges", 187, Value::Flag(true)),
+        row("ProtectSystem", 232, Value::Text("strict")),
+        row("ReadWritePaths", 231, Value::Paths(writable)),
+        row("ReadOnlyPaths", 231, Value::Paths(places.read_only.clone())),
         // A key for ssh, or a token, may lie below /root.
-        row("ProtectHome", 214, Setting::Word("read-only")),
-        row("PrivateTmp", 183, Setting::Flag(places.own_tmp)),
-        row("PrivateDevices", 209, Setting::Flag(true)),
-        row("PrivateMounts", 239, Setting::Flag(true)),
-        row("ProtectProc", 247, Setting::Word("invisible")),
-        row("ProtectKernelTunables", 232, Setting::Flag(true)),
-        row("ProtectKernelModules", 232, Setting::Flag(true)),
-        row("ProtectKernelLogs", 244, Setting::Flag(true)),
-        row("ProtectClock", 245, Setting::Flag(true)),
-        row("ProtectHostname", 242, Setting::Flag(true)),
-        row("LockPersonality", 235, Setting::Flag(true)),
-        row("RestrictRealtime", 231, Setting::Flag(true)),
-        row("MemoryDenyWriteExecute", 231, Setting::Flag(true)),
-        row("RestrictNamespaces", 233, Setting::Unsigned(0, "yes")),
-        row("RestrictAddressFamilies", 211, Setting::Allowed(&FAMILIES)),
-        row("SystemCallArchitectures", 209, Setting::Names(&["native"])),
-        row("SystemCallFilter", 239, Setting::Allowed(&["@system-service"])),
-        row("SystemCallFilter", 239, Setting::Denied(&REFUSED_CALLS)),
-        row("SystemCallErrorNumber", 209, Setting::Signed(REFUSAL, "EPERM")),
-        row("CapabilityBoundingSet", 183, Setting::Capabilities(&CAPABILITIES)),
-        row("KeyringMode", 235, Setting::Word("private")),
-        row("TasksMax", 227, Setting::Unsigned(512, "512")),
-        row("MemoryMax", 232, Setting::Percent(75)),
-        row("UMask", 183, Setting::Narrow(0o022, "0022")),
+        row("ProtectHome", 214, Value::Text("read-only")),
+        row("PrivateTmp", 183, Value::Flag(places.own_tmp)),
+        row("PrivateDevices", 209, Value::Flag(true)),
+        row("PrivateMounts", 239, Value::Flag(true)),
+        row("ProtectProc", 247, Value::Text("invisible")),
+        row("ProtectKernelTunables", 232, Value::Flag(true)),
+        row("ProtectKernelModules", 232, Value::Flag(true)),
+        row("ProtectKernelLogs", 244, Value::Flag(true)),
+        row("ProtectClock", 245, Value::Flag(true)),
+        row("ProtectHostname", 242, Value::Flag(true)),
+        row("LockPersonality", 235, Value::Flag(true)),
+        row("RestrictRealtime", 231, Value::Flag(true)),
+        row("MemoryDenyWriteExecute", 231, Value::Flag(true)),
+        written("RestrictNamespaces", 233, Value::Number(0), "yes"),
+        row("RestrictAddressFamilies", 211, Value::Only(&FAMILIES)),
+        row("SystemCallArchitectures", 209, Value::Words(&["native"])),
+        row("SystemCallFilter", 239, Value::Only(&["@system-service"])),
+        row("SystemCallFilter", 239, Value::Except(&REFUSED_CALLS)),
+        written("SystemCallErrorNumber", 209, Value::Signed(REFUSAL), "EPERM"),
+        row("CapabilityBoundingSet", 183, Value::Capabilities(&CAPABILITIES)),
+        row("KeyringMode", 235, Value::Text("private")),
+        written("TasksMax", 227, Value::Number(512), "512"),
+        row("MemoryMax", 232, Value::Percent(75)),
+        written("UMask", 183, Value::Small(0o022), "0022"),
     ]
 }
 
 /// Returns the properties of a transient unit, as far as systemd `version` knows them.
-pub fn properties(version: u32, places: &Places) -> Vec<(&'static str, Value<'static>)> {
-    let known = table(places).into_iter().filter(|row| row.since <= version);
-    known.map(|row| (row.setting.name_on_bus(row.name), row.setting.into_value())).collect()
+pub fn properties(version: u32, places: &Places) -> Vec<(&'static str, zvariant::Value<'static>)> {
+    let all = table(places).into_iter().map(|row| row.property).collect();
+    let (known, _) = for_version(all, version);
+    known.iter().map(|property| (property.name_on_the_bus(), property.value.on_the_bus())).collect()
 }
 
 /// Returns the same as lines of a unit file's `[Service]` section.
 pub fn lines(places: &Places) -> String {
-    table(places).iter().fold(String::new(), |text, row| text + row.name + "=" + &row.setting.text() + "\n")
-}
-
-impl Setting {
-    fn name_on_bus(&self, name: &'static str) -> &'static str {
-        match self {
-            Self::Percent(_) => "MemoryMaxScale",
-            _ => name,
-        }
-    }
-
-    fn into_value(self) -> Value<'static> {
-        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<String>>();
-        match self {
-            Self::Flag(on) => Value::from(on),
-            Self::Word(word) => Value::from(word),
-            Self::Unsigned(number, _) => Value::from(number),
-            Self::Narrow(number, _) => Value::from(number),
-            Self::Signed(number, _) => Value::from(number),
-            Self::Percent(part) => Value::from(u32::MAX / 100 * part),
-            Self::Names(names) => Value::from(owned(names)),
-            Self::Allowed(names) => Value::from((true, owned(names))),
-            Self::Denied(names) => Value::from((false, owned(names))),
-            Self::Capabilities(all) => Value::from(all.iter().fold(0_u64, |set, (bit, _)| set | 1 << bit)),
-            Self::Paths(paths) => Value::from(paths.iter().map(|path| optional(path)).collect::<Vec<_>>()),
-        }
-    }
-
-    fn text(&self) -> String {
-        match self {
-            Self::Flag(true) => "yes".to_owned(),
-            Self::Flag(false) => "no".to_owned(),
-            Self::Word(text) | Self::Unsigned(_, text) | Self::Narrow(_, text) | Self::Signed(_, text) => {
-                (*text).to_owned()
-            }
-            Self::Percent(part) => format!("{part}%"),
-            Self::Names(names) | Self::Allowed(names) => names.join(" "),
-            Self::Denied(names) => format!("~{}", names.join(" ")),
-            Self::Capabilities(all) => all.iter().map(|(_, name)| *name).collect::<Vec<_>>().join(" "),
-            Self::Paths(paths) => {
-                let quoted = |path: &PathBuf| format!("\"{}\"", specified(&optional(path)));
-                paths.iter().map(quoted).collect::<Vec<_>>().join(" ")
-            }
-        }
-    }
-}
-
-/// A path that may be missing (systemd.exec(5)).
-fn optional(path: &Path) -> String {
-    format!("-{}", path.display())
-}
-
-/// Writes a path as a word in quotes of a unit file (systemd.syntax(7), systemd.unit(5) on specifiers).
-fn specified(path: &str) -> String {
-    path.replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%")
+    table(places).iter().fold(String::new(), |lines, Row { property, text }| {
+        let text = text.map_or_else(|| property.value.text(), str::to_owned);
+        lines + property.name + "=" + &text + "\n"
+    })
 }
 
 #[cfg(test)]
@@ -216,8 +145,8 @@ mod tests {
         let on_bus = properties(300, &places(true));
         assert_eq!(on_bus.len(), text.lines().count());
         let value = |name: &str| on_bus.iter().find(|(found, _)| *found == name).map(|(_, value)| value);
-        assert_eq!(value("CapabilityBoundingSet"), Some(&Value::from(0x8_003f_u64)));
-        assert_eq!(value("ReadWritePaths"), Some(&Value::from(vec!["-/opt/a b".to_owned()])));
+        assert_eq!(value("CapabilityBoundingSet"), Some(&zvariant::Value::from(0x8_003f_u64)));
+        assert_eq!(value("ReadWritePaths"), Some(&zvariant::Value::from(vec!["-/opt/a b".to_owned()])));
     }
 
     #[test]
