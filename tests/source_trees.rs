@@ -4,6 +4,7 @@
 #[path = "common/git.rs"]
 mod common;
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
@@ -20,9 +21,10 @@ use ladylinux_refresh::process::{Owner, Runner};
 use ladylinux_refresh::settings::layers::{Layers, Overrides};
 use ladylinux_refresh::settings::names::{CommitId, RunId};
 use ladylinux_refresh::source::aligner::Aligner;
+use ladylinux_refresh::source::carry::Carried;
 use ladylinux_refresh::source::exchange::{self, Exchange, Plan};
 use ladylinux_refresh::source::kept::{KeptPath, Reason};
-use ladylinux_refresh::source::move_in::{self, MovedIn};
+use ladylinux_refresh::source::move_in;
 use ladylinux_refresh::source::place::Place;
 use ladylinux_refresh::source::prepared_tree::{self, PreparedTree};
 use ladylinux_refresh::source::proof::{self, ProveTreeRequest};
@@ -57,18 +59,47 @@ fn prepare(on: &Installation, id: &RunId, name: &str) -> Outcome<PreparedTree> {
     prepared_tree::prepare(on, id, &branch(name), &commit, Some(&python()))
 }
 
+/// What came of moving a tree in.
+struct Moved {
+    carried: Carried,
+    /// How many files of the prepared tree have another inode, time or size in `app/`.
+    rewritten: usize,
+}
+
+/// The inode, time and size of every file below a directory, without its repository.
+fn stamps(top: &Path) -> BTreeMap<PathBuf, (u64, i64, i64, u64)> {
+    let mut stamps = BTreeMap::new();
+    let mut directories = vec![top.to_path_buf()];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory).unwrap() {
+            let (path, found) = entry.map(|entry| (entry.path(), entry.metadata().unwrap())).unwrap();
+            if !found.is_dir() {
+                let stamp = (found.ino(), found.mtime(), found.mtime_nsec(), found.size());
+                stamps.insert(path.strip_prefix(top).unwrap().to_path_buf(), stamp);
+            } else if !path.ends_with(".git") {
+                directories.push(path);
+            }
+        }
+    }
+    stamps
+}
+
 /// Fetches, prepares and moves in; afterwards `app/` has to be a clean checkout.
 #[track_caller]
-fn deploy(world: &World, on: &Installation, id: &str, known: &[CommitId]) -> (CommitId, MovedIn) {
+fn deploy(world: &World, on: &Installation, id: &str, known: &[CommitId]) -> (CommitId, Moved) {
     let id = run(id);
     let tree = prepare(on, &id, "main").unwrap_or_else(|failure| panic!("{}", told(&failure)));
     fs::create_dir_all(on.layout.run(&id)).unwrap();
-    let aligner = Aligner::start(on).unwrap();
-    let moved = move_in::move_in(on, &id, &tree.commit, known, aligner)
+    let prepared = stamps(&on.layout.tree(&id));
+    let mut aligner = Aligner::start(on).unwrap();
+    aligner.list_beforehand(on, &tree.commit, known);
+    let carried = move_in::move_in(on, &id, &tree.commit, known, aligner)
         .unwrap_or_else(|failure| panic!("{}", told(&failure)));
     assert_eq!(world.app_git(&["rev-parse", "HEAD"]), tree.commit.as_str());
     assert!(!on.layout.tree(&id).exists(), "the prepared tree is left");
-    (tree.commit, moved)
+    let now = stamps(&world.app());
+    let rewritten = prepared.iter().filter(|(path, stamp)| now.get(*path) != Some(stamp)).count();
+    (tree.commit, Moved { carried, rewritten })
 }
 
 fn previous(on: &Installation, id: &str) -> PathBuf {
@@ -295,6 +326,35 @@ fn rw_5_2c_ignored_files_and_databases_move_across_and_the_rest_stays_in_the_pre
     assert_eq!(common::foreign(&world.app(), world.owner), Vec::<PathBuf>::new());
     let record = exchange::finished(&on.layout, &run("r2")).unwrap().unwrap();
     assert_eq!(record.kept.len(), named.len());
+}
+
+#[test]
+fn rw_5_2c_what_the_service_writes_after_the_list_was_made_beforehand_moves_across_as_well() {
+    let world = World::owned_by(service_user());
+    world.commit(&[(".gitignore", "*.log\nlogs/\n"), ("state.json", "{}\n")]);
+    let on = installation(&world, "preserve = [\"state.json\"]");
+    let (first, _) = deploy(&world, &on, "r1", &[]);
+    world.write("deep/er/first.log", b"first");
+    world.write("logs/first", b"first");
+    let id = run("r2");
+    let tree = prepare(&on, &id, "main").unwrap();
+    fs::create_dir_all(on.layout.run(&id)).unwrap();
+    let mut aligner = Aligner::start(&on).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(60));
+    aligner.list_beforehand(&on, &tree.commit, std::slice::from_ref(&first));
+    world.write("deep/er/second.log", b"second");
+    world.write("logs/second", b"second");
+    world.write("state.json", b"{\"by\": \"hand\"}\n");
+    move_in::move_in(&on, &id, &tree.commit, &[first], aligner).unwrap();
+    for (path, content) in [
+        ("deep/er/first.log", "first"),
+        ("deep/er/second.log", "second"),
+        ("logs/first", "first"),
+        ("logs/second", "second"),
+        ("state.json", "{\"by\": \"hand\"}\n"),
+    ] {
+        assert_eq!(world.read(path), content, "{path}");
+    }
 }
 
 #[test]

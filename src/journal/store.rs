@@ -1,4 +1,4 @@
-//! The journal on disk: JSON lines, appended and synced one by one, a torn tail tolerated.
+//! The journal on disk: JSON lines, appended one by one, a torn tail tolerated.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -70,7 +70,8 @@ impl Journal {
         Ok(Self { path, file, next, length: read.whole_bytes, status })
     }
 
-    /// Appends a record and syncs it: when this returns, a power cut cannot take the record away.
+    /// Appends a record. When this returns, a power cut cannot take the record away, unless it is one of those that
+    /// the fence covers ([`is_covered_by_the_fence`]): these are durable with the next one that is not.
     ///
     /// # Errors
     /// The record may not follow (a bug), or the disk refuses.
@@ -81,11 +82,13 @@ impl Journal {
             .status
             .next(&entry)
             .map_err(|illegal| Failure::new("the run went wrong").because(illegal))?;
+        let covered = is_covered_by_the_fence(&entry);
         let line = Line { seq: self.next, at: clock::now(), entry };
         let told = || format!("cannot write {}", self.path.display());
         let mut bytes = serde_json::to_vec(&line).context(told)?;
         bytes.push(b'\n');
-        if let Err(error) = self.file.write_all(&bytes).and_then(|()| self.file.sync_data()) {
+        let sync = |file: &File| if covered { Ok(()) } else { file.sync_data() };
+        if let Err(error) = self.file.write_all(&bytes).and_then(|()| sync(&self.file)) {
             // Half a record, or one that does not count, would make a foreign journal of what is written after it.
             let _ = self.file.set_len(self.length);
             return Err(error).context(told);
@@ -100,6 +103,20 @@ impl Journal {
     /// Returns where the run is.
     pub fn status(&self) -> Status {
         self.status
+    }
+}
+
+/// Returns `true` for what is recorded while the service is down. Whatever a power cut takes of it, the fence stands, the
+/// exchange of trees has a record of its own, and the next run does every step again; a sync would only cost downtime.
+fn is_covered_by_the_fence(entry: &Entry) -> bool {
+    match entry {
+        Entry::Intent { phase } => {
+            matches!(phase, Phase::Sync | Phase::Environment | Phase::Prepare | Phase::Restart)
+        }
+        Entry::Done { phase } => {
+            matches!(phase, Phase::Stop | Phase::Sync | Phase::Environment | Phase::Prepare)
+        }
+        _ => false,
     }
 }
 

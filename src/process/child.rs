@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{Seek as _, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -160,16 +160,12 @@ impl Program {
 
     pub(super) fn command(&self, mark: Option<&RunId>) -> Outcome<Command> {
         let mut command = Command::new(&self.path);
-        command.args(&self.arguments).current_dir(&self.folder);
-        session::isolate(&mut command);
+        command.args(&self.arguments);
+        session::isolate(&mut command, self.owner, &self.folder)?;
         base_environment(&mut command);
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         if let Some(run) = mark {
             command.env(RUN_MARK, run.as_str());
-        }
-        if let (Some(owner), true) = (self.owner, rustix::process::geteuid().is_root()) {
-            // The standard library also drops all supplementary groups when root sets a uid.
-            command.gid(owner.gid).uid(owner.uid);
         }
         command.stdin(match &self.input {
             None => Stdio::null(),

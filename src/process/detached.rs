@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde::{Deserialize, Serialize};
@@ -42,13 +42,12 @@ pub fn start_daemon(daemon: Daemon<'_>) -> Outcome<(ProcessId, OwnedFd)> {
     let told = || format!("cannot start {}", daemon.program.display());
     let (answer, theirs) = std::io::pipe().context(told)?;
     let mut command = Command::new(daemon.program);
-    session::isolate(&mut command);
+    session::isolate(&mut command, None, Path::new("/"))?;
     let child = command
         // The path may be /proc/self/exe, which tells nobody who looks at the list of processes what this is.
         .arg0(env!("CARGO_PKG_NAME"))
         .args(&daemon.arguments)
         .env_clear()
-        .current_dir("/")
         .stdin(memory_file(daemon.request)?)
         .stdout(theirs)
         .stderr(daemon.messages)
@@ -82,13 +81,8 @@ pub fn start_service(service: &ServiceProgram, output: OwnedFd) -> Outcome<Proce
     let also = output.try_clone().context(told)?;
     let mut command = Command::new(program);
     command.args(arguments).env_clear().envs(service.variables.iter().map(|(name, value)| (name, value)));
-    command.current_dir(PathBuf::from(&service.folder));
-    session::isolate(&mut command);
+    session::isolate(&mut command, Some(service.owner), Path::new(&service.folder))?;
     command.stdin(Stdio::null()).stdout(output).stderr(also);
-    if rustix::process::geteuid().is_root() {
-        // The standard library also drops all supplementary groups when root sets a uid.
-        command.gid(service.owner.gid).uid(service.owner.uid);
-    }
     let child = command.spawn().context(told)?;
     identity_of(child.id())
 }

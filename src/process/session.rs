@@ -1,33 +1,55 @@
-//! What every child gets before its program starts: a session of its own, and no descriptor but its three streams.
+//! What every child gets before its program starts: a session of its own, no descriptor but its three streams, and then
+//! the ids of its user.
 //!
 //! A process that shares the caller's session can open the caller's terminal as `/dev/tty` and type into it (`TIOCSTI`)
 //! or read what is typed there. So no child of a root program may share it. It touches the command that is about to be
 //! spawned, and the flags of this process' own descriptors.
 
+use std::ffi::CString;
 use std::fs;
 use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::Command;
 
 use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
+use rustix::process::{Gid, Uid};
+
+use super::Owner;
+use crate::error::{Context as _, Outcome};
 
 /// Makes the child of `command` the leader of a new session and of a new process group, both with the child's pid as
 /// their number, without a controlling terminal. `kill_process_group` with that pid ends the child and its descendants.
 ///
+/// Where root starts it for an `owner`, the child takes the ids of that user afterwards, without supplementary groups: at
+/// no instant has a process of that user the caller's terminal. The standard library would take the ids first. The
+/// working directory is entered last, with the rights of that user, who may have put a link in its place.
+///
 /// Every command in `process` passes here. A command must not ask for a process group as well: a group leader cannot
 /// make a session, and the spawn would fail.
-pub(super) fn isolate(command: &mut Command) {
+pub(super) fn isolate(command: &mut Command, owner: Option<Owner>, folder: &Path) -> Outcome<()> {
     seal_descriptors();
+    let folder =
+        CString::new(folder.as_os_str().as_bytes()).context(|| format!("{} is no path", folder.display()))?;
+    let owner = owner.filter(|_| rustix::process::geteuid().is_root());
     #[expect(unsafe_code, reason = "the standard library has no safe call that starts a child in a session")]
     // SAFETY: the closure runs in the child between fork and exec, where only async-signal-safe calls are allowed.
-    // setsid(2) is one: rustix makes the system call directly, takes no lock and allocates nothing, and the
-    // conversion of its error is a plain number.
+    // These are: rustix makes the system calls directly, takes no lock and allocates nothing, and the conversion of an
+    // error is a plain number. The child has one thread, so that the ids of the thread are those of the process.
     unsafe {
-        command.pre_exec(|| {
+        command.pre_exec(move || {
             rustix::process::setsid()?;
+            if let Some(owner) = owner {
+                rustix::thread::set_thread_groups(&[])?;
+                rustix::thread::set_thread_gid(Gid::from_raw(owner.gid))?;
+                rustix::thread::set_thread_uid(Uid::from_raw(owner.uid))?;
+            }
+            rustix::process::chdir(folder.as_c_str())?;
             Ok(())
         });
     }
+    Ok(())
 }
 
 /// Marks every descriptor above standard error as not to be inherited. The program's own descriptors are marked when

@@ -16,7 +16,7 @@ use crate::report::screen::count;
 use crate::settings::Hook;
 use crate::settings::names::CommitId;
 use crate::source::aligner::Aligner;
-use crate::source::exchange;
+use crate::source::exchange::{self, Exchange};
 use crate::source::prepared_tree::PreparedTree;
 use crate::units::Role;
 
@@ -28,16 +28,16 @@ use super::{entry, environment, models, prepare, status, sync};
 /// What staging has ensured.
 #[derive(Debug)]
 pub struct Staged {
-    commit: CommitId,
+    release: Release,
     generation: Generation,
     tree: PreparedTree,
     aligner: Option<Aligner>,
 }
 
 impl Staged {
-    /// Returns the prepared tree, if it is that of this commit.
-    pub fn tree_of(&self, commit: &CommitId) -> Option<&PreparedTree> {
-        (self.commit == *commit).then_some(&self.tree)
+    /// Returns what the commit brings, and the prepared tree.
+    pub fn target(&self) -> (&Release, &PreparedTree) {
+        (&self.release, &self.tree)
     }
 
     /// Takes the unit that waits for step 2.
@@ -47,7 +47,7 @@ impl Staged {
 
     /// Returns the generation that was ensured, where it was for this commit.
     pub fn generation_of(self, commit: &CommitId) -> Option<Generation> {
-        (self.commit == *commit).then_some(self.generation)
+        (self.release.commit == *commit).then_some(self.generation)
     }
 }
 
@@ -78,14 +78,17 @@ impl Refresh<'_, Planned> {
             let summary =
                 format!("{} fetched, {} {made}{checks}{models}", release.commit.short(), generation.name);
             // Last, so that it waits for as short as can be.
-            let aligner = Some(Aligner::start(on)?);
-            Ok((Staged { commit: release.commit, generation, tree, aligner }, summary))
+            Exchange::make_room(&on.layout, &account.run, on.owner)?;
+            let mut aligner = Aligner::start(on)?;
+            aligner.list_beforehand(on, &release.commit, &account.known);
+            Ok((Staged { release, generation, tree, aligner: Some(aligner) }, summary))
         });
         match staged {
             Ok(staged) => Ok(Refresh { at: Planned { staged: Some(staged) }, ..self }),
             Err(failure) => Err(interrupt::shielded(|| {
                 // It may be what has filled the disk; the next run removes what cannot be removed now.
                 let _ = disk::remove_tree(&on.layout.tree(&self.account.run));
+                let _ = disk::remove_if_empty(&on.layout.previous_tree(&self.account.run));
                 status::refused(on, self.account, &failure)
             })),
         }

@@ -29,33 +29,35 @@ pub fn sync(
     account: &mut Account,
     staged: Option<&mut Staged>,
 ) -> Outcome<(Release, String)> {
-    let release = ensure_release(on, account)?;
-    let commit = &release.commit;
-    let tree = match staged.as_deref().and_then(|staged| staged.tree_of(commit)) {
-        Some(tree) => tree.clone(),
-        None => prepare_tree(on, account, &release, None)?,
+    let (release, tree) = if let Some(staged) = staged.as_deref() {
+        let (release, tree) = staged.target();
+        (release.clone(), tree.clone())
+    } else {
+        let release = ensure_release(on, account)?;
+        let tree = prepare_tree(on, account, &release, None)?;
+        (release, tree)
     };
+    let commit = &release.commit;
     let aligner = match staged.and_then(Staged::take_aligner) {
         Some(waiting) => waiting,
         None => Aligner::start(on)?,
     };
     // From here on the tree is not what is deployed; nothing may claim so.
-    disk::remove_file_durably(&on.layout.deployed_env())?;
+    disk::remove_file_if_there(&on.layout.deployed_env())?;
     checkpoint::reach("sync:undeployed");
 
     account.progress("moving the prepared tree into app/");
-    let moved = move_in::move_in(on, &account.run, commit, &account.known, aligner)?;
+    let carried = move_in::move_in(on, &account.run, commit, &account.known, aligner)?;
     checkpoint::reach("sync:aligned");
     account.commit = Some(commit.clone());
-    report(account, &moved.carried);
+    report(account, &carried);
 
     let except = match account.preserved.len() {
         0 => String::new(),
         1 => ", except 1 preserved file".to_owned(),
         count => format!(", except {count} preserved files"),
     };
-    let summary =
-        format!("{} moved in, {} files, {} rewritten{except}", commit.short(), tree.files, moved.rewritten);
+    let summary = format!("{} moved in, {} files{except}", commit.short(), tree.files);
     Ok((release, summary))
 }
 

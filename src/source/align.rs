@@ -4,10 +4,8 @@
 //! One process does both. It is started before the stop, waits for its requests, and proves nothing: what it answers
 //! protects files of the service user only.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -15,11 +13,11 @@ use crate::checkpoint;
 use crate::disk;
 use crate::error::{Failure, Outcome};
 use crate::git::path::TreePath;
-use crate::git::{LONG, Repository, path_of, records};
-use crate::process::Keep;
+use crate::git::{LONG, Repository};
 use crate::settings::names::CommitId;
 
 use super::kept::{self, KeptPath, ListKeptRequest};
+use super::kept_beforehand::{self, KeptBeforehand};
 use super::place::Place;
 use super::prepared_tree::BYTE_CODE;
 
@@ -32,8 +30,15 @@ pub const OPERATION: &str = "source-align";
 pub enum AlignRequest {
     /// Only answer: the unit works.
     Ready,
+    /// List what moves across, while the service still runs.
+    ListBeforehand(ListKeptRequest),
     /// List what moves across, before the exchange.
-    List(ListKeptRequest),
+    List {
+        /// What to list.
+        request: ListKeptRequest,
+        /// The list that was made beforehand.
+        beforehand: Option<KeptBeforehand>,
+    },
     /// Run the normative commands, after the exchange.
     Reset(ResetRequest),
 }
@@ -55,13 +60,12 @@ pub struct ResetRequest {
 pub enum AlignResponse {
     /// The unit works.
     Ready,
+    /// What moves across, if nothing was being written.
+    KeptBeforehand(Option<KeptBeforehand>),
     /// What moves across.
     Kept(Vec<KeptPath>),
     /// The tree is the commit.
-    Reset {
-        /// How many tracked files were written again; 0 if the prepared tree was right.
-        rewritten: u64,
-    },
+    Reset,
 }
 
 /// Carries out [`OPERATION`].
@@ -71,17 +75,23 @@ pub enum AlignResponse {
 pub fn handle(request: &AlignRequest) -> Outcome<AlignResponse> {
     match request {
         AlignRequest::Ready => Ok(AlignResponse::Ready),
-        AlignRequest::List(request) => kept::list(request).map(AlignResponse::Kept),
+        AlignRequest::ListBeforehand(request) => {
+            kept_beforehand::list(request).map(AlignResponse::KeptBeforehand)
+        }
+        AlignRequest::List { request, beforehand } => {
+            let known = beforehand.clone().and_then(|known| known.still_holds(request));
+            known.map_or_else(|| kept::list(request), Ok).map(AlignResponse::Kept)
+        }
         AlignRequest::Reset(request) => {
-            let rewritten = reset(request)?;
+            reset(request)?;
             move_byte_code(request.app.as_path());
-            Ok(AlignResponse::Reset { rewritten })
+            Ok(AlignResponse::Reset)
         }
     }
 }
 
-/// Runs the normative commands; returns how many files they wrote again.
-fn reset(request: &ResetRequest) -> Outcome<u64> {
+/// Runs the normative commands.
+fn reset(request: &ResetRequest) -> Outcome<()> {
     let git = request.place.git();
     let app = request.app.as_path();
     if !fs::symlink_metadata(app.join(".git")).is_ok_and(|found| found.is_dir()) {
@@ -91,26 +101,12 @@ fn reset(request: &ResetRequest) -> Outcome<u64> {
     let repository = Repository::bare(app.join(".git")).with_tree(app).passing();
     let quick = ["-c", "core.trustctime=false", "-c", "core.preloadIndex=false", "-c", "index.threads=1"];
     let at = |arguments: &[&str]| git.at(&repository).args(quick).args(arguments).deadline(LONG);
-    let listed = at(&["ls-files", "-z"]).keep(Keep::Whole(1 << 30));
-    let listed = git.run(&listed, || "cannot list the files of app/".to_owned())?;
-    let files: Vec<PathBuf> = records(&listed.stdout).map(path_of).collect();
-    let before = stamps(app, &files);
     let step = || format!("cannot reset app/ to {}", request.commit.short());
     git.run(&at(&["reset", "--quiet", "--hard", request.commit.as_str(), "--"]), step)?;
     checkpoint::reach("align:reset");
     git.run(&at(&["clean", "--quiet", "-ffd"]), || "cannot clean app/".to_owned())?;
     checkpoint::reach("align:cleaned");
-    let after = stamps(app, &files);
-    Ok(after.iter().filter(|(path, stamp)| before.get(*path) != Some(*stamp)).count() as u64)
-}
-
-/// What changes when git writes a file again: its inode, or the time and size of its content.
-fn stamps<'a>(app: &Path, files: &'a [PathBuf]) -> BTreeMap<&'a Path, (u64, i64, i64, u64)> {
-    let stamp = |path: &'a PathBuf| {
-        let found = fs::symlink_metadata(app.join(path)).ok()?;
-        Some((path.as_path(), (found.ino(), found.mtime(), found.mtime_nsec(), found.size())))
-    };
-    files.iter().filter_map(stamp).collect()
+    Ok(())
 }
 
 /// Moves the prepared byte code beside its sources. It only saves time, so trouble with it is none.

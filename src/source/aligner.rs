@@ -11,6 +11,7 @@ use crate::units::{Job, Role, Waiting};
 use super::align::{self, AlignRequest, AlignResponse, ResetRequest};
 use super::exchange;
 use super::kept::{KeptPath, ListKeptRequest};
+use super::kept_beforehand::KeptBeforehand;
 use super::place::Scratch;
 
 /// A waiting unit with the rights of the service user, which writes to `app/` and its scratch directory.
@@ -18,6 +19,7 @@ use super::place::Scratch;
 pub struct Aligner {
     waiting: Waiting,
     scratch: Scratch,
+    beforehand: Option<KeptBeforehand>,
 }
 
 impl Aligner {
@@ -30,7 +32,16 @@ impl Aligner {
         let scratch = Scratch::make(&on.layout, &on.owner)?;
         let job = Job::new(Role::Align, LONG).writes(on.layout.app()).writes(scratch.path());
         let waiting = on.units.wait_in_unit(&job, align::OPERATION, &AlignRequest::Ready)?;
-        Ok(Self { waiting, scratch })
+        Ok(Self { waiting, scratch, beforehand: None })
+    }
+
+    /// Lists, while the service still runs, what will move across. It only saves time, so trouble with it is none: the list
+    /// is made after the stop then.
+    pub fn list_beforehand(&mut self, on: &Installation, commit: &CommitId, known: &[CommitId]) {
+        let request = AlignRequest::ListBeforehand(self.request(on, commit, known));
+        if let Ok(AlignResponse::KeptBeforehand(beforehand)) = self.waiting.ask(&request) {
+            self.beforehand = beforehand;
+        }
     }
 
     /// Lists what moves from the old tree into the new one.
@@ -43,33 +54,38 @@ impl Aligner {
         commit: &CommitId,
         known: &[CommitId],
     ) -> Outcome<Vec<KeptPath>> {
-        let request = AlignRequest::List(ListKeptRequest {
+        let request = self.request(on, commit, known);
+        let request = AlignRequest::List { request, beforehand: self.beforehand.take() };
+        match self.waiting.ask(&request)? {
+            AlignResponse::Kept(kept) => Ok(kept),
+            _ => Err(another()),
+        }
+    }
+
+    fn request(&self, on: &Installation, commit: &CommitId, known: &[CommitId]) -> ListKeptRequest {
+        ListKeptRequest {
             place: on.source_place(&self.scratch),
             app: on.layout.app().into(),
             commit: commit.clone(),
             known: known.to_vec(),
             preserve: on.settings.preserve.clone(),
             ignored: on.settings.ignored == IgnoredFiles::Keep,
-        });
-        match self.waiting.ask(&request)? {
-            AlignResponse::Kept(kept) => Ok(kept),
-            AlignResponse::Ready | AlignResponse::Reset { .. } => Err(another()),
         }
     }
 
-    /// Runs the normative commands in the new tree; returns how many files they wrote again.
+    /// Runs the normative commands in the new tree.
     ///
     /// # Errors
     /// git fails.
-    pub fn reset(&mut self, on: &Installation, commit: &CommitId) -> Outcome<u64> {
+    pub fn reset(&mut self, on: &Installation, commit: &CommitId) -> Outcome<()> {
         let request = AlignRequest::Reset(ResetRequest {
             place: on.source_place(&self.scratch),
             app: on.layout.app().into(),
             commit: commit.clone(),
         });
         match self.waiting.ask(&request)? {
-            AlignResponse::Reset { rewritten } => Ok(rewritten),
-            AlignResponse::Ready | AlignResponse::Kept(_) => Err(another()),
+            AlignResponse::Reset => Ok(()),
+            _ => Err(another()),
         }
     }
 

@@ -79,8 +79,6 @@ fn move_across(previous: &Directory, app: &Directory, kept: &KeptPath, owner: Ow
         )));
     }
     checkpoint::reach("carry:moved");
-    to.sync()?;
-    from.sync()?;
     Ok(Across::Moved)
 }
 

@@ -84,14 +84,25 @@ impl Exchange {
         let prepared = prepared.into_iter().map(|name| PathBuf::from(name).into()).collect();
         let Plan { commit, known, kept } = plan;
         let record = ExchangeRecord { schema: SCHEMA, commit, known, prepared, kept };
+        if !layout.previous_tree(run).exists() {
+            Self::make_room(layout, run, owner)?;
+        }
+        // This is the one sync before the first rename: recovery knows the new entries by this record alone.
+        disk::write_json(&layout.run(run).join(BEGUN), &record, 0o600)?;
+        checkpoint::reach("exchange:begun");
+        Ok(Self { layout: layout.clone(), run: run.clone(), owner, record })
+    }
+
+    /// Makes the directory of the previous tree, durably: the old entries are moved there.
+    ///
+    /// # Errors
+    /// The directory cannot be made.
+    pub fn make_room(layout: &Layout, run: &RunId, owner: Owner) -> Outcome<()> {
         make_passable(&layout.previous_trees())?;
         disk::make_folder(&layout.previous_tree(run), 0o750)?;
         // The service user reads the tree when it is compared, and can neither add, rename nor remove an entry.
         disk::give(&layout.previous_tree(run), &Owner { gid: owner.gid, ..Owner::own() })?;
-        disk::sync_parent(&layout.previous_tree(run))?;
-        disk::write_json(&layout.run(run).join(BEGUN), &record, 0o600)?;
-        checkpoint::reach("exchange:begun");
-        Ok(Self { layout: layout.clone(), run: run.clone(), owner, record })
+        disk::sync_parent(&layout.previous_tree(run))
     }
 
     /// Returns the exchange that a run has begun and not finished.
@@ -103,7 +114,8 @@ impl Exchange {
         Ok(record.map(|record| Self { layout: layout.clone(), run: run.clone(), owner, record }))
     }
 
-    /// Moves the old entries out and the prepared ones in. Doing it again changes nothing.
+    /// Moves the old entries out and the prepared ones in. Doing it again changes nothing. Not durable before
+    /// [`Self::finish`]: a power cut may take renames back, each of them whole, and recovery does them again.
     ///
     /// # Errors
     /// An entry cannot be moved or is lost, or other programs keep writing into `app/`.
@@ -129,9 +141,6 @@ impl Exchange {
             let mut old = app.names()?;
             old.retain(|name| waiting.contains(name) || !self.is_prepared(name));
             if old.is_empty() && waiting.is_empty() {
-                app.sync()?;
-                previous.sync()?;
-                tree.as_ref().map_or(Ok(()), Directory::sync)?;
                 checkpoint::reach("exchange:swapped");
                 return Ok(app);
             }

@@ -28,7 +28,7 @@ use super::untracked::{is_byte_code, is_tool_cache};
 pub(super) const COMPANIONS: [&str; 3] = ["-wal", "-shm", "-journal"];
 
 /// What to list.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ListKeptRequest {
     /// Where git and the mirror are.
     pub place: Place,
@@ -106,7 +106,7 @@ pub(super) fn list(request: &ListKeptRequest) -> Outcome<Vec<KeptPath>> {
 }
 
 /// Reads patterns. `*` does not cross a slash, `**` does.
-fn patterns(globs: &[String]) -> Outcome<GlobSet> {
+pub(super) fn patterns(globs: &[String]) -> Outcome<GlobSet> {
     let mut set = GlobSetBuilder::new();
     for text in globs {
         let glob = GlobBuilder::new(text.trim_end_matches('/')).literal_separator(true).build();
@@ -171,7 +171,7 @@ impl Walk<'_> {
 }
 
 /// The entries of a directory, and whether each is a real directory; none if it cannot be read.
-fn entries(app: &Path, directory: &Path) -> Vec<(PathBuf, bool)> {
+pub(super) fn entries(app: &Path, directory: &Path) -> Vec<(PathBuf, bool)> {
     let listed = fs::read_dir(app.join(directory)).into_iter().flatten().flatten();
     let mut entries: Vec<(PathBuf, bool)> = listed
         .map(|entry| (directory.join(entry.file_name()), entry.file_type().is_ok_and(|kind| kind.is_dir())))
@@ -197,7 +197,7 @@ fn files_below(app: &Path, directory: &Path) -> Vec<(PathBuf, bool)> {
 }
 
 /// Returns `true` for what Python and its tools make again by themselves.
-fn is_cache(path: &Path, is_directory: bool) -> bool {
+pub(super) fn is_cache(path: &Path, is_directory: bool) -> bool {
     if is_directory {
         return path.file_name() == Some(OsStr::new("__pycache__")) || is_tool_cache(path);
     }

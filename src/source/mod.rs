@@ -14,6 +14,7 @@ mod differences;
 pub mod exchange;
 pub mod hook_outputs;
 pub mod kept;
+pub mod kept_beforehand;
 pub mod local;
 pub mod move_in;
 pub mod own_objects;

@@ -10,16 +10,7 @@ use super::aligner::Aligner;
 use super::carry::Carried;
 use super::exchange::{Exchange, Plan};
 
-/// What step 2 did to `app/`.
-#[derive(Debug)]
-pub struct MovedIn {
-    /// How many files the normative commands wrote again; 0 if the prepared tree was right.
-    pub rewritten: u64,
-    /// What moved across from the old tree.
-    pub carried: Carried,
-}
-
-/// Moves the prepared tree of `commit` into `app/`. `known` are the commits that account for files of the old tree, which is
+/// Moves the prepared tree of `commit` into `app/`; returns what moved across from the old one. `known` are the commits that account for files of the old tree, which is
 /// in the previous tree of `run` afterwards; `aligner` is the unit that waits for this.
 ///
 /// # Errors
@@ -30,15 +21,15 @@ pub fn move_in(
     commit: &CommitId,
     known: &[CommitId],
     mut aligner: Aligner,
-) -> Outcome<MovedIn> {
+) -> Outcome<Carried> {
     let kept = aligner.list_kept(on, commit, known)?;
     checkpoint::reach("sync:listed");
     let plan = Plan { commit: commit.clone(), known: known.to_vec(), kept };
     let exchange = Exchange::begin(&on.layout, run, on.owner, plan)?;
     exchange.swap().context(|| "the prepared tree cannot be moved into app/".to_owned())?;
-    let rewritten = aligner.reset(on, commit)?;
+    aligner.reset(on, commit)?;
     let carried = exchange.carry().context(|| "a path cannot be moved into the new tree".to_owned())?;
     exchange.finish()?;
     aligner.end()?;
-    Ok(MovedIn { rewritten, carried })
+    Ok(carried)
 }
