@@ -32,6 +32,22 @@ pub(super) enum Entry {
     },
 }
 
+impl Entry {
+    /// Returns the module that is imported for it, and the directories that Python searches; `None` for a file whose name
+    /// cannot be that of a module. A file is imported under its own name, so what it does only as a program is left out.
+    pub(super) fn into_module(self) -> Option<(String, Vec<PathBuf>)> {
+        match self {
+            Self::Module { name, bases } => Some((name, bases)),
+            Self::File { path } => {
+                let name = path.file_stem()?.to_str()?.to_owned();
+                let is_source = path.extension().is_some_and(|extension| extension == "py");
+                (is_source && is_dotted_name(&name) && !name.contains('.'))
+                    .then_some((name, vec![path.parent()?.to_path_buf()]))
+            }
+        }
+    }
+}
+
 /// Where an entry was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Located {
@@ -337,5 +353,14 @@ mod tests {
         program.python_path.push("/srv/lib".into());
         let entry = entry_of(&program).unwrap();
         assert_eq!(locate(&entry, Path::new(APP), &tree(&[]), |_| false), Located::Elsewhere);
+    }
+
+    #[test]
+    fn a_file_is_imported_under_its_name_from_its_directory() {
+        let file = |path: &str| Entry::File { path: path.into() }.into_module();
+        assert_eq!(file("/a/server.py"), Some(("server".to_owned(), vec!["/a".into()])));
+        for path in ["/a/my-server.py", "/a/my.server.py", "/a/server", "/a/server.sh"] {
+            assert_eq!(file(path), None, "{path}");
+        }
     }
 }

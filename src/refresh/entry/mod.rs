@@ -80,7 +80,7 @@ pub fn import_hook(on: &Installation, release: &Release, tree: &Path) -> Outcome
         return Ok(None);
     }
     let Some(program) = on.service.program()? else { return Ok(None) };
-    let Some(Entry::Module { name, bases }) = entry_of(&program) else { return Ok(None) };
+    let Some((name, bases)) = entry_of(&program).and_then(Entry::into_module) else { return Ok(None) };
     let app = on.layout.app();
     let bases = bases.iter().map(|base| match base.strip_prefix(&app) {
         Ok(below) => tree.join(below).display().to_string(),
