@@ -24,6 +24,7 @@ use super::{Observed, reach, space};
 /// What was found.
 pub fn check(on: &Installation, observed: &Observed) -> Outcome<Vec<String>> {
     let mut warnings = Vec::new();
+    warnings.extend(ignored_units(on));
     let reached = reach::check(on, &observed.service).map(|found| warnings.extend(found));
     let checks = [
         on.service.check().and_then(|()| no_root_execs(on)),
@@ -42,6 +43,19 @@ pub fn check(on: &Installation, observed: &Observed) -> Outcome<Vec<String>> {
     ];
     together(checks.into_iter().filter_map(Result::err).collect())?;
     Ok(warnings)
+}
+
+/// Names the units of `service.also` where no systemd is there to stop and start them.
+fn ignored_units(on: &Installation) -> Option<String> {
+    let also = &on.settings.service.also;
+    if on.service.has_units() || also.is_empty() {
+        return None;
+    }
+    let names: Vec<String> = also.iter().map(ToString::to_string).collect();
+    Some(format!(
+        "service.also names {}: only systemd stops and starts units, so they are left alone",
+        names.join(", ")
+    ))
 }
 
 /// One failure of many: each with its cause and hint.

@@ -61,3 +61,14 @@ fn a_plan_for_a_rebuild_and_one_for_a_stopped_service_say_so() {
     assert_eq!(plan(&[])["changed"], true);
     host.tool(["plan", "--exit-code"]).expect(5);
 }
+
+#[test]
+fn units_that_only_systemd_could_stop_are_named_where_there_is_no_systemd() {
+    let host = Host::running();
+    let also = "[service]\nalso = [\"ladylinux-worker.service\"]\n";
+    let settings = host.settings("").replace("[service]\n", also);
+    std::fs::write(host.layout.host_file(), settings).unwrap();
+    host.tool(["run"]).expect(0).says("service.also names ladylinux-worker.service").says("are left alone");
+    let warnings = host.report()["warnings"].to_string();
+    assert!(warnings.contains("ladylinux-worker.service"), "{warnings}");
+}
