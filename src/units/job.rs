@@ -16,7 +16,7 @@ pub struct Job {
     pub read_only: Vec<PathBuf>,
     /// What it sees at another path. Only systemd can do that.
     pub binds: Vec<Bind>,
-    /// Secrets that only this unit reads, with [`credential`].
+    /// Secrets that only this unit reads, with [`super::credential`].
     pub credentials: Vec<Credential>,
     /// How long it may take; for a waiting unit, each request.
     pub deadline: Duration,
@@ -51,7 +51,7 @@ pub enum Access {
 /// A secret for one unit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Credential {
-    /// The name that the unit asks for ([`credential`]).
+    /// The name that the unit asks for ([`super::credential`]).
     pub name: String,
     /// The file that holds it, which the unit's user need not be able to read.
     pub source: PathBuf,
