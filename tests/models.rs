@@ -437,6 +437,22 @@ fn rw_6_2a_a_place_that_is_named_and_not_there_is_told_and_so_is_a_file_of_names
 }
 
 #[test]
+fn rw_6_2a_a_store_that_another_service_keeps_to_itself_is_a_note_and_one_of_the_host_a_problem() {
+    let machine = Machine::new();
+    let closed = machine.layout.root().join("srv/ollama");
+    fs::create_dir_all(closed.join("models")).unwrap();
+    fs::write(machine.layout.env_file(), "OLLAMA_MODELS=/srv/ollama/models\n").unwrap();
+    let close = |mode| fs::set_permissions(&closed, fs::Permissions::from_mode(mode)).unwrap();
+    close(0o000);
+    let told = machine.verify_without_rights(0);
+    assert_eq!(findings(&told, "/srv/ollama/models"), ["unsupported"], "{told:#}");
+    fs::write(machine.layout.host_file(), "[models]\nstores = [\"/srv/ollama/models\"]\n").unwrap();
+    let told = machine.verify_without_rights(5);
+    close(0o755);
+    assert!(findings(&told, "/srv/ollama/models").contains(&"unreadable".to_owned()), "{told:#}");
+}
+
+#[test]
 fn rw_6_2c_a_list_of_rubbish_is_told_in_a_few_words() {
     let machine = Machine::new();
     machine.put("SHA256SUMS", &b"x\n".repeat(300_000));

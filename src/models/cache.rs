@@ -13,6 +13,8 @@ use std::fmt::Write as _;
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Algorithm, Digest, digest};
 use crate::clock::FileTime;
 
@@ -54,8 +56,9 @@ impl Stamp {
     }
 }
 
-/// The digests of files by their stamps.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// The digests of files by their stamps. In JSON it is the text of its form on disk.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct Cache {
     files: HashMap<(u64, u64), Known>,
 }
@@ -119,22 +122,26 @@ impl Cache {
         self.files.remove(&identity);
     }
 
+    /// Returns a line for each file that `before` does not know as this does.
+    pub fn lines_since(&self, before: &Self) -> Vec<String> {
+        let is_new = |known: &&Known| before.files.get(&known.stamp.identity) != Some(*known);
+        self.files.values().filter(is_new).map(Known::line).collect()
+    }
+
+    /// Keeps what a line of [`Self::lines_since`] names; tells whether it is one.
+    pub fn keep_line(&mut self, line: &str) -> bool {
+        let Some(known) = known(line) else { return false };
+        self.files.insert(known.stamp.identity, known);
+        true
+    }
+
     /// Returns the form on disk.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut files: Vec<&Known> = self.files.values().collect();
         files.sort_unstable_by_key(|known| known.stamp.identity);
         let mut text = format!("{HEAD}\n");
-        for Known { stamp, digests } in files {
-            let ((device, inode), (modified, changed)) = (stamp.identity, (stamp.modified, stamp.changed));
-            let _ = write!(
-                text,
-                "{device} {inode} {} {}.{:09} {}.{:09}",
-                stamp.size, modified.0, modified.1, changed.0, changed.1
-            );
-            for digest in digests {
-                let _ = write!(text, " {digest}");
-            }
-            text.push('\n');
+        for known in files {
+            let _ = writeln!(text, "{}", known.line());
         }
         let end = digest::sha256(text.as_bytes());
         let _ = writeln!(text, "end {end}");
@@ -159,6 +166,34 @@ impl Cache {
             files.insert(known.stamp.identity, known);
         }
         Some(Self { files })
+    }
+}
+
+impl Known {
+    fn line(&self) -> String {
+        let Self { stamp, digests } = self;
+        let ((device, inode), (modified, changed)) = (stamp.identity, (stamp.modified, stamp.changed));
+        let mut line = format!(
+            "{device} {inode} {} {}.{:09} {}.{:09}",
+            stamp.size, modified.0, modified.1, changed.0, changed.1
+        );
+        for digest in digests {
+            let _ = write!(line, " {digest}");
+        }
+        line
+    }
+}
+
+impl From<Cache> for String {
+    fn from(cache: Cache) -> Self {
+        Self::from_utf8_lossy(&cache.to_bytes()).into_owned()
+    }
+}
+
+impl TryFrom<String> for Cache {
+    type Error = &'static str;
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        Self::from_bytes(text.as_bytes()).ok_or("what is known of models is damaged")
     }
 }
 
@@ -208,6 +243,8 @@ mod tests {
     #[test]
     fn what_is_written_is_read_again() {
         for cache in [Cache::default(), filled()] {
+            let json = serde_json::to_string(&cache).unwrap();
+            assert_eq!(serde_json::from_str::<Cache>(&json).unwrap(), cache);
             assert_eq!(Cache::from_bytes(&cache.to_bytes()), Some(cache));
         }
     }
@@ -273,6 +310,21 @@ mod tests {
         assert_eq!(cache.digests(&changed), [digest_of(Algorithm::Sha256, "f")]);
         cache.forget(changed.identity);
         assert!(cache.digests(&changed).is_empty());
+    }
+
+    #[test]
+    fn what_is_new_survives_as_lines() {
+        let (mut before, after) = (filled(), filled());
+        before.forget(stamp(1).identity);
+        before.keep(stamp(2), digest_of(Algorithm::Sha256, "e"));
+        let lines = after.lines_since(&before);
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        for line in &lines {
+            assert!(before.keep_line(line), "{line}");
+        }
+        assert_eq!(before, after);
+        assert!(!before.keep_line("7 1 10 no line"));
+        assert_eq!(after.lines_since(&before), [""; 0]);
     }
 
     #[test]

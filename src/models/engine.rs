@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::cache::{Cache, Stamp};
 pub use super::progress::{Progress, Reached};
 use super::reading::{End, Look, look};
@@ -29,7 +31,8 @@ pub(super) const TICK: Duration = Duration::from_millis(50);
 const LOOKS: usize = 256;
 
 /// How closely files are looked at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum How {
     /// Whether they are there, of the right length, and may be read. The engine opens no file then.
     Presence,

@@ -8,6 +8,7 @@
 pub mod cache;
 mod digest;
 pub mod engine;
+pub mod examine;
 pub mod gguf;
 mod headers;
 pub mod huggingface;
@@ -27,7 +28,10 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::Outcome;
+use crate::git::path::plain as plain_path;
 use crate::process::interrupt;
 use crate::report::screen::harmless_line;
 
@@ -153,7 +157,8 @@ impl fmt::Display for Digest {
 }
 
 /// What was found about one file.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Finding {
     /// Its digest is the one that is said.
     Verified,
@@ -279,9 +284,10 @@ impl Finding {
 }
 
 /// What was found about one file, and who said something about it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
     /// Where it is.
+    #[serde(with = "plain_path")]
     pub path: PathBuf,
     /// Its name for people, as in [`Claim::shown`].
     pub shown: String,

@@ -44,6 +44,8 @@ impl Named {
     }
 }
 
+/// The variables that name places.
+pub(super) const VARIABLES: [&str; 3] = [OLLAMA, "HF_HUB_CACHE", "HF_HOME"];
 /// The variable by which Ollama is told where its store is.
 const OLLAMA: &str = "OLLAMA_MODELS";
 /// Where the packaged service of Ollama keeps its store.

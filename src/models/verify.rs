@@ -1,6 +1,7 @@
 //! From the sources of truth to verdicts, and to the sentence that a report carries.
 
 use std::collections::HashSet;
+use std::error::Error as _;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
@@ -24,7 +25,8 @@ use super::{AT_MOST, Claim, Finding, Header, Said, Severity, Verdict};
 use super::{huggingface, ollama, plain, told_short, whole};
 
 /// The manifest as text.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Text {
     /// There is none.
     Missing,
@@ -65,6 +67,12 @@ impl Text {
 /// Tells whether an error says that there is nothing at a path.
 fn is_nothing(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
+}
+
+/// Tells whether the cause of a failure is that this user may not enter a place.
+fn is_denied(failure: &Failure) -> bool {
+    let cause = failure.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+    cause.is_some_and(|cause| cause.kind() == ErrorKind::PermissionDenied)
 }
 
 /// Everything that is said about models on this machine.
@@ -203,7 +211,13 @@ impl Gathered {
                 Err(failure) if failure.interrupted_by().is_some() => return Err(failure),
                 Err(failure) => {
                     let why = failure.chain().split_off(1).join(": ");
-                    self.said.verdicts.push(about(Finding::Unreadable(why)));
+                    // Another service may keep it to itself.
+                    let is_of_others = matches!(place.named, Named::Variable(_) | Named::Package);
+                    self.said.verdicts.push(about(if is_of_others && is_denied(&failure) {
+                        Finding::Unsupported(format!("not looked at: {why}"))
+                    } else {
+                        Finding::Unreadable(why)
+                    }));
                 }
             }
         }
@@ -271,7 +285,7 @@ fn about_manifest(layout: &Layout) -> Verdict {
 }
 
 /// What a verification found.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Verified {
     /// Every verdict, sorted by path.
     pub verdicts: Vec<Verdict>,

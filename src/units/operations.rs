@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::event::{Event, Subscriber};
 use crate::git::mirror_unit;
 use crate::host::{by_hand, relocate};
+use crate::models::examine;
 use crate::process::Owner;
 use crate::process::worker;
 use crate::python;
@@ -50,6 +51,7 @@ pub fn answer(operation: &str, request: &[u8]) -> Option<Vec<u8>> {
         relocate::OPERATION => Some(worker::answer(request, |request| relocate::handle(&request))),
         by_hand::OPERATION => Some(worker::answer(request, |request| Ok(by_hand::handle(&request)))),
         envfile::OPERATION => Some(worker::answer(request, |request| envfile::handle(&request))),
+        examine::OPERATION => Some(worker::answer(request, |request| examine::handle(&request))),
         mirror_unit::OPERATION => Some(worker::answer(request, mirror_unit::handle)),
         requests::OPERATION => Some(requests::answer(request)),
         entry::OPERATION => Some(worker::answer(request, |request| entry::handle(&request))),

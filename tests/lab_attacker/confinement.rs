@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::lab::{Lab, Machine, until};
-use crate::target::Target;
+use crate::target::{TABLES, Target};
 
 /// How exposed systemd may find a unit, from 0 to 10.
 const AT_MOST: f64 = 3.0;
@@ -61,11 +61,26 @@ fn exposure(machine: &Machine, unit: &str) -> f64 {
 /// What is traced: what opens files, and what tells as whom and below whom.
 const CALLS: &str = "openat,openat2,open,execve,setresuid,setreuid,setuid,clone,clone3,fork,vfork";
 
+/// A model of the service user's, and what is expected of it.
+const MODEL: &str = "/opt/ladylinux/models/llm/w.bin";
+const MANIFEST: &str = r#"{"schema_version": "0.1", "models": [
+    {"id": "w", "local_path": "llm/", "filename": "w.bin", "required": true}]}"#;
+
+/// Puts a model with a file of checksums on the machine, which every run verifies from then on.
+fn with_a_model(target: &Target) {
+    let line = "mkdir -p /opt/ladylinux/models/llm && cd /opt/ladylinux/models/llm &&
+        echo weights >w.bin && sha256sum w.bin >SHA256SUMS";
+    target.machine.exec_as("ladylinux", line).expect(0);
+    target.settings(&format!("{TABLES}[models]\nverify = \"full\"\n"));
+    target.push(&[("models/manifest.json", MANIFEST)]);
+}
+
 #[test]
 fn no_process_of_roots_reads_a_file_of_the_service_users() {
     let Some(lab) = Lab::open() else { return };
     let target = Target::running(&lab, &[("refresh.toml", HOOKS)]);
     let machine = &target.machine;
+    with_a_model(&target);
     machine
         .exec_as("ladylinux", "cd /opt/ladylinux/app && echo mine >mine.txt && echo more >>round.txt")
         .expect(0);
@@ -74,6 +89,7 @@ fn no_process_of_roots_reads_a_file_of_the_service_users() {
     target.expect_running(&commit);
     // What units do in the work tree was seen as well.
     assert!(trace.all.iter().any(|open| !open.by_root && open.path.starts_with("/opt/ladylinux/app/")));
+    trace.expect_the_model_read();
     trace.expect_nothing_of_the_service_user_opened_by_root("run");
 }
 
@@ -82,15 +98,44 @@ fn no_command_that_root_types_reads_a_file_of_the_service_users() {
     let Some(lab) = Lab::open() else { return };
     let target = Target::running(&lab, &[("refresh.toml", HOOKS)]);
     let machine = &target.machine;
-    target.push(&[("more.txt", "more\n")]);
+    with_a_model(&target);
     target.tool("run").expect(0);
     machine
         .exec_as("ladylinux", "cd /opt/ladylinux/app && echo mine >mine.txt && echo more >>round.txt")
         .expect(0);
-    let commands = ["status", "plan", "doctor", "verify", "init --port 8000", "rollback", "init --undo"];
+    let commands =
+        ["status", "plan", "doctor", "verify --no-cache", "init --port 8000", "rollback", "init --undo"];
     for command in commands {
-        traced(machine, command).expect_nothing_of_the_service_user_opened_by_root(command);
+        let trace = traced(machine, command);
+        if command == "verify --no-cache" {
+            trace.expect_the_model_read();
+        }
+        trace.expect_nothing_of_the_service_user_opened_by_root(command);
     }
+}
+
+#[test]
+fn a_unit_reads_every_store_that_the_service_user_may_read_and_keeps_what_it_read_when_it_is_interrupted() {
+    let Some(lab) = Lab::open() else { return };
+    let target = Target::running(&lab, &[]);
+    let machine = &target.machine;
+    with_a_model(&target);
+    let line = "set -e
+        mkdir -p /tmp/typed && cd /tmp/typed && echo typed >t.bin && sha256sum t.bin >SHA256SUMS
+        mkdir -p /usr/share/ollama/.ollama/models && chmod 700 /usr/share/ollama";
+    machine.exec(line).expect(0);
+    let shown = target.tool("verify --verbose --store /tmp/typed").expect(0);
+    shown.says("t.bin: verified").says("w.bin: verified").says("not looked at: Permission denied");
+    // What changed in the last two seconds is not remembered.
+    let line = "cd /opt/ladylinux/models/llm && truncate -s 1T huge &&
+        echo \"$(printf %064d 0)  huge\" >>SHA256SUMS && sleep 2.5";
+    machine.exec_as("ladylinux", line).expect(0);
+    let interrupted = "timeout --preserve-status -s INT 4 ladylinux-refresh verify --no-cache; echo ended $?";
+    machine.exec(&format!("rm -f /var/lib/ladylinux-refresh/models-known; {interrupted}")).says("ended 130");
+    let known = machine.exec("cat /var/lib/ladylinux-refresh/models-known").expect(0).out;
+    assert_eq!(known.lines().count(), 3, "w.bin is not remembered, or more than it\n{known}");
+    let left = machine.exec("systemctl list-units --no-legend 'ladylinux-refresh-inspect-*'").expect(0).out;
+    assert_eq!(left, "");
 }
 
 /// Runs a command of the tool's as root while strace follows every process of the machine from PID 1 on, so that nothing that
@@ -208,6 +253,12 @@ impl Trace {
         let wrong: BTreeSet<String> =
             theirs.map(|open| format!("{} by {}: {}", open.path, open.program, open.flags)).collect();
         assert!(wrong.is_empty(), "{command}: root opened {wrong:#?}");
+    }
+
+    /// Insists that something read the model: what was not read proves nothing.
+    #[track_caller]
+    fn expect_the_model_read(&self) {
+        assert!(self.all.iter().any(|open| open.path == MODEL), "nothing read {MODEL}");
     }
 
     /// Opens of root's processes, but for those of systemd itself.

@@ -1,7 +1,7 @@
 //! `verify`: whether the models are there, whole, and what their checksums say (RW-6.2).
 //!
-//! Needs no service, no work tree and no rights beyond reading. The one thing that is written is what this program knows of
-//! files that it has read, below its own state.
+//! Needs no service, no work tree and no rights beyond reading; root on a machine has it read in a unit as the service user.
+//! The one thing that is written is what this program knows of files that were read, below its own state.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -14,12 +14,13 @@ use crate::clock;
 use crate::error::{Failure, Outcome};
 use crate::event::Events;
 use crate::exit::{Ended, Error, Refusal};
-use crate::models::engine::{self, How};
-use crate::models::verify::{self, Summary, Text, Verified};
+use crate::models::engine::How;
+use crate::models::examine::{ExamineModelsRequest, Manifest};
+use crate::models::verify::{Summary, Verified};
 use crate::models::{Finding, Severity, Verdict};
-use crate::process::Runner;
+use crate::process::{Owner, Runner};
 use crate::refresh::account::millis;
-use crate::refresh::models::{keep, known};
+use crate::refresh::models::{examine, keep, known};
 use crate::report::json;
 use crate::report::progress::Bar;
 use crate::report::screen::{Tone, count, duration, harmless_line, paint, say};
@@ -104,16 +105,18 @@ fn look(layout: &Layout, args: &VerifyArgs, stores: &[PathBuf]) -> Outcome<(Veri
         })?;
         stores.push(real);
     }
-    let env_file = EnvFile::read_at(layout, &Runner::new(Arc::new(Events::silent())));
-    let gathered = verify::gather(layout, &Text::of_app(layout), env_file, &stores)?;
+    let runner = Runner::new(Arc::new(Events::silent()));
+    let owner = Owner::of(&layout.app()).or_else(|_| Owner::of(&layout.home())).unwrap_or(Owner::own());
+    let env_file = EnvFile::read_at(layout, &runner);
     let how = match (args.presence, args.no_cache) {
         (true, _) => How::Presence,
         (_, true) => How::Afresh,
         _ => How::Full,
     };
     let cache = known(layout);
-    let bar = Bar::new("models");
-    match verify::verify(gathered, how, &cache, engine::all_threads(), &bar) {
+    let request =
+        ExamineModelsRequest::new(layout, Manifest::Deployed, env_file, &stores, how, cache.clone());
+    match examine(layout, &runner, owner, request, Box::new(Bar::new("models"))) {
         Ok(verified) => {
             let kept = if verified.cache == cache { Ok(()) } else { keep(layout, &verified.cache) };
             let why = kept.err().map(|failure| failure.chain().join(": "));
