@@ -230,3 +230,51 @@ impl Progress for Telling {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Keeps what it is given, for the test to look at.
+    #[derive(Clone, Default)]
+    struct Seen(Arc<Mutex<Vec<String>>>);
+
+    impl Seen {
+        fn add(&self, line: String) {
+            self.0.lock().unwrap().push(line);
+        }
+    }
+
+    impl Subscriber for Seen {
+        fn take(&mut self, event: &Event) {
+            match event {
+                Event::Output { line, .. } => self.add(format!("output: {line}")),
+                Event::Warning { message, .. } => self.add(format!("warning: {message}")),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    impl Progress for Seen {
+        fn take(&self, reached: &Reached) {
+            self.add(format!("progress: {}", reached.bytes));
+        }
+    }
+
+    #[test]
+    fn lines_of_the_unit_are_progress_or_known_files_and_others_are_passed_on() {
+        let (seen, known) = (Seen::default(), Arc::new(Mutex::new(Cache::default())));
+        let runner = Runner::new(Arc::new(Events::new(vec![Box::new(seen.clone())])));
+        let relay = Relay { runner, progress: Box::new(seen.clone()), known: Arc::clone(&known) };
+        let events = Events::new(vec![Box::new(relay)]);
+        events.output(SOURCE, "read 1 2 3000 6000 50");
+        events.output(SOURCE, &format!("known 1 2 3 4.5 6.7 sha256:{}", "a".repeat(64)));
+        events.output(SOURCE, "known rubbish");
+        events.output("other", "read 1 2 3000 6000 50");
+        events.warn("slow");
+        let expected =
+            ["progress: 3000", "output: known rubbish", "output: read 1 2 3000 6000 50", "warning: slow"];
+        assert_eq!(*seen.0.lock().unwrap(), expected);
+        assert_eq!(known.lock().unwrap().len(), 1);
+    }
+}
