@@ -1,7 +1,7 @@
 //! Looking at the models before anything is touched, where the host or the command line asks for it (RW-6.2).
 //!
 //! Staging asks, and step 4 asks again and finds it done; without staging it is done there. Nothing is changed, whatever is
-//! found (RW-6.1). On a machine root reads no model: a unit does, as the service user ([`examine`]). What it then knows of
+//! found (RW-6.1). On a machine root reads no model: a unit does, as the service user ([`examine()`]). What it then knows of
 //! the files is kept in the state.
 
 use std::cell::{Cell, RefCell};
