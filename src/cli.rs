@@ -272,6 +272,10 @@ pub struct HistoryArgs {
     /// How many runs to list
     #[arg(long, short = 'n', default_value_t = 20)]
     pub number: usize,
+
+    /// Write a page with a plot of the downtimes to this file
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["run", "json"])]
+    pub html: Option<PathBuf>,
 }
 
 /// `rollback`

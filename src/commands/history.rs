@@ -1,14 +1,16 @@
 //! `history`: the runs of the past.
 
 use crate::cli::HistoryArgs;
+use crate::disk;
 use crate::exit::{Ended, Error, Refusal};
 use crate::history::{self as past, Past};
 use crate::installation::check_there;
 use crate::journal::run_lock;
 use crate::relay::spool::Spool;
+use crate::report::history_page;
 use crate::report::human;
 use crate::report::json;
-use crate::report::screen::{Tone, duration, harmless_line, paint, say};
+use crate::report::screen::{Tone, count, duration, harmless_line, paint, say};
 use crate::settings::layout::Layout;
 use crate::settings::names::RunId;
 
@@ -29,9 +31,15 @@ pub(super) fn history(layout: &Layout, args: &HistoryArgs) -> Result<Ended, Erro
         if args.json {
             let reports: Vec<_> = runs.iter().filter_map(|run| run.report.as_ref()).collect();
             say(&json::pretty(&reports));
+        } else if let Some(file) = &args.html {
+            let reports: Vec<_> = runs.iter().filter_map(|run| run.report.as_ref()).collect();
+            let page = history_page::page(&layout.home().display().to_string(), &reports);
+            disk::write_atomic(file, page.as_bytes(), 0o644).map_err(told)?;
+            say(&format!("wrote {} of {}", file.display(), count(reports.len(), "run")));
         } else {
+            let longest = runs.iter().filter_map(|run| run.report.as_ref()?.downtime_ms).max().unwrap_or(0);
             for run in &runs {
-                say(&line(run, now.as_ref()));
+                say(&line(run, now.as_ref(), longest));
             }
             if runs.is_empty() {
                 say("there were no runs yet");
@@ -74,12 +82,16 @@ fn show(layout: &Layout, run: &Past, now: Option<&RunId>, json: bool) {
                 say(&format!("  log          {}", log.display()));
             }
         }
-        (None, _) => say(&line(run, now)),
+        (None, _) => say(&line(run, now, 0)),
     }
 }
 
-/// One line for a run; `now` is the one that is under way.
-fn line(run: &Past, now: Option<&RunId>) -> String {
+/// How wide the bar of the longest downtime is, in columns.
+const BAR: u64 = 12;
+
+/// One line for a run; `now` is the one that is under way, `longest` the longest downtime of those listed, in
+/// milliseconds.
+fn line(run: &Past, now: Option<&RunId>, longest: u64) -> String {
     match &run.report {
         None => {
             let word = if now == Some(&run.run) { "under way" } else { "interrupted" };
@@ -87,10 +99,31 @@ fn line(run: &Past, now: Option<&RunId>) -> String {
         }
         Some(report) => {
             let commit = report.commit.as_ref().map_or("unknown", |commit| commit.short());
-            let downtime =
-                report.downtime_ms.map(|ms| format!(", down {}", duration(ms))).unwrap_or_default();
             let (run, what) = (run.run.as_str(), report.in_words());
-            format!("{run:<28} {what:<18} {commit} on {}{downtime}", report.branch)
+            let line = format!("{run:<28} {what:<18} {commit} on {}", report.branch);
+            report.downtime_ms.map_or_else(
+                || line.clone(),
+                |ms| format!("{line}, down {:<8} {}", duration(ms), bar(ms, longest)),
+            )
         }
+    }
+}
+
+/// A bar as long as a downtime is, beside the longest one.
+fn bar(ms: u64, longest: u64) -> String {
+    let columns = if longest == 0 { 0 } else { (ms * BAR).div_ceil(longest) };
+    "#".repeat(usize::try_from(columns).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_downtime_has_the_whole_bar_and_the_shortest_at_least_a_column() {
+        assert_eq!(bar(1000, 1000), "############");
+        assert_eq!(bar(500, 1000), "######");
+        assert_eq!(bar(1, 1000), "#");
+        assert_eq!(bar(0, 0), "");
     }
 }

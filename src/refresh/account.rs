@@ -60,6 +60,10 @@ pub struct Account {
     pub down_since: Option<Instant>,
     /// How long it did not answer.
     pub downtime: Option<Duration>,
+    /// When step 5 began.
+    pub restart_since: Option<Instant>,
+    /// From there to the first good answer.
+    pub start_took: Option<Duration>,
     /// The parts of the run that are over.
     pub phases: Vec<PhaseReport>,
     /// Things a person should look at.
@@ -118,6 +122,8 @@ impl Account {
             untied: Vec::new(),
             down_since: None,
             downtime: None,
+            restart_since: None,
+            start_took: None,
             phases: vec![opening.preflight],
             warnings: opening.warnings,
             events,

@@ -31,6 +31,7 @@ pub fn restart(
     release: &Release,
     generation: &Generation,
 ) -> Outcome<String> {
+    account.restart_since = Some(clock::monotonic());
     account.progress("syncing file systems");
     // Neither git nor the installers sync what they write; without this a "success" may not survive a power cut.
     disk::sync_file_system(&on.layout.app())?;
@@ -90,6 +91,7 @@ fn start_and_prove(on: &Installation, account: &mut Account, probe: &ResolvedPro
     probe::prove_new(on.service.as_ref(), &started, not_before)?;
     prove_listeners(on, not_before)?;
     on.service.check_together()?;
+    account.start_took = account.restart_since.map(|since| healthy.first_good.duration_since(since));
     account.downtime = account.down_since.map(|since| healthy.first_good.duration_since(since));
     checkpoint::reach("restart:settled");
     let (ready, settle) = (millis(healthy.took), probe.settle);

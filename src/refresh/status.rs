@@ -295,6 +295,7 @@ fn brief_report(
         },
         service: on.service_report(None),
         downtime_ms: None,
+        downtime: None,
         phases: vec![brief.preflight],
         models: brief.models,
         saved: report::Saved::default(),
@@ -407,6 +408,7 @@ fn make(
         environment,
         service: report::Service { others: account.others.clone(), ..on.service_report(account.url.clone()) },
         downtime_ms: account.downtime.map(millis),
+        downtime: downtime_parts(&account),
         phases: account.phases.clone(),
         models: account.models.clone(),
         saved: account.saved.clone(),
@@ -417,4 +419,10 @@ fn make(
         warnings: account.warnings.clone(),
         error,
     }
+}
+
+/// Divides the downtime of a run that has one.
+fn downtime_parts(account: &Account) -> Option<report::DowntimeParts> {
+    let (total, start) = (millis(account.downtime?), millis(account.start_took?));
+    Some(report::DowntimeParts::of(total, start, &account.phases))
 }

@@ -180,7 +180,10 @@ pub fn report(report: &Report) -> Vec<String> {
     }
     lines.push(format!("  service      {}", words.join(", ")));
     if let Some(ms) = report.downtime_ms {
-        lines.push(format!("  downtime     {}", duration(ms)));
+        let parts =
+            report.downtime.map(|parts| parts.named().map(|(name, ms)| format!("{name} {}", duration(ms))));
+        let parts = parts.map(|parts| format!(": {}", parts.join(", "))).unwrap_or_default();
+        lines.push(format!("  downtime     {}{parts}", duration(ms)));
     }
     if let Some(Enforcement::Missing(missing)) = &report.confinement {
         let text = harmless_line(&missing.join("; "));

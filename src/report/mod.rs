@@ -5,6 +5,7 @@
 
 pub mod aside;
 pub mod github;
+pub mod history_page;
 pub mod human;
 pub mod json;
 pub mod log;
@@ -65,6 +66,9 @@ pub struct Report {
     pub service: Service,
     /// From the stop to the first good answer, in milliseconds; `None` where there was none.
     pub downtime_ms: Option<u64>,
+    /// What that time was needed for.
+    #[serde(default)]
+    pub downtime: Option<DowntimeParts>,
     /// Every part of the run, in order.
     pub phases: Vec<PhaseReport>,
     /// What was found when the models were looked at; `None` where they were not (RW-6.2).
@@ -86,6 +90,36 @@ pub struct Report {
     pub warnings: Vec<String>,
     /// Why it failed.
     pub error: Option<Error>,
+}
+
+/// What a downtime was needed for, in milliseconds; together they are the downtime.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DowntimeParts {
+    /// From the request to stop until the service is gone.
+    pub stop_ms: u64,
+    /// Moving the tree in and switching the environment.
+    pub sync_ms: u64,
+    /// The hooks.
+    pub hooks_ms: u64,
+    /// From there to the first good answer.
+    pub start_ms: u64,
+}
+
+impl DowntimeParts {
+    /// Divides a downtime: `start` is the time from the beginning of step 5 to the first good answer.
+    pub fn of(downtime_ms: u64, start_ms: u64, phases: &[PhaseReport]) -> Self {
+        let took = |wanted: &[Phase]| -> u64 {
+            phases.iter().filter(|part| wanted.contains(&part.phase)).map(|part| part.duration_ms).sum()
+        };
+        let (sync_ms, hooks_ms) = (took(&[Phase::Sync, Phase::Environment]), took(&[Phase::Prepare]));
+        let stop_ms = downtime_ms.saturating_sub(sync_ms + hooks_ms + start_ms);
+        Self { stop_ms, sync_ms, hooks_ms, start_ms }
+    }
+
+    /// Returns each part with its name, in their order.
+    pub fn named(&self) -> [(&'static str, u64); 4] {
+        [("stop", self.stop_ms), ("sync", self.sync_ms), ("hooks", self.hooks_ms), ("start", self.start_ms)]
+    }
 }
 
 /// The bundle that a run was given.

@@ -119,3 +119,22 @@ fn rw_7_1b_an_error_names_step_cause_service_and_next_command() {
         assert_eq!(host.version().as_deref(), Some("one"));
     }
 }
+
+#[test]
+fn the_downtime_is_divided_in_the_report_drawn_in_the_history_and_plotted_on_a_page() {
+    let host = Host::running();
+    host.tool(["run"]).expect(0).says("downtime").says("stop ").says("start ");
+    let report = host.report();
+    let parts =
+        ["stop_ms", "sync_ms", "hooks_ms", "start_ms"].map(|part| report["downtime"][part].as_u64().unwrap());
+    assert_eq!(parts.iter().sum::<u64>(), report["downtime_ms"].as_u64().unwrap());
+    host.tool(["history"]).expect(0).says("down ").says("#");
+    let page = host.beside("page.html");
+    host.tool(["history", "--html", page.to_str().unwrap()]).expect(0).says("wrote");
+    let text = std::fs::read_to_string(&page).unwrap();
+    let run = report["run"].as_str().unwrap();
+    for wanted in ["<svg", "<rect", run, "start ", &host.head()[..7], "</html>"] {
+        assert!(text.contains(wanted), "{wanted} is missing in {text}");
+    }
+    assert!(!text.contains("src=") && !text.contains("href="), "the page needs another file");
+}
