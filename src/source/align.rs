@@ -109,7 +109,7 @@ fn reset(request: &ResetRequest) -> Outcome<()> {
     Ok(())
 }
 
-/// Moves the prepared byte code beside its sources. It only saves time, so trouble with it is none.
+/// Moves the prepared byte code beside its sources. A failure only costs time.
 fn move_byte_code(app: &Path) {
     let prepared = app.join(".git").join(BYTE_CODE);
     move_caches(&prepared, &prepared, app);

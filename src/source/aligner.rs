@@ -35,7 +35,7 @@ impl Aligner {
         Ok(Self { waiting, scratch, beforehand: None })
     }
 
-    /// Lists, while the service still runs, what will move across. It only saves time, so trouble with it is none: the list
+    /// Lists, while the service still runs, what will move across. A failure only costs time: the list
     /// is made after the stop then.
     pub fn list_beforehand(&mut self, on: &Installation, commit: &CommitId, known: &[CommitId]) {
         let request = AlignRequest::ListBeforehand(self.request(on, commit, known));
