@@ -44,9 +44,7 @@ main() {
     fi
     stage documents env RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --quiet
     stage lab prepare_lab
-    # Most tests wait for programs most of the time.
-    export RUST_TEST_THREADS="${RUST_TEST_THREADS:-$(($(nproc) * 5 / 2))}"
-    stage tests cargo test --locked --quiet --no-fail-fast
+    stage tests run_tests
     stage demo show_demo
 }
 
@@ -68,6 +66,7 @@ stage() {
 }
 
 finish() {
+    [ -z "${lab:-}" ] || kill "$lab" 2>/dev/null || true
     # A demo that was cut short leaves its server and service; they are ended with the folder that they live in.
     [ ! -e "$scratch/demo/demo.lock" ] || "$program" demo --dir "$scratch/demo" --stop || true
     printf '\n== summary\n'
@@ -129,6 +128,32 @@ prepare_lab() {
     else
         echo 'not root: the tests on real machines are left out'
     fi
+}
+
+# Runs the tests in two lanes, since most of them wait for programs most of the time: those on machines of the lab, whose
+# output comes when the others are over, and all others.
+run_tests() {
+    export RUST_TEST_THREADS="${RUST_TEST_THREADS:-$(($(nproc) * 2))}"
+    cargo test --locked --quiet --no-run || return 1
+    others=
+    for file in tests/*.rs tests/*/main.rs; do
+        name=${file#tests/}
+        name=${name%/main.rs}
+        case $name in
+        lab_*) ;;
+        *) others="$others --test ${name%.rs}" ;;
+        esac
+    done
+    cargo test --locked --quiet --no-fail-fast --test 'lab_*' >"$scratch/lab.out" 2>&1 &
+    lab=$!
+    code=0
+    # shellcheck disable=SC2086 # names of tests, split on purpose
+    cargo test --locked --quiet --no-fail-fast --lib --bins $others || code=$?
+    cargo test --locked --quiet --doc || code=$?
+    wait "$lab" || code=$?
+    lab=
+    cat "$scratch/lab.out"
+    return "$code"
 }
 
 # Shows the demo in a folder of its own, asks the service at its address, and ends it.
