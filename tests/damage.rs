@@ -204,8 +204,8 @@ fn rw_7_1a_a_disk_that_fails_never_leaves_an_unproved_service_and_the_next_run_c
         inject: &'static str,
         code: i32,
     }
-    // The folder of the state is synced after: the fence is raised, `deployed.env` removed, written again, the status
-    // written, the fence lowered.
+    // The directory of the state is synced after: the fence is raised, `deployed.env` written, the status written, the
+    // fence lowered. What is recorded between the stop and the start is not synced: the fence covers it.
     let state: fn(&Rig) -> Option<PathBuf> = |rig| Some(rig.host.layout.state());
     let faults = [
         Fault {
@@ -215,13 +215,13 @@ fn rw_7_1a_a_disk_that_fails_never_leaves_an_unproved_service_and_the_next_run_c
             code: 3,
         },
         Fault {
-            what: "the record of the stop cannot be synced",
+            what: "the intent to stop cannot be synced, so nothing is stopped",
             path: |_| None,
-            inject: "fdatasync:error=EIO:when=7",
-            code: 1,
+            inject: "fdatasync:error=EIO:when=6",
+            code: 3,
         },
         Fault {
-            what: "the removal of deployed.env cannot be synced",
+            what: "deployed.env cannot be synced",
             path: state,
             inject: "fsync:error=EIO:when=2",
             code: 1,
@@ -235,7 +235,7 @@ fn rw_7_1a_a_disk_that_fails_never_leaves_an_unproved_service_and_the_next_run_c
         Fault {
             what: "the status cannot be synced when the service is proved",
             path: state,
-            inject: "fsync:error=EIO:when=4",
+            inject: "fsync:error=EIO:when=3",
             code: 1,
         },
         Fault {
@@ -247,7 +247,7 @@ fn rw_7_1a_a_disk_that_fails_never_leaves_an_unproved_service_and_the_next_run_c
         Fault {
             what: "the fall of the fence cannot be synced",
             path: state,
-            inject: "fsync:error=EIO:when=5",
+            inject: "fsync:error=EIO:when=4",
             code: 1,
         },
     ];

@@ -17,7 +17,7 @@ use crate::git::{LONG, Repository};
 use crate::settings::names::CommitId;
 
 use super::kept::{self, KeptPath, ListKeptRequest};
-use super::kept_beforehand::{self, KeptBeforehand};
+use super::kept_beforehand::KeptBeforehand;
 use super::place::Place;
 use super::prepared_tree::BYTE_CODE;
 
@@ -30,8 +30,6 @@ pub const OPERATION: &str = "source-align";
 pub enum AlignRequest {
     /// Only answer: the unit works.
     Ready,
-    /// List what moves across, while the service still runs.
-    ListBeforehand(ListKeptRequest),
     /// List what moves across, before the exchange.
     List {
         /// What to list.
@@ -60,8 +58,6 @@ pub struct ResetRequest {
 pub enum AlignResponse {
     /// The unit works.
     Ready,
-    /// What moves across, if nothing was being written.
-    KeptBeforehand(Option<KeptBeforehand>),
     /// What moves across.
     Kept(Vec<KeptPath>),
     /// The tree is the commit.
@@ -75,9 +71,6 @@ pub enum AlignResponse {
 pub fn handle(request: &AlignRequest) -> Outcome<AlignResponse> {
     match request {
         AlignRequest::Ready => Ok(AlignResponse::Ready),
-        AlignRequest::ListBeforehand(request) => {
-            kept_beforehand::list(request).map(AlignResponse::KeptBeforehand)
-        }
         AlignRequest::List { request, beforehand } => {
             let known = beforehand.clone().and_then(|known| known.still_holds(request));
             known.map_or_else(|| kept::list(request), Ok).map(AlignResponse::Kept)

@@ -11,7 +11,7 @@ use crate::units::{Job, Role, Waiting};
 use super::align::{self, AlignRequest, AlignResponse, ResetRequest};
 use super::exchange;
 use super::kept::{KeptPath, ListKeptRequest};
-use super::kept_beforehand::KeptBeforehand;
+use super::kept_beforehand::{self, KeptBeforehand};
 use super::place::Scratch;
 
 /// A waiting unit with the rights of the service user, which writes to `app/` and its scratch directory.
@@ -35,13 +35,13 @@ impl Aligner {
         Ok(Self { waiting, scratch, beforehand: None })
     }
 
-    /// Lists, while the service still runs, what will move across. A failure only costs time: the list
-    /// is made after the stop then.
+    /// Lists, while the service still runs, what will move across. A failure only costs time: the list is made after the
+    /// stop then.
+    ///
+    /// Another unit does it, which only reads and ends here. The service user may take over programs that run as itself, and
+    /// the waiting unit, which writes, starts none before the stop.
     pub fn list_beforehand(&mut self, on: &Installation, commit: &CommitId, known: &[CommitId]) {
-        let request = AlignRequest::ListBeforehand(self.request(on, commit, known));
-        if let Ok(AlignResponse::KeptBeforehand(beforehand)) = self.waiting.ask(&request) {
-            self.beforehand = beforehand;
-        }
+        self.beforehand = list_in_unit(on, commit, known).ok().flatten();
     }
 
     /// Lists what moves from the old tree into the new one.
@@ -54,22 +54,11 @@ impl Aligner {
         commit: &CommitId,
         known: &[CommitId],
     ) -> Outcome<Vec<KeptPath>> {
-        let request = self.request(on, commit, known);
+        let request = request(on, &self.scratch, commit, known);
         let request = AlignRequest::List { request, beforehand: self.beforehand.take() };
         match self.waiting.ask(&request)? {
             AlignResponse::Kept(kept) => Ok(kept),
             _ => Err(another()),
-        }
-    }
-
-    fn request(&self, on: &Installation, commit: &CommitId, known: &[CommitId]) -> ListKeptRequest {
-        ListKeptRequest {
-            place: on.source_place(&self.scratch),
-            app: on.layout.app().into(),
-            commit: commit.clone(),
-            known: known.to_vec(),
-            preserve: on.settings.preserve.clone(),
-            ignored: on.settings.ignored == IgnoredFiles::Keep,
         }
     }
 
@@ -97,6 +86,26 @@ impl Aligner {
         self.waiting.end();
         self.scratch.remove()
     }
+}
+
+fn request(on: &Installation, scratch: &Scratch, commit: &CommitId, known: &[CommitId]) -> ListKeptRequest {
+    ListKeptRequest {
+        place: on.source_place(scratch),
+        app: on.layout.app().into(),
+        commit: commit.clone(),
+        known: known.to_vec(),
+        preserve: on.settings.preserve.clone(),
+        ignored: on.settings.ignored == IgnoredFiles::Keep,
+    }
+}
+
+fn list_in_unit(on: &Installation, commit: &CommitId, known: &[CommitId]) -> Outcome<Option<KeptBeforehand>> {
+    let scratch = Scratch::make(&on.layout, &on.owner)?;
+    let job = Job::new(Role::Inspect, kept_beforehand::DEADLINE).writes(scratch.path());
+    let request = request(on, &scratch, commit, known);
+    let listed = on.units.call(&job, kept_beforehand::OPERATION, &request);
+    scratch.remove()?;
+    listed
 }
 
 fn another() -> Failure {

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use globset::GlobSet;
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,12 @@ use crate::error::Outcome;
 use crate::git::path::TreePath;
 
 use super::kept::{self, KeptPath, ListKeptRequest};
+
+/// The operation that makes the list.
+pub const OPERATION: &str = "source-list-kept";
+
+/// How long that may take, before the list is left to the time after the stop.
+pub(super) const DEADLINE: Duration = Duration::from_secs(20);
 
 /// How long the kernel may give one and the same time to two changes, in nanoseconds: a tick of the coarsest clock, and
 /// room for file systems with coarse times.
@@ -42,11 +49,11 @@ struct Stamp {
     changed: i64,
 }
 
-/// Lists what moves across. `None`: something is being written at this moment, so the list would prove nothing.
+/// Carries out [`OPERATION`]. `None`: something is being written at this moment, so the list would prove nothing.
 ///
 /// # Errors
 /// As [`kept::list`].
-pub(super) fn list(request: &ListKeptRequest) -> Outcome<Option<KeptBeforehand>> {
+pub(super) fn handle(request: &ListKeptRequest) -> Outcome<Option<KeptBeforehand>> {
     let app = request.app.as_path();
     let preserve = kept::patterns(&request.preserve)?;
     let mut stamps = BTreeMap::new();

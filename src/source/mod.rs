@@ -38,6 +38,7 @@ pub fn answer(operation: &str, request: &[u8]) -> Option<Vec<u8>> {
         own_objects::OPERATION => worker::answer(request, |request| own_objects::handle(&request)),
         prepared_tree::OPERATION => worker::answer(request, |request| prepared_tree::handle(&request)),
         proof::OPERATION => worker::answer(request, |request| proof::handle(&request)),
+        kept_beforehand::OPERATION => worker::answer(request, |request| kept_beforehand::handle(&request)),
         align::OPERATION => worker::answer(request, |request| align::handle(&request)),
         compare::OPERATION => worker::answer(request, |request| compare::handle(&request)),
         hook_outputs::OPERATION => worker::answer(request, |request| hook_outputs::handle(&request)),

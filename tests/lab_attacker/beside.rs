@@ -37,6 +37,10 @@ fn no_process_of_the_service_outlives_its_stop_and_changes_what_was_proved() {
 fn the_service_user_cannot_look_into_the_unit_that_waits_for_the_stop() {
     let Some(lab) = Lab::open() else { return };
     let target = Target::running(&lab, &[]);
+    // The unit waits until the service has stopped, which takes long enough to reach for it.
+    let slow = "/etc/systemd/system/ladylinux-api.service.d/slow.conf";
+    target.machine.write(slow, "[Service]\nExecStop=/bin/sleep 3\n");
+    target.machine.exec("systemctl daemon-reload").expect(0);
     target.attack("reach_unit.py 300", "watching");
     let commit = target.push(&[("more.txt", "more\n")]);
     target.tool("run").expect(0);

@@ -52,7 +52,7 @@ pub fn check(on: &Installation, release: &Release, generation: &Generation) -> O
         Located::Missing(looked) => Err(missing(&program, &entry, &looked)).context(told),
         Located::Source(path) => {
             let Some(source) = on.mirror.read(&release.commit, &path)? else { return Ok(()) };
-            let job = Job::new(Role::Inspect, compile::DEADLINE);
+            let job = Job::new(Role::Build, compile::DEADLINE);
             let request = CompileRequest {
                 python: generation.path.join("bin/python"),
                 name: path.display().to_string(),
