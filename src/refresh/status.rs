@@ -408,7 +408,7 @@ fn make(
         environment,
         service: report::Service { others: account.others.clone(), ..on.service_report(account.url.clone()) },
         downtime_ms: account.downtime.map(millis),
-        downtime: downtime_parts(&account),
+        downtime: downtime_parts(account),
         phases: account.phases.clone(),
         models: account.models.clone(),
         saved: account.saved.clone(),

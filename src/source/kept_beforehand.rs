@@ -143,7 +143,7 @@ mod tests {
     fn a_new_entry_and_a_new_content_change_a_stamp_and_byte_code_does_not() {
         let (app, before) = world();
         let write = |path: &str| {
-            clock::pause_regardless(std::time::Duration::from_millis(20));
+            clock::pause_regardless(Duration::from_millis(20));
             let mut file = crate::disk::open_append(&app.path().join(path), 0o644).unwrap();
             std::io::Write::write_all(&mut file, b"two").unwrap();
         };
