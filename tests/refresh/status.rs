@@ -131,7 +131,7 @@ fn the_downtime_is_divided_in_the_report_drawn_in_the_history_and_plotted_on_a_p
     host.tool(["history"]).expect(0).says("down ").says("#");
     let page = host.beside("page.html");
     host.tool(["history", "--html", page.to_str().unwrap()]).expect(0).says("wrote");
-    let text = std::fs::read_to_string(&page).unwrap();
+    let text = fs::read_to_string(&page).unwrap();
     let run = report["run"].as_str().unwrap();
     for wanted in ["<svg", "<rect", run, "start ", &host.head()[..7], "</html>"] {
         assert!(text.contains(wanted), "{wanted} is missing in {text}");
