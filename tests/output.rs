@@ -127,10 +127,11 @@ fn rw_5_6a_rw_5_6b_rw_5_6c_every_line_for_programs_is_valid_and_the_last_one_is_
     let refused = run(&["run", "nowhere"], 3, "refused");
     assert_eq!(phases(&refused, "phase_failed"), ["staging"]);
     look();
-    fs::rename(host.layout.app().join(".git"), host.beside("away")).unwrap();
+    let without_remote = host.settings("").replace("url = \"git", "# url = \"git");
+    fs::write(host.layout.host_file(), without_remote).unwrap();
     let refused = run(&["run"], 3, "refused");
     assert_eq!(phases(&refused, "phase_failed"), ["preflight"]);
-    fs::rename(host.beside("away"), host.layout.app().join(".git")).unwrap();
+    host.configure("", "");
 
     // With local changes to be saved, a requirement that changed, and a hook that fails.
     host.write("local \u{fc}.txt", "mine\n");
