@@ -137,11 +137,11 @@ run_tests() {
     cargo test --locked --quiet --no-run || return 1
     others=
     for file in tests/*.rs tests/*/main.rs; do
-        name=${file#tests/}
-        name=${name%/main.rs}
-        case $name in
+        target=${file#tests/}
+        target=${target%/main.rs}
+        case $target in
         lab_*) ;;
-        *) others="$others --test ${name%.rs}" ;;
+        *) others="$others --test ${target%.rs}" ;;
         esac
     done
     cargo test --locked --quiet --no-fail-fast --test 'lab_*' >"$scratch/lab.out" 2>&1 &
