@@ -28,7 +28,7 @@ pub const UNIT: &str = "ladylinux-refresh-request.service";
 /// The worker's operation that empties the folder.
 pub const OPERATION: &str = "take-requests";
 
-/// How long it may take to empty the folder.
+/// How long it may take to empty the directory.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// How many bytes a request may have.

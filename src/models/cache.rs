@@ -128,7 +128,7 @@ impl Cache {
         self.files.values().filter(is_new).map(Known::line).collect()
     }
 
-    /// Keeps what a line of [`Self::lines_since`] names; tells whether it is one.
+    /// Keeps what a line of [`Self::lines_since`] names; returns `true` if it is one.
     pub fn keep_line(&mut self, line: &str) -> bool {
         let Some(known) = known(line) else { return false };
         self.files.insert(known.stamp.identity, known);

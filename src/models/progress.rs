@@ -19,7 +19,7 @@ pub struct Reached {
 }
 
 impl Reached {
-    /// Tells whether `every` has passed since it was last due, and notes that it is; the end is always due.
+    /// Returns `true` if `every` has passed since it was last due, and notes that it is; the end is always due.
     pub fn is_due(&self, last: &Cell<Option<Duration>>, every: Duration) -> bool {
         // The headers are read after the files, and their time begins again.
         let has_passed = |last: Duration| self.elapsed >= last + every || self.elapsed < last;

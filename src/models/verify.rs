@@ -69,7 +69,7 @@ fn is_nothing(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
 
-/// Tells whether the cause of a failure is that this user may not enter a place.
+/// Returns `true` if a failure is caused by a place that this user may not enter.
 fn is_denied(failure: &Failure) -> bool {
     let cause = failure.source().and_then(|cause| cause.downcast_ref::<io::Error>());
     cause.is_some_and(|cause| cause.kind() == ErrorKind::PermissionDenied)

@@ -230,7 +230,7 @@ pub(crate) fn not_mounted(on: &Installation) -> Outcome<()> {
 
 /// Refuses what cannot be moved out of the work tree, or across to the next one, or removed with the previous one.
 pub(crate) fn movable(on: &Installation, tree: &TreeState) -> Outcome<()> {
-    // What another user could not move says nothing of whoever may refresh.
+    // What another user cannot move may hinder no refresh.
     if !on.owner.can_be_assumed() || matches!(tree.kind, TreeKind::NotADirectory | TreeKind::Absent) {
         return Ok(());
     }

@@ -87,7 +87,7 @@ pub struct Site<'a> {
 }
 
 impl Site<'_> {
-    /// Has an operation done that builds; what uv writes meanwhile is narrated.
+    /// Does an operation that builds; what uv writes meanwhile is narrated.
     fn call<Q: Serialize, A: DeserializeOwned>(&self, operation: &str, request: &Q) -> Outcome<A> {
         let job = self.job(Role::Build).writes(self.layout.environments()).writes(self.layout.uv());
         self.call_as(&job, self.owner, operation, request)

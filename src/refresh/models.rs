@@ -191,7 +191,7 @@ struct Relay {
 }
 
 impl Relay {
-    /// Takes a line of the unit; tells whether it is one that it knows.
+    /// Takes a line of the unit; returns `true` if it knows the line.
     fn is_taken(&self, line: &str) -> bool {
         if let Some(reached) = Reached::from_line(line) {
             self.progress.take(&reached);

@@ -67,7 +67,7 @@ pub struct TreeState {
     pub head: Option<Head>,
     /// The commit that HEAD stands for; `None` if it stands for none.
     pub commit: Option<CommitId>,
-    /// The URL that people who work in the tree pull from, if one is set. A refresh never goes by it.
+    /// The URL that people who work in the tree pull from, if one is set. A refresh never uses it.
     pub origin: Option<String>,
     /// Lock files in `.git`.
     pub locks: Vec<TreePath>,

@@ -115,7 +115,7 @@ impl Units {
         Err(self.ended_by_others(job, operation, attempts))
     }
 
-    /// Tells whether processes of others may signal a unit that only reads, so that it is worth to start it again.
+    /// Returns `true` if processes of others may signal a unit that only reads, so that it is worth starting it again.
     fn may_be_ended_by_others(&self, job: &Job) -> Outcome<bool> {
         let own = rustix::process::geteuid().as_raw();
         Ok(job.role == Role::Inspect && self.user_of(job.role)?.uid != own)
@@ -288,7 +288,7 @@ impl Units {
         };
         if let Some(stdin) = &mut running.started.stdin {
             match std::io::Write::write_all(stdin, &input) {
-                // Its end has been reached before: whoever watches it finds out how.
+                // Its end has been reached before: the caller that watches it finds out how.
                 Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
                 written => written.context(told)?,
             }

@@ -129,7 +129,7 @@ impl Waiting {
         self.finish();
     }
 
-    /// Starts a unit and waits, at most until `end`, for its first answer; tells whether it came. Where it did not, others
+    /// Starts a unit and waits, at most until `end`, for its first answer; returns `true` if it came. Where it did not, others
     /// have ended or halted the unit, and none is left.
     ///
     /// # Errors
