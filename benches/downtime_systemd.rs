@@ -2,15 +2,19 @@
 //!
 //! `sudo -E cargo bench --bench downtime_systemd` boots a machine of the lab with the demo's application (`FastAPI` under
 //! uvicorn, its hooks left out) and a server that it is refreshed from over https, and does, round after round and in a
-//! changing order: a bare restart; stop, fetch, reset, clean and start, as scripts do it; a refresh that brings four
-//! changed files, and one that brings nothing. All of that twice: with the application as it is, and with 400 files more
-//! and a start of two seconds. `docs/benchmarks.md` holds figures and how to read them.
+//! changing order: a bare restart; the usual shell script (stop, fetch, reset, clean, start), without and with
+//! `pip install`; refreshes with changed files, changed requirements, local changes, nothing changed and `--no-stage`.
+//! All of that twice: with the application as it is, and with 400 files more and a start of two seconds.
+//! `docs/performance.md` holds figures and how to read them.
 //!
-//! Not a test: nothing here fails because of a speed. `LADYLINUX_REFRESH_BENCH_ROUNDS` sets the number of rounds.
+//! Not a test: nothing here fails because of a speed. `LADYLINUX_REFRESH_BENCH_ROUNDS` sets the number of rounds (3),
+//! `LADYLINUX_REFRESH_BENCH_CHART` names a file for the chart (SVG).
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on has failed")]
 #![allow(clippy::disallowed_methods, reason = "reads its number of rounds")]
 #![allow(clippy::print_stdout, clippy::disallowed_macros, reason = "its result is a table")]
 
+#[path = "common/chart.rs"]
+mod chart;
 #[path = "common/client.rs"]
 mod client;
 #[path = "../tests/common/lab/mod.rs"]
@@ -31,20 +35,76 @@ use site::Site;
 enum Way {
     BareRestart,
     Script,
-    FourFiles,
+    ScriptWithPip,
     NothingNew,
+    FourFiles,
+    Requirements,
+    LocalChanges,
+    NoStage,
 }
 
 impl Way {
     /// What keeps its order: a refresh brings nothing only after one that has brought everything.
-    const TURNS: [&[Self]; 3] = [&[Self::BareRestart], &[Self::Script], &[Self::FourFiles, Self::NothingNew]];
+    const TURNS: [&[Self]; 7] = [
+        &[Self::BareRestart],
+        &[Self::Script],
+        &[Self::ScriptWithPip],
+        &[Self::FourFiles, Self::NothingNew],
+        &[Self::Requirements],
+        &[Self::LocalChanges],
+        &[Self::NoStage],
+    ];
 
     fn title(self) -> &'static str {
         match self {
             Self::BareRestart => "systemctl restart",
             Self::Script => "shell script, 4 files changed",
-            Self::FourFiles => "refresh, 4 files changed",
+            Self::ScriptWithPip => "shell script with pip, a requirement changed",
             Self::NothingNew => "refresh, nothing changed",
+            Self::FourFiles => "refresh, 4 files changed",
+            Self::Requirements => "refresh, a requirement changed",
+            Self::LocalChanges => "refresh, 4 files changed, 20 local changes",
+            Self::NoStage => "refresh --no-stage, 4 files changed",
+        }
+    }
+
+    /// The command, as root types it.
+    fn command(self) -> &'static str {
+        match self {
+            Self::BareRestart => "systemctl restart ladylinux-api",
+            Self::Script => "/srv/refresh.sh",
+            Self::ScriptWithPip => "/srv/refresh-with-pip.sh",
+            Self::NothingNew | Self::FourFiles | Self::LocalChanges => "ladylinux-refresh run --format json",
+            // Two requirements take turns, and an environment that was built before would be used again.
+            Self::Requirements => "ladylinux-refresh run --always-rebuild-venv --format json",
+            Self::NoStage => "ladylinux-refresh run --no-stage --format json",
+        }
+    }
+
+    /// Prepares the round: what is pushed, and what is changed by hand.
+    fn prepare(self, site: &Site, round: usize) {
+        if matches!(self, Self::BareRestart | Self::NothingNew) {
+            return;
+        }
+        let text = format!("{self:?} {round}\n");
+        let style = format!("body {{ margin: {round}px }}\n");
+        let module = format!("ROUND = {round}  # {self:?}\n");
+        let mut files = vec![
+            ("edition.txt", &*text),
+            ("assets/30-round.css", &style),
+            ("notebook/round.py", &module),
+            ("templates/round.html", &text),
+        ];
+        let six = if round.is_multiple_of(2) { "six==1.16.0" } else { "six==1.17.0" };
+        let requirements = format!("{}{six}\n", include_str!("../demo/app/requirements.txt"));
+        if matches!(self, Self::Requirements | Self::ScriptWithPip) {
+            files.push(("requirements.txt", &requirements));
+        }
+        site.server.push(&files);
+        if self == Self::LocalChanges {
+            let change = "cd /opt/ladylinux/app && for n in 1 2 3 4 5 6 7 8 9 10; do echo $n >note-$n.txt; done && \
+                          for f in $(git ls-files '*.py' | head -10); do echo '# by hand' >>$f; done";
+            site.machine.exec_as("ladylinux", change).expect(0);
         }
     }
 }
@@ -94,11 +154,17 @@ struct Sample {
 
 fn main() {
     let rounds = std::env::var("LADYLINUX_REFRESH_BENCH_ROUNDS").ok();
-    let rounds: usize = rounds.and_then(|text| text.parse().ok()).unwrap_or(9);
+    let rounds: usize = rounds.and_then(|text| text.parse().ok()).unwrap_or(3);
     let Some(lab) = Lab::open() else { return };
+    let mut groups = Vec::new();
     for form in [Form::Demo, Form::Large] {
         println!("\n{}", form.title());
-        print(&rounds_of(&lab, form, rounds));
+        let samples = rounds_of(&lab, form, rounds);
+        print(&samples);
+        groups.push(group(form, &samples));
+    }
+    if let Ok(file) = std::env::var("LADYLINUX_REFRESH_BENCH_CHART") {
+        std::fs::write(file, chart::bars("Downtime, in restarts", &groups)).unwrap();
     }
 }
 
@@ -111,7 +177,13 @@ fn rounds_of(lab: &Lab, form: Form, rounds: usize) -> BTreeMap<Way, Vec<Sample>>
     site.machine
         .write("/etc/systemd/system/ladylinux-api.service.d/limit.conf", "[Unit]\nStartLimitIntervalSec=0\n");
     site.machine.exec("systemctl daemon-reload").expect(0);
-    site.machine.write_mode("/srv/refresh.sh", &SCRIPT.replace("URL", &url_with_token(&site)), 0o755);
+    let script = SCRIPT.replace("URL", &url_with_token(&site));
+    site.machine.write_mode("/srv/refresh.sh", &script.replace("PIP\n", ""), 0o755);
+    site.machine.write_mode("/srv/refresh-with-pip.sh", &script.replace("PIP", PIP), 0o755);
+    let venv = "python3 -m venv /srv/venv && chown -R ladylinux: /srv/venv";
+    site.machine.exec(venv).expect(0);
+    let install = format!("cd /opt/ladylinux/app && {}", PIP.trim());
+    site.machine.exec_as("ladylinux", &install).expect(0);
     let namespace = PathBuf::from(format!("/proc/{}/ns/net", site.machine.leader()));
     let client = Client::of(8000, Some(namespace));
     let mut samples: BTreeMap<Way, Vec<Sample>> = BTreeMap::new();
@@ -133,32 +205,25 @@ setpriv --reuid=ladylinux --regid=ladylinux --init-groups --reset-env sh -ec '
     cd /opt/ladylinux/app
     git fetch --quiet URL main
     git reset --quiet --hard FETCH_HEAD
-    git clean -fdq'
+    git clean -fdq
+PIP
+'
 systemctl start ladylinux-api
 ";
+
+/// The line that installs, into an environment beside the service's own, from an index on the machine's disk.
+const PIP: &str = "    /srv/venv/bin/pip --disable-pip-version-check --quiet install --no-cache-dir \\
+        --index-url file:///srv/wheels/simple --requirement requirements.txt";
 
 fn url_with_token(site: &Site) -> String {
     Server::url(How::Https).replace("://", &format!("://x-access-token:{}@", site.server.token()))
 }
 
-/// Does it once, and tells how long the client had no good answer.
+/// Does it once; returns for how long the client had no good answer, and what the steps took.
 fn measure(site: &Site, client: &Client, way: Way, round: usize) -> Sample {
-    if matches!(way, Way::FourFiles | Way::Script) {
-        let text = format!("{way:?} {round}\n");
-        site.server.push(&[
-            ("edition.txt", &text),
-            ("assets/30-round.css", &format!("body {{ margin: {round}px }}\n")),
-            ("notebook/round.py", &format!("ROUND = {round}  # {way:?}\n")),
-            ("templates/round.html", &text),
-        ]);
-    }
+    way.prepare(site, round);
     client.begin();
-    let line = match way {
-        Way::BareRestart => "systemctl restart ladylinux-api",
-        Way::Script => "/srv/refresh.sh",
-        Way::FourFiles | Way::NothingNew => "ladylinux-refresh run --format json",
-    };
-    let printed = site.machine.exec(line).expect(0).out;
+    let printed = site.machine.exec(way.command()).expect(0).out;
     let mut steps = BTreeMap::new();
     if let Some(last) = printed.lines().last() {
         let last: Value = serde_json::from_str(last).unwrap();
@@ -169,6 +234,18 @@ fn measure(site: &Site, client: &Client, way: Way, round: usize) -> Sample {
     Sample { seen: client.end(), steps }
 }
 
+/// Returns the median ratio of a way to the bare restart of the same round.
+fn ratio(all: &[Sample], bare: &[Sample]) -> f64 {
+    median(all.iter().zip(bare).map(|(sample, bare)| sample.seen / bare.seen))
+}
+
+/// Returns the bars of one application.
+fn group(form: Form, samples: &BTreeMap<Way, Vec<Sample>>) -> chart::Group {
+    let bare = &samples[&Way::BareRestart];
+    let bars = samples.iter().map(|(way, all)| (way.title().to_owned(), ratio(all, bare)));
+    chart::Group { title: form.title().to_owned(), bars: bars.collect() }
+}
+
 fn print(samples: &BTreeMap<Way, Vec<Sample>>) {
     let bare = &samples[&Way::BareRestart];
     println!("\n{} rounds, medians in ms\n", bare.len());
@@ -176,7 +253,7 @@ fn print(samples: &BTreeMap<Way, Vec<Sample>>) {
     println!("|---|---|---|---|---|---|---|---|");
     for (way, all) in samples {
         let seen = median(all.iter().map(|sample| sample.seen));
-        let ratio = median(all.iter().zip(bare).map(|(sample, bare)| sample.seen / bare.seen));
+        let ratio = ratio(all, bare);
         let steps = ["stop", "sync", "environment", "prepare", "restart"].map(|step| {
             let times: Vec<f64> = all.iter().filter_map(|sample| sample.steps.get(step).copied()).collect();
             if times.is_empty() { "–".to_owned() } else { format!("{:.0}", median(times.into_iter())) }

@@ -147,6 +147,13 @@ touch reached
 while [ -e /srv/hold ]; do sleep 0.02; done
 \"\"\"]\n";
 
+/// A staged hook that writes into the tree, and shows where it ran and what it could reach.
+const BUNDLE: &str =
+    "\n[[hook]]\nname = \"bundle\"\nkind = \"assets\"\nstage = true\ncommand = [\"sh\", \"-c\", \"\"\"
+mkdir static
+{ id -un; pwd; touch /var/lib/ladylinux/data/planted 2>/dev/null || echo no data; } >static/site.css
+\"\"\"]\n";
+
 /// How exposed systemd finds a unit, from 0 to 10.
 #[track_caller]
 fn exposure(machine: &Machine, unit: &str) -> f64 {
@@ -163,7 +170,7 @@ fn rw_6_1_the_kernel_keeps_a_hook_from_models_containers_and_settings() {
     let machine = &site.machine;
     let before = site.inventory();
     let demo = include_str!("../demo/app/refresh.toml");
-    let second = site.server.push(&[("refresh.toml", &format!("{demo}{MEDDLING}"))]);
+    let second = site.server.push(&[("refresh.toml", &format!("{demo}{BUNDLE}{MEDDLING}"))]);
     machine.write("/srv/hold", "");
     let run = machine.tool("run --detach").expect(0).out.trim_end().to_owned();
     let data = "/var/lib/ladylinux/data";
@@ -180,6 +187,10 @@ fn rw_6_1_the_kernel_keeps_a_hook_from_models_containers_and_settings() {
     assert_eq!(site.inventory(), before);
     assert_eq!(machine.read(&format!("{data}/privileges")).unwrap().trim(), "NoNewPrivs:\t1");
     assert!(exposed.iter().all(|(_, level)| *level <= 3.0), "{exposed:?}");
+
+    let built = machine.exec("cat /opt/ladylinux/app/static/site.css").expect(0).out;
+    assert_eq!(built, "ladylinux-staging\n/opt/ladylinux/app\nno data\n");
+    machine.exec("stat -c %U /opt/ladylinux/app/static/site.css").expect(0).says("ladylinux\n");
 
     // The unit of the timer does its work below the same properties, also where nothing has made its directory in /run.
     machine.exec("rm -r /run/ladylinux-refresh").expect(0);

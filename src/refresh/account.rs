@@ -14,6 +14,7 @@ use crate::settings::names::{BranchName, CommitId, GenerationName, RunId};
 use crate::source::hook_outputs::HookTime;
 
 use super::begin::Target;
+use super::rehearsal::StagedAssets;
 
 /// The account of one run. Steps add facts; only [`Account::part`] writes intents and outcomes.
 #[derive(Debug)]
@@ -48,6 +49,8 @@ pub struct Account {
     pub ignored: Vec<String>,
     /// When hooks worked in `app/`, if their products are not recorded yet.
     pub hook_time: Option<HookTime>,
+    /// What staged hooks have built for step 4.
+    pub staged_assets: Option<StagedAssets>,
     /// What became of the protected paths.
     pub protected: report::Protected,
     /// The URL that was probed.
@@ -116,6 +119,7 @@ impl Account {
             preserved: Vec::new(),
             ignored: Vec::new(),
             hook_time: None,
+            staged_assets: None,
             protected: report::Protected::default(),
             url: None,
             others: Vec::new(),

@@ -20,6 +20,7 @@ pub mod killed;
 pub mod models;
 pub mod others;
 pub mod prepare;
+pub mod rehearsal;
 pub mod release;
 pub mod restart;
 pub mod staging;

@@ -19,8 +19,8 @@ use crate::source::hook_outputs::HookTime;
 use crate::units::{Access, Bind, Job, Role};
 
 use super::account::Account;
-use super::models;
 use super::release::Release;
+use super::{models, rehearsal};
 
 /// How long what a hook left running may take to be gone once it is killed.
 const LEFTOVER_PATIENCE: Duration = Duration::from_secs(10);
@@ -89,7 +89,11 @@ pub fn prepare(
     for hook in hooks {
         account.progress(&hook.name);
         checkpoint::reach("prepare:before-hook");
-        run_hook(on, account, hook, &place, generation)?;
+        if account.staged_assets.as_ref().is_some_and(|assets| assets.cover(hook, &release.commit)) {
+            rehearsal::place_assets(on, account)?;
+        } else {
+            run_hook(on, account, hook, &place, generation)?;
+        }
         checkpoint::reach("prepare:after-hook");
     }
     // The record itself is made once the service runs again.

@@ -4,26 +4,20 @@
 //! leaving it out is no second path through the program.
 
 use crate::disk;
-use crate::error::{Context as _, Outcome};
 use crate::event::Phase;
 use crate::exit;
-use crate::installation::Installation;
-use crate::journal::recover::STAGED_TREE;
 use crate::plan::space;
 use crate::process::interrupt;
 use crate::python::Generation;
 use crate::report::screen::count;
-use crate::settings::Hook;
 use crate::settings::names::CommitId;
 use crate::source::aligner::Aligner;
 use crate::source::exchange::{self, Exchange};
 use crate::source::prepared_tree::PreparedTree;
-use crate::units::Role;
 
-use super::account::Account;
 use super::release::Release;
 use super::{Planned, Refresh};
-use super::{entry, environment, models, prepare, status, sync};
+use super::{entry, environment, models, rehearsal, status, sync};
 
 /// What staging has ensured.
 #[derive(Debug)]
@@ -66,17 +60,17 @@ impl Refresh<'_, Planned> {
             entry::check(on, &release, &generation)?;
             let tree = sync::prepare_tree(on, account, &release, Some(&generation))?;
             exchange::check(&on.layout)?;
-            let checks = check(on, account, &release, &generation)?;
+            let hooks = rehearsal::rehearse(on, account, &release, &generation)?;
             let models = models::ensure_verified(on, account, &release.settings, &release.commit)?;
             let models = models.map(|told| format!(", {told}")).unwrap_or_default();
             // Checks have run in it and models were read for minutes; looked at now, it need not be while nothing runs.
             let generation = environment::ensure_generation(on, account, &release)?;
             space::check_while_down(on)?;
             let made = if account.environment.built { "built" } else { "ready" };
-            let checks =
-                if checks == 0 { String::new() } else { format!(", {} passed", count(checks, "check")) };
+            let hooks =
+                if hooks == 0 { String::new() } else { format!(", {} passed", count(hooks, "check")) };
             let summary =
-                format!("{} fetched, {} {made}{checks}{models}", release.commit.short(), generation.name);
+                format!("{} fetched, {} {made}{hooks}{models}", release.commit.short(), generation.name);
             // Last, so that it waits for as short as can be.
             Exchange::make_room(&on.layout, &account.run, on.owner)?;
             let mut aligner = Aligner::start(on)?;
@@ -87,33 +81,11 @@ impl Refresh<'_, Planned> {
             Ok(staged) => Ok(Refresh { at: Planned { staged: Some(staged) }, ..self }),
             Err(failure) => Err(interrupt::shielded(|| {
                 // It may be what has filled the disk; the next run removes what cannot be removed now.
+                rehearsal::discard(on, &mut self.account);
                 let _ = disk::remove_tree(&on.layout.tree(&self.account.run));
                 let _ = disk::remove_if_empty(&on.layout.previous_tree(&self.account.run));
                 status::refused(on, self.account, &failure)
             })),
         }
     }
-}
-
-/// Runs the staged checks in a copy of the commit; returns how many there were.
-fn check(
-    on: &Installation,
-    account: &mut Account,
-    release: &Release,
-    generation: &Generation,
-) -> Outcome<usize> {
-    let tree = on.layout.run(&account.run).join(STAGED_TREE);
-    let import = entry::import_hook(on, release, &tree)?;
-    let declared = release.settings.hooks.iter().filter(|hook| hook.stage);
-    let checks: Vec<&Hook> = import.iter().chain(declared).collect();
-    if checks.is_empty() {
-        return Ok(0);
-    }
-    on.mirror.export(&release.commit, &tree, on.units.user_of(Role::Rehearse)?)?;
-    let stage = prepare::Place::staged(on, tree.clone(), generation.path.clone());
-    let checked = checks.iter().try_for_each(|hook| prepare::run_hook(on, account, hook, &stage, generation));
-    disk::remove_tree(&tree)?;
-    // The report tells of what `app/` holds, which is not what failed.
-    checked.context(|| format!("{} on {} did not pass", release.commit.short(), account.branch()))?;
-    Ok(checks.len())
 }

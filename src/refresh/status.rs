@@ -27,6 +27,7 @@ use crate::status_file;
 
 use super::account::{Account, millis};
 use super::begin::TargetState;
+use super::rehearsal;
 
 /// How many entries of the protected paths are looked at; a store with more is looked at in part.
 const INVENTORY_LIMIT: usize = 200_000;
@@ -99,6 +100,7 @@ fn look(root: &Path) -> Outcome<Manifest> {
 /// Settles the tool's own stores after a success: what no kept run needs any more is removed. Trouble is a warning.
 pub fn settle(on: &Installation, account: &mut Account) -> String {
     record_hook_outputs(on, account);
+    rehearsal::discard(on, account);
     settle_previous(on, account);
     checkpoint::reach("status:before-pruning");
     if let Err(failure) = history::prune(on, &account.run) {
@@ -198,6 +200,7 @@ pub fn finish(on: &Installation, mut account: Account) -> Report {
 /// Ends a run whose step failed: service stopped, fence explained, full report (RW-7.1).
 pub fn halted(on: &Installation, mut account: Account, phase: Phase, failure: &Failure) -> exit::Error {
     record_hook_outputs(on, &mut account);
+    rehearsal::discard(on, &mut account);
     let previous = on.layout.previous_tree(&account.run);
     if previous.exists() {
         // To compare it now would keep the service down for longer.

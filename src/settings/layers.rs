@@ -347,11 +347,11 @@ fn hook(table: &HookTable, origin: Origin) -> Outcome<Hook> {
     if table.command.first().is_none_or(String::is_empty) {
         return Err(Failure::new(format!("the hook {name} in {origin} has no command")));
     }
-    if table.stage && table.kind != HookKind::Check {
+    if table.stage && !matches!(table.kind, HookKind::Check | HookKind::Assets) {
         return Err(Failure::new(format!(
-            "the hook {name} in {origin} cannot be staged: only a check changes nothing"
+            "the hook {name} in {origin} cannot be staged: only a check and an assets hook leave the data alone"
         ))
-        .hint("remove `stage = true`, or declare the hook as `kind = \"check\"`"));
+        .hint("remove `stage = true`, or declare the hook as `kind = \"check\"` or `\"assets\"`"));
     }
     Ok(Hook {
         name: name.clone(),
@@ -513,9 +513,10 @@ mod tests {
     }
 
     #[test]
-    fn only_a_check_may_be_staged_and_patterns_stay_inside_the_tree() {
+    fn only_checks_and_assets_may_be_staged_and_patterns_stay_inside_the_tree() {
         let hook = "[[hook]]\nname = \"m\"\nkind = \"migration\"\ncommand = [\"true\"]\nstage = true\n";
         assert!(message(host(hook)).contains("cannot be staged"));
+        assert!(host(&hook.replace("migration", "assets")).is_ok());
         assert!(message(host("preserve = [\"../data\"]")).contains("leaves the work tree"));
         assert!(message(host("preserve = [\"a[\"]")).contains("is not a pattern"));
     }

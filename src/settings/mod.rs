@@ -327,7 +327,7 @@ pub struct Hook {
     pub command: Vec<String>,
     /// How long it may take.
     pub deadline: Duration,
-    /// Runs in staging as well, against the staged tree (checks only).
+    /// Runs in staging, in a copy of the commit: a check there and in step 4, an assets hook only there.
     pub stage: bool,
     /// Who declared it.
     pub origin: Origin,

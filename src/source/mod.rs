@@ -23,6 +23,7 @@ pub mod paths;
 pub mod place;
 pub mod prepared_tree;
 pub mod proof;
+pub mod staged_assets;
 pub mod stash;
 pub mod stash_restore;
 pub mod stash_show;
@@ -42,6 +43,8 @@ pub fn answer(operation: &str, request: &[u8]) -> Option<Vec<u8>> {
         align::OPERATION => worker::answer(request, |request| align::handle(&request)),
         compare::OPERATION => worker::answer(request, |request| compare::handle(&request)),
         hook_outputs::OPERATION => worker::answer(request, |request| hook_outputs::handle(&request)),
+        staged_assets::KEEP => worker::answer(request, |request| staged_assets::handle_keep(&request)),
+        staged_assets::PLACE => worker::answer(request, |request| staged_assets::handle_place(&request)),
         stash_show::OPERATION => worker::answer(request, |request| stash_show::handle(&request)),
         stash_restore::OPERATION => worker::answer(request, |request| stash_restore::handle(&request)),
         _ => return None,

@@ -3,10 +3,9 @@
 //! systemd refuses a transient unit with a property that it does not know, so each row names the version that brought it
 //! (systemd.exec(5), systemd.resource-control(5)). A unit file may name all of them: there an unknown one is a warning.
 //!
-//! Some properties are missing on purpose. `RestrictSUIDSGID` forbids to copy a directory of the application that has the
-//! set-group-ID bit. `ProtectControlGroups` forbids `cgroup.kill`, which ends what is left of the service. `IPAddressDeny`
-//! forbids to ask a service that listens at another address than the loopback's. `ProtectProc` hides processes from whoever
-//! has no `CAP_SYS_PTRACE`: a run has it, since it has to find the processes of the service.
+//! Some properties are missing on purpose. `ProtectControlGroups` forbids `cgroup.kill`, which ends what is left of the
+//! service. `IPAddressDeny` forbids to ask a service that listens at another address than the loopback's. `ProtectProc` hides
+//! processes from users without `CAP_SYS_PTRACE`: a run has it, since it has to find the processes of the service.
 
 use std::path::PathBuf;
 
@@ -77,6 +76,7 @@ fn table(places: &Places) -> Vec<Row> {
         row("ProtectHostname", 242, Value::Flag(true)),
         row("LockPersonality", 235, Value::Flag(true)),
         row("RestrictRealtime", 231, Value::Flag(true)),
+        row("RestrictSUIDSGID", 242, Value::Flag(true)),
         row("MemoryDenyWriteExecute", 231, Value::Flag(true)),
         written("RestrictNamespaces", 233, Value::Number(0), "yes"),
         row("RestrictAddressFamilies", 211, Value::Only(&FAMILIES)),
@@ -124,7 +124,6 @@ mod tests {
         assert!(!named(244).contains(&"ProtectClock"));
         assert!(named(247).contains(&"ProtectClock"));
         assert_eq!(named(247), named(300), "Debian 11 has 247 and gets all of them");
-        assert!(!named(300).contains(&"RestrictSUIDSGID"));
     }
 
     #[test]

@@ -146,3 +146,45 @@ fn rw_5_4_a_staged_check_that_fails_leaves_the_service_as_it_is() {
     host.tool(["run", "--no-stage"]).expect(1);
     down_and_fenced(&host);
 }
+
+#[test]
+fn rw_5_4_staged_assets_are_built_before_the_stop_and_copied_in_step_4() {
+    let host = Host::running();
+    look_out(&host);
+    let build = "mkdir -p static && echo built-$LADYLINUX_COMMIT >static/site.css && python look.py assets";
+    let hooks = [
+        hook("look", "check", &["python", "look.py", "check"], ""),
+        hook("bundle", "assets", &["sh", "-ec", build], "stage = true"),
+        hook("use", "index", &["sh", "-ec", "cp static/site.css used.txt"], ""),
+    ]
+    .concat();
+    let files = [("look.py", LOOKOUT), ("kept.txt", "as it is\n"), ("refresh.toml", &*hooks)];
+    let commit = host.push(&files);
+    host.tool(["run"]).expect(0).says("files of staged assets wait for step 4");
+    let looks = seen(&host);
+    let names: Vec<&str> = looks.iter().map(|look| look["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["assets", "check"], "the staged hook does not run again in step 4");
+    assert_eq!((&looks[0]["fence"], &looks[0]["listens"]), (&false.into(), &true.into()));
+    let built = format!("built-{commit}\n");
+    assert_eq!(host.read("static/site.css").as_deref(), Some(&*built));
+    assert_eq!(host.read("used.txt").as_deref(), Some(&*built), "a later hook finds them");
+    assert_eq!(host.read("kept.txt").as_deref(), Some("as it is\n"));
+    assert!(!host.runs().last().unwrap().join("staged-tree").exists());
+    host.tool(["run"]).expect(0);
+    assert_eq!(host.report()["saved"]["count"], 0, "what hooks wrote is no local change");
+    // Without staging the same hook runs in its step.
+    host.tool(["run", "--no-stage"]).expect(0);
+    let names: Vec<String> = seen(&host).iter().map(|look| look["name"].to_string()).collect();
+    assert!(names.contains(&"\"assets\"".to_owned()), "{names:?}");
+}
+
+#[test]
+fn rw_5_4_a_staged_assets_hook_that_fails_leaves_the_service_as_it_is() {
+    let host = Host::running();
+    let hooks = hook("bundle", "assets", &["sh", "-c", "echo torn >half.css; exit 9"], "stage = true");
+    host.push(&[("version.txt", "two\n"), ("refresh.toml", &hooks)]);
+    host.tool(["run"]).expect(3).says("the assets hook bundle failed");
+    assert_eq!(host.version().as_deref(), Some("one"));
+    assert_eq!(host.read("half.css"), None);
+    assert!(!host.fenced());
+}

@@ -1,0 +1,126 @@
+//! What the program's own processes on a machine of the lab use: processor time, memory, and how many there are. Read from
+//! `/proc` of this host once in a millisecond (proc(5)), so the last millisecond of each process may be missing.
+#![expect(unreachable_pub, reason = "a module of a benchmark is private whatever its items say")]
+#![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on has failed")]
+#![allow(clippy::disallowed_methods, reason = "reads /proc and starts a thread itself")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+/// How often `/proc` is read.
+const TICK: Duration = Duration::from_millis(1);
+
+/// What the processes have used.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Used {
+    /// The time on a processor of all together, in milliseconds.
+    pub processor_ms: f64,
+    /// The largest resident memory of one, in MiB.
+    pub memory_mib: f64,
+    /// How many of them there were.
+    pub own: usize,
+    /// How many other processes there were: git, uv, the shell and the units of systemd.
+    pub others: usize,
+}
+
+/// Watches a machine until [`Watch::end`].
+pub struct Watch {
+    over: Arc<AtomicBool>,
+    thread: thread::JoinHandle<Used>,
+}
+
+impl Watch {
+    /// Watches the machine whose first process has this pid here.
+    pub fn of(leader: i32) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let done = Arc::clone(&over);
+        let machine = fs::read_link(format!("/proc/{leader}/ns/pid")).unwrap();
+        let before = pids();
+        let thread = thread::spawn(move || {
+            let mut seen = Seen { machine, before, ..Seen::default() };
+            while !done.load(Ordering::Relaxed) {
+                seen.read();
+                thread::sleep(TICK);
+            }
+            seen.used()
+        });
+        Self { over, thread }
+    }
+
+    /// Returns what was used since.
+    pub fn end(self) -> Used {
+        self.over.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
+    }
+}
+
+/// The processes that came since the beginning.
+#[derive(Default)]
+struct Seen {
+    machine: std::path::PathBuf,
+    before: Vec<u32>,
+    /// The program's own: nanoseconds on a processor and KiB of memory.
+    own: BTreeMap<u32, (f64, f64)>,
+    others: BTreeMap<u32, ()>,
+    foreign: BTreeMap<u32, ()>,
+}
+
+impl Seen {
+    fn read(&mut self) {
+        for pid in pids() {
+            if self.foreign.contains_key(&pid) || self.before.binary_search(&pid).is_ok() {
+                continue;
+            }
+            if !self.own.contains_key(&pid) {
+                let Ok(namespace) = fs::read_link(format!("/proc/{pid}/ns/pid")) else { continue };
+                if namespace != self.machine {
+                    self.foreign.insert(pid, ());
+                    continue;
+                }
+            }
+            // A process becomes the program by its execve(2), so another one may be it a moment later.
+            let Ok(program) = fs::read_link(format!("/proc/{pid}/exe")) else { continue };
+            if program.ends_with("ladylinux-refresh") {
+                self.others.remove(&pid);
+                if let Some(used) = used(pid) {
+                    self.own.insert(pid, used);
+                }
+            } else if !self.own.contains_key(&pid) {
+                self.others.insert(pid, ());
+            }
+        }
+    }
+
+    fn used(&self) -> Used {
+        Used {
+            processor_ms: self.own.values().map(|(time, _)| time / 1e6).sum(),
+            memory_mib: self.own.values().map(|(_, memory)| memory / 1024.0).fold(0.0, f64::max),
+            own: self.own.len(),
+            others: self.others.len(),
+        }
+    }
+}
+
+/// The processes of this host, sorted.
+fn pids() -> Vec<u32> {
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    let mut pids: Vec<u32> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    pids.sort_unstable();
+    pids
+}
+
+/// What a process has used until now: nanoseconds on a processor, and KiB of memory at most.
+fn used(pid: u32) -> Option<(f64, f64)> {
+    let mut time = 0.0;
+    for task in fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten() {
+        let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
+        time += text.split_whitespace().next()?.parse::<f64>().ok()?;
+    }
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    Some((time, line.split_whitespace().nth(1)?.parse().ok()?))
+}
