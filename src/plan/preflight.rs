@@ -263,26 +263,18 @@ pub(crate) fn probe(on: &Installation, service: &ServiceState) -> Outcome<()> {
     let number = on.port()?;
     let env_file = on.env_file()?;
     probe::resolve(&on.settings.probe, &env_file, None)?;
-    if let Some(socket) = on.service.sockets()?.first() {
-        return Err(kept_open(on, socket));
+    let sockets = on.service.sockets()?;
+    for socket in &sockets {
+        socket.check_own(on.settings.service.unit.as_str(), number)?;
     }
-    let holder = if service.is_down() {
-        port::holder(number)?
-    } else {
+    let is_down = service.is_down();
+    let is_ours = |process: ProcessId| {
         // Of a running service any process may listen. Where that cannot be told, nobody is called a stranger.
-        port::stranger(number, |process| on.service.owns(process).unwrap_or(true))?
+        !sockets.is_empty() && process.pid == 1 || !is_down && on.service.owns(process).unwrap_or(true)
     };
+    let holder =
+        if is_down && sockets.is_empty() { port::holder(number)? } else { port::stranger(number, is_ours)? };
     holder.map_or(Ok(()), |holder| Err(port::held(number, &holder)))
-}
-
-/// A socket unit starts the service for whoever connects, also in the middle of a refresh.
-fn kept_open(on: &Installation, socket: &str) -> Failure {
-    let unit = &on.settings.service.unit;
-    Failure::new(format!(
-        "{socket} keeps the port open and starts {unit} for whoever connects, also while it is replaced"
-    ))
-    .hint(format!("let the service open its port by itself with: systemctl edit --full {unit}"))
-    .hint(format!("then: systemctl disable --now {} && systemctl restart {unit}", quoted(socket)))
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use crate::source::hook_outputs::HookTime;
 
 use super::begin::Target;
 use super::rehearsal::StagedAssets;
+use super::socket::Held;
 
 /// The account of one run. Steps add facts; only [`Account::part`] writes intents and outcomes.
 #[derive(Debug)]
@@ -59,6 +60,8 @@ pub struct Account {
     pub others: Vec<OtherUnit>,
     /// Those of them that nothing ties to the service, as they were before the stop.
     pub untied: Vec<Untied>,
+    /// The unit that has the service's sockets, from before the stop until the service is proved.
+    pub held: Option<Held>,
     /// When the service began to be stopped.
     pub down_since: Option<Instant>,
     /// How long it did not answer.
@@ -124,6 +127,7 @@ impl Account {
             url: None,
             others: Vec::new(),
             untied: Vec::new(),
+            held: None,
             down_since: None,
             downtime: None,
             restart_since: None,

@@ -23,6 +23,7 @@ pub mod prepare;
 pub mod rehearsal;
 pub mod release;
 pub mod restart;
+pub mod socket;
 pub mod staging;
 pub mod status;
 pub mod stop;

@@ -16,6 +16,7 @@ use crate::status_file;
 
 use super::account::{Account, millis};
 use super::release::Release;
+use super::socket;
 
 /// How many of the service's last lines an error carries.
 const LOG_LINES: usize = 20;
@@ -53,6 +54,7 @@ pub fn restart(
         .map_err(|failure| stop_again(on, "the service did not prove that it works", failure))?;
     settle(on, account, &deployed)
         .map_err(|failure| stop_again(on, "the service works, but that cannot be written down", failure))?;
+    socket::release(account);
     Ok(summary)
 }
 
@@ -74,7 +76,7 @@ fn before_the_start(
     let probe = probe::resolve(&release.settings.probe, &env_file, Some(deployed))?;
     account.url = Some(probe.url.clone());
     let port = on.port()?;
-    match port::holder(port)? {
+    match port::holder_but(port, |holder| socket::is_allowed(account, holder))? {
         Some(stranger) => Err(port::held(port, &stranger)),
         None => Ok(probe),
     }
@@ -89,7 +91,7 @@ fn start_and_prove(on: &Installation, account: &mut Account, probe: &ResolvedPro
     checkpoint::reach("restart:started");
     let healthy = probe::await_healthy(probe, on.service.as_ref(), started.main)?;
     probe::prove_new(on.service.as_ref(), &started, not_before)?;
-    prove_listeners(on, not_before)?;
+    prove_listeners(on, account, not_before)?;
     on.service.check_together()?;
     account.start_took = account.restart_since.map(|since| healthy.first_good.duration_since(since));
     account.downtime = account.down_since.map(|since| healthy.first_good.duration_since(since));
@@ -100,9 +102,13 @@ fn start_and_prove(on: &Installation, account: &mut Account, probe: &ResolvedPro
 
 /// Proves that every process which listens on the service's port is of the new service: a stranger or a left-over
 /// process of an old one may answer just as well. A service that is asked elsewhere need not listen here.
-fn prove_listeners(on: &Installation, not_before: u64) -> Outcome<()> {
+fn prove_listeners(on: &Installation, account: &Account, not_before: u64) -> Outcome<()> {
     let number = on.port()?;
-    for holder in port::holders(number)? {
+    let holders = port::holders(number)?;
+    for holder in holders.into_iter().filter(|holder| !socket::is_allowed(account, holder)) {
+        if socket::is_systemd(&holder) && socket::is_kept_open(on)? {
+            continue;
+        }
         let Some(process) = holder.process else { return Err(port::held(number, &holder)) };
         probe::prove_part(on.service.as_ref(), process, not_before)
             .map_err(|why| port::held(number, &holder).because(why))?;

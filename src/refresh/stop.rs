@@ -11,6 +11,7 @@ use crate::service::{Admission, Force, Running, ServiceState, fence, port};
 
 use super::account::Account;
 use super::others;
+use super::socket;
 
 /// How long the kernel may take to free the port of processes that are gone.
 const PORT_PATIENCE: Duration = Duration::from_secs(2);
@@ -21,6 +22,7 @@ const PORT_PATIENCE: Duration = Duration::from_secs(2);
 /// The fence cannot be raised (then nothing was stopped), a process of the service cannot be ended, or a stranger
 /// holds its port.
 pub fn stop(on: &Installation, account: &mut Account) -> Outcome<String> {
+    socket::hold(on, account)?;
     others::note(on, account)?;
     let before = if on.is_fenced() { None } else { on.service.observe()?.running().cloned() };
     fence::raise(&on.layout, &account.run, &format!("refresh {} is under way", account.run))?;
@@ -46,7 +48,7 @@ pub fn stop(on: &Installation, account: &mut Account) -> Outcome<String> {
         account.note(&format!("ended a left-over process of the service: {process}"));
     }
     checkpoint::reach("stop:stopped");
-    port::await_free(on.port()?, PORT_PATIENCE)?;
+    port::await_free(on.port()?, PORT_PATIENCE, |holder| socket::is_allowed(account, holder))?;
     Ok(stopped.to_string())
 }
 
@@ -64,6 +66,7 @@ fn leave_untouched(on: &Installation, account: &mut Account, before: Option<&Run
     for warning in others::start_noted(on) {
         account.warn(warning);
     }
+    socket::release(account);
     account.others.clear();
     account.down_since = None;
 }

@@ -23,6 +23,8 @@ pub fn of_refresh(layout: &Layout, own_tmp: bool) -> Places {
         parts = vec![parent.to_path_buf()];
     }
     parts.extend([layout.persistent(), layout.state(), layout.volatile(), layout.app()]);
+    // The drop-in of the unit that holds a socket of the service.
+    parts.push(layout.volatile_units());
     parts.extend(layout.data());
     Places {
         writable: outermost(parts),
@@ -81,7 +83,8 @@ mod tests {
         let layout = Layout::below(root.path().canonicalize().unwrap());
         let places = of_refresh(&layout, true);
         let (opt, state) = (layout.root().join("opt"), layout.state());
-        let usual = [opt.clone(), layout.persistent(), state.clone(), layout.volatile()];
+        let units = layout.volatile_units();
+        let usual = [opt.clone(), layout.persistent(), state.clone(), layout.volatile(), units.clone()];
         assert_eq!(places.writable, usual);
         let elsewhere = of_refresh(&layout.clone().with_store(Path::new("/srv/big")), true).writable;
         assert_eq!(elsewhere[..2], [layout.home(), layout.root().join("srv/big")]);
@@ -90,7 +93,10 @@ mod tests {
         disk::make_folder(&away, 0o755).unwrap();
         disk::point_link(&layout.app(), &away).unwrap();
         let places = of_refresh(&layout, true);
-        assert_eq!(places.writable, [opt, layout.persistent(), state, layout.volatile(), layout.app()]);
+        assert_eq!(
+            places.writable,
+            [opt, layout.persistent(), state, layout.volatile(), layout.app(), units]
+        );
     }
 
     #[test]

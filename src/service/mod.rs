@@ -10,6 +10,7 @@ pub mod fence;
 pub mod others;
 pub mod port;
 pub mod probe;
+pub mod sockets;
 mod strays;
 pub mod supervisor;
 pub mod systemd;
@@ -28,6 +29,7 @@ use crate::settings::names::RunId;
 use crate::systemd::root_exec::RootExec;
 use envfile::EnvFile;
 use others::Others;
+use sockets::SocketUnit;
 
 /// Something that keeps one service.
 pub trait ServiceManager: Send + Sync {
@@ -72,12 +74,20 @@ pub trait ServiceManager: Send + Sync {
         Ok(self.observe()?.running().map(|running| running.main).into_iter().collect())
     }
 
-    /// Returns the units that keep a socket of the service open and start it for whoever connects.
+    /// Returns the socket units that start the service for whoever connects.
     ///
     /// # Errors
     /// The manager cannot be asked.
-    fn sockets(&self) -> Outcome<Vec<String>> {
+    fn sockets(&self) -> Outcome<Vec<SocketUnit>> {
         Ok(Vec::new())
+    }
+
+    /// Makes the manager forget that it has closed a socket unit.
+    ///
+    /// # Errors
+    /// The manager refuses.
+    fn forgive_socket(&self, unit: &str) -> Outcome<()> {
+        Err(Failure::new(format!("{} has no socket unit {unit}", self.describe())))
     }
 
     /// Checks that this manager can keep the service as it is installed, fence included; changes nothing.

@@ -8,6 +8,8 @@ use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use rustix::fs::OFlags;
+
 use crate::clock;
 use crate::error::{Context as _, Failure, Outcome};
 use crate::process::identity::all_pids;
@@ -82,15 +84,48 @@ pub fn stranger(port: u16, ours: impl Fn(ProcessId) -> bool) -> Outcome<Option<P
     Ok(holders.find(|holder| holder.process.is_some_and(|process| !ours(process))))
 }
 
-/// Waits until nobody listens on `port`, at most for `limit`.
+/// Finds a process that listens on `port` and is not `allowed`.
 ///
 /// # Errors
-/// Somebody still does: named with process and command. Or the wait is interrupted.
-pub fn await_free(port: u16, limit: Duration) -> Outcome<()> {
+/// The kernel's table cannot be read.
+pub fn holder_but(port: u16, allowed: impl Fn(&PortHolder) -> bool) -> Outcome<Option<PortHolder>> {
+    Ok(holders(port)?.into_iter().find(|holder| !allowed(holder)))
+}
+
+/// Tells whether the sockets that `process` has and that listen on `port` do not block. That is one for all processes that
+/// share a socket.
+///
+/// # Errors
+/// The kernel's table cannot be read.
+pub fn is_non_blocking(port: u16, process: i32) -> Outcome<bool> {
+    let inodes: HashSet<u64> = listening(port)?.iter().map(|socket| socket.inode).collect();
+    let Ok(entries) = fs::read_dir(format!("/proc/{process}/fd")) else { return Ok(false) };
+    let is_one = |entry: &fs::DirEntry| {
+        let link = fs::read_link(entry.path()).unwrap_or_default();
+        socket_inode(&link.to_string_lossy()).is_some_and(|inode| inodes.contains(&inode))
+    };
+    let flags = entries.flatten().filter(is_one).filter_map(|entry| {
+        let info = format!("/proc/{process}/fdinfo/{}", entry.file_name().to_str()?);
+        flags_in(&fs::read_to_string(info).ok()?)
+    });
+    Ok(flags.into_iter().any(|flags| flags.contains(OFlags::NONBLOCK)))
+}
+
+/// Reads the flags out of `/proc/PID/fdinfo/FD` (proc(5)): octal.
+fn flags_in(info: &str) -> Option<OFlags> {
+    let flags = info.lines().find_map(|line| line.strip_prefix("flags:"))?;
+    u32::from_str_radix(flags.trim(), 8).ok().map(OFlags::from_bits_retain)
+}
+
+/// Waits until no process but `allowed` ones listens on `port`, at most for `limit`.
+///
+/// # Errors
+/// Another one still does: named with process and command. Or the wait is interrupted.
+pub fn await_free(port: u16, limit: Duration, allowed: impl Fn(&PortHolder) -> bool) -> Outcome<()> {
     let end = clock::monotonic() + limit;
-    while !listening(port)?.is_empty() {
+    while let Some(holder) = holder_but(port, &allowed)? {
         if clock::monotonic() >= end {
-            return holder(port)?.map_or(Ok(()), |holder| Err(held(port, &holder)));
+            return Err(held(port, &holder));
         }
         interrupt::check()?;
         clock::pause(TICK)?;
@@ -281,6 +316,15 @@ torn line
     }
 
     #[test]
+    fn whether_a_listening_socket_blocks_is_read_from_the_kernel() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (port, own) = (listener.local_addr().unwrap().port(), ProcessId::own().pid);
+        assert!(!is_non_blocking(port, own).unwrap());
+        listener.set_nonblocking(true).unwrap();
+        assert!(is_non_blocking(port, own).unwrap());
+    }
+
+    #[test]
     fn process_1_is_never_to_be_ended_and_a_unit_is_stopped_rather_than_its_process() {
         let holder = |pid: i32, unit: Option<&str>| PortHolder {
             process: Some(ProcessId { pid, started: 1 }),
@@ -302,9 +346,10 @@ torn line
         let holder = holder(port).unwrap().unwrap();
         assert_eq!(holder.process, Some(ProcessId::own()));
         assert!(!holder.command.is_empty());
-        let failure = await_free(port, Duration::from_millis(1)).unwrap_err();
+        let failure = await_free(port, Duration::from_millis(1), |_| false).unwrap_err();
         assert!(failure.summary().contains(&format!("process {}", ProcessId::own().pid)), "{failure}");
+        await_free(port, Duration::ZERO, |holder| holder.process == Some(ProcessId::own())).unwrap();
         drop(listener);
-        await_free(port, Duration::from_secs(5)).unwrap();
+        await_free(port, Duration::from_secs(5), |_| false).unwrap();
     }
 }

@@ -110,6 +110,10 @@ impl Layout {
     pub fn host_units(&self) -> PathBuf {
         self.at("etc/systemd/system")
     }
+    /// Where units lie that do not outlive a boot.
+    pub fn volatile_units(&self) -> PathBuf {
+        self.at("run/systemd/system")
+    }
     /// Where units are looked for, the first that has one wins (systemd.unit(5)).
     pub fn unit_folders(&self) -> Vec<PathBuf> {
         let others = ["run/systemd/system", "usr/local/lib/systemd/system"].map(|path| self.at(path));

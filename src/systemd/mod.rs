@@ -9,6 +9,7 @@ pub mod process_unit;
 pub mod property;
 pub mod root_exec;
 pub mod sandbox;
+pub mod socket;
 mod time;
 pub mod transient;
 pub mod unit;

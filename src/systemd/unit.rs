@@ -14,7 +14,7 @@ use zbus::zvariant::{OwnedObjectPath, OwnedValue, Value};
 use super::{Bus, MANAGER, MANAGER_INTERFACE};
 use crate::error::{Context as _, Failure, Outcome};
 
-const UNIT_INTERFACE: &str = "org.freedesktop.systemd1.Unit";
+pub(super) const UNIT_INTERFACE: &str = "org.freedesktop.systemd1.Unit";
 const SERVICE_INTERFACE: &str = "org.freedesktop.systemd1.Service";
 
 /// The facts of one unit. Those of services are empty for units of other kinds.
@@ -228,7 +228,7 @@ impl Bus {
         Ok(Properties(self.properties(MANAGER, MANAGER_INTERFACE)?).text("ControlGroup"))
     }
 
-    fn properties(&self, path: &str, interface: &str) -> Outcome<HashMap<String, OwnedValue>> {
+    pub(super) fn properties(&self, path: &str, interface: &str) -> Outcome<HashMap<String, OwnedValue>> {
         self.call(path, "org.freedesktop.DBus.Properties", "GetAll", &(interface,))
     }
 }
@@ -246,7 +246,7 @@ const CLD_EXITED: i32 = 1;
 type Command = (String, Vec<String>, bool, u64, u64, u64, u64, u32, i32, i32);
 
 /// Properties as they come over the bus. One that is missing, which an older systemd may not have, reads as nothing.
-struct Properties(HashMap<String, OwnedValue>);
+pub(super) struct Properties(pub(super) HashMap<String, OwnedValue>);
 
 impl Properties {
     fn facts(&self) -> Outcome<UnitFacts> {
@@ -333,7 +333,7 @@ impl Properties {
     }
 
     /// The units that properties name, each once, in their order.
-    fn units(&self, names: &[&str]) -> Vec<String> {
+    pub(super) fn units(&self, names: &[&str]) -> Vec<String> {
         let mut units: Vec<String> = Vec::new();
         for unit in names.iter().flat_map(|name| self.value::<Vec<String>>(name).unwrap_or_default()) {
             if !units.contains(&unit) {
@@ -362,12 +362,12 @@ impl Properties {
         (number != 0).then_some(number)
     }
 
-    fn value<T: TryFrom<OwnedValue>>(&self, name: &str) -> Option<T> {
+    pub(super) fn value<T: TryFrom<OwnedValue>>(&self, name: &str) -> Option<T> {
         let value = self.0.get(name)?.try_clone().ok()?;
         T::try_from(value).ok()
     }
 
-    fn text(&self, name: &str) -> String {
+    pub(super) fn text(&self, name: &str) -> String {
         match self.0.get(name).map(|value| &**value) {
             Some(Value::Str(text)) => text.to_string(),
             _ => String::new(),

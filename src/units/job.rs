@@ -16,6 +16,8 @@ pub struct Job {
     pub read_only: Vec<PathBuf>,
     /// What it sees at another path. Only systemd can do that.
     pub binds: Vec<Bind>,
+    /// Sockets that it has besides its streams. Only systemd can do that.
+    pub sockets: Option<HeldSockets>,
     /// Secrets that only this unit reads, with [`super::credential`].
     pub credentials: Vec<Credential>,
     /// How long it may take; for a waiting unit, each request.
@@ -48,6 +50,16 @@ pub enum Access {
     ReadWrite,
 }
 
+/// The sockets of socket units.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldSockets {
+    /// The socket units.
+    pub units: Vec<String>,
+    /// Whether the sockets do not block. systemd sets this when it starts a process with them, and it counts for every
+    /// process that has them: a running service that finds its socket changed would hang in `accept`.
+    pub non_blocking: bool,
+}
+
 /// A secret for one unit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Credential {
@@ -65,6 +77,7 @@ impl Job {
             writable: Vec::new(),
             read_only: Vec::new(),
             binds: Vec::new(),
+            sockets: None,
             credentials: Vec::new(),
             deadline,
             stall: None,
@@ -91,6 +104,13 @@ impl Job {
     #[must_use]
     pub fn sees(mut self, bind: Bind) -> Self {
         self.binds.push(bind);
+        self
+    }
+
+    /// Passes it the sockets of socket units, which stay open as long as the unit lives.
+    #[must_use]
+    pub fn holds(mut self, sockets: HeldSockets) -> Self {
+        self.sockets = Some(sockets);
         self
     }
 

@@ -12,6 +12,7 @@ mod job;
 mod launcher;
 pub mod operations;
 mod program;
+mod socket_drop_in;
 mod systemd;
 pub mod table;
 pub mod users;
@@ -38,13 +39,14 @@ use crate::systemd::{self as manager, Bus};
 
 pub use credentials::credential;
 pub use inside::{COMMAND, work};
-pub use job::{Access, Bind, Credential, Job};
+pub use job::{Access, Bind, Credential, HeldSockets, Job};
 pub use table::Role;
 pub use waiting::Waiting;
 
 use credentials::{CREDENTIALS, Copies};
 use inside::{Setup, Work};
 use launcher::Confinement;
+use socket_drop_in::SocketDropIn;
 
 /// How often a unit that only reads is started where others end it.
 const ATTEMPTS: usize = 3;
@@ -71,7 +73,10 @@ pub enum Enforcement {
 #[derive(Debug)]
 struct Running {
     started: Started,
+    /// The name of its unit, where that is systemd's.
+    unit: Option<String>,
     _copies: Option<Copies>,
+    _sockets: Option<SocketDropIn>,
 }
 
 /// Starts units for one installation. Clones share the connection to systemd.
@@ -310,7 +315,7 @@ impl Units {
             Some(bytes) => self.runner.start(&program.input(bytes.clone()), Input::Given)?,
             None => self.runner.start(&program, Input::Open)?,
         };
-        Ok(Running { started, _copies: copies })
+        Ok(Running { started, unit: None, _copies: copies, _sockets: None })
     }
 
     /// Returns the file that a unit of `user` executes: one that the user cannot read, where it is another user.

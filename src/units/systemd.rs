@@ -1,6 +1,7 @@
 //! Units as transient services of systemd, with all properties of the table that its version knows.
 
 use super::credentials::{CREDENTIALS, Copies};
+use super::socket_drop_in::SocketDropIn;
 use super::table::Role;
 use super::{Access, Job, Running, Units, unique};
 use crate::checkpoint;
@@ -23,7 +24,9 @@ pub(super) fn start(units: &Units, job: &Job, word: &str, user: Owner, stdin: St
     let name = format!("ladylinux-refresh-{}-{}.service", job.role.word(), unique());
     let mut variables: Vec<(String, String)> =
         checkpoint::for_worker().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-    variables.extend(units.runner.run_id().map(|run| (RUN_MARK.to_owned(), run.to_string())));
+    // What carries the mark is ended after each hook; a unit with sockets outlives them.
+    let mark = units.runner.run_id().filter(|_| job.sockets.is_none());
+    variables.extend(mark.map(|run| (RUN_MARK.to_owned(), run.to_string())));
     let mut credentials = Vec::new();
     let mut copies = None;
     if version >= CREDENTIALS_SINCE {
@@ -33,6 +36,8 @@ pub(super) fn start(units: &Units, job: &Job, word: &str, user: Owner, stdin: St
     }
     let directory = copies.as_ref().map(|copies| copies.directory().display().to_string());
     variables.extend(directory.map(|directory| (CREDENTIALS.to_owned(), directory)));
+    let write = |sockets| SocketDropIn::write(&units.layout, &name, sockets);
+    let sockets = job.sockets.as_ref().map(write).transpose()?;
     let unit = ProcessUnit {
         name: &name,
         description: &format!("LadyLinux refresh: {word}"),
@@ -51,7 +56,7 @@ pub(super) fn start(units: &Units, job: &Job, word: &str, user: Owner, stdin: St
         memory: job.role.memory(total_memory()),
     };
     let started = bus.start_process(&unit, stdin).context(|| format!("cannot start a unit for {word}"))?;
-    Ok(Running { started, _copies: copies })
+    Ok(Running { started, unit: Some(name), _copies: copies, _sockets: sockets })
 }
 
 fn binds(job: &Job) -> Vec<BindMount> {

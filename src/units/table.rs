@@ -23,6 +23,8 @@ pub enum Role {
     Align,
     /// Reads what belongs to the service user.
     Inspect,
+    /// Has the sockets of the service while that is stopped, and does nothing with them.
+    Hold,
 }
 
 /// Which user a role runs as.
@@ -38,8 +40,8 @@ pub enum User {
 
 impl Role {
     /// All roles.
-    pub const ALL: [Self; 6] =
-        [Self::Fetch, Self::Build, Self::Rehearse, Self::Hooks, Self::Align, Self::Inspect];
+    pub const ALL: [Self; 7] =
+        [Self::Fetch, Self::Build, Self::Rehearse, Self::Hooks, Self::Align, Self::Inspect, Self::Hold];
 
     /// Returns the role's word in names of units.
     pub fn word(self) -> &'static str {
@@ -50,6 +52,7 @@ impl Role {
             Self::Hooks => "hooks",
             Self::Align => "align",
             Self::Inspect => "inspect",
+            Self::Hold => "hold",
         }
     }
 
@@ -57,7 +60,7 @@ impl Role {
     pub fn user(self) -> User {
         match self {
             Self::Fetch | Self::Build => User::Builder,
-            Self::Rehearse => User::Staging,
+            Self::Rehearse | Self::Hold => User::Staging,
             Self::Hooks | Self::Align | Self::Inspect => User::Service,
         }
     }
@@ -83,6 +86,8 @@ impl Role {
             Self::Fetch | Self::Align | Self::Inspect => 512,
             Self::Build | Self::Rehearse => 2048,
             Self::Hooks => 4096,
+            // One that waits, and one that ends with the conductor.
+            Self::Hold => 4,
         }
     }
 
@@ -90,6 +95,7 @@ impl Role {
     pub fn memory(self, total: u64) -> u64 {
         let share = match self {
             Self::Fetch | Self::Align | Self::Inspect => 25,
+            Self::Hold => 1,
             Self::Build | Self::Rehearse => 50,
             Self::Hooks => 90,
         };
@@ -113,13 +119,13 @@ impl Role {
             add("RestrictAddressFamilies", 211, Value::Only(&["AF_UNIX"]));
         }
         // Interpreters and repositories may lie below /home. Their own modes say who reads them.
-        let home = if self == Self::Align { "yes" } else { "read-only" };
+        let home = if matches!(self, Self::Align | Self::Hold) { "yes" } else { "read-only" };
         add("ProtectHome", 214, Value::Text(home));
         if !self.runs_foreign_programs() {
             // Libraries ask /proc how many processors and how much memory there is; git does not.
             add("ProcSubset", 247, Value::Text("pid"));
         }
-        if matches!(self, Self::Rehearse | Self::Hooks | Self::Inspect) {
+        if matches!(self, Self::Rehearse | Self::Hooks | Self::Inspect | Self::Hold) {
             // git sets the bit on the directories of a shared repository.
             add("RestrictSUIDSGID", 242, Value::Flag(true));
         }

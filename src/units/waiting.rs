@@ -119,6 +119,11 @@ impl Waiting {
         matches!(poll(&mut watched, Some(&Timespec::default())), Ok(0))
     }
 
+    /// Returns the name of the unit, where it lives and is systemd's.
+    pub fn unit(&self) -> Option<&str> {
+        self.process.as_ref()?.running.unit.as_deref()
+    }
+
     /// Returns how many fresh units had to be started in the place of ones that others ended.
     pub fn fresh_started(&self) -> usize {
         self.fresh_started

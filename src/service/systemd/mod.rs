@@ -9,6 +9,7 @@ pub mod dropin;
 mod journald;
 mod others;
 pub(crate) mod requirements;
+mod sockets;
 mod start;
 mod stop;
 mod together;
@@ -22,6 +23,7 @@ use journald::Invocation;
 
 use super::envfile::EnvFile;
 use super::others::Others;
+use super::sockets::SocketUnit;
 use super::{
     Admission, Exit, ExitKind, Running, ServiceManager, ServiceProgram, ServiceState, Started, Stopped,
     python_path,
@@ -181,9 +183,13 @@ impl ServiceManager for Systemd {
         Ok(main.into_iter().chain(others.into_iter().filter(|process| Some(*process) != main)).collect())
     }
 
-    fn sockets(&self) -> Outcome<Vec<String>> {
+    fn sockets(&self) -> Outcome<Vec<SocketUnit>> {
         let bus = self.bus()?;
-        requirements::open_sockets(&bus, &self.facts(&bus)?)
+        sockets::all(&bus, &self.facts(&bus)?, &self.unit)
+    }
+
+    fn forgive_socket(&self, unit: &str) -> Outcome<()> {
+        self.bus()?.reset_failed(unit)
     }
 
     fn check(&self) -> Outcome<()> {

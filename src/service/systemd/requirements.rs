@@ -62,17 +62,6 @@ fn check_needs_of(unit: &str, facts: &UnitFacts, read: impl Fn(&str) -> Outcome<
     Ok(())
 }
 
-/// Returns the socket units that are active and start the unit for whoever connects.
-pub(super) fn open_sockets(bus: &Bus, facts: &UnitFacts) -> Outcome<Vec<String>> {
-    let mut open = Vec::new();
-    for name in facts.triggered_by.iter().filter(|name| name.ends_with(".socket")) {
-        if bus.unit(name)?.active == ActiveState::Active {
-            open.push(name.clone());
-        }
-    }
-    Ok(open)
-}
-
 fn not_loadable(parent: &str, name: &str, needed: &UnitFacts) -> Option<Failure> {
     let edit =
         || format!("install it, or use Wants= instead of Requires= with: systemctl edit --full {parent}");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{LastStart, Systemd, journald, last_exit, not_loaded, running};
+use super::{LastStart, Systemd, journald, last_exit, not_loaded, running, sockets};
 use crate::checkpoint;
 use crate::clock;
 use crate::error::{Failure, Outcome};
@@ -64,6 +64,7 @@ impl Systemd {
             ));
         }
         bus.remember(unit)?;
+        sockets::open_closed(bus, &before, &self.unit)?;
         // Whoever starts a service by name means it: earlier starts do not count against this one, nor do they make up the
         // number of restarts that is watched from now on.
         bus.reset_failed(unit)?;
