@@ -349,12 +349,16 @@ pub struct InitArgs {
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     pub port: Option<u16>,
 
+    /// Give the service a socket unit, so that requests wait during a refresh: for uvicorn, gunicorn and hypercorn
+    #[arg(long)]
+    pub socket: bool,
+
     /// Show what it would do and do nothing
     #[arg(long)]
     pub dry_run: bool,
 
     /// Remove everything that this program ever added, and leave the service running
-    #[arg(long, conflicts_with_all = ["repo", "branch", "allow", "port"])]
+    #[arg(long, conflicts_with_all = ["repo", "branch", "allow", "port", "socket"])]
     pub undo: bool,
 }
 

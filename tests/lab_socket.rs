@@ -240,6 +240,7 @@ fn rw_7_1a_no_way_leads_around_the_fence_of_a_killed_run_through_the_socket() {
     let Some(lab) = Lab::open() else { return };
     let host = Host::running(&lab);
     let machine = &host.machine;
+    host.tool("init --socket").expect(3).says("ladylinux-api.socket is there already");
     host.push("two");
     let (client, run) = host.held_run();
     machine.exec(&format!("systemctl kill --signal=KILL ladylinux-refresh-{run}")).expect(0);
@@ -271,4 +272,52 @@ fn rw_7_1a_no_way_leads_around_the_fence_of_a_killed_run_through_the_socket() {
     host.push("four");
     host.tool("run").expect(0).says("Refreshed");
     assert_eq!(host.version().as_deref(), Some("four"));
+}
+
+/// An application without a framework, for uvicorn.
+const APPLICATION: &str = r"import pathlib
+version = pathlib.Path('version.txt').read_bytes().strip()
+
+async def app(scope, receive, send):
+    if scope['type'] == 'http':
+        await send({'type': 'http.response.start', 'status': 200, 'headers': [(b'connection', b'close')]})
+        await send({'type': 'http.response.body', 'body': version})
+";
+
+#[test]
+fn init_gives_uvicorn_a_socket_unit_and_takes_it_away_again() {
+    let Some(lab) = Lab::open() else { return };
+    let unit = UNIT.replace("bin/python server.py", "bin/uvicorn server:app --host 127.0.0.1 --port 8000");
+    let host =
+        Host::with(&lab, &[("server.py", APPLICATION), ("requirements.txt", "uvicorn==0.38.0\n")], &unit);
+    let machine = &host.machine;
+    host.tool("run").expect(0).says("Refreshed");
+    let before = host.property("ladylinux-api.service", "InvocationID");
+    let socket = "/usr/lib/systemd/system/ladylinux-api.socket";
+    let drop_in = "/usr/lib/systemd/system/ladylinux-api.service.d/60-ladylinux-refresh-socket.conf";
+    host.tool("init --socket --dry-run").expect(0).says("would set up ladylinux-api.socket");
+    assert_eq!(machine.read(socket), None);
+    host.tool("init --socket").expect(0).says("set up ladylinux-api.socket on 127.0.0.1:8000");
+    assert!(machine.read(socket).unwrap().contains("ListenStream=127.0.0.1:8000\nBacklog=4096\n"));
+    assert!(machine.read(drop_in).unwrap().contains("/opt/ladylinux/venv/bin/uvicorn server:app --fd 3\n"));
+    host.tool("init --socket").expect(0).says("left ladylinux-api.socket as it is");
+    assert_eq!(host.property("ladylinux-api.service", "InvocationID"), before, "nothing was restarted");
+
+    // The first run starts the service from the socket; in the next, connections wait. uvicorn itself resets what it has
+    // accepted and not read when it is stopped: at most one request of each client.
+    host.push("two");
+    host.tool("run").expect(0).says("Refreshed");
+    assert!(host.state("ladylinux-api.socket").starts_with("active "));
+    let clients = host.clients();
+    host.push("three");
+    host.tool("run").expect(0).says("stays open").says("Refreshed");
+    let (failed, printed) = host.failed(clients);
+    assert!(failed <= 8 && !printed.contains("refused"), "{printed}");
+    assert_eq!(host.version().as_deref(), Some("three"));
+
+    host.tool("init --undo").expect(0).says("stop and disable ladylinux-api.socket");
+    assert_eq!((machine.read(socket), machine.read(drop_in)), (None, None));
+    let answer = until("the service answers", || host.version());
+    assert_eq!(answer, "three");
+    assert!(!host.property("ladylinux-api.service", "TriggeredBy").contains("socket"));
 }

@@ -72,6 +72,7 @@ fn wish(args: &InitArgs) -> Outcome<Wish> {
         branch: args.branch.as_deref().map(BranchName::parse).transpose()?,
         allow: transports(&args.allow)?,
         port: args.port,
+        has_socket: args.socket,
     })
 }
 

@@ -25,6 +25,8 @@ pub struct Wish {
     pub allow: Vec<Transport>,
     /// The port for a new env file.
     pub port: Option<u16>,
+    /// Whether the service gets a socket unit.
+    pub has_socket: bool,
 }
 
 /// What was given, checked and laid together.
@@ -40,6 +42,8 @@ pub struct Given {
     pub(super) branch: BranchName,
     /// The port for a new env file.
     pub(super) port: u16,
+    /// Whether the service gets a socket unit.
+    pub(super) has_socket: bool,
 }
 
 impl Given {
@@ -66,7 +70,8 @@ impl Given {
         check_env_file(layout, wish.port, runner)?;
         let deployed = status_file::read(layout).deployed.map(|pair| pair.branch);
         let branch = wish.branch.clone().unwrap_or_else(|| settings.branch_to_follow(deployed));
-        Ok(Self { text, layers, settings, branch, port: wish.port.unwrap_or(probe::DEFAULT_PORT) })
+        let port = wish.port.unwrap_or(probe::DEFAULT_PORT);
+        Ok(Self { text, layers, settings, branch, port, has_socket: wish.has_socket })
     }
 }
 
@@ -164,6 +169,7 @@ mod tests {
             branch: Some(branch.clone()),
             allow: vec![Transport::Git],
             port: None,
+            has_socket: false,
         };
         let settings = resolved(&host_file(&wish));
         assert_eq!(settings.remote.url.unwrap().text, "git://h/r.git");

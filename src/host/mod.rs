@@ -12,6 +12,8 @@ pub mod migration;
 mod own_files;
 pub mod relocate;
 mod rules;
+mod socket;
+mod socket_command;
 mod source;
 mod trust;
 pub mod undo;
@@ -104,6 +106,9 @@ pub fn measures(host: &Host) -> Vec<Box<dyn Measure>> {
     list.push(Box::new(source::Environment));
     if on_systemd {
         list.push(Box::new(unit::Installed));
+        if host.given.has_socket {
+            list.push(Box::new(socket::Socket));
+        }
         list.extend(units::measures(host));
     }
     list
@@ -136,6 +141,10 @@ impl Host {
             installation: OnceCell::new(),
             bus: OnceCell::new(),
         };
+        if host.given.has_socket && host.keeper == Keeper::Embedded {
+            return Err(Failure::new("only systemd keeps a socket for the service")
+                .hint("run this again without --socket"));
+        }
         host.check_place()?;
         if host.keeper == Keeper::Embedded {
             host.owner()?;

@@ -37,7 +37,7 @@ const UNIT_TEXTS: [&str; 4] = [
 pub(super) struct OwnFile {
     /// Where it lies.
     pub(super) path: PathBuf,
-    text: String,
+    pub(super) text: String,
 }
 
 /// What lies in a file's place.

@@ -19,6 +19,7 @@ use crate::units::{Job, Role};
 
 use super::own_files::{self, REQUESTS, TIMER};
 use super::relocate::{self, RelocateRequest, Relocated};
+use super::socket;
 use super::trust;
 use super::user::{OWN_USERS, OwnUsers};
 
@@ -58,6 +59,8 @@ pub enum Step {
     },
     /// Requests and schedule end.
     Disable,
+    /// The socket unit that `init --socket` has made ends; a running service keeps its socket until it is restarted.
+    CloseSocket(String),
     /// A file, a link or a directory is removed.
     Remove(PathBuf),
     /// systemd reads its units again, and the service is restarted where it runs and a run has started it.
@@ -79,6 +82,7 @@ impl Step {
             }
             Self::Keep { from, to } => format!("keep {} as {}", from.display(), to.display()),
             Self::Disable => format!("stop and disable {REQUESTS} and {TIMER}"),
+            Self::CloseSocket(unit) => format!("stop and disable {unit}"),
             Self::Remove(path) => format!("remove {}", path.display()),
             Self::Restart => format!(
                 "let systemd read its units again, and restart {} where a run has started it",
@@ -122,6 +126,10 @@ impl<'a> Undo<'a> {
         steps.extend(self.kept()?);
         if self.bus.is_some() {
             steps.push(Step::Disable);
+            let unit = &self.on.settings.service.unit;
+            if socket::socket_path(layout, unit).exists() && !socket::written(layout, unit)?.is_empty() {
+                steps.push(Step::CloseSocket(socket::socket_of(unit)));
+            }
         } else if !self.on.service.observe()?.is_down() {
             steps.push(Step::Stop);
         }
@@ -158,6 +166,7 @@ impl<'a> Undo<'a> {
             Step::Environment { from, is_adopted } => self.put_back(from, *is_adopted),
             Step::Keep { from, to } => keep(from, to),
             Step::Disable => self.disable(),
+            Step::CloseSocket(unit) => self.close_socket(unit),
             Step::Remove(path) => remove(path),
             Step::Restart => self.restart(),
             Step::Stop => on.service.stop().map(drop),
@@ -217,10 +226,12 @@ impl<'a> Undo<'a> {
         let (layout, service) = (&self.on.layout, &self.on.settings.service);
         let files = own_files::all(layout, service, &trust::program()?);
         let mut paths: Vec<PathBuf> = files.into_iter().map(|file| file.path).collect();
+        paths.extend(socket::written(layout, &service.unit)?);
         paths.retain(|path| path.symlink_metadata().is_ok());
         for unit in [&service.unit].into_iter().chain(&service.also) {
             let directory = layout.drop_in(unit).parent().map(Path::to_path_buf).unwrap_or_default();
-            if directory.is_dir() && names(&directory)?.len() <= 1 {
+            let is_ours = |name: &String| paths.contains(&directory.join(name));
+            if directory.is_dir() && names(&directory)?.iter().all(is_ours) {
                 paths.push(directory);
             }
         }
@@ -264,6 +275,12 @@ impl<'a> Undo<'a> {
             bus.disable(&[unit])?;
         }
         bus.reload()
+    }
+
+    fn close_socket(&self, unit: &str) -> Outcome<()> {
+        let Some(bus) = &self.bus else { return Ok(()) };
+        bus.stop(unit, super::units::START)?;
+        bus.disable(&[unit])
     }
 
     /// A running service that was deployed holds programs of the store open, and would look for what it has not loaded yet
