@@ -259,6 +259,20 @@ fn rw_7_1a_no_way_leads_around_the_fence_of_a_killed_run_through_the_socket() {
     assert_eq!(host.version().as_deref(), Some("two"));
     assert!(host.state("ladylinux-api.socket").starts_with("active "));
 
+    // Whoever ends the unit that holds the socket makes requests fail, and nothing else: the run opens the socket again.
+    host.push("held");
+    let (client, _) = host.held_run();
+    machine.exec("systemctl kill --signal=KILL 'ladylinux-refresh-hold-*'").expect(0);
+    until("the socket is closed", || {
+        assert_eq!(host.version(), None);
+        host.state("ladylinux-api.socket").starts_with("failed").then_some(())
+    });
+    assert!(machine.read(FENCE).is_some());
+    assert_ne!(host.property("ladylinux-api.service", "ActiveState"), "active");
+    machine.exec("rm /srv/hold").expect(0);
+    assert_eq!(client.wait_with_output().unwrap().status.code(), Some(0));
+    assert_eq!(host.version().as_deref(), Some("held"));
+
     // A run that halts leaves the same, and a person who lowers the fence gets the socket with the service.
     machine.write("/srv/work/server.py", "raise SystemExit('no model was named')\n");
     host.push("three");

@@ -19,8 +19,7 @@ use super::socket_command::{FdForm, fd_form};
 use super::{Host, Look, Measure};
 
 /// How both files begin.
-const SIGNATURE: &str =
-    "# Written by ladylinux-refresh init --socket; ladylinux-refresh init --undo removes it.";
+const SIGNATURE: &str = "# Written by `ladylinux-refresh init --socket`.";
 
 /// Connections that wait while the service is stopped.
 const BACKLOG: u32 = 4096;
