@@ -4,7 +4,7 @@
 //! nothing but the refresh itself is measured) and does, round after round and in a changing order: a bare restart
 //! through the product's own service manager, a refresh that brings four changed files, one that brings nothing, and
 //! one without staging. The downtime is what a client sees: from the last good answer to the first one after it.
-//! `docs/benchmarks.md` holds figures and how to read them.
+//! `docs/performance.md` holds figures and how to read them.
 //!
 //! Not a test: nothing here fails because of a speed. `LADYLINUX_REFRESH_BENCH_ROUNDS` sets the number of rounds,
 //! `LADYLINUX_REFRESH_TEST_PROGRAM` measures another build of the program.

@@ -4,8 +4,7 @@
 //! cache; a second build, from the cache; a run that finds nothing to build; the comparison with the manifest; the
 //! verification of every byte. And in the same round what people type: `uv venv` and `uv pip sync --link-mode=copy
 //! --compile-bytecode`, with an empty cache and with one that has everything. The two sides take turns in going first.
-//! `docs/benchmarks.md` holds figures and what is
-//! compared with what.
+//! `docs/performance.md` holds figures and names what is compared with what.
 //!
 //! Not a test: nothing here fails because of a speed. `LADYLINUX_REFRESH_BENCH_ROUNDS` sets the number of rounds,
 //! `LADYLINUX_REFRESH_TEST_PROGRAM` measures another build of the program. The package index is the real one.

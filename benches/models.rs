@@ -3,7 +3,7 @@
 //! `cargo bench --bench models` fills a temporary folder with 4 GiB that no compression shortens, reads them once so that
 //! they lie in the page cache, and goes over them in turns: with one processor (everything is bound to it, our reading
 //! thread too) and with all. Then what is known already: a second verification, and a thousand small files.
-//! `docs/benchmarks.md` holds figures and how to read them.
+//! `docs/performance.md` holds figures and how to read them.
 //!
 //! Not a test: nothing here fails because of a speed. `LADYLINUX_REFRESH_BENCH_ROUNDS` sets the number of rounds,
 //! `LADYLINUX_REFRESH_BENCH_MIB` another amount of data, `TMPDIR` its place.

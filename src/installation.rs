@@ -72,7 +72,7 @@ impl Installation {
         let layout = layers.layout.clone();
         let owner = Owner::of(&layout.app()).or_else(|_| Owner::of(&layout.home())).unwrap_or(Owner::own());
         let git = Git::new(&runner, &layout)?;
-        let units = Units::new(&layout, &runner, owner);
+        let units = Units::new(&layout, &runner, owner).with_sessions();
         let mirror = Mirror::new(&git, &layout, &settings.remote).in_units(&units);
         let service = manager(&settings, &runner);
         let builder = builder(&layout, owner);

@@ -70,6 +70,12 @@ fn a_waiting_unit_cannot_be_traced_and_is_replaced_when_it_is_ended() {
 }
 
 #[test]
+fn requests_that_only_read_share_a_unit_until_it_is_ended() {
+    let Some(lab) = Lab::open() else { return };
+    run_inside(&machine(&lab), "inside_sessions");
+}
+
+#[test]
 fn nothing_outlives_its_unit_and_failures_have_a_cause() {
     let Some(lab) = Lab::open() else { return };
     run_inside(&machine(&lab), "inside_ends");
@@ -170,6 +176,39 @@ fn inside_exposure() {
         assert!(number.parse::<f64>().unwrap() <= 3.0, "{role:?}: {text}");
         waiting.end();
         assert_eq!(self::names(role), Vec::<String>::new(), "a unit is gone once it has ended");
+    }
+}
+
+#[test]
+#[ignore = "runs inside a machine"]
+fn inside_sessions() {
+    let units = units().with_sessions();
+    let ask = |job: &Job| units.call::<_, Ready>(job, READY, &ReadyRequest {}).unwrap().user;
+    let reading = job(Role::Inspect);
+    units.start_beforehand(Role::Inspect);
+    assert_eq!(ask(&reading), units.user_of(Role::Inspect).unwrap());
+    let first = names(Role::Inspect);
+    ask(&reading.clone().writes("/var/lib/ladylinux-refresh/scratch/own"));
+    assert_eq!(names(Role::Inspect), first, "a second request has another unit");
+    assert_eq!(first.len(), 1);
+    assert_eq!(ask(&job(Role::Build)), units.user_of(Role::Build).unwrap(), "another role, another user");
+    // Whatever needs more than to read has a unit to itself, and that ends with its response.
+    ask(&reading.clone().writes("/srv"));
+    assert_eq!(names(Role::Inspect), first);
+    for signal in ["KILL", "STOP", "TERM"] {
+        let kill = ["kill", "--kill-whom=main", "--signal", signal, &names(Role::Inspect)[0]];
+        let killed = Command::new("systemctl").args(kill).output().unwrap();
+        assert!(killed.status.success(), "SIG{signal}: {killed:?}");
+        assert_eq!(ask(&reading), units.user_of(Role::Inspect).unwrap(), "after SIG{signal}");
+        assert_eq!(names(Role::Inspect).len(), 1);
+    }
+    units.end_sessions();
+    assert_eq!([names(Role::Inspect), names(Role::Build)], [Vec::<String>::new(), Vec::new()]);
+    ask(&reading);
+    drop(units);
+    let end = std::time::Instant::now() + Duration::from_secs(5);
+    while !names(Role::Inspect).is_empty() {
+        assert!(std::time::Instant::now() < end, "a session outlives the installation");
     }
 }
 

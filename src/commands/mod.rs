@@ -18,6 +18,7 @@ mod run;
 mod service;
 mod stash;
 mod status;
+mod unchanged;
 mod undo;
 mod unfence;
 mod verify;

@@ -82,6 +82,20 @@ pub(super) fn place(
     result
 }
 
+/// Tells whether a run would be started in a unit and followed.
+pub(super) fn would_be_in_a_unit(layout: &Layout, args: &PlaceArgs) -> bool {
+    args.worker.is_none() && !args.detach && start::in_units(layout)
+}
+
+/// Does in this process what ends with success, as the run of this name. To be called by the holder of the run lock.
+pub(super) fn here(layout: &Layout, run: RunId, report: &ReportArgs, work: impl FnOnce(&Seat)) -> Ended {
+    let seat = seat(layout, run, vec![reporter(report)]);
+    seat.open_spool(layout);
+    work(&seat);
+    end(&seat, &Ok(Ended::Done));
+    Ended::Done
+}
+
 /// Makes the name of a run that is asked for now.
 pub(super) fn new_name() -> RunId {
     RunId::new(clock::now(), std::process::id())

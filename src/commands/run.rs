@@ -29,7 +29,7 @@ use crate::settings::trust;
 use crate::status_file;
 
 use super::place::{self, Seat, Wanted};
-use super::{lock, settings, to_type_again};
+use super::{lock, settings, to_type_again, unchanged};
 
 /// Refreshes an installation.
 pub(super) fn run(layout: &Layout, args: &RunArgs) -> Result<Ended, Error> {
@@ -54,6 +54,13 @@ pub(super) fn run_as(layout: &Layout, args: &RunArgs, run: Option<RunId>) -> Res
         again: again(&arguments),
         bundle: given(&args.bundle),
     };
+    if wish.when == When::IfChanged
+        && wish.bundle.is_none()
+        && place::would_be_in_a_unit(layout, &args.place)
+        && let Some(ended) = unchanged::answer(layout, &wish, &args.report, run.as_ref(), branch.as_ref())
+    {
+        return Ok(ended);
+    }
     let wanted = Wanted {
         layout,
         run,
@@ -225,7 +232,7 @@ fn carry_out(
         Found::AllThere { models } => {
             let brief =
                 Brief { again: &wish.again, run, command: wish.command, started_at, preflight: part, models };
-            status::unchanged(on, brief, &target);
+            status::unchanged(on, events, brief, &target);
             return Ok(Ended::Done);
         }
     };
@@ -310,7 +317,7 @@ fn keep_down(on: &Installation) -> Outcome<()> {
 }
 
 /// Asks the running service once, as step 5 would: one that runs and does not answer is not right.
-fn answers(on: &Installation, commit: &CommitId) -> Outcome<bool> {
+pub(super) fn answers(on: &Installation, commit: &CommitId) -> Outcome<bool> {
     let env_file = on.env_file()?;
     let deployed = Deployed::read(&on.layout).ok().flatten();
     let probe = probe::resolve(&on.release(commit)?.settings.probe, &env_file, deployed.as_ref())?;

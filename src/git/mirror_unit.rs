@@ -97,6 +97,9 @@ impl MirrorUnit {
     pub(super) fn ask<A: DeserializeOwned>(&self, mirror: &Mirror, call: Call) -> Outcome<A> {
         let (role, writes) = call.needs();
         let mut job = Job::new(role, LONG);
+        if matches!(call, Call::RemoteTip { .. }) {
+            job = job.brief();
+        }
         if writes {
             self.own(mirror)?;
             job = job.writes(mirror.path()).writes(beside(mirror));

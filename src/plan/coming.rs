@@ -50,6 +50,19 @@ impl Coming {
         looked
     }
 
+    /// Returns the deployed commit as what a run would bring, where the remote still has it and the mirror holds it. Fetches
+    /// nothing.
+    ///
+    /// # Errors
+    /// The mirror cannot be read.
+    pub fn deployed(on: &Installation, observed: &Observed, tip: &CommitId) -> Outcome<Option<Self>> {
+        let is_deployed = observed.deployed.as_ref().is_some_and(|pair| pair.commit == *tip);
+        if !is_deployed || observed.tree.commit.as_ref() != Some(tip) || !on.mirror.contains(tip)? {
+            return Ok(None);
+        }
+        Self::of(on, observed, tip).map(Some)
+    }
+
     fn of(on: &Installation, observed: &Observed, commit: &CommitId) -> Outcome<Self> {
         let release = on.release(commit)?;
         let wanted = release.wanted(on)?;

@@ -26,7 +26,7 @@ const TICK: Duration = Duration::from_millis(50);
 const TAIL: usize = 64 << 10;
 
 /// A started program as its watcher sees it.
-pub(crate) trait Subject: std::fmt::Debug {
+pub(crate) trait Subject: std::fmt::Debug + Send {
     /// Returns a descriptor that becomes readable when the main process has ended.
     fn life(&self) -> BorrowedFd<'_>;
     /// Asks the program and all its descendants to end.

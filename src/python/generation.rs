@@ -17,6 +17,7 @@ use crate::hexadecimal::hexadecimal;
 use crate::report::shell::quoted_path;
 use crate::settings::Strategy;
 use crate::settings::names::GenerationName;
+use crate::units::Role;
 
 /// How many files and folders of an environment can be vouched for; large ones have some ten thousand.
 pub(super) const ENTRIES: usize = 1_000_000;
@@ -277,8 +278,8 @@ impl<'a> Environments<'a> {
         }
         let directory = generation.path.clone();
         let manifest = record::manifest_file(self.site.layout, &generation.name);
-        let found: Option<Contamination> =
-            self.site.call(COMPARE, &CompareRequest { directory, manifest, by })?;
+        let (job, request) = (self.site.job(Role::Build), CompareRequest { directory, manifest, by });
+        let found: Option<Contamination> = self.site.call_as(&job, self.site.owner, COMPARE, &request)?;
         Ok(found.or_else(|| generation.record.contamination().cloned()))
     }
 

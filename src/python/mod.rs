@@ -90,6 +90,7 @@ impl Site<'_> {
     /// Does an operation that builds; what uv writes meanwhile is narrated.
     fn call<Q: Serialize, A: DeserializeOwned>(&self, operation: &str, request: &Q) -> Outcome<A> {
         let job = self.job(Role::Build).writes(self.layout.environments()).writes(self.layout.uv());
+        let job = job.narrated("uv");
         self.call_as(&job, self.owner, operation, request)
     }
 
@@ -107,7 +108,7 @@ impl Site<'_> {
     /// Makes the job of an operation that only reads.
     fn job(&self, role: Role) -> Job {
         // The operation gives up by itself before.
-        let job = Job::new(role, self.python.deadline + GRACE).narrated("uv");
+        let job = Job::new(role, self.python.deadline + GRACE);
         Job { output: LARGEST_RESPONSE, ..job }
     }
 

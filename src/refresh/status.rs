@@ -8,7 +8,7 @@ use crate::bundle::Bundle;
 use crate::checkpoint;
 use crate::clock;
 use crate::error::{Failure, Outcome};
-use crate::event::{Event, Phase};
+use crate::event::{Event, Events, Phase};
 use crate::exit;
 use crate::history;
 use crate::installation::Installation;
@@ -260,9 +260,9 @@ pub fn refused_in_preflight(on: &Installation, brief: Brief<'_>, failure: &Failu
 }
 
 /// Ends a run that found everything right already: nothing was done, and nothing is written.
-pub fn unchanged(on: &Installation, brief: Brief<'_>, target: &super::Target) {
+pub fn unchanged(on: &Installation, events: &Events, brief: Brief<'_>, target: &super::Target) {
     let report = brief_report(on, brief, Some(target.branch.clone()), Ending::Unchanged, 0, None);
-    on.runner.events().emit(&Event::RunFinished { report: Box::new(report) });
+    events.emit(&Event::RunFinished { report: Box::new(report) });
 }
 
 fn brief_report(

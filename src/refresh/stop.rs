@@ -24,6 +24,7 @@ const PORT_PATIENCE: Duration = Duration::from_secs(2);
 pub fn stop(on: &Installation, account: &mut Account) -> Outcome<String> {
     socket::hold(on, account)?;
     others::note(on, account)?;
+    on.units.end_sessions();
     let before = if on.is_fenced() { None } else { on.service.observe()?.running().cloned() };
     fence::raise(&on.layout, &account.run, &format!("refresh {} is under way", account.run))?;
     let began = clock::monotonic();

@@ -209,6 +209,12 @@ impl Layout {
     pub fn state(&self) -> PathBuf {
         self.at("var/lib/ladylinux-refresh")
     }
+
+    /// The directories that single operations may write to, a user's each.
+    pub fn scratch(&self) -> PathBuf {
+        self.state().join("scratch")
+    }
+
     /// Records and manifests of the environments, kept outside of them.
     pub fn environment_records(&self) -> PathBuf {
         self.state().join("environments")

@@ -108,7 +108,7 @@ pub(crate) fn foreign(layout: &Layout) -> Outcome<Vec<Part>> {
 fn depth_of_top(layout: &Layout, top: &Path) -> Depth {
     let in_state = top.parent() == Some(&layout.state());
     // Work of the service's user lies in these, and in all of the store but the mirror.
-    let shared = [layout.cache(), layout.state().join("scratch")];
+    let shared = [layout.cache(), layout.scratch()];
     if top == layout.environments() || top == layout.uv() {
         // They are the builder's; root goes by what is written down of them in its own state.
         Depth::Nothing

@@ -78,7 +78,7 @@ impl Scratch {
     pub fn make(layout: &Layout, owner: &Owner) -> Outcome<Self> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let own = ProcessId::own();
-        let directory = layout.state().join("scratch");
+        let directory = layout.scratch();
         remove_abandoned(&directory);
         let name = format!("{}-{}-s{}", own.pid, own.started, COUNT.fetch_add(1, Ordering::Relaxed));
         let path = directory.join(&name);

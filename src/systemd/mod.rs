@@ -15,6 +15,7 @@ pub mod transient;
 pub mod unit;
 
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -54,11 +55,20 @@ pub struct Bus {
 }
 
 impl Bus {
-    /// Connects to the system bus.
+    /// Returns the connection of this process to the system bus, a new one where there is none that lives.
     ///
     /// # Errors
     /// There is no bus, or it does not take us.
     pub fn connect() -> Outcome<Self> {
+        static SHARED: Mutex<Option<Bus>> = Mutex::new(None);
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bus) = shared.as_ref().filter(|bus| !bus.is_lost()) {
+            return Ok(bus.clone());
+        }
+        Ok(shared.insert(Self::open()?).clone())
+    }
+
+    fn open() -> Outcome<Self> {
         let connection = Builder::system()
             .and_then(|builder| builder.method_timeout(CALL).build())
             .context(|| "cannot reach systemd over D-Bus".to_owned())

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 use zbus::zvariant::{Fd, ObjectPath, OwnedObjectPath, Value};
 
@@ -25,8 +26,10 @@ const SERVICE_INTERFACE: &str = "org.freedesktop.systemd1.Service";
 const CLD_EXITED: i32 = 1;
 /// How long systemd may take to start a process, and to clear a unit away after its end.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How often systemd is asked meanwhile.
+/// How often systemd is asked for the end of a unit.
 const TICK: Duration = Duration::from_millis(2);
+/// How often systemd is asked for the process of a new unit.
+const BEGIN_TICK: Duration = Duration::from_millis(4);
 /// `MS_REC` of mount(2): what is mounted below is bound as well.
 const RECURSIVE: u64 = 0x4000;
 /// The first exit code that says that systemd could not set the process up (systemd.exec(5)).
@@ -196,34 +199,38 @@ struct UnitProcess {
     is_collected: bool,
 }
 
-/// What systemd knows of a unit's process.
-struct State {
-    main: u32,
-    is_over: bool,
-}
-
 impl UnitProcess {
-    fn state(&self) -> Outcome<State> {
-        let read = || -> zbus::Result<State> {
-            let unit = self.bus.object(self.path.as_str(), UNIT_INTERFACE);
-            let service = self.bus.object(self.path.as_str(), SERVICE_INTERFACE);
-            let (Ok(unit), Ok(service)) = (unit, service) else {
-                return Err(zbus::Error::Failure("no such object".to_owned()));
-            };
-            let (job, _): (u32, OwnedObjectPath) = unit.get_property("Job")?;
-            let active: String = unit.get_property("ActiveState")?;
-            let main: u32 = service.get_property("MainPID")?;
-            Ok(State { main, is_over: job == 0 && matches!(active.as_str(), "inactive" | "failed") })
-        };
-        read().map_err(refused).context(|| format!("systemd does not tell what {} is doing", self.name))
+    fn property<T>(&self, interface: &str, name: &str) -> Outcome<T>
+    where
+        T: TryFrom<zbus::zvariant::OwnedValue>,
+        T::Error: std::error::Error + Send + Sync + 'static,
+    {
+        let told = || format!("systemd does not report what {} is doing", self.name);
+        self.bus.property(self.path.as_str(), interface, name).context(told)
+    }
+
+    /// Returns the pid of its process; 0 where it has none.
+    fn main_pid(&self) -> Outcome<u32> {
+        self.property(SERVICE_INTERFACE, "MainPID")
+    }
+
+    /// Tells whether it has ended and systemd has nothing more to do for it.
+    fn is_over(&self) -> Outcome<bool> {
+        let active: String = self.property(UNIT_INTERFACE, "ActiveState")?;
+        if !matches!(active.as_str(), "inactive" | "failed") {
+            return Ok(false);
+        }
+        let (job, _): (u32, OwnedObjectPath) = self.property(UNIT_INTERFACE, "Job")?;
+        Ok(job == 0)
     }
 
     /// Waits until the process exists and takes hold of it; one that has ended already is held as ended.
     fn await_begin(&mut self) -> Outcome<()> {
         let end = clock::monotonic() + PATIENCE;
         loop {
-            let state = self.state()?;
-            if let Some(life) = self.hold(&state)? {
+            // systemd never has it earlier, and each question costs both sides.
+            clock::pause_regardless(BEGIN_TICK);
+            if let Some(life) = self.hold()? {
                 self.life = Some(life);
                 return Ok(());
             }
@@ -232,21 +239,32 @@ impl UnitProcess {
                     .hint(format!("systemctl status {}", self.name)));
             }
             interrupt::check()?;
-            clock::pause_regardless(TICK);
         }
     }
 
     /// Takes hold of the main process; `None` where there is none yet.
-    fn hold(&self, state: &State) -> Outcome<Option<OwnedFd>> {
-        if state.is_over {
-            return over().map(Some);
-        }
-        let Some(pid) = i32::try_from(state.main).ok().and_then(Pid::from_raw) else { return Ok(None) };
+    fn hold(&self) -> Outcome<Option<OwnedFd>> {
+        let main = self.main_pid()?;
+        let Some(pid) = i32::try_from(main).ok().and_then(Pid::from_raw) else {
+            return if self.is_over()? { over().map(Some) } else { Ok(None) };
+        };
         let Ok(life) = pidfd_open(pid, PidfdFlags::empty()) else { return Ok(None) };
         // Asked again after the opening: the pid may have been another process by then.
         let is_still_it =
-            self.state()?.main == state.main && ProcessId::of_child(pid.as_raw_nonzero().get()).is_some();
+            self.main_pid()? == main && ProcessId::of_child(pid.as_raw_nonzero().get()).is_some();
         Ok(is_still_it.then_some(life))
+    }
+
+    /// Lets systemd forget the unit once it has ended.
+    fn let_go(&self) {
+        let _: Outcome<()> = self.bus.call_manager("UnrefUnit", &(self.name.as_str(),));
+    }
+
+    /// Tells whether the main process has ended.
+    fn has_ended(&self) -> bool {
+        let Some(life) = &self.life else { return false };
+        let mut watched = [PollFd::from_borrowed_fd(life.as_fd(), PollFlags::IN)];
+        matches!(poll(&mut watched, Some(&Timespec::default())), Ok(1))
     }
 
     fn signal(&self, signal: Signal) {
@@ -284,8 +302,11 @@ impl Subject for UnitProcess {
 
     fn collect(&mut self) -> Outcome<Ended> {
         let end = clock::monotonic() + PATIENCE;
-        self.kill();
-        while !self.state()?.is_over {
+        // Of a process that has ended systemd ends what is left of its control group.
+        if !self.has_ended() {
+            self.kill();
+        }
+        while !self.is_over()? {
             if clock::monotonic() > end {
                 return Err(Failure::new(format!("{} cannot be ended", self.name))
                     .hint(format!("systemctl status {}", self.name)));
@@ -307,7 +328,7 @@ impl Subject for UnitProcess {
         let (how, number, entered) =
             read().context(|| format!("systemd does not tell how {} ended", self.name))?;
         self.is_collected = true;
-        let _: Outcome<()> = self.bus.call_manager("UnrefUnit", &(self.name.as_str(),));
+        self.let_go();
         match how {
             CLD_EXITED if entered == 0 && (FIRST_SETUP_CODE..=LAST_SETUP_CODE).contains(&number) => {
                 Err(not_set_up(&self.name, number))
@@ -324,6 +345,7 @@ impl Drop for UnitProcess {
     fn drop(&mut self) {
         if !self.is_collected {
             self.kill();
+            self.let_go();
         }
     }
 }

@@ -211,7 +211,8 @@ impl Bus {
 
     /// Returns the number of the job that is under way for the unit at `path`.
     pub(super) fn job_of(&self, path: &str) -> Outcome<Option<u32>> {
-        Ok(Properties(self.properties(path, UNIT_INTERFACE)?).job())
+        let (number, _): (u32, OwnedObjectPath) = self.property(path, UNIT_INTERFACE, "Job")?;
+        Ok((number != 0).then_some(number))
     }
 
     /// Returns the object of a unit, read from its files where systemd does not have it in mind.
@@ -220,12 +221,23 @@ impl Bus {
         Ok(path.to_string())
     }
 
+    /// Returns one property of an object. It is asked again when systemd left the bus before it answered.
+    pub(super) fn property<T>(&self, path: &str, interface: &str, name: &str) -> Outcome<T>
+    where
+        T: TryFrom<OwnedValue>,
+        T::Error: std::error::Error + Send + Sync + 'static,
+    {
+        let value: OwnedValue =
+            self.call(path, "org.freedesktop.DBus.Properties", "Get", &(interface, name))?;
+        T::try_from(value).context(|| format!("systemd's {name} is of another type"))
+    }
+
     /// Returns the cgroup that all units are below.
     ///
     /// # Errors
     /// systemd cannot be asked.
     pub fn control_group(&self) -> Outcome<String> {
-        Ok(Properties(self.properties(MANAGER, MANAGER_INTERFACE)?).text("ControlGroup"))
+        self.property(MANAGER, MANAGER_INTERFACE, "ControlGroup")
     }
 
     pub(super) fn properties(&self, path: &str, interface: &str) -> Outcome<HashMap<String, OwnedValue>> {

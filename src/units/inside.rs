@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::launcher::{self, Confinement};
 use super::operations;
 use crate::error::{Context as _, Failure, Outcome};
+use crate::process::interrupt;
 use crate::process::replacement::Replacement;
 
 /// The hidden command that a process of a unit is started with; its argument is for lists of processes.
@@ -80,6 +81,10 @@ pub fn work() -> Outcome<()> {
         }
         Work::AnswerEach(operation) => {
             while let Some(request) = next_line(&mut input)? {
+                // A signal that came before would end every request from now on. The conductor starts another unit.
+                if interrupt::check().is_err() {
+                    break;
+                }
                 respond(&operation, &request)?;
             }
             Ok(())

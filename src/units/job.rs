@@ -28,6 +28,8 @@ pub struct Job {
     pub narrate: Option<String>,
     /// How many bytes a response may have.
     pub output: usize,
+    /// Whether it is so short that a caller waits for it: then it does not give way to everything else on the machine.
+    pub brief: bool,
 }
 
 /// A directory or file that a unit sees at another path as well. A link at the destination is followed.
@@ -83,6 +85,7 @@ impl Job {
             stall: None,
             narrate: None,
             output: 64 << 20,
+            brief: false,
         }
     }
 
@@ -97,6 +100,13 @@ impl Job {
     #[must_use]
     pub fn only_reads(mut self, path: impl Into<PathBuf>) -> Self {
         self.read_only.push(path.into());
+        self
+    }
+
+    /// Gives it the same share of the machine as its caller.
+    #[must_use]
+    pub fn brief(mut self) -> Self {
+        self.brief = true;
         self
     }
 

@@ -12,6 +12,7 @@ mod job;
 mod launcher;
 pub mod operations;
 mod program;
+mod sessions;
 mod socket_drop_in;
 mod systemd;
 pub mod table;
@@ -46,6 +47,7 @@ pub use waiting::Waiting;
 use credentials::{CREDENTIALS, Copies};
 use inside::{Setup, Work};
 use launcher::Confinement;
+use sessions::Sessions;
 use socket_drop_in::SocketDropIn;
 
 /// How often a unit that only reads is started where others end it.
@@ -86,12 +88,35 @@ pub struct Units {
     runner: Runner,
     service: Owner,
     bus: Arc<Mutex<Option<Bus>>>,
+    /// `None` where each request has a unit to itself.
+    sessions: Option<Sessions>,
 }
 
 impl Units {
     /// Makes the door to units; nothing is started. `service` is the owner of `app/`.
     pub fn new(layout: &Layout, runner: &Runner, service: Owner) -> Self {
-        Self { layout: layout.clone(), runner: runner.clone(), service, bus: Arc::default() }
+        Self { layout: layout.clone(), runner: runner.clone(), service, bus: Arc::default(), sessions: None }
+    }
+
+    /// Answers requests that need the same rights in one unit, one after the other, where units are systemd's.
+    #[must_use]
+    pub fn with_sessions(mut self) -> Self {
+        self.sessions = self.in_systemd().then(Sessions::default);
+        self
+    }
+
+    /// Starts the unit that answers requests of a role which writes nothing, in the background.
+    pub fn start_beforehand(&self, role: Role) {
+        if let Some(sessions) = &self.sessions {
+            sessions.start_beforehand(self, role);
+        }
+    }
+
+    /// Ends the units that wait for further requests.
+    pub fn end_sessions(&self) {
+        if let Some(sessions) = &self.sessions {
+            sessions.end();
+        }
     }
 
     /// Does an operation of ours in a unit and returns its response.
@@ -106,6 +131,11 @@ impl Units {
     ) -> Outcome<A> {
         let told = || format!("cannot ask a unit for {operation}");
         let request = serde_json::to_vec(request).context(told)?;
+        if let Some(sessions) = &self.sessions
+            && let Some(answered) = sessions.ask(self, job, operation, request.clone())
+        {
+            return Answer::read(&answered?, operation);
+        }
         let attempts = if self.may_be_ended_by_others(job)? { ATTEMPTS } else { 1 };
         for attempt in 1..=attempts {
             let work = Work::Answer(operation.to_owned());
@@ -276,7 +306,7 @@ impl Units {
         let in_systemd = self.in_systemd();
         let confinement = (!in_systemd).then(|| Confinement {
             writable: launcher::that_exist(&job.writable).into_iter().chain(checkpoint::trace()).collect(),
-            gives_way: job.role.gives_way(),
+            gives_way: job.role.gives_way() && !job.brief,
         });
         let mut input = serde_json::to_vec(&Setup::new(work, confinement, in_systemd)).context(told)?;
         input.push(b'\n');

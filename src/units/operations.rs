@@ -15,8 +15,13 @@ use crate::requests;
 use crate::service::envfile;
 use crate::source;
 
+use super::sessions::AnyRequest;
+
 /// The operation that only shows that a unit works.
 pub const READY: &str = "ready";
+
+/// The operation of a session: each request names the operation that it is for.
+pub(super) const ANY: &str = "any";
 
 /// Asks whether a unit works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +52,10 @@ impl Subscriber for Progress {
 /// Answers a request of `operation` with the JSON of its response; `None` where there is no such operation.
 pub fn answer(operation: &str, request: &[u8]) -> Option<Vec<u8>> {
     match operation {
+        ANY => {
+            let any: AnyRequest<'_> = serde_json::from_slice(request).ok()?;
+            if any.operation == ANY { None } else { answer(&any.operation, any.request.get().as_bytes()) }
+        }
         READY => Some(worker::answer(request, |_: ReadyRequest| Ok(Ready { user: Owner::own() }))),
         relocate::OPERATION => Some(worker::answer(request, |request| relocate::handle(&request))),
         by_hand::OPERATION => Some(worker::answer(request, |request| Ok(by_hand::handle(&request)))),

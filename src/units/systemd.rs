@@ -20,7 +20,7 @@ const CREDENTIALS_SINCE: u32 = 247;
 pub(super) fn start(units: &Units, job: &Job, word: &str, user: Owner, stdin: Stdin) -> Outcome<Running> {
     let bus = units.bus()?;
     let version = bus.version()?;
-    let (properties, _) = for_version(job.role.properties(), version);
+    let (properties, _) = for_version(job.role.properties_of(job.brief), version);
     let name = format!("ladylinux-refresh-{}-{}.service", job.role.word(), unique());
     let mut variables: Vec<(String, String)> =
         checkpoint::for_worker().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();

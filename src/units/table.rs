@@ -107,6 +107,15 @@ impl Role {
         deadline + Duration::from_secs(60)
     }
 
+    /// Returns the properties of its unit that follow from the role, and from whether it is brief ([`super::Job::brief`]).
+    pub fn properties_of(self, brief: bool) -> Vec<Property> {
+        let mut all = self.properties();
+        if brief {
+            all.retain(|property| !GIVING_WAY.contains(&property.name));
+        }
+        all
+    }
+
     /// Returns the properties of its unit that follow from the role alone.
     pub fn properties(self) -> Vec<Property> {
         let mut all = always();
@@ -145,6 +154,8 @@ impl Role {
     }
 }
 
+/// The properties by which a unit gives way.
+const GIVING_WAY: [&str; 3] = ["CPUSchedulingPolicy", "IOSchedulingClass", "Nice"];
 /// `SCHED_IDLE` of sched(7).
 const SCHED_IDLE: i32 = 5;
 /// `IOPRIO_CLASS_IDLE` of `ioprio_set(2)`.

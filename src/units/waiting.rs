@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
 use super::inside::Work;
-use super::{Job, Running, Units};
+use super::{Job, Role, Running, Units};
 use crate::clock;
 use crate::error::{Context as _, Failure, Outcome};
 use crate::process::watch::{self, GRACE, Stream, Wanted};
@@ -90,7 +90,17 @@ impl Waiting {
     pub fn ask<Q: Serialize, A: DeserializeOwned>(&mut self, request: &Q) -> Outcome<A> {
         let context = || format!("cannot ask the waiting unit for {}", self.operation);
         let line = serde_json::to_vec(request).context(context)?;
-        let end = clock::monotonic() + self.job.deadline;
+        let operation = self.operation.clone();
+        let response = self.ask_line(&operation, &line, self.job.deadline)?;
+        Answer::read(&response, &operation)
+    }
+
+    /// Sends a line for `operation` and returns the line that answers it, at most `deadline` later.
+    ///
+    /// # Errors
+    /// As [`Self::ask`], but for the operation's own failure, which is an answer.
+    pub(super) fn ask_line(&mut self, operation: &str, line: &[u8], deadline: Duration) -> Outcome<Vec<u8>> {
+        let end = clock::monotonic() + deadline;
         for _ in 0..=STARTS {
             if !self.is_alive() {
                 self.fresh_started += 1;
@@ -98,18 +108,17 @@ impl Waiting {
                     continue;
                 }
             }
-            match self.exchange(&line, end)? {
-                Exchange::Answered(response) => return Answer::read(&response, &self.operation),
+            match self.exchange(line, end)? {
+                Exchange::Answered(response) => return Ok(response),
                 Exchange::Ended => {}
                 Exchange::Late => {
-                    let (operation, deadline) = (&self.operation, self.job.deadline);
                     return Err(Failure::new(format!(
                         "{operation} was ended after its deadline of {deadline:?}"
                     )));
                 }
             }
         }
-        Err(self.units.ended_by_others(&self.job, &self.operation, self.fresh_started))
+        Err(self.units.ended_by_others(&self.job, operation, self.fresh_started))
     }
 
     /// Tells whether the unit lives.
@@ -132,6 +141,11 @@ impl Waiting {
     /// Ends the unit and returns when it is gone.
     pub fn end(mut self) {
         self.finish();
+    }
+
+    /// Ends the unit of systemd without waiting until it is gone.
+    pub(super) fn leave(mut self) {
+        self.process = None;
     }
 
     /// Starts a unit and waits, at most until `end`, for its first answer; returns `true` if it came. Where it did not, others
@@ -161,7 +175,10 @@ impl Waiting {
         let Some(process) = &mut self.process else { return Ok(Exchange::Ended) };
         let mut pending = request.to_vec();
         pending.push(b'\n');
-        process.running.started.subject.resume();
+        // A silent unit is resumed later. The one for the stop is not waited for.
+        if self.job.role == Role::Align {
+            process.running.started.subject.resume();
+        }
         let mut resumed = clock::monotonic();
         loop {
             interrupt::check()?;
