@@ -82,6 +82,9 @@ pub enum Command {
     /// Is the process of a sandboxed unit
     #[command(hide = true, name = crate::units::COMMAND)]
     Unit(UnitArgs),
+    /// Is the server that answers visitors while the service is fenced
+    #[command(hide = true, name = crate::page::COMMAND)]
+    Page(PageArgs),
     /// Answers git's question for credentials
     #[command(hide = true, name = "git-credential")]
     GitCredential(CredentialArgs),
@@ -353,12 +356,16 @@ pub struct InitArgs {
     #[arg(long)]
     pub socket: bool,
 
+    /// Answer visitors with a page while the service is fenced; needs a socket unit
+    #[arg(long)]
+    pub page: bool,
+
     /// Show what it would do and do nothing
     #[arg(long)]
     pub dry_run: bool,
 
     /// Remove everything that this program ever added, and leave the service running
-    #[arg(long, conflicts_with_all = ["repo", "branch", "allow", "port", "socket"])]
+    #[arg(long, conflicts_with_all = ["repo", "branch", "allow", "port", "socket", "page"])]
     pub undo: bool,
 }
 
@@ -509,6 +516,13 @@ pub struct DemoArgs {
     /// End what an earlier demo left running
     #[arg(long)]
     pub stop: bool,
+}
+
+/// `answer-while-fenced`
+#[derive(Debug, Args)]
+pub struct PageArgs {
+    /// The fence
+    pub fence: PathBuf,
 }
 
 /// `as-owner`

@@ -15,7 +15,8 @@
 //! A machine without a network is refreshed from a file, which fills the same stores: [`bundle`].
 //!
 //! Beside the run: [`host`] sets a machine up, and takes over one that was set up by hand; [`doctor`] looks for what is
-//! wrong and changes nothing; [`requests`] lets the application ask for a run.
+//! wrong and changes nothing; [`requests`] lets the application ask for a run; [`page`] answers visitors while the service is
+//! fenced.
 //!
 //! The tool's own files lie below `/var/lib/ladylinux-refresh` ([`settings::layout`]): `mirror.git`, `generations/`,
 //! `locks/`, `wheels/`, `tools/`, `cache/`, `runs/<id>/` (journal, log, report, saved changes), `supervisor/`, `status.json`,
@@ -48,6 +49,7 @@ pub mod installation;
 pub mod journal;
 pub mod manifest;
 pub mod models;
+pub mod page;
 pub mod plan;
 pub mod process;
 pub mod python;

@@ -73,6 +73,7 @@ fn wish(args: &InitArgs) -> Outcome<Wish> {
         allow: transports(&args.allow)?,
         port: args.port,
         has_socket: args.socket,
+        has_page: args.page,
     })
 }
 

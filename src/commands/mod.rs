@@ -35,6 +35,7 @@ use crate::exit::{Ended, Error, Refusal};
 use crate::host::migration;
 use crate::installation::{self, Installation, as_typed};
 use crate::journal::run_lock::{self, RunLock, Taken};
+use crate::page;
 use crate::process::{Runner, interrupt};
 use crate::report::aside::Aside;
 use crate::report::human::{self, Detail, Human};
@@ -82,6 +83,9 @@ pub fn dispatch(cli: Cli) -> Result<Ended, Error> {
         Command::Unit(_) => {
             units::work().map(|()| Ended::Done).map_err(|failure| Refusal::of("unit", failure))
         }
+        Command::Page(args) => page::answer(&args.fence)
+            .map(|()| Ended::Done)
+            .map_err(|failure| Refusal::of(page::COMMAND, failure)),
         Command::GitCredential(args) => as_owner::credential(&args),
     }
 }

@@ -24,6 +24,8 @@ pub(super) fn unfence(layout: &Layout, args: &UnfenceArgs) -> Result<Ended, Erro
         on.exchanges().complete(&run).map_err(told)?;
     }
     fence::lower(layout).map_err(told)?;
+    // It would end by itself within a second; until then visitors would still read of the fence.
+    on.service.end_page().map_err(told)?;
     if let Some(record) = standing.record() {
         say(&format!("the fence of run {} is down", record.run));
     } else {

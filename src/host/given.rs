@@ -27,6 +27,8 @@ pub struct Wish {
     pub port: Option<u16>,
     /// Whether the service gets a socket unit.
     pub has_socket: bool,
+    /// Whether visitors get a page while the service is fenced.
+    pub has_page: bool,
 }
 
 /// What was given, checked and laid together.
@@ -44,6 +46,8 @@ pub struct Given {
     pub(super) port: u16,
     /// Whether the service gets a socket unit.
     pub(super) has_socket: bool,
+    /// Whether visitors get a page while the service is fenced.
+    pub(super) has_page: bool,
 }
 
 impl Given {
@@ -71,7 +75,8 @@ impl Given {
         let deployed = status_file::read(layout).deployed.map(|pair| pair.branch);
         let branch = wish.branch.clone().unwrap_or_else(|| settings.branch_to_follow(deployed));
         let port = wish.port.unwrap_or(probe::DEFAULT_PORT);
-        Ok(Self { text, layers, settings, branch, port, has_socket: wish.has_socket })
+        let (has_socket, has_page) = (wish.has_socket, wish.has_page);
+        Ok(Self { text, layers, settings, branch, port, has_socket, has_page })
     }
 }
 
@@ -170,6 +175,7 @@ mod tests {
             allow: vec![Transport::Git],
             port: None,
             has_socket: false,
+            has_page: false,
         };
         let settings = resolved(&host_file(&wish));
         assert_eq!(settings.remote.url.unwrap().text, "git://h/r.git");

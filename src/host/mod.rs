@@ -10,6 +10,7 @@ mod folders;
 pub mod given;
 pub mod migration;
 mod own_files;
+mod page;
 pub mod relocate;
 mod rules;
 mod socket;
@@ -109,6 +110,10 @@ pub fn measures(host: &Host) -> Vec<Box<dyn Measure>> {
         if host.given.has_socket {
             list.push(Box::new(socket::Socket));
         }
+        // One that is installed is brought up to date.
+        if host.given.has_page || page::is_installed(&host.layout) {
+            list.push(Box::new(page::Page));
+        }
         list.extend(units::measures(host));
     }
     list
@@ -141,9 +146,10 @@ impl Host {
             installation: OnceCell::new(),
             bus: OnceCell::new(),
         };
-        if host.given.has_socket && host.keeper == Keeper::Embedded {
-            return Err(Failure::new("only systemd keeps a socket for the service")
-                .hint("run this again without --socket"));
+        let given = &host.given;
+        if (given.has_socket || given.has_page) && host.keeper == Keeper::Embedded {
+            return Err(Failure::new("only systemd keeps a socket or a page for the service")
+                .hint("run this again without --socket and --page"));
         }
         host.check_place()?;
         if host.keeper == Keeper::Embedded {

@@ -12,12 +12,14 @@ use crate::disk::{self, Moved};
 use crate::error::{Context as _, Failure, Outcome};
 use crate::installation::Installation;
 use crate::report::shell::quoted_path;
+use crate::service::page::UNIT as PAGE;
 use crate::source::own_objects;
 use crate::systemd::unit::{ActiveState, LoadState};
 use crate::systemd::{self, Bus};
 use crate::units::{Job, Role};
 
 use super::own_files::{self, REQUESTS, TIMER};
+use super::page;
 use super::relocate::{self, RelocateRequest, Relocated};
 use super::socket;
 use super::trust;
@@ -59,8 +61,8 @@ pub enum Step {
     },
     /// Requests and schedule end.
     Disable,
-    /// The socket unit that `init --socket` has made ends; a running service keeps its socket until it is restarted.
-    CloseSocket(String),
+    /// A unit that `init --socket` or `init --page` has made ends; a running service keeps its socket until it is restarted.
+    End(String),
     /// A file, a link or a directory is removed.
     Remove(PathBuf),
     /// systemd reads its units again, and the service is restarted where it runs and a run has started it.
@@ -82,7 +84,7 @@ impl Step {
             }
             Self::Keep { from, to } => format!("keep {} as {}", from.display(), to.display()),
             Self::Disable => format!("stop and disable {REQUESTS} and {TIMER}"),
-            Self::CloseSocket(unit) => format!("stop and disable {unit}"),
+            Self::End(unit) => format!("stop and disable {unit}"),
             Self::Remove(path) => format!("remove {}", path.display()),
             Self::Restart => format!(
                 "let systemd read its units again, and restart {} where a run has started it",
@@ -128,7 +130,10 @@ impl<'a> Undo<'a> {
             steps.push(Step::Disable);
             let unit = &self.on.settings.service.unit;
             if socket::socket_path(layout, unit).exists() && !socket::written(layout, unit)?.is_empty() {
-                steps.push(Step::CloseSocket(socket::socket_of(unit)));
+                steps.push(Step::End(socket::socket_of(unit)));
+            }
+            if page::is_installed(layout) {
+                steps.push(Step::End(PAGE.to_owned()));
             }
         } else if !self.on.service.observe()?.is_down() {
             steps.push(Step::Stop);
@@ -166,7 +171,7 @@ impl<'a> Undo<'a> {
             Step::Environment { from, is_adopted } => self.put_back(from, *is_adopted),
             Step::Keep { from, to } => keep(from, to),
             Step::Disable => self.disable(),
-            Step::CloseSocket(unit) => self.close_socket(unit),
+            Step::End(unit) => self.end(unit),
             Step::Remove(path) => remove(path),
             Step::Restart => self.restart(),
             Step::Stop => on.service.stop().map(drop),
@@ -227,6 +232,7 @@ impl<'a> Undo<'a> {
         let files = own_files::all(layout, service, &trust::program()?);
         let mut paths: Vec<PathBuf> = files.into_iter().map(|file| file.path).collect();
         paths.extend(socket::written(layout, &service.unit)?);
+        paths.push(page::path(layout));
         paths.retain(|path| path.symlink_metadata().is_ok());
         for unit in [&service.unit].into_iter().chain(&service.also) {
             let directory = layout.drop_in(unit).parent().map(Path::to_path_buf).unwrap_or_default();
@@ -277,7 +283,7 @@ impl<'a> Undo<'a> {
         bus.reload()
     }
 
-    fn close_socket(&self, unit: &str) -> Outcome<()> {
+    fn end(&self, unit: &str) -> Outcome<()> {
         let Some(bus) = &self.bus else { return Ok(()) };
         bus.stop(unit, super::units::START)?;
         bus.disable(&[unit])

@@ -270,7 +270,9 @@ pub(crate) fn probe(on: &Installation, service: &ServiceState) -> Outcome<()> {
     let is_down = service.is_down();
     let is_ours = |process: ProcessId| {
         // Of a running service any process may listen. Where that cannot be told, nobody is called a stranger.
-        !sockets.is_empty() && process.pid == 1 || !is_down && on.service.owns(process).unwrap_or(true)
+        let is_page = || on.service.page_process().is_ok_and(|page| page == Some(process));
+        !sockets.is_empty() && (process.pid == 1 || is_page())
+            || !is_down && on.service.owns(process).unwrap_or(true)
     };
     let holder =
         if is_down && sockets.is_empty() { port::holder(number)? } else { port::stranger(number, is_ours)? };

@@ -4,6 +4,8 @@
 //! The handlers only store the signal's number; whoever waits looks at it through [`check`]. A second signal of the
 //! kind changes nothing: the halt under way is the fastest that leaves a known state.
 
+use std::io::Write as _;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -37,6 +39,22 @@ pub fn arrived() -> Option<i32> {
         0 => None,
         signal => i32::try_from(signal).ok(),
     }
+}
+
+/// Returns a stream that can be read from when a signal asks for a halt: for a process that waits for other things as well.
+///
+/// # Errors
+/// The kernel refuses a handler.
+pub fn wake_up() -> Outcome<UnixStream> {
+    let told = || "cannot wait for signals".to_owned();
+    let (reader, mut writer) = UnixStream::pair().context(told)?;
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::low_level::pipe::register(signal, writer.try_clone().context(told)?).context(told)?;
+    }
+    if arrived().is_some() {
+        writer.write_all(b"x").context(told)?;
+    }
+    Ok(reader)
 }
 
 /// Tells whether the terminal that this program was started on has gone away.

@@ -9,6 +9,7 @@ pub mod child;
 pub mod detached;
 pub mod handle;
 pub mod identity;
+pub mod inherited;
 pub mod interrupt;
 pub mod leftover;
 pub(crate) mod replacement;

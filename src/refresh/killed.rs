@@ -16,13 +16,14 @@ use crate::journal::recover::Exchanges as _;
 use crate::journal::store::{self, Line};
 use crate::journal::{Entry, Status};
 use crate::report::{self, PhaseReport, Report};
-use crate::service::fence::Fence;
+use crate::service::fence::{Fence, Halt};
 use crate::service::{ExitKind, fence};
 use crate::settings::names::{BranchName, CommitId, RunId};
 use crate::status_file;
 
 use super::account::millis;
 use super::others;
+use super::page;
 
 /// Looks after run `run`, whose process ended as `end` says. A run that came to its own end is left alone. To be called by
 /// the holder of the run lock.
@@ -56,7 +57,11 @@ pub fn settle(on: &Installation, run: &RunId, end: ExitKind) -> Outcome<()> {
         }
         // An earlier run's fence keeps its own reason: that is what has to be repaired.
         if !is_of_another_run(fence::read(&on.layout)?.as_ref(), run) {
-            fence::explain(&on.layout, run, &format!("run {run} was killed in {phase}"), &failure)?;
+            let halt = Halt { phase, commit: None };
+            fence::explain(&on.layout, run, &format!("run {run} was killed in {phase}"), &failure, halt)?;
+        }
+        if let Some(warning) = page::show(on) {
+            on.runner.events().warn(&warning);
         }
     }
     if !on.is_fenced() {

@@ -19,6 +19,7 @@ pub mod environment;
 pub mod killed;
 pub mod models;
 pub mod others;
+pub mod page;
 pub mod prepare;
 pub mod rehearsal;
 pub mod release;

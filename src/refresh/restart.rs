@@ -76,7 +76,7 @@ fn before_the_start(
     let probe = probe::resolve(&release.settings.probe, &env_file, Some(deployed))?;
     account.url = Some(probe.url.clone());
     let port = on.port()?;
-    match port::holder_but(port, |holder| socket::is_allowed(account, holder))? {
+    match port::holder_but(port, |holder| socket::is_allowed(on, account, holder))? {
         Some(stranger) => Err(port::held(port, &stranger)),
         None => Ok(probe),
     }
@@ -105,7 +105,7 @@ fn start_and_prove(on: &Installation, account: &mut Account, probe: &ResolvedPro
 fn prove_listeners(on: &Installation, account: &Account, not_before: u64) -> Outcome<()> {
     let number = on.port()?;
     let holders = port::holders(number)?;
-    for holder in holders.into_iter().filter(|holder| !socket::is_allowed(account, holder)) {
+    for holder in holders.into_iter().filter(|holder| !socket::is_allowed(on, account, holder)) {
         if socket::is_systemd(&holder) && socket::is_kept_open(on)? {
             continue;
         }

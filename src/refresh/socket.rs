@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::error::{Failure, Outcome};
 use crate::installation::Installation;
 use crate::process::ProcessId;
+use crate::service::page;
 use crate::service::port::{self, PortHolder};
 use crate::units::operations::{READY, ReadyRequest};
 use crate::units::{HeldSockets, Job, Role, Waiting};
@@ -33,8 +34,8 @@ impl Held {
 }
 
 /// Tells whether a process may listen on the service's port while the service is stopped.
-pub fn is_allowed(account: &Account, holder: &PortHolder) -> bool {
-    account.held.as_ref().is_some_and(|held| held.allows(holder))
+pub fn is_allowed(on: &Installation, account: &Account, holder: &PortHolder) -> bool {
+    account.held.as_ref().is_some_and(|held| held.allows(holder) || page::is_it(on.service.as_ref(), holder))
 }
 
 /// Starts the unit that has the service's sockets, where socket units start the service. A socket unit that systemd has closed

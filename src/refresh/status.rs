@@ -18,7 +18,7 @@ use crate::manifest::{Manifest, Scan};
 use crate::models::verify::Summary;
 use crate::report::screen::size;
 use crate::report::{self, PhaseReport, Report};
-use crate::service::fence;
+use crate::service::fence::{self, Halt};
 use crate::settings::names::{BranchName, CommitId, RunId};
 use crate::source::hook_outputs;
 use crate::source::stash::{self, StashRecord};
@@ -27,6 +27,7 @@ use crate::status_file;
 
 use super::account::{Account, millis};
 use super::begin::TargetState;
+use super::page;
 use super::rehearsal;
 
 /// How many entries of the protected paths are looked at; a store with more is looked at in part.
@@ -213,8 +214,14 @@ pub fn halted(on: &Installation, mut account: Account, phase: Phase, failure: &F
     }
     let reason = format!("run {} halted at {phase}", account.run);
     // This also raises the fence again, should its fall have failed half-way.
-    if let Err(trouble) = fence::explain(&on.layout, &account.run, &reason, failure) {
+    let commit = if phase == Phase::Stop { &account.commit_before } else { &account.commit };
+    let halt = Halt { phase, commit: commit.clone() };
+    if let Err(trouble) = fence::explain(&on.layout, &account.run, &reason, failure, halt) {
         account.warn(format!("the fence stands, but its reason cannot be written: {trouble}"));
+    }
+    // While the sockets are still held: no connection finds them closed.
+    if let Some(warning) = page::show(on) {
+        account.warn(warning);
     }
     let code = failure.interrupted_by().and_then(|signal| u8::try_from(128 + signal).ok()).unwrap_or(1);
     let error = told(on, phase, failure, &next_after_halt(on, &account));

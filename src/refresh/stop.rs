@@ -49,7 +49,7 @@ pub fn stop(on: &Installation, account: &mut Account) -> Outcome<String> {
         account.note(&format!("ended a left-over process of the service: {process}"));
     }
     checkpoint::reach("stop:stopped");
-    port::await_free(on.port()?, PORT_PATIENCE, |holder| socket::is_allowed(account, holder))?;
+    port::await_free(on.port()?, PORT_PATIENCE, |holder| socket::is_allowed(on, account, holder))?;
     Ok(stopped.to_string())
 }
 

@@ -108,7 +108,7 @@ fn table(reports: &[&Report]) -> String {
 }
 
 /// Returns text as HTML shows it: a run's words may be those of a branch or of a program.
-fn escaped(text: &str) -> String {
+pub(crate) fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for letter in text.chars() {
         match letter {

@@ -12,9 +12,10 @@ use crate::checkpoint;
 use crate::clock;
 use crate::disk;
 use crate::error::{Context as _, Failure, Outcome};
+use crate::event::Phase;
 use crate::process::ProcessId;
 use crate::settings::layout::Layout;
-use crate::settings::names::RunId;
+use crate::settings::names::{CommitId, RunId};
 
 /// What a fence says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +29,18 @@ pub struct FenceRecord {
     /// What went wrong, outermost first; empty while the run is under way.
     #[serde(default)]
     pub cause: Vec<String>,
+    /// Where the run halted; missing while it is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub halt: Option<Halt>,
+}
+
+/// Where a run halted: what everybody may know of it, also visitors of the application.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Halt {
+    /// The part that failed.
+    pub phase: Phase,
+    /// The commit in `app/`, where that is known.
+    pub commit: Option<CommitId>,
 }
 
 /// A fence that stands.
@@ -78,7 +91,8 @@ impl Fence {
 pub fn raise(layout: &Layout, run: &RunId, reason: &str) -> Outcome<FenceRecord> {
     let before = read(layout)?;
     let since = before.as_ref().and_then(Fence::record).map_or_else(clock::now, |before| before.since);
-    let record = FenceRecord { run: run.clone(), since, reason: reason.to_owned(), cause: Vec::new() };
+    let record =
+        FenceRecord { run: run.clone(), since, reason: reason.to_owned(), cause: Vec::new(), halt: None };
     if let Err(failure) = write(layout, &record) {
         if before.is_none() {
             // It may be there and only not be safe yet. The service is not stopped, so nothing may keep it from a start.
@@ -94,13 +108,13 @@ pub fn raise(layout: &Layout, run: &RunId, reason: &str) -> Outcome<FenceRecord>
 ///
 /// # Errors
 /// The file cannot be written; the fence stands as it was.
-pub fn explain(layout: &Layout, run: &RunId, reason: &str, cause: &Failure) -> Outcome<()> {
+pub fn explain(layout: &Layout, run: &RunId, reason: &str, cause: &Failure, halt: Halt) -> Outcome<()> {
     let since = match read(layout)? {
         Some(Fence::Known(before)) => before.since,
         _ => clock::now(),
     };
-    let record =
-        FenceRecord { run: run.clone(), since, reason: reason.to_owned(), cause: cause.open_chain() };
+    let (reason, cause) = (reason.to_owned(), cause.open_chain());
+    let record = FenceRecord { run: run.clone(), since, reason, cause, halt: Some(halt) };
     write(layout, &record)
 }
 
@@ -226,7 +240,8 @@ mod tests {
         let (_folder, layout, run) = world();
         let raised = raise(&layout, &run, "refresh under way").unwrap();
         let cause = Failure::new("the migration failed").because(Failure::new("no such table"));
-        explain(&layout, &run, "run run-1 halted in step 4", &cause).unwrap();
+        let halt = Halt { phase: Phase::Prepare, commit: None };
+        explain(&layout, &run, "run run-1 halted in step 4", &cause, halt).unwrap();
         let fence = read(&layout).unwrap().unwrap();
         assert_eq!(fence.record().unwrap().since, raised.since);
         let told = fence.refusal().chain().join(": ");

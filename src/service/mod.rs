@@ -8,6 +8,7 @@ pub mod deployed;
 pub mod envfile;
 pub mod fence;
 pub mod others;
+pub mod page;
 pub mod port;
 pub mod probe;
 pub mod sockets;
@@ -80,6 +81,30 @@ pub trait ServiceManager: Send + Sync {
     /// The manager cannot be asked.
     fn sockets(&self) -> Outcome<Vec<SocketUnit>> {
         Ok(Vec::new())
+    }
+
+    /// Shows the page on the sockets of the service, which is stopped and fenced. Returns `false` if no page is installed.
+    ///
+    /// # Errors
+    /// The page unit cannot be started.
+    fn show_page(&self) -> Outcome<bool> {
+        Ok(false)
+    }
+
+    /// Ends the page; done only when it has answered what it has accepted. A start of the service does so too.
+    ///
+    /// # Errors
+    /// The page unit cannot be stopped.
+    fn end_page(&self) -> Outcome<()> {
+        Ok(())
+    }
+
+    /// Returns the process that answers with the page.
+    ///
+    /// # Errors
+    /// The manager cannot be asked.
+    fn page_process(&self) -> Outcome<Option<ProcessId>> {
+        Ok(None)
     }
 
     /// Makes the manager forget that it has closed a socket unit.

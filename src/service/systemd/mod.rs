@@ -8,8 +8,9 @@ mod cgroup;
 pub mod dropin;
 mod journald;
 mod others;
+mod page;
 pub(crate) mod requirements;
-mod sockets;
+pub(crate) mod sockets;
 mod start;
 mod stop;
 mod together;
@@ -186,6 +187,18 @@ impl ServiceManager for Systemd {
     fn sockets(&self) -> Outcome<Vec<SocketUnit>> {
         let bus = self.bus()?;
         sockets::all(&bus, &self.facts(&bus)?, &self.unit)
+    }
+
+    fn show_page(&self) -> Outcome<bool> {
+        self.start_page()
+    }
+
+    fn end_page(&self) -> Outcome<()> {
+        self.stop_page(&self.bus()?)
+    }
+
+    fn page_process(&self) -> Outcome<Option<ProcessId>> {
+        self.process_of_page()
     }
 
     fn forgive_socket(&self, unit: &str) -> Outcome<()> {

@@ -8,6 +8,7 @@ use crate::error::Outcome;
 use crate::service::sockets::SocketUnit;
 use crate::settings::names::UnitName;
 use crate::systemd::Bus;
+use crate::systemd::socket::SocketFacts;
 use crate::systemd::unit::UnitFacts;
 
 /// The units of this program's own begin with this.
@@ -29,6 +30,28 @@ const TRIGGER_INTERVAL: Duration = Duration::from_millis(2200);
 /// How long systemd may take to close a socket again.
 const MOMENT: Duration = Duration::from_millis(50);
 
+/// Returns the socket units that start a unit, whatever their state.
+///
+/// # Errors
+/// systemd cannot be asked.
+pub(crate) fn known(bus: &Bus, unit: &UnitName) -> Outcome<Vec<SocketUnit>> {
+    let facts = bus.unit(unit.as_str())?;
+    let names = facts.triggered_by.iter().filter(|name| name.ends_with(".socket"));
+    names.map(|name| Ok(described(bus.socket(name)?, name, unit, bus.version()?))).collect()
+}
+
+fn described(socket: SocketFacts, name: &str, unit: &UnitName, systemd: u32) -> SocketUnit {
+    let is_other = |name: &String| name != unit.as_str() && !name.starts_with(OWN);
+    SocketUnit {
+        unit: name.to_owned(),
+        is_open: socket.active == "active",
+        accepts: socket.accepts,
+        listens: socket.listens,
+        systemd,
+        shared_with: socket.triggers.into_iter().filter(is_other).collect(),
+    }
+}
+
 /// Returns the socket units that start the unit and are open, or were closed because of the fence.
 pub(super) fn all(bus: &Bus, facts: &UnitFacts, unit: &UnitName) -> Outcome<Vec<SocketUnit>> {
     let mut sockets = Vec::new();
@@ -39,15 +62,7 @@ pub(super) fn all(bus: &Bus, facts: &UnitFacts, unit: &UnitName) -> Outcome<Vec<
         if !is_open && !is_closed {
             continue;
         }
-        let is_other = |name: &String| name != unit.as_str() && !name.starts_with(OWN);
-        sockets.push(SocketUnit {
-            unit: name.clone(),
-            is_open,
-            accepts: socket.accepts,
-            listens: socket.listens,
-            systemd: bus.version()?,
-            shared_with: socket.triggers.into_iter().filter(is_other).collect(),
-        });
+        sockets.push(described(socket, name, unit, bus.version()?));
     }
     Ok(sockets)
 }

@@ -34,9 +34,16 @@ impl Systemd {
             // already" would say otherwise.
             Admission::Ordinary => match fence::read(&self.layout)? {
                 Some(fence) => Err(fence.refusal()),
-                None => self.start_all(&bus),
+                None => {
+                    self.stop_page(&bus)?;
+                    self.start_all(&bus)
+                }
             },
-            Admission::Refresh(run) => fence::admitted(&self.layout, run, || self.start_all(&bus)),
+            Admission::Refresh(run) => {
+                // Its sockets are the service's. Whoever holds them for the refresh keeps connections waiting meanwhile.
+                self.stop_page(&bus)?;
+                fence::admitted(&self.layout, run, || self.start_all(&bus))
+            }
         }
     }
 

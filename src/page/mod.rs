@@ -1,0 +1,34 @@
+//! What visitors get while the service is fenced: a small server on the sockets of the service answers every request with
+//! 503, as a page or as JSON. systemd starts it as a unit of its own (`ladylinux-refresh-page.service`), which may only read.
+//!
+//! It takes the sockets that it inherits, reads the fence, and writes to connections; it touches nothing else.
+
+mod notice;
+mod request;
+mod server;
+
+use std::path::Path;
+
+use crate::error::{Context as _, Failure, Outcome};
+use crate::process::{inherited, interrupt};
+
+use server::Server;
+
+/// The name of the hidden command that is the server.
+pub const COMMAND: &str = "answer-while-fenced";
+
+/// Answers on the inherited sockets until SIGTERM comes, or the fence at `fence` is down.
+///
+/// # Errors
+/// No socket is inherited, or the kernel refuses to wait for connections.
+pub fn answer(fence: &Path) -> Outcome<()> {
+    let listeners = inherited::listeners()?;
+    if listeners.is_empty() {
+        return Err(Failure::new("no socket was passed to this program")
+            .hint("systemctl start ladylinux-refresh-page.service"));
+    }
+    let wake_up = interrupt::wake_up()?;
+    let server = Server::new(listeners, fence, wake_up.into());
+    inherited::report_ready().context(|| "cannot report to systemd".to_owned())?;
+    server.run()
+}

@@ -1,0 +1,272 @@
+//! The server: one thread, which waits for all connections at once. A client that is slow holds up no other: when there are
+//! too many, the oldest gets its answer before it has asked, since every answer is the same.
+//!
+//! It reads from connections and writes to them, with limits on size, time and number; it touches nothing else.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags, accept_with, recv, send, shutdown};
+
+use super::notice::{Notice, refusal};
+use super::request::{self, Received, Request};
+use crate::clock;
+use crate::error::{Context as _, Outcome};
+
+/// How long the header of a request may be, in bytes.
+const HEADER: usize = 8 * 1024;
+/// How many connections are open at a time.
+const CONNECTIONS: usize = 256;
+/// How many connections are accepted before those that are open go on.
+const ACCEPTED: usize = 64;
+/// How long a client may take to ask, and then to take the answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long both may take when the server is asked to end.
+const LAST: Duration = Duration::from_millis(250);
+/// How often the fence is checked.
+const TICK: Duration = Duration::from_millis(500);
+/// How many bytes are read at once.
+const CHUNK: usize = 4096;
+
+/// The server on some listening sockets.
+#[derive(Debug)]
+pub(super) struct Server {
+    listeners: Vec<OwnedFd>,
+    fence: PathBuf,
+    /// Can be read from when the server is to end.
+    wake_up: OwnedFd,
+    /// How long a client may take to ask, and then to take the answer.
+    patience: Duration,
+    /// The oldest first.
+    open: Vec<Connection>,
+}
+
+impl Server {
+    /// Makes a server, which does not answer yet.
+    pub(super) fn new(listeners: Vec<OwnedFd>, fence: &Path, wake_up: OwnedFd) -> Self {
+        Self { listeners, fence: fence.to_path_buf(), wake_up, patience: PATIENCE, open: Vec::new() }
+    }
+
+    /// Answers until it is asked to end, or the fence is down. Connections that were accepted get their answer; the others
+    /// stay in the backlog.
+    ///
+    /// # Errors
+    /// The kernel refuses to wait for connections, or to accept them.
+    pub(super) fn run(mut self) -> Outcome<()> {
+        for listener in &self.listeners {
+            // It may have been made blocking again by whoever had it before.
+            rustix::io::ioctl_fionbio(listener, true).context(|| "cannot use a socket".to_owned())?;
+        }
+        loop {
+            let is_asked_to_end = self.wait()?;
+            // What cannot be examined stands: see `fence::read`.
+            if is_asked_to_end || matches!(self.fence.try_exists(), Ok(false)) {
+                break;
+            }
+            self.accept()?;
+            self.serve();
+        }
+        self.finish()
+    }
+
+    /// Waits until a connection can go on, a deadline passes, or it is time to check the fence. Returns `true` if the server
+    /// is asked to end.
+    fn wait(&self) -> Outcome<bool> {
+        let now = clock::monotonic();
+        let next = self.open.iter().map(|one| one.deadline.saturating_duration_since(now)).min();
+        let limit = Timespec::try_from(next.map_or(TICK, |next| next.min(TICK)))
+            .context(|| "a deadline is too far away".to_owned())?;
+        let mut fds = vec![PollFd::new(&self.wake_up, PollFlags::IN)];
+        fds.extend(self.listeners.iter().map(|listener| PollFd::new(listener, PollFlags::IN)));
+        fds.extend(self.open.iter().map(|one| PollFd::new(&one.socket, one.waits_for())));
+        match poll(&mut fds, Some(&limit)) {
+            Ok(_) | Err(Errno::INTR) => Ok(!fds[0].revents().is_empty()),
+            Err(error) => Err(error).context(|| "cannot wait for connections".to_owned()),
+        }
+    }
+
+    fn accept(&mut self) -> Outcome<()> {
+        for listener in &self.listeners {
+            for _ in 0..ACCEPTED {
+                match accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+                    Ok(socket) => {
+                        if self.open.len() >= CONNECTIONS {
+                            self.open.remove(0).answer_at_once(&self.fence);
+                        }
+                        self.open.push(Connection::new(socket, self.patience));
+                    }
+                    Err(Errno::AGAIN) => break,
+                    // The client has gone away again (accept(2) names what else that may be).
+                    Err(
+                        Errno::CONNABORTED | Errno::INTR | Errno::PROTO | Errno::NETDOWN | Errno::HOSTUNREACH,
+                    ) => {}
+                    // Want of descriptors or memory passes when connections end.
+                    Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => break,
+                    Err(error) => return Err(error).context(|| "cannot accept connections".to_owned()),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets every connection go on as far as it can.
+    fn serve(&mut self) {
+        let fence = &self.fence;
+        self.open.retain_mut(|one| one.go_on(fence));
+    }
+
+    /// Answers what has been accepted, without accepting more.
+    fn finish(mut self) -> Outcome<()> {
+        let end = clock::monotonic() + LAST;
+        self.listeners.clear();
+        while !self.open.is_empty() {
+            self.serve();
+            let is_over = clock::monotonic() >= end;
+            for one in self.open.extract_if(.., |_| is_over) {
+                one.answer_at_once(&self.fence);
+            }
+            self.wait_for_connections()?;
+        }
+        Ok(())
+    }
+
+    fn wait_for_connections(&self) -> Outcome<()> {
+        let mut fds: Vec<PollFd<'_>> =
+            self.open.iter().map(|one| PollFd::new(&one.socket, one.waits_for())).collect();
+        let limit = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
+        match poll(&mut fds, Some(&limit)) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(error).context(|| "cannot wait for connections".to_owned()),
+        }
+    }
+}
+
+/// How far a connection is.
+#[derive(Debug)]
+enum State {
+    /// The client asks: what it has sent so far.
+    Asking(Vec<u8>),
+    /// The client takes the answer: what is left of it.
+    Taking(Vec<u8>),
+    /// The client has its answer, and what it still sends is dropped: to close now would take the answer away from it.
+    Leaving,
+}
+
+#[derive(Debug)]
+struct Connection {
+    socket: OwnedFd,
+    state: State,
+    patience: Duration,
+    deadline: Instant,
+}
+
+impl Connection {
+    fn new(socket: OwnedFd, patience: Duration) -> Self {
+        Self { socket, state: State::Asking(Vec::new()), patience, deadline: clock::monotonic() + patience }
+    }
+
+    fn waits_for(&self) -> PollFlags {
+        match self.state {
+            State::Asking(_) | State::Leaving => PollFlags::IN,
+            State::Taking(_) => PollFlags::OUT,
+        }
+    }
+
+    /// Goes on as far as possible without waiting; returns `false` when the connection is to be closed.
+    fn go_on(&mut self, fence: &Path) -> bool {
+        if clock::monotonic() >= self.deadline {
+            return self.time_out();
+        }
+        loop {
+            let before = std::mem::discriminant(&self.state);
+            let goes_on = match &mut self.state {
+                State::Asking(bytes) => match receive(&self.socket, bytes) {
+                    Ok(is_over) => {
+                        let answer = answer(bytes, is_over, fence);
+                        let is_silent = is_over && bytes.is_empty();
+                        self.give(answer);
+                        !is_silent
+                    }
+                    Err(Errno::AGAIN | Errno::INTR) => return true,
+                    Err(_) => false,
+                },
+                State::Taking(left) => match send(&self.socket, left, SendFlags::NOSIGNAL) {
+                    Ok(count) => {
+                        left.drain(..count);
+                        if left.is_empty() {
+                            let _ = shutdown(&self.socket, Shutdown::Write);
+                            self.state = State::Leaving;
+                        }
+                        true
+                    }
+                    Err(Errno::AGAIN | Errno::INTR) => return true,
+                    Err(_) => false,
+                },
+                State::Leaving => match receive(&self.socket, &mut Vec::new()) {
+                    Ok(is_over) => !is_over,
+                    Err(Errno::AGAIN | Errno::INTR) => return true,
+                    Err(_) => false,
+                },
+            };
+            // One chunk for each connection in turn.
+            if !goes_on || before == std::mem::discriminant(&self.state) {
+                return goes_on;
+            }
+        }
+    }
+
+    /// Begins to give an answer, where there is one.
+    fn give(&mut self, answer: Option<Vec<u8>>) {
+        if let Some(answer) = answer {
+            self.state = State::Taking(answer);
+            self.deadline = clock::monotonic() + self.patience;
+        }
+    }
+
+    /// Ends a connection whose time is over, with an answer where the client has begun to ask.
+    fn time_out(&mut self) -> bool {
+        match &self.state {
+            State::Asking(bytes) if !bytes.is_empty() => {
+                self.give(Some(refusal("408 Request Timeout")));
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Closes the connection, with the answer where the client has none yet, as far as the kernel takes it at once.
+    fn answer_at_once(self, fence: &Path) {
+        let bytes = match self.state {
+            State::Asking(_) => Notice::read(fence).response(Request::UNKNOWN),
+            State::Taking(left) => left,
+            State::Leaving => return,
+        };
+        let _ = send(&self.socket, &bytes, SendFlags::NOSIGNAL);
+        let _ = shutdown(&self.socket, Shutdown::Write);
+    }
+}
+
+/// Receives a chunk; returns `true` if the client sends no more.
+fn receive(socket: &OwnedFd, bytes: &mut Vec<u8>) -> Result<bool, Errno> {
+    let mut chunk = [0; CHUNK];
+    let (count, _) = recv(socket, &mut chunk, RecvFlags::empty())?;
+    bytes.extend_from_slice(&chunk[..count]);
+    Ok(count == 0)
+}
+
+/// Returns the answer to what a client has sent; `None` while it has not asked.
+fn answer(bytes: &[u8], is_over: bool, fence: &Path) -> Option<Vec<u8>> {
+    match request::read(bytes) {
+        Received::Whole(request) => Some(Notice::read(fence).response(request)),
+        Received::Malformed => Some(refusal("400 Bad Request")),
+        Received::Part if bytes.len() >= HEADER => Some(refusal("431 Request Header Fields Too Large")),
+        Received::Part if is_over => Some(refusal("400 Bad Request")),
+        Received::Part => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;
