@@ -10,7 +10,7 @@ use crate::disk;
 use crate::event::Phase;
 use crate::report::history_page::escaped;
 use crate::service::fence::Halt;
-use crate::settings::names::RunId;
+use crate::settings::names::{CommitId, RunId};
 
 use super::request::{Form, Request};
 
@@ -115,7 +115,7 @@ impl Notice {
             message: words.message,
             step: self.halt().map(|halt| halt.phase.name()),
             since: self.0.as_ref().map(|shown| shown.since.to_string()),
-            commit: self.halt().and_then(|halt| halt.commit.as_ref()).map(|commit| commit.as_str()),
+            commit: self.halt().and_then(|halt| halt.commit.as_ref()).map(CommitId::as_str),
             run: self.0.as_ref().map(|shown| shown.run.as_str()),
             next: NEXT,
             retry_after: words.retry_after,

@@ -98,13 +98,12 @@ impl Server {
                         }
                         self.open.push(Connection::new(socket, self.patience));
                     }
-                    Err(Errno::AGAIN) => break,
                     // The client has gone away again (accept(2) names what else that may be).
                     Err(
                         Errno::CONNABORTED | Errno::INTR | Errno::PROTO | Errno::NETDOWN | Errno::HOSTUNREACH,
                     ) => {}
-                    // Want of descriptors or memory passes when connections end.
-                    Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => break,
+                    // None is left, or want of descriptors or memory passes when connections end.
+                    Err(Errno::AGAIN | Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => break,
                     Err(error) => return Err(error).context(|| "cannot accept connections".to_owned()),
                 }
             }

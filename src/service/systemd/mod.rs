@@ -194,7 +194,7 @@ impl ServiceManager for Systemd {
     }
 
     fn end_page(&self) -> Outcome<()> {
-        self.stop_page(&self.bus()?)
+        page::stop(&self.bus()?)
     }
 
     fn page_process(&self) -> Outcome<Option<ProcessId>> {

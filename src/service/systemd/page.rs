@@ -32,19 +32,20 @@ impl Systemd {
         }
     }
 
-    pub(super) fn stop_page(&self, bus: &Bus) -> Outcome<()> {
-        if bus.unit(UNIT)?.is_down() {
-            return Ok(());
-        }
-        checkpoint::reach("page:stopping");
-        bus.stop(UNIT, LIMIT).map_err(|failure| failure.hint(format!("systemctl status {UNIT}")))?;
-        checkpoint::reach("page:stopped");
-        Ok(())
-    }
-
     pub(super) fn process_of_page(&self) -> Outcome<Option<ProcessId>> {
         Ok(self.bus()?.unit(UNIT)?.main_pid.and_then(ProcessId::of))
     }
+}
+
+/// Stops the unit, where it is up.
+pub(super) fn stop(bus: &Bus) -> Outcome<()> {
+    if bus.unit(UNIT)?.is_down() {
+        return Ok(());
+    }
+    checkpoint::reach("page:stopping");
+    bus.stop(UNIT, LIMIT).map_err(|failure| failure.hint(format!("systemctl status {UNIT}")))?;
+    checkpoint::reach("page:stopped");
+    Ok(())
 }
 
 fn cannot_be_shown(why: String) -> Failure {

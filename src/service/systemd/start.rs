@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{LastStart, Systemd, journald, last_exit, not_loaded, running, sockets};
+use super::{LastStart, Systemd, journald, last_exit, not_loaded, page, running, sockets};
 use crate::checkpoint;
 use crate::clock;
 use crate::error::{Failure, Outcome};
@@ -29,21 +29,18 @@ const LAST_LINES: usize = 10;
 impl Systemd {
     pub(super) fn start_unit(&self, admission: &Admission) -> Outcome<Started> {
         let bus = self.bus()?;
+        // Asked here too, although systemd decides: a service that runs behind the fence is on its way out, and "it runs
+        // already" would say otherwise.
+        if *admission == Admission::Ordinary
+            && let Some(fence) = fence::read(&self.layout)?
+        {
+            return Err(fence.refusal());
+        }
+        // Its sockets are the service's. During a refresh another unit has them as well, so connections wait.
+        page::stop(&bus)?;
         match admission {
-            // Asked here too, although systemd decides: a service that runs behind the fence is on its way out, and "it runs
-            // already" would say otherwise.
-            Admission::Ordinary => match fence::read(&self.layout)? {
-                Some(fence) => Err(fence.refusal()),
-                None => {
-                    self.stop_page(&bus)?;
-                    self.start_all(&bus)
-                }
-            },
-            Admission::Refresh(run) => {
-                // Its sockets are the service's. Whoever holds them for the refresh keeps connections waiting meanwhile.
-                self.stop_page(&bus)?;
-                fence::admitted(&self.layout, run, || self.start_all(&bus))
-            }
+            Admission::Ordinary => self.start_all(&bus),
+            Admission::Refresh(run) => fence::admitted(&self.layout, run, || self.start_all(&bus)),
         }
     }
 
