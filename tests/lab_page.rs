@@ -1,0 +1,463 @@
+//! A machine whose service is fenced answers with a page on the sockets of the service, and with the application again as
+//! soon as that is back; no request fails in between. On machines with systemd, with a service that needs nothing but Python.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
+#![allow(clippy::print_stderr, clippy::disallowed_macros, reason = "counts are printed")]
+
+#[path = "common/lab/mod.rs"]
+mod lab;
+
+use std::process::Child;
+
+use lab::{LOCAL_INDEX, Lab, Machine, Ran, until};
+
+/// A service that takes its connections from descriptor 3, answers with its version, and ends what it has begun when it is
+/// stopped.
+const SERVER: &str = r"import asyncio, pathlib, signal, socket
+version = pathlib.Path('version.txt').read_bytes().strip()
+active = 0
+
+async def answer(reader, writer):
+    global active
+    active += 1
+    try:
+        await reader.readuntil(b'\r\n\r\n')
+        head = b'HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n' % len(version)
+        writer.write(head + version)
+        await writer.drain()
+        writer.close()
+    except (OSError, EOFError):
+        pass
+    finally:
+        active -= 1
+
+async def main():
+    ended = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
+    server = await asyncio.start_server(answer, sock=socket.socket(fileno=3), backlog=4096)
+    await ended.wait()
+    server.close()
+    await asyncio.sleep(0.1)
+    while active:
+        await asyncio.sleep(0.01)
+
+asyncio.run(main())
+";
+
+const UNIT: &str = "[Unit]\nDescription=LadyLinux API\n[Service]\nType=simple\nUser=ladylinux\n\
+    WorkingDirectory=/opt/ladylinux/app\nEnvironmentFile=-/etc/ladylinux/ladylinux.env\n\
+    ExecStart=/opt/ladylinux/venv/bin/python server.py\nRestart=on-failure\n\
+    [Install]\nWantedBy=multi-user.target\n";
+
+const SOCKET_UNIT: &str =
+    "[Socket]\nListenStream=127.0.0.1:8000\nBacklog=4096\n[Install]\nWantedBy=sockets.target\n";
+
+/// A hook that fails as long as a file is there, and writes what no visitor may read.
+const HOOK: &str = "[[hook]]\nname = \"migrate\"\nkind = \"check\"\n\
+    command = [\"sh\", \"-c\", \"echo '<b>password=hunter2</b>'; test ! -e /srv/fail\"]\n";
+
+/// Four clients that ask without a pause until a file is there, and then print the answers that each had, in order.
+const CLIENTS: &str = r"import http.client, os, threading, time
+failed, seen, longest, asked = [], [], 0.0, 0
+lock = threading.Lock()
+
+def ask():
+    global longest, asked
+    while not os.path.exists('/run/clients.end'):
+        began = time.monotonic()
+        try:
+            connection = http.client.HTTPConnection('127.0.0.1', 8000, timeout=60)
+            connection.request('GET', '/')
+            response = connection.getresponse()
+            body = response.read().decode()
+            connection.close()
+            what = body if response.status == 200 else str(response.status)
+            with lock:
+                if not seen or seen[-1] != what: seen.append(what)
+        except Exception as error:
+            with lock: failed.append(repr(error))
+        with lock:
+            asked += 1
+            longest = max(longest, time.monotonic() - began)
+        time.sleep(0.002)
+
+threads = [threading.Thread(target=ask) for _ in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print('ASKED', asked, 'FAILED', len(failed), 'LONGEST %.2f' % longest, 'SEEN', *seen, 'END', *failed[:5])
+";
+
+const FENCE: &str = "/var/lib/ladylinux-refresh/fence";
+const PAGE: &str = "ladylinux-refresh-page.service";
+const URL: &str = "http://127.0.0.1:8000/";
+const FAIL: &str = "/srv/fail";
+
+/// A host whose service has a socket unit and a page, and that has refreshed once with version `one`.
+struct Host {
+    machine: Machine,
+}
+
+impl Host {
+    fn running(lab: &Lab) -> Self {
+        let host = Self::with_socket(lab);
+        host.tool("init --page").expect(0).says("set up ladylinux-refresh-page.service");
+        host
+    }
+
+    /// One without a page.
+    fn with_socket(lab: &Lab) -> Self {
+        let machine = Machine::boot(lab, "host");
+        machine.install_tool();
+        machine.lend_uv();
+        machine
+            .exec(
+                "git init --quiet --bare --initial-branch=main /srv/app.git && \
+                 git clone --quiet /srv/app.git /srv/work && cd /srv/work && git switch --quiet --orphan main",
+            )
+            .expect(0);
+        let host = Self { machine };
+        for (path, text) in [("server.py", SERVER), ("requirements.txt", ""), ("refresh.toml", HOOK)] {
+            host.machine.write(&format!("/srv/work/{path}"), text);
+        }
+        host.machine.write("/etc/systemd/system/ladylinux-api.service", UNIT);
+        host.machine.write("/etc/systemd/system/ladylinux-api.socket", SOCKET_UNIT);
+        host.machine.write(
+            "/etc/ladylinux/refresh.toml",
+            "[remote]\nurl = \"file:///srv/app.git\"\nallow = [\"file\"]\n\
+             [probe]\nurl = \"http://127.0.0.1:8000/\"\ndeadline = \"10s\"\nsettle = \"300ms\"\n",
+        );
+        host.push("one");
+        host.tool("init").expect(0);
+        host.machine.exec("systemctl daemon-reload && systemctl enable --now ladylinux-api.socket").expect(0);
+        host.tool("run").expect(0).says("Refreshed");
+        assert_eq!(host.version().as_deref(), Some("one"));
+        host
+    }
+
+    fn push(&self, version: &str) {
+        self.machine.write("/srv/work/version.txt", version);
+        let commit = "git -c user.name=x -c user.email=x@x commit --quiet --message change";
+        let line = format!("cd /srv/work && git add -A && {commit} && git push --quiet origin main");
+        self.machine.exec(&line).expect(0);
+    }
+
+    fn tool(&self, arguments: &str) -> Ran {
+        self.machine.exec(&format!("PIP_INDEX_URL={LOCAL_INDEX} exec ladylinux-refresh {arguments}"))
+    }
+
+    fn version(&self) -> Option<String> {
+        self.machine.http(URL)
+    }
+
+    /// A run whose hook fails.
+    #[track_caller]
+    fn halt(&self, version: &str) -> Ran {
+        self.machine.write(FAIL, "");
+        self.push(version);
+        let ran = self.tool("run").expect(1).says("stopped and fenced");
+        self.machine.exec(&format!("rm {FAIL}")).expect(0);
+        ran
+    }
+
+    /// The status that is answered, 0 where nothing is.
+    fn status(&self) -> u16 {
+        let ran = self.machine.exec(&format!("curl -s -o /dev/null -w '%{{http_code}}' --max-time 20 {URL}"));
+        ran.out.trim().parse().unwrap_or(0)
+    }
+
+    fn property(&self, unit: &str, name: &str) -> String {
+        let line = format!("systemctl show --value --property {name} {unit}");
+        self.machine.exec(&line).expect(0).out.trim().to_owned()
+    }
+
+    fn is_active(&self, unit: &str) -> bool {
+        self.property(unit, "ActiveState") == "active"
+    }
+
+    fn clients(&self) -> Child {
+        self.machine.write("/srv/clients.py", CLIENTS);
+        self.machine.spawn("rm -f /run/clients.end; exec python3 /srv/clients.py")
+    }
+
+    /// Ends the clients; returns the answers that they had, in order, none of which may be missing.
+    #[track_caller]
+    fn seen(&self, clients: Child) -> Vec<String> {
+        self.machine.write("/run/clients.end", "");
+        let output = clients.wait_with_output().unwrap();
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        eprintln!("{printed}");
+        assert!(printed.contains(" FAILED 0 "), "{printed}");
+        let (_, seen) = printed.split_once("SEEN ").unwrap();
+        seen.split_once(" END").unwrap().0.split(' ').map(str::to_owned).collect()
+    }
+}
+
+#[test]
+fn rw_7_1_a_halted_run_shows_the_page_and_the_next_one_leads_back_without_a_failed_request() {
+    let Some(lab) = Lab::open() else { return };
+    let host = Host::with_socket(&lab);
+    let machine = &host.machine;
+    host.tool("init --page --dry-run").expect(0).says("would set up ladylinux-refresh-page.service");
+    assert_eq!(host.property(PAGE, "LoadState"), "not-found");
+    host.tool("init --page").expect(0);
+    host.tool("init").expect(0).says("left ladylinux-refresh-page.service as it is");
+    assert_eq!(host.property("ladylinux-api.service", "NRestarts"), "0");
+    let clients = host.clients();
+    let halted = host.halt("two");
+    assert!(!halted.all().contains("page for visitors"), "{}", halted.all());
+
+    // What visitors get names the step and holds nothing that the hook wrote, which the report does.
+    assert!(halted.all().contains("hunter2"), "{}", halted.all());
+    let page = machine.exec(&format!("curl -si {URL}a/b")).expect(0).out;
+    let commit = machine.exec("git -C /srv/app.git rev-parse main").expect(0).out;
+    for part in [
+        "HTTP/1.1 503 ",
+        "Retry-After: ",
+        "text/html",
+        "4 of 6: prepare",
+        "ladylinux-refresh run",
+        &commit[..7],
+    ] {
+        assert!(page.contains(part), "{part} is not in {page}");
+    }
+    assert!(!page.contains("hunter2"), "{page}");
+    let json = machine.exec(&format!("curl -s -H 'Accept: application/json' {URL}")).expect(0).out;
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((&json["state"], &json["step"]), (&"halted".into(), &"prepare".into()));
+    assert_eq!(json["commit"], commit.trim());
+    assert!(!json.to_string().contains("hunter2"));
+
+    // It is confined: a user that exists only as long as it, no network of its own, nothing to write to.
+    let told = machine.exec(&format!("systemd-analyze security --no-pager {PAGE}")).expect(0).out;
+    let line = told.lines().find(|line| line.contains("Overall exposure level")).unwrap();
+    let exposure: f64 = line.split_whitespace().find_map(|word| word.parse().ok()).unwrap();
+    eprintln!("exposure of the page: {exposure}");
+    assert!(exposure <= 1.5, "{told}");
+    assert_eq!(host.property("ladylinux-api.socket", "Result"), "success");
+
+    // Whoever asks for the service gets the page and not the service.
+    machine.exec("systemctl start ladylinux-api.service");
+    assert!(!host.is_active("ladylinux-api.service") && host.is_active(PAGE));
+    host.tool("init --undo").expect(3).says("fenced");
+
+    host.push("three");
+    host.tool("run").expect(0).says("Refreshed");
+    assert_eq!(host.version().as_deref(), Some("three"));
+    assert!(!host.is_active(PAGE));
+    assert_eq!(host.seen(clients), ["one", "503", "three"]);
+
+    host.tool("init --undo").expect(0).says("stop and disable ladylinux-refresh-page.service");
+    assert_eq!(host.property(PAGE, "LoadState"), "not-found");
+    assert_eq!(machine.exec("ls /etc/systemd/system/*.wants | grep -c refresh-page").out.trim(), "0");
+}
+
+#[test]
+fn rw_7_1a_a_machine_that_boots_shows_the_page_as_long_as_the_fence_stands() {
+    let Some(lab) = Lab::open() else { return };
+    let mut host = Host::running(&lab);
+    host.halt("two");
+    host.machine.reboot();
+    until("the page", || (host.status() == 503).then_some(()));
+    assert!(host.is_active(PAGE) && !host.is_active("ladylinux-api.service"));
+    assert_eq!(host.property("ladylinux-api.socket", "Result"), "success");
+    host.machine.kill();
+    host.machine.start();
+    until("the page", || (host.status() == 503).then_some(()));
+
+    let clients = host.clients();
+    host.tool("run").expect(0).says("Refreshed");
+    assert_eq!(host.seen(clients), ["503", "two"]);
+    host.machine.reboot();
+    let answer = until("the application", || host.version());
+    assert_eq!(answer, "two");
+    assert!(!host.is_active(PAGE));
+    assert!(!host.machine.journal(PAGE).contains("Main process exited"), "{}", host.machine.journal(PAGE));
+
+    // Whoever lowers the fence gets the application with the next request.
+    host.halt("three");
+    let clients = host.clients();
+    until("the page", || (host.status() == 503).then_some(()));
+    host.tool("unfence").expect(0);
+    until("the application", || host.version());
+    assert!(!host.is_active(PAGE));
+    assert_eq!(host.seen(clients), ["503", "three"]);
+    host.halt("four");
+    host.machine.exec(&format!("rm {FENCE}")).expect(0);
+    until("the application", || host.version());
+    until("the end of the page", || (!host.is_active(PAGE)).then_some(()));
+}
+
+/// Drop-ins by which the page cannot be started, or not as it should.
+const BROKEN: [(&str, &str); 4] = [
+    ("ends before it is ready", "[Service]\nExecStart=\nExecStart=/bin/false\n"),
+    ("ends as soon as it is ready", "[Service]\nType=oneshot\nExecStart=\nExecStart=/bin/true\n"),
+    ("never gets ready", "[Service]\nTimeoutStartSec=1\nExecStart=\nExecStart=/bin/sleep 60\n"),
+    ("is never to run", "[Unit]\nConditionPathExists=/nowhere\n"),
+];
+
+#[test]
+fn rw_7_1_a_run_halts_as_ever_where_the_page_cannot_be_shown() {
+    let Some(lab) = Lab::open() else { return };
+    let host = Host::running(&lab);
+    let machine = &host.machine;
+    let drop_in = format!("/etc/systemd/system/{PAGE}.d/broken.conf");
+    for (number, (what, text)) in BROKEN.into_iter().enumerate() {
+        machine.write(&drop_in, text);
+        machine.exec("systemctl daemon-reload").expect(0);
+        let halted = host.halt(&format!("bad-{number}"));
+        assert!(halted.all().contains("the page for visitors cannot be shown"), "{what}: {}", halted.all());
+        assert!(halted.all().contains("hunter2"), "{what}: {}", halted.all());
+        assert!(machine.read(FENCE).is_some() && !host.is_active("ladylinux-api.service"), "{what}");
+        assert_ne!(host.status(), 200, "{what}");
+        machine.exec(&format!("rm {drop_in} && systemctl daemon-reload")).expect(0);
+        host.push(&format!("good-{number}"));
+        host.tool("run").expect(0).says("Refreshed");
+        assert_eq!(host.version(), Some(format!("good-{number}")), "{what}");
+    }
+    machine.exec(&format!("systemctl mask {PAGE}")).expect(0);
+    host.tool("init").expect(0).says("left ladylinux-refresh-page.service masked");
+    assert!(host.halt("masked").all().contains("ladylinux-refresh-page.service is masked"));
+    assert_ne!(host.status(), 200);
+    machine.exec(&format!("systemctl unmask {PAGE}")).expect(0);
+    host.tool("run").expect(0).says("Refreshed");
+}
+
+#[test]
+fn init_refuses_a_page_for_a_service_without_a_socket_unit() {
+    let Some(lab) = Lab::open() else { return };
+    let host = Host::with_socket(&lab);
+    host.machine
+        .exec("systemctl disable --now ladylinux-api.socket; rm /etc/systemd/system/ladylinux-api.socket; systemctl daemon-reload")
+        .expect(0);
+    host.tool("init --page").expect(3).says("has no socket unit").says("init --socket --page");
+    assert_eq!(host.property(PAGE, "LoadState"), "not-found");
+}
+
+/// What the service user tries, with `$page` as the process of the page; each line fails, or changes nothing.
+const ATTACKS: [&str; 11] = [
+    "echo '{}' >/var/lib/ladylinux-refresh/fence",
+    "rm -f /var/lib/ladylinux-refresh/fence",
+    "mv /var/lib/ladylinux-refresh /var/lib/other",
+    "mkdir -p /run/ladylinux-refresh && touch /run/ladylinux-refresh/admit",
+    "echo x >>/usr/lib/systemd/system/ladylinux-refresh-page.service",
+    "kill -KILL $page",
+    "echo x >/proc/$page/mem",
+    "systemctl --no-ask-password stop ladylinux-refresh-page.service",
+    "systemctl --no-ask-password start ladylinux-api.service",
+    "python3 -c 'import socket as s; o = s.socket(); o.setsockopt(s.SOL_SOCKET, s.SO_REUSEPORT, 1); \
+     o.setsockopt(s.SOL_SOCKET, s.SO_REUSEADDR, 1); o.bind((\"127.0.0.1\", 8000)); o.listen()'",
+    "for n in 1 2 3 4 5 6 7 8 9; do curl -s -H 'Accept: <script>' -H 'X-Commit: forged' \
+     'http://127.0.0.1:8000/<script>forged' | grep -q forged && echo forged; done",
+];
+
+#[test]
+fn the_service_user_cannot_change_what_the_page_shows() {
+    let Some(lab) = Lab::open() else { return };
+    let host = Host::running(&lab);
+    let machine = &host.machine;
+    host.halt("</dd><script>forged</script>");
+    let page = || machine.exec(&format!("curl -s {URL}")).expect(0).out;
+    let (before, process) = (page(), host.property(PAGE, "MainPID"));
+    assert!(before.contains("4 of 6: prepare") && !before.contains("forged"), "{before}");
+    for attack in ATTACKS {
+        let ran = machine.exec_as("ladylinux", &format!("page={process}; {attack}"));
+        assert!(!ran.out.contains("forged"), "{attack}");
+        assert_eq!(page(), before, "{attack}");
+        assert_eq!(host.property(PAGE, "MainPID"), process, "{attack}");
+    }
+    // And the page itself is nobody, with nothing.
+    let status = machine.read(&format!("/proc/{process}/status")).unwrap();
+    for part in ["NoNewPrivs:\t1", "CapEff:\t0000000000000000", "Seccomp:\t2"] {
+        assert!(status.contains(part), "{part} is not in {status}");
+    }
+    let user = machine.exec(&format!("stat -c %u /proc/{process}")).expect(0).out;
+    let uid: u32 = user.trim().parse().unwrap();
+    assert!((61184..=65519).contains(&uid), "{uid} is no dynamic user");
+    let networks = machine.exec(&format!("readlink /proc/1/ns/net /proc/{process}/ns/net")).expect(0).out;
+    let networks: Vec<&str> = networks.lines().collect();
+    assert_ne!(networks[0], networks[1]);
+}
+
+/// The places of the page's start and of its stop at which a run is killed.
+const POINTS: [&str; 4] = ["page:starting", "page:started", "page:stopping", "page:stopped"];
+
+/// What goes wrong with the page while it is shown, with `$page` as its process.
+const FAULTS: [(&str, &str); 4] = [
+    ("it is killed", "kill -KILL $page"),
+    ("it hangs", "kill -STOP $page"),
+    ("the fence is torn", "echo '{' >/var/lib/ladylinux-refresh/fence"),
+    ("its sockets are closed", "systemctl stop ladylinux-api.socket"),
+];
+
+impl Host {
+    /// A run that is killed when it reaches a point.
+    #[track_caller]
+    fn killed_at(&self, point: &str) {
+        let trace = "/run/ladylinux-refresh/trace";
+        self.machine.exec(&format!("rm -f {trace}"));
+        let variables = format!("LADYLINUX_REFRESH_TRACE={trace} LADYLINUX_REFRESH_KILL_AT={point}#1");
+        let line = format!("{variables} PIP_INDEX_URL={LOCAL_INDEX} exec ladylinux-refresh run");
+        let ran = self.machine.exec(&line);
+        assert_ne!(ran.code, Some(0), "{point}: {}", ran.all());
+        assert!(
+            self.machine.read(trace).is_some_and(|trace| trace.contains(point)),
+            "{point} was not reached"
+        );
+    }
+
+    /// Insists that the fence holds, that the next run leads out, and that the socket answers with the application then.
+    #[track_caller]
+    fn leads_out(&self, what: &str, version: &str) {
+        assert!(self.machine.read(FENCE).is_some(), "{what}: the fence is gone");
+        assert!(!self.is_active("ladylinux-api.service"), "{what}: the service runs");
+        self.push(version);
+        let ran = self.tool("run");
+        assert_eq!(ran.code, Some(0), "{what}: {}", ran.all());
+        assert_eq!(self.version().as_deref(), Some(version), "{what}");
+        assert!(!self.is_active(PAGE), "{what}");
+        assert!(self.is_active("ladylinux-api.socket"), "{what}");
+    }
+}
+
+#[test]
+fn rw_7_1a_kills_and_faults_in_the_start_and_the_stop_of_the_page_leave_a_fence_that_the_next_run_lowers() {
+    let Some(lab) = Lab::open() else { return };
+    let host = Host::running(&lab);
+    let machine = &host.machine;
+    let mut count = 0;
+    for (number, point) in POINTS.into_iter().enumerate() {
+        if point.starts_with("page:sto") {
+            host.halt(&format!("halted-{number}"));
+        } else {
+            machine.write(FAIL, "");
+            host.push(&format!("killed-{number}"));
+        }
+        host.killed_at(point);
+        machine.exec(&format!("rm -f {FAIL}")).expect(0);
+        // What looks after the killed run shows the page again.
+        until("the page", || (host.status() == 503).then_some(()));
+        host.leads_out(point, &format!("good-{number}"));
+        count += 1;
+    }
+    for (number, (what, fault)) in FAULTS.into_iter().enumerate() {
+        host.halt(&format!("faulty-{number}"));
+        let process = host.property(PAGE, "MainPID");
+        machine.exec(&format!("page={process}; {fault}"));
+        if what == "it is killed" || what == "the fence is torn" {
+            assert_eq!(host.status(), 503, "{what}");
+        }
+        host.leads_out(what, &format!("repaired-{number}"));
+        count += 1;
+    }
+    // A page that cannot be ended keeps the service from its start: two would answer on one socket.
+    host.halt("kept");
+    let drop_in = format!("/etc/systemd/system/{PAGE}.d/kept.conf");
+    machine.write(&drop_in, "[Unit]\nRefuseManualStop=yes\n");
+    machine.exec("systemctl daemon-reload").expect(0);
+    host.push("kept-again");
+    host.tool("run").expect(1).says("ladylinux-refresh-page.service").says("stopped and fenced");
+    assert_eq!(host.status(), 503);
+    machine.exec(&format!("rm {drop_in} && systemctl daemon-reload")).expect(0);
+    host.leads_out("it cannot be stopped", "ended");
+    count += 1;
+    eprintln!("{count} kills and faults, 0 violations");
+}
