@@ -192,7 +192,7 @@ impl Host {
 }
 
 #[test]
-fn rw_7_1_a_halted_run_shows_the_page_and_the_next_one_leads_back_without_a_failed_request() {
+fn rw_7_1b_a_halted_run_shows_the_page_and_the_next_one_leads_back_without_a_failed_request() {
     let Some(lab) = Lab::open() else { return };
     let host = Host::with_socket(&lab);
     let machine = &host.machine;
@@ -295,7 +295,7 @@ const BROKEN: [(&str, &str); 4] = [
 ];
 
 #[test]
-fn rw_7_1_a_run_halts_as_ever_where_the_page_cannot_be_shown() {
+fn rw_7_1a_a_run_halts_as_ever_where_the_page_cannot_be_shown() {
     let Some(lab) = Lab::open() else { return };
     let host = Host::running(&lab);
     let machine = &host.machine;
