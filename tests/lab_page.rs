@@ -2,194 +2,18 @@
 //! soon as that is back; no request fails in between. On machines with systemd, with a service that needs nothing but Python.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
 #![allow(clippy::print_stderr, clippy::disallowed_macros, reason = "counts are printed")]
+#![allow(clippy::disallowed_methods, reason = "a browser is started")]
 
+#[path = "lab_page/host.rs"]
+mod host;
 #[path = "common/lab/mod.rs"]
 mod lab;
 
-use std::process::Child;
+use std::path::PathBuf;
+use std::process::Command;
 
-use lab::{LOCAL_INDEX, Lab, Machine, Ran, until};
-
-/// A service that takes its connections from descriptor 3, answers with its version, and ends what it has begun when it is
-/// stopped.
-const SERVER: &str = r"import asyncio, pathlib, signal, socket
-version = pathlib.Path('version.txt').read_bytes().strip()
-active = 0
-
-async def answer(reader, writer):
-    global active
-    active += 1
-    try:
-        await reader.readuntil(b'\r\n\r\n')
-        head = b'HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n' % len(version)
-        writer.write(head + version)
-        await writer.drain()
-        writer.close()
-    except (OSError, EOFError):
-        pass
-    finally:
-        active -= 1
-
-async def main():
-    ended = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
-    server = await asyncio.start_server(answer, sock=socket.socket(fileno=3), backlog=4096)
-    await ended.wait()
-    server.close()
-    await asyncio.sleep(0.1)
-    while active:
-        await asyncio.sleep(0.01)
-
-asyncio.run(main())
-";
-
-const UNIT: &str = "[Unit]\nDescription=LadyLinux API\n[Service]\nType=simple\nUser=ladylinux\n\
-    WorkingDirectory=/opt/ladylinux/app\nEnvironmentFile=-/etc/ladylinux/ladylinux.env\n\
-    ExecStart=/opt/ladylinux/venv/bin/python server.py\nRestart=on-failure\n\
-    [Install]\nWantedBy=multi-user.target\n";
-
-const SOCKET_UNIT: &str =
-    "[Socket]\nListenStream=127.0.0.1:8000\nBacklog=4096\n[Install]\nWantedBy=sockets.target\n";
-
-/// A hook that fails as long as a file is there, and writes what no visitor may read.
-const HOOK: &str = "[[hook]]\nname = \"migrate\"\nkind = \"check\"\n\
-    command = [\"sh\", \"-c\", \"echo '<b>password=hunter2</b>'; test ! -e /srv/fail\"]\n";
-
-/// Four clients that ask without a pause until a file is there, and then print the answers that each had, in order.
-const CLIENTS: &str = r"import http.client, os, threading, time
-failed, seen, longest, asked = [], [], 0.0, 0
-lock = threading.Lock()
-
-def ask():
-    global longest, asked
-    while not os.path.exists('/run/clients.end'):
-        began = time.monotonic()
-        try:
-            connection = http.client.HTTPConnection('127.0.0.1', 8000, timeout=60)
-            connection.request('GET', '/')
-            response = connection.getresponse()
-            body = response.read().decode()
-            connection.close()
-            what = body if response.status == 200 else str(response.status)
-            with lock:
-                if not seen or seen[-1] != what: seen.append(what)
-        except Exception as error:
-            with lock: failed.append(repr(error))
-        with lock:
-            asked += 1
-            longest = max(longest, time.monotonic() - began)
-        time.sleep(0.002)
-
-threads = [threading.Thread(target=ask) for _ in range(4)]
-for thread in threads: thread.start()
-for thread in threads: thread.join()
-print('ASKED', asked, 'FAILED', len(failed), 'LONGEST %.2f' % longest, 'SEEN', *seen, 'END', *failed[:5])
-";
-
-const FENCE: &str = "/var/lib/ladylinux-refresh/fence";
-const PAGE: &str = "ladylinux-refresh-page.service";
-const URL: &str = "http://127.0.0.1:8000/";
-const FAIL: &str = "/srv/fail";
-
-/// A host whose service has a socket unit and a page, and that has refreshed once with version `one`.
-struct Host {
-    machine: Machine,
-}
-
-impl Host {
-    fn running(lab: &Lab) -> Self {
-        let host = Self::with_socket(lab);
-        host.tool("init --page").expect(0).says("set up ladylinux-refresh-page.service");
-        host
-    }
-
-    /// One without a page.
-    fn with_socket(lab: &Lab) -> Self {
-        let machine = Machine::boot(lab, "host");
-        machine.install_tool();
-        machine.lend_uv();
-        machine
-            .exec(
-                "git init --quiet --bare --initial-branch=main /srv/app.git && \
-                 git clone --quiet /srv/app.git /srv/work && cd /srv/work && git switch --quiet --orphan main",
-            )
-            .expect(0);
-        let host = Self { machine };
-        for (path, text) in [("server.py", SERVER), ("requirements.txt", ""), ("refresh.toml", HOOK)] {
-            host.machine.write(&format!("/srv/work/{path}"), text);
-        }
-        host.machine.write("/etc/systemd/system/ladylinux-api.service", UNIT);
-        host.machine.write("/etc/systemd/system/ladylinux-api.socket", SOCKET_UNIT);
-        host.machine.write(
-            "/etc/ladylinux/refresh.toml",
-            "[remote]\nurl = \"file:///srv/app.git\"\nallow = [\"file\"]\n\
-             [probe]\nurl = \"http://127.0.0.1:8000/\"\ndeadline = \"10s\"\nsettle = \"300ms\"\n",
-        );
-        host.push("one");
-        host.tool("init").expect(0);
-        host.machine.exec("systemctl daemon-reload && systemctl enable --now ladylinux-api.socket").expect(0);
-        host.tool("run").expect(0).says("Refreshed");
-        assert_eq!(host.version().as_deref(), Some("one"));
-        host
-    }
-
-    fn push(&self, version: &str) {
-        self.machine.write("/srv/work/version.txt", version);
-        let commit = "git -c user.name=x -c user.email=x@x commit --quiet --message change";
-        let line = format!("cd /srv/work && git add -A && {commit} && git push --quiet origin main");
-        self.machine.exec(&line).expect(0);
-    }
-
-    fn tool(&self, arguments: &str) -> Ran {
-        self.machine.exec(&format!("PIP_INDEX_URL={LOCAL_INDEX} exec ladylinux-refresh {arguments}"))
-    }
-
-    fn version(&self) -> Option<String> {
-        self.machine.http(URL)
-    }
-
-    /// A run whose hook fails.
-    #[track_caller]
-    fn halt(&self, version: &str) -> Ran {
-        self.machine.write(FAIL, "");
-        self.push(version);
-        let ran = self.tool("run").expect(1).says("stopped and fenced");
-        self.machine.exec(&format!("rm {FAIL}")).expect(0);
-        ran
-    }
-
-    /// The status that is answered, 0 where nothing is.
-    fn status(&self) -> u16 {
-        let ran = self.machine.exec(&format!("curl -s -o /dev/null -w '%{{http_code}}' --max-time 20 {URL}"));
-        ran.out.trim().parse().unwrap_or(0)
-    }
-
-    fn property(&self, unit: &str, name: &str) -> String {
-        let line = format!("systemctl show --value --property {name} {unit}");
-        self.machine.exec(&line).expect(0).out.trim().to_owned()
-    }
-
-    fn is_active(&self, unit: &str) -> bool {
-        self.property(unit, "ActiveState") == "active"
-    }
-
-    fn clients(&self) -> Child {
-        self.machine.write("/srv/clients.py", CLIENTS);
-        self.machine.spawn("rm -f /run/clients.end; exec python3 /srv/clients.py")
-    }
-
-    /// Ends the clients; returns the answers that they had, in order, none of which may be missing.
-    #[track_caller]
-    fn seen(&self, clients: Child) -> Vec<String> {
-        self.machine.write("/run/clients.end", "");
-        let output = clients.wait_with_output().unwrap();
-        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
-        eprintln!("{printed}");
-        assert!(printed.contains(" FAILED 0 "), "{printed}");
-        let (_, seen) = printed.split_once("SEEN ").unwrap();
-        seen.split_once(" END").unwrap().0.split(' ').map(str::to_owned).collect()
-    }
-}
+use host::{FAIL, FENCE, Host, PAGE, URL};
+use lab::{LOCAL_INDEX, Lab, until};
 
 #[test]
 fn rw_7_1b_a_halted_run_shows_the_page_and_the_next_one_leads_back_without_a_failed_request() {
@@ -227,14 +51,14 @@ fn rw_7_1b_a_halted_run_shows_the_page_and_the_next_one_leads_back_without_a_fai
     assert!(!json.to_string().contains("hunter2"));
 
     // It is confined: a user that exists only as long as it, no network of its own, nothing to write to.
-    let told = machine.exec(&format!("systemd-analyze security --no-pager {PAGE}")).expect(0).out;
-    let line = told.lines().find(|line| line.contains("Overall exposure level")).unwrap();
+    let table = machine.exec(&format!("systemd-analyze security --no-pager {PAGE}")).expect(0).out;
+    let line = table.lines().find(|line| line.contains("Overall exposure level")).unwrap();
     let exposure: f64 = line.split_whitespace().find_map(|word| word.parse().ok()).unwrap();
     eprintln!("exposure of the page: {exposure}");
-    assert!(exposure <= 1.5, "{told}");
+    assert!(exposure <= 1.5, "{table}");
     assert_eq!(host.property("ladylinux-api.socket", "Result"), "success");
 
-    // Whoever asks for the service gets the page and not the service.
+    // What asks for the service gets the page and not the service.
     machine.exec("systemctl start ladylinux-api.service");
     assert!(!host.is_active("ladylinux-api.service") && host.is_active(PAGE));
     host.tool("init --undo").expect(3).says("fenced");
@@ -272,7 +96,7 @@ fn rw_7_1a_a_machine_that_boots_shows_the_page_as_long_as_the_fence_stands() {
     assert!(!host.is_active(PAGE));
     assert!(!host.machine.journal(PAGE).contains("Main process exited"), "{}", host.machine.journal(PAGE));
 
-    // Whoever lowers the fence gets the application with the next request.
+    // When the fence is lowered by hand, the next request gets the application.
     host.halt("three");
     let clients = host.clients();
     until("the page", || (host.status() == 503).then_some(()));
@@ -364,7 +188,7 @@ fn the_service_user_cannot_change_what_the_page_shows() {
         assert_eq!(page(), before, "{attack}");
         assert_eq!(host.property(PAGE, "MainPID"), process, "{attack}");
     }
-    // And the page itself is nobody, with nothing.
+    // And the page itself has no rights.
     let status = machine.read(&format!("/proc/{process}/status")).unwrap();
     for part in ["NoNewPrivs:\t1", "CapEff:\t0000000000000000", "Seccomp:\t2"] {
         assert!(status.contains(part), "{part} is not in {status}");
@@ -423,6 +247,11 @@ fn rw_7_1a_kills_and_faults_in_the_start_and_the_stop_of_the_page_leave_a_fence_
     let Some(lab) = Lab::open() else { return };
     let host = Host::running(&lab);
     let machine = &host.machine;
+    machine.write(
+        "/etc/systemd/system/ladylinux-api.service.d/sockets.conf",
+        "[Service]\nSockets=ladylinux-api.socket\n",
+    );
+    machine.exec("systemctl daemon-reload").expect(0);
     let mut count = 0;
     for (number, point) in POINTS.into_iter().enumerate() {
         if point.starts_with("page:sto") {
@@ -433,7 +262,7 @@ fn rw_7_1a_kills_and_faults_in_the_start_and_the_stop_of_the_page_leave_a_fence_
         }
         host.killed_at(point);
         machine.exec(&format!("rm -f {FAIL}")).expect(0);
-        // What looks after the killed run shows the page again.
+        // The page is shown again after a killed run.
         until("the page", || (host.status() == 503).then_some(()));
         host.leads_out(point, &format!("good-{number}"));
         count += 1;
@@ -460,4 +289,58 @@ fn rw_7_1a_kills_and_faults_in_the_start_and_the_stop_of_the_page_leave_a_fence_
     host.leads_out("it cannot be stopped", "ended");
     count += 1;
     eprintln!("{count} kills and faults, 0 violations");
+}
+
+/// Where the pictures of the page go.
+const PICTURES: &str = "LADYLINUX_REFRESH_PICTURES";
+
+impl Host {
+    /// Loads the page in a browser of this host, in the network of the machine; returns what the browser printed.
+    #[track_caller]
+    fn browse(&self, options: &[&str]) -> String {
+        let profile = self.machine.beside("profile");
+        let output = Command::new("nsenter")
+            .arg(format!("--net=/proc/{}/ns/net", self.machine.leader()))
+            .args(["timeout", "60", "chromium", "--headless", "--no-sandbox", "--disable-gpu"])
+            .args(["--hide-scrollbars", "--no-first-run", "--disable-dev-shm-usage"])
+            .arg(format!("--user-data-dir={}", profile.display()))
+            .args(options)
+            .arg(URL)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+#[test]
+#[ignore = "needs a browser: scripts/page_picture.sh"]
+fn a_browser_shows_the_page_of_a_fenced_machine_and_then_the_application() {
+    let Some(lab) = Lab::open() else { return };
+    let mut host = Host::running(&lab);
+    host.halt("two");
+    host.machine.reboot();
+    until("the page", || (host.status() == 503).then_some(()));
+    let page = host.browse(&["--dump-dom"]);
+    for part in ["<h1>Out of service</h1>", "4 of 6: prepare", "ladylinux-refresh run"] {
+        assert!(page.contains(part), "{part} is not in {page}");
+    }
+    let pictures = std::env::var_os(PICTURES).map_or_else(|| host.machine.beside("pictures"), PathBuf::from);
+    std::fs::create_dir_all(&pictures).unwrap();
+    for (name, size, scheme) in [("page.png", "820,640", "1"), ("page-phone-dark.png", "500,760", "0")] {
+        let picture = pictures.join(name);
+        host.browse(&[
+            &format!("--screenshot={}", picture.display()),
+            &format!("--window-size={size}"),
+            &format!("--blink-settings=preferredColorScheme={scheme}"),
+        ]);
+        let bytes = std::fs::read(&picture).unwrap();
+        assert!(bytes.starts_with(b"\x89PNG") && bytes.len() > 5_000, "{} bytes", bytes.len());
+        assert!(bytes.len() < 100_000, "{} bytes are too many for the documents", bytes.len());
+    }
+    host.tool("run").expect(0).says("Refreshed");
+    assert!(host.browse(&["--dump-dom"]).contains("two"));
+    host.machine.reboot();
+    until("the application", || host.version());
+    assert!(host.browse(&["--dump-dom"]).contains("two"));
 }

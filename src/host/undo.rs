@@ -61,7 +61,7 @@ pub enum Step {
     },
     /// Requests and schedule end.
     Disable,
-    /// A unit that `init --socket` or `init --page` has made ends; a running service keeps its socket until it is restarted.
+    /// A unit that `init --socket` or `init --page` has installed ends; a running service keeps its socket until it is restarted.
     End(String),
     /// A file, a link or a directory is removed.
     Remove(PathBuf),

@@ -58,7 +58,7 @@ struct Words {
 const HALTED: Words = Words {
     state: "halted",
     title: "Out of service",
-    message: "An update of this application did not succeed, so the application is stopped until somebody has repaired it.",
+    message: "An update of this application did not succeed, so it is stopped until the cause is repaired.",
     retry_after: 60,
 };
 
@@ -72,7 +72,7 @@ const UPDATING: Words = Words {
 const STOPPED: Words = Words {
     state: "stopped",
     title: "Out of service",
-    message: "This application is stopped until somebody starts it again.",
+    message: "This application is stopped.",
     retry_after: 60,
 };
 
@@ -227,10 +227,10 @@ mod tests {
 
     #[test]
     fn the_head_of_an_answer_is_the_same_without_a_body() {
-        let whole = notice(HALTED).response(Request { form: Form::Html, is_head: false });
+        let all = notice(HALTED).response(Request { form: Form::Html, is_head: false });
         let head = notice(HALTED).response(Request { form: Form::Html, is_head: true });
-        let whole = String::from_utf8(whole).unwrap();
-        let (start, body) = whole.split_once("\r\n\r\n").unwrap();
+        let all = String::from_utf8(all).unwrap();
+        let (start, body) = all.split_once("\r\n\r\n").unwrap();
         assert!(start.starts_with("HTTP/1.1 503 ") && start.contains("Retry-After: 60\r\n"));
         assert!(start.contains(&format!("Content-Length: {}\r\n", body.len())));
         let names = |text: &str| -> Vec<String> {

@@ -28,8 +28,8 @@ impl Request {
 pub(super) enum Received {
     /// The beginning of a request.
     Part,
-    /// The header of a request.
-    Whole(Request),
+    /// The header of a request, complete.
+    Complete(Request),
     /// Something else.
     Malformed,
 }
@@ -64,7 +64,7 @@ pub(super) fn read(bytes: &[u8]) -> Received {
             form = Form::Json;
         }
     }
-    Received::Whole(Request { form, is_head: first.starts_with(b"HEAD ") })
+    Received::Complete(Request { form, is_head: first.starts_with(b"HEAD ") })
 }
 
 fn without_return(line: &[u8]) -> &[u8] {
@@ -106,7 +106,7 @@ mod tests {
 
     fn form(accept: &str) -> Form {
         match read(format!("GET / HTTP/1.1\r\nHost: x\r\naccept: {accept}\r\n\r\n").as_bytes()) {
-            Received::Whole(request) => request.form,
+            Received::Complete(request) => request.form,
             other => panic!("{accept}: {other:?}"),
         }
     }
@@ -127,14 +127,14 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_whole_when_its_header_is() {
-        let whole = b"\r\nHEAD /a?b=%20 HTTP/1.0\r\nHost: x\r\n\r\n";
+    fn a_request_is_complete_when_its_header_is() {
+        let complete = b"\r\nHEAD /a?b=%20 HTTP/1.0\r\nHost: x\r\n\r\n";
         let expected = Request { form: Form::Html, is_head: true };
-        assert_eq!(read(whole), Received::Whole(expected));
-        for end in 0..whole.len() {
-            assert_eq!(read(&whole[..end]), Received::Part, "{end}");
+        assert_eq!(read(complete), Received::Complete(expected));
+        for end in 0..complete.len() {
+            assert_eq!(read(&complete[..end]), Received::Part, "{end}");
         }
-        assert_eq!(read(b"GET / HTTP/1.1\n\n"), Received::Whole(Request { is_head: false, ..expected }));
+        assert_eq!(read(b"GET / HTTP/1.1\n\n"), Received::Complete(Request { is_head: false, ..expected }));
     }
 
     #[test]

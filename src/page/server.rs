@@ -57,7 +57,7 @@ impl Server {
     /// The kernel refuses to wait for connections, or to accept them.
     pub(super) fn run(mut self) -> Outcome<()> {
         for listener in &self.listeners {
-            // It may have been made blocking again by whoever had it before.
+            // A program that had it before may have set it to block.
             rustix::io::ioctl_fionbio(listener, true).context(|| "cannot use a socket".to_owned())?;
         }
         loop {
@@ -259,7 +259,7 @@ fn receive(socket: &OwnedFd, bytes: &mut Vec<u8>) -> Result<bool, Errno> {
 /// Returns the answer to what a client has sent; `None` while it has not asked.
 fn answer(bytes: &[u8], is_over: bool, fence: &Path) -> Option<Vec<u8>> {
     match request::read(bytes) {
-        Received::Whole(request) => Some(Notice::read(fence).response(request)),
+        Received::Complete(request) => Some(Notice::read(fence).response(request)),
         Received::Malformed => Some(refusal("400 Bad Request")),
         Received::Part if bytes.len() >= HEADER => Some(refusal("431 Request Header Fields Too Large")),
         Received::Part if is_over => Some(refusal("400 Bad Request")),

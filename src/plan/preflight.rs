@@ -268,14 +268,19 @@ pub(crate) fn probe(on: &Installation, service: &ServiceState) -> Outcome<()> {
         socket.check_own(on.settings.service.unit.as_str(), number)?;
     }
     let is_down = service.is_down();
+    let page = on.service.page_process()?;
+    let is_page = |process: ProcessId| page == Some(process);
     let is_ours = |process: ProcessId| {
         // Of a running service any process may listen. Where that cannot be told, nobody is called a stranger.
-        let is_page = || on.service.page_process().is_ok_and(|page| page == Some(process));
-        !sockets.is_empty() && (process.pid == 1 || is_page())
+        is_page(process)
+            || !sockets.is_empty() && process.pid == 1
             || !is_down && on.service.owns(process).unwrap_or(true)
     };
-    let holder =
-        if is_down && sockets.is_empty() { port::holder(number)? } else { port::stranger(number, is_ours)? };
+    let holder = if is_down && sockets.is_empty() {
+        port::holder_but(number, |holder| holder.process.is_some_and(is_page))?
+    } else {
+        port::stranger(number, is_ours)?
+    };
     holder.map_or(Ok(()), |holder| Err(port::held(number, &holder)))
 }
 

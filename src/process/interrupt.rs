@@ -46,13 +46,14 @@ pub fn arrived() -> Option<i32> {
 /// # Errors
 /// The kernel refuses a handler.
 pub fn wake_up() -> Outcome<UnixStream> {
-    let told = || "cannot wait for signals".to_owned();
-    let (reader, mut writer) = UnixStream::pair().context(told)?;
+    let context = || "cannot wait for signals".to_owned();
+    let (reader, mut writer) = UnixStream::pair().context(context)?;
     for signal in [SIGINT, SIGTERM] {
-        signal_hook::low_level::pipe::register(signal, writer.try_clone().context(told)?).context(told)?;
+        signal_hook::low_level::pipe::register(signal, writer.try_clone().context(context)?)
+            .context(context)?;
     }
     if arrived().is_some() {
-        writer.write_all(b"x").context(told)?;
+        writer.write_all(b"x").context(context)?;
     }
     Ok(reader)
 }

@@ -42,11 +42,12 @@ pub fn is_allowed(on: &Installation, account: &Account, holder: &PortHolder) -> 
 /// because of the fence is opened with it.
 ///
 /// # Errors
-/// A socket unit is not the service's own, or the unit cannot be started or does not get the sockets.
+/// A socket unit is not the service's own, the unit cannot be started or does not get the sockets, or a page cannot be ended.
 pub fn hold(on: &Installation, account: &mut Account) -> Outcome<()> {
     let sockets = on.service.sockets()?;
     if sockets.is_empty() {
-        return Ok(());
+        // A page may still have a socket that its unit has closed.
+        return on.service.end_page();
     }
     let number = on.port()?;
     for socket in &sockets {

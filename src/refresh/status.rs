@@ -216,8 +216,8 @@ pub fn halted(on: &Installation, mut account: Account, phase: Phase, failure: &F
     // This also raises the fence again, should its fall have failed half-way.
     let commit = if phase == Phase::Stop { &account.commit_before } else { &account.commit };
     let halt = Halt { phase, commit: commit.clone() };
-    if let Err(trouble) = fence::explain(&on.layout, &account.run, &reason, failure, halt) {
-        account.warn(format!("the fence stands, but its reason cannot be written: {trouble}"));
+    if let Err(unwritten) = fence::explain(&on.layout, &account.run, &reason, failure, halt) {
+        account.warn(format!("the fence stands, but its reason cannot be written: {unwritten}"));
     }
     // While the sockets are still held: no connection finds them closed.
     if let Some(warning) = page::show(on) {

@@ -1,0 +1,187 @@
+//! A host whose service has a socket unit and a page, and the clients that ask it.
+#![expect(unreachable_pub, reason = "a module of a test is private whatever its items say")]
+
+use std::process::Child;
+
+use crate::lab::{LOCAL_INDEX, Lab, Machine, Ran};
+
+/// A service that takes its connections from descriptor 3, answers with its version, and ends what it has begun when it is
+/// stopped.
+const SERVER: &str = r"import asyncio, pathlib, signal, socket
+version = pathlib.Path('version.txt').read_bytes().strip()
+active = 0
+
+async def answer(reader, writer):
+    global active
+    active += 1
+    try:
+        await reader.readuntil(b'\r\n\r\n')
+        head = b'HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n' % len(version)
+        writer.write(head + version)
+        await writer.drain()
+        writer.close()
+    except (OSError, EOFError):
+        pass
+    finally:
+        active -= 1
+
+async def main():
+    ended = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
+    server = await asyncio.start_server(answer, sock=socket.socket(fileno=3), backlog=4096)
+    await ended.wait()
+    server.close()
+    await asyncio.sleep(0.1)
+    while active:
+        await asyncio.sleep(0.01)
+
+asyncio.run(main())
+";
+
+const UNIT: &str = "[Unit]\nDescription=LadyLinux API\n[Service]\nType=simple\nUser=ladylinux\n\
+    WorkingDirectory=/opt/ladylinux/app\nEnvironmentFile=-/etc/ladylinux/ladylinux.env\n\
+    ExecStart=/opt/ladylinux/venv/bin/python server.py\nRestart=on-failure\n\
+    [Install]\nWantedBy=multi-user.target\n";
+
+const SOCKET_UNIT: &str =
+    "[Socket]\nListenStream=127.0.0.1:8000\nBacklog=4096\n[Install]\nWantedBy=sockets.target\n";
+
+/// A hook that fails as long as a file is there, and writes what no visitor may read.
+const HOOK: &str = "[[hook]]\nname = \"migrate\"\nkind = \"check\"\n\
+    command = [\"sh\", \"-c\", \"echo '<b>password=hunter2</b>'; test ! -e /srv/fail\"]\n";
+
+/// Four clients that ask without a pause until a file is there, and then print the answers that each had, in order.
+const CLIENTS: &str = r"import http.client, os, threading, time
+failed, seen, longest, asked = [], [], 0.0, 0
+lock = threading.Lock()
+
+def ask():
+    global longest, asked
+    while not os.path.exists('/run/clients.end'):
+        began = time.monotonic()
+        try:
+            connection = http.client.HTTPConnection('127.0.0.1', 8000, timeout=60)
+            connection.request('GET', '/')
+            response = connection.getresponse()
+            body = response.read().decode()
+            connection.close()
+            what = body if response.status == 200 else str(response.status)
+            with lock:
+                if not seen or seen[-1] != what: seen.append(what)
+        except Exception as error:
+            with lock: failed.append(repr(error))
+        with lock:
+            asked += 1
+            longest = max(longest, time.monotonic() - began)
+        time.sleep(0.002)
+
+threads = [threading.Thread(target=ask) for _ in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print('ASKED', asked, 'FAILED', len(failed), 'LONGEST %.2f' % longest, 'SEEN', *seen, 'END', *failed[:5])
+";
+
+pub const FENCE: &str = "/var/lib/ladylinux-refresh/fence";
+pub const PAGE: &str = "ladylinux-refresh-page.service";
+pub const URL: &str = "http://127.0.0.1:8000/";
+pub const FAIL: &str = "/srv/fail";
+
+/// A host whose service has a socket unit and a page, and that has refreshed once with version `one`.
+pub struct Host {
+    pub machine: Machine,
+}
+
+impl Host {
+    pub fn running(lab: &Lab) -> Self {
+        let host = Self::with_socket(lab);
+        host.tool("init --page").expect(0).says("set up ladylinux-refresh-page.service");
+        host
+    }
+
+    /// One without a page.
+    pub fn with_socket(lab: &Lab) -> Self {
+        let machine = Machine::boot(lab, "host");
+        machine.install_tool();
+        machine.lend_uv();
+        machine
+            .exec(
+                "git init --quiet --bare --initial-branch=main /srv/app.git && \
+                 git clone --quiet /srv/app.git /srv/work && cd /srv/work && git switch --quiet --orphan main",
+            )
+            .expect(0);
+        let host = Self { machine };
+        for (path, text) in [("server.py", SERVER), ("requirements.txt", ""), ("refresh.toml", HOOK)] {
+            host.machine.write(&format!("/srv/work/{path}"), text);
+        }
+        host.machine.write("/etc/systemd/system/ladylinux-api.service", UNIT);
+        host.machine.write("/etc/systemd/system/ladylinux-api.socket", SOCKET_UNIT);
+        host.machine.write(
+            "/etc/ladylinux/refresh.toml",
+            "[remote]\nurl = \"file:///srv/app.git\"\nallow = [\"file\"]\n\
+             [probe]\nurl = \"http://127.0.0.1:8000/\"\ndeadline = \"10s\"\nsettle = \"300ms\"\n",
+        );
+        host.push("one");
+        host.tool("init").expect(0);
+        host.machine.exec("systemctl daemon-reload && systemctl enable --now ladylinux-api.socket").expect(0);
+        host.tool("run").expect(0).says("Refreshed");
+        assert_eq!(host.version().as_deref(), Some("one"));
+        host
+    }
+
+    pub fn push(&self, version: &str) {
+        self.machine.write("/srv/work/version.txt", version);
+        let commit = "git -c user.name=x -c user.email=x@x commit --quiet --message change";
+        let line = format!("cd /srv/work && git add -A && {commit} && git push --quiet origin main");
+        self.machine.exec(&line).expect(0);
+    }
+
+    pub fn tool(&self, arguments: &str) -> Ran {
+        self.machine.exec(&format!("PIP_INDEX_URL={LOCAL_INDEX} exec ladylinux-refresh {arguments}"))
+    }
+
+    pub fn version(&self) -> Option<String> {
+        self.machine.http(URL)
+    }
+
+    /// A run whose hook fails.
+    #[track_caller]
+    pub fn halt(&self, version: &str) -> Ran {
+        self.machine.write(FAIL, "");
+        self.push(version);
+        let ran = self.tool("run").expect(1).says("stopped and fenced");
+        self.machine.exec(&format!("rm {FAIL}")).expect(0);
+        ran
+    }
+
+    /// The status that is answered, 0 where nothing is.
+    pub fn status(&self) -> u16 {
+        let ran = self.machine.exec(&format!("curl -s -o /dev/null -w '%{{http_code}}' --max-time 20 {URL}"));
+        ran.out.trim().parse().unwrap_or(0)
+    }
+
+    pub fn property(&self, unit: &str, name: &str) -> String {
+        let line = format!("systemctl show --value --property {name} {unit}");
+        self.machine.exec(&line).expect(0).out.trim().to_owned()
+    }
+
+    pub fn is_active(&self, unit: &str) -> bool {
+        self.property(unit, "ActiveState") == "active"
+    }
+
+    pub fn clients(&self) -> Child {
+        self.machine.write("/srv/clients.py", CLIENTS);
+        self.machine.spawn("rm -f /run/clients.end; exec python3 /srv/clients.py")
+    }
+
+    /// Ends the clients; returns the answers that they had, in order, none of which may be missing.
+    #[track_caller]
+    pub fn seen(&self, clients: Child) -> Vec<String> {
+        self.machine.write("/run/clients.end", "");
+        let output = clients.wait_with_output().unwrap();
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        eprintln!("{printed}");
+        assert!(printed.contains(" FAILED 0 "), "{printed}");
+        let (_, seen) = printed.split_once("SEEN ").unwrap();
+        seen.split_once(" END").unwrap().0.split(' ').map(str::to_owned).collect()
+    }
+}
