@@ -79,20 +79,21 @@ fn rw_7_1a_a_machine_that_boots_shows_the_page_as_long_as_the_fence_stands() {
     let Some(lab) = Lab::open() else { return };
     let mut host = Host::running(&lab);
     host.halt("two");
+    host.ask_from_boot_on();
     host.machine.reboot();
     until("the page", || (host.status() == 503).then_some(()));
     assert!(host.is_active(PAGE) && !host.is_active("ladylinux-api.service"));
     assert_eq!(host.property("ladylinux-api.socket", "Result"), "success");
+    assert_eq!(host.seen_since_boot(), ["503"]);
     host.machine.kill();
     host.machine.start();
     until("the page", || (host.status() == 503).then_some(()));
-
-    let clients = host.clients();
     host.tool("run").expect(0).says("Refreshed");
-    assert_eq!(host.seen(clients), ["503", "two"]);
+    assert_eq!(host.seen_since_boot(), ["503", "two"]);
     host.machine.reboot();
     let answer = until("the application", || host.version());
     assert_eq!(answer, "two");
+    assert_eq!(host.seen_since_boot(), ["two"]);
     assert!(!host.is_active(PAGE));
     assert!(!host.machine.journal(PAGE).contains("Main process exited"), "{}", host.machine.journal(PAGE));
 
@@ -253,6 +254,7 @@ fn rw_7_1a_kills_and_faults_in_the_start_and_the_stop_of_the_page_leave_a_fence_
     );
     machine.exec("systemctl daemon-reload").expect(0);
     let mut count = 0;
+    let clients = host.clients();
     for (number, point) in POINTS.into_iter().enumerate() {
         if point.starts_with("page:sto") {
             host.halt(&format!("halted-{number}"));
@@ -267,6 +269,7 @@ fn rw_7_1a_kills_and_faults_in_the_start_and_the_stop_of_the_page_leave_a_fence_
         host.leads_out(point, &format!("good-{number}"));
         count += 1;
     }
+    host.seen(clients);
     for (number, (what, fault)) in FAULTS.into_iter().enumerate() {
         host.halt(&format!("faulty-{number}"));
         let process = host.property(PAGE, "MainPID");

@@ -3,7 +3,7 @@
 
 use std::process::Child;
 
-use crate::lab::{LOCAL_INDEX, Lab, Machine, Ran};
+use crate::lab::{LOCAL_INDEX, Lab, Machine, Ran, until};
 
 /// A service that takes its connections from descriptor 3, answers with its version, and ends what it has begun when it is
 /// stopped.
@@ -68,6 +68,7 @@ def ask():
             what = body if response.status == 200 else str(response.status)
             with lock:
                 if not seen or seen[-1] != what: seen.append(what)
+            open('/run/clients.begun', 'w').close()
         except Exception as error:
             with lock: failed.append(repr(error))
         with lock:
@@ -170,7 +171,30 @@ impl Host {
 
     pub fn clients(&self) -> Child {
         self.machine.write("/srv/clients.py", CLIENTS);
-        self.machine.spawn("rm -f /run/clients.end; exec python3 /srv/clients.py")
+        self.machine.exec("rm -f /run/clients.*").expect(0);
+        let clients = self.machine.spawn("exec python3 /srv/clients.py");
+        until("the first answer", || self.machine.read("/run/clients.begun"));
+        clients
+    }
+
+    /// Has the clients ask from the moment on at which a boot has opened the socket.
+    pub fn ask_from_boot_on(&self) {
+        self.machine.write("/srv/clients.py", CLIENTS);
+        let unit = "[Unit]\nDefaultDependencies=no\nAfter=ladylinux-api.socket\n\
+            [Service]\nExecStart=/usr/bin/python3 /srv/clients.py\nStandardOutput=file:/run/clients.out\n\
+            [Install]\nWantedBy=sockets.target\n";
+        self.machine.write("/etc/systemd/system/clients.service", unit);
+        self.machine.exec("systemctl daemon-reload && systemctl enable clients.service").expect(0);
+    }
+
+    /// As [`Self::seen`], of the clients that a boot has started.
+    #[track_caller]
+    pub fn seen_since_boot(&self) -> Vec<String> {
+        until("the first answer", || self.machine.read("/run/clients.begun"));
+        self.machine.write("/run/clients.end", "");
+        seen(&until("the end of the clients", || {
+            self.machine.read("/run/clients.out").filter(|printed| printed.contains(" END"))
+        }))
     }
 
     /// Ends the clients; returns the answers that they had, in order, none of which may be missing.
@@ -178,10 +202,15 @@ impl Host {
     pub fn seen(&self, clients: Child) -> Vec<String> {
         self.machine.write("/run/clients.end", "");
         let output = clients.wait_with_output().unwrap();
-        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
-        eprintln!("{printed}");
-        assert!(printed.contains(" FAILED 0 "), "{printed}");
-        let (_, seen) = printed.split_once("SEEN ").unwrap();
-        seen.split_once(" END").unwrap().0.split(' ').map(str::to_owned).collect()
+        seen(&String::from_utf8_lossy(&output.stdout))
     }
+}
+
+/// Reads what the clients printed.
+#[track_caller]
+fn seen(printed: &str) -> Vec<String> {
+    eprintln!("{printed}");
+    assert!(printed.contains(" FAILED 0 "), "{printed}");
+    let (_, seen) = printed.split_once("SEEN ").unwrap();
+    seen.split_once(" END").unwrap().0.split(' ').map(str::to_owned).collect()
 }
