@@ -147,6 +147,58 @@ fn rw_7_1a_a_run_halts_as_ever_where_the_page_cannot_be_shown() {
 }
 
 #[test]
+fn init_gives_uvicorn_a_socket_unit_and_a_page_at_once() {
+    let Some(lab) = Lab::open() else { return };
+    let host = Host::with_uvicorn(&lab);
+    host.tool("init --socket --page --dry-run")
+        .expect(0)
+        .says("would set up ladylinux-api.socket")
+        .says("would set up ladylinux-refresh-page.service");
+    host.tool("init --socket --page").expect(0).says("set up ladylinux-refresh-page.service");
+    assert_eq!(host.version().as_deref(), Some("one"), "nothing was restarted");
+    // The service has its own socket until it is stopped: the page is the first to use the one of systemd.
+    assert!(!host.halt("two").all().contains("page for visitors"));
+    assert_eq!(host.status(), 503);
+    let clients = host.clients();
+    host.push("three");
+    host.tool("run").expect(0).says("Refreshed");
+    assert_eq!(host.version().as_deref(), Some("three"));
+    assert_eq!(host.seen(clients), ["503", "three"]);
+    host.tool("init --undo").expect(0);
+    assert_eq!(host.property(PAGE, "LoadState"), "not-found");
+    assert_eq!(until("the application", || host.version()), "three");
+}
+
+#[test]
+fn rw_7_1a_a_stranger_who_took_the_port_keeps_the_page_away_and_nothing_else() {
+    let Some(lab) = Lab::open() else { return };
+    let host = Host::running(&lab);
+    let machine = &host.machine;
+    host.push("two");
+    machine.write(FAIL, "");
+    let client = host.held_run();
+    machine
+        .exec("systemctl kill --signal=KILL 'ladylinux-refresh-hold-*'; systemctl stop ladylinux-api.socket")
+        .expect(0);
+    let stranger = "import socket, time; s = socket.socket(); \
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); s.bind(('127.0.0.1', 8000)); s.listen(); time.sleep(999)";
+    machine.exec(&format!("systemd-run --unit=stranger python3 -c \"{stranger}\"")).expect(0);
+    until("the stranger", || machine.exec("ss -ltn 'sport = :8000'").out.contains(":8000").then_some(()));
+    machine.exec("rm /srv/hold").expect(0);
+    let halted = client.wait_with_output().unwrap();
+    let printed =
+        String::from_utf8_lossy(&halted.stderr).into_owned() + &String::from_utf8_lossy(&halted.stdout);
+    assert_eq!(halted.status.code(), Some(1), "{printed}");
+    assert!(printed.contains("the page for visitors cannot be shown"), "{printed}");
+    assert!(machine.read(FENCE).is_some() && !host.is_active(PAGE));
+    machine.exec(&format!("rm {FAIL}")).expect(0);
+    host.tool("run").expect(3).says("stranger.service");
+    machine.exec("systemctl stop stranger.service && systemctl start ladylinux-api.socket").expect(0);
+    assert_eq!(host.status(), 503, "whatever asks for the service gets the page");
+    host.leads_out("a stranger", "three");
+}
+
+#[test]
 fn init_refuses_a_page_for_a_service_without_a_socket_unit() {
     let Some(lab) = Lab::open() else { return };
     let host = Host::with_socket(&lab);

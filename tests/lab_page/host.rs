@@ -46,9 +46,19 @@ const UNIT: &str = "[Unit]\nDescription=LadyLinux API\n[Service]\nType=simple\nU
 const SOCKET_UNIT: &str =
     "[Socket]\nListenStream=127.0.0.1:8000\nBacklog=4096\n[Install]\nWantedBy=sockets.target\n";
 
-/// A hook that fails as long as a file is there, and writes what no visitor may read.
-const HOOK: &str = "[[hook]]\nname = \"migrate\"\nkind = \"check\"\n\
-    command = [\"sh\", \"-c\", \"echo '<b>password=hunter2</b>'; test ! -e /srv/fail\"]\n";
+/// An application without a framework, for uvicorn.
+const APPLICATION: &str = r"import pathlib
+version = pathlib.Path('version.txt').read_bytes().strip()
+
+async def app(scope, receive, send):
+    if scope['type'] == 'http':
+        await send({'type': 'http.response.start', 'status': 200, 'headers': [(b'connection', b'close')]})
+        await send({'type': 'http.response.body', 'body': version})
+";
+
+/// A hook that waits as long as it is held, fails as long as a file is there, and writes what no visitor may read.
+const HOOK: &str = "[[hook]]\nname = \"migrate\"\nkind = \"check\"\ncommand = [\"sh\", \"-c\", \
+    \"echo '<b>password=hunter2</b>'; while [ -e /srv/hold ]; do sleep 0.02; done; test ! -e /srv/fail\"]\n";
 
 /// Four clients that ask without a pause until a file is there, and then print the answers that each had, in order.
 const CLIENTS: &str = r"import http.client, os, threading, time
@@ -101,6 +111,26 @@ impl Host {
 
     /// One without a page.
     pub fn with_socket(lab: &Lab) -> Self {
+        let host = Self::with(lab, &[("server.py", SERVER), ("requirements.txt", "")], UNIT);
+        host.machine.write("/etc/systemd/system/ladylinux-api.socket", SOCKET_UNIT);
+        host.machine.exec("systemctl daemon-reload && systemctl enable --now ladylinux-api.socket").expect(0);
+        host.tool("run").expect(0).says("Refreshed");
+        assert_eq!(host.version().as_deref(), Some("one"));
+        host
+    }
+
+    /// One with uvicorn, whose unit names an address, and that has refreshed once.
+    pub fn with_uvicorn(lab: &Lab) -> Self {
+        let unit =
+            UNIT.replace("bin/python server.py", "bin/uvicorn server:app --host 127.0.0.1 --port 8000");
+        let host =
+            Self::with(lab, &[("server.py", APPLICATION), ("requirements.txt", "uvicorn==0.38.0\n")], &unit);
+        host.tool("run").expect(0).says("Refreshed");
+        host
+    }
+
+    /// One that is ready for its first run.
+    fn with(lab: &Lab, files: &[(&str, &str)], unit: &str) -> Self {
         let machine = Machine::boot(lab, "host");
         machine.install_tool();
         machine.lend_uv();
@@ -111,11 +141,10 @@ impl Host {
             )
             .expect(0);
         let host = Self { machine };
-        for (path, text) in [("server.py", SERVER), ("requirements.txt", ""), ("refresh.toml", HOOK)] {
+        for (path, text) in files.iter().chain(&[("refresh.toml", HOOK)]) {
             host.machine.write(&format!("/srv/work/{path}"), text);
         }
-        host.machine.write("/etc/systemd/system/ladylinux-api.service", UNIT);
-        host.machine.write("/etc/systemd/system/ladylinux-api.socket", SOCKET_UNIT);
+        host.machine.write("/etc/systemd/system/ladylinux-api.service", unit);
         host.machine.write(
             "/etc/ladylinux/refresh.toml",
             "[remote]\nurl = \"file:///srv/app.git\"\nallow = [\"file\"]\n\
@@ -123,9 +152,6 @@ impl Host {
         );
         host.push("one");
         host.tool("init").expect(0);
-        host.machine.exec("systemctl daemon-reload && systemctl enable --now ladylinux-api.socket").expect(0);
-        host.tool("run").expect(0).says("Refreshed");
-        assert_eq!(host.version().as_deref(), Some("one"));
         host
     }
 
@@ -152,6 +178,20 @@ impl Host {
         let ran = self.tool("run").expect(1).says("stopped and fenced");
         self.machine.exec(&format!("rm {FAIL}")).expect(0);
         ran
+    }
+
+    /// Starts a run that waits in step 4, and returns when it does.
+    #[track_caller]
+    pub fn held_run(&self) -> Child {
+        self.machine.write("/srv/hold", "");
+        let client = self.machine.spawn(&format!("PIP_INDEX_URL={LOCAL_INDEX} exec ladylinux-refresh run"));
+        until("a run that is held", || {
+            let status = self.machine.json("/var/lib/ladylinux-refresh/status.json");
+            let run = status["current"]["run"].as_str()?.to_owned();
+            let events = self.machine.read(&format!("/run/ladylinux-refresh/runs/{run}/events.jsonl"))?;
+            events.contains("hunter2").then_some(())
+        });
+        client
     }
 
     /// The status that is answered, 0 where nothing is.
