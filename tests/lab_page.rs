@@ -56,6 +56,8 @@ fn rw_7_1b_a_halted_run_shows_the_page_and_the_next_one_leads_back_without_a_fai
     let exposure: f64 = line.split_whitespace().find_map(|word| word.parse().ok()).unwrap();
     eprintln!("exposure of the page: {exposure}");
     assert!(exposure <= 1.5, "{table}");
+    let complaints = machine.exec(&format!("systemd-analyze verify {PAGE} 2>&1 | grep {PAGE}")).out;
+    assert_eq!(complaints, "");
     assert_eq!(host.property("ladylinux-api.socket", "Result"), "success");
 
     // What asks for the service gets the page and not the service.
