@@ -60,7 +60,7 @@ pub fn settle(on: &Installation, run: &RunId, end: ExitKind) -> Outcome<()> {
             let halt = Halt { phase, commit: None };
             fence::explain(&on.layout, run, &format!("run {run} was killed in {phase}"), &failure, halt)?;
         }
-        if let Some(warning) = page::show(on) {
+        if let Err(warning) = page::show(on) {
             on.runner.events().warn(&warning);
         }
     }

@@ -4,16 +4,17 @@
 use crate::error::Outcome;
 use crate::installation::Installation;
 
-/// Shows the page, where one is installed and the service is down. Returns what a person should know where it cannot be shown.
-pub fn show(on: &Installation) -> Option<String> {
+/// Shows the page, where one is installed and the service is down. Returns `false` if it is not.
+///
+/// # Errors
+/// The page cannot be shown; a sentence for a warning.
+pub fn show(on: &Installation) -> Result<bool, String> {
     let shown = || -> Outcome<bool> {
         // A process of the service that cannot be ended still takes connections itself.
         Ok(on.service.observe()?.is_down() && on.service.show_page()?)
     };
-    let failure = shown().err()?;
-    let mut warning = format!("the page for visitors cannot be shown: {}", failure.chain().join(": "));
-    if let Some(hint) = failure.hints().first() {
-        warning.push_str(&format!(" ({hint})"));
-    }
-    Some(warning)
+    shown().map_err(|failure| {
+        let hint = failure.hints().first().map_or_else(String::new, |hint| format!(" ({hint})"));
+        format!("the page for visitors cannot be shown: {}{hint}", failure.chain().join(": "))
+    })
 }

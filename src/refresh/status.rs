@@ -220,8 +220,10 @@ pub fn halted(on: &Installation, mut account: Account, phase: Phase, failure: &F
         account.warn(format!("the fence stands, but its reason cannot be written: {unwritten}"));
     }
     // While the sockets are still held: no connection finds them closed.
-    if let Some(warning) = page::show(on) {
-        account.warn(warning);
+    match page::show(on) {
+        Ok(true) => account.note("visitors get a page until the service is back"),
+        Ok(false) => {}
+        Err(warning) => account.warn(warning),
     }
     let code = failure.interrupted_by().and_then(|signal| u8::try_from(128 + signal).ok()).unwrap_or(1);
     let error = told(on, phase, failure, &next_after_halt(on, &account));
