@@ -201,6 +201,27 @@ fn rw_7_1a_a_stranger_who_took_the_port_keeps_the_page_away_and_nothing_else() {
 }
 
 #[test]
+fn rw_7_1a_a_page_that_is_installed_behind_the_fence_is_shown_at_once() {
+    let Some(lab) = Lab::open() else { return };
+    let host = Host::with_socket(&lab);
+    let machine = &host.machine;
+    host.halt("two");
+    until("the closed socket", || {
+        assert_eq!(host.status(), 0);
+        (host.property("ladylinux-api.socket", "ActiveState") == "failed").then_some(())
+    });
+    host.tool("init --page").expect(0);
+    assert_eq!(host.status(), 503);
+    assert!(host.is_active("ladylinux-api.socket"));
+    // However often the service is asked for.
+    for _ in 0..8 {
+        machine.exec("systemctl start ladylinux-api.service");
+    }
+    assert_eq!(host.status(), 503);
+    host.leads_out("a page that came later", "three");
+}
+
+#[test]
 fn init_refuses_a_page_for_a_service_without_a_socket_unit() {
     let Some(lab) = Lab::open() else { return };
     let host = Host::with_socket(&lab);

@@ -14,7 +14,6 @@ use crate::settings::names::UnitName;
 
 use super::own_files::{OwnFile, State};
 use super::socket::socket_of;
-use super::units::START;
 use super::{Host, Keeper, Look, Measure};
 
 /// Its text, with places for what differs between machines.
@@ -41,7 +40,7 @@ impl Measure for Page {
         bus.enable(&[UNIT])?;
         bus.reload()?;
         if host.layout.fence().exists() {
-            bus.start(UNIT, START)?;
+            host.installation()?.service.show_page()?;
         }
         Ok(format!("set up {UNIT}, which answers visitors while the service is fenced"))
     }

@@ -152,4 +152,35 @@ mod tests {
             assert_eq!(read(bytes), Received::Malformed, "{:?}", String::from_utf8_lossy(bytes));
         }
     }
+
+    #[test]
+    fn what_is_malformed_stays_so_and_what_is_complete_stays_the_same_whatever_follows() {
+        let pieces: [&[u8]; 12] = [
+            b"GET ",
+            b"HEAD ",
+            b"/",
+            b" HTTP/1.1",
+            b"\r\n",
+            b"\n",
+            b"Accept: application/json",
+            b"Host:",
+            b" ",
+            b"\0",
+            b"\xff",
+            b"\r",
+        ];
+        let mut state = 1_u32;
+        for _ in 0..20_000 {
+            let mut bytes = Vec::new();
+            let mut before = Received::Part;
+            for _ in 0..12 {
+                // A linear congruential generator: the same requests each time.
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                bytes.extend_from_slice(pieces[(state >> 16) as usize % pieces.len()]);
+                let now = read(&bytes);
+                assert!(before == Received::Part || before == now, "{:?}", String::from_utf8_lossy(&bytes));
+                before = now;
+            }
+        }
+    }
 }

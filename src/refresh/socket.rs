@@ -45,9 +45,12 @@ pub fn is_allowed(on: &Installation, account: &Account, holder: &PortHolder) -> 
 /// A socket unit is not the service's own, the unit cannot be started or does not get the sockets, or a page cannot be ended.
 pub fn hold(on: &Installation, account: &mut Account) -> Outcome<()> {
     let sockets = on.service.sockets()?;
+    if sockets.is_empty() || sockets.iter().any(|socket| !socket.is_open) {
+        // A page may still have a socket that its unit has closed, which keeps that from being opened again.
+        on.service.end_page()?;
+    }
     if sockets.is_empty() {
-        // A page may still have a socket that its unit has closed.
-        return on.service.end_page();
+        return Ok(());
     }
     let number = on.port()?;
     for socket in &sockets {

@@ -1,6 +1,6 @@
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread::JoinHandle;
 
 use super::*;
@@ -183,4 +183,28 @@ fn the_server_ends_by_itself_when_the_fence_is_down() {
     let began = clock::monotonic();
     world.server.take().unwrap().join().unwrap().unwrap();
     assert!(clock::monotonic() - began < Duration::from_secs(5));
+}
+
+#[test]
+fn every_socket_that_is_passed_is_answered_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("socket");
+    let fence = directory.path().join("fence");
+    disk::write_atomic(&fence, FENCE.as_bytes(), 0o644).unwrap();
+    let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = tcp.local_addr().unwrap();
+    let unix = UnixListener::bind(&path).unwrap();
+    let (reader, mut wake_up) = UnixStream::pair().unwrap();
+    let server = Server::new(vec![tcp.into(), unix.into()], &fence, reader.into());
+    let server = std::thread::spawn(move || server.run());
+    let mut stream = UnixStream::connect(&path).unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    assert!(rest(stream).starts_with("HTTP/1.1 503 "));
+    wake_up.write_all(b"x").unwrap();
+    server.join().unwrap().unwrap();
 }

@@ -17,10 +17,12 @@ const LIMIT: Duration = Duration::from_secs(30);
 impl Systemd {
     pub(super) fn start_page(&self) -> Outcome<bool> {
         let bus = self.bus()?;
-        match bus.unit(UNIT)?.load {
-            LoadState::NotFound => return Ok(false),
-            LoadState::Masked => return Err(cannot_be_shown(format!("{UNIT} is masked"))),
-            LoadState::Loaded | LoadState::Bad => {}
+        let facts = bus.unit(UNIT)?;
+        match (facts.active, facts.load) {
+            (ActiveState::Active, _) => return Ok(true),
+            (_, LoadState::NotFound) => return Ok(false),
+            (_, LoadState::Masked) => return Err(cannot_be_shown(format!("{UNIT} is masked"))),
+            (_, LoadState::Loaded | LoadState::Bad) => {}
         }
         sockets::open_closed(&bus, &self.facts(&bus)?, &self.unit)?;
         checkpoint::reach("page:starting");
