@@ -280,6 +280,22 @@ fn the_service_user_cannot_change_what_the_page_shows() {
 /// The places of the page's start and of its stop at which a run is killed.
 const POINTS: [&str; 4] = ["page:starting", "page:started", "page:stopping", "page:stopped"];
 
+/// Places of a run behind a page at which it is killed as well; the first two always, the others with `LADYLINUX_REFRESH_LONG`.
+const LATER: [&str; 12] = [
+    "fence:admitted",
+    "restart:settled",
+    "fence:raised",
+    "systemd:stopped",
+    "stop:stopped",
+    "prepare:before-hook",
+    "restart:deployed",
+    "systemd:start-enqueued",
+    "fence:started",
+    "restart:started",
+    "restart:status",
+    "fence:before-lowering",
+];
+
 /// What goes wrong with the page while it is shown, with `$page` as its process.
 const FAULTS: [(&str, &str); 4] = [
     ("it is killed", "kill -KILL $page"),
@@ -330,12 +346,14 @@ fn rw_7_1a_kills_and_faults_in_the_start_and_the_stop_of_the_page_leave_a_fence_
     machine.exec("systemctl daemon-reload").expect(0);
     let mut count = 0;
     let clients = host.clients();
-    for (number, point) in POINTS.into_iter().enumerate() {
-        if point.starts_with("page:sto") {
-            host.halt(&format!("halted-{number}"));
-        } else {
+    let later = if std::env::var_os("LADYLINUX_REFRESH_LONG").is_some() { LATER.len() } else { 2 };
+    let points = POINTS.into_iter().chain(LATER.into_iter().take(later));
+    for (number, point) in points.enumerate() {
+        if point.starts_with("page:start") {
             machine.write(FAIL, "");
             host.push(&format!("killed-{number}"));
+        } else {
+            host.halt(&format!("halted-{number}"));
         }
         host.killed_at(point);
         machine.exec(&format!("rm -f {FAIL}")).expect(0);
