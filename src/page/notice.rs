@@ -17,6 +17,9 @@ use super::request::{Form, Request};
 /// How many bytes of a fence are read.
 const LIMIT: u64 = 64 * 1024;
 
+/// The version of the answer for programs.
+const SCHEMA: u32 = 1;
+
 /// The page, with places for the facts.
 const PAGE: &str = include_str!("page.html");
 
@@ -36,6 +39,7 @@ pub(super) struct Notice(Option<Shown>);
 /// The answer for programs.
 #[derive(Debug, Serialize)]
 struct Json<'a> {
+    schema: u32,
     state: &'a str,
     message: &'a str,
     step: Option<&'a str>,
@@ -111,6 +115,7 @@ impl Notice {
     fn json(&self) -> String {
         let words = self.words();
         let json = Json {
+            schema: SCHEMA,
             state: words.state,
             message: words.message,
             step: self.halt().map(|halt| halt.phase.name()),
@@ -223,6 +228,18 @@ mod tests {
         let large = directory.path().join("fence");
         disk::write_atomic(&large, &vec![b' '; 70_000], 0o644).unwrap();
         assert_eq!(Notice::read(&large), Notice(None));
+    }
+
+    #[test]
+    fn the_answer_for_programs_keeps_its_schema() {
+        let schema = serde_json::from_str(include_str!("../../docs/page.schema.json")).unwrap();
+        let schema = jsonschema::validator_for(&schema).unwrap();
+        let under_way = r#"{"run":"20261129T071000Z-1","since":"2026-11-29T07:10:00Z","reason":"x"}"#;
+        for fence in [HALTED, under_way, "torn"] {
+            let json = serde_json::from_str(&notice(fence).json()).unwrap();
+            let errors: Vec<String> = schema.iter_errors(&json).map(|error| error.to_string()).collect();
+            assert!(errors.is_empty(), "{errors:#?}\nin {json:#}");
+        }
     }
 
     #[test]
