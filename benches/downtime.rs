@@ -60,7 +60,7 @@ struct Sample {
 
 fn main() {
     let rounds = std::env::var("LADYLINUX_REFRESH_BENCH_ROUNDS").ok();
-    let rounds: usize = rounds.and_then(|text| text.parse().ok()).unwrap_or(11);
+    let rounds: usize = rounds.and_then(|text| text.parse().ok()).unwrap_or(3);
     for large in [false, true] {
         let host = installed(large);
         let client = Client::of(host.port, None);

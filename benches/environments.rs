@@ -3,7 +3,8 @@
 //! `cargo bench --bench environments` does, round after round, on a fresh installation: the first build, with an empty
 //! cache; a second build, from the cache; a run that finds nothing to build; the comparison with the manifest; the
 //! verification of every byte. And in the same round what people type: `uv venv` and `uv pip sync --link-mode=copy
-//! --compile-bytecode`, with an empty cache and with one that has everything. The two sides take turns in going first.
+//! --compile-bytecode` of a finished lock, with an empty cache and with one that has everything, and with `uv pip compile`
+//! before them. The two sides take turns in going first.
 //! `docs/performance.md` holds figures and names what is compared with what.
 //!
 //! Not a test: nothing here fails because of a speed. `LADYLINUX_REFRESH_BENCH_ROUNDS` sets the number of rounds,
@@ -43,6 +44,8 @@ const LOOKS: u32 = 20;
 enum What {
     BareCold,
     BareWarm,
+    BareResolved,
+    FirstLocked,
     FirstBuild,
     FromCache,
     Unchanged,
@@ -55,7 +58,9 @@ impl What {
         match self {
             Self::BareCold => "bare `uv venv`, `uv pip sync`, empty cache",
             Self::BareWarm => "the same, full cache",
-            Self::FirstBuild => "first build, empty cache",
+            Self::BareResolved => "bare `uv pip compile` and the two, empty cache",
+            Self::FirstLocked => "first build of a known lock, empty cache",
+            Self::FirstBuild => "first build of a definition that is resolved, empty cache",
             Self::FromCache => "another build, full cache",
             Self::Unchanged => "nothing to build",
             Self::Comparison => "comparison with the manifest",
@@ -65,7 +70,11 @@ impl What {
 
     /// What it is compared with.
     fn beside(self) -> Self {
-        if self == Self::BareCold || self == Self::FirstBuild { Self::BareCold } else { Self::BareWarm }
+        match self {
+            Self::BareCold | Self::FirstLocked => Self::BareCold,
+            Self::BareResolved | Self::FirstBuild => Self::BareResolved,
+            _ => Self::BareWarm,
+        }
     }
 }
 
@@ -117,6 +126,8 @@ fn ours(host: &Host, keep: &mut impl FnMut(What, f64)) -> PathBuf {
     step(What::FirstBuild, &["run", "--no-stage"]);
     step(What::FromCache, &["run", "--no-stage", "--always-rebuild-venv"]);
     step(What::Unchanged, &["run", "--no-stage"]);
+    fs::remove_dir_all(host.layout.uv().join("cache")).unwrap();
+    step(What::FirstLocked, &["run", "--no-stage", "--always-rebuild-venv"]);
     let settings = Layers::read(&host.layout, Overrides::default()).unwrap().resolve().unwrap();
     let runner = Runner::new(Arc::new(Events::silent())).with_worker(host::pool::program());
     let (python, owner) = (&settings.python, Owner::own());
@@ -159,6 +170,19 @@ fn bare(host: &Host, lock: &Path, keep: &mut impl FnMut(What, f64)) {
         });
         keep(what, ms);
     }
+    let _ = fs::remove_dir_all(&cache);
+    let _ = fs::remove_dir_all(&venv);
+    let (definition, resolved) = (host.beside("definition.txt"), host.beside("pylock.resolved.toml"));
+    fs::write(&definition, REQUIREMENTS).unwrap();
+    let ms = elapsed(|| {
+        run(&["venv", "--python"], &[Path::new("/usr/bin/python3"), &venv]);
+        let compile = ["pip", "compile", "--universal", "--format", "pylock.toml", "--python"];
+        let python = venv.join("bin/python");
+        run(&compile, &[&python, Path::new("--output-file"), &resolved, &definition]);
+        let sync = ["pip", "sync", "--link-mode", "copy", "--compile-bytecode", "--python"];
+        run(&sync, &[&python, &resolved]);
+    });
+    keep(What::BareResolved, ms);
     let _ = fs::remove_dir_all(&cache);
 }
 

@@ -60,8 +60,8 @@ struct Sample {
 }
 
 fn main() {
-    let rounds = setting("ROUNDS", 5);
-    let bytes = setting("MIB", 4096) << 20;
+    let rounds = setting("ROUNDS", 2);
+    let bytes = setting("MIB", 1024) << 20;
     let folder = place();
     let claims = fill(folder.path(), bytes);
     memory(&claims, all_threads());

@@ -6,7 +6,7 @@
 //! 50,000 files against `uv venv` and `uv pip sync`, and 10,000 past runs against two. `LADYLINUX_REFRESH_LONG=1` adds a
 //! tree of 100,000 files. `docs/performance.md` holds figures and how to read them.
 //!
-//! Not a test: nothing here fails because of a speed. `LADYLINUX_REFRESH_BENCH_ROUNDS` sets the number of rounds (3).
+//! Not a test: nothing here fails because of a speed. `LADYLINUX_REFRESH_BENCH_ROUNDS` sets the number of rounds (1).
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on has failed")]
 #![allow(clippy::disallowed_methods, reason = "lays out files, starts programs and reads the clock itself")]
 #![allow(clippy::print_stdout, clippy::disallowed_macros, reason = "its result is a table")]
@@ -26,15 +26,15 @@ use std::time::Instant;
 use client::median;
 use host::{Host, SERVER, git};
 
-/// Samples by row and column, in milliseconds. The column [`BARE`] is what the others are compared with.
-type Samples = BTreeMap<(String, &'static str), Vec<f64>>;
+/// Samples by row and column in the order of doing, in milliseconds. The column [`BARE`] is what the others are compared with.
+type Samples = Vec<((String, &'static str), Vec<f64>)>;
 
 /// The column of bare git or bare uv.
 const BARE: &str = "bare";
 
 fn main() {
     let rounds = std::env::var("LADYLINUX_REFRESH_BENCH_ROUNDS").ok();
-    let rounds: usize = rounds.and_then(|text| text.parse().ok()).unwrap_or(3);
+    let rounds: usize = rounds.and_then(|text| text.parse().ok()).unwrap_or(1);
     let is_long = std::env::var_os("LADYLINUX_REFRESH_LONG").is_some();
     let sizes: &[usize] = if is_long { &[1_000, 10_000, 100_000] } else { &[1_000, 10_000] };
     let mut samples = Samples::new();
@@ -252,7 +252,11 @@ fn timed(work: impl FnOnce()) -> f64 {
 }
 
 fn keep(samples: &mut Samples, row: &str, column: &'static str, ms: f64) {
-    samples.entry((row.to_owned(), column)).or_default().push(ms);
+    let key = (row.to_owned(), column);
+    match samples.iter_mut().find(|(its, _)| *its == key) {
+        Some((_, all)) => all.push(ms),
+        None => samples.push((key, vec![ms])),
+    }
 }
 
 fn print(rounds: usize, samples: &Samples) {
@@ -260,7 +264,8 @@ fn print(rounds: usize, samples: &Samples) {
     println!("| | phase | ms | of the bare one |");
     println!("|---|---|---|---|");
     for ((row, column), all) in samples {
-        let bare = median(samples[&(row.clone(), BARE)].iter().copied());
+        let (_, bare) = samples.iter().find(|((its, name), _)| its == row && *name == BARE).unwrap();
+        let bare = median(bare.iter().copied());
         let ms = median(all.iter().copied());
         println!("| {row} | {column} | {ms:.0} | {:.2} |", ms / bare);
     }

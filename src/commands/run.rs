@@ -27,6 +27,7 @@ use crate::settings::layout::Layout;
 use crate::settings::names::{BranchName, CommitId, RunId};
 use crate::settings::trust;
 use crate::status_file;
+use crate::units::Role;
 
 use super::place::{self, Seat, Wanted};
 use super::{lock, settings, to_type_again, unchanged};
@@ -276,6 +277,8 @@ fn look(
     choose: impl FnOnce(&Installation) -> Outcome<Target>,
 ) -> Outcome<(Target, Found)> {
     interrupt::check()?;
+    on.units.start_beforehand(Role::Inspect);
+    on.units.start_beforehand(Role::Build);
     let recovered = recover::recover(&on.layout, on.runner.events(), &on.exchanges())?;
     // This run holds the lock and has not begun, so whatever run is told to be under way is not.
     status_file::clear_current(&on.layout)?;

@@ -116,12 +116,13 @@ impl<'a> Building<'a> {
         }
         checkpoint::reach("python:packages installed");
         self.job.in_time()?;
-        let checked =
-            self.job.run(uv::check(self.job, directory), "the installed packages do not fit together");
-        checked.map_err(|failure| self.request.lock.blame(failure))?;
-        self.check_home()?;
-        self.close()?;
-        let manifest = Scan::digests().at_most(ENTRIES).of(directory)?;
+        // Most of it is written to the disk while it is examined; what changes meanwhile, afterwards.
+        let manifest = std::thread::scope(|scope| {
+            let written = scope.spawn(|| disk::sync_file_system(directory));
+            let manifest = self.examine()?;
+            written.join().map_err(|_| Failure::new("the environment cannot be synced"))??;
+            Ok(manifest)
+        })?;
         disk::sync_file_system(directory)?;
         checkpoint::reach("python:before the record");
         let text = String::from_utf8(manifest.to_bytes());
@@ -133,6 +134,17 @@ impl<'a> Building<'a> {
             overlaps,
             built_here: self.built_here.take(),
         })
+    }
+
+    /// Checks what was installed, makes it read-only, and returns its manifest.
+    fn examine(&self) -> Outcome<Manifest> {
+        let directory = &self.request.directory;
+        let checked =
+            self.job.run(uv::check(self.job, directory), "the installed packages do not fit together");
+        checked.map_err(|failure| self.request.lock.blame(failure))?;
+        self.check_home()?;
+        self.close()?;
+        Scan::digests().at_most(ENTRIES).of(directory)
     }
 
     /// Makes the empty environment in a fresh directory.

@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
-use zbus::zvariant::{Fd, ObjectPath, OwnedObjectPath, Value};
+use zbus::zvariant::{Fd, OwnedObjectPath, Value};
 
 use super::property::Property;
 use super::transient::exec;
+use super::unit::unit_object;
 use super::{Bus, refused};
 use crate::clock;
 use crate::error::{Context as _, Failure, Outcome};
@@ -170,11 +171,10 @@ impl Bus {
             .call_method("StartTransientUnit", &(unit.name, "fail", properties, none))
             .map_err(refused)
             .context(told)?;
-        let path: OwnedObjectPath = self.call_manager("LoadUnit", &(unit.name.to_owned(),)).context(told)?;
         let mut process = UnitProcess {
             bus: self.clone(),
             name: unit.name.to_owned(),
-            path: path.into_inner(),
+            path: unit_object(unit.name),
             life: None,
             is_collected: false,
         };
@@ -193,7 +193,7 @@ impl Bus {
 struct UnitProcess {
     bus: Bus,
     name: String,
-    path: ObjectPath<'static>,
+    path: String,
     /// `None` until it has begun.
     life: Option<OwnedFd>,
     is_collected: bool,
@@ -206,7 +206,7 @@ impl UnitProcess {
         T::Error: std::error::Error + Send + Sync + 'static,
     {
         let told = || format!("systemd does not report what {} is doing", self.name);
-        self.bus.property(self.path.as_str(), interface, name).context(told)
+        self.bus.property(&self.path, interface, name).context(told)
     }
 
     /// Returns the pid of its process; 0 where it has none.

@@ -245,6 +245,20 @@ impl Bus {
     }
 }
 
+/// Returns the object of a unit that systemd has in mind. A byte that is no letter, and no digit after the first byte, becomes
+/// `_` and two hexadecimal digits (`sd_bus_path_encode(3)`).
+pub(super) fn unit_object(name: &str) -> String {
+    let mut path = "/org/freedesktop/systemd1/unit/".to_owned();
+    for (index, byte) in name.bytes().enumerate() {
+        if byte.is_ascii_alphabetic() || (index > 0 && byte.is_ascii_digit()) {
+            path.push(char::from(byte));
+        } else {
+            path.push_str(&format!("_{byte:02x}"));
+        }
+    }
+    path
+}
+
 /// A unit in a list: name, description, states (load, active, sub), the unit that it follows, its object, its job (number,
 /// kind, object).
 type ListedUnit =
@@ -422,6 +436,12 @@ mod tests {
             all.insert((*name).to_owned(), value.try_to_owned().unwrap());
         }
         Properties(all)
+    }
+
+    #[test]
+    fn the_object_of_a_unit_is_its_name_in_letters_and_digits() {
+        assert_eq!(unit_object("a-b1.service"), "/org/freedesktop/systemd1/unit/a_2db1_2eservice");
+        assert_eq!(unit_object("1.socket"), "/org/freedesktop/systemd1/unit/_31_2esocket");
     }
 
     #[test]
