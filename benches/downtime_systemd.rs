@@ -241,8 +241,8 @@ fn ratio(all: &[Sample], bare: &[Sample]) -> f64 {
 
 /// Returns the bars of one application.
 fn group(form: Form, samples: &BTreeMap<Way, Vec<Sample>>) -> chart::Group {
-    let bare = &samples[&Way::BareRestart];
-    let bars = samples.iter().map(|(way, all)| (way.title().to_owned(), ratio(all, bare)));
+    let restarts = &samples[&Way::BareRestart];
+    let bars = samples.iter().map(|(way, all)| (way.title().to_owned(), ratio(all, restarts)));
     chart::Group { title: form.title().to_owned(), bars: bars.collect() }
 }
 

@@ -103,18 +103,22 @@ fn measure(site: &Site, what: What, round: usize) -> Sample {
 fn print(rounds: usize, samples: &BTreeMap<What, Vec<Sample>>) {
     let bare = &samples[&What::LsRemote];
     println!("\n{rounds} rounds, medians\n");
-    println!("| | ms | of git ls-remote | own processor time, ms | memory, MiB | own processes | others |");
+    println!(
+        "| | ms | of git ls-remote | own processor time, ms | in units, ms | memory, MiB | processes: own, in units, others |"
+    );
     println!("|---|---|---|---|---|---|---|");
     for (what, all) in samples {
         let ratio = median(all.iter().zip(bare).map(|(sample, bare)| sample.ms / bare.ms));
         let of = |value: fn(&Sample) -> f64| median(all.iter().map(value));
         println!(
-            "| {} | {:.0} | {ratio:.2} | {:.0} | {:.1} | {} | {} |",
+            "| {} | {:.0} | {ratio:.2} | {:.0} | {:.0} | {:.1} | {}, {}, {} |",
             what.title(),
             of(|sample| sample.ms),
             of(|sample| sample.used.processor_ms),
+            of(|sample| sample.used.units_ms),
             of(|sample| sample.used.memory_mib),
             of(|sample| sample.used.own as f64),
+            of(|sample| sample.used.units as f64),
             of(|sample| sample.used.others as f64),
         );
     }

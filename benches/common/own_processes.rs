@@ -23,7 +23,11 @@ pub struct Used {
     pub memory_mib: f64,
     /// How many of them there were.
     pub own: usize,
-    /// How many other processes there were: git, uv, the shell and the units of systemd.
+    /// The time on a processor of the program's processes inside units, in milliseconds.
+    pub units_ms: f64,
+    /// How many of those there were.
+    pub units: usize,
+    /// How many other processes there were: git, uv, the shell and those that systemd starts.
     pub others: usize,
 }
 
@@ -65,6 +69,8 @@ struct Seen {
     before: Vec<u32>,
     /// The program's own: nanoseconds on a processor and KiB of memory.
     own: BTreeMap<u32, (f64, f64)>,
+    /// The same of its processes inside units, which execute a copy.
+    units: BTreeMap<u32, (f64, f64)>,
     others: BTreeMap<u32, ()>,
     foreign: BTreeMap<u32, ()>,
 }
@@ -75,7 +81,7 @@ impl Seen {
             if self.foreign.contains_key(&pid) || self.before.binary_search(&pid).is_ok() {
                 continue;
             }
-            if !self.own.contains_key(&pid) {
+            if !self.own.contains_key(&pid) && !self.units.contains_key(&pid) {
                 let Ok(namespace) = fs::read_link(format!("/proc/{pid}/ns/pid")) else { continue };
                 if namespace != self.machine {
                     self.foreign.insert(pid, ());
@@ -84,13 +90,17 @@ impl Seen {
             }
             // A process becomes the program by its execve(2), so another one may be it a moment later.
             let Ok(program) = fs::read_link(format!("/proc/{pid}/exe")) else { continue };
-            if program.ends_with("ladylinux-refresh") {
-                self.others.remove(&pid);
-                if let Some(used) = used(pid) {
-                    self.own.insert(pid, used);
-                }
-            } else if !self.own.contains_key(&pid) {
+            let kind = if program.ends_with("ladylinux-refresh") {
+                &mut self.own
+            } else if program.ends_with("ladylinux-refresh/program") {
+                &mut self.units
+            } else {
                 self.others.insert(pid, ());
+                continue;
+            };
+            self.others.remove(&pid);
+            if let Some(used) = used(pid) {
+                kind.insert(pid, used);
             }
         }
     }
@@ -98,8 +108,15 @@ impl Seen {
     fn used(&self) -> Used {
         Used {
             processor_ms: self.own.values().map(|(time, _)| time / 1e6).sum(),
-            memory_mib: self.own.values().map(|(_, memory)| memory / 1024.0).fold(0.0, f64::max),
+            memory_mib: self
+                .own
+                .values()
+                .chain(self.units.values())
+                .map(|(_, memory)| memory / 1024.0)
+                .fold(0.0, f64::max),
             own: self.own.len(),
+            units_ms: self.units.values().map(|(time, _)| time / 1e6).sum(),
+            units: self.units.len(),
             others: self.others.len(),
         }
     }

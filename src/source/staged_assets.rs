@@ -165,7 +165,7 @@ mod tests {
         let since = clock::between_changes().unwrap();
         write(&copy.join("static/site.css"), "new");
         write(&copy.join("static/build/app.js"), "js");
-        std::os::unix::fs::symlink("app.js", copy.join("static/build/latest.js")).unwrap();
+        disk::point_link(&copy.join("static/build/latest.js"), Path::new("app.js")).unwrap();
         assert_eq!(handle_keep(&KeepRequest { tree: copy.as_path().into(), since }).unwrap(), 3);
         assert!(!copy.join("docs").exists() && !copy.join("a.py").exists());
         let request = PlaceRequest { products: copy.as_path().into(), tree: app.as_path().into() };
@@ -185,7 +185,7 @@ mod tests {
         write(&copy.join("static/site.css"), "new");
         write(&outside.join("kept"), "1");
         disk::make_folder(&app, 0o755).unwrap();
-        std::os::unix::fs::symlink(&outside, app.join("static")).unwrap();
+        disk::point_link(&app.join("static"), &outside).unwrap();
         let request = PlaceRequest { products: copy.as_path().into(), tree: app.as_path().into() };
         let refusal = handle_place(&request).unwrap_err().to_string();
         assert!(refusal.contains("static is a file in app/"), "{refusal}");

@@ -109,7 +109,9 @@ impl Sessions {
             state.starting.clear();
             std::mem::take(&mut state.free)
         };
-        free.into_iter().for_each(|(_, session)| session.end());
+        for (_, session) in free {
+            session.end();
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -134,7 +136,9 @@ impl Drop for Shared {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         // A command that is done has no reason to wait for systemd.
-        state.free.drain(..).for_each(|(_, session)| session.leave());
+        for (_, session) in state.free.drain(..) {
+            session.leave();
+        }
     }
 }
 
