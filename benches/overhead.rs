@@ -80,8 +80,8 @@ fn main() {
         }
     }
     print(rounds, &samples);
-    let size = std::fs::metadata(env!("CARGO_BIN_EXE_ladylinux-refresh")).unwrap().len();
-    println!("\nThe program has {:.1} MiB.", size as f64 / f64::from(1 << 20));
+    let bytes = std::fs::metadata(env!("CARGO_BIN_EXE_ladylinux-refresh")).unwrap().len();
+    println!("\nThe program has {} KiB.", bytes >> 10);
 }
 
 /// Does it once. The machine itself reads the clock, so that entering it does not count.
@@ -117,9 +117,9 @@ fn print(rounds: usize, samples: &BTreeMap<What, Vec<Sample>>) {
             of(|sample| sample.used.processor_ms),
             of(|sample| sample.used.units_ms),
             of(|sample| sample.used.memory_mib),
-            of(|sample| sample.used.own as f64),
-            of(|sample| sample.used.units as f64),
-            of(|sample| sample.used.others as f64),
+            of(|sample| sample.used.own.into()),
+            of(|sample| sample.used.units.into()),
+            of(|sample| sample.used.others.into()),
         );
     }
 }

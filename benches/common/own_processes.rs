@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on has failed")]
 #![allow(clippy::disallowed_methods, reason = "reads /proc and starts a thread itself")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,13 +22,13 @@ pub struct Used {
     /// The largest resident memory of one, in MiB.
     pub memory_mib: f64,
     /// How many of them there were.
-    pub own: usize,
+    pub own: u32,
     /// The time on a processor of the program's processes inside units, in milliseconds.
     pub units_ms: f64,
     /// How many of those there were.
-    pub units: usize,
+    pub units: u32,
     /// How many other processes there were: git, uv, the shell and those that systemd starts.
-    pub others: usize,
+    pub others: u32,
 }
 
 /// Watches a machine until [`Watch::end`].
@@ -71,20 +71,20 @@ struct Seen {
     own: BTreeMap<u32, (f64, f64)>,
     /// The same of its processes inside units, which execute a copy.
     units: BTreeMap<u32, (f64, f64)>,
-    others: BTreeMap<u32, ()>,
-    foreign: BTreeMap<u32, ()>,
+    others: BTreeSet<u32>,
+    foreign: BTreeSet<u32>,
 }
 
 impl Seen {
     fn read(&mut self) {
         for pid in pids() {
-            if self.foreign.contains_key(&pid) || self.before.binary_search(&pid).is_ok() {
+            if self.foreign.contains(&pid) || self.before.binary_search(&pid).is_ok() {
                 continue;
             }
             if !self.own.contains_key(&pid) && !self.units.contains_key(&pid) {
                 let Ok(namespace) = fs::read_link(format!("/proc/{pid}/ns/pid")) else { continue };
                 if namespace != self.machine {
-                    self.foreign.insert(pid, ());
+                    self.foreign.insert(pid);
                     continue;
                 }
             }
@@ -95,7 +95,7 @@ impl Seen {
             } else if program.ends_with("ladylinux-refresh/program") {
                 &mut self.units
             } else {
-                self.others.insert(pid, ());
+                self.others.insert(pid);
                 continue;
             };
             self.others.remove(&pid);
@@ -114,12 +114,16 @@ impl Seen {
                 .chain(self.units.values())
                 .map(|(_, memory)| memory / 1024.0)
                 .fold(0.0, f64::max),
-            own: self.own.len(),
+            own: number(self.own.len()),
             units_ms: self.units.values().map(|(time, _)| time / 1e6).sum(),
-            units: self.units.len(),
-            others: self.others.len(),
+            units: number(self.units.len()),
+            others: number(self.others.len()),
         }
     }
+}
+
+fn number(count: usize) -> u32 {
+    u32::try_from(count).unwrap()
 }
 
 /// The processes of this host, sorted.

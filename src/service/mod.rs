@@ -7,6 +7,7 @@
 pub mod deployed;
 pub mod envfile;
 pub mod fence;
+pub mod free_port;
 pub mod others;
 pub mod page;
 pub mod port;

@@ -16,6 +16,8 @@ use crate::process::identity::all_pids;
 use crate::process::{ProcessId, interrupt};
 use crate::report::shell::quoted;
 
+use super::free_port::is_free;
+
 /// The kernel's number of the state "listening".
 const LISTEN: u8 = 0x0A;
 const TICK: Duration = Duration::from_millis(3);
@@ -63,6 +65,9 @@ pub fn holder(port: u16) -> Outcome<Option<PortHolder>> {
 /// # Errors
 /// The kernel's table cannot be read.
 pub fn holders(port: u16) -> Outcome<Vec<PortHolder>> {
+    if is_free(port) {
+        return Ok(Vec::new());
+    }
     let listening = listening(port)?;
     let Some(first) = listening.first() else { return Ok(Vec::new()) };
     let inodes: HashSet<u64> = listening.iter().map(|socket| socket.inode).collect();

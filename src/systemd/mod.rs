@@ -15,7 +15,7 @@ pub mod transient;
 pub mod unit;
 
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -81,10 +81,16 @@ impl Bus {
     /// # Errors
     /// systemd cannot be asked, or its answer holds no number.
     pub fn version(&self) -> Outcome<u32> {
+        static KNOWN: OnceLock<u32> = OnceLock::new();
+        if let Some(known) = KNOWN.get() {
+            return Ok(*known);
+        }
         let context = || "cannot read the version of systemd".to_owned();
         let text: String = self.manager()?.get_property("Version").map_err(refused).context(context)?;
-        version_in(&text)
-            .ok_or_else(|| Failure::new(context()).because(Failure::new(format!("{text:?} holds no number"))))
+        let version = version_in(&text).ok_or_else(|| {
+            Failure::new(context()).because(Failure::new(format!("{text:?} holds no number")))
+        })?;
+        Ok(*KNOWN.get_or_init(|| version))
     }
 
     /// Tells whether the connection was lost; it does not come back by itself.

@@ -165,9 +165,9 @@ fn rw_5_4_staged_assets_are_built_before_the_stop_and_copied_in_step_4() {
     let names: Vec<&str> = looks.iter().map(|look| look["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["assets", "check"], "the staged hook does not run again in step 4");
     assert_eq!((&looks[0]["fence"], &looks[0]["listens"]), (&false.into(), &true.into()));
-    let built = format!("built-{commit}\n");
-    assert_eq!(host.read("static/site.css").as_deref(), Some(&*built));
-    assert_eq!(host.read("used.txt").as_deref(), Some(&*built), "a later hook finds them");
+    let expected = format!("built-{commit}\n");
+    assert_eq!(host.read("static/site.css").as_deref(), Some(&*expected));
+    assert_eq!(host.read("used.txt").as_deref(), Some(&*expected), "a later hook finds them");
     assert_eq!(host.read("kept.txt").as_deref(), Some("as it is\n"));
     assert!(!host.runs().last().unwrap().join("staged-tree").exists());
     host.tool(["run"]).expect(0);
