@@ -3,12 +3,14 @@
 
 use std::time::Duration;
 
+use crate::checkpoint;
+use crate::clock;
 use crate::error::{Failure, Outcome};
 use crate::installation::Installation;
-use crate::process::ProcessId;
+use crate::process::interrupt;
+use crate::service::gate::{self, GateRequest, GateState};
 use crate::service::page;
 use crate::service::port::{self, PortHolder};
-use crate::units::operations::{READY, ReadyRequest};
 use crate::units::{HeldSockets, Job, Role, Waiting};
 
 use super::account::Account;
@@ -19,17 +21,42 @@ const LIMIT: Duration = Duration::from_secs(24 * 3600);
 /// systemd, which opens the sockets of socket units and keeps them.
 const SYSTEMD: i32 = 1;
 
+/// How long the unit may take to answer.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// How long the service has to read what it has taken, while new connections wait outside.
+const READING: Duration = Duration::from_secs(1);
+
+/// How often that is checked.
+const TICK: Duration = Duration::from_millis(2);
+
 /// The unit that has the sockets. Dropping it ends the unit.
 #[derive(Debug)]
 pub struct Held {
-    waiting: Waiting,
-    process: ProcessId,
+    /// `None` from its end on.
+    waiting: Option<Waiting>,
 }
 
 impl Held {
     /// Tells whether a process has the socket by right while the service is stopped.
     fn allows(&self, holder: &PortHolder) -> bool {
-        holder.process.is_some_and(|process| process.pid == SYSTEMD || process == self.process)
+        let unit = self.waiting.as_ref().and_then(Waiting::unit);
+        is_systemd(holder) || unit.is_some() && holder.unit.as_deref() == unit
+    }
+
+    /// Asks the unit. It is not interrupted: a gate must not stay closed for that.
+    fn ask(&mut self, request: GateRequest) -> Outcome<GateState> {
+        let Some(waiting) = &mut self.waiting else { return Err(Failure::new("the unit has ended")) };
+        interrupt::shielded(|| waiting.ask_within(ANSWER, &request))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // Its input is closed first: it leaves the sockets as they were.
+        if let Some(waiting) = self.waiting.take() {
+            waiting.end();
+        }
     }
 }
 
@@ -63,16 +90,59 @@ pub fn hold(on: &Installation, account: &mut Account) -> Outcome<()> {
     let names = units.join(", ");
     let non_blocking = port::is_non_blocking(number, SYSTEMD)?;
     let job = Job::new(Role::Hold, LIMIT).holds(HeldSockets { units, non_blocking });
-    let waiting = on.units.wait_in_unit(&job, READY, &ReadyRequest {})?;
-    let has_it = |holder: &PortHolder| waiting.unit().is_some() && holder.unit.as_deref() == waiting.unit();
-    let process = port::holders(number)?.into_iter().find(has_it).and_then(|holder| holder.process);
-    let Some(process) = process else {
+    let waiting = on.units.wait_in_unit(&job, gate::OPERATION, &GateRequest::Prepare)?;
+    let held = Held { waiting: Some(waiting) };
+    let has_it = |holder: &PortHolder| !is_systemd(holder) && held.allows(holder);
+    if !port::holders(number)?.iter().any(has_it) {
         return Err(Failure::new(format!("the unit that is to hold {names} does not have its socket"))
             .hint(format!("systemctl status {names}")));
-    };
+    }
     account.note(&format!("{names} stays open: connections wait until the service is up again"));
-    account.held = Some(Held { waiting, process });
+    account.held = Some(held);
+    checkpoint::reach("socket:held");
     Ok(())
+}
+
+/// Keeps new connections outside until [`open_gate`], and waits until the service has read what it has taken: some servers reset
+/// the connections that they have taken and not read when they are stopped. Returns `true` if connections wait outside; where
+/// that cannot be done the refresh goes on.
+pub fn close_gate(on: &Installation, account: &mut Account) -> bool {
+    let Some(held) = &mut account.held else { return false };
+    let closed = held.ask(GateRequest::Close).and_then(|state| Ok((state.gates, on.port()?)));
+    checkpoint::reach("socket:gate-closed");
+    match closed {
+        Ok((0, _)) => return false,
+        Ok((_, number)) => await_read(number),
+        Err(failure) => {
+            let why = failure.chain().join(": ");
+            account.note(&format!("new connections are not kept outside during the stop: {why}"));
+            return false;
+        }
+    }
+    true
+}
+
+/// Waits until the service has taken and read all that has come on its connections, at most for [`READING`].
+fn await_read(number: u16) {
+    let end = clock::monotonic() + READING;
+    while clock::monotonic() < end {
+        clock::pause_regardless(TICK);
+        match port::connections(number) {
+            Ok(all) if all.iter().any(|connection| !connection.is_read) => {}
+            _ => return,
+        }
+    }
+}
+
+/// Lets the connections in that wait outside: nothing takes them any more but the service that is started next.
+pub fn open_gate(account: &mut Account) {
+    let Some(held) = &mut account.held else { return };
+    // Where the unit has ended, a fresh one opens the gate before it answers.
+    if let Err(failure) = held.ask(GateRequest::Open).or_else(|_| held.ask(GateRequest::Open)) {
+        account
+            .warn(format!("the unit that holds the socket does not answer: {}", failure.chain().join(": ")));
+    }
+    checkpoint::reach("socket:gate-opened");
 }
 
 /// Tells whether systemd keeps a socket of the service open now, which the start of the service may have opened.
@@ -90,7 +160,6 @@ pub fn is_systemd(holder: &PortHolder) -> bool {
 
 /// Ends the unit: the service has the sockets again.
 pub fn release(account: &mut Account) {
-    if let Some(held) = account.held.take() {
-        held.waiting.end();
-    }
+    drop(account.held.take());
+    checkpoint::reach("socket:released");
 }

@@ -29,16 +29,21 @@ pub fn stop(on: &Installation, account: &mut Account) -> Outcome<String> {
     fence::raise(&on.layout, &account.run, &format!("refresh {} is under way", account.run))?;
     let began = clock::monotonic();
     account.down_since = Some(began);
+    let waits_outside = socket::close_gate(on, account);
     // An interrupt does not end this half way: a halted run leaves a stopped service (RW-7.1a).
-    let stopped = match interrupt::shielded(|| on.service.stop()) {
+    let stopped = interrupt::shielded(|| on.service.stop());
+    socket::open_gate(account);
+    let stopped = match stopped {
         Ok(stopped) => stopped,
         Err(failure) => {
             interrupt::shielded(|| leave_untouched(on, account, before.as_ref()));
             return Err(failure);
         }
     };
-    // Until here the service still answered.
-    account.down_since = Some(began + stopped.others_took);
+    if !waits_outside {
+        // Until here the service still answered.
+        account.down_since = Some(began + stopped.others_took);
+    }
     if stopped.force == Force::Killed {
         account.warn(format!("the service {stopped}: it did not end within its stop timeout"));
     }

@@ -8,6 +8,8 @@ pub mod deployed;
 pub mod envfile;
 pub mod fence;
 pub mod free_port;
+pub mod gate;
+mod listener;
 pub mod others;
 pub mod page;
 pub mod port;

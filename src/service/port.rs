@@ -20,6 +20,8 @@ use super::free_port::is_free;
 
 /// The kernel's number of the state "listening".
 const LISTEN: u8 = 0x0A;
+/// That of the state "established".
+const ESTABLISHED: u8 = 0x01;
 const TICK: Duration = Duration::from_millis(3);
 
 /// Whoever listens on a port.
@@ -207,6 +209,27 @@ pub fn has_own_network(process: ProcessId) -> bool {
     theirs.is_some() && theirs != network("self")
 }
 
+/// A connection to a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Connection {
+    /// Its other end.
+    pub from: SocketAddr,
+    /// Whether a process has taken it, and has read all that has come.
+    pub is_read: bool,
+}
+
+/// Finds the established connections to `port`, on whatever address.
+///
+/// # Errors
+/// The kernel's table cannot be read.
+pub fn connections(port: u16) -> Outcome<Vec<Connection>> {
+    let mut found = Vec::new();
+    for table in ["/proc/self/net/tcp", "/proc/self/net/tcp6"] {
+        found.extend(parse_connections(&table_text(table)?, port));
+    }
+    Ok(found)
+}
+
 fn listening(port: u16) -> Outcome<Vec<Socket>> {
     let mut found = Vec::new();
     for table in ["/proc/self/net/tcp", "/proc/self/net/tcp6"] {
@@ -259,6 +282,21 @@ fn parse_table(table: &str) -> impl Iterator<Item = Socket> {
     })
 }
 
+/// Reads the established connections to a port out of the same table.
+fn parse_connections(table: &str, port: u16) -> impl Iterator<Item = Connection> {
+    table.lines().skip(1).filter_map(move |line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let is_established = u8::from_str_radix(fields.get(3)?, 16).ok()? == ESTABLISHED;
+        if !is_established || parse_address(fields.get(1)?)?.port() != port {
+            return None;
+        }
+        let unread = u64::from_str_radix(fields.get(4)?.split_once(':')?.1, 16).ok()?;
+        // One that no process has taken yet has no inode.
+        let is_taken = *fields.get(9)? != "0";
+        Some(Connection { from: parse_address(fields.get(2)?)?, is_read: is_taken && unread == 0 })
+    })
+}
+
 /// Reads an address as the kernel writes it: words of 32 bits in this machine's order, then the port.
 fn parse_address(text: &str) -> Option<SocketAddr> {
     let (address, port) = text.rsplit_once(':')?;
@@ -288,7 +326,8 @@ fn parse_unix(table: &str) -> impl Iterator<Item = (u64, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::TcpListener;
+    use std::io::{Read as _, Write as _};
+    use std::net::{TcpListener, TcpStream};
 
     const TABLE: &str = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
    0: 0100007F:1F40 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 4711 1 0 100 0 0 10 0
@@ -306,6 +345,24 @@ torn line
         assert_eq!(of(TABLE), expected);
         let six = "head\n 0: 00000000000000000000000001000000:1F40 0:0 0A 0:0 0:0 0 7 0 9 1";
         assert_eq!(of(six), [("[::1]:8000".to_owned(), 7, 9)]);
+    }
+
+    #[test]
+    fn a_connection_is_read_when_a_process_has_taken_it_and_all_that_has_come() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let read = || -> Vec<bool> { connections(port).unwrap().iter().map(|it| it.is_read).collect() };
+        assert!(read().is_empty());
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        assert_eq!(read(), [false], "not taken");
+        let (mut server, from) = listener.accept().unwrap();
+        assert_eq!(connections(port).unwrap(), [Connection { from, is_read: true }]);
+        client.write_all(b"x").unwrap();
+        assert_eq!(read(), [false], "not read");
+        server.read_exact(&mut [0]).unwrap();
+        assert_eq!(read(), [true]);
+        drop((client, server));
+        assert!(read().is_empty());
     }
 
     #[test]

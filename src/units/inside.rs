@@ -8,7 +8,6 @@ use std::io::{BufRead as _, BufReader, Stdin, Write as _};
 use std::os::fd::AsFd as _;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Signal, getpid, kill_process};
 use serde::{Deserialize, Serialize};
 
 use super::launcher::{self, Confinement};
@@ -16,6 +15,7 @@ use super::operations;
 use crate::error::{Context as _, Failure, Outcome};
 use crate::process::interrupt;
 use crate::process::replacement::Replacement;
+use crate::service::gate;
 
 /// The hidden command that a process of a unit is started with; its argument is for lists of processes.
 pub const COMMAND: &str = "unit";
@@ -62,6 +62,8 @@ fn version() -> String {
 /// # Errors
 /// The setup cannot be read or put into force, or there is no such operation.
 pub fn work() -> Outcome<()> {
+    // Before anything else: one that had the sockets before may have been killed.
+    gate::leave();
     let mut input = BufReader::new(std::io::stdin());
     let line = next_line(&mut input)?.unwrap_or_default();
     let setup: Setup = serde_json::from_slice(&line).context(|| "the setup cannot be read".to_owned())?;
@@ -74,6 +76,7 @@ pub fn work() -> Outcome<()> {
     if setup.ends_with_conductor {
         std::thread::spawn(end_with_conductor);
     }
+    gate::keep_watch();
     match setup.work {
         Work::Answer(operation) => {
             let request = next_line(&mut input)?.unwrap_or_default();
@@ -87,6 +90,7 @@ pub fn work() -> Outcome<()> {
                 }
                 respond(&operation, &request)?;
             }
+            gate::leave();
             Ok(())
         }
         Work::Become(program) => Err(program.become_it()?),
@@ -121,7 +125,7 @@ fn end_with_conductor() {
         let mut watched = [PollFd::from_borrowed_fd(stderr.as_fd(), PollFlags::empty())];
         match poll(&mut watched, None) {
             Ok(_) if watched[0].revents().intersects(PollFlags::ERR | PollFlags::HUP) => {
-                let _ = kill_process(getpid(), Signal::KILL);
+                gate::leave_and_end();
             }
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(_) => return,

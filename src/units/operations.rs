@@ -12,7 +12,7 @@ use crate::python;
 use crate::refresh::{entry, release};
 use crate::report::screen::complain;
 use crate::requests;
-use crate::service::envfile;
+use crate::service::{envfile, gate};
 use crate::source;
 
 use super::sessions::AnyRequest;
@@ -60,6 +60,7 @@ pub fn answer(operation: &str, request: &[u8]) -> Option<Vec<u8>> {
         relocate::OPERATION => Some(worker::answer(request, |request| relocate::handle(&request))),
         by_hand::OPERATION => Some(worker::answer(request, |request| Ok(by_hand::handle(&request)))),
         envfile::OPERATION => Some(worker::answer(request, |request| envfile::handle(&request))),
+        gate::OPERATION => Some(worker::answer(request, gate::handle)),
         examine::OPERATION => Some(worker::answer(request, |request| examine::handle(&request))),
         mirror_unit::OPERATION => Some(worker::answer(request, mirror_unit::handle)),
         requests::OPERATION => Some(requests::answer(request)),

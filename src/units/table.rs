@@ -23,7 +23,7 @@ pub enum Role {
     Align,
     /// Reads what belongs to the service user.
     Inspect,
-    /// Has the sockets of the service while that is stopped, and does nothing with them.
+    /// Has the sockets of the service while that is stopped. It takes no connection from them.
     Hold,
 }
 
@@ -86,7 +86,7 @@ impl Role {
             Self::Fetch | Self::Align | Self::Inspect => 512,
             Self::Build | Self::Rehearse => 2048,
             Self::Hooks => 4096,
-            // One that waits, and one that ends with the conductor.
+            // One that waits, one that ends with the conductor, and one that keeps watch.
             Self::Hold => 4,
         }
     }

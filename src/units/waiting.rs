@@ -88,10 +88,22 @@ impl Waiting {
     /// # Errors
     /// The operation's own failure; the deadline of the job has passed; or no unit lives long enough to answer.
     pub fn ask<Q: Serialize, A: DeserializeOwned>(&mut self, request: &Q) -> Outcome<A> {
+        self.ask_within(self.job.deadline, request)
+    }
+
+    /// Asks the unit as [`Self::ask`] does, and waits for `limit` at most.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub fn ask_within<Q: Serialize, A: DeserializeOwned>(
+        &mut self,
+        limit: Duration,
+        request: &Q,
+    ) -> Outcome<A> {
         let context = || format!("cannot ask the waiting unit for {}", self.operation);
         let line = serde_json::to_vec(request).context(context)?;
         let operation = self.operation.clone();
-        let response = self.ask_line(&operation, &line, self.job.deadline)?;
+        let response = self.ask_line(&operation, &line, limit)?;
         Answer::read(&response, &operation)
     }
 

@@ -1,0 +1,238 @@
+//! Listening sockets that systemd started this process with (`sd_listen_fds(3)`), and those of their options that keep
+//! connections out for a moment. An option counts for every process that has the socket, and until it is taken back: it
+//! outlives this process.
+
+use std::io;
+use std::mem::size_of_val;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+
+use rustix::net::{AddressFamily, SocketType, sockopt};
+
+use crate::process::ProcessId;
+use crate::settings::environment;
+
+/// The first descriptor that systemd passes.
+const FIRST: i32 = 3;
+
+/// How many descriptors are read at most, whatever the variable has.
+const MOST: i32 = 64;
+
+/// How long a connection without data is not accepted, in seconds: longer than any filter stays. The kernel rounds to
+/// such numbers, and this one is not what a person would set.
+const DEFERRED: i32 = 127;
+
+/// The bit of SYN in the flags of a segment.
+const SYN: u32 = 0x02;
+
+/// A TCP socket that listens.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Listener(BorrowedFd<'static>);
+
+impl Listener {
+    /// Returns the TCP sockets that this process was started with.
+    pub(super) fn inherited() -> Vec<Self> {
+        let number = |name: &str| environment::variable(name)?.parse::<i32>().ok();
+        if number("LISTEN_PID") != Some(ProcessId::own().pid) {
+            return Vec::new();
+        }
+        let count = number("LISTEN_FDS").unwrap_or(0).clamp(0, MOST);
+        (FIRST..FIRST + count).filter_map(Self::at).collect()
+    }
+
+    fn at(descriptor: i32) -> Option<Self> {
+        #[expect(unsafe_code, reason = "a descriptor that systemd passes is known by its number alone")]
+        // SAFETY: systemd has opened it for this process, and nothing here closes it. One that is not open makes every
+        // call fail.
+        let fd = unsafe { BorrowedFd::borrow_raw(descriptor) };
+        let is_tcp = matches!(sockopt::socket_domain(fd), Ok(AddressFamily::INET | AddressFamily::INET6))
+            && sockopt::socket_type(fd) == Ok(SocketType::STREAM);
+        (is_tcp && sockopt::socket_acceptconn(fd) == Ok(true)).then_some(Self(fd))
+    }
+
+    /// Takes connections from here on only with their first data, so that none waits in a server that is about to stop.
+    ///
+    /// # Errors
+    /// The kernel refuses the option.
+    pub(super) fn defer(self) -> io::Result<()> {
+        self.set(libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, &DEFERRED)
+    }
+
+    /// Undoes [`Self::defer`]; a value that is not this program's stays.
+    ///
+    /// # Errors
+    /// The kernel refuses the option.
+    pub(super) fn defer_no_more(self) -> io::Result<()> {
+        let mut value = [0_i32; 1];
+        self.get(libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, &mut value)?;
+        if value[0] != DEFERRED {
+            return Ok(());
+        }
+        self.set(libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, &0_i32)
+    }
+
+    /// Drops what clients send to connections that are not complete yet: those stay outside, and the clients send it again.
+    /// Connections that are complete are not affected.
+    ///
+    /// The kernel asks the filter of a listening socket also about segments of connections that are being made. One that
+    /// it makes in the very instant would keep the filter, so segments without data pass: such a connection has its request,
+    /// and can get its response.
+    ///
+    /// # Errors
+    /// The kernel refuses the filter.
+    pub(super) fn filter(self) -> io::Result<()> {
+        let mut program = without_data();
+        let filter = libc::sock_fprog {
+            len: u16::try_from(program.len()).unwrap_or(u16::MAX),
+            filter: program.as_mut_ptr(),
+        };
+        self.set(libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &filter)
+    }
+
+    /// Undoes [`Self::filter`].
+    ///
+    /// # Errors
+    /// The kernel does not remove it.
+    pub(super) fn unfilter(self) -> io::Result<()> {
+        match self.set(libc::SOL_SOCKET, libc::SO_DETACH_FILTER, &0_i32) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Returns how many connections wait to be accepted.
+    ///
+    /// # Errors
+    /// The kernel does not tell.
+    pub(super) fn waiting(self) -> io::Result<u32> {
+        // `tcpi_unacked` of `struct tcp_info`, which is this of a socket that listens (tcp(7), `tcp_get_info`).
+        let mut info = [0_u32; 8];
+        self.get(libc::IPPROTO_TCP, libc::TCP_INFO, &mut info)?;
+        Ok(info[6])
+    }
+
+    fn set<T>(self, level: i32, option: i32, value: &T) -> io::Result<()> {
+        let length = libc::socklen_t::try_from(size_of_val(value)).map_err(io::Error::other)?;
+        #[expect(unsafe_code, reason = "no crate in use has these options")]
+        // SAFETY: the pointer and the length are those of `value`, which the kernel only reads; what a filter points to
+        // lives until the call has returned.
+        let result = unsafe {
+            libc::setsockopt(self.0.as_raw_fd(), level, option, std::ptr::from_ref(value).cast(), length)
+        };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    fn get<T: Copy, const N: usize>(self, level: i32, option: i32, into: &mut [T; N]) -> io::Result<()> {
+        let mut length = libc::socklen_t::try_from(size_of_val(into)).map_err(io::Error::other)?;
+        #[expect(unsafe_code, reason = "no crate in use has these options")]
+        // SAFETY: the kernel writes at most `length` bytes to the array, whose elements are whole numbers: every value of
+        // theirs is valid.
+        let result = unsafe {
+            libc::getsockopt(self.0.as_raw_fd(), level, option, into.as_mut_ptr().cast(), &raw mut length)
+        };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+}
+
+/// The filter that passes segments with SYN and those without data (the classic form of bpf(4)). It is shown a segment from
+/// its TCP header on.
+fn without_data() -> [libc::sock_filter; 10] {
+    let step = |code: u32, jt, jf, k| libc::sock_filter { code: u16::try_from(code).unwrap_or(0), jt, jf, k };
+    let load_byte = libc::BPF_LD | libc::BPF_B | libc::BPF_ABS;
+    [
+        step(load_byte, 0, 0, 13),
+        step(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 6, 0, SYN),
+        // The upper half of this byte is the length of the header in words of four bytes.
+        step(load_byte, 0, 0, 12),
+        step(libc::BPF_ALU | libc::BPF_RSH | libc::BPF_K, 0, 0, 2),
+        step(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0, 0, 0x3c),
+        step(libc::BPF_MISC | libc::BPF_TAX, 0, 0, 0),
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_LEN, 0, 0, 0),
+        step(libc::BPF_JMP | libc::BPF_JGT | libc::BPF_X, 1, 0, 0),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read as _, Write as _};
+    use std::net::{TcpListener, TcpStream};
+    use std::time::Duration;
+
+    fn listening() -> (TcpListener, Listener) {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        // The tests keep the server open as long as they use the other.
+        let listener = Listener::at(server.as_raw_fd()).unwrap();
+        (server, listener)
+    }
+
+    fn client(server: &TcpListener) -> TcpStream {
+        let mut client = TcpStream::connect(server.local_addr().unwrap()).unwrap();
+        client.write_all(b"request").unwrap();
+        client
+    }
+
+    #[test]
+    fn a_connection_stays_outside_while_the_filter_is_there_and_comes_in_with_its_data_afterwards() {
+        let (server, listener) = listening();
+        listener.defer().unwrap();
+        let mut before = client(&server);
+        while listener.waiting().unwrap() == 0 {}
+        listener.filter().unwrap();
+        let mut during = client(&server);
+        std::thread::sleep(Duration::from_millis(100));
+        assert_eq!(listener.waiting().unwrap(), 1, "the first has come in, the second has not");
+        // What is complete is not affected, with as much data as it likes.
+        let (mut accepted, _) = server.accept().unwrap();
+        before.write_all(&[b'x'; 100_000]).unwrap();
+        let mut taken = vec![0; 100_007];
+        accepted.read_exact(&mut taken).unwrap();
+        accepted.write_all(b"response").unwrap();
+        let mut answer = [0; 8];
+        before.read_exact(&mut answer).unwrap();
+
+        listener.unfilter().unwrap();
+        listener.unfilter().unwrap();
+        listener.defer_no_more().unwrap();
+        let (mut accepted, _) = server.accept().unwrap();
+        let mut taken = [0; 7];
+        accepted.read_exact(&mut taken).unwrap();
+        assert_eq!(&taken, b"request");
+        // It has not kept the filter: more data comes through.
+        during.write_all(&[b'x'; 100_000]).unwrap();
+        accepted.read_exact(&mut vec![0; 100_000]).unwrap();
+    }
+
+    #[test]
+    fn a_connection_without_data_is_not_taken_until_that_is_undone() {
+        let (server, listener) = listening();
+        listener.defer().unwrap();
+        let silent = TcpStream::connect(server.local_addr().unwrap()).unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        assert_eq!(listener.waiting().unwrap(), 0);
+        listener.defer_no_more().unwrap();
+        // The kernel asks the client once more after a second.
+        let (_accepted, from) = server.accept().unwrap();
+        assert_eq!(from, silent.local_addr().unwrap());
+        let value = [0_i32; 1];
+        let mut read = value;
+        listener.get(libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, &mut read).unwrap();
+        assert_eq!(read, value);
+        listener.set(libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, &3_i32).unwrap();
+        listener.defer_no_more().unwrap();
+        listener.get(libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, &mut read).unwrap();
+        assert_eq!(read, [3], "what a person has set stays");
+    }
+
+    #[test]
+    fn only_a_tcp_socket_that_listens_is_one() {
+        let (server, _) = listening();
+        let stream = client(&server);
+        assert!(Listener::at(stream.as_raw_fd()).is_none());
+        let directory = tempfile::tempdir().unwrap();
+        let unix = std::os::unix::net::UnixListener::bind(directory.path().join("s")).unwrap();
+        assert!(Listener::at(unix.as_raw_fd()).is_none());
+        assert!(Listener::inherited().is_empty());
+    }
+}
