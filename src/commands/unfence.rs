@@ -3,7 +3,8 @@
 use crate::cli::UnfenceArgs;
 use crate::exit::{Ended, Error};
 use crate::journal::recover::{self, Exchanges as _};
-use crate::report::screen::say;
+use crate::refresh::socket;
+use crate::report::screen::{harmless_line, say};
 use crate::service::fence;
 use crate::settings::layout::Layout;
 
@@ -22,6 +23,9 @@ pub(super) fn unfence(layout: &Layout, args: &UnfenceArgs) -> Result<Ended, Erro
     // A run that was killed may have left two versions in app/.
     for run in recover::all(&layout.runs()).map_err(told)? {
         on.exchanges().complete(&run).map_err(told)?;
+    }
+    if let Some(warning) = socket::open_left(&on) {
+        say(&format!("warning: {}", harmless_line(&warning)));
     }
     fence::lower(layout).map_err(told)?;
     // It would end by itself within a second; until then visitors would still read of the fence.

@@ -11,6 +11,7 @@ use crate::process::interrupt;
 use crate::service::gate::{self, GateRequest, GateState};
 use crate::service::page;
 use crate::service::port::{self, PortHolder};
+use crate::service::sockets::SocketUnit;
 use crate::units::{HeldSockets, Job, Role, Waiting};
 
 use super::account::Account;
@@ -86,6 +87,16 @@ pub fn hold(on: &Installation, account: &mut Account) -> Outcome<()> {
             on.service.forgive_socket(&socket.unit)?;
         }
     }
+    let (held, names) = start(on, sockets)?;
+    account.note(&format!("{names} stays open: connections wait until the service is up again"));
+    account.held = Some(held);
+    checkpoint::reach("socket:held");
+    Ok(())
+}
+
+/// Starts the unit; returns it with the names of the socket units.
+fn start(on: &Installation, sockets: Vec<SocketUnit>) -> Outcome<(Held, String)> {
+    let number = on.port()?;
     let units: Vec<String> = sockets.into_iter().map(|socket| socket.unit).collect();
     let names = units.join(", ");
     let non_blocking = port::is_non_blocking(number, SYSTEMD)?;
@@ -97,10 +108,23 @@ pub fn hold(on: &Installation, account: &mut Account) -> Outcome<()> {
         return Err(Failure::new(format!("the unit that is to hold {names} does not have its socket"))
             .hint(format!("systemctl status {names}")));
     }
-    account.note(&format!("{names} stays open: connections wait until the service is up again"));
-    account.held = Some(held);
-    checkpoint::reach("socket:held");
-    Ok(())
+    Ok((held, names))
+}
+
+/// Opens the gate that a killed run may have left closed. To be called before the fence is lowered by a person; there is no run.
+/// Returns what that person should know.
+pub fn open_left(on: &Installation) -> Option<String> {
+    if !on.units.have_left_sockets() {
+        return None;
+    }
+    let open = || -> Outcome<()> {
+        let sockets: Vec<SocketUnit> = on.service.sockets()?.into_iter().filter(|it| it.is_open).collect();
+        // One that is closed, or was opened again, has no gate any more.
+        if sockets.is_empty() { Ok(()) } else { start(on, sockets).map(drop) }
+    };
+    let failure = open().err()?;
+    let why = failure.chain().join(": ");
+    Some(format!("the socket of the service may not take connections until it is opened again: {why}"))
 }
 
 /// Keeps new connections outside until [`open_gate`], and waits until the service has read what it has taken: some servers reset

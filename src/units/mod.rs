@@ -268,6 +268,12 @@ impl Units {
         self.in_systemd()
     }
 
+    /// Tells whether a unit that had the sockets of the service was killed together with its run: it may have left them with
+    /// their gate closed ([`crate::service::gate`]).
+    pub fn have_left_sockets(&self) -> bool {
+        !socket_drop_in::left(&self.layout).is_empty()
+    }
+
     /// Tells whether units are systemd's here.
     fn in_systemd(&self) -> bool {
         self.layout.is_real() && manager::is_booted() && rustix::process::geteuid().is_root()

@@ -1,6 +1,7 @@
 //! The drop-in by which a unit has the sockets of socket units. systemd takes `Sockets=` from files alone, not over the bus
 //! (systemd.service(5)). It writes this one file below `/run` and removes it again.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::PathBuf;
 
@@ -36,13 +37,19 @@ impl SocketDropIn {
 
 /// Removes what a killed run has left: there is one run at a time, and a run has one such unit.
 fn sweep(layout: &Layout) {
-    let Ok(entries) = fs::read_dir(layout.volatile_units()) else { return };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        if name.to_str().is_some_and(|name| name.starts_with(PREFIX) && name.ends_with(".service.d")) {
-            let _ = disk::remove_tree(&entry.path());
-        }
+    for directory in left(layout) {
+        let _ = disk::remove_tree(&directory);
     }
+}
+
+/// Returns the directories of such drop-ins. Where there is no run, a killed one has left them.
+pub(super) fn left(layout: &Layout) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(layout.volatile_units()) else { return Vec::new() };
+    let is_one = |path: &PathBuf| {
+        let name = path.file_name().and_then(OsStr::to_str);
+        name.is_some_and(|name| name.starts_with(PREFIX) && name.ends_with(".service.d"))
+    };
+    entries.flatten().map(|entry| entry.path()).filter(is_one).collect()
 }
 
 impl Drop for SocketDropIn {
@@ -70,6 +77,7 @@ mod tests {
         let text = String::from_utf8(disk::read_if_there(&path).unwrap().unwrap()).unwrap();
         assert_eq!(text, "[Service]\nSockets=a.socket b.socket\nNonBlocking=yes\n");
         assert!(!left.exists(), "what a killed run left is removed");
+        assert_eq!(super::left(&layout), [path.parent().unwrap()]);
         drop(drop_in);
         assert!(!path.parent().unwrap().exists());
     }

@@ -16,11 +16,24 @@ use crate::systemd::property::for_version;
 /// The version of systemd that introduced `LoadCredential`.
 const CREDENTIALS_SINCE: u32 = 247;
 
+/// The number of that capability (capabilities(7)).
+const CAP_NET_ADMIN: u32 = 12;
+
+/// Tells whether systemd has a capability to pass on: in a container it may not, and would refuse the start.
+fn manager_has(capability: u32) -> bool {
+    let status = std::fs::read_to_string("/proc/1/status").unwrap_or_default();
+    let set = status.lines().find_map(|line| line.strip_prefix("CapPrm:"));
+    set.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).is_none_or(|set| set >> capability & 1 == 1)
+}
+
 /// Starts the process of a unit for `job`.
 pub(super) fn start(units: &Units, job: &Job, word: &str, user: Owner, stdin: Stdin) -> Outcome<Running> {
     let bus = units.bus()?;
     let version = bus.version()?;
-    let (properties, _) = for_version(job.role.properties_of(job.brief), version);
+    let (mut properties, _) = for_version(job.role.properties_of(job.brief), version);
+    if !manager_has(CAP_NET_ADMIN) {
+        properties.retain(|property| property.name != "AmbientCapabilities");
+    }
     let name = format!("ladylinux-refresh-{}-{}.service", job.role.word(), unique());
     let mut variables: Vec<(String, String)> =
         checkpoint::for_worker().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();

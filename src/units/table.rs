@@ -119,6 +119,10 @@ impl Role {
     /// Returns the properties of its unit that follow from the role alone.
     pub fn properties(self) -> Vec<Property> {
         let mut all = always();
+        let capabilities = Value::Capabilities(if self == Self::Hold { &FILTERS } else { &[] });
+        for (name, since) in [("CapabilityBoundingSet", 217), ("AmbientCapabilities", 229)] {
+            all.push(Property { name, since, value: capabilities.clone() });
+        }
         let mut add = |name, since, value| all.push(Property { name, since, value });
         add("TasksMax", 227, Value::Number(self.tasks()));
         if self.has_network() {
@@ -138,6 +142,10 @@ impl Role {
             // git sets the bit on the directories of a shared repository.
             add("RestrictSUIDSGID", 242, Value::Flag(true));
         }
+        if self == Self::Hold {
+            // The sockets are of the machine's network: by ioctl(2) on them the capability would reach that.
+            add("SystemCallFilter", 187, Value::Except(&["ioctl"]));
+        }
         if self.user() != User::Service {
             // The running service shares the service user, whose queues and memory this would remove.
             add("RemoveIPC", 232, Value::Flag(true));
@@ -153,6 +161,10 @@ impl Role {
         all
     }
 }
+
+/// What attaching a filter to a socket takes, where the kernel does not leave that to every process. Without a call that opens
+/// a socket of a network, and without ioctl(2), it is good for nothing but options of the sockets that the unit has.
+const FILTERS: [(u32, &str); 1] = [(12, "CAP_NET_ADMIN")];
 
 /// The properties by which a unit gives way.
 const GIVING_WAY: [&str; 3] = ["CPUSchedulingPolicy", "IOSchedulingClass", "Nice"];
@@ -175,8 +187,6 @@ fn always() -> Vec<Property> {
         property("LimitCORE", 215, Value::Number(0)),
         property("KeyringMode", 235, Value::Text("private")),
         property("NoNewPrivileges", 187, Value::Flag(true)),
-        property("CapabilityBoundingSet", 217, Value::Number(0)),
-        property("AmbientCapabilities", 229, Value::Number(0)),
         property("SecureBits", 217, Value::Signed(0)),
         property("SystemCallFilter", 187, Value::Only(&["@system-service"])),
         property("SystemCallErrorNumber", 209, Value::Signed(EPERM)),
@@ -217,12 +227,21 @@ mod tests {
     fn every_role_is_confined() {
         for role in Role::ALL {
             assert_eq!(value(role, "NoNewPrivileges"), Some(Value::Flag(true)), "{role:?}");
-            assert_eq!(value(role, "CapabilityBoundingSet"), Some(Value::Number(0)), "{role:?}");
+            let capabilities: &[_] = if role == Role::Hold { &FILTERS } else { &[] };
+            for name in ["CapabilityBoundingSet", "AmbientCapabilities"] {
+                assert_eq!(value(role, name), Some(Value::Capabilities(capabilities)), "{role:?}");
+            }
             assert_eq!(value(role, "ProtectSystem"), Some(Value::Text("strict")), "{role:?}");
             assert_eq!(value(role, "KillMode"), Some(Value::Text("control-group")), "{role:?}");
             assert_eq!(value(role, "RestrictNamespaces"), Some(Value::Number(0)), "{role:?}");
             assert!(value(role, "TasksMax").is_some(), "{role:?}");
-            let names: Vec<&str> = role.properties().iter().map(|property| property.name).collect();
+            let is_list = |property: &Property| matches!(property.value, Value::Only(_) | Value::Except(_));
+            let names: Vec<&str> = role
+                .properties()
+                .iter()
+                .filter(|property| !is_list(property))
+                .map(|property| property.name)
+                .collect();
             let mut unique = names.clone();
             unique.sort_unstable();
             unique.dedup();
