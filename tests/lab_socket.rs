@@ -1,6 +1,5 @@
 //! A service with a socket unit is refreshed and no request fails: its socket stays open, and connections wait in the
 //! backlog. On machines with systemd, with a service that needs nothing but Python.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
 
 #[path = "lab_socket/host.rs"]
 mod host;

@@ -1,6 +1,5 @@
 //! Ten refreshes of a `FastAPI` application under uvicorn with a socket unit, while clients ask without a pause: no request
 //! fails. On a machine with systemd.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
 #![allow(clippy::print_stderr, clippy::disallowed_macros, reason = "the longest wait is printed")]
 
 #[path = "lab_socket/host.rs"]
