@@ -24,6 +24,7 @@ use crate::status_file;
 use super::account::millis;
 use super::others;
 use super::page;
+use super::socket;
 
 /// Looks after run `run`, whose process ended as `end` says. A run that came to its own end is left alone. To be called by
 /// the holder of the run lock.
@@ -48,6 +49,9 @@ pub fn settle(on: &Installation, run: &RunId, end: ExitKind) -> Outcome<()> {
         if let Err(stuck) = &stopped {
             let told = format!("the service cannot be stopped: {}", stuck.chain().join(": "));
             failure = failure.rooted_in(Failure::new(told));
+        }
+        if let Some(warning) = socket::open_left(on) {
+            on.runner.events().warn(&warning);
         }
         // Whoever lets the service start now must find one version in app/, not a mixture.
         let completed = stopped.as_ref().map_or(Ok(false), |()| on.exchanges().complete(run));

@@ -111,8 +111,8 @@ fn start(on: &Installation, sockets: Vec<SocketUnit>) -> Outcome<(Held, String)>
     Ok((held, names))
 }
 
-/// Opens the gate that a killed run may have left closed. To be called before the fence is lowered by a person; there is no run.
-/// Returns what that person should know.
+/// Opens the gate that a killed run may have left closed, and removes what else it has left. To be called after each end of a run,
+/// and before a person lowers the fence: there is no run then. Returns what a person should know.
 pub fn open_left(on: &Installation) -> Option<String> {
     if !on.units.have_left_sockets() {
         return None;
@@ -136,7 +136,10 @@ pub fn close_gate(on: &Installation, account: &mut Account) -> bool {
     checkpoint::reach("socket:gate-closed");
     match closed {
         Ok((0, _)) => return false,
-        Ok((_, number)) => await_read(number),
+        Ok((_, number)) => {
+            await_read(number);
+            checkpoint::reach("socket:read");
+        }
         Err(failure) => {
             let why = failure.chain().join(": ");
             account.note(&format!("new connections are not kept outside during the stop: {why}"));

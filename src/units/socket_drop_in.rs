@@ -6,6 +6,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::HeldSockets;
+use crate::checkpoint;
 use crate::disk;
 use crate::error::Outcome;
 use crate::settings::layout::Layout;
@@ -30,7 +31,9 @@ impl SocketDropIn {
         let drop_in = Self(directory);
         let non_blocking = if sockets.non_blocking { "yes" } else { "no" };
         let text = format!("[Service]\nSockets={}\nNonBlocking={non_blocking}\n", sockets.units.join(" "));
+        checkpoint::reach("socket:drop-in-directory");
         disk::write_volatile(&drop_in.0.join("sockets.conf"), text.as_bytes(), 0o644)?;
+        checkpoint::reach("socket:drop-in");
         Ok(drop_in)
     }
 }

@@ -60,7 +60,7 @@ pub(super) fn start(units: &Units, job: &Job, word: &str, user: Owner, stdin: St
         uid: user.uid,
         gid: user.gid,
         properties: &properties,
-        writable: job.writable.clone(),
+        writable: job.writable.iter().cloned().chain(checkpoint::trace()).collect(),
         read_only: job.read_only.clone(),
         binds: binds(job),
         credentials,
@@ -69,6 +69,9 @@ pub(super) fn start(units: &Units, job: &Job, word: &str, user: Owner, stdin: St
         memory: job.role.memory(total_memory()),
     };
     let started = bus.start_process(&unit, stdin).context(|| format!("cannot start a unit for {word}"))?;
+    if sockets.is_some() {
+        checkpoint::reach("socket:unit-started");
+    }
     Ok(Running { started, unit: Some(name), _copies: copies, _sockets: sockets })
 }
 
