@@ -146,3 +146,60 @@ fn init_gives_uvicorn_a_socket_unit_and_takes_it_away_again() {
     assert_eq!(answer, "three");
     assert!(!host.property("ladylinux-api.service", "TriggeredBy").contains("socket"));
 }
+
+#[test]
+fn a_socket_that_does_not_fit_is_named_with_what_to_do_and_nothing_is_touched() {
+    let Some(lab) = Lab::open() else { return };
+    let host = Host::with(&lab, &[("server.py", SERVER), ("requirements.txt", "")], UNIT);
+    let machine = &host.machine;
+    let socket = "/etc/systemd/system/ladylinux-api.socket";
+    let own = "/usr/lib/systemd/system/ladylinux-api.socket";
+
+    // A command whose form for a descriptor is not known.
+    host.tool("init --socket")
+        .expect(3)
+        .says("the command of the service is not uvicorn, gunicorn or hypercorn")
+        .says("server.py")
+        .says("write a socket unit for it by hand");
+    assert_eq!(machine.read(own), None);
+    assert_eq!(machine.exec("ls /usr/lib/systemd/system/ladylinux-api.service.d | grep socket").out, "");
+
+    // A socket unit on another port than the service's.
+    machine.write(socket, &host::SOCKET_UNIT.replace("8000", "8111"));
+    machine.exec("systemctl daemon-reload && systemctl enable --now ladylinux-api.socket").expect(0);
+    host.tool("run")
+        .expect(3)
+        .says("nothing touched")
+        .says("listens on 127.0.0.1:8111, while the port of the service is 8000")
+        .says("systemctl edit --full ladylinux-api.socket");
+    assert_eq!(machine.read(FENCE), None);
+    assert_eq!(host.state("ladylinux-api.socket"), "active listening success");
+    machine.exec("systemctl disable --now ladylinux-api.socket").expect(0);
+
+    // A socket that another process has.
+    machine.write(socket, host::SOCKET_UNIT);
+    let mut other = machine.spawn("exec python3 -m http.server --bind 127.0.0.1 8000");
+    until("the other process listens", || {
+        machine.exec("ss -ltnH 'sport = :8000'").out.contains("8000").then_some(())
+    });
+    machine.exec("systemctl daemon-reload; systemctl enable --now ladylinux-api.socket");
+    assert!(host.state("ladylinux-api.socket").starts_with("failed "));
+    host.tool("run")
+        .expect(3)
+        .says("nothing touched")
+        .says("port 8000 is held by process")
+        .says("http.server");
+    assert_eq!(machine.read(FENCE), None);
+    assert!(machine.exec("pgrep -f http.server").out.lines().count() >= 1, "the other process is left alone");
+    machine.exec("kill $(pgrep -f 'python3 -m http.server')").expect(0);
+    assert!(other.wait().is_ok());
+    machine.exec("systemctl reset-failed; systemctl start ladylinux-api.socket").expect(0);
+    host.tool("run").expect(0).says("Refreshed");
+    assert_eq!(host.version().as_deref(), Some("one"));
+
+    // Who stops the service by hand is reminded of the socket.
+    host.tool("service stop").expect(0).says(
+        "ladylinux-api.socket starts it again with the next connection; to keep it down: systemctl stop ladylinux-api.socket",
+    );
+    assert_eq!(host.version().as_deref(), Some("one"));
+}

@@ -2,8 +2,10 @@
 
 use crate::cli::ServiceCommand;
 use crate::exit::{Ended, Error, Refusal};
+use crate::installation::Installation;
 use crate::refresh::others;
 use crate::report::screen::{harmless_line, say};
+use crate::report::shell::quoted;
 use crate::service::{Admission, StartedHow, fence, supervisor};
 use crate::settings::layout::Layout;
 
@@ -37,6 +39,9 @@ pub(super) fn service(layout: &Layout, command: &ServiceCommand) -> Result<Ended
                 say(&format!("warning: {}", harmless_line(note)));
             }
             say(&format!("{} {}", on.service.describe(), harmless_line(&stopped.to_string())));
+            for warning in starts_again(&on, layout) {
+                say(&format!("warning: {}", harmless_line(&warning)));
+            }
         }
         ServiceCommand::Status => {
             let state = on.service.observe().map_err(told)?;
@@ -55,6 +60,21 @@ pub(super) fn service(layout: &Layout, command: &ServiceCommand) -> Result<Ended
         }
     }
     Ok(Ended::Done)
+}
+
+/// Names the socket units that start a stopped service with the next connection. The fence keeps them from it.
+fn starts_again(on: &Installation, layout: &Layout) -> Vec<String> {
+    let is_fenced = fence::read(layout).is_ok_and(|fence| fence.is_some());
+    let sockets = if is_fenced { Vec::new() } else { on.service.sockets().unwrap_or_default() };
+    let open = sockets.into_iter().filter(|socket| socket.is_open);
+    open.map(|socket| {
+        let unit = &socket.unit;
+        format!(
+            "{unit} starts it again with the next connection; to keep it down: systemctl stop {}",
+            quoted(unit)
+        )
+    })
+    .collect()
 }
 
 /// Is the embedded supervisor, until its service has ended.

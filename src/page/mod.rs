@@ -1,7 +1,8 @@
 //! What visitors get while the service is fenced: a small server on the sockets of the service answers every request with
 //! 503, as a page or as JSON. systemd starts it as a unit of its own (`ladylinux-refresh-page.service`), which may only read.
 //!
-//! It takes the sockets that it inherits, reads the fence, and writes to connections; it touches nothing else.
+//! It takes the sockets that it inherits and opens their gate, reads the fence, and writes to connections; it touches nothing
+//! else.
 
 mod notice;
 mod request;
@@ -11,6 +12,7 @@ use std::path::Path;
 
 use crate::error::{Context as _, Failure, Outcome};
 use crate::process::{inherited, interrupt};
+use crate::service::gate;
 
 use server::Server;
 
@@ -27,6 +29,7 @@ pub fn answer(fence: &Path) -> Outcome<()> {
         return Err(Failure::new("no socket was passed to this program")
             .hint("systemctl start ladylinux-refresh-page.service"));
     }
+    gate::open_left(&listeners);
     let wake_up = interrupt::wake_up()?;
     let server = Server::new(listeners, fence, wake_up.into());
     inherited::report_ready().context(|| "cannot report to systemd".to_owned())?;

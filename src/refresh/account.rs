@@ -62,6 +62,8 @@ pub struct Account {
     pub untied: Vec<Untied>,
     /// The unit that has the service's sockets, from before the stop until the service is proved.
     pub held: Option<Held>,
+    /// What became of connections, where such a unit had the sockets.
+    pub connections: Option<report::Connections>,
     /// When the service began to be stopped.
     pub down_since: Option<Instant>,
     /// How long it did not answer.
@@ -128,6 +130,7 @@ impl Account {
             others: Vec::new(),
             untied: Vec::new(),
             held: None,
+            connections: None,
             down_since: None,
             downtime: None,
             restart_since: None,

@@ -161,6 +161,7 @@ fn interrupted(
         service: on.service_report(None),
         downtime_ms: None,
         downtime: None,
+        connections: None,
         phases: phases(lines),
         models: None,
         saved: report::Saved::default(),

@@ -1,20 +1,23 @@
 //! The service's own socket during a refresh: a unit of ours has it from before the stop until the service is proved. So it
 //! stays open, connections wait in its backlog, and systemd starts nothing for them.
 
-use std::time::Duration;
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use crate::checkpoint;
 use crate::clock;
 use crate::error::{Failure, Outcome};
 use crate::installation::Installation;
 use crate::process::interrupt;
+use crate::report::Connections;
 use crate::service::gate::{self, GateRequest, GateState};
 use crate::service::page;
-use crate::service::port::{self, PortHolder};
+use crate::service::port::{self, Connection, PortHolder};
 use crate::service::sockets::SocketUnit;
 use crate::units::{HeldSockets, Job, Role, Waiting};
 
-use super::account::Account;
+use super::account::{Account, millis};
 
 /// How long the socket is held at most, whatever becomes of the run.
 const LIMIT: Duration = Duration::from_secs(24 * 3600);
@@ -28,6 +31,9 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// How long the service has to read what it has taken, while new connections wait outside.
 const READING: Duration = Duration::from_secs(1);
 
+/// How long what closed a socket counts against it: the default of `TriggerLimitIntervalSec=`, and a little more.
+const TRIGGER_INTERVAL: Duration = Duration::from_millis(2200);
+
 /// How often that is checked.
 const TICK: Duration = Duration::from_millis(2);
 
@@ -36,6 +42,10 @@ const TICK: Duration = Duration::from_millis(2);
 pub struct Held {
     /// `None` from its end on.
     waiting: Option<Waiting>,
+    /// The other ends of the connections that were open before it was started.
+    early: HashSet<SocketAddr>,
+    /// When a socket was opened again that systemd had closed.
+    opened_again: Option<Instant>,
 }
 
 impl Held {
@@ -43,6 +53,10 @@ impl Held {
     fn allows(&self, holder: &PortHolder) -> bool {
         let unit = self.waiting.as_ref().and_then(Waiting::unit);
         is_systemd(holder) || unit.is_some() && holder.unit.as_deref() == unit
+    }
+
+    fn is_alive(&self) -> bool {
+        self.waiting.as_ref().is_some_and(Waiting::is_alive)
     }
 
     /// Asks the unit. It is not interrupted: a gate must not stay closed for that.
@@ -87,7 +101,9 @@ pub fn hold(on: &Installation, account: &mut Account) -> Outcome<()> {
             on.service.forgive_socket(&socket.unit)?;
         }
     }
-    let (held, names) = start(on, sockets)?;
+    let is_any_closed = sockets.iter().any(|socket| !socket.is_open);
+    let (mut held, names) = start(on, sockets)?;
+    held.opened_again = is_any_closed.then(clock::monotonic);
     account.note(&format!("{names} stays open: connections wait until the service is up again"));
     account.held = Some(held);
     checkpoint::reach("socket:held");
@@ -100,9 +116,10 @@ fn start(on: &Installation, sockets: Vec<SocketUnit>) -> Outcome<(Held, String)>
     let units: Vec<String> = sockets.into_iter().map(|socket| socket.unit).collect();
     let names = units.join(", ");
     let non_blocking = port::is_non_blocking(number, SYSTEMD)?;
+    let early = port::connections(number)?.into_iter().map(|connection| connection.from).collect();
     let job = Job::new(Role::Hold, LIMIT).holds(HeldSockets { units, non_blocking });
     let waiting = on.units.wait_in_unit(&job, gate::OPERATION, &GateRequest::Prepare)?;
-    let held = Held { waiting: Some(waiting) };
+    let held = Held { waiting: Some(waiting), early, opened_again: None };
     let has_it = |holder: &PortHolder| !is_systemd(holder) && held.allows(holder);
     if !port::holders(number)?.iter().any(has_it) {
         return Err(Failure::new(format!("the unit that is to hold {names} does not have its socket"))
@@ -133,11 +150,14 @@ pub fn open_left(on: &Installation) -> Option<String> {
 pub fn close_gate(on: &Installation, account: &mut Account) -> bool {
     let Some(held) = &mut account.held else { return false };
     let closed = held.ask(GateRequest::Close).and_then(|state| Ok((state.gates, on.port()?)));
+    account.connections = Some(Connections::default());
     checkpoint::reach("socket:gate-closed");
     match closed {
         Ok((0, _)) => return false,
         Ok((_, number)) => {
-            await_read(number);
+            let open = await_read(number);
+            let ended = open.iter().filter(|connection| held.early.contains(&connection.from)).count();
+            account.connections = Some(Connections { ended, ..Connections::default() });
             checkpoint::reach("socket:read");
         }
         Err(failure) => {
@@ -149,14 +169,15 @@ pub fn close_gate(on: &Installation, account: &mut Account) -> bool {
     true
 }
 
-/// Waits until the service has taken and read all that has come on its connections, at most for [`READING`].
-fn await_read(number: u16) {
+/// Waits until the service has taken and read all that has come on its connections, at most for [`READING`]. Returns the
+/// connections that it has then.
+fn await_read(number: u16) -> Vec<Connection> {
     let end = clock::monotonic() + READING;
-    while clock::monotonic() < end {
+    loop {
         clock::pause_regardless(TICK);
-        match port::connections(number) {
-            Ok(all) if all.iter().any(|connection| !connection.is_read) => {}
-            _ => return,
+        let all = port::connections(number).unwrap_or_default();
+        if all.iter().all(|connection| connection.is_read) || clock::monotonic() >= end {
+            return all;
         }
     }
 }
@@ -187,6 +208,24 @@ pub fn is_systemd(holder: &PortHolder) -> bool {
 
 /// Ends the unit: the service has the sockets again.
 pub fn release(account: &mut Account) {
-    drop(account.held.take());
+    if let Some(mut held) = account.held.take() {
+        count_waited(account, &mut held);
+        if let Some(at) = held.opened_again {
+            // The first connection after the unit would close the socket again. The service is up and answers meanwhile.
+            clock::pause_regardless(TRIGGER_INTERVAL.saturating_sub(clock::monotonic().duration_since(at)));
+        }
+    }
     checkpoint::reach("socket:released");
+}
+
+/// Asks the unit for the connections that waited when the service was started.
+fn count_waited(account: &mut Account, held: &mut Held) {
+    let (Some(seen), Some(since)) = (&mut account.connections, account.restart_since) else { return };
+    let ago_ms = millis(clock::monotonic().duration_since(since));
+    if held.is_alive()
+        && let Ok(state) = held.ask(GateRequest::Count { ago_ms })
+    {
+        seen.waited = state.waited;
+        seen.longest_wait_ms = state.longest_ms;
+    }
 }

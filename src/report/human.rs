@@ -9,7 +9,7 @@ use clap::error::{ContextKind, ContextValue};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::screen::{self, Tone, count, duration, harmless, harmless_line, paint};
-use super::{Error, Report};
+use super::{Connections, Error, Report};
 use crate::clock;
 use crate::event::{Event, Phase, Subscriber};
 use crate::exit::{self, Refusal};
@@ -185,6 +185,7 @@ pub fn report(report: &Report) -> Vec<String> {
         let parts = parts.map(|parts| format!(": {}", parts.join(", "))).unwrap_or_default();
         lines.push(format!("  downtime     {}{parts}", duration(ms)));
     }
+    lines.extend(report.connections.as_ref().and_then(connections));
     if let Some(Enforcement::Missing(missing)) = &report.confinement {
         let text = harmless_line(&missing.join("; "));
         lines.push(format!("  confinement  {}", paint(Tone::Warning, &format!("not enforced: {text}"))));
@@ -395,4 +396,17 @@ fn locked(holder: Option<&Holder>, next: &str) -> Vec<String> {
         "  service    left to that run".to_owned(),
         format!("  next       {}", paint(Tone::Strong, &harmless_line(next))),
     ]
+}
+/// What became of connections, where there were any.
+fn connections(seen: &Connections) -> Option<String> {
+    let mut parts = Vec::new();
+    if seen.waited > 0 {
+        let longest =
+            seen.longest_wait_ms.map(|ms| format!(", at most {}", duration(ms))).unwrap_or_default();
+        parts.push(format!("{} waited{longest}", seen.waited));
+    }
+    if seen.ended > 0 {
+        parts.push(format!("{} that had been open for longer ended with the stop", seen.ended));
+    }
+    (!parts.is_empty()).then(|| format!("  connections  {}", parts.join("; ")))
 }

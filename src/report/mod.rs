@@ -69,6 +69,9 @@ pub struct Report {
     /// What that time was needed for.
     #[serde(default)]
     pub downtime: Option<DowntimeParts>,
+    /// What became of connections while the socket of the service stayed open; `None` where it did not.
+    #[serde(default)]
+    pub connections: Option<Connections>,
     /// Every part of the run, in order.
     pub phases: Vec<PhaseReport>,
     /// What was found when the models were looked at; `None` where they were not (RW-6.2).
@@ -90,6 +93,17 @@ pub struct Report {
     pub warnings: Vec<String>,
     /// Why it failed.
     pub error: Option<Error>,
+}
+
+/// What became of connections while the service was down and its socket open.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connections {
+    /// Those that were open from some time before the stop until then, and ended with the service: streams and idle ones.
+    pub ended: usize,
+    /// Those that waited when the service was started again.
+    pub waited: u32,
+    /// How long the first of them waited, in milliseconds; `None` where none did.
+    pub longest_wait_ms: Option<u64>,
 }
 
 /// What a downtime was needed for, in milliseconds; together they are the downtime.

@@ -4,7 +4,8 @@
 //! This is the inside of the unit that has the sockets. It changes options of those sockets, which outlive it, so it opens the
 //! gate whatever ends it, but SIGKILL: the next unit that gets the sockets opens it then, before anything else.
 
-use std::sync::{Mutex, PoisonError};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, getpid, kill_process};
@@ -13,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::checkpoint;
 use crate::clock;
 use crate::error::{Context as _, Outcome};
-use crate::process::interrupt;
+use crate::process::{inherited, interrupt};
 
 use super::listener::Listener;
 
@@ -27,6 +28,9 @@ const LIMIT: Duration = Duration::from_secs(8);
 /// How often the limit and signals are checked, and how exactly the longest wait is known.
 const TICK: Duration = Duration::from_millis(10);
 
+/// How many changes of the number that waits are kept.
+const MOST: usize = 10_000;
+
 /// What the unit is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -37,8 +41,11 @@ pub enum GateRequest {
     Close,
     /// To open it, and to watch from here on for connections that wait.
     Open,
-    /// To count the connections that wait.
-    Count,
+    /// To count the connections that waited.
+    Count {
+        /// So many milliseconds ago. Later ones may be the program's own, which proves the service.
+        ago_ms: u64,
+    },
 }
 
 /// How it is with the gate.
@@ -46,21 +53,25 @@ pub enum GateRequest {
 pub struct GateState {
     /// How many sockets have one. A socket that is not TCP has none.
     pub gates: usize,
-    /// Connections that wait to be taken.
-    pub waiting: u32,
-    /// Milliseconds that the oldest of them has waited, where that was watched.
-    pub oldest_ms: Option<u64>,
+    /// How many connections waited at the time that was asked for.
+    pub waited: u32,
+    /// Milliseconds that the first of them waited, until none did.
+    pub longest_ms: Option<u64>,
 }
 
 /// What this process knows of the gate of its sockets.
 #[derive(Debug)]
 struct Watch {
     closed_at: Option<Instant>,
+    /// Connections that waited, at each time at which that changed, from the opening of the gate until none waited any more.
+    waiting: Vec<(Instant, u32)>,
     is_watching: bool,
-    first_waited_at: Option<Instant>,
 }
 
-static WATCH: Mutex<Watch> = Mutex::new(Watch { closed_at: None, is_watching: false, first_waited_at: None });
+/// The sockets that this process was started with. They stay open as long as it lives.
+static SOCKETS: LazyLock<Vec<OwnedFd>> = LazyLock::new(|| inherited::listeners().unwrap_or_default());
+
+static WATCH: Mutex<Watch> = Mutex::new(Watch { closed_at: None, waiting: Vec::new(), is_watching: false });
 
 /// Does what is asked of the sockets of this process.
 ///
@@ -71,13 +82,13 @@ pub fn handle(request: GateRequest) -> Outcome<GateState> {
     match request {
         GateRequest::Close => checkpoint::reach("gate:closed"),
         GateRequest::Open => checkpoint::reach("gate:opened"),
-        GateRequest::Prepare | GateRequest::Count => {}
+        GateRequest::Prepare | GateRequest::Count { .. } => {}
     }
     state
 }
 
 fn act(request: GateRequest) -> Outcome<GateState> {
-    let listeners = Listener::inherited();
+    let listeners = listeners();
     let mut watch = WATCH.lock().unwrap_or_else(PoisonError::into_inner);
     match request {
         GateRequest::Prepare => {
@@ -93,25 +104,20 @@ fn act(request: GateRequest) -> Outcome<GateState> {
         }
         GateRequest::Open => {
             open(&listeners)?;
-            *watch = Watch { closed_at: None, is_watching: true, first_waited_at: None };
+            *watch = Watch { closed_at: None, waiting: Vec::new(), is_watching: true };
         }
-        GateRequest::Count => {}
+        GateRequest::Count { ago_ms } => {
+            let until = clock::monotonic().checked_sub(Duration::from_millis(ago_ms));
+            let (waited, longest_ms) = until.map_or((0, None), |until| watch.waited(until));
+            return Ok(GateState { gates: listeners.len(), waited, longest_ms });
+        }
     }
-    let waiting = listeners.iter().map(|listener| listener.waiting().unwrap_or(0)).sum();
-    let oldest = watch.first_waited_at.filter(|_| waiting > 0);
-    let since = |at: Instant| clock::monotonic().duration_since(at).as_millis();
-    let oldest_ms = oldest.and_then(|at| u64::try_from(since(at)).ok());
-    Ok(GateState { gates: listeners.len(), waiting, oldest_ms })
+    Ok(GateState { gates: listeners.len(), waited: 0, longest_ms: None })
 }
 
 /// Leaves the sockets as they were before this program had them. Does nothing in a process without sockets.
 pub fn leave() {
-    let listeners = Listener::inherited();
-    // A socket that refuses this has refused the filter as well.
-    let _ = open(&listeners);
-    for listener in &listeners {
-        let _ = listener.defer_no_more();
-    }
+    leave_all(&listeners());
 }
 
 /// Leaves the sockets as they were and ends this process, whatever it is doing.
@@ -122,7 +128,24 @@ pub fn leave_and_end() {
     let _ = kill_process(getpid(), Signal::KILL);
 }
 
-fn open(listeners: &[Listener]) -> Outcome<()> {
+fn listeners() -> Vec<Listener<'static>> {
+    SOCKETS.iter().filter_map(|socket| Listener::of(socket.as_fd())).collect()
+}
+
+/// Leaves sockets as they were before another unit had them, which may have been killed behind a closed gate.
+pub fn open_left(sockets: &[OwnedFd]) {
+    leave_all(&sockets.iter().filter_map(|socket| Listener::of(socket.as_fd())).collect::<Vec<_>>());
+}
+
+fn leave_all(listeners: &[Listener<'_>]) {
+    // A socket that refuses this has refused the filter as well.
+    let _ = open(listeners);
+    for listener in listeners {
+        let _ = listener.defer_no_more();
+    }
+}
+
+fn open(listeners: &[Listener<'_>]) -> Outcome<()> {
     for listener in listeners {
         listener.unfilter().context(|| "cannot remove the filter of a socket".to_owned())?;
     }
@@ -132,7 +155,7 @@ fn open(listeners: &[Listener]) -> Outcome<()> {
 /// Keeps watch in a process that has sockets, for as long as that lives: opens the gate when its time is over, ends the process
 /// when a signal asks for that, and notes when the first connection waited.
 pub fn keep_watch() {
-    if Listener::inherited().is_empty() {
+    if listeners().is_empty() {
         return;
     }
     std::thread::spawn(|| {
@@ -140,19 +163,62 @@ pub fn keep_watch() {
             if interrupt::arrived().is_some() {
                 leave_and_end();
             }
-            check(&mut WATCH.lock().unwrap_or_else(PoisonError::into_inner), &Listener::inherited());
+            check(&mut WATCH.lock().unwrap_or_else(PoisonError::into_inner), &listeners());
             clock::pause_regardless(TICK);
         }
     });
 }
 
-fn check(watch: &mut Watch, listeners: &[Listener]) {
+fn check(watch: &mut Watch, listeners: &[Listener<'_>]) {
     let now = clock::monotonic();
     if watch.closed_at.is_some_and(|at| now.duration_since(at) > LIMIT) && open(listeners).is_ok() {
         watch.closed_at = None;
     }
-    let waits = || listeners.iter().any(|listener| listener.waiting().is_ok_and(|count| count > 0));
-    if watch.is_watching && watch.first_waited_at.is_none() && waits() {
-        watch.first_waited_at = Some(now);
+    if watch.is_watching {
+        watch.note(now, listeners.iter().map(|listener| listener.waiting().unwrap_or(0)).sum());
+    }
+}
+
+impl Watch {
+    /// Notes how many connections wait now. When none does any more the service has taken them, and the watch is over.
+    fn note(&mut self, now: Instant, count: u32) {
+        if count != self.waiting.last().map_or(0, |(_, before)| *before) && self.waiting.len() < MOST {
+            self.waiting.push((now, count));
+            self.is_watching = count > 0;
+        }
+    }
+
+    /// Returns how many connections waited at a time, and how many milliseconds the first of them waited until none did.
+    fn waited(&self, at: Instant) -> (u32, Option<u64>) {
+        let waited = self.waiting.iter().rev().find(|(since, _)| *since <= at).map_or(0, |(_, count)| *count);
+        let (Some((first, _)), Some((last, 0))) = (self.waiting.first(), self.waiting.last()) else {
+            return (waited, None);
+        };
+        let longest = u64::try_from(last.duration_since(*first).as_millis()).ok();
+        (waited, longest.filter(|_| waited > 0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_that_waited_are_counted_as_they_were_at_a_time_and_the_first_waited_until_none_did() {
+        let mut watch = Watch { closed_at: None, waiting: Vec::new(), is_watching: true };
+        let began = clock::monotonic();
+        let at = |ms| began + Duration::from_millis(ms);
+        watch.note(at(0), 0);
+        assert_eq!(watch.waited(at(5)), (0, None));
+        for (ms, count) in [(10, 1), (20, 1), (30, 8), (40, 9)] {
+            watch.note(at(ms), count);
+        }
+        assert_eq!(watch.waited(at(35)), (8, None), "they still wait");
+        watch.note(at(50), 3);
+        assert!(watch.is_watching);
+        watch.note(at(60), 0);
+        assert!(!watch.is_watching);
+        assert_eq!(watch.waited(at(35)), (8, Some(50)));
+        assert_eq!(watch.waited(at(5)), (0, None), "what came later may be the probe");
     }
 }

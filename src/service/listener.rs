@@ -1,5 +1,4 @@
-//! Listening sockets that systemd started this process with (`sd_listen_fds(3)`), and those of their options that keep
-//! connections out for a moment. An option counts for every process that has the socket, and until it is taken back: it
+//! Listening sockets, and those of their options that keep connections out for a moment. An option counts for every process that has the socket, and until it is taken back: it
 //! outlives this process.
 
 use std::io;
@@ -7,15 +6,6 @@ use std::mem::size_of_val;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use rustix::net::{AddressFamily, SocketType, sockopt};
-
-use crate::process::ProcessId;
-use crate::settings::environment;
-
-/// The first descriptor that systemd passes.
-const FIRST: i32 = 3;
-
-/// How many descriptors are read at most, whatever the variable has.
-const MOST: i32 = 64;
 
 /// How long a connection without data is not accepted, in seconds: longer than any filter stays. The kernel rounds to
 /// such numbers, and this one is not what a person would set.
@@ -26,24 +16,11 @@ const SYN: u32 = 0x02;
 
 /// A TCP socket that listens.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Listener(BorrowedFd<'static>);
+pub(super) struct Listener<'a>(BorrowedFd<'a>);
 
-impl Listener {
-    /// Returns the TCP sockets that this process was started with.
-    pub(super) fn inherited() -> Vec<Self> {
-        let number = |name: &str| environment::variable(name)?.parse::<i32>().ok();
-        if number("LISTEN_PID") != Some(ProcessId::own().pid) {
-            return Vec::new();
-        }
-        let count = number("LISTEN_FDS").unwrap_or(0).clamp(0, MOST);
-        (FIRST..FIRST + count).filter_map(Self::at).collect()
-    }
-
-    fn at(descriptor: i32) -> Option<Self> {
-        #[expect(unsafe_code, reason = "a descriptor that systemd passes is known by its number alone")]
-        // SAFETY: systemd has opened it for this process, and nothing here closes it. One that is not open makes every
-        // call fail.
-        let fd = unsafe { BorrowedFd::borrow_raw(descriptor) };
+impl<'a> Listener<'a> {
+    /// Returns a socket as one, where it is one.
+    pub(super) fn of(fd: BorrowedFd<'a>) -> Option<Self> {
         let is_tcp = matches!(sockopt::socket_domain(fd), Ok(AddressFamily::INET | AddressFamily::INET6))
             && sockopt::socket_type(fd) == Ok(SocketType::STREAM);
         (is_tcp && sockopt::socket_acceptconn(fd) == Ok(true)).then_some(Self(fd))
@@ -160,13 +137,11 @@ mod tests {
     use rustix::process::geteuid;
     use std::io::{Read as _, Write as _};
     use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsFd as _;
     use std::time::Duration;
 
-    fn listening() -> (TcpListener, Listener) {
-        let server = TcpListener::bind("127.0.0.1:0").unwrap();
-        // The tests keep the server open as long as they use the other.
-        let listener = Listener::at(server.as_raw_fd()).unwrap();
-        (server, listener)
+    fn listening() -> TcpListener {
+        TcpListener::bind("127.0.0.1:0").unwrap()
     }
 
     fn client(server: &TcpListener) -> TcpStream {
@@ -177,7 +152,8 @@ mod tests {
 
     #[test]
     fn a_connection_stays_outside_while_the_filter_is_there_and_comes_in_with_its_data_afterwards() {
-        let (server, listener) = listening();
+        let server = listening();
+        let listener = Listener::of(server.as_fd()).unwrap();
         listener.defer().unwrap();
         let mut before = client(&server);
         while listener.waiting().unwrap() == 0 {}
@@ -212,7 +188,8 @@ mod tests {
 
     #[test]
     fn a_connection_without_data_is_not_taken_until_that_is_undone() {
-        let (server, listener) = listening();
+        let server = listening();
+        let listener = Listener::of(server.as_fd()).unwrap();
         listener.defer().unwrap();
         let silent = TcpStream::connect(server.local_addr().unwrap()).unwrap();
         clock::pause_regardless(Duration::from_millis(50));
@@ -233,12 +210,12 @@ mod tests {
 
     #[test]
     fn only_a_tcp_socket_that_listens_is_one() {
-        let (server, _) = listening();
+        let server = listening();
         let stream = client(&server);
-        assert!(Listener::at(stream.as_raw_fd()).is_none());
+        assert!(Listener::of(stream.as_fd()).is_none());
         let directory = tempfile::tempdir().unwrap();
         let unix = std::os::unix::net::UnixListener::bind(directory.path().join("s")).unwrap();
-        assert!(Listener::at(unix.as_raw_fd()).is_none());
-        assert!(Listener::inherited().is_empty());
+        assert!(Listener::of(unix.as_fd()).is_none());
+        assert!(Listener::of(server.as_fd()).is_some());
     }
 }

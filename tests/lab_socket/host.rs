@@ -47,7 +47,7 @@ pub const UNIT: &str = "[Unit]\nDescription=LadyLinux API\n[Service]\nType=simpl
     ExecStart=/opt/ladylinux/venv/bin/python server.py\nRestart=on-failure\n\
     [Install]\nWantedBy=multi-user.target\n";
 
-const SOCKET_UNIT: &str =
+pub const SOCKET_UNIT: &str =
     "[Socket]\nListenStream=127.0.0.1:8000\nBacklog=4096\n[Install]\nWantedBy=sockets.target\n";
 
 /// Eight clients that ask without a pause until a file is there, and then print what they saw.
