@@ -8,7 +8,7 @@ mod host;
 mod lab;
 
 use host::{Host, UNIT};
-use lab::Lab;
+use lab::{Lab, until};
 
 const APPLICATION: &str = "import pathlib
 from fastapi import FastAPI
@@ -23,12 +23,22 @@ async def root() -> str:
     return version
 ";
 
+/// Three connections that have asked once and stay open until the server closes them.
+const IDLE: &str = "import socket
+idle = [socket.create_connection(('127.0.0.1', 8000)) for _ in range(3)]
+for one in idle: one.sendall(b'GET / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n')
+for one in idle: assert one.recv(4096)
+open('/run/idle', 'w').close()
+for one in idle: assert one.recv(4096) in (b'', b'1')
+";
+
 const REQUIREMENTS: &str = include_str!("../demo/app/requirements.txt");
 
 #[test]
 fn rw_5_1_rw_5_5_no_request_fails_through_ten_refreshes_of_an_application_under_uvicorn() {
     let Some(lab) = Lab::open() else { return };
-    let unit = UNIT.replace("bin/python server.py", "bin/uvicorn server:app --host 127.0.0.1 --port 8000");
+    let unit =
+        UNIT.replace("bin/python server.py", "bin/uvicorn server:app --port 8000 --timeout-keep-alive 600");
     let host = Host::with(&lab, &[("server.py", APPLICATION), ("requirements.txt", REQUIREMENTS)], &unit);
     host.tool("run").expect(0).says("Refreshed");
     host.tool("init --socket").expect(0).says("set up ladylinux-api.socket");
@@ -36,15 +46,28 @@ fn rw_5_1_rw_5_5_no_request_fails_through_ten_refreshes_of_an_application_under_
     host.tool("run").expect(0).says("Refreshed");
     assert_eq!(host.version().as_deref(), Some("1"));
 
+    host.machine.write("/srv/idle.py", IDLE);
+    let idle = host.machine.spawn("exec python3 /srv/idle.py");
+    until("three connections are idle", || host.machine.read("/run/idle"));
     let clients = host.clients();
     for number in 2..=10 {
         if number == 6 {
             host.machine.write("/srv/work/requirements.txt", &format!("{REQUIREMENTS}six==1.16.0\n"));
         }
         host.push(&number.to_string());
-        host.tool("run").expect(0).says("stays open").says("Refreshed");
+        host.tool("run").expect(0).says("stays open").says("waited, at most").says("Refreshed");
+        let run = &host.machine.json("/var/lib/ladylinux-refresh/status.json")["last_run"];
+        let seen = &run["connections"];
+        assert_eq!(seen["ended"], if number == 2 { 3 } else { 0 }, "{seen}");
+        assert!(seen["waited"].as_u64().is_some_and(|waited| (1..=8).contains(&waited)), "{seen}");
+        let (wait, down) = (seen["longest_wait_ms"].as_u64(), run["downtime_ms"].as_u64());
+        assert!(wait.is_some() && wait <= down.map(|down| down + 300), "{wait:?} in {down:?}");
     }
     host.tool("rollback").expect(0).says("stays open");
+    assert!(
+        idle.wait_with_output().is_ok_and(|output| output.status.success()),
+        "idle until they were closed"
+    );
     let (failed, printed) = host.failed(clients);
     assert_eq!(failed, 0, "{printed}");
     for number in 1..=10 {

@@ -64,6 +64,8 @@ pub struct Account {
     pub held: Option<Held>,
     /// What became of connections, where such a unit had the sockets.
     pub connections: Option<report::Connections>,
+    /// How often the service was asked on its own port until it answered.
+    pub asked_here: u32,
     /// When the service began to be stopped.
     pub down_since: Option<Instant>,
     /// How long it did not answer.
@@ -131,6 +133,7 @@ impl Account {
             untied: Vec::new(),
             held: None,
             connections: None,
+            asked_here: 0,
             down_since: None,
             downtime: None,
             restart_since: None,

@@ -91,6 +91,10 @@ fn start_and_prove(on: &Installation, account: &mut Account, probe: &ResolvedPro
     checkpoint::reach("restart:started");
     let healthy = probe::await_healthy(probe, on.service.as_ref(), started.main)?;
     probe::prove_new(on.service.as_ref(), &started, not_before)?;
+    let number = on.port()?;
+    if probe::addresses(probe).iter().any(|address| address.port() == number) {
+        account.asked_here = healthy.attempts;
+    }
     prove_listeners(on, account, not_before)?;
     on.service.check_together()?;
     account.start_took = account.restart_since.map(|since| healthy.first_good.duration_since(since));

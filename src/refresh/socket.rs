@@ -17,7 +17,7 @@ use crate::service::port::{self, Connection, PortHolder};
 use crate::service::sockets::SocketUnit;
 use crate::units::{HeldSockets, Job, Role, Waiting};
 
-use super::account::{Account, millis};
+use super::account::Account;
 
 /// How long the socket is held at most, whatever becomes of the run.
 const LIMIT: Duration = Duration::from_secs(24 * 3600);
@@ -218,14 +218,14 @@ pub fn release(account: &mut Account) {
     checkpoint::reach("socket:released");
 }
 
-/// Asks the unit for the connections that waited when the service was started.
+/// Asks the unit for the connections that waited. Those by which this program asked the service are not counted.
 fn count_waited(account: &mut Account, held: &mut Held) {
-    let (Some(seen), Some(since)) = (&mut account.connections, account.restart_since) else { return };
-    let ago_ms = millis(clock::monotonic().duration_since(since));
+    let own = account.asked_here;
+    let Some(seen) = &mut account.connections else { return };
     if held.is_alive()
-        && let Ok(state) = held.ask(GateRequest::Count { ago_ms })
+        && let Ok(state) = held.ask(GateRequest::Count)
     {
-        seen.waited = state.waited;
-        seen.longest_wait_ms = state.longest_ms;
+        seen.waited = state.waited.saturating_sub(own);
+        seen.longest_wait_ms = state.longest_ms.filter(|_| seen.waited > 0);
     }
 }

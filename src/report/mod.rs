@@ -100,7 +100,7 @@ pub struct Report {
 pub struct Connections {
     /// Those that were open from some time before the stop until then, and ended with the service: streams and idle ones.
     pub ended: usize,
-    /// Those that waited when the service was started again.
+    /// Those that waited at once for the new service.
     pub waited: u32,
     /// How long the first of them waited, in milliseconds; `None` where none did.
     pub longest_wait_ms: Option<u64>,

@@ -28,9 +28,6 @@ const LIMIT: Duration = Duration::from_secs(8);
 /// How often the limit and signals are checked, and how exactly the longest wait is known.
 const TICK: Duration = Duration::from_millis(10);
 
-/// How many changes of the number that waits are kept.
-const MOST: usize = 10_000;
-
 /// What the unit is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -42,10 +39,7 @@ pub enum GateRequest {
     /// To open it, and to watch from here on for connections that wait.
     Open,
     /// To count the connections that waited.
-    Count {
-        /// So many milliseconds ago. Later ones may be the program's own, which proves the service.
-        ago_ms: u64,
-    },
+    Count,
 }
 
 /// How it is with the gate.
@@ -53,9 +47,9 @@ pub enum GateRequest {
 pub struct GateState {
     /// How many sockets have one. A socket that is not TCP has none.
     pub gates: usize,
-    /// How many connections waited at the time that was asked for.
+    /// How many connections waited at once, at most.
     pub waited: u32,
-    /// Milliseconds that the first of them waited, until none did.
+    /// Milliseconds from when the first of them began to wait until none did any more.
     pub longest_ms: Option<u64>,
 }
 
@@ -63,15 +57,19 @@ pub struct GateState {
 #[derive(Debug)]
 struct Watch {
     closed_at: Option<Instant>,
-    /// Connections that waited, at each time at which that changed, from the opening of the gate until none waited any more.
-    waiting: Vec<(Instant, u32)>,
+    /// How many connections waited at once, at most, from the opening of the gate until none waited any more.
+    most: u32,
+    /// When the first of them was seen.
+    first_at: Option<Instant>,
+    /// When none was seen any more.
+    last_at: Option<Instant>,
     is_watching: bool,
 }
 
 /// The sockets that this process was started with. They stay open as long as it lives.
 static SOCKETS: LazyLock<Vec<OwnedFd>> = LazyLock::new(|| inherited::listeners().unwrap_or_default());
 
-static WATCH: Mutex<Watch> = Mutex::new(Watch { closed_at: None, waiting: Vec::new(), is_watching: false });
+static WATCH: Mutex<Watch> = Mutex::new(Watch::new());
 
 /// Does what is asked of the sockets of this process.
 ///
@@ -82,7 +80,7 @@ pub fn handle(request: GateRequest) -> Outcome<GateState> {
     match request {
         GateRequest::Close => checkpoint::reach("gate:closed"),
         GateRequest::Open => checkpoint::reach("gate:opened"),
-        GateRequest::Prepare | GateRequest::Count { .. } => {}
+        GateRequest::Prepare | GateRequest::Count => {}
     }
     state
 }
@@ -104,15 +102,11 @@ fn act(request: GateRequest) -> Outcome<GateState> {
         }
         GateRequest::Open => {
             open(&listeners)?;
-            *watch = Watch { closed_at: None, waiting: Vec::new(), is_watching: true };
+            *watch = Watch { is_watching: true, ..Watch::new() };
         }
-        GateRequest::Count { ago_ms } => {
-            let until = clock::monotonic().checked_sub(Duration::from_millis(ago_ms));
-            let (waited, longest_ms) = until.map_or((0, None), |until| watch.waited(until));
-            return Ok(GateState { gates: listeners.len(), waited, longest_ms });
-        }
+        GateRequest::Count => {}
     }
-    Ok(GateState { gates: listeners.len(), waited: 0, longest_ms: None })
+    Ok(GateState { gates: listeners.len(), waited: watch.most, longest_ms: watch.longest_ms() })
 }
 
 /// Leaves the sockets as they were before this program had them. Does nothing in a process without sockets.
@@ -180,22 +174,23 @@ fn check(watch: &mut Watch, listeners: &[Listener<'_>]) {
 }
 
 impl Watch {
+    const fn new() -> Self {
+        Self { closed_at: None, most: 0, first_at: None, last_at: None, is_watching: false }
+    }
+
     /// Notes how many connections wait now. When none does any more the service has taken them, and the watch is over.
     fn note(&mut self, now: Instant, count: u32) {
-        if count != self.waiting.last().map_or(0, |(_, before)| *before) && self.waiting.len() < MOST {
-            self.waiting.push((now, count));
-            self.is_watching = count > 0;
+        if count > 0 {
+            self.first_at.get_or_insert(now);
+            self.most = self.most.max(count);
+        } else if self.first_at.is_some() {
+            self.last_at = Some(now);
+            self.is_watching = false;
         }
     }
 
-    /// Returns how many connections waited at a time, and how many milliseconds the first of them waited until none did.
-    fn waited(&self, at: Instant) -> (u32, Option<u64>) {
-        let waited = self.waiting.iter().rev().find(|(since, _)| *since <= at).map_or(0, |(_, count)| *count);
-        let (Some((first, _)), Some((last, 0))) = (self.waiting.first(), self.waiting.last()) else {
-            return (waited, None);
-        };
-        let longest = u64::try_from(last.duration_since(*first).as_millis()).ok();
-        (waited, longest.filter(|_| waited > 0))
+    fn longest_ms(&self) -> Option<u64> {
+        u64::try_from(self.last_at?.duration_since(self.first_at?).as_millis()).ok()
     }
 }
 
@@ -204,21 +199,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn those_that_waited_are_counted_as_they_were_at_a_time_and_the_first_waited_until_none_did() {
-        let mut watch = Watch { closed_at: None, waiting: Vec::new(), is_watching: true };
+    fn those_that_wait_at_once_are_counted_and_the_first_waits_until_none_does() {
+        let mut watch = Watch { is_watching: true, ..Watch::new() };
         let began = clock::monotonic();
         let at = |ms| began + Duration::from_millis(ms);
         watch.note(at(0), 0);
-        assert_eq!(watch.waited(at(5)), (0, None));
-        for (ms, count) in [(10, 1), (20, 1), (30, 8), (40, 9)] {
+        assert!(watch.is_watching, "none has waited yet");
+        for (ms, count) in [(10, 1), (20, 1), (30, 8), (40, 9), (50, 3)] {
             watch.note(at(ms), count);
         }
-        assert_eq!(watch.waited(at(35)), (8, None), "they still wait");
-        watch.note(at(50), 3);
-        assert!(watch.is_watching);
+        assert_eq!((watch.most, watch.longest_ms()), (9, None), "some still wait");
         watch.note(at(60), 0);
         assert!(!watch.is_watching);
-        assert_eq!(watch.waited(at(35)), (8, Some(50)));
-        assert_eq!(watch.waited(at(5)), (0, None), "what came later may be the probe");
+        assert_eq!((watch.most, watch.longest_ms()), (9, Some(50)));
     }
 }
