@@ -7,6 +7,54 @@ use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use rustix::net::{AddressFamily, SocketType, sockopt};
 
+/// The calls of the C library, which every program of this kind has: no crate in use has these options.
+#[expect(unsafe_code, reason = "a declaration of two calls")]
+mod c {
+    use std::os::raw::{c_int, c_void};
+
+    unsafe extern "C" {
+        pub(super) fn setsockopt(
+            fd: c_int,
+            level: c_int,
+            name: c_int,
+            value: *const c_void,
+            size: u32,
+        ) -> c_int;
+        pub(super) fn getsockopt(
+            fd: c_int,
+            level: c_int,
+            name: c_int,
+            value: *mut c_void,
+            size: *mut u32,
+        ) -> c_int;
+    }
+
+    /// The level of options of every socket, and two of its options (socket(7)), on x86-64 and ARM.
+    pub(super) const SOL_SOCKET: c_int = 1;
+    pub(super) const SO_ATTACH_FILTER: c_int = 26;
+    pub(super) const SO_DETACH_FILTER: c_int = 27;
+    /// The level of options of TCP, and two of them (tcp(7)).
+    pub(super) const IPPROTO_TCP: c_int = 6;
+    pub(super) const TCP_DEFER_ACCEPT: c_int = 9;
+    pub(super) const TCP_INFO: c_int = 11;
+}
+
+/// An instruction of a filter (`struct sock_filter`).
+#[repr(C)]
+struct Instruction {
+    code: u16,
+    if_true: u8,
+    if_false: u8,
+    operand: u32,
+}
+
+/// A filter (`struct sock_fprog`).
+#[repr(C)]
+struct Filter {
+    length: u16,
+    instructions: *const Instruction,
+}
+
 /// How long a connection without data is not accepted, in seconds: longer than any filter stays. The kernel rounds to
 /// such numbers, and this one is not what a person would set.
 const DEFERRED: i32 = 127;
@@ -31,7 +79,7 @@ impl<'a> Listener<'a> {
     /// # Errors
     /// The kernel refuses the option.
     pub(super) fn defer(self) -> io::Result<()> {
-        self.set(libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, &DEFERRED)
+        self.set(c::IPPROTO_TCP, c::TCP_DEFER_ACCEPT, &DEFERRED)
     }
 
     /// Undoes [`Self::defer`]; a value that is not this program's stays.
@@ -40,11 +88,11 @@ impl<'a> Listener<'a> {
     /// The kernel refuses the option.
     pub(super) fn defer_no_more(self) -> io::Result<()> {
         let mut value = [0_i32; 1];
-        self.get(libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, &mut value)?;
+        self.get(c::IPPROTO_TCP, c::TCP_DEFER_ACCEPT, &mut value)?;
         if value[0] != DEFERRED {
             return Ok(());
         }
-        self.set(libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, &0_i32)
+        self.set(c::IPPROTO_TCP, c::TCP_DEFER_ACCEPT, &0_i32)
     }
 
     /// Drops what clients send to connections that are not complete yet: those stay outside, and the clients send it again.
@@ -57,12 +105,8 @@ impl<'a> Listener<'a> {
     /// # Errors
     /// The kernel refuses the filter.
     pub(super) fn filter(self) -> io::Result<()> {
-        let mut program = without_data();
-        let filter = libc::sock_fprog {
-            len: u16::try_from(program.len()).unwrap_or(u16::MAX),
-            filter: program.as_mut_ptr(),
-        };
-        self.set(libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &filter)
+        let filter = Filter { length: 10, instructions: WITHOUT_DATA.as_ptr() };
+        self.set(c::SOL_SOCKET, c::SO_ATTACH_FILTER, &filter)
     }
 
     /// Undoes [`Self::filter`].
@@ -70,7 +114,7 @@ impl<'a> Listener<'a> {
     /// # Errors
     /// The kernel does not remove it.
     pub(super) fn unfilter(self) -> io::Result<()> {
-        match self.set(libc::SOL_SOCKET, libc::SO_DETACH_FILTER, &0_i32) {
+        match self.set(c::SOL_SOCKET, c::SO_DETACH_FILTER, &0_i32) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other,
         }
@@ -83,28 +127,28 @@ impl<'a> Listener<'a> {
     pub(super) fn waiting(self) -> io::Result<u32> {
         // `tcpi_unacked` of `struct tcp_info`, which is this of a socket that listens (tcp(7), `tcp_get_info`).
         let mut info = [0_u32; 8];
-        self.get(libc::IPPROTO_TCP, libc::TCP_INFO, &mut info)?;
+        self.get(c::IPPROTO_TCP, c::TCP_INFO, &mut info)?;
         Ok(info[6])
     }
 
     fn set<T>(self, level: i32, option: i32, value: &T) -> io::Result<()> {
-        let length = libc::socklen_t::try_from(size_of_val(value)).map_err(io::Error::other)?;
+        let length = u32::try_from(size_of_val(value)).map_err(io::Error::other)?;
         #[expect(unsafe_code, reason = "no crate in use has these options")]
         // SAFETY: the pointer and the length are those of `value`, which the kernel only reads; what a filter points to
         // lives until the call has returned.
         let result = unsafe {
-            libc::setsockopt(self.0.as_raw_fd(), level, option, std::ptr::from_ref(value).cast(), length)
+            c::setsockopt(self.0.as_raw_fd(), level, option, std::ptr::from_ref(value).cast(), length)
         };
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
     fn get<T: Copy, const N: usize>(self, level: i32, option: i32, into: &mut [T; N]) -> io::Result<()> {
-        let mut length = libc::socklen_t::try_from(size_of_val(into)).map_err(io::Error::other)?;
+        let mut length = u32::try_from(size_of_val(into)).map_err(io::Error::other)?;
         #[expect(unsafe_code, reason = "no crate in use has these options")]
         // SAFETY: the kernel writes at most `length` bytes to the array, whose elements are whole numbers: every value of
         // theirs is valid.
         let result = unsafe {
-            libc::getsockopt(self.0.as_raw_fd(), level, option, into.as_mut_ptr().cast(), &raw mut length)
+            c::getsockopt(self.0.as_raw_fd(), level, option, into.as_mut_ptr().cast(), &raw mut length)
         };
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
@@ -112,22 +156,39 @@ impl<'a> Listener<'a> {
 
 /// The filter that passes segments with SYN and those without data (the classic form of bpf(4)). It is shown a segment from
 /// its TCP header on.
-fn without_data() -> [libc::sock_filter; 10] {
-    let step = |code: u32, jt, jf, k| libc::sock_filter { code: u16::try_from(code).unwrap_or(0), jt, jf, k };
-    let load_byte = libc::BPF_LD | libc::BPF_B | libc::BPF_ABS;
-    [
-        step(load_byte, 0, 0, 13),
-        step(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 6, 0, SYN),
-        // The upper half of this byte is the length of the header in words of four bytes.
-        step(load_byte, 0, 0, 12),
-        step(libc::BPF_ALU | libc::BPF_RSH | libc::BPF_K, 0, 0, 2),
-        step(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0, 0, 0x3c),
-        step(libc::BPF_MISC | libc::BPF_TAX, 0, 0, 0),
-        step(libc::BPF_LD | libc::BPF_W | libc::BPF_LEN, 0, 0, 0),
-        step(libc::BPF_JMP | libc::BPF_JGT | libc::BPF_X, 1, 0, 0),
-        step(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
-        step(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
-    ]
+const WITHOUT_DATA: [Instruction; 10] = [
+    step(LOAD_BYTE, 0, 0, 13),
+    step(JUMP_IF_ANY_BIT, 6, 0, SYN),
+    // The upper half of this byte is the length of the header in words of four bytes.
+    step(LOAD_BYTE, 0, 0, 12),
+    step(SHIFT_RIGHT, 0, 0, 2),
+    step(AND, 0, 0, 0x3c),
+    step(TO_INDEX, 0, 0, 0),
+    step(LOAD_LENGTH, 0, 0, 0),
+    step(JUMP_IF_ABOVE_INDEX, 1, 0, 0),
+    step(RETURN, 0, 0, u32::MAX),
+    step(RETURN, 0, 0, 0),
+];
+
+/// `BPF_LD | BPF_B | BPF_ABS`.
+const LOAD_BYTE: u16 = 0x30;
+/// `BPF_LD | BPF_W | BPF_LEN`.
+const LOAD_LENGTH: u16 = 0x80;
+/// `BPF_JMP | BPF_JSET | BPF_K`.
+const JUMP_IF_ANY_BIT: u16 = 0x45;
+/// `BPF_JMP | BPF_JGT | BPF_X`.
+const JUMP_IF_ABOVE_INDEX: u16 = 0x2d;
+/// `BPF_ALU | BPF_RSH | BPF_K`.
+const SHIFT_RIGHT: u16 = 0x74;
+/// `BPF_ALU | BPF_AND | BPF_K`.
+const AND: u16 = 0x54;
+/// `BPF_MISC | BPF_TAX`.
+const TO_INDEX: u16 = 0x07;
+/// `BPF_RET | BPF_K`.
+const RETURN: u16 = 0x06;
+
+const fn step(code: u16, if_true: u8, if_false: u8, operand: u32) -> Instruction {
+    Instruction { code, if_true, if_false, operand }
 }
 
 #[cfg(test)]
@@ -200,11 +261,11 @@ mod tests {
         assert_eq!(from, silent.local_addr().unwrap());
         let value = [0_i32; 1];
         let mut read = value;
-        listener.get(libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, &mut read).unwrap();
+        listener.get(c::IPPROTO_TCP, c::TCP_DEFER_ACCEPT, &mut read).unwrap();
         assert_eq!(read, value);
-        listener.set(libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, &3_i32).unwrap();
+        listener.set(c::IPPROTO_TCP, c::TCP_DEFER_ACCEPT, &3_i32).unwrap();
         listener.defer_no_more().unwrap();
-        listener.get(libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, &mut read).unwrap();
+        listener.get(c::IPPROTO_TCP, c::TCP_DEFER_ACCEPT, &mut read).unwrap();
         assert_eq!(read, [3], "what a person has set stays");
     }
 
