@@ -336,6 +336,38 @@ fn rw_7_1a_a_run_killed_at_a_random_instant_of_each_step_is_made_good_by_the_nex
     assert!(in_time * 2 > tried, "only {in_time} of {tried} came in time");
 }
 
+/// Where a run is killed whose service is started with its socket: at what becomes of the socket, and around stop and start.
+const WITH_SOCKET: [&str; 9] = [
+    "fence:raised",
+    "socket:next-opened",
+    "socket:taken",
+    "service:asked-to-stop",
+    "stop:stopped",
+    "restart:deployed",
+    "fence:started",
+    "restart:started",
+    "fence:lowered",
+];
+
+#[test]
+fn rw_7_1a_a_run_that_has_the_next_socket_of_the_service_is_killed_and_the_next_one_converges() {
+    let mut rig = Rig::with(Environment::Stays, host::Host::give_socket);
+    for name in WITH_SOCKET {
+        rig.trying = format!("killed with a socket at {name}");
+        rig.next_version();
+        rig.drift();
+        let kill = Kill { name: name.to_owned(), nth: 1, whom: EVERYTHING };
+        let killed = rig.kill(&["run"], Some(&kill.point()), kill.whom);
+        expect_killed(&kill, &killed);
+        rig.expect_sound();
+        rig.succeed(&["run"]);
+        rig.expect_converged();
+        rig.expect_changes_kept();
+        rig.go_on();
+    }
+    tell(&format!("with a socket: {} kills, 0 violations", WITH_SOCKET.len()));
+}
+
 #[test]
 fn rw_7_1a_children_that_outlive_a_killed_run_are_ended_by_the_next_one() {
     let mut rig = Rig::new(Environment::Stays);

@@ -2,6 +2,8 @@
 //! installations have it, with its default command and the probe that the application names.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests lay out files and start programs")]
 
+#[path = "common/clients.rs"]
+mod clients;
 #[path = "common/host.rs"]
 mod host;
 
@@ -10,6 +12,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
 
+use clients::Clients;
 use host::Host;
 use serde_json::Value;
 
@@ -58,6 +61,42 @@ fn add_note(host: &Host, text: &str) {
     let head = "POST /api/notes HTTP/1.0\r\nContent-Type: application/json";
     let answer = ask(host, &format!("{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
     assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
+}
+
+#[test]
+fn rw_5_1_rw_5_5_no_request_fails_through_refreshes_of_uvicorn_that_is_started_with_its_socket() {
+    let host = Host::bare();
+    let settings = format!(
+        "[remote]\nurl = \"{}\"\nallow = [\"git\"]\n[probe]\ndeadline = \"60s\"\nsettle = \"300ms\"\n\
+         json_field = \"commit\"\njson_value = \"{{commit}}\"\n[service]\nsocket = true\n\
+         command = [\"{{venv}}/bin/uvicorn\", \"api_layer:app\", \"--fd\", \"3\"]\n",
+        host.url()
+    );
+    fs::write(host.layout.host_file(), settings).unwrap();
+    let data = host.layout.persistent().join("data");
+    let env = format!("LADYLINUX_PORT={}\nLADYLINUX_DATA={}\n", host.port, data.display());
+    fs::write(host.layout.env_file(), env).unwrap();
+    push(&host, "app");
+    host.init();
+    host.tool(["run"]).expect(0);
+    let clients = Clients::start(4, host.port, "/api/status");
+    for step in ["steps/2-headline", "steps/3-friendly-times"] {
+        push(&host, step);
+        host.tool(["run"]).expect(0);
+    }
+    host.tool(["rollback"]).expect(0);
+    for _ in 0..3 {
+        host.tool(["run"]).expect(0);
+    }
+    let seen = clients.end();
+    println!(
+        "uvicorn, 6 refreshes, 4 clients without a pause: {} requests, {} failed, the longest took {:.0?}",
+        seen.requests,
+        seen.failed.len(),
+        seen.longest
+    );
+    assert!(seen.failed.is_empty(), "{:#?}", seen.failed);
+    assert!(seen.requests > 100, "{seen:?}");
 }
 
 #[test]

@@ -69,6 +69,7 @@ fn embedded(layout: &Layout, stop_timeout: Duration) -> Embedded {
             command,
             stop_timeout,
             allow_root_exec: Vec::new(),
+            socket: None,
         },
     )
     .with_program(env!("CARGO_BIN_EXE_ladylinux-refresh").into())
@@ -331,6 +332,7 @@ fn a_program_that_is_missing_or_cannot_run_is_told_and_nothing_is_left_running()
             command: vec![command.to_owned()],
             stop_timeout: Duration::from_secs(1),
             allow_root_exec: Vec::new(),
+            socket: None,
         };
         Embedded::of(world.layout.clone(), service)
             .with_program(env!("CARGO_BIN_EXE_ladylinux-refresh").into())

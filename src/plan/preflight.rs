@@ -1,5 +1,6 @@
 //! Is this host fit to be refreshed? Read-only; every finding is told, not only the first.
 
+use std::net::IpAddr;
 use std::path::Path;
 
 use crate::disk::mounts;
@@ -28,6 +29,7 @@ pub fn check(on: &Installation, observed: &Observed) -> Outcome<Vec<String>> {
     let reached = reach::check(on, &observed.service).map(|found| warnings.extend(found));
     let checks = [
         on.service.check().and_then(|()| no_root_execs(on)),
+        no_socket_beside_units(on.settings.service.socket, on.service.has_units(), &on.layout.host_file()),
         outside(on),
         trust::check(&on.layout),
         rights(on),
@@ -56,6 +58,19 @@ fn ignored_units(on: &Installation) -> Option<String> {
         "service.also names {}: only systemd stops and starts units, so they are left alone",
         names.join(", ")
     ))
+}
+
+/// The setting `service.socket` is the embedded supervisor's: systemd has socket units for that.
+fn no_socket_beside_units(socket: Option<IpAddr>, has_units: bool, file: &Path) -> Outcome<()> {
+    if socket.is_none() || !has_units {
+        return Ok(());
+    }
+    Err(Failure::new(format!(
+        "{} sets service.socket, and systemd keeps the service: its sockets are socket units",
+        file.display()
+    ))
+    .hint(format!("remove `socket` under [service] in {}", quoted_path(file)))
+    .hint("ladylinux-refresh init --socket"))
 }
 
 /// One failure of many: each with its cause and hint.
@@ -287,6 +302,16 @@ pub(crate) fn probe(on: &Installation, service: &ServiceState) -> Outcome<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_socket_of_the_embedded_supervisor_is_refused_where_systemd_keeps_the_service() {
+        let (file, address) = (Path::new("/etc/ladylinux/refresh.toml"), Some(IpAddr::from([127, 0, 0, 1])));
+        no_socket_beside_units(None, true, file).unwrap();
+        no_socket_beside_units(address, false, file).unwrap();
+        let failure = no_socket_beside_units(address, true, file).unwrap_err();
+        assert!(failure.summary().ends_with("its sockets are socket units"), "{failure}");
+        assert_eq!(failure.hints().last().unwrap(), "ladylinux-refresh init --socket");
+    }
 
     #[test]
     fn a_unit_that_runs_something_of_the_application_as_root_is_refused_unless_the_host_names_it() {

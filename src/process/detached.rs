@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::child::{Program, memory_file};
 use super::identity::{Owner, ProcessId};
-use super::session;
+use super::{passing, session};
 use crate::disk;
 use crate::error::{Context as _, Failure, Outcome};
 use crate::report::shell::quoted_path;
@@ -31,6 +31,8 @@ pub struct Daemon<'a> {
     pub request: &'a [u8],
     /// Where its own messages go.
     pub messages: File,
+    /// A socket that it gets, by [`passing::receive`] from its standard output.
+    pub socket: Option<OwnedFd>,
 }
 
 /// Starts a daemon in `/` with an empty environment and no descriptor of ours but three: its request, its answer and its
@@ -40,7 +42,10 @@ pub struct Daemon<'a> {
 /// The program cannot be started.
 pub fn start_daemon(daemon: Daemon<'_>) -> Outcome<(ProcessId, OwnedFd)> {
     let told = || format!("cannot start {}", daemon.program.display());
-    let (answer, theirs) = std::io::pipe().context(told)?;
+    let (answer, theirs): (OwnedFd, OwnedFd) = match daemon.socket {
+        None => std::io::pipe().map(|(answer, theirs)| (answer.into(), theirs.into())).context(told)?,
+        Some(socket) => passing::send(&socket).context(told)?,
+    };
     let mut command = Command::new(daemon.program);
     session::isolate(&mut command, None, Path::new("/"))?;
     let child = command
@@ -53,7 +58,7 @@ pub fn start_daemon(daemon: Daemon<'_>) -> Outcome<(ProcessId, OwnedFd)> {
         .stderr(daemon.messages)
         .spawn()
         .context(told)?;
-    Ok((identity_of(child.id())?, answer.into()))
+    Ok((identity_of(child.id())?, answer))
 }
 
 /// The program of a service.
@@ -69,20 +74,34 @@ pub struct ServiceProgram {
     pub owner: Owner,
 }
 
-/// Starts a service in a session and a process group of its own, with both output streams on `output`. The caller reaps
-/// it.
+/// Gives the program that it becomes the socket on standard input as descriptor 3, in the way of `sd_listen_fds(3)`: the number
+/// of the process is known to nothing else before that program runs.
+const WITH_SOCKET: &str = r#"export LISTEN_FDS=1 LISTEN_PID=$$; exec "$0" "$@" 3<&0 </dev/null"#;
+
+/// Starts a service in a session and a process group of its own, with both output streams on `output`, and with its listening
+/// socket where it has one. The caller reaps it.
 ///
 /// # Errors
 /// The program cannot be started.
-pub fn start_service(service: &ServiceProgram, output: OwnedFd) -> Outcome<ProcessId> {
+pub fn start_service(
+    service: &ServiceProgram,
+    output: OwnedFd,
+    socket: Option<OwnedFd>,
+) -> Outcome<ProcessId> {
     let (program, arguments) =
         service.command.split_first().ok_or_else(|| Failure::new("the service has no command"))?;
     let told = || format!("cannot start the service's program {}", Path::new(program).display());
     let also = output.try_clone().context(told)?;
-    let mut command = Command::new(program);
+    let mut command = if socket.is_some() {
+        let mut shell = Command::new("/bin/sh");
+        shell.arg("-c").arg(WITH_SOCKET).arg(program);
+        shell
+    } else {
+        Command::new(program)
+    };
     command.args(arguments).env_clear().envs(service.variables.iter().map(|(name, value)| (name, value)));
     session::isolate(&mut command, Some(service.owner), Path::new(&service.folder))?;
-    command.stdin(Stdio::null()).stdout(output).stderr(also);
+    command.stdin(socket.map_or_else(Stdio::null, Stdio::from)).stdout(output).stderr(also);
     let child = command.spawn().context(told)?;
     identity_of(child.id())
 }

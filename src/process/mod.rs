@@ -12,6 +12,7 @@ pub mod identity;
 pub mod inherited;
 pub mod interrupt;
 pub mod leftover;
+pub(crate) mod passing;
 pub(crate) mod replacement;
 mod session;
 pub(crate) mod watch;

@@ -9,7 +9,7 @@ use crate::checkpoint;
 use crate::clock;
 use crate::error::{Failure, Outcome};
 use crate::installation::Installation;
-use crate::process::interrupt;
+use crate::process::{ProcessId, interrupt};
 use crate::report::Connections;
 use crate::service::gate::{self, GateRequest, GateState};
 use crate::service::page;
@@ -77,7 +77,12 @@ impl Drop for Held {
 
 /// Tells whether a process may listen on the service's port while the service is stopped.
 pub fn is_allowed(on: &Installation, account: &Account, holder: &PortHolder) -> bool {
-    account.held.as_ref().is_some_and(|held| held.allows(holder) || page::is_it(on.service.as_ref(), holder))
+    let is_next = holder.process == Some(ProcessId::own()) && on.service.has_next_socket();
+    is_next
+        || account
+            .held
+            .as_ref()
+            .is_some_and(|held| held.allows(holder) || page::is_it(on.service.as_ref(), holder))
 }
 
 /// Starts the unit that has the service's sockets, where socket units start the service. A socket unit that systemd has closed
@@ -204,6 +209,19 @@ pub fn is_kept_open(on: &Installation) -> Outcome<bool> {
 /// Tells whether a process is systemd.
 pub fn is_systemd(holder: &PortHolder) -> bool {
     holder.process.is_some_and(|process| process.pid == SYSTEMD)
+}
+
+/// Has new connections wait for the next start of the service, where the embedded supervisor starts it with its socket; returns
+/// `true` if they do. Where that cannot be done the refresh goes on.
+pub fn open_next(on: &Installation, account: &mut Account) -> bool {
+    match on.service.open_next_socket() {
+        Ok(opened) => opened,
+        Err(failure) => {
+            let why = failure.chain().join(": ");
+            account.warn(format!("new connections do not wait for the service, but are refused: {why}"));
+            false
+        }
+    }
 }
 
 /// Ends the unit: the service has the sockets again.

@@ -225,6 +225,7 @@ pub fn halted(on: &Installation, mut account: Account, phase: Phase, failure: &F
         Ok(false) => {}
         Err(warning) => account.warn(warning),
     }
+    on.service.close_next_socket();
     let code = failure.interrupted_by().and_then(|signal| u8::try_from(128 + signal).ok()).unwrap_or(1);
     let error = told(on, phase, failure, &next_after_halt(on, &account));
     let report = make(on, &account, Ending::Halted, code, Some(error));

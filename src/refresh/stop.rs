@@ -29,7 +29,7 @@ pub fn stop(on: &Installation, account: &mut Account) -> Outcome<String> {
     fence::raise(&on.layout, &account.run, &format!("refresh {} is under way", account.run))?;
     let began = clock::monotonic();
     account.down_since = Some(began);
-    let waits_outside = socket::close_gate(on, account);
+    let waits_outside = socket::close_gate(on, account) || socket::open_next(on, account);
     // An interrupt does not end this half way: a halted run leaves a stopped service (RW-7.1a).
     let stopped = interrupt::shielded(|| on.service.stop());
     socket::open_gate(account);
@@ -61,6 +61,7 @@ pub fn stop(on: &Installation, account: &mut Account) -> Outcome<String> {
 /// A service that a failed stop has not touched goes on: the fence is lowered again, and the units that were stopped before
 /// it are started. That run was refused, and has not halted.
 fn leave_untouched(on: &Installation, account: &mut Account, before: Option<&Running>) {
+    on.service.close_next_socket();
     let now = on.service.observe().ok();
     if before.is_none() || now.as_ref().and_then(ServiceState::running) != before {
         return;

@@ -29,10 +29,11 @@ mod c {
         ) -> c_int;
     }
 
-    /// The level of options of every socket, and two of its options (socket(7)), on x86-64 and ARM.
+    /// The level of options of every socket, and three of its options (socket(7)), on x86-64 and ARM.
     pub(super) const SOL_SOCKET: c_int = 1;
     pub(super) const SO_ATTACH_FILTER: c_int = 26;
     pub(super) const SO_DETACH_FILTER: c_int = 27;
+    pub(super) const SO_ATTACH_REUSEPORT_CBPF: c_int = 51;
     /// The level of options of TCP, and two of them (tcp(7)).
     pub(super) const IPPROTO_TCP: c_int = 6;
     pub(super) const TCP_DEFER_ACCEPT: c_int = 9;
@@ -120,6 +121,18 @@ impl<'a> Listener<'a> {
         }
     }
 
+    /// Has the sockets that share this one's port (`SO_REUSEPORT`) give every new connection to the newest of them.
+    ///
+    /// The kernel numbers them in the order in which they began to listen. There are two at most, and the program names the
+    /// second; where that is missing the kernel takes the first.
+    ///
+    /// # Errors
+    /// The kernel refuses the program.
+    pub(super) fn prefer_newest(self) -> io::Result<()> {
+        let program = Filter { length: 1, instructions: SECOND.as_ptr() };
+        self.set(c::SOL_SOCKET, c::SO_ATTACH_REUSEPORT_CBPF, &program)
+    }
+
     /// Returns how many connections wait to be accepted.
     ///
     /// # Errors
@@ -153,6 +166,9 @@ impl<'a> Listener<'a> {
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 }
+
+/// The program that names the second socket of a group.
+const SECOND: [Instruction; 1] = [step(RETURN, 0, 0, 1)];
 
 /// The filter that passes segments with SYN and those without data (the classic form of bpf(4)). It is shown a segment from
 /// its TCP header on.

@@ -110,6 +110,23 @@ pub trait ServiceManager: Send + Sync {
         Ok(None)
     }
 
+    /// Opens the listening socket of the next start beside the one that the running service has, where starts get one: new
+    /// connections wait there. Returns when the service has taken what came before; `false` if there is no such socket.
+    ///
+    /// # Errors
+    /// It cannot be opened. The service is not affected.
+    fn open_next_socket(&self) -> Outcome<bool> {
+        Ok(false)
+    }
+
+    /// Closes the socket that [`Self::open_next_socket`] has opened, if no start has taken it: what waits there is reset.
+    fn close_next_socket(&self) {}
+
+    /// Tells whether this process has the socket of the next start.
+    fn has_next_socket(&self) -> bool {
+        false
+    }
+
     /// Makes the manager forget that it has closed a socket unit.
     ///
     /// # Errors

@@ -124,6 +124,33 @@ fn flags_in(info: &str) -> Option<OFlags> {
     u32::from_str_radix(flags.trim(), 8).ok().map(OFlags::from_bits_retain)
 }
 
+/// Tells whether every connection to `port` has been taken by a process which has read all that has come on it. Connections
+/// that wait in the listening socket `but` do not count.
+///
+/// # Errors
+/// The kernel's tables cannot be read.
+pub fn is_taken(port: u16, but: u64) -> Outcome<bool> {
+    for table in ["/proc/self/net/tcp", "/proc/self/net/tcp6"] {
+        if table_text(table)?.lines().skip(1).any(|line| is_left(line, port, but).unwrap_or(false)) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Reads from a line of the kernel's table whether something is left to take: connections of a socket that listens, or bytes
+/// of a connection that a process has.
+fn is_left(line: &str, port: u16, but: u64) -> Option<bool> {
+    let fields: Vec<&str> = line.split_whitespace().collect();
+    if parse_address(fields.get(1)?)?.port() != port {
+        return Some(false);
+    }
+    let listens = u8::from_str_radix(fields.get(3)?, 16).ok()? == LISTEN;
+    let left = u64::from_str_radix(fields.get(4)?.split_once(':')?.1, 16).ok()?;
+    let inode: u64 = fields.get(9)?.parse().ok()?;
+    Some(left > 0 && if listens { inode != but } else { inode != 0 })
+}
+
 /// Waits until no process but `allowed` ones listens on `port`, at most for `limit`.
 ///
 /// # Errors

@@ -93,6 +93,16 @@ pub struct PythonTable {
     pub(super) import_check: Option<ImportCheck>,
 }
 
+/// Whether the service is started with its listening socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(untagged, expecting = "`true`, `false` or the IP address to listen on")]
+pub(super) enum SocketSetting {
+    /// Whether, on the loopback interface.
+    Loopback(bool),
+    /// On this address.
+    Address(std::net::IpAddr),
+}
+
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct ServiceTable {
@@ -101,6 +111,7 @@ pub(super) struct ServiceTable {
     pub(super) command: Option<Vec<String>>,
     pub(super) stop_timeout: Option<Span>,
     pub(super) allow_root_exec: Option<Vec<String>>,
+    pub(super) socket: Option<SocketSetting>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -231,7 +242,7 @@ pub const HOST_KEYS: [(&str, &[&str]); 8] = [
             "import_check",
         ],
     ),
-    ("service", &["unit", "also", "command", "stop_timeout", "allow_root_exec"]),
+    ("service", &["unit", "also", "command", "stop_timeout", "allow_root_exec", "socket"]),
     ("probe", &["url", "path", "status", "json_field", "json_value", "body", "deadline", "settle"]),
     ("models", &["verify", "stores"]),
     ("security", &["require"]),

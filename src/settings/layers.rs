@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::file::{
     APPLICATION_FILE, ApplicationFile, ApplicationProbe, Author, HookTable, HostFile, ProbeTable,
-    ServiceTable, Span, parse,
+    ServiceTable, SocketSetting, Span, parse,
 };
 use super::layout::Layout;
 use super::names::{UnitName, without_credentials};
@@ -269,6 +269,14 @@ impl Layers {
                 [(host.allow_root_exec.clone(), Origin::Host)],
                 Vec::new(),
             ),
+            socket: match pick.value(
+                "service.socket",
+                [(host.socket, Origin::Host)],
+                SocketSetting::Loopback(false),
+            ) {
+                SocketSetting::Loopback(wanted) => wanted.then_some(std::net::Ipv4Addr::LOCALHOST.into()),
+                SocketSetting::Address(address) => Some(address),
+            },
         })
     }
 
@@ -461,6 +469,19 @@ mod tests {
         assert_eq!(settings.probe.settle, Duration::from_secs(3));
         assert!(settings.preserve.is_empty());
         assert_eq!(settings.origin("probe.settle"), Origin::Default);
+    }
+
+    #[test]
+    fn the_services_socket_is_on_the_loopback_interface_or_an_address() {
+        let socket = |text: &str| host(&format!("[service]\nsocket = {text}\n")).map(|it| it.service.socket);
+        assert_eq!(host("").unwrap().service.socket, None);
+        assert_eq!(socket("false").unwrap(), None);
+        assert_eq!(socket("true").unwrap(), Some("127.0.0.1".parse().unwrap()));
+        assert_eq!(socket("\"::\"").unwrap(), Some("::".parse().unwrap()));
+        for wrong in ["\"localhost\"", "8000"] {
+            let text = message(host(&format!("[service]\nsocket = {wrong}\n")));
+            assert!(text.contains("line 2") && text.contains("the IP address to listen on"), "{text}");
+        }
     }
 
     #[test]

@@ -217,6 +217,8 @@ pub struct Service {
     pub stop_timeout: Duration,
     /// Paths of the application that the unit may run as root.
     pub allow_root_exec: Vec<String>,
+    /// The address of the listening socket that the embedded supervisor starts the service with.
+    pub socket: Option<std::net::IpAddr>,
 }
 
 /// How a started service proves that it works.

@@ -79,6 +79,11 @@ pub struct Rig {
 impl Rig {
     /// A host that runs its first version.
     pub fn new(environment: Environment) -> Self {
+        Self::with(environment, |_| {})
+    }
+
+    /// The same, with other settings.
+    pub fn with(environment: Environment, configure: impl Fn(&Host)) -> Self {
         let host = Host::bare();
         let layout = &host.layout;
         let env = format!("LADYLINUX_PORT={}\nDATA={}\n", host.port, layout.data()[0].display());
@@ -97,6 +102,7 @@ impl Rig {
             trying: "the first version".to_owned(),
         };
         rig.host.configure("preserve = [\"config/user.json\", \"keep/\"]", "");
+        configure(&rig.host);
         rig.next_version();
         rig.host.init();
         let layout = &rig.host.layout;

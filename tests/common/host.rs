@@ -26,9 +26,10 @@ use std::time::{Duration, Instant};
 use ladylinux_refresh::disk;
 use ladylinux_refresh::settings::layout::Layout;
 
-/// The service: answers every request with what it is, as JSON.
+/// The service: answers every request with what it is, as JSON. Started with its socket (`sd_listen_fds(3)`) it takes that, and when
+/// it is asked to end it answers first what it has taken.
 pub const SERVER: &str = r#"
-import http.server, json, os, pathlib, sys
+import http.server, json, os, pathlib, signal, socket, sys, threading
 try:
     import six
     package = six.__version__
@@ -49,7 +50,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
 class Server(http.server.ThreadingHTTPServer):
     allow_reuse_address = True
 print("serving", told["version"], flush=True)
-Server(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+if os.environ.get("LISTEN_PID") == str(os.getpid()) and os.environ["LISTEN_FDS"] == "1":
+    Server.daemon_threads = False
+    server = Server(("", 0), Handler, bind_and_activate=False)
+    server.socket.close()
+    server.socket = socket.socket(fileno=3)
+    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
+    server.serve_forever(0.02)
+    server.server_close()
+else:
+    Server(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 "#;
 
 /// A host with its remote.
@@ -152,6 +162,13 @@ impl Host {
     /// Puts other settings in place: lines for the top of the file, and whole tables for its end.
     pub fn configure(&self, top: &str, tables: &str) {
         fs::write(self.layout.host_file(), self.settings(top) + tables).unwrap();
+    }
+
+    /// Has the service started with its socket.
+    pub fn give_socket(&self) {
+        let settings = fs::read_to_string(self.layout.host_file()).unwrap();
+        let settings = settings.replace("[service]\n", "[service]\nsocket = true\n");
+        fs::write(self.layout.host_file(), settings).unwrap();
     }
 
     pub fn url(&self) -> String {

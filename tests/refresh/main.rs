@@ -3,6 +3,8 @@
 //! One subject a file; `docs/conformance.md` says which clause is proved where.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests lay out files and start programs")]
 
+#[path = "../common/clients.rs"]
+mod clients;
 #[path = "../common/host.rs"]
 mod host;
 
@@ -19,6 +21,7 @@ mod prepare;
 mod protected;
 mod restart;
 mod rollback;
+mod socket;
 mod status;
 mod stop;
 mod sync;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::log::LogLimits;
+use super::socket::SocketRequest;
 use super::tree::SERVICE_MARK;
 use crate::disk;
 use crate::error::{Context as _, Failure, Outcome};
@@ -29,6 +30,8 @@ pub(super) struct Launch {
     pub(super) stop_timeout: Duration,
     /// How much of its output is kept.
     pub(super) log: LogLimits,
+    /// The listening socket that it gets.
+    pub(super) socket: Option<SocketRequest>,
 }
 
 /// What a supervisor answers on standard output before it goes its own way.
@@ -87,7 +90,11 @@ pub(super) fn prepare(
         folder: layout.app().into_os_string(),
         owner,
     };
-    Ok((Launch { program, stop_timeout: service.stop_timeout, log }, warnings))
+    let socket = match service.socket {
+        Some(address) => Some(SocketRequest::Open((address, probe::service_port(&file)?).into())),
+        None => None,
+    };
+    Ok((Launch { program, stop_timeout: service.stop_timeout, log, socket }, warnings))
 }
 
 /// Returns a runner that reports nothing: what it starts reads a file.

@@ -10,6 +10,7 @@
 mod launch;
 mod log;
 mod server;
+mod socket;
 mod state;
 mod tree;
 
@@ -18,6 +19,7 @@ use std::fs::File;
 use std::io::Read as _;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -30,7 +32,7 @@ pub use tree::SERVICE_MARK;
 use super::envfile::EnvFile;
 use super::{
     Admission, Before, ExitKind, Force, Running, ServiceManager, ServiceProgram, ServiceState, Started,
-    StartedHow, Stopped, fence, python_path, strays as ending,
+    StartedHow, Stopped, fence, port, probe, python_path, strays as ending,
 };
 use crate::checkpoint;
 use crate::clock;
@@ -41,6 +43,7 @@ use crate::process::detached::{self, Daemon};
 use crate::settings::Settings;
 use crate::settings::layout::Layout;
 use launch::Answer;
+use socket::SocketRequest;
 use state::{Living, Stage, State};
 
 /// The hidden command that a supervisor is started with, after `--root DIR`.
@@ -60,6 +63,8 @@ pub struct Embedded {
     service: crate::settings::Service,
     program: PathBuf,
     log: LogLimits,
+    /// The listening socket of the next start.
+    next: Arc<Mutex<Option<OwnedFd>>>,
 }
 
 /// Tells whether a supervisor of this installation lives.
@@ -78,7 +83,13 @@ impl Embedded {
 
     /// Makes the manager of the service of an installation.
     pub fn of(layout: Layout, service: crate::settings::Service) -> Self {
-        Self { layout, service, program: PathBuf::from("/proc/self/exe"), log: LogLimits::default() }
+        Self {
+            layout,
+            service,
+            program: PathBuf::from("/proc/self/exe"),
+            log: LogLimits::default(),
+            next: Arc::default(),
+        }
     }
 
     /// Uses `program` as the supervisor; for tests, whose own program is the test.
@@ -97,12 +108,16 @@ impl Embedded {
 
     fn launch(&self) -> Outcome<Started> {
         disk::make_folder(&self.layout.supervisor(), 0o755)?;
-        let (launch, warnings) = launch::prepare(&self.layout, &self.service, self.log)?;
+        let (mut launch, warnings) = launch::prepare(&self.layout, &self.service, self.log)?;
+        let socket = self.next().take();
+        if socket.is_some() {
+            launch.socket = Some(SocketRequest::Passed);
+        }
         let request = serde_json::to_vec(&launch).context(|| "cannot encode the start".to_owned())?;
         let arguments: Vec<OsString> =
             vec!["--root".into(), self.layout.root().as_os_str().to_os_string(), COMMAND.into()];
         let messages = self.messages()?;
-        let daemon = Daemon { program: &self.program, arguments, request: &request, messages };
+        let daemon = Daemon { program: &self.program, arguments, request: &request, messages, socket };
         let (supervisor, answer) = detached::start_daemon(daemon)?;
         match self.answer(supervisor, answer)? {
             Answer::Started { main, since, invocation } => {
@@ -164,6 +179,10 @@ impl Embedded {
         }
         reap(living.handle.id());
         Ok(State::read(&self.layout)?.unwrap_or_else(|| living.state.clone()))
+    }
+
+    fn next(&self) -> std::sync::MutexGuard<'_, Option<OwnedFd>> {
+        self.next.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn mark_if_any(&self) -> Outcome<Option<String>> {
@@ -236,6 +255,33 @@ impl ServiceManager for Embedded {
             Admission::Refresh(run) => fence::admitted(&self.layout, run, || self.launch()),
         };
         started.context(|| "cannot start the service".to_owned())
+    }
+
+    fn open_next_socket(&self) -> Outcome<bool> {
+        let Some(address) = self.service.socket else { return Ok(false) };
+        let Some(running) = self.observe()?.running().cloned() else { return Ok(false) };
+        let number = probe::service_port(&EnvFile::read_at(&self.layout, &launch::silent())?)?;
+        if let Some(stranger) =
+            port::stranger(number, |process| process == running.main || self.owns(process).unwrap_or(false))?
+        {
+            return Err(port::held(number, &stranger));
+        }
+        let next = socket::open((address, number).into())?;
+        checkpoint::reach("socket:next-opened");
+        socket::await_taken(number, &next);
+        checkpoint::reach("socket:taken");
+        *self.next() = Some(next);
+        Ok(true)
+    }
+
+    fn close_next_socket(&self) {
+        if self.next().take().is_some() {
+            checkpoint::reach("socket:next-closed");
+        }
+    }
+
+    fn has_next_socket(&self) -> bool {
+        self.next().is_some()
     }
 
     fn log_tail(&self, lines: usize) -> Outcome<Vec<String>> {

@@ -14,12 +14,13 @@ use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 
 use super::launch::{Answer, Launch};
 use super::log::{self, Log};
+use super::socket::{self, SocketRequest};
 use super::state::{Ending, Lock, Stage, State, Taken, boot, left_stop_timeout};
 use super::tree;
 use crate::clock;
 use crate::error::{Context as _, Failure, Outcome};
-use crate::process::detached;
 use crate::process::{Handle, ProcessId};
+use crate::process::{detached, passing};
 use crate::service::{Exit, ExitKind, Force, fence, strays};
 use crate::settings::layout::Layout;
 use crate::settings::names::RunId;
@@ -113,7 +114,9 @@ fn begin(layout: &Layout, mut launch: Launch) -> Outcome<Begun> {
     state.write(layout)?;
     let mut log = Log::open(&log::path(layout), launch.log, &state.invocation, since)?;
     let (output, theirs) = std::io::pipe().context(|| "cannot make a pipe for the log".to_owned())?;
-    let main = match detached::start_service(&launch.program, theirs.into()) {
+    let started = socket(launch.socket)
+        .and_then(|socket| detached::start_service(&launch.program, theirs.into(), socket));
+    let main = match started {
         Ok(main) => main,
         Err(failure) => {
             log.say(&format!("service not started: {}", failure.chain().join(": ")));
@@ -146,6 +149,17 @@ fn begin(layout: &Layout, mut launch: Launch) -> Outcome<Begun> {
         return Err(failure);
     }
     Ok(Begun::Supervising(Box::new(supervisor)))
+}
+
+/// Returns the listening socket that the service gets. It is the service's alone from its start on: it closes with it.
+fn socket(request: Option<SocketRequest>) -> Outcome<Option<OwnedFd>> {
+    match request {
+        None => Ok(None),
+        Some(SocketRequest::Open(address)) => socket::open_first(address).map(Some),
+        Some(SocketRequest::Passed) => passing::receive(std::io::stdout())
+            .map(Some)
+            .context(|| "cannot take the socket of the service".to_owned()),
+    }
 }
 
 /// Signals, turned into descriptors that can be waited for.
