@@ -1,5 +1,6 @@
 //! Refreshes of the real `FastAPI` application of the demo, under uvicorn, with its real packages: the service as most
 //! installations have it, with its default command and the probe that the application names.
+#![allow(clippy::disallowed_macros, reason = "a measurement is printed")]
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests lay out files and start programs")]
 
 #[path = "common/clients.rs"]

@@ -1,6 +1,7 @@
 //! Whole refreshes by the real binary on whole installations: the six steps, staged and not, and what belongs to them.
 //!
 //! One subject a file; `docs/conformance.md` says which clause is proved where.
+#![allow(clippy::disallowed_macros, reason = "a measurement is printed")]
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests lay out files and start programs")]
 
 #[path = "../common/clients.rs"]
