@@ -9,6 +9,7 @@ mod narrate;
 mod repository;
 mod server;
 mod story;
+mod visitor;
 
 use std::io::Write;
 use std::path::PathBuf;

@@ -145,7 +145,7 @@ fn table(scenes: &[Scene]) -> Vec<String> {
     std::iter::once(head).chain(rows).collect()
 }
 
-fn readable(time: Duration) -> String {
+pub(super) fn readable(time: Duration) -> String {
     if time < Duration::from_secs(1) {
         format!("{} ms", time.as_millis())
     } else {

@@ -10,12 +10,16 @@ use super::ground::{Ground, free_port, typed_name};
 use super::narrate::{Narrator, Scene, last_downtime};
 use super::repository::{Repository, Version};
 use super::server::Server;
+use super::visitor::Visitor;
 use crate::clock;
 use crate::disk;
 use crate::error::{Context as _, Failure, Outcome};
 use crate::process::{Ended, Keep, Runner};
 use crate::report::shell::quoted;
 use crate::settings::names::CommitId;
+
+/// How long the service has to answer a question of the story.
+const ANSWER: Duration = Duration::from_secs(10);
 
 /// Tells the whole story on a cleared ground.
 ///
@@ -116,8 +120,12 @@ impl Stage<'_> {
         self.narrator.typed(&format!("{} {}", self.product, words.join(" ")));
         let start = clock::monotonic();
         let program = self.ground.product(self.runner, words).keep(Keep::Narrated(title.to_owned()));
-        let finished = self.runner.run(&program)?;
+        let visitor = (words == ["run"] && expected == Expected::Success && self.answers())
+            .then(|| Visitor::start(format!("http://127.0.0.1:{}/", self.port)));
+        let finished = self.runner.run(&program);
         let took = clock::monotonic() - start;
+        let visits = visitor.map(Visitor::end);
+        let finished = finished?;
         let Ended::Exited(code) = finished.ended else {
             return Err(finished.failure(&format!("the demo cannot go on after '{title}'")));
         };
@@ -125,6 +133,9 @@ impl Stage<'_> {
         let came_back = code == 0 && matches!(words, ["run" | "rollback", ..]);
         let downtime = came_back.then(|| last_downtime(&self.ground.layout().status_file())).flatten();
         self.narrator.played(Scene { title: title.to_owned(), code, took, downtime });
+        if let Some(visits) = visits {
+            self.narrator.say(format!("-- {visits}"));
+        }
         if expected.is_met_by(code) {
             Ok(())
         } else {
@@ -152,8 +163,8 @@ impl Stage<'_> {
         let text = format!(
             "# Written by the demo.\n\n\
              [remote]\nurl = \"{url}\"\nallow = [\"git\"]\n\n\
-             [service]\ncommand = [\"{{venv}}/bin/uvicorn\", \"api_layer:app\", \"--host\", \"127.0.0.1\", \
-             \"--port\", \"{{port}}\"]\n\n\
+             [service]\ncommand = [\"{{venv}}/bin/uvicorn\", \"api_layer:app\", \"--fd\", \"3\"]\n\
+             socket = true\n\n\
              [probe]\njson_field = \"commit\"\njson_value = \"{{commit}}\"\nsettle = \"1s\"\n"
         );
         disk::write_atomic(&self.ground.layout().host_file(), text.as_bytes(), 0o644)
@@ -180,7 +191,7 @@ impl Stage<'_> {
     fn expect_running(&self, commit: &CommitId) -> Outcome<()> {
         let url = format!("http://127.0.0.1:{}/api/status", self.port);
         self.narrator.typed(&format!("curl {url}"));
-        let answer = fetch(&url)?;
+        let answer = fetch(&url, ANSWER)?;
         self.narrator.say(format!("    {answer}"));
         let status: Value = serde_json::from_str(&answer).context(|| format!("{url} answers no JSON"))?;
         if status["commit"] != commit.as_str() {
@@ -192,10 +203,14 @@ impl Stage<'_> {
         Ok(())
     }
 
+    /// Tells whether connections to the service's port are taken.
+    fn answers(&self) -> bool {
+        std::net::TcpStream::connect((std::net::Ipv4Addr::LOCALHOST, self.port)).is_ok()
+    }
+
     /// Makes sure that nobody answers on the service's port.
     fn expect_down(&self) -> Outcome<()> {
-        let address = (std::net::Ipv4Addr::LOCALHOST, self.port);
-        if std::net::TcpStream::connect(address).is_ok() {
+        if self.answers() {
             return Err(Failure::new(format!("port {} still answers after the halt", self.port)));
         }
         self.narrator.say(format!("nothing answers on port {}", self.port));
@@ -204,13 +219,10 @@ impl Stage<'_> {
 }
 
 /// Asks for a page of the loopback interface.
-fn fetch(url: &str) -> Outcome<String> {
+pub(super) fn fetch(url: &str, limit: Duration) -> Outcome<String> {
     let told = || format!("cannot read {url}");
-    let agent: ureq::Agent = ureq::Agent::config_builder()
-        .timeout_global(Some(Duration::from_secs(10)))
-        .proxy(None)
-        .build()
-        .into();
+    let agent: ureq::Agent =
+        ureq::Agent::config_builder().timeout_global(Some(limit)).proxy(None).build().into();
     agent.get(url).call().context(told)?.body_mut().read_to_string().context(told)
 }
 
