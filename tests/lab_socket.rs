@@ -164,6 +164,17 @@ fn a_socket_that_does_not_fit_is_named_with_what_to_do_and_nothing_is_touched() 
     assert_eq!(machine.read(own), None);
     assert_eq!(machine.exec("ls /usr/lib/systemd/system/ladylinux-api.service.d | grep socket").out, "");
 
+    // The setting for hosts without systemd.
+    let settings = machine.read("/etc/ladylinux/refresh.toml").unwrap();
+    machine.write("/etc/ladylinux/refresh.toml", &format!("{settings}[service]\nsocket = true\n"));
+    host.tool("run")
+        .expect(3)
+        .says("nothing touched")
+        .says("sets service.socket, and systemd keeps the service")
+        .says("ladylinux-refresh init --socket");
+    assert_eq!(machine.read(FENCE), None);
+    machine.write("/etc/ladylinux/refresh.toml", &settings);
+
     // A socket unit on another port than the service's.
     machine.write(socket, &host::SOCKET_UNIT.replace("8000", "8111"));
     machine.exec("systemctl daemon-reload && systemctl enable --now ladylinux-api.socket").expect(0);
