@@ -29,10 +29,13 @@ pub fn stop(on: &Installation, account: &mut Account) -> Outcome<String> {
     fence::raise(&on.layout, &account.run, &format!("refresh {} is under way", account.run))?;
     let began = clock::monotonic();
     account.down_since = Some(began);
-    let waits_outside = socket::close_gate(on, account) || socket::open_next(on, account);
+    let is_held = before.is_some() && socket::close_gate(on, account);
+    let waits_outside = is_held || socket::open_next(on, account);
     // An interrupt does not end this half way: a halted run leaves a stopped service (RW-7.1a).
     let stopped = interrupt::shielded(|| on.service.stop());
-    socket::open_gate(account);
+    if before.is_some() {
+        socket::open_gate(account);
+    }
     let stopped = match stopped {
         Ok(stopped) => stopped,
         Err(failure) => {
