@@ -21,17 +21,23 @@ fn rw_5_1_rw_5_5_no_request_fails_through_refreshes_of_a_service_that_is_started
     let host = running();
     let clients = Clients::start(4, host.port, "/");
     let start = Instant::now();
+    let mut longest_down = 0;
+    let mut refresh = |command: &[&str]| {
+        host.tool(command).expect(0);
+        longest_down = longest_down.max(host.report()["downtime_ms"].as_u64().unwrap());
+    };
     for (round, package) in ["1.16.0", "1.17.0", "1.17.0"].into_iter().enumerate() {
         let (version, requirements) = (format!("{round}\n"), format!("six=={package}\n"));
         host.push(&[("version.txt", &version), ("requirements.txt", &requirements)]);
-        host.tool(["run"]).expect(0);
+        refresh(&["run"]);
         assert_eq!(host.version(), Some(round.to_string()));
     }
-    host.tool(["rollback"]).expect(0);
-    host.tool(["run", "--no-stage"]).expect(0);
+    refresh(&["rollback"]);
+    refresh(&["run", "--no-stage"]);
     let seen = clients.end();
     println!(
-        "5 refreshes in {:.1?} with 4 clients without a pause: {} requests, {} failed, the longest took {:.0?}",
+        "5 refreshes in {:.1?} with 4 clients without a pause: {} requests, {} failed, the longest took {:.1?}, \
+         the longest downtime was {longest_down} ms",
         start.elapsed(),
         seen.requests,
         seen.failed.len(),
