@@ -17,6 +17,13 @@ const SOCKET: &str = "ladylinux-api.socket";
 /// Where the service ends its own stop only when a file is gone.
 const SLOW: &str = "/srv/slow";
 
+/// The line that starts a run whose points are written down.
+fn traced(variables: &str) -> String {
+    format!(
+        "LADYLINUX_REFRESH_TRACE={TRACE} {variables} PIP_INDEX_URL={LOCAL_INDEX} exec ladylinux-refresh run"
+    )
+}
+
 impl Host {
     /// One whose service can be made to end slowly.
     fn with_trace(lab: &Lab) -> Self {
@@ -35,17 +42,11 @@ impl Host {
         self.machine.exec(&format!("echo -n > {TRACE}; chmod 666 {TRACE}")).expect(0);
     }
 
-    fn traced(&self, variables: &str) -> String {
-        format!(
-            "LADYLINUX_REFRESH_TRACE={TRACE} {variables} PIP_INDEX_URL={LOCAL_INDEX} exec ladylinux-refresh run"
-        )
-    }
-
     /// Runs, and kills whom at a point.
     fn killed(&self, point: &str, whom: &str) -> Ran {
         self.empty_trace();
         let variables = format!("LADYLINUX_REFRESH_KILL_AT={point}#1 LADYLINUX_REFRESH_KILL={whom}");
-        let ran = self.machine.exec(&self.traced(&variables));
+        let ran = self.machine.exec(&traced(&variables));
         let trace = self.machine.read(TRACE).unwrap_or_default();
         assert!(trace.lines().any(|line| line == point), "{point} was not reached: {}", ran.all());
         ran
@@ -80,7 +81,7 @@ impl Host {
     fn points(&self) -> Vec<String> {
         self.empty_trace();
         self.push("traced");
-        self.machine.exec(&self.traced("")).expect(0);
+        self.machine.exec(&traced("")).expect(0);
         let trace = self.machine.read(TRACE).unwrap_or_default();
         trace.lines().filter(|line| !line.contains("child:")).map(str::to_owned).collect()
     }
@@ -154,7 +155,7 @@ fn rw_7_1a_a_run_that_is_killed_while_the_socket_is_given_back_leaves_it_open_or
 fn run_behind_the_gate(host: &Host) -> Child {
     host.machine.write(SLOW, "");
     host.empty_trace();
-    let client = host.machine.spawn(&host.traced(""));
+    let client = host.machine.spawn(&traced(""));
     until("the gate is closed", || host.machine.read(TRACE)?.contains("systemd:stop-enqueued").then_some(()));
     client
 }
