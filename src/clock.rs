@@ -41,6 +41,11 @@ pub fn file_time() -> FileTime {
     (time.tv_sec, time.tv_nsec)
 }
 
+/// Returns the name of this boot (random(4)); empty where the kernel has none.
+pub fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
 /// Returns a time between the changes of files that were made before and those that will be made after. The kernel
 /// dates changes by a clock that stands still for some milliseconds; this waits until it has gone on.
 ///

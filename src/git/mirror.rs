@@ -29,13 +29,13 @@ use super::locks::locks;
 use super::mirror_unit::{Call, MirrorUnit};
 use super::{Git, Repository, allowing, guard, remote};
 
-/// The mirror's own configuration. The owner of `app/` reads the mirror whatever the caller's umask is.
+/// The mirror's own configuration. The owner of `app/` reads the mirror because every process of this program has the umask
+/// 022; `sharedRepository` would set the set-group-ID bit, which a run may not.
 const SHA1: &str = "\
 [core]
 \trepositoryformatversion = 0
 \tfilemode = true
 \tbare = true
-\tsharedRepository = 0644
 ";
 
 /// The same for a remote whose objects have SHA-256 names.
@@ -44,7 +44,6 @@ const SHA256: &str = "\
 \trepositoryformatversion = 1
 \tfilemode = true
 \tbare = true
-\tsharedRepository = 0644
 [extensions]
 \tobjectformat = sha256
 ";

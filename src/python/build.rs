@@ -111,7 +111,6 @@ impl Environments<'_> {
         }
         let is_of_this_run =
             |generation: &Generation| generation.record.built().is_some_and(|built| built.run == *run);
-        let is_resolved_now = lock.is_none() && self.known_lock(wanted)?.is_none();
         let lock = lock.map_or_else(|| self.lock(wanted), Ok)?;
         // The best one last: what this run has built, else the newest.
         let mut of_this = self.of_fingerprint(&wanted.parts(&lock).fingerprint())?;
@@ -131,7 +130,7 @@ impl Environments<'_> {
             return Ok(Ensured { generation, made: Made::Reused, why: why.to_owned(), contaminated });
         }
         let why = self.reason_to_build(wanted, strategy)?.unwrap_or_default();
-        let generation = self.build(wanted, &lock, run, !is_resolved_now)?;
+        let generation = self.build(wanted, &lock, run)?;
         Ok(Ensured { generation, made: Made::Built, why, contaminated })
     }
 
@@ -161,12 +160,12 @@ impl Environments<'_> {
         Ok(Some(Contaminated { generation: generation.name.clone(), found }))
     }
 
-    fn build(&self, wanted: &Wanted, lock: &Lock, run: &RunId, may_be_cached: bool) -> Outcome<Generation> {
+    fn build(&self, wanted: &Wanted, lock: &Lock, run: &RunId) -> Outcome<Generation> {
         let layout = self.site.layout;
         self.site.ensure_uv(&wanted.interpreter)?;
         let name = self.next_name(&wanted.parts(lock).fingerprint())?;
         self.site.runner.events().note(&format!("building the environment {name}"));
-        let built = self.build_as(&name, wanted, lock, run, may_be_cached);
+        let built = self.build_as(&name, wanted, lock, run);
         let tidied = interrupt::shielded(|| {
             if built.is_err() {
                 Record::remove(layout, &name)?;
@@ -186,7 +185,6 @@ impl Environments<'_> {
         wanted: &Wanted,
         lock: &Lock,
         run: &RunId,
-        may_be_cached: bool,
     ) -> Outcome<Generation> {
         let site = self.site;
         let start = clock::monotonic();
@@ -197,7 +195,6 @@ impl Environments<'_> {
             lock: lock.clone(),
             directory: directory.clone(),
             cache: None,
-            may_be_cached,
         };
         let made: BuildResponse = site.call(OPERATION, &request)?;
         site.try_imports(directory.clone())?;

@@ -138,7 +138,6 @@ pub(super) fn pack(request: &PackRequest) -> Outcome<()> {
             interpreter: request.interpreter.clone(),
             lock: request.lock.clone(),
             directory: job.scratch.join("environment"),
-            may_be_cached: true,
             cache: Some(cache.clone()),
         };
         construct::handle(&build)?;

@@ -49,8 +49,6 @@ pub(super) struct BuildRequest {
     pub(super) directory: PathBuf,
     /// uv's cache, where it is not the usual one.
     pub(super) cache: Option<PathBuf>,
-    /// Whether the cache may hold all of it. It does not after a definition was resolved for the first time.
-    pub(super) may_be_cached: bool,
 }
 
 /// What was built.
@@ -193,19 +191,14 @@ impl<'a> Building<'a> {
         let file = self.job.scratch.join(file);
         disk::write_passing(&file, document.as_bytes(), 0o644)?;
         let program = |network| self.program(onto, network, &file);
-        let online = || self.job.runner.run(&program(Network::Used).keep(Keep::Narrated("uv".to_owned())));
-        let finished = if self.request.may_be_cached || self.job.setup.offline {
-            let cached = self.job.runner.run(&program(Network::Unused))?;
-            let text = String::from_utf8_lossy(&cached.stderr).into_owned();
-            if !cached.succeeded() && trouble::lacks_network(&text) && !self.job.setup.offline {
-                self.job.in_time()?;
-                online()?
-            } else {
-                text.lines().for_each(|line| self.job.runner.events().output("uv", line));
-                cached
-            }
+        let cached = self.job.runner.run(&program(Network::Unused))?;
+        let text = String::from_utf8_lossy(&cached.stderr).into_owned();
+        let finished = if !cached.succeeded() && trouble::lacks_network(&text) && !self.job.setup.offline {
+            self.job.in_time()?;
+            self.job.runner.run(&program(Network::Used).keep(Keep::Narrated("uv".to_owned())))?
         } else {
-            online()?
+            text.lines().for_each(|line| self.job.runner.events().output("uv", line));
+            cached
         };
         self.built_here.borrow_mut().extend(trouble::parse_built(&String::from_utf8_lossy(&finished.stderr)));
         if finished.succeeded() { Ok(()) } else { Err(self.explain(&finished)) }

@@ -16,7 +16,7 @@ use crate::clock;
 use crate::disk;
 use crate::error::{Failure, Outcome};
 use crate::event::{Event, Events, Subscriber};
-use crate::process::{Keep, Program, RUN_MARK, Runner};
+use crate::process::{Keep, ProcessId, Program, RUN_MARK, Runner};
 use crate::report::screen;
 use crate::settings::environment;
 use crate::settings::names::RunId;
@@ -36,6 +36,8 @@ pub(super) struct Setup {
     pub(super) offline: bool,
     /// How long the operation may take.
     pub(super) deadline: Duration,
+    /// The name of this boot of the machine.
+    pub(super) boot: String,
 }
 
 impl Setup {
@@ -48,6 +50,7 @@ impl Setup {
             allow_source: site.python.allow_source,
             offline: site.offline,
             deadline: site.python.deadline,
+            boot: boot(),
         }
     }
 
@@ -85,6 +88,7 @@ impl<'a> Job<'a> {
         name: &str,
         work: impl FnOnce(&Self) -> Outcome<A>,
     ) -> Outcome<A> {
+        begin_with_cache(setup)?;
         let scratch = setup.scratch().join(name);
         disk::remove_tree(&scratch)?;
         disk::make_folder(&setup.scratch(), 0o755)?;
@@ -93,6 +97,7 @@ impl<'a> Job<'a> {
         let done = work(&job);
         let tidied = disk::remove_tree(&job.scratch);
         let value = done?;
+        end_with_cache(setup)?;
         tidied.map(|()| value)
     }
 
@@ -138,6 +143,45 @@ impl<'a> Job<'a> {
     }
 }
 
+/// Names this boot. A container has the kernel's name for it, and a first process of its own.
+fn boot() -> String {
+    let first = ProcessId::of(1).map_or(0, |process| process.started);
+    format!("{}-{first}", clock::boot_id())
+}
+
+/// The file beside the cache while that may hold what is not on the disk yet. It holds the boot that writes to the cache.
+const UNSYNCED: &str = "cache-unsynced";
+
+/// Removes a cache that was in use when the machine went down: uv renames files into it without syncing them, and takes an
+/// empty one for whole. Then notes that it is in use.
+///
+/// # Errors
+/// The cache cannot be removed, or the note not be written.
+fn begin_with_cache(setup: &Setup) -> Outcome<()> {
+    let (note, boot) = (setup.directory.join(UNSYNCED), &setup.boot);
+    match disk::read_if_there(&note)? {
+        Some(earlier) if earlier == boot.as_bytes() => return Ok(()),
+        Some(_) => {
+            screen::complain("the machine went down while the package cache was written: it is filled again");
+            disk::remove_tree(&setup.cache())?;
+        }
+        None => {}
+    }
+    disk::write_atomic(&note, boot.as_bytes(), 0o644)
+}
+
+/// Makes what the cache holds durable, and notes that.
+///
+/// # Errors
+/// The disk cannot be written.
+fn end_with_cache(setup: &Setup) -> Outcome<()> {
+    let cache = setup.cache();
+    if cache.is_dir() {
+        disk::sync_file_system(&cache)?;
+    }
+    disk::remove_file_if_there(&setup.directory.join(UNSYNCED))
+}
+
 /// Starts programs on behalf of an operation. They carry the mark of the run as the operation does, by which what a killed
 /// run has left is found.
 pub(super) fn runner() -> Runner {
@@ -160,5 +204,42 @@ impl Subscriber for ToStandardError {
             Event::Output { line, .. } => screen::complain(line),
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn setup(directory: &Path) -> Setup {
+        Setup {
+            directory: directory.to_path_buf(),
+            network: Variables::default(),
+            indexes: BTreeMap::new(),
+            allow_source: false,
+            offline: true,
+            deadline: Duration::from_secs(60),
+            boot: boot(),
+        }
+    }
+
+    #[test]
+    fn rw_7_1a_a_cache_that_was_written_when_the_machine_went_down_is_filled_again() {
+        let root = tempfile::tempdir().unwrap();
+        let setup = setup(root.path());
+        let (wheel, note) = (setup.cache().join("wheel"), root.path().join(UNSYNCED));
+        let fill = |job: &Job<'_>| {
+            disk::make_folder(&job.setup.cache(), 0o755)?;
+            disk::write_atomic(&wheel, b"", 0o644)
+        };
+        Job::within(&setup, "one", fill).unwrap();
+        assert!(wheel.exists() && !note.exists(), "what is on the disk needs no note");
+        let failed: Outcome<()> = Job::within(&setup, "two", |_| Err(Failure::new("killed")));
+        assert!(failed.is_err() && note.exists());
+        Job::within(&setup, "three", |_| Ok(())).unwrap();
+        assert!(wheel.exists() && !note.exists(), "within one boot the cache is what was written");
+        disk::write_atomic(&note, b"another boot", 0o644).unwrap();
+        Job::within(&setup, "four", |_| Ok(())).unwrap();
+        assert!(!wheel.exists() && !note.exists());
     }
 }

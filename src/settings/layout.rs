@@ -210,6 +210,11 @@ impl Layout {
         self.at("var/lib/ladylinux-refresh")
     }
 
+    /// Where a mirror that has to be made new is made.
+    pub fn new_mirror(&self) -> PathBuf {
+        self.mirror().with_file_name("mirror.git.new")
+    }
+
     /// The directories that single operations may write to, a user's each.
     pub fn scratch(&self) -> PathBuf {
         self.state().join("scratch")

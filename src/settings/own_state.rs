@@ -112,8 +112,8 @@ fn depth_of_top(layout: &Layout, top: &Path) -> Depth {
     if top == layout.environments() || top == layout.uv() {
         // They are the builder's; root goes by what is written down of them in its own state.
         Depth::Nothing
-    } else if top == layout.mirror() && is_builders(layout, top) {
-        // Only units of the builder run git in it.
+    } else if (top == layout.mirror() || top == layout.new_mirror()) && is_builders(layout, top) {
+        // Only units of the builder run git in it, and in the one beside it while they fetch.
         Depth::Nothing
     } else if top == layout.mirror() || (in_state && !shared.iter().any(|path| path == top)) {
         Depth::All

@@ -56,16 +56,17 @@ fn rw_7_1a_a_halted_run_closes_the_socket_and_the_next_one_opens_it_again() {
         let error = TcpStream::connect(("127.0.0.1", host.port)).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
     };
-    let failing = hook("fail", "migration", &["sh", "-c", "sleep 0.5; exit 1"], "");
+    let at_work = host.layout.data()[1].join("hook-at-work");
+    let script = format!("touch {}; sleep 2; exit 1", at_work.display());
+    let failing = hook("fail", "migration", &["sh", "-c", &script], "");
     host.push(&[("refresh.toml", &failing)]);
     let run =
         host.command(["run"]).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn();
     let mut run = run.unwrap();
-    while !host.fenced() {
-        std::thread::yield_now();
+    while !at_work.exists() {
+        std::thread::sleep(Duration::from_millis(20));
     }
     // From the stop to the halt it waits, and then it is refused rather than kept waiting.
-    std::thread::sleep(Duration::from_millis(400));
     let mut waits = TcpStream::connect(("127.0.0.1", host.port)).unwrap();
     waits.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     assert_eq!(run.wait().unwrap().code(), Some(1));

@@ -108,7 +108,7 @@ fn file(layout: &Layout) -> std::path::PathBuf {
 
 /// Names the running kernel's boot.
 pub(super) fn boot() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+    clock::boot_id()
 }
 
 fn lock_path(layout: &Layout) -> std::path::PathBuf {
