@@ -71,7 +71,7 @@ fn rw_7_1a_no_way_leads_around_the_fence_of_a_killed_run_through_the_socket() {
     assert_eq!(host.version().as_deref(), Some("two"));
     assert!(host.state("ladylinux-api.socket").starts_with("active "));
 
-    // Whoever ends the unit that holds the socket makes requests fail, and nothing else: the run opens the socket again.
+    // A process that ends the unit that holds the socket makes requests fail, and nothing else: the run opens the socket again.
     host.push("held");
     let (client, _) = host.held_run();
     machine.exec("systemctl kill --signal=KILL 'ladylinux-refresh-hold-*'").expect(0);

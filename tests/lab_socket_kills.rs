@@ -212,7 +212,7 @@ fn rw_7_1a_a_gate_that_was_closed_when_all_was_killed_is_opened_with_the_fence()
     assert_eq!(host.ask().as_deref(), Ok("two"));
     host.converges("three", "the run after that");
 
-    // A unit that is asked to end by somebody else opens the gate itself.
+    // A unit that is asked to end by another process opens the gate itself.
     host.push("four");
     let client = run_behind_the_gate(&host);
     machine.exec("systemctl kill --signal=TERM 'ladylinux-refresh-hold-*'").expect(0);

@@ -82,7 +82,7 @@ pub(super) fn place(
     result
 }
 
-/// Tells whether a run would be started in a unit and followed.
+/// Returns whether a run would be started in a unit and followed.
 pub(super) fn would_be_in_a_unit(layout: &Layout, args: &PlaceArgs) -> bool {
     args.worker.is_none() && !args.detach && start::in_units(layout)
 }

@@ -203,7 +203,7 @@ impl Stage<'_> {
         Ok(())
     }
 
-    /// Tells whether connections to the service's port are taken.
+    /// Returns whether connections to the service's port are taken.
     fn answers(&self) -> bool {
         std::net::TcpStream::connect((std::net::Ipv4Addr::LOCALHOST, self.port)).is_ok()
     }

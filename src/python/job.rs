@@ -143,7 +143,7 @@ impl<'a> Job<'a> {
     }
 }
 
-/// Names this boot. A container has the kernel's name for it, and a first process of its own.
+/// Names this boot. A container has the kernel's name for it, and another first process.
 fn boot() -> String {
     let first = ProcessId::of(1).map_or(0, |process| process.started);
     format!("{}-{first}", clock::boot_id())

@@ -29,7 +29,7 @@ pub struct StagedAssets {
 }
 
 impl StagedAssets {
-    /// Tells whether a hook's products for a commit are among them.
+    /// Returns whether a hook's products for a commit are among them.
     pub fn cover(&self, hook: &Hook, commit: &CommitId) -> bool {
         is_staged_asset(hook) && self.commit == *commit
     }

@@ -49,7 +49,7 @@ pub struct Held {
 }
 
 impl Held {
-    /// Tells whether a process has the socket by right while the service is stopped.
+    /// Returns whether a process has the socket by right while the service is stopped.
     fn allows(&self, holder: &PortHolder) -> bool {
         let unit = self.waiting.as_ref().and_then(Waiting::unit);
         is_systemd(holder) || unit.is_some() && holder.unit.as_deref() == unit
@@ -75,7 +75,7 @@ impl Drop for Held {
     }
 }
 
-/// Tells whether a process may listen on the service's port while the service is stopped.
+/// Returns whether a process may listen on the service's port while the service is stopped.
 pub fn is_allowed(on: &Installation, account: &Account, holder: &PortHolder) -> bool {
     let is_next = holder.process == Some(ProcessId::own()) && on.service.has_next_socket();
     is_next
@@ -198,7 +198,7 @@ pub fn open_gate(account: &mut Account) {
     checkpoint::reach("socket:gate-opened");
 }
 
-/// Tells whether systemd keeps a socket of the service open now, which the start of the service may have opened.
+/// Returns whether systemd keeps a socket of the service open now, which the start of the service may have opened.
 ///
 /// # Errors
 /// systemd cannot be asked.
@@ -206,7 +206,7 @@ pub fn is_kept_open(on: &Installation) -> Outcome<bool> {
     Ok(on.service.sockets()?.iter().any(|socket| socket.is_open))
 }
 
-/// Tells whether a process is systemd.
+/// Returns whether a process is systemd.
 pub fn is_systemd(holder: &PortHolder) -> bool {
     holder.process.is_some_and(|process| process.pid == SYSTEMD)
 }

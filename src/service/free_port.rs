@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt};
 
-/// Tells whether no process listens on `port`, on whatever address. `false` also where that cannot be known: a port below
+/// Returns whether no process listens on `port`, on whatever address. `false` also where that cannot be known: a port below
 /// 1024 takes `CAP_NET_BIND_SERVICE`.
 pub fn is_free(port: u16) -> bool {
     let v6 = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));

@@ -1,5 +1,5 @@
-//! Listening sockets, and those of their options that keep connections out for a moment. An option counts for every process that has the socket, and until it is taken back: it
-//! outlives this process.
+//! Listening sockets, and those of their options that keep connections out for a moment. An option counts for every process
+//! that has the socket, and until it is taken back: it outlives this process.
 
 use std::io;
 use std::mem::size_of_val;

@@ -78,7 +78,7 @@ pub trait ServiceManager: Send + Sync {
         Ok(self.observe()?.running().map(|running| running.main).into_iter().collect())
     }
 
-    /// Returns the socket units that start the service for whoever connects.
+    /// Returns the socket units that start the service when a client connects.
     ///
     /// # Errors
     /// The manager cannot be asked.
@@ -122,7 +122,7 @@ pub trait ServiceManager: Send + Sync {
     /// Closes the socket that [`Self::open_next_socket`] has opened, if no start has taken it: what waits there is reset.
     fn close_next_socket(&self) {}
 
-    /// Tells whether this process has the socket of the next start.
+    /// Returns whether this process has the socket of the next start.
     fn has_next_socket(&self) -> bool {
         false
     }

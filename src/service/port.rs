@@ -99,7 +99,7 @@ pub fn holder_but(port: u16, allowed: impl Fn(&PortHolder) -> bool) -> Outcome<O
     Ok(holders(port)?.into_iter().find(|holder| !allowed(holder)))
 }
 
-/// Tells whether the sockets that `process` has and that listen on `port` do not block. That is one for all processes that
+/// Returns whether the sockets that `process` has and that listen on `port` do not block. That is one for all processes that
 /// share a socket.
 ///
 /// # Errors
@@ -124,7 +124,7 @@ fn flags_in(info: &str) -> Option<OFlags> {
     u32::from_str_radix(flags.trim(), 8).ok().map(OFlags::from_bits_retain)
 }
 
-/// Tells whether every connection to `port` has been taken by a process which has read all that has come on it. Connections
+/// Returns whether every connection to `port` has been taken by a process which has read all that has come on it. Connections
 /// that wait in the listening socket `but` do not count.
 ///
 /// # Errors

@@ -214,7 +214,7 @@ impl UnitProcess {
         self.property(SERVICE_INTERFACE, "MainPID")
     }
 
-    /// Tells whether it has ended and systemd has nothing more to do for it.
+    /// Returns whether it has ended and systemd has nothing more to do for it.
     fn is_over(&self) -> Outcome<bool> {
         let active: String = self.property(UNIT_INTERFACE, "ActiveState")?;
         if !matches!(active.as_str(), "inactive" | "failed") {
@@ -260,7 +260,7 @@ impl UnitProcess {
         let _: Outcome<()> = self.bus.call_manager("UnrefUnit", &(self.name.as_str(),));
     }
 
-    /// Tells whether the main process has ended.
+    /// Returns whether the main process has ended.
     fn has_ended(&self) -> bool {
         let Some(life) = &self.life else { return false };
         let mut watched = [PollFd::from_borrowed_fd(life.as_fd(), PollFlags::IN)];

@@ -268,7 +268,7 @@ impl Units {
         self.in_systemd()
     }
 
-    /// Tells whether a unit that had the sockets of the service was killed together with its run: it may have left them with
+    /// Returns whether a unit that had the sockets of the service was killed together with its run: it may have left them with
     /// their gate closed ([`crate::service::gate`]).
     pub fn have_left_sockets(&self) -> bool {
         !socket_drop_in::left(&self.layout).is_empty()

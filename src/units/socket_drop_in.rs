@@ -15,7 +15,7 @@ use crate::settings::layout::Layout;
 const PREFIX: &str = "ladylinux-refresh-hold-";
 
 /// The directory of the drop-in of one unit. Dropping it removes it: systemd needs it when it reads the unit, that is when
-/// the unit starts, and whenever all units are read anew while it runs.
+/// the unit starts, and whenever all units are read again while it runs.
 #[derive(Debug)]
 pub(super) struct SocketDropIn(PathBuf);
 

@@ -19,7 +19,7 @@ const CREDENTIALS_SINCE: u32 = 247;
 /// The number of that capability (capabilities(7)).
 const CAP_NET_ADMIN: u32 = 12;
 
-/// Tells whether systemd has a capability to pass on: in a container it may not, and would refuse the start.
+/// Returns whether systemd has a capability to pass on: in a container it may not, and would refuse the start.
 fn manager_has(capability: u32) -> bool {
     let status = std::fs::read_to_string("/proc/1/status").unwrap_or_default();
     let set = status.lines().find_map(|line| line.strip_prefix("CapPrm:"));

@@ -1,3 +1,5 @@
+//! The page server against real connections on the loopback interface and on Unix sockets.
+
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
