@@ -14,7 +14,7 @@ mod taking;
 pub use own::{Depth, Foreign, foreign, open_own, read_if_roots, read_own, read_own_json};
 pub use reading::{is_folder, read_at_most, read_if_there, read_json};
 pub use stream::write_by;
-pub use taking::{Content, content_of_own, take_copy};
+pub use taking::{Content, content_of_own, open_regular, take_copy};
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write as _};

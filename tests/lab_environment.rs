@@ -49,6 +49,24 @@ fn push_with(server: &Server, more: &str) -> String {
     server.push(&[("requirements.txt", &format!("{kept}{more}\n"))])
 }
 
+/// From now on git fails where root starts it.
+fn refuse_git_of_root(machine: &Machine) {
+    machine.exec("mv /usr/bin/git /usr/bin/git.real").expect(0);
+    let refusing = "#!/bin/sh\n[ \"$(id -u)\" != 0 ] || { echo 'root starts git' >&2; exit 99; }\n\
+        exec /usr/bin/git.real \"$@\"\n";
+    machine.write("/usr/bin/git", refusing);
+    machine.exec("chmod 755 /usr/bin/git && ! git --version").expect(0);
+}
+
+/// What a fetch leaves that is killed while it makes a mirror.
+fn leave_half_a_mirror(machine: &Machine) {
+    let half = machine.exec(
+        "cd /opt/ladylinux-refresh && mkdir -p mirror.git.new/objects/pack && \
+         printf x >mirror.git.new/objects/pack/tmp_pack_x && chown -R ladylinux-refresh: mirror.git.new",
+    );
+    half.expect(0);
+}
+
 #[test]
 fn rw_2_2_rw_5_3_machines_of_different_histories_one_without_a_network_have_the_same_environment() {
     let Some(lab) = Lab::open() else { return };
@@ -71,6 +89,10 @@ fn rw_2_2_rw_5_3_machines_of_different_histories_one_without_a_network_have_the_
     assert_eq!(deployed(&new), before);
     site.network.partition("new");
     let commit = push_with(&site.server, "six==1.17.0");
+    for machine in [old, &new] {
+        refuse_git_of_root(machine);
+        leave_half_a_mirror(machine);
+    }
     old.tool("run").expect(0);
     let there = deployed(old);
     assert_eq!(there.0, commit);

@@ -4,10 +4,9 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Access, OFlags};
+use rustix::fs::Access;
 use sha2::{Digest as _, Sha256};
 
 use super::blocks;
@@ -91,11 +90,10 @@ fn pack_with(
 ) -> Outcome<(Header, Whole)> {
     disk::remove_tree(scratch)?;
     disk::make_folder(&on.layout.cache(), 0o755)?;
-    disk::make_new_folder(scratch, 0o700)?;
+    disk::make_new_folder(scratch, 0o711)?;
 
     on.runner.events().note("packing the commits");
-    let commits = scratch.join(header::COMMITS);
-    on.mirror.write_bundle(branch, &commits)?;
+    let commits = on.mirror.write_bundle(branch, &scratch.join("git"))?;
     let kept = scratch.join(header::LOCK);
     disk::write_json(&kept, &provided.lock, 0o600)?;
     let (uv, program) = &provided.uv;
@@ -157,10 +155,9 @@ fn write(header: &Header, coming: &[Coming], file: &mut File) -> Outcome<Whole> 
     Ok(Whole { sha256: hexadecimal(&sink.digest.finalize()), size: sink.size })
 }
 
+/// Opens a file that another user may have written: not a link, a pipe or a device.
 fn open(path: &Path) -> Outcome<File> {
-    let flags = i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or(0);
-    let opened = File::options().read(true).custom_flags(flags).open(path);
-    opened.context(|| format!("cannot read {}", path.display()))
+    disk::open_regular(path).context(|| format!("cannot read {}", path.display()))
 }
 
 fn zeros(sink: &mut impl Write, count: u64) -> std::io::Result<()> {

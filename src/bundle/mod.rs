@@ -266,7 +266,7 @@ fn unpack(path: &Path, known: &Header, folder: &Path) -> Outcome<Whole> {
     if header != *known {
         return Err(Failure::new(format!("the bundle {} changed meanwhile", path.display())));
     }
-    // uv and its cache are for the user that environments belong to; nobody can list what else is there.
+    // Other users open what they know by name; they cannot list the directory.
     disk::make_new_folder(folder, 0o711)?;
     let needed = header.members.iter().fold(0_u64, |sum, member| sum.saturating_add(member.size));
     let found = rustix::fs::statvfs(folder).context(|| format!("cannot look at {}", folder.display()))?;
@@ -283,7 +283,8 @@ fn unpack(path: &Path, known: &Header, folder: &Path) -> Outcome<Whole> {
     }
     disk::make_new_folder(&folder.join(header::TOOLS), 0o711)?;
     for member in &header.members {
-        let is_for_all = member.name == header::CACHE || member.name.starts_with(header::TOOLS);
+        // The commits and uv's cache are for the builder, uv is for every user; the lock is read by root alone.
+        let is_for_all = member.name != header::LOCK;
         let mode = if is_for_all { 0o644 } else { 0o600 };
         let mut file = disk::open_append(&folder.join(&member.name), mode)?;
         reader.member(member, &mut file)?;

@@ -71,7 +71,11 @@ pub fn content_of_own(path: &Path) -> Outcome<Content> {
     digest_of(file, u64::MAX, |_| Ok(()))
 }
 
-fn open_regular(path: &Path) -> Outcome<File> {
+/// Opens a regular file to read it. Does not follow a link in the last part of the path, and does not wait for a pipe.
+///
+/// # Errors
+/// The path leads to something else, or the kernel refuses.
+pub fn open_regular(path: &Path) -> Outcome<File> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = OpenOptions::new()
         .read(true)

@@ -1,8 +1,11 @@
-//! Commits in a file: written out of the mirror, and taken in by way of a quarantine, a repository of its own in which
-//! they are proved before the mirror sees any of them.
+//! Commits in a file: written out of the mirror, and taken in by way of a quarantine, a separate repository in which they
+//! are proved before the mirror reads any of them. On a real machine git does all of it in units of the builder.
 
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
+use crate::disk;
 use crate::error::{Context as _, Failure, Outcome};
 use crate::settings::names::{BranchName, CommitId};
 
@@ -12,10 +15,11 @@ use super::mirror_unit::Call;
 use super::{Repository, allowing};
 
 /// The commits of a bundle, proved.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Quarantine {
     /// The bare repository that holds them.
-    pub folder: PathBuf,
+    #[serde(with = "super::path::plain")]
+    pub directory: PathBuf,
     /// The branch.
     pub branch: BranchName,
     /// What it points to.
@@ -23,17 +27,30 @@ pub struct Quarantine {
 }
 
 impl Mirror {
-    /// Writes a branch with its whole history to a file.
+    /// Writes a branch with its whole history to `commits` in the new directory `directory`, and returns that file.
     ///
     /// # Errors
     /// The mirror has no such branch, or the disk is full.
-    pub fn write_bundle(&self, branch: &BranchName, file: &Path) -> Outcome<()> {
+    pub fn write_bundle(&self, branch: &BranchName, directory: &Path) -> Outcome<PathBuf> {
+        let file = directory.join("commits");
+        let Some(unit) = &self.unit else {
+            disk::make_new_folder(directory, 0o700)?;
+            self.write_bundle_here(branch, &file)?;
+            return Ok(file);
+        };
+        let call = Call::WriteBundle { branch: branch.clone(), file: file.clone().into() };
+        unit.ask_in_directory::<()>(self, directory, call)?;
+        Ok(file)
+    }
+
+    /// As [`Mirror::write_bundle`], inside a unit.
+    pub(super) fn write_bundle_here(&self, branch: &BranchName, file: &Path) -> Outcome<()> {
         let program = self.bare()?.args(["bundle", "create", "--quiet"]).arg(file);
         let program = program.arg(format!("refs/heads/{branch}")).deadline(LONG);
         self.git.run(&program, || format!("cannot pack the commits of {branch}")).map(drop)
     }
 
-    /// Takes a file of commits apart in a repository of its own at `folder`, and proves it: it holds this branch only, which
+    /// Takes a file of commits apart in a new repository at `directory`, and proves it: it holds this branch only, which
     /// points to this commit, with its whole history, every object of it sound.
     ///
     /// # Errors
@@ -41,13 +58,28 @@ impl Mirror {
     pub fn quarantine(
         &self,
         file: &Path,
-        folder: &Path,
+        directory: &Path,
         branch: &BranchName,
         commit: &CommitId,
     ) -> Outcome<Quarantine> {
-        mirror::lay_out(folder, commit)?;
+        let (branch, commit) = (branch.clone(), commit.clone());
+        let quarantine = Quarantine { directory: directory.to_path_buf(), branch, commit };
+        match &self.unit {
+            None => self.quarantine_here(file, &quarantine)?,
+            Some(unit) => {
+                let (file, quarantine) = (file.to_path_buf().into(), quarantine.clone());
+                unit.ask_in_directory::<()>(self, directory, Call::Quarantine { file, quarantine })?;
+            }
+        }
+        Ok(quarantine)
+    }
+
+    /// As [`Mirror::quarantine`], inside a unit.
+    pub(super) fn quarantine_here(&self, file: &Path, quarantine: &Quarantine) -> Outcome<()> {
+        let Quarantine { directory, branch, commit } = quarantine;
+        mirror::lay_out(directory, commit)?;
         let name = format!("refs/heads/{branch}");
-        let at = || self.git.at(&Repository::bare(folder).passing()).deadline(LONG);
+        let at = || self.git.at(&Repository::bare(directory).passing()).deadline(LONG);
         let listed = at().args(["bundle", "list-heads"]).arg(file);
         let heads = self.git.run(&listed, || "they are no commits that git packed".to_owned())?.text();
         let heads: Vec<&str> = heads.lines().map(str::trim).collect();
@@ -64,8 +96,7 @@ impl Mirror {
         let fetch = fetch.arg(format!("+{name}:{name}"));
         self.git.run(&fetch, || "git cannot take them in".to_owned())?;
         let check = at().args(["fsck", "--no-dangling", "--no-progress"]);
-        self.git.run(&check, || "they are damaged".to_owned())?;
-        Ok(Quarantine { folder: folder.to_path_buf(), branch: branch.clone(), commit: commit.clone() })
+        self.git.run(&check, || "they are damaged".to_owned()).map(drop)
     }
 
     /// Tells whether the mirror knows `older` as one of the commits that `newer` builds on. What it does not know is not
@@ -90,11 +121,14 @@ impl Mirror {
     /// # Errors
     /// The history cannot be read.
     pub fn is_related(&self, commits: &Quarantine) -> Outcome<bool> {
-        let told = || "cannot look into the history of the bundle".to_owned();
+        if let Some(unit) = &self.unit {
+            return unit.ask(self, Call::IsRelated { commits: commits.clone() });
+        }
+        let told = || "cannot read the history of the bundle".to_owned();
         if !self.has_commits()? {
             return Ok(true);
         }
-        let program = self.git.at(&Repository::bare(&commits.folder)).deadline(LONG);
+        let program = self.git.at(&Repository::bare(&commits.directory)).deadline(LONG);
         let program = program.args(["rev-list", "--max-parents=0", commits.commit.as_str(), "--"]);
         for line in self.git.run(&program, told)?.text().lines() {
             if self.contains(&CommitId::parse(line.trim()).context(told)?)? {

@@ -151,9 +151,9 @@ impl Mirror {
         if let Some((_, commit)) = ensured.as_ref().filter(|(known, _)| known == run) {
             return Ok(commit.clone());
         }
-        let commit = match (&self.unit, source) {
-            (Some(unit), Source::Remote) => unit.ensure(self, run, branch)?,
-            _ => match self.ensure_now(run, branch, source)? {
+        let commit = match &self.unit {
+            Some(unit) => unit.ensure(self, run, branch, source)?,
+            None => match self.ensure_here(run, branch, source)? {
                 Ensured::Commit(commit) => commit,
                 Ensured::MadeNew => return Err(Failure::new("the mirror was not put in its place")),
             },
@@ -162,12 +162,13 @@ impl Mirror {
         Ok(commit)
     }
 
-    /// As [`Mirror::ensure`], inside a unit.
-    pub(super) fn ensure_here(&self, run: &RunId, branch: &BranchName) -> Outcome<Ensured> {
-        self.ensure_now(run, branch, Source::Remote)
-    }
-
-    fn ensure_now(&self, run: &RunId, branch: &BranchName, source: Source<'_>) -> Outcome<Ensured> {
+    /// As [`Mirror::ensure_from`], with git of this process.
+    pub(super) fn ensure_here(
+        &self,
+        run: &RunId,
+        branch: &BranchName,
+        source: Source<'_>,
+    ) -> Outcome<Ensured> {
         if let Some(commit) = self.pinned(run)? {
             return Ok(Ensured::Commit(commit));
         }
@@ -459,7 +460,7 @@ impl Mirror {
                     .arg("fetch")
                     .args(QUIETLY)
                     .args(["--progress", "--"])
-                    .arg(&bundle.folder)
+                    .arg(&bundle.directory)
                     .arg(format!("+refs/heads/{}:{FROM_BUNDLE}", bundle.branch))
                     .deadline(LONG),
             };
@@ -476,7 +477,7 @@ impl Mirror {
     fn from(&self, source: Source<'_>) -> String {
         match source {
             Source::Remote => self.shown_url().unwrap_or_default(),
-            Source::Quarantine(bundle) => bundle.folder.display().to_string(),
+            Source::Quarantine(bundle) => bundle.directory.display().to_string(),
         }
     }
 

@@ -20,7 +20,8 @@ use crate::units::{self, Access, Credential, Job, Role, Units, operations};
 
 use super::Git;
 use super::LONG;
-use super::mirror::{Ensured, Mirror, Moves};
+use super::bundle::Quarantine;
+use super::mirror::{Ensured, Mirror, Moves, Source};
 use super::path::TreePath;
 
 /// The operation.
@@ -47,6 +48,7 @@ pub struct MirrorRequest {
 #[serde(rename_all = "snake_case")]
 pub(super) enum Call {
     Ensure { run: RunId, branch: BranchName },
+    EnsureFromBundle { run: RunId, commits: Quarantine },
     RemoteTip { branch: BranchName },
     Pin { run: RunId, commit: CommitId },
     Pinned { run: RunId },
@@ -65,6 +67,9 @@ pub(super) enum Call {
     CheckSupported { commit: CommitId },
     Export { commit: CommitId, directory: TreePath },
     IsBefore { older: CommitId, newer: CommitId },
+    IsRelated { commits: Quarantine },
+    Quarantine { file: TreePath, quarantine: Quarantine },
+    WriteBundle { branch: BranchName, file: TreePath },
 }
 
 impl Call {
@@ -73,7 +78,8 @@ impl Call {
         match self {
             Self::Ensure { .. } => (Role::Fetch, true),
             Self::RemoteTip { .. } => (Role::Fetch, false),
-            Self::Pin { .. }
+            Self::EnsureFromBundle { .. }
+            | Self::Pin { .. }
             | Self::Release { .. }
             | Self::ReleaseAllBut { .. }
             | Self::HoldForStash { .. }
@@ -130,13 +136,25 @@ impl MirrorUnit {
     }
 
     /// Fetches. A mirror that had to be made new lies beside the old one, in a directory of root's: root puts it in place.
-    pub(super) fn ensure(&self, mirror: &Mirror, run: &RunId, branch: &BranchName) -> Outcome<CommitId> {
+    pub(super) fn ensure(
+        &self,
+        mirror: &Mirror,
+        run: &RunId,
+        branch: &BranchName,
+        source: Source<'_>,
+    ) -> Outcome<CommitId> {
+        let call = || match source {
+            Source::Remote => Call::Ensure { run: run.clone(), branch: branch.clone() },
+            Source::Quarantine(commits) => {
+                Call::EnsureFromBundle { run: run.clone(), commits: commits.clone() }
+            }
+        };
         let beside = beside(mirror);
         for _ in 0..2 {
             let builder = self.units.user_of(Role::Fetch)?;
             disk::remove_tree(&beside)?;
             disk::make_owned_folder(&beside, 0o755, &builder)?;
-            let ensured = self.ask(mirror, Call::Ensure { run: run.clone(), branch: branch.clone() });
+            let ensured = self.ask(mirror, call());
             if let Ok(Ensured::MadeNew) = &ensured {
                 put_in_place(mirror, &beside)?;
                 continue;
@@ -159,6 +177,20 @@ impl MirrorUnit {
             return disk::make_owned_folder(path, 0o755, &builder);
         }
         if Owner::of(path)? == builder { Ok(()) } else { beneath::give_all(path, builder) }
+    }
+
+    /// Asks a unit that writes to `directory`, which root makes for the builder and which must not exist.
+    ///
+    /// # Errors
+    /// As [`MirrorUnit::ask`].
+    pub(super) fn ask_in_directory<A: DeserializeOwned>(
+        &self,
+        mirror: &Mirror,
+        directory: &Path,
+        call: Call,
+    ) -> Outcome<A> {
+        disk::make_owned_folder(directory, 0o755, &self.units.user_of(Role::Build)?)?;
+        self.ask_with(mirror, Job::new(Role::Build, LONG).writes(directory), call)
     }
 
     /// Checks a commit out to `directory`, which must not exist, for `owner`.
@@ -245,7 +277,10 @@ pub fn handle(request: MirrorRequest) -> Outcome<Value> {
 
 fn answer(mirror: &Mirror, call: Call) -> Outcome<Value> {
     match call {
-        Call::Ensure { run, branch } => json(&mirror.ensure_here(&run, &branch)?),
+        Call::Ensure { run, branch } => json(&mirror.ensure_here(&run, &branch, Source::Remote)?),
+        Call::EnsureFromBundle { run, commits } => {
+            json(&mirror.ensure_here(&run, &commits.branch, Source::Quarantine(&commits))?)
+        }
         Call::RemoteTip { branch } => json(&mirror.remote_tip(&branch)?),
         Call::Pin { run, commit } => json(&mirror.pin(&run, &commit)?),
         Call::Pinned { run } => json(&mirror.pinned(&run)?),
@@ -269,6 +304,9 @@ fn answer(mirror: &Mirror, call: Call) -> Outcome<Value> {
         Call::CheckSupported { commit } => json(&mirror.check_supported(&commit)?),
         Call::Export { commit, directory } => json(&mirror.export_into(&commit, directory.as_path())?),
         Call::IsBefore { older, newer } => json(&mirror.is_before(&older, &newer)?),
+        Call::IsRelated { commits } => json(&mirror.is_related(&commits)?),
+        Call::Quarantine { file, quarantine } => json(&mirror.quarantine_here(file.as_path(), &quarantine)?),
+        Call::WriteBundle { branch, file } => json(&mirror.write_bundle_here(&branch, file.as_path())?),
     }
 }
 

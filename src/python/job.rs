@@ -159,6 +159,7 @@ const UNSYNCED: &str = "cache-unsynced";
 /// The cache cannot be removed, or the note not be written.
 fn begin_with_cache(setup: &Setup) -> Outcome<()> {
     let (note, boot) = (setup.directory.join(UNSYNCED), &setup.boot);
+    disk::sweep_unwritten(&setup.directory)?;
     match disk::read_if_there(&note)? {
         Some(earlier) if earlier == boot.as_bytes() => return Ok(()),
         Some(_) => {
@@ -239,7 +240,10 @@ mod tests {
         Job::within(&setup, "three", |_| Ok(())).unwrap();
         assert!(wheel.exists() && !note.exists(), "within one boot the cache is what was written");
         disk::write_atomic(&note, b"another boot", 0o644).unwrap();
+        let killed = root.path().join(format!(".{UNSYNCED}.new-999999999"));
+        disk::write_passing(&killed, b"", 0o644).unwrap();
         Job::within(&setup, "four", |_| Ok(())).unwrap();
+        assert!(!killed.exists(), "what a killed process was writing is gone");
         assert!(!wheel.exists() && !note.exists());
     }
 }
