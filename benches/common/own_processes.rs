@@ -1,5 +1,8 @@
 //! What the program's own processes on a machine of the lab use: processor time, memory, and how many there are. Read from
-//! `/proc` of this host once in a millisecond (proc(5)), so the last millisecond of each process may be missing.
+//! `/proc` of this host once in a millisecond (proc(5)), so the first and the last millisecond of each process may be missing.
+//!
+//! The process of a unit is systemd's own until its execve(2): it sets the sandbox up, which takes some 30 ms of a processor.
+//! What a process has used before it is the program does not count.
 #![expect(unreachable_pub, reason = "a module of a benchmark is private whatever its items say")]
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on has failed")]
 #![allow(clippy::disallowed_methods, reason = "reads /proc and starts a thread itself")]
@@ -71,6 +74,8 @@ struct Seen {
     own: BTreeMap<u32, (f64, f64)>,
     /// The same of its processes inside units, which execute a copy.
     units: BTreeMap<u32, (f64, f64)>,
+    /// What each had used when it became the program, in nanoseconds.
+    before_execve: BTreeMap<u32, f64>,
     others: BTreeSet<u32>,
     foreign: BTreeSet<u32>,
 }
@@ -99,8 +104,9 @@ impl Seen {
                 continue;
             };
             self.others.remove(&pid);
-            if let Some(used) = used(pid) {
-                kind.insert(pid, used);
+            if let Some((time, memory)) = used(pid) {
+                let before = *self.before_execve.entry(pid).or_insert(time);
+                kind.insert(pid, (time - before, memory));
             }
         }
     }

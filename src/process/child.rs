@@ -420,6 +420,10 @@ impl Subject for OwnChild {
         let _ = kill_process_group(self.pid, Signal::KILL);
     }
 
+    fn kill_rest(&self) {
+        self.kill();
+    }
+
     fn resume(&self) {
         let _ = kill_process_group(self.pid, Signal::CONT);
     }

@@ -33,6 +33,8 @@ pub(crate) trait Subject: std::fmt::Debug + Send {
     fn terminate(&self);
     /// Kills the program and all its descendants.
     fn kill(&self);
+    /// Kills what the main process, which has ended, has left behind and what may hold its streams open.
+    fn kill_rest(&self);
     /// Continues the main process where others have stopped it.
     fn resume(&self);
     /// Kills what is left and returns how the main process ended, which has ended or will end at once.
@@ -254,7 +256,7 @@ impl Watch<'_> {
             if ended && self.drain_until.is_none() {
                 // What the program leaves behind would hold the streams open for ever.
                 self.drain_until = Some(clock::monotonic() + DRAIN);
-                self.started.subject.kill();
+                self.started.subject.kill_rest();
             }
         }
         Ok(self)

@@ -13,7 +13,7 @@ use crate::clock;
 use crate::error::Outcome;
 use crate::event::{Event, Subscriber};
 use crate::history;
-use crate::process::{Handle, ProcessId, interrupt};
+use crate::process::{Handle, interrupt};
 use crate::report::screen;
 use crate::service::ExitKind;
 use crate::settings::layout::Layout;
@@ -71,7 +71,7 @@ impl Follower<'_> {
         let spool = Spool::of(self.layout, self.run);
         let mut events = Tail::new(spool.events());
         let mut messages = Tail::new(spool.messages());
-        let mut watch = Watch { asked: None, since: clock::monotonic(), cancelled: false };
+        let mut watch = Watch { process: None, asked: None, since: clock::monotonic(), cancelled: false };
         let mut reported = None;
         loop {
             // Looked at before the rest is read: what was written before the end is not missed.
@@ -93,7 +93,7 @@ impl Follower<'_> {
             if let Some(signal) = self.heed(&spool, &mut watch) {
                 return Followed::Left(signal);
             }
-            clock::pause_regardless(LOOK);
+            watch.pause();
         }
     }
 
@@ -116,10 +116,10 @@ impl Follower<'_> {
 
     /// Tells whether the run's process is gone without a word, and how it ended as far as anybody knows.
     fn gone(&mut self, spool: &Spool, watch: &mut Watch) -> Option<Over> {
-        let worker = spool.worker();
-        if worker.is_some_and(ProcessId::is_alive) {
+        if watch.holds(spool) {
             return None;
         }
+        let worker = spool.worker();
         let now = clock::monotonic();
         if watch.asked.is_some_and(|asked| now.duration_since(asked) < ASK) {
             return None;
@@ -164,9 +164,33 @@ impl Over {
 
 /// What a follower remembers from one look to the next.
 struct Watch {
+    /// The run's process, from when it is known until it has ended.
+    process: Option<Handle>,
     asked: Option<Instant>,
     since: Instant,
     cancelled: bool,
+}
+
+impl Watch {
+    /// Returns whether the run's process is known and has not ended.
+    fn holds(&mut self, spool: &Spool) -> bool {
+        if self.process.is_none() {
+            self.process = spool.worker().and_then(Handle::open);
+        }
+        let has_ended = self.process.as_ref().is_none_or(|process| process.wait(Duration::ZERO));
+        if has_ended {
+            self.process = None;
+        }
+        !has_ended
+    }
+
+    /// Waits until the spool is read again, which the end of the process cuts short.
+    fn pause(&self) {
+        match &self.process {
+            Some(process) => drop(process.wait(LOOK)),
+            None => clock::pause_regardless(LOOK),
+        }
+    }
 }
 
 /// Asks the process of a run for a proper halt; tells whether there was one to ask.
@@ -211,6 +235,7 @@ mod tests {
     use super::*;
     use crate::disk;
     use crate::event::Phase;
+    use crate::process::ProcessId;
     use crate::relay::spool::Spooler;
 
     /// Keeps what it is told, as JSON.

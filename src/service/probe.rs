@@ -5,11 +5,13 @@
 
 use std::fmt;
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
+use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs as _};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 
 use super::deployed::Deployed;
 use super::envfile::EnvFile;
@@ -219,17 +221,52 @@ pub fn probe_once(probe: &ResolvedProbe) -> ProbeResult {
 }
 
 fn ask(probe: &ResolvedProbe, limit: Duration) -> ProbeResult {
-    let agent: ureq::Agent = ureq::Agent::config_builder()
+    ask_as(&agent(probe), probe, limit)
+}
+
+/// Returns what speaks HTTP for the probe.
+fn agent(probe: &ResolvedProbe) -> ureq::Agent {
+    let config = ureq::Agent::config_builder()
         .proxy(None)
         .max_redirects(0)
         .max_redirects_will_error(false)
         .http_status_as_error(false)
-        .timeout_global(Some(limit))
         .user_agent(concat!("ladylinux-refresh/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .into();
+        .build();
+    match literal_address(&probe.url) {
+        Some(address) => ureq::Agent::with_parts(config, DefaultConnector::default(), KnownAddress(address)),
+        None => config.into(),
+    }
+}
+
+/// Returns the address of a URL whose host is an IP address.
+fn literal_address(url: &str) -> Option<SocketAddr> {
+    let uri: ureq::http::Uri = url.parse().ok()?;
+    let host: IpAddr = uri.host()?.trim_matches(['[', ']']).parse().ok()?;
+    Some(SocketAddr::new(host, uri.port_u16().unwrap_or(80)))
+}
+
+/// Names an address that is known. The library starts a thread for each name that it resolves.
+#[derive(Debug)]
+struct KnownAddress(SocketAddr);
+
+impl Resolver for KnownAddress {
+    fn resolve(
+        &self,
+        _: &ureq::http::Uri,
+        _: &ureq::config::Config,
+        _: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let mut addresses = self.empty();
+        addresses.push(self.0);
+        Ok(addresses)
+    }
+}
+
+fn ask_as(agent: &ureq::Agent, probe: &ResolvedProbe, limit: Duration) -> ProbeResult {
     let bad = |problem: String| ProbeResult::Bad { problem };
-    let mut response = match agent.get(&probe.url).header("connection", "close").call() {
+    let request = agent.get(&probe.url).config().timeout_global(Some(limit)).build();
+    let mut response = match request.header("connection", "close").call() {
         Ok(response) => response,
         Err(error) => return bad(told(&error, limit)),
     };
@@ -300,7 +337,8 @@ pub fn await_healthy(
     service: &dyn ServiceManager,
     main: ProcessId,
 ) -> Outcome<Healthy> {
-    let watch = Watch { probe, service, main, began: clock::monotonic() };
+    let asking = Asking::begin(probe)?;
+    let watch = Watch { probe, service, main, asking, began: clock::monotonic() };
     let healthy = watch.until_good()?;
     watch.while_it_settles(healthy.first_good)?;
     Ok(healthy)
@@ -310,7 +348,36 @@ struct Watch<'a> {
     probe: &'a ResolvedProbe,
     service: &'a dyn ServiceManager,
     main: ProcessId,
+    asking: Asking,
     began: Instant,
+}
+
+/// The thread that asks, so that the death of the service and an interruption are seen at once. A request that it is in
+/// the middle of when this is dropped ends with its limit.
+struct Asking {
+    limits: mpsc::Sender<Duration>,
+    results: mpsc::Receiver<ProbeResult>,
+}
+
+impl Asking {
+    fn begin(probe: &ResolvedProbe) -> Outcome<Self> {
+        let (limits, asked) = mpsc::channel();
+        let (answers, results) = mpsc::channel();
+        let probe = probe.clone();
+        let work = move || {
+            let agent = agent(&probe);
+            while let Ok(limit) = asked.recv() {
+                if answers.send(ask_as(&agent, &probe, limit)).is_err() {
+                    return;
+                }
+            }
+        };
+        std::thread::Builder::new()
+            .name("probe".to_owned())
+            .spawn(work)
+            .context(|| "cannot start a thread for the probe".to_owned())?;
+        Ok(Self { limits, results })
+    }
 }
 
 impl Watch<'_> {
@@ -365,17 +432,13 @@ impl Watch<'_> {
         }
     }
 
-    /// Asks in a thread of its own, so that the death of the service and an interruption are seen at once.
+    /// Asks once; each request has its own connection.
     fn ask(&self, handle: &Handle, limit: Duration) -> Outcome<ProbeResult> {
-        let (sender, receiver) = mpsc::channel();
-        let probe = self.probe.clone();
-        std::thread::Builder::new()
-            .name("probe".to_owned())
-            .spawn(move || sender.send(ask(&probe, limit)))
-            .context(|| "cannot start a thread for the probe".to_owned())?;
+        // Where the thread is gone there are no results either.
+        let _ = self.asking.limits.send(limit);
         loop {
             interrupt::check()?;
-            match receiver.recv_timeout(TICK) {
+            match self.asking.results.recv_timeout(TICK) {
                 Ok(result) => return Ok(result),
                 Err(mpsc::RecvTimeoutError::Timeout) if handle.wait(Duration::ZERO) => {
                     return Err(self.died());

@@ -17,6 +17,7 @@ use zbus::export::futures_core::Stream as _;
 use zbus::zvariant::OwnedObjectPath;
 use zbus::{MatchRule, MessageStream};
 
+use super::unit::unit_object;
 use super::{Bus, DESTINATION, MANAGER, MANAGER_INTERFACE, refused};
 use crate::clock;
 use crate::error::{Context as _, Failure, Outcome};
@@ -109,7 +110,7 @@ impl Bus {
             Verb::Restart => ("RestartUnit", format!("systemd does not restart {unit}")),
         };
         let job = || {
-            let unit_path = self.unit_path(unit)?;
+            let unit_path = unit_object(unit);
             let signals = self.job_signals(unit)?;
             // Only subscribers are told of jobs that somebody else's request has been merged into.
             self.subscribe()?;

@@ -6,6 +6,7 @@
 pub mod file;
 pub mod job;
 pub mod process_unit;
+mod properties;
 pub mod property;
 pub mod root_exec;
 pub mod sandbox;
@@ -131,12 +132,12 @@ impl Bus {
         B: Serialize + DynamicType,
         R: for<'d> DynamicDeserialize<'d>,
     {
-        let object = self.object(path, interface)?;
         let end = clock::monotonic() + ABSENCE;
         loop {
-            match object.call(method, body) {
+            match self.connection.call_method(Some(DESTINATION), path, Some(interface), method, body) {
                 Err(error) if is_away(&error) && clock::monotonic() < end => clock::pause_regardless(TICK),
-                answered => return answered.map_err(refused),
+                Err(error) => return Err(refused(error)),
+                Ok(reply) => return reply.body().deserialize().map_err(refused),
             }
         }
     }

@@ -14,19 +14,19 @@ use zbus::zvariant::{Fd, OwnedObjectPath, Value};
 
 use super::property::Property;
 use super::transient::exec;
-use super::unit::unit_object;
+use super::unit::{SERVICE_INTERFACE, UNIT_INTERFACE, unit_object};
 use super::{Bus, refused};
 use crate::clock;
 use crate::error::{Context as _, Failure, Outcome};
 use crate::process::watch::{Started, Subject};
 use crate::process::{Ended, ProcessId, interrupt};
 
-const UNIT_INTERFACE: &str = "org.freedesktop.systemd1.Unit";
-const SERVICE_INTERFACE: &str = "org.freedesktop.systemd1.Service";
 /// What waitid(2) calls the end of a process by its own exit.
 const CLD_EXITED: i32 = 1;
 /// How long systemd may take to start a process, and to clear a unit away after its end.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a process may take to end after it has closed its streams.
+const LAST_STEPS: Duration = Duration::from_millis(20);
 /// How often systemd is asked for the end of a unit.
 const TICK: Duration = Duration::from_millis(2);
 /// How often systemd is asked for the process of a new unit.
@@ -220,6 +220,10 @@ impl UnitProcess {
         if !matches!(active.as_str(), "inactive" | "failed") {
             return Ok(false);
         }
+        if self.life.is_some() {
+            return Ok(true);
+        }
+        // It may not have begun.
         let (job, _): (u32, OwnedObjectPath) = self.property(UNIT_INTERFACE, "Job")?;
         Ok(job == 0)
     }
@@ -249,9 +253,9 @@ impl UnitProcess {
             return if self.is_over()? { over().map(Some) } else { Ok(None) };
         };
         let Ok(life) = pidfd_open(pid, PidfdFlags::empty()) else { return Ok(None) };
-        // Asked again after the opening: the pid may have been another process by then.
-        let is_still_it =
-            self.main_pid()? == main && ProcessId::of_child(pid.as_raw_nonzero().get()).is_some();
+        // Read after the opening: the pid may have been another process by then.
+        let process = ProcessId::of_child(pid.as_raw_nonzero().get());
+        let is_still_it = process.and_then(ProcessId::unit).is_some_and(|unit| unit == self.name);
         Ok(is_still_it.then_some(life))
     }
 
@@ -260,11 +264,31 @@ impl UnitProcess {
         let _: Outcome<()> = self.bus.call_manager("UnrefUnit", &(self.name.as_str(),));
     }
 
-    /// Returns whether the main process has ended.
-    fn has_ended(&self) -> bool {
+    /// Returns whether the main process has ended, or ends within `limit`.
+    fn ends_within(&self, limit: Duration) -> bool {
         let Some(life) = &self.life else { return false };
         let mut watched = [PollFd::from_borrowed_fd(life.as_fd(), PollFlags::IN)];
-        matches!(poll(&mut watched, Some(&Timespec::default())), Ok(1))
+        let limit = Timespec::try_from(limit).unwrap_or_default();
+        matches!(poll(&mut watched, Some(&limit)), Ok(1))
+    }
+
+    /// Returns how the main process ended, which systemd has cleared away.
+    fn end(&self) -> Outcome<Ended> {
+        let number: i32 = self.property(SERVICE_INTERFACE, "ExecMainStatus")?;
+        // No signal has the number 0.
+        if number == 0 && self.life.is_some() {
+            return Ok(Ended::Exited(0));
+        }
+        match self.property(SERVICE_INTERFACE, "ExecMainCode")? {
+            CLD_EXITED if (FIRST_SETUP_CODE..=LAST_SETUP_CODE).contains(&number) => {
+                let entered: u64 = self.property(UNIT_INTERFACE, "ActiveEnterTimestampMonotonic")?;
+                if entered == 0 { Err(not_set_up(&self.name, number)) } else { Ok(Ended::Exited(number)) }
+            }
+            CLD_EXITED => Ok(Ended::Exited(number)),
+            0 => Err(Failure::new(format!("{} had no process", self.name))
+                .hint(format!("journalctl --unit {}", self.name))),
+            _ => Ok(Ended::Signalled(number)),
+        }
     }
 
     fn signal(&self, signal: Signal) {
@@ -296,48 +320,34 @@ impl Subject for UnitProcess {
         self.signal(Signal::KILL);
     }
 
+    /// systemd does that by itself, with a request to end first. What ignores it is killed by [`UnitProcess::collect`].
+    fn kill_rest(&self) {}
+
     fn resume(&self) {
         self.signal(Signal::CONT);
     }
 
     fn collect(&mut self) -> Outcome<Ended> {
-        let end = clock::monotonic() + PATIENCE;
-        // Of a process that has ended systemd ends what is left of its control group.
-        if !self.has_ended() {
+        let begun = clock::monotonic();
+        let mut is_killed = !self.ends_within(LAST_STEPS);
+        if is_killed {
             self.kill();
         }
         while !self.is_over()? {
-            if clock::monotonic() > end {
+            if !is_killed && begun.elapsed() > LAST_STEPS {
+                is_killed = true;
+                self.kill();
+            }
+            if begun.elapsed() > PATIENCE {
                 return Err(Failure::new(format!("{} cannot be ended", self.name))
                     .hint(format!("systemctl status {}", self.name)));
             }
             clock::pause_regardless(TICK);
         }
-        let read = || -> Outcome<(i32, i32, u64)> {
-            let service = self.bus.object(self.path.as_str(), SERVICE_INTERFACE)?;
-            let unit = self.bus.object(self.path.as_str(), UNIT_INTERFACE)?;
-            let read = || -> zbus::Result<_> {
-                Ok((
-                    service.get_property("ExecMainCode")?,
-                    service.get_property("ExecMainStatus")?,
-                    unit.get_property("ActiveEnterTimestampMonotonic")?,
-                ))
-            };
-            read().map_err(refused)
-        };
-        let (how, number, entered) =
-            read().context(|| format!("systemd does not tell how {} ended", self.name))?;
+        let ended = self.end();
         self.is_collected = true;
         self.let_go();
-        match how {
-            CLD_EXITED if entered == 0 && (FIRST_SETUP_CODE..=LAST_SETUP_CODE).contains(&number) => {
-                Err(not_set_up(&self.name, number))
-            }
-            CLD_EXITED => Ok(Ended::Exited(number)),
-            0 => Err(Failure::new(format!("{} had no process", self.name))
-                .hint(format!("journalctl --unit {}", self.name))),
-            _ => Ok(Ended::Signalled(number)),
-        }
+        ended
     }
 }
 

@@ -1,10 +1,7 @@
 //! What systemd knows of a socket unit, as one typed value (org.freedesktop.systemd1(5), the interfaces Unit and Socket).
 
 use super::Bus;
-use super::unit::{Properties, UNIT_INTERFACE};
 use crate::error::{Context as _, Outcome};
-
-const SOCKET_INTERFACE: &str = "org.freedesktop.systemd1.Socket";
 
 /// The facts of one socket unit.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -28,14 +25,12 @@ impl Bus {
     /// systemd cannot be asked, or `name` is no name of a unit.
     pub fn socket(&self, name: &str) -> Outcome<SocketFacts> {
         let context = || format!("cannot ask systemd about {name}");
-        let path = self.unit_path(name).context(context)?;
-        let unit = Properties(self.properties(&path, UNIT_INTERFACE).context(context)?);
-        let socket = Properties(self.properties(&path, SOCKET_INTERFACE).context(context)?);
+        let unit = self.properties(name).context(context)?;
         Ok(SocketFacts {
             active: unit.text("ActiveState"),
-            result: socket.text("Result"),
-            listens: socket.value("Listen").unwrap_or_default(),
-            accepts: socket.value("Accept").unwrap_or_default(),
+            result: unit.text("Result"),
+            listens: unit.value("Listen").unwrap_or_default(),
+            accepts: unit.value("Accept").unwrap_or_default(),
             triggers: unit.units(&["Triggers"]),
         })
     }

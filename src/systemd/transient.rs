@@ -10,12 +10,11 @@ use std::time::Duration;
 use zbus::zvariant::{ObjectPath, OwnedObjectPath, Value};
 
 use super::sandbox::{self, Places};
+use super::unit::{SERVICE_INTERFACE, UNIT_INTERFACE};
 use super::{Bus, refused};
 use crate::error::{Context as _, Outcome};
 use crate::service::ExitKind;
 
-const UNIT_INTERFACE: &str = "org.freedesktop.systemd1.Unit";
-const SERVICE_INTERFACE: &str = "org.freedesktop.systemd1.Service";
 const NO_SUCH_UNIT: &str = "org.freedesktop.systemd1.NoSuchUnit";
 /// What waitid(2) calls the end of a process by its own exit.
 const CLD_EXITED: i32 = 1;

@@ -3,19 +3,20 @@
 //! Source: org.freedesktop.systemd1(5), the interfaces Unit and Service. All properties of an interface come in one call,
 //! so that those of a unit on its way fit together as well as systemd can make them.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use zbus::zvariant::{OwnedObjectPath, OwnedValue, Value};
+use zbus::zvariant::{OwnedObjectPath, OwnedValue};
 
+use super::properties::Properties;
 use super::{Bus, MANAGER, MANAGER_INTERFACE};
 use crate::error::{Context as _, Failure, Outcome};
 
 pub(super) const UNIT_INTERFACE: &str = "org.freedesktop.systemd1.Unit";
-const SERVICE_INTERFACE: &str = "org.freedesktop.systemd1.Service";
+pub(super) const SERVICE_INTERFACE: &str = "org.freedesktop.systemd1.Service";
+const PROPERTIES_INTERFACE: &str = "org.freedesktop.DBus.Properties";
 
 /// The facts of one unit. Those of services are empty for units of other kinds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -189,12 +190,27 @@ impl Bus {
     /// systemd cannot be asked, or `name` is none.
     pub fn unit(&self, name: &str) -> Outcome<UnitFacts> {
         let told = || format!("cannot ask systemd about {name}");
-        let path = self.unit_path(name).context(told)?;
-        let mut properties = self.properties(&path, UNIT_INTERFACE).context(told)?;
-        if name.ends_with(".service") {
-            properties.extend(self.properties(&path, SERVICE_INTERFACE).context(told)?);
-        }
-        Properties(properties).facts().context(told)
+        self.properties(name).and_then(|properties| properties.facts()).context(told)
+    }
+
+    /// Returns whether a unit is down, one that systemd does not know included. Costs less than [`Bus::unit`].
+    ///
+    /// # Errors
+    /// systemd cannot be asked.
+    pub fn is_down(&self, name: &str) -> Outcome<bool> {
+        let state: String = self
+            .property(&unit_object(name), UNIT_INTERFACE, "ActiveState")
+            .context(|| format!("cannot ask systemd about {name}"))?;
+        Ok(matches!(state.as_str(), "inactive" | "failed"))
+    }
+
+    /// Returns the cgroup of a service; empty where it has none. Costs less than [`Bus::unit`].
+    ///
+    /// # Errors
+    /// systemd cannot be asked.
+    pub fn control_group_of(&self, service: &str) -> Outcome<String> {
+        self.property(&unit_object(service), SERVICE_INTERFACE, "ControlGroup")
+            .context(|| format!("cannot ask systemd about {service}"))
     }
 
     /// Returns the names of the services that are up, or on their way.
@@ -215,20 +231,13 @@ impl Bus {
         Ok((number != 0).then_some(number))
     }
 
-    /// Returns the object of a unit, read from its files where systemd does not have it in mind.
-    pub(super) fn unit_path(&self, name: &str) -> Outcome<String> {
-        let path: OwnedObjectPath = self.call_manager("LoadUnit", &(name,))?;
-        Ok(path.to_string())
-    }
-
     /// Returns one property of an object. It is asked again when systemd left the bus before it answered.
     pub(super) fn property<T>(&self, path: &str, interface: &str, name: &str) -> Outcome<T>
     where
         T: TryFrom<OwnedValue>,
         T::Error: std::error::Error + Send + Sync + 'static,
     {
-        let value: OwnedValue =
-            self.call(path, "org.freedesktop.DBus.Properties", "Get", &(interface, name))?;
+        let value: OwnedValue = self.call(path, PROPERTIES_INTERFACE, "Get", &(interface, name))?;
         T::try_from(value).context(|| format!("systemd's {name} is of another type"))
     }
 
@@ -240,12 +249,14 @@ impl Bus {
         self.property(MANAGER, MANAGER_INTERFACE, "ControlGroup")
     }
 
-    pub(super) fn properties(&self, path: &str, interface: &str) -> Outcome<HashMap<String, OwnedValue>> {
-        self.call(path, "org.freedesktop.DBus.Properties", "GetAll", &(interface,))
+    /// Returns the properties of a unit, those of its kind among them. systemd reads the unit from its files where it does
+    /// not have it loaded. No two interfaces of a unit have a property of the same name, so one call serves for all.
+    pub(super) fn properties(&self, name: &str) -> Outcome<Properties> {
+        self.call(&unit_object(name), PROPERTIES_INTERFACE, "GetAll", &("",))
     }
 }
 
-/// Returns the object of a unit that systemd has in mind. A byte that is no letter, and no digit after the first byte, becomes
+/// Returns the object of a unit. A byte that is no letter, and no digit after the first byte, becomes
 /// `_` and two hexadecimal digits (`sd_bus_path_encode(3)`).
 pub(super) fn unit_object(name: &str) -> String {
     let mut path = "/org/freedesktop/systemd1/unit/".to_owned();
@@ -270,9 +281,6 @@ const CLD_EXITED: i32 = 1;
 /// A command of a unit: program, arguments, whether its failure is ignored; when it was begun and ended (twice each, by
 /// two clocks), pid, code, status.
 type Command = (String, Vec<String>, bool, u64, u64, u64, u64, u32, i32, i32);
-
-/// Properties as they come over the bus. One that is missing, which an older systemd may not have, reads as nothing.
-pub(super) struct Properties(pub(super) HashMap<String, OwnedValue>);
 
 impl Properties {
     fn facts(&self) -> Outcome<UnitFacts> {
@@ -358,17 +366,6 @@ impl Properties {
         })
     }
 
-    /// The units that properties name, each once, in their order.
-    pub(super) fn units(&self, names: &[&str]) -> Vec<String> {
-        let mut units: Vec<String> = Vec::new();
-        for unit in names.iter().flat_map(|name| self.value::<Vec<String>>(name).unwrap_or_default()) {
-            if !units.contains(&unit) {
-                units.push(unit);
-            }
-        }
-        units
-    }
-
     fn commands(&self, key: &str) -> Vec<Command> {
         self.value(key).unwrap_or_default()
     }
@@ -386,18 +383,6 @@ impl Properties {
     fn job(&self) -> Option<u32> {
         let (number, _) = self.value::<(u32, OwnedObjectPath)>("Job")?;
         (number != 0).then_some(number)
-    }
-
-    pub(super) fn value<T: TryFrom<OwnedValue>>(&self, name: &str) -> Option<T> {
-        let value = self.0.get(name)?.try_clone().ok()?;
-        T::try_from(value).ok()
-    }
-
-    pub(super) fn text(&self, name: &str) -> String {
-        match self.0.get(name).map(|value| &**value) {
-            Some(Value::Str(text)) => text.to_string(),
-            _ => String::new(),
-        }
     }
 
     fn pid(&self, name: &str) -> Option<i32> {
@@ -425,6 +410,10 @@ fn in_hex(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
+    use zbus::zvariant::Value;
+
     use super::*;
 
     fn properties(extra: &[(&str, Value<'static>)]) -> Properties {
@@ -435,7 +424,7 @@ mod tests {
         for (name, value) in extra {
             all.insert((*name).to_owned(), value.try_to_owned().unwrap());
         }
-        Properties(all)
+        Properties::new(all)
     }
 
     #[test]

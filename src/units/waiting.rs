@@ -229,6 +229,7 @@ impl Waiting {
 
     fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
+            process.running.started.subject.kill();
             let _ = process.running.started.subject.collect();
         }
     }

@@ -1,22 +1,17 @@
-//! A later state is made by hand, or out of an earlier one, or a copy is kept.
+//! A later state is made out of an earlier one, or a copy is kept.
 
-use ladylinux_refresh::installation::Installation;
-use ladylinux_refresh::refresh::{Account, Planned, Refresh, Running, Stopped};
-
-fn from_nothing(on: &Installation, account: Account) -> Refresh<'_, Running> {
-    Refresh { on, account, at: Running }
-}
+use ladylinux_refresh::refresh::{Planned, Refresh, Running, Stopped};
 
 fn from_an_earlier_one<'a>(planned: Refresh<'a, Planned>) -> Refresh<'a, Running> {
-    Refresh { at: Running, ..planned }
+    Refresh { at: Running, ..planned } // E0308
 }
 
 fn by_the_programs_own_way<'a>(stopped: Refresh<'a, Stopped>) {
-    let _ = stopped.advance(ladylinux_refresh::event::Phase::Status, |_, _, _| Ok((Running, String::new())));
+    let _ = stopped.advance(ladylinux_refresh::event::Phase::Status, |_, _, _| Ok((Running, String::new()))); // E0624
 }
 
 fn a_copy<'a>(planned: Refresh<'a, Planned>) -> Refresh<'a, Planned> {
-    planned.clone()
+    planned.clone() // E0599
 }
 
 fn main() {}

@@ -4,17 +4,17 @@ use ladylinux_refresh::exit::Error;
 use ladylinux_refresh::refresh::{Planned, Refresh, Running, Stopped};
 
 fn environment_before_sync(stopped: Refresh<'_, Stopped>) -> Result<(), Error> {
-    stopped.environment()?.sync()?;
+    stopped.environment()?.sync()?; // E0599
     Ok(())
 }
 
 fn restart_at_once(planned: Refresh<'_, Planned>) -> Result<(), Error> {
-    planned.restart()?;
+    planned.restart()?; // E0599
     Ok(())
 }
 
 fn back_to_the_stop(running: Refresh<'_, Running>) -> Result<(), Error> {
-    running.stop()?;
+    running.stop()?; // E0599
     Ok(())
 }
 

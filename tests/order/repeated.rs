@@ -4,13 +4,13 @@ use ladylinux_refresh::exit::Error;
 use ladylinux_refresh::refresh::{Planned, Prepared, Refresh};
 
 fn twice_in_a_row(planned: Refresh<'_, Planned>) -> Result<(), Error> {
-    planned.stop()?.stop()?;
+    planned.stop()?.stop()?; // E0599
     Ok(())
 }
 
 fn from_the_same_state(prepared: Refresh<'_, Prepared>) -> Result<(), Error> {
     prepared.restart()?;
-    prepared.restart()?;
+    prepared.restart()?; // E0382
     Ok(())
 }
 

@@ -4,27 +4,27 @@ use ladylinux_refresh::exit::Error;
 use ladylinux_refresh::refresh::{Built, Planned, Prepared, Refresh, Stopped, Synced};
 
 fn without_stop(planned: Refresh<'_, Planned>) -> Result<(), Error> {
-    planned.sync()?;
+    planned.sync()?; // E0599
     Ok(())
 }
 
 fn without_sync(stopped: Refresh<'_, Stopped>) -> Result<(), Error> {
-    stopped.environment()?;
+    stopped.environment()?; // E0599
     Ok(())
 }
 
 fn without_environment(synced: Refresh<'_, Synced>) -> Result<(), Error> {
-    synced.prepare()?;
+    synced.prepare()?; // E0599
     Ok(())
 }
 
 fn without_prepare(built: Refresh<'_, Built>) -> Result<(), Error> {
-    built.restart()?;
+    built.restart()?; // E0599
     Ok(())
 }
 
 fn without_restart(prepared: Refresh<'_, Prepared>) -> Result<(), Error> {
-    prepared.status()?;
+    prepared.status()?; // E0599
     Ok(())
 }
 

@@ -173,7 +173,11 @@ impl ServiceManager for Systemd {
 
     fn owns(&self, process: ProcessId) -> Outcome<bool> {
         let bus = self.bus()?;
-        Ok(self.cgroup(&bus, &self.facts(&bus)?)?.holds(process))
+        let group = match bus.control_group_of(self.unit.as_str())?.as_str() {
+            "" => self.cgroup(&bus, &self.facts(&bus)?)?,
+            group => Cgroup::named(group)?,
+        };
+        Ok(group.holds(process))
     }
 
     fn processes(&self) -> Outcome<Vec<ProcessId>> {

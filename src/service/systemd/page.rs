@@ -41,7 +41,7 @@ impl Systemd {
 
 /// Stops the unit, where it is up.
 pub(super) fn stop(bus: &Bus) -> Outcome<()> {
-    if bus.unit(UNIT)?.is_down() {
+    if bus.is_down(UNIT)? {
         return Ok(());
     }
     checkpoint::reach("page:stopping");
