@@ -234,7 +234,8 @@ fn in_parts(dice: &mut Dice) -> Vec<Cut> {
 
 /// Instants anywhere in a run of that length, and shortly after it.
 fn anywhere(dice: &mut Dice, whole: Duration) -> Vec<Cut> {
-    (0..9 * rounds()).map(|_| Cut::After(dice.shorter_than(whole.mul_f64(1.1)))).collect()
+    let count = if long() { 180 } else { 5 };
+    (0..count).map(|_| Cut::After(dice.shorter_than(whole.mul_f64(1.1)))).collect()
 }
 
 #[test]

@@ -29,11 +29,11 @@ fn errors_of(program: &Path) -> BTreeSet<CompileError> {
     let test = std::env::current_exe().unwrap();
     let dependencies = test.parent().unwrap();
     let output = tempfile::tempdir().unwrap();
-    let mut compiler = Command::new("rustc");
-    compiler.args(["--edition=2024", "--crate-type=bin", "--emit=metadata", "--error-format=json"]);
-    compiler.arg("-L").arg(format!("dependency={}", dependencies.display()));
-    compiler.arg("--extern").arg(format!("ladylinux_refresh={}", library(dependencies).display()));
-    let compiled = compiler.arg("--out-dir").arg(output.path()).arg(program).output().unwrap();
+    let mut rustc = Command::new("rustc");
+    rustc.args(["--edition=2024", "--crate-type=bin", "--emit=metadata", "--error-format=json"]);
+    rustc.arg("-L").arg(format!("dependency={}", dependencies.display()));
+    rustc.arg("--extern").arg(format!("ladylinux_refresh={}", library(dependencies).display()));
+    let compiled = rustc.arg("--out-dir").arg(output.path()).arg(program).output().unwrap();
     let printed = String::from_utf8(compiled.stderr).unwrap();
     let messages = printed.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     let errors: BTreeSet<CompileError> = messages.filter_map(|message| error_in(&message)).collect();

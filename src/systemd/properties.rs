@@ -158,7 +158,7 @@ mod tests {
             ("ExecReload", Value::from(vec![command])),
             ("Requires", Value::from(vec!["a.service", "b.socket"])),
             ("CPUWeight", Value::from(7_u64)),
-            ("SomethingNew", Value::from(Value::from(("a", 1_i32)))),
+            ("SomethingNew", Value::from(("a", 1_i32))),
         ]);
         let bytes = to_bytes(Context::new_dbus(LE, 0), &sent).unwrap();
         let (read, _): (Properties, usize) = bytes.deserialize().unwrap();
