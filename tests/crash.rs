@@ -2,8 +2,8 @@
 //! recover from an earlier kill. After each kill nothing unsound runs and nothing is lost, and one further `run` comes
 //! to the same end.
 //!
-//! The points are those of `src/checkpoint.rs`. Between effects each is tried; of the many instants at which another
-//! program is at work, and of the other ways to run, a part that is the same at each call.
+//! The points are those of `src/checkpoint.rs`. Those at records of the journal are all tried; of the others, of the instants
+//! at which another program is at work, and of the other ways to run, a part that is the same at each call.
 //! `LADYLINUX_REFRESH_LONG=1` tries all of them, in every way to kill; that takes long.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
 #![allow(clippy::disallowed_methods, reason = "tests start programs and lay out files")]
@@ -49,14 +49,27 @@ fn ways(name: &str) -> &'static [&'static str] {
     }
 }
 
-/// Chooses kills: every `step`th of the points between effects, and every `child_step`th of those at which another
-/// program is at work; each in one of its ways in turn, or all in all of them.
-fn choose(points: &[String], step: usize, child_step: usize) -> Vec<Kill> {
-    let mut counts = [0; 2];
+/// Of which points each is chosen: the first, and then every one after so many.
+#[derive(Clone, Copy)]
+struct Steps {
+    /// Of those before and after a record of the journal.
+    record: usize,
+    /// Of the others between effects.
+    effect: usize,
+    /// Of those at which another program is at work.
+    child: usize,
+}
+
+/// Chooses kills, each in one of its ways in turn, or all in all of them.
+fn choose(points: &[String], steps: Steps) -> Vec<Kill> {
+    let mut counts = [0; 3];
     let mut kills = Vec::new();
     for (index, name) in points.iter().enumerate() {
-        let (count, step) =
-            if is_child(name) { (&mut counts[1], child_step) } else { (&mut counts[0], step) };
+        let (count, step) = match name {
+            name if is_child(name) => (&mut counts[2], steps.child),
+            name if name.contains("journal:") => (&mut counts[0], steps.record),
+            _ => (&mut counts[1], steps.effect),
+        };
         *count += 1;
         let ways = ways(name);
         let nth = points[..=index].iter().filter(|point| *point == name).count();
@@ -128,10 +141,10 @@ fn report(what: &str, points: &[String], kills: &[Kill]) {
 }
 
 /// Kills a run from one version to the next at each chosen point, and lets one further run converge.
-fn kill_runs(what: &str, environment: Environment, arguments: &[&str], step: usize, child_step: usize) {
+fn kill_runs(what: &str, environment: Environment, arguments: &[&str], steps: Steps) {
     let points = points(environment, arguments);
     expect_every_record(&points, arguments);
-    let kills = choose(&points, step, child_step);
+    let kills = choose(&points, steps);
     report(what, &points, &kills);
     on_two_hosts(&kills, environment, |rig, kill| {
         rig.next_version();
@@ -171,18 +184,20 @@ fn expect_every_record(points: &[String], arguments: &[&str]) {
 
 #[test]
 fn rw_7_1a_a_staged_run_killed_at_any_point_leaves_nothing_unsound_and_the_next_one_converges() {
-    kill_runs("staged", Environment::Changes, &["run"], 1, 6);
+    let steps = Steps { record: 1, effect: 2, child: 10 };
+    kill_runs("staged", Environment::Changes, &["run"], steps);
 }
 
 #[test]
 fn rw_7_1a_an_unstaged_run_killed_at_any_point_leaves_nothing_unsound_and_the_next_one_converges() {
-    // What both ways have in common is killed at each point of the staged one.
-    kill_runs("not staged", Environment::Changes, &["run", "--no-stage"], 3, 24);
+    let steps = Steps { record: 2, effect: 4, child: 24 };
+    kill_runs("not staged", Environment::Changes, &["run", "--no-stage"], steps);
 }
 
 #[test]
 fn rw_7_1a_a_run_that_keeps_the_environment_killed_at_any_point_is_made_good_by_the_next_one() {
-    kill_runs("environment unchanged", Environment::Stays, &["run"], 4, 16);
+    let steps = Steps { record: 4, effect: 4, child: 16 };
+    kill_runs("environment unchanged", Environment::Stays, &["run"], steps);
 }
 
 #[test]
@@ -220,7 +235,7 @@ fn rw_7_1a_a_rollback_killed_at_any_point_leaves_nothing_unsound_and_the_next_on
         assert_eq!(done.code, Some(0), "{}", done.output);
         done.points
     };
-    let kills = choose(&points, 3, 12);
+    let kills = choose(&points, Steps { record: 3, effect: 3, child: 12 });
     report("rollback", &points, &kills);
     on_two_hosts(&kills, Environment::Changes, |rig, kill| {
         if rig.old == rig.new {
@@ -269,11 +284,11 @@ fn rw_7_1a_a_recovery_that_is_killed_itself_is_made_good_by_the_third_run() {
         for name in ["recover:ended", "recover:exchanged", "journal:after:ended-interrupted"] {
             assert!(points[..begun].iter().any(|point| point == name), "{name} is missing in {points:#?}");
         }
-        let mut kills = choose(&points[..begun], 1, 2);
+        let mut kills = choose(&points[..begun], Steps { record: 1, effect: 1, child: 2 });
         let exchanges = points[..begun].iter().any(|name| name == "exchange:in");
         assert_eq!(exchanges, first.name == "exchange:out", "{points:#?}");
-        kills
-            .extend(choose(&points, 12, 24).into_iter().filter(|kill| !points[..begun].contains(&kill.name)));
+        let later = choose(&points, Steps { record: 12, effect: 12, child: 24 });
+        kills.extend(later.into_iter().filter(|kill| !points[..begun].contains(&kill.name)));
         report(&format!("recovery from {}", first.name), &points, &kills);
         on_two_hosts(&kills, Environment::Stays, |rig, kill| {
             rig.next_version();

@@ -218,8 +218,8 @@ fn names(folder: &Path) -> Vec<String> {
 
 #[test]
 fn rw_5_3_a_build_killed_at_any_instant_leaves_no_bad_environment_and_the_next_run_makes_a_good_one() {
-    let factor = if long() { 10 } else { 1 };
-    let hosts = [15 * factor, 15 * factor];
+    let kills = if long() { 150 } else { 10 };
+    let hosts = [kills; 2];
     let mut dice = Dice::from_environment();
     let dealt: Vec<_> = hosts.iter().map(|host| (*host, dice.another())).collect();
     let came = std::thread::scope(|scope| {
