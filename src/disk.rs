@@ -11,6 +11,7 @@ mod reading;
 mod stream;
 mod taking;
 
+pub use beneath::open_without_links;
 pub use own::{Depth, Foreign, foreign, open_own, read_if_roots, read_own, read_own_json};
 pub use reading::{is_folder, read_at_most, read_if_there, read_json};
 pub use stream::write_by;

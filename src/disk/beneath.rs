@@ -2,6 +2,7 @@
 //! the way leads anywhere else. Source: openat(2), fchownat(2), renameat2(2), statx(2).
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
@@ -165,6 +166,14 @@ impl Directory {
     /// Returns a path that leads to the entry `name` of this very directory as long as it is open.
     pub fn reach(&self, name: &str) -> PathBuf {
         PathBuf::from(format!("/proc/self/fd/{}/{name}", self.fd.as_raw_fd()))
+    }
+
+    /// Opens the regular file `name` of this directory to read it. Follows no link and does not wait for a pipe.
+    ///
+    /// # Errors
+    /// As [`super::open_regular`].
+    pub fn open_regular(&self, name: &OsStr) -> Outcome<File> {
+        super::open_regular(&self.reach_os(name))
     }
 
     /// Lists the entries, in the order of their names.
@@ -404,6 +413,18 @@ impl Mount {
     }
 }
 
+/// Opens the regular file at an absolute path to read it. No part of the path may be a link: who can write on the way must
+/// not choose what is read.
+///
+/// # Errors
+/// The path leads to something else or through a link, or the kernel refuses.
+pub fn open_without_links(path: &Path) -> Outcome<File> {
+    let refused = || Failure::new(format!("{} is no absolute path of a file", path.display()));
+    let (parent, name) = path.parent().zip(path.file_name()).ok_or_else(refused)?;
+    let parent = parent.strip_prefix("/").map_err(|_| refused())?;
+    Directory::open(Path::new("/"), parent)?.open_regular(name)
+}
+
 /// The names that a relative path consists of.
 fn names_of(path: &Path) -> Outcome<Vec<&OsStr>> {
     path.components()
@@ -490,6 +511,21 @@ mod tests {
         assert_eq!(parent.entries().unwrap(), []);
         assert!(outside.join("kept").exists(), "a link was followed");
         parent.remove(OsStr::new("tree")).unwrap();
+    }
+
+    #[test]
+    fn a_link_on_the_way_to_a_file_is_never_followed() {
+        let temporary = tempfile::tempdir().unwrap();
+        let top = temporary.path().canonicalize().unwrap();
+        disk::make_folder(&top.join("dir"), 0o755).unwrap();
+        disk::write_atomic(&top.join("dir/file"), b"x", 0o600).unwrap();
+        disk::point_link(&top.join("way"), &top.join("dir")).unwrap();
+        disk::point_link(&top.join("dir/link"), &top.join("dir/file")).unwrap();
+        assert!(open_without_links(&top.join("dir/file")).is_ok());
+        for refused in ["way/file", "dir/link", "dir", "dir/none"] {
+            assert!(open_without_links(&top.join(refused)).is_err(), "{refused}");
+        }
+        assert!(open_without_links(Path::new("relative")).is_err());
     }
 
     #[test]

@@ -1,207 +1,164 @@
-//! Models: who says what about which file, and whether it is so (RW-6.2).
+//! Models: which files are expected, and whether they are there and unchanged (RW-6.2).
 //!
-//! Read-only by construction: nothing in this room writes, moves, deletes or re-chmods anything, starts no program and opens
-//! no connection (RW-6.1). What is to be kept (the cache of what was read before) it hands back as a value.
+//! This room only reads: it writes, moves, deletes and downloads nothing, and starts no program (RW-6.1). The digests of
+//! files that it has read are a value ([`cache::DigestCache`]), which a caller may keep.
 //!
-//! Two halves: who says something (the sources of truth) gives [`Claim`]s; what the bytes say gives one [`Verdict`] for each.
+//! Sources ([`manifest`], [`checksum_files`], [`ollama`], [`safetensors`]) make [`Claim`]s about files below the model
+//! directories ([`locations`], [`model_dirs`]). [`verify_files`] reads the files and makes one [`Verdict`] of each claim.
 
 pub mod cache;
-mod digest;
-pub mod engine;
+pub mod checksum_files;
+mod claims;
 pub mod examine;
+mod gather;
 pub mod gguf;
-mod headers;
-pub mod huggingface;
+pub mod locations;
 pub mod manifest;
+mod model_dirs;
 pub mod ollama;
-pub mod places;
-mod plain;
 pub mod progress;
-mod reading;
-pub mod store;
-pub mod sums;
+pub mod safetensors;
 pub mod verify;
-mod whole;
-mod work;
+mod verify_files;
 
-use std::collections::{HashMap, HashSet};
+pub use gather::ManifestText;
+
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Outcome;
 use crate::git::path::plain as plain_path;
-use crate::process::interrupt;
 use crate::report::screen::harmless_line;
 
-/// How many things one source may say, and all of them together: whoever may write a line must not fill the memory of root
-/// with verdicts about lines. As many as a scan keeps entries.
-const AT_MOST: usize = 200_000;
+/// How many problems of one source are listed; the others are counted.
+const LISTED_PROBLEMS: usize = 100;
 
-/// How many complaints about one source are told one by one.
-const COMPLAINTS: usize = 100;
-
-/// One file that somebody says something about.
+/// An expectation about one file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
-    /// Where it is: absolute, below the store's base, and no link.
+    /// The absolute path of the file, without links.
     pub path: PathBuf,
-    /// Its name for people: relative to its store, lossy UTF-8, harmless.
+    /// The path for people: relative to its model directory, and safe to print.
     pub shown: String,
-    /// Whether it has to be there.
-    pub need: Need,
-    /// Its length in bytes, where that is said.
-    pub size: Option<u64>,
-    /// Its digest, where one is said.
-    pub digest: Option<Digest>,
-    /// Who says so: `manifest: mistral-7b`, `SHA256SUMS`, `ollama: mistral:latest layer 2`.
+    /// What is expected of the file.
+    pub expected: Expected,
+}
+
+/// What a source expects of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expected {
+    /// The source: `manifest: mistral-7b`, `SHA256SUMS`, `ollama: mistral:latest layer 2`.
     pub from: String,
-    /// What its beginning is compared with, once the bytes were looked at: the engine does not care.
-    pub header: Header,
+    /// Whether a missing file is a problem.
+    pub is_required: bool,
+    /// The length in bytes.
+    pub size: Option<u64>,
+    /// The digest.
+    pub digest: Option<Sha256Hex>,
+    /// The format of the file, whose header is then examined.
+    pub format: Option<Format>,
 }
 
-/// Whether a file has to be there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Need {
-    /// Without it something does not work.
-    Required,
-    /// It may be missing.
-    Optional,
+impl Expected {
+    /// Returns the expectation that `from` names a file that may be missing.
+    pub fn optional(from: impl Into<String>) -> Self {
+        Self { from: from.into(), is_required: false, size: None, digest: None, format: None }
+    }
 }
 
-/// What the beginning of a file tells about its length.
+/// A file format whose header shows that a file is cut off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Header {
-    /// The tensors that a GGUF header lists have to fit into the file.
+pub enum Format {
+    /// [`gguf`]
     Gguf,
-    /// Nothing.
-    None,
+    /// [`safetensors`]
+    Safetensors,
 }
 
-/// A digest that somebody names.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Digest {
-    /// How it is computed.
-    pub algorithm: Algorithm,
-    /// Lower-case hexadecimal digits, as many as the algorithm gives.
-    pub hex: String,
-}
-
-/// How a digest is computed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Algorithm {
-    /// SHA-256
-    Sha256,
-    /// SHA-512
-    Sha512,
-    /// BLAKE3, 256 bits
-    Blake3,
-    /// The id that git gives a file: SHA-1 over `blob <length>\0` and the content.
-    GitBlobSha1,
-}
-
-impl Algorithm {
-    /// Returns its name, as manifests and JSON spell it.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Sha256 => "sha256",
-            Self::Sha512 => "sha512",
-            Self::Blake3 => "blake3",
-            Self::GitBlobSha1 => "git-blob-sha1",
+impl Format {
+    /// Returns the format that a file name stands for.
+    pub fn of_name(path: &Path) -> Option<Self> {
+        let extension = path.extension()?;
+        if extension.eq_ignore_ascii_case("gguf") {
+            Some(Self::Gguf)
+        } else if extension.eq_ignore_ascii_case("safetensors") {
+            Some(Self::Safetensors)
+        } else {
+            None
         }
     }
+}
 
-    /// Reads the name of an algorithm that anybody may use for a file: `sha256`, `SHA-512`, `BLAKE3`.
+/// A SHA-256 digest as 64 lower-case hexadecimal digits.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Sha256Hex(String);
+
+impl Sha256Hex {
+    /// Parses 64 hexadecimal digits of either case.
     ///
     /// # Errors
-    /// Another name.
+    /// The text is something else.
     pub fn parse(text: &str) -> Result<Self, String> {
-        match text.trim().to_ascii_lowercase().replace('-', "").as_str() {
-            "sha256" => Ok(Self::Sha256),
-            "sha512" => Ok(Self::Sha512),
-            "blake3" => Ok(Self::Blake3),
-            _ => Err(format!("unknown algorithm {text:?}: known are sha256, sha512 and blake3")),
+        let text = text.trim();
+        if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err("the digest is malformed: sha256 has 64 hexadecimal digits".to_owned());
         }
+        Ok(Self(text.to_ascii_lowercase()))
     }
 
-    /// Returns how many hexadecimal digits it gives.
-    pub fn digits(self) -> usize {
-        match self {
-            Self::Sha256 | Self::Blake3 => 64,
-            Self::Sha512 => 128,
-            Self::GitBlobSha1 => 40,
-        }
+    /// Returns the digits.
+    pub fn as_str(&self) -> &str {
+        &self.0
     }
 }
 
-impl Digest {
-    /// Checks the digits of a digest.
-    ///
-    /// # Errors
-    /// They are too many, too few, or no digits.
-    pub fn parse(algorithm: Algorithm, hex: &str) -> Result<Self, String> {
-        let hex = hex.trim();
-        if hex.len() != algorithm.digits() || !hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            let (digits, word) = (algorithm.digits(), algorithm.word());
-            return Err(format!("its digest is malformed: {word} has {digits} hexadecimal digits"));
-        }
-        Ok(Self { algorithm, hex: hex.to_ascii_lowercase() })
-    }
-}
-
-impl fmt::Display for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.algorithm.word(), self.hex)
-    }
-}
-
-/// What was found about one file.
+/// The result for one file.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Finding {
-    /// Its digest is the one that is said.
+    /// The digest is the expected one.
     Verified,
-    /// It is there, of the right length where one is said; nobody says a digest, or only presence was asked for.
+    /// The file is there and has the expected length; no digest was compared.
     Present,
-    /// It has to be there and is not.
+    /// The file is missing and required.
     MissingRequired,
-    /// It may be missing and is.
+    /// The file is missing and not required.
     MissingOptional,
-    /// Its length is not the one that is said.
+    /// The length differs.
     SizeMismatch {
-        /// What is said, in bytes.
+        /// The expected length in bytes.
         expected: u64,
-        /// What it has.
+        /// The length of the file in bytes.
         found: u64,
     },
-    /// Its digest is not the one that is said.
+    /// The digest differs.
     DigestMismatch {
-        /// What is said, as hexadecimal digits.
+        /// The expected digest.
         expected: String,
-        /// What it has.
+        /// The digest of the file.
         found: String,
     },
-    /// It ends before what its own header lists.
+    /// The file ends before the data that its header lists.
     Truncated {
         /// How many bytes the header needs, at least.
         needs: u64,
-        /// How many there are.
+        /// The length of the file in bytes.
         found: u64,
     },
-    /// It cannot be read, and why.
+    /// The file cannot be read, with the reason.
     Unreadable(String),
-    /// Nobody says anything about it.
+    /// No source lists the file.
     Unexpected,
-    /// A blob that nothing refers to.
+    /// A blob that no model refers to.
     Orphaned,
-    /// What is said about it cannot be so, and why.
+    /// A source or a file contradicts itself or its format, with the reason.
     Inconsistent(String),
-    /// It changed while it was read, twice.
+    /// The file changed while it was read.
     Changing,
-    /// A download that did not end.
+    /// An unfinished download.
     Partial,
-    /// Something that this program cannot look at, and why.
+    /// Something that cannot be examined here, with the reason.
     Unsupported(String),
 }
 
@@ -212,269 +169,166 @@ impl fmt::Display for Finding {
             Self::Present => f.write_str("present"),
             Self::MissingRequired => f.write_str("missing, and required"),
             Self::MissingOptional => f.write_str("missing, not required"),
-            Self::SizeMismatch { expected, found } => {
-                write!(f, "has {found} bytes where {expected} are said")
-            }
+            Self::SizeMismatch { expected, found } => write!(f, "has {found} bytes, expected {expected}"),
             Self::DigestMismatch { expected, found } => {
-                write!(f, "has the digest {found} where {expected} is said")
+                write!(f, "has the sha256 {found}, expected {expected}")
             }
             Self::Truncated { needs, found } => {
-                write!(f, "truncated: has {found} bytes, its header needs {needs}")
+                write!(f, "truncated: has {found} bytes, its header needs at least {needs}")
             }
             Self::Unreadable(why) => write!(f, "cannot be read: {why}"),
-            Self::Unexpected => f.write_str("nobody says anything about it"),
+            Self::Unexpected => f.write_str("not listed by any source"),
             Self::Orphaned => f.write_str("no model refers to it"),
             Self::Inconsistent(why) | Self::Unsupported(why) => f.write_str(why),
-            Self::Changing => f.write_str("changed while it was read, twice"),
-            Self::Partial => f.write_str("a download that did not end"),
+            Self::Changing => f.write_str("changed while it was read"),
+            Self::Partial => f.write_str("an unfinished download"),
         }
     }
 }
 
-/// How bad a finding is.
+/// How severe a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
-    /// As it should be.
+    /// As expected.
     Good,
-    /// Worth knowing, nothing to repair.
+    /// Worth knowing; nothing to repair.
     Note,
-    /// Something is wrong: exit 5.
+    /// Something is wrong: exit code 5.
     Problem,
 }
 
-impl Finding {
-    /// Returns how bad it is.
-    pub fn severity(&self) -> Severity {
+impl Severity {
+    /// Returns the name in JSON.
+    pub fn word(self) -> &'static str {
         match self {
-            Self::Verified | Self::Present => Severity::Good,
-            Self::MissingOptional
-            | Self::Unexpected
-            | Self::Orphaned
-            | Self::Partial
-            | Self::Unsupported(_) => Severity::Note,
-            Self::MissingRequired
-            | Self::SizeMismatch { .. }
-            | Self::DigestMismatch { .. }
-            | Self::Truncated { .. }
-            | Self::Unreadable(_)
-            | Self::Inconsistent(_)
-            | Self::Changing => Severity::Problem,
-        }
-    }
-
-    /// Returns its name, as JSON spells it.
-    pub fn word(&self) -> &'static str {
-        match self {
-            Self::Verified => "verified",
-            Self::Present => "present",
-            Self::MissingRequired => "missing-required",
-            Self::MissingOptional => "missing-optional",
-            Self::SizeMismatch { .. } => "size-mismatch",
-            Self::DigestMismatch { .. } => "digest-mismatch",
-            Self::Truncated { .. } => "truncated",
-            Self::Unreadable(_) => "unreadable",
-            Self::Unexpected => "unexpected",
-            Self::Orphaned => "orphaned",
-            Self::Inconsistent(_) => "inconsistent",
-            Self::Changing => "changing",
-            Self::Partial => "partial",
-            Self::Unsupported(_) => "unsupported",
+            Self::Good => "good",
+            Self::Note => "note",
+            Self::Problem => "problem",
         }
     }
 }
 
-/// What was found about one file, and who said something about it.
+impl Finding {
+    /// Returns the severity.
+    pub fn severity(&self) -> Severity {
+        self.kind().1
+    }
+
+    /// Returns the name in JSON.
+    pub fn word(&self) -> &'static str {
+        self.kind().0
+    }
+
+    fn kind(&self) -> (&'static str, Severity) {
+        match self {
+            Self::Verified => ("verified", Severity::Good),
+            Self::Present => ("present", Severity::Good),
+            Self::MissingOptional => ("missing-optional", Severity::Note),
+            Self::Unexpected => ("unexpected", Severity::Note),
+            Self::Orphaned => ("orphaned", Severity::Note),
+            Self::Partial => ("partial", Severity::Note),
+            Self::Unsupported(_) => ("unsupported", Severity::Note),
+            Self::MissingRequired => ("missing-required", Severity::Problem),
+            Self::SizeMismatch { .. } => ("size-mismatch", Severity::Problem),
+            Self::DigestMismatch { .. } => ("digest-mismatch", Severity::Problem),
+            Self::Truncated { .. } => ("truncated", Severity::Problem),
+            Self::Unreadable(_) => ("unreadable", Severity::Problem),
+            Self::Inconsistent(_) => ("inconsistent", Severity::Problem),
+            Self::Changing => ("changing", Severity::Problem),
+        }
+    }
+}
+
+/// A finding about one file and the source that expects it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
-    /// Where it is.
+    /// The absolute path.
     #[serde(with = "plain_path")]
     pub path: PathBuf,
-    /// Its name for people, as in [`Claim::shown`].
+    /// The path for people, as in [`Claim::shown`].
     pub shown: String,
-    /// Who says something about it, as in [`Claim::from`].
+    /// The source, as in [`Expected::from`].
     pub from: String,
-    /// What was found.
+    /// The finding.
     pub finding: Finding,
     /// How many bytes were read for it.
     pub bytes_read: u64,
-    /// Whether the digest is known from an earlier reading.
+    /// Whether the digest is known from an earlier run.
     pub cached: bool,
 }
 
-impl Claim {
-    /// Makes the verdict about this claim.
-    pub fn verdict(&self, finding: Finding) -> Verdict {
-        Verdict {
-            path: self.path.clone(),
-            shown: self.shown.clone(),
-            from: self.from.clone(),
-            finding,
-            bytes_read: 0,
-            cached: false,
-        }
+impl Verdict {
+    /// Makes a verdict for which no file was read.
+    pub fn unread(path: &Path, shown: &str, from: &str, finding: Finding) -> Self {
+        let (shown, from) = (shown.to_owned(), from.to_owned());
+        Self { path: path.to_path_buf(), shown, from, finding, bytes_read: 0, cached: false }
     }
 }
 
-/// What the sources of truth say: claims to be looked at, and what needs no look any more.
-#[derive(Debug, Clone, Default)]
-pub struct Said {
-    /// What has to be looked at.
-    pub claims: Vec<Claim>,
-    /// What is settled already.
-    pub verdicts: Vec<Verdict>,
+/// The problems of one source: the first are listed, the others counted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Problems {
+    listed: Vec<String>,
+    more: usize,
 }
 
-impl Said {
-    /// Tells whether so much is said that the rest is not listened to.
-    fn is_full(&self) -> bool {
-        self.claims.len() + self.verdicts.len() >= AT_MOST
+impl Problems {
+    /// Adds one.
+    pub fn push(&mut self, problem: impl FnOnce() -> String) {
+        if self.listed.len() < LISTED_PROBLEMS { self.listed.push(problem()) } else { self.more += 1 }
     }
 
-    /// Returns every path about which something is said.
-    fn paths(&self) -> HashSet<PathBuf> {
-        let claims = self.claims.iter().map(|claim| &claim.path);
-        claims.chain(self.verdicts.iter().map(|verdict| &verdict.path)).cloned().collect()
-    }
-
-    /// Makes one claim out of all those that say the same of a file; contradictions stay side by side, up to a number.
-    ///
-    /// # Errors
-    /// The interruption.
-    pub fn united(self) -> Outcome<Self> {
-        let mut claims: Vec<Claim> = Vec::with_capacity(self.claims.len());
-        let mut verdicts = self.verdicts;
-        let mut by_path: HashMap<PathBuf, Vec<usize>> = HashMap::new();
-        let mut crowded: HashSet<PathBuf> = HashSet::new();
-        for claim in self.claims {
-            interrupt::check()?;
-            let known = by_path.entry(claim.path.clone()).or_default();
-            if let Some(index) = known.iter().find(|index| claims[**index].agrees(&claim)) {
-                claims[*index].unite(claim);
-            } else if known.len() < CONTRADICTIONS {
-                known.push(claims.len());
-                claims.push(claim);
-            } else if crowded.insert(claim.path.clone()) {
-                let why = format!("more than {CONTRADICTIONS} different things are said about it");
-                verdicts.push(claim.verdict(Finding::Inconsistent(why)));
-            }
-        }
-        Ok(Self { claims, verdicts })
+    /// Returns them as sentences.
+    pub fn sentences(&self) -> impl Iterator<Item = String> {
+        let more = (self.more > 0).then(|| format!("{} more problems", self.more));
+        self.listed.iter().cloned().chain(more)
     }
 }
 
-/// How many different things may be said about one file: the length, and each algorithm, told by several.
-const CONTRADICTIONS: usize = 16;
-
-/// How many of those who say the same are named.
-const NAMED: usize = 3;
-
-impl Claim {
-    fn agrees(&self, other: &Self) -> bool {
-        let same_size = self.size.is_none() || other.size.is_none() || self.size == other.size;
-        let same_digest = self.digest.is_none() || other.digest.is_none() || self.digest == other.digest;
-        same_size && same_digest
-    }
-
-    fn unite(&mut self, other: Self) {
-        self.size = self.size.or(other.size);
-        self.digest = self.digest.take().or(other.digest);
-        if other.need == Need::Required {
-            self.need = Need::Required;
-        }
-        if other.header == Header::Gguf {
-            self.header = Header::Gguf;
-        }
-        let named = self.from.matches(", ").count() + 1;
-        if named < NAMED {
-            self.from = format!("{}, {}", self.from, other.from);
-        } else if !self.from.ends_with(" …") {
-            self.from.push_str(" …");
-        }
-    }
-}
-
-/// Tells whether a relative path stays where it starts, whatever is there.
+/// Returns `true` if a relative path names something below its start, without `..`.
 fn is_inside(path: &Path) -> bool {
     path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
         && path.components().any(|part| matches!(part, Component::Normal(_)))
         && !path.as_os_str().as_encoded_bytes().contains(&0)
 }
 
-/// Tells whether a name is that of a GGUF file.
-fn is_gguf_name(path: &Path) -> bool {
-    path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf"))
-}
-
-/// Makes text from elsewhere safe to show, on one line, and not too long.
-fn told_short(text: &str) -> String {
-    const LONG: usize = 200;
+/// Makes text of others safe to print on one line, and shortens it.
+fn shortened(text: &str) -> String {
+    const LONGEST: usize = 200;
     let safe = harmless_line(text);
-    if safe.chars().count() <= LONG {
+    if safe.chars().count() <= LONGEST {
         return safe;
     }
-    safe.chars().take(LONG).chain(['…']).collect()
+    safe.chars().take(LONGEST).chain(['…']).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn claim(from: &str, digest: Option<&str>) -> Claim {
-        let digest = digest.map(|digit| Digest::parse(Algorithm::Sha256, &digit.repeat(64)).unwrap());
-        Claim {
-            path: PathBuf::from("/m/a"),
-            shown: "a".into(),
-            need: Need::Optional,
-            size: None,
-            digest,
-            from: from.into(),
-            header: Header::None,
-        }
-    }
-
     #[test]
-    fn those_who_say_the_same_are_named_together_and_contradictions_stay() {
-        let required = Claim { need: Need::Required, ..claim("manifest: a", None) };
-        let claims = vec![claim("SHA256SUMS", Some("a")), required, claim("other", Some("b"))];
-        let said = Said { claims, verdicts: vec![] }.united().unwrap();
-        assert_eq!(said.claims.len(), 2);
-        assert_eq!(said.claims[0].from, "SHA256SUMS, manifest: a");
-        assert_eq!(said.claims[0].need, Need::Required);
-        assert_eq!(said.claims[1].from, "other");
-        let many = (0..10).map(|number| claim(&format!("m{number}"), None)).collect();
-        assert_eq!(Said { claims: many, verdicts: vec![] }.united().unwrap().claims[0].from, "m0, m1, m2 …");
-    }
-
-    #[test]
-    fn rw_6_2c_of_a_file_about_which_everything_is_said_some_is_looked_at_and_that_is_told() {
-        let other = |number: usize| {
-            let digest = Digest::parse(Algorithm::Sha256, &format!("{number:064x}")).ok();
-            Claim { digest, ..claim("SHA256SUMS", None) }
-        };
-        let claims = (0..CONTRADICTIONS + 5).chain(0..CONTRADICTIONS).map(other).collect();
-        let said = Said { claims, verdicts: vec![] }.united().unwrap();
-        assert_eq!(said.claims.len(), CONTRADICTIONS);
-        let [verdict] = &said.verdicts[..] else { panic!("{:?}", said.verdicts) };
-        assert_eq!(verdict.finding.severity(), Severity::Problem);
-    }
-
-    #[test]
-    fn a_digest_is_checked_and_its_digits_become_small() {
-        assert_eq!(Digest::parse(Algorithm::Sha256, &"A".repeat(64)).unwrap().hex, "a".repeat(64));
+    fn a_digest_has_64_digits_of_either_case() {
+        assert_eq!(Sha256Hex::parse(&"A".repeat(64)).unwrap().as_str(), "a".repeat(64));
         for bad in ["", "abc", &"g".repeat(64), &"a".repeat(63)] {
-            assert!(Digest::parse(Algorithm::Sha256, bad).is_err(), "{bad:?}");
+            assert!(Sha256Hex::parse(bad).is_err(), "{bad:?}");
         }
-        assert!(Algorithm::parse("md5").is_err());
-        assert_eq!(Algorithm::parse("SHA-256"), Ok(Algorithm::Sha256));
     }
 
     #[test]
-    fn only_a_path_that_stays_inside_is_inside() {
+    fn only_a_path_without_dot_dot_is_inside() {
         for good in ["a", "./a", "a/b", "a/./b"] {
             assert!(is_inside(Path::new(good)), "{good}");
         }
         for bad in ["", ".", "./", "/a", "..", "a/../b", "a\0b"] {
             assert!(!is_inside(Path::new(bad)), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_hundred_problems_are_listed_and_the_others_counted() {
+        let mut problems = Problems::default();
+        (0..107).for_each(|number| problems.push(|| number.to_string()));
+        assert_eq!(problems.sentences().count(), 101);
+        assert_eq!(problems.sentences().last().as_deref(), Some("7 more problems"));
     }
 }

@@ -21,7 +21,7 @@ use super::{
     Security, Service, Settings, Strategy,
 };
 use crate::error::{Failure, Outcome};
-use crate::models::places;
+use crate::models::locations;
 use crate::python::definitions::DEFAULT_PATTERNS;
 use crate::python::requirements::normal_name;
 
@@ -310,7 +310,7 @@ impl Layers {
     fn models(&self, pick: &mut Pick) -> Models {
         let (host, over) = (&self.host.models, &self.overrides);
         let moved = |stores: &Vec<PathBuf>| {
-            stores.iter().map(|path| places::below(&self.layout, path)).collect::<Vec<_>>()
+            stores.iter().map(|path| locations::below(&self.layout, path)).collect::<Vec<_>>()
         };
         Models {
             verify: pick.value(
@@ -407,7 +407,7 @@ fn check_store(layout: &Layout, store: &Path) -> Outcome<()> {
 
 fn check_stores(settings: &Settings) -> Outcome<()> {
     match settings.models.stores.iter().find_map(|path| {
-        let why = places::refusal(&settings.layout, path)?;
+        let why = locations::refusal(&settings.layout, path)?;
         Some((path, why))
     }) {
         None => Ok(()),

@@ -61,7 +61,7 @@ pub fn answer(operation: &str, request: &[u8]) -> Option<Vec<u8>> {
         by_hand::OPERATION => Some(worker::answer(request, |request| Ok(by_hand::handle(&request)))),
         envfile::OPERATION => Some(worker::answer(request, |request| envfile::handle(&request))),
         gate::OPERATION => Some(worker::answer(request, gate::handle)),
-        examine::OPERATION => Some(worker::answer(request, |request| examine::handle(&request))),
+        examine::OPERATION => Some(worker::answer(request, examine::handle)),
         mirror_unit::OPERATION => Some(worker::answer(request, mirror_unit::handle)),
         requests::OPERATION => Some(requests::answer(request)),
         entry::OPERATION => Some(worker::answer(request, |request| entry::handle(&request))),

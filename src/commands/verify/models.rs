@@ -1,7 +1,7 @@
-//! `verify`: whether the models are there, whole, and what their checksums say (RW-6.2).
+//! `verify`: whether the models are there, unchanged, and as their checksums say (RW-6.2).
 //!
-//! Needs no service, no work tree and no rights beyond reading; root on a machine has it read in a unit as the service user.
-//! The one thing that is written is what this program knows of files that were read, below its own state.
+//! It needs no service, no work tree and no rights beyond reading; root on a machine lets a unit read as the service user.
+//! It writes only the digests of the files that were read, below the tool's own state.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -14,9 +14,8 @@ use crate::clock;
 use crate::error::{Failure, Outcome};
 use crate::event::Events;
 use crate::exit::{Ended, Error, Refusal};
-use crate::models::engine::How;
-use crate::models::examine::{ExamineModelsRequest, Manifest};
-use crate::models::verify::{Summary, Verified};
+use crate::models::examine::ExamineModelsRequest;
+use crate::models::verify::{Depth, Summary, Verified};
 use crate::models::{Finding, Severity, Verdict};
 use crate::process::{Owner, Runner};
 use crate::refresh::account::millis;
@@ -33,70 +32,67 @@ use super::settings;
 /// The version of the format of `verify --json`.
 const SCHEMA: u32 = 1;
 
-/// How many verdicts of one kind people are shown.
+/// How many verdicts of one kind are printed.
 const SHOWN: usize = 20;
 
-/// What `verify --json` writes.
+/// The object of `verify --json`.
 #[derive(Debug, Serialize)]
-struct Told<'a> {
+struct VerifyOutput<'a> {
     schema: u32,
     sources: &'a [String],
     summary: &'a Summary,
     duration_ms: u64,
-    /// Why what was read is not remembered.
+    /// Why the digests are not kept.
     not_remembered: Option<String>,
-    verdicts: Vec<ToldVerdict<'a>>,
+    verdicts: Vec<VerdictJson<'a>>,
 }
 
 #[derive(Debug, Serialize)]
-struct ToldVerdict<'a> {
+struct VerdictJson<'a> {
     path: String,
     name: &'a str,
     from: &'a str,
     finding: &'static str,
     severity: &'static str,
-    /// All of it in words.
-    told: String,
-    /// What is said: a digest or a length.
+    /// The finding as a sentence.
+    #[serde(rename = "told")]
+    sentence: String,
+    /// The expected digest or length.
     #[serde(skip_serializing_if = "Option::is_none")]
     expected: Option<String>,
-    /// What was found instead.
+    /// The digest or length of the file.
     #[serde(skip_serializing_if = "Option::is_none")]
     found: Option<String>,
     bytes_read: u64,
     cached: bool,
 }
 
-/// Looks at the models; changes nothing of them.
+/// Verifies the models; changes nothing of them.
 pub(super) fn verify(layout: &Layout, args: &VerifyArgs) -> Result<Ended, Error> {
     let settings = settings(layout, Overrides::default())?.resolve().map_err(Error::Usage)?;
     let start = clock::monotonic();
-    let (verified, not_remembered) =
-        look(layout, args, &settings.models.stores).map_err(|failure| Refusal::of("verify", failure))?;
+    let verified = examined(layout, args, &settings.models.stores);
+    let (verified, not_remembered) = verified.map_err(|failure| Refusal::of("verify", failure))?;
     let duration_ms = millis(clock::monotonic().duration_since(start));
     if args.json {
-        let told = Told {
-            schema: SCHEMA,
-            sources: &verified.sources,
-            summary: &verified.summary,
-            duration_ms,
-            not_remembered,
-            verdicts: verified.verdicts.iter().map(told).collect(),
-        };
-        say(&json::pretty(&told));
+        let verdicts = verified.verdicts.iter().map(VerdictJson::new).collect();
+        let (sources, summary) = (&verified.sources[..], &verified.summary);
+        let schema = SCHEMA;
+        say(&json::pretty(&VerifyOutput { schema, sources, summary, duration_ms, not_remembered, verdicts }));
     } else {
         for line in lines(&verified, args.verbose) {
             say(&line);
         }
         if let Some(why) = not_remembered {
-            say(&paint(Tone::Quiet, &format!("not remembered for the next time: {}", harmless_line(&why))));
+            say(&paint(Tone::Quiet, &format!("the digests are not kept: {}", harmless_line(&why))));
         }
         say(&format!("{} in {}", verified.summary.in_words(), duration(duration_ms)));
     }
     Ok(if verified.summary.problems > 0 { Ended::Findings } else { Ended::Done })
 }
 
-fn look(layout: &Layout, args: &VerifyArgs, stores: &[PathBuf]) -> Outcome<(Verified, Option<String>)> {
+/// Returns what the examination found, and why its digests are not kept.
+fn examined(layout: &Layout, args: &VerifyArgs, stores: &[PathBuf]) -> Outcome<(Verified, Option<String>)> {
     let mut stores = stores.to_vec();
     for store in &args.store {
         // What was typed is a path of this machine, with or without a root.
@@ -108,50 +104,42 @@ fn look(layout: &Layout, args: &VerifyArgs, stores: &[PathBuf]) -> Outcome<(Veri
     let runner = Runner::new(Arc::new(Events::silent()));
     let owner = Owner::of(&layout.app()).or_else(|_| Owner::of(&layout.home())).unwrap_or(Owner::own());
     let env_file = EnvFile::read_at(layout, &runner);
-    let how = match (args.presence, args.no_cache) {
-        (true, _) => How::Presence,
-        (_, true) => How::Afresh,
-        _ => How::Full,
+    let depth = match (args.presence, args.no_cache) {
+        (true, _) => Depth::Presence,
+        (_, true) => Depth::Afresh,
+        _ => Depth::Full,
     };
     let cache = known(layout);
-    let request =
-        ExamineModelsRequest::new(layout, Manifest::Deployed, env_file, &stores, how, cache.clone());
-    match examine(layout, &runner, owner, request, Box::new(Bar::new("models"))) {
-        Ok(verified) => {
-            let kept = if verified.cache == cache { Ok(()) } else { keep(layout, &verified.cache) };
-            let why = kept.err().map(|failure| failure.chain().join(": "));
-            Ok((verified, why))
-        }
-        Err((failure, cache)) => {
-            // What was read is worth keeping, and the interruption is what counts.
-            let _ = keep(layout, &cache);
-            Err(failure)
-        }
-    }
+    let request = ExamineModelsRequest::new(layout, None, env_file, &stores, (depth, cache.clone()));
+    let bar = Bar::new("models");
+    let report = Box::new(move |progress: &_| bar.show(progress));
+    let verified = examine(layout, &runner, owner, request, report)?;
+    let kept = if verified.cache == cache { Ok(()) } else { keep(layout, &verified.cache) };
+    let not_kept = kept.err().map(|failure| failure.chain().join(": "));
+    Ok((verified, not_kept))
 }
 
-fn told(verdict: &Verdict) -> ToldVerdict<'_> {
-    let (expected, found) = match &verdict.finding {
-        Finding::SizeMismatch { expected, found } => (Some(expected.to_string()), Some(found.to_string())),
-        Finding::Truncated { needs, found } => (Some(needs.to_string()), Some(found.to_string())),
-        Finding::DigestMismatch { expected, found } => (Some(expected.clone()), Some(found.clone())),
-        _ => (None, None),
-    };
-    ToldVerdict {
-        path: verdict.path.to_string_lossy().into_owned(),
-        name: &verdict.shown,
-        from: &verdict.from,
-        finding: verdict.finding.word(),
-        severity: match verdict.finding.severity() {
-            Severity::Good => "good",
-            Severity::Note => "note",
-            Severity::Problem => "problem",
-        },
-        told: verdict.finding.to_string(),
-        expected,
-        found,
-        bytes_read: verdict.bytes_read,
-        cached: verdict.cached,
+impl<'a> VerdictJson<'a> {
+    fn new(verdict: &'a Verdict) -> Self {
+        let (expected, found) = match &verdict.finding {
+            Finding::SizeMismatch { expected, found } | Finding::Truncated { needs: expected, found } => {
+                (Some(expected.to_string()), Some(found.to_string()))
+            }
+            Finding::DigestMismatch { expected, found } => (Some(expected.clone()), Some(found.clone())),
+            _ => (None, None),
+        };
+        Self {
+            path: verdict.path.to_string_lossy().into_owned(),
+            name: &verdict.shown,
+            from: &verdict.from,
+            finding: verdict.finding.word(),
+            severity: verdict.finding.severity().word(),
+            sentence: verdict.finding.to_string(),
+            expected,
+            found,
+            bytes_read: verdict.bytes_read,
+            cached: verdict.cached,
+        }
     }
 }
 
@@ -173,13 +161,8 @@ fn lines(verified: &Verified, is_verbose: bool) -> Vec<String> {
             let seen = kinds.entry(verdict.finding.word()).or_default();
             *seen += 1;
             if *seen <= SHOWN || is_verbose {
-                let (told, from) =
-                    (harmless_line(&verdict.finding.to_string()), harmless_line(&verdict.from));
-                lines.push(format!(
-                    "{}  {}: {told} [{from}]",
-                    paint(tone, word),
-                    harmless_line(&verdict.shown)
-                ));
+                let line = format!("{}: {} [{}]", verdict.shown, verdict.finding, verdict.from);
+                lines.push(format!("{}  {}", paint(tone, word), harmless_line(&line)));
             }
         }
         for (kind, seen) in kinds.into_iter().filter(|(_, seen)| *seen > SHOWN && !is_verbose) {
