@@ -67,8 +67,8 @@ stage() {
 
 finish() {
     [ -z "${lab:-}" ] || kill "$lab" 2>/dev/null || true
-    # A demo that was cut short leaves its server and service; they are ended with the folder that they live in.
-    [ ! -e "$scratch/demo/demo.lock" ] || "$program" demo --dir "$scratch/demo" --stop || true
+    # A demo that was cut short leaves its server and service; they are ended with the directory that they live in.
+    [ ! -e "$scratch/demo/demo.lock" ] || demo/demo.py --dir "$scratch/demo" --stop || true
     printf '\n== summary\n'
     cat "$summary"
     printf '%-12s %5d s\n' 'in all' $(($(date +%s) - began))
@@ -156,11 +156,11 @@ run_tests() {
     return "$code"
 }
 
-# Shows the demo in a folder of its own, asks the service at its address, and ends it.
+# Shows the demo in a new directory, asks the service at its address, and ends it.
 show_demo() {
     program=${CARGO_TARGET_DIR:-target}/debug/ladylinux-refresh
     code=0
-    timeout 600 "$program" demo --dir "$scratch/demo" >"$scratch/demo.out" 2>&1 || code=$?
+    timeout 600 demo/demo.py --program "$program" --dir "$scratch/demo" >"$scratch/demo.out" 2>&1 || code=$?
     cat "$scratch/demo.out"
     url=$(tail -n 1 "$scratch/demo.out")
     if [ "$code" -eq 0 ]; then
@@ -170,7 +170,7 @@ opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 answer = opener.open(sys.argv[1], timeout=10)
 print(sys.argv[1], "answers", answer.status)' "$url" || code=$?
     fi
-    "$program" demo --dir "$scratch/demo" --stop && rm -rf "$scratch/demo" || code=$?
+    demo/demo.py --dir "$scratch/demo" --stop && rm -rf "$scratch/demo" || code=$?
     return "$code"
 }
 

@@ -64,8 +64,6 @@ pub enum Command {
     /// Make a file that refreshes a machine without a network, or look at one
     #[command(subcommand)]
     Bundle(BundleCommand),
-    /// Try everything on a small real application
-    Demo(DemoArgs),
 
     /// Runs the embedded supervisor
     #[command(hide = true)]
@@ -500,22 +498,6 @@ pub enum EnvironmentsCommand {
         #[arg(long)]
         dry_run: bool,
     },
-}
-
-/// `demo`
-#[derive(Debug, Args)]
-pub struct DemoArgs {
-    /// Where to build it, in place of an earlier demo there; without it, a folder of your own below the temporary folder
-    #[arg(long, value_name = "DIR")]
-    pub dir: Option<PathBuf>,
-
-    /// The port of the demo's service; without it, a free one
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
-    pub port: Option<u16>,
-
-    /// End what an earlier demo left running
-    #[arg(long)]
-    pub stop: bool,
 }
 
 /// `answer-while-fenced`

@@ -35,7 +35,6 @@ pub mod checkpoint;
 pub mod cli;
 pub mod clock;
 pub mod commands;
-pub mod demo;
 pub mod disk;
 pub mod doctor;
 pub mod error;

@@ -5,7 +5,6 @@ mod answer_requests;
 mod as_owner;
 mod bundle;
 mod cancel;
-mod demo;
 mod doctor;
 mod environments;
 mod history;
@@ -75,7 +74,6 @@ pub fn dispatch(cli: Cli) -> Result<Ended, Error> {
         Command::Verify(args) => verify::verify(&layout, &args),
         Command::Environments(command) => environments::environments(&layout, &command),
         Command::Stash(command) => stash::stash(&layout, &command),
-        Command::Demo(args) => demo::demo(&args),
         Command::Supervise => service::supervise(&layout),
         Command::AfterRun(args) => after_run::after_run(&layout, &args),
         Command::AnswerRequests => answer_requests::answer_requests(&layout),

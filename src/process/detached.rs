@@ -1,5 +1,5 @@
-//! The small door for the programs that outlive whoever starts them: the supervisor, the service below it, and the
-//! server of a demo.
+//! The small door for the programs that outlive their parent: the supervisor, the service below it, and a run on a host
+//! without systemd.
 //!
 //! Everything else goes through [`super::Runner`], which waits for what it starts.
 #![expect(clippy::disallowed_methods, reason = "this is the room that starts other programs")]
