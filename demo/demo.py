@@ -40,7 +40,7 @@ SERVER_MARK, SERVICE_MARK = "LADYLINUX_REFRESH_DEMO", "LADYLINUX_DATA"
 VERSIONS = {
     "initial": ("app", "Keep notes in SQLite and show the deployed version"),
     "headline": ("steps/2-headline", "Give the second edition its headline and colour"),
-    "friendly times": ("steps/3-friendly-times", "Tell the age of a note instead of its date"),
+    "friendly times": ("steps/3-friendly-times", "Show the age of a note instead of its date"),
     "broken migration": ("steps/4-pinned-notes", "Let notes be pinned"),
     "repaired migration": (
         "steps/5-pinned-notes-repaired",
@@ -392,7 +392,7 @@ def claimed(directory):
     """Makes or takes over the directory and locks it; returns its real path and the locked file.
 
     Raises DemoFailed where other users can write in it, where it holds other things than a demo, or where another
-    demo is under way in it.
+    demo uses it.
     """
     directory = Path(os.path.abspath(directory))
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -414,7 +414,7 @@ def claimed(directory):
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            cause = "another demo is under way in it"
+            cause = "another demo uses it"
     if cause is not None:
         raise DemoFailed(f"cannot use {directory} for a demo: {cause}; choose another one with --dir DIR")
     return directory.resolve(), lock

@@ -110,6 +110,7 @@ find_rust() {
 }
 
 check_scripts() {
+    scripts/check_words.py || return 1
     for script in scripts/*.sh lab/*.sh lab/*/*.sh lab/guest/*; do
         sh -n "$script" || return 1
     done
