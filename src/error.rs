@@ -7,6 +7,8 @@
 use std::error::Error as StdError;
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// The result of anything that can fail in a way that a person has to be told of.
 pub type Outcome<T> = Result<T, Failure>;
 
@@ -119,8 +121,50 @@ impl Failure {
         }
     }
 
+    /// Returns the failure as one process sends it to another. That it is an interruption is not sent: a signal to another
+    /// process is none to this one.
+    pub fn message(&self) -> FailureMessage {
+        let sentence = |link: &(dyn StdError + 'static)| Sentence {
+            text: link.to_string(),
+            is_written: link.downcast_ref::<Self>().is_some_and(|failure| failure.kind == Kind::Written),
+        };
+        FailureMessage { chain: self.links().map(sentence).collect(), hints: self.hints() }
+    }
+
     fn nested(&self) -> Option<&Self> {
         self.source.as_deref().and_then(|source| source.downcast_ref::<Self>())
+    }
+}
+
+/// A failure on its way from one process of this program to another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailureMessage {
+    /// The sentences, the outermost first.
+    chain: Vec<Sentence>,
+    /// The hints, those of the root cause first.
+    hints: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Sentence {
+    text: String,
+    /// Whether a program wrote it ([`Failure::written`]).
+    #[serde(default)]
+    is_written: bool,
+}
+
+impl From<FailureMessage> for Failure {
+    fn from(message: FailureMessage) -> Self {
+        let mut failure: Option<Self> = None;
+        for Sentence { text, is_written } in message.chain.into_iter().rev() {
+            let kind = if is_written { Kind::Written } else { Kind::Plain };
+            let outer = Self { kind, ..Self::new(text) };
+            failure = Some(match failure {
+                None => message.hints.iter().fold(outer, Self::hint),
+                Some(cause) => outer.because(cause),
+            });
+        }
+        failure.unwrap_or_else(|| Self::new("the process reported no cause"))
     }
 }
 
@@ -176,6 +220,17 @@ mod tests {
         let failure = Failure::new("the hook failed").because(written);
         assert_eq!(failure.chain(), ["the hook failed", "password=hunter2", "no such table"]);
         assert_eq!(failure.open_chain(), ["the hook failed", IN_THE_LOG, "no such table"]);
+    }
+
+    #[test]
+    fn output_of_a_program_stays_confidential_when_its_failure_comes_from_another_process() {
+        let written = Failure::written(&["password=hunter2".into()], "").hint("look at the hook");
+        let failure = Failure::new("the hook failed").because(written).hint("run it by hand");
+        let sent = serde_json::to_vec(&failure.message()).unwrap();
+        let received = Failure::from(serde_json::from_slice::<FailureMessage>(&sent).unwrap());
+        assert_eq!(received.chain(), failure.chain());
+        assert_eq!(received.open_chain(), ["the hook failed", IN_THE_LOG]);
+        assert_eq!(received.hints(), failure.hints());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock;
 use crate::disk;
-use crate::error::Outcome;
+use crate::error::{Failure, Outcome};
 use crate::event::{Event, Phase, Subscriber};
 use crate::process::ProcessId;
 use crate::report::Report;
@@ -91,6 +91,13 @@ pub struct LastRequest {
     pub run: Option<RunId>,
 }
 
+impl StatusFile {
+    /// Returns the status of a new installation.
+    fn empty() -> Self {
+        Self { schema: SCHEMA, deployed: None, current: None, last_run: None, last_request: None }
+    }
+}
+
 impl LastRequest {
     /// Tells whether run `run` was started for it and nobody has written down what came of that.
     fn is_open_for(&self, run: &RunId) -> bool {
@@ -130,13 +137,24 @@ pub struct DeployedPair {
 /// Reads the file. A torn or foreign one tells nothing, which is no error: observation decides.
 pub fn read(layout: &Layout) -> StatusFile {
     let read: Option<StatusFile> = disk::read_own_json(&layout.status_file()).ok().flatten();
-    read.filter(|status| status.schema == SCHEMA).unwrap_or(StatusFile {
-        schema: SCHEMA,
-        deployed: None,
-        current: None,
-        last_run: None,
-        last_request: None,
-    })
+    read.filter(|status| status.schema == SCHEMA).unwrap_or_else(StatusFile::empty)
+}
+
+/// Reads the file to change it. A torn one, and one of another version, is kept beside it; the deployed pair of the latter
+/// stays, since `rollback` returns to it.
+///
+/// # Errors
+/// The file exists and cannot be read, or not be kept.
+fn read_to_change(layout: &Layout) -> Outcome<StatusFile> {
+    let path = layout.status_file();
+    let Some(bytes) = disk::read_own(&path)? else { return Ok(StatusFile::empty()) };
+    match serde_json::from_slice::<StatusFile>(&bytes) {
+        Ok(status) if status.schema == SCHEMA => return Ok(status),
+        _ => disk::write_whole(&path.with_extension("json.unreadable"), &bytes, 0o644)?,
+    }
+    let other: Option<serde_json::Value> = serde_json::from_slice(&bytes).ok();
+    let deployed = other.and_then(|status| serde_json::from_value(status.get("deployed")?.clone()).ok());
+    Ok(StatusFile { deployed, ..StatusFile::empty() })
 }
 
 /// Writes down that a pair has proved itself.
@@ -229,9 +247,8 @@ impl Subscriber for CurrentKeeper {
     }
 }
 
-/// How long somebody else may hold the file's lock before it is passed over: it is held for an instant only, so whoever
-/// holds it longer hangs.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long another process may hold the file's lock, which takes an instant.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Changes the file durably.
 fn change(layout: &Layout, by: impl FnOnce(&mut StatusFile)) -> Outcome<()> {
@@ -243,12 +260,14 @@ fn change(layout: &Layout, by: impl FnOnce(&mut StatusFile)) -> Outcome<()> {
 fn change_in_passing(layout: &Layout, by: impl FnOnce(&mut StatusFile)) -> Outcome<()> {
     let lock = disk::open_lock(&layout.status_file().with_extension("lock"))?;
     let start = clock::monotonic();
-    while flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err()
-        && clock::monotonic().duration_since(start) < PATIENCE
-    {
+    while flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        if clock::monotonic().duration_since(start) > PATIENCE {
+            return Err(Failure::new("another process holds the lock of status.json")
+                .hint("ladylinux-refresh status"));
+        }
         clock::pause_regardless(Duration::from_millis(2));
     }
-    let mut status = read(layout);
+    let mut status = read_to_change(layout)?;
     by(&mut status);
     disk::write_json_whole(&layout.status_file(), &status, 0o644)
 }
@@ -266,5 +285,38 @@ mod tests {
             disk::write_atomic(&layout.status_file(), bytes, 0o644).unwrap();
             assert!(read(&layout).deployed.is_none());
         }
+    }
+
+    fn a_request() -> LastRequest {
+        let at = "2026-01-02T03:04:05Z".parse().unwrap();
+        LastRequest { at, branch: None, outcome: RequestOutcome::Refused, why: None, run: None }
+    }
+
+    #[test]
+    fn a_status_of_another_version_is_kept_and_its_deployed_pair_stays() {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Layout::below(root.path());
+        disk::make_folder(&layout.state(), 0o755).unwrap();
+        let run = RunId::parse("r-1").unwrap();
+        let deployed = serde_json::json!({
+            "commit": "1".repeat(40), "branch": "main", "generation": "g-1",
+            "refreshed_at": "2026-01-02T03:04:05Z", "run": "r-1",
+        });
+        let newer = serde_json::json!({"schema": 99, "deployed": deployed, "rings": []}).to_string();
+        disk::write_atomic(&layout.status_file(), newer.as_bytes(), 0o644).unwrap();
+        let request = LastRequest { run: Some(run.clone()), ..a_request() };
+        set_last_request(&layout, &request).unwrap();
+        assert_eq!(read(&layout).deployed.map(|pair| pair.run), Some(run));
+        let kept = disk::read_if_there(&layout.status_file().with_extension("json.unreadable")).unwrap();
+        assert_eq!(kept.as_deref(), Some(newer.as_bytes()));
+    }
+
+    #[test]
+    fn a_status_that_cannot_be_read_is_not_replaced() {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Layout::below(root.path());
+        disk::make_folder(&layout.status_file(), 0o755).unwrap();
+        assert!(set_last_request(&layout, &a_request()).is_err());
+        assert!(layout.status_file().is_dir());
     }
 }

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use crate::disk;
 use crate::error::{Failure, Outcome};
-use crate::process::{Finished, Program, Runner};
+use crate::process::{Finished, Owner, Program, Runner};
 use crate::settings::environment;
 use crate::settings::layout::Layout;
 
@@ -102,7 +102,11 @@ impl Git {
         guard::check_own(&file)?;
         if disk::read_own(&file).ok().flatten().as_deref() != Some(CONFIGURATION.as_bytes()) {
             disk::make_folder(&home, 0o755)?;
-            disk::write_atomic(&file, CONFIGURATION.as_bytes(), 0o644)?;
+            let written = disk::write_atomic(&file, CONFIGURATION.as_bytes(), 0o644);
+            // A user who only reads goes on with the file of an earlier version, until its owner uses this one.
+            if !file.exists() || Owner::of(&home)? == Owner::own() {
+                written?;
+            }
         }
         Ok(Self::found(runner, program, home))
     }

@@ -180,7 +180,8 @@ fn may_end(status: Status, ending: Ending) -> bool {
     match ending {
         Ending::Refreshed => status == Status::Between { done: Some(Phase::Status) },
         Ending::Halted => matches!(status, Status::Failed { phase } if phase.step().is_some()),
-        Ending::Refused => matches!(status, Status::Failed { phase: Phase::Staging }),
+        // A stop that fails before the fence is up has stopped nothing.
+        Ending::Refused => matches!(status, Status::Failed { phase: Phase::Staging | Phase::Stop }),
         Ending::Interrupted => !matches!(status, Status::Ended { .. }),
         Ending::Unchanged => false,
     }
@@ -247,6 +248,16 @@ mod tests {
                 let failed = Entry::Failed { phase: told, error: Vec::new() };
                 assert_eq!(status.next(&failed).is_ok(), within == told);
             }
+        }
+    }
+
+    #[test]
+    fn a_run_is_refused_only_before_its_stop_and_halts_only_in_a_step() {
+        for phase in PARTS {
+            let may_end = |ending| Status::Failed { phase }.next(&Entry::Ended { ending }).is_ok();
+            let is_before_or_at_stop = matches!(phase, Phase::Staging | Phase::Stop);
+            assert_eq!(may_end(Ending::Refused), is_before_or_at_stop, "{phase:?}");
+            assert_eq!(may_end(Ending::Halted), phase.step().is_some(), "{phase:?}");
         }
     }
 

@@ -350,7 +350,7 @@ impl Runner {
         let (stdout, stderr) = (File::from(OwnedFd::from(stdout)), File::from(OwnedFd::from(stderr)));
         let stdin = child.stdin.take().map(|stdin| File::from(OwnedFd::from(stdin)));
         let life = pidfd_open(pid, PidfdFlags::empty()).context(told)?;
-        Ok(Started { stdin, stdout, stderr, subject: Box::new(OwnChild { child, pid, life }) })
+        Ok(Started { stdin, stdout, stderr, subject: Box::new(OwnChild { child, pid, life }), is_lost: false })
     }
 
     /// Watches what was started to its end and collects it.
@@ -359,7 +359,9 @@ impl Runner {
     /// As [`Self::run`].
     pub(crate) fn finish(&self, started: &mut Started, limits: &Limits) -> Outcome<Finished> {
         let seen = watch::until_the_end(started, limits, &self.events);
-        let collected = started.subject.collect();
+        // One that waits in the kernel cannot be collected.
+        let killed = Ok(Ended::Signalled(Signal::KILL.as_raw()));
+        let collected = if started.is_lost { killed } else { started.subject.collect() };
         let seen = seen?;
         if !matches!(collected, Ok(Ended::Exited(0))) {
             // A machine that is switched off asks this process and its units to end at once: then that is the cause.

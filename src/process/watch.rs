@@ -16,6 +16,8 @@ use crate::event::Events;
 
 /// How long a program that is asked to end has before it is killed.
 pub(crate) const GRACE: Duration = Duration::from_secs(2);
+/// How long a killed program may take to end.
+const LAST_BREATH: Duration = Duration::from_secs(20);
 /// How long output is awaited from descendants that outlived a program.
 const DRAIN: Duration = Duration::from_millis(500);
 /// How much narrated output of one program is passed on; the rest is counted and left out.
@@ -55,6 +57,8 @@ pub(crate) struct Started {
     pub(crate) stderr: File,
     /// The program itself.
     pub(crate) subject: Box<dyn Subject>,
+    /// Whether it did not end although it was killed. Then it cannot be collected.
+    pub(crate) is_lost: bool,
 }
 
 /// How a program is watched.
@@ -206,10 +210,20 @@ impl Stream {
 /// # Errors
 /// The output is more than is kept whole, or the run is interrupted. The program may live on: whoever calls collects it.
 pub(crate) fn until_the_end(started: &mut Started, limits: &Limits, events: &Events) -> Outcome<Seen> {
+    watch(started, limits, events, LAST_BREATH)
+}
+
+fn watch(
+    started: &mut Started,
+    limits: &Limits,
+    events: &Events,
+    last_breath: Duration,
+) -> Outcome<Seen> {
     let (out, err) = Stream::pair(&limits.keep);
     let now = clock::monotonic();
     let watch = Watch {
         limits,
+        last_breath,
         events,
         started,
         out,
@@ -218,6 +232,7 @@ pub(crate) fn until_the_end(started: &mut Started, limits: &Limits, events: &Eve
         last_sign: now,
         cut_short: None,
         kill_at: None,
+        lost_at: None,
         drain_until: None,
     };
     watch.run().context(|| format!("cannot watch {}", limits.name))?.finish()
@@ -225,6 +240,7 @@ pub(crate) fn until_the_end(started: &mut Started, limits: &Limits, events: &Eve
 
 struct Watch<'a> {
     limits: &'a Limits,
+    last_breath: Duration,
     events: &'a Events,
     started: &'a mut Started,
     out: Stream,
@@ -233,6 +249,8 @@ struct Watch<'a> {
     last_sign: Instant,
     cut_short: Option<Ended>,
     kill_at: Option<Instant>,
+    /// Until when a killed program may take to end.
+    lost_at: Option<Instant>,
     drain_until: Option<Instant>,
 }
 
@@ -244,6 +262,7 @@ impl Watch<'_> {
                 break;
             }
             self.end_what_is_overdue(now);
+            self.give_up_if_lost(now)?;
             let [ended, stdout, stderr] = self.wait_for_a_sign()?;
             if stdout && self.out.open {
                 self.out.read(&mut self.started.stdout, self.events)?;
@@ -274,7 +293,19 @@ impl Watch<'_> {
         if self.kill_at.is_some_and(|limit| now >= limit) {
             self.started.subject.kill();
             self.kill_at = None;
+            self.lost_at = Some(now + self.last_breath);
         }
+    }
+
+    /// Gives up on a program that does not end although it was killed: it waits in the kernel, for a disk or a server.
+    fn give_up_if_lost(&mut self, now: Instant) -> Outcome<()> {
+        if self.drain_until.is_some() || self.lost_at.is_none_or(|limit| now < limit) {
+            return Ok(());
+        }
+        self.started.is_lost = true;
+        let limit = self.last_breath;
+        Err(Failure::new(format!("it does not end within {limit:?} after SIGKILL: it waits in the kernel"))
+            .hint("ps -eo pid,stat,wchan:32,args | awk '$2 ~ /^D/'"))
     }
 
     fn overdue(&self, now: Instant) -> Option<Ended> {
@@ -332,4 +363,56 @@ pub(crate) fn ready<const N: usize>(all: &[Wanted<'_>; N], limit: Duration) -> O
         found[number] = !fd.revents().is_empty();
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+
+    use super::*;
+
+    /// A process that no signal ends, as one that waits for a server that is gone.
+    #[derive(Debug)]
+    struct Endless(OwnedFd);
+
+    impl Subject for Endless {
+        fn life(&self) -> BorrowedFd<'_> {
+            self.0.as_fd()
+        }
+
+        fn terminate(&self) {}
+
+        fn kill(&self) {}
+
+        fn kill_rest(&self) {}
+
+        fn resume(&self) {}
+
+        fn collect(&mut self) -> Outcome<Ended> {
+            panic!("waits without an end")
+        }
+    }
+
+    #[test]
+    fn a_program_that_does_not_end_after_sigkill_is_given_up() {
+        let (life, _living) = std::io::pipe().unwrap();
+        let (stdout, _open) = std::io::pipe().unwrap();
+        let (stderr, _open_too) = std::io::pipe().unwrap();
+        let mut started = Started {
+            stdin: None,
+            stdout: File::from(OwnedFd::from(stdout)),
+            stderr: File::from(OwnedFd::from(stderr)),
+            subject: Box::new(Endless(life.into())),
+            is_lost: false,
+        };
+        let limits = Limits {
+            name: "hook".to_owned(),
+            deadline: Duration::ZERO,
+            stall: None,
+            keep: Keep::Narrated("hook".to_owned()),
+        };
+        let failure = watch(&mut started, &limits, &Events::silent(), Duration::ZERO).unwrap_err();
+        assert!(started.is_lost);
+        assert!(failure.chain()[1].contains("after SIGKILL"), "{failure:?}");
+    }
 }

@@ -12,7 +12,7 @@ use super::child::{Ended, Program, Runner};
 use super::identity::Owner;
 use super::watch::Limits;
 use crate::checkpoint;
-use crate::error::{Context as _, Failure, Outcome};
+use crate::error::{Context as _, FailureMessage, Outcome};
 
 /// The hidden command that a worker is started with.
 pub const COMMAND: &str = "as-owner";
@@ -55,12 +55,7 @@ pub enum Answer<A> {
     /// The work is done.
     Done(A),
     /// The work failed.
-    Failed {
-        /// The sentences, outermost first.
-        chain: Vec<String>,
-        /// The hints, closest to the cause first.
-        hints: Vec<String>,
-    },
+    Failed(FailureMessage),
 }
 
 impl<A: DeserializeOwned> Answer<A> {
@@ -72,16 +67,7 @@ impl<A: DeserializeOwned> Answer<A> {
         let failed = || format!("the process for {operation} failed");
         match serde_json::from_slice(bytes).context(failed)? {
             Self::Done(value) => Ok(value),
-            Self::Failed { chain, hints } => {
-                let mut failure: Option<Failure> = None;
-                for sentence in chain.into_iter().rev() {
-                    failure = Some(match failure {
-                        None => hints.iter().fold(Failure::new(sentence), Failure::hint),
-                        Some(cause) => Failure::new(sentence).because(cause),
-                    });
-                }
-                Err(failure.unwrap_or_else(|| Failure::new(failed())))
-            }
+            Self::Failed(message) => Err(message.into()),
         }
     }
 }
@@ -95,7 +81,7 @@ pub fn answer<Q: DeserializeOwned, A: Serialize>(
         serde_json::from_slice(request).context(|| "the request cannot be read".to_owned()).and_then(work);
     let answer = match result {
         Ok(value) => Answer::Done(value),
-        Err(failure) => Answer::Failed { chain: failure.chain(), hints: failure.hints() },
+        Err(failure) => Answer::Failed(failure.message()),
     };
     serde_json::to_vec(&answer).unwrap_or_default()
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::disk;
-use crate::error::Outcome;
+use crate::error::{Context as _, Outcome};
 use crate::event::{Event, Subscriber};
 use crate::journal::recover;
 use crate::process::ProcessId;
@@ -126,10 +126,13 @@ impl Spool {
     /// # Errors
     /// The file cannot be written.
     pub fn set_end(&self, end: ExitKind) -> Outcome<()> {
+        let passing = self.folder.join(format!("{END}.{}", rustix::process::getpid().as_raw_nonzero()));
+        write(&passing, &end)?;
+        let moved = disk::move_new(&passing, &self.folder.join(END));
         if self.end().is_some() {
-            return Ok(());
+            return disk::remove_file_if_there(&passing);
         }
-        write(&self.folder.join(END), &end)
+        moved.map(drop)
     }
 
     /// Returns how the run's process ended, from when nothing more will come of it.
@@ -151,7 +154,7 @@ fn quoted(value: &str) -> String {
 }
 
 fn write<T: Serialize>(path: &Path, value: &T) -> Outcome<()> {
-    let bytes = serde_json::to_vec(value).unwrap_or_default();
+    let bytes = serde_json::to_vec(value).context(|| format!("cannot encode {}", path.display()))?;
     disk::write_volatile(path, &bytes, 0o644)
 }
 

@@ -184,6 +184,7 @@ impl Bus {
             stdout: File::from(OwnedFd::from(stdout)),
             stderr: File::from(OwnedFd::from(stderr)),
             subject: Box::new(process),
+            is_lost: false,
         })
     }
 }

@@ -11,7 +11,7 @@ use super::log::LogLimits;
 use super::socket::SocketRequest;
 use super::tree::SERVICE_MARK;
 use crate::disk;
-use crate::error::{Context as _, Failure, Outcome};
+use crate::error::{Context as _, Failure, FailureMessage, Outcome};
 use crate::event::Events;
 use crate::process::detached::ServiceProgram;
 use crate::process::{Owner, RUN_MARK, Runner};
@@ -50,12 +50,7 @@ pub(super) enum Answer {
     /// A service runs already, under another supervisor.
     RunsAlready,
     /// Nothing was started.
-    Refused {
-        /// Why, outermost first.
-        chain: Vec<String>,
-        /// What to do about it.
-        hints: Vec<String>,
-    },
+    Refused(FailureMessage),
 }
 
 /// Prepares a start; returns the request, and what a person should look at.

@@ -131,7 +131,7 @@ impl Embedded {
                     "the service was running when it was to be started, and is now {other}"
                 ))),
             },
-            Answer::Refused { chain, hints } => Err(told_again(chain, hints)),
+            Answer::Refused(message) => Err(message.into()),
         }
     }
 
@@ -379,19 +379,6 @@ fn read_until_closed(pipe: OwnedFd, deadline: Instant) -> Outcome<Vec<u8>> {
 /// Takes note of the end of a supervisor, where it was our own child; another's is its parent's to reap.
 fn reap(supervisor: ProcessId) {
     let _ = rustix::process::waitpid(Pid::from_raw(supervisor.pid), WaitOptions::NOHANG);
-}
-
-/// Makes a failure again from what text carried of it.
-fn told_again(chain: Vec<String>, hints: Vec<String>) -> Failure {
-    let mut failure: Option<Failure> = None;
-    for sentence in chain.into_iter().rev() {
-        failure = Some(match failure {
-            None => Failure::new(sentence),
-            Some(cause) => Failure::new(sentence).because(cause),
-        });
-    }
-    let failure = failure.unwrap_or_else(|| Failure::new("the supervisor refused"));
-    hints.into_iter().fold(failure, Failure::hint)
 }
 
 impl ExitKind {

@@ -54,7 +54,7 @@ pub fn run_supervisor(layout: &Layout) -> Outcome<()> {
             None
         }
         Err(failure) => {
-            answer = Answer::Refused { chain: failure.chain(), hints: failure.hints() };
+            answer = Answer::Refused(failure.message());
             None
         }
     };
