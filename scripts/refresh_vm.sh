@@ -45,7 +45,7 @@ hand_over() {
     *) root= ;;
     esac
     case ${1:-} in
-    run | wait | cancel | plan | lock | status | verify | doctor | history | rollback | unfence | init | service | drift | environments | stash | bundle | help) ;;
+    run | wait | cancel | plan | lock | status | verify | doctor | history | rollback | unfence | init | service | drift | env | environments | stash | bundle | completions | help) ;;
     -h | --help | -V | --version) ;;
     *) set -- run "$@" ;;
     esac

@@ -218,6 +218,8 @@ fn every_command_that_a_document_or_a_message_shows_is_understood() {
             let mut words = vec!["ladylinux-refresh"];
             words.extend(line.split_whitespace().map(|word| match word {
                 "SECONDS" | "N" => "1",
+                "DURATION" => "5m",
+                "SHELL" => "bash",
                 "…" => "main",
                 _ => word,
             }));
@@ -334,8 +336,8 @@ fn rw_4_1_the_script_knows_every_command_from_a_branch() {
     let known: BTreeSet<&str> = known.trim().trim_end_matches(") ;;").split(" | ").collect();
     let real = commands();
     let real = real.iter().filter(|(words, _)| words.len() == 1).map(|(words, _)| words[0].as_str());
-    // `drift` is the former name of `stash`.
-    assert_eq!(known, real.chain(["help", "drift"]).collect());
+    // `drift` and `environments` are the former names of `stash` and `env`.
+    assert_eq!(known, real.chain(["help", "drift", "environments"]).collect());
 }
 
 #[test]
@@ -349,8 +351,8 @@ fn the_documents_tell_every_option_and_every_variable() {
         let long = shown.filter_map(clap::Arg::get_long).filter(|name| *name != "help");
         for option in long {
             let shared = match option {
-                "format" | "verbose" => row[1].contains("those of a report"),
-                "lock-timeout" => row[1].contains("of the lock"),
+                "format" | "json" | "verbose" => row[1].contains("those of a report"),
+                "wait" => row[1].contains("of the lock"),
                 _ => false,
             };
             let told = row[1].contains(&format!("--{option}")) || shared;

@@ -394,7 +394,7 @@ fn of_two_runs_at_the_same_instant_one_works_and_the_other_is_told_who() {
     let [first, second] = both;
     let (mut worker, loser) = if loser == 0 { (second, first) } else { (first, second) };
     let said = end(loser).expect(4);
-    let typed = format!("ladylinux-refresh --root {} run --lock-timeout 300", host.layout.root().display());
+    let typed = format!("ladylinux-refresh --root {} run --wait 5m", host.layout.root().display());
     for text in [&format!(" (pid {}) is under way since 20", worker.id()), "left to that run", &typed] {
         assert!(said.err.contains(text), "{text:?} is missing in\n{}", said.err);
     }
@@ -417,7 +417,7 @@ fn of_two_runs_at_the_same_instant_one_works_and_the_other_is_told_who() {
         if matches!(arguments, ["run" | "rollback", ..]) && arguments[1..] != ["--lock-timeout", "1"] {
             let mut words = arguments.to_vec();
             words[1..].sort_unstable();
-            let again = format!(" {} --lock-timeout 300", words.join(" "));
+            let again = format!(" {} --wait 5m", words.join(" "));
             assert!(said.err.contains(&again), "{again:?} is missing in\n{}", said.err);
         }
         assert!(said.err.contains(&format!("(pid {}", worker.id())), "{arguments:?}\n{}", said.err);
@@ -425,7 +425,7 @@ fn of_two_runs_at_the_same_instant_one_works_and_the_other_is_told_who() {
     }
     // Less than what was typed would do something else.
     for arguments in [&["run", "--strict", "side"][..], &["rollback", "r-1"], &["unfence"]] {
-        let again = format!(" {} --lock-timeout 300\n", arguments.join(" "));
+        let again = format!(" {} --wait 5m\n", arguments.join(" "));
         let said = host.tool(arguments).expect(4);
         assert!(said.err.contains(&again), "{again:?} is missing in\n{}", said.err);
     }

@@ -26,7 +26,7 @@ use crate::units::Units;
 use super::{place, run, settings};
 
 /// How long a request waits for another run to end, in seconds.
-const LOCK_TIMEOUT: u64 = 900;
+const LOCK_TIMEOUT: Duration = Duration::from_secs(900);
 /// How long one start takes at least on a real machine: with that the start limit of the unit tells an application that
 /// asks all the time, and a folder that cannot be emptied, from one that asks now and then.
 const AT_LEAST: Duration = Duration::from_secs(1);
@@ -136,9 +136,9 @@ fn grant(layout: &Layout, branch: &BranchName) -> Result<(), Error> {
         verify_models: None,
         bundle: BundleArgs::default(),
         strict: false,
-        report: ReportArgs { format: Some(Format::Human), verbose: false },
+        report: ReportArgs { format: Some(Format::Human), json: false, verbose: false },
         place: PlaceArgs::default(),
-        lock: LockArgs { lock_timeout: LOCK_TIMEOUT },
+        lock: LockArgs { wait: LOCK_TIMEOUT },
     };
     match run::run_as(layout, &args, Some(id.clone())) {
         Ok(_) => request.outcome = RequestOutcome::Done,

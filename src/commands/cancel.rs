@@ -15,18 +15,17 @@ use crate::relay::spool::Spool;
 use crate::report::Report;
 use crate::report::screen::say;
 use crate::settings::layout::Layout;
-use crate::settings::names::RunId;
 
 use super::place::service_in_words;
-use super::wait;
+use super::{run_id, wait};
 
 /// How long a run that was only just started may take to become a process.
 const BEGIN: Duration = Duration::from_secs(10);
 
 /// Halts a run.
 pub(super) fn cancel(layout: &Layout, args: &CancelArgs) -> Result<Ended, Error> {
-    let run = RunId::parse(&args.run).map_err(Error::Usage)?;
     let refused = |failure| Refusal::of("cancel", failure);
+    let run = run_id::resolve_or_current(layout, args.run.as_deref()).map_err(refused)?;
     let spool = Spool::of(layout, &run);
     if !spool.is_there() {
         wait::check_known(layout, "cancel", &run)?;

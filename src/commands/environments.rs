@@ -1,5 +1,7 @@
 //! `environments`: those that there are, and the removal of those that nobody needs.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use crate::cli::{EnvironmentsCommand, LockArgs};
@@ -18,7 +20,7 @@ use crate::status_file;
 
 use super::{lock, open, refuse};
 
-/// What `environments list --json` writes.
+/// What `env list --json` writes.
 #[derive(Debug, Serialize)]
 struct List {
     schema: u32,
@@ -44,10 +46,10 @@ struct Line {
     contamination: Option<Contamination>,
 }
 
-/// Does what `environments …` asks for.
+/// Does what `env …` asks for.
 pub(super) fn environments(layout: &Layout, command: &EnvironmentsCommand) -> Result<Ended, Error> {
     let on = open(layout, "environments")?;
-    let told = |failure| refuse(&on, "environments", failure, "ladylinux-refresh environments list");
+    let told = |failure| refuse(&on, "env", failure, "ladylinux-refresh env list");
     match command {
         EnvironmentsCommand::List { json } => {
             let environments = on.environments().overview().map_err(told)?;
@@ -66,7 +68,7 @@ pub(super) fn environments(layout: &Layout, command: &EnvironmentsCommand) -> Re
             if *dry_run {
                 prune(&on, keep, Doing::Telling).map_err(told)?;
             } else {
-                let _lock = lock(layout, "environments prune", None, &LockArgs { lock_timeout: 0 })?;
+                let _lock = lock(layout, "env prune", None, &LockArgs { wait: Duration::ZERO })?;
                 prune(&on, keep, Doing::Removing).map_err(told)?;
             }
         }

@@ -14,7 +14,7 @@ use crate::report::screen::{Tone, count, duration, harmless_line, paint, say};
 use crate::settings::layout::Layout;
 use crate::settings::names::RunId;
 
-use super::wait;
+use super::{run_id, wait};
 
 /// Lists the runs, or shows one whole.
 pub(super) fn history(layout: &Layout, args: &HistoryArgs) -> Result<Ended, Error> {
@@ -23,11 +23,11 @@ pub(super) fn history(layout: &Layout, args: &HistoryArgs) -> Result<Ended, Erro
     // Asked before the runs are read: one that has just ended has its report by then.
     let now = run_lock::held_by(&layout.lock_file()).map_err(told)?.and_then(|holder| holder.run);
     if let Some(name) = &args.run {
-        let run = RunId::parse(name).map_err(Error::Usage)?;
+        let run = run_id::resolve(layout, name).map_err(told)?;
         show(layout, &one(layout, run)?, now.as_ref(), args.json);
     } else {
         let mut runs = past::all(layout).map_err(told)?;
-        runs.truncate(args.number);
+        runs.truncate(args.limit);
         if args.json {
             let reports: Vec<_> = runs.iter().filter_map(|run| run.report.as_ref()).collect();
             say(&json::pretty(&reports));

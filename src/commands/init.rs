@@ -1,5 +1,6 @@
 //! `init`: brings a directory, or an existing installation, to the deployment contract. Never overwrites.
 
+use std::time::Duration;
 use std::sync::Arc;
 
 use crate::cli::{InitArgs, LockArgs};
@@ -94,7 +95,7 @@ fn transports(names: &[String]) -> Outcome<Vec<Transport>> {
 /// Takes the lock of the runs, which lies in the tool's own folder.
 fn locked(layout: &Layout, run: &RunId) -> Result<crate::journal::run_lock::RunLock, Error> {
     disk::make_folder(&layout.state(), 0o755).map_err(told)?;
-    lock(layout, "init", Some(run), &LockArgs { lock_timeout: 0 })
+    lock(layout, "init", Some(run), &LockArgs { wait: Duration::ZERO })
 }
 
 /// Takes every measure that is needed.

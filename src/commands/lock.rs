@@ -1,5 +1,7 @@
 //! `lock`: prints the lock of a definition in standard form, for whoever wants to commit it; makes a new one on request.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use crate::cli::{LockArgs, LockForm, LockWish};
@@ -44,7 +46,7 @@ pub(super) fn lock(layout: &Layout, args: &LockWish) -> Result<Ended, Error> {
     let branch = args.branch.as_deref().map(BranchName::parse).transpose().map_err(Error::Usage)?;
     let on = open_with(layout, "lock", Overrides::default())?;
     // Mirror and locks are a run's as well.
-    let _lock = take_lock(layout, "lock", None, &LockArgs { lock_timeout: 0 })?;
+    let _lock = take_lock(layout, "lock", None, &LockArgs { wait: Duration::ZERO })?;
     let refused = |failure| refuse(&on, "lock", failure, "ladylinux-refresh plan");
     let found = look(&on, branch, args.upgrade).map_err(refused)?;
     tell(args, &found).map_err(refused)?;

@@ -5,6 +5,7 @@ mod answer_requests;
 mod as_owner;
 mod bundle;
 mod cancel;
+mod completions;
 mod doctor;
 mod environments;
 mod history;
@@ -14,6 +15,7 @@ mod place;
 mod plan;
 mod rollback;
 mod run;
+mod run_id;
 mod service;
 mod stash;
 mod status;
@@ -73,6 +75,7 @@ pub fn dispatch(cli: Cli) -> Result<Ended, Error> {
         Command::Bundle(command) => bundle::bundle(&layout, &command),
         Command::Verify(args) => verify::verify(&layout, &args),
         Command::Environments(command) => environments::environments(&layout, &command),
+        Command::Completions(args) => completions::completions(&args),
         Command::Stash(command) => stash::stash(&layout, &command),
         Command::Supervise => service::supervise(&layout),
         Command::AfterRun(args) => after_run::after_run(&layout, &args),
@@ -150,7 +153,7 @@ fn refuse(on: &Installation, during: &str, failure: Failure, next: &str) -> Erro
 
 /// Takes the lock of the runs, waiting as long as the command line says.
 fn lock(layout: &Layout, command: &str, run: Option<&RunId>, args: &LockArgs) -> Result<RunLock, Error> {
-    let patience = Duration::from_secs(args.lock_timeout);
+    let patience = args.wait;
     let taken = installation::check_writable(layout)
         .and_then(|()| run_lock::take(&layout.lock_file(), command, run, patience));
     match taken {
@@ -173,7 +176,7 @@ fn lock(layout: &Layout, command: &str, run: Option<&RunId>, args: &LockArgs) ->
 fn to_type_again(layout: &Layout, error: Error, again: &str) -> Error {
     match error {
         Error::Locked { holder, .. } => {
-            Error::Locked { holder, next: as_typed(layout, &format!("{again} --lock-timeout 300")) }
+            Error::Locked { holder, next: as_typed(layout, &format!("{again} --wait 5m")) }
         }
         Error::Refused(refusal) => {
             Error::Refused(Box::new(Refusal { next: as_typed(layout, again), ..*refusal }))
@@ -222,7 +225,7 @@ fn migrate(layout: &Layout, report: &mut dyn FnMut(&str)) -> Result<(), Error> {
 /// Chooses who renders the events of a run.
 fn reporter(args: &ReportArgs) -> Box<dyn Subscriber> {
     let detail = if args.verbose { Detail::Full } else { Detail::Brief };
-    match (args.format, GitHub::detect()) {
+    match (args.format(), GitHub::detect()) {
         (Some(Format::Json), _) => Box::new(Json),
         (Some(Format::Human), _) | (None, None) => Box::new(Human::new(detail)),
         (Some(Format::Github) | None, Some(github)) => Box::new(github),

@@ -156,7 +156,7 @@ fn elsewhere(wanted: Wanted<'_>, run: &RunId) -> Result<Ended, Error> {
         if let Some(bus) = &bus {
             start::await_begin(layout, bus, run).map_err(|why| not_begun(layout, run, why))?;
         }
-        match report.format {
+        match report.format() {
             Some(Format::Json) => screen::say(&serde_json::json!({ "run": run }).to_string()),
             _ => screen::say(run.as_str()),
         }

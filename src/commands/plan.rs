@@ -1,5 +1,7 @@
 //! `plan`, and `run --dry-run`: what a run would do.
 
+use std::time::Duration;
+
 use crate::bundle::{self, Given};
 use crate::cli::{LockArgs, PlanArgs, RunArgs};
 use crate::clock;
@@ -36,9 +38,9 @@ pub(super) struct PlanWish {
 impl PlanWish {
     /// `run --dry-run`
     pub(super) fn dry_run(args: RunArgs) -> Self {
-        let json = args.report.format == Some(crate::cli::Format::Json);
+        let json = args.report.format() == Some(crate::cli::Format::Json);
         Self {
-            branch: args.branch,
+            branch: args.branch.or(args.branch_option),
             always_rebuild: args.always_rebuild_venv,
             bundle: given(&args.bundle),
             strict: args.strict,
@@ -51,7 +53,7 @@ impl PlanWish {
     /// `plan`
     pub(super) fn plan(args: PlanArgs) -> Self {
         Self {
-            branch: args.branch,
+            branch: args.branch.or(args.branch_option),
             always_rebuild: args.always_rebuild_venv,
             bundle: given(&args.bundle),
             strict: args.strict,
@@ -73,7 +75,7 @@ pub(super) fn plan(layout: &Layout, wish: &PlanWish) -> Result<Ended, Error> {
     };
     let on = open_with(layout, "plan", overrides)?.with_bundle(wish.bundle.clone());
     // The mirror that it fills is a run's as well.
-    let _lock = lock(layout, "plan", None, &LockArgs { lock_timeout: 0 })?;
+    let _lock = lock(layout, "plan", None, &LockArgs { wait: Duration::ZERO })?;
     let made = make(&on, branch, wish.verify_models);
     let tidied = interrupt::shielded(|| bundle::put_away(layout));
     let made = made.and_then(|made| tidied.map(|()| made));

@@ -39,7 +39,7 @@ pub(super) fn run(layout: &Layout, args: &RunArgs) -> Result<Ended, Error> {
 
 /// Refreshes an installation by a run whose name somebody has to know beforehand.
 pub(super) fn run_as(layout: &Layout, args: &RunArgs, run: Option<RunId>) -> Result<Ended, Error> {
-    let branch = args.branch.as_deref().map(BranchName::parse).transpose().map_err(Error::Usage)?;
+    let branch = args.branch().map(BranchName::parse).transpose().map_err(Error::Usage)?;
     super::migrate(layout, &mut |line| complain(&harmless_line(line)))?;
     let arguments = arguments(args).map_err(Error::Usage)?;
     let wish = Wish {
@@ -85,7 +85,7 @@ pub(super) fn again(arguments: &[String]) -> String {
 
 /// The command line of a worker.
 pub(super) fn with_patience(mut arguments: Vec<String>, lock: &LockArgs) -> Vec<String> {
-    arguments.push(format!("--lock-timeout={}", lock.lock_timeout));
+    arguments.push(format!("--wait={}s", lock.wait.as_secs()));
     arguments
 }
 
@@ -107,7 +107,7 @@ fn arguments(args: &RunArgs) -> Outcome<Vec<String>> {
         let file = file.to_str().ok_or_else(|| Failure::new(format!("{} is no text", file.display())))?;
         arguments.push(format!("--bundle={file}"));
     }
-    arguments.extend(args.branch.clone());
+    arguments.extend(args.branch().map(str::to_owned));
     Ok(arguments)
 }
 

@@ -1,5 +1,6 @@
 //! `stash`: previous trees that hold local changes, and the way back.
 
+use std::time::Duration;
 use std::path::{Component, Path, PathBuf};
 
 use crate::cli::{LockArgs, StashCommand};
@@ -16,7 +17,7 @@ use crate::source::stash::{self, StashRecord};
 use crate::source::stash_restore::{self, RestoreChoice};
 use crate::source::stash_show;
 
-use super::{lock, open, refuse};
+use super::{lock, open, refuse, run_id};
 
 /// How many changes `stash show` names.
 const NAMED: usize = 200;
@@ -25,8 +26,8 @@ const NAMED: usize = 200;
 pub(super) fn stash(layout: &Layout, command: &StashCommand) -> Result<Ended, Error> {
     let on = open(layout, "stash")?;
     let refused = |failure| refuse(&on, "stash", failure, "ladylinux-refresh stash list");
-    let parse = |run: &str| RunId::parse(run).map_err(Error::Usage);
-    let no_wait = LockArgs { lock_timeout: 0 };
+    let parse = |run: &str| run_id::resolve(layout, run).map_err(Error::Usage);
+    let no_wait = LockArgs { wait: Duration::ZERO };
     match command {
         StashCommand::List => list(&on).map_err(refused)?,
         StashCommand::Show { run, path } => {

@@ -1,5 +1,7 @@
 //! `init --undo`: removes what this program added, and lists it.
 
+use std::time::Duration;
+
 use crate::cli::LockArgs;
 use crate::error::Failure;
 use crate::exit::{Ended, Error};
@@ -16,7 +18,7 @@ pub(super) fn undo(layout: &Layout, dry_run: bool) -> Result<Ended, Error> {
     let layout = &on.layout;
     let refused = |failure: Failure| refuse(&on, "init --undo", failure, "ladylinux-refresh init --undo");
     let _lock =
-        if dry_run { None } else { Some(lock(layout, "init --undo", None, &LockArgs { lock_timeout: 0 })?) };
+        if dry_run { None } else { Some(lock(layout, "init --undo", None, &LockArgs { wait: Duration::ZERO })?) };
     let undo = Undo::begin(&on).map_err(refused)?;
     let steps = undo.plan().map_err(refused)?;
     for step in &steps {

@@ -12,11 +12,12 @@ use crate::relay::spool::Spool;
 use crate::settings::layout::Layout;
 use crate::settings::names::RunId;
 
-use super::{place, reporter};
+use super::{place, reporter, run_id};
 
 /// Follows a run from its beginning to its end.
 pub(super) fn wait(layout: &Layout, args: &WaitArgs) -> Result<Ended, Error> {
-    let run = RunId::parse(&args.run).map_err(Error::Usage)?;
+    let run = run_id::resolve_or_current(layout, args.run.as_deref())
+        .map_err(|failure| Refusal::of("wait", failure))?;
     let mut reporter = reporter(&args.report);
     if Spool::of(layout, &run).is_there() {
         let on_interrupt = OnInterrupt::Leave;

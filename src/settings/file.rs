@@ -172,7 +172,7 @@ impl<'de> Deserialize<'de> for Span {
 ///
 /// # Errors
 /// No unit, a negative or an unreadable duration.
-fn parse_duration(text: &str) -> Outcome<Duration> {
+pub(crate) fn parse_duration(text: &str) -> Outcome<Duration> {
     let told = || Failure::new(format!("{text:?} is not a duration such as \"60s\", \"2m\" or \"500ms\""));
     let signed: jiff::SignedDuration = text.parse().map_err(|error| told().because(error))?;
     Duration::try_from(signed).map_err(|error| told().because(error))

@@ -1,5 +1,7 @@
 //! `verify --environment`: whether environments are, byte for byte, what was built.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use crate::cli::{LockArgs, VerifyArgs};
@@ -100,7 +102,7 @@ fn write_down(layout: &Layout, on: &Installation, generation: &Generation, found
     if installation::check_writable(layout).is_err() {
         return;
     }
-    let Ok(_lock) = lock(layout, "verify", None, &LockArgs { lock_timeout: 0 }) else { return };
+    let Ok(_lock) = lock(layout, "verify", None, &LockArgs { wait: Duration::ZERO }) else { return };
     // A run may have come and gone while the bytes were read, and have built another one of this name.
     let now = Record::read(layout, &generation.name).ok().flatten();
     if now.is_none_or(|now| now.recorded_at != generation.record.recorded_at) {

@@ -1,0 +1,20 @@
+//! `completions`: the completions of a shell, on standard output.
+
+use std::io::Write as _;
+
+use clap::CommandFactory as _;
+
+use crate::cli::{Cli, CompletionsArgs};
+use crate::error::Context as _;
+use crate::exit::{Ended, Error, Refusal};
+
+/// Prints the completions.
+pub(super) fn completions(args: &CompletionsArgs) -> Result<Ended, Error> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "ladylinux-refresh", &mut script);
+    std::io::stdout()
+        .write_all(&script)
+        .context(|| "cannot write to standard output".to_owned())
+        .map_err(|failure| Refusal::of("completions", failure))?;
+    Ok(Ended::Done)
+}

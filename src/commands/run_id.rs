@@ -1,0 +1,77 @@
+//! The run that a user means: its ID, a unique beginning of it, `latest`, `-N`, or the run in progress.
+
+use crate::error::{Failure, Outcome};
+use crate::installation::as_typed;
+use crate::journal::recover;
+use crate::settings::layout::Layout;
+use crate::settings::names::RunId;
+use crate::status_file;
+
+/// Returns the run that `text` stands for: `latest` and `-1` are the last run, `-2` is the one before. A text of which no
+/// run begins is read as an ID, since a run without a record may still have an output.
+///
+/// # Errors
+/// The text is not a run ID, fits several runs, or the runs cannot be read.
+pub(super) fn resolve(layout: &Layout, text: &str) -> Outcome<RunId> {
+    let runs = recover::all(&layout.runs())?;
+    if let Some(back) = back(text) {
+        let index = runs.len().checked_sub(back).filter(|_| back > 0);
+        return index.map(|index| runs[index].clone()).ok_or_else(|| {
+            Failure::new(format!("there is no run {text}: {} runs are kept", runs.len()))
+                .hint(as_typed(layout, "ladylinux-refresh history"))
+        });
+    }
+    let fitting: Vec<&RunId> = runs.iter().filter(|run| run.as_str().starts_with(text)).collect();
+    match fitting.as_slice() {
+        _ if runs.iter().any(|run| run.as_str() == text) => RunId::parse(text),
+        [] => RunId::parse(text),
+        [only] => Ok((*only).clone()),
+        [first, .., last] => Err(Failure::new(format!(
+            "{text} is the beginning of {} run IDs, from {first} to {last}",
+            fitting.len()
+        ))
+        .hint(as_typed(layout, "ladylinux-refresh history"))),
+    }
+}
+
+/// Returns the run that `text` stands for; without a text the run in progress.
+///
+/// # Errors
+/// As [`resolve`], or no run is in progress.
+pub(super) fn resolve_or_current(layout: &Layout, text: Option<&str>) -> Outcome<RunId> {
+    if let Some(text) = text {
+        return resolve(layout, text);
+    }
+    status_file::read(layout).current.map(|current| current.run).ok_or_else(|| {
+        Failure::new("no run is in progress").hint(as_typed(layout, "ladylinux-refresh history"))
+    })
+}
+
+/// Returns how many runs back from the end a text counts; `None` for an ID.
+fn back(text: &str) -> Option<usize> {
+    if text == "latest" { Some(1) } else { text.strip_prefix('-')?.parse().ok() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk;
+
+    #[test]
+    fn a_run_is_named_by_its_id_a_beginning_or_its_place_from_the_end() {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Layout::below(root.path());
+        for name in ["20260101T000000000Z-1", "20260102T000000000Z-1", "20260102T000000000Z-12"] {
+            disk::make_folder(&layout.run(&RunId::parse(name).unwrap()), 0o755).unwrap();
+        }
+        let found = |text: &str| resolve(&layout, text).map(|run| run.as_str().to_owned());
+        assert_eq!(found("latest").unwrap(), "20260102T000000000Z-12");
+        assert_eq!(found("-3").unwrap(), "20260101T000000000Z-1");
+        assert_eq!(found("20260101").unwrap(), "20260101T000000000Z-1");
+        assert_eq!(found("20260102T000000000Z-1").unwrap(), "20260102T000000000Z-1", "an ID, and a beginning");
+        assert!(found("20260102").unwrap_err().summary().contains("2 run IDs"));
+        assert!(found("-4").is_err() && found("-0").is_err());
+        assert_eq!(found("20270101T000000000Z-1").unwrap(), "20270101T000000000Z-1");
+        assert!(resolve_or_current(&layout, None).is_err());
+    }
+}
