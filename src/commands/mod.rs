@@ -52,6 +52,20 @@ use crate::units;
 /// # Errors
 /// Whatever ends the command badly; [`Error::code`] is the exit code.
 pub fn dispatch(cli: Cli) -> Result<Ended, Error> {
+    // A run goes on whatever becomes of its output.
+    let needs_output =
+        !matches!(cli.command, Command::Run(_) | Command::Rollback(_) | Command::Wait(_) | Command::Cancel(_));
+    let ended = dispatch_to_command(cli)?;
+    match screen::lost().filter(|_| needs_output) {
+        Some(error) => {
+            let failure = Failure::new("standard output has not taken all of the result").because(error);
+            Err(Refusal::with_next("output", failure, "df -h"))
+        }
+        None => Ok(ended),
+    }
+}
+
+fn dispatch_to_command(cli: Cli) -> Result<Ended, Error> {
     rustix::process::umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);
     let layout = layout(cli.root.as_deref()).map_err(Error::Usage)?;
     // The supervisor handles its own signals.

@@ -94,23 +94,11 @@ impl Subscriber for Human {
             }
             Event::PhaseFinished { phase, duration_ms, summary } => {
                 self.end_bar();
-                let mark = paint(Tone::Good, "✓");
-                self.say(&format!(
-                    "{mark} {:<13} {:<62} {:>8}",
-                    label(*phase),
-                    harmless_line(summary),
-                    duration(*duration_ms)
-                ));
+                self.say(&phase_line(Tone::Good, *phase, &harmless_line(summary), *duration_ms, screen::width()));
             }
             Event::PhaseFailed { phase, duration_ms, .. } => {
                 self.end_bar();
-                let mark = paint(Tone::Bad, "✗");
-                self.say(&format!(
-                    "{mark} {:<13} {:<62} {:>8}",
-                    label(*phase),
-                    "failed",
-                    duration(*duration_ms)
-                ));
+                self.say(&phase_line(Tone::Bad, *phase, "failed", *duration_ms, screen::width()));
             }
             Event::RunFinished { report: result } => {
                 self.end_bar();
@@ -120,6 +108,15 @@ impl Subscriber for Human {
             }
         }
     }
+}
+
+/// Returns the line of a phase that has ended, which fits into `width` columns.
+fn phase_line(tone: Tone, phase: Phase, summary: &str, duration_ms: u64, width: usize) -> String {
+    let mark = paint(tone, if tone == Tone::Good { "✓" } else { "✗" });
+    // Mark, label and time take 25 columns with the spaces between.
+    let middle = width.saturating_sub(25);
+    let summary = screen::cut(summary, middle);
+    format!("{mark} {:<13} {summary:<middle$} {:>8}", label(phase), duration(duration_ms))
 }
 
 fn label(phase: Phase) -> String {
@@ -409,4 +406,20 @@ fn connections(seen: &Connections) -> Option<String> {
         parts.push(format!("{} that had been open for longer ended with the stop", seen.ended));
     }
     (!parts.is_empty()).then(|| format!("  connections  {}", parts.join("; ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_of_a_phase_fits_into_60_80_and_120_columns() {
+        for width in [60, 80, 120] {
+            for summary in ["done", &"word ".repeat(40)] {
+                let line = phase_line(Tone::Good, Phase::Environment, summary, 61_234, width);
+                assert_eq!(line.chars().count(), width, "{line}");
+                assert!(line.ends_with("1m 1s") || line.ends_with(" s"), "{line}");
+            }
+        }
+    }
 }

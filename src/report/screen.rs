@@ -1,16 +1,22 @@
 //! The one door to standard output and standard error.
 //!
-//! A closed output, a full disk behind a redirection or a terminal that went away never ends a run: what cannot be
-//! written is dropped, and the reports on disk stay complete.
+//! A closed output, a full disk behind a redirection or a terminal that went away never ends a run: lines that cannot be
+//! written are dropped, and the reports on disk stay complete. A command whose product is its output asks [`lost`] at its end.
 
 use std::io::{IsTerminal as _, Write as _};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use anstyle::{AnsiColor, Style};
 
 use crate::settings::environment;
 
 static COLOUR: AtomicBool = AtomicBool::new(false);
+
+/// Why standard output has lost something, the number of the error.
+static LOST: AtomicI32 = AtomicI32::new(0);
+
+/// The width of lines in a file or a pipe, in columns.
+const WIDTH: usize = 80;
 
 /// Decides once whether to colour: on a terminal, unless `NO_COLOR` is set or `TERM` is `dumb`.
 pub fn settle_colour() {
@@ -32,14 +38,42 @@ pub fn is_on_terminal() -> bool {
 
 /// Writes a line to standard output.
 pub fn say(line: &str) {
-    let mut out = std::io::stdout().lock();
-    let _ = out.write_all(line.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush());
+    write_all(&[line.as_bytes(), b"\n"]);
 }
 
 /// Writes bytes to standard output as they are.
 pub fn write(bytes: &[u8]) {
+    write_all(&[bytes]);
+}
+
+fn write_all(parts: &[&[u8]]) {
     let mut out = std::io::stdout().lock();
-    let _ = out.write_all(bytes).and_then(|()| out.flush());
+    let written = parts.iter().try_for_each(|part| out.write_all(part)).and_then(|()| out.flush());
+    if let Err(error) = written {
+        let number = error.raw_os_error().unwrap_or(rustix::io::Errno::IO.raw_os_error());
+        LOST.store(number, Ordering::Relaxed);
+    }
+}
+
+/// Returns why standard output has lost something; `None` if it has lost nothing, or if its reader has gone.
+pub fn lost() -> Option<std::io::Error> {
+    let number = LOST.load(Ordering::Relaxed);
+    let error = (number != 0).then(|| std::io::Error::from_raw_os_error(number));
+    error.filter(|error| error.kind() != std::io::ErrorKind::BrokenPipe)
+}
+
+/// Returns how many columns a line of standard output has: those of the terminal, at least 40; 80 without one.
+pub fn width() -> usize {
+    let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok().filter(|_| is_terminal());
+    size.map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0).map_or(WIDTH, |columns| columns.max(40))
+}
+
+/// Returns the beginning of a text that fits into so many columns, with an ellipsis if the text is longer.
+pub fn cut(text: &str, columns: usize) -> String {
+    if text.chars().count() <= columns {
+        return text.to_owned();
+    }
+    text.chars().take(columns.saturating_sub(1)).chain(['…']).collect()
 }
 
 /// Writes a line to standard error.
