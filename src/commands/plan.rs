@@ -110,6 +110,7 @@ fn make(on: &Installation, branch: Option<BranchName>, models: Option<ModelCheck
 }
 
 fn show(plan: &Plan) {
+    say(&paint(Tone::Strong, verdict(plan)));
     let now = plan.commit_now.as_ref().map_or("no commit", |commit| commit.short());
     say(&format!("{} {now} → {} on {}", paint(Tone::Strong, "commit"), plan.commit.short(), plan.branch));
     if let Some(changes) = &plan.changes {
@@ -152,7 +153,15 @@ fn show(plan: &Plan) {
             paint(Tone::Quiet, &format!("because {}", harmless_line(&action.why)))
         ));
     }
-    say(if plan.changed { "a refresh would change something" } else { "a refresh would change nothing" });
+}
+
+/// Returns the effect of a refresh in one line.
+fn verdict(plan: &Plan) -> &'static str {
+    if plan.changed {
+        "A refresh would change something."
+    } else {
+        "Up to date: a refresh would change nothing, and restart the service."
+    }
 }
 
 fn show_local(local: &LocalChanges) {

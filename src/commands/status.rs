@@ -103,7 +103,24 @@ fn fence_in_words(fence: &Fence) -> String {
     fence.refusal().chain().into_iter().skip(1).collect::<Vec<_>>().join(": ")
 }
 
+/// Returns the state of the installation in one line.
+fn verdict(status: &Status) -> String {
+    let is_deployed = status.deployed.as_ref().map(|pair| &pair.commit) == status.commit.as_ref();
+    let version = match &status.deployed {
+        Some(pair) => format!("{} on {}", pair.commit.short(), pair.branch),
+        None => "a version that has passed no health check yet".to_owned(),
+    };
+    match (&status.running_now, &status.fence, status.service.state.as_str()) {
+        (Some(run), ..) => format!("In progress: run {run}"),
+        (None, Some(_), _) => paint(Tone::Bad, "Failed: the service is fenced and does not start"),
+        (None, None, "running") if is_deployed => paint(Tone::Good, &format!("Running: {version}")),
+        (None, None, "running") => paint(Tone::Warning, "Running, and app/ is at another commit than deployed"),
+        (None, None, state) => paint(Tone::Warning, &format!("Not running: the service is {state}")),
+    }
+}
+
 fn show(on: &Installation, status: &Status) {
+    say(&verdict(status));
     match &status.deployed {
         None => say("deployed     nothing has proved itself yet"),
         Some(pair) => say(&format!(
