@@ -153,18 +153,19 @@ struct Sentence {
     is_written: bool,
 }
 
-impl From<FailureMessage> for Failure {
-    fn from(message: FailureMessage) -> Self {
-        let mut failure: Option<Self> = None;
-        for Sentence { text, is_written } in message.chain.into_iter().rev() {
+impl FailureMessage {
+    /// Returns the failure that was sent.
+    pub fn into_failure(self) -> Failure {
+        let mut failure: Option<Failure> = None;
+        for Sentence { text, is_written } in self.chain.into_iter().rev() {
             let kind = if is_written { Kind::Written } else { Kind::Plain };
-            let outer = Self { kind, ..Self::new(text) };
+            let outer = Failure { kind, ..Failure::new(text) };
             failure = Some(match failure {
-                None => message.hints.iter().fold(outer, Self::hint),
+                None => self.hints.iter().fold(outer, Failure::hint),
                 Some(cause) => outer.because(cause),
             });
         }
-        failure.unwrap_or_else(|| Self::new("the process reported no cause"))
+        failure.unwrap_or_else(|| Failure::new("the process reported no cause"))
     }
 }
 
@@ -227,7 +228,7 @@ mod tests {
         let written = Failure::written(&["password=hunter2".into()], "").hint("look at the hook");
         let failure = Failure::new("the hook failed").because(written).hint("run it by hand");
         let sent = serde_json::to_vec(&failure.message()).unwrap();
-        let received = Failure::from(serde_json::from_slice::<FailureMessage>(&sent).unwrap());
+        let received = serde_json::from_slice::<FailureMessage>(&sent).unwrap().into_failure();
         assert_eq!(received.chain(), failure.chain());
         assert_eq!(received.open_chain(), ["the hook failed", IN_THE_LOG]);
         assert_eq!(received.hints(), failure.hints());

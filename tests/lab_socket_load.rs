@@ -3,7 +3,6 @@
 #![allow(clippy::print_stderr, clippy::disallowed_macros, reason = "the longest wait is printed")]
 
 #[path = "common/dice.rs"]
-#[allow(dead_code, reason = "no dice are thrown")]
 mod dice;
 #[path = "lab_socket/host.rs"]
 mod host;

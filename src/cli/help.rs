@@ -7,9 +7,7 @@ pub(super) const TEMPLATE: &str = "\
 {usage-heading} {usage}
 
 {before-help}Options:
-{options}
-
-{after-help}";
+{options}{after-help}";
 
 /// The commands by purpose. A test compares them with the command line.
 pub(super) const GROUPS: &str = "\
@@ -101,8 +99,8 @@ Examples:
   ladylinux-refresh stash restore latest";
 
 pub(super) const UNFENCE: &str = "\
-The fence protects against a half-updated application. `run` and `rollback` remove it
-when they succeed; `unfence` removes it without a refresh.
+The fence protects against a half-updated application. `run` and `rollback`
+remove it when they succeed; `unfence` removes it without a refresh.
 
 Examples:
   ladylinux-refresh unfence

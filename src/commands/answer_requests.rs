@@ -128,6 +128,7 @@ fn grant(layout: &Layout, branch: &BranchName) -> Result<(), Error> {
     say(&format!("the application asks for {branch}: run {id}"));
     write_down(layout, &request);
     let args = RunArgs {
+        branch_option: None,
         branch: Some(branch.to_string()),
         if_changed: false,
         dry_run: false,

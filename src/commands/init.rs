@@ -1,7 +1,7 @@
 //! `init`: brings a directory, or an existing installation, to the deployment contract. Never overwrites.
 
-use std::time::Duration;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::cli::{InitArgs, LockArgs};
 use crate::clock;

@@ -53,8 +53,10 @@ use crate::units;
 /// Whatever ends the command badly; [`Error::code`] is the exit code.
 pub fn dispatch(cli: Cli) -> Result<Ended, Error> {
     // A run goes on whatever becomes of its output.
-    let needs_output =
-        !matches!(cli.command, Command::Run(_) | Command::Rollback(_) | Command::Wait(_) | Command::Cancel(_));
+    let needs_output = !matches!(
+        cli.command,
+        Command::Run(_) | Command::Rollback(_) | Command::Wait(_) | Command::Cancel(_)
+    );
     let ended = dispatch_to_command(cli)?;
     match screen::lost().filter(|_| needs_output) {
         Some(error) => {

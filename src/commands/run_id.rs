@@ -8,12 +8,13 @@ use crate::settings::names::RunId;
 use crate::status_file;
 
 /// Returns the run that `text` stands for: `latest` and `-1` are the last run, `-2` is the one before. A text of which no
-/// run begins is read as an ID, since a run without a record may still have an output.
+/// run begins is read as an ID, since a run without a record may still have an output. So
+/// is every text if the caller may not list the runs.
 ///
 /// # Errors
-/// The text is not a run ID, fits several runs, or the runs cannot be read.
+/// The text is not a run ID, or fits several runs.
 pub(super) fn resolve(layout: &Layout, text: &str) -> Outcome<RunId> {
-    let runs = recover::all(&layout.runs())?;
+    let Ok(runs) = recover::all(&layout.runs()) else { return RunId::parse(text) };
     if let Some(back) = back(text) {
         let index = runs.len().checked_sub(back).filter(|_| back > 0);
         return index.map(|index| runs[index].clone()).ok_or_else(|| {
@@ -68,7 +69,11 @@ mod tests {
         assert_eq!(found("latest").unwrap(), "20260102T000000000Z-12");
         assert_eq!(found("-3").unwrap(), "20260101T000000000Z-1");
         assert_eq!(found("20260101").unwrap(), "20260101T000000000Z-1");
-        assert_eq!(found("20260102T000000000Z-1").unwrap(), "20260102T000000000Z-1", "an ID, and a beginning");
+        assert_eq!(
+            found("20260102T000000000Z-1").unwrap(),
+            "20260102T000000000Z-1",
+            "an ID, and a beginning"
+        );
         assert!(found("20260102").unwrap_err().summary().contains("2 run IDs"));
         assert!(found("-4").is_err() && found("-0").is_err());
         assert_eq!(found("20270101T000000000Z-1").unwrap(), "20270101T000000000Z-1");

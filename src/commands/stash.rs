@@ -1,7 +1,7 @@
 //! `stash`: previous trees that hold local changes, and the way back.
 
-use std::time::Duration;
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
 use crate::cli::{LockArgs, StashCommand};
 use crate::clock;

@@ -114,7 +114,9 @@ fn verdict(status: &Status) -> String {
         (Some(run), ..) => format!("In progress: run {run}"),
         (None, Some(_), _) => paint(Tone::Bad, "Failed: the service is fenced and does not start"),
         (None, None, "running") if is_deployed => paint(Tone::Good, &format!("Running: {version}")),
-        (None, None, "running") => paint(Tone::Warning, "Running, and app/ is at another commit than deployed"),
+        (None, None, "running") => {
+            paint(Tone::Warning, "Running, and app/ is at another commit than deployed")
+        }
         (None, None, state) => paint(Tone::Warning, &format!("Not running: the service is {state}")),
     }
 }

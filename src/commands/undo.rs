@@ -17,8 +17,11 @@ pub(super) fn undo(layout: &Layout, dry_run: bool) -> Result<Ended, Error> {
     let on = open(layout, "init --undo")?;
     let layout = &on.layout;
     let refused = |failure: Failure| refuse(&on, "init --undo", failure, "ladylinux-refresh init --undo");
-    let _lock =
-        if dry_run { None } else { Some(lock(layout, "init --undo", None, &LockArgs { wait: Duration::ZERO })?) };
+    let _lock = if dry_run {
+        None
+    } else {
+        Some(lock(layout, "init --undo", None, &LockArgs { wait: Duration::ZERO })?)
+    };
     let undo = Undo::begin(&on).map_err(refused)?;
     let steps = undo.plan().map_err(refused)?;
     for step in &steps {

@@ -350,7 +350,13 @@ impl Runner {
         let (stdout, stderr) = (File::from(OwnedFd::from(stdout)), File::from(OwnedFd::from(stderr)));
         let stdin = child.stdin.take().map(|stdin| File::from(OwnedFd::from(stdin)));
         let life = pidfd_open(pid, PidfdFlags::empty()).context(told)?;
-        Ok(Started { stdin, stdout, stderr, subject: Box::new(OwnChild { child, pid, life }), is_lost: false })
+        Ok(Started {
+            stdin,
+            stdout,
+            stderr,
+            subject: Box::new(OwnChild { child, pid, life }),
+            is_lost: false,
+        })
     }
 
     /// Watches what was started to its end and collects it.

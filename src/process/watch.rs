@@ -213,12 +213,7 @@ pub(crate) fn until_the_end(started: &mut Started, limits: &Limits, events: &Eve
     watch(started, limits, events, LAST_BREATH)
 }
 
-fn watch(
-    started: &mut Started,
-    limits: &Limits,
-    events: &Events,
-    last_breath: Duration,
-) -> Outcome<Seen> {
+fn watch(started: &mut Started, limits: &Limits, events: &Events, last_breath: Duration) -> Outcome<Seen> {
     let (out, err) = Stream::pair(&limits.keep);
     let now = clock::monotonic();
     let watch = Watch {

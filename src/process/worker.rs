@@ -67,7 +67,7 @@ impl<A: DeserializeOwned> Answer<A> {
         let failed = || format!("the process for {operation} failed");
         match serde_json::from_slice(bytes).context(failed)? {
             Self::Done(value) => Ok(value),
-            Self::Failed(message) => Err(message.into()),
+            Self::Failed(message) => Err(message.into_failure()),
         }
     }
 }

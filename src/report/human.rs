@@ -94,7 +94,13 @@ impl Subscriber for Human {
             }
             Event::PhaseFinished { phase, duration_ms, summary } => {
                 self.end_bar();
-                self.say(&phase_line(Tone::Good, *phase, &harmless_line(summary), *duration_ms, screen::width()));
+                self.say(&phase_line(
+                    Tone::Good,
+                    *phase,
+                    &harmless_line(summary),
+                    *duration_ms,
+                    screen::width(),
+                ));
             }
             Event::PhaseFailed { phase, duration_ms, .. } => {
                 self.end_bar();

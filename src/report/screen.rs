@@ -65,7 +65,9 @@ pub fn lost() -> Option<std::io::Error> {
 /// Returns how many columns a line of standard output has: those of the terminal, at least 40; 80 without one.
 pub fn width() -> usize {
     let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok().filter(|_| is_terminal());
-    size.map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0).map_or(WIDTH, |columns| columns.max(40))
+    size.map(|size| usize::from(size.ws_col))
+        .filter(|columns| *columns > 0)
+        .map_or(WIDTH, |columns| columns.max(40))
 }
 
 /// Returns the beginning of a text that fits into so many columns, with an ellipsis if the text is longer.

@@ -131,7 +131,7 @@ impl Embedded {
                     "the service was running when it was to be started, and is now {other}"
                 ))),
             },
-            Answer::Refused(message) => Err(message.into()),
+            Answer::Refused(message) => Err(message.into_failure()),
         }
     }
 
