@@ -5,8 +5,8 @@ use std::os::unix::fs::MetadataExt as _;
 
 use crate::error::Context as _;
 
+use super::account::Account;
 use super::{Examined, Findings, Found, cleaning, some_of};
-use crate::doctor::sudo::Account;
 use crate::report::shell::quoted;
 
 /// It is there, and the service can read it.

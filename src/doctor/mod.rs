@@ -4,6 +4,7 @@
 //! it. What preflight asks as well is asked by the same function. What cannot be looked at, because the caller may not or
 //! because there is no installation yet, is told as that and never taken for good. `docs/doctor.md` lists the checks.
 
+mod account;
 mod env_file;
 mod examined;
 mod machine;
@@ -12,7 +13,7 @@ mod python;
 mod requests;
 mod scripts;
 mod stores;
-pub(crate) mod sudo;
+mod sudo;
 mod tree;
 mod unit;
 

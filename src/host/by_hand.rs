@@ -24,7 +24,7 @@ use crate::source::work_tree::{self, Head, set_origin_command};
 use crate::systemd::unit::LoadState;
 use crate::units::{Job, Role, Units};
 
-use super::{Host, Keeper, SERVICE_USER, rules, unit, user};
+use super::{Host, Keeper, SERVICE_USER, sudo, unit, user};
 
 /// The worker's operation that reads what a clone calls origin.
 pub const OPERATION: &str = "read-origin";
@@ -64,8 +64,8 @@ pub fn notes(host: &Host) -> Outcome<Vec<Note>> {
     if host.layout.is_real() {
         notes.extend(settings(host));
         notes.extend(login());
+        notes.extend(sudo_rules(host)?);
     }
-    notes.extend(sudo(host)?);
     if let (true, Ok(owner)) = (host.layout.app().join(".git").is_dir(), host.owner()) {
         notes.extend(host.with_git(|git, _| tree(host, git, owner))?);
     }
@@ -118,20 +118,27 @@ fn login() -> Option<Note> {
     ))
 }
 
-/// Sudo rules of the time before.
-fn sudo(host: &Host) -> Outcome<Vec<Note>> {
-    let rules = rules::risky(&host.layout)?.into_iter().map(|(file, line, text)| {
-        Note::new(
-            format!("{}, line {line}: {text}", file.display()),
-            format!(
-                "whoever controls the application is root by this rule; a refresh needs none: it is run by root, or \
-                 asked for with a file in {} (docs/requests.md)",
-                host.layout.requests().display()
-            ),
-            format!("visudo -f {}, and take that line out", quoted_path(&file)),
-        )
-    });
-    Ok(rules.collect())
+/// Rules of sudo for the service user.
+fn sudo_rules(host: &Host) -> Outcome<Vec<Note>> {
+    let Some(user) = Owner::named(SERVICE_USER)? else { return Ok(Vec::new()) };
+    let why = format!(
+        "an attacker who controls the application has root's rights by such a rule; a refresh needs none: root runs \
+         it, or a file in {} requests it (docs/requests.md)",
+        host.layout.requests().display()
+    );
+    let note = |rule: sudo::Rule| {
+        let what = format!("sudo lets {SERVICE_USER} run as root: {}", rule.command);
+        Note::new(what, why.clone(), format!("remove the rule: {}", rule.edit()))
+    };
+    match sudo::rules(&host.layout, &host.runner, user) {
+        Ok(rules) => Ok(rules.into_iter().map(note).collect()),
+        Err(failure) if failure.interrupted_by().is_some() => Err(failure),
+        // A broken sudo hinders nothing that `init` does.
+        Err(failure) => {
+            let what = format!("the rules of sudo are not checked: {}", failure.chain().join(": "));
+            Ok(vec![Note::new(what, why, format!("sudo -l -U {SERVICE_USER}"))])
+        }
+    }
 }
 
 /// The work tree: what a run would stumble over, and what it will change.

@@ -122,10 +122,6 @@ impl Layout {
         folders.extend([self.package_units(), self.at("lib/systemd/system")]);
         folders
     }
-    /// `/etc/sudoers`: what people may do as root.
-    pub fn sudoers(&self) -> PathBuf {
-        self.at("etc/sudoers")
-    }
     /// `/etc/passwd` and `/etc/group`: what users and groups are called.
     pub fn accounts(&self) -> [PathBuf; 2] {
         ["etc/passwd", "etc/group"].map(|path| self.at(path))
