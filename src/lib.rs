@@ -15,7 +15,7 @@
 //! A machine without a network is refreshed from a file, which fills the same stores: [`bundle`].
 //!
 //! Beside the run: [`host`] sets a machine up, and takes over one that was set up by hand; [`doctor`] looks for what is
-//! wrong and changes nothing; [`requests`] lets the application ask for a run; [`page`] answers visitors while the service is
+//! wrong and changes nothing; [`requests`] takes the requests of the application; [`page`] answers visitors while the service is
 //! fenced.
 //!
 //! The tool's own files lie below `/var/lib/ladylinux-refresh` ([`settings::layout`]): `mirror.git`, `generations/`,

@@ -48,8 +48,8 @@ impl StatusFile {
         self.current.as_ref().filter(|current| current.process.is_alive()).map(|current| current.run.clone())
     }
 
-    /// Settles the request that run `run` was started for, where nobody has done so: whoever answered it may have been ended
-    /// while the run went on. `why` tells of one that failed.
+    /// Records the outcome of the request that started run `run`, if it is still open: the process that answered it may have
+    /// ended before the run. `why` is the reason where the run failed.
     fn settle_request(&mut self, run: &RunId, why: Option<String>) {
         if let Some(request) = self.last_request.as_mut().filter(|request| request.is_open_for(run)) {
             request.outcome = if why.is_none() { RequestOutcome::Done } else { RequestOutcome::Failed };
@@ -81,7 +81,7 @@ pub struct Current {
 pub struct LastRequest {
     /// When it was found, in UTC.
     pub at: jiff::Timestamp,
-    /// The branch that it names, as far as it names one.
+    /// The branch to refresh; `None` where the settings could not be read.
     pub branch: Option<String>,
     /// What became of it.
     pub outcome: RequestOutcome,
@@ -99,7 +99,7 @@ impl StatusFile {
 }
 
 impl LastRequest {
-    /// Tells whether run `run` was started for it and nobody has written down what came of that.
+    /// Returns whether it started run `run` and its outcome is not recorded yet.
     fn is_open_for(&self, run: &RunId) -> bool {
         self.outcome == RequestOutcome::Started && self.run.as_ref() == Some(run)
     }
@@ -109,7 +109,7 @@ impl LastRequest {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RequestOutcome {
-    /// It is not allowed, or no request at all.
+    /// The settings do not allow it.
     Refused,
     /// Its run was started.
     Started,

@@ -141,77 +141,80 @@ fn a_run_that_was_killed_is_told_as_killed_until_the_next_one() {
 }
 
 #[test]
-fn the_application_gets_an_allowed_branch_and_nothing_else() {
+fn a_request_refreshes_the_deployed_branch_if_the_host_allows_it_and_its_content_is_not_read() {
     let host = Host::running();
-    let folder = host.layout.requests();
-    fs::create_dir_all(&folder).unwrap();
-    let ask = |text: &str| fs::write(folder.join("request"), text).unwrap();
+    let directory = host.layout.requests();
+    fs::create_dir_all(&directory).unwrap();
+    let request = |content: &str| fs::write(directory.join("request"), content).unwrap();
     let answer = || {
         let ran = host.tool(["answer-requests"]).expect(0);
-        assert!(fs::read_dir(&folder).unwrap().next().is_none(), "something is left");
+        assert!(fs::read_dir(&directory).unwrap().next().is_none(), "something is left");
         (status(&host)["last_request"].clone(), ran)
     };
-    let (told, _) = answer();
-    assert_eq!(told, Value::Null);
+    let (last, _) = answer();
+    assert_eq!(last, Value::Null);
 
     host.push(&[("version.txt", "two\n")]);
-    ask("{\"branch\":\"main\"}");
-    let (told, _) = answer();
-    assert_eq!(
-        (&told["outcome"], &told["branch"], &told["run"]),
-        (&json!("refused"), &json!("main"), &Value::Null)
-    );
-    assert_eq!(host.version().as_deref(), Some("one"));
-
-    host.configure("allowed_branches = [\"main\", \"gone\"]", "");
-    for refused in ["{\"branch\":\"other\"}", "{\"branch\":\"main\",\"no_stage\":true}", "--detach", ""] {
-        ask(refused);
-        let (told, ran) = answer();
-        assert_eq!(told["outcome"], "refused", "{refused}");
+    for allowed in ["[]", "[\"other\"]"] {
+        host.configure(&format!("allowed_branches = {allowed}"), "");
+        request("{\"branch\":\"other\"}");
+        let (last, ran) = answer();
+        assert_eq!(
+            (&last["outcome"], &last["branch"], &last["run"]),
+            (&json!("refused"), &json!("main"), &Value::Null)
+        );
+        assert!(last["why"].as_str().unwrap().contains("allowed_branches does not contain main"), "{last}");
         assert!(ran.err.contains("refused the request"), "{}", ran.all());
     }
+    host.tool(["status"]).expect(0).says("last request main at ").says("refused");
     assert_eq!(host.version().as_deref(), Some("one"));
 
-    // What is asked for twice is done once; what is no file is not followed, and goes.
+    // Entries of every kind together are one request; a link is not followed.
+    host.configure("allowed_branches = [\"main\", \"gone\"]", "");
     let runs = host.runs().len();
-    ask("{\"branch\":\"main\"}");
-    fs::write(folder.join("again"), "{\"branch\": \"main\"}").unwrap();
-    std::os::unix::fs::symlink(host.layout.env_file(), folder.join("link")).unwrap();
-    fs::create_dir(folder.join("folder")).unwrap();
-    let (told, ran) = answer();
-    assert_eq!((&told["outcome"], &told["why"]), (&json!("done"), &Value::Null));
-    assert_eq!(told["run"], status(&host)["last_run"]["run"]);
+    request("{\"branch\":\"gone\",\"no_stage\":true}");
+    fs::write(directory.join("--detach"), [0xff, 0xfe]).unwrap();
+    std::os::unix::fs::symlink(host.layout.env_file(), directory.join("link")).unwrap();
+    fs::create_dir(directory.join("directory")).unwrap();
+    let (last, ran) = answer();
+    assert_eq!(
+        (&last["outcome"], &last["branch"], &last["why"]),
+        (&json!("done"), &json!("main"), &Value::Null)
+    );
+    assert_eq!(last["run"], status(&host)["last_run"]["run"]);
     assert!(!ran.all().contains("SECRET"), "{}", ran.all());
     assert_eq!(host.runs().len(), runs + 1);
     assert_eq!(host.version().as_deref(), Some("two"));
     assert!(host.layout.env_file().exists());
-    host.tool(["status"]).expect(0).says("last request main");
 
-    ask("{\"branch\":\"gone\"}");
-    let (told, _) = answer();
-    assert_eq!(told["outcome"], "failed");
-    assert!(told["why"].as_str().unwrap().contains("gone"), "{told}");
+    // The branch of the settings counts before that of the last run.
+    host.configure("branch = \"gone\"\nallowed_branches = [\"gone\"]", "");
+    request("");
+    let (last, _) = answer();
+    assert_eq!((&last["outcome"], &last["branch"]), (&json!("failed"), &json!("gone")));
+    assert!(last["why"].as_str().unwrap().contains("gone"), "{last}");
 }
 
 #[test]
-fn a_request_is_taken_and_refused_where_the_settings_cannot_be_used_and_the_next_one_is_heard() {
+fn a_request_is_removed_and_refused_while_the_settings_cannot_be_used() {
     let host = Host::running();
-    let folder = host.layout.requests();
-    fs::create_dir_all(&folder).unwrap();
-    let ask = || fs::write(folder.join("request"), "{\"branch\":\"main\"}").unwrap();
+    let directory = host.layout.requests();
+    fs::create_dir_all(&directory).unwrap();
+    let request = || fs::write(directory.join("request"), "").unwrap();
     host.configure("allowed_branches = [\"main\"]\nno_such_key = 1", "");
-    ask();
-    host.tool(["answer-requests"]).expect(2).says("no_such_key").says("refused the request for main");
+    request();
+    host.tool(["answer-requests"]).expect(2).says("no_such_key").says("refused the request");
     assert!(
-        fs::read_dir(&folder).unwrap().next().is_none(),
-        "it stays, and systemd starts the answer for ever"
+        fs::read_dir(&directory).unwrap().next().is_none(),
+        "it stays, and systemd starts the answer again and again"
     );
-    let told = status(&host)["last_request"].clone();
-    assert_eq!((&told["outcome"], &told["branch"]), (&json!("refused"), &json!("main")));
-    assert!(told["why"].as_str().unwrap().contains("settings"), "{told}");
+    let last = status(&host)["last_request"].clone();
+    assert_eq!((&last["outcome"], &last["branch"]), (&json!("refused"), &Value::Null));
+    assert!(last["why"].as_str().unwrap().contains("settings"), "{last}");
 
     host.configure("allowed_branches = [\"main\"]", "");
-    ask();
+    host.tool(["status"]).expect(0).says("last request at ");
+    request();
     host.tool(["answer-requests"]).expect(0);
     assert_eq!(status(&host)["last_request"]["outcome"], "done");
 }
@@ -227,7 +230,9 @@ fn requests_are_taken_with_the_rights_of_their_folders_owner_whosever_app_is() {
     fs::create_dir_all(folder.join("roots/own")).unwrap();
     fs::set_permissions(folder.join("roots"), fs::Permissions::from_mode(0o755)).unwrap();
     chown(&folder, Some(61_874), Some(61_874)).unwrap();
+    let runs = host.runs().len();
     host.tool(["answer-requests"]).expect(3).says("cannot be emptied");
+    assert_eq!(host.runs().len(), runs, "an entry that stays started a run");
     let left = fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path();
     assert!(left.join("own").is_dir(), "it was removed as root");
 }

@@ -210,7 +210,7 @@ fn a_request_that_fails_does_not_tell_what_a_hook_wrote() {
         "[[hook]]\nname = \"m\"\nkind = \"check\"\ncommand = [\"sh\", \"-c\", \"echo hunter2; exit 1\"]\n";
     host.push(&[("refresh.toml", hook)]);
     fs::create_dir_all(host.layout.requests()).unwrap();
-    fs::write(host.layout.requests().join("request"), "{\"branch\":\"main\"}").unwrap();
+    fs::write(host.layout.requests().join("request"), "").unwrap();
     host.tool(["answer-requests"]).expect(0);
     let status = fs::read_to_string(host.layout.status_file()).unwrap();
     let told: serde_json::Value = serde_json::from_str(&status).unwrap();

@@ -1,4 +1,4 @@
-//! `answer-requests`: takes what the application asked for, and does what it may ask for. A path unit starts it.
+//! `answer-requests`: removes the requests of the application and refreshes the branch to follow. A path unit starts it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::installation;
 use crate::process::{Owner, Runner};
 use crate::relay::spool::Spool;
 use crate::report::Report;
-use crate::report::screen::{complain, harmless_line, say};
+use crate::report::screen::{complain, say};
 use crate::report::shell::quoted_path;
 use crate::requests;
 use crate::settings::layers::Overrides;
@@ -25,97 +25,76 @@ use crate::units::Units;
 
 use super::{place, run, settings};
 
-/// How long a request waits for another run to end, in seconds.
+/// How long a request waits for another run to end.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(900);
-/// How long one start takes at least on a real machine: with that the start limit of the unit tells an application that
-/// asks all the time, and a folder that cannot be emptied, from one that asks now and then.
+/// How long one start takes at least on a real machine. With that the start limit of the unit ends the answers to an
+/// application that requests all the time, and to a directory that cannot be emptied.
 const AT_LEAST: Duration = Duration::from_secs(1);
 
-/// Answers everything that lies in the folder.
+/// Answers the requests of the application, which are one request together.
 pub(super) fn answer_requests(layout: &Layout) -> Result<Ended, Error> {
     let start = clock::monotonic();
     let answered = answer(layout);
     if layout.is_real() {
         let left = AT_LEAST.saturating_sub(clock::monotonic().duration_since(start));
-        // An interrupt ends the waiting, and that is all there is to end.
+        // An interrupt ends only this pause.
         let _ = clock::pause(left);
     }
     answered
 }
 
 fn answer(layout: &Layout) -> Result<Ended, Error> {
-    let folder = layout.requests();
+    let directory = layout.requests();
     let runner = Runner::new(Arc::new(Events::silent()));
-    // Taken before anything else can go wrong: what stays there starts this again and again, and in the end nothing does.
+    // Removed before anything else can fail: a request that stays starts this program until systemd's start limit.
     let taken = installation::check_there(layout)
-        .and_then(|()| Owner::of(&folder))
+        .and_then(|()| Owner::of(&directory))
         .and_then(|owner| not_roots(layout, owner))
-        .and_then(|owner| requests::take(&Units::new(layout, &runner, owner), owner, &folder))
+        .and_then(|owner| requests::take(&Units::new(layout, &runner, owner), owner, &directory))
         .map_err(|failure| Refusal::of("answer-requests", failure))?;
-    for unread in &taken.unread {
-        complain(&format!("removed without being read: {}", harmless_line(unread)));
+    if taken.count > 0 {
+        refresh(layout)?;
     }
-    let allowed = settings(layout, Overrides::default())
-        .and_then(|layers| layers.resolve().map_err(Error::Usage))
-        .map(|settings| settings.allowed_branches);
-    let (granted, denied) = match &allowed {
-        Ok(allowed) => requests::judge(&taken.texts, allowed),
-        Err(_) => (Vec::new(), requests::turn_down(&taken.texts, "the settings of this host cannot be used")),
-    };
-    for no in denied {
-        let branch = no.branch.as_deref().unwrap_or("no branch");
-        complain(&format!("refused the request for {branch}: {}", no.why));
-        write_down(
-            layout,
-            &LastRequest {
-                at: clock::now(),
-                branch: no.branch,
-                outcome: RequestOutcome::Refused,
-                why: Some(no.why),
-                run: None,
-            },
-        );
-    }
-    allowed?;
-    let mut granted = granted.into_iter();
-    while let Some(branch) = granted.next() {
-        if let Err(error) = grant(layout, &branch) {
-            for branch in granted {
-                give_up(layout, &branch);
-            }
-            return Err(error);
-        }
-    }
-    if taken.stuck.is_empty() {
-        return Ok(Ended::Done);
-    }
-    let failure =
-        Failure::new(format!("{} cannot be emptied:\n{}", folder.display(), taken.stuck.join("\n")))
-            .hint(format!("look what is in it, then remove it as root: ls -la {}", folder.display()));
+    let Some(stuck) = taken.stuck else { return Ok(Ended::Done) };
+    let failure = Failure::new(format!("{} cannot be emptied: {stuck}", directory.display()))
+        .hint(format!("check what is in it, then remove it as root: ls -la {}", quoted_path(&directory)));
     Err(Refusal::of("answer-requests", failure))
 }
 
-/// Refuses a folder of root's: what the application puts there would be handled with root's rights. Below a root everything
-/// belongs to whoever made the world.
+/// Refreshes the branch of the settings, without one the deployed branch, if the settings allow the application that.
+fn refresh(layout: &Layout) -> Result<(), Error> {
+    let settings = settings(layout, Overrides::default())
+        .and_then(|layers| layers.resolve().map_err(Error::Usage))
+        .inspect_err(|_| refuse(layout, None, "the settings of this host cannot be used"))?;
+    let deployed = status_file::read(layout).deployed.map(|pair| pair.branch);
+    let branch = settings.branch_to_follow(deployed);
+    if settings.allowed_branches.contains(&branch) {
+        return grant(layout, &branch);
+    }
+    let why =
+        format!("the settings of this host do not allow it: allowed_branches does not contain {branch}");
+    refuse(layout, Some(&branch), &why);
+    Ok(())
+}
+
+fn refuse(layout: &Layout, branch: Option<&BranchName>, why: &str) {
+    complain(&format!("refused the request of the application: {why}"));
+    let (branch, why) = (branch.map(ToString::to_string), Some(why.to_owned()));
+    let outcome = RequestOutcome::Refused;
+    write_down(layout, &LastRequest { at: clock::now(), branch, outcome, why, run: None });
+}
+
+/// Refuses a directory of root: root's rights would remove its entries. A `--root` directory belongs to its user.
 fn not_roots(layout: &Layout, owner: Owner) -> Outcome<Owner> {
     if owner.uid != 0 || !layout.is_real() {
         return Ok(owner);
     }
-    let folder = layout.requests();
-    Err(Failure::new(format!("{} belongs to root, and not to the service's user", folder.display()))
-        .hint(format!("chown {SERVICE_USER}: {}", quoted_path(&folder))))
+    let directory = layout.requests();
+    Err(Failure::new(format!("{} belongs to root, not to the service user", directory.display()))
+        .hint(format!("chown {SERVICE_USER}: {}", quoted_path(&directory))))
 }
 
-/// Tells of a request whose turn does not come any more.
-fn give_up(layout: &Layout, branch: &BranchName) {
-    let why = "the host stopped answering before its turn came";
-    complain(&format!("dropped the request for {branch}: {why}"));
-    let (branch, why) = (Some(branch.to_string()), Some(why.to_owned()));
-    let outcome = RequestOutcome::Failed;
-    write_down(layout, &LastRequest { at: clock::now(), branch, outcome, why, run: None });
-}
-
-/// Does what was asked for, as somebody at a shell would, and writes down what became of it.
+/// Runs a refresh as a person at a shell does, and records its outcome.
 fn grant(layout: &Layout, branch: &BranchName) -> Result<(), Error> {
     let id = place::new_name();
     let mut request = LastRequest {
@@ -125,7 +104,7 @@ fn grant(layout: &Layout, branch: &BranchName) -> Result<(), Error> {
         why: None,
         run: Some(id.clone()),
     };
-    say(&format!("the application asks for {branch}: run {id}"));
+    say(&format!("the application requests a refresh of {branch}: run {id}"));
     write_down(layout, &request);
     let args = RunArgs {
         branch_option: None,
@@ -143,7 +122,7 @@ fn grant(layout: &Layout, branch: &BranchName) -> Result<(), Error> {
     };
     match run::run_as(layout, &args, Some(id.clone())) {
         Ok(_) => request.outcome = RequestOutcome::Done,
-        // The run goes on without this one; its own end is told by the status.
+        // The run goes on without this program, and records its own outcome.
         Err(error @ Error::Detached { .. }) => return Err(error),
         Err(error) => {
             super::tell_unless_reported(layout, &error);
@@ -155,9 +134,9 @@ fn grant(layout: &Layout, branch: &BranchName) -> Result<(), Error> {
     Ok(())
 }
 
-/// Why a run did not succeed, in a sentence.
+/// Returns why a run did not succeed, in a sentence.
 fn why(layout: &Layout, request: &LastRequest, error: &Error) -> String {
-    // What a hook wrote is in the spool too, and is not for everybody; a run that preflight refused had none.
+    // The spool holds the output of hooks too, which is not public; a run that preflight refused has none.
     let in_preflight =
         |report: &Report| report.error.as_ref().is_some_and(|why| why.phase == Phase::Preflight);
     let report = request.run.as_ref().and_then(|run| {
@@ -171,7 +150,7 @@ fn why(layout: &Layout, request: &LastRequest, error: &Error) -> String {
     }
 }
 
-/// A status that cannot be written is no reason to leave the rest undone.
+/// Records a request in the status file. A failure is only printed: the rest still has to be done.
 fn write_down(layout: &Layout, request: &LastRequest) {
     if let Err(failure) = status_file::set_last_request(layout, request) {
         complain(&format!("the status cannot be written: {}", failure.chain().join(": ")));
@@ -183,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_of_requests_that_is_roots_is_refused_on_a_real_machine() {
+    fn a_request_directory_of_root_is_refused_on_a_real_machine() {
         let (roots, own) = (Owner { uid: 0, gid: 0 }, Owner { uid: 998, gid: 997 });
         let real = Layout::below("/");
         assert_eq!(not_roots(&real, own).unwrap(), own);

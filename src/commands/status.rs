@@ -215,10 +215,10 @@ fn show_request(request: &LastRequest) {
         RequestOutcome::Done => "done".to_owned(),
         RequestOutcome::Failed => paint(Tone::Bad, "failed"),
     };
-    let branch = request.branch.as_deref().map_or("no branch".to_owned(), harmless_line);
+    let branch = request.branch.as_deref().map(|it| format!("{} ", harmless_line(it))).unwrap_or_default();
     let at = clock::in_words(request.at);
     let why = request.why.as_deref().map(|why| format!(": {}", harmless_line(why))).unwrap_or_default();
-    say(&format!("last request {branch} at {at} {word}{why}"));
+    say(&format!("last request {branch}at {at} {word}{why}"));
 }
 
 fn show_local(local: &LocalChanges) {

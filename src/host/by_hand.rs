@@ -258,9 +258,9 @@ fn callers(host: &Host) -> Outcome<Vec<Note>> {
     let more = if files.len() > 1 { format!(" (and {} more)", files.len() - 1) } else { String::new() };
     Ok(vec![Note::new(
         format!("the application calls sudo or systemd-run in {}{more}", first.display()),
-        "a button that refreshes needs no rights of root: the application writes a request, and root decides",
+        "a button that refreshes needs no rights of root: the application creates a file, and root decides",
         format!(
-            "let it write a file into {} (docs/requests.md), and name the branches in {}: allowed_branches = [\"{}\"]",
+            "let it create a file in {} (docs/requests.md), and name the branch in {}: allowed_branches = [\"{}\"]",
             host.layout.requests().display(),
             host.layout.host_file().display(),
             host.given.branch

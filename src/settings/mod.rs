@@ -56,7 +56,7 @@ pub struct Settings {
     pub layout: Layout,
     /// The branch to follow where the command line names none.
     pub branch: Option<BranchName>,
-    /// The branches that the application itself may ask to be refreshed to.
+    /// The branches that the application may request a refresh of.
     pub allowed_branches: Vec<BranchName>,
     /// Leaves staging out: everything happens inside the six steps.
     pub strict_order: bool,
