@@ -41,7 +41,6 @@ pub mod error;
 pub mod event;
 pub mod exit;
 pub mod git;
-mod hexadecimal;
 pub mod history;
 pub mod host;
 pub mod installation;

@@ -15,7 +15,6 @@ use super::read::{Whole, digest_line};
 use crate::clock;
 use crate::disk;
 use crate::error::{Context as _, Failure, Outcome};
-use crate::hexadecimal::hexadecimal;
 use crate::installation::Installation;
 use crate::process::interrupt;
 use crate::python::Wanted;
@@ -137,7 +136,7 @@ fn write(header: &Header, coming: &[Coming], file: &mut File) -> Outcome<Whole> 
     let mut sink = Digested { inner: file, digest: Sha256::new(), size: 0 };
     let mut bytes = serde_json::to_vec_pretty(header).context(told)?;
     bytes.push(b'\n');
-    let line = digest_line(&hexadecimal(&Sha256::digest(&bytes)));
+    let line = digest_line(&hex::encode(Sha256::digest(&bytes)));
     for (name, content) in [(header::HEADER, bytes.as_slice()), (header::DIGEST, line.as_bytes())] {
         sink.write_all(&blocks::head(name, content.len() as u64)).context(told)?;
         sink.write_all(content).context(told)?;
@@ -152,7 +151,7 @@ fn write(header: &Header, coming: &[Coming], file: &mut File) -> Outcome<Whole> 
         zeros(&mut sink, blocks::padding(member.size)).context(told)?;
     }
     zeros(&mut sink, blocks::END).context(told)?;
-    Ok(Whole { sha256: hexadecimal(&sink.digest.finalize()), size: sink.size })
+    Ok(Whole { sha256: hex::encode(sink.digest.finalize()), size: sink.size })
 }
 
 /// Opens a file that another user may have written: not a link, a pipe or a device.
@@ -173,7 +172,7 @@ fn copy(from: &mut impl Read, to: &mut impl Write) -> Outcome<(String, u64)> {
     loop {
         let count = from.read(&mut buffer).context(told)?;
         if count == 0 {
-            return Ok((hexadecimal(&digest.finalize()), size));
+            return Ok((hex::encode(digest.finalize()), size));
         }
         digest.update(&buffer[..count]);
         to.write_all(&buffer[..count]).context(told)?;

@@ -12,7 +12,6 @@ use sha2::{Digest as _, Sha256};
 use super::blocks::{self, BLOCK, Block};
 use super::header::{self, Header, Member};
 use crate::error::{Context as _, Failure, Outcome};
-use crate::hexadecimal::hexadecimal;
 use crate::process::interrupt;
 use crate::report::shell::quoted_path;
 
@@ -111,7 +110,7 @@ impl Reader {
     /// It is not the end.
     pub(super) fn end(mut self) -> Outcome<Whole> {
         self.zeros(blocks::END)?;
-        Ok(Whole { sha256: hexadecimal(&self.digest.finalize()), size: self.read })
+        Ok(Whole { sha256: hex::encode(self.digest.finalize()), size: self.read })
     }
 
     /// Reads a block that has to stand before this member.
@@ -142,7 +141,7 @@ impl Reader {
             interrupt::check()?;
         }
         self.zeros(blocks::padding(size))?;
-        Ok(hexadecimal(&digest.finalize()))
+        Ok(hex::encode(digest.finalize()))
     }
 
     fn zeros(&mut self, count: u64) -> Outcome<()> {

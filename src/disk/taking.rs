@@ -11,7 +11,6 @@ use rustix::fs::OFlags;
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{Context as _, Failure, Outcome};
-use crate::hexadecimal::hexadecimal;
 use crate::process::interrupt;
 
 /// What a file holds, as far as that tells it from every other one.
@@ -95,7 +94,7 @@ fn digest_of(mut file: File, limit: u64, mut pass_on: impl FnMut(&[u8]) -> Outco
         interrupt::check()?;
         let count = file.read(&mut buffer).context(|| "it cannot be read".to_owned())?;
         if count == 0 {
-            return Ok(Content { sha256: hexadecimal(&state.finalize()), size });
+            return Ok(Content { sha256: hex::encode(state.finalize()), size });
         }
         size += count as u64;
         if size > limit {

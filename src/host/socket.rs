@@ -16,7 +16,7 @@ use crate::systemd::unit::LoadState;
 
 use super::own_files::OwnFile;
 use super::socket_command::{FdForm, fd_form};
-use super::{Host, Look, Measure};
+use super::{Host, Look, Measure, unit_text};
 
 /// How both files begin.
 const SIGNATURE: &str = "# Written by `ladylinux-refresh init --socket`.";
@@ -127,15 +127,8 @@ fn socket_text(unit: &UnitName, address: SocketAddr) -> String {
 }
 
 fn drop_in_text(socket: &str, words: &[String]) -> String {
-    let words: Vec<String> = words.iter().map(|word| quoted(word)).collect();
+    let words: Vec<String> = words.iter().map(|word| unit_text::word(word)).collect();
     format!("{SIGNATURE}\n[Service]\nSockets={socket}\nExecStart=\nExecStart={}\n", words.join(" "))
-}
-
-/// Writes a word so that systemd reads it as it has it now: variables are still to be filled in, specifiers are not.
-fn quoted(word: &str) -> String {
-    let escaped = word.replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%");
-    let plain = !word.is_empty() && !word.contains([' ', '\t', '"', '\'', '\\', ';']);
-    if plain { escaped } else { format!("\"{escaped}\"") }
 }
 
 #[cfg(test)]

@@ -162,7 +162,7 @@ pub(super) fn of_contract(settings: &Settings) -> String {
         .command
         .iter()
         .map(|word| {
-            let word = quoted(&word.replace("{venv}", &venv).replace("{app}", &app));
+            let word = self::word(&word.replace("{venv}", &venv).replace("{app}", &app)).replace('$', "$$");
             // Not expanded by us: the env file may name another port any day.
             word.replace("{port}", "${LADYLINUX_PORT}")
         })
@@ -200,9 +200,9 @@ WantedBy=multi-user.target
     )
 }
 
-/// Writes a word of a command so that systemd takes it as it is.
-fn quoted(word: &str) -> String {
-    let escaped = word.replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%").replace('$', "$$");
+/// Writes a word of a command so that systemd reads it unchanged, but for its variables (systemd.service(5)).
+pub(super) fn word(word: &str) -> String {
+    let escaped = word.replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%");
     let plain = !word.is_empty() && !word.contains([' ', '\t', '"', '\'', '\\', ';']);
     if plain { escaped } else { format!("\"{escaped}\"") }
 }

@@ -14,7 +14,6 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Entry, Kind, Manifest, Rest, format};
 use crate::error::{Context as _, Failure, Outcome};
-use crate::hexadecimal::hexadecimal;
 use crate::process::interrupt;
 
 /// How many entries a scan keeps where nothing else is said: about 50 MiB of them.
@@ -246,7 +245,7 @@ impl Walk<'_> {
 
     fn finish(mut self) -> Manifest {
         self.manifest.rest =
-            self.rest.map(|(entries, digest)| Rest { entries, digest: hexadecimal(&digest.finalize()) });
+            self.rest.map(|(entries, digest)| Rest { entries, digest: hex::encode(digest.finalize()) });
         self.manifest
     }
 }
@@ -281,7 +280,7 @@ fn digest(folder: BorrowedFd<'_>, name: &OsStr, path: &Path) -> Outcome<Option<S
     let mut buffer = vec![0_u8; 128 << 10];
     loop {
         match file.read(&mut buffer).map_err(|error| trouble(path, error))? {
-            0 => return Ok(Some(hexadecimal(&state.finalize()))),
+            0 => return Ok(Some(hex::encode(state.finalize()))),
             count => state.update(&buffer[..count]),
         }
         interrupt::check()?;

@@ -19,7 +19,6 @@ use super::progress::Progress;
 use super::{Claim, Finding, Format, Sha256Hex, Verdict, gguf, safetensors};
 use crate::clock;
 use crate::error::Outcome;
-use crate::hexadecimal::hexadecimal;
 use crate::process::interrupt;
 
 /// How many threads read at most: more of them fill the disk's queue and leave no processor to the service.
@@ -257,7 +256,7 @@ impl<'a> Pool<'a> {
             interrupt::check()?;
             match file.read(&mut buffer) {
                 Ok(length) if length == 0 || *bytes_read > size => {
-                    return Ok(Ok(Sha256Hex(hexadecimal(&hasher.finalize()))));
+                    return Ok(Ok(Sha256Hex(hex::encode(hasher.finalize()))));
                 }
                 Ok(length) => {
                     hasher.update(&buffer[..length]);
@@ -314,7 +313,7 @@ mod tests {
     use super::*;
 
     fn claim(path: PathBuf, text: &str) -> Claim {
-        let digest = Some(Sha256Hex(hexadecimal(&Sha256::digest(text))));
+        let digest = Some(Sha256Hex(hex::encode(Sha256::digest(text))));
         Claim { path, shown: "f".into(), expected: Expected { digest, ..Expected::optional("SHA256SUMS") } }
     }
 

@@ -23,7 +23,6 @@ use super::uv::{self, Network};
 use crate::checkpoint;
 use crate::disk;
 use crate::error::{Context as _, Failure, Outcome};
-use crate::hexadecimal::hexadecimal;
 use crate::manifest::{Entry, Kind, Manifest, Scan};
 use crate::process::{Finished, Keep, Program};
 use crate::settings::environment::find_program;
@@ -291,7 +290,7 @@ fn digest_of(manifest: &Manifest) -> String {
             state.update(part);
         }
     }
-    hexadecimal(&state.finalize())
+    hex::encode(state.finalize())
 }
 
 /// Tells whether an entry is a part of what is installed and not of how.

@@ -13,7 +13,6 @@ use super::lock::Lock;
 use super::record::{self, Package, Parts, Record};
 use super::{Site, network, uv};
 use crate::error::{Context as _, Failure, Outcome};
-use crate::hexadecimal::hexadecimal;
 use crate::report::shell::quoted_path;
 use crate::settings::Strategy;
 use crate::settings::names::GenerationName;
@@ -128,7 +127,7 @@ impl<'a> Environments<'a> {
         // An application's own lock says the same whenever it was committed.
         let counted = cutoff.filter(|_| !definitions.is_locked());
         let parts = Parts {
-            definitions: hexadecimal(&Sha256::digest(definitions.normalized())),
+            definitions: hex::encode(Sha256::digest(definitions.normalized())),
             interpreter: interpreter.identity(),
             installer: uv::identity(),
             indexes: network::indexes(self.site.python),
@@ -326,7 +325,7 @@ impl Parts {
         let sources = self.sources.to_string();
         let parts =
             [&self.definitions, &self.interpreter, &self.installer, &self.indexes, &self.lock, &sources];
-        hexadecimal(&digest_of(&parts))[..16].to_owned()
+        hex::encode(digest_of(&parts))[..16].to_owned()
     }
 
     /// Returns the first sixteen hexadecimal digits of the sha256 over what is resolved; locks are named by them.
@@ -334,7 +333,7 @@ impl Parts {
         let sources = self.sources.to_string();
         let cutoff = self.cutoff.map(|cutoff| cutoff.to_string()).unwrap_or_default();
         let parts = [&self.definitions, &self.interpreter, &self.indexes, &sources, &cutoff];
-        hexadecimal(&digest_of(&parts))[..16].to_owned()
+        hex::encode(digest_of(&parts))[..16].to_owned()
     }
 
     /// Names what is different in `wanted`.

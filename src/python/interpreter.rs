@@ -5,9 +5,10 @@
 
 use std::path::PathBuf;
 
+use pep440_rs::{Version, VersionSpecifier};
 use serde::{Deserialize, Serialize};
 
-use super::{Site, job, versions};
+use super::{Site, job};
 use crate::error::{Context as _, Failure, Outcome};
 use crate::process::Program;
 use crate::settings::environment;
@@ -69,7 +70,7 @@ impl Interpreter {
     /// It is not, or the project's text is not understood.
     pub fn accept(&self, requires_python: Option<&str>) -> Outcome<()> {
         let Some(wanted) = requires_python else { return Ok(()) };
-        if versions::satisfies(&self.version, wanted)
+        if satisfies(&self.version, wanted)
             .context(|| format!("requires-python {wanted:?} of pyproject.toml is not understood"))?
         {
             return Ok(());
@@ -119,10 +120,25 @@ pub(super) fn handle(request: &FindInterpreterRequest) -> Outcome<Interpreter> {
     parse_answer(&finished.stdout)
 }
 
+/// Returns whether a version such as `3.12.1` satisfies every part of a list such as `>=3.10,<4,!=3.11.*` (PEP 440).
+///
+/// # Errors
+/// The version or a part of the list is not PEP 440.
+fn satisfies(version: &str, list: &str) -> Outcome<bool> {
+    let version: Version = version.parse().context(|| format!("{version:?} is not a version"))?;
+    for part in list.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        let part: VersionSpecifier = part.parse().context(|| format!("{part:?} is not understood"))?;
+        if !part.contains(&version) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 fn parse_answer(bytes: &[u8]) -> Outcome<Interpreter> {
     let found: Interpreter = serde_json::from_slice(bytes)
         .context(|| "the Python interpreter answers something else".to_owned())?;
-    if !versions::satisfies(&found.version, OLDEST)? {
+    if !satisfies(&found.version, OLDEST)? {
         return Err(Failure::new(format!(
             "{} is Python {}; 3.9 is the oldest that works",
             found.path.display(),
@@ -168,5 +184,32 @@ mod tests {
         assert!(found.accept(None).is_ok());
         assert!(found.accept(Some(">=3.10,<4")).is_ok());
         assert!(found.accept(Some(">=3.12")).unwrap_err().summary().contains("needs Python >=3.12"));
+    }
+
+    #[test]
+    fn lists_of_versions_mean_what_they_mean_to_pip() {
+        for (list, expected) in [
+            (">=3.10", true),
+            (">=3.10,<4", true),
+            (">=3.9rc1,<4.0.dev0", true),
+            (">3.11.2", false),
+            ("<3.11", false),
+            ("~=3.9", true),
+            ("~=3.11.1", true),
+            ("~=3.10.1", false),
+            ("==3.11.*", true),
+            ("!=3.11.*", false),
+            ("==3.11.2", true),
+            ("==3.11", false),
+            (" >= 3.9 , != 3.9.1 ", true),
+            (">=3.9,", true),
+            ("", true),
+        ] {
+            assert_eq!(satisfies("3.11.2", list).unwrap(), expected, "{list}");
+        }
+        for wrong in ["3.9", "python", ">=3.x", ">=3.*", "~=3"] {
+            assert!(satisfies("3.11.2", wrong).is_err(), "{wrong}");
+        }
+        assert!(satisfies("3.13.0b1", ">=3.9").unwrap());
     }
 }

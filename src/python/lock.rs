@@ -15,7 +15,6 @@ use super::pylock::{Package, Pylock, without_credentials};
 use super::requirements::{self, normal_name};
 use crate::disk;
 use crate::error::{Context as _, Failure, Outcome};
-use crate::hexadecimal::hexadecimal;
 use crate::settings::layout::Layout;
 
 /// The version of the file.
@@ -287,7 +286,7 @@ impl Lock {
                 text.push_str(&format!("# {what} {name}\n"));
             }
         }
-        hexadecimal(&Sha256::digest(text.as_bytes()))
+        hex::encode(Sha256::digest(text.as_bytes()))
     }
 
     /// Reads the lock of a key; `None` where there is none that this version understands and can use.

@@ -38,7 +38,6 @@ mod resolve;
 mod switch;
 mod trouble;
 mod uv;
-mod versions;
 
 use std::time::Duration;
 
