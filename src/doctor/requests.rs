@@ -1,4 +1,4 @@
-//! The units that answer what the application asks for.
+//! The units that answer the requests of the application.
 
 use crate::requests::{PATH_UNIT, UNIT};
 use crate::systemd::Bus;
@@ -6,7 +6,7 @@ use crate::systemd::unit::{ActiveState, UnitFacts};
 
 use super::{Examined, Findings, Found};
 
-/// Requests of the application are waited for and answered.
+/// The units wait for requests and answer them.
 pub(super) fn answered(examined: &Examined) -> Findings {
     if !examined.is_kept_by_systemd() {
         return Ok(Vec::new());
@@ -19,7 +19,7 @@ fn found(path: &UnitFacts, service: &UnitFacts) -> Option<Found> {
     if path.active == ActiveState::Failed {
         return Some(Found::problem(
             format!("{PATH_UNIT} has failed ({})", path.result),
-            "nothing that the application asks for is answered until it is started again",
+            "no request of the application is answered until it is started again",
             format!("systemctl reset-failed {UNIT} {PATH_UNIT} && systemctl start {PATH_UNIT}"),
         ));
     }
