@@ -82,10 +82,6 @@ fn cured(host: &Host, check: &str, words: &str) {
     only(host, &[]);
 }
 
-fn shown(path: &Path) -> String {
-    path.display().to_string()
-}
-
 /// The files of the tool and the tree, and when they changed: what a command that only looks leaves alone.
 fn state(folder: &Path, found: &mut Vec<(PathBuf, std::time::SystemTime)>) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {

@@ -10,7 +10,6 @@ mod lab;
 use std::process::Child;
 
 use lab::{LOCAL_INDEX, Lab, Machine, Ran, signal, until};
-use ladylinux_refresh::report::shell::quoted;
 use rustix::process::Signal;
 
 /// A service that needs nothing but Python, tells its version, and does what it is asked to by a file.

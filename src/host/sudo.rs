@@ -67,8 +67,9 @@ fn parse(list: &str) -> Vec<Rule> {
             in_commands = true;
         } else if in_commands && is_root {
             let command = line.trim();
-            // A denied command, and one whose content is pinned, give nothing away.
-            if !command.starts_with('!') && !(command.starts_with("sha") && command.contains(':')) {
+            let is_pinned = command.starts_with("sha") && command.contains(':');
+            // A denied command, and one whose content is pinned by a digest, give no rights away.
+            if !is_pinned && !command.starts_with('!') {
                 rules.push(Rule { command: command.to_owned(), file: file.clone() });
             }
         }
