@@ -67,7 +67,7 @@ fn from_nothing_init_makes_the_whole_contract_and_a_second_one_changes_nothing()
     let Some(lab) = Lab::open() else { return };
     let machine = machine(&lab, &[]);
     let before = listing(&machine);
-    tool(&machine, &format!("{INIT} --dry-run"))
+    let dry = tool(&machine, &format!("{INIT} --dry-run"))
         .expect(0)
         .says("would make the system user and group ladylinux")
         .says("would make the system users ladylinux-refresh, ladylinux-staging")
@@ -78,7 +78,10 @@ fn from_nothing_init_makes_the_whole_contract_and_a_second_one_changes_nothing()
     assert_eq!(listing(&machine), before, "a dry run changed something");
     machine.exec("id ladylinux").expect(1);
 
-    tool(&machine, INIT).expect(0).says("ready; refresh it with: ladylinux-refresh run");
+    let init = tool(&machine, INIT).expect(0).says("ready; refresh it with: ladylinux-refresh run");
+    for said in [dry, init] {
+        assert!(!said.all().contains("left to people"), "what init does is left to people\n{}", said.all());
+    }
     machine.exec("getent passwd ladylinux").expect(0).says(":/opt/ladylinux:/usr/sbin/nologin");
     machine.exec("getent passwd ladylinux-refresh ladylinux-staging").expect(0).says("/usr/sbin/nologin");
     for (path, wanted) in [
@@ -239,8 +242,8 @@ fn a_machine_that_was_set_up_by_hand_is_adopted_and_people_are_told_what_is_thei
             .says("left /opt/ladylinux/venv as it is; the first run adopts it")
             .says("left /etc/systemd/system/ladylinux-api.service as it is")
             .says("left to people")
-            .says("sudo lets ladylinux run as root: /opt/ladylinux/app/scripts/refresh_vm.sh")
-            .says("remove the rule: grep -rnwF -- /opt/ladylinux/app/scripts/refresh_vm.sh /etc/sudoers")
+            .says("the user of the application, run /opt/ladylinux/app/scripts/refresh_vm.sh as root")
+            .says("do    grep -rnwF -- /opt/ladylinux/app/scripts/refresh_vm.sh /etc/sudoers")
             .says("KillMode=process")
             .says("/etc/ladylinux-refresh.toml")
             .says("ladylinux can log in, with /bin/bash")

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::cli::{InitArgs, LockArgs};
 use crate::clock;
 use crate::disk;
+use crate::doctor::{self, Examined};
 use crate::error::{Failure, Outcome};
 use crate::event::Events;
 use crate::exit::{Ended, Error, Refusal};
@@ -44,7 +45,7 @@ pub(super) fn init(layout: &Layout, args: &InitArgs) -> Result<Ended, Error> {
     let given = Given::settle(layout, &wish, overrides, &runner).map_err(Error::Usage)?;
     if args.dry_run {
         let host = Host::look(layout, given, run, runner).map_err(told)?;
-        show(&host).map_err(told)?;
+        show(&host, layout).map_err(told)?;
         return Ok(Ended::Done);
     }
     // Marked like a run's, so that whoever comes next can end what a killed init left.
@@ -54,7 +55,7 @@ pub(super) fn init(layout: &Layout, args: &InitArgs) -> Result<Ended, Error> {
     trust::check(layout).map_err(told)?;
     let _lock = locked(layout, &run)?;
     let done = carry_out(&host);
-    let notes = done.and_then(|()| by_hand::notes(&host));
+    let notes = done.and_then(|()| notes(&host, layout));
     let released = host.release();
     let notes = notes.map_err(told)?;
     released.map_err(told)?;
@@ -110,8 +111,18 @@ fn carry_out(host: &Host) -> Outcome<()> {
     Ok(())
 }
 
+/// Returns what is left to people: findings of the doctor, and what only `init` knows.
+fn notes(host: &Host, layout: &Layout) -> Outcome<Vec<by_hand::Note>> {
+    let mut notes = by_hand::notes(host)?;
+    if layout.is_real() {
+        let found = doctor::examine_adoption(&Examined::open(layout)?)?;
+        notes.extend(found.into_iter().map(|it| by_hand::Note::new(it.what, it.why, it.repair)));
+    }
+    Ok(notes)
+}
+
 /// Shows what [`carry_out`] would do.
-fn show(host: &Host) -> Outcome<()> {
+fn show(host: &Host, layout: &Layout) -> Outcome<()> {
     let mut needed = 0;
     for measure in host::measures(host) {
         match measure.look(host)? {
@@ -122,7 +133,7 @@ fn show(host: &Host) -> Outcome<()> {
             }
         }
     }
-    by_hand::tell(host, &by_hand::notes(host)?);
+    by_hand::tell(host, &notes(host, layout)?);
     say(match needed {
         0 => "nothing has to be done",
         _ => "nothing was changed; without --dry-run it is done",

@@ -14,6 +14,7 @@ mod requests;
 mod scripts;
 mod stores;
 mod sudo;
+mod sudo_list;
 mod tree;
 mod unit;
 
@@ -234,15 +235,40 @@ const CHECKS: &[Check] = &[
     check("confinement", Subject::Machine, Look::Opened(machine::confinement)),
 ];
 
+/// The checks whose findings `init` prints: what a machine that was set up by hand may have, and only people change.
+const ADOPTION: [&str; 5] = ["settings", "unit", "unit-user", "unit-kill-mode", "sudo"];
+
 /// Examines the installation that `examined` describes.
 ///
 /// # Errors
 /// The interruption.
 pub fn examine(examined: &Examined) -> Outcome<Examination> {
     let confinement = examined.opened().ok().and_then(|on| on.units.enforcement().ok());
-    let mut told =
-        Examination { schema: SCHEMA, checks: 0, findings: Vec::new(), unseen: Vec::new(), confinement };
-    for check in CHECKS {
+    Ok(Examination { confinement, ..examine_with(examined, CHECKS.iter())? })
+}
+
+/// Returns what `init` leaves to people on a machine, without what `init` itself repairs. A check that is not possible is a
+/// note.
+///
+/// # Errors
+/// The interruption.
+pub fn examine_adoption(examined: &Examined) -> Outcome<Vec<Found>> {
+    let checks = CHECKS.iter().filter(|check| ADOPTION.contains(&check.name));
+    let examination = examine_with(examined, checks)?;
+    let by_init = examined.init();
+    let left =
+        examination.findings.into_iter().map(|finding| finding.found).filter(|it| it.repair != by_init);
+    let unseen = examination.unseen.into_iter().map(|unseen| {
+        let what = format!("the check {} is not possible: {}", unseen.check, unseen.why);
+        Found::note(what, "a finding of it is missing here", "ladylinux-refresh doctor")
+    });
+    Ok(left.chain(unseen).collect())
+}
+
+fn examine_with<'a>(examined: &Examined, checks: impl Iterator<Item = &'a Check>) -> Outcome<Examination> {
+    let (findings, unseen) = (Vec::new(), Vec::new());
+    let mut told = Examination { schema: SCHEMA, checks: 0, findings, unseen, confinement: None };
+    for check in checks {
         crate::process::interrupt::check()?;
         let look = match check.look {
             Look::Anywhere(look) => Some(look(examined)),
@@ -333,6 +359,7 @@ mod tests {
         let names: Vec<&str> = CHECKS.iter().map(|check| check.name).collect();
         assert_eq!(documented, names);
         assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len());
+        assert!(ADOPTION.iter().all(|name| names.contains(name)));
     }
 
     #[test]

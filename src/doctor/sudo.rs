@@ -1,16 +1,15 @@
 //! Rules of sudo that give root's rights to an attacker who controls the application: what the service user may run as
-//! root, and can change or steer. Sudo lists the rules ([`sudo::rules`]); this file judges them, and changes nothing.
+//! root, and can change or steer. Sudo lists the rules ([`sudo_list`]); this file judges them, and changes nothing.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::event::Events;
-use crate::host::sudo;
 use crate::process::Runner;
 
 use super::account::Account;
-use super::{Examined, Findings, Found};
+use super::{Examined, Findings, Found, sudo_list};
 
 /// Programs that do what their arguments request: a user who chooses the arguments is root.
 const STEERED: [&str; 36] = [
@@ -59,7 +58,7 @@ pub(super) fn rules(examined: &Examined) -> Findings {
     let runner = Runner::new(Arc::new(Events::silent()));
     let user = owner.name().unwrap_or_else(|| format!("uid {}", owner.uid));
     let mut found = Vec::new();
-    for rule in sudo::rules(&examined.layout, &runner, owner)? {
+    for rule in sudo_list::rules(&examined.layout, &runner, owner)? {
         if let Some(how) = way_to_root(&account, &rule.command) {
             found.push(Found::problem(
                 format!("sudo lets {user}, the user of the application, {how}"),

@@ -17,14 +17,12 @@ use crate::process::{Owner, Runner};
 use crate::report::screen::{Tone, count, harmless_line, paint, say};
 use crate::report::shell::{quoted, quoted_path};
 use crate::settings::layout::Layout;
-use crate::settings::trust;
 use crate::settings::{RemoteUrl, Transport};
 use crate::source::exchange;
 use crate::source::work_tree::{self, Head, set_origin_command};
-use crate::systemd::unit::LoadState;
 use crate::units::{Job, Role, Units};
 
-use super::{Host, Keeper, SERVICE_USER, sudo, unit, user};
+use super::{Host, Keeper, SERVICE_USER, unit, user};
 
 /// The worker's operation that reads what a clone calls origin.
 pub const OPERATION: &str = "read-origin";
@@ -50,27 +48,26 @@ pub struct Note {
 }
 
 impl Note {
-    fn new(what: impl Into<String>, why: impl Into<String>, todo: impl Into<String>) -> Self {
+    /// Returns a note: what is the case, why it matters, what to do.
+    pub fn new(what: impl Into<String>, why: impl Into<String>, todo: impl Into<String>) -> Self {
         Self { what: what.into(), why: why.into(), todo: todo.into() }
     }
 }
 
-/// Looks for everything of that kind; only reads. What needs the mirror is left out where there is none yet.
+/// Returns what the doctor has no check for; only reads. What needs the mirror is left out where there is none yet.
 ///
 /// # Errors
 /// Something cannot be looked at.
 pub fn notes(host: &Host) -> Outcome<Vec<Note>> {
     let mut notes = Vec::new();
     if host.layout.is_real() {
-        notes.extend(settings(host));
         notes.extend(login());
-        notes.extend(sudo_rules(host)?);
     }
     if let (true, Ok(owner)) = (host.layout.app().join(".git").is_dir(), host.owner()) {
         notes.extend(host.with_git(|git, _| tree(host, git, owner))?);
     }
     if matches!(host.keeper, Keeper::Systemd { .. }) {
-        notes.extend(unit_notes(host)?);
+        notes.extend(drift(host)?);
     }
     notes.extend(callers(host)?);
     notes.extend(scripts(host));
@@ -93,21 +90,6 @@ pub fn tell(host: &Host, notes: &[Note]) {
     say("");
 }
 
-/// A file of settings that is there and does not count.
-fn settings(host: &Host) -> Option<Note> {
-    let ignored = trust::ignored(&host.layout)?;
-    let counts = host.layout.host_file();
-    Some(Note::new(
-        ignored.to_string(),
-        format!("settings decide what root does, so only {} counts", counts.display()),
-        format!(
-            "move what is meant into {}, then: rm {}",
-            counts.display(),
-            quoted(&ignored.path.to_string_lossy())
-        ),
-    ))
-}
-
 /// Whether the service user can log in.
 fn login() -> Option<Note> {
     let shell = user::login_shell()?;
@@ -116,29 +98,6 @@ fn login() -> Option<Note> {
         "it is the user of a service",
         format!("usermod --shell /usr/sbin/nologin {SERVICE_USER}"),
     ))
-}
-
-/// Rules of sudo for the service user.
-fn sudo_rules(host: &Host) -> Outcome<Vec<Note>> {
-    let Some(user) = Owner::named(SERVICE_USER)? else { return Ok(Vec::new()) };
-    let why = format!(
-        "an attacker who controls the application has root's rights by such a rule; a refresh needs none: root runs \
-         it, or a file in {} requests it (docs/requests.md)",
-        host.layout.requests().display()
-    );
-    let note = |rule: sudo::Rule| {
-        let what = format!("sudo lets {SERVICE_USER} run as root: {}", rule.command);
-        Note::new(what, why.clone(), format!("remove the rule: {}", rule.edit()))
-    };
-    match sudo::rules(&host.layout, &host.runner, user) {
-        Ok(rules) => Ok(rules.into_iter().map(note).collect()),
-        Err(failure) if failure.interrupted_by().is_some() => Err(failure),
-        // A broken sudo hinders nothing that `init` does.
-        Err(failure) => {
-            let what = format!("the rules of sudo are not checked: {}", failure.chain().join(": "));
-            Ok(vec![Note::new(what, why, format!("sudo -l -U {SERVICE_USER}"))])
-        }
-    }
 }
 
 /// The work tree: what a run would stumble over, and what it will change.
@@ -185,62 +144,18 @@ fn another_branch(now: &str) -> String {
     format!("ladylinux-refresh run {}, where that one is meant", quoted(now))
 }
 
-/// The installed unit, which is never changed.
-fn unit_notes(host: &Host) -> Outcome<Vec<Note>> {
-    let (layout, settings) = (&host.layout, &host.given.settings);
-    let name = &settings.service.unit;
-    let Some(path) = unit::installed(layout, name) else { return Ok(Vec::new()) };
-    let facts = host.bus()?.unit(name.as_str())?;
-    let mut notes = Vec::new();
-    match facts.load {
-        LoadState::Loaded => {}
-        LoadState::Masked => {
-            notes.push(Note::new(
-                format!("{name} is masked"),
-                "nobody can start it, a run neither",
-                format!("systemctl unmask {name}"),
-            ));
-            return Ok(notes);
-        }
-        LoadState::NotFound | LoadState::Bad => {
-            let why = facts.load_error.unwrap_or_else(|| "systemd does not say why".to_owned());
-            notes.push(Note::new(
-                format!("systemd cannot use {}", path.display()),
-                why,
-                format!("systemd-analyze verify {}", quoted_path(&path)),
-            ));
-            return Ok(notes);
-        }
-    }
-    let edit = format!("systemctl edit {name}");
-    if matches!(facts.user.as_str(), "" | "root" | "0") {
-        notes.push(Note::new(
-            format!("{name} runs the application as root"),
-            format!("all of it belongs to {SERVICE_USER}; what root writes there a run cannot remove"),
-            format!("{edit}, and add under [Service]: User={SERVICE_USER}"),
-        ));
-    } else if facts.user != SERVICE_USER {
-        notes.push(Note::new(
-            format!("{name} runs the application as {}", facts.user),
-            format!("everything of it that is made new belongs to {SERVICE_USER}"),
-            format!("{edit}, and add under [Service]: User={SERVICE_USER}"),
-        ));
-    }
-    if facts.kill_mode != "control-group" && facts.kill_mode != "mixed" {
-        notes.push(Note::new(
-            format!("{name} says KillMode={}", facts.kill_mode),
-            "a stop leaves worker processes behind; a run ends and reports them, a stop by hand does not",
-            format!("{edit}, and add under [Service]: KillMode=control-group"),
-        ));
-    }
-    if let Some(drift) = unit::drift(&path, settings)? {
-        notes.push(Note::new(
+/// A unit that `init` made from other settings: an installed unit is never changed.
+fn drift(host: &Host) -> Outcome<Option<Note>> {
+    let settings = &host.given.settings;
+    let Some(path) = unit::installed(&host.layout, &settings.service.unit) else { return Ok(None) };
+    let note = |drift: String| {
+        Note::new(
             drift,
             "an installed unit is yours and is never overwritten; the settings or this program have changed since",
             format!("rm {} && ladylinux-refresh init", quoted_path(&path)),
-        ));
-    }
-    Ok(notes)
+        )
+    };
+    Ok(unit::drift(&path, settings)?.map(note))
 }
 
 /// Files of the application that call what takes rights of root: the button of its page.

@@ -15,7 +15,6 @@ pub mod relocate;
 mod socket;
 mod socket_command;
 mod source;
-pub(crate) mod sudo;
 mod trust;
 pub mod undo;
 pub(crate) mod unit;

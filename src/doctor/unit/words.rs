@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use crate::error::Outcome;
+use crate::host::SERVICE_USER;
 use crate::process::Owner;
 use crate::systemd::Bus;
 use crate::systemd::root_exec::{COMMANDS, is_yes};
@@ -193,10 +194,15 @@ fn stranger(examined: &Examined, unit: &Unit, user: &str) -> Outcome<Option<Foun
         Err(_) => Owner::named(user)?.map(|owner| owner.uid),
     };
     let Some(uid) = uid else {
+        let repair = if user == SERVICE_USER && !examined.is_installed() {
+            examined.init()
+        } else {
+            format!("useradd --system --user-group --shell /usr/sbin/nologin {}", quoted(user))
+        };
         return Ok(Some(Found::problem(
             format!("{} runs as {user}, and there is no such user", unit.name),
             "systemd cannot start it (status=217/USER)",
-            format!("useradd --system --user-group --shell /usr/sbin/nologin {}", quoted(user)),
+            repair,
         )));
     };
     let other = examined.owner.filter(|it| it.uid != uid);

@@ -14,16 +14,16 @@ const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A command that a user may run as root, with sudo's password prompt or without it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Rule {
+pub(super) struct Rule {
     /// The command as sudo prints it: `ALL`, or a path with arguments, where arguments are limited.
-    pub(crate) command: String,
+    pub(super) command: String,
     /// The file of the rule; sudo prints it since 1.9.15.
     file: Option<String>,
 }
 
 impl Rule {
     /// Returns the shell command that opens the rule, or finds it where sudo does not print its file.
-    pub(crate) fn edit(&self) -> String {
+    pub(super) fn edit(&self) -> String {
         if let Some(file) = &self.file {
             return format!("visudo -f {}", quoted(file));
         }
@@ -36,7 +36,7 @@ impl Rule {
 ///
 /// # Errors
 /// `layout` is not the real root or the caller is not root, so sudo cannot be asked; or sudo cannot read its rules.
-pub(crate) fn rules(layout: &Layout, runner: &Runner, owner: Owner) -> Outcome<Vec<Rule>> {
+pub(super) fn rules(layout: &Layout, runner: &Runner, owner: Owner) -> Outcome<Vec<Rule>> {
     if !layout.is_real() {
         return Err(Failure::new("sudo reads the rules of the machine, not those of a --root directory"));
     }
