@@ -175,10 +175,7 @@ fn rw_6_2a_rw_6_2b_rw_6_2d_a_flipped_bit_a_cut_file_and_a_zeroed_blob_are_each_f
             assert_eq!(findings(&told, file), ["truncated"], "{told:#}");
         }
         assert_eq!(findings(&told, &name(&blobs[1])), ["size-mismatch"]);
-        assert!(
-            problems(&told).iter().any(|said| said.contains("ollama: mistral:latest layer 1")),
-            "{told:#}"
-        );
+        assert!(problems(&told).iter().any(|said| said.contains("ollama: mistral:latest model")), "{told:#}");
     }
     for path in [&file, &bare, &blobs[1]] {
         fs::write(path, gguf).unwrap();
@@ -237,7 +234,7 @@ fn rw_6_2c_every_bad_manifest_is_a_verdict() {
     }
     assert_eq!(findings(&told, "missing"), ["missing-required"]);
     assert_eq!(findings(&told, "optional"), ["missing-optional"]);
-    assert_eq!(findings(&told, "good"), ["present"], "an empty checksum is never verified");
+    assert_eq!(findings(&told, "good"), ["present"; 3], "a checksum that cannot be used verifies nothing");
 }
 
 #[test]
@@ -256,7 +253,7 @@ fn rw_6_2c_what_lies_in_the_way_is_a_verdict_and_never_a_hang() {
     machine.manifest(&entries.iter().map(|name| model(name, "./", name, "")).collect());
     let told = machine.verify(&[], 5);
     assert_eq!(findings(&told, "pipe"), ["unreadable"], "{told:#}");
-    assert_eq!(findings(&told, "loop"), ["inconsistent"]);
+    assert_eq!(findings(&told, "loop"), ["unreadable"]);
     assert_eq!(findings(&told, "out"), ["inconsistent"]);
     assert_eq!(findings(&told, "dangling"), ["missing-required"]);
     assert_eq!(findings(&told, "folder"), ["unreadable"]);
@@ -456,8 +453,7 @@ fn rw_6_2b_ten_thousand_files_and_a_manifest_of_five_megabytes_are_verified() {
     assert!(fs::metadata(machine.layout.app().join("models/manifest.json")).unwrap().len() > 5_000_000);
     let told = machine.verify(&[], 0);
     assert_eq!(told["summary"]["verified"], 10_000);
-    let from = told["verdicts"][0]["from"].as_str().unwrap();
-    assert!(from.contains("SHA256SUMS") && from.contains("manifest: m"), "{from}");
+    assert_eq!(told["summary"]["present"], 10_000, "the manifest names no digests");
 }
 
 #[test]
@@ -610,8 +606,8 @@ fn rw_6_2a_every_store_is_found_wherever_host_environment_and_unit_say() {
     assert_eq!(findings(&told, "/srv/none"), ["missing-required"]);
     // Three blobs of each Ollama store, and the two that checksum files name.
     assert_eq!(told["summary"]["verified"], 3 * 3 + 2, "{told:#}");
-    assert_eq!(findings(&told, &sha256(b"orphan")), ["orphaned"]);
-    assert_eq!(findings(&told, "-partial"), ["partial"]);
+    assert_eq!(findings(&told, &sha256(b"orphan")), ["unexpected"]);
+    assert_eq!(findings(&told, "-partial"), ["unexpected"]);
     for refused in ["/", "/opt/ladylinux", "/etc"] {
         fs::write(machine.layout.host_file(), format!("[models]\nstores = [\"{refused}\"]\n")).unwrap();
         machine.tool(&["verify"]).expect(2).says("much more than models");

@@ -1,13 +1,13 @@
 //! Files named `SHA256SUMS`, as `sha256sum` writes them, with and without `--tag`. It reads nothing itself.
 //!
 //! A line of another form, a path that leaves the directory and a malformed digest are problems with their line number; the
-//! other lines count.
+//! other lines count. A name with a backslash or a line feed, which `sha256sum` escapes, is a problem too.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Component, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
-use super::{Problems, Sha256Hex, is_inside};
+use super::{Expected, Format, Problems, Sha256Hex, is_inside};
 
 /// How many bytes such a file may have.
 pub const LIMIT: u64 = 16 << 20;
@@ -22,6 +22,19 @@ pub struct ChecksumFile {
     pub entries: Vec<(PathBuf, Sha256Hex)>,
     /// The lines that cannot be used.
     pub problems: Problems,
+}
+
+impl ChecksumFile {
+    /// Returns what the file at `path` expects of others. Who publishes models lists every file, and a machine needs some.
+    pub fn claims(self, path: &Path, from: &str) -> Vec<(PathBuf, Expected)> {
+        let expected = |name: &Path, digest| Expected {
+            digest: Some(digest),
+            format: Format::of_name(name),
+            ..Expected::optional(from)
+        };
+        let entries = self.entries.into_iter();
+        entries.map(|(name, digest)| (path.with_file_name(&name), expected(&name, digest))).collect()
+    }
 }
 
 /// Parses a checksum file.
@@ -42,14 +55,9 @@ pub fn parse(bytes: &[u8]) -> ChecksumFile {
 }
 
 fn entry(line: &[u8]) -> Result<(PathBuf, Sha256Hex), String> {
-    let (is_escaped, line) = match line.strip_prefix(b"\\") {
-        Some(rest) => (true, rest),
-        None => (false, line),
-    };
     let (hex, name) = untagged(line).or_else(|| tagged(line)).ok_or("it is not a sha256 and a file name")?;
     let digest = Sha256Hex::parse(&String::from_utf8_lossy(hex))?;
-    let name = if is_escaped { unescape(name)? } else { name.to_vec() };
-    let path = PathBuf::from(OsStr::from_bytes(&name));
+    let path = PathBuf::from(OsStr::from_bytes(name));
     if !is_inside(&path) {
         return Err("its path leaves the directory".to_owned());
     }
@@ -72,21 +80,6 @@ fn tagged(line: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((end.strip_prefix(b") = ")?, name))
 }
 
-fn unescape(name: &[u8]) -> Result<Vec<u8>, String> {
-    let mut plain = Vec::with_capacity(name.len());
-    let mut bytes = name.iter();
-    while let Some(byte) = bytes.next() {
-        plain.push(match (byte, if *byte == b'\\' { bytes.next() } else { None }) {
-            (b'\\', Some(b'n')) => b'\n',
-            (b'\\', Some(b'r')) => b'\r',
-            (b'\\', Some(b'\\')) => b'\\',
-            (b'\\', _) => return Err("its name has a backslash that escapes nothing".to_owned()),
-            (other, _) => *other,
-        });
-    }
-    Ok(plain)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,21 +91,14 @@ mod tests {
         let upper = HEX.to_uppercase();
         let text = format!(
             "# note\n{HEX}  a.gguf\n{HEX} *b.gguf\r\n\n{upper}  ./with blank\nSHA256 (c (1).gguf) = {HEX}\n\
-             \\{HEX}  new\\nline\\\\\n{HEX}  a (x) = b\n"
+             {HEX}  a (x) = b\n"
         );
         let file = parse(&[text.as_bytes(), HEX.as_bytes(), b"  \xff\xfe.gguf\n"].concat());
         assert_eq!(file.problems, Problems::default());
         assert!(file.entries.iter().all(|(_, digest)| digest.as_str() == HEX));
         let names: Vec<&[u8]> = file.entries.iter().map(|(path, _)| path.as_os_str().as_bytes()).collect();
-        let expected: [&[u8]; 7] = [
-            b"a.gguf",
-            b"b.gguf",
-            b"with blank",
-            b"c (1).gguf",
-            b"new\nline\\",
-            b"a (x) = b",
-            b"\xff\xfe.gguf",
-        ];
+        let expected: [&[u8]; 6] =
+            [b"a.gguf", b"b.gguf", b"with blank", b"c (1).gguf", b"a (x) = b", b"\xff\xfe.gguf"];
         assert_eq!(names, expected);
     }
 

@@ -7,20 +7,24 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Failure, Outcome};
+use crate::error::Outcome;
 use crate::git::path::TreePath;
+use crate::process::interrupt;
 use crate::report::screen::complain;
 use crate::service::envfile::EnvFile;
 use crate::settings::layout::Layout;
 
 use super::cache::DigestCache;
-use super::gather::ManifestText;
-use super::locations;
-use super::progress::Progress;
-use super::verify::{self, Depth, Verified};
+use super::gather::{ManifestText, UNLISTED, deployed_manifest, gather};
+use super::verify::{Depth, Summary, Verified};
+use super::verify_files::verify_files;
+use super::{Finding, locations};
 
 /// The name of the operation.
 pub const OPERATION: &str = "examine-models";
+
+/// The begin of a line that says how far the reading is.
+pub const PROGRESS: &str = "read ";
 
 /// What to examine.
 #[derive(Debug, Serialize, Deserialize)]
@@ -28,8 +32,8 @@ pub struct ExamineModelsRequest {
     layout: Layout,
     /// The manifest; the operation reads that of the deployed application where there is none here.
     manifest: Option<ManifestText>,
-    /// The variable that names Ollama's store, or why it cannot be read.
-    env_file: Result<EnvFile, String>,
+    /// The directory that the service's environment file names, or why that cannot be read.
+    ollama: Result<Option<String>, String>,
     stores: Vec<TreePath>,
     depth: Depth,
     cache: DigestCache,
@@ -45,17 +49,16 @@ impl ExamineModelsRequest {
         stores: &[PathBuf],
         (depth, cache): (Depth, DigestCache),
     ) -> Self {
-        let env_file = env_file.map_err(|failure| failure.chain().join(": ")).map(|mut file| {
-            file.variables.retain(|name, _| name == locations::OLLAMA);
-            EnvFile { variables: file.variables, ..EnvFile::default() }
-        });
+        let ollama = env_file
+            .map(|file| file.value(locations::OLLAMA).map(str::to_owned))
+            .map_err(|failure| failure.chain().join(": "));
         let stores = stores.iter().map(|store| store.as_path().into()).collect();
-        Self { layout: layout.clone(), manifest, env_file, stores, depth, cache }
+        Self { layout: layout.clone(), manifest, ollama, stores, depth, cache }
     }
 
     /// Returns the directories that the host names.
-    pub fn stores(&self) -> &[TreePath] {
-        &self.stores
+    pub fn stores(&self) -> impl Iterator<Item = PathBuf> {
+        self.stores.iter().map(|store| store.as_path().to_path_buf())
     }
 }
 
@@ -64,16 +67,34 @@ impl ExamineModelsRequest {
 /// # Errors
 /// As [`examine`].
 pub fn handle(request: ExamineModelsRequest) -> Outcome<Verified> {
-    examine(request, &|progress| complain(&progress.to_line()))
+    examine(request, &|progress| complain(&format!("{PROGRESS}{progress}")))
 }
 
-/// Examines models in this process.
+/// Examines models in this process. `report` takes how far the reading is, as text.
 ///
 /// # Errors
 /// The interruption.
-pub fn examine(request: ExamineModelsRequest, report: &dyn Fn(&Progress)) -> Outcome<Verified> {
-    let text = request.manifest.unwrap_or_else(|| ManifestText::read(&request.layout));
-    let env_file = request.env_file.map_err(Failure::new);
-    let stores: Vec<_> = request.stores.iter().map(|store| store.as_path().to_path_buf()).collect();
-    verify::verify(&request.layout, &text, env_file, &stores, (request.depth, request.cache), report)
+pub fn examine(request: ExamineModelsRequest, report: &dyn Fn(&str)) -> Outcome<Verified> {
+    let stores = request.stores().collect();
+    let text = request.manifest.unwrap_or_else(|| deployed_manifest(&request.layout));
+    let gathered = gather(&request.layout, &text, &request.ollama, stores)?;
+    let (files, cache) = verify_files(&gathered.claims, request.depth, request.cache, report)?;
+    let mut verdicts = gathered.verdicts;
+    for mut verdict in files {
+        match verdict.finding {
+            // A file that no source lists may be gone.
+            Finding::MissingOptional if verdict.from == UNLISTED => continue,
+            Finding::Present if verdict.from == UNLISTED => verdict.finding = Finding::Unexpected,
+            _ => {}
+        }
+        verdicts.push(verdict);
+    }
+    verdicts.sort_by(|one, other| (&one.path, &one.from).cmp(&(&other.path, &other.from)));
+    // Two entries of one source may expect the same of a file.
+    verdicts.dedup_by(|one, other| {
+        one.path == other.path && one.from == other.from && one.finding == other.finding
+    });
+    interrupt::check()?;
+    let summary = Summary::new(&verdicts, request.depth);
+    Ok(Verified { verdicts, sources: gathered.sources, summary, cache })
 }

@@ -4,43 +4,23 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use super::Finding;
 use crate::disk;
-use crate::service::envfile::{self, EnvFile};
+use crate::service::envfile;
 use crate::settings::layout::Layout;
 use crate::systemd::file::UnitFile;
 
 /// A directory that may hold models.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Location {
     /// The path.
     pub path: PathBuf,
-    /// What names it.
-    pub named_by: NamedBy,
-}
-
-/// What names a location.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NamedBy {
-    /// The manifest, or the deployment contract if it names none.
-    Manifest,
-    /// `models.stores` or the command line: it has to be there.
-    Host,
-    /// `OLLAMA_MODELS` in the service's environment file or in Ollama's unit.
-    Ollama,
-    /// The package of Ollama.
-    Package,
-}
-
-impl NamedBy {
-    /// Returns the source of a verdict about the location.
-    pub fn source(self) -> &'static str {
-        match self {
-            Self::Manifest => "models",
-            Self::Host => "models.stores",
-            Self::Ollama => OLLAMA,
-            Self::Package => "package of Ollama",
-        }
-    }
+    /// The source of a verdict about it.
+    pub from: &'static str,
+    /// The finding if it is missing.
+    pub missing: Option<Finding>,
+    /// Makes the finding if it cannot be read.
+    pub closed: fn(String) -> Finding,
 }
 
 /// The variable that names Ollama's store.
@@ -50,15 +30,26 @@ const PACKAGED: &str = "/usr/share/ollama/.ollama/models";
 /// The unit of the packaged service.
 const UNIT: &str = "ollama.service";
 
-/// Returns the locations beside that of the manifest; `stores` are those that the host names.
-pub fn others(layout: &Layout, env_file: &EnvFile, stores: &[PathBuf]) -> Vec<Location> {
-    let host = stores.iter().map(|path| Location { path: path.clone(), named_by: NamedBy::Host });
-    let variables = [env_file.value(OLLAMA).map(str::to_owned), of_unit(layout)];
-    let variables = variables.into_iter().flatten().filter(|value| value.starts_with('/'));
-    let ollama =
-        variables.map(|value| Location { path: below(layout, Path::new(&value)), named_by: NamedBy::Ollama });
-    let packaged = Location { path: below(layout, Path::new(PACKAGED)), named_by: NamedBy::Package };
-    host.chain(ollama).chain([packaged]).collect()
+/// Returns all locations, first the one at `base`. `ollama` is the store that the environment file names, `stores` are those
+/// that the host names: they have to be there.
+pub fn all(layout: &Layout, base: PathBuf, ollama: Option<String>, stores: Vec<PathBuf>) -> Vec<Location> {
+    let base = Location { path: base, from: "models", missing: None, closed: Finding::Unreadable };
+    let host = stores.into_iter().map(|path| {
+        let missing = Some(Finding::MissingRequired);
+        Location { path, from: "models.stores", missing, closed: Finding::Unreadable }
+    });
+    // Ollama runs as a user of its own, which may keep its store to itself.
+    let of_ollama = |path: &str, from, missing| Location {
+        path: below(layout, Path::new(path)),
+        from,
+        missing,
+        closed: Finding::Unsupported,
+    };
+    let variables = [ollama, of_unit(layout)].into_iter().flatten().filter(|value| value.starts_with('/'));
+    // A store may be on a disk that is not mounted.
+    let variables = variables.map(|value| of_ollama(&value, OLLAMA, Some(Finding::MissingOptional)));
+    let packaged = of_ollama(PACKAGED, "package of Ollama", None);
+    [base].into_iter().chain(host).chain(variables).chain([packaged]).collect()
 }
 
 /// Returns a path of the machine below the root.
@@ -104,35 +95,21 @@ fn read(path: &Path) -> Option<UnitFile> {
     disk::read_at_most(path, envfile::LIMIT).ok().flatten().map(|bytes| UnitFile::parse(&bytes))
 }
 
-/// Returns the value of the last assignment to `OLLAMA_MODELS` in a line of `Environment=`.
+/// Returns the value of the last assignment to `OLLAMA_MODELS` in a line of `Environment=`. Quotes hold blanks together.
 fn assigned(text: &str) -> Option<String> {
-    words(text).iter().rev().find_map(|word| match word.split_once('=') {
-        Some((OLLAMA, value)) => Some(value.to_owned()),
-        _ => None,
-    })
-}
-
-/// Splits a text as systemd does: quotes hold blanks together, and a backslash takes the next character as it is.
-fn words(text: &str) -> Vec<String> {
-    let mut words = Vec::new();
-    let mut word: Option<String> = None;
-    let mut quote: Option<char> = None;
-    let mut chars = text.chars();
-    while let Some(c) = chars.next() {
-        if quote.is_none() && c.is_whitespace() {
-            words.extend(word.take());
-            continue;
-        }
-        let word = word.get_or_insert_with(String::new);
-        match c {
-            '\\' => word.extend(chars.next()),
-            '"' | '\'' if quote.is_none() => quote = Some(c),
-            _ if quote == Some(c) => quote = None,
-            _ => word.push(c),
-        }
+    let (mut value, mut before) = (None, "");
+    for (number, piece) in text.split(['"', '\'']).enumerate() {
+        let words = match number % 2 {
+            0 => piece.split_whitespace().collect(),
+            // Quotes within a word hold the value of another variable.
+            _ if before.is_empty() || before.ends_with(char::is_whitespace) => vec![piece],
+            _ => Vec::new(),
+        };
+        let mut values = words.into_iter().filter_map(|word| word.strip_prefix(OLLAMA)?.strip_prefix('='));
+        value = values.next_back().or(value);
+        before = piece;
     }
-    words.extend(word);
-    words
+    value.map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -142,11 +119,12 @@ mod tests {
     #[test]
     fn every_location_moves_below_the_root_once() {
         let layout = Layout::below("/trial");
-        let env_file = EnvFile::parse(b"OLLAMA_MODELS=/srv/ollama\n");
-        let locations = others(&layout, &env_file, &[PathBuf::from("/trial/mine"), PathBuf::from("/other")]);
+        let stores = vec![PathBuf::from("/trial/mine"), PathBuf::from("/other")];
+        let locations = all(&layout, layout.models(), Some("/srv/ollama".to_owned()), stores);
         let paths: Vec<_> = locations.iter().map(|location| location.path.to_str().unwrap()).collect();
         let packaged = "/trial/usr/share/ollama/.ollama/models";
-        assert_eq!(paths, ["/trial/mine", "/other", "/trial/srv/ollama", packaged]);
+        let base = "/trial/opt/ladylinux/models";
+        assert_eq!(paths, [base, "/trial/mine", "/other", "/trial/srv/ollama", packaged]);
         assert_eq!(below(&layout, Path::new("/trial/mine")), Path::new("/trial/mine"));
         assert_eq!(below(&Layout::below("/"), Path::new("/srv")), Path::new("/srv"));
     }
@@ -157,7 +135,7 @@ mod tests {
             ("OLLAMA_MODELS=/srv/m", Some("/srv/m")),
             ("\"OLLAMA_MODELS=/srv/my models\"", Some("/srv/my models")),
             ("OLLAMA_HOST=x 'OLLAMA_MODELS=/m' OLLAMA_DEBUG=1", Some("/m")),
-            ("OLD_OLLAMA_MODELS=/y A='b OLLAMA_MODELS=/z' OLLAMA_MODELS='/m n'/o\\ p", Some("/m n/o p")),
+            ("OLD_OLLAMA_MODELS=/y A='b OLLAMA_MODELS=/z' OLLAMA_MODELS=/m", Some("/m")),
             ("OLLAMA_MODELS=/first OLLAMA_MODELS=/last", Some("/last")),
             ("OLD_OLLAMA_MODELS=/x OLLAMA_MODELS_BACKUP=/x A='OLLAMA_MODELS=/x'", None),
         ] {

@@ -44,19 +44,14 @@ struct Entry {
     id: String,
     local_path: String,
     filename: String,
-    #[serde(default)]
     required: Option<bool>,
-    #[serde(default)]
     format: Option<String>,
-    #[serde(default)]
     checksum: Option<Checksum>,
 }
 
 #[derive(Deserialize)]
 struct Checksum {
-    #[serde(default)]
     algorithm: Option<String>,
-    #[serde(default)]
     value: Option<String>,
 }
 

@@ -8,7 +8,6 @@
 
 pub mod cache;
 pub mod checksum_files;
-mod claims;
 pub mod examine;
 mod gather;
 pub mod gguf;
@@ -16,7 +15,6 @@ pub mod locations;
 pub mod manifest;
 mod model_dirs;
 pub mod ollama;
-pub mod progress;
 pub mod safetensors;
 pub mod verify;
 mod verify_files;
@@ -65,6 +63,11 @@ impl Expected {
     pub fn optional(from: impl Into<String>) -> Self {
         Self { from: from.into(), is_required: false, size: None, digest: None, format: None }
     }
+
+    /// Returns the finding that the file is missing.
+    fn missing(&self) -> Finding {
+        if self.is_required { Finding::MissingRequired } else { Finding::MissingOptional }
+    }
 }
 
 /// A file format whose header shows that a file is cut off.
@@ -79,13 +82,10 @@ pub enum Format {
 impl Format {
     /// Returns the format that a file name stands for.
     pub fn of_name(path: &Path) -> Option<Self> {
-        let extension = path.extension()?;
-        if extension.eq_ignore_ascii_case("gguf") {
-            Some(Self::Gguf)
-        } else if extension.eq_ignore_ascii_case("safetensors") {
-            Some(Self::Safetensors)
-        } else {
-            None
+        match path.extension()?.to_str()? {
+            "gguf" => Some(Self::Gguf),
+            "safetensors" => Some(Self::Safetensors),
+            _ => None,
         }
     }
 }
@@ -150,14 +150,10 @@ pub enum Finding {
     Unreadable(String),
     /// No source lists the file.
     Unexpected,
-    /// A blob that no model refers to.
-    Orphaned,
     /// A source or a file contradicts itself or its format, with the reason.
     Inconsistent(String),
     /// The file changed while it was read.
     Changing,
-    /// An unfinished download.
-    Partial,
     /// Something that cannot be examined here, with the reason.
     Unsupported(String),
 }
@@ -178,16 +174,15 @@ impl fmt::Display for Finding {
             }
             Self::Unreadable(why) => write!(f, "cannot be read: {why}"),
             Self::Unexpected => f.write_str("not listed by any source"),
-            Self::Orphaned => f.write_str("no model refers to it"),
             Self::Inconsistent(why) | Self::Unsupported(why) => f.write_str(why),
             Self::Changing => f.write_str("changed while it was read"),
-            Self::Partial => f.write_str("an unfinished download"),
         }
     }
 }
 
 /// How severe a finding is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Severity {
     /// As expected.
     Good,
@@ -195,17 +190,6 @@ pub enum Severity {
     Note,
     /// Something is wrong: exit code 5.
     Problem,
-}
-
-impl Severity {
-    /// Returns the name in JSON.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Good => "good",
-            Self::Note => "note",
-            Self::Problem => "problem",
-        }
-    }
 }
 
 impl Finding {
@@ -225,8 +209,6 @@ impl Finding {
             Self::Present => ("present", Severity::Good),
             Self::MissingOptional => ("missing-optional", Severity::Note),
             Self::Unexpected => ("unexpected", Severity::Note),
-            Self::Orphaned => ("orphaned", Severity::Note),
-            Self::Partial => ("partial", Severity::Note),
             Self::Unsupported(_) => ("unsupported", Severity::Note),
             Self::MissingRequired => ("missing-required", Severity::Problem),
             Self::SizeMismatch { .. } => ("size-mismatch", Severity::Problem),

@@ -5,11 +5,11 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::io::{BufReader, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{Finding, is_inside, shortened};
+use super::{Expected, Finding, Format, is_inside, shortened};
 
 /// How many bytes a header may have. Those of large models have about 10 MiB.
 pub const HEADER_LIMIT: u64 = 32 << 20;
@@ -62,19 +62,22 @@ pub fn check(mut file: impl Read, length: u64) -> Result<(), Finding> {
     }
 }
 
-/// Returns the file names of the shards that an index names.
+/// Parses the index at `path`. Returns the shards that it names, each of which is required.
 ///
 /// # Errors
 /// It is no index (with line and column), or a name leaves its directory.
-pub fn shards(bytes: &[u8]) -> Result<BTreeSet<PathBuf>, String> {
+pub fn shards(bytes: &[u8], path: &Path, from: &str) -> Result<Vec<(PathBuf, Expected)>, String> {
     let index: Index = serde_json::from_slice(bytes).map_err(|error| shortened(&error.to_string()))?;
-    let shards: BTreeSet<PathBuf> = index.weight_map.into_values().map(PathBuf::from).collect();
-    match shards.iter().find(|shard| !is_inside(shard)) {
-        Some(shard) => {
-            Err(format!("the shard \"{}\" leaves the directory", shortened(&shard.to_string_lossy())))
+    let names: BTreeSet<String> = index.weight_map.into_values().collect();
+    let shard = |name: String| {
+        if !is_inside(Path::new(&name)) {
+            return Err(format!("the shard \"{}\" leaves the directory", shortened(&name)));
         }
-        None => Ok(shards),
-    }
+        let format = Some(Format::Safetensors);
+        let expected = Expected { is_required: true, format, ..Expected::optional(from) };
+        Ok((path.with_file_name(name), expected))
+    };
+    names.into_iter().map(shard).collect()
 }
 
 #[cfg(test)]
@@ -101,10 +104,12 @@ mod tests {
 
     #[test]
     fn an_index_names_each_shard_once_and_none_elsewhere() {
+        let of = |text: &str| shards(text.as_bytes(), Path::new("/m/model.safetensors.index.json"), "index");
         let named =
-            shards(br#"{"metadata": {}, "weight_map": {"a": "1.safetensors", "b": "1.safetensors"}}"#);
-        assert_eq!(named.unwrap(), BTreeSet::from([PathBuf::from("1.safetensors")]));
-        assert!(shards(br#"{"weight_map": {"a": "../x"}}"#).unwrap_err().contains("leaves"));
-        assert!(shards(b"{").unwrap_err().contains("line 1"));
+            of(r#"{"metadata": {}, "weight_map": {"a": "1.safetensors", "b": "1.safetensors"}}"#).unwrap();
+        let [(path, expected)] = &named[..] else { panic!("{named:?}") };
+        assert_eq!((path.to_str(), expected.is_required), (Some("/m/1.safetensors"), true));
+        assert!(of(r#"{"weight_map": {"a": "../x"}}"#).unwrap_err().contains("leaves"));
+        assert!(of("{").unwrap_err().contains("line 1"));
     }
 }

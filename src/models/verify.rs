@@ -1,21 +1,11 @@
-//! The verification of all models: claims of every source, verdicts of every file, and their summary for a report.
-
-use std::collections::HashSet;
-use std::path::PathBuf;
+//! The result of a verification of models: its verdicts, and their summary for a report. It touches nothing.
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Outcome;
-use crate::process::interrupt;
 use crate::report::screen::{count, harmless_line, size};
-use crate::service::envfile::EnvFile;
-use crate::settings::layout::Layout;
 
 use super::cache::DigestCache;
-use super::gather::{self, ManifestText, UNLISTED};
-use super::progress::Progress;
 pub use super::verify_files::Depth;
-use super::verify_files::verify_files;
 use super::{Finding, Severity, Verdict};
 
 /// How many problems a summary lists.
@@ -55,46 +45,8 @@ pub struct Summary {
     pub first_problems: Vec<String>,
 }
 
-/// Examines all models. `env_file` is the service's environment file, `stores` are the directories that the host names,
-/// `cache` is what is known of files from earlier runs.
-///
-/// # Errors
-/// The interruption.
-pub fn verify(
-    layout: &Layout,
-    text: &ManifestText,
-    env_file: Outcome<EnvFile>,
-    stores: &[PathBuf],
-    (depth, cache): (Depth, DigestCache),
-    report: &dyn Fn(&Progress),
-) -> Outcome<Verified> {
-    let gathered = gather::gather(layout, text, env_file, stores)?;
-    let set = gathered.set.merged()?;
-    let (verdicts, cache) = verify_files(&set.claims, depth, cache, report)?;
-    let mut all = set.verdicts;
-    all.extend(verdicts.into_iter().filter_map(of_unlisted));
-    // A file that is reached by two paths has one verdict.
-    let mut seen = HashSet::new();
-    all.retain(|verdict| seen.insert((verdict.path.clone(), verdict.from.clone(), verdict.finding.clone())));
-    all.sort_by(|one, other| one.path.cmp(&other.path));
-    let summary = Summary::new(&all, depth);
-    interrupt::check()?;
-    Ok(Verified { verdicts: all, sources: gathered.sources, summary, cache })
-}
-
-/// Returns the verdict as it is for a file that no source lists: it may have gone meanwhile.
-fn of_unlisted(verdict: Verdict) -> Option<Verdict> {
-    match verdict.finding {
-        Finding::MissingOptional if verdict.from == UNLISTED => None,
-        Finding::Present if verdict.from == UNLISTED => {
-            Some(Verdict { finding: Finding::Unexpected, ..verdict })
-        }
-        _ => Some(verdict),
-    }
-}
-
 impl Summary {
-    fn new(verdicts: &[Verdict], depth: Depth) -> Self {
+    pub(super) fn new(verdicts: &[Verdict], depth: Depth) -> Self {
         let of = |severity| verdicts.iter().filter(move |verdict| verdict.finding.severity() == severity);
         let are = |finding: &Finding| verdicts.iter().filter(|verdict| verdict.finding == *finding).count();
         let sentence = |verdict: &Verdict| {
@@ -122,19 +74,15 @@ impl Summary {
         if self.looked_at == 0 {
             return "no models, and none is expected".to_owned();
         }
-        let mut parts = vec![format!("{} verified", self.verified)];
-        if self.present > 0 {
-            parts.push(format!("{} present", self.present));
-        }
-        if self.problems > 0 {
-            parts.push(count(self.problems, "problem"));
-        }
-        if self.notes > 0 {
-            parts.push(count(self.notes, "note"));
-        }
+        let mut sentence = format!("{} verified", self.verified);
+        let counted =
+            |number: usize, text: String| if number > 0 { format!(", {text}") } else { String::new() };
+        sentence += &counted(self.present, format!("{} present", self.present));
+        sentence += &counted(self.problems, count(self.problems, "problem"));
+        sentence += &counted(self.notes, count(self.notes, "note"));
         if self.bytes_read > 0 {
-            parts.push(format!("{} read", size(self.bytes_read)));
+            sentence += &format!(", {} read", size(self.bytes_read));
         }
-        parts.join(", ")
+        sentence
     }
 }

@@ -13,10 +13,9 @@ use crate::error::{Context as _, Failure, Outcome};
 use crate::event::{Event, Events, Subscriber};
 use crate::installation::Installation;
 use crate::models::cache::DigestCache;
-use crate::models::examine::{self, ExamineModelsRequest, OPERATION};
-use crate::models::progress::Progress;
+use crate::models::examine::{self, ExamineModelsRequest, OPERATION, PROGRESS};
+use crate::models::manifest;
 use crate::models::verify::{Depth, Summary, Verified};
-use crate::models::{ManifestText, manifest};
 use crate::process::{Owner, Runner};
 use crate::report::screen::count;
 use crate::settings::layout::Layout;
@@ -79,13 +78,12 @@ fn depth(settings: &Settings) -> Option<Depth> {
 
 fn verify(on: &Installation, settings: &Settings, commit: &CommitId, depth: Depth) -> Outcome<Summary> {
     // What the coming commit expects counts, not what the deployed one did.
-    let text = on.mirror.read(commit, Path::new(manifest::PATH))?;
-    let text = text.map_or(ManifestText::Missing, ManifestText::Bytes);
+    let text = Ok(on.mirror.read(commit, Path::new(manifest::PATH))?);
     let how = (depth, known(&on.layout));
     let request =
         ExamineModelsRequest::new(&on.layout, Some(text), on.env_file(), &settings.models.stores, how);
     let runner = on.runner.clone();
-    let report = move |progress: &Progress| {
+    let report = move |progress: &str| {
         runner.events().progress(&format!("models: {progress}"), None, None);
     };
     let verified = examine(&on.layout, &on.runner, on.owner, request, Box::new(report))?;
@@ -130,7 +128,7 @@ pub fn examine(
     runner: &Runner,
     owner: Owner,
     request: ExamineModelsRequest,
-    report: Box<dyn Fn(&Progress) + Send>,
+    report: Box<dyn Fn(&str) + Send>,
 ) -> Outcome<Verified> {
     if !layout.is_real() || !rustix::process::geteuid().is_root() || owner.uid == 0 {
         return examine::examine(request, &*report);
@@ -143,10 +141,9 @@ pub fn examine(
 fn job(request: &ExamineModelsRequest) -> Job {
     let job = Job { output: LARGEST_RESPONSE, ..Job::new(Role::Inspect, DEADLINE).narrated(SOURCE) };
     // A unit has a /tmp of its own.
-    let stores = request.stores().iter().map(|store| store.as_path().to_path_buf());
     let is_hidden =
         |store: &PathBuf| ["/tmp", "/var/tmp"].iter().any(|place| store.starts_with(place)) && store.exists();
-    let hidden = stores.filter(is_hidden);
+    let hidden = request.stores().filter(is_hidden);
     hidden.fold(job, |job, store| {
         job.sees(Bind { source: store.clone(), destination: store, access: Access::ReadOnly })
     })
@@ -155,15 +152,15 @@ fn job(request: &ExamineModelsRequest) -> Job {
 /// Reports the progress in the lines of a unit, and passes on every other line.
 struct UnitLines {
     runner: Runner,
-    report: Box<dyn Fn(&Progress) + Send>,
+    report: Box<dyn Fn(&str) + Send>,
 }
 
 impl Subscriber for UnitLines {
     fn take(&mut self, event: &Event) {
         let events = self.runner.events();
         match event {
-            Event::Output { source, line, .. } => match Progress::from_line(line) {
-                Some(progress) if source == SOURCE => (self.report)(&progress),
+            Event::Output { source, line, .. } => match line.strip_prefix(PROGRESS) {
+                Some(progress) if source == SOURCE => (self.report)(progress),
                 _ => events.output(source, line),
             },
             Event::Note { message, .. } => events.note(message),
@@ -196,17 +193,17 @@ mod tests {
 
     #[test]
     fn progress_of_the_unit_is_reported_and_other_lines_are_passed_on() {
-        let (seen, bytes) = (Seen::default(), Arc::new(Mutex::new(Vec::new())));
+        let (seen, progress) = (Seen::default(), Arc::new(Mutex::new(Vec::new())));
         let runner = Runner::new(Arc::new(Events::new(vec![Box::new(seen.clone())])));
-        let reported = Arc::clone(&bytes);
-        let report = Box::new(move |progress: &Progress| reported.lock().unwrap().push(progress.bytes));
+        let reported = Arc::clone(&progress);
+        let report = Box::new(move |progress: &str| reported.lock().unwrap().push(progress.to_owned()));
         let events = Events::new(vec![Box::new(UnitLines { runner, report })]);
-        events.output(SOURCE, "read 1 2 3000 6000");
-        events.output("other", "read 1 2 4000 6000");
-        events.output(SOURCE, "read on");
+        events.output(SOURCE, "read 1 B of 2 B");
+        events.output("other", "read 1 B of 3 B");
+        events.output(SOURCE, "other");
         events.warn("slow");
-        assert_eq!(*bytes.lock().unwrap(), [3000]);
-        let expected = ["output: read 1 2 4000 6000", "output: read on", "warning: slow"];
+        assert_eq!(*progress.lock().unwrap(), ["1 B of 2 B"]);
+        let expected = ["output: read 1 B of 3 B", "output: other", "warning: slow"];
         assert_eq!(*seen.0.lock().unwrap(), expected);
     }
 }

@@ -1,35 +1,32 @@
-//! How far the reading of model files is, as a bar on a terminal.
+//! How far the reading of model files is, as a line on a terminal.
 
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::screen;
-use crate::models::progress::Progress;
 
-/// A bar, where standard output is a terminal; nothing elsewhere.
+/// A line that changes in place, where standard output is a terminal; nothing elsewhere.
 #[derive(Debug)]
-pub struct Bar(ProgressBar);
+pub struct ProgressLine(ProgressBar);
 
-impl Bar {
-    /// Makes a bar that appears with the first progress.
+impl ProgressLine {
+    /// Makes the line, which appears with the first progress.
     pub fn new(label: &'static str) -> Self {
-        let bar = if screen::is_terminal() { ProgressBar::new(0) } else { ProgressBar::hidden() };
-        let template = "{prefix} [{bar:24}] {wide_msg} {binary_bytes_per_sec}, {eta} left";
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style.progress_chars("=> "));
+        let bar = if screen::is_terminal() { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix} {wide_msg} {elapsed}") {
+            bar.set_style(style);
         }
         bar.set_prefix(label);
         Self(bar)
     }
 
     /// Shows how far the reading is.
-    pub fn show(&self, progress: &Progress) {
-        self.0.set_length(progress.of_bytes);
-        self.0.set_position(progress.bytes);
-        self.0.set_message(progress.to_string());
+    pub fn show(&self, progress: &str) {
+        self.0.set_message(progress.to_owned());
+        self.0.tick();
     }
 }
 
-impl Drop for Bar {
+impl Drop for ProgressLine {
     fn drop(&mut self) {
         self.0.finish_and_clear();
     }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::cli::VerifyArgs;
 use crate::clock;
@@ -21,7 +22,7 @@ use crate::process::{Owner, Runner};
 use crate::refresh::account::millis;
 use crate::refresh::models::{examine, keep, known};
 use crate::report::json;
-use crate::report::progress::Bar;
+use crate::report::progress::ProgressLine;
 use crate::report::screen::{Tone, count, duration, harmless_line, paint, say};
 use crate::service::envfile::EnvFile;
 use crate::settings::layers::Overrides;
@@ -44,27 +45,7 @@ struct VerifyOutput<'a> {
     duration_ms: u64,
     /// Why the digests are not kept.
     not_remembered: Option<String>,
-    verdicts: Vec<VerdictJson<'a>>,
-}
-
-#[derive(Debug, Serialize)]
-struct VerdictJson<'a> {
-    path: String,
-    name: &'a str,
-    from: &'a str,
-    finding: &'static str,
-    severity: &'static str,
-    /// The finding as a sentence.
-    #[serde(rename = "told")]
-    sentence: String,
-    /// The expected digest or length.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    expected: Option<String>,
-    /// The digest or length of the file.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    found: Option<String>,
-    bytes_read: u64,
-    cached: bool,
+    verdicts: Vec<Value>,
 }
 
 /// Verifies the models; changes nothing of them.
@@ -75,7 +56,7 @@ pub(super) fn verify(layout: &Layout, args: &VerifyArgs) -> Result<Ended, Error>
     let (verified, not_remembered) = verified.map_err(|failure| Refusal::of("verify", failure))?;
     let duration_ms = millis(clock::monotonic().duration_since(start));
     if args.json {
-        let verdicts = verified.verdicts.iter().map(VerdictJson::new).collect();
+        let verdicts = verified.verdicts.iter().map(verdict_json).collect();
         let (sources, summary) = (&verified.sources[..], &verified.summary);
         let schema = SCHEMA;
         say(&json::pretty(&VerifyOutput { schema, sources, summary, duration_ms, not_remembered, verdicts }));
@@ -111,63 +92,60 @@ fn examined(layout: &Layout, args: &VerifyArgs, stores: &[PathBuf]) -> Outcome<(
     };
     let cache = known(layout);
     let request = ExamineModelsRequest::new(layout, None, env_file, &stores, (depth, cache.clone()));
-    let bar = Bar::new("models");
-    let report = Box::new(move |progress: &_| bar.show(progress));
+    let line = ProgressLine::new("models");
+    let report = Box::new(move |progress: &str| line.show(progress));
     let verified = examine(layout, &runner, owner, request, report)?;
     let kept = if verified.cache == cache { Ok(()) } else { keep(layout, &verified.cache) };
     let not_kept = kept.err().map(|failure| failure.chain().join(": "));
     Ok((verified, not_kept))
 }
 
-impl<'a> VerdictJson<'a> {
-    fn new(verdict: &'a Verdict) -> Self {
-        let (expected, found) = match &verdict.finding {
-            Finding::SizeMismatch { expected, found } | Finding::Truncated { needs: expected, found } => {
-                (Some(expected.to_string()), Some(found.to_string()))
-            }
-            Finding::DigestMismatch { expected, found } => (Some(expected.clone()), Some(found.clone())),
-            _ => (None, None),
-        };
-        Self {
-            path: verdict.path.to_string_lossy().into_owned(),
-            name: &verdict.shown,
-            from: &verdict.from,
-            finding: verdict.finding.word(),
-            severity: verdict.finding.severity().word(),
-            sentence: verdict.finding.to_string(),
-            expected,
-            found,
-            bytes_read: verdict.bytes_read,
-            cached: verdict.cached,
+fn verdict_json(verdict: &Verdict) -> Value {
+    // Digests or numbers of bytes.
+    let (expected, found) = match &verdict.finding {
+        Finding::SizeMismatch { expected, found } | Finding::Truncated { needs: expected, found } => {
+            (Some(expected.to_string()), Some(found.to_string()))
         }
-    }
+        Finding::DigestMismatch { expected, found } => (Some(expected.clone()), Some(found.clone())),
+        _ => (None, None),
+    };
+    serde_json::json!({
+        "path": verdict.path.to_string_lossy(),
+        "name": verdict.shown,
+        "from": verdict.from,
+        "finding": verdict.finding.word(),
+        "severity": verdict.finding.severity(),
+        "told": verdict.finding.to_string(),
+        "expected": expected,
+        "found": found,
+        "bytes_read": verdict.bytes_read,
+        "cached": verdict.cached,
+    })
 }
 
 fn lines(verified: &Verified, is_verbose: bool) -> Vec<String> {
-    let sources = &verified.sources;
+    let sources = verified.sources.iter();
     let mut lines: Vec<String> =
-        sources.iter().map(|source| format!("source   {}", harmless_line(source))).collect();
-    for (severity, tone, word) in [
-        (Severity::Good, Tone::Good, "good   "),
-        (Severity::Note, Tone::Warning, "note   "),
-        (Severity::Problem, Tone::Bad, "problem"),
-    ] {
-        let of_this = verified.verdicts.iter().filter(|verdict| verdict.finding.severity() == severity);
-        if severity == Severity::Good && !is_verbose {
-            continue;
+        sources.map(|source| format!("source   {}", harmless_line(source))).collect();
+    let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut verdicts: Vec<&Verdict> = verified.verdicts.iter().collect();
+    verdicts.sort_by_key(|verdict| verdict.finding.severity());
+    for verdict in verdicts {
+        let (tone, word) = match verdict.finding.severity() {
+            Severity::Good if !is_verbose => continue,
+            Severity::Good => (Tone::Good, "good   "),
+            Severity::Note => (Tone::Warning, "note   "),
+            Severity::Problem => (Tone::Bad, "problem"),
+        };
+        let seen = kinds.entry(verdict.finding.word()).or_default();
+        *seen += 1;
+        if *seen <= SHOWN || is_verbose {
+            let line = format!("{}: {} [{}]", verdict.shown, verdict.finding, verdict.from);
+            lines.push(format!("{}  {}", paint(tone, word), harmless_line(&line)));
         }
-        let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
-        for verdict in of_this {
-            let seen = kinds.entry(verdict.finding.word()).or_default();
-            *seen += 1;
-            if *seen <= SHOWN || is_verbose {
-                let line = format!("{}: {} [{}]", verdict.shown, verdict.finding, verdict.from);
-                lines.push(format!("{}  {}", paint(tone, word), harmless_line(&line)));
-            }
-        }
-        for (kind, seen) in kinds.into_iter().filter(|(_, seen)| *seen > SHOWN && !is_verbose) {
-            lines.push(format!("{}  and {} more: {kind}", paint(tone, word), count(seen - SHOWN, "file")));
-        }
+    }
+    for (kind, seen) in kinds.into_iter().filter(|(_, seen)| *seen > SHOWN && !is_verbose) {
+        lines.push(format!("and {} more: {kind}", count(seen - SHOWN, "file")));
     }
     lines
 }
