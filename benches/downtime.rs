@@ -14,7 +14,8 @@
 
 #[path = "common/client.rs"]
 mod client;
-#[path = "../tests/common/host.rs"]
+#[path = "../tests/support/host.rs"]
+#[allow(dead_code, reason = "a benchmark uses a part")]
 mod host;
 
 use std::collections::BTreeMap;

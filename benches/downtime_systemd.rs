@@ -17,9 +17,11 @@
 mod chart;
 #[path = "common/client.rs"]
 mod client;
-#[path = "../tests/common/lab/mod.rs"]
+#[path = "../tests/support/lab/mod.rs"]
+#[allow(dead_code, reason = "a benchmark uses a part")]
 mod lab;
-#[path = "../tests/common/site.rs"]
+#[path = "../tests/support/site.rs"]
+#[allow(dead_code, reason = "a benchmark uses a part")]
 mod site;
 
 use std::collections::BTreeMap;

@@ -16,7 +16,8 @@
 )]
 #![allow(clippy::print_stdout, clippy::disallowed_macros, reason = "its result is a table")]
 
-#[path = "../tests/common/host.rs"]
+#[path = "../tests/support/host.rs"]
+#[allow(dead_code, reason = "a benchmark uses a part")]
 mod host;
 
 use std::collections::BTreeMap;

@@ -13,11 +13,13 @@
 #[path = "common/client.rs"]
 #[allow(dead_code, reason = "a benchmark without a client")]
 mod client;
-#[path = "../tests/common/lab/mod.rs"]
+#[path = "../tests/support/lab/mod.rs"]
+#[allow(dead_code, reason = "a benchmark uses a part")]
 mod lab;
 #[path = "common/own_processes.rs"]
 mod own_processes;
-#[path = "../tests/common/site.rs"]
+#[path = "../tests/support/site.rs"]
+#[allow(dead_code, reason = "a benchmark uses a part")]
 mod site;
 
 use std::collections::BTreeMap;

@@ -19,6 +19,6 @@ if ! command -v chromium >/dev/null; then
     apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core
 fi
 
-LADYLINUX_REFRESH_PICTURES=$PWD/docs/images cargo test --locked --test lab_page -- --ignored --nocapture \
+LADYLINUX_REFRESH_PICTURES=$PWD/docs/images cargo test --locked --test lab -- --ignored --nocapture \
     a_browser_shows_the_page_of_a_fenced_machine_and_then_the_application
 ls -l docs/images

@@ -136,20 +136,10 @@ prepare_lab() {
 run_tests() {
     export RUST_TEST_THREADS="${RUST_TEST_THREADS:-$(($(nproc) * 2))}"
     cargo test --locked --quiet --no-run || return 1
-    others=
-    for file in tests/*.rs tests/*/main.rs; do
-        target=${file#tests/}
-        target=${target%/main.rs}
-        case $target in
-        lab_*) ;;
-        *) others="$others --test ${target%.rs}" ;;
-        esac
-    done
-    cargo test --locked --quiet --no-fail-fast --test 'lab_*' >"$scratch/lab.out" 2>&1 &
+    cargo test --locked --quiet --test lab >"$scratch/lab.out" 2>&1 &
     lab=$!
     code=0
-    # shellcheck disable=SC2086 # names of tests, split on purpose
-    cargo test --locked --quiet --no-fail-fast --lib --bins $others || code=$?
+    cargo test --locked --quiet --no-fail-fast --lib --bins --test order --test it --test crash || code=$?
     cargo test --locked --quiet --doc || code=$?
     wait "$lab" || code=$?
     lab=

@@ -1,0 +1,199 @@
+//! Definitions that cannot be built are refused in staging, with nothing touched; and what the command `lock` says. From
+//! end to end, with an index of our own that the host names.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "tests lay out files; none goes on without them"
+)]
+
+use crate::host;
+use crate::index;
+use crate::schema;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use host::Host;
+use index::{Index, Release, release};
+
+/// What the index has, `six` in the version that the host is running with included.
+fn releases() -> Vec<Release> {
+    vec![
+        release("six", "1.16.0"),
+        Release { year: 2025, ..release("six", "1.17.0") },
+        Release { needs: "six<1.17", ..release("strict", "1.0") },
+        Release { yanked: true, ..release("withdrawn", "1.0") },
+        Release { python: ">=3.99", ..release("future", "1.0") },
+        Release { tag: "py3-none-win_amd64", ..release("foreign", "1.0") },
+        Release { tag: "sdist", ..release("raw", "1.0") },
+    ]
+}
+
+/// A host that takes packages from an index, and that has refreshed once from it.
+fn host_with(index_url: &str) -> Host {
+    let host = Host::new();
+    host.configure_python(&format!("index_url = \"{index_url}\""));
+    host.tool(["run"]).expect(0);
+    host
+}
+
+/// What a deployed installation is known by.
+fn state(host: &Host) -> (String, std::path::PathBuf, Option<serde_json::Value>) {
+    (host.head(), fs::read_link(host.layout.venv()).unwrap(), host.answer())
+}
+
+#[test]
+fn rw_7_1b_every_definition_that_cannot_be_built_is_refused_in_staging_and_nothing_is_touched() {
+    let index = Index::new(&releases());
+    let zeros = "0".repeat(64);
+    let wrong_hash = format!("six==1.17.0 --hash=sha256:{zeros}\n");
+    let cases: [(&str, &str, [&str; 2]); 13] = [
+        ("does not resolve", "six==99\n", ["no version of a package fits", "six==99"]),
+        ("contradicts itself", "six==1.17.0\nstrict\n", ["contradict", "six"]),
+        ("is not what its hash says", &wrong_hash, ["not what its hash says", "six"]),
+        ("is for another platform", "foreign==1.0\n", ["", "foreign"]),
+        ("is for another Python", "future==1.0\n", ["", "future"]),
+        ("is source only", "raw==1.0\n", ["", "raw"]),
+        ("was withdrawn", "withdrawn==1.0\n", ["withdrawn (yanked)", "withdrawn 1.0"]),
+        ("leaves the tree", "-r ../other.txt\n", ["requirements.txt, line 1", "outside of the tree"]),
+        ("runs in a circle", "-r requirements.txt\n", ["in a circle", "requirements.txt"]),
+        ("is not in the index", "nosuch\n", ["no version of a package fits", "nosuch"]),
+        ("comes from git", "x @ git+https://x.invalid/x@v1\n", ["cannot be proved", "git+https://"]),
+        ("comes from a URL", "x @ https://x.invalid/x-1-py3-none-any.whl\n", ["cannot be proved", "sha256="]),
+        (
+            "names another index",
+            "--index-url https://x.invalid\nsix\n",
+            ["which only the host may do", "line 1"],
+        ),
+    ];
+    let host = host_with(&index.url());
+    let before = state(&host);
+    for (what, text, told) in &cases {
+        host.push(&[("requirements.txt", text), ("version.txt", "two\n")]);
+        let ran = host.tool(["run"]).expect(3);
+        for told in told {
+            assert!(ran.all().contains(told), "{what}: {told:?} is missing in\n{}", ran.all());
+        }
+        assert_eq!(state(&host), before, "{what}");
+        assert!(!host.fenced());
+    }
+    host.push(&[("requirements.txt", "six==1.17.0\n")]);
+    host.tool(["run"]).expect(0);
+    assert_eq!(host.version().as_deref(), Some("two"));
+}
+
+#[test]
+fn the_reasons_of_uv_are_told_by_kind_and_the_whole_is_in_the_log() {
+    let index = Index::new(&releases());
+    let host = host_with(&index.url());
+    for (text, kind) in [
+        ("foreign==1.0\n", "a package is built for other platforms only"),
+        ("future==1.0\n", "a package is for other versions of Python"),
+        ("raw==1.0\n", "a package comes as source only"),
+    ] {
+        host.push(&[("requirements.txt", text)]);
+        host.tool(["run"]).expect(3).says(kind);
+        let log = fs::read_to_string(host.runs().pop().unwrap().join("log")).unwrap();
+        assert!(log.contains("No solution found when resolving dependencies"), "{log}");
+    }
+}
+
+#[test]
+fn strict_refuses_what_the_application_does_not_lock_and_takes_what_lock_prints() {
+    let index = Index::new(&releases());
+    let host = host_with(&index.url());
+    let before = state(&host);
+    host.push(&[("version.txt", "two\n")]);
+    for command in [["run", "--strict"], ["plan", "--strict"]] {
+        host.tool(command).expect(3).says("the application locks nothing").says("ladylinux-refresh");
+        assert_eq!(state(&host), before);
+    }
+    for (form, file) in [("pylock", "pylock.toml"), ("requirements", "requirements.txt")] {
+        let printed = host.tool(["lock", "--format", form]).expect(0);
+        assert!(printed.out.contains("six"), "{}", printed.all());
+        host.push(&[("pylock.toml", ""), (file, &printed.out), ("version.txt", &format!("{form}\n"))]);
+        host.tool(["run", "--strict"]).expect(0).says(&format!("lock         {file}"));
+        assert_eq!(host.version().as_deref(), Some(form));
+    }
+    host.configure_python(&format!("index_url = \"{}\"\nstrict = true", index.url()));
+    host.push(&[("requirements.txt", "six\n")]);
+    host.tool(["run"]).expect(3).says("the application locks nothing");
+}
+
+#[test]
+fn a_lock_is_printed_upgraded_and_told_as_json() {
+    let index = Index::new(&releases());
+    let host = host_with(&index.url());
+    host.push(&[("requirements.txt", "six\n")]);
+    let told = host.tool(["lock", "--json"]).expect(0);
+    let told = schema::told(&told.out, "lock.schema.json");
+    assert_eq!(told["packages"][0]["version"], "1.17.0");
+    assert_eq!(told["commit"].as_str(), Some(host::git(&host.work(), ["rev-parse", "HEAD"]).as_str()));
+    assert!(told["cutoff"].is_string() && told["not_reproducible"].is_null(), "{told}");
+    let requirements = host.tool(["lock", "--format", "requirements"]).expect(0);
+    let expected = format!("six==1.17.0 \\\n    --hash=sha256:{}\n", index.sha256("six==1.17.0"));
+    assert_eq!(requirements.out, expected);
+    let same = host
+        .tool(["lock", "--upgrade"])
+        .expect(0)
+        .says("nothing changed")
+        .says("from what was released until");
+    assert!(!same.all().contains("not reproducible"), "{}", same.all());
+
+    // As if the definition were of a time before the second release.
+    let amended = Command::new("git")
+        .args([
+            "-c",
+            "user.name=A",
+            "-c",
+            "user.email=a@localhost",
+            "commit",
+            "--quiet",
+            "--amend",
+            "--no-edit",
+        ])
+        .env("GIT_COMMITTER_DATE", "2024-06-01T00:00:00Z")
+        .current_dir(host.work())
+        .status();
+    assert!(amended.unwrap().success());
+    host::git(&host.work(), ["push", "--quiet", "--force", "origin", "HEAD"]);
+    host.tool(["run"]).expect(0).says("lock         resolved by uv").says("until 2024-06-01T00:00:00Z");
+    host.tool(["lock", "--upgrade"]).expect(0).says("~ six 1.16.0 → 1.17.0").says("upgraded on this machine");
+    host.tool(["plan"]).expect(0).says("not reproducible: it was upgraded on this machine");
+    host.tool(["run"]).expect(0).says("the lock changed").says("upgraded on this machine");
+    host.tool(["status"]).expect(0).says("not reproducible");
+    host.push(&[("requirements.txt", &expected)]);
+    host.tool(["lock", "--upgrade"]).expect(3).says("requirements.txt is the lock, and is not made here");
+    host.tool(["lock"]).expect(3).says("lock --format requirements");
+}
+
+#[test]
+fn the_credentials_of_an_index_reach_the_index_and_no_record() {
+    let index = Index::new(&releases());
+    let host = host_with(&index.url_with("me:hushhush"));
+    // The beginning of what `me:hushhush` is in base64.
+    assert!(index.asked().iter().any(|line| line.contains("bWU6aHVzaGh1c")));
+    host.push(&[("requirements.txt", "six==99\n")]);
+    let ran = host.tool(["run", "--verbose"]).expect(3);
+    assert!(!ran.all().contains("hushhush"), "{}", ran.all());
+    let mut looked = 0;
+    for part in ["locks", "environments", "runs", "status.json"] {
+        look(&host.layout.state().join(part), &mut |file| {
+            looked += 1;
+            let text = String::from_utf8_lossy(&fs::read(file).unwrap()).into_owned();
+            assert!(!text.contains("hushhush"), "{}", file.display());
+        });
+    }
+    assert!(looked > 5);
+}
+
+fn look(path: &Path, act: &mut dyn FnMut(&Path)) {
+    if path.is_dir() {
+        for entry in fs::read_dir(path).unwrap() {
+            look(&entry.unwrap().path(), act);
+        }
+    } else if path.is_file() {
+        act(path);
+    }
+}

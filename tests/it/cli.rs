@@ -1,0 +1,366 @@
+//! The command line, and what the documents say about it: commands, options, keys, defaults and exit codes are compared
+//! with the program.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests lay out what the program finds")]
+
+use crate::host;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::error::ErrorKind::{DisplayHelp, InvalidValue, MissingRequiredArgument};
+use clap::{CommandFactory as _, Parser as _};
+use host::{Host, Ran, ran};
+use ladylinux_refresh::cli::Cli;
+use ladylinux_refresh::error::Failure;
+use ladylinux_refresh::exit::{Ended, Error, Refusal, code};
+use ladylinux_refresh::git::remote;
+use ladylinux_refresh::service::ExitKind;
+use ladylinux_refresh::settings::environment::NETWORK;
+use ladylinux_refresh::settings::file::{APPLICATION_KEYS, HOST_KEYS};
+use ladylinux_refresh::settings::layers::{Layers, Overrides};
+use ladylinux_refresh::settings::layout::Layout;
+use ladylinux_refresh::settings::names::RunId;
+use ladylinux_refresh::settings::{Remote, Settings};
+
+fn tool(arguments: &[&str]) -> Ran {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_ladylinux-refresh"));
+    ran(command.args(arguments).env_clear().output().unwrap())
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+}
+
+/// The cells of the rows of every table in a document, by the heading above it.
+fn tables(document: &str) -> BTreeMap<String, Vec<Vec<String>>> {
+    let mut found: BTreeMap<String, Vec<Vec<String>>> = BTreeMap::new();
+    let mut heading = String::new();
+    for line in document.lines() {
+        if let Some(title) = line.strip_prefix('#') {
+            title.trim_start_matches('#').trim().clone_into(&mut heading);
+        }
+        if let Some(row) = line.strip_prefix("| ").and_then(|row| row.strip_suffix(" |")) {
+            let cells = row.split(" | ").map(|cell| cell.trim().to_owned()).collect();
+            found.entry(heading.clone()).or_default().push(cells);
+        }
+    }
+    found
+}
+
+/// Every visible command with its words, the program itself first.
+fn commands() -> Vec<(Vec<String>, clap::Command)> {
+    fn add(words: &[String], command: &clap::Command, all: &mut Vec<(Vec<String>, clap::Command)>) {
+        all.push((words.to_vec(), command.clone()));
+        for inner in command.get_subcommands().filter(|inner| !inner.is_hide_set()) {
+            add(&[words, &[inner.get_name().to_owned()]].concat(), inner, all);
+        }
+    }
+    let mut all = Vec::new();
+    add(&[], &Cli::command(), &mut all);
+    all
+}
+
+#[test]
+fn every_command_explains_itself() {
+    let all = commands();
+    assert!(all.len() > 18, "{}", all.len());
+    for (words, command) in &all {
+        let mut arguments: Vec<&str> = words.iter().map(String::as_str).collect();
+        arguments.push("--help");
+        let said = tool(&arguments).expect(0);
+        assert!(
+            said.out.contains("Usage: ladylinux-refresh") && said.err.is_empty(),
+            "{words:?}\n{}",
+            said.out
+        );
+        // What every command has comes after what is its own.
+        let options = said.out.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
+        let mut last = options.skip_while(|line| !line.starts_with("--root <DIR>")).skip(1);
+        assert!(last.all(|line| line.starts_with("-h, ") || line.starts_with("-V, ")), "{}", said.out);
+        let shown = command.get_arguments().filter(|argument| !argument.is_hide_set());
+        for option in shown.filter_map(clap::Arg::get_long) {
+            assert!(said.out.contains(&format!("--{option}")), "{words:?} --{option}\n{}", said.out);
+        }
+        for hidden in ["supervise", "as-owner", "git-credential", "after-run", "answer-requests", "--worker"]
+        {
+            assert!(!said.out.contains(hidden), "{hidden} shows in\n{}", said.out);
+        }
+    }
+    for flag in ["--version", "-V"] {
+        assert_eq!(
+            tool(&[flag]).expect(0).out,
+            concat!("ladylinux-refresh ", env!("CARGO_PKG_VERSION"), "\n")
+        );
+    }
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn a_dry_run_is_a_plan_and_neither_changes_anything() {
+    let host = Host::running();
+    host.push(&[("version.txt", "two\n"), ("requirements.txt", "six==1.17.0\n")]);
+    host.write("local.txt", "mine\n");
+    let before = (host.head(), host.report(), fs::read_link(host.layout.venv()).unwrap());
+    let plan = host.tool(["plan"]).expect(0);
+    let text = [
+        "local.txt",
+        "~ six ==1.16.0 → ==1.17.0",
+        "would be built",
+        "with 1 local change",
+        "would change something",
+    ];
+    for text in text {
+        assert!(plan.out.contains(text), "{text:?} is missing in\n{}", plan.out);
+    }
+    assert_eq!(host.tool(["run", "--dry-run"]).expect(0).out, plan.out);
+    assert_eq!(host.tool(["run", "main", "--dry-run"]).expect(0).out, plan.out);
+    assert_eq!(host.tool(["plan", "--exit-code"]).expect(5).out, plan.out);
+    let json = host.tool(["plan", "--json"]).expect(0).out;
+    assert_eq!(host.tool(["run", "--dry-run", "--format", "json"]).expect(0).out, json);
+    assert_eq!((host.head(), host.report(), fs::read_link(host.layout.venv()).unwrap()), before);
+    assert_eq!(host.read("local.txt").as_deref(), Some("mine\n"));
+    assert_eq!(host.version().as_deref(), Some("one"));
+    host.tool(["run"]).expect(0);
+    let plan = host.tool(["plan", "--exit-code"]).expect(0);
+    assert!(plan.out.contains("a refresh would change nothing"), "{}", plan.out);
+    let plan = host.tool(["plan", "--always-rebuild-venv"]).expect(0);
+    assert!(plan.out.contains("would be built"), "{}", plan.out);
+}
+
+#[test]
+fn rw_8_3_the_table_of_exit_codes_is_the_one_of_the_program() {
+    let rows = tables(&read("docs/exit-codes.md")).remove("Exit codes").unwrap();
+    let documented: BTreeSet<String> = rows
+        .iter()
+        .flat_map(|row| row[0].split(", "))
+        .filter(|cell| cell.parse::<u8>().is_ok())
+        .map(str::to_owned)
+        .collect();
+    let failure = || Failure::new("x");
+    let ends: Vec<Result<Ended, Error>> = vec![
+        Ok(Ended::Done),
+        Ok(Ended::Findings),
+        Err(Error::Usage(failure())),
+        Err(Refusal::of("preflight", failure())),
+        Err(Refusal::of("preflight", Failure::interrupted(2))),
+        Err(Refusal::of("preflight", Failure::interrupted(15))),
+        Err(Error::Locked { holder: None, next: String::new() }),
+        Err(Error::Detached { run: RunId::parse("r-1").unwrap(), signal: 1, next: String::new() }),
+        Err(Error::Lost {
+            run: RunId::parse("r-1").unwrap(),
+            end: Some(ExitKind::Signal(9)),
+            service: String::new(),
+            next: String::new(),
+        }),
+        Err(Error::Bug("x".into())),
+    ];
+    let number = |end: &Result<Ended, Error>| -> String {
+        // An exit code shows its number to nobody but the kernel.
+        let shown = format!("{:?}", code(end));
+        shown.chars().filter(char::is_ascii_digit).collect()
+    };
+    let mut real: BTreeSet<String> = ends.iter().map(number).collect();
+    // A run that halted says its code in its report; see the tests of halts.
+    real.insert("1".to_owned());
+    assert_eq!(documented, real);
+    let help = tool(&["--help"]).expect(0).out;
+    let help = help.split("Exit codes:").nth(1).unwrap().replace('\n', " ");
+    for code in real.iter().filter(|code| code.len() < 3) {
+        assert!(help.contains(&format!(" {code} ")), "{code} is missing in {help}");
+    }
+    assert!(help.contains("128+n"), "{help}");
+}
+
+/// The documents that show commands.
+fn documents() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folders = ["", "docs", "docs/adr", "demo/app"].map(|folder| root.join(folder));
+    let entries = folders.iter().flat_map(|folder| fs::read_dir(folder).unwrap());
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let mut found: Vec<PathBuf> =
+        paths.filter(|path| path.extension().is_some_and(|end| end == "md")).collect();
+    found.sort();
+    found
+}
+
+/// The source files of the program.
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { sources(&path, found) } else { found.push(path) }
+    }
+}
+
+#[test]
+fn every_command_that_a_document_or_a_message_shows_is_understood() {
+    let mut shown = documents();
+    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut shown);
+    let mut count = 0;
+    for path in shown {
+        let text = fs::read_to_string(&path).unwrap();
+        for (start, _) in text.match_indices("ladylinux-refresh ") {
+            // In documents a command is code; in sources it is (a part of) a text between quotes.
+            let document = path.extension().is_some_and(|end| end == "md");
+            let opening = text[..start].chars().next_back().unwrap_or('\n');
+            let code = if document { "` \n" } else { "\"` " }.contains(opening);
+            let rest = &text[start + "ladylinux-refresh ".len()..];
+            let end = rest.find(['`', '\n', '#', ';', '|', ',', '{', '\\', ':', '>']).unwrap_or(rest.len());
+            let end = if document { end } else { rest.find('"').map_or(end, |quote| quote.min(end)) };
+            let line = rest[..end].trim();
+            let known = |word: &str| Cli::command().find_subcommand(word).is_some();
+            let first = line.split_whitespace().find(|word| !word.starts_with('-')).unwrap_or("");
+            // Prose goes on after the program's name with another word.
+            if !code || !(known(first) || line.starts_with("--root")) {
+                continue;
+            }
+            let mut words = vec!["ladylinux-refresh"];
+            words.extend(line.split_whitespace().map(|word| match word {
+                "SECONDS" | "N" => "1",
+                "DURATION" => "5m",
+                "SHELL" => "bash",
+                "…" => "main",
+                _ => word,
+            }));
+            let cut_short = rest[end..].starts_with(['{', '\\']);
+            match Cli::try_parse_from(&words) {
+                Ok(_) => count += 1,
+                Err(error) if error.kind() == DisplayHelp => count += 1,
+                // What follows is filled in: a value is missing here only.
+                Err(error) if cut_short && matches!(error.kind(), MissingRequiredArgument | InvalidValue) => {
+                }
+                Err(error) => panic!("{}: {line:?}: {error}", path.display()),
+            }
+        }
+    }
+    assert!(count > 30, "only {count} commands were found");
+}
+
+#[test]
+fn the_documents_tell_every_key_with_its_true_default() {
+    let document = read("docs/configuration.md");
+    let tables = tables(&document);
+    let mut spelled: BTreeMap<&str, String> = BTreeMap::new();
+    let mut without_default = BTreeSet::new();
+    for (table, keys) in HOST_KEYS {
+        let heading = match table {
+            "" => "Top level".to_owned(),
+            "hook" => "`[[hook]]`".to_owned(),
+            table => format!("`[{table}]`"),
+        };
+        let (_, rows) = tables.iter().find(|(title, _)| title.starts_with(&heading)).unwrap();
+        let rows: BTreeMap<String, String> = rows
+            .iter()
+            .filter(|row| row[0].starts_with('`'))
+            .map(|row| (row[0].trim_matches('`').to_owned(), row[1].clone()))
+            .collect();
+        let is_table = |key: &&str| table.is_empty() && HOST_KEYS.iter().any(|(name, _)| name == key);
+        let expected: BTreeSet<String> =
+            keys.iter().filter(|key| !is_table(key)).map(|&key| key.to_owned()).collect();
+        assert_eq!(rows.keys().cloned().collect::<BTreeSet<_>>(), expected, "{heading}");
+        for (key, default) in rows {
+            let literal = default.strip_prefix('`').and_then(|text| text.strip_suffix('`'));
+            match literal.filter(|text| text.parse::<toml::Value>().is_ok()) {
+                Some(literal) => spelled.entry(table).or_default().push_str(&format!("{key} = {literal}\n")),
+                None => _ = without_default.insert(format!("{table}.{key}")),
+            }
+        }
+    }
+    let hook = "name = \"x\"\nkind = \"check\"\ncommand = [\"true\"]\n";
+    let mut text = spelled[""].clone();
+    for table in ["remote", "python", "service", "probe"] {
+        text.push_str(&format!("[{table}]\n{}", spelled[table]));
+    }
+    text.push_str(&format!("[[hook]]\n{hook}{}", spelled["hook"]));
+    let documented = resolve(&text);
+    let real = resolve(&format!("[[hook]]\n{hook}"));
+    assert_eq!(format!("{documented:#?}"), format!("{real:#?}"), "from\n{text}");
+
+    let prose = [
+        ".branch",
+        "hook.command",
+        "hook.kind",
+        "hook.name",
+        "probe.body",
+        "probe.json_field",
+        "probe.json_value",
+        "probe.status",
+        "probe.url",
+        "python.also",
+        "python.index_url",
+        "remote.ca_file",
+        "remote.credential_helper",
+        "remote.known_hosts",
+        "remote.proxy",
+        "remote.ssh_key",
+        "remote.token_file",
+        "remote.url",
+    ];
+    assert_eq!(without_default, prose.map(str::to_owned).into());
+    assert!(real.branch.is_none() && real.python.index_url.is_none() && real.remote.url.is_none());
+    assert!(real.probe.url.is_none() && real.probe.status.is_none() && real.probe.json.is_none());
+    assert!(real.probe.body.is_none());
+
+    // What the application may say.
+    let rows = &tables["Configuration"];
+    let told: BTreeSet<&str> = rows.iter().map(|row| row[0].trim_matches('`')).skip(1).collect();
+    let mut real = BTreeSet::new();
+    for (table, keys) in APPLICATION_KEYS.iter().filter(|(table, _)| *table != "hook") {
+        let of_table = keys.iter().filter(|key| **key != "probe");
+        real.extend(
+            of_table.map(|key| if table.is_empty() { (*key).to_owned() } else { format!("{table}.{key}") }),
+        );
+    }
+    assert_eq!(told, real.iter().map(String::as_str).collect());
+}
+
+/// The settings of a host's file, with what is filled in only where it is used, and without where it came from.
+fn resolve(text: &str) -> Settings {
+    let folder = tempfile::tempdir().unwrap();
+    let layout = Layout::below(folder.path());
+    fs::create_dir_all(layout.etc()).unwrap();
+    fs::write(layout.host_file(), text).unwrap();
+    let mut settings = Layers::read(&layout, Overrides::default()).unwrap().resolve().unwrap();
+    let Remote { deadline, stall, token_user, .. } = &mut settings.remote;
+    deadline.get_or_insert(remote::DEADLINE);
+    stall.get_or_insert(remote::STALL);
+    token_user.get_or_insert(remote::TOKEN_USER.to_owned());
+    Settings { layout: Layout::below("/"), origins: BTreeMap::new(), ..settings }
+}
+
+#[test]
+fn rw_4_1_the_script_knows_every_command_from_a_branch() {
+    let script = read("scripts/refresh_vm.sh");
+    let known = script.lines().find(|line| line.trim_start().starts_with("run | ")).expect("its commands");
+    let known: BTreeSet<&str> = known.trim().trim_end_matches(") ;;").split(" | ").collect();
+    let real = commands();
+    let real = real.iter().filter(|(words, _)| words.len() == 1).map(|(words, _)| words[0].as_str());
+    // `drift` and `environments` are the former names of `stash` and `env`.
+    assert_eq!(known, real.chain(["help", "drift", "environments"]).collect());
+}
+
+#[test]
+fn the_documents_tell_every_option_and_every_variable() {
+    let document = read("docs/configuration.md");
+    let rows = tables(&document).remove("Commands and their options").unwrap();
+    for (words, command) in commands().iter().skip(1) {
+        let row = rows.iter().find(|row| row[0].contains(&words[0])).unwrap_or_else(|| panic!("{words:?}"));
+        assert!(words.iter().all(|word| row[0].contains(word.as_str())), "{words:?}");
+        let shown = command.get_arguments().filter(|argument| !argument.is_hide_set());
+        let long = shown.filter_map(clap::Arg::get_long).filter(|name| *name != "help");
+        for option in long {
+            let shared = match option {
+                "format" | "json" | "verbose" => row[1].contains("those of a report"),
+                "wait" => row[1].contains("of the lock"),
+                _ => false,
+            };
+            let told = row[1].contains(&format!("--{option}")) || shared;
+            assert!(told && document.contains(&format!("--{option}")), "{words:?} --{option}");
+        }
+    }
+    let names = NETWORK.iter().map(|name| name.to_uppercase());
+    let own = ["LADYLINUX_REFRESH_ROOT", "NO_COLOR", "GITHUB_ACTIONS"];
+    for name in names.chain(own.map(str::to_owned)) {
+        assert!(document.contains(&format!("`{name}`")), "{name} is not told of");
+    }
+}

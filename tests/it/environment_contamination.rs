@@ -1,0 +1,272 @@
+//! What somebody changes in an environment by hand: seen at once, told by name, repaired by the next run, and never
+//! carried into another environment.
+#![expect(clippy::disallowed_methods, reason = "the tests change environments as people do, by hand")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
+
+use crate::host;
+
+use std::fs::{self, File};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use host::Host;
+use serde_json::{Value, json};
+
+/// The folder that `venv` leads to.
+fn live(host: &Host) -> PathBuf {
+    host.layout.venv().canonicalize().unwrap()
+}
+
+fn name(environment: &Path) -> String {
+    environment.file_name().unwrap().to_str().unwrap().to_owned()
+}
+
+/// The folder of the packages of an environment, opened for changes.
+fn packages(environment: &Path) -> PathBuf {
+    let mut versions = fs::read_dir(environment.join("lib")).unwrap();
+    let folder = versions.next().unwrap().unwrap().path().join("site-packages");
+    for folder in [folder.clone(), folder.join("__pycache__")] {
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    folder
+}
+
+/// Changes the first byte of a file and sets its time back.
+fn change_a_byte(path: &Path) {
+    let time = fs::metadata(path).unwrap().modified().unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
+    let mut bytes = fs::read(path).unwrap();
+    bytes[0] ^= 1;
+    fs::write(path, bytes).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o444)).unwrap();
+    File::open(path).unwrap().set_modified(time).unwrap();
+}
+
+fn json_of(host: &Host, arguments: &[&str], code: i32) -> Value {
+    serde_json::from_str(&host.tool(arguments).expect(code).out).unwrap()
+}
+
+/// The paths that are told of, and what became of them.
+fn told(contamination: &Value) -> Vec<(String, String, String)> {
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let found = contamination["found"].as_array().unwrap().iter();
+    found.map(|it| (text(&it["path"]), text(&it["change"]), text(&it["kind"]))).collect()
+}
+
+#[test]
+fn rw_2_2_rw_5_3_a_change_by_hand_is_seen_by_status_and_plan_and_gone_after_the_next_run() {
+    type Deed = (&'static str, fn(&Path), &'static str, &'static str, &'static [&'static str]);
+    let deeds: [Deed; 6] = [
+        ("six.py", |path| change_a_byte(path), "changed", "module", &["run"]),
+        ("six.py", |path| fs::remove_file(path).unwrap(), "removed", "module", &["run", "--no-stage"]),
+        (
+            "smuggled-1.0.dist-info",
+            |path| {
+                fs::create_dir(path).unwrap();
+                fs::write(path.join("METADATA"), "Name: smuggled\nVersion: 1.0\n").unwrap();
+                fs::write(path.parent().unwrap().join("smuggled.py"), "").unwrap();
+            },
+            "added",
+            "distribution",
+            &["run", "--if-changed"],
+        ),
+        ("smuggled.pth", |path| fs::write(path, "import os\n").unwrap(), "added", "path_file", &["run"]),
+        ("sitecustomize.py", |path| fs::write(path, "").unwrap(), "added", "customize", &["run"]),
+        (
+            "__pycache__/ghost.cpython-300.pyc",
+            |path| fs::write(path, "").unwrap(),
+            "added",
+            "byte_code",
+            &["run"],
+        ),
+    ];
+    let host = Host::running();
+    let digest = host.report()["environment"]["digest"].clone();
+    assert!(digest.is_string());
+    for (file, deed, change, kind, run) in deeds {
+        let before = live(&host);
+        assert!(json_of(&host, &["status", "--json"], 0)["contamination"].is_null());
+        host.tool(["plan", "--exit-code"]).expect(0);
+        let path = packages(&before).join(file);
+        deed(&path);
+
+        let below = path.strip_prefix(&before).unwrap().to_str().unwrap().to_owned();
+        let expected = (below.clone(), change.to_owned(), kind.to_owned());
+        let status = json_of(&host, &["status", "--json"], 0);
+        assert!(told(&status["contamination"]).contains(&expected), "{file}: {status:#}");
+        host.tool(["status"]).expect(0).says("changed by hand:").says(&format!("{change} {below}"));
+        let plan = json_of(&host, &["plan", "--json", "--exit-code"], 5);
+        assert!(told(&plan["environment"]["contamination"]).contains(&expected), "{file}: {plan:#}");
+        assert_eq!(plan["environment"]["build"], true);
+        assert_eq!(plan["environment"]["reason"], "the environment was changed by hand");
+        let plan = host.tool(["plan"]).expect(0);
+        plan.says("changed by hand:").says(&format!("{change} {below}"));
+
+        let ran = host.tool(run).expect(0);
+        let ran = ran.says("was changed by hand and is not used any more").says(&format!("{change} {below}"));
+        drop(ran);
+        let report = host.report();
+        assert_eq!(report["environment"]["contaminated"][0]["generation"], name(&before).as_str());
+        assert!(told(&report["environment"]["contaminated"][0]).contains(&expected), "{report:#}");
+        assert_eq!(report["environment"]["contaminated"].as_array().unwrap().len(), 1);
+        assert_eq!(report["environment"]["built"], true);
+        assert_eq!(report["environment"]["digest"], digest, "the fresh one holds the same");
+        let after = live(&host);
+        assert_ne!(after, before);
+        assert_eq!(packages(&after).join(file).exists(), file == "six.py");
+        assert!(!packages(&after).join("smuggled.py").exists());
+        let fresh = Command::new(after.join("bin/python")).args(["-IBc", "import six"]).status().unwrap();
+        assert!(fresh.success());
+        // The permissions of two folders were changed here, by this test.
+        restore_modes(&after);
+        host.tool(["verify", "--environment"]).expect(0);
+    }
+}
+
+#[test]
+fn rw_5_3_a_staged_check_writes_nothing_into_the_environment_and_a_mode_that_it_changes_is_repaired() {
+    let host = Host::running();
+    let before = live(&host);
+    let check = |script: &str| {
+        let command = ["sh", "-c", script];
+        format!("[[hook]]\nname = \"rude\"\nkind = \"check\"\ncommand = {command:?}\nstage = true\n")
+    };
+    // Below --root the check has the owner's user, who may change the mode; it may write nowhere all the same.
+    let smuggle = "cd $VIRTUAL_ENV && chmod u+w . && touch smuggled";
+    host.push(&[("version.txt", "two\n"), ("refresh.toml", &check(smuggle))]);
+    drop(host.tool(["run"]).expect(3).says("the check hook rude failed"));
+    assert_eq!(live(&host), before);
+    assert!(!before.join("smuggled").exists());
+    assert_eq!(host.version().as_deref(), Some("one"), "the old version serves");
+    host.tool(["verify", "--environment"]).expect(5).says("permissions changed: .");
+
+    host.push(&[("refresh.toml", &check("exit 0"))]);
+    drop(host.tool(["run"]).expect(0).says("was changed by hand and is not used any more"));
+    assert_ne!(live(&host), before);
+    host.tool(["verify", "--environment"]).expect(0);
+}
+
+/// Takes back what [`packages`] did.
+fn restore_modes(environment: &Path) {
+    let folder = packages(environment);
+    for folder in [folder.join("__pycache__"), folder] {
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o555)).unwrap();
+    }
+}
+
+#[test]
+fn a_rollback_to_a_changed_environment_builds_the_same_one_anew() {
+    let host = Host::running();
+    let (first, digest) = (live(&host), host.report()["environment"]["digest"].clone());
+    let commit = host.head();
+    host.push(&[("version.txt", "two\n"), ("requirements.txt", "six==1.17.0\n")]);
+    host.tool(["run"]).expect(0);
+    assert_ne!(host.report()["environment"]["digest"], digest);
+    change_a_byte(&packages(&first).join("six.py"));
+    restore_modes(&first);
+    host.tool(["rollback"]).expect(0).says("was changed by hand and is not used any more");
+    assert_eq!(host.head(), commit);
+    let report = host.report();
+    assert_eq!(report["environment"]["digest"], digest);
+    assert_eq!(report["environment"]["contaminated"][0]["generation"], name(&first).as_str());
+    assert_ne!(live(&host), first);
+    host.tool(["verify", "--environment"]).expect(0);
+    let list = json_of(&host, &["environments", "list", "--json"], 0);
+    assert!(
+        !list.to_string().contains(&format!("\"{}\"", name(&first))),
+        "it is of no use to anybody: {list:#}"
+    );
+}
+
+#[test]
+fn verify_reads_what_leaves_no_trace_and_a_copied_disk_is_no_change() {
+    let host = Host::running();
+    let environment = live(&host);
+
+    // A copy has other times and other inodes, and the same bytes.
+    let copy = environment.with_file_name("copy");
+    let copied = Command::new("cp").arg("-a").args([&environment, &copy]).status().unwrap();
+    assert!(copied.success());
+    let traces = |path: &Path| {
+        let found = fs::metadata(path.join("pyvenv.cfg")).unwrap();
+        (found.ino(), found.ctime_nsec())
+    };
+    assert_ne!(traces(&environment), traces(&copy));
+    ladylinux_refresh::disk::remove_tree(&environment).unwrap();
+    fs::rename(&copy, &environment).unwrap();
+    assert!(json_of(&host, &["status", "--json"], 0)["contamination"].is_null());
+    host.tool(["verify", "--environment"]).expect(0).says("as it was built");
+    host.tool(["run", "--if-changed"]).expect(0).says("Already current");
+
+    // What a failing disk does to a file: other bytes, and all times as they were.
+    let path = packages(&environment).join("six.py");
+    restore_modes(&environment);
+    change_a_byte(&path);
+    let found = fs::metadata(&path).unwrap();
+    let file = host.layout.environment_records().join(format!("{}.manifest", name(&environment)));
+    let manifest = fs::read_to_string(&file).unwrap();
+    let time = |seconds: i64, rest: i64| json!(seconds * 1_000_000_000 + rest);
+    let below = path.strip_prefix(&environment).unwrap().to_str().unwrap();
+    let mut patched = 0;
+    let lines = manifest.lines().map(|line| {
+        let mut line: Value = serde_json::from_str(line).unwrap();
+        if line["path"] == below {
+            line["modified"] = time(found.mtime(), found.mtime_nsec());
+            line["touched"] = time(found.ctime(), found.ctime_nsec());
+            line["inode"] = json!(found.ino());
+            patched += 1;
+        }
+        line.to_string()
+    });
+    // The other files were copied, so their old traces would have all of them read.
+    let patched_manifest = lines.collect::<Vec<_>>().join("\n");
+    assert_eq!(patched, 1);
+    fs::write(&file, patched_manifest).unwrap();
+    assert!(json_of(&host, &["status", "--json"], 0)["contamination"].is_null());
+    host.tool(["verify", "--environment"])
+        .expect(5)
+        .says(&format!("changed {below}"))
+        .says("ladylinux-refresh");
+    let verified = json_of(&host, &["verify", "--environment", "--all", "--json"], 5);
+    assert_eq!(verified["ok"], false);
+    assert_eq!(told(&verified["environments"][0]["contamination"])[0].0, below);
+
+    // It is written down, so the next run does not use it, and neither does one that only looks for changes.
+    assert!(!json_of(&host, &["status", "--json"], 0)["contamination"].is_null());
+    host.tool(["run", "--if-changed"]).expect(0).says("Refreshed");
+    assert_ne!(live(&host), environment);
+    host.tool(["verify", "--environment", "--all"]).expect(0);
+}
+
+#[test]
+fn environments_are_listed_and_those_that_nobody_needs_are_removed() {
+    let host = Host::running();
+    let first = name(&live(&host));
+    host.push(&[("requirements.txt", "six==1.17.0\n")]);
+    host.tool(["run"]).expect(0);
+    let second = name(&live(&host));
+    let list = json_of(&host, &["environments", "list", "--json"], 0);
+    let of = |name: &str| {
+        let mut all = list["environments"].as_array().unwrap().iter();
+        all.find(|it| it["generation"] == name).unwrap_or_else(|| panic!("{name} is missing in {list:#}"))
+    };
+    assert_eq!(of(&second)["state"], "good");
+    assert_eq!((&of(&second)["live"], &of(&second)["last_good"]), (&json!(true), &json!(true)));
+    assert_eq!((&of(&first)["live"], &of(&first)["last_good"]), (&json!(false), &json!(false)));
+    assert_eq!(of(&second)["packages"], 1);
+    host.tool(["environments", "list"]).expect(0).says(&format!("{second}  good (live, last good)"));
+
+    host.tool(["environments", "prune"]).expect(0).says("nothing to remove");
+    let dry = host.tool(["environments", "prune", "--keep", "0", "--dry-run"]).expect(0);
+    assert_eq!(dry.out, format!("{first}  would be removed\n"));
+    assert!(host.layout.environments().join(&first).is_dir());
+    let gone = host.tool(["environments", "prune", "--keep", "0"]).expect(0);
+    assert_eq!(gone.out, format!("{first}  removed\n"));
+    assert!(!host.layout.environments().join(&first).exists());
+    assert_eq!(name(&live(&host)), second);
+    host.tool(["verify", "--environment", "--all"]).expect(0);
+    // The environment can go and the run be returned to all the same.
+    host.tool(["rollback"]).expect(0);
+    assert_eq!(host.report()["environment"]["built"], true);
+}

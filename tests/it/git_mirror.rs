@@ -1,0 +1,414 @@
+//! The mirror fetches over real transports, and says what is wrong with a remote.
+#![expect(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "tests arrange the world that the program finds"
+)]
+
+use crate::git as common;
+
+use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use common::{Daemon, Web, World, branch, remote, run, serve_web, told};
+use ladylinux_refresh::event::Events;
+use ladylinux_refresh::git::Git;
+use ladylinux_refresh::git::history::EntryKind;
+use ladylinux_refresh::git::mirror::Mirror;
+use ladylinux_refresh::process::{Owner, Runner};
+use ladylinux_refresh::settings::Remote;
+
+fn mirror(world: &World, remote: &Remote) -> Mirror {
+    Mirror::new(&world.git, &world.layout, remote)
+}
+
+#[test]
+fn a_run_fetches_once_and_keeps_its_commit() {
+    let world = World::new();
+    let first = world.tip();
+    let (id, main) = (run("r1"), branch("main"));
+    assert_eq!(world.mirror().pinned(&id).unwrap(), None);
+    assert_eq!(world.mirror().ensure(&id, &main).unwrap(), first);
+    let second = world.commit(&[("a", "1\n")]);
+    std::fs::rename(world.upstream(), world.folder.path().join("away")).unwrap();
+    assert_eq!(world.mirror().ensure(&id, &main).unwrap(), first, "no network is needed any more");
+    std::fs::rename(world.folder.path().join("away"), world.upstream()).unwrap();
+    assert_eq!(world.mirror().remote_tip(&main).unwrap(), second);
+    assert!(!world.mirror().contains(&second).unwrap(), "asking stores nothing");
+    assert_eq!(world.mirror().ensure(&run("r2"), &main).unwrap(), second);
+    assert_eq!(world.mirror().pinned(&id).unwrap(), Some(first.clone()));
+    world.mirror().release(&id).unwrap();
+    assert_eq!(world.mirror().pinned(&id).unwrap(), None);
+    world.mirror().pin(&run("r3"), &first).unwrap();
+    let unknown = ladylinux_refresh::settings::names::CommitId::parse(&"1".repeat(40)).unwrap();
+    assert!(world.mirror().pin(&run("r3"), &unknown).is_err());
+}
+
+#[test]
+fn a_missing_branch_is_told_with_the_nearest_names() {
+    let world = World::new();
+    world.remote_git(&["branch", "feature/login"]);
+    for failure in [
+        world.mirror().ensure(&run("r1"), &branch("feature/logni")).unwrap_err(),
+        world.mirror().remote_tip(&branch("feature/logni")).unwrap_err(),
+    ] {
+        let told = told(&failure);
+        assert!(told.contains("no branch feature/logni") && told.contains("feature/login"), "{told}");
+    }
+}
+
+#[test]
+fn a_branch_that_became_a_folder_of_branches_is_fetched() {
+    let world = World::new();
+    world.remote_git(&["branch", "x"]);
+    world.mirror().ensure(&run("r1"), &branch("x")).unwrap();
+    world.remote_git(&["branch", "-D", "x"]);
+    world.remote_git(&["branch", "x/y"]);
+    world.mirror().ensure(&run("r2"), &branch("x/y")).unwrap();
+}
+
+#[test]
+fn what_a_killed_fetch_left_is_in_nobodys_way() {
+    let world = World::new();
+    world.mirror().ensure(&run("r1"), &branch("main")).unwrap();
+    for left in ["refs/heads/main.lock", "packed-refs.lock", "objects/pack/tmp_pack_x"] {
+        std::fs::create_dir_all(world.layout.mirror().join(left).parent().unwrap()).unwrap();
+        std::fs::write(world.layout.mirror().join(left), "").unwrap();
+    }
+    let tip = world.commit(&[("a", "1\n")]);
+    assert_eq!(world.mirror().ensure(&run("r2"), &branch("main")).unwrap(), tip);
+    assert!(!world.layout.mirror().join("objects/pack/tmp_pack_x").exists());
+}
+
+#[test]
+fn a_damaged_mirror_is_made_anew_and_keeps_what_runs_hold() {
+    let world = World::new();
+    let first = world.mirror().ensure(&run("r1"), &branch("main")).unwrap();
+    std::fs::write(world.layout.mirror().join("HEAD"), "").unwrap();
+    let second = world.commit(&[("a", "1\n")]);
+    assert_eq!(world.mirror().ensure(&run("r2"), &branch("main")).unwrap(), second);
+    assert!(world.mirror().contains(&first).unwrap());
+    std::fs::remove_dir_all(world.layout.mirror().join("objects")).unwrap();
+    let third = world.commit(&[("a", "2\n")]);
+    assert_eq!(world.mirror().ensure(&run("r3"), &branch("main")).unwrap(), third);
+    let state: Vec<_> =
+        std::fs::read_dir(world.layout.state()).unwrap().flatten().map(|entry| entry.file_name()).collect();
+    assert!(!state.iter().any(|name| name.to_string_lossy().contains("new")), "{state:?}");
+}
+
+#[test]
+fn files_contents_and_changes_are_read_from_the_mirror() {
+    let world = World::new();
+    symlink("src/app.py", world.upstream().join("link")).unwrap();
+    let from = world.commit(&[("b", "1\n")]);
+    world.mirror().ensure(&run("r1"), &branch("main")).unwrap();
+    world.remote_git(&["reset", "--quiet", "--hard", "HEAD~1"]);
+    let to = world.commit(&[("src/app.py", "print('two')\n")]);
+    world.mirror().ensure(&run("r2"), &branch("main")).unwrap();
+    let mirror = world.mirror();
+    let files = mirror.files(&from).unwrap();
+    let link = files.iter().find(|file| file.path == Path::new("link")).unwrap();
+    assert_eq!(link.kind, EntryKind::Symlink);
+    let readme = files.iter().find(|file| file.path == Path::new("README.md")).unwrap();
+    assert_eq!(readme.size, Some(6));
+    assert_eq!(mirror.read(&from, Path::new("README.md")).unwrap().as_deref(), Some(&b"hello\n"[..]));
+    assert_eq!(mirror.read(&from, Path::new("none")).unwrap(), None);
+    let changes = mirror.changes(&from, &to).unwrap();
+    assert_eq!((changes.coming, changes.dropped), (1, 1));
+    assert_eq!(changes.commits[0].id, to);
+    let files: Vec<(char, String)> =
+        changes.files.iter().map(|file| (file.status, file.path.encoded())).collect();
+    assert_eq!(files, [('D', "b".to_owned()), ('D', "link".to_owned()), ('M', "src/app.py".to_owned())]);
+    let copy = world.folder.path().join("copy");
+    mirror.export(&to, &copy, Owner::own()).unwrap();
+    assert_eq!(std::fs::read_to_string(copy.join("src/app.py")).unwrap(), "print('two')\n");
+    assert!(!copy.join(".index").exists());
+}
+
+#[test]
+fn a_pointer_of_large_file_storage_is_refused_with_its_path() {
+    let world = World::new();
+    let plain = world.mirror().ensure(&run("r0"), &branch("main")).unwrap();
+    world.mirror().check_supported(&plain).unwrap();
+    let pointer =
+        format!("version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 12345\n", "0".repeat(64));
+    world.commit(&[("model.bin", &pointer)]);
+    let commit = world.mirror().ensure(&run("r1"), &branch("main")).unwrap();
+    let failure = told(&world.mirror().check_supported(&commit).unwrap_err());
+    assert!(failure.contains("Git LFS") && failure.contains("model.bin"), "{failure}");
+}
+
+#[test]
+fn only_the_followed_branch_is_fetched_and_others_are_known_by_name() {
+    let world = World::new();
+    world.remote_git(&["checkout", "--quiet", "-b", "other"]);
+    let other = world.commit(&[("large", "x\n")]);
+    world.remote_git(&["checkout", "--quiet", "main"]);
+    world.mirror().ensure(&run("r1"), &branch("main")).unwrap();
+    assert!(!world.mirror().contains(&other).unwrap());
+    world.mirror().check_branch(&branch("other")).unwrap();
+    let failure = told(&world.mirror().check_branch(&branch("othre")).unwrap_err());
+    assert!(failure.contains("did you mean other"), "{failure}");
+}
+
+/// Wraps git so that the first `count` times it speaks to the remote it fails with `words`.
+fn failing_git(world: &World, count: usize, words: &str) -> (Git, PathBuf) {
+    let programs = world.folder.path().join("programs");
+    let tries = programs.join("tries");
+    std::fs::create_dir_all(&programs).unwrap();
+    let real = ladylinux_refresh::settings::environment::find_program("git", false).unwrap();
+    let script = format!(
+        "#!/bin/sh\nfor word in \"$@\"; do\n if [ \"$word\" = ls-remote ] || [ \"$word\" = fetch ]; then\n\
+         echo x >>{tries}\n [ $(wc -l <{tries}) -gt {count} ] || {{ echo '{words}' >&2; exit 128; }}\n break\n fi\n\
+         done\nexec {} \"$@\"\n",
+        real.display(),
+        tries = tries.display(),
+    );
+    let program = programs.join("git");
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    (world.git.clone().with_program(program), tries)
+}
+
+#[test]
+fn a_failure_that_passes_is_tried_three_times_and_another_one_once() {
+    let world = World::new();
+    let attempt = |count: usize, words: &str, id: &str| {
+        let (git, tries) = failing_git(&world, count, words);
+        let _ = std::fs::remove_file(&tries);
+        let ensured = Mirror::new(&git, &world.layout, &world.remote()).ensure(&run(id), &branch("main"));
+        (ensured, std::fs::read_to_string(&tries).unwrap().lines().count())
+    };
+    let broken = "fatal: the remote end hung up unexpectedly";
+    let (ensured, tries) = attempt(2, broken, "r1");
+    assert_eq!(ensured.unwrap(), world.tip());
+    assert_eq!(tries, 4, "three times the list, once the commits");
+    let (ensured, tries) = attempt(9, broken, "r2");
+    assert!(told(&ensured.unwrap_err()).contains("broke"));
+    assert_eq!(tries, 3);
+    let (ensured, tries) = attempt(9, "fatal: Authentication failed", "r3");
+    assert!(ensured.is_err());
+    assert_eq!(tries, 1);
+}
+
+#[test]
+fn a_mirror_is_not_thrown_away_for_a_remote_that_sends_damaged_data() {
+    let world = World::new();
+    world.mirror().ensure(&run("r1"), &branch("main")).unwrap();
+    let inode = || std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(world.layout.mirror()).unwrap());
+    let before = inode();
+    world.commit(&[("a", "1\n")]);
+    let object = world.remote_git(&["rev-parse", "HEAD:a"]);
+    let file = world.upstream().join(".git/objects").join(&object[..2]).join(&object[2..]);
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    std::fs::write(&file, "damaged").unwrap();
+    let failure = told(&world.mirror().ensure(&run("r2"), &branch("main")).unwrap_err());
+    assert!(failure.contains("remote"), "{failure}");
+    assert_eq!(inode(), before, "the mirror was made again");
+    assert_eq!(world.mirror().damage().unwrap(), None);
+}
+
+#[test]
+fn a_mirror_that_has_grown_is_packed_again_and_keeps_everything() {
+    let world = World::new();
+    let first = world.mirror().ensure(&run("r0"), &branch("main")).unwrap();
+    world.mirror().release(&run("r0")).unwrap();
+    for index in 0..45 {
+        // More than git unpacks, so that each fetch leaves a pack.
+        let files: Vec<(String, String)> =
+            (0..110).map(|file| (format!("f{file}"), format!("{index} {file}\n"))).collect();
+        let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (&**path, &**text)).collect();
+        world.commit(&files);
+        world.mirror().ensure(&run(&format!("r{}", index + 1)), &branch("main")).unwrap();
+    }
+    world.remote_git(&["reset", "--quiet", "--hard", "HEAD~3"]);
+    let entries = std::fs::read_dir(world.layout.mirror().join("objects/pack")).unwrap();
+    let packs =
+        entries.filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|it| it == "pack"));
+    let packs = packs.count();
+    assert!(packs < 20, "{packs} packs after 45 fetches");
+    assert!(world.mirror().contains(&first).unwrap());
+    assert_eq!(world.mirror().damage().unwrap(), None);
+}
+
+#[test]
+fn git_daemon_is_fetched_from_and_an_unknown_repository_is_told() {
+    let world = World::new();
+    let daemon = Daemon::serve(world.folder.path(), "upstream");
+    assert_eq!(
+        mirror(&world, &remote(&daemon.url)).ensure(&run("r1"), &branch("main")).unwrap(),
+        world.tip()
+    );
+    let failure =
+        mirror(&world, &remote(&format!("{}-not", daemon.url))).remote_tip(&branch("main")).unwrap_err();
+    assert!(told(&failure).contains("no repository"), "{}", told(&failure));
+}
+
+#[test]
+fn a_token_file_opens_a_protected_server_and_never_shows() {
+    let world = World::new();
+    // "x-access-token:s3cret"
+    let credentials = "eC1hY2Nlc3MtdG9rZW46czNjcmV0";
+    let port = serve_web(Web::Protected { base: world.folder.path().into(), credentials });
+    let token = world.folder.path().join("token");
+    std::fs::write(&token, "s3cret\n").unwrap();
+    let mut remote = remote(&format!("http://127.0.0.1:{port}/upstream/.git"));
+    let main = branch("main");
+    let failure = told(&mirror(&world, &remote).remote_tip(&main).unwrap_err());
+    assert!(failure.contains("refused the credentials"), "{failure}");
+    remote.token_file = Some(token.clone());
+    set_mode(&token, 0o644);
+    let failure = told(&mirror(&world, &remote).ensure(&run("r1"), &main).unwrap_err());
+    assert!(failure.contains("chmod 600"), "{failure}");
+    set_mode(&token, 0o600);
+    assert_eq!(mirror(&world, &remote).ensure(&run("r1"), &main).unwrap(), world.tip());
+    std::fs::write(&token, "wr0ng\n").unwrap();
+    let failure = told(&mirror(&world, &remote).ensure(&run("r2"), &main).unwrap_err());
+    assert!(failure.contains("refused the credentials"), "{failure}");
+    assert!(!failure.contains("wr0ng"), "{failure}");
+    let config = std::fs::read_to_string(world.layout.mirror().join("config")).unwrap();
+    assert!(!config.contains("s3cret") && !config.contains("127.0.0.1"), "{config}");
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);
+    std::fs::set_permissions(path, permissions).unwrap();
+}
+
+#[test]
+fn a_remote_that_stalls_is_given_up() {
+    let world = World::new();
+    let port = serve_web(Web::Silent);
+    for url in [format!("http://127.0.0.1:{port}/x"), format!("git://127.0.0.1:{port}/x")] {
+        let remote = Remote { stall: Some(Duration::from_secs(1)), ..remote(&url) };
+        let failure = told(&mirror(&world, &remote).ensure(&run("r1"), &branch("main")).unwrap_err());
+        assert!(failure.contains("stopped sending"), "{failure}");
+    }
+    let url = format!("git://127.0.0.1:{port}/x");
+    let remote = Remote { deadline: Some(Duration::from_millis(300)), ..remote(&url) };
+    let failure = told(&mirror(&world, &remote).remote_tip(&branch("main")).unwrap_err());
+    assert!(failure.contains("deadline"), "{failure}");
+}
+
+#[test]
+fn a_remote_that_cannot_be_reached_is_told() {
+    let world = World::new();
+    for url in ["git://127.0.0.1:1/x", "http://127.0.0.1:1/x"] {
+        let failure = told(&mirror(&world, &remote(url)).ensure(&run("r1"), &branch("main")).unwrap_err());
+        assert!(failure.contains("cannot be reached"), "{failure}");
+    }
+    let failure = mirror(&world, &Remote::default()).ensure(&run("r1"), &branch("main")).unwrap_err();
+    assert!(told(&failure).contains("no remote is configured"));
+}
+
+#[test]
+fn a_hostile_configuration_of_the_caller_is_not_read() {
+    let world = World::new();
+    let file = world.layout.state().join("git/.gitconfig");
+    assert!(std::fs::read_to_string(&file).unwrap().contains("allow = never"));
+    assert!(world.mirror().ensure(&run("r1"), &branch("main")).is_ok());
+}
+
+/// A configuration that makes git run a program in the place of the remote, and the file that shows that it ran.
+fn hostile_configuration(world: &World) -> (String, PathBuf) {
+    let (script, trace) = (world.folder.path().join("x.sh"), world.folder.path().join("trace"));
+    std::fs::write(&script, format!("#!/bin/sh\ntouch {}\n", trace.display())).unwrap();
+    set_mode(&script, 0o755);
+    let text = format!(
+        "[core]\n\trepositoryformatversion = 1\n\tbare = true\n[extensions]\n\tworktreeConfig = true\n\
+         [protocol]\n\tallow = always\n[protocol \"ext\"]\n\tallow = always\n\
+         [url \"ext::{} \"]\n\tinsteadOf = file://\n",
+        script.display()
+    );
+    (text, trace)
+}
+
+#[test]
+fn what_others_put_into_the_mirror_runs_nothing_and_is_gone_with_the_next_command() {
+    let world = World::new();
+    let first = world.mirror().ensure(&run("r0"), &branch("main")).unwrap();
+    let mirror = world.layout.mirror();
+    let own = std::fs::read_to_string(mirror.join("config")).unwrap();
+    let (hostile, trace) = hostile_configuration(&world);
+    let elsewhere = world.folder.path().join("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    std::fs::write(elsewhere.join("config"), &hostile).unwrap();
+    let alternate = format!("{}\n", elsewhere.display());
+    let all = ["config.worktree", "commondir", "hooks/post-update", "objects/info/alternates", "info/grafts"];
+    for (index, added) in
+        [&["config"][..], &["config", "config.worktree"], &["commondir"], &all].iter().enumerate()
+    {
+        for name in *added {
+            let text = match *name {
+                "commondir" | "objects/info/alternates" => &alternate,
+                _ => &hostile,
+            };
+            std::fs::create_dir_all(mirror.join(name).parent().unwrap()).unwrap();
+            std::fs::write(mirror.join(name), text).unwrap();
+        }
+        let tip = world.commit(&[("a", &index.to_string())]);
+        assert_eq!(world.mirror().pinned(&run("r0")).unwrap().as_ref(), Some(&first), "{added:?}");
+        let told = world.mirror().ensure(&run(&format!("r{}", index + 1)), &branch("main"));
+        assert!(!trace.exists(), "{added:?}: a program of others ran");
+        assert_eq!(told.unwrap(), tip, "{added:?}");
+        assert_eq!(std::fs::read_to_string(mirror.join("config")).unwrap(), own);
+        for name in ["config.worktree", "commondir", "hooks", "objects/info/alternates", "info/grafts"] {
+            assert!(!mirror.join(name).exists(), "{added:?}: {name} is left");
+        }
+    }
+}
+
+#[test]
+fn a_link_in_the_place_of_what_git_reads_is_refused_and_the_command_that_is_told_cures_it() {
+    let world = World::new();
+    let first = world.mirror().ensure(&run("r0"), &branch("main")).unwrap();
+    let (hostile, trace) = hostile_configuration(&world);
+    let elsewhere = world.folder.path().join("elsewhere");
+    std::fs::write(&elsewhere, &hostile).unwrap();
+    let config = world.layout.mirror().join("config");
+    std::fs::remove_file(&config).unwrap();
+    symlink(&elsewhere, &config).unwrap();
+    let failure = world.mirror().ensure(&run("r1"), &branch("main")).unwrap_err();
+    assert!(told(&failure).contains("config is a symbolic link"), "{}", told(&failure));
+    cure(&failure.hints()[0]);
+    assert_eq!(world.mirror().ensure(&run("r1"), &branch("main")).unwrap(), first);
+    assert!(!trace.exists());
+    assert_eq!(std::fs::read_to_string(&elsewhere).unwrap(), hostile, "what the link led to is untouched");
+}
+
+#[test]
+fn a_mirror_and_a_configuration_of_somebody_else_are_refused_until_they_are_ours() {
+    if !Owner::own().can_be_assumed() || Owner::own().uid != 0 {
+        return;
+    }
+    let world = World::new();
+    let first = world.mirror().ensure(&run("r0"), &branch("main")).unwrap();
+    let (mirror, home) = (world.layout.mirror(), world.layout.state().join("git"));
+    for entry in [mirror.clone(), mirror.join("config")] {
+        chown(&entry, Some(65534), Some(65534)).unwrap();
+        let failure = world.mirror().pinned(&run("r0")).unwrap_err();
+        assert!(told(&failure).contains("belongs to uid 65534"), "{}", told(&failure));
+        cure(&failure.hints()[0]);
+        assert_eq!(world.mirror().pinned(&run("r0")).unwrap().as_ref(), Some(&first));
+    }
+    let runner = Runner::new(std::sync::Arc::new(Events::silent()));
+    for entry in [home.clone(), home.join(".gitconfig")] {
+        chown(&entry, Some(65534), Some(65534)).unwrap();
+        let failure = Git::new(&runner, &world.layout).unwrap_err();
+        assert!(told(&failure).contains("belongs to uid 65534"), "{}", told(&failure));
+        cure(&failure.hints()[0]);
+        Git::new(&runner, &world.layout).unwrap();
+    }
+    std::fs::set_permissions(&mirror, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let failure = world.mirror().pinned(&run("r0")).unwrap_err();
+    assert!(told(&failure).contains("can be changed by others than its owner"), "{}", told(&failure));
+    cure(&failure.hints()[0]);
+    assert_eq!(world.mirror().pinned(&run("r0")).unwrap(), Some(first));
+}
+
+/// Types a command of a hint.
+fn cure(hint: &str) {
+    let status = std::process::Command::new("sh").args(["-c", hint]).status().unwrap();
+    assert!(status.success(), "{hint}");
+}

@@ -1,0 +1,55 @@
+//! Promises of the program and of its rooms that need files, git, uv or a service, but no machine of the lab.
+
+#[path = "../support/clients.rs"]
+#[allow(dead_code, reason = "other tests use it")]
+mod clients;
+#[path = "../support/git.rs"]
+#[allow(dead_code, reason = "other tests use it")]
+mod git;
+#[path = "../support/host.rs"]
+#[allow(dead_code, reason = "other tests use it")]
+mod host;
+#[path = "../support/index.rs"]
+#[allow(dead_code, reason = "other tests use it")]
+mod index;
+#[path = "../support/python.rs"]
+#[allow(dead_code, reason = "other tests use it")]
+mod python;
+#[path = "../support/schema.rs"]
+#[allow(dead_code, reason = "other tests use it")]
+mod schema;
+#[path = "../support/service.rs"]
+#[allow(dead_code, reason = "other tests use it")]
+mod service;
+#[path = "../support/source.rs"]
+#[allow(dead_code, reason = "other tests use it")]
+mod source;
+
+mod bad_definitions;
+mod bad_input;
+mod bundle;
+mod cli;
+mod conformance;
+mod doctor;
+mod environment_build;
+mod environment_contamination;
+mod fastapi;
+mod git_mirror;
+mod ladylinux_requirements;
+mod models;
+mod output;
+mod python_generation;
+mod python_lock;
+mod python_proof;
+mod refresh;
+mod refresh_vm_script;
+mod relay;
+mod secrets;
+mod service_contract;
+mod service_probe;
+mod signals;
+mod source_stash;
+mod source_trees;
+mod source_work_tree;
+mod units;
+mod uv_contract;

@@ -1,0 +1,109 @@
+//! After a failure: the service stays stopped, whatever failed, until a run repairs it or a person says so (RW-7.1);
+//! and a snapshot of the whole machine can be put back (RW-7.2).
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::host::{Host, SERVER};
+use crate::refresh::help::{
+    LOOKOUT, WAYS, aligned, down_and_fenced, hook, journaled, listens, look_out, seen, strict, with,
+};
+
+#[test]
+fn rw_7_1a_rw_7_1c_after_each_failing_step_nothing_more_runs_and_the_next_good_run_repairs() {
+    for way in WAYS {
+        let host = Host::running();
+        look_out(&host);
+        let look = hook("look", "check", &["python", "look.py", "look"], "");
+        host.push(&[("look.py", LOOKOUT), ("refresh.toml", &look)]);
+        host.tool(way).expect(0);
+        // What makes each step fail; a stop that fails is in `stop.rs`. With staging, sync and environment fail there.
+        let broken = hook("broken", "migration", &["false"], "");
+        let cases: [(&str, &[(&str, &str)]); 4] = [
+            ("sync", &[("refresh.toml", "[remote]\nurl = \"https://elsewhere/x.git\"\n")]),
+            ("environment", &[("requirements.txt", "six==99.99\n")]),
+            ("prepare", &[("refresh.toml", &broken)]),
+            ("restart", &[("server.py", "raise SystemExit(1)")]),
+        ];
+        for (step, files) in cases {
+            seen(&host);
+            let before = host.report()["service"]["pid"].clone();
+            host.push(files);
+            if !strict(way) && matches!(step, "sync" | "environment") {
+                host.tool(way).expect(3);
+                assert_eq!(journaled(&host, "failed"), ["staging"]);
+                assert_eq!(journaled(&host, "intent"), ["staging"]);
+                assert_eq!(host.report()["service"]["pid"], before, "{step}: staging touched the service");
+                assert!(listens(&host) && !host.fenced());
+            } else {
+                host.tool(way).expect(1);
+                assert_eq!(journaled(&host, "failed"), [step]);
+                assert_eq!(journaled(&host, "intent").last().unwrap(), step);
+                let looked = seen(&host);
+                assert_eq!(looked.len(), usize::from(step == "restart"), "{step}: a later step ran");
+                down_and_fenced(&host);
+                // Refused by preflight, it stays so too.
+                host.tool(with(way, &["no-such-branch"]));
+                down_and_fenced(&host);
+            }
+            host.push(&[
+                ("requirements.txt", "six==1.16.0\n"),
+                ("refresh.toml", &look),
+                ("server.py", SERVER),
+            ]);
+            host.tool(way).expect(0);
+            aligned(&host, "main");
+            assert_eq!(host.version().as_deref(), Some("one"), "{step}");
+            assert!(!host.fenced(), "{step}");
+        }
+    }
+}
+
+#[test]
+fn rw_7_1a_only_a_person_who_says_so_lifts_the_fence_without_a_good_run() {
+    let host = Host::running();
+    host.push(&[("version.txt", "two\n"), ("refresh.toml", &hook("broken", "check", &["false"], ""))]);
+    host.tool(["run"]).expect(1);
+    down_and_fenced(&host);
+    host.tool(["unfence"]).expect(0).says("has not been proved");
+    assert!(!host.fenced());
+    assert!(!listens(&host), "lifting the fence started the service");
+    host.tool(["service", "start"]).expect(0);
+    host.tool(["unfence"]).expect(0).says("not fenced");
+}
+
+#[test]
+fn rw_2_3_rw_7_2_a_snapshot_of_the_machine_can_be_put_back_and_refreshed() {
+    for way in WAYS {
+        let host = Host::running();
+        host.tool(["service", "stop"]).expect(0);
+        let (root, snapshot, wreck) =
+            (host.layout.root().to_path_buf(), host.beside("snapshot"), host.beside("wreck"));
+        copy(&root, &snapshot);
+        host.push(&[
+            ("version.txt", "two\n"),
+            ("requirements.txt", "iniconfig==2.0.0\n"),
+            ("server.py", "raise SystemExit(1)"),
+        ]);
+        host.tool(way).expect(1);
+        down_and_fenced(&host);
+
+        std::fs::rename(&root, &wreck).unwrap();
+        std::fs::rename(&snapshot, &root).unwrap();
+        assert!(!host.fenced(), "the snapshot was taken without a fence");
+        host.tool(["service", "start"]).expect(0);
+        host.tool(["status"]).expect(0);
+        host.push(&[("version.txt", "three\n"), ("server.py", SERVER)]);
+        host.tool(way).expect(0);
+        aligned(&host, "main");
+        assert_eq!(host.version().as_deref(), Some("three"));
+        assert_eq!(host.report()["environment"]["packages"], 1);
+        ladylinux_refresh::disk::remove_tree(&wreck).unwrap();
+    }
+}
+
+/// Copies a whole machine, as a snapshot does: owners, times, links.
+fn copy(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
+    assert!(copied.success());
+}

@@ -1,0 +1,136 @@
+//! `init`: makes what is missing, adopts what is there, overwrites nothing.
+
+use std::fs;
+
+use crate::host::{Host, SERVER, git};
+use crate::refresh::help::{installation, last_run, picture};
+
+const APP: [(&str, &str); 3] =
+    [("server.py", SERVER), ("version.txt", "one\n"), ("requirements.txt", "six==1.16.0\n")];
+
+#[test]
+fn init_makes_the_whole_contract_and_a_second_one_changes_nothing() {
+    let host = Host::bare();
+    host.push(&APP);
+    fs::remove_file(host.layout.host_file()).unwrap();
+    fs::remove_file(host.layout.env_file()).unwrap();
+    let port = host.port.to_string();
+    let command = ["init", "--repo", &host.url(), "--allow", "git", "--branch", "main", "--port", &port];
+    host.tool(command).expect(0).says("ladylinux-refresh").says("run");
+    let layout = &host.layout;
+    for folder in [layout.app(), layout.models(), layout.containers(), layout.etc()] {
+        assert!(folder.is_dir(), "{} is missing", folder.display());
+    }
+    assert!(layout.data().iter().all(|folder| folder.is_dir()));
+    assert!(layout.venv().is_symlink() && layout.venv().join("bin/python").exists());
+    assert!(fs::read_to_string(layout.host_file()).unwrap().contains(&host.url()));
+    assert!(fs::read_to_string(layout.env_file()).unwrap().contains(&port));
+    let before = installation(&host);
+    host.tool(command).expect(0);
+    host.tool(["init"]).expect(0);
+    assert_eq!(installation(&host), before, "a second init changed something");
+}
+
+#[test]
+fn init_adopts_an_installation_as_it_is_and_the_next_run_refreshes_it() {
+    let host = Host::bare();
+    host.push(&APP);
+    let layout = &host.layout;
+    fs::create_dir_all(layout.home()).unwrap();
+    git(&layout.home(), ["clone", "--quiet", &host.url(), "app"]);
+    fs::write(layout.app().join("notes.txt"), "mine").unwrap();
+    fs::create_dir_all(layout.venv().join("bin")).unwrap();
+    fs::write(layout.venv().join("bin/activate"), "made by hand").unwrap();
+    fs::create_dir_all(layout.models()).unwrap();
+    fs::write(layout.models().join("weights.gguf"), "weights").unwrap();
+    let all = || [layout.app(), layout.venv(), layout.models(), layout.etc()].map(|root| picture(&root));
+    let before = all();
+    host.tool(["init"]).expect(0).says("as it is");
+    assert_eq!(all(), before, "init changed what was there");
+    host.push(&[("version.txt", "two\n")]);
+    host.tool(["run"]).expect(0);
+    assert_eq!(host.version().as_deref(), Some("two"));
+    assert_eq!(fs::read_to_string(layout.models().join("weights.gguf")).unwrap(), "weights");
+    assert!(layout.venv().is_symlink());
+    assert!(host.report()["saved"]["paths"].to_string().contains("notes.txt"));
+}
+
+#[test]
+fn what_was_there_before_the_tool_can_be_returned_to() {
+    let host = Host::bare();
+    host.push(&APP);
+    let layout = &host.layout;
+    fs::create_dir_all(layout.home()).unwrap();
+    git(&layout.home(), ["clone", "--quiet", &host.url(), "app"]);
+    let python = std::process::Command::new("python3").args(["-m", "venv"]).arg(layout.venv()).status();
+    assert!(python.unwrap().success());
+    fs::write(layout.venv().join("made"), "by hand").unwrap();
+    host.tool(["init"]).expect(0).says("the first run adopts it");
+    // The very first run may already be the one that people want to leave again.
+    host.push(&[("version.txt", "two\n"), ("server.py", "raise SystemExit('broken')\n")]);
+    host.tool(["run"]).expect(1).says("rollback");
+    host.tool(["rollback"]).expect(0);
+    assert_eq!(host.version().as_deref(), Some("one"));
+    assert_eq!(fs::read_to_string(layout.venv().join("made")).unwrap(), "by hand");
+    assert_eq!(host.report()["environment"]["generation"], "adopted-1");
+    host.push(&[("server.py", SERVER)]);
+    host.tool(["run"]).expect(0);
+    assert_eq!(host.version().as_deref(), Some("two"));
+    host.tool(["rollback"]).expect(0);
+    assert_eq!(host.version().as_deref(), Some("one"));
+}
+
+#[test]
+fn a_dry_run_of_init_says_what_it_would_do_and_leaves_nothing_behind() {
+    let host = Host::bare();
+    host.push(&APP);
+    let before = picture(host.layout.root());
+    host.tool(["init", "--dry-run"])
+        .expect(0)
+        .says("would clone main into")
+        .says("would build the environment")
+        .says("nothing was changed");
+    assert_eq!(picture(host.layout.root()), before);
+    host.tool(["init"]).expect(0);
+    host.tool(["init", "--dry-run"]).expect(0).says("nothing has to be done");
+}
+
+#[test]
+fn a_mistake_in_the_remote_leaves_nothing_behind() {
+    let host = Host::bare();
+    host.push(&APP);
+    let before = picture(host.layout.root());
+    host.tool(["init", "--branch", "mian"]).expect(3).says("did you mean main?");
+    assert_eq!(picture(host.layout.root()), before);
+}
+
+#[test]
+fn the_url_of_a_clone_is_offered_and_not_believed() {
+    let host = Host::bare();
+    host.push(&APP);
+    fs::remove_file(host.layout.host_file()).unwrap();
+    fs::create_dir_all(host.layout.home()).unwrap();
+    git(&host.layout.home(), ["clone", "--quiet", &host.url(), "app"]);
+    let offered = format!("init --repo {}", host.url());
+    host.tool(["init"]).expect(2).says("no remote is set").says(&offered);
+    assert!(!host.layout.mirror().exists());
+}
+
+#[test]
+fn a_name_in_the_work_tree_cannot_write_to_a_terminal_and_a_nested_clone_hinders_no_run() {
+    let host = Host::running();
+    let name = "in\u{1b}]0;owned\u{7}ner";
+    git(&host.layout.app(), ["clone", "--quiet", &host.url(), name]);
+    fs::write(host.layout.app().join(name).join("mine"), "work").unwrap();
+    for arguments in [&["init"][..], &["doctor"], &["plan"], &["status"], &["run"], &["stash", "list"]] {
+        let ran = host.tool(arguments).expect(0);
+        assert!(!ran.all().contains('\u{1b}'), "{arguments:?}: {:?}", ran.all());
+    }
+    let run = last_run(&host);
+    let shown = host.tool(["stash", "show", &run]).expect(0).says("in%1B]0;owned%07ner");
+    assert!(!shown.all().contains('\u{1b}'), "{:?}", shown.all());
+    assert!(!host.layout.app().join(name).exists());
+    let kept = host.layout.stashes().join(&run).join(name);
+    assert_eq!(fs::read_to_string(kept.join("mine")).unwrap(), "work");
+    assert!(kept.join(".git/HEAD").exists());
+}

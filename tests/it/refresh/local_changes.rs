@@ -1,0 +1,444 @@
+//! Local changes are never lost: the previous tree is kept with them, listed, shown, and copied back.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Instant;
+
+use crate::host::{Host, git};
+use crate::refresh::help::{WAYS, aligned, hook, last_run, with};
+
+/// The tree that the last run kept.
+fn stashed(host: &Host) -> PathBuf {
+    host.layout.stashes().join(last_run(host))
+}
+
+/// Insists that no tree waits for its comparison and that the last run kept none.
+#[track_caller]
+fn kept_nothing(host: &Host) {
+    assert_eq!(host.report()["saved"]["count"], 0, "{}", host.report()["saved"]);
+    assert!(!stashed(host).exists());
+    let waiting: Vec<_> = fs::read_dir(host.layout.previous_trees()).into_iter().flatten().collect();
+    assert!(waiting.is_empty(), "{waiting:?}");
+}
+
+#[test]
+fn local_changes_of_every_kind_are_kept_shown_and_restored() {
+    for way in WAYS {
+        let host = Host::new();
+        host.push(&[
+            ("modified.txt", "of the repository\n"),
+            ("staged.txt", "of the repository\n"),
+            ("deleted.txt", "of the repository\n"),
+            ("mode.sh", "of the repository\n"),
+            ("type.txt", "of the repository\n"),
+        ]);
+        host.tool(way).expect(0);
+        let app = host.layout.app();
+        host.write("modified.txt", "mine\n");
+        host.write("staged.txt", "only staged\n");
+        git(&app, ["add", "staged.txt"]);
+        host.write("staged.txt", "of the repository\n");
+        host.write("folder/untracked.txt", "untracked\n");
+        host.write("stashed.txt", "stashed\n");
+        git(&app, ["add", "stashed.txt"]);
+        git(&app, ["stash", "push", "--quiet", "--", "stashed.txt"]);
+        fs::remove_file(app.join("deleted.txt")).unwrap();
+        fs::set_permissions(app.join("mode.sh"), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::remove_file(app.join("type.txt")).unwrap();
+        std::os::unix::fs::symlink("modified.txt", app.join("type.txt")).unwrap();
+        let odd = OsStr::from_bytes(b"odd-\xff%41\n");
+        fs::write(app.join(odd), "odd").unwrap();
+        let large = app.join("large.bin");
+        fs::File::create(&large).unwrap().set_len(300 << 20).unwrap();
+        let inode = large.metadata().unwrap().ino();
+        git(&app, ["branch", "mine"]);
+        let tree = git(&app, ["rev-parse", "HEAD^{tree}"]);
+        let commit = git(&app, ["commit-tree", &tree, "-p", "HEAD", "-m", "Mine"]);
+        git(&app, ["update-ref", "refs/heads/mine", &commit]);
+        let stash = git(&app, ["rev-parse", "refs/stash"]);
+
+        host.push(&[("version.txt", "two\n")]);
+        host.tool(way).expect(0).says("stash show");
+        aligned(&host, "main");
+        let run = last_run(&host);
+        let listed = host.report()["saved"]["paths"].to_string();
+        for path in ["modified.txt", "folder", "deleted.txt", "mode.sh", "type.txt", "mine", "stash"] {
+            assert!(listed.contains(path), "{path} is missing in {listed}");
+        }
+        host.tool(["stash", "list"]).expect(0).says(&run).says("commits of 2 local names");
+        let shown = host.tool(["stash", "show", &run]).expect(0);
+        for line in [
+            "modified   modified.txt",
+            "staged     staged.txt",
+            "deleted    deleted.txt",
+            "mode       mode.sh",
+            "type       type.txt",
+            "untracked  folder",
+            "untracked  odd-%FF%2541%0A",
+            "commits    heads/mine",
+            "commits    stash/0",
+            "-of the repository\n+mine\n",
+        ] {
+            assert!(shown.out.contains(line), "{line:?} is missing in {}", shown.out);
+        }
+        let patch = host.tool(["stash", "show", &run, "modified.txt"]).expect(0).out;
+        assert!(patch.starts_with("diff --git a/modified.txt") && patch.ends_with("+mine\n"), "{patch}");
+        let patch = host.tool(["stash", "show", &run, "./folder/untracked.txt"]).expect(0).out;
+        assert!(patch.contains("new file mode 100644") && patch.ends_with("+untracked\n"), "{patch}");
+        host.tool(["drift", "show", &run, "folder/none"])
+            .expect(3)
+            .says("there is no folder/none in the stash");
+        assert_eq!(stashed(&host).join("large.bin").metadata().unwrap().ino(), inode, "it was copied");
+
+        host.write("modified.txt", "newer\n");
+        host.tool(["stash", "restore", &run, "modified.txt"])
+            .expect(3)
+            .says("modified.txt exists in app/ and differs")
+            .says("--overwrite");
+        assert_eq!(host.read("modified.txt").as_deref(), Some("newer\n"));
+        host.tool(["stash", "restore", &run, "--overwrite"])
+            .expect(0)
+            .says("deleted.txt was deleted locally");
+        assert_eq!(host.read("modified.txt").as_deref(), Some("mine\n"));
+        assert_eq!(host.read("folder/untracked.txt").as_deref(), Some("untracked\n"));
+        assert_eq!(fs::read_to_string(app.join(odd)).unwrap(), "odd");
+        assert_eq!(app.join("mode.sh").metadata().unwrap().mode() & 0o777, 0o755);
+        assert_eq!(fs::read_link(app.join("type.txt")).unwrap(), PathBuf::from("modified.txt"));
+        assert_eq!(app.join("large.bin").metadata().unwrap().len(), 300 << 20);
+        let refs = git(&app, ["for-each-ref", "--format=%(objectname)"]);
+        assert!(refs.contains(&commit), "the commits of a local branch are lost");
+        assert!(refs.contains(&stash), "the stash is lost");
+        assert!(stashed(&host).join("modified.txt").exists(), "a restore copies");
+
+        host.tool(["stash", "drop", &run]).expect(0).says(&format!("removed the stash of run {run}"));
+        assert!(!stashed(&host).exists());
+        host.tool(["stash", "list"]).expect(0).says("the stash is empty");
+        for words in [&["show", &run][..], &["restore", &run], &["drop", &run], &["prune", &run]] {
+            let arguments = ["stash"].into_iter().chain(words.iter().copied());
+            host.tool(arguments).expect(3).says(&format!("there is no stash of run {run}"));
+        }
+        let refs = git(&host.layout.mirror(), ["for-each-ref", "--format=%(refname)", "refs/stash"]);
+        assert_eq!(refs, "", "the mirror still holds a commit for the stash");
+    }
+}
+
+#[test]
+fn byte_code_is_no_local_change_even_if_it_is_tracked() {
+    let host = Host::new();
+    host.push(&[("old.pyc", "of the repository\n"), ("lib/__pycache__/lib.cpython-312.pyc", "tracked\n")]);
+    host.tool(["run"]).expect(0);
+    host.write("old.pyc", "written by Python");
+    host.write("lib/__pycache__/lib.cpython-312.pyc", "written by Python");
+    host.write("lib/__pycache__/other.cpython-312.pyc", "written by Python");
+    host.write("alone/module.pyc", "written by Python");
+    host.tool(["status"]).expect(0).says("local        0 changes");
+    host.tool(["run"]).expect(0);
+    kept_nothing(&host);
+    host.tool(["run"]).expect(0);
+    kept_nothing(&host);
+}
+
+#[test]
+fn ignored_files_and_databases_move_across_and_are_named() {
+    for way in WAYS {
+        let host = Host::new();
+        host.push(&[(".gitignore", ".env\n*.db\n*.log\n")]);
+        host.tool(way).expect(0);
+        host.write(".env", "SECRET=1\n");
+        host.write("data/app.db", "rows");
+        host.write("data/app.db-wal", "later rows");
+        host.write("logs/deep/app.log", "lines");
+        let inode = host.layout.app().join("data/app.db").metadata().unwrap().ino();
+        host.tool(["plan"]).expect(0).says("0 would be kept").says("moves across: .env").says("data/app.db");
+        host.push(&[("version.txt", "two\n")]);
+        host.tool(way).expect(0);
+        kept_nothing(&host);
+        assert_eq!(host.layout.app().join("data/app.db").metadata().unwrap().ino(), inode);
+        assert_eq!(host.read("data/app.db-wal").as_deref(), Some("later rows"));
+        assert_eq!(host.read(".env").as_deref(), Some("SECRET=1\n"));
+        assert_eq!(host.read("logs/deep/app.log").as_deref(), Some("lines"));
+        assert!(host.report()["ignored"].to_string().contains("data/app.db"));
+    }
+    // The stricter way keeps them with the old tree.
+    let host = Host::new();
+    host.configure("ignored = \"stash\"", "");
+    host.push(&[(".gitignore", ".env\n")]);
+    host.tool(["run"]).expect(0);
+    host.write(".env", "SECRET=1\n");
+    host.tool(["run"]).expect(0);
+    assert_eq!(host.report()["saved"]["count"], 1);
+    assert_eq!(host.read(".env"), None);
+    assert_eq!(fs::read_to_string(stashed(&host).join(".env")).unwrap(), "SECRET=1\n");
+}
+
+#[test]
+fn an_old_companion_is_never_laid_beside_a_newer_database() {
+    let host = Host::running();
+    host.write("state.db", "old rows");
+    host.write("state.db-wal", "old log");
+    host.tool(["run"]).expect(0);
+    let run = last_run(&host);
+    host.write("state.db", "new rows");
+    let refused = host.tool(["stash", "restore", &run, "state.db-wal", "--overwrite"]).expect(3);
+    refused.says("state.db-wal belongs to another state of the database state.db");
+    host.write("state.db-journal", "new log");
+    let refused = host.tool(["stash", "restore", &run, "state.db", "--overwrite"]).expect(3);
+    refused.says("state.db-journal in app/ belongs to another state of the database state.db");
+    assert_eq!(host.read("state.db").as_deref(), Some("new rows"));
+    fs::remove_file(host.layout.app().join("state.db-journal")).unwrap();
+    host.tool(["stash", "restore", &run, "state.db"]).expect(3).says("state.db exists in app/ and differs");
+    // Together they are one state, and the companion comes unasked.
+    host.tool(["stash", "restore", &run, "state.db", "--overwrite"]).expect(0);
+    assert_eq!(host.read("state.db").as_deref(), Some("old rows"));
+    assert_eq!(host.read("state.db-wal").as_deref(), Some("old log"));
+}
+
+#[test]
+fn a_tree_that_cannot_be_compared_is_kept_whole() {
+    let host = Host::running();
+    let app = host.layout.app();
+    let refs = app.join(".git/refs/heads");
+    // A huge sparse file as a ref, and then a pipe, would keep git busy.
+    fs::File::create(refs.join("huge")).unwrap().set_len(20 << 30).unwrap();
+    let begun = Instant::now();
+    host.tool(["status"]).expect(0).says("app/ cannot be compared: .git/refs/heads/huge has");
+    host.tool(["run"]).expect(0).says("is kept whole");
+    assert!(begun.elapsed().as_secs() < 120, "a ref held the run up");
+    assert!(stashed(&host).join(".git/refs/heads/huge").exists());
+    host.tool(["stash", "list"]).expect(0).says("not comparable");
+    host.tool(["stash", "drop", &last_run(&host)]).expect(0);
+
+    let pipe = refs.join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    host.tool(["run"]).expect(0).says("pipe is not a regular file");
+    assert!(stashed(&host).join(".git/refs/heads/pipe").exists());
+    let run = last_run(&host);
+    host.tool(["stash", "show", &run]).expect(0).says("why        it cannot be compared");
+    host.tool(["run"]).expect(0);
+    kept_nothing(&host);
+
+    // Links lead out of the tree, and are neither followed by the comparison nor by the removal.
+    host.write("kept-elsewhere.txt", "x");
+    std::os::unix::fs::symlink(host.beside("work"), app.join("link")).unwrap();
+    host.tool(["run"]).expect(0);
+    assert_eq!(host.report()["saved"]["count"], 2, "{}", host.report()["saved"]);
+    host.tool(["stash", "drop", &last_run(&host)]).expect(0);
+    assert!(host.beside("work").join("version.txt").exists());
+}
+
+#[test]
+fn nested_repositories_and_new_files_are_kept_whole_with_their_modes() {
+    let host = Host::running();
+    let app = host.layout.app();
+    let nested = app.join("a/b/c/d/nested");
+    fs::create_dir_all(&nested).unwrap();
+    git(&nested, ["init", "--quiet"]);
+    host.write("a/b/c/d/nested/file", "x");
+    host.write("private/key", "secret");
+    fs::set_permissions(app.join("private/key"), fs::Permissions::from_mode(0o640)).unwrap();
+    host.tool(["run"]).expect(0);
+    let run = last_run(&host);
+    assert!(stashed(&host).join("a/b/c/d/nested/.git/HEAD").exists());
+    host.tool(["stash", "show", &run]).expect(0).says("untracked  a\n").says("+secret");
+    host.tool(["stash", "restore", &run]).expect(0);
+    assert!(nested.join(".git/HEAD").exists());
+    assert_eq!(app.join("private/key").metadata().unwrap().mode() & 0o777, 0o640);
+    // Restoring again changes nothing, and is no conflict.
+    host.tool(["stash", "restore", &run]).expect(0);
+}
+
+#[test]
+fn a_restore_refuses_files_that_changed_since_and_writes_none_of_the_others() {
+    let host = Host::new();
+    host.push(&[("theirs.txt", "one\n"), ("gone.txt", "one\n"), ("same.txt", "one\n")]);
+    host.tool(["run"]).expect(0);
+    for path in ["theirs.txt", "gone.txt", "same.txt", "new.txt", "dir/mine.txt"] {
+        host.write(path, "mine\n");
+    }
+    host.push(&[("theirs.txt", "two\n"), ("gone.txt", ""), ("new.txt", "theirs\n"), ("dir", "a file now\n")]);
+    host.tool(["run"]).expect(0);
+    let run = last_run(&host);
+    host.tool(["stash", "restore", &run]).expect(3).says("dir is not a directory");
+    let some = ["stash", "restore", &run, "theirs.txt", "gone.txt", "same.txt", "new.txt"];
+    let refused = host.tool(some).expect(3);
+    for reason in
+        ["theirs.txt exists in app/ and differs", "new.txt exists", "gone.txt was removed by a later"]
+    {
+        assert!(refused.err.contains(reason), "{reason:?} is missing in {}", refused.err);
+    }
+    assert!(!refused.err.contains("same.txt exists"), "{}", refused.err);
+    assert_eq!(host.read("same.txt").as_deref(), Some("one\n"), "a refusal writes nothing");
+    // A file that is as the change was made to takes the change.
+    host.tool(["stash", "restore", &run, "same.txt"]).expect(0).says("restored same.txt");
+    assert_eq!(host.read("same.txt").as_deref(), Some("mine\n"));
+    host.tool(["stash", "restore", &run, "../etc/passwd"]).expect(3).says("there is no ../etc/passwd");
+}
+
+#[test]
+fn preserved_files_stay_and_are_reported() {
+    for way in WAYS {
+        let host = Host::new();
+        host.configure("preserve = [\"state/**\", \"theme.json\"]", "");
+        host.push(&[("theme.json", "dark\n")]);
+        host.tool(way).expect(0);
+        host.write("state/users.json", "people");
+        host.write("theme.json", "light\n");
+        host.write("stray.txt", "stray");
+        for version in ["two\n", "three\n"] {
+            host.push(&[("version.txt", version)]);
+            host.tool(way).expect(0).says("preserved file");
+            assert_eq!(host.read("state/users.json").as_deref(), Some("people"));
+            assert_eq!(host.read("theme.json").as_deref(), Some("light\n"));
+            assert_eq!(host.read("stray.txt"), None);
+            assert_eq!(host.read("version.txt").as_deref(), Some(version));
+            let preserved = host.report()["preserved"].to_string();
+            assert!(preserved.contains("theme.json") && preserved.contains("state"), "{preserved}");
+        }
+        // The second run had no stray file any more: nothing but what is preserved differed.
+        kept_nothing(&host);
+    }
+}
+
+#[test]
+fn a_file_that_is_kept_run_after_run_is_pointed_out_with_the_line_to_add() {
+    let host = Host::running();
+    host.write("config/prefs.json", "1");
+    let first = host.tool(["run"]).expect(0);
+    assert!(!first.all().contains("run after run"));
+    host.write("config/prefs.json", "2");
+    host.tool(["run"]).expect(0).says("config is kept run after run").says("preserve = ");
+    assert_eq!(host.report()["saved"]["count"], 1, "{}", host.report()["saved"]);
+    // The line works as the warning writes it.
+    let warning = host.report()["warnings"].to_string().replace("\\\"", "\"");
+    let line =
+        format!("preserve = {}", warning.split("preserve = ").nth(1).unwrap().split(']').next().unwrap());
+    host.configure(&format!("{line}]"), "");
+    host.write("config/prefs.json", "3");
+    host.tool(["run"]).expect(0);
+    assert_eq!(host.read("config/prefs.json").as_deref(), Some("3"));
+    kept_nothing(&host);
+}
+
+#[test]
+fn a_run_that_is_killed_while_it_keeps_a_tree_is_completed_by_the_next() {
+    for point in ["stash:compared#1", "stash:recorded#1", "stash:kept#1"] {
+        let host = Host::running();
+        host.write("mine.txt", "mine");
+        let mut killed = host.command(["run"]);
+        killed.env("LADYLINUX_REFRESH_TRACE", host.beside("trace"));
+        killed.env("LADYLINUX_REFRESH_KILL_AT", point);
+        assert!(!killed.output().unwrap().status.success());
+        let run = last_run(&host);
+        host.tool(["run"]).expect(0);
+        let kept = fs::read_to_string(host.layout.stashes().join(&run).join("mine.txt"));
+        assert_eq!(kept.ok().as_deref(), Some("mine"), "{point}");
+        assert!(!stashed(&host).exists(), "{point}: the next run kept its own tree, which holds no change");
+    }
+    let host = Host::running();
+    let mut killed = host.command(["run"]);
+    killed.env("LADYLINUX_REFRESH_TRACE", host.beside("trace"));
+    killed.env("LADYLINUX_REFRESH_KILL_AT", "stash:removing#1");
+    assert!(!killed.output().unwrap().status.success());
+    host.tool(["run"]).expect(0);
+    kept_nothing(&host);
+}
+
+/// A hook as they usually are: compiles into a directory that git ignores, rewrites a tracked file, removes another.
+fn compiling() -> String {
+    let work = "mkdir -p static/deep && echo css > static/built.css && echo map > static/deep/built.map && \
+                echo compiled > index.txt && rm source.txt && echo beside > src/beside.txt";
+    hook("compile", "assets", &["sh", "-c", work], "")
+}
+
+#[test]
+fn products_of_hooks_are_no_local_changes_until_they_are_edited() {
+    for way in WAYS {
+        let host = Host::new();
+        host.configure("ignored = \"stash\"", "");
+        host.push(&[
+            (".gitignore", "static/\n"),
+            ("index.txt", "empty\n"),
+            ("source.txt", "source\n"),
+            ("src/tracked.txt", "tracked\n"),
+            ("refresh.toml", &compiling()),
+        ]);
+        host.tool(way).expect(0);
+        let products = ["static/built.css", "static/deep/built.map", "index.txt", "src/beside.txt"];
+        let made = || products.map(|path| host.read(path).unwrap().trim().to_owned());
+        assert_eq!(made(), ["css", "map", "compiled", "beside"]);
+        assert_eq!(host.read("source.txt"), None);
+        let current = || {
+            let pid = host.report()["service"]["pid"].clone();
+            host.tool(with(way, &["--if-changed"])).expect(0).says("Already current");
+            assert_eq!(host.report()["service"]["pid"], pid);
+            host.tool(["plan", "--exit-code"]).expect(0);
+            host.tool(["status"]).says("local        0 changes");
+        };
+        current();
+
+        // The next version comes without the hook: all of it is gone.
+        host.push(&[("version.txt", "two\n"), ("refresh.toml", "")]);
+        host.tool(way).expect(0);
+        kept_nothing(&host);
+        aligned(&host, "main");
+        assert!(!host.layout.app().join("static").exists());
+        assert!(!host.layout.made_file().exists());
+
+        host.push(&[("refresh.toml", &compiling())]);
+        host.tool(way).expect(0);
+        current();
+        host.tool(way).expect(0);
+        kept_nothing(&host);
+        assert_eq!(made(), ["css", "map", "compiled", "beside"]);
+        current();
+
+        // Edited with the old size, beside a product, and in the place of a file that the hook removed.
+        host.write("index.txt", "by hand!\n");
+        host.write("src/mine.txt", "mine\n");
+        host.write("source.txt", "by hand\n");
+        host.write("static/deep/built.map", "mep\n");
+        host.tool(["plan", "--exit-code"]).expect(5);
+        host.tool(way).expect(0);
+        let kept = |path: &str| fs::read_to_string(stashed(&host).join(path)).unwrap();
+        assert_eq!(kept("index.txt"), "by hand!\n");
+        assert_eq!(kept("source.txt"), "by hand\n");
+        assert_eq!(kept("src/mine.txt"), "mine\n");
+        assert_eq!(kept("static/deep/built.map"), "mep\n");
+        assert_eq!(host.report()["saved"]["count"], 4, "{}", host.report()["saved"]);
+        assert_eq!(made(), ["css", "map", "compiled", "beside"]);
+        current();
+    }
+}
+
+#[test]
+fn a_kill_before_the_products_of_hooks_are_recorded_keeps_one_tree_too_many() {
+    let host = Host::new();
+    host.push(&[("index.txt", "empty\n"), ("source.txt", "source\n")]);
+    host.push(&[("src/tracked.txt", "tracked\n"), ("refresh.toml", &compiling())]);
+    let mut killed = host.command(["run"]);
+    killed.env("LADYLINUX_REFRESH_TRACE", host.beside("trace"));
+    killed.env("LADYLINUX_REFRESH_KILL_AT", "prepare:after-hook#1");
+    assert!(!killed.output().unwrap().status.success());
+    assert!(host.read("static/built.css").is_some() && !host.layout.made_file().exists());
+    host.tool(["run"]).expect(0);
+    // What the hook wrote, and that source.txt is gone, which the killed run had moved in.
+    assert_eq!(host.report()["saved"]["count"], 4, "{}", host.report()["saved"]);
+    host.tool(["run"]).expect(0);
+    kept_nothing(&host);
+    host.tool(["run", "--if-changed"]).expect(0).says("Already current");
+}
+
+#[test]
+fn what_version_0_1_saved_is_named_and_never_removed() {
+    let host = Host::running();
+    let saved = host.layout.runs().join("20250101T000000000Z-1/saved");
+    fs::create_dir_all(saved.join("files")).unwrap();
+    fs::write(saved.join("index.json"), "{}").unwrap();
+    host.tool(["stash", "list"]).expect(0).says(saved.to_str().unwrap());
+    host.tool(["run"]).expect(0);
+    assert!(saved.join("index.json").exists());
+}

@@ -1,0 +1,190 @@
+//! Step 4: hooks, one after the other, in the surroundings that the service will have (RW-5.4).
+
+use std::fs;
+
+use ladylinux_refresh::process::ProcessId;
+
+use crate::host::Host;
+use crate::refresh::help::{LOOKOUT, WAYS, down_and_fenced, hook, journaled, look_out, seen, told};
+
+const KINDS: [&str; 4] = ["migration", "assets", "index", "check"];
+
+#[test]
+fn rw_5_4_hooks_of_every_kind_run_in_order_where_and_as_the_service_will() {
+    for way in WAYS {
+        let host = Host::running();
+        look_out(&host);
+        let hooks: String =
+            KINDS.iter().map(|kind| hook(kind, kind, &["python", "look.py", kind], "")).collect();
+        let commit = host.push(&[("version.txt", "two\n"), ("look.py", LOOKOUT), ("refresh.toml", &hooks)]);
+        host.configure("", &hook("of the host", "check", &["python", "look.py", "host"], ""));
+        host.tool(way).expect(0);
+        let told = seen(&host);
+        let names: Vec<&str> = told.iter().map(|look| look["name"].as_str().unwrap()).collect();
+        assert_eq!(names, [&KINDS[..], &["host"]].concat());
+        let report = host.report();
+        let venv = host.layout.venv();
+        for look in &told {
+            assert_eq!(look["folder"], host.layout.app().to_str().unwrap());
+            assert_eq!(look["version"], "two", "the hook ran before the tree was aligned");
+            assert_eq!(look["fence"], true);
+            assert_eq!(look["listens"], false);
+            let environment = &look["environment"];
+            assert_eq!(environment["SECRET"], "kept", "the service's environment file was not loaded");
+            assert_eq!(environment["LADYLINUX_COMMIT"], commit.as_str());
+            assert_eq!(environment["LADYLINUX_BRANCH"], "main");
+            assert_eq!(environment["LADYLINUX_GENERATION"], report["environment"]["generation"]);
+            assert!(environment["LADYLINUX_REFRESHED_AT"].is_string());
+            let path = environment["PATH"].as_str().unwrap();
+            assert!(path.starts_with(&format!("{}/bin:", venv.display())), "{path}");
+            assert_eq!(look["prefix"], venv.to_str().unwrap(), "another Python ran");
+        }
+    }
+}
+
+#[test]
+fn rw_5_4_without_hooks_the_step_does_nothing() {
+    for way in WAYS {
+        let host = Host::new();
+        host.tool(way).expect(0).says("no hooks declared");
+    }
+}
+
+#[test]
+fn rw_5_4_the_first_hook_that_fails_halts_the_run() {
+    for way in WAYS {
+        let host = Host::running();
+        look_out(&host);
+        let hooks = [
+            hook("before", "migration", &["python", "look.py", "before"], ""),
+            hook("broken", "assets", &["sh", "-c", "echo the assets are torn >&2; exit 7"], ""),
+            hook("after", "check", &["python", "look.py", "after"], ""),
+        ]
+        .concat();
+        host.push(&[("look.py", LOOKOUT), ("refresh.toml", &hooks)]);
+        host.tool(way).expect(1).says("the assets hook broken failed").says("the assets are torn");
+        assert!(told(&host).contains("code 7"), "the exit code is missing: {}", told(&host));
+        assert_eq!(seen(&host).len(), 1, "a hook ran after the one that failed");
+        assert_eq!(journaled(&host, "failed"), ["prepare"]);
+        down_and_fenced(&host);
+    }
+}
+
+#[test]
+fn rw_5_4_a_hook_that_hangs_is_ended_at_its_deadline_with_all_that_it_started() {
+    for way in WAYS {
+        let host = Host::running();
+        look_out(&host);
+        let grandchild = host.layout.data()[1].join("grandchild");
+        // The grandchild sits in a session of its own and does not care for SIGTERM.
+        let hang = format!(
+            "import os, signal, time\nif os.fork() == 0:\n    os.setsid()\n    \
+             signal.signal(signal.SIGTERM, signal.SIG_IGN)\n    \
+             open({grandchild:?}, 'w').write(str(os.getpid()))\ntime.sleep(1000)\n"
+        );
+        host.push(&[
+            ("hang.py", &hang),
+            ("refresh.toml", &hook("hanging", "index", &["python", "hang.py"], "deadline = \"4s\"")),
+        ]);
+        host.tool(way).expect(1).says("the index hook hanging failed").says("4s");
+        let grandchild = fs::read_to_string(&grandchild).unwrap();
+        assert_eq!(ProcessId::of(grandchild.parse().unwrap()), None, "it lives on");
+        down_and_fenced(&host);
+        host.push(&[("refresh.toml", "")]);
+        host.tool(way).expect(0);
+    }
+}
+
+#[test]
+fn rw_5_4_a_hook_that_floods_its_output_is_kept_within_bounds() {
+    for way in WAYS {
+        let host = Host::running();
+        let flood = "yes a line that comes again and again | head -c 40000000; echo the last line";
+        host.push(&[("refresh.toml", &hook("talkative", "check", &["sh", "-c", flood], ""))]);
+        let ran = host.tool(way).expect(0).says("the rest is left out");
+        let log = host.runs().last().unwrap().join("log").metadata().unwrap().len();
+        assert!(log < 20_000_000, "the log has {log} bytes");
+        assert!(ran.out.len() < 20_000_000, "{} bytes were shown", ran.out.len());
+        assert_eq!(host.version().as_deref(), Some("one"));
+    }
+}
+
+#[test]
+fn rw_5_4_hooks_come_from_the_commit_and_never_from_the_work_tree() {
+    for way in WAYS {
+        let host = Host::running();
+        look_out(&host);
+        let committed = hook("committed", "check", &["python", "look.py", "committed"], "");
+        host.push(&[("look.py", LOOKOUT), ("refresh.toml", &committed)]);
+        host.tool(way).expect(0);
+        seen(&host);
+        host.write(
+            "refresh.toml",
+            &hook("smuggled", "check", &["python", "look.py", "smuggled"], "stage = true"),
+        );
+        host.write("look.py", "raise SystemExit('changed here')");
+        host.tool(way).expect(0);
+        let names: Vec<String> = seen(&host).iter().map(|look| look["name"].to_string()).collect();
+        assert_eq!(names, ["\"committed\""]);
+        assert_eq!(host.report()["saved"]["count"], 2);
+    }
+}
+
+#[test]
+fn rw_5_4_a_staged_check_that_fails_leaves_the_service_as_it_is() {
+    let host = Host::running();
+    let pid = host.report()["service"]["pid"].clone();
+    host.push(&[
+        ("version.txt", "two\n"),
+        ("refresh.toml", &hook("early", "check", &["false"], "stage = true")),
+    ]);
+    host.tool(["run"]).expect(3).says("the check hook early failed");
+    assert_eq!(host.report()["service"]["pid"], pid);
+    assert_eq!(host.version().as_deref(), Some("one"));
+    assert!(!host.fenced());
+    // Without staging the same check runs in its step, and halts.
+    host.tool(["run", "--no-stage"]).expect(1);
+    down_and_fenced(&host);
+}
+
+#[test]
+fn rw_5_4_staged_assets_are_built_before_the_stop_and_copied_in_step_4() {
+    let host = Host::running();
+    look_out(&host);
+    let build = "mkdir -p static && echo built-$LADYLINUX_COMMIT >static/site.css && python look.py assets";
+    let hooks = [
+        hook("look", "check", &["python", "look.py", "check"], ""),
+        hook("bundle", "assets", &["sh", "-ec", build], "stage = true"),
+        hook("use", "index", &["sh", "-ec", "cp static/site.css used.txt"], ""),
+    ]
+    .concat();
+    let files = [("look.py", LOOKOUT), ("kept.txt", "as it is\n"), ("refresh.toml", &*hooks)];
+    let commit = host.push(&files);
+    host.tool(["run"]).expect(0).says("files of staged assets wait for step 4");
+    let looks = seen(&host);
+    let names: Vec<&str> = looks.iter().map(|look| look["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["assets", "check"], "the staged hook does not run again in step 4");
+    assert_eq!((&looks[0]["fence"], &looks[0]["listens"]), (&false.into(), &true.into()));
+    let expected = format!("built-{commit}\n");
+    assert_eq!(host.read("static/site.css").as_deref(), Some(&*expected));
+    assert_eq!(host.read("used.txt").as_deref(), Some(&*expected), "a later hook finds them");
+    assert_eq!(host.read("kept.txt").as_deref(), Some("as it is\n"));
+    assert!(!host.runs().last().unwrap().join("staged-tree").exists());
+    host.tool(["run"]).expect(0);
+    assert_eq!(host.report()["saved"]["count"], 0, "what hooks wrote is no local change");
+    // Without staging the same hook runs in its step.
+    host.tool(["run", "--no-stage"]).expect(0);
+    let names: Vec<String> = seen(&host).iter().map(|look| look["name"].to_string()).collect();
+    assert!(names.contains(&"\"assets\"".to_owned()), "{names:?}");
+}
+
+#[test]
+fn rw_5_4_a_staged_assets_hook_that_fails_leaves_the_service_as_it_is() {
+    let host = Host::running();
+    let hooks = hook("bundle", "assets", &["sh", "-c", "echo torn >half.css; exit 9"], "stage = true");
+    host.push(&[("version.txt", "two\n"), ("refresh.toml", &hooks)]);
+    host.tool(["run"]).expect(3).says("the assets hook bundle failed");
+    assert_eq!(host.version().as_deref(), Some("one"));
+    assert_eq!(host.read("half.css"), None);
+    assert!(!host.fenced());
+}

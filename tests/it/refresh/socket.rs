@@ -1,0 +1,124 @@
+//! A service that the embedded supervisor starts with its listening socket: connections wait for the next start.
+
+use std::io::Read as _;
+use std::net::{TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use crate::clients::Clients;
+use crate::host::Host;
+use crate::refresh::help::hook;
+
+/// A host whose service runs, started with its socket.
+fn running() -> Host {
+    let host = Host::new();
+    host.give_socket();
+    host.tool(["run"]).expect(0);
+    host
+}
+
+#[test]
+fn rw_5_1_rw_5_5_no_request_fails_through_refreshes_of_a_service_that_is_started_with_its_socket() {
+    let host = running();
+    let clients = Clients::start(4, host.port, "/");
+    let start = Instant::now();
+    let mut longest_down = 0;
+    let mut refresh = |command: &[&str]| {
+        host.tool(command).expect(0);
+        longest_down = longest_down.max(host.report()["downtime_ms"].as_u64().unwrap());
+    };
+    for (round, package) in ["1.16.0", "1.17.0", "1.17.0"].into_iter().enumerate() {
+        let (version, requirements) = (format!("{round}\n"), format!("six=={package}\n"));
+        host.push(&[("version.txt", &version), ("requirements.txt", &requirements)]);
+        refresh(&["run"]);
+        assert_eq!(host.version(), Some(round.to_string()));
+    }
+    refresh(&["rollback"]);
+    refresh(&["run", "--no-stage"]);
+    let seen = clients.end();
+    println!(
+        "5 refreshes in {:.1?} with 4 clients without a pause: {} requests, {} failed, the longest took {:.1?}, \
+         the longest downtime was {longest_down} ms",
+        start.elapsed(),
+        seen.requests,
+        seen.failed.len(),
+        seen.longest
+    );
+    assert!(seen.failed.is_empty(), "{:#?}", seen.failed);
+    assert!(seen.requests > 100, "{seen:?}");
+    let report = host.report();
+    assert!(report["warnings"].as_array().unwrap().is_empty(), "{report}");
+}
+
+#[test]
+fn rw_7_1a_a_halted_run_closes_the_socket_and_the_next_one_opens_it_again() {
+    let host = running();
+    let refused = || {
+        let error = TcpStream::connect(("127.0.0.1", host.port)).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
+    };
+    let at_work = host.layout.data()[1].join("hook-at-work");
+    let script = format!("touch {}; sleep 2; exit 1", at_work.display());
+    let failing = hook("fail", "migration", &["sh", "-c", &script], "");
+    host.push(&[("refresh.toml", &failing)]);
+    let run =
+        host.command(["run"]).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn();
+    let mut run = run.unwrap();
+    while !at_work.exists() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    // From the stop to the halt it waits, and then it is refused rather than kept waiting.
+    let mut waits = TcpStream::connect(("127.0.0.1", host.port)).unwrap();
+    waits.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    assert_eq!(run.wait().unwrap().code(), Some(1));
+    let ended = waits.read(&mut [0; 1]);
+    assert!(
+        ended.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset),
+        "{ended:?}"
+    );
+    refused();
+    host.tool(["service", "start"]).expect(3);
+    refused();
+
+    host.push(&[("refresh.toml", ""), ("version.txt", "two\n")]);
+    host.tool(["run"]).expect(0);
+    assert_eq!(host.version().as_deref(), Some("two"));
+    host.tool(["service", "stop"]).expect(0);
+    refused();
+    host.tool(["service", "start"]).expect(0);
+    while host.version().as_deref() != Some("two") {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn rw_5_1_a_service_that_opened_its_port_itself_gets_a_socket_from_the_next_start_on() {
+    let host = Host::running();
+    host.give_socket();
+    host.push(&[("version.txt", "two\n")]);
+    host.tool(["run"]).expect(0).says("new connections do not wait for the service, but are refused");
+    assert_eq!(host.version().as_deref(), Some("two"));
+    let clients = Clients::start(1, host.port, "/");
+    host.push(&[("version.txt", "three\n")]);
+    host.tool(["run"]).expect(0);
+    let seen = clients.end();
+    assert!(seen.failed.is_empty(), "{:#?}", seen.failed);
+}
+
+#[test]
+fn rw_5_1_a_port_that_a_stranger_holds_gives_the_service_no_socket() {
+    let host = Host::new();
+    host.give_socket();
+    host.tool(["run"]).expect(0);
+    host.tool(["service", "stop"]).expect(0);
+    let stranger = TcpListener::bind(("127.0.0.1", host.port)).unwrap();
+    let named = format!("port {} is held by process {}", host.port, std::process::id());
+    let start = host.tool(["service", "start"]);
+    assert_ne!(start.code, Some(0));
+    start.says(&named);
+    let run = host.tool(["run"]);
+    assert_eq!(run.code, Some(3), "{}", run.all());
+    run.says(&named);
+    assert!(!host.fenced());
+    drop(stranger);
+    host.tool(["run"]).expect(0);
+}

@@ -1,0 +1,15 @@
+//! Attacks by the service user and by whoever may push to the repository, on machines with systemd. Each script lies in
+//! `lab/attacks/` and runs inside a machine of the lab, nowhere else.
+//!
+//! `LADYLINUX_REFRESH_TEST_PROGRAM` names another build to attack: against 0.1 these attacks succeed.
+#![allow(clippy::disallowed_methods, reason = "tests read clocks and start programs")]
+#![allow(clippy::disallowed_macros, clippy::print_stderr, reason = "a test prints what it measured")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
+
+mod beside;
+mod confinement;
+mod hold_up;
+mod repository;
+mod root;
+mod secrets;
+mod target;

@@ -1,0 +1,318 @@
+//! What a run is refused for before the stop, while a client that asks all the time is never refused; and the other units of
+//! the application: on machines with systemd, with a service that needs nothing but Python.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
+
+use crate::lab;
+
+use lab::{Disk, LOCAL_INDEX, Lab, Machine, Ran, until};
+use serde_json::Value;
+
+/// A service that tells its version. It overwrites its environment, as programs with setproctitle do.
+const SERVER: &str = "import ctypes, http.server, pathlib\n\
+    fields = open('/proc/self/stat').read().rsplit(')', 1)[1].split()\n\
+    ctypes.memset(int(fields[47]), 0, int(fields[48]) - int(fields[47]))\n\
+    class Handler(http.server.BaseHTTPRequestHandler):\n\
+    \x20   def do_GET(self):\n\
+    \x20       body = pathlib.Path('version.txt').read_bytes()\n\
+    \x20       self.send_response(200)\n\
+    \x20       self.send_header('Content-Length', str(len(body)))\n\
+    \x20       self.end_headers()\n\
+    \x20       self.wfile.write(body)\n\
+    \x20   def log_message(self, *arguments):\n\
+    \x20       pass\n\
+    http.server.ThreadingHTTPServer(('', 8000), Handler).serve_forever()\n";
+
+const UNIT: &str = "[Unit]\nDescription=LadyLinux API\n[Service]\nType=simple\nUser=ladylinux\n\
+    WorkingDirectory=/opt/ladylinux/app\nEnvironmentFile=-/etc/ladylinux/ladylinux.env\n\
+    ExecStart=/opt/ladylinux/venv/bin/python server.py\nRestart=on-failure\n\
+    [Install]\nWantedBy=multi-user.target\n";
+
+/// Asks without a pause, writes down what was no answer, and how often it asked.
+const CLIENT: &str = "import http.client, os\n\
+    asked = 0\n\
+    while not os.path.exists('/run/client.end'):\n\
+    \x20   asked += 1\n\
+    \x20   try:\n\
+    \x20       connection = http.client.HTTPConnection('127.0.0.1', 8000, timeout=10)\n\
+    \x20       connection.request('GET', '/')\n\
+    \x20       if connection.getresponse().status != 200: raise OSError('status')\n\
+    \x20       connection.close()\n\
+    \x20   except Exception as error:\n\
+    \x20       print('REFUSED', error, flush=True)\n\
+    print('ASKED', asked, flush=True)\n";
+
+const API: &str = "ladylinux-api.service";
+
+/// A host that has refreshed once, with version `one`.
+struct Host {
+    machine: Machine,
+}
+
+impl Host {
+    fn running(lab: &Lab, disk: Disk, tables: &str) -> Self {
+        let machine = Machine::named(lab, "host").disk(disk).boot();
+        machine.install_tool();
+        machine.lend_uv();
+        machine
+            .exec(
+                "git init --quiet --bare --initial-branch=main /srv/app.git && \
+                 git clone --quiet /srv/app.git /srv/work && cd /srv/work && git switch --quiet --orphan main",
+            )
+            .expect(0);
+        let host = Self { machine };
+        let files = [("server.py", SERVER), ("requirements.txt", "")];
+        for (path, text) in files {
+            host.machine.write(&format!("/srv/work/{path}"), text);
+        }
+        host.machine.write("/etc/systemd/system/ladylinux-api.service", UNIT);
+        host.push("one");
+        host.configure("http://127.0.0.1:8000/", tables);
+        host.tool("init").expect(0);
+        host.tool("run").expect(0).says("Refreshed");
+        assert_eq!(host.version().as_deref(), Some("one"));
+        host
+    }
+
+    fn configure(&self, probe: &str, tables: &str) {
+        let text = format!(
+            "[remote]\nurl = \"file:///srv/app.git\"\nallow = [\"file\"]\n{tables}\n\
+             [probe]\nurl = \"{probe}\"\ndeadline = \"5s\"\nsettle = \"300ms\"\n"
+        );
+        self.machine.write("/etc/ladylinux/refresh.toml", &text);
+    }
+
+    /// Pushes another version.
+    fn push(&self, version: &str) {
+        self.machine.write("/srv/work/version.txt", version);
+        let commit = "git -c user.name=x -c user.email=x@x commit --quiet --allow-empty --message change";
+        let line = format!("cd /srv/work && git add -A && {commit} && git push --quiet origin main");
+        self.machine.exec(&line).expect(0);
+    }
+
+    fn tool(&self, arguments: &str) -> Ran {
+        self.machine.exec(&format!("PIP_INDEX_URL={LOCAL_INDEX} exec ladylinux-refresh {arguments}"))
+    }
+
+    fn version(&self) -> Option<String> {
+        self.machine.http("http://127.0.0.1:8000/")
+    }
+
+    fn last_run(&self) -> Value {
+        self.machine.json("/var/lib/ladylinux-refresh/status.json")["last_run"].clone()
+    }
+
+    /// Writes a unit, or a drop-in, and has systemd read it.
+    fn unit(&self, path: &str, text: &str) {
+        self.machine.write(&format!("/etc/systemd/system/{path}"), text);
+        self.machine.exec("systemctl daemon-reload").expect(0);
+    }
+
+    fn invocation(&self, unit: &str) -> String {
+        self.machine.exec(&format!("systemctl show --value --property InvocationID {unit}")).expect(0).out
+    }
+
+    fn is_active(&self, unit: &str) -> bool {
+        self.machine.exec(&format!("systemctl is-active {unit}")).out.trim() == "active"
+    }
+
+    /// Insists that a run is refused, says these words, and left everything as it was.
+    #[track_caller]
+    fn refused(&self, words: &[&str]) {
+        let before = self.invocation(API);
+        let mut ran = self.tool("run").expect(3).says("nothing touched").says("next ");
+        for word in words {
+            ran = ran.says(word);
+        }
+        assert_eq!(self.invocation(API), before, "{}", ran.all());
+        assert_eq!(self.machine.read("/var/lib/ladylinux-refresh/fence"), None);
+        assert_eq!(self.version().as_deref(), Some("one"));
+    }
+}
+
+#[test]
+fn rw_7_1a_rw_7_1b_what_would_not_start_again_is_refused_while_a_client_that_asks_all_the_time_is_served() {
+    let Some(lab) = Lab::open() else { return };
+    let host = Host::running(&lab, Disk::Shared, "");
+    let machine = &host.machine;
+    machine.write("/srv/client.py", CLIENT);
+    let client = machine.spawn("exec python3 /srv/client.py");
+    host.push("two");
+
+    // The second unit is missing, or masked, also behind another one.
+    host.unit("ladylinux-api.service.d/llm.conf", "[Unit]\nRequires=ladylinux-llm.service\n");
+    host.refused(&[
+        "ladylinux-api.service requires ladylinux-llm.service, and there is no such unit",
+        "systemctl edit --full ladylinux-api.service",
+    ]);
+    host.unit(
+        "ladylinux-llm.service",
+        "[Unit]\nBindsTo=gpu.service\n[Service]\nExecStart=/bin/sleep 1000000\n",
+    );
+    machine.exec("systemctl mask gpu.service").expect(0);
+    host.refused(&[
+        "ladylinux-llm.service requires gpu.service, and that unit is masked",
+        "systemctl unmask gpu.service",
+    ]);
+    machine
+        .exec("rm /etc/systemd/system/ladylinux-api.service.d/llm.conf && systemctl daemon-reload")
+        .expect(0);
+    host.unit("ladylinux-api.service.d/manual.conf", "[Unit]\nRefuseManualStart=yes\n");
+    host.refused(&["RefuseManualStart=yes"]);
+    machine
+        .exec("rm /etc/systemd/system/ladylinux-api.service.d/manual.conf && systemctl daemon-reload")
+        .expect(0);
+
+    // The probe asks another port.
+    host.configure("http://127.0.0.1:8111/status", "");
+    host.refused(&["listens on 0.0.0.0:8000", "url = \"http://127.0.0.1:8000/status\""]);
+    host.configure("http://127.0.0.1:8000/", "");
+
+    // The entry module does not compile, or is gone.
+    machine.write("/srv/work/server.py", "def broken(:\n    pass\n");
+    host.push("two");
+    host.refused(&["server.py does not compile: SyntaxError", "(line 1)"]);
+    machine.exec("rm /srv/work/server.py").expect(0);
+    host.push("two");
+    host.refused(&["server.py, which is not in the commit", "systemctl edit --full ladylinux-api.service"]);
+    // It compiles, and cannot be imported.
+    host.configure("http://127.0.0.1:8000/", "[python]\nimport_check = \"import\"");
+    machine.write("/srv/work/server.py", "import a_module_that_is_missing\n");
+    host.push("two");
+    host.refused(&["ModuleNotFoundError: No module named 'a_module_that_is_missing'"]);
+    host.configure("http://127.0.0.1:8000/", "");
+    machine.write("/srv/work/server.py", SERVER);
+    host.push("two");
+
+    // The file system of the tool's state is nearly full.
+    let state = "/var/lib/ladylinux-refresh";
+    let small = format!(
+        "mkdir /srv/small && size=$(du --summarize --block-size=1M {state} | cut --fields=1) && \
+         mount -t tmpfs -o size=$((size + 20))m,mode=755 none /srv/small && cp -a {state}/. /srv/small/ && mount --bind /srv/small {state}"
+    );
+    machine.exec(&small).expect(0);
+    host.refused(&["/var/lib/ladylinux-refresh has only", "MiB free", "df -h"]);
+    machine.exec(&format!("umount {state} && umount /srv/small")).expect(0);
+
+    machine.write("/run/client.end", "");
+    let said = client.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    let asked: usize = said.lines().find_map(|line| line.strip_prefix("ASKED ")?.parse().ok()).unwrap();
+    assert!(asked > 100 && !said.contains("REFUSED"), "{said}");
+    host.tool("run").expect(0);
+    assert_eq!(host.version().as_deref(), Some("two"));
+
+    // A socket unit on another port would start the service in the middle of a refresh; it is named.
+    host.unit("ladylinux-api.socket", "[Socket]\nListenStream=8001\n");
+    machine.exec("systemctl stop ladylinux-api && systemctl start ladylinux-api.socket").expect(0);
+    host.tool("run")
+        .expect(3)
+        .says("ladylinux-api.socket starts ladylinux-api.service for whoever connects")
+        .says("listens on [::]:8001, while the port of the service is 8000")
+        .says("systemctl disable --now ladylinux-api.socket");
+}
+
+/// A worker that runs from the tree.
+fn worker(lines: &str) -> String {
+    format!(
+        "[Unit]\nDescription=worker\n{lines}\n[Service]\nUser=ladylinux\nWorkingDirectory=/opt/ladylinux/app\n\
+         ExecStart=/bin/sleep 1000000\n[Install]\nWantedBy=multi-user.target\n"
+    )
+}
+
+/// What the report says of a unit: its tie and its state.
+fn told(report: &Value, unit: &str) -> (String, String) {
+    let others = report["service"]["others"].as_array().unwrap();
+    let found = others.iter().find(|other| other["unit"] == unit).unwrap_or_else(|| panic!("{report:#}"));
+    (found["tie"].as_str().unwrap().to_owned(), found["state"].as_str().unwrap().to_owned())
+}
+
+#[test]
+fn rw_5_5_rw_7_1a_units_of_the_application_are_stopped_and_started_with_it_or_named() {
+    let Some(lab) = Lab::open() else { return };
+    let mut host = Host::running(&lab, Disk::Shared, "");
+    host.unit("tied.service", &worker("PartOf=ladylinux-api.service"));
+    host.unit("chain.service", &worker("BindsTo=tied.service\nAfter=tied.service"));
+    host.unit("also.service", &worker(""));
+    host.unit("loose.service", &worker(""));
+    host.machine.exec("systemctl enable also && systemctl start tied chain also loose").expect(0);
+
+    // Without its drop-in a unit of `also` is not under the fence, and init installs that.
+    host.configure("http://127.0.0.1:8000/", "[service]\nalso = [\"also.service\"]");
+    host.refused(&["also.service does not know the fence", "ladylinux-refresh init"]);
+    host.tool("init").expect(0);
+    host.tool("doctor").says("loose.service").says("old version");
+
+    host.push("two");
+    let before =
+        ["tied.service", "chain.service", "also.service", "loose.service"].map(|unit| host.invocation(unit));
+    host.tool("run")
+        .expect(0)
+        .says("loose.service still runs the old version")
+        .says("systemctl restart loose.service");
+    let after =
+        ["tied.service", "chain.service", "also.service", "loose.service"].map(|unit| host.invocation(unit));
+    for (number, unit) in ["tied.service", "chain.service", "also.service"].into_iter().enumerate() {
+        assert!(host.is_active(unit), "{unit}");
+        assert_ne!(before[number], after[number], "{unit} was restarted");
+    }
+    assert_eq!(before[3], after[3], "nobody has touched it");
+    let report = host.last_run();
+    let pair = |tie: &str, state: &str| (tie.to_owned(), state.to_owned());
+    assert_eq!(told(&report, "tied.service"), pair("stopped_with_it", "started"));
+    assert_eq!(told(&report, "chain.service"), pair("stopped_with_it", "started"));
+    assert_eq!(told(&report, "also.service"), pair("also", "started"));
+    assert_eq!(told(&report, "loose.service"), pair("none", "runs_old_version"));
+
+    // A halted run: what goes with the service is down, and neither a person nor a boot starts what is under the fence.
+    host.machine.write("/srv/work/server.py", "raise SystemExit('no model was named')\n");
+    host.push("three");
+    host.tool("run").expect(1).says("no model was named").says("stopped and fenced");
+    for unit in [API, "tied.service", "chain.service", "also.service"] {
+        assert!(!host.is_active(unit), "{unit}");
+    }
+    assert_eq!(told(&host.last_run(), "tied.service"), pair("stopped_with_it", "down"));
+    host.machine.exec("systemctl start also.service").expect(1).says("Assertion failed");
+    host.machine.reboot();
+    assert!(!host.is_active("also.service"));
+    host.machine.exec("systemctl start loose.service").expect(0);
+
+    // The next good run starts again what that one stopped, also after a boot.
+    host.machine.write("/srv/work/server.py", SERVER);
+    host.push("four");
+    host.tool("run").expect(0);
+    assert_eq!(host.version().as_deref(), Some("four"));
+    for unit in ["tied.service", "chain.service", "also.service"] {
+        until(unit, || host.is_active(unit).then_some(()));
+    }
+    assert_eq!(host.machine.read("/var/lib/ladylinux-refresh/stopped-units.json"), None);
+}
+
+#[test]
+fn rw_7_1a_a_stop_that_fails_before_it_came_to_the_service_leaves_all_up_and_is_a_refusal() {
+    let Some(lab) = Lab::open() else { return };
+    let host = Host::running(&lab, Disk::Shared, "");
+    host.unit("also.service", &worker(""));
+    host.configure("http://127.0.0.1:8000/", "[service]\nalso = [\"also.service\"]");
+    host.tool("init").expect(0);
+    host.machine.exec("systemctl start also").expect(0);
+    let before = [API, "also.service"].map(|unit| host.invocation(unit));
+    // A staged check holds the run while the unit becomes one that systemd does not stop by name.
+    let hold = "[[hook]]\nname = \"hold\"\nkind = \"check\"\nstage = true\n\
+                command = [\"sh\", \"-c\", \"while [ -e /srv/hold ]; do sleep 0.02; done\"]\n";
+    host.machine.write("/srv/work/refresh.toml", hold);
+    host.machine.write("/srv/hold", "");
+    host.push("two");
+    let run = host.machine.spawn(&format!("PIP_INDEX_URL={LOCAL_INDEX} exec ladylinux-refresh run"));
+    let is_held = || host.machine.exec("pgrep --uid ladylinux-staging --exact sh").code == Some(0);
+    until("the staged check", || is_held().then_some(()));
+    host.unit("also.service.d/stop.conf", "[Unit]\nRefuseManualStop=yes\n");
+    host.machine.exec("rm /srv/hold").expect(0);
+    let output = run.wait_with_output().unwrap();
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("cannot stop also.service, which is stopped with ladylinux-api.service"), "{said}");
+    assert_eq!([API, "also.service"].map(|unit| host.invocation(unit)), before, "{said}");
+    assert_eq!(host.machine.read("/var/lib/ladylinux-refresh/fence"), None);
+    assert_eq!(host.version().as_deref(), Some("one"));
+}

@@ -1,0 +1,36 @@
+//! Promises that need systemd, other users, a boot or a power cut, on machines of the lab.
+
+#[path = "../support/dice.rs"]
+#[allow(dead_code, reason = "other tests use it")]
+mod dice;
+#[path = "../support/lab/mod.rs"]
+#[allow(dead_code, reason = "other tests use it")]
+mod lab;
+#[path = "../support/service.rs"]
+#[allow(dead_code, reason = "other tests use it")]
+mod service;
+#[path = "../support/site.rs"]
+#[allow(dead_code, reason = "other tests use it")]
+mod site;
+
+mod adoption;
+mod attacker;
+mod before_stop;
+mod doctor;
+mod environment;
+mod failures;
+mod init;
+mod machine;
+mod migration;
+mod page;
+mod power_cut;
+mod real_shape;
+mod refresh;
+mod server;
+mod service_systemd;
+mod socket;
+mod socket_host;
+mod socket_kills;
+mod socket_load;
+mod survive;
+mod units;

@@ -1,0 +1,273 @@
+//! Power cuts at random instants of a refresh, on a disk that loses what was not synced. After the boot: cut in staging, the
+//! old pair of commit and environment runs; cut from the stop to the end of settling, the service is down and fenced; cut
+//! afterwards, the new pair runs. One run converges, and nothing that a refresh may not touch has changed.
+//!
+//! `LADYLINUX_REFRESH_LONG=1` cuts some hundred times; `LADYLINUX_REFRESH_SEED=N` does again what failed.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
+#![allow(clippy::disallowed_methods, reason = "the cut comes at an instant of the real clock")]
+
+use crate::dice;
+use crate::lab;
+use crate::site;
+
+use std::collections::BTreeMap;
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use dice::{Dice, long, tell};
+use lab::{Disk, Lab};
+use serde_json::Value;
+use site::Site;
+
+/// The parts of a run, and the time after it.
+const PARTS: [&str; 9] =
+    ["preflight", "staging", "stop", "sync", "environment", "prepare", "restart", "status", "afterwards"];
+
+/// How many notes the application shows.
+const SHOWN: usize = 50;
+
+/// Where the cut comes.
+#[derive(Debug, Clone, Copy)]
+enum Cut {
+    /// So long after the command was typed.
+    After(Duration),
+    /// So long after this part of the run has begun.
+    In(&'static str, Duration),
+}
+
+/// What the run had told when the power went.
+#[derive(Debug)]
+struct Told {
+    /// The part that had begun last.
+    part: &'static str,
+    /// The parts that were over.
+    over: Vec<String>,
+}
+
+struct Rig {
+    site: Site,
+    old: String,
+    new: String,
+    number: usize,
+    inventory: String,
+    notes: Vec<String>,
+    /// For messages: what is being tried.
+    trying: String,
+}
+
+impl Rig {
+    fn new(lab: &Lab) -> Self {
+        let tables = site::PROBE.replace("500ms", "1s");
+        let site = Site::running(lab, Disk::Ext4, &tables);
+        // Things that no refresh may touch, made by others and safe on the disk.
+        site.machine.exec(
+            "cd /opt/ladylinux && head -c 3000000 /dev/urandom >models/weights.gguf && mkdir -p containers/box && \
+             echo image >containers/box/image && echo people >/etc/ladylinux/people.conf && sync",
+        ).expect(0);
+        let old = site.status()["commit"].as_str().unwrap().to_owned();
+        let inventory = site.inventory();
+        Self { site, new: old.clone(), old, number: 0, inventory, notes: Vec::new(), trying: String::new() }
+    }
+
+    /// The next version: other source each time, and each time another environment, which has to be built.
+    fn next_version(&mut self) {
+        self.number += 1;
+        let n = self.number;
+        let package = ["1.16.0", "1.17.0"][n % 2];
+        let demo = include_str!("../../demo/app/requirements.txt");
+        let requirements = format!("{demo}\nsix=={package} ; python_full_version >= '3.0.{n}'\n");
+        let note = format!("note {n}");
+        self.old = std::mem::take(&mut self.new);
+        self.site.add_note(&note);
+        self.notes.push(note);
+        self.new = self.site.server.push(&[
+            ("requirements.txt", &requirements),
+            ("templates/extra.html", &format!("<p>{n}</p>\n").repeat(2000)),
+            (&format!("only-in-{n}"), "x\n"),
+            (&format!("only-in-{}", n - 1), ""),
+        ]);
+        // What people had written down before is on the disk; the cut is about what the refresh does.
+        self.site.machine.exec("sync").expect(0);
+    }
+
+    /// Starts a run and cuts the power; returns what it had told until then.
+    fn cut(&mut self, cut: Cut) -> Told {
+        let mut run =
+            self.site.machine.spawn("exec ladylinux-refresh run --format json >/run/told 2>/run/complained");
+        let began = Instant::now();
+        let patience = Duration::from_secs(60);
+        match cut {
+            Cut::After(time) => std::thread::sleep(time),
+            Cut::In(part, time) => {
+                let begins = format!("\"phase_started\",\"phase\":\"{part}\"");
+                while !self.told().contains(&begins) && !is_over(&mut run) {
+                    assert!(began.elapsed() < patience, "{}: {part} did not begin", self.trying);
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                std::thread::sleep(time);
+            }
+        }
+        let told = self.told();
+        self.site.machine.power_cut();
+        let _ = run.wait();
+        Told::of(&told)
+    }
+
+    fn told(&self) -> String {
+        self.site.machine.read("/run/told").unwrap_or_default()
+    }
+
+    /// The journal of the last run, as the disk has it.
+    fn journal(&self) -> String {
+        let line = "cd /var/lib/ladylinux-refresh/runs && cat \"$(ls | tail -n 1)/journal.jsonl\"";
+        self.site.machine.exec(line).expect(0).out
+    }
+
+    /// Boots, and insists on the state that a cut at this point has to leave. Returns what it was.
+    fn expect_after_boot(&mut self, told: &Told) -> &'static str {
+        let fenced = self.site.machine.path("/var/lib/ladylinux-refresh/fence").exists();
+        self.site.machine.start();
+        let has_run = |part: &str| told.over.iter().any(|over| over == part);
+        let trying = &self.trying;
+        if fenced {
+            assert!(!has_run("restart"), "{trying}: the fence was down, and stands again");
+            let journal = self.journal();
+            let mut entries = journal.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            assert!(
+                entries.any(|line| line["entry"] == "intent" && line["phase"] == "stop"),
+                "{trying}: fenced, and the run had not begun to stop the service: {journal}"
+            );
+            self.site.expect_fenced();
+            return "down and fenced";
+        }
+        let answer = self.site.await_answer();
+        let commit = answer["commit"].as_str().unwrap().to_owned();
+        let status = self.site.status();
+        assert_eq!(status["commit"], *commit, "{trying}: {status:#}");
+        assert_eq!(status["deployed"]["commit"], *commit, "{trying}: {status:#}");
+        assert_eq!(status["generation"], answer["generation"], "{trying}: {status:#}");
+        if has_run("stop") {
+            assert_eq!(commit, self.new, "{trying}: the service was stopped, and the old version runs");
+            "the new pair runs"
+        } else {
+            assert_eq!(commit, self.old, "{trying}: the service was not stopped, and the new version runs");
+            "the old pair runs"
+        }
+    }
+
+    /// One run makes everything good.
+    fn converge(&mut self) {
+        let ran = self.site.machine.tool("run");
+        assert_eq!(ran.code, Some(0), "{}\n{}\n{}", self.trying, ran.all(), self.site.why());
+        self.site.expect_running(&self.new);
+        let head = self
+            .site
+            .machine
+            .exec_as("ladylinux", "git -C /opt/ladylinux/app status --porcelain --branch")
+            .expect(0);
+        assert_eq!(
+            self.site.machine.read(&format!("/opt/ladylinux/app/only-in-{}", self.number)).as_deref(),
+            Some("x\n")
+        );
+        assert!(
+            head.out.lines().all(|line| line.starts_with("## ") || line.starts_with("?? ")),
+            "{}: {}",
+            self.trying,
+            head.out
+        );
+        assert_eq!(self.site.inventory(), self.inventory, "{}", self.trying);
+        let notes = self.site.notes();
+        // The application shows the newest ones only.
+        let newest = &self.notes[self.notes.len().saturating_sub(SHOWN)..];
+        let missing: Vec<&String> = newest.iter().filter(|note| !notes.contains(note)).collect();
+        assert!(missing.is_empty(), "{}: lost {missing:?}", self.trying);
+    }
+}
+
+impl Told {
+    fn of(text: &str) -> Self {
+        let mut told = Self { part: "preflight", over: Vec::new() };
+        // The last line may be half a line.
+        for event in text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
+            let phase = event["phase"].as_str().unwrap_or_default().to_owned();
+            match event["event"].as_str() {
+                Some("phase_started") => {
+                    told.part = PARTS.into_iter().find(|part| *part == phase).unwrap();
+                }
+                Some("phase_finished") => told.over.push(phase),
+                Some("run_finished") => told.part = "afterwards",
+                _ => {}
+            }
+        }
+        told
+    }
+}
+
+fn is_over(run: &mut Child) -> bool {
+    run.try_wait().unwrap().is_some()
+}
+
+/// How often the instants of a list are tried.
+fn rounds() -> usize {
+    if long() { 20 } else { 1 }
+}
+
+/// Instants in the parts of a run; half of them soon after the part begins.
+fn in_parts(dice: &mut Dice) -> Vec<Cut> {
+    let (late, soon) = (["staging", "stop", "sync", "prepare", "restart", "restart", "status"], 40);
+    let most = [1500, 300, 150, 400, 900, 1800, 700];
+    let mut cuts = Vec::new();
+    for _ in 0..rounds() {
+        for (part, most) in late.into_iter().zip(most) {
+            cuts.push(Cut::In(part, dice.shorter_than(Duration::from_millis(most))));
+        }
+        for part in ["sync", "environment", "restart", "status"] {
+            cuts.push(Cut::In(part, dice.shorter_than(Duration::from_millis(soon))));
+        }
+    }
+    cuts
+}
+
+/// Instants anywhere in a run of that length, and shortly after it.
+fn anywhere(dice: &mut Dice, whole: Duration) -> Vec<Cut> {
+    let count = if long() { 180 } else { 5 };
+    (0..count).map(|_| Cut::After(dice.shorter_than(whole.mul_f64(1.1)))).collect()
+}
+
+#[test]
+fn rw_7_1a_rw_6_1_a_power_cut_in_any_part_leaves_the_old_pair_or_the_fence_or_the_new_pair() {
+    cut_and_converge(|dice, _| in_parts(dice));
+}
+
+#[test]
+fn rw_7_1a_rw_6_1_a_power_cut_at_any_instant_leaves_the_old_pair_or_the_fence_or_the_new_pair() {
+    cut_and_converge(anywhere);
+}
+
+fn cut_and_converge(cuts: impl FnOnce(&mut Dice, Duration) -> Vec<Cut>) {
+    let Some(lab) = Lab::open() else { return };
+    let mut dice = Dice::from_environment();
+    let mut rig = Rig::new(&lab);
+    rig.next_version();
+    let began = Instant::now();
+    rig.converge();
+    let whole = began.elapsed();
+
+    let mut counts: BTreeMap<(usize, &'static str), usize> = BTreeMap::new();
+    for (index, cut) in cuts(&mut dice, whole).into_iter().enumerate() {
+        rig.next_version();
+        rig.trying = format!("cut {index}, {cut:?}");
+        let told = rig.cut(cut);
+        rig.trying = format!("{} (told: {told:?})", rig.trying);
+        let found = rig.expect_after_boot(&told);
+        let part = PARTS.iter().position(|part| *part == told.part).unwrap();
+        *counts.entry((part, found)).or_default() += 1;
+        rig.converge();
+    }
+    let total: usize = counts.values().sum();
+    tell(&format!("power cuts: {total}"));
+    for ((part, found), count) in counts {
+        tell(&format!("  in {:12} {count:3}  {found}", PARTS[part]));
+    }
+}

@@ -1,0 +1,80 @@
+//! Refreshes of a `FastAPI` application under uvicorn with a socket unit, while clients ask without a pause: no request
+//! fails. On a machine with systemd. `LADYLINUX_REFRESH_LONG=1` refreshes ten times.
+#![allow(clippy::print_stderr, clippy::disallowed_macros, reason = "the longest wait is printed")]
+
+use crate::dice;
+use crate::lab;
+use crate::socket_host as host;
+
+use host::{Host, UNIT};
+use lab::{Lab, until};
+
+const APPLICATION: &str = "import pathlib
+from fastapi import FastAPI
+from fastapi.responses import PlainTextResponse
+
+version = pathlib.Path('version.txt').read_text().strip()
+app = FastAPI()
+
+
+@app.get('/', response_class=PlainTextResponse)
+async def root() -> str:
+    return version
+";
+
+/// Three connections that have asked once and stay open until the server closes them.
+const IDLE: &str = "import socket
+idle = [socket.create_connection(('127.0.0.1', 8000)) for _ in range(3)]
+for one in idle: one.sendall(b'GET / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n')
+for one in idle: assert one.recv(4096)
+open('/run/idle', 'w').close()
+for one in idle: assert one.recv(4096) in (b'', b'1')
+";
+
+const REQUIREMENTS: &str = include_str!("../../demo/app/requirements.txt");
+
+#[test]
+fn rw_5_1_rw_5_5_no_request_fails_through_refreshes_of_an_application_under_uvicorn() {
+    let Some(lab) = Lab::open() else { return };
+    let unit =
+        UNIT.replace("bin/python server.py", "bin/uvicorn server:app --port 8000 --timeout-keep-alive 600");
+    let host = Host::with(&lab, &[("server.py", APPLICATION), ("requirements.txt", REQUIREMENTS)], &unit);
+    host.tool("run").expect(0).says("Refreshed");
+    host.tool("init --socket").expect(0).says("set up ladylinux-api.socket");
+    host.push("1");
+    host.tool("run").expect(0).says("Refreshed");
+    assert_eq!(host.version().as_deref(), Some("1"));
+
+    host.machine.write("/srv/idle.py", IDLE);
+    let idle = host.machine.spawn("exec python3 /srv/idle.py");
+    until("three connections are idle", || host.machine.read("/run/idle"));
+    let clients = host.clients();
+    // Without the first refresh and the rollback.
+    let last = if dice::long() { 10 } else { 4 };
+    for number in 2..=last {
+        if number == last / 2 + 1 {
+            host.machine.write("/srv/work/requirements.txt", &format!("{REQUIREMENTS}six==1.16.0\n"));
+        }
+        host.push(&number.to_string());
+        let ran = host.tool("run").expect(0).says("stays open").says("waited, at most").says("Refreshed");
+        let run = &host.machine.json("/var/lib/ladylinux-refresh/status.json")["last_run"];
+        let seen = &run["connections"];
+        // The idle ones, and at most one of each client that took long.
+        let ended = if number == 2 { 3..=11 } else { 0..=8 };
+        assert!(seen["ended"].as_u64().is_some_and(|count| ended.contains(&count)), "{seen}: {}", ran.all());
+        assert!(seen["waited"].as_u64().is_some_and(|waited| (1..=8).contains(&waited)), "{seen}");
+        let (wait, down) = (seen["longest_wait_ms"].as_u64(), run["downtime_ms"].as_u64());
+        assert!(wait.is_some() && wait <= down.map(|down| down + 300), "{wait:?} in {down:?}");
+    }
+    host.tool("rollback").expect(0).says("stays open");
+    assert!(
+        idle.wait_with_output().is_ok_and(|output| output.status.success()),
+        "idle until they were closed"
+    );
+    let (failed, printed) = host.failed(clients);
+    assert_eq!(failed, 0, "{printed}");
+    for number in 1..=last {
+        assert!(printed.contains(&format!(" {number}")), "version {number} has answered: {printed}");
+    }
+    assert_eq!(host.version().as_deref(), Some(&*(last - 1).to_string()), "the rollback");
+}

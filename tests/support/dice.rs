@@ -1,0 +1,54 @@
+//! Numbers that only seem to be random (xorshift), so that what failed can be done again.
+#![expect(unreachable_pub, reason = "a module of a test is private whatever its items say")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "the seed comes from clock and environment"
+)]
+
+use std::io::Write as _;
+use std::time::Duration;
+
+/// Tells whether a test is to try everything, which takes long.
+pub fn long() -> bool {
+    std::env::var_os("LADYLINUX_REFRESH_LONG").is_some()
+}
+
+/// Tells something past the test runner, which keeps what passing tests print.
+pub fn tell(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// A source of numbers.
+pub struct Dice(u64);
+
+impl Dice {
+    /// Begins with `LADYLINUX_REFRESH_SEED` where that is set; else always with the same number, or in long tests with
+    /// another one each time.
+    pub fn from_environment() -> Self {
+        let seed = std::env::var("LADYLINUX_REFRESH_SEED").ok().and_then(|seed| seed.parse().ok());
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        let other = if long() { u64::from(now.subsec_nanos()) | 1 } else { 0x1ad1_1e5e_ed00_0001 };
+        let seed = seed.unwrap_or(other);
+        tell(&format!("random instants: LADYLINUX_REFRESH_SEED={seed}"));
+        Self(seed.max(1))
+    }
+
+    /// Other dice, for somebody who plays at the same time.
+    pub fn another(&mut self) -> Self {
+        Self(self.below(u64::MAX).max(1))
+    }
+
+    /// A number below `limit`.
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit.max(1)
+    }
+
+    /// A time shorter than `limit`.
+    pub fn shorter_than(&mut self, limit: Duration) -> Duration {
+        Duration::from_micros(self.below(u64::try_from(limit.as_micros()).unwrap()))
+    }
+}

@@ -1,0 +1,322 @@
+//! A remote, an installation and a work tree in a temporary folder, on real git.
+#![expect(clippy::disallowed_methods, reason = "tests arrange the world that the program finds")]
+#![allow(unreachable_pub, clippy::unwrap_used, reason = "each test file uses its part")]
+
+#[path = "port.rs"]
+#[allow(clippy::duplicate_mod, reason = "host, git and service are parts of one test now and then")]
+mod ports;
+
+use std::ffi::OsStr;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+
+use ladylinux_refresh::error::Failure;
+use ladylinux_refresh::event::Events;
+use ladylinux_refresh::git::Git;
+use ladylinux_refresh::git::mirror::Mirror;
+use ladylinux_refresh::process::{Owner, Runner};
+use ladylinux_refresh::settings::layout::Layout;
+use ladylinux_refresh::settings::names::{BranchName, CommitId, RunId};
+use ladylinux_refresh::settings::{Remote, RemoteUrl, Transport};
+
+/// A remote with history and an installation that follows it.
+pub struct World {
+    pub folder: tempfile::TempDir,
+    pub layout: Layout,
+    pub git: Git,
+    pub owner: Owner,
+    pub preserve: Vec<String>,
+    pub deployed: Vec<CommitId>,
+}
+
+pub fn branch(name: &str) -> BranchName {
+    BranchName::parse(name).unwrap()
+}
+
+pub fn run(name: &str) -> RunId {
+    RunId::parse(name).unwrap()
+}
+
+/// Runs a plain git with an isolated configuration, as a person would.
+pub fn plain_git(folder: &Path, owner: Owner, arguments: &[&str]) -> String {
+    let mut command = git_command(folder, owner);
+    let output = command.args(arguments).output().unwrap();
+    assert!(output.status.success(), "git {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+}
+
+pub fn git_command(folder: &Path, owner: Owner) -> Command {
+    use std::os::unix::process::CommandExt as _;
+    let mut command = Command::new("git");
+    command.current_dir(folder).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    command.env("HOME", "/nonexistent").env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_CONFIG_GLOBAL", "/dev/null");
+    for (name, value) in [("NAME", "Ada"), ("EMAIL", "ada@example.org"), ("DATE", "2026-01-02T03:04:05Z")] {
+        command.env(format!("GIT_AUTHOR_{name}"), value).env(format!("GIT_COMMITTER_{name}"), value);
+    }
+    command.args(["-c", "init.defaultBranch=main", "-c", "protocol.file.allow=always"]);
+    if rustix::process::geteuid().is_root() {
+        command.uid(owner.uid).gid(owner.gid);
+    }
+    command
+}
+
+impl World {
+    pub fn new() -> Self {
+        Self::owned_by(Owner::own())
+    }
+
+    /// A world whose remote has one commit and whose installation is empty.
+    pub fn owned_by(owner: Owner) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let layout = Layout::below(folder.path().join("root"));
+        std::fs::create_dir_all(layout.state()).unwrap();
+        std::fs::create_dir_all(layout.home()).unwrap();
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(layout.home(), Some(owner.uid), Some(owner.gid)).unwrap();
+        }
+        let worker = PathBuf::from(env!("CARGO_BIN_EXE_ladylinux-refresh"));
+        let runner = Runner::new(Arc::new(Events::silent())).with_worker(worker);
+        let git = Git::new(&runner, &layout).unwrap();
+        let world = Self { folder, layout, git, owner, preserve: Vec::new(), deployed: Vec::new() };
+        std::fs::create_dir(world.upstream()).unwrap();
+        world.remote_git(&["init", "--quiet"]);
+        world.commit(&[
+            ("README.md", "hello\n"),
+            ("src/app.py", "print('one')\n"),
+            ("src/util.py", "x = 1\n"),
+        ]);
+        world
+    }
+
+    pub fn upstream(&self) -> PathBuf {
+        self.folder.path().join("upstream")
+    }
+
+    pub fn app(&self) -> PathBuf {
+        self.layout.app()
+    }
+
+    pub fn file(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.app().join(path)
+    }
+
+    pub fn remote_git(&self, arguments: &[&str]) -> String {
+        plain_git(&self.upstream(), Owner::own(), arguments)
+    }
+
+    pub fn app_git(&self, arguments: &[&str]) -> String {
+        plain_git(&self.app(), self.owner, arguments)
+    }
+
+    /// Commits files to the remote's current branch.
+    pub fn commit(&self, files: &[(&str, &str)]) -> CommitId {
+        for (path, content) in files {
+            let path = self.upstream().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, content).unwrap();
+        }
+        self.commit_all()
+    }
+
+    pub fn commit_all(&self) -> CommitId {
+        self.remote_git(&["add", "-A"]);
+        self.remote_git(&["commit", "--quiet", "--allow-empty", "-m", "a change"]);
+        self.tip()
+    }
+
+    pub fn tip(&self) -> CommitId {
+        CommitId::parse(&self.remote_git(&["rev-parse", "HEAD"])).unwrap()
+    }
+
+    pub fn remote(&self) -> Remote {
+        remote(&format!("file://{}", self.upstream().display()))
+    }
+
+    pub fn mirror(&self) -> Mirror {
+        Mirror::new(&self.git, &self.layout, &self.remote())
+    }
+
+    /// Writes a file in the work tree as its owner.
+    pub fn write(&self, path: impl AsRef<OsStr>, content: &[u8]) {
+        let place = self.app().join(path.as_ref() as &OsStr);
+        let mut missing: Vec<&Path> =
+            place.ancestors().skip(1).take_while(|folder| !folder.exists()).collect();
+        while let Some(folder) = missing.pop() {
+            std::fs::create_dir(folder).unwrap();
+            self.give(folder);
+        }
+        std::fs::write(&place, content).unwrap();
+        self.give(&place);
+    }
+
+    fn give(&self, path: &Path) {
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::lchown(path, Some(self.owner.uid), Some(self.owner.gid)).unwrap();
+        }
+    }
+
+    pub fn read(&self, path: &str) -> String {
+        String::from_utf8(std::fs::read(self.file(path)).unwrap()).unwrap()
+    }
+}
+
+pub fn remote(url: &str) -> Remote {
+    let all = [Transport::Http, Transport::Git, Transport::File];
+    Remote { url: Some(RemoteUrl::parse(url, &all).unwrap()), ..Remote::default() }
+}
+
+/// All that a failure says, for assertions.
+pub fn told(failure: &Failure) -> String {
+    format!("{}\nhints: {}", failure.chain().join("\n"), failure.hints().join("\n"))
+}
+
+/// The paths below `folder` that do not belong to `owner`.
+pub fn foreign(folder: &Path, owner: Owner) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap().flatten() {
+        if entry.metadata().unwrap().uid() != owner.uid {
+            found.push(entry.path());
+        }
+        if entry.file_type().unwrap().is_dir() {
+            found.extend(foreign(&entry.path(), owner));
+        }
+    }
+    found
+}
+
+/// A `git daemon` on loopback, ended with the value.
+pub struct Daemon {
+    child: Child,
+    pub url: String,
+}
+
+impl Daemon {
+    pub fn serve(base: &Path, name: &str) -> Self {
+        // The port is free now; git daemon cannot pick one itself.
+        let port = ports::free();
+        // The program itself: `git daemon` would stay between, and leave it behind when it is ended.
+        let programs = git_command(base, Owner::own()).arg("--exec-path").output().unwrap().stdout;
+        let program = Path::new(String::from_utf8(programs).unwrap().trim()).join("git-daemon");
+        let mut child = Command::new(program)
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("GIT_CONFIG_COUNT", "1")
+            .env("GIT_CONFIG_KEY_0", "safe.directory")
+            .env("GIT_CONFIG_VALUE_0", "*")
+            .args(["--reuseaddr", "--export-all", "--verbose", "--listen=127.0.0.1"])
+            .arg(format!("--port={port}"))
+            .arg(format!("--base-path={}", base.display()))
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap().contains("Ready to rumble")));
+        std::thread::spawn(move || lines.for_each(drop));
+        Self { child, url: format!("git://127.0.0.1:{port}/{name}") }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// How the small web server behaves.
+#[derive(Clone)]
+pub enum Web {
+    /// Serves the folder by `git http-backend` to whoever brings this user and password (in base 64).
+    Protected { base: PathBuf, credentials: &'static str },
+    /// Accepts and says nothing.
+    Silent,
+}
+
+/// Serves one connection per request on loopback; the threads end with the test.
+pub fn serve_web(web: Web) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let web = web.clone();
+            std::thread::spawn(move || match web {
+                Web::Silent => {
+                    let mut rest = Vec::new();
+                    let _ = (&stream).read_to_end(&mut rest);
+                }
+                Web::Protected { base, credentials } => answer(stream, &base, credentials),
+            });
+        }
+    });
+    port
+}
+
+fn answer(mut stream: TcpStream, base: &Path, credentials: &str) {
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    let mut lines = Vec::new();
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line).unwrap_or(0) == 0 || line == "\r\n" {
+            break;
+        }
+        lines.push(line.trim_end().to_owned());
+    }
+    let header = |name: &str| {
+        lines.iter().find_map(|line| {
+            let (key, value) = line.split_once(": ")?;
+            key.eq_ignore_ascii_case(name).then(|| value.to_owned())
+        })
+    };
+    let Some(first) = lines.first() else { return };
+    let mut words = first.split(' ');
+    let (method, target) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
+    if header("authorization").as_deref() != Some(&format!("Basic {credentials}")) {
+        let _ = stream.write_all(b"HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"x\"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        return;
+    }
+    let mut body = Vec::new();
+    if header("transfer-encoding").is_some() {
+        loop {
+            let mut size = String::new();
+            reader.read_line(&mut size).unwrap();
+            let size = usize::from_str_radix(size.trim(), 16).unwrap();
+            let mut chunk = vec![0; size + 2];
+            reader.read_exact(&mut chunk).unwrap();
+            if size == 0 {
+                break;
+            }
+            body.extend_from_slice(&chunk[..size]);
+        }
+    } else if let Some(length) = header("content-length") {
+        body = vec![0; length.parse().unwrap()];
+        reader.read_exact(&mut body).unwrap();
+    }
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let mut backend = git_command(base, Owner::own());
+    backend.arg("-c").arg("safe.directory=*").arg("http-backend");
+    backend.env("GIT_PROJECT_ROOT", base).env("GIT_HTTP_EXPORT_ALL", "1").env("REMOTE_USER", "u");
+    backend.env("REQUEST_METHOD", method).env("PATH_INFO", path).env("QUERY_STRING", query);
+    backend.env("CONTENT_TYPE", header("content-type").unwrap_or_default());
+    if let Some(encoding) = header("content-encoding") {
+        backend.env("HTTP_CONTENT_ENCODING", encoding);
+    }
+    if let Some(protocol) = header("git-protocol") {
+        backend.env("GIT_PROTOCOL", protocol);
+    }
+    backend.env("CONTENT_LENGTH", body.len().to_string());
+    let mut child =
+        backend.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(&body).unwrap();
+    let output = child.wait_with_output().unwrap().stdout;
+    let text = String::from_utf8_lossy(&output);
+    let status =
+        text.lines().next().and_then(|line| line.strip_prefix("Status: ")).unwrap_or("200 OK").to_owned();
+    let _ = stream.write_all(format!("HTTP/1.1 {status}\r\nConnection: close\r\n").as_bytes());
+    let _ = stream.write_all(&output);
+}

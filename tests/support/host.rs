@@ -1,0 +1,376 @@
+//! A whole installation in a temporary folder, refreshed by the real binary: a Git repository behind a real server, a
+//! small service that tells which version it is, real environments.
+//!
+//! The service is a few lines of Python's standard library, so that a start costs little; `tests/fastapi.rs` and the
+//! demo do the same with `FastAPI` under uvicorn.
+#![expect(unreachable_pub, reason = "a module of a test is private whatever its items say")]
+#![expect(clippy::disallowed_methods, reason = "tests lay out files and start programs")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
+
+#[path = "pool.rs"]
+pub mod pool;
+#[path = "port.rs"]
+#[allow(clippy::duplicate_mod, reason = "host, git and service are parts of one test now and then")]
+mod ports;
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Read as _;
+use std::net::TcpStream;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use ladylinux_refresh::disk;
+use ladylinux_refresh::settings::layout::Layout;
+
+/// The service: answers every request with what it is, as JSON. Started with its socket (`sd_listen_fds(3)`) it takes that, and when
+/// it is asked to end it answers first what it has taken.
+pub const SERVER: &str = r#"
+import http.server, json, os, pathlib, signal, socket, sys, threading
+try:
+    import six
+    package = six.__version__
+except ImportError:
+    package = None
+told = {name.lower(): os.environ.get("LADYLINUX_" + name) for name in ("COMMIT", "BRANCH", "GENERATION")}
+told["version"] = pathlib.Path("version.txt").read_text().strip()
+told["package"] = package
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = json.dumps(told).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *arguments):
+        pass
+class Server(http.server.ThreadingHTTPServer):
+    allow_reuse_address = True
+print("serving", told["version"], flush=True)
+if os.environ.get("LISTEN_PID") == str(os.getpid()) and os.environ["LISTEN_FDS"] == "1":
+    Server.daemon_threads = False
+    server = Server(("", 0), Handler, bind_and_activate=False)
+    server.socket.close()
+    server.socket = socket.socket(fileno=3)
+    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
+    server.serve_forever(0.02)
+    server.server_close()
+else:
+    Server(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"#;
+
+/// A host with its remote.
+pub struct Host {
+    folder: tempfile::TempDir,
+    pub layout: Layout,
+    pub port: u16,
+    server: Child,
+    git_port: u16,
+}
+
+/// What a command of the program left.
+#[derive(Debug)]
+pub struct Ran {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
+}
+
+impl Ran {
+    /// Everything it said.
+    pub fn all(&self) -> String {
+        format!("{}{}", self.out, self.err)
+    }
+
+    /// Insists on an exit code.
+    #[track_caller]
+    pub fn expect(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "exit code\n--- stdout\n{}\n--- stderr\n{}", self.out, self.err);
+        self
+    }
+
+    /// Insists on something that was said.
+    #[track_caller]
+    pub fn says(self, text: &str) -> Self {
+        assert!(self.all().contains(text), "{text:?} is missing in\n{}", self.all());
+        self
+    }
+}
+
+impl Host {
+    /// A host that is initialized with version `one` of the application, its service not started yet.
+    pub fn new() -> Self {
+        let host = Self::bare();
+        host.push(&[("server.py", SERVER), ("version.txt", "one\n"), ("requirements.txt", "six==1.16.0\n")]);
+        host.init();
+        host
+    }
+
+    /// A host whose first refresh has succeeded.
+    pub fn running() -> Self {
+        let host = Self::new();
+        host.tool(["run"]).expect(0);
+        host
+    }
+
+    /// A host with an empty repository, and nothing installed.
+    pub fn bare() -> Self {
+        let folder = tempfile::Builder::new()
+            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .tempdir()
+            .unwrap();
+        let root = folder.path().join("root");
+        fs::create_dir(&root).unwrap();
+        let layout = Layout::below(root.canonicalize().unwrap());
+        let upstream = folder.path().join("srv/app.git");
+        fs::create_dir_all(&upstream).unwrap();
+        git(&upstream, ["init", "--quiet", "--bare", "--initial-branch=main"]);
+        git(&upstream, ["config", "uploadpack.allowAnySHA1InWant", "true"]);
+        let work = folder.path().join("work");
+        git(folder.path(), [OsStr::new("clone"), "--quiet".as_ref(), upstream.as_os_str(), work.as_os_str()]);
+        git(&work, ["symbolic-ref", "HEAD", "refs/heads/main"]);
+        let (server, git_port) = serve(&folder.path().join("srv"));
+        let host = Self { folder, layout, port: free_port(), server, git_port };
+        fs::create_dir_all(host.layout.state()).unwrap();
+        pool::lend(&host.layout);
+        fs::create_dir_all(host.layout.etc()).unwrap();
+        fs::write(host.layout.host_file(), host.settings("")).unwrap();
+        fs::write(host.layout.env_file(), format!("LADYLINUX_PORT={}\nSECRET=kept\n", host.port)).unwrap();
+        host
+    }
+
+    /// The host's settings, with more lines at the top.
+    pub fn settings(&self, more: &str) -> String {
+        format!(
+            "{more}\n[remote]\nurl = \"{}\"\nallow = [\"git\"]\n\
+             [python]\n\
+             [service]\ncommand = [\"{{venv}}/bin/python\", \"server.py\", \"{{port}}\"]\nstop_timeout = \"5s\"\n\
+             [probe]\ndeadline = \"15s\"\nsettle = \"150ms\"\n",
+            self.url()
+        )
+    }
+
+    /// Puts more settings of Python in place.
+    pub fn configure_python(&self, lines: &str) {
+        let settings = self.settings("").replace("[python]\n", &format!("[python]\n{lines}\n"));
+        fs::write(self.layout.host_file(), settings).unwrap();
+    }
+
+    /// Puts other settings in place: lines for the top of the file, and whole tables for its end.
+    pub fn configure(&self, top: &str, tables: &str) {
+        fs::write(self.layout.host_file(), self.settings(top) + tables).unwrap();
+    }
+
+    /// Has the service started with its socket.
+    pub fn give_socket(&self) {
+        let settings = fs::read_to_string(self.layout.host_file()).unwrap();
+        let settings = settings.replace("[service]\n", "[service]\nsocket = true\n");
+        fs::write(self.layout.host_file(), settings).unwrap();
+    }
+
+    pub fn url(&self) -> String {
+        format!("git://127.0.0.1:{}/app.git", self.git_port)
+    }
+
+    pub fn init(&self) {
+        self.tool(["init"]).expect(0);
+    }
+
+    /// The folder that people push from.
+    pub fn work(&self) -> PathBuf {
+        self.folder.path().join("work")
+    }
+
+    /// A folder beside the installation, for whatever a test needs.
+    pub fn beside(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Commits files (an empty text removes one) on the current branch and pushes; returns the commit.
+    pub fn push(&self, files: &[(&str, &str)]) -> String {
+        let work = self.work();
+        for (path, text) in files {
+            let path = work.join(path);
+            if text.is_empty() {
+                let _ = fs::remove_file(&path);
+            } else {
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(&path, text).unwrap();
+            }
+        }
+        git(&work, ["add", "--all"]);
+        git(&work, ["commit", "--quiet", "--allow-empty", "--message", "A change"]);
+        git(&work, ["push", "--quiet", "--force", "origin", "HEAD"]);
+        git(&work, ["rev-parse", "HEAD"])
+    }
+
+    /// The command of the program on this host, in a clean environment.
+    pub fn command<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Command {
+        let mut command = Command::new(program());
+        command.arg("--root").arg(self.layout.root()).args(arguments).env_clear().stdin(Stdio::null());
+        command.env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin").env("HOME", self.folder.path());
+        for name in ladylinux_refresh::settings::environment::NETWORK {
+            if let Some(value) = std::env::var_os(name) {
+                command.env(name, value);
+            }
+        }
+        command
+    }
+
+    /// Runs the program to its end.
+    pub fn tool<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Ran {
+        ran(self.command(arguments).output().unwrap())
+    }
+
+    /// What the service answers now; `None` where nothing listens.
+    pub fn answer(&self) -> Option<serde_json::Value> {
+        use std::io::Write as _;
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream.write_all(b"GET / HTTP/1.0\r\n\r\n").ok()?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).ok()?;
+        serde_json::from_str(text.split_once("\r\n\r\n")?.1).ok()
+    }
+
+    /// The version that the running service tells.
+    pub fn version(&self) -> Option<String> {
+        self.answer()?.get("version")?.as_str().map(str::to_owned)
+    }
+
+    /// Tells whether the fence stands.
+    pub fn fenced(&self) -> bool {
+        self.layout.fence().exists()
+    }
+
+    /// The report of the last run.
+    pub fn report(&self) -> serde_json::Value {
+        let status: serde_json::Value =
+            serde_json::from_slice(&fs::read(self.layout.status_file()).unwrap()).unwrap();
+        status["last_run"].clone()
+    }
+
+    /// The commit that `app/` is at.
+    pub fn head(&self) -> String {
+        git(&self.layout.app(), ["rev-parse", "HEAD"])
+    }
+
+    /// Writes a file in `app/`, as its owner would.
+    pub fn write(&self, path: &str, text: &str) {
+        let path = self.layout.app().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    pub fn read(&self, path: &str) -> Option<String> {
+        fs::read_to_string(self.layout.app().join(path)).ok()
+    }
+
+    /// Stops the remote's server: the remote is unreachable from now on.
+    pub fn unplug(&mut self) {
+        end_server(&mut self.server);
+    }
+
+    /// The runs that there were.
+    pub fn runs(&self) -> Vec<PathBuf> {
+        let mut runs: Vec<PathBuf> = fs::read_dir(self.layout.runs())
+            .into_iter()
+            .flatten()
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        runs.sort();
+        runs
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if self.layout.supervisor().exists() {
+            let _ = self.command(["service", "stop"]).output();
+        }
+        self.unplug();
+        let _ = disk::remove_tree(self.layout.root());
+    }
+}
+
+pub fn ran(output: Output) -> Ran {
+    let Output { status, stdout, stderr } = output;
+    Ran {
+        code: status.code(),
+        out: String::from_utf8_lossy(&stdout).into_owned(),
+        err: String::from_utf8_lossy(&stderr).into_owned(),
+    }
+}
+
+/// Runs git for the test itself, with nothing of the machine's configuration.
+#[track_caller]
+pub fn git<A: AsRef<OsStr>>(folder: &Path, arguments: impl IntoIterator<Item = A>) -> String {
+    let output = Command::new("git")
+        .args(arguments)
+        .current_dir(folder)
+        .env_clear()
+        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+        .env("HOME", "/nonexistent")
+        .env("GIT_CONFIG_NOSYSTEM", "1")
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .envs([("GIT_AUTHOR_NAME", "A"), ("GIT_AUTHOR_EMAIL", "a@localhost")])
+        .envs([("GIT_COMMITTER_NAME", "A"), ("GIT_COMMITTER_EMAIL", "a@localhost")])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "git failed: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+}
+
+fn serve(folder: &Path) -> (Child, u16) {
+    let daemon = Path::new(&git(folder, ["--exec-path"])).join("git-daemon");
+    for _ in 0..20 {
+        let port = free_port();
+        // Started without the `git` in front, which would not take the daemon along when it is killed.
+        let mut server = Command::new(&daemon)
+            .args(["--listen=127.0.0.1", "--export-all", "--reuseaddr"])
+            .arg(format!("--port={port}"))
+            .arg(format!("--base-path={}", folder.display()))
+            .arg(folder)
+            .env_clear()
+            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+            .env("GIT_CONFIG_NOSYSTEM", "1")
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let limit = Instant::now() + Duration::from_secs(10);
+        while server.try_wait().unwrap().is_none() && Instant::now() < limit {
+            if TcpStream::connect(("127.0.0.1", port)).is_ok() && server.try_wait().unwrap().is_none() {
+                return (server, port);
+            }
+            std::thread::yield_now();
+        }
+        end_server(&mut server);
+    }
+    panic!("git daemon cannot be started");
+}
+
+/// Ends the server with its whole group: `git daemon` is a wrapper that waits for the real one.
+fn end_server(server: &mut Child) {
+    if server.try_wait().is_ok_and(|ended| ended.is_none())
+        && let Some(group) = i32::try_from(server.id()).ok().and_then(rustix::process::Pid::from_raw)
+    {
+        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+    }
+    let _ = server.wait();
+}
+
+pub fn free_port() -> u16 {
+    ports::free()
+}
+
+/// The program under test: the one that was built with the test, unless another build is named.
+pub fn program() -> std::ffi::OsString {
+    std::env::var_os("LADYLINUX_REFRESH_TEST_PROGRAM")
+        .unwrap_or_else(|| env!("CARGO_BIN_EXE_ladylinux-refresh").into())
+}

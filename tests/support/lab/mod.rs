@@ -1,0 +1,169 @@
+//! A lab of real machines: Debian under systemd-nspawn with systemd as PID 1, each an overlay on one base, on private
+//! networks.
+//!
+//! [`Lab::open`] has the base built (`lab/base.sh`) and removes what killed test runs have left. A [`Machine`] boots in
+//! about half a second; dropping it removes everything it was, also while a test panics. Everything is named after the
+//! test process (pid and start time), so test processes do not meet.
+#![expect(unreachable_pub, reason = "a module of a test is private whatever its items say")]
+#![allow(clippy::disallowed_methods, reason = "tests lay out files and start programs")]
+#![allow(clippy::unwrap_used, clippy::unused_self, reason = "a test that cannot go on is a failed test")]
+#![allow(unused_imports, reason = "not every test uses everything")]
+
+mod cgroup;
+mod disk;
+mod files;
+mod machine;
+mod network;
+mod server;
+mod sweep;
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use ladylinux_refresh::process::ProcessId;
+
+pub use disk::Disk;
+pub use machine::{Builder, Groups, Machine, signal};
+pub use network::Network;
+pub use server::{How, Server};
+
+/// What all machines stand on.
+#[derive(Debug, Clone)]
+pub struct Lab {
+    base: PathBuf,
+    wheels: PathBuf,
+}
+
+/// Where machines find the package index, as `python.index_url` names it.
+pub const LOCAL_INDEX: &str = "file:///srv/wheels/simple";
+
+/// The search path of commands inside a machine.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+impl Lab {
+    /// Opens the lab; `None`, said past the test runner, where no machine can be booted. Under `CI=true` that is a
+    /// failure.
+    pub fn open() -> Option<Self> {
+        static LAB: OnceLock<Option<Lab>> = OnceLock::new();
+        let lab = LAB.get_or_init(|| {
+            if !rustix::process::geteuid().is_root() {
+                return None;
+            }
+            let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("lab/base.sh");
+            // What it tells on the way goes to the test's own standard error, since a first build takes a while.
+            let told = Command::new(script).stdin(Stdio::null()).stderr(Stdio::inherit()).output().unwrap();
+            assert!(told.status.success(), "lab/base.sh failed");
+            let told = String::from_utf8(told.stdout).unwrap();
+            let mut lines = told.lines().map(PathBuf::from);
+            let lab = Self { base: lines.next().unwrap(), wheels: lines.next().unwrap() };
+            sweep::leftovers(&lab.worlds());
+            Some(lab)
+        });
+        if lab.is_none() {
+            let test = std::thread::current().name().unwrap_or("a test").to_owned();
+            let line = format!("{test}: LEFT OUT: the machines of the lab need root");
+            assert!(std::env::var_os("CI").is_none_or(|value| value != "true"), "{line}");
+            // In one piece: tests that are left out say so at the same time.
+            let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
+        }
+        lab.clone()
+    }
+
+    /// The folder of wheels that machines see at `/srv/wheels`.
+    pub fn wheels(&self) -> &Path {
+        &self.wheels
+    }
+
+    /// Where the machines of all test processes lie.
+    fn worlds(&self) -> PathBuf {
+        self.base.parent().unwrap().join("worlds")
+    }
+
+    /// Returns a name that nothing else on this host has, and a new folder that has it.
+    fn place(&self) -> (String, PathBuf) {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let own = ProcessId::own();
+        let name = format!(
+            "{}{}-{}-{}",
+            sweep::PREFIX,
+            own.pid,
+            own.started,
+            NUMBER.fetch_add(1, Ordering::Relaxed)
+        );
+        let folder = self.worlds().join(&name);
+        fs::create_dir_all(&folder).unwrap();
+        (name, folder)
+    }
+}
+
+/// What a command left.
+#[derive(Debug)]
+pub struct Ran {
+    /// `None` where a signal ended it.
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
+}
+
+impl Ran {
+    fn of(output: &Output) -> Self {
+        Self {
+            code: output.status.code(),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// Everything it said.
+    pub fn all(&self) -> String {
+        format!("{}{}", self.out, self.err)
+    }
+
+    /// Insists on an exit code.
+    #[track_caller]
+    pub fn expect(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "exit code\n--- stdout\n{}\n--- stderr\n{}", self.out, self.err);
+        self
+    }
+
+    /// Insists on something that was said.
+    #[track_caller]
+    pub fn says(self, text: &str) -> Self {
+        assert!(self.all().contains(text), "{text:?} is missing in\n{}", self.all());
+        self
+    }
+}
+
+/// Waits for something that another process does; long, so that a slow machine is no failure.
+#[track_caller]
+pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + Duration::from_secs(60);
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < end, "waited in vain for: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Runs a program of this host and insists that it succeeds; returns what it printed.
+#[track_caller]
+fn must<A: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<Item = A>) -> String {
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null());
+    let output = command.output().unwrap_or_else(|error| panic!("{program}: {error}"));
+    assert!(
+        output.status.success(),
+        "{command:?} failed: {}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap()
+}

@@ -1,0 +1,181 @@
+//! A world below a temporary folder, for tests that make environments with the real uv.
+//!
+//! What uv fetches is lent to all tests and runs (`pool.rs`).
+#![expect(unreachable_pub, reason = "a module of a test is private whatever its items say")]
+#![expect(clippy::disallowed_methods, reason = "tests lay out folders and read their environment")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
+
+pub use crate::host::pool;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use ladylinux_refresh::disk;
+use ladylinux_refresh::error::Outcome;
+use ladylinux_refresh::event::{Event, Events, Subscriber};
+use ladylinux_refresh::process::{Owner, Runner};
+use ladylinux_refresh::python::definitions::{self, Choice, TreeSource};
+use ladylinux_refresh::python::{Ensured, Environments, Interpreter, Made, Site, Wanted};
+use ladylinux_refresh::settings::layout::Layout;
+use ladylinux_refresh::settings::names::RunId;
+use ladylinux_refresh::settings::{Python, Strategy};
+use ladylinux_refresh::units::Units;
+
+/// A tree of files in memory.
+pub struct Tree(pub Vec<(PathBuf, String)>);
+
+impl TreeSource for Tree {
+    fn names_at_root(&self) -> Outcome<Vec<PathBuf>> {
+        Ok(self
+            .0
+            .iter()
+            .filter(|(path, _)| path.components().count() == 1)
+            .map(|(path, _)| path.clone())
+            .collect())
+    }
+    fn read(&self, path: &Path) -> Outcome<Option<Vec<u8>>> {
+        Ok(self.0.iter().find(|(known, _)| known == path).map(|(_, text)| text.clone().into_bytes()))
+    }
+    fn link(&self, _: &Path) -> Outcome<Option<PathBuf>> {
+        Ok(None)
+    }
+}
+
+pub fn tree(files: &[(&str, &str)]) -> Tree {
+    Tree(files.iter().map(|(path, text)| (PathBuf::from(path), (*text).to_owned())).collect())
+}
+
+/// Collects what a person would have been told.
+#[derive(Clone, Default)]
+pub struct Told(pub Arc<Mutex<Vec<String>>>);
+
+impl Subscriber for Told {
+    fn take(&mut self, event: &Event) {
+        let line = match event {
+            Event::Note { message, .. } | Event::Warning { message, .. } => message.clone(),
+            Event::Output { source, line, .. } => format!("{source}: {line}"),
+            _ => return,
+        };
+        self.0.lock().unwrap().push(line);
+    }
+}
+
+impl Told {
+    pub fn has(&self, text: &str) -> bool {
+        self.0.lock().unwrap().iter().any(|line| line.contains(text))
+    }
+}
+
+/// One installation.
+pub struct World {
+    folder: Option<tempfile::TempDir>,
+    pub layout: Layout,
+    pub python: Python,
+    pub runner: Runner,
+    pub units: Units,
+    pub owner: Owner,
+    pub told: Told,
+    /// What the host adds to the requirements.
+    pub also: Option<String>,
+    /// Whether no network is used.
+    pub offline: bool,
+}
+
+impl World {
+    /// A world of our own user that shares uv and its cache with all others.
+    pub fn new() -> Self {
+        let world = Self::bare(Owner::own());
+        fs::create_dir_all(world.layout.state()).unwrap();
+        pool::lend(&world.layout);
+        world
+    }
+
+    /// A world that shares nothing and belongs to `owner`.
+    pub fn bare(owner: Owner) -> Self {
+        let folder = tempfile::Builder::new()
+            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .tempdir()
+            .unwrap();
+        let mut world = Self::at(folder.path(), owner);
+        fs::create_dir_all(world.layout.home()).unwrap();
+        world.folder = Some(folder);
+        world
+    }
+
+    /// The world at a folder that somebody else has laid out.
+    pub fn at(root: &Path, owner: Owner) -> Self {
+        let layout = Layout::below(root);
+        let told = Told::default();
+        let runner = Runner::new(Arc::new(Events::new(vec![Box::new(told.clone())])));
+        let runner = runner.with_worker(pool::program());
+        let python = pool::python();
+        let units = Units::new(&layout, &runner, owner);
+        Self { folder: None, layout, python, runner, units, owner, told, also: None, offline: false }
+    }
+
+    /// Gives this world a cache of its own, which has nothing yet.
+    pub fn own_cache(&self) {
+        let cache = self.layout.uv().join("cache");
+        fs::remove_file(&cache).unwrap();
+        fs::create_dir(&cache).unwrap();
+    }
+
+    pub fn site(&self) -> Site<'_> {
+        let Self { runner, layout, python, owner, offline, units, .. } = self;
+        Site { runner, layout, python, owner: *owner, offline: *offline, units }
+    }
+
+    pub fn environments(&self) -> Environments<'_> {
+        Environments::new(self.site())
+    }
+
+    pub fn wanted(&self, files: &[(&str, &str)]) -> Outcome<Wanted> {
+        self.wanted_until(files, None)
+    }
+
+    /// What is wanted where the definition is of a certain date.
+    pub fn wanted_until(&self, files: &[(&str, &str)], cutoff: Option<jiff::Timestamp>) -> Outcome<Wanted> {
+        let python = Python { also: self.also.as_ref().map(|_| "also.txt".into()), ..self.python.clone() };
+        let also = self.also.as_ref().map(String::as_bytes);
+        let definitions = definitions::read(&tree(files), &Choice::of(&python, also))?;
+        let interpreter = Interpreter::find(self.site())?;
+        self.environments().wanted(definitions, interpreter, cutoff)
+    }
+
+    /// Ensures the environment of a tree whose only definition is `requirements.txt`.
+    pub fn ensure(&self, requirements: &str, run: &str) -> Outcome<Ensured> {
+        self.ensure_with(&[("requirements.txt", requirements)], Strategy::WhenChanged, run)
+    }
+
+    pub fn ensure_with(&self, files: &[(&str, &str)], strategy: Strategy, run: &str) -> Outcome<Ensured> {
+        self.environments().ensure(&self.wanted(files)?, strategy, &RunId::parse(run).unwrap())
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // Generations are read-only, which the temporary folder itself could not remove.
+        if let Some(folder) = &self.folder {
+            let _ = disk::remove_tree(folder.path());
+        }
+    }
+}
+
+/// The names of the packages of a generation.
+pub fn packages(ensured: &Ensured) -> Vec<String> {
+    ensured.generation.record.packages.iter().map(|package| package.name.clone()).collect()
+}
+
+pub fn was_built(ensured: &Ensured) -> bool {
+    ensured.made == Made::Built
+}
+
+/// The names in a folder, sorted; none where there is no folder.
+pub fn names(folder: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}

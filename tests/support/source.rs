@@ -1,0 +1,85 @@
+//! The source part of a refresh, on a world of `git.rs`: prepare, move in, compare what was there.
+#![expect(clippy::disallowed_methods, reason = "tests arrange the world that the program finds")]
+#![allow(unreachable_pub, clippy::unwrap_used, reason = "each test file uses its part")]
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use ladylinux_refresh::event::Events;
+use ladylinux_refresh::installation::Installation;
+use ladylinux_refresh::process::{Owner, Runner};
+use ladylinux_refresh::settings::layers::{Layers, Overrides};
+use ladylinux_refresh::source::aligner::Aligner;
+use ladylinux_refresh::source::compare;
+use ladylinux_refresh::source::local::LocalChanges;
+use ladylinux_refresh::source::move_in;
+use ladylinux_refresh::source::prepared_tree;
+use ladylinux_refresh::source::stash::{self, StashRecord};
+
+use crate::git::{World, branch, run, told};
+
+pub fn installation(world: &World) -> Installation {
+    let settings = format!(
+        "preserve = {:?}\n[remote]\nurl = \"file://{}\"\nallow = [\"file\"]\n",
+        world.preserve,
+        world.upstream().display()
+    );
+    let layers = Layers::of_text(&world.layout, &settings, Overrides::default()).unwrap();
+    let worker = PathBuf::from(env!("CARGO_BIN_EXE_ladylinux-refresh"));
+    Installation::open(layers, Runner::new(Arc::new(Events::silent())).with_worker(worker)).unwrap()
+}
+
+/// A world whose `app/` is what the remote has, deployed for `owner`.
+pub fn deployed(owner: Owner, files: &[(&str, &str)]) -> World {
+    let mut world = World::owned_by(owner);
+    world.commit(files);
+    let on = installation(&world);
+    let commit = on.mirror.ensure(&run("init"), &branch("main")).unwrap();
+    prepared_tree::deploy_first(&on, &run("init"), &branch("main"), &commit)
+        .unwrap_or_else(|failure| panic!("{}", told(&failure)));
+    world.deployed = vec![commit];
+    world
+}
+
+/// Refreshes the tree as a run does, and returns what the stash keeps of it.
+#[track_caller]
+pub fn refresh(world: &mut World, id: &str) -> Vec<StashRecord> {
+    refresh_to(world, id, "main")
+}
+
+/// As [`refresh`], to another branch. Afterwards `app/` is on that branch.
+#[track_caller]
+pub fn refresh_to(world: &mut World, id: &str, name: &str) -> Vec<StashRecord> {
+    let (on, id, name) = (installation(world), run(id), branch(name));
+    let commit = on.mirror.ensure(&id, &name).unwrap();
+    prepared_tree::prepare(&on, &id, &name, &commit, None)
+        .unwrap_or_else(|failure| panic!("{}", told(&failure)));
+    fs::create_dir_all(on.layout.run(&id)).unwrap();
+    let aligner = Aligner::start(&on).unwrap();
+    move_in::move_in(&on, &id, &commit, &world.deployed, aligner)
+        .unwrap_or_else(|failure| panic!("{}", told(&failure)));
+    let (kept, failures) = stash::settle(&on, &world.deployed).unwrap();
+    assert!(failures.is_empty(), "{failures:?}");
+    assert_eq!(world.app_git(&["rev-parse", "HEAD"]), commit.as_str());
+    assert_eq!(world.app_git(&["symbolic-ref", "--short", "HEAD"]), name.as_str());
+    world.deployed = vec![commit];
+    kept
+}
+
+/// What a refresh would keep of the tree now.
+pub fn local(world: &World) -> LocalChanges {
+    compare::app(&installation(world), &world.deployed, None)
+}
+
+/// The changes with their kinds, and a star at preserved ones.
+pub fn listed(changes: &LocalChanges) -> Vec<String> {
+    let items = changes.items.iter();
+    items
+        .map(|item| format!("{} {}{}", item.kind.word(), item.path, if item.preserved { "*" } else { "" }))
+        .collect()
+}
+
+pub fn kept_tree(world: &World, id: &str) -> PathBuf {
+    world.layout.stash(&run(id))
+}
