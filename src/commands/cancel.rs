@@ -25,7 +25,7 @@ const BEGIN: Duration = Duration::from_secs(10);
 /// Halts a run.
 pub(super) fn cancel(layout: &Layout, args: &CancelArgs) -> Result<Ended, Error> {
     let refused = |failure| Refusal::of("cancel", failure);
-    let run = run_id::resolve_or_current(layout, args.run.as_deref()).map_err(refused)?;
+    let run = run_id::resolve_or_current(layout, "cancel", args.run.as_deref())?;
     let spool = Spool::of(layout, &run);
     if !spool.is_there() {
         wait::check_known(layout, "cancel", &run)?;

@@ -23,7 +23,7 @@ pub(super) fn history(layout: &Layout, args: &HistoryArgs) -> Result<Ended, Erro
     // Asked before the runs are read: one that has just ended has its report by then.
     let now = run_lock::held_by(&layout.lock_file()).map_err(told)?.and_then(|holder| holder.run);
     if let Some(name) = &args.run {
-        let run = run_id::resolve(layout, name).map_err(told)?;
+        let run = run_id::resolve(layout, "history", name)?;
         show(layout, &one(layout, run)?, now.as_ref(), args.json);
     } else {
         let mut runs = past::all(layout).map_err(told)?;

@@ -14,8 +14,7 @@ use super::run_id;
 
 /// Returns to an earlier good pair.
 pub(super) fn rollback(layout: &Layout, args: &RollbackArgs) -> Result<Ended, Error> {
-    let run =
-        args.run.as_deref().map(|text| run_id::resolve(layout, text)).transpose().map_err(Error::Usage)?;
+    let run = args.run.as_deref().map(|text| run_id::resolve(layout, "rollback", text)).transpose()?;
     let arguments: Vec<String> =
         ["rollback".to_owned()].into_iter().chain(run.iter().map(|run| run.as_str().to_owned())).collect();
     let wish = Wish {

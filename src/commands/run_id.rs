@@ -1,37 +1,39 @@
 //! The run that a user means: its ID, a unique beginning of it, `latest`, `-N`, or the run in progress.
 
-use crate::error::{Failure, Outcome};
+use crate::error::Failure;
+use crate::exit::{Error, Refusal};
 use crate::installation::as_typed;
 use crate::journal::recover;
+use crate::report::screen::count;
 use crate::settings::layout::Layout;
 use crate::settings::names::RunId;
 use crate::status_file;
 
 /// Returns the run that `text` stands for: `latest` and `-1` are the last run, `-2` is the one before. A text of which no
-/// run begins is read as an ID, since a run without a record may still have an output. So
-/// is every text if the caller may not list the runs.
+/// run begins is read as an ID, since a run without a record may still have an output. So is every text if the caller may
+/// not list the runs. `during` is the command.
 ///
 /// # Errors
-/// The text is not a run ID, or fits several runs.
-pub(super) fn resolve(layout: &Layout, text: &str) -> Outcome<RunId> {
-    let Ok(runs) = recover::all(&layout.runs()) else { return RunId::parse(text) };
+/// The text cannot be a run ID, or it fits no run or several.
+pub(super) fn resolve(layout: &Layout, during: &str, text: &str) -> Result<RunId, Error> {
+    let refused = |cause: String| {
+        let failure = Failure::new(cause).hint(as_typed(layout, "ladylinux-refresh history"));
+        Err(Refusal::of(during, failure))
+    };
+    let Ok(runs) = recover::all(&layout.runs()) else { return RunId::parse(text).map_err(Error::Usage) };
     if let Some(back) = back(text) {
-        let index = runs.len().checked_sub(back).filter(|_| back > 0);
-        return index.map(|index| runs[index].clone()).ok_or_else(|| {
-            Failure::new(format!("there is no run {text}: {} runs are kept", runs.len()))
-                .hint(as_typed(layout, "ladylinux-refresh history"))
-        });
+        return match runs.len().checked_sub(back).filter(|_| back > 0) {
+            Some(index) => Ok(runs[index].clone()),
+            None => refused(format!("there is no run {text}: {} are kept", count(runs.len(), "run"))),
+        };
     }
     let fitting: Vec<&RunId> = runs.iter().filter(|run| run.as_str().starts_with(text)).collect();
     match fitting.as_slice() {
-        _ if runs.iter().any(|run| run.as_str() == text) => RunId::parse(text),
-        [] => RunId::parse(text),
         [only] => Ok((*only).clone()),
-        [first, .., last] => Err(Failure::new(format!(
-            "{text} is the beginning of {} run IDs, from {first} to {last}",
-            fitting.len()
-        ))
-        .hint(as_typed(layout, "ladylinux-refresh history"))),
+        [first, .., last] if runs.iter().all(|run| run.as_str() != text) => {
+            refused(format!("{text} is the beginning of {} run IDs, from {first} to {last}", fitting.len()))
+        }
+        _ => RunId::parse(text).map_err(Error::Usage),
     }
 }
 
@@ -39,12 +41,13 @@ pub(super) fn resolve(layout: &Layout, text: &str) -> Outcome<RunId> {
 ///
 /// # Errors
 /// As [`resolve`], or no run is in progress.
-pub(super) fn resolve_or_current(layout: &Layout, text: Option<&str>) -> Outcome<RunId> {
+pub(super) fn resolve_or_current(layout: &Layout, during: &str, text: Option<&str>) -> Result<RunId, Error> {
     if let Some(text) = text {
-        return resolve(layout, text);
+        return resolve(layout, during, text);
     }
     status_file::read(layout).current.map(|current| current.run).ok_or_else(|| {
-        Failure::new("no run is in progress").hint(as_typed(layout, "ladylinux-refresh history"))
+        let failure = Failure::new("no run is in progress");
+        Refusal::of(during, failure.hint(as_typed(layout, "ladylinux-refresh history")))
     })
 }
 
@@ -65,7 +68,7 @@ mod tests {
         for name in ["20260101T000000000Z-1", "20260102T000000000Z-1", "20260102T000000000Z-12"] {
             disk::make_folder(&layout.run(&RunId::parse(name).unwrap()), 0o755).unwrap();
         }
-        let found = |text: &str| resolve(&layout, text).map(|run| run.as_str().to_owned());
+        let found = |text: &str| resolve(&layout, "history", text).map(|run| run.as_str().to_owned());
         assert_eq!(found("latest").unwrap(), "20260102T000000000Z-12");
         assert_eq!(found("-3").unwrap(), "20260101T000000000Z-1");
         assert_eq!(found("20260101").unwrap(), "20260101T000000000Z-1");
@@ -74,9 +77,10 @@ mod tests {
             "20260102T000000000Z-1",
             "an ID, and a beginning"
         );
-        assert!(found("20260102").unwrap_err().summary().contains("2 run IDs"));
+        assert!(matches!(found("20260102"), Err(Error::Refused(_))), "it fits two runs");
+        assert!(matches!(found("../lock"), Err(Error::Usage(_))));
         assert!(found("-4").is_err() && found("-0").is_err());
         assert_eq!(found("20270101T000000000Z-1").unwrap(), "20270101T000000000Z-1");
-        assert!(resolve_or_current(&layout, None).is_err());
+        assert!(resolve_or_current(&layout, "wait", None).is_err());
     }
 }

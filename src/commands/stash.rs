@@ -26,7 +26,7 @@ const NAMED: usize = 200;
 pub(super) fn stash(layout: &Layout, command: &StashCommand) -> Result<Ended, Error> {
     let on = open(layout, "stash")?;
     let refused = |failure| refuse(&on, "stash", failure, "ladylinux-refresh stash list");
-    let parse = |run: &str| run_id::resolve(layout, run).map_err(Error::Usage);
+    let parse = |run: &str| run_id::resolve(layout, "stash", run);
     let no_wait = LockArgs { wait: Duration::ZERO };
     match command {
         StashCommand::List => list(&on).map_err(refused)?,

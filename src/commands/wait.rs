@@ -16,8 +16,7 @@ use super::{place, reporter, run_id};
 
 /// Follows a run from its beginning to its end.
 pub(super) fn wait(layout: &Layout, args: &WaitArgs) -> Result<Ended, Error> {
-    let run = run_id::resolve_or_current(layout, args.run.as_deref())
-        .map_err(|failure| Refusal::of("wait", failure))?;
+    let run = run_id::resolve_or_current(layout, "wait", args.run.as_deref())?;
     let mut reporter = reporter(&args.report);
     if Spool::of(layout, &run).is_there() {
         let on_interrupt = OnInterrupt::Leave;
