@@ -31,6 +31,7 @@ mod bundle;
 mod cli;
 mod conformance;
 mod doctor;
+mod documents;
 mod environment_build;
 mod environment_contamination;
 mod fastapi;
