@@ -120,21 +120,21 @@ fn enlarge(tree: &Path) {
     };
     let have = count(tree) + 1;
     for number in have..409 {
-        let folder = tree.join(format!("bulk/{}", number % 23));
-        fs::create_dir_all(&folder).unwrap();
+        let directory = tree.join(format!("bulk/{}", number % 23));
+        fs::create_dir_all(&directory).unwrap();
         if number - have < 68 {
             let bytes: Vec<u8> = (0..160_000).map(|_| byte()).collect();
-            fs::write(folder.join(format!("{number}.bin")), bytes).unwrap();
+            fs::write(directory.join(format!("{number}.bin")), bytes).unwrap();
         } else {
             let text: String = (0..60).map(|line| format!("{number} {line} {}\n", byte())).collect();
-            fs::write(folder.join(format!("{number}.txt")), text).unwrap();
+            fs::write(directory.join(format!("{number}.txt")), text).unwrap();
         }
     }
 }
 
-fn count(folder: &Path) -> usize {
+fn count(directory: &Path) -> usize {
     let entries =
-        fs::read_dir(folder).unwrap().map(Result::unwrap).filter(|entry| entry.file_name() != ".git");
+        fs::read_dir(directory).unwrap().map(Result::unwrap).filter(|entry| entry.file_name() != ".git");
     entries.map(|entry| if entry.file_type().unwrap().is_dir() { count(&entry.path()) } else { 1 }).sum()
 }
 

@@ -13,7 +13,7 @@ mod taking;
 
 pub use beneath::open_without_links;
 pub use own::{Depth, Foreign, foreign, open_own, read_if_roots, read_own, read_own_json};
-pub use reading::{is_folder, read_at_most, read_if_there, read_json};
+pub use reading::{is_directory, read_at_most, read_if_there, read_json};
 pub use stream::write_by;
 pub use taking::{Content, content_of_own, open_regular, take_copy};
 
@@ -32,7 +32,7 @@ use crate::process::Owner;
 /// Replaces the file at `path` by `bytes`, atomically and durably. `mode` is the new file's permission bits.
 ///
 /// # Errors
-/// The folder is missing or not writable, the disk is full, or a sync fails.
+/// The directory is missing or not writable, the disk is full, or a sync fails.
 pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Outcome<()> {
     write_whole(path, bytes, mode)?;
     sync_parent(path)
@@ -44,7 +44,7 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Outcome<()> {
 /// # Errors
 /// As [`write_atomic`].
 pub fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> Outcome<()> {
-    let told = || format!("cannot write {}", path.display());
+    let context = || format!("cannot write {}", path.display());
     let fresh = beside(path, "new");
     let mut file = OpenOptions::new()
         .write(true)
@@ -53,25 +53,26 @@ pub fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> Outcome<()> {
         .mode(mode)
         .custom_flags(i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or(0))
         .open(&fresh)
-        .context(told)?;
-    file.write_all(bytes).context(told)?;
-    file.set_permissions(fs::Permissions::from_mode(mode)).context(told)?;
-    file.sync_all().context(told)?;
-    fs::rename(&fresh, path).context(told)
+        .context(context)?;
+    file.write_all(bytes).context(context)?;
+    file.set_permissions(fs::Permissions::from_mode(mode)).context(context)?;
+    file.sync_all().context(context)?;
+    fs::rename(&fresh, path).context(context)
 }
 
 /// Replaces the file at `path` by `bytes`, atomically for readers but not durably: for what no power cut outlives.
 ///
 /// # Errors
-/// The folder is missing or not writable, or the disk is full.
+/// The directory is missing or not writable, or the disk is full.
 pub fn write_volatile(path: &Path, bytes: &[u8], mode: u32) -> Outcome<()> {
-    let told = || format!("cannot write {}", path.display());
+    let context = || format!("cannot write {}", path.display());
     let fresh = beside(path, "new");
     remove_file_if_there(&fresh)?;
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&fresh).context(told)?;
-    file.write_all(bytes).context(told)?;
-    file.set_permissions(fs::Permissions::from_mode(mode)).context(told)?;
-    fs::rename(&fresh, path).context(told)
+    let mut file =
+        OpenOptions::new().write(true).create_new(true).mode(mode).open(&fresh).context(context)?;
+    file.write_all(bytes).context(context)?;
+    file.set_permissions(fs::Permissions::from_mode(mode)).context(context)?;
+    fs::rename(&fresh, path).context(context)
 }
 
 /// Writes a new file that nobody needs after a crash; not synced.
@@ -79,9 +80,9 @@ pub fn write_volatile(path: &Path, bytes: &[u8], mode: u32) -> Outcome<()> {
 /// # Errors
 /// The file exists, or cannot be written.
 pub fn write_passing(path: &Path, bytes: &[u8], mode: u32) -> Outcome<()> {
-    let told = || format!("cannot write {}", path.display());
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path).context(told)?;
-    file.write_all(bytes).context(told)
+    let context = || format!("cannot write {}", path.display());
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path).context(context)?;
+    file.write_all(bytes).context(context)
 }
 
 /// Writes to a file of the kernel, which is there and takes orders (in a cgroup, for instance).
@@ -89,8 +90,8 @@ pub fn write_passing(path: &Path, bytes: &[u8], mode: u32) -> Outcome<()> {
 /// # Errors
 /// The kernel does not take it.
 pub fn order(path: &Path, bytes: &[u8]) -> Outcome<()> {
-    let told = || format!("cannot write to {}", path.display());
-    OpenOptions::new().write(true).open(path).and_then(|mut file| file.write_all(bytes)).context(told)
+    let context = || format!("cannot write to {}", path.display());
+    OpenOptions::new().write(true).open(path).and_then(|mut file| file.write_all(bytes)).context(context)
 }
 
 /// Writes `value` as JSON to `path`, atomically and durably.
@@ -113,45 +114,45 @@ pub fn write_json_whole<T: Serialize>(path: &Path, value: &T, mode: u32) -> Outc
     write_whole(path, &bytes, mode)
 }
 
-/// Makes the folder and its parents, each new one with `mode`; one that is there is left as it is.
+/// Makes the directory and its parents, each new one with `mode`; one that is there is left as it is.
 ///
 /// # Errors
 /// A part of the path cannot be made.
-pub fn make_folder(path: &Path, mode: u32) -> Outcome<()> {
+pub fn make_directory(path: &Path, mode: u32) -> Outcome<()> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(mode)
         .create(path)
-        .context(|| format!("cannot make the folder {}", path.display()))
+        .context(|| format!("cannot make the directory {}", path.display()))
 }
 
-/// Makes one new folder; it must not be there yet.
+/// Makes one new directory; it must not be there yet.
 ///
 /// # Errors
-/// The folder exists, or cannot be made.
-pub fn make_new_folder(path: &Path, mode: u32) -> Outcome<()> {
-    let told = || format!("cannot make the folder {}", path.display());
-    fs::DirBuilder::new().mode(mode).create(path).context(told)
+/// The directory exists, or cannot be made.
+pub fn make_new_directory(path: &Path, mode: u32) -> Outcome<()> {
+    let context = || format!("cannot make the directory {}", path.display());
+    fs::DirBuilder::new().mode(mode).create(path).context(context)
 }
 
-/// Makes one new folder that belongs to `owner`; it must not be there yet. Whoever can exchange it meanwhile gets nothing
+/// Makes one new directory that belongs to `owner`; it must not be there yet. Whoever can exchange it meanwhile gets nothing
 /// else made over or opened in its place.
 ///
 /// # Errors
-/// The folder exists, or cannot be made or given away.
-pub fn make_owned_folder(path: &Path, mode: u32, owner: &Owner) -> Outcome<()> {
-    let told = || format!("cannot make the folder {}", path.display());
-    fs::DirBuilder::new().mode(0o700).create(path).context(told)?;
-    let folder = open_own_folder(path).context(told)?;
+/// The directory exists, or cannot be made or given away.
+pub fn make_owned_directory(path: &Path, mode: u32, owner: &Owner) -> Outcome<()> {
+    let context = || format!("cannot make the directory {}", path.display());
+    fs::DirBuilder::new().mode(0o700).create(path).context(context)?;
+    let directory = open_own_directory(path).context(context)?;
     if rustix::process::geteuid().is_root() {
         let (uid, gid) = (Uid::from_raw(owner.uid), rustix::fs::Gid::from_raw(owner.gid));
-        rustix::fs::fchown(&folder, Some(uid), Some(gid)).context(told)?;
+        rustix::fs::fchown(&directory, Some(uid), Some(gid)).context(context)?;
     }
-    folder.set_permissions(fs::Permissions::from_mode(mode)).context(told)
+    directory.set_permissions(fs::Permissions::from_mode(mode)).context(context)
 }
 
-/// Opens a folder that was only just made: no link, ours, and nothing in it.
-fn open_own_folder(path: &Path) -> Outcome<File> {
+/// Opens a directory that was only just made: no link, ours, and nothing in it.
+fn open_own_directory(path: &Path) -> Outcome<File> {
     let flags = OFlags::NOFOLLOW | OFlags::DIRECTORY;
     let file = OpenOptions::new()
         .read(true)
@@ -166,7 +167,7 @@ fn open_own_folder(path: &Path) -> Outcome<File> {
     Ok(file)
 }
 
-/// Gives one file or folder (never what a link points to) to `owner`, where we are root and it is not theirs yet.
+/// Gives one file or directory (never what a link points to) to `owner`, where we are root and it is not theirs yet.
 ///
 /// # Errors
 /// The kernel refuses.
@@ -181,9 +182,9 @@ pub fn give(path: &Path, owner: &Owner) -> Outcome<()> {
 /// Points the symbolic link `link` to `target`, atomically and durably, whether or not it was there.
 ///
 /// # Errors
-/// `link` is something else than a link, or the folder is not writable.
+/// `link` is something else than a link, or the directory is not writable.
 pub fn point_link(link: &Path, target: &Path) -> Outcome<()> {
-    let told = || format!("cannot point {} to {}", link.display(), target.display());
+    let context = || format!("cannot point {} to {}", link.display(), target.display());
     match fs::symlink_metadata(link) {
         Ok(found) if !found.is_symlink() => {
             return Err(Failure::new(format!("{} is not a symbolic link", link.display())));
@@ -192,8 +193,8 @@ pub fn point_link(link: &Path, target: &Path) -> Outcome<()> {
     }
     let fresh = beside(link, "new");
     remove_file_if_there(&fresh)?;
-    std::os::unix::fs::symlink(target, &fresh).context(told)?;
-    fs::rename(&fresh, link).context(told)?;
+    std::os::unix::fs::symlink(target, &fresh).context(context)?;
+    fs::rename(&fresh, link).context(context)?;
     sync_parent(link)
 }
 
@@ -259,28 +260,28 @@ pub fn try_move_over(from: &Path, to: &Path) -> Outcome<Moved> {
 /// # Errors
 /// `to` exists, or one of the two cannot be read or written.
 pub fn copy_new(from: &Path, to: &Path) -> Outcome<()> {
-    let told = || format!("cannot copy {} to {}", from.display(), to.display());
-    let found = fs::symlink_metadata(from).context(told)?;
+    let context = || format!("cannot copy {} to {}", from.display(), to.display());
+    let found = fs::symlink_metadata(from).context(context)?;
     if found.is_symlink() {
-        let target = fs::read_link(from).context(told)?;
-        return std::os::unix::fs::symlink(target, to).context(told);
+        let target = fs::read_link(from).context(context)?;
+        return std::os::unix::fs::symlink(target, to).context(context);
     }
-    let mut source = OpenOptions::new().read(true).open(from).context(told)?;
-    let mut fresh = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to).context(told)?;
-    std::io::copy(&mut source, &mut fresh).context(told)?;
-    fresh.set_permissions(fs::Permissions::from_mode(found.permissions().mode() & 0o7777)).context(told)
+    let mut source = OpenOptions::new().read(true).open(from).context(context)?;
+    let mut fresh = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to).context(context)?;
+    std::io::copy(&mut source, &mut fresh).context(context)?;
+    fresh.set_permissions(fs::Permissions::from_mode(found.permissions().mode() & 0o7777)).context(context)
 }
 
-/// Sets the permission bits of a file or folder; what a link points to is never changed.
+/// Sets the permission bits of a file or directory; what a link points to is never changed.
 ///
 /// # Errors
 /// `path` is a link, is missing, or belongs to somebody else.
 pub fn set_mode(path: &Path, mode: u32) -> Outcome<()> {
-    let told = || format!("cannot change the mode of {}", path.display());
-    if fs::symlink_metadata(path).context(told)?.is_symlink() {
+    let context = || format!("cannot change the mode of {}", path.display());
+    if fs::symlink_metadata(path).context(context)?.is_symlink() {
         return Err(Failure::new(format!("{} is a symbolic link", path.display())));
     }
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).context(told)
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).context(context)
 }
 
 /// Removes a file or a link; that it is missing already is no error.
@@ -305,7 +306,7 @@ pub fn remove_file_durably(path: &Path) -> Outcome<()> {
     sync_parent(path)
 }
 
-/// Removes an empty folder; tells whether it was empty (and is gone).
+/// Removes an empty directory; tells whether it was empty (and is gone).
 ///
 /// # Errors
 /// The kernel refuses for another reason than that something is in it.
@@ -315,12 +316,12 @@ pub fn remove_if_empty(path: &Path) -> Outcome<bool> {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
         Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => Ok(false),
         Err(error) => {
-            Err(Failure::new(format!("cannot remove the folder {}", path.display())).because(error))
+            Err(Failure::new(format!("cannot remove the directory {}", path.display())).because(error))
         }
     }
 }
 
-/// Removes a whole tree, also one whose folders are read-only, without following links; that it is missing already
+/// Removes a whole tree, also one whose directories are read-only, without following links; that it is missing already
 /// is no error.
 ///
 /// # Errors
@@ -336,18 +337,18 @@ pub fn remove_tree(path: &Path) -> Outcome<()> {
     }
     // Root needs no rights, and must not change modes along paths that somebody else can turn into links meanwhile.
     if !rustix::process::geteuid().is_root() {
-        open_folders(path);
+        open_directories(path);
     }
     fs::remove_dir_all(path).context(|| format!("cannot remove {}", path.display()))
 }
 
-/// Gives the owner back the right to change each folder of a tree; what cannot be changed shows at the removal.
-fn open_folders(path: &Path) {
+/// Gives the owner back the right to change each directory of a tree; what cannot be changed shows at the removal.
+fn open_directories(path: &Path) {
     let _ = fs::set_permissions(path, fs::Permissions::from_mode(0o700));
     let Ok(entries) = fs::read_dir(path) else { return };
     for entry in entries.flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            open_folders(&entry.path());
+            open_directories(&entry.path());
         }
     }
 }
@@ -382,24 +383,24 @@ pub fn append_own(path: &Path, mode: u32) -> Outcome<File> {
 /// # Errors
 /// It cannot be opened, is a link, or root asks and others decide on it.
 pub fn open_lock(path: &Path) -> Outcome<File> {
-    let told = || format!("cannot open {}", path.display());
+    let context = || format!("cannot open {}", path.display());
     let flags = OFlags::RDWR | OFlags::CREATE;
-    let file = open_own(path, flags, Mode::from_raw_mode(0o600))?.ok_or_else(|| Failure::new(told()))?;
-    if file.metadata().context(told)?.mode() & 0o077 != 0 {
-        file.set_permissions(fs::Permissions::from_mode(0o600)).context(told)?;
+    let file = open_own(path, flags, Mode::from_raw_mode(0o600))?.ok_or_else(|| Failure::new(context()))?;
+    if file.metadata().context(context)?.mode() & 0o077 != 0 {
+        file.set_permissions(fs::Permissions::from_mode(0o600)).context(context)?;
     }
     Ok(file)
 }
 
-/// Syncs the folder that holds `path`, so that a rename or removal in it is durable.
+/// Syncs the directory that holds `path`, so that a rename or removal in it is durable.
 ///
 /// # Errors
 /// The sync fails.
 pub fn sync_parent(path: &Path) -> Outcome<()> {
-    let folder = path.parent().unwrap_or_else(|| Path::new("/"));
-    open_directory(folder)
-        .and_then(|folder| folder.sync_all())
-        .context(|| format!("cannot sync the folder {}", folder.display()))
+    let directory = path.parent().unwrap_or_else(|| Path::new("/"));
+    open_directory(directory)
+        .and_then(|directory| directory.sync_all())
+        .context(|| format!("cannot sync the directory {}", directory.display()))
 }
 
 /// Opens a directory and nothing else: what others put in its place, such as a pipe, is an error and no wait.
@@ -413,12 +414,12 @@ fn open_directory(path: &Path) -> std::io::Result<File> {
 /// # Errors
 /// `path` is missing, or a write to its disk failed.
 pub fn sync_file_system(path: &Path) -> Outcome<()> {
-    let told = || format!("cannot sync the file system of {}", path.display());
-    let file = open_directory(path).context(told)?;
-    rustix::fs::syncfs(&file).context(told)
+    let context = || format!("cannot sync the file system of {}", path.display());
+    let file = open_directory(path).context(context)?;
+    rustix::fs::syncfs(&file).context(context)
 }
 
-/// Tells whether two paths lie on the same device.
+/// Returns whether two paths lie on the same device.
 ///
 /// # Errors
 /// One of them is missing.
@@ -434,15 +435,15 @@ pub fn same_device(one: &Path, other: &Path) -> Outcome<bool> {
 /// Removes what processes that were killed while they wrote a file left beside it. What a living process is writing stays.
 ///
 /// # Errors
-/// The folder cannot be read, or the kernel refuses.
-pub fn sweep_unwritten(folder: &Path) -> Outcome<()> {
-    let told = || format!("cannot look into {}", folder.display());
-    let listed = match fs::read_dir(folder) {
+/// The directory cannot be read, or the kernel refuses.
+pub fn sweep_unwritten(directory: &Path) -> Outcome<()> {
+    let context = || format!("cannot look into {}", directory.display());
+    let listed = match fs::read_dir(directory) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        listed => listed.context(told)?,
+        listed => listed.context(context)?,
     };
     for entry in listed {
-        let path = entry.context(told)?.path();
+        let path = entry.context(context)?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let Some((_, writer)) = name.strip_prefix('.').and_then(|name| name.rsplit_once(".new-")) else {
             continue;
@@ -454,7 +455,7 @@ pub fn sweep_unwritten(folder: &Path) -> Outcome<()> {
     Ok(())
 }
 
-/// The name for the next version of a file, in the same folder: hidden, and of this process alone.
+/// The name for the next version of a file, in the same directory: hidden, and of this process alone.
 fn beside(path: &Path, what: &str) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}.{what}-{}", rustix::process::getpid().as_raw_nonzero()))
@@ -466,69 +467,70 @@ mod tests {
 
     #[test]
     fn what_a_killed_process_was_writing_is_swept_away_and_what_a_living_one_writes_stays() {
-        let folder = tempfile::tempdir().unwrap();
-        let living = beside(&folder.path().join("a"), "new");
-        for path in [&living, &folder.path().join(".a.new-999999999"), &folder.path().join("a.new-999999999")]
+        let directory = tempfile::tempdir().unwrap();
+        let living = beside(&directory.path().join("a"), "new");
+        for path in
+            [&living, &directory.path().join(".a.new-999999999"), &directory.path().join("a.new-999999999")]
         {
             write_passing(path, b"", 0o600).unwrap();
         }
-        sweep_unwritten(folder.path()).unwrap();
+        sweep_unwritten(directory.path()).unwrap();
         let mut left: Vec<_> =
-            fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+            fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
         left.sort();
-        assert_eq!(left, [living, folder.path().join("a.new-999999999")]);
-        sweep_unwritten(&folder.path().join("nothing")).unwrap();
+        assert_eq!(left, [living, directory.path().join("a.new-999999999")]);
+        sweep_unwritten(&directory.path().join("nothing")).unwrap();
     }
 
     #[test]
     fn a_file_is_replaced_whole_and_nothing_is_left_beside_it() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("f");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("f");
         write_atomic(&path, b"one", 0o600).unwrap();
         write_atomic(&path, b"two", 0o644).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"two");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
     }
 
     #[test]
     fn a_folder_that_was_exchanged_while_it_was_made_is_left_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        let other = folder.path().join("other");
+        let directory = tempfile::tempdir().unwrap();
+        let other = directory.path().join("other");
         fs::create_dir(&other).unwrap();
         fs::set_permissions(&other, fs::Permissions::from_mode(0o755)).unwrap();
-        std::os::unix::fs::symlink(&other, folder.path().join("link")).unwrap();
-        assert!(open_own_folder(&folder.path().join("link")).is_err());
-        assert!(open_own_folder(&other).is_err(), "it is not one that was just made");
-        let fresh = folder.path().join("fresh");
-        make_owned_folder(&fresh, 0o755, &Owner::own()).unwrap();
+        std::os::unix::fs::symlink(&other, directory.path().join("link")).unwrap();
+        assert!(open_own_directory(&directory.path().join("link")).is_err());
+        assert!(open_own_directory(&other).is_err(), "it is not one that was just made");
+        let fresh = directory.path().join("fresh");
+        make_owned_directory(&fresh, 0o755, &Owner::own()).unwrap();
         assert_eq!(fs::metadata(&fresh).unwrap().permissions().mode() & 0o7777, 0o755);
     }
 
     #[test]
     fn a_link_is_repointed_and_a_real_folder_is_never_replaced() {
-        let folder = tempfile::tempdir().unwrap();
-        let link = folder.path().join("venv");
+        let directory = tempfile::tempdir().unwrap();
+        let link = directory.path().join("venv");
         point_link(&link, Path::new("a")).unwrap();
         point_link(&link, Path::new("b")).unwrap();
         assert_eq!(fs::read_link(&link).unwrap(), Path::new("b"));
-        let real = folder.path().join("real");
+        let real = directory.path().join("real");
         fs::create_dir(&real).unwrap();
         assert!(point_link(&real, Path::new("b")).is_err());
     }
 
     #[test]
     fn a_read_only_tree_is_removed_and_links_in_it_are_not_followed() {
-        let folder = tempfile::tempdir().unwrap();
-        let kept = folder.path().join("kept");
+        let directory = tempfile::tempdir().unwrap();
+        let kept = directory.path().join("kept");
         fs::create_dir(&kept).unwrap();
         fs::write(kept.join("weights"), b"w").unwrap();
-        let tree = folder.path().join("tree/inner");
+        let tree = directory.path().join("tree/inner");
         fs::create_dir_all(&tree).unwrap();
         std::os::unix::fs::symlink(&kept, tree.join("link")).unwrap();
         fs::set_permissions(&tree, fs::Permissions::from_mode(0o555)).unwrap();
-        remove_tree(&folder.path().join("tree")).unwrap();
-        assert!(!folder.path().join("tree").exists());
+        remove_tree(&directory.path().join("tree")).unwrap();
+        assert!(!directory.path().join("tree").exists());
         assert!(kept.join("weights").exists());
     }
 }

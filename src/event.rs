@@ -206,7 +206,7 @@ impl Events {
         self.emit(&Event::Output { phase: self.phase(), source: source.to_owned(), line: line.to_owned() });
     }
 
-    /// Tells how far the work in hand is.
+    /// Returns how far the work in hand is.
     pub fn progress(&self, what: &str, done: Option<u64>, total: Option<u64>) {
         self.emit(&Event::Progress { phase: self.phase(), what: what.to_owned(), done, total });
     }

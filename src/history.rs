@@ -15,15 +15,15 @@ use crate::settings::layout::Layout;
 use crate::settings::names::{CommitId, GenerationName, RunId};
 use crate::status_file::{self, DeployedPair};
 
-/// The name of the report in the folder of a run.
+/// The name of the report in the directory of a run.
 pub const REPORT: &str = "report.json";
 
 /// Writes the report of a run, which everybody may read ([`Report::open`]).
 ///
 /// # Errors
 /// It cannot be written.
-pub fn write_report(folder: &Path, report: &Report) -> Outcome<()> {
-    disk::write_json(&folder.join(REPORT), report, 0o644)
+pub fn write_report(directory: &Path, report: &Report) -> Outcome<()> {
+    disk::write_json(&directory.join(REPORT), report, 0o644)
 }
 
 /// One run of the past.
@@ -38,7 +38,7 @@ pub struct Past {
 /// Returns every run, the latest first.
 ///
 /// # Errors
-/// The folder of the runs cannot be read.
+/// The directory of the runs cannot be read.
 pub fn all(layout: &Layout) -> Outcome<Vec<Past>> {
     let mut runs = recover::all(&layout.runs())?;
     runs.reverse();
@@ -50,8 +50,8 @@ pub fn all(layout: &Layout) -> Outcome<Vec<Past>> {
 /// # Errors
 /// Its files cannot be read.
 pub fn one(layout: &Layout, run: &RunId) -> Outcome<Past> {
-    let folder = layout.run(run);
-    let report = disk::read_own_json(&folder.join(REPORT)).ok().flatten();
+    let directory = layout.run(run);
+    let report = disk::read_own_json(&directory.join(REPORT)).ok().flatten();
     Ok(Past { run: run.clone(), report })
 }
 
@@ -78,7 +78,7 @@ pub struct GoodPair {
 /// Returns the pairs that proved themselves, the latest first.
 ///
 /// # Errors
-/// The folder of the runs cannot be read.
+/// The directory of the runs cannot be read.
 pub fn good(layout: &Layout) -> Outcome<Vec<GoodPair>> {
     Ok(all(layout)?.into_iter().filter_map(|past| good_pair(past.report?)).collect())
 }
@@ -151,19 +151,19 @@ fn adopted_pair(layout: &Layout) -> Outcome<Option<GoodPair>> {
     Ok(all(layout)?.into_iter().rev().filter_map(|past| past.report).find_map(before))
 }
 
-/// Tells whether a generation is recorded, was never found changed, and is still there.
+/// Returns whether a generation is recorded, was never found changed, and is still there.
 fn is_good(layout: &Layout, generation: &GenerationName) -> bool {
     let is_good = |found: Option<Record>| found.is_some_and(|record| record.is_good());
     layout.environment(generation).is_dir() && Record::read(layout, generation).is_ok_and(is_good)
 }
 
-/// Tells whether a generation is a folder from before the tool, and still there.
+/// Returns whether a generation is a directory from before the tool, and still there.
 pub fn is_adopted(layout: &Layout, generation: &GenerationName) -> bool {
     let is_adopted = |found: Option<Record>| found.is_some_and(|record| record.built().is_none());
     layout.environment(generation).is_dir() && Record::read(layout, generation).is_ok_and(is_adopted)
 }
 
-/// How many runs keep their folder; one that holds saved changes keeps it until they are pruned by name.
+/// How many runs keep their directory; one that holds saved changes keeps it until they are pruned by name.
 const KEPT_FOLDERS: usize = 200;
 
 /// What of the past is kept for a rollback.
@@ -175,9 +175,9 @@ pub struct Kept {
     pub generations: BTreeSet<GenerationName>,
 }
 
-/// Tells which runs and environments are kept where it is `keep` good pairs. The live environment and that of the pair which
+/// Returns which runs and environments are kept where it is `keep` good pairs. The live environment and that of the pair which
 /// proved itself last are always among them. Of one that somebody changed, what it could be built from again is kept, and not
-/// its folder.
+/// its directory.
 ///
 /// # Errors
 /// The runs or the records cannot be read.
@@ -193,7 +193,7 @@ pub fn kept(on: &Installation, keep: usize) -> Outcome<Kept> {
     kept.generations.extend(status_file::read(&on.layout).deployed.map(|pair| pair.generation));
     kept.generations.extend(on.live());
     if kept.generations.iter().filter(|generation| is_good(&on.layout, generation)).count() <= keep {
-        // An adopted folder proved itself before there were runs: it is the oldest of all and goes when enough others
+        // An adopted directory proved itself before there were runs: it is the oldest of all and goes when enough others
         // are there.
         let adopted =
             on.environments().list()?.into_iter().filter(|generation| generation.record.built().is_none());
@@ -216,9 +216,9 @@ pub fn prune(on: &Installation, current: &RunId) -> Outcome<()> {
     let mut runs = recover::all(&on.layout.runs())?;
     runs.truncate(runs.len().saturating_sub(KEPT_FOLDERS));
     for run in runs.iter().filter(|run| !kept_runs.contains(run)) {
-        let folder = on.layout.run(run);
-        if !folder.join("saved").exists() {
-            disk::remove_tree(&folder)?;
+        let directory = on.layout.run(run);
+        if !directory.join("saved").exists() {
+            disk::remove_tree(&directory)?;
         }
     }
     Ok(())

@@ -235,7 +235,7 @@ impl Installation {
         Ok(probe::resolve(&self.settings.probe, &env_file, None)?.url)
     }
 
-    /// Tells whether the fence stands. Where that cannot be told, it does.
+    /// Returns whether the fence stands. Where that cannot be told, it does.
     pub fn is_fenced(&self) -> bool {
         !matches!(fence::read(&self.layout), Ok(None))
     }
@@ -311,17 +311,17 @@ pub fn as_typed(layout: &Layout, text: &str) -> String {
 /// Refuses what is not an installation yet.
 ///
 /// # Errors
-/// The folders of the deployment contract are missing, or the caller may not look.
+/// The directories of the deployment contract are missing, or the caller may not look.
 pub fn check_there(layout: &Layout) -> Outcome<()> {
-    for folder in [layout.home(), layout.state()] {
-        if !disk::is_folder(&folder).map_err(|failure| failure.hint(who_may(layout)))? {
+    for directory in [layout.home(), layout.state()] {
+        if !disk::is_directory(&directory).map_err(|failure| failure.hint(who_may(layout)))? {
             if migration::is_needed(layout)? {
                 return Err(Failure::new("this installation is of version 0.1")
                     .hint(as_typed(layout, "ladylinux-refresh init")));
             }
             return Err(Failure::new(format!(
                 "there is no installation here: {} is missing",
-                folder.display()
+                directory.display()
             ))
             .hint(as_typed(layout, "ladylinux-refresh init --repo URL")));
         }
@@ -334,8 +334,8 @@ pub fn check_there(layout: &Layout) -> Outcome<()> {
 /// # Errors
 /// As [`check_there`].
 pub fn check_anything(layout: &Layout) -> Outcome<()> {
-    for folder in [layout.home(), layout.state(), layout.etc()] {
-        if disk::is_folder(&folder).map_err(|failure| failure.hint(who_may(layout)))? {
+    for directory in [layout.home(), layout.state(), layout.etc()] {
+        if disk::is_directory(&directory).map_err(|failure| failure.hint(who_may(layout)))? {
             return Ok(());
         }
     }

@@ -89,7 +89,7 @@ pub fn main() -> ExitCode {
     exit::code(&result)
 }
 
-/// Tells whether what ended the parsing of the command line is help, asked for or given to whoever typed too little.
+/// Returns whether what ended the parsing of the command line is help, asked for or given to whoever typed too little.
 fn is_help(error: &clap::Error) -> bool {
     !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
 }

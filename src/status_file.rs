@@ -1,7 +1,7 @@
 //! `status.json`: the last result and what is deployed.
 //!
 //! Replaced atomically, readable by the service's user, so that the application itself can tell people which version
-//! runs, whether a refresh is under way and how the last one ended. What is deployed changes only when a refresh has settled.
+//! runs, whether a refresh is in progress and how the last one ended. What is deployed changes only when a refresh has settled.
 //!
 //! A run and whoever answers the application's requests both write here, so each change is made under a lock of the file's
 //! own, for an instant.
@@ -32,7 +32,7 @@ pub struct StatusFile {
     pub schema: u32,
     /// The pair of commit and environment that proved itself last.
     pub deployed: Option<DeployedPair>,
-    /// The run that is under way. One whose process is gone was killed.
+    /// The run that is in progress. One whose process is gone was killed.
     #[serde(default)]
     pub current: Option<Current>,
     /// The last run that came to an end.
@@ -43,7 +43,7 @@ pub struct StatusFile {
 }
 
 impl StatusFile {
-    /// Returns the run that is under way, as far as its process is there.
+    /// Returns the run that is in progress, as far as its process is there.
     pub fn running_now(&self) -> Option<RunId> {
         self.current.as_ref().filter(|current| current.process.is_alive()).map(|current| current.run.clone())
     }
@@ -58,7 +58,7 @@ impl StatusFile {
     }
 }
 
-/// A run that is under way.
+/// A run that is in progress.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Current {
     /// The run.
@@ -173,7 +173,7 @@ pub fn set_deployed(layout: &Layout, deployed: &Deployed, run: &RunId) -> Outcom
     })
 }
 
-/// Writes down how a run ended, as everybody may read it ([`Report::open`]); it is not under way any more.
+/// Writes down how a run ended, as everybody may read it ([`Report::open`]); it is not in progress any more.
 ///
 /// # Errors
 /// The file cannot be written.
@@ -185,7 +185,7 @@ pub fn set_last_run(layout: &Layout, report: &Report) -> Outcome<()> {
     })
 }
 
-/// Writes down that no run is under way, where one is told to be.
+/// Writes down that no run is in progress, where one is told to be.
 ///
 /// # Errors
 /// The file cannot be written.
@@ -220,7 +220,7 @@ pub fn set_last_request(layout: &Layout, request: &LastRequest) -> Outcome<()> {
     change(layout, |status| status.last_request = Some(request.clone()))
 }
 
-/// Keeps what is told of the run under way. While the service is down nothing is written, so that it is not down for
+/// Keeps what is told of the run in progress. While the service is down nothing is written, so that it is not down for
 /// longer; who asks this file then is not the application.
 #[derive(Debug)]
 pub struct CurrentKeeper {
@@ -278,9 +278,9 @@ mod tests {
 
     #[test]
     fn a_torn_or_foreign_status_tells_nothing() {
-        let folder = tempfile::tempdir().unwrap();
-        let layout = Layout::below(folder.path());
-        disk::make_folder(&layout.state(), 0o755).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::below(directory.path());
+        disk::make_directory(&layout.state(), 0o755).unwrap();
         for bytes in [&b""[..], b"{\"schema\":1,\"dep", b"{\"schema\":99}", b"[]"] {
             disk::write_atomic(&layout.status_file(), bytes, 0o644).unwrap();
             assert!(read(&layout).deployed.is_none());
@@ -296,7 +296,7 @@ mod tests {
     fn a_status_of_another_version_is_kept_and_its_deployed_pair_stays() {
         let root = tempfile::tempdir().unwrap();
         let layout = Layout::below(root.path());
-        disk::make_folder(&layout.state(), 0o755).unwrap();
+        disk::make_directory(&layout.state(), 0o755).unwrap();
         let run = RunId::parse("r-1").unwrap();
         let deployed = serde_json::json!({
             "commit": "1".repeat(40), "branch": "main", "generation": "g-1",
@@ -315,7 +315,7 @@ mod tests {
     fn a_status_that_cannot_be_read_is_not_replaced() {
         let root = tempfile::tempdir().unwrap();
         let layout = Layout::below(root.path());
-        disk::make_folder(&layout.status_file(), 0o755).unwrap();
+        disk::make_directory(&layout.status_file(), 0o755).unwrap();
         assert!(set_last_request(&layout, &a_request()).is_err());
         assert!(layout.status_file().is_dir());
     }

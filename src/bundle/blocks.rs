@@ -70,7 +70,7 @@ pub(super) fn describe(block: &Block) -> String {
         b'1' => format!("{name}, a hard link"),
         b'2' => format!("{name}, a symbolic link"),
         b'3' | b'4' => format!("{name}, a device"),
-        b'5' => format!("{name}, a folder"),
+        b'5' => format!("{name}, a directory"),
         b'6' => format!("{name}, a pipe"),
         b'g' | b'x' | b'K' | b'L' | b'S' => format!("{name}, an extension of the form"),
         _ => format!("{name}, of an unknown kind"),

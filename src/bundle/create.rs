@@ -31,17 +31,18 @@ struct Coming {
 /// Makes sure that `output` can be written, before anything is fetched for it.
 ///
 /// # Errors
-/// Something else is there, or its folder is missing or may not be written to.
+/// Something else is there, or its directory is missing or may not be written to.
 pub fn check_output(output: &Path) -> Outcome<()> {
     if output.symlink_metadata().is_ok_and(|found| !found.is_file()) {
         return Err(Failure::new(format!("{} is there and no regular file", output.display())));
     }
-    let folder = output.parent().unwrap_or(output);
-    if !disk::is_folder(folder)? {
-        return Err(Failure::new(format!("there is no folder {}", folder.display()))
-            .hint(format!("mkdir -p {}", quoted(&folder.display().to_string()))));
+    let directory = output.parent().unwrap_or(output);
+    if !disk::is_directory(directory)? {
+        return Err(Failure::new(format!("there is no directory {}", directory.display()))
+            .hint(format!("mkdir -p {}", quoted(&directory.display().to_string()))));
     }
-    rustix::fs::access(folder, Access::WRITE_OK).context(|| format!("{} is not writable", folder.display()))
+    rustix::fs::access(directory, Access::WRITE_OK)
+        .context(|| format!("{} is not writable", directory.display()))
 }
 
 /// Packs a branch into `output`. The caller holds the lock of the runs.
@@ -88,8 +89,8 @@ fn pack_with(
     provided: &Provided,
 ) -> Outcome<(Header, Whole)> {
     disk::remove_tree(scratch)?;
-    disk::make_folder(&on.layout.cache(), 0o755)?;
-    disk::make_new_folder(scratch, 0o711)?;
+    disk::make_directory(&on.layout.cache(), 0o755)?;
+    disk::make_new_directory(scratch, 0o711)?;
 
     on.runner.events().note("packing the commits");
     let commits = on.mirror.write_bundle(branch, &scratch.join("git"))?;
@@ -132,25 +133,25 @@ fn member(name: &str, from: PathBuf) -> Outcome<Coming> {
 }
 
 fn write(header: &Header, coming: &[Coming], file: &mut File) -> Outcome<Whole> {
-    let told = || "cannot write the bundle".to_owned();
+    let context = || "cannot write the bundle".to_owned();
     let mut sink = Digested { inner: file, digest: Sha256::new(), size: 0 };
-    let mut bytes = serde_json::to_vec_pretty(header).context(told)?;
+    let mut bytes = serde_json::to_vec_pretty(header).context(context)?;
     bytes.push(b'\n');
     let line = digest_line(&hex::encode(Sha256::digest(&bytes)));
     for (name, content) in [(header::HEADER, bytes.as_slice()), (header::DIGEST, line.as_bytes())] {
-        sink.write_all(&blocks::head(name, content.len() as u64)).context(told)?;
-        sink.write_all(content).context(told)?;
-        zeros(&mut sink, blocks::padding(content.len() as u64)).context(told)?;
+        sink.write_all(&blocks::head(name, content.len() as u64)).context(context)?;
+        sink.write_all(content).context(context)?;
+        zeros(&mut sink, blocks::padding(content.len() as u64)).context(context)?;
     }
     for Coming { member, from } in coming {
-        sink.write_all(&blocks::head(&member.name, member.size)).context(told)?;
+        sink.write_all(&blocks::head(&member.name, member.size)).context(context)?;
         let written = copy(&mut open(from)?.take(member.size), &mut sink)?;
         if written != (member.sha256.clone(), member.size) {
             return Err(Failure::new(format!("{} changed while it was packed", from.display())));
         }
-        zeros(&mut sink, blocks::padding(member.size)).context(told)?;
+        zeros(&mut sink, blocks::padding(member.size)).context(context)?;
     }
-    zeros(&mut sink, blocks::END).context(told)?;
+    zeros(&mut sink, blocks::END).context(context)?;
     Ok(Whole { sha256: hex::encode(sink.digest.finalize()), size: sink.size })
 }
 
@@ -165,17 +166,17 @@ fn zeros(sink: &mut impl Write, count: u64) -> std::io::Result<()> {
 
 /// Copies everything; returns digest and size.
 fn copy(from: &mut impl Read, to: &mut impl Write) -> Outcome<(String, u64)> {
-    let told = || "cannot pack a file".to_owned();
+    let context = || "cannot pack a file".to_owned();
     let mut digest = Sha256::new();
     let mut size = 0;
     let mut buffer = vec![0_u8; 128 << 10];
     loop {
-        let count = from.read(&mut buffer).context(told)?;
+        let count = from.read(&mut buffer).context(context)?;
         if count == 0 {
             return Ok((hex::encode(digest.finalize()), size));
         }
         digest.update(&buffer[..count]);
-        to.write_all(&buffer[..count]).context(told)?;
+        to.write_all(&buffer[..count]).context(context)?;
         size += count as u64;
         interrupt::check()?;
     }

@@ -107,16 +107,16 @@ impl Header {
         struct Version {
             schema: u32,
         }
-        let told = || "the header of the bundle is not understood".to_owned();
-        let Version { schema } = serde_json::from_slice(bytes).context(told)?;
+        let context = || "the header of the bundle is not understood".to_owned();
+        let Version { schema } = serde_json::from_slice(bytes).context(context)?;
         if schema != SCHEMA {
             return Err(Failure::new(format!(
                 "the bundle is of version {schema}, and this program reads version {SCHEMA}"
             ))
             .hint("install the version of this program that made it, or a newer one"));
         }
-        let header: Self = serde_json::from_slice(bytes).context(told)?;
-        header.check().context(told)?;
+        let header: Self = serde_json::from_slice(bytes).context(context)?;
+        header.check().context(context)?;
         Ok(header)
     }
 
@@ -169,12 +169,12 @@ impl Header {
     }
 }
 
-/// Tells whether a text is a sha256 as this program writes it.
+/// Returns whether a text is a sha256 as this program writes it.
 pub(super) fn is_digest(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// Tells whether a bundle can hold a member of this name: no name leads out of a folder, and all are short.
+/// Returns whether a bundle can hold a member of this name: no name leads out of a directory, and all are short.
 fn is_known(member: &Member) -> bool {
     let name = member.name.as_str();
     let plain = |word: &str| {

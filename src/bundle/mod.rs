@@ -4,7 +4,7 @@
 //! that is given one fills the stores of its machine from it and then finds everything there: the mirror, the lock, uv and
 //! its cache. There is no other way through a refresh.
 //!
-//! The file is read once ([`read`]), every byte compared or digested, into a folder that only this program can enter; what
+//! The file is read once ([`read`]), every byte compared or digested, into a directory that only this program can enter; what
 //! is used later comes from there. So the medium may vanish, and nothing of it is believed before all of it is proved.
 //! This proves that the file is whole. It does not prove who made it: a bundle is trusted as the remote is.
 
@@ -53,10 +53,10 @@ pub fn examine(path: &Path) -> Outcome<(Header, Whole)> {
 /// # Errors
 /// It cannot be removed.
 pub fn put_away(layout: &Layout) -> Outcome<()> {
-    disk::remove_tree(&folder(layout))
+    disk::remove_tree(&directory(layout))
 }
 
-fn folder(layout: &Layout) -> PathBuf {
+fn directory(layout: &Layout) -> PathBuf {
     layout.cache().join("bundle")
 }
 
@@ -94,7 +94,7 @@ pub struct Bundle {
 #[derive(Debug)]
 struct Opened {
     whole: Whole,
-    folder: PathBuf,
+    directory: PathBuf,
     commits: Quarantine,
 }
 
@@ -142,7 +142,7 @@ impl Bundle {
     fn ensure_uv(&self, on: &Installation, opened: &Opened) -> Outcome<()> {
         for member in self.header()?.members_below(header::TOOLS) {
             let name = member.name.trim_start_matches(header::TOOLS);
-            on.site().take_uv(on.interpreter()?, name, &opened.folder.join(&member.name))?;
+            on.site().take_uv(on.interpreter()?, name, &opened.directory.join(&member.name))?;
         }
         checkpoint::reach("bundle:tools taken in");
         Ok(())
@@ -171,9 +171,9 @@ impl Bundle {
                 .hint("python.definitions in the host's refresh.toml has to say the same on both machines");
             return Err(Failure::new(told()).because(failure).hint(CREATE));
         }
-        let bytes = disk::read_at_most(&opened.folder.join(header::LOCK), header::LARGEST_LOCK)?;
+        let bytes = disk::read_at_most(&opened.directory.join(header::LOCK), header::LARGEST_LOCK)?;
         let lock = bytes.ok_or_else(|| Failure::new("the lock of the bundle is gone"))?;
-        on.environments().take_in(wanted, &lock, &opened.folder.join(header::CACHE)).context(told)?;
+        on.environments().take_in(wanted, &lock, &opened.directory.join(header::CACHE)).context(told)?;
         checkpoint::reach("bundle:stocked");
         Ok(())
     }
@@ -196,20 +196,20 @@ impl Bundle {
         if let Some(known) = self.opened.get() {
             return Ok(known);
         }
-        let opened = self.open(on, &folder(&on.layout))?;
+        let opened = self.open(on, &directory(&on.layout))?;
         Ok(self.opened.get_or_init(|| opened))
     }
 
-    fn open(&self, on: &Installation, folder: &Path) -> Outcome<Opened> {
+    fn open(&self, on: &Installation, directory: &Path) -> Outcome<Opened> {
         let known = self.header()?;
         known.fit(on.interpreter()?)?;
         let shown = self.given.file.display();
         on.runner.events().note(&format!("reading the bundle {shown}"));
         put_away(&on.layout)?;
-        disk::make_folder(&on.layout.cache(), 0o755)?;
-        let whole = unpack(&self.given.file, known, folder)?;
+        disk::make_directory(&on.layout.cache(), 0o755)?;
+        let whole = unpack(&self.given.file, known, directory)?;
         checkpoint::reach("bundle:unpacked");
-        let (file, place) = (folder.join(header::COMMITS), folder.join("commits.git"));
+        let (file, place) = (directory.join(header::COMMITS), directory.join("commits.git"));
         let told = || format!("the commits of the bundle {shown} cannot be used");
         let commits = on
             .mirror
@@ -222,7 +222,7 @@ impl Bundle {
             size(whole.size),
             whole.sha256
         ));
-        Ok(Opened { whole, folder: folder.to_path_buf(), commits })
+        Ok(Opened { whole, directory: directory.to_path_buf(), commits })
     }
 
     /// Refuses a step back, and a foreign history, where neither is wanted.
@@ -260,33 +260,34 @@ impl Bundle {
 /// What helps where a bundle cannot.
 const CREATE: &str = "ladylinux-refresh bundle create --output FILE";
 
-/// Unpacks a bundle into a new folder that nobody else can enter, and proves all of it.
-fn unpack(path: &Path, known: &Header, folder: &Path) -> Outcome<Whole> {
+/// Unpacks a bundle into a new directory that nobody else can enter, and proves all of it.
+fn unpack(path: &Path, known: &Header, directory: &Path) -> Outcome<Whole> {
     let (mut reader, header) = Reader::open(path)?;
     if header != *known {
         return Err(Failure::new(format!("the bundle {} changed meanwhile", path.display())));
     }
     // Other users open what they know by name; they cannot list the directory.
-    disk::make_new_folder(folder, 0o711)?;
+    disk::make_new_directory(directory, 0o711)?;
     let needed = header.members.iter().fold(0_u64, |sum, member| sum.saturating_add(member.size));
-    let found = rustix::fs::statvfs(folder).context(|| format!("cannot look at {}", folder.display()))?;
+    let found =
+        rustix::fs::statvfs(directory).context(|| format!("cannot look at {}", directory.display()))?;
     let free = found.f_bavail.saturating_mul(found.f_frsize);
     // It lies there unpacked, and once more in the stores.
     if free / 2 < needed {
-        let place = folder.display();
+        let place = directory.display();
         return Err(Failure::new(format!(
             "{place} has only {} free; {} are needed",
             size(free),
             size(needed.saturating_mul(2))
         ))
-        .hint(format!("df -h {}", quoted_path(folder))));
+        .hint(format!("df -h {}", quoted_path(directory))));
     }
-    disk::make_new_folder(&folder.join(header::TOOLS), 0o711)?;
+    disk::make_new_directory(&directory.join(header::TOOLS), 0o711)?;
     for member in &header.members {
         // The commits and uv's cache are for the builder, uv is for every user; the lock is read by root alone.
         let is_for_all = member.name != header::LOCK;
         let mode = if is_for_all { 0o644 } else { 0o600 };
-        let mut file = disk::open_append(&folder.join(&member.name), mode)?;
+        let mut file = disk::open_append(&directory.join(&member.name), mode)?;
         reader.member(member, &mut file)?;
     }
     reader.end()

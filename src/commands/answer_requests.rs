@@ -145,7 +145,7 @@ fn why(layout: &Layout, request: &LastRequest, error: &Error) -> String {
     });
     match report.and_then(|report| report.why()) {
         Some(why) => why,
-        None if error.code() == 4 => "another run was under way all the time".to_owned(),
+        None if error.code() == 4 => "another run was in progress all the time".to_owned(),
         None => format!("the run ended with exit code {}", error.code()),
     }
 }

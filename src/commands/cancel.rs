@@ -45,7 +45,7 @@ pub(super) fn cancel(layout: &Layout, args: &CancelArgs) -> Result<Ended, Error>
     if was_over {
         let report = history::one(layout, &run).map_err(refused)?.report;
         let how = report.map(|report| format!(": {}", report.in_words())).unwrap_or_default();
-        say(&format!("run {run} is not under way{how}"));
+        say(&format!("run {run} is not in progress{how}"));
         return Ok(Ended::Done);
     }
     let seen = Seen::default();

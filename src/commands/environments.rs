@@ -49,10 +49,10 @@ struct Line {
 /// Does what `env …` asks for.
 pub(super) fn environments(layout: &Layout, command: &EnvironmentsCommand) -> Result<Ended, Error> {
     let on = open(layout, "environments")?;
-    let told = |failure| refuse(&on, "env", failure, "ladylinux-refresh env list");
+    let context = |failure| refuse(&on, "env", failure, "ladylinux-refresh env list");
     match command {
         EnvironmentsCommand::List { json } => {
-            let environments = on.environments().overview().map_err(told)?;
+            let environments = on.environments().overview().map_err(context)?;
             let list = List {
                 schema: 1,
                 environments: environments.into_iter().map(|listed| line(&on, listed)).collect(),
@@ -66,10 +66,10 @@ pub(super) fn environments(layout: &Layout, command: &EnvironmentsCommand) -> Re
         EnvironmentsCommand::Prune { keep, dry_run } => {
             let keep = keep.unwrap_or(on.settings.keep);
             if *dry_run {
-                prune(&on, keep, Doing::Telling).map_err(told)?;
+                prune(&on, keep, Doing::Telling).map_err(context)?;
             } else {
                 let _lock = lock(layout, "env prune", None, &LockArgs { wait: Duration::ZERO })?;
-                prune(&on, keep, Doing::Removing).map_err(told)?;
+                prune(&on, keep, Doing::Removing).map_err(context)?;
             }
         }
     }

@@ -18,15 +18,15 @@ use super::{run_id, wait};
 
 /// Lists the runs, or shows one whole.
 pub(super) fn history(layout: &Layout, args: &HistoryArgs) -> Result<Ended, Error> {
-    let told = |failure| Refusal::of("history", failure);
-    check_there(layout).map_err(told)?;
+    let context = |failure| Refusal::of("history", failure);
+    check_there(layout).map_err(context)?;
     // Asked before the runs are read: one that has just ended has its report by then.
-    let now = run_lock::held_by(&layout.lock_file()).map_err(told)?.and_then(|holder| holder.run);
+    let now = run_lock::held_by(&layout.lock_file()).map_err(context)?.and_then(|holder| holder.run);
     if let Some(name) = &args.run {
         let run = run_id::resolve(layout, "history", name)?;
         show(layout, &one(layout, run)?, now.as_ref(), args.json);
     } else {
-        let mut runs = past::all(layout).map_err(told)?;
+        let mut runs = past::all(layout).map_err(context)?;
         runs.truncate(args.limit);
         if args.json {
             let reports: Vec<_> = runs.iter().filter_map(|run| run.report.as_ref()).collect();
@@ -34,7 +34,7 @@ pub(super) fn history(layout: &Layout, args: &HistoryArgs) -> Result<Ended, Erro
         } else if let Some(file) = &args.html {
             let reports: Vec<_> = runs.iter().filter_map(|run| run.report.as_ref()).collect();
             let page = history_page::page(&layout.home().display().to_string(), &reports);
-            disk::write_atomic(file, page.as_bytes(), 0o644).map_err(told)?;
+            disk::write_atomic(file, page.as_bytes(), 0o644).map_err(context)?;
             say(&format!("wrote {} of {}", file.display(), count(reports.len(), "run")));
         } else {
             let longest = runs.iter().filter_map(|run| run.report.as_ref()?.downtime_ms).max().unwrap_or(0);
@@ -89,12 +89,12 @@ fn show(layout: &Layout, run: &Past, now: Option<&RunId>, json: bool) {
 /// How wide the bar of the longest downtime is, in columns.
 const BAR: u64 = 12;
 
-/// One line for a run; `now` is the one that is under way, `longest` the longest downtime of those listed, in
+/// One line for a run; `now` is the one that is in progress, `longest` the longest downtime of those listed, in
 /// milliseconds.
 fn line(run: &Past, now: Option<&RunId>, longest: u64) -> String {
     match &run.report {
         None => {
-            let word = if now == Some(&run.run) { "under way" } else { "interrupted" };
+            let word = if now == Some(&run.run) { "in progress" } else { "interrupted" };
             format!("{:<28} {word}", run.run.as_str())
         }
         Some(report) => {

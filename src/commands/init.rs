@@ -93,9 +93,9 @@ fn transports(names: &[String]) -> Outcome<Vec<Transport>> {
         .collect()
 }
 
-/// Takes the lock of the runs, which lies in the tool's own folder.
+/// Takes the lock of the runs, which lies in the tool's own directory.
 fn locked(layout: &Layout, run: &RunId) -> Result<crate::journal::run_lock::RunLock, Error> {
-    disk::make_folder(&layout.state(), 0o755).map_err(told)?;
+    disk::make_directory(&layout.state(), 0o755).map_err(told)?;
     lock(layout, "init", Some(run), &LockArgs { wait: Duration::ZERO })
 }
 

@@ -107,7 +107,7 @@ fn dispatch_to_command(cli: Cli) -> Result<Ended, Error> {
     }
 }
 
-/// Tells what ended a command, on standard error. A run has told its end already, through its reporter.
+/// Returns what ended a command, on standard error. A run has told its end already, through its reporter.
 pub fn complain(error: &Error, root: Option<&Path>) {
     tell_unless_reported(&layout(root).unwrap_or_else(|_| Layout::below("/")), error);
 }
@@ -129,7 +129,7 @@ fn tell(layout: &Layout, error: &Error) {
 fn layout(root: Option<&Path>) -> Outcome<Layout> {
     let Some(root) = root else { return Ok(Layers::located(Layout::below("/"))) };
     if root.as_os_str().is_empty() {
-        return Err(Failure::new("--root names no folder"));
+        return Err(Failure::new("--root names no directory"));
     }
     let absolute =
         std::path::absolute(root).context(|| format!("--root {} cannot be used", root.display()))?;
@@ -204,9 +204,9 @@ fn to_type_again(layout: &Layout, error: Error, again: &str) -> Error {
 /// Reads the settings of the host and checks them; before that, where root asks, that they are to be believed.
 fn settings(layout: &Layout, overrides: Overrides) -> Result<Layers, Error> {
     trust::check(layout).map_err(|failure| Refusal::of("preflight", failure))?;
-    let told = |failure: Failure| Error::Usage(failure.hint(as_typed(layout, "ladylinux-refresh doctor")));
-    let layers = Layers::read(layout, overrides).map_err(told)?;
-    layers.resolve().map_err(told)?;
+    let context = |failure: Failure| Error::Usage(failure.hint(as_typed(layout, "ladylinux-refresh doctor")));
+    let layers = Layers::read(layout, overrides).map_err(context)?;
+    layers.resolve().map_err(context)?;
     Ok(layers)
 }
 

@@ -280,7 +280,7 @@ fn look(
     on.units.start_beforehand(Role::Inspect);
     on.units.start_beforehand(Role::Build);
     let recovered = recover::recover(&on.layout, on.runner.events(), &on.exchanges())?;
-    // This run holds the lock and has not begun, so whatever run is told to be under way is not.
+    // This run holds the lock and has not begun, so whatever run is told to be in progress is not.
     status_file::clear_current(&on.layout)?;
     bundle::put_away(&on.layout)?;
     keep_down(on)?;

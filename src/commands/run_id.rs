@@ -66,7 +66,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let layout = Layout::below(root.path());
         for name in ["20260101T000000000Z-1", "20260102T000000000Z-1", "20260102T000000000Z-12"] {
-            disk::make_folder(&layout.run(&RunId::parse(name).unwrap()), 0o755).unwrap();
+            disk::make_directory(&layout.run(&RunId::parse(name).unwrap()), 0o755).unwrap();
         }
         let found = |text: &str| resolve(&layout, "history", text).map(|run| run.as_str().to_owned());
         assert_eq!(found("latest").unwrap(), "20260102T000000000Z-12");

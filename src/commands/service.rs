@@ -20,10 +20,10 @@ pub(super) fn service(layout: &Layout, command: &ServiceCommand) -> Result<Ended
         ServiceCommand::Logs { .. } => "service logs",
     };
     let on = open(layout, during)?;
-    let told = |failure| refuse(&on, during, failure, "ladylinux-refresh status");
+    let context = |failure| refuse(&on, during, failure, "ladylinux-refresh status");
     match command {
         ServiceCommand::Start => {
-            let started = on.service.start(Admission::Ordinary).map_err(told)?;
+            let started = on.service.start(Admission::Ordinary).map_err(context)?;
             for warning in &started.warnings {
                 say(&format!("warning: {}", harmless_line(warning)));
             }
@@ -34,7 +34,7 @@ pub(super) fn service(layout: &Layout, command: &ServiceCommand) -> Result<Ended
             say(&format!("{} {word} (pid {})", on.service.describe(), started.main.pid));
         }
         ServiceCommand::Stop => {
-            let stopped = on.service.stop().map_err(told)?;
+            let stopped = on.service.stop().map_err(context)?;
             for note in &stopped.notes {
                 say(&format!("warning: {}", harmless_line(note)));
             }
@@ -44,9 +44,9 @@ pub(super) fn service(layout: &Layout, command: &ServiceCommand) -> Result<Ended
             }
         }
         ServiceCommand::Status => {
-            let state = on.service.observe().map_err(told)?;
+            let state = on.service.observe().map_err(context)?;
             say(&format!("{}: {state}", on.service.describe()));
-            if let Some(fence) = fence::read(layout).map_err(told)? {
+            if let Some(fence) = fence::read(layout).map_err(context)? {
                 say(&format!("fenced: {}", harmless_line(&fence.refusal().chain().join(": "))));
             }
             if state.running().is_none() {
@@ -54,7 +54,7 @@ pub(super) fn service(layout: &Layout, command: &ServiceCommand) -> Result<Ended
             }
         }
         ServiceCommand::Logs { lines } => {
-            for line in on.service.log_tail(*lines).map_err(told)? {
+            for line in on.service.log_tail(*lines).map_err(context)? {
                 say(&harmless_line(&line));
             }
         }

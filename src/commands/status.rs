@@ -44,7 +44,7 @@ struct Status {
     way_out: Option<String>,
     drift: LocalChanges,
     running_now: Option<RunId>,
-    /// The run that the status file tells of as under way; where `running_now` is none, it was killed.
+    /// The run that the status file tells of as in progress; where `running_now` is none, it was killed.
     current: Option<Current>,
     last_run: Option<Report>,
     last_request: Option<LastRequest>,
@@ -92,7 +92,7 @@ fn look(on: &Installation) -> crate::error::Outcome<Status> {
     })
 }
 
-/// The run under way with the very part that is in hand, which only its journal has.
+/// The run in progress with the very part that is in hand, which only its journal has.
 fn in_detail(on: &Installation, current: Current) -> Current {
     let journal = store::read(&on.layout.run(&current.run)).ok().flatten();
     let phase = journal.and_then(|read| read.last_phase()).unwrap_or(current.phase);
@@ -181,7 +181,7 @@ fn show(on: &Installation, status: &Status) {
     }
 }
 
-/// Tells of the run that is under way, or of one that was killed before it could say how it ended.
+/// Tells of the run that is in progress, or of one that was killed before it could say how it ended.
 fn show_current(on: &Installation, status: &Status) {
     let current = status
         .current
@@ -189,9 +189,9 @@ fn show_current(on: &Installation, status: &Status) {
         .filter(|current| status.running_now.is_none() || status.running_now.as_ref() == Some(&current.run));
     match (&status.running_now, current) {
         (None, None) => {}
-        (Some(run), None) => say(&format!("now          run {run} is under way")),
+        (Some(run), None) => say(&format!("now          run {run} is in progress")),
         (Some(run), Some(current)) => say(&format!(
-            "now          {} {run} of {} is under way since {}: {}",
+            "now          {} {run} of {} is in progress since {}: {}",
             current.command,
             harmless_line(current.branch.as_str()),
             clock::in_words(current.started_at),
@@ -207,7 +207,7 @@ fn show_current(on: &Installation, status: &Status) {
     }
 }
 
-/// Tells what became of the application's last request.
+/// Returns what became of the application's last request.
 fn show_request(request: &LastRequest) {
     let word = match request.outcome {
         RequestOutcome::Refused => paint(Tone::Warning, "refused"),

@@ -15,21 +15,21 @@ pub(super) fn unfence(layout: &Layout, args: &UnfenceArgs) -> Result<Ended, Erro
     let on = open(layout, "unfence")?;
     let _lock = lock(layout, "unfence", None, &args.lock)
         .map_err(|error| to_type_again(layout, error, "ladylinux-refresh unfence"))?;
-    let told = |failure| refuse(&on, "unfence", failure, "ladylinux-refresh status");
-    let Some(standing) = fence::read(layout).map_err(told)? else {
+    let context = |failure| refuse(&on, "unfence", failure, "ladylinux-refresh status");
+    let Some(standing) = fence::read(layout).map_err(context)? else {
         say("the service is not fenced");
         return Ok(Ended::Done);
     };
     // A run that was killed may have left two versions in app/.
-    for run in recover::all(&layout.runs()).map_err(told)? {
-        on.exchanges().complete(&run).map_err(told)?;
+    for run in recover::all(&layout.runs()).map_err(context)? {
+        on.exchanges().complete(&run).map_err(context)?;
     }
     if let Some(warning) = socket::open_left(&on) {
         say(&format!("warning: {}", harmless_line(&warning)));
     }
-    fence::lower(layout).map_err(told)?;
+    fence::lower(layout).map_err(context)?;
     // It would end by itself within a second; until then visitors would still read of the fence.
-    on.service.end_page().map_err(told)?;
+    on.service.end_page().map_err(context)?;
     if let Some(record) = standing.record() {
         say(&format!("the fence of run {} is down", record.run));
     } else {

@@ -1,4 +1,4 @@
-//! `wait`: follows a run that is under way, or shows how one ended.
+//! `wait`: follows a run that is in progress, or shows how one ended.
 
 use crate::cli::WaitArgs;
 use crate::disk;
@@ -36,7 +36,7 @@ pub(super) fn wait(layout: &Layout, args: &WaitArgs) -> Result<Ended, Error> {
 
 /// Refuses a run of which nothing is kept.
 pub(super) fn check_known(layout: &Layout, during: &str, run: &RunId) -> Result<(), Error> {
-    let failure = match disk::is_folder(&layout.run(run)) {
+    let failure = match disk::is_directory(&layout.run(run)) {
         Ok(true) => return Ok(()),
         Ok(false) => {
             Failure::new(format!("there is no run {run}")).hint(as_typed(layout, "ladylinux-refresh history"))

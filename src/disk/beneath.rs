@@ -461,7 +461,7 @@ mod tests {
 
     const OTHER: Owner = Owner { uid: 61_874, gid: 61_875 };
 
-    /// Tells whether files can be given away here; what is left out is said past the test runner.
+    /// Returns whether files can be given away here; what is left out is said past the test runner.
     fn as_root() -> bool {
         let root = rustix::process::geteuid().is_root();
         if !root {
@@ -477,7 +477,7 @@ mod tests {
         }
         let place = tempfile::tempdir().unwrap();
         let top = place.path().join("top");
-        disk::make_folder(&top.join("a/b"), 0o755).unwrap();
+        disk::make_directory(&top.join("a/b"), 0o755).unwrap();
         disk::write_atomic(&place.path().join("kept"), b"x", 0o600).unwrap();
         disk::point_link(&top.join("a/link"), &place.path().join("kept")).unwrap();
         disk::point_link(&top.join("out"), place.path()).unwrap();
@@ -496,15 +496,15 @@ mod tests {
     fn a_tree_is_removed_whatever_its_depth_modes_and_links() {
         let place = tempfile::tempdir().unwrap();
         let outside = place.path().join("outside");
-        disk::make_folder(&outside.join("kept"), 0o755).unwrap();
+        disk::make_directory(&outside.join("kept"), 0o755).unwrap();
         let mut deep = place.path().join("parent/tree");
         for _ in 0..350 {
             deep.push("d");
         }
-        disk::make_folder(&deep, 0o755).unwrap();
+        disk::make_directory(&deep, 0o755).unwrap();
         disk::write_passing(&deep.join("file"), b"x", 0o600).unwrap();
         disk::point_link(&place.path().join("parent/tree/link"), &outside).unwrap();
-        disk::make_folder(&place.path().join("parent/tree/closed/in"), 0o755).unwrap();
+        disk::make_directory(&place.path().join("parent/tree/closed/in"), 0o755).unwrap();
         disk::set_mode(&place.path().join("parent/tree/closed"), 0o500).unwrap();
         let parent = Directory::open(place.path(), Path::new("parent")).unwrap();
         parent.remove(OsStr::new("tree")).unwrap();
@@ -517,7 +517,7 @@ mod tests {
     fn a_link_on_the_way_to_a_file_is_never_followed() {
         let temporary = tempfile::tempdir().unwrap();
         let top = temporary.path().canonicalize().unwrap();
-        disk::make_folder(&top.join("dir"), 0o755).unwrap();
+        disk::make_directory(&top.join("dir"), 0o755).unwrap();
         disk::write_atomic(&top.join("dir/file"), b"x", 0o600).unwrap();
         disk::point_link(&top.join("way"), &top.join("dir")).unwrap();
         disk::point_link(&top.join("dir/link"), &top.join("dir/file")).unwrap();
@@ -535,7 +535,7 @@ mod tests {
         }
         let place = tempfile::tempdir().unwrap();
         let top = place.path().join("top");
-        disk::make_folder(&top, 0o755).unwrap();
+        disk::make_directory(&top, 0o755).unwrap();
         disk::write_atomic(&place.path().join("one"), b"x", 0o600).unwrap();
         std::fs::hard_link(place.path().join("one"), top.join("two")).unwrap();
         let failure = give_all(&top, OTHER).unwrap_err();

@@ -192,7 +192,7 @@ fn kind(stat: &Stat) -> FileType {
     FileType::from_raw_mode(stat.st_mode)
 }
 
-/// Tells whether an entry is root's and nobody else can write to it. The mode of a link means nothing.
+/// Returns whether an entry is root's and nobody else can write to it. The mode of a link means nothing.
 fn is_roots(stat: &Stat) -> bool {
     stat.st_uid == 0 && (stat.st_mode & 0o022 == 0 || kind(stat) == FileType::Symlink)
 }

@@ -10,11 +10,11 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Context as _, Failure, Outcome};
 
-/// Tells whether there is a folder at `path`.
+/// Returns whether there is a directory at `path`.
 ///
 /// # Errors
 /// The caller may not look.
-pub fn is_folder(path: &Path) -> Outcome<bool> {
+pub fn is_directory(path: &Path) -> Outcome<bool> {
     match fs::metadata(path) {
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(false),
         other => Ok(other.context(|| format!("cannot look at {}", path.display()))?.is_dir()),
@@ -48,24 +48,24 @@ pub fn read_if_there(path: &Path) -> Outcome<Option<Vec<u8>>> {
 /// # Errors
 /// The file is there and cannot be read, or has more than `limit` bytes.
 pub fn read_at_most(path: &Path, limit: u64) -> Outcome<Option<Vec<u8>>> {
-    let told = || format!("cannot read {}", path.display());
-    let refused = |why: String| Err(Failure::new(told()).because(Failure::new(why)));
+    let context = || format!("cannot read {}", path.display());
+    let refused = |why: String| Err(Failure::new(context()).because(Failure::new(why)));
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
     let opened =
         OpenOptions::new().read(true).custom_flags(i32::try_from(flags.bits()).unwrap_or(0)).open(path);
     let file = match opened {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Failure::new(told()).because(error)),
+        Err(error) => return Err(Failure::new(context()).because(error)),
     };
-    let found = file.metadata().context(told)?;
+    let found = file.metadata().context(context)?;
     // `/dev/null` is how people say that there is nothing.
     let is_null = found.file_type().is_char_device() && found.rdev() == rustix::fs::makedev(1, 3);
     if !found.is_file() && !is_null {
         return refused("it is no regular file".to_owned());
     }
     let mut bytes = Vec::new();
-    file.take(limit.saturating_add(1)).read_to_end(&mut bytes).context(told)?;
+    file.take(limit.saturating_add(1)).read_to_end(&mut bytes).context(context)?;
     if bytes.len() as u64 > limit {
         return refused(format!("it has more than {limit} bytes"));
     }
@@ -81,12 +81,12 @@ mod tests {
 
     #[test]
     fn a_pipe_and_a_device_in_a_files_place_are_refused_and_not_waited_for() {
-        let folder = tempfile::tempdir().unwrap();
-        let pipe = folder.path().join("pipe");
+        let directory = tempfile::tempdir().unwrap();
+        let pipe = directory.path().join("pipe");
         let mode = rustix::fs::Mode::from_raw_mode(0o600);
         rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
         assert!(read_if_there(&pipe).is_err());
-        let endless = folder.path().join("endless");
+        let endless = directory.path().join("endless");
         std::os::unix::fs::symlink("/dev/zero", &endless).unwrap();
         assert!(read_if_there(&endless).is_err());
         assert_eq!(read_if_there(Path::new("/dev/null")).unwrap(), Some(Vec::new()));
@@ -94,8 +94,8 @@ mod tests {
 
     #[test]
     fn more_than_the_limit_is_not_read() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("f");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("f");
         fs::write(&path, "12345").unwrap();
         assert_eq!(read_at_most(&path, 5).unwrap().as_deref(), Some(&b"12345"[..]));
         assert!(read_at_most(&path, 4).is_err());

@@ -14,13 +14,14 @@ use crate::error::{Context as _, Outcome};
 /// # Errors
 /// As [`super::write_atomic`], or `fill` fails.
 pub fn write_by(path: &Path, mode: u32, fill: impl FnOnce(&mut File) -> Outcome<()>) -> Outcome<()> {
-    let told = || format!("cannot write {}", path.display());
+    let context = || format!("cannot write {}", path.display());
     let fresh = beside(path, "new");
     remove_file_if_there(&fresh)?;
-    let mut sink = OpenOptions::new().write(true).create_new(true).mode(mode).open(&fresh).context(told)?;
+    let mut sink =
+        OpenOptions::new().write(true).create_new(true).mode(mode).open(&fresh).context(context)?;
     let written = fill(&mut sink)
-        .and_then(|()| sink.sync_all().context(told))
-        .and_then(|()| fs::rename(&fresh, path).context(told));
+        .and_then(|()| sink.sync_all().context(context))
+        .and_then(|()| fs::rename(&fresh, path).context(context));
     if written.is_err() {
         remove_file_if_there(&fresh)?;
     }
@@ -37,8 +38,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_written_to_its_end_leaves_the_old_file() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("f");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("f");
         let put = |text: &'static [u8]| move |file: &mut File| file.write_all(text).context(String::new);
         write_by(&path, 0o644, put(b"one")).unwrap();
         let failed = write_by(&path, 0o644, |file| {
@@ -49,6 +50,6 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"one");
         write_by(&path, 0o644, put(b"two")).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"two");
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
     }
 }

@@ -30,8 +30,8 @@ pub struct Content {
 /// `from` is no regular file, is larger than `limit` or cannot be read; `to` exists or cannot be written. Then there is
 /// no `to`, unless it was there before.
 pub fn take_copy(from: &Path, to: &Path, mode: u32, limit: u64) -> Outcome<Content> {
-    let told = || format!("cannot take in {}", from.display());
-    let source = open_regular(from).context(told)?;
+    let context = || format!("cannot take in {}", from.display());
+    let source = open_regular(from).context(context)?;
     let mut fresh = OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -42,15 +42,15 @@ pub fn take_copy(from: &Path, to: &Path, mode: u32, limit: u64) -> Outcome<Conte
         fresh.write_all(bytes).context(|| format!("cannot write {}", to.display()))
     })
     .and_then(|content| {
-        let told = || format!("cannot write {}", to.display());
-        fresh.set_permissions(Permissions::from_mode(mode)).context(told)?;
-        fresh.sync_all().context(told)?;
+        let context = || format!("cannot write {}", to.display());
+        fresh.set_permissions(Permissions::from_mode(mode)).context(context)?;
+        fresh.sync_all().context(context)?;
         Ok(content)
     });
     if copied.is_err() {
         let _ = std::fs::remove_file(to);
     }
-    copied.context(told)
+    copied.context(context)
 }
 
 /// Reads a file of the tool's own and tells what it holds. It has to be what the tool has put there: a regular file of
@@ -115,8 +115,8 @@ mod tests {
 
     #[test]
     fn what_is_copied_is_what_is_told_and_nobody_can_write_it() {
-        let folder = tempfile::tempdir().unwrap();
-        let (from, to) = (folder.path().join("from"), folder.path().join("to"));
+        let directory = tempfile::tempdir().unwrap();
+        let (from, to) = (directory.path().join("from"), directory.path().join("to"));
         fs::write(&from, "x").unwrap();
         let content = take_copy(&from, &to, 0o444, 1).unwrap();
         assert_eq!(content, Content { sha256: SHA256_OF_X.to_owned(), size: 1 });
@@ -127,9 +127,9 @@ mod tests {
     }
 
     #[test]
-    fn links_pipes_devices_folders_and_files_that_are_too_large_are_not_taken_in() {
-        let folder = tempfile::tempdir().unwrap();
-        let at = |name: &str| folder.path().join(name);
+    fn links_pipes_devices_directories_and_files_that_are_too_large_are_not_taken_in() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
         fs::write(at("large"), "xx").unwrap();
         std::os::unix::fs::symlink(at("large"), at("link")).unwrap();
         std::os::unix::fs::symlink("/dev/zero", at("device")).unwrap();

@@ -25,7 +25,7 @@ pub(super) fn readable(examined: &Examined) -> Findings {
     };
     let Some(owner) = examined.owner else { return Ok(Vec::new()) };
     let account = Account::of(owner, &examined.layout)?;
-    if account.may(&found, 0o4) && path.ancestors().skip(1).all(|folder| account.may_enter(folder)) {
+    if account.may(&found, 0o4) && path.ancestors().skip(1).all(|directory| account.may_enter(directory)) {
         return Ok(Vec::new());
     }
     Ok(vec![Found::problem(
@@ -84,7 +84,7 @@ pub(super) fn secrets(examined: &Examined) -> Findings {
     )])
 }
 
-/// Tells whether a variable's name says that its value is a secret.
+/// Returns whether a variable's name says that its value is a secret.
 fn names_a_secret(name: &str) -> bool {
     let name = name.to_ascii_uppercase();
     let ends = ["TOKEN", "SECRET", "PASSWORD", "PASSWD", "PASSPHRASE", "KEY", "CREDENTIALS"];

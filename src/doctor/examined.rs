@@ -32,7 +32,7 @@ pub struct Examined {
     pub unusable: Option<Failure>,
     /// Whom `app/` belongs to.
     pub owner: Option<Owner>,
-    /// Whether a run is under way, which makes and removes what else would be a finding.
+    /// Whether a run is in progress, which makes and removes what else would be a finding.
     pub under_way: bool,
     opened: Result<Installation, String>,
     tree: OnceCell<Result<TreeState, String>>,
@@ -85,7 +85,7 @@ impl Examined {
         format!("ladylinux-refresh init{repo}")
     }
 
-    /// Tells whether anything was ever set up here.
+    /// Returns whether anything was ever set up here.
     pub fn is_installed(&self) -> bool {
         self.layout.home().is_dir() && self.layout.state().is_dir()
     }
@@ -144,7 +144,7 @@ impl Examined {
         Ok(self.opened()?.mirror.contains(&commit)?.then_some(commit))
     }
 
-    /// Tells whether the service is a unit of systemd.
+    /// Returns whether the service is a unit of systemd.
     pub fn is_kept_by_systemd(&self) -> bool {
         self.layout.is_real() && systemd::is_booted()
     }

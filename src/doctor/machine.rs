@@ -40,7 +40,7 @@ pub(super) fn clock(examined: &Examined) -> Findings {
         .collect())
 }
 
-/// Tells what is wrong with the time, given when the last run ended.
+/// Returns what is wrong with the time, given when the last run ended.
 fn wrong(now: Timestamp, last: Option<Timestamp>) -> Option<String> {
     if !(EARLIEST..LATEST).contains(&now.as_second()) {
         return Some(format!("the clock says {}", clock::in_words(now)));

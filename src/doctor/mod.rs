@@ -50,7 +50,7 @@ pub enum Severity {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Subject {
-    /// The folders and settings of the installation.
+    /// The directories and settings of the installation.
     Installation,
     /// `app/` and what its commit brings.
     WorkTree,
@@ -186,7 +186,7 @@ const fn check(name: &'static str, subject: Subject, look: Look) -> Check {
 
 /// All checks, in the order in which their findings are told.
 const CHECKS: &[Check] = &[
-    check("folders", Subject::Installation, Look::Anywhere(place::folders)),
+    check("folders", Subject::Installation, Look::Anywhere(place::directories)),
     check("settings", Subject::Installation, Look::Anywhere(place::settings)),
     check("service-user", Subject::Installation, Look::Anywhere(place::service_user)),
     check("remote", Subject::Installation, Look::Opened(place::remote)),
@@ -307,7 +307,7 @@ fn take(told: &mut Examination, check: &Check, said: Option<Findings>, layout: &
     Ok(())
 }
 
-/// Tells what a check of preflight refuses as a finding; that an ordinary user may not look stays a failure.
+/// Returns what a check of preflight refuses as a finding; that an ordinary user may not look stays a failure.
 fn refused(checked: Outcome<()>, why: &str) -> Findings {
     match checked {
         Ok(()) => Ok(Vec::new()),
@@ -316,7 +316,7 @@ fn refused(checked: Outcome<()>, why: &str) -> Findings {
     }
 }
 
-/// Tells whether the kernel refused the caller something.
+/// Returns whether the kernel refused the caller something.
 fn is_denied(failure: &Failure) -> bool {
     let mut next: Option<&(dyn std::error::Error + 'static)> = Some(failure);
     while let Some(error) = next {

@@ -1,4 +1,4 @@
-//! The installation itself: its folders, its settings, whom they belong to.
+//! The installation itself: its directories, its settings, whom they belong to.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -14,8 +14,8 @@ use crate::settings::{own_state, trust};
 
 use super::{Examined, Findings, Found, refused, some_of};
 
-/// The folders of the deployment contract and of the tool are there.
-pub(super) fn folders(examined: &Examined) -> Findings {
+/// The directories of the deployment contract and of the tool are there.
+pub(super) fn directories(examined: &Examined) -> Findings {
     let layout = &examined.layout;
     let mut wanted =
         vec![layout.home(), layout.app(), layout.environments(), layout.models(), layout.containers()];
@@ -24,7 +24,7 @@ pub(super) fn folders(examined: &Examined) -> Findings {
     wanted.extend([layout.state(), layout.runs(), layout.environment_records()]);
     let mut missing = Vec::new();
     for path in wanted {
-        if !disk::is_folder(&path)? {
+        if !disk::is_directory(&path)? {
             missing.push(path.display().to_string());
         }
     }
@@ -32,13 +32,13 @@ pub(super) fn folders(examined: &Examined) -> Findings {
         return Ok(Vec::new());
     }
     let what = if examined.is_installed() {
-        "folders are missing"
+        "directories are missing"
     } else {
         "there is no complete installation here"
     };
     Ok(vec![Found::problem(
         format!("{what}: {}", some_of(&missing)),
-        "a refresh works on the folders of the deployment contract and makes none of them",
+        "a refresh works on the directories of the deployment contract and makes none of them",
         examined.init(),
     )])
 }
@@ -110,7 +110,7 @@ pub(super) fn tool_files(examined: &Examined) -> Findings {
         }
     }
     let mut found = Vec::new();
-    if !disk::is_folder(&layout.state())? {
+    if !disk::is_directory(&layout.state())? {
         return Ok(found);
     }
     // Below a root everything belongs to whoever made the world.

@@ -38,8 +38,8 @@ pub(super) fn environment(_: &Examined, on: &Installation) -> Findings {
             "the service cannot start without its environment",
             rebuild,
         )],
-        Current::RealFolder => vec![Found::note(
-            format!("{venv} is a folder that this tool did not make"),
+        Current::RealDirectory => vec![Found::note(
+            format!("{venv} is a directory that this tool did not make"),
             "the next run keeps it as something to go back to and builds a new environment beside it",
             rebuild,
         )],

@@ -90,7 +90,7 @@ fn content(on: &Installation, commit: &CommitId, entry: TreeEntry) -> Outcome<(T
 fn is_script(path: &Path) -> bool {
     let ending = path.extension().and_then(|ending| ending.to_str());
     let in_scripts =
-        path.parent().is_some_and(|folder| folder.ends_with("scripts") || folder.ends_with("bin"));
+        path.parent().is_some_and(|directory| directory.ends_with("scripts") || directory.ends_with("bin"));
     matches!(ending, Some("sh" | "bash")) || (ending.is_none() && in_scripts)
 }
 

@@ -122,7 +122,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let (open, closed) = (root.path().join("open"), root.path().join("closed"));
         for directory in [&open, &closed] {
-            disk::make_folder(directory, 0o755).unwrap();
+            disk::make_directory(directory, 0o755).unwrap();
             disk::write_atomic(&directory.join("x"), b"", 0o755).unwrap();
         }
         disk::set_mode(root.path(), 0o755).unwrap();

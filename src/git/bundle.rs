@@ -34,7 +34,7 @@ impl Mirror {
     pub fn write_bundle(&self, branch: &BranchName, directory: &Path) -> Outcome<PathBuf> {
         let file = directory.join("commits");
         let Some(unit) = &self.unit else {
-            disk::make_new_folder(directory, 0o700)?;
+            disk::make_new_directory(directory, 0o700)?;
             self.write_bundle_here(branch, &file)?;
             return Ok(file);
         };
@@ -99,7 +99,7 @@ impl Mirror {
         self.git.run(&check, || "they are damaged".to_owned()).map(drop)
     }
 
-    /// Tells whether the mirror knows `older` as one of the commits that `newer` builds on. What it does not know is not
+    /// Returns whether the mirror knows `older` as one of the commits that `newer` builds on. What it does not know is not
     /// older: it holds every commit with its whole history.
     ///
     /// # Errors
@@ -115,7 +115,7 @@ impl Mirror {
         Ok(self.git.runner().run(&program)?.succeeded())
     }
 
-    /// Tells whether some history that the mirror holds begins where that of the bundle begins. A mirror that holds nothing
+    /// Returns whether some history that the mirror holds begins where that of the bundle begins. A mirror that holds nothing
     /// is related to everything.
     ///
     /// # Errors

@@ -77,7 +77,7 @@ pub(super) fn check_own(path: &Path) -> Outcome<Option<Metadata>> {
     Ok(Some(found))
 }
 
-/// Tells whether this is the tool's own user, which the mirror belongs to on a real machine.
+/// Returns whether this is the tool's own user, which the mirror belongs to on a real machine.
 fn is_builder(uid: u32) -> bool {
     Owner::named(users::BUILDER).ok().flatten().is_some_and(|builder| builder.uid == uid)
 }
@@ -92,7 +92,7 @@ mod tests {
         let git_dir = directory.path().join("x.git");
         restore_configuration(&git_dir, "[core]\n").unwrap();
         assert!(!git_dir.exists(), "no repository is made");
-        disk::make_folder(&git_dir, 0o755).unwrap();
+        disk::make_directory(&git_dir, 0o755).unwrap();
         restore_configuration(&git_dir, "[core]\n").unwrap();
         let inode = || git_dir.join("config").metadata().unwrap().ino();
         let first = inode();

@@ -172,7 +172,7 @@ impl Mirror {
         Ok(records(&found.stdout).filter_map(|it| it.strip_prefix(prefix.as_bytes())).map(path_of).collect())
     }
 
-    /// Tells what lies between two commits of the mirror.
+    /// Returns what lies between two commits of the mirror.
     ///
     /// # Errors
     /// One of them is not in the mirror.
@@ -222,16 +222,16 @@ impl Mirror {
         jiff::Timestamp::from_second(seconds).context(told).map(Some)
     }
 
-    /// Writes a checked-out copy of a commit to `folder`, which must not exist, for `owner`.
+    /// Writes a checked-out copy of a commit to `directory`, which must not exist, for `owner`.
     ///
     /// # Errors
-    /// The folder is there, the disk is full, or the commit is not in the mirror.
-    pub fn export(&self, commit: &CommitId, folder: &Path, owner: Owner) -> Outcome<()> {
+    /// The directory is there, the disk is full, or the commit is not in the mirror.
+    pub fn export(&self, commit: &CommitId, directory: &Path, owner: Owner) -> Outcome<()> {
         if let Some(unit) = &self.unit {
-            return unit.export(self, commit, folder, owner);
+            return unit.export(self, commit, directory, owner);
         }
-        disk::make_owned_folder(folder, 0o700, &owner)?;
-        self.check_out(commit, folder, Some(owner))
+        disk::make_owned_directory(directory, 0o700, &owner)?;
+        self.check_out(commit, directory, Some(owner))
     }
 
     /// Writes a checked-out copy of a commit to `directory`, which is there and empty.
@@ -239,11 +239,11 @@ impl Mirror {
         self.check_out(commit, directory, None)
     }
 
-    fn check_out(&self, commit: &CommitId, folder: &Path, owner: Option<Owner>) -> Outcome<()> {
-        let told = || format!("cannot check out {} to {}", commit.short(), folder.display());
-        let index = folder.join(".index");
+    fn check_out(&self, commit: &CommitId, directory: &Path, owner: Option<Owner>) -> Outcome<()> {
+        let told = || format!("cannot check out {} to {}", commit.short(), directory.display());
+        let index = directory.join(".index");
         self.guard()?;
-        let repository = Repository::bare(self.path()).with_tree(folder).with_index(&index);
+        let repository = Repository::bare(self.path()).with_tree(directory).with_index(&index);
         for step in [&["read-tree", commit.as_str()][..], &["checkout-index", "--all", "--force", "--quiet"]]
         {
             let program = self.git.at(&repository).args(step);
@@ -297,7 +297,7 @@ impl Mirror {
             ProcessId::own().pid,
             clock::now().as_nanosecond()
         ));
-        disk::make_new_folder(&scratch, 0o700)?;
+        disk::make_new_directory(&scratch, 0o700)?;
         let found = self.filters(commit, files, &scratch.join("index"));
         disk::remove_tree(&scratch)?;
         Ok(parse_filter(&found?))
@@ -356,7 +356,7 @@ pub(crate) fn parse_tree(bytes: &[u8]) -> Outcome<Vec<TreeEntry>> {
                     Ok(TreeEntry { path: path_of(path), kind, object, size })
                 }
                 _ => {
-                    // A folder, where the listing is not recursive, is no file.
+                    // A directory, where the listing is not recursive, is no file.
                     Err(Failure::new(format!(
                         "git listed {:?}, which is no file",
                         String::from_utf8_lossy(record)

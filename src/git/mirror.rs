@@ -128,7 +128,7 @@ impl Mirror {
         &self.remote
     }
 
-    /// Returns the folder of the mirror.
+    /// Returns the directory of the mirror.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -352,7 +352,7 @@ impl Mirror {
         }
     }
 
-    /// Tells whether the mirror holds `commit`.
+    /// Returns whether the mirror holds `commit`.
     ///
     /// # Errors
     /// git cannot be started.
@@ -606,12 +606,12 @@ fn configuration_of(git_dir: &Path) -> &'static str {
 }
 
 /// Lays out an empty bare repository of the tool's own, for commits that are named like `commit`.
-pub(super) fn lay_out(folder: &Path, commit: &CommitId) -> Outcome<()> {
+pub(super) fn lay_out(directory: &Path, commit: &CommitId) -> Outcome<()> {
     for inner in ["objects/info", "objects/pack", "refs/heads", "refs/runs"] {
-        disk::make_folder(&folder.join(inner), 0o755)?;
+        disk::make_directory(&directory.join(inner), 0o755)?;
     }
-    disk::write_atomic(&folder.join("config"), configuration_for(commit).as_bytes(), 0o644)?;
-    disk::write_atomic(&folder.join("HEAD"), b"ref: refs/heads/main\n", 0o644)
+    disk::write_atomic(&directory.join("config"), configuration_for(commit).as_bytes(), 0o644)?;
+    disk::write_atomic(&directory.join("HEAD"), b"ref: refs/heads/main\n", 0o644)
 }
 
 /// The ref that holds a run's commit.

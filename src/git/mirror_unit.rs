@@ -153,7 +153,7 @@ impl MirrorUnit {
         for _ in 0..2 {
             let builder = self.units.user_of(Role::Fetch)?;
             disk::remove_tree(&beside)?;
-            disk::make_owned_folder(&beside, 0o755, &builder)?;
+            disk::make_owned_directory(&beside, 0o755, &builder)?;
             let ensured = self.ask(mirror, call());
             if let Ok(Ensured::MadeNew) = &ensured {
                 put_in_place(mirror, &beside)?;
@@ -173,8 +173,8 @@ impl MirrorUnit {
         let path = mirror.path();
         if !path.exists() {
             let above = path.parent().unwrap_or(path);
-            disk::make_folder(above, 0o755)?;
-            return disk::make_owned_folder(path, 0o755, &builder);
+            disk::make_directory(above, 0o755)?;
+            return disk::make_owned_directory(path, 0o755, &builder);
         }
         if Owner::of(path)? == builder { Ok(()) } else { beneath::give_all(path, builder) }
     }
@@ -189,7 +189,7 @@ impl MirrorUnit {
         directory: &Path,
         call: Call,
     ) -> Outcome<A> {
-        disk::make_owned_folder(directory, 0o755, &self.units.user_of(Role::Build)?)?;
+        disk::make_owned_directory(directory, 0o755, &self.units.user_of(Role::Build)?)?;
         self.ask_with(mirror, Job::new(Role::Build, LONG).writes(directory), call)
     }
 
@@ -202,7 +202,7 @@ impl MirrorUnit {
         owner: Owner,
     ) -> Outcome<()> {
         let builder = self.units.user_of(Role::Build)?;
-        disk::make_owned_folder(directory, 0o755, &builder)?;
+        disk::make_owned_directory(directory, 0o755, &builder)?;
         let job = Job::new(Role::Build, LONG);
         let (job, seen) = self.units.with_tree(&job, directory, Access::ReadWrite)?;
         let call = Call::Export { commit: commit.clone(), directory: seen.into() };

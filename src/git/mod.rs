@@ -28,7 +28,7 @@ use crate::settings::environment;
 use crate::settings::layout::Layout;
 
 /// The configuration that every git gets as its only global one. A file, because `-c` does not reach the other end of
-/// a fetch between two folders (upload-pack), whose check of ownership must pass and which has to hand out pinned
+/// a fetch between two directories (upload-pack), whose check of ownership must pass and which has to hand out pinned
 /// commits that no branch holds any more.
 const CONFIGURATION: &str = "\
 # Written by ladylinux-refresh; changes are overwritten.
@@ -101,7 +101,7 @@ impl Git {
         guard::check_own(&home)?;
         guard::check_own(&file)?;
         if disk::read_own(&file).ok().flatten().as_deref() != Some(CONFIGURATION.as_bytes()) {
-            disk::make_folder(&home, 0o755)?;
+            disk::make_directory(&home, 0o755)?;
             let written = disk::write_atomic(&file, CONFIGURATION.as_bytes(), 0o644);
             // A user who only reads goes on with the file of an earlier version, until its owner uses this one.
             if !file.exists() || Owner::of(&home)? == Owner::own() {
@@ -146,7 +146,7 @@ impl Git {
     pub(crate) fn at(&self, repository: &Repository) -> Program {
         let mut program = self.anywhere().env("GIT_DIR", &repository.git_dir);
         if let Some(tree) = &repository.work_tree {
-            program = program.env("GIT_WORK_TREE", tree).folder(tree);
+            program = program.env("GIT_WORK_TREE", tree).directory(tree);
         }
         if let Some(index) = &repository.index {
             program = program.env("GIT_INDEX_FILE", index);
@@ -199,7 +199,7 @@ pub(crate) struct Repository {
     index: Option<PathBuf>,
     /// Whether what is written there matters after a crash.
     passing: bool,
-    /// Folders of objects that are read besides the repository's own.
+    /// Directories of objects that are read besides the repository's own.
     borrowed: Vec<PathBuf>,
 }
 

@@ -171,8 +171,8 @@ mod tests {
 
     #[test]
     fn a_token_is_given_for_get_only_and_never_from_a_file_that_others_read() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("token");
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("token");
         disk::write_atomic(&file, b"s3cret\n", 0o600).unwrap();
         let request = "protocol=https\nhost=h\n";
         assert_eq!(answer_credential("get", request, &file, "u").unwrap(), "username=u\npassword=s3cret\n");

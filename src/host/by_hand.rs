@@ -188,7 +188,7 @@ fn scripts(host: &Host) -> Vec<Note> {
     let home = host.layout.home();
     let mut found: Vec<PathBuf> = [home.clone(), home.join("scripts")]
         .iter()
-        .flat_map(|folder| fs::read_dir(folder).into_iter().flatten().flatten())
+        .flat_map(|directory| fs::read_dir(directory).into_iter().flatten().flatten())
         .map(|entry| entry.path())
         .filter(|path| path.extension().is_some_and(|ending| ending == "sh"))
         .collect();
@@ -281,17 +281,17 @@ mod tests {
 
     #[test]
     fn a_config_that_is_a_link_or_a_pipe_is_not_read() {
-        let folder = tempfile::tempdir().unwrap();
-        let git = folder.path().join(".git");
-        crate::disk::make_folder(&git, 0o755).unwrap();
-        let other = folder.path().join("other");
+        let directory = tempfile::tempdir().unwrap();
+        let git = directory.path().join(".git");
+        crate::disk::make_directory(&git, 0o755).unwrap();
+        let other = directory.path().join("other");
         crate::disk::write_atomic(&other, b"[remote \"origin\"]\nurl = https://h/r.git\n", 0o644).unwrap();
         crate::disk::point_link(&git.join("config"), &other).unwrap();
-        assert_eq!(origin_of(folder.path()), None);
+        assert_eq!(origin_of(directory.path()), None);
         crate::disk::remove_file_if_there(&git.join("config")).unwrap();
         let mode = rustix::fs::Mode::from_raw_mode(0o644);
         rustix::fs::mknodat(rustix::fs::CWD, git.join("config"), rustix::fs::FileType::Fifo, mode, 0)
             .unwrap();
-        assert_eq!(origin_of(folder.path()), None);
+        assert_eq!(origin_of(directory.path()), None);
     }
 }

@@ -159,9 +159,9 @@ mod tests {
     use crate::disk;
 
     fn resolved(text: &str) -> Settings {
-        let folder = tempfile::tempdir().unwrap();
-        let layout = Layout::below(folder.path());
-        disk::make_folder(&layout.etc(), 0o755).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::below(directory.path());
+        disk::make_directory(&layout.etc(), 0o755).unwrap();
         disk::write_atomic(&layout.host_file(), text.as_bytes(), 0o644).unwrap();
         Layers::read(&layout, Overrides::default()).unwrap().resolve().unwrap()
     }

@@ -45,7 +45,7 @@ impl Old {
     }
 }
 
-/// Tells whether a state of 0.1 is here, or what is left of a migration that was killed.
+/// Returns whether a state of 0.1 is here, or what is left of a migration that was killed.
 ///
 /// # Errors
 /// It cannot be read.
@@ -113,7 +113,7 @@ pub fn carry_out(
     Ok(())
 }
 
-/// Tells whether the directory is a state of 0.1: root's, with what every one has. The service user owns the directory
+/// Returns whether the directory is a state of 0.1: root's, with what every one has. The service user owns the directory
 /// around it on many machines and can put anything there but an entry of root's.
 fn is_state(path: &Path) -> Outcome<bool> {
     let context = || format!("cannot read {}", path.display());
@@ -125,7 +125,7 @@ fn is_state(path: &Path) -> Outcome<bool> {
     Ok(found.is_dir() && is_ours && path.join("runs").is_dir() && path.join("lock").is_file())
 }
 
-/// Tells whether a link of root's leads to `target`.
+/// Returns whether a link of root's leads to `target`.
 fn leads_to(link: &Path, target: &Path) -> bool {
     let is_ours = fs::symlink_metadata(link)
         .is_ok_and(|found| found.is_symlink() && found.uid() == rustix::process::geteuid().as_raw());
@@ -164,7 +164,7 @@ fn state(layout: &Layout, old: &Old) -> Outcome<Option<String>> {
 /// and its old name leads there.
 fn swap(from: &Path, to: &Path) -> Outcome<()> {
     if let Some(directory) = to.parent() {
-        disk::make_folder(directory, 0o755)?;
+        disk::make_directory(directory, 0o755)?;
     }
     disk::point_link(to, to)?;
     checkpoint::reach("migration:before the exchange");
@@ -210,7 +210,7 @@ fn mirror(layout: &Layout) -> Outcome<Option<String>> {
     if !old.is_dir() {
         return Ok(None);
     }
-    disk::make_folder(&layout.store(), 0o755)?;
+    disk::make_directory(&layout.store(), 0o755)?;
     if new.is_dir() && !disk::remove_if_empty(&new)? {
         disk::remove_tree(&old)?;
         return Ok(Some(format!("removed {}: {} is in use", old.display(), new.display())));
@@ -234,7 +234,7 @@ fn environments(layout: &Layout, old: &Old) -> Outcome<Option<String>> {
         .is_ok_and(|found| found.is_dir() && found.uid() == rustix::process::geteuid().as_raw());
     let mut moved = None;
     if is_real {
-        disk::make_folder(&layout.store(), 0o755)?;
+        disk::make_directory(&layout.store(), 0o755)?;
         if to.is_dir() && !to.is_symlink() && !disk::remove_if_empty(&to)? {
             return Ok(Some(format!("left {}: {} is in use", from.display(), to.display())));
         }
@@ -275,9 +275,9 @@ fn own_files(layout: &Layout, service: &Service, runner: &Runner) -> Outcome<Opt
     let users = OwnUsers::make(runner)?;
     let user = Owner::named(SERVICE_USER)?;
     if let Some(owner) = user {
-        disk::make_folder(&layout.volatile(), 0o755)?;
+        disk::make_directory(&layout.volatile(), 0o755)?;
         if !layout.requests().is_dir() {
-            disk::make_owned_folder(&layout.requests(), 0o700, &owner)?;
+            disk::make_owned_directory(&layout.requests(), 0o700, &owner)?;
         }
     }
     let mut written = 0;

@@ -5,8 +5,8 @@
 //! overwritten, except files of this program's own. What only people should change is told at the end ([`by_hand`]).
 
 pub mod by_hand;
+mod directories;
 mod files;
-mod folders;
 pub mod given;
 pub mod migration;
 mod own_files;
@@ -49,11 +49,11 @@ enum Keeper {
         /// The program that the units name.
         program: PathBuf,
     },
-    /// The embedded supervisor: a world below a folder, or a machine without systemd.
+    /// The embedded supervisor: a world below a directory, or a machine without systemd.
     Embedded,
 }
 
-/// A machine, or a world below a folder, that is brought to the contract.
+/// A machine, or a world below a directory, that is brought to the contract.
 pub struct Host {
     layout: Layout,
     keeper: Keeper,
@@ -98,7 +98,7 @@ pub fn measures(host: &Host) -> Vec<Box<dyn Measure>> {
         list.push(Box::new(user::ServiceUser));
         list.push(Box::new(user::OwnUsers));
     }
-    list.push(Box::new(folders::Folders));
+    list.push(Box::new(directories::Folders));
     list.push(Box::new(files::HostFile));
     list.push(Box::new(files::EnvFile));
     list.push(Box::new(source::Mirrored));
@@ -128,7 +128,7 @@ impl Host {
         let keeper = if layout.is_real() && systemd::is_booted() {
             if !rustix::process::geteuid().is_root() {
                 return Err(Failure::new("only root can bring a machine to the contract").hint(
-                    "as root, or for a trial in a folder of yours: ladylinux-refresh --root DIR init --repo URL",
+                    "as root, or for a trial in a directory of yours: ladylinux-refresh --root DIR init --repo URL",
                 ));
             }
             Keeper::Systemd { program: trust::program()? }
@@ -162,7 +162,7 @@ impl Host {
     fn check_place(&self) -> Outcome<()> {
         let root = self.layout.root();
         if root.exists() && !root.is_dir() {
-            return Err(Failure::new(format!("{} is not a folder", root.display())));
+            return Err(Failure::new(format!("{} is not a directory", root.display())));
         }
         let app = self.layout.app();
         let is_empty = || app.read_dir().is_ok_and(|mut entries| entries.next().is_none());
@@ -185,7 +185,7 @@ impl Host {
     /// Does `work` with a git whose configuration lies in a world of its own, which is gone afterwards.
     fn with_git<T>(&self, work: impl FnOnce(&Git, &Layout) -> Outcome<T>) -> Outcome<T> {
         let scratch = PathBuf::from(format!("/tmp/ladylinux-refresh-init-{}", self.run));
-        disk::make_new_folder(&scratch, 0o755)?;
+        disk::make_new_directory(&scratch, 0o755)?;
         let world = Layout::below(scratch);
         let done = Git::new(&self.runner, &world).and_then(|git| work(&git, &world));
         let removed = disk::remove_tree(world.root());
@@ -208,7 +208,7 @@ impl Host {
         service_user()
     }
 
-    /// Returns the installation, once its folders are there.
+    /// Returns the installation, once its directories are there.
     fn installation(&self) -> Outcome<&Installation> {
         if let Some(on) = self.installation.get() {
             return Ok(on);

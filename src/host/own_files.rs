@@ -70,7 +70,7 @@ impl OwnFile {
     /// It cannot be written.
     pub(super) fn write(&self) -> Outcome<()> {
         if let Some(directory) = self.path.parent() {
-            disk::make_folder(directory, 0o755)?;
+            disk::make_directory(directory, 0o755)?;
         }
         disk::write_atomic(&self.path, self.text.as_bytes(), 0o644)
     }

@@ -57,7 +57,7 @@ fn copy(request: &RelocateRequest, from: &Path, to: &Path, done: &mut Relocated)
         let kind = entry.file_type().context(context)?;
         done.entries += 1;
         if kind.is_dir() {
-            disk::make_new_folder(&target, 0o755)?;
+            disk::make_new_directory(&target, 0o755)?;
             copy(request, &source, &target, done)?;
         } else if kind.is_symlink() {
             let leads_to = fs::read_link(&source).context(context)?;

@@ -34,10 +34,10 @@ impl Measure for Socket {
         if is_set_up(&host.layout, unit)? {
             return Ok(Look::Fits(format!("left {name} as it is")));
         }
-        let folders = host.layout.unit_folders();
+        let directories = host.layout.unit_directories();
         let is_other =
             |path: &PathBuf| path.symlink_metadata().is_ok() && *path != socket_path(&host.layout, unit);
-        if let Some(path) = folders.iter().map(|folder| folder.join(&name)).find(is_other) {
+        if let Some(path) = directories.iter().map(|directory| directory.join(&name)).find(is_other) {
             return Err(Failure::new(format!("{} is there already", path.display()))
                 .hint("a socket unit on the port of the service is used as it is, without --socket")
                 .hint(format!("or look what it is, then: rm {}", quoted_path(&path))));

@@ -254,7 +254,7 @@ impl<'a> Undo<'a> {
         }
         let side = layout.home().join(SIDE);
         disk::remove_tree(&side)?;
-        disk::make_owned_folder(&side, 0o755, &owner)?;
+        disk::make_owned_directory(&side, 0o755, &owner)?;
         let name = from.file_name().unwrap_or_default();
         let old =
             [from.to_path_buf(), layout.environments().join(name), layout.home().join("venvs").join(name)];
@@ -310,7 +310,7 @@ const SIDE: &str = ".venv.undo";
 /// Moves something of people's to a place that has nothing yet.
 fn keep(from: &Path, to: &Path) -> Outcome<()> {
     if let Some(directory) = to.parent() {
-        disk::make_folder(directory, 0o755)?;
+        disk::make_directory(directory, 0o755)?;
     }
     if disk::move_new(from, to)? == Moved::OtherFileSystem {
         return Err(Failure::new(format!(
@@ -328,7 +328,7 @@ fn remove(path: &Path) -> Outcome<()> {
     disk::sync_parent(path)
 }
 
-/// Tells whether a file of settings is the one that `init` wrote, whatever people have set in it since.
+/// Returns whether a file of settings is the one that `init` wrote, whatever people have set in it since.
 fn is_written_by_init(path: &Path) -> Outcome<bool> {
     Ok(disk::read_if_there(path)?.is_some_and(|bytes| bytes.starts_with(SIGNATURE.as_bytes())))
 }

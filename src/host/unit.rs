@@ -35,7 +35,7 @@ impl Measure for Installed {
 
     fn carry_out(&self, host: &Host) -> Outcome<String> {
         let path = host.layout.package_units().join(host.given.settings.service.unit.as_str());
-        disk::make_folder(&host.layout.package_units(), 0o755)?;
+        disk::make_directory(&host.layout.package_units(), 0o755)?;
         disk::write_atomic(&path, unit_text::of_contract(&host.given.settings).as_bytes(), 0o644)?;
         Ok(format!("installed {}, made from the settings; it is yours from now on", path.display()))
     }
@@ -46,10 +46,10 @@ impl Measure for Installed {
 /// counts as installed. Source: systemd.unit(5), the unit search path.
 pub(super) fn installed(layout: &Layout, unit: &UnitName) -> Option<PathBuf> {
     let more = ["run/systemd/system", "usr/local/lib/systemd/system", "lib/systemd/system"];
-    let [run, local, lib] = more.map(|folder| layout.root().join(folder));
-    let folders = [layout.host_units(), run, local, layout.package_units(), lib];
+    let [run, local, lib] = more.map(|directory| layout.root().join(directory));
+    let directories = [layout.host_units(), run, local, layout.package_units(), lib];
     let names = std::iter::once(unit.to_string()).chain(template_of(unit));
-    let mut places = names.flat_map(|name| folders.each_ref().map(|folder| folder.join(&name)));
+    let mut places = names.flat_map(|name| directories.each_ref().map(|directory| directory.join(&name)));
     places.find(|path| path.symlink_metadata().is_ok())
 }
 
@@ -137,13 +137,13 @@ mod tests {
 
     #[test]
     fn an_instance_is_installed_where_its_template_is_and_gets_no_unit_of_its_own() {
-        let folder = tempfile::tempdir().unwrap();
-        let layout = Layout::below(folder.path());
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::below(directory.path());
         let unit = UnitName::parse("lady@1.service").unwrap();
         assert_eq!(template_of(&unit).as_deref(), Some("lady@.service"));
         assert_eq!(installed(&layout, &unit), None);
         let template = layout.host_units().join("lady@.service");
-        disk::make_folder(&layout.host_units(), 0o755).unwrap();
+        disk::make_directory(&layout.host_units(), 0o755).unwrap();
         disk::write_atomic(&template, b"[Service]\nExecStart=/bin/true\n", 0o644).unwrap();
         assert_eq!(installed(&layout, &unit), Some(template));
         assert_eq!(template_of(&UnitName::usual()), None);

@@ -17,10 +17,10 @@ use crate::process::leftover;
 use crate::settings::layout::Layout;
 use crate::settings::names::{CommitId, RunId};
 
-/// The file in the folder of a run that its children are recorded in.
+/// The file in the directory of a run that its children are recorded in.
 pub const CHILDREN: &str = "children.jsonl";
 
-/// The folder in the folder of a run that holds a copy of the commit for staged checks.
+/// The directory in the directory of a run that holds a copy of the commit for staged checks.
 pub const STAGED_TREE: &str = "staged-tree";
 
 /// How long what is killed may take to be gone.
@@ -65,17 +65,17 @@ pub fn recover(layout: &Layout, events: &Events, exchanges: &impl Exchanges) -> 
     disk::sweep_unwritten(&layout.state())?;
     let mut recovered = Recovered::default();
     for run in all(&layout.runs())? {
-        let folder = layout.run(&run);
-        let read = store::read(&folder)?;
-        let interrupted = is_interrupted(&folder, read.as_ref());
+        let directory = layout.run(&run);
+        let read = store::read(&directory)?;
+        let interrupted = is_interrupted(&directory, read.as_ref());
         if !interrupted && !exchanges.is_unfinished(&run) {
             continue;
         }
         if interrupted {
-            for process in leftover::end(&run, &folder.join(CHILDREN), PATIENCE)? {
+            for process in leftover::end(&run, &directory.join(CHILDREN), PATIENCE)? {
                 events.note(&format!("ended what run {run} left running: {process}"));
             }
-            disk::remove_tree(&folder.join(STAGED_TREE))?;
+            disk::remove_tree(&directory.join(STAGED_TREE))?;
             checkpoint::reach("recover:ended");
         }
         if exchanges.complete(&run)? {
@@ -92,8 +92,8 @@ pub fn recover(layout: &Layout, events: &Events, exchanges: &impl Exchanges) -> 
         }
         match read.and_then(|read| read.status) {
             // A foreign journal stays as it is found; a note beside it says that it has been dealt with.
-            None => disk::write_atomic(&folder.join(SETTLED), b"", 0o644)?,
-            Some(_) => Journal::reopen(&folder)?.append(Entry::Ended { ending: Ending::Interrupted })?,
+            None => disk::write_atomic(&directory.join(SETTLED), b"", 0o644)?,
+            Some(_) => Journal::reopen(&directory)?.append(Entry::Ended { ending: Ending::Interrupted })?,
         }
         events.warn(&format!("run {run} was interrupted; this run starts over"));
         recovered.runs.push(run);
@@ -105,12 +105,12 @@ pub fn recover(layout: &Layout, events: &Events, exchanges: &impl Exchanges) -> 
 /// Returns the runs that began and did not end, and that no later one has dealt with.
 ///
 /// # Errors
-/// The folder of the runs cannot be read.
+/// The directory of the runs cannot be read.
 pub fn interrupted(layout: &Layout) -> Outcome<Vec<RunId>> {
     let mut interrupted = Vec::new();
     for run in all(&layout.runs())? {
-        let folder = layout.run(&run);
-        if is_interrupted(&folder, store::read(&folder)?.as_ref()) {
+        let directory = layout.run(&run);
+        if is_interrupted(&directory, store::read(&directory)?.as_ref()) {
             interrupted.push(run);
         }
     }
@@ -120,12 +120,12 @@ pub fn interrupted(layout: &Layout) -> Outcome<Vec<RunId>> {
 /// The file that marks a run with an unreadable journal as dealt with.
 const SETTLED: &str = "settled";
 
-/// Tells whether a run has begun and not ended.
-fn is_interrupted(folder: &Path, read: Option<&store::Read>) -> bool {
+/// Returns whether a run has begun and not ended.
+fn is_interrupted(directory: &Path, read: Option<&store::Read>) -> bool {
     match read.map(|read| read.status) {
         Some(Some(Status::Ended { .. })) => false,
         // Killed before the journal was made, or the journal is foreign.
-        None | Some(None) => !folder.join(SETTLED).exists(),
+        None | Some(None) => !directory.join(SETTLED).exists(),
         Some(Some(_)) => true,
     }
 }
@@ -133,16 +133,16 @@ fn is_interrupted(folder: &Path, read: Option<&store::Read>) -> bool {
 /// Returns the names of all runs, the oldest first.
 ///
 /// # Errors
-/// The folder is there and cannot be read.
+/// The directory is there and cannot be read.
 pub fn all(runs: &Path) -> Outcome<Vec<RunId>> {
-    let told = || format!("cannot read {}", runs.display());
+    let context = || format!("cannot read {}", runs.display());
     let entries = match fs::read_dir(runs) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other.context(told)?,
+        other => other.context(context)?,
     };
     let mut names = Vec::new();
     for entry in entries {
-        let name = entry.context(told)?.file_name();
+        let name = entry.context(context)?.file_name();
         names.extend(name.to_str().and_then(|name| RunId::parse(name).ok()));
     }
     names.sort();

@@ -56,7 +56,7 @@ pub enum Taken {
 /// # Errors
 /// The lock file cannot be opened or written, or the wait is interrupted.
 pub fn take(path: &Path, command: &str, run: Option<&RunId>, patience: Duration) -> Outcome<Taken> {
-    let told = || format!("cannot lock {}", path.display());
+    let context = || format!("cannot lock {}", path.display());
     let mut file = disk::open_lock(path)?;
     let start = clock::monotonic();
     loop {
@@ -72,7 +72,7 @@ pub fn take(path: &Path, command: &str, run: Option<&RunId>, patience: Duration)
                 }
                 clock::pause(Duration::from_millis(20))?;
             }
-            Err(error) => return Err(error).context(told),
+            Err(error) => return Err(error).context(context),
         }
     }
     end_leftovers(holder(&mut file))?;
@@ -82,12 +82,12 @@ pub fn take(path: &Path, command: &str, run: Option<&RunId>, patience: Duration)
         process: ProcessId::own(),
         since: clock::now(),
     };
-    let bytes = serde_json::to_vec(&holder).context(told)?;
-    file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(&bytes)).context(told)?;
+    let bytes = serde_json::to_vec(&holder).context(context)?;
+    file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(&bytes)).context(context)?;
     Ok(Taken::Ours(RunLock { _file: file }))
 }
 
-/// Ends what the last holder, should it have been killed, left running. A run that was killed in preflight has no folder
+/// Ends what the last holder, should it have been killed, left running. A run that was killed in preflight has no directory
 /// by which a recovery would find it, but its worker may be at work in `app/` all the same.
 fn end_leftovers(last: Option<Holder>) -> Outcome<()> {
     let Some(run) = last.filter(|last| !last.process.is_alive()).and_then(|last| last.run) else {
@@ -96,7 +96,7 @@ fn end_leftovers(last: Option<Holder>) -> Outcome<()> {
     leftover::end(&run, Path::new("/dev/null"), PATIENCE).map(drop)
 }
 
-/// Tells who holds the lock right now, without taking it; `None` where nobody does, and where it is not ours to look at.
+/// Returns who holds the lock right now, without taking it; `None` where nobody does, and where it is not ours to look at.
 ///
 /// # Errors
 /// The lock file cannot be looked at.
@@ -121,8 +121,8 @@ mod tests {
 
     #[test]
     fn the_second_taker_learns_who_holds_the_lock_and_gets_it_afterwards() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("lock");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lock");
         let run = RunId::parse("r-1").unwrap();
         let first = take(&path, "run", Some(&run), Duration::ZERO).unwrap();
         assert!(matches!(first, Taken::Ours(_)));
@@ -137,8 +137,8 @@ mod tests {
     #[test]
     fn nobody_else_can_open_the_lock_and_so_hold_up_a_run() {
         use std::os::unix::fs::PermissionsExt as _;
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("lock");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lock");
         // As an earlier version left it.
         disk::write_atomic(&path, b"", 0o644).unwrap();
         take(&path, "run", None, Duration::ZERO).unwrap();

@@ -13,7 +13,7 @@ use crate::disk;
 use crate::error::{Context as _, Failure, Outcome};
 use crate::event::Phase;
 
-/// The name of the journal in the folder of a run.
+/// The name of the journal in the directory of a run.
 pub const FILE: &str = "journal.jsonl";
 
 /// A line of the journal: the record and when it was written.
@@ -40,12 +40,12 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Makes the journal of a new run in its folder.
+    /// Makes the journal of a new run in its directory.
     ///
     /// # Errors
-    /// The folder is not writable, or a journal is there already.
-    pub fn create(folder: &Path) -> Outcome<Self> {
-        let path = folder.join(FILE);
+    /// The directory is not writable, or a journal is there already.
+    pub fn create(directory: &Path) -> Outcome<Self> {
+        let path = directory.join(FILE);
         if path.exists() {
             return Err(Failure::new(format!("{} is there already", path.display())));
         }
@@ -58,13 +58,13 @@ impl Journal {
     ///
     /// # Errors
     /// The journal cannot be read or written.
-    pub fn reopen(folder: &Path) -> Outcome<Self> {
-        let path = folder.join(FILE);
-        let told = || format!("cannot reopen {}", path.display());
+    pub fn reopen(directory: &Path) -> Outcome<Self> {
+        let path = directory.join(FILE);
+        let context = || format!("cannot reopen {}", path.display());
         let bytes = disk::read_own(&path)?.unwrap_or_default();
         let read = parse(&bytes);
         let file = disk::append_own(&path, 0o644)?;
-        file.set_len(read.whole_bytes).context(told)?;
+        file.set_len(read.whole_bytes).context(context)?;
         let next = read.lines.len() as u64;
         let status = read.status.unwrap_or(Status::Empty);
         Ok(Self { path, file, next, length: read.whole_bytes, status })
@@ -84,14 +84,14 @@ impl Journal {
             .map_err(|illegal| Failure::new("the run went wrong").because(illegal))?;
         let covered = is_covered_by_the_fence(&entry);
         let line = Line { seq: self.next, at: clock::now(), entry };
-        let told = || format!("cannot write {}", self.path.display());
-        let mut bytes = serde_json::to_vec(&line).context(told)?;
+        let context = || format!("cannot write {}", self.path.display());
+        let mut bytes = serde_json::to_vec(&line).context(context)?;
         bytes.push(b'\n');
         let sync = |file: &File| if covered { Ok(()) } else { file.sync_data() };
         if let Err(error) = self.file.write_all(&bytes).and_then(|()| sync(&self.file)) {
             // Half a record, or one that does not count, would make a foreign journal of what is written after it.
             let _ = self.file.set_len(self.length);
-            return Err(error).context(told);
+            return Err(error).context(context);
         }
         self.next += 1;
         self.length += bytes.len() as u64;
@@ -159,12 +159,12 @@ impl Read {
     }
 }
 
-/// Reads the journal of a run; `None` where the folder has none.
+/// Reads the journal of a run; `None` where the directory has none.
 ///
 /// # Errors
 /// The file is there and cannot be read.
-pub fn read(folder: &Path) -> Outcome<Option<Read>> {
-    Ok(disk::read_own(&folder.join(FILE))?.map(|bytes| parse(&bytes)))
+pub fn read(directory: &Path) -> Outcome<Option<Read>> {
+    Ok(disk::read_own(&directory.join(FILE))?.map(|bytes| parse(&bytes)))
 }
 
 /// Makes sense of a journal's bytes. An unfinished last line is what a power cut leaves; anything else that is wrong
@@ -197,8 +197,8 @@ mod tests {
     use crate::settings::names::{BranchName, RunId, UnitName};
 
     fn written() -> (tempfile::TempDir, Vec<u8>) {
-        let folder = tempfile::tempdir().unwrap();
-        let mut journal = Journal::create(folder.path()).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let mut journal = Journal::create(directory.path()).unwrap();
         journal
             .append(Entry::Begun {
                 schema: SCHEMA,
@@ -214,13 +214,13 @@ mod tests {
             journal.append(Entry::Done { phase }).unwrap();
         }
         journal.append(Entry::Ended { ending: Ending::Refreshed }).unwrap();
-        let bytes = std::fs::read(folder.path().join(FILE)).unwrap();
-        (folder, bytes)
+        let bytes = std::fs::read(directory.path().join(FILE)).unwrap();
+        (directory, bytes)
     }
 
     #[test]
     fn a_journal_cut_at_any_byte_still_tells_its_whole_lines() {
-        let (_folder, bytes) = written();
+        let (_directory, bytes) = written();
         let whole = parse(&bytes).lines;
         for cut in 0..bytes.len() {
             let read = parse(&bytes[..cut]);
@@ -232,7 +232,7 @@ mod tests {
 
     #[test]
     fn a_journal_with_a_foreign_or_missing_line_is_unknown() {
-        let (_folder, bytes) = written();
+        let (_directory, bytes) = written();
         let lines: Vec<&[u8]> = bytes.split_inclusive(|byte| *byte == b'\n').collect();
         for index in 0..lines.len() - 1 {
             let missing: Vec<u8> = lines
@@ -250,11 +250,11 @@ mod tests {
 
     #[test]
     fn a_torn_journal_can_be_closed() {
-        let (folder, bytes) = written();
-        disk::write_atomic(&folder.path().join(FILE), &bytes[..bytes.len() - 20], 0o644).unwrap();
-        let mut journal = Journal::reopen(folder.path()).unwrap();
+        let (directory, bytes) = written();
+        disk::write_atomic(&directory.path().join(FILE), &bytes[..bytes.len() - 20], 0o644).unwrap();
+        let mut journal = Journal::reopen(directory.path()).unwrap();
         journal.append(Entry::Ended { ending: Ending::Interrupted }).unwrap();
-        let read = read(folder.path()).unwrap().unwrap();
+        let read = read(directory.path()).unwrap().unwrap();
         assert_eq!(read.status, Some(Status::Ended { ending: Ending::Interrupted }));
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::{Entry, Manifest};
 
-/// What differs between two manifests of the same folder.
+/// What differs between two manifests of the same directory.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Difference {
     /// In the later one only.
@@ -30,7 +30,7 @@ pub enum Change {
 }
 
 impl Difference {
-    /// Tells whether nothing differs.
+    /// Returns whether nothing differs.
     pub fn is_none(&self) -> bool {
         self.added.is_empty() && self.removed.is_empty() && self.changed.is_empty() && !self.beyond_the_limit
     }

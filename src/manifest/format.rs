@@ -87,14 +87,14 @@ impl Manifest {
     /// # Errors
     /// The text is cut off, of another version, or something else altogether.
     pub fn from_bytes(bytes: &[u8]) -> Outcome<Self> {
-        let told = || "a line is not part of a manifest".to_owned();
+        let context = || "a line is not part of a manifest".to_owned();
         let mut lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-        let head: Head = serde_json::from_slice(lines.next().unwrap_or_default()).context(told)?;
+        let head: Head = serde_json::from_slice(lines.next().unwrap_or_default()).context(context)?;
         if head.manifest != SCHEMA {
             return Err(Failure::new(format!("manifests of version {} are unknown", head.manifest)));
         }
         let entries = lines
-            .map(|line| serde_json::from_slice::<Line>(line).context(told).and_then(entry))
+            .map(|line| serde_json::from_slice::<Line>(line).context(context).and_then(entry))
             .collect::<Outcome<_>>()?;
         let unreadable = head.unreadable.iter().map(|path| decode(path)).collect::<Outcome<_>>()?;
         Ok(Self { entries, rest: head.rest, unreadable })

@@ -1,4 +1,4 @@
-//! Sets of files as values: what lies below a folder, and what differs between two such sets.
+//! Sets of files as values: what lies below a directory, and what differs between two such sets.
 //!
 //! Used for the record of a generation, for what was added to or changed in it since, and for the inventory of
 //! protected paths. The room only reads. It never follows a link, not even one that is put in place while it looks
@@ -19,7 +19,7 @@ pub use scan::Scan;
 pub enum Kind {
     /// A regular file.
     File,
-    /// A folder.
+    /// A directory.
     Folder,
     /// A symbolic link and its text.
     Link(PathBuf),
@@ -27,10 +27,10 @@ pub enum Kind {
     Other,
 }
 
-/// One file, folder or link.
+/// One file, directory or link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// The path below the scanned folder; empty for the folder itself.
+    /// The path below the scanned directory; empty for the directory itself.
     pub path: PathBuf,
     /// What it is.
     pub kind: Kind,
@@ -38,7 +38,7 @@ pub struct Entry {
     pub mode: u32,
     /// The size of a file in bytes; 0 for anything else.
     pub size: u64,
-    /// When a file's content last changed, in nanoseconds since 1970; 0 for anything else, because a folder's time
+    /// When a file's content last changed, in nanoseconds since 1970; 0 for anything else, because a directory's time
     /// says no more than the entries in it.
     pub modified: i64,
     /// When anything of a file last changed, its time of modification included, in nanoseconds since 1970; nobody can
@@ -50,7 +50,7 @@ pub struct Entry {
     pub digest: Option<String>,
 }
 
-/// What lies below one folder, in the order of the paths.
+/// What lies below one directory, in the order of the paths.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Manifest {
     entries: Vec<Entry>,
@@ -71,7 +71,7 @@ impl Manifest {
         &self.entries
     }
 
-    /// Returns the folders that could not be looked into, and whatever else the scan was to list instead of failing; sorted.
+    /// Returns the directories that could not be looked into, and whatever else the scan was to list instead of failing; sorted.
     pub fn unreadable(&self) -> &[PathBuf] {
         &self.unreadable
     }
@@ -81,7 +81,7 @@ impl Manifest {
         self.entries.len() as u64 + self.rest.as_ref().map_or(0, |rest| rest.entries)
     }
 
-    /// Tells whether there was nothing at all.
+    /// Returns whether there was nothing at all.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }

@@ -1,4 +1,4 @@
-//! Looking: from a folder on disk to a manifest.
+//! Looking: from a directory on disk to a manifest.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, OsStr};
@@ -22,7 +22,7 @@ const ENTRIES: usize = 200_000;
 /// How far down a scan goes; what lies deeper counts as unreadable.
 const DEPTH: usize = 200;
 
-/// How to look at a folder.
+/// How to look at a directory.
 #[derive(Debug, Clone)]
 pub struct Scan {
     contents: Contents,
@@ -31,7 +31,7 @@ pub struct Scan {
     trouble: Trouble,
 }
 
-/// What becomes of an entry below the folder that cannot be looked at.
+/// What becomes of an entry below the directory that cannot be looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Trouble {
     Fails,
@@ -71,7 +71,7 @@ impl Scan {
 
     /// Makes a scan that knows `earlier`, which holds digests: a file that bears the same times and the same inode as then
     /// is not read. An edit whose time was set back is seen all the same, because nobody sets back the time of *that*; on an
-    /// honest copy of a folder every file is read. A file of another size is not read either: it is another one.
+    /// honest copy of a directory every file is read. A file of another size is not read either: it is another one.
     pub fn knowing(earlier: &Manifest) -> Self {
         let known = earlier.entries.iter().filter_map(|entry| {
             let digest = entry.digest.clone()?;
@@ -81,7 +81,7 @@ impl Scan {
         Self { contents: Contents::Known(known.collect()), ..Self::metadata() }
     }
 
-    /// Leaves out one path below the folder, with what is in it.
+    /// Leaves out one path below the directory, with what is in it.
     #[must_use]
     pub fn except(mut self, path: impl Into<PathBuf>) -> Self {
         self.except.push(path.into());
@@ -95,7 +95,7 @@ impl Scan {
         self
     }
 
-    /// Goes on where an entry below the folder cannot be looked at, and lists it in [`Manifest::unreadable`], which whoever
+    /// Goes on where an entry below the directory cannot be looked at, and lists it in [`Manifest::unreadable`], which whoever
     /// asks for this has to tell. Without it such an entry fails the scan: whoever compares or proves needs all of them.
     #[must_use]
     pub fn list_trouble(mut self) -> Self {
@@ -103,9 +103,9 @@ impl Scan {
         self
     }
 
-    /// Looks at what is at `root` (a folder, a file, a link, or nothing) and below it.
+    /// Looks at what is at `root` (a directory, a file, a link, or nothing) and below it.
     ///
-    /// A folder below `root` that cannot be opened is listed in [`Manifest::unreadable`]; files that vanish meanwhile
+    /// A directory below `root` that cannot be opened is listed in [`Manifest::unreadable`]; files that vanish meanwhile
     /// are as if they had never been there.
     ///
     /// # Errors
@@ -140,12 +140,12 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn visit(&mut self, folder: BorrowedFd<'_>, name: &OsStr, found: &Stat, path: &Path) -> Outcome<()> {
+    fn visit(&mut self, directory: BorrowedFd<'_>, name: &OsStr, found: &Stat, path: &Path) -> Outcome<()> {
         interrupt::check()?;
         let kind = match FileType::from_raw_mode(found.st_mode) {
             FileType::RegularFile => Kind::File,
             FileType::Directory => Kind::Folder,
-            FileType::Symlink => match readlinkat(folder, name, Vec::new()) {
+            FileType::Symlink => match readlinkat(directory, name, Vec::new()) {
                 Ok(text) => Kind::Link(PathBuf::from(OsStr::from_bytes(text.as_bytes()))),
                 Err(Errno::NOENT | Errno::INVAL) => return Ok(()),
                 Err(error) => return self.missed(path, error),
@@ -167,14 +167,14 @@ impl Walk<'_> {
             },
         };
         let digest = match to_read {
-            ToRead::Content if is_file => match digest(folder, name, path)? {
+            ToRead::Content if is_file => match digest(directory, name, path)? {
                 None => return Ok(()),
                 some => some,
             },
             ToRead::Known(digest) if is_file => Some(digest),
             _ => None,
         };
-        let is_folder = kind == Kind::Folder;
+        let is_directory = kind == Kind::Folder;
         let (modified, touched, inode) = if is_file { traces } else { (0, 0, 0) };
         self.keep(Entry {
             path: path.to_path_buf(),
@@ -186,17 +186,17 @@ impl Walk<'_> {
             inode,
             digest,
         });
-        if is_folder { self.descend(folder, name, path) } else { Ok(()) }
+        if is_directory { self.descend(directory, name, path) } else { Ok(()) }
     }
 
-    fn descend(&mut self, folder: BorrowedFd<'_>, name: &OsStr, path: &Path) -> Outcome<()> {
-        // A descriptor is held for each folder on the way down, and there are only so many.
+    fn descend(&mut self, directory: BorrowedFd<'_>, name: &OsStr, path: &Path) -> Outcome<()> {
+        // A descriptor is held for each directory on the way down, and there are only so many.
         if path.components().count() > DEPTH {
             self.manifest.unreadable.push(path.to_path_buf());
             return Ok(());
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let opened = match openat(folder, name, flags, Mode::empty()) {
+        let opened = match openat(directory, name, flags, Mode::empty()) {
             Ok(opened) => opened,
             Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
             Err(_) => {
@@ -239,7 +239,7 @@ impl Walk<'_> {
         }
         let (count, digest) = self.rest.get_or_insert_with(|| (0, Sha256::new()));
         *count += 1;
-        // Only what says something of the content: a copy of the folder is the same.
+        // Only what says something of the content: a copy of the directory is the same.
         digest.update(format::line(&Entry { touched: 0, inode: 0, ..entry }));
     }
 
@@ -250,10 +250,10 @@ impl Walk<'_> {
     }
 }
 
-/// The names in a folder, sorted by their bytes, so that a whole walk is sorted by path.
-fn names(folder: &OwnedFd) -> rustix::io::Result<Vec<PathBuf>> {
+/// The names in a directory, sorted by their bytes, so that a whole walk is sorted by path.
+fn names(directory: &OwnedFd) -> rustix::io::Result<Vec<PathBuf>> {
     let mut names = Vec::new();
-    for entry in Dir::read_from(folder)? {
+    for entry in Dir::read_from(directory)? {
         let entry = entry?;
         let name: &CStr = entry.file_name();
         if !matches!(name.to_bytes(), b"." | b"..") {
@@ -265,10 +265,10 @@ fn names(folder: &OwnedFd) -> rustix::io::Result<Vec<PathBuf>> {
 }
 
 /// The sha256 of a regular file; `None` where it is gone, or no regular file any more.
-fn digest(folder: BorrowedFd<'_>, name: &OsStr, path: &Path) -> Outcome<Option<String>> {
+fn digest(directory: BorrowedFd<'_>, name: &OsStr, path: &Path) -> Outcome<Option<String>> {
     // Without NONBLOCK, a pipe put in the file's place would hold us for ever.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let mut file = match openat(folder, name, flags, Mode::empty()) {
+    let mut file = match openat(directory, name, flags, Mode::empty()) {
         Ok(opened) => File::from(opened),
         Err(Errno::NOENT | Errno::LOOP) => return Ok(None),
         Err(error) => return Err(trouble(path, error)),
@@ -308,7 +308,7 @@ fn trouble(path: &Path, error: impl std::error::Error + Send + Sync + 'static) -
 }
 
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "the tests lay out folders to look at")]
+#[expect(clippy::disallowed_methods, reason = "the tests lay out directories to look at")]
 mod tests {
     use std::fs;
     use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -323,8 +323,8 @@ mod tests {
 
     #[test]
     fn a_folder_is_listed_in_the_order_of_its_paths_and_links_are_not_followed() {
-        let folder = tempfile::tempdir().unwrap();
-        let root = folder.path();
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
         fs::create_dir_all(root.join("b/c")).unwrap();
         fs::write(root.join("b/c/f"), "content").unwrap();
         fs::write(root.join("b.txt"), "").unwrap();
@@ -342,22 +342,22 @@ mod tests {
 
     #[test]
     fn what_is_excepted_is_left_out_and_what_is_missing_is_empty() {
-        let folder = tempfile::tempdir().unwrap();
-        fs::create_dir_all(folder.path().join("refresh/runs")).unwrap();
-        fs::create_dir(folder.path().join("data")).unwrap();
-        let manifest = Scan::metadata().except("refresh").of(folder.path()).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir_all(directory.path().join("refresh/runs")).unwrap();
+        fs::create_dir(directory.path().join("data")).unwrap();
+        let manifest = Scan::metadata().except("refresh").of(directory.path()).unwrap();
         assert_eq!(paths(&manifest), ["", "data"]);
-        assert!(Scan::metadata().of(&folder.path().join("nothing")).unwrap().is_empty());
+        assert!(Scan::metadata().of(&directory.path().join("nothing")).unwrap().is_empty());
     }
 
     #[test]
     fn a_scan_that_knows_an_earlier_one_reads_what_was_touched_and_nothing_else() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = |name: &str| folder.path().join(name);
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
         for name in ["edited", "grown", "kept", "moved"] {
             fs::write(path(name), "1").unwrap();
         }
-        let mut before = Scan::digests().of(folder.path()).unwrap();
+        let mut before = Scan::digests().of(directory.path()).unwrap();
         // A lie about a file that nobody touched shows that it is not read.
         let kept = before.entries.iter_mut().find(|entry| entry.path == Path::new("kept")).unwrap();
         kept.digest = Some("believed".into());
@@ -367,7 +367,7 @@ mod tests {
         fs::write(path("grown"), "11").unwrap();
         fs::write(path("copy"), "1").unwrap();
         fs::rename(path("copy"), path("moved")).unwrap();
-        let now = Scan::knowing(&before).of(folder.path()).unwrap();
+        let now = Scan::knowing(&before).of(directory.path()).unwrap();
         let digest = |name: &str| {
             let entry = now.entries().iter().find(|entry| entry.path == Path::new(name)).unwrap();
             entry.digest.as_deref()
@@ -381,29 +381,29 @@ mod tests {
 
     #[test]
     fn a_pipe_does_not_hold_the_scan() {
-        let folder = tempfile::tempdir().unwrap();
-        rustix::fs::mknodat(CWD, folder.path().join("pipe"), FileType::Fifo, Mode::RUSR, 0).unwrap();
-        let manifest = Scan::digests().of(folder.path()).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        rustix::fs::mknodat(CWD, directory.path().join("pipe"), FileType::Fifo, Mode::RUSR, 0).unwrap();
+        let manifest = Scan::digests().of(directory.path()).unwrap();
         assert_eq!(manifest.entries()[1].kind, Kind::Other);
     }
 
     #[test]
     fn what_lies_too_deep_is_unreadable_and_holds_nobody_up() {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let deep: PathBuf = std::iter::repeat_n("d", DEPTH + 5).collect();
-        fs::create_dir_all(folder.path().join(&deep)).unwrap();
-        let manifest = Scan::digests().of(folder.path()).unwrap();
+        fs::create_dir_all(directory.path().join(&deep)).unwrap();
+        let manifest = Scan::digests().of(directory.path()).unwrap();
         assert_eq!(manifest.unreadable().len(), 1);
         assert_eq!(manifest.entries().len(), DEPTH + 2);
     }
 
     #[test]
     fn an_entry_that_cannot_be_looked_at_fails_a_scan_unless_it_is_to_be_listed() {
-        let folder = tempfile::tempdir().unwrap();
-        let closed = folder.path().join("closed");
+        let directory = tempfile::tempdir().unwrap();
+        let closed = directory.path().join("closed");
         fs::create_dir(&closed).unwrap();
         fs::write(closed.join("f"), "").unwrap();
-        fs::write(folder.path().join("open"), "").unwrap();
+        fs::write(directory.path().join("open"), "").unwrap();
         // Its names may be read, and nothing in it be looked at.
         fs::set_permissions(&closed, fs::Permissions::from_mode(0o444)).unwrap();
         let scans = || {
@@ -412,7 +412,7 @@ mod tests {
             sets.effective = CapabilitySet::empty();
             set_capabilities(None, sets).unwrap();
             let scan = Scan::metadata();
-            (scan.of(folder.path()), scan.list_trouble().of(folder.path()))
+            (scan.of(directory.path()), scan.list_trouble().of(directory.path()))
         };
         let (failed, listed) = std::thread::scope(|scope| scope.spawn(scans).join()).unwrap();
         let listed = listed.unwrap();
@@ -424,16 +424,16 @@ mod tests {
 
     #[test]
     fn beyond_the_limit_a_change_is_still_seen() {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         for name in ["a", "b", "c"] {
-            fs::write(folder.path().join(name), name).unwrap();
+            fs::write(directory.path().join(name), name).unwrap();
         }
         let scan = Scan::digests().at_most(2);
-        let before = scan.of(folder.path()).unwrap();
+        let before = scan.of(directory.path()).unwrap();
         assert_eq!((before.entries().len(), before.len()), (2, 4));
-        assert!(before.compare(&scan.of(folder.path()).unwrap()).is_none());
-        fs::write(folder.path().join("c"), "other").unwrap();
-        let difference = before.compare(&scan.of(folder.path()).unwrap());
+        assert!(before.compare(&scan.of(directory.path()).unwrap()).is_none());
+        fs::write(directory.path().join("c"), "other").unwrap();
+        let difference = before.compare(&scan.of(directory.path()).unwrap());
         assert!(difference.beyond_the_limit && !difference.is_none());
     }
 }

@@ -79,7 +79,7 @@ pub fn refusal(layout: &Layout, path: &Path) -> Option<String> {
 /// Returns the value that Ollama's unit and its drop-ins set.
 fn of_unit(layout: &Layout) -> Option<String> {
     let mut unit = UnitFile::default();
-    let dirs = layout.unit_folders();
+    let dirs = layout.unit_directories();
     unit.extend(dirs.iter().find_map(|dir| read(&dir.join(UNIT))).unwrap_or_default());
     for dir in dirs.iter().rev() {
         let listed = std::fs::read_dir(dir.join(format!("{UNIT}.d"))).into_iter().flatten().flatten();

@@ -174,7 +174,8 @@ impl fmt::Display for Finding {
             }
             Self::Unreadable(why) => write!(f, "cannot be read: {why}"),
             Self::Unexpected => f.write_str("not listed by any source"),
-            Self::Inconsistent(why) | Self::Unsupported(why) => f.write_str(why),
+            Self::Inconsistent(why) => f.write_str(why),
+            Self::Unsupported(why) => write!(f, "not verified: {why}"),
             Self::Changing => f.write_str("changed while it was read"),
         }
     }

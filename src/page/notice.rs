@@ -69,7 +69,7 @@ const HALTED: Words = Words {
 const UPDATING: Words = Words {
     state: "updating",
     title: "Back in a moment",
-    message: "An update of this application is under way.",
+    message: "An update of this application is in progress.",
     retry_after: 5,
 };
 

@@ -94,7 +94,7 @@ impl Coming {
         })
     }
 
-    /// Tells whether everything is right already: commit, tree, environment, service, no fence.
+    /// Returns whether everything is right already: commit, tree, environment, service, no fence.
     pub fn is_all_there(&self, target: &Target, observed: &Observed) -> bool {
         let pair = observed.deployed.as_ref();
         let on_branch =

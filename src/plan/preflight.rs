@@ -188,7 +188,7 @@ pub(crate) fn protected(on: &Installation) -> Outcome<()> {
     }
     if app != layout.app() {
         return Err(Failure::new(format!("{} leads to {}", layout.app().display(), app.display()))
-            .hint("the work tree has to be a real folder, not a symbolic link"));
+            .hint("the work tree has to be a real directory, not a symbolic link"));
     }
     if layout.home().join(".git").symlink_metadata().is_ok() {
         return Err(Failure::new(format!(

@@ -132,7 +132,7 @@ fn in_words(addresses: &[Address]) -> String {
     all.join(", ")
 }
 
-/// Tells whether a socket takes connections to one of `asked`.
+/// Returns whether a socket takes connections to one of `asked`.
 fn takes(address: &Address, asked: &[SocketAddr]) -> bool {
     let Address::Tcp(listens) = address else { return false };
     asked.iter().any(|asked| {

@@ -225,11 +225,11 @@ mod tests {
     #[test]
     #[expect(clippy::disallowed_methods, reason = "the test needs a link that leads out")]
     fn a_directory_is_as_large_as_what_lies_in_it_and_links_are_not_followed() {
-        let folder = tempfile::tempdir().unwrap();
-        crate::disk::make_folder(&folder.path().join("a"), 0o755).unwrap();
-        crate::disk::write_atomic(&folder.path().join("a/b"), &[1; 10_000], 0o644).unwrap();
-        std::os::unix::fs::symlink("/usr", folder.path().join("link")).unwrap();
-        let (bytes, entries) = size_of(folder.path());
+        let directory = tempfile::tempdir().unwrap();
+        crate::disk::make_directory(&directory.path().join("a"), 0o755).unwrap();
+        crate::disk::write_atomic(&directory.path().join("a/b"), &[1; 10_000], 0o644).unwrap();
+        std::os::unix::fs::symlink("/usr", directory.path().join("link")).unwrap();
+        let (bytes, entries) = size_of(directory.path());
         assert_eq!(entries, 3);
         assert!((10_000..200_000).contains(&bytes), "{bytes}");
         assert_eq!(on_disk(1) + on_disk(4096) + on_disk(0), 8192);

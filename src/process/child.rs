@@ -48,7 +48,7 @@ pub struct Program {
     path: PathBuf,
     arguments: Vec<OsString>,
     variables: Vec<(OsString, OsString)>,
-    folder: PathBuf,
+    directory: PathBuf,
     input: Option<Vec<u8>>,
     owner: Option<Owner>,
     deadline: Duration,
@@ -63,7 +63,7 @@ impl Program {
             path: path.as_ref().to_path_buf(),
             arguments: Vec::new(),
             variables: Vec::new(),
-            folder: PathBuf::from("/"),
+            directory: PathBuf::from("/"),
             input: None,
             owner: None,
             deadline: Duration::from_secs(60),
@@ -95,8 +95,8 @@ impl Program {
 
     /// Sets the working directory (default `/`).
     #[must_use]
-    pub fn folder(mut self, folder: impl AsRef<Path>) -> Self {
-        self.folder = folder.as_ref().to_path_buf();
+    pub fn directory(mut self, directory: impl AsRef<Path>) -> Self {
+        self.directory = directory.as_ref().to_path_buf();
         self
     }
 
@@ -143,7 +143,7 @@ impl Program {
             path: self.path,
             arguments: self.arguments,
             variables,
-            directory: self.folder,
+            directory: self.directory,
             input: self.input,
         }
     }
@@ -161,7 +161,7 @@ impl Program {
     pub(super) fn command(&self, mark: Option<&RunId>) -> Outcome<Command> {
         let mut command = Command::new(&self.path);
         command.args(&self.arguments);
-        session::isolate(&mut command, self.owner, &self.folder)?;
+        session::isolate(&mut command, self.owner, &self.directory)?;
         base_environment(&mut command);
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         if let Some(run) = mark {
@@ -184,10 +184,10 @@ pub(super) fn base_environment(command: &mut Command) {
 
 /// A file that exists in memory only, holding `bytes`, at its start.
 pub(crate) fn memory_file(bytes: &[u8]) -> Outcome<File> {
-    let told = || "cannot pass input to a program".to_owned();
-    let fd = rustix::fs::memfd_create("input", rustix::fs::MemfdFlags::CLOEXEC).context(told)?;
+    let context = || "cannot pass input to a program".to_owned();
+    let fd = rustix::fs::memfd_create("input", rustix::fs::MemfdFlags::CLOEXEC).context(context)?;
     let mut file = File::from(fd);
-    file.write_all(bytes).and_then(|()| file.rewind()).context(told)?;
+    file.write_all(bytes).and_then(|()| file.rewind()).context(context)?;
     Ok(file)
 }
 
@@ -218,7 +218,7 @@ pub struct Finished {
 }
 
 impl Finished {
-    /// Tells whether it exited with code 0.
+    /// Returns whether it exited with code 0.
     pub fn succeeded(&self) -> bool {
         self.ended == Ended::Exited(0)
     }
@@ -293,7 +293,7 @@ impl Runner {
         self
     }
 
-    /// Tells what its children say, and everything else, to other events.
+    /// Returns what its children say, and everything else, to other events.
     #[must_use]
     pub fn telling(mut self, events: Arc<Events>) -> Self {
         self.events = events;
@@ -343,13 +343,13 @@ impl Runner {
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         let pid = pid.ok_or_else(|| Failure::new("a child has no pid"))?;
         checkpoint::reach_child(&program.name(), pid);
-        let told = || format!("cannot watch {}", program.name());
+        let context = || format!("cannot watch {}", program.name());
         let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
-            return Err(Failure::new(told()));
+            return Err(Failure::new(context()));
         };
         let (stdout, stderr) = (File::from(OwnedFd::from(stdout)), File::from(OwnedFd::from(stderr)));
         let stdin = child.stdin.take().map(|stdin| File::from(OwnedFd::from(stdin)));
-        let life = pidfd_open(pid, PidfdFlags::empty()).context(told)?;
+        let life = pidfd_open(pid, PidfdFlags::empty()).context(context)?;
         Ok(Started {
             stdin,
             stdout,

@@ -41,10 +41,10 @@ pub struct Daemon<'a> {
 /// # Errors
 /// The program cannot be started.
 pub fn start_daemon(daemon: Daemon<'_>) -> Outcome<(ProcessId, OwnedFd)> {
-    let told = || format!("cannot start {}", daemon.program.display());
+    let context = || format!("cannot start {}", daemon.program.display());
     let (answer, theirs): (OwnedFd, OwnedFd) = match daemon.socket {
-        None => std::io::pipe().map(|(answer, theirs)| (answer.into(), theirs.into())).context(told)?,
-        Some(socket) => passing::send(&socket).context(told)?,
+        None => std::io::pipe().map(|(answer, theirs)| (answer.into(), theirs.into())).context(context)?,
+        Some(socket) => passing::send(&socket).context(context)?,
     };
     let mut command = Command::new(daemon.program);
     session::isolate(&mut command, None, Path::new("/"))?;
@@ -57,7 +57,7 @@ pub fn start_daemon(daemon: Daemon<'_>) -> Outcome<(ProcessId, OwnedFd)> {
         .stdout(theirs)
         .stderr(daemon.messages)
         .spawn()
-        .context(told)?;
+        .context(context)?;
     Ok((identity_of(child.id())?, answer))
 }
 
@@ -69,7 +69,7 @@ pub struct ServiceProgram {
     /// Its whole environment.
     pub variables: Vec<(OsString, OsString)>,
     /// Its working directory.
-    pub folder: OsString,
+    pub directory: OsString,
     /// Whom it runs as, where we are root.
     pub owner: Owner,
 }
@@ -90,8 +90,8 @@ pub fn start_service(
 ) -> Outcome<ProcessId> {
     let (program, arguments) =
         service.command.split_first().ok_or_else(|| Failure::new("the service has no command"))?;
-    let told = || format!("cannot start the service's program {}", Path::new(program).display());
-    let also = output.try_clone().context(told)?;
+    let context = || format!("cannot start the service's program {}", Path::new(program).display());
+    let also = output.try_clone().context(context)?;
     let mut command = if socket.is_some() {
         let mut shell = Command::new("/bin/sh");
         shell.arg("-c").arg(WITH_SOCKET).arg(program);
@@ -100,9 +100,9 @@ pub fn start_service(
         Command::new(program)
     };
     command.args(arguments).env_clear().envs(service.variables.iter().map(|(name, value)| (name, value)));
-    session::isolate(&mut command, Some(service.owner), Path::new(&service.folder))?;
+    session::isolate(&mut command, Some(service.owner), Path::new(&service.directory))?;
     command.stdin(socket.map_or_else(Stdio::null, Stdio::from)).stdout(output).stderr(also);
-    let child = command.spawn().context(told)?;
+    let child = command.spawn().context(context)?;
     identity_of(child.id())
 }
 
@@ -112,11 +112,11 @@ pub fn start_service(
 /// # Errors
 /// The log cannot be opened, the program cannot be started, or it is gone at once.
 pub fn spawn(program: &Program, log: &Path) -> Outcome<ProcessId> {
-    let told = || format!("cannot start {}", program.name());
+    let context = || format!("cannot start {}", program.name());
     let output = disk::open_append(log, 0o600)?;
     let mut command = program.command(None)?;
-    command.stdin(Stdio::null()).stdout(output.try_clone().context(told)?).stderr(output);
-    let child = command.spawn().context(told)?;
+    command.stdin(Stdio::null()).stdout(output.try_clone().context(context)?).stderr(output);
+    let child = command.spawn().context(context)?;
     i32::try_from(child.id()).ok().and_then(ProcessId::of).ok_or_else(|| {
         Failure::new(format!("{} ended as soon as it was started", program.name()))
             .hint(format!("cat {}", quoted_path(log)))
@@ -138,8 +138,8 @@ mod tests {
 
     #[test]
     fn a_detached_program_lives_in_a_session_and_a_group_of_its_own_and_writes_to_its_log() {
-        let folder = tempfile::tempdir().unwrap();
-        let log = folder.path().join("log");
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("log");
         let program = Program::new("/bin/sh").arg("-c").arg("echo here; exec sleep 60");
         let process = spawn(&program, &log).unwrap();
         while std::fs::read(&log).unwrap() != b"here\n" {

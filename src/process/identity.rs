@@ -45,7 +45,7 @@ impl ProcessId {
         Self::of(stat.parent).filter(|_| stat.started == self.started)
     }
 
-    /// Tells whether this process still runs.
+    /// Returns whether this process still runs.
     pub fn is_alive(self) -> bool {
         Self::of(self.pid) == Some(self)
     }
@@ -138,7 +138,7 @@ pub struct Owner {
 }
 
 impl Owner {
-    /// Returns the owner of a file or folder (of a link itself, not of what it points to).
+    /// Returns the owner of a file or directory (of a link itself, not of what it points to).
     ///
     /// # Errors
     /// There is nothing at `path`, or it cannot be looked at.
@@ -171,7 +171,7 @@ impl Owner {
         Self { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() }
     }
 
-    /// Tells whether work can be done as this owner: we are it, or we are root.
+    /// Returns whether work can be done as this owner: we are it, or we are root.
     pub fn can_be_assumed(self) -> bool {
         let own = rustix::process::geteuid();
         own.is_root() || own.as_raw() == self.uid

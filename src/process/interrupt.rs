@@ -2,7 +2,7 @@
 //! another use for them, and looks at [`arrived`] and [`hung_up`] itself.
 //!
 //! The handlers only store the signal's number; whoever waits looks at it through [`check`]. A second signal of the
-//! kind changes nothing: the halt under way is the fastest that leaves a known state.
+//! kind changes nothing: the halt in progress is the fastest that leaves a known state.
 
 use std::io::Write as _;
 use std::os::unix::net::UnixStream;
@@ -58,7 +58,7 @@ pub fn wake_up() -> Outcome<UnixStream> {
     Ok(reader)
 }
 
-/// Tells whether the terminal that this program was started on has gone away.
+/// Returns whether the terminal that this program was started on has gone away.
 pub fn hung_up() -> bool {
     HUNG_UP.load(Ordering::SeqCst)
 }

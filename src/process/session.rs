@@ -28,10 +28,10 @@ use crate::error::{Context as _, Outcome};
 ///
 /// Every command in `process` passes here. A command must not ask for a process group as well: a group leader cannot
 /// make a session, and the spawn would fail.
-pub(super) fn isolate(command: &mut Command, owner: Option<Owner>, folder: &Path) -> Outcome<()> {
+pub(super) fn isolate(command: &mut Command, owner: Option<Owner>, directory: &Path) -> Outcome<()> {
     seal_descriptors();
-    let folder =
-        CString::new(folder.as_os_str().as_bytes()).context(|| format!("{} is no path", folder.display()))?;
+    let directory = CString::new(directory.as_os_str().as_bytes())
+        .context(|| format!("{} is no path", directory.display()))?;
     let owner = owner.filter(|_| rustix::process::geteuid().is_root());
     #[expect(unsafe_code, reason = "the standard library has no safe call that starts a child in a session")]
     // SAFETY: the closure runs in the child between fork and exec, where only async-signal-safe calls are allowed.
@@ -45,7 +45,7 @@ pub(super) fn isolate(command: &mut Command, owner: Option<Owner>, folder: &Path
                 rustix::thread::set_thread_gid(Gid::from_raw(owner.gid))?;
                 rustix::thread::set_thread_uid(Uid::from_raw(owner.uid))?;
             }
-            rustix::process::chdir(folder.as_c_str())?;
+            rustix::process::chdir(directory.as_c_str())?;
             Ok(())
         });
     }

@@ -126,7 +126,7 @@ impl Stream {
         (Self::new(stdout), Self::new(stderr))
     }
 
-    /// Tells whether more can come.
+    /// Returns whether more can come.
     pub(crate) fn is_open(&self) -> bool {
         self.open
     }

@@ -48,7 +48,7 @@ pub enum Made {
 
 impl Environments<'_> {
     /// Makes sure that a good generation of what is wanted is there (RW-5.3). With [`Strategy::Always`] (RW-5.3a) one
-    /// is built anew unless run `run` has built it already; with [`Strategy::WhenChanged`] (RW-5.3b) the newest good
+    /// is built again unless run `run` has built it already; with [`Strategy::WhenChanged`] (RW-5.3b) the newest good
     /// one is reused. What an interrupted run left unfinished is discarded first.
     ///
     /// # Errors
@@ -199,7 +199,7 @@ impl Environments<'_> {
         let made: BuildResponse = site.call(OPERATION, &request)?;
         site.try_imports(directory.clone())?;
         made.overlaps.iter().map(Overlap::in_words).for_each(|words| site.runner.events().note(&words));
-        disk::make_folder(&site.layout.environment_records(), 0o755)?;
+        disk::make_directory(&site.layout.environment_records(), 0o755)?;
         disk::write_atomic(&record::manifest_file(site.layout, name), made.manifest.as_bytes(), 0o644)?;
         checkpoint::reach("python:manifest written");
         let took = clock::monotonic().duration_since(start).as_millis();

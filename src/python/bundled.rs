@@ -132,7 +132,7 @@ impl Site<'_> {
 pub(super) fn pack(request: &PackRequest) -> Outcome<()> {
     Job::within(&request.setup, "pack", |job| {
         let cache = job.scratch.join("cache");
-        disk::make_folder(&cache, 0o755)?;
+        disk::make_directory(&cache, 0o755)?;
         let build = BuildRequest {
             setup: request.setup.clone(),
             interpreter: request.interpreter.clone(),
@@ -141,13 +141,13 @@ pub(super) fn pack(request: &PackRequest) -> Outcome<()> {
             cache: Some(cache.clone()),
         };
         construct::handle(&build)?;
-        let told = || format!("cannot write {}", request.archive.display());
+        let context = || format!("cannot write {}", request.archive.display());
         disk::remove_file_if_there(&request.archive)?;
         let file = disk::open_append(&request.archive, 0o644)?;
         let mut archive = tar::Builder::new(BufWriter::new(file));
         archive.follow_symlinks(false);
-        archive.append_dir_all("cache", &cache).context(told)?;
-        archive.into_inner().and_then(|writer| writer.into_inner().map_err(Into::into)).context(told)?;
+        archive.append_dir_all("cache", &cache).context(context)?;
+        archive.into_inner().and_then(|writer| writer.into_inner().map_err(Into::into)).context(context)?;
         Ok(())
     })
 }
@@ -156,15 +156,15 @@ pub(super) fn pack(request: &PackRequest) -> Outcome<()> {
 /// entry that leads nowhere.
 pub(super) fn unpack(request: &UnpackRequest) -> Outcome<()> {
     Job::within(&request.setup, "unpack", |job| {
-        let told = || format!("cannot unpack {}", request.archive.display());
-        let file = File::open(&request.archive).context(told)?;
+        let context = || format!("cannot unpack {}", request.archive.display());
+        let file = File::open(&request.archive).context(context)?;
         let mut archive = tar::Archive::new(BufReader::new(file));
         archive.set_preserve_permissions(true);
-        archive.unpack(&job.scratch).context(told)?;
+        archive.unpack(&job.scratch).context(context)?;
         checkpoint::reach("bundle:cache unpacked");
         let (from, to) = (job.scratch.join("cache"), request.setup.cache());
         disk::sync_file_system(&job.scratch)?;
-        disk::make_folder(&to, 0o755)?;
+        disk::make_directory(&to, 0o755)?;
         let mut names = record::entries(&from)?;
         names.sort_by_key(|name| !name.starts_with(ARCHIVES));
         for name in names {

@@ -239,8 +239,8 @@ impl<'a> Building<'a> {
         let python = self.job.program(&directory.join("bin/python"));
         let python = python.args(["-I", "-c", "import sys; print(sys.prefix)"]);
         let home = self.job.output_of(&python, "the new environment's interpreter does not run")?;
-        let told = || "cannot look at the new environment".to_owned();
-        let real = |path: &Path| std::fs::canonicalize(path).context(told);
+        let context = || "cannot look at the new environment".to_owned();
+        let real = |path: &Path| std::fs::canonicalize(path).context(context);
         if real(Path::new(home.trim_end_matches('\n')))? == real(directory)? {
             return Ok(());
         }
@@ -293,7 +293,7 @@ fn digest_of(manifest: &Manifest) -> String {
     hex::encode(state.finalize())
 }
 
-/// Tells whether an entry is a part of what is installed and not of how.
+/// Returns whether an entry is a part of what is installed and not of how.
 fn counts(entry: &Entry) -> bool {
     let path = &entry.path;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -312,7 +312,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         for (path, text) in files {
             let path = directory.path().join(path);
-            disk::make_folder(path.parent().unwrap(), 0o755).unwrap();
+            disk::make_directory(path.parent().unwrap(), 0o755).unwrap();
             disk::write_passing(&path, text.as_bytes(), 0o644).unwrap();
         }
         digest_of(&Scan::digests().of(directory.path()).unwrap())

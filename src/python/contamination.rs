@@ -17,7 +17,7 @@ pub const SHOWN: usize = 20;
 /// What differs in an environment from what was built.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Contamination {
-    /// How many files and folders differ.
+    /// How many files and directories differ.
     pub count: usize,
     /// The first of them, what runs by itself in front; at most [`SHOWN`].
     pub found: Vec<Finding>,
@@ -26,7 +26,7 @@ pub struct Contamination {
 /// One thing that differs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
-    /// Its path below the environment's folder.
+    /// Its path below the environment's directory.
     pub path: PathBuf,
     /// What became of it.
     pub change: Change,
@@ -34,7 +34,7 @@ pub struct Finding {
     pub kind: Kind,
 }
 
-/// What became of a file or folder.
+/// What became of a file or directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Change {
@@ -48,7 +48,7 @@ pub enum Change {
     Mode,
 }
 
-/// What a file or folder of an environment is for. The order is the order of telling.
+/// What a file or directory of an environment is for. The order is the order of telling.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
@@ -64,14 +64,14 @@ pub enum Kind {
     ByteCode,
     /// A program in `bin`.
     Program,
-    /// What makes the folder an environment: `pyvenv.cfg`.
+    /// What makes the directory an environment: `pyvenv.cfg`.
     Configuration,
     /// Anything else.
     File,
 }
 
 impl Contamination {
-    /// Tells what a difference means; `None` where there is none. What lies in a folder that was added or removed as a whole
+    /// Returns what a difference means; `None` where there is none. What lies in a directory that was added or removed as a whole
     /// is not told one by one.
     pub fn of(difference: &Difference) -> Option<Self> {
         if difference.is_none() {
@@ -79,8 +79,8 @@ impl Contamination {
         }
         let paths = |paths: &[PathBuf], change: Change| -> Vec<Finding> {
             let is_outermost = |path: &&PathBuf| {
-                let folder = path.parent().unwrap_or_else(|| Path::new(""));
-                paths.binary_search_by(|other| other.as_path().cmp(folder)).is_err()
+                let directory = path.parent().unwrap_or_else(|| Path::new(""));
+                paths.binary_search_by(|other| other.as_path().cmp(directory)).is_err()
             };
             paths.iter().filter(is_outermost).map(|path| Finding::of(path, change)).collect()
         };

@@ -21,7 +21,7 @@ use crate::settings::Python;
 /// The patterns where the settings name none.
 pub const DEFAULT_PATTERNS: [&str; 4] = ["requirements*.txt", "pyproject.toml", "uv.lock", "pylock.toml"];
 
-/// The files of one commit, or of a folder.
+/// The files of one commit, or of a directory.
 pub trait TreeSource {
     /// Returns the names of what lies at the root of the tree.
     ///
@@ -96,12 +96,12 @@ pub struct Wish {
 }
 
 impl Definitions {
-    /// Tells whether nothing at all is asked for.
+    /// Returns whether nothing at all is asked for.
     pub fn is_empty(&self) -> bool {
         self.own_lock.is_none() && self.also.is_empty() && self.files.values().all(Vec::is_empty)
     }
 
-    /// Tells whether nothing but the application's own lock says what is installed.
+    /// Returns whether nothing but the application's own lock says what is installed.
     pub fn is_locked(&self) -> bool {
         self.own_lock.is_some() && self.also.is_empty()
     }
@@ -111,12 +111,12 @@ impl Definitions {
         &self.also
     }
 
-    /// Tells whether there is a `pyproject.toml` that extras and groups were compared with.
+    /// Returns whether there is a `pyproject.toml` that extras and groups were compared with.
     pub(super) fn has_project(&self) -> bool {
         self.has_project
     }
 
-    /// Tells whether releases that are not final may be taken (`--pre`).
+    /// Returns whether releases that are not final may be taken (`--pre`).
     pub(super) fn allows_pre_releases(&self) -> bool {
         self.options().any(|(_, line)| line.text.split_whitespace().any(|word| word == "--pre"))
     }
@@ -257,34 +257,34 @@ impl Definitions {
             .collect()
     }
 
-    /// Writes the definition below `folder`, which has to be there, and returns the requirements files to install
+    /// Writes the definition below `directory`, which has to be there, and returns the requirements files to install
     /// from. Only checked lines are written, each at its own line number.
     ///
     /// # Errors
     /// A file cannot be written.
-    pub fn write_below(&self, folder: &Path) -> Outcome<Vec<PathBuf>> {
+    pub fn write_below(&self, directory: &Path) -> Outcome<Vec<PathBuf>> {
         for (path, lines) in &self.files {
-            let path = folder.join(path.with_file_name(written_name(path)));
+            let path = directory.join(path.with_file_name(written_name(path)));
             if let Some(parent) = path.parent() {
-                disk::make_folder(parent, 0o755)?;
+                disk::make_directory(parent, 0o755)?;
             }
             let lines: Vec<Line> = lines.iter().cloned().map(renamed).collect();
             disk::write_atomic(&path, &requirements::render(&lines), 0o644)?;
         }
-        let roots = self.roots.iter().map(|root| folder.join(root.with_file_name(written_name(root))));
+        let roots = self.roots.iter().map(|root| directory.join(root.with_file_name(written_name(root))));
         let mut roots: Vec<PathBuf> = roots.collect();
         if !self.also.is_empty() {
-            roots.push(self.write_also(folder)?);
+            roots.push(self.write_also(directory)?);
         }
         Ok(roots)
     }
 
-    /// Writes the host's own requirements below `folder`, and returns the file.
+    /// Writes the host's own requirements below `directory`, and returns the file.
     ///
     /// # Errors
     /// It cannot be written.
-    pub(super) fn write_also(&self, folder: &Path) -> Outcome<PathBuf> {
-        let path = folder.join("python.also.txt");
+    pub(super) fn write_also(&self, directory: &Path) -> Outcome<PathBuf> {
+        let path = directory.join("python.also.txt");
         disk::write_passing(&path, &requirements::render(&self.also), 0o644)?;
         Ok(path)
     }
@@ -402,16 +402,16 @@ mod tests {
             ("pyproject.toml", "[project]\nname='x'\ndependencies=['six']\n"),
         ])
         .unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        let roots = definitions.write_below(folder.path()).unwrap();
-        let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let roots = definitions.write_below(directory.path()).unwrap();
+        let read = |name: &str| std::fs::read_to_string(directory.path().join(name)).unwrap();
         assert_eq!(
             read("requirements.txt"),
             "-r deps/setup.py.definition.txt\n\n-c deps/../limits.definition.txt\nsix\n"
         );
         assert_eq!(read("deps/setup.py.definition.txt"), "idna\n");
         assert_eq!(read("limits.definition.txt"), "six<2\n");
-        let roots: Vec<_> = roots.iter().map(|root| root.strip_prefix(folder.path()).unwrap()).collect();
+        let roots: Vec<_> = roots.iter().map(|root| root.strip_prefix(directory.path()).unwrap()).collect();
         assert_eq!(roots, [Path::new("pyproject.toml.definition.txt"), Path::new("requirements.txt")]);
     }
 

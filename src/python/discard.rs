@@ -22,14 +22,14 @@ impl Environments<'_> {
         let layout = self.site.layout;
         self.finish_adoption()?;
         disk::remove_tree(&layout.uv().join(SCRATCH))?;
-        let live = self.live_folder()?;
+        let live = self.live_directory()?;
         let mut discarded = Vec::new();
         for name in record::known_names(layout)? {
-            let folder = layout.environment(&name);
-            // A record is written last and removed first: one without a folder is that of an environment that is gone, which
+            let directory = layout.environment(&name);
+            // A record is written last and removed first: one without a directory is that of an environment that is gone, which
             // can be built again from the lock in it.
             let finished = Record::read(layout, &name)?.is_some();
-            if finished || live.as_ref() == Some(&folder) || !is_ours(&name) {
+            if finished || live.as_ref() == Some(&directory) || !is_ours(&name) {
                 continue;
             }
             self.remove(&name)?;
@@ -42,7 +42,7 @@ impl Environments<'_> {
     }
 
     /// Removes all generations except those named and the live one, and returns what was removed. Of a named one that somebody
-    /// changed, only the folder goes.
+    /// changed, only the directory goes.
     ///
     /// # Errors
     /// Something cannot be removed.
@@ -87,13 +87,14 @@ impl Environments<'_> {
     /// # Errors
     /// The records cannot be read.
     pub fn prunable(&self, keep: &[GenerationName]) -> Outcome<Vec<GenerationName>> {
-        let live = self.live_folder()?;
+        let live = self.live_directory()?;
         let mut names = Vec::new();
         for name in record::known_names(self.site.layout)? {
             let Some(record) = Record::read(self.site.layout, &name)? else { continue };
-            let folder = self.site.layout.environment(&name);
-            let is_needed = keep.contains(&name) && (record.is_good() || folder.symlink_metadata().is_err());
-            if is_needed || live.as_ref() == Some(&folder) {
+            let directory = self.site.layout.environment(&name);
+            let is_needed =
+                keep.contains(&name) && (record.is_good() || directory.symlink_metadata().is_err());
+            if is_needed || live.as_ref() == Some(&directory) {
                 continue;
             }
             names.push(name);
@@ -102,22 +103,22 @@ impl Environments<'_> {
     }
 
     /// What `venv` points to, whether or not it is good.
-    fn live_folder(&self) -> Outcome<Option<PathBuf>> {
+    fn live_directory(&self) -> Outcome<Option<PathBuf>> {
         Ok(match self.current()? {
             Current::Unrecorded(path) => Some(path),
             Current::Generation(live) => Some(live.path),
-            Current::Missing | Current::RealFolder => None,
+            Current::Missing | Current::RealDirectory => None,
         })
     }
 
-    /// Takes the record away first: without it, what a kill leaves of the folder is unfinished and never used.
+    /// Takes the record away first: without it, what a kill leaves of the directory is unfinished and never used.
     fn remove(&self, name: &GenerationName) -> Outcome<()> {
         Record::remove(self.site.layout, name)?;
         disk::remove_tree(&self.site.layout.environment(name))
     }
 }
 
-/// Tells whether the tool gave this name: sixteen hexadecimal digits or `adopted` in front.
+/// Returns whether the tool gave this name: sixteen hexadecimal digits or `adopted` in front.
 fn is_ours(name: &GenerationName) -> bool {
     let word = name.as_str().rsplit_once('-').map_or("", |(word, _)| word);
     let fingerprint =

@@ -97,7 +97,7 @@ pub(super) struct EnsureUvRequest {
     from: Option<PathBuf>,
 }
 
-/// Tells whether uv is there and runs; where it is not, what is there has to be fetched again.
+/// Returns whether uv is there and runs; where it is not, what is there has to be fetched again.
 ///
 /// # Errors
 /// The run is interrupted.
@@ -106,7 +106,7 @@ fn is_present(job: &Job<'_>) -> Outcome<bool> {
     Ok(program.is_file() && works(job, &program)?)
 }
 
-/// Tells whether a program is uv of the pinned version, and runs here.
+/// Returns whether a program is uv of the pinned version, and runs here.
 fn works(job: &Job<'_>, program: &Path) -> Outcome<bool> {
     match job.runner.run(&Program::new(program).arg("--version")) {
         Ok(finished) => Ok(finished.succeeded() && parse_version(&finished.text()) == Some(VERSION)),
@@ -203,7 +203,7 @@ fn fitting(interpreter: &Interpreter) -> Vec<&'static Pinned> {
 /// Proves the program, and puts it into its place at once.
 fn put_in_place(job: &Job<'_>, arrived: &Path) -> Outcome<()> {
     let aside = job.scratch.join(uv::name());
-    disk::make_new_folder(&aside, 0o755)?;
+    disk::make_new_directory(&aside, 0o755)?;
     let copy = aside.join("uv");
     let content = disk::take_copy(arrived, &copy, 0o755, LARGEST)?;
     if !PINNED.iter().any(|pinned| pinned.program == content.sha256) {

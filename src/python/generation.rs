@@ -18,7 +18,7 @@ use crate::settings::Strategy;
 use crate::settings::names::GenerationName;
 use crate::units::Role;
 
-/// How many files and folders of an environment can be vouched for; large ones have some ten thousand.
+/// How many files and directories of an environment can be vouched for; large ones have some ten thousand.
 pub(super) const ENTRIES: usize = 1_000_000;
 
 /// The environments of one installation.
@@ -42,7 +42,7 @@ pub struct Wanted {
 pub struct Generation {
     /// Its name.
     pub name: GenerationName,
-    /// Its folder.
+    /// Its directory.
     pub path: PathBuf,
     /// What is written down of it.
     pub record: Record,
@@ -57,8 +57,8 @@ pub enum Current {
     Generation(Box<Generation>),
     /// It points to something that no record vouches for.
     Unrecorded(PathBuf),
-    /// It is a real folder, from before the tool.
-    RealFolder,
+    /// It is a real directory, from before the tool.
+    RealDirectory,
 }
 
 impl Wanted {
@@ -90,7 +90,7 @@ impl Wanted {
 }
 
 impl Generation {
-    /// Tells whether the interpreter that its programs are started with still exists. It lies outside of the generation, and
+    /// Returns whether the interpreter that its programs are started with still exists. It lies outside of the generation, and
     /// a new release of the distribution takes it away.
     fn has_interpreter(&self) -> bool {
         self.path.join("bin/python").exists()
@@ -153,7 +153,7 @@ impl<'a> Environments<'a> {
         Ok(None)
     }
 
-    /// Tells why [`Self::ensure`] would build; `None` where a generation is ready (RW-5.3a, RW-5.3b).
+    /// Returns why [`Self::ensure`] would build; `None` where a generation is ready (RW-5.3a, RW-5.3b).
     ///
     /// # Errors
     /// The records cannot be read.
@@ -166,7 +166,7 @@ impl<'a> Environments<'a> {
         }
         let reason = match self.current()? {
             Current::Missing => "there is no environment yet".to_owned(),
-            Current::RealFolder => "the environment was not made by this tool".to_owned(),
+            Current::RealDirectory => "the environment was not made by this tool".to_owned(),
             Current::Unrecorded(path) => format!("nothing is known of the environment {}", path.display()),
             Current::Generation(live) if !live.has_interpreter() => {
                 "the interpreter of the environment is gone".to_owned()
@@ -188,22 +188,22 @@ impl<'a> Environments<'a> {
     /// Looks at what `venv` is.
     ///
     /// # Errors
-    /// It is neither a link nor a folder, or cannot be looked at.
+    /// It is neither a link nor a directory, or cannot be looked at.
     pub fn current(&self) -> Outcome<Current> {
         let venv = self.site.layout.venv();
-        let told = || format!("cannot look at {}", venv.display());
+        let context = || format!("cannot look at {}", venv.display());
         let found = match fs::symlink_metadata(&venv) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Current::Missing),
-            found => found.context(told)?,
+            found => found.context(context)?,
         };
         if found.is_dir() {
-            return Ok(Current::RealFolder);
+            return Ok(Current::RealDirectory);
         }
         if !found.is_symlink() {
-            return Err(Failure::new(format!("{} is neither a link nor a folder", venv.display()))
+            return Err(Failure::new(format!("{} is neither a link nor a directory", venv.display()))
                 .hint(format!("move it away: mv {0} {0}.old", quoted_path(&venv))));
         }
-        let target = self.site.layout.home().join(fs::read_link(&venv).context(told)?);
+        let target = self.site.layout.home().join(fs::read_link(&venv).context(context)?);
         let name = (target.parent() == Some(self.site.layout.environments().as_path()))
             .then(|| target.file_name()?.to_str().and_then(|name| GenerationName::parse(name).ok()))
             .flatten();
@@ -232,14 +232,14 @@ impl<'a> Environments<'a> {
         Ok(self.known(name)?.filter(|generation| generation.record.is_good() && generation.has_interpreter()))
     }
 
-    /// Returns one generation, where it is known: recorded, and still a folder.
+    /// Returns one generation, where it is known: recorded, and still a directory.
     ///
     /// # Errors
     /// The record cannot be read.
     pub fn known(&self, name: &GenerationName) -> Outcome<Option<Generation>> {
         let path = self.site.layout.environment(name);
-        let is_folder = fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir());
-        if !is_folder {
+        let is_directory = fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir());
+        if !is_directory {
             return Ok(None);
         }
         let record = Record::read(self.site.layout, name)?;
@@ -254,8 +254,8 @@ impl<'a> Environments<'a> {
         record::installed(&generation.path)
     }
 
-    /// Tells what in a generation is not as it was built, by the traces that every change leaves: nothing is read but what
-    /// bears them. `None` where all is as it was, and for an adopted folder, of which nothing is known.
+    /// Returns what in a generation is not as it was built, by the traces that every change leaves: nothing is read but what
+    /// bears them. `None` where all is as it was, and for an adopted directory, of which nothing is known.
     ///
     /// # Errors
     /// The generation cannot be looked at.

@@ -91,8 +91,8 @@ impl<'a> Job<'a> {
         begin_with_cache(setup)?;
         let scratch = setup.scratch().join(name);
         disk::remove_tree(&scratch)?;
-        disk::make_folder(&setup.scratch(), 0o755)?;
-        disk::make_folder(&scratch, 0o755)?;
+        disk::make_directory(&setup.scratch(), 0o755)?;
+        disk::make_directory(&scratch, 0o755)?;
         let job = Self { setup, runner: runner(), scratch, until: clock::monotonic() + setup.deadline };
         let done = work(&job);
         let tidied = disk::remove_tree(&job.scratch);
@@ -103,7 +103,7 @@ impl<'a> Job<'a> {
 
     /// Prepares a program, within what is left of the deadline.
     pub(super) fn program(&self, path: &Path) -> Program {
-        Program::new(path).folder(&self.scratch).deadline(self.left())
+        Program::new(path).directory(&self.scratch).deadline(self.left())
     }
 
     /// Runs a program of uv's, passes on its output, and explains its failure.
@@ -230,7 +230,7 @@ mod tests {
         let setup = setup(root.path());
         let (wheel, note) = (setup.cache().join("wheel"), root.path().join(UNSYNCED));
         let fill = |job: &Job<'_>| {
-            disk::make_folder(&job.setup.cache(), 0o755)?;
+            disk::make_directory(&job.setup.cache(), 0o755)?;
             disk::write_atomic(&wheel, b"", 0o644)
         };
         Job::within(&setup, "one", fill).unwrap();

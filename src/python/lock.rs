@@ -333,7 +333,7 @@ impl Lock {
 
     /// Keeps the lock, atomically and durably.
     pub(super) fn write(&self, layout: &Layout) -> Outcome<()> {
-        disk::make_folder(&layout.locks(), 0o755)?;
+        disk::make_directory(&layout.locks(), 0o755)?;
         disk::write_json(&file(layout, &self.key), self, 0o644)
     }
 }
@@ -342,7 +342,7 @@ fn file(layout: &Layout, key: &str) -> PathBuf {
     layout.locks().join(format!("{key}.json"))
 }
 
-/// Tells whether a text is a hash: the name of its algorithm, and hexadecimal digits in small letters.
+/// Returns whether a text is a hash: the name of its algorithm, and hexadecimal digits in small letters.
 fn is_hash(text: &str) -> bool {
     let (name, digits) = text.split_once(':').unwrap_or(("sha256", text));
     let length = match name {
@@ -354,19 +354,19 @@ fn is_hash(text: &str) -> bool {
     digits.len() == length && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// Tells whether a text is the name of a distribution in its normal form.
+/// Returns whether a text is the name of a distribution in its normal form.
 fn is_name(text: &str) -> bool {
     let known = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
     text == normal_name(text) && !text.is_empty() && !text.starts_with('-') && text.bytes().all(known)
 }
 
-/// Tells whether a text holds nothing but what a version may (PEP 440).
+/// Returns whether a text holds nothing but what a version may (PEP 440).
 fn is_version(text: &str) -> bool {
     let known = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'+' | b'!' | b'-' | b'_');
     text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.bytes().all(known)
 }
 
-/// Tells whether a text is one word that leads to the web, and not to a file.
+/// Returns whether a text is one word that leads to the web, and not to a file.
 fn is_web_address(text: &str) -> bool {
     let is_web = ["https://", "http://"].iter().any(|scheme| text.starts_with(scheme));
     is_web && !text.chars().any(|c| c.is_control() || c.is_whitespace())
@@ -469,8 +469,8 @@ pub(super) mod tests {
         for (index, change) in bad.iter().enumerate() {
             let bytes = serde_json::to_vec(&lock_with(change)).unwrap();
             assert!(Lock::of_bytes(&bytes).is_err(), "{index}");
-            let folder = tempfile::tempdir().unwrap();
-            let layout = Layout::below(folder.path());
+            let directory = tempfile::tempdir().unwrap();
+            let layout = Layout::below(directory.path());
             lock_with(change).write(&layout).unwrap();
             assert_eq!(Lock::read(&layout, "k").unwrap(), None, "{index}");
         }

@@ -122,7 +122,7 @@ impl Locking<'_> {
     /// Reads the application's own lock, and adds to it what the host wants beside.
     fn read(&self, own: &OwnLock) -> Outcome<Lock> {
         let origin = Origin::Application { file: own.file().to_path_buf() };
-        let told = || format!("the application's {} cannot be used", own.file().display());
+        let context = || format!("the application's {} cannot be used", own.file().display());
         let key = &self.request.key;
         let lock = match own.form() {
             OwnForm::Requirements => {
@@ -136,7 +136,7 @@ impl Locking<'_> {
                 self.export(lock, project).and_then(|document| Lock::from_pylock(key, origin, document))
             }
         };
-        let lock = lock.context(told)?;
+        let lock = lock.context(context)?;
         self.check_complete(own, &lock)?;
         if self.definitions.also().is_empty() { Ok(lock) } else { self.with_also(&lock) }
     }
@@ -184,7 +184,7 @@ impl Locking<'_> {
     /// Brings uv's lock into standard form, without any network; that it fits the project is checked.
     fn export(&self, lock: &str, project: &str) -> Outcome<String> {
         let directory = self.job.scratch.join("project");
-        disk::make_folder(&directory, 0o755)?;
+        disk::make_directory(&directory, 0o755)?;
         disk::write_passing(&directory.join(own_lock::UV), lock.as_bytes(), 0o644)?;
         disk::write_passing(&directory.join("pyproject.toml"), project.as_bytes(), 0o644)?;
         // With an empty cache and no network, uv has nothing but the lock itself to answer from.
@@ -192,7 +192,7 @@ impl Locking<'_> {
             .args(["--no-cache", "export", "--locked", "--format", "pylock.toml", "--no-header"])
             .args(["--no-annotate", "--quiet", "--no-emit-project", "--no-default-groups", "--python"])
             .arg(&self.request.interpreter.path)
-            .folder(&directory);
+            .directory(&directory);
         for extra in self.definitions.extras() {
             program = program.arg("--extra").arg(extra);
         }
@@ -228,7 +228,7 @@ impl Locking<'_> {
     /// Adds what the host wants beside the application's own lock, without changing what that says.
     fn with_also(&self, lock: &Lock) -> Outcome<Lock> {
         let directory = self.job.scratch.join("also");
-        disk::make_folder(&directory, 0o755)?;
+        disk::make_directory(&directory, 0o755)?;
         let wanted = self.definitions.write_also(&directory)?;
         let limits: String = lock
             .packages
@@ -297,7 +297,7 @@ impl Locking<'_> {
     fn resolve_once(&self, way: &Way) -> Result<Lock, Unresolved> {
         let directory = self.job.scratch.join("definitions");
         disk::remove_tree(&directory)?;
-        disk::make_folder(&directory, 0o755)?;
+        disk::make_directory(&directory, 0o755)?;
         let files = self.definitions.write_below(&directory)?;
         let hashes = author_hashes(self.definitions);
         let form = if hashes.is_empty() { Form::Pylock } else { Form::Requirements };
@@ -407,7 +407,7 @@ impl Locking<'_> {
     /// Writes a project that asks for packages, each from its own index and from no other.
     fn write_sources(&self, directed: &[String]) -> Outcome<PathBuf> {
         let directory = self.job.scratch.join("indexes");
-        disk::make_folder(&directory, 0o700)?;
+        disk::make_directory(&directory, 0o700)?;
         let quoted = |text: &str| toml::Value::from(text).to_string();
         let names: Vec<String> = directed.iter().map(|name| quoted(name)).collect();
         let mut text = format!(

@@ -125,10 +125,10 @@ impl Site<'_> {
 
     /// Takes together what operations are told, and makes sure of the directories that they write in.
     fn setup(&self) -> Outcome<Setup> {
-        disk::make_folder(&self.layout.store(), 0o755)?;
+        disk::make_directory(&self.layout.store(), 0o755)?;
         for directory in [self.layout.environments(), self.layout.uv()] {
-            if !disk::is_folder(&directory)? {
-                disk::make_owned_folder(&directory, 0o755, &self.owner)?;
+            if !disk::is_directory(&directory)? {
+                disk::make_owned_directory(&directory, 0o755, &self.owner)?;
             } else if Owner::own().uid == 0 && Owner::of(&directory)? != self.owner {
                 // Only root can have made it, in a place that is root's. What another user has cached is of no use.
                 disk::give(&directory, &self.owner)?;

@@ -100,7 +100,7 @@ mod tests {
         let site = directory.path().join("lib/python3.11/site-packages");
         for (name, hash) in [("Aa", "x"), ("b", "y"), ("c", "z")] {
             let info = site.join(format!("{name}-1.0.dist-info"));
-            disk::make_folder(&info, 0o755).unwrap();
+            disk::make_directory(&info, 0o755).unwrap();
             let list = format!("{name}.py,sha256={name},1\nshared.py,sha256={hash},1\nsame.py,sha256=s,1\n");
             disk::write_passing(&info.join("RECORD"), list.as_bytes(), 0o644).unwrap();
         }

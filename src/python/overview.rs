@@ -79,8 +79,8 @@ impl Environments<'_> {
         Ok(all)
     }
 
-    /// Tells what is wrong with the interpreter that an environment links to; `None` where it still is the one that the
-    /// environment was built with, and for an adopted folder.
+    /// Returns what is wrong with the interpreter that an environment links to; `None` where it still is the one that the
+    /// environment was built with, and for an adopted directory.
     ///
     /// # Errors
     /// The interruption.

@@ -75,7 +75,7 @@ fn sorted(value: &toml::Value) -> serde_json::Value {
     }
 }
 
-/// Tells whether a file of this name is a lock, and no list of requirements.
+/// Returns whether a file of this name is a lock, and no list of requirements.
 pub(super) fn is_lock(name: &Path) -> bool {
     name == Path::new(UV)
         || name == Path::new(STANDARD)
@@ -94,8 +94,8 @@ pub(super) fn find(
 ) -> Outcome<Option<OwnLock>> {
     let text = |path: &Path| -> Outcome<Option<String>> {
         let Some(bytes) = source.read(path)? else { return Ok(None) };
-        let told = || format!("{} is no text in UTF-8", path.display());
-        let text = String::from_utf8(bytes).context(told)?;
+        let context = || format!("{} is no text in UTF-8", path.display());
+        let text = String::from_utf8(bytes).context(context)?;
         toml::from_str::<toml::Table>(&text).context(|| format!("{} cannot be read", path.display()))?;
         Ok(Some(text))
     };
@@ -120,7 +120,7 @@ pub(super) fn find(
     Ok(all.then(|| OwnLock { file: (*file).to_path_buf(), form: OwnForm::Requirements }))
 }
 
-/// Tells whether a line pins one version with hashes.
+/// Returns whether a line pins one version with hashes.
 pub(super) fn is_pinned(line: &Line) -> bool {
     pinned(line).is_some()
 }

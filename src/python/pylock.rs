@@ -66,7 +66,7 @@ impl Pylock {
         self.packages.iter().map(|package| normal_name(&package.name)).collect()
     }
 
-    /// Tells whether every file of an index says when it was uploaded.
+    /// Returns whether every file of an index says when it was uploaded.
     pub(super) fn has_upload_times(&self) -> bool {
         self.packages.iter().flat_map(|package| &package.wheels).all(|wheel| wheel.upload_time.is_some())
     }

@@ -43,7 +43,7 @@ pub struct Record {
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// The digest of what is installed, the same on every machine; `None` for an adopted folder, and for one of an older
+    /// The digest of what is installed, the same on every machine; `None` for an adopted directory, and for one of an older
     /// version of the tool.
     #[serde(default)]
     pub digest: Option<String>,
@@ -70,7 +70,7 @@ pub enum State {
 pub enum Origin {
     /// It was built by a run.
     Built(Box<Built>),
-    /// It is a folder that was there before; it serves as a rollback target only.
+    /// It is a directory that was there before; it serves as a rollback target only.
     Adopted,
 }
 
@@ -172,7 +172,7 @@ impl Record {
         }
     }
 
-    /// Returns how it was built; `None` for an adopted folder.
+    /// Returns how it was built; `None` for an adopted directory.
     pub fn built(&self) -> Option<&Built> {
         match &self.origin {
             Origin::Built(built) => Some(built),
@@ -180,7 +180,7 @@ impl Record {
         }
     }
 
-    /// Tells whether it may be made live.
+    /// Returns whether it may be made live.
     pub fn is_good(&self) -> bool {
         self.state == State::Good
     }
@@ -210,7 +210,7 @@ impl Record {
 
     /// Writes the record, atomically and durably.
     pub(super) fn write(&self, layout: &Layout) -> Outcome<()> {
-        disk::make_folder(&layout.environment_records(), 0o755)?;
+        disk::make_directory(&layout.environment_records(), 0o755)?;
         disk::write_json(&record_file(layout, &self.name), self, 0o644)
     }
 
@@ -244,11 +244,11 @@ pub(super) fn manifest_file(layout: &Layout, name: &GenerationName) -> PathBuf {
     layout.environment_records().join(format!("{name}.manifest"))
 }
 
-/// Returns the names for which there is a folder, a record or a manifest, sorted.
+/// Returns the names for which there is a directory, a record or a manifest, sorted.
 pub(super) fn known_names(layout: &Layout) -> Outcome<Vec<GenerationName>> {
     let mut names = Vec::new();
-    for folder in [layout.environments(), layout.environment_records()] {
-        for name in entries(&folder)? {
+    for directory in [layout.environments(), layout.environment_records()] {
+        for name in entries(&directory)? {
             let stem = name.strip_suffix(".json").or(name.strip_suffix(".manifest")).unwrap_or(&name);
             names.extend(GenerationName::parse(stem).ok());
         }
@@ -258,16 +258,16 @@ pub(super) fn known_names(layout: &Layout) -> Outcome<Vec<GenerationName>> {
     Ok(names)
 }
 
-/// The names in a folder that are text; none where there is no folder.
-pub(super) fn entries(folder: &Path) -> Outcome<Vec<String>> {
-    let told = || format!("cannot look into {}", folder.display());
-    let listed = match fs::read_dir(folder) {
+/// The names in a directory that are text; none where there is no directory.
+pub(super) fn entries(directory: &Path) -> Outcome<Vec<String>> {
+    let context = || format!("cannot look into {}", directory.display());
+    let listed = match fs::read_dir(directory) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        listed => listed.context(told)?,
+        listed => listed.context(context)?,
     };
     let mut names = Vec::new();
     for entry in listed {
-        names.extend(entry.context(told)?.file_name().into_string().ok());
+        names.extend(entry.context(context)?.file_name().into_string().ok());
     }
     Ok(names)
 }
@@ -275,19 +275,19 @@ pub(super) fn entries(folder: &Path) -> Outcome<Vec<String>> {
 /// How many bytes of a distribution's metadata are believed to be that; long descriptions have some hundred thousand.
 pub(super) const METADATA_LIMIT: u64 = 8 << 20;
 
-/// Reads which distributions are installed in the environment at `folder`, sorted by name.
+/// Reads which distributions are installed in the environment at `directory`, sorted by name.
 ///
 /// # Errors
-/// The folder cannot be read.
-pub fn installed(folder: &Path) -> Outcome<Vec<Package>> {
+/// The directory cannot be read.
+pub fn installed(directory: &Path) -> Outcome<Vec<Package>> {
     let mut packages = Vec::new();
-    for version in entries(&folder.join("lib"))?.into_iter().filter(|name| name.starts_with("python")) {
-        let site = folder.join("lib").join(version).join("site-packages");
+    for version in entries(&directory.join("lib"))?.into_iter().filter(|name| name.starts_with("python")) {
+        let site = directory.join("lib").join(version).join("site-packages");
         for name in entries(&site)?.into_iter().filter(|name| name.ends_with(".dist-info")) {
-            // Whoever the environment belongs to may have put anything there; the folder's name tells as much.
+            // Whoever the environment belongs to may have put anything there; the directory's name tells as much.
             let metadata = disk::read_at_most(&site.join(&name).join("METADATA"), METADATA_LIMIT);
             let metadata = metadata.ok().flatten().unwrap_or_default();
-            packages.extend(parse_metadata(&metadata).or_else(|| parse_folder_name(&name)));
+            packages.extend(parse_metadata(&metadata).or_else(|| parse_directory_name(&name)));
         }
     }
     packages.sort();
@@ -306,7 +306,7 @@ pub(super) fn parse_metadata(bytes: &[u8]) -> Option<Package> {
     Some(Package { name: normal_name(&header("Name:")?), version: header("Version:")? })
 }
 
-fn parse_folder_name(name: &str) -> Option<Package> {
+fn parse_directory_name(name: &str) -> Option<Package> {
     let (name, version) = name.strip_suffix(".dist-info")?.split_once('-')?;
     Some(Package { name: normal_name(name), version: version.to_owned() })
 }
@@ -322,6 +322,6 @@ mod tests {
         let expected = Package { name: "foo-bar".into(), version: "1.2".into() };
         assert_eq!(parse_metadata(metadata).as_ref(), Some(&expected));
         assert_eq!(parse_metadata(b"\nName: x\nVersion: 1\n"), None);
-        assert_eq!(parse_folder_name("foo_bar-1.2.dist-info"), Some(expected));
+        assert_eq!(parse_directory_name("foo_bar-1.2.dist-info"), Some(expected));
     }
 }

@@ -79,7 +79,7 @@ impl Environments<'_> {
         Ok(lock)
     }
 
-    /// Resolves a definition anew with everything that was released until now, and keeps that as its lock. Where the same
+    /// Resolves a definition again with everything that was released until now, and keeps that as its lock. Where the same
     /// comes out, the lock stays what it was: one that other machines come to by themselves.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! Making a generation the live one: one atomic rename of a link.
 //!
-//! A real folder in the link's place is adopted: a link is made under another name, the two are exchanged, and the
-//! folder, which now has the other name, is moved among the generations. Killed at any instant in between, the next
+//! A real directory in the link's place is adopted: a link is made under another name, the two are exchanged, and the
+//! directory, which now has the other name, is moved among the generations. Killed at any instant in between, the next
 //! call finishes what was begun; `venv` is never missing.
 
 use std::fs;
@@ -18,7 +18,7 @@ use crate::report::shell::quoted_path;
 use crate::settings::names::GenerationName;
 use crate::units::Role;
 
-/// The word in front of the names of adopted folders.
+/// The word in front of the names of adopted directories.
 pub(super) const ADOPTED: &str = "adopted";
 
 /// What a switch did.
@@ -30,7 +30,7 @@ pub struct Switched {
     pub after: GenerationName,
     /// Whether the link had to be changed.
     pub changed: bool,
-    /// The name under which a real folder was kept.
+    /// The name under which a real directory was kept.
     pub adopted: Option<GenerationName>,
 }
 
@@ -52,7 +52,7 @@ impl Environments<'_> {
         let target = self.site.layout.environment(to);
         let changed = before.as_ref() != Some(to);
         let mut adopted = adopted_before.into_iter().last();
-        if current == Current::RealFolder {
+        if current == Current::RealDirectory {
             adopted = Some(self.adopt(&target)?);
         } else if changed {
             checkpoint::reach("python:before the switch");
@@ -62,12 +62,12 @@ impl Environments<'_> {
         Ok(Switched { before, after: to.clone(), changed, adopted })
     }
 
-    /// Puts a link to `target` in the place of the real folder `venv` and keeps the folder as a generation.
+    /// Puts a link to `target` in the place of the real directory `venv` and keeps the directory as a generation.
     fn adopt(&self, target: &Path) -> Outcome<GenerationName> {
         let layout = self.site.layout;
         if !disk::same_device(&layout.venv(), &layout.environments())? {
             return Err(Failure::new(format!(
-                "{} and {} lie on different file systems, so the folder cannot be kept as a generation",
+                "{} and {} lie on different file systems, so the directory cannot be kept as a generation",
                 layout.venv().display(),
                 layout.environments().display()
             ))
@@ -109,16 +109,16 @@ impl Environments<'_> {
         let mut adopted = Vec::new();
         for name in record::entries(&layout.environments())? {
             let Ok(name) = GenerationName::parse(&name) else { continue };
-            let folder = layout.environment(&name);
+            let directory = layout.environment(&name);
             if super::generation::number(&name, ADOPTED).is_none()
-                || folder.is_symlink()
+                || directory.is_symlink()
                 || Record::read(layout, &name)?.is_some()
             {
                 continue;
             }
-            let request = DescribeRequest { directory: folder.clone() };
+            let request = DescribeRequest { directory: directory.clone() };
             // Its owner has made everything in it, and looks at it.
-            let owner = Owner::of(&folder)?;
+            let owner = Owner::of(&directory)?;
             let job = self.site.job(Role::Inspect);
             let found: DescribeResponse = self.site.call_as(&job, owner, DESCRIBE, &request)?;
             Record::new(name.clone(), Origin::Adopted, found.packages, found.size, None).write(layout)?;
@@ -140,7 +140,7 @@ impl Environments<'_> {
         Ok(())
     }
 
-    /// The name beside `venv` by which a folder and a link are exchanged.
+    /// The name beside `venv` by which a directory and a link are exchanged.
     fn side(&self) -> PathBuf {
         self.site.layout.home().join(".venv.switching")
     }

@@ -52,7 +52,7 @@ pub(super) fn explain(finished: &Finished, summary: &str) -> Failure {
 }
 
 impl Trouble {
-    /// Tells whether there may be a solution among the releases that a cutoff hides.
+    /// Returns whether there may be a solution among the releases that a cutoff hides.
     pub(super) fn may_be_the_cutoff(self) -> bool {
         !matches!(self, Self::NoSpace | Self::Network | Self::SourceBuild | Self::Hash)
     }
@@ -144,7 +144,7 @@ pub(super) fn parse_trouble(text: &str) -> Trouble {
     }
 }
 
-/// Tells whether uv lacked something that only the network could have given it.
+/// Returns whether uv lacked something that only the network could have given it.
 pub(super) fn lacks_network(text: &str) -> bool {
     ["Network connectivity is disabled", "network was disabled", "not found in the cache"]
         .iter()

@@ -234,7 +234,7 @@ impl Account {
         self.events.note(message);
     }
 
-    /// Tells how far the work in hand is.
+    /// Returns how far the work in hand is.
     pub fn progress(&self, what: &str) {
         self.events.progress(what, None, None);
     }

@@ -1,4 +1,4 @@
-//! The beginning of a run: its folder, its journal, its log.
+//! The beginning of a run: its directory, its journal, its log.
 
 use std::sync::Arc;
 
@@ -50,7 +50,7 @@ impl Target {
     }
 }
 
-/// The name of the log in the folder of a run.
+/// The name of the log in the directory of a run.
 pub const LOG: &str = "log";
 
 /// Tells the stream of events that a run begins.
@@ -59,16 +59,16 @@ pub fn announce(events: &Events, run: &RunId) {
     events.emit(&Event::RunStarted { schema: SCHEMA, program, run: run.clone(), at: clock::now() });
 }
 
-/// Makes the folder of a run and writes the first record of its journal. From here on a run that is killed is found by
+/// Makes the directory of a run and writes the first record of its journal. From here on a run that is killed is found by
 /// the next one.
 ///
 /// # Errors
 /// The tool's own state cannot be written.
 pub fn begin(on: &Installation, opening: Opening, events: Arc<Events>) -> Outcome<Refresh<'_, Planned>> {
-    let folder = on.layout.run(&opening.run);
-    disk::make_folder(&folder, 0o755)?;
-    checkpoint::reach("begin:folder-made");
-    events.subscribe(Box::new(Log::open(&folder.join(LOG))?));
+    let directory = on.layout.run(&opening.run);
+    disk::make_directory(&directory, 0o755)?;
+    checkpoint::reach("begin:directory-made");
+    events.subscribe(Box::new(Log::open(&directory.join(LOG))?));
     let current = Current {
         run: opening.run.clone(),
         command: opening.target.command().to_owned(),
@@ -78,7 +78,7 @@ pub fn begin(on: &Installation, opening: Opening, events: Arc<Events>) -> Outcom
         process: ProcessId::own(),
     };
     events.subscribe(Box::new(CurrentKeeper::new(&on.layout, current)));
-    let mut journal = Journal::create(&folder)?;
+    let mut journal = Journal::create(&directory)?;
     journal.append(Entry::Begun {
         schema: record::SCHEMA,
         run: opening.run.clone(),

@@ -32,7 +32,7 @@ pub fn environment(
     };
     let switched = on.environments().switch(&generation.name)?;
     if let Some(adopted) = &switched.adopted {
-        account.note(&format!("the former folder venv is kept as {adopted}, to return to"));
+        account.note(&format!("the former directory venv is kept as {adopted}, to return to"));
         // It had no name until now; by this one a rollback finds it.
         account.generation_before.get_or_insert_with(|| adopted.clone());
     }
@@ -112,7 +112,7 @@ pub fn ensure_generation(on: &Installation, account: &mut Account, release: &Rel
     Ok(generation)
 }
 
-/// Tells which environments somebody has changed, each once.
+/// Returns which environments somebody has changed, each once.
 fn tell(account: &mut Account, contaminated: impl Iterator<Item = Contaminated>) {
     for Contaminated { generation, found } in contaminated {
         if account.environment.contaminated.iter().any(|known| known.generation == generation) {

@@ -32,8 +32,8 @@ use super::socket;
 /// # Errors
 /// The service cannot be stopped, or that cannot be written down.
 pub fn settle(on: &Installation, run: &RunId, end: ExitKind) -> Outcome<()> {
-    let folder = on.layout.run(run);
-    let Some(read) = store::read(&folder)? else { return forget(on, run) };
+    let directory = on.layout.run(run);
+    let Some(read) = store::read(&directory)? else { return forget(on, run) };
     if matches!(read.status, Some(Status::Ended { .. })) {
         return forget(on, run);
     }
@@ -80,7 +80,7 @@ pub fn settle(on: &Installation, run: &RunId, end: ExitKind) -> Outcome<()> {
         return stopped;
     }
     if let Some(report) = interrupted(on, run, &read.lines, (phase, end), &failure) {
-        history::write_report(&folder, &report)?;
+        history::write_report(&directory, &report)?;
         status_file::set_last_run(&on.layout, &report)?;
     }
     stopped
@@ -107,7 +107,7 @@ fn is_of_another_run(fence: Option<&Fence>, run: &RunId) -> bool {
     fence.and_then(Fence::record).is_some_and(|record| record.run != *run)
 }
 
-/// The run is not under way any more, whatever its status says.
+/// The run is not in progress any more, whatever its status says.
 fn forget(on: &Installation, run: &RunId) -> Outcome<()> {
     match status_file::read(&on.layout).current {
         Some(current) if current.run == *run => status_file::clear_current(&on.layout),

@@ -29,7 +29,7 @@ const LEFTOVER_PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone)]
 pub struct Place {
     /// The working directory: `app/`, or a staged copy where a unit cannot see that at `app/`.
-    pub folder: PathBuf,
+    pub directory: PathBuf,
     /// The environment whose programs come first.
     pub environment: PathBuf,
     /// What its unit may do; the deadline is the hook's.
@@ -41,13 +41,13 @@ impl Place {
     /// configuration it only reads (RW-6.1).
     pub fn deployed(layout: &Layout) -> Self {
         let job = Job::new(Role::Hooks, Duration::ZERO).writes(layout.app()).writes(layout.persistent());
-        Self { folder: layout.app(), environment: layout.venv(), job }
+        Self { directory: layout.app(), environment: layout.venv(), job }
     }
 
     /// Returns the place of a rehearsal: the staged tree and the next environment. A unit sees both where production will
     /// see them, as far as it can.
     pub fn staged(on: &Installation, tree: PathBuf, environment: PathBuf) -> Self {
-        let mut place = Self { folder: tree, environment, job: Job::new(Role::Rehearse, Duration::ZERO) };
+        let mut place = Self { directory: tree, environment, job: Job::new(Role::Rehearse, Duration::ZERO) };
         if on.units.can_bind() {
             let seen = |source: &PathBuf, destination: PathBuf, access: Access| {
                 let bind = Bind { source: source.clone(), destination: destination.clone(), access };
@@ -55,14 +55,14 @@ impl Place {
                 destination.is_dir().then_some((bind, destination))
             };
             let (app, venv) = (on.layout.app(), on.layout.venv());
-            if let Some((bind, path)) = seen(&place.folder, app, Access::ReadWrite) {
-                (place.job, place.folder) = (place.job.sees(bind), path);
+            if let Some((bind, path)) = seen(&place.directory, app, Access::ReadWrite) {
+                (place.job, place.directory) = (place.job.sees(bind), path);
             }
             if let Some((bind, path)) = seen(&place.environment, venv, Access::ReadOnly) {
                 (place.job, place.environment) = (place.job.sees(bind), path);
             }
         }
-        place.job = place.job.writes(place.folder.clone());
+        place.job = place.job.writes(place.directory.clone());
         place
     }
 }
@@ -121,7 +121,7 @@ pub fn run_hook(
     let told = format!("the {} hook {} failed", hook.kind.word(), hook.name);
     let (first, rest) = hook.command.split_first().ok_or_else(|| Failure::new("a hook has no command"))?;
     let bin = place.environment.join("bin");
-    let mut program = Program::new(first).args(rest).folder(&place.folder);
+    let mut program = Program::new(first).args(rest).directory(&place.directory);
     let env_file = on.env_file()?;
     for (name, value) in &env_file.variables {
         program = program.env(name, value);

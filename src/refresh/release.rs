@@ -68,7 +68,7 @@ impl Release {
     /// used.
     pub fn read(on: &Installation, commit: &CommitId) -> Outcome<Self> {
         on.mirror.check_supported(commit)?;
-        let told = || format!("commit {} cannot be deployed", commit.short());
+        let context = || format!("commit {} cannot be deployed", commit.short());
         let python = &on.settings.python;
         let host = &on.layers.host.python;
         let request = ReadReleaseRequest {
@@ -78,9 +78,9 @@ impl Release {
             set: [host.definitions.is_some(), host.extras.is_some(), host.groups.is_some()],
             also: python.also.as_deref().map(|file| read_also(&on.layout, file)).transpose()?,
         };
-        let found: ReadReleaseResponse = on.site().read_release(OPERATION, &request).context(told)?;
+        let found: ReadReleaseResponse = on.site().read_release(OPERATION, &request).context(context)?;
         let layers = on.layers.clone().with_application(found.application);
-        let settings = layers.resolve().context(told)?;
+        let settings = layers.resolve().context(context)?;
         Ok(Self { commit: commit.clone(), settings, definitions: found.definitions })
     }
 

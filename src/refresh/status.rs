@@ -369,10 +369,10 @@ fn next_after_halt(on: &Installation, account: &Account) -> String {
 
 /// Writes report and status, closes the journal, tells the stream. Nothing here can make a result worse.
 fn publish(on: &Installation, account: &mut Account, report: &Report, failure: Option<&Failure>) {
-    let folder = on.layout.run(&account.run);
+    let directory = on.layout.run(&account.run);
     let open = report.open(failure);
     let written =
-        history::write_report(&folder, &open).and_then(|()| status_file::set_last_run(&on.layout, &open));
+        history::write_report(&directory, &open).and_then(|()| status_file::set_last_run(&on.layout, &open));
     if let Err(failure) = written {
         account.warn(format!("the report cannot be written: {}", failure.chain().join(": ")));
     }

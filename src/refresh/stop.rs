@@ -26,7 +26,7 @@ pub fn stop(on: &Installation, account: &mut Account) -> Outcome<String> {
     others::note(on, account)?;
     on.units.end_sessions();
     let before = if on.is_fenced() { None } else { on.service.observe()?.running().cloned() };
-    fence::raise(&on.layout, &account.run, &format!("refresh {} is under way", account.run))?;
+    fence::raise(&on.layout, &account.run, &format!("refresh {} is in progress", account.run))?;
     let began = clock::monotonic();
     account.down_since = Some(began);
     let is_held = before.is_some() && socket::close_gate(on, account);

@@ -114,7 +114,7 @@ impl Follower<'_> {
         None
     }
 
-    /// Tells whether the run's process is gone without a word, and how it ended as far as anybody knows.
+    /// Returns whether the run's process is gone without a word, and how it ended as far as anybody knows.
     fn gone(&mut self, spool: &Spool, watch: &mut Watch) -> Option<Over> {
         if watch.holds(spool) {
             return None;
@@ -255,8 +255,8 @@ mod tests {
 
     #[test]
     fn a_follower_tells_exactly_what_the_run_told_and_ends_with_it() {
-        let folder = tempfile::tempdir().unwrap();
-        let (layout, run) = (Layout::below(folder.path()), RunId::parse("r-1").unwrap());
+        let directory = tempfile::tempdir().unwrap();
+        let (layout, run) = (Layout::below(directory.path()), RunId::parse("r-1").unwrap());
         let spool = Spool::of(&layout, &run);
         let mut spooler = Spooler::open(&spool).unwrap();
         spool.set_worker(ProcessId::own()).unwrap();
@@ -290,8 +290,8 @@ mod tests {
 
     #[test]
     fn a_run_whose_process_is_gone_without_a_word_is_over() {
-        let folder = tempfile::tempdir().unwrap();
-        let (layout, run) = (Layout::below(folder.path()), RunId::parse("r-1").unwrap());
+        let directory = tempfile::tempdir().unwrap();
+        let (layout, run) = (Layout::below(directory.path()), RunId::parse("r-1").unwrap());
         let spool = Spool::of(&layout, &run);
         spool.make().unwrap();
         spool.set_worker(ProcessId { started: 1, ..ProcessId::own() }).unwrap();
@@ -301,8 +301,8 @@ mod tests {
 
     #[test]
     fn a_line_counts_when_it_is_whole() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("file");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
         let mut tail = Tail::new(path.clone());
         assert!(tail.lines().is_empty());
         let mut file = disk::open_append(&path, 0o644).unwrap();

@@ -1,4 +1,4 @@
-//! A run and those who follow it are different processes: the run tells what happens in a folder of its own, the spool,
+//! A run and those who follow it are different processes: the run tells what happens in a directory of its own, the spool,
 //! and whoever follows reads there.
 //!
 //! The spool is files, not pipes, so nobody who follows can hold a run up: not by being stopped, not by being killed, not
@@ -8,7 +8,7 @@
 //!
 //! `/run/ladylinux-refresh/runs/<id>/` holds `events.jsonl` (the events of `docs/events.md`), `messages` (what the run
 //! wrote to its standard error), `worker.json` (its process) and `end.json` (how that ended). It lives in memory and is
-//! gone after a boot; what has to last is in the folder of the run.
+//! gone after a boot; what has to last is in the directory of the run.
 
 pub mod follow;
 pub mod places;

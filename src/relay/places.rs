@@ -45,7 +45,7 @@ fn outermost(paths: Vec<PathBuf>) -> Vec<PathBuf> {
     kept
 }
 
-/// Tells whether a run may get a `/tmp` of its own: neither its program, its arguments, its variables nor the settings name
+/// Returns whether a run may get a `/tmp` of its own: neither its program, its arguments, its variables nor the settings name
 /// something in the one of all, such as a bundle.
 ///
 /// # Errors
@@ -63,12 +63,12 @@ pub fn may_have_own_tmp(
     Ok(!texts.iter().any(|text| names_tmp(text)))
 }
 
-/// Tells whether a path lies in a `/tmp`.
+/// Returns whether a path lies in a `/tmp`.
 pub fn is_below_tmp(path: &str) -> bool {
     TMP.iter().any(|tmp| Path::new(path).starts_with(tmp))
 }
 
-/// Tells whether a text holds a path below a `/tmp`, on its own, as a value (`--bundle=/tmp/it`) or in a URL.
+/// Returns whether a text holds a path below a `/tmp`, on its own, as a value (`--bundle=/tmp/it`) or in a URL.
 fn names_tmp(text: &str) -> bool {
     TMP.iter().any(|tmp| text.contains(&format!("{tmp}/")))
 }
@@ -88,9 +88,9 @@ mod tests {
         assert_eq!(places.writable, usual);
         let elsewhere = of_refresh(&layout.clone().with_store(Path::new("/srv/big")), true).writable;
         assert_eq!(elsewhere[..2], [layout.home(), layout.root().join("srv/big")]);
-        disk::make_folder(&layout.home(), 0o755).unwrap();
+        disk::make_directory(&layout.home(), 0o755).unwrap();
         let away = layout.root().join("away");
-        disk::make_folder(&away, 0o755).unwrap();
+        disk::make_directory(&away, 0o755).unwrap();
         disk::point_link(&layout.app(), &away).unwrap();
         let places = of_refresh(&layout, true);
         assert_eq!(
@@ -111,7 +111,7 @@ mod tests {
         assert!(!own("/tmp/it", "main", ""));
         assert!(!own("/usr/local/bin/it", "--bundle=/tmp/it.bundle", ""));
         assert!(!own("/usr/local/bin/it", "main", "file:///var/tmp/wheels"));
-        disk::make_folder(&layout.etc(), 0o755).unwrap();
+        disk::make_directory(&layout.etc(), 0o755).unwrap();
         disk::write_atomic(&layout.host_file(), b"[remote]\nurl = \"file:///tmp/app.git\"\n", 0o644).unwrap();
         assert!(!own("/usr/local/bin/it", "main", ""));
     }

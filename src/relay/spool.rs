@@ -37,10 +37,10 @@ const PASSING_LIMIT: u64 = 32 << 20;
 /// How many runs keep their spool.
 const KEPT: usize = 20;
 
-/// The folder of one run's spool.
+/// The directory of one run's spool.
 #[derive(Debug, Clone)]
 pub struct Spool {
-    folder: PathBuf,
+    directory: PathBuf,
 }
 
 /// The process of a run, as its spool names it.
@@ -53,37 +53,37 @@ pub struct WorkerRecord {
 impl Spool {
     /// Names the spool of a run; nothing is made yet.
     pub fn of(layout: &Layout, run: &RunId) -> Self {
-        Self { folder: layout.spool(run) }
+        Self { directory: layout.spool(run) }
     }
 
-    /// Makes the folder; that it is there already is fine.
+    /// Makes the directory; that it is there already is fine.
     ///
     /// # Errors
     /// It cannot be made.
     pub fn make(&self) -> Outcome<()> {
-        disk::make_folder(&self.folder, 0o755)?;
+        disk::make_directory(&self.directory, 0o755)?;
         // Made before systemd would, who lets everybody read it.
         disk::open_append(&self.messages(), MODE).map(drop)
     }
 
-    /// Tells whether there is one.
+    /// Returns whether there is one.
     pub fn is_there(&self) -> bool {
-        self.folder.is_dir()
+        self.directory.is_dir()
     }
 
     /// The file of the events.
     pub fn events(&self) -> PathBuf {
-        self.folder.join(EVENTS)
+        self.directory.join(EVENTS)
     }
 
     /// The file of the messages.
     pub fn messages(&self) -> PathBuf {
-        self.folder.join(MESSAGES)
+        self.directory.join(MESSAGES)
     }
 
     /// The file of the variables that the run is started with.
     pub fn variables(&self) -> PathBuf {
-        self.folder.join(VARIABLES)
+        self.directory.join(VARIABLES)
     }
 
     /// Writes down the variables that the run is started with, for systemd alone: the URL of a proxy or of an index may
@@ -102,12 +102,12 @@ impl Spool {
     /// # Errors
     /// The file cannot be written.
     pub fn set_worker(&self, process: ProcessId) -> Outcome<()> {
-        write(&self.folder.join(WORKER), &WorkerRecord { process })
+        write(&self.directory.join(WORKER), &WorkerRecord { process })
     }
 
     /// Returns which process the run is, from when that is known.
     pub fn worker(&self) -> Option<ProcessId> {
-        let record: Option<WorkerRecord> = disk::read_json(&self.folder.join(WORKER)).ok().flatten();
+        let record: Option<WorkerRecord> = disk::read_json(&self.directory.join(WORKER)).ok().flatten();
         record.map(|record| record.process)
     }
 
@@ -126,9 +126,9 @@ impl Spool {
     /// # Errors
     /// The file cannot be written.
     pub fn set_end(&self, end: ExitKind) -> Outcome<()> {
-        let passing = self.folder.join(format!("{END}.{}", rustix::process::getpid().as_raw_nonzero()));
+        let passing = self.directory.join(format!("{END}.{}", rustix::process::getpid().as_raw_nonzero()));
         write(&passing, &end)?;
-        let moved = disk::move_new(&passing, &self.folder.join(END));
+        let moved = disk::move_new(&passing, &self.directory.join(END));
         if self.end().is_some() {
             return disk::remove_file_if_there(&passing);
         }
@@ -137,7 +137,7 @@ impl Spool {
 
     /// Returns how the run's process ended, from when nothing more will come of it.
     pub fn end(&self) -> Option<ExitKind> {
-        disk::read_json(&self.folder.join(END)).ok().flatten()
+        disk::read_json(&self.directory.join(END)).ok().flatten()
     }
 }
 
@@ -160,8 +160,8 @@ fn write<T: Serialize>(path: &Path, value: &T) -> Outcome<()> {
 
 /// Removes the spools of all but the latest runs. Whoever still reads one keeps it until then.
 pub fn prune(layout: &Layout) {
-    let folder = layout.volatile().join("runs");
-    let Ok(mut runs) = recover::all(&folder) else { return };
+    let directory = layout.volatile().join("runs");
+    let Ok(mut runs) = recover::all(&directory) else { return };
     runs.truncate(runs.len().saturating_sub(KEPT));
     for run in runs {
         let _ = disk::remove_tree(&layout.spool(&run));
@@ -214,17 +214,17 @@ mod tests {
     use crate::event::Phase;
 
     fn world() -> (tempfile::TempDir, Layout, Spool) {
-        let folder = tempfile::tempdir().unwrap();
-        let layout = Layout::below(folder.path());
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::below(directory.path());
         let spool = Spool::of(&layout, &RunId::parse("r-1").unwrap());
-        (folder, layout, spool)
+        (directory, layout, spool)
     }
 
     #[test]
     fn the_variables_of_a_run_come_back_as_they_are_and_nobody_else_reads_them() {
         use std::os::unix::fs::PermissionsExt as _;
-        let folder = tempfile::tempdir().unwrap();
-        let spool = Spool::of(&Layout::below(folder.path()), &RunId::parse("r-1").unwrap());
+        let directory = tempfile::tempdir().unwrap();
+        let spool = Spool::of(&Layout::below(directory.path()), &RunId::parse("r-1").unwrap());
         spool.make().unwrap();
         let value = "http://u:p\"\\$a`b'% #;@proxy";
         spool.set_variables(&[("HTTPS_PROXY".to_owned(), value.to_owned())]).unwrap();
@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn the_first_end_that_is_written_down_stays() {
-        let (_folder, _layout, spool) = world();
+        let (_directory, _layout, spool) = world();
         spool.make().unwrap();
         assert_eq!(spool.end(), None);
         spool.set_end(ExitKind::Code(3)).unwrap();
@@ -245,7 +245,7 @@ mod tests {
 
     #[test]
     fn what_passes_is_bounded_and_what_counts_is_not() {
-        let (_folder, _layout, spool) = world();
+        let (_directory, _layout, spool) = world();
         let mut spooler = Spooler::open(&spool).unwrap();
         let output = Event::Output { phase: Phase::Sync, source: "hook".into(), line: "x".repeat(1 << 20) };
         for _ in 0..40 {
@@ -259,7 +259,7 @@ mod tests {
 
     #[test]
     fn a_write_that_fails_ends_the_spool_and_nothing_else() {
-        let (_folder, _layout, spool) = world();
+        let (_directory, _layout, spool) = world();
         let mut spooler = Spooler::open(&spool).unwrap();
         // Every write to this device says that it is full.
         spooler.file = Some(std::fs::OpenOptions::new().append(true).open("/dev/full").unwrap());
@@ -271,7 +271,7 @@ mod tests {
 
     #[test]
     fn only_the_latest_spools_are_kept() {
-        let (_folder, layout, _spool) = world();
+        let (_directory, layout, _spool) = world();
         let name = |n: usize| RunId::parse(&format!("r-{n:03}")).unwrap();
         for n in 0..KEPT + 5 {
             Spool::of(&layout, &name(n)).make().unwrap();

@@ -38,7 +38,7 @@ pub struct Errand<'a> {
     pub arguments: Vec<String>,
 }
 
-/// Tells whether runs happen in units of systemd here.
+/// Returns whether runs happen in units of systemd here.
 pub fn in_units(layout: &Layout) -> bool {
     layout.is_real() && systemd::is_booted()
 }
@@ -48,7 +48,7 @@ pub fn in_units(layout: &Layout) -> bool {
 pub enum NotBegun {
     /// It has not, and will not.
     Refused(Failure),
-    /// systemd was asked for it, and what became of that is not known: it may be under way.
+    /// systemd was asked for it, and what became of that is not known: it may be in progress.
     Unconfirmed(Failure),
 }
 
@@ -149,7 +149,7 @@ pub fn await_begin(layout: &Layout, bus: &Bus, run: &RunId) -> Result<(), NotBeg
     }
 }
 
-/// Tells whether this process is in the control group of `unit`, and would be ended with it.
+/// Returns whether this process is in the control group of `unit`, and would be ended with it.
 pub fn is_inside(unit: &UnitName) -> bool {
     let text = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     is_in_group_of(&text, unit)

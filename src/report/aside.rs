@@ -3,7 +3,7 @@
 use super::screen::{complain, harmless};
 use crate::event::{Event, Subscriber};
 
-/// Tells what a command notes on its way; nothing else of its events is for anybody.
+/// Returns what a command notes on its way; nothing else of its events is for anybody.
 #[derive(Debug)]
 pub struct Aside;
 

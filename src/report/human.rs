@@ -391,9 +391,9 @@ fn locked(holder: Option<&Holder>, next: &str) -> Vec<String> {
         Some(holder) => {
             let run = holder.run.as_ref().map(|run| format!(" {run}")).unwrap_or_default();
             let (pid, since) = (holder.process.pid, clock::in_words(holder.since));
-            format!("{}{run} (pid {pid}) is under way since {since}", holder.command)
+            format!("{}{run} (pid {pid}) is in progress since {since}", holder.command)
         }
-        None => "another run is under way".to_owned(),
+        None => "another run is in progress".to_owned(),
     };
     vec![
         format!("{}: {who}", paint(Tone::Bad, "error")),

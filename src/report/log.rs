@@ -1,4 +1,4 @@
-//! The log of a run: every event as one plain line, in the folder of the run.
+//! The log of a run: every event as one plain line, in the directory of the run.
 
 use std::fs::File;
 use std::io::Write as _;

@@ -181,7 +181,7 @@ pub struct Environment {
 pub struct Contaminated {
     /// The generation.
     pub generation: GenerationName,
-    /// How many files and folders differed.
+    /// How many files and directories differed.
     pub count: usize,
     /// The first of them.
     pub found: Vec<Finding>,

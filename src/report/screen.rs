@@ -26,12 +26,12 @@ pub fn settle_colour() {
     COLOUR.store(wanted, Ordering::Relaxed);
 }
 
-/// Tells whether standard output is a terminal.
+/// Returns whether standard output is a terminal.
 pub fn is_terminal() -> bool {
     std::io::stdout().is_terminal()
 }
 
-/// Tells whether somebody sits before a terminal: one of the three standard streams is one.
+/// Returns whether somebody sits before a terminal: one of the three standard streams is one.
 pub fn is_on_terminal() -> bool {
     std::io::stdin().is_terminal() || std::io::stdout().is_terminal() || std::io::stderr().is_terminal()
 }
@@ -156,7 +156,7 @@ pub fn harmless_line(text: &str) -> String {
     harmless(text).replace('\n', "\\n")
 }
 
-/// Tells whether a terminal obeys a character instead of showing it: a control character, one that ends a line, or one that
+/// Returns whether a terminal obeys a character instead of showing it: a control character, one that ends a line, or one that
 /// changes the direction of what follows. Source: Unicode Standard Annex #9, 2.
 pub(super) fn acts(c: char) -> bool {
     c.is_control()

@@ -78,9 +78,9 @@ mod tests {
 
     #[test]
     fn what_is_deployed_is_read_back_as_it_was_written_whatever_the_branch_is_called() {
-        let folder = tempfile::tempdir().unwrap();
-        let layout = Layout::below(folder.path());
-        disk::make_folder(&layout.state(), 0o755).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::below(directory.path());
+        disk::make_directory(&layout.state(), 0o755).unwrap();
         assert_eq!(Deployed::read(&layout).unwrap(), None);
         for branch in ["main", "feature/x", "a\"b$c`d'e;f#g", "ä"] {
             let deployed = Deployed {
@@ -96,9 +96,9 @@ mod tests {
 
     #[test]
     fn a_foreign_file_is_an_error_and_not_a_version() {
-        let folder = tempfile::tempdir().unwrap();
-        let layout = Layout::below(folder.path());
-        disk::make_folder(&layout.state(), 0o755).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::below(directory.path());
+        disk::make_directory(&layout.state(), 0o755).unwrap();
         disk::write_atomic(&layout.deployed_env(), b"LADYLINUX_COMMIT=x\n", 0o644).unwrap();
         assert!(Deployed::read(&layout).is_err());
     }

@@ -26,10 +26,10 @@ pub struct FenceRecord {
     pub since: Timestamp,
     /// Why, in a sentence.
     pub reason: String,
-    /// What went wrong, outermost first; empty while the run is under way.
+    /// What went wrong, outermost first; empty while the run is in progress.
     #[serde(default)]
     pub cause: Vec<String>,
-    /// Where the run halted; missing while it is under way.
+    /// Where the run halted; missing while it is in progress.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub halt: Option<Halt>,
 }
@@ -146,7 +146,7 @@ pub fn read(layout: &Layout) -> Outcome<Option<Fence>> {
     }
 }
 
-/// A folder or link in the fence's place, or one that we may not read, is a fence too.
+/// A directory or link in the fence's place, or one that we may not read, is a fence too.
 fn stands(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
 }
@@ -170,7 +170,7 @@ pub struct AdmitRecord {
 /// The file cannot be written or removed, or the start fails.
 pub fn admitted<T>(layout: &Layout, run: &RunId, start: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
     let told = || "cannot admit the service through the fence".to_owned();
-    disk::make_folder(&layout.volatile(), 0o755).context(told)?;
+    disk::make_directory(&layout.volatile(), 0o755).context(told)?;
     let record = AdmitRecord { run: run.clone(), process: ProcessId::own() };
     let bytes = serde_json::to_vec(&record).context(told)?;
     disk::write_volatile(&layout.admit(), &bytes, 0o644).context(told)?;
@@ -208,17 +208,17 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     fn world() -> (tempfile::TempDir, Layout, RunId) {
-        let folder = tempfile::tempdir().unwrap();
-        let layout = Layout::below(folder.path());
-        disk::make_folder(&layout.state(), 0o755).unwrap();
-        (folder, layout, RunId::parse("run-1").unwrap())
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::below(directory.path());
+        disk::make_directory(&layout.state(), 0o755).unwrap();
+        (directory, layout, RunId::parse("run-1").unwrap())
     }
 
     #[test]
     fn rw_7_1a_a_raised_fence_is_read_back_and_everybody_may_read_it() {
-        let (_folder, layout, run) = world();
+        let (_directory, layout, run) = world();
         assert_eq!(read(&layout).unwrap(), None);
-        let record = raise(&layout, &run, "refresh under way").unwrap();
+        let record = raise(&layout, &run, "refresh in progress").unwrap();
         assert_eq!(read(&layout).unwrap(), Some(Fence::Known(record)));
         let mode = layout.fence().metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o644);
@@ -228,7 +228,7 @@ mod tests {
 
     #[test]
     fn rw_7_1a_a_torn_fence_still_stands() {
-        let (_folder, layout, _run) = world();
+        let (_directory, layout, _run) = world();
         for torn in [&b""[..], b"{\"run\":", b"\xff\xfe"] {
             disk::write_atomic(&layout.fence(), torn, 0o644).unwrap();
             assert!(matches!(read(&layout).unwrap(), Some(Fence::Unreadable { .. })));
@@ -237,8 +237,8 @@ mod tests {
 
     #[test]
     fn rw_7_1b_the_cause_of_a_halt_is_told_to_who_tries_to_start() {
-        let (_folder, layout, run) = world();
-        let raised = raise(&layout, &run, "refresh under way").unwrap();
+        let (_directory, layout, run) = world();
+        let raised = raise(&layout, &run, "refresh in progress").unwrap();
         let cause = Failure::new("the migration failed").because(Failure::new("no such table"));
         let halt = Halt { phase: Phase::Prepare, commit: None };
         explain(&layout, &run, "run run-1 halted in step 4", &cause, halt).unwrap();
@@ -250,7 +250,7 @@ mod tests {
 
     #[test]
     fn rw_7_1a_a_run_that_died_admits_nobody() {
-        let (_folder, layout, run) = world();
+        let (_directory, layout, run) = world();
         admitted(&layout, &run, || {
             assert_eq!(admission(&layout).unwrap().unwrap().run, run);
             Ok(())

@@ -64,7 +64,7 @@ pub trait ServiceManager: Send + Sync {
     /// The log cannot be read.
     fn log_tail(&self, lines: usize) -> Outcome<Vec<String>>;
 
-    /// Tells whether a process belongs to the service: by its control group, or by its descent.
+    /// Returns whether a process belongs to the service: by its control group, or by its descent.
     ///
     /// # Errors
     /// The manager cannot be asked.
@@ -141,7 +141,7 @@ pub trait ServiceManager: Send + Sync {
     /// What has to be put right before a refresh may stop the service.
     fn check(&self) -> Outcome<()>;
 
-    /// Tells whether neither the service nor a unit that is stopped with it has a process left.
+    /// Returns whether neither the service nor a unit that is stopped with it has a process left.
     ///
     /// # Errors
     /// The manager cannot be asked.
@@ -149,7 +149,7 @@ pub trait ServiceManager: Send + Sync {
         Ok(self.observe()?.is_down())
     }
 
-    /// Tells whether this manager keeps units of other names beside the service.
+    /// Returns whether this manager keeps units of other names beside the service.
     fn has_units(&self) -> bool {
         false
     }
@@ -205,17 +205,17 @@ pub struct ServiceProgram {
     /// All words of the command, the program's own name first.
     pub words: Vec<String>,
     /// The directory that it is started in.
-    pub folder: PathBuf,
+    pub directory: PathBuf,
     /// Further directories that Python searches modules in (`PYTHONPATH`).
     pub python_path: Vec<PathBuf>,
     /// What a person does who wants another one.
     pub change: String,
 }
 
-/// Returns the directories of `PYTHONPATH` in the environment file, as a service finds them that is started in `folder`.
-fn python_path(file: &EnvFile, folder: &Path) -> Vec<PathBuf> {
+/// Returns the directories of `PYTHONPATH` in the environment file, as a service finds them that is started in `directory`.
+fn python_path(file: &EnvFile, directory: &Path) -> Vec<PathBuf> {
     let value = file.value("PYTHONPATH").unwrap_or_default();
-    value.split(':').filter(|path| !path.is_empty()).map(|path| folder.join(path)).collect()
+    value.split(':').filter(|path| !path.is_empty()).map(|path| directory.join(path)).collect()
 }
 
 /// What a service is doing.
@@ -247,7 +247,7 @@ pub enum ServiceState {
 }
 
 impl ServiceState {
-    /// Tells whether no process of the service can be there.
+    /// Returns whether no process of the service can be there.
     pub fn is_down(&self) -> bool {
         matches!(self, Self::Stopped { .. } | Self::NotInstalled { .. })
     }

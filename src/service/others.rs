@@ -94,9 +94,9 @@ mod tests {
 
     #[test]
     fn units_that_a_killed_run_has_stopped_are_started_by_the_next_one_and_then_forgotten() {
-        let folder = tempfile::tempdir().unwrap();
-        let layout = Layout::below(folder.path());
-        disk::make_folder(&layout.state(), 0o755).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::below(directory.path());
+        disk::make_directory(&layout.state(), 0o755).unwrap();
         let run = |name: &str| RunId::parse(name).unwrap();
         let units = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         assert_eq!(note(&layout, &run("r-1"), &[]).unwrap(), units(&[]));

@@ -229,7 +229,7 @@ pub fn addresses_of(processes: &[ProcessId]) -> Outcome<Vec<Address>> {
     Ok(found.into_iter().collect())
 }
 
-/// Tells whether a process has a network of its own.
+/// Returns whether a process has a network of its own.
 pub fn has_own_network(process: ProcessId) -> bool {
     let network = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/net")).ok();
     let theirs = network(&process.pid.to_string());
@@ -395,8 +395,8 @@ torn line
     #[test]
     fn the_addresses_of_a_process_are_those_where_it_takes_connections() {
         let tcp = TcpListener::bind("[::1]:0").or_else(|_| TcpListener::bind("127.0.0.1:0")).unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("s");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
         let _unix = std::os::unix::net::UnixListener::bind(&path).unwrap();
         let found = addresses_of(&[ProcessId::own()]).unwrap();
         assert!(found.contains(&Address::Tcp(tcp.local_addr().unwrap())), "{found:?}");

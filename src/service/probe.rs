@@ -194,7 +194,7 @@ pub fn addresses(probe: &ResolvedProbe) -> Vec<SocketAddr> {
     (host, port).to_socket_addrs().map(Iterator::collect).unwrap_or_default()
 }
 
-/// Tells whether a server answers plain words with a record of TLS (RFC 8446, 5.1: an alert, of a version 3.x).
+/// Returns whether a server answers plain words with a record of TLS (RFC 8446, 5.1: an alert, of a version 3.x).
 fn speaks_tls(address: SocketAddr) -> bool {
     let ask = || -> std::io::Result<[u8; 2]> {
         let mut stream = TcpStream::connect_timeout(&address, REQUEST)?;

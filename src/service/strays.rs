@@ -112,7 +112,7 @@ pub(super) fn cannot_be_ended(processes: &[ProcessId]) -> Failure {
     }
 }
 
-/// Tells whether a process is in an uninterruptible sleep.
+/// Returns whether a process is in an uninterruptible sleep.
 fn hangs(process: ProcessId) -> bool {
     let stat = fs::read_to_string(format!("/proc/{}/stat", process.pid));
     stat.is_ok_and(|stat| parse_stat(&stat).is_some_and(|stat| stat.state == 'D'))

@@ -57,7 +57,7 @@ pub fn find_program(name: &str, for_root: bool) -> Option<PathBuf> {
     caller
         .split(':')
         .chain(SEARCH_PATH.split(':'))
-        .filter(|folder| folder.starts_with('/'))
-        .map(|folder| PathBuf::from(folder).join(name))
+        .filter(|directory| directory.starts_with('/'))
+        .map(|directory| PathBuf::from(directory).join(name))
         .find(|path| path.is_file())
 }

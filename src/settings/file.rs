@@ -326,7 +326,7 @@ fn in_words(message: &str) -> String {
     message.to_owned()
 }
 
-/// Tells what is wrong with a key, with the nearest right one.
+/// Returns what is wrong with a key, with the nearest right one.
 fn check_key(table: &str, key: &str, author: Author) -> Result<(), String> {
     let of = |keys: &[(&'static str, &'static [&'static str])]| -> &'static [&'static str] {
         keys.iter().find(|(name, _)| *name == table).map_or(&[], |(_, keys)| keys)

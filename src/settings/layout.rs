@@ -56,7 +56,7 @@ impl Layout {
         &self.root
     }
 
-    /// Tells whether this is the real machine and not a world below a folder.
+    /// Returns whether this is the real machine and not a world below a directory.
     pub fn is_real(&self) -> bool {
         self.root == Path::new("/")
     }
@@ -115,12 +115,12 @@ impl Layout {
         self.at("run/systemd/system")
     }
     /// Where units are looked for, the first that has one wins (systemd.unit(5)).
-    pub fn unit_folders(&self) -> Vec<PathBuf> {
+    pub fn unit_directories(&self) -> Vec<PathBuf> {
         let others = ["run/systemd/system", "usr/local/lib/systemd/system"].map(|path| self.at(path));
-        let mut folders = vec![self.host_units()];
-        folders.extend(others);
-        folders.extend([self.package_units(), self.at("lib/systemd/system")]);
-        folders
+        let mut directories = vec![self.host_units()];
+        directories.extend(others);
+        directories.extend([self.package_units(), self.at("lib/systemd/system")]);
+        directories
     }
     /// `/etc/passwd` and `/etc/group`: what users and groups are called.
     pub fn accounts(&self) -> [PathBuf; 2] {
@@ -232,11 +232,11 @@ impl Layout {
     pub fn cache(&self) -> PathBuf {
         self.state().join("cache")
     }
-    /// One folder per run.
+    /// One directory per run.
     pub fn runs(&self) -> PathBuf {
         self.state().join("runs")
     }
-    /// The folder of one run: journal, log, report, saved changes.
+    /// The directory of one run: journal, log, report, saved changes.
     pub fn run(&self, id: &RunId) -> PathBuf {
         self.runs().join(id.as_str())
     }
@@ -264,7 +264,7 @@ impl Layout {
     pub fn lock_file(&self) -> PathBuf {
         self.state().join("lock")
     }
-    /// The embedded supervisor's folder: state, lock, control.
+    /// The embedded supervisor's directory: state, lock, control.
     pub fn supervisor(&self) -> PathBuf {
         self.state().join("supervisor")
     }

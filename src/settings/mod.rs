@@ -85,7 +85,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Tells where the value of a key came from.
+    /// Returns where the value of a key came from.
     pub fn origin(&self, key: &str) -> Origin {
         self.origins.get(key).copied().unwrap_or(Origin::Default)
     }

@@ -60,7 +60,7 @@ name_type! {
 }
 
 name_type! {
-    /// The name of one environment generation: `<fingerprint>-<n>`, or `adopted-<n>` for a folder that was there
+    /// The name of one environment generation: `<fingerprint>-<n>`, or `adopted-<n>` for a directory that was there
     /// before.
     GenerationName
 }
@@ -208,23 +208,23 @@ impl GenerationName {
     }
 }
 
-/// A path below some folder: relative, without `..`, `.` or an empty part.
+/// A path below some directory: relative, without `..`, `.` or an empty part.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "PathBuf", into = "PathBuf")]
 pub struct RelativePath(PathBuf);
 
 impl RelativePath {
-    /// Checks that `path` stays below the folder it will be joined to.
+    /// Checks that `path` stays below the directory it will be joined to.
     ///
     /// # Errors
-    /// The path is absolute, empty, or leaves the folder.
+    /// The path is absolute, empty, or leaves the directory.
     pub fn parse(path: impl AsRef<Path>) -> Outcome<Self> {
         let path = path.as_ref();
         let inside = path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
         if inside && !path.as_os_str().is_empty() {
             Ok(Self(path.to_path_buf()))
         } else {
-            Err(Failure::new(format!("{} leaves its folder", path.display())))
+            Err(Failure::new(format!("{} leaves its directory", path.display())))
         }
     }
 

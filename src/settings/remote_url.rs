@@ -30,7 +30,7 @@ impl RemoteUrl {
                 Some((host, path)) if !host.contains('/') && !path.is_empty() => (Transport::Ssh, text),
                 _ => {
                     return Err(Failure::new("the URL of the remote is refused: it names no transport")
-                        .hint("write a folder of this machine as file:///path, and allow \"file\""));
+                        .hint("write a directory of this machine as file:///path, and allow \"file\""));
                 }
             },
         };

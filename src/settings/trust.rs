@@ -1,8 +1,8 @@
 //! Whether what root goes by is in root's hands: the host's file, the tool's state and store.
 //!
-//! Whoever can change one of them, or exchange a folder on the way to one, decides what root does. So before root goes by
-//! them the whole way to each is looked at, from the outside inwards: once a folder is root's alone, nobody else can
-//! exchange what lies in it, and what was seen stays true. Below a root the way begins at that folder.
+//! Whoever can change one of them, or exchange a directory on the way to one, decides what root does. So before root goes by
+//! them the whole way to each is looked at, from the outside inwards: once a directory is root's alone, nobody else can
+//! exchange what lies in it, and what was seen stays true. Below a root the way begins at that directory.
 
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
@@ -34,7 +34,7 @@ enum Why {
 }
 
 impl Loose {
-    /// Tells what is wrong.
+    /// Returns what is wrong.
     pub(crate) fn what(&self) -> String {
         let path = self.path.display();
         match &self.why {
@@ -44,7 +44,7 @@ impl Loose {
         }
     }
 
-    /// Returns the command that puts it right, and changes nothing of what lies in a folder.
+    /// Returns the command that puts it right, and changes nothing of what lies in a directory.
     pub(crate) fn repair(&self) -> String {
         let path = quoted(&self.path.display().to_string());
         match &self.why {
@@ -198,7 +198,7 @@ fn on_the_way(root: &Path, path: &Path) -> Outcome<Vec<Loose>> {
         } else if found.uid() != 0 {
             add(Why::Owner(found.uid()));
         } else if found.mode() & 0o022 != 0 && found.mode() & 0o1000 == 0 {
-            // In a folder with the sticky bit nobody exchanges what is root's.
+            // In a directory with the sticky bit nobody exchanges what is root's.
             add(Why::Mode);
         }
     }
@@ -218,18 +218,18 @@ mod tests {
 
     /// An installation of root's; `None` where the tests are not run by root.
     fn world() -> Option<(tempfile::TempDir, Layout)> {
-        let folder = tempfile::tempdir().unwrap();
-        let layout = Layout::below(folder.path().canonicalize().unwrap());
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::below(directory.path().canonicalize().unwrap());
         for path in [layout.store(), layout.etc(), layout.state()] {
-            disk::make_folder(&path, 0o755).unwrap();
+            disk::make_directory(&path, 0o755).unwrap();
         }
         fs::write(layout.host_file(), "").unwrap();
-        rustix::process::geteuid().is_root().then_some((folder, layout))
+        rustix::process::geteuid().is_root().then_some((directory, layout))
     }
 
     #[test]
     fn rw_7_1a_root_goes_by_nothing_that_others_can_change_or_exchange() {
-        let Some((_folder, layout)) = world() else { return };
+        let Some((_directory, layout)) = world() else { return };
         check(&layout).unwrap();
         let all = [
             layout.root().to_path_buf(),
@@ -260,7 +260,7 @@ mod tests {
 
     #[test]
     fn settings_count_only_where_nobody_but_root_can_have_written_or_exchanged_them() {
-        let Some((_folder, layout)) = world() else { return };
+        let Some((_directory, layout)) = world() else { return };
         let [first, second] = layout.host_files();
         let counts = |path: &Path| HostFiles { counts: path.to_path_buf(), ignored: None };
         let ignored = |counts: &Path, path: &Path, why: String| HostFiles {
@@ -288,7 +288,7 @@ mod tests {
 
     #[test]
     fn a_file_that_the_service_user_put_there_is_never_read_for_settings() {
-        let Some((_folder, layout)) = world() else { return };
+        let Some((_directory, layout)) = world() else { return };
         let [first, second] = layout.host_files();
         fs::write(&first, "keep = 7\nstore = \"/srv/theirs\"\n").unwrap();
         fs::write(&second, "keep = 5\n").unwrap();
@@ -301,9 +301,9 @@ mod tests {
 
     #[test]
     fn the_application_s_own_places_may_belong_to_anybody() {
-        let Some((_folder, layout)) = world() else { return };
+        let Some((_directory, layout)) = world() else { return };
         for path in [layout.home(), layout.persistent()] {
-            disk::make_folder(&path, 0o755).unwrap();
+            disk::make_directory(&path, 0o755).unwrap();
             chown(&path, Some(OTHER), None).unwrap();
         }
         check(&layout).unwrap();
@@ -312,7 +312,7 @@ mod tests {
 
     #[test]
     fn rw_7_1a_only_links_of_root_s_are_followed_and_where_they_lead_counts() {
-        let Some((_folder, layout)) = world() else { return };
+        let Some((_directory, layout)) = world() else { return };
         for path in [layout.state(), layout.store(), layout.host_file()] {
             let away = layout.root().join("away");
             fs::rename(&path, &away).unwrap();
@@ -338,7 +338,7 @@ mod tests {
 
     #[test]
     fn root_believes_a_missing_host_file_only_where_nobody_else_could_have_removed_it() {
-        let Some((_folder, layout)) = world() else { return };
+        let Some((_directory, layout)) = world() else { return };
         fs::remove_file(layout.host_file()).unwrap();
         assert_eq!(host_file(&layout).unwrap(), None);
         chown(layout.etc(), Some(OTHER), None).unwrap();

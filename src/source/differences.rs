@@ -78,7 +78,7 @@ impl Comparer<'_> {
             return Ok(repository);
         }
         for part in ["objects", "refs", "info"] {
-            disk::make_folder(&directory.join(part), 0o700)?;
+            disk::make_directory(&directory.join(part), 0o700)?;
         }
         let config = if like.as_str().len() == 64 {
             "[core]\n\trepositoryformatversion = 1\n\tbare = true\n[extensions]\n\tobjectformat = sha256\n"
@@ -107,7 +107,7 @@ impl Comparer<'_> {
             return Ok(());
         }
         let expected = self.scratch.join("expected");
-        disk::make_folder(&expected, 0o700)?;
+        disk::make_directory(&expected, 0o700)?;
         // In an empty work tree git takes the attributes from the index, that is from the commit.
         let mirror = Repository::bare(self.mirror).with_tree(&expected).with_index(index).passing();
         let mut list = Vec::new();

@@ -99,7 +99,7 @@ impl Exchange {
     /// The directory cannot be made.
     pub fn make_room(layout: &Layout, run: &RunId, owner: Owner) -> Outcome<()> {
         make_passable(&layout.previous_trees())?;
-        disk::make_folder(&layout.previous_tree(run), 0o750)?;
+        disk::make_directory(&layout.previous_tree(run), 0o750)?;
         // The service user reads the tree when it is compared, and can neither add, rename nor remove an entry.
         disk::give(&layout.previous_tree(run), &Owner { gid: owner.gid, ..Owner::own() })?;
         disk::sync_parent(&layout.previous_tree(run))
@@ -292,7 +292,7 @@ pub fn immovable(path: &Path, obstacle: Obstacle) -> Failure {
 
 /// Makes a directory of trees that other users can pass through, and cannot list.
 pub(super) fn make_passable(directory: &Path) -> Outcome<()> {
-    disk::make_folder(directory, 0o711)?;
+    disk::make_directory(directory, 0o711)?;
     disk::set_mode(directory, 0o711)
 }
 

@@ -259,7 +259,7 @@ impl<'a> Rules<'a> {
         let (tree, index) = (scratch.join("rules"), scratch.join("rules.index"));
         disk::remove_tree(&tree)?;
         disk::remove_file_if_there(&index)?;
-        disk::make_folder(&tree, 0o700)?;
+        disk::make_directory(&tree, 0o700)?;
         let repository =
             Repository::bare(request.place.mirror.as_path()).with_tree(&tree).with_index(&index).passing();
         let mut list = Vec::new();
@@ -289,7 +289,7 @@ impl<'a> Rules<'a> {
         for (path, is_directory) in paths {
             if *is_directory {
                 // A rule may be for directories only, so git has to see that it is one.
-                disk::make_folder(&self.tree.join(path), 0o700)?;
+                disk::make_directory(&self.tree.join(path), 0o700)?;
             }
             // A name may begin with a colon, which would mean something else to git.
             input.extend_from_slice(b"./");

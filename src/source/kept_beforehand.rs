@@ -118,7 +118,7 @@ mod tests {
     fn world() -> (tempfile::TempDir, BTreeMap<PathBuf, Stamp>) {
         let app = tempfile::tempdir().unwrap();
         for directory in ["data/deep", "src/__pycache__", ".git/objects"] {
-            crate::disk::make_folder(&app.path().join(directory), 0o755).unwrap();
+            crate::disk::make_directory(&app.path().join(directory), 0o755).unwrap();
         }
         crate::disk::write_atomic(&app.path().join("data/state.json"), b"one", 0o644).unwrap();
         let stamps = stamps_of(app.path());

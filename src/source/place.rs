@@ -82,12 +82,12 @@ impl Scratch {
         remove_abandoned(&directory);
         let name = format!("{}-{}-s{}", own.pid, own.started, COUNT.fetch_add(1, Ordering::Relaxed));
         let path = directory.join(&name);
-        let made = disk::make_folder(&directory, 0o755);
-        if made.and_then(|()| disk::make_owned_folder(&path, 0o700, owner)).is_ok() {
+        let made = disk::make_directory(&directory, 0o755);
+        if made.and_then(|()| disk::make_owned_directory(&path, 0o700, owner)).is_ok() {
             return Ok(Self { path });
         }
         let path = PathBuf::from(format!("/tmp/ladylinux-refresh-{name}-{}", clock::now().as_nanosecond()));
-        disk::make_owned_folder(&path, 0o700, owner)?;
+        disk::make_owned_directory(&path, 0o700, owner)?;
         Ok(Self { path })
     }
 

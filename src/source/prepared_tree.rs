@@ -106,9 +106,9 @@ pub fn prepare(
 ) -> Outcome<PreparedTree> {
     let tree = on.layout.tree(run);
     disk::remove_tree(&tree)?;
-    disk::make_folder(&on.layout.trees(), 0o700)?;
+    disk::make_directory(&on.layout.trees(), 0o700)?;
     let builder = on.units.user_of(Role::Build)?;
-    disk::make_owned_folder(&tree, 0o755, &builder)?;
+    disk::make_owned_directory(&tree, 0o755, &builder)?;
     let scratch = Scratch::make(&on.layout, &builder)?;
     let place = on.source_place(&scratch);
     let job = Job::new(Role::Build, LONG).writes(scratch.path());
@@ -148,7 +148,7 @@ pub fn deploy_first(on: &Installation, run: &RunId, branch: &BranchName, commit:
             .hint("move it away; `init` never overwrites an existing tree"));
     }
     prepare(on, run, branch, commit, None)?;
-    disk::make_folder(&on.layout.run(run), 0o755)?;
+    disk::make_directory(&on.layout.run(run), 0o755)?;
     let plan = Plan { commit: commit.clone(), known: Vec::new(), kept: Vec::new() };
     Exchange::begin(&on.layout, run, on.owner, plan)?.complete()?;
     disk::remove_if_empty(&on.layout.previous_tree(run))?;
@@ -224,7 +224,7 @@ fn ignores_case(tree: &Path) -> Outcome<bool> {
 /// Writes a repository that borrows its objects from the mirror and is at the commit, on the branch.
 fn lay_out_repository(git_dir: &Path, request: &PrepareTreeRequest) -> Outcome<()> {
     for directory in ["objects/info", "objects/pack", "refs/tags", "info"] {
-        disk::make_folder(&git_dir.join(directory), 0o755)?;
+        disk::make_directory(&git_dir.join(directory), 0o755)?;
     }
     let write = |name: &str, text: &[u8]| disk::write_passing(&git_dir.join(name), text, 0o644);
     let mut objects = request.objects.as_path().as_os_str().as_encoded_bytes().to_vec();
@@ -237,7 +237,7 @@ fn lay_out_repository(git_dir: &Path, request: &PrepareTreeRequest) -> Outcome<(
     write("HEAD", format!("ref: refs/heads/{branch}\n").as_bytes())?;
     for name in [format!("refs/heads/{branch}"), format!("refs/remotes/origin/{branch}")] {
         let file = git_dir.join(&name);
-        disk::make_folder(file.parent().unwrap_or(git_dir), 0o755)?;
+        disk::make_directory(file.parent().unwrap_or(git_dir), 0o755)?;
         write(&name, format!("{commit}\n").as_bytes())?;
     }
     Ok(())

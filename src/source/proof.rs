@@ -97,7 +97,7 @@ fn converted_differently(
 ) -> Outcome<Vec<String>> {
     let expected = scratch.join("expected");
     disk::remove_tree(&expected)?;
-    disk::make_folder(&expected, 0o700)?;
+    disk::make_directory(&expected, 0o700)?;
     let mut input = Vec::new();
     for path in differing {
         input.extend_from_slice(path.as_os_str().as_encoded_bytes());

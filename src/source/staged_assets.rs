@@ -108,8 +108,8 @@ fn place_below(from: &Path, to: &Path) -> Outcome<u64> {
     let mut placed = 0;
     for name in entries(from)? {
         let (source, target) = (from.join(&name), to.join(&name));
-        let told = || format!("cannot read {}", source.display());
-        let is_directory = fs::symlink_metadata(&source).context(told)?.is_dir();
+        let context = || format!("cannot read {}", source.display());
+        let is_directory = fs::symlink_metadata(&source).context(context)?.is_dir();
         let existing = fs::symlink_metadata(&target).ok();
         if existing.is_some_and(|existing| existing.is_dir() != is_directory) {
             let kind = if is_directory { "a file" } else { "a directory" };
@@ -119,7 +119,7 @@ fn place_below(from: &Path, to: &Path) -> Outcome<u64> {
             )));
         }
         if is_directory {
-            disk::make_folder(&target, 0o755)?;
+            disk::make_directory(&target, 0o755)?;
             placed += place_below(&source, &target)?;
         } else {
             let unfinished = to.join(UNFINISHED);
@@ -134,10 +134,10 @@ fn place_below(from: &Path, to: &Path) -> Outcome<u64> {
 
 /// The names in a directory, sorted.
 fn entries(directory: &Path) -> Outcome<Vec<std::ffi::OsString>> {
-    let told = || format!("cannot read {}", directory.display());
+    let context = || format!("cannot read {}", directory.display());
     let mut names = Vec::new();
-    for entry in fs::read_dir(directory).context(told)? {
-        names.push(entry.context(told)?.file_name());
+    for entry in fs::read_dir(directory).context(context)? {
+        names.push(entry.context(context)?.file_name());
     }
     names.sort();
     Ok(names)
@@ -149,7 +149,7 @@ mod tests {
     use crate::clock;
 
     fn write(path: &Path, text: &str) {
-        disk::make_folder(path.parent().unwrap(), 0o755).unwrap();
+        disk::make_directory(path.parent().unwrap(), 0o755).unwrap();
         disk::write_atomic(path, text.as_bytes(), 0o644).unwrap();
     }
 
@@ -184,7 +184,7 @@ mod tests {
             (root.path().join("copy"), root.path().join("app"), root.path().join("out"));
         write(&copy.join("static/site.css"), "new");
         write(&outside.join("kept"), "1");
-        disk::make_folder(&app, 0o755).unwrap();
+        disk::make_directory(&app, 0o755).unwrap();
         disk::point_link(&app.join("static"), &outside).unwrap();
         let request = PlaceRequest { products: copy.as_path().into(), tree: app.as_path().into() };
         let refusal = handle_place(&request).unwrap_err().to_string();

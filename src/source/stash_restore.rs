@@ -301,7 +301,7 @@ fn copy(request: &RestoreStashRequest, file: &Path) -> Outcome<()> {
         if at.symlink_metadata().is_err() {
             let mode = fs::symlink_metadata(request.stash.as_path().join(&directory));
             let mode = mode.context(|| format!("cannot examine {}", directory.display()))?.mode() & 0o7777;
-            disk::make_new_folder(&at, mode | 0o700)?;
+            disk::make_new_directory(&at, mode | 0o700)?;
         }
     }
     let fresh = to.with_file_name(".ladylinux-refresh-restore");

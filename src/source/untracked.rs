@@ -179,7 +179,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         for file in files {
             let path = directory.path().join(file);
-            disk::make_folder(path.parent().unwrap(), 0o755).unwrap();
+            disk::make_directory(path.parent().unwrap(), 0o755).unwrap();
             disk::write_passing(&path, b"x", 0o644).unwrap();
         }
         let file =

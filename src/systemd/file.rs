@@ -103,7 +103,7 @@ fn lines(text: &str) -> Vec<&str> {
     lines
 }
 
-/// Tells whether a line goes on in the next: its very last character is a backslash, and that is not itself escaped.
+/// Returns whether a line goes on in the next: its very last character is a backslash, and that is not itself escaped.
 fn goes_on(line: &str) -> bool {
     line.chars().fold(false, |escaped, c| !escaped && c == '\\')
 }

@@ -1,7 +1,7 @@
 //! Jobs: what systemd does when it is asked to start or stop something, awaited by their results.
 //!
 //! Who awaits a job listens for its end before it is enqueued, and knows it by its path. Signals can be lost (systemd
-//! may be executed anew meanwhile), so while nothing is heard the unit itself is asked now and then whether it still has
+//! may be executed again meanwhile), so while nothing is heard the unit itself is asked now and then whether it still has
 //! the job. Nothing here waits for ever, and nothing is left running: the stream of signals is polled by the thread
 //! that waits, and dropping it ends the subscription.
 
@@ -89,7 +89,7 @@ impl fmt::Display for JobResult {
     }
 }
 
-/// A job that is under way.
+/// A job that is in progress.
 pub struct Job<'a> {
     bus: &'a Bus,
     unit_path: String,
@@ -150,7 +150,7 @@ impl Bus {
         match self.manager()?.call_method("Subscribe", &()) {
             Err(zbus::Error::MethodError(name, ..)) if name.ends_with(".AlreadySubscribed") => Ok(()),
             Err(error) if !super::is_away(&error) => Err(refused(error)),
-            // One that is just being executed anew: what it does not tell is asked for.
+            // One that is just being executed again: what it does not tell is asked for.
             _ => Ok(()),
         }
     }
@@ -173,7 +173,7 @@ impl Bus {
 }
 
 impl Job<'_> {
-    /// Waits for the end of the job, at most for `limit`; `None` while it is still under way.
+    /// Waits for the end of the job, at most for `limit`; `None` while it is still in progress.
     ///
     /// # Errors
     /// The connection to systemd is gone.

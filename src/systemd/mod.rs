@@ -36,12 +36,12 @@ const MANAGER_INTERFACE: &str = "org.freedesktop.systemd1.Manager";
 /// How long one call may take. Jobs are awaited by their signals, not by calls.
 const CALL: Duration = Duration::from_secs(30);
 
-/// How long systemd may be away from the bus: it leaves it while it is executed anew.
+/// How long systemd may be away from the bus: it leaves it while it is executed again.
 const ABSENCE: Duration = Duration::from_secs(10);
 /// How often it is asked for meanwhile.
 const TICK: Duration = Duration::from_millis(20);
 
-/// Tells whether systemd is this machine's PID 1 (`sd_booted(3)`).
+/// Returns whether systemd is this machine's PID 1 (`sd_booted(3)`).
 pub fn is_booted() -> bool {
     Path::new("/run/systemd/system").is_dir()
 }
@@ -94,7 +94,7 @@ impl Bus {
         Ok(*KNOWN.get_or_init(|| version))
     }
 
-    /// Tells whether the connection was lost; it does not come back by itself.
+    /// Returns whether the connection was lost; it does not come back by itself.
     pub fn is_lost(&self) -> bool {
         self.connection.is_closed()
     }
@@ -142,7 +142,7 @@ impl Bus {
         }
     }
 
-    /// Makes systemd read its units anew.
+    /// Makes systemd read its units again.
     ///
     /// # Errors
     /// systemd refuses.
@@ -159,7 +159,7 @@ impl Bus {
             .context(|| format!("systemd cannot forget the failure of {unit}"))
     }
 
-    /// Has units started at boot, or by whatever else their files name. systemd has to read its units anew afterwards
+    /// Has units started at boot, or by whatever else their files name. systemd has to read its units again afterwards
     /// ([`Bus::reload`]).
     ///
     /// # Errors
@@ -170,7 +170,7 @@ impl Bus {
             .context(|| format!("systemd cannot enable {}", units.join(", ")))
     }
 
-    /// Has units not started at boot any more. systemd has to read its units anew afterwards ([`Bus::reload`]).
+    /// Has units not started at boot any more. systemd has to read its units again afterwards ([`Bus::reload`]).
     ///
     /// # Errors
     /// systemd refuses.
@@ -197,14 +197,14 @@ fn version_in(text: &str) -> Option<u32> {
     text.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
-/// Tells whether systemd was not on the bus, or left it before it answered.
+/// Returns whether systemd was not on the bus, or left it before it answered.
 fn is_away(error: &zbus::Error) -> bool {
     const AWAY: [&str; 3] = ["NoReply", "ServiceUnknown", "NameHasNoOwner"];
     let zbus::Error::MethodError(name, ..) = error else { return false };
     name.as_str().strip_prefix("org.freedesktop.DBus.Error.").is_some_and(|name| AWAY.contains(&name))
 }
 
-/// Tells what systemd answered in its own words, without the name of the error, which is for programs.
+/// Returns what systemd answered in its own words, without the name of the error, which is for programs.
 pub(crate) fn refused(error: zbus::Error) -> Failure {
     match error {
         zbus::Error::MethodError(_, Some(text), _) => Failure::new(text),

@@ -155,22 +155,22 @@ impl Bus {
     /// # Errors
     /// systemd refuses the unit, or the run is interrupted. Nothing of it is left.
     pub(crate) fn start_process(&self, unit: &ProcessUnit<'_>, stdin: Stdin) -> Outcome<Started> {
-        let told = || format!("systemd does not start {}", unit.name);
+        let context = || format!("systemd does not start {}", unit.name);
         let (near_stdin, far_stdin) = match stdin {
             Stdin::File(file) => (None, OwnedFd::from(file)),
             Stdin::Pipe => {
-                let (reader, writer) = std::io::pipe().context(told)?;
+                let (reader, writer) = std::io::pipe().context(context)?;
                 (Some(File::from(OwnedFd::from(writer))), OwnedFd::from(reader))
             }
         };
-        let (stdout, far_stdout) = std::io::pipe().context(told)?;
-        let (stderr, far_stderr) = std::io::pipe().context(told)?;
+        let (stdout, far_stdout) = std::io::pipe().context(context)?;
+        let (stderr, far_stderr) = std::io::pipe().context(context)?;
         let properties = unit.on_the_bus([far_stdin.as_fd(), far_stdout.as_fd(), far_stderr.as_fd()]);
         let none: Vec<(&str, Vec<(&str, Value<'_>)>)> = Vec::new();
         self.manager()?
             .call_method("StartTransientUnit", &(unit.name, "fail", properties, none))
             .map_err(refused)
-            .context(told)?;
+            .context(context)?;
         let mut process = UnitProcess {
             bus: self.clone(),
             name: unit.name.to_owned(),
@@ -178,7 +178,7 @@ impl Bus {
             life: None,
             is_collected: false,
         };
-        process.await_begin().context(told)?;
+        process.await_begin().context(context)?;
         Ok(Started {
             stdin: near_stdin,
             stdout: File::from(OwnedFd::from(stdout)),
@@ -206,8 +206,8 @@ impl UnitProcess {
         T: TryFrom<zbus::zvariant::OwnedValue>,
         T::Error: std::error::Error + Send + Sync + 'static,
     {
-        let told = || format!("systemd does not report what {} is doing", self.name);
-        self.bus.property(&self.path, interface, name).context(told)
+        let context = || format!("systemd does not report what {} is doing", self.name);
+        self.bus.property(&self.path, interface, name).context(context)
     }
 
     /// Returns the pid of its process; 0 where it has none.

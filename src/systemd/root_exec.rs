@@ -151,7 +151,7 @@ mod tests {
     fn a_link_to_a_file_of_the_application_and_a_name_beside_it_are_found() {
         let root = tempfile::tempdir().unwrap();
         let app = root.path().canonicalize().unwrap().join("app");
-        crate::disk::make_folder(&app, 0o755).unwrap();
+        crate::disk::make_directory(&app, 0o755).unwrap();
         crate::disk::write_atomic(&app.join("pre"), b"", 0o755).unwrap();
         let link = root.path().join("link");
         crate::disk::point_link(&link, &app.join("pre")).unwrap();

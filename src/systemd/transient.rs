@@ -86,7 +86,7 @@ impl Bus {
     /// # Errors
     /// systemd refuses.
     pub fn start_transient(&self, unit: Transient<'_>) -> Outcome<()> {
-        let told = || format!("systemd does not start {}", unit.name);
+        let context = || format!("systemd does not start {}", unit.name);
         let stop_limit = u64::try_from(unit.stop_limit.as_micros()).unwrap_or(u64::MAX);
         let mut properties: Vec<(&str, Value<'_>)> = vec![
             ("Description", Value::from(unit.description)),
@@ -110,19 +110,19 @@ impl Bus {
             .call_method("StartTransientUnit", &(unit.name, "fail", properties, none))
             .map(drop)
             .map_err(refused)
-            .context(told)
+            .context(context)
     }
 
-    /// Tells what a transient service is doing.
+    /// Returns what a transient service is doing.
     ///
     /// # Errors
     /// systemd cannot be asked.
     pub fn transient_state(&self, name: &str) -> Outcome<TransientState> {
-        let told = || format!("systemd does not tell what {name} is doing");
+        let context = || format!("systemd does not tell what {name} is doing");
         let path: OwnedObjectPath = match self.manager()?.call("GetUnit", &(name,)) {
             Ok(path) => path,
             Err(error) if is(&error, NO_SUCH_UNIT) => return Ok(TransientState::Unknown),
-            Err(error) => return Err(refused(error)).context(told),
+            Err(error) => return Err(refused(error)).context(context),
         };
         let path: ObjectPath<'_> = path.into_inner();
         let unit = self.object(path.as_str(), UNIT_INTERFACE)?;
@@ -147,7 +147,7 @@ impl Bus {
             Err(zbus::Error::FDO(error)) if matches!(*error, zbus::fdo::Error::UnknownObject(_)) => {
                 Ok(TransientState::Unknown)
             }
-            Err(error) => Err(refused(error)).context(told),
+            Err(error) => Err(refused(error)).context(context),
         }
     }
 }

@@ -107,7 +107,7 @@ pub struct UnitFacts {
     pub assertions_held: bool,
     /// `enabled`, `disabled`, `static` …
     pub file_state: String,
-    /// The number of the job that is under way.
+    /// The number of the job that is in progress.
     pub job: Option<u32>,
 }
 
@@ -141,7 +141,7 @@ pub enum LoadState {
 /// The state that all kinds of units share.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum ActiveState {
-    /// It is up (or reads its configuration anew).
+    /// It is up (or reads its configuration again).
     Active,
     /// It is down.
     #[default]
@@ -177,7 +177,7 @@ impl fmt::Display for Assertion {
 }
 
 impl UnitFacts {
-    /// Tells whether no process of it should be there.
+    /// Returns whether no process of it should be there.
     pub fn is_down(&self) -> bool {
         matches!(self.active, ActiveState::Inactive | ActiveState::Failed)
     }
@@ -189,8 +189,8 @@ impl Bus {
     /// # Errors
     /// systemd cannot be asked, or `name` is none.
     pub fn unit(&self, name: &str) -> Outcome<UnitFacts> {
-        let told = || format!("cannot ask systemd about {name}");
-        self.properties(name).and_then(|properties| properties.facts()).context(told)
+        let context = || format!("cannot ask systemd about {name}");
+        self.properties(name).and_then(|properties| properties.facts()).context(context)
     }
 
     /// Returns whether a unit is down, one that systemd does not know included. Costs less than [`Bus::unit`].
@@ -225,7 +225,7 @@ impl Bus {
         Ok(listed.into_iter().map(|(name, ..)| name).collect())
     }
 
-    /// Returns the number of the job that is under way for the unit at `path`.
+    /// Returns the number of the job that is in progress for the unit at `path`.
     pub(super) fn job_of(&self, path: &str) -> Outcome<Option<u32>> {
         let (number, _): (u32, OwnedObjectPath) = self.property(path, UNIT_INTERFACE, "Job")?;
         Ok((number != 0).then_some(number))

@@ -66,7 +66,7 @@ fn restrict(writable: &[PathBuf]) -> Result<RulesetStatus, landlock::RulesetErro
     Ok(status.ruleset)
 }
 
-/// Tells whether this kernel has the Landlock that [`confine`] wants. Nothing is restricted by asking.
+/// Returns whether this kernel has the Landlock that [`confine`] wants. Nothing is restricted by asking.
 pub(super) fn is_landlock_here() -> bool {
     Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)

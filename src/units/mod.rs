@@ -129,8 +129,8 @@ impl Units {
         operation: &str,
         request: &Q,
     ) -> Outcome<A> {
-        let told = || format!("cannot ask a unit for {operation}");
-        let request = serde_json::to_vec(request).context(told)?;
+        let context = || format!("cannot ask a unit for {operation}");
+        let request = serde_json::to_vec(request).context(context)?;
         if let Some(sessions) = &self.sessions
             && let Some(answered) = sessions.ask(self, job, operation, request.clone())
         {
@@ -258,12 +258,12 @@ impl Units {
             return Ok((job, tree.to_path_buf()));
         }
         let destination = self.layout.state().join("tree");
-        disk::make_folder(&destination, 0o755)?;
+        disk::make_directory(&destination, 0o755)?;
         let bind = Bind { source: tree.to_path_buf(), destination: destination.clone(), access };
         Ok((job.clone().sees(bind), destination))
     }
 
-    /// Tells whether a unit can see something at another path ([`Job::binds`]).
+    /// Returns whether a unit can see something at another path ([`Job::binds`]).
     pub fn can_bind(&self) -> bool {
         self.in_systemd()
     }
@@ -274,7 +274,7 @@ impl Units {
         !socket_drop_in::left(&self.layout).is_empty()
     }
 
-    /// Tells whether units are systemd's here.
+    /// Returns whether units are systemd's here.
     fn in_systemd(&self) -> bool {
         self.layout.is_real() && manager::is_booted() && rustix::process::geteuid().is_root()
     }
@@ -372,9 +372,9 @@ impl Units {
     /// Makes a directory of `user` below `/run/ladylinux-refresh` that no other process uses.
     fn make_own_directory(&self, name: &str, user: Owner) -> Outcome<PathBuf> {
         let above = self.layout.volatile();
-        disk::make_folder(&above, 0o755)?;
+        disk::make_directory(&above, 0o755)?;
         let directory = above.join(format!("{name}-{}", unique()));
-        disk::make_owned_folder(&directory, 0o700, &user)?;
+        disk::make_owned_directory(&directory, 0o700, &user)?;
         Ok(directory)
     }
 }

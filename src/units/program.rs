@@ -20,22 +20,22 @@ const MODE: u32 = 0o711;
 /// The copy cannot be written.
 pub(super) fn ensure(layout: &Layout, own: &Path) -> Outcome<PathBuf> {
     let copy = layout.state().join("program");
-    let told = || format!("cannot copy this program to {}", copy.display());
-    let mut source = File::open(own).context(told)?;
-    let found = source.metadata().context(told)?;
-    let written = found.modified().context(told)?;
+    let context = || format!("cannot copy this program to {}", copy.display());
+    let mut source = File::open(own).context(context)?;
+    let found = source.metadata().context(context)?;
+    let written = found.modified().context(context)?;
     if is_copy(&copy, found.len(), written) {
         return Ok(copy);
     }
     disk::write_by(&copy, MODE, |file| {
-        std::io::copy(&mut source, file).context(told)?;
-        file.set_permissions(fs::Permissions::from_mode(MODE)).context(told)?;
-        file.set_modified(written).context(told)
+        std::io::copy(&mut source, file).context(context)?;
+        file.set_permissions(fs::Permissions::from_mode(MODE)).context(context)?;
+        file.set_modified(written).context(context)
     })?;
     Ok(copy)
 }
 
-/// Tells whether the file is ours, unreadable for others, and has the length and the time of what it was copied from.
+/// Returns whether the file is ours, unreadable for others, and has the length and the time of what it was copied from.
 fn is_copy(copy: &Path, length: u64, written: SystemTime) -> bool {
     fs::symlink_metadata(copy).is_ok_and(|found| {
         found.is_file()

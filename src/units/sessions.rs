@@ -144,15 +144,15 @@ impl Drop for Shared {
 
 /// Returns the line that asks a session for an operation.
 fn line_of(operation: &str, request: Vec<u8>) -> Outcome<Vec<u8>> {
-    let told = || format!("the request of {operation} cannot be written");
-    let request = RawValue::from_string(String::from_utf8(request).context(told)?).context(told)?;
-    serde_json::to_vec(&AnyRequest { operation: operation.to_owned(), request: &request }).context(told)
+    let context = || format!("the request of {operation} cannot be written");
+    let request = RawValue::from_string(String::from_utf8(request).context(context)?).context(context)?;
+    serde_json::to_vec(&AnyRequest { operation: operation.to_owned(), request: &request }).context(context)
 }
 
 fn start(units: &Units, role: Role) -> Outcome<Waiting> {
     let scratch = units.layout.scratch();
     // What is missing when the unit starts cannot be written to later.
-    disk::make_folder(&scratch, 0o755)?;
+    disk::make_directory(&scratch, 0o755)?;
     let mut job = Job::new(role, LIFE).writes(scratch);
     job.output = OUTPUT;
     let ready =

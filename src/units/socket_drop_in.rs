@@ -27,7 +27,7 @@ impl SocketDropIn {
     pub(super) fn write(layout: &Layout, unit: &str, sockets: &HeldSockets) -> Outcome<Self> {
         sweep(layout);
         let directory = layout.volatile_units().join(format!("{unit}.d"));
-        disk::make_folder(&directory, 0o755)?;
+        disk::make_directory(&directory, 0o755)?;
         let drop_in = Self(directory);
         let non_blocking = if sockets.non_blocking { "yes" } else { "no" };
         let text = format!("[Service]\nSockets={}\nNonBlocking={non_blocking}\n", sockets.units.join(" "));
@@ -72,7 +72,7 @@ mod tests {
         let layout = Layout::below(root.path());
         let unit = format!("{PREFIX}2.service");
         let left = layout.volatile_units().join(format!("{PREFIX}1.service.d"));
-        disk::make_folder(&left, 0o755).unwrap();
+        disk::make_directory(&left, 0o755).unwrap();
         let units = vec!["a.socket".to_owned(), "b.socket".to_owned()];
         let drop_in =
             SocketDropIn::write(&layout, &unit, &HeldSockets { units, non_blocking: true }).unwrap();

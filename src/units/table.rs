@@ -65,17 +65,17 @@ impl Role {
         }
     }
 
-    /// Tells whether it reaches the network.
+    /// Returns whether it reaches the network.
     pub fn has_network(self) -> bool {
         matches!(self, Self::Fetch | Self::Build)
     }
 
-    /// Tells whether it works while the service still runs, and so must not take anything from it.
+    /// Returns whether it works while the service still runs, and so must not take anything from it.
     pub fn gives_way(self) -> bool {
         matches!(self, Self::Fetch | Self::Build | Self::Rehearse)
     }
 
-    /// Tells whether it starts programs of the application, which may use whatever programs use.
+    /// Returns whether it starts programs of the application, which may use whatever programs use.
     fn runs_foreign_programs(self) -> bool {
         matches!(self, Self::Build | Self::Rehearse | Self::Hooks)
     }

@@ -133,7 +133,7 @@ impl Waiting {
         Err(self.units.ended_by_others(&self.job, operation, self.fresh_started))
     }
 
-    /// Tells whether the unit lives.
+    /// Returns whether the unit lives.
     pub fn is_alive(&self) -> bool {
         let Some(process) = &self.process else { return false };
         let mut watched = [PollFd::from_borrowed_fd(process.running.started.subject.life(), PollFlags::IN)];

@@ -56,10 +56,10 @@ fn rw_7_1a_a_torn_or_foreign_journal_means_unknown_and_the_next_run_observes_aga
     }
 }
 
-/// Every file below a folder.
-fn files(folder: &Path) -> Vec<PathBuf> {
+/// Every file below a directory.
+fn files(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         if entry.file_type().unwrap().is_dir() {
             found.extend(files(&entry.path()));
         } else {
@@ -149,7 +149,7 @@ fn rw_5_1_a_service_whose_supervisor_was_killed_is_stopped_and_refreshed() {
     }
 }
 
-/// Tells whether system calls can be made to fail here. Where that is asked for (`CI=true`), it has to be so.
+/// Returns whether system calls can be made to fail here. Where that is asked for (`CI=true`), it has to be so.
 fn faults_can_be_injected() -> bool {
     let tried = Command::new("strace").args(["-f", "-e", "inject=fsync:error=EIO", "true"]).output();
     let there = tried.is_ok_and(|output| output.status.success());

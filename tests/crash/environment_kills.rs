@@ -162,12 +162,12 @@ impl Victim {
     fn expect_nothing_half_done(&self) {
         let (layout, trying) = (&self.rig.host.layout, &self.rig.trying);
         assert!(names(&layout.uv().join("scratch")).is_empty(), "{trying}");
-        for folder in [layout.locks(), layout.environment_records(), layout.uv()] {
-            let odd: Vec<String> = names(&folder)
+        for directory in [layout.locks(), layout.environment_records(), layout.uv()] {
+            let odd: Vec<String> = names(&directory)
                 .into_iter()
                 .filter(|name| name.starts_with('.') || name.contains("new"))
                 .collect();
-            assert!(odd.is_empty(), "{trying}: {odd:?} in {}", folder.display());
+            assert!(odd.is_empty(), "{trying}: {odd:?} in {}", directory.display());
         }
     }
 }
@@ -193,19 +193,19 @@ fn cache(rig: &Rig) -> PathBuf {
 
 /// Fetches every wheel that an environment may have, for the test alone.
 fn trusted_wheels(rig: &Rig) -> PathBuf {
-    let folder = rig.host.beside("trusted");
+    let directory = rig.host.beside("trusted");
     for six in ["six==1.16.0", "six==1.17.0"] {
         let mut download = Command::new("/usr/bin/python3");
         download.args(["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", "--dest"]);
-        assert!(download.arg(&folder).args(BESIDE).arg(six).status().unwrap().success());
+        assert!(download.arg(&directory).args(BESIDE).arg(six).status().unwrap().success());
     }
-    assert_eq!(names(&folder).len(), BESIDE.len() + 2);
-    folder
+    assert_eq!(names(&directory).len(), BESIDE.len() + 2);
+    directory
 }
 
-/// The names in a folder, sorted; none where there is no folder.
-fn names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).into_iter().flatten();
+/// The names in a directory, sorted; none where there is no directory.
+fn names(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).into_iter().flatten();
     let mut names: Vec<String> =
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();

@@ -389,7 +389,7 @@ fn rw_7_1a_children_that_outlive_a_killed_run_are_ended_by_the_next_one() {
     rig.drift();
     let hold = rig.host.layout.data()[0].join("hold");
     let killed = rig.kill_when(&["run"], Reach::RunAlone, |rig, pid, _| {
-        // Once: a hook that read the file while it is written anew would find nothing in it, and go on.
+        // Once: a hook that read the file while it is written again would find nothing in it, and go on.
         if !hold.exists() {
             std::fs::write(&hold, pid.to_string()).unwrap();
         }

@@ -783,15 +783,15 @@ fn whoever_may_not_look_is_told_so_and_not_that_nothing_is_there() {
             assert!(!said.all().contains(wrong), "{arguments:?}: {wrong:?} in\n{}", said.all());
         }
     }
-    let doctor = said(&["doctor"]).says("not looked at: folders");
+    let doctor = said(&["doctor"]).says("not looked at: directories");
     assert!(!doctor.all().contains("installation here"), "{}", doctor.all());
     fs::set_permissions(host.layout.root(), fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 #[test]
 fn where_there_is_no_installation_nothing_is_made() {
-    let folder = tempfile::tempdir().unwrap();
-    let root = folder.path().canonicalize().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().canonicalize().unwrap();
     for arguments in [
         &["run"][..],
         &["plan"],

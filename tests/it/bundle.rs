@@ -38,8 +38,8 @@ fn cut_off(host: &Host) {
     let dead = settings.replace(&settings[start..end], "git://127.0.0.1:9/app.git");
     fs::write(host.layout.host_file(), dead).unwrap();
     // The shared cache is behind a link, which alone is removed.
-    for folder in [host.layout.uv(), host.layout.locks()] {
-        ladylinux_refresh::disk::remove_tree(&folder).unwrap();
+    for directory in [host.layout.uv(), host.layout.locks()] {
+        ladylinux_refresh::disk::remove_tree(&directory).unwrap();
     }
 }
 
@@ -80,8 +80,8 @@ fn from_bundle<'a>(file: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
 
 /// The files of the live environment that every machine has alike: path below `site-packages`, and content.
 fn installed(host: &Host) -> BTreeMap<PathBuf, Vec<u8>> {
-    fn gather(top: &Path, folder: &Path, found: &mut BTreeMap<PathBuf, Vec<u8>>) {
-        for entry in fs::read_dir(folder).unwrap() {
+    fn gather(top: &Path, directory: &Path, found: &mut BTreeMap<PathBuf, Vec<u8>>) {
+        for entry in fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_str().unwrap();
             let own = ["RECORD", "INSTALLER", "REQUESTED", "uv_cache.json", "direct_url.json", "__pycache__"];
@@ -127,7 +127,7 @@ fn refused(host: &Host, file: &Path, more: &[&str], words: &[&str]) {
     assert!(!host.layout.cache().join("bundle").exists(), "something of the bundle was left");
 }
 
-/// Insists that a bundle is refused where its environment is built anew.
+/// Insists that a bundle is refused where its environment is built again.
 #[track_caller]
 fn refused_anew(host: &Host, file: &Path, words: &[&str]) {
     refused(host, file, &["--always-rebuild-venv"], words);
@@ -308,16 +308,19 @@ fn rw_5_3_a_bundle_serves_where_there_is_no_network_at_all() {
 fn rw_8_2_a_bundle_is_an_archive_that_others_can_look_into_and_check() {
     let maker = Host::running();
     let file = create(&maker, "a.bundle", &["--branch", "main"]);
-    let folder = maker.beside("unpacked");
-    fs::create_dir(&folder).unwrap();
-    let tar = Command::new("tar").arg("-xf").arg(&file).arg("-C").arg(&folder).output().unwrap();
+    let directory = maker.beside("unpacked");
+    fs::create_dir(&directory).unwrap();
+    let tar = Command::new("tar").arg("-xf").arg(&file).arg("-C").arg(&directory).output().unwrap();
     assert!(tar.status.success(), "{}", String::from_utf8_lossy(&tar.stderr));
-    let sums =
-        Command::new("sha256sum").args(["-c", "bundle.json.sha256"]).current_dir(&folder).output().unwrap();
+    let sums = Command::new("sha256sum")
+        .args(["-c", "bundle.json.sha256"])
+        .current_dir(&directory)
+        .output()
+        .unwrap();
     assert!(sums.status.success());
-    let header: Value = serde_json::from_slice(&fs::read(folder.join("bundle.json")).unwrap()).unwrap();
+    let header: Value = serde_json::from_slice(&fs::read(directory.join("bundle.json")).unwrap()).unwrap();
     for member in header["members"].as_array().unwrap() {
-        let bytes = fs::read(folder.join(member["name"].as_str().unwrap())).unwrap();
+        let bytes = fs::read(directory.join(member["name"].as_str().unwrap())).unwrap();
         assert_eq!(sha256(&bytes), member["sha256"].as_str().unwrap());
     }
     let parts = Parts::of(&file);
@@ -325,7 +328,7 @@ fn rw_8_2_a_bundle_is_an_archive_that_others_can_look_into_and_check() {
         Parts { header: header.clone(), ..parts.clone() }.members.len(),
         header["members"].as_array().unwrap().len()
     );
-    git(&maker.work(), ["bundle", "verify", "--quiet", folder.join("commits.bundle").to_str().unwrap()]);
+    git(&maker.work(), ["bundle", "verify", "--quiet", directory.join("commits.bundle").to_str().unwrap()]);
     // Neither the remote nor where it is made is told.
     let whole = fs::read(&file).unwrap();
     for secret in [maker.url(), maker.layout.root().display().to_string()] {
@@ -343,11 +346,14 @@ fn rw_8_2_a_bundle_is_an_archive_that_others_can_look_into_and_check() {
     assert_eq!((&json["header"], &json["sha256"]), (&header, &Value::from(sha256(&whole))));
     // A file that is there is replaced whole; what is no file is left alone.
     create(&maker, "a.bundle", &[]);
-    maker.tool(["bundle", "create", "--output", folder.to_str().unwrap()]).expect(3).says("no regular file");
+    maker
+        .tool(["bundle", "create", "--output", directory.to_str().unwrap()])
+        .expect(3)
+        .says("no regular file");
     let nowhere = maker.beside("missing/a.bundle");
     let said = maker.tool(["bundle", "create", "--output", nowhere.to_str().unwrap()]).expect(3);
     assert!(
-        said.err.contains("there is no folder ") && said.err.contains("  try        mkdir -p "),
+        said.err.contains("there is no directory ") && said.err.contains("  try        mkdir -p "),
         "{}",
         said.err
     );
@@ -474,7 +480,7 @@ fn a_bundle_made_to_do_harm_is_refused_before_anything_of_it_is_used() {
     refused(&maker, &bad, &[], &["lock.json is not listed"]);
     // What is no plain file, in the place of one.
     for (kind, word) in
-        [(b'2', "a symbolic link"), (b'1', "a hard link"), (b'3', "a device"), (b'5', "a folder")]
+        [(b'2', "a symbolic link"), (b'1', "a hard link"), (b'3', "a device"), (b'5', "a directory")]
     {
         let mut bytes = parts.bytes();
         let at = find(&bytes, b"lock.json\0");
@@ -607,7 +613,7 @@ fn a_bundle_of_another_branch_is_a_run_of_that_branch_in_both_modes() {
     let mut command = cut_off_command(&host, ["run", "--if-changed", "--bundle", "side.bundle"]);
     let ran = ran(command.current_dir(file.parent().unwrap()).output().unwrap());
     ran.expect(0).says("Already current");
-    // A mirror that is gone is made anew from the bundle.
+    // A mirror that is gone is made again from the bundle.
     ladylinux_refresh::disk::remove_tree(&host.layout.mirror()).unwrap();
     offline(&host, from_bundle(&file, &[])).expect(0);
 }

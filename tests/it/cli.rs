@@ -175,8 +175,8 @@ fn rw_8_3_the_table_of_exit_codes_is_the_one_of_the_program() {
 /// The documents that show commands.
 fn documents() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let folders = ["", "docs", "docs/adr", "demo/app"].map(|folder| root.join(folder));
-    let entries = folders.iter().flat_map(|folder| fs::read_dir(folder).unwrap());
+    let directories = ["", "docs", "docs/adr", "demo/app"].map(|directory| root.join(directory));
+    let entries = directories.iter().flat_map(|directory| fs::read_dir(directory).unwrap());
     let paths = entries.map(|entry| entry.unwrap().path());
     let mut found: Vec<PathBuf> =
         paths.filter(|path| path.extension().is_some_and(|end| end == "md")).collect();
@@ -185,8 +185,8 @@ fn documents() -> Vec<PathBuf> {
 }
 
 /// The source files of the program.
-fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).unwrap() {
+fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() { sources(&path, found) } else { found.push(path) }
     }
@@ -316,8 +316,8 @@ fn the_documents_tell_every_key_with_its_true_default() {
 
 /// The settings of a host's file, with what is filled in only where it is used, and without where it came from.
 fn resolve(text: &str) -> Settings {
-    let folder = tempfile::tempdir().unwrap();
-    let layout = Layout::below(folder.path());
+    let directory = tempfile::tempdir().unwrap();
+    let layout = Layout::below(directory.path());
     fs::create_dir_all(layout.etc()).unwrap();
     fs::write(layout.host_file(), text).unwrap();
     let mut settings = Layers::read(&layout, Overrides::default()).unwrap().resolve().unwrap();

@@ -52,8 +52,8 @@ fn quoted(text: &str) -> impl Iterator<Item = String> {
 
 /// The names of all test functions of the project.
 fn tests() -> BTreeSet<String> {
-    fn gather(folder: &Path, names: &mut BTreeSet<String>) {
-        for entry in fs::read_dir(folder).unwrap() {
+    fn gather(directory: &Path, names: &mut BTreeSet<String>) {
+        for entry in fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 gather(&path, names);

@@ -81,8 +81,8 @@ fn cured(host: &Host, check: &str, words: &str) {
 }
 
 /// The files of the tool and the tree, and when they changed: what a command that only looks leaves alone.
-fn state(folder: &Path, found: &mut Vec<(PathBuf, std::time::SystemTime)>) {
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+fn state(directory: &Path, found: &mut Vec<(PathBuf, std::time::SystemTime)>) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let metadata = entry.path().symlink_metadata().unwrap();
         if metadata.is_dir() && entry.file_name() != "scratch" {
             state(&entry.path(), found);
@@ -204,8 +204,8 @@ fn damage_to_the_tools_own_files_is_found_and_repaired() {
     cut(&host.layout.status_file());
     cured(&host, "status-file", "status.json");
 
-    for folder in fs::read_dir(host.layout.mirror().join("objects")).unwrap().flatten() {
-        for object in fs::read_dir(folder.path()).unwrap().flatten() {
+    for directory in fs::read_dir(host.layout.mirror().join("objects")).unwrap().flatten() {
+        for object in fs::read_dir(directory.path()).unwrap().flatten() {
             fs::remove_file(object.path()).unwrap();
         }
     }

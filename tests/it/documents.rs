@@ -47,7 +47,8 @@ fn target_of<'a>(page: &Path, link: &'a str) -> (PathBuf, Option<&'a str>) {
 #[test]
 fn each_link_of_a_page_has_a_target() {
     let mut count = 0;
-    for page in ["", "docs", "docs/adr", "demo/app", "demo/steps", "lab", "tests"].into_iter().flat_map(pages) {
+    for page in ["", "docs", "docs/adr", "demo/app", "demo/steps", "lab", "tests"].into_iter().flat_map(pages)
+    {
         let text = fs::read_to_string(&page).unwrap();
         for link in links(&text) {
             let (target, anchor) = target_of(&page, &link);

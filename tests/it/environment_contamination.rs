@@ -13,7 +13,7 @@ use std::process::Command;
 use host::Host;
 use serde_json::{Value, json};
 
-/// The folder that `venv` leads to.
+/// The directory that `venv` leads to.
 fn live(host: &Host) -> PathBuf {
     host.layout.venv().canonicalize().unwrap()
 }
@@ -22,14 +22,14 @@ fn name(environment: &Path) -> String {
     environment.file_name().unwrap().to_str().unwrap().to_owned()
 }
 
-/// The folder of the packages of an environment, opened for changes.
+/// The directory of the packages of an environment, opened for changes.
 fn packages(environment: &Path) -> PathBuf {
     let mut versions = fs::read_dir(environment.join("lib")).unwrap();
-    let folder = versions.next().unwrap().unwrap().path().join("site-packages");
-    for folder in [folder.clone(), folder.join("__pycache__")] {
-        fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+    let directory = versions.next().unwrap().unwrap().path().join("site-packages");
+    for directory in [directory.clone(), directory.join("__pycache__")] {
+        fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).unwrap();
     }
-    folder
+    directory
 }
 
 /// Changes the first byte of a file and sets its time back.
@@ -118,7 +118,7 @@ fn rw_2_2_rw_5_3_a_change_by_hand_is_seen_by_status_and_plan_and_gone_after_the_
         assert!(!packages(&after).join("smuggled.py").exists());
         let fresh = Command::new(after.join("bin/python")).args(["-IBc", "import six"]).status().unwrap();
         assert!(fresh.success());
-        // The permissions of two folders were changed here, by this test.
+        // The permissions of two directories were changed here, by this test.
         restore_modes(&after);
         host.tool(["verify", "--environment"]).expect(0);
     }
@@ -149,9 +149,9 @@ fn rw_5_3_a_staged_check_writes_nothing_into_the_environment_and_a_mode_that_it_
 
 /// Takes back what [`packages`] did.
 fn restore_modes(environment: &Path) {
-    let folder = packages(environment);
-    for folder in [folder.join("__pycache__"), folder] {
-        fs::set_permissions(folder, fs::Permissions::from_mode(0o555)).unwrap();
+    let directory = packages(environment);
+    for directory in [directory.join("__pycache__"), directory] {
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o555)).unwrap();
     }
 }
 

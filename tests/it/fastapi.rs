@@ -15,10 +15,10 @@ use clients::Clients;
 use host::Host;
 use serde_json::Value;
 
-/// The files of a folder of the demo, by their paths below it.
-fn files(folder: &str) -> Vec<(String, String)> {
-    fn gather(root: &Path, folder: &Path, found: &mut Vec<(String, String)>) {
-        for entry in fs::read_dir(folder).unwrap() {
+/// The files of a directory of the demo, by their paths below it.
+fn files(directory: &str) -> Vec<(String, String)> {
+    fn gather(root: &Path, directory: &Path, found: &mut Vec<(String, String)>) {
+        for entry in fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() && path.file_name().unwrap() != "__pycache__" {
                 gather(root, &path, found);
@@ -28,15 +28,15 @@ fn files(folder: &str) -> Vec<(String, String)> {
             }
         }
     }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("demo").join(folder);
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("demo").join(directory);
     let mut found = Vec::new();
     gather(&root, &root, &mut found);
     assert!(!found.is_empty(), "{} is empty", root.display());
     found
 }
 
-fn push(host: &Host, folder: &str) -> String {
-    let files = files(folder);
+fn push(host: &Host, directory: &str) -> String {
+    let files = files(directory);
     let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
     host.push(&files)
 }

@@ -31,9 +31,9 @@ fn a_run_fetches_once_and_keeps_its_commit() {
     assert_eq!(world.mirror().pinned(&id).unwrap(), None);
     assert_eq!(world.mirror().ensure(&id, &main).unwrap(), first);
     let second = world.commit(&[("a", "1\n")]);
-    std::fs::rename(world.upstream(), world.folder.path().join("away")).unwrap();
+    std::fs::rename(world.upstream(), world.directory.path().join("away")).unwrap();
     assert_eq!(world.mirror().ensure(&id, &main).unwrap(), first, "no network is needed any more");
-    std::fs::rename(world.folder.path().join("away"), world.upstream()).unwrap();
+    std::fs::rename(world.directory.path().join("away"), world.upstream()).unwrap();
     assert_eq!(world.mirror().remote_tip(&main).unwrap(), second);
     assert!(!world.mirror().contains(&second).unwrap(), "asking stores nothing");
     assert_eq!(world.mirror().ensure(&run("r2"), &main).unwrap(), second);
@@ -120,7 +120,7 @@ fn files_contents_and_changes_are_read_from_the_mirror() {
     let files: Vec<(char, String)> =
         changes.files.iter().map(|file| (file.status, file.path.encoded())).collect();
     assert_eq!(files, [('D', "b".to_owned()), ('D', "link".to_owned()), ('M', "src/app.py".to_owned())]);
-    let copy = world.folder.path().join("copy");
+    let copy = world.directory.path().join("copy");
     mirror.export(&to, &copy, Owner::own()).unwrap();
     assert_eq!(std::fs::read_to_string(copy.join("src/app.py")).unwrap(), "print('two')\n");
     assert!(!copy.join(".index").exists());
@@ -154,7 +154,7 @@ fn only_the_followed_branch_is_fetched_and_others_are_known_by_name() {
 
 /// Wraps git so that the first `count` times it speaks to the remote it fails with `words`.
 fn failing_git(world: &World, count: usize, words: &str) -> (Git, PathBuf) {
-    let programs = world.folder.path().join("programs");
+    let programs = world.directory.path().join("programs");
     let tries = programs.join("tries");
     std::fs::create_dir_all(&programs).unwrap();
     let real = ladylinux_refresh::settings::environment::find_program("git", false).unwrap();
@@ -235,7 +235,7 @@ fn a_mirror_that_has_grown_is_packed_again_and_keeps_everything() {
 #[test]
 fn git_daemon_is_fetched_from_and_an_unknown_repository_is_told() {
     let world = World::new();
-    let daemon = Daemon::serve(world.folder.path(), "upstream");
+    let daemon = Daemon::serve(world.directory.path(), "upstream");
     assert_eq!(
         mirror(&world, &remote(&daemon.url)).ensure(&run("r1"), &branch("main")).unwrap(),
         world.tip()
@@ -250,8 +250,8 @@ fn a_token_file_opens_a_protected_server_and_never_shows() {
     let world = World::new();
     // "x-access-token:s3cret"
     let credentials = "eC1hY2Nlc3MtdG9rZW46czNjcmV0";
-    let port = serve_web(Web::Protected { base: world.folder.path().into(), credentials });
-    let token = world.folder.path().join("token");
+    let port = serve_web(Web::Protected { base: world.directory.path().into(), credentials });
+    let token = world.directory.path().join("token");
     std::fs::write(&token, "s3cret\n").unwrap();
     let mut remote = remote(&format!("http://127.0.0.1:{port}/upstream/.git"));
     let main = branch("main");
@@ -312,7 +312,7 @@ fn a_hostile_configuration_of_the_caller_is_not_read() {
 
 /// A configuration that makes git run a program in the place of the remote, and the file that shows that it ran.
 fn hostile_configuration(world: &World) -> (String, PathBuf) {
-    let (script, trace) = (world.folder.path().join("x.sh"), world.folder.path().join("trace"));
+    let (script, trace) = (world.directory.path().join("x.sh"), world.directory.path().join("trace"));
     std::fs::write(&script, format!("#!/bin/sh\ntouch {}\n", trace.display())).unwrap();
     set_mode(&script, 0o755);
     let text = format!(
@@ -331,7 +331,7 @@ fn what_others_put_into_the_mirror_runs_nothing_and_is_gone_with_the_next_comman
     let mirror = world.layout.mirror();
     let own = std::fs::read_to_string(mirror.join("config")).unwrap();
     let (hostile, trace) = hostile_configuration(&world);
-    let elsewhere = world.folder.path().join("elsewhere");
+    let elsewhere = world.directory.path().join("elsewhere");
     std::fs::create_dir(&elsewhere).unwrap();
     std::fs::write(elsewhere.join("config"), &hostile).unwrap();
     let alternate = format!("{}\n", elsewhere.display());
@@ -364,7 +364,7 @@ fn a_link_in_the_place_of_what_git_reads_is_refused_and_the_command_that_is_told
     let world = World::new();
     let first = world.mirror().ensure(&run("r0"), &branch("main")).unwrap();
     let (hostile, trace) = hostile_configuration(&world);
-    let elsewhere = world.folder.path().join("elsewhere");
+    let elsewhere = world.directory.path().join("elsewhere");
     std::fs::write(&elsewhere, &hostile).unwrap();
     let config = world.layout.mirror().join("config");
     std::fs::remove_file(&config).unwrap();

@@ -35,8 +35,8 @@ fn status(host: &Host) -> Value {
 
 /// Every file among the installed packages that does not tell of the installation itself, and its digest.
 fn contents(host: &Host) -> BTreeMap<String, String> {
-    fn gather(root: &Path, folder: &Path, found: &mut BTreeMap<String, String>) {
-        for entry in fs::read_dir(folder).unwrap() {
+    fn gather(root: &Path, directory: &Path, found: &mut BTreeMap<String, String>) {
+        for entry in fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();
             let name = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
             let of_the_installation =

@@ -20,20 +20,20 @@ use sha2::{Digest as _, Sha256};
 /// A small GGUF file, written by the library that converters use (gguf 0.19.0), with three tensors.
 const SMALL_GGUF: &[u8] = include_bytes!("../corpus/gguf/small.gguf");
 
-/// A machine with nothing but folders.
+/// A machine with nothing but directories.
 struct Machine {
-    folder: tempfile::TempDir,
+    directory: tempfile::TempDir,
     layout: Layout,
 }
 
 impl Machine {
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let layout = Layout::below(folder.path().canonicalize().unwrap());
-        for folder in [layout.models(), layout.app().join("models"), layout.etc(), layout.state()] {
-            fs::create_dir_all(folder).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::below(directory.path().canonicalize().unwrap());
+        for directory in [layout.models(), layout.app().join("models"), layout.etc(), layout.state()] {
+            fs::create_dir_all(directory).unwrap();
         }
-        Self { folder, layout }
+        Self { directory, layout }
     }
 
     fn tool(&self, arguments: &[&str]) -> Ran {
@@ -114,7 +114,7 @@ fn problems(told: &Value) -> Vec<String> {
 }
 
 /// Writes an Ollama store that holds one model; returns its blobs: configuration, weights, licence.
-fn ollama(folder: &Path, weights: &[u8]) -> Vec<PathBuf> {
+fn ollama(directory: &Path, weights: &[u8]) -> Vec<PathBuf> {
     let blobs: [(&str, &[u8]); 3] = [
         ("application/vnd.docker.container.image.v1+json", br#"{"model_format":"gguf"}"#),
         ("application/vnd.ollama.image.model", weights),
@@ -125,9 +125,9 @@ fn ollama(folder: &Path, weights: &[u8]) -> Vec<PathBuf> {
         "schemaVersion": 2, "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
         "config": told(&blobs[0]), "layers": [told(&blobs[1]), told(&blobs[2])],
     });
-    let place = folder.join("manifests/registry.ollama.ai/library/mistral/latest");
+    let place = directory.join("manifests/registry.ollama.ai/library/mistral/latest");
     put(&place, manifest.to_string().as_bytes());
-    let path = |bytes: &[u8]| folder.join("blobs").join(format!("sha256-{}", sha256(bytes)));
+    let path = |bytes: &[u8]| directory.join("blobs").join(format!("sha256-{}", sha256(bytes)));
     for (_, bytes) in &blobs {
         put(&path(bytes), bytes);
     }
@@ -672,9 +672,9 @@ fn ctrl_c_is_heard_while_it_is_gathered_what_is_said() {
 
 #[test]
 fn rw_6_2a_models_are_looked_at_without_an_installation() {
-    let folder = tempfile::tempdir().unwrap();
-    let root = folder.path().canonicalize().unwrap();
-    let machine = Machine { layout: Layout::below(&root), folder };
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().canonicalize().unwrap();
+    let machine = Machine { layout: Layout::below(&root), directory };
     // One that would be remembered, because it has not changed for a while.
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/gguf");
     let weights = fs::read(corpus.join("small.gguf")).unwrap();
@@ -685,7 +685,7 @@ fn rw_6_2a_models_are_looked_at_without_an_installation() {
     assert_eq!(told["summary"]["bytes_read"], weights.len());
     let why = told["not_remembered"].as_str().unwrap();
     assert!(why.contains("models-known"), "{why}");
-    assert!(!machine.layout.state().exists() && machine.folder.path().exists());
+    assert!(!machine.layout.state().exists() && machine.directory.path().exists());
 }
 
 #[test]

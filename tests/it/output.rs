@@ -342,7 +342,7 @@ error in step 4 (prepare): the migration hook m failed
         ]
     );
     let locked = Error::Locked { holder: None, next: "ladylinux-refresh run --wait 5m".into() };
-    assert_eq!(human::error(&locked, str::to_owned)[0], "error: another run is under way");
+    assert_eq!(human::error(&locked, str::to_owned)[0], "error: another run is in progress");
 }
 
 #[test]

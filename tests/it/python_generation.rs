@@ -1,5 +1,5 @@
 //! Generations, made by the real uv from the real index.
-#![expect(clippy::disallowed_methods, reason = "tests lay out and look at folders as they like")]
+#![expect(clippy::disallowed_methods, reason = "tests lay out and look at directories as they like")]
 #![expect(clippy::disallowed_macros, reason = "tests tell what they counted and what they had to skip")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
 
@@ -193,7 +193,7 @@ fn rw_5_3_an_unfinished_build_is_discarded_and_never_reused() {
     let world = World::new();
     let first = world.ensure("six==1.17.0\n", "run-1").unwrap();
     let name = &first.generation.name;
-    // What a kill before the record leaves: the whole folder, and no word of it.
+    // What a kill before the record leaves: the whole directory, and no word of it.
     fs::remove_file(world.layout.environment_records().join(format!("{name}.json"))).unwrap();
     fs::create_dir_all(world.layout.uv().join("scratch/build-x")).unwrap();
     fs::create_dir_all(world.layout.environments().join("not ours")).unwrap();
@@ -255,7 +255,7 @@ fn rw_5_3_a_real_folder_is_adopted_and_serves_for_a_rollback() {
     let world = World::new();
     real_folder(&world);
     let inode = fs::metadata(world.layout.venv()).unwrap().ino();
-    assert_eq!(world.environments().current().unwrap(), Current::RealFolder);
+    assert_eq!(world.environments().current().unwrap(), Current::RealDirectory);
     let first = world.ensure("six==1.17.0\n", "run-1").unwrap();
     let switched = world.environments().switch(&first.generation.name).unwrap();
     assert_eq!(switched.adopted, Some(name("adopted-1")));
@@ -281,13 +281,13 @@ fn rw_5_3_an_adoption_that_was_killed_in_between_is_finished_by_the_next_call() 
             real_folder(&world);
             symlink(&target, &side).unwrap();
         },
-        // Killed after the exchange: the folder has the other name.
+        // Killed after the exchange: the directory has the other name.
         &|| {
             real_folder(&world);
             fs::rename(world.layout.venv(), &side).unwrap();
             symlink(&target, world.layout.venv()).unwrap();
         },
-        // Killed before the record: the folder is in its place.
+        // Killed before the record: the directory is in its place.
         &|| {
             real_folder(&world);
             fs::rename(world.layout.venv(), world.layout.environment(&name("adopted-3"))).unwrap();
@@ -344,7 +344,7 @@ fn rw_5_3_an_earlier_environment_that_is_gone_or_was_changed_is_built_again_from
     let environments = world.environments();
     assert_ne!(environments.known_lock(&wanted).unwrap(), environments.lock_of(&first).unwrap());
 
-    // Somebody changed it: pruning takes its folder, and keeps what it is built from.
+    // Somebody changed it: pruning takes its directory, and keeps what it is built from.
     let program = first.path.join("bin/python");
     fs::set_permissions(program.parent().unwrap(), fs::Permissions::from_mode(0o755)).unwrap();
     fs::remove_file(&program).unwrap();
@@ -484,13 +484,13 @@ fn uv_whose_fetching_was_killed_is_fetched_again() {
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    fn at(folder: &Path, size: &str) -> Option<Self> {
-        fs::create_dir_all(folder).unwrap();
+    fn at(directory: &Path, size: &str) -> Option<Self> {
+        fs::create_dir_all(directory).unwrap();
         let mounted = Command::new("mount")
             .args(["-t", "tmpfs", "-o", &format!("size={size},mode=755"), "tmpfs"])
-            .arg(folder)
+            .arg(directory)
             .output();
-        mounted.is_ok_and(|ended| ended.status.success()).then(|| Self(folder.to_path_buf()))
+        mounted.is_ok_and(|ended| ended.status.success()).then(|| Self(directory.to_path_buf()))
     }
 }
 

@@ -312,19 +312,19 @@ const PROJECT: &str = "[project]\nname = 'demo'\nversion = '1'\nrequires-python 
 
 /// The `uv.lock` that uv makes of a project.
 fn uv_lock(world: &World, index: &Index, project: &str) -> String {
-    let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("pyproject.toml"), project).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("pyproject.toml"), project).unwrap();
     let made = Command::new(python::pool::uv(&world.layout))
         .args(["--no-config", "--no-cache", "lock", "--python", "python3"])
-        .current_dir(folder.path())
+        .current_dir(directory.path())
         .env_clear()
         .env("PATH", "/usr/local/bin:/usr/bin:/bin")
-        .env("HOME", folder.path())
+        .env("HOME", directory.path())
         .env("UV_DEFAULT_INDEX", index.url())
         .output()
         .unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    fs::read_to_string(folder.path().join("uv.lock")).unwrap()
+    fs::read_to_string(directory.path().join("uv.lock")).unwrap()
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! `scripts/refresh_vm.sh`: what it starts, with which arguments, and what it refuses to start.
 //!
 //! The script knows the places of the installed program as constants, which nothing can override. So each test runs
-//! a copy in which these two lines are replaced: by a folder of the test, and by the test's own user for root.
+//! a copy in which these two lines are replaced: by a directory of the test, and by the test's own user for root.
 
 #![expect(clippy::unwrap_used, reason = "in a test that is how a surprise is told")]
 
@@ -18,15 +18,15 @@ use tempfile::TempDir;
 const RECORDER: &str = "#!/bin/sh\nprintf '<%s>' \"$@\"\n";
 
 struct World {
-    folder: TempDir,
+    directory: TempDir,
     script: PathBuf,
 }
 
 impl World {
     /// A checkout with the script in it, and a place for an installed program, which is still empty.
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let at = |name: &str| folder.path().join(name);
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
         let source = fs::read_to_string(original()).unwrap();
         let text = source
             .lines()
@@ -37,13 +37,13 @@ impl World {
             })
             .collect::<String>();
         assert_ne!(text, source);
-        let world = Self { script: at("checkout/scripts/refresh_vm.sh"), folder };
+        let world = Self { script: at("checkout/scripts/refresh_vm.sh"), directory };
         World::executable(&world.script, &text);
         world
     }
 
     fn at(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.directory.path().join(name)
     }
 
     /// Writes a program, by a child: while this process has the file open, a fork in another test would keep it busy.

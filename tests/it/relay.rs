@@ -83,17 +83,17 @@ fn a_detached_run_is_named_followed_and_ended_by_its_name() {
     let said = host.tool(["run", "--detach", "--format", "json"]).expect(0);
     let run = serde_json::from_str::<Value>(&said.out).unwrap()["run"].as_str().unwrap().to_owned();
     assert_eq!(in_step_4(&host), run);
-    host.tool(["status"]).expect(0).says(&format!("run {run} of main is under way since "));
+    host.tool(["status"]).expect(0).says(&format!("run {run} of main is in progress since "));
     let listed = host.tool(["history"]).expect(0).out;
-    assert!(listed.lines().next().unwrap().ends_with(" under way"), "{listed}");
+    assert!(listed.lines().next().unwrap().ends_with(" in progress"), "{listed}");
     let status = serde_json::from_str::<Value>(&host.tool(["status", "--json"]).expect(0).out).unwrap();
     assert_eq!((&status["running_now"], &status["current"]["run"]), (&json!(run), &json!(run)));
     // What a detached run has to say without an event reaches whoever waits for it.
     let second = host.tool(["run", "--detach"]).expect(0).out;
-    host.tool(["wait", second.trim_end()]).expect(4).says("is under way since").says(&run);
+    host.tool(["wait", second.trim_end()]).expect(4).says("is in progress since").says(&run);
     host.tool(["cancel", &run]).expect(0).says("halted").says("fenced");
     host.tool(["wait", &run]).expect(130).says("interrupted by SIGINT");
-    host.tool(["cancel", &run]).expect(0).says("is not under way: halted");
+    host.tool(["cancel", &run]).expect(0).says("is not in progress: halted");
     host.tool(["cancel", "20260101T000000000Z-1"]).expect(3).says("error in cancel: there is no run");
     fs::remove_file(hold).unwrap();
 
@@ -219,24 +219,24 @@ fn a_request_is_removed_and_refused_while_the_settings_cannot_be_used() {
 }
 
 #[test]
-fn requests_are_taken_with_the_rights_of_their_folders_owner_whosever_app_is() {
+fn requests_are_taken_with_the_rights_of_their_directories_owner_whosever_app_is() {
     if !rustix::process::geteuid().is_root() {
         return;
     }
     let host = Host::running();
-    let folder = host.layout.requests();
+    let directory = host.layout.requests();
     // What only root can remove.
-    fs::create_dir_all(folder.join("roots/own")).unwrap();
-    fs::set_permissions(folder.join("roots"), fs::Permissions::from_mode(0o755)).unwrap();
-    chown(&folder, Some(61_874), Some(61_874)).unwrap();
+    fs::create_dir_all(directory.join("roots/own")).unwrap();
+    fs::set_permissions(directory.join("roots"), fs::Permissions::from_mode(0o755)).unwrap();
+    chown(&directory, Some(61_874), Some(61_874)).unwrap();
     let runs = host.runs().len();
     host.tool(["answer-requests"]).expect(3).says("cannot be emptied");
     assert_eq!(host.runs().len(), runs, "an entry that stays started a run");
-    let left = fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path();
+    let left = fs::read_dir(&directory).unwrap().next().unwrap().unwrap().path();
     assert!(left.join("own").is_dir(), "it was removed as root");
 }
 
-/// Kills the process of the run that is under way.
+/// Kills the process of the run that is in progress.
 fn kill(host: &Host) {
     let pid = status(host)["current"]["process"]["pid"].as_i64().unwrap();
     let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();

@@ -30,7 +30,7 @@ fn command_lines() -> String {
     all
 }
 
-/// Stands before a server and looks at all command lines whenever somebody calls: then a fetch is under way.
+/// Stands before a server and looks at all command lines whenever somebody calls: then a fetch is in progress.
 fn watched(port: u16, seen: &Arc<Mutex<Vec<String>>>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let own = listener.local_addr().unwrap().port();
@@ -53,10 +53,10 @@ fn watched(port: u16, seen: &Arc<Mutex<Vec<String>>>) -> u16 {
     own
 }
 
-/// The files below a folder that hold one of the texts.
-fn holding(folder: &Path, texts: &[&str]) -> Vec<PathBuf> {
+/// The files below a directory that hold one of the texts.
+fn holding(directory: &Path, texts: &[&str]) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(folder).unwrap().flatten() {
+    for entry in fs::read_dir(directory).unwrap().flatten() {
         let kind = entry.file_type().unwrap();
         if kind.is_dir() {
             found.extend(holding(&entry.path(), texts));

@@ -23,7 +23,7 @@ use service::{Bench, Script, fact, process, run_id, start, told, until};
 
 /// An installation whose service is a Python script under the embedded supervisor.
 struct World {
-    _folder: tempfile::TempDir,
+    _directory: tempfile::TempDir,
     layout: Layout,
     stop_timeout: Duration,
     log: LogLimits,
@@ -32,16 +32,22 @@ struct World {
 
 impl World {
     fn new(script: &Script) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let layout = Layout::below(folder.path());
+        let directory = tempfile::tempdir().unwrap();
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let layout = Layout::below(directory.path());
         for path in [layout.app(), layout.etc(), layout.state()] {
             fs::create_dir_all(path).unwrap();
         }
         let port = service::free_port();
         fs::write(layout.env_file(), format!("LADYLINUX_PORT={port}\n")).unwrap();
         fs::write(layout.app().join("service.py"), &script.text).unwrap();
-        Self { _folder: folder, layout, stop_timeout: script.stop_timeout, log: LogLimits::default(), port }
+        Self {
+            _directory: directory,
+            layout,
+            stop_timeout: script.stop_timeout,
+            log: LogLimits::default(),
+            port,
+        }
     }
 
     fn embedded(&self) -> Embedded {
@@ -167,7 +173,7 @@ fn a_caller() {
         drop(careless);
         return;
     }
-    fence::raise(&layout, &run_id(), "refresh under way").unwrap();
+    fence::raise(&layout, &run_id(), "refresh in progress").unwrap();
     manager.start(Admission::Refresh(run_id())).unwrap();
     if role == "refresh that settles" {
         fence::lower(&layout).unwrap();
@@ -229,7 +235,7 @@ fn rw_5_5_a_proved_service_outlives_the_refresh_that_started_it() {
     fact(&world, "ready");
     // A later refresh's fence is not the one that this service was started through.
     let later = ladylinux_refresh::settings::names::RunId::parse("later").unwrap();
-    fence::raise(&world.layout, &later, "refresh under way").unwrap();
+    fence::raise(&world.layout, &later, "refresh in progress").unwrap();
     let main = world.embedded().observe().unwrap().running().expect("it runs").main;
     caller.kill();
     // The supervisor wakes up for the caller's end; when it does so for a line of output after it, that was seen.
@@ -249,7 +255,7 @@ fn rw_5_5_a_proved_service_outlives_the_refresh_that_started_it() {
 #[test]
 fn rw_7_1a_an_admission_that_a_killed_refresh_left_admits_nobody() {
     let world = World::new(&Script::new(service::LISTENS));
-    fence::raise(&world.layout, &run_id(), "refresh under way").unwrap();
+    fence::raise(&world.layout, &run_id(), "refresh in progress").unwrap();
     let mut gone = Command::new("/bin/true").spawn().unwrap();
     let process = ProcessId::of_child(gone.id().try_into().unwrap()).unwrap();
     gone.wait().unwrap();

@@ -64,7 +64,7 @@ impl Hold {
     }
 }
 
-/// Waits for something that has to come true while `run` is under way.
+/// Waits for something that has to come true while `run` is in progress.
 #[track_caller]
 fn until<T>(run: &mut Child, mut reached: impl FnMut() -> Option<T>) -> T {
     let limit = Instant::now() + PATIENCE;
@@ -150,8 +150,8 @@ fn pass_on(caller: TcpStream, url: &str) {
 fn left_over(host: &Host) -> Vec<String> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
-        let Ok(folder) = fs::read_link(entry.path().join("cwd")) else { continue };
-        if folder.starts_with(host.layout.app()) {
+        let Ok(directory) = fs::read_link(entry.path().join("cwd")) else { continue };
+        if directory.starts_with(host.layout.app()) {
             let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
             found.push(String::from_utf8_lossy(&line).replace('\0', " "));
         }
@@ -393,7 +393,7 @@ fn of_two_runs_at_the_same_instant_one_works_and_the_other_is_told_who() {
     let (mut worker, loser) = if loser == 0 { (second, first) } else { (first, second) };
     let said = end(loser).expect(4);
     let typed = format!("ladylinux-refresh --root {} run --wait 5m", host.layout.root().display());
-    for text in [&format!(" (pid {}) is under way since 20", worker.id()), "left to that run", &typed] {
+    for text in [&format!(" (pid {}) is in progress since 20", worker.id()), "left to that run", &typed] {
         assert!(said.err.contains(text), "{text:?} is missing in\n{}", said.err);
     }
     assert_eq!(said.out, "");
@@ -433,9 +433,9 @@ fn of_two_runs_at_the_same_instant_one_works_and_the_other_is_told_who() {
     let lock = host.layout.lock_file().canonicalize().unwrap();
     for run in [&patient, &impatient] {
         // Once the lock file is open its handlers for signals are long in place.
-        let folder = PathBuf::from(format!("/proc/{}/fd", run.id()));
+        let directory = PathBuf::from(format!("/proc/{}/fd", run.id()));
         until(&mut worker, || {
-            let entries = fs::read_dir(&folder).ok()?.flatten();
+            let entries = fs::read_dir(&directory).ok()?.flatten();
             entries.filter_map(|entry| fs::read_link(entry.path()).ok()).find(|path| *path == lock)
         });
     }

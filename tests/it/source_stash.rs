@@ -92,9 +92,9 @@ fn a_tree_is_kept_by_one_rename_and_shown_and_no_link_in_it_followed() {
     world.write("folder/inner/file", b"inner\n");
     world.write(OsStr::from_bytes(b"odd-\xff%41\n"), b"odd\n");
     fs::remove_file(world.file("dropped")).unwrap();
-    fs::write(world.folder.path().join("secret"), "secret").unwrap();
-    symlink(world.folder.path().join("secret"), world.file("link")).unwrap();
-    symlink(world.folder.path(), world.file("folder/away")).unwrap();
+    fs::write(world.directory.path().join("secret"), "secret").unwrap();
+    symlink(world.directory.path().join("secret"), world.file("link")).unwrap();
+    symlink(world.directory.path(), world.file("folder/away")).unwrap();
     assert!(Command::new("mkfifo").arg(world.file("folder/pipe")).status().unwrap().success());
     let inode = fs::metadata(world.file("folder/inner/file")).unwrap().ino();
     refresh(&mut world, "r1");
@@ -308,7 +308,7 @@ fn flags_attributes_and_configuration_of_the_trees_repository_hide_nothing_and_r
     world.write("src/app.py", b"hidden one\n");
     world.write("src/util.py", b"hidden two\n");
     assert_eq!(listed(&local(&world)), ["modified src/app.py", "modified src/util.py"]);
-    let trap = world.folder.path().join("trap");
+    let trap = world.directory.path().join("trap");
     let command = format!("touch {}; cat", trap.display());
     for (key, value) in [
         ("core.autocrlf", "true"),
@@ -385,7 +385,7 @@ fn a_shallow_clone_that_was_adopted_is_compared_with_its_own_commit() {
 #[test]
 fn links_and_pipes_in_the_place_of_tracked_entries_are_neither_followed_nor_opened() {
     let mut world = deployed(Owner::own(), &[]);
-    let outside = world.folder.path().join("outside");
+    let outside = world.directory.path().join("outside");
     fs::create_dir(&outside).unwrap();
     fs::write(outside.join("app.py"), "precious").unwrap();
     fs::remove_dir_all(world.file("src")).unwrap();

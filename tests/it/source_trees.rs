@@ -183,8 +183,12 @@ fn rw_5_2b_names_of_any_bytes_links_modes_and_conversions_are_those_of_a_clone()
     world.commit(&[("new.bat", "a\n")]);
     let on = installation(&world, "");
     deploy(&world, &on, "r1", &[]);
-    let clone = world.folder.path().join("clone");
-    plain_git(world.folder.path(), Owner::own(), &["clone", "--quiet", upstream.to_str().unwrap(), "clone"]);
+    let clone = world.directory.path().join("clone");
+    plain_git(
+        world.directory.path(),
+        Owner::own(),
+        &["clone", "--quiet", upstream.to_str().unwrap(), "clone"],
+    );
     let listed = plain_git(&clone, Owner::own(), &["ls-files", "-z"]);
     let raw = std::process::Command::new("git")
         .args(["ls-files", "-z"])
@@ -442,7 +446,7 @@ fn a_name_that_this_file_system_cannot_hold_is_refused_while_the_service_runs() 
     let object = world.remote_git(&["rev-parse", "HEAD:README.md"]);
     let long = "n".repeat(300);
     let listing = format!("100644 blob {object}\t{long}\n");
-    let file = world.folder.path().join("listing");
+    let file = world.directory.path().join("listing");
     fs::write(&file, listing).unwrap();
     let tree = std::process::Command::new("git")
         .arg("mktree")

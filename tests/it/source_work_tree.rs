@@ -167,7 +167,7 @@ fn a_change_of_attributes_rewrites_the_files_it_concerns() {
 fn a_filter_of_the_trees_repository_is_run_by_no_step() {
     let mut world = deployed(service_user(), &[(".gitattributes", "* filter=x\n")]);
     world.preserve = vec!["README.md".to_owned()];
-    let trap = world.folder.path().join("trap");
+    let trap = world.directory.path().join("trap");
     let command = format!("touch {}; false", trap.display());
     for (key, value) in [("clean", &*command), ("smudge", &*command), ("required", "true")] {
         plain_git(

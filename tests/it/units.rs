@@ -104,7 +104,7 @@ fn a_program_gets_its_own_environment_directory_and_input_and_its_code_comes_bac
     let program = sh("cat; pwd; echo $GREETING; grep NoNewPrivs /proc/self/status; exit 7")
         .input(b"input\n".to_vec())
         .env("GREETING", "hello")
-        .folder(world.layout.app());
+        .directory(world.layout.app());
     let finished = world.units.run(&job(Role::Hooks), &program).unwrap();
     assert_eq!(finished.ended, Ended::Exited(7));
     let expected = format!("input\n{}\nhello\nNoNewPrivs:\t1\n", world.layout.app().display());

@@ -38,7 +38,7 @@ fn push(machine: &Machine) {
         .expect(0);
 }
 
-/// Runs the program as root; packages come from the folder of wheels.
+/// Runs the program as root; packages come from the directory of wheels.
 fn tool(machine: &Machine, arguments: &str) -> Ran {
     machine.exec(&format!("PIP_INDEX_URL={LOCAL_INDEX} exec ladylinux-refresh {arguments}"))
 }

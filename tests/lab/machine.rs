@@ -140,9 +140,9 @@ fn nothing_is_left_of_a_machine_that_is_dropped_or_whose_test_panics() {
     assert!(panicked.is_err());
     let (leader, root) = receiver.recv().unwrap();
     assert!(!Path::new(&format!("/proc/{leader}")).exists());
-    let folder = root.parent().unwrap();
-    let id = folder.file_name().unwrap().to_str().unwrap();
-    assert!(!folder.exists());
+    let directory = root.parent().unwrap();
+    let id = directory.file_name().unwrap().to_str().unwrap();
+    assert!(!directory.exists());
     assert!(!Path::new("/run/netns").join(id).exists());
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(!mounts.contains(id), "{mounts}");

@@ -101,7 +101,7 @@ impl Shape {
         status
     }
 
-    /// Tells whether a worker runs this edition.
+    /// Returns whether a worker runs this edition.
     fn has_edition(&self, worker: &str, edition: &str) -> bool {
         self.machine.read(&format!("/var/lib/ladylinux/data/{worker}.edition")).as_deref() == Some(edition)
     }

@@ -46,7 +46,7 @@ const ON_THE_MACHINE: &str = "/usr/local/bin/service-tests";
 fn run_on(machine: &Machine) {
     machine.copy_in(&std::env::current_exe().unwrap(), ON_THE_MACHINE, 0o755);
     // What stops systemd itself for a moment disturbs every other test; and a count of starts is disturbed by the others,
-    // since systemd forgets it when it reads its units anew.
+    // since systemd forgets it when it reads its units again.
     let alone = ["is_executed_anew", "that_systemd_gave_up"];
     let most = format!("service_systemd:: --skip=a_caller_without_rights --skip={}", alone.join(" --skip="));
     for which in std::iter::once(most.as_str()).chain(alone) {
@@ -85,9 +85,9 @@ fn rw_5_1_rw_5_5_rw_7_1a_systemd_keeps_the_contract_on_hosts_with_cgroup_v1_and_
 fn the_unit_of_an_installation(machine: &Machine) {
     machine.add_service_user();
     machine.install_tool();
-    let folders = "/opt/ladylinux/app /opt/ladylinux/models /etc/ladylinux /var/lib/ladylinux-refresh";
+    let directories = "/opt/ladylinux/app /opt/ladylinux/models /etc/ladylinux /var/lib/ladylinux-refresh";
     machine
-        .exec(&format!("mkdir -p {folders} && chown ladylinux: /opt/ladylinux /opt/ladylinux/app"))
+        .exec(&format!("mkdir -p {directories} && chown ladylinux: /opt/ladylinux /opt/ladylinux/app"))
         .expect(0);
     machine.write("/etc/ladylinux/ladylinux.env", "LADYLINUX_PORT=8000\n");
     machine.write(

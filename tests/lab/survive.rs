@@ -106,7 +106,7 @@ impl Host {
         self.machine.exec("rm /srv/hold").expect(0);
     }
 
-    /// The run that is under way, as `status.json` tells it.
+    /// The run that is in progress, as `status.json` tells it.
     fn current(&self) -> Option<serde_json::Value> {
         let current = self.machine.json("/var/lib/ladylinux-refresh/status.json")["current"].clone();
         (!current.is_null()).then_some(current)
@@ -203,8 +203,8 @@ fn a_detached_run_is_waited_for_and_cancelled_by_its_name_and_a_second_one_ends_
     host.hold();
     let run = host.tool("run --detach").expect(0).out.trim_end().to_owned();
     assert_eq!(host.held(), run);
-    host.tool("run").expect(4).says(&run).says("is under way since");
-    let under_way = format!("run {run} of main is under way since ");
+    host.tool("run").expect(4).says(&run).says("is in progress since");
+    let under_way = format!("run {run} of main is in progress since ");
     host.tool("status").expect(0).says(&under_way).says(" UTC: prepare");
     let waiting = host.client(&format!("wait {run} --format json"));
     host.release();
@@ -227,7 +227,7 @@ fn a_detached_run_is_waited_for_and_cancelled_by_its_name_and_a_second_one_ends_
     assert!(host.fenced());
     assert_eq!(host.state(), "inactive");
     host.machine.exec_as("ladylinux", &format!("ladylinux-refresh wait {run}")).expect(130).says("SIGINT");
-    host.tool(&format!("cancel {run}")).expect(0).says("is not under way");
+    host.tool(&format!("cancel {run}")).expect(0).says("is not in progress");
     host.release();
 
     // Two at the same instant.
@@ -440,7 +440,7 @@ fn the_services_user_can_neither_hold_a_run_up_nor_make_it_wait() {
         assert_ne!(ran.code, Some(0), "{lock} was locked: {}", ran.all());
     }
     host.machine.exec_as("ladylinux", "ladylinux-refresh status").expect(0);
-    // Its own folder, so what is there may be anything.
+    // Its own directory, so what is there may be anything.
     host.machine
         .exec("cd /etc/ladylinux && chown ladylinux . && mv ladylinux.env old && mkfifo ladylinux.env && chown root .")
         .expect(0);
@@ -500,18 +500,18 @@ fn rw_7_1a_the_fence_holds_whatever_is_done_with_the_unit_and_a_way_around_it_is
     assert_eq!(host.state(), "inactive");
     host.machine.exec("rm /etc/systemd/system/other.service && systemctl daemon-reload").expect(0);
 
-    for (folder, name, text, told) in [
+    for (directory, name, text, told) in [
         ("/etc", "zz.conf", "AssertPathExists=", "takes the assertion"),
         ("/run", "zz.conf", "AssertPathExists=|/etc", "leads around it"),
         ("/etc", "zz.conf", "AssertPathExists=|/var/lib/ladylinux-refresh/fence", "leads around it"),
         ("/run", "50-ladylinux-refresh.conf", "Description=x", "systemd has not read"),
     ] {
-        let folder = format!("{folder}/systemd/system/{unit}.d");
-        host.machine.exec(&format!("mkdir -p {folder}")).expect(0);
-        host.machine.write(&format!("{folder}/{name}"), &format!("[Unit]\n{text}\n"));
+        let directory = format!("{directory}/systemd/system/{unit}.d");
+        host.machine.exec(&format!("mkdir -p {directory}")).expect(0);
+        host.machine.write(&format!("{directory}/{name}"), &format!("[Unit]\n{text}\n"));
         host.machine.exec("systemctl daemon-reload").expect(0);
         host.tool("run").expect(3).says(told);
-        host.machine.exec(&format!("rm -r {folder} && systemctl daemon-reload")).expect(0);
+        host.machine.exec(&format!("rm -r {directory} && systemctl daemon-reload")).expect(0);
     }
     host.tool("run").expect(0);
     assert_eq!(host.version().as_deref(), Some("one"));

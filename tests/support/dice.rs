@@ -9,7 +9,7 @@
 use std::io::Write as _;
 use std::time::Duration;
 
-/// Tells whether a test is to try everything, which takes long.
+/// Returns whether a test is to try everything, which takes long.
 pub fn long() -> bool {
     std::env::var_os("LADYLINUX_REFRESH_LONG").is_some()
 }

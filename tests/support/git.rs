@@ -1,4 +1,4 @@
-//! A remote, an installation and a work tree in a temporary folder, on real git.
+//! A remote, an installation and a work tree in a temporary directory, on real git.
 #![expect(clippy::disallowed_methods, reason = "tests arrange the world that the program finds")]
 #![allow(unreachable_pub, clippy::unwrap_used, reason = "each test file uses its part")]
 
@@ -25,7 +25,7 @@ use ladylinux_refresh::settings::{Remote, RemoteUrl, Transport};
 
 /// A remote with history and an installation that follows it.
 pub struct World {
-    pub folder: tempfile::TempDir,
+    pub directory: tempfile::TempDir,
     pub layout: Layout,
     pub git: Git,
     pub owner: Owner,
@@ -42,17 +42,17 @@ pub fn run(name: &str) -> RunId {
 }
 
 /// Runs a plain git with an isolated configuration, as a person would.
-pub fn plain_git(folder: &Path, owner: Owner, arguments: &[&str]) -> String {
-    let mut command = git_command(folder, owner);
+pub fn plain_git(directory: &Path, owner: Owner, arguments: &[&str]) -> String {
+    let mut command = git_command(directory, owner);
     let output = command.args(arguments).output().unwrap();
     assert!(output.status.success(), "git {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
 }
 
-pub fn git_command(folder: &Path, owner: Owner) -> Command {
+pub fn git_command(directory: &Path, owner: Owner) -> Command {
     use std::os::unix::process::CommandExt as _;
     let mut command = Command::new("git");
-    command.current_dir(folder).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    command.current_dir(directory).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
     command.env("HOME", "/nonexistent").env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_CONFIG_GLOBAL", "/dev/null");
     for (name, value) in [("NAME", "Ada"), ("EMAIL", "ada@example.org"), ("DATE", "2026-01-02T03:04:05Z")] {
         command.env(format!("GIT_AUTHOR_{name}"), value).env(format!("GIT_COMMITTER_{name}"), value);
@@ -71,9 +71,9 @@ impl World {
 
     /// A world whose remote has one commit and whose installation is empty.
     pub fn owned_by(owner: Owner) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-        let layout = Layout::below(folder.path().join("root"));
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let layout = Layout::below(directory.path().join("root"));
         std::fs::create_dir_all(layout.state()).unwrap();
         std::fs::create_dir_all(layout.home()).unwrap();
         if rustix::process::geteuid().is_root() {
@@ -82,7 +82,7 @@ impl World {
         let worker = PathBuf::from(env!("CARGO_BIN_EXE_ladylinux-refresh"));
         let runner = Runner::new(Arc::new(Events::silent())).with_worker(worker);
         let git = Git::new(&runner, &layout).unwrap();
-        let world = Self { folder, layout, git, owner, preserve: Vec::new(), deployed: Vec::new() };
+        let world = Self { directory, layout, git, owner, preserve: Vec::new(), deployed: Vec::new() };
         std::fs::create_dir(world.upstream()).unwrap();
         world.remote_git(&["init", "--quiet"]);
         world.commit(&[
@@ -94,7 +94,7 @@ impl World {
     }
 
     pub fn upstream(&self) -> PathBuf {
-        self.folder.path().join("upstream")
+        self.directory.path().join("upstream")
     }
 
     pub fn app(&self) -> PathBuf {
@@ -145,10 +145,10 @@ impl World {
     pub fn write(&self, path: impl AsRef<OsStr>, content: &[u8]) {
         let place = self.app().join(path.as_ref() as &OsStr);
         let mut missing: Vec<&Path> =
-            place.ancestors().skip(1).take_while(|folder| !folder.exists()).collect();
-        while let Some(folder) = missing.pop() {
-            std::fs::create_dir(folder).unwrap();
-            self.give(folder);
+            place.ancestors().skip(1).take_while(|directory| !directory.exists()).collect();
+        while let Some(directory) = missing.pop() {
+            std::fs::create_dir(directory).unwrap();
+            self.give(directory);
         }
         std::fs::write(&place, content).unwrap();
         self.give(&place);
@@ -175,10 +175,10 @@ pub fn told(failure: &Failure) -> String {
     format!("{}\nhints: {}", failure.chain().join("\n"), failure.hints().join("\n"))
 }
 
-/// The paths below `folder` that do not belong to `owner`.
-pub fn foreign(folder: &Path, owner: Owner) -> Vec<PathBuf> {
+/// The paths below `directory` that do not belong to `owner`.
+pub fn foreign(directory: &Path, owner: Owner) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).unwrap().flatten() {
+    for entry in std::fs::read_dir(directory).unwrap().flatten() {
         if entry.metadata().unwrap().uid() != owner.uid {
             found.push(entry.path());
         }
@@ -232,7 +232,7 @@ impl Drop for Daemon {
 /// How the small web server behaves.
 #[derive(Clone)]
 pub enum Web {
-    /// Serves the folder by `git http-backend` to whoever brings this user and password (in base 64).
+    /// Serves the directory by `git http-backend` to whoever brings this user and password (in base 64).
     Protected { base: PathBuf, credentials: &'static str },
     /// Accepts and says nothing.
     Silent,

@@ -1,4 +1,4 @@
-//! A whole installation in a temporary folder, refreshed by the real binary: a Git repository behind a real server, a
+//! A whole installation in a temporary directory, refreshed by the real binary: a Git repository behind a real server, a
 //! small service that tells which version it is, real environments.
 //!
 //! The service is a few lines of Python's standard library, so that a start costs little; `tests/fastapi.rs` and the
@@ -63,7 +63,7 @@ else:
 
 /// A host with its remote.
 pub struct Host {
-    folder: tempfile::TempDir,
+    directory: tempfile::TempDir,
     pub layout: Layout,
     pub port: u16,
     server: Child,
@@ -117,22 +117,25 @@ impl Host {
 
     /// A host with an empty repository, and nothing installed.
     pub fn bare() -> Self {
-        let folder = tempfile::Builder::new()
+        let directory = tempfile::Builder::new()
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
             .tempdir()
             .unwrap();
-        let root = folder.path().join("root");
+        let root = directory.path().join("root");
         fs::create_dir(&root).unwrap();
         let layout = Layout::below(root.canonicalize().unwrap());
-        let upstream = folder.path().join("srv/app.git");
+        let upstream = directory.path().join("srv/app.git");
         fs::create_dir_all(&upstream).unwrap();
         git(&upstream, ["init", "--quiet", "--bare", "--initial-branch=main"]);
         git(&upstream, ["config", "uploadpack.allowAnySHA1InWant", "true"]);
-        let work = folder.path().join("work");
-        git(folder.path(), [OsStr::new("clone"), "--quiet".as_ref(), upstream.as_os_str(), work.as_os_str()]);
+        let work = directory.path().join("work");
+        git(
+            directory.path(),
+            [OsStr::new("clone"), "--quiet".as_ref(), upstream.as_os_str(), work.as_os_str()],
+        );
         git(&work, ["symbolic-ref", "HEAD", "refs/heads/main"]);
-        let (server, git_port) = serve(&folder.path().join("srv"));
-        let host = Self { folder, layout, port: free_port(), server, git_port };
+        let (server, git_port) = serve(&directory.path().join("srv"));
+        let host = Self { directory, layout, port: free_port(), server, git_port };
         fs::create_dir_all(host.layout.state()).unwrap();
         pool::lend(&host.layout);
         fs::create_dir_all(host.layout.etc()).unwrap();
@@ -178,14 +181,14 @@ impl Host {
         self.tool(["init"]).expect(0);
     }
 
-    /// The folder that people push from.
+    /// The directory that people push from.
     pub fn work(&self) -> PathBuf {
-        self.folder.path().join("work")
+        self.directory.path().join("work")
     }
 
-    /// A folder beside the installation, for whatever a test needs.
+    /// A directory beside the installation, for whatever a test needs.
     pub fn beside(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.directory.path().join(name)
     }
 
     /// Commits files (an empty text removes one) on the current branch and pushes; returns the commit.
@@ -210,7 +213,9 @@ impl Host {
     pub fn command<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Command {
         let mut command = Command::new(program());
         command.arg("--root").arg(self.layout.root()).args(arguments).env_clear().stdin(Stdio::null());
-        command.env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin").env("HOME", self.folder.path());
+        command
+            .env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin")
+            .env("HOME", self.directory.path());
         for name in ladylinux_refresh::settings::environment::NETWORK {
             if let Some(value) = std::env::var_os(name) {
                 command.env(name, value);
@@ -240,7 +245,7 @@ impl Host {
         self.answer()?.get("version")?.as_str().map(str::to_owned)
     }
 
-    /// Tells whether the fence stands.
+    /// Returns whether the fence stands.
     pub fn fenced(&self) -> bool {
         self.layout.fence().exists()
     }
@@ -306,10 +311,10 @@ pub fn ran(output: Output) -> Ran {
 
 /// Runs git for the test itself, with nothing of the machine's configuration.
 #[track_caller]
-pub fn git<A: AsRef<OsStr>>(folder: &Path, arguments: impl IntoIterator<Item = A>) -> String {
+pub fn git<A: AsRef<OsStr>>(directory: &Path, arguments: impl IntoIterator<Item = A>) -> String {
     let output = Command::new("git")
         .args(arguments)
-        .current_dir(folder)
+        .current_dir(directory)
         .env_clear()
         .env("PATH", "/usr/local/bin:/usr/bin:/bin")
         .env("HOME", "/nonexistent")
@@ -323,16 +328,16 @@ pub fn git<A: AsRef<OsStr>>(folder: &Path, arguments: impl IntoIterator<Item = A
     String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
 }
 
-fn serve(folder: &Path) -> (Child, u16) {
-    let daemon = Path::new(&git(folder, ["--exec-path"])).join("git-daemon");
+fn serve(directory: &Path) -> (Child, u16) {
+    let daemon = Path::new(&git(directory, ["--exec-path"])).join("git-daemon");
     for _ in 0..20 {
         let port = free_port();
         // Started without the `git` in front, which would not take the daemon along when it is killed.
         let mut server = Command::new(&daemon)
             .args(["--listen=127.0.0.1", "--export-all", "--reuseaddr"])
             .arg(format!("--port={port}"))
-            .arg(format!("--base-path={}", folder.display()))
-            .arg(folder)
+            .arg(format!("--base-path={}", directory.display()))
+            .arg(directory)
             .env_clear()
             .env("PATH", "/usr/local/bin:/usr/bin:/bin")
             .env("GIT_CONFIG_NOSYSTEM", "1")

@@ -14,10 +14,10 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 
-/// Writes one wheel: name, version, tag, requirements, requires-python, folder.
+/// Writes one wheel: name, version, tag, requirements, requires-python, directory.
 const MAKE: &str = r#"
 import base64, hashlib, sys, zipfile
-name, version, tag, needs, python, folder, shared = sys.argv[1:8]
+name, version, tag, needs, python, directory, shared = sys.argv[1:8]
 info = f"{name}-{version}.dist-info"
 metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
 metadata += "".join(f"Requires-Dist: {need}\n" for need in needs.split("|") if need)
@@ -33,7 +33,7 @@ for path, text in files.items():
     digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
     record += f"{path},sha256={digest},{len(text)}\n"
 files[f"{info}/RECORD"] = record + f"{info}/RECORD,,\n"
-with zipfile.ZipFile(f"{folder}/{name}-{version}-{tag}.whl", "w") as wheel:
+with zipfile.ZipFile(f"{directory}/{name}-{version}-{tag}.whl", "w") as wheel:
     for path, text in files.items():
         wheel.writestr(zipfile.ZipInfo(path, (2024, 1, 1, 0, 0, 0)), text)
 "#;
@@ -78,7 +78,7 @@ pub enum Times {
 
 /// The index.
 pub struct Index {
-    folder: tempfile::TempDir,
+    directory: tempfile::TempDir,
     port: u16,
     asked: Arc<Mutex<Vec<String>>>,
     away: Arc<AtomicBool>,
@@ -93,12 +93,12 @@ impl Index {
     }
 
     pub fn with(releases: &[Release], times: Times) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let mut projects: BTreeMap<String, Vec<Value>> = BTreeMap::new();
         let (mut digests, mut names) = (BTreeMap::new(), BTreeMap::new());
         for release in releases {
-            let file = make(folder.path(), release);
-            let digest = sha256(&fs::read(folder.path().join(&file)).unwrap());
+            let file = make(directory.path(), release);
+            let digest = sha256(&fs::read(directory.path().join(&file)).unwrap());
             let pinned = format!("{}=={}", release.name, release.version);
             digests.insert(pinned.clone(), digest.clone());
             names.insert(pinned, file.clone());
@@ -119,7 +119,7 @@ impl Index {
         let asked = Arc::new(Mutex::new(Vec::new()));
         let away = Arc::new(AtomicBool::new(false));
         let is_away = Arc::clone(&away);
-        let (log, files) = (Arc::clone(&asked), folder.path().to_path_buf());
+        let (log, files) = (Arc::clone(&asked), directory.path().to_path_buf());
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 if is_away.load(Ordering::SeqCst) {
@@ -130,7 +130,7 @@ impl Index {
                 std::thread::spawn(move || answer(&stream, &log, &files, &projects));
             }
         });
-        Self { folder, port, asked, away, releases: releases.to_vec(), files: names, digests }
+        Self { directory, port, asked, away, releases: releases.to_vec(), files: names, digests }
     }
 
     pub fn url(&self) -> String {
@@ -159,7 +159,7 @@ impl Index {
 
     /// What a release's file holds.
     pub fn file(&self, release: &str) -> Vec<u8> {
-        fs::read(self.folder.path().join(&self.files[release])).unwrap()
+        fs::read(self.directory.path().join(&self.files[release])).unwrap()
     }
 
     /// Stops it: from now on nothing listens there.
@@ -177,15 +177,15 @@ impl Index {
     }
 }
 
-fn make(folder: &std::path::Path, release: &Release) -> String {
+fn make(directory: &std::path::Path, release: &Release) -> String {
     if release.tag == "sdist" {
         let file = format!("{}-{}.tar.gz", release.name, release.version);
-        fs::write(folder.join(&file), "no archive at all").unwrap();
+        fs::write(directory.join(&file), "no archive at all").unwrap();
         return file;
     }
     let made = Command::new("python3")
         .args(["-I", "-c", MAKE, release.name, release.version, release.tag, release.needs, release.python])
-        .arg(folder)
+        .arg(directory)
         .arg(release.shared)
         .status();
     assert!(made.unwrap().success());

@@ -1,4 +1,4 @@
-//! What tests lend to the installations that they make, so that not each of them fetches everything anew: uv and its cache.
+//! What tests lend to the installations that they make, so that not each of them fetches everything again: uv and its cache.
 //!
 //! It is kept in a directory named by `LADYLINUX_REFRESH_TEST_CACHE`, else in one below the system's directory for temporary
 //! files. uv is lent as a hard link of a file that nobody writes to; the cache is shared as it is.

@@ -1,8 +1,8 @@
-//! A world below a temporary folder, for tests that make environments with the real uv.
+//! A world below a temporary directory, for tests that make environments with the real uv.
 //!
 //! What uv fetches is lent to all tests and runs (`pool.rs`).
 #![expect(unreachable_pub, reason = "a module of a test is private whatever its items say")]
-#![expect(clippy::disallowed_methods, reason = "tests lay out folders and read their environment")]
+#![expect(clippy::disallowed_methods, reason = "tests lay out directories and read their environment")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
 
 pub use crate::host::pool;
@@ -69,7 +69,7 @@ impl Told {
 
 /// One installation.
 pub struct World {
-    folder: Option<tempfile::TempDir>,
+    directory: Option<tempfile::TempDir>,
     pub layout: Layout,
     pub python: Python,
     pub runner: Runner,
@@ -93,17 +93,17 @@ impl World {
 
     /// A world that shares nothing and belongs to `owner`.
     pub fn bare(owner: Owner) -> Self {
-        let folder = tempfile::Builder::new()
+        let directory = tempfile::Builder::new()
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
             .tempdir()
             .unwrap();
-        let mut world = Self::at(folder.path(), owner);
+        let mut world = Self::at(directory.path(), owner);
         fs::create_dir_all(world.layout.home()).unwrap();
-        world.folder = Some(folder);
+        world.directory = Some(directory);
         world
     }
 
-    /// The world at a folder that somebody else has laid out.
+    /// The world at a directory that somebody else has laid out.
     pub fn at(root: &Path, owner: Owner) -> Self {
         let layout = Layout::below(root);
         let told = Told::default();
@@ -111,7 +111,7 @@ impl World {
         let runner = runner.with_worker(pool::program());
         let python = pool::python();
         let units = Units::new(&layout, &runner, owner);
-        Self { folder: None, layout, python, runner, units, owner, told, also: None, offline: false }
+        Self { directory: None, layout, python, runner, units, owner, told, also: None, offline: false }
     }
 
     /// Gives this world a cache of its own, which has nothing yet.
@@ -155,9 +155,9 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        // Generations are read-only, which the temporary folder itself could not remove.
-        if let Some(folder) = &self.folder {
-            let _ = disk::remove_tree(folder.path());
+        // Generations are read-only, which the temporary directory itself could not remove.
+        if let Some(directory) = &self.directory {
+            let _ = disk::remove_tree(directory.path());
         }
     }
 }
@@ -171,9 +171,9 @@ pub fn was_built(ensured: &Ensured) -> bool {
     ensured.made == Made::Built
 }
 
-/// The names in a folder, sorted; none where there is no folder.
-pub fn names(folder: &Path) -> Vec<String> {
-    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+/// The names in a directory, sorted; none where there is no directory.
+pub fn names(directory: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
     let mut names: Vec<String> =
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();

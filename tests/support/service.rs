@@ -205,7 +205,7 @@ pub(crate) fn a_service_that_ignores_the_request_to_end_is_killed_and_that_is_sa
 
 pub(crate) fn while_the_fence_stands_an_ordinary_start_is_refused(make: Factory) {
     let bench = make(&Script::new(LISTENS));
-    fence::raise(bench.layout(), &run_id(), "refresh under way").unwrap();
+    fence::raise(bench.layout(), &run_id(), "refresh in progress").unwrap();
     let failure = bench.manager().start(Admission::Ordinary).unwrap_err();
     assert!(told(&failure).contains("fenced"), "{}", told(&failure));
     assert!(told(&failure).contains("unfence"), "{}", told(&failure));
@@ -224,7 +224,7 @@ pub(crate) fn a_fence_that_cannot_be_read_refuses_all_the_same(make: Factory) {
 
 pub(crate) fn the_refresh_that_fenced_the_service_starts_it_through_the_fence(make: Factory) {
     let bench = make(&Script::new(LISTENS));
-    fence::raise(bench.layout(), &run_id(), "refresh under way").unwrap();
+    fence::raise(bench.layout(), &run_id(), "refresh in progress").unwrap();
     let started = bench.manager().start(Admission::Refresh(run_id())).unwrap();
     fact(&*bench, "ready");
     assert!(!bench.layout().admit().exists(), "the gate is open for that moment only");

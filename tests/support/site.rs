@@ -12,7 +12,7 @@ pub const URL: &str = "http://127.0.0.1:8000/api/status";
 /// The unit.
 pub const UNIT: &str = "ladylinux-api.service";
 
-/// The folders of persistent data.
+/// The directories of persistent data.
 const DATA: [&str; 3] = ["/var/lib/ladylinux/data", "/var/lib/ladylinux/cache", "/var/lib/ladylinux/logs"];
 
 /// What the tests say about the probe: only the new version is good enough, and it settles quickly.
@@ -106,11 +106,11 @@ impl Site {
         notes.as_array().unwrap().iter().map(|note| note["text"].as_str().unwrap().to_owned()).collect()
     }
 
-    /// Leaves a file in each folder of persistent data, where the application writes as well.
+    /// Leaves a file in each directory of persistent data, where the application writes as well.
     fn leave_sentinels(&self) {
-        for folder in DATA {
+        for directory in DATA {
             self.machine
-                .exec_as("ladylinux", &format!("head -c 9000 /dev/urandom >{folder}/sentinel"))
+                .exec_as("ladylinux", &format!("head -c 9000 /dev/urandom >{directory}/sentinel"))
                 .expect(0);
         }
         self.machine.exec("sync").expect(0);
@@ -120,7 +120,7 @@ impl Site {
     /// [`Self::running`] has left among the data.
     #[track_caller]
     pub fn inventory(&self) -> String {
-        let left = DATA.map(|folder| format!("{folder}/sentinel")).join(" ");
+        let left = DATA.map(|directory| format!("{directory}/sentinel")).join(" ");
         let places = format!("/opt/ladylinux/models /opt/ladylinux/containers /etc/ladylinux {left}");
         let list = format!("find {places} -printf '%p %y %m %u:%g %l\\n' | sort");
         let sums = format!("find {places} -type f -print0 | sort -z | xargs -0 sha256sum; ls {left}");

@@ -35,7 +35,7 @@ struct Environment {
     digest: Option<String>,
     files: u64,
     bytes: u64,
-    /// Whether there is anything to compare with: not for a folder from before the tool.
+    /// Whether there is anything to compare with: not for a directory from before the tool.
     verifiable: bool,
     contamination: Option<Contamination>,
     /// What is wrong with its interpreter.
@@ -45,13 +45,13 @@ struct Environment {
 /// Reads every byte of the live environment, or of all.
 pub(super) fn verify(layout: &Layout, args: &VerifyArgs) -> Result<Ended, Error> {
     let on = open(layout, "verify")?;
-    let told = |failure| refuse(&on, "verify", failure, "ladylinux-refresh run");
+    let context = |failure| refuse(&on, "verify", failure, "ladylinux-refresh run");
     let start = clock::monotonic();
-    let generations = chosen(&on, args.all).map_err(told)?;
+    let generations = chosen(&on, args.all).map_err(context)?;
     let live = on.live();
     let mut environments = Vec::new();
     for generation in &generations {
-        let verified = look(&on, generation, live.as_ref()).map_err(told)?;
+        let verified = look(&on, generation, live.as_ref()).map_err(context)?;
         if let Some(found) = &verified.contamination {
             write_down(layout, &on, generation, found);
         }
@@ -75,7 +75,7 @@ fn chosen(on: &Installation, all: bool) -> Outcome<Vec<Generation>> {
         Current::Generation(live) if !all => return Ok(vec![*live]),
         _ if all => return on.environments().list(),
         Current::Missing => "is missing".to_owned(),
-        Current::RealFolder => "is a folder that this tool did not make".to_owned(),
+        Current::RealDirectory => "is a directory that this tool did not make".to_owned(),
         Current::Unrecorded(path) => format!("leads to {}, of which nothing is known", path.display()),
         Current::Generation(_) => "cannot be verified".to_owned(),
     };
@@ -97,7 +97,7 @@ fn look(on: &Installation, generation: &Generation, live: Option<&GenerationName
 }
 
 /// Writes down that an environment was changed, so that the next run does not use it even where only its bytes tell. Whoever
-/// may not write that, or comes while a run is under way, is told all the same.
+/// may not write that, or comes while a run is in progress, is told all the same.
 fn write_down(layout: &Layout, on: &Installation, generation: &Generation, found: &Contamination) {
     if installation::check_writable(layout).is_err() {
         return;

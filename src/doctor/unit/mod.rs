@@ -53,13 +53,13 @@ impl Unit {
             }
             (facts.fragment.clone(), facts.drop_ins.clone(), Some(facts))
         } else {
-            let folders = examined.layout.unit_folders();
+            let directories = examined.layout.unit_directories();
             let Some(fragment) =
-                folders.iter().map(|folder| folder.join(name.as_str())).find(|path| path.is_file())
+                directories.iter().map(|directory| directory.join(name.as_str())).find(|path| path.is_file())
             else {
                 return Ok(None);
             };
-            (Some(fragment), drop_ins(&folders, &name), None)
+            (Some(fragment), drop_ins(&directories, &name), None)
         };
         let mut file = UnitFile::default();
         for path in fragment.iter().chain(&drop_ins) {
@@ -74,11 +74,11 @@ impl Unit {
     }
 }
 
-/// The drop-ins of a unit: of equal names that in the first folder counts, and they are read in the order of their names.
-fn drop_ins(folders: &[PathBuf], name: &UnitName) -> Vec<PathBuf> {
+/// The drop-ins of a unit: of equal names that in the first directory counts, and they are read in the order of their names.
+fn drop_ins(directories: &[PathBuf], name: &UnitName) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = Vec::new();
-    for folder in folders {
-        for entry in std::fs::read_dir(folder.join(format!("{name}.d"))).into_iter().flatten().flatten() {
+    for directory in directories {
+        for entry in std::fs::read_dir(directory.join(format!("{name}.d"))).into_iter().flatten().flatten() {
             let path = entry.path();
             let is_new = !found.iter().any(|other| other.file_name() == path.file_name());
             if is_new && path.extension().is_some_and(|ending| ending == "conf") {
@@ -247,16 +247,16 @@ mod tests {
     #[test]
     fn of_drop_ins_with_one_name_the_first_folder_counts() {
         let root = tempfile::tempdir().unwrap();
-        let folders = ["etc", "lib"].map(|name| root.path().join(name));
-        for (folder, name) in [(0, "50-a.conf"), (1, "50-a.conf"), (1, "10-b.conf"), (1, "note.txt")] {
-            let place = folders[folder].join("x.service.d");
-            disk::make_folder(&place, 0o755).unwrap();
+        let directories = ["etc", "lib"].map(|name| root.path().join(name));
+        for (directory, name) in [(0, "50-a.conf"), (1, "50-a.conf"), (1, "10-b.conf"), (1, "note.txt")] {
+            let place = directories[directory].join("x.service.d");
+            disk::make_directory(&place, 0o755).unwrap();
             disk::write_atomic(&place.join(name), b"", 0o644).unwrap();
         }
-        let found = drop_ins(&folders, &UnitName::parse("x.service").unwrap());
+        let found = drop_ins(&directories, &UnitName::parse("x.service").unwrap());
         assert_eq!(
             found,
-            [folders[1].join("x.service.d/10-b.conf"), folders[0].join("x.service.d/50-a.conf")]
+            [directories[1].join("x.service.d/10-b.conf"), directories[0].join("x.service.d/50-a.conf")]
         );
     }
 }

@@ -98,8 +98,9 @@ fn exists(examined: &Examined, name: &str) -> Outcome<bool> {
         let (_, kind) = rest.rsplit_once('.')?;
         Some(format!("{stem}@.{kind}"))
     });
-    let folders = examined.layout.unit_folders();
-    let is_there = |name: &str| folders.iter().any(|folder| folder.join(name).symlink_metadata().is_ok());
+    let directories = examined.layout.unit_directories();
+    let is_there =
+        |name: &str| directories.iter().any(|directory| directory.join(name).symlink_metadata().is_ok());
     Ok(is_there(name) || template.is_some_and(|template| is_there(&template)))
 }
 
@@ -120,10 +121,14 @@ pub(in crate::doctor) fn paths(examined: &Examined, unit: &Unit) -> Findings {
         ),
         Some(_) => {}
     }
-    let folder = unit.file.value("Service", "WorkingDirectory").map(|it| it.trim_start_matches('-'));
-    if folder.is_none_or(|it| !Path::new(it).components().eq(app.components())) {
+    let directory = unit.file.value("Service", "WorkingDirectory").map(|it| it.trim_start_matches('-'));
+    if directory.is_none_or(|it| !Path::new(it).components().eq(app.components())) {
         differs(
-            format!("WorkingDirectory= of {name} is {}, not {}", folder.unwrap_or("not set"), app.display()),
+            format!(
+                "WorkingDirectory= of {name} is {}, not {}",
+                directory.unwrap_or("not set"),
+                app.display()
+            ),
             "the service would load its modules from somewhere else than the work tree that is refreshed",
         );
     }

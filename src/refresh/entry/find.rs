@@ -80,12 +80,12 @@ impl Tree {
         self.files.contains(path)
     }
 
-    /// Tells whether a path is a symbolic link or leads through one; such a path is not followed.
+    /// Returns whether a path is a symbolic link or leads through one; such a path is not followed.
     fn leads_through_a_link(&self, path: &Path) -> bool {
         path.ancestors().any(|part| self.links.contains(part))
     }
 
-    /// Tells whether something lies below a directory, or has its name and any ending.
+    /// Returns whether something lies below a directory, or has its name and any ending.
     fn has_any(&self, stem: &Path) -> bool {
         let prefix = format!("{}.", stem.display());
         self.files.iter().any(|file| file.starts_with(stem) || file.to_string_lossy().starts_with(&prefix))
@@ -117,7 +117,7 @@ fn python_entry(program: &ServiceProgram, words: &[String]) -> Option<Entry> {
     while let Some(word) = words.get(at) {
         let rest = words.get(at + 1..).unwrap_or_default();
         if !word.starts_with('-') {
-            return Some(Entry::File { path: program.folder.join(word) });
+            return Some(Entry::File { path: program.directory.join(word) });
         }
         match word.as_str() {
             "-" | "-c" => return None,
@@ -170,8 +170,8 @@ fn module_entry(program: &ServiceProgram, name: &str, searched: &[&str]) -> Opti
     if !is_dotted_name(name) {
         return None;
     }
-    let mut bases: Vec<PathBuf> = searched.iter().map(|path| program.folder.join(path)).collect();
-    bases.push(program.folder.clone());
+    let mut bases: Vec<PathBuf> = searched.iter().map(|path| program.directory.join(path)).collect();
+    bases.push(program.directory.clone());
     bases.extend(program.python_path.iter().cloned());
     Some(Entry::Module { name: name.to_owned(), bases })
 }
@@ -258,7 +258,7 @@ mod tests {
         ServiceProgram {
             path: PathBuf::from(&words[0]),
             words,
-            folder: PathBuf::from(APP),
+            directory: PathBuf::from(APP),
             python_path: Vec::new(),
             change: String::new(),
         }

@@ -111,7 +111,7 @@ fn missing(program: &ServiceProgram, entry: &Entry, looked: &[PathBuf]) -> Failu
     .hint("or push a commit that brings it, then: ladylinux-refresh run")
 }
 
-/// Tells whether an environment has a module or package of that name.
+/// Returns whether an environment has a module or package of that name.
 fn is_installed(environment: &Path, name: &str) -> bool {
     let versions = std::fs::read_dir(environment.join("lib")).into_iter().flatten().flatten();
     versions.map(|version| version.path().join("site-packages")).any(|packages| {

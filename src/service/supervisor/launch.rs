@@ -82,7 +82,7 @@ pub(super) fn prepare(
     let program = ServiceProgram {
         command: command(layout, service, &file)?,
         variables: variables(layout, owner, &[&file, &deployed]),
-        folder: layout.app().into_os_string(),
+        directory: layout.app().into_os_string(),
         owner,
     };
     let socket = match service.socket {
@@ -132,7 +132,7 @@ fn replace(word: &str, layout: &Layout, port: u16) -> OsString {
     made
 }
 
-/// Finds the service's program: a path below `app/`, or a name in the environment's `bin` or the system's folders.
+/// Finds the service's program: a path below `app/`, or a name in the environment's `bin` or the system's directories.
 fn find(program: &Path, layout: &Layout) -> Option<PathBuf> {
     if program.components().count() > 1 || program.is_absolute() {
         let path = layout.app().join(program);
@@ -140,7 +140,7 @@ fn find(program: &Path, layout: &Layout) -> Option<PathBuf> {
     }
     std::iter::once(layout.venv().join("bin"))
         .chain(SEARCH_PATH.split(':').map(PathBuf::from))
-        .map(|folder| folder.join(program))
+        .map(|directory| directory.join(program))
         .find(|path| path.is_file())
 }
 

@@ -198,8 +198,8 @@ mod tests {
 
     #[test]
     fn the_tail_holds_lines_of_exactly_one_invocation() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("service.log");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("service.log");
         let mut first = open(&path, LogLimits::default(), "one");
         first.write(b"a\nb\nunfinished");
         let mut second = open(&path, LogLimits::default(), "two");
@@ -212,13 +212,13 @@ mod tests {
 
     #[test]
     fn a_tail_reaches_across_a_rotation_and_old_files_go() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("service.log");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("service.log");
         let mut log = open(&path, SMALL, "one");
         for number in 0..100 {
             log.write(format!("line {number}\n").as_bytes());
         }
-        let files = std::fs::read_dir(folder.path()).unwrap().count();
+        let files = std::fs::read_dir(directory.path()).unwrap().count();
         assert_eq!(files, 3);
         let tail = tail(&path, "one", 30).unwrap();
         assert_eq!(tail.len(), 30);
@@ -228,25 +228,26 @@ mod tests {
 
     #[test]
     fn one_large_write_is_spread_over_the_files_without_breaking_a_line() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("service.log");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("service.log");
         let all: Vec<String> = (0..100).map(|number| format!("line {number}")).collect();
         open(&path, SMALL, "one").write(format!("{}\n", all.join("\n")).as_bytes());
         assert_eq!(tail(&path, "one", 40).unwrap(), all[60..]);
-        let sizes =
-            std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len());
+        let sizes = std::fs::read_dir(directory.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().metadata().unwrap().len());
         assert!(sizes.into_iter().all(|size| size < SMALL.bytes + 10));
     }
 
     #[test]
     fn a_service_that_never_ends_a_line_does_not_fill_the_disk() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("service.log");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("service.log");
         let mut log = open(&path, SMALL, "one");
         for _ in 0..1000 {
             log.write(b"............");
         }
-        let total: u64 = std::fs::read_dir(folder.path())
+        let total: u64 = std::fs::read_dir(directory.path())
             .unwrap()
             .map(|entry| entry.unwrap().metadata().unwrap().len())
             .sum();

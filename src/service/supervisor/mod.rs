@@ -53,7 +53,7 @@ pub const COMMAND: &str = "supervise";
 const ANSWER: Duration = Duration::from_secs(30);
 /// How long a stop may take beyond the service's own timeout: the kill, and the supervisor's last words.
 const MARGIN: Duration = Duration::from_secs(15);
-/// The size at which the supervisors' own messages are begun anew.
+/// The size at which the supervisors' own messages are begun again.
 const MESSAGES_LIMIT: u64 = 256 << 10;
 
 /// The service of one installation under the embedded supervisor.
@@ -67,7 +67,7 @@ pub struct Embedded {
     next: Arc<Mutex<Option<OwnedFd>>>,
 }
 
-/// Tells whether a supervisor of this installation lives.
+/// Returns whether a supervisor of this installation lives.
 ///
 /// # Errors
 /// Its lock cannot be examined.
@@ -107,7 +107,7 @@ impl Embedded {
     }
 
     fn launch(&self) -> Outcome<Started> {
-        disk::make_folder(&self.layout.supervisor(), 0o755)?;
+        disk::make_directory(&self.layout.supervisor(), 0o755)?;
         let (mut launch, warnings) = launch::prepare(&self.layout, &self.service, self.log)?;
         let socket = self.next().take();
         if socket.is_some() {
@@ -315,8 +315,8 @@ impl ServiceManager for Embedded {
         }
         // A unit of systemd is not to be run beside: two managers would fight over one service.
         let unit = self.service.unit.as_str();
-        let folders = [self.layout.host_units(), self.layout.package_units()];
-        match folders.into_iter().map(|folder| folder.join(unit)).find(|path| path.exists()) {
+        let directories = [self.layout.host_units(), self.layout.package_units()];
+        match directories.into_iter().map(|directory| directory.join(unit)).find(|path| path.exists()) {
             None => Ok(()),
             Some(path) => Err(Failure::new(format!(
                 "the service is a unit of systemd ({}), and systemd does not run here",
@@ -336,7 +336,7 @@ impl ServiceManager for Embedded {
         let change = format!("set `command` under [service] in {}", self.layout.host_file().display());
         let file = EnvFile::read_at(&self.layout, &launch::silent()).unwrap_or_default();
         let (path, python_path) = (PathBuf::from(first), python_path(&file, &app));
-        Ok(Some(ServiceProgram { path, words, folder: app, python_path, change }))
+        Ok(Some(ServiceProgram { path, words, directory: app, python_path, change }))
     }
 
     fn describe(&self) -> String {
@@ -354,7 +354,7 @@ fn strays(mark: Option<&str>, main: Option<ProcessId>) -> Vec<ProcessId> {
 
 /// Reads what comes through a pipe until its other end is closed.
 fn read_until_closed(pipe: OwnedFd, deadline: Instant) -> Outcome<Vec<u8>> {
-    let told = || "cannot hear the supervisor".to_owned();
+    let context = || "cannot hear the supervisor".to_owned();
     let mut file = File::from(pipe);
     let mut bytes = Vec::new();
     let mut part = [0; 4096];
@@ -367,11 +367,11 @@ fn read_until_closed(pipe: OwnedFd, deadline: Instant) -> Outcome<Vec<u8>> {
         let timeout = Timespec::try_from(left).unwrap_or_default();
         match poll(&mut [PollFd::new(&file, PollFlags::IN)], Some(&timeout)) {
             Ok(0) | Err(rustix::io::Errno::INTR) => {}
-            Ok(_) => match file.read(&mut part).context(told)? {
+            Ok(_) => match file.read(&mut part).context(context)? {
                 0 => return Ok(bytes),
                 count => bytes.extend_from_slice(&part[..count]),
             },
-            Err(error) => return Err(Failure::new(told()).because(error)),
+            Err(error) => return Err(Failure::new(context()).because(error)),
         }
     }
 }

@@ -168,10 +168,10 @@ pub(super) fn living(layout: &Layout) -> Outcome<Option<Living>> {
     }
 }
 
-/// Tells whether a supervisor holds the lock. Looks with a shared lock, held for an instant; [`Lock::take`] knows.
+/// Returns whether a supervisor holds the lock. Looks with a shared lock, held for an instant; [`Lock::take`] knows.
 pub(super) fn is_locked(layout: &Layout) -> Outcome<bool> {
     let path = lock_path(layout);
-    let told = || format!("cannot look at {}", path.display());
+    let context = || format!("cannot look at {}", path.display());
     let file = match File::open(&path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
@@ -180,12 +180,12 @@ pub(super) fn is_locked(layout: &Layout) -> Outcome<bool> {
             return Ok(State::read(layout)?
                 .is_some_and(|state| state.is_of_this_boot() && state.supervisor.is_alive()));
         }
-        Err(error) => return Err(Failure::new(told()).because(error)),
+        Err(error) => return Err(Failure::new(context()).because(error)),
     };
     match flock(&file, FlockOperation::NonBlockingLockShared) {
         Ok(()) => Ok(false),
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
-        Err(error) => Err(Failure::new(told()).because(error)),
+        Err(error) => Err(Failure::new(context()).because(error)),
     }
 }
 
@@ -243,10 +243,10 @@ mod tests {
     use super::*;
 
     fn world() -> (tempfile::TempDir, Layout) {
-        let folder = tempfile::tempdir().unwrap();
-        let layout = Layout::below(folder.path());
-        disk::make_folder(&layout.supervisor(), 0o755).unwrap();
-        (folder, layout)
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::below(directory.path());
+        disk::make_directory(&layout.supervisor(), 0o755).unwrap();
+        (directory, layout)
     }
 
     fn state(supervisor: ProcessId, stage: Stage) -> State {
@@ -255,7 +255,7 @@ mod tests {
 
     #[test]
     fn a_state_without_the_lock_is_not_believed() {
-        let (_folder, layout) = world();
+        let (_directory, layout) = world();
         let main = ProcessId::own();
         let stage = Stage::Running { main, since: Timestamp::UNIX_EPOCH };
         state(ProcessId::own(), stage).write(&layout).unwrap();
@@ -269,7 +269,7 @@ mod tests {
 
     #[test]
     fn a_torn_state_is_none_and_one_of_another_boot_names_no_process() {
-        let (_folder, layout) = world();
+        let (_directory, layout) = world();
         disk::write_volatile(&file(&layout), b"{\"boot\":", 0o644).unwrap();
         assert_eq!(State::read(&layout).unwrap(), None);
         let mut old = state(ProcessId::own(), Stage::Stopping { main: ProcessId::own() });

@@ -80,11 +80,11 @@ mod tests {
 
     #[test]
     fn a_copy_of_the_installation_elsewhere_has_another_mark() {
-        let folder = tempfile::tempdir().unwrap();
-        let one = Layout::below(folder.path().join("one"));
-        let two = Layout::below(folder.path().join("two"));
+        let directory = tempfile::tempdir().unwrap();
+        let one = Layout::below(directory.path().join("one"));
+        let two = Layout::below(directory.path().join("two"));
         for layout in [&one, &two] {
-            disk::make_folder(&layout.supervisor(), 0o755).unwrap();
+            disk::make_directory(&layout.supervisor(), 0o755).unwrap();
         }
         let mark_of_one = mark(&one).unwrap();
         assert_eq!(mark(&one).unwrap(), mark_of_one);

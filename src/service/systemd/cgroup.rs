@@ -17,7 +17,7 @@ use crate::service::strays;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Cgroup {
     name: String,
-    folders: Vec<PathBuf>,
+    directories: Vec<PathBuf>,
 }
 
 impl Cgroup {
@@ -28,19 +28,19 @@ impl Cgroup {
     pub(super) fn named(name: &str) -> Outcome<Self> {
         let mounts = fs::read_to_string("/proc/self/mountinfo")
             .context(|| "cannot read /proc/self/mountinfo".to_owned())?;
-        Ok(Self { name: name.to_owned(), folders: folders(&mounts, name) })
+        Ok(Self { name: name.to_owned(), directories: directories(&mounts, name) })
     }
 
     /// Returns the living processes in it and in the groups below it.
     pub(super) fn processes(&self) -> Vec<ProcessId> {
         let mut pids = BTreeSet::new();
-        for folder in &self.folders {
-            gather(folder, &mut pids);
+        for directory in &self.directories {
+            gather(directory, &mut pids);
         }
         pids.into_iter().filter_map(ProcessId::of).collect()
     }
 
-    /// Tells whether a process is in it or in a group below it.
+    /// Returns whether a process is in it or in a group below it.
     pub(super) fn holds(&self, process: ProcessId) -> bool {
         let groups = fs::read_to_string(format!("/proc/{}/cgroup", process.pid)).unwrap_or_default();
         is_member(&groups, &self.name) && process.is_alive()
@@ -49,8 +49,8 @@ impl Cgroup {
     /// Kills `processes`, and where the kernel can do that (Linux 5.14, v2), all there are at once: no fork gets away.
     pub(super) fn kill(&self, processes: &[ProcessId]) {
         strays::kill(processes);
-        for folder in &self.folders {
-            let kill = folder.join("cgroup.kill");
+        for directory in &self.directories {
+            let kill = directory.join("cgroup.kill");
             if kill.exists() {
                 // A group that has just become empty and gone is as good.
                 let _ = disk::order(&kill, b"1");
@@ -77,8 +77,8 @@ pub(super) fn usual_name(root: &str, slice: &str, unit: &str) -> String {
     name
 }
 
-/// Finds the folders of the cgroup `name`, given the table of mounts.
-fn folders(mounts: &str, name: &str) -> Vec<PathBuf> {
+/// Finds the directories of the cgroup `name`, given the table of mounts.
+fn directories(mounts: &str, name: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     // The root's group holds what belongs to no unit.
     if name.trim_matches('/').is_empty() {
@@ -104,27 +104,27 @@ fn folders(mounts: &str, name: &str) -> Vec<PathBuf> {
             root => name.strip_prefix(root).filter(|rest| rest.starts_with('/')),
         };
         if let (true, Some(below)) = (is_systemds, below) {
-            let folder = Path::new(point).join(below.trim_start_matches('/'));
-            if !found.contains(&folder) {
-                found.push(folder);
+            let directory = Path::new(point).join(below.trim_start_matches('/'));
+            if !found.contains(&directory) {
+                found.push(directory);
             }
         }
     }
     found
 }
 
-fn gather(folder: &Path, pids: &mut BTreeSet<i32>) {
-    let Ok(text) = fs::read_to_string(folder.join("cgroup.procs")) else { return };
+fn gather(directory: &Path, pids: &mut BTreeSet<i32>) {
+    let Ok(text) = fs::read_to_string(directory.join("cgroup.procs")) else { return };
     // 0 stands for a process of another pid namespace.
     pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0));
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             gather(&entry.path(), pids);
         }
     }
 }
 
-/// Tells whether `/proc/PID/cgroup` names a group or one below it, in a hierarchy of systemd's.
+/// Returns whether `/proc/PID/cgroup` names a group or one below it, in a hierarchy of systemd's.
 fn is_member(groups: &str, name: &str) -> bool {
     groups.lines().any(|line| {
         let mut fields = line.splitn(3, ':').skip(1);
@@ -148,8 +148,8 @@ mod tests {
         let named = "33 30 0:29 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n\
                      34 30 0:30 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n";
         let unified = "35 30 0:31 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
-        let at = |mounts: &str| folders(mounts, UNIT);
-        let below = |folder: &str| PathBuf::from(format!("/sys/fs/cgroup{folder}{UNIT}"));
+        let at = |mounts: &str| directories(mounts, UNIT);
+        let below = |directory: &str| PathBuf::from(format!("/sys/fs/cgroup{directory}{UNIT}"));
         assert_eq!(at(v2), [below("")]);
         assert_eq!(at(named), [below("/systemd")]);
         assert_eq!(at(&format!("{named}{unified}")), [below("/systemd"), below("/unified")]);
@@ -158,15 +158,15 @@ mod tests {
     #[test]
     fn a_mount_of_a_part_of_the_hierarchy_shows_what_is_below_it() {
         let mounts = "33 30 0:29 /machine /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
-        assert_eq!(folders(mounts, "/machine/x.service"), [PathBuf::from("/sys/fs/cgroup/x.service")]);
-        assert_eq!(folders(mounts, "/machinery/x.service"), Vec::<PathBuf>::new());
+        assert_eq!(directories(mounts, "/machine/x.service"), [PathBuf::from("/sys/fs/cgroup/x.service")]);
+        assert_eq!(directories(mounts, "/machinery/x.service"), Vec::<PathBuf>::new());
     }
 
     #[test]
     fn no_unit_has_the_root_of_the_hierarchy() {
         let v2 = "25 30 0:23 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw\n";
         for name in ["", "/"] {
-            assert_eq!(folders(v2, name), Vec::<PathBuf>::new());
+            assert_eq!(directories(v2, name), Vec::<PathBuf>::new());
             assert!(!is_member("0::/system.slice/x.service\n", name));
         }
     }

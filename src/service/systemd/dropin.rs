@@ -126,11 +126,11 @@ mod tests {
 
     /// A world whose unit goes by the drop-in.
     fn world() -> (tempfile::TempDir, Layout, UnitName, UnitFacts) {
-        let folder = tempfile::tempdir().unwrap();
-        let layout = Layout::below(folder.path());
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::below(directory.path());
         let unit = UnitName::usual();
         let path = layout.drop_in(&unit);
-        disk::make_folder(path.parent().unwrap(), 0o755).unwrap();
+        disk::make_directory(path.parent().unwrap(), 0o755).unwrap();
         disk::write_atomic(&path, text(&layout, &unit).as_bytes(), 0o644).unwrap();
         let facts = UnitFacts {
             drop_ins: vec![path],
@@ -138,7 +138,7 @@ mod tests {
             environment_files: vec![layout.env_file(), layout.deployed_env()],
             ..UnitFacts::default()
         };
-        (folder, layout, unit, facts)
+        (directory, layout, unit, facts)
     }
 
     fn refusal(layout: &Layout, unit: &UnitName, facts: &UnitFacts) -> String {

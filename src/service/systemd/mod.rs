@@ -247,7 +247,7 @@ impl ServiceManager for Systemd {
         let change = format!("correct ExecStart= with: systemctl edit --full {}", self.unit);
         let facts = self.facts(&self.bus()?)?;
         let Some(path) = facts.program else { return Ok(None) };
-        let folder = match facts.working_directory.as_str() {
+        let directory = match facts.working_directory.as_str() {
             "" => PathBuf::from("/"),
             set => PathBuf::from(set),
         };
@@ -256,10 +256,10 @@ impl ServiceManager for Systemd {
             let units = Units::new(&self.layout, &self.runner, owner);
             EnvFile::read_as(&units, owner, &self.layout.env_file())
         });
-        let mut python_path = python_path(&file.unwrap_or_default(), &folder);
+        let mut python_path = python_path(&file.unwrap_or_default(), &directory);
         let variables = facts.environment.iter().filter_map(|it| it.strip_prefix("PYTHONPATH="));
-        python_path.extend(variables.flat_map(|value| value.split(':')).map(|path| folder.join(path)));
-        Ok(Some(ServiceProgram { path, words: facts.command, folder, python_path, change }))
+        python_path.extend(variables.flat_map(|value| value.split(':')).map(|path| directory.join(path)));
+        Ok(Some(ServiceProgram { path, words: facts.command, directory, python_path, change }))
     }
 
     fn root_execs(&self) -> Outcome<Vec<RootExec>> {
@@ -279,7 +279,7 @@ impl ServiceManager for Systemd {
     }
 }
 
-/// Tells what a unit is doing, as far as systemd knows.
+/// Returns what a unit is doing, as far as systemd knows.
 fn state(unit: &UnitName, facts: &UnitFacts) -> ServiceState {
     let changing = |doing: String| ServiceState::Changing { doing };
     match facts.active {
@@ -320,7 +320,7 @@ fn last_exit(facts: &UnitFacts) -> Option<Exit> {
     Some(Exit { how, at: facts.main_ended? })
 }
 
-/// Tells why there is no unit that could be started.
+/// Returns why there is no unit that could be started.
 fn not_loaded(unit: &UnitName, facts: &UnitFacts) -> Option<String> {
     match facts.load {
         LoadState::Loaded => None,

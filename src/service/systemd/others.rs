@@ -94,11 +94,11 @@ fn evidence(process: ProcessId, places: &[PathBuf]) -> Option<String> {
     if let Some(word) = process.command().split(' ').find(|word| within(Path::new(word))) {
         return Some(format!("its process {pid} runs {word}"));
     }
-    let folder = link("cwd").filter(|path| within(path))?;
-    Some(format!("its process {pid} works in {}", folder.display()))
+    let directory = link("cwd").filter(|path| within(path))?;
+    Some(format!("its process {pid} works in {}", directory.display()))
 }
 
-/// Tells how the commands of a unit show that it runs something in `places`.
+/// Returns how the commands of a unit show that it runs something in `places`.
 fn by_words(facts: &UnitFacts, places: &[PathBuf]) -> Option<String> {
     if facts.active != ActiveState::Active {
         return None;
@@ -118,11 +118,11 @@ mod tests {
     #[test]
     fn a_unit_is_known_as_the_applications_by_its_command_or_its_directory() {
         let places = ["/opt/ladylinux/app", "/opt/ladylinux/venv"].map(PathBuf::from);
-        let of = |command: &str, folder: &str| {
+        let of = |command: &str, directory: &str| {
             let facts = UnitFacts {
                 active: ActiveState::Active,
                 command: command.split(' ').map(str::to_owned).collect(),
-                working_directory: folder.to_owned(),
+                working_directory: directory.to_owned(),
                 ..UnitFacts::default()
             };
             by_words(&facts, &places)

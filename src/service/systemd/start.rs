@@ -89,7 +89,7 @@ impl Systemd {
         }
     }
 
-    /// Tells whether systemd refuses further starts. Its result says so only where nothing else went wrong before; mostly
+    /// Returns whether systemd refuses further starts. Its result says so only where nothing else went wrong before; mostly
     /// the journal alone does.
     fn gave_up(&self, facts: &UnitFacts) -> bool {
         if facts.result == "start-limit-hit" {
@@ -123,7 +123,7 @@ impl Systemd {
     }
 }
 
-/// Tells whether an assertion forbade a start.
+/// Returns whether an assertion forbade a start.
 fn is_forbidden(result: &JobResult, after: &UnitFacts) -> bool {
     let unheard = *result == JobResult::Unheard && after.is_down();
     *result == JobResult::Assert || unheard && after.conditions_held && !after.assertions_held
@@ -139,7 +139,7 @@ fn started(running: &Running, how: StartedHow, warnings: Vec<String>) -> Started
     Started { main, since, invocation, how, warnings }
 }
 
-/// Tells which assertion, other than the fence, forbade a start.
+/// Returns which assertion, other than the fence, forbade a start.
 fn not_asserted(layout: &Layout, unit: &UnitName, facts: &UnitFacts) -> Failure {
     let fence = [layout.fence(), layout.admit()];
     let own = |assert: &&Assertion| !fence.iter().any(|path| path.as_os_str() == assert.parameter.as_str());
@@ -147,14 +147,14 @@ fn not_asserted(layout: &Layout, unit: &UnitName, facts: &UnitFacts) -> Failure 
         let told = facts.assertions.iter().filter(own).filter(|assert| assert.held == held);
         told.map(Assertion::to_string).collect()
     };
-    // systemd forgets which one it was when it reads its units anew.
+    // systemd forgets which one it was when it reads its units again.
     let told = Some(tell(Some(false))).filter(|told| !told.is_empty()).unwrap_or_else(|| tell(None));
     let what = if told.is_empty() { "an assertion".to_owned() } else { told.join(" or ") };
     Failure::new(format!("{what} of {unit} does not hold, so systemd does not start it"))
         .hint(format!("systemctl cat {unit}"))
 }
 
-/// Tells why a unit does not run after its start.
+/// Returns why a unit does not run after its start.
 pub(super) fn why_not(unit: &UnitName, result: &JobResult, facts: &UnitFacts) -> Failure {
     let logs = "ladylinux-refresh service logs";
     let exit = last_exit(facts).map(|exit| exit.how);

@@ -152,7 +152,7 @@ impl Outliving {
     }
 }
 
-/// Tells what it took systemd to end the unit.
+/// Returns what it took systemd to end the unit.
 fn force(after: &UnitFacts, exit: Option<Exit>, leftovers: &[String]) -> Force {
     match exit.map(|exit| exit.how) {
         Some(ExitKind::Signal(9)) => Force::Killed,
@@ -163,7 +163,7 @@ fn force(after: &UnitFacts, exit: Option<Exit>, leftovers: &[String]) -> Force {
     }
 }
 
-/// Tells why a stop took long, where that can be known.
+/// Returns why a stop took long, where that can be known.
 fn why_long(after: &UnitFacts, force: Force, took: Duration, command: &str) -> Option<String> {
     let what = match (force, after.stop_timeout) {
         (Force::Killed, Some(limit)) if after.result == "timeout" => {

@@ -133,7 +133,7 @@ impl Systemd {
         Ok(())
     }
 
-    /// Tells whether one of those units is up.
+    /// Returns whether one of those units is up.
     ///
     /// # Errors
     /// systemd cannot be asked.

@@ -127,7 +127,7 @@ fn rw_5_3_a_build_that_fails_leaves_the_environment_that_was_there_intact() {
         assert_eq!(generations(&host), names);
         assert_eq!(live(&host), link);
         let mut after = picture(&host.layout.environments());
-        // The folder of the generations itself was written to: the build began and was discarded there.
+        // The directory of the generations itself was written to: the build began and was discarded there.
         after.insert(PathBuf::new(), before[&PathBuf::new()].clone());
         assert_eq!(after, before);
         if strict(way) {

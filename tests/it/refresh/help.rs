@@ -1,4 +1,4 @@
-//! What the tests of refreshes share: how runs are read from outside, and pictures of folders.
+//! What the tests of refreshes share: how runs are read from outside, and pictures of directories.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,7 +20,7 @@ pub(crate) fn with<'a>(way: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
     [way, more].concat()
 }
 
-/// Tells whether a way leaves staging out.
+/// Returns whether a way leaves staging out.
 pub(crate) fn strict(way: &[&str]) -> bool {
     way.contains(&"--no-stage")
 }
@@ -62,11 +62,11 @@ pub(crate) fn told(host: &Host) -> String {
     chain.iter().map(|sentence| sentence.as_str().unwrap()).collect::<Vec<_>>().join(": ")
 }
 
-/// Everything about what lies below a folder that a write of any kind would change: names, bytes, rights, owners,
+/// Everything about what lies below a directory that a write of any kind would change: names, bytes, rights, owners,
 /// times down to the nanosecond, inodes.
-pub(crate) fn picture(folder: &Path) -> BTreeMap<PathBuf, String> {
+pub(crate) fn picture(directory: &Path) -> BTreeMap<PathBuf, String> {
     let mut seen = BTreeMap::new();
-    look(folder, folder, &[], &mut seen, &|path, found| {
+    look(directory, directory, &[], &mut seen, &|path, found| {
         // What is lent has names in other installations too, and each that comes or goes is told by this time.
         let alone = found.is_dir() || found.nlink() == 1;
         format!(
@@ -96,18 +96,18 @@ pub(crate) fn installation(host: &Host) -> Vec<BTreeMap<PathBuf, String>> {
 pub(crate) fn data(host: &Host) -> BTreeMap<PathBuf, String> {
     let root = host.layout.persistent();
     let mut all = BTreeMap::new();
-    for folder in host.layout.data() {
-        for (path, told) in picture(&folder) {
-            all.insert(folder.strip_prefix(&root).unwrap().join(path), told);
+    for directory in host.layout.data() {
+        for (path, told) in picture(&directory) {
+            all.insert(directory.strip_prefix(&root).unwrap().join(path), told);
         }
     }
     all
 }
 
 /// What a checkout holds: names, bytes and executable bits, without `.git` and byte code.
-pub(crate) fn checkout(folder: &Path) -> BTreeMap<PathBuf, String> {
+pub(crate) fn checkout(directory: &Path) -> BTreeMap<PathBuf, String> {
     let mut seen = BTreeMap::new();
-    look(folder, folder, &[".git", "__pycache__"], &mut seen, &|path, found| {
+    look(directory, directory, &[".git", "__pycache__"], &mut seen, &|path, found| {
         let executable = found.is_file() && found.permissions().mode() & 0o100 != 0;
         format!("{}{}", content(path, found), if executable { " executable" } else { "" })
     });
@@ -135,17 +135,17 @@ pub(crate) fn aligned(host: &Host, branch: &str) {
 
 fn look(
     root: &Path,
-    folder: &Path,
+    directory: &Path,
     except: &[&str],
     seen: &mut BTreeMap<PathBuf, String>,
     tell: &dyn Fn(&Path, &fs::Metadata) -> String,
 ) {
-    let Ok(found) = folder.symlink_metadata() else { return };
-    seen.insert(folder.strip_prefix(root).unwrap().to_path_buf(), tell(folder, &found));
+    let Ok(found) = directory.symlink_metadata() else { return };
+    seen.insert(directory.strip_prefix(root).unwrap().to_path_buf(), tell(directory, &found));
     if !found.is_dir() {
         return;
     }
-    for entry in fs::read_dir(folder).unwrap() {
+    for entry in fs::read_dir(directory).unwrap() {
         let entry = entry.unwrap();
         if !except.iter().any(|name| entry.file_name() == *name) {
             look(root, &entry.path(), except, seen, tell);
@@ -185,7 +185,7 @@ def alive(pid):
 worker = os.environ.get("WORKER")
 worker = open(worker).read() if worker and os.path.exists(worker) else None
 told = {
-    "name": sys.argv[1], "folder": os.getcwd(), "environment": dict(os.environ), "prefix": sys.prefix,
+    "name": sys.argv[1], "directory": os.getcwd(), "environment": dict(os.environ), "prefix": sys.prefix,
     "fence": os.path.exists(os.environ["FENCE"]), "listens": listens(),
     "worker": worker, "worker_alive": bool(worker) and alive(worker),
     "version": open("version.txt").read().strip(),
@@ -233,7 +233,7 @@ pub(crate) fn probe(host: &Host, lines: &str) {
     fs::write(host.layout.host_file(), format!("{before}[probe]\n{lines}\n")).unwrap();
 }
 
-/// Tells whether anything accepts connections on the service's port.
+/// Returns whether anything accepts connections on the service's port.
 pub(crate) fn listens(host: &Host) -> bool {
     std::net::TcpStream::connect(("127.0.0.1", host.port)).is_ok()
 }

@@ -18,10 +18,10 @@ fn init_makes_the_whole_contract_and_a_second_one_changes_nothing() {
     let command = ["init", "--repo", &host.url(), "--allow", "git", "--branch", "main", "--port", &port];
     host.tool(command).expect(0).says("ladylinux-refresh").says("run");
     let layout = &host.layout;
-    for folder in [layout.app(), layout.models(), layout.containers(), layout.etc()] {
-        assert!(folder.is_dir(), "{} is missing", folder.display());
+    for directory in [layout.app(), layout.models(), layout.containers(), layout.etc()] {
+        assert!(directory.is_dir(), "{} is missing", directory.display());
     }
-    assert!(layout.data().iter().all(|folder| folder.is_dir()));
+    assert!(layout.data().iter().all(|directory| directory.is_dir()));
     assert!(layout.venv().is_symlink() && layout.venv().join("bin/python").exists());
     assert!(fs::read_to_string(layout.host_file()).unwrap().contains(&host.url()));
     assert!(fs::read_to_string(layout.env_file()).unwrap().contains(&port));

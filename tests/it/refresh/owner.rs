@@ -26,7 +26,7 @@ fn owner(host: &Host) -> u32 {
         return own.as_raw();
     }
     give(&host.layout.home());
-    host.layout.data().iter().for_each(|folder| give(folder));
+    host.layout.data().iter().for_each(|directory| give(directory));
     fs::create_dir(host.beside("theirs")).unwrap();
     chown(host.beside("theirs"), Some(OWNER), Some(OWNER)).unwrap();
     OWNER
@@ -200,10 +200,10 @@ fn root_starts_nothing_that_settings_say_which_others_can_change() {
 
 /// Insists on the owner of everything in `app/` and in the live environment.
 fn all_belong_to(host: &Host, owner: u32) {
-    fn all(folder: &Path, owner: u32) {
-        assert_eq!(folder.symlink_metadata().unwrap().uid(), owner, "{}", folder.display());
-        if folder.symlink_metadata().unwrap().is_dir() {
-            for entry in fs::read_dir(folder).unwrap() {
+    fn all(directory: &Path, owner: u32) {
+        assert_eq!(directory.symlink_metadata().unwrap().uid(), owner, "{}", directory.display());
+        if directory.symlink_metadata().unwrap().is_dir() {
+            for entry in fs::read_dir(directory).unwrap() {
                 all(&entry.unwrap().path(), owner);
             }
         }

@@ -9,18 +9,18 @@ use crate::refresh::help::{WAYS, data, hook, picture, with};
 /// Fills the protected paths, with rights and links that a careless copy would lose.
 fn fill(host: &Host) {
     let layout = &host.layout;
-    for folder in [layout.models().join("llm/mistral"), layout.containers().join("ollama")] {
-        fs::create_dir_all(&folder).unwrap();
-        fs::write(folder.join("weights.gguf"), [0_u8, 255, 10, 13].repeat(1000)).unwrap();
+    for directory in [layout.models().join("llm/mistral"), layout.containers().join("ollama")] {
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join("weights.gguf"), [0_u8, 255, 10, 13].repeat(1000)).unwrap();
     }
     fs::write(layout.models().join("half.gguf.part"), "half").unwrap();
     std::os::unix::fs::symlink("llm/mistral/weights.gguf", layout.models().join("latest")).unwrap();
     fs::write(layout.etc().join("extra.conf"), "kept\r\n").unwrap();
     fs::set_permissions(layout.env_file(), fs::Permissions::from_mode(0o600)).unwrap();
-    for folder in layout.data() {
-        fs::create_dir_all(&folder).unwrap();
-        fs::write(folder.join("kept.db"), "rows").unwrap();
-        fs::set_permissions(folder.join("kept.db"), fs::Permissions::from_mode(0o640)).unwrap();
+    for directory in layout.data() {
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join("kept.db"), "rows").unwrap();
+        fs::set_permissions(directory.join("kept.db"), fs::Permissions::from_mode(0o640)).unwrap();
     }
 }
 
@@ -40,7 +40,7 @@ fn rw_3_2_rw_6_1_rw_6_2d_refreshes_halts_and_rollbacks_leave_protected_paths_as_
         let before = all();
         assert!(before.0.iter().all(|root| root.len() > 2), "there is nothing to protect");
 
-        // The application brings folders of the same names, and removes them again.
+        // The application brings directories of the same names, and removes them again.
         host.push(&[
             ("version.txt", "two\n"),
             ("models/manifest.json", "{\"models\": []}"),

@@ -127,7 +127,7 @@ fn a_unit_reads_every_store_that_the_service_user_may_read_and_an_interruption_e
         mkdir -p /usr/share/ollama/.ollama/models && chmod 700 /usr/share/ollama";
     machine.exec(line).expect(0);
     let shown = target.tool("verify --verbose --store /tmp/typed").expect(0);
-    shown.says("t.bin: verified").says("w.bin: verified").says("not examined: Permission denied");
+    shown.says("t.bin: verified").says("w.bin: verified").says("not verified: Permission denied");
     let line = "cd /opt/ladylinux/models/llm && truncate -s 1T huge &&
         echo \"$(printf %064d 0)  huge\" >>SHA256SUMS";
     machine.exec_as("ladylinux", line).expect(0);
@@ -164,7 +164,7 @@ struct Open {
 }
 
 impl Open {
-    /// Tells whether content of the service user's was read. Directories are opened by descriptor, and nothing else is.
+    /// Returns whether content of the service user's was read. Directories are opened by descriptor, and nothing else is.
     fn is_of_the_service_user(&self) -> bool {
         let theirs = ["/opt/ladylinux/", "/var/lib/ladylinux/", "/etc/ladylinux/ladylinux.env"];
         let previous = ["/opt/ladylinux-refresh/previous/", "/opt/ladylinux-refresh/stash/"];

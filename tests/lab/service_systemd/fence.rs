@@ -11,7 +11,7 @@ use super::world::{World, systemctl};
 use crate::service::{self, Bench as _, Script, fact, run_id, start, until};
 
 fn raise(world: &World) {
-    fence::raise(world.layout(), &run_id(), "refresh under way").unwrap();
+    fence::raise(world.layout(), &run_id(), "refresh in progress").unwrap();
 }
 
 #[track_caller]

@@ -94,7 +94,7 @@ fn rw_5_5_a_restart_by_systemd_is_seen_by_its_count_and_its_invocation() {
     kill_process(Pid::from_raw(main.pid).unwrap(), Signal::KILL).unwrap();
     fact(&world, "ready");
     let second = until("the restart", || manager.observe().unwrap().running().cloned());
-    // Once; a systemd that reads its units anew in that instant may count it twice.
+    // Once; a systemd that reads its units again in that instant may count it twice.
     assert!(second.restarts > first.restarts, "{second:?}");
     assert_ne!((second.main, &second.invocation), (first.main, &first.invocation));
     // Who started it is told of the invocation that it started; everybody else of the one that runs.
@@ -145,7 +145,7 @@ fn rw_7_1b_a_command_before_or_after_the_main_one_that_fails_is_named_with_its_e
     for key in ["ExecStartPre", "ExecStartPost"] {
         let world = World::new(&Script::new(service::LISTENS), &format!("{key}=/bin/sh -c 'exit 3'"));
         let words = format!("its {key}=/bin/sh -c exit 3 failed: exit code 3");
-        // A systemd that reads its units anew in that instant, as it does for neighbours, forgets which command it was.
+        // A systemd that reads its units again in that instant, as it does for neighbours, forgets which command it was.
         until(&words, || told(&refused(&world)).contains(&words).then_some(()));
     }
 }

@@ -113,7 +113,7 @@ fn rw_5_1_a_unit_that_waits_for_its_automatic_restart_is_stopped_too() {
 /// What comes between a stop and its end.
 fn disturbed_by(world: &World, disturb: impl Fn()) {
     start(world);
-    fence::raise(world.layout(), &run_id(), "refresh under way").unwrap();
+    fence::raise(world.layout(), &run_id(), "refresh in progress").unwrap();
     thread::scope(|scope| {
         let stop = scope.spawn(|| world.systemd().stop());
         until("the request to end", || world.layout().app().join("ending").exists().then_some(()));

@@ -24,9 +24,9 @@ pub(crate) const ON_A_MACHINE: &str = "LADYLINUX_REFRESH_TEST_ON_A_MACHINE";
 /// How long a unit has to end, at most: one whose orphan ignores the request to end takes all of it.
 const LONGEST_STOP: Duration = Duration::from_secs(8);
 
-/// An installation below a folder of its own, whose service is a Python script in a unit.
+/// An installation below a directory of its own, whose service is a Python script in a unit.
 pub(crate) struct World {
-    _folder: tempfile::TempDir,
+    _directory: tempfile::TempDir,
     layout: Layout,
     pub(crate) unit: UnitName,
     port: u16,
@@ -42,9 +42,9 @@ impl World {
     pub(crate) fn new(script: &Script, lines: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         assert!(std::env::var_os(ON_A_MACHINE).is_some(), "this test runs on a machine of the lab");
-        let folder = tempfile::tempdir().unwrap();
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let layout = Layout::below(folder.path());
+        let directory = tempfile::tempdir().unwrap();
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let layout = Layout::below(directory.path());
         for path in [layout.app(), layout.etc(), layout.state()] {
             fs::create_dir_all(path).unwrap();
         }
@@ -52,7 +52,7 @@ impl World {
         fs::write(layout.env_file(), format!("LADYLINUX_PORT={port}\n")).unwrap();
         fs::write(layout.app().join("service.py"), &script.text).unwrap();
         let name = format!("world-{}.service", NUMBER.fetch_add(1, Ordering::Relaxed));
-        let world = Self { _folder: folder, layout, unit: UnitName::parse(&name).unwrap(), port };
+        let world = Self { _directory: directory, layout, unit: UnitName::parse(&name).unwrap(), port };
         let text = format!(
             "[Service]\nWorkingDirectory={}\nEnvironmentFile=-{}\nExecStart=/usr/bin/python3 service.py\n\
              TimeoutStopSec={}ms\n{lines}\n",
@@ -78,8 +78,8 @@ impl World {
     }
 
     pub(crate) fn drop_in(&self) -> PathBuf {
-        let folder = format!("/usr/lib/systemd/system/{}.d", self.unit);
-        Path::new(&folder).join("50-ladylinux-refresh.conf")
+        let directory = format!("/usr/lib/systemd/system/{}.d", self.unit);
+        Path::new(&directory).join("50-ladylinux-refresh.conf")
     }
 
     /// Adds a unit beside it, named `world-N-NAME`.

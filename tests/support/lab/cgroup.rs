@@ -69,7 +69,7 @@ pub(super) fn beside(pid: i32) -> Vec<PathBuf> {
     doors
 }
 
-/// Tells whether a hierarchy is the one that `/proc/PID/cgroup` calls by its controllers.
+/// Returns whether a hierarchy is the one that `/proc/PID/cgroup` calls by its controllers.
 fn mounted_as(hierarchy: &Path, controllers: &str) -> bool {
     let name = hierarchy.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     match controllers {
@@ -111,20 +111,20 @@ fn members(group: &Path) -> Vec<i32> {
         .filter_map(|line| line.parse().ok())
         .filter(|pid| ProcessId::of(*pid).is_some())
         .collect();
-    for child in folders(group) {
+    for child in directories(group) {
         found.extend(members(&child));
     }
     found
 }
 
 fn remove_tree(group: &Path) {
-    for child in folders(group) {
+    for child in directories(group) {
         remove_tree(&child);
     }
     let _ = fs::remove_dir(group);
 }
 
-fn folders(group: &Path) -> Vec<PathBuf> {
+fn directories(group: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(group).into_iter().flatten().flatten();
     entries
         .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))

@@ -16,20 +16,23 @@ pub enum Disk {
     Ext4,
 }
 
-/// The disk of one machine, in its folder.
+/// The disk of one machine, in its directory.
 #[derive(Debug)]
 pub(super) struct Store {
-    folder: PathBuf,
+    directory: PathBuf,
     base: PathBuf,
     disk: Disk,
 }
 
 impl Store {
-    pub(super) fn new(folder: &Path, base: &Path, disk: Disk) -> Self {
-        let store = Self { folder: folder.to_owned(), base: base.to_owned(), disk };
+    pub(super) fn new(directory: &Path, base: &Path, disk: Disk) -> Self {
+        let store = Self { directory: directory.to_owned(), base: base.to_owned(), disk };
         // Every machine that boots gets a copy of this host's mounts. Only because these are shared does unmounting
         // them here unmount them there; else a neighbour would hold a disk that was to be let go.
-        must("mount", ["--bind".as_ref(), "--make-shared".as_ref(), folder.as_os_str(), folder.as_os_str()]);
+        must(
+            "mount",
+            ["--bind".as_ref(), "--make-shared".as_ref(), directory.as_os_str(), directory.as_os_str()],
+        );
         for path in [store.root(), store.writable()] {
             fs::create_dir_all(path).unwrap();
         }
@@ -39,7 +42,7 @@ impl Store {
             let options = ["-q", "-F", "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard"];
             must("mkfs.ext4", options.iter().map(AsRef::as_ref).chain([store.image().as_os_str()]));
         }
-        if disk == Disk::Shared && is_overlay(folder) {
+        if disk == Disk::Shared && is_overlay(directory) {
             // A container's own file system cannot carry another overlay's writable half; memory can.
             must("mount", ["-t".as_ref(), "tmpfs".as_ref(), "none".as_ref(), store.writable().as_os_str()]);
         }
@@ -49,7 +52,7 @@ impl Store {
 
     /// The whole file system of the machine.
     pub(super) fn root(&self) -> PathBuf {
-        self.folder.join("root")
+        self.directory.join("root")
     }
 
     pub(super) fn mount(&self) {
@@ -118,7 +121,7 @@ impl Store {
         self.mount();
     }
 
-    /// What differs from machine to machine: the image, or the upper folder of the overlay.
+    /// What differs from machine to machine: the image, or the upper directory of the overlay.
     fn content(&self) -> PathBuf {
         match self.disk {
             Disk::Shared => self.writable().join("upper"),
@@ -127,25 +130,25 @@ impl Store {
     }
 
     fn writable(&self) -> PathBuf {
-        self.folder.join("disk")
+        self.directory.join("disk")
     }
 
     fn image(&self) -> PathBuf {
-        self.folder.join("disk.img")
+        self.directory.join("disk.img")
     }
 
-    /// Beside what they are copies of, since not every file system can hold what an overlay keeps in its upper folder.
+    /// Beside what they are copies of, since not every file system can hold what an overlay keeps in its upper directory.
     fn snapshots(&self) -> PathBuf {
         match self.disk {
             Disk::Shared => self.writable().join("snapshots"),
-            Disk::Ext4 => self.folder.join("snapshots"),
+            Disk::Ext4 => self.directory.join("snapshots"),
         }
     }
 }
 
-/// Tells whether a folder lies on an overlay (statfs(2): its magic number).
-fn is_overlay(folder: &Path) -> bool {
-    rustix::fs::statfs(folder).unwrap().f_type == 0x794c_7630
+/// Returns whether a directory lies on an overlay (statfs(2): its magic number).
+fn is_overlay(directory: &Path) -> bool {
+    rustix::fs::statfs(directory).unwrap().f_type == 0x794c_7630
 }
 
 /// Copies with owners, modes, times and the overlay's own attributes.

@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
-/// A root folder, held open.
+/// A root directory, held open.
 pub(super) struct Root(File);
 
 impl Root {
@@ -23,7 +23,7 @@ impl Root {
         Some(bytes)
     }
 
-    /// Writes a file of root's, with the folders above it.
+    /// Writes a file of root's, with the directories above it.
     pub(super) fn write(&self, path: &Path, bytes: &[u8], mode: u32) {
         self.make_folders(path.parent().unwrap());
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC;
@@ -36,9 +36,9 @@ impl Root {
     fn make_folders(&self, path: &Path) {
         let mut above = PathBuf::from("/");
         for part in path.components().filter(|part| matches!(part, Component::Normal(_))) {
-            let folder = self.file(&above, OFlags::RDONLY | OFlags::DIRECTORY, 0).unwrap();
+            let directory = self.file(&above, OFlags::RDONLY | OFlags::DIRECTORY, 0).unwrap();
             // An existing one is as good as a new one.
-            let _ = rustix::fs::mkdirat(&folder, part.as_os_str(), Mode::from_raw_mode(0o755));
+            let _ = rustix::fs::mkdirat(&directory, part.as_os_str(), Mode::from_raw_mode(0o755));
             above.push(part);
         }
     }

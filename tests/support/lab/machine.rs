@@ -55,7 +55,7 @@ pub struct Machine {
     name: String,
     /// What it is called on this host.
     id: String,
-    folder: PathBuf,
+    directory: PathBuf,
     store: Store,
     socket: Option<Socket>,
     groups: Groups,
@@ -101,10 +101,10 @@ impl Builder {
     /// Makes it, switched off.
     pub fn build(self) -> Machine {
         let Self { lab, name, network, disk, groups } = self;
-        let (id, folder) = lab.place();
+        let (id, directory) = lab.place();
         let socket = network.map(|network| network.join(&name, &id));
-        let store = Store::new(&folder, &lab.base, disk);
-        let machine = Machine { lab, name, id, folder, store, socket, groups, running: None };
+        let store = Store::new(&directory, &lab.base, disk);
+        let machine = Machine { lab, name, id, directory, store, socket, groups, running: None };
         let identity = fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap().replace('-', "");
         machine.write("/etc/machine-id", &identity);
         machine.write("/etc/hostname", &format!("{}\n", machine.name));
@@ -222,7 +222,7 @@ impl Machine {
 
     /// A place on this host, not in the machine, that goes when the machine does.
     pub fn beside(&self, name: &str) -> PathBuf {
-        self.folder.join(name)
+        self.directory.join(name)
     }
 
     /// Adds the user that a real machine's application belongs to.
@@ -246,7 +246,7 @@ impl Machine {
         serde_json::from_str(&text).unwrap()
     }
 
-    /// Writes a file of root's that everybody can read, with the folders above it.
+    /// Writes a file of root's that everybody can read, with the directories above it.
     #[track_caller]
     pub fn write(&self, path: &str, text: &str) {
         self.root().write(Path::new(path), text.as_bytes(), 0o644);
@@ -277,9 +277,9 @@ impl Machine {
     /// Puts the pinned uv where the program keeps it, which saves a test that is about something else some seconds.
     #[track_caller]
     pub fn lend_uv(&self) {
-        let folder = "/opt/ladylinux-refresh/uv";
+        let directory = "/opt/ladylinux-refresh/uv";
         self.exec(&format!(
-            "install -d {folder} && cp -r --no-preserve=ownership /srv/wheels/tools/uv-* {folder}"
+            "install -d {directory} && cp -r --no-preserve=ownership /srv/wheels/tools/uv-* {directory}"
         ))
         .expect(0);
     }
@@ -290,7 +290,7 @@ impl Machine {
     #[track_caller]
     pub fn start(&mut self) {
         assert!(self.running.is_none(), "{} runs already", self.name);
-        let address = self.folder.join("notify");
+        let address = self.directory.join("notify");
         let _ = fs::remove_file(&address);
         let notified = UnixDatagram::bind(&address).unwrap();
         notified.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
@@ -322,7 +322,7 @@ impl Machine {
                 let _ = nspawn.kill();
                 let _ = nspawn.wait();
                 cgroup::remove(&self.id);
-                let said = fs::read(self.folder.join("console")).unwrap_or_default();
+                let said = fs::read(self.directory.join("console")).unwrap_or_default();
                 panic!("{} does not boot ({ended:?}):\n{}", self.name, String::from_utf8_lossy(&said));
             }
         }
@@ -393,7 +393,7 @@ impl Machine {
 
     fn nspawn(&self, notify: &Path) -> Command {
         let console =
-            fs::File::options().create(true).append(true).open(self.folder.join("console")).unwrap();
+            fs::File::options().create(true).append(true).open(self.directory.join("console")).unwrap();
         let mut command = Command::new("/bin/sh");
         command.args(["-c", &into(&cgroup::make(&self.id)), "sh", "systemd-nspawn", "--quiet"]);
         command.args(["--register=no", "--keep-unit", "--notify-ready=yes", "--console=read-only"]);

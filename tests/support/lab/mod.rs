@@ -75,7 +75,7 @@ impl Lab {
         lab.clone()
     }
 
-    /// The folder of wheels that machines see at `/srv/wheels`.
+    /// The directory of wheels that machines see at `/srv/wheels`.
     pub fn wheels(&self) -> &Path {
         &self.wheels
     }
@@ -85,7 +85,7 @@ impl Lab {
         self.base.parent().unwrap().join("worlds")
     }
 
-    /// Returns a name that nothing else on this host has, and a new folder that has it.
+    /// Returns a name that nothing else on this host has, and a new directory that has it.
     fn place(&self) -> (String, PathBuf) {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let own = ProcessId::own();
@@ -96,9 +96,9 @@ impl Lab {
             own.started,
             NUMBER.fetch_add(1, Ordering::Relaxed)
         );
-        let folder = self.worlds().join(&name);
-        fs::create_dir_all(&folder).unwrap();
-        (name, folder)
+        let directory = self.worlds().join(&name);
+        fs::create_dir_all(&directory).unwrap();
+        (name, directory)
     }
 }
 

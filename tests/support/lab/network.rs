@@ -14,9 +14,9 @@ pub struct Network(Arc<Switch>);
 #[derive(Debug)]
 struct Switch {
     lab: Lab,
-    /// The name of the namespace and of the folder.
+    /// The name of the namespace and of the directory.
     id: String,
-    folder: PathBuf,
+    directory: PathBuf,
     members: Mutex<Vec<String>>,
 }
 
@@ -33,12 +33,12 @@ pub(super) struct Socket {
 impl Network {
     /// Lays a network out.
     pub fn new(lab: &Lab) -> Self {
-        let (id, folder) = lab.place();
+        let (id, directory) = lab.place();
         add_namespace(&id);
         ip(&format!("-n {id} link add br0 type bridge"));
         ip(&format!("-n {id} link set br0 up"));
         let network =
-            Self(Arc::new(Switch { lab: lab.clone(), id, folder, members: Mutex::new(Vec::new()) }));
+            Self(Arc::new(Switch { lab: lab.clone(), id, directory, members: Mutex::new(Vec::new()) }));
         network.write_hosts(&[]);
         network
     }
@@ -95,7 +95,7 @@ impl Network {
         ip(&format!("-n {id} link set lo up"));
         Socket {
             namespace: PathBuf::from("/run/netns").join(id),
-            hosts: self.0.folder.join("hosts"),
+            hosts: self.0.directory.join("hosts"),
             network: self.clone(),
         }
     }
@@ -116,7 +116,7 @@ impl Network {
     fn write_hosts(&self, members: &[String]) {
         let lines = members.iter().enumerate().map(|(number, name)| format!("{} {name}\n", address(number)));
         let text = "127.0.0.1 localhost\n".to_owned() + &lines.collect::<String>();
-        fs::write(self.0.folder.join("hosts"), text).unwrap();
+        fs::write(self.0.directory.join("hosts"), text).unwrap();
     }
 }
 

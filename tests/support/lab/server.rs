@@ -22,11 +22,11 @@ pub enum How {
     Ssh,
 }
 
-/// The server, with the folder that people push from.
+/// The server, with the directory that people push from.
 #[derive(Debug)]
 pub struct Server {
     pub machine: Machine,
-    /// On this host; belongs to the machine's own folder on it.
+    /// On this host; belongs to the machine's own directory on it.
     work: PathBuf,
     keys: PathBuf,
     token: String,
@@ -65,7 +65,7 @@ impl Server {
         &self.token
     }
 
-    /// The folder that people push from.
+    /// The directory that people push from.
     pub fn work(&self) -> &Path {
         &self.work
     }
@@ -93,7 +93,7 @@ impl Server {
     #[track_caller]
     pub fn push_demo(&self, step: usize) -> String {
         let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("demo");
-        let folder = if step == 1 {
+        let directory = if step == 1 {
             demo.join("app")
         } else {
             let steps = fs::read_dir(demo.join("steps")).unwrap().map(|entry| entry.unwrap());
@@ -102,7 +102,7 @@ impl Server {
             named.next().unwrap_or_else(|| panic!("the demo has no step {step}")).path()
         };
         let mut copy = Command::new("cp");
-        copy.args(["--recursive", "--no-target-directory"]).arg(&folder).arg(&self.work);
+        copy.args(["--recursive", "--no-target-directory"]).arg(&directory).arg(&self.work);
         assert!(copy.status().unwrap().success());
         self.push(&[])
     }
@@ -112,7 +112,7 @@ impl Server {
         git(&self.work, ["rev-parse", "HEAD"])
     }
 
-    /// Makes another branch, or goes back to one, in the folder that people push from.
+    /// Makes another branch, or goes back to one, in the directory that people push from.
     pub fn switch(&self, branch: &str) {
         git(&self.work, ["checkout", "--quiet", "-B", branch]);
     }
@@ -225,10 +225,10 @@ impl Server {
 
 /// Runs git for the test itself, with nothing of this host's configuration.
 #[track_caller]
-fn git<const N: usize>(folder: &Path, arguments: [&str; N]) -> String {
+fn git<const N: usize>(directory: &Path, arguments: [&str; N]) -> String {
     let output = Command::new("git")
         .args(arguments)
-        .current_dir(folder)
+        .current_dir(directory)
         .env_clear()
         .env("PATH", "/usr/local/bin:/usr/bin:/bin")
         .env("HOME", "/nonexistent")

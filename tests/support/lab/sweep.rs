@@ -27,12 +27,12 @@ pub(super) fn leftovers(worlds: &Path) {
 /// Removes what one name stands for: processes, mounts, files and the network namespace.
 pub(super) fn everything_named(worlds: &Path, name: &str) {
     cgroup::remove(name);
-    let folder = worlds.join(name);
-    for point in mounts_below(&folder) {
+    let directory = worlds.join(name);
+    for point in mounts_below(&directory) {
         disk::unmount(&point);
     }
-    if folder.exists() && mounts_below(&folder).is_empty() {
-        let _ = fs::remove_dir_all(&folder);
+    if directory.exists() && mounts_below(&directory).is_empty() {
+        let _ = fs::remove_dir_all(&directory);
     }
     if Path::new("/run/netns").join(name).exists() {
         let _ = Command::new("ip").args(["netns", "delete", name]).output();
@@ -48,16 +48,16 @@ fn owner(name: &str) -> Option<ProcessId> {
     Some(ProcessId { pid: parts.next()?.parse().ok()?, started: parts.next()?.parse().ok()? })
 }
 
-fn file_names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+fn file_names(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
-/// Returns the mount points below a folder, the last mounted first.
-fn mounts_below(folder: &Path) -> Vec<PathBuf> {
+/// Returns the mount points below a directory, the last mounted first.
+fn mounts_below(directory: &Path) -> Vec<PathBuf> {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
-    let mut found: Vec<PathBuf> = points.filter(|point| point.starts_with(folder)).collect();
+    let mut found: Vec<PathBuf> = points.filter(|point| point.starts_with(directory)).collect();
     found.reverse();
     found
 }

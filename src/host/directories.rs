@@ -1,4 +1,4 @@
-//! The folders of the deployment contract and of the tool.
+//! The directories of the deployment contract and of the tool.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use crate::report::screen::count;
 
 use super::{Host, Keeper, Look, Measure};
 
-/// Whose a new folder becomes.
+/// Whose a new directory becomes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Whose {
     /// Root's, or whoever calls below a root: what the service must not be able to exchange.
@@ -17,11 +17,11 @@ enum Whose {
     Service,
 }
 
-/// All folders, each with its mode and owner. One that is there is left as it is, whosever it is.
+/// All directories, each with its mode and owner. One that is there is left as it is, whosever it is.
 pub(super) struct Folders;
 
 impl Folders {
-    /// The folders, parents first.
+    /// The directories, parents first.
     fn wanted(host: &Host) -> Vec<(PathBuf, u32, Whose)> {
         let layout = &host.layout;
         let mut wanted = vec![
@@ -70,7 +70,7 @@ impl Measure for Folders {
             .map(|(folder, _, _)| folder.display().to_string())
             .collect();
         Ok(match (missing.len(), shown.len()) {
-            (0, _) => Look::Fits("left the folders of the contract as they are".to_owned()),
+            (0, _) => Look::Fits("left the directories of the contract as they are".to_owned()),
             (_, 0) => {
                 let own = format!("{} and {}", state.display(), store.display());
                 Look::Needed(format!("make {} below {own}", count(missing.len(), "folder")))
@@ -89,7 +89,7 @@ impl Measure for Folders {
         let missing = Self::missing(host);
         let owner = host.owner()?;
         for (folder, mode, whose) in &missing {
-            disk::make_folder(folder, *mode)?;
+            disk::make_directory(folder, *mode)?;
             if *whose == Whose::Service {
                 disk::give(folder, &owner)?;
             }
