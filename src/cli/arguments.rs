@@ -272,6 +272,7 @@ pub struct WaitArgs {
 #[derive(Debug, Args)]
 pub struct CancelArgs {
     /// Run to cancel [default: the run in progress]
+    #[arg(allow_negative_numbers = true)]
     pub run: Option<String>,
 }
 
@@ -391,6 +392,7 @@ pub enum StashCommand {
     /// Show the saved local changes of a run
     Show {
         /// The run
+        #[arg(allow_negative_numbers = true)]
         run: String,
         /// One path, relative to `app/`
         path: Option<PathBuf>,
@@ -398,6 +400,7 @@ pub enum StashCommand {
     /// Copy saved files back into `app/`
     Restore {
         /// The run
+        #[arg(allow_negative_numbers = true)]
         run: String,
         /// The paths, relative to `app/` [default: every local change]
         paths: Vec<PathBuf>,
@@ -409,7 +412,7 @@ pub enum StashCommand {
     #[command(alias = "prune")]
     Drop {
         /// The runs
-        #[arg(required = true)]
+        #[arg(required = true, allow_negative_numbers = true)]
         runs: Vec<String>,
     },
 }

@@ -29,7 +29,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::cli::{Cli, Command, Format, LockArgs, ReportArgs};
+use crate::cli::{
+    BundleCommand, Cli, Command, EnvironmentsCommand, Format, LockArgs, ReportArgs, ServiceCommand,
+    StashCommand,
+};
 use crate::error::{Context as _, Failure, Outcome};
 use crate::event::{Events, Subscriber};
 use crate::exit::{Ended, Error, Refusal};
@@ -52,11 +55,7 @@ use crate::units;
 /// # Errors
 /// Whatever ends the command badly; [`Error::code`] is the exit code.
 pub fn dispatch(cli: Cli) -> Result<Ended, Error> {
-    // A run goes on whatever becomes of its output.
-    let needs_output = !matches!(
-        cli.command,
-        Command::Run(_) | Command::Rollback(_) | Command::Wait(_) | Command::Cancel(_)
-    );
+    let needs_output = is_for_its_output(&cli.command);
     let ended = dispatch_to_command(cli)?;
     match screen::lost().filter(|_| needs_output) {
         Some(error) => {
@@ -64,6 +63,27 @@ pub fn dispatch(cli: Cli) -> Result<Ended, Error> {
             Err(Refusal::with_next("output", failure, "df -h"))
         }
         None => Ok(ended),
+    }
+}
+
+/// Returns whether a command has no other effect than its output.
+fn is_for_its_output(command: &Command) -> bool {
+    match command {
+        Command::Run(args) => args.dry_run,
+        Command::Plan(_)
+        | Command::Status(_)
+        | Command::History(_)
+        | Command::Doctor(_)
+        | Command::Verify(_)
+        | Command::Lock(_)
+        | Command::Completions(_) => true,
+        Command::Environments(command) => matches!(command, EnvironmentsCommand::List { .. }),
+        Command::Bundle(command) => matches!(command, BundleCommand::Show { .. }),
+        Command::Stash(command) => matches!(command, StashCommand::List | StashCommand::Show { .. }),
+        Command::Service(command) => {
+            matches!(command, ServiceCommand::Status | ServiceCommand::Logs { .. })
+        }
+        _ => false,
     }
 }
 

@@ -20,7 +20,10 @@ pub(super) fn resolve(layout: &Layout, during: &str, text: &str) -> Result<RunId
         let failure = Failure::new(cause).hint(as_typed(layout, "ladylinux-refresh history"));
         Err(Refusal::of(during, failure))
     };
-    let Ok(runs) = recover::all(&layout.runs()) else { return RunId::parse(text).map_err(Error::Usage) };
+    let runs = match recover::all(&layout.runs()) {
+        Ok(runs) if !text.is_empty() => runs,
+        _ => return RunId::parse(text).map_err(Error::Usage),
+    };
     if let Some(back) = back(text) {
         return match runs.len().checked_sub(back).filter(|_| back > 0) {
             Some(index) => Ok(runs[index].clone()),
@@ -79,6 +82,7 @@ mod tests {
         );
         assert!(matches!(found("20260102"), Err(Error::Refused(_))), "it fits two runs");
         assert!(matches!(found("../lock"), Err(Error::Usage(_))));
+        assert!(matches!(found(""), Err(Error::Usage(_))), "an unset variable of a script");
         assert!(found("-4").is_err() && found("-0").is_err());
         assert_eq!(found("20270101T000000000Z-1").unwrap(), "20270101T000000000Z-1");
         assert!(resolve_or_current(&layout, "wait", None).is_err());

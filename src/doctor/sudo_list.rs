@@ -66,15 +66,28 @@ fn parse(list: &str) -> Vec<Rule> {
         } else if line.trim() == "Commands:" {
             in_commands = true;
         } else if in_commands && is_root {
-            let command = line.trim();
-            let is_pinned = command.starts_with("sha") && command.contains(':');
-            // A denied command, and one whose content is pinned by a digest, give no rights away.
-            if !is_pinned && !command.starts_with('!') {
+            let command = without_digests(line.trim());
+            // A denied command gives no rights away.
+            if !command.starts_with('!') {
                 rules.push(Rule { command: command.to_owned(), file: file.clone() });
             }
         }
     }
     rules
+}
+
+/// Returns a command without its digests (`sha256:…`). They pin the program, and not its arguments: a pinned interpreter runs
+/// every script.
+fn without_digests(mut command: &str) -> &str {
+    while let Some((_, rest)) = command.split_once(' ').filter(|(word, _)| is_digest(word)) {
+        command = rest.trim_start();
+    }
+    command
+}
+
+fn is_digest(word: &str) -> bool {
+    word.strip_prefix("sha")
+        .is_some_and(|rest| rest.split_once(':').is_some_and(|(bits, _)| bits.parse::<u16>().is_ok()))
 }
 
 /// Returns whether a list of users contains root: the last word that matches root decides (sudoers(5)).
@@ -86,6 +99,13 @@ fn includes_root(users: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_digest_pins_the_program_and_not_what_it_runs() {
+        let command = "sha224:0a, sha256:Zm9v /bin/bash /opt/ladylinux/app/x.sh";
+        assert_eq!(without_digests(command), "/bin/bash /opt/ladylinux/app/x.sh");
+        assert_eq!(without_digests("/bin/sha256:x y"), "/bin/sha256:x y");
+    }
 
     fn commands(list: &str) -> Vec<String> {
         parse(list).into_iter().map(|rule| rule.command).collect()
@@ -160,7 +180,8 @@ Sudoers entry:
 
     #[test]
     fn commands_as_root_are_read_from_the_list_of_debian_12() {
-        let expected = ["ALL", "/usr/local/bin/refresh", "/bin/bash /opt/x.sh", "/q *", "sudoedit /etc/motd"];
+        let expected =
+            ["ALL", "/usr/local/bin/refresh", "/bin/bash /opt/x.sh", "/q *", "/bin/ls", "sudoedit /etc/motd"];
         assert_eq!(commands(DEBIAN_12), expected);
         let edits: Vec<String> = parse(DEBIAN_12).iter().map(Rule::edit).collect();
         assert_eq!(edits[0], "grep -rnwF -- ALL /etc/sudoers /etc/sudoers.d");

@@ -368,6 +368,10 @@ impl Runner {
         // One that waits in the kernel cannot be collected.
         let killed = Ok(Ended::Signalled(Signal::KILL.as_raw()));
         let collected = if started.is_lost { killed } else { started.subject.collect() };
+        if started.is_lost {
+            // The signal that ended the wait is the cause.
+            interrupt::check()?;
+        }
         let seen = seen?;
         if !matches!(collected, Ok(Ended::Exited(0))) {
             // A machine that is switched off asks this process and its units to end at once: then that is the cause.

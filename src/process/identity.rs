@@ -63,6 +63,12 @@ impl ProcessId {
         unit_of_groups(&groups)
     }
 
+    /// Returns whether the process is in the cgroup of a unit, or in one below it.
+    pub fn is_in_unit(self, unit: &str) -> bool {
+        let groups = fs::read_to_string(format!("/proc/{}/cgroup", self.pid)).unwrap_or_default();
+        groups.lines().any(|line| line.split(['/', ':']).any(|part| part == unit))
+    }
+
     /// Returns the value of a variable in the environment that the process was started with.
     pub fn variable(self, name: &str) -> Option<String> {
         let bytes = fs::read(format!("/proc/{}/environ", self.pid)).ok()?;

@@ -256,7 +256,7 @@ impl UnitProcess {
         let Ok(life) = pidfd_open(pid, PidfdFlags::empty()) else { return Ok(None) };
         // Read after the opening: the pid may have been another process by then.
         let process = ProcessId::of_child(pid.as_raw_nonzero().get());
-        let is_still_it = process.and_then(ProcessId::unit).is_some_and(|unit| unit == self.name);
+        let is_still_it = process.is_some_and(|process| process.is_in_unit(&self.name));
         Ok(is_still_it.then_some(life))
     }
 
@@ -275,21 +275,13 @@ impl UnitProcess {
 
     /// Returns how the main process ended, which systemd has cleared away.
     fn end(&self) -> Outcome<Ended> {
+        let how: i32 = self.property(SERVICE_INTERFACE, "ExecMainCode")?;
         let number: i32 = self.property(SERVICE_INTERFACE, "ExecMainStatus")?;
-        // No signal has the number 0.
-        if number == 0 && self.life.is_some() {
-            return Ok(Ended::Exited(0));
-        }
-        match self.property(SERVICE_INTERFACE, "ExecMainCode")? {
-            CLD_EXITED if (FIRST_SETUP_CODE..=LAST_SETUP_CODE).contains(&number) => {
-                let entered: u64 = self.property(UNIT_INTERFACE, "ActiveEnterTimestampMonotonic")?;
-                if entered == 0 { Err(not_set_up(&self.name, number)) } else { Ok(Ended::Exited(number)) }
-            }
-            CLD_EXITED => Ok(Ended::Exited(number)),
-            0 => Err(Failure::new(format!("{} had no process", self.name))
-                .hint(format!("journalctl --unit {}", self.name))),
-            _ => Ok(Ended::Signalled(number)),
-        }
+        let is_setup_code = how == CLD_EXITED && (FIRST_SETUP_CODE..=LAST_SETUP_CODE).contains(&number);
+        // The application's own exit code may be one of these, after it was entered.
+        let was_entered =
+            is_setup_code && self.property::<u64>(UNIT_INTERFACE, "ActiveEnterTimestampMonotonic")? != 0;
+        end_of(&self.name, how, number, is_setup_code && !was_entered)
     }
 
     fn signal(&self, signal: Signal) {
@@ -361,6 +353,17 @@ impl Drop for UnitProcess {
     }
 }
 
+/// Returns how a process ended, by the `si_code` and the `si_status` of waitid(2); 0 and 0 if there never was one.
+fn end_of(unit: &str, how: i32, number: i32, is_setup: bool) -> Outcome<Ended> {
+    match how {
+        CLD_EXITED if is_setup => Err(not_set_up(unit, number)),
+        CLD_EXITED => Ok(Ended::Exited(number)),
+        0 => Err(Failure::new(format!("systemd could not start a process for {unit}"))
+            .hint(format!("journalctl --unit {unit}"))),
+        _ => Ok(Ended::Signalled(number)),
+    }
+}
+
 /// Reports what systemd could not do for a process (systemd.exec(5), "Process Exit Codes").
 fn not_set_up(unit: &str, code: i32) -> Failure {
     let what = match code {
@@ -376,4 +379,18 @@ fn not_set_up(unit: &str, code: i32) -> Failure {
     };
     Failure::new(format!("systemd could not set {what} up (exit code {code})"))
         .hint(format!("journalctl --unit {unit}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_unit_that_never_had_a_process_has_not_succeeded() {
+        assert!(end_of("x.service", 0, 0, false).is_err());
+        assert!(matches!(end_of("x.service", CLD_EXITED, 0, false), Ok(Ended::Exited(0))));
+        assert!(matches!(end_of("x.service", CLD_EXITED, 203, false), Ok(Ended::Exited(203))));
+        assert!(end_of("x.service", CLD_EXITED, 203, true).is_err());
+        assert!(matches!(end_of("x.service", 2, 9, false), Ok(Ended::Signalled(9))));
+    }
 }

@@ -783,7 +783,7 @@ fn whoever_may_not_look_is_told_so_and_not_that_nothing_is_there() {
             assert!(!said.all().contains(wrong), "{arguments:?}: {wrong:?} in\n{}", said.all());
         }
     }
-    let doctor = said(&["doctor"]).says("not looked at: directories");
+    let doctor = said(&["doctor"]).says("not looked at: folders");
     assert!(!doctor.all().contains("installation here"), "{}", doctor.all());
     fs::set_permissions(host.layout.root(), fs::Permissions::from_mode(0o755)).unwrap();
 }

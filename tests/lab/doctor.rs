@@ -93,7 +93,7 @@ fn before_init_the_doctor_says_what_is_missing_and_init_leaves_nothing_to_find()
     let Some(lab) = Lab::open() else { return };
     let machine = machine(&lab);
     let told = examine(&machine);
-    assert_eq!(problems(&told), ["directories", "service-user", "unit"], "{told:#}");
+    assert_eq!(problems(&told), ["folders", "service-user", "unit"], "{told:#}");
     for problem in findings(&told, "problem") {
         assert_eq!(problem["repair"], "ladylinux-refresh init --repo URL");
     }
@@ -342,7 +342,7 @@ fn a_host_that_was_set_up_by_hand_is_described_before_anything_is_adopted() {
     change(&machine, "/etc/systemd/system/ladylinux-api.service", &unit);
     let told = examine(&machine);
     let expected = [
-        "directories",
+        "folders",
         "env-file-text",
         "unit-fence",
         "unit-variables",

@@ -25,7 +25,7 @@ fn rw_5_4_hooks_of_every_kind_run_in_order_where_and_as_the_service_will() {
         let report = host.report();
         let venv = host.layout.venv();
         for look in &told {
-            assert_eq!(look["folder"], host.layout.app().to_str().unwrap());
+            assert_eq!(look["directory"], host.layout.app().to_str().unwrap());
             assert_eq!(look["version"], "two", "the hook ran before the tree was aligned");
             assert_eq!(look["fence"], true);
             assert_eq!(look["listens"], false);
