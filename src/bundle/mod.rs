@@ -4,7 +4,7 @@
 //! that is given one fills the stores of its machine from it and then finds everything there: the mirror, the lock, uv and
 //! its cache. There is no other way through a refresh.
 //!
-//! The file is read once ([`read`]), every byte compared or digested, into a directory that only this program can enter; what
+//! The file is read once ([`read`]), every byte compared or digested, into a directory that only root can list; what
 //! is used later comes from there. So the medium may vanish, and nothing of it is believed before all of it is proved.
 //! This proves that the file is whole. It does not prove who made it: a bundle is trusted as the remote is.
 
@@ -260,7 +260,7 @@ impl Bundle {
 /// What helps where a bundle cannot.
 const CREATE: &str = "ladylinux-refresh bundle create --output FILE";
 
-/// Unpacks a bundle into a new directory that nobody else can enter, and proves all of it.
+/// Unpacks a bundle into a new directory that root alone can list, and verifies all of it.
 fn unpack(path: &Path, known: &Header, directory: &Path) -> Outcome<Whole> {
     let (mut reader, header) = Reader::open(path)?;
     if header != *known {

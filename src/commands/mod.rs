@@ -127,7 +127,7 @@ fn dispatch_to_command(cli: Cli) -> Result<Ended, Error> {
     }
 }
 
-/// Returns what ended a command, on standard error. A run has told its end already, through its reporter.
+/// Writes the cause of a command's end to standard error. A run has reported its end already.
 pub fn complain(error: &Error, root: Option<&Path>) {
     tell_unless_reported(&layout(root).unwrap_or_else(|_| Layout::below("/")), error);
 }

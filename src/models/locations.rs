@@ -38,7 +38,7 @@ pub fn all(layout: &Layout, base: PathBuf, ollama: Option<String>, stores: Vec<P
         let missing = Some(Finding::MissingRequired);
         Location { path, from: "models.stores", missing, closed: Finding::Unreadable }
     });
-    // Ollama runs as a user of its own, which may keep its store to itself.
+    // The user of Ollama may keep its store to itself.
     let of_ollama = |path: &str, from, missing| Location {
         path: below(layout, Path::new(path)),
         from,

@@ -31,7 +31,7 @@ pub fn is_terminal() -> bool {
     std::io::stdout().is_terminal()
 }
 
-/// Returns whether somebody sits before a terminal: one of the three standard streams is one.
+/// Returns whether one of the three standard streams is a terminal.
 pub fn is_on_terminal() -> bool {
     std::io::stdin().is_terminal() || std::io::stdout().is_terminal() || std::io::stderr().is_terminal()
 }
