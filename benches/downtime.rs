@@ -25,9 +25,9 @@ use std::path::Path;
 
 use client::{Client, median};
 use host::Host;
-use ladylinux_refresh::service::supervisor::Embedded;
-use ladylinux_refresh::service::{Admission, ServiceManager as _};
-use ladylinux_refresh::settings::layers::{Layers, Overrides};
+use refresh_service::supervisor::Embedded;
+use refresh_service::{Admission, ServiceManager as _};
+use refresh_settings::layers::{Layers, Overrides};
 
 /// What is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -138,7 +138,7 @@ fn count(directory: &Path) -> usize {
     entries.map(|entry| if entry.file_type().unwrap().is_dir() { count(&entry.path()) } else { 1 }).sum()
 }
 
-/// Does it once, and tells how long the client had no good answer.
+/// Does it once, and returns how long the client had no good answer.
 fn measure(host: &Host, client: &Client, way: Way, round: usize) -> Sample {
     if matches!(way, Way::FourFiles | Way::NoStage) {
         let text = format!("{way:?} {round}\n");
@@ -152,7 +152,7 @@ fn measure(host: &Host, client: &Client, way: Way, round: usize) -> Sample {
     }
     let service = (way == Way::BareRestart).then(|| {
         let settings = Layers::read(&host.layout, Overrides::default()).unwrap().resolve().unwrap();
-        Embedded::new(&settings).with_program(host::program().into())
+        Embedded::new(settings.layout.clone(), settings.service.clone()).with_program(host::program().into())
     });
     client.begin();
     match (way, service) {

@@ -28,11 +28,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use host::{Host, SERVER};
-use ladylinux_refresh::event::Events;
-use ladylinux_refresh::process::{Owner, Runner};
-use ladylinux_refresh::python::{Environments, Site};
-use ladylinux_refresh::settings::layers::{Layers, Overrides};
-use ladylinux_refresh::units::Units;
+use refresh_environments::{Environments, Site};
+use refresh_events::event::Events;
+use refresh_programs::process::Runner;
+use refresh_programs::units::Units;
+use refresh_settings::layers::{Layers, Overrides};
+use refresh_system::disk::Owner;
 
 /// What a real LadyLinux asks for.
 const REQUIREMENTS: &str = include_str!("../tests/data/ladylinux-requirements.txt");

@@ -346,7 +346,7 @@ settle = "1s"
         print(f"    git commit -am 'Try it' && git push && {shlex.join(self.command('run'))}")
         print("End everything and remove it:")
         print("   ", self.stop_command())
-        print("    rm -r", shlex.quote(str(self.directory)))
+        print("    chmod -R u+w", shlex.quote(str(self.directory)), "&& rm -rf", shlex.quote(str(self.directory)))
         print("\nThe service answers at:")
         print(self.url)
 

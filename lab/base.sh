@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds what every machine of the lab stands on, once, and tells where it lies: the base root file system (first line)
+# Builds what every machine of the lab stands on, once, and prints where it lies: the base root file system (first line)
 # and a package index of wheels (second line).
 #
 #   sudo ./lab/base.sh
@@ -45,8 +45,8 @@ main() {
 
 # The version of the installer that the program pins.
 version_of() {
-    sed -n 's/^pub(super) const VERSION: &str = "\(.*\)";$/\1/p' "$project/src/python/$1.rs" | grep . ||
-        fail "src/python/$1.rs does not say which version is used"
+    sed -n 's/^pub([a-z]*) const VERSION: &str = "\(.*\)";$/\1/p' "$project/crates/environments/src/$1.rs" | grep . ||
+        fail "crates/environments/src/$1.rs does not say which version is used"
 }
 
 # The digest of a text and of files.
@@ -108,7 +108,7 @@ build_base() {
     echo "lab: base root file system of $ID $suite built in $(($(date +%s) - began)) s: $base"
 }
 
-# A folder as PEP 503 has it: usable as it lies (file://), or served. And the installer as the program keeps it, for machines
+# A directory as PEP 503 has it: usable as it is (file://), or served. And the installer as the program keeps it, for machines
 # that need not show how they get there.
 build_wheels() {
     began=$(date +%s)

@@ -32,12 +32,12 @@ while time.monotonic() < end:
         try:
             os.kill(int(pid), signal.SIGSTOP)
             command = ["systemd-analyze", "security", "--no-pager", found[1]]
-            told = subprocess.run(command, capture_output=True, text=True)
+            output = subprocess.run(command, capture_output=True, text=True)
             os.kill(int(pid), signal.SIGCONT)
         except ProcessLookupError:
             seen.discard(kind)
             continue
-        level = re.search(r"exposure level for .*: ([0-9.]+)", told.stdout)
+        level = re.search(r"exposure level for .*: ([0-9.]+)", output.stdout)
         if level:
             print(kind, level[1], flush=True)
         else:

@@ -159,7 +159,7 @@ class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
 
     def get_request(self):
         connection, address = super().get_request()
-        # Handshakes are done where they hold nobody else up: when the thread of this connection first reads.
+        # Handshakes are done where they hold up no other connection: when the thread of this connection first reads.
         wrapped = context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
         return wrapped, address
 

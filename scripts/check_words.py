@@ -16,8 +16,8 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
 LIMITS = PROJECT / "scripts/words.json"
-# The guide names the words itself; a changelog of past versions and this check do too.
-EXEMPT = {"docs/style.md", "scripts/check_words.py", "scripts/words.json"}
+# The guide names the words itself, and so does this check. The list of public items has no sentences.
+EXEMPT = {"docs/style.md", "docs/public-items.md", "scripts/check_words.py", "scripts/words.json"}
 WORDS = [
     "anew", "anybody", "folder", "gone by", "goes by", "lies there", "looks whether", "nobody", "of its own",
     "somebody", "tell", "tells", "told", "under way", "what is there", "whoever", "wish",

@@ -5,13 +5,13 @@
 #   refresh_vm.sh COMMAND …                                       the same as: ladylinux-refresh COMMAND …
 #
 # It starts the program from a place that only root can write. Where none is installed and this file stands in a
-# development checkout that nobody but the caller and root can write, it builds the program there. It asks nothing
+# development checkout that only the caller and root can write, it builds the program there. It asks nothing
 # and reads no input. The whole of it is one function called on the last line, because the refresh that it starts
 # may replace this file while a shell still reads it.
 
 set -euf
 
-# Where an installed program may lie, and who has to own it and every folder on the way.
+# Where an installed program may lie, and who has to own it and every directory on the way.
 PLACES='/usr/local/bin /usr/bin /usr/lib/ladylinux-refresh'
 ROOT=0
 
@@ -34,7 +34,7 @@ main() {
 hand_over() {
     case ${1:-} in
     --root)
-        [ $# -ge 2 ] || give_up 2 '--root needs a folder'
+        [ $# -ge 2 ] || give_up 2 '--root needs a directory'
         root=--root=$2
         shift 2
         ;;
@@ -45,7 +45,7 @@ hand_over() {
     *) root= ;;
     esac
     case ${1:-} in
-    run | wait | cancel | plan | lock | status | verify | doctor | history | rollback | unfence | init | service | drift | env | environments | stash | bundle | completions | help) ;;
+    run | wait | cancel | plan | lock | status | verify | doctor | history | rollback | unfence | init | service | drift | env | environments | stash | bundle | config | completions | help) ;;
     -h | --help | -V | --version) ;;
     *) set -- run "$@" ;;
     esac
@@ -75,9 +75,9 @@ refuse_no_service() {
 }
 
 unit_is_there() {
-    for folder in /etc/systemd/system /run/systemd/system /usr/local/lib/systemd/system \
+    for directory in /etc/systemd/system /run/systemd/system /usr/local/lib/systemd/system \
         /usr/lib/systemd/system /lib/systemd/system; do
-        [ ! -e "$folder/$UNIT" ] || return 0
+        [ ! -e "$directory/$UNIT" ] || return 0
     done
     command -v systemctl >/dev/null && systemctl is-active --quiet "$UNIT"
 }
@@ -90,7 +90,7 @@ find_installed() {
         for path in "$place" "$real"; do
             why=$(distrust "$(readlink -f -- "$path")" "$ROOT") || continue
             give_up 3 "$place/$PROGRAM is not started: $why" \
-                'install it again, owned by root and writable by nobody else'
+                'install it again, owned by root and writable by root alone'
         done
         printf '%s\n' "$real"
         return 0
@@ -129,11 +129,11 @@ build_in_checkout() {
     printf '%s\n' "$checkout/target/release/$PROGRAM"
 }
 
-# Succeeds, printing why, when somebody else than root and user $2 can change what lies at the real path $1.
+# Succeeds, printing why, when a user other than root and user $2 can change what lies at the real path $1.
 distrust() {
     at=$1
     while :; do
-        # POSIX lets `ls -n` tell mode and owner; a sticky folder lets nobody replace what is not theirs.
+        # POSIX has `ls -n` print mode and owner; in a sticky directory no user replaces files of another.
         # shellcheck disable=SC2046 # split on purpose; file names are not used
         set -- $(ls -ldn -- "$at") '' "$2"
         mode=${1:-} owner=${3:-}

@@ -53,14 +53,14 @@ def lines_of_run(output, subject):
             root = command.group(1)
             found.append("$ ladylinux-refresh run")
         elif line.startswith("-- exit"):
-            return [shortened(line.replace(root, "")) for line in found]
+            return [shortened(line.replace(f" --root {root}", "").replace(root, "")) for line in found]
         elif found:
             found.append(line.removeprefix("    "))
     raise SystemExit(f"the output has no run after {subject!r}")
 
 
 def shortened(line):
-    return line.replace(" --root ", " ") if len(line) <= COLUMNS else line[: COLUMNS - 1] + "…"
+    return line if len(line) <= COLUMNS else line[: COLUMNS - 1] + "…"
 
 
 def picture(lines):

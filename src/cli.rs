@@ -1,20 +1,41 @@
 //! The command line: raw values only. Their meaning is decided in `commands` and `settings`.
 
 mod arguments;
+mod config;
 mod help;
+pub mod json;
+pub mod raw;
+mod subcommands;
+pub mod words;
 
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+use refresh_system::screen::ColorWhen;
+
 pub use arguments::*;
+pub use config::*;
+pub use subcommands::*;
+
+/// The version, with commit and date where the program is built from a repository (`build.rs`).
+pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), env!("LADYLINUX_REFRESH_BUILT_FROM"));
 
 /// Update a running LadyLinux installation to the latest commit of a branch
 #[derive(Debug, Parser)]
-#[command(name = "ladylinux-refresh", version, max_term_width = 100)]
+#[command(name = "ladylinux-refresh", version = VERSION, max_term_width = 100)]
 #[command(help_template = help::TEMPLATE, before_help = help::GROUPS, after_help = help::EXIT_CODES)]
 #[command(infer_long_args = false, arg_required_else_help = true)]
 pub struct Cli {
+    /// Print only warnings and the result
+    #[arg(long, short, global = true, display_order = 890)]
+    pub quiet: bool,
+
+    /// Color the output: auto, always or never [default: auto]
+    #[arg(long, value_name = "WHEN", value_enum, global = true, display_order = 891)]
+    #[arg(default_value = "auto", hide_default_value = true, hide_possible_values = true)]
+    pub color: ColorWhen,
+
     /// Use the installation under DIR; does not need root
     #[arg(long, value_name = "DIR", env = "LADYLINUX_REFRESH_ROOT", global = true, display_order = 900)]
     pub root: Option<PathBuf>,
@@ -53,7 +74,7 @@ pub enum Command {
     /// Find problems and print repairs (read-only)
     #[command(after_help = help::DOCTOR)]
     Doctor(DoctorArgs),
-    /// Verify the models or the virtual environment
+    /// Verify the models and the virtual environment
     #[command(after_help = help::VERIFY)]
     Verify(VerifyArgs),
     /// Show or restore local changes that refreshes saved
@@ -62,19 +83,22 @@ pub enum Command {
     /// Allow the service to start after a failed refresh
     #[command(after_help = help::UNFENCE)]
     Unfence(UnfenceArgs),
-    /// Start, stop or inspect the service
+    /// Start, stop, restart or inspect the service
     #[command(subcommand, after_help = help::SERVICE)]
     Service(ServiceCommand),
 
     /// Set up an installation, or adopt an existing one
     #[command(after_help = help::INIT)]
     Init(InitArgs),
+    /// Show or check the settings
+    #[command(subcommand, after_help = help::CONFIG)]
+    Config(ConfigCommand),
     /// List or remove virtual environments
     #[command(subcommand, after_help = help::ENV, name = "env", alias = "environments")]
     Environments(EnvironmentsCommand),
     /// Print or upgrade the lockfile of the Python packages
     #[command(after_help = help::LOCK)]
-    Lock(LockWish),
+    Lock(LockCommandArgs),
     /// Create or inspect a file for offline refreshes
     #[command(subcommand, after_help = help::BUNDLE)]
     Bundle(BundleCommand),
@@ -86,16 +110,16 @@ pub enum Command {
     #[command(hide = true)]
     Supervise,
     /// Cleans up after a run whose process has ended
-    #[command(hide = true, name = crate::relay::start::AFTER_RUN)]
+    #[command(hide = true, name = refresh_run::relay::start::AFTER_RUN)]
     AfterRun(AfterRunArgs),
     /// Answers requests of the application
     #[command(hide = true, name = "answer-requests")]
     AnswerRequests,
     /// Does one operation on files with the rights of their owner
-    #[command(hide = true, name = crate::process::worker::COMMAND)]
+    #[command(hide = true, name = refresh_programs::process::worker::COMMAND)]
     AsOwner(AsOwnerArgs),
     /// Is the process of a sandboxed unit
-    #[command(hide = true, name = crate::units::COMMAND)]
+    #[command(hide = true, name = refresh_programs::units::COMMAND)]
     Unit(UnitArgs),
     /// Is the server that answers visitors while the service is fenced
     #[command(hide = true, name = crate::page::COMMAND)]

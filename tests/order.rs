@@ -14,12 +14,16 @@ use serde_json::Value;
 /// A line of a program, from 1, and the code of its error (`E0599`).
 type CompileError = (u64, String);
 
-/// Returns the library as it was built for this test.
-fn library(directory: &Path) -> PathBuf {
+/// The crates that the programs use.
+const CRATES: [&str; 3] = ["refresh_events", "refresh_installation", "refresh_run"];
+
+/// Returns a crate as it was built for this test.
+fn library(directory: &Path, name: &str) -> PathBuf {
     let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let start = format!("lib{name}-");
     let is_library = |path: &PathBuf| {
         let name = path.file_name().unwrap().to_string_lossy();
-        name.starts_with("libladylinux_refresh-") && name.ends_with(".rlib")
+        name.starts_with(&start) && name.ends_with(".rlib")
     };
     entries.filter(is_library).max_by_key(|path| path.metadata().unwrap().modified().unwrap()).unwrap()
 }
@@ -32,7 +36,9 @@ fn errors_of(program: &Path) -> BTreeSet<CompileError> {
     let mut rustc = Command::new("rustc");
     rustc.args(["--edition=2024", "--crate-type=bin", "--emit=metadata", "--error-format=json"]);
     rustc.arg("-L").arg(format!("dependency={}", dependencies.display()));
-    rustc.arg("--extern").arg(format!("ladylinux_refresh={}", library(dependencies).display()));
+    for name in CRATES {
+        rustc.arg("--extern").arg(format!("{name}={}", library(dependencies, name).display()));
+    }
     let compiled = rustc.arg("--out-dir").arg(output.path()).arg(program).output().unwrap();
     let printed = String::from_utf8(compiled.stderr).unwrap();
     let messages = printed.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());

@@ -24,7 +24,7 @@ pub struct Client {
     thread: Option<thread::JoinHandle<()>>,
 }
 
-/// What the client has seen since it was told to begin.
+/// What the client has seen since it was asked to begin.
 #[derive(Default)]
 struct Seen {
     last_good: Option<Instant>,

@@ -8,40 +8,37 @@
 //! is used later comes from there. So the medium may vanish, and nothing of it is believed before all of it is proved.
 //! This proves that the file is whole. It does not prove who made it: a bundle is trusted as the remote is.
 
-mod blocks;
+mod archive;
 mod create;
-mod header;
 mod read;
 
+pub use archive::{Header, Member, Platform, SCHEMA};
 pub use create::{check_output, create};
-pub use header::{Header, Member, Platform, SCHEMA};
-pub use read::Whole;
 
 use std::cell::{Cell, OnceCell};
 use std::path::{Path, PathBuf};
 
-use crate::checkpoint;
-use crate::disk;
-use crate::error::{Context as _, Failure, Outcome};
-use crate::git::bundle::Quarantine;
-use crate::git::mirror::Source;
-use crate::installation::Installation;
-use crate::process::interrupt;
-use crate::python::Wanted;
-use crate::report;
-use crate::report::screen::size;
-use crate::report::shell::quoted_path;
-use crate::settings::layout::Layout;
-use crate::settings::names::{BranchName, CommitId, RunId};
-use crate::status_file;
-
 use read::Reader;
+
+use refresh_environments::EnvironmentSpec;
+use refresh_events::run_report;
+use refresh_git::{Quarantine, Source};
+use refresh_installation::installation::{Installation, OfflineSource};
+use refresh_installation::status_file;
+use refresh_settings::layout::Layout;
+use refresh_settings::names::{BranchName, CommitId, RunId};
+use refresh_source::work_tree;
+use refresh_system::disk;
+use refresh_system::disk::Content;
+use refresh_system::error::{Context as _, Failure, Outcome};
+use refresh_system::text::{quoted_path, size};
+use refresh_system::{checkpoint, interrupt};
 
 /// Reads a whole bundle and proves every byte of it.
 ///
 /// # Errors
 /// It is no bundle, cut, altered, or of another version.
-pub fn examine(path: &Path) -> Outcome<(Header, Whole)> {
+pub fn examine(path: &Path) -> Outcome<(Header, Content)> {
     let (mut reader, header) = Reader::open(path)?;
     header.members.iter().try_for_each(|member| reader.member(member, &mut std::io::sink()))?;
     Ok((header, reader.end()?))
@@ -52,7 +49,7 @@ pub fn examine(path: &Path) -> Outcome<(Header, Whole)> {
 ///
 /// # Errors
 /// It cannot be removed.
-pub fn put_away(layout: &Layout) -> Outcome<()> {
+pub fn remove_unpacked(layout: &Layout) -> Outcome<()> {
     disk::remove_tree(&directory(layout))
 }
 
@@ -60,135 +57,70 @@ fn directory(layout: &Layout) -> PathBuf {
     layout.cache().join("bundle")
 }
 
-/// Whether something unusual is what is wanted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Unusual {
-    /// It is a mistake.
-    #[default]
-    Refused,
-    /// It is wanted.
-    Wanted,
-}
-
-/// The bundle that a command was given.
+/// The bundle that a command names.
 #[derive(Debug, Clone)]
-pub struct Given {
+pub struct BundleOptions {
     /// The file, by an absolute path.
     pub file: PathBuf,
-    /// A commit that lies before the deployed one.
-    pub older: Unusual,
-    /// A history that has nothing in common with what is known here.
-    pub unrelated: Unusual,
+    /// Whether its commit may be older than the deployed one.
+    pub allow_older: bool,
+    /// Whether its history may have nothing in common with the mirror's.
+    pub allow_unrelated: bool,
 }
 
 /// The bundle of one command, and how far it has been used.
 #[derive(Debug)]
 pub struct Bundle {
-    given: Given,
+    options: BundleOptions,
     header: OnceCell<Header>,
     opened: OnceCell<Opened>,
     stocked: Cell<bool>,
 }
 
-/// A bundle that was proved and unpacked.
+/// A bundle that was verified and unpacked.
 #[derive(Debug)]
 struct Opened {
-    whole: Whole,
-    directory: PathBuf,
+    digest: Content,
     commits: Quarantine,
 }
 
 impl Bundle {
     /// Takes a bundle; nothing is read yet.
-    pub fn new(given: Given) -> Self {
-        Self { given, header: OnceCell::new(), opened: OnceCell::new(), stocked: Cell::new(false) }
+    pub fn new(options: BundleOptions) -> Self {
+        Self { options, header: OnceCell::new(), opened: OnceCell::new(), stocked: Cell::new(false) }
     }
 
-    /// Returns the branch that the bundle brings, which has to be the one that was asked for, if any was. Reads the header
-    /// only, and refuses a bundle for another machine.
-    ///
-    /// # Errors
-    /// It is no bundle, or not for this, or brings another branch.
-    pub fn branch(&self, on: &Installation, asked: Option<BranchName>) -> Outcome<BranchName> {
-        let header = self.header()?;
-        header.fit(on.interpreter()?)?;
-        match asked {
-            Some(asked) if asked != header.branch => {
-                Err(Failure::new(format!("the bundle brings branch {}, not {asked}", header.branch))
-                    .hint(self.again("")))
+    fn take_in(
+        &self,
+        on: &Installation,
+        wanted: &EnvironmentSpec,
+        header: &Header,
+        from: &Path,
+    ) -> Outcome<()> {
+        let context = || format!("the bundle {} cannot be used", self.options.file.display());
+        for member in &header.members {
+            if let Some(uv) = member.name.strip_prefix(archive::TOOLS) {
+                on.site().take_uv(on.interpreter()?, uv, &from.join(&member.name))?;
             }
-            _ => Ok(header.branch.clone()),
-        }
-    }
-
-    /// Proves everything that can be proved before anything of the installation is touched.
-    ///
-    /// # Errors
-    /// The bundle is refused; nothing of it is left.
-    pub fn prove(&self, on: &Installation) -> Outcome<()> {
-        self.opened(on).map(drop)
-    }
-
-    /// Makes sure that the mirror holds the bundle's commit, holds it for `run`, and returns it.
-    ///
-    /// # Errors
-    /// The bundle is refused, or the mirror cannot be written.
-    pub fn ensure_commit(&self, on: &Installation, run: &RunId, branch: &BranchName) -> Outcome<CommitId> {
-        let opened = self.opened(on)?;
-        on.mirror.ensure_from(run, branch, Source::Quarantine(&opened.commits))
-    }
-
-    /// Makes sure that the uv of the bundle is in its place.
-    fn ensure_uv(&self, on: &Installation, opened: &Opened) -> Outcome<()> {
-        for member in self.header()?.members_below(header::TOOLS) {
-            let name = member.name.trim_start_matches(header::TOOLS);
-            on.site().take_uv(on.interpreter()?, name, &opened.directory.join(&member.name))?;
         }
         checkpoint::reach("bundle:tools taken in");
-        Ok(())
-    }
-
-    /// Makes sure that uv, lock and packages of the bundle are in their places, for the environment that its commit wants.
-    /// Then nothing of the bundle is needed any more.
-    ///
-    /// # Errors
-    /// The bundle is refused, or its lock is not for what is wanted here.
-    pub fn ensure_environment(&self, on: &Installation, wanted: &Wanted) -> Outcome<()> {
-        if self.stocked.get() {
-            return Ok(());
-        }
-        let (header, opened) = (self.header()?, self.opened(on)?);
-        self.ensure_uv(on, opened)?;
-        self.stock(on, wanted, header, opened)?;
-        self.stocked.set(true);
-        interrupt::shielded(|| put_away(&on.layout))
-    }
-
-    fn stock(&self, on: &Installation, wanted: &Wanted, header: &Header, opened: &Opened) -> Outcome<()> {
-        let told = || format!("the bundle {} cannot be used", self.given.file.display());
         if header.definitions != wanted.definitions_digest() {
             let failure = Failure::new("its lock is for other definitions than this host takes")
-                .hint("python.definitions in the host's refresh.toml has to say the same on both machines");
-            return Err(Failure::new(told()).because(failure).hint(CREATE));
+                .hint("python.definitions in the host's refresh.toml must be the same on both machines");
+            return Err(Failure::new(context()).because(failure).hint(CREATE));
         }
-        let bytes = disk::read_at_most(&opened.directory.join(header::LOCK), header::LARGEST_LOCK)?;
+        let bytes = disk::read_at_most(&from.join(archive::LOCK), archive::LARGEST_LOCK)?;
         let lock = bytes.ok_or_else(|| Failure::new("the lock of the bundle is gone"))?;
-        on.environments().take_in(wanted, &lock, &opened.directory.join(header::CACHE)).context(told)?;
+        on.environments().take_in(wanted, &lock, &from.join(archive::CACHE)).context(context)?;
         checkpoint::reach("bundle:stocked");
         Ok(())
-    }
-
-    /// Tells for a report where the commit came from.
-    pub fn told(&self) -> report::Bundle {
-        let sha256 = self.opened.get().map(|opened| opened.whole.sha256.clone());
-        report::Bundle { file: self.given.file.clone(), sha256 }
     }
 
     fn header(&self) -> Outcome<&Header> {
         if let Some(known) = self.header.get() {
             return Ok(known);
         }
-        let (_, header) = Reader::open(&self.given.file)?;
+        let (_, header) = Reader::open(&self.options.file)?;
         Ok(self.header.get_or_init(|| header))
     }
 
@@ -203,49 +135,49 @@ impl Bundle {
     fn open(&self, on: &Installation, directory: &Path) -> Outcome<Opened> {
         let known = self.header()?;
         known.fit(on.interpreter()?)?;
-        let shown = self.given.file.display();
+        let shown = self.options.file.display();
         on.runner.events().note(&format!("reading the bundle {shown}"));
-        put_away(&on.layout)?;
+        remove_unpacked(&on.layout)?;
         disk::make_directory(&on.layout.cache(), 0o755)?;
-        let whole = unpack(&self.given.file, known, directory)?;
+        let digest = unpack(&self.options.file, known, directory)?;
         checkpoint::reach("bundle:unpacked");
-        let (file, place) = (directory.join(header::COMMITS), directory.join("commits.git"));
-        let told = || format!("the commits of the bundle {shown} cannot be used");
+        let (file, place) = (directory.join(archive::COMMITS), directory.join("commits.git"));
+        let context = || format!("the commits of the bundle {shown} cannot be used");
         let commits = on
             .mirror
             .quarantine(&file, &place, &known.branch, &known.commit)
             .map_err(|failure| failure.hint(CREATE))
-            .context(told)?;
+            .context(context)?;
         self.judge(on, &commits)?;
         on.runner.events().note(&format!(
-            "the bundle is whole: {}, sha256 {}",
-            size(whole.size),
-            whole.sha256
+            "the bundle is complete: {}, sha256 {}",
+            size(digest.size),
+            digest.sha256
         ));
-        Ok(Opened { whole, directory: directory.to_path_buf(), commits })
+        Ok(Opened { digest, commits })
     }
 
     /// Refuses a step back, and a foreign history, where neither is wanted.
     fn judge(&self, on: &Installation, commits: &Quarantine) -> Outcome<()> {
         let deployed = status_file::read(&on.layout).deployed.map(|pair| pair.commit);
-        let head = deployed.or(on.tree_state()?.commit);
+        let head = deployed.or(work_tree::of(on)?.commit);
         if let Some(head) = head.filter(|head| *head != commits.commit)
-            && self.given.older == Unusual::Refused
+            && !self.options.allow_older
             && on.mirror.is_before(&commits.commit, &head)?
         {
             return Err(Failure::new(format!(
-                "the bundle is older than what is deployed: its commit {} lies before {}",
+                "the bundle is older than the deployed version: its commit {} comes before {}",
                 commits.commit.short(),
                 head.short()
             ))
             .hint("to go back to an earlier refresh of this machine there is also: rollback")
             .hint(self.again(" --allow-older")));
         }
-        if self.given.unrelated == Unusual::Refused && !on.mirror.is_related(commits)? {
+        if !self.options.allow_unrelated && !on.mirror.is_related(commits)? {
             return Err(Failure::new(
-                "the bundle is of another repository: its history has nothing in common with what is known here",
+                "the bundle is of another repository: its history shares no commit with the mirror",
             )
-            .hint("if the repository was really begun anew, say so")
+            .hint("if the repository really has a new history:")
             .hint(self.again(" --allow-unrelated")));
         }
         Ok(())
@@ -253,15 +185,58 @@ impl Bundle {
 
     /// The command that asks for this bundle again.
     fn again(&self, more: &str) -> String {
-        format!("ladylinux-refresh run --bundle {}{more}", quoted_path(&self.given.file))
+        format!("ladylinux-refresh run --bundle {}{more}", quoted_path(&self.options.file))
     }
+}
+
+impl OfflineSource for Bundle {
+    fn branch(&self, on: &Installation, asked: Option<BranchName>) -> Outcome<BranchName> {
+        let header = self.header()?;
+        header.fit(on.interpreter()?)?;
+        match asked {
+            Some(asked) if asked != header.branch => {
+                Err(Failure::new(format!("the bundle brings branch {}, not {asked}", header.branch))
+                    .hint(self.again("")))
+            }
+            _ => Ok(header.branch.clone()),
+        }
+    }
+
+    fn verify(&self, on: &Installation) -> Outcome<()> {
+        self.opened(on).map(drop)
+    }
+
+    fn ensure_commit(&self, on: &Installation, run: &RunId, branch: &BranchName) -> Outcome<CommitId> {
+        let opened = self.opened(on)?;
+        on.mirror.ensure_from(run, branch, Source::Quarantine(&opened.commits))
+    }
+
+    fn ensure_environment(&self, on: &Installation, wanted: &EnvironmentSpec) -> Outcome<()> {
+        if self.stocked.get() {
+            return Ok(());
+        }
+        self.opened(on)?;
+        self.take_in(on, wanted, self.header()?, &directory(&on.layout))?;
+        self.stocked.set(true);
+        interrupt::shielded(|| remove_unpacked(&on.layout))
+    }
+
+    fn report(&self) -> run_report::Bundle {
+        let sha256 = self.opened.get().map(|opened| opened.digest.sha256.clone());
+        run_report::Bundle { file: self.options.file.clone(), sha256 }
+    }
+}
+
+/// Returns the offline source that reads the bundle of a command, if it has one.
+pub fn offline_source(given: Option<BundleOptions>) -> Option<Box<dyn OfflineSource>> {
+    given.map(|given| Box::new(Bundle::new(given)) as Box<dyn OfflineSource>)
 }
 
 /// What helps where a bundle cannot.
 const CREATE: &str = "ladylinux-refresh bundle create --output FILE";
 
 /// Unpacks a bundle into a new directory that root alone can list, and verifies all of it.
-fn unpack(path: &Path, known: &Header, directory: &Path) -> Outcome<Whole> {
+fn unpack(path: &Path, known: &Header, directory: &Path) -> Outcome<Content> {
     let (mut reader, header) = Reader::open(path)?;
     if header != *known {
         return Err(Failure::new(format!("the bundle {} changed meanwhile", path.display())));
@@ -269,10 +244,9 @@ fn unpack(path: &Path, known: &Header, directory: &Path) -> Outcome<Whole> {
     // Other users open what they know by name; they cannot list the directory.
     disk::make_new_directory(directory, 0o711)?;
     let needed = header.members.iter().fold(0_u64, |sum, member| sum.saturating_add(member.size));
-    let found =
-        rustix::fs::statvfs(directory).context(|| format!("cannot look at {}", directory.display()))?;
+    let found = rustix::fs::statvfs(directory).context(|| format!("cannot read {}", directory.display()))?;
     let free = found.f_bavail.saturating_mul(found.f_frsize);
-    // It lies there unpacked, and once more in the stores.
+    // It is kept there unpacked, and once more in the stores.
     if free / 2 < needed {
         let place = directory.display();
         return Err(Failure::new(format!(
@@ -282,10 +256,10 @@ fn unpack(path: &Path, known: &Header, directory: &Path) -> Outcome<Whole> {
         ))
         .hint(format!("df -h {}", quoted_path(directory))));
     }
-    disk::make_new_directory(&directory.join(header::TOOLS), 0o711)?;
+    disk::make_new_directory(&directory.join(archive::TOOLS), 0o711)?;
     for member in &header.members {
         // The commits and uv's cache are for the builder, uv is for every user; the lock is read by root alone.
-        let is_for_all = member.name != header::LOCK;
+        let is_for_all = member.name != archive::LOCK;
         let mode = if is_for_all { 0o644 } else { 0o600 };
         let mut file = disk::open_append(&directory.join(&member.name), mode)?;
         reader.member(member, &mut file)?;

@@ -1,13 +1,13 @@
 //! The arguments of each command.
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, ValueEnum};
+use serde::Serialize;
 
-use crate::settings::ModelCheck;
-use crate::settings::file::parse_duration;
+use refresh_settings::file::parse_duration;
+use refresh_settings::layers::Overrides;
 
 /// Reads a duration with its unit, or a number of seconds.
 fn patience(text: &str) -> Result<Duration, String> {
@@ -29,7 +29,7 @@ pub enum Format {
 }
 
 /// How a run reports.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub struct ReportArgs {
     /// Format of the output [default: human; github in a job of GitHub Actions]
     #[arg(long, value_enum)]
@@ -64,7 +64,7 @@ pub struct PlaceArgs {
 }
 
 /// What a run takes instead of the network.
-#[derive(Debug, Clone, Default, Args)]
+#[derive(Debug, Clone, Default, Args, Serialize)]
 pub struct BundleArgs {
     /// Refresh from FILE, made by `bundle create`, without a network
     #[arg(long, value_name = "FILE")]
@@ -80,7 +80,7 @@ pub struct BundleArgs {
 }
 
 /// How long to wait for another run.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub struct LockArgs {
     /// Wait for another run to end, at most for DURATION ("5m") [default: do not wait]
     #[arg(long, value_name = "DURATION", alias = "lock-timeout", value_parser = patience, default_value = "0s")]
@@ -88,75 +88,82 @@ pub struct LockArgs {
     pub wait: Duration,
 }
 
-/// `run`
-#[derive(Debug, Args)]
-pub struct RunArgs {
+/// What `run` and `plan` share: the target and the settings of a run.
+#[derive(Debug, Clone, Default, Args, Serialize)]
+pub struct RunOptions {
     /// Branch to deploy [default: the configured one, then the deployed one, then main]
     #[arg(allow_hyphen_values = false)]
     pub branch: Option<String>,
 
     /// The same as BRANCH
     #[arg(long = "branch", short, value_name = "BRANCH", conflicts_with = "branch")]
+    #[serde(skip)]
     pub branch_option: Option<String>,
+
+    /// Settings
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub overrides: Overrides,
+
+    /// Offline source
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub bundle: BundleArgs,
+}
+
+impl RunOptions {
+    /// Moves the branch to its first field, and makes the path of a bundle absolute.
+    pub fn normalize(&mut self) {
+        self.branch = self.branch.take().or(self.branch_option.take());
+        let bundle = self.bundle.bundle.take();
+        self.bundle.bundle = bundle.map(|file| std::path::absolute(&file).unwrap_or(file));
+    }
+}
+
+/// `run`
+#[derive(Debug, Clone, Default, Args, Serialize)]
+pub struct RunArgs {
+    /// Target and settings
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub options: RunOptions,
 
     /// Skip the refresh if everything is up to date
     #[arg(long, conflicts_with = "dry_run")]
     pub if_changed: bool,
 
+    /// Leave a commit alone that was rolled back or has halted a run, as --if-changed does
+    #[arg(long, hide = true)]
+    pub unattended: bool,
+
     /// Only print the changes, as `plan` does
     #[arg(long, conflicts_with = "detach")]
+    #[serde(skip)]
     pub dry_run: bool,
-
-    /// Skip staging: fetch and build while the service is down
-    #[arg(long)]
-    pub no_stage: bool,
-
-    /// Build a new environment even if the requirements did not change
-    #[arg(long)]
-    pub always_rebuild_venv: bool,
-
-    /// Verify the models before the stop: presence, full or off [without HOW: full]
-    #[arg(long, value_name = "HOW", value_enum, hide_possible_values = true)]
-    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "full")]
-    pub verify_models: Option<ModelCheck>,
-
-    /// Offline source
-    #[command(flatten)]
-    pub bundle: BundleArgs,
-
-    /// Require the application to commit a lockfile
-    #[arg(long)]
-    pub strict: bool,
 
     /// Output
     #[command(flatten)]
+    #[serde(skip)]
     pub report: ReportArgs,
 
     /// Place
     #[command(flatten)]
+    #[serde(skip)]
     pub place: PlaceArgs,
 
     /// Waiting for another run
     #[command(flatten)]
+    #[serde(skip)]
     pub lock: LockArgs,
 }
 
-impl RunArgs {
-    /// Returns the branch, however it was given.
-    pub fn branch(&self) -> Option<&str> {
-        self.branch.as_deref().or(self.branch_option.as_deref())
-    }
-}
-
 /// `plan`
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Default, Args, Serialize)]
 pub struct PlanArgs {
-    /// Branch to deploy [default: the configured one, then the deployed one, then main]
-    pub branch: Option<String>,
-
-    /// The same as BRANCH
-    #[arg(long = "branch", short, value_name = "BRANCH", conflicts_with = "branch")]
-    pub branch_option: Option<String>,
+    /// Target and settings
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub options: RunOptions,
 
     /// Exit with 5 if a refresh would change something
     #[arg(long)]
@@ -164,19 +171,15 @@ pub struct PlanArgs {
 
     /// Print JSON
     #[arg(long)]
+    #[serde(skip)]
     pub json: bool,
+}
 
-    /// Plan a run that builds a new environment
-    #[arg(long)]
-    pub always_rebuild_venv: bool,
-
-    /// Offline source
-    #[command(flatten)]
-    pub bundle: BundleArgs,
-
-    /// Plan a run that requires a lockfile
-    #[arg(long)]
-    pub strict: bool,
+impl From<RunArgs> for PlanArgs {
+    fn from(args: RunArgs) -> Self {
+        let json = args.report.format() == Some(Format::Json);
+        Self { options: args.options, exit_code: false, json }
+    }
 }
 
 /// The form of a lock.
@@ -190,7 +193,7 @@ pub enum LockForm {
 
 /// `lock`
 #[derive(Debug, Args)]
-pub struct LockWish {
+pub struct LockCommandArgs {
     /// Branch to deploy [default: the configured one, then the deployed one, then main]
     #[arg(long, short)]
     pub branch: Option<String>,
@@ -219,7 +222,7 @@ pub struct StatusArgs {
 /// `history`
 #[derive(Debug, Args)]
 pub struct HistoryArgs {
-    /// Run to show: its ID, a unique beginning, latest, -1, -2 …
+    /// Run to show: its ID, a unique beginning, latest, -1, -2, ..
     #[arg(allow_negative_numbers = true)]
     pub run: Option<String>,
 
@@ -237,22 +240,30 @@ pub struct HistoryArgs {
 }
 
 /// `rollback`
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args, Serialize)]
 pub struct RollbackArgs {
     /// Run to return to [default: the last good one before the deployed version]
     #[arg(allow_negative_numbers = true)]
     pub run: Option<String>,
 
+    /// Only print what would come back, and what would not
+    #[arg(long, conflicts_with = "detach")]
+    #[serde(skip)]
+    pub dry_run: bool,
+
     /// Output
     #[command(flatten)]
+    #[serde(skip)]
     pub report: ReportArgs,
 
     /// Place
     #[command(flatten)]
+    #[serde(skip)]
     pub place: PlaceArgs,
 
     /// Waiting for another run
     #[command(flatten)]
+    #[serde(skip)]
     pub lock: LockArgs,
 }
 
@@ -327,15 +338,50 @@ pub struct InitArgs {
     pub undo: bool,
 }
 
+/// What `verify` reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum VerifyPart {
+    /// Models, by their checksums
+    Models,
+    /// Environment in use, file by file
+    Environment,
+    /// Both
+    All,
+}
+
+impl VerifyArgs {
+    /// Returns the part that was named in one of the two ways.
+    pub fn part(&self) -> VerifyPart {
+        let default = if self.environment { VerifyPart::Environment } else { VerifyPart::Models };
+        self.part.unwrap_or(default)
+    }
+
+    /// Returns why the options do not fit the part; `None` if they do.
+    pub fn conflict(&self) -> Option<&'static str> {
+        let of_models = self.presence || self.no_cache || !self.store.is_empty() || self.verbose;
+        match self.part() {
+            VerifyPart::Environment if of_models => {
+                Some("--presence, --no-cache, --store and --verbose are options of `verify models`")
+            }
+            VerifyPart::Models if self.all => Some("--all is an option of `verify environment`"),
+            _ => None,
+        }
+    }
+}
+
 /// `verify`
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
-    /// Verify the environment in use instead of the models
-    #[arg(long, conflicts_with_all = ["presence", "no_cache", "store", "verbose"])]
+    /// Part to verify [default: models]
+    #[arg(value_enum)]
+    pub part: Option<VerifyPart>,
+
+    /// The same as `verify environment`
+    #[arg(long, hide = true, conflicts_with = "part")]
     pub environment: bool,
 
-    /// With --environment: verify all environments
-    #[arg(long, requires = "environment")]
+    /// With `environment`: verify all environments
+    #[arg(long)]
     pub all: bool,
 
     /// Check existence and size only; skip checksums
@@ -365,136 +411,4 @@ pub struct DoctorArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-}
-
-/// `service …`
-#[derive(Debug, Subcommand)]
-pub enum ServiceCommand {
-    /// Start the service; refused while it is fenced
-    Start,
-    /// Stop the service with all its processes
-    Stop,
-    /// Show the state of the service
-    Status,
-    /// Show the last lines of the log
-    Logs {
-        /// Number of lines
-        #[arg(long = "limit", short = 'n', alias = "lines", value_name = "N", default_value_t = 50)]
-        lines: usize,
-    },
-}
-
-/// `stash …`
-#[derive(Debug, Subcommand)]
-pub enum StashCommand {
-    /// List runs with saved local changes
-    List,
-    /// Show the saved local changes of a run
-    Show {
-        /// The run
-        #[arg(allow_negative_numbers = true)]
-        run: String,
-        /// One path, relative to `app/`
-        path: Option<PathBuf>,
-    },
-    /// Copy saved files back into `app/`
-    Restore {
-        /// The run
-        #[arg(allow_negative_numbers = true)]
-        run: String,
-        /// The paths, relative to `app/` [default: every local change]
-        paths: Vec<PathBuf>,
-        /// Replace files of `app/` that differ
-        #[arg(long)]
-        overwrite: bool,
-    },
-    /// Delete saved local changes
-    #[command(alias = "prune")]
-    Drop {
-        /// The runs
-        #[arg(required = true, allow_negative_numbers = true)]
-        runs: Vec<String>,
-    },
-}
-
-/// `bundle …`
-#[derive(Debug, Subcommand)]
-pub enum BundleCommand {
-    /// Pack a branch and its packages into one file
-    Create {
-        /// File to write; an existing one is replaced
-        #[arg(long, short, value_name = "FILE")]
-        output: PathBuf,
-        /// Branch to pack [default: as for `run`]
-        #[arg(long, short)]
-        branch: Option<String>,
-        /// Waiting for another run
-        #[command(flatten)]
-        lock: LockArgs,
-    },
-    /// Verify a bundle and show its content
-    Show {
-        /// The bundle
-        file: PathBuf,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-}
-
-/// `environments …`
-#[derive(Debug, Subcommand)]
-pub enum EnvironmentsCommand {
-    /// List environments, the newest first
-    List {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Remove environments that no kept run needs
-    Prune {
-        /// Keep the environments of N good runs [default: `keep` of the settings]
-        #[arg(long, value_name = "N")]
-        keep: Option<usize>,
-        /// Only print the changes
-        #[arg(long)]
-        dry_run: bool,
-    },
-}
-
-/// `completions`
-#[derive(Debug, Args)]
-pub struct CompletionsArgs {
-    /// Shell
-    #[arg(value_enum)]
-    pub shell: clap_complete::Shell,
-}
-
-/// `answer-while-fenced`
-#[derive(Debug, Args)]
-pub struct PageArgs {
-    /// The fence
-    pub fence: PathBuf,
-}
-
-/// `as-owner`
-#[derive(Debug, Args)]
-pub struct AsOwnerArgs {
-    /// The operation
-    pub operation: String,
-}
-
-/// `unit`
-#[derive(Debug, Args)]
-pub struct UnitArgs {
-    /// What it does, for lists of processes
-    pub word: String,
-}
-
-/// `git-credential`
-#[derive(Debug, Args)]
-pub struct CredentialArgs {
-    /// Words of the settings, then the action of the credential protocol
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    pub words: Vec<OsString>,
 }

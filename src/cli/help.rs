@@ -24,13 +24,14 @@ Runs in progress:
 
 Problems:
   doctor       Find problems and print repairs (read-only)
-  verify       Verify the models or the virtual environment
+  verify       Verify the models and the virtual environment
   stash        Show or restore local changes that refreshes saved
   unfence      Allow the service to start after a failed refresh
-  service      Start, stop or inspect the service
+  service      Start, stop, restart or inspect the service
 
 Setup and maintenance:
   init         Set up an installation, or adopt an existing one
+  config       Show or check the settings
   env          List or remove virtual environments
   lock         Print or upgrade the lockfile of the Python packages
   bundle       Create or inspect a file for offline refreshes
@@ -70,7 +71,7 @@ Examples:
 
 pub(super) const ROLLBACK: &str = "\
 Examples:
-  ladylinux-refresh rollback
+  ladylinux-refresh rollback --dry-run
   ladylinux-refresh rollback -2";
 
 pub(super) const WAIT: &str = "\
@@ -90,8 +91,8 @@ Examples:
 
 pub(super) const VERIFY: &str = "\
 Examples:
-  ladylinux-refresh verify
-  ladylinux-refresh verify --environment";
+  ladylinux-refresh verify models
+  ladylinux-refresh verify all";
 
 pub(super) const STASH: &str = "\
 Examples:
@@ -108,13 +109,18 @@ Examples:
 
 pub(super) const SERVICE: &str = "\
 Examples:
-  ladylinux-refresh service status
-  ladylinux-refresh service logs -n 200";
+  ladylinux-refresh service restart
+  ladylinux-refresh service logs -f -n 200";
 
 pub(super) const INIT: &str = "\
 Examples:
   ladylinux-refresh init --repo https://example.org/you/ladylinux.git --dry-run
   ladylinux-refresh init --undo --dry-run";
+
+pub(super) const CONFIG: &str = "\
+Examples:
+  ladylinux-refresh config show --origin
+  ladylinux-refresh config check refresh.toml --application";
 
 pub(super) const ENV: &str = "\
 Examples:

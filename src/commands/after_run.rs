@@ -1,39 +1,38 @@
 //! `after-run`: looks after a run whose process has ended. systemd starts it with every end of a run's unit.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cli::AfterRunArgs;
-use crate::event::Events;
-use crate::exit::{Ended, Error, Refusal};
-use crate::installation::Installation;
-use crate::journal::run_lock::{self, Taken};
-use crate::journal::{Entry, Status, store};
-use crate::process::Runner;
-use crate::refresh::killed;
-use crate::relay::spool::Spool;
-use crate::service::{ExitKind, fence};
-use crate::settings::environment;
-use crate::settings::layers::{Layers, Overrides};
-use crate::settings::layout::Layout;
-use crate::settings::names::{RunId, UnitName};
-use crate::status_file;
+use refresh_installation::exit::{Ended, Error, Refusal};
+use refresh_installation::installation::Installation;
+use refresh_installation::journal::run_lock;
+use refresh_installation::journal::run_lock::Taken;
+use refresh_installation::journal::{Entry, Status, store};
+use refresh_installation::status_file;
+use refresh_programs::process::{ExitKind, Runner};
+use refresh_run::refresh::killed;
+use refresh_run::relay::spool::Spool;
+use refresh_service::fence;
+use refresh_settings::layers::{Layers, Overrides};
+use refresh_settings::layout::Layout;
+use refresh_settings::names::{RunId, UnitName};
+use refresh_system::environment;
 
 use super::open;
 
-/// How long somebody who only glances at the lock may hold it up.
+/// How long a reader of the lock may hold it up.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Does nothing where the run came to its own end; else stops the service that it left behind the fence, and tells.
+/// Does nothing where the run came to its own end; else stops the service that it left behind the fence, and reports that.
 pub(super) fn after_run(layout: &Layout, args: &AfterRunArgs) -> Result<Ended, Error> {
     let run = RunId::parse(&args.run).map_err(Error::Usage)?;
-    let end = told_by_systemd();
+    let end = end_from_systemd();
     let looked_after = look_after(layout, &run, end);
-    // After it: a report tells more than how the process ended.
+    // After it: a report has more than how the process ended.
     let settled = status_file::settle_request(layout, &run, end);
     let spool = Spool::of(layout, &run);
     if spool.is_there() {
-        // Last of all: whoever follows finds everything else done.
+        // Last of all: those who follow find everything else done.
         let _ = spool.set_end(end);
     }
     looked_after?;
@@ -51,7 +50,7 @@ fn look_after(layout: &Layout, run: &RunId, end: ExitKind) -> Result<(), Error> 
         return Ok(());
     }
     // First of all, since it needs nothing else: systemd starts nothing any more through what this run left.
-    fence::withdraw_dead(layout).map_err(refused)?;
+    fence::remove_stale_admission(layout).map_err(refused)?;
     let taken = run_lock::take(&layout.lock_file(), "after-run", None, PATIENCE).map_err(refused)?;
     let on = opened(layout, unit)?;
     match taken {
@@ -61,17 +60,17 @@ fn look_after(layout: &Layout, run: &RunId, end: ExitKind) -> Result<(), Error> 
     .map_err(refused)
 }
 
-/// Opens the installation. Settings that cannot be read or believed any more are told, and no reason to leave the service up:
+/// Opens the installation. Settings that cannot be read or believed any more are reported, and no reason to leave the service up:
 /// the unit that they named is in the journal of the run.
 fn opened(layout: &Layout, unit: Option<UnitName>) -> Result<Installation, Error> {
     let error = match open(layout, "after-run") {
         Err(error @ (Error::Usage(_) | Error::Refused(_))) => error,
         other => return other,
     };
-    super::tell(layout, &error);
+    super::print_error(layout, &error);
     let text = format!("[service]\nunit = \"{}\"\n", unit.unwrap_or_else(UnitName::usual));
     Layers::of_text(layout, &text, Overrides::default())
-        .and_then(|layers| Installation::open(layers, Runner::new(Arc::new(Events::silent()))))
+        .and_then(|layers| Installation::open(layers, Runner::silent()))
         .map_err(Error::Usage)
 }
 
@@ -83,7 +82,7 @@ fn unit_of_service(read: &store::Read) -> Option<UnitName> {
 }
 
 /// How the main process ended (systemd.exec(5): `$EXIT_CODE`, `$EXIT_STATUS`).
-fn told_by_systemd() -> ExitKind {
+fn end_from_systemd() -> ExitKind {
     let how = environment::variable("EXIT_CODE");
     let status = environment::variable("EXIT_STATUS").unwrap_or_default();
     parse_end(how.as_deref(), &status)
@@ -112,7 +111,7 @@ fn parse_end(how: Option<&str>, status: &str) -> ExitKind {
         return ExitKind::Code(code);
     }
     let known = NAMES.iter().find(|(name, _)| *name == status).map(|(_, number)| *number);
-    // Nothing else than SIGKILL ends a run without a name worth telling.
+    // Nothing else than SIGKILL ends a run without a known name.
     ExitKind::Signal(known.or_else(|| status.parse().ok()).unwrap_or(9))
 }
 
@@ -121,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_systemd_tells_of_an_end_is_understood() {
+    fn the_end_that_systemd_reports_is_understood() {
         assert_eq!(parse_end(Some("exited"), "4"), ExitKind::Code(4));
         assert_eq!(parse_end(Some("killed"), "KILL"), ExitKind::Signal(9));
         assert_eq!(parse_end(Some("dumped"), "SEGV"), ExitKind::Signal(11));

@@ -1,27 +1,27 @@
 //! `answer-requests`: removes the requests of the application and refreshes the branch to follow. A path unit starts it.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use crate::cli::{BundleArgs, Format, LockArgs, PlaceArgs, ReportArgs, RunArgs};
-use crate::clock;
-use crate::error::{Failure, Outcome};
-use crate::event::{Events, Phase};
-use crate::exit::{Ended, Error, Refusal};
-use crate::history;
-use crate::host::SERVICE_USER;
-use crate::installation;
-use crate::process::{Owner, Runner};
-use crate::relay::spool::Spool;
-use crate::report::Report;
-use crate::report::screen::{complain, say};
-use crate::report::shell::quoted_path;
-use crate::requests;
-use crate::settings::layers::Overrides;
-use crate::settings::layout::Layout;
-use crate::settings::names::BranchName;
-use crate::status_file::{self, LastRequest, RequestOutcome};
-use crate::units::Units;
+use crate::cli::{Format, LockArgs, ReportArgs, RunArgs, RunOptions};
+use refresh_events::run_report::{Phase, Report};
+use refresh_host::host::presence;
+use refresh_host::requests;
+use refresh_installation::exit::{Ended, Error, Refusal};
+use refresh_installation::history;
+use refresh_installation::status_file;
+use refresh_installation::status_file::{LastRequest, RequestOutcome};
+use refresh_programs::process::Runner;
+use refresh_programs::units::Units;
+use refresh_run::relay::spool::Spool;
+use refresh_settings::layers::Overrides;
+use refresh_settings::layout::Layout;
+use refresh_settings::names::BranchName;
+use refresh_settings::users::SERVICE_USER;
+use refresh_system::clock;
+use refresh_system::disk::Owner;
+use refresh_system::error::{Failure, Outcome};
+use refresh_system::screen::{complain, say};
+use refresh_system::text::quoted_path;
 
 use super::{place, run, settings};
 
@@ -45,9 +45,9 @@ pub(super) fn answer_requests(layout: &Layout) -> Result<Ended, Error> {
 
 fn answer(layout: &Layout) -> Result<Ended, Error> {
     let directory = layout.requests();
-    let runner = Runner::new(Arc::new(Events::silent()));
+    let runner = Runner::silent();
     // Removed before anything else can fail: a request that stays starts this program until systemd's start limit.
-    let taken = installation::check_there(layout)
+    let taken = presence::check_there(layout)
         .and_then(|()| Owner::of(&directory))
         .and_then(|owner| not_roots(layout, owner))
         .and_then(|owner| requests::take(&Units::new(layout, &runner, owner), owner, &directory))
@@ -56,8 +56,8 @@ fn answer(layout: &Layout) -> Result<Ended, Error> {
         refresh(layout)?;
     }
     let Some(stuck) = taken.stuck else { return Ok(Ended::Done) };
-    let failure = Failure::new(format!("{} cannot be emptied: {stuck}", directory.display()))
-        .hint(format!("check what is in it, then remove it as root: ls -la {}", quoted_path(&directory)));
+    let failure = Failure::new(format!("cannot empty {}: {stuck}", directory.display()))
+        .hint(format!("check its content, then remove it as root: ls -la {}", quoted_path(&directory)));
     Err(Refusal::of("answer-requests", failure))
 }
 
@@ -107,25 +107,23 @@ fn grant(layout: &Layout, branch: &BranchName) -> Result<(), Error> {
     say(&format!("the application requests a refresh of {branch}: run {id}"));
     write_down(layout, &request);
     let args = RunArgs {
-        branch_option: None,
-        branch: Some(branch.to_string()),
-        if_changed: false,
-        dry_run: false,
-        no_stage: false,
-        always_rebuild_venv: false,
-        verify_models: None,
-        bundle: BundleArgs::default(),
-        strict: false,
-        report: ReportArgs { format: Some(Format::Human), json: false, verbose: false },
-        place: PlaceArgs::default(),
+        options: RunOptions { branch: Some(branch.to_string()), ..RunOptions::default() },
+        report: ReportArgs { format: Some(Format::Human), ..ReportArgs::default() },
         lock: LockArgs { wait: LOCK_TIMEOUT },
+        unattended: true,
+        ..RunArgs::default()
     };
-    match run::run_as(layout, &args, Some(id.clone())) {
-        Ok(_) => request.outcome = RequestOutcome::Done,
+    match run::run(layout, args, id) {
+        Ok(_) => {
+            let report = request.run.as_ref().and_then(|run| Spool::of(layout, run).report());
+            let held = report.and_then(|report| report.held_back);
+            request.outcome = if held.is_some() { RequestOutcome::Refused } else { RequestOutcome::Done };
+            request.why = held.map(|held| format!("{} is held back: {}", held.commit.short(), held.cause()));
+        }
         // The run goes on without this program, and records its own outcome.
         Err(error @ Error::Detached { .. }) => return Err(error),
         Err(error) => {
-            super::tell_unless_reported(layout, &error);
+            super::print_unless_reported(layout, &error);
             request.outcome = RequestOutcome::Failed;
             request.why = Some(why(layout, &request, &error));
         }

@@ -3,17 +3,20 @@
 use std::io::Read as _;
 
 use crate::cli::{AsOwnerArgs, CredentialArgs};
-use crate::error::Failure;
-use crate::exit::{Ended, Error};
-use crate::git::remote;
-use crate::report::screen;
-use crate::units::operations;
+use crate::operations;
+use refresh_git::remote;
+use refresh_installation::exit::{Ended, Error};
+use refresh_programs::units;
+use refresh_system::error::Failure;
+use refresh_system::screen;
 
 /// Does one operation: a request on standard input, an answer on standard output.
 pub(super) fn answer(args: &AsOwnerArgs) -> Result<Ended, Error> {
     let request = input()?;
-    let answer = operations::answer(&args.operation, &request)
-        .ok_or_else(|| Error::Usage(Failure::new(format!("there is no operation {:?}", args.operation))))?;
+    let answer =
+        units::operations::answer(&args.operation, &request, operations::answer).ok_or_else(|| {
+            Error::Usage(Failure::new(format!("the operation {:?} does not exist", args.operation)))
+        })?;
     screen::write(&answer);
     Ok(Ended::Done)
 }

@@ -2,16 +2,19 @@
 
 use std::path::Path;
 
-use crate::bundle::{self, Header, Whole};
+use crate::bundle;
+use crate::bundle::Header;
 use crate::cli::{BundleCommand, LockArgs};
-use crate::exit::{Ended, Error, Refusal};
+use crate::commands::run_request::usual_branch;
 use crate::report::json;
-use crate::report::screen::{count, harmless_line, say, size};
-use crate::settings::layers::Overrides;
-use crate::settings::layout::Layout;
-use crate::settings::names::BranchName;
+use refresh_installation::exit::{Ended, Error, Refusal};
+use refresh_settings::layers::Overrides;
+use refresh_settings::layout::Layout;
+use refresh_settings::names::BranchName;
+use refresh_system::disk::Content;
+use refresh_system::screen::say;
+use refresh_system::text::{count, harmless_line, size};
 
-use super::run::usual_branch;
 use super::{absolute, lock, open_with, refuse};
 
 /// Does what `bundle …` asks for.
@@ -34,7 +37,7 @@ fn create(layout: &Layout, output: &Path, branch: Option<&str>, wait: &LockArgs)
     let branch = branch.unwrap_or_else(|| usual_branch(&on));
     let (header, whole) = bundle::create(&on, &branch, &output)
         .map_err(|failure| refuse(&on, "bundle", failure, "ladylinux-refresh plan"))?;
-    tell(&output, &header, &whole);
+    print(&output, &header, &whole);
     Ok(Ended::Done)
 }
 
@@ -44,23 +47,23 @@ fn show(file: &Path, json: bool) -> Result<Ended, Error> {
     let (header, whole) =
         bundle::examine(&file).map_err(|failure| Refusal::with_next("bundle", failure, next))?;
     if json {
-        let told =
+        let output =
             serde_json::json!({ "schema": 1, "sha256": whole.sha256, "size": whole.size, "header": header });
-        say(&json::pretty(&told));
+        say(&json::pretty(&output));
     } else {
-        tell(&file, &header, &whole);
+        print(&file, &header, &whole);
     }
     Ok(Ended::Done)
 }
 
-fn tell(file: &Path, header: &Header, whole: &Whole) {
+fn print(file: &Path, header: &Header, whole: &Content) {
     say(&format!("{}  {}", harmless_line(&file.display().to_string()), size(whole.size)));
     say(&format!("  sha256     {}", whole.sha256));
     say(&format!("  commit     {} on {}", header.commit, header.branch));
     say(&format!("  packages   {}", header.packages));
     say(&format!("  for        {}", harmless_line(&header.platform.to_string())));
-    say(&format!("  made       {} by {}", header.made_at, harmless_line(&header.made_by)));
-    say(&format!("  holds      {}, each as it was made", count(header.members.len(), "file")));
+    say(&format!("  created    {} by {}", header.made_at, harmless_line(&header.made_by)));
+    say(&format!("  holds      {}, each with its checksum", count(header.members.len(), "file")));
     for member in &header.members {
         let name = &member.name;
         say(&format!("    {:>10}  {}", size(member.size), harmless_line(name)));

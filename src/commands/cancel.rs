@@ -1,20 +1,19 @@
-//! `cancel`: asks a run for a proper halt, as Ctrl-C would, and tells what became of it.
+//! `cancel`: asks a run for a proper halt, as Ctrl-C would, and reports how it ended.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::cli::CancelArgs;
-use crate::clock;
-use crate::event::{Event, Subscriber};
-use crate::exit::{Ended, Error, Refusal};
-use crate::history;
-use crate::installation::as_typed;
-use crate::journal::record::Ending;
-use crate::relay::follow::{self, Followed, Follower, OnInterrupt};
-use crate::relay::spool::Spool;
-use crate::report::Report;
-use crate::report::screen::say;
-use crate::settings::layout::Layout;
+use refresh_events::event::{Event, Subscriber};
+use refresh_events::run_report::{Ending, Report};
+use refresh_installation::exit::{Ended, Error, Refusal};
+use refresh_installation::history;
+use refresh_run::relay::follow;
+use refresh_run::relay::follow::{Followed, Follower, OnInterrupt};
+use refresh_run::relay::spool::Spool;
+use refresh_settings::layout::Layout;
+use refresh_system::clock;
+use refresh_system::screen::say;
 
 use super::place::service_in_words;
 use super::{run_id, wait};
@@ -52,14 +51,14 @@ pub(super) fn cancel(layout: &Layout, args: &CancelArgs) -> Result<Ended, Error>
     let reporter = Box::new(seen.clone());
     let follower = Follower { layout, run: &run, reporter, on_interrupt: OnInterrupt::Leave, bus: None };
     if let Followed::Left(signal) = follower.follow() {
-        let next = as_typed(layout, &format!("ladylinux-refresh wait {run}"));
+        let next = format!("ladylinux-refresh wait {run}");
         return Err(Error::Detached { run, signal, next });
     }
     let report = seen.0.lock().unwrap_or_else(PoisonError::into_inner).take();
     let word = match report.map(|report| report.result) {
         None => "ended without a report",
         // Halted before its first step, or refused by its own checks just then.
-        Some(Ending::Refused) => "ended before it touched anything",
+        Some(Ending::Refused) => "ended before it changed anything",
         Some(other) => other.word(),
     };
     say(&format!("run {run} {word}; the service is {}", service_in_words(layout)));

@@ -5,8 +5,8 @@ use std::io::Write as _;
 use clap::CommandFactory as _;
 
 use crate::cli::{Cli, CompletionsArgs};
-use crate::error::Context as _;
-use crate::exit::{Ended, Error, Refusal};
+use refresh_installation::exit::{Ended, Error, Refusal};
+use refresh_system::error::Context as _;
 
 /// Prints the completions.
 pub(super) fn completions(args: &CompletionsArgs) -> Result<Ended, Error> {

@@ -1,31 +1,33 @@
 //! `doctor`: everything that may be wrong, why it matters, and the command that repairs it.
 
 use crate::cli::DoctorArgs;
-use crate::doctor::{self, Examination, Examined, Finding, Severity};
-use crate::exit::{Ended, Error, Refusal};
 use crate::report::json;
-use crate::report::screen::{Tone, count, harmless, paint, say};
-use crate::settings::layout::Layout;
-use crate::units::Enforcement;
+use refresh_events::run_report::Enforcement;
+use refresh_host::doctor;
+use refresh_host::doctor::{DoctorReport, Examined, Finding, Severity};
+use refresh_installation::exit::{Ended, Error, Refusal};
+use refresh_settings::layout::Layout;
+use refresh_system::screen::{Tone, paint, say};
+use refresh_system::text::{count, harmless};
 
 /// Examines an installation and its host; changes nothing.
 pub(super) fn doctor(layout: &Layout, args: &DoctorArgs) -> Result<Ended, Error> {
     let examined = Examined::open(layout).map_err(Error::Usage)?;
-    let told = doctor::examine(&examined).map_err(|failure| Refusal::of("doctor", failure))?;
+    let report = doctor::examine(&examined).map_err(|failure| Refusal::of("doctor", failure))?;
     if args.json {
-        say(&json::pretty(&told));
+        say(&json::pretty(&report));
     } else {
-        for line in lines(&told) {
+        for line in lines(&report) {
             say(&line);
         }
     }
-    Ok(if told.count(Severity::Problem) > 0 { Ended::Findings } else { Ended::Done })
+    Ok(if report.count(Severity::Problem) > 0 { Ended::Findings } else { Ended::Done })
 }
 
-fn lines(told: &Examination) -> Vec<String> {
+fn lines(report: &DoctorReport) -> Vec<String> {
     let mut lines = Vec::new();
     let mut subject = None;
-    for finding in &told.findings {
+    for finding in &report.findings {
         if subject != Some(finding.subject) {
             subject = Some(finding.subject);
             lines.push(paint(Tone::Strong, &finding.subject.to_string()));
@@ -33,18 +35,18 @@ fn lines(told: &Examination) -> Vec<String> {
         lines.extend(one(finding));
     }
     let mut reasons: Vec<&str> = Vec::new();
-    for unseen in &told.unseen {
+    for unseen in &report.unseen {
         if !reasons.contains(&unseen.why.as_str()) {
             reasons.push(&unseen.why);
         }
     }
     for why in reasons {
-        let checks = told.unseen.iter().filter(|unseen| unseen.why == why).map(|unseen| unseen.check);
+        let checks = report.unseen.iter().filter(|unseen| unseen.why == why).map(|unseen| unseen.check);
         let checks = checks.collect::<Vec<_>>().join(", ");
-        lines.push(paint(Tone::Quiet, &format!("not looked at: {checks}")));
+        lines.push(paint(Tone::Quiet, &format!("not checked: {checks}")));
         lines.push(format!("  why      {}", on_one_line(why)));
     }
-    match &told.confinement {
+    match &report.confinement {
         Some(Enforcement::Enforced) => lines.push("confinement of units: enforced".to_owned()),
         Some(Enforcement::Missing(missing)) => {
             lines.push(paint(Tone::Quiet, "confinement of units: not all of it"));
@@ -52,10 +54,10 @@ fn lines(told: &Examination) -> Vec<String> {
         }
         None => {}
     }
-    let looked = count(told.checks, "check");
-    let (problems, notes) = (told.count(Severity::Problem), told.count(Severity::Note));
-    lines.push(if told.findings.is_empty() {
-        format!("nothing found in {looked}")
+    let looked = count(report.checks, "check");
+    let (problems, notes) = (report.count(Severity::Problem), report.count(Severity::Note));
+    lines.push(if report.findings.is_empty() {
+        format!("no problem in {looked}")
     } else {
         format!("{}, {} in {looked}", count(problems, "problem"), count(notes, "note"))
     });
@@ -83,7 +85,7 @@ fn on_one_line(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::{Found, Subject, Unseen};
+    use refresh_host::doctor::{Found, SkippedCheck, Subject};
 
     fn finding(check: &'static str, subject: Subject, severity: Severity, what: &str) -> Finding {
         let found = Found { severity, what: what.into(), why: "it matters".into(), repair: "do this".into() };
@@ -92,8 +94,8 @@ mod tests {
 
     #[test]
     fn findings_are_grouped_and_what_was_not_looked_at_is_told_once_for_each_reason() {
-        let unseen = |check, why: &str| Unseen { check, why: why.into() };
-        let told = Examination {
+        let unseen = |check, why: &str| SkippedCheck { check, why: why.into() };
+        let report = DoctorReport {
             schema: 1,
             checks: 7,
             findings: vec![
@@ -116,18 +118,18 @@ machine
   note     third [clock]
   why      it matters
   try      do this
-not looked at: mirror, branch
+not checked: mirror, branch
   why      closed
-not looked at: sudo
+not checked: sudo
   why      other
 2 problems, 1 note in 7 checks";
-        assert_eq!(lines(&told).join("\n"), expected);
-        let well = Examination { findings: vec![], unseen: vec![], ..told };
-        assert_eq!(lines(&well), ["nothing found in 7 checks"]);
-        let enforced = Examination { confinement: Some(Enforcement::Enforced), ..well.clone() };
-        assert_eq!(lines(&enforced), ["confinement of units: enforced", "nothing found in 7 checks"]);
+        assert_eq!(lines(&report).join("\n"), expected);
+        let well = DoctorReport { findings: vec![], unseen: vec![], ..report };
+        assert_eq!(lines(&well), ["no problem in 7 checks"]);
+        let enforced = DoctorReport { confinement: Some(Enforcement::Enforced), ..well.clone() };
+        assert_eq!(lines(&enforced), ["confinement of units: enforced", "no problem in 7 checks"]);
         let missing = Enforcement::Missing(vec!["ProtectProc needs systemd 247".to_owned()]);
-        let partly = lines(&Examination { confinement: Some(missing), ..well });
+        let partly = lines(&DoctorReport { confinement: Some(missing), ..well });
         assert_eq!(
             partly[..2],
             ["confinement of units: not all of it", "  missing  ProtectProc needs systemd 247"]

@@ -1,22 +1,21 @@
-//! `environments`: those that there are, and the removal of those that nobody needs.
-
-use std::time::Duration;
+//! `env`: lists environments, and removes those that no kept run needs.
 
 use serde::Serialize;
 
 use crate::cli::{EnvironmentsCommand, LockArgs};
-use crate::clock;
-use crate::error::Outcome;
-use crate::exit::{Ended, Error};
-use crate::history;
-use crate::installation::Installation;
-use crate::python::overview::{Listed, Standing};
-use crate::python::{Contamination, Record};
 use crate::report::json;
-use crate::report::screen::{Tone, count, harmless_line, paint, say, size};
-use crate::settings::layout::Layout;
-use crate::settings::names::{GenerationName, RunId};
-use crate::status_file;
+use refresh_environments::Record;
+use refresh_environments::list::{Listed, Standing};
+use refresh_installation::exit::{Ended, Error};
+use refresh_installation::installation::Installation;
+use refresh_installation::{history, status_file};
+use refresh_settings::layout::Layout;
+use refresh_settings::names::{GenerationName, RunId};
+use refresh_system::clock;
+use refresh_system::error::Outcome;
+use refresh_system::manifest::contamination::Contamination;
+use refresh_system::screen::{Tone, paint, say};
+use refresh_system::text::{count, harmless_line, size};
 
 use super::{lock, open, refuse};
 
@@ -66,9 +65,9 @@ pub(super) fn environments(layout: &Layout, command: &EnvironmentsCommand) -> Re
         EnvironmentsCommand::Prune { keep, dry_run } => {
             let keep = keep.unwrap_or(on.settings.keep);
             if *dry_run {
-                prune(&on, keep, Doing::Telling).map_err(context)?;
+                prune(&on, keep, Doing::Listing).map_err(context)?;
             } else {
-                let _lock = lock(layout, "env prune", None, &LockArgs { wait: Duration::ZERO })?;
+                let _lock = lock(layout, "env prune", None, &LockArgs::default())?;
                 prune(&on, keep, Doing::Removing).map_err(context)?;
             }
         }
@@ -123,24 +122,24 @@ fn show(list: &List) {
         }
     }
     if list.environments.is_empty() {
-        say("there is no environment");
+        say("no environment exists");
     }
 }
 
-/// Whether what can go is removed or only told.
+/// Whether environments are removed or only listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Doing {
-    Telling,
+    Listing,
     Removing,
 }
 
 fn prune(on: &Installation, keep: usize, doing: Doing) -> Outcome<()> {
     let keep: Vec<GenerationName> = history::kept(on, keep)?.generations.into_iter().collect();
     let names = match doing {
-        Doing::Telling => on.environments().prunable(&keep)?,
+        Doing::Listing => on.environments().prunable(&keep)?,
         Doing::Removing => on.environments().prune(&keep)?,
     };
-    let word = if doing == Doing::Telling { "would be removed" } else { "removed" };
+    let word = if doing == Doing::Listing { "would be removed" } else { "removed" };
     for name in &names {
         say(&format!("{name}  {word}"));
     }

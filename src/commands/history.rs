@@ -1,22 +1,26 @@
 //! `history`: the runs of the past.
 
 use crate::cli::HistoryArgs;
-use crate::disk;
-use crate::exit::{Ended, Error, Refusal};
-use crate::history::{self as past, Past};
-use crate::installation::check_there;
-use crate::journal::run_lock;
-use crate::relay::spool::Spool;
-use crate::report::history_page;
 use crate::report::human;
-use crate::report::json;
-use crate::report::screen::{Tone, count, duration, harmless_line, paint, say};
-use crate::settings::layout::Layout;
-use crate::settings::names::RunId;
+use crate::report::outcome::Detail;
+use crate::report::{history_page, json, outcome};
+use refresh_host::host::presence::check_there;
+use refresh_installation::exit::{Ended, Error, Refusal};
+use refresh_installation::history as past;
+use refresh_installation::history::Past;
+use refresh_installation::journal::run_lock;
+use refresh_run::relay::spool::Spool;
+use refresh_settings::layout::Layout;
+use refresh_settings::names::RunId;
+use refresh_system::clock;
+use refresh_system::disk;
+use refresh_system::screen;
+use refresh_system::screen::{Tone, fact, paint, say};
+use refresh_system::text::{count, duration, harmless_line};
 
 use super::{run_id, wait};
 
-/// Lists the runs, or shows one whole.
+/// Lists the runs, or shows one.
 pub(super) fn history(layout: &Layout, args: &HistoryArgs) -> Result<Ended, Error> {
     let context = |failure| Refusal::of("history", failure);
     check_there(layout).map_err(context)?;
@@ -26,8 +30,8 @@ pub(super) fn history(layout: &Layout, args: &HistoryArgs) -> Result<Ended, Erro
         let run = run_id::resolve(layout, "history", name)?;
         show(layout, &one(layout, run)?, now.as_ref(), args.json);
     } else {
-        let mut runs = past::all(layout).map_err(context)?;
-        runs.truncate(args.limit);
+        let all = past::all(layout).map_err(context)?;
+        let runs = &all[..args.limit.min(all.len())];
         if args.json {
             let reports: Vec<_> = runs.iter().filter_map(|run| run.report.as_ref()).collect();
             say(&json::pretty(&reports));
@@ -37,19 +41,13 @@ pub(super) fn history(layout: &Layout, args: &HistoryArgs) -> Result<Ended, Erro
             disk::write_atomic(file, page.as_bytes(), 0o644).map_err(context)?;
             say(&format!("wrote {} of {}", file.display(), count(reports.len(), "run")));
         } else {
-            let longest = runs.iter().filter_map(|run| run.report.as_ref()?.downtime_ms).max().unwrap_or(0);
-            for run in &runs {
-                say(&line(run, now.as_ref(), longest));
-            }
-            if runs.is_empty() {
-                say("there were no runs yet");
-            }
+            list(runs, &all, now.as_ref(), screen::width());
         }
     }
     Ok(Ended::Done)
 }
 
-/// One run; of one that changed nothing, and so has no record, what it told while that is there.
+/// One run; of one that changed nothing, and so has no record, its events as long as they are kept.
 fn one(layout: &Layout, run: RunId) -> Result<Past, Error> {
     let known = wait::check_known(layout, "history", &run);
     match (known, Spool::of(layout, &run).report()) {
@@ -64,55 +62,98 @@ fn show(layout: &Layout, run: &Past, now: Option<&RunId>, json: bool) {
     match (&run.report, json) {
         (Some(report), true) => say(&json::pretty(report)),
         (Some(report), false) => {
-            human::report(report).iter().skip(1).for_each(|line| say(line));
-            say("");
+            let (table, width) = (screen::width(), screen::text_width());
             for part in &report.phases {
-                say(&format!(
-                    "  {:<12} {:>10}  {}",
-                    part.phase,
-                    duration(part.duration_ms),
-                    harmless_line(&part.summary)
-                ));
+                let tone = if part.ok { Tone::Good } else { Tone::Bad };
+                let summary = harmless_line(&part.summary);
+                say(&human::phase_line(tone, part.phase, &summary, part.duration_ms, table));
             }
+            screen::say_all(&outcome::lines(report, Detail::Full, width));
             for warning in &report.warnings {
-                say(&format!("  {}      {}", paint(Tone::Warning, "warning"), harmless_line(warning)));
+                screen::say_all(&fact("warning", &paint(Tone::Warning, &harmless_line(warning)), width));
             }
             let log = layout.run(&run.run).join("log");
             if log.exists() {
-                say(&format!("  log          {}", log.display()));
+                screen::say_all(&fact("log", &log.display().to_string(), width));
             }
         }
-        (None, _) => say(&line(run, now, 0)),
+        (None, _) => {
+            let run = std::slice::from_ref(run);
+            list(run, run, now, screen::width());
+        }
     }
 }
 
 /// How wide the bar of the longest downtime is, in columns.
 const BAR: u64 = 12;
+/// From how many columns on a line has the bars, and from how many on the subjects of commits.
+const WITH_BARS: usize = 100;
+const WITH_SUBJECTS: usize = 72;
 
-/// One line for a run; `now` is the one that is in progress, `longest` the longest downtime of those listed, in
-/// milliseconds.
-fn line(run: &Past, now: Option<&RunId>, longest: u64) -> String {
-    match &run.report {
-        None => {
-            let word = if now == Some(&run.run) { "in progress" } else { "interrupted" };
-            format!("{:<28} {word}", run.run.as_str())
-        }
-        Some(report) => {
-            let commit = report.commit.as_ref().map_or("unknown", |commit| commit.short());
-            let (run, what) = (run.run.as_str(), report.in_words());
-            let line = format!("{run:<28} {what:<18} {commit} on {}", report.branch);
-            report.downtime_ms.map_or_else(
-                || line.clone(),
-                |ms| format!("{line}, down {:<8} {}", duration(ms), bar(ms, longest)),
-            )
-        }
+/// Lists runs of `all`, a line each; `now` is the one that is in progress.
+fn list(runs: &[Past], all: &[Past], now: Option<&RunId>, width: usize) {
+    if runs.is_empty() {
+        say("there were no runs yet");
+        return;
     }
+    let longest = runs.iter().filter_map(|run| run.report.as_ref()?.downtime_ms).max().unwrap_or(0);
+    let rows: Vec<[String; 6]> = runs.iter().map(|run| cells(run, all, now)).collect();
+    let [when, result, down, commit, run, subject] = ["WHEN", "RESULT", "DOWN", "COMMIT", "RUN", "SUBJECT"];
+    let lines = if width >= WITH_BARS {
+        let bars = runs.iter().map(|run| run.report.as_ref().and_then(|report| report.downtime_ms));
+        let with_bar = rows.into_iter().zip(bars).map(|([when, result, down, commit, run, subject], ms)| {
+            let bar = ms.map(|ms| bar(ms, longest)).unwrap_or_default();
+            [when, result, down, bar, commit, run, subject]
+        });
+        screen::table([when, result, down, "", commit, run, subject], &with_bar.collect::<Vec<_>>(), width)
+    } else if width >= WITH_SUBJECTS {
+        screen::table([when, result, down, commit, run, subject], &rows, width)
+    } else {
+        let narrow = rows.into_iter().map(|[when, result, _, commit, run, _]| [when, result, commit, run]);
+        screen::table([when, result, commit, run], &narrow.collect::<Vec<_>>(), width)
+    };
+    screen::say_all(&lines);
 }
 
-/// A bar as long as a downtime is, beside the longest one.
+/// Returns what the list shows of a run: time, result, downtime, commit, run ID, subject.
+fn cells(run: &Past, all: &[Past], now: Option<&RunId>) -> [String; 6] {
+    let id = distinct(&run.run, all).to_owned();
+    let Some(report) = &run.report else {
+        let word = if now == Some(&run.run) { "in progress" } else { "interrupted" };
+        let when = run.run.time().map(clock::to_the_minute).unwrap_or_default();
+        return [when, word.to_owned(), "-".to_owned(), "-".to_owned(), id, String::new()];
+    };
+    let requested = report.requested.as_ref();
+    let commit = requested.and_then(|requested| requested.commit.as_ref()).or(report.commit.as_ref());
+    let subject = requested.and_then(|requested| requested.subject.as_deref()).unwrap_or_default();
+    // A run that was refused before it had a commit is described by its branch.
+    let (commit, subject) = match requested {
+        Some(requested) if requested.commit.is_none() => {
+            ("-".to_owned(), format!("branch {}", requested.branch))
+        }
+        _ => (commit.map_or("-", |commit| &commit.as_str()[..COMMIT]).to_owned(), harmless_line(subject)),
+    };
+    let down = report.downtime_ms.map_or_else(|| "-".to_owned(), duration);
+    [clock::to_the_minute(report.started_at), report.in_words(), down, commit, id, subject]
+}
+
+/// How many digits of a commit are shown.
+const COMMIT: usize = 7;
+/// How many letters of a run ID are shown if they are enough: date and time to the second.
+const DISTINCT: usize = 15;
+
+/// Returns a beginning of a run ID that none of the other runs has.
+fn distinct<'a>(run: &'a RunId, runs: &[Past]) -> &'a str {
+    let text = run.as_str();
+    let start = text.get(..DISTINCT).unwrap_or(text);
+    let alike = runs.iter().filter(|other| other.run.as_str().starts_with(start)).count();
+    if alike > 1 { text } else { start }
+}
+
+/// Returns a bar as long as a downtime is, beside the longest one.
 fn bar(ms: u64, longest: u64) -> String {
     let columns = if longest == 0 { 0 } else { (ms * BAR).div_ceil(longest) };
-    "#".repeat(usize::try_from(columns).unwrap_or_default())
+    "█".repeat(usize::try_from(columns).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -120,10 +161,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_longest_downtime_has_the_whole_bar_and_the_shortest_at_least_a_column() {
-        assert_eq!(bar(1000, 1000), "############");
-        assert_eq!(bar(500, 1000), "######");
-        assert_eq!(bar(1, 1000), "#");
+    fn the_longest_downtime_has_the_longest_bar_and_the_shortest_at_least_a_column() {
+        assert_eq!(bar(1000, 1000), "████████████");
+        assert_eq!(bar(500, 1000), "██████");
+        assert_eq!(bar(1, 1000), "█");
         assert_eq!(bar(0, 0), "");
+    }
+
+    #[test]
+    fn a_run_id_is_cut_where_no_other_run_begins_alike() {
+        let run = |id: &str| Past { run: RunId::parse(id).unwrap(), report: None };
+        let runs = [run("20260102T030405123Z-1"), run("20260102T030405999Z-2"), run("20260102T030406000Z-3")];
+        assert_eq!(distinct(&runs[0].run, &runs), "20260102T030405123Z-1");
+        assert_eq!(distinct(&runs[2].run, &runs), "20260102T030406");
     }
 }

@@ -4,72 +4,74 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cli::{InitArgs, LockArgs};
-use crate::clock;
-use crate::disk;
-use crate::doctor::{self, Examined};
-use crate::error::{Failure, Outcome};
-use crate::event::Events;
-use crate::exit::{Ended, Error, Refusal};
-use crate::host::{self, Given, Host, Look, Wish, by_hand, migration};
-use crate::installation::as_typed;
-use crate::journal::recover;
-use crate::process::Runner;
-use crate::report::human::{Detail, Human};
-use crate::report::screen::{harmless_line, say};
-use crate::settings::Transport;
-use crate::settings::layers::Overrides;
-use crate::settings::layout::Layout;
-use crate::settings::names::{BranchName, RunId};
-use crate::settings::trust;
+use crate::report::human::Human;
+use crate::report::outcome::Detail;
+use refresh_events::event::Events;
+use refresh_host::doctor;
+use refresh_host::doctor::{Examined, Found};
+use refresh_host::host;
+use refresh_host::host::{Host, InitInput, InitOptions, Need, migration};
+use refresh_installation::exit::{Ended, Error, Refusal};
+use refresh_installation::installation::as_typed;
+use refresh_installation::journal::recover;
+use refresh_programs::process::Runner;
+use refresh_settings::layers::Overrides;
+use refresh_settings::layout::Layout;
+use refresh_settings::names::{BranchName, RunId};
+use refresh_settings::{Transport, trust};
+use refresh_system::error::{Failure, Outcome};
+use refresh_system::screen::{Tone, paint, say};
+use refresh_system::text::{count, harmless_line};
+use refresh_system::{clock, disk};
 
 use super::{lock, undo};
 
-/// Makes what is missing; tells of what is there that it was left as it is. Everything that was given is checked first,
-/// the remote and its branch included, so that a mistake leaves nothing behind.
+/// Creates what is missing, and reports existing files as unchanged. All input is checked first, the remote and its branch
+/// included, so that a mistake leaves nothing behind.
 pub(super) fn init(layout: &Layout, args: &InitArgs) -> Result<Ended, Error> {
-    if args.dry_run && migration::is_needed(layout).map_err(told)? {
+    if args.dry_run && migration::is_needed(layout).map_err(refusal)? {
         for line in migration::plan(layout) {
             say(&format!("would {}", harmless_line(&line)));
         }
     } else {
         super::migrate(layout, &mut |line| say(&harmless_line(line)))?;
     }
-    trust::check(layout).map_err(told)?;
+    trust::check(layout).map_err(refusal)?;
     if args.undo {
         return undo::undo(layout, args.dry_run);
     }
     let run = RunId::new(clock::now(), std::process::id());
     let runner = Runner::new(Arc::new(Events::new(vec![Box::new(Human::new(Detail::Brief))])));
     let overrides = Overrides::default();
-    let wish = wish(args).map_err(|failure| Error::Usage(failure.hint("ladylinux-refresh init --help")))?;
-    let given = Given::settle(layout, &wish, overrides, &runner).map_err(Error::Usage)?;
+    let options =
+        options(args).map_err(|failure| Error::Usage(failure.hint("ladylinux-refresh init --help")))?;
+    let input = InitInput::new(layout, &options, overrides, &runner).map_err(Error::Usage)?;
     if args.dry_run {
-        let host = Host::look(layout, given, run, runner).map_err(told)?;
-        show(&host, layout).map_err(told)?;
+        let host = Host::new(layout, input, run, runner).map_err(refusal)?;
+        show(&host, layout).map_err(refusal)?;
         return Ok(Ended::Done);
     }
-    // Marked like a run's, so that whoever comes next can end what a killed init left.
+    // Marked like a run's, so that the next command can end what a killed init left.
     let runner = runner.for_run(run.clone(), layout.run(&run).join(recover::CHILDREN));
-    let host = Host::look(layout, given, run.clone(), runner).map_err(told)?;
+    let host = Host::new(layout, input, run.clone(), runner).map_err(refusal)?;
     // The remote took its time, in which others could exchange what was checked.
-    trust::check(layout).map_err(told)?;
+    trust::check(layout).map_err(refusal)?;
     let _lock = locked(layout, &run)?;
-    let done = carry_out(&host);
-    let notes = done.and_then(|()| notes(&host, layout));
+    let found = apply(&host).and_then(|()| manual_steps(&host, layout));
     let released = host.release();
-    let notes = notes.map_err(told)?;
-    released.map_err(told)?;
-    by_hand::tell(&host, &notes);
+    let found = found.map_err(refusal)?;
+    released.map_err(refusal)?;
+    print_manual_steps(&found);
     say(&format!("ready; refresh it with: {}", as_typed(layout, "ladylinux-refresh run")));
     Ok(Ended::Done)
 }
 
-fn told(failure: Failure) -> Error {
+fn refusal(failure: Failure) -> Error {
     Refusal::with_next("init", failure, "ladylinux-refresh init --help")
 }
 
-fn wish(args: &InitArgs) -> Outcome<Wish> {
-    Ok(Wish {
+fn options(args: &InitArgs) -> Outcome<InitOptions> {
+    Ok(InitOptions {
         repo: args.repo.clone(),
         branch: args.branch.as_deref().map(BranchName::parse).transpose()?,
         allow: transports(&args.allow)?,
@@ -94,49 +96,60 @@ fn transports(names: &[String]) -> Outcome<Vec<Transport>> {
 }
 
 /// Takes the lock of the runs, which lies in the tool's own directory.
-fn locked(layout: &Layout, run: &RunId) -> Result<crate::journal::run_lock::RunLock, Error> {
-    disk::make_directory(&layout.state(), 0o755).map_err(told)?;
+fn locked(layout: &Layout, run: &RunId) -> Result<refresh_installation::journal::run_lock::RunLock, Error> {
+    disk::make_directory(&layout.state(), 0o755).map_err(refusal)?;
     lock(layout, "init", Some(run), &LockArgs { wait: Duration::ZERO })
 }
 
-/// Takes every measure that is needed.
-fn carry_out(host: &Host) -> Outcome<()> {
-    for measure in host::measures(host) {
-        let line = match measure.look(host)? {
-            Look::Fits(sentence) => sentence,
-            Look::Needed(_) => measure.carry_out(host)?,
+/// Applies every step that is needed.
+fn apply(host: &Host) -> Outcome<()> {
+    for step in host::steps(host) {
+        let line = match (step.check)(host)? {
+            Need::Fits(sentence) => sentence,
+            Need::Needed(_) => (step.apply)(host)?,
         };
         say(&harmless_line(&line));
     }
     Ok(())
 }
 
-/// Returns what is left to people: findings of the doctor, and what only `init` knows.
-fn notes(host: &Host, layout: &Layout) -> Outcome<Vec<by_hand::Note>> {
-    let mut notes = by_hand::notes(host)?;
-    if layout.is_real() {
-        let found = doctor::examine_adoption(&Examined::open(layout)?)?;
-        notes.extend(found.into_iter().map(|it| by_hand::Note::new(it.what, it.why, it.repair)));
-    }
-    Ok(notes)
+/// Returns the doctor's findings that `init` does not repair.
+fn manual_steps(host: &Host, layout: &Layout) -> Outcome<Vec<Found>> {
+    let input = &host.input;
+    let examined = Examined::of_init(layout, input.layers.clone(), input.branch.clone(), host.tree()?)?;
+    doctor::examine_manual(&examined)
 }
 
-/// Shows what [`carry_out`] would do.
+fn print_manual_steps(found: &[Found]) {
+    if found.is_empty() {
+        return;
+    }
+    say("");
+    say(&paint(Tone::Strong, &format!("left to people ({}):", count(found.len(), "thing"))));
+    for (number, one) in (1..).zip(found) {
+        say(&format!("{number:>3}. {}", harmless_line(&one.what)));
+        say(&format!("     why   {}", harmless_line(&one.why)));
+        say(&format!("     do    {}", paint(Tone::Strong, &harmless_line(&one.repair))));
+    }
+    say("");
+}
+
+/// Shows what [`apply`] would do.
 fn show(host: &Host, layout: &Layout) -> Outcome<()> {
     let mut needed = 0;
-    for measure in host::measures(host) {
-        match measure.look(host)? {
-            Look::Fits(sentence) => say(&sentence),
-            Look::Needed(what) => {
+    for step in host::steps(host) {
+        match (step.check)(host)? {
+            Need::Fits(sentence) => say(&sentence),
+            Need::Needed(what) => {
                 needed += 1;
                 say(&format!("would {}", harmless_line(&what)));
             }
         }
     }
-    by_hand::tell(host, &notes(host, layout)?);
+    print_manual_steps(&manual_steps(host, layout)?);
     say(match needed {
-        0 => "nothing has to be done",
-        _ => "nothing was changed; without --dry-run it is done",
+        0 => "no changes are needed",
+        _ => "dry run: no changes were made",
     });
     Ok(())
 }

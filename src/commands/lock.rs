@@ -1,33 +1,33 @@
-//! `lock`: prints the lock of a definition in standard form, for whoever wants to commit it; makes a new one on request.
-
-use std::time::Duration;
+//! `lock`: prints the lock of a definition in standard form, to be committed; resolves a new one on request.
 
 use serde::Serialize;
 
-use crate::cli::{LockArgs, LockForm, LockWish};
-use crate::clock;
-use crate::error::{Failure, Outcome};
-use crate::exit::{Ended, Error};
-use crate::installation::Installation;
-use crate::python::Lock;
-use crate::python::lock::{Form, Locked, Summary};
+use crate::cli::{LockArgs, LockCommandArgs, LockForm};
+use crate::commands::run_request::usual_branch;
 use crate::report::json;
-use crate::report::screen::{complain, harmless_line, say};
-use crate::settings::layers::Overrides;
-use crate::settings::layout::Layout;
-use crate::settings::names::{BranchName, CommitId, RunId};
+use refresh_environments::lock::Form;
+use refresh_environments::{Lock, Locked};
+use refresh_events::run_report::LockSummary;
+use refresh_installation::exit::{Ended, Error};
+use refresh_installation::installation::Installation;
+use refresh_settings::layers::Overrides;
+use refresh_settings::layout::Layout;
+use refresh_settings::names::{BranchName, CommitId, RunId};
+use refresh_system::clock;
+use refresh_system::error::{Failure, Outcome};
+use refresh_system::screen::{complain, say, write};
+use refresh_system::text::harmless_line;
 
-use super::run::usual_branch;
 use super::{lock as take_lock, open_with, refuse};
 
 /// What `lock --json` writes.
 #[derive(Debug, Serialize)]
-struct Told<'a> {
+struct LockOutput<'a> {
     schema: u32,
     branch: &'a BranchName,
     commit: &'a CommitId,
     #[serde(flatten)]
-    lock: Summary,
+    lock: LockSummary,
     /// What an upgrade changed, a line each.
     changes: &'a [String],
     packages: &'a [Locked],
@@ -42,14 +42,14 @@ struct Found {
 }
 
 /// Prints the lock of a branch.
-pub(super) fn lock(layout: &Layout, args: &LockWish) -> Result<Ended, Error> {
+pub(super) fn lock(layout: &Layout, args: &LockCommandArgs) -> Result<Ended, Error> {
     let branch = args.branch.as_deref().map(BranchName::parse).transpose().map_err(Error::Usage)?;
     let on = open_with(layout, "lock", Overrides::default())?;
     // Mirror and locks are a run's as well.
-    let _lock = take_lock(layout, "lock", None, &LockArgs { wait: Duration::ZERO })?;
+    let _lock = take_lock(layout, "lock", None, &LockArgs::default())?;
     let refused = |failure| refuse(&on, "lock", failure, "ladylinux-refresh plan");
     let found = look(&on, branch, args.upgrade).map_err(refused)?;
-    tell(args, &found).map_err(refused)?;
+    print(args, &found).map_err(refused)?;
     Ok(Ended::Done)
 }
 
@@ -75,12 +75,12 @@ fn make(on: &Installation, commit: &CommitId, upgrade: bool) -> Outcome<(Lock, V
     Ok((lock, changes))
 }
 
-fn tell(args: &LockWish, found: &Found) -> Outcome<()> {
+fn print(args: &LockCommandArgs, found: &Found) -> Outcome<()> {
     let Found { branch, commit, lock, changes } = found;
     if args.json {
         let (lock, packages) = (lock.summary(), &lock.packages);
-        let told = Told { schema: 1, branch, commit, lock, changes, packages };
-        say(&json::pretty(&told));
+        let output = LockOutput { schema: 1, branch, commit, lock, changes, packages };
+        say(&json::pretty(&output));
         return Ok(());
     }
     if args.upgrade {
@@ -92,7 +92,7 @@ fn tell(args: &LockWish, found: &Found) -> Outcome<()> {
     let summary = lock.summary();
     complain(&format!("the lock of {} on {branch}: {}", commit.short(), harmless_line(&summary.in_words())));
     match args.format {
-        LockForm::Requirements => say(lock.requirements().trim_end()),
+        LockForm::Requirements => write_document(&lock.requirements()),
         LockForm::Pylock if lock.form == Form::Requirements => {
             return Err(Failure::new(format!(
                 "the lock ({}) has no other form than requirements with hashes",
@@ -100,7 +100,12 @@ fn tell(args: &LockWish, found: &Found) -> Outcome<()> {
             ))
             .hint("ladylinux-refresh lock --format requirements"));
         }
-        LockForm::Pylock => say(lock.document.trim_end()),
+        LockForm::Pylock => write_document(&lock.document),
     }
     Ok(())
+}
+
+/// Writes a lock byte for byte.
+fn write_document(text: &str) {
+    write(format!("{}\n", text.trim_end()).as_bytes());
 }

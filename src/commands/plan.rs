@@ -1,91 +1,66 @@
 //! `plan`, and `run --dry-run`: what a run would do.
 
-use std::time::Duration;
-
-use crate::bundle::{self, Given};
-use crate::cli::{LockArgs, PlanArgs, RunArgs};
-use crate::clock;
-use crate::error::Outcome;
-use crate::exit::{Ended, Error};
-use crate::installation::Installation;
-use crate::plan::{self, Coming, Observed, Plan, confinement, preflight};
-use crate::process::interrupt;
-use crate::refresh::begin::TargetState;
-use crate::refresh::{self, Target};
+use crate::bundle;
+use crate::cli::{LockArgs, PlanArgs, RunArgs, RunOptions, words};
 use crate::report::json;
-use crate::report::screen::{Tone, harmless_line, paint, say};
-use crate::settings::ModelCheck;
-use crate::settings::layers::Overrides;
-use crate::settings::layout::Layout;
-use crate::settings::names::{BranchName, RunId};
-use crate::source::local::LocalChanges;
+use refresh_git::history::Changes;
+use refresh_installation::exit::{Ended, Error};
+use refresh_installation::installation::Installation;
+use refresh_installation::{history, status_file};
+use refresh_run::plan;
+use refresh_run::plan::{Coming, Observed, Plan, Target, confinement, preflight};
+use refresh_run::refresh;
+use refresh_settings::ModelCheck;
+use refresh_settings::layout::Layout;
+use refresh_settings::names::{BranchName, RunId};
+use refresh_source::local::LocalChanges;
+use refresh_system::error::{Failure, Outcome};
+use refresh_system::screen;
+use refresh_system::screen::{Facts, Tone, paint, say};
+use refresh_system::text::{count, duration, harmless_line, quoted};
+use refresh_system::{clock, interrupt};
 
-use super::run::{choose_branch, given};
+use super::run_request::{again, bundle_options, choose_branch, usual_branch};
 use super::{lock, open_with, refuse};
 
-/// What is to be planned and how it is shown.
-#[derive(Debug)]
-pub(super) struct PlanWish {
-    branch: Option<String>,
-    always_rebuild: bool,
-    bundle: Option<Given>,
-    strict: bool,
-    verify_models: Option<ModelCheck>,
-    exit_code: bool,
-    json: bool,
-}
-
-impl PlanWish {
-    /// `run --dry-run`
-    pub(super) fn dry_run(args: RunArgs) -> Self {
-        let json = args.report.format() == Some(crate::cli::Format::Json);
-        Self {
-            branch: args.branch.or(args.branch_option),
-            always_rebuild: args.always_rebuild_venv,
-            bundle: given(&args.bundle),
-            strict: args.strict,
-            verify_models: args.verify_models,
-            exit_code: false,
-            json,
-        }
-    }
-
-    /// `plan`
-    pub(super) fn plan(args: PlanArgs) -> Self {
-        Self {
-            branch: args.branch.or(args.branch_option),
-            always_rebuild: args.always_rebuild_venv,
-            bundle: given(&args.bundle),
-            strict: args.strict,
-            verify_models: None,
-            exit_code: args.exit_code,
-            json: args.json,
-        }
-    }
-}
-
 /// Shows what a run would do; changes nothing of the installation.
-pub(super) fn plan(layout: &Layout, wish: &PlanWish) -> Result<Ended, Error> {
-    let branch = wish.branch.as_deref().map(BranchName::parse).transpose().map_err(Error::Usage)?;
-    let overrides = Overrides {
-        always_rebuild: wish.always_rebuild,
-        strict: wish.strict,
-        verify_models: wish.verify_models,
-        ..Overrides::default()
-    };
-    let on = open_with(layout, "plan", overrides)?.with_bundle(wish.bundle.clone());
+pub(super) fn plan(layout: &Layout, mut args: PlanArgs) -> Result<Ended, Error> {
+    args.options.normalize();
+    // Next commands have the arguments, so all have to be text.
+    words::of("plan", &args).map_err(Error::Usage)?;
+    let branch = args.options.branch.as_deref().map(BranchName::parse).transpose().map_err(Error::Usage)?;
+    let on = open_with(layout, "plan", args.options.overrides.clone())?
+        .with_offline_source(bundle::offline_source(bundle_options(&args.options.bundle)));
     // The mirror that it fills is a run's as well.
-    let _lock = lock(layout, "plan", None, &LockArgs { wait: Duration::ZERO })?;
-    let made = make(&on, branch, wish.verify_models);
-    let tidied = interrupt::shielded(|| bundle::put_away(layout));
+    let _lock = lock(layout, "plan", None, &LockArgs::default())?;
+    let made = make(&on, branch, args.options.overrides.verify_models);
+    let tidied = interrupt::shielded(|| bundle::remove_unpacked(layout));
     let made = made.and_then(|made| tidied.map(|()| made));
-    let made = made.map_err(|failure| refuse(&on, "plan", failure, "ladylinux-refresh status"))?;
-    if wish.json {
+    let made = made.map_err(|failure| {
+        let next = next_after_refusal(&args, &failure);
+        refuse(&on, "plan", failure, &next)
+    })?;
+    if args.json {
         say(&json::pretty(&made));
     } else {
-        show(&made);
+        show(&on, &made, &args.options);
     }
-    Ok(if wish.exit_code && made.changed { Ended::Findings } else { Ended::Done })
+    Ok(if args.exit_code && made.changed { Ended::Findings } else { Ended::Done })
+}
+
+/// Returns the command after a refusal: the plan of the branch that a cause names, with its options, else `status`.
+fn next_after_refusal(args: &PlanArgs, failure: &Failure) -> String {
+    let hints = failure.hints();
+    let named = hints.iter().find_map(|hint| hint.strip_prefix("ladylinux-refresh run "));
+    let is_offline = args.options.bundle.bundle.is_some();
+    let options = RunOptions { branch: None, ..args.options.clone() };
+    match (named, words::of("plan", &PlanArgs { options, ..args.clone() })) {
+        // The cause has the branch as it is typed.
+        (Some(branch), Ok(words)) if !branch.contains(' ') && !is_offline => {
+            format!("{} {branch}", again(&words))
+        }
+        _ => "ladylinux-refresh status".to_owned(),
+    }
 }
 
 fn make(on: &Installation, branch: Option<BranchName>, models: Option<ModelCheck>) -> Outcome<Plan> {
@@ -95,10 +70,17 @@ fn make(on: &Installation, branch: Option<BranchName>, models: Option<ModelCheck
     for warning in &warnings {
         on.runner.events().warn(warning);
     }
-    let target = Target { branch: choose_branch(on, branch)?, state: TargetState::Latest };
+    let target = Target::Latest(choose_branch(on, branch)?);
     let scratch = RunId::new(clock::now(), std::process::id());
     let coming = Coming::look(on, &target, &observed, &scratch)?;
-    // Only where it is asked for here: reading every model takes longer than anybody waits for a plan.
+    if observed.deployed.as_ref().is_some_and(|pair| pair.commit == coming.commit)
+        && let Some(default) = on.mirror.other_default(target.branch())?
+    {
+        let (branch, default) = (target.branch(), quoted(&default));
+        let note = format!("{branch} brings nothing new, and the default branch of the remote is {default}");
+        on.runner.events().note(&note);
+    }
+    // Only where it is asked for here: reading every model takes too long for a plan.
     if models.is_some()
         && let Some(summary) = refresh::models::verified(on, &coming.commit)?
     {
@@ -109,73 +91,144 @@ fn make(on: &Installation, branch: Option<BranchName>, models: Option<ModelCheck
     Ok(plan::build(&on.settings, &target, &observed, &coming))
 }
 
-fn show(plan: &Plan) {
-    say(&paint(Tone::Strong, verdict(plan)));
-    let now = plan.commit_now.as_ref().map_or("no commit", |commit| commit.short());
-    say(&format!("{} {now} → {} on {}", paint(Tone::Strong, "commit"), plan.commit.short(), plan.branch));
+/// How many files, paths and local changes are named.
+const NAMED: usize = 20;
+
+fn show(on: &Installation, plan: &Plan, options: &RunOptions) {
+    let (table, width) = (screen::width(), screen::text_width());
+    let mut facts = Facts::new(&paint(Tone::Strong, &verdict(plan)), width);
     if let Some(changes) = &plan.changes {
-        for commit in &changes.commits {
-            say(&format!("  + {} {}", commit.id.short(), harmless_line(&commit.subject)));
-        }
-        if changes.coming > changes.commits.len() as u64 {
-            say(&format!("  + and {} more", changes.coming - changes.commits.len() as u64));
-        }
+        facts.lines.extend(commits(changes, table));
         if changes.dropped > 0 {
-            say(&format!("  - {} commits that are deployed are no longer on the branch", changes.dropped));
+            let dropped = count(usize::try_from(changes.dropped).unwrap_or(usize::MAX), "deployed commit");
+            facts.add("dropped", &format!("{dropped}, no longer on the branch"));
         }
-        say(&format!("{} {}", paint(Tone::Strong, "files"), changes.files.len()));
-        for file in changes.files.iter().take(20) {
-            say(&format!("  {} {}", file.status, harmless_line(&file.path.to_string())));
-        }
-        if changes.files.len() > 20 {
-            say(&format!("  and {} more", changes.files.len() - 20));
-        }
+        let files = changes.files.iter().map(|file| format!("{} {}", file.status, file.path));
+        facts.list("files", files, changes.files.len(), NAMED);
     }
-    show_local(&plan.drift);
-    let word = if plan.environment.build { "would be built" } else { "is ready" };
-    say(&format!("{} {word}: {}", paint(Tone::Strong, "environment"), plan.environment.reason));
-    if let Some(lock) = &plan.environment.lock {
-        say(&format!("  locked: {}", harmless_line(&lock.in_words())));
+    let packages = &plan.environment.packages;
+    facts.list("packages", packages.iter().cloned(), packages.len(), NAMED);
+    local_changes(&plan.drift, &mut facts);
+    let environment = &plan.environment;
+    let word = if environment.build { "would be built" } else { "is ready" };
+    facts.add("environment", &format!("{word}: {}", environment.reason));
+    if let Some(lock) = &environment.lock {
+        facts.add("lock", &harmless_line(&lock.in_words()));
     }
-    if let Some(found) = &plan.environment.contamination {
-        say(&format!("  {} {}", paint(Tone::Warning, "changed by hand:"), harmless_line(&found.in_words(5))));
+    if let Some(found) = &environment.contamination {
+        let words = harmless_line(&found.in_words(5));
+        facts.add("", &format!("{} {words}", paint(Tone::Warning, "changed by hand:")));
     }
-    for package in &plan.environment.packages {
-        say(&format!("  {}", harmless_line(package)));
+    if let Some(ms) = last_downtime(on) {
+        facts.add("downtime", &format!("{} in the last good run", duration(ms)));
     }
-    say(&paint(Tone::Strong, "steps"));
     for action in &plan.actions {
         let step = action.phase.step().unwrap_or_default();
-        say(&format!("  {step} {:<12} {}", action.phase, harmless_line(&action.what)));
-        say(&format!(
-            "    {:<12} {}",
-            "",
-            paint(Tone::Quiet, &format!("because {}", harmless_line(&action.why)))
-        ));
+        facts.add(&format!("step {step}"), &format!("{}: {}", action.phase, harmless_line(&action.what)));
     }
+    let held = status_file::read(&on.layout).held_back;
+    if let Some(held) = held.iter().find(|held| held.commit == plan.commit) {
+        facts.add("held back", &format!("from unattended runs: {}", held.cause()));
+    }
+    facts.next(&next(on, plan, options));
+    screen::say_all(&facts.lines);
+}
+
+/// Returns the downtime of the run that deployed what is deployed, in milliseconds.
+fn last_downtime(on: &Installation) -> Option<u64> {
+    let run = status_file::read(&on.layout).deployed?.run;
+    history::one(&on.layout, &run).ok()?.report?.downtime_ms
+}
+
+/// Returns the command that does what was planned, with the options of the plan.
+fn next(on: &Installation, plan: &Plan, options: &RunOptions) -> String {
+    let is_named = options.bundle.bundle.is_none() && plan.branch != usual_branch(on);
+    let branch = is_named.then(|| plan.branch.to_string());
+    let args = RunArgs { options: RunOptions { branch, ..options.clone() }, ..RunArgs::default() };
+    let words = words::of("run", &args).unwrap_or_else(|_| vec!["run".to_owned()]);
+    on.as_typed(&again(&words))
 }
 
 /// Returns the effect of a refresh in one line.
-fn verdict(plan: &Plan) -> &'static str {
-    if plan.changed {
-        "A refresh would change something."
-    } else {
-        "Up to date: a refresh would change nothing, and restart the service."
+fn verdict(plan: &Plan) -> String {
+    let branch = &plan.branch;
+    if !plan.changed {
+        return "Up to date: a refresh would change nothing, and restart the service.".to_owned();
     }
+    let commit = plan.commit.short();
+    if plan.commit_now.as_ref() == Some(&plan.commit) {
+        return format!(
+            "{branch} at {commit} has no new commits; a refresh would {}.",
+            effects(plan).join(", ")
+        );
+    }
+    let now = plan.commit_now.as_ref().map_or("no commit", |commit| commit.short());
+    let changes = plan.changes.as_ref().map(|changes| {
+        let commits = count(usize::try_from(changes.coming).unwrap_or(usize::MAX), "commit");
+        format!(", {commits}, {}", count(changes.files.len(), "file"))
+    });
+    format!("{branch}: {now} → {commit}{}", changes.unwrap_or_default())
 }
 
-fn show_local(local: &LocalChanges) {
-    say(&format!("{} {} would be kept in the stash", paint(Tone::Strong, "local changes"), local.count()));
-    for change in local.changes().take(20) {
-        say(&format!("  {} {}", change.kind.word(), harmless_line(&change.path.to_string())));
+/// Returns the effects of a refresh that brings no commit.
+fn effects(plan: &Plan) -> Vec<String> {
+    let mut effects = Vec::new();
+    if !plan.drift.is_none() {
+        effects.push("move local changes into the stash".to_owned());
     }
+    if plan.environment.build {
+        effects.push("build an environment".to_owned());
+    } else if plan.environment.now != plan.environment.ready || plan.environment.contamination.is_some() {
+        effects.push("switch the environment".to_owned());
+    }
+    if effects.is_empty() {
+        effects.push("start the service".to_owned());
+    }
+    effects
+}
+
+/// Returns the commits, each with its author and time if they fit.
+fn commits(changes: &Changes, width: usize) -> Vec<String> {
+    let rows = changes.commits.iter().take(NAMED).map(|commit| {
+        let at = jiff::Timestamp::from_second(commit.authored).map(clock::to_the_minute).unwrap_or_default();
+        let author = screen::cut(&harmless_line(&commit.author), 16);
+        [format!("  {}", commit.id.short()), at, author, harmless_line(&commit.subject)]
+    });
+    let mut lines =
+        screen::table(["  COMMIT", "WHEN", "AUTHOR", "SUBJECT"], &rows.collect::<Vec<_>>(), width);
+    if changes.commits.is_empty() {
+        lines.clear();
+    }
+    let shown = changes.commits.len().min(NAMED) as u64;
+    if changes.coming > shown {
+        lines.push(format!("  and {} more", changes.coming - shown));
+    }
+    lines
+}
+
+fn local_changes(local: &LocalChanges, facts: &mut Facts) {
+    match local.count() {
+        0 => facts.add("local", "no changes"),
+        number => facts.add("local", &format!("{} would be kept in the stash", count(number, "change"))),
+    }
+    facts.list("", local.described(), local.changes().count(), NAMED);
     if let Some(reason) = &local.not_comparable {
-        say(&format!("  app/ cannot be compared, and would be kept whole: {}", harmless_line(reason)));
+        facts.add("", &format!("app/ cannot be compared, and would be kept: {}", harmless_line(reason)));
     }
-    for path in local.ignored.iter().take(20) {
-        say(&format!("  ignored by git, moves across: {}", harmless_line(&path.to_string())));
-    }
-    if local.ignored.len() > 20 {
-        say(&format!("  and {} more ignored paths", local.ignored.len() - 20));
+    let ignored = local.ignored.iter().map(|path| format!("ignored by git, moves across: {path}"));
+    facts.list("", ignored, local.ignored.len(), NAMED);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_branch_that_a_cause_names_is_quoted_once() {
+        let failure = Failure::new("no such branch").hint("ladylinux-refresh run 'feature/#12'");
+        let next = next_after_refusal(&PlanArgs::default(), &failure);
+        assert_eq!(next, "ladylinux-refresh plan 'feature/#12'");
+        let next = next_after_refusal(&PlanArgs::default(), &Failure::new("no network"));
+        assert_eq!(next, "ladylinux-refresh status");
     }
 }

@@ -1,48 +1,36 @@
-//! `service`: control of the service, whoever keeps it.
+//! `service`: control of the service, under systemd or the embedded supervisor.
+
+use std::time::Duration;
 
 use crate::cli::ServiceCommand;
-use crate::exit::{Ended, Error, Refusal};
-use crate::installation::Installation;
-use crate::refresh::others;
-use crate::report::screen::{harmless_line, say};
-use crate::report::shell::quoted;
-use crate::service::{Admission, StartedHow, fence, supervisor};
-use crate::settings::layout::Layout;
+use refresh_installation::exit::{Ended, Error, Refusal};
+use refresh_installation::history;
+use refresh_installation::installation::Installation;
+use refresh_run::refresh::others;
+use refresh_service::{Admission, StartedHow, fence, supervisor};
+use refresh_settings::layout::Layout;
+use refresh_system::clock;
+use refresh_system::error::Outcome;
+use refresh_system::screen;
+use refresh_system::screen::say;
+use refresh_system::text::{harmless_line, quoted};
 
-use super::{open, refuse};
+use super::{open, refuse, service_restart, warn};
 
 /// Does what `service …` asks for.
 pub(super) fn service(layout: &Layout, command: &ServiceCommand) -> Result<Ended, Error> {
     let during = match command {
         ServiceCommand::Start => "service start",
         ServiceCommand::Stop => "service stop",
+        ServiceCommand::Restart => "service restart",
         ServiceCommand::Status => "service status",
         ServiceCommand::Logs { .. } => "service logs",
     };
     let on = open(layout, during)?;
     let context = |failure| refuse(&on, during, failure, "ladylinux-refresh status");
     match command {
-        ServiceCommand::Start => {
-            let started = on.service.start(Admission::Ordinary).map_err(context)?;
-            for warning in &started.warnings {
-                say(&format!("warning: {}", harmless_line(warning)));
-            }
-            for warning in others::start_noted(&on) {
-                say(&format!("warning: {}", harmless_line(&warning)));
-            }
-            let word = if started.how == StartedHow::Fresh { "started" } else { "runs already" };
-            say(&format!("{} {word} (pid {})", on.service.describe(), started.main.pid));
-        }
-        ServiceCommand::Stop => {
-            let stopped = on.service.stop().map_err(context)?;
-            for note in &stopped.notes {
-                say(&format!("warning: {}", harmless_line(note)));
-            }
-            say(&format!("{} {}", on.service.describe(), harmless_line(&stopped.to_string())));
-            for warning in starts_again(&on, layout) {
-                say(&format!("warning: {}", harmless_line(&warning)));
-            }
-        }
+        ServiceCommand::Start => start(&on)?,
+        ServiceCommand::Stop => stop(&on).map_err(context)?,
         ServiceCommand::Status => {
             let state = on.service.observe().map_err(context)?;
             say(&format!("{}: {state}", on.service.describe()));
@@ -53,13 +41,55 @@ pub(super) fn service(layout: &Layout, command: &ServiceCommand) -> Result<Ended
                 return Ok(Ended::Findings);
             }
         }
-        ServiceCommand::Logs { lines } => {
+        ServiceCommand::Restart => return service_restart::restart(&on),
+        ServiceCommand::Logs { lines, follow: true } => follow(&on, *lines).map_err(context)?,
+        ServiceCommand::Logs { lines, follow: false } => {
             for line in on.service.log_tail(*lines).map_err(context)? {
                 say(&harmless_line(&line));
             }
         }
     }
     Ok(Ended::Done)
+}
+
+fn start(on: &Installation) -> Result<(), Error> {
+    let started = on.service.start(Admission::Ordinary).map_err(|failure| {
+        let fence = fence::read(&on.layout).ok().flatten();
+        let next = fence.map(|fence| history::way_out(&on.layout, &fence));
+        let next = next.unwrap_or_else(|| "ladylinux-refresh status".to_owned());
+        refuse(on, "service start", failure, &next)
+    })?;
+    warn(&started.warnings);
+    warn(&others::start_noted(on));
+    let word = if started.how == StartedHow::Fresh { "started" } else { "runs already" };
+    say(&format!("{} {word} (pid {})", on.service.describe(), started.main.pid));
+    Ok(())
+}
+
+fn stop(on: &Installation) -> Outcome<()> {
+    let stopped = on.service.stop()?;
+    warn(&stopped.notes);
+    say(&format!("{} {}", on.service.describe(), harmless_line(&stopped.to_string())));
+    warn(&starts_again(on, &on.layout));
+    Ok(())
+}
+
+/// How often new lines are read.
+const EVERY: Duration = Duration::from_millis(500);
+
+/// Prints the last lines of the log and each new one, until a signal arrives or the reader of the output goes.
+fn follow(on: &Installation, lines: usize) -> Outcome<()> {
+    let mut place = None;
+    loop {
+        let (new, after) = on.service.log_after(place.as_ref(), lines)?;
+        for line in new {
+            say(&harmless_line(&line));
+        }
+        place = after;
+        if !screen::is_taken() || clock::pause(EVERY).is_err() {
+            return Ok(());
+        }
+    }
 }
 
 /// Names the socket units that start a stopped service with the next connection. The fence keeps them from it.

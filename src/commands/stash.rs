@@ -1,21 +1,24 @@
 //! `stash`: previous trees that hold local changes, and the way back.
 
 use std::path::{Component, Path, PathBuf};
-use std::time::Duration;
 
 use crate::cli::{LockArgs, StashCommand};
-use crate::clock;
-use crate::error::Outcome;
-use crate::exit::{Ended, Error};
-use crate::git::path::TreePath;
-use crate::installation::Installation;
-use crate::report::screen::{self, count, harmless, harmless_line, say, size};
-use crate::settings::layout::Layout;
-use crate::settings::names::RunId;
-use crate::source::local::ChangeKind;
-use crate::source::stash::{self, StashRecord};
-use crate::source::stash_restore::{self, RestoreChoice};
-use crate::source::stash_show;
+use refresh_git::path::TreePath;
+use refresh_installation::exit::{Ended, Error};
+use refresh_installation::installation::Installation;
+use refresh_settings::layout::Layout;
+use refresh_settings::names::RunId;
+use refresh_source::local::ChangeKind;
+use refresh_source::stash;
+use refresh_source::stash::StashRecord;
+use refresh_source::stash_restore;
+use refresh_source::stash_restore::RestoreChoice;
+use refresh_source::stash_show;
+use refresh_system::clock;
+use refresh_system::error::Outcome;
+use refresh_system::screen;
+use refresh_system::screen::say;
+use refresh_system::text::{count, harmless, harmless_line, size};
 
 use super::{lock, open, refuse, run_id};
 
@@ -26,8 +29,8 @@ const NAMED: usize = 200;
 pub(super) fn stash(layout: &Layout, command: &StashCommand) -> Result<Ended, Error> {
     let on = open(layout, "stash")?;
     let refused = |failure| refuse(&on, "stash", failure, "ladylinux-refresh stash list");
-    let parse = |run: &str| run_id::resolve(layout, "stash", run);
-    let no_wait = LockArgs { wait: Duration::ZERO };
+    let parse = |run: &str| run_id::resolve_stash(layout, "stash", run);
+    let no_wait = LockArgs::default();
     match command {
         StashCommand::List => list(&on).map_err(refused)?,
         StashCommand::Show { run, path } => {
@@ -57,12 +60,17 @@ fn list(on: &Installation) -> Outcome<()> {
         say("the stash is empty");
     }
     for record in &stashes {
-        say(&format!("{}  {}, {}", record.run, summary(record), size(record.size)));
+        say(&list_line(record));
     }
     for place in earlier {
         say(&format!("saved by version 0.1: {}", place.display()));
     }
     Ok(())
+}
+
+fn list_line(record: &StashRecord) -> String {
+    let at = clock::to_the_minute(record.at);
+    format!("{}  {at}  {}, {}", record.run, summary(record), size(record.size))
 }
 
 /// Describes a stash in a few words.
@@ -149,7 +157,7 @@ fn restore(on: &Installation, run: &RunId, paths: &[PathBuf], overwrite: bool) -
         say(&format!("restored commits as {}", harmless_line(name)));
     }
     if restored.paths.is_empty() && restored.refs.is_empty() {
-        say("nothing was restored: name the paths");
+        say("no file was restored: name the paths");
     }
     Ok(())
 }
@@ -157,4 +165,23 @@ fn restore(on: &Installation, run: &RunId, paths: &[PathBuf], overwrite: bool) -
 /// Leaves out what a shell's completion puts before a name: `./`.
 fn plain(path: &Path) -> PathBuf {
     path.components().filter(|part| *part != Component::CurDir).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use refresh_source::local::LocalChanges;
+
+    #[test]
+    fn a_stash_is_listed_with_its_time() {
+        let record = StashRecord {
+            schema: 1,
+            run: RunId::parse("r-1").unwrap(),
+            at: "2026-01-02T12:04:05Z".parse().unwrap(),
+            changes: LocalChanges::not_comparable("a pipe".into()),
+            size: 2048,
+        };
+        assert!(list_line(&record).starts_with("r-1  2026-01-0"), "{}", list_line(&record));
+        assert!(list_line(&record).ends_with("  not comparable, 2.0 KiB"));
+    }
 }

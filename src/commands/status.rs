@@ -3,22 +3,26 @@
 use serde::Serialize;
 
 use crate::cli::StatusArgs;
-use crate::clock;
-use crate::exit::{Ended, Error};
-use crate::history;
-use crate::installation::Installation;
-use crate::journal::{run_lock, store};
-use crate::plan::Observed;
-use crate::python::Contamination;
-use crate::python::lock::Summary;
 use crate::report::json;
-use crate::report::screen::{Tone, duration, harmless_line, paint, say};
-use crate::report::{self, Report};
-use crate::service::fence::Fence;
-use crate::settings::layout::Layout;
-use crate::settings::names::{CommitId, GenerationName, RunId};
-use crate::source::local::LocalChanges;
-use crate::status_file::{self, Current, DeployedPair, LastRequest, RequestOutcome};
+use refresh_events::run_report;
+use refresh_events::run_report::{HeldBack, LockSummary, RELEASE, Report};
+use refresh_installation::exit::{Ended, Error};
+use refresh_installation::history;
+use refresh_installation::installation::Installation;
+use refresh_installation::journal::{run_lock, store};
+use refresh_installation::status_file;
+use refresh_installation::status_file::{Current, LastRequest, RequestOutcome};
+use refresh_run::plan::Observed;
+use refresh_service::deployed::Deployment;
+use refresh_service::fence::Fence;
+use refresh_settings::layout::Layout;
+use refresh_settings::names::{CommitId, GenerationName, RunId};
+use refresh_source::local::LocalChanges;
+use refresh_system::clock;
+use refresh_system::manifest::contamination::Contamination;
+use refresh_system::screen;
+use refresh_system::screen::{Facts, Tone, paint, say};
+use refresh_system::text::{count, duration, harmless_line};
 
 use super::{open, refuse};
 
@@ -26,28 +30,32 @@ use super::{open, refuse};
 #[derive(Debug, Serialize)]
 struct Status {
     schema: u32,
-    deployed: Option<DeployedPair>,
+    deployed: Option<Deployment>,
     /// The commit that `app/` is at, whether or not it proved itself.
     commit: Option<CommitId>,
     generation: Option<GenerationName>,
     environment: std::path::PathBuf,
     /// The lock that it was built from.
-    lock: Option<Summary>,
+    lock: Option<LockSummary>,
     /// The digest of what is installed in it.
     digest: Option<String>,
-    /// What somebody changed in it by hand.
+    /// What was changed in it by hand.
     contamination: Option<Contamination>,
-    service: report::Service,
+    service: run_report::Service,
     fence: Option<String>,
+    #[serde(skip)]
+    standing_fence: Option<Fence>,
     /// The command that brings the fenced service back.
     #[serde(skip)]
     way_out: Option<String>,
     drift: LocalChanges,
     running_now: Option<RunId>,
-    /// The run that the status file tells of as in progress; where `running_now` is none, it was killed.
+    /// The run that is in progress by the status file; where `running_now` is none, it was killed.
     current: Option<Current>,
     last_run: Option<Report>,
     last_request: Option<LastRequest>,
+    /// The commits that no unattended run deploys.
+    held_back: Vec<HeldBack>,
 }
 
 /// Shows the state of an installation; changes nothing.
@@ -62,7 +70,7 @@ pub(super) fn status(layout: &Layout, args: &StatusArgs) -> Result<Ended, Error>
     Ok(Ended::Done)
 }
 
-fn look(on: &Installation) -> crate::error::Outcome<Status> {
+fn look(on: &Installation) -> refresh_system::error::Outcome<Status> {
     let observed = Observed::of(on)?.with_drift(on, &[], None)?;
     let file = status_file::read(&on.layout);
     let holder = run_lock::held_by(&on.layout.lock_file())?.and_then(|holder| holder.run);
@@ -83,12 +91,14 @@ fn look(on: &Installation) -> crate::error::Outcome<Status> {
         service: on.service_report(Some(on.probe_url()?)),
         fence: observed.fence.as_ref().map(fence_in_words),
         way_out: observed.fence.as_ref().map(|fence| history::way_out(&on.layout, fence)),
+        standing_fence: observed.fence.clone(),
         drift: observed.drift.unwrap_or_default(),
         deployed: file.deployed,
         running_now,
         current: file.current.map(|current| in_detail(on, current)),
         last_run: file.last_run,
         last_request: file.last_request,
+        held_back: file.held_back,
     })
 }
 
@@ -100,115 +110,186 @@ fn in_detail(on: &Installation, current: Current) -> Current {
 }
 
 fn fence_in_words(fence: &Fence) -> String {
-    fence.refusal().chain().into_iter().skip(1).collect::<Vec<_>>().join(": ")
+    match fence {
+        Fence::Known(record) => {
+            let reason = format!("{}, since {}", record.reason, clock::in_words(record.since));
+            std::iter::once(&reason).chain(&record.cause).cloned().collect::<Vec<_>>().join(": ")
+        }
+        Fence::Unreadable { why } => format!("the fence's record cannot be read: {why}"),
+    }
 }
 
 /// Returns the state of the installation in one line.
 fn verdict(status: &Status) -> String {
     let is_deployed = status.deployed.as_ref().map(|pair| &pair.commit) == status.commit.as_ref();
-    let version = match &status.deployed {
-        Some(pair) => format!("{} on {}", pair.commit.short(), pair.branch),
-        None => "a version that has passed no health check yet".to_owned(),
-    };
-    match (&status.running_now, &status.fence, status.service.state.as_str()) {
+    let version = status.deployed.as_ref().map(|pair| {
+        let (commit, since) = (pair.commit.short(), clock::in_words(pair.refreshed_at));
+        format!("{} at {commit}, refreshed {since}", pair.branch)
+    });
+    match (&status.running_now, &status.fence, status.service.state.as_str(), version) {
         (Some(run), ..) => format!("In progress: run {run}"),
-        (None, Some(_), _) => paint(Tone::Bad, "Failed: the service is fenced and does not start"),
-        (None, None, "running") if is_deployed => paint(Tone::Good, &format!("Running: {version}")),
-        (None, None, "running") => {
+        (None, Some(_), ..) => paint(Tone::Bad, "Failed: the service is fenced and does not start"),
+        (None, None, "running", Some(version)) if is_deployed => {
+            format!("{} {version}", paint(Tone::Good, "Running:"))
+        }
+        (None, None, "running", Some(_)) => {
             paint(Tone::Warning, "Running, and app/ is at another commit than deployed")
         }
-        (None, None, state) => paint(Tone::Warning, &format!("Not running: the service is {state}")),
+        (None, None, "running", None) => {
+            format!("{} no refresh has succeeded yet", paint(Tone::Warning, "Running:"))
+        }
+        (None, None, state, _) => paint(Tone::Warning, &format!("Not running: the service is {state}")),
     }
 }
 
 fn show(on: &Installation, status: &Status) {
-    say(&verdict(status));
-    match &status.deployed {
-        None => say("deployed     nothing has proved itself yet"),
-        Some(pair) => say(&format!(
-            "deployed     {} on {} in {}, refreshed at {}",
-            pair.commit.short(),
-            pair.branch,
-            pair.generation,
-            clock::in_words(pair.refreshed_at)
-        )),
+    let mut facts = Facts::new(&verdict(status), screen::text_width());
+    commits(on, status, &mut facts);
+    environment(on, status, &mut facts);
+    let service = &status.service;
+    let mut words = vec![service.state.clone()];
+    words.extend(service.url.as_deref().map(harmless_line));
+    words.extend(service.pid.map(|pid| format!("pid {pid}")));
+    facts.add("service", &words.join(", "));
+    fence(status, &mut facts);
+    local_changes(&status.drift, &mut facts);
+    current(status, &mut facts);
+    if let Some(report) = &status.last_run {
+        let down = report.downtime_ms.map(|ms| format!(", down for {}", duration(ms))).unwrap_or_default();
+        facts.add("last run", &format!("{} {}{down}", report.in_words(), clock::in_words(report.started_at)));
+        facts.add("", report.run.as_str());
     }
-    let proved = status.deployed.as_ref().map(|pair| &pair.commit);
-    if status.commit.as_ref() != proved {
-        let at = status.commit.as_ref().map_or("no commit", |commit| commit.short());
-        let word = if proved.is_some() { "is at another commit:" } else { "is at" };
-        say(&format!("app/         {} {at}", paint(Tone::Warning, word)));
+    if let Some(request) = &status.last_request {
+        facts.add("last request", &request_in_words(request));
     }
-    say(&format!("settings     {}", on.layout.host_file().display()));
-    let generation = status.generation.as_ref().map_or("nothing".to_owned(), ToString::to_string);
-    say(&format!("environment  {} → {generation}", status.environment.display()));
+    held_back(status, &mut facts);
+    facts.add("settings", &on.layout.host_file().display().to_string());
+    if let Some(next) = next(on, status) {
+        facts.next(&next);
+    }
+    screen::say_all(&facts.lines);
+}
+
+/// Returns the command that comes next; `None` if nothing has to be done.
+fn next(on: &Installation, status: &Status) -> Option<String> {
+    if let Some(run) = &status.running_now {
+        return Some(on.as_typed(&format!("ladylinux-refresh wait {run}")));
+    }
+    let stopped = || {
+        let is_stopped = status.service.state == "stopped" && status.deployed.is_some();
+        is_stopped.then(|| on.as_typed("ladylinux-refresh service start"))
+    };
+    let first = || {
+        let is_new = status.deployed.is_none() || status.contamination.is_some();
+        is_new.then(|| on.as_typed("ladylinux-refresh run"))
+    };
+    status
+        .way_out
+        .clone()
+        .or_else(|| killed(status).map(|_| on.as_typed("ladylinux-refresh run")))
+        .or_else(stopped)
+        .or_else(first)
+}
+
+/// Adds the deployed commit, and the one that `app/` is at if that is another.
+fn commits(on: &Installation, status: &Status, facts: &mut Facts) {
+    let titled = |commit: &CommitId, run: Option<&RunId>| {
+        let report = run.and_then(|run| history::one(&on.layout, run).ok()?.report);
+        let requested = report.and_then(|report| report.requested);
+        let requested = requested.filter(|requested| requested.commit.as_ref() == Some(commit));
+        let title = requested.and_then(|requested| requested.title()).unwrap_or_default();
+        format!("{} {}", commit.short(), harmless_line(&title)).trim_end().to_owned()
+    };
+    let deployed = status.deployed.as_ref();
+    if status.commit.as_ref() == deployed.map(|pair| &pair.commit)
+        && let Some(pair) = deployed
+    {
+        facts.add("commit", &titled(&pair.commit, Some(&pair.run)));
+        return;
+    }
+    let halted = status.last_run.as_ref().map(|report| &report.run);
+    let at = status.commit.as_ref().map_or("no commit".to_owned(), |commit| titled(commit, halted));
+    let label = if deployed.is_some() { "app/ is at" } else { "commit" };
+    facts.add(label, &at);
+    if let Some(pair) = deployed {
+        facts.add("last good", &titled(&pair.commit, Some(&pair.run)));
+        facts.add("", &format!("on {}, refreshed {}", pair.branch, clock::in_words(pair.refreshed_at)));
+    }
+}
+
+fn environment(on: &Installation, status: &Status, facts: &mut Facts) {
+    facts.add("environment", status.generation.as_ref().map_or("none", GenerationName::as_str));
+    facts.add("", &status.environment.display().to_string());
     if let Some(lock) = &status.lock {
-        say(&format!("             locked: {}", harmless_line(&lock.in_words())));
-    }
-    if let Some(digest) = &status.digest {
-        say(&format!("             {}", paint(Tone::Quiet, &format!("digest {digest}"))));
+        facts.add("lock", &harmless_line(&lock.in_words()));
     }
     if let Some(found) = &status.contamination {
         let words = harmless_line(&found.in_words(5));
-        say(&format!("             {} {words}", paint(Tone::Bad, "changed by hand:")));
-        let run = on.as_typed("ladylinux-refresh run");
-        say(&format!("             the next run uses another: {run}"));
-    }
-    let pid = status.service.pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
-    let url = status.service.url.clone().unwrap_or_default();
-    say(&format!("service      {}{pid} {url}", status.service.state));
-    if let Some(fence) = &status.fence {
-        let first = fence.lines().next().unwrap_or_default();
-        say(&format!("fence        {} {}", paint(Tone::Bad, "stands:"), harmless_line(first)));
-    }
-    show_local(&status.drift);
-    show_current(on, status);
-    if let Some(report) = &status.last_run {
-        let down = report.downtime_ms.map(|ms| format!(", down {}", duration(ms))).unwrap_or_default();
-        say(&format!("last run     {} {}{down}", report.run, report.in_words()));
-        if report.error.is_some() {
-            say(&format!(
-                "             {}",
-                on.as_typed(&format!("ladylinux-refresh history {}", report.run))
-            ));
-        }
-    }
-    if let Some(request) = &status.last_request {
-        show_request(request);
-    }
-    if let (Some(next), None) = (&status.way_out, &status.running_now) {
-        say(&format!("next         {}", harmless_line(next)));
+        facts.add("", &format!("{} {words}", paint(Tone::Bad, "changed by hand:")));
+        facts.add("", &format!("the next run uses another: {}", on.as_typed("ladylinux-refresh run")));
     }
 }
 
-/// Tells of the run that is in progress, or of one that was killed before it could say how it ended.
-fn show_current(on: &Installation, status: &Status) {
-    let current = status
-        .current
-        .as_ref()
-        .filter(|current| status.running_now.is_none() || status.running_now.as_ref() == Some(&current.run));
-    match (&status.running_now, current) {
-        (None, None) => {}
-        (Some(run), None) => say(&format!("now          run {run} is in progress")),
-        (Some(run), Some(current)) => say(&format!(
-            "now          {} {run} of {} is in progress since {}: {}",
-            current.command,
-            harmless_line(current.branch.as_str()),
-            clock::in_words(current.started_at),
-            current.phase
-        )),
-        // Looked at after the lock: a process that lives on has just finished.
-        (None, Some(current)) if current.process.is_alive() => {}
-        (None, Some(current)) => {
-            let killed = paint(Tone::Bad, "was killed:");
-            say(&format!("now          run {} {killed} {}", current.run, current.phase));
-            say(&format!("             {}", on.as_typed("ladylinux-refresh run")));
+/// Adds since when the service is fenced, and each cause.
+fn fence(status: &Status, facts: &mut Facts) {
+    match &status.standing_fence {
+        None => {}
+        Some(Fence::Unreadable { why }) => {
+            facts.add("fence", &format!("its record cannot be read: {}", harmless_line(why)));
+        }
+        Some(Fence::Known(record)) => {
+            facts.add("fence", &paint(Tone::Bad, &format!("since {}", clock::in_words(record.since))));
+            for sentence in std::iter::once(&record.reason).chain(&record.cause) {
+                facts.add("", &harmless_line(sentence.lines().next().unwrap_or_default()));
+            }
         }
     }
 }
 
-/// Returns what became of the application's last request.
-fn show_request(request: &LastRequest) {
+/// Returns the run that was killed before it could report its end.
+fn killed(status: &Status) -> Option<&Current> {
+    // Checked after the lock: a process that lives on has just finished.
+    let of_the_past = || status.current.as_ref().filter(|current| !current.process.is_alive());
+    if status.running_now.is_none() { of_the_past() } else { None }
+}
+
+/// Adds the run that is in progress, or one that was killed before it could report its end.
+fn current(status: &Status, facts: &mut Facts) {
+    let current = status.current.as_ref();
+    if let Some(run) = &status.running_now {
+        let text = match current.filter(|current| current.run == *run) {
+            None => format!("run {run} is in progress"),
+            Some(current) => format!(
+                "{} {run} of {} is in progress since {}: {}",
+                current.command,
+                harmless_line(current.branch.as_str()),
+                clock::in_words(current.started_at),
+                current.phase
+            ),
+        };
+        facts.add("now", &text);
+    }
+    if let Some(current) = killed(status) {
+        facts.add(
+            "now",
+            &format!("run {} {} {}", current.run, paint(Tone::Bad, "was killed:"), current.phase),
+        );
+    }
+}
+
+/// Adds the commits that no unattended run deploys.
+fn held_back(status: &Status, facts: &mut Facts) {
+    for held in status.held_back.iter().rev() {
+        facts.add("held back", &held.title());
+        facts.add("", &format!("{} at {}, run {}", held.cause(), clock::in_words(held.at), held.run));
+    }
+    if !status.held_back.is_empty() {
+        facts.add("deployed by", RELEASE);
+    }
+}
+
+/// Returns the outcome of the last request of the application.
+fn request_in_words(request: &LastRequest) -> String {
     let word = match request.outcome {
         RequestOutcome::Refused => paint(Tone::Warning, "refused"),
         RequestOutcome::Started => "started".to_owned(),
@@ -218,25 +299,30 @@ fn show_request(request: &LastRequest) {
     let branch = request.branch.as_deref().map(|it| format!("{} ", harmless_line(it))).unwrap_or_default();
     let at = clock::in_words(request.at);
     let why = request.why.as_deref().map(|why| format!(": {}", harmless_line(why))).unwrap_or_default();
-    say(&format!("last request {branch}at {at} {word}{why}"));
+    format!("{branch}at {at} {word}{why}")
 }
 
-fn show_local(local: &LocalChanges) {
+/// How many local changes are named.
+const NAMED: usize = 10;
+
+fn local_changes(local: &LocalChanges, facts: &mut Facts) {
     let preserved = local.items.len() - local.changes().count();
-    let ignored = local.ignored.len();
-    say(&format!("local        {} changes, {preserved} preserved, {ignored} ignored by git", local.count()));
-    for change in local.changes().take(10) {
-        say(&format!("             {} {}", change.kind.word(), harmless_line(&change.path.to_string())));
-    }
-    let changes = local.changes().count();
-    if changes > 10 {
-        say(&format!("             and {} more", changes - 10));
-    }
+    let others = [(preserved, "preserved"), (local.ignored.len(), "ignored by git")];
+    let others: Vec<String> = others
+        .iter()
+        .filter(|(number, _)| *number > 0)
+        .map(|(number, word)| format!(", {number} {word}"))
+        .collect();
+    let number = if local.count() == 0 { "no changes".to_owned() } else { count(local.count(), "change") };
+    facts.add("local", &format!("{number}{}", others.concat()));
+    facts.list("", local.described(), local.changes().count(), NAMED);
     for tip in &local.tips {
-        let name = harmless_line(&tip.name);
-        say(&format!("             commits that only {name} reaches ({})", tip.commit.short()));
+        facts.add(
+            "",
+            &format!("commits that only {} reaches ({})", harmless_line(&tip.name), tip.commit.short()),
+        );
     }
     if let Some(reason) = &local.not_comparable {
-        say(&format!("             app/ cannot be compared: {}", harmless_line(reason)));
+        facts.add("", &format!("app/ cannot be compared: {}", harmless_line(reason)));
     }
 }

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use crate::cli::LockArgs;
-use crate::error::Failure;
-use crate::exit::{Ended, Error};
-use crate::host::undo::Undo;
-use crate::process::interrupt;
-use crate::report::screen::{harmless_line, say};
-use crate::settings::layout::Layout;
+use refresh_host::host::undo::Undo;
+use refresh_installation::exit::{Ended, Error};
+use refresh_settings::layout::Layout;
+use refresh_system::error::Failure;
+use refresh_system::interrupt;
+use refresh_system::screen::say;
+use refresh_system::text::{harmless_line, quoted_path};
 
 use super::{lock, open, refuse};
 
@@ -22,20 +23,23 @@ pub(super) fn undo(layout: &Layout, dry_run: bool) -> Result<Ended, Error> {
     } else {
         Some(lock(layout, "init --undo", None, &LockArgs { wait: Duration::ZERO })?)
     };
-    let undo = Undo::begin(&on).map_err(refused)?;
-    let steps = undo.plan().map_err(refused)?;
-    for step in &steps {
-        let line = harmless_line(&step.describe(&on));
+    let undo = Undo::new(&on).map_err(refused)?;
+    let stays = undo.settings_that_stay().map_err(refused)?;
+    for step in undo.steps().map_err(refused)? {
+        let line = harmless_line(&step.what);
         if dry_run {
             say(&format!("would {line}"));
             continue;
         }
         interrupt::check().map_err(refused)?;
-        undo.carry_out(step).map_err(refused)?;
+        step.apply().map_err(refused)?;
         say(&format!("done: {line}"));
     }
+    if let Some(file) = stays {
+        say(&format!("{} stays: `init` did not write it", harmless_line(&quoted_path(&file))));
+    }
     say(if dry_run {
-        "nothing was changed; without --dry-run it is done"
+        "dry run: no changes were made"
     } else {
         "everything that this program added is removed, but for the program itself"
     });

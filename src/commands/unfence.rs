@@ -1,12 +1,15 @@
 //! `unfence`: a person decides that the service may start although the last refresh failed.
 
 use crate::cli::UnfenceArgs;
-use crate::exit::{Ended, Error};
-use crate::journal::recover::{self, Exchanges as _};
-use crate::refresh::socket;
-use crate::report::screen::{harmless_line, say};
-use crate::service::fence;
-use crate::settings::layout::Layout;
+use refresh_installation::exit::{Ended, Error};
+use refresh_installation::journal::recover;
+use refresh_installation::journal::recover::Exchanges as _;
+use refresh_run::refresh::socket;
+use refresh_service::fence;
+use refresh_settings::layout::Layout;
+use refresh_source::exchange::Exchanges;
+use refresh_system::screen::say;
+use refresh_system::text::harmless_line;
 
 use super::{lock, open, refuse, to_type_again};
 
@@ -14,7 +17,7 @@ use super::{lock, open, refuse, to_type_again};
 pub(super) fn unfence(layout: &Layout, args: &UnfenceArgs) -> Result<Ended, Error> {
     let on = open(layout, "unfence")?;
     let _lock = lock(layout, "unfence", None, &args.lock)
-        .map_err(|error| to_type_again(layout, error, "ladylinux-refresh unfence"))?;
+        .map_err(|error| to_type_again(error, "ladylinux-refresh unfence"))?;
     let context = |failure| refuse(&on, "unfence", failure, "ladylinux-refresh status");
     let Some(standing) = fence::read(layout).map_err(context)? else {
         say("the service is not fenced");
@@ -22,7 +25,7 @@ pub(super) fn unfence(layout: &Layout, args: &UnfenceArgs) -> Result<Ended, Erro
     };
     // A run that was killed may have left two versions in app/.
     for run in recover::all(&layout.runs()).map_err(context)? {
-        on.exchanges().complete(&run).map_err(context)?;
+        Exchanges::of(&on).complete(&run).map_err(context)?;
     }
     if let Some(warning) = socket::open_left(&on) {
         say(&format!("warning: {}", harmless_line(&warning)));
@@ -35,7 +38,7 @@ pub(super) fn unfence(layout: &Layout, args: &UnfenceArgs) -> Result<Ended, Erro
     } else {
         say("the fence is down");
     }
-    say("what the failed refresh left has not been proved to work; it is as the last report says");
+    say("the state that the failed refresh left has not passed a health check; the last report describes it");
     say(&format!("start it:        {}", on.as_typed("ladylinux-refresh service start")));
     say(&format!("or go back:      {}", on.as_typed("ladylinux-refresh rollback")));
     Ok(Ended::Done)

@@ -1,16 +1,15 @@
 //! `wait`: follows a run that is in progress, or shows how one ended.
 
 use crate::cli::WaitArgs;
-use crate::disk;
-use crate::error::Failure;
-use crate::event::Event;
-use crate::exit::{Ended, Error, Refusal};
-use crate::history;
-use crate::installation::as_typed;
-use crate::relay::follow::{Follower, OnInterrupt};
-use crate::relay::spool::Spool;
-use crate::settings::layout::Layout;
-use crate::settings::names::RunId;
+use refresh_events::event::Event;
+use refresh_installation::exit::{Ended, Error, Refusal};
+use refresh_installation::history;
+use refresh_run::relay::follow::{Follower, OnInterrupt};
+use refresh_run::relay::spool::Spool;
+use refresh_settings::layout::Layout;
+use refresh_settings::names::RunId;
+use refresh_system::disk;
+use refresh_system::error::Failure;
 
 use super::{place, reporter, run_id};
 
@@ -22,25 +21,23 @@ pub(super) fn wait(layout: &Layout, args: &WaitArgs) -> Result<Ended, Error> {
         let on_interrupt = OnInterrupt::Leave;
         return place::follow(Follower { layout, run: &run, reporter, on_interrupt, bus: None });
     }
-    // What was told while it went on is forgotten; its report is not.
+    // Its events are gone; its report is not.
     check_known(layout, "wait", &run)?;
     let past = history::one(layout, &run).map_err(|failure| Refusal::of("wait", failure))?;
     let Some(report) = past.report else {
-        let (service, next) = (place::service_in_words(layout), as_typed(layout, "ladylinux-refresh run"));
+        let (service, next) = (place::service_in_words(layout), "ladylinux-refresh run".to_owned());
         return Err(Error::Lost { run, end: None, service, next });
     };
     let code = report.exit_code;
     reporter.take(&Event::RunFinished { report: Box::new(report) });
-    if code == 0 { Ok(Ended::Done) } else { Err(Error::Told(code)) }
+    if code == 0 { Ok(Ended::Done) } else { Err(Error::Reported(code)) }
 }
 
 /// Refuses a run of which nothing is kept.
 pub(super) fn check_known(layout: &Layout, during: &str, run: &RunId) -> Result<(), Error> {
     let failure = match disk::is_directory(&layout.run(run)) {
         Ok(true) => return Ok(()),
-        Ok(false) => {
-            Failure::new(format!("there is no run {run}")).hint(as_typed(layout, "ladylinux-refresh history"))
-        }
+        Ok(false) => Failure::new(format!("run {run} does not exist")).hint("ladylinux-refresh history"),
         Err(failure) => failure,
     };
     Err(Refusal::of(during, failure))

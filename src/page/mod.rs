@@ -10,9 +10,10 @@ mod server;
 
 use std::path::Path;
 
-use crate::error::{Context as _, Failure, Outcome};
-use crate::process::{inherited, interrupt};
-use crate::service::gate;
+use refresh_programs::process::inherited;
+use refresh_programs::units::gate;
+use refresh_system::error::{Context as _, Failure, Outcome};
+use refresh_system::interrupt;
 
 use server::Server;
 

@@ -5,12 +5,11 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::clock;
-use crate::disk;
-use crate::event::Phase;
 use crate::report::history_page::escaped;
-use crate::service::fence::Halt;
-use crate::settings::names::{CommitId, RunId};
+use refresh_events::run_report::Phase;
+use refresh_service::fence::Halt;
+use refresh_settings::names::{CommitId, RunId};
+use refresh_system::{clock, disk};
 
 use super::request::{Form, Request};
 

@@ -13,8 +13,8 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags, accept_with, recv
 
 use super::notice::{Notice, refusal};
 use super::request::{self, Received, Request};
-use crate::clock;
-use crate::error::{Context as _, Outcome};
+use refresh_system::clock;
+use refresh_system::error::{Context as _, Outcome};
 
 /// How long the header of a request may be, in bytes.
 const HEADER: usize = 8 * 1024;
@@ -25,7 +25,9 @@ const ACCEPTED: usize = 64;
 /// How long a client may take to ask, and then to take the answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long both may take when the server is asked to end.
-const LAST: Duration = Duration::from_millis(250);
+const LAST: Duration = Duration::from_secs(1);
+/// How often their connections are served then, at least.
+const LAST_TICK: Duration = Duration::from_millis(10);
 /// How often the fence is checked.
 const TICK: Duration = Duration::from_millis(500);
 /// How many bytes are read at once.
@@ -77,13 +79,17 @@ impl Server {
     fn wait(&self) -> Outcome<bool> {
         let now = clock::monotonic();
         let next = self.open.iter().map(|one| one.deadline.saturating_duration_since(now)).min();
-        let limit = Timespec::try_from(next.map_or(TICK, |next| next.min(TICK)))
-            .context(|| "a deadline is too far away".to_owned())?;
-        let mut fds = vec![PollFd::new(&self.wake_up, PollFlags::IN)];
-        fds.extend(self.listeners.iter().map(|listener| PollFd::new(listener, PollFlags::IN)));
+        self.poll(&[&self.wake_up], next.map_or(TICK, |next| next.min(TICK)))
+    }
+
+    /// Waits at most for `limit`; returns whether `wake_up` can be read from.
+    fn poll(&self, wake_up: &[&OwnedFd], limit: Duration) -> Outcome<bool> {
+        let limit = Timespec::try_from(limit).context(|| "a deadline is too far away".to_owned())?;
+        let listeners = wake_up.iter().copied().chain(&self.listeners);
+        let mut fds: Vec<PollFd<'_>> = listeners.map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
         fds.extend(self.open.iter().map(|one| PollFd::new(&one.socket, one.waits_for())));
         match poll(&mut fds, Some(&limit)) {
-            Ok(_) | Err(Errno::INTR) => Ok(!fds[0].revents().is_empty()),
+            Ok(_) | Err(Errno::INTR) => Ok(fds.iter().take(wake_up.len()).any(|fd| !fd.revents().is_empty())),
             Err(error) => Err(error).context(|| "cannot wait for connections".to_owned()),
         }
     }
@@ -127,19 +133,9 @@ impl Server {
             for one in self.open.extract_if(.., |_| is_over) {
                 one.answer_at_once(&self.fence);
             }
-            self.wait_for_connections()?;
+            self.poll(&[], LAST_TICK)?;
         }
         Ok(())
-    }
-
-    fn wait_for_connections(&self) -> Outcome<()> {
-        let mut fds: Vec<PollFd<'_>> =
-            self.open.iter().map(|one| PollFd::new(&one.socket, one.waits_for())).collect();
-        let limit = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
-        match poll(&mut fds, Some(&limit)) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
-            Err(error) => Err(error).context(|| "cannot wait for connections".to_owned()),
-        }
     }
 }
 

@@ -1,15 +1,18 @@
-//! What is told besides a result, on standard error: standard output is the result's, which programs may read.
+//! What is printed besides a result, on standard error: standard output is the result's, which programs may read.
 
-use super::screen::{complain, harmless};
-use crate::event::{Event, Subscriber};
+use refresh_events::event::{Event, Subscriber};
+use refresh_system::text::harmless;
 
-/// Returns what a command notes on its way; nothing else of its events is for anybody.
+use refresh_system::screen::{self, complain};
+
+/// Returns what a command notes on its way; it prints no other event.
 #[derive(Debug)]
 pub struct Aside;
 
 impl Subscriber for Aside {
     fn take(&mut self, event: &Event) {
         match event {
+            Event::Note { .. } if screen::is_quiet() => {}
             Event::Note { message, .. } => complain(&harmless(message)),
             Event::Warning { message, .. } => complain(&format!("warning: {}", harmless(message))),
             _ => {}

@@ -5,12 +5,15 @@
 use std::io::Write as _;
 use std::path::PathBuf;
 
-use super::human;
-use super::screen::{self, harmless, harmless_line};
-use super::{Report, screen::duration};
-use crate::disk;
-use crate::event::{Event, Subscriber};
-use crate::settings::environment;
+use crate::report::outcome::Detail;
+use refresh_events::event::{Event, Subscriber};
+use refresh_events::run_report::Report;
+use refresh_system::disk;
+use refresh_system::environment;
+use refresh_system::text::{duration, harmless, harmless_line};
+
+use super::outcome;
+use refresh_system::screen;
 
 /// Renders events for a job of GitHub Actions.
 #[derive(Debug)]
@@ -65,7 +68,7 @@ impl Subscriber for GitHub {
             }
             Event::RunFinished { report } => {
                 self.close();
-                for line in human::report(report) {
+                for line in outcome::lines(report, Detail::Brief, usize::MAX) {
                     screen::say(&inert(&line));
                 }
                 append(self.summary.as_ref(), &summary(report));
@@ -103,8 +106,8 @@ fn summary(report: &Report) -> String {
     if let Some(error) = &report.error {
         // As a block of code: nothing in it is Markdown or HTML.
         text.push_str(&format!("\nError in {}:\n\n", error.phase));
-        let told = harmless(&error.chain.join("\nbecause "));
-        text.extend(told.lines().map(|line| format!("    {line}\n")));
+        let chain = harmless(&error.chain.join("\nbecause "));
+        text.extend(chain.lines().map(|line| format!("    {line}\n")));
         text.push_str(&format!("\nNext:\n\n    {}\n", harmless_line(&error.next)));
     }
     text

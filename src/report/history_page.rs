@@ -1,8 +1,8 @@
 //! `history --html`: one page that needs no other file, with a plot of the downtimes and a table of the runs. It builds
 //! text and touches nothing.
 
-use super::Report;
-use super::screen::duration;
+use refresh_events::run_report::Report;
+use refresh_system::text::duration;
 
 /// The parts of a downtime and their colours, in the order of [`super::DowntimeParts::named`].
 const COLOURS: [&str; 4] = ["#c0504d", "#4f81bd", "#9bbb59", "#8064a2"];

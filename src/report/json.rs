@@ -7,8 +7,10 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::screen;
-use crate::event::{Event, Subscriber};
+use refresh_events::event::{Event, Subscriber};
+use refresh_system::text::acts;
+
+use refresh_system::screen;
 
 /// Writes every event as a line of JSON.
 #[derive(Debug, Default)]
@@ -27,12 +29,20 @@ pub fn pretty(value: &impl Serialize) -> String {
     escaped(&serde_json::to_string_pretty(value).unwrap_or_default())
 }
 
-/// Outside of strings, JSON has none of these characters but the ends of its lines.
+/// Returns a value as JSON on one line.
+pub fn line(value: &impl Serialize) -> String {
+    escaped(&serde_json::to_string(value).unwrap_or_default())
+}
+
+/// Escapes what a terminal obeys, and what a locale without UTF-8 cannot show. Outside of strings, JSON has none of these characters but the ends of its lines.
 fn escaped(json: &str) -> String {
     let mut safe = String::with_capacity(json.len());
+    let is_escaped = |c: char| (acts(c) && c != '\n') || (screen::is_ascii() && !c.is_ascii());
     for c in json.chars() {
-        if screen::acts(c) && c != '\n' {
-            let _ = write!(safe, "\\u{:04x}", u32::from(c));
+        if is_escaped(c) {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                let _ = write!(safe, "\\u{unit:04x}");
+            }
         } else {
             safe.push(c);
         }
@@ -48,7 +58,7 @@ mod tests {
     fn what_a_terminal_would_obey_is_escaped_and_reads_back_as_it_was() {
         let text = "a\u{7f}b\u{9b}2Jc\u{202e}d\ne\u{1b}f\u{e4}";
         let json = pretty(&[text]);
-        assert!(json.chars().all(|c| c == '\n' || !screen::acts(c)), "{json:?}");
+        assert!(json.chars().all(|c| c == '\n' || !acts(c)), "{json:?}");
         assert!(json.contains("\\u009b") && json.contains('\u{e4}'), "{json:?}");
         assert_eq!(serde_json::from_str::<Vec<String>>(&json).unwrap(), [text]);
     }

@@ -2,7 +2,7 @@
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::screen;
+use refresh_system::screen;
 
 /// A line that changes in place, where standard output is a terminal; nothing elsewhere.
 #[derive(Debug)]

@@ -2,10 +2,11 @@
 //! that fail. A run either refuses before anything is stopped or halts fenced, loses nothing, and the next one converges.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
 #![allow(clippy::disallowed_methods, reason = "tests start programs and damage files")]
-#![allow(clippy::print_stderr, clippy::disallowed_macros, reason = "a test that is left out is told")]
+#![allow(clippy::print_stderr, clippy::disallowed_macros, reason = "a test that is left out is ran")]
 #![allow(clippy::type_complexity, reason = "a table of damages reads best in its place")]
 
 use crate::crash;
+use crate::dice::print_line;
 use crate::host;
 
 use std::fs;
@@ -70,7 +71,7 @@ fn files(directory: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn rw_7_1a_damaged_files_of_the_tool_and_of_git_are_made_good_by_the_next_run() {
+fn rw_7_1a_damaged_files_of_the_tool_and_of_git_are_repaired_by_the_next_run() {
     let damages: [(&str, fn(&Rig)); 11] = [
         ("a stale fence", |rig| {
             rig.host.tool(["service", "stop"]).expect(0);
@@ -109,7 +110,7 @@ fn rw_7_1a_damaged_files_of_the_tool_and_of_git_are_made_good_by_the_next_run() 
             }
         }),
         ("a mirror without HEAD", |rig| fs::remove_file(rig.host.layout.mirror().join("HEAD")).unwrap()),
-        ("an index.lock that nobody holds", |rig| {
+        ("an index.lock without a holder", |rig| {
             fs::write(rig.host.layout.app().join(".git/index.lock"), "").unwrap();
         }),
         ("a torn index", |rig| fs::write(rig.host.layout.app().join(".git/index"), "DIRC").unwrap()),
@@ -154,10 +155,7 @@ fn faults_can_be_injected() -> bool {
     let tried = Command::new("strace").args(["-f", "-e", "inject=fsync:error=EIO", "true"]).output();
     let there = tried.is_ok_and(|output| output.status.success());
     if !there {
-        let _ = std::io::Write::write_all(
-            &mut std::io::stderr(),
-            b"LEFT OUT: strace is missing or may not trace, so no system call can be made to fail\n",
-        );
+        print_line("LEFT OUT: strace is missing or may not trace, so no system call can be made to fail");
         assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "strace is needed: apt-get install strace");
     }
     there
@@ -258,15 +256,15 @@ fn rw_7_1a_a_disk_that_fails_never_leaves_an_unproved_service_and_the_next_run_c
         rig.next_version();
         rig.drift();
         let path = (fault.path)(&rig);
-        let told = with_fault(&mut rig, path.as_deref(), fault.inject);
-        assert_eq!(told.code, Some(fault.code), "{}:\n{}", fault.what, told.all());
+        let ran = with_fault(&mut rig, path.as_deref(), fault.inject);
+        assert_eq!(ran.code, Some(fault.code), "{}:\n{}", fault.what, ran.all());
         rig.expect_sound();
         if fault.code == 3 {
             assert!(!rig.host.fenced(), "{}", fault.what);
             assert_eq!(rig.host.version(), Some(rig.old.text.clone()), "{}", fault.what);
         } else {
             assert!(rig.host.fenced(), "{}", fault.what);
-            assert_eq!(rig.host.report()["service"]["state"], "stopped", "{}:\n{}", fault.what, told.all());
+            assert_eq!(rig.host.report()["service"]["state"], "stopped", "{}:\n{}", fault.what, ran.all());
             let text = fs::read_to_string(journal(&rig)).unwrap();
             assert!(text.lines().last().unwrap().contains("halted"), "{}:\n{text}", fault.what);
         }
@@ -291,15 +289,15 @@ fn rw_7_1a_a_disk_that_is_full_while_the_environment_is_built_stops_nothing() {
     let built = rig.host.layout.home().join(fs::read_link(rig.host.layout.venv()).unwrap());
     let name = built.file_name().unwrap().to_str().unwrap().to_owned();
     rig.host.tool(["rollback"]).expect(0);
-    ladylinux_refresh::disk::remove_tree(&built).unwrap();
+    refresh_system::disk::remove_tree(&built).unwrap();
     for file in files(&rig.host.layout.environment_records()) {
         if file.file_name().unwrap().to_str().unwrap().starts_with(&name) {
             fs::remove_file(file).unwrap();
         }
     }
     rig.drift();
-    let told = with_fault(&mut rig, Some(&built.join("pyvenv.cfg")), "openat:error=ENOSPC");
-    assert_eq!(told.code, Some(3), "{}", told.all());
+    let ran = with_fault(&mut rig, Some(&built.join("pyvenv.cfg")), "openat:error=ENOSPC");
+    assert_eq!(ran.code, Some(3), "{}", ran.all());
     rig.expect_sound();
     assert!(!rig.host.fenced());
     assert_eq!(rig.host.version(), Some(rig.old.text.clone()));

@@ -1,6 +1,7 @@
 //! Runs and builds that are killed, and files and system calls that fail.
+#![allow(clippy::too_many_lines, reason = "a table of cases is read as one")]
 
-#[path = "../support/crash.rs"]
+#[path = "../support/crash/mod.rs"]
 #[allow(dead_code, reason = "other tests use it")]
 mod crash;
 #[path = "../support/dice.rs"]

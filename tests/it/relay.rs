@@ -9,12 +9,13 @@ use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::time::{Duration, Instant};
 
 use host::Host;
-use ladylinux_refresh::clock;
-use ladylinux_refresh::disk;
-use ladylinux_refresh::process::ProcessId;
-use ladylinux_refresh::service::fence::AdmitRecord;
-use ladylinux_refresh::settings::names::RunId;
-use ladylinux_refresh::status_file::{self, LastRequest, RequestOutcome};
+use refresh_installation::status_file;
+use refresh_installation::status_file::{LastRequest, RequestOutcome};
+use refresh_programs::process::ProcessId;
+use refresh_service::fence::AdmitRecord;
+use refresh_settings::names::RunId;
+use refresh_system::clock;
+use refresh_system::disk;
 use serde_json::{Value, json};
 
 /// Waits for something that has to come true.
@@ -26,7 +27,7 @@ fn until<T>(mut look: impl FnMut() -> Option<T>) -> T {
             return found;
         }
         assert!(Instant::now() < limit, "waited in vain");
-        std::thread::yield_now();
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 
@@ -58,21 +59,21 @@ fn in_step_4(host: &Host) -> String {
 }
 
 #[test]
-fn whoever_follows_is_told_byte_for_byte_what_the_run_tells() {
+fn followers_receive_the_events_of_the_run_byte_for_byte() {
     let host = Host::running();
     host.push(&[("version.txt", "two\n"), ("requirements.txt", "six==1.17.0\n")]);
     host.write("local.txt", "mine\n");
-    let told = host.tool(["run", "--format", "json"]).expect(0);
+    let live = host.tool(["run", "--format", "json"]).expect(0);
     let run = status(&host)["last_run"]["run"].as_str().unwrap().to_owned();
-    assert!(told.out.lines().count() > 20, "{}", told.out);
-    assert_eq!(host.tool(["wait", &run, "--format", "json"]).expect(0).out, told.out);
+    assert!(live.out.lines().count() > 20, "{}", live.out);
+    assert_eq!(host.tool(["wait", &run, "--format", "json"]).expect(0).out, live.out);
     let human = host.tool(["wait", &run]).expect(0);
     assert!(human.out.contains("✓ 5 restart") && human.err.is_empty(), "{}", human.all());
     // What lies in /run is gone after a boot; the report is not.
     fs::remove_dir_all(host.layout.volatile()).unwrap();
-    let last = told.out.lines().last().unwrap();
+    let last = live.out.lines().last().unwrap();
     assert_eq!(host.tool(["wait", &run, "--format", "json"]).expect(0).out.trim_end(), last);
-    host.tool(["wait", "20260101T000000000Z-1"]).expect(3).says("there is no run").says("history");
+    host.tool(["wait", "20260101T000000000Z-1"]).expect(3).says("does not exist").says("history");
     host.tool(["wait", "../lock"]).expect(2);
 }
 
@@ -85,16 +86,17 @@ fn a_detached_run_is_named_followed_and_ended_by_its_name() {
     assert_eq!(in_step_4(&host), run);
     host.tool(["status"]).expect(0).says(&format!("run {run} of main is in progress since "));
     let listed = host.tool(["history"]).expect(0).out;
-    assert!(listed.lines().next().unwrap().ends_with(" in progress"), "{listed}");
+    assert!(listed.lines().nth(1).unwrap().contains(" in progress "), "{listed}");
     let status = serde_json::from_str::<Value>(&host.tool(["status", "--json"]).expect(0).out).unwrap();
     assert_eq!((&status["running_now"], &status["current"]["run"]), (&json!(run), &json!(run)));
-    // What a detached run has to say without an event reaches whoever waits for it.
-    let second = host.tool(["run", "--detach"]).expect(0).out;
+    // The output of a detached run without an event reaches the clients that wait.
+    host.tool(["run", "--detach"]).expect(4).says(&run);
+    let second = host.tool(["run", "--detach", "--wait", "1s"]).expect(0).out;
     host.tool(["wait", second.trim_end()]).expect(4).says("is in progress since").says(&run);
     host.tool(["cancel", &run]).expect(0).says("halted").says("fenced");
     host.tool(["wait", &run]).expect(130).says("interrupted by SIGINT");
     host.tool(["cancel", &run]).expect(0).says("is not in progress: halted");
-    host.tool(["cancel", "20260101T000000000Z-1"]).expect(3).says("error in cancel: there is no run");
+    host.tool(["cancel", "20260101T000000000Z-1"]).expect(3).says("error in cancel: run");
     fs::remove_file(hold).unwrap();
 
     let third = host.tool(["run", "--detach"]).expect(0).out;
@@ -105,7 +107,7 @@ fn a_detached_run_is_named_followed_and_ended_by_its_name() {
 }
 
 #[test]
-fn a_run_that_was_killed_is_told_as_killed_until_the_next_one() {
+fn a_run_that_was_killed_is_reported_as_killed_until_the_next_one() {
     let (host, hold) = held();
     host.push(&[("version.txt", "two\n")]);
     let run = host.tool(["run", "--detach"]).expect(0).out.trim_end().to_owned();
@@ -120,11 +122,11 @@ fn a_run_that_was_killed_is_told_as_killed_until_the_next_one() {
     let after =
         || host.command(["after-run", &run]).env("EXIT_CODE", "killed").env("EXIT_STATUS", "KILL").output();
     host::ran(after().unwrap()).expect(0);
-    let told = status(&host);
-    assert_eq!((&told["current"], &told["last_run"]["result"]), (&Value::Null, &json!("interrupted")));
-    assert_eq!(told["last_run"]["exit_code"], 137);
+    let found = status(&host);
+    assert_eq!((&found["current"], &found["last_run"]["result"]), (&Value::Null, &json!("interrupted")));
+    assert_eq!(found["last_run"]["exit_code"], 137);
     host::ran(after().unwrap()).expect(0);
-    assert_eq!(status(&host), told);
+    assert_eq!(status(&host), found);
     host.tool(["wait", &run]).expect(137).says("was killed in prepare").says("SIGKILL");
     host.tool(["history"]).expect(0).says("interrupted");
     host.tool(["service", "start"]).expect(3).says("was killed in prepare");
@@ -230,7 +232,7 @@ fn requests_are_taken_with_the_rights_of_their_directories_owner_whosever_app_is
     fs::set_permissions(directory.join("roots"), fs::Permissions::from_mode(0o755)).unwrap();
     chown(&directory, Some(61_874), Some(61_874)).unwrap();
     let runs = host.runs().len();
-    host.tool(["answer-requests"]).expect(3).says("cannot be emptied");
+    host.tool(["answer-requests"]).expect(3).says("cannot empty");
     assert_eq!(host.runs().len(), runs, "an entry that stays started a run");
     let left = fs::read_dir(&directory).unwrap().next().unwrap().unwrap().path();
     assert!(left.join("own").is_dir(), "it was removed as root");
@@ -250,7 +252,7 @@ fn after(host: &Host, run: &str, end: [&str; 2]) -> host::Ran {
 }
 
 #[test]
-fn a_request_is_settled_by_its_run_where_whoever_answered_it_is_gone() {
+fn a_request_is_settled_by_its_run_after_its_first_worker_is_gone() {
     let (host, hold) = held();
     let asked = |run: &str| {
         let request = LastRequest {
@@ -269,12 +271,12 @@ fn a_request_is_settled_by_its_run_where_whoever_answered_it_is_gone() {
         run
     };
     let settled = |outcome: &str, why: &str| {
-        let told = status(&host)["last_request"].clone();
-        assert_eq!(told["outcome"], outcome, "{told}");
-        assert!(told["why"].as_str().unwrap_or_default().contains(why), "{told}");
+        let request = status(&host)["last_request"].clone();
+        assert_eq!(request["outcome"], outcome, "{request}");
+        assert!(request["why"].as_str().unwrap_or_default().contains(why), "{request}");
     };
 
-    // Cut off with all that would look after it, as by a power cut: the next run tells. Its own request waits meanwhile.
+    // Killed with its supervisors, as by a power cut. The next run reports it. Its own request waits meanwhile.
     begun();
     kill(&host);
     fs::remove_file(&hold).unwrap();
@@ -284,7 +286,7 @@ fn a_request_is_settled_by_its_run_where_whoever_answered_it_is_gone() {
     fs::write(&hold, "").unwrap();
     let run = begun();
     kill(&host);
-    // It is dead when nobody can be told of its end any more.
+    // It is dead at a time when no client can learn of its end any more.
     host.tool(["wait", &run]).expect(137);
     after(&host, &run, ["killed", "KILL"]).expect(0);
     settled("failed", "was killed in prepare");
@@ -313,7 +315,7 @@ fn rw_7_1a_a_killed_run_leaves_the_service_down_also_where_the_settings_cannot_b
 }
 
 /// Spoils the settings while a run is killed; returns when the next one has succeeded.
-fn killed_with(spoil: impl Fn(&Host), told: &str, mend: impl Fn(&Host)) {
+fn killed_with(spoil: impl Fn(&Host), expected: &str, mend: impl Fn(&Host)) {
     let (host, hold) = held();
     host.push(&[("version.txt", "two\n")]);
     let run = host.tool(["run", "--detach"]).expect(0).out.trim_end().to_owned();
@@ -325,11 +327,11 @@ fn killed_with(spoil: impl Fn(&Host), told: &str, mend: impl Fn(&Host)) {
     disk::write_json(&host.layout.admit(), &left, 0o644).unwrap();
     spoil(&host);
 
-    after(&host, &run, ["killed", "KILL"]).expect(0).says(told);
+    after(&host, &run, ["killed", "KILL"]).expect(0).says(expected);
     assert!(host.fenced() && host.answer().is_none());
     assert!(!host.layout.admit().exists());
-    let told = status(&host);
-    assert_eq!((&told["current"], &told["last_run"]["result"]), (&Value::Null, &json!("interrupted")));
+    let found = status(&host);
+    assert_eq!((&found["current"], &found["last_run"]["result"]), (&Value::Null, &json!("interrupted")));
     fs::remove_file(hold).unwrap();
     mend(&host);
     host.tool(["run"]).expect(0);

@@ -1,4 +1,4 @@
-//! A token is read from its file by whoever needs it, and shows nowhere: no command line, no log, no event, no report.
+//! A token is read from its file where it is needed, and shows nowhere: no command line, no log, no event, no report.
 //! What hooks and the service write stays with those who follow the run and in its log.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests lay out what the program finds")]
 
@@ -30,7 +30,7 @@ fn command_lines() -> String {
     all
 }
 
-/// Stands before a server and looks at all command lines whenever somebody calls: then a fetch is in progress.
+/// Stands before a server and reads all command lines at each connection: then a fetch is in progress.
 fn watched(port: u16, seen: &Arc<Mutex<Vec<String>>>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let own = listener.local_addr().unwrap().port();
@@ -111,7 +111,7 @@ fn a_token_opens_the_remote_and_shows_nowhere() {
     assert!(seen.iter().all(|lines| secrets.iter().all(|secret| !lines.contains(secret))));
     assert_eq!(holding(host.layout.root(), &secrets), Vec::<PathBuf>::new());
     let found = holding(token.parent().unwrap(), &secrets);
-    assert_eq!(found, [token], "the search finds what is there");
+    assert_eq!(found, [token], "the search finds the token");
 }
 
 /// A proxy that wants credentials: notes those that it gets and the command lines of that moment, and answers nothing of
@@ -176,13 +176,13 @@ fn what_a_hook_or_the_service_writes_is_in_no_file_that_everybody_may_read() {
     let server = format!("print('{SECRET}', flush=True)\nraise SystemExit(1)\n");
     for files in [("refresh.toml", hook.as_str()), ("server.py", &server)] {
         host.push(&[("refresh.toml", ""), files]);
-        // Whoever follows is told all of it.
+        // A client that follows reads all of it.
         host.tool(["run"]).expect(1).says(SECRET);
         assert!(host.fenced());
-        let told = host.report()["error"]["chain"].to_string();
-        assert!(told.contains("in the log of the run") && told.contains("exit"), "{told}");
+        let chain = host.report()["error"]["chain"].to_string();
+        assert!(chain.contains("in the log of the run") && chain.contains("exit"), "{chain}");
         let found = holding(host.layout.root(), &["hunter2"]);
-        assert!(found.iter().any(|path| path.ends_with("log")), "the search finds what is there: {found:?}");
+        assert!(found.iter().any(|path| path.ends_with("log")), "the search finds the token: {found:?}");
         for path in found {
             let in_app = path.starts_with(host.layout.app()) || path.starts_with(host.layout.mirror());
             let mode = |path: &Path| path.metadata().unwrap().permissions().mode();
@@ -201,7 +201,7 @@ fn what_a_hook_or_the_service_writes_is_in_no_file_that_everybody_may_read() {
 }
 
 #[test]
-fn a_request_that_fails_does_not_tell_what_a_hook_wrote() {
+fn a_request_that_fails_does_not_repeat_the_output_of_a_hook() {
     let host = Host::running();
     host.configure("allowed_branches = [\"main\"]", "");
     let hook =
@@ -211,7 +211,7 @@ fn a_request_that_fails_does_not_tell_what_a_hook_wrote() {
     fs::write(host.layout.requests().join("request"), "").unwrap();
     host.tool(["answer-requests"]).expect(0);
     let status = fs::read_to_string(host.layout.status_file()).unwrap();
-    let told: serde_json::Value = serde_json::from_str(&status).unwrap();
-    assert!(told["last_request"]["why"].as_str().unwrap().contains("the check hook m failed"), "{status}");
+    let found: serde_json::Value = serde_json::from_str(&status).unwrap();
+    assert!(found["last_request"]["why"].as_str().unwrap().contains("the check hook m failed"), "{status}");
     assert!(!status.contains("hunter2"), "{status}");
 }

@@ -11,22 +11,22 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use ladylinux_refresh::process::ProcessId;
-use ladylinux_refresh::process::identity::{all_pids, parse_stat};
-use ladylinux_refresh::service::supervisor::{Embedded, LogLimits};
-use ladylinux_refresh::service::{Admission, Before, ExitKind, Force, ServiceManager, ServiceState, fence};
-use ladylinux_refresh::settings::Service;
-use ladylinux_refresh::settings::layout::Layout;
-use ladylinux_refresh::settings::names::UnitName;
+use refresh_programs::process::ExitKind;
+use refresh_programs::process::ProcessId;
+use refresh_programs::process::identity::{all_pids, parse_stat};
+use refresh_service::supervisor::Embedded;
+use refresh_service::{Admission, Before, Force, ServiceManager, ServiceState, fence};
+use refresh_settings::Service;
+use refresh_settings::layout::Layout;
+use refresh_settings::names::UnitName;
 use rustix::process::{Pid, Signal, kill_process};
-use service::{Bench, Script, fact, process, run_id, start, told, until};
+use service::{Bench, Script, fact, message, process, run_id, start, until};
 
 /// An installation whose service is a Python script under the embedded supervisor.
 struct World {
     _directory: tempfile::TempDir,
     layout: Layout,
     stop_timeout: Duration,
-    log: LogLimits,
     port: u16,
 }
 
@@ -41,17 +41,11 @@ impl World {
         let port = service::free_port();
         fs::write(layout.env_file(), format!("LADYLINUX_PORT={port}\n")).unwrap();
         fs::write(layout.app().join("service.py"), &script.text).unwrap();
-        Self {
-            _directory: directory,
-            layout,
-            stop_timeout: script.stop_timeout,
-            log: LogLimits::default(),
-            port,
-        }
+        Self { _directory: directory, layout, stop_timeout: script.stop_timeout, port }
     }
 
     fn embedded(&self) -> Embedded {
-        embedded(&self.layout, self.stop_timeout).with_log_limits(self.log)
+        embedded(&self.layout, self.stop_timeout)
     }
 
     fn state(&self) -> serde_json::Value {
@@ -66,7 +60,7 @@ impl World {
 fn embedded(layout: &Layout, stop_timeout: Duration) -> Embedded {
     let python = service::python().to_str().unwrap().to_owned();
     let command = vec![python, "{app}/service.py".to_owned(), "{port}".to_owned()];
-    Embedded::of(
+    Embedded::new(
         layout.clone(),
         Service {
             unit: UnitName::usual(),
@@ -115,14 +109,14 @@ keeps! {
     rw_5_1_a_started_service_is_running_and_a_stopped_one_is_stopped: a_started_service_is_observed_as_running_and_a_stopped_one_as_stopped;
     rw_5_1_a_stop_ends_every_process_of_the_tree_and_frees_the_port: a_stop_ends_every_process_of_the_tree_and_frees_the_port;
     rw_5_1_stopping_what_is_stopped_is_fine: stopping_what_is_stopped_is_fine;
-    rw_5_1_a_service_that_ignores_the_request_to_end_is_killed_and_that_is_said: a_service_that_ignores_the_request_to_end_is_killed_and_that_is_said;
+    rw_5_1_a_service_that_ignores_the_request_to_end_is_killed_and_that_is_said: a_service_that_ignores_the_request_to_end_is_killed_and_the_stop_reports_it;
     rw_7_1a_while_the_fence_stands_an_ordinary_start_is_refused: while_the_fence_stands_an_ordinary_start_is_refused;
     rw_7_1a_a_fence_that_cannot_be_read_refuses_all_the_same: a_fence_that_cannot_be_read_refuses_all_the_same;
     rw_5_5_the_refresh_that_fenced_the_service_starts_it_through_the_fence: the_refresh_that_fenced_the_service_starts_it_through_the_fence;
     a_service_that_runs_is_not_started_twice: a_service_that_runs_is_not_started_twice;
     two_starts_at_the_same_instant_make_one_service: two_starts_at_the_same_instant_make_one_service;
     the_log_tail_holds_the_lines_of_exactly_this_invocation: the_log_tail_holds_the_lines_of_exactly_this_invocation;
-    rw_5_5_the_service_finds_its_environment_file_its_version_and_its_folder: the_service_finds_its_environment_file_its_version_and_its_folder;
+    rw_5_5_the_service_finds_its_environment_file_its_version_and_its_folder: the_service_finds_its_environment_file_its_version_and_its_directory;
     rw_5_5_a_service_is_proved_by_its_process_also_where_it_has_emptied_its_environment: a_service_is_proved_by_its_invocation_also_where_it_has_emptied_its_environment;
 }
 
@@ -158,7 +152,7 @@ impl Caller {
     }
 }
 
-/// No test of its own: what [`Caller`] runs.
+/// Not a test: the process of a [`Caller`].
 #[test]
 #[ignore = "is run by other tests, as another process"]
 fn a_caller() {
@@ -188,7 +182,7 @@ fn the_service_outlives_the_process_that_started_it_and_keeps_none_of_its_descri
     let world = World::new(&Script::new(service::TELLS_ABOUT_ITSELF));
     let mut caller = Caller::spawn(&world, "ordinary");
     let mut said = Vec::new();
-    // Ends only when nobody holds the other end any more: neither the caller, nor the supervisor, nor the service.
+    // Ends only when no process holds the other end any more: neither the caller, nor the supervisor, nor the service.
     caller.child.stdout.take().unwrap().read_to_end(&mut said).unwrap();
     caller.child.stderr.take().unwrap().read_to_end(&mut said).unwrap();
     assert!(caller.child.wait().unwrap().success(), "{}", String::from_utf8_lossy(&said));
@@ -198,18 +192,18 @@ fn the_service_outlives_the_process_that_started_it_and_keeps_none_of_its_descri
     let supervisor = world.supervisor();
     assert!(supervisor.is_alive());
     let stat = parse_stat(&fs::read_to_string(format!("/proc/{}/stat", supervisor.pid)).unwrap()).unwrap();
-    assert_eq!(stat.session, supervisor.pid, "it leads a session of its own");
+    assert_eq!(stat.session, supervisor.pid, "it leads its own session");
     assert_eq!(fs::read_link(format!("/proc/{}/cwd", supervisor.pid)).unwrap(), Path::new("/"));
 
-    let told: serde_json::Value = serde_json::from_str(&fact(&world, "self")).unwrap();
-    let fds = told["fds"].as_object().unwrap();
+    let noted: serde_json::Value = serde_json::from_str(&fact(&world, "self")).unwrap();
+    let fds = noted["fds"].as_object().unwrap();
     assert_eq!(fds["0"], "/dev/null");
     assert_eq!(fds["1"], fds["2"]);
     // What is not one of the three is the listing's own descriptor, closed by the time that it was looked at.
     assert_eq!(fds.len(), 3, "{fds:?}");
-    assert_eq!(told["umask"], 0o022);
-    assert_eq!(told["parent"], supervisor.pid);
-    assert!(told["env"].get("CALLER_ROOT").is_none() && told["env"].get("LADYLINUX_REFRESH_RUN").is_none());
+    assert_eq!(noted["umask"], 0o022);
+    assert_eq!(noted["parent"], supervisor.pid);
+    assert!(noted["env"].get("CALLER_ROOT").is_none() && noted["env"].get("LADYLINUX_REFRESH_RUN").is_none());
     assert!(main.is_alive());
 }
 
@@ -234,7 +228,7 @@ fn rw_5_5_a_proved_service_outlives_the_refresh_that_started_it() {
     caller.has_started(&world);
     fact(&world, "ready");
     // A later refresh's fence is not the one that this service was started through.
-    let later = ladylinux_refresh::settings::names::RunId::parse("later").unwrap();
+    let later = refresh_settings::names::RunId::parse("later").unwrap();
     fence::raise(&world.layout, &later, "refresh in progress").unwrap();
     let main = world.embedded().observe().unwrap().running().expect("it runs").main;
     caller.kill();
@@ -253,7 +247,7 @@ fn rw_5_5_a_proved_service_outlives_the_refresh_that_started_it() {
 }
 
 #[test]
-fn rw_7_1a_an_admission_that_a_killed_refresh_left_admits_nobody() {
+fn rw_7_1a_an_admission_of_a_killed_refresh_admits_no_start() {
     let world = World::new(&Script::new(service::LISTENS));
     fence::raise(&world.layout, &run_id(), "refresh in progress").unwrap();
     let mut gone = Command::new("/bin/true").spawn().unwrap();
@@ -263,7 +257,7 @@ fn rw_7_1a_an_admission_that_a_killed_refresh_left_admits_nobody() {
     let left = serde_json::to_vec(&fence::AdmitRecord { run: run_id(), process }).unwrap();
     fs::write(world.layout.admit(), left).unwrap();
     let failure = world.embedded().start(Admission::Ordinary).unwrap_err();
-    assert!(told(&failure).contains("fenced"), "{}", told(&failure));
+    assert!(message(&failure).contains("fenced"), "{}", message(&failure));
 }
 
 #[test]
@@ -299,7 +293,7 @@ fn rw_5_1_a_service_whose_supervisor_was_killed_is_found_and_ended() {
     });
     assert!(left.contains(&main) && left.contains(&orphan), "{left:?}");
     let failure = world.embedded().start(Admission::Ordinary).unwrap_err();
-    assert!(told(&failure).contains("ladylinux-refresh service stop"), "{}", told(&failure));
+    assert!(message(&failure).contains("ladylinux-refresh service stop"), "{}", message(&failure));
     let stopped = world.embedded().stop().unwrap();
     assert_eq!((stopped.before, stopped.force), (Before::LeftBehind, Force::Killed), "{stopped}");
     assert!(!main.is_alive() && !orphan.is_alive());
@@ -308,27 +302,7 @@ fn rw_5_1_a_service_whose_supervisor_was_killed_is_found_and_ended() {
 }
 
 #[test]
-fn the_log_is_rotated_and_nothing_of_the_tail_is_lost() {
-    let mut world = World::new(&Script::new(
-        "for n in range(3000): print('line', n)\nsys.stdout.flush(); note('ready', 1); forever()",
-    ));
-    world.log = LogLimits { bytes: 4000, files: 3 };
-    start(&world);
-    world.embedded().stop().unwrap();
-    let logs: Vec<u64> = fs::read_dir(world.layout.supervisor())
-        .unwrap()
-        .flatten()
-        .filter(|entry| entry.file_name().to_string_lossy().starts_with("service.log"))
-        .map(|entry| entry.metadata().unwrap().len())
-        .collect();
-    assert_eq!(logs.len(), 4, "{logs:?}");
-    let tail = world.embedded().log_tail(300).unwrap();
-    let expected: Vec<String> = (2700..3000).map(|n| format!("line {n}")).collect();
-    assert_eq!(tail, expected);
-}
-
-#[test]
-fn a_program_that_is_missing_or_cannot_run_is_told_and_nothing_is_left_running() {
+fn a_program_that_is_missing_or_cannot_run_is_reported_and_nothing_is_left_running() {
     let world = World::new(&Script::new(service::LISTENS));
     let with = |command: &str| {
         let service = Service {
@@ -339,17 +313,17 @@ fn a_program_that_is_missing_or_cannot_run_is_told_and_nothing_is_left_running()
             allow_root_exec: Vec::new(),
             socket: None,
         };
-        Embedded::of(world.layout.clone(), service)
+        Embedded::new(world.layout.clone(), service)
             .with_program(env!("CARGO_BIN_EXE_ladylinux-refresh").into())
     };
     let missing = with("no-such-program-anywhere").start(Admission::Ordinary).unwrap_err();
-    assert!(told(&missing).contains("no-such-program-anywhere"), "{}", told(&missing));
+    assert!(message(&missing).contains("no-such-program-anywhere"), "{}", message(&missing));
     let broken = world.layout.app().join("broken");
     fs::write(&broken, "#!/no/such/interpreter\n").unwrap();
     fs::set_permissions(&broken, fs::Permissions::from_mode(0o755)).unwrap();
     let broken = with("{app}/broken");
     let failure = broken.start(Admission::Ordinary).unwrap_err();
-    assert!(told(&failure).contains("No such file"), "{}", told(&failure));
+    assert!(message(&failure).contains("No such file"), "{}", message(&failure));
     assert_eq!(broken.observe().unwrap(), ServiceState::Stopped { last: None });
 }
 
@@ -405,7 +379,7 @@ fn rw_5_1_a_stop_takes_the_processes_that_are_forked_while_it_kills() {
 }
 
 #[test]
-fn root_runs_the_service_as_the_owner_of_the_tree_and_with_none_of_its_own_groups() {
+fn root_runs_the_service_as_the_owner_of_the_tree_and_without_groups_of_root() {
     if !rustix::process::geteuid().is_root() {
         // Not root: the owner is ourselves, which every other test here shows.
         return;
@@ -413,8 +387,19 @@ fn root_runs_the_service_as_the_owner_of_the_tree_and_with_none_of_its_own_group
     let world = World::new(&Script::new(service::TELLS_ABOUT_ITSELF));
     std::os::unix::fs::chown(world.layout.app(), Some(65534), Some(65534)).unwrap();
     start(&world);
-    let told: serde_json::Value = serde_json::from_str(&fact(&world, "self")).unwrap();
-    assert_eq!(told["uid"], 65534);
-    assert!(told["groups"].as_array().unwrap().iter().all(|group| *group == 65534), "{told}");
+    let noted: serde_json::Value = serde_json::from_str(&fact(&world, "self")).unwrap();
+    assert_eq!(noted["uid"], 65534);
+    assert!(noted["groups"].as_array().unwrap().iter().all(|group| *group == 65534), "{noted}");
     world.embedded().stop().unwrap();
+}
+
+#[test]
+fn rw_5_1_a_service_is_stopped_also_where_nothing_can_be_written() {
+    let world = World::new(&Script::new(service::LISTENS));
+    let main = start(&world);
+    // What a write would replace cannot be replaced.
+    fs::create_dir_all(world.layout.supervisor().join("stop-timeout/full")).unwrap();
+    let stopped = world.manager().stop().unwrap_or_else(|failure| panic!("{}", message(&failure)));
+    assert_eq!((stopped.before, stopped.force), (Before::Running, Force::Asked), "{stopped}");
+    assert!(!main.is_alive());
 }

@@ -13,13 +13,15 @@ use std::process::Command;
 use std::time::Instant;
 
 use common::{World, branch, plain_git, run};
-use ladylinux_refresh::clock;
-use ladylinux_refresh::process::Owner;
-use ladylinux_refresh::source::hook_outputs::{self, HookTime};
-use ladylinux_refresh::source::local::ChangeKind;
-use ladylinux_refresh::source::stash;
-use ladylinux_refresh::source::stash_restore::{self, RestoreChoice};
-use ladylinux_refresh::source::stash_show;
+use refresh_source::hook_outputs;
+use refresh_source::hook_outputs::HookTime;
+use refresh_source::local::ChangeKind;
+use refresh_source::stash;
+use refresh_source::stash_restore;
+use refresh_source::stash_restore::RestoreChoice;
+use refresh_source::stash_show;
+use refresh_system::clock;
+use refresh_system::disk::Owner;
 use source::{deployed, installation, kept_tree, listed, local, refresh};
 
 #[test]
@@ -27,7 +29,7 @@ fn every_kind_of_difference_is_found_and_nothing_is_changed() {
     let mut world = deployed(Owner::own(), &[("type", "x\n")]);
     world.preserve = vec!["alone".to_owned()];
     world.write("src/app.py", b"mine\n");
-    world.write("folder/a", b"x");
+    world.write("drafts/a", b"x");
     world.write("alone", b"x");
     world.write("src/__pycache__/app.cpython-312.pyc", b"x");
     fs::remove_file(world.file("src/util.py")).unwrap();
@@ -41,7 +43,7 @@ fn every_kind_of_difference_is_found_and_nothing_is_changed() {
         "modified src/app.py",
         "deleted src/util.py",
         "type type",
-        "untracked folder",
+        "untracked drafts",
         "untracked alone*",
     ];
     assert_eq!(listed(&found), expected);
@@ -89,17 +91,17 @@ fn a_tree_is_kept_by_one_rename_and_shown_and_no_link_in_it_followed() {
     let mut world = deployed(Owner::own(), &[("tööl \"1\".py", "one\n"), ("dropped", "x\n")]);
     world.write("tööl \"1\".py", b"mine\n");
     world.write("src/app.py", b"mine too\n");
-    world.write("folder/inner/file", b"inner\n");
+    world.write("drafts/inner/file", b"inner\n");
     world.write(OsStr::from_bytes(b"odd-\xff%41\n"), b"odd\n");
     fs::remove_file(world.file("dropped")).unwrap();
     fs::write(world.directory.path().join("secret"), "secret").unwrap();
     symlink(world.directory.path().join("secret"), world.file("link")).unwrap();
-    symlink(world.directory.path(), world.file("folder/away")).unwrap();
-    assert!(Command::new("mkfifo").arg(world.file("folder/pipe")).status().unwrap().success());
-    let inode = fs::metadata(world.file("folder/inner/file")).unwrap().ino();
+    symlink(world.directory.path(), world.file("drafts/away")).unwrap();
+    assert!(Command::new("mkfifo").arg(world.file("drafts/pipe")).status().unwrap().success());
+    let inode = fs::metadata(world.file("drafts/inner/file")).unwrap().ino();
     refresh(&mut world, "r1");
     let kept = kept_tree(&world, "r1");
-    assert_eq!(fs::metadata(kept.join("folder/inner/file")).unwrap().ino(), inode);
+    assert_eq!(fs::metadata(kept.join("drafts/inner/file")).unwrap().ino(), inode);
     let on = installation(&world);
     let show = |path: Option<&str>| stash_show::show(&on, &run("r1"), path.map(Path::new));
     let text = |path: Option<&str>| String::from_utf8_lossy(&show(path).unwrap().diff).into_owned();
@@ -113,8 +115,8 @@ fn a_tree_is_kept_by_one_rename_and_shown_and_no_link_in_it_followed() {
     let one = text(Some("tööl \"1\".py"));
     assert!(one.ends_with("-one\n+mine\n") && !one.contains("mine too"), "{one}");
     assert!(text(Some("src")).contains("+mine too"));
-    assert!(text(Some("folder/inner")).contains("+inner"));
-    for nothing in ["folder/away/secret", "folder/../../../secret", "/etc/passwd", "nothing"] {
+    assert!(text(Some("drafts/inner")).contains("+inner"));
+    for nothing in ["drafts/away/secret", "drafts/../../../secret", "/etc/passwd", "nothing"] {
         let shown = show(Some(nothing));
         assert!(shown.is_err() || shown.unwrap().diff.is_empty(), "{nothing}");
     }
@@ -255,7 +257,7 @@ fn a_preserved_file_whose_place_the_commit_needs_is_kept_with_the_old_tree() {
     world.write("data/x", b"mine");
     world.write("list", b"mine");
     world.write("prefs.json", b"mine");
-    world.commit(&[("data", "a file now\n"), ("list/part", "a folder now\n"), ("prefs.json", "theirs")]);
+    world.commit(&[("data", "a file now\n"), ("list/part", "a directory now\n"), ("prefs.json", "theirs")]);
     let kept = refresh(&mut world, "r1");
     assert_eq!(world.read("data"), "a file now\n");
     assert_eq!(world.read("prefs.json"), "mine");

@@ -1,6 +1,7 @@
 //! Whatever `app/` and its repository are like, a refresh makes it the branch, and nothing that was there is lost.
 #![expect(clippy::disallowed_methods, reason = "tests arrange the world that the program finds")]
 
+use crate::dice::print_line;
 use crate::git as common;
 use crate::source;
 
@@ -11,14 +12,16 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
-use common::{World, branch, plain_git, run, told};
-use ladylinux_refresh::disk::beneath::Obstacle;
-use ladylinux_refresh::git::locks;
-use ladylinux_refresh::git::path::TreePath;
-use ladylinux_refresh::process::Owner;
-use ladylinux_refresh::source::exchange;
-use ladylinux_refresh::source::prepared_tree;
-use ladylinux_refresh::source::work_tree::{Head, TreeKind};
+use crate::service::until;
+use common::{World, branch, message, plain_git, run};
+use refresh_git::locks;
+use refresh_git::path::TreePath;
+use refresh_source::exchange;
+use refresh_source::prepared_tree;
+use refresh_source::work_tree;
+use refresh_source::work_tree::{Head, TreeKind};
+use refresh_system::disk::Owner;
+use refresh_system::disk::beneath::Obstacle;
 use source::{deployed, installation, kept_tree, listed, local, refresh, refresh_to};
 
 /// Another user, if the test may become one.
@@ -44,12 +47,12 @@ fn rw_5_2b_the_tree_is_reset_to_the_branch_whatever_was_checked_out() {
     world.commit(&[("src/app.py", "print('two')\n")]);
     world.app_git(&["checkout", "--quiet", "-b", "local"]);
     world.write("src/app.py", b"print('mine')\n");
-    assert_eq!(installation(&world).tree_state().unwrap().head, Some(Head::Branch("local".to_owned())));
+    assert_eq!(work_tree::of(&installation(&world)).unwrap().head, Some(Head::Branch("local".to_owned())));
     let kept = refresh(&mut world, "r1");
     assert_eq!(listed(&kept[0].changes), ["modified src/app.py"]);
     assert_eq!(world.read("src/app.py"), "print('two')\n");
     world.app_git(&["checkout", "--quiet", first.as_str()]);
-    let state = installation(&world).tree_state().unwrap();
+    let state = work_tree::of(&installation(&world)).unwrap();
     assert_eq!((state.head, state.commit), (Some(Head::Detached(first.clone())), Some(first)));
     assert!(refresh(&mut world, "r2").is_empty());
     assert_eq!(world.read("src/app.py"), "print('two')\n");
@@ -110,21 +113,23 @@ fn a_branch_that_became_a_directory_of_branches_is_followed_both_ways() {
 #[test]
 fn locks_in_the_applications_repository_hold_no_refresh_up_whether_a_process_holds_them_or_not() {
     let mut world = deployed(service_user(), &[]);
-    let lock = fs::File::create(world.file(".git/index.lock")).unwrap();
+    let lock = world.file(".git/index.lock");
+    fs::write(&lock, "").unwrap();
     fs::write(world.file(".git/refs/heads/main.lock"), "").unwrap();
-    let found = installation(&world).tree_state().unwrap().locks;
+    let found = work_tree::of(&installation(&world)).unwrap().locks;
     let found: Vec<&Path> = found.iter().map(TreePath::as_path).collect();
     assert_eq!(found, [world.file(".git/index.lock"), world.file(".git/refs/heads/main.lock")]);
-    // Another process has to hold it: this one is the program's own.
-    let mut holder = Command::new("sleep").arg("600").stdin(lock).spawn().unwrap();
-    assert_eq!(locks::holders(&world.app()), [format!("{} (sleep 600)", holder.id())]);
+    // Another process opens it: what this one opens, its other children have until their execve(2).
+    let mut holder = Command::new("sh").args(["-c", "exec sleep 600 <\"$0\""]).arg(&lock).spawn().unwrap();
+    let expected = [format!("{} (sleep 600)", holder.id())];
+    until("the lock is held", || (locks::holders(&world.app()) == expected).then_some(()));
     world.commit(&[("a", "1\n")]);
     refresh(&mut world, "r1");
     assert_eq!(holder.try_wait().unwrap(), None, "the process was ended");
     holder.kill().unwrap();
     holder.wait().unwrap();
     assert_eq!(world.read("a"), "1\n");
-    assert_eq!(installation(&world).tree_state().unwrap().locks, []);
+    assert_eq!(work_tree::of(&installation(&world)).unwrap().locks, []);
     world.app_git(&["commit", "--quiet", "--allow-empty", "-m", "nothing is locked"]);
 }
 
@@ -188,7 +193,7 @@ fn a_filter_of_the_trees_repository_is_run_by_no_step() {
 }
 
 #[test]
-fn a_damaged_repository_is_kept_and_another_one_made() {
+fn a_damaged_repository_is_kept_and_replaced() {
     let mut world = deployed(service_user(), &[]);
     world.commit(&[("src/app.py", "print('two')\n")]);
     world.write("mine", b"mine");
@@ -196,7 +201,7 @@ fn a_damaged_repository_is_kept_and_another_one_made() {
     fs::remove_dir_all(&objects).unwrap();
     world.write(".git/objects", b"");
     world.write(".git/HEAD", b"");
-    let state = installation(&world).tree_state().unwrap();
+    let state = work_tree::of(&installation(&world)).unwrap();
     assert_eq!((state.kind, state.head, state.commit), (TreeKind::Repository, Some(Head::Broken), None));
     let kept = refresh(&mut world, "r1");
     assert!(kept[0].changes.not_comparable.is_some(), "{kept:?}");
@@ -207,9 +212,9 @@ fn a_damaged_repository_is_kept_and_another_one_made() {
 }
 
 #[test]
-fn what_is_not_a_repository_of_its_own_is_reported_and_never_deployed_over() {
+fn an_app_that_is_no_separate_repository_is_reported_and_never_overwritten() {
     let world = World::owned_by(service_user());
-    let state = || installation(&world).tree_state().unwrap();
+    let state = || work_tree::of(&installation(&world)).unwrap();
     assert_eq!(state().kind, TreeKind::Absent);
     let on = installation(&world);
     let commit = on.mirror.ensure(&run("init"), &branch("main")).unwrap();
@@ -222,10 +227,10 @@ fn what_is_not_a_repository_of_its_own_is_reported_and_never_deployed_over() {
     assert_eq!(found.origin, Some(format!("file://{}", world.upstream().display())));
     fs::remove_dir_all(world.file(".git")).unwrap();
     assert_eq!(state().kind, TreeKind::NoRepository);
-    assert!(told(&deploy("r1").unwrap_err()).contains("is not empty"));
+    assert!(message(&deploy("r1").unwrap_err()).contains("is not empty"));
     world.write(".git", b"gitdir: /elsewhere\n");
     assert_eq!(state().kind, TreeKind::ForeignRepository);
-    assert!(told(&deploy("r2").unwrap_err()).contains("is not empty"));
+    assert!(message(&deploy("r2").unwrap_err()).contains("is not empty"));
     assert_eq!(world.read("README.md"), "hello\n");
 }
 
@@ -233,12 +238,12 @@ fn what_is_not_a_repository_of_its_own_is_reported_and_never_deployed_over() {
 fn a_repository_that_would_hold_git_up_is_read_without_it() {
     let mut world = deployed(service_user(), &[]);
     let commit = world.deployed[0].clone();
-    assert_eq!(installation(&world).tree_state().unwrap().commit, Some(commit));
+    assert_eq!(work_tree::of(&installation(&world)).unwrap().commit, Some(commit));
     fs::remove_file(world.file(".git/HEAD")).unwrap();
     for name in ["HEAD", "packed-refs"] {
         assert!(Command::new("mkfifo").arg(world.file(".git").join(name)).status().unwrap().success());
     }
-    let state = installation(&world).tree_state().unwrap();
+    let state = work_tree::of(&installation(&world)).unwrap();
     assert_eq!((state.head, state.commit, state.origin), (Some(Head::Broken), None, None));
     world.write("mine", b"mine");
     assert!(refresh(&mut world, "r1")[0].changes.not_comparable.is_some());
@@ -247,7 +252,7 @@ fn a_repository_that_would_hold_git_up_is_read_without_it() {
 #[test]
 fn what_root_left_in_the_tree_hinders_no_refresh_and_is_not_lost() {
     if !rustix::process::geteuid().is_root() {
-        let _ = std::io::Write::write_all(&mut std::io::stderr(), b"LEFT OUT: needs root\n");
+        print_line("LEFT OUT: needs root");
         return;
     }
     let mut world = deployed(service_user(), &[(".gitignore", "state/\n")]);
@@ -269,7 +274,7 @@ fn what_root_left_in_the_tree_hinders_no_refresh_and_is_not_lost() {
         fs::set_permissions(world.file(path), fs::Permissions::from_mode(0o700)).unwrap();
     }
     let on = installation(&world);
-    let state = on.tree_state().unwrap();
+    let state = work_tree::of(&on).unwrap();
     assert_eq!(state.immovable, []);
     exchange::check(&on.layout).unwrap();
     let next = world.commit(&[("README.md", "two\n")]);
@@ -301,16 +306,15 @@ fn what_cannot_be_moved_is_found_however_deep_and_refused_with_its_cure() {
     let chattr = |flag: &str| Command::new("chattr").arg(flag).arg(&path).status();
     for (set, clear, obstacle) in [("+i", "-i", Obstacle::Immutable), ("+a", "-a", Obstacle::AppendOnly)] {
         if !chattr(set).is_ok_and(|status| status.success()) {
-            let why = b"LEFT OUT: needs root and a file system with flags\n";
-            let _ = std::io::Write::write_all(&mut std::io::stderr(), why);
+            print_line("LEFT OUT: needs root and a file system with flags");
             return;
         }
-        let found = installation(&world).tree_state().unwrap().immovable;
+        let found = work_tree::of(&installation(&world)).unwrap().immovable;
         assert!(chattr(clear).unwrap().success());
         let paths: Vec<(&Path, Obstacle)> =
             found.iter().map(|entry| (entry.path.as_path(), entry.obstacle)).collect();
         assert_eq!(paths, [(&*path, obstacle)]);
-        let failure = told(&exchange::immovable(paths[0].0, paths[0].1));
+        let failure = message(&exchange::immovable(paths[0].0, paths[0].1));
         assert!(failure.contains(&format!("chattr {clear} {}", path.display())), "{failure}");
     }
 }

@@ -10,12 +10,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ladylinux_refresh::event::Events;
-use ladylinux_refresh::process::identity::all_pids;
-use ladylinux_refresh::process::{Ended, Owner, Program, Runner};
-use ladylinux_refresh::settings::layout::Layout;
-use ladylinux_refresh::units::operations::{READY, Ready, ReadyRequest};
-use ladylinux_refresh::units::{Credential, Enforcement, Job, Role, Units};
+use refresh_events::event::Events;
+use refresh_events::run_report::Enforcement;
+use refresh_programs::process::identity::all_pids;
+use refresh_programs::process::{Ended, Program, Runner};
+use refresh_programs::units::operations::{READY, Ready, ReadyRequest};
+use refresh_programs::units::{Credential, Job, Role, Units};
+use refresh_settings::layout::Layout;
+use refresh_system::disk::Owner;
 
 struct World {
     _root: tempfile::TempDir,
@@ -78,7 +80,9 @@ fn a_copy_of_a_secret_is_there_as_long_as_the_job() {
     fs::write(&secret, "s3cret").unwrap();
     let with_secret = |deadline| {
         let credential = Credential { name: "token".to_owned(), source: secret.clone() };
-        Job::new(Role::Fetch, deadline).with_credential(credential)
+        let mut job = Job::new(Role::Fetch, deadline);
+        job.credentials.push(credential);
+        job
     };
     let left = || fs::read_dir(world.layout.volatile()).map_or(0, Iterator::count);
     let read = sh(&format!(
@@ -126,7 +130,7 @@ fn a_unit_past_its_deadline_is_ended_with_all_that_it_started() {
     let finished = world.units.run(&job, &sh("sleep 61 & echo $!; sleep 62")).unwrap();
     assert!(matches!(finished.ended, Ended::PastDeadline(_)), "{finished:?}");
     let pid: i32 = finished.text().trim().parse().unwrap();
-    let end = Instant::now() + Duration::from_secs(5);
+    let end = Instant::now() + Duration::from_secs(60);
     while Path::new(&format!("/proc/{pid}")).exists() && Instant::now() < end {
         std::thread::sleep(Duration::from_millis(5));
     }

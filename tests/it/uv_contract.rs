@@ -23,7 +23,8 @@ impl Place {
         let uv = fs::read_dir(pool::pool().join("uv")).unwrap().map(|entry| entry.unwrap().path().join("uv"));
         let uv = uv.into_iter().find(|uv| uv.is_file()).unwrap();
         let place = Self { directory: tempfile::tempdir().unwrap(), uv };
-        place.run(&["venv", "--no-project", "--python", "python3", "env"]).unwrap();
+        let python = pool::interpreter().to_str().unwrap();
+        place.run(&["venv", "--no-project", "--python", python, "env"]).unwrap();
         place
     }
 
@@ -108,8 +109,8 @@ fn what_compile_writes_sync_installs_and_proves_by_its_hashes() {
     let wrong = document.replace(index.sha256("alpha==1.0"), &"0".repeat(64));
     place.write("pylock.wrong.toml", &wrong);
     // Also where the cache has the file, whose hash is known to be another.
-    let told = place.sync(&["--reinstall", "pylock.wrong.toml"]).unwrap_err();
-    assert!(told.contains("Hash mismatch"), "{told}");
+    let error = place.sync(&["--reinstall", "pylock.wrong.toml"]).unwrap_err();
+    assert!(error.contains("Hash mismatch"), "{error}");
     let without = "lock-version = '1.0'\ncreated-by = 'x'\n[[packages]]\nname = 'alpha'\nversion = '1.0'\n";
     place.write(
         "pylock.bare.toml",
@@ -136,8 +137,8 @@ fn requirements_need_a_hash_each_and_every_strong_algorithm_is_enforced() {
     for hash in &hashes {
         sync(&format!("alpha==1.0 --hash={hash}\n")).unwrap();
         let (name, digits) = hash.split_once(':').unwrap();
-        let told = sync(&format!("alpha==1.0 --hash={name}:{}\n", "0".repeat(digits.len()))).unwrap_err();
-        assert!(told.contains("Hash mismatch"), "{told}");
+        let error = sync(&format!("alpha==1.0 --hash={name}:{}\n", "0".repeat(digits.len()))).unwrap_err();
+        assert!(error.contains("Hash mismatch"), "{error}");
     }
     assert!(sync("alpha==1.0\n").unwrap_err().contains("all requirements must have a hash"));
     // Markers are judged, and what is not for this machine is left out.
@@ -157,10 +158,10 @@ fn a_document_for_other_machines_is_refused_and_extras_and_groups_choose() {
         place.sync(&[more, &["pylock.toml"]].concat())
     };
     let one = [good(&index, "alpha==1.0", "")];
-    let told = sync(&pylock("environments = [\"sys_platform == 'win32'\"]", &one), &[]).unwrap_err();
-    assert!(told.contains("not supported by the lockfile"), "{told}");
-    let told = sync(&pylock("requires-python = '>=3.99'", &one), &[]).unwrap_err();
-    assert!(told.contains("incompatible with the `pylock.toml`'s Python requirement"), "{told}");
+    let error = sync(&pylock("environments = [\"sys_platform == 'win32'\"]", &one), &[]).unwrap_err();
+    assert!(error.contains("not supported by the lockfile"), "{error}");
+    let error = sync(&pylock("requires-python = '>=3.99'", &one), &[]).unwrap_err();
+    assert!(error.contains("incompatible with the `pylock.toml`'s Python requirement"), "{error}");
     let head = "extras = ['x']\ndependency-groups = ['g']\ndefault-groups = ['g']";
     let marked = [
         good(&index, "alpha==1.0", "marker = \"'x' in extras\""),
@@ -176,14 +177,17 @@ fn a_document_for_other_machines_is_refused_and_extras_and_groups_choose() {
 }
 
 #[test]
-fn what_the_cache_has_needs_no_network_and_what_it_lacks_is_told_so_and_leaves_nothing() {
+fn cached_packages_need_no_network_and_a_missing_one_is_named_and_leaves_nothing() {
     let (index, place) = (index(), Place::new());
     let document = pylock("", &[good(&index, "alpha==1.0", ""), good(&index, "beta==1.0", "")]);
     place.write("pylock.toml", &document);
-    let told = place.sync(&["--offline", "pylock.toml"]).unwrap_err();
-    assert!(told.contains("Network connectivity is disabled"), "{told}");
+    let error = place.sync(&["--offline", "pylock.toml"]).unwrap_err();
+    assert!(error.contains("Network connectivity is disabled"), "{error}");
     assert!(place.installed().is_empty());
+    let wheels = place.path("cache/archive-v0");
+    assert!(!wheels.is_dir(), "a cache without this directory holds no wheel");
     place.sync(&["pylock.toml"]).unwrap();
+    assert!(wheels.is_dir());
     // A cache that was moved is as good.
     fs::rename(place.path("cache"), place.path("elsewhere")).unwrap();
     fs::rename(place.path("elsewhere"), place.path("cache")).unwrap();
@@ -193,12 +197,12 @@ fn what_the_cache_has_needs_no_network_and_what_it_lacks_is_told_so_and_leaves_n
 }
 
 #[test]
-fn a_source_is_not_built_unless_that_is_allowed_and_is_told_by_its_name() {
+fn a_source_is_built_only_where_that_is_allowed_and_is_named_otherwise() {
     let (index, place) = (index(), Place::new());
     let entry = good(&index, "raw==1.0", "").replace("wheels = [{", "sdist = {").replace("} }]", "} }");
     place.write("pylock.toml", &pylock("", &[entry]));
-    let told = place.sync(&["pylock.toml"]).unwrap_err();
-    assert!(told.contains("`raw` can't be installed because it is marked as `--no-build`"), "{told}");
+    let error = place.sync(&["pylock.toml"]).unwrap_err();
+    assert!(error.contains("`raw` can't be installed because it is marked as `--no-build`"), "{error}");
 }
 
 #[test]

@@ -60,7 +60,12 @@ const OWN: [&str; 12] = [
 
 /// The machine, with the service running.
 fn machine_as_it_is(lab: &Lab) -> Machine {
-    let machine = Machine::boot(lab, "host");
+    let machine = Machine::copy_of(lab, "owned-by-the-service-user", set_up);
+    until("the application", || version(&machine));
+    machine
+}
+
+fn set_up(machine: &Machine) {
     machine.install_tool();
     machine
         .exec("git init --quiet --bare --initial-branch=main /srv/app.git && git clone --quiet /srv/app.git /srv/work")
@@ -68,7 +73,7 @@ fn machine_as_it_is(lab: &Lab) -> Machine {
     machine.exec("cd /srv/work && git switch --quiet --orphan main").expect(0);
     machine.write("/srv/work/server.py", SERVER);
     machine.write("/srv/work/requirements.txt", "uvicorn\n");
-    push(&machine, "one");
+    push(machine, "one");
     machine.add_service_user();
     machine
         .exec(
@@ -84,8 +89,7 @@ fn machine_as_it_is(lab: &Lab) -> Machine {
         .expect(0);
     machine.write("/etc/systemd/system/ladylinux-api.service", UNIT);
     machine.exec("systemctl daemon-reload && systemctl enable --quiet --now ladylinux-api").expect(0);
-    until("the application", || version(&machine));
-    machine
+    until("the application", || version(machine));
 }
 
 fn push(machine: &Machine, version: &str) {
@@ -105,7 +109,7 @@ fn version(machine: &Machine) -> Option<String> {
 }
 
 /// Owner, mode, size, time and content of everything on the machine's disk that a write would change. Accounts are compared
-/// by content alone: whoever adds a user writes those files.
+/// by content alone: useradd writes those files.
 fn inventory(machine: &Machine) -> BTreeSet<String> {
     let places = "/etc /home /opt /root /srv /usr /var";
     let left_out = "-path /var/log -o -path /var/cache -o -path /var/lib/systemd/random-seed -o -path /var/tmp \
@@ -145,7 +149,7 @@ fn init_changes_nothing_that_existed_and_its_undo_leaves_nothing_that_is_new() {
     assert_eq!(foreign, Vec::<String>::new(), "init added something that is not its own");
     machine.exec("systemctl is-active ladylinux-api").expect(0);
 
-    let listed = tool(&machine, "init --undo --dry-run").expect(0).says("nothing was changed").out;
+    let listed = tool(&machine, "init --undo --dry-run").expect(0).says("no changes were made").out;
     assert_eq!(inventory(&machine), after, "a dry run changed something");
     tool(&machine, "init --undo").expect(0).says("everything that this program added is removed");
     for path in ["/opt/ladylinux-refresh", "/var/lib/ladylinux-refresh", "/etc/ladylinux-refresh.toml"] {

@@ -4,10 +4,13 @@
 
 use crate::lab;
 
-use lab::{Disk, LOCAL_INDEX, Lab, Machine, Ran, until};
+use std::time::Duration;
+
+use lab::{LOCAL_INDEX, Lab, Machine, Ran, until};
+use refresh_system::clock;
 use serde_json::Value;
 
-/// A service that tells its version. It overwrites its environment, as programs with setproctitle do.
+/// A service that answers with its version. It overwrites its environment, as programs with setproctitle do.
 const SERVER: &str = "import ctypes, http.server, pathlib\n\
     fields = open('/proc/self/stat').read().rsplit(')', 1)[1].split()\n\
     ctypes.memset(int(fields[47]), 0, int(fields[48]) - int(fields[47]))\n\
@@ -27,8 +30,8 @@ const UNIT: &str = "[Unit]\nDescription=LadyLinux API\n[Service]\nType=simple\nU
     ExecStart=/opt/ladylinux/venv/bin/python server.py\nRestart=on-failure\n\
     [Install]\nWantedBy=multi-user.target\n";
 
-/// Asks without a pause, writes down what was no answer, and how often it asked.
-const CLIENT: &str = "import http.client, os\n\
+/// Asks every 10 ms, writes down what was no answer, and how often it asked.
+const CLIENT: &str = "import http.client, os, time\n\
     asked = 0\n\
     while not os.path.exists('/run/client.end'):\n\
     \x20   asked += 1\n\
@@ -39,6 +42,7 @@ const CLIENT: &str = "import http.client, os\n\
     \x20       connection.close()\n\
     \x20   except Exception as error:\n\
     \x20       print('REFUSED', error, flush=True)\n\
+    \x20   time.sleep(0.01)\n\
     print('ASKED', asked, flush=True)\n";
 
 const API: &str = "ladylinux-api.service";
@@ -49,52 +53,35 @@ struct Host {
 }
 
 impl Host {
-    fn running(lab: &Lab, disk: Disk, tables: &str) -> Self {
-        let machine = Machine::named(lab, "host").disk(disk).boot();
-        machine.install_tool();
-        machine.lend_uv();
-        machine
-            .exec(
-                "git init --quiet --bare --initial-branch=main /srv/app.git && \
-                 git clone --quiet /srv/app.git /srv/work && cd /srv/work && git switch --quiet --orphan main",
-            )
-            .expect(0);
-        let host = Self { machine };
-        let files = [("server.py", SERVER), ("requirements.txt", "")];
-        for (path, text) in files {
-            host.machine.write(&format!("/srv/work/{path}"), text);
-        }
-        host.machine.write("/etc/systemd/system/ladylinux-api.service", UNIT);
-        host.push("one");
-        host.configure("http://127.0.0.1:8000/", tables);
-        host.tool("init").expect(0);
-        host.tool("run").expect(0).says("Refreshed");
-        assert_eq!(host.version().as_deref(), Some("one"));
+    fn running(lab: &Lab) -> Self {
+        let host = Self { machine: Machine::copy_of(lab, "before-stop", Self::set_up) };
+        assert_eq!(until("the service", || host.version()), "one");
         host
     }
 
+    fn set_up(machine: &Machine) {
+        machine.prepare_small_host(&[("server.py", SERVER), ("requirements.txt", "")], UNIT);
+        configure(machine, "http://127.0.0.1:8000/", "");
+        machine.refresh("init").expect(0);
+        machine.refresh("run").expect(0).says("Refreshed");
+        assert_eq!(machine.version().as_deref(), Some("one"));
+    }
+
     fn configure(&self, probe: &str, tables: &str) {
-        let text = format!(
-            "[remote]\nurl = \"file:///srv/app.git\"\nallow = [\"file\"]\n{tables}\n\
-             [probe]\nurl = \"{probe}\"\ndeadline = \"5s\"\nsettle = \"300ms\"\n"
-        );
-        self.machine.write("/etc/ladylinux/refresh.toml", &text);
+        configure(&self.machine, probe, tables);
     }
 
     /// Pushes another version.
     fn push(&self, version: &str) {
-        self.machine.write("/srv/work/version.txt", version);
-        let commit = "git -c user.name=x -c user.email=x@x commit --quiet --allow-empty --message change";
-        let line = format!("cd /srv/work && git add -A && {commit} && git push --quiet origin main");
-        self.machine.exec(&line).expect(0);
+        self.machine.push_version(version);
     }
 
     fn tool(&self, arguments: &str) -> Ran {
-        self.machine.exec(&format!("PIP_INDEX_URL={LOCAL_INDEX} exec ladylinux-refresh {arguments}"))
+        self.machine.refresh(arguments)
     }
 
     fn version(&self) -> Option<String> {
-        self.machine.http("http://127.0.0.1:8000/")
+        self.machine.version()
     }
 
     fn last_run(&self) -> Value {
@@ -119,7 +106,7 @@ impl Host {
     #[track_caller]
     fn refused(&self, words: &[&str]) {
         let before = self.invocation(API);
-        let mut ran = self.tool("run").expect(3).says("nothing touched").says("next ");
+        let mut ran = self.tool("run").expect(3).says("nothing was changed").says("next ");
         for word in words {
             ran = ran.says(word);
         }
@@ -129,10 +116,19 @@ impl Host {
     }
 }
 
+/// Writes the host's settings: the address that is probed, and more whole tables.
+fn configure(machine: &Machine, probe: &str, tables: &str) {
+    let text = format!(
+        "[remote]\nurl = \"file:///srv/app.git\"\nallow = [\"file\"]\n{tables}\n\
+         [probe]\nurl = \"{probe}\"\ndeadline = \"60s\"\nsettle = \"300ms\"\n"
+    );
+    machine.write("/etc/ladylinux/refresh.toml", &text);
+}
+
 #[test]
 fn rw_7_1a_rw_7_1b_what_would_not_start_again_is_refused_while_a_client_that_asks_all_the_time_is_served() {
     let Some(lab) = Lab::open() else { return };
-    let host = Host::running(&lab, Disk::Shared, "");
+    let host = Host::running(&lab);
     let machine = &host.machine;
     machine.write("/srv/client.py", CLIENT);
     let client = machine.spawn("exec python3 /srv/client.py");
@@ -141,7 +137,7 @@ fn rw_7_1a_rw_7_1b_what_would_not_start_again_is_refused_while_a_client_that_ask
     // The second unit is missing, or masked, also behind another one.
     host.unit("ladylinux-api.service.d/llm.conf", "[Unit]\nRequires=ladylinux-llm.service\n");
     host.refused(&[
-        "ladylinux-api.service requires ladylinux-llm.service, and there is no such unit",
+        "ladylinux-api.service requires ladylinux-llm.service, and that unit does not exist",
         "systemctl edit --full ladylinux-api.service",
     ]);
     host.unit(
@@ -173,7 +169,10 @@ fn rw_7_1a_rw_7_1b_what_would_not_start_again_is_refused_while_a_client_that_ask
     host.refused(&["server.py does not compile: SyntaxError", "(line 1)"]);
     machine.exec("rm /srv/work/server.py").expect(0);
     host.push("two");
-    host.refused(&["server.py, which is not in the commit", "systemctl edit --full ladylinux-api.service"]);
+    host.refused(&[
+        "server.py, which the commit does not contain",
+        "systemctl edit --full ladylinux-api.service",
+    ]);
     // It compiles, and cannot be imported.
     host.configure("http://127.0.0.1:8000/", "[python]\nimport_check = \"import\"");
     machine.write("/srv/work/server.py", "import a_module_that_is_missing\n");
@@ -206,7 +205,7 @@ fn rw_7_1a_rw_7_1b_what_would_not_start_again_is_refused_while_a_client_that_ask
     machine.exec("systemctl stop ladylinux-api && systemctl start ladylinux-api.socket").expect(0);
     host.tool("run")
         .expect(3)
-        .says("ladylinux-api.socket starts ladylinux-api.service for whoever connects")
+        .says("ladylinux-api.socket starts ladylinux-api.service for each connection")
         .says("listens on [::]:8001, while the port of the service is 8000")
         .says("systemctl disable --now ladylinux-api.socket");
 }
@@ -220,7 +219,7 @@ fn worker(lines: &str) -> String {
 }
 
 /// What the report says of a unit: its tie and its state.
-fn told(report: &Value, unit: &str) -> (String, String) {
+fn effects_on(report: &Value, unit: &str) -> (String, String) {
     let others = report["service"]["others"].as_array().unwrap();
     let found = others.iter().find(|other| other["unit"] == unit).unwrap_or_else(|| panic!("{report:#}"));
     (found["tie"].as_str().unwrap().to_owned(), found["state"].as_str().unwrap().to_owned())
@@ -229,7 +228,7 @@ fn told(report: &Value, unit: &str) -> (String, String) {
 #[test]
 fn rw_5_5_rw_7_1a_units_of_the_application_are_stopped_and_started_with_it_or_named() {
     let Some(lab) = Lab::open() else { return };
-    let mut host = Host::running(&lab, Disk::Shared, "");
+    let mut host = Host::running(&lab);
     host.unit("tied.service", &worker("PartOf=ladylinux-api.service"));
     host.unit("chain.service", &worker("BindsTo=tied.service\nAfter=tied.service"));
     host.unit("also.service", &worker(""));
@@ -238,7 +237,7 @@ fn rw_5_5_rw_7_1a_units_of_the_application_are_stopped_and_started_with_it_or_na
 
     // Without its drop-in a unit of `also` is not under the fence, and init installs that.
     host.configure("http://127.0.0.1:8000/", "[service]\nalso = [\"also.service\"]");
-    host.refused(&["also.service does not know the fence", "ladylinux-refresh init"]);
+    host.refused(&["also.service has no fence", "ladylinux-refresh init"]);
     host.tool("init").expect(0);
     host.tool("doctor").says("loose.service").says("old version");
 
@@ -255,13 +254,13 @@ fn rw_5_5_rw_7_1a_units_of_the_application_are_stopped_and_started_with_it_or_na
         assert!(host.is_active(unit), "{unit}");
         assert_ne!(before[number], after[number], "{unit} was restarted");
     }
-    assert_eq!(before[3], after[3], "nobody has touched it");
+    assert_eq!(before[3], after[3], "it was not touched");
     let report = host.last_run();
     let pair = |tie: &str, state: &str| (tie.to_owned(), state.to_owned());
-    assert_eq!(told(&report, "tied.service"), pair("stopped_with_it", "started"));
-    assert_eq!(told(&report, "chain.service"), pair("stopped_with_it", "started"));
-    assert_eq!(told(&report, "also.service"), pair("also", "started"));
-    assert_eq!(told(&report, "loose.service"), pair("none", "runs_old_version"));
+    assert_eq!(effects_on(&report, "tied.service"), pair("stopped_with_it", "started"));
+    assert_eq!(effects_on(&report, "chain.service"), pair("stopped_with_it", "started"));
+    assert_eq!(effects_on(&report, "also.service"), pair("also", "started"));
+    assert_eq!(effects_on(&report, "loose.service"), pair("none", "runs_old_version"));
 
     // A halted run: what goes with the service is down, and neither a person nor a boot starts what is under the fence.
     host.machine.write("/srv/work/server.py", "raise SystemExit('no model was named')\n");
@@ -270,7 +269,7 @@ fn rw_5_5_rw_7_1a_units_of_the_application_are_stopped_and_started_with_it_or_na
     for unit in [API, "tied.service", "chain.service", "also.service"] {
         assert!(!host.is_active(unit), "{unit}");
     }
-    assert_eq!(told(&host.last_run(), "tied.service"), pair("stopped_with_it", "down"));
+    assert_eq!(effects_on(&host.last_run(), "tied.service"), pair("stopped_with_it", "down"));
     host.machine.exec("systemctl start also.service").expect(1).says("Assertion failed");
     host.machine.reboot();
     assert!(!host.is_active("also.service"));
@@ -290,7 +289,7 @@ fn rw_5_5_rw_7_1a_units_of_the_application_are_stopped_and_started_with_it_or_na
 #[test]
 fn rw_7_1a_a_stop_that_fails_before_it_came_to_the_service_leaves_all_up_and_is_a_refusal() {
     let Some(lab) = Lab::open() else { return };
-    let host = Host::running(&lab, Disk::Shared, "");
+    let host = Host::running(&lab);
     host.unit("also.service", &worker(""));
     host.configure("http://127.0.0.1:8000/", "[service]\nalso = [\"also.service\"]");
     host.tool("init").expect(0);
@@ -315,4 +314,39 @@ fn rw_7_1a_a_stop_that_fails_before_it_came_to_the_service_leaves_all_up_and_is_
     assert_eq!([API, "also.service"].map(|unit| host.invocation(unit)), before, "{said}");
     assert_eq!(host.machine.read("/var/lib/ladylinux-refresh/fence"), None);
     assert_eq!(host.version().as_deref(), Some("one"));
+}
+
+#[test]
+fn rw_5_1_rw_7_1a_a_stop_without_a_limit_can_be_cancelled_and_a_start_without_one_has_that_of_the_probe() {
+    let Some(lab) = Lab::open() else { return };
+    let host = Host::running(&lab);
+    let stubborn = format!("import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n{SERVER}");
+    host.machine.write("/srv/work/server.py", &stubborn);
+    host.push("two");
+    host.tool("run").expect(0);
+    let limits = "[Service]\nTimeoutStopSec=infinity\nTimeoutStartSec=infinity\n";
+    host.unit("ladylinux-api.service.d/limits.conf", limits);
+    host.machine.write("/srv/work/server.py", SERVER);
+    host.push("three");
+    let run = host.machine.spawn(&format!("PIP_INDEX_URL={LOCAL_INDEX} exec ladylinux-refresh run"));
+    let phase = || host.machine.json("/var/lib/ladylinux-refresh/status.json")["current"]["phase"].clone();
+    until("the stop", || (phase() == "stop").then_some(()));
+    let began = clock::monotonic();
+    host.tool("cancel").expect(0).says("halted").says("fenced");
+    let took = clock::monotonic().duration_since(began);
+    assert!(took < Duration::from_secs(60), "{took:?}");
+    assert_eq!(run.wait_with_output().unwrap().status.code(), Some(130));
+    assert!(!host.is_active(API));
+
+    // It never reports that it is ready.
+    host.unit("ladylinux-api.service.d/limits.conf", &format!("{limits}Type=notify\n"));
+    let settings = host.machine.read("/etc/ladylinux/refresh.toml").unwrap();
+    let short = settings.replace("deadline = \"60s\"", "deadline = \"5s\"");
+    host.machine.write("/etc/ladylinux/refresh.toml", &short);
+    host.tool("run").expect(1).says("systemd has not started ladylinux-api.service in 5s").says("fenced");
+    assert!(!host.is_active(API));
+    host.machine.write("/etc/ladylinux/refresh.toml", &settings);
+    host.unit("ladylinux-api.service.d/limits.conf", limits);
+    host.tool("run").expect(0);
+    assert_eq!(host.version().as_deref(), Some("three"));
 }

@@ -46,20 +46,20 @@ fn tool(machine: &Machine, arguments: &str) -> Ran {
 #[track_caller]
 fn examine(machine: &Machine) -> Value {
     let said = tool(machine, "doctor --json");
-    let told: Value = serde_json::from_str(&said.out).unwrap_or_else(|_| panic!("{}", said.all()));
-    let problems = problems(&told);
-    assert_eq!(said.code, Some(if problems.is_empty() { 0 } else { 5 }), "{told:#}");
-    told
+    let report: Value = serde_json::from_str(&said.out).unwrap_or_else(|_| panic!("{}", said.all()));
+    let problems = problems(&report);
+    assert_eq!(said.code, Some(if problems.is_empty() { 0 } else { 5 }), "{report:#}");
+    report
 }
 
-fn findings<'a>(told: &'a Value, severity: &str) -> Vec<&'a Value> {
-    told["findings"].as_array().unwrap().iter().filter(|finding| finding["severity"] == severity).collect()
+fn findings<'a>(report: &'a Value, severity: &str) -> Vec<&'a Value> {
+    report["findings"].as_array().unwrap().iter().filter(|finding| finding["severity"] == severity).collect()
 }
 
 /// The checks that found problems.
-fn problems(told: &Value) -> Vec<&str> {
+fn problems(report: &Value) -> Vec<&str> {
     let mut names: Vec<&str> =
-        findings(told, "problem").iter().map(|finding| finding["check"].as_str().unwrap()).collect();
+        findings(report, "problem").iter().map(|finding| finding["check"].as_str().unwrap()).collect();
     names.dedup();
     names
 }
@@ -67,9 +67,9 @@ fn problems(told: &Value) -> Vec<&str> {
 /// Insists that exactly these checks found problems; returns the first finding.
 #[track_caller]
 fn only(machine: &Machine, checks: &[&str]) -> Value {
-    let told = examine(machine);
-    assert_eq!(problems(&told), checks, "{told:#}");
-    findings(&told, "problem").first().map_or(Value::Null, |finding| (*finding).clone())
+    let report = examine(machine);
+    assert_eq!(problems(&report), checks, "{report:#}");
+    findings(&report, "problem").first().map_or(Value::Null, |finding| (*finding).clone())
 }
 
 /// Finds something with exactly one check, types what the finding says, and finds nothing any more.
@@ -92,36 +92,37 @@ fn change(machine: &Machine, path: &str, text: &str) {
 fn before_init_the_doctor_says_what_is_missing_and_init_leaves_nothing_to_find() {
     let Some(lab) = Lab::open() else { return };
     let machine = machine(&lab);
-    let told = examine(&machine);
-    assert_eq!(problems(&told), ["folders", "service-user", "unit"], "{told:#}");
-    for problem in findings(&told, "problem") {
+    let report = examine(&machine);
+    assert_eq!(problems(&report), ["directories", "service-user", "unit"], "{report:#}");
+    for problem in findings(&report, "problem") {
         assert_eq!(problem["repair"], "ladylinux-refresh init --repo URL");
     }
     tool(&machine, "doctor")
         .expect(5)
-        .says("there is no installation here")
+        .says("no installation found")
         .says("try      ladylinux-refresh init --repo URL");
     tool(&machine, "init --repo file:///srv/app.git --allow file --branch main").expect(0);
     change(&machine, INSTALLED, UNIT);
     only(&machine, &[]);
     machine.exec("systemctl is-active ladylinux-api").says("inactive");
 
-    // An ordinary user is told who may do it.
+    // An ordinary user gets the command for root.
     machine.exec("useradd --no-create-home visitor").expect(0);
     machine.exec("chmod o= /etc/ladylinux/ladylinux.env").expect(0);
     for command in ["status", "run", "plan", "rollback"] {
-        machine.exec_as("visitor", &format!("ladylinux-refresh {command}")).expect(3).says("run it as root");
+        let sudo = format!("sudo ladylinux-refresh {command}");
+        machine.exec_as("visitor", &format!("ladylinux-refresh {command}")).expect(3).says(&sudo);
     }
 
-    // He is told what could not be looked at, and learns no more than the files say.
+    // The report names what could not be read, and has no more than the files that this user may read.
     let said = machine.exec_as("visitor", "ladylinux-refresh doctor --json");
-    let told: Value = serde_json::from_str(&said.out).unwrap_or_else(|_| panic!("{}", said.all()));
+    let report: Value = serde_json::from_str(&said.out).unwrap_or_else(|_| panic!("{}", said.all()));
     let unseen: Vec<&str> =
-        told["unseen"].as_array().unwrap().iter().map(|unseen| unseen["check"].as_str().unwrap()).collect();
+        report["unseen"].as_array().unwrap().iter().map(|unseen| unseen["check"].as_str().unwrap()).collect();
     for check in ["sudo", "immovable", "env-file-text"] {
-        assert!(unseen.contains(&check), "{check} is missing in {told:#}");
+        assert!(unseen.contains(&check), "{check} is missing in {report:#}");
     }
-    assert!(!unseen.contains(&"unit-fence") && problems(&told).is_empty(), "{told:#}");
+    assert!(!unseen.contains(&"unit-fence") && problems(&report).is_empty(), "{report:#}");
 }
 
 #[test]
@@ -140,9 +141,9 @@ fn rw_7_1a_what_is_wrong_with_the_unit_is_found_on_a_machine_and_repaired() {
     cured(&machine, "unit-fence", "is not the drop-in of this version");
     let around = "/etc/systemd/system/ladylinux-api.service.d/around.conf";
     change(&machine, around, "[Unit]\nAssertPathExists=|/etc\n");
-    let told = examine(&machine);
-    assert_eq!(problems(&told), ["unit-fence"], "{told:#}");
-    assert!(told.to_string().contains("leads around it") && told.to_string().contains("around.conf"));
+    let report = examine(&machine);
+    assert_eq!(problems(&report), ["unit-fence"], "{report:#}");
+    assert!(report.to_string().contains("leads around it") && report.to_string().contains("around.conf"));
     machine.exec(&format!("rm {around} && systemctl daemon-reload")).expect(0);
 
     machine.write(INSTALLED, &format!("# touched\n{UNIT}"));
@@ -168,7 +169,7 @@ fn rw_7_1a_what_is_wrong_with_the_unit_is_found_on_a_machine_and_repaired() {
     overridden("[Service]\nUser=65533\n");
     assert!(only(&machine, &["unit-user"])["what"].as_str().unwrap().contains("app/ belongs to uid"));
     overridden("[Service]\nUser=ghost\n");
-    assert!(only(&machine, &["unit-user"])["what"].as_str().unwrap().contains("there is no such user"));
+    assert!(only(&machine, &["unit-user"])["what"].as_str().unwrap().contains("that user does not exist"));
 }
 
 #[test]
@@ -230,12 +231,12 @@ fn what_systemd_makes_of_defaults_in_variables_is_what_the_doctor_says() {
     let finding = only(&machine, &["unit-variables"]);
     assert!(finding["what"].as_str().unwrap().contains("${PORT:-8000}"), "{finding:#}");
     machine.exec("systemctl start ladylinux-api").expect(0);
-    let journal = lab::until("the service tells its arguments", || {
+    let journal = lab::until("the arguments of the service", || {
         Some(machine.journal("ladylinux-api")).filter(|journal| journal.contains("--port"))
     });
     // One version passes on nothing, another one the text as it stands; neither knows the default.
-    let told = journal.lines().find(|line| line.starts_with("['--port'")).unwrap();
-    assert!(told == "['--port', '']" || told == "['--port', '${PORT:-8000}']", "{journal}");
+    let report = journal.lines().find(|line| line.starts_with("['--port'")).unwrap();
+    assert!(report == "['--port', '']" || report == "['--port', '${PORT:-8000}']", "{journal}");
 }
 
 #[test]
@@ -290,7 +291,7 @@ fn what_happens_to_a_running_host_is_found_and_repaired() {
     tool(&machine, "run").expect(0);
     only(&machine, &[]);
 
-    // Somebody else took the port while the service was stopped.
+    // Another program took the port while the service was stopped.
     machine
         .exec(
             "systemctl stop ladylinux-api && systemd-run --quiet --unit=squatter python3 -m http.server 8000",
@@ -308,7 +309,7 @@ fn what_happens_to_a_running_host_is_found_and_repaired() {
     // Root installed something into the environment that is live.
     machine.exec("cd /opt/ladylinux/venv/lib/python3*/site-packages && touch smuggled.py").expect(0);
     cured(&machine, "contamination", "smuggled.py");
-    // Somebody changed what root believes.
+    // Another user may change what root reads.
     machine.exec("chown ladylinux /etc/ladylinux/refresh.toml").expect(0);
     let finding = only(&machine, &["remote"]);
     assert!(finding["what"].as_str().unwrap().contains("refresh.toml does not count"), "{finding:#}");
@@ -340,9 +341,9 @@ fn a_host_that_was_set_up_by_hand_is_described_before_anything_is_adopted() {
         .replace("[Service]", "Requires=ollama.service\n[Service]")
         .replace("server.py", "server.py ${PORT:-8000}");
     change(&machine, "/etc/systemd/system/ladylinux-api.service", &unit);
-    let told = examine(&machine);
+    let report = examine(&machine);
     let expected = [
-        "folders",
+        "directories",
         "env-file-text",
         "unit-fence",
         "unit-variables",
@@ -351,5 +352,5 @@ fn a_host_that_was_set_up_by_hand_is_described_before_anything_is_adopted() {
         "unit-kill-mode",
         "sudo",
     ];
-    assert_eq!(problems(&told), expected, "{told:#}");
+    assert_eq!(problems(&report), expected, "{report:#}");
 }

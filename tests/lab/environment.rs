@@ -108,5 +108,5 @@ fn rw_2_2_rw_5_3_machines_of_different_histories_one_without_a_network_have_the_
     assert_eq!(deployed(&new), before);
     new.tool(&format!("run --bundle {BUNDLE} --always-rebuild-venv")).expect(0);
     assert_eq!(deployed(&new), there);
-    assert_eq!(site.server.requests().len(), asked, "somebody asked the server");
+    assert_eq!(site.server.requests().len(), asked, "the server was asked");
 }

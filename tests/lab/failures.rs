@@ -1,4 +1,4 @@
-//! Each step fails in turn on a real machine: the service is down and stays down, whoever tries to start it is told, a
+//! Each step fails in turn on a real machine: the service is down and stays down, each attempt to start it is refused with the reason, a
 //! boot does not bring it up, the error names the cause, and the next good run makes everything good again.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
@@ -11,7 +11,7 @@ use site::Site;
 
 /// A probe with little patience, a service that has to stay good for longer than the one that dies, and a fetch that
 /// gives up soon.
-const TABLES: &str = "[probe]\nsettle = \"4s\"\ndeadline = \"6s\"\nstatus = 200\n";
+const TABLES: &str = "[probe]\nsettle = \"4s\"\ndeadline = \"20s\"\nstatus = 200\n";
 
 /// A way to fail.
 struct Trouble {
@@ -122,7 +122,7 @@ fn rw_7_1a_a_network_that_goes_away_in_the_middle_of_a_fetch_halts_only_a_run_th
 
     // Staged: nothing has been touched yet, and the service goes on.
     big_commit(&site.server, 1);
-    cut_in_mid_transfer(&site, "run").expect(3).says("staging").says("nothing touched");
+    cut_in_mid_transfer(&site, "run").expect(3).says("staging").says("nothing was changed");
     site.expect_running(&first);
 
     // Inside the steps: down, and fenced.
@@ -166,7 +166,7 @@ fn cut_in_mid_transfer(site: &Site, command: &str) -> Ran {
 /// A fetch that brings nothing for a while is given up soon.
 fn impatient(machine: &Machine) {
     let settings =
-        Server::settings(How::Https, "", TABLES).replacen("[remote]\n", "[remote]\nstall = \"2s\"\n", 1);
+        Server::settings(How::Https, "", TABLES).replacen("[remote]\n", "[remote]\nstall = \"5s\"\n", 1);
     machine.write("/etc/ladylinux/refresh.toml", &settings);
 }
 

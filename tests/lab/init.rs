@@ -68,12 +68,12 @@ fn from_nothing_init_makes_the_whole_contract_and_a_second_one_changes_nothing()
     let before = listing(&machine);
     let dry = tool(&machine, &format!("{INIT} --dry-run"))
         .expect(0)
-        .says("would make the system user and group ladylinux")
-        .says("would make the system users ladylinux-refresh, ladylinux-staging")
+        .says("would create the system user and group ladylinux")
+        .says("would create the system users ladylinux-refresh, ladylinux-staging")
         .says("would clone main into /opt/ladylinux/app")
         .says("would install /usr/lib/systemd/system/ladylinux-api.service.d/50-ladylinux-refresh.conf")
         .says("would enable ladylinux-api.service")
-        .says("nothing was changed");
+        .says("no changes were made");
     assert_eq!(listing(&machine), before, "a dry run changed something");
     machine.exec("id ladylinux").expect(1);
 
@@ -122,8 +122,8 @@ fn from_nothing_init_makes_the_whole_contract_and_a_second_one_changes_nothing()
         .exec("systemctl cat ladylinux-refresh.service")
         .says("/usr/local/bin/ladylinux-refresh run --if-changed");
     // This application needs no uvicorn, which the contract's unit starts; nothing else is said against any of them.
-    let told = machine.exec("cd /usr/lib/systemd/system && systemd-analyze verify ladylinux-*.service ladylinux-*.path ladylinux-*.timer").err;
-    let complaints: Vec<&str> = told.lines().filter(|line| line.contains("ladylinux")).collect();
+    let printed = machine.exec("cd /usr/lib/systemd/system && systemd-analyze verify ladylinux-*.service ladylinux-*.path ladylinux-*.timer").err;
+    let complaints: Vec<&str> = printed.lines().filter(|line| line.contains("ladylinux")).collect();
     assert!(complaints.iter().all(|line| line.contains("uvicorn is not executable")), "{complaints:?}");
 
     let before = listing(&machine);
@@ -132,7 +132,7 @@ fn from_nothing_init_makes_the_whole_contract_and_a_second_one_changes_nothing()
         assert!(!ran.out.contains("would "), "{}", ran.out);
         assert_eq!(listing(&machine), before, "{command} changed something the second time");
     }
-    tool(&machine, "init --dry-run").says("nothing has to be done");
+    tool(&machine, "init --dry-run").says("no changes are needed");
 
     // What was lost is made again; what people switched off by masking it stays off.
     let request = "ladylinux-refresh-request.path";
@@ -155,7 +155,7 @@ fn the_unit_is_made_from_the_settings_and_never_taken_from_the_repository() {
     let Some(lab) = Lab::open() else { return };
     let machine =
         machine(&lab, &[("deploy/ladylinux-api.service", &UNIT.replace("User=ladylinux", "User=root"))]);
-    tool(&machine, INIT).expect(0).says("ladylinux-api.service, made from the settings");
+    tool(&machine, INIT).expect(0).says("ladylinux-api.service, generated from the settings");
     let installed = "/usr/lib/systemd/system/ladylinux-api.service";
     let text = machine.read(installed).unwrap();
     assert!(
@@ -163,14 +163,14 @@ fn the_unit_is_made_from_the_settings_and_never_taken_from_the_repository() {
         "{text}"
     );
     assert!(!text.contains("KillMode"), "{text}");
-    // Whoever wrote an installed one, it is left as it is; what init would write now is told of its own only.
+    // An installed unit is left as it is; only for one that init wrote it prints what it would write now.
     machine.exec(&format!("echo '# mine' >>{installed}")).expect(0);
     tool(&machine, "init").expect(0).says("is not what init would write now");
     assert!(machine.read(installed).unwrap().ends_with("# mine\n"));
     machine.write("/etc/systemd/system/ladylinux-api.service", UNIT);
-    let told =
+    let printed =
         tool(&machine, "init").expect(0).says("left /etc/systemd/system/ladylinux-api.service as it is").out;
-    assert!(!told.contains("is not what init would write"), "{told}");
+    assert!(!printed.contains("is not what init would write"), "{printed}");
     assert_eq!(machine.read("/etc/systemd/system/ladylinux-api.service").unwrap(), UNIT);
 }
 
@@ -233,7 +233,7 @@ fn a_machine_that_was_set_up_by_hand_is_adopted_and_people_are_told_what_is_thei
     };
     let theirs = kept(&machine);
 
-    // Without being told, the URL of a clone is not believed.
+    // Without a setting, the URL of a clone does not count.
     tool(&machine, "init").expect(2).says("init --repo https://example.org/old.git");
     for command in [format!("{INIT} --dry-run"), INIT.to_owned()] {
         tool(&machine, &command)
@@ -288,7 +288,7 @@ fn a_work_tree_in_which_root_worked_is_refreshed_and_one_that_is_roots_is_refuse
     let give = "chown -h ladylinux: /opt/ladylinux/app";
     tool(&machine, INIT)
         .expect(0)
-        .says("made no environment, since /opt/ladylinux/app belongs to root")
+        .says("built no environment, because /opt/ladylinux/app belongs to root")
         .says("/opt/ladylinux/app belongs to root")
         .says(&format!("do    {give}"));
     tool(&machine, "run").expect(3).says(give);

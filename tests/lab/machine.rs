@@ -10,7 +10,7 @@ use lab::{Disk, Lab, Machine, Network};
 fn a_machine_boots_runs_commands_and_keeps_its_files_over_a_reboot() {
     let Some(lab) = Lab::open() else { return };
     let mut machine = Machine::boot(&lab, "web");
-    machine.exec("systemctl is-system-running").expect(0).says("running");
+    machine.exec("systemctl is-system-running --wait").expect(0).says("running");
     machine.exec("cat /proc/1/comm; hostname").expect(0).says("systemd\nweb\n");
     let ran = machine.exec("echo out; echo err >&2; exit 7").expect(7);
     assert_eq!((ran.out.as_str(), ran.err.as_str()), ("out\n", "err\n"));
@@ -93,9 +93,9 @@ fn a_power_cut_loses_what_was_not_synced_and_keeps_what_was() {
     assert_eq!(there('s'), 50);
     // The journal may have been written in between; it is written as a whole.
     let kept = there('u');
-    assert!(kept < 50, "{kept} of 50 files survived that nobody had synced");
+    assert!(kept < 50, "{kept} of 50 files survived that were not synced");
     machine.start();
-    machine.exec("systemctl is-system-running").expect(0);
+    machine.exec("systemctl is-system-running --wait").expect(0);
     assert_eq!(machine.read("/opt/s50").as_deref(), Some("50\n"));
 }
 

@@ -1,4 +1,5 @@
 //! Promises that need systemd, other users, a boot or a power cut, on machines of the lab.
+#![allow(clippy::too_many_lines, reason = "a table of cases is read as one")]
 
 #[path = "../support/dice.rs"]
 #[allow(dead_code, reason = "other tests use it")]
@@ -15,6 +16,7 @@ mod site;
 
 mod adoption;
 mod attacker;
+mod awkward_units;
 mod before_stop;
 mod doctor;
 mod environment;

@@ -5,7 +5,7 @@ use crate::lab;
 
 use std::path::Path;
 
-use lab::{LOCAL_INDEX, Lab, Machine, Ran};
+use lab::{LOCAL_INDEX, Lab, Machine, Ran, until};
 
 const OLD: &str = "/var/lib/ladylinux/refresh";
 const NEW: &str = "/var/lib/ladylinux-refresh";
@@ -19,6 +19,7 @@ fn machine_of_0_1(lab: &Lab) -> Machine {
     machine.copy_in(&data, "/srv/machine.tar.gz", 0o644);
     machine.exec("tar -C / -xzf /srv/machine.tar.gz && systemctl daemon-reload").expect(0);
     machine.exec("systemctl start ladylinux-api ladylinux-refresh-request.path").expect(0);
+    until("the application", || version(&machine));
     machine.install_tool();
     machine.exec("git clone --quiet /srv/app.git /srv/work").expect(0);
     machine

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-use dice::{Dice, long, tell};
+use dice::{Dice, long, print_line};
 use lab::{Disk, Lab};
 use serde_json::Value;
 use site::Site;
@@ -36,9 +36,9 @@ enum Cut {
     In(&'static str, Duration),
 }
 
-/// What the run had told when the power went.
+/// What the run had reported when the power was cut.
 #[derive(Debug)]
-struct Told {
+struct Reported {
     /// The part that had begun last.
     part: &'static str,
     /// The parts that were over.
@@ -91,31 +91,33 @@ impl Rig {
         self.site.machine.exec("sync").expect(0);
     }
 
-    /// Starts a run and cuts the power; returns what it had told until then.
-    fn cut(&mut self, cut: Cut) -> Told {
-        let mut run =
-            self.site.machine.spawn("exec ladylinux-refresh run --format json >/run/told 2>/run/complained");
+    /// Starts a run and cuts the power; returns what it had reported until then.
+    fn cut(&mut self, cut: Cut) -> Reported {
+        let mut run = self
+            .site
+            .machine
+            .spawn("exec ladylinux-refresh run --format json >/run/events 2>/run/complained");
         let began = Instant::now();
         let patience = Duration::from_secs(60);
         match cut {
             Cut::After(time) => std::thread::sleep(time),
             Cut::In(part, time) => {
                 let begins = format!("\"phase_started\",\"phase\":\"{part}\"");
-                while !self.told().contains(&begins) && !is_over(&mut run) {
+                while !self.events().contains(&begins) && !is_over(&mut run) {
                     assert!(began.elapsed() < patience, "{}: {part} did not begin", self.trying);
                     std::thread::sleep(Duration::from_millis(2));
                 }
                 std::thread::sleep(time);
             }
         }
-        let told = self.told();
+        let reported = self.events();
         self.site.machine.power_cut();
         let _ = run.wait();
-        Told::of(&told)
+        Reported::of(&reported)
     }
 
-    fn told(&self) -> String {
-        self.site.machine.read("/run/told").unwrap_or_default()
+    fn events(&self) -> String {
+        self.site.machine.read("/run/events").unwrap_or_default()
     }
 
     /// The journal of the last run, as the disk has it.
@@ -125,10 +127,10 @@ impl Rig {
     }
 
     /// Boots, and insists on the state that a cut at this point has to leave. Returns what it was.
-    fn expect_after_boot(&mut self, told: &Told) -> &'static str {
+    fn expect_after_boot(&mut self, reported: &Reported) -> &'static str {
         let fenced = self.site.machine.path("/var/lib/ladylinux-refresh/fence").exists();
         self.site.machine.start();
-        let has_run = |part: &str| told.over.iter().any(|over| over == part);
+        let has_run = |part: &str| reported.over.iter().any(|over| over == part);
         let trying = &self.trying;
         if fenced {
             assert!(!has_run("restart"), "{trying}: the fence was down, and stands again");
@@ -185,22 +187,22 @@ impl Rig {
     }
 }
 
-impl Told {
+impl Reported {
     fn of(text: &str) -> Self {
-        let mut told = Self { part: "preflight", over: Vec::new() };
+        let mut reported = Self { part: "preflight", over: Vec::new() };
         // The last line may be half a line.
         for event in text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
             let phase = event["phase"].as_str().unwrap_or_default().to_owned();
             match event["event"].as_str() {
                 Some("phase_started") => {
-                    told.part = PARTS.into_iter().find(|part| *part == phase).unwrap();
+                    reported.part = PARTS.into_iter().find(|part| *part == phase).unwrap();
                 }
-                Some("phase_finished") => told.over.push(phase),
-                Some("run_finished") => told.part = "afterwards",
+                Some("phase_finished") => reported.over.push(phase),
+                Some("run_finished") => reported.part = "afterwards",
                 _ => {}
             }
         }
-        told
+        reported
     }
 }
 
@@ -213,13 +215,15 @@ fn rounds() -> usize {
     if long() { 20 } else { 1 }
 }
 
-/// Instants in the parts of a run; half of them soon after the part begins.
+/// Instants in the parts of a run; half of them soon after the part begins. The parts that are hit soon are hit late as
+/// well with `LADYLINUX_REFRESH_LONG`.
 fn in_parts(dice: &mut Dice) -> Vec<Cut> {
-    let (late, soon) = (["staging", "stop", "sync", "prepare", "restart", "restart", "status"], 40);
-    let most = [1500, 300, 150, 400, 900, 1800, 700];
+    let late = [("staging", 1500), ("stop", 300), ("prepare", 400), ("restart", 1800)];
+    let again = [("sync", 150), ("restart", 900), ("status", 700)];
+    let soon = 40;
     let mut cuts = Vec::new();
     for _ in 0..rounds() {
-        for (part, most) in late.into_iter().zip(most) {
+        for (part, most) in late.into_iter().chain(again.into_iter().filter(|_| long())) {
             cuts.push(Cut::In(part, dice.shorter_than(Duration::from_millis(most))));
         }
         for part in ["sync", "environment", "restart", "status"] {
@@ -231,7 +235,7 @@ fn in_parts(dice: &mut Dice) -> Vec<Cut> {
 
 /// Instants anywhere in a run of that length, and shortly after it.
 fn anywhere(dice: &mut Dice, whole: Duration) -> Vec<Cut> {
-    let count = if long() { 180 } else { 5 };
+    let count = if long() { 180 } else { 4 };
     (0..count).map(|_| Cut::After(dice.shorter_than(whole.mul_f64(1.1)))).collect()
 }
 
@@ -258,16 +262,16 @@ fn cut_and_converge(cuts: impl FnOnce(&mut Dice, Duration) -> Vec<Cut>) {
     for (index, cut) in cuts(&mut dice, whole).into_iter().enumerate() {
         rig.next_version();
         rig.trying = format!("cut {index}, {cut:?}");
-        let told = rig.cut(cut);
-        rig.trying = format!("{} (told: {told:?})", rig.trying);
-        let found = rig.expect_after_boot(&told);
-        let part = PARTS.iter().position(|part| *part == told.part).unwrap();
+        let reported = rig.cut(cut);
+        rig.trying = format!("{} (reported: {reported:?})", rig.trying);
+        let found = rig.expect_after_boot(&reported);
+        let part = PARTS.iter().position(|part| *part == reported.part).unwrap();
         *counts.entry((part, found)).or_default() += 1;
         rig.converge();
     }
     let total: usize = counts.values().sum();
-    tell(&format!("power cuts: {total}"));
+    print_line(&format!("power cuts: {total}"));
     for ((part, found), count) in counts {
-        tell(&format!("  in {:12} {count:3}  {found}", PARTS[part]));
+        print_line(&format!("  in {:12} {count:3}  {found}", PARTS[part]));
     }
 }

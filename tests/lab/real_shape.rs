@@ -45,6 +45,8 @@ impl Shape {
             git -C /srv/work remote add origin /srv/app.git
             systemctl start source";
         machine.exec(line).expect(0);
+        let served = format!("git ls-remote {REMOTE}");
+        until("the repository", || (machine.exec(&served).code == Some(0)).then_some(()));
         let shape = Self { machine };
         let requirements = include_str!("../../demo/app/requirements.txt");
         shape.write("requirements.txt", requirements);
@@ -67,7 +69,7 @@ impl Shape {
         let text = format!(
             "branch = \"main\"\n{lines}\n[remote]\nurl = \"{REMOTE}\"\nallow = [\"git\"]\n\
              [python]\nindex_url = \"{LOCAL_INDEX}\"\n\
-             [probe]\npath = \"/api/status\"\nsettle = \"300ms\"\ndeadline = \"30s\"\n"
+             [probe]\npath = \"/api/status\"\nsettle = \"300ms\"\ndeadline = \"60s\"\n"
         );
         self.machine.write("/etc/ladylinux-refresh.toml", &text);
     }
@@ -136,12 +138,13 @@ impl Shape {
         self.machine.exec(&format!("systemctl show {unit} -p {keys}")).expect(0).out
     }
 
-    /// Insists that the service and its workers run.
+    /// Insists that the service and its workers run, now or soon.
     #[track_caller]
     fn expect_units_active(&self) {
-        let active =
-            self.machine.exec("systemctl is-active ladylinux-api ladylinux-worker ladylinux-indexer");
-        assert_eq!(active.out, "active\nactive\nactive\n");
+        let line = "systemctl is-active ladylinux-api ladylinux-worker ladylinux-indexer";
+        until("the service and its workers", || {
+            (self.machine.exec(line).out == "active\nactive\nactive\n").then_some(())
+        });
     }
 
     /// What is kept of previous trees, as the program lists it.
@@ -243,7 +246,8 @@ fn a_machine_in_the_real_shape_is_refreshed_with_its_workers_and_keeps_what_the_
     shape.settings("preserve = [\"config/prefs.json\"]");
     for edition in ["four", "five"] {
         let commit = shape.push_edition(edition);
-        shape.tool("run").expect(0).says("config/prefs.json");
+        shape.tool("run").expect(0).says("except 1 preserved file");
+        shape.tool("history latest").expect(0).says("config/prefs.json");
         assert_eq!(shape.await_edition(edition)["commit"], commit);
         assert_eq!(changes(&shape).len(), 2, "{}", shape.stash());
     }

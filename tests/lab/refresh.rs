@@ -74,7 +74,7 @@ fn rw_3_2_rw_6_1_a_machine_that_was_set_up_the_old_way_is_adopted_and_refreshed(
     let url = Server::url(How::Https).replace("://", "://x@");
     machine.exec(&OLD_WAY.replace("URL", &url).replace("INDEX", LOCAL_INDEX)).expect(0);
     site.await_answer();
-    // The application keeps preferences in its own tree, and somebody has edited a tracked file.
+    // The application keeps preferences in its own tree, and a tracked file was edited by hand.
     let edit =
         "cd /opt/ladylinux/app && mkdir config && echo '{}' >config/user_prefs.json && echo more >>README.md";
     machine.exec_as("ladylinux", edit).expect(0);
@@ -107,7 +107,7 @@ fn rw_7_2_a_machine_that_was_put_back_to_its_snapshot_is_refreshed() {
     site.machine.start();
     site.await_answer();
 
-    // Everything goes wrong at once: a migration fails, and somebody who wants to help empties the environments' sources
+    // Everything goes wrong at once: a migration fails, and a helpful person empties the environments' sources
     // and the store of commits.
     site.add_note("after the snapshot");
     site.server.push_demo(2);
@@ -155,9 +155,11 @@ mkdir static
 /// How exposed systemd finds a unit, from 0 to 10.
 #[track_caller]
 fn exposure(machine: &Machine, unit: &str) -> f64 {
-    let told = machine.exec(&format!("systemd-analyze security --no-pager {unit}")).expect(0).out;
-    let line =
-        told.lines().find(|line| line.contains("Overall exposure level")).unwrap_or_else(|| panic!("{told}"));
+    let printed = machine.exec(&format!("systemd-analyze security --no-pager {unit}")).expect(0).out;
+    let line = printed
+        .lines()
+        .find(|line| line.contains("Overall exposure level"))
+        .unwrap_or_else(|| panic!("{printed}"));
     line.split_whitespace().find_map(|word| word.parse().ok()).unwrap_or_else(|| panic!("{line}"))
 }
 

@@ -13,9 +13,9 @@ mod start;
 mod stop;
 
 use lab::{Groups, Lab, Machine};
-use ladylinux_refresh::service::systemd::dropin;
-use ladylinux_refresh::settings::layout::Layout;
-use ladylinux_refresh::settings::names::UnitName;
+use refresh_service::systemd::dropin;
+use refresh_settings::layout::Layout;
+use refresh_settings::names::UnitName;
 use world::bench;
 
 macro_rules! keeps {
@@ -28,14 +28,14 @@ keeps! {
     rw_5_1_a_started_unit_is_running_and_a_stopped_one_is_stopped: a_started_service_is_observed_as_running_and_a_stopped_one_as_stopped;
     rw_5_1_a_stop_ends_every_process_of_the_cgroup_and_frees_the_port: a_stop_ends_every_process_of_the_tree_and_frees_the_port;
     rw_5_1_stopping_a_stopped_unit_is_fine: stopping_what_is_stopped_is_fine;
-    rw_5_1_a_unit_that_ignores_the_request_to_end_is_killed_and_that_is_said: a_service_that_ignores_the_request_to_end_is_killed_and_that_is_said;
+    rw_5_1_a_unit_that_ignores_the_request_to_end_is_killed_and_that_is_said: a_service_that_ignores_the_request_to_end_is_killed_and_the_stop_reports_it;
     rw_7_1a_while_the_fence_stands_an_ordinary_start_of_the_unit_is_refused: while_the_fence_stands_an_ordinary_start_is_refused;
     rw_7_1a_a_fence_that_cannot_be_read_keeps_the_unit_down_all_the_same: a_fence_that_cannot_be_read_refuses_all_the_same;
     rw_5_5_the_refresh_that_fenced_the_unit_starts_it_through_the_fence: the_refresh_that_fenced_the_service_starts_it_through_the_fence;
     a_unit_that_runs_is_not_started_twice: a_service_that_runs_is_not_started_twice;
     two_starts_of_a_unit_at_the_same_instant_make_one_service: two_starts_at_the_same_instant_make_one_service;
     rw_7_1b_the_journals_tail_holds_the_lines_of_exactly_this_invocation: the_log_tail_holds_the_lines_of_exactly_this_invocation;
-    rw_5_5_the_unit_finds_its_environment_file_its_version_and_its_folder: the_service_finds_its_environment_file_its_version_and_its_folder;
+    rw_5_5_the_unit_finds_its_environment_file_its_version_and_its_folder: the_service_finds_its_environment_file_its_version_and_its_directory;
     rw_5_5_a_unit_is_proved_by_its_invocation_also_where_it_has_emptied_its_environment: a_service_is_proved_by_its_invocation_also_where_it_has_emptied_its_environment;
 }
 
@@ -106,23 +106,23 @@ fn install_drop_in(machine: &Machine) {
 }
 
 fn the_tool_refuses_what_systemd_cannot_keep(machine: &Machine) {
-    // What else speaks against this host is told beside it.
+    // What else speaks against this host is printed beside it.
     let refused = |words: &str, repair: &str| machine.tool("plan").expect(3).says(words).says(repair);
-    refused("ladylinux-api.service does not know the fence", "ladylinux-refresh init");
+    refused("ladylinux-api.service has no fence", "ladylinux-refresh init");
     install_drop_in(machine);
-    refused("systemd still goes by the old one", "systemctl daemon-reload");
+    refused("systemd still uses the old one", "systemctl daemon-reload");
     machine.exec("systemctl daemon-reload").expect(0);
     let unit = "/etc/systemd/system/ladylinux-api.service";
     machine.exec(&format!("touch --date=tomorrow {unit}")).expect(0);
-    refused("systemd still goes by the old one", "systemctl daemon-reload");
+    refused("systemd still uses the old one", "systemctl daemon-reload");
     machine.exec("systemctl daemon-reload").expect(0);
     let plan = machine.tool("plan");
     assert!(!plan.all().contains("ladylinux-api.service"), "{}", plan.all());
 
-    // Assertions are put back to none by whoever comes later and assigns nothing.
+    // A later file that assigns nothing removes the assertions.
     let later = "/etc/systemd/system/ladylinux-api.service.d/zz.conf";
     for (text, words) in [
-        ("[Unit]\nAssertPathExists=\n", "does not know the fence"),
+        ("[Unit]\nAssertPathExists=\n", "has no fence"),
         ("[Unit]\nAssertPathExists=|/etc\n", "leads around it"),
         ("[Service]\nEnvironmentFile=\n", "environment file"),
         ("[Service]\nType=oneshot\nRestart=no\n", "Type=oneshot"),

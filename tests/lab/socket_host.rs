@@ -1,4 +1,4 @@
-//! A host of the lab whose service has a socket unit, and clients that ask it without a pause.
+//! A host of the lab whose service has a socket unit, and clients that ask it all the time.
 #![expect(unreachable_pub, reason = "a module of a test is private whatever its items say")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
 #![allow(clippy::print_stderr, clippy::disallowed_macros, reason = "what the clients saw is printed")]
@@ -32,12 +32,15 @@ async def main():
     time.sleep(0.3)
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
-    server = await asyncio.start_server(answer, sock=socket.socket(fileno=3), backlog=4096)
+    listener = socket.socket(fileno=3)
+    server = await asyncio.start_server(answer, sock=listener, backlog=4096)
     await ended.wait()
-    server.close()
+    # A server that is closed at once resets connections that it has accepted and not begun to answer.
+    asyncio.get_running_loop().remove_reader(listener.fileno())
     await asyncio.sleep(0.1)
     while active:
         await asyncio.sleep(0.01)
+    server.close()
 
 asyncio.run(main())
 ";
@@ -50,7 +53,8 @@ pub const UNIT: &str = "[Unit]\nDescription=LadyLinux API\n[Service]\nType=simpl
 pub const SOCKET_UNIT: &str =
     "[Socket]\nListenStream=127.0.0.1:8000\nBacklog=4096\n[Install]\nWantedBy=sockets.target\n";
 
-/// Eight clients that ask without a pause until a file is there, and then print what they saw.
+/// Eight clients that ask every 10 ms, which is far less than the service is ever down, until a file is there, and then print
+/// what they saw.
 const CLIENTS: &str = r"import http.client, os, threading, time
 asked, failed, longest, versions = 0, [], 0.0, set()
 lock = threading.Lock()
@@ -67,11 +71,13 @@ def ask():
             if response.status != 200: raise OSError('status')
             connection.close()
             with lock: versions.add(body.decode())
+            open('/run/clients.begun', 'w').close()
         except Exception as error:
             with lock: failed.append('%.3f ' % time.time() + type(error).__name__ + (' connected' if connection.sock else ' outside'))
         with lock:
             asked += 1
             longest = max(longest, time.monotonic() - began)
+        time.sleep(0.01)
 
 threads = [threading.Thread(target=ask) for _ in range(8)]
 for thread in threads: thread.start()
@@ -93,45 +99,46 @@ pub struct Host {
 impl Host {
     /// One with the small server, and a socket unit that a person wrote.
     pub fn running(lab: &Lab) -> Self {
-        let host =
-            Self::with(lab, &[("server.py", SERVER), ("requirements.txt", ""), ("refresh.toml", HOOK)], UNIT);
-        host.machine.write("/etc/systemd/system/ladylinux-api.socket", SOCKET_UNIT);
-        host.machine.exec("systemctl daemon-reload && systemctl enable --now ladylinux-api.socket").expect(0);
-        host.tool("run").expect(0).says("Refreshed");
-        assert_eq!(host.version().as_deref(), Some("one"));
-        host
+        let machine = Machine::copy_of(lab, "socket", Self::set_up_running);
+        until("the service", || machine.version());
+        Self { machine }
+    }
+
+    /// Makes a machine one with a socket unit that has refreshed once.
+    pub fn set_up_running(machine: &Machine) {
+        let files = [("server.py", SERVER), ("requirements.txt", ""), ("refresh.toml", HOOK)];
+        Self::set_up(machine, &files, UNIT);
+        machine.write("/etc/systemd/system/ladylinux-api.socket", SOCKET_UNIT);
+        machine.exec("systemctl daemon-reload && systemctl enable --now ladylinux-api.socket").expect(0);
+        machine.refresh("run").expect(0).says("Refreshed");
+        assert_eq!(machine.version().as_deref(), Some("one"));
     }
 
     /// One that is ready for its first run.
     pub fn with(lab: &Lab, files: &[(&str, &str)], unit: &str) -> Self {
         let machine = Machine::boot(lab, "host");
-        machine.install_tool();
-        machine.lend_uv();
-        machine
-            .exec(
-                "git init --quiet --bare --initial-branch=main /srv/app.git && \
-                 git clone --quiet /srv/app.git /srv/work && cd /srv/work && git switch --quiet --orphan main",
-            )
-            .expect(0);
-        let host = Self { machine };
-        for (path, text) in files {
-            host.machine.write(&format!("/srv/work/{path}"), text);
-        }
-        host.machine.write("/etc/systemd/system/ladylinux-api.service", unit);
-        host.machine.write(
-            "/etc/ladylinux/refresh.toml",
-            "[remote]\nurl = \"file:///srv/app.git\"\nallow = [\"file\"]\n\
-             [probe]\nurl = \"http://127.0.0.1:8000/\"\ndeadline = \"10s\"\nsettle = \"300ms\"\n",
-        );
-        host.push("one");
-        host.tool("init").expect(0);
-        host
+        Self::set_up(&machine, files, unit);
+        Self { machine }
     }
 
-    /// Starts the clients.
+    fn set_up(machine: &Machine, files: &[(&str, &str)], unit: &str) {
+        machine.prepare_small_host(files, unit);
+        machine.write(
+            "/etc/ladylinux/refresh.toml",
+            "[remote]\nurl = \"file:///srv/app.git\"\nallow = [\"file\"]\n\
+             [probe]\nurl = \"http://127.0.0.1:8000/\"\ndeadline = \"60s\"\nsettle = \"300ms\"\n",
+        );
+        machine.refresh("init").expect(0);
+    }
+
+    /// Starts the clients of a service that answers, and returns when one has had an answer.
+    #[track_caller]
     pub fn clients(&self) -> Child {
         self.machine.write("/srv/clients.py", CLIENTS);
-        self.machine.spawn("rm -f /run/clients.end; exec python3 /srv/clients.py")
+        self.machine.exec("rm -f /run/clients.*").expect(0);
+        let clients = self.machine.spawn("exec python3 /srv/clients.py");
+        until("the first answer", || self.machine.read("/run/clients.begun"));
+        clients
     }
 
     /// Ends the clients; returns how many requests failed, and what they printed.
@@ -149,18 +156,15 @@ impl Host {
     }
 
     pub fn push(&self, version: &str) {
-        self.machine.write("/srv/work/version.txt", version);
-        let commit = "git -c user.name=x -c user.email=x@x commit --quiet --message change";
-        let line = format!("cd /srv/work && git add -A && {commit} && git push --quiet origin main");
-        self.machine.exec(&line).expect(0);
+        self.machine.push_version(version);
     }
 
     pub fn tool(&self, arguments: &str) -> Ran {
-        self.machine.exec(&format!("PIP_INDEX_URL={LOCAL_INDEX} exec ladylinux-refresh {arguments}"))
+        self.machine.refresh(arguments)
     }
 
     pub fn version(&self) -> Option<String> {
-        self.machine.http("http://127.0.0.1:8000/")
+        self.machine.version()
     }
 
     pub fn property(&self, unit: &str, name: &str) -> String {

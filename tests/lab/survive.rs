@@ -11,7 +11,7 @@ use std::process::Child;
 use lab::{LOCAL_INDEX, Lab, Machine, Ran, signal, until};
 use rustix::process::Signal;
 
-/// A service that needs nothing but Python, tells its version, and does what it is asked to by a file.
+/// A service that needs nothing but Python, answers with its version, and does what a file asks for.
 const SERVER: &str = "import http.server, pathlib\n\
     class Handler(http.server.BaseHTTPRequestHandler):\n\
     \x20   def do_GET(self):\n\
@@ -40,50 +40,22 @@ struct Host {
 
 impl Host {
     fn running(lab: &Lab) -> Self {
-        let machine = Machine::boot(lab, "host");
-        machine.install_tool();
-        machine
-            .exec(
-                "git init --quiet --bare --initial-branch=main /srv/app.git && \
-                 git clone --quiet /srv/app.git /srv/work && cd /srv/work && git switch --quiet --orphan main",
-            )
-            .expect(0);
-        let files = [("server.py", SERVER), ("requirements.txt", ""), ("refresh.toml", HOOK)];
-        for (path, text) in files {
-            machine.write(&format!("/srv/work/{path}"), text);
-        }
-        machine.write("/etc/systemd/system/ladylinux-api.service", UNIT);
+        let machine = Machine::copy_of(lab, "survivor", Self::set_up);
         let host = Self { machine };
-        host.push("one");
-        host.tool("init --repo file:///srv/app.git --allow file --branch main").expect(0);
-        host.configure("300ms", "");
-        host.tool("run").expect(0).says("Refreshed");
-        assert_eq!(host.version().as_deref(), Some("one"));
+        until("the service", || host.machine.version());
+        assert_eq!(host.machine.version().as_deref(), Some("one"));
         host
     }
 
-    /// Puts the host's settings in place.
-    fn configure(&self, settle: &str, top: &str) {
-        let text = format!(
-            "{top}\n[remote]\nurl = \"file:///srv/app.git\"\nallow = [\"file\"]\n\
-             [service]\ncommand = [\"{{venv}}/bin/python\", \"server.py\"]\n\
-             [probe]\ndeadline = \"30s\"\nsettle = \"{settle}\"\n"
-        );
-        self.machine.write("/etc/ladylinux/refresh.toml", &text);
+    fn set_up(machine: &Machine) {
+        let files = [("server.py", SERVER), ("requirements.txt", ""), ("refresh.toml", HOOK)];
+        machine.prepare_small_host(&files, UNIT);
+        machine.refresh("init --repo file:///srv/app.git --allow file --branch main").expect(0);
+        configure(machine, "300ms", "");
+        machine.refresh("run").expect(0).says("Refreshed");
     }
 
     /// Pushes another version.
-    fn push(&self, version: &str) {
-        self.machine.write("/srv/work/version.txt", version);
-        let commit = "git -c user.name=x -c user.email=x@x commit --quiet --message change";
-        let line = format!("cd /srv/work && git add -A && {commit} && git push --quiet origin main");
-        self.machine.exec(&line).expect(0);
-    }
-
-    fn tool(&self, arguments: &str) -> Ran {
-        self.machine.exec(&format!("PIP_INDEX_URL={LOCAL_INDEX} exec ladylinux-refresh {arguments}"))
-    }
-
     /// Starts the program as a client that the test can send signals to.
     fn client(&self, arguments: &str) -> Child {
         let own = "echo $$ >/run/client.pid";
@@ -94,10 +66,6 @@ impl Host {
         self.machine.exec(&format!("kill -{name} $(cat /run/client.pid)")).expect(0);
     }
 
-    fn version(&self) -> Option<String> {
-        self.machine.http("http://127.0.0.1:8000/")
-    }
-
     fn hold(&self) {
         self.machine.write("/srv/hold", "");
     }
@@ -106,7 +74,7 @@ impl Host {
         self.machine.exec("rm /srv/hold").expect(0);
     }
 
-    /// The run that is in progress, as `status.json` tells it.
+    /// The run that is in progress, as `status.json` has it.
     fn current(&self) -> Option<serde_json::Value> {
         let current = self.machine.json("/var/lib/ladylinux-refresh/status.json")["current"].clone();
         (!current.is_null()).then_some(current)
@@ -149,6 +117,16 @@ fn ended(child: Child) -> Ran {
     }
 }
 
+/// Puts the host's settings in place.
+fn configure(machine: &Machine, settle: &str, top: &str) {
+    let text = format!(
+        "{top}\n[remote]\nurl = \"file:///srv/app.git\"\nallow = [\"file\"]\n\
+         [service]\ncommand = [\"{{venv}}/bin/python\", \"server.py\"]\n\
+         [probe]\ndeadline = \"60s\"\nsettle = \"{settle}\"\n"
+    );
+    machine.write("/etc/ladylinux/refresh.toml", &text);
+}
+
 #[test]
 fn a_refresh_goes_on_when_its_client_is_killed_disconnected_cancelled_or_stopped() {
     let Some(lab) = Lab::open() else { return };
@@ -156,7 +134,7 @@ fn a_refresh_goes_on_when_its_client_is_killed_disconnected_cancelled_or_stopped
     for (signal, version, code) in
         [("KILL", "two", 137), ("HUP", "three", 129), ("TERM", "four", 143), ("INT", "five", 130)]
     {
-        host.push(version);
+        host.machine.push_version(version);
         host.hold();
         let client = host.client("run");
         let run = host.held();
@@ -171,63 +149,63 @@ fn a_refresh_goes_on_when_its_client_is_killed_disconnected_cancelled_or_stopped
             assert!(left.err.contains(&format!("ladylinux-refresh wait {run}")), "{}", left.all());
         }
         host.release();
-        host.tool(&format!("wait {run}")).expect(0).says("5 restart").says("Refreshed");
-        assert_eq!(host.version().as_deref(), Some(version), "{signal}");
+        host.machine.refresh(&format!("wait {run}")).expect(0).says("5 restart").says("Refreshed");
+        assert_eq!(host.machine.version().as_deref(), Some(version), "{signal}");
         assert_eq!(host.current(), None);
     }
 
     // A client that is stopped (^Z) holds nothing up, and learns everything when it goes on.
-    host.push("six");
+    host.machine.push_version("six");
     host.hold();
     let client = host.client("run");
     let run = host.held();
     host.signal_client("STOP");
     host.release();
-    host.tool(&format!("wait {run}")).expect(0);
-    assert_eq!(host.version().as_deref(), Some("six"));
+    host.machine.refresh(&format!("wait {run}")).expect(0);
+    assert_eq!(host.machine.version().as_deref(), Some("six"));
     // All of its group: what leads into the machine stops and goes on with it.
     signal(&client, Signal::CONT);
     ended(client).expect(0).says("Refreshed");
 
     // A closed output changes nothing, and the exit code is still the run's.
-    host.push("seven");
-    host.tool("run >/dev/full 2>&1").expect(0);
-    assert_eq!(host.version().as_deref(), Some("seven"));
+    host.machine.push_version("seven");
+    host.machine.refresh("run >/dev/full 2>&1").expect(0);
+    assert_eq!(host.machine.version().as_deref(), Some("seven"));
 }
 
 #[test]
 fn a_detached_run_is_waited_for_and_cancelled_by_its_name_and_a_second_one_ends_with_4() {
     let Some(lab) = Lab::open() else { return };
     let host = Host::running(&lab);
-    host.push("two");
+    host.machine.push_version("two");
     host.hold();
-    let run = host.tool("run --detach").expect(0).out.trim_end().to_owned();
+    let run = host.machine.refresh("run --detach").expect(0).out.trim_end().to_owned();
     assert_eq!(host.held(), run);
-    host.tool("run").expect(4).says(&run).says("is in progress since");
+    host.machine.refresh("run").expect(4).says(&run).says("is in progress since");
     let under_way = format!("run {run} of main is in progress since ");
-    host.tool("status").expect(0).says(&under_way).says(" UTC: prepare");
+    host.machine.refresh("status").expect(0).says(&under_way).says(" UTC: prepare");
     let waiting = host.client(&format!("wait {run} --format json"));
     host.release();
-    let told = ended(waiting).expect(0);
-    assert!(told.out.starts_with("{\"event\":\"run_started\""), "{}", told.out);
-    assert!(told.out.trim_end().lines().last().unwrap().starts_with("{\"event\":\"run_finished\""));
-    assert_eq!(host.version().as_deref(), Some("two"));
+    let printed = ended(waiting).expect(0);
+    assert!(printed.out.starts_with("{\"event\":\"run_started\""), "{}", printed.out);
+    assert!(printed.out.trim_end().lines().last().unwrap().starts_with("{\"event\":\"run_finished\""));
+    assert_eq!(host.machine.version().as_deref(), Some("two"));
     // What is over can be waited for again, also when nothing but the report is left of it.
-    assert_eq!(host.tool(&format!("wait {run} --format json")).expect(0).out, told.out);
+    assert_eq!(host.machine.refresh(&format!("wait {run} --format json")).expect(0).out, printed.out);
     host.machine.exec(&format!("rm -r /run/ladylinux-refresh/runs/{run}")).expect(0);
-    host.tool(&format!("wait {run}")).expect(0).says("Refreshed");
-    host.tool("wait 20260101T000000000Z-1").expect(3).says("there is no run");
+    host.machine.refresh(&format!("wait {run}")).expect(0).says("Refreshed");
+    host.machine.refresh("wait 20260101T000000000Z-1").expect(3).says("does not exist");
 
-    // Whoever may look may wait; nobody else may cancel.
+    // A user who may read the state may wait; only root may cancel.
     host.hold();
-    let run = host.tool("run --detach").expect(0).out.trim_end().to_owned();
+    let run = host.machine.refresh("run --detach").expect(0).out.trim_end().to_owned();
     host.held();
     host.machine.exec_as("ladylinux", &format!("ladylinux-refresh cancel {run}")).expect(3);
-    host.tool(&format!("cancel {run}")).expect(0).says("halted").says("fenced");
+    host.machine.refresh(&format!("cancel {run}")).expect(0).says("halted").says("fenced");
     assert!(host.fenced());
     assert_eq!(host.state(), "inactive");
     host.machine.exec_as("ladylinux", &format!("ladylinux-refresh wait {run}")).expect(130).says("SIGINT");
-    host.tool(&format!("cancel {run}")).expect(0).says("is not in progress");
+    host.machine.refresh(&format!("cancel {run}")).expect(0).says("is not in progress");
     host.release();
 
     // Two at the same instant.
@@ -236,17 +214,17 @@ fn a_detached_run_is_waited_for_and_cancelled_by_its_name_and_a_second_one_ends_
     codes.sort_unstable();
     assert_eq!(codes, [0, 4], "{both:?}");
     assert_eq!(host.state(), "active");
-    // What is wrong with the command line is told by whoever typed it; nothing is started for it.
-    host.tool("run --no-such-option").expect(2);
-    host.tool("run 'bad..branch'").expect(2).says("not touched");
-    host.tool("run no-such-branch").expect(3).says("no-such-branch");
+    // The client itself reports what is wrong with the command line; nothing is started for it.
+    host.machine.refresh("run --no-such-option").expect(2);
+    host.machine.refresh("run 'bad..branch'").expect(2).says("not touched");
+    host.machine.refresh("run no-such-branch").expect(3).says("no-such-branch");
 }
 
 #[test]
 fn ctrl_c_on_a_terminal_halts_the_run_and_the_client_stays_to_see_it() {
     let Some(lab) = Lab::open() else { return };
     let host = Host::running(&lab);
-    host.push("two");
+    host.machine.push_version("two");
     host.hold();
     let own = "echo $$ >/run/client.pid; exec ladylinux-refresh run";
     let client = host.machine.spawn(&format!("exec script --quiet --return --command '{own}' /dev/null"));
@@ -262,51 +240,54 @@ fn ctrl_c_on_a_terminal_halts_the_run_and_the_client_stays_to_see_it() {
 fn rw_7_1a_a_run_that_is_killed_while_the_service_settles_leaves_it_stopped_and_fenced() {
     let Some(lab) = Lab::open() else { return };
     let host = Host::running(&lab);
-    host.push("two");
-    host.configure("120s", "");
+    host.machine.push_version("two");
+    configure(&host.machine, "120s", "");
     let client = host.client("run");
     until("the new version behind the fence", || {
-        (host.fenced() && host.version().as_deref() == Some("two")).then_some(())
+        (host.fenced() && host.machine.version().as_deref() == Some("two")).then_some(())
     });
     let run = host.current().unwrap()["run"].as_str().unwrap().to_owned();
-    // Whoever looks after it needs no settings for that.
-    host.configure("300ms", "no_such_key = 1");
+    // The repair after a killed run needs no settings.
+    configure(&host.machine, "300ms", "no_such_key = 1");
     host.machine.exec(&format!("systemctl kill --signal=KILL ladylinux-refresh-{run}")).expect(0);
-    // The client stays until everything is looked after, and tells what is known.
+    // The client stays until the repair is done, and prints what is known.
     ended(client).expect(137).says("Interrupted").says("was killed in restart").says("SIGKILL");
     assert_eq!(host.state(), "inactive");
     assert!(host.fenced());
     assert_eq!(host.machine.read("/run/ladylinux-refresh/admit"), None);
     assert_eq!(host.current(), None);
-    let told = host.last_run();
-    assert_eq!((&told["result"], &told["run"]), (&"interrupted".into(), &run.as_str().into()));
-    assert_eq!((&told["service"]["state"], &told["service"]["fenced"]), (&"stopped".into(), &true.into()));
+    let printed = host.last_run();
+    assert_eq!((&printed["result"], &printed["run"]), (&"interrupted".into(), &run.as_str().into()));
+    assert_eq!(
+        (&printed["service"]["state"], &printed["service"]["fenced"]),
+        (&"stopped".into(), &true.into())
+    );
     host.machine.exec("systemctl start ladylinux-api").expect(1);
-    host.configure("300ms", "");
-    host.tool("status").expect(0).says("was killed in restart");
-    host.tool("history").expect(0).says("interrupted");
-    host.tool("run").expect(0).says(&format!("run {run} was interrupted"));
-    assert_eq!(host.version().as_deref(), Some("two"));
+    configure(&host.machine, "300ms", "");
+    host.machine.refresh("status").expect(0).says("was killed in restart");
+    host.machine.refresh("history").expect(0).says("interrupted");
+    host.machine.refresh("run").expect(0).says(&format!("run {run} was interrupted"));
+    assert_eq!(host.machine.version().as_deref(), Some("two"));
 }
 
 #[test]
 fn rw_7_1a_a_machine_that_is_switched_off_in_the_middle_of_a_run_comes_back_down_fenced_and_telling_it() {
     let Some(lab) = Lab::open() else { return };
     let mut host = Host::running(&lab);
-    host.push("two");
+    host.machine.push_version("two");
     host.hold();
-    let run = host.tool("run --detach").expect(0).out.trim_end().to_owned();
+    let run = host.machine.refresh("run --detach").expect(0).out.trim_end().to_owned();
     host.held();
     host.machine.reboot();
     assert!(host.fenced());
     assert_eq!(host.state(), "inactive");
-    let told = host.last_run();
-    assert_eq!((&told["run"], &told["result"]), (&run.as_str().into(), &"halted".into()), "{told}");
+    let printed = host.last_run();
+    assert_eq!((&printed["run"], &printed["result"]), (&run.as_str().into(), &"halted".into()), "{printed}");
     assert_eq!(host.current(), None);
-    host.tool(&format!("wait {run}")).expect(143).says("SIGTERM");
+    host.machine.refresh(&format!("wait {run}")).expect(143).says("SIGTERM");
     host.release();
-    host.tool("run").expect(0);
-    assert_eq!(host.version().as_deref(), Some("two"));
+    host.machine.refresh("run").expect(0);
+    assert_eq!(host.machine.version().as_deref(), Some("two"));
 }
 
 #[test]
@@ -315,7 +296,7 @@ fn rw_5_1_a_refresh_that_is_started_from_inside_the_service_completes() {
     let host = Host::running(&lab);
 
     // Root in the service's own control group: what a button with a sudo rule does.
-    host.push("two");
+    host.machine.push_version("two");
     let inside = "for f in /sys/fs/cgroup/*/system.slice/ladylinux-api.service/cgroup.procs \
                   /sys/fs/cgroup/system.slice/ladylinux-api.service/cgroup.procs; do \
                   [ -e $f ] && echo $$ >$f; done; grep -q ladylinux-api.service /proc/self/cgroup || exit 99";
@@ -325,7 +306,7 @@ fn rw_5_1_a_refresh_that_is_started_from_inside_the_service_completes() {
     let ran = ended(client);
     assert_ne!(ran.code, Some(99), "the client was not inside");
     until("the new version, settled", || {
-        (host.version().as_deref() == Some("two") && !host.fenced()).then_some(())
+        (host.machine.version().as_deref() == Some("two") && !host.fenced()).then_some(())
     });
     until("the end of the run", || host.current().is_none().then_some(()));
     assert_eq!(host.last_run()["result"], "refreshed");
@@ -345,25 +326,25 @@ fn rw_5_1_a_refresh_that_is_started_from_inside_the_service_completes() {
             (last["outcome"] == outcome && has_why).then_some(last)
         })
     };
-    host.push("three");
+    host.machine.push_version("three");
     request();
     assert_eq!(answered("refused", "allowed_branches does not contain main")["branch"], "main");
-    assert_eq!(host.version().as_deref(), Some("two"));
-    host.tool("status").expect(0).says("last request main");
-    host.configure("300ms", "allowed_branches = [\"main\"]");
+    assert_eq!(host.machine.version().as_deref(), Some("two"));
+    host.machine.refresh("status").expect(0).says("last request main");
+    configure(&host.machine, "300ms", "allowed_branches = [\"main\"]");
     request();
     let last = answered("done", "");
-    assert_eq!(host.version().as_deref(), Some("three"));
+    assert_eq!(host.machine.version().as_deref(), Some("three"));
     assert_eq!(last["run"], host.last_run()["run"]);
     // Settings that cannot be used cost this one request, and none after it.
-    host.push("four");
-    host.configure("300ms", "no_such_key = 1");
+    host.machine.push_version("four");
+    configure(&host.machine, "300ms", "no_such_key = 1");
     request();
     answered("refused", "the settings of this host cannot be used");
-    host.configure("300ms", "allowed_branches = [\"main\"]");
+    configure(&host.machine, "300ms", "allowed_branches = [\"main\"]");
     request();
     answered("done", "");
-    assert_eq!(host.version().as_deref(), Some("four"));
+    assert_eq!(host.machine.version().as_deref(), Some("four"));
     // The watch goes on, and does not go round in circles.
     host.machine.exec("systemctl is-active ladylinux-refresh-request.path").expect(0);
     until("the end of the answer", || {
@@ -383,11 +364,11 @@ fn rw_7_1a_a_killed_run_leaves_the_service_down_also_when_somebody_else_has_the_
     let host = Host::running(&lab);
     let lock = "/var/lib/ladylinux-refresh/lock";
     let settling = |version: &str| {
-        host.push(version);
-        host.configure("120s", "");
+        host.machine.push_version(version);
+        configure(&host.machine, "120s", "");
         let client = host.client("run");
         until("the new version behind the fence", || {
-            (host.fenced() && host.version().as_deref() == Some(version)).then_some(())
+            (host.fenced() && host.machine.version().as_deref() == Some(version)).then_some(())
         });
         (client, host.current().unwrap()["run"].as_str().unwrap().to_owned())
     };
@@ -397,12 +378,12 @@ fn rw_7_1a_a_killed_run_leaves_the_service_down_also_when_somebody_else_has_the_
         assert_eq!(host.machine.read("/run/ladylinux-refresh/admit"), None);
     };
 
-    // Somebody who does something else with it, for long.
+    // Another process holds the lock for long.
     let (client, run) = settling("two");
     let mut other =
         host.machine.spawn(&format!("echo $$ >/run/holder.pid; exec flock --no-fork {lock} sleep 1000"));
     let waits = "ls -l /proc/$(cat /run/holder.pid)/fd | grep --quiet refresh/lock";
-    until("somebody waits for the lock", || (host.machine.exec(waits).code == Some(0)).then_some(()));
+    until("a process that waits for the lock", || (host.machine.exec(waits).code == Some(0)).then_some(()));
     host.machine.exec(&format!("systemctl kill --signal=KILL ladylinux-refresh-{run}")).expect(0);
     ended(client).expect(137);
     down();
@@ -410,8 +391,8 @@ fn rw_7_1a_a_killed_run_leaves_the_service_down_also_when_somebody_else_has_the_
     other.wait().unwrap();
 
     // Another run, which is refused.
-    host.configure("300ms", "");
-    host.tool("run").expect(0);
+    configure(&host.machine, "300ms", "");
+    host.machine.refresh("run").expect(0);
     let (client, run) = settling("three");
     let workers = || host.machine.exec("ls /run/ladylinux-refresh/runs/*/worker.json | wc -l").out;
     let workers = || workers().trim().parse::<u32>().unwrap();
@@ -424,16 +405,16 @@ fn rw_7_1a_a_killed_run_leaves_the_service_down_also_when_somebody_else_has_the_
     ended(next).expect(3);
     down();
     host.machine.exec("mv /srv/away.git /srv/app.git").expect(0);
-    host.configure("300ms", "");
-    host.tool("run").expect(0);
-    assert_eq!(host.version().as_deref(), Some("three"));
+    configure(&host.machine, "300ms", "");
+    host.machine.refresh("run").expect(0);
+    assert_eq!(host.machine.version().as_deref(), Some("three"));
 }
 
 #[test]
 fn the_services_user_can_neither_hold_a_run_up_nor_make_it_wait() {
     let Some(lab) = Lab::open() else { return };
     let host = Host::running(&lab);
-    host.push("two");
+    host.machine.push_version("two");
     for lock in ["lock", "status.lock"] {
         let line = format!("flock --nonblock /var/lib/ladylinux-refresh/{lock} true");
         let ran = host.machine.exec_as("ladylinux", &line);
@@ -444,20 +425,20 @@ fn the_services_user_can_neither_hold_a_run_up_nor_make_it_wait() {
     host.machine
         .exec("cd /etc/ladylinux && chown ladylinux . && mv ladylinux.env old && mkfifo ladylinux.env && chown root .")
         .expect(0);
-    host.tool("run").expect(3).says("no regular file");
+    host.machine.refresh("run").expect(3).says("not a regular file");
     host.machine.exec("cd /etc/ladylinux && mv old ladylinux.env").expect(0);
     host.machine.exec("truncate --size 10G /etc/ladylinux/ladylinux.env").expect(0);
-    host.tool("run").expect(3).says("has more than");
+    host.machine.refresh("run").expect(3).says("has more than");
     host.machine.exec("truncate --size 0 /etc/ladylinux/ladylinux.env").expect(0);
-    host.tool("run").expect(0);
-    assert_eq!(host.version().as_deref(), Some("two"));
+    host.machine.refresh("run").expect(0);
+    assert_eq!(host.machine.version().as_deref(), Some("two"));
 }
 
 #[test]
 fn what_a_run_is_started_with_arrives_and_is_not_told_to_everybody() {
     let Some(lab) = Lab::open() else { return };
     let host = Host::running(&lab);
-    host.push("two");
+    host.machine.push_version("two");
     host.hold();
     let secret = r"http://me:open\$sesame@proxy.invalid:1";
     let line = format!("HTTPS_PROXY='{secret}' PIP_INDEX_URL={LOCAL_INDEX} exec ladylinux-refresh run");
@@ -500,7 +481,7 @@ fn rw_7_1a_the_fence_holds_whatever_is_done_with_the_unit_and_a_way_around_it_is
     assert_eq!(host.state(), "inactive");
     host.machine.exec("rm /etc/systemd/system/other.service && systemctl daemon-reload").expect(0);
 
-    for (directory, name, text, told) in [
+    for (directory, name, text, printed) in [
         ("/etc", "zz.conf", "AssertPathExists=", "takes the assertion"),
         ("/run", "zz.conf", "AssertPathExists=|/etc", "leads around it"),
         ("/etc", "zz.conf", "AssertPathExists=|/var/lib/ladylinux-refresh/fence", "leads around it"),
@@ -510,9 +491,9 @@ fn rw_7_1a_the_fence_holds_whatever_is_done_with_the_unit_and_a_way_around_it_is
         host.machine.exec(&format!("mkdir -p {directory}")).expect(0);
         host.machine.write(&format!("{directory}/{name}"), &format!("[Unit]\n{text}\n"));
         host.machine.exec("systemctl daemon-reload").expect(0);
-        host.tool("run").expect(3).says(told);
+        host.machine.refresh("run").expect(3).says(printed);
         host.machine.exec(&format!("rm -r {directory} && systemctl daemon-reload")).expect(0);
     }
-    host.tool("run").expect(0);
-    assert_eq!(host.version().as_deref(), Some("one"));
+    host.machine.refresh("run").expect(0);
+    assert_eq!(host.machine.version().as_deref(), Some("one"));
 }

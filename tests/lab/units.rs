@@ -18,11 +18,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lab::{Lab, Machine};
-use ladylinux_refresh::event::Events;
-use ladylinux_refresh::process::{Ended, Owner, Program, Runner};
-use ladylinux_refresh::settings::layout::Layout;
-use ladylinux_refresh::units::operations::{READY, Ready, ReadyRequest};
-use ladylinux_refresh::units::{Access, Bind, Enforcement, Job, Role, Units, users};
+use refresh_events::event::Events;
+use refresh_events::run_report::Enforcement;
+use refresh_programs::process::{Ended, Program, Runner};
+use refresh_programs::units::operations::{READY, Ready, ReadyRequest};
+use refresh_programs::units::{Access, Bind, Job, Role, Units, users};
+use refresh_settings::layout::Layout;
+use refresh_system::disk::Owner;
 
 /// Where this test program lies in a machine.
 const INSIDE: &str = "/usr/local/bin/inside";
@@ -210,7 +212,7 @@ fn inside_sessions() {
     assert_eq!([names(Role::Inspect), names(Role::Build)], [Vec::<String>::new(), Vec::new()]);
     ask(&reading);
     drop(units);
-    let end = std::time::Instant::now() + Duration::from_secs(5);
+    let end = std::time::Instant::now() + Duration::from_secs(60);
     while !names(Role::Inspect).is_empty() {
         assert!(std::time::Instant::now() < end, "a session outlives the installation");
     }

@@ -1,7 +1,7 @@
 //! A later state is made without an earlier one.
 
-use ladylinux_refresh::installation::Installation;
-use ladylinux_refresh::refresh::{Account, Refresh, Running};
+use refresh_installation::installation::Installation;
+use refresh_run::refresh::{Account, Refresh, Running};
 
 fn from_nothing(on: &Installation, account: Account) -> Refresh<'_, Running> {
     Refresh { on, account, at: Running } // E0451

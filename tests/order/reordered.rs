@@ -1,7 +1,7 @@
 //! A step is done before its predecessor, or the run goes back.
 
-use ladylinux_refresh::exit::Error;
-use ladylinux_refresh::refresh::{Planned, Refresh, Running, Stopped};
+use refresh_installation::exit::Error;
+use refresh_run::refresh::{Planned, Refresh, Running, Stopped};
 
 fn environment_before_sync(stopped: Refresh<'_, Stopped>) -> Result<(), Error> {
     stopped.environment()?.sync()?; // E0599

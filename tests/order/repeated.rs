@@ -1,7 +1,7 @@
 //! A step is done twice: on what it made, and on what it consumed.
 
-use ladylinux_refresh::exit::Error;
-use ladylinux_refresh::refresh::{Planned, Prepared, Refresh};
+use refresh_installation::exit::Error;
+use refresh_run::refresh::{Planned, Prepared, Refresh};
 
 fn twice_in_a_row(planned: Refresh<'_, Planned>) -> Result<(), Error> {
     planned.stop()?.stop()?; // E0599

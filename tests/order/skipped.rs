@@ -1,7 +1,7 @@
 //! Steps are left out: every step, once each.
 
-use ladylinux_refresh::exit::Error;
-use ladylinux_refresh::refresh::{Built, Planned, Prepared, Refresh, Stopped, Synced};
+use refresh_installation::exit::Error;
+use refresh_run::refresh::{Built, Planned, Prepared, Refresh, Stopped, Synced};
 
 fn without_stop(planned: Refresh<'_, Planned>) -> Result<(), Error> {
     planned.sync()?; // E0599

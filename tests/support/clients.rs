@@ -1,4 +1,4 @@
-//! Clients that ask a service on the loopback interface without a pause, each request on a connection of its own.
+//! Clients that ask a service on the loopback interface one time after the other, each request on its own connection.
 #![expect(unreachable_pub, reason = "a module of a test is private whatever its items say")]
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests read the clock and may fail")]
 
@@ -8,6 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+/// How long each client waits between two requests: far less than the service is ever down.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// What the clients have seen.
 #[derive(Debug, Default)]
@@ -38,6 +41,8 @@ impl Clients {
                     }
                     seen.requests += 1;
                     seen.longest = seen.longest.max(start.elapsed());
+                    // Leaves the processors to what is asked and to what is refreshed.
+                    std::thread::sleep(PAUSE);
                 }
                 seen
             })

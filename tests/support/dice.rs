@@ -14,8 +14,8 @@ pub fn long() -> bool {
     std::env::var_os("LADYLINUX_REFRESH_LONG").is_some()
 }
 
-/// Tells something past the test runner, which keeps what passing tests print.
-pub fn tell(line: &str) {
+/// Prints a line past the test runner, which keeps the output of passing tests.
+pub fn print_line(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
@@ -30,11 +30,11 @@ impl Dice {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
         let other = if long() { u64::from(now.subsec_nanos()) | 1 } else { 0x1ad1_1e5e_ed00_0001 };
         let seed = seed.unwrap_or(other);
-        tell(&format!("random instants: LADYLINUX_REFRESH_SEED={seed}"));
+        print_line(&format!("random instants: LADYLINUX_REFRESH_SEED={seed}"));
         Self(seed.max(1))
     }
 
-    /// Other dice, for somebody who plays at the same time.
+    /// Other dice, for a second thread.
     pub fn another(&mut self) -> Self {
         Self(self.below(u64::MAX).max(1))
     }

@@ -14,14 +14,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
-use ladylinux_refresh::error::Failure;
-use ladylinux_refresh::event::Events;
-use ladylinux_refresh::git::Git;
-use ladylinux_refresh::git::mirror::Mirror;
-use ladylinux_refresh::process::{Owner, Runner};
-use ladylinux_refresh::settings::layout::Layout;
-use ladylinux_refresh::settings::names::{BranchName, CommitId, RunId};
-use ladylinux_refresh::settings::{Remote, RemoteUrl, Transport};
+use refresh_events::event::Events;
+use refresh_git::Git;
+use refresh_git::mirror::Mirror;
+use refresh_programs::process::Runner;
+use refresh_settings::layout::Layout;
+use refresh_settings::names::{BranchName, CommitId, RunId};
+use refresh_settings::{Remote, RemoteUrl, Transport};
+use refresh_system::disk::Owner;
+use refresh_system::error::Failure;
 
 /// A remote with history and an installation that follows it.
 pub struct World {
@@ -171,7 +172,7 @@ pub fn remote(url: &str) -> Remote {
 }
 
 /// All that a failure says, for assertions.
-pub fn told(failure: &Failure) -> String {
+pub fn message(failure: &Failure) -> String {
     format!("{}\nhints: {}", failure.chain().join("\n"), failure.hints().join("\n"))
 }
 
@@ -232,7 +233,7 @@ impl Drop for Daemon {
 /// How the small web server behaves.
 #[derive(Clone)]
 pub enum Web {
-    /// Serves the directory by `git http-backend` to whoever brings this user and password (in base 64).
+    /// Serves the directory by `git http-backend` to clients with this user and password (in base 64).
     Protected { base: PathBuf, credentials: &'static str },
     /// Accepts and says nothing.
     Silent,

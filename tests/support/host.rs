@@ -1,5 +1,5 @@
 //! A whole installation in a temporary directory, refreshed by the real binary: a Git repository behind a real server, a
-//! small service that tells which version it is, real environments.
+//! small service that answers with its version, real environments.
 //!
 //! The service is a few lines of Python's standard library, so that a start costs little; `tests/fastapi.rs` and the
 //! demo do the same with `FastAPI` under uvicorn.
@@ -22,8 +22,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use ladylinux_refresh::disk;
-use ladylinux_refresh::settings::layout::Layout;
+use refresh_settings::layout::Layout;
+use refresh_system::disk;
 
 /// The service: answers every request with what it is, as JSON. Started with its socket (`sd_listen_fds(3)`) it takes that, and when
 /// it is asked to end it answers first what it has taken.
@@ -34,12 +34,12 @@ try:
     package = six.__version__
 except ImportError:
     package = None
-told = {name.lower(): os.environ.get("LADYLINUX_" + name) for name in ("COMMIT", "BRANCH", "GENERATION")}
-told["version"] = pathlib.Path("version.txt").read_text().strip()
-told["package"] = package
+facts = {name.lower(): os.environ.get("LADYLINUX_" + name) for name in ("COMMIT", "BRANCH", "GENERATION")}
+facts["version"] = pathlib.Path("version.txt").read_text().strip()
+facts["package"] = package
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        body = json.dumps(told).encode()
+        body = json.dumps(facts).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -48,7 +48,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 class Server(http.server.ThreadingHTTPServer):
     allow_reuse_address = True
-print("serving", told["version"], flush=True)
+print("serving", facts["version"], flush=True)
 if os.environ.get("LISTEN_PID") == str(os.getpid()) and os.environ["LISTEN_FDS"] == "1":
     Server.daemon_threads = False
     server = Server(("", 0), Handler, bind_and_activate=False)
@@ -150,7 +150,7 @@ impl Host {
             "{more}\n[remote]\nurl = \"{}\"\nallow = [\"git\"]\n\
              [python]\n\
              [service]\ncommand = [\"{{venv}}/bin/python\", \"server.py\", \"{{port}}\"]\nstop_timeout = \"5s\"\n\
-             [probe]\ndeadline = \"15s\"\nsettle = \"150ms\"\n",
+             [probe]\ndeadline = \"60s\"\nsettle = \"150ms\"\n",
             self.url()
         )
     }
@@ -216,7 +216,7 @@ impl Host {
         command
             .env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin")
             .env("HOME", self.directory.path());
-        for name in ladylinux_refresh::settings::environment::NETWORK {
+        for name in refresh_system::environment::NETWORK {
             if let Some(value) = std::env::var_os(name) {
                 command.env(name, value);
             }
@@ -233,14 +233,14 @@ impl Host {
     pub fn answer(&self) -> Option<serde_json::Value> {
         use std::io::Write as _;
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         stream.write_all(b"GET / HTTP/1.0\r\n\r\n").ok()?;
         let mut text = String::new();
         stream.read_to_string(&mut text).ok()?;
         serde_json::from_str(text.split_once("\r\n\r\n")?.1).ok()
     }
 
-    /// The version that the running service tells.
+    /// The version that the running service answers with.
     pub fn version(&self) -> Option<String> {
         self.answer()?.get("version")?.as_str().map(str::to_owned)
     }
@@ -348,12 +348,12 @@ fn serve(directory: &Path) -> (Child, u16) {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let limit = Instant::now() + Duration::from_secs(10);
+        let limit = Instant::now() + Duration::from_secs(60);
         while server.try_wait().unwrap().is_none() && Instant::now() < limit {
             if TcpStream::connect(("127.0.0.1", port)).is_ok() && server.try_wait().unwrap().is_none() {
                 return (server, port);
             }
-            std::thread::yield_now();
+            std::thread::sleep(Duration::from_millis(2));
         }
         end_server(&mut server);
     }

@@ -14,6 +14,8 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 
+use crate::host::pool;
+
 /// Writes one wheel: name, version, tag, requirements, requires-python, directory.
 const MAKE: &str = r#"
 import base64, hashlib, sys, zipfile
@@ -167,7 +169,7 @@ impl Index {
         self.away.store(true, Ordering::SeqCst);
         let _ = TcpStream::connect(("127.0.0.1", self.port));
         while TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
-            std::thread::yield_now();
+            std::thread::sleep(std::time::Duration::from_millis(2));
         }
     }
 
@@ -183,7 +185,7 @@ fn make(directory: &std::path::Path, release: &Release) -> String {
         fs::write(directory.join(&file), "no archive at all").unwrap();
         return file;
     }
-    let made = Command::new("python3")
+    let made = Command::new(pool::interpreter())
         .args(["-I", "-c", MAKE, release.name, release.version, release.tag, release.needs, release.python])
         .arg(directory)
         .arg(release.shared)

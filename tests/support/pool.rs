@@ -1,7 +1,7 @@
 //! What tests lend to the installations that they make, so that not each of them fetches everything again: uv and its cache.
 //!
 //! It is kept in a directory named by `LADYLINUX_REFRESH_TEST_CACHE`, else in one below the system's directory for temporary
-//! files. uv is lent as a hard link of a file that nobody writes to; the cache is shared as it is.
+//! files. uv is lent as a hard link of a file that never changes; the cache is shared as it is.
 #![expect(unreachable_pub, reason = "a module of a test is private whatever its items say")]
 #![allow(
     clippy::disallowed_methods,
@@ -12,16 +12,20 @@
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt as _, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use ladylinux_refresh::event::Events;
-use ladylinux_refresh::process::{Owner, Runner};
-use ladylinux_refresh::python::definitions::{self, Choice, DEFAULT_PATTERNS};
-use ladylinux_refresh::python::{Environments, Interpreter, Site, bundled};
-use ladylinux_refresh::settings::layout::Layout;
-use ladylinux_refresh::settings::{ImportCheck, Python, Strategy};
-use ladylinux_refresh::units::Units;
+use refresh_environments::reading;
+use refresh_environments::{DefinitionFilter, TreeSource};
+use refresh_environments::{Environments, Interpreter, Site, bundled};
+use refresh_events::event::Events;
+use refresh_programs::process::Runner;
+use refresh_programs::units::Units;
+use refresh_settings::DEFAULT_PATTERNS;
+use refresh_settings::layout::Layout;
+use refresh_settings::{ImportCheck, Python, Strategy};
+use refresh_system::disk::Owner;
 
 /// The program that does the operations.
 pub fn program() -> PathBuf {
@@ -29,10 +33,22 @@ pub fn program() -> PathBuf {
         .map_or_else(|| env!("CARGO_BIN_EXE_ladylinux-refresh").into(), PathBuf::from)
 }
 
-/// Returns the settings of an installation that says nothing of its own.
+/// Returns the interpreter behind `python3`. A wrapper that chooses a version, as that of pyenv, takes longer than most
+/// of the programs that it starts.
+pub fn interpreter() -> &'static Path {
+    static FOUND: OnceLock<PathBuf> = OnceLock::new();
+    FOUND.get_or_init(|| {
+        let mut command = Command::new("python3");
+        let output = command.args(["-I", "-c", "import sys; print(sys.executable)"]).output().unwrap();
+        assert!(output.status.success(), "python3 does not run: {output:?}");
+        PathBuf::from(String::from_utf8(output.stdout).unwrap().trim_end())
+    })
+}
+
+/// Returns the settings of an installation without settings.
 pub fn python() -> Python {
     Python {
-        interpreter: "python3".to_owned(),
+        interpreter: interpreter().to_str().unwrap().to_owned(),
         strategy: Strategy::WhenChanged,
         definitions: DEFAULT_PATTERNS.map(str::to_owned).to_vec(),
         extras: Vec::new(),
@@ -42,6 +58,7 @@ pub fn python() -> Python {
         index_url: None,
         indexes: std::collections::BTreeMap::new(),
         allow_source: false,
+        system_site_packages: None,
         imports: Vec::new(),
         import_check: ImportCheck::Off,
         command: Vec::new(),
@@ -49,7 +66,7 @@ pub fn python() -> Python {
     }
 }
 
-/// The directory that all tests share, with uv in it, which is fetched by whoever comes first.
+/// The directory that all tests share, with uv in it, which the first test fetches.
 pub fn pool() -> &'static Path {
     static POOL: OnceLock<PathBuf> = OnceLock::new();
     POOL.get_or_init(|| {
@@ -78,7 +95,7 @@ pub fn pool() -> &'static Path {
             // Whatever needs uv fetches it.
             let interpreter = Interpreter::find(site).unwrap();
             let empty = Empty;
-            let definitions = definitions::read(&empty, &Choice::of(&python, None)).unwrap();
+            let definitions = reading::read(&empty, &DefinitionFilter::of(&python, None)).unwrap();
             let environments = Environments::new(site);
             environments.lock(&environments.wanted(definitions, interpreter, None).unwrap()).unwrap();
         }
@@ -89,14 +106,14 @@ pub fn pool() -> &'static Path {
 /// A tree without any file.
 struct Empty;
 
-impl definitions::TreeSource for Empty {
-    fn names_at_root(&self) -> ladylinux_refresh::error::Outcome<Vec<PathBuf>> {
+impl TreeSource for Empty {
+    fn names_at_root(&self) -> refresh_system::error::Outcome<Vec<PathBuf>> {
         Ok(Vec::new())
     }
-    fn read(&self, _: &Path) -> ladylinux_refresh::error::Outcome<Option<Vec<u8>>> {
+    fn read(&self, _: &Path) -> refresh_system::error::Outcome<Option<Vec<u8>>> {
         Ok(None)
     }
-    fn link(&self, _: &Path) -> ladylinux_refresh::error::Outcome<Option<PathBuf>> {
+    fn link(&self, _: &Path) -> refresh_system::error::Outcome<Option<PathBuf>> {
         Ok(None)
     }
 }

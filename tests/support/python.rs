@@ -11,16 +11,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use ladylinux_refresh::disk;
-use ladylinux_refresh::error::Outcome;
-use ladylinux_refresh::event::{Event, Events, Subscriber};
-use ladylinux_refresh::process::{Owner, Runner};
-use ladylinux_refresh::python::definitions::{self, Choice, TreeSource};
-use ladylinux_refresh::python::{Ensured, Environments, Interpreter, Made, Site, Wanted};
-use ladylinux_refresh::settings::layout::Layout;
-use ladylinux_refresh::settings::names::RunId;
-use ladylinux_refresh::settings::{Python, Strategy};
-use ladylinux_refresh::units::Units;
+use refresh_environments::{BuildOutcome, Ensured, EnvironmentSpec, Environments, Interpreter, Site};
+use refresh_environments::{DefinitionFilter, TreeSource, reading};
+use refresh_events::event::{Event, Events, Subscriber};
+use refresh_programs::process::Runner;
+use refresh_programs::units::Units;
+use refresh_settings::layout::Layout;
+use refresh_settings::names::RunId;
+use refresh_settings::{Python, Strategy};
+use refresh_system::disk;
+use refresh_system::disk::Owner;
+use refresh_system::error::Outcome;
 
 /// A tree of files in memory.
 pub struct Tree(pub Vec<(PathBuf, String)>);
@@ -46,11 +47,11 @@ pub fn tree(files: &[(&str, &str)]) -> Tree {
     Tree(files.iter().map(|(path, text)| (PathBuf::from(path), (*text).to_owned())).collect())
 }
 
-/// Collects what a person would have been told.
+/// Collects the lines that a person would read.
 #[derive(Clone, Default)]
-pub struct Told(pub Arc<Mutex<Vec<String>>>);
+pub struct Reported(pub Arc<Mutex<Vec<String>>>);
 
-impl Subscriber for Told {
+impl Subscriber for Reported {
     fn take(&mut self, event: &Event) {
         let line = match event {
             Event::Note { message, .. } | Event::Warning { message, .. } => message.clone(),
@@ -61,7 +62,7 @@ impl Subscriber for Told {
     }
 }
 
-impl Told {
+impl Reported {
     pub fn has(&self, text: &str) -> bool {
         self.0.lock().unwrap().iter().any(|line| line.contains(text))
     }
@@ -75,7 +76,7 @@ pub struct World {
     pub runner: Runner,
     pub units: Units,
     pub owner: Owner,
-    pub told: Told,
+    pub reported: Reported,
     /// What the host adds to the requirements.
     pub also: Option<String>,
     /// Whether no network is used.
@@ -103,18 +104,18 @@ impl World {
         world
     }
 
-    /// The world at a directory that somebody else has laid out.
+    /// The world at an existing directory.
     pub fn at(root: &Path, owner: Owner) -> Self {
         let layout = Layout::below(root);
-        let told = Told::default();
-        let runner = Runner::new(Arc::new(Events::new(vec![Box::new(told.clone())])));
+        let reported = Reported::default();
+        let runner = Runner::new(Arc::new(Events::new(vec![Box::new(reported.clone())])));
         let runner = runner.with_worker(pool::program());
         let python = pool::python();
         let units = Units::new(&layout, &runner, owner);
-        Self { directory: None, layout, python, runner, units, owner, told, also: None, offline: false }
+        Self { directory: None, layout, python, runner, units, owner, reported, also: None, offline: false }
     }
 
-    /// Gives this world a cache of its own, which has nothing yet.
+    /// Gives this world its own, empty cache.
     pub fn own_cache(&self) {
         let cache = self.layout.uv().join("cache");
         fs::remove_file(&cache).unwrap();
@@ -130,15 +131,19 @@ impl World {
         Environments::new(self.site())
     }
 
-    pub fn wanted(&self, files: &[(&str, &str)]) -> Outcome<Wanted> {
+    pub fn wanted(&self, files: &[(&str, &str)]) -> Outcome<EnvironmentSpec> {
         self.wanted_until(files, None)
     }
 
     /// What is wanted where the definition is of a certain date.
-    pub fn wanted_until(&self, files: &[(&str, &str)], cutoff: Option<jiff::Timestamp>) -> Outcome<Wanted> {
+    pub fn wanted_until(
+        &self,
+        files: &[(&str, &str)],
+        cutoff: Option<jiff::Timestamp>,
+    ) -> Outcome<EnvironmentSpec> {
         let python = Python { also: self.also.as_ref().map(|_| "also.txt".into()), ..self.python.clone() };
         let also = self.also.as_ref().map(String::as_bytes);
-        let definitions = definitions::read(&tree(files), &Choice::of(&python, also))?;
+        let definitions = reading::read(&tree(files), &DefinitionFilter::of(&python, also))?;
         let interpreter = Interpreter::find(self.site())?;
         self.environments().wanted(definitions, interpreter, cutoff)
     }
@@ -168,7 +173,7 @@ pub fn packages(ensured: &Ensured) -> Vec<String> {
 }
 
 pub fn was_built(ensured: &Ensured) -> bool {
-    ensured.made == Made::Built
+    ensured.made == BuildOutcome::Built
 }
 
 /// The names in a directory, sorted; none where there is no directory.

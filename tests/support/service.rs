@@ -11,16 +11,14 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use ladylinux_refresh::clock;
-use ladylinux_refresh::error::Failure;
-use ladylinux_refresh::process::ProcessId;
-use ladylinux_refresh::service::deployed::Deployed;
-use ladylinux_refresh::service::port::Address;
-use ladylinux_refresh::service::{
-    Admission, Before, Force, ServiceManager, Started, StartedHow, fence, port, probe,
-};
-use ladylinux_refresh::settings::layout::Layout;
-use ladylinux_refresh::settings::names::{BranchName, CommitId, GenerationName, RunId};
+use refresh_programs::process::ProcessId;
+use refresh_service::deployed::Deployment;
+use refresh_service::port::Address;
+use refresh_service::{Admission, Before, Force, ServiceManager, Started, StartedHow, fence, health, port};
+use refresh_settings::layout::Layout;
+use refresh_settings::names::{BranchName, CommitId, GenerationName, RunId};
+use refresh_system::clock;
+use refresh_system::error::Failure;
 
 /// A place where one service can be kept by the manager under test. Dropping it ends the service.
 pub(crate) trait Bench {
@@ -110,7 +108,7 @@ note("ready", os.getpid()); forever()
 
 /// Waits for something that another process does; long, so that a slow machine is no failure.
 pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + Duration::from_secs(30);
+    let end = Instant::now() + Duration::from_secs(60);
     loop {
         if let Some(found) = look() {
             return found;
@@ -134,13 +132,13 @@ pub(crate) fn process(bench: &dyn Bench, name: &str) -> ProcessId {
 pub(crate) fn start(bench: &dyn Bench) -> ProcessId {
     let _ = fs::remove_file(bench.layout().app().join("ready"));
     let started =
-        bench.manager().start(Admission::Ordinary).unwrap_or_else(|failure| panic!("{}", told(&failure)));
+        bench.manager().start(Admission::Ordinary).unwrap_or_else(|failure| panic!("{}", message(&failure)));
     assert_eq!(started.how, StartedHow::Fresh);
     fact(bench, "ready");
     started.main
 }
 
-pub(crate) fn told(failure: &Failure) -> String {
+pub(crate) fn message(failure: &Failure) -> String {
     format!("{} (hints: {})", failure.chain().join(": "), failure.hints().join(", "))
 }
 
@@ -193,7 +191,7 @@ pub(crate) fn stopping_what_is_stopped_is_fine(make: Factory) {
     assert_eq!(bench.manager().stop().unwrap().before, Before::Stopped);
 }
 
-pub(crate) fn a_service_that_ignores_the_request_to_end_is_killed_and_that_is_said(make: Factory) {
+pub(crate) fn a_service_that_ignores_the_request_to_end_is_killed_and_the_stop_reports_it(make: Factory) {
     let bench = make(&Script::new(IGNORES_SIGTERM).stop_timeout(Duration::from_millis(300)));
     let main = start(&*bench);
     let stopped = bench.manager().stop().unwrap();
@@ -207,8 +205,8 @@ pub(crate) fn while_the_fence_stands_an_ordinary_start_is_refused(make: Factory)
     let bench = make(&Script::new(LISTENS));
     fence::raise(bench.layout(), &run_id(), "refresh in progress").unwrap();
     let failure = bench.manager().start(Admission::Ordinary).unwrap_err();
-    assert!(told(&failure).contains("fenced"), "{}", told(&failure));
-    assert!(told(&failure).contains("unfence"), "{}", told(&failure));
+    assert!(message(&failure).contains("fenced"), "{}", message(&failure));
+    assert!(message(&failure).contains("unfence"), "{}", message(&failure));
     assert!(bench.manager().observe().unwrap().is_down());
     assert!(!bench.layout().app().join("ready").exists());
     fence::lower(bench.layout()).unwrap();
@@ -249,7 +247,7 @@ pub(crate) fn two_starts_at_the_same_instant_make_one_service(make: Factory) {
             .map(|manager| {
                 scope.spawn(move || {
                     let started = manager.start(Admission::Ordinary);
-                    started.unwrap_or_else(|failure| panic!("{}", told(&failure))).main
+                    started.unwrap_or_else(|failure| panic!("{}", message(&failure))).main
                 })
             })
             .collect();
@@ -273,22 +271,23 @@ pub(crate) fn the_log_tail_holds_the_lines_of_exactly_this_invocation(make: Fact
     assert_eq!(bench.manager().log_tail(1).unwrap(), lines(2)[1..]);
 }
 
-pub(crate) fn the_service_finds_its_environment_file_its_version_and_its_folder(make: Factory) {
+pub(crate) fn the_service_finds_its_environment_file_its_version_and_its_directory(make: Factory) {
     let bench = make(&Script::new(TELLS_ABOUT_ITSELF));
-    let deployed = Deployed {
+    let deployed = Deployment {
         commit: CommitId::parse(&"0a".repeat(20)).unwrap(),
         branch: BranchName::parse("main").unwrap(),
         refreshed_at: "2026-01-02T03:04:05Z".parse().unwrap(),
         generation: GenerationName::parse("abc-1").unwrap(),
+        run: RunId::parse("r-1").unwrap(),
     };
     deployed.write(bench.layout()).unwrap();
     start(&*bench);
-    let told: serde_json::Value = serde_json::from_str(&fact(&*bench, "self")).unwrap();
-    assert_eq!(told["env"]["LADYLINUX_PORT"], bench.port().to_string());
-    assert_eq!(told["env"]["LADYLINUX_COMMIT"], "0a".repeat(20));
-    assert_eq!(told["env"]["LADYLINUX_BRANCH"], "main");
-    assert_eq!(told["env"]["LADYLINUX_REFRESHED_AT"], "2026-01-02T03:04:05Z");
-    assert_eq!(told["cwd"], bench.layout().app().to_str().unwrap());
+    let noted: serde_json::Value = serde_json::from_str(&fact(&*bench, "self")).unwrap();
+    assert_eq!(noted["env"]["LADYLINUX_PORT"], bench.port().to_string());
+    assert_eq!(noted["env"]["LADYLINUX_COMMIT"], "0a".repeat(20));
+    assert_eq!(noted["env"]["LADYLINUX_BRANCH"], "main");
+    assert_eq!(noted["env"]["LADYLINUX_REFRESHED_AT"], "2026-01-02T03:04:05Z");
+    assert_eq!(noted["cwd"], bench.layout().app().to_str().unwrap());
 }
 
 /// Overwrites its environment, as gunicorn and Celery do with setproctitle, and listens.
@@ -305,24 +304,26 @@ pub(crate) fn a_service_is_proved_by_its_invocation_also_where_it_has_emptied_it
     let bench = make(&Script::new(EMPTIES_ITS_ENVIRONMENT));
     let manager = bench.manager();
     let not_before = clock::boot_ticks();
-    let started = manager.start(Admission::Ordinary).unwrap_or_else(|failure| panic!("{}", told(&failure)));
+    let started =
+        manager.start(Admission::Ordinary).unwrap_or_else(|failure| panic!("{}", message(&failure)));
     fact(&*bench, "ready");
     assert_eq!(started.main.variable("PATH"), None, "the environment is empty now");
-    probe::prove_new(&*manager, &started, not_before).unwrap_or_else(|failure| panic!("{}", told(&failure)));
+    health::prove_new(&*manager, &started, not_before)
+        .unwrap_or_else(|failure| panic!("{}", message(&failure)));
     let holders = port::holders(bench.port()).unwrap();
     assert_eq!(holders.iter().map(|holder| holder.process).collect::<Vec<_>>(), [Some(started.main)]);
     let listens = Address::Tcp(([127, 0, 0, 1], bench.port()).into());
     assert_eq!(port::addresses_of(&manager.processes().unwrap()).unwrap(), [listens]);
 
-    // One that began before this start, another invocation, and a process of somebody else's are not the new service.
-    let why = |failure: Failure| told(&failure);
-    let too_old = why(probe::prove_new(&*manager, &started, started.main.started + 1).unwrap_err());
+    // One that began before this start, another invocation, and an unrelated process are not the new service.
+    let why = |failure: Failure| message(&failure);
+    let too_old = why(health::prove_new(&*manager, &started, started.main.started + 1).unwrap_err());
     assert!(too_old.contains("before this refresh"), "{too_old}");
     let other = Started { invocation: "another".to_owned(), ..started.clone() };
-    let other = why(probe::prove_new(&*manager, &other, not_before).unwrap_err());
+    let other = why(health::prove_new(&*manager, &other, not_before).unwrap_err());
     assert!(other.contains("instead of another"), "{other}");
-    let stranger = why(probe::prove_part(&*manager, ProcessId::own(), 0).unwrap_err());
+    let stranger = why(health::prove_part(&*manager, ProcessId::own(), 0).unwrap_err());
     assert!(stranger.contains("does not belong"), "{stranger}");
     manager.stop().unwrap();
-    assert!(probe::prove_new(&*manager, &started, not_before).is_err());
+    assert!(health::prove_new(&*manager, &started, not_before).is_err());
 }

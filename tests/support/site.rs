@@ -16,7 +16,7 @@ pub const UNIT: &str = "ladylinux-api.service";
 const DATA: [&str; 3] = ["/var/lib/ladylinux/data", "/var/lib/ladylinux/cache", "/var/lib/ladylinux/logs"];
 
 /// What the tests say about the probe: only the new version is good enough, and it settles quickly.
-pub const PROBE: &str = "[probe]\nsettle = \"500ms\"\ndeadline = \"30s\"\njson_field = \"commit\"\n\
+pub const PROBE: &str = "[probe]\nsettle = \"500ms\"\ndeadline = \"60s\"\njson_field = \"commit\"\n\
                          json_value = \"{commit}\"\n";
 
 /// The machine, its server and their network.

@@ -6,18 +6,20 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use ladylinux_refresh::event::Events;
-use ladylinux_refresh::installation::Installation;
-use ladylinux_refresh::process::{Owner, Runner};
-use ladylinux_refresh::settings::layers::{Layers, Overrides};
-use ladylinux_refresh::source::aligner::Aligner;
-use ladylinux_refresh::source::compare;
-use ladylinux_refresh::source::local::LocalChanges;
-use ladylinux_refresh::source::move_in;
-use ladylinux_refresh::source::prepared_tree;
-use ladylinux_refresh::source::stash::{self, StashRecord};
+use refresh_events::event::Events;
+use refresh_installation::installation::Installation;
+use refresh_programs::process::Runner;
+use refresh_settings::layers::{Layers, Overrides};
+use refresh_source::aligner::Aligner;
+use refresh_source::compare;
+use refresh_source::local::LocalChanges;
+use refresh_source::move_in;
+use refresh_source::prepared_tree;
+use refresh_source::stash;
+use refresh_source::stash::StashRecord;
+use refresh_system::disk::Owner;
 
-use crate::git::{World, branch, run, told};
+use crate::git::{World, branch, message, run};
 
 pub fn installation(world: &World) -> Installation {
     let settings = format!(
@@ -37,7 +39,7 @@ pub fn deployed(owner: Owner, files: &[(&str, &str)]) -> World {
     let on = installation(&world);
     let commit = on.mirror.ensure(&run("init"), &branch("main")).unwrap();
     prepared_tree::deploy_first(&on, &run("init"), &branch("main"), &commit)
-        .unwrap_or_else(|failure| panic!("{}", told(&failure)));
+        .unwrap_or_else(|failure| panic!("{}", message(&failure)));
     world.deployed = vec![commit];
     world
 }
@@ -54,11 +56,11 @@ pub fn refresh_to(world: &mut World, id: &str, name: &str) -> Vec<StashRecord> {
     let (on, id, name) = (installation(world), run(id), branch(name));
     let commit = on.mirror.ensure(&id, &name).unwrap();
     prepared_tree::prepare(&on, &id, &name, &commit, None)
-        .unwrap_or_else(|failure| panic!("{}", told(&failure)));
+        .unwrap_or_else(|failure| panic!("{}", message(&failure)));
     fs::create_dir_all(on.layout.run(&id)).unwrap();
     let aligner = Aligner::start(&on).unwrap();
     move_in::move_in(&on, &id, &commit, &world.deployed, aligner)
-        .unwrap_or_else(|failure| panic!("{}", told(&failure)));
+        .unwrap_or_else(|failure| panic!("{}", message(&failure)));
     let (kept, failures) = stash::settle(&on, &world.deployed).unwrap();
     assert!(failures.is_empty(), "{failures:?}");
     assert_eq!(world.app_git(&["rev-parse", "HEAD"]), commit.as_str());

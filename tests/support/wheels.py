@@ -3,7 +3,7 @@
     python3 wheels.py WHEELS ENVIRONMENT...
 
 Every file of a wheel has to be in each environment that has the distribution, byte by byte, and nothing else but what
-installers note down and byte code. Each thing that is not so is told as a line; the last line counts what was compared.
+installers note down and byte code. Each difference is printed as a line; the last line counts what was compared.
 """
 
 import hashlib
@@ -29,13 +29,13 @@ def look(environment, trusted):
     global compared
     site = next(environment.glob("lib/python*/site-packages"))
     known, modules = set(OWN), []
-    for folder in sorted(site.glob("*.dist-info")):
-        name, version = folder.name.removesuffix(".dist-info").split("-")[:2]
+    for entry in sorted(site.glob("*.dist-info")):
+        name, version = entry.name.removesuffix(".dist-info").split("-")[:2]
         wheel = trusted.get((normal(name), version))
         if wheel is None:
-            yield f"{folder.name} is nothing that was asked for"
+            yield f"{entry.name} is nothing that was asked for"
             continue
-        known.update(f"{folder.name}/{note}" for note in NOTES)
+        known.update(f"{entry.name}/{note}" for note in NOTES)
         with zipfile.ZipFile(wheel) as archive:
             for member in archive.namelist():
                 if member.endswith("/") or member.endswith(".dist-info/RECORD"):

@@ -1,21 +1,21 @@
-//! `verify --environment`: whether environments are, byte for byte, what was built.
-
-use std::time::Duration;
+//! `verify environment`: whether environments are, byte for byte, what was built.
 
 use serde::Serialize;
+use serde_json::Value;
 
-use crate::cli::{LockArgs, VerifyArgs};
-use crate::clock;
-use crate::error::{Failure, Outcome};
-use crate::exit::{Ended, Error};
-use crate::installation::{self, Installation};
-use crate::python::{Contamination, Current, Generation, Record};
-use crate::report::json;
-use crate::report::screen::{Tone, count, duration, harmless, paint, say, size};
-use crate::settings::layout::Layout;
-use crate::settings::names::GenerationName;
-
-use super::{lock, open, refuse};
+use crate::cli::LockArgs;
+use crate::commands::context::{lock, open, refuse};
+use refresh_environments::{Generation, Record, VenvState};
+use refresh_installation::exit::Error;
+use refresh_installation::installation;
+use refresh_installation::installation::Installation;
+use refresh_settings::layout::Layout;
+use refresh_settings::names::GenerationName;
+use refresh_system::clock;
+use refresh_system::error::{Failure, Outcome};
+use refresh_system::manifest::contamination::Contamination;
+use refresh_system::screen::{Tone, fact, paint};
+use refresh_system::text::{count, duration, harmless, size};
 
 /// What `verify --json` writes.
 #[derive(Debug, Serialize)]
@@ -42,12 +42,27 @@ struct Environment {
     interpreter: Option<String>,
 }
 
+/// Which environments are verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Which {
+    /// The one in use.
+    Live,
+    /// Each.
+    All,
+}
+
+/// The result for environments.
+pub(super) struct Checked {
+    on: Installation,
+    verified: Verified,
+}
+
 /// Reads every byte of the live environment, or of all.
-pub(super) fn verify(layout: &Layout, args: &VerifyArgs) -> Result<Ended, Error> {
+pub(super) fn verify(layout: &Layout, which: Which) -> Result<Checked, Error> {
     let on = open(layout, "verify")?;
     let context = |failure| refuse(&on, "verify", failure, "ladylinux-refresh run");
     let start = clock::monotonic();
-    let generations = chosen(&on, args.all).map_err(context)?;
+    let generations = chosen(&on, which == Which::All).map_err(context)?;
     let live = on.live();
     let mut environments = Vec::new();
     for generation in &generations {
@@ -58,26 +73,60 @@ pub(super) fn verify(layout: &Layout, args: &VerifyArgs) -> Result<Ended, Error>
         environments.push(verified);
     }
     let ok = environments.iter().all(|it| it.contamination.is_none() && it.interpreter.is_none());
-    let took = clock::monotonic().duration_since(start).as_millis();
-    let duration_ms = u64::try_from(took).unwrap_or(u64::MAX);
+    let duration_ms = clock::millis_since(start);
     let verified = Verified { schema: 1, ok, environments, duration_ms };
-    if args.json {
-        say(&json::pretty(&verified));
-    } else {
-        show(&on, &verified);
+    Ok(Checked { on, verified })
+}
+
+impl Checked {
+    /// Returns whether each environment is as it was built.
+    pub(super) fn is_ok(&self) -> bool {
+        self.verified.ok
     }
-    Ok(if ok { Ended::Done } else { Ended::Findings })
+
+    /// Returns whether each environment has a record that it is compared with. One from before the tool has none.
+    pub(super) fn is_compared(&self) -> bool {
+        self.verified.environments.iter().all(|it| it.verifiable)
+    }
+
+    /// Returns the result for programs.
+    pub(super) fn json(&self) -> Value {
+        serde_json::to_value(&self.verified).unwrap_or_default()
+    }
+
+    /// Returns the verdict, then each environment.
+    pub(super) fn lines(&self) -> Vec<String> {
+        let Verified { ok, environments, duration_ms, .. } = &self.verified;
+        let (tone, word) = match (*ok, self.is_compared()) {
+            (false, _) => (Tone::Bad, "changed"),
+            (true, true) => (Tone::Good, "good"),
+            (true, false) if environments.iter().any(|it| it.verifiable) => {
+                (Tone::Warning, "partly compared")
+            }
+            (true, false) => (Tone::Warning, "not compared"),
+        };
+        let number = count(environments.len(), "environment");
+        let took = duration(*duration_ms);
+        let mut lines =
+            vec![format!("Environment: {}; every byte of {number} read in {took}", paint(tone, word))];
+        show(&self.verified, &mut lines);
+        if !ok {
+            let next = self.on.as_typed("ladylinux-refresh run");
+            lines.extend(fact("next", &paint(Tone::Strong, &next), usize::MAX));
+        }
+        lines
+    }
 }
 
 fn chosen(on: &Installation, all: bool) -> Outcome<Vec<Generation>> {
     let venv = on.layout.venv();
     let why = match on.environments().current()? {
-        Current::Generation(live) if !all => return Ok(vec![*live]),
+        VenvState::Generation(live) if !all => return Ok(vec![*live]),
         _ if all => return on.environments().list(),
-        Current::Missing => "is missing".to_owned(),
-        Current::RealDirectory => "is a directory that this tool did not make".to_owned(),
-        Current::Unrecorded(path) => format!("leads to {}, of which nothing is known", path.display()),
-        Current::Generation(_) => "cannot be verified".to_owned(),
+        VenvState::Missing => "is missing".to_owned(),
+        VenvState::RealDirectory => "is a directory that this tool did not make".to_owned(),
+        VenvState::Unrecorded(path) => format!("points to {}, which has no record", path.display()),
+        VenvState::Generation(_) => "cannot be verified".to_owned(),
     };
     Err(Failure::new(format!("{} {why}", venv.display())))
 }
@@ -92,17 +141,17 @@ fn look(on: &Installation, generation: &Generation, live: Option<&GenerationName
         bytes: record.bytes,
         verifiable: record.built().is_some(),
         contamination: on.environments().contamination_by_bytes(generation)?,
-        interpreter: on.environments().interpreter_trouble(generation)?,
+        interpreter: on.environments().interpreter_problem(generation)?,
     })
 }
 
-/// Writes down that an environment was changed, so that the next run does not use it even where only its bytes tell. Whoever
-/// may not write that, or comes while a run is in progress, is told all the same.
+/// Writes down that an environment was changed, so that the next run does not use it even if only its bytes differ. A caller
+/// who may not write that, or who comes while a run is in progress, gets the result all the same.
 fn write_down(layout: &Layout, on: &Installation, generation: &Generation, found: &Contamination) {
     if installation::check_writable(layout).is_err() {
         return;
     }
-    let Ok(_lock) = lock(layout, "verify", None, &LockArgs { wait: Duration::ZERO }) else { return };
+    let Ok(_lock) = lock(layout, "verify", None, &LockArgs::default()) else { return };
     // A run may have come and gone while the bytes were read, and have built another one of this name.
     let now = Record::read(layout, &generation.name).ok().flatten();
     if now.is_none_or(|now| now.recorded_at != generation.record.recorded_at) {
@@ -113,7 +162,7 @@ fn write_down(layout: &Layout, on: &Installation, generation: &Generation, found
     }
 }
 
-fn show(on: &Installation, verified: &Verified) {
+fn show(verified: &Verified, lines: &mut Vec<String>) {
     for environment in &verified.environments {
         let live = if environment.live { " (live)" } else { "" };
         let name = format!("{}{live}", environment.generation);
@@ -123,32 +172,25 @@ fn show(on: &Installation, verified: &Verified) {
             size(environment.bytes)
         );
         if !environment.verifiable {
-            say(&format!("{name}  {content}: from before the tool, nothing to compare with"));
+            lines.push(format!("{name}  {content}: from before the tool, with no record to compare"));
             continue;
         }
         let is_good = environment.contamination.is_none() && environment.interpreter.is_none();
         let word = if is_good { paint(Tone::Good, "as it was built") } else { paint(Tone::Bad, "changed") };
-        say(&format!("{name}  {content}: {word}"));
+        lines.push(format!("{name}  {content}: {word}"));
         if let Some(digest) = environment.digest.as_ref().filter(|_| is_good) {
-            say(&format!("  digest       {digest}"));
+            lines.push(format!("  digest       {digest}"));
         }
         if let Some(found) = &environment.contamination {
             for finding in &found.found {
-                say(&format!("  {}", harmless(&finding.to_string())));
+                lines.push(format!("  {}", harmless(&finding.to_string())));
             }
             if found.count > found.found.len() {
-                say(&format!("  and {} more", found.count - found.found.len()));
+                lines.push(format!("  and {} more", found.count - found.found.len()));
             }
         }
-        if let Some(trouble) = &environment.interpreter {
-            say(&format!("  interpreter  {}", harmless(trouble)));
+        if let Some(problem) = &environment.interpreter {
+            lines.push(format!("  interpreter  {}", harmless(problem)));
         }
-    }
-    if verified.environments.is_empty() {
-        say("there is no environment");
-    }
-    say(&format!("every byte read in {}", duration(verified.duration_ms)));
-    if !verified.ok {
-        say(&format!("next         {}", on.as_typed("ladylinux-refresh run")));
     }
 }

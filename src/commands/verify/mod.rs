@@ -1,20 +1,60 @@
-//! `verify`: whether what lies on the disk is what it should be: the models, or the environment.
+//! `verify`: whether the models and the environments are what they should be. The first line is the verdict.
 
 mod environment;
 mod models;
 
-use crate::cli::VerifyArgs;
-use crate::exit::{Ended, Error, Refusal};
-use crate::installation::check_anything;
-use crate::settings::layout::Layout;
+use serde_json::json;
 
-use super::{lock, open, refuse, settings};
+use crate::cli::{VerifyArgs, VerifyPart};
+use crate::report::json;
+use refresh_host::host::presence::check_anything;
+use refresh_installation::exit::{Ended, Error, Refusal};
+use refresh_settings::layout::Layout;
+use refresh_system::error::Failure;
+use refresh_system::screen::{Tone, paint, say, say_all};
 
-/// Verifies what was asked for.
+/// Verifies the parts that the command line names.
 pub(super) fn verify(layout: &Layout, args: &VerifyArgs) -> Result<Ended, Error> {
-    // Models lie where there is no installation, too; where there is nothing, nothing was looked at.
+    if let Some(conflict) = args.conflict() {
+        return Err(Error::Usage(Failure::new(conflict).hint("ladylinux-refresh verify --help")));
+    }
+    // Models can exist where there is no installation; a place where nothing exists was not verified.
     if args.store.is_empty() {
         check_anything(layout).map_err(|failure| Refusal::of("verify", failure))?;
     }
-    if args.environment { environment::verify(layout, args) } else { models::verify(layout, args) }
+    let part = args.part();
+    let models = (part != VerifyPart::Environment).then(|| models::verify(layout, args)).transpose()?;
+    let all = if args.all { environment::Which::All } else { environment::Which::Live };
+    let environment = (part != VerifyPart::Models).then(|| environment::verify(layout, all)).transpose()?;
+    let models_ok = models.as_ref().is_none_or(models::Checked::is_ok);
+    let environment_ok = environment.as_ref().is_none_or(environment::Checked::is_ok);
+    match (models, environment) {
+        (Some(models), Some(environment)) if args.json => {
+            let (ok, models, environment) = (models_ok && environment_ok, models.json(), environment.json());
+            say(&json::pretty(&json!({"schema": 1, "ok": ok, "models": models, "environment": environment})));
+        }
+        (Some(models), Some(environment)) => {
+            say(&verdict_of_both(models_ok, environment_ok, environment.is_compared()));
+            say_all(&models.lines(args.verbose));
+            say_all(&environment.lines());
+        }
+        (Some(models), None) if args.json => say(&json::pretty(&models.json())),
+        (Some(models), None) => say_all(&models.lines(args.verbose)),
+        (None, Some(environment)) if args.json => say(&json::pretty(&environment.json())),
+        (None, Some(environment)) => say_all(&environment.lines()),
+        (None, None) => {}
+    }
+    Ok(if models_ok && environment_ok { Ended::Done } else { Ended::Findings })
+}
+
+fn verdict_of_both(models_ok: bool, environment_ok: bool, is_compared: bool) -> String {
+    match (models_ok, environment_ok) {
+        (true, true) if !is_compared => {
+            paint(Tone::Warning, "Models: good; the environment is from before the tool and not compared")
+        }
+        (true, true) => paint(Tone::Good, "Good: models and environment are as they should be"),
+        (false, true) => paint(Tone::Bad, "Problems: models"),
+        (true, false) => paint(Tone::Bad, "Problems: environment"),
+        (false, false) => paint(Tone::Bad, "Problems: models and environment"),
+    }
 }

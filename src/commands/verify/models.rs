@@ -5,30 +5,28 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::cli::VerifyArgs;
-use crate::clock;
-use crate::error::{Failure, Outcome};
-use crate::event::Events;
-use crate::exit::{Ended, Error, Refusal};
-use crate::models::examine::ExamineModelsRequest;
-use crate::models::verify::{Depth, Summary, Verified};
-use crate::models::{Finding, Severity, Verdict};
-use crate::process::{Owner, Runner};
-use crate::refresh::account::millis;
-use crate::refresh::models::{examine, keep, known};
-use crate::report::json;
+use crate::commands::context::settings;
 use crate::report::progress::ProgressLine;
-use crate::report::screen::{Tone, count, duration, harmless_line, paint, say};
-use crate::service::envfile::EnvFile;
-use crate::settings::layers::Overrides;
-use crate::settings::layout::Layout;
-
-use super::settings;
+use refresh_events::run_report::ModelsSummary;
+use refresh_installation::exit::{Error, Refusal};
+use refresh_models::examine::ExamineModelsRequest;
+use refresh_models::verify::{Depth, Verified};
+use refresh_models::{Finding, Severity, Verdict};
+use refresh_programs::process::Runner;
+use refresh_run::refresh::models::{examine, keep, known};
+use refresh_service::envfile::EnvFile;
+use refresh_settings::layers::Overrides;
+use refresh_settings::layout::Layout;
+use refresh_system::clock;
+use refresh_system::disk::Owner;
+use refresh_system::error::{Failure, Outcome};
+use refresh_system::screen::{Tone, paint};
+use refresh_system::text::{count, duration, harmless_line};
 
 /// The version of the format of `verify --json`.
 const SCHEMA: u32 = 1;
@@ -41,35 +39,57 @@ const SHOWN: usize = 20;
 struct VerifyOutput<'a> {
     schema: u32,
     sources: &'a [String],
-    summary: &'a Summary,
+    summary: &'a ModelsSummary,
     duration_ms: u64,
     /// Why the digests are not kept.
     not_remembered: Option<String>,
     verdicts: Vec<Value>,
 }
 
+/// The result for the models.
+pub(super) struct Checked {
+    verified: Verified,
+    not_remembered: Option<String>,
+    duration_ms: u64,
+}
+
 /// Verifies the models; changes nothing of them.
-pub(super) fn verify(layout: &Layout, args: &VerifyArgs) -> Result<Ended, Error> {
+pub(super) fn verify(layout: &Layout, args: &VerifyArgs) -> Result<Checked, Error> {
     let settings = settings(layout, Overrides::default())?.resolve().map_err(Error::Usage)?;
     let start = clock::monotonic();
     let verified = examined(layout, args, &settings.models.stores);
     let (verified, not_remembered) = verified.map_err(|failure| Refusal::of("verify", failure))?;
-    let duration_ms = millis(clock::monotonic().duration_since(start));
-    if args.json {
-        let verdicts = verified.verdicts.iter().map(verdict_json).collect();
-        let (sources, summary) = (&verified.sources[..], &verified.summary);
-        let schema = SCHEMA;
-        say(&json::pretty(&VerifyOutput { schema, sources, summary, duration_ms, not_remembered, verdicts }));
-    } else {
-        for line in lines(&verified, args.verbose) {
-            say(&line);
-        }
-        if let Some(why) = not_remembered {
-            say(&paint(Tone::Quiet, &format!("the digests are not kept: {}", harmless_line(&why))));
-        }
-        say(&format!("{} in {}", verified.summary.in_words(), duration(duration_ms)));
+    let duration_ms = clock::millis_since(start);
+    Ok(Checked { verified, not_remembered, duration_ms })
+}
+
+impl Checked {
+    /// Returns whether there is no problem.
+    pub(super) fn is_ok(&self) -> bool {
+        self.verified.summary.problems == 0
     }
-    Ok(if verified.summary.problems > 0 { Ended::Findings } else { Ended::Done })
+
+    /// Returns the result for programs.
+    pub(super) fn json(&self) -> Value {
+        let Verified { sources, summary, verdicts, .. } = &self.verified;
+        let verdicts = verdicts.iter().map(verdict_json).collect();
+        let (duration_ms, not_remembered) = (self.duration_ms, self.not_remembered.clone());
+        let output = VerifyOutput { schema: SCHEMA, sources, summary, duration_ms, not_remembered, verdicts };
+        serde_json::to_value(output).unwrap_or_default()
+    }
+
+    /// Returns the verdict, then each source and each finding.
+    pub(super) fn lines(&self, is_verbose: bool) -> Vec<String> {
+        let (tone, word) = if self.is_ok() { (Tone::Good, "good") } else { (Tone::Bad, "problems") };
+        let numbers = self.verified.summary.in_words();
+        let mut all =
+            vec![format!("Models: {}; {numbers} in {}", paint(tone, word), duration(self.duration_ms))];
+        all.extend(lines(&self.verified, is_verbose));
+        if let Some(why) = &self.not_remembered {
+            all.push(paint(Tone::Quiet, &format!("the digests are not kept: {}", harmless_line(why))));
+        }
+        all
+    }
 }
 
 /// Returns what the examination found, and why its digests are not kept.
@@ -82,7 +102,7 @@ fn examined(layout: &Layout, args: &VerifyArgs, stores: &[PathBuf]) -> Outcome<(
         })?;
         stores.push(real);
     }
-    let runner = Runner::new(Arc::new(Events::silent()));
+    let runner = Runner::silent();
     let owner = Owner::of(&layout.app()).or_else(|_| Owner::of(&layout.home())).unwrap_or(Owner::own());
     let env_file = EnvFile::read_at(layout, &runner);
     let depth = match (args.presence, args.no_cache) {

@@ -6,7 +6,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread::JoinHandle;
 
 use super::*;
-use crate::disk;
+use refresh_system::disk;
 
 const FENCE: &str = r#"{"run":"20261129T071000Z-1","since":"2026-11-29T07:10:00Z","reason":"x",
     "halt":{"phase":"prepare","commit":null}}"#;

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::host::{Host, SERVER};
 use crate::refresh::help::{
-    LOOKOUT, WAYS, aligned, down_and_fenced, hook, journaled, listens, look_out, seen, strict, with,
+    SIGHTING_HOOK, WAYS, aligned, down_and_fenced, hook, journaled, listens, look_out, seen, strict, with,
 };
 
 #[test]
@@ -15,7 +15,7 @@ fn rw_7_1a_rw_7_1c_after_each_failing_step_nothing_more_runs_and_the_next_good_r
         let host = Host::running();
         look_out(&host);
         let look = hook("look", "check", &["python", "look.py", "look"], "");
-        host.push(&[("look.py", LOOKOUT), ("refresh.toml", &look)]);
+        host.push(&[("look.py", SIGHTING_HOOK), ("refresh.toml", &look)]);
         host.tool(way).expect(0);
         // What makes each step fail; a stop that fails is in `stop.rs`. With staging, sync and environment fail there.
         let broken = hook("broken", "migration", &["false"], "");
@@ -60,12 +60,12 @@ fn rw_7_1a_rw_7_1c_after_each_failing_step_nothing_more_runs_and_the_next_good_r
 }
 
 #[test]
-fn rw_7_1a_only_a_person_who_says_so_lifts_the_fence_without_a_good_run() {
+fn rw_7_1a_only_an_explicit_command_lifts_the_fence_without_a_good_run() {
     let host = Host::running();
     host.push(&[("version.txt", "two\n"), ("refresh.toml", &hook("broken", "check", &["false"], ""))]);
     host.tool(["run"]).expect(1);
     down_and_fenced(&host);
-    host.tool(["unfence"]).expect(0).says("has not been proved");
+    host.tool(["unfence"]).expect(0).says("has not passed a health check");
     assert!(!host.fenced());
     assert!(!listens(&host), "lifting the fence started the service");
     host.tool(["service", "start"]).expect(0);
@@ -74,32 +74,30 @@ fn rw_7_1a_only_a_person_who_says_so_lifts_the_fence_without_a_good_run() {
 
 #[test]
 fn rw_2_3_rw_7_2_a_snapshot_of_the_machine_can_be_put_back_and_refreshed() {
-    for way in WAYS {
-        let host = Host::running();
-        host.tool(["service", "stop"]).expect(0);
-        let (root, snapshot, wreck) =
-            (host.layout.root().to_path_buf(), host.beside("snapshot"), host.beside("wreck"));
-        copy(&root, &snapshot);
-        host.push(&[
-            ("version.txt", "two\n"),
-            ("requirements.txt", "iniconfig==2.0.0\n"),
-            ("server.py", "raise SystemExit(1)"),
-        ]);
-        host.tool(way).expect(1);
-        down_and_fenced(&host);
+    let host = Host::running();
+    host.tool(["service", "stop"]).expect(0);
+    let (root, snapshot, wreck) =
+        (host.layout.root().to_path_buf(), host.beside("snapshot"), host.beside("wreck"));
+    copy(&root, &snapshot);
+    host.push(&[
+        ("version.txt", "two\n"),
+        ("requirements.txt", "iniconfig==2.0.0\n"),
+        ("server.py", "raise SystemExit(1)"),
+    ]);
+    host.tool(["run"]).expect(1);
+    down_and_fenced(&host);
 
-        std::fs::rename(&root, &wreck).unwrap();
-        std::fs::rename(&snapshot, &root).unwrap();
-        assert!(!host.fenced(), "the snapshot was taken without a fence");
-        host.tool(["service", "start"]).expect(0);
-        host.tool(["status"]).expect(0);
-        host.push(&[("version.txt", "three\n"), ("server.py", SERVER)]);
-        host.tool(way).expect(0);
-        aligned(&host, "main");
-        assert_eq!(host.version().as_deref(), Some("three"));
-        assert_eq!(host.report()["environment"]["packages"], 1);
-        ladylinux_refresh::disk::remove_tree(&wreck).unwrap();
-    }
+    std::fs::rename(&root, &wreck).unwrap();
+    std::fs::rename(&snapshot, &root).unwrap();
+    assert!(!host.fenced(), "the snapshot was taken without a fence");
+    host.tool(["service", "start"]).expect(0);
+    host.tool(["status"]).expect(0);
+    host.push(&[("version.txt", "three\n"), ("server.py", SERVER)]);
+    host.tool(["run"]).expect(0);
+    aligned(&host, "main");
+    assert_eq!(host.version().as_deref(), Some("three"));
+    assert_eq!(host.report()["environment"]["packages"], 1);
+    refresh_system::disk::remove_tree(&wreck).unwrap();
 }
 
 /// Copies a whole machine, as a snapshot does: owners, times, links.

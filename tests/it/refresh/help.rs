@@ -56,7 +56,7 @@ pub(crate) fn last_run(host: &Host) -> String {
 }
 
 /// The whole error of the last run, as one text.
-pub(crate) fn told(host: &Host) -> String {
+pub(crate) fn error_text(host: &Host) -> String {
     let report = host.report();
     let chain = report["error"]["chain"].as_array().expect("the run did not fail");
     chain.iter().map(|sentence| sentence.as_str().unwrap()).collect::<Vec<_>>().join(": ")
@@ -67,7 +67,7 @@ pub(crate) fn told(host: &Host) -> String {
 pub(crate) fn picture(directory: &Path) -> BTreeMap<PathBuf, String> {
     let mut seen = BTreeMap::new();
     look(directory, directory, &[], &mut seen, &|path, found| {
-        // What is lent has names in other installations too, and each that comes or goes is told by this time.
+        // Lent files have names in other installations too. The time changes with each name that comes or goes.
         let alone = found.is_dir() || found.nlink() == 1;
         format!(
             "{} mode {:o} of {}:{} size {} changed {}.{} {}.{} inode {}",
@@ -97,8 +97,8 @@ pub(crate) fn data(host: &Host) -> BTreeMap<PathBuf, String> {
     let root = host.layout.persistent();
     let mut all = BTreeMap::new();
     for directory in host.layout.data() {
-        for (path, told) in picture(&directory) {
-            all.insert(directory.strip_prefix(&root).unwrap().join(path), told);
+        for (path, state) in picture(&directory) {
+            all.insert(directory.strip_prefix(&root).unwrap().join(path), state);
         }
     }
     all
@@ -138,17 +138,17 @@ fn look(
     directory: &Path,
     except: &[&str],
     seen: &mut BTreeMap<PathBuf, String>,
-    tell: &dyn Fn(&Path, &fs::Metadata) -> String,
+    describe: &dyn Fn(&Path, &fs::Metadata) -> String,
 ) {
     let Ok(found) = directory.symlink_metadata() else { return };
-    seen.insert(directory.strip_prefix(root).unwrap().to_path_buf(), tell(directory, &found));
+    seen.insert(directory.strip_prefix(root).unwrap().to_path_buf(), describe(directory, &found));
     if !found.is_dir() {
         return;
     }
     for entry in fs::read_dir(directory).unwrap() {
         let entry = entry.unwrap();
         if !except.iter().any(|name| entry.file_name() == *name) {
-            look(root, &entry.path(), except, seen, tell);
+            look(root, &entry.path(), except, seen, describe);
         }
     }
 }
@@ -157,18 +157,18 @@ fn content(path: &Path, found: &fs::Metadata) -> String {
     if found.is_symlink() {
         format!("link to {}", fs::read_link(path).unwrap().display())
     } else if found.is_dir() {
-        "folder".to_owned()
+        "directory".to_owned()
     } else if found.is_file() && found.size() < 1 << 20 {
         format!("file {:?}", String::from_utf8_lossy(&fs::read(path).unwrap()))
     } else if found.is_file() {
         format!("file of {} bytes", found.size())
     } else {
-        "neither file nor folder".to_owned()
+        "neither file nor directory".to_owned()
     }
 }
 
-/// A program for hooks that tells, as a line of JSON in the file `$SEEN`, what it finds around it.
-pub(crate) const LOOKOUT: &str = r#"
+/// A program for hooks. It appends a description of its surroundings to the file `$SEEN`, as a line of JSON.
+pub(crate) const SIGHTING_HOOK: &str = r#"
 import json, os, socket, sys
 def listens():
     try:
@@ -184,7 +184,7 @@ def alive(pid):
         return False
 worker = os.environ.get("WORKER")
 worker = open(worker).read() if worker and os.path.exists(worker) else None
-told = {
+sighting = {
     "name": sys.argv[1], "directory": os.getcwd(), "environment": dict(os.environ), "prefix": sys.prefix,
     "fence": os.path.exists(os.environ["FENCE"]), "listens": listens(),
     "worker": worker, "worker_alive": bool(worker) and alive(worker),
@@ -192,7 +192,7 @@ told = {
     "owner": os.getuid(),
 }
 with open(os.environ["SEEN"], "a") as seen:
-    seen.write(json.dumps(told) + "\n")
+    seen.write(json.dumps(sighting) + "\n")
 "#;
 
 /// A hook of the application's file.
@@ -200,14 +200,14 @@ pub(crate) fn hook(name: &str, kind: &str, command: &[&str], more: &str) -> Stri
     format!("[[hook]]\nname = \"{name}\"\nkind = \"{kind}\"\ncommand = {command:?}\n{more}\n")
 }
 
-/// Where [`LOOKOUT`] writes: a hook may write there in staging and in step 4, also where the kernel keeps it from the rest.
+/// Where [`SIGHTING_HOOK`] writes: a hook may write there in staging and in step 4, also where the kernel keeps it from the rest.
 pub(crate) fn seen_file(host: &Host) -> PathBuf {
     let world = host.beside("seen");
     let name = world.parent().and_then(Path::file_name).unwrap().to_string_lossy().into_owned();
     Path::new("/dev/shm").join(format!("{name}-seen"))
 }
 
-/// Gives hooks and service the variables that [`LOOKOUT`] needs.
+/// Gives hooks and service the variables that [`SIGHTING_HOOK`] needs.
 pub(crate) fn look_out(host: &Host) {
     let env = format!(
         "LADYLINUX_PORT={}\nSECRET=kept\nSEEN={}\nFENCE={}\nWORKER={}\n",
@@ -219,7 +219,7 @@ pub(crate) fn look_out(host: &Host) {
     fs::write(host.layout.env_file(), env).unwrap();
 }
 
-/// What [`LOOKOUT`] has told since the last call.
+/// The sightings that [`SIGHTING_HOOK`] has written since the last call.
 pub(crate) fn seen(host: &Host) -> Vec<Value> {
     let text = fs::read_to_string(seen_file(host)).unwrap_or_default();
     let _ = fs::remove_file(seen_file(host));

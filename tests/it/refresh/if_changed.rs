@@ -3,62 +3,58 @@
 use std::os::unix::fs::MetadataExt as _;
 
 use crate::host::{Host, git};
-use crate::refresh::help::{WAYS, events, hook, installation, listens, with};
+use crate::refresh::help::{events, hook, installation, listens};
 
 #[test]
 fn a_run_only_if_something_changed_does_nothing_where_everything_is_right() {
-    for way in WAYS {
-        let host = Host::running();
-        let (runs, picture, status) = (host.runs(), installation(&host), host.report());
-        let written = host.layout.status_file().metadata().unwrap().ino();
-        let told = events(&host.tool(with(way, &["--if-changed", "--format", "json"])).expect(0));
-        let report = &told.last().unwrap()["report"];
-        assert_eq!(report["changed"], false);
-        assert_eq!(report["result"], "unchanged");
-        assert_eq!(report["commit"], host.head().as_str());
-        assert_eq!(report["service"]["pid"], status["service"]["pid"]);
-        let run = report["run"].as_str().unwrap();
-        host.tool(["history", run]).expect(0).says(&format!("(run {run})"));
-        assert_eq!(host.runs(), runs, "a folder was made for a run that did nothing");
-        assert_eq!(installation(&host), picture);
-        assert_eq!(host.layout.status_file().metadata().unwrap().ino(), written);
-        assert!(listens(&host));
-    }
+    let host = Host::running();
+    let (runs, picture, status) = (host.runs(), installation(&host), host.report());
+    let written = host.layout.status_file().metadata().unwrap().ino();
+    let emitted = events(&host.tool(["run", "--if-changed", "--format", "json"]).expect(0));
+    let report = &emitted.last().unwrap()["report"];
+    assert_eq!(report["changed"], false);
+    assert_eq!(report["result"], "unchanged");
+    assert_eq!(report["commit"], host.head().as_str());
+    assert_eq!(report["service"]["pid"], status["service"]["pid"]);
+    let run = report["run"].as_str().unwrap();
+    host.tool(["history", run]).expect(0).says(&format!("run          {run}"));
+    assert_eq!(host.runs(), runs, "a run that did nothing has a directory");
+    assert_eq!(installation(&host), picture);
+    assert_eq!(host.layout.status_file().metadata().unwrap().ino(), written);
+    assert!(listens(&host));
 }
 
 #[test]
-fn a_run_only_if_something_changed_is_a_whole_refresh_where_anything_is_not_right() {
-    for way in WAYS {
-        let host = Host::running();
-        let again = || host.tool(with(way, &["--if-changed"])).expect(0).says("Refreshed");
-        let still = || host.tool(with(way, &["--if-changed"])).expect(0).says("Already current");
-        let commit = host.push(&[("version.txt", "two\n")]);
-        again();
-        assert_eq!(host.head(), commit);
-        still();
-        host.write("untracked.txt", "x");
-        again();
-        assert_eq!(host.read("untracked.txt"), None);
-        still();
-        host.write("version.txt", "by hand\n");
-        again();
-        assert_eq!(host.version().as_deref(), Some("two"));
-        host.tool(["service", "stop"]).expect(0);
-        again();
-        assert!(listens(&host));
-        host.push(&[("requirements.txt", "iniconfig==2.0.0\n")]);
-        again();
-        assert_eq!(host.report()["environment"]["built"], true);
-        std::fs::remove_file(host.layout.venv()).unwrap();
-        again();
-        assert!(host.layout.venv().join("bin/python").exists());
-        host.push(&[("refresh.toml", &hook("broken", "check", &["false"], ""))]);
-        host.tool(with(way, &["--if-changed"])).expect(1);
-        host.push(&[("refresh.toml", "")]);
-        again();
-        assert!(!host.fenced());
-        still();
-    }
+fn a_run_with_if_changed_is_a_full_refresh_where_anything_is_wrong() {
+    let host = Host::running();
+    let again = || host.tool(["run", "--if-changed"]).expect(0).says("Refreshed");
+    let still = || host.tool(["run", "--if-changed"]).expect(0).says("Already current");
+    let commit = host.push(&[("version.txt", "two\n")]);
+    again();
+    assert_eq!(host.head(), commit);
+    still();
+    host.write("untracked.txt", "x");
+    again();
+    assert_eq!(host.read("untracked.txt"), None);
+    still();
+    host.write("version.txt", "by hand\n");
+    again();
+    assert_eq!(host.version().as_deref(), Some("two"));
+    host.tool(["service", "stop"]).expect(0);
+    again();
+    assert!(listens(&host));
+    host.push(&[("requirements.txt", "iniconfig==2.0.0\n")]);
+    again();
+    assert_eq!(host.report()["environment"]["built"], true);
+    std::fs::remove_file(host.layout.venv()).unwrap();
+    again();
+    assert!(host.layout.venv().join("bin/python").exists());
+    host.push(&[("refresh.toml", &hook("broken", "check", &["false"], ""))]);
+    host.tool(["run", "--if-changed"]).expect(1);
+    host.push(&[("refresh.toml", "")]);
+    again();
+    assert!(!host.fenced());
+    still();
 }
 
 #[test]

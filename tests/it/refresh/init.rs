@@ -1,4 +1,4 @@
-//! `init`: makes what is missing, adopts what is there, overwrites nothing.
+//! `init`: creates missing files, adopts existing ones, overwrites none.
 
 use std::fs;
 
@@ -9,7 +9,7 @@ const APP: [(&str, &str); 3] =
     [("server.py", SERVER), ("version.txt", "one\n"), ("requirements.txt", "six==1.16.0\n")];
 
 #[test]
-fn init_makes_the_whole_contract_and_a_second_one_changes_nothing() {
+fn init_creates_all_parts_of_the_contract_and_a_second_one_changes_nothing() {
     let host = Host::bare();
     host.push(&APP);
     fs::remove_file(host.layout.host_file()).unwrap();
@@ -81,7 +81,7 @@ fn what_was_there_before_the_tool_can_be_returned_to() {
 }
 
 #[test]
-fn a_dry_run_of_init_says_what_it_would_do_and_leaves_nothing_behind() {
+fn a_dry_run_of_init_prints_its_plan_and_leaves_nothing_behind() {
     let host = Host::bare();
     host.push(&APP);
     let before = picture(host.layout.root());
@@ -89,10 +89,25 @@ fn a_dry_run_of_init_says_what_it_would_do_and_leaves_nothing_behind() {
         .expect(0)
         .says("would clone main into")
         .says("would build the environment")
-        .says("nothing was changed");
+        .says("no changes were made");
     assert_eq!(picture(host.layout.root()), before);
     host.tool(["init"]).expect(0);
-    host.tool(["init", "--dry-run"]).expect(0).says("nothing has to be done");
+    host.tool(["init", "--dry-run"]).expect(0).says("no changes are needed");
+}
+
+#[test]
+fn an_undo_names_the_settings_that_people_wrote_and_leaves_them() {
+    let host = Host::bare();
+    host.push(&APP);
+    host.tool(["init"]).expect(0);
+    let file = host.layout.host_file();
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, format!("# Ours.\n{text}")).unwrap();
+    host.tool(["init", "--undo"])
+        .expect(0)
+        .says(&format!("{} stays: `init` did not write it", file.display()));
+    assert!(file.exists());
+    assert!(!host.layout.state().exists());
 }
 
 #[test]

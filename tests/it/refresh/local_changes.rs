@@ -9,16 +9,16 @@ use std::process::Command;
 use std::time::Instant;
 
 use crate::host::{Host, git};
-use crate::refresh::help::{WAYS, aligned, hook, last_run, with};
+use crate::refresh::help::{aligned, hook, last_run};
 
 /// The tree that the last run kept.
-fn stashed(host: &Host) -> PathBuf {
+pub(super) fn stashed(host: &Host) -> PathBuf {
     host.layout.stashes().join(last_run(host))
 }
 
 /// Insists that no tree waits for its comparison and that the last run kept none.
 #[track_caller]
-fn kept_nothing(host: &Host) {
+pub(super) fn kept_nothing(host: &Host) {
     assert_eq!(host.report()["saved"]["count"], 0, "{}", host.report()["saved"]);
     assert!(!stashed(host).exists());
     let waiting: Vec<_> = fs::read_dir(host.layout.previous_trees()).into_iter().flatten().collect();
@@ -27,103 +27,97 @@ fn kept_nothing(host: &Host) {
 
 #[test]
 fn local_changes_of_every_kind_are_kept_shown_and_restored() {
-    for way in WAYS {
-        let host = Host::new();
-        host.push(&[
-            ("modified.txt", "of the repository\n"),
-            ("staged.txt", "of the repository\n"),
-            ("deleted.txt", "of the repository\n"),
-            ("mode.sh", "of the repository\n"),
-            ("type.txt", "of the repository\n"),
-        ]);
-        host.tool(way).expect(0);
-        let app = host.layout.app();
-        host.write("modified.txt", "mine\n");
-        host.write("staged.txt", "only staged\n");
-        git(&app, ["add", "staged.txt"]);
-        host.write("staged.txt", "of the repository\n");
-        host.write("folder/untracked.txt", "untracked\n");
-        host.write("stashed.txt", "stashed\n");
-        git(&app, ["add", "stashed.txt"]);
-        git(&app, ["stash", "push", "--quiet", "--", "stashed.txt"]);
-        fs::remove_file(app.join("deleted.txt")).unwrap();
-        fs::set_permissions(app.join("mode.sh"), fs::Permissions::from_mode(0o755)).unwrap();
-        fs::remove_file(app.join("type.txt")).unwrap();
-        std::os::unix::fs::symlink("modified.txt", app.join("type.txt")).unwrap();
-        let odd = OsStr::from_bytes(b"odd-\xff%41\n");
-        fs::write(app.join(odd), "odd").unwrap();
-        let large = app.join("large.bin");
-        fs::File::create(&large).unwrap().set_len(300 << 20).unwrap();
-        let inode = large.metadata().unwrap().ino();
-        git(&app, ["branch", "mine"]);
-        let tree = git(&app, ["rev-parse", "HEAD^{tree}"]);
-        let commit = git(&app, ["commit-tree", &tree, "-p", "HEAD", "-m", "Mine"]);
-        git(&app, ["update-ref", "refs/heads/mine", &commit]);
-        let stash = git(&app, ["rev-parse", "refs/stash"]);
+    let host = Host::new();
+    host.push(&[
+        ("modified.txt", "of the repository\n"),
+        ("staged.txt", "of the repository\n"),
+        ("deleted.txt", "of the repository\n"),
+        ("mode.sh", "of the repository\n"),
+        ("type.txt", "of the repository\n"),
+    ]);
+    host.tool(["run"]).expect(0);
+    let app = host.layout.app();
+    host.write("modified.txt", "mine\n");
+    host.write("staged.txt", "only staged\n");
+    git(&app, ["add", "staged.txt"]);
+    host.write("staged.txt", "of the repository\n");
+    host.write("drafts/untracked.txt", "untracked\n");
+    host.write("stashed.txt", "stashed\n");
+    git(&app, ["add", "stashed.txt"]);
+    git(&app, ["stash", "push", "--quiet", "--", "stashed.txt"]);
+    fs::remove_file(app.join("deleted.txt")).unwrap();
+    fs::set_permissions(app.join("mode.sh"), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::remove_file(app.join("type.txt")).unwrap();
+    std::os::unix::fs::symlink("modified.txt", app.join("type.txt")).unwrap();
+    let odd = OsStr::from_bytes(b"odd-\xff%41\n");
+    fs::write(app.join(odd), "odd").unwrap();
+    let large = app.join("large.bin");
+    fs::File::create(&large).unwrap().set_len(300 << 20).unwrap();
+    let inode = large.metadata().unwrap().ino();
+    git(&app, ["branch", "mine"]);
+    let tree = git(&app, ["rev-parse", "HEAD^{tree}"]);
+    let commit = git(&app, ["commit-tree", &tree, "-p", "HEAD", "-m", "Mine"]);
+    git(&app, ["update-ref", "refs/heads/mine", &commit]);
+    let stash = git(&app, ["rev-parse", "refs/stash"]);
 
-        host.push(&[("version.txt", "two\n")]);
-        host.tool(way).expect(0).says("stash show");
-        aligned(&host, "main");
-        let run = last_run(&host);
-        let listed = host.report()["saved"]["paths"].to_string();
-        for path in ["modified.txt", "folder", "deleted.txt", "mode.sh", "type.txt", "mine", "stash"] {
-            assert!(listed.contains(path), "{path} is missing in {listed}");
-        }
-        host.tool(["stash", "list"]).expect(0).says(&run).says("commits of 2 local names");
-        let shown = host.tool(["stash", "show", &run]).expect(0);
-        for line in [
-            "modified   modified.txt",
-            "staged     staged.txt",
-            "deleted    deleted.txt",
-            "mode       mode.sh",
-            "type       type.txt",
-            "untracked  folder",
-            "untracked  odd-%FF%2541%0A",
-            "commits    heads/mine",
-            "commits    stash/0",
-            "-of the repository\n+mine\n",
-        ] {
-            assert!(shown.out.contains(line), "{line:?} is missing in {}", shown.out);
-        }
-        let patch = host.tool(["stash", "show", &run, "modified.txt"]).expect(0).out;
-        assert!(patch.starts_with("diff --git a/modified.txt") && patch.ends_with("+mine\n"), "{patch}");
-        let patch = host.tool(["stash", "show", &run, "./folder/untracked.txt"]).expect(0).out;
-        assert!(patch.contains("new file mode 100644") && patch.ends_with("+untracked\n"), "{patch}");
-        host.tool(["drift", "show", &run, "folder/none"])
-            .expect(3)
-            .says("there is no folder/none in the stash");
-        assert_eq!(stashed(&host).join("large.bin").metadata().unwrap().ino(), inode, "it was copied");
-
-        host.write("modified.txt", "newer\n");
-        host.tool(["stash", "restore", &run, "modified.txt"])
-            .expect(3)
-            .says("modified.txt exists in app/ and differs")
-            .says("--overwrite");
-        assert_eq!(host.read("modified.txt").as_deref(), Some("newer\n"));
-        host.tool(["stash", "restore", &run, "--overwrite"])
-            .expect(0)
-            .says("deleted.txt was deleted locally");
-        assert_eq!(host.read("modified.txt").as_deref(), Some("mine\n"));
-        assert_eq!(host.read("folder/untracked.txt").as_deref(), Some("untracked\n"));
-        assert_eq!(fs::read_to_string(app.join(odd)).unwrap(), "odd");
-        assert_eq!(app.join("mode.sh").metadata().unwrap().mode() & 0o777, 0o755);
-        assert_eq!(fs::read_link(app.join("type.txt")).unwrap(), PathBuf::from("modified.txt"));
-        assert_eq!(app.join("large.bin").metadata().unwrap().len(), 300 << 20);
-        let refs = git(&app, ["for-each-ref", "--format=%(objectname)"]);
-        assert!(refs.contains(&commit), "the commits of a local branch are lost");
-        assert!(refs.contains(&stash), "the stash is lost");
-        assert!(stashed(&host).join("modified.txt").exists(), "a restore copies");
-
-        host.tool(["stash", "drop", &run]).expect(0).says(&format!("removed the stash of run {run}"));
-        assert!(!stashed(&host).exists());
-        host.tool(["stash", "list"]).expect(0).says("the stash is empty");
-        for words in [&["show", &run][..], &["restore", &run], &["drop", &run], &["prune", &run]] {
-            let arguments = ["stash"].into_iter().chain(words.iter().copied());
-            host.tool(arguments).expect(3).says(&format!("there is no stash of run {run}"));
-        }
-        let refs = git(&host.layout.mirror(), ["for-each-ref", "--format=%(refname)", "refs/stash"]);
-        assert_eq!(refs, "", "the mirror still holds a commit for the stash");
+    host.push(&[("version.txt", "two\n")]);
+    host.tool(["run"]).expect(0).says("stash show");
+    aligned(&host, "main");
+    let run = last_run(&host);
+    let listed = host.report()["saved"]["paths"].to_string();
+    for path in ["modified.txt", "drafts", "deleted.txt", "mode.sh", "type.txt", "mine", "stash"] {
+        assert!(listed.contains(path), "{path} is missing in {listed}");
     }
+    host.tool(["stash", "list"]).expect(0).says(&run).says("commits of 2 local names");
+    let shown = host.tool(["stash", "show", &run]).expect(0);
+    for line in [
+        "modified   modified.txt",
+        "staged     staged.txt",
+        "deleted    deleted.txt",
+        "mode       mode.sh",
+        "type       type.txt",
+        "untracked  drafts",
+        "untracked  odd-%FF%2541%0A",
+        "commits    heads/mine",
+        "commits    stash/0",
+        "-of the repository\n+mine\n",
+    ] {
+        assert!(shown.out.contains(line), "{line:?} is missing in {}", shown.out);
+    }
+    let patch = host.tool(["stash", "show", &run, "modified.txt"]).expect(0).out;
+    assert!(patch.starts_with("diff --git a/modified.txt") && patch.ends_with("+mine\n"), "{patch}");
+    let patch = host.tool(["stash", "show", &run, "./drafts/untracked.txt"]).expect(0).out;
+    assert!(patch.contains("new file mode 100644") && patch.ends_with("+untracked\n"), "{patch}");
+    host.tool(["drift", "show", &run, "drafts/none"]).expect(3).says("the stash has no drafts/none");
+    assert_eq!(stashed(&host).join("large.bin").metadata().unwrap().ino(), inode, "it was copied");
+
+    host.write("modified.txt", "newer\n");
+    host.tool(["stash", "restore", &run, "modified.txt"])
+        .expect(3)
+        .says("modified.txt exists in app/ and differs")
+        .says("--overwrite");
+    assert_eq!(host.read("modified.txt").as_deref(), Some("newer\n"));
+    host.tool(["stash", "restore", &run, "--overwrite"]).expect(0).says("deleted.txt was deleted locally");
+    assert_eq!(host.read("modified.txt").as_deref(), Some("mine\n"));
+    assert_eq!(host.read("drafts/untracked.txt").as_deref(), Some("untracked\n"));
+    assert_eq!(fs::read_to_string(app.join(odd)).unwrap(), "odd");
+    assert_eq!(app.join("mode.sh").metadata().unwrap().mode() & 0o777, 0o755);
+    assert_eq!(fs::read_link(app.join("type.txt")).unwrap(), PathBuf::from("modified.txt"));
+    assert_eq!(app.join("large.bin").metadata().unwrap().len(), 300 << 20);
+    let refs = git(&app, ["for-each-ref", "--format=%(objectname)"]);
+    assert!(refs.contains(&commit), "the commits of a local branch are lost");
+    assert!(refs.contains(&stash), "the stash is lost");
+    assert!(stashed(&host).join("modified.txt").exists(), "a restore copies");
+
+    host.tool(["stash", "drop", &run]).expect(0).says(&format!("removed the stash of run {run}"));
+    assert!(!stashed(&host).exists());
+    host.tool(["stash", "list"]).expect(0).says("the stash is empty");
+    for words in [&["show", &run][..], &["restore", &run], &["drop", &run], &["prune", &run]] {
+        let arguments = ["stash"].into_iter().chain(words.iter().copied());
+        host.tool(arguments).expect(3).says(&format!("run {run} has no stash"));
+    }
+    let refs = git(&host.layout.mirror(), ["for-each-ref", "--format=%(refname)", "refs/stash"]);
+    assert_eq!(refs, "", "the mirror still holds a commit for the stash");
 }
 
 #[test]
@@ -135,7 +129,7 @@ fn byte_code_is_no_local_change_even_if_it_is_tracked() {
     host.write("lib/__pycache__/lib.cpython-312.pyc", "written by Python");
     host.write("lib/__pycache__/other.cpython-312.pyc", "written by Python");
     host.write("alone/module.pyc", "written by Python");
-    host.tool(["status"]).expect(0).says("local        0 changes");
+    host.tool(["status"]).expect(0).says("local        no changes");
     host.tool(["run"]).expect(0);
     kept_nothing(&host);
     host.tool(["run"]).expect(0);
@@ -144,25 +138,27 @@ fn byte_code_is_no_local_change_even_if_it_is_tracked() {
 
 #[test]
 fn ignored_files_and_databases_move_across_and_are_named() {
-    for way in WAYS {
-        let host = Host::new();
-        host.push(&[(".gitignore", ".env\n*.db\n*.log\n")]);
-        host.tool(way).expect(0);
-        host.write(".env", "SECRET=1\n");
-        host.write("data/app.db", "rows");
-        host.write("data/app.db-wal", "later rows");
-        host.write("logs/deep/app.log", "lines");
-        let inode = host.layout.app().join("data/app.db").metadata().unwrap().ino();
-        host.tool(["plan"]).expect(0).says("0 would be kept").says("moves across: .env").says("data/app.db");
-        host.push(&[("version.txt", "two\n")]);
-        host.tool(way).expect(0);
-        kept_nothing(&host);
-        assert_eq!(host.layout.app().join("data/app.db").metadata().unwrap().ino(), inode);
-        assert_eq!(host.read("data/app.db-wal").as_deref(), Some("later rows"));
-        assert_eq!(host.read(".env").as_deref(), Some("SECRET=1\n"));
-        assert_eq!(host.read("logs/deep/app.log").as_deref(), Some("lines"));
-        assert!(host.report()["ignored"].to_string().contains("data/app.db"));
-    }
+    let host = Host::new();
+    host.push(&[(".gitignore", ".env\n*.db\n*.log\n")]);
+    host.tool(["run"]).expect(0);
+    host.write(".env", "SECRET=1\n");
+    host.write("data/app.db", "rows");
+    host.write("data/app.db-wal", "later rows");
+    host.write("logs/deep/app.log", "lines");
+    let inode = host.layout.app().join("data/app.db").metadata().unwrap().ino();
+    host.tool(["plan"])
+        .expect(0)
+        .says("local        no changes")
+        .says("moves across: .env")
+        .says("data/app.db");
+    host.push(&[("version.txt", "two\n")]);
+    host.tool(["run"]).expect(0);
+    kept_nothing(&host);
+    assert_eq!(host.layout.app().join("data/app.db").metadata().unwrap().ino(), inode);
+    assert_eq!(host.read("data/app.db-wal").as_deref(), Some("later rows"));
+    assert_eq!(host.read(".env").as_deref(), Some("SECRET=1\n"));
+    assert_eq!(host.read("logs/deep/app.log").as_deref(), Some("lines"));
+    assert!(host.report()["ignored"].to_string().contains("data/app.db"));
     // The stricter way keeps them with the old tree.
     let host = Host::new();
     host.configure("ignored = \"stash\"", "");
@@ -198,7 +194,7 @@ fn an_old_companion_is_never_laid_beside_a_newer_database() {
 }
 
 #[test]
-fn a_tree_that_cannot_be_compared_is_kept_whole() {
+fn a_tree_that_cannot_be_compared_is_kept_completely() {
     let host = Host::running();
     let app = host.layout.app();
     let refs = app.join(".git/refs/heads");
@@ -206,7 +202,7 @@ fn a_tree_that_cannot_be_compared_is_kept_whole() {
     fs::File::create(refs.join("huge")).unwrap().set_len(20 << 30).unwrap();
     let begun = Instant::now();
     host.tool(["status"]).expect(0).says("app/ cannot be compared: .git/refs/heads/huge has");
-    host.tool(["run"]).expect(0).says("is kept whole");
+    host.tool(["run"]).expect(0).says("all of the tree of run");
     assert!(begun.elapsed().as_secs() < 120, "a ref held the run up");
     assert!(stashed(&host).join(".git/refs/heads/huge").exists());
     host.tool(["stash", "list"]).expect(0).says("not comparable");
@@ -231,7 +227,7 @@ fn a_tree_that_cannot_be_compared_is_kept_whole() {
 }
 
 #[test]
-fn nested_repositories_and_new_files_are_kept_whole_with_their_modes() {
+fn nested_repositories_and_new_files_are_kept_completely_with_their_modes() {
     let host = Host::running();
     let app = host.layout.app();
     let nested = app.join("a/b/c/d/nested");
@@ -275,32 +271,30 @@ fn a_restore_refuses_files_that_changed_since_and_writes_none_of_the_others() {
     // A file that is as the change was made to takes the change.
     host.tool(["stash", "restore", &run, "same.txt"]).expect(0).says("restored same.txt");
     assert_eq!(host.read("same.txt").as_deref(), Some("mine\n"));
-    host.tool(["stash", "restore", &run, "../etc/passwd"]).expect(3).says("there is no ../etc/passwd");
+    host.tool(["stash", "restore", &run, "../etc/passwd"]).expect(3).says("the stash has no ../etc/passwd");
 }
 
 #[test]
 fn preserved_files_stay_and_are_reported() {
-    for way in WAYS {
-        let host = Host::new();
-        host.configure("preserve = [\"state/**\", \"theme.json\"]", "");
-        host.push(&[("theme.json", "dark\n")]);
-        host.tool(way).expect(0);
-        host.write("state/users.json", "people");
-        host.write("theme.json", "light\n");
-        host.write("stray.txt", "stray");
-        for version in ["two\n", "three\n"] {
-            host.push(&[("version.txt", version)]);
-            host.tool(way).expect(0).says("preserved file");
-            assert_eq!(host.read("state/users.json").as_deref(), Some("people"));
-            assert_eq!(host.read("theme.json").as_deref(), Some("light\n"));
-            assert_eq!(host.read("stray.txt"), None);
-            assert_eq!(host.read("version.txt").as_deref(), Some(version));
-            let preserved = host.report()["preserved"].to_string();
-            assert!(preserved.contains("theme.json") && preserved.contains("state"), "{preserved}");
-        }
-        // The second run had no stray file any more: nothing but what is preserved differed.
-        kept_nothing(&host);
+    let host = Host::new();
+    host.configure("preserve = [\"state/**\", \"theme.json\"]", "");
+    host.push(&[("theme.json", "dark\n")]);
+    host.tool(["run"]).expect(0);
+    host.write("state/users.json", "people");
+    host.write("theme.json", "light\n");
+    host.write("stray.txt", "stray");
+    for version in ["two\n", "three\n"] {
+        host.push(&[("version.txt", version)]);
+        host.tool(["run"]).expect(0).says("preserved file");
+        assert_eq!(host.read("state/users.json").as_deref(), Some("people"));
+        assert_eq!(host.read("theme.json").as_deref(), Some("light\n"));
+        assert_eq!(host.read("stray.txt"), None);
+        assert_eq!(host.read("version.txt").as_deref(), Some(version));
+        let preserved = host.report()["preserved"].to_string();
+        assert!(preserved.contains("theme.json") && preserved.contains("state"), "{preserved}");
     }
+    // The second run had no stray file any more: nothing but what is preserved differed.
+    kept_nothing(&host);
 }
 
 #[test]
@@ -356,62 +350,60 @@ fn compiling() -> String {
 
 #[test]
 fn products_of_hooks_are_no_local_changes_until_they_are_edited() {
-    for way in WAYS {
-        let host = Host::new();
-        host.configure("ignored = \"stash\"", "");
-        host.push(&[
-            (".gitignore", "static/\n"),
-            ("index.txt", "empty\n"),
-            ("source.txt", "source\n"),
-            ("src/tracked.txt", "tracked\n"),
-            ("refresh.toml", &compiling()),
-        ]);
-        host.tool(way).expect(0);
-        let products = ["static/built.css", "static/deep/built.map", "index.txt", "src/beside.txt"];
-        let made = || products.map(|path| host.read(path).unwrap().trim().to_owned());
-        assert_eq!(made(), ["css", "map", "compiled", "beside"]);
-        assert_eq!(host.read("source.txt"), None);
-        let current = || {
-            let pid = host.report()["service"]["pid"].clone();
-            host.tool(with(way, &["--if-changed"])).expect(0).says("Already current");
-            assert_eq!(host.report()["service"]["pid"], pid);
-            host.tool(["plan", "--exit-code"]).expect(0);
-            host.tool(["status"]).says("local        0 changes");
-        };
-        current();
+    let host = Host::new();
+    host.configure("ignored = \"stash\"", "");
+    host.push(&[
+        (".gitignore", "static/\n"),
+        ("index.txt", "empty\n"),
+        ("source.txt", "source\n"),
+        ("src/tracked.txt", "tracked\n"),
+        ("refresh.toml", &compiling()),
+    ]);
+    host.tool(["run"]).expect(0);
+    let products = ["static/built.css", "static/deep/built.map", "index.txt", "src/beside.txt"];
+    let made = || products.map(|path| host.read(path).unwrap().trim().to_owned());
+    assert_eq!(made(), ["css", "map", "compiled", "beside"]);
+    assert_eq!(host.read("source.txt"), None);
+    let current = || {
+        let pid = host.report()["service"]["pid"].clone();
+        host.tool(["run", "--if-changed"]).expect(0).says("Already current");
+        assert_eq!(host.report()["service"]["pid"], pid);
+        host.tool(["plan", "--exit-code"]).expect(0);
+        host.tool(["status"]).says("local        no changes");
+    };
+    current();
 
-        // The next version comes without the hook: all of it is gone.
-        host.push(&[("version.txt", "two\n"), ("refresh.toml", "")]);
-        host.tool(way).expect(0);
-        kept_nothing(&host);
-        aligned(&host, "main");
-        assert!(!host.layout.app().join("static").exists());
-        assert!(!host.layout.made_file().exists());
+    // The next version comes without the hook: all of it is gone.
+    host.push(&[("version.txt", "two\n"), ("refresh.toml", "")]);
+    host.tool(["run"]).expect(0);
+    kept_nothing(&host);
+    aligned(&host, "main");
+    assert!(!host.layout.app().join("static").exists());
+    assert!(!host.layout.made_file().exists());
 
-        host.push(&[("refresh.toml", &compiling())]);
-        host.tool(way).expect(0);
-        current();
-        host.tool(way).expect(0);
-        kept_nothing(&host);
-        assert_eq!(made(), ["css", "map", "compiled", "beside"]);
-        current();
+    host.push(&[("refresh.toml", &compiling())]);
+    host.tool(["run"]).expect(0);
+    current();
+    host.tool(["run"]).expect(0);
+    kept_nothing(&host);
+    assert_eq!(made(), ["css", "map", "compiled", "beside"]);
+    current();
 
-        // Edited with the old size, beside a product, and in the place of a file that the hook removed.
-        host.write("index.txt", "by hand!\n");
-        host.write("src/mine.txt", "mine\n");
-        host.write("source.txt", "by hand\n");
-        host.write("static/deep/built.map", "mep\n");
-        host.tool(["plan", "--exit-code"]).expect(5);
-        host.tool(way).expect(0);
-        let kept = |path: &str| fs::read_to_string(stashed(&host).join(path)).unwrap();
-        assert_eq!(kept("index.txt"), "by hand!\n");
-        assert_eq!(kept("source.txt"), "by hand\n");
-        assert_eq!(kept("src/mine.txt"), "mine\n");
-        assert_eq!(kept("static/deep/built.map"), "mep\n");
-        assert_eq!(host.report()["saved"]["count"], 4, "{}", host.report()["saved"]);
-        assert_eq!(made(), ["css", "map", "compiled", "beside"]);
-        current();
-    }
+    // Edited with the old size, beside a product, and in the place of a file that the hook removed.
+    host.write("index.txt", "by hand!\n");
+    host.write("src/mine.txt", "mine\n");
+    host.write("source.txt", "by hand\n");
+    host.write("static/deep/built.map", "mep\n");
+    host.tool(["plan", "--exit-code"]).expect(5);
+    host.tool(["run"]).expect(0);
+    let kept = |path: &str| fs::read_to_string(stashed(&host).join(path)).unwrap();
+    assert_eq!(kept("index.txt"), "by hand!\n");
+    assert_eq!(kept("source.txt"), "by hand\n");
+    assert_eq!(kept("src/mine.txt"), "mine\n");
+    assert_eq!(kept("static/deep/built.map"), "mep\n");
+    assert_eq!(host.report()["saved"]["count"], 4, "{}", host.report()["saved"]);
+    assert_eq!(made(), ["css", "map", "compiled", "beside"]);
+    current();
 }
 
 #[test]

@@ -4,8 +4,10 @@
 #![allow(clippy::disallowed_macros, reason = "a measurement is printed")]
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests lay out files and start programs")]
 
+mod data_in_the_tree;
 mod environment;
 mod halts;
+mod held_back;
 pub(crate) mod help;
 mod if_changed;
 mod init;
@@ -14,6 +16,7 @@ mod order;
 mod owner;
 mod plan;
 mod prepare;
+mod probe;
 mod protected;
 mod restart;
 mod rollback;

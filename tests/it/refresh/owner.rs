@@ -1,11 +1,11 @@
-//! An installation that belongs to a user of its own: root refreshes it, and everything in it happens as that user.
+//! An installation that belongs to its own user: root refreshes it, and everything in it happens as that user.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::Path;
 
 use crate::host::Host;
-use crate::refresh::help::{LOOKOUT, WAYS, hook, last_run, look_out, seen};
+use crate::refresh::help::{SIGHTING_HOOK, hook, last_run, look_out, seen};
 
 /// A user that owns nothing else.
 const OWNER: u32 = 61_873;
@@ -19,7 +19,7 @@ fn give(path: &Path) {
     }
 }
 
-/// Gives the installation to a user of its own. Without root's rights that cannot be done; then we are that user.
+/// Gives the installation to its own user. Without root's rights that cannot be done; then we are that user.
 fn owner(host: &Host) -> u32 {
     let own = rustix::process::geteuid();
     if !own.is_root() {
@@ -34,43 +34,39 @@ fn owner(host: &Host) -> u32 {
 
 #[test]
 fn tree_environment_hooks_and_service_stay_the_owners() {
-    for way in WAYS {
-        let host = Host::new();
-        let owner = owner(&host);
-        look_out(&host);
-        host.push(&[
-            ("look.py", LOOKOUT),
-            ("requirements.txt", "iniconfig==2.0.0\n"),
-            ("refresh.toml", &hook("look", "check", &["python", "look.py", "look"], "")),
-        ]);
-        host.write("notes.txt", "mine");
-        chown(host.layout.app().join("notes.txt"), Some(owner), None).unwrap();
-        host.tool(way).expect(0);
-        all_belong_to(&host, owner);
-        assert_eq!(seen(&host)[0]["owner"], owner);
-        let pid = host.report()["service"]["pid"].to_string();
-        assert_eq!(
-            fs::metadata(format!("/proc/{pid}")).unwrap().uid(),
-            owner,
-            "the service is somebody else's"
-        );
-        host.tool(["stash", "restore", &last_run(&host)]).expect(0);
-        assert_eq!(host.read("notes.txt").as_deref(), Some("mine"));
-        assert_eq!(host.layout.app().join("notes.txt").metadata().unwrap().uid(), owner);
-        // What the owner may not read is not shown, though root asks.
-        let stored = host.layout.stashes().join(last_run(&host)).join("notes.txt");
-        chown(&stored, Some(0), Some(0)).unwrap();
-        fs::set_permissions(&stored, fs::Permissions::from_mode(0o600)).unwrap();
-        let shown = host.tool(["stash", "show", &last_run(&host), "notes.txt"]).expect(0);
-        assert!(!shown.out.contains("+mine"), "{}", shown.out);
-        host.tool(["stash", "restore", &last_run(&host), "notes.txt", "--overwrite"])
-            .expect(3)
-            .says("cannot");
-    }
+    let host = Host::new();
+    let owner = owner(&host);
+    look_out(&host);
+    host.push(&[
+        ("look.py", SIGHTING_HOOK),
+        ("requirements.txt", "iniconfig==2.0.0\n"),
+        ("refresh.toml", &hook("look", "check", &["python", "look.py", "look"], "")),
+    ]);
+    host.write("notes.txt", "mine");
+    chown(host.layout.app().join("notes.txt"), Some(owner), None).unwrap();
+    host.tool(["run"]).expect(0);
+    all_belong_to(&host, owner);
+    assert_eq!(seen(&host)[0]["owner"], owner);
+    let pid = host.report()["service"]["pid"].to_string();
+    assert_eq!(
+        fs::metadata(format!("/proc/{pid}")).unwrap().uid(),
+        owner,
+        "the service belongs to another user"
+    );
+    host.tool(["stash", "restore", &last_run(&host)]).expect(0);
+    assert_eq!(host.read("notes.txt").as_deref(), Some("mine"));
+    assert_eq!(host.layout.app().join("notes.txt").metadata().unwrap().uid(), owner);
+    // What the owner may not read is not shown, though root asks.
+    let stored = host.layout.stashes().join(last_run(&host)).join("notes.txt");
+    chown(&stored, Some(0), Some(0)).unwrap();
+    fs::set_permissions(&stored, fs::Permissions::from_mode(0o600)).unwrap();
+    let shown = host.tool(["stash", "show", &last_run(&host), "notes.txt"]).expect(0);
+    assert!(!shown.out.contains("+mine"), "{}", shown.out);
+    host.tool(["stash", "restore", &last_run(&host), "notes.txt", "--overwrite"]).expect(3).says("cannot");
 }
 
 #[test]
-fn a_tree_with_a_directory_that_its_owner_cannot_read_is_kept_whole() {
+fn a_tree_with_a_directory_that_its_owner_cannot_read_is_kept_completely() {
     let host = Host::running();
     if owner(&host) != OWNER {
         return;
@@ -83,7 +79,7 @@ fn a_tree_with_a_directory_that_its_owner_cannot_read_is_kept_whole() {
     }
     fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
     host.tool(["status"]).expect(0).says("closed cannot be read");
-    host.tool(["run"]).expect(0).says("is kept whole");
+    host.tool(["run"]).expect(0).says("all of the tree of run");
     let run = last_run(&host);
     let kept = host.layout.stashes().join(&run);
     assert_eq!(fs::read_to_string(kept.join("closed/inside.txt")).unwrap(), "mine");
@@ -125,7 +121,7 @@ fn what_root_left_in_the_tree_hinders_no_run_and_is_not_lost() {
     }
     host.push(&[("version.txt", "two\n")]);
     host.tool(["plan"]).expect(0);
-    host.tool(["run"]).expect(0).says("is kept whole");
+    host.tool(["run"]).expect(0).says("all of the tree of run");
     assert_eq!(host.version().as_deref(), Some("two"));
     assert_eq!(fs::read_to_string(app.join("state/closed/db")).unwrap(), "roots", "it did not move across");
     let kept = host.layout.stashes().join(last_run(&host));
@@ -136,12 +132,12 @@ fn what_root_left_in_the_tree_hinders_no_run_and_is_not_lost() {
     // And again: there is nothing more to keep.
     host.push(&[("version.txt", "three\n")]);
     let again = host.tool(["run"]).expect(0);
-    assert!(!again.all().contains("is kept whole"), "{}", again.all());
+    assert!(!again.all().contains("all of the tree of run"), "{}", again.all());
     assert_eq!(host.version().as_deref(), Some("three"));
 }
 
 #[test]
-fn root_starts_nothing_that_settings_say_which_others_can_change() {
+fn root_starts_no_program_of_settings_that_other_users_can_change() {
     let host = Host::running();
     if owner(&host) != OWNER {
         return;
@@ -152,7 +148,7 @@ fn root_starts_nothing_that_settings_say_which_others_can_change() {
     let before = host.settings("");
     let settings = before.replace("[python]\n", &format!("[python]\ninterpreter = {script:?}\n"));
     fs::write(host.layout.host_file(), &settings).unwrap();
-    // Where nobody else has a hand in them, they are believed.
+    // Settings that no other user can change are trusted.
     host.tool(["lock", "--upgrade"]).expect(3);
     fs::remove_file(&started).unwrap();
 

@@ -1,4 +1,4 @@
-//! `plan` and `run --dry-run`: everything is told, nothing of the installation is changed.
+//! `plan` and `run --dry-run`: the whole change is reported, the installation stays as it is.
 
 use serde_json::Value;
 
@@ -6,7 +6,7 @@ use crate::host::Host;
 use crate::refresh::help::{hook, installation};
 
 #[test]
-fn a_plan_tells_what_would_come_and_changes_nothing() {
+fn a_plan_reports_the_coming_changes_and_changes_nothing() {
     let host = Host::running();
     host.tool(["plan", "--exit-code"]).expect(0).says("would change nothing");
     let now = host.head();
@@ -37,7 +37,7 @@ fn a_plan_tells_what_would_come_and_changes_nothing() {
         [&["plan", "--exit-code"][..], &["run", "--dry-run"], &["plan"], &["run", "main", "--dry-run"]]
     {
         let ran = host.tool(command).expect(if command.contains(&"--exit-code") { 5 } else { 0 });
-        for text in [&commit[..7], "tables", "notes.txt", "iniconfig", "would change something"] {
+        for text in [&commit[..7], "tables", "notes.txt", "iniconfig", "main: ", ", 1 commit, "] {
             assert!(ran.out.contains(text), "{text:?} is missing in {}", ran.out);
         }
     }
@@ -50,7 +50,7 @@ fn a_plan_tells_what_would_come_and_changes_nothing() {
 }
 
 #[test]
-fn a_plan_for_a_rebuild_and_one_for_a_stopped_service_say_so() {
+fn a_plan_names_a_rebuild_and_a_stopped_service() {
     let host = Host::running();
     let plan = |more: &[&str]| -> Value {
         serde_json::from_str(&host.tool([&["plan", "--json"], more].concat()).expect(0).out).unwrap()

@@ -1,11 +1,14 @@
 //! Step 4: hooks, one after the other, in the surroundings that the service will have (RW-5.4).
 
 use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 
-use ladylinux_refresh::process::ProcessId;
+use refresh_programs::process::ProcessId;
 
 use crate::host::Host;
-use crate::refresh::help::{LOOKOUT, WAYS, down_and_fenced, hook, journaled, look_out, seen, told};
+use crate::refresh::help::{
+    SIGHTING_HOOK, WAYS, down_and_fenced, error_text, hook, journaled, look_out, seen,
+};
 
 const KINDS: [&str; 4] = ["migration", "assets", "index", "check"];
 
@@ -16,15 +19,16 @@ fn rw_5_4_hooks_of_every_kind_run_in_order_where_and_as_the_service_will() {
         look_out(&host);
         let hooks: String =
             KINDS.iter().map(|kind| hook(kind, kind, &["python", "look.py", kind], "")).collect();
-        let commit = host.push(&[("version.txt", "two\n"), ("look.py", LOOKOUT), ("refresh.toml", &hooks)]);
+        let commit =
+            host.push(&[("version.txt", "two\n"), ("look.py", SIGHTING_HOOK), ("refresh.toml", &hooks)]);
         host.configure("", &hook("of the host", "check", &["python", "look.py", "host"], ""));
         host.tool(way).expect(0);
-        let told = seen(&host);
-        let names: Vec<&str> = told.iter().map(|look| look["name"].as_str().unwrap()).collect();
+        let sightings = seen(&host);
+        let names: Vec<&str> = sightings.iter().map(|look| look["name"].as_str().unwrap()).collect();
         assert_eq!(names, [&KINDS[..], &["host"]].concat());
         let report = host.report();
         let venv = host.layout.venv();
-        for look in &told {
+        for look in &sightings {
             assert_eq!(look["directory"], host.layout.app().to_str().unwrap());
             assert_eq!(look["version"], "two", "the hook ran before the tree was aligned");
             assert_eq!(look["fence"], true);
@@ -44,69 +48,61 @@ fn rw_5_4_hooks_of_every_kind_run_in_order_where_and_as_the_service_will() {
 
 #[test]
 fn rw_5_4_without_hooks_the_step_does_nothing() {
-    for way in WAYS {
-        let host = Host::new();
-        host.tool(way).expect(0).says("no hooks declared");
-    }
+    let host = Host::new();
+    host.tool(["run"]).expect(0).says("no hooks declared");
 }
 
 #[test]
 fn rw_5_4_the_first_hook_that_fails_halts_the_run() {
-    for way in WAYS {
-        let host = Host::running();
-        look_out(&host);
-        let hooks = [
-            hook("before", "migration", &["python", "look.py", "before"], ""),
-            hook("broken", "assets", &["sh", "-c", "echo the assets are torn >&2; exit 7"], ""),
-            hook("after", "check", &["python", "look.py", "after"], ""),
-        ]
-        .concat();
-        host.push(&[("look.py", LOOKOUT), ("refresh.toml", &hooks)]);
-        host.tool(way).expect(1).says("the assets hook broken failed").says("the assets are torn");
-        assert!(told(&host).contains("code 7"), "the exit code is missing: {}", told(&host));
-        assert_eq!(seen(&host).len(), 1, "a hook ran after the one that failed");
-        assert_eq!(journaled(&host, "failed"), ["prepare"]);
-        down_and_fenced(&host);
-    }
+    let host = Host::running();
+    look_out(&host);
+    let hooks = [
+        hook("before", "migration", &["python", "look.py", "before"], ""),
+        hook("broken", "assets", &["sh", "-c", "echo the assets are torn >&2; exit 7"], ""),
+        hook("after", "check", &["python", "look.py", "after"], ""),
+    ]
+    .concat();
+    host.push(&[("look.py", SIGHTING_HOOK), ("refresh.toml", &hooks)]);
+    host.tool(["run"]).expect(1).says("the assets hook broken failed").says("the assets are torn");
+    assert!(error_text(&host).contains("code 7"), "the exit code is missing: {}", error_text(&host));
+    assert_eq!(seen(&host).len(), 1, "a hook ran after the one that failed");
+    assert_eq!(journaled(&host, "failed"), ["prepare"]);
+    down_and_fenced(&host);
 }
 
 #[test]
 fn rw_5_4_a_hook_that_hangs_is_ended_at_its_deadline_with_all_that_it_started() {
-    for way in WAYS {
-        let host = Host::running();
-        look_out(&host);
-        let grandchild = host.layout.data()[1].join("grandchild");
-        // The grandchild sits in a session of its own and does not care for SIGTERM.
-        let hang = format!(
-            "import os, signal, time\nif os.fork() == 0:\n    os.setsid()\n    \
-             signal.signal(signal.SIGTERM, signal.SIG_IGN)\n    \
-             open({grandchild:?}, 'w').write(str(os.getpid()))\ntime.sleep(1000)\n"
-        );
-        host.push(&[
-            ("hang.py", &hang),
-            ("refresh.toml", &hook("hanging", "index", &["python", "hang.py"], "deadline = \"4s\"")),
-        ]);
-        host.tool(way).expect(1).says("the index hook hanging failed").says("4s");
-        let grandchild = fs::read_to_string(&grandchild).unwrap();
-        assert_eq!(ProcessId::of(grandchild.parse().unwrap()), None, "it lives on");
-        down_and_fenced(&host);
-        host.push(&[("refresh.toml", "")]);
-        host.tool(way).expect(0);
-    }
+    let host = Host::running();
+    look_out(&host);
+    let grandchild = host.layout.data()[1].join("grandchild");
+    // The grandchild has its own session and ignores SIGTERM.
+    let hang = format!(
+        "import os, signal, time\nif os.fork() == 0:\n    os.setsid()\n    \
+         signal.signal(signal.SIGTERM, signal.SIG_IGN)\n    \
+         open({grandchild:?}, 'w').write(str(os.getpid()))\ntime.sleep(1000)\n"
+    );
+    host.push(&[
+        ("hang.py", &hang),
+        ("refresh.toml", &hook("hanging", "index", &["python", "hang.py"], "deadline = \"4s\"")),
+    ]);
+    host.tool(["run"]).expect(1).says("the index hook hanging failed").says("4s");
+    let grandchild = fs::read_to_string(&grandchild).unwrap();
+    assert_eq!(ProcessId::of(grandchild.parse().unwrap()), None, "it lives on");
+    down_and_fenced(&host);
+    host.push(&[("refresh.toml", "")]);
+    host.tool(["run"]).expect(0);
 }
 
 #[test]
 fn rw_5_4_a_hook_that_floods_its_output_is_kept_within_bounds() {
-    for way in WAYS {
-        let host = Host::running();
-        let flood = "yes a line that comes again and again | head -c 40000000; echo the last line";
-        host.push(&[("refresh.toml", &hook("talkative", "check", &["sh", "-c", flood], ""))]);
-        let ran = host.tool(way).expect(0).says("the rest is left out");
-        let log = host.runs().last().unwrap().join("log").metadata().unwrap().len();
-        assert!(log < 20_000_000, "the log has {log} bytes");
-        assert!(ran.out.len() < 20_000_000, "{} bytes were shown", ran.out.len());
-        assert_eq!(host.version().as_deref(), Some("one"));
-    }
+    let host = Host::running();
+    let flood = "yes a line that comes again and again | head -c 40000000; echo the last line";
+    host.push(&[("refresh.toml", &hook("talkative", "check", &["sh", "-c", flood], ""))]);
+    let ran = host.tool(["run"]).expect(0).says("the rest is left out");
+    let log = host.runs().last().unwrap().join("log").metadata().unwrap().len();
+    assert!(log < 20_000_000, "the log has {log} bytes");
+    assert!(ran.out.len() < 20_000_000, "{} bytes were shown", ran.out.len());
+    assert_eq!(host.version().as_deref(), Some("one"));
 }
 
 #[test]
@@ -115,7 +111,7 @@ fn rw_5_4_hooks_come_from_the_commit_and_never_from_the_work_tree() {
         let host = Host::running();
         look_out(&host);
         let committed = hook("committed", "check", &["python", "look.py", "committed"], "");
-        host.push(&[("look.py", LOOKOUT), ("refresh.toml", &committed)]);
+        host.push(&[("look.py", SIGHTING_HOOK), ("refresh.toml", &committed)]);
         host.tool(way).expect(0);
         seen(&host);
         host.write(
@@ -148,6 +144,32 @@ fn rw_5_4_a_staged_check_that_fails_leaves_the_service_as_it_is() {
 }
 
 #[test]
+fn rw_5_4_a_hook_whose_program_cannot_start_leaves_the_service_as_it_is() {
+    let host = Host::running();
+    let refused = |command: &str, says: &str| {
+        host.push(&[
+            ("refresh.toml", &hook("early", "migration", &[command], "")),
+            ("plain.sh", "#!/bin/sh\n"),
+        ]);
+        host.tool(["run"]).expect(3).says("the migration hook early cannot start").says(says);
+        assert!(!host.fenced());
+        assert_eq!(host.version().as_deref(), Some("one"));
+    };
+    refused("no-such-program", "neither in the environment nor in the PATH");
+    refused("./no-such-file", "is not in the commit");
+    refused("./plain.sh", "is not executable");
+    refused("/usr/bin/no-such-program", "does not exist");
+    // A program behind a link of the commit can start.
+    let real = host.work().join("real");
+    fs::create_dir(&real).unwrap();
+    fs::write(real.join("hook.sh"), "#!/bin/sh\n").unwrap();
+    fs::set_permissions(real.join("hook.sh"), fs::Permissions::from_mode(0o755)).unwrap();
+    symlink("real", host.work().join("linked")).unwrap();
+    host.push(&[("refresh.toml", &hook("early", "migration", &["linked/hook.sh"], ""))]);
+    host.tool(["run"]).expect(0);
+}
+
+#[test]
 fn rw_5_4_staged_assets_are_built_before_the_stop_and_copied_in_step_4() {
     let host = Host::running();
     look_out(&host);
@@ -158,7 +180,7 @@ fn rw_5_4_staged_assets_are_built_before_the_stop_and_copied_in_step_4() {
         hook("use", "index", &["sh", "-ec", "cp static/site.css used.txt"], ""),
     ]
     .concat();
-    let files = [("look.py", LOOKOUT), ("kept.txt", "as it is\n"), ("refresh.toml", &*hooks)];
+    let files = [("look.py", SIGHTING_HOOK), ("kept.txt", "as it is\n"), ("refresh.toml", &*hooks)];
     let commit = host.push(&files);
     host.tool(["run"]).expect(0).says("files of staged assets wait for step 4");
     let looks = seen(&host);

@@ -1,14 +1,19 @@
 //! `rollback`: the same six steps, to an earlier pair of commit and environment.
 
+use serde_json::json;
+
 use crate::host::Host;
-use crate::refresh::help::{LOOKOUT, STEPS, events, hook, last_run, look_out, parts, seen};
+use crate::refresh::help::{
+    SIGHTING_HOOK, STEPS, events, hook, installation, last_run, look_out, parts, seen,
+};
 
 #[test]
-fn a_rollback_returns_to_the_earlier_pair_by_the_same_steps_and_a_second_one_comes_back() {
+fn a_rollback_returns_to_the_earlier_pair_by_the_same_steps_and_a_second_one_goes_further_back() {
     let host = Host::running();
+    let first = host.head();
     look_out(&host);
     let look = hook("look", "check", &["python", "look.py", "look"], "");
-    host.push(&[("look.py", LOOKOUT), ("refresh.toml", &look)]);
+    host.push(&[("look.py", SIGHTING_HOOK), ("refresh.toml", &look)]);
     host.tool(["run"]).expect(0);
     let (one, run) = (host.report(), last_run(&host));
     host.push(&[("version.txt", "two\n"), ("requirements.txt", "iniconfig==2.0.0\n")]);
@@ -17,8 +22,8 @@ fn a_rollback_returns_to_the_earlier_pair_by_the_same_steps_and_a_second_one_com
     assert_ne!(one["environment"]["generation"], two["environment"]["generation"]);
     seen(&host);
 
-    let told = events(&host.tool(["rollback", "--format", "json"]).expect(0));
-    let started = parts(&told, "phase_started");
+    let emitted = events(&host.tool(["rollback", "--format", "json"]).expect(0));
+    let started = parts(&emitted, "phase_started");
     assert_eq!(started[started.len() - 6..], STEPS);
     let back = host.report();
     assert_eq!(back["command"], "rollback");
@@ -29,14 +34,58 @@ fn a_rollback_returns_to_the_earlier_pair_by_the_same_steps_and_a_second_one_com
     assert_eq!(answer["generation"], one["environment"]["generation"]);
     assert_eq!(seen(&host).len(), 1, "the earlier commit's hooks did not run");
 
-    host.tool(["rollback"]).expect(0);
+    // Each one says from what to what, and the next one goes further back.
+    let second = host.tool(["rollback"]).expect(0);
+    let (from, to) = (one["commit"].as_str().unwrap(), first.as_str());
+    second.says(&format!("from {} to {} of run ", &from[..10], &to[..10]));
+    assert_eq!(host.head(), first);
+    host.tool(["rollback"]).expect(3).says("no earlier good run");
+    // A rollback to a later run leads there, and the next one back from there.
+    let later = two["run"].as_str().unwrap();
+    host.tool(["rollback", later]).expect(0);
     assert_eq!(host.version().as_deref(), Some("two"));
     assert_eq!(host.report()["environment"]["generation"], two["environment"]["generation"]);
+    host.tool(["rollback"]).expect(0);
+    assert_eq!(host.head(), first);
     host.tool(["rollback", &run]).expect(0);
-    assert_eq!(host.version().as_deref(), Some("one"));
+    assert_eq!(host.report()["commit"], one["commit"]);
     // A plain run goes to the latest again.
     host.tool(["run"]).expect(0);
     assert_eq!(host.version().as_deref(), Some("two"));
+}
+
+#[test]
+fn a_dry_run_of_a_rollback_names_what_comes_back_and_what_stays_and_changes_nothing() {
+    let host = Host::running();
+    let first = host.head();
+    let refused = host.tool(["rollback", "--dry-run"]).expect(3);
+    refused.says("no earlier good run exists").says("next ");
+    let migrate = hook("tables", "migration", &["true"], "");
+    let second = host.push(&[("version.txt", "two\n"), ("refresh.toml", &migrate)]);
+    host.tool(["run"]).expect(0);
+    host.write("mine.txt", "mine\n");
+    let (before, runs, report) = (installation(&host), host.runs(), host.report());
+
+    let shown = host.tool(["rollback", "--dry-run"]).expect(0);
+    let verdict = format!("Rollback of main: {} → {}\n", &second[..10], &first[..10]);
+    assert!(shown.out.starts_with(&verdict), "{}", shown.out);
+    let without = format!("without {} A change (A)", &second[..10]);
+    let stays = "the database stays as tables left it";
+    for text in [&without, stays, "2 files of app/", "1 local change would be kept", "untracked mine.txt"] {
+        assert!(shown.out.contains(text), "{text:?} is missing in {}", shown.out);
+    }
+    assert!(shown.out.ends_with(" rollback\n"), "{}", shown.out);
+    let json = host.tool(["rollback", "--dry-run", "--json"]).expect(0).out;
+    let plan = crate::schema::valid(&json, "rollback.schema.json");
+    assert_eq!((&plan["from"]["commit"], &plan["to"]["commit"]), (&json!(second), &json!(first)));
+    assert_eq!((&plan["environment_exists"], &plan["files"]), (&json!(true), &json!(2)));
+    assert_eq!((&plan["migrations_that_stay"], &plan["withdrawn_count"]), (&json!(["tables"]), &json!(1)));
+    host.tool(["rollback", "no-such-run", "--dry-run"]).expect(3).says("no-such-run");
+
+    assert_eq!(installation(&host), before, "a dry run changed something");
+    assert_eq!((host.runs(), host.report(), host.version().as_deref()), (runs, report, Some("two")));
+    host.tool(["rollback"]).expect(0);
+    assert_eq!(host.version().as_deref(), Some("one"));
 }
 
 #[test]
@@ -68,4 +117,57 @@ fn a_rollback_with_nothing_to_return_to_is_refused_and_touches_nothing() {
     host.tool(["rollback", "no-such-run"]).expect(3).says("no-such-run");
     assert_eq!(host.report()["service"]["pid"], pid);
     assert_eq!(host.version().as_deref(), Some("one"));
+}
+
+/// Gives the last run another name, as if the clock had been wrong when it began.
+fn rename_last_run(host: &Host, name: &str) {
+    let run = host.report()["run"].as_str().unwrap().to_owned();
+    let (from, to) = (host.layout.runs().join(&run), host.layout.runs().join(name));
+    std::fs::rename(from, &to).unwrap();
+    let report = to.join("report.json");
+    let mut ended: serde_json::Value = serde_json::from_slice(&std::fs::read(&report).unwrap()).unwrap();
+    ended["finished_at"] = json!("2036-12-31T00:00:00Z");
+    std::fs::write(&report, ended.to_string()).unwrap();
+    let files = ["report.json", "journal.jsonl"].map(|file| to.join(file));
+    for file in files.iter().chain([&host.layout.status_file()]) {
+        let text = std::fs::read_to_string(file).unwrap();
+        std::fs::write(file, text.replace(&run, name)).unwrap();
+    }
+}
+
+#[test]
+fn runs_are_ordered_by_their_number_and_not_by_the_clock() {
+    let host = Host::running();
+    // Two good runs while the clock is ten years ahead, then two with the right one.
+    rename_last_run(&host, "20361231T000000000Z-1");
+    host.push(&[("version.txt", "two\n")]);
+    host.tool(["run"]).expect(0);
+    rename_last_run(&host, "20361231T000001000Z-1");
+    let mut commits = vec![host.head()];
+    for version in ["three\n", "four\n"] {
+        commits.push(host.push(&[("version.txt", version)]));
+        host.tool(["run"]).expect(0);
+    }
+    let shown = host.tool(["history", "latest", "--json"]).expect(0).out;
+    let latest: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!(latest["commit"], commits[2].as_str());
+    let listed: serde_json::Value =
+        serde_json::from_str(&host.tool(["history", "--json"]).expect(0).out).unwrap();
+    let listed: Vec<&str> =
+        listed.as_array().unwrap().iter().filter_map(|run| run["commit"].as_str()).collect();
+    assert_eq!(listed[..3], [commits[2].as_str(), commits[1].as_str(), commits[0].as_str()]);
+
+    host.tool(["doctor"]).says("which is in the future").says("ordered by their number");
+    host.tool(["rollback"]).expect(0);
+    assert_eq!(host.head(), commits[1], "the version before the deployed one");
+    host.tool(["rollback"]).expect(0);
+    assert_eq!(host.head(), commits[0]);
+    // What is pruned is old, whatever its name says.
+    for version in ["five\n", "six\n", "seven\n"] {
+        commits.push(host.push(&[("version.txt", version)]));
+        host.tool(["run"]).expect(0);
+    }
+    host.tool(["rollback"]).expect(0);
+    assert_eq!(host.head(), commits[4]);
+    assert_eq!(host.version().as_deref(), Some("six"));
 }

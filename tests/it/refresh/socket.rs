@@ -1,5 +1,6 @@
 //! A service that the embedded supervisor starts with its listening socket: connections wait for the next start.
 
+use std::fs;
 use std::io::Read as _;
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
@@ -36,7 +37,7 @@ fn rw_5_1_rw_5_5_no_request_fails_through_refreshes_of_a_service_that_is_started
     refresh(&["run", "--no-stage"]);
     let seen = clients.end();
     println!(
-        "5 refreshes in {:.1?} with 4 clients without a pause: {} requests, {} failed, the longest took {:.1?}, \
+        "5 refreshes in {:.1?} with 4 clients that ask every 5 ms: {} requests, {} failed, the longest took {:.1?}, \
          the longest downtime was {longest_down} ms",
         start.elapsed(),
         seen.requests,
@@ -57,18 +58,22 @@ fn rw_7_1a_a_halted_run_closes_the_socket_and_the_next_one_opens_it_again() {
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
     };
     let at_work = host.layout.data()[1].join("hook-at-work");
-    let script = format!("touch {}; sleep 2; exit 1", at_work.display());
+    let go = host.layout.data()[1].join("go");
+    let script =
+        format!("touch {}; while [ ! -e {} ]; do sleep 0.02; done; exit 1", at_work.display(), go.display());
     let failing = hook("fail", "migration", &["sh", "-c", &script], "");
     host.push(&[("refresh.toml", &failing)]);
     let run =
         host.command(["run"]).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn();
     let mut run = run.unwrap();
     while !at_work.exists() {
-        std::thread::sleep(Duration::from_millis(20));
+        assert!(run.try_wait().unwrap().is_none(), "the run ended before its hook");
+        std::thread::sleep(Duration::from_millis(2));
     }
     // From the stop to the halt it waits, and then it is refused rather than kept waiting.
     let mut waits = TcpStream::connect(("127.0.0.1", host.port)).unwrap();
-    waits.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    waits.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    fs::write(&go, "").unwrap();
     assert_eq!(run.wait().unwrap().code(), Some(1));
     let ended = waits.read(&mut [0; 1]);
     assert!(
@@ -85,8 +90,10 @@ fn rw_7_1a_a_halted_run_closes_the_socket_and_the_next_one_opens_it_again() {
     host.tool(["service", "stop"]).expect(0);
     refused();
     host.tool(["service", "start"]).expect(0);
+    let limit = Instant::now() + Duration::from_secs(60);
     while host.version().as_deref() != Some("two") {
-        std::thread::yield_now();
+        assert!(Instant::now() < limit, "the service does not answer");
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 

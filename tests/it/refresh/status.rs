@@ -5,90 +5,86 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use serde_json::Value;
 
-use crate::host::Host;
-use crate::refresh::help::{WAYS, events, hook, last_run, strict, with};
+use crate::host::{Host, ran};
+use crate::refresh::help::{WAYS, events, hook, last_run};
 
 /// The report in its three places, which have to agree.
 fn report(host: &Host, last_line: &Value) -> Value {
-    let told = last_line["report"].clone();
+    let emitted = last_line["report"].clone();
     let file: Value =
         serde_json::from_slice(&fs::read(host.runs().last().unwrap().join("report.json")).unwrap()).unwrap();
-    assert_eq!(file, told, "report.json differs from the last event");
-    assert_eq!(host.report(), told, "status.json differs from the last event");
-    told
+    assert_eq!(file, emitted, "report.json differs from the last event");
+    assert_eq!(host.report(), emitted, "status.json differs from the last event");
+    emitted
 }
 
 #[test]
 fn rw_5_6a_rw_5_6b_rw_5_6c_commit_environment_and_service_are_emitted_in_every_form() {
-    for way in WAYS {
-        let host = Host::running();
-        let commit = host.push(&[("version.txt", "two\n")]);
-        let told = events(&host.tool(with(way, &["--format", "json"])).expect(0));
-        let report = report(&host, told.last().unwrap());
-        assert_eq!(report["result"], "refreshed");
-        assert_eq!(report["commit"], commit.as_str());
-        assert_eq!(report["branch"], "main");
-        assert_eq!(report["staged"], !strict(way));
-        assert_eq!(report["environment"]["path"], host.layout.venv().to_str().unwrap());
-        let generation = report["environment"]["generation"].as_str().unwrap();
-        assert!(fs::read_link(host.layout.venv()).unwrap().ends_with(generation));
-        assert!(report["environment"]["interpreter"].as_str().unwrap().contains("3."));
-        assert_eq!(report["environment"]["packages"], 1);
-        assert_eq!(report["service"]["state"], "running");
-        assert_eq!(report["service"]["fenced"], false);
-        assert!(fs::exists(format!("/proc/{}", report["service"]["pid"])).unwrap());
-        assert!(report["phases"].as_array().unwrap().iter().all(|part| part["duration_ms"].is_u64()));
+    let host = Host::running();
+    let commit = host.push(&[("version.txt", "two\n")]);
+    let emitted = events(&host.tool(["run", "--format", "json"]).expect(0));
+    let report = report(&host, emitted.last().unwrap());
+    assert_eq!(report["result"], "refreshed");
+    assert_eq!(report["commit"], commit.as_str());
+    assert_eq!(report["branch"], "main");
+    assert_eq!(report["staged"], true);
+    assert_eq!(report["environment"]["path"], host.layout.venv().to_str().unwrap());
+    let generation = report["environment"]["generation"].as_str().unwrap();
+    assert!(fs::read_link(host.layout.venv()).unwrap().ends_with(generation));
+    assert!(report["environment"]["interpreter"].as_str().unwrap().contains("3."));
+    assert_eq!(report["environment"]["packages"], 1);
+    assert_eq!(report["service"]["state"], "running");
+    assert_eq!(report["service"]["fenced"], false);
+    assert!(fs::exists(format!("/proc/{}", report["service"]["pid"])).unwrap());
+    assert!(report["phases"].as_array().unwrap().iter().all(|part| part["duration_ms"].is_u64()));
 
-        // The same for people, during a run and after it.
-        let shown = host.tool(way).expect(0);
-        let venv = host.layout.venv();
-        for text in [&commit[..7], venv.to_str().unwrap(), generation, "running", "downtime"] {
-            assert!(shown.out.contains(text), "{text:?} is missing in {}", shown.out);
-        }
-        host.tool(["status"]).expect(0).says(&commit[..7]).says(venv.to_str().unwrap()).says("running");
-        host.tool(["history", &last_run(&host)]).expect(0).says(&commit[..7]).says("running");
-        let status: Value = serde_json::from_str(&host.tool(["status", "--json"]).expect(0).out).unwrap();
-        assert_eq!(status["commit"], commit.as_str());
-        assert_eq!(status["deployed"]["commit"], commit.as_str());
-        assert_eq!(status["environment"], venv.to_str().unwrap());
-        assert_eq!(status["service"]["state"], "running");
-        let mode = host.layout.status_file().metadata().unwrap().permissions().mode();
-        assert_eq!(mode & 0o444, 0o444, "the service's user cannot read status.json");
+    // The same for people, during a run and after it.
+    let shown = host.tool(["run"]).expect(0);
+    let venv = host.layout.venv();
+    for text in [&commit[..7], venv.to_str().unwrap(), generation, "running", "downtime"] {
+        assert!(shown.out.contains(text), "{text:?} is missing in {}", shown.out);
     }
+    host.tool(["status"]).expect(0).says(&commit[..7]).says(venv.to_str().unwrap()).says("running");
+    host.tool(["history", &last_run(&host)]).expect(0).says(&commit[..7]).says("running");
+    let status: Value = serde_json::from_str(&host.tool(["status", "--json"]).expect(0).out).unwrap();
+    assert_eq!(status["commit"], commit.as_str());
+    assert_eq!(status["deployed"]["commit"], commit.as_str());
+    assert_eq!(status["environment"], venv.to_str().unwrap());
+    assert_eq!(status["service"]["state"], "running");
+    let mode = host.layout.status_file().metadata().unwrap().permissions().mode();
+    assert_eq!(mode & 0o444, 0o444, "the service's user cannot read status.json");
 }
 
 #[test]
 fn rw_5_6a_rw_5_6b_rw_5_6c_a_run_that_halted_emits_them_too() {
-    for way in WAYS {
-        let host = Host::running();
-        let good = host.head();
-        let commit = host.push(&[
-            ("requirements.txt", "iniconfig==2.0.0\n"),
-            ("refresh.toml", &hook("broken", "migration", &["false"], "")),
-        ]);
-        let ran = host.tool(with(way, &["--format", "json"])).expect(1);
-        let told = events(&ran);
-        let report = report(&host, told.last().unwrap());
-        assert_eq!(report["result"], "halted");
-        assert_eq!(report["commit"], commit.as_str());
-        assert_eq!(report["commit_before"], good.as_str());
-        assert_eq!(report["environment"]["path"], host.layout.venv().to_str().unwrap());
-        let generation = report["environment"]["generation"].as_str().unwrap();
-        assert!(fs::read_link(host.layout.venv()).unwrap().ends_with(generation));
-        assert_ne!(report["environment"]["generation"], report["environment"]["generation_before"]);
-        assert_eq!(report["service"]["state"], "stopped");
-        assert_eq!(report["service"]["fenced"], true);
-        assert_eq!(report["service"]["pid"], Value::Null);
-        assert_eq!(report["downtime_ms"], Value::Null);
-        let shown = host.tool(way).expect(1);
-        for text in [&commit[..7], generation, "stopped", "fenced"] {
-            assert!(shown.out.contains(text), "{text:?} is missing in {}", shown.out);
-        }
-        let status: Value = serde_json::from_str(&host.tool(["status", "--json"]).expect(0).out).unwrap();
-        assert_eq!(status["deployed"]["commit"], good.as_str(), "an unproved commit counts as deployed");
-        assert_eq!(status["commit"], commit.as_str());
-        assert!(status["fence"].as_str().unwrap().contains("broken"));
+    let host = Host::running();
+    let good = host.head();
+    let commit = host.push(&[
+        ("requirements.txt", "iniconfig==2.0.0\n"),
+        ("refresh.toml", &hook("broken", "migration", &["false"], "")),
+    ]);
+    let ran = host.tool(["run", "--format", "json"]).expect(1);
+    let emitted = events(&ran);
+    let report = report(&host, emitted.last().unwrap());
+    assert_eq!(report["result"], "halted");
+    assert_eq!(report["commit"], commit.as_str());
+    assert_eq!(report["commit_before"], good.as_str());
+    assert_eq!(report["environment"]["path"], host.layout.venv().to_str().unwrap());
+    let generation = report["environment"]["generation"].as_str().unwrap();
+    assert!(fs::read_link(host.layout.venv()).unwrap().ends_with(generation));
+    assert_ne!(report["environment"]["generation"], report["environment"]["generation_before"]);
+    assert_eq!(report["service"]["state"], "stopped");
+    assert_eq!(report["service"]["fenced"], true);
+    assert_eq!(report["service"]["pid"], Value::Null);
+    assert_eq!(report["downtime_ms"], Value::Null);
+    let shown = host.tool(["run"]).expect(1);
+    for text in [&commit[..7], generation, "stopped", "fenced"] {
+        assert!(shown.out.contains(text), "{text:?} is missing in {}", shown.out);
     }
+    let status: Value = serde_json::from_str(&host.tool(["status", "--json"]).expect(0).out).unwrap();
+    assert_eq!(status["deployed"]["commit"], good.as_str(), "an unproved commit counts as deployed");
+    assert_eq!(status["commit"], commit.as_str());
+    assert!(status["fence"].as_str().unwrap().contains("broken"));
 }
 
 #[test]
@@ -111,7 +107,7 @@ fn rw_7_1b_an_error_names_step_cause_service_and_next_command() {
         }
         let report = host.report();
         assert_eq!(report["error"]["phase"], "prepare");
-        // What is told to type next is what can be typed: on this installation, and it works.
+        // The next command in the report is for this installation, and it works.
         let next = report["error"]["next"].as_str().unwrap();
         assert!(next.contains(host.layout.root().to_str().unwrap()), "{next}");
         assert!(next.ends_with(" rollback"), "{next}");
@@ -128,7 +124,8 @@ fn the_downtime_is_divided_in_the_report_drawn_in_the_history_and_plotted_on_a_p
     let parts =
         ["stop_ms", "sync_ms", "hooks_ms", "start_ms"].map(|part| report["downtime"][part].as_u64().unwrap());
     assert_eq!(parts.iter().sum::<u64>(), report["downtime_ms"].as_u64().unwrap());
-    host.tool(["history"]).expect(0).says("down ").says("#");
+    let wide = ran(host.command(["history"]).env("COLUMNS", "120").output().unwrap());
+    wide.expect(0).says("DOWN").says("█");
     let page = host.beside("page.html");
     host.tool(["history", "--html", page.to_str().unwrap()]).expect(0).says("wrote");
     let text = fs::read_to_string(&page).unwrap();

@@ -5,9 +5,11 @@ use std::net::TcpListener;
 use std::process::Stdio;
 
 use crate::host::{Host, SERVER, ran};
-use crate::refresh::help::{LOOKOUT, WAYS, down_and_fenced, hook, journaled, listens, look_out, seen, told};
+use crate::refresh::help::{
+    SIGHTING_HOOK, WAYS, down_and_fenced, error_text, hook, journaled, listens, look_out, seen,
+};
 
-/// Before it serves, it leaves a worker behind in a session of its own, which does not care for SIGTERM.
+/// Before it serves, it leaves a worker behind in its own session, which ignores SIGTERM.
 const FORKING: &str = r"
 import os, signal, time
 if os.fork() == 0:
@@ -25,14 +27,14 @@ while not os.path.exists(os.environ['WORKER']):
 ";
 
 #[test]
-fn rw_5_1_the_whole_service_is_gone_and_fenced_before_the_tree_is_touched() {
+fn rw_5_1_all_processes_of_the_service_are_gone_and_the_fence_stands_before_the_tree_is_touched() {
     for way in WAYS {
         let host = Host::new();
         look_out(&host);
         let server = format!("{FORKING}{SERVER}");
         host.push(&[
             ("server.py", &server),
-            ("look.py", LOOKOUT),
+            ("look.py", SIGHTING_HOOK),
             ("refresh.toml", &hook("look", "check", &["python", "look.py", "look"], "")),
         ]);
         host.tool(way).expect(0);
@@ -46,7 +48,7 @@ fn rw_5_1_the_whole_service_is_gone_and_fenced_before_the_tree_is_touched() {
         let [look] = <[_; 1]>::try_from(seen(&host)).unwrap();
         assert_eq!(look["worker"], worker.as_str());
         assert_eq!(look["worker_alive"], false, "the worker outlived the stop");
-        assert_eq!(look["listens"], false, "somebody listened while the tree was changed");
+        assert_eq!(look["listens"], false, "the port was in use while the tree was changed");
         assert_eq!(look["fence"], true, "there was no fence while the service was down");
         assert_ne!(fs::read_to_string(host.beside("worker")).unwrap(), worker);
         assert!(!host.fenced());
@@ -55,14 +57,12 @@ fn rw_5_1_the_whole_service_is_gone_and_fenced_before_the_tree_is_touched() {
 }
 
 #[test]
-fn rw_5_1_a_service_that_is_down_already_is_no_trouble() {
-    for way in WAYS {
-        let host = Host::running();
-        host.tool(["service", "stop"]).expect(0);
-        assert!(!listens(&host));
-        host.tool(way).expect(0).says("was stopped already");
-        assert_eq!(host.version().as_deref(), Some("one"));
-    }
+fn rw_5_1_a_service_that_is_down_already_is_refreshed_too() {
+    let host = Host::running();
+    host.tool(["service", "stop"]).expect(0);
+    assert!(!listens(&host));
+    host.tool(["run"]).expect(0).says("was stopped already");
+    assert_eq!(host.version().as_deref(), Some("one"));
 }
 
 #[test]
@@ -70,15 +70,13 @@ fn rw_5_1_nothing_goes_on_while_a_stranger_holds_the_port() {
     let named =
         |host: &Host| format!("process {}", std::process::id()) + &format!("|port {} is held", host.port);
     // Another address of the same port: the service and the stranger get along until the service is to be gone.
-    for way in WAYS {
-        let host = Host::running();
-        let stranger = TcpListener::bind(("127.0.0.2", host.port)).unwrap();
-        let refused = host.tool(way).expect(3).all();
-        assert!(named(&host).split('|').all(|text| refused.contains(text)), "{refused}");
-        assert!(listens(&host) && !host.fenced(), "known before the stop, and so nothing is stopped");
-        drop(stranger);
-        host.tool(way).expect(0);
-    }
+    let host = Host::running();
+    let stranger = TcpListener::bind(("127.0.0.2", host.port)).unwrap();
+    let refused = host.tool(["run"]).expect(3).all();
+    assert!(named(&host).split('|').all(|text| refused.contains(text)), "{refused}");
+    assert!(listens(&host) && !host.fenced(), "known before the stop, and so nothing is stopped");
+    drop(stranger);
+    host.tool(["run"]).expect(0);
 
     // The stranger comes when preflight has looked already: a staged check holds the run meanwhile.
     let host = Host::running();
@@ -91,14 +89,14 @@ fn rw_5_1_nothing_goes_on_while_a_stranger_holds_the_port() {
     let mut run = command.stdout(fs::File::create(&printed).unwrap()).stderr(Stdio::piped()).spawn().unwrap();
     while !fs::read_to_string(&printed).unwrap().contains("reached\"") {
         assert!(run.try_wait().unwrap().is_none(), "the run ended too early");
-        std::thread::yield_now();
+        std::thread::sleep(std::time::Duration::from_millis(2));
     }
     let stranger = TcpListener::bind(("127.0.0.2", host.port)).unwrap();
     fs::write(&go, "").unwrap();
     drop(ran(run.wait_with_output().unwrap()).expect(1));
     let printed = fs::read_to_string(&printed).unwrap();
     assert!(printed.contains(&format!("process {}", std::process::id())), "{printed}");
-    assert!(told(&host).contains(&format!("port {} is held", host.port)), "{}", told(&host));
+    assert!(error_text(&host).contains(&format!("port {} is held", host.port)), "{}", error_text(&host));
     assert_eq!(journaled(&host, "failed"), ["stop"]);
     assert_eq!(host.head(), before, "the tree was touched");
     down_and_fenced(&host);
@@ -116,4 +114,18 @@ fn a_refresh_that_the_service_itself_started_is_refused_instead_of_ending_itself
     assert!(said.all().contains("started from inside the service"), "{}", said.all());
     assert!(listens(&host) && !host.fenced());
     host.tool(["run"]).expect(0);
+}
+
+#[test]
+fn a_service_that_ends_during_staging_is_seen_and_the_run_is_refused() {
+    let host = Host::running();
+    let pid = host.report()["service"]["pid"].to_string();
+    let kill = format!("kill -9 {pid} || true");
+    host.push(&[("refresh.toml", &hook("greedy", "check", &["sh", "-c", &kill], "stage = true"))]);
+    let ended = format!("the service, process {pid}, ended during staging");
+    host.tool(["run"]).expect(3).says(&ended).says("SIGKILL").says("service logs");
+    assert!(!host.fenced());
+    // The next run finds a service that is down, and starts it.
+    host.tool(["run"]).expect(0);
+    assert!(listens(&host));
 }

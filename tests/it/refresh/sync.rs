@@ -4,24 +4,19 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
 use crate::host::{Host, git};
-use crate::refresh::help::{WAYS, aligned, with};
+use crate::refresh::help::{WAYS, aligned};
 
 #[test]
 fn rw_5_2a_the_applications_own_repository_has_the_remotes_commits() {
-    for way in WAYS {
-        let host = Host::running();
-        let commits = ["two\n", "three\n"].map(|version| host.push(&[("version.txt", version)]));
-        host.tool(way).expect(0);
-        let app = host.layout.app();
-        assert_eq!(
-            git(&app, ["rev-list", "--max-count=2", "HEAD"]),
-            format!("{}\n{}", commits[1], commits[0])
-        );
-        // Its objects are the mirror's, which keeps them as long as a run may need them.
-        let alternates = fs::read_to_string(app.join(".git/objects/info/alternates")).unwrap();
-        assert_eq!(alternates.trim(), host.layout.mirror().join("objects").to_str().unwrap());
-        git(&app, ["fsck", "--connectivity-only"]);
-    }
+    let host = Host::running();
+    let commits = ["two\n", "three\n"].map(|version| host.push(&[("version.txt", version)]));
+    host.tool(["run"]).expect(0);
+    let app = host.layout.app();
+    assert_eq!(git(&app, ["rev-list", "--max-count=2", "HEAD"]), format!("{}\n{}", commits[1], commits[0]));
+    // Its objects are the mirror's, which keeps them as long as a run may need them.
+    let alternates = fs::read_to_string(app.join(".git/objects/info/alternates")).unwrap();
+    assert_eq!(alternates.trim(), host.layout.mirror().join("objects").to_str().unwrap());
+    git(&app, ["fsck", "--connectivity-only"]);
 }
 
 #[test]
@@ -33,7 +28,7 @@ fn rw_5_2b_rw_5_2c_rw_2_2_whatever_was_changed_locally_the_tree_ends_as_the_bran
             ("assumed.txt", "of the repository"),
             ("deleted.txt", "of the repository"),
             ("staged.txt", "of the repository"),
-            ("folder/inner.txt", "of the repository"),
+            ("drafts/inner.txt", "of the repository"),
             ("script.sh", "#!/bin/sh\n"),
             (".gitignore", "*.ignored\ncache/\n"),
         ]);
@@ -50,8 +45,8 @@ fn rw_5_2b_rw_5_2c_rw_2_2_whatever_was_changed_locally_the_tree_ends_as_the_bran
         host.write("staged.txt", "staged");
         git(&app, ["add", "staged.txt"]);
         fs::remove_file(app.join("deleted.txt")).unwrap();
-        ladylinux_refresh::disk::remove_tree(&app.join("folder")).unwrap();
-        host.write("folder", "a file now");
+        refresh_system::disk::remove_tree(&app.join("drafts")).unwrap();
+        host.write("drafts", "a file now");
         fs::set_permissions(app.join("script.sh"), fs::Permissions::from_mode(0o755)).unwrap();
         fs::create_dir_all(app.join("empty/folders")).unwrap();
         std::os::unix::fs::symlink("/etc/hostname", app.join("link")).unwrap();
@@ -68,7 +63,7 @@ fn rw_5_2b_rw_5_2c_rw_2_2_whatever_was_changed_locally_the_tree_ends_as_the_bran
             assert_eq!(host.read(kept).as_deref(), Some("ignored"));
         }
         for kept in ["x.ignored", "cache", "deep"] {
-            ladylinux_refresh::disk::remove_tree(&app.join(kept)).unwrap();
+            refresh_system::disk::remove_tree(&app.join(kept)).unwrap();
         }
         aligned(&host, "main");
         let flags = git(&app, ["ls-files", "-v"]);
@@ -79,105 +74,97 @@ fn rw_5_2b_rw_5_2c_rw_2_2_whatever_was_changed_locally_the_tree_ends_as_the_bran
 
 #[test]
 fn rw_5_2b_the_branch_may_be_rewritten_and_may_go_back() {
-    for way in WAYS {
-        let host = Host::running();
-        let (work, first) = (host.work(), host.head());
-        host.push(&[("version.txt", "two\n"), ("only-in-two.txt", "x")]);
-        host.tool(way).expect(0);
+    let host = Host::running();
+    let (work, first) = (host.work(), host.head());
+    host.push(&[("version.txt", "two\n"), ("only-in-two.txt", "x")]);
+    host.tool(["run"]).expect(0);
 
-        git(&work, ["reset", "--quiet", "--hard", &first]);
-        let rewritten = host.push(&[("version.txt", "rewritten\n")]);
-        host.tool(way).expect(0);
-        assert_eq!(host.head(), rewritten);
-        aligned(&host, "main");
-        assert_eq!(host.version().as_deref(), Some("rewritten"));
+    git(&work, ["reset", "--quiet", "--hard", &first]);
+    let rewritten = host.push(&[("version.txt", "rewritten\n")]);
+    host.tool(["run"]).expect(0);
+    assert_eq!(host.head(), rewritten);
+    aligned(&host, "main");
+    assert_eq!(host.version().as_deref(), Some("rewritten"));
 
-        git(&work, ["reset", "--quiet", "--hard", &first]);
-        git(&work, ["push", "--quiet", "--force", "origin", "HEAD"]);
-        host.tool(way).expect(0);
-        assert_eq!(host.head(), first);
-        aligned(&host, "main");
-        assert_eq!(host.version().as_deref(), Some("one"));
-    }
+    git(&work, ["reset", "--quiet", "--hard", &first]);
+    git(&work, ["push", "--quiet", "--force", "origin", "HEAD"]);
+    host.tool(["run"]).expect(0);
+    assert_eq!(host.head(), first);
+    aligned(&host, "main");
+    assert_eq!(host.version().as_deref(), Some("one"));
 }
 
 #[test]
 fn rw_5_2b_the_selected_branch_is_checked_out_whatever_head_was() {
-    for way in WAYS {
-        let host = Host::running();
-        let (work, app) = (host.work(), host.layout.app());
-        git(&work, ["checkout", "--quiet", "-b", "x"]);
-        host.push(&[("version.txt", "x\n")]);
-        host.tool(with(way, &["x"])).expect(0);
-        aligned(&host, "x");
-        assert_eq!(host.version().as_deref(), Some("x"));
-        // Without a branch: the one that is deployed.
-        let commit = host.push(&[("version.txt", "x again\n")]);
-        git(&app, ["checkout", "--quiet", "--detach", "HEAD~1"]);
-        host.tool(way).expect(0);
-        assert_eq!(host.head(), commit);
-        aligned(&host, "x");
+    let host = Host::running();
+    let (work, app) = (host.work(), host.layout.app());
+    git(&work, ["checkout", "--quiet", "-b", "x"]);
+    host.push(&[("version.txt", "x\n")]);
+    host.tool(["run", "x"]).expect(0);
+    aligned(&host, "x");
+    assert_eq!(host.version().as_deref(), Some("x"));
+    // Without a branch: the one that is deployed.
+    let commit = host.push(&[("version.txt", "x again\n")]);
+    git(&app, ["checkout", "--quiet", "--detach", "HEAD~1"]);
+    host.tool(["run"]).expect(0);
+    assert_eq!(host.head(), commit);
+    aligned(&host, "x");
 
-        // The branch x became a folder of branches.
-        git(&work, ["push", "--quiet", "origin", ":x"]);
-        git(&work, ["checkout", "--quiet", "-b", "y"]);
-        git(&work, ["branch", "--quiet", "-D", "x"]);
-        git(&work, ["branch", "--quiet", "-m", "x/y"]);
-        host.push(&[("version.txt", "x/y\n")]);
-        host.tool(with(way, &["x/y"])).expect(0);
-        aligned(&host, "x/y");
-        assert_eq!(host.version().as_deref(), Some("x/y"));
+    // The branch x became a directory of branches.
+    git(&work, ["push", "--quiet", "origin", ":x"]);
+    git(&work, ["checkout", "--quiet", "-b", "y"]);
+    git(&work, ["branch", "--quiet", "-D", "x"]);
+    git(&work, ["branch", "--quiet", "-m", "x/y"]);
+    host.push(&[("version.txt", "x/y\n")]);
+    host.tool(["run", "x/y"]).expect(0);
+    aligned(&host, "x/y");
+    assert_eq!(host.version().as_deref(), Some("x/y"));
 
-        // The branch that the host is to follow, whatever is deployed.
-        host.configure("branch = \"main\"", "");
-        host.tool(way).expect(0);
-        aligned(&host, "main");
-        assert_eq!(host.version().as_deref(), Some("one"));
-    }
+    // The branch that the host is to follow, whatever is deployed.
+    host.configure("branch = \"main\"", "");
+    host.tool(["run"]).expect(0);
+    aligned(&host, "main");
+    assert_eq!(host.version().as_deref(), Some("one"));
 }
 
 #[test]
 fn rw_5_2b_line_endings_and_executable_bits_are_those_of_a_checkout() {
-    for way in WAYS {
-        let host = Host::running();
-        let work = host.work();
-        // Committed with both endings first; the attributes come later, as they do in grown repositories.
-        host.push(&[("windows.txt", "a\r\nb\r\n"), ("unix.txt", "a\nb\n"), ("mixed.txt", "a\r\nb\n")]);
-        fs::write(work.join("run.sh"), "#!/bin/sh\r\n").unwrap();
-        fs::set_permissions(work.join("run.sh"), fs::Permissions::from_mode(0o755)).unwrap();
-        fs::write(work.join(".gitattributes"), "* text=auto\n*.bat text eol=crlf\n").unwrap();
-        fs::write(work.join("start.bat"), "echo\n").unwrap();
-        git(&work, ["add", ".gitattributes", "run.sh", "start.bat"]);
-        git(&work, ["commit", "--quiet", "--message", "Attributes"]);
-        git(&work, ["push", "--quiet", "origin", "HEAD"]);
-        host.tool(way).expect(0);
-        let app = host.layout.app();
-        assert_eq!(host.read("windows.txt").unwrap(), "a\r\nb\r\n");
-        assert_eq!(host.read("start.bat").unwrap(), "echo\r\n");
-        fs::set_permissions(app.join("run.sh"), fs::Permissions::from_mode(0o644)).unwrap();
-        host.write("windows.txt", "a\nb\n");
-        host.tool(way).expect(0);
-        assert_eq!(app.join("run.sh").metadata().unwrap().permissions().mode() & 0o111, 0o111);
-        assert_eq!(host.read("windows.txt").unwrap(), "a\r\nb\r\n");
-        assert_eq!(crate::refresh::help::checkout(&app), crate::refresh::help::clone_of(&host, "main"));
-        // And once more without any change: nothing is found that would have to be saved.
-        host.tool(way).expect(0);
-        assert_eq!(host.report()["saved"]["count"], 0, "{}", host.report());
-    }
+    let host = Host::running();
+    let work = host.work();
+    // Committed with both endings first; the attributes come later, as they do in grown repositories.
+    host.push(&[("windows.txt", "a\r\nb\r\n"), ("unix.txt", "a\nb\n"), ("mixed.txt", "a\r\nb\n")]);
+    fs::write(work.join("run.sh"), "#!/bin/sh\r\n").unwrap();
+    fs::set_permissions(work.join("run.sh"), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(work.join(".gitattributes"), "* text=auto\n*.bat text eol=crlf\n").unwrap();
+    fs::write(work.join("start.bat"), "echo\n").unwrap();
+    git(&work, ["add", ".gitattributes", "run.sh", "start.bat"]);
+    git(&work, ["commit", "--quiet", "--message", "Attributes"]);
+    git(&work, ["push", "--quiet", "origin", "HEAD"]);
+    host.tool(["run"]).expect(0);
+    let app = host.layout.app();
+    assert_eq!(host.read("windows.txt").unwrap(), "a\r\nb\r\n");
+    assert_eq!(host.read("start.bat").unwrap(), "echo\r\n");
+    fs::set_permissions(app.join("run.sh"), fs::Permissions::from_mode(0o644)).unwrap();
+    host.write("windows.txt", "a\nb\n");
+    host.tool(["run"]).expect(0);
+    assert_eq!(app.join("run.sh").metadata().unwrap().permissions().mode() & 0o111, 0o111);
+    assert_eq!(host.read("windows.txt").unwrap(), "a\r\nb\r\n");
+    assert_eq!(crate::refresh::help::checkout(&app), crate::refresh::help::clone_of(&host, "main"));
+    // And once more without any change: nothing is found that would have to be saved.
+    host.tool(["run"]).expect(0);
+    assert_eq!(host.report()["saved"]["count"], 0, "{}", host.report());
 }
 
 #[test]
 fn rw_5_2a_a_shallow_clone_is_refreshed_like_any_other() {
-    for way in WAYS {
-        let host = Host::running();
-        host.push(&[("version.txt", "two\n")]);
-        let app = host.layout.app();
-        ladylinux_refresh::disk::remove_tree(&app).unwrap();
-        git(&host.layout.home(), ["clone", "--quiet", "--depth=1", &host.url(), "app"]);
-        assert!(app.join(".git/shallow").exists());
-        host.push(&[("version.txt", "three\n")]);
-        host.tool(way).expect(0);
-        aligned(&host, "main");
-        assert_eq!(host.version().as_deref(), Some("three"));
-    }
+    let host = Host::running();
+    host.push(&[("version.txt", "two\n")]);
+    let app = host.layout.app();
+    refresh_system::disk::remove_tree(&app).unwrap();
+    git(&host.layout.home(), ["clone", "--quiet", "--depth=1", &host.url(), "app"]);
+    assert!(app.join(".git/shallow").exists());
+    host.push(&[("version.txt", "three\n")]);
+    host.tool(["run"]).expect(0);
+    aligned(&host, "main");
+    assert_eq!(host.version().as_deref(), Some("three"));
 }

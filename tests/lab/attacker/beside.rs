@@ -58,19 +58,21 @@ fn a_service_that_ends_the_unit_that_waits_for_the_stop_keeps_no_refresh_from_ha
     let target = Target::running(&lab, &[]);
     // The first time it ends what it can; the other time it never lets one live.
     for (limit, warns) in [(2, false), (1000, true)] {
-        target.attack(&format!("end_unit.py 300 align {limit}"), "watching");
-        let commit = target.push(&[("limit.txt", &format!("{limit}\n"))]);
-        let ran = target.tool("run");
-        let loot = target.loot();
-        assert_eq!(ran.code, Some(0), "{}\n{loot}", ran.all());
-        assert!(
-            loot.matches("ENDED align").count() >= 2,
-            "{limit}: it met too few units\n{}\n{loot}",
-            ran.all()
-        );
-        assert_eq!(ran.all().contains("perhaps by a process of ladylinux"), warns, "{}", ran.all());
-        target.expect_running(&commit);
-        target.forget_loot();
+        // On a busy machine a unit may be gone before the attack sees it: then the attack is made again.
+        let is_met = (0..8).any(|attempt| {
+            target.attack(&format!("end_unit.py 300 align {limit}"), "watching");
+            let commit = target.push(&[("limit.txt", &format!("{limit} {attempt}\n"))]);
+            let ran = target.tool("run");
+            let loot = target.loot();
+            assert_eq!(ran.code, Some(0), "{}\n{loot}", ran.all());
+            let is_warned = ran.all().contains("perhaps by a process of ladylinux");
+            assert!(warns || !is_warned, "{}", ran.all());
+            let is_met = loot.matches("ENDED align").count() >= 2 && is_warned == warns;
+            target.expect_running(&commit);
+            target.forget_loot();
+            is_met
+        });
+        assert!(is_met, "{limit}: it met too few units, or the last of them without a warning");
     }
 }
 
@@ -78,23 +80,30 @@ fn a_service_that_ends_the_unit_that_waits_for_the_stop_keeps_no_refresh_from_ha
 fn a_service_that_ends_the_units_that_read_for_it_is_named_and_goes_on_running() {
     let Some(lab) = Lab::open() else { return };
     let target = Target::running(&lab, &[]);
-    let before = target.answer();
-    target.attack("end_unit.py 300 inspect 1000", "watching");
-    target.push(&[("more.txt", "more\n")]);
-    let ran = target.tool("run");
-    let loot = target.loot();
-    assert!(loot.matches("ENDED inspect").count() >= 3, "it met too few units\n{}\n{loot}", ran.all());
-    ran.expect(3).says("a process of ladylinux").says("ps -o pid,unit,args -u ladylinux");
-    assert_eq!(target.answer(), before, "the service was touched");
-    target.machine.exec("pkill -KILL -f '[e]nd_unit'").expect(0);
-    target.forget_loot();
-    // Two of three ended units are no reason to refuse.
-    target.attack("end_unit.py 300 inspect 2", "watching");
-    let commit = target.push(&[("again.txt", "again\n")]);
-    let ran = target.tool("run");
-    assert_eq!(ran.code, Some(0), "{}\n{}", ran.all(), target.loot());
-    assert_eq!(target.loot().matches("ENDED inspect").count(), 2, "{}", target.loot());
-    target.expect_running(&commit);
+    // Two of three ended units are no reason to refuse. On a busy machine a unit may be gone before the attack sees it:
+    // then the attack is made again.
+    for (limit, is_refused) in [(1000, true), (2, false)] {
+        let is_met = (0..8).any(|attempt| {
+            let before = target.await_answer();
+            target.attack(&format!("end_unit.py 300 inspect {limit}"), "watching");
+            let commit = target.push(&[("limit.txt", &format!("{limit} {attempt}\n"))]);
+            let ran = target.tool("run");
+            let loot = target.loot();
+            let count = loot.matches("ENDED inspect").count();
+            target.machine.exec("pkill -KILL -f '[e]nd_unit'");
+            target.forget_loot();
+            if ran.code == Some(0) {
+                assert!(is_refused || count <= limit, "{count} of {limit}\n{loot}");
+                target.expect_running(&commit);
+                return !is_refused && count == limit;
+            }
+            assert!(is_refused && count >= 3, "{} units were ended\n{}\n{loot}", count, ran.all());
+            ran.expect(3).says("a process of ladylinux").says("ps -o pid,unit,args -u ladylinux");
+            assert_eq!(target.answer().as_ref(), Some(&before), "the service was touched");
+            true
+        });
+        assert!(is_met, "{limit}: it met too few units");
+    }
 }
 
 #[test]

@@ -18,33 +18,39 @@ const HOOKS: &str = "[[hook]]\nname = \"before\"\nkind = \"check\"\nstage = true
 #[test]
 fn every_unit_of_the_tool_is_confined() {
     let Some(lab) = Lab::open() else { return };
-    let target = Target::running(&lab, &[("refresh.toml", HOOKS)]);
+    let target = Target::with_hooks(&lab, HOOKS);
     let machine = &target.machine;
     // A run whose settings name a path there shares the /tmp of all, and so is confined the least.
     machine.exec("echo '# /tmp/any' >>/etc/ladylinux/refresh.toml").expect(0);
     machine.write("/srv/exposure.py", include_str!("../../../lab/exposure.py"));
     let mut watcher = machine.spawn("exec python3 /srv/exposure.py 600 >/srv/exposure");
     until("the watcher", || machine.read("/srv/exposure").filter(|text| text.contains("watching")));
-    for round in ["one", "two"] {
-        let requirement = if round == "one" { "six==1.16.0\n" } else { "six==1.17.0\n" };
-        let commit = target.push(&[("round.txt", round), ("requirements.txt", requirement)]);
+    let expected = ["align", "build", "fetch", "hooks", "inspect", "rehearse", "run"];
+    let mut levels = BTreeMap::new();
+    let missing = |levels: &BTreeMap<String, f64>| -> Vec<&str> {
+        expected.into_iter().filter(|unit| !levels.contains_key(*unit)).collect()
+    };
+    // Two rounds for each unit; on a busy machine one may be gone before the watcher sees it: then there are more.
+    for round in 0..8 {
+        if round >= 2 && missing(&levels).is_empty() {
+            break;
+        }
+        let requirement = if round % 2 == 0 { "six==1.16.0\n" } else { "six==1.17.0\n" };
+        let commit = target.push(&[("round.txt", &round.to_string()), ("requirements.txt", requirement)]);
         target.tool("run").expect(0);
         target.expect_running(&commit);
-    }
-    for command in ["status", "plan", "doctor"] {
-        target.tool(command);
+        for command in ["status", "plan", "doctor"] {
+            target.tool(command);
+        }
+        levels = seen_levels(machine);
     }
     let _ = watcher.kill();
     let _ = watcher.wait();
-    let text = machine.read("/srv/exposure").unwrap();
-    let found = text.lines().filter_map(|line| line.split_once(' '));
-    let mut levels: BTreeMap<String, f64> =
-        found.filter_map(|(unit, level)| Some((unit.to_owned(), level.parse().ok()?))).collect();
+    levels.append(&mut seen_levels(machine));
     for unit in &CONDUCTORS {
         levels.insert((*unit).to_owned(), exposure(machine, unit));
     }
-    let expected = ["align", "build", "fetch", "hooks", "inspect", "rehearse", "run"];
-    let missing: Vec<_> = expected.iter().filter(|unit| !levels.contains_key(**unit)).collect();
+    let missing = missing(&levels);
     assert!(missing.is_empty(), "no such unit was seen: {missing:?}, only {levels:?}");
     for (unit, level) in &levels {
         assert!(*level <= AT_MOST, "{unit}: {level}");
@@ -52,15 +58,24 @@ fn every_unit_of_the_tool_is_confined() {
     eprintln!("exposure: {levels:?}");
 }
 
+/// The units that the watcher has seen so far, with their exposure.
+fn seen_levels(machine: &Machine) -> BTreeMap<String, f64> {
+    let text = machine.read("/srv/exposure").unwrap();
+    let found = text.lines().filter_map(|line| line.split_once(' '));
+    found.filter_map(|(unit, level)| Some((unit.to_owned(), level.parse().ok()?))).collect()
+}
+
 #[track_caller]
 fn exposure(machine: &Machine, unit: &str) -> f64 {
-    let told = machine.exec(&format!("systemd-analyze security --no-pager {unit}")).expect(0).out;
-    let line =
-        told.lines().find(|line| line.contains("Overall exposure level")).unwrap_or_else(|| panic!("{told}"));
+    let printed = machine.exec(&format!("systemd-analyze security --no-pager {unit}")).expect(0).out;
+    let line = printed
+        .lines()
+        .find(|line| line.contains("Overall exposure level"))
+        .unwrap_or_else(|| panic!("{printed}"));
     line.split_whitespace().find_map(|word| word.parse().ok()).unwrap_or_else(|| panic!("{line}"))
 }
 
-/// What is traced: what opens files, and what tells as whom and below whom.
+/// The system calls that are traced: those that open files, and those that show user and parent.
 const CALLS: &str = "openat,openat2,open,execve,setresuid,setreuid,setuid,clone,clone3,fork,vfork";
 
 /// A model of the service user's, and what is expected of it.
@@ -80,7 +95,7 @@ fn with_a_model(target: &Target) {
 #[test]
 fn no_process_of_roots_reads_a_file_of_the_service_users() {
     let Some(lab) = Lab::open() else { return };
-    let target = Target::running(&lab, &[("refresh.toml", HOOKS)]);
+    let target = Target::with_hooks(&lab, HOOKS);
     let machine = &target.machine;
     with_a_model(&target);
     machine
@@ -98,7 +113,7 @@ fn no_process_of_roots_reads_a_file_of_the_service_users() {
 #[test]
 fn no_command_that_root_types_reads_a_file_of_the_service_users() {
     let Some(lab) = Lab::open() else { return };
-    let target = Target::running(&lab, &[("refresh.toml", HOOKS)]);
+    let target = Target::with_hooks(&lab, HOOKS);
     let machine = &target.machine;
     with_a_model(&target);
     target.tool("run").expect(0);
@@ -133,8 +148,11 @@ fn a_unit_reads_every_store_that_the_service_user_may_read_and_an_interruption_e
     machine.exec_as("ladylinux", line).expect(0);
     let interrupted = "timeout --preserve-status -s INT 4 ladylinux-refresh verify --no-cache; echo ended $?";
     machine.exec(interrupted).says("ended 130");
-    let left = machine.exec("systemctl list-units --no-legend 'ladylinux-refresh-inspect-*'").expect(0).out;
-    assert_eq!(left, "");
+    until("the end of the unit", || {
+        let left =
+            machine.exec("systemctl list-units --no-legend 'ladylinux-refresh-inspect-*'").expect(0).out;
+        left.is_empty().then_some(())
+    });
 }
 
 /// Runs a command of the tool's as root while strace follows every process of the machine from PID 1 on, so that nothing that

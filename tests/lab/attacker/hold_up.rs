@@ -21,7 +21,7 @@ fn nothing_in_the_old_tree_or_its_repository_keeps_a_refresh_from_happening() {
         target.machine.exec_as("ladylinux", &format!("sh /srv/attacks/hold_up.sh {name}")).expect(0);
         let commit = target.push(&[("round.txt", name)]);
         let began = Instant::now();
-        // A limit of its own, since a run that hangs goes on without whoever started it.
+        // The test sets a limit, since a run that hangs goes on without its client.
         let line = format!("timeout {} ladylinux-refresh run; echo exit $?", LIMIT.as_secs());
         let ran = target.machine.exec(&line).expect(0);
         let took = began.elapsed();

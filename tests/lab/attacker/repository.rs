@@ -1,4 +1,4 @@
-//! Whoever may push to the repository: units, names that reach root's shell, and what a hand-written unit runs as root.
+//! A user who may push to the repository: units, names that reach root's shell, and what a hand-written unit runs as root.
 
 use super::target::{Target, UNIT};
 use crate::lab::Lab;
@@ -12,7 +12,7 @@ fn with_unit_of_the_repository(lab: &Lab, unit: &str) -> Target {
     target.machine.exec("rm /etc/systemd/system/ladylinux-api.service; systemctl daemon-reload").expect(0);
     target.settings(
         "[service]\ncommand = [\"{venv}/bin/python\", \"server.py\"]\n\
-         [python]\nindex_url = \"INDEX\"\n[probe]\nsettle = \"300ms\"\ndeadline = \"15s\"\n",
+         [python]\nindex_url = \"INDEX\"\n[probe]\nsettle = \"300ms\"\ndeadline = \"60s\"\n",
     );
     target
 }
@@ -30,7 +30,8 @@ fn a_unit_of_the_repository_hands_no_file_of_roots_to_the_service() {
     machine.write_mode("/etc/ladylinux/token", "DEPLOY_TOKEN=ghp_secret\n", 0o600);
     target.tool("init");
     target.tool("run");
-    machine.exec("systemctl start ladylinux-api; sleep 0.5");
+    machine.exec("systemctl start ladylinux-api").expect(0);
+    target.await_answer();
     let environments = "for pid in $(pgrep -u ladylinux); do tr '\\0' '\\n' </proc/$pid/environ; done";
     let seen = machine.exec(environments).out;
     assert!(!seen.contains("TOPSECRET123") && !seen.contains("ghp_secret"), "{seen}");

@@ -80,7 +80,7 @@ fn state_that_a_set_up_script_gave_to_the_service_user_makes_nothing_run_as_root
             break;
         }
         for line in refused.all().lines() {
-            if let Some(command) = line.trim().strip_prefix("try ").map(str::trim)
+            if let Some(command) = line.trim().strip_prefix("hint ").map(str::trim)
                 && command.starts_with("chown")
             {
                 machine.exec(command);
@@ -123,7 +123,7 @@ fn a_link_in_place_of_the_application_leads_root_nowhere() {
     }
     let line = "cd /opt/ladylinux && { test ! -e app || test ! -L app || mv -T .link app || true; } && \
                 { test -L app || mv -T app .app; } && ln -sfn /srv/precious app";
-    machine.exec(&format!("pkill -f '[e]xchange_app'; sleep 0.1; {line}")).expect(0);
+    machine.exec(&format!("pkill -f '[e]xchange_app'; while pgrep -f '[e]xchange_app' >/dev/null; do sleep 0.02; done; {line}")).expect(0);
     target.tool("run");
     assert_eq!(machine.exec(list).expect(0).out, before, "root followed a link of the service user's");
     target.expect_nothing_of_roots_done();

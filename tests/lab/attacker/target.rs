@@ -28,12 +28,12 @@ const ATTACKS: [(&str, &str); 12] = [
     ("wheel_with_pth.py", include_str!("../../../lab/attacks/wheel_with_pth.py")),
 ];
 
-const DAEMON: &str =
-    "[Service]\nExecStart=/usr/lib/git-core/git-daemon --reuseaddr --base-path=/srv --export-all\n";
+const DAEMON: &str = "[Service]\nExecStart=/usr/lib/git-core/git-daemon --reuseaddr --base-path=/srv --export-all\n\
+     [Install]\nWantedBy=multi-user.target\n";
 
 /// The host's settings without the address of the remote.
 pub(crate) const TABLES: &str =
-    "[python]\nindex_url = \"INDEX\"\n[probe]\nsettle = \"300ms\"\ndeadline = \"15s\"\n";
+    "[python]\nindex_url = \"INDEX\"\n[probe]\nsettle = \"300ms\"\ndeadline = \"60s\"\n";
 
 /// The machine.
 pub(crate) struct Target {
@@ -44,7 +44,47 @@ impl Target {
     /// A machine that the program is installed on and nothing else is done: repository, service user and its directories,
     /// the unit, the host's settings.
     pub(crate) fn prepared(lab: &Lab, files: &[(&str, &str)]) -> Self {
-        let machine = Machine::boot(lab, "target");
+        let target = Self { machine: Machine::copy_of(lab, "target", Self::set_up) };
+        target.await_source();
+        target.push(files);
+        target
+    }
+
+    /// A machine that has been refreshed once and whose application runs.
+    pub(crate) fn running(lab: &Lab, files: &[(&str, &str)]) -> Self {
+        if files.is_empty() {
+            let machine = Machine::copy_of(lab, "running-target", |machine| {
+                Self::set_up(machine);
+                machine.tool("init").expect(0);
+                machine.tool("run").expect(0);
+            });
+            let target = Self { machine };
+            target.await_source();
+            target.await_answer();
+            return target;
+        }
+        let target = Self::prepared(lab, files);
+        target.tool("init").expect(0);
+        target.tool("run").expect(0);
+        target.await_answer();
+        target
+    }
+
+    /// As [`Self::running`], with hooks.
+    pub(crate) fn with_hooks(lab: &Lab, hooks: &str) -> Self {
+        let machine = Machine::copy_of(lab, "target-with-hooks", |machine| {
+            Self::set_up(machine);
+            push(machine, &[("refresh.toml", hooks)]);
+            machine.tool("init").expect(0);
+            machine.tool("run").expect(0);
+        });
+        let target = Self { machine };
+        target.await_source();
+        target.await_answer();
+        target
+    }
+
+    fn set_up(machine: &Machine) {
         machine.install_tool();
         machine.add_service_user();
         machine.lend_uv();
@@ -63,45 +103,33 @@ impl Target {
             mkdir -p /var/lib/ladylinux/data /var/lib/ladylinux/cache /var/lib/ladylinux/logs
             chown -R ladylinux:ladylinux /opt/ladylinux /var/lib/ladylinux /etc/ladylinux/ladylinux.env
             systemctl daemon-reload
-            systemctl start source";
+            systemctl enable --now source";
         machine.exec(line).expect(0);
-        let target = Self { machine };
-        target.settings(TABLES);
-        target.push(&[
-            ("server.py", include_str!("../../../lab/attacks/server.py")),
-            ("requirements.txt", "six==1.17.0\n"),
-            (".gitignore", "__pycache__/\n"),
-        ]);
-        target.push(files);
-        target
+        write_settings(machine, TABLES);
+        push(
+            machine,
+            &[
+                ("server.py", include_str!("../../../lab/attacks/server.py")),
+                ("requirements.txt", "six==1.17.0\n"),
+                (".gitignore", "__pycache__/\n"),
+            ],
+        );
     }
 
-    /// A machine that has been refreshed once and whose application runs.
-    pub(crate) fn running(lab: &Lab, files: &[(&str, &str)]) -> Self {
-        let target = Self::prepared(lab, files);
-        target.tool("init").expect(0);
-        target.tool("run").expect(0);
-        target.await_answer();
-        target
+    /// Waits until the repository is served.
+    fn await_source(&self) {
+        let line = format!("git ls-remote {REMOTE}");
+        until("the repository", || (self.machine.exec(&line).code == Some(0)).then_some(()));
     }
 
     /// Writes the host's settings: whole tables besides that of the remote.
     pub(crate) fn settings(&self, tables: &str) {
-        let tables = tables.replace("INDEX", LOCAL_INDEX);
-        let text = format!("branch = \"main\"\n[remote]\nurl = \"{REMOTE}\"\nallow = [\"git\"]\n{tables}");
-        self.machine.write("/etc/ladylinux/refresh.toml", &text);
+        write_settings(&self.machine, tables);
     }
 
     /// Commits files and pushes; returns the commit.
     pub(crate) fn push(&self, files: &[(&str, &str)]) -> String {
-        for (path, text) in files {
-            self.machine.write(&format!("/srv/work/{path}"), text);
-        }
-        let commit = "git -c user.name=x -c user.email=x@x commit --quiet --allow-empty --message change";
-        let line = format!(
-            "cd /srv/work && git add --all && {commit} && git push --quiet origin HEAD:main && git rev-parse HEAD"
-        );
-        self.machine.exec(&line).expect(0).out.trim().to_owned()
+        push(&self.machine, files)
     }
 
     /// Runs the tool as root, outside of a terminal.
@@ -163,4 +191,21 @@ impl Target {
         let planted = self.machine.exec("cat /root/PWNED* /tmp/pwn* 2>/dev/null").out;
         assert_eq!(planted, "", "something ran as root\n{}", self.loot());
     }
+}
+
+fn write_settings(machine: &Machine, tables: &str) {
+    let tables = tables.replace("INDEX", LOCAL_INDEX);
+    let text = format!("branch = \"main\"\n[remote]\nurl = \"{REMOTE}\"\nallow = [\"git\"]\n{tables}");
+    machine.write("/etc/ladylinux/refresh.toml", &text);
+}
+
+fn push(machine: &Machine, files: &[(&str, &str)]) -> String {
+    for (path, text) in files {
+        machine.write(&format!("/srv/work/{path}"), text);
+    }
+    let commit = "git -c user.name=x -c user.email=x@x commit --quiet --allow-empty --message change";
+    let line = format!(
+        "cd /srv/work && git add --all && {commit} && git push --quiet origin HEAD:main && git rev-parse HEAD"
+    );
+    machine.exec(&line).expect(0).out.trim().to_owned()
 }

@@ -28,12 +28,15 @@ async def answer(reader, writer):
 async def main():
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
-    server = await asyncio.start_server(answer, sock=socket.socket(fileno=3), backlog=4096)
+    listener = socket.socket(fileno=3)
+    server = await asyncio.start_server(answer, sock=listener, backlog=4096)
     await ended.wait()
-    server.close()
+    # A server that is closed at once resets connections that it has accepted and not begun to answer.
+    asyncio.get_running_loop().remove_reader(listener.fileno())
     await asyncio.sleep(0.1)
     while active:
         await asyncio.sleep(0.01)
+    server.close()
 
 asyncio.run(main())
 ";
@@ -60,14 +63,17 @@ async def app(scope, receive, send):
 const HOOK: &str = "[[hook]]\nname = \"migrate\"\nkind = \"check\"\ncommand = [\"sh\", \"-c\", \
     \"echo '<b>password=hunter2</b>'; while [ -e /srv/hold ]; do sleep 0.02; done; test ! -e /srv/fail\"]\n";
 
-/// Four clients that ask without a pause until a file is there, and then print the answers that each had, in order.
+/// Four clients that ask every 10 ms until a file is there, and once more, and then print the answers that they had:
+/// in the order in which each client had them.
 const CLIENTS: &str = r"import http.client, os, threading, time
-failed, seen, longest, asked = [], [], 0.0, 0
+failed, seen, longest, asked = [], [[] for _ in range(4)], 0.0, 0
 lock = threading.Lock()
 
-def ask():
+def ask(own):
     global longest, asked
-    while not os.path.exists('/run/clients.end'):
+    is_last = False
+    while not is_last:
+        is_last = os.path.exists('/run/clients.end')
         began = time.monotonic()
         try:
             connection = http.client.HTTPConnection('127.0.0.1', 8000, timeout=60)
@@ -76,8 +82,7 @@ def ask():
             body = response.read().decode()
             connection.close()
             what = body if response.status == 200 else str(response.status)
-            with lock:
-                if not seen or seen[-1] != what: seen.append(what)
+            if not own or own[-1] != what: own.append(what)
             open('/run/clients.begun', 'w').close()
         except Exception as error:
             with lock: failed.append(repr(error))
@@ -86,10 +91,20 @@ def ask():
             longest = max(longest, time.monotonic() - began)
         time.sleep(0.01)
 
-threads = [threading.Thread(target=ask) for _ in range(4)]
+def merged(lists):
+    while lists := [one for one in lists if one]:
+        # The next is an answer that no client has had after another one.
+        free = [one[0] for one in lists if not any(one[0] in other[1:] for other in lists)]
+        if not free:
+            yield 'MIXED'
+            return
+        yield free[0]
+        lists = [one[1:] if one[0] == free[0] else one for one in lists]
+
+threads = [threading.Thread(target=ask, args=(own,)) for own in seen]
 for thread in threads: thread.start()
 for thread in threads: thread.join()
-print('ASKED', asked, 'FAILED', len(failed), 'LONGEST %.2f' % longest, 'SEEN', *seen, 'END', *failed[:5])
+print('ASKED', asked, 'FAILED', len(failed), 'LONGEST %.2f' % longest, 'SEEN', *merged(seen), 'END', *failed[:5])
 ";
 
 pub const FENCE: &str = "/var/lib/ladylinux-refresh/fence";
@@ -104,70 +119,63 @@ pub struct Host {
 
 impl Host {
     pub fn running(lab: &Lab) -> Self {
-        let host = Self::with_socket(lab);
-        host.tool("init --page").expect(0).says("set up ladylinux-refresh-page.service");
-        host
+        Self::copy(lab, "page", |machine| {
+            Self::set_up_socket(machine);
+            machine.refresh("init --page").expect(0).says("set up ladylinux-refresh-page.service");
+        })
     }
 
     /// One without a page.
     pub fn with_socket(lab: &Lab) -> Self {
-        let host = Self::with(lab, &[("server.py", SERVER), ("requirements.txt", "")], UNIT);
-        host.machine.write("/etc/systemd/system/ladylinux-api.socket", SOCKET_UNIT);
-        host.machine.exec("systemctl daemon-reload && systemctl enable --now ladylinux-api.socket").expect(0);
-        host.tool("run").expect(0).says("Refreshed");
-        assert_eq!(host.version().as_deref(), Some("one"));
+        Self::copy(lab, "socket-without-page", Self::set_up_socket)
+    }
+
+    fn copy(lab: &Lab, name: &'static str, set_up: impl FnOnce(&Machine)) -> Self {
+        let host = Self { machine: Machine::copy_of(lab, name, set_up) };
+        until("the service", || host.version());
         host
+    }
+
+    fn set_up_socket(machine: &Machine) {
+        Self::set_up(machine, &[("server.py", SERVER), ("requirements.txt", "")], UNIT);
+        machine.write("/etc/systemd/system/ladylinux-api.socket", SOCKET_UNIT);
+        machine.exec("systemctl daemon-reload && systemctl enable --now ladylinux-api.socket").expect(0);
+        machine.refresh("run").expect(0).says("Refreshed");
+        assert_eq!(machine.version().as_deref(), Some("one"));
     }
 
     /// One with uvicorn, whose unit names an address, and that has refreshed once.
     pub fn with_uvicorn(lab: &Lab) -> Self {
         let unit =
             UNIT.replace("bin/python server.py", "bin/uvicorn server:app --host 127.0.0.1 --port 8000");
-        let host =
-            Self::with(lab, &[("server.py", APPLICATION), ("requirements.txt", "uvicorn==0.38.0\n")], &unit);
-        host.tool("run").expect(0).says("Refreshed");
-        host
+        let machine = Machine::boot(lab, "host");
+        let files = [("server.py", APPLICATION), ("requirements.txt", "uvicorn==0.38.0\n")];
+        Self::set_up(&machine, &files, &unit);
+        machine.refresh("run").expect(0).says("Refreshed");
+        Self { machine }
     }
 
-    /// One that is ready for its first run.
-    fn with(lab: &Lab, files: &[(&str, &str)], unit: &str) -> Self {
-        let machine = Machine::boot(lab, "host");
-        machine.install_tool();
-        machine.lend_uv();
-        machine
-            .exec(
-                "git init --quiet --bare --initial-branch=main /srv/app.git && \
-                 git clone --quiet /srv/app.git /srv/work && cd /srv/work && git switch --quiet --orphan main",
-            )
-            .expect(0);
-        let host = Self { machine };
-        for (path, text) in files.iter().chain(&[("refresh.toml", HOOK)]) {
-            host.machine.write(&format!("/srv/work/{path}"), text);
-        }
-        host.machine.write("/etc/systemd/system/ladylinux-api.service", unit);
-        host.machine.write(
+    /// Makes a machine ready for its first run.
+    fn set_up(machine: &Machine, files: &[(&str, &str)], unit: &str) {
+        machine.prepare_small_host(&[files, &[("refresh.toml", HOOK)]].concat(), unit);
+        machine.write(
             "/etc/ladylinux/refresh.toml",
             "[remote]\nurl = \"file:///srv/app.git\"\nallow = [\"file\"]\n\
-             [probe]\nurl = \"http://127.0.0.1:8000/\"\ndeadline = \"10s\"\nsettle = \"300ms\"\n",
+             [probe]\nurl = \"http://127.0.0.1:8000/\"\ndeadline = \"60s\"\nsettle = \"300ms\"\n",
         );
-        host.push("one");
-        host.tool("init").expect(0);
-        host
+        machine.refresh("init").expect(0);
     }
 
     pub fn push(&self, version: &str) {
-        self.machine.write("/srv/work/version.txt", version);
-        let commit = "git -c user.name=x -c user.email=x@x commit --quiet --message change";
-        let line = format!("cd /srv/work && git add -A && {commit} && git push --quiet origin main");
-        self.machine.exec(&line).expect(0);
+        self.machine.push_version(version);
     }
 
     pub fn tool(&self, arguments: &str) -> Ran {
-        self.machine.exec(&format!("PIP_INDEX_URL={LOCAL_INDEX} exec ladylinux-refresh {arguments}"))
+        self.machine.refresh(arguments)
     }
 
     pub fn version(&self) -> Option<String> {
-        self.machine.http(URL)
+        self.machine.version()
     }
 
     /// A run whose hook fails.
@@ -196,7 +204,7 @@ impl Host {
 
     /// The status that is answered, 0 where nothing is.
     pub fn status(&self) -> u16 {
-        let ran = self.machine.exec(&format!("curl -s -o /dev/null -w '%{{http_code}}' --max-time 20 {URL}"));
+        let ran = self.machine.exec(&format!("curl -s -o /dev/null -w '%{{http_code}}' --max-time 60 {URL}"));
         ran.out.trim().parse().unwrap_or(0)
     }
 

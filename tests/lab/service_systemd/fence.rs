@@ -4,7 +4,7 @@
 use std::fs;
 use std::os::unix::net::UnixStream;
 
-use ladylinux_refresh::service::{Admission, ServiceManager as _, ServiceState, fence};
+use refresh_service::{Admission, ServiceManager as _, ServiceState, fence};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::world::{World, systemctl};
@@ -91,7 +91,8 @@ fn rw_7_1a_a_gate_that_is_closed_before_systemd_comes_to_the_start_lets_nobody_t
     // The service is on its way down when the start is asked for, so the start waits; by then the gate is closed.
     let world = World::new(
         &Script::new(
-            "signal.signal(signal.SIGTERM, lambda *_: (note('ending', 1), time.sleep(1), os._exit(0)))\nnote('ready', os.getpid()); forever()",
+            "def end(*_):\n    note('ending', 1)\n    while not os.path.exists('end'): time.sleep(0.01)\n    os._exit(0)\n\
+             signal.signal(signal.SIGTERM, end)\nnote('ready', os.getpid()); forever()",
         ),
         "",
     );
@@ -105,6 +106,7 @@ fn rw_7_1a_a_gate_that_is_closed_before_systemd_comes_to_the_start_lets_nobody_t
         Ok(())
     })
     .unwrap();
+    fs::write(world.layout().app().join("end"), "").unwrap();
     until("the start to be refused", || {
         (world.fact("AssertResult") == "no" && world.fact("ActiveState") == "inactive").then_some(())
     });

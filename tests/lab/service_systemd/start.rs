@@ -1,15 +1,15 @@
-//! Starts of units of every type, and what is told of those that fail.
+//! Starts of units of every type, and what is reported of those that fail.
 
 use std::fs;
 use std::process::Command;
 
-use ladylinux_refresh::error::Failure;
-use ladylinux_refresh::service::{Admission, ServiceManager as _, ServiceState};
-use ladylinux_refresh::systemd::Bus;
+use refresh_programs::systemd::Bus;
+use refresh_service::{Admission, ServiceManager as _, ServiceState};
+use refresh_system::error::Failure;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::world::{World, systemctl};
-use crate::service::{self, Bench as _, Script, fact, start, told, until};
+use crate::service::{self, Bench as _, Script, fact, message, start, until};
 
 /// Says to systemd that it is ready, when its `ready` is there.
 const NOTIFIES: &str = r#"
@@ -30,7 +30,7 @@ fn rw_5_5_a_unit_that_notifies_has_started_when_it_says_that_it_is_ready() {
     assert_eq!(fact(&world, "ready"), started.main.pid.to_string());
     let again = World::new(&Script::new("note('ready', 1); forever()"), "Type=notify\nTimeoutStartSec=500ms");
     let failure = refused(&again);
-    assert!(told(&failure).contains("TimeoutStartSec of 500ms"), "{}", told(&failure));
+    assert!(message(&failure).contains("TimeoutStartSec of 500ms"), "{}", message(&failure));
     assert!(again.systemd().observe().unwrap().is_down());
 }
 
@@ -40,7 +40,11 @@ fn rw_7_1b_a_program_that_cannot_be_run_fails_the_start_of_an_exec_unit() {
     let world = World::new(&Script::new(""), "Type=exec\nExecStart=\nExecStart=/no/such/program");
     let manager = world.systemd();
     let failure = manager.start(Admission::Ordinary).unwrap_err();
-    assert!(told(&failure).contains("203") && told(&failure).contains("cannot be run"), "{}", told(&failure));
+    assert!(
+        message(&failure).contains("203") && message(&failure).contains("cannot be run"),
+        "{}",
+        message(&failure)
+    );
     let log = manager.log_tail(20).unwrap();
     assert!(log.iter().any(|line| line.starts_with("systemd: ") && line.contains("203/EXEC")), "{log:?}");
 }
@@ -56,7 +60,7 @@ fn rw_7_1b_a_failed_start_carries_the_lines_of_exactly_its_invocation() {
     for n in 0..3 {
         let manager = world.systemd();
         let failure = manager.start(Admission::Ordinary).unwrap_err();
-        assert!(told(&failure).contains(&format!("exit code {n}")), "{}", told(&failure));
+        assert!(message(&failure).contains(&format!("exit code {n}")), "{}", message(&failure));
         let log = manager.log_tail(20).unwrap();
         let own: Vec<&String> = log.iter().filter(|line| !line.starts_with("systemd: ")).collect();
         assert_eq!(own, [&format!("start {n}")], "{log:?}");
@@ -74,7 +78,7 @@ fn rw_5_5_a_unit_that_systemd_gave_up_is_started_all_the_same_and_that_is_said()
     fs::remove_file(&die).unwrap();
     let started = world.systemd().start(Admission::Ordinary).unwrap();
     assert!(started.warnings.iter().any(|line| line.contains("too quickly")), "{:?}", started.warnings);
-    // As many starts as anybody likes are no reason to give it up.
+    // No number of starts is a reason to give it up.
     for _ in 0..4 {
         world.systemd().stop().unwrap();
         start(&world);
@@ -97,7 +101,7 @@ fn rw_5_5_a_restart_by_systemd_is_seen_by_its_count_and_its_invocation() {
     // Once; a systemd that reads its units again in that instant may count it twice.
     assert!(second.restarts > first.restarts, "{second:?}");
     assert_ne!((second.main, &second.invocation), (first.main, &first.invocation));
-    // Who started it is told of the invocation that it started; everybody else of the one that runs.
+    // The caller that started it gets the invocation that it started; every other caller the one that runs.
     let has = |log: Vec<String>, n: u32| log.contains(&format!("hello from start {n}"));
     assert!(has(manager.log_tail(20).unwrap(), 1) && !has(manager.log_tail(20).unwrap(), 2));
     until("the second's lines", || has(world.systemd().log_tail(20).unwrap(), 2).then_some(()));
@@ -111,7 +115,7 @@ fn a_unit_that_is_missing_or_masked_or_broken_is_told_as_that() {
     let not_installed = |word: &str| {
         let state = world.systemd().observe().unwrap();
         assert!(matches!(&state, ServiceState::NotInstalled { why } if why.contains(word)), "{state}");
-        assert!(told(&refused(&world)).contains(word));
+        assert!(message(&refused(&world)).contains(word));
         assert!(world.systemd().check().is_err());
         world.systemd().stop().unwrap();
     };
@@ -133,10 +137,10 @@ fn a_unit_that_is_missing_or_masked_or_broken_is_told_as_that() {
 fn rw_7_1b_a_start_that_an_assertion_or_a_condition_forbids_names_it() {
     let world = World::new(&Script::new(service::LISTENS), "[Unit]\nAssertPathExists=/no/such/place");
     let failure = refused(&world);
-    assert!(told(&failure).contains("AssertPathExists=/no/such/place"), "{}", told(&failure));
+    assert!(message(&failure).contains("AssertPathExists=/no/such/place"), "{}", message(&failure));
     let world = World::new(&Script::new(service::LISTENS), "[Unit]\nConditionPathExists=/no/such/place");
     let failure = refused(&world);
-    assert!(told(&failure).contains("condition"), "{}", told(&failure));
+    assert!(message(&failure).contains("condition"), "{}", message(&failure));
 }
 
 #[test]
@@ -146,7 +150,7 @@ fn rw_7_1b_a_command_before_or_after_the_main_one_that_fails_is_named_with_its_e
         let world = World::new(&Script::new(service::LISTENS), &format!("{key}=/bin/sh -c 'exit 3'"));
         let words = format!("its {key}=/bin/sh -c exit 3 failed: exit code 3");
         // A systemd that reads its units again in that instant, as it does for neighbours, forgets which command it was.
-        until(&words, || told(&refused(&world)).contains(&words).then_some(()));
+        until(&words, || message(&refused(&world)).contains(&words).then_some(()));
     }
 }
 
@@ -157,8 +161,8 @@ fn rw_7_1b_what_a_unit_requires_is_checked_before_it_is_stopped() {
         &Script::new(service::LISTENS),
         "[Unit]\nRequires=no-such-thing.service\nRefuseManualStop=no",
     );
-    let told = told(&world.systemd().check().unwrap_err());
-    assert!(told.contains("requires no-such-thing.service, and there is no such unit"), "{told}");
+    let message = message(&world.systemd().check().unwrap_err());
+    assert!(message.contains("requires no-such-thing.service, and that unit does not exist"), "{message}");
 }
 
 #[test]
@@ -170,9 +174,9 @@ fn rw_7_1b_a_dependency_that_cannot_be_started_is_told_as_that() {
     );
     let failure = refused(&world);
     assert!(
-        told(&failure).contains("no-such-thing") || told(&failure).contains("requires"),
+        message(&failure).contains("no-such-thing") || message(&failure).contains("requires"),
         "{}",
-        told(&failure)
+        message(&failure)
     );
 }
 
@@ -201,13 +205,13 @@ fn a_caller_without_rights() {
     else {
         return;
     };
-    let runner = ladylinux_refresh::process::Runner::new(std::sync::Arc::new(
-        ladylinux_refresh::event::Events::new(Vec::new()),
+    let runner = refresh_programs::process::Runner::new(std::sync::Arc::new(
+        refresh_events::event::Events::new(Vec::new()),
     ));
-    let layout = ladylinux_refresh::settings::layout::Layout::below(root);
-    let unit = ladylinux_refresh::settings::names::UnitName::parse(&unit).unwrap();
-    let manager = ladylinux_refresh::service::systemd::Systemd::new(layout, unit, runner);
+    let layout = refresh_settings::layout::Layout::below(root);
+    let unit = refresh_settings::names::UnitName::parse(&unit).unwrap();
+    let manager = refresh_service::systemd::Systemd::new(layout, unit, runner);
     assert!(manager.observe().unwrap().is_down(), "everybody may look");
     let failure = manager.start(Admission::Ordinary).unwrap_err();
-    assert!(told(&failure).to_lowercase().contains("auth"), "{}", told(&failure));
+    assert!(message(&failure).to_lowercase().contains("auth"), "{}", message(&failure));
 }

@@ -4,9 +4,9 @@ use std::fs;
 use std::thread;
 use std::time::Duration;
 
-use ladylinux_refresh::process::ProcessId;
-use ladylinux_refresh::service::{Before, Force, ServiceManager as _, ServiceState, fence, port};
-use ladylinux_refresh::systemd::Bus;
+use refresh_programs::process::ProcessId;
+use refresh_programs::systemd::Bus;
+use refresh_service::{Before, Force, ServiceManager as _, ServiceState, fence, port};
 
 use super::world::{World, systemctl};
 use crate::service::{self, Bench as _, Script, process, run_id, start, until};
@@ -20,9 +20,12 @@ while not os.path.exists("worker"): time.sleep(0.001)
 note("ready", os.getpid()); forever()
 "#;
 
-/// Takes a while to end.
+/// Ends only when a file is there.
 const ENDS_SLOWLY: &str = r#"
-def end(*_): note("ending", 1); time.sleep(1.5); os._exit(0)
+def end(*_):
+    note("ending", 1)
+    while not os.path.exists("end"): time.sleep(0.01)
+    os._exit(0)
 signal.signal(signal.SIGTERM, end); note("ready", os.getpid()); forever()
 "#;
 
@@ -118,6 +121,7 @@ fn disturbed_by(world: &World, disturb: impl Fn()) {
         let stop = scope.spawn(|| world.systemd().stop());
         until("the request to end", || world.layout().app().join("ending").exists().then_some(()));
         disturb();
+        fs::write(world.layout().app().join("end"), "").unwrap();
         let stopped = stop.join().unwrap().unwrap();
         assert_eq!((stopped.before, stopped.force), (Before::Running, Force::Asked), "{stopped}");
     });

@@ -8,17 +8,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use ladylinux_refresh::event::Events;
-use ladylinux_refresh::process::Runner;
-use ladylinux_refresh::service::ServiceManager;
-use ladylinux_refresh::service::systemd::{Systemd, dropin};
-use ladylinux_refresh::settings::layout::Layout;
-use ladylinux_refresh::settings::names::UnitName;
-use ladylinux_refresh::systemd::Bus;
+use refresh_events::event::Events;
+use refresh_programs::process::Runner;
+use refresh_programs::systemd::Bus;
+use refresh_service::ServiceManager;
+use refresh_service::systemd::{Systemd, dropin};
+use refresh_settings::layout::Layout;
+use refresh_settings::names::UnitName;
 
 use crate::service::{self, Bench, Script};
 
-/// The variable that tells this program that it runs on a machine of the lab.
+/// The variable that is set where this program runs on a machine of the lab.
 pub(crate) const ON_A_MACHINE: &str = "LADYLINUX_REFRESH_TEST_ON_A_MACHINE";
 
 /// How long a unit has to end, at most: one whose orphan ignores the request to end takes all of it.
@@ -91,7 +91,7 @@ impl World {
         name
     }
 
-    /// A fact about the unit, as systemctl tells people.
+    /// A property of the unit, as systemctl prints it.
     pub(crate) fn fact(&self, property: &str) -> String {
         let output = systemctl(&["show", "--value", "--property", property, self.unit.as_str()]);
         String::from_utf8(output.stdout).unwrap().trim().to_owned()

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use ladylinux_refresh::process::ProcessId;
+use refresh_programs::process::ProcessId;
 
 /// Returns where the hierarchies of this host are mounted.
 pub(super) fn hierarchies() -> Vec<PathBuf> {
@@ -85,7 +85,7 @@ pub(super) fn remove(name: &str) {
         if !group.exists() {
             continue;
         }
-        // Whoever is killed may have forked since the list was read.
+        // A process that is killed may have forked since the list was read.
         for _ in 0..200 {
             let members = members(&group);
             if members.is_empty() {

@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use super::must;
 
@@ -22,11 +23,13 @@ pub(super) struct Store {
     directory: PathBuf,
     base: PathBuf,
     disk: Disk,
+    /// The writable half of another machine, which lies below this one's.
+    below: Option<PathBuf>,
 }
 
 impl Store {
     pub(super) fn new(directory: &Path, base: &Path, disk: Disk) -> Self {
-        let store = Self { directory: directory.to_owned(), base: base.to_owned(), disk };
+        let store = Self { directory: directory.to_owned(), base: base.to_owned(), disk, below: None };
         // Every machine that boots gets a copy of this host's mounts. Only because these are shared does unmounting
         // them here unmount them there; else a neighbour would hold a disk that was to be let go.
         must(
@@ -57,7 +60,7 @@ impl Store {
 
     pub(super) fn mount(&self) {
         if self.disk == Disk::Ext4 {
-            // Data that nobody synced goes to disk with the journal; often, so that a cut finds some of it there.
+            // Data that was not synced goes to disk with the journal; often, so that a cut finds some of it there.
             must(
                 "mount",
                 [
@@ -71,8 +74,10 @@ impl Store {
         let (upper, work) = (self.writable().join("upper"), self.writable().join("work"));
         fs::create_dir_all(&upper).unwrap();
         fs::create_dir_all(&work).unwrap();
+        // Else a directory that lies below could not be renamed.
+        let below = self.below.as_ref().map(|below| format!("{}:", below.display())).unwrap_or_default();
         let options = format!(
-            "lowerdir={},upperdir={},workdir={}",
+            "redirect_dir=on,lowerdir={below}{},upperdir={},workdir={}",
             self.base.display(),
             upper.display(),
             work.display()
@@ -96,7 +101,7 @@ impl Store {
         must("/usr/bin/python3", ["-ISc".as_ref(), shutdown.as_ref(), self.writable().as_os_str()]);
     }
 
-    /// Keeps a copy of the disk, which nobody may use meanwhile.
+    /// Keeps a copy of the disk, which is not in use meanwhile.
     pub(super) fn snapshot(&self, name: &str) {
         self.unmount();
         let copy = self.snapshots().join(name);
@@ -106,10 +111,23 @@ impl Store {
         self.mount();
     }
 
-    /// Puts a copy back, as often as anybody likes.
+    /// Puts a copy back, any number of times.
     pub(super) fn restore(&self, name: &str) {
         let copy = self.snapshots().join(name);
         assert!(copy.exists(), "there is no snapshot {name}");
+        self.replace_content(&copy.join(self.content().file_name().unwrap()));
+    }
+
+    /// Has everything that is on another disk, which is unmounted and stays as it is from now on. Nothing is copied.
+    pub(super) fn stand_on(&mut self, original: &Self) {
+        assert_eq!((self.disk, original.disk), (Disk::Shared, Disk::Shared));
+        assert!(original.below.is_none(), "a copy of a copy");
+        self.unmount();
+        self.below = Some(original.content());
+        self.mount();
+    }
+
+    fn replace_content(&self, from: &Path) {
         self.unmount();
         let content = self.content();
         if content.is_dir() {
@@ -117,7 +135,7 @@ impl Store {
         } else {
             fs::remove_file(&content).unwrap();
         }
-        copy_all(&copy.join(content.file_name().unwrap()), content.parent().unwrap());
+        copy_all(from, content.parent().unwrap());
         self.mount();
     }
 
@@ -157,15 +175,29 @@ fn copy_all(from: &Path, into: &Path) {
     must("cp", options.iter().map(AsRef::as_ref).chain([from.as_os_str(), into.as_os_str()]));
 }
 
-/// Unmounts what is mounted at `path`; by force where somebody still holds it.
+/// Unmounts `path`, and waits as long as processes that were killed still hold it.
 pub(super) fn unmount(path: &Path) {
-    for _ in 0..100 {
-        let output = Command::new("umount").arg(path).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        if output.status.success() || said.contains("not mounted") || said.contains("no mount point") {
-            return;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(10));
+    assert!(is_unmounted_within(path, Duration::from_secs(20)), "{} is in use", path.display());
+}
+
+/// Unmounts `path`, where it is still in use once its last user ends.
+pub(super) fn detach(path: &Path) {
+    if !is_unmounted_within(path, Duration::from_secs(1)) {
+        let _ = Command::new("umount").arg("--lazy").arg(path).output();
     }
-    let _ = Command::new("umount").arg("--lazy").arg(path).output();
+}
+
+fn is_unmounted_within(path: &Path, limit: Duration) -> bool {
+    let end = Instant::now() + limit;
+    loop {
+        let output = Command::new("umount").arg(path).output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        if output.status.success() || error.contains("not mounted") || error.contains("no mount point") {
+            return true;
+        }
+        if Instant::now() > end {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }

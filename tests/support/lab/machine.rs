@@ -1,15 +1,16 @@
 //! One machine: booted, used, cut off from power, put back to a snapshot.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
-use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use ladylinux_refresh::process::ProcessId;
+use refresh_programs::process::ProcessId;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use super::disk::{Disk, Store};
@@ -100,15 +101,19 @@ impl Builder {
 
     /// Makes it, switched off.
     pub fn build(self) -> Machine {
-        let Self { lab, name, network, disk, groups } = self;
-        let (id, directory) = lab.place();
-        let socket = network.map(|network| network.join(&name, &id));
-        let store = Store::new(&directory, &lab.base, disk);
-        let machine = Machine { lab, name, id, directory, store, socket, groups, running: None };
+        let machine = self.build_without_identity();
         let identity = fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap().replace('-', "");
         machine.write("/etc/machine-id", &identity);
         machine.write("/etc/hostname", &format!("{}\n", machine.name));
         machine
+    }
+
+    fn build_without_identity(self) -> Machine {
+        let Self { lab, name, network, disk, groups } = self;
+        let (id, directory) = lab.place();
+        let socket = network.map(|network| network.join(&name, &id));
+        let store = Store::new(&directory, &lab.base, disk);
+        Machine { lab, name, id, directory, store, socket, groups, running: None }
     }
 }
 
@@ -129,13 +134,27 @@ impl Machine {
         Self::named(lab, name).boot()
     }
 
+    /// Boots a copy of the machine `name` that `set_up` has left. It is set up once in a test process, and each copy
+    /// boots like the original after it was powered off.
+    pub fn copy_of(lab: &Lab, name: &'static str, set_up: impl FnOnce(&Self)) -> Self {
+        static ORIGINALS: Mutex<BTreeMap<&str, Arc<OnceLock<Machine>>>> = Mutex::new(BTreeMap::new());
+        let original = Arc::clone(ORIGINALS.lock().unwrap().entry(name).or_default());
+        let original = original.get_or_init(|| {
+            let mut machine = Self::boot(lab, name);
+            set_up(&machine);
+            machine.power_off();
+            machine.store.unmount();
+            machine
+        });
+        let mut copy = Self::named(lab, name).build_without_identity();
+        copy.store.stand_on(&original.store);
+        copy.start();
+        copy
+    }
+
     /// Boots a machine on a network.
     pub fn boot_on(network: &Network, name: &str) -> Self {
         Self::named(network.lab(), name).network(network).boot()
-    }
-
-    pub fn name(&self) -> &str {
-        &self.name
     }
 
     /// The network that it is on.
@@ -146,7 +165,7 @@ impl Machine {
 
     // Commands.
 
-    /// Runs a line of shell as root, outside of any unit, as somebody who logged in would; 25 ms.
+    /// Runs a line of shell as root, outside of any unit, as in a session of a user; 25 ms.
     #[track_caller]
     pub fn exec(&self, line: &str) -> Ran {
         self.run(["/bin/sh", "-c", line])
@@ -196,7 +215,17 @@ impl Machine {
 
     /// What a URL answers inside the machine; `None` where nothing does, or no success.
     pub fn http(&self, url: &str) -> Option<String> {
-        let ran = self.run(["curl", "--fail", "--silent", "--show-error", "--max-time", "10", url]);
+        let ran = self.run([
+            "curl",
+            "--fail",
+            "--silent",
+            "--show-error",
+            "--connect-timeout",
+            "10",
+            "--max-time",
+            "60",
+            url,
+        ]);
         (ran.code == Some(0)).then_some(ran.out)
     }
 
@@ -223,14 +252,6 @@ impl Machine {
     /// A place on this host, not in the machine, that goes when the machine does.
     pub fn beside(&self, name: &str) -> PathBuf {
         self.directory.join(name)
-    }
-
-    /// Adds the user that a real machine's application belongs to.
-    #[track_caller]
-    pub fn add_service_user(&self) {
-        let options =
-            "--system --user-group --home-dir /opt/ladylinux --no-create-home --shell /usr/sbin/nologin";
-        self.exec(&format!("useradd {options} ladylinux")).expect(0);
     }
 
     /// Reads a file as the machine sees it; `None` where there is none.
@@ -274,56 +295,52 @@ impl Machine {
         place
     }
 
-    /// Puts the pinned uv where the program keeps it, which saves a test that is about something else some seconds.
-    #[track_caller]
-    pub fn lend_uv(&self) {
-        let directory = "/opt/ladylinux-refresh/uv";
-        self.exec(&format!(
-            "install -d {directory} && cp -r --no-preserve=ownership /srv/wheels/tools/uv-* {directory}"
-        ))
-        .expect(0);
-    }
-
     // Power.
 
-    /// Boots it.
+    /// Boots it. Fails after a second try only, where systemd-nspawn itself ended: a busy host may refuse it the first one.
     #[track_caller]
     pub fn start(&mut self) {
         assert!(self.running.is_none(), "{} runs already", self.name);
+        let first = self.boot_once();
+        let booted = first.or_else(|refused| {
+            eprintln!("{} is started again:\n{refused}", self.name);
+            self.boot_once()
+        });
+        match booted {
+            Ok(running) => self.running = Some(running),
+            Err(refused) => panic!("{} does not boot: {refused}", self.name),
+        }
+    }
+
+    /// Starts systemd-nspawn and waits until the machine reports that it is ready. Returns what it printed otherwise.
+    fn boot_once(&self) -> Result<Running, String> {
         let address = self.directory.join("notify");
         let _ = fs::remove_file(&address);
         let notified = UnixDatagram::bind(&address).unwrap();
         notified.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        let console = self.directory.join("console");
+        let earlier = fs::read(&console).unwrap_or_default().len();
         let mut nspawn = self.nspawn(&address).spawn().unwrap();
         let mut leader = None;
         let end = Instant::now() + PATIENCE;
         let mut message = [0; 4096];
         loop {
-            match notified.recv(&mut message) {
-                Ok(length) => {
-                    for line in String::from_utf8_lossy(&message[..length]).lines() {
-                        if let Some(pid) = line.strip_prefix("X_NSPAWN_LEADER_PID=") {
-                            leader = ProcessId::of(pid.parse().unwrap());
-                        } else if let (Some(leader), "READY=1") = (leader, line) {
-                            self.running = Some(Running { nspawn, leader });
-                            return;
-                        }
-                    }
-                }
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
-                    ) => {}
-                Err(error) => panic!("{error}"),
-            }
+            // Read before the messages, so that one that came before the end is not overlooked.
             let ended = nspawn.try_wait().unwrap();
-            if ended.is_some() || Instant::now() > end {
+            let received = notified.recv(&mut message).unwrap_or(0);
+            for line in String::from_utf8_lossy(&message[..received]).lines() {
+                if let Some(pid) = line.strip_prefix("X_NSPAWN_LEADER_PID=") {
+                    leader = ProcessId::of(pid.parse().unwrap());
+                } else if let (Some(leader), "READY=1") = (leader, line) {
+                    return Ok(Running { nspawn, leader });
+                }
+            }
+            if Instant::now() > end || (ended.is_some() && received == 0) {
                 let _ = nspawn.kill();
                 let _ = nspawn.wait();
                 cgroup::remove(&self.id);
-                let said = fs::read(self.directory.join("console")).unwrap_or_default();
-                panic!("{} does not boot ({ended:?}):\n{}", self.name, String::from_utf8_lossy(&said));
+                let printed = fs::read(&console).unwrap_or_default().split_off(earlier);
+                return Err(format!("{ended:?}\n{}", String::from_utf8_lossy(&printed)));
             }
         }
     }
@@ -361,8 +378,6 @@ impl Machine {
         self.store.unmount();
         self.store.mount();
     }
-
-    // Snapshots.
 
     /// Keeps a copy of the disk of the machine, which has to be off.
     #[track_caller]

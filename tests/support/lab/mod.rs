@@ -15,6 +15,7 @@ mod files;
 mod machine;
 mod network;
 mod server;
+mod small_host;
 mod sweep;
 
 use std::ffi::OsStr;
@@ -26,7 +27,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use ladylinux_refresh::process::ProcessId;
+use refresh_programs::process::ProcessId;
 
 pub use disk::Disk;
 pub use machine::{Builder, Groups, Machine, signal};
@@ -56,11 +57,11 @@ impl Lab {
                 return None;
             }
             let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("lab/base.sh");
-            // What it tells on the way goes to the test's own standard error, since a first build takes a while.
-            let told = Command::new(script).stdin(Stdio::null()).stderr(Stdio::inherit()).output().unwrap();
-            assert!(told.status.success(), "lab/base.sh failed");
-            let told = String::from_utf8(told.stdout).unwrap();
-            let mut lines = told.lines().map(PathBuf::from);
+            // What it prints on the way goes to the standard error of the test, since a first build takes a while.
+            let output = Command::new(script).stdin(Stdio::null()).stderr(Stdio::inherit()).output().unwrap();
+            assert!(output.status.success(), "lab/base.sh failed");
+            let output = String::from_utf8(output.stdout).unwrap();
+            let mut lines = output.lines().map(PathBuf::from);
             let lab = Self { base: lines.next().unwrap(), wheels: lines.next().unwrap() };
             sweep::leftovers(&lab.worlds());
             Some(lab)
@@ -145,11 +146,13 @@ impl Ran {
 pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + Duration::from_secs(60);
     loop {
+        let began = Instant::now();
         if let Some(found) = look() {
             return found;
         }
         assert!(Instant::now() < end, "waited in vain for: {what}");
-        std::thread::sleep(Duration::from_millis(5));
+        // A command on a machine costs more than a file that is read: the processors are left to what is waited for.
+        std::thread::sleep((began.elapsed() * 2).clamp(Duration::from_millis(5), Duration::from_millis(200)));
     }
 }
 

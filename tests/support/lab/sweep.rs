@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use ladylinux_refresh::process::ProcessId;
+use refresh_programs::process::ProcessId;
 
 use super::{cgroup, disk};
 
@@ -29,7 +29,7 @@ pub(super) fn everything_named(worlds: &Path, name: &str) {
     cgroup::remove(name);
     let directory = worlds.join(name);
     for point in mounts_below(&directory) {
-        disk::unmount(&point);
+        disk::detach(&point);
     }
     if directory.exists() && mounts_below(&directory).is_empty() {
         let _ = fs::remove_dir_all(&directory);

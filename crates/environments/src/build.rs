@@ -1,0 +1,226 @@
+//! Ensuring an environment: a good one is reused, else one is built in a fresh directory at its final path, and recorded.
+
+use refresh_events::run_report::Overlap;
+use refresh_settings::Strategy;
+use refresh_settings::names::{GenerationName, RunId};
+use refresh_system::error::{Context as _, Failure, Outcome};
+use refresh_system::manifest::contamination::Contamination;
+use refresh_system::{checkpoint, clock, disk, interrupt};
+
+use super::compare::By;
+use super::construct::{BuildRequest, BuildResponse, OPERATION};
+use super::generation::{EnvironmentSpec, Environments, Generation};
+use super::lock::Lock;
+use super::record::{self, Built, ImportChecks, Origin, Record};
+
+/// A generation that is good and fits what was wanted.
+#[derive(Debug, Clone)]
+pub struct Ensured {
+    /// The generation.
+    pub generation: Generation,
+    /// Whether it had to be built.
+    pub made: BuildOutcome,
+    /// Why it was built or reused.
+    pub why: String,
+    /// Environments that were changed: the live one, and those that would have been reused.
+    pub contaminated: Vec<Contaminated>,
+}
+
+/// A generation that was changed, and what was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Contaminated {
+    /// The generation.
+    pub generation: GenerationName,
+    /// What was found.
+    pub found: Contamination,
+}
+
+/// How a generation was come by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BuildOutcome {
+    /// It was built now.
+    Built,
+    /// It was there already.
+    Reused,
+}
+
+impl Environments<'_> {
+    /// Makes sure that a good generation of what is wanted is there (RW-5.3). With [`Strategy::Always`] (RW-5.3a) one
+    /// is built again unless run `run` has built it already; with [`Strategy::WhenChanged`] (RW-5.3b) the newest good
+    /// one is reused. What an interrupted run left unfinished is discarded first.
+    ///
+    /// # Errors
+    /// The build fails, and then nothing of it is left; the reason is the installer's own.
+    pub fn ensure(&self, wanted: &EnvironmentSpec, strategy: Strategy, run: &RunId) -> Outcome<Ensured> {
+        self.check_strict(wanted)?;
+        self.ensure_from(wanted, None, strategy, run)
+    }
+
+    /// Makes sure of what an earlier generation was, built from the lock that this was built from, where it is not good any
+    /// more.
+    ///
+    /// # Errors
+    /// Nothing is written down of it from which it could be built; or the build fails.
+    pub fn ensure_again(
+        &self,
+        wanted: &EnvironmentSpec,
+        name: &GenerationName,
+        strategy: Strategy,
+        run: &RunId,
+    ) -> Outcome<Ensured> {
+        let record = Record::read(self.site.layout, name)?;
+        let is_changed = record.as_ref().is_some_and(|record| !record.is_good());
+        let why = if is_changed { "was changed by hand" } else { "is gone, or its interpreter is" };
+        let lock = match &record {
+            Some(record) => self.lock_in(record)?,
+            // Pruned, and all that was known of it with it: the same comes of its definition, unless that may have been
+            // resolved in another way then.
+            None => self.known_lock(wanted)?.filter(|lock| lock.summary().not_reproducible.is_none()),
+        };
+        let Some(mut lock) = lock else {
+            return Err(Failure::new(format!(
+                "the environment {name} {why}, and no lock is kept from which the same could be built"
+            ))
+            .hint("ladylinux-refresh history")
+            .hint("ladylinux-refresh run"));
+        };
+        // The definition's own lock may say something else by now, and that stays as it is.
+        lock.key = format!("{}-{}", wanted.key(), &lock.digest()[..16]);
+        let mut ensured = self.ensure_from(wanted, Some(lock), strategy, run)?;
+        ensured.why = match ensured.made {
+            BuildOutcome::Built => format!("the environment {name} {why}: built again from its lock"),
+            BuildOutcome::Reused => format!("the environment {name} {why}; this one is of the same lock"),
+        };
+        Ok(ensured)
+    }
+
+    /// From this lock, or from that of the definition.
+    fn ensure_from(
+        &self,
+        wanted: &EnvironmentSpec,
+        lock: Option<Lock>,
+        strategy: Strategy,
+        run: &RunId,
+    ) -> Outcome<Ensured> {
+        self.discard_incomplete()?;
+        let mut contaminated = Vec::new();
+        let mut unchanged = None;
+        if let Some(live) = self.current()?.generation() {
+            match self.examine(live)? {
+                Some(found) => contaminated.push(found),
+                None => unchanged = Some(live.name.clone()),
+            }
+        }
+        let is_of_this_run =
+            |generation: &Generation| generation.record.built().is_some_and(|built| built.run == *run);
+        let lock = lock.map_or_else(|| self.lock(wanted), Ok)?;
+        // The best one last: what this run has built, else the newest.
+        let mut of_this = self.of_fingerprint(&wanted.parts(&lock).fingerprint())?;
+        of_this.retain(|generation| strategy == Strategy::WhenChanged || is_of_this_run(generation));
+        of_this.sort_by_key(is_of_this_run);
+        while let Some(generation) = of_this.pop() {
+            let is_examined = unchanged.as_ref() == Some(&generation.name);
+            if !is_examined && let Some(found) = self.examine(&generation)? {
+                contaminated.push(found);
+                continue;
+            }
+            let generation = self.try_again(generation)?;
+            let why = if is_of_this_run(&generation) {
+                "this run has built it already"
+            } else {
+                "requirements unchanged"
+            };
+            return Ok(Ensured { generation, made: BuildOutcome::Reused, why: why.to_owned(), contaminated });
+        }
+        let why = self.reason_to_build(wanted, strategy)?.unwrap_or_default();
+        let generation = self.build(wanted, &lock, run)?;
+        Ok(Ensured { generation, made: BuildOutcome::Built, why, contaminated })
+    }
+
+    /// Tries the imports of a generation that was proved for another use than today's: the host declares other modules, or
+    /// starts its service with another command.
+    fn try_again(&self, mut generation: Generation) -> Outcome<Generation> {
+        let checks = ImportChecks::of(self.site.python);
+        if generation.record.built().is_none_or(|built| built.tried_for.as_ref() == Some(&checks)) {
+            return Ok(generation);
+        }
+        self.site
+            .try_imports(generation.path.clone())
+            .context(|| format!("the environment {} does not serve any more", generation.name))?;
+        generation.record = generation.record.tried_for(checks);
+        generation.record.write(self.site.layout)?;
+        Ok(generation)
+    }
+
+    /// Checks whether a generation was changed; where that is so, it is recorded, and the generation is never used
+    /// again.
+    ///
+    /// # Errors
+    /// The generation cannot be looked at, or its record not be written.
+    pub fn examine(&self, generation: &Generation) -> Outcome<Option<Contaminated>> {
+        let Some(found) = self.compare(generation, By::Metadata)? else { return Ok(None) };
+        self.condemn(generation, &found)?;
+        Ok(Some(Contaminated { generation: generation.name.clone(), found }))
+    }
+
+    fn build(&self, wanted: &EnvironmentSpec, lock: &Lock, run: &RunId) -> Outcome<Generation> {
+        let layout = self.site.layout;
+        self.site.ensure_uv(&wanted.interpreter)?;
+        let name = self.next_name(&wanted.parts(lock).fingerprint())?;
+        self.site.runner.events().note(&format!("building the environment {name}"));
+        let built = self.build_as(&name, wanted, lock, run);
+        let tidied = interrupt::shielded(|| {
+            if built.is_err() {
+                Record::remove(layout, &name)?;
+                disk::remove_tree(&layout.environment(&name))?;
+            }
+            Ok(())
+        });
+        let generation = built.context(|| format!("cannot build the environment {name}"))?;
+        tidied?;
+        Ok(generation)
+    }
+
+    /// The steps of a build. The record comes last: without it the environment is not finished.
+    fn build_as(
+        &self,
+        name: &GenerationName,
+        wanted: &EnvironmentSpec,
+        lock: &Lock,
+        run: &RunId,
+    ) -> Outcome<Generation> {
+        let site = self.site;
+        let start = clock::monotonic();
+        let directory = site.layout.environment(name);
+        let request = BuildRequest {
+            setup: site.setup()?,
+            interpreter: wanted.interpreter.clone(),
+            lock: lock.clone(),
+            directory: directory.clone(),
+            cache: None,
+        };
+        let made: BuildResponse = site.call(OPERATION, &request)?;
+        site.try_imports(directory.clone())?;
+        made.overlaps.iter().map(Overlap::in_words).for_each(|words| site.runner.events().note(&words));
+        disk::make_directory(&site.layout.environment_records(), 0o755)?;
+        disk::write_atomic(&record::manifest_file(site.layout, name), made.manifest.as_bytes(), 0o644)?;
+        checkpoint::reach("python:manifest written");
+        let took = clock::monotonic().duration_since(start).as_millis();
+        let built = Built {
+            run: run.clone(),
+            fingerprint: wanted.parts(lock).fingerprint(),
+            parts: wanted.parts(lock),
+            kept: Some(lock.clone()),
+            tried_for: Some(ImportChecks::of(site.python)),
+            interpreter: wanted.interpreter.clone(),
+            overlaps: made.overlaps,
+            from_source: made.from_source,
+            duration_ms: u64::try_from(took).unwrap_or(u64::MAX),
+        };
+        let origin = Origin::Built(Box::new(built));
+        let record = Record::new(name.clone(), origin, made.packages, made.size, Some(made.digest));
+        record.write(site.layout)?;
+        checkpoint::reach("python:recorded");
+        Ok(Generation { name: name.clone(), path: directory, record })
+    }
+}

@@ -1,0 +1,193 @@
+//! Environments without a network: what a bundle takes along, and how it comes into uv's cache on another machine.
+//!
+//! A bundle brings uv, the lock, and a cache of uv's that has what the lock names and nothing else. There it goes into the
+//! machine's own cache, and the environment is built as always, offline. uv has to be the pinned one; the rest is trusted
+//! as the remote is, whose commits the same bundle brings.
+
+use std::fs::File;
+use std::io::{BufReader, BufWriter};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use refresh_system::error::{Context as _, Failure, Outcome};
+use refresh_system::{checkpoint, disk};
+
+use super::construct::{self, BuildRequest};
+use super::generation::{EnvironmentSpec, Environments};
+use super::interpreter::Interpreter;
+use super::job::{Job, Setup};
+use super::lock::Lock;
+use super::{Site, record, uv};
+
+/// The operation that makes the cache of a bundle.
+pub(crate) const PACK: &str = "python-pack-cache";
+
+/// The operation that takes the cache of a bundle in.
+pub(crate) const UNPACK: &str = "python-unpack-cache";
+
+/// What in a cache of uv's leads to what was unpacked, and so is moved in after that.
+const ARCHIVES: &str = "archive-";
+
+/// Makes a cache with what a lock names, as an archive.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct PackRequest {
+    setup: Setup,
+    interpreter: Interpreter,
+    lock: Lock,
+    /// Where the archive goes.
+    archive: PathBuf,
+}
+
+/// Takes an archive of a cache in.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct UnpackRequest {
+    setup: Setup,
+    archive: PathBuf,
+}
+
+/// What a bundle takes along of an environment.
+#[derive(Debug)]
+pub struct Provided {
+    /// The lock.
+    pub lock: Lock,
+    /// uv: what it is called, and the program.
+    pub uv: (String, PathBuf),
+    /// The archive of uv's cache.
+    pub cache: PathBuf,
+}
+
+/// Returns the name by which bundles know uv.
+pub fn uv_name() -> String {
+    uv::name()
+}
+
+impl Environments<'_> {
+    /// Makes sure of everything that another machine needs for what is wanted. The archive stays until the next run tidies
+    /// up, or the caller removes it.
+    ///
+    /// # Errors
+    /// The definition does not resolve, or a package cannot be had.
+    pub fn provide(&self, wanted: &EnvironmentSpec) -> Outcome<Provided> {
+        self.check_strict(wanted)?;
+        let lock = self.lock(wanted)?;
+        self.site.ensure_uv(&wanted.interpreter)?;
+        let setup = self.site.setup()?;
+        let archive = setup.directory.join("bundle.tar");
+        let request = PackRequest {
+            setup,
+            interpreter: wanted.interpreter.clone(),
+            lock: lock.clone(),
+            archive: archive.clone(),
+        };
+        self.site.runner.events().note("packing what the lock names");
+        let () = self.site.call(PACK, &request)?;
+        let program = uv::program_in(&self.site.layout.uv());
+        Ok(Provided { lock, uv: (uv::name(), program), cache: archive })
+    }
+
+    /// Takes in the lock of another machine for what is wanted here, and the archive of a cache. The lock replaces one of
+    /// this machine that says something else.
+    ///
+    /// # Errors
+    /// The lock is not understood or not what the application's own says, or the cache cannot be written.
+    pub fn take_in(&self, wanted: &EnvironmentSpec, bytes: &[u8], archive: &Path) -> Outcome<()> {
+        let mut lock = Lock::of_bytes(bytes)?;
+        wanted.key().clone_into(&mut lock.key);
+        if wanted.definitions.is_locked() {
+            let law = self.site.ask_for_lock(wanted, false)?;
+            if law.digest() != lock.digest() {
+                return Err(Failure::new(format!(
+                    "its lock differs from the application's own {}",
+                    law.summary().source
+                )));
+            }
+        }
+        let request = UnpackRequest { setup: self.site.setup()?, archive: archive.to_path_buf() };
+        let () = self.site.call(UNPACK, &request)?;
+        let known = self.known_lock(wanted)?;
+        if known.as_ref().is_some_and(|known| known.digest() != lock.digest()) {
+            self.site.runner.events().note("the lock of the bundle replaces another one of this machine");
+        }
+        if known.as_ref() == Some(&lock) { Ok(()) } else { lock.write(self.site.layout) }
+    }
+}
+
+impl Site<'_> {
+    /// Makes sure of the uv that a bundle brings; one of another version is left out: it is not used here.
+    ///
+    /// # Errors
+    /// It is not the pinned one, or does not run on this machine.
+    pub fn take_uv(&self, interpreter: &Interpreter, name: &str, file: &Path) -> Outcome<()> {
+        if name == uv::name() {
+            return self.ensure_uv_from(interpreter, Some(file.to_path_buf()));
+        }
+        self.runner.events().warn(&format!("the bundle brings {name:?}, which this version does not use"));
+        Ok(())
+    }
+}
+
+/// Does the operation: what an environment is built from with an empty cache is all that it needs.
+pub(super) fn pack(request: &PackRequest) -> Outcome<()> {
+    Job::within(&request.setup, "pack", |job| {
+        let cache = job.scratch.join("cache");
+        disk::make_directory(&cache, 0o755)?;
+        let build = BuildRequest {
+            setup: request.setup.clone(),
+            interpreter: request.interpreter.clone(),
+            lock: request.lock.clone(),
+            directory: job.scratch.join("environment"),
+            cache: Some(cache.clone()),
+        };
+        construct::handle(&build)?;
+        let context = || format!("cannot write {}", request.archive.display());
+        disk::remove_file_if_there(&request.archive)?;
+        let file = disk::open_append(&request.archive, 0o644)?;
+        let mut archive = tar::Builder::new(BufWriter::new(file));
+        archive.follow_symlinks(false);
+        archive.append_dir_all("cache", &cache).context(context)?;
+        archive.into_inner().and_then(|writer| writer.into_inner().map_err(Into::into)).context(context)?;
+        Ok(())
+    })
+}
+
+/// Does the operation. What was unpacked comes first, then what leads to it: a cache that is only half taken in has no
+/// entry that leads nowhere.
+pub(super) fn unpack(request: &UnpackRequest) -> Outcome<()> {
+    Job::within(&request.setup, "unpack", |job| {
+        let context = || format!("cannot unpack {}", request.archive.display());
+        let file = File::open(&request.archive).context(context)?;
+        let mut archive = tar::Archive::new(BufReader::new(file));
+        archive.set_preserve_permissions(true);
+        archive.unpack(&job.scratch).context(context)?;
+        checkpoint::reach("bundle:cache unpacked");
+        let (from, to) = (job.scratch.join("cache"), request.setup.cache());
+        disk::sync_file_system(&job.scratch)?;
+        disk::make_directory(&to, 0o755)?;
+        let mut names = record::entries(&from)?;
+        names.sort_by_key(|name| !name.starts_with(ARCHIVES));
+        for name in names {
+            move_in(&from.join(&name), &to.join(&name), name.starts_with(ARCHIVES))?;
+        }
+        Ok(())
+    })
+}
+
+/// Moves a file or directory to where it belongs in the cache: directories that are there are filled, files replaced.
+/// What was unpacked (`whole`) is one thing, and left as it is where it is there.
+fn move_in(from: &Path, to: &Path, whole: bool) -> Outcome<()> {
+    let is_there = to.symlink_metadata().is_ok();
+    let is_directory = from.symlink_metadata().is_ok_and(|found| found.is_dir());
+    if !is_directory || !is_there {
+        return disk::move_over(from, to);
+    }
+    for name in record::entries(from)? {
+        let (from, to) = (from.join(&name), to.join(&name));
+        if !whole {
+            move_in(&from, &to, false)?;
+        } else if to.symlink_metadata().is_err() {
+            disk::move_over(&from, &to)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,461 @@
+//! Reads generations: which exist, which is live, which is wanted. This file only reads.
+
+use std::fs;
+use std::io::Read as _;
+use std::path::PathBuf;
+
+use rustix::fs::OFlags;
+use sha2::{Digest as _, Sha256};
+
+use refresh_programs::units::Role;
+use refresh_settings::Strategy;
+use refresh_settings::names::GenerationName;
+use refresh_system::disk;
+use refresh_system::error::{Context as _, Failure, Outcome};
+use refresh_system::manifest::contamination::Contamination;
+use refresh_system::text::quoted_path;
+
+use super::compare::{By, COMPARE, CompareRequest};
+use super::definitions::Definitions;
+use super::interpreter::Interpreter;
+use super::lock::Lock;
+use super::record::{self, FingerprintParts, Package, Record};
+use super::{Site, network, site, uv};
+
+/// The environments of one installation.
+#[derive(Debug, Clone, Copy)]
+pub struct Environments<'a> {
+    pub(super) site: Site<'a>,
+}
+
+/// An environment that is wanted, with everything that defines it.
+#[derive(Debug, Clone)]
+pub struct EnvironmentSpec {
+    pub(super) definitions: Definitions,
+    pub(super) interpreter: Interpreter,
+    pub(super) cutoff: Option<jiff::Timestamp>,
+    parts: FingerprintParts,
+    key: String,
+}
+
+/// A generation: recorded, and still there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Generation {
+    /// Its name.
+    pub name: GenerationName,
+    /// Its directory.
+    pub path: PathBuf,
+    /// What is written down of it.
+    pub record: Record,
+}
+
+/// What `venv` is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VenvState {
+    /// Nothing is there.
+    Missing,
+    /// It points to a generation that is known, and good unless it was changed.
+    Generation(Box<Generation>),
+    /// It points to something that no record vouches for.
+    Unrecorded(PathBuf),
+    /// It is a real directory, from before the tool.
+    RealDirectory,
+}
+
+impl EnvironmentSpec {
+    /// Returns the sixteen hexadecimal digits that stand for what is resolved; locks are named by them.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// Returns everything that defines the environment, once it is resolved; generations are named by the fingerprint
+    /// of that.
+    pub fn parts(&self, lock: &Lock) -> FingerprintParts {
+        FingerprintParts { lock: lock.digest(), ..self.parts.clone() }
+    }
+
+    /// Returns the sha256 of the definition, in which comments and line endings do not count.
+    pub fn definitions_digest(&self) -> &str {
+        &self.parts.definitions
+    }
+
+    /// Returns the definition.
+    pub fn definitions(&self) -> &Definitions {
+        &self.definitions
+    }
+
+    /// Returns the interpreter.
+    pub fn interpreter(&self) -> &Interpreter {
+        &self.interpreter
+    }
+}
+
+impl Generation {
+    /// Returns whether the interpreter that its programs are started with still exists. It lies outside of the generation, and
+    /// a new release of the distribution takes it away.
+    fn has_interpreter(&self) -> bool {
+        self.path.join("bin/python").exists()
+    }
+}
+
+impl VenvState {
+    /// Returns the live generation, where it is known.
+    pub fn generation(&self) -> Option<&Generation> {
+        match self {
+            Self::Generation(generation) => Some(generation),
+            _ => None,
+        }
+    }
+}
+
+impl<'a> Environments<'a> {
+    /// Looks at the environments of an installation.
+    pub fn new(site: Site<'a>) -> Self {
+        Self { site }
+    }
+
+    /// Puts together what is wanted. Releases of packages after `cutoff` do not count.
+    ///
+    /// # Errors
+    /// The application does not accept the interpreter.
+    pub fn wanted(
+        &self,
+        definitions: Definitions,
+        interpreter: Interpreter,
+        cutoff: Option<jiff::Timestamp>,
+    ) -> Outcome<EnvironmentSpec> {
+        interpreter.accept(definitions.requires_python.as_deref())?;
+        // An application's own lock says the same whenever it was committed.
+        let counted = cutoff.filter(|_| !definitions.is_locked());
+        let parts = FingerprintParts {
+            definitions: hex::encode(Sha256::digest(definitions.normalized())),
+            interpreter: match self.site.python.system_site_packages {
+                Some(true) => format!("{} with the packages of the system", interpreter.identity()),
+                _ => interpreter.identity(),
+            },
+            installer: uv::identity(),
+            indexes: network::indexes(self.site.python),
+            lock: String::new(),
+            sources: self.site.python.allow_source,
+            cutoff: counted,
+        };
+        let key = parts.key();
+        Ok(EnvironmentSpec { definitions, interpreter, cutoff, parts, key })
+    }
+
+    /// Returns the newest good generation of what is wanted that is unchanged.
+    ///
+    /// # Errors
+    /// The records or a generation cannot be read.
+    pub fn ready(&self, wanted: &EnvironmentSpec) -> Outcome<Option<Generation>> {
+        let Some(lock) = self.known_lock(wanted)? else { return Ok(None) };
+        for generation in self.of_fingerprint(&wanted.parts(&lock).fingerprint())?.into_iter().rev() {
+            if self.contamination(&generation)?.is_none() {
+                return Ok(Some(generation));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Returns why [`Self::ensure`] would build; `None` where a generation is ready (RW-5.3a, RW-5.3b).
+    ///
+    /// # Errors
+    /// The records cannot be read.
+    pub fn reason_to_build(&self, wanted: &EnvironmentSpec, strategy: Strategy) -> Outcome<Option<String>> {
+        if strategy == Strategy::Always {
+            return Ok(Some("a new environment is asked for".to_owned()));
+        }
+        if self.ready(wanted)?.is_some() {
+            return Ok(None);
+        }
+        let reason = match self.current()? {
+            VenvState::Missing => "no environment exists yet".to_owned(),
+            VenvState::RealDirectory => "the environment was not made by this tool".to_owned(),
+            VenvState::Unrecorded(path) => format!("the environment {} has no record", path.display()),
+            VenvState::Generation(live) if !live.has_interpreter() => {
+                "the interpreter of the environment is gone".to_owned()
+            }
+            VenvState::Generation(live) if self.is_contaminated_one_of(&live, wanted)? => {
+                "the environment was changed by hand".to_owned()
+            }
+            VenvState::Generation(live) => match live.record.built() {
+                None => "the environment was not made by this tool".to_owned(),
+                Some(built) => match self.known_lock(wanted)? {
+                    Some(lock) => built.parts.change(&wanted.parts(&lock)),
+                    None => built.parts.change_before_resolving(&wanted.parts),
+                },
+            },
+        };
+        Ok(Some(reason))
+    }
+
+    /// Looks at what `venv` is.
+    ///
+    /// # Errors
+    /// It is neither a link nor a directory, or cannot be looked at.
+    pub fn current(&self) -> Outcome<VenvState> {
+        let venv = self.site.layout.venv();
+        let context = || format!("cannot read {}", venv.display());
+        let found = match fs::symlink_metadata(&venv) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(VenvState::Missing),
+            found => found.context(context)?,
+        };
+        if found.is_dir() {
+            return Ok(VenvState::RealDirectory);
+        }
+        if !found.is_symlink() {
+            return Err(Failure::new(format!("{} is neither a link nor a directory", venv.display()))
+                .hint(format!("move it away: mv {0} {0}.old", quoted_path(&venv))));
+        }
+        let target = self.site.layout.home().join(fs::read_link(&venv).context(context)?);
+        let name = (target.parent() == Some(self.site.layout.environments().as_path()))
+            .then(|| target.file_name()?.to_str().and_then(|name| GenerationName::parse(name).ok()))
+            .flatten();
+        let generation = name.map(|name| self.known(&name)).transpose()?.flatten();
+        Ok(generation
+            .map_or(VenvState::Unrecorded(target), |generation| VenvState::Generation(Box::new(generation))))
+    }
+
+    /// Returns `venv` if it is a directory of others whose programs see the packages of the system (`venv
+    /// --system-site-packages`).
+    pub fn sees_system_packages(&self) -> Option<PathBuf> {
+        let place = match self.current().ok()? {
+            VenvState::RealDirectory => self.site.layout.venv(),
+            VenvState::Unrecorded(path) => path,
+            _ => return None,
+        };
+        // Its owner may have put anything there: no link is followed, and no writer of a pipe waited for.
+        let file =
+            disk::open_with(&place.join(site::CONFIGURATION), OFlags::NOFOLLOW | OFlags::NONBLOCK).ok()?;
+        let mut text = Vec::new();
+        file.take(64 << 10).read_to_end(&mut text).ok()?;
+        site::shows_system(&String::from_utf8_lossy(&text)).then_some(place)
+    }
+
+    /// Returns all known generations, adopted ones included, sorted by name.
+    ///
+    /// # Errors
+    /// The records cannot be read.
+    pub fn list(&self) -> Outcome<Vec<Generation>> {
+        let mut known = Vec::new();
+        for name in record::known_names(self.site.layout)? {
+            known.extend(self.known(&name)?);
+        }
+        Ok(known)
+    }
+
+    /// Returns one generation, where it is good: known, never found changed, and its interpreter still exists.
+    ///
+    /// # Errors
+    /// The record cannot be read.
+    pub fn good(&self, name: &GenerationName) -> Outcome<Option<Generation>> {
+        Ok(self.known(name)?.filter(|generation| generation.record.is_good() && generation.has_interpreter()))
+    }
+
+    /// Returns one generation, where it is known: recorded, and still a directory.
+    ///
+    /// # Errors
+    /// The record cannot be read.
+    pub fn known(&self, name: &GenerationName) -> Outcome<Option<Generation>> {
+        let path = self.site.layout.environment(name);
+        let is_directory = fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir());
+        if !is_directory {
+            return Ok(None);
+        }
+        let record = Record::read(self.site.layout, name)?;
+        Ok(record.map(|record| Generation { name: name.clone(), path, record }))
+    }
+
+    /// Reads which distributions are installed in a generation now, sorted by name.
+    ///
+    /// # Errors
+    /// The generation cannot be read.
+    pub fn packages(&self, generation: &Generation) -> Outcome<Vec<Package>> {
+        record::installed(&generation.path)
+    }
+
+    /// Returns what in a generation is not as it was built, by the traces that every change leaves: nothing is read but what
+    /// bears them. `None` where all is as it was, and for an adopted directory, of which nothing is known.
+    ///
+    /// # Errors
+    /// The generation cannot be looked at.
+    pub fn contamination(&self, generation: &Generation) -> Outcome<Option<Contamination>> {
+        self.compare(generation, By::Metadata)
+    }
+
+    /// The same, by every byte.
+    ///
+    /// # Errors
+    /// The generation cannot be read.
+    pub fn contamination_by_bytes(&self, generation: &Generation) -> Outcome<Option<Contamination>> {
+        self.compare(generation, By::Content)
+    }
+
+    pub(super) fn compare(&self, generation: &Generation, by: By) -> Outcome<Option<Contamination>> {
+        if generation.record.built().is_none() {
+            return Ok(None);
+        }
+        let directory = generation.path.clone();
+        let manifest = record::manifest_file(self.site.layout, &generation.name);
+        let (job, request) = (self.site.job(Role::Build), CompareRequest { directory, manifest, by });
+        let found: Option<Contamination> = self.site.call_as(&job, self.site.owner, COMPARE, &request)?;
+        Ok(found.or_else(|| generation.record.contamination().cloned()))
+    }
+
+    fn is_contaminated_one_of(&self, live: &Generation, wanted: &EnvironmentSpec) -> Outcome<bool> {
+        let Some(lock) = self.known_lock(wanted)? else { return Ok(false) };
+        let fingerprint = wanted.parts(&lock).fingerprint();
+        let is_wanted = live.record.built().is_some_and(|built| built.fingerprint == fingerprint);
+        Ok(is_wanted && self.contamination(live)?.is_some())
+    }
+
+    /// Writes down that a generation was changed: from now on it is never used again.
+    ///
+    /// # Errors
+    /// The record cannot be written.
+    pub fn condemn(&self, generation: &Generation, found: &Contamination) -> Outcome<()> {
+        if !generation.record.is_good() {
+            return Ok(());
+        }
+        generation.record.condemned(found).write(self.site.layout)
+    }
+
+    /// The good generations of a fingerprint, the oldest first.
+    pub(super) fn of_fingerprint(&self, fingerprint: &str) -> Outcome<Vec<Generation>> {
+        let mut good: Vec<(u64, Generation)> = Vec::new();
+        for name in record::known_names(self.site.layout)? {
+            let Some(number) = number(&name, fingerprint) else { continue };
+            good.extend(self.good(&name)?.map(|generation| (number, generation)));
+        }
+        good.sort_by_key(|(number, _)| *number);
+        Ok(good.into_iter().map(|(_, generation)| generation).collect())
+    }
+
+    /// The first name after all that are known with this word in front.
+    pub(super) fn next_name(&self, word: &str) -> Outcome<GenerationName> {
+        let names = record::known_names(self.site.layout)?;
+        let last = names.iter().filter_map(|name| number(name, word)).max().unwrap_or(0);
+        GenerationName::parse(&format!("{word}-{}", last + 1))
+    }
+}
+
+impl FingerprintParts {
+    /// Returns the first sixteen hexadecimal digits of the sha256 over all parts.
+    pub fn fingerprint(&self) -> String {
+        let sources = self.sources.to_string();
+        let parts =
+            [&self.definitions, &self.interpreter, &self.installer, &self.indexes, &self.lock, &sources];
+        hex::encode(digest_of(&parts))[..16].to_owned()
+    }
+
+    /// Returns the first sixteen hexadecimal digits of the sha256 over what is resolved; locks are named by them.
+    pub fn key(&self) -> String {
+        let sources = self.sources.to_string();
+        let cutoff = self.cutoff.map(|cutoff| cutoff.to_string()).unwrap_or_default();
+        let parts = [&self.definitions, &self.interpreter, &self.indexes, &sources, &cutoff];
+        hex::encode(digest_of(&parts))[..16].to_owned()
+    }
+
+    /// Names what is different in `wanted`.
+    fn change(&self, wanted: &Self) -> String {
+        let named = |what: &str, before: &str, after: &str| {
+            (before != after).then(|| format!("{what} changed from {before:?} to {after:?}"))
+        };
+        let changes = [
+            (self.definitions != wanted.definitions).then(|| "the requirements changed".to_owned()),
+            named("the interpreter", &self.interpreter, &wanted.interpreter),
+            named("uv", &self.installer, &wanted.installer),
+            named("the package index", &self.indexes, &wanted.indexes),
+            (self.sources != wanted.sources).then(|| {
+                let now = if wanted.sources { "allowed now" } else { "not allowed any more" };
+                format!("building from source is {now}")
+            }),
+            (self.definitions == wanted.definitions && self.cutoff != wanted.cutoff)
+                .then(|| "the date of the requirements changed".to_owned()),
+            (self.definitions == wanted.definitions && self.lock != wanted.lock)
+                .then(|| "the lock changed".to_owned()),
+        ];
+        let changes: Vec<String> = changes.into_iter().flatten().collect();
+        if changes.is_empty() {
+            return "the environment of this definition is gone".to_owned();
+        }
+        changes.join(", ")
+    }
+
+    /// The same, where it is not known yet what the definition resolves to.
+    fn change_before_resolving(&self, wanted: &Self) -> String {
+        let change = self.change(&Self { lock: self.lock.clone(), ..wanted.clone() });
+        let is_dated_only = *self == Self { lock: self.lock.clone(), cutoff: self.cutoff, ..wanted.clone() };
+        if is_dated_only {
+            format!("{change}; if it resolves to the same packages, no environment is built")
+        } else {
+            change
+        }
+    }
+}
+
+/// The number in a name, where the word in front is this one.
+pub(super) fn number(name: &GenerationName, word: &str) -> Option<u64> {
+    name.as_str().strip_prefix(word)?.strip_prefix('-')?.parse().ok()
+}
+
+fn digest_of(parts: &[&String]) -> Vec<u8> {
+    let mut state = Sha256::new();
+    for part in parts {
+        state.update((part.len() as u64).to_be_bytes());
+        state.update(part.as_bytes());
+    }
+    state.finalize().to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(definitions: &str, interpreter: &str) -> FingerprintParts {
+        FingerprintParts {
+            definitions: definitions.into(),
+            interpreter: interpreter.into(),
+            installer: "uv 1".into(),
+            indexes: String::new(),
+            lock: String::new(),
+            sources: false,
+            cutoff: None,
+        }
+    }
+
+    #[test]
+    fn every_part_counts_in_the_fingerprint_and_the_change_is_named() {
+        let before = parts("a", "cpython 3.11.2");
+        assert_eq!(before.fingerprint(), parts("a", "cpython 3.11.2").fingerprint());
+        assert_ne!(before.fingerprint(), parts("b", "cpython 3.11.2").fingerprint());
+        assert_ne!(before.fingerprint(), parts("a", "cpython 3.12.1").fingerprint());
+        assert_eq!(before.change(&parts("b", "cpython 3.11.2")), "the requirements changed");
+        assert!(before.change(&parts("a", "cpython 3.12.1")).contains("the interpreter changed from"));
+        let with_sources = FingerprintParts { sources: true, ..before.clone() };
+        assert_ne!(before.fingerprint(), with_sources.fingerprint());
+        assert_eq!(before.change(&with_sources), "building from source is allowed now");
+    }
+
+    #[test]
+    fn the_date_of_a_definition_counts_for_the_lock_and_not_for_what_is_made_of_it() {
+        let before = parts("a", "cpython 3.11.2");
+        let later =
+            FingerprintParts { cutoff: Some("2024-04-01T00:00:00Z".parse().unwrap()), ..before.clone() };
+        assert_ne!(before.key(), later.key());
+        assert_eq!(before.fingerprint(), later.fingerprint());
+        assert_eq!(before.change(&later), "the date of the requirements changed");
+        assert!(
+            before
+                .change_before_resolving(&later)
+                .ends_with("changed; if it resolves to the same packages, no environment is built")
+        );
+    }
+
+    #[test]
+    fn numbers_belong_to_their_own_word() {
+        let name = |text| GenerationName::parse(text).unwrap();
+        assert_eq!(number(&name("abc-10"), "abc"), Some(10));
+        assert_eq!(number(&name("abcd-10"), "abc"), None);
+    }
+}

@@ -1,0 +1,117 @@
+//! The operation that tries imports in a new environment. It runs code of the packages.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use refresh_programs::process::Program;
+use refresh_programs::units::Role;
+use refresh_system::error::Outcome;
+
+use super::{Site, job};
+
+/// The operation.
+pub(super) const OPERATION: &str = "python-try-imports";
+
+/// Imports modules one after the other and names the first that cannot be. Of a program, the module that it starts is
+/// imported; of a module that is wanted where it is there, nothing where it is not: it may be the application's own.
+const IMPORT: &str = "\
+import importlib, importlib.metadata, importlib.util, json, sys
+asked = json.loads(sys.argv[1])
+modules = list(asked['modules'])
+for entry in importlib.metadata.distributions():
+    for point in entry.entry_points:
+        if point.group == 'console_scripts' and point.name == asked['program']:
+            modules.append(point.value.split(':')[0].split('[')[0].strip())
+for name in asked['where_there']:
+    if importlib.util.find_spec(name.split('.')[0]) is not None:
+        modules.append(name)
+for name in modules:
+    try:
+        importlib.import_module(name)
+    except BaseException as error:
+        sys.exit(f'{name}: {type(error).__name__}: {error}')
+";
+
+/// Tries imports in an environment.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct TryImportsRequest {
+    /// The environment.
+    directory: PathBuf,
+    imports: Imports,
+    deadline: std::time::Duration,
+}
+
+/// What has to be there to be imported.
+#[derive(Debug, Serialize, Deserialize)]
+struct Imports {
+    /// Modules that have to be there.
+    modules: Vec<String>,
+    /// A program of the environment, whose module has to be there.
+    program: Option<String>,
+    /// Modules that are tried where the environment has them.
+    where_there: Vec<String>,
+}
+
+impl Imports {
+    /// Takes the modules that the host declares, and those behind the words of the service's command.
+    fn of(modules: &[String], command: &[String]) -> Self {
+        let program = command.first().and_then(|program| program.strip_prefix("{venv}/bin/"));
+        let is_module = |module: &str| {
+            !module.is_empty()
+                && module.chars().all(|letter| letter.is_alphanumeric() || matches!(letter, '_' | '.'))
+        };
+        let objects = command.iter().skip(1).filter_map(|word| word.split_once(':'));
+        Self {
+            modules: modules.to_vec(),
+            program: program.map(str::to_owned),
+            where_there: objects
+                .map(|(module, _)| module)
+                .filter(|it| is_module(it))
+                .map(str::to_owned)
+                .collect(),
+        }
+    }
+}
+
+impl Site<'_> {
+    /// Tries the imports that the host declares, and those that the service's own command needs.
+    ///
+    /// # Errors
+    /// A module cannot be imported.
+    pub(super) fn try_imports(&self, directory: PathBuf) -> Outcome<()> {
+        let imports = Imports::of(&self.python.imports, &self.python.command);
+        if imports.modules.is_empty() && imports.program.is_none() && imports.where_there.is_empty() {
+            return Ok(());
+        }
+        let deadline = self.python.deadline;
+        let request = TryImportsRequest { directory, imports, deadline };
+        self.call_as(&self.job(Role::Rehearse).narrated("uv"), self.owner, OPERATION, &request)
+    }
+}
+
+/// Does the operation.
+pub(super) fn handle(request: &TryImportsRequest) -> Outcome<()> {
+    let asked = serde_json::to_string(&request.imports).unwrap_or_default();
+    // What is imported must leave nothing behind.
+    let program = Program::new(request.directory.join("bin/python"))
+        .args(["-I", "-B", "-c", IMPORT])
+        .arg(asked)
+        .deadline(request.deadline);
+    let finished = job::runner().run(&program)?;
+    finished.ok(|| "a module cannot be imported in the environment".to_owned()).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_modules_behind_the_words_of_a_command_are_found() {
+        let command = ["{venv}/bin/uvicorn", "api_layer:app", "--host", "0.0.0.0:1", "x:"].map(str::to_owned);
+        let imports = Imports::of(&["six".to_owned()], &command);
+        assert_eq!(imports.program.as_deref(), Some("uvicorn"));
+        assert_eq!(imports.where_there, ["api_layer", "0.0.0.0", "x"]);
+        assert_eq!(Imports::of(&[], &["/usr/bin/env".to_owned()]).program, None);
+    }
+}

@@ -1,0 +1,216 @@
+//! The Python that environments are made with: found, asked who it is, and judged.
+//!
+//! It is asked for its *base* executable, so that a pyenv shim, or a virtual environment that the caller sits in,
+//! does not end up in the generations.
+
+use std::path::PathBuf;
+
+use pep440_rs::{Version, VersionSpecifier};
+use serde::{Deserialize, Serialize};
+
+use refresh_programs::process::Program;
+use refresh_programs::units::Role;
+use refresh_system::environment;
+use refresh_system::error::{Context as _, Failure, Outcome};
+
+use super::{Site, job};
+
+/// The oldest version that works.
+const OLDEST: &str = ">=3.9";
+
+/// What the interpreter is asked; it answers one line of JSON.
+const QUESTION: &str = "\
+import json, os, sys, sysconfig
+print(json.dumps({
+    'path': os.path.realpath(getattr(sys, '_base_executable', None) or sys.executable),
+    'implementation': sys.implementation.name,
+    'version': '.'.join(map(str, sys.version_info[:3])),
+    'abi': sysconfig.get_config_var('SOABI') or '',
+    'platform': sysconfig.get_platform(),
+}))
+";
+
+/// A Python interpreter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interpreter {
+    /// The real executable, no link and no shim.
+    pub path: PathBuf,
+    /// `cpython`, `pypy` …
+    pub implementation: String,
+    /// The full version, for instance `3.12.1`.
+    pub version: String,
+    /// The ABI that its compiled modules follow.
+    pub abi: String,
+    /// The platform, for instance `linux-x86_64`.
+    pub platform: String,
+}
+
+/// The operation that asks an interpreter who it is.
+pub(crate) const OPERATION: &str = "python-find-interpreter";
+
+/// Asks an interpreter who it is.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct FindInterpreterRequest {
+    /// The program, which may be a link or a shim.
+    program: PathBuf,
+}
+
+impl Interpreter {
+    /// Finds the interpreter that the settings name and asks it who it is, as the owner of the environments.
+    ///
+    /// # Errors
+    /// There is none, the owner cannot run it, or it is older than 3.9; each with what to install.
+    pub fn find(site: Site<'_>) -> Outcome<Self> {
+        let program = program(&site.python.interpreter)?;
+        site.call_as(&site.job(Role::Build), site.owner, OPERATION, &FindInterpreterRequest { program })
+    }
+
+    /// Checks that the interpreter is one that a project accepts.
+    ///
+    /// # Errors
+    /// It is not, or the project's text is not understood.
+    pub fn accept(&self, requires_python: Option<&str>) -> Outcome<()> {
+        let Some(wanted) = requires_python else { return Ok(()) };
+        if satisfies(&self.version, wanted)
+            .context(|| format!("requires-python {wanted:?} of pyproject.toml is not understood"))?
+        {
+            return Ok(());
+        }
+        let failure = Failure::new(format!(
+            "the application needs Python {wanted}, and {} is {}",
+            self.path.display(),
+            self.version
+        ));
+        Err(failure.hint("install that version and name it: python.interpreter in the host's refresh.toml"))
+    }
+
+    /// Returns everything that distinguishes this interpreter from others, as one text.
+    pub(crate) fn identity(&self) -> String {
+        format!(
+            "{} {} {} {} {}",
+            self.implementation,
+            self.version,
+            self.abi,
+            self.platform,
+            self.path.display()
+        )
+    }
+}
+
+/// Looks the interpreter's name up.
+fn program(name: &str) -> Outcome<PathBuf> {
+    let for_root = rustix::process::geteuid().is_root();
+    environment::find_program(name, for_root).ok_or_else(|| {
+        Failure::new(format!("the Python interpreter {name:?} does not exist"))
+            .hint("apt install python3")
+            .hint("or name another one: python.interpreter in the host's refresh.toml")
+    })
+}
+
+/// Does the operation.
+pub(super) fn handle(request: &FindInterpreterRequest) -> Outcome<Interpreter> {
+    let shown = request.program.display();
+    let finished = job::runner().run(&Program::new(&request.program).args(["-I", "-c", QUESTION])).map_err(
+        |failure| {
+            let uid = rustix::process::geteuid().as_raw();
+            let cannot = format!("the Python interpreter {shown} cannot be run as uid {uid}");
+            Failure::new(cannot).because(failure).hint("name one that every user can run: python.interpreter")
+        },
+    )?;
+    let finished = finished.ok(|| format!("the Python interpreter {shown} does not answer"))?;
+    parse_answer(&finished.stdout)
+}
+
+/// Returns whether a version such as `3.12.1` satisfies every part of a list such as `>=3.10,<4,!=3.11.*` (PEP 440).
+///
+/// # Errors
+/// The version or a part of the list is not PEP 440.
+fn satisfies(version: &str, list: &str) -> Outcome<bool> {
+    let version: Version = version.parse().context(|| format!("{version:?} is not a version"))?;
+    for part in list.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        let part: VersionSpecifier = part.parse().context(|| format!("{part:?} is not understood"))?;
+        if !part.contains(&version) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn parse_answer(bytes: &[u8]) -> Outcome<Interpreter> {
+    let found: Interpreter = serde_json::from_slice(bytes)
+        .context(|| "the Python interpreter gives an unexpected answer".to_owned())?;
+    if !satisfies(&found.version, OLDEST)? {
+        return Err(Failure::new(format!(
+            "{} is Python {}; 3.9 is the oldest that works",
+            found.path.display(),
+            found.version
+        ))
+        .hint("apt install python3")
+        .hint("or name another one: python.interpreter in the host's refresh.toml"));
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(version: &str) -> Outcome<Interpreter> {
+        parse_answer(
+            format!(
+                r#"{{"path":"/usr/bin/python3.11","implementation":"cpython","version":"{version}",
+                "abi":"cpython-311-x86_64-linux-gnu","platform":"linux-x86_64"}}"#
+            )
+            .as_bytes(),
+        )
+    }
+
+    #[test]
+    fn the_real_interpreter_is_asked_who_it_is() {
+        let found = handle(&FindInterpreterRequest { program: program("python3").unwrap() }).unwrap();
+        assert!(found.path.is_absolute() && !found.path.is_symlink());
+        assert!(found.version.starts_with("3."));
+        assert!(program("python9.9").unwrap_err().hints()[0].contains("apt install"));
+    }
+
+    #[test]
+    fn an_old_interpreter_is_refused_with_what_to_install() {
+        assert!(answer("3.11.2").is_ok());
+        assert!(answer("3.8.18").unwrap_err().summary().contains("3.9 is the oldest"));
+    }
+
+    #[test]
+    fn a_project_that_needs_another_python_is_refused() {
+        let found = answer("3.11.2").unwrap();
+        assert!(found.accept(None).is_ok());
+        assert!(found.accept(Some(">=3.10,<4")).is_ok());
+        assert!(found.accept(Some(">=3.12")).unwrap_err().summary().contains("needs Python >=3.12"));
+    }
+
+    #[test]
+    fn lists_of_versions_mean_what_they_mean_to_pip() {
+        for (list, expected) in [
+            (">=3.10", true),
+            (">=3.10,<4", true),
+            (">=3.9rc1,<4.0.dev0", true),
+            (">3.11.2", false),
+            ("<3.11", false),
+            ("~=3.9", true),
+            ("~=3.11.1", true),
+            ("~=3.10.1", false),
+            ("==3.11.*", true),
+            ("!=3.11.*", false),
+            ("==3.11.2", true),
+            ("==3.11", false),
+            (" >= 3.9 , != 3.9.1 ", true),
+            (">=3.9,", true),
+            ("", true),
+        ] {
+            assert_eq!(satisfies("3.11.2", list).unwrap(), expected, "{list}");
+        }
+        for wrong in ["3.9", "python", ">=3.x", ">=3.*", "~=3"] {
+            assert!(satisfies("3.11.2", wrong).is_err(), "{wrong}");
+        }
+        assert!(satisfies("3.13.0b1", ">=3.9").unwrap());
+    }
+}

@@ -1,0 +1,216 @@
+//! One operation's work with uv: what the host says, where it may write, and when it has to be done.
+//!
+//! Everything here happens in the process of an operation, as the user that environments belong to.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use refresh_events::event::Events;
+use refresh_programs::process::{Keep, ProcessId, Program, Runner};
+use refresh_programs::units::operations::Progress;
+use refresh_system::error::{Failure, Outcome};
+use refresh_system::screen;
+use refresh_system::{clock, disk};
+
+use super::install_error;
+use super::network::Variables;
+
+/// What the host says to every operation of this room.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Setup {
+    /// Where uv, its cache and scratch directories lie.
+    pub(super) directory: PathBuf,
+    /// What uv gets of the network.
+    pub(super) network: Variables,
+    /// The indexes of single packages.
+    pub(super) indexes: BTreeMap<String, String>,
+    /// Whether what has no wheel may be built from source.
+    pub(super) allow_source: bool,
+    /// Whether environments see the packages of the system, too.
+    pub(super) system_site_packages: bool,
+    /// Whether no network is used at all.
+    pub(super) offline: bool,
+    /// How long the operation may take.
+    pub(super) deadline: Duration,
+    /// The name of this boot of the machine.
+    pub(super) boot: String,
+}
+
+impl Setup {
+    /// Returns uv's cache, which is the store that environments are built from.
+    pub(super) fn cache(&self) -> PathBuf {
+        self.directory.join("cache")
+    }
+
+    /// Returns the directory of the scratch directories.
+    pub(super) fn scratch(&self) -> PathBuf {
+        self.directory.join(SCRATCH)
+    }
+}
+
+/// The name of the directory of the scratch directories.
+pub(super) const SCRATCH: &str = "scratch";
+
+/// The work of one operation.
+#[derive(Debug)]
+pub(super) struct Job<'a> {
+    pub(super) setup: &'a Setup,
+    pub(super) runner: Runner,
+    /// A directory that is gone when the operation ends; the working directory of what it starts.
+    pub(super) scratch: PathBuf,
+    until: Instant,
+}
+
+impl<'a> Job<'a> {
+    /// Does `work` with a scratch directory of this name.
+    ///
+    /// # Errors
+    /// The directory cannot be made, or the work fails.
+    pub(super) fn within<A>(
+        setup: &'a Setup,
+        name: &str,
+        work: impl FnOnce(&Self) -> Outcome<A>,
+    ) -> Outcome<A> {
+        begin_with_cache(setup)?;
+        let scratch = setup.scratch().join(name);
+        disk::remove_tree(&scratch)?;
+        disk::make_directory(&setup.scratch(), 0o755)?;
+        disk::make_directory(&scratch, 0o755)?;
+        let job = Self { setup, runner: runner(), scratch, until: clock::monotonic() + setup.deadline };
+        let done = work(&job);
+        let tidied = disk::remove_tree(&job.scratch);
+        let value = done?;
+        end_with_cache(setup)?;
+        tidied.map(|()| value)
+    }
+
+    /// Prepares a program, within what is left of the deadline.
+    pub(super) fn program(&self, path: &Path) -> Program {
+        Program::new(path).directory(&self.scratch).deadline(self.left())
+    }
+
+    /// Runs a program of uv's, passes on its output, and explains its failure.
+    ///
+    /// # Errors
+    /// It failed.
+    pub(super) fn run(&self, program: Program, summary: &str) -> Outcome<()> {
+        let name = program.name();
+        let finished = self.runner.run(&program.keep(Keep::Narrated(name)))?;
+        if finished.succeeded() { Ok(()) } else { Err(install_error::explain(&finished, summary)) }
+    }
+
+    /// Runs a program and returns what it wrote.
+    ///
+    /// # Errors
+    /// It failed.
+    pub(super) fn output_of(&self, program: &Program, summary: &str) -> Outcome<String> {
+        let finished = self.runner.run(program)?;
+        finished.ok(|| summary.to_owned()).map(|finished| finished.text())
+    }
+
+    /// Gives up when the deadline has passed.
+    ///
+    /// # Errors
+    /// It has.
+    pub(super) fn in_time(&self) -> Outcome<()> {
+        if self.left().is_zero() {
+            let limit = self.setup.deadline;
+            return Err(Failure::new(format!("the environment was not built within {limit:?}"))
+                .hint("give it longer: python.deadline in the host's refresh.toml"));
+        }
+        Ok(())
+    }
+
+    fn left(&self) -> Duration {
+        self.until.saturating_duration_since(clock::monotonic())
+    }
+}
+
+/// Names this boot. A container has the kernel's name for it, and another first process.
+pub(super) fn boot() -> String {
+    let first = ProcessId::of(1).map_or(0, |process| process.started);
+    format!("{}-{first}", clock::boot_id())
+}
+
+/// The file beside the cache while that may hold what is not on the disk yet. It holds the boot that writes to the cache.
+const UNSYNCED: &str = "cache-unsynced";
+
+/// Removes a cache that was in use when the machine went down: uv renames files into it without syncing them, and takes an
+/// empty one for whole. Then notes that it is in use.
+///
+/// # Errors
+/// The cache cannot be removed, or the note not be written.
+fn begin_with_cache(setup: &Setup) -> Outcome<()> {
+    let (note, boot) = (setup.directory.join(UNSYNCED), &setup.boot);
+    disk::sweep_unwritten(&setup.directory)?;
+    match disk::read_if_there(&note)? {
+        Some(earlier) if earlier == boot.as_bytes() => return Ok(()),
+        Some(_) => {
+            screen::complain("the machine went down while the package cache was written: it is filled again");
+            disk::remove_tree(&setup.cache())?;
+        }
+        None => {}
+    }
+    disk::write_atomic(&note, boot.as_bytes(), 0o644)
+}
+
+/// Makes what the cache holds durable, and notes that.
+///
+/// # Errors
+/// The disk cannot be written.
+fn end_with_cache(setup: &Setup) -> Outcome<()> {
+    let cache = setup.cache();
+    if cache.is_dir() {
+        disk::sync_file_system(&cache)?;
+    }
+    disk::remove_file_if_there(&setup.directory.join(UNSYNCED))
+}
+
+/// Starts programs on behalf of an operation, and reports what happens to who called it.
+pub(super) fn runner() -> Runner {
+    Runner::in_operation(Events::new(vec![Box::new(Progress)]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn setup(directory: &Path) -> Setup {
+        Setup {
+            directory: directory.to_path_buf(),
+            network: Variables::default(),
+            indexes: BTreeMap::new(),
+            allow_source: false,
+            system_site_packages: false,
+            offline: true,
+            deadline: Duration::from_secs(60),
+            boot: boot(),
+        }
+    }
+
+    #[test]
+    fn rw_7_1a_a_cache_that_was_written_when_the_machine_went_down_is_filled_again() {
+        let root = tempfile::tempdir().unwrap();
+        let setup = setup(root.path());
+        let (wheel, note) = (setup.cache().join("wheel"), root.path().join(UNSYNCED));
+        let fill = |job: &Job<'_>| {
+            disk::make_directory(&job.setup.cache(), 0o755)?;
+            disk::write_atomic(&wheel, b"", 0o644)
+        };
+        Job::within(&setup, "one", fill).unwrap();
+        assert!(wheel.exists() && !note.exists(), "what is on the disk needs no note");
+        let failed: Outcome<()> = Job::within(&setup, "two", |_| Err(Failure::new("killed")));
+        assert!(failed.is_err() && note.exists());
+        Job::within(&setup, "three", |_| Ok(())).unwrap();
+        assert!(wheel.exists() && !note.exists(), "within one boot the cache is what was written");
+        disk::write_atomic(&note, b"another boot", 0o644).unwrap();
+        let killed = root.path().join(format!(".{UNSYNCED}.new-999999999"));
+        disk::write_passing(&killed, b"", 0o644).unwrap();
+        Job::within(&setup, "four", |_| Ok(())).unwrap();
+        assert!(!killed.exists(), "what a killed process was writing is gone");
+        assert!(!wheel.exists() && !note.exists());
+    }
+}

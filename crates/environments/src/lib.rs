@@ -1,0 +1,73 @@
+//! The Python environment: what a commit asks for, the lock of it, and the environments that are built from locks.
+//!
+//! An environment is built by uv as a fresh directory below `environments/`, at its final path, read-only once good, never
+//! changed and never moved afterwards. `venv` is a symbolic link to the live one; changing environments is one atomic
+//! rename.
+//!
+//! The caller (root, in a run) writes records, locks and manifests, the link, and removes directories. Everything that
+//! executes uv or Python, or reads what others wrote, is an operation ([`answer`]): done by a process of the user that the
+//! environments belong to.
+//!
+//! The way through: [`reading::read`] → [`Interpreter::find`] → [`Environments::wanted`] → [`Environments::ensure`]
+//! (lock → build) → [`Environments::switch`].
+
+mod author_hashes;
+mod build;
+pub mod bundled;
+mod compare;
+mod construct;
+pub mod definitions;
+mod fetch;
+mod find_project_lockfile;
+pub(crate) mod generation;
+mod imports;
+mod install_error;
+pub(crate) mod interpreter;
+mod job;
+pub mod list;
+pub mod lock;
+mod lock_operation;
+mod locked;
+mod network;
+mod overlaps;
+mod project;
+mod project_lockfile;
+mod prune;
+mod pylock;
+pub mod reading;
+pub(crate) mod record;
+pub(crate) mod requirements;
+mod resolve;
+mod site;
+mod switch;
+mod tree_source;
+mod uv;
+
+pub use build::Ensured;
+pub use build::{BuildOutcome, Contaminated};
+pub use definitions::Definitions;
+pub use generation::{EnvironmentSpec, Environments, Generation, VenvState};
+pub use interpreter::Interpreter;
+pub use lock::Lock;
+pub use locked::Locked;
+pub use record::Record;
+pub use site::Site;
+pub use tree_source::{DefinitionFilter, TreeSource};
+
+use refresh_programs::process::worker;
+
+/// Does an operation of this room: reads its request and returns its answer; `None` where it is not one of them.
+pub fn answer(operation: &str, request: &[u8]) -> Option<Vec<u8>> {
+    Some(match operation {
+        interpreter::OPERATION => worker::answer(request, |request| interpreter::handle(&request)),
+        fetch::OPERATION => worker::answer(request, |request| fetch::handle(&request)),
+        lock_operation::OPERATION => worker::answer(request, |request| lock_operation::handle(&request)),
+        construct::OPERATION => worker::answer(request, |request| construct::handle(&request)),
+        compare::COMPARE => worker::answer(request, |request| compare::compare(&request)),
+        compare::DESCRIBE => worker::answer(request, |request| compare::describe(&request)),
+        imports::OPERATION => worker::answer(request, |request| imports::handle(&request)),
+        bundled::PACK => worker::answer(request, |request| bundled::pack(&request)),
+        bundled::UNPACK => worker::answer(request, |request| bundled::unpack(&request)),
+        _ => return None,
+    })
+}

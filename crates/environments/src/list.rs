@@ -1,0 +1,104 @@
+//! The environments that there are, each with its standing; and whether one is still what was built. Only reads.
+
+use serde::Serialize;
+
+use refresh_settings::Python;
+use refresh_settings::names::GenerationName;
+use refresh_system::error::Outcome;
+use refresh_system::manifest::contamination::Contamination;
+
+use super::Site;
+use super::generation::{Environments, Generation};
+use super::interpreter::Interpreter;
+use super::record::{self, Record};
+
+/// An environment in the list of all.
+#[derive(Debug, Clone)]
+pub struct Listed {
+    /// Its name.
+    pub name: GenerationName,
+    /// What it is good for.
+    pub standing: Standing,
+    /// What is written down of it.
+    pub record: Option<Record>,
+    /// What was changed in it by hand.
+    pub contamination: Option<Contamination>,
+}
+
+/// What an environment is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// It was built and proved, and may be used.
+    Good,
+    /// It was changed; it is not used again.
+    Contaminated,
+    /// It was there before the tool; it serves as something to return to.
+    Adopted,
+    /// It was not finished, or a part of it is gone; the next run removes it.
+    Incomplete,
+}
+
+impl Standing {
+    /// Returns the word for it, as machine output spells it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Good => "good",
+            Self::Contaminated => "contaminated",
+            Self::Adopted => "adopted",
+            Self::Incomplete => "incomplete",
+        }
+    }
+}
+
+impl Environments<'_> {
+    /// Lists all environments, the newest first.
+    ///
+    /// # Errors
+    /// The records or an environment cannot be read.
+    pub fn overview(&self) -> Outcome<Vec<Listed>> {
+        let mut all = Vec::new();
+        for name in record::known_names(self.site.layout)? {
+            let Some(generation) = self.known(&name)? else {
+                let record = Record::read(self.site.layout, &name)?;
+                if record.is_some() {
+                    // Only what it could be built again from is left of it.
+                    continue;
+                }
+                all.push(Listed { name, standing: Standing::Incomplete, record, contamination: None });
+                continue;
+            };
+            let contamination = self.contamination(&generation)?;
+            let standing = match (&contamination, generation.record.built()) {
+                (Some(_), _) => Standing::Contaminated,
+                (None, None) => Standing::Adopted,
+                (None, Some(_)) => Standing::Good,
+            };
+            all.push(Listed { name, standing, record: Some(generation.record), contamination });
+        }
+        all.sort_by_key(|listed| std::cmp::Reverse(listed.record.as_ref().map(|record| record.recorded_at)));
+        Ok(all)
+    }
+
+    /// Returns what is wrong with the interpreter that an environment links to; `None` where it still is the one that the
+    /// environment was built with, and for an adopted directory.
+    ///
+    /// # Errors
+    /// The interruption.
+    pub fn interpreter_problem(&self, generation: &Generation) -> Outcome<Option<String>> {
+        let Some(built) = generation.record.built() else { return Ok(None) };
+        let recorded = &built.interpreter;
+        let leads_to = generation.path.join("bin/python").canonicalize().ok();
+        if leads_to.as_ref() != Some(&recorded.path) {
+            let now = leads_to.map_or("nothing".to_owned(), |path| path.display().to_string());
+            return Ok(Some(format!("it leads to {now} instead of {}", recorded.path.display())));
+        }
+        let python = Python { interpreter: recorded.path.display().to_string(), ..self.site.python.clone() };
+        match Interpreter::find(Site { python: &python, ..self.site }) {
+            Ok(now) if now.identity() == recorded.identity() => Ok(None),
+            Ok(now) => Ok(Some(format!("it is {} now and was {}", now.version, recorded.version))),
+            Err(failure) if failure.interrupted_by().is_some() => Err(failure),
+            Err(failure) => Ok(Some(failure.chain().join(": "))),
+        }
+    }
+}

@@ -1,0 +1,469 @@
+//! The operation that makes a lock: the application's own one is read, everything else is resolved by uv.
+//!
+//! The application's own lock is law. Everything else is resolved as of the date of the definition, so that another machine
+//! comes to the same result later. What the host adds (`python.also`) never changes what the application locks.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use refresh_programs::process::{Ended, Program};
+use refresh_system::error::{Context as _, Failure, Outcome};
+use refresh_system::text::normal_name;
+use refresh_system::{clock, disk};
+
+use super::author_hashes::{author_hashes, hashed_lines};
+use super::definitions::Definitions;
+use super::install_error::{self, InstallErrorKind};
+use super::interpreter::Interpreter;
+use super::job::{Job, Setup};
+use super::lock::{Form, Lock, Origin};
+use super::locked::{Locked, pinned};
+use super::project_lockfile::{self, ProjectLockfile, ProjectLockfileForm};
+use super::pylock::{self, Pylock};
+use super::requirements::LineKind;
+use super::uv::{self, Network};
+
+/// The operation.
+pub(super) const OPERATION: &str = "python-lock";
+
+/// What an index has to have for a cutoff to mean anything.
+const NO_UPLOAD_TIMES: &str = "the package index gives no upload times";
+
+/// What is said of a lock that was made without the index.
+const FROM_CACHE: &str = "the package index cannot be reached; it was resolved from what uv has in its cache";
+
+/// Makes the lock of a definition.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct LockRequest {
+    pub(super) setup: Setup,
+    /// What the lock is named by.
+    pub(super) key: String,
+    pub(super) definitions: Definitions,
+    pub(super) interpreter: Interpreter,
+    /// Releases after this instant do not count.
+    pub(super) cutoff: Option<jiff::Timestamp>,
+    /// Whether everything that was released until now counts.
+    pub(super) upgrade: bool,
+}
+
+/// Does the operation.
+pub(super) fn handle(request: &LockRequest) -> Outcome<Lock> {
+    let made = Job::within(&request.setup, &format!("lock-{}", request.key), |job| {
+        Locking { job, request, definitions: &request.definitions }.lock()
+    });
+    made.context(|| "the definition cannot be resolved".to_owned())
+}
+
+/// Making one lock.
+struct Locking<'a> {
+    job: &'a Job<'a>,
+    request: &'a LockRequest,
+    definitions: &'a Definitions,
+}
+
+/// What uv has resolved.
+struct Resolution {
+    document: String,
+    /// Releases in it that their authors have withdrawn.
+    yanked: Vec<String>,
+    /// Whether the index could not be asked.
+    from_cache: bool,
+}
+
+/// Why a definition does not resolve.
+struct Unresolved {
+    /// What uv complains of; `None` where it is not that which ended it.
+    kind: Option<InstallErrorKind>,
+    /// Whether the index says too little for a cutoff.
+    because_of_upload_times: bool,
+    failure: Failure,
+}
+
+impl From<Failure> for Unresolved {
+    fn from(failure: Failure) -> Self {
+        Self { kind: None, because_of_upload_times: false, failure }
+    }
+}
+
+/// How a definition is resolved.
+struct ResolveMode {
+    cutoff: Option<jiff::Timestamp>,
+    not_reproducible: Option<String>,
+}
+
+impl ResolveMode {
+    /// With what was released until the date of the definition.
+    fn until(cutoff: jiff::Timestamp, now: jiff::Timestamp) -> Self {
+        let ahead = (cutoff > now).then(|| "the definition is dated in the future".to_owned());
+        Self { cutoff: Some(cutoff), not_reproducible: ahead }
+    }
+
+    /// With everything there is.
+    fn free(why: &str) -> Self {
+        Self { cutoff: None, not_reproducible: Some(why.to_owned()) }
+    }
+
+    /// With everything there is now, because a person asked for it.
+    fn upgrade(now: jiff::Timestamp) -> Self {
+        let why = "it was upgraded on this machine; commit the lock, and it holds everywhere";
+        Self { cutoff: Some(now), not_reproducible: Some(why.to_owned()) }
+    }
+}
+
+impl Locking<'_> {
+    fn lock(&self) -> Outcome<Lock> {
+        let way = match (&self.definitions.own_lock, self.request.upgrade) {
+            (Some(own), _) => return self.read(own),
+            (None, true) => ResolveMode::upgrade(clock::now()),
+            (None, false) => return self.resolve(),
+        };
+        self.resolve_once(&way).map_err(|unresolved| unresolved.failure)
+    }
+
+    /// Reads the application's own lock, and adds to it what the host wants beside.
+    fn read(&self, own: &ProjectLockfile) -> Outcome<Lock> {
+        let origin = Origin::Application { file: own.file().to_path_buf() };
+        let context = || format!("the application's {} cannot be used", own.file().display());
+        let key = &self.request.key;
+        let lock = match &own.form {
+            ProjectLockfileForm::Requirements => {
+                let (packages, lines) = self.pinned_lines();
+                Lock::from_requirements(key, origin, packages, lines)
+            }
+            ProjectLockfileForm::Standard(text) => self.choose(text).and_then(|(extras, groups)| {
+                Ok(Lock::from_pylock(key, origin, text)?.choosing(extras, groups))
+            }),
+            ProjectLockfileForm::Uv { lock, project } => {
+                self.export(lock, project).and_then(|document| Lock::from_pylock(key, origin, document))
+            }
+        };
+        let lock = lock.context(context)?;
+        self.check_complete(own, &lock)?;
+        if self.definitions.also.is_empty() { Ok(lock) } else { self.with_also(&lock) }
+    }
+
+    /// The lines that pin a version with hashes, each once, in the order of the files.
+    fn pinned_lines(&self) -> (Vec<Locked>, String) {
+        let mut lines: Vec<&str> = Vec::new();
+        let mut packages = Vec::new();
+        for (_, line) in self.definitions.package_lines() {
+            if let Some(package) = pinned(line)
+                && !lines.contains(&line.text.as_str())
+            {
+                packages.push(package);
+                lines.push(&line.text);
+            }
+        }
+        (packages, lines.iter().map(|line| format!("{line}\n")).collect())
+    }
+
+    /// The extras and groups that are chosen, as a standard lock writes them.
+    fn choose(&self, text: &str) -> Outcome<(Vec<String>, Vec<String>)> {
+        let lock = Pylock::parse(text)?;
+        // What was chosen when the lock was made is in it without a name, and the project knows the name.
+        let is_known_elsewhere = self.definitions.has_project;
+        let find = |what: &str, chosen: &[String], known: &[String]| -> Outcome<Vec<String>> {
+            if known.is_empty() && is_known_elsewhere {
+                return Ok(Vec::new());
+            }
+            let find = |name: &String| {
+                let found = known.iter().find(|known| normal_name(known) == normal_name(name));
+                found.cloned().ok_or_else(|| {
+                    let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                    Failure::new(format!("it has no {what} {name:?}; there is: {known}"))
+                        .hint(format!("correct python.{what}s in the host's refresh.toml"))
+                })
+            };
+            chosen.iter().map(find).collect()
+        };
+        Ok((
+            find("extra", &self.definitions.extras, &lock.extras)?,
+            find("group", &self.definitions.groups, &lock.dependency_groups)?,
+        ))
+    }
+
+    /// Brings uv's lock into standard form, without any network; that it fits the project is checked.
+    fn export(&self, lock: &str, project: &str) -> Outcome<String> {
+        let directory = self.job.scratch.join("project");
+        disk::make_directory(&directory, 0o755)?;
+        disk::write_passing(&directory.join(project_lockfile::UV), lock.as_bytes(), 0o644)?;
+        disk::write_passing(&directory.join("pyproject.toml"), project.as_bytes(), 0o644)?;
+        // With an empty cache and no network, uv has nothing but the lock itself to answer from.
+        let mut program = uv::command(self.job, Network::Unused)
+            .args(["--no-cache", "export", "--locked", "--format", "pylock.toml", "--no-header"])
+            .args(["--no-annotate", "--quiet", "--no-emit-project", "--no-default-groups", "--python"])
+            .arg(&self.request.interpreter.path)
+            .directory(&directory);
+        for extra in &self.definitions.extras {
+            program = program.arg("--extra").arg(extra);
+        }
+        for group in &self.definitions.groups {
+            program = program.arg("--group").arg(group);
+        }
+        let registries = project_lockfile::registries(lock).into_iter();
+        let program = registries.fold(program, |program, (name, value)| program.env(name, value));
+        let exported = self.job.runner.run(&program)?;
+        if exported.succeeded() {
+            return Ok(exported.text());
+        }
+        Err(install_error::explain(&exported, "it does not fit pyproject.toml")
+            .hint("run `uv lock` in the application's repository, and commit uv.lock"))
+    }
+
+    /// Refuses a lock that leaves out what the project asks for by name.
+    fn check_complete(&self, own: &ProjectLockfile, lock: &Lock) -> Outcome<()> {
+        let lines = self.definitions.package_lines();
+        let asked = lines.iter().filter(|(file, _)| *file == Path::new("pyproject.toml"));
+        let lacks = asked
+            .filter_map(|(_, line)| match &line.meaning {
+                LineKind::Package(package) if !package.specification.contains(';') => Some(&package.name),
+                _ => None,
+            })
+            .find(|name| !lock.packages.iter().any(|package| package.name == **name));
+        let Some(name) = lacks else { return Ok(()) };
+        let file = own.file().display();
+        Err(Failure::new(format!("the application's {file} lacks {name}, which pyproject.toml asks for"))
+            .hint(format!("update {file} in the application's repository, and commit it")))
+    }
+
+    /// Adds what the host wants beside the application's own lock, without changing what that says.
+    fn with_also(&self, lock: &Lock) -> Outcome<Lock> {
+        let directory = self.job.scratch.join("also");
+        disk::make_directory(&directory, 0o755)?;
+        let wanted = self.definitions.write_also(&directory)?;
+        let limits: String = lock
+            .packages
+            .iter()
+            .filter(|package| {
+                lock.packages.iter().filter(|other| other.name == package.name).count() == 1
+                    && package.url.is_none()
+            })
+            .map(|package| format!("{}=={}\n", package.name, package.version))
+            .collect();
+        let constraints = directory.join("lock.txt");
+        disk::write_passing(&constraints, limits.as_bytes(), 0o644)?;
+        let way = ResolveMode { cutoff: self.request.cutoff, not_reproducible: None };
+        let (form, document) = lock.to_install();
+        let resolve = |way: &ResolveMode| {
+            let files = [PathBuf::from("-c"), constraints.clone(), wanted.clone()];
+            self.compile(&files, form, way)
+        };
+        let more = match resolve(&way) {
+            Err(limited) if limited.kind.is_some_and(InstallErrorKind::may_be_the_cutoff) => {
+                resolve(&ResolveMode::free("")).map_err(|unresolved| unresolved.failure)
+            }
+            resolved => resolved.map_err(|unresolved| unresolved.failure),
+        };
+        let more = more.context(|| "what the host adds (python.also) does not fit".to_owned())?.document;
+        let (key, origin) = (&self.request.key, lock.origin.clone());
+        let added = match form {
+            Form::Pylock => Lock::from_pylock(key, origin, pylock::merged(&document, &more)?)?,
+            Form::Requirements => {
+                let (more, lines) = hashed_lines(&more, &BTreeMap::new())?;
+                let is_new = |package: &Locked| !lock.packages.iter().any(|it| it.name == package.name);
+                let (mut packages, mut document) = (lock.packages.clone(), document);
+                for (package, line) in more.into_iter().zip(lines).filter(|(package, _)| is_new(package)) {
+                    packages.push(package);
+                    document.push_str(&line);
+                }
+                Lock::from_requirements(key, origin, packages, document)?
+            }
+        };
+        Ok(added.choosing(lock.extras.clone(), lock.groups.clone()))
+    }
+
+    fn resolve(&self) -> Outcome<Lock> {
+        let Some(cutoff) = self.request.cutoff else {
+            let way = ResolveMode::free("the date of the requirements is unknown");
+            return self.resolve_once(&way).map_err(|unresolved| unresolved.failure);
+        };
+        let limited = match self.resolve_once(&ResolveMode::until(cutoff, clock::now())) {
+            Ok(lock) => return Ok(lock),
+            Err(limited) if limited.kind.is_some_and(InstallErrorKind::may_be_the_cutoff) => limited,
+            Err(other) => return Err(other.failure),
+        };
+        let why = limited.because_of_upload_times.then_some(NO_UPLOAD_TIMES);
+        let way = ResolveMode::free(why.unwrap_or_default());
+        // The failure names why it does not resolve at all, not what the cutoff hid.
+        let mut lock = self.resolve_once(&way).map_err(|unresolved| unresolved.failure)?;
+        if why.is_none()
+            && let Origin::Resolved { not_reproducible, .. } = &mut lock.origin
+        {
+            let found = (lock.form == Form::Pylock).then(|| Pylock::parse(&lock.document)).transpose()?;
+            *not_reproducible = Some(why_not_until(cutoff, found.as_ref()));
+        }
+        Ok(lock)
+    }
+
+    fn resolve_once(&self, way: &ResolveMode) -> Result<Lock, Unresolved> {
+        let directory = self.job.scratch.join("definitions");
+        disk::remove_tree(&directory)?;
+        disk::make_directory(&directory, 0o755)?;
+        let files = self.definitions.write_below(&directory)?;
+        let hashes = author_hashes(self.definitions);
+        let form = if hashes.is_empty() { Form::Pylock } else { Form::Requirements };
+        let nothing = || Resolution { document: String::new(), yanked: Vec::new(), from_cache: false };
+        let found = if files.is_empty() { nothing() } else { self.compile(&files, form, way)? };
+        refuse_withdrawn(&found.yanked)?;
+        let doubt = if found.from_cache { Some(FROM_CACHE.to_owned()) } else { way.not_reproducible.clone() };
+        let origin = Origin::Resolved {
+            by: uv::identity(),
+            cutoff: way.cutoff,
+            not_reproducible: doubt.filter(|_| !files.is_empty()),
+        };
+        let key = &self.request.key;
+        Ok(match form {
+            Form::Pylock => Lock::from_pylock(key, origin, &found.document)?,
+            Form::Requirements => {
+                let (packages, lines) = hashed_lines(&found.document, &hashes)?;
+                Lock::from_requirements(key, origin, packages, lines.concat())?
+            }
+        })
+    }
+
+    /// Resolves files of requirements; packages that have an index of their own come from that.
+    fn compile(&self, files: &[PathBuf], form: Form, way: &ResolveMode) -> Result<Resolution, Unresolved> {
+        let own = &self.job.setup.indexes;
+        let lines = self.definitions.package_lines();
+        let also = self.definitions.also.iter();
+        let named = lines.iter().map(|(_, line)| *line).chain(also).filter_map(|line| match &line.meaning {
+            LineKind::Package(package) => Some(package.name.clone()),
+            _ => None,
+        });
+        let mut directed: Vec<String> = named.filter(|name| own.contains_key(name)).collect();
+        loop {
+            directed.sort();
+            directed.dedup();
+            let found = self.compile_with(files, form, way, &directed)?;
+            let more: Vec<String> = names_in(&found.document, form)?
+                .into_iter()
+                .filter(|name| own.contains_key(name) && !directed.contains(name))
+                .collect();
+            if more.is_empty() {
+                return Ok(found);
+            }
+            directed.extend(more);
+        }
+    }
+
+    fn compile_with(
+        &self,
+        files: &[PathBuf],
+        form: Form,
+        way: &ResolveMode,
+        directed: &[String],
+    ) -> Result<Resolution, Unresolved> {
+        let mut files = files.to_vec();
+        if !directed.is_empty() {
+            files.insert(0, self.write_sources(directed)?);
+        }
+        let job = self.job;
+        let program = |network| {
+            let mut program = uv::compile(job, network, &self.request.interpreter);
+            program = match form {
+                Form::Pylock => program.args(["--format", "pylock.toml"]),
+                Form::Requirements => program.args(["--format", "requirements.txt", "--generate-hashes"]),
+            };
+            if self.definitions.allows_pre_releases() {
+                program = program.args(["--prerelease", "allow"]);
+            }
+            if let Some(cutoff) = way.cutoff {
+                program = program.arg("--exclude-newer").arg(cutoff.to_string());
+            }
+            files.iter().fold(program, Program::arg)
+        };
+        let online = self.run(&program(Network::Used));
+        match online {
+            Err(unreached) if unreached.kind == Some(InstallErrorKind::Network) && !job.setup.offline => {
+                let cached = self.run(&program(Network::Unused));
+                cached.map(|found| Resolution { from_cache: true, ..found }).map_err(|_| unreached)
+            }
+            other => other,
+        }
+    }
+
+    fn run(&self, program: &Program) -> Result<Resolution, Unresolved> {
+        let mut finished = self.job.runner.run(program)?;
+        // Files are called as in the application's tree, not as in the scratch directory.
+        let text = String::from_utf8_lossy(&finished.stderr);
+        let scratch = self.job.scratch.display();
+        let text = text
+            .replace(&format!("{scratch}/definitions/"), "")
+            .replace(&format!("{scratch}/also/"), "")
+            .replace(&format!("{scratch}/"), "");
+        finished.stderr = text.clone().into_bytes();
+        // The failure is short; all of it is in the log of the run.
+        text.lines().for_each(|line| self.job.runner.events().output("uv", line));
+        if finished.succeeded() {
+            let yanked = install_error::parse_yanked(&text);
+            return Ok(Resolution { document: finished.text(), yanked, from_cache: false });
+        }
+        Err(Unresolved {
+            kind: matches!(finished.ended, Ended::Exited(_)).then(|| install_error::parse_kind(&text)),
+            because_of_upload_times: text.contains("does not provide upload-time metadata"),
+            failure: install_error::explain(&finished, "cannot resolve the definition"),
+        })
+    }
+
+    /// Writes a project that asks for packages, each from its own index and from no other.
+    fn write_sources(&self, directed: &[String]) -> Outcome<PathBuf> {
+        let directory = self.job.scratch.join("indexes");
+        disk::make_directory(&directory, 0o700)?;
+        let quoted = |text: &str| toml::Value::from(text).to_string();
+        let names: Vec<String> = directed.iter().map(|name| quoted(name)).collect();
+        let mut text = format!(
+            "[project]\nname = \"ladylinux-refresh-indexes\"\nversion = \"0\"\ndependencies = [{}]\n",
+            names.join(", ")
+        );
+        text.push_str("[tool.uv.sources]\n");
+        for name in directed {
+            text.push_str(&format!("{} = {{ index = {} }}\n", quoted(name), quoted(&format!("own-{name}"))));
+        }
+        for name in directed {
+            let url = self.job.setup.indexes.get(name).map(String::as_str).unwrap_or_default();
+            let (index, url) = (quoted(&format!("own-{name}")), quoted(url));
+            text.push_str(&format!("[[tool.uv.index]]\nname = {index}\nurl = {url}\nexplicit = true\n"));
+        }
+        let file = directory.join("pyproject.toml");
+        disk::remove_file_if_there(&file)?;
+        disk::write_passing(&file, text.as_bytes(), 0o600)?;
+        Ok(file)
+    }
+}
+
+/// The names of the packages in a document.
+fn names_in(document: &str, form: Form) -> Outcome<Vec<String>> {
+    Ok(match form {
+        Form::Pylock => Pylock::parse(document)?.names(),
+        Form::Requirements => {
+            hashed_lines(document, &BTreeMap::new())?.0.into_iter().map(|it| it.name).collect()
+        }
+    })
+}
+
+/// Refuses releases that their authors have withdrawn (PEP 592): uv takes one that is pinned, with a warning that is easily
+/// missed on a fleet.
+fn refuse_withdrawn(yanked: &[String]) -> Outcome<()> {
+    if yanked.is_empty() {
+        return Ok(());
+    }
+    let what = yanked.join(", ");
+    Err(Failure::new(format!("the definition pins what its authors have withdrawn (yanked): {what}"))
+        .hint("pin another version in the requirements"))
+}
+
+/// Why a definition resolves without a cutoff only.
+fn why_not_until(cutoff: jiff::Timestamp, found: Option<&Pylock>) -> String {
+    let newer = found.map(|found| found.newer_than(cutoff)).unwrap_or_default();
+    if newer.is_empty() && found.is_some_and(|found| !found.has_upload_times()) {
+        return NO_UPLOAD_TIMES.to_owned();
+    }
+    let what = match newer.as_slice() {
+        [] => String::new(),
+        [one] => format!(" ({one})"),
+        [one, rest @ ..] => format!(" ({one} and {} more)", rest.len()),
+    };
+    format!("the definition, of {cutoff}, asks for releases that are newer than itself{what}")
+}

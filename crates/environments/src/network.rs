@@ -1,0 +1,92 @@
+//! What uv gets of package indexes, proxies and certificates.
+//!
+//! The host's `python.index_url` wins over the caller's environment. People set these for pip, for uv, or for everything;
+//! uv gets all of it in its own variables.
+
+use std::path::Path;
+
+use refresh_settings::Python;
+use refresh_settings::names::without_credentials;
+use refresh_system::environment;
+
+/// Names and values of environment variables.
+pub(super) type Variables = Vec<(String, String)>;
+
+/// Returns the variables that uv, and whatever fetches uv, is given.
+pub(super) fn variables(python: &Python) -> Variables {
+    uv_variables(python, &environment::network())
+}
+
+/// Returns which indexes packages come from, as far as it is not the default; credentials are left out, because a
+/// token that is renewed makes no other environment.
+pub(super) fn indexes(python: &Python) -> String {
+    let variables = variables(python);
+    let named = variables.iter().filter(|(name, _)| name == "UV_DEFAULT_INDEX" || name == "UV_INDEX");
+    let urls = named.flat_map(|(_, value)| value.split_whitespace());
+    let mut parts: Vec<String> = urls.map(without_credentials).collect();
+    parts.extend(python.indexes.iter().map(|(name, url)| format!("{name}={}", without_credentials(url))));
+    parts.join(" ")
+}
+
+fn uv_variables(python: &Python, caller: &[(String, String)]) -> Variables {
+    let find = |names: [&str; 2]| {
+        names.iter().find_map(|name| {
+            let (_, value) = caller.iter().find(|(known, _)| known == name)?;
+            Some(value.clone())
+        })
+    };
+    let index = python.index_url.clone().or_else(|| find(["PIP_INDEX_URL", "UV_DEFAULT_INDEX"]));
+    let more = find(["PIP_EXTRA_INDEX_URL", "UV_INDEX"]);
+    let certificates = find(["SSL_CERT_FILE", "PIP_CERT"]).filter(|path| Path::new(path).is_absolute());
+    let named = [("UV_DEFAULT_INDEX", index), ("UV_INDEX", more), ("SSL_CERT_FILE", certificates)];
+    let is_same_for_all =
+        |name: &str| !name.starts_with("PIP_") && !named.iter().any(|(known, _)| *known == name);
+    let mut variables: Variables = caller.iter().filter(|(name, _)| is_same_for_all(name)).cloned().collect();
+    variables.extend(named.iter().filter_map(|(name, value)| Some(((*name).to_owned(), value.clone()?))));
+    variables
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use refresh_settings::layers::{Layers, Overrides};
+    use refresh_settings::layout::Layout;
+
+    fn python(text: &str) -> Python {
+        let layers = Layers::of_text(&Layout::below("/trial"), text, Overrides::default());
+        layers.unwrap().resolve().unwrap().python
+    }
+
+    fn variables_of(python: &Python, caller: &[(&str, &str)]) -> Vec<String> {
+        let caller: Variables =
+            caller.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        uv_variables(python, &caller).into_iter().map(|(name, value)| format!("{name}={value}")).collect()
+    }
+
+    #[test]
+    fn the_host_s_index_wins_over_the_caller_s() {
+        let caller = [("PIP_INDEX_URL", "https://p"), ("UV_DEFAULT_INDEX", "https://u")];
+        assert_eq!(variables_of(&python(""), &caller), ["UV_DEFAULT_INDEX=https://p"]);
+        let host = python("[python]\nindex_url = 'https://h'\n");
+        assert_eq!(variables_of(&host, &caller), ["UV_DEFAULT_INDEX=https://h"]);
+    }
+
+    #[test]
+    fn what_is_set_for_pip_is_told_in_the_words_of_uv() {
+        let caller =
+            [("PIP_EXTRA_INDEX_URL", "https://e"), ("PIP_CERT", "/c.pem"), ("HTTPS_PROXY", "http://p")];
+        assert_eq!(
+            variables_of(&python(""), &caller),
+            ["HTTPS_PROXY=http://p", "UV_INDEX=https://e", "SSL_CERT_FILE=/c.pem"]
+        );
+        assert!(variables_of(&python(""), &[("PIP_CERT", "c.pem")]).is_empty());
+    }
+
+    #[test]
+    fn the_indexes_of_an_environment_are_named_without_credentials() {
+        let host = python(
+            "[python]\nindex_url = 'https://u:secret@h/simple'\nindexes = { torch = 'https://t:x@t/cpu' }\n",
+        );
+        assert_eq!(indexes(&host), "https://h/simple torch=https://t/cpu");
+    }
+}

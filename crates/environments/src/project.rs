@@ -1,0 +1,199 @@
+//! The part of `pyproject.toml` that defines an environment: dependencies, extras, groups, `requires-python`. Pure.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use refresh_system::error::{Context as _, Failure, Outcome};
+use refresh_system::text::normal_name;
+
+use super::requirements::{self, Line, LineKind};
+
+/// What a project asks for.
+#[derive(Debug, Default)]
+pub(super) struct Project {
+    /// Which versions of Python it accepts.
+    pub(super) requires_python: Option<String>,
+    /// Its dependencies with those of the chosen extras and groups, as lines of a requirements file.
+    pub(super) lines: Vec<Line>,
+    /// What is worth telling.
+    pub(super) notes: Vec<String>,
+}
+
+/// Reads a project; `None` where the file holds none.
+///
+/// # Errors
+/// It is not understood, or there is no such extra or group.
+pub(super) fn read(bytes: &[u8], extras: &[String], groups: &[String]) -> Outcome<Option<Project>> {
+    let text = std::str::from_utf8(bytes).context(|| "pyproject.toml is no text in UTF-8".to_owned())?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let read: File = toml::from_str(text).context(|| "pyproject.toml cannot be read".to_owned())?;
+    let mut reading = Reading { text, file: &read, found: Project::default(), open: Vec::new() };
+    for group in groups {
+        reading.group(group)?;
+    }
+    let Some(table) = &read.project else {
+        return match extras.first() {
+            Some(extra) => Err(missing("extra", extra, std::iter::empty())),
+            None if groups.is_empty() => Ok(None),
+            None => Ok(Some(reading.found)),
+        };
+    };
+    if table.dynamic.iter().any(|name| name == "dependencies") {
+        let note = "pyproject.toml leaves its dependencies to the build (dynamic): it adds no packages";
+        reading.found.notes.push(note.to_owned());
+    }
+    reading.found.requires_python.clone_from(&table.requires_python);
+    reading.take(&table.dependencies)?;
+    for extra in extras {
+        reading.extra(extra)?;
+    }
+    Ok(Some(reading.found))
+}
+
+/// The way through the tables.
+struct Reading<'a> {
+    text: &'a str,
+    file: &'a File,
+    found: Project,
+    /// The extras and groups that are being read, each named by the one before.
+    open: Vec<String>,
+}
+
+impl Reading<'_> {
+    fn take(&mut self, listed: &[Spanned<String>]) -> Outcome<()> {
+        listed.iter().try_for_each(|text| self.add(text.get_ref(), text.span().start))
+    }
+
+    fn add(&mut self, text: &str, offset: usize) -> Outcome<()> {
+        let number = self.text[..offset].matches('\n').count() + 1;
+        let refuse = |why: &str| Failure::new(format!("pyproject.toml, line {number}: {why}"));
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        if text.contains(" #") || text.contains(" -") || text.ends_with('\\') || text.starts_with('#') {
+            return Err(refuse(&format!("{text:?} is not a requirement")));
+        }
+        let package = requirements::requirement(&text).map_err(|why| refuse(&why))?;
+        requirements::check_provable(&package, "").map_err(|why| refuse(&why))?;
+        // An extra may name others of the same project.
+        let own_name = self.file.project.as_ref().and_then(|project| project.name.as_deref());
+        if own_name.is_some_and(|name| normal_name(name) == package.name) {
+            let inner = package.specification.strip_prefix('[').and_then(|rest| rest.split_once(']'));
+            let names = inner.map(|(names, _)| names.split(',').map(str::trim)).into_iter().flatten();
+            return names.filter(|name| !name.is_empty()).try_for_each(|name| self.extra(name));
+        }
+        // Several listed may stand on one line of the project, but not of a requirements file.
+        let number = number.max(self.found.lines.last().map_or(0, |line: &Line| line.number) + 1);
+        self.found.lines.push(Line { number, text, meaning: LineKind::Package(package) });
+        Ok(())
+    }
+
+    fn extra(&mut self, name: &str) -> Outcome<()> {
+        let file = self.file;
+        let tables = file.project.as_ref().map(|project| &project.optional_dependencies);
+        let mut all = tables.into_iter().flatten();
+        let known = all.find(|(known, _)| normal_name(known) == normal_name(name));
+        let Some((_, listed)) = known else {
+            let names = tables.into_iter().flat_map(BTreeMap::keys);
+            return Err(missing("extra", name, names));
+        };
+        self.enter(format!("[{}]", normal_name(name)), |reading| reading.take(listed))
+    }
+
+    fn group(&mut self, name: &str) -> Outcome<()> {
+        let file = self.file;
+        let known = file.dependency_groups.iter().find(|(known, _)| normal_name(known) == normal_name(name));
+        let Some((_, entries)) = known else {
+            return Err(missing("group", name, file.dependency_groups.keys()));
+        };
+        self.enter(normal_name(name), |reading| {
+            entries.iter().try_for_each(|entry| match entry.get_ref() {
+                Entry::Requirement(text) => reading.add(text, entry.span().start),
+                Entry::Include { include_group } => reading.group(include_group),
+            })
+        })
+    }
+
+    fn enter(&mut self, name: String, act: impl FnOnce(&mut Self) -> Outcome<()>) -> Outcome<()> {
+        if self.open.contains(&name) {
+            let circle = self.open.join(" -> ");
+            return Err(Failure::new(format!("pyproject.toml names itself in a circle: {circle} -> {name}")));
+        }
+        self.open.push(name);
+        act(self)?;
+        self.open.pop();
+        Ok(())
+    }
+}
+
+fn missing<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a String>) -> Failure {
+    let known: Vec<&str> = known.map(String::as_str).collect();
+    let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+    Failure::new(format!("pyproject.toml has no {what} {name:?}; there is: {known}"))
+        .hint(format!("correct python.{what}s in the host's refresh.toml, or {what}s in the application's"))
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct File {
+    project: Option<ProjectTable>,
+    #[serde(default)]
+    dependency_groups: BTreeMap<String, Vec<Spanned<Entry>>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct ProjectTable {
+    name: Option<String>,
+    requires_python: Option<String>,
+    #[serde(default)]
+    dependencies: Vec<Spanned<String>>,
+    #[serde(default)]
+    optional_dependencies: BTreeMap<String, Vec<Spanned<String>>>,
+    #[serde(default)]
+    dynamic: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Entry {
+    Requirement(String),
+    Include {
+        #[serde(rename = "include-group")]
+        include_group: String,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PROJECT: &str = "[project]\nname = 'x'\ndependencies = ['six']\n\
+        [project.optional-dependencies]\nweb = ['flask']\nAll_Of = ['x[web]', 'idna']\n\
+        [dependency-groups]\ndev = ['ruff', { include-group = 'Test.Base' }]\ntest-base = ['pytest']\n\
+        loop = [{ include-group = 'loop' }]\n";
+
+    fn names(extras: &[&str], groups: &[&str]) -> Outcome<Vec<String>> {
+        let [extras, groups] =
+            [extras, groups].map(|all| all.iter().map(|one| (*one).to_owned()).collect::<Vec<_>>());
+        let read = read(PROJECT.as_bytes(), &extras, &groups)?.unwrap();
+        let mut numbers = read.lines.iter().map(|line| line.number);
+        assert!(numbers.clone().skip(1).all(|number| number > numbers.next().unwrap()));
+        Ok(read.lines.into_iter().map(|line| line.text).collect())
+    }
+
+    #[test]
+    fn extras_and_groups_add_what_they_name() {
+        assert_eq!(names(&[], &[]).unwrap(), ["six"]);
+        assert_eq!(names(&["all-of"], &[]).unwrap(), ["six", "flask", "idna"]);
+        assert_eq!(names(&["web"], &["dev"]).unwrap(), ["ruff", "pytest", "six", "flask"]);
+    }
+
+    #[test]
+    fn an_extra_or_group_that_is_not_there_is_refused_with_those_that_are() {
+        let extra = names(&["nothing"], &[]).unwrap_err();
+        assert_eq!(extra.summary(), "pyproject.toml has no extra \"nothing\"; there is: All_Of, web");
+        assert!(names(&[], &["nothing"]).unwrap_err().summary().contains("there is: dev, loop, test-base"));
+        assert!(names(&[], &["loop"]).unwrap_err().summary().contains("in a circle"));
+    }
+}

@@ -1,0 +1,128 @@
+//! Removing generations: those that were never finished, and those that are not needed any more.
+
+use std::path::PathBuf;
+
+use refresh_settings::names::GenerationName;
+use refresh_system::disk;
+use refresh_system::error::Outcome;
+
+use super::generation::{Environments, VenvState, number};
+use super::job::SCRATCH;
+use super::lock::Lock;
+use super::record::{self, Record};
+use super::switch::ADOPTED;
+
+impl Environments<'_> {
+    /// Removes what an interrupted run left: directories without a record, manifests without one, and scratch
+    /// directories. Finishes an interrupted adoption. Never removes what `venv` points to, nor what does not bear the
+    /// name of a generation. Returns the names of what was removed.
+    ///
+    /// # Errors
+    /// Something cannot be removed.
+    pub fn discard_incomplete(&self) -> Outcome<Vec<GenerationName>> {
+        let layout = self.site.layout;
+        self.finish_adoption()?;
+        disk::remove_tree(&layout.uv().join(SCRATCH))?;
+        let live = self.live_directory()?;
+        let mut discarded = Vec::new();
+        for name in record::known_names(layout)? {
+            let directory = layout.environment(&name);
+            // A record is written last and removed first: one without a directory is that of an environment that is gone, which
+            // can be built again from the lock in it.
+            let finished = Record::read(layout, &name)?.is_some();
+            if finished || live.as_ref() == Some(&directory) || !is_ours(&name) {
+                continue;
+            }
+            self.remove(&name)?;
+            self.site.runner.events().note(&format!("discarded the unfinished environment {name}"));
+            discarded.push(name);
+        }
+        disk::sweep_unwritten(&layout.environment_records())?;
+        disk::sweep_unwritten(&layout.locks())?;
+        Ok(discarded)
+    }
+
+    /// Removes all generations except those named and the live one, and returns what was removed. Of a named one that was
+    /// changed, only the directory goes.
+    ///
+    /// # Errors
+    /// Something cannot be removed.
+    pub fn prune(&self, keep: &[GenerationName]) -> Outcome<Vec<GenerationName>> {
+        let names = self.prunable(keep)?;
+        for name in &names {
+            if keep.contains(name) {
+                // Changed by hand: its record stays, with the lock from which the same can be built again.
+                disk::remove_tree(&self.site.layout.environment(name))?;
+            } else {
+                self.remove(name)?;
+            }
+        }
+        Ok(names)
+    }
+
+    /// Removes the locks that no environment was built from; one that is needed again is made again.
+    ///
+    /// # Errors
+    /// A lock or a record cannot be read, or a lock cannot be removed.
+    pub fn prune_locks(&self) -> Outcome<()> {
+        let layout = self.site.layout;
+        let mut needed = Vec::new();
+        for name in record::known_names(layout)? {
+            let built = Record::read(layout, &name)?.and_then(|record| record.built().cloned());
+            needed.extend(built.map(|built| (built.parts.key(), built.parts.lock)));
+        }
+        for file in record::entries(&layout.locks())? {
+            let Some(key) = file.strip_suffix(".json") else { continue };
+            // A definition of another date may resolve to the same: an environment is that of both locks.
+            let digest = Lock::read(layout, key)?.map(|lock| lock.digest());
+            let is_needed = |(own, lock): &(String, String)| own == key || digest.as_ref() == Some(lock);
+            if !needed.iter().any(is_needed) {
+                disk::remove_file_if_there(&layout.locks().join(file))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns what [`Self::prune`] would remove.
+    ///
+    /// # Errors
+    /// The records cannot be read.
+    pub fn prunable(&self, keep: &[GenerationName]) -> Outcome<Vec<GenerationName>> {
+        let live = self.live_directory()?;
+        let mut names = Vec::new();
+        for name in record::known_names(self.site.layout)? {
+            let Some(record) = Record::read(self.site.layout, &name)? else { continue };
+            let directory = self.site.layout.environment(&name);
+            let is_needed =
+                keep.contains(&name) && (record.is_good() || directory.symlink_metadata().is_err());
+            if is_needed || live.as_ref() == Some(&directory) {
+                continue;
+            }
+            names.push(name);
+        }
+        Ok(names)
+    }
+
+    /// What `venv` points to, whether or not it is good.
+    fn live_directory(&self) -> Outcome<Option<PathBuf>> {
+        Ok(match self.current()? {
+            VenvState::Unrecorded(path) => Some(path),
+            VenvState::Generation(live) => Some(live.path),
+            VenvState::Missing | VenvState::RealDirectory => None,
+        })
+    }
+
+    /// Takes the record away first: without it, what a kill leaves of the directory is unfinished and never used.
+    fn remove(&self, name: &GenerationName) -> Outcome<()> {
+        Record::remove(self.site.layout, name)?;
+        disk::remove_tree(&self.site.layout.environment(name))
+    }
+}
+
+/// Returns whether the tool gave this name: sixteen hexadecimal digits or `adopted` in front.
+fn is_ours(name: &GenerationName) -> bool {
+    let word = name.as_str().rsplit_once('-').map_or("", |(word, _)| word);
+    let fingerprint =
+        word.len() == 16 && word.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    fingerprint || number(name, ADOPTED).is_some()
+}

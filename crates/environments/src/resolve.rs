@@ -1,0 +1,122 @@
+//! Locks on the side of the caller: known ones are read, others asked for, once per definition.
+//!
+//! What is known is never resolved again. The resolving itself is an operation ([`super::lock_operation`]).
+
+use refresh_system::checkpoint;
+use refresh_system::error::{Context as _, Failure, Outcome};
+
+use super::Site;
+use super::generation::{EnvironmentSpec, Environments, Generation};
+use super::lock::Lock;
+use super::lock_operation::{LockRequest, OPERATION};
+use super::record::Record;
+
+impl Environments<'_> {
+    /// Returns the lock of what is wanted, where it is known. Only reads.
+    ///
+    /// # Errors
+    /// The file of the lock cannot be read.
+    pub fn known_lock(&self, wanted: &EnvironmentSpec) -> Outcome<Option<Lock>> {
+        Lock::read(self.site.layout, wanted.key())
+    }
+
+    /// Returns the lock that a generation was built from; `None` where it is not kept any more.
+    ///
+    /// # Errors
+    /// The file of the lock cannot be read.
+    pub fn lock_of(&self, generation: &Generation) -> Outcome<Option<Lock>> {
+        self.lock_in(&generation.record)
+    }
+
+    /// The same, by what is written down of the generation.
+    pub(super) fn lock_in(&self, record: &Record) -> Outcome<Option<Lock>> {
+        let Some(built) = record.built() else { return Ok(None) };
+        let is_its = |lock: &Lock| lock.digest() == built.parts.lock;
+        // The one in force knows best where it comes from; what it says is the same.
+        let in_force = Lock::read(self.site.layout, &built.parts.key())?.filter(is_its);
+        Ok(in_force.or_else(|| built.kept.clone().filter(is_its)))
+    }
+
+    /// Refuses a definition without a lock of the application, where the host insists on one.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn check_strict(&self, wanted: &EnvironmentSpec) -> Outcome<()> {
+        let definitions = &wanted.definitions;
+        if !self.site.python.strict || definitions.own_lock.is_some() || definitions.is_empty() {
+            return Ok(());
+        }
+        let files: Vec<String> = definitions.files().map(|file| file.display().to_string()).collect();
+        Err(Failure::new(format!(
+            "the application has no lockfile (in {}), and this host requires one",
+            files.join(", ")
+        ))
+        .hint("ladylinux-refresh lock --format requirements")
+        .hint("commit what that prints as the application's requirements; or leave --strict (python.strict) out"))
+    }
+
+    /// Returns the lock of what is wanted; resolves the definition where it is not known yet, and keeps the result.
+    ///
+    /// # Errors
+    /// The definition does not resolve, or the application's own lock cannot be used.
+    pub fn lock(&self, wanted: &EnvironmentSpec) -> Outcome<Lock> {
+        if let Some(known) = self.known_lock(wanted)? {
+            return Ok(known);
+        }
+        let events = self.site.runner.events();
+        wanted.definitions.notes.iter().for_each(|note| events.note(note));
+        match &wanted.definitions.own_lock {
+            Some(own) => {
+                events.note(&format!("the application's {} selects the packages", own.file().display()));
+            }
+            None => events.note("resolving the definition"),
+        }
+        let lock = self.site.ask_for_lock(wanted, false)?;
+        if let Some(why) = lock.summary().not_reproducible {
+            events.note(&format!("another machine may resolve the definition in another way: {why}"));
+        }
+        lock.write(self.site.layout)?;
+        checkpoint::reach("python:locked");
+        Ok(lock)
+    }
+
+    /// Resolves a definition again with everything that was released until now, and keeps that as its lock. Where the same
+    /// comes out, the lock stays what it was: one that other machines come to by themselves.
+    ///
+    /// # Errors
+    /// The application has its own lock, which is law; or the definition does not resolve.
+    pub fn upgrade(&self, wanted: &EnvironmentSpec) -> Outcome<Lock> {
+        if let Some(own) = &wanted.definitions.own_lock {
+            let file = own.file().display();
+            return Err(Failure::new(format!(
+                "the application's {file} is the lockfile, and a refresh does not write it"
+            ))
+            .hint(format!("update {file} in the application's repository, and commit it")));
+        }
+        let lock = self.site.ask_for_lock(wanted, true)?;
+        if let Some(before) = self.known_lock(wanted)?.filter(|before| before.digest() == lock.digest()) {
+            return Ok(before);
+        }
+        lock.write(self.site.layout)?;
+        Ok(lock)
+    }
+}
+
+impl Site<'_> {
+    /// Has the operation make the lock; with `upgrade`, of everything that was released until now.
+    pub(super) fn ask_for_lock(&self, wanted: &EnvironmentSpec, upgrade: bool) -> Outcome<Lock> {
+        self.ensure_uv(&wanted.interpreter)?;
+        let request = LockRequest {
+            setup: self.setup()?,
+            key: wanted.key().to_owned(),
+            definitions: wanted.definitions.clone(),
+            interpreter: wanted.interpreter.clone(),
+            cutoff: wanted.cutoff,
+            upgrade,
+        };
+        let lock: Lock = self.call(OPERATION, &request)?;
+        // What an operation answers is believed as far as its words are what they have to be.
+        lock.check().context(|| "the definition cannot be resolved".to_owned())?;
+        Ok(lock)
+    }
+}

@@ -1,0 +1,139 @@
+//! Where and for whom environments are made, and how operations on them are asked for.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use refresh_programs::process::Runner;
+use refresh_programs::units::{Job, Role, Units};
+use refresh_settings::Python;
+use refresh_settings::layout::Layout;
+use refresh_system::disk;
+use refresh_system::disk::Owner;
+use refresh_system::error::Outcome;
+
+use super::job::{self, Setup};
+use super::network;
+
+/// How much longer than the operation its process may take.
+const GRACE: Duration = Duration::from_secs(60);
+
+/// How many bytes a response may have: a manifest has some hundred for each file.
+const LARGEST_RESPONSE: usize = 256 << 20;
+
+/// Where and for whom environments are made.
+#[derive(Debug, Clone, Copy)]
+pub struct Site<'a> {
+    /// Reports what happens.
+    pub runner: &'a Runner,
+    /// The paths.
+    pub layout: &'a Layout,
+    /// The settings.
+    pub python: &'a Python,
+    /// Whom the environments belong to, and as whom everything in them is made.
+    pub owner: Owner,
+    /// Whether no network is used.
+    pub offline: bool,
+    /// Does the operations.
+    pub units: &'a Units,
+}
+
+/// The file that makes a directory an environment.
+pub(super) const CONFIGURATION: &str = "pyvenv.cfg";
+
+/// The key in it by which its programs see the packages of the system. Source: PEP 405.
+const SYSTEM: &str = "include-system-site-packages";
+
+/// Returns `true` if the configuration of an environment says that its programs see the packages of the system.
+pub(super) fn shows_system(configuration: &str) -> bool {
+    let value = |line: &str| {
+        let (key, value) = line.split_once('=')?;
+        key.trim().eq_ignore_ascii_case(SYSTEM).then(|| value.trim().eq_ignore_ascii_case("true"))
+    };
+    configuration.lines().find_map(value).unwrap_or(false)
+}
+
+/// Returns the configuration of an environment, changed so that its programs see the packages of the system.
+pub(super) fn showing_system(configuration: &str) -> String {
+    let is_other = |line: &&str| !line.trim_start().to_ascii_lowercase().starts_with(SYSTEM);
+    let lines: Vec<&str> = configuration.lines().filter(is_other).collect();
+    format!("{}\n{SYSTEM} = true\n", lines.join("\n"))
+}
+
+impl Site<'_> {
+    /// Does an operation that builds; what uv writes meanwhile is narrated.
+    pub(super) fn call<Q: Serialize, A: DeserializeOwned>(&self, operation: &str, request: &Q) -> Outcome<A> {
+        let job = self.job(Role::Build).writes(self.layout.environments()).writes(self.layout.uv());
+        let job = job.narrated("uv");
+        self.call_as(&job, self.owner, operation, request)
+    }
+
+    /// Has an operation done for `owner`.
+    pub(super) fn call_as<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        job: &Job,
+        owner: Owner,
+        operation: &str,
+        request: &Q,
+    ) -> Outcome<A> {
+        self.units.call_as(job, owner, operation, request)
+    }
+
+    /// Makes the job of an operation that only reads.
+    pub(super) fn job(&self, role: Role) -> Job {
+        // The operation gives up by itself before.
+        let job = Job::new(role, self.python.deadline + GRACE);
+        Job { output: LARGEST_RESPONSE, ..job }
+    }
+
+    /// Has the operation done that reads what a commit brings; it only reads.
+    ///
+    /// # Errors
+    /// The operation's own failure.
+    pub fn read_release<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        operation: &str,
+        request: &Q,
+    ) -> Outcome<A> {
+        self.call_as(&self.job(Role::Build), self.owner, operation, request)
+    }
+
+    /// Returns what every operation needs to know, and makes sure of the directories that they write in.
+    pub(super) fn setup(&self) -> Outcome<Setup> {
+        disk::make_directory(&self.layout.store(), 0o755)?;
+        for directory in [self.layout.environments(), self.layout.uv()] {
+            if !disk::is_directory(&directory)? {
+                disk::make_owned_directory(&directory, 0o755, &self.owner)?;
+            } else if Owner::own().uid == 0 && Owner::of(&directory)? != self.owner {
+                // Only root can have made it, in a place that is root's. What another user has cached is of no use.
+                disk::give(&directory, &self.owner)?;
+                disk::remove_tree(&self.layout.uv().join("cache"))?;
+            }
+        }
+        Ok(Setup {
+            directory: self.layout.uv(),
+            network: network::variables(self.python),
+            indexes: self.python.indexes.clone(),
+            allow_source: self.python.allow_source,
+            system_site_packages: self.python.system_site_packages == Some(true),
+            offline: self.offline,
+            deadline: self.python.deadline,
+            boot: job::boot(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_environment_says_whether_it_sees_the_packages_of_the_system() {
+        let closed = "home = /usr/bin\ninclude-system-site-packages = false\nversion = 3.11.2\n";
+        assert!(!shows_system(closed) && !shows_system(""));
+        let open = showing_system(closed);
+        assert!(shows_system(&open) && shows_system("Include-System-Site-Packages=TRUE"));
+        assert!(open.starts_with("home = /usr/bin\nversion") && !open.contains("false"), "{open}");
+    }
+}

@@ -1,0 +1,148 @@
+//! Making a generation the live one: one atomic rename of a link.
+//!
+//! A real directory in the link's place is adopted: a link is made under another name, the two are exchanged, and the
+//! directory, which now has the other name, is moved among the generations. Killed at any instant in between, the next
+//! call finishes what was begun; `venv` is never missing.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use refresh_programs::units::Role;
+use refresh_settings::names::GenerationName;
+use refresh_system::checkpoint;
+use refresh_system::disk;
+use refresh_system::disk::{Moved, Owner};
+use refresh_system::error::{Context as _, Failure, Outcome};
+use refresh_system::text::quoted_path;
+
+use super::compare::{DESCRIBE, DescribeRequest, DescribeResponse};
+use super::generation::{Environments, VenvState};
+use super::record::{self, Origin, Record};
+
+/// The word in front of the names of adopted directories.
+pub(super) const ADOPTED: &str = "adopted";
+
+/// What a switch did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Switched {
+    /// What was live before, where it was a good generation.
+    pub before: Option<GenerationName>,
+    /// What is live now.
+    pub after: GenerationName,
+    /// Whether the link had to be changed.
+    pub changed: bool,
+    /// The name under which a real directory was kept.
+    pub adopted: Option<GenerationName>,
+}
+
+impl Environments<'_> {
+    /// Points `venv` to a good generation, atomically and durably (RW-5.3).
+    ///
+    /// # Errors
+    /// The generation is not good, or the link cannot be changed; `venv` is then as it was.
+    pub fn switch(&self, to: &GenerationName) -> Outcome<Switched> {
+        let adopted_before = self.finish_adoption()?;
+        if self.good(to)?.is_none() {
+            return Err(Failure::new(format!(
+                "the environment {to} is damaged or changed, so it cannot be used"
+            ))
+            .hint("build it again: ladylinux-refresh run"));
+        }
+        let current = self.current()?;
+        let before = current.generation().map(|live| live.name.clone());
+        let target = self.site.layout.environment(to);
+        let changed = before.as_ref() != Some(to);
+        let mut adopted = adopted_before.into_iter().last();
+        if current == VenvState::RealDirectory {
+            adopted = Some(self.adopt(&target)?);
+        } else if changed {
+            checkpoint::reach("python:before the switch");
+            disk::point_link(&self.site.layout.venv(), &target)?;
+        }
+        checkpoint::reach("python:switched");
+        Ok(Switched { before, after: to.clone(), changed, adopted })
+    }
+
+    /// Puts a link to `target` in the place of the real directory `venv` and keeps the directory as a generation.
+    fn adopt(&self, target: &Path) -> Outcome<GenerationName> {
+        let layout = self.site.layout;
+        if !disk::same_device(&layout.venv(), &layout.environments())? {
+            return Err(Failure::new(format!(
+                "{} and {} lie on different file systems, so the directory cannot be kept as a generation",
+                layout.venv().display(),
+                layout.environments().display()
+            ))
+            .hint(format!("move it away yourself: mv {0} {0}.old", quoted_path(&layout.venv()))));
+        }
+        let side = self.side();
+        disk::point_link(&side, target)?;
+        checkpoint::reach("python:before the exchange");
+        disk::exchange(&layout.venv(), &side)?;
+        checkpoint::reach("python:exchanged");
+        self.finish_adoption()?
+            .pop()
+            .ok_or_else(|| Failure::new(format!("the old environment is not at {}", side.display())))
+    }
+
+    /// Finishes the adoption that an interrupted run began, and returns what was adopted.
+    pub(super) fn finish_adoption(&self) -> Outcome<Vec<GenerationName>> {
+        let layout = self.site.layout;
+        self.sweep_links()?;
+        let side = self.side();
+        match fs::symlink_metadata(&side) {
+            Ok(found) if found.is_dir() => {
+                self.site.setup()?;
+                let place = layout.environment(&self.next_name(ADOPTED)?);
+                if disk::move_new(&side, &place)? == Moved::OtherFileSystem {
+                    return Err(Failure::new(format!(
+                        "cannot move {} to {}",
+                        side.display(),
+                        place.display()
+                    )));
+                }
+                disk::sync_parent(&place)?;
+                disk::sync_parent(&side)?;
+                checkpoint::reach("python:old environment moved");
+            }
+            Ok(_) => disk::remove_file_if_there(&side)?,
+            Err(_) => {}
+        }
+        let mut adopted = Vec::new();
+        for name in record::entries(&layout.environments())? {
+            let Ok(name) = GenerationName::parse(&name) else { continue };
+            let directory = layout.environment(&name);
+            if super::generation::number(&name, ADOPTED).is_none()
+                || directory.is_symlink()
+                || Record::read(layout, &name)?.is_some()
+            {
+                continue;
+            }
+            let request = DescribeRequest { directory: directory.clone() };
+            // Its owner has made everything in it, and looks at it.
+            let owner = Owner::of(&directory)?;
+            let job = self.site.job(Role::Inspect);
+            let found: DescribeResponse = self.site.call_as(&job, owner, DESCRIBE, &request)?;
+            Record::new(name.clone(), Origin::Adopted, found.packages, found.size, None).write(layout)?;
+            checkpoint::reach("python:adoption recorded");
+            adopted.push(name);
+        }
+        Ok(adopted)
+    }
+
+    /// Removes the links that a run killed in the middle of a switch left beside `venv`.
+    fn sweep_links(&self) -> Outcome<()> {
+        let home = self.site.layout.home();
+        for name in record::entries(&home)? {
+            let path = home.join(&name);
+            if name.starts_with(".venv.") && name.contains("new-") && path.is_symlink() {
+                disk::remove_file_if_there(&path).context(|| "cannot tidy up".to_owned())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The name beside `venv` by which a directory and a link are exchanged.
+    fn side(&self) -> PathBuf {
+        self.site.layout.home().join(".venv.switching")
+    }
+}

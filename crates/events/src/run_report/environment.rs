@@ -1,0 +1,89 @@
+//! The environment in the report of a run. It touches nothing.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use refresh_settings::names::GenerationName;
+use refresh_system::manifest::contamination::Finding;
+
+/// The environment at the end of a run.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Environment {
+    /// The path that the service uses: the link.
+    pub path: PathBuf,
+    /// The generation that it leads to.
+    pub generation: Option<GenerationName>,
+    /// The generation that it led to before.
+    pub generation_before: Option<GenerationName>,
+    /// The interpreter: implementation and version.
+    pub interpreter: Option<String>,
+    /// How many distributions are installed.
+    pub packages: Option<usize>,
+    /// Whether this run built it.
+    pub built: bool,
+    /// Why it was built or reused.
+    pub reason: String,
+    /// The lock that it was built from; `None` where that is not known.
+    #[serde(default)]
+    pub lock: Option<LockSummary>,
+    /// The digest of what is installed, the same on every machine; `None` where it is not known.
+    #[serde(default)]
+    pub digest: Option<String>,
+    /// Files that several packages bring, and whose is used.
+    #[serde(default)]
+    pub overlaps: Vec<Overlap>,
+    /// Environments that were changed by hand, and that are not used any more.
+    #[serde(default)]
+    pub contaminated: Vec<Contaminated>,
+}
+
+/// An environment that was changed by hand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Contaminated {
+    /// The generation.
+    pub generation: GenerationName,
+    /// How many files and directories differed.
+    pub count: usize,
+    /// The first of them.
+    pub found: Vec<Finding>,
+}
+
+/// A lock in a few words.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockSummary {
+    /// The application's file, or who resolved it.
+    pub source: String,
+    /// Releases after this instant were not looked at.
+    pub cutoff: Option<jiff::Timestamp>,
+    /// Why another machine may come to another result; `None` where it does not.
+    pub not_reproducible: Option<String>,
+    /// The sha256 over what it says.
+    pub digest: String,
+}
+
+impl LockSummary {
+    /// Returns it in a line.
+    pub fn in_words(&self) -> String {
+        let until = self.cutoff.map(|cutoff| format!(" from releases until {cutoff}"));
+        let doubt = self.not_reproducible.as_ref().map(|why| format!(", not reproducible: {why}"));
+        format!("{}{}{}", self.source, until.unwrap_or_default(), doubt.unwrap_or_default())
+    }
+}
+
+/// A file that several distributions bring with different contents.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Overlap {
+    /// The file, as the lists name it: relative to the directory of the packages.
+    pub path: String,
+    /// Who brings it, in the order of the lock; the last one wins.
+    pub packages: Vec<String>,
+}
+
+impl Overlap {
+    /// Returns it in a line.
+    pub fn in_words(&self) -> String {
+        let winner = self.packages.last().map_or("", String::as_str);
+        format!("{} is brought by {}: the one of {winner} is used", self.path, self.packages.join(" and "))
+    }
+}

@@ -1,0 +1,62 @@
+//! A commit that unattended runs hold back, and why. Plain data; it touches nothing.
+
+use serde::{Deserialize, Serialize};
+
+use refresh_settings::names::{BranchName, CommitId, RunId};
+use refresh_system::text::harmless_line;
+
+/// A commit that no unattended run deploys, until a newer commit comes or `run` is typed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldBack {
+    /// The commit.
+    pub commit: CommitId,
+    /// The branch that it was deployed from.
+    pub branch: BranchName,
+    /// The first line of its message, if it is known.
+    #[serde(default)]
+    pub subject: Option<String>,
+    /// What holds it back.
+    pub by: HeldBy,
+    /// The run that rolled it back, or that halted.
+    pub run: RunId,
+    /// When that run began, in UTC.
+    pub at: jiff::Timestamp,
+    /// The user who typed the command of that run, if it was typed and that can be known.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// Why the run halted; `None` after a rollback.
+    #[serde(default)]
+    pub why: Option<String>,
+}
+
+/// What holds a commit back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HeldBy {
+    /// A person returned to an earlier version.
+    Rollback,
+    /// A run of it halted.
+    Halt,
+}
+
+impl HeldBack {
+    /// Returns the commit with its subject, for people.
+    pub fn title(&self) -> String {
+        let subject = self.subject.as_deref().map(|it| format!(" {}", harmless_line(it))).unwrap_or_default();
+        format!("{}{subject}", self.commit.short())
+    }
+
+    /// Returns what holds it back, without the time: `rolled back by alice`, `its run halted`.
+    pub fn cause(&self) -> String {
+        let user = self.user.as_deref().map(harmless_line);
+        match (self.by, user) {
+            (HeldBy::Rollback, Some(user)) => format!("rolled back by {user}"),
+            (HeldBy::Rollback, None) => "rolled back".to_owned(),
+            (HeldBy::Halt, Some(user)) => format!("a run of it by {user} halted"),
+            (HeldBy::Halt, None) => "a run of it halted".to_owned(),
+        }
+    }
+}
+
+/// What ends it, for people.
+pub const RELEASE: &str = "`run`, or a newer commit of the branch";

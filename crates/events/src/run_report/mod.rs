@@ -1,0 +1,392 @@
+//! The report of a run as plain data.
+//!
+//! [`Report`] is the contract: `report.json`, `status.json`, the last line of `--format json` and the human text are
+//! all derived from it. It touches nothing; `report` renders it.
+
+mod environment;
+mod held_back;
+mod models;
+mod phase;
+mod service;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use refresh_settings::names::{BranchName, CommitId, RunId};
+use refresh_system::error::Failure;
+use refresh_system::text;
+
+pub use environment::{Contaminated, Environment, LockSummary, Overlap};
+pub use held_back::{HeldBack, HeldBy, RELEASE};
+pub use models::ModelsSummary;
+pub use phase::Phase;
+pub use service::{OtherState, OtherUnit, Service, Tie};
+
+/// The version of the report's format.
+pub(crate) const SCHEMA: u32 = 1;
+
+/// The exit code of a run that SIGTERM halted: the machine went down, which says nothing of the commit.
+const SHUT_DOWN: u8 = 128 + 15;
+
+/// All about one run (RW-5.6).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Report {
+    /// The version of the format, [`SCHEMA`].
+    pub schema: u32,
+    /// The run.
+    pub run: RunId,
+    /// What was asked for: `run` or `rollback`.
+    pub command: String,
+    /// How it ended.
+    pub result: Ending,
+    /// The exit code.
+    pub exit_code: u8,
+    /// Whether commit or environment are others than before.
+    pub changed: bool,
+    /// Whether staging came before the stop.
+    pub staged: bool,
+    /// When it began, in UTC.
+    pub started_at: jiff::Timestamp,
+    /// When it ended, in UTC.
+    pub finished_at: jiff::Timestamp,
+    /// The branch.
+    pub branch: BranchName,
+    /// The commit that `app/` holds now (RW-5.6a); `None` where that cannot be read.
+    pub commit: Option<CommitId>,
+    /// The commit that it held before.
+    pub commit_before: Option<CommitId>,
+    /// What the run was to deploy; `None` if it ended before that was known.
+    #[serde(default)]
+    pub requested: Option<Requested>,
+    /// The bundle that it came from; `None` where it came from the remote.
+    #[serde(default)]
+    pub bundle: Option<Bundle>,
+    /// The environment (RW-5.6b).
+    pub environment: Environment,
+    /// The service (RW-5.6c).
+    pub service: Service,
+    /// From the stop to the first good answer, in milliseconds; `None` where there was none.
+    pub downtime_ms: Option<u64>,
+    /// What that time was needed for.
+    #[serde(default)]
+    pub downtime: Option<DowntimeParts>,
+    /// What became of connections while the socket of the service stayed open; `None` where it did not.
+    #[serde(default)]
+    pub connections: Option<Connections>,
+    /// Every part of the run, in order.
+    pub phases: Vec<PhaseReport>,
+    /// What was found when the models were looked at; `None` where they were not (RW-6.2).
+    #[serde(default)]
+    pub models: Option<ModelsSummary>,
+    /// Local changes that were saved.
+    pub saved: Saved,
+    /// Files of the application that were kept in place, relative to `app/`.
+    pub preserved: Vec<String>,
+    /// Git-ignored paths that moved from the old tree into the new one, relative to `app/`.
+    #[serde(default)]
+    pub ignored: Vec<String>,
+    /// What became of the protected paths.
+    pub protected: Protected,
+    /// How far units were confined; `None` where that cannot be found out.
+    #[serde(default)]
+    pub confinement: Option<Enforcement>,
+    /// The commit that the run did not deploy, since a person or a halt holds it back; `None` for other results.
+    #[serde(default)]
+    pub held_back: Option<HeldBack>,
+    /// Things a person should look at.
+    pub warnings: Vec<String>,
+    /// Why it failed.
+    pub error: Option<Error>,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ending {
+    /// All six steps succeeded.
+    Refreshed,
+    /// There was nothing to do, and nothing was done.
+    Unchanged,
+    /// An unattended run found a commit that is held back, and did nothing.
+    HeldBack,
+    /// Preflight or staging failed; the refresh was not started.
+    Refused,
+    /// A step failed; the service is stopped and fenced.
+    Halted,
+    /// The run was killed, and a later run cleaned up after it.
+    Interrupted,
+}
+
+impl Ending {
+    /// Returns the word for it, as machine output spells it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Refreshed => "refreshed",
+            Self::Unchanged => "unchanged",
+            Self::HeldBack => "held_back",
+            Self::Refused => "refused",
+            Self::Halted => "halted",
+            Self::Interrupted => "interrupted",
+        }
+    }
+}
+
+/// How far the table of units is put into force here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", content = "missing", rename_all = "snake_case")]
+pub enum Enforcement {
+    /// All of it.
+    Enforced,
+    /// All but this, a sentence each.
+    Missing(Vec<String>),
+}
+
+/// What a run was to deploy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Requested {
+    /// The branch.
+    pub branch: BranchName,
+    /// Its commit; `None` if the run did not reach the remote.
+    pub commit: Option<CommitId>,
+    /// The first line of the commit's message, if the mirror could be read.
+    pub subject: Option<String>,
+    /// The author of the commit, if the mirror could be read.
+    pub author: Option<String>,
+}
+
+impl Requested {
+    /// Returns the first line of the commit's message and its author, for people.
+    pub fn title(&self) -> Option<String> {
+        let author = self.author.as_deref().map(|author| format!(" ({author})")).unwrap_or_default();
+        self.subject.as_deref().map(|subject| format!("{subject}{author}"))
+    }
+}
+
+/// What became of connections while the service was down and its socket open.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connections {
+    /// Those that were open from some time before the stop until then, and ended with the service: streams and idle ones.
+    pub ended: usize,
+    /// Those that waited at once for the new service.
+    pub waited: u32,
+    /// How long the first of them waited, in milliseconds; `None` where none did.
+    pub longest_wait_ms: Option<u64>,
+}
+
+/// What a downtime was needed for, in milliseconds; together they are the downtime.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DowntimeParts {
+    /// From the request to stop until the service is gone.
+    pub stop_ms: u64,
+    /// Moving the tree in and switching the environment.
+    pub sync_ms: u64,
+    /// The hooks.
+    pub hooks_ms: u64,
+    /// From there to the first good answer.
+    pub start_ms: u64,
+}
+
+impl DowntimeParts {
+    /// Divides a downtime: `start` is the time from the beginning of step 5 to the first good answer.
+    pub fn of(downtime_ms: u64, start_ms: u64, phases: &[PhaseReport]) -> Self {
+        let took = |wanted: &[Phase]| -> u64 {
+            phases.iter().filter(|part| wanted.contains(&part.phase)).map(|part| part.duration_ms).sum()
+        };
+        let (sync_ms, hooks_ms) = (took(&[Phase::Sync, Phase::Environment]), took(&[Phase::Prepare]));
+        let stop_ms = downtime_ms.saturating_sub(sync_ms + hooks_ms + start_ms);
+        Self { stop_ms, sync_ms, hooks_ms, start_ms }
+    }
+
+    /// Returns each part with its name, in their order.
+    pub fn named(&self) -> [(&'static str, u64); 4] {
+        [("stop", self.stop_ms), ("sync", self.sync_ms), ("hooks", self.hooks_ms), ("start", self.start_ms)]
+    }
+}
+
+/// The bundle that a run was given.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bundle {
+    /// The file.
+    pub file: PathBuf,
+    /// Its sha256; `None` where it was refused before it was read whole.
+    pub sha256: Option<String>,
+}
+
+/// One part of a run.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PhaseReport {
+    /// Which.
+    pub phase: Phase,
+    /// How long it took, in milliseconds.
+    pub duration_ms: u64,
+    /// Whether it succeeded.
+    pub ok: bool,
+    /// What it did, in a few words.
+    pub summary: String,
+}
+
+/// Local changes that a run saved.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Saved {
+    /// How many entries.
+    pub count: usize,
+    /// The first of them, relative to `app/`.
+    pub paths: Vec<String>,
+    /// Where they are.
+    pub place: Option<PathBuf>,
+    /// The command that shows them.
+    pub look: Option<String>,
+}
+
+/// What became of models, containers, configuration and persistent data (RW-3.2, RW-6.1).
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Protected {
+    /// How many entries were looked at before and after.
+    pub entries: usize,
+    /// What differed afterwards, although no hook had run yet.
+    pub changed: Vec<String>,
+}
+
+/// Why a run failed (RW-7.1b).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Error {
+    /// In which part.
+    pub phase: Phase,
+    /// What happened: the outermost sentence first, the root cause last.
+    pub chain: Vec<String>,
+    /// What may help, the closest to the cause first.
+    pub hints: Vec<String>,
+    /// The command to type next.
+    pub next: String,
+}
+
+impl Report {
+    /// Makes the report of a run that begins, which is filled while it goes on.
+    pub fn new(run: RunId, command: &str, started_at: jiff::Timestamp) -> Self {
+        Self {
+            schema: SCHEMA,
+            run,
+            command: command.to_owned(),
+            result: Ending::Interrupted,
+            exit_code: 0,
+            changed: false,
+            staged: false,
+            started_at,
+            finished_at: started_at,
+            branch: BranchName::main(),
+            commit: None,
+            commit_before: None,
+            requested: None,
+            bundle: None,
+            environment: Environment::default(),
+            service: Service::default(),
+            downtime_ms: None,
+            downtime: None,
+            connections: None,
+            phases: Vec::new(),
+            models: None,
+            saved: Saved::default(),
+            preserved: Vec::new(),
+            ignored: Vec::new(),
+            protected: Protected::default(),
+            confinement: None,
+            held_back: None,
+            warnings: Vec::new(),
+            error: None,
+        }
+    }
+
+    /// Returns the report as everybody may read it; `failure` is the cause of its error. What hooks and the service wrote may
+    /// hold secrets: it stays in the log of the run, and with those who followed it.
+    #[must_use]
+    pub fn open(&self, failure: Option<&Failure>) -> Self {
+        let mut open = self.clone();
+        if let Some(error) = &mut open.error {
+            error.chain = failure.map(Failure::open_chain).unwrap_or_default();
+        }
+        open
+    }
+
+    /// Returns the commit that this run holds back because it halted; `None` if it ended otherwise, or its target was an earlier
+    /// version, which no unattended run deploys. `user` typed its command.
+    pub fn held_back_by_halt(&self, user: Option<String>) -> Option<HeldBack> {
+        let is_one = self.result == Ending::Halted && self.command == "run" && self.exit_code != SHUT_DOWN;
+        let requested = self.requested.as_ref().filter(|_| is_one)?;
+        Some(HeldBack {
+            commit: requested.commit.clone()?,
+            branch: requested.branch.clone(),
+            subject: requested.subject.clone(),
+            by: HeldBy::Halt,
+            run: self.run.clone(),
+            at: self.started_at,
+            user,
+            why: self.why(),
+        })
+    }
+
+    /// Returns why the run did not succeed, in a line; `None` where it did.
+    pub fn why(&self) -> Option<String> {
+        self.error.as_ref().map(|error| text::harmless(&error.chain.join(": ")))
+    }
+
+    /// Returns how long the run took, in milliseconds: the sum of its parts, which are measured by the monotonic clock. A run that
+    /// was killed measured nothing.
+    pub fn duration_ms(&self) -> u64 {
+        if self.result != Ending::Interrupted {
+            return self.phases.iter().map(|part| part.duration_ms).sum();
+        }
+        u64::try_from(self.finished_at.duration_since(self.started_at).as_millis()).unwrap_or(0)
+    }
+
+    /// Returns how it ended, for a line among others: `refreshed`, `rolled back`, `rollback halted`.
+    pub fn in_words(&self) -> String {
+        match (self.command.as_str(), self.result) {
+            ("rollback", Ending::Refreshed) => "rolled back".to_owned(),
+            ("rollback", other) => format!("rollback {}", other.word()),
+            (_, Ending::HeldBack) => "held back".to_owned(),
+            (_, other) => other.word().to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn halted(exit_code: u8) -> Report {
+        let mut report = Report::new(RunId::parse("r-1").unwrap(), "run", jiff::Timestamp::UNIX_EPOCH);
+        let commit = CommitId::parse(&"1".repeat(40)).unwrap();
+        report.requested = Some(Requested {
+            branch: BranchName::main(),
+            commit: Some(commit),
+            subject: Some("B".to_owned()),
+            author: None,
+        });
+        (report.result, report.exit_code) = (Ending::Halted, exit_code);
+        report
+    }
+
+    #[test]
+    fn a_halt_holds_its_commit_back_unless_the_machine_went_down() {
+        let held = halted(1).held_back_by_halt(Some("alice".to_owned())).unwrap();
+        assert_eq!(held.title(), "1111111111 B");
+        assert_eq!(held.cause(), "a run of it by alice halted");
+        assert!(halted(130).held_back_by_halt(None).is_some(), "a person cancelled it");
+        assert_eq!(halted(143).held_back_by_halt(None), None);
+        let rolled_back = Report { command: "rollback".to_owned(), ..halted(1) };
+        assert_eq!(rolled_back.held_back_by_halt(None), None);
+        assert_eq!(Report { result: Ending::Refused, ..halted(3) }.held_back_by_halt(None), None);
+    }
+
+    #[test]
+    fn the_duration_of_a_run_does_not_depend_on_the_wall_clock() {
+        let part =
+            |duration_ms| PhaseReport { phase: Phase::Stop, duration_ms, ok: true, summary: String::new() };
+        let jumped = "2036-01-01T00:00:00Z".parse().unwrap();
+        let report = Report { phases: vec![part(5), part(7)], finished_at: jumped, ..halted(1) };
+        assert_eq!(report.duration_ms(), 12);
+        let back = Report { started_at: jumped, finished_at: jiff::Timestamp::UNIX_EPOCH, ..report };
+        assert_eq!(back.duration_ms(), 12);
+    }
+}

@@ -1,0 +1,82 @@
+//! The branches of the remote, as git lists them. It touches nothing.
+
+use refresh_settings::names::{BranchName, CommitId};
+use refresh_system::error::{Failure, Outcome};
+use refresh_system::text::quoted;
+
+/// The file in the mirror that lists the branches of the remote as of the last fetch.
+pub(super) const REMOTE_HEADS: &str = "remote-heads";
+
+/// Reads lines of `<hash> TAB refs/heads/<name>`.
+pub(super) fn parse_heads(text: &str) -> Vec<(String, CommitId)> {
+    text.lines()
+        .filter_map(|line| {
+            let (hash, name) = line.split_once('\t')?;
+            Some((name.strip_prefix("refs/heads/")?.to_owned(), CommitId::parse(hash).ok()?))
+        })
+        .collect()
+}
+
+/// Reads the branch that HEAD of the remote names, from the line `ref: refs/heads/<name> TAB HEAD`.
+pub(super) fn parse_default(text: &str) -> Option<String> {
+    let name = |line: &str| {
+        let (target, name) = line.strip_prefix("ref: refs/heads/")?.split_once('\t')?;
+        (name == "HEAD").then(|| target.to_owned())
+    };
+    text.lines().find_map(name)
+}
+
+/// What a branch points to.
+pub(super) fn tip_of(branch: &BranchName, heads: &[(String, CommitId)]) -> Outcome<CommitId> {
+    let found = heads.iter().find(|(name, _)| name == branch.as_str()).map(|(_, commit)| commit.clone());
+    found.ok_or_else(|| no_such_branch(branch, heads.iter().map(|(name, _)| name)))
+}
+
+/// The failure for a branch that the remote does not have, with the names that come close.
+fn no_such_branch<'a>(branch: &BranchName, names: impl Iterator<Item = &'a String>) -> Failure {
+    let wanted = branch.as_str();
+    let mut near: Vec<(f64, &String)> = names
+        .map(|name| (strsim::jaro_winkler(&wanted.to_lowercase(), &name.to_lowercase()), name))
+        .collect();
+    near.sort_by(|one, other| other.0.total_cmp(&one.0));
+    let failure = Failure::new(format!("the remote has no branch {wanted}"));
+    let close: Vec<&str> =
+        near.iter().take(3).filter(|(score, _)| *score > 0.7).map(|(_, name)| name.as_str()).collect();
+    if !close.is_empty() {
+        let again = format!("ladylinux-refresh run {}", quoted(close[0]));
+        return failure.hint(format!("did you mean {}?", close.join(", "))).hint(again);
+    }
+    let some: Vec<&str> = near.iter().take(10).map(|(_, name)| name.as_str()).collect();
+    let Some(first) = some.iter().find(|name| **name == "main").or(some.first()) else {
+        return failure.hint("the remote has no branches at all");
+    };
+    let other = format!("ladylinux-refresh run {}", quoted(first));
+    failure.hint(format!("the remote has {}", some.join(", "))).hint(other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_branch_is_reported_with_the_nearest_names() {
+        let names = ["main", "feature/login", "feature/logout"].map(str::to_owned);
+        let failure = no_such_branch(&BranchName::parse("feature/logni").unwrap(), names.iter());
+        assert!(failure.hints()[0].contains("feature/login"), "{failure:?}");
+        let names = ["main;id>$(id)".to_owned()];
+        let failure = no_such_branch(&BranchName::parse("main;id").unwrap(), names.iter());
+        assert_eq!(failure.hints()[1], "ladylinux-refresh run 'main;id>$(id)'");
+        let failure = no_such_branch(&BranchName::parse("zzz").unwrap(), names.iter());
+        assert!(failure.hints()[0].contains("the remote has"), "{failure:?}");
+    }
+
+    #[test]
+    fn lines_that_are_no_heads_are_left_out() {
+        let hash = "0123456789012345678901234567890123456789";
+        let heads = parse_heads(&format!("{hash}\trefs/heads/a/b\nnonsense\n{hash}\trefs/tags/v1\n"));
+        assert_eq!(parse_default("ref: refs/heads/a/b\tHEAD\n").as_deref(), Some("a/b"));
+        assert_eq!(parse_default(&format!("{hash}\tHEAD\n")), None);
+        assert_eq!(heads.len(), 1);
+        assert_eq!(heads[0].0, "a/b");
+    }
+}

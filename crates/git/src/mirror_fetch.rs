@@ -1,0 +1,313 @@
+//! What the mirror takes from the remote or from a bundle. It may touch the network and `mirror.git`.
+
+use std::path::Path;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use refresh_programs::process::{Finished, Keep};
+use refresh_settings::names::{BranchName, CommitId, RunId};
+use refresh_system::error::{Failure, Outcome};
+use refresh_system::{checkpoint, clock, disk};
+
+use super::fetch_failure::FetchFailure;
+use super::heads::{REMOTE_HEADS, parse_heads, tip_of};
+use super::locks::locks;
+use super::mirror::{Mirror, Moves};
+use super::mirror_call::{Call, Ensured, Source};
+use super::mirror_layout::{configuration_for, lay_out};
+use super::{LONG, allowing, lenient, remote};
+
+/// How often a fetch is tried whose failure may pass, and how long it waits before each further try.
+const WAITS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(4)];
+
+/// From how many packs on the mirror is repacked; and from how many loose objects in one of its 256 directories.
+const MANY: (usize, usize) = (40, 32);
+
+/// The ref that holds what the last bundle brought.
+const FROM_BUNDLE: &str = "refs/bundle";
+
+/// How the mirror is fetched into: nothing comes that was not asked for, and nothing is tidied.
+pub(super) const QUIETLY: [&str; 4] = ["--no-tags", "--no-auto-gc", "--no-write-fetch-head", "--force"];
+
+impl Mirror {
+    /// Makes sure that the mirror holds what the remote's `branch` points to, holds it for `run`, and returns it
+    /// (RW-5.2a). The first call of a run fetches; later ones return the same commit without the network.
+    ///
+    /// # Errors
+    /// The remote cannot be reached, refuses, stalls, has no such branch, or the disk is full.
+    pub fn ensure(&self, run: &RunId, branch: &BranchName) -> Outcome<CommitId> {
+        self.ensure_from(run, branch, Source::Remote)
+    }
+
+    /// As [`Mirror::ensure`], with commits of another source.
+    ///
+    /// # Errors
+    /// As [`Mirror::ensure`].
+    pub fn ensure_from(&self, run: &RunId, branch: &BranchName, source: Source<'_>) -> Outcome<CommitId> {
+        let mut ensured = self.ensured.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, commit)) = ensured.as_ref().filter(|(known, _)| known == run) {
+            return Ok(commit.clone());
+        }
+        let commit = match &self.unit {
+            Some(unit) => unit.ensure(run, branch, source)?,
+            None => match self.ensure_here(run, branch, source)? {
+                Ensured::Commit(commit) => commit,
+                Ensured::MadeNew => return Err(Failure::new("the mirror was not put in its place")),
+            },
+        };
+        *ensured = Some((run.clone(), commit.clone()));
+        Ok(commit)
+    }
+
+    /// As [`Mirror::ensure_from`], with git of this process.
+    pub(super) fn ensure_here(
+        &self,
+        run: &RunId,
+        branch: &BranchName,
+        source: Source<'_>,
+    ) -> Outcome<Ensured> {
+        if let Some(commit) = self.pinned(run)? {
+            return Ok(Ensured::Commit(commit));
+        }
+        let (tip, listed) = match source {
+            Source::Remote => {
+                let listed = self.remote_heads()?;
+                (tip_of(branch, &parse_heads(&listed))?, Some(listed))
+            }
+            Source::Quarantine(bundle) => (bundle.commit.clone(), None),
+        };
+        let fits = self.is_usable()? && self.configuration() == configuration_for(&tip);
+        let mut is_new = !fits;
+        if !fits {
+            self.make_anew(branch, &tip, source)?;
+        } else if let Err((kind, failure)) = self.fetch(&self.path, branch, source)? {
+            match kind {
+                FetchFailure::LocalDamage if self.damage()?.is_some() => {
+                    self.make_anew(branch, &tip, source)?;
+                    is_new = true;
+                }
+                FetchFailure::LocalDamage => {
+                    return Err(FetchFailure::RemoteDamage.instead_of(&self.from(source), failure));
+                }
+                _ => return Err(failure),
+            }
+        }
+        if is_new && self.moves == Moves::ByConductor {
+            return Ok(Ensured::MadeNew);
+        }
+        checkpoint::reach("git:fetched");
+        let tip = match source {
+            Source::Remote => self.head(branch)?,
+            Source::Quarantine(_) => tip,
+        };
+        self.pin(run, &tip)?;
+        if let Some(listed) = listed {
+            disk::write_whole(&self.path.join(REMOTE_HEADS), listed.as_bytes(), 0o644)?;
+        }
+        self.repack_if_grown()?;
+        disk::sync_file_system(&self.path)?;
+        Ok(Ensured::Commit(tip))
+    }
+
+    /// Asks the remote what `branch` points to, and stores nothing.
+    ///
+    /// # Errors
+    /// As [`Mirror::ensure`].
+    pub fn remote_tip(&self, branch: &BranchName) -> Outcome<CommitId> {
+        if let Some(unit) = &self.unit {
+            return unit.ask(Call::RemoteTip { branch: branch.clone() });
+        }
+        tip_of(branch, &parse_heads(&self.remote_heads()?))
+    }
+
+    /// HEAD and the branches of the remote, as git lists them.
+    fn remote_heads(&self) -> Outcome<String> {
+        let url = self.url()?;
+        let listed = self.persistently(|| {
+            let program = remote::equip(&self.git, self.git.anywhere(), &self.remote, url)?;
+            self.git.runner().run(&program.args([
+                "ls-remote",
+                "--symref",
+                "--",
+                &url.text,
+                "HEAD",
+                "refs/heads/*",
+            ]))
+        })?;
+        if listed.succeeded() {
+            return Ok(listed.text());
+        }
+        let kind = FetchFailure::of(&listed);
+        Err(kind.blame_clock(kind.failure(&url.text, &listed), self.last_fetch()))
+    }
+
+    /// When something was fetched last: the clock was at least there.
+    fn last_fetch(&self) -> Option<jiff::Timestamp> {
+        let found = std::fs::metadata(self.path.join(REMOTE_HEADS)).ok()?;
+        jiff::Timestamp::try_from(found.modified().ok()?).ok()
+    }
+
+    /// Tries what may fail for a moment; waits longer before each further try, within the deadline of a fetch.
+    fn persistently(&self, attempt: impl Fn() -> Outcome<Finished>) -> Outcome<Finished> {
+        let end = clock::monotonic() + remote::deadline(&self.remote);
+        let mut finished = attempt()?;
+        for wait in WAITS {
+            let failure = FetchFailure::of(&finished);
+            if finished.succeeded() || !failure.is_passing() || clock::monotonic() + wait >= end {
+                break;
+            }
+            self.git.runner().events().note("the remote does not answer properly; it is tried once more");
+            clock::pause(wait)?;
+            finished = attempt()?;
+        }
+        Ok(finished)
+    }
+
+    /// Fetches into a repository; returns the kind of failure and what to report.
+    fn fetch(
+        &self,
+        into: &Path,
+        branch: &BranchName,
+        source: Source<'_>,
+    ) -> Outcome<Result<(), (FetchFailure, Failure)>> {
+        self.clear_way(into, branch)?;
+        let fetched = self.persistently(|| {
+            remove_leftovers(into)?;
+            let program = self.guarded(into)?;
+            let program = match source {
+                Source::Remote => {
+                    let url = self.url()?;
+                    let refspec = format!("+refs/heads/{branch}:refs/heads/{branch}");
+                    remote::equip(&self.git, program, &self.remote, url)?
+                        // git verifies what the remote sends.
+                        .args(["-c", "fetch.fsckObjects=true"])
+                        .args(lenient("fetch.fsck", "ignore"))
+                        .arg("fetch")
+                        .args(QUIETLY)
+                        .args(["--progress", "--", &url.text, &refspec])
+                }
+                Source::Quarantine(bundle) => allowing(program, "file")
+                    .arg("fetch")
+                    .args(QUIETLY)
+                    .args(["--progress", "--"])
+                    .arg(&bundle.directory)
+                    .arg(format!("+refs/heads/{}:{FROM_BUNDLE}", bundle.branch))
+                    .deadline(LONG),
+            };
+            self.git.runner().run(&program.keep(Keep::Narrated("fetch".to_owned())))
+        })?;
+        if fetched.succeeded() {
+            return Ok(Ok(()));
+        }
+        let kind = FetchFailure::of(&fetched);
+        Ok(Err((kind, kind.failure(&self.from(source), &fetched))))
+    }
+
+    /// Where commits come from, for people.
+    fn from(&self, source: Source<'_>) -> String {
+        match source {
+            Source::Remote => self.shown_url().unwrap_or_default(),
+            Source::Quarantine(bundle) => bundle.directory.display().to_string(),
+        }
+    }
+
+    /// Removes branches that cannot exist beside `branch`: `x` beside `x/y`, and the reverse. What runs need of them is held
+    /// for the runs.
+    fn clear_way(&self, git_dir: &Path, branch: &BranchName) -> Outcome<()> {
+        let program = self.guarded(git_dir)?.args(["for-each-ref", "--format=%(refname)", "refs/heads/"]);
+        let listed = self.git.runner().run(&program)?;
+        let wanted = format!("refs/heads/{branch}");
+        for name in listed.text().lines().filter(|name| is_in_the_way(name, &wanted)) {
+            let program = self.guarded(git_dir)?.args(["update-ref", "-d", name]);
+            self.git.run(&program, || format!("cannot remove the branch {name} of the mirror"))?;
+        }
+        Ok(())
+    }
+
+    /// Packs the mirror again if many fetches have left many packs or loose objects. Nothing that it holds is dropped: trees
+    /// and stashes borrow from it.
+    fn repack_if_grown(&self) -> Outcome<()> {
+        let entries =
+            |directory: &str| std::fs::read_dir(self.path.join(directory)).into_iter().flatten().flatten();
+        let is_pack =
+            |entry: &std::fs::DirEntry| entry.path().extension().is_some_and(|ending| ending == "pack");
+        let (packs, loose) = (entries("objects/pack").filter(is_pack).count(), entries("objects/17").count());
+        if packs < MANY.0 && loose < MANY.1 {
+            return Ok(());
+        }
+        let program = self.bare()?.args(["repack", "-a", "-d", "-k", "--quiet"]).deadline(LONG);
+        let packed = self.git.runner().run(&program)?;
+        if !packed.succeeded() {
+            let why = packed.last_lines(2).join("; ");
+            self.git.runner().events().note(&format!("the mirror could not be repacked: {why}"));
+        }
+        Ok(())
+    }
+
+    /// What `branch` points to in the mirror.
+    fn head(&self, branch: &BranchName) -> Outcome<CommitId> {
+        let found = self.commit_of(&format!("refs/heads/{branch}"))?;
+        found.ok_or_else(|| Failure::new(format!("the fetch has not brought the branch {branch}")))
+    }
+
+    /// Makes the mirror from nothing beside its place, takes over what the old one still holds for runs, and puts
+    /// it in place.
+    fn make_anew(&self, branch: &BranchName, tip: &CommitId, source: Source<'_>) -> Outcome<()> {
+        let fresh = self.path.with_file_name("mirror.git.new");
+        let by_conductor = self.moves == Moves::ByConductor;
+        if !by_conductor {
+            disk::remove_tree(&fresh)?;
+        }
+        lay_out(&fresh, tip)?;
+        if let Err((_, failure)) = self.fetch(&fresh, branch, source)? {
+            if !by_conductor {
+                disk::remove_tree(&fresh)?;
+            }
+            return Err(failure);
+        }
+        if by_conductor && !self.path.join("HEAD").exists() {
+            return disk::sync_file_system(&fresh);
+        }
+        if !self.path.exists() {
+            disk::sync_file_system(&fresh)?;
+            disk::move_new(&fresh, &self.path)?;
+            return disk::sync_parent(&self.path);
+        }
+        if !by_conductor {
+            self.git.runner().events().warn("the mirror of the remote was damaged and has been replaced");
+        }
+        let old = allowing(self.guarded(&fresh)?, "file").arg("fetch");
+        let old = old.args(["--no-tags", "--no-auto-gc", "--no-write-fetch-head", "--"]);
+        // Whether anything can still be read from the old one is luck.
+        let old = old.arg(&self.path).args(["+refs/runs/*:refs/runs/*", "+refs/stash/*:refs/stash/*"]);
+        let _ = self.git.runner().run(&old)?;
+        disk::sync_file_system(&fresh)?;
+        checkpoint::reach("git:mirror replaced");
+        if by_conductor {
+            return Ok(());
+        }
+        disk::exchange(&fresh, &self.path)?;
+        disk::remove_tree(&fresh)
+    }
+}
+
+/// Removes the locks and unfinished packs of a fetch that was killed, which would keep the next one out. One run at a time
+/// fetches.
+fn remove_leftovers(git_dir: &Path) -> Outcome<()> {
+    for lock in locks(git_dir) {
+        disk::remove_file_if_there(&lock)?;
+    }
+    for entry in std::fs::read_dir(git_dir.join("objects/pack")).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with("tmp_") {
+            disk::remove_file_if_there(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Returns `true` if two refs cannot exist beside each other.
+fn is_in_the_way(name: &str, wanted: &str) -> bool {
+    let below =
+        |inner: &str, outer: &str| inner.strip_prefix(outer).is_some_and(|rest| rest.starts_with('/'));
+    below(name, wanted) || below(wanted, name)
+}

@@ -1,0 +1,177 @@
+//! The mirror as root asks for it: each question goes to a unit that runs as the mirror's owner, so that root starts no
+//! git and reads nothing that a remote sent. Root makes and exchanges directories in the store, which is its own.
+
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use refresh_programs::units::{Access, Credential, Job, Role, Units};
+use refresh_settings::names::{BranchName, CommitId, RunId};
+use refresh_settings::{Remote, Transport};
+use refresh_system::disk;
+use refresh_system::disk::{Owner, beneath};
+use refresh_system::environment;
+use refresh_system::error::{Context as _, Failure, Outcome};
+
+use super::mirror_call::{Call, Ensured, MirrorRequest, OPERATION, Source};
+use super::{Git, LONG};
+
+/// Where root keeps what ssh takes where the settings name nothing else.
+const SSH_DIRECTORY: &str = "/root/.ssh";
+/// The keys that ssh tries by itself, the preferred first.
+const SSH_KEYS: [&str; 3] = ["id_ed25519", "id_ecdsa", "id_rsa"];
+
+/// The conductor's side.
+#[derive(Debug, Clone)]
+pub(super) struct MirrorUnit {
+    pub(super) units: Units,
+    pub(super) git: Git,
+    /// The directory of the mirror.
+    pub(super) path: PathBuf,
+    pub(super) remote: Remote,
+}
+
+impl MirrorUnit {
+    /// Asks a unit.
+    ///
+    /// # Errors
+    /// The method's own failure, or the unit cannot be started.
+    pub(super) fn ask<A: DeserializeOwned>(&self, call: Call) -> Outcome<A> {
+        let (role, writes) = call.needs();
+        let mut job = Job::new(role, LONG);
+        if matches!(call, Call::RemoteTip { .. }) {
+            job = job.brief();
+        }
+        if writes {
+            self.own()?;
+            job = job.writes(&self.path).writes(beside(&self.path));
+        }
+        self.ask_with(job, call)
+    }
+
+    fn ask_with<A: DeserializeOwned>(&self, mut job: Job, call: Call) -> Outcome<A> {
+        let mut remote = self.remote.clone();
+        if job.role == Role::Fetch {
+            job = secrets(job, &remote)?;
+            job = job.narrated("fetch");
+            if remote.ca_file.is_none() {
+                remote.ca_file = environment::variable("SSL_CERT_FILE").map(PathBuf::from);
+            }
+        }
+        let (program, configuration) = self.git.found_at();
+        let request = MirrorRequest {
+            program: program.to_path_buf().into(),
+            configuration: configuration.to_path_buf().into(),
+            mirror: self.path.clone().into(),
+            remote,
+            network: environment::network(),
+            call,
+        };
+        let value: Value = self.units.call(&job, OPERATION, &request)?;
+        serde_json::from_value(value).context(|| "the mirror's response cannot be read".to_owned())
+    }
+
+    /// Fetches. A mirror that had to be made new lies beside the old one, in a directory of root's: root puts it in place.
+    pub(super) fn ensure(&self, run: &RunId, branch: &BranchName, source: Source<'_>) -> Outcome<CommitId> {
+        let call = || match source {
+            Source::Remote => Call::Ensure { run: run.clone(), branch: branch.clone() },
+            Source::Quarantine(commits) => {
+                Call::EnsureFromBundle { run: run.clone(), commits: commits.clone() }
+            }
+        };
+        let beside = beside(&self.path);
+        for _ in 0..2 {
+            let builder = self.units.user_of(Role::Fetch)?;
+            disk::remove_tree(&beside)?;
+            disk::make_owned_directory(&beside, 0o755, &builder)?;
+            let ensured = self.ask(call());
+            if let Ok(Ensured::MadeNew) = &ensured {
+                self.put_in_place(&beside)?;
+                continue;
+            }
+            disk::remove_tree(&beside)?;
+            if let Ensured::Commit(commit) = ensured? {
+                return Ok(commit);
+            }
+        }
+        Err(Failure::new("the mirror was replaced twice and is not usable"))
+    }
+
+    /// Makes sure that the mirror's directory is there and belongs to the builder.
+    fn own(&self) -> Outcome<()> {
+        let builder = self.units.user_of(Role::Fetch)?;
+        let path = self.path.as_path();
+        if !path.exists() {
+            let above = path.parent().unwrap_or(path);
+            disk::make_directory(above, 0o755)?;
+            return disk::make_owned_directory(path, 0o755, &builder);
+        }
+        if Owner::of(path)? == builder { Ok(()) } else { beneath::give_all(path, builder) }
+    }
+
+    /// Asks a unit that writes to `directory`, which root makes for the builder and which must not exist.
+    ///
+    /// # Errors
+    /// As [`MirrorUnit::ask`].
+    pub(super) fn ask_in_directory<A: DeserializeOwned>(&self, directory: &Path, call: Call) -> Outcome<A> {
+        disk::make_owned_directory(directory, 0o755, &self.units.user_of(Role::Build)?)?;
+        self.ask_with(Job::new(Role::Build, LONG).writes(directory), call)
+    }
+
+    /// Checks a commit out to `directory`, which must not exist, for `owner`.
+    pub(super) fn export(&self, commit: &CommitId, directory: &Path, owner: Owner) -> Outcome<()> {
+        let builder = self.units.user_of(Role::Build)?;
+        disk::make_owned_directory(directory, 0o755, &builder)?;
+        let job = Job::new(Role::Build, LONG);
+        let (job, seen) = self.units.with_tree(&job, directory, Access::ReadWrite)?;
+        let call = Call::Export { commit: commit.clone(), directory: seen.into() };
+        self.ask_with::<()>(job, call)?;
+        beneath::give_all(directory, owner)
+    }
+
+    /// Exchanges the mirror with the one that was made new beside it.
+    fn put_in_place(&self, beside: &Path) -> Outcome<()> {
+        let path = self.path.as_path();
+        if path.join("HEAD").exists() {
+            self.git.runner().events().warn("the mirror of the remote was damaged and has been replaced");
+        }
+        disk::exchange(beside, path)?;
+        disk::remove_tree(beside)?;
+        disk::sync_parent(path)
+    }
+}
+
+/// Where a mirror that has to be made new is made.
+fn beside(mirror: &Path) -> PathBuf {
+    mirror.with_file_name("mirror.git.new")
+}
+
+/// Gives the job the secrets that the remote asks for. The unit finds them by [`units::credential`].
+fn secrets(mut job: Job, remote: &Remote) -> Outcome<Job> {
+    let transport = remote.url.as_ref().map(|url| url.transport);
+    let mut give = |name: &str, source: PathBuf| {
+        job.credentials.push(Credential { name: name.to_owned(), source });
+    };
+    match transport {
+        Some(Transport::Https | Transport::Http) => {
+            if let Some(file) = &remote.token_file {
+                super::remote::check_token(file)?;
+                give(super::remote::TOKEN, file.clone());
+            }
+        }
+        Some(Transport::Ssh) => {
+            let usual = |name: &str| Some(Path::new(SSH_DIRECTORY).join(name)).filter(|path| path.is_file());
+            let key = remote.ssh_key.clone().or_else(|| SSH_KEYS.iter().find_map(|name| usual(name)));
+            if let Some(key) = key {
+                give("ssh_key", key);
+            }
+            let hosts = remote.known_hosts.clone().or_else(|| usual("known_hosts"));
+            if let Some(hosts) = hosts {
+                give("known_hosts", hosts);
+            }
+        }
+        _ => {}
+    }
+    Ok(job)
+}

@@ -1,0 +1,74 @@
+//! The environment: its interpreter, that it exists, that it was not changed.
+
+use refresh_environments::VenvState;
+use refresh_installation::installation::Installation;
+use refresh_run::plan::preflight;
+
+use super::{Examined, Findings, Found, refused};
+
+/// There is an interpreter that environments can be made with, and that the application accepts.
+pub(super) fn interpreter(examined: &Examined, on: &Installation) -> Findings {
+    let why = "without it no environment can be built";
+    let found = match on.interpreter() {
+        Err(failure) => return refused(Err(failure), why),
+        Ok(found) => found,
+    };
+    let Some(commit) = examined.commit()? else { return Ok(Vec::new()) };
+    let release = on.release(&commit)?;
+    refused(found.accept(release.definitions.requires_python.as_deref()), why)
+}
+
+/// `venv` leads to a good environment.
+pub(super) fn environment(_: &Examined, on: &Installation) -> Findings {
+    let why = "an application that imports packages of the system would not start with a new environment";
+    let found = refused(preflight::system_packages(on), why)?;
+    if !found.is_empty() {
+        return Ok(found);
+    }
+    let venv = on.layout.venv().display().to_string();
+    let rebuild = "ladylinux-refresh run";
+    let why = "the service fails at its next start, or runs with packages that no record covers";
+    Ok(match on.environments().current()? {
+        VenvState::Generation(live) => match on.environments().interpreter_problem(&live)? {
+            None => Vec::new(),
+            Some(problem) => {
+                let what = format!(
+                    "the interpreter of the environment {} has changed: {problem}",
+                    live.path.display()
+                );
+                vec![Found::problem(what, why, rebuild)]
+            }
+        },
+        VenvState::Missing => vec![Found::problem(
+            format!("{venv} is missing"),
+            "the service cannot start without its environment",
+            rebuild,
+        )],
+        VenvState::RealDirectory => vec![Found::note(
+            format!("{venv} is a directory that this tool did not make"),
+            "the next run keeps it for a rollback and builds a new environment beside it",
+            rebuild,
+        )],
+        VenvState::Unrecorded(path) => {
+            let what = if path.exists() {
+                format!("{venv} points to the environment {}, which has no record", path.display())
+            } else {
+                format!("{venv} leads to {}, which is gone", path.display())
+            };
+            vec![Found::problem(what, why, rebuild)]
+        }
+    })
+}
+
+/// The live environment holds what it held when it was built.
+pub(super) fn contamination(_: &Examined, on: &Installation) -> Findings {
+    let environments = on.environments();
+    let current = environments.current()?;
+    let Some(live) = current.generation() else { return Ok(Vec::new()) };
+    let Some(found) = environments.contamination(live)? else { return Ok(Vec::new()) };
+    Ok(vec![Found::problem(
+        format!("{} was changed by hand after it was built: {}", live.path.display(), found.in_words(3)),
+        "the service runs with what no definition asks for; the next run uses another environment",
+        "ladylinux-refresh run",
+    )])
+}

@@ -1,0 +1,132 @@
+//! The scripts that a commit brings: read as Git holds them, because what the work tree holds is made from that.
+
+use std::path::{Path, PathBuf};
+
+use refresh_git::history::{EntryKind, TreeEntry};
+use refresh_installation::installation::Installation;
+use refresh_settings::names::CommitId;
+use refresh_system::error::Outcome;
+
+use super::{Examined, Findings, Found, blemish, cleaning, edit, quoted_all, some_of};
+
+/// A script is read up to this size; what is larger is no script.
+const LARGEST: u64 = 1 << 20;
+/// How many scripts are read at most.
+const MOST: usize = 300;
+
+/// Scripts and unit files hold nothing that the kernel, a shell or systemd stumbles over.
+pub(super) fn text(examined: &Examined, on: &Installation) -> Findings {
+    let mut found = Vec::new();
+    let mut flawed = Vec::new();
+    let mut how = "";
+    for (entry, bytes) in read(examined, on, |path| is_script(path) || is_unit(path))? {
+        if let Some(what) = blemish(&bytes) {
+            how = what;
+            flawed.push(entry.path.display().to_string());
+        }
+    }
+    if !flawed.is_empty() {
+        let what = if flawed.len() == 1 {
+            format!("{} has {how}", flawed[0])
+        } else {
+            format!("byte order marks or Windows line endings in {}", some_of(&flawed))
+        };
+        found.push(Found::problem(
+            what,
+            "the kernel takes the carriage return as a part of the interpreter's name, and a shell as a part of each last word",
+            format!("in a clone: {} && git commit -am 'Use Unix line endings' && git push", cleaning(&flawed)),
+        ));
+    }
+    Ok(found)
+}
+
+/// Scripts that name their interpreter can be executed.
+pub(super) fn modes(examined: &Examined, on: &Installation) -> Findings {
+    let scripts = read(examined, on, is_script)?;
+    let flawed: Vec<String> = scripts
+        .iter()
+        .filter(|(entry, bytes)| {
+            let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+            entry.kind == EntryKind::Regular && bytes.starts_with(b"#!")
+        })
+        .map(|(entry, _)| entry.path.display().to_string())
+        .collect();
+    if flawed.is_empty() {
+        return Ok(Vec::new());
+    }
+    Ok(vec![Found::problem(
+        format!("scripts without the executable bit: {}", some_of(&flawed)),
+        "who starts them by their path gets \"Permission denied\", and a mode set by hand in app/ is undone by the next refresh",
+        format!(
+            "in a clone: git update-index --chmod=+x -- {} && git commit -m 'Make scripts executable' && git push",
+            quoted_all(&flawed)
+        ),
+    )])
+}
+
+/// No page of the application needs root's rights to refresh.
+pub(super) fn root_calls(examined: &Examined, on: &Installation) -> Findings {
+    let Some(commit) = examined.commit()? else { return Ok(Vec::new()) };
+    let mut files: Vec<PathBuf> = Vec::new();
+    for word in ["sudo", "systemd-run"] {
+        files.extend(on.mirror.mentions(&commit, word)?);
+    }
+    files.retain(|path| path.extension().is_some_and(|ending| ending == "py"));
+    files.sort();
+    files.dedup();
+    let Some(first) = files.first() else { return Ok(Vec::new()) };
+    let more = if files.len() > 1 { format!(" (and {} more)", files.len() - 1) } else { String::new() };
+    Ok(vec![Found::note(
+        format!(
+            "the application calls sudo or systemd-run in {}{more}; for a refresh it can create a file in {}",
+            first.display(),
+            on.layout.requests().display()
+        ),
+        "a button that refreshes needs no rights of root: root decides, by the setting allowed_branches (docs/requests.md)",
+        edit(&on.layout.host_file()),
+    )])
+}
+
+/// Reads the files of the examined commit that `wanted` names.
+fn read(
+    examined: &Examined,
+    on: &Installation,
+    wanted: impl Fn(&Path) -> bool,
+) -> Outcome<Vec<(TreeEntry, Vec<u8>)>> {
+    let Some(commit) = examined.commit()? else { return Ok(Vec::new()) };
+    let of = |entry: &&TreeEntry| {
+        let is_file = matches!(entry.kind, EntryKind::Regular | EntryKind::Executable);
+        is_file && entry.size.is_some_and(|size| size <= LARGEST) && wanted(&entry.path)
+    };
+    let files = on.mirror.files(&commit)?;
+    files.iter().filter(of).take(MOST).cloned().map(|entry| content(on, &commit, entry)).collect()
+}
+
+fn content(on: &Installation, commit: &CommitId, entry: TreeEntry) -> Outcome<(TreeEntry, Vec<u8>)> {
+    let bytes = on.mirror.read(commit, &entry.path)?.unwrap_or_default();
+    Ok((entry, bytes))
+}
+
+fn is_script(path: &Path) -> bool {
+    let ending = path.extension().and_then(|ending| ending.to_str());
+    let in_scripts =
+        path.parent().is_some_and(|directory| directory.ends_with("scripts") || directory.ends_with("bin"));
+    matches!(ending, Some("sh" | "bash")) || (ending.is_none() && in_scripts)
+}
+
+fn is_unit(path: &Path) -> bool {
+    let ending = path.extension().and_then(|ending| ending.to_str());
+    matches!(ending, Some("service" | "socket" | "timer" | "path" | "target"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scripts_are_known_by_their_names() {
+        assert!(is_script(Path::new("scripts/refresh_vm.sh")) && is_script(Path::new("a/bin/start")));
+        assert!(!is_script(Path::new("README")) && !is_script(Path::new("scripts/notes.md")));
+        assert!(is_unit(Path::new("deploy/ladylinux-api.service")));
+    }
+}

@@ -1,0 +1,139 @@
+//! The work tree: a repository of its own, nothing foreign in it, nothing protected below it.
+#![expect(clippy::unnecessary_wraps, reason = "every check answers in the same way")]
+
+use refresh_git::locks::holders;
+use refresh_installation::installation::Installation;
+use refresh_run::plan::preflight;
+use refresh_settings::names::without_credentials;
+use refresh_source::work_tree::{Head, TreeKind, TreeState, set_origin_command};
+use refresh_system::error::Failure;
+
+use super::{Examined, Findings, Found, quoted_all, refused, some_of};
+use refresh_system::text::quoted;
+
+/// `app/` is a Git repository of its own.
+pub(super) fn repository(examined: &Examined, on: &Installation) -> Findings {
+    let tree = examined.tree()?;
+    let found = refused(
+        preflight::repository(on, tree),
+        "a refresh replaces the content of app/, so app/ must be the application's",
+    )?;
+    if !found.is_empty() || matches!(tree.kind, TreeKind::Repository | TreeKind::Absent) {
+        return Ok(found);
+    }
+    Ok(vec![Found::problem(
+        format!("{} has no repository of its own any more", on.layout.app().display()),
+        "git does not work there; the next run makes another repository and keeps local changes in the stash",
+        on.as_typed("ladylinux-refresh run"),
+    )])
+}
+
+/// Nothing that has to stay lies inside it.
+pub(super) fn protected(_: &Examined, on: &Installation) -> Findings {
+    refused(
+        preflight::protected(on),
+        "removing untracked files would remove models, environments or data along with them",
+    )
+}
+
+/// Nothing is mounted in it.
+pub(super) fn mounts(_: &Examined, on: &Installation) -> Findings {
+    refused(preflight::not_mounted(on), "a mount is not a part of the application and cannot be moved")
+}
+
+/// Everything in it can be moved.
+pub(super) fn movable(examined: &Examined, tree: &TreeState) -> Findings {
+    let why = "a refresh moves every entry of app/ out, and the new ones in";
+    // Before the first `init` there is a work tree and no installation.
+    let Ok(on) = examined.opened() else { return refused(preflight::immovable(tree), why) };
+    if !on.owner.can_be_assumed() {
+        let owner = if on.owner.uid == 0 { String::new() } else { format!(" and uid {}", on.owner.uid) };
+        return Err(Failure::new(format!("only root{owner} can find out")));
+    }
+    if preflight::not_mounted(on).is_err() {
+        // That is a finding of its own.
+        return Ok(Vec::new());
+    }
+    refused(preflight::movable(on, tree), why)
+}
+
+/// A manual pull gets the same commits as a refresh.
+pub(super) fn origin(examined: &Examined, tree: &TreeState) -> Findings {
+    let (Some(url), Some(origin)) = (&examined.settings.remote.url, &tree.origin) else {
+        return Ok(Vec::new());
+    };
+    let Some(owner) = examined.owner.filter(|_| essence(origin) != essence(&url.text)) else {
+        return Ok(Vec::new());
+    };
+    let app = examined.layout.app();
+    Ok(vec![Found::problem(
+        format!(
+            "{}/.git fetches from {}, a run from {}",
+            app.display(),
+            without_credentials(origin),
+            url.text
+        ),
+        "a run never reads app/.git, so manual pulls and pushes use another repository",
+        set_origin_command(owner, &app, &url.text),
+    )])
+}
+
+/// It is on the branch that a run deploys.
+pub(super) fn branch(examined: &Examined, tree: &TreeState) -> Findings {
+    let Some(Head::Branch(now)) = &tree.head else { return Ok(Vec::new()) };
+    let (app, branch) = (examined.layout.app(), examined.branch.as_str());
+    if now == branch {
+        return Ok(Vec::new());
+    }
+    Ok(vec![Found::note(
+        format!("{} is on the branch {now}, and a run brings it to {branch}", app.display()),
+        "files that only that branch has are removed then, and local changes are saved; refresh it if it is intended",
+        another_branch(now),
+    )])
+}
+
+/// Returns the command that refreshes a branch.
+fn another_branch(now: &str) -> String {
+    format!("ladylinux-refresh run --branch {}", quoted(now))
+}
+
+/// There are no lock files that no process holds.
+pub(super) fn locks(examined: &Examined, tree: &TreeState) -> Findings {
+    if examined.under_way || tree.locks.is_empty() || !holders(&examined.layout.app()).is_empty() {
+        return Ok(Vec::new());
+    }
+    let locks: Vec<String> = tree.locks.iter().map(|lock| lock.as_path().display().to_string()).collect();
+    Ok(vec![Found::problem(
+        format!("lock files that no process holds: {}", some_of(&locks)),
+        "git does not work in app/ while they exist; the next run removes them",
+        format!("rm {}", quoted_all(&locks)),
+    )])
+}
+
+/// Returns a URL without the parts that do not identify a repository.
+fn essence(url: &str) -> String {
+    let url = without_credentials(url).to_lowercase();
+    let url = url.trim_end_matches('/');
+    url.strip_suffix(".git").unwrap_or(url).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_a_branch_stays_one_word_of_the_advice() {
+        assert_eq!(
+            another_branch("x;id>/tmp/pwn;$(id)"),
+            "ladylinux-refresh run --branch 'x;id>/tmp/pwn;$(id)'"
+        );
+    }
+
+    #[test]
+    fn credentials_in_a_url_are_neither_compared_nor_without_credentials() {
+        assert_eq!(without_credentials("https://me:secret@h.example/a/b.git"), "https://h.example/a/b.git");
+        assert_eq!(essence("https://me:secret@H.example/a/b.git/"), essence("https://h.example/a/b"));
+        assert_ne!(essence("https://h.example/a/c"), essence("https://h.example/a/b"));
+        assert_eq!(without_credentials("git@h.example:a/b"), "git@h.example:a/b");
+    }
+}

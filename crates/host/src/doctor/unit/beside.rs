@@ -1,0 +1,60 @@
+//! The other units of the application: those that go with the service know the fence, and none goes on with an old version
+//! unseen.
+
+use crate::doctor::{Examined, Findings, Found, refused};
+use refresh_installation::installation::Installation;
+use refresh_run::plan::{preflight, reach};
+use refresh_service::systemd::Systemd;
+
+/// Every unit that runs the application is tied to the service, or known to be not.
+pub(in crate::doctor) fn untied(examined: &Examined, on: &Installation) -> Findings {
+    if !examined.is_kept_by_systemd() {
+        return Ok(Vec::new());
+    }
+    let file = on.layout.host_file();
+    let found = on.service.others()?.untied.into_iter().map(|it| {
+        Found::note(
+            format!(
+                "{} runs the application ({}), and a refresh neither stops nor starts it",
+                it.unit, it.evidence
+            ),
+            "after a refresh it still runs the old version, until you restart it",
+            format!(
+                "add {:?} to `also` under [service] in {}, then: ladylinux-refresh init",
+                it.unit,
+                file.display()
+            ),
+        )
+    });
+    Ok(found.collect())
+}
+
+/// The units of `service.also` can be stopped, started and fenced like the service.
+pub(in crate::doctor) fn also(examined: &Examined, on: &Installation) -> Findings {
+    let service = &examined.settings.service;
+    if !examined.is_kept_by_systemd() || service.also.is_empty() {
+        return Ok(Vec::new());
+    }
+    let systemd = Systemd::new(examined.layout.clone(), service.unit.clone(), on.runner.clone());
+    refused(
+        systemd.with(service.also.clone()).check_also(),
+        "a run is refused until then: it would be stopped with the service, and not be started again or not be fenced",
+    )
+}
+
+/// The running service listens where the probe asks it.
+pub(in crate::doctor) fn reached(examined: &Examined, on: &Installation) -> Findings {
+    let service = examined.service()?;
+    if !refused(preflight::probe(on, &service), "")?.is_empty() {
+        // The check of the port reports it.
+        return Ok(Vec::new());
+    }
+    let why = "a run is refused if the health check cannot reach the service: it would stop the new version for that";
+    match reach::check(on, &service) {
+        Ok(warnings) => Ok(warnings
+            .into_iter()
+            .map(|what| Found::note(what, "the refresh may be the repair", "ladylinux-refresh service logs"))
+            .collect()),
+        Err(failure) => refused(Err(failure), why),
+    }
+}

@@ -1,0 +1,213 @@
+//! The input of `init`: its command line, and the host's file if it exists.
+
+use refresh_installation::status_file;
+use refresh_programs::process::Runner;
+use refresh_service::envfile::EnvFile;
+use refresh_service::probe;
+use refresh_settings::layers::{Layers, Overrides};
+use refresh_settings::layout::Layout;
+use refresh_settings::names::BranchName;
+use refresh_settings::{RemoteUrl, Settings, Transport, trust};
+use refresh_system::error::{Context as _, Failure, Outcome};
+use refresh_system::text::quoted;
+
+use super::origin;
+
+/// The options of the command line.
+#[derive(Debug, Clone, Default)]
+pub struct InitOptions {
+    /// The URL of the repository.
+    pub repo: Option<String>,
+    /// The branch to deploy.
+    pub branch: Option<BranchName>,
+    /// Transports to allow besides https and ssh.
+    pub allow: Vec<Transport>,
+    /// The port for a new env file.
+    pub port: Option<u16>,
+    /// Whether the service gets a socket unit.
+    pub has_socket: bool,
+    /// Whether visitors get a page while the service is fenced.
+    pub has_page: bool,
+}
+
+/// Options and existing files, checked together.
+#[derive(Debug, Clone)]
+pub struct InitInput {
+    /// The text of the host's file: the existing one, or the one to be written.
+    pub(super) text: String,
+    /// The settings in that text.
+    pub layers: Layers,
+    /// The settings that follow.
+    pub(super) settings: Settings,
+    /// The branch to deploy.
+    pub branch: BranchName,
+    /// The port for a new env file.
+    pub(super) port: u16,
+    /// Whether the service gets a socket unit.
+    pub(super) has_socket: bool,
+    /// Whether visitors get a page while the service is fenced.
+    pub(super) has_page: bool,
+}
+
+impl InitInput {
+    /// Checks the options against the existing files.
+    ///
+    /// # Errors
+    /// A value cannot be used, or an existing file has another one.
+    pub fn new(
+        layout: &Layout,
+        options: &InitOptions,
+        overrides: Overrides,
+        runner: &Runner,
+    ) -> Outcome<Self> {
+        let text = host_file_text(layout, options)?;
+        let layers = Layers::of_text(layout, &text, overrides)?;
+        let settings = layers.resolve()?;
+        if settings.remote.url.is_none() {
+            let failure = Failure::new("no remote is set");
+            return Err(match origin::origin(layout, runner) {
+                None => failure.hint("ladylinux-refresh init --repo URL"),
+                Some(url) => failure
+                    .hint(format!(
+                        "{}/.git names one, which is used only if you confirm it:",
+                        layout.app().display()
+                    ))
+                    .hint(format!("ladylinux-refresh init --repo {}", quoted(&url))),
+            });
+        }
+        check_env_file(layout, options.port, runner)?;
+        let deployed = status_file::read(layout).deployed.map(|pair| pair.branch);
+        let branch = options.branch.clone().unwrap_or_else(|| settings.branch_to_follow(deployed));
+        let port = options.port.unwrap_or(probe::DEFAULT_PORT);
+        let (has_socket, has_page) = (options.has_socket, options.has_page);
+        Ok(Self { text, layers, settings, branch, port, has_socket, has_page })
+    }
+}
+
+/// Returns the text of the host's file: the existing one, which the options must not contradict, or a new one.
+fn host_file_text(layout: &Layout, options: &InitOptions) -> Outcome<String> {
+    if let Some(url) = &options.repo {
+        RemoteUrl::parse(url, &options.allow).map_err(|failure| {
+            if failure.hints().iter().any(|hint| hint.contains("remote.allow")) {
+                let name = url.split("://").next().unwrap_or_default();
+                return Failure::new(failure.summary()).hint(format!(
+                    "use https or ssh, or allow it: ladylinux-refresh init --repo {} --allow {name}",
+                    quoted(url)
+                ));
+            }
+            failure
+        })?;
+    }
+    let path = layout.host_file();
+    if path.symlink_metadata().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
+        return Ok(host_file(options));
+    }
+    let Some(bytes) = trust::host_file(layout)? else {
+        return Ok(host_file(options));
+    };
+    let text = String::from_utf8(bytes).context(|| format!("{} is not UTF-8", path.display()))?;
+    let there = Layers::of_text(layout, &text, Overrides::default())?.resolve()?;
+    let differs = |key: &str, given: &str| {
+        Err(Failure::new(format!("{} exists and differs from {given:?}", path.display()))
+            .hint(format!("set {key} in it yourself; no command of this program changes it"))
+            .hint("ladylinux-refresh init"))
+    };
+    match (&options.repo, &there.remote.url) {
+        (Some(url), Some(now)) if *url != now.text => return differs("url under [remote]", url),
+        (Some(url), None) => return differs("url under [remote]", url),
+        _ => {}
+    }
+    match (&options.branch, &there.branch) {
+        (Some(branch), Some(now)) if branch != now => return differs("branch", branch.as_str()),
+        _ => {}
+    }
+    Ok(text)
+}
+
+/// Checks that the option `--port` is the port of an existing env file.
+fn check_env_file(layout: &Layout, port: Option<u16>, runner: &Runner) -> Outcome<()> {
+    let path = layout.env_file();
+    let Some(port) = port.filter(|_| path.exists()) else { return Ok(()) };
+    if probe::service_port(&EnvFile::read_at(layout, runner)?)? == port {
+        return Ok(());
+    }
+    Err(Failure::new(format!("{} exists and has another port than {port}", path.display()))
+        .hint("set LADYLINUX_PORT in it yourself; no command of this program changes it"))
+}
+
+/// Returns a new file of the host: the options, and every other key as a comment with its default.
+fn host_file(options: &InitOptions) -> String {
+    let url = options
+        .repo
+        .as_ref()
+        .map_or("# url = \"https://host/owner/repository.git\"".to_owned(), |url| format!("url = {url:?}"));
+    let branch = options
+        .branch
+        .as_ref()
+        .map_or("# branch = \"main\"".to_owned(), |branch| format!("branch = {:?}", branch.as_str()));
+    let allow = if options.allow.is_empty() {
+        "# allow = [\"http\"]           # transports that are not protected".to_owned()
+    } else {
+        let names: Vec<&str> = options.allow.iter().map(|transport| transport.name()).collect();
+        format!("allow = {names:?}")
+    };
+    include_str!("host_file.toml")
+        .replace("@BRANCH@", &branch)
+        .replace("@URL@", &url)
+        .replace("@ALLOW@", &allow)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use refresh_system::disk;
+
+    fn resolved(text: &str) -> Settings {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::below(directory.path());
+        disk::make_directory(&layout.etc(), 0o755).unwrap();
+        disk::write_atomic(&layout.host_file(), text.as_bytes(), 0o644).unwrap();
+        Layers::read(&layout, Overrides::default()).unwrap().resolve().unwrap()
+    }
+
+    #[test]
+    fn the_file_that_init_writes_says_what_was_given() {
+        let branch = BranchName::parse("stable").unwrap();
+        let options = InitOptions {
+            repo: Some("git://h/r.git".to_owned()),
+            branch: Some(branch.clone()),
+            allow: vec![Transport::Git],
+            port: None,
+            has_socket: false,
+            has_page: false,
+        };
+        let settings = resolved(&host_file(&options));
+        assert_eq!(settings.remote.url.unwrap().text, "git://h/r.git");
+        assert_eq!(settings.branch, Some(branch));
+    }
+
+    #[test]
+    fn every_default_in_the_file_that_init_writes_is_the_true_one() {
+        let written = host_file(&InitOptions::default());
+        let uncommented: String = written
+            .lines()
+            .map(|line| match line.strip_prefix("# ") {
+                Some(rest) if rest.contains(" = ") && !rest.contains("...") => format!("{rest}\n"),
+                _ if line.starts_with('[') => format!("{line}\n"),
+                _ => String::new(),
+            })
+            .collect();
+        let (spelled, default) = (resolved(&uncommented), resolved(""));
+        assert_eq!(spelled.keep, default.keep);
+        assert_eq!(spelled.probe.deadline, default.probe.deadline);
+        assert_eq!(spelled.probe.settle, default.probe.settle);
+        assert_eq!(spelled.service.unit, default.service.unit);
+        assert_eq!(spelled.service.command, default.service.command);
+        assert_eq!(spelled.service.stop_timeout, default.service.stop_timeout);
+        assert_eq!(spelled.service.allow_root_exec, default.service.allow_root_exec);
+        assert_eq!(spelled.python.definitions, default.python.definitions);
+        assert_eq!(spelled.python.deadline, default.python.deadline);
+        assert_eq!(spelled.allowed_branches, default.allowed_branches);
+        assert_eq!(spelled.security, default.security);
+    }
+}

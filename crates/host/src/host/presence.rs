@@ -1,0 +1,38 @@
+//! Whether an installation exists at a place. It reads directories and changes nothing.
+
+use super::migration;
+use refresh_installation::installation::{as_typed, who_may};
+use refresh_settings::layout::Layout;
+use refresh_system::disk;
+use refresh_system::error::{Failure, Outcome};
+
+/// Refuses what is not an installation yet.
+///
+/// # Errors
+/// The directories of the deployment contract are missing, or the caller may not read them.
+pub fn check_there(layout: &Layout) -> Outcome<()> {
+    for directory in [layout.home(), layout.state()] {
+        if !disk::is_directory(&directory).map_err(|failure| failure.hint(who_may(layout)))? {
+            if migration::is_needed(layout)? {
+                return Err(Failure::new("this installation is of version 0.1")
+                    .hint(as_typed(layout, "ladylinux-refresh init")));
+            }
+            return Err(Failure::new(format!("no installation found: {} is missing", directory.display()))
+                .hint(as_typed(layout, "ladylinux-refresh init --repo URL")));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a place where nothing at all of an installation is: a root that was mistyped.
+///
+/// # Errors
+/// As [`check_there`].
+pub fn check_anything(layout: &Layout) -> Outcome<()> {
+    for directory in [layout.home(), layout.state(), layout.etc()] {
+        if disk::is_directory(&directory).map_err(|failure| failure.hint(who_may(layout)))? {
+            return Ok(());
+        }
+    }
+    check_there(layout)
+}

@@ -1,0 +1,222 @@
+//! A step of `init`, and the machine that it works on. It asks the remote for the branch.
+
+use std::cell::OnceCell;
+use std::path::PathBuf;
+
+use refresh_git::Git;
+use refresh_git::mirror::Mirror;
+use refresh_installation::installation::Installation;
+use refresh_programs::process::Runner;
+use refresh_programs::systemd;
+use refresh_settings::layout::Layout;
+use refresh_settings::names::{CommitId, RunId};
+use refresh_settings::users::SERVICE_USER;
+use refresh_system::disk;
+use refresh_system::disk::Owner;
+use refresh_system::error::{Failure, Outcome};
+use refresh_system::text::quoted_path;
+
+use super::input::InitInput;
+use super::trust;
+use refresh_programs::units::Units;
+use refresh_source::work_tree;
+use refresh_source::work_tree::TreeState;
+
+/// Who keeps the service on a machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum ManagerKind {
+    /// systemd, which runs this program from where it lies.
+    Systemd {
+        /// The program that the units name.
+        program: PathBuf,
+    },
+    /// The embedded supervisor: a world below a directory, or a machine without systemd.
+    Embedded,
+}
+
+/// A machine, or a world below a directory, that is brought to the contract.
+pub struct Host {
+    pub(super) layout: Layout,
+    pub(super) manager: ManagerKind,
+    /// The checked input of `init`.
+    pub input: InitInput,
+    pub(super) run: RunId,
+    pub(super) runner: Runner,
+    /// What the branch points to at the remote; not yet in the mirror, perhaps.
+    pub(super) tip: OnceCell<CommitId>,
+    pub(super) installation: OnceCell<Installation>,
+}
+
+/// Whether a step has something to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Need {
+    /// Nothing has to be done; the sentence reports that.
+    Fits(String),
+    /// Something has to be done; the text is to be read behind "would".
+    Needed(String),
+}
+
+/// A part of a step, done on a machine.
+type Action<T> = Box<dyn Fn(&Host) -> Outcome<T>>;
+
+/// One step of `init`.
+pub struct Step {
+    /// Checks whether it is needed, and changes nothing.
+    pub check: Action<Need>,
+    /// Does it, and reports what was done. After a failure the effects of earlier steps stay, and the next `init` goes on.
+    pub apply: Action<String>,
+}
+
+impl Step {
+    pub(super) fn new(check: fn(&Host) -> Outcome<Need>, apply: fn(&Host) -> Outcome<String>) -> Self {
+        Self { check: Box::new(check), apply: Box::new(apply) }
+    }
+}
+
+impl Host {
+    /// Checks everything that can be checked before anything is created: the place, the program that units would name, the
+    /// remote and its branch.
+    ///
+    /// # Errors
+    /// One of them cannot be used.
+    pub fn new(layout: &Layout, input: InitInput, run: RunId, runner: Runner) -> Outcome<Self> {
+        let manager = if layout.is_real() && systemd::is_booted() {
+            if !rustix::process::geteuid().is_root() {
+                return Err(Failure::new("only root can bring a machine to the contract").hint(
+                    "as root, or for a trial in a directory of yours: ladylinux-refresh --root DIR init --repo URL",
+                ));
+            }
+            ManagerKind::Systemd { program: trust::program()? }
+        } else {
+            ManagerKind::Embedded
+        };
+        let host = Self {
+            layout: input.settings.layout.clone(),
+            manager,
+            input,
+            run,
+            runner,
+            tip: OnceCell::new(),
+            installation: OnceCell::new(),
+        };
+        let input = &host.input;
+        if (input.has_socket || input.has_page) && host.manager == ManagerKind::Embedded {
+            return Err(Failure::new("only systemd keeps a socket or a page for the service")
+                .hint("run this again without --socket and --page"));
+        }
+        host.check_place()?;
+        if host.manager == ManagerKind::Embedded {
+            host.owner()?;
+        }
+        host.check_remote()?;
+        Ok(host)
+    }
+
+    /// Refuses a place that is something else: the root of a world is made, what lies there is never taken over.
+    pub(super) fn check_place(&self) -> Outcome<()> {
+        let root = self.layout.root();
+        if root.exists() && !root.is_dir() {
+            return Err(Failure::new(format!("{} is not a directory", root.display())));
+        }
+        let app = self.layout.app();
+        let is_empty = || app.read_dir().is_ok_and(|mut entries| entries.next().is_none());
+        if app.is_symlink() || (app.exists() && !app.join(".git").is_dir() && !is_empty()) {
+            return Err(Failure::new(format!("{} exists and is not a Git working tree", app.display()))
+                .hint(format!("check its content, then move it away: mv {0} {0}.old", quoted_path(&app))));
+        }
+        Ok(())
+    }
+
+    /// Asks the remote for the branch: a mistake in the URL or the branch leaves nothing behind.
+    pub(super) fn check_remote(&self) -> Outcome<()> {
+        let tip = self.with_git(|git, world| {
+            Mirror::new(git, world, &self.input.settings.remote).remote_tip(&self.input.branch)
+        })?;
+        let _ = self.tip.set(tip);
+        Ok(())
+    }
+
+    /// Does `work` with a git whose configuration lies in a world of its own, which is gone afterwards.
+    pub(super) fn with_git<T>(&self, work: impl FnOnce(&Git, &Layout) -> Outcome<T>) -> Outcome<T> {
+        let scratch = PathBuf::from(format!("/tmp/ladylinux-refresh-init-{}", self.run));
+        disk::make_new_directory(&scratch, 0o755)?;
+        let world = Layout::below(scratch);
+        let done = Git::new(&self.runner, &world).and_then(|git| work(&git, &world));
+        let removed = disk::remove_tree(world.root());
+        let done = done?;
+        removed.map(|()| done)
+    }
+
+    /// Returns whom the application belongs to: on systemd the service user; elsewhere whom it belongs to already, below
+    /// a root the caller, and on a real machine the service user, never root.
+    pub(super) fn owner(&self) -> Outcome<Owner> {
+        let layout = &self.layout;
+        if self.manager == ManagerKind::Embedded {
+            if let Ok(owner) = Owner::of(&layout.app()) {
+                return Ok(owner);
+            }
+            if !layout.is_real() {
+                return Ok(Owner::of(&layout.home()).unwrap_or(Owner::own()));
+            }
+        }
+        service_user()
+    }
+
+    /// Returns the state of `app/`, which may be no part of an installation yet; `None` if it is no repository.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn tree(&self) -> Outcome<Option<TreeState>> {
+        let Ok(owner) = self.owner() else { return Ok(None) };
+        if !self.layout.app().join(".git").is_dir() {
+            return Ok(None);
+        }
+        let units = Units::new(&self.layout, &self.runner, owner);
+        self.with_git(|git, _| work_tree::read(&self.layout, git, &units)).map(Some)
+    }
+
+    /// Returns the installation, once its directories are there.
+    pub(super) fn installation(&self) -> Outcome<&Installation> {
+        if let Some(on) = self.installation.get() {
+            return Ok(on);
+        }
+        let on = Installation::open(self.input.layers.clone(), self.runner.clone())?;
+        Ok(self.installation.get_or_init(|| on))
+    }
+
+    /// Returns the commit that the branch points to now; fetched once.
+    pub(super) fn commit(&self) -> Outcome<CommitId> {
+        self.installation()?.mirror.ensure(&self.run, &self.input.branch)
+    }
+
+    /// Returns what the branch points to, where the mirror holds it already; nothing is fetched.
+    pub(super) fn mirrored(&self) -> Outcome<Option<CommitId>> {
+        if !self.layout.mirror().join("HEAD").exists() {
+            return Ok(None);
+        }
+        let Some(tip) = self.tip.get() else { return Ok(None) };
+        Ok(self.installation()?.mirror.contains(tip)?.then(|| tip.clone()))
+    }
+
+    /// Releases the commit that the mirror keeps for this `init`.
+    ///
+    /// # Errors
+    /// The mirror cannot be written.
+    pub fn release(&self) -> Outcome<()> {
+        self.installation.get().map_or(Ok(()), |on| on.mirror.release(&self.run))
+    }
+}
+
+/// Returns the service user.
+pub(super) fn service_user() -> Outcome<Owner> {
+    Owner::named(SERVICE_USER)?.ok_or_else(|| {
+        Failure::new(format!("the user {SERVICE_USER} does not exist, and the application must belong to it"))
+            .hint(format!("useradd --system --user-group --shell /usr/sbin/nologin {SERVICE_USER}"))
+    })
+}
+
+impl std::fmt::Debug for Host {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Host").field("layout", &self.layout).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,234 @@
+//! The runs of the past: their reports, which of them can be returned to, and what of theirs is kept.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use crate::installation::{Installation, as_typed};
+use crate::journal::recover;
+use crate::status_file;
+use refresh_environments::Record;
+use refresh_events::run_report::{Ending, Report};
+use refresh_service::deployed::Deployment;
+use refresh_service::fence::Fence;
+use refresh_settings::layout::Layout;
+use refresh_settings::names::{CommitId, GenerationName, RunId};
+use refresh_system::disk;
+use refresh_system::error::{Failure, Outcome};
+
+/// The name of the report in the directory of a run.
+pub(crate) const REPORT: &str = "report.json";
+
+/// Writes the report of a run, which everybody may read ([`Report::open`]).
+///
+/// # Errors
+/// It cannot be written.
+pub fn write_report(directory: &Path, report: &Report) -> Outcome<()> {
+    disk::write_json(&directory.join(REPORT), report, 0o644)
+}
+
+/// One run of the past.
+#[derive(Debug, Clone)]
+pub struct Past {
+    /// Its name.
+    pub run: RunId,
+    /// Its report, where it lived to write one.
+    pub report: Option<Report>,
+}
+
+/// Returns every run, the latest first.
+///
+/// # Errors
+/// The directory of the runs cannot be read.
+pub fn all(layout: &Layout) -> Outcome<Vec<Past>> {
+    let mut runs = recover::in_order(layout)?;
+    runs.reverse();
+    runs.into_iter().map(|run| one(layout, &run)).collect()
+}
+
+/// Returns one run.
+///
+/// # Errors
+/// Its files cannot be read.
+pub fn one(layout: &Layout, run: &RunId) -> Outcome<Past> {
+    let directory = layout.run(run);
+    let report = disk::read_own_json(&directory.join(REPORT)).ok().flatten();
+    Ok(Past { run: run.clone(), report })
+}
+
+/// Returns the command that brings back the service behind `fence`: what the report of the halted run has, else a run.
+pub fn way_out(layout: &Layout, fence: &Fence) -> String {
+    let report = fence.record().and_then(|record| one(layout, &record.run).ok()?.report);
+    let error = report.filter(|report| report.result == Ending::Halted).and_then(|report| report.error);
+    error.map_or_else(|| as_typed(layout, "ladylinux-refresh run"), |error| error.next)
+}
+
+/// Returns the pairs that proved themselves, the latest first.
+///
+/// # Errors
+/// The directory of the runs cannot be read.
+pub(crate) fn good(layout: &Layout) -> Outcome<Vec<Deployment>> {
+    Ok(each_good(layout)?.collect())
+}
+
+/// Returns the same one after the other: each report is read when its turn comes.
+fn each_good(layout: &Layout) -> Outcome<impl Iterator<Item = Deployment>> {
+    let runs = recover::in_order(layout)?;
+    Ok(runs.into_iter().rev().filter_map(|run| good_pair(one(layout, &run).ok()?.report?)))
+}
+
+fn good_pair(report: Report) -> Option<Deployment> {
+    (report.result == Ending::Refreshed).then_some(())?;
+    Some(Deployment {
+        run: report.run,
+        commit: report.commit?,
+        generation: report.environment.generation?,
+        branch: report.branch,
+        refreshed_at: report.started_at,
+    })
+}
+
+/// What is there when a rollback is asked for.
+#[derive(Debug)]
+pub struct Now {
+    /// Whether the fence stands.
+    pub fenced: bool,
+    /// The commit that `app/` is at.
+    pub commit: Option<CommitId>,
+    /// The live generation.
+    pub generation: Option<GenerationName>,
+}
+
+/// Finds the pair to return to. While the service is fenced, or when `app/` and `venv` are not the pair that proved
+/// itself last, it is that pair; else the good one before it (after a rollback: the one before the pair that it returned to).
+///
+/// # Errors
+/// There is none, or the named run is unknown or did not succeed.
+pub fn rollback_target(layout: &Layout, run: Option<&RunId>, now: &Now) -> Outcome<Deployment> {
+    if let Some(run) = run {
+        return good(layout)?.into_iter().find(|pair| pair.run == *run).ok_or_else(|| {
+            Failure::new(format!("run {run} did not succeed or does not exist"))
+                .hint("ladylinux-refresh history")
+        });
+    }
+    let is_there = |commit: &CommitId, generation: &GenerationName| {
+        (Some(commit), Some(generation)) == (now.commit.as_ref(), now.generation.as_ref())
+    };
+    // An environment that is gone, or was changed by hand, would be built again as the live one.
+    let is_same = |pair: &Deployment| {
+        is_there(&pair.commit, &pair.generation)
+            || (now.commit.as_ref() == Some(&pair.commit) && !is_good(layout, &pair.generation))
+    };
+    if let Some(last) = status_file::read(layout).deployed
+        && (now.fenced || !is_there(&last.commit, &last.generation))
+    {
+        return Ok(last);
+    }
+    let earlier = trail(layout)?.into_iter().rev().find(|pair| !is_same(pair));
+    earlier.ok_or_else(|| Failure::new("no earlier good run exists").hint("ladylinux-refresh history"))
+}
+
+/// Returns the good pairs that led to the deployed one, the oldest first; before them that of before the first run. A
+/// rollback goes back on the trail, so that the next one goes further back; one to a pair that is not on it leads there like
+/// a run.
+fn trail(layout: &Layout) -> Outcome<Vec<Deployment>> {
+    let mut trail: Vec<Deployment> = adopted_pair(layout)?.into_iter().collect();
+    for report in all(layout)?.into_iter().rev().filter_map(|past| past.report) {
+        let is_rollback = report.command == "rollback";
+        let Some(pair) = good_pair(report) else { continue };
+        let is_it =
+            |other: &Deployment| (&other.commit, &other.generation) == (&pair.commit, &pair.generation);
+        let known = if is_rollback { trail.iter().rposition(is_it) } else { None };
+        let last = trail.len().checked_sub(1).filter(|last| is_it(&trail[*last]));
+        trail.truncate(known.or(last).unwrap_or(trail.len()));
+        trail.push(pair);
+    }
+    Ok(trail)
+}
+
+/// The pair from before the tool: what the run that adopted the environment had found. It proved itself before there were
+/// runs.
+fn adopted_pair(layout: &Layout) -> Outcome<Option<Deployment>> {
+    let before = |report: Report| {
+        let (generation, commit) = (report.environment.generation_before?, report.commit_before?);
+        let is_there = is_adopted(layout, &generation);
+        let (run, branch, refreshed_at) = (report.run, report.branch, report.started_at);
+        is_there.then_some(Deployment { commit, branch, generation, refreshed_at, run })
+    };
+    Ok(all(layout)?.into_iter().rev().filter_map(|past| past.report).find_map(before))
+}
+
+/// Returns whether a generation is recorded, was never found changed, and is still there.
+fn is_good(layout: &Layout, generation: &GenerationName) -> bool {
+    let is_good = |found: Option<Record>| found.is_some_and(|record| record.is_good());
+    layout.environment(generation).is_dir() && Record::read(layout, generation).is_ok_and(is_good)
+}
+
+/// Returns whether a generation is a directory from before the tool, and still there.
+pub fn is_adopted(layout: &Layout, generation: &GenerationName) -> bool {
+    let is_adopted = |found: Option<Record>| found.is_some_and(|record| record.built().is_none());
+    layout.environment(generation).is_dir() && Record::read(layout, generation).is_ok_and(is_adopted)
+}
+
+/// How many runs keep their directory; one that holds saved changes keeps it until they are pruned by name.
+const KEPT_FOLDERS: usize = 200;
+
+/// What of the past is kept for a rollback.
+#[derive(Debug, Default)]
+pub struct Kept {
+    /// The runs.
+    pub runs: BTreeSet<RunId>,
+    /// Their environments.
+    pub generations: BTreeSet<GenerationName>,
+}
+
+/// Returns which runs and environments are kept where it is `keep` good pairs. The live environment and that of the pair which
+/// proved itself last are always among them. Of one that was changed by hand, what it could be built from again is kept, and not
+/// its directory.
+///
+/// # Errors
+/// The runs or the records cannot be read.
+pub fn kept(on: &Installation, keep: usize) -> Outcome<Kept> {
+    let mut pairs = BTreeSet::new();
+    let mut kept = Kept::default();
+    for pair in each_good(&on.layout)? {
+        if pairs.len() >= keep {
+            break;
+        }
+        if pairs.insert((pair.commit, pair.generation.clone())) {
+            kept.generations.insert(pair.generation);
+            kept.runs.insert(pair.run);
+        }
+    }
+    kept.generations.extend(status_file::read(&on.layout).deployed.map(|pair| pair.generation));
+    kept.generations.extend(on.live());
+    if kept.generations.iter().filter(|generation| is_good(&on.layout, generation)).count() <= keep {
+        // An adopted directory proved itself before there were runs: it is the oldest of all and goes when enough others
+        // are there.
+        let adopted =
+            on.environments().list()?.into_iter().filter(|generation| generation.record.built().is_none());
+        kept.generations.extend(adopted.map(|generation| generation.name));
+    }
+    Ok(kept)
+}
+
+/// Removes the environments that none of the kept good runs needs, and lets go of the commits of all other runs. The live environment and that of the run in hand always stay.
+///
+/// # Errors
+/// Something cannot be removed.
+pub fn prune(on: &Installation, current: &RunId) -> Outcome<()> {
+    let Kept { runs: mut kept_runs, generations } = kept(on, on.settings.keep)?;
+    kept_runs.insert(current.clone());
+    let keep: Vec<GenerationName> = generations.into_iter().collect();
+    on.environments().prune(&keep)?;
+    on.environments().prune_locks()?;
+    on.mirror.release_all_but(&kept_runs)?;
+    let mut runs = recover::in_order(&on.layout)?;
+    runs.truncate(runs.len().saturating_sub(KEPT_FOLDERS));
+    for run in runs.iter().filter(|run| !kept_runs.contains(run)) {
+        let directory = on.layout.run(run);
+        if !directory.join("saved").exists() {
+            disk::remove_tree(&directory)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,385 @@
+//! One installation: its layout, its settings, and a door to each room below this one.
+//!
+//! Opened once per command. Nothing is done here; what takes time (finding an interpreter, reading a commit) is done
+//! when it is first asked for and kept, because neither changes during a command.
+
+pub mod read_release;
+mod release;
+
+use std::cell::{OnceCell, RefCell};
+use std::path::PathBuf;
+
+use refresh_environments::{EnvironmentSpec, Environments, Generation, Interpreter, Site};
+use refresh_events::run_report;
+use refresh_git::Git;
+use refresh_git::mirror::Mirror;
+use refresh_programs::process::Runner;
+use refresh_programs::systemd;
+use refresh_programs::units::Units;
+use refresh_service::envfile;
+use refresh_service::envfile::EnvFile;
+use refresh_service::supervisor::Embedded;
+use refresh_service::systemd::Systemd;
+use refresh_service::{ServiceManager, ServiceState, fence, probe};
+use refresh_settings::Settings;
+use refresh_settings::layers::Layers;
+use refresh_settings::layout::Layout;
+use refresh_settings::names::{BranchName, CommitId, GenerationName, RunId};
+use refresh_settings::users::BUILDER;
+use refresh_system::disk::Owner;
+use refresh_system::error::{Context as _, Outcome};
+use refresh_system::text::{quoted, quoted_path};
+
+pub use release::Release;
+
+/// A source of commits and packages that is used instead of the network.
+pub trait OfflineSource: std::fmt::Debug {
+    /// Returns the branch that the source has. `asked` is the branch that was asked for, if any was.
+    ///
+    /// # Errors
+    /// The source is not for this machine, or it has another branch.
+    fn branch(&self, on: &Installation, asked: Option<BranchName>) -> Outcome<BranchName>;
+
+    /// Verifies everything that can be verified before anything of the installation is touched.
+    ///
+    /// # Errors
+    /// The source cannot be used.
+    fn verify(&self, on: &Installation) -> Outcome<()>;
+
+    /// Ensures that the mirror has the commit of the source, holds it for `run`, and returns it.
+    ///
+    /// # Errors
+    /// The source cannot be used, or the mirror cannot be written.
+    fn ensure_commit(&self, on: &Installation, run: &RunId, branch: &BranchName) -> Outcome<CommitId>;
+
+    /// Ensures that uv, lockfile and packages for an environment are in their places.
+    ///
+    /// # Errors
+    /// The source cannot be used, or it has packages for other requirements.
+    fn ensure_environment(&self, on: &Installation, wanted: &EnvironmentSpec) -> Outcome<()>;
+
+    /// Returns the source as the report of a run names it.
+    fn report(&self) -> run_report::Bundle;
+}
+
+/// An installation and the doors to its parts.
+pub struct Installation {
+    /// The paths.
+    pub layout: Layout,
+    /// What settings are resolved from, once a commit adds its own.
+    pub layers: Layers,
+    /// The settings as far as the host says them.
+    pub settings: Settings,
+    /// Whom `app/` and the environments belong to.
+    pub owner: Owner,
+    /// Whom the environments belong to, and as whom everything that others wrote is read.
+    pub builder: Owner,
+    /// Starts other programs.
+    pub runner: Runner,
+    /// Starts sandboxed units.
+    pub units: Units,
+    git: Git,
+    /// The mirror of the remote.
+    pub mirror: Mirror,
+    /// The service.
+    pub service: Box<dyn ServiceManager>,
+    /// The source of everything instead of the network, if the command has one.
+    pub offline: Option<Box<dyn OfflineSource>>,
+    interpreter: OnceCell<Interpreter>,
+    env_file: RefCell<Option<(Option<envfile::Stamp>, EnvFile)>>,
+    /// The releases that were read: a commit never changes, so it is read once.
+    releases: RefCell<Vec<Release>>,
+}
+
+impl Installation {
+    /// Opens the installation that `layers` describe.
+    ///
+    /// # Errors
+    /// A setting cannot be used, or git is missing.
+    pub fn open(layers: Layers, runner: Runner) -> Outcome<Self> {
+        let settings = layers.resolve()?;
+        let layout = layers.layout.clone();
+        let owner = Owner::of(&layout.app()).or_else(|_| Owner::of(&layout.home())).unwrap_or(Owner::own());
+        let git = Git::new(&runner, &layout)?;
+        let units = Units::new(&layout, &runner, owner).with_sessions();
+        let mirror = Mirror::new(&git, &layout, &settings.remote).in_units(&units);
+        let service = manager(&settings, &runner);
+        let builder = builder(&layout, owner);
+        Ok(Self {
+            layout,
+            layers,
+            settings,
+            owner,
+            builder,
+            runner,
+            units,
+            git,
+            mirror,
+            service,
+            offline: None,
+            interpreter: OnceCell::new(),
+            env_file: RefCell::default(),
+            releases: RefCell::new(Vec::new()),
+        })
+    }
+
+    /// Returns the same installation with an offline source, if there is one: then no network is used.
+    #[must_use]
+    pub fn with_offline_source(self, offline: Option<Box<dyn OfflineSource>>) -> Self {
+        Self { offline, ..self }
+    }
+
+    /// Makes sure that the mirror holds what `branch` points to, holds it for `run`, and returns it (RW-5.2a).
+    ///
+    /// # Errors
+    /// The remote cannot be reached or has no such branch, or the bundle is refused.
+    pub fn ensure_commit(&self, run: &RunId, branch: &BranchName) -> Outcome<CommitId> {
+        match &self.offline {
+            None => self.mirror.ensure(run, branch),
+            Some(source) => source.ensure_commit(self, run, branch),
+        }
+    }
+
+    /// Makes sure, without staging, that `branch` can be had, as far as that can be known before the stop.
+    ///
+    /// # Errors
+    /// As [`Self::ensure_commit`].
+    pub fn check_source(&self, branch: &BranchName) -> Outcome<()> {
+        match &self.offline {
+            None => self.mirror.remote_tip(branch).map(drop),
+            Some(source) => source.verify(self),
+        }
+    }
+
+    /// Returns git.
+    pub fn git(&self) -> &Git {
+        &self.git
+    }
+
+    /// Returns where and for whom environments are made.
+    pub fn site(&self) -> Site<'_> {
+        Site {
+            runner: &self.runner,
+            layout: &self.layout,
+            python: &self.settings.python,
+            owner: self.builder,
+            offline: self.offline.is_some(),
+            units: &self.units,
+        }
+    }
+
+    /// Returns the environments.
+    pub fn environments(&self) -> Environments<'_> {
+        Environments::new(self.site())
+    }
+
+    /// Returns the name of the live generation, where `venv` leads to a known one.
+    pub fn live(&self) -> Option<GenerationName> {
+        Some(self.live_generation()?.name)
+    }
+
+    /// Returns the live generation, where `venv` leads to a known one.
+    pub fn live_generation(&self) -> Option<Generation> {
+        self.environments().current().ok()?.generation().cloned()
+    }
+
+    /// Finds the interpreter that environments are made with.
+    ///
+    /// # Errors
+    /// There is none that can be used.
+    pub fn interpreter(&self) -> Outcome<&Interpreter> {
+        if let Some(found) = self.interpreter.get() {
+            return Ok(found);
+        }
+        let found = Interpreter::find(self.site())?;
+        Ok(self.interpreter.get_or_init(|| found))
+    }
+
+    /// Reads the service's environment file, with the rights of the service's user. One that has not changed is not read
+    /// again: to start a unit takes longer than what is done with it while the service is down.
+    ///
+    /// # Errors
+    /// It is there and cannot be read.
+    pub fn env_file(&self) -> Outcome<EnvFile> {
+        let path = self.layout.env_file();
+        let stamp = envfile::stamp(&path);
+        if let Some((of, file)) = &*self.env_file.borrow()
+            && stamp.is_some()
+            && *of == stamp
+        {
+            return Ok(file.clone());
+        }
+        let file = EnvFile::read_as(&self.units, self.owner, &path)?;
+        *self.env_file.borrow_mut() = Some((stamp, file.clone()));
+        Ok(file)
+    }
+
+    /// Returns the port that the service listens on.
+    ///
+    /// # Errors
+    /// The env file names none that can be used.
+    pub fn port(&self) -> Outcome<u16> {
+        let env_file = self.env_file()?;
+        probe::service_port(&env_file)
+    }
+
+    /// Returns the URL that the probe asks, by the host's settings.
+    ///
+    /// # Errors
+    /// The env file or the settings of the probe cannot be used.
+    pub fn probe_url(&self) -> Outcome<String> {
+        let env_file = self.env_file()?;
+        Ok(probe::resolve(&self.settings.probe, &env_file, None)?.url)
+    }
+
+    /// Returns whether the fence stands. If that cannot be read, it does.
+    pub fn is_fenced(&self) -> bool {
+        !matches!(fence::read(&self.layout), Ok(None))
+    }
+
+    /// Returns the state of the service for a report (RW-5.6c).
+    pub fn service_report(&self, url: Option<String>) -> run_report::Service {
+        let (state, pid) = match self.service.observe() {
+            Ok(ServiceState::Running(running)) => ("running".to_owned(), Some(running.main.pid)),
+            Ok(state) if state.is_down() => ("stopped".to_owned(), None),
+            Ok(other) => (other.to_string(), None),
+            Err(failure) => (format!("unknown ({failure})"), None),
+        };
+        run_report::Service { state, pid, url, fenced: self.is_fenced(), others: Vec::new() }
+    }
+
+    /// Returns the state of the service in words, for errors.
+    pub fn service_in_words(&self) -> String {
+        let service = self.service_report(None);
+        let fenced = if service.fenced { " and fenced: nothing starts it" } else { "" };
+        format!("{}{fenced}", service.state)
+    }
+
+    /// Returns a command of this program as it has to be typed for this installation.
+    pub fn as_typed(&self, command: &str) -> String {
+        as_typed(&self.layout, command)
+    }
+
+    /// Returns the log of a run.
+    pub fn log_of(&self, run: &RunId) -> PathBuf {
+        self.layout.run_log(run)
+    }
+}
+
+/// The user that builds environments, which owns nothing else; where there is none, and below a root, the owner of the tree.
+fn builder(layout: &Layout, owner: Owner) -> Owner {
+    if !layout.is_real() || Owner::own().uid != 0 {
+        return owner;
+    }
+    Owner::named(BUILDER).ok().flatten().unwrap_or(owner)
+}
+
+/// Chooses who keeps the service: systemd, where it is the real machine's PID 1; the embedded supervisor everywhere else.
+fn manager(settings: &Settings, runner: &Runner) -> Box<dyn ServiceManager> {
+    if settings.layout.is_real() && systemd::is_booted() {
+        let (layout, unit) = (settings.layout.clone(), settings.service.unit.clone());
+        let systemd = Systemd::new(layout, unit, runner.clone()).with(settings.service.also.clone());
+        Box::new(systemd.start_limit(settings.probe.deadline))
+    } else {
+        Box::new(Embedded::new(settings.layout.clone(), settings.service.clone()))
+    }
+}
+
+/// Returns a text with every command of this program in it as it has to be typed for the installation at `layout`, and with
+/// the configuration where it lies there.
+pub fn as_typed(layout: &Layout, text: &str) -> String {
+    if layout.is_real() {
+        return text.to_owned();
+    }
+    let root = quoted_path(layout.root());
+    let words: Vec<&str> = text.split(' ').collect();
+    let typed = words.iter().enumerate().map(|(index, word)| {
+        let is_command = word.trim_start_matches('`') == "ladylinux-refresh";
+        match words.get(index + 1) {
+            Some(next) if is_command && *next != "--root" => format!("{word} --root {root}"),
+            _ if ["/etc/ladylinux/", "/etc/ladylinux-"].iter().any(|start| word.starts_with(start)) => {
+                layout.root().join(&word[1..]).display().to_string()
+            }
+            _ => (*word).to_owned(),
+        }
+    });
+    typed.collect::<Vec<_>>().join(" ")
+}
+
+/// Refuses a caller who may not write the tool's own state.
+///
+/// # Errors
+/// The caller may not.
+pub fn check_writable(layout: &Layout) -> Outcome<()> {
+    let state = layout.state();
+    rustix::fs::access(&state, rustix::fs::Access::WRITE_OK)
+        .context(|| format!("{} is not writable", state.display()))
+        .map_err(|failure| failure.hint(who_may(layout)))
+}
+
+/// Returns the hint of who may do what others are refused, with the command.
+pub fn who_may(layout: &Layout) -> String {
+    let command = with_sudo();
+    if layout.is_real() {
+        format!("run it as root: {command}")
+    } else {
+        format!("run it as the user who initialized the installation, or as root: {command}")
+    }
+}
+
+/// Returns the command line of this process as it is typed to run it as root. The root is left out: [`as_typed`] adds it.
+pub fn with_sudo() -> String {
+    sudo(std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()))
+}
+
+fn sudo(words: impl Iterator<Item = String>) -> String {
+    let mut command = "sudo ladylinux-refresh".to_owned();
+    let mut words = words.filter(|word| !word.starts_with("--root=") && !word.starts_with("--worker="));
+    while let Some(word) = words.next() {
+        // Only the worker of a run has the second one.
+        if word == "--root" || word == "--worker" {
+            words.next();
+        } else {
+            command += &format!(" {}", quoted(&word));
+        }
+    }
+    command
+}
+
+impl std::fmt::Debug for Installation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Installation").field("layout", &self.layout).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_for_root_has_every_word_but_the_root() {
+        let sudo = |line: &str| sudo(line.split('|').map(str::to_owned));
+        assert_eq!(sudo("run|--root|/a b|-b|feature/x"), "sudo ladylinux-refresh run -b feature/x");
+        assert_eq!(sudo("--root|/a|run|main|--worker|r-1"), "sudo ladylinux-refresh run main");
+        assert_eq!(sudo("--root=/a|config|check|$(x)"), "sudo ladylinux-refresh config check '$(x)'");
+    }
+
+    #[test]
+    fn a_command_is_told_as_it_has_to_be_typed() {
+        let trial = Layout::below("/trial");
+        assert_eq!(as_typed(&trial, "ladylinux-refresh run"), "ladylinux-refresh --root /trial run");
+        assert_eq!(as_typed(&trial, "apt install git"), "apt install git");
+        for text in
+            ["allow it: ladylinux-refresh init", "sudo ladylinux-refresh run", "run `ladylinux-refresh run`"]
+        {
+            let typed = as_typed(&trial, text);
+            assert_eq!(typed, text.replace("refresh ", "refresh --root /trial "));
+            assert_eq!(as_typed(&trial, &typed), typed);
+        }
+        let file = "correct /etc/ladylinux/refresh.toml";
+        assert_eq!(as_typed(&trial, file), "correct /trial/etc/ladylinux/refresh.toml");
+        assert_eq!(as_typed(&trial, "/etc/ladylinux-refresh.toml"), "/trial/etc/ladylinux-refresh.toml");
+        assert_eq!(as_typed(&Layout::below("/"), file), file);
+        assert_eq!(as_typed(&Layout::below("/"), "ladylinux-refresh run"), "ladylinux-refresh run");
+    }
+}

@@ -1,0 +1,170 @@
+//! What a commit brings with it: the application's settings and its dependency definitions.
+//!
+//! Read from the mirror, never from the work tree, so that it can be known before the stop and cannot be changed by
+//! everyone who can write in `app/`. The reading is an operation: what the application wrote is parsed there.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use refresh_environments::definitions::Definitions;
+use refresh_environments::{DefinitionFilter, EnvironmentSpec, TreeSource, reading};
+use refresh_git::Git;
+use refresh_git::mirror::Mirror;
+use refresh_programs::process::{Runner, worker};
+use refresh_settings::file::{APPLICATION_FILE, ApplicationFile};
+use refresh_settings::layout::Layout;
+use refresh_settings::names::CommitId;
+use refresh_settings::{Python, Remote, layers};
+use refresh_system::disk;
+use refresh_system::error::{Context as _, Failure, Outcome};
+
+use super::{Installation, Release};
+
+/// The operation that reads a commit.
+pub const OPERATION: &str = "read-release";
+
+/// How large the host's own file of requirements can be, in bytes.
+const LARGEST_ALSO: u64 = 1 << 20;
+
+/// Reads a commit out of the mirror.
+#[derive(Debug, Serialize, Deserialize)]
+struct ReadReleaseRequest {
+    layout: Layout,
+    commit: CommitId,
+    /// What the host says, where the application says nothing or may say nothing.
+    python: Python,
+    /// Which of definitions, extras and groups the host has set.
+    set: [bool; 3],
+    /// What the host's own file of requirements holds.
+    also: Option<Vec<u8>>,
+}
+
+/// What a commit brings.
+#[derive(Debug, Serialize, Deserialize)]
+struct ReadReleaseResponse {
+    application: ApplicationFile,
+    definitions: Definitions,
+}
+
+impl Installation {
+    /// Returns what a commit brings; a commit never changes, so it is read once.
+    ///
+    /// # Errors
+    /// The commit cannot be deployed.
+    pub fn release(&self, commit: &CommitId) -> Outcome<Release> {
+        if let Some(known) = self.releases.borrow().iter().find(|release| release.commit == *commit) {
+            return Ok(known.clone());
+        }
+        let release = read(self, commit)?;
+        self.releases.borrow_mut().push(release.clone());
+        Ok(release)
+    }
+}
+
+/// Reads a commit out of the mirror.
+///
+/// # Errors
+/// The commit uses what is not supported, its `refresh.toml` says what it may not, or its definitions cannot be
+/// used.
+fn read(on: &Installation, commit: &CommitId) -> Outcome<Release> {
+    on.mirror.check_supported(commit)?;
+    let context = || format!("commit {} cannot be deployed", commit.short());
+    let python = &on.settings.python;
+    let host = &on.layers.host.python;
+    let request = ReadReleaseRequest {
+        layout: on.layout.clone(),
+        commit: commit.clone(),
+        python: python.clone(),
+        set: [host.definitions.is_some(), host.extras.is_some(), host.groups.is_some()],
+        also: python.also.as_deref().map(|file| read_also(&on.layout, file)).transpose()?,
+    };
+    let found: ReadReleaseResponse = on.site().read_release(OPERATION, &request).context(context)?;
+    let layers = on.layers.clone().with_application(found.application);
+    let settings = layers.resolve().context(context)?;
+    Ok(Release { commit: commit.clone(), settings, definitions: found.definitions })
+}
+
+impl Release {
+    /// Returns the environment that the commit wants. uv, lock and packages of a bundle are in place then.
+    ///
+    /// # Errors
+    /// There is no interpreter that it could run on, or the bundle cannot be used.
+    pub fn wanted(&self, on: &Installation) -> Outcome<EnvironmentSpec> {
+        let interpreter = on.interpreter()?;
+        // Without files, git would answer for the whole tree.
+        let cutoff = if self.definitions.files().next().is_none() {
+            None
+        } else {
+            on.mirror.last_change(&self.commit, self.definitions.files())?
+        };
+        let wanted = on.environments().wanted(self.definitions.clone(), interpreter.clone(), cutoff)?;
+        if let Some(source) = &on.offline {
+            source.ensure_environment(on, &wanted)?;
+        }
+        Ok(wanted)
+    }
+}
+
+/// Reads the host's own file of requirements.
+fn read_also(layout: &Layout, file: &Path) -> Outcome<Vec<u8>> {
+    let path = layout.root().join(file.strip_prefix("/").unwrap_or(file));
+    disk::read_at_most(&path, LARGEST_ALSO)?.ok_or_else(|| {
+        Failure::new(format!("python.also names {}, which does not exist", path.display()))
+            .hint("write it, or take python.also out of the host's refresh.toml")
+    })
+}
+
+/// Does the operation.
+pub fn answer(request: &[u8]) -> Vec<u8> {
+    worker::answer(request, |request| handle(&request))
+}
+
+fn handle(request: &ReadReleaseRequest) -> Outcome<ReadReleaseResponse> {
+    let runner = Runner::silent();
+    let git = Git::new(&runner, &request.layout)?;
+    let mirror = Mirror::new(&git, &request.layout, &Remote::default());
+    // Listed first, every file is found without a git of its own.
+    mirror.files(&request.commit)?;
+    let application = mirror.read(&request.commit, Path::new(APPLICATION_FILE))?;
+    let application = layers::read_application(application.as_deref())?;
+    let mut python = request.python.clone();
+    let [definitions, extras, groups] = request.set;
+    let choose = |set: bool, host: &mut Vec<String>, application: &Option<Vec<String>>| {
+        if let (false, Some(chosen)) = (set, application) {
+            host.clone_from(chosen);
+        }
+    };
+    choose(definitions, &mut python.definitions, &application.definitions);
+    choose(extras, &mut python.extras, &application.extras);
+    choose(groups, &mut python.groups, &application.groups);
+    let source = CommitTree { mirror: &mirror, commit: &request.commit };
+    let definitions = reading::read(&source, &DefinitionFilter::of(&python, request.also.as_deref()))?;
+    Ok(ReadReleaseResponse { application, definitions })
+}
+
+/// The tree of a commit, as the python room reads it.
+#[derive(Debug)]
+struct CommitTree<'a> {
+    mirror: &'a Mirror,
+    commit: &'a CommitId,
+}
+
+impl TreeSource for CommitTree<'_> {
+    fn names_at_root(&self) -> Outcome<Vec<PathBuf>> {
+        let files = self.mirror.files(self.commit)?;
+        Ok(files
+            .iter()
+            .map(|entry| entry.path.clone())
+            .filter(|path| path.components().count() == 1)
+            .collect())
+    }
+
+    fn read(&self, path: &Path) -> Outcome<Option<Vec<u8>>> {
+        self.mirror.read(self.commit, path)
+    }
+
+    fn link(&self, path: &Path) -> Outcome<Option<PathBuf>> {
+        self.mirror.link(self.commit, path)
+    }
+}

@@ -1,0 +1,183 @@
+//! Cleans up after a run that was killed, so that the next one can observe and enter at `stop`.
+//!
+//! What the killed run left running is ended, an exchange of trees that it had begun is completed, its journal is
+//! closed. Nothing else of it is resumed: every step is idempotent, and the next run does them all.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use refresh_events::event::Events;
+use refresh_events::run_report::Ending;
+use refresh_programs::process::leftover;
+use refresh_settings::layout::Layout;
+use refresh_settings::names::{CommitId, RunId};
+use refresh_system::error::{Context as _, Outcome};
+use refresh_system::{checkpoint, disk};
+
+use super::record::{Entry, Status};
+use super::store::{self, Journal};
+
+/// The file in the directory of a run that its children are recorded in.
+pub const CHILDREN: &str = "children.jsonl";
+
+/// The directory in the directory of a run that holds a copy of the commit for staged checks.
+pub const STAGED_TREE: &str = "staged-tree";
+
+/// How long what is killed may take to be gone.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What the recovery found.
+#[derive(Debug, Default)]
+pub struct Recovered {
+    /// The runs that had been interrupted.
+    pub runs: Vec<RunId>,
+    /// The commits that they were aiming at: files of these are no local changes.
+    pub aimed: Vec<CommitId>,
+}
+
+/// What recovery has to know of the exchanges of trees.
+pub trait Exchanges {
+    /// Returns `true` if a run has begun an exchange and not finished it. Its journal may say that it came to an end: the
+    /// disk was full.
+    fn is_unfinished(&self, run: &RunId) -> bool;
+
+    /// Completes the exchange of a run; returns `false` if there was none. Doing it again changes nothing.
+    ///
+    /// # Errors
+    /// An entry cannot be moved.
+    fn complete(&self, run: &RunId) -> Outcome<bool>;
+
+    /// Removes prepared trees that no run will move in.
+    ///
+    /// # Errors
+    /// One cannot be removed.
+    fn remove_leftovers(&self) -> Outcome<()>;
+}
+
+/// Recovers from every run that did not come to its end, and from those that came to a bad one in the middle of an
+/// alignment. To be called by the holder of the run lock.
+///
+/// # Errors
+/// A process cannot be ended, or an exchange cannot be completed.
+pub fn recover(layout: &Layout, events: &Events, exchanges: &impl Exchanges) -> Outcome<Recovered> {
+    // Only the run that holds the lock lets the service through the fence, and that has not begun.
+    disk::remove_file_if_there(&layout.admit())?;
+    disk::sweep_unwritten(&layout.state())?;
+    let mut recovered = Recovered::default();
+    for run in all(&layout.runs())? {
+        let directory = layout.run(&run);
+        let read = store::read(&directory)?;
+        let interrupted = is_interrupted(&directory, read.as_ref());
+        if !interrupted && !exchanges.is_unfinished(&run) {
+            continue;
+        }
+        if interrupted {
+            for process in leftover::end(&run, &directory.join(CHILDREN), PATIENCE)? {
+                events.note(&format!("ended what run {run} left running: {process}"));
+            }
+            disk::remove_tree(&directory.join(STAGED_TREE))?;
+            checkpoint::reach("recover:ended");
+        }
+        if exchanges.complete(&run)? {
+            events.note(&format!("completed the exchange of trees that run {run} had begun"));
+        }
+        checkpoint::reach("recover:exchanged");
+        let entries = read.iter().flat_map(store::Read::entries);
+        recovered.aimed.extend(entries.filter_map(|entry| match entry {
+            Entry::Aimed { commit } => Some(commit.clone()),
+            _ => None,
+        }));
+        if !interrupted {
+            continue;
+        }
+        match read.and_then(|read| read.status) {
+            // A foreign journal stays as it is found; a note beside it says that it has been dealt with.
+            None => disk::write_atomic(&directory.join(SETTLED), b"", 0o644)?,
+            Some(_) => Journal::reopen(&directory)?.append(Entry::Ended { ending: Ending::Interrupted })?,
+        }
+        events.warn(&format!("run {run} was interrupted; this run starts over"));
+        recovered.runs.push(run);
+    }
+    exchanges.remove_leftovers()?;
+    Ok(recovered)
+}
+
+/// Returns the runs that began and did not end, and that no later one has dealt with.
+///
+/// # Errors
+/// The directory of the runs cannot be read.
+pub fn interrupted(layout: &Layout) -> Outcome<Vec<RunId>> {
+    let mut interrupted = Vec::new();
+    for run in all(&layout.runs())? {
+        let directory = layout.run(&run);
+        if is_interrupted(&directory, store::read(&directory)?.as_ref()) {
+            interrupted.push(run);
+        }
+    }
+    Ok(interrupted)
+}
+
+/// The file that marks a run with an unreadable journal as dealt with.
+const SETTLED: &str = "settled";
+
+/// Returns whether a run has begun and not ended.
+fn is_interrupted(directory: &Path, read: Option<&store::Read>) -> bool {
+    match read.map(|read| read.status) {
+        Some(Some(Status::Ended { .. })) => false,
+        // Killed before the journal was made, or the journal is foreign.
+        None | Some(None) => !directory.join(SETTLED).exists(),
+        Some(Some(_)) => true,
+    }
+}
+
+/// Returns all runs in the order in which they began, whatever the clock said then: by their sequence numbers. Those of earlier
+/// versions have none; they come first, by their names.
+///
+/// # Errors
+/// The directory of the runs, or a journal, cannot be read.
+pub fn in_order(layout: &Layout) -> Outcome<Vec<RunId>> {
+    sorted(layout, all(&layout.runs())?)
+}
+
+/// Returns `runs` in the order in which they began, as [`in_order`].
+///
+/// # Errors
+/// A journal cannot be read.
+pub fn sorted(layout: &Layout, runs: Vec<RunId>) -> Outcome<Vec<RunId>> {
+    let numbered = |run: RunId| Ok((store::sequence(&layout.run(&run))?, run));
+    let mut numbered = runs.into_iter().map(numbered).collect::<Outcome<Vec<_>>>()?;
+    numbered.sort();
+    Ok(numbered.into_iter().map(|(_, run)| run).collect())
+}
+
+/// Returns the sequence number of a run that begins now. To be called by the holder of the run lock.
+///
+/// # Errors
+/// As [`in_order`].
+pub fn next_sequence(layout: &Layout) -> Outcome<u64> {
+    let mut last = 0;
+    for run in all(&layout.runs())? {
+        last = last.max(store::sequence(&layout.run(&run))?);
+    }
+    Ok(last + 1)
+}
+
+/// Returns the names of all runs, sorted: by the clock as it was then.
+///
+/// # Errors
+/// The directory is there and cannot be read.
+pub fn all(runs: &Path) -> Outcome<Vec<RunId>> {
+    let context = || format!("cannot read {}", runs.display());
+    let entries = match fs::read_dir(runs) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.context(context)?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let name = entry.context(context)?.file_name();
+        names.extend(name.to_str().and_then(|name| RunId::parse(name).ok()));
+    }
+    names.sort();
+    Ok(names)
+}

@@ -1,0 +1,267 @@
+//! The journal on disk: JSON lines, appended one by one, a torn tail tolerated.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use refresh_events::run_report::Phase;
+use refresh_system::error::{Context as _, Failure, Outcome};
+use refresh_system::{checkpoint, clock, disk};
+
+use super::record::{Entry, Status};
+
+/// The name of the journal in the directory of a run.
+pub(crate) const FILE: &str = "journal.jsonl";
+
+/// A line of the journal: the record and when it was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Line {
+    /// The position, from 0.
+    pub seq: u64,
+    /// When, in UTC.
+    pub at: jiff::Timestamp,
+    /// What.
+    #[serde(flatten)]
+    pub entry: Entry,
+}
+
+/// An open journal, for the run that writes it.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    file: File,
+    next: u64,
+    /// How many bytes the whole records take.
+    length: u64,
+    status: Status,
+}
+
+impl Journal {
+    /// Makes the journal of a new run in its directory.
+    ///
+    /// # Errors
+    /// The directory is not writable, or a journal is there already.
+    pub fn create(directory: &Path) -> Outcome<Self> {
+        let path = directory.join(FILE);
+        if path.exists() {
+            return Err(Failure::new(format!("{} already exists", path.display())));
+        }
+        let file = disk::append_own(&path, 0o644)?;
+        disk::sync_parent(&path)?;
+        Ok(Self { path, file, next: 0, length: 0, status: Status::Empty })
+    }
+
+    /// Opens the journal of a run that was killed, to close it. A torn tail is cut off first.
+    ///
+    /// # Errors
+    /// The journal cannot be read or written.
+    pub(crate) fn reopen(directory: &Path) -> Outcome<Self> {
+        let path = directory.join(FILE);
+        let context = || format!("cannot reopen {}", path.display());
+        let bytes = disk::read_own(&path)?.unwrap_or_default();
+        let read = parse(&bytes);
+        let file = disk::append_own(&path, 0o644)?;
+        file.set_len(read.whole_bytes).context(context)?;
+        let next = read.lines.len() as u64;
+        let status = read.status.unwrap_or(Status::Empty);
+        Ok(Self { path, file, next, length: read.whole_bytes, status })
+    }
+
+    /// Appends a record. When this returns, a power cut cannot take the record away, unless it is one of those that
+    /// the fence covers ([`is_covered_by_the_fence`]): these are durable with the next one that is not.
+    ///
+    /// # Errors
+    /// The record may not follow (a bug), or the disk refuses.
+    pub fn append(&mut self, entry: Entry) -> Outcome<()> {
+        let name = entry_name(&entry);
+        checkpoint::reach(&format!("journal:before:{name}"));
+        let status =
+            self.status.next(&entry).map_err(|illegal| Failure::new("the run failed").because(illegal))?;
+        let covered = is_covered_by_the_fence(&entry);
+        let line = Line { seq: self.next, at: clock::now(), entry };
+        let context = || format!("cannot write {}", self.path.display());
+        let mut bytes = serde_json::to_vec(&line).context(context)?;
+        bytes.push(b'\n');
+        let sync = |file: &File| if covered { Ok(()) } else { file.sync_data() };
+        if let Err(error) = self.file.write_all(&bytes).and_then(|()| sync(&self.file)) {
+            // Half a record, or one that does not count, would make a foreign journal of what is written after it.
+            let _ = self.file.set_len(self.length);
+            return Err(error).context(context);
+        }
+        self.next += 1;
+        self.length += bytes.len() as u64;
+        self.status = status;
+        checkpoint::reach(&format!("journal:after:{name}"));
+        Ok(())
+    }
+}
+
+/// Returns `true` for what is recorded while the service is down. Whatever a power cut takes of it, the fence stands, the
+/// exchange of trees has a record of its own, and the next run does every step again; a sync would only cost downtime.
+fn is_covered_by_the_fence(entry: &Entry) -> bool {
+    match entry {
+        Entry::Intent { phase } => {
+            matches!(phase, Phase::Sync | Phase::Environment | Phase::Prepare | Phase::Restart)
+        }
+        Entry::Done { phase } => {
+            matches!(phase, Phase::Stop | Phase::Sync | Phase::Environment | Phase::Prepare)
+        }
+        _ => false,
+    }
+}
+
+fn entry_name(entry: &Entry) -> String {
+    match entry {
+        Entry::Begun { .. } => "begun".into(),
+        Entry::Aimed { .. } => "aimed".into(),
+        Entry::Built { .. } => "built".into(),
+        Entry::Intent { phase } => format!("intent-{phase}"),
+        Entry::Done { phase } => format!("done-{phase}"),
+        Entry::Failed { phase, .. } => format!("failed-{phase}"),
+        Entry::Ended { ending } => format!("ended-{}", ending.word()),
+    }
+}
+
+/// What could be read of a journal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Read {
+    /// The whole lines, as far as they make sense.
+    pub lines: Vec<Line>,
+    /// Where the run is; `None` where the journal is foreign: something in it is not ours, or in an order that we
+    /// never write. Then nothing of it may be relied on.
+    pub status: Option<Status>,
+    /// How many bytes the whole lines take.
+    pub whole_bytes: u64,
+}
+
+impl Read {
+    /// Returns the entries.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.lines.iter().map(|line| &line.entry)
+    }
+
+    /// Returns the part that was begun last.
+    pub fn last_phase(&self) -> Option<Phase> {
+        self.lines.iter().rev().find_map(|line| match &line.entry {
+            Entry::Intent { phase } => Some(*phase),
+            _ => None,
+        })
+    }
+}
+
+/// Reads the journal of a run; `None` where the directory has none.
+///
+/// # Errors
+/// The file is there and cannot be read.
+pub fn read(directory: &Path) -> Outcome<Option<Read>> {
+    Ok(disk::read_own(&directory.join(FILE))?.map(|bytes| parse(&bytes)))
+}
+
+/// Returns the place of a run among all runs; 0 for one of an earlier version, and where the journal does not have it.
+///
+/// # Errors
+/// The file is there and cannot be read.
+pub fn sequence(directory: &Path) -> Outcome<u64> {
+    let bytes = disk::read_own(&directory.join(FILE))?.unwrap_or_default();
+    let first = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    Ok(match serde_json::from_slice::<Line>(first).map(|line| line.entry) {
+        Ok(Entry::Begun { sequence, .. }) => sequence,
+        _ => 0,
+    })
+}
+
+/// Makes sense of a journal's bytes. An unfinished last line is what a power cut leaves; anything else that is wrong
+/// makes the journal foreign.
+pub(crate) fn parse(bytes: &[u8]) -> Read {
+    let mut read = Read { lines: Vec::new(), status: Some(Status::Empty), whole_bytes: 0 };
+    let mut rest = bytes;
+    while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+        let (text, after) = (&rest[..end], &rest[end + 1..]);
+        let line =
+            serde_json::from_slice::<Line>(text).ok().filter(|line| line.seq == read.lines.len() as u64);
+        let next = line.as_ref().and_then(|line| read.status?.next(&line.entry).ok());
+        let (Some(line), Some(next)) = (line, next) else {
+            read.status = None;
+            return read;
+        };
+        read.lines.push(line);
+        read.status = Some(next);
+        read.whole_bytes += end as u64 + 1;
+        rest = after;
+    }
+    read
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::record::SCHEMA;
+    use refresh_events::run_report::Ending;
+    use refresh_programs::process::ProcessId;
+    use refresh_settings::names::{BranchName, RunId, UnitName};
+
+    fn written() -> (tempfile::TempDir, Vec<u8>) {
+        let directory = tempfile::tempdir().unwrap();
+        let mut journal = Journal::create(directory.path()).unwrap();
+        journal
+            .append(Entry::Begun {
+                schema: SCHEMA,
+                run: RunId::parse("r-1").unwrap(),
+                process: ProcessId::own(),
+                branch: BranchName::parse("main").unwrap(),
+                before: None,
+                unit: UnitName::usual(),
+                sequence: 1,
+            })
+            .unwrap();
+        for phase in Phase::STEPS {
+            journal.append(Entry::Intent { phase }).unwrap();
+            journal.append(Entry::Done { phase }).unwrap();
+        }
+        journal.append(Entry::Ended { ending: Ending::Refreshed }).unwrap();
+        let bytes = std::fs::read(directory.path().join(FILE)).unwrap();
+        (directory, bytes)
+    }
+
+    #[test]
+    fn a_journal_cut_at_any_byte_still_tells_its_whole_lines() {
+        let (_directory, bytes) = written();
+        let whole = parse(&bytes).lines;
+        for cut in 0..bytes.len() {
+            let read = parse(&bytes[..cut]);
+            assert!(read.status.is_some(), "cut at {cut}");
+            let lines = bytes[..cut].iter().filter(|byte| **byte == b'\n').count();
+            assert_eq!(read.lines, whole[..lines], "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn a_journal_with_a_foreign_or_missing_line_is_unknown() {
+        let (_directory, bytes) = written();
+        let lines: Vec<&[u8]> = bytes.split_inclusive(|byte| *byte == b'\n').collect();
+        for index in 0..lines.len() - 1 {
+            let missing: Vec<u8> = lines
+                .iter()
+                .enumerate()
+                .filter(|(i, _)| *i != index)
+                .flat_map(|(_, line)| line.to_vec())
+                .collect();
+            assert_eq!(parse(&missing).status, None, "line {index} missing");
+            let mut foreign = lines.clone();
+            foreign[index] = b"{\"hello\":1}\n";
+            assert_eq!(parse(&foreign.concat()).status, None, "line {index} foreign");
+        }
+    }
+
+    #[test]
+    fn a_torn_journal_can_be_closed() {
+        let (directory, bytes) = written();
+        disk::write_atomic(&directory.path().join(FILE), &bytes[..bytes.len() - 20], 0o644).unwrap();
+        let mut journal = Journal::reopen(directory.path()).unwrap();
+        journal.append(Entry::Ended { ending: Ending::Interrupted }).unwrap();
+        let read = read(directory.path()).unwrap().unwrap();
+        assert_eq!(read.status, Some(Status::Ended { ending: Ending::Interrupted }));
+    }
+}

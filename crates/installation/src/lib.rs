@@ -1,0 +1,10 @@
+//! One installation: its stores ([`installation`]), its lock and journal ([`journal`]), its status ([`status_file`]), its past
+//! runs ([`history`]), and how an outcome becomes an exit code ([`exit`]).
+//!
+//! It writes below the directories of the tool only. It starts nothing by itself.
+
+pub mod exit;
+pub mod history;
+pub mod installation;
+pub mod journal;
+pub mod status_file;

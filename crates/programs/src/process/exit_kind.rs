@@ -1,0 +1,35 @@
+//! How a process ended. It touches nothing.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExitKind {
+    /// It exited with this code.
+    Code(i32),
+    /// This signal ended it.
+    Signal(i32),
+}
+
+impl ExitKind {
+    /// Returns how a process ended, from what waitpid(2) returned; `None` where it was only stopped or continued.
+    pub fn from_status(status: rustix::process::WaitStatus) -> Option<Self> {
+        status.exit_status().map(Self::Code).or_else(|| status.terminating_signal().map(Self::Signal))
+    }
+}
+
+impl fmt::Display for ExitKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exit code {code}"),
+            Self::Signal(9) => f.write_str("ended by SIGKILL"),
+            Self::Signal(15) => f.write_str("ended by SIGTERM"),
+            Self::Signal(11) => f.write_str("ended by SIGSEGV"),
+            Self::Signal(6) => f.write_str("ended by SIGABRT"),
+            Self::Signal(number) => write!(f, "ended by signal {number}"),
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! Who a process is: pid and start time, so that a reused pid is never mistaken.
+//!
+//! Source: proc(5): field 22 of `/proc/PID/stat` is the start time in clock ticks since boot.
+
+use std::fs;
+
+use serde::{Deserialize, Serialize};
+
+use refresh_system::text::harmless_line;
+
+/// One process, for good: a pid alone may be given to another process later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ProcessId {
+    /// The process id.
+    pub pid: i32,
+    /// When it started, in clock ticks since boot.
+    pub started: u64,
+}
+
+impl ProcessId {
+    /// Looks up the process that has `pid` now; `None` where there is none (or only a zombie).
+    pub fn of(pid: i32) -> Option<Self> {
+        let stat = parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?;
+        (stat.state != 'Z' && stat.state != 'X').then_some(Self { pid, started: stat.started })
+    }
+
+    /// Looks up a child that has not been reaped yet, also one that has ended.
+    pub fn of_child(pid: i32) -> Option<Self> {
+        let stat = parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?;
+        Some(Self { pid, started: stat.started })
+    }
+
+    /// Returns this very process.
+    pub fn own() -> Self {
+        let pid = rustix::process::getpid().as_raw_nonzero().get();
+        Self::of(pid).unwrap_or(Self { pid, started: 0 })
+    }
+
+    /// Returns the process that started this one, or that took it in.
+    pub fn parent(self) -> Option<Self> {
+        let stat = parse_stat(&fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok()?)?;
+        Self::of(stat.parent).filter(|_| stat.started == self.started)
+    }
+
+    /// Returns whether this process still runs.
+    pub fn is_alive(self) -> bool {
+        Self::of(self.pid) == Some(self)
+    }
+
+    /// Returns the command line for people, its arguments separated by spaces; empty where it cannot be read. The process may
+    /// be a stranger's, and writes there what it likes: it is one line, and what a terminal obeys is escaped.
+    pub fn command(self) -> String {
+        let bytes = fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();
+        harmless_line(&String::from_utf8_lossy(&bytes).trim_end_matches('\0').replace('\0', " "))
+    }
+
+    /// Returns the unit of systemd that the process is part of, a session or a unit of a user's own left out.
+    pub fn unit(self) -> Option<String> {
+        let groups = fs::read_to_string(format!("/proc/{}/cgroup", self.pid)).ok()?;
+        unit_of_groups(&groups)
+    }
+
+    /// Returns whether the process is in the cgroup of a unit, or in one below it.
+    pub(crate) fn is_in_unit(self, unit: &str) -> bool {
+        let groups = fs::read_to_string(format!("/proc/{}/cgroup", self.pid)).unwrap_or_default();
+        groups.lines().any(|line| line.split(['/', ':']).any(|part| part == unit))
+    }
+
+    /// Returns the value of a variable in the environment that the process was started with.
+    pub fn variable(self, name: &str) -> Option<String> {
+        let bytes = fs::read(format!("/proc/{}/environ", self.pid)).ok()?;
+        bytes.split(|byte| *byte == 0).find_map(|pair| {
+            let pair = String::from_utf8_lossy(pair);
+            pair.split_once('=').filter(|(key, _)| *key == name).map(|(_, value)| value.to_owned())
+        })
+    }
+}
+
+/// What `/proc/PID/stat` says of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stat {
+    /// `R`, `S`, `D`, `Z` …
+    pub state: char,
+    /// The parent's pid.
+    pub parent: i32,
+    /// The process group.
+    pub group: i32,
+    /// The session.
+    pub session: i32,
+    /// The start time in clock ticks since boot.
+    pub started: u64,
+}
+
+/// Reads the stat line of a process; the command's name may hold spaces and brackets.
+pub fn parse_stat(line: &str) -> Option<Stat> {
+    let (_, rest) = line.rsplit_once(')')?;
+    let fields: Vec<&str> = rest.split_whitespace().collect();
+    Some(Stat {
+        state: fields.first()?.chars().next()?,
+        parent: fields.get(1)?.parse().ok()?,
+        group: fields.get(2)?.parse().ok()?,
+        session: fields.get(3)?.parse().ok()?,
+        started: fields.get(19)?.parse().ok()?,
+    })
+}
+
+/// Finds the unit in `/proc/PID/cgroup`: the innermost name of a service in the hierarchy of systemd's.
+fn unit_of_groups(groups: &str) -> Option<String> {
+    let of_systemd = groups.lines().filter_map(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (fields.next()?, fields.next()?);
+        matches!(controllers, "" | "name=systemd").then_some(path)
+    });
+    of_systemd
+        .filter(|path| !path.contains("/user.slice/"))
+        .find_map(|path| path.split('/').rev().find(|part| part.ends_with(".service")).map(str::to_owned))
+}
+
+/// Returns the pids of all processes that can be seen.
+pub fn all_pids() -> Vec<i32> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_name_with_brackets_and_spaces_is_read_over() {
+        let line = "42 (a) b (c)) S 7 42 40 0 -1 4194560 1 0 0 0 1 2 0 0 20 0 1 0 12345 1 2";
+        assert_eq!(
+            parse_stat(line),
+            Some(Stat { state: 'S', parent: 7, group: 42, session: 40, started: 12345 })
+        );
+        assert_eq!(parse_stat("nonsense"), None);
+    }
+
+    #[test]
+    fn the_unit_of_a_process_is_read_from_its_groups() {
+        let of = |text| unit_of_groups(text);
+        assert_eq!(of("0::/system.slice/nginx.service\n").as_deref(), Some("nginx.service"));
+        assert_eq!(
+            of("3:cpu:/x.service\n1:name=systemd:/system.slice/a.service/w\n").as_deref(),
+            Some("a.service")
+        );
+        assert_eq!(of("0::/user.slice/user-0.slice/user@0.service/app.slice/x.service\n"), None);
+        assert_eq!(of("0::/init.scope\n"), None);
+    }
+
+    #[test]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the test needs a process with arguments of its own choice"
+    )]
+    fn the_command_line_of_a_stranger_is_one_line_and_moves_no_cursor() {
+        let mut child = std::process::Command::new("/bin/sh")
+            .args(["-c", "read line", "x\n  next       reboot\u{1b}[2J"])
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let process = ProcessId::of_child(i32::try_from(child.id()).unwrap()).unwrap();
+        // Until it has become the shell, it still is this process.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while !process.command().contains("read line") && std::time::Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+        let command = process.command();
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert_eq!(command, "/bin/sh -c read line x\\n  next       reboot\\u{1b}[2J");
+    }
+
+    #[test]
+    fn this_process_is_alive_and_a_reused_pid_is_another_process() {
+        let own = ProcessId::own();
+        assert!(own.is_alive());
+        assert!(!ProcessId { started: own.started + 1, ..own }.is_alive());
+    }
+}

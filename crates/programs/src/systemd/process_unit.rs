@@ -1,0 +1,398 @@
+//! Units that are one sandboxed process of ours: its three streams are descriptors that go over the bus, its end is
+//! watched as that of a child is (org.freedesktop.systemd1(5), `StartTransientUnit`).
+//!
+//! The unit is held (`AddRef`) until it was collected, so that how it ended can be asked.
+
+use std::fs::File;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
+use zvariant::{Fd, OwnedObjectPath, Value};
+
+use super::Bus;
+use super::property::Property;
+use super::transient::exec;
+use super::unit::{SERVICE_INTERFACE, UNIT_INTERFACE, unit_object};
+use crate::process::watch::{Started, Subject};
+use crate::process::{Ended, ProcessId};
+use refresh_system::error::{Context as _, Failure, Outcome};
+use refresh_system::{clock, interrupt};
+
+/// What waitid(2) calls the end of a process by its own exit.
+const CLD_EXITED: i32 = 1;
+/// How long systemd may take to start a process, and to clear a unit away after its end.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a process may take to end after it has closed its streams.
+const LAST_STEPS: Duration = Duration::from_millis(20);
+/// How often systemd is asked for the end of a unit.
+const TICK: Duration = Duration::from_millis(2);
+/// How often systemd is asked for the process of a new unit.
+const BEGIN_TICK: Duration = Duration::from_millis(4);
+/// `MS_REC` of mount(2): what is mounted below is bound as well.
+const RECURSIVE: u64 = 0x4000;
+/// The first exit code that says that systemd could not set the process up (systemd.exec(5)).
+const FIRST_SETUP_CODE: i32 = 200;
+/// The last of those.
+const LAST_SETUP_CODE: i32 = 243;
+
+/// A directory or file that a unit sees at another path as well. A link at the destination is followed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bind {
+    /// Where it is.
+    pub source: PathBuf,
+    /// Where the unit sees it.
+    pub destination: PathBuf,
+    /// Whether the unit may write there.
+    pub access: Access,
+}
+
+/// Whether something may be written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// It is only read.
+    ReadOnly,
+    /// It is read and written.
+    ReadWrite,
+}
+
+/// A unit of one process, as it is asked for.
+#[derive(Debug)]
+pub(crate) struct ProcessUnit<'a> {
+    /// The unit's name.
+    pub name: &'a str,
+    /// What it is, for people.
+    pub description: &'a str,
+    /// The program, an absolute path, and its arguments.
+    pub program: PathBuf,
+    /// The arguments.
+    pub arguments: Vec<String>,
+    /// Variables of its environment that everybody may read.
+    pub variables: Vec<(String, String)>,
+    /// The user and group ids that it runs as.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+    /// Properties of the table.
+    pub properties: &'a [Property],
+    /// The directories that it writes to; the rest of the file system is read-only.
+    pub writable: Vec<PathBuf>,
+    /// What it sees elsewhere.
+    pub binds: Vec<Bind>,
+    /// Names and files of what only this unit reads.
+    pub credentials: Vec<(String, PathBuf)>,
+    /// The unit whose end ends it.
+    pub bound_to: Option<String>,
+    /// How long it may live.
+    pub lifetime: Duration,
+    /// How much memory it may use, in bytes.
+    pub memory: u64,
+}
+
+/// The near ends of the streams of a process, for [`Bus::start_process`]: what it reads.
+#[derive(Debug)]
+pub(crate) enum Stdin {
+    /// A file, from its start to its end.
+    File(File),
+    /// A pipe that stays open.
+    Pipe,
+}
+
+impl ProcessUnit<'_> {
+    fn on_the_bus<'v>(&self, streams: [BorrowedFd<'v>; 3]) -> Vec<(&'static str, Value<'v>)> {
+        let words = |paths: &[PathBuf], prefix: &str| {
+            Value::from(paths.iter().map(|path| format!("{prefix}{}", path.display())).collect::<Vec<_>>())
+        };
+        let [stdin, stdout, stderr] = streams.map(|fd| Value::from(Fd::from(fd)));
+        let micros = u64::try_from(self.lifetime.as_micros()).unwrap_or(u64::MAX);
+        let mut all: Vec<(&'static str, Value<'v>)> =
+            self.properties.iter().map(|property| (property.name, property.value.on_the_bus())).collect();
+        all.extend([
+            ("Description", Value::from(self.description.to_owned())),
+            ("ExecStart", exec(&self.program, &self.arguments)),
+            ("StandardInputFileDescriptor", stdin),
+            ("StandardOutputFileDescriptor", stdout),
+            ("StandardErrorFileDescriptor", stderr),
+            ("User", Value::from(self.uid.to_string())),
+            ("Group", Value::from(self.gid.to_string())),
+            ("RuntimeMaxUSec", Value::from(micros)),
+            ("MemoryMax", Value::from(self.memory)),
+            // A writable directory may be missing on a machine that never needed it.
+            ("ReadWritePaths", words(&self.writable, "-")),
+            ("AddRef", Value::from(true)),
+        ]);
+        for (name, access) in [("BindPaths", Access::ReadWrite), ("BindReadOnlyPaths", Access::ReadOnly)] {
+            let binds: Vec<(String, String, bool, u64)> = self
+                .binds
+                .iter()
+                .filter(|bind| bind.access == access)
+                .map(|bind| {
+                    let (from, to) = (bind.source.display(), bind.destination.display());
+                    (from.to_string(), to.to_string(), false, RECURSIVE)
+                })
+                .collect();
+            if !binds.is_empty() {
+                all.push((name, Value::from(binds)));
+            }
+        }
+        let credentials: Vec<(String, String)> =
+            self.credentials.iter().map(|(name, path)| (name.clone(), path.display().to_string())).collect();
+        if !credentials.is_empty() {
+            all.push(("LoadCredential", Value::from(credentials)));
+        }
+        if !self.variables.is_empty() {
+            let variables: Vec<String> =
+                self.variables.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            all.push(("Environment", Value::from(variables)));
+        }
+        if let Some(unit) = &self.bound_to {
+            // Without After=, so that a machine that is switched off asks both to end at once.
+            all.push(("BindsTo", Value::from(vec![unit.clone()])));
+        }
+        all
+    }
+}
+
+impl Bus {
+    /// Starts the process of a unit and returns it with the near ends of its streams.
+    ///
+    /// # Errors
+    /// systemd refuses the unit, or the run is interrupted. Nothing of it is left.
+    pub(crate) fn start_process(&self, unit: &ProcessUnit<'_>, stdin: Stdin) -> Outcome<Started> {
+        let context = || format!("systemd does not start {}", unit.name);
+        let (near_stdin, far_stdin) = match stdin {
+            Stdin::File(file) => (None, OwnedFd::from(file)),
+            Stdin::Pipe => {
+                let (reader, writer) = std::io::pipe().context(context)?;
+                (Some(File::from(OwnedFd::from(writer))), OwnedFd::from(reader))
+            }
+        };
+        let (stdout, far_stdout) = std::io::pipe().context(context)?;
+        let (stderr, far_stderr) = std::io::pipe().context(context)?;
+        let properties = unit.on_the_bus([far_stdin.as_fd(), far_stdout.as_fd(), far_stderr.as_fd()]);
+        self.start_transient_unit(unit.name, properties)?;
+        let mut process = UnitProcess {
+            bus: self.clone(),
+            name: unit.name.to_owned(),
+            path: unit_object(unit.name),
+            life: None,
+            is_collected: false,
+        };
+        process.await_begin().context(context)?;
+        Ok(Started {
+            stdin: near_stdin,
+            stdout: File::from(OwnedFd::from(stdout)),
+            stderr: File::from(OwnedFd::from(stderr)),
+            subject: Box::new(process),
+            is_lost: false,
+        })
+    }
+}
+
+/// The main process of a unit. Dropping it ends the whole unit.
+#[derive(Debug)]
+struct UnitProcess {
+    bus: Bus,
+    name: String,
+    path: String,
+    /// `None` until it has begun.
+    life: Option<OwnedFd>,
+    is_collected: bool,
+}
+
+impl UnitProcess {
+    fn property<T>(&self, interface: &str, name: &str) -> Outcome<T>
+    where
+        T: TryFrom<zvariant::OwnedValue>,
+        T::Error: std::error::Error + Send + Sync + 'static,
+    {
+        let context = || format!("systemd does not report what {} is doing", self.name);
+        self.bus.property(&self.path, interface, name).context(context)
+    }
+
+    /// Returns the pid of its process; 0 where it has none.
+    fn main_pid(&self) -> Outcome<u32> {
+        self.property(SERVICE_INTERFACE, "MainPID")
+    }
+
+    /// Returns whether it has ended and systemd has nothing more to do for it.
+    fn is_over(&self) -> Outcome<bool> {
+        let active: String = self.property(UNIT_INTERFACE, "ActiveState")?;
+        if !matches!(active.as_str(), "inactive" | "failed") {
+            return Ok(false);
+        }
+        if self.life.is_some() {
+            return Ok(true);
+        }
+        // It may not have begun.
+        let (job, _): (u32, OwnedObjectPath) = self.property(UNIT_INTERFACE, "Job")?;
+        Ok(job == 0)
+    }
+
+    /// Waits until the process exists and takes hold of it; one that has ended already is held as ended.
+    fn await_begin(&mut self) -> Outcome<()> {
+        let end = clock::monotonic() + PATIENCE;
+        loop {
+            // systemd never has it earlier, and each question costs both sides.
+            clock::pause_regardless(BEGIN_TICK);
+            if let Some(life) = self.hold()? {
+                self.life = Some(life);
+                return Ok(());
+            }
+            if clock::monotonic() > end {
+                return Err(Failure::new(format!("it did not begin within {PATIENCE:?}"))
+                    .hint(format!("systemctl status {}", self.name)));
+            }
+            interrupt::check()?;
+        }
+    }
+
+    /// Takes hold of the main process; `None` where there is none yet.
+    fn hold(&self) -> Outcome<Option<OwnedFd>> {
+        let main = self.main_pid()?;
+        let Some(pid) = i32::try_from(main).ok().and_then(Pid::from_raw) else {
+            return if self.is_over()? { over().map(Some) } else { Ok(None) };
+        };
+        let Ok(life) = pidfd_open(pid, PidfdFlags::empty()) else { return Ok(None) };
+        // Read after the opening: the pid may have been another process by then.
+        let process = ProcessId::of_child(pid.as_raw_nonzero().get());
+        let is_still_it = process.is_some_and(|process| process.is_in_unit(&self.name));
+        Ok(is_still_it.then_some(life))
+    }
+
+    /// Lets systemd forget the unit once it has ended. It does so by itself when the connection ends.
+    fn let_go(&self) {
+        self.bus.order_manager("UnrefUnit", &(self.name.as_str(),));
+    }
+
+    /// Returns whether the main process has ended, or ends within `limit`.
+    fn ends_within(&self, limit: Duration) -> bool {
+        let Some(life) = &self.life else { return false };
+        let mut watched = [PollFd::from_borrowed_fd(life.as_fd(), PollFlags::IN)];
+        let limit = Timespec::try_from(limit).unwrap_or_default();
+        matches!(poll(&mut watched, Some(&limit)), Ok(1))
+    }
+
+    /// Returns how the main process ended, which systemd has cleared away.
+    fn end(&self) -> Outcome<Ended> {
+        let how: i32 = self.property(SERVICE_INTERFACE, "ExecMainCode")?;
+        let number: i32 = self.property(SERVICE_INTERFACE, "ExecMainStatus")?;
+        let is_setup_code = how == CLD_EXITED && (FIRST_SETUP_CODE..=LAST_SETUP_CODE).contains(&number);
+        // The application's own exit code may be one of these, after it was entered.
+        let was_entered =
+            is_setup_code && self.property::<u64>(UNIT_INTERFACE, "ActiveEnterTimestampMonotonic")? != 0;
+        end_of(&self.name, how, number, is_setup_code && !was_entered)
+    }
+
+    fn signal(&self, signal: Signal) {
+        let number = signal.as_raw();
+        let _: Outcome<()> = self.bus.call_manager("KillUnit", &(self.name.as_str(), "all", number));
+    }
+}
+
+/// A descriptor that is readable at once, as that of an ended process is.
+fn over() -> Outcome<OwnedFd> {
+    let (reader, _) = std::io::pipe().context(|| "cannot make a pipe".to_owned())?;
+    Ok(reader.into())
+}
+
+impl Subject for UnitProcess {
+    fn life(&self) -> BorrowedFd<'_> {
+        match &self.life {
+            Some(life) => life.as_fd(),
+            // Only asked for once it has begun.
+            None => rustix::stdio::stdin(),
+        }
+    }
+
+    fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    fn kill(&self) {
+        self.signal(Signal::KILL);
+    }
+
+    /// systemd does that by itself, with a request to end first. What ignores it is killed by [`UnitProcess::collect`].
+    fn kill_rest(&self) {}
+
+    fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn collect(&mut self) -> Outcome<Ended> {
+        let begun = clock::monotonic();
+        let mut is_killed = !self.ends_within(LAST_STEPS);
+        if is_killed {
+            self.kill();
+        }
+        while !self.is_over()? {
+            if !is_killed && begun.elapsed() > LAST_STEPS {
+                is_killed = true;
+                self.kill();
+            }
+            if begun.elapsed() > PATIENCE {
+                return Err(Failure::new(format!("{} cannot be ended", self.name))
+                    .hint(format!("systemctl status {}", self.name)));
+            }
+            clock::pause_regardless(TICK);
+        }
+        let ended = self.end();
+        self.is_collected = true;
+        self.let_go();
+        ended
+    }
+}
+
+impl Drop for UnitProcess {
+    fn drop(&mut self) {
+        if !self.is_collected {
+            self.kill();
+            self.let_go();
+        }
+    }
+}
+
+/// Returns how a process ended, by the `si_code` and the `si_status` of waitid(2); 0 and 0 if there never was one.
+fn end_of(unit: &str, how: i32, number: i32, is_setup: bool) -> Outcome<Ended> {
+    match how {
+        CLD_EXITED if is_setup => Err(not_set_up(unit, number)),
+        CLD_EXITED => Ok(Ended::Exited(number)),
+        0 => Err(Failure::new(format!("systemd could not start a process for {unit}"))
+            .hint(format!("journalctl --unit {unit}"))),
+        _ => Ok(Ended::Signalled(number)),
+    }
+}
+
+/// Reports what systemd could not do for a process (systemd.exec(5), "Process Exit Codes").
+fn not_set_up(unit: &str, code: i32) -> Failure {
+    let what = match code {
+        200 => "its working directory",
+        203 => "its program",
+        216 | 217 => "its user and group",
+        218 => "its capabilities",
+        225 => "its network",
+        226 => "its view of the file system",
+        228 => "its filter of system calls",
+        243 => "its credentials",
+        _ => "it",
+    };
+    Failure::new(format!("systemd could not set {what} up (exit code {code})"))
+        .hint(format!("journalctl --unit {unit}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_unit_that_never_had_a_process_has_not_succeeded() {
+        assert!(end_of("x.service", 0, 0, false).is_err());
+        assert!(matches!(end_of("x.service", CLD_EXITED, 0, false), Ok(Ended::Exited(0))));
+        assert!(matches!(end_of("x.service", CLD_EXITED, 203, false), Ok(Ended::Exited(203))));
+        assert!(end_of("x.service", CLD_EXITED, 203, true).is_err());
+        assert!(matches!(end_of("x.service", 2, 9, false), Ok(Ended::Signalled(9))));
+    }
+}

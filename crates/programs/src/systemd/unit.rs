@@ -1,0 +1,423 @@
+//! What systemd knows of a unit, as one typed value.
+//!
+//! Source: org.freedesktop.systemd1(5), the interfaces Unit and Service. All properties of an interface come in one call,
+//! so that those of a unit on its way fit together as well as systemd can make them.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use zvariant::{OwnedObjectPath, OwnedValue};
+
+use super::properties::Properties;
+use super::{Bus, MANAGER, MANAGER_INTERFACE};
+use crate::process::ExitKind;
+use refresh_system::error::{Context as _, Failure, Outcome};
+
+pub(super) const UNIT_INTERFACE: &str = "org.freedesktop.systemd1.Unit";
+pub(super) const SERVICE_INTERFACE: &str = "org.freedesktop.systemd1.Service";
+pub(super) const PROPERTIES_INTERFACE: &str = "org.freedesktop.DBus.Properties";
+
+/// The facts of one unit. Those of services are empty for units of other kinds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UnitFacts {
+    /// Whether there is a unit to speak of.
+    pub load: LoadState,
+    /// Why it could not be loaded, in systemd's words.
+    pub load_error: Option<String>,
+    /// The state that all kinds of units share.
+    pub active: ActiveState,
+    /// The state that its kind has (`running`, `auto-restart`, `dead`).
+    pub sub: String,
+    /// How it ended the last time (`success`, `timeout`, `start-limit-hit`).
+    pub result: String,
+    /// The main process's pid.
+    pub main_pid: Option<i32>,
+    /// The pid that the main process of this invocation has or had.
+    pub last_main_pid: Option<i32>,
+    /// When the main process was started.
+    pub main_started: Option<Timestamp>,
+    /// When the main process ended.
+    pub main_ended: Option<Timestamp>,
+    /// How the main process ended: the `si_code` of waitid(2); 0 while it runs.
+    pub main_code: i32,
+    /// The exit code or the signal that goes with it.
+    pub main_status: i32,
+    /// How often systemd has restarted it by itself.
+    pub restarts: u32,
+    /// What systemd calls this invocation; the last one's where it does not run, empty where systemd has forgotten it.
+    pub invocation: String,
+    /// Its cgroup below the root of the hierarchy; empty where it has none.
+    pub control_group: String,
+    /// The slice that its cgroup is made in.
+    pub slice: String,
+    /// `Type=`
+    pub kind: String,
+    /// `KillMode=`
+    pub kill_mode: String,
+    /// `TimeoutStopSec=`; `None`: for ever.
+    pub stop_timeout: Option<Duration>,
+    /// `TimeoutStartSec=`; `None`: for ever.
+    pub start_timeout: Option<Duration>,
+    /// `User=`; empty for root.
+    pub user: String,
+    /// `PIDFile=`
+    pub pid_file: String,
+    /// The unit's own file.
+    pub fragment: Option<PathBuf>,
+    /// The drop-ins that were read.
+    pub drop_ins: Vec<PathBuf>,
+    /// Whether files have changed since they were read.
+    pub needs_reload: bool,
+    /// `EnvironmentFile=`, all of them.
+    pub environment_files: Vec<PathBuf>,
+    /// The program that it is started with, as the unit names it.
+    pub program: Option<PathBuf>,
+    /// The words of `ExecStart=`, the program's own name first.
+    pub command: Vec<String>,
+    /// `WorkingDirectory=`, without the prefixes; empty where there is none.
+    pub working_directory: String,
+    /// `Environment=`, as `NAME=value`.
+    pub environment: Vec<String>,
+    /// The commands of `ExecCondition=`, `ExecStartPre=` and `ExecStartPost=` that failed at the last start.
+    pub failed_commands: Vec<FailedCommand>,
+    /// Units that have to be loadable, or the start is refused: `Requires=`, `Requisite=`, `BindsTo=`.
+    pub needs: Vec<String>,
+    /// `Requisite=`: units that have to be active already.
+    pub requisites: Vec<String>,
+    /// Units whose stop stops this one: what it needs, and `PartOf=`.
+    pub stopped_by: Vec<String>,
+    /// Units that systemd stops together with this one.
+    pub stops: Vec<String>,
+    /// Units that start this one, sockets among them.
+    pub triggered_by: Vec<String>,
+    /// Whether a start by name is refused.
+    pub refuses_start: bool,
+    /// Whether a stop by name is refused.
+    pub refuses_stop: bool,
+    /// `Assert…=`, all of them.
+    pub assertions: Vec<Assertion>,
+    /// Whether all conditions held when it was started last; systemd skips it in silence where one does not.
+    pub conditions_held: bool,
+    /// Whether the assertions held when it was started last.
+    pub assertions_held: bool,
+    /// `enabled`, `disabled`, `static` …
+    pub file_state: String,
+    /// The number of the job that is in progress.
+    pub job: Option<u32>,
+}
+
+/// A command of a unit that ended badly.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailedCommand {
+    /// Its key (`ExecStartPre`).
+    pub key: &'static str,
+    /// Program and arguments, separated by spaces.
+    pub command: String,
+    /// How it ended.
+    pub how: ExitKind,
+}
+
+/// Whether a unit could be read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum LoadState {
+    /// It is there.
+    Loaded,
+    /// There is no file for it.
+    #[default]
+    NotFound,
+    /// It is masked: a link to nothing, so that it cannot be started.
+    Masked,
+    /// Its file cannot be used.
+    Bad,
+}
+
+/// The state that all kinds of units share.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ActiveState {
+    /// It is up (or reads its configuration again).
+    Active,
+    /// It is down.
+    #[default]
+    Inactive,
+    /// It is down, and went so badly.
+    Failed,
+    /// It is on its way up, or waits for its next automatic restart.
+    Activating,
+    /// It is on its way down.
+    Deactivating,
+}
+
+/// An `Assert…=` of a unit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assertion {
+    /// Its name (`AssertPathExists`).
+    pub kind: String,
+    /// With `|`: one of these that holds is enough.
+    pub triggering: bool,
+    /// With `!`.
+    pub negated: bool,
+    /// What is asserted of.
+    pub parameter: String,
+    /// Whether it held when it was looked at last.
+    pub held: Option<bool>,
+}
+
+impl fmt::Display for Assertion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (trigger, not) = (if self.triggering { "|" } else { "" }, if self.negated { "!" } else { "" });
+        write!(f, "{}={trigger}{not}{}", self.kind, self.parameter)
+    }
+}
+
+impl UnitFacts {
+    /// Returns how the main process ended, if systemd remembers.
+    pub fn exit(&self) -> Option<ExitKind> {
+        exit_kind(self.main_code, self.main_status)
+    }
+
+    /// Returns whether no process of it should exist.
+    pub fn is_down(&self) -> bool {
+        matches!(self.active, ActiveState::Inactive | ActiveState::Failed)
+    }
+}
+
+impl Bus {
+    /// Reads a unit; one that does not exist has [`LoadState::NotFound`].
+    ///
+    /// # Errors
+    /// systemd cannot be asked, or `name` is none.
+    pub fn unit(&self, name: &str) -> Outcome<UnitFacts> {
+        let context = || format!("cannot ask systemd about {name}");
+        self.properties(name).and_then(|properties| properties.facts()).context(context)
+    }
+
+    /// Returns whether a unit is down, one that systemd does not know included. Costs less than [`Bus::unit`].
+    ///
+    /// # Errors
+    /// systemd cannot be asked.
+    pub fn is_down(&self, name: &str) -> Outcome<bool> {
+        let state: String = self
+            .property(&unit_object(name), UNIT_INTERFACE, "ActiveState")
+            .context(|| format!("cannot ask systemd about {name}"))?;
+        Ok(matches!(state.as_str(), "inactive" | "failed"))
+    }
+
+    /// Returns the cgroup of a service; empty where it has none. Costs less than [`Bus::unit`].
+    ///
+    /// # Errors
+    /// systemd cannot be asked.
+    pub fn control_group_of(&self, service: &str) -> Outcome<String> {
+        self.property(&unit_object(service), SERVICE_INTERFACE, "ControlGroup")
+            .context(|| format!("cannot ask systemd about {service}"))
+    }
+
+    /// Returns the names of the services that are up, or on their way.
+    ///
+    /// # Errors
+    /// systemd cannot be asked.
+    pub fn active_services(&self) -> Outcome<Vec<String>> {
+        let states = ["active", "activating", "reloading"];
+        let listed: Vec<ListedUnit> = self
+            .call_manager("ListUnitsByPatterns", &(states.as_slice(), ["*.service"].as_slice()))
+            .context(|| "cannot ask systemd which services are up".to_owned())?;
+        Ok(listed.into_iter().map(|(name, ..)| name).collect())
+    }
+
+    /// Returns the number of the job that is in progress for the unit at `path`.
+    pub(super) fn job_of(&self, path: &str) -> Outcome<Option<u32>> {
+        let (number, _): (u32, OwnedObjectPath) = self.property(path, UNIT_INTERFACE, "Job")?;
+        Ok((number != 0).then_some(number))
+    }
+
+    /// Returns one property of an object. It is asked again when systemd left the bus before it answered.
+    pub(super) fn property<T>(&self, path: &str, interface: &str, name: &str) -> Outcome<T>
+    where
+        T: TryFrom<OwnedValue>,
+        T::Error: std::error::Error + Send + Sync + 'static,
+    {
+        let value: OwnedValue = self.call(path, PROPERTIES_INTERFACE, "Get", &(interface, name))?;
+        T::try_from(value).context(|| format!("systemd's {name} is of another type"))
+    }
+
+    /// Returns the cgroup that all units are below.
+    ///
+    /// # Errors
+    /// systemd cannot be asked.
+    pub fn control_group(&self) -> Outcome<String> {
+        self.property(MANAGER, MANAGER_INTERFACE, "ControlGroup")
+    }
+
+    /// Returns the properties of a unit, those of its kind among them. systemd reads the unit from its files where it does
+    /// not have it loaded. No two interfaces of a unit have a property of the same name, so one call serves for all.
+    pub(super) fn properties(&self, name: &str) -> Outcome<Properties> {
+        self.call(&unit_object(name), PROPERTIES_INTERFACE, "GetAll", &("",))
+    }
+}
+
+/// Returns the object of a unit. A byte that is no letter, and no digit after the first byte, becomes
+/// `_` and two hexadecimal digits (`sd_bus_path_encode(3)`).
+pub(super) fn unit_object(name: &str) -> String {
+    let mut path = "/org/freedesktop/systemd1/unit/".to_owned();
+    for (index, byte) in name.bytes().enumerate() {
+        if byte.is_ascii_alphabetic() || (index > 0 && byte.is_ascii_digit()) {
+            path.push(char::from(byte));
+        } else {
+            path.push_str(&format!("_{byte:02x}"));
+        }
+    }
+    path
+}
+
+/// A unit in a list: name, description, states (load, active, sub), the unit that it follows, its object, its job (number,
+/// kind, object).
+type ListedUnit =
+    (String, String, String, String, String, String, OwnedObjectPath, u32, String, OwnedObjectPath);
+
+/// A command of a unit: program, arguments, whether its failure is ignored; when it was begun and ended (twice each, by
+/// two clocks), pid, code, status.
+type Command = (String, Vec<String>, bool, u64, u64, u64, u64, u32, i32, i32);
+
+impl Properties {
+    fn facts(&self) -> Outcome<UnitFacts> {
+        let (_, message) = self.value::<(String, String)>("LoadError").unwrap_or_default();
+        let (program, command) = match self.commands("ExecStart").into_iter().next() {
+            Some((program, words, ..)) => (Some(program.into()), words),
+            None => (None, Vec::new()),
+        };
+        Ok(UnitFacts {
+            load: self.load_state()?,
+            load_error: Some(message).filter(|message| !message.is_empty()),
+            active: self.active_state()?,
+            sub: self.text("SubState"),
+            result: self.text("Result"),
+            main_pid: self.pid("MainPID"),
+            last_main_pid: self.pid("ExecMainPID"),
+            main_started: self.time("ExecMainStartTimestamp"),
+            main_ended: self.time("ExecMainExitTimestamp"),
+            main_code: self.value("ExecMainCode").unwrap_or_default(),
+            main_status: self.value("ExecMainStatus").unwrap_or_default(),
+            restarts: self.value("NRestarts").unwrap_or_default(),
+            invocation: in_hex(&self.value::<Vec<u8>>("InvocationID").unwrap_or_default()),
+            control_group: self.text("ControlGroup"),
+            slice: self.text("Slice"),
+            kind: self.text("Type"),
+            kill_mode: self.text("KillMode"),
+            stop_timeout: self.span("TimeoutStopUSec"),
+            start_timeout: self.span("TimeoutStartUSec"),
+            user: self.text("User"),
+            pid_file: self.text("PIDFile"),
+            fragment: Some(self.text("FragmentPath")).filter(|path| !path.is_empty()).map(PathBuf::from),
+            drop_ins: self.value::<Vec<String>>("DropInPaths").map(paths).unwrap_or_default(),
+            needs_reload: self.value("NeedDaemonReload").unwrap_or_default(),
+            environment_files: self
+                .value::<Vec<(String, bool)>>("EnvironmentFiles")
+                .map(|files| paths(files.into_iter().map(|(path, _)| path)))
+                .unwrap_or_default(),
+            program,
+            command,
+            working_directory: self.text("WorkingDirectory").trim_start_matches(['-', '!']).to_owned(),
+            environment: self.value("Environment").unwrap_or_default(),
+            failed_commands: self.failed_commands(),
+            needs: self.units(&["Requires", "Requisite", "BindsTo"]),
+            requisites: self.units(&["Requisite"]),
+            stopped_by: self.units(&["Requires", "Requisite", "BindsTo", "PartOf", "StopPropagatedFrom"]),
+            stops: self.units(&["RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf", "PropagatesStopTo"]),
+            triggered_by: self.units(&["TriggeredBy"]),
+            refuses_start: self.value("RefuseManualStart").unwrap_or_default(),
+            refuses_stop: self.value("RefuseManualStop").unwrap_or_default(),
+            assertions: self.assertions(),
+            conditions_held: self.value("ConditionResult").unwrap_or_default(),
+            assertions_held: self.value("AssertResult").unwrap_or_default(),
+            file_state: self.text("UnitFileState"),
+            job: self.job(),
+        })
+    }
+
+    fn load_state(&self) -> Outcome<LoadState> {
+        Ok(match self.text("LoadState").as_str() {
+            "loaded" | "merged" | "stub" => LoadState::Loaded,
+            "not-found" => LoadState::NotFound,
+            "masked" => LoadState::Masked,
+            "bad-setting" | "error" => LoadState::Bad,
+            other => return Err(Failure::new(format!("its LoadState is {other:?}"))),
+        })
+    }
+
+    fn active_state(&self) -> Outcome<ActiveState> {
+        Ok(match self.text("ActiveState").as_str() {
+            "active" | "reloading" | "refreshing" => ActiveState::Active,
+            "inactive" => ActiveState::Inactive,
+            "failed" => ActiveState::Failed,
+            "activating" => ActiveState::Activating,
+            "deactivating" | "maintenance" => ActiveState::Deactivating,
+            other => return Err(Failure::new(format!("its ActiveState is {other:?}"))),
+        })
+    }
+
+    fn assertions(&self) -> Vec<Assertion> {
+        let all = self.value::<Vec<(String, bool, bool, String, i32)>>("Asserts").unwrap_or_default();
+        let assertion = |(kind, triggering, negated, parameter, state)| Assertion {
+            kind,
+            triggering,
+            negated,
+            parameter,
+            held: (state != 0).then_some(state > 0),
+        };
+        all.into_iter().map(assertion).collect()
+    }
+
+    fn commands(&self, key: &str) -> Vec<Command> {
+        self.value(key).unwrap_or_default()
+    }
+
+    fn failed_commands(&self) -> Vec<FailedCommand> {
+        let of = |key: &'static str| {
+            self.commands(key).into_iter().filter_map(move |(_, words, ignored, .., code, status)| {
+                let how = exit_kind(code, status).filter(|how| !ignored && *how != ExitKind::Code(0))?;
+                Some(FailedCommand { key, command: words.join(" "), how })
+            })
+        };
+        ["ExecCondition", "ExecStartPre", "ExecStartPost"].into_iter().flat_map(of).collect()
+    }
+
+    fn job(&self) -> Option<u32> {
+        let (number, _) = self.value::<(u32, OwnedObjectPath)>("Job")?;
+        (number != 0).then_some(number)
+    }
+
+    fn pid(&self, name: &str) -> Option<i32> {
+        self.value::<u32>(name).and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 0)
+    }
+
+    /// A time in microseconds; 0 and the largest number mean that there is none.
+    fn time(&self, name: &str) -> Option<Timestamp> {
+        let microseconds = self.value::<u64>(name).filter(|number| *number != 0 && *number != u64::MAX)?;
+        Timestamp::from_microsecond(i64::try_from(microseconds).ok()?).ok()
+    }
+
+    fn span(&self, name: &str) -> Option<Duration> {
+        self.value::<u64>(name).filter(|number| *number != u64::MAX).map(Duration::from_micros)
+    }
+}
+
+/// Returns how a process ended, by the `si_code` and the `si_status` of waitid(2): exited, killed, killed with a core dump.
+fn exit_kind(code: i32, status: i32) -> Option<ExitKind> {
+    match code {
+        1 => Some(ExitKind::Code(status)),
+        2 | 3 => Some(ExitKind::Signal(status)),
+        _ => None,
+    }
+}
+
+fn paths(texts: impl IntoIterator<Item = String>) -> Vec<PathBuf> {
+    texts.into_iter().map(PathBuf::from).collect()
+}
+
+fn in_hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests;

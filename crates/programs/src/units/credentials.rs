@@ -1,0 +1,51 @@
+//! Copies of a job's secrets, for want of systemd's `LoadCredential`. They lie below `/run/ladylinux-refresh`, where only the
+//! job's user reads them, until its process was collected.
+
+use std::path::{Path, PathBuf};
+
+use super::Job;
+use super::context::UnitContext;
+use refresh_system::disk;
+use refresh_system::disk::Owner;
+use refresh_system::environment;
+use refresh_system::error::{Context as _, Outcome};
+
+/// Where a unit finds its credentials (systemd.exec(5)).
+pub(super) const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
+
+/// Returns the file of a secret that the job of this unit brought, inside the unit; `None` where it brought none.
+pub fn credential(name: &str) -> Option<PathBuf> {
+    let directory = environment::variable(CREDENTIALS)?;
+    Some(PathBuf::from(directory).join(name)).filter(|path| path.exists())
+}
+
+/// The directory of the copies. Dropping it removes them.
+#[derive(Debug)]
+pub(super) struct Copies(PathBuf);
+
+impl Copies {
+    /// Copies the secrets of a job for `user`.
+    pub(super) fn make(units: &UnitContext, job: &Job, user: Owner) -> Outcome<Self> {
+        let copies = Self(units.make_own_directory("credentials", user)?);
+        for credential in &job.credentials {
+            let context = || format!("cannot read {}", credential.source.display());
+            let bytes = std::fs::read(&credential.source).context(context)?;
+            let copy = copies.0.join(&credential.name);
+            disk::write_volatile(&copy, &bytes, 0o400)?;
+            disk::give(&copy, &user)?;
+        }
+        Ok(copies)
+    }
+
+    /// Returns the directory.
+    pub(super) fn directory(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Copies {
+    fn drop(&mut self) {
+        // What cannot be removed is gone with the next boot, and only its user reads it.
+        let _ = disk::remove_tree(&self.0);
+    }
+}

@@ -1,0 +1,215 @@
+//! The gate of the service's listening sockets: while it is closed a client can connect, and its connection is not taken
+//! until the gate is open again. It closes for the moment of the stop, so that the service has read what it has taken.
+//!
+//! This is the inside of the unit that has the sockets. It changes options of those sockets, which outlive it, so it opens the
+//! gate whatever ends it, but SIGKILL: the next unit that gets the sockets opens it then, before anything else.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::{LazyLock, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Signal, getpid, kill_process};
+use serde::{Deserialize, Serialize};
+
+use crate::process::inherited;
+use refresh_system::error::{Context as _, Outcome};
+use refresh_system::{checkpoint, clock, interrupt};
+
+use super::listener::Listener;
+
+/// The operation of a unit that has the sockets.
+pub const OPERATION: &str = "hold";
+
+/// How long the gate is closed at most, whatever becomes of the run. A service that is asked to stop takes no connections
+/// after a moment, though it may take long to end.
+const LIMIT: Duration = Duration::from_secs(8);
+
+/// How often the limit and signals are checked, and how exactly the longest wait is known.
+const TICK: Duration = Duration::from_millis(10);
+
+/// What the unit is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GateRequest {
+    /// To have connections taken only with their first data.
+    Prepare,
+    /// To close the gate.
+    Close,
+    /// To open it, and to watch from here on for connections that wait.
+    Open,
+    /// To count the connections that waited.
+    Count,
+}
+
+/// How it is with the gate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GateState {
+    /// How many sockets have one. A socket that is not TCP has none.
+    pub gates: usize,
+    /// How many connections waited at once, at most.
+    pub waited: u32,
+    /// Milliseconds from when the first of them began to wait until none did any more.
+    pub longest_ms: Option<u64>,
+}
+
+/// What this process knows of the gate of its sockets.
+#[derive(Debug)]
+struct Watch {
+    closed_at: Option<Instant>,
+    /// How many connections waited at once, at most, from the opening of the gate until none waited any more.
+    most: u32,
+    /// When the first of them was seen.
+    first_at: Option<Instant>,
+    /// When none was seen any more.
+    last_at: Option<Instant>,
+    is_watching: bool,
+}
+
+/// The sockets that this process was started with. They stay open as long as it lives.
+static SOCKETS: LazyLock<Vec<OwnedFd>> = LazyLock::new(|| inherited::listeners().unwrap_or_default());
+
+static WATCH: Mutex<Watch> = Mutex::new(Watch::new());
+
+/// Does what is asked of the sockets of this process.
+///
+/// # Errors
+/// The kernel refuses that.
+pub(crate) fn handle(request: GateRequest) -> Outcome<GateState> {
+    let state = act(request);
+    match request {
+        GateRequest::Close => checkpoint::reach("gate:closed"),
+        GateRequest::Open => checkpoint::reach("gate:opened"),
+        GateRequest::Prepare | GateRequest::Count => {}
+    }
+    state
+}
+
+fn act(request: GateRequest) -> Outcome<GateState> {
+    let listeners = listeners();
+    let mut watch = WATCH.lock().unwrap_or_else(PoisonError::into_inner);
+    match request {
+        GateRequest::Prepare => {
+            for listener in &listeners {
+                listener.defer().context(|| "cannot defer the connections of a socket".to_owned())?;
+            }
+        }
+        GateRequest::Close => {
+            watch.closed_at = Some(clock::monotonic());
+            for listener in &listeners {
+                listener.filter().context(|| "cannot attach a filter to a socket".to_owned())?;
+            }
+        }
+        GateRequest::Open => {
+            open(&listeners)?;
+            *watch = Watch { is_watching: true, ..Watch::new() };
+        }
+        GateRequest::Count => {}
+    }
+    Ok(GateState { gates: listeners.len(), waited: watch.most, longest_ms: watch.longest_ms() })
+}
+
+/// Leaves the sockets as they were before this program had them. Does nothing in a process without sockets.
+pub(crate) fn leave() {
+    leave_all(&listeners());
+}
+
+/// Leaves the sockets as they were and ends this process, whatever it is doing.
+pub(crate) fn leave_and_end() {
+    // Kept to the end, so that no request closes the gate again.
+    let _watch = WATCH.lock();
+    leave();
+    let _ = kill_process(getpid(), Signal::KILL);
+}
+
+fn listeners() -> Vec<Listener<'static>> {
+    SOCKETS.iter().filter_map(|socket| Listener::of(socket.as_fd())).collect()
+}
+
+/// Leaves sockets as they were before another unit had them, which may have been killed behind a closed gate.
+pub fn open_left(sockets: &[OwnedFd]) {
+    leave_all(&sockets.iter().filter_map(|socket| Listener::of(socket.as_fd())).collect::<Vec<_>>());
+}
+
+fn leave_all(listeners: &[Listener<'_>]) {
+    // A socket that refuses this has refused the filter as well.
+    let _ = open(listeners);
+    for listener in listeners {
+        let _ = listener.defer_no_more();
+    }
+}
+
+fn open(listeners: &[Listener<'_>]) -> Outcome<()> {
+    for listener in listeners {
+        listener.unfilter().context(|| "cannot remove the filter of a socket".to_owned())?;
+    }
+    Ok(())
+}
+
+/// Keeps watch in a process that has sockets, for as long as that lives: opens the gate when its time is over, ends the process
+/// when a signal asks for that, and notes when the first connection waited.
+pub(crate) fn keep_watch() {
+    if listeners().is_empty() {
+        return;
+    }
+    std::thread::spawn(|| {
+        loop {
+            if interrupt::arrived().is_some() {
+                leave_and_end();
+            }
+            check(&mut WATCH.lock().unwrap_or_else(PoisonError::into_inner), &listeners());
+            clock::pause_regardless(TICK);
+        }
+    });
+}
+
+fn check(watch: &mut Watch, listeners: &[Listener<'_>]) {
+    let now = clock::monotonic();
+    if watch.closed_at.is_some_and(|at| now.duration_since(at) > LIMIT) && open(listeners).is_ok() {
+        watch.closed_at = None;
+    }
+    if watch.is_watching {
+        watch.note(now, listeners.iter().map(|listener| listener.waiting().unwrap_or(0)).sum());
+    }
+}
+
+impl Watch {
+    const fn new() -> Self {
+        Self { closed_at: None, most: 0, first_at: None, last_at: None, is_watching: false }
+    }
+
+    /// Notes how many connections wait now. When none does any more the service has taken them, and the watch is over.
+    fn note(&mut self, now: Instant, count: u32) {
+        if count > 0 {
+            self.first_at.get_or_insert(now);
+            self.most = self.most.max(count);
+        } else if self.first_at.is_some() {
+            self.last_at = Some(now);
+            self.is_watching = false;
+        }
+    }
+
+    fn longest_ms(&self) -> Option<u64> {
+        u64::try_from(self.last_at?.duration_since(self.first_at?).as_millis()).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_that_wait_at_once_are_counted_and_the_first_waits_until_none_does() {
+        let mut watch = Watch { is_watching: true, ..Watch::new() };
+        let began = clock::monotonic();
+        let at = |ms| began + Duration::from_millis(ms);
+        watch.note(at(0), 0);
+        assert!(watch.is_watching, "none has waited yet");
+        for (ms, count) in [(10, 1), (20, 1), (30, 8), (40, 9), (50, 3)] {
+            watch.note(at(ms), count);
+        }
+        assert_eq!((watch.most, watch.longest_ms()), (9, None), "some still wait");
+        watch.note(at(60), 0);
+        assert!(!watch.is_watching);
+        assert_eq!((watch.most, watch.longest_ms()), (9, Some(50)));
+    }
+}

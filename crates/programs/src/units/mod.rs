@@ -1,0 +1,256 @@
+//! Units: sandboxed processes that do all work on content of others, so that root only conducts.
+//!
+//! A unit does an operation of ours ([`Units::call`]), runs a program of others ([`Units::run`]), or waits and answers
+//! later ([`Units::wait_in_unit`]). On a machine with systemd it is a transient unit with a control group of its own;
+//! elsewhere a process that this program confines by itself ([`launcher`]). [`table`] says as whom each role runs and what
+//! it may reach. This room starts processes and copies this program to the file that they execute; it changes nothing
+//! else.
+
+mod context;
+mod credentials;
+pub mod gate;
+mod inside;
+mod job;
+mod launcher;
+pub mod listener;
+pub mod operations;
+mod program;
+mod run_unit;
+mod running;
+mod sessions;
+mod socket_drop_in;
+mod start;
+mod systemd;
+pub(crate) mod table;
+pub mod users;
+mod waiting;
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::process::watch::Limits;
+use crate::process::worker;
+use crate::process::worker::Answer;
+use crate::process::{Ended, Finished, Keep, Program, Runner};
+use crate::systemd::Bus;
+use refresh_events::run_report::Enforcement;
+use refresh_settings::layout::Layout;
+use refresh_system::disk;
+use refresh_system::disk::Owner;
+use refresh_system::error::{Context as _, Outcome};
+
+pub use crate::systemd::process_unit::{Access, Bind};
+pub use credentials::credential;
+pub use inside::{COMMAND, work};
+pub use job::{Credential, HeldSockets, Job};
+pub use run_unit::{is_inside, unit_of};
+pub use table::Role;
+pub use waiting::Waiting;
+
+use context::UnitContext;
+use inside::Work;
+use sessions::Sessions;
+
+/// How often a unit that only reads is started where others end it.
+const ATTEMPTS: usize = 3;
+
+/// Starts units for one installation.
+#[derive(Debug, Clone)]
+pub struct Units {
+    context: UnitContext,
+    /// `None` where each request has a unit to itself.
+    sessions: Option<Sessions>,
+}
+
+impl Units {
+    /// Makes the door to units; nothing is started. `service` is the owner of `app/`.
+    pub fn new(layout: &Layout, runner: &Runner, service: Owner) -> Self {
+        let context = UnitContext { layout: layout.clone(), runner: runner.clone(), service };
+        Self { context, sessions: None }
+    }
+
+    /// Answers requests that need the same rights in one unit, one after the other, where units are systemd's.
+    #[must_use]
+    pub fn with_sessions(mut self) -> Self {
+        self.sessions = self.context.in_systemd().then(Sessions::default);
+        self
+    }
+
+    /// Starts the unit that answers requests of a role which writes nothing, in the background.
+    pub fn start_beforehand(&self, role: Role) {
+        if let Some(sessions) = &self.sessions {
+            sessions.start_beforehand(&self.context, role);
+        }
+    }
+
+    /// Ends the units that wait for further requests.
+    pub fn end_sessions(&self) {
+        if let Some(sessions) = &self.sessions {
+            sessions.end();
+        }
+    }
+
+    /// Does an operation of ours in a unit and returns its response.
+    ///
+    /// # Errors
+    /// The unit cannot be started or was ended; or the operation's own failure, with its causes and hints as text.
+    pub fn call<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        job: &Job,
+        operation: &str,
+        request: &Q,
+    ) -> Outcome<A> {
+        let context = || format!("cannot ask a unit for {operation}");
+        let request = serde_json::to_vec(request).context(context)?;
+        if let Some(sessions) = &self.sessions
+            && let Some(answered) = sessions.ask(&self.context, job, operation, request.clone())
+        {
+            return Answer::read(&answered?, operation);
+        }
+        let attempts = if self.may_be_ended_by_others(job)? { ATTEMPTS } else { 1 };
+        for attempt in 1..=attempts {
+            let work = Work::Answer(operation.to_owned());
+            let finished = self.finish(job, operation, work, &request, &job_limits(job, operation))?;
+            match finished.ended {
+                Ended::Exited(0) => return Answer::read(&finished.stdout, operation),
+                Ended::Signalled(_) if attempt < attempts => {}
+                Ended::Signalled(_) if attempts > 1 => break,
+                _ => return Err(finished.failure(&format!("the unit for {operation} failed"))),
+            }
+        }
+        Err(self.context.ended_by_others(job, operation, attempts))
+    }
+
+    /// Returns `true` if processes of others may signal a unit that only reads, so that it is worth starting it again.
+    fn may_be_ended_by_others(&self, job: &Job) -> Outcome<bool> {
+        let own = rustix::process::geteuid().as_raw();
+        Ok(job.role == Role::Inspect && self.context.user_of(job.role)?.uid != own)
+    }
+
+    /// Does an operation of ours in a unit on a machine; elsewhere, where no user of the table exists, as `owner`.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub fn call_as<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        job: &Job,
+        owner: Owner,
+        operation: &str,
+        request: &Q,
+    ) -> Outcome<A> {
+        let is_machine = self.context.layout.is_real() && rustix::process::geteuid().is_root();
+        if is_machine && self.context.user_of(job.role).is_ok() {
+            return self.call(job, operation, request);
+        }
+        let runner = self.context.runner.clone().with_worker(self.context.program_for(owner)?);
+        worker::ask(&runner, owner, operation, request, &job_limits(job, operation))
+    }
+
+    /// Runs a program of others in a unit and returns what it left. The deadline of the job counts, and its narration
+    /// where it has one; what else the program says of itself counts too, but its owner.
+    ///
+    /// # Errors
+    /// As [`Runner::run`].
+    pub fn run(&self, job: &Job, program: &Program) -> Outcome<Finished> {
+        let name = program.name();
+        let mut limits = Limits { deadline: job.deadline, ..program.limits() };
+        if let Some(narrate) = &job.narrate {
+            limits.keep = Keep::Narrated(narrate.clone());
+        }
+        let mark = self.context.runner.run_id();
+        let work = |program: Program| Work::Become(Box::new(program.into_replacement(mark)));
+        if self.context.in_systemd() {
+            return self.finish(job, &name, work(program.clone()), b"", &limits);
+        }
+        // What PrivateTmp is to a unit of systemd.
+        let own_tmp = self.context.make_own_directory("tmp", self.context.user_of(job.role)?)?;
+        let program = program.clone().env("TMPDIR", &own_tmp);
+        let finished = self.finish(&job.clone().writes(&own_tmp), &name, work(program), b"", &limits);
+        let removed = disk::remove_tree(&own_tmp);
+        let finished = finished?;
+        removed.map(|()| finished)
+    }
+
+    /// Starts a unit that waits for requests of `operation`. It is asked `first` at once, whose response is dropped: it
+    /// shows that the unit works, and should hold nothing that others must not learn before the unit is needed.
+    ///
+    /// # Errors
+    /// The unit cannot be started, or fails to answer `first`.
+    pub fn wait_in_unit<Q: Serialize>(&self, job: &Job, operation: &str, first: &Q) -> Outcome<Waiting> {
+        let context = || format!("cannot ask a unit for {operation}");
+        let first = serde_json::to_vec(first).context(context)?;
+        Waiting::start(&self.context, job, operation, first)
+    }
+
+    /// Returns who a unit of this role runs as.
+    ///
+    /// # Errors
+    /// The user does not exist on this machine.
+    pub fn user_of(&self, role: Role) -> Outcome<Owner> {
+        self.context.user_of(role)
+    }
+
+    /// Returns how far the table is put into force here.
+    ///
+    /// # Errors
+    /// systemd cannot be asked.
+    pub fn enforcement(&self) -> Outcome<Enforcement> {
+        let missing = if self.context.in_systemd() {
+            systemd::missing(&Bus::connect()?)?
+        } else {
+            launcher::missing(&self.context.layout)
+        };
+        Ok(if missing.is_empty() { Enforcement::Enforced } else { Enforcement::Missing(missing) })
+    }
+
+    /// Lets a unit work on a tree that its user cannot reach by its path; returns the job and the path at which the unit
+    /// sees the tree.
+    ///
+    /// # Errors
+    /// The directory that the tree is shown at cannot be made.
+    pub fn with_tree(&self, job: &Job, tree: &Path, access: Access) -> Outcome<(Job, PathBuf)> {
+        if !self.can_bind() {
+            let job = if access == Access::ReadWrite { job.clone().writes(tree) } else { job.clone() };
+            return Ok((job, tree.to_path_buf()));
+        }
+        let destination = self.context.layout.state().join("tree");
+        disk::make_directory(&destination, 0o755)?;
+        let bind = Bind { source: tree.to_path_buf(), destination: destination.clone(), access };
+        Ok((job.clone().sees(bind), destination))
+    }
+
+    /// Returns whether a unit can see something at another path ([`Job::binds`]).
+    pub fn can_bind(&self) -> bool {
+        self.context.in_systemd()
+    }
+
+    /// Returns whether a unit that had the sockets of the service was killed together with its run: it may have left them with
+    /// their gate closed ([`crate::units::gate`]).
+    pub fn have_left_sockets(&self) -> bool {
+        !socket_drop_in::left(&self.context.layout).is_empty()
+    }
+
+    /// Starts a unit, watches it to its end and collects it.
+    fn finish(
+        &self,
+        job: &Job,
+        name: &str,
+        work: Work,
+        request: &[u8],
+        limits: &Limits,
+    ) -> Outcome<Finished> {
+        let mut running = start::start(&self.context, job, name, work, Some(request))?;
+        self.context.runner.finish(&mut running.started, limits)
+    }
+}
+
+fn job_limits(job: &Job, operation: &str) -> Limits {
+    Limits {
+        name: operation.to_owned(),
+        deadline: job.deadline,
+        stall: None,
+        keep: Keep::Response { limit: job.output, narrate: job.narrate.clone() },
+    }
+}

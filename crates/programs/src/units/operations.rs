@@ -1,0 +1,74 @@
+//! The operations of this room, and how those of other rooms are found. It touches nothing itself.
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::gate;
+use crate::process::worker;
+use refresh_events::event::{Event, Subscriber};
+use refresh_system::disk::Owner;
+use refresh_system::screen::complain;
+
+/// Returns the JSON of the response to a request of an operation; `None` if there is no such operation. It is a parameter,
+/// because the rooms above this one have the operations.
+pub(crate) type Operations = fn(&str, &[u8]) -> Option<Vec<u8>>;
+
+/// The operation that only shows that a unit works.
+pub const READY: &str = "ready";
+
+/// The operation of a session: each request names the operation that it is for.
+pub(super) const ANY: &str = "any";
+
+/// Asks whether a unit works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadyRequest {}
+
+/// A unit works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ready {
+    /// Who it runs as.
+    pub user: Owner,
+}
+
+/// Writes what happens inside a unit to standard error, a line each: the conductor makes events of it.
+#[derive(Debug)]
+pub struct Progress;
+
+impl Subscriber for Progress {
+    fn take(&mut self, event: &Event) {
+        match event {
+            Event::Output { line, .. } => complain(line),
+            Event::Note { message, .. } => complain(message),
+            Event::Warning { message, .. } => complain(&format!("warning: {message}")),
+            _ => {}
+        }
+    }
+}
+
+/// A request to a session: any operation.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct AnyRequest<'a> {
+    /// The operation.
+    pub(super) operation: String,
+    /// Its own request, as JSON.
+    #[serde(borrow)]
+    pub(super) request: &'a RawValue,
+}
+
+/// Returns the JSON of the response to a request of `operation`, which is one of this room or of `others`; `None` if there is
+/// no such operation.
+pub fn answer(operation: &str, request: &[u8], others: Operations) -> Option<Vec<u8>> {
+    match operation {
+        ANY => {
+            let any: AnyRequest<'_> = serde_json::from_slice(request).ok()?;
+            if any.operation == ANY {
+                None
+            } else {
+                answer(&any.operation, any.request.get().as_bytes(), others)
+            }
+        }
+        READY => Some(worker::answer(request, |_: ReadyRequest| Ok(Ready { user: Owner::own() }))),
+        gate::OPERATION => Some(worker::answer(request, gate::handle)),
+        other => others(other, request),
+    }
+}

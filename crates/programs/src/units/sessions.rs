@@ -1,0 +1,153 @@
+//! Units that answer many requests, one after the other: a unit of systemd takes 20 to 100 ms to start, a request to one
+//! that has started takes none of them.
+//!
+//! Only requests that need the same rights share a session, and only those that get no secret and see nothing at another
+//! path. A session ends when the installation is closed, when [`super::Units::end_sessions`] is called, or with its unit.
+//! Outside of systemd a unit is an ordinary process, which starts in a few milliseconds: there each request has its own.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+
+use super::context::UnitContext;
+use super::operations::{self, AnyRequest};
+use super::{Job, Role, Waiting};
+use refresh_system::disk;
+use refresh_system::error::{Context as _, Outcome};
+
+/// How long a unit lives at most, whatever it is asked.
+const LIFE: Duration = Duration::from_secs(3600);
+
+/// How many bytes a response may have.
+const OUTPUT: usize = 256 << 20;
+
+/// Returns the role of a session that can do a job: one that reads, and writes to scratch directories alone. Those belong to
+/// the user that they were made for; a session sees the directory that they are made in.
+fn role_of(units: &UnitContext, job: &Job) -> Option<Role> {
+    let scratch = units.layout.scratch();
+    let is_plain = job.credentials.is_empty()
+        && job.binds.is_empty()
+        && job.sockets.is_none()
+        && job.narrate.is_none()
+        && job.writable.iter().all(|path| path.starts_with(&scratch));
+    (is_plain && matches!(job.role, Role::Build | Role::Inspect)).then_some(job.role)
+}
+
+/// The sessions of one installation. Clones share them.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Sessions(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    has_changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Those that no request uses at the moment.
+    free: Vec<(Role, Waiting)>,
+    /// The roles of those that are being started beforehand.
+    starting: Vec<Role>,
+}
+
+impl Sessions {
+    /// Asks a session with the rights of the job, started where none is free; `None` where the job cannot have one.
+    ///
+    /// # Errors
+    /// The unit cannot be started, is ended again and again, or does not answer within the deadline of the job.
+    pub(super) fn ask(
+        &self,
+        units: &UnitContext,
+        job: &Job,
+        operation: &str,
+        request: Vec<u8>,
+    ) -> Option<Outcome<Vec<u8>>> {
+        let role = role_of(units, job)?;
+        Some(line_of(operation, request).and_then(|line| {
+            let mut session = self.take(role).map_or_else(|| start(units, role), Ok)?;
+            let answered = session.ask_line(operation, &line, job.deadline);
+            if answered.is_ok() {
+                self.state().free.push((role, session));
+            }
+            answered
+        }))
+    }
+
+    /// Starts a session in the background; the next request waits for it. Where it cannot be started, that request reports
+    /// it.
+    pub(super) fn start_beforehand(&self, units: &UnitContext, role: Role) {
+        self.state().starting.push(role);
+        let (sessions, units) = (self.clone(), units.clone());
+        std::thread::spawn(move || {
+            let started = start(&units, role);
+            let mut state = sessions.state();
+            if let Some(place) = state.starting.iter().position(|its| *its == role) {
+                state.starting.swap_remove(place);
+                state.free.extend(started.map(|session| (role, session)));
+            }
+            sessions.0.has_changed.notify_all();
+        });
+    }
+
+    /// Ends all that no request uses.
+    pub(super) fn end(&self) {
+        let free = {
+            let mut state = self.state();
+            state.starting.clear();
+            std::mem::take(&mut state.free)
+        };
+        for (_, session) in free {
+            session.end();
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self, role: Role) -> Option<Waiting> {
+        let mut state = self.state();
+        loop {
+            if let Some(place) = state.free.iter().position(|(its, _)| *its == role) {
+                return Some(state.free.swap_remove(place).1);
+            }
+            if !state.starting.contains(&role) {
+                return None;
+            }
+            state = self.0.has_changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        // A command that is done has no reason to wait for systemd.
+        for (_, session) in state.free.drain(..) {
+            session.leave();
+        }
+    }
+}
+
+/// Returns the line that asks a session for an operation.
+fn line_of(operation: &str, request: Vec<u8>) -> Outcome<Vec<u8>> {
+    let context = || format!("the request of {operation} cannot be written");
+    let request = RawValue::from_string(String::from_utf8(request).context(context)?).context(context)?;
+    serde_json::to_vec(&AnyRequest { operation: operation.to_owned(), request: &request }).context(context)
+}
+
+fn start(units: &UnitContext, role: Role) -> Outcome<Waiting> {
+    let scratch = units.layout.scratch();
+    // What is missing when the unit starts cannot be written to later.
+    disk::make_directory(&scratch, 0o755)?;
+    let mut job = Job::new(role, LIFE).writes(scratch);
+    job.output = OUTPUT;
+    let ready =
+        RawValue::from_string("{}".to_owned()).context(|| "a request cannot be written".to_owned())?;
+    let first = AnyRequest { operation: operations::READY.to_owned(), request: &ready };
+    let first = serde_json::to_vec(&first).context(|| "a request cannot be written".to_owned())?;
+    // It has no sessions itself: one that shared them would keep itself alive.
+    Waiting::start(units, &job, operations::ANY, first)
+}

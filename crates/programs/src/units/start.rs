@@ -1,0 +1,77 @@
+//! The start of a unit, as a service of systemd or as a process that confines itself.
+
+use super::context::UnitContext;
+use super::credentials::{CREDENTIALS, Copies};
+use super::inside::{COMMAND, Setup, Work};
+use super::job::Job;
+use super::launcher::{self, Confinement};
+use super::running::Running;
+use super::systemd;
+use crate::process::Program;
+use crate::process::child::Input;
+use crate::process::memory_file::memory_file;
+use crate::systemd::process_unit::Stdin;
+use refresh_system::checkpoint;
+use refresh_system::disk::Owner;
+use refresh_system::error::{Context as _, Outcome};
+
+/// Starts a unit. It reads its setup and `request`, or its setup and what is written later.
+pub(super) fn start(
+    context: &UnitContext,
+    job: &Job,
+    name: &str,
+    work: Work,
+    request: Option<&[u8]>,
+) -> Outcome<Running> {
+    let context_of = || format!("cannot start a unit for {name}");
+    let user = context.user_of(job.role)?;
+    let in_systemd = context.in_systemd();
+    let confinement = (!in_systemd).then(|| Confinement {
+        writable: launcher::that_exist(&job.writable).into_iter().chain(checkpoint::trace()).collect(),
+        gives_way: job.role.gives_way() && !job.brief,
+    });
+    let mut input = serde_json::to_vec(&Setup::new(work, confinement, in_systemd)).context(context_of)?;
+    input.push(b'\n');
+    input.extend_from_slice(request.unwrap_or_default());
+    let file = request.is_some().then_some(&input);
+    let mut running = if in_systemd {
+        let stdin = match file {
+            Some(bytes) => Stdin::File(memory_file(bytes)?),
+            None => Stdin::Pipe,
+        };
+        systemd::start(context, job, name, user, stdin)?
+    } else {
+        launch(context, job, name, user, file)?
+    };
+    if let Some(stdin) = &mut running.started.stdin {
+        match std::io::Write::write_all(stdin, &input) {
+            // Its end has been reached before: the caller that watches it finds out how.
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
+            written => written.context(context_of)?,
+        }
+    }
+    Ok(running)
+}
+
+/// Starts this program as the process of a unit, without systemd.
+fn launch(
+    context: &UnitContext,
+    job: &Job,
+    name: &str,
+    user: Owner,
+    input: Option<&Vec<u8>>,
+) -> Outcome<Running> {
+    let mut program = Program::new(context.program_for(user)?).arg(COMMAND).arg(name).owner(user);
+    for (variable, value) in checkpoint::for_worker() {
+        program = program.env(variable, value);
+    }
+    let copies = (!job.credentials.is_empty()).then(|| Copies::make(context, job, user)).transpose()?;
+    if let Some(copies) = &copies {
+        program = program.env(CREDENTIALS, copies.directory());
+    }
+    let started = match input {
+        Some(bytes) => context.runner.start(&program.input(bytes.clone()), Input::Given)?,
+        None => context.runner.start(&program, Input::Open)?,
+    };
+    Ok(Running { started, unit: None, _copies: copies, _sockets: None })
+}

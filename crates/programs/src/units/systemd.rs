@@ -1,0 +1,107 @@
+//! Units as transient services of systemd, with all properties of the table that its version knows.
+
+use super::Job;
+use super::context::{UnitContext, unique};
+use super::credentials::{CREDENTIALS, Copies};
+use super::run_unit::{is_inside, unit_of};
+use super::running::Running;
+use super::socket_drop_in::SocketDropIn;
+use super::table::Role;
+use crate::process::RUN_MARK;
+use crate::systemd::Bus;
+use crate::systemd::process_unit::{ProcessUnit, Stdin};
+use crate::systemd::property::for_version;
+use refresh_settings::names::UnitName;
+use refresh_system::checkpoint;
+use refresh_system::disk::Owner;
+use refresh_system::error::{Context as _, Outcome};
+
+/// The version of systemd that introduced `LoadCredential`.
+const CREDENTIALS_SINCE: u32 = 247;
+
+/// The number of that capability (capabilities(7)).
+const CAP_NET_ADMIN: u32 = 12;
+
+/// Returns whether systemd has a capability to pass on: in a container it may not, and would refuse the start.
+fn manager_has(capability: u32) -> bool {
+    let status = std::fs::read_to_string("/proc/1/status").unwrap_or_default();
+    let set = status.lines().find_map(|line| line.strip_prefix("CapPrm:"));
+    set.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).is_none_or(|set| set >> capability & 1 == 1)
+}
+
+/// Starts the process of a unit for `job`.
+pub(super) fn start(
+    units: &UnitContext,
+    job: &Job,
+    word: &str,
+    user: Owner,
+    stdin: Stdin,
+) -> Outcome<Running> {
+    let bus = Bus::connect()?;
+    let version = bus.version()?;
+    let (mut properties, _) = for_version(job.role.properties_of(job.brief), version);
+    if !manager_has(CAP_NET_ADMIN) {
+        properties.retain(|property| property.name != "AmbientCapabilities");
+    }
+    let name = format!("ladylinux-refresh-{}-{}.service", job.role.word(), unique());
+    let mut variables: Vec<(String, String)> =
+        checkpoint::for_worker().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    // What carries the mark is ended after each hook; a unit with sockets outlives them.
+    let mark = units.runner.run_id().filter(|_| job.sockets.is_none());
+    variables.extend(mark.map(|run| (RUN_MARK.to_owned(), run.to_string())));
+    let mut credentials = Vec::new();
+    let mut copies = None;
+    if version >= CREDENTIALS_SINCE {
+        credentials.extend(job.credentials.iter().map(|one| (one.name.clone(), one.source.clone())));
+    } else if !job.credentials.is_empty() {
+        copies = Some(Copies::make(units, job, user)?);
+    }
+    let directory = copies.as_ref().map(|copies| copies.directory().display().to_string());
+    variables.extend(directory.map(|directory| (CREDENTIALS.to_owned(), directory)));
+    let write = |sockets| SocketDropIn::write(&units.layout, &name, sockets);
+    let sockets = job.sockets.as_ref().map(write).transpose()?;
+    let unit = ProcessUnit {
+        name: &name,
+        description: &format!("LadyLinux refresh: {word}"),
+        program: units.program_of_unit()?,
+        arguments: vec![super::inside::COMMAND.to_owned(), word.to_owned()],
+        variables,
+        uid: user.uid,
+        gid: user.gid,
+        properties: &properties,
+        writable: job.writable.iter().cloned().chain(checkpoint::trace()).collect(),
+        binds: job.binds.clone(),
+        credentials,
+        bound_to: own_unit(units),
+        lifetime: Role::lifetime(job.deadline),
+        memory: job.role.memory(total_memory()),
+    };
+    let started = bus.start_process(&unit, stdin).context(|| format!("cannot start a unit for {word}"))?;
+    if sockets.is_some() {
+        checkpoint::reach("socket:unit-started");
+    }
+    Ok(Running { started, unit: Some(name), _copies: copies, _sockets: sockets })
+}
+
+/// Returns the unit of the run that this process conducts: what it starts ends with it.
+fn own_unit(units: &UnitContext) -> Option<String> {
+    let name = UnitName::parse(&unit_of(units.runner.run_id()?)).ok()?;
+    is_inside(&name).then(|| name.to_string())
+}
+
+fn total_memory() -> u64 {
+    let found = rustix::system::sysinfo();
+    #[expect(clippy::useless_conversion, reason = "its width differs between architectures")]
+    let (total, unit) = (u64::from(found.totalram), u64::from(found.mem_unit));
+    total.saturating_mul(unit)
+}
+
+/// Returns what this systemd does not put into force, a sentence each.
+pub(super) fn missing(bus: &Bus) -> Outcome<Vec<String>> {
+    let version = bus.version()?;
+    let mut all: Vec<String> =
+        Role::ALL.iter().flat_map(|role| for_version(role.properties(), version).1).collect();
+    all.sort();
+    all.dedup();
+    Ok(all)
+}

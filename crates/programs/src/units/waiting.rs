@@ -1,0 +1,292 @@
+//! A unit that was started beforehand and answers later, several times. Starting a sandbox takes 60 to 140 ms; a request
+//! to one that waits takes none of them.
+//!
+//! Until the stop the service runs with the same user, and may end or halt such a process, again and again. So a unit that
+//! others end before its first answer is no failure: it is started when it is asked. A request resumes the unit, and where
+//! it is gone a fresh one is started and asked again.
+
+use std::io::Write as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde::Serialize;
+use serde::de::{DeserializeOwned, IgnoredAny};
+
+use super::context::UnitContext;
+use super::inside::Work;
+use super::running::Running;
+use super::start::start;
+use super::{Job, Role};
+use crate::process::watch;
+use crate::process::watch::{GRACE, Stream, Wanted};
+use crate::process::worker::Answer;
+use crate::process::{Ended, Keep};
+use refresh_system::error::{Context as _, Failure, Outcome};
+use refresh_system::{clock, interrupt};
+
+/// How often a unit is started for one request, or beforehand.
+const STARTS: usize = 3;
+/// How long all starts beforehand may take until the first answer.
+const FIRST_ANSWER: Duration = Duration::from_secs(30);
+/// How often a silent unit is resumed, which others may have halted.
+const RESUME_EVERY: Duration = Duration::from_millis(500);
+
+/// A unit that waits for requests. Dropping it ends the unit.
+#[derive(Debug)]
+pub struct Waiting {
+    units: UnitContext,
+    job: Job,
+    operation: String,
+    /// The request that a fresh unit is asked first.
+    first: Vec<u8>,
+    process: Option<Process>,
+    fresh_started: usize,
+}
+
+/// What came of a request.
+enum Exchange {
+    Answered(Vec<u8>),
+    /// The process ended before it had answered.
+    Ended,
+    /// The time was over, and the process was killed.
+    Late,
+}
+
+#[derive(Debug)]
+struct Process {
+    running: Running,
+    out: Stream,
+    err: Stream,
+}
+
+impl Waiting {
+    /// Starts the unit and waits until it has answered `first`, whose response is dropped. Where others end each unit
+    /// before that, the next request starts one, and a warning names them.
+    pub(super) fn start(units: &UnitContext, job: &Job, operation: &str, first: Vec<u8>) -> Outcome<Self> {
+        let mut waiting = Self {
+            units: units.clone(),
+            job: job.clone(),
+            operation: operation.to_owned(),
+            first,
+            process: None,
+            fresh_started: 0,
+        };
+        let end = clock::monotonic() + FIRST_ANSWER.min(job.deadline);
+        for _ in 0..STARTS {
+            if waiting.begin(end)? {
+                return Ok(waiting);
+            }
+        }
+        let events = waiting.units.runner.events();
+        let by = waiting.units.user_name(job.role);
+        events.warn(&format!(
+            "the unit that waits for {operation} was ended {STARTS} times, perhaps by a process of {by}: it starts when it is needed"
+        ));
+        Ok(waiting)
+    }
+
+    /// Asks the unit and returns its response. The operation may be done twice: the unit may be ended by others while it
+    /// works, and a fresh one does it again.
+    ///
+    /// # Errors
+    /// The operation's own failure; the deadline of the job has passed; or no unit lives long enough to answer.
+    pub fn ask<Q: Serialize, A: DeserializeOwned>(&mut self, request: &Q) -> Outcome<A> {
+        self.ask_within(self.job.deadline, request)
+    }
+
+    /// Asks the unit as [`Self::ask`] does, and waits for `limit` at most.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub fn ask_within<Q: Serialize, A: DeserializeOwned>(
+        &mut self,
+        limit: Duration,
+        request: &Q,
+    ) -> Outcome<A> {
+        let context = || format!("cannot ask the waiting unit for {}", self.operation);
+        let line = serde_json::to_vec(request).context(context)?;
+        let operation = self.operation.clone();
+        let response = self.ask_line(&operation, &line, limit)?;
+        Answer::read(&response, &operation)
+    }
+
+    /// Sends a line for `operation` and returns the line that answers it, at most `deadline` later.
+    ///
+    /// # Errors
+    /// As [`Self::ask`], but for the operation's own failure, which is an answer.
+    pub(super) fn ask_line(&mut self, operation: &str, line: &[u8], deadline: Duration) -> Outcome<Vec<u8>> {
+        let end = clock::monotonic() + deadline;
+        for _ in 0..=STARTS {
+            if !self.is_alive() {
+                self.fresh_started += 1;
+                if !self.begin(end)? {
+                    continue;
+                }
+            }
+            match self.exchange(line, end)? {
+                Exchange::Answered(response) => return Ok(response),
+                Exchange::Ended => {}
+                Exchange::Late => {
+                    return Err(Failure::new(format!(
+                        "{operation} was ended after its deadline of {deadline:?}"
+                    )));
+                }
+            }
+        }
+        Err(self.units.ended_by_others(&self.job, operation, self.fresh_started))
+    }
+
+    /// Returns whether the unit lives.
+    pub fn is_alive(&self) -> bool {
+        let Some(process) = &self.process else { return false };
+        let mut watched = [PollFd::from_borrowed_fd(process.running.started.subject.life(), PollFlags::IN)];
+        matches!(poll(&mut watched, Some(&Timespec::default())), Ok(0))
+    }
+
+    /// Returns the name of the unit, where it lives and is systemd's.
+    pub fn unit(&self) -> Option<&str> {
+        self.process.as_ref()?.running.unit.as_deref()
+    }
+
+    /// Returns how many fresh units had to be started in the place of ones that others ended.
+    pub fn fresh_started(&self) -> usize {
+        self.fresh_started
+    }
+
+    /// Ends the unit and returns when it is gone.
+    pub fn end(mut self) {
+        self.finish();
+    }
+
+    /// Ends the unit of systemd without waiting until it is gone.
+    pub(super) fn leave(mut self) {
+        self.process = None;
+    }
+
+    /// Starts a unit and waits, at most until `end`, for its first answer; returns `true` if it came. Where it did not, others
+    /// have ended or halted the unit, and none is left.
+    ///
+    /// # Errors
+    /// The unit cannot be started, ends by itself, or fails to answer.
+    fn begin(&mut self, end: Instant) -> Outcome<bool> {
+        self.finish();
+        let work = Work::AnswerEach(self.operation.clone());
+        let running = start(&self.units, &self.job, &self.operation, work, None)?;
+        let keep = Keep::Response { limit: self.job.output, narrate: self.job.narrate.clone() };
+        let (out, err) = Stream::pair(&keep);
+        self.process = Some(Process { running, out, err });
+        let first = self.first.clone();
+        match self.exchange(&first, end)? {
+            Exchange::Answered(response) => {
+                Answer::<IgnoredAny>::read(&response, &self.operation).map(|_| true)
+            }
+            Exchange::Ended => self.was_ended_by_others().map(|()| false),
+            Exchange::Late => Ok(false),
+        }
+    }
+
+    /// Sends a line and returns the line that comes back.
+    fn exchange(&mut self, request: &[u8], end: Instant) -> Outcome<Exchange> {
+        let Some(process) = &mut self.process else { return Ok(Exchange::Ended) };
+        let mut pending = request.to_vec();
+        pending.push(b'\n');
+        // A silent unit is resumed later. The one for the stop is not waited for.
+        if self.job.role == Role::Align {
+            process.running.started.subject.resume();
+        }
+        let mut resumed = clock::monotonic();
+        loop {
+            interrupt::check()?;
+            if let Some(line) = process.out.take_line() {
+                return Ok(Exchange::Answered(line));
+            }
+            let now = clock::monotonic();
+            if now > end {
+                self.kill();
+                return Ok(Exchange::Late);
+            }
+            if now.duration_since(resumed) > RESUME_EVERY {
+                process.running.started.subject.resume();
+                resumed = now;
+            }
+            if !process.step(&mut pending, &self.units)? {
+                return Ok(Exchange::Ended);
+            }
+        }
+    }
+
+    /// Collects a unit that ended before its answer.
+    ///
+    /// # Errors
+    /// Nothing but itself ended it: it would end again.
+    fn was_ended_by_others(&mut self) -> Outcome<()> {
+        let Some(Process { mut running, err, .. }) = self.process.take() else { return Ok(()) };
+        if let Ended::Signalled(_) = running.started.subject.collect()? {
+            return Ok(());
+        }
+        let failure = Failure::new(format!("the waiting unit for {} ended at once", self.operation));
+        let kept = err.into_kept();
+        let written: Vec<String> = String::from_utf8_lossy(&kept).lines().map(str::to_owned).collect();
+        Err(if written.is_empty() { failure } else { failure.because(Failure::written(&written, "")) })
+    }
+
+    fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.running.started.subject.kill();
+            let _ = process.running.started.subject.collect();
+        }
+    }
+
+    /// Closes the input, which ends the process, and gives it a moment before it is killed.
+    fn finish(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            drop(process.running.started.stdin.take());
+            let end = clock::monotonic() + GRACE;
+            let mut life = [PollFd::from_borrowed_fd(process.running.started.subject.life(), PollFlags::IN)];
+            let left = Timespec::try_from(end.saturating_duration_since(clock::monotonic()));
+            let _ = poll(&mut life, Some(&left.unwrap_or_default()));
+            let _ = process.running.started.subject.collect();
+        }
+    }
+}
+
+impl Process {
+    /// Writes, reads or waits once; returns whether the process can still answer.
+    fn step(&mut self, pending: &mut Vec<u8>, units: &UnitContext) -> Outcome<bool> {
+        let started = &mut self.running.started;
+        let nothing: BorrowedFd<'_> = started.stderr.as_fd();
+        let stdin = started.stdin.as_ref().map_or(nothing, |stdin| stdin.as_fd());
+        let wanted = [
+            Wanted { fd: started.subject.life(), events: PollFlags::IN, matters: true },
+            Wanted { fd: started.stdout.as_fd(), events: PollFlags::IN, matters: self.out.is_open() },
+            Wanted { fd: started.stderr.as_fd(), events: PollFlags::IN, matters: self.err.is_open() },
+            Wanted { fd: stdin, events: PollFlags::OUT, matters: !pending.is_empty() },
+        ];
+        let [ended, stdout, stderr, input] = watch::ready(&wanted, Duration::from_millis(50))?;
+        if stderr && self.err.is_open() {
+            self.err.read(&mut started.stderr, units.runner.events())?;
+        }
+        if stdout && self.out.is_open() {
+            self.out.read(&mut started.stdout, units.runner.events())?;
+            return Ok(true);
+        }
+        if ended {
+            return Ok(false);
+        }
+        if input && let Some(stdin) = &mut started.stdin {
+            // A page is what a pipe that is ready takes without blocking.
+            match stdin.write(&pending[..pending.len().min(4096)]) {
+                Ok(count) => drop(pending.drain(..count)),
+                Err(_) => return Ok(false),
+            }
+        }
+        Ok(self.out.is_open())
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

@@ -1,0 +1,8 @@
+//! One run: [`plan`] observes and decides, [`refresh`] carries out the six steps, [`relay`] lets commands follow it.
+//!
+//! It stops and starts the service, exchanges the work tree and switches the environment, each through the crate that owns
+//! it. It parses nothing of the application.
+
+pub mod plan;
+pub mod refresh;
+pub mod relay;

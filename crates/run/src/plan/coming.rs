@@ -1,0 +1,130 @@
+//! What the remote brings: the commit, what changes with it, and the environment it wants.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::plan::Target;
+use refresh_environments::{BuildOutcome, Definitions};
+use refresh_events::run_report::LockSummary;
+use refresh_git::history::Changes;
+use refresh_installation::installation::Installation;
+use refresh_settings::Hook;
+use refresh_settings::names::{CommitId, GenerationName, RunId};
+use refresh_source::local::LocalChanges;
+use refresh_source::work_tree::Head;
+use refresh_system::error::Outcome;
+
+use super::Observed;
+
+/// What a run would bring.
+#[derive(Debug)]
+pub struct Coming {
+    /// The commit.
+    pub commit: CommitId,
+    /// What changes with it; `None` where there is no commit yet.
+    pub changes: Option<Changes>,
+    /// The generation that it wants, where that is there already.
+    pub ready: Option<GenerationName>,
+    /// Whether a generation would have to be built.
+    pub made: BuildOutcome,
+    /// Why.
+    pub reason: String,
+    /// The lock of its environment, where it is known already.
+    pub lock: Option<LockSummary>,
+    /// Requirements that would come, go or change.
+    pub packages: Vec<String>,
+    /// The hooks that would run.
+    pub hooks: Vec<Hook>,
+}
+
+impl Coming {
+    /// Looks at the target. Fills the mirror, which is the tool's own store, and touches nothing else; `scratch` is a
+    /// name for what it holds there meanwhile.
+    ///
+    /// # Errors
+    /// The remote cannot be reached, or the commit cannot be deployed.
+    pub fn look(on: &Installation, target: &Target, observed: &Observed, scratch: &RunId) -> Outcome<Self> {
+        let commit = on.ensure_commit(scratch, target.branch())?;
+        let looked = Self::of(on, observed, &commit);
+        on.mirror.release(scratch)?;
+        looked
+    }
+
+    /// Returns the deployed commit as what a run would bring, where the remote still has it and the mirror holds it. Fetches
+    /// nothing.
+    ///
+    /// # Errors
+    /// The mirror cannot be read.
+    pub fn deployed(on: &Installation, observed: &Observed, tip: &CommitId) -> Outcome<Option<Self>> {
+        let is_deployed = observed.deployed.as_ref().is_some_and(|pair| pair.commit == *tip);
+        if !is_deployed || observed.tree.commit.as_ref() != Some(tip) || !on.mirror.contains(tip)? {
+            return Ok(None);
+        }
+        Self::of(on, observed, tip).map(Some)
+    }
+
+    fn of(on: &Installation, observed: &Observed, commit: &CommitId) -> Outcome<Self> {
+        let release = on.release(commit)?;
+        let wanted = release.wanted(on)?;
+        let ready = on.environments().ready(&wanted)?.map(|generation| generation.name.clone());
+        on.environments().check_strict(&wanted)?;
+        let lock = on.environments().known_lock(&wanted)?.map(|lock| lock.summary());
+        let strategy = release.settings.python.strategy;
+        let (made, reason) = match on.environments().reason_to_build(&wanted, strategy)? {
+            Some(reason) => (BuildOutcome::Built, reason),
+            None => (BuildOutcome::Reused, "requirements unchanged".to_owned()),
+        };
+        let known = match &observed.tree.commit {
+            Some(head) if on.mirror.contains(head)? => Some(head),
+            _ => None,
+        };
+        let changes = known.map(|head| on.mirror.changes(head, commit)).transpose()?;
+        let before = known.map(|head| on.release(head)).and_then(Result::ok);
+        let packages =
+            before.map(|before| difference(&before.definitions, &release.definitions)).unwrap_or_default();
+        Ok(Self {
+            commit: commit.clone(),
+            changes,
+            ready,
+            made,
+            reason,
+            lock,
+            packages,
+            hooks: release.settings.hooks,
+        })
+    }
+
+    /// Returns whether everything is right already: commit, tree, environment, service, no fence.
+    pub fn is_all_there(&self, target: &Target, observed: &Observed) -> bool {
+        let pair = observed.deployed.as_ref();
+        let on_branch =
+            matches!(&observed.tree.head, Some(Head::Branch(name)) if name == target.branch().as_str());
+        observed.fence.is_none()
+            && on_branch
+            && observed.tree.commit.as_ref() == Some(&self.commit)
+            && pair.is_some_and(|pair| pair.commit == self.commit && pair.branch == *target.branch())
+            && observed.drift.as_ref().is_some_and(LocalChanges::is_none)
+            && self.made == BuildOutcome::Reused
+            && observed.live() == self.ready
+            && observed.contamination.is_none()
+            && observed.service.running().is_some()
+    }
+}
+
+/// What differs between two sets of requirements, a line each: `+ new`, `- gone`, `~ name old → new`.
+fn difference(before: &Definitions, after: &Definitions) -> Vec<String> {
+    let table = |definitions: &Definitions| -> BTreeMap<String, String> {
+        let required = definitions.requirements().into_iter();
+        required.map(|it| (it.package.name, it.package.specification)).collect()
+    };
+    let (before, after) = (table(before), table(after));
+    let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+    names
+        .into_iter()
+        .filter_map(|name| match (before.get(name), after.get(name)) {
+            (None, Some(new)) => Some(format!("+ {name}{new}")),
+            (Some(old), None) => Some(format!("- {name}{old}")),
+            (Some(old), Some(new)) if old != new => Some(format!("~ {name} {old} → {new}")),
+            _ => None,
+        })
+        .collect()
+}

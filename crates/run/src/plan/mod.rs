@@ -1,0 +1,182 @@
+//! What a run is going to do, as a value: a pure function of what is wanted, what was observed, and what the remote
+//! brings. `plan` and `run --dry-run` render it; `run` executes it.
+
+pub(crate) mod coming;
+pub mod confinement;
+pub(crate) mod observe;
+pub mod preflight;
+pub mod reach;
+pub mod rollback;
+pub mod space;
+mod target;
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+
+use refresh_environments::BuildOutcome;
+use refresh_events::run_report::{LockSummary, Phase};
+use refresh_git::history::Changes;
+use refresh_settings::names::{BranchName, CommitId, GenerationName};
+use refresh_settings::{Hook, Settings};
+use refresh_source::local::LocalChanges;
+use refresh_system::manifest::contamination::Contamination;
+
+pub use coming::Coming;
+pub use observe::Observed;
+pub use target::Target;
+
+/// What a run is going to do.
+#[derive(Debug, Clone, Serialize)]
+pub struct Plan {
+    /// The version of the format.
+    pub schema: u32,
+    /// The branch.
+    pub branch: BranchName,
+    /// The commit that `app/` will hold.
+    pub commit: CommitId,
+    /// The commit that it holds.
+    pub commit_now: Option<CommitId>,
+    /// The commits and files that come.
+    pub changes: Option<Changes>,
+    /// Local changes that would be kept in the stash.
+    pub drift: LocalChanges,
+    /// Whether the environment would be built, and why.
+    pub environment: EnvironmentPlan,
+    /// The hooks that would run, in order.
+    pub hooks: Vec<String>,
+    /// Whether anything would be other than now.
+    pub changed: bool,
+    /// The steps, each with what it would do and why.
+    pub actions: Vec<Action>,
+}
+
+/// What would become of the environment.
+#[derive(Debug, Clone, Serialize)]
+pub struct EnvironmentPlan {
+    /// The live generation.
+    pub now: Option<GenerationName>,
+    /// The generation that would be used, where it is there already.
+    pub ready: Option<GenerationName>,
+    /// Whether one would be built.
+    pub build: bool,
+    /// Why.
+    pub reason: String,
+    /// The lock, where it is known already.
+    pub lock: Option<LockSummary>,
+    /// What was changed by hand in the live environment.
+    pub contamination: Option<Contamination>,
+    /// Requirements that would come, go or change, as the definitions name them.
+    pub packages: Vec<String>,
+}
+
+/// One step of a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Action {
+    /// The step.
+    pub phase: Phase,
+    /// What it would do.
+    pub what: String,
+    /// Why.
+    pub why: String,
+}
+
+/// Decides what a run would do. Pure: the same input gives the same plan.
+pub fn build(settings: &Settings, target: &Target, observed: &Observed, coming: &Coming) -> Plan {
+    let drift = observed.drift.clone().unwrap_or_default();
+    let now = observed.live();
+    let build = coming.made == BuildOutcome::Built;
+    let environment = EnvironmentPlan {
+        ready: coming.ready.clone(),
+        build,
+        reason: coming.reason.clone(),
+        lock: coming.lock.clone(),
+        contamination: observed.contamination.clone(),
+        packages: coming.packages.clone(),
+        now: now.clone(),
+    };
+    let hooks: Vec<String> = coming.hooks.iter().map(hook_in_words).collect();
+    let commit_now = observed.tree.commit.clone();
+    let changed = commit_now.as_ref() != Some(&coming.commit)
+        || !drift.is_none()
+        || build
+        || now != coming.ready
+        || observed.contamination.is_some()
+        || observed.service.running().is_none()
+        || observed.fence.is_some();
+    let actions = Phase::STEPS
+        .into_iter()
+        .map(|phase| action(phase, settings, observed, coming, &drift, &hooks))
+        .collect();
+    Plan {
+        schema: 1,
+        branch: target.branch().clone(),
+        commit: coming.commit.clone(),
+        commit_now,
+        changes: coming.changes.clone(),
+        drift,
+        environment,
+        hooks,
+        changed,
+        actions,
+    }
+}
+
+fn action(
+    phase: Phase,
+    settings: &Settings,
+    observed: &Observed,
+    coming: &Coming,
+    drift: &LocalChanges,
+    hooks: &[String],
+) -> Action {
+    let (what, why) = match phase {
+        Phase::Stop => {
+            let what = if observed.service.is_down() {
+                "raise the fence"
+            } else {
+                "raise the fence, stop the service"
+            };
+            (what.to_owned(), format!("the service is {}", observed.service))
+        }
+        Phase::Sync => {
+            let keep = match drift.count() {
+                _ if drift.not_comparable.is_some() => "; the old tree is kept in the stash".to_owned(),
+                0 => String::new(),
+                1 => "; the old tree is kept in the stash, with 1 local change".to_owned(),
+                count => format!("; the old tree is kept in the stash, with {count} local changes"),
+            };
+            let now = observed.tree.commit.as_ref().map_or("no commit", |commit| commit.short());
+            (format!("move {} into app/{keep}", coming.commit.short()), format!("app/ is at {now}"))
+        }
+        Phase::Environment => {
+            let what = match (&coming.ready, coming.made) {
+                (Some(ready), BuildOutcome::Reused) if observed.live().as_ref() == Some(ready) => {
+                    format!("keep {ready}")
+                }
+                (Some(ready), BuildOutcome::Reused) => format!("switch venv to {ready}"),
+                _ => "build a generation and switch venv to it".to_owned(),
+            };
+            (what, coming.reason.clone())
+        }
+        Phase::Prepare if hooks.is_empty() => ("run no hooks".to_owned(), "none are declared".to_owned()),
+        Phase::Prepare => {
+            let who = coming.hooks.iter().map(|hook| hook.origin.to_string()).collect::<BTreeSet<_>>();
+            let who: Vec<String> = who.into_iter().collect();
+            (format!("run {}", hooks.join(", ")), format!("declared by {}", who.join(" and ")))
+        }
+        Phase::Restart => (
+            format!(
+                "start the service, probe it for up to {:?}, let it settle for {:?}",
+                settings.probe.deadline, settings.probe.settle
+            ),
+            "only an answer counts, not a start".to_owned(),
+        ),
+        _ => ("report commit, environment and service".to_owned(), "every run ends with it".to_owned()),
+    };
+    Action { phase, what, why }
+}
+
+fn hook_in_words(hook: &Hook) -> String {
+    format!("{} ({})", hook.name, hook.kind.word())
+}

@@ -1,0 +1,385 @@
+//! Is this host fit to be refreshed? Read-only; every finding is reported, not only the first.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use refresh_installation::installation;
+use refresh_installation::installation::Installation;
+use refresh_installation::status_file;
+use refresh_programs::process::ProcessId;
+use refresh_programs::systemd::root_exec::RootExec;
+use refresh_service::supervisor::SERVICE_MARK;
+use refresh_service::{ServiceState, port, probe};
+use refresh_settings::trust;
+use refresh_settings::users::SERVICE_USER;
+use refresh_source::exchange;
+use refresh_source::work_tree::{TreeKind, TreeState};
+use refresh_system::disk::mounts;
+use refresh_system::error::{Failure, Outcome};
+use refresh_system::text::{quoted, quoted_path};
+
+use super::{Observed, reach, space};
+
+/// Checks that a refresh may begin, and finds all that speaks against it. Returns what a person should know all the same.
+///
+/// # Errors
+/// What was found.
+pub fn check(on: &Installation, observed: &Observed) -> Outcome<Vec<String>> {
+    let mut warnings = Vec::new();
+    warnings.extend(ignored_units(on));
+    let reached = reach::check(on, &observed.service).map(|found| warnings.extend(found));
+    let checks = [
+        on.service.check().and_then(|()| no_root_execs(on)),
+        no_socket_beside_units(on.settings.service.socket, on.service.has_units(), &on.layout.host_file()),
+        outside(on),
+        trust::check(&on.layout),
+        rights(on),
+        not_roots(on),
+        protected(on),
+        repository(on, &observed.tree),
+        not_mounted(on).and_then(|()| movable(on, &observed.tree)),
+        remote(on),
+        space::check(on),
+        on.interpreter().map(|_| ()),
+        system_packages(on),
+        probe(on, &observed.service),
+        reached,
+    ];
+    together(checks.into_iter().filter_map(Result::err).collect())?;
+    Ok(warnings)
+}
+
+/// Names the units of `service.also` where no systemd is there to stop and start them.
+fn ignored_units(on: &Installation) -> Option<String> {
+    let also = &on.settings.service.also;
+    if on.service.has_units() || also.is_empty() {
+        return None;
+    }
+    let names: Vec<String> = also.iter().map(ToString::to_string).collect();
+    Some(format!(
+        "service.also names {}: only systemd stops and starts units, so they are left alone",
+        names.join(", ")
+    ))
+}
+
+/// The setting `service.socket` is the embedded supervisor's: systemd has socket units for that.
+fn no_socket_beside_units(socket: Option<IpAddr>, has_units: bool, file: &Path) -> Outcome<()> {
+    if socket.is_none() || !has_units {
+        return Ok(());
+    }
+    Err(Failure::new(format!(
+        "{} sets service.socket, and systemd keeps the service: its sockets are socket units",
+        file.display()
+    ))
+    .hint(format!("remove `socket` under [service] in {}", quoted_path(file)))
+    .hint("ladylinux-refresh init --socket"))
+}
+
+/// One failure of many: each with its cause and hint.
+fn together(mut problems: Vec<Failure>) -> Outcome<()> {
+    match problems.len() {
+        0 => return Ok(()),
+        1 => return Err(problems.remove(0)),
+        _ => {}
+    }
+    let all: Vec<String> = problems
+        .iter()
+        .map(|problem| format!("- {}", problem.chain().join(": ").replace('\n', "\n  ")))
+        .collect();
+    let failure = Failure::new(format!("{} problems prevent a refresh:\n{}", problems.len(), all.join("\n")));
+    Err(problems.iter().flat_map(Failure::hints).fold(failure, Failure::hint))
+}
+
+/// Refuses a unit that runs something of the application as root, except for what the host names: everyone who can push a commit
+/// decides what that is.
+fn no_root_execs(on: &Installation) -> Outcome<()> {
+    refuse_root_execs(&on.service.describe(), &on.service.root_execs()?, &on.settings.service.allow_root_exec)
+}
+
+fn refuse_root_execs(unit: &str, found: &[RootExec], allowed: &[String]) -> Outcome<()> {
+    let Some(first) = found.iter().find(|it| !allowed.contains(&it.path)) else { return Ok(()) };
+    let path = &first.path;
+    Err(Failure::new(format!("{unit} runs {path} as root: {}", first.why))
+        .hint(format!("systemctl edit --full {}", quoted(unit)))
+        .hint(format!(
+            "or, where root is to run it, add {path:?} to service.allow_root_exec in /etc/ladylinux/refresh.toml"
+        )))
+}
+
+/// Refuses a command that the service itself started and that has to stop it: it would end with the service.
+///
+/// # Errors
+/// This process was started by the service.
+pub fn outside(on: &Installation) -> Outcome<()> {
+    let of_this_service = |process: ProcessId| {
+        let root = format!("@{}", on.layout.root().display());
+        process.variable(SERVICE_MARK).is_some_and(|mark| mark.ends_with(&root))
+    };
+    if std::iter::successors(Some(ProcessId::own()), |process| process.parent()).any(of_this_service) {
+        return Err(Failure::new("this command was started from inside the service, which it has to stop")
+            .hint("start it from a shell, a timer or a build agent: what the service starts ends with it"));
+    }
+    Ok(())
+}
+
+fn rights(on: &Installation) -> Outcome<()> {
+    installation::check_writable(&on.layout)?;
+    if on.owner.can_be_assumed() {
+        return Ok(());
+    }
+    let (uid, own) = (on.owner.uid, rustix::process::geteuid().as_raw());
+    Err(Failure::new(format!("app/ belongs to uid {uid}, and this program runs as uid {own}"))
+        .hint(format!("run it as that user, or as root: {}", installation::with_sudo())))
+}
+
+/// Refuses a real machine on which the application belongs to root.
+///
+/// # Errors
+/// Root owns the application.
+pub fn not_roots(on: &Installation) -> Outcome<()> {
+    if !on.layout.is_real() || on.owner.uid != 0 {
+        return Ok(());
+    }
+    let app = on.layout.app();
+    Err(Failure::new(format!(
+        "{} belongs to root: whatever the application brings along would run as root",
+        app.display()
+    ))
+    .hint(give_to_service_user(&app)))
+}
+
+/// Returns the command that gives `app/` itself to the service user; a run replaces what is in it. It follows no link that
+/// others may put in the place of `app/`.
+pub(crate) fn give_to_service_user(app: &Path) -> String {
+    format!("chown -h {SERVICE_USER}: {}", quoted_path(app))
+}
+
+/// Refuses every layout in which a protected path lies inside the work tree, by whatever route.
+///
+/// # Errors
+/// A protected path lies inside the work tree.
+pub fn protected(on: &Installation) -> Outcome<()> {
+    let layout = &on.layout;
+    let app = real(&layout.app());
+    let mut inside = layout.protected();
+    inside.extend([layout.store(), layout.venv(), layout.state(), layout.env_file(), layout.host_file()]);
+    inside.extend(layout.data());
+    for path in inside {
+        let named = real(&path);
+        if named.starts_with(&app) {
+            return Err(Failure::new(format!(
+                "{} lies inside the work tree {}: removing untracked files would remove it",
+                path.display(),
+                app.display()
+            ))
+            .hint(format!(
+                "move it out of {}, or make {} a clone of its own",
+                app.display(),
+                layout.app().display()
+            )));
+        }
+    }
+    // A bind mount shows no trace in the names.
+    let mounts = mounts::all()?;
+    let tree = mounts::place_on_disk(&mounts, &app);
+    for path in layout.protected() {
+        let place = mounts::place_on_disk(&mounts, &real(&path));
+        if let (Some(tree), Some(place)) = (&tree, &place)
+            && place.0 == tree.0
+            && place.1.starts_with(&tree.1)
+        {
+            return Err(Failure::new(format!(
+                "{} is mounted from inside the work tree {}: removing untracked files would remove it",
+                path.display(),
+                app.display()
+            ))
+            .hint(format!("findmnt {}", quoted_path(&path))));
+        }
+    }
+    if app != layout.app() {
+        return Err(Failure::new(format!("{} leads to {}", layout.app().display(), app.display()))
+            .hint("the work tree has to be a real directory, not a symbolic link"));
+    }
+    if layout.home().join(".git").symlink_metadata().is_ok() {
+        return Err(Failure::new(format!(
+            "{} is a work tree itself, around models and environments",
+            layout.home().display()
+        ))
+        .hint(format!("move {0}/.git out of the way; the work tree is {0}/app", layout.home().display())));
+    }
+    Ok(())
+}
+
+/// Follows links as far as there is something; what is missing is taken as named.
+fn real(path: &Path) -> std::path::PathBuf {
+    match (path.canonicalize(), path.parent(), path.file_name()) {
+        (Ok(real), _, _) => real,
+        (Err(_), Some(parent), Some(name)) => real(parent).join(name),
+        _ => path.to_path_buf(),
+    }
+}
+
+/// Refuses an `app/` that may be something else. Once a refresh has deployed there, its content is replaced whatever became
+/// of its repository: the service user can remove that at any time.
+///
+/// # Errors
+/// `app/` is not a work tree of ours, or cannot be read.
+pub fn repository(on: &Installation, tree: &TreeState) -> Outcome<()> {
+    let why = match tree.kind {
+        // A first deployment: the prepared tree brings a repository.
+        TreeKind::Repository | TreeKind::Absent => return Ok(()),
+        TreeKind::NotADirectory => "is not a real directory",
+        TreeKind::ForeignRepository | TreeKind::NoRepository if is_deployed(on) => return Ok(()),
+        TreeKind::ForeignRepository => "belongs to a Git repository somewhere else",
+        TreeKind::NoRepository => "is not a Git working tree",
+    };
+    Err(Failure::new(format!("{} {why}", on.layout.app().display()))
+        .hint(on.as_typed("ladylinux-refresh init --repo URL")))
+}
+
+fn is_deployed(on: &Installation) -> bool {
+    status_file::read(&on.layout).deployed.is_some()
+}
+
+/// Refuses mounts in the work tree: what is mounted there is not the application's. A rename of a directory above it would
+/// carry it into the previous tree, which is removed.
+///
+/// # Errors
+/// Something is mounted in the work tree, or the mounts cannot be read.
+pub fn not_mounted(on: &Installation) -> Outcome<()> {
+    let found = mounts::below(&on.layout.app())?;
+    let Some(first) = found.first() else { return Ok(()) };
+    let place = first.display();
+    let what = if *first == on.layout.app() {
+        "the work tree is a mount"
+    } else {
+        "there is a mount inside the work tree"
+    };
+    Err(Failure::new(format!("{what}: {place}{}", and_more(found.len())))
+        .hint(format!("check the mount, then: umount {}", quoted_path(first))))
+}
+
+/// Refuses what cannot be moved out of the work tree, or across to the next one, or removed with the previous one.
+///
+/// # Errors
+/// An entry cannot be moved.
+pub fn movable(on: &Installation, tree: &TreeState) -> Outcome<()> {
+    // What another user cannot move may hinder no refresh.
+    if !on.owner.can_be_assumed() || matches!(tree.kind, TreeKind::NotADirectory | TreeKind::Absent) {
+        return Ok(());
+    }
+    exchange::check(&on.layout)?;
+    immovable(tree)
+}
+
+/// Refuses a work tree where an entry is immutable, append-only or a mount.
+///
+/// # Errors
+/// An entry cannot be moved.
+pub fn immovable(tree: &TreeState) -> Outcome<()> {
+    let Some(first) = tree.immovable.first() else { return Ok(()) };
+    let failure = exchange::immovable(first.path.as_path(), first.obstacle);
+    if tree.immovable.len() == 1 {
+        return Err(failure);
+    }
+    let found = tree.immovable.len();
+    Err(Failure::new(format!("{found} entries of the work tree cannot be moved")).because(failure))
+}
+
+fn and_more(count: usize) -> String {
+    if count > 1 { format!(" (and {} more)", count - 1) } else { String::new() }
+}
+
+/// Refuses a host without a remote.
+///
+/// # Errors
+/// No remote is configured.
+pub fn remote(on: &Installation) -> Outcome<()> {
+    if on.settings.remote.url.is_some() || on.offline.is_some() {
+        return Ok(());
+    }
+    let ignored = trust::ignored(&on.layout).map(|ignored| format!("; {ignored}")).unwrap_or_default();
+    Err(Failure::new(format!("no remote is set{ignored}; it is never taken from app/.git"))
+        .hint(format!("set `url` under [remote] in {}", on.layout.host_file().display())))
+}
+
+/// Refuses to replace an environment that sees the packages of the system by one that does not, unless the host has decided it:
+/// an application that imports what only the system has would not start.
+///
+/// # Errors
+/// The host has not decided it.
+pub fn system_packages(on: &Installation) -> Outcome<()> {
+    if on.settings.python.system_site_packages.is_some() {
+        return Ok(());
+    }
+    let Some(place) = on.environments().sees_system_packages() else { return Ok(()) };
+    let file = on.layout.host_file();
+    Err(Failure::new(format!(
+        "{} was made with --system-site-packages: it sees the Python packages of the system, and a new environment would not",
+        place.display()
+    ))
+    .hint(format!("add `system_site_packages = true` under [python] in {}", quoted_path(&file)))
+    .hint("or `false`, if the application imports none of them"))
+}
+
+/// Refuses a probe that cannot be asked, or whose port another process than the service has.
+///
+/// # Errors
+/// The probe has no address, or another process has its port.
+pub fn probe(on: &Installation, service: &ServiceState) -> Outcome<()> {
+    let number = on.port()?;
+    let env_file = on.env_file()?;
+    probe::resolve(&on.settings.probe, &env_file, None)?;
+    let sockets = on.service.sockets()?;
+    for socket in &sockets {
+        socket.check_own(on.settings.service.unit.as_str(), number)?;
+    }
+    let is_down = service.is_down();
+    let page = on.service.page_process()?;
+    let is_page = |process: ProcessId| page == Some(process);
+    let is_ours = |process: ProcessId| {
+        // Of a running service any process may listen. Where that cannot be read, no process counts as a stranger.
+        is_page(process)
+            || !sockets.is_empty() && process.pid == 1
+            || !is_down && on.service.owns(process).unwrap_or(true)
+    };
+    let holder = if is_down && sockets.is_empty() {
+        port::holder_but(number, |holder| holder.process.is_some_and(is_page))?
+    } else {
+        port::stranger(number, is_ours)?
+    };
+    holder.map_or(Ok(()), |holder| Err(port::held(number, &holder)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_of_the_embedded_supervisor_is_refused_where_systemd_keeps_the_service() {
+        let (file, address) = (Path::new("/etc/ladylinux/refresh.toml"), Some(IpAddr::from([127, 0, 0, 1])));
+        no_socket_beside_units(None, true, file).unwrap();
+        no_socket_beside_units(address, false, file).unwrap();
+        let failure = no_socket_beside_units(address, true, file).unwrap_err();
+        assert!(failure.summary().ends_with("its sockets are socket units"), "{failure}");
+        assert_eq!(failure.hints().last().unwrap(), "ladylinux-refresh init --socket");
+    }
+
+    #[test]
+    fn a_unit_that_runs_something_of_the_application_as_root_is_refused_unless_the_host_names_it() {
+        let found = ["/a/one", "/a/two"].map(|path| RootExec {
+            key: "ExecStartPre".to_owned(),
+            path: path.to_owned(),
+            why: "ExecStartPre= begins with \"+\"".to_owned(),
+        });
+        let refused = |allowed: &[&str]| {
+            let allowed: Vec<String> = allowed.iter().map(|it| (*it).to_owned()).collect();
+            refuse_root_execs("x.service", &found, &allowed)
+        };
+        let failure = refused(&["/a/one"]).unwrap_err();
+        assert_eq!(failure.summary(), "x.service runs /a/two as root: ExecStartPre= begins with \"+\"");
+        assert_eq!(failure.hints()[0], "systemctl edit --full x.service");
+        assert!(refused(&["/a/o", "/a/two "]).is_err());
+        refused(&["/a/one", "/a/two"]).unwrap();
+    }
+}

@@ -1,0 +1,258 @@
+//! Does the running service take connections where the probe will ask it after the restart?
+//!
+//! Asked before the stop (RW-7): a probe that gets no answer now gets none then, and the run would end with a service
+//! that works, is stopped and fenced. Reads the sockets of the service's processes; changes nothing.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use refresh_installation::installation::Installation;
+use refresh_installation::status_file;
+use refresh_programs::process::ProcessId;
+use refresh_service::deployed::Deployment;
+use refresh_service::port;
+use refresh_service::port::Address;
+use refresh_service::probe;
+use refresh_service::probe::{Reach, ResolvedProbe};
+use refresh_service::{Running, ServiceState};
+use refresh_settings as settings;
+use refresh_settings::Origin;
+use refresh_system::clock;
+use refresh_system::error::{Failure, Outcome};
+use refresh_system::text::quoted_path;
+
+/// How long a service that was just started may take until it listens, at most.
+const PATIENCE: Duration = Duration::from_secs(30);
+const TICK: Duration = Duration::from_millis(200);
+
+/// Asks the running service as the probe would; returns what a person should know. One that answers badly, or listens
+/// nowhere, is no reason to refuse: the refresh may be the repair.
+///
+/// # Errors
+/// The service listens, and not where the probe asks. Or the probe cannot be resolved.
+pub fn check(on: &Installation, service: &ServiceState) -> Outcome<Vec<String>> {
+    let Some(running) = service.running().filter(|_| !on.is_fenced()) else { return Ok(Vec::new()) };
+    let deployed = Deployment::read(&on.layout).ok().flatten();
+    let env_file = on.env_file()?;
+    let probe = probe::resolve(&probe_in_use(on), &env_file, deployed.as_ref())?;
+    match patiently(&probe, running)? {
+        Reach::Good => Ok(Vec::new()),
+        Reach::Mistaken { problem } if is_new_question(on) => Err(Failure::new(format!(
+            "the running service answers, and refuses what the health check asks at {}: {problem}",
+            probe.url
+        ))
+        .hint(format!(
+            "set `headers`, `url`, `path` or `status` under [probe] in {} so that the running service answers well",
+            quoted_path(&on.layout.host_file())
+        ))
+        .hint(format!(
+            "where the running version is what is wrong, stop it first: {}",
+            on.as_typed("ladylinux-refresh service stop")
+        ))),
+        Reach::Unwell { problem } | Reach::Mistaken { problem } => {
+            Ok(vec![format!("the running service does not answer {} well: {problem}", probe.url)])
+        }
+        Reach::Tls => Err(Failure::new(format!(
+            "the running service uses TLS at {}, and the health check uses plain http",
+            probe.url
+        ))
+        .hint(format!(
+            "let it answer plain http on this machine as well, and set `url` under [probe] in {}",
+            on.layout.host_file().display()
+        ))),
+        Reach::NoListener { problem } => elsewhere(on, &probe, &problem),
+    }
+}
+
+/// Returns whether no deployed version has answered the probe as it is set now: nothing was deployed yet, or the settings were
+/// written after that. A version that has answered it before may have broken, and the refresh be the repair.
+fn is_new_question(on: &Installation) -> bool {
+    let Some(deployed) = status_file::read(&on.layout).deployed else { return true };
+    let written = std::fs::metadata(on.layout.host_file()).and_then(|found| found.modified());
+    let written = written.ok().and_then(|time| jiff::Timestamp::try_from(time).ok());
+    written.is_some_and(|written| written > deployed.refreshed_at)
+}
+
+/// The probe of the deployed version, as far as that is known; else the host's.
+fn probe_in_use(on: &Installation) -> settings::Probe {
+    let deployed = status_file::read(&on.layout).deployed;
+    let release = deployed.and_then(|pair| on.release(&pair.commit).ok());
+    release.map_or_else(|| on.settings.probe.clone(), |release| release.settings.probe)
+}
+
+/// A service that was just started may need a while until it listens.
+fn patiently(probe: &ResolvedProbe, running: &Running) -> Outcome<Reach> {
+    let limit = probe.deadline.min(PATIENCE);
+    loop {
+        let reach = probe::reach(probe);
+        if !matches!(reach, Reach::NoListener { .. }) || age(running.main) >= limit {
+            return Ok(reach);
+        }
+        clock::pause(TICK)?;
+    }
+}
+
+/// How long ago a process was started.
+fn age(process: ProcessId) -> Duration {
+    let ticks = clock::boot_ticks().saturating_sub(process.started);
+    Duration::from_millis(ticks.saturating_mul(1000) / rustix::param::clock_ticks_per_second().max(1))
+}
+
+/// Nothing listens where the probe asks: reports where the service does.
+fn elsewhere(on: &Installation, probe: &ResolvedProbe, problem: &str) -> Outcome<Vec<String>> {
+    let url = &probe.url;
+    let processes = on.service.processes()?;
+    let listens = match port::addresses_of(&processes) {
+        Ok(listens) => listens,
+        Err(failure) => {
+            let why = failure.chain().join(": ");
+            return Ok(vec![format!(
+                "{url} does not answer ({problem}), and the address of the service cannot be read: {why}"
+            )]);
+        }
+    };
+    if listens.is_empty() {
+        return Ok(vec![format!(
+            "{url} does not answer ({problem}); the running service listens on no address"
+        )]);
+    }
+    if processes.first().is_some_and(|main| port::has_own_network(*main)) {
+        return Err(Failure::new(format!(
+            "{url} does not answer ({problem}): the service has a private network (PrivateNetwork=), where it listens on {}",
+            in_words(&listens)
+        ))
+        .hint(format!("remove PrivateNetwork= with: systemctl edit --full {}", on.settings.service.unit)));
+    }
+    if listens.iter().any(|address| takes(address, probe)) {
+        return Ok(vec![format!("the running service takes no connection at {url} ({problem})")]);
+    }
+    let mut failure = Failure::new(format!(
+        "the health check asks {url}, which does not answer ({problem}); the running service listens on {}",
+        in_words(&listens)
+    ));
+    let file = on.layout.host_file();
+    failure = match suggestion(&listens, probe) {
+        Some(url) => failure.hint(format!("set `url = \"{url}\"` under [probe] in {}", file.display())),
+        None => failure.hint(
+            "let the service listen on a TCP port or on a socket in the file system, which the probe can ask",
+        ),
+    };
+    if on.settings.origin("probe.url") == Origin::Default {
+        failure = failure.hint(format!(
+            "where {} was changed on purpose, restart the service first: {}",
+            probe::PORT,
+            restart_command(on)
+        ));
+    }
+    Err(failure)
+}
+
+fn restart_command(on: &Installation) -> String {
+    if on.layout.is_real() {
+        format!("systemctl restart {}", on.settings.service.unit)
+    } else {
+        let stop = on.as_typed("ladylinux-refresh service stop");
+        format!("{stop}; {}", on.as_typed("ladylinux-refresh service start"))
+    }
+}
+
+fn in_words(addresses: &[Address]) -> String {
+    let all: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    all.join(", ")
+}
+
+/// Returns whether a socket takes the connections of a probe.
+fn takes(address: &Address, probe: &ResolvedProbe) -> bool {
+    let asked = probe::addresses(probe);
+    let listens = match address {
+        Address::Tcp(listens) => listens,
+        Address::Unix(path) => {
+            return probe.socket.as_ref().is_some_and(|socket| socket.file == std::path::Path::new(path));
+        }
+    };
+    asked.iter().any(|asked| {
+        let all = listens.ip() == IpAddr::from(Ipv4Addr::UNSPECIFIED) && asked.is_ipv4()
+            || listens.ip() == IpAddr::from(Ipv6Addr::UNSPECIFIED);
+        listens.port() == asked.port() && (all || listens.ip() == asked.ip())
+    })
+}
+
+/// The URL that reaches the service: on this machine's own address where it listens there, else on the first; else a socket in
+/// the file system.
+fn suggestion(addresses: &[Address], probe: &ResolvedProbe) -> Option<String> {
+    let tcp: Vec<SocketAddr> = addresses
+        .iter()
+        .filter_map(|address| match address {
+            Address::Tcp(address) => Some(*address),
+            Address::Unix(_) => None,
+        })
+        .collect();
+    if tcp.is_empty() {
+        return addresses.iter().find_map(|address| match address {
+            Address::Unix(path) if path.starts_with('/') => Some(format!("unix:{path}")),
+            _ => None,
+        });
+    }
+    let near = tcp.iter().find(|it| it.ip().is_loopback() || it.ip().is_unspecified()).or(tcp.first())?;
+    let ip = match near.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::from(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::from(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    let path = match &probe.socket {
+        Some(socket) => socket.path.trim_start_matches('/'),
+        None => probe.url.splitn(4, '/').nth(3).unwrap_or_default(),
+    };
+    Some(format!("http://{}/{path}", SocketAddr::new(ip, near.port())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tcp(text: &str) -> Address {
+        Address::Tcp(text.parse().unwrap())
+    }
+
+    fn probe(url: &str) -> ResolvedProbe {
+        ResolvedProbe {
+            url: url.to_owned(),
+            socket: None,
+            headers: std::collections::BTreeMap::new(),
+            status: None,
+            json: None,
+            body: None,
+            deadline: Duration::ZERO,
+            settle: Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn the_url_to_set_reaches_the_service_on_this_machine_and_keeps_the_path() {
+        let of = |addresses: &[Address]| {
+            suggestion(addresses, &probe("http://127.0.0.1:8000/api/status")).unwrap()
+        };
+        assert_eq!(of(&[tcp("[::1]:8112")]), "http://[::1]:8112/api/status");
+        assert_eq!(of(&[tcp("192.0.2.7:81"), tcp("0.0.0.0:80")]), "http://127.0.0.1:80/api/status");
+        assert_eq!(
+            of(&[Address::Unix("/run/x".to_owned()), tcp("192.0.2.7:81")]),
+            "http://192.0.2.7:81/api/status"
+        );
+        assert_eq!(of(&[Address::Unix("/run/x".to_owned())]), "unix:/run/x");
+        assert_eq!(suggestion(&[Address::Unix("@x".to_owned())], &probe("http://h/")), None);
+    }
+
+    #[test]
+    fn an_address_of_all_takes_what_is_asked_of_one_and_another_family_does_not() {
+        for (listens, takes_it) in [
+            ("0.0.0.0:8000", true),
+            ("[::]:8000", true),
+            ("127.0.0.1:8000", true),
+            ("[::1]:8000", false),
+            ("127.0.0.1:8001", false),
+            ("192.0.2.7:8000", false),
+        ] {
+            assert_eq!(takes(&tcp(listens), &probe("http://127.0.0.1:8000/")), takes_it, "{listens}");
+        }
+    }
+}

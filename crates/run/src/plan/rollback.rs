@@ -1,0 +1,108 @@
+//! What a rollback is going to do, as a value. Reads the mirror, the records and the tree; changes nothing and fetches nothing.
+
+use serde::Serialize;
+
+use refresh_environments::Record;
+use refresh_git::history::CommitLine;
+use refresh_installation::installation::Installation;
+use refresh_service::deployed::Deployment;
+use refresh_settings::names::{BranchName, CommitId, GenerationName, RunId};
+use refresh_settings::{Hook, HookKind};
+use refresh_source::local::LocalChanges;
+use refresh_system::error::{Failure, Outcome};
+
+use super::Observed;
+
+/// What a rollback is going to do.
+#[derive(Debug, Serialize)]
+pub struct RollbackPlan {
+    /// The version of the format.
+    pub schema: u32,
+    /// The run that it returns to.
+    pub run: RunId,
+    /// The branch that `app/` ends on.
+    pub branch: BranchName,
+    /// The commit and the environment of now.
+    pub from: Pair,
+    /// The commit and the environment that come back.
+    pub to: Pair,
+    /// Whether the environment exists, and does not have to be built again.
+    pub environment_exists: bool,
+    /// The commits that are no longer deployed afterwards, newest first; empty if the mirror does not have them.
+    pub withdrawn: Vec<CommitLine>,
+    /// How many commits these are, also if not all are listed.
+    pub withdrawn_count: u64,
+    /// How many files of `app/` change; `None` if the mirror does not have the commit of now.
+    pub files: Option<usize>,
+    /// The hooks that run, in order: those of the commit that comes back.
+    pub hooks: Vec<String>,
+    /// The migrations of the commit of now, whose effect on the database stays.
+    pub migrations_that_stay: Vec<String>,
+    /// Local changes, which move into the stash.
+    pub drift: LocalChanges,
+}
+
+/// A commit and an environment.
+#[derive(Debug, Serialize)]
+pub struct Pair {
+    /// The commit; `None` if `app/` has none.
+    pub commit: Option<CommitId>,
+    /// The first line of its message; `None` if the mirror does not have it.
+    pub subject: Option<String>,
+    /// Its author; `None` if the mirror does not have it.
+    pub author: Option<String>,
+    /// The environment; `None` if there is none.
+    pub environment: Option<GenerationName>,
+}
+
+impl Pair {
+    fn read(on: &Installation, commit: Option<CommitId>, environment: Option<GenerationName>) -> Self {
+        let line = commit.as_ref().and_then(|commit| on.mirror.commit_line(commit).ok());
+        let (subject, author) = line.map(|line| (line.subject, line.author)).unzip();
+        Self { commit, subject, author, environment }
+    }
+}
+
+impl RollbackPlan {
+    /// Reads what the return to `pair` would do.
+    ///
+    /// # Errors
+    /// The mirror does not have the commit, or the commit cannot be deployed.
+    pub fn read(on: &Installation, observed: Observed, pair: Deployment) -> Outcome<Self> {
+        if !on.mirror.contains(&pair.commit)? {
+            let text = format!("the mirror no longer has commit {} of run {}", pair.commit.short(), pair.run);
+            return Err(Failure::new(text).hint("ladylinux-refresh history"));
+        }
+        let release = on.release(&pair.commit)?;
+        let now = observed.tree.commit.clone().filter(|now| on.mirror.contains(now).unwrap_or(false));
+        let changes = now.as_ref().map(|now| on.mirror.changes(&pair.commit, now)).transpose()?;
+        let hooks_of_now = now.as_ref().and_then(|now| on.release(now).ok()).map(|now| now.settings.hooks);
+        let is_same = observed.tree.commit.as_ref() == Some(&pair.commit);
+        let migrations = |hook: &&Hook| hook.kind == HookKind::Migration && !is_same;
+        let record = Record::read(&on.layout, &pair.generation)?;
+        let environment_exists =
+            on.layout.environment(&pair.generation).is_dir() && record.is_some_and(|record| record.is_good());
+        let live = observed.live();
+        let known = std::slice::from_ref(&pair.commit);
+        let observed = observed.with_drift(on, known, Some(&pair.commit))?;
+        Ok(Self {
+            schema: 1,
+            branch: pair.branch,
+            from: Pair::read(on, observed.tree.commit.clone(), live),
+            environment_exists,
+            withdrawn_count: changes.as_ref().map_or(0, |changes| changes.coming),
+            withdrawn: changes.as_ref().map(|changes| changes.commits.clone()).unwrap_or_default(),
+            files: changes.map(|changes| changes.files.len()),
+            hooks: release.settings.hooks.iter().map(super::hook_in_words).collect(),
+            migrations_that_stay: hooks_of_now
+                .iter()
+                .flatten()
+                .filter(migrations)
+                .map(|it| it.name.clone())
+                .collect(),
+            drift: observed.drift.unwrap_or_default(),
+            to: Pair::read(on, Some(pair.commit), Some(pair.generation)),
+            run: pair.run,
+        })
+    }
+}

@@ -1,0 +1,240 @@
+//! Room on file systems and in memory, asked before the service is stopped: for what a refresh fetches, prepares and builds,
+//! and for what it writes while the service is down.
+//!
+//! Reads sizes and the kernel's tables; changes nothing.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use refresh_installation::installation::{Installation, Release};
+use refresh_installation::status_file;
+use refresh_system::error::{Context as _, Failure, Outcome};
+use refresh_system::text::quoted_path;
+
+const MIB: u64 = 1 << 20;
+/// Free space that a refresh must find on a file system that it writes to: the mirror, a cache and a small environment.
+const FREE_BYTES: u64 = 256 * MIB;
+/// Free inodes that a refresh must find: an environment of the usual size has about 5,000.
+const FREE_INODES: u64 = 12_000;
+/// What a run writes while the service is down: journal, report, status, index.
+const WHILE_DOWN: u64 = 32 * MIB;
+/// Free memory that a refresh must find beside the running service: git, the installer and their caches.
+const FREE_MEMORY: u64 = 96 * MIB;
+/// How many entries of an environment are added up; what is more is estimated too low.
+const ENTRIES: u64 = 500_000;
+
+/// What is to be made in one place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Need {
+    /// Where.
+    path: PathBuf,
+    /// Bytes on disk.
+    bytes: u64,
+    /// Files and directories.
+    inodes: u64,
+    /// What it is, for people; empty for what every run needs.
+    what: String,
+}
+
+impl Need {
+    fn of_every_run(path: PathBuf) -> Self {
+        Self { path, bytes: FREE_BYTES, inodes: FREE_INODES, what: String::new() }
+    }
+}
+
+/// Checks that there is room for what every refresh makes, and memory to work in.
+///
+/// # Errors
+/// A file system or the memory has less. Or the kernel cannot be asked.
+pub fn check(on: &Installation) -> Outcome<()> {
+    enough_memory(&read_meminfo()?)?;
+    check_needs(&[Need::of_every_run(on.layout.state()), Need::of_every_run(on.layout.store())])
+}
+
+/// Checks, once the commit is known, that there is room for its tree and, where its definitions are other ones than those
+/// of the deployed commit, for an environment of the size of the live one.
+///
+/// # Errors
+/// A file system has less. Or the mirror or the environment cannot be read.
+pub(crate) fn check_for(on: &Installation, release: &Release) -> Outcome<()> {
+    let files = on.mirror.files(&release.commit)?;
+    let bytes = files.iter().map(|file| on_disk(file.size.unwrap_or_default())).sum();
+    let what = format!("the tree of {}", release.commit.short());
+    let mut needs = vec![
+        Need::of_every_run(on.layout.store()),
+        Need { path: on.layout.store(), bytes, inodes: files.len() as u64, what },
+    ];
+    let deployed = status_file::read(&on.layout).deployed;
+    let before = deployed.and_then(|pair| on.release(&pair.commit).ok());
+    if before.is_none_or(|before| before.definitions.requirements() != release.definitions.requirements()) {
+        let (bytes, inodes) = size_of(&on.layout.venv().canonicalize().unwrap_or_else(|_| on.layout.venv()));
+        let what = "an environment of the size of the live one".to_owned();
+        needs.push(Need { path: on.layout.environments(), bytes, inodes, what });
+    }
+    check_needs(&needs)
+}
+
+/// Checks, at the end of staging, that what is written while the service is down finds room.
+///
+/// # Errors
+/// A file system has less.
+pub(crate) fn check_while_down(on: &Installation) -> Outcome<()> {
+    let places = [on.layout.state(), on.layout.store(), on.layout.home()];
+    let needs = places.map(|path| Need { path, bytes: WHILE_DOWN, inodes: 1000, what: String::new() });
+    check_needs(&needs)
+}
+
+/// Checks each file system: what every run needs counts once, what this one makes counts in sum.
+fn check_needs(needs: &[Need]) -> Outcome<()> {
+    let mut by_device: BTreeMap<u64, Vec<(&Need, PathBuf)>> = BTreeMap::new();
+    for need in needs {
+        let place = nearest(&need.path);
+        let found = fs::metadata(&place).context(|| format!("cannot read {}", place.display()))?;
+        by_device.entry(found.dev()).or_default().push((need, place));
+    }
+    for needs in by_device.values() {
+        let Some((_, place)) = needs.first() else { continue };
+        let found = rustix::fs::statvfs(place).context(|| format!("cannot read {}", place.display()))?;
+        let free = found.f_bavail.saturating_mul(found.f_frsize);
+        // Some file systems (btrfs) count no inodes.
+        let free_inodes = (found.f_files > 0).then_some(found.f_favail);
+        let needs: Vec<&Need> = needs.iter().map(|(need, _)| *need).collect();
+        enough(place, free, free_inodes, &needs)?;
+    }
+    Ok(())
+}
+
+fn enough(place: &Path, free: u64, free_inodes: Option<u64>, needs: &[&Need]) -> Outcome<()> {
+    let (common, own): (Vec<&Need>, Vec<&Need>) = needs.iter().partition(|need| need.what.is_empty());
+    let total = |of: fn(&Need) -> u64| {
+        common.iter().map(|need| of(need)).max().unwrap_or_default()
+            + own.iter().map(|need| of(need)).sum::<u64>()
+    };
+    let (bytes, inodes) = (total(|need| need.bytes), total(|need| need.inodes));
+    let named: Vec<String> =
+        own.iter().map(|need| format!("{} for {}", need.bytes.div_ceil(MIB), need.what)).collect();
+    let named = if named.is_empty() { String::new() } else { format!(", among them {}", named.join(", ")) };
+    if free < bytes {
+        return Err(Failure::new(format!(
+            "{} has only {} MiB free; {} are needed{named}",
+            place.display(),
+            free / MIB,
+            bytes.div_ceil(MIB)
+        ))
+        .hint(format!("df -h {}", quoted_path(place))));
+    }
+    match free_inodes {
+        Some(free) if free < inodes => {
+            Err(Failure::new(format!("{} has only {free} inodes free; {inodes} are needed", place.display()))
+                .hint(format!("df -i {}", quoted_path(place))))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The path, or the nearest directory above it that is there.
+fn nearest(path: &Path) -> PathBuf {
+    path.ancestors().find(|path| path.exists()).unwrap_or(path).to_path_buf()
+}
+
+/// What a file takes: whole blocks.
+fn on_disk(bytes: u64) -> u64 {
+    bytes.div_ceil(4096) * 4096
+}
+
+/// Adds up what lies below a directory: bytes on disk, and entries. Links are not followed; what cannot be read counts
+/// nothing.
+fn size_of(directory: &Path) -> (u64, u64) {
+    let (mut bytes, mut entries) = (0, 0);
+    let mut waiting = vec![directory.to_path_buf()];
+    while let Some(path) = waiting.pop() {
+        for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+            let Ok(found) = entry.metadata() else { continue };
+            bytes += found.blocks() * 512;
+            entries += 1;
+            if found.is_dir() && entries < ENTRIES {
+                waiting.push(entry.path());
+            }
+        }
+    }
+    (bytes, entries)
+}
+
+fn read_meminfo() -> Outcome<String> {
+    fs::read_to_string("/proc/meminfo").context(|| "cannot read /proc/meminfo".to_owned())
+}
+
+/// Checks that what the kernel can still give out, swap included, is enough to work in.
+fn enough_memory(meminfo: &str) -> Outcome<()> {
+    let kib = |name: &str| -> Option<u64> {
+        let line = meminfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        line.split_whitespace().next()?.parse().ok()
+    };
+    // A kernel that does not say is believed to have it.
+    let Some(available) = kib("MemAvailable") else { return Ok(()) };
+    let free = (available + kib("SwapFree").unwrap_or_default()) * 1024;
+    if free >= FREE_MEMORY {
+        return Ok(());
+    }
+    Err(Failure::new(format!(
+        "this machine has only {} MiB of memory left beside what runs; {} are needed, or the kernel may end the service",
+        free / MIB,
+        FREE_MEMORY / MIB
+    ))
+    .hint("free -h"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn need(mib: u64, what: &str) -> Need {
+        Need { path: PathBuf::from("/store"), bytes: mib * MIB, inodes: 10, what: what.to_owned() }
+    }
+
+    #[test]
+    fn what_every_run_needs_counts_once_on_a_file_system_and_what_this_one_makes_counts_in_sum() {
+        let all = [need(256, ""), need(256, ""), need(300, "the tree"), need(100, "an environment")];
+        let all: Vec<&Need> = all.iter().collect();
+        let refusal = |free: u64| {
+            let checked = enough(Path::new("/store"), free * MIB, Some(1000), &all);
+            checked.err().map(|failure| failure.to_string())
+        };
+        assert_eq!(refusal(656), None);
+        assert_eq!(
+            refusal(655).unwrap(),
+            "/store has only 655 MiB free; 656 are needed, among them 300 for the tree, 100 for an environment"
+        );
+        let inodes = enough(Path::new("/store"), u64::MAX, Some(29), &all).unwrap_err();
+        assert_eq!(inodes.summary(), "/store has only 29 inodes free; 30 are needed");
+        enough(Path::new("/store"), u64::MAX, None, &all).unwrap();
+    }
+
+    #[test]
+    fn memory_counts_with_swap_and_a_kernel_that_does_not_say_is_believed() {
+        let refusal = |text: &str| enough_memory(text).err().map(|failure| failure.to_string());
+        let little = "MemTotal: 500000 kB\nMemAvailable:      51200 kB\nSwapFree:      10240 kB\n";
+        assert!(
+            refusal(little).unwrap().starts_with("this machine has only 60 MiB"),
+            "{:?}",
+            refusal(little)
+        );
+        assert_eq!(refusal(&little.replace("10240", "102400")), None);
+        assert_eq!(refusal("MemTotal: 1 kB\n"), None);
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "the test needs a link that leads out")]
+    fn a_directory_is_as_large_as_what_lies_in_it_and_links_are_not_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        refresh_system::disk::make_directory(&directory.path().join("a"), 0o755).unwrap();
+        refresh_system::disk::write_atomic(&directory.path().join("a/b"), &[1; 10_000], 0o644).unwrap();
+        std::os::unix::fs::symlink("/usr", directory.path().join("link")).unwrap();
+        let (bytes, entries) = size_of(directory.path());
+        assert_eq!(entries, 3);
+        assert!((10_000..200_000).contains(&bytes), "{bytes}");
+        assert_eq!(on_disk(1) + on_disk(4096) + on_disk(0), 8192);
+    }
+}

@@ -1,0 +1,123 @@
+//! The application's entry module, looked at before the service is stopped: it is in the commit and it compiles
+//! (`python.import_check`).
+//!
+//! The content comes from the mirror and goes to the environment's interpreter through an operation; root parses none of it.
+
+mod compile;
+mod find;
+
+pub(crate) use compile::{CompileRequest, CompileResponse};
+pub use compile::{OPERATION, handle};
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use find::{Entry, Located, Tree, entry_of, locate};
+
+use refresh_environments::Generation;
+use refresh_installation::installation::{Installation, Release};
+use refresh_programs::units::{Job, Role};
+use refresh_service::ServiceProgram;
+use refresh_settings::{Hook, HookKind, ImportCheck, Origin};
+use refresh_system::error::{Context as _, Failure, Outcome};
+
+/// How long an import may take.
+const IMPORT_DEADLINE: Duration = Duration::from_secs(300);
+
+/// Imports a module from further directories.
+const IMPORT: &str = "\
+import importlib, sys
+sys.path[:0] = sys.argv[2:]
+importlib.import_module(sys.argv[1])
+";
+
+/// Checks that the commit holds the module which the service is started from, and that it compiles with the environment's
+/// interpreter.
+///
+/// # Errors
+/// It is missing or does not compile. Or the mirror cannot be read, or the interpreter not be started.
+pub(crate) fn check(on: &Installation, release: &Release, generation: &Generation) -> Outcome<()> {
+    if release.settings.python.import_check == ImportCheck::Off {
+        return Ok(());
+    }
+    let Some(program) = on.service.program()? else { return Ok(()) };
+    let Some(entry) = entry_of(&program) else { return Ok(()) };
+    let entries = on.mirror.files(&release.commit)?;
+    let tree = Tree::of(&entries);
+    let is_installed = |name: &str| is_installed(&generation.path, name);
+    let commit = release.commit.short();
+    let context = || format!("commit {commit} cannot be started");
+    match locate(&entry, &on.layout.app(), &tree, is_installed) {
+        Located::Elsewhere => Ok(()),
+        Located::Missing(looked) => Err(missing(&program, &entry, &looked)).context(context),
+        Located::Source(path) => {
+            let Some(source) = on.mirror.read(&release.commit, &path)? else { return Ok(()) };
+            let job = Job::new(Role::Build, compile::DEADLINE);
+            let request = CompileRequest {
+                python: generation.path.join("bin/python"),
+                name: path.display().to_string(),
+                source,
+            };
+            let answer: CompileResponse = on.units.call(&job, OPERATION, &request)?;
+            let Some(problem) = answer.problem else { return Ok(()) };
+            Err(Failure::new(format!("{} does not compile: {problem}", path.display()))
+                .hint("push a commit in which it compiles, then: ladylinux-refresh run")
+                .hint(format!(
+                    "or leave this check out with `import_check = \"off\"` under [python] in {}",
+                    on.layout.host_file().display()
+                )))
+            .context(context)
+        }
+    }
+}
+
+/// Returns the staged check that imports the entry module, where the host asks for it.
+///
+/// # Errors
+/// The service's manager cannot be asked.
+pub(crate) fn import_hook(on: &Installation, release: &Release, tree: &Path) -> Outcome<Option<Hook>> {
+    if release.settings.python.import_check != ImportCheck::Import {
+        return Ok(None);
+    }
+    let Some(program) = on.service.program()? else { return Ok(None) };
+    let Some((name, bases)) = entry_of(&program).and_then(Entry::into_module) else { return Ok(None) };
+    let app = on.layout.app();
+    let bases = bases.iter().map(|base| match base.strip_prefix(&app) {
+        Ok(below) => tree.join(below).display().to_string(),
+        Err(_) => base.display().to_string(),
+    });
+    let words = ["python", "-B", "-c", IMPORT, name.as_str()].map(str::to_owned);
+    Ok(Some(Hook {
+        name: format!("import of {name}"),
+        kind: HookKind::Check,
+        command: words.into_iter().chain(bases).collect(),
+        deadline: IMPORT_DEADLINE,
+        stage: true,
+        origin: Origin::Host,
+    }))
+}
+
+fn missing(program: &ServiceProgram, entry: &Entry, looked: &[PathBuf]) -> Failure {
+    let what = match entry {
+        Entry::Module { name, .. } => format!("the module {name}"),
+        Entry::File { path } => path.display().to_string(),
+    };
+    let looked: Vec<String> = looked.iter().map(|path| path.display().to_string()).collect();
+    Failure::new(format!(
+        "the service starts from {what}, which the commit does not contain (searched: {})",
+        looked.join(", ")
+    ))
+    .hint(program.change.clone())
+    .hint("or push a commit that brings it, then: ladylinux-refresh run")
+}
+
+/// Returns whether an environment has a module or package of that name.
+fn is_installed(environment: &Path, name: &str) -> bool {
+    let versions = std::fs::read_dir(environment.join("lib")).into_iter().flatten().flatten();
+    versions.map(|version| version.path().join("site-packages")).any(|packages| {
+        let entries = std::fs::read_dir(packages).into_iter().flatten().flatten();
+        entries
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .any(|file| file == name || file.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')))
+    })
+}

@@ -1,0 +1,151 @@
+//! Step 3: the generation for the commit's definition ensured, `venv` switched to it (RW-5.3).
+
+use crate::plan::Target;
+use refresh_environments::{BuildOutcome, Contaminated, Generation, Interpreter};
+use refresh_events::run_report;
+use refresh_events::run_report::Overlap;
+use refresh_installation::installation::{Installation, Release};
+use refresh_installation::journal::Entry;
+use refresh_service::deployed::Deployment;
+use refresh_system::error::{Failure, Outcome};
+use refresh_system::manifest::contamination::Contamination;
+
+use super::account::Account;
+use super::entry;
+use super::staged::Staged;
+
+/// Switches `venv` to the generation that the commit wants, which staging has ensured and looked through last.
+///
+/// # Errors
+/// The environment cannot be built (without staging), or the link cannot be switched.
+pub(crate) fn environment(
+    on: &Installation,
+    account: &mut Account,
+    release: &Release,
+    staged: Option<Staged>,
+) -> Outcome<(Generation, String)> {
+    let staged = staged.and_then(|staged| staged.generation_of(&release.commit));
+    let generation = if let Some(generation) = staged {
+        generation
+    } else {
+        let generation = ensure_generation(on, account, release)?;
+        entry::check(on, release, &generation)?;
+        generation
+    };
+    let switched = on.environments().switch(&generation.name)?;
+    if let Some(adopted) = &switched.adopted {
+        account.note(&format!("the former directory venv is kept as {adopted}, to return to"));
+        // It had no name until now; by this one a rollback finds it.
+        account.report.environment.generation_before.get_or_insert_with(|| adopted.clone());
+    }
+    let environment = &account.report.environment;
+    let done = if environment.built { "built" } else { "reused" };
+    Ok((generation.clone(), format!("{} {done}: {}", generation.name, environment.reason)))
+}
+
+/// Ensures the generation: in staging, or in step 3 where staging is left out.
+///
+/// # Errors
+/// It cannot be built.
+pub(crate) fn ensure_generation(
+    on: &Installation,
+    account: &mut Account,
+    release: &Release,
+) -> Outcome<Generation> {
+    account.progress("ensuring the environment");
+    let (generation, made, reason) = generation_of_target(on, account, release)?;
+    check_program(on, &generation)?;
+    if account.report.environment.generation.as_ref() != Some(&generation.name) {
+        account.record(Entry::Built { generation: generation.name.clone() })?;
+    }
+    let lock = on.environments().lock_of(&generation)?.map(|lock| lock.summary());
+    let (from_source, overlaps) = match generation.record.built() {
+        Some(built) => (built.from_source.clone(), built.overlaps.clone()),
+        None => Default::default(),
+    };
+    // Else staging has reported it already.
+    if account.report.environment.lock.is_none() {
+        if !from_source.is_empty() {
+            account.warn(format!("built from source here: {}", from_source.join(", ")));
+        }
+        overlaps.iter().map(Overlap::in_words).for_each(|words| account.warn(words));
+    }
+    // Built once is built, also when step 3 finds it done.
+    let built = account.report.environment.built || made == BuildOutcome::Built;
+    let reason =
+        if account.report.environment.built { account.report.environment.reason.clone() } else { reason };
+    account.report.environment = run_report::Environment {
+        path: on.layout.venv(),
+        generation: Some(generation.name.clone()),
+        generation_before: account.report.environment.generation_before.clone(),
+        interpreter: generation.record.built().map(|built| interpreter_in_words(&built.interpreter)),
+        packages: Some(generation.record.packages.len()),
+        built,
+        reason,
+        lock,
+        digest: generation.record.digest.clone(),
+        overlaps,
+        contaminated: account.report.environment.contaminated.clone(),
+    };
+    Ok(generation)
+}
+
+/// Ensures the generation of the target; returns it, how it was obtained, and why.
+fn generation_of_target(
+    on: &Installation,
+    account: &mut Account,
+    release: &Release,
+) -> Outcome<(Generation, BuildOutcome, String)> {
+    let environments = on.environments();
+    let strategy = release.settings.python.strategy;
+    let Target::Earlier(Deployment { generation: name, .. }) = account.target.clone() else {
+        let ensured = environments.ensure(&release.wanted(on)?, strategy, &account.report.run)?;
+        report_contaminated(account, ensured.contaminated.into_iter());
+        return Ok((ensured.generation, ensured.made, ensured.why));
+    };
+    let good = environments.good(&name)?;
+    let changed = good.as_ref().map(|it| environments.examine(it)).transpose()?.flatten();
+    if let (Some(generation), None) = (good, &changed) {
+        return Ok((generation, BuildOutcome::Reused, "the environment of that run".to_owned()));
+    }
+    report_contaminated(account, changed.into_iter());
+    let ensured = environments.ensure_again(&release.wanted(on)?, &name, strategy, &account.report.run)?;
+    report_contaminated(account, ensured.contaminated.into_iter());
+    // Else staging has reported it already.
+    if account.report.environment.lock.is_none() && environments.known(&name)?.is_none() {
+        account.warn(ensured.why.clone());
+    }
+    Ok((ensured.generation, ensured.made, ensured.why))
+}
+
+/// Reports which environments were changed by hand, each once.
+fn report_contaminated(account: &mut Account, contaminated: impl Iterator<Item = Contaminated>) {
+    for Contaminated { generation, found } in contaminated {
+        if account.report.environment.contaminated.iter().any(|known| known.generation == generation) {
+            continue;
+        }
+        account.warn(format!(
+            "the environment {generation} was changed by hand and is not used any more: {}",
+            found.in_words(3)
+        ));
+        let Contamination { count, found } = found;
+        account.report.environment.contaminated.push(run_report::Contaminated { generation, count, found });
+    }
+}
+
+/// Refuses an environment without the program that the service is started with: known now, not after the stop.
+fn check_program(on: &Installation, generation: &Generation) -> Outcome<()> {
+    let Some(program) = on.service.program()? else { return Ok(()) };
+    let Ok(within) = program.path.strip_prefix(on.layout.venv()) else { return Ok(()) };
+    if generation.path.join(within).exists() {
+        return Ok(());
+    }
+    let what = format!("the environment has no {}, which the service is started with", within.display());
+    Err(Failure::new(what)
+        .hint(program.change)
+        .hint("or add the package that brings it to the application's requirements"))
+}
+
+fn interpreter_in_words(interpreter: &Interpreter) -> String {
+    format!("{} {}", interpreter.implementation, interpreter.version)
+}

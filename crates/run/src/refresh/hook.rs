@@ -1,0 +1,106 @@
+//! One hook: where it runs, and its run to the end.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use refresh_installation::installation::Installation;
+use refresh_installation::journal::recover;
+use refresh_programs::process::{Keep, Program, leftover};
+use refresh_programs::units::{Access, Bind, Job, Role};
+use refresh_service::deployed::Deployment;
+use refresh_settings::Hook;
+use refresh_settings::layout::Layout;
+use refresh_system::environment::SEARCH_PATH;
+use refresh_system::error::{Failure, Outcome};
+
+use super::account::Account;
+
+/// How long what a hook left running may take to be gone once it is killed.
+const LEFTOVER_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Where a hook runs, and as a unit of which role.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    /// The working directory: `app/`, or a staged copy where a unit cannot see that at `app/`.
+    pub directory: PathBuf,
+    /// The environment whose programs come first.
+    pub environment: PathBuf,
+    /// What its unit may do; the deadline is the hook's.
+    pub job: Job,
+}
+
+impl Place {
+    /// Returns the place of step 4: `app/` and `venv`. A hook writes what the service writes; models, containers and
+    /// configuration it only reads (RW-6.1).
+    pub(super) fn deployed(layout: &Layout) -> Self {
+        let job = Job::new(Role::Hooks, Duration::ZERO).writes(layout.app()).writes(layout.persistent());
+        Self { directory: layout.app(), environment: layout.venv(), job }
+    }
+
+    /// Returns the place of a rehearsal: the staged tree and the next environment. A unit sees both where production will
+    /// see them, as far as it can.
+    pub(super) fn staged(on: &Installation, tree: PathBuf, environment: PathBuf) -> Self {
+        let mut place = Self { directory: tree, environment, job: Job::new(Role::Rehearse, Duration::ZERO) };
+        if on.units.can_bind() {
+            let seen = |source: &PathBuf, destination: PathBuf, access: Access| {
+                let bind = Bind { source: source.clone(), destination: destination.clone(), access };
+                // Where nothing is, a mount point would be made for good.
+                destination.is_dir().then_some((bind, destination))
+            };
+            let (app, venv) = (on.layout.app(), on.layout.venv());
+            if let Some((bind, path)) = seen(&place.directory, app, Access::ReadWrite) {
+                (place.job, place.directory) = (place.job.sees(bind), path);
+            }
+            if let Some((bind, path)) = seen(&place.environment, venv, Access::ReadOnly) {
+                (place.job, place.environment) = (place.job.sees(bind), path);
+            }
+        }
+        place.job = place.job.writes(place.directory.clone());
+        place
+    }
+}
+
+/// Runs one hook to its end, its output streamed and kept in the log of the run; nothing that it started outlives it.
+///
+/// # Errors
+/// It failed, hung past its deadline, or could not be started.
+pub(super) fn run_hook(
+    on: &Installation,
+    account: &Account,
+    hook: &Hook,
+    place: &Place,
+    deployment: &Deployment,
+) -> Outcome<()> {
+    let failed = format!("the {} hook {} failed", hook.kind.word(), hook.name);
+    let (first, rest) = hook.command.split_first().ok_or_else(|| Failure::new("a hook has no command"))?;
+    let bin = place.environment.join("bin");
+    let mut program = Program::new(first).args(rest).directory(&place.directory);
+    let env_file = on.env_file()?;
+    for (name, value) in &env_file.variables {
+        program = program.env(name, value);
+    }
+    // What is being deployed, as the service will see it.
+    for (name, value) in deployment.variables() {
+        program = program.env(name, value);
+    }
+    let program = program
+        .env("PATH", format!("{}:{SEARCH_PATH}", bin.display()))
+        .env("VIRTUAL_ENV", &place.environment)
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("PYTHONUNBUFFERED", "1")
+        .keep(Keep::Narrated(hook.name.clone()));
+    let job = Job { deadline: hook.deadline, ..place.job.clone() };
+    let finished = on.units.run(&job, &program);
+    // A unit of systemd has ended with all its processes. Elsewhere a descendant that left its group still carries the mark of the run.
+    let register = on.layout.run(&account.report.run).join(recover::CHILDREN);
+    for process in leftover::end(&account.report.run, &register, LEFTOVER_PATIENCE)? {
+        account.note(&format!("ended what the hook {} left running: {process}", hook.name));
+    }
+    let finished = finished?;
+    if finished.succeeded() {
+        return Ok(());
+    }
+    Err(finished
+        .failure(&failed)
+        .hint(format!("the complete output is in {}", on.log_of(&account.report.run).display())))
+}

@@ -1,0 +1,113 @@
+//! The other units of the application in a run: noted before the stop, started again after step 5, named in the report.
+
+use refresh_events::run_report::{OtherState, OtherUnit, Tie};
+use refresh_installation::installation::Installation;
+use refresh_service::others;
+use refresh_service::others::Untied;
+use refresh_system::error::Outcome;
+use refresh_system::text::quoted;
+
+use super::account::Account;
+
+/// Notes, before the stop, which units go down with the service and which go on running the old version.
+///
+/// # Errors
+/// The manager cannot be asked, or the note not be written: nothing is to be stopped then.
+pub(crate) fn note(on: &Installation, account: &mut Account) -> Outcome<()> {
+    let found = on.service.others()?;
+    let noted = others::note(&on.layout, &account.report.run, &found.stopped_with_it)?;
+    let entry = |unit: &str, tie, state| OtherUnit { unit: unit.to_owned(), tie, state };
+    account.report.service.others =
+        noted.iter().map(|unit| entry(unit, Tie::StoppedWithIt, OtherState::Down)).collect();
+    let also = on.settings.service.also.iter().filter(|_| on.service.has_units());
+    account.report.service.others.extend(also.map(|unit| entry(unit.as_str(), Tie::Also, OtherState::Down)));
+    let untied = found.untied.iter().map(|it| entry(&it.unit, Tie::None, OtherState::RunsOldVersion));
+    account.report.service.others.extend(untied);
+    account.untied = found.untied;
+    Ok(())
+}
+
+/// Starts again, after the service has proved itself, what was stopped with it, and warns of what runs the old version.
+pub(crate) fn settle(on: &Installation, account: &mut Account) {
+    let mut left = Vec::new();
+    for other in account.report.service.others.iter_mut().filter(|other| other.tie == Tie::Also) {
+        other.state = OtherState::Started;
+    }
+    let noted: Vec<String> = account
+        .report
+        .service
+        .others
+        .iter()
+        .filter(|it| it.tie == Tie::StoppedWithIt)
+        .map(|it| it.unit.clone())
+        .collect();
+    for unit in noted {
+        account.progress(&format!("starting {unit} again"));
+        match on.service.start_again(&unit) {
+            Ok(()) => set(account, &unit, OtherState::Started),
+            Err(failure) => {
+                account.warn(not_started(&unit, &failure.chain()));
+                left.push(unit);
+            }
+        }
+    }
+    if let Err(failure) = others::keep(&on.layout, left) {
+        account.warn(failure.chain().join(": "));
+    }
+    warn_of_untied(on, account);
+}
+
+/// Starts again what an earlier run has stopped with the service; returns what a person should know.
+pub fn start_noted(on: &Installation) -> Vec<String> {
+    let noted = match others::noted(&on.layout) {
+        Ok(noted) => noted,
+        Err(failure) => return vec![failure.chain().join(": ")],
+    };
+    let (mut left, mut warnings) = (Vec::new(), Vec::new());
+    for unit in noted {
+        if let Err(failure) = on.service.start_again(&unit) {
+            warnings.push(not_started(&unit, &failure.chain()));
+            left.push(unit);
+        }
+    }
+    if let Err(failure) = others::keep(&on.layout, left) {
+        warnings.push(failure.chain().join(": "));
+    }
+    warnings
+}
+
+fn not_started(unit: &str, chain: &[String]) -> String {
+    format!(
+        "{unit} was stopped together with the service and cannot be started again: {} (systemctl status {})",
+        chain.join(": "),
+        quoted(unit)
+    )
+}
+
+fn warn_of_untied(on: &Installation, account: &mut Account) {
+    if account.untied.is_empty() {
+        return;
+    }
+    // Restarted meanwhile, by a hook or a person, it runs the new version.
+    let now = on.service.others().map(|found| found.untied).unwrap_or_default();
+    let runs_on = |it: &Untied| now.iter().any(|now| now.unit == it.unit && now.invocation == it.invocation);
+    for it in std::mem::take(&mut account.untied) {
+        if !runs_on(&it) {
+            set(account, &it.unit, OtherState::Started);
+            continue;
+        }
+        account.warn(format!(
+            "{} still runs the old version ({}): systemctl restart {}; or name it in `also` under [service] in {}",
+            it.unit,
+            it.evidence,
+            quoted(&it.unit),
+            on.layout.host_file().display()
+        ));
+    }
+}
+
+fn set(account: &mut Account, unit: &str, state: OtherState) {
+    for other in account.report.service.others.iter_mut().filter(|other| other.unit == unit) {
+        other.state = state;
+    }
+}

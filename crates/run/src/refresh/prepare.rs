@@ -1,0 +1,53 @@
+//! Step 4: hooks, as the owner of the tree, in the order of their declaration (RW-5.4).
+
+use refresh_environments::Generation;
+use refresh_installation::installation::{Installation, Release};
+use refresh_source::hook_outputs::HookTime;
+use refresh_system::error::Outcome;
+use refresh_system::{checkpoint, clock};
+
+use super::account::Account;
+use super::hook::{Place, run_hook};
+use super::{models, rehearsal};
+
+/// Runs every hook; the first that fails ends the run. Models that were not looked at in staging are looked at before.
+///
+/// # Errors
+/// The models are not as they should be, a hook failed, hung past its deadline, or could not be started.
+pub(crate) fn prepare(
+    on: &Installation,
+    account: &mut Account,
+    release: &Release,
+    generation: &Generation,
+) -> Outcome<String> {
+    let looked = models::ensure_verified(on, account, &release.settings, &release.commit)?;
+    // Staging has reported it.
+    let models =
+        looked.filter(|_| !account.report.staged).map(|sentence| format!(", {sentence}")).unwrap_or_default();
+    let place = Place::deployed(&on.layout);
+    let hooks = &release.settings.hooks;
+    if hooks.is_empty() {
+        return Ok(format!("no hooks declared{models}"));
+    }
+    let deployment = account.deployment(&release.commit, &generation.name);
+    let since = clock::between_changes()?;
+    for hook in hooks {
+        account.progress(&hook.name);
+        checkpoint::reach("prepare:before-hook");
+        if account.staged_assets.as_ref().is_some_and(|assets| assets.cover(hook, &release.commit)) {
+            rehearsal::place_assets(on, account)?;
+        } else {
+            run_hook(on, account, hook, &place, &deployment)?;
+        }
+        checkpoint::reach("prepare:after-hook");
+    }
+    // The record itself is made once the service runs again.
+    account.hook_time = Some(HookTime { since, until: clock::between_changes()? });
+    Ok(match hooks.len() {
+        1 => format!("1 hook: {}{models}", hooks[0].name),
+        count => {
+            let names: Vec<&str> = hooks.iter().map(|hook| hook.name.as_str()).collect();
+            format!("{count} hooks: {}{models}", names.join(", "))
+        }
+    })
+}

@@ -1,0 +1,140 @@
+//! Step 5: file systems synced, service started through the fence, probed until it is healthy and has settled, fence
+//! down (RW-5.5). Otherwise: stopped again, and fenced it stays (RW-7.1).
+
+use crate::plan::Target;
+use refresh_environments::Generation;
+use refresh_installation::installation::{Installation, Release};
+use refresh_installation::status_file;
+use refresh_service::deployed::Deployment;
+use refresh_service::probe;
+use refresh_service::probe::ResolvedProbe;
+use refresh_service::{Admission, fence, health, port};
+use refresh_system::error::{Failure, Outcome};
+use refresh_system::text::duration;
+use refresh_system::{checkpoint, clock, disk, interrupt};
+
+use super::account::Account;
+use super::held::is_systemd;
+use super::socket;
+
+/// How many of the service's last lines an error carries.
+const LOG_LINES: usize = 20;
+
+/// Starts the service and proves it.
+///
+/// # Errors
+/// It cannot be started, does not become healthy within the deadline, does not stay so, or is not the new version. It
+/// is stopped again then.
+pub(crate) fn restart(
+    on: &Installation,
+    account: &mut Account,
+    release: &Release,
+    generation: &Generation,
+) -> Outcome<String> {
+    account.restart_since = Some(clock::monotonic());
+    account.progress("syncing file systems");
+    // Neither git nor the installers sync what they write; without this a "success" may not survive a power cut.
+    disk::sync_file_system(&on.layout.app())?;
+    if !disk::same_device(&on.layout.app(), &on.layout.environments())? {
+        disk::sync_file_system(&on.layout.environments())?;
+    }
+    let deployed = account.deployment(&release.commit, &generation.name);
+    deployed.write(&on.layout)?;
+    checkpoint::reach("restart:deployed");
+
+    account.progress("starting");
+    let probe = before_the_start(on, account, release, &deployed)?;
+    let summary = start_and_prove(on, account, &probe)
+        .map_err(|failure| stop_again(on, "the service did not prove that it works", failure))?;
+    let is_rollback = matches!(account.target, Target::Earlier(_));
+    settle(on, &deployed, is_rollback)
+        .map_err(|failure| stop_again(on, "the service works, but that cannot be written down", failure))?;
+    socket::release(account);
+    Ok(summary)
+}
+
+/// Makes the proved pair the deployed one. The status first: a fence that falls must find it true.
+fn settle(on: &Installation, deployed: &Deployment, is_rollback: bool) -> Outcome<()> {
+    status_file::set_deployed(&on.layout, deployed, is_rollback)?;
+    checkpoint::reach("restart:status");
+    fence::lower(&on.layout)
+}
+
+/// Settles how the service will be asked, and that no other process answers in its place.
+fn before_the_start(
+    on: &Installation,
+    account: &mut Account,
+    release: &Release,
+    deployed: &Deployment,
+) -> Outcome<ResolvedProbe> {
+    let env_file = on.env_file()?;
+    let probe = probe::resolve(&release.settings.probe, &env_file, Some(deployed))?;
+    account.report.service.url = Some(probe.url.clone());
+    let port = on.port()?;
+    match port::holder_but(port, |holder| socket::is_allowed(on, account, holder))? {
+        Some(stranger) => Err(port::held(port, &stranger)),
+        None => Ok(probe),
+    }
+}
+
+fn start_and_prove(on: &Installation, account: &mut Account, probe: &ResolvedProbe) -> Outcome<String> {
+    let not_before = clock::boot_ticks();
+    let started = on.service.start(Admission::Refresh(account.report.run.clone()))?;
+    for warning in &started.warnings {
+        account.warn(warning.clone());
+    }
+    checkpoint::reach("restart:started");
+    let healthy = health::await_healthy(probe, on.service.as_ref(), started.main)?;
+    health::prove_new(on.service.as_ref(), &started, not_before)?;
+    let number = on.port()?;
+    if probe::addresses(probe).iter().any(|address| address.port() == number) {
+        account.asked_here = healthy.attempts;
+    }
+    prove_listeners(on, account, not_before)?;
+    on.service.check_together()?;
+    account.start_took = account.restart_since.map(|since| healthy.first_good.duration_since(since));
+    account.report.downtime_ms =
+        account.down_since.map(|since| clock::millis(healthy.first_good.duration_since(since)));
+    checkpoint::reach("restart:settled");
+    let (ready, settle) = (clock::millis(healthy.took), probe.settle);
+    Ok(format!(
+        "healthy after {} (HTTP {}), stable for {}",
+        duration(ready),
+        healthy.status,
+        duration(clock::millis(settle))
+    ))
+}
+
+/// Proves that every process which listens on the service's port is of the new service: a stranger or a left-over
+/// process of an old one may answer just as well. A service that is asked elsewhere need not listen here.
+fn prove_listeners(on: &Installation, account: &Account, not_before: u64) -> Outcome<()> {
+    let number = on.port()?;
+    let holders = port::holders(number)?;
+    for holder in holders.into_iter().filter(|holder| !socket::is_allowed(on, account, holder)) {
+        if is_systemd(&holder) && socket::is_kept_open(on)? {
+            continue;
+        }
+        let Some(process) = holder.process else { return Err(port::held(number, &holder)) };
+        health::prove_part(on.service.as_ref(), process, not_before)
+            .map_err(|why| port::held(number, &holder).because(why))?;
+    }
+    Ok(())
+}
+
+/// Ends a service that did not prove itself; its last lines belong to the error.
+fn stop_again(on: &Installation, what: &str, failure: Failure) -> Failure {
+    let said = on.service.log_tail(LOG_LINES).unwrap_or_default();
+    let stopped = interrupt::shielded(|| on.service.stop());
+    let summary = match stopped {
+        Ok(_) => what.to_owned(),
+        Err(stuck) => {
+            format!("{what}, and it cannot be stopped: {}", stuck.chain().join(": "))
+        }
+    };
+    let cause = if said.iter().all(|line| line.trim().is_empty()) {
+        failure
+    } else {
+        failure.rooted_in(Failure::written(&said, "its last lines:\n"))
+    };
+    Failure::new(summary).because(cause)
+}

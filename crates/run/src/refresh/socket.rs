@@ -1,0 +1,200 @@
+//! The service's own socket during a refresh: a unit of ours has it from before the stop until the service is proved. So it
+//! stays open, connections wait in its backlog, and systemd starts nothing for them.
+
+use std::time::Duration;
+
+use refresh_events::run_report::Connections;
+use refresh_installation::installation::Installation;
+use refresh_programs::process::ProcessId;
+use refresh_programs::units::gate;
+use refresh_programs::units::gate::GateRequest;
+use refresh_programs::units::{HeldSockets, Job, Role};
+use refresh_service::page;
+use refresh_service::port;
+use refresh_service::port::{Connection, PortHolder};
+use refresh_service::sockets::SocketUnit;
+use refresh_system::error::{Failure, Outcome};
+use refresh_system::{checkpoint, clock};
+
+use super::account::Account;
+use super::held::{Held, SYSTEMD, is_systemd};
+
+/// How long the socket is held at most, whatever becomes of the run.
+const LIMIT: Duration = Duration::from_secs(24 * 3600);
+
+/// How long the service has to read what it has taken, while new connections wait outside.
+const READING: Duration = Duration::from_secs(1);
+
+/// How long what closed a socket counts against it: the default of `TriggerLimitIntervalSec=`, and a little more.
+const TRIGGER_INTERVAL: Duration = Duration::from_millis(2200);
+
+/// How often that is checked.
+const TICK: Duration = Duration::from_millis(2);
+
+/// Returns whether a process may listen on the service's port while the service is stopped.
+pub(crate) fn is_allowed(on: &Installation, account: &Account, holder: &PortHolder) -> bool {
+    let is_next = holder.process == Some(ProcessId::own()) && on.service.has_next_socket();
+    is_next
+        || account
+            .held
+            .as_ref()
+            .is_some_and(|held| held.allows(holder) || page::is_it(on.service.as_ref(), holder))
+}
+
+/// Starts the unit that has the service's sockets, where socket units start the service. A socket unit that systemd has closed
+/// because of the fence is opened with it.
+///
+/// # Errors
+/// A socket unit is not the service's own, the unit cannot be started or does not get the sockets, or a page cannot be ended.
+pub(crate) fn hold(on: &Installation, account: &mut Account) -> Outcome<()> {
+    let sockets = on.service.sockets()?;
+    if sockets.is_empty() || sockets.iter().any(|socket| !socket.is_open) {
+        // A page may still have a socket that its unit has closed, which keeps that from being opened again.
+        on.service.end_page()?;
+    }
+    if sockets.is_empty() {
+        return Ok(());
+    }
+    let number = on.port()?;
+    for socket in &sockets {
+        socket.check_own(on.settings.service.unit.as_str(), number)?;
+        if !socket.is_open {
+            on.service.forgive_socket(&socket.unit)?;
+        }
+    }
+    let is_any_closed = sockets.iter().any(|socket| !socket.is_open);
+    let (mut held, names) = start(on, sockets)?;
+    held.opened_again = is_any_closed.then(clock::monotonic);
+    account.note(&format!("{names} stays open: connections wait until the service is up again"));
+    account.held = Some(held);
+    checkpoint::reach("socket:held");
+    Ok(())
+}
+
+/// Starts the unit; returns it with the names of the socket units.
+fn start(on: &Installation, sockets: Vec<SocketUnit>) -> Outcome<(Held, String)> {
+    let number = on.port()?;
+    let units: Vec<String> = sockets.into_iter().map(|socket| socket.unit).collect();
+    let names = units.join(", ");
+    let non_blocking = port::is_non_blocking(number, SYSTEMD)?;
+    let early = port::connections(number)?.into_iter().map(|connection| connection.from).collect();
+    let job = Job::new(Role::Hold, LIMIT).holds(HeldSockets { units, non_blocking });
+    let waiting = on.units.wait_in_unit(&job, gate::OPERATION, &GateRequest::Prepare)?;
+    let held = Held { waiting: Some(waiting), early, opened_again: None };
+    let has_it = |holder: &PortHolder| !is_systemd(holder) && held.allows(holder);
+    if !port::holders(number)?.iter().any(has_it) {
+        return Err(Failure::new(format!("the unit that is to hold {names} does not have its socket"))
+            .hint(format!("systemctl status {names}")));
+    }
+    Ok((held, names))
+}
+
+/// Opens the gate that a killed run may have left closed, and removes what else it has left. To be called after each end of a run,
+/// and before a person lowers the fence: there is no run then. Returns what a person should know.
+pub fn open_left(on: &Installation) -> Option<String> {
+    if !on.units.have_left_sockets() {
+        return None;
+    }
+    let open = || -> Outcome<()> {
+        let sockets: Vec<SocketUnit> = on.service.sockets()?.into_iter().filter(|it| it.is_open).collect();
+        // One that is closed, or was opened again, has no gate any more.
+        if sockets.is_empty() { Ok(()) } else { start(on, sockets).map(drop) }
+    };
+    let failure = open().err()?;
+    let why = failure.chain().join(": ");
+    Some(format!("the socket of the service may not take connections until it is opened again: {why}"))
+}
+
+/// Keeps new connections outside until [`open_gate`], and waits until the service has read what it has taken: some servers reset
+/// the connections that they have taken and not read when they are stopped. Returns `true` if connections wait outside; where
+/// that cannot be done the refresh goes on.
+pub(crate) fn close_gate(on: &Installation, account: &mut Account) -> bool {
+    let Some(held) = &mut account.held else { return false };
+    let closed = held.ask(GateRequest::Close).and_then(|state| Ok((state.gates, on.port()?)));
+    account.report.connections = Some(Connections::default());
+    checkpoint::reach("socket:gate-closed");
+    match closed {
+        Ok((0, _)) => return false,
+        Ok((_, number)) => {
+            let open = await_read(number);
+            let ended = open.iter().filter(|connection| held.early.contains(&connection.from)).count();
+            account.report.connections = Some(Connections { ended, ..Connections::default() });
+            checkpoint::reach("socket:read");
+        }
+        Err(failure) => {
+            let why = failure.chain().join(": ");
+            account.note(&format!("new connections are not kept outside during the stop: {why}"));
+            return false;
+        }
+    }
+    true
+}
+
+/// Waits until the service has taken and read all that has come on its connections, at most for [`READING`]. Returns the
+/// connections that it has then.
+fn await_read(number: u16) -> Vec<Connection> {
+    let end = clock::monotonic() + READING;
+    loop {
+        clock::pause_regardless(TICK);
+        let all = port::connections(number).unwrap_or_default();
+        if all.iter().all(|connection| connection.is_read) || clock::monotonic() >= end {
+            return all;
+        }
+    }
+}
+
+/// Lets the connections in that wait outside: nothing takes them any more but the service that is started next.
+pub(crate) fn open_gate(account: &mut Account) {
+    let Some(held) = &mut account.held else { return };
+    // Where the unit has ended, a fresh one opens the gate before it answers.
+    if let Err(failure) = held.ask(GateRequest::Open).or_else(|_| held.ask(GateRequest::Open)) {
+        account
+            .warn(format!("the unit that holds the socket does not answer: {}", failure.chain().join(": ")));
+    }
+    checkpoint::reach("socket:gate-opened");
+}
+
+/// Returns whether systemd keeps a socket of the service open now, which the start of the service may have opened.
+///
+/// # Errors
+/// systemd cannot be asked.
+pub(crate) fn is_kept_open(on: &Installation) -> Outcome<bool> {
+    Ok(on.service.sockets()?.iter().any(|socket| socket.is_open))
+}
+
+/// Has new connections wait for the next start of the service, where the embedded supervisor starts it with its socket; returns
+/// `true` if they do. Where that cannot be done the refresh goes on.
+pub(crate) fn open_next(on: &Installation, account: &mut Account) -> bool {
+    match on.service.open_next_socket() {
+        Ok(opened) => opened,
+        Err(failure) => {
+            let why = failure.chain().join(": ");
+            account.warn(format!("new connections do not wait for the service, but are refused: {why}"));
+            false
+        }
+    }
+}
+
+/// Ends the unit: the service has the sockets again.
+pub(crate) fn release(account: &mut Account) {
+    if let Some(mut held) = account.held.take() {
+        count_waited(account, &mut held);
+        if let Some(at) = held.opened_again {
+            // The first connection after the unit would close the socket again. The service is up and answers meanwhile.
+            clock::pause_regardless(TRIGGER_INTERVAL.saturating_sub(clock::monotonic().duration_since(at)));
+        }
+    }
+    checkpoint::reach("socket:released");
+}
+
+/// Asks the unit for the connections that waited. Those by which this program asked the service are not counted.
+fn count_waited(account: &mut Account, held: &mut Held) {
+    let own = account.asked_here;
+    let Some(seen) = &mut account.report.connections else { return };
+    if held.is_alive()
+        && let Ok(state) = held.ask(GateRequest::Count)
+    {
+        seen.waited = state.waited.saturating_sub(own);
+        seen.longest_wait_ms = state.longest_ms.filter(|_| seen.waited > 0);
+    }
+}

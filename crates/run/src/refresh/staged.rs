@@ -1,0 +1,33 @@
+//! What staging has ensured. It touches nothing.
+
+use refresh_environments::Generation;
+use refresh_installation::installation::Release;
+use refresh_settings::names::CommitId;
+use refresh_source::aligner::Aligner;
+use refresh_source::prepared_tree::PreparedTree;
+
+/// What staging has ensured.
+#[derive(Debug)]
+pub(crate) struct Staged {
+    pub(super) release: Release,
+    pub(super) generation: Generation,
+    pub(super) tree: PreparedTree,
+    pub(super) aligner: Option<Aligner>,
+}
+
+impl Staged {
+    /// Returns what the commit brings, and the prepared tree.
+    pub(crate) fn target(&self) -> (&Release, &PreparedTree) {
+        (&self.release, &self.tree)
+    }
+
+    /// Takes the unit that waits for step 2.
+    pub(crate) fn take_aligner(&mut self) -> Option<Aligner> {
+        self.aligner.take()
+    }
+
+    /// Returns the generation that was ensured, where it was for this commit.
+    pub(crate) fn generation_of(self, commit: &CommitId) -> Option<Generation> {
+        (self.release.commit == *commit).then_some(self.generation)
+    }
+}

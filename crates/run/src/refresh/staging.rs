@@ -1,0 +1,89 @@
+//! Staging: what can fail is done while the service still runs.
+//!
+//! Only the tool's own stores change, through the same operations that steps 2 and 3 call where staging is left out. So
+//! leaving it out is no second path through the program.
+
+use crate::plan::space;
+use refresh_events::run_report::Phase;
+use refresh_installation::exit;
+use refresh_installation::installation::Installation;
+use refresh_service::Running;
+use refresh_source::aligner::Aligner;
+use refresh_source::exchange;
+use refresh_source::exchange::Exchange;
+use refresh_system::error::{Failure, Outcome};
+use refresh_system::text::count;
+use refresh_system::{disk, interrupt};
+
+use super::account::Account;
+use super::staged::Staged;
+use super::steps::{Planned, Refresh};
+use super::{entry, environment, models, rehearsal, status, sync};
+
+impl Refresh<'_, Planned> {
+    /// Notes the service that ran when preflight looked.
+    #[must_use]
+    pub fn with_service(mut self, running: Option<Running>) -> Self {
+        self.account.running = running;
+        self
+    }
+
+    /// Fills the stores: commit, environment, prepared tree, staged checks; looks at the models.
+    ///
+    /// # Errors
+    /// Something of it failed: the refresh was not started, the service is as it was (exit 3).
+    pub fn stage(mut self) -> Result<Self, exit::Error> {
+        let on = self.on;
+        let staged = self.account.part(Phase::Staging, |account| {
+            interrupt::check()?;
+            let release = sync::ensure_release(on, account)?;
+            space::check_for(on, &release)?;
+            let generation = environment::ensure_generation(on, account, &release)?;
+            entry::check(on, &release, &generation)?;
+            let tree = sync::prepare_tree(on, account, &release, Some(&generation))?;
+            exchange::check(&on.layout)?;
+            let hooks = rehearsal::rehearse(on, account, &release, &generation)?;
+            let models = models::ensure_verified(on, account, &release.settings, &release.commit)?;
+            let models = models.map(|sentence| format!(", {sentence}")).unwrap_or_default();
+            // Checks have run in it and models were read for minutes; looked at now, it need not be while nothing runs.
+            let generation = environment::ensure_generation(on, account, &release)?;
+            space::check_while_down(on)?;
+            check_service(on, account)?;
+            let made = if account.report.environment.built { "built" } else { "ready" };
+            let hooks =
+                if hooks == 0 { String::new() } else { format!(", {} passed", count(hooks, "check")) };
+            let summary =
+                format!("{} fetched, {} {made}{hooks}{models}", release.commit.short(), generation.name);
+            // Last, so that it waits for as short as can be.
+            Exchange::make_room(&on.layout, &account.report.run, on.owner)?;
+            let mut aligner = Aligner::start(on)?;
+            aligner.list_beforehand(on, &release.commit, &account.known);
+            Ok((Staged { release, generation, tree, aligner: Some(aligner) }, summary))
+        });
+        match staged {
+            Ok(staged) => Ok(Refresh { at: Planned { staged: Some(staged) }, ..self }),
+            Err(failure) => Err(interrupt::shielded(|| {
+                // It may be what has filled the disk; the next run removes what cannot be removed now.
+                rehearsal::discard(on, &mut self.account);
+                let _ = disk::remove_tree(&on.layout.tree(&self.account.report.run));
+                let _ = disk::remove_if_empty(&on.layout.previous_tree(&self.account.report.run));
+                status::refused(on, self.account, &failure)
+            })),
+        }
+    }
+}
+
+/// Checks that the service still runs as preflight found it: builds and checks may have taken its memory, or another
+/// command has stopped it. One that was restarted again and again before is no reason to refuse: the refresh may be the repair.
+fn check_service(on: &Installation, account: &Account) -> Outcome<()> {
+    let Some(before) = account.running.as_ref().filter(|before| before.restarts == 0) else { return Ok(()) };
+    let state = on.service.observe()?;
+    let now = match state.running() {
+        Some(now) if now.main == before.main => return Ok(()),
+        Some(now) => format!("it was restarted as process {}", now.main.pid),
+        None => format!("it is {state}"),
+    };
+    Err(Failure::new(format!("the service, process {}, ended during staging: {now}", before.main.pid))
+        .hint("ladylinux-refresh service logs")
+        .hint("where it was killed, the memory may not be enough for it and for a build or a check: free -m"))
+}

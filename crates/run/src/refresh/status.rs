@@ -1,0 +1,391 @@
+//! Step 6: commit, environment path, service status, and the rest of the report (RW-5.6); the same report for a run
+//! that halted.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use crate::plan::Target;
+use refresh_events::event::{Event, Events};
+use refresh_events::run_report;
+use refresh_events::run_report::{Ending, HeldBack, Phase, Report};
+use refresh_installation::installation::Installation;
+use refresh_installation::journal::Entry;
+use refresh_installation::{exit, history, status_file};
+use refresh_service::fence;
+use refresh_service::fence::Halt;
+use refresh_settings::names::{BranchName, CommitId};
+use refresh_source::hook_outputs;
+use refresh_source::stash;
+use refresh_source::stash::StashRecord;
+use refresh_source::work_tree;
+use refresh_source::work_tree::Head;
+use refresh_system::error::{Failure, Outcome};
+use refresh_system::manifest::{Manifest, Scan};
+use refresh_system::text::size;
+use refresh_system::{checkpoint, clock};
+
+use super::account::Account;
+use super::{again, page, rehearsal};
+
+/// How many entries of the protected paths are looked at; a store with more is looked at in part.
+const INVENTORY_LIMIT: usize = 200_000;
+
+/// From which size on the stash is worth a warning, in bytes.
+const STASH_LARGE: u64 = 5 << 30;
+
+/// How many paths of local changes a report names.
+const NAMED: usize = 50;
+
+/// The protected paths as they are while the service is down: names, sizes, modes, times.
+#[derive(Debug)]
+pub(crate) struct Inventory {
+    roots: Vec<(PathBuf, Manifest)>,
+}
+
+/// Which of the protected paths are looked at again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Again {
+    /// All of them: no hook has run yet, so nothing may have changed.
+    All,
+    /// All but persistent data, which hooks are there to change.
+    AllButData,
+}
+
+impl Inventory {
+    /// Looks at every protected path (RW-3.2, RW-6.1), the tool's own state left out. One that cannot be looked at is a
+    /// warning: it says nothing against the refresh, only that nothing is claimed of it.
+    pub(crate) fn new(on: &Installation, account: &mut Account) -> Self {
+        let layout = &on.layout;
+        let mut roots = Vec::new();
+        for root in layout.protected() {
+            match look(&root) {
+                Ok(manifest) => roots.push((root, manifest)),
+                Err(failure) => account.warn(format!(
+                    "{} cannot be compared before and after: {}",
+                    root.display(),
+                    failure.chain().join(": ")
+                )),
+            }
+        }
+        account.report.protected.entries = roots.iter().map(|(_, manifest)| manifest.entries().len()).sum();
+        Self { roots }
+    }
+
+    /// Looks again and adds to the account what differs.
+    pub(crate) fn compare(&self, on: &Installation, account: &mut Account, again: Again) {
+        for (root, before) in &self.roots {
+            if again == Again::AllButData && *root == on.layout.persistent() {
+                continue;
+            }
+            // What cannot be looked at now could be before: that is a change too.
+            let after = look(root).unwrap_or_default();
+            let found = before.compare(&after);
+            let changed = found.changed.iter().map(|(path, _)| path);
+            for path in found.added.iter().chain(&found.removed).chain(changed) {
+                let path = root.join(path).display().to_string();
+                if !account.report.protected.changed.contains(&path) {
+                    account.report.protected.changed.push(path);
+                }
+            }
+        }
+    }
+}
+
+fn look(root: &Path) -> Outcome<Manifest> {
+    Scan::metadata().at_most(INVENTORY_LIMIT).of(root)
+}
+
+/// Settles the tool's own stores after a success: what no kept run needs any more is removed. Trouble is a warning.
+pub(crate) fn settle(on: &Installation, account: &mut Account) -> String {
+    record_hook_outputs(on, account);
+    rehearsal::discard(on, account);
+    settle_previous(on, account);
+    checkpoint::reach("status:before-pruning");
+    if let Err(failure) = history::prune(on, &account.report.run) {
+        account.warn(format!("old runs and environments cannot be pruned: {}", failure.chain().join(": ")));
+    }
+    if !account.report.protected.changed.is_empty() {
+        account.warn(
+            "protected paths changed while the service was down; this program does not write there".into(),
+        );
+    }
+    match advice(on, account) {
+        Ok(lines) => lines.into_iter().for_each(|line| account.warn(line)),
+        Err(failure) => account.warn(format!("the stash cannot be read: {}", failure.chain().join(": "))),
+    }
+    let commit = account.report.commit.as_ref().map_or("unknown", |commit| commit.short());
+    let generation =
+        account.report.environment.generation.as_ref().map_or("no environment", |name| name.as_str());
+    format!("{commit} on {} in {generation}", account.branch())
+}
+
+/// Records what hooks wrote into `app/`. Without the record the next run keeps it: more than needed, never less.
+fn record_hook_outputs(on: &Installation, account: &mut Account) {
+    let (Some(time), Some(commit)) = (account.hook_time.take(), account.report.commit.clone()) else {
+        return;
+    };
+    if let Err(failure) = hook_outputs::record(on, &commit, time) {
+        let reason = failure.chain().join(": ");
+        account.note(&format!("what the hooks wrote into app/ could not be recorded: {reason}"));
+    }
+    checkpoint::reach("status:recorded");
+}
+
+/// Keeps or removes the previous trees of this run and of earlier ones. Trouble is a warning: the trees stay.
+fn settle_previous(on: &Installation, account: &mut Account) {
+    let (kept, failures) = match stash::settle(on, &account.known) {
+        Ok(settled) => settled,
+        Err(failure) => (Vec::new(), vec![failure]),
+    };
+    for failure in failures {
+        account.warn(format!("the previous tree is not settled: {}", failure.chain().join(": ")));
+    }
+    let mut looks = Vec::new();
+    for record in &kept {
+        let changes = &record.changes;
+        account.report.saved.count += changes.count().max(1);
+        account.report.saved.paths.extend(changes.changes().map(|change| change.path.to_string()));
+        account.report.saved.paths.extend(changes.tips.iter().map(|tip| tip.name.clone()));
+        account.report.saved.place = Some(on.layout.stash(&record.run));
+        looks.push(on.as_typed(&format!("ladylinux-refresh stash show {}", record.run)));
+        if let Some(reason) = &changes.not_comparable {
+            account.warn(format!(
+                "all of the tree of run {} is kept, because it cannot be compared: {reason}",
+                record.run
+            ));
+        }
+    }
+    if account.report.saved.count > 0 && account.report.saved.paths.is_empty() {
+        account.report.saved.paths.push(".".to_owned());
+    }
+    account.report.saved.paths.truncate(NAMED);
+    account.report.saved.look = looks.pop();
+}
+
+/// Points out a file that is kept run after run, with the line to add, and a stash that has grown large.
+fn advice(on: &Installation, account: &Account) -> Outcome<Vec<String>> {
+    if account.report.saved.count == 0 {
+        return Ok(Vec::new());
+    }
+    let stashes = stash::list(&on.layout)?;
+    let mut lines = Vec::new();
+    let paths = |record: &StashRecord| -> BTreeSet<String> {
+        record.changes.changes().map(|change| change.path.to_string()).collect()
+    };
+    if let [.., before, last] = stashes.as_slice()
+        && last.run == account.report.run
+    {
+        let again: Vec<String> = paths(last).intersection(&paths(before)).cloned().collect();
+        if let Some(first) = again.first() {
+            lines.push(format!(
+                "{first} is kept run after run; if the application keeps its state there, add to {}: preserve = {again:?}",
+                on.layout.host_file().display()
+            ));
+        }
+    }
+    let total: u64 = stashes.iter().map(|record| record.size).sum();
+    if total > STASH_LARGE {
+        let show = on.as_typed("ladylinux-refresh stash list");
+        lines.push(format!("the stash takes {}; list it, and drop old runs: {show}", size(total)));
+    }
+    Ok(lines)
+}
+
+/// Ends a run that succeeded.
+pub(crate) fn finish(on: &Installation, account: Account) -> Report {
+    close(on, account, Ending::Refreshed, None)
+}
+
+/// Ends a run whose step failed: service stopped, fence explained, full report (RW-7.1).
+pub(crate) fn halted(
+    on: &Installation,
+    mut account: Account,
+    phase: Phase,
+    failure: &Failure,
+) -> exit::Error {
+    record_hook_outputs(on, &mut account);
+    rehearsal::discard(on, &mut account);
+    let previous = on.layout.previous_tree(&account.report.run);
+    if previous.exists() {
+        // To compare it now would keep the service down for longer.
+        account.note(&format!("the previous tree is in {}: the next run compares it", previous.display()));
+        account.report.saved.place = Some(previous);
+    }
+    if !on.is_fenced() && phase == Phase::Stop {
+        // The fence itself could not be raised, so nothing was stopped: that is a refusal.
+        return refused(on, account, failure);
+    }
+    let reason = format!("run {} halted at {phase}", account.report.run);
+    // This also raises the fence again, should its fall have failed half-way.
+    let commit = if phase == Phase::Stop { &account.report.commit_before } else { &account.report.commit };
+    let halt = Halt { phase, commit: commit.clone() };
+    if let Err(unwritten) = fence::explain(&on.layout, &account.report.run, &reason, failure, halt) {
+        account.warn(format!("the service is fenced, but the reason cannot be written: {unwritten}"));
+    }
+    // While the sockets are still held: no connection finds them closed.
+    match page::show(on) {
+        Ok(true) => account.note("visitors get a page until the service is back"),
+        Ok(false) => {}
+        Err(warning) => account.warn(warning),
+    }
+    on.service.close_next_socket();
+    let error = explain(on, phase, failure, &next_after_halt(on, &account));
+    exit::Error::Run(Box::new(close(on, account, Ending::Halted, Some((error, failure)))))
+}
+
+/// Ends a run whose staging failed: the refresh was not started.
+pub(crate) fn refused(on: &Installation, account: Account, failure: &Failure) -> exit::Error {
+    let phase = account.report.phases.last().map_or(Phase::Staging, |part| part.phase);
+    let error = explain(on, phase, failure, &account.again);
+    exit::Error::Run(Box::new(close(on, account, Ending::Refused, Some((error, failure)))))
+}
+
+/// Ends a run that preflight refused: nothing was touched, and nothing is written. `again` is its command line.
+pub fn refused_in_preflight(
+    on: &Installation,
+    mut report: Report,
+    failure: &Failure,
+    again: &str,
+) -> exit::Error {
+    report.error = Some(explain(on, Phase::Preflight, failure, again));
+    end_unchanged(on, on.runner.events(), &mut report, Ending::Refused, exit::of_failure(failure, 3));
+    exit::Error::Run(Box::new(report))
+}
+
+/// Ends a run that found everything right already: nothing was done, and nothing is written.
+pub fn unchanged(on: &Installation, events: &Events, mut report: Report) {
+    end_unchanged(on, events, &mut report, Ending::Unchanged, 0);
+}
+
+/// Ends an unattended run whose commit is held back: nothing was done, and nothing is written.
+pub fn held_back(on: &Installation, events: &Events, mut report: Report, held: HeldBack) {
+    report.held_back = Some(held);
+    end_unchanged(on, events, &mut report, Ending::HeldBack, 0);
+}
+
+fn end_unchanged(on: &Installation, events: &Events, report: &mut Report, ending: Ending, exit_code: u8) {
+    complete(on, report, ending, exit_code);
+    report.commit_before.clone_from(&report.commit);
+    report.environment.generation_before.clone_from(&report.environment.generation);
+    report.changed = false;
+    events.emit(&Event::RunFinished { report: Box::new(report.clone()) });
+}
+
+/// Completes a report with how the run ended and what the installation is like now.
+pub(super) fn complete(on: &Installation, report: &mut Report, result: Ending, exit_code: u8) {
+    (report.result, report.exit_code, report.finished_at) = (result, exit_code, clock::now());
+    if report.commit.is_none() {
+        // Until `app/` is proved to be the target, the report has what it holds.
+        let (commit, branch) = held(on);
+        report.commit = commit;
+        report.branch = branch.unwrap_or_else(|| report.branch.clone());
+    }
+    let (live, digest) = on.live_generation().map(|live| (live.name, live.record.digest)).unzip();
+    report.changed = report.commit != report.commit_before
+        || live != report.environment.generation_before
+        || report.saved.count > 0;
+    report.environment.path = on.layout.venv();
+    report.environment.generation = live;
+    report.environment.digest = digest.flatten();
+    let others = std::mem::take(&mut report.service.others);
+    report.service = run_report::Service { others, ..on.service_report(report.service.url.take()) };
+    report.bundle = on.offline.as_ref().map(|source| source.report());
+    report.confinement = on.units.enforcement().ok();
+}
+
+/// The commit that `app/` is at, as far as that can be read.
+fn head(on: &Installation) -> Option<CommitId> {
+    held(on).0
+}
+
+/// The commit that `app/` is at, and the branch that it is on, else that was deployed, as far as that can be read.
+fn held(on: &Installation) -> (Option<CommitId>, Option<BranchName>) {
+    let deployed = || status_file::read(&on.layout).deployed.map(|pair| pair.branch);
+    let Ok(tree) = work_tree::of(on) else { return (None, deployed()) };
+    let branch = match &tree.head {
+        Some(Head::Branch(name)) => BranchName::parse(name).ok(),
+        _ => None,
+    };
+    (tree.commit, branch.or_else(deployed))
+}
+
+/// Returns the error of a run, whose command line is `again`.
+fn explain(on: &Installation, phase: Phase, failure: &Failure, again: &str) -> run_report::Error {
+    let typed = |hint: &String| on.as_typed(&again::complete(hint, again));
+    let mut hints: Vec<String> = failure.hints().iter().map(typed).collect();
+    // A cause that knows the very command to type knows better than the step that it happened in.
+    let known = hints.iter().position(|hint| hint.starts_with("ladylinux-refresh "));
+    let next = match known {
+        Some(index) if phase.step().is_none() => hints.remove(index),
+        _ => on.as_typed(again),
+    };
+    run_report::Error { phase, chain: failure.chain(), hints, next }
+}
+
+/// After a halt: back to the last good pair where there is one, else again when the cause is mended.
+fn next_after_halt(on: &Installation, account: &Account) -> String {
+    let live = on.live();
+    let moved =
+        match status_file::read(&on.layout).deployed {
+            Some(pair) => Some(pair.commit) != head(on) || Some(pair.generation) != live,
+            // Before the first success there is only what was there before the first run.
+            None => account.report.environment.generation_before.as_ref().is_some_and(|before| {
+                Some(before) != live.as_ref() && history::is_adopted(&on.layout, before)
+            }),
+        };
+    match account.target {
+        Target::Latest(_) if moved => "ladylinux-refresh rollback".to_owned(),
+        // A run with --if-changed would hold the commit back that has just halted.
+        Target::Latest(_) => account.again.replace(" --if-changed", ""),
+        Target::Earlier(_) => "ladylinux-refresh run".to_owned(),
+    }
+}
+
+/// Ends a run that has begun: completes its report, writes report and status, closes the journal, sends the last event.
+/// Nothing here can make a result worse.
+fn close(
+    on: &Installation,
+    mut account: Account,
+    result: Ending,
+    failed: Option<(run_report::Error, &Failure)>,
+) -> Report {
+    let (error, failure) = failed.unzip();
+    let otherwise = match result {
+        Ending::Refreshed => 0,
+        Ending::Refused => 3,
+        _ => 1,
+    };
+    account.report.error = error;
+    describe_request(on, &mut account.report);
+    complete(
+        on,
+        &mut account.report,
+        result,
+        failure.map_or(otherwise, |it| exit::of_failure(it, otherwise)),
+    );
+    let report = &mut account.report;
+    let times = report.downtime_ms.zip(account.start_took);
+    report.downtime = times
+        .map(|(total, start)| run_report::DowntimeParts::of(total, clock::millis(start), &report.phases));
+    let open = report.open(failure);
+    let written = history::write_report(&on.layout.run(&open.run), &open)
+        .and_then(|()| status_file::set_last_run(&on.layout, &open));
+    if let Err(failure) = written {
+        account.warn(format!("the report cannot be written: {}", failure.chain().join(": ")));
+    }
+    checkpoint::reach("status:published");
+    if let Err(failure) = account.record(Entry::Ended { ending: result }) {
+        account.warn(format!("the journal cannot be closed: {}", failure.chain().join(": ")));
+    }
+    account.emit(&Event::RunFinished { report: Box::new(account.report.clone()) });
+    account.report
+}
+
+/// Adds subject and author of the requested commit, unless staging has read them.
+pub(super) fn describe_request(on: &Installation, report: &mut Report) {
+    if let Some(requested) = report.requested.as_mut().filter(|it| it.subject.is_none())
+        && let Some(line) = requested.commit.as_ref().and_then(|commit| on.mirror.commit_line(commit).ok())
+    {
+        (requested.subject, requested.author) = (Some(line.subject), Some(line.author));
+    }
+}

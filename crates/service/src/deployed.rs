@@ -1,0 +1,122 @@
+//! What is deployed: in `status.json`, as a target to return to, and as environment variables for the service, by which an
+//! application shows its version and proves that its process is the new one.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::envfile::EnvFile;
+use refresh_settings::layout::Layout;
+use refresh_settings::names::{BranchName, CommitId, GenerationName, RunId};
+use refresh_system::disk;
+use refresh_system::error::{Context as _, Failure, Outcome};
+
+/// The variables: commit, branch, time of the refresh, environment, run.
+const NAMES: [&str; 5] = [
+    "LADYLINUX_COMMIT",
+    "LADYLINUX_BRANCH",
+    "LADYLINUX_REFRESHED_AT",
+    "LADYLINUX_GENERATION",
+    "LADYLINUX_RUN",
+];
+
+/// A commit and an environment that belong together, and the run that deployed them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deployment {
+    /// The commit of the application.
+    pub commit: CommitId,
+    /// The branch it was taken from.
+    pub branch: BranchName,
+    /// The environment it runs in.
+    pub generation: GenerationName,
+    /// When the refresh that put it there began, in UTC.
+    pub refreshed_at: Timestamp,
+    /// The run.
+    pub run: RunId,
+}
+
+impl Deployment {
+    /// Writes the file that the service's environment is taken from, atomically and durably.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write(&self, layout: &Layout) -> Outcome<()> {
+        disk::write_atomic(&layout.deployed_env(), self.render().as_bytes(), 0o644)
+    }
+
+    /// Reads it back; `None` where nothing was deployed yet.
+    ///
+    /// # Errors
+    /// The file cannot be read, or does not hold what [`Deployment::write`] wrote.
+    pub fn read(layout: &Layout) -> Outcome<Option<Self>> {
+        let path = layout.deployed_env();
+        let Some(bytes) = disk::read_if_there(&path)? else { return Ok(None) };
+        Self::parse(&EnvFile::parse(&bytes))
+            .map(Some)
+            .context(|| format!("{} has unexpected content", path.display()))
+    }
+
+    /// Returns the variables of the service and of hooks.
+    pub fn variables(&self) -> [(&'static str, String); 5] {
+        let [commit, branch, refreshed_at, generation, run] = NAMES;
+        [
+            (commit, self.commit.to_string()),
+            (branch, self.branch.to_string()),
+            (refreshed_at, self.refreshed_at.to_string()),
+            (generation, self.generation.to_string()),
+            (run, self.run.to_string()),
+        ]
+    }
+
+    fn render(&self) -> String {
+        // No name contains a quote's own escapes: a branch may hold quotes and dollars, but no backslash.
+        let quoted = |text: String| text.replace('"', "\\\"").replace('$', "\\$").replace('`', "\\`");
+        let lines = self.variables().map(|(name, value)| format!("{name}=\"{}\"\n", quoted(value)));
+        lines.concat()
+    }
+
+    fn parse(file: &EnvFile) -> Outcome<Self> {
+        let [commit, branch, refreshed_at, generation, run] = NAMES;
+        let value = |name: &str| file.value(name).ok_or_else(|| Failure::new(format!("{name} is missing")));
+        Ok(Self {
+            commit: CommitId::parse(value(commit)?)?,
+            branch: BranchName::parse(value(branch)?)?,
+            refreshed_at: value(refreshed_at)?.parse().context(|| format!("{refreshed_at} is not a time"))?,
+            generation: GenerationName::parse(value(generation)?)?,
+            // A file of an earlier version has none.
+            run: RunId::parse(value(run).unwrap_or("unknown"))?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_deployed_is_read_back_as_it_was_written_whatever_the_branch_is_called() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::below(directory.path());
+        disk::make_directory(&layout.state(), 0o755).unwrap();
+        assert_eq!(Deployment::read(&layout).unwrap(), None);
+        for branch in ["main", "feature/x", "a\"b$c`d'e;f#g", "ä"] {
+            let deployed = Deployment {
+                commit: CommitId::parse(&"a1".repeat(20)).unwrap(),
+                branch: BranchName::parse(branch).unwrap(),
+                refreshed_at: Timestamp::from_second(1_700_000_000).unwrap(),
+                generation: GenerationName::parse("abc-1").unwrap(),
+                run: RunId::parse("r-1").unwrap(),
+            };
+            deployed.write(&layout).unwrap();
+            assert_eq!(Deployment::read(&layout).unwrap(), Some(deployed));
+        }
+    }
+
+    #[test]
+    fn a_foreign_file_is_an_error_and_not_a_version() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::below(directory.path());
+        disk::make_directory(&layout.state(), 0o755).unwrap();
+        disk::write_atomic(&layout.deployed_env(), b"LADYLINUX_COMMIT=x\n", 0o644).unwrap();
+        assert!(Deployment::read(&layout).is_err());
+    }
+}

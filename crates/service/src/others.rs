@@ -1,0 +1,115 @@
+//! The other units of the application: which of them go down with the service, and which go on running the old version.
+//!
+//! What systemd stops together with the service is written down before the stop, so that also a run which cleans up after a
+//! killed one knows what to start again. Writes one file of the tool's own state.
+
+use serde::{Deserialize, Serialize};
+
+use refresh_settings::layout::Layout;
+use refresh_settings::names::RunId;
+use refresh_system::disk;
+use refresh_system::error::{Context as _, Outcome};
+
+/// The units beside the service that are active.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Others {
+    /// Units that systemd stops together with the service.
+    pub stopped_with_it: Vec<String>,
+    /// Units that run from the application's tree or environment and go on when the service is stopped.
+    pub untied: Vec<Untied>,
+}
+
+/// A unit that runs the application and is tied to the service in no way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Untied {
+    /// Its name.
+    pub unit: String,
+    /// What systemd calls its invocation.
+    pub invocation: String,
+    /// How it shows, for people: `its process 7 works in /opt/ladylinux/app`.
+    pub evidence: String,
+}
+
+/// What is to be started again.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct StoppedUnits {
+    /// The run that stopped them first.
+    run: Option<RunId>,
+    units: Vec<String>,
+}
+
+/// Writes down, durably, that `run` is about to stop `units` together with the service. Returns all that are to be started
+/// again, those of earlier runs too.
+///
+/// # Errors
+/// The file cannot be written: nothing may be stopped then.
+pub fn note(layout: &Layout, run: &RunId, units: &[String]) -> Outcome<Vec<String>> {
+    let mut stopped = read(layout)?;
+    let known = stopped.units.len();
+    for unit in units {
+        if !stopped.units.contains(unit) {
+            stopped.units.push(unit.clone());
+        }
+    }
+    if stopped.units.len() > known {
+        stopped.run.get_or_insert_with(|| run.clone());
+        write(layout, &stopped)?;
+    }
+    Ok(stopped.units)
+}
+
+/// Returns the units that are to be started again.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn noted(layout: &Layout) -> Outcome<Vec<String>> {
+    Ok(read(layout)?.units)
+}
+
+/// Writes down that only `units` are still to be started again.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn keep(layout: &Layout, units: Vec<String>) -> Outcome<()> {
+    if units.is_empty() {
+        return disk::remove_file_if_there(&layout.stopped_units());
+    }
+    write(layout, &StoppedUnits { units, ..read(layout)? })
+}
+
+fn read(layout: &Layout) -> Outcome<StoppedUnits> {
+    let read: Option<StoppedUnits> = disk::read_json(&layout.stopped_units())
+        .context(|| "cannot read which units were stopped with the service".to_owned())?;
+    Ok(read.unwrap_or_default())
+}
+
+fn write(layout: &Layout, stopped: &StoppedUnits) -> Outcome<()> {
+    disk::write_json(&layout.stopped_units(), stopped, 0o644)
+        .context(|| "cannot write down which units are stopped with the service".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_that_a_killed_run_has_stopped_are_started_by_the_next_one_and_then_forgotten() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::below(directory.path());
+        disk::make_directory(&layout.state(), 0o755).unwrap();
+        let run = |name: &str| RunId::parse(name).unwrap();
+        let units = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        assert_eq!(note(&layout, &run("r-1"), &[]).unwrap(), units(&[]));
+        assert!(!layout.stopped_units().exists());
+        note(&layout, &run("r-1"), &units(&["a.service"])).unwrap();
+        // The next run finds it down.
+        assert_eq!(
+            note(&layout, &run("r-2"), &units(&["b.socket"])).unwrap(),
+            units(&["a.service", "b.socket"])
+        );
+        keep(&layout, units(&["b.socket"])).unwrap();
+        assert_eq!(noted(&layout).unwrap(), units(&["b.socket"]));
+        keep(&layout, Vec::new()).unwrap();
+        assert!(!layout.stopped_units().exists());
+    }
+}

@@ -1,0 +1,75 @@
+//! Tests of the health check.
+
+use super::*;
+use refresh_settings::names::{BranchName, CommitId, GenerationName, RunId};
+
+fn settings() -> settings::Probe {
+    settings::Probe {
+        url: None,
+        path: "/".into(),
+        headers: BTreeMap::new(),
+        status: None,
+        json: None,
+        body: None,
+        deadline: Duration::from_secs(60),
+        settle: Duration::from_secs(3),
+    }
+}
+
+fn deployed() -> Deployment {
+    Deployment {
+        commit: CommitId::parse(&"a1".repeat(20)).unwrap(),
+        branch: BranchName::parse("main").unwrap(),
+        refreshed_at: jiff::Timestamp::UNIX_EPOCH,
+        generation: GenerationName::parse("abc-1").unwrap(),
+        run: RunId::parse("r-1").unwrap(),
+    }
+}
+
+#[test]
+fn without_settings_the_root_of_the_env_files_port_is_asked() {
+    let url =
+        |text: &str| resolve(&settings(), &EnvFile::parse(text.as_bytes()), None).map(|probe| probe.url);
+    assert_eq!(url("").unwrap(), "http://127.0.0.1:8000/");
+    assert_eq!(url("LADYLINUX_PORT=81").unwrap(), "http://127.0.0.1:81/");
+    assert_eq!(url("LADYLINUX_PORT=").unwrap(), "http://127.0.0.1:8000/");
+    for bad in ["0", "x", "70000", "-1"] {
+        assert!(url(&format!("LADYLINUX_PORT={bad}")).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn a_url_that_cannot_be_asked_is_refused_before_anything_happens() {
+    for bad in ["unix:", "unix:x", "unix:x/y", &format!("unix:/{}", "x".repeat(107))] {
+        let probe = settings::Probe { url: Some(bad.into()), ..settings() };
+        assert!(resolve(&probe, &EnvFile::default(), None).is_err(), "{bad:?}");
+    }
+    for bad in ["", "x", "https://127.0.0.1/", "ftp://h/", "http:///x", "http://h:99999/", "/path"] {
+        let probe = settings::Probe { url: Some(bad.into()), ..settings() };
+        assert!(resolve(&probe, &EnvFile::default(), None).is_err(), "{bad:?}");
+    }
+}
+
+#[test]
+fn placeholders_stand_for_what_is_deployed() {
+    let probe = settings::Probe { json: Some(("v.commit".into(), "{commit}".into())), ..settings() };
+    let unfilled = resolve(&probe, &EnvFile::default(), None).unwrap();
+    assert!(unfilled.json.is_some_and(|(_, value)| value.contains('{')));
+    let resolved = resolve(&probe, &EnvFile::default(), Some(&deployed())).unwrap();
+    assert_eq!(resolved.json.unwrap().1, "a1".repeat(20));
+}
+
+#[test]
+fn fields_are_found_by_path_and_compared_as_text() {
+    let base = resolve(&settings(), &EnvFile::default(), None).unwrap();
+    let problem = |path: &str, value: &str, answer: &str| {
+        let probe = ResolvedProbe { json: Some((path.into(), value.into())), ..base.clone() };
+        content_problem(&probe, answer.as_bytes())
+    };
+    assert_eq!(problem("a.b", "x", r#"{"a":{"b":"x"}}"#), None);
+    assert_eq!(problem("a.1", "2", r#"{"a":[1,2]}"#), None);
+    assert_eq!(problem("ok", "true", r#"{"ok":true}"#), None);
+    assert!(problem("ok", "true", r#"{"ok":false}"#).unwrap().contains("false"));
+    assert!(problem("no", "true", r#"{"ok":false}"#).unwrap().contains("no field"));
+    assert!(problem("ok", "true", "<html>").unwrap().contains("not JSON"));
+}

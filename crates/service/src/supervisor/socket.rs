@@ -1,0 +1,160 @@
+//! The listening socket that the service gets with its start (`[service] socket`), and the next one, which a refresh opens
+//! beside it before the stop. Both are in one group of the kernel's (`SO_REUSEPORT`), whose newest socket gets every new
+//! connection: they wait there until the next start of the service has it.
+
+use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
+use serde::{Deserialize, Serialize};
+
+use crate::port;
+use refresh_programs::units::listener::Listener;
+use refresh_system::clock;
+use refresh_system::error::{Context as _, Failure, Outcome};
+
+/// How many connections wait at most, as far as the kernel lets them.
+const BACKLOG: i32 = 4096;
+
+/// How long nothing may be left for the running service to take before it is stopped. A client that has connected to it and
+/// not sent its request yet does so in this time.
+const QUIET: Duration = Duration::from_millis(20);
+
+/// How long that is waited for at most. The service answers meanwhile.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often that is checked.
+const TICK: Duration = Duration::from_millis(2);
+
+/// The socket that a start of the service gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum SocketRequest {
+    /// One that the supervisor opens.
+    Open(SocketAddr),
+    /// The one that is passed to the supervisor.
+    Passed,
+}
+
+/// Opens a listening socket of the service.
+///
+/// # Errors
+/// The address cannot be listened on: it is not this machine's, or a process that is not the service has it.
+pub(super) fn open(address: SocketAddr) -> Outcome<OwnedFd> {
+    let context = || format!("cannot listen on {address} for the service");
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None).context(context)?;
+    sockopt::set_socket_reuseaddr(&socket, true).context(context)?;
+    sockopt::set_socket_reuseport(&socket, true).context(context)?;
+    match bind(&socket, &address).and_then(|()| listen(&socket, BACKLOG)) {
+        Ok(()) => {}
+        Err(error) => {
+            let holder = port::holder(address.port())?;
+            return Err(holder.map_or_else(
+                || Failure::new(context()).because(error),
+                |holder| port::held(address.port(), &holder),
+            ));
+        }
+    }
+    // Where a kernel cannot do this the group shares new connections out, and those of the older socket may be reset.
+    if let Some(listener) = Listener::of(socket.as_fd()) {
+        let _ = listener.prefer_newest();
+    }
+    Ok(socket)
+}
+
+/// Opens the service's first socket: no other process may have its port.
+///
+/// # Errors
+/// A process has the port, or as [`open`].
+pub(super) fn open_first(address: SocketAddr) -> Outcome<OwnedFd> {
+    match port::holder(address.port())? {
+        Some(holder) => Err(port::held(address.port(), &holder)),
+        None => open(address),
+    }
+}
+
+/// Waits until the running service has taken and read all that has come to it, at most for [`PATIENCE`]: a server that is
+/// stopped resets what it has not read. What comes to `next` is not its own any more.
+pub(super) fn await_taken(number: u16, next: &OwnedFd) {
+    let Ok(inode) = rustix::fs::fstat(next).map(|stat| stat.st_ino) else { return };
+    let start = clock::monotonic();
+    let mut quiet_since = start;
+    let has_passed = |since: Instant, span: Duration| clock::monotonic().duration_since(since) >= span;
+    while !has_passed(quiet_since, QUIET) && !has_passed(start, PATIENCE) {
+        clock::pause_regardless(TICK);
+        match port::is_taken(number, inode) {
+            Ok(true) => {}
+            Ok(false) => quiet_since = clock::monotonic(),
+            Err(_) => return,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream};
+
+    fn first() -> (TcpListener, SocketAddr) {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        (TcpListener::from(open_first(free).unwrap()), free)
+    }
+
+    fn count(listener: &TcpListener) -> usize {
+        listener.set_nonblocking(true).unwrap();
+        std::iter::from_fn(|| listener.accept().ok()).count()
+    }
+
+    #[test]
+    fn every_new_connection_waits_in_the_newest_socket_and_survives_the_older_one() {
+        let (mut running, address) = first();
+        for _ in 0..4 {
+            let old: Vec<_> = (0..20).map(|_| TcpStream::connect(address).unwrap()).collect();
+            let next = TcpListener::from(open(address).unwrap());
+            let new: Vec<_> = (0..20).map(|_| TcpStream::connect(address).unwrap()).collect();
+            assert_eq!(count(&running), old.len());
+            drop(running);
+            let later = TcpStream::connect(address).unwrap();
+            assert_eq!(count(&next), new.len() + 1, "{later:?}");
+            running = next;
+        }
+        let next = open(address).unwrap();
+        drop(next);
+        let _back = TcpStream::connect(address).unwrap();
+        assert_eq!(count(&running), 1, "a run that ends before the stop leaves the service its connections");
+    }
+
+    #[test]
+    fn what_the_running_service_has_not_taken_is_waited_for_and_what_waits_beside_it_is_not() {
+        let (running, address) = first();
+        let untaken = TcpStream::connect(address).unwrap();
+        let next = open(address).unwrap();
+        let beside = TcpStream::connect(address).unwrap();
+        let start = clock::monotonic();
+        await_taken(address.port(), &next);
+        assert!(start.elapsed() >= PATIENCE, "{untaken:?} is not taken");
+        let taken = running.accept().unwrap();
+        let start = clock::monotonic();
+        await_taken(address.port(), &next);
+        assert!(
+            (QUIET..PATIENCE).contains(&start.elapsed()),
+            "{beside:?} waits for the next start, {taken:?}"
+        );
+    }
+
+    #[test]
+    fn a_port_that_another_process_has_is_not_shared_with_it() {
+        let (_held, address) = first();
+        let failure = open_first(address).unwrap_err();
+        assert!(
+            failure.summary().contains(&format!("port {} is held by process", address.port())),
+            "{failure}"
+        );
+        // One that does not share its port refuses the kernel's group as well.
+        let stranger = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = stranger.local_addr().unwrap();
+        assert!(open(address).unwrap_err().summary().contains("is held by process"));
+    }
+}

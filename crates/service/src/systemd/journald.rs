@@ -1,0 +1,201 @@
+//! What journald keeps of one invocation of a unit: what the service wrote, and what systemd found worth a notice.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::LogPlace;
+use refresh_programs::process::{Ended, Finished, Program, Runner};
+use refresh_system::error::Outcome;
+
+/// How long journalctl may take.
+const DEADLINE: Duration = Duration::from_secs(20);
+/// The least important of systemd's own lines that are returned (syslog's "notice"): those of ordinary starts and stops are
+/// not.
+const NOTICE: u64 = 5;
+/// What is asked for of each record.
+const FIELDS: &str = "--output-fields=MESSAGE,PRIORITY,_PID,_SYSTEMD_INVOCATION_ID";
+/// How many more lines are read than are returned, because some of systemd's own are left out.
+const SPARE: usize = 40;
+
+/// One invocation of a unit, as the journal knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Invocation {
+    /// The unit.
+    pub(super) unit: String,
+    /// What systemd calls the invocation.
+    pub(super) id: String,
+    /// The pid of its main process, and since when it had it; known where systemd still is.
+    pub(super) main: Option<(i32, Timestamp)>,
+}
+
+/// Returns the last `lines` lines of an invocation.
+///
+/// # Errors
+/// journalctl cannot be asked.
+pub(super) fn tail(runner: &Runner, invocation: &Invocation, lines: usize) -> Outcome<Vec<String>> {
+    // What the service wrote just now may still be on its way to the journal.
+    let _ = runner.run(&journalctl().arg("--sync"));
+    let Invocation { unit, id, main } = invocation;
+    let mut program = journalctl()
+        .args(["--output=json", "--all", FIELDS])
+        .arg(format!("--lines={}", lines.saturating_add(SPARE)))
+        .args([format!("_SYSTEMD_INVOCATION_ID={id}"), "+".to_owned()])
+        .args([format!("INVOCATION_ID={id}"), "_PID=1".to_owned()]);
+    if let Some((pid, _)) = main {
+        program = program.args(["+".to_owned(), format!("_SYSTEMD_UNIT={unit}"), format!("_PID={pid}")]);
+    }
+    let mut found = parse_tail(&ask(runner, &program)?.stdout, invocation);
+    found.drain(..found.len().saturating_sub(lines));
+    Ok(found)
+}
+
+/// Returns the last invocation of a unit that the journal has.
+///
+/// # Errors
+/// journalctl cannot be asked.
+pub(super) fn last_invocation(runner: &Runner, unit: &str) -> Outcome<Option<Invocation>> {
+    let program = journalctl()
+        .args(["--output=json", "--output-fields=INVOCATION_ID", "--lines=50", "_PID=1"])
+        .arg(format!("UNIT={unit}"));
+    let id = parse_invocation(&ask(runner, &program)?.stdout);
+    Ok(id.map(|id| Invocation { unit: unit.to_owned(), id, main: None }))
+}
+
+/// Returns the lines of a unit after a cursor, else the last `lines`, and the cursor after them.
+///
+/// # Errors
+/// journalctl cannot be asked.
+pub(super) fn after(
+    runner: &Runner,
+    unit: &str,
+    place: Option<&LogPlace>,
+    lines: usize,
+) -> Outcome<(Vec<String>, Option<LogPlace>)> {
+    let start = match place {
+        Some(LogPlace::Cursor(cursor)) => format!("--after-cursor={cursor}"),
+        // Only a line has a cursor.
+        _ => format!("--lines={}", lines.max(1)),
+    };
+    let program = journalctl().args(["--output=json", "--all", "--output-fields=MESSAGE"]);
+    let found = ask(runner, &program.arg(format!("--unit={unit}")).arg(start))?;
+    let (mut all, mut next) = (Vec::new(), place.cloned());
+    for record in records(&found.stdout) {
+        all.extend(record.get("MESSAGE").and_then(message));
+        let cursor = record.get("__CURSOR").and_then(Value::as_str);
+        next = cursor.map(|cursor| LogPlace::Cursor(cursor.to_owned())).or(next);
+    }
+    if place.is_none() {
+        all.drain(..all.len().saturating_sub(lines));
+    }
+    Ok((all, next))
+}
+
+fn journalctl() -> Program {
+    Program::new("journalctl").args(["--no-pager", "--quiet"]).deadline(DEADLINE)
+}
+
+fn ask(runner: &Runner, program: &Program) -> Outcome<Finished> {
+    let finished = runner.run(program)?;
+    // Without a match it exits with 1 and says nothing.
+    let nothing =
+        finished.ended == Ended::Exited(1) && finished.stdout.is_empty() && finished.stderr.is_empty();
+    if nothing { Ok(finished) } else { finished.ok(|| "cannot read the journal".to_owned()) }
+}
+
+/// Reads journalctl's records, one JSON object a line.
+fn records(output: &[u8]) -> impl DoubleEndedIterator<Item = Value> {
+    let lines: Vec<&[u8]> = output.split(|byte| *byte == b'\n').collect();
+    lines.into_iter().filter_map(|line| serde_json::from_slice(line).ok())
+}
+
+fn parse_tail(output: &[u8], invocation: &Invocation) -> Vec<String> {
+    let line = |record: Value| {
+        let text = |name: &str| record.get(name).and_then(Value::as_str);
+        let message = message(record.get("MESSAGE")?)?;
+        if text("_PID") == Some("1") {
+            let priority: u64 = text("PRIORITY").and_then(|text| text.parse().ok()).unwrap_or(0);
+            return (priority <= NOTICE).then(|| format!("systemd: {message}"));
+        }
+        // A process that is gone before journald has looked at it leaves lines without the name of the invocation. Those
+        // of the main process are known by its pid and by their time.
+        let main = || {
+            let (_, since) = invocation.main?;
+            let written: i64 = text("__REALTIME_TIMESTAMP")?.parse().ok()?;
+            Some(since.as_microsecond() <= written)
+        };
+        let named = text("_SYSTEMD_INVOCATION_ID").map(|id| id == invocation.id);
+        let ours = named.or_else(main).unwrap_or(false);
+        ours.then_some(message)
+    };
+    records(output).filter_map(line).collect()
+}
+
+/// A message is text, or the numbers of its bytes where they are no text.
+fn message(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Array(items) if items.iter().all(Value::is_u64) => {
+            let bytes: Option<Vec<u8>> = items.iter().map(|item| u8::try_from(item.as_u64()?).ok()).collect();
+            Some(String::from_utf8_lossy(&bytes?).into_owned())
+        }
+        // A field that is there more than once.
+        Value::Array(items) => items.iter().find_map(message),
+        _ => None,
+    }
+}
+
+fn parse_invocation(output: &[u8]) -> Option<String> {
+    records(output).rev().find_map(|record| record.get("INVOCATION_ID")?.as_str().map(str::to_owned))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn invocation() -> Invocation {
+        let main = Some((7, Timestamp::from_microsecond(100).unwrap()));
+        Invocation { unit: "x.service".to_owned(), id: "aa".to_owned(), main }
+    }
+
+    fn parse(output: &[u8]) -> Vec<String> {
+        parse_tail(output, &invocation())
+    }
+
+    #[test]
+    fn rw_7_1b_the_services_lines_are_told_and_of_systemds_only_what_is_worth_a_notice() {
+        let output = br#"{"_PID":"1","MESSAGE":"Started x.","PRIORITY":"6"}
+{"_PID":"7","_SYSTEMD_INVOCATION_ID":"aa","MESSAGE":"no such table","PRIORITY":"6"}
+{"_PID":"1","MESSAGE":"Main process exited, code=exited, status=3","PRIORITY":"5"}
+"#;
+        assert_eq!(parse(output), ["no such table", "systemd: Main process exited, code=exited, status=3"]);
+    }
+
+    #[test]
+    fn rw_7_1b_lines_of_a_process_that_was_gone_too_soon_are_known_by_pid_and_time() {
+        let output = br#"{"_PID":"7","__REALTIME_TIMESTAMP":"99","MESSAGE":"an older process of that pid"}
+{"_PID":"7","__REALTIME_TIMESTAMP":"100","MESSAGE":"no such table"}
+{"_PID":"7","__REALTIME_TIMESTAMP":"101","_SYSTEMD_INVOCATION_ID":"bb","MESSAGE":"another invocation"}
+"#;
+        assert_eq!(parse(output), ["no such table"]);
+        let unknown = Invocation { main: None, ..invocation() };
+        assert_eq!(parse_tail(output, &unknown), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_message_that_is_no_text_comes_as_bytes() {
+        let message =
+            |json: &str| parse(format!(r#"{{"_SYSTEMD_INVOCATION_ID":"aa","MESSAGE":{json}}}"#).as_bytes());
+        assert_eq!(message("[104,105,255]"), ["hi\u{fffd}"]);
+        assert_eq!(message(r#"["one","two"]"#), ["one"]);
+        assert_eq!(message("null"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_last_invocation_is_that_of_the_last_record_that_has_one() {
+        let output = b"{\"INVOCATION_ID\":\"aa\"}\n{\"INVOCATION_ID\":\"bb\"}\n{\"MESSAGE\":\"x\"}\n";
+        assert_eq!(parse_invocation(output).as_deref(), Some("bb"));
+        assert_eq!(parse_invocation(b""), None);
+    }
+}

@@ -1,0 +1,147 @@
+//! What has to hold before a unit may be stopped, since its start would be refused otherwise (RW-7): it and all that it
+//! requires can be loaded, and it can be started and stopped by name.
+//!
+//! Reads units over the bus and changes nothing.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use refresh_programs::systemd::Bus;
+use refresh_programs::systemd::unit::{ActiveState, LoadState, UnitFacts};
+use refresh_settings::names::UnitName;
+use refresh_system::error::{Failure, Outcome};
+
+/// How many units are read at most; a machine has some hundreds.
+const LIMIT: usize = 1000;
+
+/// Checks that systemd does not refuse to stop or to start a unit by name.
+///
+/// # Errors
+/// It refuses one of them.
+pub(super) fn check_manual(unit: &UnitName, facts: &UnitFacts) -> Outcome<()> {
+    for (refuses, key, verb) in [
+        (facts.refuses_stop, "RefuseManualStop", "stops"),
+        (facts.refuses_start, "RefuseManualStart", "starts"),
+    ] {
+        if refuses {
+            return Err(Failure::new(format!("{unit} has {key}=yes, so systemd never {verb} it by name"))
+                .hint(format!("remove {key}= with: systemctl edit --full {unit}")));
+        }
+    }
+    Ok(())
+}
+
+/// Checks that every unit which `unit` requires can be loaded, and every unit which those require.
+///
+/// # Errors
+/// One is missing, masked or unusable, or one has to be active already and is not. Or systemd cannot be asked.
+pub fn check_needs(bus: &Bus, unit: &UnitName, facts: &UnitFacts) -> Outcome<()> {
+    check_needs_of(unit.as_str(), facts, |name| bus.unit(name))
+}
+
+fn check_needs_of(unit: &str, facts: &UnitFacts, read: impl Fn(&str) -> Outcome<UnitFacts>) -> Outcome<()> {
+    let mut seen = BTreeSet::from([unit.to_owned()]);
+    let mut waiting = VecDeque::from([(unit.to_owned(), facts.clone())]);
+    while let Some((parent, facts)) = waiting.pop_front() {
+        for name in &facts.needs {
+            if seen.len() >= LIMIT || !seen.insert(name.clone()) {
+                continue;
+            }
+            let needed = read(name)?;
+            if let Some(failure) = not_loadable(&parent, name, &needed) {
+                return Err(failure);
+            }
+            if facts.requisites.contains(name) && needed.active != ActiveState::Active {
+                return Err(Failure::new(format!(
+                    "{parent} has Requisite={name}, which has to be active already, and it is not"
+                ))
+                .hint(format!("systemctl start {name}")));
+            }
+            waiting.push_back((name.clone(), needed));
+        }
+    }
+    Ok(())
+}
+
+fn not_loadable(parent: &str, name: &str, needed: &UnitFacts) -> Option<Failure> {
+    let edit =
+        || format!("install it, or use Wants= instead of Requires= with: systemctl edit --full {parent}");
+    let (what, hint) = match needed.load {
+        LoadState::Loaded => return None,
+        LoadState::NotFound => ("that unit does not exist".to_owned(), edit()),
+        LoadState::Masked => ("that unit is masked".to_owned(), format!("systemctl unmask {name}")),
+        LoadState::Bad => {
+            let why = needed.load_error.as_deref().unwrap_or("its file cannot be used");
+            (format!("systemd cannot load that unit: {why}"), format!("systemd-analyze verify {name}"))
+        }
+    };
+    Some(
+        Failure::new(format!(
+            "{parent} requires {name}, and {what}: once stopped, {parent} would not start again"
+        ))
+        .hint(hint),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn needs(names: &[&str]) -> UnitFacts {
+        let needs = names.iter().map(|name| (*name).to_owned()).collect();
+        UnitFacts { load: LoadState::Loaded, active: ActiveState::Active, needs, ..UnitFacts::default() }
+    }
+
+    fn refusal(first: &[&str], read: impl Fn(&str) -> UnitFacts) -> String {
+        let checked = check_needs_of("api.service", &needs(first), |name| Ok(read(name)));
+        checked.err().map(|failure| format!("{failure} [{}]", failure.hints().join("; "))).unwrap_or_default()
+    }
+
+    #[test]
+    fn rw_7_1b_a_required_unit_that_cannot_be_loaded_is_refused_however_far_away_it_is() {
+        let world = |state: LoadState| {
+            move |name: &str| match name {
+                "llm.service" => needs(&["gpu.service"]),
+                "gpu.service" => UnitFacts { load: state, ..needs(&[]) },
+                _ => needs(&[]),
+            }
+        };
+        let first = ["llm.service", "sysinit.target"];
+        assert_eq!(refusal(&first, world(LoadState::Loaded)), "");
+        let missing = refusal(&first, world(LoadState::NotFound));
+        assert!(
+            missing.starts_with("llm.service requires gpu.service, and that unit does not exist"),
+            "{missing}"
+        );
+        assert!(refusal(&first, world(LoadState::Masked)).contains("[systemctl unmask gpu.service]"));
+        assert!(refusal(&first, world(LoadState::Bad)).contains("[systemd-analyze verify gpu.service]"));
+    }
+
+    #[test]
+    fn units_that_require_each_other_are_read_once() {
+        let reads = std::cell::Cell::new(0);
+        let found = refusal(&["b.service"], |name| {
+            reads.set(reads.get() + 1);
+            if name == "b.service" { needs(&["api.service", "c.service"]) } else { needs(&["b.service"]) }
+        });
+        assert_eq!((found.as_str(), reads.get()), ("", 2));
+    }
+
+    #[test]
+    fn rw_7_1b_a_unit_that_has_to_be_active_already_and_is_not_is_refused() {
+        let facts = UnitFacts { requisites: vec!["db.service".to_owned()], ..needs(&["db.service"]) };
+        let down = UnitFacts { active: ActiveState::Inactive, ..needs(&[]) };
+        let failure = check_needs_of("api.service", &facts, |_| Ok(down.clone())).unwrap_err();
+        assert_eq!(failure.hints(), ["systemctl start db.service"]);
+        check_needs_of("api.service", &facts, |_| Ok(needs(&[]))).unwrap();
+    }
+
+    #[test]
+    fn rw_7_1b_a_unit_that_refuses_to_be_started_by_name_is_refused() {
+        let unit = UnitName::usual();
+        check_manual(&unit, &needs(&[])).unwrap();
+        let facts = UnitFacts { refuses_start: true, ..needs(&[]) };
+        assert!(check_manual(&unit, &facts).unwrap_err().summary().contains("RefuseManualStart=yes"));
+        let facts = UnitFacts { refuses_stop: true, ..needs(&[]) };
+        assert!(check_manual(&unit, &facts).unwrap_err().summary().contains("RefuseManualStop=yes"));
+    }
+}

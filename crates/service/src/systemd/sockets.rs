@@ -1,0 +1,90 @@
+//! The socket units of a service, as systemd has them. Reads units over the bus, and starts a socket unit that systemd has
+//! closed.
+
+use std::time::Duration;
+
+use crate::sockets::SocketUnit;
+use refresh_programs::systemd::Bus;
+use refresh_programs::systemd::socket::SocketFacts;
+use refresh_programs::systemd::unit::UnitFacts;
+use refresh_settings::names::UnitName;
+use refresh_system::clock;
+use refresh_system::error::Outcome;
+
+/// The units of this program's own begin with this.
+const OWN: &str = "ladylinux-refresh-";
+
+/// What systemd reports of a socket unit that it closed because the service could not be started: behind the fence the first
+/// connection does that.
+const CLOSED: [&str; 2] = ["trigger-limit-hit", "service-start-limit-hit"];
+
+/// How long the start of a socket unit may take.
+const START: Duration = Duration::from_secs(30);
+
+/// How often a socket unit is opened. What closed it still counts for a while, and the first connection closes it again.
+const ATTEMPTS: usize = 3;
+
+/// How long starts count that a socket asked for: the default of `TriggerLimitIntervalSec=`, and a little more.
+const TRIGGER_INTERVAL: Duration = Duration::from_millis(2200);
+
+/// How long systemd may take to close a socket again.
+const MOMENT: Duration = Duration::from_millis(50);
+
+/// Returns the socket units that start a unit, whatever their state.
+///
+/// # Errors
+/// systemd cannot be asked.
+pub fn known(bus: &Bus, unit: &UnitName) -> Outcome<Vec<SocketUnit>> {
+    let facts = bus.unit(unit.as_str())?;
+    let names = facts.triggered_by.iter().filter(|name| name.ends_with(".socket"));
+    names.map(|name| Ok(described(bus.socket(name)?, name, unit, bus.version()?))).collect()
+}
+
+fn described(socket: SocketFacts, name: &str, unit: &UnitName, systemd: u32) -> SocketUnit {
+    let is_other = |name: &String| name != unit.as_str() && !name.starts_with(OWN);
+    SocketUnit {
+        unit: name.to_owned(),
+        is_open: socket.active == "active",
+        accepts: socket.accepts,
+        listens: socket.listens,
+        systemd,
+        shared_with: socket.triggers.into_iter().filter(is_other).collect(),
+    }
+}
+
+/// Returns the socket units that start the unit and are open, or were closed because of the fence.
+pub(super) fn all(bus: &Bus, facts: &UnitFacts, unit: &UnitName) -> Outcome<Vec<SocketUnit>> {
+    let mut sockets = Vec::new();
+    for name in facts.triggered_by.iter().filter(|name| name.ends_with(".socket")) {
+        let socket = bus.socket(name)?;
+        let is_open = socket.active == "active";
+        let is_closed = socket.active == "failed" && CLOSED.contains(&socket.result.as_str());
+        if !is_open && !is_closed {
+            continue;
+        }
+        sockets.push(described(socket, name, unit, bus.version()?));
+    }
+    Ok(sockets)
+}
+
+/// Opens the socket units again that systemd has closed: the service takes its connections from them.
+pub(super) fn open_closed(bus: &Bus, facts: &UnitFacts, unit: &UnitName) -> Outcome<()> {
+    let closed = || -> Outcome<Vec<SocketUnit>> {
+        Ok(all(bus, facts, unit)?.into_iter().filter(|socket| !socket.is_open).collect())
+    };
+    for attempt in 0..ATTEMPTS {
+        let closed = closed()?;
+        if closed.is_empty() {
+            return Ok(());
+        }
+        if attempt > 0 {
+            clock::pause(TRIGGER_INTERVAL)?;
+        }
+        for socket in closed {
+            bus.reset_failed(&socket.unit)?;
+            bus.start(&socket.unit, START)?;
+        }
+        clock::pause(MOMENT)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,153 @@
+//! The units of `service.also`: stopped and started with the service, under the same fence.
+
+use std::sync::PoisonError;
+
+use super::{Systemd, dropin, not_loaded, requirements, start};
+use crate::{Before, Stopped};
+use refresh_programs::systemd::Bus;
+use refresh_programs::systemd::job::JobResult;
+use refresh_programs::systemd::unit::{ActiveState, LoadState};
+use refresh_settings::names::UnitName;
+use refresh_system::clock;
+use refresh_system::error::{Context as _, Failure, Outcome};
+
+impl Systemd {
+    /// Stops the service and the units with it: first those that it can do without, so that the service is down no longer
+    /// for them, then the service, then those that it needs, whose stop would have stopped it.
+    ///
+    /// # Errors
+    /// One of them cannot be stopped; what comes after it was left as it is.
+    pub(super) fn stop_together(&self) -> Outcome<Stopped> {
+        let needed = if self.also.is_empty() { Vec::new() } else { self.facts(&Bus::connect()?)?.stopped_by };
+        let is_needed = |unit: &&UnitName| needed.iter().any(|name| name == unit.as_str());
+        let began = clock::monotonic();
+        let mut others = Vec::new();
+        for unit in self.also.iter().filter(|unit| !is_needed(unit)) {
+            others.push((unit, self.stop_other(unit)?));
+        }
+        let before = clock::monotonic().duration_since(began);
+        let mut stopped = self.stop_unit().context(|| format!("cannot stop {}", self.unit))?;
+        stopped.others_took = before;
+        for unit in self.also.iter().filter(is_needed) {
+            others.push((unit, self.stop_other(unit)?));
+        }
+        for (unit, other) in others {
+            stopped.leftovers.extend(other.leftovers);
+            stopped.notes.extend(other.notes.into_iter().map(|note| format!("{unit}: {note}")));
+            if other.before != Before::Stopped {
+                stopped.others.push(unit.to_string());
+            }
+        }
+        Ok(stopped)
+    }
+
+    fn stop_other(&self, unit: &UnitName) -> Outcome<Stopped> {
+        self.other(unit)
+            .stop_unit()
+            .context(|| format!("cannot stop {unit}, which is stopped with {}", self.unit))
+    }
+
+    /// Starts those units that are not active. To be called where the service's own start is admitted.
+    ///
+    /// # Errors
+    /// One of them cannot be started.
+    pub(super) fn start_together(&self, bus: &Bus) -> Outcome<()> {
+        let mut started = Vec::new();
+        for unit in &self.also {
+            let invocation = self
+                .start_other(bus, unit)
+                .context(|| format!("cannot start {unit}, which is started with {}", self.unit))?;
+            started.push((unit.clone(), invocation));
+        }
+        *self.together.lock().unwrap_or_else(PoisonError::into_inner) = started;
+        Ok(())
+    }
+
+    /// Starts one unit, where it is not active; returns its invocation.
+    pub(super) fn start_other(&self, bus: &Bus, unit: &UnitName) -> Outcome<String> {
+        let other = self.other(unit);
+        let before = other.facts(bus)?;
+        if before.active == ActiveState::Active {
+            return Ok(before.invocation);
+        }
+        if let Some(why) = not_loaded(unit, &before) {
+            return Err(Failure::new(why).hint(format!("systemctl status {unit}")));
+        }
+        bus.remember(unit.as_str())?;
+        bus.reset_failed(unit.as_str())?;
+        let result = other.await_start(bus, &before)?;
+        let after = other.facts(bus)?;
+        let is_done = matches!(result, JobResult::Done | JobResult::Unheard);
+        // One that has done its work and ended is as good as one that goes on.
+        let is_up = after.active == ActiveState::Active
+            || after.kind == "oneshot" && after.active == ActiveState::Inactive && after.result == "success";
+        if is_done && is_up { Ok(after.invocation) } else { Err(start::why_not(unit, &result, &after)) }
+    }
+
+    /// Checks that the units which were started with the service still run, as they were started.
+    ///
+    /// # Errors
+    /// One does not, or was restarted meanwhile.
+    pub(super) fn check_together(&self) -> Outcome<()> {
+        let started = self.together.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let bus = Bus::connect()?;
+        for (unit, invocation) in started {
+            let facts = bus.unit(unit.as_str())?;
+            // One that does its work and ends has nothing to stay up for.
+            if facts.kind == "oneshot" && facts.active == ActiveState::Inactive {
+                continue;
+            }
+            if facts.invocation != invocation || facts.active == ActiveState::Failed {
+                return Err(Failure::new(format!(
+                    "{unit}, which is started with {}, did not stay up",
+                    self.unit
+                ))
+                .hint(format!("journalctl -u {unit}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks, before anything is stopped, that each of those units can be stopped, started and fenced.
+    ///
+    /// # Errors
+    /// One cannot.
+    pub fn check_also(&self) -> Outcome<()> {
+        let bus = &Bus::connect()?;
+        for unit in &self.also {
+            let facts = bus.unit(unit.as_str())?;
+            if let Some(why) = not_loaded(unit, &facts) {
+                let hint = match facts.load {
+                    LoadState::Masked => format!("systemctl unmask {unit}"),
+                    _ => format!(
+                        "take it out of `also` under [service] in {}",
+                        self.layout.host_file().display()
+                    ),
+                };
+                return Err(Failure::new(format!("service.also: {why}")).hint(hint));
+            }
+            requirements::check_manual(unit, &facts)?;
+            requirements::check_needs(bus, unit, &facts)?;
+            dropin::check(&self.layout, unit, &facts)?;
+        }
+        Ok(())
+    }
+
+    /// Returns whether one of those units is up.
+    ///
+    /// # Errors
+    /// systemd cannot be asked.
+    pub(super) fn is_any_other_up(&self) -> Outcome<bool> {
+        let bus = Bus::connect()?;
+        for unit in &self.also {
+            if !bus.unit(unit.as_str())?.is_down() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn other(&self, unit: &UnitName) -> Self {
+        Self::new(self.layout.clone(), unit.clone(), self.runner.clone())
+    }
+}

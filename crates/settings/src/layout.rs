@@ -1,0 +1,317 @@
+//! The deployment contract as paths below one root.
+//!
+//! `--root DIR` moves the whole world below DIR, for trials, CI and tests. No other file of the program spells a
+//! path of the contract.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::names::{GenerationName, RunId, UnitName};
+
+/// Where the store lies, below the root, unless the host's settings name another place.
+const STORE: &str = "opt/ladylinux-refresh";
+
+/// Where the host's settings may lie, below the root.
+const HOST_FILES: [&str; 2] = ["etc/ladylinux/refresh.toml", "etc/ladylinux-refresh.toml"];
+
+/// Every path of an installation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layout {
+    root: PathBuf,
+    store: PathBuf,
+    host_file: PathBuf,
+}
+
+impl Layout {
+    /// Returns the directories whose files the application brings: its work tree and its environments.
+    pub fn of_application(&self) -> Vec<PathBuf> {
+        vec![self.app(), self.venv(), self.environments()]
+    }
+
+    /// Makes the layout below `root`, which has to be absolute (`/` for a real machine).
+    pub fn below(root: impl Into<PathBuf>) -> Self {
+        let root = root.into();
+        let store = root.join(STORE);
+        let host_file = root.join(HOST_FILES[0]);
+        Self { root, store, host_file }
+    }
+
+    /// Returns the layout with the host's settings at `path`, one of [`Self::host_files`].
+    #[must_use]
+    pub(super) fn with_host_file(self, path: PathBuf) -> Self {
+        Self { host_file: path, ..self }
+    }
+
+    /// Returns the layout with its store at `path` (setting `store`), which is absolute and lies below the root as all
+    /// paths do: `/srv/store` is `DIR/srv/store` with `--root DIR`.
+    #[must_use]
+    pub fn with_store(self, path: &Path) -> Self {
+        let store = self.root.join(path.strip_prefix("/").unwrap_or(path));
+        Self { store, ..self }
+    }
+
+    /// Returns the root that everything lies below.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Returns whether this is the real machine and not a world below a directory.
+    pub fn is_real(&self) -> bool {
+        self.root == Path::new("/")
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.root.join(path)
+    }
+
+    /// `/opt/ladylinux`
+    pub fn home(&self) -> PathBuf {
+        self.at("opt/ladylinux")
+    }
+    /// `/opt/ladylinux/app`: the work tree. Replaceable.
+    pub fn app(&self) -> PathBuf {
+        self.at("opt/ladylinux/app")
+    }
+    /// `/opt/ladylinux/venv`: a symbolic link to the environment in use.
+    pub fn venv(&self) -> PathBuf {
+        self.at("opt/ladylinux/venv")
+    }
+    /// `/opt/ladylinux/models`: never touched (RW-6.1).
+    pub fn models(&self) -> PathBuf {
+        self.at("opt/ladylinux/models")
+    }
+    /// `/opt/ladylinux/containers`: never touched.
+    pub fn containers(&self) -> PathBuf {
+        self.at("opt/ladylinux/containers")
+    }
+    /// `/etc/ladylinux`: configuration, never touched.
+    pub fn etc(&self) -> PathBuf {
+        self.at("etc/ladylinux")
+    }
+    /// `/etc/ladylinux/ladylinux.env`: the service's environment file.
+    pub fn env_file(&self) -> PathBuf {
+        self.at("etc/ladylinux/ladylinux.env")
+    }
+
+    /// Where the units and drop-ins of packages lie: what `init` installs goes here.
+    pub fn package_units(&self) -> PathBuf {
+        self.at("usr/lib/systemd/system")
+    }
+    /// The users that systemd makes for the tool (sysusers.d(5)).
+    pub fn sysusers(&self) -> PathBuf {
+        self.at("usr/lib/sysusers.d/ladylinux-refresh.conf")
+    }
+    /// What systemd makes at every boot below `/run`.
+    pub fn tmpfiles(&self) -> PathBuf {
+        self.at("usr/lib/tmpfiles.d/ladylinux-refresh.conf")
+    }
+    /// Where the units of people lie.
+    pub fn host_units(&self) -> PathBuf {
+        self.at("etc/systemd/system")
+    }
+    /// Where units lie that do not outlive a boot.
+    pub fn volatile_units(&self) -> PathBuf {
+        self.at("run/systemd/system")
+    }
+    /// Where units are looked for, the first that has one wins (systemd.unit(5)).
+    pub fn unit_directories(&self) -> Vec<PathBuf> {
+        let others = ["run/systemd/system", "usr/local/lib/systemd/system"].map(|path| self.at(path));
+        let mut directories = vec![self.host_units()];
+        directories.extend(others);
+        directories.extend([self.package_units(), self.at("lib/systemd/system")]);
+        directories
+    }
+    /// `/etc/passwd` and `/etc/group`: what users and groups are called.
+    pub fn accounts(&self) -> [PathBuf; 2] {
+        ["etc/passwd", "etc/group"].map(|path| self.at(path))
+    }
+    /// The drop-in that teaches a unit the fence.
+    pub fn drop_in(&self, unit: &UnitName) -> PathBuf {
+        self.package_units().join(format!("{unit}.d/50-ladylinux-refresh.conf"))
+    }
+    /// The host's settings, written by people: `/etc/ladylinux/refresh.toml` unless the layout was made to name the other
+    /// place, where the service user can write to the first.
+    pub fn host_file(&self) -> PathBuf {
+        self.host_file.clone()
+    }
+    /// Where the host's settings may lie: `/etc/ladylinux/refresh.toml`, `/etc/ladylinux-refresh.toml`.
+    pub fn host_files(&self) -> [PathBuf; 2] {
+        HOST_FILES.map(|path| self.at(path))
+    }
+    /// `/var/lib/ladylinux`: the application's persistent state; nothing of the tool's lies there.
+    pub fn persistent(&self) -> PathBuf {
+        self.at("var/lib/ladylinux")
+    }
+    /// `/var/lib/ladylinux/{data,cache,logs}`: the application's state. Persistent.
+    pub fn data(&self) -> [PathBuf; 3] {
+        ["data", "cache", "logs"].map(|name| self.persistent().join(name))
+    }
+    /// What a refresh never writes: models, containers, configuration, persistent data.
+    pub fn protected(&self) -> Vec<PathBuf> {
+        vec![self.models(), self.containers(), self.etc(), self.persistent()]
+    }
+
+    /// `/opt/ladylinux-refresh`, or the setting `store`: the tool's own big things, on the file system of `app/`.
+    pub fn store(&self) -> PathBuf {
+        self.store.clone()
+    }
+    /// The bare mirror of the remote.
+    pub fn mirror(&self) -> PathBuf {
+        self.store.join("mirror.git")
+    }
+    /// The prepared trees, one per run; root's alone (0700).
+    pub fn trees(&self) -> PathBuf {
+        self.store.join("trees")
+    }
+    /// The prepared tree of one run.
+    pub fn tree(&self, run: &RunId) -> PathBuf {
+        self.trees().join(run.as_str())
+    }
+    /// What runs moved out of `app/` and is not compared yet; root's alone (0700).
+    pub fn previous_trees(&self) -> PathBuf {
+        self.store.join("previous")
+    }
+    /// The tree that one run moved out of `app/`.
+    pub fn previous_tree(&self, run: &RunId) -> PathBuf {
+        self.previous_trees().join(run.as_str())
+    }
+    /// Previous trees that hold local changes; root's alone (0700), removed by `stash drop` only.
+    pub fn stashes(&self) -> PathBuf {
+        self.store.join("stash")
+    }
+    /// The stash of one run.
+    pub fn stash(&self, run: &RunId) -> PathBuf {
+        self.stashes().join(run.as_str())
+    }
+    /// The environments.
+    pub fn environments(&self) -> PathBuf {
+        self.store.join("environments")
+    }
+    /// The directory of one environment.
+    pub fn environment(&self, name: &GenerationName) -> PathBuf {
+        self.environments().join(name.as_str())
+    }
+    /// uv: the program and its cache.
+    pub fn uv(&self) -> PathBuf {
+        self.store.join("uv")
+    }
+    /// What `init --repair-layout` of version 0.1 moved out of the work tree; nothing removes it.
+    pub fn moved_all(&self) -> PathBuf {
+        self.store.join("moved")
+    }
+
+    /// `/var/lib/ladylinux-refresh`: the tool's own state, root's.
+    pub fn state(&self) -> PathBuf {
+        self.at("var/lib/ladylinux-refresh")
+    }
+
+    /// Where a mirror that has to be made new is made.
+    pub(crate) fn new_mirror(&self) -> PathBuf {
+        self.mirror().with_file_name("mirror.git.new")
+    }
+
+    /// The directories that single operations may write to, a user's each.
+    pub fn scratch(&self) -> PathBuf {
+        self.state().join("scratch")
+    }
+
+    /// Records and manifests of the environments, kept outside of them.
+    pub fn environment_records(&self) -> PathBuf {
+        self.state().join("environments")
+    }
+    /// What definitions resolve to: a lock each.
+    pub fn locks(&self) -> PathBuf {
+        self.state().join("locks")
+    }
+    /// What is known of model files that were read before; only speeds up.
+    pub fn models_known(&self) -> PathBuf {
+        self.state().join("models-known")
+    }
+    /// What can be made again: what commands lay out and remove.
+    pub fn cache(&self) -> PathBuf {
+        self.state().join("cache")
+    }
+    /// One directory per run.
+    pub fn runs(&self) -> PathBuf {
+        self.state().join("runs")
+    }
+    /// The directory of one run: journal, log, report, saved changes.
+    pub fn run(&self, id: &RunId) -> PathBuf {
+        self.runs().join(id.as_str())
+    }
+    /// The log of one run.
+    pub fn run_log(&self, id: &RunId) -> PathBuf {
+        self.run(id).join("log")
+    }
+    /// The last result and what is deployed; replaced atomically, readable by the service's user.
+    pub fn status_file(&self) -> PathBuf {
+        self.state().join("status.json")
+    }
+    /// While this file exists the service may not start (RW-7.1a).
+    pub fn fence(&self) -> PathBuf {
+        self.state().join("fence")
+    }
+    /// The units that were stopped with the service and are to be started again.
+    pub fn stopped_units(&self) -> PathBuf {
+        self.state().join("stopped-units.json")
+    }
+    /// The deployed version, as environment variables for the service.
+    pub fn deployed_env(&self) -> PathBuf {
+        self.state().join("deployed.env")
+    }
+    /// What the hooks of the last run made in the work tree.
+    pub fn made_file(&self) -> PathBuf {
+        self.state().join("made.json")
+    }
+    /// The file that one run at a time locks; never unlinked.
+    pub fn lock_file(&self) -> PathBuf {
+        self.state().join("lock")
+    }
+    /// The embedded supervisor's directory: state, lock, control.
+    pub fn supervisor(&self) -> PathBuf {
+        self.state().join("supervisor")
+    }
+    /// `/run/ladylinux-refresh`: what does not outlive a boot.
+    pub fn volatile(&self) -> PathBuf {
+        self.at("run/ladylinux-refresh")
+    }
+    /// The events of a run, for those who follow it.
+    pub fn spool(&self, id: &RunId) -> PathBuf {
+        self.volatile().join("runs").join(id.as_str())
+    }
+    /// Where the application puts its requests for a refresh; the service user's.
+    pub fn requests(&self) -> PathBuf {
+        self.volatile().join("request")
+    }
+    /// Exists only while a refresh starts the service through the fence.
+    pub fn admit(&self) -> PathBuf {
+        self.volatile().join("admit")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_whole_contract_lies_below_the_root() {
+        let layout = Layout::below("/trial");
+        assert_eq!(layout.app(), Path::new("/trial/opt/ladylinux/app"));
+        assert!(layout.protected().iter().all(|path| path.starts_with("/trial")));
+        for own in [layout.state(), layout.store(), layout.volatile()] {
+            assert!(own.starts_with("/trial"));
+            assert!(layout.protected().iter().all(|path| !own.starts_with(path)));
+        }
+        assert!(Layout::below("/").is_real());
+    }
+
+    #[test]
+    fn the_store_moves_with_all_that_lies_in_it_and_stays_below_the_root() {
+        let layout = Layout::below("/trial").with_store(Path::new("/srv/big"));
+        assert_eq!(layout.mirror(), Path::new("/trial/srv/big/mirror.git"));
+        assert!(layout.environments().starts_with(layout.store()));
+        assert_eq!(layout.state(), Path::new("/trial/var/lib/ladylinux-refresh"));
+        assert_eq!(Layout::below("/").with_store(Path::new("/srv/big")).store(), Path::new("/srv/big"));
+    }
+}

@@ -1,0 +1,344 @@
+//! Usable configuration: defaults ← application's file ← host's file ← environment ← flags.
+//!
+//! The types here hold checked values only; raw text lives in [`layers`]. [`Settings::origin`] returns for every value
+//! where it came from.
+
+mod effective;
+pub mod faults;
+pub mod file;
+pub mod keys;
+pub mod layers;
+pub mod layout;
+pub mod model_stores;
+pub mod names;
+pub mod own_state;
+mod parse;
+mod remote_url;
+pub mod trust;
+pub mod users;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use layout::Layout;
+use names::{BranchName, UnitName};
+use serde::{Deserialize, Serialize};
+
+/// Where a value came from; later ones win.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Origin {
+    /// Built in.
+    Default,
+    /// `refresh.toml` at the root of the pinned commit.
+    Application,
+    /// `/etc/ladylinux/refresh.toml`.
+    Host,
+    /// An option on the command line.
+    Flag,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Default => "built in",
+            Self::Application => "the application's refresh.toml",
+            Self::Host => "the host's refresh.toml",
+            Self::Flag => "the command line",
+        })
+    }
+}
+
+/// All settings of a run.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The paths.
+    pub layout: Layout,
+    /// The branch to follow where the command line names none.
+    pub branch: Option<BranchName>,
+    /// The branches that the application may request a refresh of.
+    pub allowed_branches: Vec<BranchName>,
+    /// Leaves staging out: everything happens inside the six steps.
+    pub strict_order: bool,
+    /// Patterns (globs below `app/`) of application state that stays in place.
+    pub preserve: Vec<String>,
+    /// What becomes of files below `app/` that the new commit's rules ignore.
+    pub ignored: IgnoredFiles,
+    /// Where the source comes from.
+    pub remote: Remote,
+    /// How the environment is made.
+    pub python: Python,
+    /// How the service is run.
+    pub service: Service,
+    /// How it proves that it works.
+    pub probe: Probe,
+    /// What is run in step 4, the application's hooks first, each group in its order of declaration.
+    pub hooks: Vec<Hook>,
+    /// How models are looked at.
+    pub models: Models,
+    /// What the host must put into force.
+    pub security: Security,
+    /// How many good runs (their commits and generations) are kept for a rollback.
+    pub keep: usize,
+    /// Where values that are not built in came from, by key (`probe.deadline`).
+    pub origins: BTreeMap<String, Origin>,
+}
+
+impl Settings {
+    /// Returns where the value of a key came from.
+    pub fn origin(&self, key: &str) -> Origin {
+        self.origins.get(key).copied().unwrap_or(Origin::Default)
+    }
+
+    /// Returns the branch where the command line names none: the one that the host names, else the one deployed now, else
+    /// `main`.
+    pub fn branch_to_follow(&self, deployed: Option<BranchName>) -> BranchName {
+        self.branch.clone().or(deployed).unwrap_or_else(BranchName::main)
+    }
+}
+
+/// The remote: URL and how to reach it. Comes from the host only, never from `app/.git`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Remote {
+    /// The URL; holds no credentials.
+    pub url: Option<RemoteUrl>,
+    /// A file that holds a token for https, readable by root (or the caller) only.
+    pub token_file: Option<PathBuf>,
+    /// The user name that goes with the token.
+    pub token_user: Option<String>,
+    /// A git credential helper, as in `credential.helper`.
+    pub credential_helper: Option<String>,
+    /// A private key for ssh.
+    pub ssh_key: Option<PathBuf>,
+    /// The known hosts for ssh; without it, the caller's own.
+    pub known_hosts: Option<PathBuf>,
+    /// A proxy for http and https.
+    pub proxy: Option<String>,
+    /// A file of certificates to trust for https.
+    pub ca_file: Option<PathBuf>,
+    /// How long one fetch may take.
+    pub deadline: Option<Duration>,
+    /// How long a fetch may bring nothing.
+    pub stall: Option<Duration>,
+}
+
+impl Remote {
+    /// How long one fetch may take, unless the host sets it.
+    pub const DEADLINE: Duration = Duration::from_secs(600);
+    /// How long a fetch may bring nothing, unless the host sets it.
+    pub const STALL: Duration = Duration::from_secs(60);
+    /// The user name that goes with a token, unless the host sets it: any will do for the usual hosts.
+    pub const TOKEN_USER: &str = "x-access-token";
+}
+
+/// How a remote is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// `https://`
+    Https,
+    /// `http://`, unprotected: by explicit setting only.
+    Http,
+    /// `ssh://` or `user@host:path`
+    Ssh,
+    /// `git://`, unprotected: by explicit setting only.
+    Git,
+    /// `file://`: by explicit setting only.
+    File,
+}
+
+/// A checked remote URL: of an allowed transport, without credentials.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoteUrl {
+    /// The text that git gets.
+    pub text: String,
+    /// The transport it uses.
+    pub transport: Transport,
+}
+
+/// The patterns of requirements files if the settings name none.
+pub const DEFAULT_PATTERNS: [&str; 4] = ["requirements*.txt", "pyproject.toml", "uv.lock", "pylock.toml"];
+
+/// How the environment is made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Python {
+    /// The interpreter: a name to look up or a path.
+    pub interpreter: String,
+    /// When a new generation is built.
+    pub strategy: Strategy,
+    /// Globs at the root of the tree that name the dependency definitions.
+    pub definitions: Vec<String>,
+    /// The extras of the application's project that are installed.
+    pub extras: Vec<String>,
+    /// The dependency groups that are installed.
+    pub groups: Vec<String>,
+    /// A file of requirements that the host adds to the application's.
+    pub also: Option<PathBuf>,
+    /// Whether only a definition that the application locks is accepted.
+    pub strict: bool,
+    /// The package index, where it is not uv's own default.
+    pub index_url: Option<String>,
+    /// The indexes that single packages come from, by their normal names.
+    pub indexes: BTreeMap<String, String>,
+    /// Whether what has no wheel may be built from source.
+    pub allow_source: bool,
+    /// Whether environments see the packages of the system, too; `None`: they do not, and the host has not decided it.
+    pub system_site_packages: Option<bool>,
+    /// How long one build may take.
+    pub deadline: Duration,
+    /// Modules that a new environment has to be able to import.
+    pub imports: Vec<String>,
+    /// How the application's entry module is looked at before the stop.
+    pub import_check: ImportCheck,
+    /// The service's command, whose modules it has to be able to import as well.
+    pub command: Vec<String>,
+}
+
+/// How the application's entry module is looked at before the service is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ImportCheck {
+    /// It has to be in the commit and to compile.
+    #[default]
+    Compile,
+    /// It has to compile, and to be imported in a copy of the commit.
+    Import,
+    /// Not at all.
+    Off,
+}
+
+/// When a new environment is built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Strategy {
+    /// Only when the definition changed (RW-5.3b).
+    #[default]
+    WhenChanged,
+    /// At every refresh (RW-5.3a).
+    Always,
+}
+
+/// Which unit of systemd the service is, and how it is run where the embedded supervisor keeps it.
+#[derive(Debug, Clone)]
+pub struct Service {
+    /// The unit.
+    pub unit: UnitName,
+    /// Further units that are stopped and started with it, on a machine with systemd.
+    pub also: Vec<UnitName>,
+    /// The command: program and arguments. `{venv}`, `{app}` and `{port}` stand for paths and the port.
+    pub command: Vec<String>,
+    /// How long the service has to end by itself.
+    pub stop_timeout: Duration,
+    /// Paths of the application that the unit may run as root.
+    pub allow_root_exec: Vec<String>,
+    /// The address of the listening socket that the embedded supervisor starts the service with.
+    pub socket: Option<std::net::IpAddr>,
+}
+
+/// How a started service proves that it works.
+#[derive(Debug, Clone)]
+pub struct Probe {
+    /// The whole URL, or `unix:` and a path, where the host sets it; else `http://127.0.0.1:<port><path>`.
+    pub url: Option<String>,
+    /// The path below the port of the env file.
+    pub path: String,
+    /// Header fields of the request.
+    pub headers: BTreeMap<String, String>,
+    /// The status to expect; `None`: any below 500.
+    pub status: Option<u16>,
+    /// A field of a JSON answer (`a.b`) and the value it must have; `{commit}`, `{branch}` and `{generation}` stand
+    /// for what was deployed.
+    pub json: Option<(String, String)>,
+    /// A text that the answer must contain.
+    pub body: Option<String>,
+    /// How long the service may take until it answers well.
+    pub deadline: Duration,
+    /// How long it must stay good.
+    pub settle: Duration,
+}
+
+/// How models are looked at. Nothing ever changes them (RW-6.1).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Models {
+    /// What a run does before it touches anything.
+    pub verify: ModelCheck,
+    /// Folders of models beside those that are known by themselves; below the root.
+    pub stores: Vec<PathBuf>,
+}
+
+/// What becomes of git-ignored files in `app/`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IgnoredFiles {
+    /// They move into the new tree, as `git clean -fd` leaves them.
+    #[default]
+    Keep,
+    /// They count as local changes and stay in the stash.
+    Stash,
+}
+
+/// How closely models are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ModelCheck {
+    /// Not at all.
+    #[default]
+    Off,
+    /// Whether they are there, of the right length, and not truncated.
+    Presence,
+    /// Their checksums too.
+    Full,
+}
+
+impl ModelCheck {}
+
+/// What a hook is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HookKind {
+    /// Brings persistent data to the new version's shape.
+    Migration,
+    /// Makes files that the application serves.
+    Assets,
+    /// Builds indexes.
+    Index,
+    /// Looks whether all is well and changes nothing.
+    Check,
+}
+
+impl HookKind {
+    /// Returns the word for it, as the settings spell it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Migration => "migration",
+            Self::Assets => "assets",
+            Self::Index => "index",
+            Self::Check => "check",
+        }
+    }
+}
+
+/// What the host must put into force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Security {
+    /// Refuses a refresh where the table of units is not in force as a whole.
+    pub require: bool,
+}
+
+/// A command that is run in step 4.
+#[derive(Debug, Clone)]
+pub struct Hook {
+    /// Its name, for messages.
+    pub name: String,
+    /// What it is for.
+    pub kind: HookKind,
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// How long it may take.
+    pub deadline: Duration,
+    /// Runs in staging, in a copy of the commit: a check there and in step 4, an assets hook only there.
+    pub stage: bool,
+    /// Who declared it.
+    pub origin: Origin,
+}

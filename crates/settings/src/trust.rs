@@ -1,0 +1,352 @@
+//! Whether what root goes by is in root's hands: the host's file, the tool's state and store.
+//!
+//! A user who can change one of them, or exchange a directory on the way to one, decides what root does. So before root uses
+//! them it checks the path to each, from the outside inwards: once a directory is root's alone, no other user can
+//! exchange what lies in it, and what was seen stays true. Below a root the way begins at that directory.
+
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use refresh_system::disk;
+use refresh_system::error::{Context as _, Failure, Outcome};
+use refresh_system::text::quoted;
+
+use super::layout::Layout;
+use super::own_state;
+
+/// A part of a way that others than root decide on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loose {
+    /// The part.
+    pub(crate) path: PathBuf,
+    why: Why,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Why {
+    /// It belongs to this user.
+    Owner(u32),
+    /// Its modes let others write.
+    Mode,
+    /// It is another user's symbolic link, or one without a target; this is its target.
+    Link(PathBuf),
+}
+
+impl Loose {
+    /// Returns what is wrong.
+    pub fn what(&self) -> String {
+        let path = self.path.display();
+        match &self.why {
+            Why::Owner(uid) => format!("{path} belongs to uid {uid}"),
+            Why::Mode => format!("others than its owner can change {path}"),
+            Why::Link(target) => format!("{path} is a symbolic link to {}", target.display()),
+        }
+    }
+
+    /// Returns the command that puts it right, and changes nothing of what lies in a directory.
+    pub fn repair(&self) -> String {
+        let path = quoted(&self.path.display().to_string());
+        match &self.why {
+            Why::Owner(_) | Why::Mode => format!("chown root {path} && chmod go-w {path}"),
+            Why::Link(target) => {
+                if target.is_dir() {
+                    // Mounted at every boot, since the fence may lie there.
+                    let line = format!("{} {} none bind 0 0", target.display(), self.path.display());
+                    format!(
+                        "rm {path} && mkdir {path} && echo {} >>/etc/fstab && mount {path}",
+                        quoted(&line)
+                    )
+                } else {
+                    format!("cp --remove-destination {} {path}", quoted(&target.display().to_string()))
+                }
+            }
+        }
+    }
+}
+
+/// Refuses root's work where others than root decide on it; everybody else may try. The application's own places count for
+/// nothing here: root goes by nothing that lies there.
+///
+/// # Errors
+/// What is not root's alone, each with its command.
+pub fn check(layout: &Layout) -> Outcome<()> {
+    refuse_root(loose(layout))?;
+    own_state::check(layout)
+}
+
+/// Which of the two places of the host's settings counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HostFiles {
+    /// The file that counts, whether or not it is there.
+    pub(crate) counts: PathBuf,
+    /// The other one, where it is there.
+    pub(crate) ignored: Option<Ignored>,
+}
+
+/// A file of settings that does not count.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ignored {
+    /// The file.
+    pub path: PathBuf,
+    /// Why it does not count.
+    pub(crate) why: String,
+}
+
+impl std::fmt::Display for Ignored {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} does not count: {}", self.path.display(), self.why)
+    }
+}
+
+/// Finds out which file of settings counts. The one in `/etc/ladylinux` does, where only root can have written or
+/// exchanged it; else the one beside that directory. Below a root directory of another user the first one counts.
+///
+/// # Errors
+/// A part of the way cannot be read.
+pub(crate) fn host_files(layout: &Layout) -> Outcome<HostFiles> {
+    let [first, second] = layout.host_files();
+    let is_there = |path: &Path| path.symlink_metadata().is_ok();
+    let is_enforced = layout.is_real() || rustix::process::geteuid().is_root();
+    let against = if is_enforced { on_the_way(layout.root(), &first)?.into_iter().next() } else { None };
+    Ok(match against {
+        Some(part) => HostFiles {
+            ignored: is_there(&first).then(|| Ignored { path: first, why: part.what() }),
+            counts: second,
+        },
+        None if is_there(&second) && is_there(&first) => HostFiles {
+            ignored: Some(Ignored { path: second, why: format!("{} does", first.display()) }),
+            counts: first,
+        },
+        None if is_there(&second) => HostFiles { counts: second, ignored: None },
+        None => HostFiles { counts: first, ignored: None },
+    })
+}
+
+/// Returns the file of settings that is there and does not count.
+pub fn ignored(layout: &Layout) -> Option<Ignored> {
+    host_files(layout).ok().and_then(|files| files.ignored)
+}
+
+/// Reads the host's file; `None` where there is none. Root accepts it, or its absence, only where no other user decides on
+/// that.
+///
+/// # Errors
+/// It cannot be read or is not to be believed.
+pub fn host_file(layout: &Layout) -> Outcome<Option<Vec<u8>>> {
+    let path = layout.host_file();
+    refuse_root(on_the_way(layout.root(), &path))?;
+    disk::read_if_there(&path)
+}
+
+/// Returns what others than root decide on.
+///
+/// # Errors
+/// Something cannot be looked at.
+pub fn loose(layout: &Layout) -> Outcome<Vec<Loose>> {
+    on_the_ways(layout.root(), &[layout.host_file(), layout.state(), layout.store()])
+}
+
+fn on_the_ways(root: &Path, paths: &[PathBuf]) -> Outcome<Vec<Loose>> {
+    let mut found: Vec<Loose> = Vec::new();
+    for path in paths {
+        for part in on_the_way(root, path)? {
+            if !found.contains(&part) {
+                found.push(part);
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn refuse_root(loose: Outcome<Vec<Loose>>) -> Outcome<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let loose = loose?;
+    if loose.is_empty() {
+        return Ok(());
+    }
+    let reasons: Vec<String> = loose.iter().map(Loose::what).collect();
+    let failure =
+        Failure::new(format!("others than root decide what root does here: {}", reasons.join("; ")));
+    Err(loose.iter().map(Loose::repair).fold(failure, Failure::hint))
+}
+
+/// Looks at every part of a way from `root` on, as far as there is something. A link of root's is followed, and where it
+/// leads is looked at in the same way.
+fn on_the_way(root: &Path, path: &Path) -> Outcome<Vec<Loose>> {
+    let mut parts: Vec<&Path> = path.ancestors().take_while(|part| part.starts_with(root)).collect();
+    parts.reverse();
+    let mut loose = Vec::new();
+    for part in parts {
+        let found = match part.symlink_metadata() {
+            Err(error) if error.kind() == ErrorKind::NotFound => break,
+            found => found.context(|| format!("cannot read {}", part.display()))?,
+        };
+        let mut add = |why| loose.push(Loose { path: part.to_path_buf(), why });
+        if found.is_symlink() {
+            match part.canonicalize() {
+                Ok(target) if found.uid() == 0 => {
+                    let from = if target.starts_with(root) { root } else { Path::new("/") };
+                    loose.extend(on_the_way(from, &target)?);
+                }
+                target => {
+                    add(Why::Link(target.or_else(|_| part.read_link()).unwrap_or_default()));
+                    break;
+                }
+            }
+        } else if found.uid() != 0 {
+            add(Why::Owner(found.uid()));
+        } else if found.mode() & 0o022 != 0 && found.mode() & 0o1000 == 0 {
+            // In a directory with the sticky bit no other user exchanges what is root's.
+            add(Why::Mode);
+        }
+    }
+    Ok(loose)
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "the tests lay out what is looked at")]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+
+    use super::*;
+
+    /// A user that owns nothing else.
+    const OTHER: u32 = 61_876;
+
+    /// An installation of root's; `None` where the tests are not run by root.
+    fn world() -> Option<(tempfile::TempDir, Layout)> {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::below(directory.path().canonicalize().unwrap());
+        for path in [layout.store(), layout.etc(), layout.state()] {
+            disk::make_directory(&path, 0o755).unwrap();
+        }
+        fs::write(layout.host_file(), "").unwrap();
+        rustix::process::geteuid().is_root().then_some((directory, layout))
+    }
+
+    #[test]
+    fn rw_7_1a_root_goes_by_nothing_that_others_can_change_or_exchange() {
+        let Some((_directory, layout)) = world() else { return };
+        check(&layout).unwrap();
+        let all = [
+            layout.root().to_path_buf(),
+            layout.root().join("var/lib"),
+            layout.state(),
+            layout.root().join("opt"),
+            layout.store(),
+            layout.etc(),
+            layout.host_file(),
+        ];
+        for path in all {
+            let mode = path.metadata().unwrap().permissions();
+            chown(&path, Some(OTHER), None).unwrap();
+            let shown = path.display();
+            let found = loose(&layout).unwrap();
+            assert_eq!(found.len(), 1, "{shown}");
+            assert_eq!(found[0].what(), format!("{shown} belongs to uid {OTHER}"));
+            assert_eq!(found[0].repair(), format!("chown root {shown} && chmod go-w {shown}"));
+            assert!(check(&layout).is_err(), "{shown}");
+            chown(&path, Some(0), None).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o775)).unwrap();
+            assert_eq!(loose(&layout).unwrap().len(), 1, "{shown} can be written by its group");
+            assert!(check(&layout).is_err(), "{shown}");
+            fs::set_permissions(&path, mode).unwrap();
+            assert_eq!(loose(&layout).unwrap(), []);
+        }
+    }
+
+    #[test]
+    fn settings_count_only_where_nobody_but_root_can_have_written_or_exchanged_them() {
+        let Some((_directory, layout)) = world() else { return };
+        let [first, second] = layout.host_files();
+        let counts = |path: &Path| HostFiles { counts: path.to_path_buf(), ignored: None };
+        let ignored = |counts: &Path, path: &Path, why: String| HostFiles {
+            counts: counts.to_path_buf(),
+            ignored: Some(Ignored { path: path.to_path_buf(), why }),
+        };
+        assert_eq!(host_files(&layout).unwrap(), counts(&first));
+        // The directory is the service user's, or the file is: root's word lies beside it.
+        for path in [layout.etc(), first.clone()] {
+            chown(&path, Some(OTHER), None).unwrap();
+            let why = format!("{} belongs to uid {OTHER}", path.display());
+            assert_eq!(host_files(&layout).unwrap(), ignored(&second, &first, why));
+            chown(&path, Some(0), None).unwrap();
+        }
+        fs::write(&second, "").unwrap();
+        let why = format!("{} does", first.display());
+        assert_eq!(host_files(&layout).unwrap(), ignored(&first, &second, why));
+        fs::remove_file(&first).unwrap();
+        assert_eq!(host_files(&layout).unwrap(), counts(&second));
+        fs::remove_file(&second).unwrap();
+        assert_eq!(host_files(&layout).unwrap(), counts(&first));
+        chown(layout.etc(), Some(OTHER), None).unwrap();
+        assert_eq!(host_files(&layout).unwrap(), counts(&second));
+    }
+
+    #[test]
+    fn a_file_that_the_service_user_put_there_is_never_read_for_settings() {
+        let Some((_directory, layout)) = world() else { return };
+        let [first, second] = layout.host_files();
+        fs::write(&first, "keep = 7\nstore = \"/srv/theirs\"\n").unwrap();
+        fs::write(&second, "keep = 5\n").unwrap();
+        chown(layout.etc(), Some(OTHER), None).unwrap();
+        let located = crate::layers::Layers::located(layout.clone());
+        assert_eq!((located.host_file(), located.store()), (second, layout.store()));
+        assert_eq!(host_file(&located).unwrap().unwrap(), b"keep = 5\n");
+        check(&located).unwrap();
+    }
+
+    #[test]
+    fn the_application_s_own_places_may_belong_to_anybody() {
+        let Some((_directory, layout)) = world() else { return };
+        for path in [layout.home(), layout.persistent()] {
+            disk::make_directory(&path, 0o755).unwrap();
+            chown(&path, Some(OTHER), None).unwrap();
+        }
+        check(&layout).unwrap();
+        assert_eq!(loose(&layout).unwrap(), []);
+    }
+
+    #[test]
+    fn rw_7_1a_only_links_of_root_s_are_followed_and_where_they_lead_counts() {
+        let Some((_directory, layout)) = world() else { return };
+        for path in [layout.state(), layout.store(), layout.host_file()] {
+            let away = layout.root().join("away");
+            fs::rename(&path, &away).unwrap();
+            symlink(&away, &path).unwrap();
+            check(&layout).unwrap();
+            chown(&away, Some(OTHER), None).unwrap();
+            assert!(check(&layout).unwrap_err().summary().contains("away belongs to uid"));
+            chown(&away, Some(0), None).unwrap();
+            std::os::unix::fs::lchown(&path, Some(OTHER), None).unwrap();
+            let failure = check(&layout).unwrap_err();
+            assert!(failure.summary().contains("is a symbolic link to"), "{failure}");
+            let kind = if away.is_dir() {
+                "none bind 0 0' >>/etc/fstab && mount /"
+            } else {
+                "cp --remove-destination"
+            };
+            assert!(failure.hints()[0].contains(kind), "{failure}");
+            fs::remove_file(&path).unwrap();
+            fs::rename(&away, &path).unwrap();
+        }
+        check(&layout).unwrap();
+    }
+
+    #[test]
+    fn root_believes_a_missing_host_file_only_where_nobody_else_could_have_removed_it() {
+        let Some((_directory, layout)) = world() else { return };
+        fs::remove_file(layout.host_file()).unwrap();
+        assert_eq!(host_file(&layout).unwrap(), None);
+        chown(layout.etc(), Some(OTHER), None).unwrap();
+        assert!(host_file(&layout).unwrap_err().summary().contains("belongs to uid"));
+        // What is not on the way to it is no concern of this file.
+        chown(layout.etc(), Some(0), None).unwrap();
+        chown(layout.state(), Some(OTHER), None).unwrap();
+        assert_eq!(host_file(&layout).unwrap(), None);
+    }
+}

@@ -1,0 +1,272 @@
+//! Compares a tree with the commits that account for it: the previous tree of a run, or `app/`.
+//!
+//! A path is no local change if a known commit tracks it and it is on disk as a checkout of that commit has it. Python's
+//! caches and unchanged products of hooks are none either. It runs as the service user, reads the tree and the mirror,
+//! and writes in its scratch directory only. What it answers protects files of the service user, and proves nothing:
+//! whatever cannot be compared is kept.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use refresh_git::Git;
+use refresh_git::path::TreePath;
+use refresh_installation::installation::Installation;
+use refresh_settings::IgnoredFiles;
+use refresh_settings::names::{CommitId, RunId};
+use refresh_system::error::Outcome;
+
+use super::differences::{self, Comparer, Files};
+use super::hook_record::{self, HookOutputs};
+use super::kept::{self, ListKeptRequest};
+use super::kept_path::{KeptPath, Reason};
+use super::local::{ChangeKind, LocalChange, LocalChanges};
+use super::paths::{self, Tracked};
+use super::place::{Place, inspect};
+use super::untracked::{self, Accounts, Untracked};
+use super::{own_repository, stash_record};
+
+/// The operation.
+pub(crate) const OPERATION: &str = "source-compare";
+
+/// What to compare.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct CompareRequest {
+    /// Where git and the mirror are.
+    pub place: Place,
+    /// The tree.
+    pub tree: TreePath,
+    /// The commits that account for files, the likeliest first.
+    pub known: Vec<CommitId>,
+    /// The paths that move from the tree to the next one.
+    pub moves: Moves,
+    /// What hooks wrote.
+    pub outputs: HookOutputs,
+    /// Commits of local names that a stash holds already.
+    pub held: Vec<CommitId>,
+}
+
+/// The paths that move from a tree to the next one.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Moves {
+    /// They have moved: they are missing in the tree.
+    Moved(Vec<KeptPath>),
+    /// They would move.
+    Would {
+        /// The commit whose rules say what is ignored; `None`: the one that the tree is at.
+        commit: Option<CommitId>,
+        /// Patterns of application state that stays.
+        preserve: Vec<String>,
+        /// Whether git-ignored paths move.
+        ignored: bool,
+    },
+}
+
+/// The result of a comparison.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct CompareResponse {
+    /// The differences.
+    pub changes: LocalChanges,
+    /// The space that the tree takes, in bytes; counted only for a moved tree with local changes.
+    pub size: u64,
+}
+
+/// Compares `app/` with the known commits, for commands that only read. A tree that cannot be compared is a result, not a
+/// failure.
+pub fn app(on: &Installation, known: &[CommitId], coming: Option<&CommitId>) -> LocalChanges {
+    let moves = Moves::Would {
+        commit: coming.cloned(),
+        preserve: on.settings.preserve.clone(),
+        ignored: on.settings.ignored == IgnoredFiles::Keep,
+    };
+    match ask(on, None, known.to_vec(), moves) {
+        Ok(response) => response.changes,
+        Err(failure) => LocalChanges::not_comparable(failure.chain().join(": ")),
+    }
+}
+
+/// Compares `app/`, or the previous tree of a run, in an operation.
+///
+/// # Errors
+/// The operation fails, or takes too long.
+pub(super) fn ask(
+    on: &Installation,
+    previous: Option<&RunId>,
+    known: Vec<CommitId>,
+    moves: Moves,
+) -> Outcome<CompareResponse> {
+    let tree = previous.map_or_else(|| on.layout.app(), |run| on.layout.previous_tree(run));
+    let outputs = hook_record::read(&on.layout, previous);
+    let held =
+        stash_record::list(&on.layout).unwrap_or_default().into_iter().flat_map(|record| record.changes.tips);
+    let held = held.map(|tip| tip.commit).collect();
+    inspect(on, OPERATION, |place| CompareRequest { place, tree: tree.into(), known, moves, outputs, held })
+}
+
+/// Carries out [`OPERATION`].
+///
+/// # Errors
+/// git or the scratch directory cannot be used.
+pub(crate) fn handle(request: &CompareRequest) -> Outcome<CompareResponse> {
+    let git = request.place.git();
+    let (tree, mirror) = (request.tree.as_path(), request.place.mirror.as_path());
+    let own = own_repository::read(&git, tree, mirror, &request.known)?;
+    let mut known = request.known.clone();
+    if let Some(head) = own.head {
+        known.retain(|commit| *commit != head);
+        known.insert(0, head);
+    }
+    let mut changes = compare(&git, request, &known)?;
+    let named: BTreeSet<TreePath> = changes.items.iter().map(|item| item.path.clone()).collect();
+    changes.items.extend(own.items.into_iter().filter(|item| !named.contains(&item.path)));
+    changes.tips = own.tips.into_iter().filter(|tip| !request.held.contains(&tip.commit)).collect();
+    changes.not_comparable = changes.not_comparable.or(own.unknown);
+    let is_kept = matches!(request.moves, Moves::Moved(_)) && !changes.is_none();
+    let size = if is_kept { untracked::size_of(tree) } else { 0 };
+    Ok(CompareResponse { changes, size })
+}
+
+/// Compares the files of a tree, and not its repository.
+///
+/// # Errors
+/// As [`handle`].
+pub(super) fn files(request: &CompareRequest) -> Outcome<LocalChanges> {
+    compare(&request.place.git(), request, &request.known)
+}
+
+/// What differs so far.
+struct Found {
+    differing: BTreeMap<PathBuf, ChangeKind>,
+    untracked: Untracked,
+}
+
+fn compare(git: &Git, request: &CompareRequest, known: &[CommitId]) -> Outcome<LocalChanges> {
+    let (tree, mirror) = (request.tree.as_path(), request.place.mirror.as_path());
+    let comparer = Comparer { git, mirror, tree, scratch: request.place.scratch.as_path() };
+    let mut readable = known.iter().filter_map(|commit| match files_of(git, mirror, commit) {
+        Ok(files) => files.map(|files| Ok((commit, files))),
+        Err(failure) => Some(Err(failure)),
+    });
+    let Some((base, files)) = readable.next().transpose()? else {
+        return Ok(LocalChanges::not_comparable("the mirror holds no commit to compare it with".to_owned()));
+    };
+    let kept = kept_paths(request, base, known)?;
+    let outputs = match request.moves {
+        Moves::Moved(_) => request.outputs.clone().of_moved_tree(),
+        Moves::Would { .. } => request.outputs.clone(),
+    };
+    let mut tracked = Tracked::default();
+    tracked.add(files.values().cloned().collect());
+    // A path that should have moved and is still in the tree is content: the next tree has its own.
+    let still = match request.moves {
+        Moves::Moved(_) => BTreeMap::new(),
+        Moves::Would { .. } => kept.clone(),
+    };
+    let walk =
+        |tracked: &Tracked| untracked::walk(tree, &Accounts { tracked, kept: &still, outputs: &outputs });
+    let raw = comparer.compare(base, &files)?;
+    let mut found = Found { differing: raw.files, untracked: walk(&tracked) };
+    found.differing.retain(|path, kind| {
+        let has_moved = matches!(request.moves, Moves::Moved(_)) && covers(&kept, path).is_some();
+        !(untracked::is_byte_code(path)
+            || outputs.vouch(tree, path)
+            || *kind == ChangeKind::Deleted && has_moved)
+    });
+    while !(found.differing.is_empty() && found.untracked.entries.is_empty()) {
+        let Some((commit, others)) = readable.next().transpose()? else { break };
+        let new = explain(&comparer, commit, &others, &files, &mut found)?;
+        if !new.is_empty() {
+            tracked.add(others.into_values().filter(|file| new.contains(&file.path)).collect());
+            found.untracked = walk(&tracked);
+        }
+    }
+    let unreadable = found.untracked.unreadable.first();
+    let unreadable = unreadable.map(|path| format!("{} cannot be read", TreePath::from(tree.join(path))));
+    let warned = raw.warnings.first().map(|line| format!("git: {line}"));
+    Ok(LocalChanges {
+        base: Some(base.clone()),
+        not_comparable: unreadable.or(warned),
+        ..listed(found, &kept)
+    })
+}
+
+/// Removes from `found` what `commit` accounts for; returns the files of it that are on disk and not in `base`.
+fn explain(
+    comparer: &Comparer<'_>,
+    commit: &CommitId,
+    others: &Files,
+    base: &Files,
+    found: &mut Found,
+) -> Outcome<BTreeSet<PathBuf>> {
+    let is_wanted = |path: &&PathBuf| {
+        (found.differing.contains_key(*path) || !base.contains_key(*path))
+            && comparer.tree.join(path).symlink_metadata().is_ok()
+    };
+    let candidates: BTreeSet<PathBuf> = others.keys().filter(is_wanted).cloned().collect();
+    let same = if candidates.is_empty() {
+        BTreeSet::new()
+    } else {
+        differences::unchanged(comparer, commit, others, candidates)?
+    };
+    found.differing.retain(|path, kind| {
+        !(same.contains(path) || *kind == ChangeKind::Deleted && !others.contains_key(path))
+    });
+    Ok(same.into_iter().filter(|path| !base.contains_key(path)).collect())
+}
+
+/// The paths that move, or have moved, to the next tree.
+fn kept_paths(
+    request: &CompareRequest,
+    base: &CommitId,
+    known: &[CommitId],
+) -> Outcome<BTreeMap<PathBuf, Reason>> {
+    let kept = match &request.moves {
+        Moves::Moved(kept) => kept.clone(),
+        Moves::Would { commit, preserve, ignored } => {
+            let commit = commit.as_ref().unwrap_or(base).clone();
+            kept::list(&ListKeptRequest {
+                place: request.place.clone(),
+                app: request.tree.clone(),
+                known: known.iter().filter(|known| **known != commit).cloned().collect(),
+                commit,
+                preserve: preserve.clone(),
+                ignored: *ignored,
+            })?
+            .paths
+        }
+    };
+    Ok(kept.into_iter().map(|kept| (kept.path.as_path().to_path_buf(), kept.reason)).collect())
+}
+
+/// Why `path`, or a directory that it is in, moves to the next tree.
+fn covers(kept: &BTreeMap<PathBuf, Reason>, path: &Path) -> Option<Reason> {
+    path.ancestors().find_map(|part| kept.get(part)).copied()
+}
+
+fn listed(found: Found, kept: &BTreeMap<PathBuf, Reason>) -> LocalChanges {
+    let tracked = found.differing.into_iter().map(|(path, kind)| {
+        let preserved = kind != ChangeKind::Deleted && covers(kept, &path) == Some(Reason::Preserved);
+        LocalChange { path: path.into(), kind, preserved }
+    });
+    let untracked = found.untracked.entries.into_iter().map(|(path, is_directory)| {
+        let kind = if is_directory { ChangeKind::UntrackedDirectory } else { ChangeKind::Untracked };
+        LocalChange { path: path.into(), kind, preserved: false }
+    });
+    let preserved = found.untracked.kept.iter().filter(|(_, reason)| *reason == Reason::Preserved);
+    let preserved = preserved.map(|(path, _)| {
+        let path = path.as_path().into();
+        LocalChange { path, kind: ChangeKind::Untracked, preserved: true }
+    });
+    let items = tracked.chain(untracked).chain(preserved).collect();
+    let ignored = found.untracked.kept.iter().filter(|(_, reason)| *reason == Reason::Ignored);
+    let ignored = ignored.map(|(path, _)| path.as_path().into()).collect();
+    LocalChanges { items, ignored, ..LocalChanges::default() }
+}
+
+/// The files of a commit by path; `None` if the mirror does not hold it.
+pub(super) fn files_of(git: &Git, mirror: &Path, commit: &CommitId) -> Outcome<Option<Files>> {
+    let files = paths::tracked(git, mirror, commit)?;
+    Ok(files.map(|files| files.into_iter().map(|file| (file.path.clone(), file)).collect()))
+}

@@ -1,0 +1,354 @@
+//! Moves the prepared tree into `app/` and what was there out to `previous/<run>`: one rename for each entry.
+//!
+//! The conductor does this, without git. `app/` itself stays: its inode, owner and labels are those that shells, watchers
+//! and mounts of other units know. The names of the prepared entries are written down first. An entry of `app/` with one
+//! of these names is new if the prepared tree has none of that name any more: only the exchange moves it from there. Device
+//! and inode numbers would not do; overlays and btrfs give other ones after a boot. So the same loop converges from every
+//! instant at which it may have been killed.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::kept_path::KeptPath;
+use refresh_git::path::TreePath;
+use refresh_installation::installation::Installation;
+use refresh_installation::journal::recover;
+use refresh_settings::layout::Layout;
+use refresh_settings::names::{CommitId, RunId};
+use refresh_system::disk;
+use refresh_system::disk::beneath::{Directory, Obstacle};
+use refresh_system::disk::{Moved, Owner, mounts};
+use refresh_system::error::{Failure, Outcome};
+use refresh_system::{checkpoint, text};
+
+use super::carry::{self, Carried};
+use super::hook_record;
+
+/// The version of the record.
+const SCHEMA: u32 = 1;
+
+/// The record of an exchange that has begun and is not finished, in the directory of the run.
+const BEGUN: &str = "exchange.json";
+
+/// The record of a finished exchange. The comparison of the previous tree reads it.
+const FINISHED: &str = "exchanged.json";
+
+/// How often new entries may appear in `app/` while nothing may write there.
+const ROUNDS: usize = 10;
+
+/// What an exchange has to do; written before the first rename.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExchangeRecord {
+    /// The version, 1.
+    pub schema: u32,
+    /// The commit that is moved in.
+    pub commit: CommitId,
+    /// The commits that account for files of the old tree: what was deployed, and what interrupted runs aimed at.
+    pub known: Vec<CommitId>,
+    /// The names of the entries of the prepared tree.
+    pub prepared: Vec<TreePath>,
+    /// The paths of the old tree that move across.
+    pub kept: Vec<KeptPath>,
+}
+
+/// What an exchange moves in, and what stays.
+#[derive(Debug)]
+pub struct Plan {
+    /// The commit that the prepared tree holds.
+    pub commit: CommitId,
+    /// The commits that account for files of the old tree.
+    pub known: Vec<CommitId>,
+    /// The paths of the old tree that move across.
+    pub kept: Vec<KeptPath>,
+}
+
+/// An exchange that has begun.
+#[derive(Debug)]
+pub struct Exchange {
+    layout: Layout,
+    run: RunId,
+    owner: Owner,
+    record: ExchangeRecord,
+}
+
+impl Exchange {
+    /// Writes down what will be moved. Nothing is moved yet.
+    ///
+    /// # Errors
+    /// The prepared tree is missing, or the record cannot be written.
+    pub fn begin(layout: &Layout, run: &RunId, owner: Owner, plan: Plan) -> Outcome<Self> {
+        let prepared = directory(layout, &layout.tree(run))?.names()?;
+        let prepared = prepared.into_iter().map(|name| PathBuf::from(name).into()).collect();
+        let Plan { commit, known, kept } = plan;
+        let record = ExchangeRecord { schema: SCHEMA, commit, known, prepared, kept };
+        if !layout.previous_tree(run).exists() {
+            Self::make_room(layout, run, owner)?;
+        }
+        // This is the one sync before the first rename: recovery knows the new entries by this record alone.
+        disk::write_json(&layout.run(run).join(BEGUN), &record, 0o600)?;
+        checkpoint::reach("exchange:begun");
+        Ok(Self { layout: layout.clone(), run: run.clone(), owner, record })
+    }
+
+    /// Makes the directory of the previous tree, durably: the old entries are moved there.
+    ///
+    /// # Errors
+    /// The directory cannot be made.
+    pub fn make_room(layout: &Layout, run: &RunId, owner: Owner) -> Outcome<()> {
+        make_passable(&layout.previous_trees())?;
+        disk::make_directory(&layout.previous_tree(run), 0o750)?;
+        // The service user reads the tree when it is compared, and can neither add, rename nor remove an entry.
+        disk::give(&layout.previous_tree(run), &Owner { gid: owner.gid, ..Owner::own() })?;
+        disk::sync_parent(&layout.previous_tree(run))
+    }
+
+    /// Returns the exchange that a run has begun and not finished.
+    ///
+    /// # Errors
+    /// The record cannot be read.
+    pub(crate) fn unfinished(layout: &Layout, run: &RunId, owner: Owner) -> Outcome<Option<Self>> {
+        let record: Option<ExchangeRecord> = disk::read_json(&layout.run(run).join(BEGUN))?;
+        Ok(record.map(|record| Self { layout: layout.clone(), run: run.clone(), owner, record }))
+    }
+
+    /// Moves the old entries out and the prepared ones in. Doing it again changes nothing. Not durable before
+    /// [`Self::finish`]: a power cut may take renames back, each of them whole, and recovery does them again.
+    ///
+    /// # Errors
+    /// An entry cannot be moved or is lost, or other programs keep writing into `app/`.
+    pub(crate) fn swap(&self) -> Outcome<()> {
+        let app = self.move_entries()?;
+        for name in &self.record.prepared {
+            if app.entry(name.as_path().as_os_str())?.is_none() {
+                let path = app.shown().join(name.as_path());
+                return Err(Failure::new(format!("another program has removed {}", path.display()))
+                    .hint(format!("find it: fuser -v {}", text::quoted_path(app.shown()))));
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves entries until `app/` has no old one and the prepared tree none at all; returns `app/`.
+    fn move_entries(&self) -> Outcome<Directory> {
+        let app = open_app(&self.layout, self.owner)?;
+        let previous = directory(&self.layout, &self.layout.previous_tree(&self.run))?;
+        let tree = directory(&self.layout, &self.layout.tree(&self.run)).ok();
+        for _ in 0..ROUNDS {
+            let waiting: Vec<OsString> = tree.as_ref().map_or_else(|| Ok(Vec::new()), Directory::names)?;
+            let mut old = app.names()?;
+            old.retain(|name| waiting.contains(name) || !self.is_prepared(name));
+            if old.is_empty() && waiting.is_empty() {
+                checkpoint::reach("exchange:swapped");
+                return Ok(app);
+            }
+            for name in old {
+                let to = free_name(&previous, &name)?;
+                moved(&app, &name, app.move_new(&name, &previous, &to)?)?;
+                checkpoint::reach("exchange:out");
+            }
+            for name in waiting {
+                if let Some(tree) = &tree
+                    && app.entry(&name)?.is_none()
+                {
+                    moved(tree, &name, tree.move_new(&name, &app, &name)?)?;
+                    checkpoint::reach("exchange:in");
+                }
+            }
+        }
+        Err(Failure::new(format!("another program keeps writing into {}", app.shown().display()))
+            .hint(format!("find it: fuser -v {}", text::quoted_path(app.shown()))))
+    }
+
+    /// Moves preserved and git-ignored paths from the previous tree into the new one. Doing it again changes nothing.
+    ///
+    /// # Errors
+    /// A path cannot be moved.
+    pub(crate) fn carry(&self) -> Outcome<Carried> {
+        let app = open_app(&self.layout, self.owner)?;
+        let previous = directory(&self.layout, &self.layout.previous_tree(&self.run))?;
+        carry::carry(&previous, &app, &self.record.kept, self.owner)
+    }
+
+    /// Ends the exchange: what it moved is durable, and the previous tree waits for its comparison.
+    ///
+    /// # Errors
+    /// A sync fails, or the record cannot be renamed.
+    pub(crate) fn finish(&self) -> Outcome<()> {
+        disk::sync_file_system(&self.layout.app())?;
+        let directory = self.layout.run(&self.run);
+        checkpoint::reach("exchange:synced");
+        hook_record::hand_over(&self.layout, &self.run)?;
+        disk::move_over(&directory.join(BEGUN), &directory.join(FINISHED))?;
+        disk::sync_parent(&directory.join(FINISHED))?;
+        disk::remove_tree(&self.layout.tree(&self.run))
+    }
+
+    /// Completes an exchange that was cut off, from whatever instant: afterwards `app/` is the new tree with everything
+    /// that moves across. What another program has removed from it since stays missing; the next run replaces the tree.
+    ///
+    /// # Errors
+    /// As the parts.
+    pub(crate) fn complete(&self) -> Outcome<Carried> {
+        self.move_entries()?;
+        let carried = self.carry()?;
+        self.finish()?;
+        Ok(carried)
+    }
+
+    fn is_prepared(&self, name: &OsStr) -> bool {
+        self.record.prepared.iter().any(|known| known.as_path().as_os_str() == name)
+    }
+}
+
+/// The exchanges of an installation, as recovery sees them.
+#[derive(Debug)]
+pub struct Exchanges<'a> {
+    /// The paths.
+    pub layout: &'a Layout,
+    /// Whom `app/` belongs to.
+    pub owner: Owner,
+}
+
+impl<'a> Exchanges<'a> {
+    /// Returns the exchanges of an installation, for recovery.
+    pub fn of(on: &'a Installation) -> Self {
+        Self { layout: &on.layout, owner: on.owner }
+    }
+}
+
+impl recover::Exchanges for Exchanges<'_> {
+    fn is_unfinished(&self, run: &RunId) -> bool {
+        self.layout.run(run).join(BEGUN).exists()
+    }
+
+    fn complete(&self, run: &RunId) -> Outcome<bool> {
+        match Exchange::unfinished(self.layout, run, self.owner)? {
+            None => Ok(false),
+            Some(exchange) => exchange.complete().map(|_| true),
+        }
+    }
+
+    fn remove_leftovers(&self) -> Outcome<()> {
+        for run in recover::all(&self.layout.trees())? {
+            if !recover::Exchanges::is_unfinished(self, &run) {
+                disk::remove_tree(&self.layout.tree(&run))?;
+            }
+        }
+        for run in recover::all(&self.layout.previous_trees())? {
+            if !recover::Exchanges::is_unfinished(self, &run) {
+                disk::remove_if_empty(&self.layout.previous_tree(&run))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads what a finished exchange did.
+///
+/// # Errors
+/// The record cannot be read.
+pub fn finished(layout: &Layout, run: &RunId) -> Outcome<Option<ExchangeRecord>> {
+    disk::read_json(&layout.run(run).join(FINISHED))
+}
+
+/// Refuses what would keep the exchange from its end: a mount or an immutable entry in `app/`, or a store on another
+/// file system.
+///
+/// # Errors
+/// The obstacle.
+pub fn check(layout: &Layout) -> Outcome<()> {
+    let table = mounts::all()?;
+    let mount_of =
+        |path: &Path| mounts::of(&table, &path.canonicalize().unwrap_or_else(|_| path.to_path_buf()));
+    if mount_of(&layout.app()) != mount_of(&layout.store()) {
+        return Err(Failure::new(format!(
+            "{} and {} are on different file systems or mounts, so no rename leads from one to the other",
+            layout.store().display(),
+            layout.app().display()
+        ))
+        .hint(format!("set `store` in {} to a directory beside app/", layout.host_file().display())));
+    }
+    let Some(app) = open_existing_app(layout)? else { return Ok(()) };
+    // Flags of the directory itself keep its entries where they are.
+    let home = directory(layout, &layout.home())?;
+    let itself = layout.app().file_name().map_or(Ok(None), |name| home.entry(name))?;
+    let itself = itself.map(|entry| (layout.app(), entry));
+    let entries = app.entries()?.into_iter().map(|entry| (app.shown().join(&entry.name), entry));
+    for (path, entry) in itself.into_iter().chain(entries) {
+        if let Some(obstacle) = entry.obstacle {
+            return Err(immovable(&path, obstacle));
+        }
+    }
+    Ok(())
+}
+
+/// The failure for an entry of `app/` that cannot be moved.
+pub fn immovable(path: &Path, obstacle: Obstacle) -> Failure {
+    Failure::new(format!("{} cannot be moved", TreePath::from(path)))
+        .because(Failure::new(obstacle.reason()))
+        .hint(obstacle.cure(path))
+}
+
+/// Makes a directory of trees that other users can pass through, and cannot list.
+pub(super) fn make_passable(directory: &Path) -> Outcome<()> {
+    disk::make_directory(directory, 0o711)?;
+    disk::set_mode(directory, 0o711)
+}
+
+/// Opens a directory of the installation without following a link below its root.
+pub(super) fn directory(layout: &Layout, path: &Path) -> Outcome<Directory> {
+    Directory::open(layout.root(), path.strip_prefix(layout.root()).unwrap_or(path))
+}
+
+/// Opens `app/`; makes it, for its owner, if it is missing.
+fn open_app(layout: &Layout, owner: Owner) -> Outcome<Directory> {
+    let app = layout.app();
+    let home = directory(layout, &layout.home())?;
+    let name = app.strip_prefix(layout.home()).unwrap_or(&app);
+    home.enter_or_make(name, 0o755, owner)
+}
+
+/// Makes sure that `app/` exists, so that a unit can be given it beforehand.
+///
+/// # Errors
+/// It is not a real directory, or cannot be made.
+pub(crate) fn ensure_app(layout: &Layout, owner: Owner) -> Outcome<()> {
+    open_app(layout, owner).map(drop)
+}
+
+/// Opens `app/` if it exists.
+fn open_existing_app(layout: &Layout) -> Outcome<Option<Directory>> {
+    if layout.app().symlink_metadata().is_err() {
+        return Ok(None);
+    }
+    directory(layout, &layout.app()).map(Some)
+}
+
+/// A name in `previous` that is free: a program may have written an entry again that was moved out before.
+fn free_name(previous: &Directory, name: &OsStr) -> Outcome<OsString> {
+    let mut free = name.to_os_string();
+    for number in 2.. {
+        if previous.entry(&free)?.is_none() {
+            break;
+        }
+        let mut bytes = name.as_bytes().to_vec();
+        bytes.extend_from_slice(format!(".again-{number}").as_bytes());
+        free = OsStr::from_bytes(&bytes).to_os_string();
+    }
+    Ok(free)
+}
+
+/// The failure for a move that a rename cannot do.
+fn moved(from: &Directory, name: &OsStr, moved: Moved) -> Outcome<()> {
+    match moved {
+        Moved::Done => Ok(()),
+        Moved::OtherFileSystem => Err(Failure::new(format!(
+            "{} cannot be moved by a rename: its new place is on another file system",
+            from.shown().join(name).display()
+        ))
+        .hint("set `store` in refresh.toml to a directory on the file system of app/")),
+    }
+}

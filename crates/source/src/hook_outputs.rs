@@ -1,0 +1,99 @@
+//! What the hooks of the last run wrote into `app/`: no local changes while they are as the hooks left them.
+//!
+//! A record vouches for a file only while its size, inode and times are the recorded ones. No program can set the time
+//! at which an inode changed, so a file that was written since is not vouched for, and an old record does no harm.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use refresh_git::path::TreePath;
+use refresh_installation::installation::Installation;
+use refresh_settings::names::CommitId;
+use refresh_system::clock::FileTime;
+use refresh_system::disk;
+use refresh_system::error::Outcome;
+
+use super::compare::{CompareRequest, Moves};
+use super::hook_record::{HookOutputs, Stamp};
+use super::local::ChangeKind;
+use super::place::{Place, inspect};
+use super::untracked;
+
+/// The operation that records.
+pub(crate) const OPERATION: &str = "source-hook-outputs";
+
+/// How many files one record holds.
+const LIMIT: usize = 200_000;
+
+/// The time in which the hooks of a run worked: a file that changed in between is their product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookTime {
+    /// A time before the first hook.
+    pub since: FileTime,
+    /// A time after the last one.
+    pub until: FileTime,
+}
+
+/// What to record.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct HookOutputsRequest {
+    /// Where git and the mirror are.
+    pub place: Place,
+    /// The tree that the hooks worked in.
+    pub tree: TreePath,
+    /// The commit that it was before.
+    pub commit: CommitId,
+    /// When they worked.
+    pub time: HookTime,
+}
+
+/// Records what the hooks of a run wrote into `app/`, which was `commit` before.
+///
+/// # Errors
+/// The tree cannot be read, or the record cannot be written.
+pub fn record(on: &Installation, commit: &CommitId, time: HookTime) -> Outcome<()> {
+    let (tree, commit) = (on.layout.app().into(), commit.clone());
+    let outputs: HookOutputs =
+        inspect(on, OPERATION, |place| HookOutputsRequest { place, tree, commit, time })?;
+    disk::write_json(&on.layout.made_file(), &outputs, 0o644)
+}
+
+/// Carries out [`OPERATION`].
+///
+/// # Errors
+/// The tree cannot be compared.
+pub(crate) fn handle(request: &HookOutputsRequest) -> Outcome<HookOutputs> {
+    let tree = request.tree.as_path();
+    let compared = super::compare::files(&CompareRequest {
+        place: request.place.clone(),
+        tree: request.tree.clone(),
+        known: vec![request.commit.clone()],
+        moves: Moves::Moved(Vec::new()),
+        outputs: HookOutputs::default(),
+        held: Vec::new(),
+    })?;
+    let mut files = BTreeMap::new();
+    let mut candidates: Vec<PathBuf> = Vec::new();
+    for change in &compared.items {
+        match change.kind {
+            ChangeKind::Deleted => {
+                files.insert(change.path.clone(), None);
+            }
+            _ => candidates.extend(untracked::files_below(tree, change.path.as_path(), LIMIT)),
+        }
+    }
+    let own = rustix::process::geteuid().as_raw();
+    for path in candidates.into_iter().take(LIMIT) {
+        let Ok(found) = fs::symlink_metadata(tree.join(&path)) else { continue };
+        let stamp = Stamp::of(&found);
+        let is_theirs = request.time.since < stamp.changed && stamp.changed < request.time.until;
+        if is_theirs && !found.is_dir() && found.uid() == own {
+            files.insert(path.into(), Some(stamp));
+        }
+    }
+    Ok(HookOutputs { files, moved: false })
+}

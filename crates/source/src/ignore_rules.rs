@@ -1,0 +1,212 @@
+//! What git ignores in a tree: by the rules of a commit, and by the local rules of the tree (`.git/info/exclude`).
+//!
+//! Runs as the owner of `app/`. git applies the rules of a commit in a directory of the scratch directory that holds
+//! nothing else, so nothing in the tree can change them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use refresh_git::history::EntryKind;
+use refresh_git::{Git, LONG, Repository, path_of, records};
+use refresh_programs::process::{Ended, Keep};
+use refresh_system::disk;
+use refresh_system::error::Outcome;
+
+use super::own_repository::read_small;
+use super::paths::TrackedFile;
+use super::place::Place;
+use super::untracked::{EntryType, entries, is_cache};
+
+/// The local rules of a prepared tree: byte code is moved in beside the sources, and is nothing that people have to see.
+pub(super) const STANDARD: &str = "__pycache__/\n";
+
+/// The largest file of local rules that is read, in bytes.
+const LARGEST: u64 = 1 << 20;
+
+/// The rules of one commit, and the local ones.
+pub(super) struct Rules<'a> {
+    git: &'a Git,
+    repository: Repository,
+    tree: PathBuf,
+    exclude: PathBuf,
+}
+
+fn is_rule(file: &TrackedFile) -> bool {
+    file.path.file_name() == Some(OsStr::new(".gitignore")) && file.kind != EntryKind::Symlink
+}
+
+/// Returns the files of rules of a commit, if they differ from those of the new one.
+pub(super) fn files(commit: &[TrackedFile], new: &[TrackedFile]) -> Option<Vec<TrackedFile>> {
+    let rules =
+        |files: &[TrackedFile]| files.iter().filter(|file| is_rule(file)).cloned().collect::<Vec<_>>();
+    let contents = |files: &[TrackedFile]| {
+        files.iter().map(|it| (it.path.clone(), it.object.clone())).collect::<Vec<_>>()
+    };
+    let (own, other) = (rules(commit), rules(new));
+    (contents(&own) != contents(&other)).then_some(own)
+}
+
+/// Returns the local rules of a tree.
+pub(super) fn of_tree(app: &Path) -> String {
+    let is_directory = |path: &str| fs::symlink_metadata(app.join(path)).is_ok_and(|found| found.is_dir());
+    if !(is_directory(".git") && is_directory(".git/info")) {
+        return String::new();
+    }
+    let text = read_small(&app.join(".git/info/exclude"), LARGEST).unwrap_or_default();
+    String::from_utf8(text).unwrap_or_default()
+}
+
+/// Returns the local rules of the next tree: those of this one, and one for each path that no other rule names. `None` if
+/// they are the standard ones.
+pub(super) fn exclude_of(local: &str, app: &Path, unnamed: &BTreeSet<PathBuf>) -> Option<String> {
+    let is_rule = |line: &&str| !line.trim().is_empty() && !line.starts_with('#');
+    let mut lines: Vec<String> = local.lines().filter(is_rule).map(str::to_owned).collect();
+    for path in unnamed {
+        let Some(text) = path.to_str().filter(|text| !text.contains(['\n', '\r'])) else { continue };
+        let mut rule = String::from("/");
+        for letter in text.chars() {
+            if "\\*?[] !#".contains(letter) {
+                rule.push('\\');
+            }
+            rule.push(letter);
+        }
+        if fs::symlink_metadata(app.join(path)).is_ok_and(|found| found.is_dir()) {
+            rule.push('/');
+        }
+        lines.push(rule);
+    }
+    lines.retain(|line| line.as_str() != STANDARD.trim_end());
+    if lines.is_empty() {
+        return None;
+    }
+    let mut seen = BTreeSet::new();
+    lines.retain(|line| seen.insert(line.clone()));
+    Some(format!("{STANDARD}{}\n", lines.join("\n")))
+}
+
+impl<'a> Rules<'a> {
+    /// Checks out the `.gitignore` files among `files` to the directory `name` of the scratch directory.
+    ///
+    /// # Errors
+    /// The mirror cannot be read.
+    pub(super) fn of(
+        git: &'a Git,
+        place: &Place,
+        name: &str,
+        files: &[TrackedFile],
+        local: &str,
+    ) -> Outcome<Self> {
+        let scratch = place.scratch.as_path();
+        let (tree, index) = (scratch.join(name), scratch.join(format!("{name}.index")));
+        let exclude = scratch.join("rules.exclude");
+        disk::remove_tree(&tree)?;
+        disk::remove_file_if_there(&index)?;
+        disk::make_directory(&tree, 0o700)?;
+        disk::remove_file_if_there(&exclude)?;
+        disk::write_passing(&exclude, local.as_bytes(), 0o600)?;
+        let repository =
+            Repository::bare(place.mirror.as_path()).with_tree(&tree).with_index(&index).passing();
+        let mut list = Vec::new();
+        for file in files.iter().filter(|file| is_rule(file)) {
+            list.extend_from_slice(format!("100644 {} 0\t", file.object).as_bytes());
+            list.extend_from_slice(file.path.as_os_str().as_bytes());
+            list.push(0);
+        }
+        if !list.is_empty() {
+            let step = || "cannot read the ignore rules of the commit".to_owned();
+            let fill = git.at(&repository).args(["update-index", "-z", "--index-info"]).input(list);
+            git.run(&fill, step)?;
+            git.run(&git.at(&repository).args(["checkout-index", "-q", "-f", "-a"]), step)?;
+        }
+        Ok(Self { git, repository, tree, exclude })
+    }
+
+    /// Returns those of `paths` that the rules ignore, and the ignored files in directories that are not ignored as one.
+    ///
+    /// # Errors
+    /// git fails.
+    pub(super) fn ignored_below(
+        &self,
+        app: &Path,
+        paths: &BTreeMap<PathBuf, EntryType>,
+    ) -> Outcome<BTreeSet<PathBuf>> {
+        let mut ignored = self.ignored(paths)?;
+        let open = |(path, kind): &(&PathBuf, &EntryType)| {
+            **kind == EntryType::Directory && !ignored.contains(*path)
+        };
+        let inside: BTreeMap<PathBuf, EntryType> =
+            paths.iter().filter(open).flat_map(|(path, _)| files_below(app, path)).collect();
+        ignored.extend(self.ignored(&inside)?);
+        Ok(ignored)
+    }
+
+    /// Returns those of `paths` that the rules ignore.
+    ///
+    /// # Errors
+    /// git fails.
+    pub(super) fn ignored(&self, paths: &BTreeMap<PathBuf, EntryType>) -> Outcome<BTreeSet<PathBuf>> {
+        if paths.is_empty() {
+            return Ok(BTreeSet::new());
+        }
+        let mut input = Vec::new();
+        for (path, kind) in paths {
+            if *kind != EntryType::File {
+                // A rule may be for directories only, so git has to see that it is one.
+                disk::make_directory(&self.tree.join(path), 0o700)?;
+            }
+            // A name may begin with a colon, which would mean something else to git.
+            input.extend_from_slice(b"./");
+            input.extend_from_slice(path.as_os_str().as_bytes());
+            input.push(0);
+        }
+        let mut excludes = std::ffi::OsString::from("core.excludesFile=");
+        excludes.push(&self.exclude);
+        let program = self.git.at(&self.repository).arg("-c").arg(excludes);
+        let program = program.args(["check-ignore", "--no-index", "-z", "--stdin"]);
+        // This command refuses to run with literal path names.
+        let program = program.env("GIT_LITERAL_PATHSPECS", "0");
+        let program = program.input(input).keep(Keep::Whole(1 << 30)).deadline(LONG);
+        let found = self.git.runner().run(&program)?;
+        // Nothing ignored is exit code 1.
+        if found.ended == Ended::Exited(1) && found.stderr.is_empty() {
+            return Ok(BTreeSet::new());
+        }
+        let found = found.ok(|| "cannot apply the ignore rules of the commit".to_owned())?;
+        Ok(records(&found.stdout).filter_map(|path| path.strip_prefix(b"./")).map(path_of).collect())
+    }
+}
+
+/// Lists the files below a directory that may be ignored one by one.
+fn files_below(app: &Path, directory: &Path) -> Vec<(PathBuf, EntryType)> {
+    let mut files = Vec::new();
+    for (path, is_directory) in entries(app, directory) {
+        if is_cache(&path, is_directory) || path.file_name() == Some(OsStr::new(".git")) {
+            continue;
+        }
+        if is_directory {
+            files.extend(files_below(app, &path));
+        } else {
+            files.push((path, EntryType::File));
+        }
+    }
+    files
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn local_rules_go_on_and_each_path_without_a_rule_gets_one() {
+        let app = tempfile::tempdir().unwrap();
+        disk::make_directory(&app.path().join("old data"), 0o755).unwrap();
+        let unnamed = [".env", "old data", "a*b"].map(PathBuf::from).into();
+        let text = exclude_of("# mine\n__pycache__/\nlocal/\n", app.path(), &unnamed).unwrap();
+        assert_eq!(text, "__pycache__/\nlocal/\n/.env\n/a\\*b\n/old\\ data/\n");
+        assert_eq!(exclude_of(&text, app.path(), &unnamed).as_deref(), Some(text.as_str()));
+        assert_eq!(exclude_of(STANDARD, app.path(), &BTreeSet::new()), None);
+    }
+}

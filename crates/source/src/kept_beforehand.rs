@@ -1,0 +1,161 @@
+//! What moves across, listed while the service still runs, and the proof that the list still holds after the stop.
+//!
+//! A new, removed or renamed entry changes the ctime of its directory, and a new content that of its file. So the list
+//! holds if every directory that was read, and every preserved file, has the ctime that it had before the listing. A time
+//! that was just about to be given again when it was read proves nothing: such a list is made again.
+//!
+//! Runs as the owner of `app/`, and reads only.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use globset::GlobSet;
+use serde::{Deserialize, Serialize};
+
+use refresh_git::path::TreePath;
+use refresh_system::clock;
+use refresh_system::error::Outcome;
+
+use super::kept::{self, Kept, ListKeptRequest};
+use super::untracked;
+
+/// The operation that makes the list.
+pub(crate) const OPERATION: &str = "source-list-kept";
+
+/// How long that may take, before the list is left to the time after the stop.
+pub(super) const DEADLINE: Duration = Duration::from_secs(20);
+
+/// How long the kernel may give one and the same time to two changes, in nanoseconds: a tick of the coarsest clock, and
+/// room for file systems with coarse times.
+const TICK: i64 = 50_000_000;
+
+/// A list that was made beforehand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct KeptBeforehand {
+    /// What the list was made for.
+    request: String,
+    /// What was listed.
+    kept: Kept,
+    /// What the list depends on.
+    stamps: BTreeMap<TreePath, Stamp>,
+}
+
+/// The inode of an entry and the time of its last change, in nanoseconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Stamp {
+    inode: u64,
+    changed: i64,
+}
+
+/// Carries out [`OPERATION`]. `None`: something is being written at this moment, so the list would prove nothing.
+///
+/// # Errors
+/// As [`kept::list`].
+pub(super) fn handle(request: &ListKeptRequest) -> Outcome<Option<KeptBeforehand>> {
+    let app = request.app.as_path();
+    let preserve = kept::patterns(&request.preserve)?;
+    let mut stamps = BTreeMap::new();
+    add_stamps(app, Path::new(""), &preserve, false, &mut stamps);
+    let local = Path::new(".git/info/exclude");
+    stamps.extend(stamp(&app.join(local)).map(|stamp| (local.to_path_buf(), stamp)));
+    let youngest = stamps.values().map(|stamp| stamp.changed).max().unwrap_or(0);
+    if i128::from(youngest) > clock::now().as_nanosecond() - i128::from(TICK) {
+        return Ok(None);
+    }
+    let kept = kept::list(request)?;
+    // What moves as a whole moves with whatever is in it by then.
+    let whole =
+        |path: &Path| path.ancestors().any(|part| kept.paths.iter().any(|kept| kept.path.as_path() == part));
+    let stamps = stamps.into_iter().filter(|(path, _)| !whole(path));
+    let stamps = stamps.map(|(path, stamp)| (path.into(), stamp)).collect();
+    Ok(Some(KeptBeforehand { request: described(request), kept, stamps }))
+}
+
+impl KeptBeforehand {
+    /// Returns the list if it still holds for this request.
+    pub(super) fn still_holds(self, request: &ListKeptRequest) -> Option<Kept> {
+        let app = request.app.as_path();
+        let same = |(path, known): (&TreePath, &Stamp)| stamp(&app.join(path.as_path())) == Some(*known);
+        (self.request == described(request) && self.stamps.iter().all(same)).then_some(self.kept)
+    }
+}
+
+/// What a list depends on besides the tree.
+fn described(request: &ListKeptRequest) -> String {
+    format!("{} {:?} {:?} {}", request.commit, request.known, request.preserve, request.ignored)
+}
+
+fn stamp(path: &Path) -> Option<Stamp> {
+    let found = fs::symlink_metadata(path).ok()?;
+    let changed = found.ctime().saturating_mul(1_000_000_000).saturating_add(found.ctime_nsec());
+    Some(Stamp { inode: found.ino(), changed })
+}
+
+/// Adds a directory, the directories in it and the preserved files in it.
+fn add_stamps(
+    app: &Path,
+    directory: &Path,
+    preserve: &GlobSet,
+    preserved: bool,
+    stamps: &mut BTreeMap<PathBuf, Stamp>,
+) {
+    let Some(own) = stamp(&app.join(directory)) else { return };
+    stamps.insert(directory.to_path_buf(), own);
+    for (path, is_directory) in untracked::entries(app, directory) {
+        let preserved = preserved || preserve.is_match(&path);
+        if is_directory && path != Path::new(".git") && !untracked::is_cache(&path, true) {
+            add_stamps(app, &path, preserve, preserved, stamps);
+        } else if let (true, false, Some(file)) = (preserved, is_directory, stamp(&app.join(&path))) {
+            stamps.insert(path, file);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn world() -> (tempfile::TempDir, BTreeMap<PathBuf, Stamp>) {
+        let app = tempfile::tempdir().unwrap();
+        for directory in ["data/deep", "src/__pycache__", ".git/objects"] {
+            refresh_system::disk::make_directory(&app.path().join(directory), 0o755).unwrap();
+        }
+        refresh_system::disk::write_atomic(&app.path().join("data/state.json"), b"one", 0o644).unwrap();
+        let stamps = stamps_of(app.path());
+        (app, stamps)
+    }
+
+    fn stamps_of(app: &Path) -> BTreeMap<PathBuf, Stamp> {
+        let mut stamps = BTreeMap::new();
+        let preserve = kept::patterns(&["data/*.json".to_owned()]).unwrap();
+        add_stamps(app, Path::new(""), &preserve, false, &mut stamps);
+        stamps
+    }
+
+    #[test]
+    fn a_list_depends_on_directories_and_preserved_files_and_not_on_caches_or_the_repository() {
+        let (_app, stamps) = world();
+        let paths: Vec<&str> = stamps.keys().map(|path| path.to_str().unwrap()).collect();
+        assert_eq!(paths, ["", "data", "data/deep", "data/state.json", "src"]);
+    }
+
+    #[test]
+    fn a_new_entry_and_a_new_content_change_a_stamp_and_byte_code_does_not() {
+        let (app, before) = world();
+        let write = |path: &str| {
+            clock::pause_regardless(Duration::from_millis(20));
+            let mut file = refresh_system::disk::open_append(&app.path().join(path), 0o644).unwrap();
+            std::io::Write::write_all(&mut file, b"two").unwrap();
+        };
+        write("src/__pycache__/m.pyc");
+        assert_eq!(stamps_of(app.path()), before);
+        write("data/state.json");
+        assert_ne!(stamps_of(app.path()), before, "a preserved file has another content");
+        let before = stamps_of(app.path());
+        write("data/deep/new");
+        assert_ne!(stamps_of(app.path()), before, "a directory has another entry");
+    }
+}

@@ -1,0 +1,111 @@
+//! What a comparison finds in a tree: local changes, and local names of commits. Only types.
+
+use serde::{Deserialize, Serialize};
+
+use refresh_git::path::TreePath;
+use refresh_settings::names::CommitId;
+
+/// How a tree differs from the commits that account for it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalChanges {
+    /// The commit that the tree was compared with first; `None` if the mirror holds none of the known commits.
+    pub base: Option<CommitId>,
+    /// The paths that differ.
+    pub items: Vec<LocalChange>,
+    /// Local branches, tags and stashes whose commits the mirror does not have.
+    pub tips: Vec<LocalName>,
+    /// Paths that the rules of the commit ignore: they move across, and are no changes.
+    #[serde(default)]
+    pub ignored: Vec<TreePath>,
+    /// Why the tree, or a part of it, cannot be compared; `None` if all of it was compared.
+    #[serde(default)]
+    pub not_comparable: Option<String>,
+}
+
+impl LocalChanges {
+    /// Makes the result for a tree that cannot be compared.
+    pub fn not_comparable(reason: String) -> Self {
+        Self { not_comparable: Some(reason), ..Self::default() }
+    }
+
+    /// Returns each change as kind and path.
+    pub fn described(&self) -> impl Iterator<Item = String> {
+        self.changes().map(|change| format!("{} {}", change.kind.word(), change.path))
+    }
+
+    /// Returns `true` if a refresh would keep nothing of the tree but what moves across.
+    pub fn is_none(&self) -> bool {
+        self.not_comparable.is_none() && self.count() == 0
+    }
+
+    /// Returns how many changes and local names there are, preserved paths left out.
+    pub fn count(&self) -> usize {
+        self.changes().count() + self.tips.len()
+    }
+
+    /// Returns the changes that are not preserved.
+    pub fn changes(&self) -> impl Iterator<Item = &LocalChange> {
+        self.items.iter().filter(|item| !item.preserved)
+    }
+}
+
+/// One path that differs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalChange {
+    /// The path, below the tree.
+    pub path: TreePath,
+    /// How it differs.
+    pub kind: ChangeKind,
+    /// Whether the host preserves it, so that it moves across.
+    pub preserved: bool,
+}
+
+/// The kinds of differences.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ChangeKind {
+    /// A tracked file has other bytes.
+    Modified,
+    /// A tracked file has another executable bit.
+    Mode,
+    /// A tracked file or link was replaced by an entry of another type.
+    Type,
+    /// A tracked file is missing.
+    Deleted,
+    /// A tracked file cannot be read by its owner.
+    Unreadable,
+    /// A file that no known commit tracks.
+    Untracked,
+    /// A directory in which no known commit tracks a file.
+    #[serde(rename = "untracked_folder")]
+    UntrackedDirectory,
+    /// A change that only the index of the tree's own repository holds.
+    Staged,
+    /// A hook, or an operation in progress, in the tree's own repository.
+    GitState,
+}
+
+impl ChangeKind {
+    /// Returns the word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Modified => "modified",
+            Self::Mode => "mode",
+            Self::Type => "type",
+            Self::Deleted => "deleted",
+            Self::Unreadable => "unreadable",
+            Self::Untracked | Self::UntrackedDirectory => "untracked",
+            Self::Staged => "staged",
+            Self::GitState => "git state",
+        }
+    }
+}
+
+/// A local name whose commit the mirror does not have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalName {
+    /// `HEAD`, `heads/x`, `tags/x`, `stash/0` …
+    pub name: String,
+    /// The commit.
+    pub commit: CommitId,
+}

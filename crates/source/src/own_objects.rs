@@ -1,0 +1,67 @@
+//! Makes the application's repository hold all of its objects: nothing is borrowed from the mirror any more. Runs as the
+//! owner of the work tree and writes below `app/.git` only.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use refresh_git::{Git, Repository};
+use refresh_installation::installation::Installation;
+use refresh_programs::units::{Job, Role};
+use refresh_system::disk;
+use refresh_system::error::Outcome;
+use refresh_system::text::quoted_path;
+
+use super::place::RepositoryRequest;
+
+/// How long it may take to pack all objects.
+const DEADLINE: Duration = Duration::from_secs(3600);
+
+/// The worker's operation.
+pub(crate) const OPERATION: &str = "source-own-objects";
+
+/// What was done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnObjects {
+    /// Whether objects were borrowed before.
+    pub were_borrowed: bool,
+}
+
+/// Copies every object that the application's repository borrows into it, and ends the borrowing.
+///
+/// # Errors
+/// An object is missing, or the repository cannot be written; it borrows as before then.
+pub fn take(on: &Installation) -> Outcome<OwnObjects> {
+    let git = Git::new(&on.runner, &on.layout)?;
+    let request = RepositoryRequest::new(&git, &on.layout);
+    let job = Job::new(Role::Align, DEADLINE).writes(on.layout.app());
+    on.units.call_as(&job, on.owner, OPERATION, &request)
+}
+
+/// Does the worker's side of [`OPERATION`].
+///
+/// # Errors
+/// As [`take`].
+pub(crate) fn handle(request: &RepositoryRequest) -> Outcome<OwnObjects> {
+    let app = request.app.as_path();
+    let directory = app.join(".git");
+    let borrowing = directory.join("objects/info/alternates");
+    if disk::read_if_there(&borrowing)?.is_none() {
+        return Ok(OwnObjects { were_borrowed: false });
+    }
+    let git = request.git();
+    let repository = Repository::bare(&directory).with_tree(app);
+    let context = |what: &str| format!("cannot {what} in {}", quoted_path(&directory));
+    // Without -l what is borrowed is packed as well; without -d nothing that was there is removed.
+    let pack = git.at(&repository).args(["repack", "-a", "-q"]);
+    git.run(&pack, || context("pack the objects"))?;
+    let aside = directory.join("objects/info/alternates.ended");
+    disk::move_over(&borrowing, &aside)?;
+    let check = git.at(&repository).args(["fsck", "--connectivity-only", "--no-dangling", "--no-progress"]);
+    if let Err(failure) = git.run(&check, || context("find every object")) {
+        disk::move_over(&aside, &borrowing)?;
+        return Err(failure);
+    }
+    disk::remove_file_durably(&aside)?;
+    Ok(OwnObjects { were_borrowed: true })
+}

@@ -1,0 +1,372 @@
+//! Reads the repository in a tree that a refresh has replaced, or will replace: local branches, tags and stashes whose
+//! commits the mirror does not have, staged changes, hooks, operations in progress.
+//!
+//! Its content is the service user's and may be made to hold git up (a pipe or a huge file as a ref). So it is examined
+//! first, each git has a short deadline, and a question without an answer is a reason to keep the whole tree.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Read as _;
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::OFlags;
+
+use refresh_git::path::TreePath;
+use refresh_git::{Git, Repository, path_of, records};
+use refresh_programs::process::{Finished, Keep, Program};
+use refresh_settings::names::CommitId;
+use refresh_system::disk;
+use refresh_system::error::{Failure, Outcome};
+
+use super::local::{ChangeKind, LocalChange, LocalName};
+
+/// How long one git may take to answer from such a repository.
+const QUICK: Duration = Duration::from_secs(10);
+
+/// How many names such a repository may have.
+const NAMES: usize = 100_000;
+
+/// The largest file that holds one ref, in bytes.
+pub(super) const REF: u64 = 4 << 10;
+
+/// The files that git reads whole, with the largest size of each in bytes.
+const FILES: [(&str, u64); 7] = [
+    ("HEAD", REF),
+    ("config", 1 << 20),
+    ("packed-refs", 64 << 20),
+    ("logs/refs/stash", 64 << 20),
+    ("objects/info/alternates", 1 << 20),
+    ("shallow", 64 << 20),
+    ("index", 1 << 30),
+];
+
+/// The files and directories in `.git` that stand for an operation in progress, or bend what a checkout does.
+const OPERATION_FILES: [&str; 20] = [
+    "MERGE_HEAD",
+    "MERGE_MSG",
+    "MERGE_MODE",
+    "AUTO_MERGE",
+    "SQUASH_MSG",
+    "CHERRY_PICK_HEAD",
+    "REVERT_HEAD",
+    "REBASE_HEAD",
+    "BISECT_LOG",
+    "BISECT_START",
+    "BISECT_NAMES",
+    "BISECT_TERMS",
+    "BISECT_EXPECTED_REV",
+    "BISECT_ANCESTORS_OK",
+    "rebase-merge",
+    "rebase-apply",
+    "sequencer",
+    "info/attributes",
+    "info/sparse-checkout",
+    "info/grafts",
+];
+
+/// What a repository holds that the mirror does not.
+#[derive(Debug, Default)]
+pub(super) struct OwnRepository {
+    /// The commit that HEAD names, if the mirror has it.
+    pub(super) head: Option<CommitId>,
+    /// The local names.
+    pub(super) tips: Vec<LocalName>,
+    /// Staged changes, hooks, operations in progress.
+    pub(super) items: Vec<LocalChange>,
+    /// Why it cannot be read; `None` if it was.
+    pub(super) unknown: Option<String>,
+}
+
+/// Why a repository is not read.
+enum Unread {
+    /// It cannot be, for this reason.
+    Unknown(String),
+    /// git cannot be started.
+    Failure(Failure),
+}
+
+impl From<Failure> for Unread {
+    fn from(failure: Failure) -> Self {
+        Self::Failure(failure)
+    }
+}
+
+/// Reads the repository of `tree`.
+///
+/// # Errors
+/// git cannot be started.
+pub(super) fn read(git: &Git, tree: &Path, mirror: &Path, known: &[CommitId]) -> Outcome<OwnRepository> {
+    match read_known(git, tree, mirror, known) {
+        Ok(read) => Ok(read),
+        Err(Unread::Unknown(why)) => Ok(OwnRepository { unknown: Some(why), ..OwnRepository::default() }),
+        Err(Unread::Failure(failure)) => Err(failure),
+    }
+}
+
+fn read_known(git: &Git, tree: &Path, mirror: &Path, known: &[CommitId]) -> Result<OwnRepository, Unread> {
+    let git_dir = tree.join(".git");
+    match fs::symlink_metadata(&git_dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(OwnRepository::default()),
+        Ok(found) if found.is_dir() => {}
+        _ => return Err(Unread::Unknown("its .git is not a directory".to_owned())),
+    }
+    if let Some(obstacle) = obstacle(&git_dir) {
+        return Err(Unread::Unknown(obstacle));
+    }
+    let own = Repository::bare(&git_dir).with_index(git_dir.join("index")).passing();
+    let format = "--format=%(objectname) %(*objectname) %(objecttype) %(refname)";
+    let listed = ask(git, git.at(&own).args(["for-each-ref", format]))?;
+    let mut names = parse_names(&listed.text());
+    let head = head_commit(&git_dir, &names);
+    if let Some(commit) = &head {
+        names.insert(0, LocalName { name: "HEAD".to_owned(), commit: commit.clone() });
+    }
+    replace_stash(&git_dir, &mut names);
+    let tips = local_names(git, mirror, &git_dir, names, known)?;
+    let mut items = Vec::new();
+    if head.is_some() && git_dir.join("index").exists() {
+        let staged = ["diff-index", "--cached", "--name-only", "--no-renames", "-z", "HEAD", "--"];
+        let staged = ask(git, git.at(&own).args(staged))?;
+        items.extend(records(&staged.stdout).map(|path| item(path_of(path), ChangeKind::Staged)));
+    }
+    items.extend(state(&git_dir).into_iter().map(|path| item(path, ChangeKind::GitState)));
+    let head = head.filter(|commit| tips.iter().all(|tip| tip.commit != *commit));
+    Ok(OwnRepository { head, tips, items, unknown: None })
+}
+
+fn item(path: PathBuf, kind: ChangeKind) -> LocalChange {
+    LocalChange { path: path.into(), kind, preserved: false }
+}
+
+/// Runs a git; its answer counts only if it succeeded in time and warned of nothing.
+pub(super) fn answer(git: &Git, program: Program) -> Outcome<Result<Finished, String>> {
+    let finished = git.runner().run(&program.keep(Keep::Whole(256 << 20)).deadline(QUICK))?;
+    Ok(if finished.succeeded() && finished.stderr.is_empty() {
+        Ok(finished)
+    } else {
+        let failure = finished.failure("git cannot read its repository");
+        Err(failure.chain().join(": "))
+    })
+}
+
+fn ask(git: &Git, program: Program) -> Result<Finished, Unread> {
+    answer(git, program)?.map_err(Unread::Unknown)
+}
+
+/// What keeps git from an answer, as far as that can be seen without opening a file.
+fn obstacle(git_dir: &Path) -> Option<String> {
+    if let Some(reason) = unreadable_file(git_dir) {
+        return Some(reason);
+    }
+    for name in ["commondir", "config.worktree"] {
+        if git_dir.join(name).symlink_metadata().is_ok() {
+            return Some(format!("its .git has the file {name}"));
+        }
+    }
+    let linked = fs::read_dir(git_dir.join("worktrees")).into_iter().flatten().next();
+    if linked.is_some() {
+        return Some("its repository has linked work trees".to_owned());
+    }
+    let mut count = 0;
+    obstacle_in_refs(git_dir, Path::new("refs"), &mut count)
+}
+
+/// What keeps git from reading one of the files that it reads whole.
+pub(super) fn unreadable_file(git_dir: &Path) -> Option<String> {
+    FILES.iter().find_map(|(name, limit)| obstacle_in(git_dir, Path::new(name), *limit))
+}
+
+/// What keeps a file from being read whole: it is not a regular file, or too large.
+fn obstacle_in(git_dir: &Path, name: &Path, limit: u64) -> Option<String> {
+    let shown = || TreePath::from(Path::new(".git").join(name));
+    match fs::symlink_metadata(git_dir.join(name)) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Ok(found) if !found.is_file() => Some(format!("{} is not a regular file", shown())),
+        Ok(found) if found.len() > limit => Some(format!("{} has {} bytes", shown(), found.len())),
+        Ok(_) => None,
+        Err(error) => Some(format!("{}: {error}", shown())),
+    }
+}
+
+fn obstacle_in_refs(git_dir: &Path, directory: &Path, count: &mut usize) -> Option<String> {
+    let entries = match fs::read_dir(git_dir.join(directory)) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
+        Err(error) => return Some(format!(".git/{}: {error}", TreePath::from(directory))),
+    };
+    for entry in entries.flatten() {
+        *count += 1;
+        let path = directory.join(entry.file_name());
+        if *count > NAMES || path.components().count() > 100 {
+            return Some("its repository has too many names".to_owned());
+        }
+        let found = if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            obstacle_in_refs(git_dir, &path, count)
+        } else {
+            obstacle_in(git_dir, &path, REF)
+        };
+        if found.is_some() {
+            return found;
+        }
+    }
+    None
+}
+
+/// The commit that HEAD names.
+fn head_commit(git_dir: &Path, names: &[LocalName]) -> Option<CommitId> {
+    let text = read_small(&git_dir.join("HEAD"), REF)?;
+    let text = String::from_utf8_lossy(&text);
+    match text.trim().strip_prefix("ref: refs/") {
+        Some(name) => names.iter().find(|known| known.name == name).map(|known| known.commit.clone()),
+        None => CommitId::parse(text.trim()).ok(),
+    }
+}
+
+/// The commit of the branch that HEAD of a tree names, where a file holds it: a run that has halted leaves one that no record of a
+/// good run names.
+pub(super) fn head_of_branch(tree: &Path) -> Option<CommitId> {
+    let git_dir = tree.join(".git");
+    let read =
+        |name: &str| read_small(&git_dir.join(name), REF).and_then(|text| String::from_utf8(text).ok());
+    let head = read("HEAD")?;
+    let branch = head.trim().strip_prefix("ref: ").filter(|name| is_plain(name))?;
+    CommitId::parse(read(branch)?.trim()).ok()
+}
+
+/// Returns `true` for the name of a branch that leads nowhere else.
+fn is_plain(name: &str) -> bool {
+    name.starts_with("refs/heads/")
+        && Path::new(name).components().all(|part| matches!(part, Component::Normal(_)))
+}
+
+/// `refs/stash` is only the newest of all stashes; its log has every one.
+fn replace_stash(git_dir: &Path, names: &mut Vec<LocalName>) {
+    let newest = names.iter().position(|name| name.name == "stash").map(|at| names.remove(at));
+    let log = read_small(&git_dir.join("logs/refs/stash"), 64 << 20).unwrap_or_default();
+    let stashes = parse_stash_log(&log);
+    if stashes.is_empty() {
+        names.extend(newest.map(|tip| LocalName { name: "stash/0".to_owned(), ..tip }));
+    }
+    names.extend(stashes);
+}
+
+/// The names whose commits neither a name of the mirror nor a known commit reaches.
+fn local_names(
+    git: &Git,
+    mirror: &Path,
+    git_dir: &Path,
+    names: Vec<LocalName>,
+    known: &[CommitId],
+) -> Result<Vec<LocalName>, Unread> {
+    if names.is_empty() {
+        return Ok(names);
+    }
+    let mut list = String::new();
+    for tip in &names {
+        list.push_str(&format!("{}\n", tip.commit));
+    }
+    for commit in known {
+        list.push_str(&format!("^{commit}\n"));
+    }
+    let both = Repository::bare(mirror).borrowing(git_dir.join("objects"));
+    // A stash whose objects are gone is not there to be kept.
+    let program = git.at(&both).args(["rev-list", "--ignore-missing", "--stdin", "--not", "--all"]);
+    let listed = ask(git, program.input(list.into_bytes()))?.text();
+    let local: BTreeSet<&str> = listed.lines().collect();
+    let tips = names.into_iter().filter(|tip| local.contains(tip.commit.as_str())).collect();
+    Ok(once_per_commit(tips))
+}
+
+/// Hooks of people and operations in progress, as paths below the tree.
+fn state(git_dir: &Path) -> Vec<PathBuf> {
+    let exists = |name: &&str| git_dir.join(name).symlink_metadata().is_ok();
+    let operations = OPERATION_FILES.iter().copied().filter(exists).map(PathBuf::from);
+    let hooks = fs::read_dir(git_dir.join("hooks")).into_iter().flatten().flatten();
+    let hooks = hooks.map(|entry| Path::new("hooks").join(entry.file_name()));
+    let hooks = hooks.filter(|hook| hook.extension().is_none_or(|ending| ending != "sample"));
+    operations.chain(hooks).map(|path| Path::new(".git").join(path)).collect()
+}
+
+/// Reads a file of at most `limit` bytes; follows no link and waits for no writer of a pipe.
+pub(super) fn read_small(path: &Path, limit: u64) -> Option<Vec<u8>> {
+    let file = disk::open_with(path, OFlags::NOFOLLOW | OFlags::NONBLOCK).ok()?;
+    let mut bytes = Vec::new();
+    file.take(limit).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
+}
+
+/// Keeps one name of each commit: a branch, tag or stash rather than HEAD or what a restore wrote.
+fn once_per_commit(mut tips: Vec<LocalName>) -> Vec<LocalName> {
+    let rank = |tip: &LocalName| match tip.name.as_str() {
+        "HEAD" => 1,
+        name if name.starts_with("saved/") => 2,
+        _ => 0,
+    };
+    tips.sort_by_key(rank);
+    let mut seen = BTreeSet::new();
+    tips.retain(|tip| seen.insert(tip.commit.as_str().to_owned()));
+    tips
+}
+
+/// Reads the list of refs; names that follow the remote, and names that stand for no commit, are left out.
+fn parse_names(text: &str) -> Vec<LocalName> {
+    let name = |line: &str| {
+        let words: Vec<&str> = line.splitn(4, ' ').collect();
+        let [object, peeled, kind, name] = words[..] else { return None };
+        let name = name.strip_prefix("refs/").filter(|name| !name.starts_with("remotes/"))?;
+        let commit = match kind {
+            "commit" => object,
+            "tag" => peeled,
+            _ => return None,
+        };
+        Some(LocalName { name: name.to_owned(), commit: CommitId::parse(commit).ok()? })
+    };
+    text.lines().filter_map(name).collect()
+}
+
+/// Reads the log of the stash: the second word of each line is what was stashed; the newest comes last.
+fn parse_stash_log(bytes: &[u8]) -> Vec<LocalName> {
+    let text = String::from_utf8_lossy(bytes);
+    let commits: Vec<CommitId> =
+        text.lines().filter_map(|line| CommitId::parse(line.split(' ').nth(1)?).ok()).collect();
+    let named = commits.into_iter().rev().enumerate();
+    named.map(|(index, commit)| LocalName { name: format!("stash/{index}"), commit }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_commits_are_read_and_those_of_the_remote_left_out() {
+        let (one, two) = ("1".repeat(40), "2".repeat(40));
+        let text = format!(
+            "{one}  commit refs/heads/a b\n{one} {two} tag refs/tags/v1\n{one}  commit refs/remotes/origin/x\n{one}  blob refs/b\n"
+        );
+        let names = parse_names(&text);
+        assert_eq!(names.len(), 2);
+        assert_eq!(names[0].name, "heads/a b");
+        assert_eq!(names[1].commit.as_str(), two);
+    }
+
+    #[test]
+    fn a_commit_of_several_names_is_named_once_by_its_branch() {
+        let commit = |digit: &str| CommitId::parse(&digit.repeat(40)).unwrap();
+        let tip = |name: &str, digit: &str| LocalName { name: name.to_owned(), commit: commit(digit) };
+        let tips =
+            vec![tip("HEAD", "1"), tip("saved/r/heads/x", "1"), tip("heads/x", "1"), tip("stash/0", "2")];
+        let names: Vec<String> = once_per_commit(tips).into_iter().map(|tip| tip.name).collect();
+        assert_eq!(names, ["heads/x", "stash/0"]);
+    }
+
+    #[test]
+    fn every_stash_is_found_the_newest_first() {
+        let (zero, one, two) = ("0".repeat(40), "1".repeat(40), "2".repeat(40));
+        let log = format!("{zero} {one} A <a@b> 1 +0000\tfirst\n{one} {two} A <a@b> 2 +0000\tsecond\n");
+        let names = parse_stash_log(log.as_bytes());
+        assert_eq!(names[0].name, "stash/0");
+        assert_eq!(names[0].commit.as_str(), two);
+        assert_eq!(names[1].commit.as_str(), one);
+    }
+}

@@ -1,0 +1,120 @@
+//! Verifies that a prepared tree is the commit: every file with the bytes, type and executable bit that a checkout gives
+//! it, and no other file.
+//!
+//! Runs as a user who cannot write to the tree, with the mirror as git directory and its own index. The index
+//! that it leaves in the scratch directory knows the times of every file, so that a later reset finds nothing to write.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use refresh_git::path::TreePath;
+use refresh_git::{Git, LONG, Repository, path_of, records};
+use refresh_programs::process::Keep;
+use refresh_settings::names::CommitId;
+use refresh_system::disk;
+use refresh_system::error::{Context as _, Failure, Outcome};
+
+use super::differences::check_out_again;
+use super::place::Place;
+
+/// The operation that verifies a tree.
+pub(crate) const OPERATION: &str = "source-prove-tree";
+
+/// The name of the index in the scratch directory.
+pub(crate) const INDEX: &str = "proof.index";
+
+/// How many differences a failure names.
+const NAMED: usize = 10;
+
+/// What to verify.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ProveTreeRequest {
+    /// Where git and the mirror are.
+    pub place: Place,
+    /// The prepared tree.
+    pub tree: TreePath,
+    /// The commit that it has to be.
+    pub commit: CommitId,
+}
+
+/// What was verified.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ProveTreeResponse {
+    /// How many files the index holds.
+    pub files: u64,
+}
+
+/// Carries out [`OPERATION`].
+///
+/// # Errors
+/// The tree is not the commit; the failure names the first differences.
+pub fn handle(request: &ProveTreeRequest) -> Outcome<ProveTreeResponse> {
+    let git = request.place.git();
+    let (tree, scratch) = (request.tree.as_path(), request.place.scratch.as_path());
+    let index = scratch.join(INDEX);
+    disk::remove_file_if_there(&index)?;
+    let mirror = Repository::bare(request.place.mirror.as_path()).with_index(&index).passing();
+    let repository = mirror.clone().with_tree(tree);
+    let step = || format!("cannot verify the prepared tree of {}", request.commit.short());
+    let at =
+        |arguments: &[&str]| git.at(&repository).args(arguments).keep(Keep::Whole(1 << 30)).deadline(LONG);
+    git.run(&at(&["read-tree", request.commit.as_str()]), step)?;
+    // Ends with 1 if a file differs, which the next command reports.
+    git.runner().run(&at(&["update-index", "-q", "--refresh"]))?;
+    let differing = git.run(&at(&["diff-files", "--name-only", "-z", "--no-renames"]), step)?;
+    let differing: Vec<PathBuf> = records(&differing.stdout).map(path_of).collect();
+    let untracked = git.run(&at(&["ls-files", "--others", "-z"]), step)?;
+    let entries = git.run(&at(&["ls-files", "-z"]), step)?;
+    let files = records(&entries.stdout).count() as u64;
+    let mut wrong: Vec<String> = records(&untracked.stdout)
+        .map(|path| format!("{}: is not in the commit", TreePath::from(path_of(path))))
+        .collect();
+    if !differing.is_empty() {
+        wrong.extend(converted_differently(&git, &mirror, tree, scratch, &differing)?);
+    }
+    if wrong.is_empty() {
+        return Ok(ProveTreeResponse { files });
+    }
+    let count = wrong.len();
+    wrong.truncate(NAMED);
+    if count > NAMED {
+        wrong.push(format!("… and {} more", count - NAMED));
+    }
+    Err(Failure::new(format!("the prepared tree is not the commit {}", request.commit.short()))
+        .because(Failure::new(wrong.join("\n"))))
+}
+
+/// Checks files out once more and compares bytes: a file with line endings that its attributes would change differs for
+/// git in every clone, and is right if a second checkout writes the same.
+fn converted_differently(
+    git: &Git,
+    mirror: &Repository,
+    tree: &Path,
+    scratch: &Path,
+    differing: &[PathBuf],
+) -> Outcome<Vec<String>> {
+    let expected = scratch.join("expected");
+    check_out_again(git, mirror.clone(), &expected, differing)?;
+    let mut wrong = Vec::new();
+    for path in differing {
+        if !is_same_file(&expected.join(path), &tree.join(path))? {
+            wrong.push(format!("{}: differs from the commit", TreePath::from(path.as_path())));
+        }
+    }
+    disk::remove_tree(&expected)?;
+    Ok(wrong)
+}
+
+fn is_same_file(expected: &Path, actual: &Path) -> Outcome<bool> {
+    let step = || format!("cannot compare {}", actual.display());
+    let Ok(found) = fs::symlink_metadata(actual) else { return Ok(false) };
+    let wanted = fs::symlink_metadata(expected).context(step)?;
+    let mode = |found: &fs::Metadata| found.permissions().mode() & 0o111 != 0;
+    if !found.is_file() || !wanted.is_file() || mode(&found) != mode(&wanted) || found.len() != wanted.len() {
+        return Ok(false);
+    }
+    Ok(fs::read(expected).context(step)? == fs::read(actual).context(step)?)
+}

@@ -1,0 +1,271 @@
+//! What went wrong: a sentence, the chain of causes below it, and what a person may do about it.
+//!
+//! The rooms (git, python, service …) return a [`Failure`] and know nothing of exit codes: the same failed fetch is
+//! a refusal while the service runs and a halt after the stop. Which of the two it is, the caller says, in
+//! `refresh_installation::exit`.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// The result of anything that can fail in a way that a person has to know.
+pub type Outcome<T> = Result<T, Failure>;
+
+/// A failure: what happened, why, and what to try.
+#[derive(Debug)]
+pub struct Failure {
+    summary: String,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+    hints: Vec<String>,
+    kind: Kind,
+}
+
+/// What a failure is of its own, beside its sentence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Plain,
+    /// This signal ended the work.
+    Interrupted(i32),
+    /// The sentence is what a program wrote.
+    Written,
+}
+
+/// What stands in the place of output that is not for everybody.
+const IN_THE_LOG: &str = "its output is in the log of the run";
+
+impl Failure {
+    /// Makes a failure from one sentence (no capital, no full stop) that says what happened.
+    pub fn new(summary: impl Into<String>) -> Self {
+        Self { summary: summary.into(), source: None, hints: Vec::new(), kind: Kind::Plain }
+    }
+
+    /// Makes the failure that consists of what a program wrote. It may be anything, a password too, so it does not go where
+    /// everybody can read.
+    pub fn written(lines: &[String], before: &str) -> Self {
+        Self { kind: Kind::Written, ..Self::new(format!("{before}{}", lines.join("\n"))) }
+    }
+
+    /// Makes the failure of work that was given up because signal number `signal` arrived.
+    pub fn interrupted(signal: i32) -> Self {
+        let name = match signal {
+            2 => "SIGINT",
+            15 => "SIGTERM",
+            _ => "a signal",
+        };
+        Self { kind: Kind::Interrupted(signal), ..Self::new(format!("interrupted by {name}")) }
+    }
+
+    /// Adds the cause. A cause is never thrown away.
+    #[must_use]
+    pub fn because(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// Adds a cause below all the causes that are there.
+    #[must_use]
+    pub fn rooted_in(self, root: Self) -> Self {
+        let source: Box<dyn StdError + Send + Sync> = match self.source {
+            None => Box::new(root),
+            Some(source) => match source.downcast::<Self>() {
+                Ok(nested) => Box::new(nested.rooted_in(root)),
+                Err(other) => Box::new(Self::new(other.to_string()).because(root)),
+            },
+        };
+        Self { source: Some(source), ..self }
+    }
+
+    /// Adds a command to type or a thing to check.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hints.push(hint.into());
+        self
+    }
+
+    /// Returns what happened, without its causes.
+    pub fn summary(&self) -> &str {
+        &self.summary
+    }
+
+    /// Returns the sentences from the outermost to the root cause.
+    pub fn chain(&self) -> Vec<String> {
+        self.links().map(ToString::to_string).collect()
+    }
+
+    /// Returns the sentences that everybody may read: without what other programs wrote.
+    pub fn open_chain(&self) -> Vec<String> {
+        let is_confidential = |link: &(dyn StdError + 'static)| {
+            link.downcast_ref::<Self>().is_some_and(|failure| failure.kind == Kind::Written)
+        };
+        let open = |link| if is_confidential(link) { IN_THE_LOG.to_owned() } else { link.to_string() };
+        self.links().map(open).collect()
+    }
+
+    fn links(&self) -> impl Iterator<Item = &(dyn StdError + 'static)> {
+        std::iter::successors(Some(self as &(dyn StdError + 'static)), |&link| link.source())
+    }
+
+    /// Returns the hints, those of the root cause first: the closest to the cause is the most useful.
+    pub fn hints(&self) -> Vec<String> {
+        let mut all = self.nested().map(Self::hints).unwrap_or_default();
+        all.extend(self.hints.iter().cloned());
+        all
+    }
+
+    /// Returns the signal that ended the work, where this failure or one of its causes is an interruption.
+    pub fn interrupted_by(&self) -> Option<i32> {
+        match self.kind {
+            Kind::Interrupted(signal) => Some(signal),
+            _ => self.nested().and_then(Self::interrupted_by),
+        }
+    }
+
+    /// Returns whether the kernel refused the caller something.
+    pub fn is_denied(&self) -> bool {
+        self.links().any(|link| {
+            let by_io = link
+                .downcast_ref::<std::io::Error>()
+                .is_some_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied);
+            let by_errno = link
+                .downcast_ref::<rustix::io::Errno>()
+                .is_some_and(|error| matches!(*error, rustix::io::Errno::ACCESS | rustix::io::Errno::PERM));
+            by_io || by_errno
+        })
+    }
+
+    /// Returns the failure as one process sends it to another. That it is an interruption is not sent: a signal to another
+    /// process is none to this one.
+    pub fn message(&self) -> FailureMessage {
+        let sentence = |link: &(dyn StdError + 'static)| Sentence {
+            text: link.to_string(),
+            is_written: link.downcast_ref::<Self>().is_some_and(|failure| failure.kind == Kind::Written),
+        };
+        FailureMessage { chain: self.links().map(sentence).collect(), hints: self.hints() }
+    }
+
+    /// The failure that caused this one; readers and writers pass it on inside an error of their own.
+    fn nested(&self) -> Option<&Self> {
+        let source = self.source.as_deref()?;
+        source.downcast_ref::<Self>().or_else(|| {
+            let inner = source.downcast_ref::<std::io::Error>()?.get_ref()?;
+            inner.downcast_ref::<Self>()
+        })
+    }
+}
+
+/// A failure on its way from one process of this program to another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailureMessage {
+    /// The sentences, the outermost first.
+    chain: Vec<Sentence>,
+    /// The hints, those of the root cause first.
+    hints: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Sentence {
+    text: String,
+    /// Whether a program wrote it ([`Failure::written`]).
+    #[serde(default)]
+    is_written: bool,
+}
+
+impl FailureMessage {
+    /// Returns the failure that was sent.
+    pub fn into_failure(self) -> Failure {
+        let mut failure: Option<Failure> = None;
+        for Sentence { text, is_written } in self.chain.into_iter().rev() {
+            let kind = if is_written { Kind::Written } else { Kind::Plain };
+            let outer = Failure { kind, ..Failure::new(text) };
+            failure = Some(match failure {
+                None => self.hints.iter().fold(outer, Failure::hint),
+                Some(cause) => outer.because(cause),
+            });
+        }
+        failure.unwrap_or_else(|| Failure::new("the process reported no cause"))
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.summary)
+    }
+}
+
+impl StdError for Failure {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_deref().map(|source| source as &(dyn StdError + 'static))
+    }
+}
+
+/// Adds the sentence that says what was being done to an error of a library.
+pub trait Context<T> {
+    /// Turns the error into a [`Failure`] whose cause it is.
+    ///
+    /// # Errors
+    /// The same error, with what was attempted.
+    fn context(self, summary: impl FnOnce() -> String) -> Outcome<T>;
+}
+
+impl<T, E: Into<Box<dyn StdError + Send + Sync>>> Context<T> for Result<T, E> {
+    fn context(self, summary: impl FnOnce() -> String) -> Outcome<T> {
+        self.map_err(|error| Failure::new(summary()).because(error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_keeps_every_cause_and_the_closest_hint_first() {
+        let root = Failure::new("connection refused").hint("start the server");
+        let failure = Failure::new("cannot fetch").because(root).hint("check the network");
+        assert_eq!(failure.chain(), ["cannot fetch", "connection refused"]);
+        assert_eq!(failure.hints(), ["start the server", "check the network"]);
+    }
+
+    #[test]
+    fn a_root_goes_below_every_cause() {
+        let failure = Failure::new("a").because(Failure::new("b")).rooted_in(Failure::new("c"));
+        assert_eq!(failure.chain(), ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn what_a_program_wrote_is_told_in_the_chain_and_not_in_the_open_one() {
+        let written =
+            Failure::written(&["password=hunter2".into()], "").rooted_in(Failure::new("no such table"));
+        let failure = Failure::new("the hook failed").because(written);
+        assert_eq!(failure.chain(), ["the hook failed", "password=hunter2", "no such table"]);
+        assert_eq!(failure.open_chain(), ["the hook failed", IN_THE_LOG, "no such table"]);
+    }
+
+    #[test]
+    fn output_of_a_program_stays_confidential_when_its_failure_comes_from_another_process() {
+        let written = Failure::written(&["password=hunter2".into()], "").hint("look at the hook");
+        let failure = Failure::new("the hook failed").because(written).hint("run it by hand");
+        let sent = serde_json::to_vec(&failure.message()).unwrap();
+        let received = serde_json::from_slice::<FailureMessage>(&sent).unwrap().into_failure();
+        assert_eq!(received.chain(), failure.chain());
+        assert_eq!(received.open_chain(), ["the hook failed", IN_THE_LOG]);
+        assert_eq!(received.hints(), failure.hints());
+    }
+
+    #[test]
+    fn an_interruption_is_seen_through_its_wrappings() {
+        let failure = Failure::new("cannot build").because(Failure::interrupted(15));
+        assert_eq!(failure.interrupted_by(), Some(15));
+        assert_eq!(Failure::new("x").interrupted_by(), None);
+    }
+
+    #[test]
+    fn a_cause_is_found_inside_the_error_of_a_reader_or_writer() {
+        let inner = Failure::interrupted(2);
+        let failure = Failure::new("cannot write x").because(std::io::Error::other(inner));
+        assert_eq!(failure.interrupted_by(), Some(2));
+        let denied = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+        assert!(Failure::new("cannot read y").because(denied).is_denied());
+        assert!(!failure.is_denied());
+    }
+}

@@ -1,0 +1,14 @@
+//! Doors to the operating system, and what every other crate stands on. Imports no other crate of the workspace.
+//!
+//! It may touch files ([`disk`]), clocks ([`clock`]), signals of this process ([`interrupt`]), its environment variables
+//! ([`environment`]) and its standard output and error ([`screen`]). It starts no program and opens no connection.
+
+pub mod checkpoint;
+pub mod clock;
+pub mod disk;
+pub mod environment;
+pub mod error;
+pub mod interrupt;
+pub mod manifest;
+pub mod screen;
+pub mod text;

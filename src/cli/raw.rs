@@ -1,0 +1,54 @@
+//! What the words of a command line request before, or without, the parser: it refuses a line as a whole.
+
+use std::ffi::OsString;
+
+use clap::ValueEnum as _;
+
+use refresh_system::screen::ColorWhen;
+
+/// Returns the words before `--`; what follows are values.
+fn options(words: &[OsString]) -> impl Iterator<Item = &str> {
+    words.iter().filter_map(|word| word.to_str()).take_while(|word| *word != "--")
+}
+
+/// Returns the value of an option as it is written last: `--color WHEN` or `--color=WHEN`.
+fn value<'a>(words: &'a [OsString], option: &str) -> Option<&'a str> {
+    let words: Vec<&str> = options(words).collect();
+    let joined = |word: &&'a str| word.strip_prefix(option)?.strip_prefix('=');
+    let at = words.iter().rposition(|word| *word == option || joined(word).is_some())?;
+    joined(&words[at]).or_else(|| words.get(at + 1).copied())
+}
+
+/// Returns whether a refused command line requests JSON. Only runs have `--format json`.
+pub fn json(words: &[OsString]) -> bool {
+    let has_format = options(words).any(|word| ["run", "rollback", "wait"].contains(&word));
+    match value(words, "--format").filter(|_| has_format) {
+        Some(format) => format == "json",
+        None => options(words).any(|word| word == "--json"),
+    }
+}
+
+/// Returns whether to color the output, as far as the words name it.
+pub fn color(words: &[OsString]) -> ColorWhen {
+    value(words, "--color").and_then(|word| ColorWhen::from_str(word, false).ok()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_requested_by_options_and_not_by_values() {
+        let json = |line: &str| json(&line.split(' ').map(OsString::from).collect::<Vec<_>>());
+        for line in ["rum --json", "run --format json -x", "run --format=json -x"] {
+            assert!(json(line), "{line}");
+        }
+        let color = |line: &str| color(&line.split(' ').map(OsString::from).collect::<Vec<_>>());
+        assert_eq!(color("run --color never -x"), ColorWhen::Never);
+        assert_eq!(color("run --color=always --colour"), ColorWhen::Always);
+        assert_eq!(color("run --color"), ColorWhen::Auto);
+        for line in ["run -- --json", "run json", "run --json --format human", "status --format json"] {
+            assert!(!json(line), "{line}");
+        }
+    }
+}

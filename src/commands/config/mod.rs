@@ -1,0 +1,16 @@
+//! `config`: the settings in force, and the faults of a file of settings.
+
+mod check;
+mod show;
+
+use crate::cli::ConfigCommand;
+use refresh_installation::exit::{Ended, Error};
+use refresh_settings::layout::Layout;
+
+/// Does what `config …` requests; changes nothing.
+pub(super) fn config(layout: &Layout, command: &ConfigCommand) -> Result<Ended, Error> {
+    match command {
+        ConfigCommand::Show(args) => show::show(layout, args),
+        ConfigCommand::Check(args) => check::check(layout, args),
+    }
+}

@@ -1,0 +1,50 @@
+//! Whether an unattended run may deploy a commit. A person who returned to an earlier version, and a run that halted, hold
+//! theirs back. Reads status and mirror; changes nothing.
+
+use refresh_events::run_report::{HeldBack, HeldBy};
+use refresh_installation::installation::Installation;
+use refresh_installation::status_file;
+use refresh_run::plan::Observed;
+use refresh_settings::names::{BranchName, CommitId, RunId};
+use refresh_system::error::Outcome;
+
+/// Returns what holds back the tip of `branch`; `None` if nothing does. `tip` is the tip if it is known already; otherwise the
+/// mirror fetches it, but only where anything is held back at all.
+///
+/// # Errors
+/// The remote cannot be reached, or the mirror cannot be read.
+pub(super) fn find(
+    on: &Installation,
+    run: &RunId,
+    branch: &BranchName,
+    tip: Option<&CommitId>,
+    observed: &Observed,
+) -> Outcome<Option<HeldBack>> {
+    let held = status_file::read(&on.layout).held_back;
+    if held.is_empty() {
+        return Ok(None);
+    }
+    let tip = if let Some(tip) = tip {
+        tip.clone()
+    } else {
+        let tip = on.ensure_commit(run, branch)?;
+        on.mirror.release(run)?;
+        tip
+    };
+    // The deployed commit is deployed already: a run repairs what is around it.
+    let is_deployed = observed.deployed.as_ref().is_some_and(|pair| pair.commit == tip);
+    if is_deployed && observed.fence.is_none() {
+        return Ok(None);
+    }
+    for held in held.into_iter().rev() {
+        if applies(on, &held, &tip)? {
+            return Ok(Some(held));
+        }
+    }
+    Ok(None)
+}
+
+/// A rollback withdraws the commits before the one that it left as well.
+fn applies(on: &Installation, held: &HeldBack, tip: &CommitId) -> Outcome<bool> {
+    Ok(held.commit == *tip || held.by == HeldBy::Rollback && on.mirror.is_before(tip, &held.commit)?)
+}

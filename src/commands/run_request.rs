@@ -1,0 +1,189 @@
+//! A run or a rollback as it is requested: by the command line, and by the same command line of a worker.
+
+use crate::bundle::BundleOptions;
+use crate::cli;
+use crate::cli::{BundleArgs, LockArgs, RollbackArgs, RunArgs};
+use refresh_installation::history;
+use refresh_installation::history::Now;
+use refresh_installation::installation::Installation;
+use refresh_installation::status_file;
+use refresh_run::plan::Target;
+use refresh_service::deployed::Deployment;
+use refresh_service::probe;
+use refresh_service::probe::ProbeResult;
+use refresh_settings::layers::Overrides;
+use refresh_settings::names::{BranchName, CommitId, RunId};
+use refresh_source::work_tree;
+use refresh_system::error::Outcome;
+use refresh_system::text;
+
+/// A run or a rollback as it is requested.
+pub(super) struct RunRequest {
+    /// Its options that are settings.
+    pub(super) overrides: Overrides,
+    /// Whether it does nothing if nothing would change.
+    pub(super) if_changed: bool,
+    /// Whether no person decided that the commit is to be deployed.
+    pub(super) unattended: bool,
+    /// How it waits for another run.
+    pub(super) lock: LockArgs,
+    /// The command that requests the same once more. How it reports and waits is left out.
+    pub(super) again: String,
+    /// What it takes instead of the network.
+    pub(super) bundle: Option<BundleOptions>,
+    words: Vec<String>,
+    aim: Aim,
+}
+
+/// What a run is requested for.
+enum Aim {
+    /// The latest commit of a branch, or of the default one.
+    Branch(Option<BranchName>),
+    /// The state after an earlier run, or the last good one.
+    Earlier(Option<RunId>),
+}
+
+impl RunRequest {
+    /// Returns what the command line of `run` requests.
+    ///
+    /// # Errors
+    /// The branch cannot be one, or a path is not UTF-8.
+    pub(super) fn of_run(mut args: RunArgs) -> Outcome<Self> {
+        args.options.normalize();
+        let branch = args.options.branch.as_deref().map(BranchName::parse).transpose()?;
+        let words = cli::words::of("run", &args)?;
+        let bundle = bundle_options(&args.options.bundle);
+        let overrides = args.options.overrides;
+        let new = Self::new(words, Aim::Branch(branch), args.lock);
+        let unattended = args.if_changed || args.unattended;
+        Ok(Self { overrides, if_changed: args.if_changed, unattended, bundle, ..new })
+    }
+
+    /// Returns what the command line of `rollback` requests; `run` is the one that it names.
+    ///
+    /// # Errors
+    /// None: an ID is text.
+    pub(super) fn of_rollback(args: &RollbackArgs, run: Option<RunId>) -> Outcome<Self> {
+        let named = RollbackArgs { run: run.as_ref().map(ToString::to_string), ..args.clone() };
+        Ok(Self::new(cli::words::of("rollback", &named)?, Aim::Earlier(run), args.lock.clone()))
+    }
+
+    fn new(words: Vec<String>, aim: Aim, lock: LockArgs) -> Self {
+        let typed: Vec<String> = words.iter().filter(|word| *word != "--unattended").cloned().collect();
+        let (again, overrides) = (again(&typed), Overrides::default());
+        Self { overrides, if_changed: false, unattended: false, lock, again, bundle: None, words, aim }
+    }
+
+    /// Returns the command, as reports name it.
+    pub(super) fn command(&self) -> &'static str {
+        match self.aim {
+            Aim::Branch(_) => "run",
+            Aim::Earlier(_) => "rollback",
+        }
+    }
+
+    /// Returns the command line of the worker, which requests the same.
+    pub(super) fn for_worker(&self) -> Vec<String> {
+        let mut words = self.words.clone();
+        words.push(format!("--wait={}s", self.lock.wait.as_secs()));
+        words
+    }
+
+    /// Returns the target, once the installation is open.
+    ///
+    /// # Errors
+    /// The bundle has another branch, or there is no earlier state to return to.
+    pub(super) fn target(&self, on: &Installation) -> Outcome<Target> {
+        match &self.aim {
+            Aim::Branch(branch) => Ok(Target::Latest(choose_branch(on, branch.clone())?)),
+            Aim::Earlier(run) => {
+                let now =
+                    Now { fenced: on.is_fenced(), commit: work_tree::of(on)?.commit, generation: on.live() };
+                let pair = history::rollback_target(&on.layout, run.as_ref(), &now)?;
+                let from = now.commit.as_ref().map_or("no commit", |commit| commit.short());
+                on.runner.events().note(&format!(
+                    "from {from} to {} of run {}",
+                    pair.commit.short(),
+                    pair.run
+                ));
+                Ok(Target::Earlier(pair))
+            }
+        }
+    }
+}
+
+/// Returns a command line of this program as it is typed.
+pub(super) fn again(words: &[String]) -> String {
+    let words = words.iter().map(|word| text::quoted(word));
+    ["ladylinux-refresh".to_owned()].into_iter().chain(words).collect::<Vec<_>>().join(" ")
+}
+
+/// Returns the bundle that the command line names, whose path is absolute.
+pub(super) fn bundle_options(args: &BundleArgs) -> Option<BundleOptions> {
+    let (allow_older, allow_unrelated) = (args.allow_older, args.allow_unrelated);
+    args.bundle.clone().map(|file| BundleOptions { file, allow_older, allow_unrelated })
+}
+
+/// The branch of the bundle, where there is one; else the one asked for, else the usual one.
+pub(super) fn choose_branch(on: &Installation, asked: Option<BranchName>) -> Outcome<BranchName> {
+    match &on.offline {
+        Some(source) => source.branch(on, asked),
+        None => Ok(asked.unwrap_or_else(|| usual_branch(on))),
+    }
+}
+
+/// The branch where none is named.
+pub(super) fn usual_branch(on: &Installation) -> BranchName {
+    let deployed = status_file::read(&on.layout).deployed.map(|pair| pair.branch);
+    on.settings.branch_to_follow(deployed)
+}
+
+/// Asks the running service once, as step 5 would: one that runs and does not answer is not right.
+pub(super) fn answers(on: &Installation, commit: &CommitId) -> Outcome<bool> {
+    let env_file = on.env_file()?;
+    let deployed = Deployment::read(&on.layout).ok().flatten();
+    let probe = probe::resolve(&on.release(commit)?.settings.probe, &env_file, deployed.as_ref())?;
+    Ok(matches!(probe::probe_once(&probe), ProbeResult::Good { .. }))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    fn args(line: &[String]) -> RunArgs {
+        let words = ["ladylinux-refresh".to_owned()].into_iter().chain(line.iter().cloned());
+        match Cli::try_parse_from(words).unwrap().command {
+            Command::Run(args) => args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_worker_gets_every_option_of_a_run_and_nothing_of_its_report() {
+        let line = "run -b feature/x --if-changed --no-stage --always-rebuild-venv --verify-models \
+                    --bundle=/a --allow-older --allow-unrelated --strict --wait 5m --json --detach -v --unattended";
+        let request = RunRequest::of_run(args(&line.split(' ').map(str::to_owned).collect::<Vec<_>>()));
+        let words = request.unwrap().for_worker();
+        let expected = "run --if-changed --no-stage --always-rebuild-venv --verify-models=full --strict \
+                        --bundle=/a --allow-older --allow-unrelated --unattended feature/x --wait=300s";
+        let mut sorted = [words.clone(), expected.split(' ').map(str::to_owned).collect()];
+        for words in &mut sorted {
+            words.sort();
+        }
+        assert_eq!(sorted[0], sorted[1]);
+        let again = RunRequest::of_run(args(&words)).unwrap();
+        assert_eq!(again.for_worker(), words);
+        assert!(again.if_changed && again.unattended && again.overrides.strict && again.overrides.no_stage);
+        assert!(!again.again.contains("--unattended"), "{}", again.again);
+    }
+
+    #[test]
+    fn a_bundle_is_named_by_an_absolute_path() {
+        let request = RunRequest::of_run(args(&["run".to_owned(), "--bundle=a b".to_owned()])).unwrap();
+        assert!(request.bundle.unwrap().file.is_absolute());
+        assert!(request.again.starts_with("ladylinux-refresh run '--bundle=/"), "{}", request.again);
+    }
+}

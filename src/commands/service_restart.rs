@@ -1,0 +1,90 @@
+//! `service restart`: stop, start and health check of the deployed version, under the run lock. A fenced service stays down.
+
+use crate::cli::LockArgs;
+use refresh_installation::exit::{Ended, Error};
+use refresh_installation::history;
+use refresh_installation::installation::Installation;
+use refresh_run::plan::preflight;
+use refresh_run::refresh::others;
+use refresh_service::deployed::Deployment;
+use refresh_service::health;
+use refresh_service::health::Healthy;
+use refresh_service::probe;
+use refresh_service::probe::ResolvedProbe;
+use refresh_service::{Admission, Started, fence};
+use refresh_settings::names::RunId;
+use refresh_system::error::{Failure, Outcome};
+use refresh_system::screen::{Tone, paint, say};
+use refresh_system::text::duration;
+use refresh_system::{clock, interrupt};
+
+use super::{lock, print_error, refuse, warn};
+
+/// The command, for errors.
+const DURING: &str = "service restart";
+
+/// Restarts the service, and reports how long it was down. A service that fails its health check stays as it is, and the
+/// command ends with exit code 5.
+pub(super) fn restart(on: &Installation) -> Result<Ended, Error> {
+    let context = |failure| refuse(on, DURING, failure, "ladylinux-refresh status");
+    let _lock = lock(&on.layout, DURING, None, &LockArgs::default())?;
+    if let Some(fence) = fence::read(&on.layout).map_err(context)? {
+        return Err(refuse(on, DURING, fence.refusal(), &history::way_out(&on.layout, &fence)));
+    }
+    preflight::outside(on).map_err(context)?;
+    let probe = health_check(on).map_err(context)?;
+    note_others(on).map_err(context)?;
+    let began = clock::monotonic();
+    // A signal between the two would leave the service down.
+    let (stopped, started) =
+        interrupt::shielded(|| on.service.stop().map(|stopped| (stopped, start(on)))).map_err(context)?;
+    warn(&stopped.notes);
+    let healthy = started.and_then(|started| check(on, &probe, &started));
+    match healthy {
+        Ok(healthy) => {
+            let down = duration(clock::millis(healthy.first_good.duration_since(began)));
+            let stable = duration(clock::millis(probe.settle));
+            let (restarted, status) = (paint(Tone::Good, "Restarted"), healthy.status);
+            say(&format!("{restarted}: healthy (HTTP {status}), stable for {stable}, down for {down}"));
+            Ok(Ended::Done)
+        }
+        Err(failure) if failure.interrupted_by().is_some() => Err(context(failure)),
+        Err(failure) => {
+            print_error(&on.layout, &refuse(on, DURING, failure, "ladylinux-refresh service logs"));
+            Ok(Ended::Findings)
+        }
+    }
+}
+
+/// Returns the health check of the deployed version.
+fn health_check(on: &Installation) -> Outcome<ResolvedProbe> {
+    let deployed = Deployment::read(&on.layout).ok().flatten();
+    let release = deployed.as_ref().map(|deployed| on.release(&deployed.commit)).transpose()?;
+    let settings = release.as_ref().map_or(&on.settings.probe, |release| &release.settings.probe);
+    probe::resolve(settings, &on.env_file()?, deployed.as_ref())
+}
+
+/// Records the units that systemd stops together with the service, so that they are started again with it.
+fn note_others(on: &Installation) -> Outcome<()> {
+    let found = on.service.others()?;
+    let name = RunId::new(clock::now(), std::process::id());
+    refresh_service::others::note(&on.layout, &name, &found.stopped_with_it).map(|_| ())
+}
+
+/// Starts the service and the units that were stopped with it.
+fn start(on: &Installation) -> Outcome<Started> {
+    let mut started = on.service.start(Admission::Ordinary)?;
+    started.warnings.extend(others::start_noted(on));
+    Ok(started)
+}
+
+/// Waits until the started service is healthy.
+fn check(on: &Installation, probe: &ResolvedProbe, started: &Started) -> Outcome<Healthy> {
+    warn(&started.warnings);
+    health::await_healthy(probe, on.service.as_ref(), started.main).map_err(|failure| {
+        if failure.interrupted_by().is_some() {
+            return failure;
+        }
+        Failure::new("the service fails its health check").because(failure)
+    })
+}

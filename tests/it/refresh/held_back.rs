@@ -1,0 +1,129 @@
+//! What a person rolled back, and what halted a run, is deployed by no unattended run, until a newer commit comes or `run` is
+//! typed.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::host::{Host, git};
+use crate::refresh::help::{events, hook, installation, last_run};
+
+/// Runs as a timer does, and returns the report of a run that held its commit back.
+#[track_caller]
+fn held_back(host: &Host) -> Value {
+    let (runs, picture, before) = (host.runs(), installation(host), host.report());
+    let emitted = events(&host.tool(["run", "--if-changed", "--json"]).expect(0));
+    let report = emitted.last().unwrap()["report"].clone();
+    assert_eq!(report["result"], "held_back", "{report:#}");
+    let schema = crate::schema::validator("events.schema.json");
+    for event in &emitted {
+        crate::schema::assert_valid(&schema, event);
+    }
+    assert_eq!((host.runs(), installation(host), host.report()), (runs, picture, before));
+    report["held_back"].clone()
+}
+
+fn status(host: &Host) -> Value {
+    crate::schema::valid(&host.tool(["status", "--json"]).expect(0).out, "status.schema.json")
+}
+
+/// The application's own request, which is answered.
+fn request(host: &Host) -> Value {
+    fs::create_dir_all(host.layout.requests()).unwrap();
+    fs::write(host.layout.requests().join("x"), "").unwrap();
+    host.tool(["answer-requests"]).expect(0);
+    let text = fs::read_to_string(host.layout.status_file()).unwrap();
+    crate::schema::valid(&text, "status-file.schema.json")["last_request"].clone()
+}
+
+#[test]
+fn a_version_that_a_person_rolled_back_is_deployed_by_no_timer_and_no_request_until_run_is_typed() {
+    let host = Host::running();
+    host.configure("allowed_branches = [\"main\"]", "");
+    let good = host.head();
+    let left = host.push(&[("version.txt", "two\n")]);
+    host.tool(["run"]).expect(0);
+    let mut command = host.command(["rollback"]);
+    command.env("SUDO_USER", "alice");
+    crate::host::ran(command.output().unwrap()).expect(0);
+    let run = last_run(&host);
+
+    let held = held_back(&host);
+    assert_eq!((&held["commit"], &held["by"], &held["run"]), (&json!(left), &json!("rollback"), &json!(run)));
+    assert_eq!((&held["user"], &held["why"]), (&json!("alice"), &Value::Null));
+    let human = host.tool(["run", "--if-changed"]).expect(0).says("Held back: main stays at");
+    human.says(&format!("{} A change", &left[..10])).says("rolled back by alice at ").says(&run);
+    assert_eq!(status(&host)["held_back"], json!([held]));
+    host.tool(["status"])
+        .expect(0)
+        .says("held back")
+        .says("rolled back by alice at ")
+        .says("`run`, or a newer");
+    host.tool(["plan"]).expect(0).says("held back").says("rolled back by alice");
+    let answer = request(&host);
+    assert_eq!(answer["outcome"], "refused");
+    let why = format!("{} is held back: rolled back by alice", &left[..10]);
+    assert_eq!(answer["why"], why);
+    assert_eq!((host.head(), host.version().as_deref()), (good, Some("one")));
+
+    host.tool(["run"]).expect(0).says("Refreshed");
+    assert_eq!(host.head(), left);
+    assert_eq!(status(&host)["held_back"], json!([]));
+    host.tool(["run", "--if-changed"]).expect(0).says("Already current");
+}
+
+#[test]
+fn a_newer_commit_ends_the_hold_and_one_that_the_rollback_withdrew_as_well_does_not() {
+    let host = Host::running();
+    let middle = host.push(&[("version.txt", "two\n")]);
+    host.push(&[("version.txt", "three\n")]);
+    host.tool(["run"]).expect(0);
+    host.tool(["rollback"]).expect(0);
+    assert_eq!(host.version().as_deref(), Some("one"));
+    git(&host.work(), ["reset", "--quiet", "--hard", &middle]);
+    git(&host.work(), ["push", "--quiet", "--force", "origin", "HEAD"]);
+    held_back(&host);
+    let newer = host.push(&[("version.txt", "four\n")]);
+    host.tool(["run", "--if-changed"]).expect(0).says("Refreshed");
+    assert_eq!(host.head(), newer);
+    assert_eq!(status(&host)["held_back"], json!([]));
+}
+
+#[test]
+fn a_commit_that_halted_a_run_is_tried_again_only_by_a_person() {
+    let host = Host::running();
+    host.configure("allowed_branches = [\"main\"]", "");
+    let good = host.head();
+    let bad = host.push(&[("refresh.toml", &hook("tables", "migration", &["false"], ""))]);
+    // The command that is proposed next is one that tries again.
+    let halted = host.tool(["run", "--if-changed"]).expect(1);
+    assert!(!halted.out.lines().last().unwrap().contains("--if-changed"), "{}", halted.out);
+    // Fenced it stays: a person has to decide.
+    let held = held_back(&host);
+    assert_eq!((&held["commit"], &held["by"]), (&json!(bad), &json!("halt")));
+    assert!(held["why"].as_str().unwrap().contains("tables"), "{held}");
+    assert!(host.fenced());
+    host.tool(["run", "--if-changed"]).expect(0).says("a run of it halted at ").says("tables");
+    assert_eq!(request(&host)["outcome"], "refused");
+
+    // So it does after a rollback, whose version serves.
+    host.tool(["rollback"]).expect(0);
+    assert_eq!(held_back(&host)["commit"], bad);
+    assert_eq!((host.head(), host.version().as_deref()), (good, Some("one")));
+    host.tool(["run"]).expect(1);
+    host.tool(["rollback"]).expect(0);
+    held_back(&host);
+    host.push(&[("refresh.toml", ""), ("version.txt", "two\n")]);
+    assert_eq!(request(&host)["outcome"], "done");
+    assert_eq!(host.version().as_deref(), Some("two"));
+}
+
+#[test]
+fn a_halted_rollback_holds_back_what_the_person_wanted_to_leave() {
+    let host = Host::running();
+    let left = host.push(&[("version.txt", "two\n")]);
+    host.tool(["run"]).expect(0);
+    host.configure("", "[[hook]]\nname = \"no\"\nkind = \"check\"\ncommand = [\"false\"]\n");
+    host.tool(["rollback"]).expect(1);
+    assert_eq!(held_back(&host)["commit"], left);
+}

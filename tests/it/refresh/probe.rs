@@ -1,0 +1,75 @@
+//! The running service is asked before the stop as the new one will be asked after it: by its socket, and with the header fields
+//! that it wants. What a probe can never reach is refused while the service runs.
+
+use crate::host::Host;
+use crate::refresh::help::listens;
+
+/// A service that takes requests for one host only.
+const OF_ONE_HOST: &str = r#"
+import http.server, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200 if self.headers["Host"] == "lady.example" else 400)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+    def log_message(self, *arguments):
+        pass
+class Server(http.server.ThreadingHTTPServer):
+    allow_reuse_address = True
+Server(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"#;
+
+/// A service on a socket in the file system.
+const ON_A_SOCKET: &str = r#"
+import http.server, os, socketserver
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = self.path.encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *arguments):
+        pass
+if os.path.exists("PATH"):
+    os.unlink("PATH")
+socketserver.ThreadingUnixStreamServer("PATH", Handler).serve_forever()
+"#;
+
+#[test]
+fn rw_7_1b_a_question_that_the_running_service_refuses_is_refused_before_the_stop_and_its_headers_can_be_set()
+{
+    let host = Host::running();
+    host.push(&[("server.py", OF_ONE_HOST)]);
+    host.tool(["run"]).expect(0);
+    host.configure("", "status = 200\n");
+    let refused = host.tool(["run"]).expect(3).says("status 400 instead of 200").says("`headers`");
+    refused.says(&host.layout.host_file().display().to_string());
+    assert!(listens(&host) && !host.fenced());
+    host.configure("", "status = 200\nheaders = { Host = \"lady.example\" }\n");
+    host.tool(["run"]).expect(0).says("HTTP 200");
+    host.tool(["run", "--if-changed"]).expect(0).says("Already current");
+    host.configure("", "headers = { \"A B\" = \"x\" }\n");
+    host.tool(["run"]).expect(2).says("probe.headers");
+}
+
+#[test]
+fn rw_5_5_a_service_on_a_socket_in_the_file_system_is_asked_there() {
+    let host = Host::running();
+    let socket = host.beside("api.sock").display().to_string();
+    host.push(&[("server.py", &ON_A_SOCKET.replace("PATH", &socket))]);
+    host.tool(["service", "stop"]).expect(0);
+    let url = format!("unix:{socket}");
+    host.configure("", &format!("url = \"{url}\"\npath = \"/health?x\"\nbody = \"/health?x\"\n"));
+    host.tool(["run"]).expect(0).says("HTTP 200").says(&url);
+    host.tool(["run", "--if-changed"]).expect(0).says("Already current");
+    host.tool(["run"]).expect(0);
+    // A probe that asks the port is refused, and the setting to write is named.
+    host.configure("", "");
+    host.tool(["run"]).expect(3).says(&format!("set `url = \"{url}\"`"));
+    assert!(!host.fenced());
+    host.configure("", &format!("url = \"unix:{socket}.other\"\n"));
+    host.tool(["run"]).expect(3).says(&format!("set `url = \"{url}\"`"));
+    host.configure("", "url = \"unix:api.sock\"\n");
+    host.tool(["run"]).expect(3).says("no absolute path");
+}

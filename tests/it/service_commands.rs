@@ -1,0 +1,57 @@
+//! `service restart` and `service logs --follow`, on an installation below a root.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests lay out what the program finds")]
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
+
+use crate::host::Host;
+use crate::refresh::help::hook;
+
+#[test]
+fn a_restart_checks_the_health_and_reports_the_downtime() {
+    let host = Host::running();
+    let pid = host.report()["service"]["pid"].clone();
+    host.tool(["service", "restart"]).expect(0).says("Restarted: healthy (HTTP 200)").says("down for");
+    assert_eq!(host.version().as_deref(), Some("one"));
+    let status = host.tool(["status", "--json"]).expect(0).out;
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    assert_ne!(status["service"]["pid"], pid, "the same process runs");
+    assert_eq!(status["service"]["state"], "running");
+    host.tool(["service", "stop"]).expect(0);
+    host.tool(["service", "restart"]).expect(0);
+    assert_eq!(host.version().as_deref(), Some("one"));
+}
+
+#[test]
+fn a_restart_that_fails_its_health_check_reports_the_cause_and_ends_with_5() {
+    let host = Host::running();
+    host.write("server.py", "raise SystemExit(7)\n");
+    let said = host.tool(["service", "restart"]).expect(5);
+    said.says("error in service restart: the service fails its health check").says("cause").says("next ");
+    assert!(!host.fenced(), "a restart is not a refresh");
+}
+
+#[test]
+fn a_fenced_service_is_not_restarted_and_the_command_that_helps_is_named() {
+    let host = Host::running();
+    host.push(&[("refresh.toml", &hook("broken", "migration", &["false"], ""))]);
+    host.tool(["run"]).expect(1);
+    host.tool(["service", "restart"]).expect(3).says("must not be started").says(" rollback\n");
+    assert!(host.fenced() && host.answer().is_none());
+}
+
+#[test]
+fn the_log_is_followed_across_a_restart_until_a_signal() {
+    let host = Host::running();
+    let mut follower = host.command(["service", "logs", "-f", "-n", "1"]);
+    let mut follower = follower.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(follower.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert_eq!(lines.next().unwrap(), "serving one");
+    host.tool(["service", "restart"]).expect(0);
+    assert!(lines.any(|line| line == "serving one"), "the log of the new process is missing");
+    let pid = rustix::process::Pid::from_child(&follower);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    assert_eq!(follower.wait().unwrap().code(), Some(0));
+    assert!(fs::exists(host.layout.supervisor()).unwrap());
+}

@@ -1,0 +1,180 @@
+//! Units as people write them: what a run makes of each, on one machine, one after the other.
+
+use crate::lab;
+
+use lab::{Lab, Machine, Ran, until};
+
+/// A service that answers with its version, and notifies systemd if it is asked to, of its start and that it lives.
+const SERVER: &str = r"
+import http.server, os, pathlib, socket, threading, time
+
+def notify(text):
+    address = os.environ.get('NOTIFY_SOCKET')
+    if address:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
+            connection.connect('\0' + address[1:] if address.startswith('@') else address)
+            connection.send(text)
+
+def live():
+    while True:
+        notify(b'WATCHDOG=1')
+        time.sleep(0.5)
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = pathlib.Path('version.txt').read_bytes()
+        self.send_response(200)
+        self.send_header('Content-Length', str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *arguments):
+        pass
+
+server = http.server.ThreadingHTTPServer(('', 8000), Handler)
+notify(b'READY=1')
+threading.Thread(target=live, daemon=True).start()
+server.serve_forever()
+";
+
+const UNIT: &str = "[Unit]\nDescription=LadyLinux API\n[Service]\nUser=ladylinux\n\
+    WorkingDirectory=/opt/ladylinux/app\nExecStart=/opt/ladylinux/venv/bin/python server.py\n\
+    [Install]\nWantedBy=multi-user.target\n";
+
+const DROP_IN: &str = "/etc/systemd/system/ladylinux-api.service.d/50-case.conf";
+
+/// What a run makes of a unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// The new version is in service.
+    Refreshed,
+    /// The run was refused, with these words; the old version serves on.
+    Refused(&'static str),
+    /// The run halted, with these words; a rollback brings the old version back.
+    Halted(&'static str),
+}
+
+/// A kind of unit: its name, the lines of its drop-in, and what a run makes of it.
+type Case = (&'static str, &'static str, Outcome);
+
+const CASES: [Case; 20] = [
+    ("simple", "[Service]\nType=simple\n", Outcome::Refreshed),
+    ("exec", "[Service]\nType=exec\n", Outcome::Refreshed),
+    ("notify", "[Service]\nType=notify\n", Outcome::Refreshed),
+    ("watchdog", "[Service]\nType=notify\nWatchdogSec=5\nRestart=on-watchdog\n", Outcome::Refreshed),
+    (
+        "forking without a PID file",
+        "[Service]\nType=forking\nExecStart=\n\
+         ExecStart=/bin/sh -c '/opt/ladylinux/venv/bin/python server.py & sleep 0.3'\n",
+        Outcome::Refused("Type=forking without PIDFile="),
+    ),
+    (
+        "forking with a PID file",
+        "[Service]\nType=forking\nRuntimeDirectory=ladylinux-api\nPIDFile=/run/ladylinux-api/pid\nExecStart=\n\
+         ExecStart=/bin/sh -c '/opt/ladylinux/venv/bin/python server.py & echo $! >/run/ladylinux-api/pid; sleep 0.3'\n",
+        Outcome::Refreshed,
+    ),
+    (
+        "oneshot that leaves a process",
+        "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=\n\
+         ExecStart=/bin/sh -c '/opt/ladylinux/venv/bin/python server.py & sleep 0.3'\n",
+        Outcome::Refused("Type=oneshot"),
+    ),
+    (
+        "protect system",
+        "[Service]\nProtectSystem=strict\nPrivateTmp=yes\nProtectHome=yes\n",
+        Outcome::Refreshed,
+    ),
+    ("slow start", "[Service]\nExecStartPre=/bin/sleep 2\n", Outcome::Refreshed),
+    (
+        "start that fails for a version",
+        "[Service]\nExecStartPre=/bin/sh -c '! grep -q next-start-that-fails version.txt'\n",
+        Outcome::Halted("ExecStartPre"),
+    ),
+    ("stop that hangs", "[Service]\nExecStop=/bin/sleep 1000\nTimeoutStopSec=2\n", Outcome::Refreshed),
+    ("kill mode process", "[Service]\nKillMode=process\n", Outcome::Refreshed),
+    ("kill mode mixed", "[Service]\nKillMode=mixed\n", Outcome::Refreshed),
+    ("kill mode none", "[Service]\nKillMode=none\n", Outcome::Refreshed),
+    ("restart at once", "[Service]\nRestart=always\nRestartSec=0\n", Outcome::Refreshed),
+    ("stop without a limit", "[Service]\nTimeoutStopSec=infinity\n", Outcome::Refreshed),
+    ("start limit", "[Unit]\nStartLimitIntervalSec=3600\nStartLimitBurst=1\n", Outcome::Refreshed),
+    ("no manual start", "[Unit]\nRefuseManualStart=yes\n", Outcome::Refused("RefuseManualStart")),
+    ("no manual stop", "[Unit]\nRefuseManualStop=yes\n", Outcome::Refused("RefuseManualStop")),
+    ("private network", "[Service]\nPrivateNetwork=yes\n", Outcome::Refused("PrivateNetwork")),
+];
+
+fn set_up(machine: &Machine) {
+    machine.prepare_small_host(&[("server.py", SERVER), ("requirements.txt", "")], UNIT);
+    machine.write(
+        "/etc/ladylinux/refresh.toml",
+        "[remote]\nurl = \"file:///srv/app.git\"\nallow = [\"file\"]\n\
+         [probe]\nurl = \"http://127.0.0.1:8000/\"\ndeadline = \"30s\"\nsettle = \"300ms\"\n",
+    );
+    machine.refresh("init").expect(0);
+    machine.refresh("run").expect(0);
+}
+
+/// Puts a drop-in in place and starts the service with it.
+fn start_with(machine: &Machine, lines: &str) {
+    machine
+        .exec("systemctl stop ladylinux-api; systemctl kill --signal=SIGKILL ladylinux-api; true")
+        .expect(0);
+    machine.write(DROP_IN, lines);
+    machine.exec("systemctl daemon-reload && systemctl reset-failed ladylinux-api").expect(0);
+    // A unit that refuses a manual start is started as a dependency is.
+    machine.write(
+        "/etc/systemd/system/start.target",
+        "[Unit]\nRequires=ladylinux-api.service\nAfter=ladylinux-api.service\n",
+    );
+    machine
+        .exec("systemctl daemon-reload && systemctl start start.target && systemctl stop start.target")
+        .expect(0);
+}
+
+fn verdict(ran: &Ran) -> &'static str {
+    match ran.code {
+        Some(0) => "refreshed",
+        Some(3) => "refused",
+        Some(1) => "halted",
+        _ => "other",
+    }
+}
+
+/// Runs one case; returns what differs from the expectation.
+fn differs(machine: &Machine, (name, lines, expected): Case) -> Option<String> {
+    start_with(machine, lines);
+    let private = lines.contains("PrivateNetwork");
+    let before = if private {
+        machine.read("/opt/ladylinux/app/version.txt")
+    } else {
+        Some(until(name, || machine.version()))
+    };
+    let next = format!("next-{}", name.replace(' ', "-"));
+    machine.push_version(&next);
+    let ran = machine.refresh("run");
+    let (version, words) = match expected {
+        Outcome::Refreshed => (Some(next), ""),
+        Outcome::Refused(words) => (before, words),
+        Outcome::Halted(words) => {
+            machine.refresh("rollback").expect(0);
+            (before, words)
+        }
+    };
+    let verdict = verdict(&ran);
+    let code = match expected {
+        Outcome::Refreshed => 0,
+        Outcome::Refused(_) => 3,
+        Outcome::Halted(_) => 1,
+    };
+    let answer = if private { machine.read("/opt/ladylinux/app/version.txt") } else { machine.version() };
+    let is_right = ran.code == Some(code) && answer == version && ran.all().contains(words);
+    (!is_right).then(|| format!("{name}: {verdict}, answers {answer:?} and not {version:?}\n{}", ran.all()))
+}
+
+#[test]
+fn rw_5_1_rw_5_5_a_run_copes_with_units_as_people_write_them_or_refuses_them_before_the_stop() {
+    let Some(lab) = Lab::open() else { return };
+    let machine = Machine::copy_of(&lab, "awkward-units", set_up);
+    until("the service", || machine.version());
+    let wrong: Vec<String> = CASES.into_iter().filter_map(|case| differs(&machine, case)).collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}

@@ -1,0 +1,62 @@
+//! What a machine gets for a host: the service's user, uv, and a small application. That is a bare repository and a clone of
+//! it on the machine itself, and a service that answers with the contents of `version.txt`.
+
+use super::{LOCAL_INDEX, Machine, Ran};
+
+impl Machine {
+    /// Puts the pinned uv where the program keeps it, which saves a test that is about something else some seconds.
+    #[track_caller]
+    pub fn lend_uv(&self) {
+        let directory = "/opt/ladylinux-refresh/uv";
+        self.exec(&format!(
+            "install -d {directory} && cp -r --no-preserve=ownership /srv/wheels/tools/uv-* {directory}"
+        ))
+        .expect(0);
+    }
+
+    /// Adds the user that a real machine's application belongs to.
+    #[track_caller]
+    pub fn add_service_user(&self) {
+        let options =
+            "--system --user-group --home-dir /opt/ladylinux --no-create-home --shell /usr/sbin/nologin";
+        self.exec(&format!("useradd {options} ladylinux")).expect(0);
+    }
+
+    /// Installs the tool, writes the unit of the service, and pushes the first commit of the application: `files`, with
+    /// version `one`.
+    #[track_caller]
+    pub fn prepare_small_host(&self, files: &[(&str, &str)], unit: &str) {
+        self.install_tool();
+        self.lend_uv();
+        self.exec(
+            "git init --quiet --bare --initial-branch=main /srv/app.git && \
+             git clone --quiet /srv/app.git /srv/work && cd /srv/work && git switch --quiet --orphan main",
+        )
+        .expect(0);
+        for (path, text) in files {
+            self.write(&format!("/srv/work/{path}"), text);
+        }
+        self.write("/etc/systemd/system/ladylinux-api.service", unit);
+        self.push_version("one");
+    }
+
+    /// Commits everything in `/srv/work` as another version of the application, and pushes it.
+    #[track_caller]
+    pub fn push_version(&self, version: &str) {
+        self.write("/srv/work/version.txt", version);
+        let commit = "git -c user.name=x -c user.email=x@x commit --quiet --allow-empty --message change";
+        let line = format!("cd /srv/work && git add -A && {commit} && git push --quiet origin main");
+        self.exec(&line).expect(0);
+    }
+
+    /// Runs the tool as root with the package index of the lab.
+    #[track_caller]
+    pub fn refresh(&self, arguments: &str) -> Ran {
+        self.exec(&format!("PIP_INDEX_URL={LOCAL_INDEX} exec ladylinux-refresh {arguments}"))
+    }
+
+    /// Returns the version that the service answers with; `None` where it does not answer.
+    pub fn version(&self) -> Option<String> {
+        self.http("http://127.0.0.1:8000/")
+    }
+}
