@@ -301,11 +301,9 @@ impl Machine {
     #[track_caller]
     pub fn start(&mut self) {
         assert!(self.running.is_none(), "{} runs already", self.name);
-        let first = self.boot_once();
-        let booted = first.or_else(|refused| {
-            eprintln!("{} is started again:\n{refused}", self.name);
-            self.boot_once()
-        });
+        let booted = self
+            .boot_once()
+            .or_else(|first| self.boot_once().map_err(|second| format!("{first}\nand again: {second}")));
         match booted {
             Ok(running) => self.running = Some(running),
             Err(refused) => panic!("{} does not boot: {refused}", self.name),
