@@ -41,6 +41,8 @@ struct Status {
     digest: Option<String>,
     /// What was changed in it by hand.
     contamination: Option<Contamination>,
+    /// The default branch of the remote, where that is another than the followed one, which has brought nothing newer.
+    default_branch: Option<String>,
     service: run_report::Service,
     fence: Option<String>,
     #[serde(skip)]
@@ -88,6 +90,7 @@ fn look(on: &Installation) -> refresh_system::error::Outcome<Status> {
         lock,
         digest: observed.environment.generation().and_then(|live| live.record.digest.clone()),
         contamination: observed.contamination,
+        default_branch: default_branch(on, file.deployed.as_ref()),
         service: on.service_report(Some(on.probe_url()?)),
         fence: observed.fence.as_ref().map(fence_in_words),
         way_out: observed.fence.as_ref().map(|fence| history::way_out(&on.layout, fence)),
@@ -100,6 +103,14 @@ fn look(on: &Installation) -> refresh_system::error::Outcome<Status> {
         last_request: file.last_request,
         held_back: file.held_back,
     })
+}
+
+/// Returns the default branch that the remote had at the last fetch, if the followed branch is another one and the deployed
+/// commit was its latest. A mirror that cannot be read is a matter of `doctor`.
+fn default_branch(on: &Installation, deployed: Option<&Deployment>) -> Option<String> {
+    let pair = deployed?;
+    let followed = on.settings.branch_to_follow(Some(pair.branch.clone()));
+    on.mirror.default_instead_of(&followed, &pair.commit).ok().flatten()
 }
 
 /// The run in progress with the very part that is in hand, which only its journal has.
@@ -145,6 +156,13 @@ fn verdict(status: &Status) -> String {
 fn show(on: &Installation, status: &Status) {
     let mut facts = Facts::new(&verdict(status), screen::text_width());
     commits(on, status, &mut facts);
+    if let Some(default) = &status.default_branch {
+        let default = harmless_line(default);
+        facts.add(
+            "branch",
+            &format!("brings nothing newer, and the default branch of the remote is {default}"),
+        );
+    }
     environment(on, status, &mut facts);
     let service = &status.service;
     let mut words = vec![service.state.clone()];

@@ -8,7 +8,7 @@ use refresh_system::text::quoted;
 pub(super) const REMOTE_HEADS: &str = "remote-heads";
 
 /// Reads lines of `<hash> TAB refs/heads/<name>`.
-pub(super) fn parse_heads(text: &str) -> Vec<(String, CommitId)> {
+fn parse_heads(text: &str) -> Vec<(String, CommitId)> {
     text.lines()
         .filter_map(|line| {
             let (hash, name) = line.split_once('\t')?;
@@ -26,10 +26,52 @@ pub(super) fn parse_default(text: &str) -> Option<String> {
     text.lines().find_map(name)
 }
 
-/// What a branch points to.
-pub(super) fn tip_of(branch: &BranchName, heads: &[(String, CommitId)]) -> Outcome<CommitId> {
+/// What a branch points to, by the list of the remote.
+pub(super) fn tip_of(branch: &BranchName, listed: &str) -> Outcome<CommitId> {
+    let heads = parse_heads(listed);
     let found = heads.iter().find(|(name, _)| name == branch.as_str()).map(|(_, commit)| commit.clone());
-    found.ok_or_else(|| no_such_branch(branch, heads.iter().map(|(name, _)| name)))
+    let names = || heads.iter().map(|(name, _)| name);
+    found.ok_or_else(|| {
+        no_branch_but(branch, listed, names()).unwrap_or_else(|| no_such_branch(branch, names()))
+    })
+}
+
+/// Returns the tag that a name can stand for.
+pub(super) fn tag_of(name: &BranchName) -> &str {
+    let name = name.as_str();
+    name.strip_prefix("refs/tags/").or_else(|| name.strip_prefix("tags/")).unwrap_or(name)
+}
+
+/// The failure for a name that is none of a branch, but of something else that git knows.
+fn no_branch_but<'a>(
+    wanted: &BranchName,
+    listed: &str,
+    mut names: impl Iterator<Item = &'a String>,
+) -> Option<Failure> {
+    let text = wanted.as_str();
+    let of_another = |what: &str, revision: &str| {
+        let push = format!("git push origin {}", quoted(&format!("{revision}:refs/heads/NAME")));
+        Failure::new(format!("{text} is {what}, and a refresh follows a branch"))
+            .hint(format!("make a branch of it in a clone, and run that: {push}"))
+            .hint("ladylinux-refresh plan")
+    };
+    let tag = tag_of(wanted);
+    let is_tag = listed.lines().any(|line| line.ends_with(&format!("\trefs/tags/{tag}")));
+    if is_tag || text.starts_with("refs/tags/") {
+        return Some(of_another("a tag", &format!("{tag}^{{commit}}")));
+    }
+    // `git log` shortens to seven digits.
+    if (7..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Some(of_another("the ID of a commit", text));
+    }
+    let local =
+        ["refs/remotes/", "remotes/"].iter().find_map(|prefix| text.strip_prefix(prefix)).unwrap_or(text);
+    let (remote, branch) = local.split_once('/')?;
+    names.any(|name| name == branch).then(|| {
+        Failure::new(format!("the remote has no branch {text}"))
+            .hint(format!("{remote} is the name of a remote in a clone: type the branch alone"))
+            .hint(format!("ladylinux-refresh run {}", quoted(branch)))
+    })
 }
 
 /// The failure for a branch that the remote does not have, with the names that come close.
@@ -68,6 +110,37 @@ mod tests {
         assert_eq!(failure.hints()[1], "ladylinux-refresh run 'main;id>$(id)'");
         let failure = no_such_branch(&BranchName::parse("zzz").unwrap(), names.iter());
         assert!(failure.hints()[0].contains("the remote has"), "{failure:?}");
+    }
+
+    #[test]
+    fn what_is_no_branch_but_something_else_is_named_with_the_words_to_type() {
+        let hash = "0123456789012345678901234567890123456789";
+        let listed = format!("{hash}\trefs/heads/main\n{hash}\trefs/heads/feature/x\n{hash}\trefs/tags/v1\n");
+        let refused = |name: &str| {
+            let failure = tip_of(&BranchName::parse(name).unwrap(), &listed).unwrap_err();
+            format!("{} / {}", failure.summary(), failure.hints().join(" / "))
+        };
+        for (name, what) in
+            [("v1", "a tag"), ("refs/tags/v1", "a tag"), (hash, "the ID of a commit"), ("0123456", "the ID")]
+        {
+            assert!(
+                refused(name).contains(what) && refused(name).contains(":refs/heads/NAME"),
+                "{}",
+                refused(name)
+            );
+        }
+        assert!(refused("tags/v1").contains("'v1^{commit}:refs/heads/NAME'"), "{}", refused("tags/v1"));
+        for (name, command) in [
+            ("origin/main", "ladylinux-refresh run main"),
+            ("refs/remotes/origin/feature/x", "ladylinux-refresh run feature/x"),
+            ("remotes/upstream/main", "ladylinux-refresh run main"),
+        ] {
+            assert!(refused(name).ends_with(command), "{}", refused(name));
+        }
+        for name in ["main", "refs/heads/main", "refs/heads/feature/x"] {
+            assert!(tip_of(&BranchName::parse(name).unwrap(), &listed).is_ok(), "{name}");
+        }
+        assert!(refused("feature/y").contains("did you mean feature/x"), "{}", refused("feature/y"));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use refresh_settings::{Remote, RemoteUrl};
 use refresh_system::disk;
 use refresh_system::error::{Failure, Outcome};
 
-use super::heads::{REMOTE_HEADS, parse_default, parse_heads, tip_of};
+use super::heads::{REMOTE_HEADS, parse_default, tip_of};
 use super::mirror_call::Call;
 use super::mirror_layout::configuration_of;
 use super::mirror_unit::MirrorUnit;
@@ -195,7 +195,7 @@ impl Mirror {
         }
         match disk::read_if_there(&self.path.join(REMOTE_HEADS))? {
             None => Ok(()),
-            Some(listed) => tip_of(branch, &parse_heads(&String::from_utf8_lossy(&listed))).map(drop),
+            Some(listed) => tip_of(branch, &String::from_utf8_lossy(&listed)).map(drop),
         }
     }
 
@@ -210,6 +210,21 @@ impl Mirror {
         let listed = disk::read_if_there(&self.path.join(REMOTE_HEADS))?.unwrap_or_default();
         let default = parse_default(&String::from_utf8_lossy(&listed));
         Ok(default.filter(|default| default != branch.as_str()))
+    }
+
+    /// Returns the default branch that the remote had when it was fetched last, if that is another one than `branch` and `branch`
+    /// was still at `commit`.
+    ///
+    /// # Errors
+    /// The mirror cannot be read.
+    pub fn default_instead_of(&self, branch: &BranchName, commit: &CommitId) -> Outcome<Option<String>> {
+        if let Some(unit) = &self.unit {
+            return unit.ask(Call::DefaultInsteadOf { branch: branch.clone(), commit: commit.clone() });
+        }
+        let listed = disk::read_if_there(&self.path.join(REMOTE_HEADS))?.unwrap_or_default();
+        let listed = String::from_utf8_lossy(&listed);
+        let stands = tip_of(branch, &listed).is_ok_and(|tip| tip == *commit);
+        Ok(parse_default(&listed).filter(|default| stands && default != branch.as_str()))
     }
 
     /// Returns whether the mirror holds `commit`.

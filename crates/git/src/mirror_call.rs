@@ -30,7 +30,6 @@ pub struct MirrorRequest {
 #[serde(rename_all = "snake_case")]
 pub(super) enum Call {
     Ensure { run: RunId, branch: BranchName },
-    Renew { branch: BranchName },
     EnsureFromBundle { run: RunId, commits: Quarantine },
     RemoteTip { branch: BranchName },
     Pin { run: RunId, commit: CommitId },
@@ -42,8 +41,8 @@ pub(super) enum Call {
     Damage,
     CheckBranch { branch: BranchName },
     OtherDefault { branch: BranchName },
+    DefaultInsteadOf { branch: BranchName, commit: CommitId },
     Contains { commit: CommitId },
-    IsComplete { commit: CommitId },
     Files { commit: CommitId },
     Read { commit: CommitId, path: TreePath },
     Mentions { commit: CommitId, text: String },
@@ -62,7 +61,7 @@ impl Call {
     /// Returns the role of the unit that answers, and whether it writes to the mirror.
     pub(super) fn needs(&self) -> (Role, bool) {
         match self {
-            Self::Ensure { .. } | Self::Renew { .. } => (Role::Fetch, true),
+            Self::Ensure { .. } => (Role::Fetch, true),
             Self::RemoteTip { .. } => (Role::Fetch, false),
             Self::EnsureFromBundle { .. }
             | Self::Pin { .. }

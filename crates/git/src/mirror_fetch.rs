@@ -10,7 +10,7 @@ use refresh_system::error::{Failure, Outcome};
 use refresh_system::{checkpoint, clock, disk};
 
 use super::fetch_failure::FetchFailure;
-use super::heads::{REMOTE_HEADS, parse_heads, tip_of};
+use super::heads::{REMOTE_HEADS, tag_of, tip_of};
 use super::locks::locks;
 use super::mirror::{Mirror, Moves};
 use super::mirror_call::{Call, Ensured, Source};
@@ -71,8 +71,8 @@ impl Mirror {
         }
         let (tip, listed) = match source {
             Source::Remote => {
-                let listed = self.remote_heads()?;
-                (tip_of(branch, &parse_heads(&listed))?, Some(listed))
+                let listed = self.remote_heads(branch)?;
+                (tip_of(branch, &listed)?, Some(listed))
             }
             Source::Quarantine(bundle) => (bundle.commit.clone(), None),
         };
@@ -91,10 +91,6 @@ impl Mirror {
                 }
                 _ => return Err(failure),
             }
-        } else if matches!(source, Source::Remote) && !self.is_complete(&tip)? {
-            // A fetch finds nothing to do where a branch stands right and its objects are lost.
-            self.make_anew(branch, &tip, source)?;
-            is_new = true;
         }
         if is_new && self.moves == Moves::ByConductor {
             return Ok(Ensured::MadeNew);
@@ -121,11 +117,11 @@ impl Mirror {
         if let Some(unit) = &self.unit {
             return unit.ask(Call::RemoteTip { branch: branch.clone() });
         }
-        tip_of(branch, &parse_heads(&self.remote_heads()?))
+        tip_of(branch, &self.remote_heads(branch)?)
     }
 
-    /// HEAD and the branches of the remote, as git lists them.
-    pub(super) fn remote_heads(&self) -> Outcome<String> {
+    /// HEAD and the branches of the remote, as git lists them, and the tag of that name.
+    fn remote_heads(&self, branch: &BranchName) -> Outcome<String> {
         let url = self.url()?;
         let listed = self.persistently(|| {
             let program = remote::equip(&self.git, self.git.anywhere(), &self.remote, url)?;
@@ -136,6 +132,7 @@ impl Mirror {
                 &url.text,
                 "HEAD",
                 "refs/heads/*",
+                &format!("refs/tags/{}", tag_of(branch)),
             ]))
         })?;
         if listed.succeeded() {
@@ -256,7 +253,7 @@ impl Mirror {
 
     /// Makes the mirror from nothing beside its place, takes over what the old one still holds for runs, and puts
     /// it in place.
-    pub(super) fn make_anew(&self, branch: &BranchName, tip: &CommitId, source: Source<'_>) -> Outcome<()> {
+    fn make_anew(&self, branch: &BranchName, tip: &CommitId, source: Source<'_>) -> Outcome<()> {
         let fresh = self.path.with_file_name("mirror.git.new");
         let by_conductor = self.moves == Moves::ByConductor;
         if !by_conductor {

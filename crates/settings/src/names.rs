@@ -113,6 +113,13 @@ impl BranchName {
         // The full name of a branch, as git writes it.
         let text = text.strip_prefix("refs/heads/").unwrap_or(text);
         let refuse = |why: &str| Err(Failure::new(format!("{text:?} cannot be the name of a branch: {why}")));
+        // Revisions of git: people type them where they mean a commit.
+        let is_revision = text.contains(['~', '^']) || text.contains("@{");
+        if is_revision || ["HEAD", "@"].contains(&text) {
+            return refuse("git gives it another meaning").map_err(|failure: Failure| {
+                failure.hint("a refresh deploys the latest commit of a branch: type its name, or none for the usual branch")
+            });
+        }
         if text.is_empty() {
             return refuse("it is empty");
         }
@@ -124,9 +131,6 @@ impl BranchName {
         }
         if text.contains("..") {
             return refuse("it contains '..'");
-        }
-        if text.contains("@{") || text == "@" || text == "HEAD" {
-            return refuse("git gives it another meaning");
         }
         if text.ends_with('.') {
             return refuse("it ends with a dot");

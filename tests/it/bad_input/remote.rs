@@ -70,3 +70,34 @@ fn wrong_credentials_are_named_and_right_ones_work() {
     host.tool(["run"]).expect(0);
     assert_eq!(host.version().as_deref(), Some("two"));
 }
+
+#[test]
+fn what_is_no_branch_is_deployed_or_refused_with_the_words_to_type() {
+    let host = Host::running();
+    let commit = host.push(&[("version.txt", "two\n")]);
+    git(&host.work(), ["tag", "v1"]);
+    git(&host.work(), ["push", "--quiet", "origin", "v1", "HEAD:refs/heads/feature/x"]);
+    let push = ":refs/heads/NAME";
+    for name in ["v1", "refs/tags/v1", "tags/v1"] {
+        refused(&host, &["run", name], 3, &["is a tag", "follows a branch", "'v1^{commit}:refs/heads/NAME'"]);
+    }
+    for name in [&commit[..], &commit[..10]] {
+        refused(&host, &["run", name], 3, &["is the ID of a commit", push]);
+        refused(&host, &["plan", name], 3, &["is the ID of a commit", push]);
+    }
+    for (name, branch) in [("origin/main", "main"), ("refs/remotes/origin/feature/x", "feature/x")] {
+        let next = format!("next         {} run {branch}\n", typed(&host));
+        refused(&host, &["run", name], 3, &["type the branch alone", &next]);
+    }
+    for name in ["main~1", "v1^", "HEAD", "@", "main@{1}"] {
+        let ran = host
+            .tool(["run", name])
+            .expect(2)
+            .says("git gives it another meaning")
+            .says("the latest commit of a branch");
+        assert!(host.version().as_deref() == Some("one"), "{}", ran.all());
+    }
+    // A branch is deployed by its full name too.
+    host.tool(["run", "refs/heads/main"]).expect(0);
+    assert_eq!((host.head(), host.report()["branch"].as_str()), (commit, Some("main")));
+}

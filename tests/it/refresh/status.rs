@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use serde_json::Value;
 
-use crate::host::{Host, ran};
+use crate::host::{Host, git, ran};
 use crate::refresh::help::{WAYS, events, hook, last_run};
 
 /// The report in its three places, which have to agree.
@@ -134,4 +134,24 @@ fn the_downtime_is_divided_in_the_report_drawn_in_the_history_and_plotted_on_a_p
         assert!(text.contains(wanted), "{wanted} is missing in {text}");
     }
     assert!(!text.contains("src=") && !text.contains("href="), "the page needs another file");
+}
+
+#[test]
+fn another_default_branch_of_the_remote_is_shown_once_the_followed_one_stands_still() {
+    let host = Host::running();
+    let shown = || {
+        let ran = host.tool(["status", "--json"]).expect(0);
+        serde_json::from_str::<Value>(&ran.out).unwrap()["default_branch"].clone()
+    };
+    assert_eq!(shown(), Value::Null);
+    let upstream = host.beside("srv/app.git");
+    git(&upstream, ["branch", "trunk", "main"]);
+    git(&upstream, ["symbolic-ref", "HEAD", "refs/heads/trunk"]);
+    // The branches of the remote are as of the last fetch.
+    host.tool(["run", "--if-changed"]).expect(0);
+    host.tool(["run"]).expect(0);
+    assert_eq!(shown(), "trunk");
+    host.tool(["status"]).expect(0).says("the default branch of the remote is trunk");
+    host.tool(["run", "trunk"]).expect(0);
+    assert_eq!(shown(), Value::Null);
 }
