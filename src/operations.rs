@@ -9,6 +9,7 @@ use refresh_models::examine;
 use refresh_programs::process::worker;
 use refresh_run::refresh::entry;
 use refresh_service::envfile;
+use refresh_service::probe::asker;
 use refresh_source as source;
 
 /// Returns the JSON of the response to a request of `operation`; `None` if there is no such operation.
@@ -19,6 +20,7 @@ pub fn answer(operation: &str, request: &[u8]) -> Option<Vec<u8>> {
         envfile::OPERATION => Some(worker::answer(request, |request| envfile::handle(&request))),
         examine::OPERATION => Some(worker::answer(request, examine::handle)),
         mirror_answer::OPERATION => Some(worker::answer(request, mirror_answer::handle)),
+        asker::OPERATION => Some(asker::answer(request)),
         requests::OPERATION => Some(requests::answer(request)),
         entry::OPERATION => Some(worker::answer(request, |request| entry::handle(&request))),
         release::OPERATION => Some(release::answer(request)),

@@ -143,7 +143,7 @@ pub(super) fn answers(on: &Installation, commit: &CommitId) -> Outcome<bool> {
     let env_file = on.env_file()?;
     let deployed = Deployment::read(&on.layout).ok().flatten();
     let probe = probe::resolve(&on.release(commit)?.settings.probe, &env_file, deployed.as_ref())?;
-    Ok(matches!(probe::probe_once(&probe), ProbeResult::Good { .. }))
+    Ok(matches!(probe::probe_once(&probe, &on.units)?, ProbeResult::Good { .. }))
 }
 
 #[cfg(test)]

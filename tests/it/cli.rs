@@ -339,6 +339,7 @@ fn the_documents_have_every_key_with_its_true_default() {
         "hook.kind",
         "hook.name",
         "probe.body",
+        "probe.ca_file",
         "probe.json_field",
         "probe.json_value",
         "probe.status",

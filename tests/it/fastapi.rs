@@ -6,6 +6,7 @@
 use crate::clients;
 use crate::dice;
 use crate::host;
+use crate::tls;
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -65,7 +66,10 @@ fn add_note(host: &Host, text: &str) {
 
 /// A host that runs the application of the demo; `service` are more lines of its settings.
 fn application(service: &str) -> Host {
-    let host = Host::bare();
+    application_on(Host::bare(), service)
+}
+
+fn application_on(host: Host, service: &str) -> Host {
     let settings = format!(
         "[remote]\nurl = \"{}\"\nallow = [\"git\"]\n[probe]\ndeadline = \"60s\"\nsettle = \"300ms\"\n\
          json_field = \"commit\"\njson_value = \"{{commit}}\"\n{service}",
@@ -143,4 +147,29 @@ fn rw_3_1_rw_5_3_rw_5_5_a_real_application_is_refreshed_with_its_packages_and_ke
     host.tool(["run"]).expect(0);
     assert_eq!(json(&host, "/api/status")["commit"], repaired.as_str());
     assert_eq!(json(&host, "/api/notes?q=before")[0]["text"], "written before the refresh");
+}
+
+#[test]
+fn rw_5_5_uvicorn_with_its_own_certificate_is_refreshed_with_and_without_a_check_of_it() {
+    let host = Host::bare();
+    let own = tls::self_signed(&host.beside("own"), "lady.example");
+    let (key, certificate) = (own.key.display(), own.certificate.display());
+    let url = format!("https://127.0.0.1:{}/api/status", host.port);
+    let lines = format!(
+        "url = \"{url}\"\n[service]\nsocket = true\ncommand = [\"{{venv}}/bin/uvicorn\", \"api_layer:app\", \"--fd\", \
+         \"3\", \"--ssl-keyfile\", \"{key}\", \"--ssl-certfile\", \"{certificate}\"]\n"
+    );
+    // The first refresh is proved by the commit that the service answers with.
+    let host = application_on(host, &lines);
+    assert_eq!(host.report()["service"]["url"], url.as_str());
+    push(&host, "steps/2-headline");
+    host.tool(["run"]).expect(0).says("HTTP 200");
+    host.tool(["run", "--if-changed"]).expect(0).says("Already current");
+    let settings = fs::read_to_string(host.layout.host_file()).unwrap();
+    let checked =
+        format!("ca_file = \"{certificate}\"\nheaders = {{ Host = \"lady.example\" }}\n[service]\n");
+    fs::write(host.layout.host_file(), settings.replace("[service]\n", &checked)).unwrap();
+    host.tool(["run"]).expect(0).says("HTTP 200");
+    host.tool(["service", "restart"]).expect(0).says("healthy");
+    host.tool(["rollback"]).expect(0);
 }

@@ -28,6 +28,8 @@ mod service;
 #[path = "../support/source.rs"]
 #[allow(dead_code, reason = "other tests use it")]
 mod source;
+#[path = "../support/tls.rs"]
+mod tls;
 
 mod bad_definitions;
 mod bad_input;

@@ -1,24 +1,28 @@
 //! The probe against small servers that answer well, badly, late or not at all; and real services that die.
 #![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests set up worlds and start programs")]
 
-use crate::service;
+use crate::{host, service};
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use refresh_programs::process::ExitKind;
-use refresh_programs::process::ProcessId;
+use refresh_programs::process::{ProcessId, Runner};
+use refresh_programs::units::Units;
 use refresh_service::health::await_healthy;
 use refresh_service::probe::{ProbeResult, Reach, ResolvedProbe, probe_once, reach};
 use refresh_service::{
     Admission, Exit, LogPlace, Running, ServiceManager, ServiceProgram, ServiceState, Started, Stopped,
 };
+use refresh_settings::layout::Layout;
 use refresh_system::clock;
+use refresh_system::disk::Owner;
 use refresh_system::error::{Failure, Outcome};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -54,6 +58,7 @@ impl Server {
         ResolvedProbe {
             url: self.url.clone(),
             socket: None,
+            tls: None,
             headers: BTreeMap::new(),
             status: None,
             json: None,
@@ -79,6 +84,13 @@ fn reply(mut stream: TcpStream, answer: &str) {
 #[expect(clippy::unnecessary_wraps, reason = "no answer at all is an answer of a server under test, too")]
 fn http(status: &str, body: &str) -> Option<String> {
     Some(format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len()))
+}
+
+/// What starts units, for the probes that speak TLS.
+fn units() -> Units {
+    let runner = Runner::silent().with_worker(PathBuf::from(host::program()));
+    let layout = Layout::below(std::env::temp_dir().join("no-installation"));
+    Units::new(&layout, &runner, Owner::own())
 }
 
 /// A process that stands for the service, and a manager that reports its state.
@@ -160,21 +172,24 @@ impl ServiceManager for Service {
 }
 
 fn problem(probe: &ResolvedProbe) -> String {
-    match probe_once(probe) {
+    match probe_once(probe, &units()).unwrap() {
         ProbeResult::Bad { problem } => problem,
         ProbeResult::Good { status } => panic!("good with status {status}"),
     }
 }
 
 fn failure(probe: &ResolvedProbe, service: &Service) -> String {
-    await_healthy(probe, service, service.main).unwrap_err().chain().join(": ")
+    await_healthy(probe, &units(), service, service.main).unwrap_err().chain().join(": ")
 }
 
 #[test]
 fn rw_5_5_any_status_below_500_is_good_unless_one_is_expected() {
     for status in ["200 OK", "404 Not Found", "302 Found\r\nLocation: http://127.0.0.1:1/"] {
         let server = Server::new(vec![http(status, "")]);
-        assert!(matches!(probe_once(&server.probe()), ProbeResult::Good { .. }), "{status}");
+        assert!(
+            matches!(probe_once(&server.probe(), &units()).unwrap(), ProbeResult::Good { .. }),
+            "{status}"
+        );
         assert_eq!(server.requests.load(Ordering::SeqCst), 1, "no redirect is followed");
     }
     let server = Server::new(vec![http("500 Oh", "")]);
@@ -187,19 +202,25 @@ fn rw_5_5_any_status_below_500_is_good_unless_one_is_expected() {
 #[test]
 fn rw_7_1b_no_listener_a_bad_answer_and_tls_are_distinguished_before_anything_is_stopped() {
     let server = Server::new(vec![http("200 OK", "")]);
-    assert_eq!(reach(&server.probe()), Reach::Good);
+    assert_eq!(reach(&server.probe(), &units()).unwrap(), Reach::Good);
     let server = Server::new(vec![http("503 Not yet", "")]);
-    assert_eq!(reach(&server.probe()), Reach::Unwell { problem: "status 503".to_owned() });
+    assert_eq!(reach(&server.probe(), &units()).unwrap(), Reach::Unwell { problem: "status 503".to_owned() });
     let server = Server::new(vec![http("400 Bad Host", "")]);
-    assert_eq!(reach(&server.probe()), Reach::Good, "any status below 500 is");
+    assert_eq!(reach(&server.probe(), &units()).unwrap(), Reach::Good, "any status below 500 is");
     let expects = ResolvedProbe { status: Some(200), ..server.probe() };
-    assert_eq!(reach(&expects), Reach::Mistaken { problem: "status 400 instead of 200".to_owned() });
+    assert_eq!(
+        reach(&expects, &units()).unwrap(),
+        Reach::Mistaken { problem: "status 400 instead of 200".to_owned() }
+    );
     // What a TLS server answers to plain words: an alert.
     let server = Server::new(vec![Some("\u{15}\u{3}\u{1}\0\u{2}\u{2}F".to_owned())]);
-    assert_eq!(reach(&server.probe()), Reach::Tls);
+    assert_eq!(reach(&server.probe(), &units()).unwrap(), Reach::Tls);
     let free = service::free_port();
     let silent = ResolvedProbe { url: format!("http://127.0.0.1:{free}/"), ..server.probe() };
-    assert_eq!(reach(&silent), Reach::NoListener { problem: "connection refused".to_owned() });
+    assert_eq!(
+        reach(&silent, &units()).unwrap(),
+        Reach::NoListener { problem: "connection refused".to_owned() }
+    );
 }
 
 #[test]
@@ -209,13 +230,13 @@ fn rw_5_5_the_content_of_an_answer_can_be_expected() {
         json: Some((path.to_owned(), value.to_owned())),
         ..server.probe()
     };
-    assert!(matches!(probe_once(&json("ok", "true")), ProbeResult::Good { .. }));
+    assert!(matches!(probe_once(&json("ok", "true"), &units()).unwrap(), ProbeResult::Good { .. }));
     assert_eq!(
         problem(&json("version.commit", "new")),
         r#"the field version.commit is "old" instead of "new""#
     );
     let body = |text: &str| ResolvedProbe { body: Some(text.to_owned()), ..server.probe() };
-    assert!(matches!(probe_once(&body("version")), ProbeResult::Good { .. }));
+    assert!(matches!(probe_once(&body("version"), &units()).unwrap(), ProbeResult::Good { .. }));
     assert!(problem(&body("fitness")).contains("does not contain"));
 }
 
@@ -227,6 +248,7 @@ fn rw_5_5_a_service_that_is_slow_to_listen_is_waited_for() {
         let probe = ResolvedProbe {
             url: format!("http://127.0.0.1:{port}/"),
             socket: None,
+            tls: None,
             headers: BTreeMap::new(),
             status: None,
             json: None,
@@ -240,7 +262,7 @@ fn rw_5_5_a_service_that_is_slow_to_listen_is_waited_for() {
             Server::on(TcpListener::bind(("127.0.0.1", port)).unwrap(), vec![http("200 OK", "")])
         });
         let service = Service::new();
-        let healthy = await_healthy(&probe, &service, service.main).unwrap();
+        let healthy = await_healthy(&probe, &units(), &service, service.main).unwrap();
         drop(late.join().unwrap());
         healthy.attempts > 1 && healthy.took >= Duration::from_millis(50)
     });
@@ -251,7 +273,7 @@ fn rw_5_5_a_service_that_is_slow_to_listen_is_waited_for() {
 fn rw_5_5_an_error_at_first_and_a_good_answer_later_is_good_from_then_on() {
     let server = Server::new(vec![http("503 Not yet", ""), http("503 Not yet", ""), http("200 OK", "")]);
     let service = Service::new();
-    let healthy = await_healthy(&server.probe(), &service, service.main).unwrap();
+    let healthy = await_healthy(&server.probe(), &units(), &service, service.main).unwrap();
     assert_eq!((healthy.attempts, healthy.status), (3, 200));
     assert!(server.requests.load(Ordering::SeqCst) > 3, "it is asked again while it settles");
 }

@@ -112,7 +112,7 @@ fn inside_every_role() {
     for role in Role::ALL {
         let user = match role {
             Role::Fetch | Role::Build => "ladylinux-refresh",
-            Role::Rehearse | Role::Hold => "ladylinux-staging",
+            Role::Rehearse | Role::Hold | Role::Probe => "ladylinux-staging",
             _ => "ladylinux",
         };
         assert_eq!(prints(&units, &job(role), "id -un; umask"), format!("{user}\n0022"));

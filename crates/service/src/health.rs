@@ -4,9 +4,12 @@
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use super::probe::{NO_ANSWER, ProbeResult, REQUEST, ResolvedProbe, agent, ask_as};
+use super::probe::asker::Asker;
+use super::probe::question::{NO_ANSWER, REQUEST};
+use super::probe::{ProbeResult, ResolvedProbe};
 use super::{Running, ServiceManager, ServiceState, Started};
 use refresh_programs::process::{ExitKind, Handle, ProcessId};
+use refresh_programs::units::Units;
 use refresh_system::error::{Context as _, Failure, Outcome};
 use refresh_system::{clock, interrupt};
 
@@ -39,10 +42,11 @@ pub struct Healthy {
 /// The service died, was restarted, did not answer well within the deadline, or did not stay good; or an interruption.
 pub fn await_healthy(
     probe: &ResolvedProbe,
+    units: &Units,
     service: &dyn ServiceManager,
     main: ProcessId,
 ) -> Outcome<Healthy> {
-    let asking = Asking::begin(probe)?;
+    let asking = Asking::begin(probe, units)?;
     let watch = Watch { probe, service, main, asking, began: clock::monotonic() };
     let healthy = watch.until_good()?;
     watch.while_it_settles(healthy.first_good)?;
@@ -65,14 +69,20 @@ struct Asking {
 }
 
 impl Asking {
-    fn begin(probe: &ResolvedProbe) -> Outcome<Self> {
-        let (limits, asked) = mpsc::channel();
+    fn begin(probe: &ResolvedProbe, units: &Units) -> Outcome<Self> {
+        let (limits, wanted) = mpsc::channel();
         let (answers, results) = mpsc::channel();
-        let probe = probe.clone();
+        let (probe, units) = (probe.clone(), units.clone());
         let work = move || {
-            let agent = agent(&probe);
-            while let Ok(limit) = asked.recv() {
-                if answers.send(ask_as(&agent, &probe, limit)).is_err() {
+            let mut asker = match Asker::new(&probe, &units) {
+                Ok(asker) => asker,
+                Err(failure) => {
+                    let _ = answers.send(ProbeResult::Bad { problem: failure.chain().join(": ") });
+                    return;
+                }
+            };
+            while let Ok(limit) = wanted.recv() {
+                if answers.send(asker.ask(limit)).is_err() {
                     return;
                 }
             }

@@ -94,6 +94,7 @@ fn probe(settings: &Settings) -> ProbeTable {
     ProbeTable {
         url: probe.url.as_deref().map(without_credentials),
         path: Some(probe.path.clone()),
+        ca_file: probe.ca_file.clone(),
         headers: Some(probe.headers.clone()),
         status: probe.status,
         json_field: probe.json.as_ref().map(|(field, _)| field.clone()),
@@ -166,6 +167,7 @@ socket = "::1"
 [probe]
 url = "http://h/"
 path = "/p"
+ca_file = "/c"
 headers = { Host = "lady.local" }
 status = 201
 json_field = "f"

@@ -120,6 +120,7 @@ pub(super) struct ServiceTable {
 pub(super) struct ProbeTable {
     pub(super) url: Option<String>,
     pub(super) path: Option<String>,
+    pub(super) ca_file: Option<PathBuf>,
     pub(super) headers: Option<BTreeMap<String, String>>,
     pub(super) status: Option<u16>,
     pub(super) json_field: Option<String>,

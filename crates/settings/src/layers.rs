@@ -242,6 +242,7 @@ impl Layers {
         Ok(Probe {
             url: pick.optional("probe.url", host.url.clone()),
             path,
+            ca_file: pick.optional("probe.ca_file", host.ca_file.clone()),
             headers: Self::headers(host, pick)?,
             status: pick.optional("probe.status", host.status),
             json,

@@ -243,6 +243,8 @@ pub struct Probe {
     pub url: Option<String>,
     /// The path below the port of the env file.
     pub path: String,
+    /// The certificates that the one of an https URL is checked against; without it that is not checked.
+    pub ca_file: Option<PathBuf>,
     /// Header fields of the request.
     pub headers: BTreeMap<String, String>,
     /// The status to expect; `None`: any below 500.

@@ -24,3 +24,4 @@ mod socket;
 mod status;
 mod stop;
 mod sync;
+mod tls;

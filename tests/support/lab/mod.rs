@@ -113,8 +113,7 @@ pub struct Ran {
 }
 
 impl Ran {
-    /// What a program has left.
-    pub fn of(output: &Output) -> Self {
+    fn of(output: &Output) -> Self {
         Self {
             code: output.status.code(),
             out: String::from_utf8_lossy(&output.stdout).into_owned(),

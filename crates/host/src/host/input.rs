@@ -1,17 +1,20 @@
 //! The input of `init`: its command line, and the host's file if it exists.
 
+use std::net::SocketAddr;
+
 use refresh_installation::status_file;
 use refresh_programs::process::Runner;
+use refresh_programs::systemd::Bus;
 use refresh_service::envfile::EnvFile;
 use refresh_service::probe;
 use refresh_settings::layers::{Layers, Overrides};
 use refresh_settings::layout::Layout;
-use refresh_settings::names::BranchName;
+use refresh_settings::names::{BranchName, UnitName};
 use refresh_settings::{RemoteUrl, Settings, Transport, trust};
 use refresh_system::error::{Context as _, Failure, Outcome};
 use refresh_system::text::quoted;
 
-use super::origin;
+use super::{origin, socket_command};
 
 /// The options of the command line.
 #[derive(Debug, Clone, Default)]
@@ -60,7 +63,7 @@ impl InitInput {
         overrides: Overrides,
         runner: &Runner,
     ) -> Outcome<Self> {
-        let text = host_file_text(layout, options)?;
+        let text = host_file_text(layout, options, runner)?;
         let layers = Layers::of_text(layout, &text, overrides)?;
         let settings = layers.resolve()?;
         if settings.remote.url.is_none() {
@@ -85,7 +88,7 @@ impl InitInput {
 }
 
 /// Returns the text of the host's file: the existing one, which the options must not contradict, or a new one.
-fn host_file_text(layout: &Layout, options: &InitOptions) -> Outcome<String> {
+fn host_file_text(layout: &Layout, options: &InitOptions, runner: &Runner) -> Outcome<String> {
     if let Some(url) = &options.repo {
         RemoteUrl::parse(url, &options.allow).map_err(|failure| {
             if failure.hints().iter().any(|hint| hint.contains("remote.allow")) {
@@ -100,10 +103,10 @@ fn host_file_text(layout: &Layout, options: &InitOptions) -> Outcome<String> {
     }
     let path = layout.host_file();
     if path.symlink_metadata().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
-        return Ok(host_file(options));
+        return Ok(host_file(options, tls_address(layout, options, runner)?));
     }
     let Some(bytes) = trust::host_file(layout)? else {
-        return Ok(host_file(options));
+        return Ok(host_file(options, tls_address(layout, options, runner)?));
     };
     let text = String::from_utf8(bytes).context(|| format!("{} is not UTF-8", path.display()))?;
     let there = Layers::of_text(layout, &text, Overrides::default())?.resolve()?;
@@ -135,8 +138,21 @@ fn check_env_file(layout: &Layout, port: Option<u16>, runner: &Runner) -> Outcom
         .hint("set LADYLINUX_PORT in it yourself; no command of this program changes it"))
 }
 
+/// Returns where the service takes connections with TLS, if the command of its existing unit says so.
+fn tls_address(layout: &Layout, options: &InitOptions, runner: &Runner) -> Outcome<Option<SocketAddr>> {
+    if !layout.is_real() || !refresh_programs::systemd::is_booted() {
+        return Ok(None);
+    }
+    let command = Bus::connect()?.unit(UnitName::usual().as_str())?.command;
+    let port = match options.port {
+        Some(port) => port,
+        None => probe::service_port(&EnvFile::read_at(layout, runner)?)?,
+    };
+    Ok(socket_command::tls_address(&command, port))
+}
+
 /// Returns a new file of the host: the options, and every other key as a comment with its default.
-fn host_file(options: &InitOptions) -> String {
+fn host_file(options: &InitOptions, tls: Option<SocketAddr>) -> String {
     let url = options
         .repo
         .as_ref()
@@ -151,7 +167,11 @@ fn host_file(options: &InitOptions) -> String {
         let names: Vec<&str> = options.allow.iter().map(|transport| transport.name()).collect();
         format!("allow = {names:?}")
     };
+    let probe = tls.map_or("# url = \"https://...\"".to_owned(), |address| {
+        format!("url = \"https://{address}/\"    # the certificate is not checked without ca_file")
+    });
     include_str!("host_file.toml")
+        .replace("@PROBE@", &probe)
         .replace("@BRANCH@", &branch)
         .replace("@URL@", &url)
         .replace("@ALLOW@", &allow)
@@ -181,14 +201,15 @@ mod tests {
             has_socket: false,
             has_page: false,
         };
-        let settings = resolved(&host_file(&options));
+        let settings = resolved(&host_file(&options, Some(SocketAddr::from(([127, 0, 0, 1], 8443)))));
+        assert_eq!(settings.probe.url.as_deref(), Some("https://127.0.0.1:8443/"));
         assert_eq!(settings.remote.url.unwrap().text, "git://h/r.git");
         assert_eq!(settings.branch, Some(branch));
     }
 
     #[test]
     fn every_default_in_the_file_that_init_writes_is_the_true_one() {
-        let written = host_file(&InitOptions::default());
+        let written = host_file(&InitOptions::default(), None);
         let uncommented: String = written
             .lines()
             .map(|line| match line.strip_prefix("# ") {

@@ -1,7 +1,7 @@
 //! The command of a service that takes its connections from a descriptor instead of opening a port: for servers whose option
 //! for that is known. It touches nothing.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use refresh_service::probe::{DEFAULT_PORT, PORT};
@@ -84,6 +84,31 @@ pub(super) fn fd_form(words: &[String], port: u16) -> Outcome<FdForm> {
     };
     kept.extend(option);
     Ok(FdForm { words: kept, address })
+}
+
+/// Returns where a command of a known server takes connections with TLS; `None` if it does not use TLS. An address of all is that of
+/// this machine. `port` is the service's.
+pub(super) fn tls_address(words: &[String], port: u16) -> Option<SocketAddr> {
+    let (server, first) = server_of(words)?;
+    let options = match server {
+        Server::Uvicorn => ["--ssl-certfile", "--ssl-keyfile"],
+        Server::Gunicorn | Server::Hypercorn => ["--certfile", "--keyfile"],
+    };
+    let name = |word: &String| word.split('=').next().unwrap_or_default().to_owned();
+    if !words[first..].iter().any(|word| options.contains(&name(word).as_str())) {
+        return None;
+    }
+    let local = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
+    // One that takes its connections from a descriptor names no address.
+    let mut address = fd_form(words, port).map_or(local, |form| form.address);
+    if address.ip().is_unspecified() {
+        address.set_ip(if address.is_ipv4() {
+            Ipv4Addr::LOCALHOST.into()
+        } else {
+            Ipv6Addr::LOCALHOST.into()
+        });
+    }
+    Some(address)
 }
 
 /// Returns the server of a command, and the number of the words before its arguments.
@@ -181,6 +206,27 @@ mod tests {
             ),
         ] {
             assert_eq!(form(command).unwrap(), (expected.to_owned(), address.to_owned()), "{command}");
+        }
+    }
+
+    #[test]
+    fn the_options_of_tls_are_those_of_each_server() {
+        for (command, expected) in [
+            ("/v/bin/uvicorn api:app --port 8443 --ssl-keyfile k --ssl-certfile c", Some("127.0.0.1:8443")),
+            (
+                "/v/bin/uvicorn api:app --host=:: --port ${LADYLINUX_PORT} --ssl-certfile=c",
+                Some("[::1]:8011"),
+            ),
+            ("/v/bin/uvicorn api:app --fd 3 --ssl-keyfile k", Some("127.0.0.1:8011")),
+            ("/v/bin/gunicorn -b 0.0.0.0:443 --certfile c --keyfile k api:app", Some("127.0.0.1:443")),
+            ("/v/bin/python3 -m hypercorn api:app --certfile c -b 192.0.2.7:443", Some("192.0.2.7:443")),
+            ("/v/bin/gunicorn --ssl-certfile c api:app", None),
+            ("/v/bin/uvicorn api:app --port 8443", None),
+            ("/v/bin/python server.py --ssl-certfile c", None),
+        ] {
+            let words: Vec<String> = command.split(' ').map(str::to_owned).collect();
+            let found = tls_address(&words, 8011).map(|address| address.to_string());
+            assert_eq!(found.as_deref(), expected, "{command}");
         }
     }
 

@@ -25,6 +25,8 @@ pub enum Role {
     Inspect,
     /// Has the sockets of the service while that is stopped. It takes no connection from them.
     Hold,
+    /// Asks the service over TLS for the health check.
+    Probe,
 }
 
 /// Which user a role runs as.
@@ -40,8 +42,16 @@ pub(crate) enum User {
 
 impl Role {
     /// All roles.
-    pub const ALL: [Self; 7] =
-        [Self::Fetch, Self::Build, Self::Rehearse, Self::Hooks, Self::Align, Self::Inspect, Self::Hold];
+    pub const ALL: [Self; 8] = [
+        Self::Fetch,
+        Self::Build,
+        Self::Rehearse,
+        Self::Hooks,
+        Self::Align,
+        Self::Inspect,
+        Self::Hold,
+        Self::Probe,
+    ];
 
     /// Returns the role's word in names of units.
     pub fn word(self) -> &'static str {
@@ -53,6 +63,7 @@ impl Role {
             Self::Align => "align",
             Self::Inspect => "inspect",
             Self::Hold => "hold",
+            Self::Probe => "probe",
         }
     }
 
@@ -60,14 +71,14 @@ impl Role {
     pub(crate) fn user(self) -> User {
         match self {
             Self::Fetch | Self::Build => User::Builder,
-            Self::Rehearse | Self::Hold => User::Staging,
+            Self::Rehearse | Self::Hold | Self::Probe => User::Staging,
             Self::Hooks | Self::Align | Self::Inspect => User::Service,
         }
     }
 
     /// Returns whether it reaches the network.
     pub(crate) fn has_network(self) -> bool {
-        matches!(self, Self::Fetch | Self::Build)
+        matches!(self, Self::Fetch | Self::Build | Self::Probe)
     }
 
     /// Returns whether it works while the service still runs, and so must not take anything from it.
@@ -88,6 +99,7 @@ impl Role {
             Self::Hooks => 4096,
             // One that waits, one that ends with the conductor, and one that keeps watch.
             Self::Hold => 4,
+            Self::Probe => 64,
         }
     }
 
@@ -95,7 +107,7 @@ impl Role {
     pub(crate) fn memory(self, total: u64) -> u64 {
         let share = match self {
             Self::Fetch | Self::Align | Self::Inspect => 25,
-            Self::Hold => 1,
+            Self::Hold | Self::Probe => 1,
             Self::Build | Self::Rehearse => 50,
             Self::Hooks => 90,
         };
@@ -132,13 +144,13 @@ impl Role {
             add("RestrictAddressFamilies", 211, Value::Only(&["AF_UNIX"]));
         }
         // Interpreters and repositories may lie below /home. Their own modes say who reads them.
-        let home = if matches!(self, Self::Align | Self::Hold) { "yes" } else { "read-only" };
+        let home = if matches!(self, Self::Align | Self::Hold | Self::Probe) { "yes" } else { "read-only" };
         add("ProtectHome", 214, Value::Text(home));
         if !self.runs_foreign_programs() {
             // Libraries ask /proc how many processors and how much memory there is; git does not.
             add("ProcSubset", 247, Value::Text("pid"));
         }
-        if matches!(self, Self::Rehearse | Self::Hooks | Self::Inspect | Self::Hold) {
+        if matches!(self, Self::Rehearse | Self::Hooks | Self::Inspect | Self::Hold | Self::Probe) {
             // git sets the bit on the directories of a shared repository.
             add("RestrictSUIDSGID", 242, Value::Flag(true));
         }
@@ -247,9 +259,9 @@ mod tests {
     }
 
     #[test]
-    fn only_fetch_and_build_reach_the_network() {
+    fn only_fetch_build_and_probe_reach_the_network() {
         for role in Role::ALL {
-            let expected = !matches!(role, Role::Fetch | Role::Build);
+            let expected = !matches!(role, Role::Fetch | Role::Build | Role::Probe);
             assert_eq!(value(role, "PrivateNetwork").is_some(), expected, "{role:?}");
         }
     }

@@ -35,7 +35,7 @@ pub fn check(on: &Installation, service: &ServiceState) -> Outcome<Vec<String>> 
     let deployed = Deployment::read(&on.layout).ok().flatten();
     let env_file = on.env_file()?;
     let probe = probe::resolve(&probe_in_use(on), &env_file, deployed.as_ref())?;
-    match patiently(&probe, running)? {
+    match patiently(on, &probe, running)? {
         Reach::Good => Ok(Vec::new()),
         Reach::Mistaken { problem } if is_new_question(on) => Err(Failure::new(format!(
             "the running service answers, and refuses what the health check asks at {}: {problem}",
@@ -52,16 +52,36 @@ pub fn check(on: &Installation, service: &ServiceState) -> Outcome<Vec<String>> 
         Reach::Unwell { problem } | Reach::Mistaken { problem } => {
             Ok(vec![format!("the running service does not answer {} well: {problem}", probe.url)])
         }
-        Reach::Tls => Err(Failure::new(format!(
-            "the running service uses TLS at {}, and the health check uses plain http",
+        Reach::Tls => Err(other_protocol(on, &probe, "TLS", "plain http", ("http://", "https://"))),
+        Reach::Plain => Err(other_protocol(on, &probe, "plain http", "TLS", ("https://", "http://"))),
+        Reach::Untrusted { problem } => Err(Failure::new(format!(
+            "the running service does not pass the health check of {}: {problem}",
             probe.url
         ))
         .hint(format!(
-            "let it answer plain http on this machine as well, and set `url` under [probe] in {}",
-            on.layout.host_file().display()
-        ))),
+            "set `ca_file`, `url` or `headers` (Host) under [probe] in {} to what the certificate is for",
+            quoted_path(&on.layout.host_file())
+        ))
+        .hint(format!("where the certificate was renewed, restart the service first: {}", restart_command(on)))),
         Reach::NoListener { problem } => elsewhere(on, &probe, &problem),
     }
+}
+
+/// Refuses a probe that uses another protocol than the running service; `schemes` are those of the two.
+fn other_protocol(
+    on: &Installation,
+    probe: &ResolvedProbe,
+    service: &str,
+    check: &str,
+    schemes: (&str, &str),
+) -> Failure {
+    let url = probe.url.replacen(schemes.0, schemes.1, 1);
+    Failure::new(format!(
+        "the running service uses {service} at {}, and the health check uses {check}",
+        probe.url
+    ))
+    .hint(format!("set `url = \"{url}\"` under [probe] in {}", quoted_path(&on.layout.host_file())))
+    .hint(format!("where that was changed on purpose, restart the service first: {}", restart_command(on)))
 }
 
 /// Returns whether no deployed version has answered the probe as it is set now: nothing was deployed yet, or the settings were
@@ -81,10 +101,10 @@ fn probe_in_use(on: &Installation) -> settings::Probe {
 }
 
 /// A service that was just started may need a while until it listens.
-fn patiently(probe: &ResolvedProbe, running: &Running) -> Outcome<Reach> {
+fn patiently(on: &Installation, probe: &ResolvedProbe, running: &Running) -> Outcome<Reach> {
     let limit = probe.deadline.min(PATIENCE);
     loop {
-        let reach = probe::reach(probe);
+        let reach = probe::reach(probe, &on.units)?;
         if !matches!(reach, Reach::NoListener { .. }) || age(running.main) >= limit {
             return Ok(reach);
         }
@@ -131,7 +151,7 @@ fn elsewhere(on: &Installation, probe: &ResolvedProbe, problem: &str) -> Outcome
         in_words(&listens)
     ));
     let file = on.layout.host_file();
-    failure = match suggestion(&listens, probe) {
+    failure = match suggestion(&listens, probe, probe::speaks_tls) {
         Some(url) => failure.hint(format!("set `url = \"{url}\"` under [probe] in {}", file.display())),
         None => failure.hint(
             "let the service listen on a TCP port or on a socket in the file system, which the probe can ask",
@@ -179,7 +199,11 @@ fn takes(address: &Address, probe: &ResolvedProbe) -> bool {
 
 /// The URL that reaches the service: on this machine's own address where it listens there, else on the first; else a socket in
 /// the file system.
-fn suggestion(addresses: &[Address], probe: &ResolvedProbe) -> Option<String> {
+fn suggestion(
+    addresses: &[Address],
+    probe: &ResolvedProbe,
+    uses_tls: impl Fn(SocketAddr) -> bool,
+) -> Option<String> {
     let tcp: Vec<SocketAddr> = addresses
         .iter()
         .filter_map(|address| match address {
@@ -203,7 +227,9 @@ fn suggestion(addresses: &[Address], probe: &ResolvedProbe) -> Option<String> {
         Some(socket) => socket.path.trim_start_matches('/'),
         None => probe.url.splitn(4, '/').nth(3).unwrap_or_default(),
     };
-    Some(format!("http://{}/{path}", SocketAddr::new(ip, near.port())))
+    let address = SocketAddr::new(ip, near.port());
+    let scheme = if uses_tls(address) { "https" } else { "http" };
+    Some(format!("{scheme}://{address}/{path}"))
 }
 
 #[cfg(test)]
@@ -218,6 +244,7 @@ mod tests {
         ResolvedProbe {
             url: url.to_owned(),
             socket: None,
+            tls: None,
             headers: std::collections::BTreeMap::new(),
             status: None,
             json: None,
@@ -230,8 +257,9 @@ mod tests {
     #[test]
     fn the_url_to_set_reaches_the_service_on_this_machine_and_keeps_the_path() {
         let of = |addresses: &[Address]| {
-            suggestion(addresses, &probe("http://127.0.0.1:8000/api/status")).unwrap()
+            suggestion(addresses, &probe("http://127.0.0.1:8000/api/status"), |it| it.port() == 443).unwrap()
         };
+        assert_eq!(of(&[tcp("0.0.0.0:443")]), "https://127.0.0.1:443/api/status");
         assert_eq!(of(&[tcp("[::1]:8112")]), "http://[::1]:8112/api/status");
         assert_eq!(of(&[tcp("192.0.2.7:81"), tcp("0.0.0.0:80")]), "http://127.0.0.1:80/api/status");
         assert_eq!(
@@ -239,7 +267,7 @@ mod tests {
             "http://192.0.2.7:81/api/status"
         );
         assert_eq!(of(&[Address::Unix("/run/x".to_owned())]), "unix:/run/x");
-        assert_eq!(suggestion(&[Address::Unix("@x".to_owned())], &probe("http://h/")), None);
+        assert_eq!(suggestion(&[Address::Unix("@x".to_owned())], &probe("http://h/"), |_| true), None);
     }
 
     #[test]

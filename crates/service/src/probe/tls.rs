@@ -1,0 +1,304 @@
+//! TLS for the probe: the connection, what its certificate is checked against, and the words for what is wrong. It parses
+//! what the service sends, so it works in the unit of [`super::asker`] only.
+
+use std::io::{Error, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
+use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{AlertDescription, CertificateError, DigitallySignedStruct, SignatureScheme};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use serde::{Deserialize, Serialize};
+use ureq::unversioned::transport::{
+    Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport,
+};
+
+use refresh_system::clock;
+use refresh_system::error::{Context as _, Failure, Outcome};
+
+/// How TLS is spoken with the service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tls {
+    /// The name that the certificate has to be for: that of the URL, or of the header field `Host`.
+    pub name: String,
+    /// The text of `probe.ca_file`; without it the certificate is not checked.
+    pub authorities: Option<String>,
+}
+
+/// Connects every request to one of the addresses and speaks TLS there.
+#[derive(Debug)]
+pub(super) struct TlsConnector {
+    addresses: Vec<SocketAddr>,
+    name: ServerName<'static>,
+    config: Arc<ClientConfig>,
+    /// How long a connection and each exchange of it may take.
+    limit: Duration,
+}
+
+impl TlsConnector {
+    /// Makes a connector to `addresses`.
+    ///
+    /// # Errors
+    /// The name cannot be one of a certificate, or the authorities are none.
+    pub(super) fn new(tls: &Tls, addresses: Vec<SocketAddr>, limit: Duration) -> Outcome<Self> {
+        let name = ServerName::try_from(tls.name.clone())
+            .context(|| format!("{:?} is not a name that a certificate can have", tls.name))?;
+        let verifier = Arc::new(Verifier::new(tls.authorities.as_deref())?);
+        let config = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .context(|| "TLS cannot be set up".to_owned())?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier)
+            .with_no_client_auth();
+        Ok(Self { addresses, name, config: Arc::new(config), limit })
+    }
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(ring::default_provider())
+}
+
+impl Connector for TlsConnector {
+    type Out = TlsTransport;
+
+    fn connect(
+        &self,
+        details: &ConnectionDetails,
+        _: Option<()>,
+    ) -> Result<Option<TlsTransport>, ureq::Error> {
+        let until = clock::monotonic() + self.limit;
+        let mut failure = Error::new(ErrorKind::NotFound, "its host has no address");
+        for address in &self.addresses {
+            let stream = match TcpStream::connect_timeout(address, left(until)) {
+                Ok(stream) => stream,
+                Err(error) => {
+                    failure = error;
+                    continue;
+                }
+            };
+            let mut stream = Timed { stream, until };
+            let mut connection =
+                ClientConnection::new(Arc::clone(&self.config), self.name.clone()).map_err(Error::other)?;
+            outcome(connection.complete_io(&mut stream), details.timeout)?;
+            let config = &details.config;
+            let buffers = LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
+            let stream = StreamOwned::new(connection, stream);
+            return Ok(Some(TlsTransport { stream, buffers, limit: self.limit }));
+        }
+        Err(failure.into())
+    }
+}
+
+fn left(until: Instant) -> Duration {
+    // A limit of zero would be none.
+    until.saturating_duration_since(clock::monotonic()).max(Duration::from_millis(1))
+}
+
+/// A connection whose reads and writes end at one instant, however small the parts are that come.
+#[derive(Debug)]
+struct Timed {
+    stream: TcpStream,
+    until: Instant,
+}
+
+impl Read for Timed {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        self.stream.set_read_timeout(Some(left(self.until)))?;
+        self.stream.read(into)
+    }
+}
+
+impl Write for Timed {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.stream.set_write_timeout(Some(left(self.until)))?;
+        self.stream.write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.stream.flush()
+    }
+}
+
+/// A connection with TLS.
+#[derive(Debug)]
+pub(super) struct TlsTransport {
+    stream: StreamOwned<ClientConnection, Timed>,
+    buffers: LazyBuffers,
+    limit: Duration,
+}
+
+impl TlsTransport {
+    fn set_limit(&mut self, timeout: NextTimeout) {
+        let limit = timeout.not_zero().map_or(self.limit, |limit| *limit);
+        self.stream.sock.until = clock::monotonic() + limit;
+    }
+}
+
+/// Reports the end of a wait as the limit of the request that it was.
+fn outcome<T>(result: std::io::Result<T>, timeout: NextTimeout) -> Result<T, ureq::Error> {
+    result.map_err(|error| match error.kind() {
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => ureq::Error::Timeout(timeout.reason),
+        _ => ureq::Error::Io(error),
+    })
+}
+
+impl Transport for TlsTransport {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        &mut self.buffers
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
+        self.set_limit(timeout);
+        let output = self.buffers.output().get(..amount).unwrap_or_default();
+        outcome(self.stream.write_all(output).and_then(|()| self.stream.flush()), timeout)
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
+        self.set_limit(timeout);
+        let amount = match self.stream.read(self.buffers.input_append_buf()) {
+            // Many servers close without a farewell of TLS. An answer that is cut off is short by its own length.
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => 0,
+            other => outcome(other, timeout)?,
+        };
+        self.buffers.input_appended(amount);
+        Ok(amount > 0)
+    }
+
+    fn is_open(&mut self) -> bool {
+        // Each request has its own connection.
+        false
+    }
+}
+
+/// Checks a certificate against the authorities, or not at all.
+#[derive(Debug)]
+struct Verifier {
+    chain: Option<Arc<WebPkiServerVerifier>>,
+    /// The certificates of the authorities.
+    known: Vec<CertificateDer<'static>>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl Verifier {
+    fn new(authorities: Option<&str>) -> Outcome<Self> {
+        let provider = provider();
+        let Some(text) = authorities else { return Ok(Self { chain: None, known: Vec::new(), provider }) };
+        let none = || Failure::new("probe.ca_file has no certificate that can be read (PEM)");
+        let known: Vec<_> = CertificateDer::pem_slice_iter(text.as_bytes())
+            .collect::<Result<_, _>>()
+            .map_err(|error| none().because(error))?;
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(known.iter().cloned());
+        if roots.is_empty() {
+            return Err(none());
+        }
+        let chain = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+            .build()
+            .context(|| "the certificates of probe.ca_file cannot be used".to_owned())?;
+        Ok(Self { chain: Some(chain), known, provider })
+    }
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let Some(chain) = &self.chain else { return Ok(ServerCertVerified::assertion()) };
+        match chain.verify_server_cert(certificate, intermediates, name, ocsp, now) {
+            // `openssl req -x509` makes an authority of each certificate that signs itself, and an authority is no server to
+            // the library. Its dates are checked before that.
+            Err(rustls::Error::InvalidCertificate(CertificateError::Other(_)))
+                if self.known.contains(certificate) =>
+            {
+                verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            // The library names its own error by no type.
+            Err(rustls::Error::InvalidCertificate(CertificateError::Other(error)))
+                if error.to_string().contains("CaUsedAsEndEntity") =>
+            {
+                Err(CertificateError::UnknownIssuer.into())
+            }
+            other => other,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        if self.chain.is_none() {
+            return Ok(HandshakeSignatureValid::assertion());
+        }
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signed, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        if self.chain.is_none() {
+            return Ok(HandshakeSignatureValid::assertion());
+        }
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signed, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// What the words for a certificate that does not count begin with.
+pub(super) const CERTIFICATE: &str = "its certificate ";
+/// The words where the service answers without TLS.
+pub(super) const PLAIN: &str = "it answers without TLS";
+
+/// Returns the words for an error of TLS; `None` for another one.
+pub(super) fn in_words(error: &Error) -> Option<String> {
+    let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+    Some(match error {
+        rustls::Error::InvalidCertificate(error) => format!("{CERTIFICATE}{}", certificate_problem(error)),
+        rustls::Error::InvalidMessage(_) => PLAIN.to_owned(),
+        rustls::Error::AlertReceived(AlertDescription::CertificateRequired) => {
+            "it requires a certificate of its clients, which the health check does not have".to_owned()
+        }
+        other => format!("TLS fails: {other}"),
+    })
+}
+
+fn certificate_problem(error: &CertificateError) -> String {
+    use CertificateError::{
+        Expired, ExpiredContext, NotValidForName, NotValidForNameContext, NotValidYet, NotValidYetContext,
+        UnknownIssuer,
+    };
+    match error {
+        Expired | ExpiredContext { .. } => "has expired".to_owned(),
+        NotValidYet | NotValidYetContext { .. } => {
+            "is not valid yet, by the clock of this machine".to_owned()
+        }
+        UnknownIssuer => "has an issuer that probe.ca_file does not hold".to_owned(),
+        NotValidForNameContext { expected, presented } => {
+            let names = if presented.is_empty() { "no name".to_owned() } else { presented.join(", ") };
+            format!("is not for the name {}, but for {names}", expected.to_str())
+        }
+        NotValidForName => "is for another name".to_owned(),
+        other => format!("does not count: {other}"),
+    }
+}

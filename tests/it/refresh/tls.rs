@@ -1,0 +1,79 @@
+//! A service that speaks TLS is asked over TLS. What its certificate lacks is named before anything is stopped.
+
+use std::path::Path;
+
+use crate::host::{Host, SERVER};
+use crate::refresh::help::listens;
+use crate::tls::{Pair, expired, self_signed};
+
+/// The service of all tests, with TLS.
+fn server(pair: &Pair) -> String {
+    let context = format!(
+        "import ssl\ncontext = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)\ncontext.load_cert_chain({:?}, {:?})\n\
+         class Server(http.server.ThreadingHTTPServer):\n    def get_request(self):\n\
+         \x20       taken, peer = super().get_request()\n\
+         \x20       return context.wrap_socket(taken, server_side=True, do_handshake_on_connect=False), peer\n",
+        pair.certificate.display(),
+        pair.key.display()
+    );
+    SERVER.replace("class Server(http.server.ThreadingHTTPServer):\n", &context)
+}
+
+/// Deploys the service with another certificate while it is stopped, its certificate not checked.
+fn deploy(host: &Host, pair: &Pair) {
+    host.tool(["service", "stop"]).expect(0);
+    host.push(&[("server.py", &server(pair))]);
+    probe(host, "https", "");
+    host.tool(["run"]).expect(0).says("HTTP 200");
+}
+
+/// Sets the probe: its scheme, and more lines.
+fn probe(host: &Host, scheme: &str, lines: &str) {
+    host.configure("", &format!("url = \"{scheme}://127.0.0.1:{}/\"\n{lines}", host.port));
+}
+
+fn authority(file: &Path) -> String {
+    format!("ca_file = \"{}\"\n", file.display())
+}
+
+#[test]
+fn rw_5_5_rw_7_1b_a_service_with_tls_is_asked_over_tls_and_each_reason_against_its_certificate_is_named() {
+    let host = Host::running();
+    let [own, other] = ["own", "other"].map(|name| self_signed(&host.beside(name), "lady.example"));
+    let refused = |words: &str| {
+        let ran = host.tool(["run"]).expect(3).says(words);
+        assert!(listens(&host) && !host.fenced(), "{}", ran.all());
+    };
+    let setting = |scheme: &str| format!("set `url = \"{scheme}://127.0.0.1:{}/\"`", host.port);
+    // A service without TLS, and a probe with it.
+    probe(&host, "https", "");
+    refused(&setting("http"));
+    deploy(&host, &own);
+    host.tool(["run", "--if-changed"]).expect(0).says("Already current");
+    // A service with TLS, and a probe without it.
+    probe(&host, "http", "");
+    refused(&setting("https"));
+    probe(&host, "http", &authority(&own.certificate));
+    refused("does not use TLS");
+
+    probe(&host, "https", &authority(&other.certificate));
+    refused("its certificate has an issuer that probe.ca_file does not hold");
+    probe(&host, "https", &authority(&own.certificate));
+    host.tool(["run"]).expect(0);
+    let named = |name: &str| format!("{}headers = {{ Host = \"{name}\" }}\n", authority(&own.certificate));
+    probe(&host, "https", &named("lady.example:443"));
+    host.tool(["run"]).expect(0);
+    probe(&host, "https", &named("other.example"));
+    refused("its certificate is not for the name other.example");
+    probe(&host, "https", &authority(&own.key));
+    refused("probe.ca_file has no certificate");
+    probe(&host, "https", &authority(Path::new("/nonexistent")));
+    refused("probe.ca_file: /nonexistent");
+    host.configure("", "url = \"https://192.0.2.7/\"\n");
+    refused("192.0.2.7 is not an address of this machine");
+
+    let old = expired(&host.beside("old"));
+    deploy(&host, &old);
+    probe(&host, "https", &authority(&old.certificate));
+    refused("its certificate has expired");
+}
