@@ -168,3 +168,43 @@ fn rw_5_2a_a_shallow_clone_is_refreshed_like_any_other() {
     aligned(&host, "main");
     assert_eq!(host.version().as_deref(), Some("three"));
 }
+
+#[test]
+fn rw_5_2a_partial_and_sparse_clones_are_refreshed_like_any_other() {
+    let host = Host::running();
+    host.push(&[("sub/deep/same.txt", "unchanged\n"), ("sub/deep/other.txt", "1\n"), ("top.txt", "x\n")]);
+    let upstream = host.beside("srv/app.git");
+    git(&upstream, ["config", "uploadpack.allowFilter", "true"]);
+    let app = host.layout.app();
+    let ways: [(&[&str], &[&str]); 6] = [
+        (&["--filter=blob:none"], &[]),
+        (&["--filter=tree:0"], &[]),
+        (&["--filter=blob:none", "--sparse"], &[]),
+        (&["--filter=blob:none", "--sparse", "--depth=1"], &["sparse-checkout", "set", "nothing"]),
+        (&["--sparse"], &["sparse-checkout", "set", "--no-cone", "/*.txt", "/server.py"]),
+        (&["--sparse"], &["sparse-checkout", "set", "--sparse-index", "nothing"]),
+    ];
+    for (number, (options, sparse)) in (1..).zip(ways) {
+        // What makes a commit without the sparse part has to be fetched by nobody later.
+        refresh_system::disk::remove_tree(&app).unwrap();
+        let url = host.url();
+        git(&host.layout.home(), [&["clone", "--quiet"], options, &[&url, "app"]].concat());
+        if !sparse.is_empty() {
+            git(&app, sparse);
+        }
+        host.write("top.txt", "by hand\n");
+        host.write("local.txt", "mine\n");
+        let version = format!("{number}\n");
+        host.push(&[("version.txt", &version), ("sub/deep/other.txt", &version), ("top.txt", &version)]);
+        host.tool(["run"]).expect(0).says("top.txt").says("local.txt");
+        aligned(&host, "main");
+        assert_eq!(host.version().as_deref(), Some(version.trim()), "{options:?}");
+        assert_eq!(host.read("sub/deep/same.txt").as_deref(), Some("unchanged\n"), "{options:?}");
+        git(&app, ["fsck", "--connectivity-only"]);
+        let run = crate::refresh::help::last_run(&host);
+        host.tool(["stash", "show", &run]).expect(0).says("by hand");
+        host.tool(["run", "--if-changed"]).expect(0).says("Already current");
+        host.tool(["rollback"]).expect(0);
+        host.tool(["run"]).expect(0);
+    }
+}
