@@ -54,6 +54,10 @@ fn lines(report: &DoctorReport) -> Vec<String> {
         }
         None => {}
     }
+    if !report.stores.is_empty() {
+        lines.push("stores".to_owned());
+        lines.extend(report.stores.iter().map(|store| format!("  {}", on_one_line(&store.in_words()))));
+    }
     let looked = count(report.checks, "check");
     let (problems, notes) = (report.count(Severity::Problem), report.count(Severity::Note));
     lines.push(if report.findings.is_empty() {
@@ -105,6 +109,7 @@ mod tests {
             ],
             unseen: vec![unseen("mirror", "closed"), unseen("sudo", "other"), unseen("branch", "closed")],
             confinement: None,
+            stores: vec![],
         };
         let expected = "\
 work tree

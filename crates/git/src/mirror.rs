@@ -8,7 +8,9 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use refresh_programs::process::Program;
+use serde::{Deserialize, Serialize};
+
+use refresh_programs::process::{Keep, Program};
 use refresh_programs::units::Units;
 use refresh_settings::layout::Layout;
 use refresh_settings::names::{BranchName, CommitId, RunId};
@@ -22,6 +24,15 @@ use super::mirror_layout::configuration_of;
 use super::mirror_unit::MirrorUnit;
 use super::tree_entry::TreeEntry;
 use super::{Git, LONG, Repository, guard, lenient};
+
+/// Objects that nothing reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unreachable {
+    /// How many there are.
+    pub objects: u64,
+    /// The space that they take, in bytes.
+    pub bytes: u64,
+}
 
 /// The bare mirror of the remote.
 #[derive(Debug, Clone)]
@@ -183,6 +194,33 @@ impl Mirror {
             return Ok(None);
         }
         Ok(Some(checked.last_lines(3).join("; ")))
+    }
+
+    /// Counts what the mirror holds that no branch and no kept run or stash reaches; `None` if git cannot read it.
+    ///
+    /// # Errors
+    /// git cannot be started.
+    pub fn unreachable(&self) -> Outcome<Option<Unreachable>> {
+        if let Some(unit) = &self.unit {
+            return unit.ask(Call::Unreachable);
+        }
+        let program = self.bare()?.args(lenient("fsck", "warn"));
+        let program = program.args(["fsck", "--unreachable", "--connectivity-only", "--no-progress"]);
+        let listed = self.git.runner().run(&program.keep(Keep::Whole(256 << 20)).deadline(LONG))?;
+        if !listed.succeeded() {
+            return Ok(None);
+        }
+        let text = listed.text();
+        let ids: Vec<&str> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("unreachable ")?.split_once(' '))
+            .map(|it| it.1)
+            .collect();
+        let input = ids.join("\n").into_bytes();
+        let program = self.bare()?.args(["cat-file", "--batch-check=%(objectsize:disk)"]).input(input);
+        let sizes = self.git.runner().run(&program.keep(Keep::Whole(64 << 20)).deadline(LONG))?;
+        let bytes = sizes.text().lines().filter_map(|line| line.parse::<u64>().ok()).sum();
+        Ok(Some(Unreachable { objects: ids.len() as u64, bytes }))
     }
 
     /// Checks that the remote had a branch when it was fetched last.

@@ -52,6 +52,7 @@ fn answer(mirror: &Mirror, call: Call) -> Outcome<Value> {
         Call::HoldForStash { run, commit } => json(&mirror.hold_for_stash(&run, &commit)?),
         Call::ReleaseStash { run } => json(&mirror.release_stash(&run)?),
         Call::Damage => json(&mirror.damage()?),
+        Call::Unreachable => json(&mirror.unreachable()?),
         Call::CheckBranch { branch } => json(&mirror.check_branch(&branch)?),
         Call::OtherDefault { branch } => json(&mirror.other_default(&branch)?),
         Call::DefaultInsteadOf { branch, commit } => json(&mirror.default_instead_of(&branch, &commit)?),

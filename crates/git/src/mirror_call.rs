@@ -39,6 +39,7 @@ pub(super) enum Call {
     HoldForStash { run: RunId, commit: CommitId },
     ReleaseStash { run: RunId },
     Damage,
+    Unreachable,
     CheckBranch { branch: BranchName },
     OtherDefault { branch: BranchName },
     DefaultInsteadOf { branch: BranchName, commit: CommitId },

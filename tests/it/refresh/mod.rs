@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests lay out files and start programs")]
 
 mod data_in_the_tree;
+mod doctor_sizes;
 mod environment;
 mod halts;
 mod held_back;

@@ -185,7 +185,6 @@ fn rw_5_2a_partial_and_sparse_clones_are_refreshed_like_any_other() {
         (&["--sparse"], &["sparse-checkout", "set", "--sparse-index", "nothing"]),
     ];
     for (number, (options, sparse)) in (1..).zip(ways) {
-        // What makes a commit without the sparse part has to be fetched by nobody later.
         refresh_system::disk::remove_tree(&app).unwrap();
         let url = host.url();
         git(&host.layout.home(), [&["clone", "--quiet"], options, &[&url, "app"]].concat());

@@ -13,6 +13,7 @@ mod place;
 mod python;
 mod requests;
 mod scripts;
+mod sizes;
 mod stores;
 mod sudo;
 mod sudo_list;
@@ -22,6 +23,7 @@ mod unit_files;
 
 pub use examined::Examined;
 pub use finding::{Found, Severity};
+pub use sizes::StoreSize;
 
 use finding::{Findings, cleaning, edit, quoted_all, refused, some_of};
 
@@ -107,6 +109,8 @@ pub struct DoctorReport {
     pub unseen: Vec<SkippedCheck>,
     /// How far units are confined here; `None` where that cannot be found out.
     pub confinement: Option<Enforcement>,
+    /// The space that each store takes; none where there is no installation.
+    pub stores: Vec<StoreSize>,
 }
 
 impl DoctorReport {
@@ -208,7 +212,8 @@ const MANUAL_ON_MACHINES: [&str; 8] =
 /// The interruption.
 pub fn examine(examined: &Examined) -> Outcome<DoctorReport> {
     let confinement = examined.opened().ok().and_then(|on| on.units.enforcement().ok());
-    Ok(DoctorReport { confinement, ..examine_with(examined, CHECKS.iter())? })
+    let stores = examined.opened().map(sizes::of).unwrap_or_default();
+    Ok(DoctorReport { confinement, stores, ..examine_with(examined, CHECKS.iter())? })
 }
 
 /// Returns the findings that `init` prints at its end, without those that `init` itself repairs. A check that is not possible
@@ -239,7 +244,8 @@ pub fn examine_manual(examined: &Examined) -> Outcome<Vec<Found>> {
 
 fn examine_with<'a>(examined: &Examined, checks: impl Iterator<Item = &'a Check>) -> Outcome<DoctorReport> {
     let (findings, unseen) = (Vec::new(), Vec::new());
-    let mut all = DoctorReport { schema: SCHEMA, checks: 0, findings, unseen, confinement: None };
+    let mut all =
+        DoctorReport { schema: SCHEMA, checks: 0, findings, unseen, confinement: None, stores: Vec::new() };
     for check in checks {
         refresh_system::interrupt::check()?;
         let found = match check.function {

@@ -1,0 +1,93 @@
+//! How much space the stores of the tool take, what bounds each, and which command makes it smaller.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use refresh_git::mirror::Unreachable;
+use refresh_installation::installation::Installation;
+use refresh_system::text::{count, quoted_path, size};
+
+/// A store and the space that it takes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StoreSize {
+    /// Its name.
+    pub store: &'static str,
+    /// Its directory.
+    pub path: PathBuf,
+    /// The space on disk, in bytes; null if a part of it cannot be read.
+    pub bytes: Option<u64>,
+    /// What of the mirror no branch and no kept run reaches.
+    pub unreachable: Option<Unreachable>,
+    /// What bounds it.
+    pub bound: String,
+    /// The command that makes it smaller.
+    pub command: String,
+}
+
+impl StoreSize {
+    /// Returns the store in one line.
+    pub fn in_words(&self) -> String {
+        let bytes = self.bytes.map_or("unknown".to_owned(), size);
+        let unreachable = self.unreachable.filter(|found| found.objects > 0).map(|found| {
+            let objects = usize::try_from(found.objects).unwrap_or(usize::MAX);
+            format!(", {} of it in {} that nothing reaches", size(found.bytes), count(objects, "object"))
+        });
+        format!("{} {bytes}{}: {}: {}", self.store, unreachable.unwrap_or_default(), self.bound, self.command)
+    }
+}
+
+/// Returns the stores of an installation.
+pub(super) fn of(on: &Installation) -> Vec<StoreSize> {
+    let layout = &on.layout;
+    let keep = on.settings.keep;
+    let store = |store, path: PathBuf, bound: &str, command: &str| StoreSize {
+        store,
+        bytes: bytes_of(&path),
+        path,
+        unreachable: None,
+        bound: bound.to_owned(),
+        command: on.as_typed(command),
+    };
+    let good = format!("those of the last {keep} good runs, by `keep`");
+    let mut all = vec![
+        store(
+            "mirror",
+            layout.mirror(),
+            "the history of the branches; packed again from 40 packs on",
+            "ladylinux-refresh run",
+        ),
+        store("environments", layout.environments(), &good, "ladylinux-refresh env prune"),
+        StoreSize {
+            command: format!("rm -r {}", quoted_path(&layout.uv().join("cache"))),
+            ..store("uv", layout.uv(), "all packages that were installed; a build fetches them again", "")
+        },
+        store("trees", layout.trees(), "the prepared tree of the run in progress", "ladylinux-refresh run"),
+        store(
+            "previous",
+            layout.previous_trees(),
+            "the last tree, until it is compared",
+            "ladylinux-refresh run",
+        ),
+        store("runs", layout.runs(), "the last 200 runs", "ladylinux-refresh run"),
+        store("stash", layout.stashes(), "none, it holds local changes", "ladylinux-refresh stash drop RUN"),
+    ];
+    all[0].unreachable = on.mirror.unreachable().ok().flatten();
+    all
+}
+
+/// Returns the space that a directory takes on disk; `None` if it cannot be read. Links are not followed, and a directory that
+/// does not exist takes none.
+fn bytes_of(path: &Path) -> Option<u64> {
+    let found = match path.symlink_metadata() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Some(0),
+        found => found.ok()?,
+    };
+    let own = found.blocks() * 512;
+    if !found.is_dir() {
+        return Some(own);
+    }
+    let entries = std::fs::read_dir(path).ok()?;
+    entries.flatten().try_fold(own, |sum, entry| Some(sum + bytes_of(&entry.path())?))
+}
