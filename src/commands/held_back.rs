@@ -5,6 +5,7 @@ use refresh_events::run_report::{HeldBack, HeldBy};
 use refresh_installation::installation::Installation;
 use refresh_installation::status_file;
 use refresh_run::plan::Observed;
+use refresh_run::relay::spool::Spool;
 use refresh_settings::names::{BranchName, CommitId, RunId};
 use refresh_system::error::Outcome;
 
@@ -20,7 +21,8 @@ pub(super) fn find(
     tip: Option<&CommitId>,
     observed: &Observed,
 ) -> Outcome<Option<HeldBack>> {
-    let held = status_file::read(&on.layout).held_back;
+    let mut held = status_file::read(&on.layout).held_back;
+    held.extend(unwritten(on, observed).filter(|found| !held.iter().any(|known| known.run == found.run)));
     if held.is_empty() {
         return Ok(None);
     }
@@ -42,6 +44,18 @@ pub(super) fn find(
         }
     }
     Ok(None)
+}
+
+/// Returns what the halted run behind the fence holds back, from the events that it has left in memory: on a full or read-only
+/// disk it could not write that into the status. It is written now, if that is possible.
+fn unwritten(on: &Installation, observed: &Observed) -> Option<HeldBack> {
+    let run = &observed.fence.as_ref()?.record()?.run;
+    let held = Spool::of(&on.layout, run).report()?.held_back_by_halt(None)?;
+    if let Err(failure) = status_file::hold_back(&on.layout, held.clone()) {
+        let reason = failure.chain().join(": ");
+        on.runner.events().warn(&format!("what is held back cannot be written: {reason}"));
+    }
+    Some(held)
 }
 
 /// A rollback withdraws the commits before the one that it left as well.

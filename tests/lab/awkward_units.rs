@@ -1,8 +1,8 @@
-//! Units as people write them: what a run makes of each, on one machine, one after the other.
+//! Units as people write them, rename, edit and start: what a run makes of each.
 
 use crate::lab;
 
-use lab::{Lab, Machine, Ran, until};
+use lab::{LOCAL_INDEX, Lab, Machine, Ran, until};
 
 /// A service that answers with its version, and notifies systemd if it is asked to, of its start and that it lives.
 const SERVER: &str = r"
@@ -40,6 +40,9 @@ const UNIT: &str = "[Unit]\nDescription=LadyLinux API\n[Service]\nUser=ladylinux
     WorkingDirectory=/opt/ladylinux/app\nExecStart=/opt/ladylinux/venv/bin/python server.py\n\
     [Install]\nWantedBy=multi-user.target\n";
 
+const OWN_UNIT: &str = "/etc/systemd/system/ladylinux-api.service";
+const FENCE: &str = "/var/lib/ladylinux-refresh/fence";
+
 const DROP_IN: &str = "/etc/systemd/system/ladylinux-api.service.d/50-case.conf";
 
 /// What a run makes of a unit.
@@ -56,7 +59,7 @@ enum Outcome {
 /// A kind of unit: its name, the lines of its drop-in, and what a run makes of it.
 type Case = (&'static str, &'static str, Outcome);
 
-const CASES: [Case; 20] = [
+const CASES: [Case; 21] = [
     ("simple", "[Service]\nType=simple\n", Outcome::Refreshed),
     ("exec", "[Service]\nType=exec\n", Outcome::Refreshed),
     ("notify", "[Service]\nType=notify\n", Outcome::Refreshed),
@@ -99,6 +102,7 @@ const CASES: [Case; 20] = [
     ("start limit", "[Unit]\nStartLimitIntervalSec=3600\nStartLimitBurst=1\n", Outcome::Refreshed),
     ("no manual start", "[Unit]\nRefuseManualStart=yes\n", Outcome::Refused("RefuseManualStart")),
     ("no manual stop", "[Unit]\nRefuseManualStop=yes\n", Outcome::Refused("RefuseManualStop")),
+    ("dynamic user", "[Service]\nDynamicUser=yes\n", Outcome::Refreshed),
     ("private network", "[Service]\nPrivateNetwork=yes\n", Outcome::Refused("PrivateNetwork")),
 ];
 
@@ -177,4 +181,137 @@ fn rw_5_1_rw_5_5_a_run_copes_with_units_as_people_write_them_or_refuses_them_bef
     until("the service", || machine.version());
     let wrong: Vec<String> = CASES.into_iter().filter_map(|case| differs(&machine, case)).collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Insists that a run is refused before the stop with these words, and that the service answers as before.
+#[track_caller]
+fn refused(machine: &Machine, words: &[&str]) {
+    let before = machine.version();
+    let mut ran = machine.refresh("run").expect(3).says("nothing was changed");
+    for word in words {
+        ran = ran.says(word);
+    }
+    assert_eq!((machine.version(), machine.read(FENCE)), (before, None));
+}
+
+/// Has systemd read its units, starts the service and waits until it answers.
+#[track_caller]
+fn start(machine: &Machine) {
+    machine.exec("systemctl daemon-reload && systemctl start ladylinux-api").expect(0);
+    until("the service", || machine.version());
+}
+
+#[test]
+fn rw_7_1b_a_unit_that_is_masked_edited_or_renamed_or_a_users_own_is_refused_with_what_to_do() {
+    let Some(lab) = Lab::open() else { return };
+    let machine = Machine::copy_of(&lab, "awkward-units", set_up);
+    until("the service", || machine.version());
+    machine.push_version("two");
+    let put_back = || machine.write(OWN_UNIT, UNIT);
+
+    machine.exec(&format!("ln -sf /dev/null {OWN_UNIT} && systemctl daemon-reload")).expect(0);
+    refused(&machine, &["ladylinux-api.service is masked", "systemctl unmask ladylinux-api.service"]);
+    machine.exec("systemctl unmask ladylinux-api.service").expect(0);
+
+    put_back();
+    start(&machine);
+    machine.write(OWN_UNIT, &UNIT.replace("LadyLinux API", "another"));
+    refused(
+        &machine,
+        &[OWN_UNIT, "was changed, and systemd still uses the old one", "systemctl daemon-reload"],
+    );
+
+    // Another name, while the service runs under the old one, and after it was started again.
+    machine
+        .exec(&format!("mv {OWN_UNIT} /etc/systemd/system/lady.service && systemctl daemon-reload"))
+        .expect(0);
+    let renamed = [
+        "systemd has no unit ladylinux-api.service",
+        "lady.service runs the application",
+        "set `unit = \"lady.service\"`",
+    ];
+    refused(&machine, &renamed);
+    machine.exec("systemctl stop ladylinux-api && systemctl start lady").expect(0);
+    until("the service", || machine.version());
+    refused(&machine, &renamed);
+    machine.tool("doctor").expect(5).says("lady.service runs the application");
+    // The advice works.
+    let settings = machine.read("/etc/ladylinux/refresh.toml").unwrap();
+    let named = format!("{settings}[service]\nunit = \"lady.service\"\n");
+    machine.write("/etc/ladylinux/refresh.toml", &named);
+    machine.refresh("init").expect(0);
+    machine.refresh("run").expect(0);
+    assert_eq!(machine.version().as_deref(), Some("two"));
+
+    // In the systemd of a user.
+    machine.write("/etc/ladylinux/refresh.toml", &settings);
+    machine
+        .exec("systemctl disable --now lady; rm /etc/systemd/system/lady.service; systemctl daemon-reload")
+        .expect(0);
+    let unit = UNIT.replace("User=ladylinux\n", "");
+    machine.write("/etc/systemd/user/ladylinux-api.service", &unit);
+    let as_user = "runuser -u dev -- env XDG_RUNTIME_DIR=/run/user/$(id -u dev) systemctl --user";
+    machine
+        .exec(&format!("useradd dev && systemctl start user@$(id -u dev) && {as_user} start ladylinux-api"))
+        .expect(0);
+    until("the service of the user", || machine.version());
+    refused(
+        &machine,
+        &[
+            "ladylinux-api.service of uid 1000 runs the application in the systemd of that user",
+            "systemctl --user disable --now ladylinux-api.service",
+            "ladylinux-refresh init",
+        ],
+    );
+    machine.exec(&format!("{as_user} disable --now ladylinux-api")).expect(0);
+    put_back();
+    machine.exec("systemctl daemon-reload").expect(0);
+    machine.refresh("init").expect(0);
+    machine.push_version("three");
+    machine.refresh("run").expect(0);
+    assert_eq!(until("the service", || machine.version()), "three");
+}
+
+#[test]
+fn rw_5_5_rw_7_1a_another_hand_in_the_middle_of_a_run_starts_nothing_and_a_stop_of_it_is_named() {
+    let Some(lab) = Lab::open() else { return };
+    let machine = Machine::copy_of(&lab, "awkward-units", set_up);
+    let begin = || machine.spawn(&format!("PIP_INDEX_URL={LOCAL_INDEX} exec ladylinux-refresh run"));
+    let state = || machine.exec("systemctl is-active ladylinux-api").out.trim().to_owned();
+    let is_fenced = || machine.read(FENCE).is_some();
+
+    // Between stop and start.
+    let hold = "[[hook]]\nname = \"hold\"\nkind = \"check\"\n\
+                command = [\"sh\", \"-c\", \"while [ -e /srv/hold ]; do sleep 0.02; done\"]\n";
+    machine.write("/srv/work/refresh.toml", hold);
+    machine.write("/srv/hold", "");
+    machine.push_version("two");
+    let run = begin();
+    until("the hook", || (is_fenced() && machine.exec("pgrep -f [/]srv/hold").code == Some(0)).then_some(()));
+    for verb in ["start", "restart"] {
+        machine.exec(&format!("systemctl {verb} ladylinux-api")).expect(1).says("Assertion failed");
+    }
+    machine.exec("systemctl stop ladylinux-api && rm /srv/hold").expect(0);
+    let ended = Ran::of(&run.wait_with_output().unwrap());
+    ended.expect(0);
+    assert_eq!(machine.version().as_deref(), Some("two"));
+
+    // During the start: a restart is one more start, and a stop halts the run.
+    start_with(&machine, "[Service]\nExecStartPre=/bin/sleep 3\n");
+    for (verb, code, next) in [("restart", 0, "three"), ("stop", 1, "four")] {
+        machine.push_version(next);
+        let run = begin();
+        until("the start", || (is_fenced() && state() == "activating").then_some(()));
+        machine.exec(&format!("systemctl {verb} ladylinux-api")).expect(0);
+        let ended = Ran::of(&run.wait_with_output().unwrap()).expect(code);
+        if code == 1 {
+            ended
+                .says("another request replaced this start of ladylinux-api.service")
+                .says("stopped and fenced");
+        }
+    }
+    machine.refresh("rollback").expect(0);
+    assert_eq!(machine.version().as_deref(), Some("three"));
+    machine.refresh("run").expect(0);
+    assert_eq!(machine.version().as_deref(), Some("four"));
 }

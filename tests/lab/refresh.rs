@@ -118,7 +118,9 @@ fn rw_7_2_a_machine_that_was_put_back_to_its_snapshot_is_refreshed() {
     let empty = "chmod -R u+w . && find . -name '*.py' -exec sh -c 'for file; do : >\"$file\"; done' sh {} +";
     site.machine.exec(&format!("cd /opt/ladylinux-refresh/environments && {empty}")).expect(0);
     site.machine.exec("rm -rf /opt/ladylinux-refresh/mirror.git/objects").expect(0);
-    site.machine.tool("rollback").expect(3).says("is not in the mirror");
+    site.network.partition("web");
+    site.machine.tool("rollback").expect(3).says("is not in the mirror, and cannot be fetched");
+    site.network.heal("web");
     site.expect_fenced();
 
     site.machine.power_off();

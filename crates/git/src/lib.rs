@@ -17,6 +17,7 @@ pub mod mirror_answer;
 mod mirror_call;
 mod mirror_fetch;
 mod mirror_layout;
+mod mirror_repair;
 mod mirror_unit;
 pub mod remote;
 mod submodule;
@@ -104,8 +105,9 @@ impl Git {
     /// There is no git, or the configuration belongs to others or cannot be written.
     pub fn new(runner: &Runner, layout: &Layout) -> Outcome<Self> {
         let as_root = rustix::process::geteuid().is_root();
-        let program = environment::find_program("git", as_root)
-            .ok_or_else(|| Failure::new("git is not installed").hint("apt-get install git"))?;
+        let program = environment::find_program("git", as_root).ok_or_else(|| {
+            Failure::new("git is not installed").hint("apt-get install git").hint("ladylinux-refresh doctor")
+        })?;
         let home = layout.state().join("git");
         let file = home.join(".gitconfig");
         guard::check_own(&home)?;

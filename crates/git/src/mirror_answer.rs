@@ -44,6 +44,7 @@ fn answer(mirror: &Mirror, call: Call) -> Outcome<Value> {
         Call::EnsureFromBundle { run, commits } => {
             json(&mirror.ensure_here(&run, &commits.branch, Source::Quarantine(&commits))?)
         }
+        Call::Renew { branch } => json(&mirror.renew_here(&branch)?),
         Call::RemoteTip { branch } => json(&mirror.remote_tip(&branch)?),
         Call::Pin { run, commit } => json(&mirror.pin(&run, &commit)?),
         Call::Pinned { run } => json(&mirror.pinned(&run)?),
@@ -57,6 +58,7 @@ fn answer(mirror: &Mirror, call: Call) -> Outcome<Value> {
         Call::OtherDefault { branch } => json(&mirror.other_default(&branch)?),
         Call::DefaultInsteadOf { branch, commit } => json(&mirror.default_instead_of(&branch, &commit)?),
         Call::Contains { commit } => json(&mirror.contains(&commit)?),
+        Call::IsComplete { commit } => json(&mirror.is_complete(&commit)?),
         Call::Files { commit } => json(&*mirror.files(&commit)?),
         Call::Read { commit, path } => json(&mirror.read(&commit, path.as_path())?),
         Call::Mentions { commit, text } => {

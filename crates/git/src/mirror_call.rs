@@ -30,6 +30,7 @@ pub struct MirrorRequest {
 #[serde(rename_all = "snake_case")]
 pub(super) enum Call {
     Ensure { run: RunId, branch: BranchName },
+    Renew { branch: BranchName },
     EnsureFromBundle { run: RunId, commits: Quarantine },
     RemoteTip { branch: BranchName },
     Pin { run: RunId, commit: CommitId },
@@ -44,6 +45,7 @@ pub(super) enum Call {
     OtherDefault { branch: BranchName },
     DefaultInsteadOf { branch: BranchName, commit: CommitId },
     Contains { commit: CommitId },
+    IsComplete { commit: CommitId },
     Files { commit: CommitId },
     Read { commit: CommitId, path: TreePath },
     Mentions { commit: CommitId, text: String },
@@ -62,7 +64,7 @@ impl Call {
     /// Returns the role of the unit that answers, and whether it writes to the mirror.
     pub(super) fn needs(&self) -> (Role, bool) {
         match self {
-            Self::Ensure { .. } => (Role::Fetch, true),
+            Self::Ensure { .. } | Self::Renew { .. } => (Role::Fetch, true),
             Self::RemoteTip { .. } => (Role::Fetch, false),
             Self::EnsureFromBundle { .. }
             | Self::Pin { .. }

@@ -91,6 +91,10 @@ impl Mirror {
                 }
                 _ => return Err(failure),
             }
+        } else if matches!(source, Source::Remote) && !self.is_complete(&tip)? {
+            // A fetch finds nothing to do where a branch stands right and its objects are lost.
+            self.make_anew(branch, &tip, source)?;
+            is_new = true;
         }
         if is_new && self.moves == Moves::ByConductor {
             return Ok(Ensured::MadeNew);
@@ -121,7 +125,7 @@ impl Mirror {
     }
 
     /// HEAD and the branches of the remote, as git lists them, and the tag of that name.
-    fn remote_heads(&self, branch: &BranchName) -> Outcome<String> {
+    pub(super) fn remote_heads(&self, branch: &BranchName) -> Outcome<String> {
         let url = self.url()?;
         let listed = self.persistently(|| {
             let program = remote::equip(&self.git, self.git.anywhere(), &self.remote, url)?;
@@ -253,7 +257,7 @@ impl Mirror {
 
     /// Makes the mirror from nothing beside its place, takes over what the old one still holds for runs, and puts
     /// it in place.
-    fn make_anew(&self, branch: &BranchName, tip: &CommitId, source: Source<'_>) -> Outcome<()> {
+    pub(super) fn make_anew(&self, branch: &BranchName, tip: &CommitId, source: Source<'_>) -> Outcome<()> {
         let fresh = self.path.with_file_name("mirror.git.new");
         let by_conductor = self.moves == Moves::ByConductor;
         if !by_conductor {

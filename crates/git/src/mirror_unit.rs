@@ -13,6 +13,7 @@ use refresh_system::disk;
 use refresh_system::disk::{Owner, beneath};
 use refresh_system::environment;
 use refresh_system::error::{Context as _, Failure, Outcome};
+use refresh_system::text::quoted_path;
 
 use super::mirror_call::{Call, Ensured, MirrorRequest, OPERATION, Source};
 use super::{Git, LONG};
@@ -39,6 +40,12 @@ impl MirrorUnit {
     /// The method's own failure, or the unit cannot be started.
     pub(super) fn ask<A: DeserializeOwned>(&self, call: Call) -> Outcome<A> {
         let (role, writes) = call.needs();
+        if self.path.exists() && !self.path.is_dir() {
+            let path = self.path.display();
+            let move_away =
+                format!("mv {} {}", quoted_path(&self.path), quoted_path(&self.path.with_extension("old")));
+            return Err(Failure::new(format!("{path} is not a directory")).hint(move_away));
+        }
         let mut job = Job::new(role, LONG);
         if matches!(call, Call::RemoteTip { .. }) {
             job = job.brief();
@@ -96,6 +103,19 @@ impl MirrorUnit {
             }
         }
         Err(Failure::new("the mirror was replaced twice and is not usable"))
+    }
+
+    /// Makes a new mirror from the remote and puts it in place.
+    pub(super) fn renew(&self, branch: &BranchName) -> Outcome<()> {
+        let beside = beside(&self.path);
+        disk::remove_tree(&beside)?;
+        disk::make_owned_directory(&beside, 0o755, &self.units.user_of(Role::Fetch)?)?;
+        let renewed: Outcome<Ensured> = self.ask(Call::Renew { branch: branch.clone() });
+        if let Err(failure) = renewed {
+            disk::remove_tree(&beside)?;
+            return Err(failure);
+        }
+        self.put_in_place(&beside)
     }
 
     /// Makes sure that the mirror's directory is there and belongs to the builder.

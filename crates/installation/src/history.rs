@@ -124,7 +124,8 @@ pub fn rollback_target(layout: &Layout, run: Option<&RunId>, now: &Now) -> Outco
         return Ok(last);
     }
     let earlier = trail(layout)?.into_iter().rev().find(|pair| !is_same(pair));
-    earlier.ok_or_else(|| Failure::new("no earlier good run exists").hint("ladylinux-refresh history"))
+    let next = if now.fenced { "ladylinux-refresh run" } else { "ladylinux-refresh history" };
+    earlier.ok_or_else(|| Failure::new("no earlier good run exists").hint(next))
 }
 
 /// Returns the good pairs that led to the deployed one, the oldest first; before them that of before the first run. A

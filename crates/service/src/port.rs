@@ -168,7 +168,12 @@ pub fn held(port: u16, holder: &PortHolder) -> Failure {
         (Some(_), Some(unit)) if !is_session(unit) => {
             failure.hint(format!("where it may be stopped: systemctl stop {}", quoted(unit)))
         }
-        (Some(process), _) => failure.hint(format!("end process {} if it may be ended", process.pid)),
+        (Some(process), _) => failure.hint(match process.unit_of_user() {
+            Some((uid, unit)) => {
+                format!("where it may be stopped, as the user with uid {uid}: systemctl --user stop {unit}")
+            }
+            None => format!("end process {} if it may be ended", process.pid),
+        }),
         (None, _) => failure.hint(format!("sudo ss -ltnp 'sport = :{port}'")),
     }
 }

@@ -127,3 +127,22 @@ fn a_halted_rollback_holds_back_what_the_person_wanted_to_leave() {
     host.tool(["rollback"]).expect(1);
     assert_eq!(held_back(&host)["commit"], left);
 }
+
+#[test]
+fn a_halt_that_could_not_be_written_into_the_status_holds_its_commit_back_all_the_same() {
+    let host = Host::running();
+    let before = fs::read(host.layout.status_file()).unwrap();
+    let bad = host.push(&[("server.py", "raise SystemExit(1)")]);
+    host.tool(["run"]).expect(1);
+    // As a full or read-only disk leaves it.
+    fs::write(host.layout.status_file(), before).unwrap();
+    let ran = host.tool(["run", "--if-changed"]).expect(0);
+    ran.says("Held back").says(&bad[..10]).says("a run of it halted");
+    assert!(host.fenced());
+    assert_eq!(
+        status(&host)["held_back"][0]["commit"],
+        json!(bad),
+        "it is written as soon as that is possible"
+    );
+    host.tool(["rollback"]).expect(0);
+}

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::host::Host;
+use crate::host::{Host, SERVER, git};
 use crate::refresh::help::{
     SIGHTING_HOOK, STEPS, events, hook, installation, last_run, look_out, parts, seen,
 };
@@ -170,4 +170,69 @@ fn runs_are_ordered_by_their_number_and_not_by_the_clock() {
     host.tool(["rollback"]).expect(0);
     assert_eq!(host.head(), commits[4]);
     assert_eq!(host.version().as_deref(), Some("six"));
+}
+
+/// Removes objects of the mirror as a bad disk does: all, or one blob of the first commit.
+fn damage_mirror(host: &Host, commit: &str, path: Option<&str>) {
+    let mirror = host.layout.mirror();
+    let Some(path) = path else {
+        std::fs::remove_dir_all(mirror.join("objects")).unwrap();
+        std::fs::create_dir(mirror.join("objects")).unwrap();
+        return;
+    };
+    let mirror_option = format!("--git-dir={}", mirror.display());
+    let packs = mirror.join("objects/pack");
+    for entry in std::fs::read_dir(&packs).unwrap() {
+        let pack = entry.unwrap().path();
+        if pack.extension().is_some_and(|ending| ending == "pack") {
+            let outside = host.layout.root().join("outside.pack");
+            std::fs::rename(&pack, &outside).unwrap();
+            std::fs::remove_file(pack.with_extension("idx")).unwrap();
+            let line = format!("git {mirror_option} unpack-objects -q <{}", outside.display());
+            assert!(std::process::Command::new("sh").args(["-c", &line]).status().unwrap().success());
+        }
+    }
+    let blob = git(host.layout.root(), [mirror_option.as_str(), "rev-parse", &format!("{commit}:{path}")]);
+    let blob = blob.trim();
+    std::fs::remove_file(mirror.join("objects").join(&blob[..2]).join(&blob[2..])).unwrap();
+}
+
+#[test]
+fn a_rollback_whose_commit_the_mirror_has_lost_fetches_it_and_names_a_remote_that_has_it_no_more() {
+    let mut host = Host::running();
+    let good = host.head();
+    host.push(&[("version.txt", "two\n"), ("server.py", "raise SystemExit(1)")]);
+    for lost in [None, Some("server.py")] {
+        host.tool(["run"]).expect(1);
+        damage_mirror(&host, &good, lost);
+        host.tool(["rollback"]).expect(0);
+        assert_eq!((host.head(), host.version().as_deref()), (good.clone(), Some("one")));
+    }
+
+    // Another history takes its place in the remote.
+    host.tool(["run"]).expect(1);
+    git(&host.work(), ["update-ref", "-d", "HEAD"]);
+    host.push(&[("version.txt", "three\n"), ("server.py", SERVER)]);
+    damage_mirror(&host, &good, None);
+    host.tool(["rollback"])
+        .expect(3)
+        .says("is not in the mirror, and main of the remote does not contain it")
+        .says("stopped and fenced");
+    damage_mirror(&host, &good, None);
+    host.unplug();
+    host.tool(["rollback"])
+        .expect(3)
+        .says("is not in the mirror, and cannot be fetched")
+        .says("stopped and fenced");
+}
+
+#[test]
+fn a_rollback_after_a_halt_with_no_earlier_run_points_to_a_run() {
+    let host = Host::new();
+    host.push(&[("server.py", "raise SystemExit(1)")]);
+    host.tool(["run"]).expect(1);
+    let refused = host.tool(["rollback"]).expect(3).says("no earlier good run").all();
+    assert!(refused.trim_end().ends_with(" run"), "{refused}");
+    host.push(&[("server.py", SERVER)]);
+    host.tool(["run"]).expect(0);
 }

@@ -311,10 +311,18 @@ pub fn as_typed(layout: &Layout, text: &str) -> String {
 /// # Errors
 /// The caller may not.
 pub fn check_writable(layout: &Layout) -> Outcome<()> {
-    let state = layout.state();
-    rustix::fs::access(&state, rustix::fs::Access::WRITE_OK)
-        .context(|| format!("{} is not writable", state.display()))
-        .map_err(|failure| failure.hint(who_may(layout)))
+    for directory in [layout.state(), layout.store()] {
+        let Err(error) = rustix::fs::access(&directory, rustix::fs::Access::WRITE_OK) else { continue };
+        let hint = match error {
+            rustix::io::Errno::NOENT => continue,
+            rustix::io::Errno::ROFS => format!("findmnt --target {}", quoted_path(&directory)),
+            _ => who_may(layout),
+        };
+        return Err(error)
+            .context(|| format!("{} is not writable", directory.display()))
+            .map_err(|failure| failure.hint(hint));
+    }
+    Ok(())
 }
 
 /// Returns the hint of who may do what others are refused, with the command.

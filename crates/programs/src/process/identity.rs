@@ -60,6 +60,12 @@ impl ProcessId {
         unit_of_groups(&groups)
     }
 
+    /// Returns the uid whose systemd runs the process (`systemctl --user`), and its unit there.
+    pub fn unit_of_user(self) -> Option<(u32, String)> {
+        let groups = fs::read_to_string(format!("/proc/{}/cgroup", self.pid)).ok()?;
+        unit_of_user_in(&groups)
+    }
+
     /// Returns whether the process is in the cgroup of a unit, or in one below it.
     pub(crate) fn is_in_unit(self, unit: &str) -> bool {
         let groups = fs::read_to_string(format!("/proc/{}/cgroup", self.pid)).unwrap_or_default();
@@ -104,14 +110,30 @@ pub fn parse_stat(line: &str) -> Option<Stat> {
     })
 }
 
-/// Finds the unit in `/proc/PID/cgroup`: the innermost name of a service in the hierarchy of systemd's.
-fn unit_of_groups(groups: &str) -> Option<String> {
-    let of_systemd = groups.lines().filter_map(|line| {
+/// Returns the groups of `/proc/PID/cgroup` in the hierarchies of systemd's.
+fn of_systemd(groups: &str) -> impl Iterator<Item = &str> {
+    groups.lines().filter_map(|line| {
         let mut fields = line.splitn(3, ':').skip(1);
         let (controllers, path) = (fields.next()?, fields.next()?);
         matches!(controllers, "" | "name=systemd").then_some(path)
-    });
-    of_systemd
+    })
+}
+
+/// Finds the unit of a user's systemd: the innermost name of a service below `user@UID.service`. The user chooses that name:
+/// only letters, digits and a few marks are taken.
+fn unit_of_user_in(groups: &str) -> Option<(u32, String)> {
+    of_systemd(groups).find_map(|path| {
+        let (_, below) = path.split_once("/user@")?;
+        let (uid, below) = below.split_once(".service/")?;
+        let unit = below.split('/').rev().find(|part| part.ends_with(".service"))?;
+        let is_plain = unit.chars().all(|c| c.is_ascii_alphanumeric() || "-_.@".contains(c));
+        Some((uid.parse().ok()?, unit.to_owned())).filter(|_| is_plain)
+    })
+}
+
+/// Finds the unit in `/proc/PID/cgroup`: the innermost name of a service in the hierarchy of systemd's.
+fn unit_of_groups(groups: &str) -> Option<String> {
+    of_systemd(groups)
         .filter(|path| !path.contains("/user.slice/"))
         .find_map(|path| path.split('/').rev().find(|part| part.ends_with(".service")).map(str::to_owned))
 }
@@ -134,6 +156,16 @@ mod tests {
             Some(Stat { state: 'S', parent: 7, group: 42, session: 40, started: 12345 })
         );
         assert_eq!(parse_stat("nonsense"), None);
+    }
+
+    #[test]
+    fn the_unit_of_a_user_is_read_from_the_groups_of_a_process() {
+        let of = |text| unit_of_user_in(text);
+        let group = "0::/user.slice/user-1000.slice/user@1000.service/app.slice/x.service\n";
+        assert_eq!(of(group), Some((1000, "x.service".to_owned())));
+        assert_eq!(of("0::/user.slice/user-1000.slice/user@1000.service/init.scope\n"), None);
+        assert_eq!(of("0::/user.slice/user-1000.slice/user@1000.service/app.slice/$(x).service\n"), None);
+        assert_eq!(of("0::/system.slice/x.service\n"), None);
     }
 
     #[test]

@@ -225,15 +225,21 @@ fn real(path: &Path) -> std::path::PathBuf {
 /// # Errors
 /// `app/` is not a work tree of ours, or cannot be read.
 pub fn repository(on: &Installation, tree: &TreeState) -> Outcome<()> {
-    let why = match tree.kind {
-        // A first deployment: the prepared tree brings a repository.
-        TreeKind::Repository | TreeKind::Absent => return Ok(()),
-        TreeKind::NotADirectory => "is not a real directory",
-        TreeKind::ForeignRepository | TreeKind::NoRepository if is_deployed(on) => return Ok(()),
-        TreeKind::ForeignRepository => "belongs to a Git repository somewhere else",
-        TreeKind::NoRepository => "is not a Git working tree",
-    };
-    Err(Failure::new(format!("{} {why}", on.layout.app().display()))
+    let app = on.layout.app();
+    let why =
+        match tree.kind {
+            // A first deployment: the prepared tree brings a repository.
+            TreeKind::Repository | TreeKind::Absent => return Ok(()),
+            TreeKind::NotADirectory if is_deployed(on) => {
+                return Err(Failure::new(format!("{} is not a real directory", app.display()))
+                    .hint(format!("mv {} {}", quoted_path(&app), quoted_path(&app.with_extension("old")))));
+            }
+            TreeKind::NotADirectory => "is not a real directory",
+            TreeKind::ForeignRepository | TreeKind::NoRepository if is_deployed(on) => return Ok(()),
+            TreeKind::ForeignRepository => "belongs to a Git repository somewhere else",
+            TreeKind::NoRepository => "is not a Git working tree",
+        };
+    Err(Failure::new(format!("{} {why}", app.display()))
         .hint(on.as_typed("ladylinux-refresh init --repo URL")))
 }
 
@@ -330,6 +336,10 @@ pub fn probe(on: &Installation, service: &ServiceState) -> Outcome<()> {
     let number = on.port()?;
     let env_file = on.env_file()?;
     probe::resolve(&on.settings.probe, &env_file, None)?;
+    // Without a unit any process of the application is a stranger; the check of the unit reports who it is.
+    if matches!(service, ServiceState::NotInstalled { .. }) {
+        return Ok(());
+    }
     let sockets = on.service.sockets()?;
     for socket in &sockets {
         socket.check_own(on.settings.service.unit.as_str(), number)?;

@@ -6,6 +6,7 @@
 
 mod cgroup;
 pub mod dropin;
+pub mod elsewhere;
 mod journald;
 mod others;
 mod page;
@@ -221,6 +222,10 @@ impl ServiceManager for Systemd {
     fn check(&self) -> Outcome<()> {
         let bus = Bus::connect()?;
         let facts = self.facts(&bus)?;
+        if facts.load == LoadState::NotFound {
+            let why = not_loaded(&self.unit, &facts);
+            return Err(self.missing(why.unwrap_or_default()));
+        }
         usable(&self.unit, &facts)?;
         requirements::check_manual(&self.unit, &facts)?;
         requirements::check_needs(&bus, &self.unit, &facts)?;

@@ -10,6 +10,7 @@ use refresh_programs::process::ProcessId;
 use refresh_programs::process::identity::all_pids;
 use refresh_programs::systemd::Bus;
 use refresh_programs::systemd::unit::{ActiveState, UnitFacts};
+use refresh_settings::layout::Layout;
 use refresh_system::error::Outcome;
 
 /// The units of this program's own begin with this.
@@ -26,7 +27,7 @@ impl Systemd {
                 || self.also.iter().any(|also| also.as_str() == unit)
                 || stopped_with_it.iter().any(|tied| tied == unit)
         };
-        let places = self.places();
+        let places = places(&self.layout);
         let mut untied: Vec<Untied> = Vec::new();
         for (unit, evidence) in by_processes(&places) {
             if !is_known(&unit) && !untied.iter().any(|known| known.unit == unit) {
@@ -67,14 +68,13 @@ impl Systemd {
         found.sort();
         Ok(found)
     }
+}
 
-    /// The places that a refresh replaces.
-    fn places(&self) -> Vec<PathBuf> {
-        let layout = &self.layout;
-        let mut places = vec![layout.app(), layout.venv(), layout.environments()];
-        places.extend(layout.venv().canonicalize());
-        places
-    }
+/// The places that a refresh replaces.
+pub(super) fn places(layout: &Layout) -> Vec<PathBuf> {
+    let mut places = vec![layout.app(), layout.venv(), layout.environments()];
+    places.extend(layout.venv().canonicalize());
+    places
 }
 
 /// Finds processes of units that run something in `places`: unit, and how it shows.
@@ -84,7 +84,7 @@ fn by_processes(places: &[PathBuf]) -> Vec<(String, String)> {
     found.collect()
 }
 
-fn evidence(process: ProcessId, places: &[PathBuf]) -> Option<String> {
+pub(super) fn evidence(process: ProcessId, places: &[PathBuf]) -> Option<String> {
     let pid = process.pid;
     let link = |name: &str| fs::read_link(format!("/proc/{pid}/{name}")).ok();
     let within = |path: &Path| places.iter().any(|place| path.starts_with(place));
@@ -103,12 +103,17 @@ fn by_words(facts: &UnitFacts, places: &[PathBuf]) -> Option<String> {
     if facts.active != ActiveState::Active {
         return None;
     }
-    let within = |path: &str| places.iter().any(|place| Path::new(path).starts_with(place));
+    let within = |path: &str| is_within(places, path);
     let program = facts.program.iter().map(|path| path.to_string_lossy().into_owned());
     if let Some(word) = program.chain(facts.command.iter().cloned()).find(|word| within(word)) {
         return Some(format!("its ExecStart= names {word}"));
     }
     within(&facts.working_directory).then(|| format!("its WorkingDirectory= is {}", facts.working_directory))
+}
+
+/// Returns whether a path lies in one of `places`.
+pub(super) fn is_within(places: &[PathBuf], path: &str) -> bool {
+    places.iter().any(|place| Path::new(path).starts_with(place))
 }
 
 #[cfg(test)]

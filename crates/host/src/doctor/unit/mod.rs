@@ -15,7 +15,7 @@ use crate::host;
 use refresh_programs::systemd::Bus;
 use refresh_programs::systemd::file::UnitFile;
 use refresh_programs::systemd::unit::LoadState;
-use refresh_service::systemd::dropin;
+use refresh_service::systemd::{dropin, elsewhere};
 use refresh_system::disk;
 use refresh_system::text::quoted_path;
 
@@ -32,7 +32,15 @@ pub(super) fn there(examined: &Examined) -> Findings {
     let why = "systemd runs the service, so without a usable unit it does not start";
     Ok(match facts.load {
         LoadState::NotFound => {
-            vec![Found::problem(format!("the unit {name} does not exist"), why, examined.init())]
+            let what = format!("the unit {name} does not exist");
+            let found = elsewhere::find(&examined.layout, name, &examined.settings.service.also);
+            vec![match found {
+                Some(found) => {
+                    let repair = format!("{}, then: {}", found.repair, examined.init());
+                    Found::problem(format!("{what}; {}", found.what), why, repair)
+                }
+                None => Found::problem(what, why, examined.init()),
+            }]
         }
         LoadState::Masked => {
             vec![Found::problem(format!("{name} is masked"), why, format!("systemctl unmask {name}"))]

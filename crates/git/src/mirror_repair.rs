@@ -1,0 +1,60 @@
+//! What the mirror does where it has lost objects: a power cut, a disk error or a hand took them. A new one is made from the
+//! remote, and keeps of the old one what can still be read.
+
+use refresh_settings::names::{BranchName, CommitId, RunId};
+use refresh_system::error::{Failure, Outcome};
+
+use super::heads::tip_of;
+use super::mirror::Mirror;
+use super::mirror_call::{Call, Ensured, Source};
+
+impl Mirror {
+    /// Makes sure that the mirror holds an earlier commit with all its files, and holds it for `run`. A mirror that has lost
+    /// something of it is replaced by a new one.
+    ///
+    /// # Errors
+    /// The remote cannot be reached, or `branch` does not contain the commit any more.
+    pub fn ensure_earlier(&self, run: &RunId, branch: &BranchName, commit: &CommitId) -> Outcome<()> {
+        if self.is_complete(commit)? {
+            return self.pin(run, commit);
+        }
+        let missing = || format!("the commit {} is not in the mirror", commit.short());
+        let fetched = match &self.unit {
+            Some(unit) => unit.renew(branch),
+            None => self.renew_here(branch).map(drop),
+        };
+        fetched.map_err(|failure| {
+            Failure::new(format!("{}, and cannot be fetched", missing())).because(failure)
+        })?;
+        if !self.is_complete(commit)? {
+            return Err(Failure::new(format!(
+                "{}, and {branch} of the remote does not contain it",
+                missing()
+            ))
+            .hint("ladylinux-refresh run"));
+        }
+        self.pin(run, commit)
+    }
+
+    /// Makes a new mirror.
+    pub(super) fn renew_here(&self, branch: &BranchName) -> Outcome<Ensured> {
+        let tip = tip_of(branch, &self.remote_heads(branch)?)?;
+        self.make_anew(branch, &tip, Source::Remote)?;
+        Ok(Ensured::MadeNew)
+    }
+
+    /// Returns whether the mirror holds a commit and all its files.
+    ///
+    /// # Errors
+    /// git cannot be started.
+    pub(super) fn is_complete(&self, commit: &CommitId) -> Outcome<bool> {
+        if let Some(unit) = &self.unit {
+            return unit.ask(Call::IsComplete { commit: commit.clone() });
+        }
+        if !self.path.join("HEAD").exists() {
+            return Ok(false);
+        }
+        let program = self.bare()?.args(["rev-list", "--objects", "--no-walk", "--quiet", commit.as_str()]);
+        Ok(self.git.runner().run(&program)?.succeeded())
+    }
+}
