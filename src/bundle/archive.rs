@@ -162,7 +162,7 @@ impl Header {
         Err(Failure::new(format!("the bundle is for {}, and this machine has {here}", self.platform))
             .hint("make it on a machine like this one")
             .hint("or name the interpreter that it is for: python.interpreter in the host's refresh.toml")
-            .hint("ladylinux-refresh bundle create --output FILE"))
+            .command("ladylinux-refresh bundle create --output FILE", &[]))
     }
 }
 

@@ -254,7 +254,7 @@ fn unpack(path: &Path, known: &Header, directory: &Path) -> Outcome<Content> {
             size(free),
             size(needed.saturating_mul(2))
         ))
-        .hint(format!("df -h {}", quoted_path(directory))));
+        .command("df -h", &[&directory]));
     }
     disk::make_new_directory(&directory.join(archive::TOOLS), 0o711)?;
     for member in &header.members {

@@ -43,7 +43,7 @@ impl Reader {
     fn header(&mut self) -> Outcome<Header> {
         let not_a_bundle = || {
             Failure::new(format!("{} is no bundle of this program", self.path.display()))
-                .hint("ladylinux-refresh bundle create --output FILE")
+                .command("ladylinux-refresh bundle create --output FILE", &[])
         };
         if self.length < BLOCK {
             return Err(not_a_bundle());
@@ -158,6 +158,10 @@ impl Reader {
         Failure::new(format!("the bundle {} {what}", self.path.display()))
             .because(Failure::new(why))
             .hint(format!("compare on both machines: sha256sum {}", quoted_path(&self.path)))
-            .hint("copy it again, or create it again: ladylinux-refresh bundle create --output FILE")
+            .command_for(
+                "copy it again, or create it again",
+                "ladylinux-refresh bundle create --output FILE",
+                &[],
+            )
     }
 }

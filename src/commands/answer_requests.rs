@@ -91,7 +91,7 @@ fn not_roots(layout: &Layout, owner: Owner) -> Outcome<Owner> {
     }
     let directory = layout.requests();
     Err(Failure::new(format!("{} belongs to root, not to the service user", directory.display()))
-        .hint(format!("chown {SERVICE_USER}: {}", quoted_path(&directory))))
+        .command("chown", &[&format!("{SERVICE_USER}:"), &directory]))
 }
 
 /// Runs a refresh as a person at a shell does, and records its outcome.
@@ -165,7 +165,7 @@ mod tests {
         let real = Layout::below("/");
         assert_eq!(not_roots(&real, own).unwrap(), own);
         let refused = not_roots(&real, roots).unwrap_err();
-        assert_eq!(refused.hints(), ["chown ladylinux: /run/ladylinux-refresh/request"]);
+        assert_eq!(refused.hint_texts(), ["chown ladylinux: /run/ladylinux-refresh/request"]);
         assert_eq!(not_roots(&Layout::below("/trial"), roots).unwrap(), roots);
     }
 }

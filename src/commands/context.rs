@@ -24,6 +24,7 @@ use refresh_settings::layout::Layout;
 use refresh_settings::names::RunId;
 use refresh_settings::trust;
 use refresh_system::error::{Context as _, Failure, Outcome};
+use refresh_system::hint::Hint;
 use refresh_system::interrupt;
 use refresh_system::screen;
 use refresh_system::text::harmless_line;
@@ -77,8 +78,8 @@ pub(super) fn refuse(on: &Installation, during: &str, failure: Failure, next: &s
     let (failure, next) = match (is_stranger, failure.is_denied()) {
         (true, true) => (failure.hint("run it as root"), installation::with_sudo()),
         (true, false) => {
-            let hint = format!("run it as root: {}", installation::with_sudo());
-            (failure.hint(hint), next.to_owned())
+            let as_root = Hint::shell(installation::with_sudo()).with_purpose("run it as root");
+            (failure.hint(as_root), next.to_owned())
         }
         (false, _) => (failure, next.to_owned()),
     };
@@ -122,7 +123,7 @@ pub(super) fn to_type_again(error: Error, again: &str) -> Error {
 /// Reads the settings of the host and checks them; before that, where root asks, that they are to be believed.
 pub(super) fn settings(layout: &Layout, overrides: Overrides) -> Result<Layers, Error> {
     trust::check(layout).map_err(|failure| Refusal::of("preflight", failure))?;
-    let context = |failure: Failure| Error::Usage(failure.hint("ladylinux-refresh config check"));
+    let context = |failure: Failure| Error::Usage(failure.command("ladylinux-refresh config check", &[]));
     let layers = Layers::read(layout, overrides).map_err(context)?;
     layers.resolve().map_err(context)?;
     Ok(layers)

@@ -43,8 +43,8 @@ pub(super) fn init(layout: &Layout, args: &InitArgs) -> Result<Ended, Error> {
     let run = RunId::new(clock::now(), std::process::id());
     let runner = Runner::new(Arc::new(Events::new(vec![Box::new(Human::new(Detail::Brief))])));
     let overrides = Overrides::default();
-    let options =
-        options(args).map_err(|failure| Error::Usage(failure.hint("ladylinux-refresh init --help")))?;
+    let options = options(args)
+        .map_err(|failure| Error::Usage(failure.command("ladylinux-refresh init --help", &[])))?;
     let input = InitInput::new(layout, &options, overrides, &runner).map_err(Error::Usage)?;
     if args.dry_run {
         let host = Host::new(layout, input, run, runner).map_err(refusal)?;

@@ -98,7 +98,7 @@ fn print(args: &LockCommandArgs, found: &Found) -> Outcome<()> {
                 "the lock ({}) has no other form than requirements with hashes",
                 summary.source
             ))
-            .hint("ladylinux-refresh lock --format requirements"));
+            .command("ladylinux-refresh lock --format requirements", &[]));
         }
         LockForm::Pylock => write_document(&lock.document),
     }

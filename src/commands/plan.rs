@@ -15,6 +15,7 @@ use refresh_settings::layout::Layout;
 use refresh_settings::names::{BranchName, RunId};
 use refresh_source::local::LocalChanges;
 use refresh_system::error::{Failure, Outcome};
+use refresh_system::hint::Hint;
 use refresh_system::screen;
 use refresh_system::screen::{Facts, Tone, paint, say};
 use refresh_system::text::{count, duration, harmless_line, quoted};
@@ -51,7 +52,10 @@ pub(super) fn plan(layout: &Layout, mut args: PlanArgs) -> Result<Ended, Error> 
 /// Returns the command after a refusal: the plan of the branch that a cause names, with its options, else `status`.
 fn next_after_refusal(args: &PlanArgs, failure: &Failure) -> String {
     let hints = failure.hints();
-    let named = hints.iter().find_map(|hint| hint.strip_prefix("ladylinux-refresh run "));
+    let named = hints
+        .iter()
+        .filter_map(Hint::own_command)
+        .find_map(|line| line.strip_prefix("ladylinux-refresh run "));
     let is_offline = args.options.bundle.bundle.is_some();
     let options = RunOptions { branch: None, ..args.options.clone() };
     match (named, words::of("plan", &PlanArgs { options, ..args.clone() })) {
@@ -225,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_branch_that_a_cause_names_is_quoted_once() {
-        let failure = Failure::new("no such branch").hint("ladylinux-refresh run 'feature/#12'");
+        let failure = Failure::new("no such branch").command("ladylinux-refresh run 'feature/#12'", &[]);
         let next = next_after_refusal(&PlanArgs::default(), &failure);
         assert_eq!(next, "ladylinux-refresh plan 'feature/#12'");
         let next = next_after_refusal(&PlanArgs::default(), &Failure::new("no network"));

@@ -29,8 +29,9 @@ pub(super) fn resolve_stash(layout: &Layout, during: &str, text: &str) -> Result
 }
 
 fn choose(during: &str, text: &str, runs: Outcome<Vec<RunId>>) -> Result<RunId, Error> {
-    let refused =
-        |cause: String| Err(Refusal::of(during, Failure::new(cause).hint("ladylinux-refresh history")));
+    let refused = |cause: String| {
+        Err(Refusal::of(during, Failure::new(cause).command("ladylinux-refresh history", &[])))
+    };
     let runs = match runs {
         Ok(runs) if !text.is_empty() => runs,
         _ => return RunId::parse(text).map_err(Error::Usage),
@@ -62,7 +63,7 @@ pub(super) fn resolve_or_current(layout: &Layout, during: &str, text: Option<&st
     // A run writes the file in its preflight, which a detached one may not have begun.
     let current = status_file::read(layout).current.map(|current| current.run);
     current.or_else(|| spool::in_progress(layout)).ok_or_else(|| {
-        Refusal::of(during, Failure::new("no run is in progress").hint("ladylinux-refresh history"))
+        Refusal::of(during, Failure::new("no run is in progress").command("ladylinux-refresh history", &[]))
     })
 }
 

@@ -37,7 +37,9 @@ pub(super) fn wait(layout: &Layout, args: &WaitArgs) -> Result<Ended, Error> {
 pub(super) fn check_known(layout: &Layout, during: &str, run: &RunId) -> Result<(), Error> {
     let failure = match disk::is_directory(&layout.run(run)) {
         Ok(true) => return Ok(()),
-        Ok(false) => Failure::new(format!("run {run} does not exist")).hint("ladylinux-refresh history"),
+        Ok(false) => {
+            Failure::new(format!("run {run} does not exist")).command("ladylinux-refresh history", &[])
+        }
         Err(failure) => failure,
     };
     Err(Refusal::of(during, failure))

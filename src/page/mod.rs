@@ -28,7 +28,7 @@ pub fn answer(fence: &Path) -> Outcome<()> {
     let listeners = inherited::listeners()?;
     if listeners.is_empty() {
         return Err(Failure::new("no socket was passed to this program")
-            .hint("systemctl start ladylinux-refresh-page.service"));
+            .command("systemctl start ladylinux-refresh-page.service", &[]));
     }
     gate::open_left(&listeners);
     let wake_up = interrupt::wake_up()?;

@@ -37,8 +37,9 @@ impl Explained {
             Error::Run(_) | Error::Reported(_) | Error::Detached { .. } => return None,
             Error::Usage(failure) => {
                 let mut hints = failure.hints();
-                let next = hints.pop_if(|last| last.starts_with("ladylinux-refresh "));
-                let next = next.unwrap_or_else(|| "ladylinux-refresh --help".to_owned());
+                let next = hints.pop_if(|last| last.own_command().is_some());
+                let next =
+                    next.map_or_else(|| "ladylinux-refresh --help".to_owned(), |hint| hint.to_string());
                 (None, failure.chain(), "not touched", hints, next)
             }
             Error::Refused(refusal) => {
@@ -60,7 +61,7 @@ impl Explained {
             }
         };
         let next = typed(&next);
-        let hints = hints.iter().map(|hint| typed(hint)).filter(|hint| *hint != next).collect();
+        let hints = hints.iter().map(|hint| typed(&hint.to_string())).filter(|hint| *hint != next).collect();
         Some(Self { step: step.map(str::to_owned), cause, service: service.to_owned(), hints, next })
     }
 }
@@ -109,7 +110,8 @@ mod tests {
 
     #[test]
     fn an_error_object_has_the_parts_of_the_error_and_its_exit_code() {
-        let failure = Failure::new("a").because(Failure::new("b")).hint("ladylinux-refresh init").hint("c");
+        let failure =
+            Failure::new("a").because(Failure::new("b")).command("ladylinux-refresh init", &[]).hint("c");
         let object = ErrorObject::new(&Refusal::of("status", failure), str::to_owned).unwrap();
         let expected = serde_json::json!({ "schema": 1, "exit_code": 3, "error": {
             "step": "status", "cause": ["a", "b"], "service": "not touched", "hints": ["c"],

@@ -278,7 +278,10 @@ fn every_command_that_a_document_or_a_message_shows_is_understood() {
                 "…" => "main",
                 _ => word,
             }));
-            let cut_short = rest[end..].starts_with(['{', '\\']);
+            // In a hint the words after the text are values.
+            let after = rest[end..].trim_start_matches(['"', ',', ' ', '\n']);
+            let has_values = after.starts_with("&[") && !after.starts_with("&[]");
+            let cut_short = has_values || rest[end..].starts_with(['{', '\\']);
             match Cli::try_parse_from(&words) {
                 Ok(_) => count += 1,
                 Err(error) if error.kind() == DisplayHelp => count += 1,

@@ -105,7 +105,11 @@ fn a_package_without_a_wheel_is_refused_by_its_name_and_built_from_source_where_
     world.own_cache();
     let refused = world.ensure(source_only, "run-1").unwrap_err();
     assert!(refused.chain().join("\n").contains("docopt"), "{:?}", refused.chain());
-    assert!(refused.hints().iter().any(|hint| hint.contains("python.allow_source")), "{:?}", refused.hints());
+    assert!(
+        refused.hint_texts().iter().any(|hint| hint.contains("python.allow_source")),
+        "{:?}",
+        refused.hint_texts()
+    );
     world.python.allow_source = true;
     let built = world.ensure(source_only, "run-2").unwrap();
     assert_eq!(packages(&built), ["docopt"]);

@@ -377,7 +377,7 @@ fn a_link_in_the_place_of_a_file_of_git_is_refused_and_the_printed_command_repai
     symlink(&elsewhere, &config).unwrap();
     let failure = world.mirror().ensure(&run("r1"), &branch("main")).unwrap_err();
     assert!(message(&failure).contains("config is a symbolic link"), "{}", message(&failure));
-    cure(&failure.hints()[0]);
+    cure(&failure.hint_texts()[0]);
     assert_eq!(world.mirror().ensure(&run("r1"), &branch("main")).unwrap(), first);
     assert!(!trace.exists());
     assert_eq!(std::fs::read_to_string(&elsewhere).unwrap(), hostile, "what the link led to is untouched");
@@ -395,7 +395,7 @@ fn a_mirror_and_a_configuration_of_another_user_are_refused_until_they_are_ours(
         chown(&entry, Some(65534), Some(65534)).unwrap();
         let failure = world.mirror().pinned(&run("r0")).unwrap_err();
         assert!(message(&failure).contains("belongs to uid 65534"), "{}", message(&failure));
-        cure(&failure.hints()[0]);
+        cure(&failure.hint_texts()[0]);
         assert_eq!(world.mirror().pinned(&run("r0")).unwrap().as_ref(), Some(&first));
     }
     let runner = Runner::new(std::sync::Arc::new(Events::silent()));
@@ -403,13 +403,13 @@ fn a_mirror_and_a_configuration_of_another_user_are_refused_until_they_are_ours(
         chown(&entry, Some(65534), Some(65534)).unwrap();
         let failure = Git::new(&runner, &world.layout).unwrap_err();
         assert!(message(&failure).contains("belongs to uid 65534"), "{}", message(&failure));
-        cure(&failure.hints()[0]);
+        cure(&failure.hint_texts()[0]);
         Git::new(&runner, &world.layout).unwrap();
     }
     std::fs::set_permissions(&mirror, std::fs::Permissions::from_mode(0o777)).unwrap();
     let failure = world.mirror().pinned(&run("r0")).unwrap_err();
     assert!(message(&failure).contains("can be changed by others than its owner"), "{}", message(&failure));
-    cure(&failure.hints()[0]);
+    cure(&failure.hint_texts()[0]);
     assert_eq!(world.mirror().pinned(&run("r0")).unwrap(), Some(first));
 }
 
@@ -452,7 +452,7 @@ fn an_entry_of_another_repository_without_a_submodule_is_named_with_its_repair()
     let commit = world.mirror().ensure(&run("r1"), &branch("main")).unwrap();
     let failure = world.mirror().check_supported(&commit).unwrap_err();
     assert!(failure.summary().contains("an entry of another repository at vendored/x"), "{failure}");
-    assert!(failure.hints()[0].ends_with("git rm --cached vendored/x"), "{:?}", failure.hints());
+    assert!(failure.hint_texts()[0].ends_with("git rm --cached vendored/x"), "{:?}", failure.hint_texts());
 }
 
 #[test]
@@ -475,12 +475,16 @@ fn a_clock_that_is_behind_is_named_as_the_cause_of_a_certificate_that_does_not_c
     let refused =
         |id: &str| Mirror::new(&git, &world.layout, &world.remote()).ensure(&run(id), &branch("main"));
     let failure = refused("r2").unwrap_err();
-    assert!(failure.hints()[0].starts_with("check the clock first"), "{:?}", failure.hints());
+    assert!(failure.hint_texts()[0].starts_with("check the clock first"), "{:?}", failure.hint_texts());
     let heads = world.layout.mirror().join("remote-heads");
     let touched =
         std::process::Command::new("touch").args(["-d", "2099-01-01T00:00:00Z"]).arg(&heads).status();
     assert!(touched.unwrap().success());
     let failure = refused("r3").unwrap_err();
     assert!(failure.summary().starts_with("the clock is wrong: it is at "), "{failure}");
-    assert!(failure.hints().contains(&"timedatectl set-ntp true".to_owned()), "{:?}", failure.hints());
+    assert!(
+        failure.hint_texts().contains(&"timedatectl set-ntp true".to_owned()),
+        "{:?}",
+        failure.hint_texts()
+    );
 }

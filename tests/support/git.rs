@@ -173,7 +173,7 @@ pub fn remote(url: &str) -> Remote {
 
 /// All that a failure says, for assertions.
 pub fn message(failure: &Failure) -> String {
-    format!("{}\nhints: {}", failure.chain().join("\n"), failure.hints().join("\n"))
+    format!("{}\nhints: {}", failure.chain().join("\n"), failure.hint_texts().join("\n"))
 }
 
 /// The paths below `directory` that do not belong to `owner`.

@@ -374,8 +374,7 @@ pub fn free_port() -> u16 {
     ports::free()
 }
 
-/// The program under test: the one that was built with the test, unless another build is named.
+/// The program under test.
 pub fn program() -> std::ffi::OsString {
-    std::env::var_os("LADYLINUX_REFRESH_TEST_PROGRAM")
-        .unwrap_or_else(|| env!("CARGO_BIN_EXE_ladylinux-refresh").into())
+    pool::program().into()
 }

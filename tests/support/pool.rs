@@ -10,7 +10,7 @@
 )]
 
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt as _, symlink};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, OnceLock};
@@ -27,21 +27,60 @@ use refresh_settings::layout::Layout;
 use refresh_settings::{ImportCheck, Python, Strategy};
 use refresh_system::disk::Owner;
 
-/// The program that does the operations.
+/// The program under test: the one that was built with the test, unless another build is named. Where other users cannot
+/// reach it, as in the home directory of root, it is a copy that they can execute.
 pub fn program() -> PathBuf {
-    std::env::var_os("LADYLINUX_REFRESH_TEST_PROGRAM")
-        .map_or_else(|| env!("CARGO_BIN_EXE_ladylinux-refresh").into(), PathBuf::from)
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    let found = || {
+        let named = std::env::var_os("LADYLINUX_REFRESH_TEST_PROGRAM");
+        let built = named.map_or_else(|| env!("CARGO_BIN_EXE_ladylinux-refresh").into(), PathBuf::from);
+        if is_open(&built) {
+            return built;
+        }
+        // One copy for each checkout: a build that comes later replaces it.
+        let directory = cache().join("programs").join(built.display().to_string().replace('/', "-"));
+        fs::create_dir_all(&directory).unwrap();
+        let copy = directory.join("ladylinux-refresh");
+        let new = copy.with_extension(std::process::id().to_string());
+        // Not by this process: what it has open for writing, a child that another thread starts has open as well for a
+        // moment, and the copy cannot be executed until then.
+        assert!(Command::new("cp").arg(&built).arg(&new).status().unwrap().success());
+        fs::rename(&new, &copy).unwrap();
+        copy
+    };
+    PROGRAM.get_or_init(found).clone()
+}
+
+/// Returns whether the other users that a test of root acts as can execute a program.
+fn is_open(program: &Path) -> bool {
+    let others = |path: &Path| path.metadata().is_ok_and(|found| found.permissions().mode() & 0o001 != 0);
+    !rustix::process::geteuid().is_root() || program.ancestors().all(others)
+}
+
+/// The directory that all test processes of a user share, made where it is missing.
+fn cache() -> PathBuf {
+    let named = std::env::var_os("LADYLINUX_REFRESH_TEST_CACHE").map(PathBuf::from);
+    let directory = named.unwrap_or_else(|| {
+        let uid = rustix::process::geteuid().as_raw();
+        std::env::temp_dir().join(format!("ladylinux-refresh-test-cache-{uid}"))
+    });
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(&directory).unwrap();
+    let owner = Owner::of(&directory).unwrap().uid;
+    assert_eq!(owner, Owner::own().uid, "{} is not ours", directory.display());
+    directory
 }
 
 /// Returns the interpreter behind `python3`. A wrapper that chooses a version, as that of pyenv, takes longer than most
-/// of the programs that it starts.
+/// of the programs that it starts. Where other users cannot execute it, it is the one of the system.
 pub fn interpreter() -> &'static Path {
     static FOUND: OnceLock<PathBuf> = OnceLock::new();
     FOUND.get_or_init(|| {
         let mut command = Command::new("python3");
         let output = command.args(["-I", "-c", "import sys; print(sys.executable)"]).output().unwrap();
         assert!(output.status.success(), "python3 does not run: {output:?}");
-        PathBuf::from(String::from_utf8(output.stdout).unwrap().trim_end())
+        let found = PathBuf::from(String::from_utf8(output.stdout).unwrap().trim_end());
+        let of_system = Path::new("/usr/bin/python3");
+        if is_open(&found) || !of_system.exists() { found } else { of_system.to_owned() }
     })
 }
 
@@ -70,14 +109,7 @@ pub fn python() -> Python {
 pub fn pool() -> &'static Path {
     static POOL: OnceLock<PathBuf> = OnceLock::new();
     POOL.get_or_init(|| {
-        let named = std::env::var_os("LADYLINUX_REFRESH_TEST_CACHE").map(PathBuf::from);
-        let directory = named.unwrap_or_else(|| {
-            let uid = rustix::process::geteuid().as_raw();
-            std::env::temp_dir().join(format!("ladylinux-refresh-test-cache-{uid}"))
-        });
-        fs::DirBuilder::new().recursive(true).mode(0o755).create(&directory).unwrap();
-        let owner = Owner::of(&directory).unwrap().uid;
-        assert_eq!(owner, Owner::own().uid, "{} is not ours", directory.display());
+        let directory = cache();
         let lock = fs::OpenOptions::new().create(true).append(true).open(directory.join("lock")).unwrap();
         rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
         fs::create_dir_all(directory.join("uv/cache")).unwrap();

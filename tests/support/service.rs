@@ -139,7 +139,7 @@ pub(crate) fn start(bench: &dyn Bench) -> ProcessId {
 }
 
 pub(crate) fn message(failure: &Failure) -> String {
-    format!("{} (hints: {})", failure.chain().join(": "), failure.hints().join(", "))
+    format!("{} (hints: {})", failure.chain().join(": "), failure.hint_texts().join(", "))
 }
 
 pub(crate) fn run_id() -> RunId {

@@ -81,8 +81,8 @@ impl Environments<'_> {
             return Err(Failure::new(format!(
                 "the environment {name} {why}, and no lock is kept from which the same could be built"
             ))
-            .hint("ladylinux-refresh history")
-            .hint("ladylinux-refresh run"));
+            .command("ladylinux-refresh history", &[])
+            .command("ladylinux-refresh run", &[]));
         };
         // The definition's own lock may say something else by now, and that stays as it is.
         lock.key = format!("{}-{}", wanted.key(), &lock.digest()[..16]);

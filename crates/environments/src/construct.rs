@@ -276,7 +276,7 @@ impl<'a> Building<'a> {
     /// Takes all rights to write away: an environment does not change once it is built.
     fn close(&self) -> Outcome<()> {
         let chmod = find_program("chmod", true)
-            .ok_or_else(|| Failure::new("chmod is missing").hint("apt install coreutils"))?;
+            .ok_or_else(|| Failure::new("chmod is missing").command("apt install coreutils", &[]))?;
         let program = self.job.program(&chmod).args(["-R", "a-w", "--"]).arg(&self.request.directory);
         self.job.output_of(&program, "cannot make the new environment read-only").map(drop)
     }

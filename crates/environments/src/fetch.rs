@@ -165,7 +165,7 @@ pub(super) fn handle(request: &EnsureUvRequest) -> Outcome<()> {
 
 fn missing() -> Failure {
     let what = format!("neither this machine nor the bundle has {}", uv::identity());
-    Failure::new(what).hint("ladylinux-refresh bundle create --output FILE")
+    Failure::new(what).command("ladylinux-refresh bundle create --output FILE", &[])
 }
 
 /// Fetches the wheel and returns the program that was in it.

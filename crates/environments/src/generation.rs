@@ -13,7 +13,7 @@ use refresh_settings::names::GenerationName;
 use refresh_system::disk;
 use refresh_system::error::{Context as _, Failure, Outcome};
 use refresh_system::manifest::contamination::Contamination;
-use refresh_system::text::quoted_path;
+use refresh_system::text::aside;
 
 use super::compare::{By, COMPARE, CompareRequest};
 use super::definitions::Definitions;
@@ -205,7 +205,7 @@ impl<'a> Environments<'a> {
         }
         if !found.is_symlink() {
             return Err(Failure::new(format!("{} is neither a link nor a directory", venv.display()))
-                .hint(format!("move it away: mv {0} {0}.old", quoted_path(&venv))));
+                .command_for("move it away", "mv", &[&venv, &aside(&venv)]));
         }
         let target = self.site.layout.home().join(fs::read_link(&venv).context(context)?);
         let name = (target.parent() == Some(self.site.layout.environments().as_path()))

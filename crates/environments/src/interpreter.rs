@@ -102,7 +102,7 @@ fn program(name: &str) -> Outcome<PathBuf> {
     let for_root = rustix::process::geteuid().is_root();
     environment::find_program(name, for_root).ok_or_else(|| {
         Failure::new(format!("the Python interpreter {name:?} does not exist"))
-            .hint("apt install python3")
+            .command("apt install python3", &[])
             .hint("or name another one: python.interpreter in the host's refresh.toml")
     })
 }
@@ -145,7 +145,7 @@ fn parse_answer(bytes: &[u8]) -> Outcome<Interpreter> {
             found.path.display(),
             found.version
         ))
-        .hint("apt install python3")
+        .command("apt install python3", &[])
         .hint("or name another one: python.interpreter in the host's refresh.toml"));
     }
     Ok(found)
@@ -170,7 +170,7 @@ mod tests {
         let found = handle(&FindInterpreterRequest { program: program("python3").unwrap() }).unwrap();
         assert!(found.path.is_absolute() && !found.path.is_symlink());
         assert!(found.version.starts_with("3."));
-        assert!(program("python9.9").unwrap_err().hints()[0].contains("apt install"));
+        assert!(program("python9.9").unwrap_err().hint_texts()[0].contains("apt install"));
     }
 
     #[test]

@@ -51,7 +51,7 @@ impl Environments<'_> {
             "the application has no lockfile (in {}), and this host requires one",
             files.join(", ")
         ))
-        .hint("ladylinux-refresh lock --format requirements")
+        .command("ladylinux-refresh lock --format requirements", &[])
         .hint("commit what that prints as the application's requirements; or leave --strict (python.strict) out"))
     }
 

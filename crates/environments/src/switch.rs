@@ -13,7 +13,7 @@ use refresh_system::checkpoint;
 use refresh_system::disk;
 use refresh_system::disk::{Moved, Owner};
 use refresh_system::error::{Context as _, Failure, Outcome};
-use refresh_system::text::quoted_path;
+use refresh_system::text::aside;
 
 use super::compare::{DESCRIBE, DescribeRequest, DescribeResponse};
 use super::generation::{Environments, VenvState};
@@ -46,7 +46,7 @@ impl Environments<'_> {
             return Err(Failure::new(format!(
                 "the environment {to} is damaged or changed, so it cannot be used"
             ))
-            .hint("build it again: ladylinux-refresh run"));
+            .command_for("build it again", "ladylinux-refresh run", &[]));
         }
         let current = self.current()?;
         let before = current.generation().map(|live| live.name.clone());
@@ -72,7 +72,11 @@ impl Environments<'_> {
                 layout.venv().display(),
                 layout.environments().display()
             ))
-            .hint(format!("move it away yourself: mv {0} {0}.old", quoted_path(&layout.venv()))));
+            .command_for(
+                "move it away yourself",
+                "mv",
+                &[&layout.venv(), &aside(&layout.venv())],
+            ));
         }
         let side = self.side();
         disk::point_link(&side, target)?;

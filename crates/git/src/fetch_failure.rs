@@ -71,7 +71,7 @@ impl FetchFailure {
         let (now, been) = (clock::in_words(now), clock::in_words(been));
         Failure::new(format!("the clock is wrong: it is at {now}, and the last fetch was at {been}"))
             .because(failure)
-            .hint("timedatectl set-ntp true")
+            .command("timedatectl set-ntp true", &[])
     }
 
     /// Reports a failure as another kind than its words suggested.

@@ -13,6 +13,7 @@ use refresh_settings::users;
 use refresh_system::disk;
 use refresh_system::disk::Owner;
 use refresh_system::error::{Context as _, Failure, Outcome};
+use refresh_system::hint::Hint;
 use refresh_system::text::quoted;
 
 /// What a repository of the tool's own never has, and git would go by: other configurations, other objects, programs.
@@ -60,7 +61,9 @@ pub(super) fn check_own(path: &Path) -> Outcome<Option<Metadata>> {
         found => found.context(|| format!("cannot read the owner of {}", path.display()))?,
     };
     let refuse = |cause: String, repair: String| {
-        Err(Failure::new(step()).because(Failure::new(format!("{} {cause}", path.display()))).hint(repair))
+        Err(Failure::new(step())
+            .because(Failure::new(format!("{} {cause}", path.display())))
+            .hint(Hint::shell(repair)))
     };
     let name = quoted(&path.display().to_string());
     let own = Owner::own().uid;

@@ -2,7 +2,6 @@
 
 use refresh_settings::names::{BranchName, CommitId};
 use refresh_system::error::{Failure, Outcome};
-use refresh_system::text::quoted;
 
 /// The file in the mirror that lists the branches of the remote as of the last fetch.
 pub(super) const REMOTE_HEADS: &str = "remote-heads";
@@ -50,10 +49,11 @@ fn no_branch_but<'a>(
 ) -> Option<Failure> {
     let text = wanted.as_str();
     let of_another = |what: &str, revision: &str| {
-        let push = format!("git push origin {}", quoted(&format!("{revision}:refs/heads/NAME")));
+        let pushed = format!("{revision}:refs/heads/NAME");
+        let purpose = "make a branch of it in a clone, and run that";
         Failure::new(format!("{text} is {what}, and a refresh follows a branch"))
-            .hint(format!("make a branch of it in a clone, and run that: {push}"))
-            .hint("ladylinux-refresh plan")
+            .command_for(purpose, "git push origin", &[&pushed])
+            .command("ladylinux-refresh plan", &[])
     };
     let tag = tag_of(wanted);
     let is_tag = listed.lines().any(|line| line.ends_with(&format!("\trefs/tags/{tag}")));
@@ -70,7 +70,7 @@ fn no_branch_but<'a>(
     names.any(|name| name == branch).then(|| {
         Failure::new(format!("the remote has no branch {text}"))
             .hint(format!("{remote} is the name of a remote in a clone: type the branch alone"))
-            .hint(format!("ladylinux-refresh run {}", quoted(branch)))
+            .command("ladylinux-refresh run", &[&branch])
     })
 }
 
@@ -85,15 +85,15 @@ fn no_such_branch<'a>(branch: &BranchName, names: impl Iterator<Item = &'a Strin
     let close: Vec<&str> =
         near.iter().take(3).filter(|(score, _)| *score > 0.7).map(|(_, name)| name.as_str()).collect();
     if !close.is_empty() {
-        let again = format!("ladylinux-refresh run {}", quoted(close[0]));
-        return failure.hint(format!("did you mean {}?", close.join(", "))).hint(again);
+        return failure
+            .hint(format!("did you mean {}?", close.join(", ")))
+            .command("ladylinux-refresh run", &[&close[0]]);
     }
     let some: Vec<&str> = near.iter().take(10).map(|(_, name)| name.as_str()).collect();
     let Some(first) = some.iter().find(|name| **name == "main").or(some.first()) else {
         return failure.hint("the remote has no branches at all");
     };
-    let other = format!("ladylinux-refresh run {}", quoted(first));
-    failure.hint(format!("the remote has {}", some.join(", "))).hint(other)
+    failure.hint(format!("the remote has {}", some.join(", "))).command("ladylinux-refresh run", &[first])
 }
 
 #[cfg(test)]
@@ -104,12 +104,12 @@ mod tests {
     fn a_missing_branch_is_reported_with_the_nearest_names() {
         let names = ["main", "feature/login", "feature/logout"].map(str::to_owned);
         let failure = no_such_branch(&BranchName::parse("feature/logni").unwrap(), names.iter());
-        assert!(failure.hints()[0].contains("feature/login"), "{failure:?}");
+        assert!(failure.hint_texts()[0].contains("feature/login"), "{failure:?}");
         let names = ["main;id>$(id)".to_owned()];
         let failure = no_such_branch(&BranchName::parse("main;id").unwrap(), names.iter());
-        assert_eq!(failure.hints()[1], "ladylinux-refresh run 'main;id>$(id)'");
+        assert_eq!(failure.hint_texts()[1], "ladylinux-refresh run 'main;id>$(id)'");
         let failure = no_such_branch(&BranchName::parse("zzz").unwrap(), names.iter());
-        assert!(failure.hints()[0].contains("the remote has"), "{failure:?}");
+        assert!(failure.hint_texts()[0].contains("the remote has"), "{failure:?}");
     }
 
     #[test]
@@ -118,7 +118,7 @@ mod tests {
         let listed = format!("{hash}\trefs/heads/main\n{hash}\trefs/heads/feature/x\n{hash}\trefs/tags/v1\n");
         let refused = |name: &str| {
             let failure = tip_of(&BranchName::parse(name).unwrap(), &listed).unwrap_err();
-            format!("{} / {}", failure.summary(), failure.hints().join(" / "))
+            format!("{} / {}", failure.summary(), failure.hint_texts().join(" / "))
         };
         for (name, what) in
             [("v1", "a tag"), ("refs/tags/v1", "a tag"), (hash, "the ID of a commit"), ("0123456", "the ID")]

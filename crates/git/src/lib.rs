@@ -106,7 +106,9 @@ impl Git {
     pub fn new(runner: &Runner, layout: &Layout) -> Outcome<Self> {
         let as_root = rustix::process::geteuid().is_root();
         let program = environment::find_program("git", as_root).ok_or_else(|| {
-            Failure::new("git is not installed").hint("apt-get install git").hint("ladylinux-refresh doctor")
+            Failure::new("git is not installed")
+                .command("apt-get install git", &[])
+                .command("ladylinux-refresh doctor", &[])
         })?;
         let home = layout.state().join("git");
         let file = home.join(".gitconfig");

@@ -294,7 +294,8 @@ impl Mirror {
     pub(super) fn url(&self) -> Outcome<&RemoteUrl> {
         self.remote.url.as_ref().ok_or_else(|| {
             Failure::new("no remote is configured")
-                .hint("ladylinux-refresh init --repo URL, or set remote.url in refresh.toml")
+                .command("ladylinux-refresh init --repo URL", &[])
+                .hint("or set remote.url in refresh.toml")
         })
     }
 

@@ -31,7 +31,7 @@ impl Mirror {
                 "{}, and {branch} of the remote does not contain it",
                 missing()
             ))
-            .hint("ladylinux-refresh run"));
+            .command("ladylinux-refresh run", &[]));
         }
         self.pin(run, commit)
     }

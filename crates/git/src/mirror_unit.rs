@@ -13,7 +13,7 @@ use refresh_system::disk;
 use refresh_system::disk::{Owner, beneath};
 use refresh_system::environment;
 use refresh_system::error::{Context as _, Failure, Outcome};
-use refresh_system::text::quoted_path;
+use refresh_system::text::aside;
 
 use super::mirror_call::{Call, Ensured, MirrorRequest, OPERATION, Source};
 use super::{Git, LONG};
@@ -41,10 +41,8 @@ impl MirrorUnit {
     pub(super) fn ask<A: DeserializeOwned>(&self, call: Call) -> Outcome<A> {
         let (role, writes) = call.needs();
         if self.path.exists() && !self.path.is_dir() {
-            let path = self.path.display();
-            let move_away =
-                format!("mv {} {}", quoted_path(&self.path), quoted_path(&self.path.with_extension("old")));
-            return Err(Failure::new(format!("{path} is not a directory")).hint(move_away));
+            return Err(Failure::new(format!("{} is not a directory", self.path.display()))
+                .command("mv", &[&self.path, &aside(&self.path)]));
         }
         let mut job = Job::new(role, LONG);
         if matches!(call, Call::RemoteTip { .. }) {

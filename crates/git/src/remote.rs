@@ -10,7 +10,7 @@ use refresh_settings::{Remote, RemoteUrl, Transport};
 use refresh_system::disk;
 use refresh_system::environment;
 use refresh_system::error::{Context as _, Failure, Outcome};
-use refresh_system::text::{quoted, quoted_path};
+use refresh_system::text::quoted;
 
 use super::{Git, allowing};
 
@@ -147,7 +147,7 @@ fn read_token(file: &Path) -> Outcome<String> {
     let is_secret = units::credential(TOKEN).is_some_and(|secret| secret == file);
     if !is_secret && found.permissions().mode() & 0o077 != 0 {
         return Err(Failure::new(format!("others than its owner can read the token file {shown}"))
-            .hint(format!("chmod 600 {}", quoted_path(file))));
+            .command("chmod 600", &[&file]));
     }
     let bytes = disk::read_if_there(file)?.unwrap_or_default();
     let text = String::from_utf8(bytes).map_err(|_| Failure::new(format!("{shown} does not hold text")))?;

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use refresh_settings::names::CommitId;
 use refresh_system::error::Failure;
-use refresh_system::text::quoted;
 
 use super::path::TreePath;
 
@@ -19,7 +18,7 @@ pub(super) fn orphan(commit: &CommitId, path: &Path) -> Failure {
     .because(Failure::new(format!(
         "`git add` of a directory that has a `.git` makes it; the files below {shown} are not in the commit"
     )))
-    .hint(format!("in the application's repository: git rm --cached {}", quoted(&shown.to_string())))
+    .command_for("in the application's repository", "git rm --cached", &[&shown.to_string()])
     .hint("then commit, and add the files themselves if they are needed")
 }
 
@@ -43,6 +42,6 @@ mod tests {
         assert!(!is_known(modules, Path::new("x")) && !is_known("", Path::new("lib/x")));
         let commit = CommitId::parse(&"1".repeat(40)).unwrap();
         let failure = orphan(&commit, Path::new("a b"));
-        assert_eq!(failure.hints()[0], "in the application's repository: git rm --cached 'a b'");
+        assert_eq!(failure.hint_texts()[0], "in the application's repository: git rm --cached 'a b'");
     }
 }

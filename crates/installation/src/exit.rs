@@ -7,6 +7,7 @@ use refresh_events::run_report::Report;
 use refresh_programs::process::ExitKind;
 use refresh_settings::names::RunId;
 use refresh_system::error::Failure;
+use refresh_system::hint::Hint;
 
 /// How a command ended well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,8 +98,9 @@ impl Refusal {
     /// Makes the refusal of a command that has nothing to do with the service. What to type next is the command that a hint
     /// of the failure names, else the doctor.
     pub fn of(during: &str, failure: Failure) -> Error {
-        let named = failure.hints().into_iter().find(|hint| hint.starts_with("ladylinux-refresh "));
-        Self::with_next(during, failure, named.as_deref().unwrap_or("ladylinux-refresh doctor"))
+        let hints = failure.hints();
+        let named = hints.iter().find_map(Hint::own_command);
+        Self::with_next(during, failure, named.unwrap_or("ladylinux-refresh doctor"))
     }
 
     /// As [`Refusal::of`], with the command to type next.

@@ -107,7 +107,7 @@ pub fn rollback_target(layout: &Layout, run: Option<&RunId>, now: &Now) -> Outco
     if let Some(run) = run {
         return good(layout)?.into_iter().find(|pair| pair.run == *run).ok_or_else(|| {
             Failure::new(format!("run {run} did not succeed or does not exist"))
-                .hint("ladylinux-refresh history")
+                .command("ladylinux-refresh history", &[])
         });
     }
     let is_there = |commit: &CommitId, generation: &GenerationName| {
@@ -125,7 +125,7 @@ pub fn rollback_target(layout: &Layout, run: Option<&RunId>, now: &Now) -> Outco
     }
     let earlier = trail(layout)?.into_iter().rev().find(|pair| !is_same(pair));
     let next = if now.fenced { "ladylinux-refresh run" } else { "ladylinux-refresh history" };
-    earlier.ok_or_else(|| Failure::new("no earlier good run exists").hint(next))
+    earlier.ok_or_else(|| Failure::new("no earlier good run exists").command(next, &[]))
 }
 
 /// Returns the good pairs that led to the deployed one, the oldest first; before them that of before the first run. A

@@ -278,7 +278,7 @@ fn change_in_passing(layout: &Layout, by: impl FnOnce(&mut StatusFile)) -> Outco
     while flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
         if clock::monotonic().duration_since(start) > PATIENCE {
             return Err(Failure::new("another process holds the lock of status.json")
-                .hint("ladylinux-refresh status"));
+                .command("ladylinux-refresh status", &[]));
         }
         clock::pause_regardless(Duration::from_millis(2));
     }

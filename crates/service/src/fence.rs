@@ -78,7 +78,7 @@ impl Fence {
             Self::Unreadable { why } => Failure::new("fenced; the service must not be started")
                 .because(Failure::new(format!("the fence's record cannot be read: {why}"))),
         };
-        failure.hint("ladylinux-refresh run").hint("ladylinux-refresh unfence")
+        failure.command("ladylinux-refresh run", &[]).command("ladylinux-refresh unfence", &[])
     }
 }
 

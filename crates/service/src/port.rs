@@ -13,7 +13,6 @@ use rustix::fs::OFlags;
 use refresh_programs::process::ProcessId;
 use refresh_programs::process::identity::all_pids;
 use refresh_system::error::{Context as _, Failure, Outcome};
-use refresh_system::text::quoted;
 use refresh_system::{clock, interrupt};
 
 use super::free_port::is_free;
@@ -161,20 +160,22 @@ pub fn held(port: u16, holder: &PortHolder) -> Failure {
     let failure = Failure::new(format!("port {port} is held by {holder}, which is not the service"));
     match (holder.process, holder.unit.as_deref()) {
         // systemd itself: a socket unit.
-        (Some(ProcessId { pid: 1, .. }), _) => failure.hint("systemctl list-sockets"),
+        (Some(ProcessId { pid: 1, .. }), _) => failure.command("systemctl list-sockets", &[]),
         _ if is_of_container(holder) => failure
-            .hint(format!("find the container that publishes the port: docker ps --filter publish={port}"))
+            .command_for("find the container that publishes the port", "docker ps --filter", &[&format!("publish={port}")])
             .hint("an application in a container is not refreshed by this program: stop the container, or use another port"),
         (Some(_), Some(unit)) if !is_session(unit) => {
-            failure.hint(format!("where it may be stopped: systemctl stop {}", quoted(unit)))
+            failure.command_for("where it may be stopped", "systemctl stop", &[&unit])
         }
-        (Some(process), _) => failure.hint(match process.unit_of_user() {
-            Some((uid, unit)) => {
-                format!("where it may be stopped, as the user with uid {uid}: systemctl --user stop {unit}")
-            }
-            None => format!("end process {} if it may be ended", process.pid),
-        }),
-        (None, _) => failure.hint(format!("sudo ss -ltnp 'sport = :{port}'")),
+        (Some(process), _) => match process.unit_of_user() {
+            Some((uid, unit)) => failure.command_for(
+                &format!("where it may be stopped, as the user with uid {uid}"),
+                "systemctl --user stop",
+                &[&unit],
+            ),
+            None => failure.hint(format!("end process {} if it may be ended", process.pid)),
+        },
+        (None, _) => failure.command("sudo ss -ltnp", &[&format!("sport = :{port}")]),
     }
 }
 
@@ -431,12 +432,15 @@ torn line
             uid: 0,
             unit: unit.map(str::to_owned),
         };
-        assert_eq!(held(80, &holder(1, Some("init.scope"))).hints(), ["systemctl list-sockets"]);
+        assert_eq!(held(80, &holder(1, Some("init.scope"))).hint_texts(), ["systemctl list-sockets"]);
         let of_unit = held(80, &holder(7, Some("nginx.service")));
         assert!(of_unit.summary().contains("part of nginx.service"), "{of_unit}");
-        assert_eq!(of_unit.hints(), ["where it may be stopped: systemctl stop nginx.service"]);
+        assert_eq!(of_unit.hint_texts(), ["where it may be stopped: systemctl stop nginx.service"]);
         for session in ["session-3.scope", "user@1000.service"] {
-            assert_eq!(held(80, &holder(7, Some(session))).hints(), ["end process 7 if it may be ended"]);
+            assert_eq!(
+                held(80, &holder(7, Some(session))).hint_texts(),
+                ["end process 7 if it may be ended"]
+            );
         }
         let proxy = PortHolder {
             command: "/usr/bin/docker-proxy -proto tcp".to_owned(),
@@ -444,11 +448,11 @@ torn line
         };
         for of_container in [proxy, holder(7, Some("libpod-0a.scope"))] {
             assert!(
-                held(80, &of_container).hints()[0].ends_with("docker ps --filter publish=80"),
+                held(80, &of_container).hint_texts()[0].ends_with("docker ps --filter publish=80"),
                 "{of_container}"
             );
         }
-        assert_eq!(held(80, &holder(7, None)).hints(), ["end process 7 if it may be ended"]);
+        assert_eq!(held(80, &holder(7, None)).hint_texts(), ["end process 7 if it may be ended"]);
     }
 
     #[test]

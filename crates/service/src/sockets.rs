@@ -4,7 +4,6 @@
 use std::net::SocketAddr;
 
 use refresh_system::error::{Failure, Outcome};
-use refresh_system::text::quoted;
 
 /// The version of systemd that reads drop-ins of transient units: the unit that holds a socket has one.
 const HOLDS_SINCE: u32 = 252;
@@ -33,12 +32,13 @@ impl SocketUnit {
     /// It starts other units as well, takes connections itself, or listens elsewhere.
     pub fn check_own(&self, service: &str, port: u16) -> Outcome<()> {
         let Some(why) = self.why_not_own(port) else { return Ok(()) };
-        let (unit, quoted) = (&self.unit, quoted(&self.unit));
+        let unit = &self.unit;
         Err(Failure::new(format!(
             "{unit} starts {service} for each connection, also during a refresh, and {why}"
         ))
-        .hint(format!("correct it with: systemctl edit --full {quoted}"))
-        .hint(format!("or: systemctl disable --now {quoted} && systemctl restart {service}")))
+        .command_for("correct it with", "systemctl edit --full", &[unit])
+        .command_for("or", "systemctl disable --now", &[unit])
+        .command_for("then", "systemctl restart", &[&service]))
     }
 
     fn why_not_own(&self, port: u16) -> Option<String> {

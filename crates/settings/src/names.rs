@@ -14,6 +14,12 @@ macro_rules! name_type {
         #[serde(try_from = "String", into = "String")]
         pub struct $name(String);
 
+        impl AsRef<std::ffi::OsStr> for $name {
+            fn as_ref(&self) -> &std::ffi::OsStr {
+                self.0.as_ref()
+            }
+        }
+
         impl $name {
             /// Returns the name as text.
             pub fn as_str(&self) -> &str {

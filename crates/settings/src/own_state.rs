@@ -10,6 +10,7 @@ use crate::users;
 use refresh_system::disk;
 use refresh_system::disk::{Depth, Foreign, Owner};
 use refresh_system::error::{Failure, Outcome};
+use refresh_system::hint::Hint;
 use refresh_system::text::quoted;
 
 use super::layout::Layout;
@@ -78,7 +79,7 @@ pub(crate) fn check(layout: &Layout) -> Outcome<()> {
     }
     let found: Vec<String> = parts.iter().map(Part::what).collect();
     let failure = Failure::new(format!("others than root decide what root does here: {}", found.join("; ")));
-    Err(parts.iter().map(Part::repair).fold(failure, Failure::hint))
+    Err(parts.iter().map(Part::repair).map(Hint::shell).fold(failure, Failure::hint))
 }
 
 /// Returns what others than root decide on below the state and the store, by directory and owner.
@@ -209,14 +210,14 @@ mod tests {
                 failure.summary().contains(&format!("{} belongs to uid {OTHER}", path.display())),
                 "{failure}"
             );
-            assert_eq!(failure.hints().len(), 1, "{failure:?}");
-            type_in(&failure.hints()[0]);
+            assert_eq!(failure.hint_texts().len(), 1, "{failure:?}");
+            type_in(&failure.hint_texts()[0]);
             check(&layout).unwrap_or_else(|failure| panic!("{failure} after the command for {name}"));
             let mode = fs::metadata(&path).unwrap().permissions();
             fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
             let failure = check(&layout).unwrap_err();
             assert!(failure.summary().contains("others than its owner can change"), "{failure}");
-            type_in(&failure.hints()[0]);
+            type_in(&failure.hint_texts()[0]);
             check(&layout).unwrap_or_else(|failure| panic!("{failure} after the command for {name}"));
             fs::set_permissions(&path, mode).unwrap();
         }
@@ -229,7 +230,7 @@ mod tests {
         for name in ["runs/r-1/journal.jsonl", "cache", "mirror.git", "mirror.git/config"] {
             chown(at(&layout, name), Some(OTHER), None).unwrap();
         }
-        for hint in check(&layout).unwrap_err().hints() {
+        for hint in check(&layout).unwrap_err().hint_texts() {
             type_in(&hint);
         }
         check(&layout).unwrap();

@@ -330,7 +330,7 @@ mod tests {
             } else {
                 "cp --remove-destination"
             };
-            assert!(failure.hints()[0].contains(kind), "{failure}");
+            assert!(failure.hint_texts()[0].contains(kind), "{failure}");
             fs::remove_file(&path).unwrap();
             fs::rename(&away, &path).unwrap();
         }

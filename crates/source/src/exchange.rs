@@ -18,11 +18,11 @@ use refresh_installation::installation::Installation;
 use refresh_installation::journal::recover;
 use refresh_settings::layout::Layout;
 use refresh_settings::names::{CommitId, RunId};
+use refresh_system::checkpoint;
 use refresh_system::disk;
 use refresh_system::disk::beneath::{Directory, Obstacle};
 use refresh_system::disk::{Moved, Owner, mounts};
 use refresh_system::error::{Failure, Outcome};
-use refresh_system::{checkpoint, text};
 
 use super::carry::{self, Carried};
 use super::hook_record;
@@ -125,7 +125,7 @@ impl Exchange {
             if app.entry(name.as_path().as_os_str())?.is_none() {
                 let path = app.shown().join(name.as_path());
                 return Err(Failure::new(format!("another program has removed {}", path.display()))
-                    .hint(format!("find it: fuser -v {}", text::quoted_path(app.shown()))));
+                    .command_for("find it", "fuser -v", &[&app.shown()]));
             }
         }
         Ok(())
@@ -159,7 +159,7 @@ impl Exchange {
             }
         }
         Err(Failure::new(format!("another program keeps writing into {}", app.shown().display()))
-            .hint(format!("find it: fuser -v {}", text::quoted_path(app.shown()))))
+            .command_for("find it", "fuser -v", &[&app.shown()]))
     }
 
     /// Moves preserved and git-ignored paths from the previous tree into the new one. Doing it again changes nothing.

@@ -65,5 +65,5 @@ pub(super) fn record_file(layout: &Layout, run: &RunId) -> PathBuf {
 
 pub(super) fn no_stash(run: &RunId) -> Failure {
     Failure::new(format!("run {} has no stash", text::quoted(run.as_str())))
-        .hint("ladylinux-refresh stash list")
+        .command("ladylinux-refresh stash list", &[])
 }

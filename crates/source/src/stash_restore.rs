@@ -152,7 +152,7 @@ fn choose(request: &RestoreStashRequest, response: &mut RestoreStashResponse) ->
         }
         if !exists {
             return Err(Failure::new(format!("the stash has no {}", TreePath::from(path)))
-                .hint(format!("ladylinux-refresh stash show {}", request.run)));
+                .command("ladylinux-refresh stash show", &[&request.run]));
         }
         collect(stash, path, &mut files)?;
     }
@@ -205,9 +205,8 @@ fn check(git: &Git, request: &RestoreStashRequest, files: &BTreeSet<PathBuf>) ->
         0 => String::new(),
         more => format!(" (and {more} more)"),
     };
-    let first = refresh_system::text::quoted(&first.display().to_string());
     Err(Failure::new(format!("{}{more}", named.join("; ")))
-        .hint(format!("ladylinux-refresh stash show {} {first}", request.run))
+        .command("ladylinux-refresh stash show", &[&request.run.as_str(), first])
         .hint("add --overwrite to replace the files of app/"))
 }
 

@@ -1,13 +1,16 @@
 //! What went wrong: a sentence, the chain of causes below it, and what a person may do about it.
 //!
-//! The rooms (git, python, service …) return a [`Failure`] and know nothing of exit codes: the same failed fetch is
+//! The crates return a [`Failure`] and know nothing of exit codes: the same failed fetch is
 //! a refusal while the service runs and a halt after the stop. Which of the two it is, the caller says, in
 //! `refresh_installation::exit`.
 
 use std::error::Error as StdError;
+use std::ffi::OsStr;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+
+use crate::hint::Hint;
 
 /// The result of anything that can fail in a way that a person has to know.
 pub type Outcome<T> = Result<T, Failure>;
@@ -17,7 +20,7 @@ pub type Outcome<T> = Result<T, Failure>;
 pub struct Failure {
     summary: String,
     source: Option<Box<dyn StdError + Send + Sync>>,
-    hints: Vec<String>,
+    hints: Vec<Hint>,
     kind: Kind,
 }
 
@@ -76,11 +79,23 @@ impl Failure {
         Self { source: Some(source), ..self }
     }
 
-    /// Adds a command to type or a thing to check.
+    /// Adds what a person may do: a sentence, or a [`Hint`].
     #[must_use]
-    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+    pub fn hint(mut self, hint: impl Into<Hint>) -> Self {
         self.hints.push(hint.into());
         self
+    }
+
+    /// Adds a command to type: `fixed` and further words, which are quoted ([`Hint::command`]).
+    #[must_use]
+    pub fn command(self, fixed: &'static str, words: &[&dyn AsRef<OsStr>]) -> Self {
+        self.hint(Hint::command(fixed, words))
+    }
+
+    /// Adds a command to type, and what it is for.
+    #[must_use]
+    pub fn command_for(self, purpose: &str, fixed: &'static str, words: &[&dyn AsRef<OsStr>]) -> Self {
+        self.hint(Hint::command(fixed, words).with_purpose(purpose))
     }
 
     /// Returns what happened, without its causes.
@@ -107,10 +122,15 @@ impl Failure {
     }
 
     /// Returns the hints, those of the root cause first: the closest to the cause is the most useful.
-    pub fn hints(&self) -> Vec<String> {
+    pub fn hints(&self) -> Vec<Hint> {
         let mut all = self.nested().map(Self::hints).unwrap_or_default();
         all.extend(self.hints.iter().cloned());
         all
+    }
+
+    /// Returns the hints as they are printed, in the same order.
+    pub fn hint_texts(&self) -> Vec<String> {
+        self.hints().iter().map(Hint::to_string).collect()
     }
 
     /// Returns the signal that ended the work, where this failure or one of its causes is an interruption.
@@ -160,7 +180,7 @@ pub struct FailureMessage {
     /// The sentences, the outermost first.
     chain: Vec<Sentence>,
     /// The hints, those of the root cause first.
-    hints: Vec<String>,
+    hints: Vec<Hint>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -179,7 +199,7 @@ impl FailureMessage {
             let kind = if is_written { Kind::Written } else { Kind::Plain };
             let outer = Failure { kind, ..Failure::new(text) };
             failure = Some(match failure {
-                None => self.hints.iter().fold(outer, Failure::hint),
+                None => self.hints.iter().cloned().fold(outer, Failure::hint),
                 Some(cause) => outer.because(cause),
             });
         }
@@ -223,7 +243,7 @@ mod tests {
         let root = Failure::new("connection refused").hint("start the server");
         let failure = Failure::new("cannot fetch").because(root).hint("check the network");
         assert_eq!(failure.chain(), ["cannot fetch", "connection refused"]);
-        assert_eq!(failure.hints(), ["start the server", "check the network"]);
+        assert_eq!(failure.hints(), ["start the server".into(), "check the network".into()]);
     }
 
     #[test]

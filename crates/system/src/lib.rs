@@ -8,6 +8,7 @@ pub mod clock;
 pub mod disk;
 pub mod environment;
 pub mod error;
+pub mod hint;
 pub mod interrupt;
 pub mod manifest;
 pub mod screen;

@@ -1,7 +1,7 @@
 //! How values are written as text: words of a shell command, numbers with units, text of others without control
 //! characters. It touches nothing.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Returns a word quoted for a shell. A name from outside stays one word when its command is pasted.
 pub fn quoted(word: &str) -> String {
@@ -15,6 +15,13 @@ pub fn quoted(word: &str) -> String {
 /// Returns a path quoted for a shell.
 pub fn quoted_path(path: &Path) -> String {
     quoted(&path.display().to_string())
+}
+
+/// Returns the name that a file or directory is moved to by hand, out of the way: its own with `.old`.
+pub fn aside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".old");
+    name.into()
 }
 
 /// Writes a duration given in milliseconds as people read it: `48 ms`, `2.71 s`, `3 min 05 s`.

@@ -57,7 +57,8 @@ fn read(layout: &Layout, args: &ConfigCheckArgs) -> Outcome<Checked> {
 
 fn read_named(file: &Path) -> Outcome<Vec<u8>> {
     disk::read_at_most(file, LARGEST)?.ok_or_else(|| {
-        Failure::new(format!("{} does not exist", file.display())).hint("ladylinux-refresh config show")
+        Failure::new(format!("{} does not exist", file.display()))
+            .command("ladylinux-refresh config show", &[])
     })
 }
 

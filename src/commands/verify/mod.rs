@@ -16,7 +16,7 @@ use refresh_system::screen::{Tone, paint, say, say_all};
 /// Verifies the parts that the command line names.
 pub(super) fn verify(layout: &Layout, args: &VerifyArgs) -> Result<Ended, Error> {
     if let Some(conflict) = args.conflict() {
-        return Err(Error::Usage(Failure::new(conflict).hint("ladylinux-refresh verify --help")));
+        return Err(Error::Usage(Failure::new(conflict).command("ladylinux-refresh verify --help", &[])));
     }
     // Models can exist where there is no installation; a place where nothing exists was not verified.
     if args.store.is_empty() {

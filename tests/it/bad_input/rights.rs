@@ -53,7 +53,7 @@ fn as_stranger(host: &Host, arguments: &[&str]) -> Command {
     }
     let program = host.beside("program");
     if !program.exists() {
-        fs::copy(env!("CARGO_BIN_EXE_ladylinux-refresh"), &program).unwrap();
+        fs::copy(crate::host::program(), &program).unwrap();
     }
     let mut command = Command::new("setpriv");
     command.args(["--reuid=1234", "--regid=1234", "--clear-groups"]).arg(&program).arg("--root");

@@ -151,7 +151,7 @@ fn rw_7_1b_a_requirement_that_does_not_resolve_is_reported_with_its_reason_and_l
     let failure = world.ensure("six==99.0\n", "run-1").unwrap_err();
     let chain = failure.chain().join("\n");
     assert!(chain.contains("no version of a package fits") && chain.contains("six==99.0"), "{chain}");
-    assert!(failure.hints().iter().any(|hint| hint.contains("correct the requirements")));
+    assert!(failure.hint_texts().iter().any(|hint| hint.contains("correct the requirements")));
     assert!(names(&world.layout.environments()).is_empty());
     assert!(names(&world.layout.environment_records()).is_empty());
 }
@@ -181,7 +181,11 @@ fn a_uv_that_cannot_be_fetched_is_named_and_the_one_of_the_interpreter_is_not_us
     let failure = world.ensure("six==1.17.0\n", "run-1").unwrap_err();
     let error = failure.chain().join(": ");
     assert!(error.contains("cannot fetch uv") && error.contains("cannot be reached"), "{error}");
-    assert!(failure.hints().iter().any(|hint| hint.contains("python.index_url")), "{:?}", failure.hints());
+    assert!(
+        failure.hint_texts().iter().any(|hint| hint.contains("python.index_url")),
+        "{:?}",
+        failure.hint_texts()
+    );
     assert!(names(&world.layout.environments()).is_empty());
 }
 

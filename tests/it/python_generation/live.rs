@@ -177,7 +177,7 @@ fn rw_5_3_an_earlier_environment_that_is_gone_or_was_changed_is_built_again_from
     world.environments().prune(&[]).unwrap();
     let refused = again(&first.name, "run-4").unwrap_err();
     assert!(refused.summary().contains("no lock is kept"), "{:?}", refused.chain());
-    assert!(!refused.hints().is_empty());
+    assert!(!refused.hint_texts().is_empty());
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use refresh_system::error::{Failure, Outcome};
+use refresh_system::hint::Hint;
 use refresh_system::text::{quoted, quoted_path};
 
 /// How much a finding matters.
@@ -42,12 +43,11 @@ impl Found {
     /// Returns a failure as a finding: its chain is what is wrong, its closest hint what to type.
     pub(super) fn of(failure: &Failure, why: &str) -> Self {
         let hints = failure.hints();
-        let repair =
-            hints.iter().find(|hint| hint.starts_with("ladylinux-refresh ")).or(hints.first()).cloned();
+        let repair = hints.iter().find(|hint| hint.own_command().is_some()).or(hints.first());
         Self::problem(
             failure.chain().join(": "),
             why,
-            repair.unwrap_or_else(|| "ladylinux-refresh status".to_owned()),
+            repair.map_or_else(|| "ladylinux-refresh status".to_owned(), Hint::to_string),
         )
     }
 }

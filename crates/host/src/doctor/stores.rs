@@ -11,6 +11,7 @@ use refresh_service::fence;
 use refresh_settings::names::BranchName;
 use refresh_system::disk;
 use refresh_system::error::Failure;
+use refresh_system::hint::Hint;
 use refresh_system::text::quoted;
 
 use super::{Examined, Findings, Found, edit, quoted_all, some_of};
@@ -71,17 +72,17 @@ pub(super) fn branch(examined: &Examined, on: &Installation) -> Findings {
         let Err(failure) = on.mirror.check_branch(&branch) else { continue };
         let hints = failure.hints();
         let is_set = settings.branch.iter().chain(&settings.allowed_branches).any(|named| *named == branch);
-        let run = hints.iter().find(|hint| hint.starts_with("ladylinux-refresh "));
+        let run = hints.iter().find_map(Hint::own_command);
         let repair = if is_set {
             edit(&on.layout.host_file())
         } else {
-            run.map_or("ladylinux-refresh run BRANCH", String::as_str).to_owned()
+            run.unwrap_or("ladylinux-refresh run BRANCH").to_owned()
         };
         found.push(Found::problem(
             format!(
                 "{}, as of the last fetch; {}",
                 failure.chain().join(": "),
-                hints.first().map_or("", String::as_str)
+                hints.first().map(Hint::to_string).unwrap_or_default()
             ),
             "a run for a branch that does not exist is refused",
             repair,

@@ -12,7 +12,6 @@ use refresh_settings::layout::Layout;
 use refresh_settings::names::{BranchName, UnitName};
 use refresh_settings::{RemoteUrl, Settings, Transport, trust};
 use refresh_system::error::{Context as _, Failure, Outcome};
-use refresh_system::text::quoted;
 
 use super::{origin, socket_command};
 
@@ -69,13 +68,13 @@ impl InitInput {
         if settings.remote.url.is_none() {
             let failure = Failure::new("no remote is set");
             return Err(match origin::origin(layout, runner) {
-                None => failure.hint("ladylinux-refresh init --repo URL"),
+                None => failure.command("ladylinux-refresh init --repo URL", &[]),
                 Some(url) => failure
                     .hint(format!(
                         "{}/.git names one, which is used only if you confirm it:",
                         layout.app().display()
                     ))
-                    .hint(format!("ladylinux-refresh init --repo {}", quoted(&url))),
+                    .command("ladylinux-refresh init --repo", &[&url]),
             });
         }
         check_env_file(layout, options.port, runner)?;
@@ -91,12 +90,13 @@ impl InitInput {
 fn host_file_text(layout: &Layout, options: &InitOptions, runner: &Runner) -> Outcome<String> {
     if let Some(url) = &options.repo {
         RemoteUrl::parse(url, &options.allow).map_err(|failure| {
-            if failure.hints().iter().any(|hint| hint.contains("remote.allow")) {
+            if failure.hints().iter().any(|hint| hint.to_string().contains("remote.allow")) {
                 let name = url.split("://").next().unwrap_or_default();
-                return Failure::new(failure.summary()).hint(format!(
-                    "use https or ssh, or allow it: ladylinux-refresh init --repo {} --allow {name}",
-                    quoted(url)
-                ));
+                return Failure::new(failure.summary()).command_for(
+                    "use https or ssh, or allow it",
+                    "ladylinux-refresh init --repo",
+                    &[url, &"--allow", &name],
+                );
             }
             failure
         })?;
@@ -113,7 +113,7 @@ fn host_file_text(layout: &Layout, options: &InitOptions, runner: &Runner) -> Ou
     let differs = |key: &str, given: &str| {
         Err(Failure::new(format!("{} exists and differs from {given:?}", path.display()))
             .hint(format!("set {key} in it yourself; no command of this program changes it"))
-            .hint("ladylinux-refresh init"))
+            .command("ladylinux-refresh init", &[]))
     };
     match (&options.repo, &there.remote.url) {
         (Some(url), Some(now)) if *url != now.text => return differs("url under [remote]", url),

@@ -21,7 +21,7 @@ use refresh_system::checkpoint;
 use refresh_system::disk;
 use refresh_system::disk::{Moved, Owner};
 use refresh_system::error::{Context as _, Failure, Outcome};
-use refresh_system::text::quoted_path;
+use refresh_system::text::aside;
 
 use super::own_files::{self, State};
 use super::{trust, user};
@@ -148,7 +148,7 @@ fn state(layout: &Layout, old: &Old) -> Outcome<Option<String>> {
                     new.display(),
                     old.state.display()
                 ))
-                .hint(format!("mv {0} {0}.old, where the other one counts", quoted_path(&new))));
+                .command_for("where the other one counts", "mv", &[&new, &aside(&new)]));
             }
         }
         disk::remove_tree(&new)?;
@@ -172,11 +172,8 @@ fn swap(from: &Path, to: &Path) -> Outcome<()> {
     checkpoint::reach("migration:before the exchange");
     if let Err(failure) = disk::exchange(from, to) {
         disk::remove_file_if_there(to)?;
-        return Err(failure.hint(format!(
-            "both have to lie on one file system; else stop the service and move it: mv {} {}",
-            quoted_path(from),
-            quoted_path(to)
-        )));
+        let purpose = "both have to lie on one file system; else stop the service and move it";
+        return Err(failure.command_for(purpose, "mv", &[&from, &to]));
     }
     checkpoint::reach("migration:exchanged");
     disk::sync_parent(to)?;

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use refresh_installation::installation::as_typed;
+use refresh_installation::installation::typed;
 use refresh_programs::systemd::Bus;
 use refresh_service::envfile::EnvFile;
 use refresh_service::page::UNIT;
@@ -12,6 +12,7 @@ use refresh_service::systemd::sockets;
 use refresh_settings::layout::Layout;
 use refresh_settings::names::UnitName;
 use refresh_system::error::{Failure, Outcome};
+use refresh_system::hint::Hint;
 
 use super::own_files::{OwnFile, State};
 use super::socket::socket_of;
@@ -62,7 +63,7 @@ fn socket_units(host: &Host) -> Outcome<Vec<String>> {
         return Err(Failure::new(format!(
             "{unit} has no socket unit, from which a page could take connections"
         ))
-        .hint(as_typed(&host.layout, "ladylinux-refresh init --socket --page")));
+        .hint(typed(&host.layout, Hint::command("ladylinux-refresh init --socket --page", &[]))));
     }
     let port = probe::service_port(&EnvFile::read_at(&host.layout, &host.runner)?)?;
     for socket in &found {

@@ -1,10 +1,11 @@
 //! Whether an installation exists at a place. It reads directories and changes nothing.
 
 use super::migration;
-use refresh_installation::installation::{as_typed, who_may};
+use refresh_installation::installation::{typed, who_may};
 use refresh_settings::layout::Layout;
 use refresh_system::disk;
 use refresh_system::error::{Failure, Outcome};
+use refresh_system::hint::Hint;
 
 /// Refuses what is not an installation yet.
 ///
@@ -15,10 +16,10 @@ pub fn check_there(layout: &Layout) -> Outcome<()> {
         if !disk::is_directory(&directory).map_err(|failure| failure.hint(who_may(layout)))? {
             if migration::is_needed(layout)? {
                 return Err(Failure::new("this installation is of version 0.1")
-                    .hint(as_typed(layout, "ladylinux-refresh init")));
+                    .hint(typed(layout, Hint::command("ladylinux-refresh init", &[]))));
             }
             return Err(Failure::new(format!("no installation found: {} is missing", directory.display()))
-                .hint(as_typed(layout, "ladylinux-refresh init --repo URL")));
+                .hint(typed(layout, Hint::command("ladylinux-refresh init --repo URL", &[]))));
         }
     }
     Ok(())

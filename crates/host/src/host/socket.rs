@@ -13,7 +13,6 @@ use refresh_settings::layout::Layout;
 use refresh_settings::names::UnitName;
 use refresh_system::disk;
 use refresh_system::error::{Failure, Outcome};
-use refresh_system::text::quoted_path;
 
 use super::own_files::OwnFile;
 use super::socket_command::{FdForm, fd_form};
@@ -37,7 +36,7 @@ pub(super) fn check_socket(host: &Host) -> Outcome<Need> {
     if let Some(path) = directories.iter().map(|directory| directory.join(&name)).find(is_other) {
         return Err(Failure::new(format!("{} already exists", path.display()))
             .hint("a socket unit on the port of the service is used as it is, without --socket")
-            .hint(format!("or check it, then: rm {}", quoted_path(&path))));
+            .command_for("or check it, then", "rm", &[&path]));
     }
     // A unit that init is about to make has the command of the settings.
     if Bus::connect()?.unit(unit.as_str())?.load != LoadState::NotFound {

@@ -14,7 +14,7 @@ use refresh_settings::users::SERVICE_USER;
 use refresh_system::disk;
 use refresh_system::disk::Owner;
 use refresh_system::error::{Failure, Outcome};
-use refresh_system::text::quoted_path;
+use refresh_system::text::aside;
 
 use super::input::InitInput;
 use super::trust;
@@ -122,7 +122,7 @@ impl Host {
         let is_empty = || app.read_dir().is_ok_and(|mut entries| entries.next().is_none());
         if app.is_symlink() || (app.exists() && !app.join(".git").is_dir() && !is_empty()) {
             return Err(Failure::new(format!("{} exists and is not a Git working tree", app.display()))
-                .hint(format!("check its content, then move it away: mv {0} {0}.old", quoted_path(&app))));
+                .command_for("check its content, then move it away", "mv", &[&app, &aside(&app)]));
         }
         Ok(())
     }

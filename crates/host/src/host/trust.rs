@@ -4,7 +4,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use refresh_system::error::{Context as _, Failure, Outcome};
-use refresh_system::text::quoted_path;
+use refresh_system::hint::Hint;
 
 /// Returns the real path of the running program, for units that run it as root.
 ///
@@ -15,7 +15,7 @@ pub(super) fn program() -> Outcome<PathBuf> {
         .and_then(|path| path.canonicalize())
         .context(|| "cannot find the file of this program".to_owned())
         .map_err(|failure| failure.hint("install it again, then run the installed one"))?;
-    let install = format!("install -m 755 {} /usr/local/bin/ladylinux-refresh", quoted_path(&path));
+    let install = Hint::command("install -m 755", &[&path, &"/usr/local/bin/ladylinux-refresh"]);
     if let Some(loose) = replaceable_at(&path)? {
         return Err(Failure::new(format!(
             "others than root can change {}, and root's units would run {}",
@@ -23,7 +23,7 @@ pub(super) fn program() -> Outcome<PathBuf> {
             path.display()
         ))
         .hint(install)
-        .hint("then use that one: /usr/local/bin/ladylinux-refresh init"));
+        .command_for("then use that one", "/usr/local/bin/ladylinux-refresh init", &[]));
     }
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._+-".contains(c);
     if !path.to_str().is_some_and(|text| text.chars().all(plain)) {

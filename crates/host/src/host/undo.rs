@@ -18,7 +18,7 @@ use refresh_source::own_objects;
 use refresh_system::disk;
 use refresh_system::disk::Moved;
 use refresh_system::error::{Context as _, Failure, Outcome};
-use refresh_system::text::quoted_path;
+use refresh_system::hint::Hint;
 
 use super::own_files::{self, REQUESTS, TIMER};
 use super::relocate::{self, RelocateRequest};
@@ -75,8 +75,8 @@ impl<'a> Undo<'a> {
             return Err(Failure::new(
                 "the service is fenced: the deployed version has not passed its health check",
             )
-            .hint(on.as_typed("ladylinux-refresh run"))
-            .hint(on.as_typed("ladylinux-refresh unfence")));
+            .hint(on.typed(Hint::command("ladylinux-refresh run", &[])))
+            .hint(on.typed(Hint::command("ladylinux-refresh unfence", &[]))));
         }
         let is_on_systemd = on.layout.is_real() && systemd::is_booted();
         let bus = if is_on_systemd { Some(Bus::connect()?) } else { None };
@@ -289,7 +289,7 @@ fn keep(from: &Path, to: &Path) -> Outcome<()> {
             from.display(),
             to.display()
         ))
-        .hint(format!("mv {} {}", quoted_path(from), quoted_path(to))));
+        .command("mv", &[&from, &to]));
     }
     disk::sync_parent(to)
 }

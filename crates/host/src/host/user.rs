@@ -26,7 +26,7 @@ pub(super) fn check_service_user(_: &Host) -> Outcome<Need> {
 
 pub(super) fn apply_service_user(host: &Host) -> Outcome<String> {
     let useradd = environment::find_program("useradd", true)
-        .ok_or_else(|| Failure::new("useradd is missing").hint("apt-get install passwd"))?;
+        .ok_or_else(|| Failure::new("useradd is missing").command("apt-get install passwd", &[]))?;
     let home = host.layout.home();
     let mut program = Program::new(useradd).args(["--system", "--no-create-home", "--shell"]);
     program = program.arg("/usr/sbin/nologin").arg("--home-dir").arg(home);
@@ -61,8 +61,9 @@ fn own_users(exist: bool) -> Outcome<Vec<&'static str>> {
 pub(super) fn create_own_users(runner: &Runner) -> Outcome<Vec<&'static str>> {
     let missing = own_users(false)?;
     if !missing.is_empty() {
-        let sysusers = environment::find_program("systemd-sysusers", true)
-            .ok_or_else(|| Failure::new("systemd-sysusers is missing").hint("apt-get install systemd"))?;
+        let sysusers = environment::find_program("systemd-sysusers", true).ok_or_else(|| {
+            Failure::new("systemd-sysusers is missing").command("apt-get install systemd", &[])
+        })?;
         let program = Program::new(sysusers).arg("-").input(users::sysusers().into_bytes());
         runner.run(&program)?.ok(|| format!("cannot make the system users {}", missing.join(", ")))?;
     }
@@ -76,7 +77,7 @@ pub(super) fn create_own_users(runner: &Runner) -> Outcome<Vec<&'static str>> {
 pub(super) fn remove_own_users(runner: &Runner) -> Outcome<()> {
     for name in own_users(true)? {
         let userdel = environment::find_program("userdel", true)
-            .ok_or_else(|| Failure::new("userdel is missing").hint("apt-get install passwd"))?;
+            .ok_or_else(|| Failure::new("userdel is missing").command("apt-get install passwd", &[]))?;
         runner
             .run(&Program::new(userdel).arg(name))?
             .ok(|| format!("cannot remove the system user {name}"))?;

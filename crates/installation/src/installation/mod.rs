@@ -28,6 +28,7 @@ use refresh_settings::names::{BranchName, CommitId, GenerationName, RunId};
 use refresh_settings::users::BUILDER;
 use refresh_system::disk::Owner;
 use refresh_system::error::{Context as _, Outcome};
+use refresh_system::hint::Hint;
 use refresh_system::text::{quoted, quoted_path};
 
 pub use release::Release;
@@ -260,6 +261,11 @@ impl Installation {
         as_typed(&self.layout, command)
     }
 
+    /// Returns a hint with its command of this program as it has to be typed for this installation.
+    pub fn typed(&self, hint: Hint) -> Hint {
+        typed(&self.layout, hint)
+    }
+
     /// Returns the log of a run.
     pub fn log_of(&self, run: &RunId) -> PathBuf {
         self.layout.run_log(run)
@@ -306,6 +312,11 @@ pub fn as_typed(layout: &Layout, text: &str) -> String {
     typed.collect::<Vec<_>>().join(" ")
 }
 
+/// Returns a hint with its command of this program as it has to be typed for the installation at `layout`.
+pub fn typed(layout: &Layout, hint: Hint) -> Hint {
+    hint.map_line(|line| as_typed(layout, line))
+}
+
 /// Refuses a caller who may not write the tool's own state.
 ///
 /// # Errors
@@ -315,7 +326,7 @@ pub fn check_writable(layout: &Layout) -> Outcome<()> {
         let Err(error) = rustix::fs::access(&directory, rustix::fs::Access::WRITE_OK) else { continue };
         let hint = match error {
             rustix::io::Errno::NOENT => continue,
-            rustix::io::Errno::ROFS => format!("findmnt --target {}", quoted_path(&directory)),
+            rustix::io::Errno::ROFS => Hint::command("findmnt --target", &[&directory]),
             _ => who_may(layout),
         };
         return Err(error)
@@ -326,13 +337,9 @@ pub fn check_writable(layout: &Layout) -> Outcome<()> {
 }
 
 /// Returns the hint of who may do what others are refused, with the command.
-pub fn who_may(layout: &Layout) -> String {
-    let command = with_sudo();
-    if layout.is_real() {
-        format!("run it as root: {command}")
-    } else {
-        format!("run it as the user who initialized the installation, or as root: {command}")
-    }
+pub fn who_may(layout: &Layout) -> Hint {
+    let who = if layout.is_real() { "" } else { "the user who initialized the installation, or as " };
+    Hint::shell(with_sudo()).with_purpose(&format!("run it as {who}root"))
 }
 
 /// Returns the command line of this process as it is typed to run it as root. The root is left out: [`as_typed`] adds it.

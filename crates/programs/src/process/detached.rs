@@ -17,7 +17,6 @@ use serde::{Deserialize, Serialize};
 use refresh_system::disk;
 use refresh_system::disk::Owner;
 use refresh_system::error::{Context as _, Failure, Outcome};
-use refresh_system::text::quoted_path;
 
 use super::identity::ProcessId;
 use super::memory_file::memory_file;
@@ -122,8 +121,7 @@ pub fn spawn(program: &Program, log: &Path) -> Outcome<ProcessId> {
     command.stdin(Stdio::null()).stdout(output.try_clone().context(context)?).stderr(output);
     let child = command.spawn().context(context)?;
     i32::try_from(child.id()).ok().and_then(ProcessId::of).ok_or_else(|| {
-        Failure::new(format!("{} ended as soon as it was started", program.name()))
-            .hint(format!("cat {}", quoted_path(log)))
+        Failure::new(format!("{} ended as soon as it was started", program.name())).command("cat", &[&log])
     })
 }
 

@@ -204,7 +204,7 @@ impl Job<'_> {
                 Some(other) => return Err(Failure::new(context).because(Failure::new(other.to_string()))),
                 None if clock::monotonic() >= end => {
                     let late = Failure::new(format!("systemd has not done it in {limit:.0?}"));
-                    return Err(Failure::new(context).because(late.hint("systemctl list-jobs")));
+                    return Err(Failure::new(context).because(late.command("systemctl list-jobs", &[])));
                 }
                 None => interrupt::check()?,
             }

@@ -73,7 +73,7 @@ impl Bus {
     fn open() -> Outcome<Self> {
         let connection = Connection::open(DESTINATION)
             .context(|| "cannot reach systemd over D-Bus".to_owned())
-            .map_err(|failure| failure.hint("systemctl status dbus.socket"))?;
+            .map_err(|failure| failure.command("systemctl status dbus.socket", &[]))?;
         Ok(Self { connection: Arc::new(connection) })
     }
 

@@ -243,7 +243,7 @@ impl UnitProcess {
             }
             if clock::monotonic() > end {
                 return Err(Failure::new(format!("it did not begin within {PATIENCE:?}"))
-                    .hint(format!("systemctl status {}", self.name)));
+                    .command("systemctl status", &[&self.name]));
             }
             interrupt::check()?;
         }
@@ -335,7 +335,7 @@ impl Subject for UnitProcess {
             }
             if begun.elapsed() > PATIENCE {
                 return Err(Failure::new(format!("{} cannot be ended", self.name))
-                    .hint(format!("systemctl status {}", self.name)));
+                    .command("systemctl status", &[&self.name]));
             }
             clock::pause_regardless(TICK);
         }
@@ -361,7 +361,7 @@ fn end_of(unit: &str, how: i32, number: i32, is_setup: bool) -> Outcome<Ended> {
         CLD_EXITED if is_setup => Err(not_set_up(unit, number)),
         CLD_EXITED => Ok(Ended::Exited(number)),
         0 => Err(Failure::new(format!("systemd could not start a process for {unit}"))
-            .hint(format!("journalctl --unit {unit}"))),
+            .command("journalctl --unit", &[&unit])),
         _ => Ok(Ended::Signalled(number)),
     }
 }
@@ -380,7 +380,7 @@ fn not_set_up(unit: &str, code: i32) -> Failure {
         _ => "it",
     };
     Failure::new(format!("systemd could not set {what} up (exit code {code})"))
-        .hint(format!("journalctl --unit {unit}"))
+        .command("journalctl --unit", &[&unit])
 }
 
 #[cfg(test)]

@@ -12,7 +12,6 @@ use refresh_system::clock;
 use refresh_system::disk;
 use refresh_system::disk::Owner;
 use refresh_system::error::{Context as _, Failure, Outcome};
-use refresh_system::text::quoted;
 
 /// What units of one installation are started with.
 #[derive(Debug, Clone)]
@@ -39,7 +38,7 @@ impl UnitContext {
         );
         Failure::new(format!("the unit for {operation} was ended by a signal {times} times"))
             .because(Failure::new(cause))
-            .hint(format!("ps -o pid,unit,args -u {}", quoted(&user)))
+            .command("ps -o pid,unit,args -u", &[&user])
     }
 
     /// Returns who a unit of this role runs as.

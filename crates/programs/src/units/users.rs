@@ -29,7 +29,7 @@ pub(crate) fn resolve(layout: &Layout, user: User, service: Owner) -> Outcome<Ow
         User::Staging => STAGING,
     };
     Owner::named(name)?.ok_or_else(|| {
-        Failure::new(format!("this machine has no user {name}")).hint("ladylinux-refresh init")
+        Failure::new(format!("this machine has no user {name}")).command("ladylinux-refresh init", &[])
     })
 }
 

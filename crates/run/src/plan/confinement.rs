@@ -18,7 +18,7 @@ pub fn check(on: &Installation) -> Outcome<()> {
     let failure = Failure::new("this host does not confine units as security.require asks for")
         .because(Failure::new(missing.join("; ")));
     let failure = if on.layout.is_real() {
-        failure.hint("systemctl --version")
+        failure.command("systemctl --version", &[])
     } else {
         failure.hint("refresh the installation of a machine with systemd, without --root, as root")
     };

@@ -16,7 +16,9 @@ use refresh_source::exchange;
 use refresh_source::work_tree::{TreeKind, TreeState};
 use refresh_system::disk::mounts;
 use refresh_system::error::{Failure, Outcome};
-use refresh_system::text::{quoted, quoted_path};
+use refresh_system::hint::Hint;
+use refresh_system::text::aside;
+use refresh_system::text::quoted_path;
 
 use super::{Observed, reach, space};
 
@@ -72,7 +74,7 @@ fn no_socket_beside_units(socket: Option<IpAddr>, has_units: bool, file: &Path) 
         file.display()
     ))
     .hint(format!("remove `socket` under [service] in {}", quoted_path(file)))
-    .hint("ladylinux-refresh init --socket"))
+    .command("ladylinux-refresh init --socket", &[]))
 }
 
 /// One failure of many: each with its cause and hint.
@@ -100,7 +102,7 @@ fn refuse_root_execs(unit: &str, found: &[RootExec], allowed: &[String]) -> Outc
     let Some(first) = found.iter().find(|it| !allowed.contains(&it.path)) else { return Ok(()) };
     let path = &first.path;
     Err(Failure::new(format!("{unit} runs {path} as root: {}", first.why))
-        .hint(format!("systemctl edit --full {}", quoted(unit)))
+        .command("systemctl edit --full", &[&unit])
         .hint(format!(
             "or, where root is to run it, add {path:?} to service.allow_root_exec in /etc/ladylinux/refresh.toml"
         )))
@@ -129,7 +131,7 @@ fn rights(on: &Installation) -> Outcome<()> {
     }
     let (uid, own) = (on.owner.uid, rustix::process::geteuid().as_raw());
     Err(Failure::new(format!("app/ belongs to uid {uid}, and this program runs as uid {own}"))
-        .hint(format!("run it as that user, or as root: {}", installation::with_sudo())))
+        .hint(Hint::shell(installation::with_sudo()).with_purpose("run it as that user, or as root")))
 }
 
 /// Refuses a real machine on which the application belongs to root.
@@ -145,7 +147,7 @@ pub fn not_roots(on: &Installation) -> Outcome<()> {
         "{} belongs to root: whatever the application brings along would run as root",
         app.display()
     ))
-    .hint(give_to_service_user(&app)))
+    .hint(Hint::shell(give_to_service_user(&app))))
 }
 
 /// Returns the command that gives `app/` itself to the service user; a run replaces what is in it. It follows no link that
@@ -193,7 +195,7 @@ pub fn protected(on: &Installation) -> Outcome<()> {
                 path.display(),
                 app.display()
             ))
-            .hint(format!("findmnt {}", quoted_path(&path))));
+            .command("findmnt", &[&path]));
         }
     }
     if app != layout.app() {
@@ -226,21 +228,20 @@ fn real(path: &Path) -> std::path::PathBuf {
 /// `app/` is not a work tree of ours, or cannot be read.
 pub fn repository(on: &Installation, tree: &TreeState) -> Outcome<()> {
     let app = on.layout.app();
-    let why =
-        match tree.kind {
-            // A first deployment: the prepared tree brings a repository.
-            TreeKind::Repository | TreeKind::Absent => return Ok(()),
-            TreeKind::NotADirectory if is_deployed(on) => {
-                return Err(Failure::new(format!("{} is not a real directory", app.display()))
-                    .hint(format!("mv {} {}", quoted_path(&app), quoted_path(&app.with_extension("old")))));
-            }
-            TreeKind::NotADirectory => "is not a real directory",
-            TreeKind::ForeignRepository | TreeKind::NoRepository if is_deployed(on) => return Ok(()),
-            TreeKind::ForeignRepository => "belongs to a Git repository somewhere else",
-            TreeKind::NoRepository => "is not a Git working tree",
-        };
+    let why = match tree.kind {
+        // A first deployment: the prepared tree brings a repository.
+        TreeKind::Repository | TreeKind::Absent => return Ok(()),
+        TreeKind::NotADirectory if is_deployed(on) => {
+            let failure = Failure::new(format!("{} is not a real directory", app.display()));
+            return Err(failure.command("mv", &[&app, &aside(&app)]));
+        }
+        TreeKind::NotADirectory => "is not a real directory",
+        TreeKind::ForeignRepository | TreeKind::NoRepository if is_deployed(on) => return Ok(()),
+        TreeKind::ForeignRepository => "belongs to a Git repository somewhere else",
+        TreeKind::NoRepository => "is not a Git working tree",
+    };
     Err(Failure::new(format!("{} {why}", app.display()))
-        .hint(on.as_typed("ladylinux-refresh init --repo URL")))
+        .hint(on.typed(Hint::command("ladylinux-refresh init --repo URL", &[]))))
 }
 
 fn is_deployed(on: &Installation) -> bool {
@@ -372,7 +373,7 @@ mod tests {
         no_socket_beside_units(address, false, file).unwrap();
         let failure = no_socket_beside_units(address, true, file).unwrap_err();
         assert!(failure.summary().ends_with("its sockets are socket units"), "{failure}");
-        assert_eq!(failure.hints().last().unwrap(), "ladylinux-refresh init --socket");
+        assert_eq!(failure.hint_texts().last().unwrap(), "ladylinux-refresh init --socket");
     }
 
     #[test]
@@ -388,7 +389,7 @@ mod tests {
         };
         let failure = refused(&["/a/one"]).unwrap_err();
         assert_eq!(failure.summary(), "x.service runs /a/two as root: ExecStartPre= begins with \"+\"");
-        assert_eq!(failure.hints()[0], "systemctl edit --full x.service");
+        assert_eq!(failure.hint_texts()[0], "systemctl edit --full x.service");
         assert!(refused(&["/a/o", "/a/two "]).is_err());
         refused(&["/a/one", "/a/two"]).unwrap();
     }

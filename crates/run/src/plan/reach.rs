@@ -19,6 +19,7 @@ use refresh_settings as settings;
 use refresh_settings::Origin;
 use refresh_system::clock;
 use refresh_system::error::{Failure, Outcome};
+use refresh_system::hint::Hint;
 use refresh_system::text::quoted_path;
 
 /// How long a service that was just started may take until it listens, at most.
@@ -45,9 +46,9 @@ pub fn check(on: &Installation, service: &ServiceState) -> Outcome<Vec<String>> 
             "set `headers`, `url`, `path` or `status` under [probe] in {} so that the running service answers well",
             quoted_path(&on.layout.host_file())
         ))
-        .hint(format!(
-            "where the running version is what is wrong, stop it first: {}",
-            on.as_typed("ladylinux-refresh service stop")
+        .hint(on.typed(
+            Hint::command("ladylinux-refresh service stop", &[])
+                .with_purpose("where the running version is what is wrong, stop it first"),
         ))),
         Reach::Unwell { problem } | Reach::Mistaken { problem } => {
             Ok(vec![format!("the running service does not answer {} well: {problem}", probe.url)])
@@ -141,7 +142,7 @@ fn elsewhere(on: &Installation, probe: &ResolvedProbe, problem: &str) -> Outcome
             "{url} does not answer ({problem}): the service has a private network (PrivateNetwork=), where it listens on {}",
             in_words(&listens)
         ))
-        .hint(format!("remove PrivateNetwork= with: systemctl edit --full {}", on.settings.service.unit)));
+        .command_for("remove PrivateNetwork= with", "systemctl edit --full", &[&on.settings.service.unit]));
     }
     if listens.iter().any(|address| takes(address, probe)) {
         return Ok(vec![format!("the running service takes no connection at {url} ({problem})")]);

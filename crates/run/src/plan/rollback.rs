@@ -71,7 +71,7 @@ impl RollbackPlan {
     pub fn read(on: &Installation, observed: Observed, pair: Deployment) -> Outcome<Self> {
         if !on.mirror.contains(&pair.commit)? {
             let text = format!("the mirror no longer has commit {} of run {}", pair.commit.short(), pair.run);
-            return Err(Failure::new(text).hint("ladylinux-refresh history"));
+            return Err(Failure::new(text).command("ladylinux-refresh history", &[]));
         }
         let release = on.release(&pair.commit)?;
         let now = observed.tree.commit.clone().filter(|now| on.mirror.contains(now).unwrap_or(false));

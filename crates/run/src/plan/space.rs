@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 use refresh_installation::installation::{Installation, Release};
 use refresh_installation::status_file;
 use refresh_system::error::{Context as _, Failure, Outcome};
-use refresh_system::text::quoted_path;
 
 const MIB: u64 = 1 << 20;
 /// Free space that a refresh must find on a file system that it writes to: the mirror, a cache and a small environment.
@@ -123,12 +122,12 @@ fn enough(place: &Path, free: u64, free_inodes: Option<u64>, needs: &[&Need]) ->
             free / MIB,
             bytes.div_ceil(MIB)
         ))
-        .hint(format!("df -h {}", quoted_path(place))));
+        .command("df -h", &[&place]));
     }
     match free_inodes {
         Some(free) if free < inodes => {
             Err(Failure::new(format!("{} has only {free} inodes free; {inodes} are needed", place.display()))
-                .hint(format!("df -i {}", quoted_path(place))))
+                .command("df -i", &[&place]))
         }
         _ => Ok(()),
     }

@@ -144,7 +144,7 @@ fn interrupted(
     report.error = Some(run_report::Error {
         phase,
         chain: failure.open_chain(),
-        hints: failure.hints(),
+        hints: failure.hint_texts(),
         next: on.as_typed(&format!("ladylinux-refresh run{named}")),
     });
     // A process that ended by itself has not succeeded all the same.

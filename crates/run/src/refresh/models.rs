@@ -103,7 +103,7 @@ fn accept(summary: &ModelsSummary) -> Outcome<()> {
     let problems = count(summary.problems, "problem");
     Err(Failure::new(format!("the models are not as they should be: {problems}"))
         .because(Failure::new(summary.first_problems.join("\n")))
-        .hint("ladylinux-refresh verify"))
+        .command("ladylinux-refresh verify", &[]))
 }
 
 /// Returns what is known of model files from earlier runs; nothing if that cannot be read.

@@ -84,7 +84,7 @@ fn start(on: &Installation, sockets: Vec<SocketUnit>) -> Outcome<(Held, String)>
     let has_it = |holder: &PortHolder| !is_systemd(holder) && held.allows(holder);
     if !port::holders(number)?.iter().any(has_it) {
         return Err(Failure::new(format!("the unit that is to hold {names} does not have its socket"))
-            .hint(format!("systemctl status {names}")));
+            .command("systemctl status", &[&names]));
     }
     Ok((held, names))
 }

@@ -84,6 +84,6 @@ fn check_service(on: &Installation, account: &Account) -> Outcome<()> {
         None => format!("it is {state}"),
     };
     Err(Failure::new(format!("the service, process {}, ended during staging: {now}", before.main.pid))
-        .hint("ladylinux-refresh service logs")
+        .command("ladylinux-refresh service logs", &[])
         .hint("where it was killed, the memory may not be enough for it and for a build or a check: free -m"))
 }

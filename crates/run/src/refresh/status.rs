@@ -311,10 +311,11 @@ fn held(on: &Installation) -> (Option<CommitId>, Option<BranchName>) {
 
 /// Returns the error of a run, whose command line is `again`.
 fn explain(on: &Installation, phase: Phase, failure: &Failure, again: &str) -> run_report::Error {
-    let typed = |hint: &String| on.as_typed(&again::complete(hint, again));
-    let mut hints: Vec<String> = failure.hints().iter().map(typed).collect();
+    let known = failure.hints();
+    let mut hints: Vec<String> =
+        known.iter().map(|hint| on.as_typed(&again::complete(&hint.to_string(), again))).collect();
     // A cause that knows the very command to type knows better than the step that it happened in.
-    let known = hints.iter().position(|hint| hint.starts_with("ladylinux-refresh "));
+    let known = known.iter().position(|hint| hint.own_command().is_some());
     let next = match known {
         Some(index) if phase.step().is_none() => hints.remove(index),
         _ => on.as_typed(again),

@@ -139,12 +139,12 @@ pub fn await_begin(layout: &Layout, bus: &Bus, run: &RunId) -> Result<(), NotBeg
             _ if spool.worker().is_some() || spool.end().is_some() => return Ok(()),
             TransientState::Ended(how) => {
                 return Err(Failure::new(format!("{unit} ended before the run began: {how}"))
-                    .hint(format!("journalctl -u {unit}"))
+                    .command("journalctl -u", &[&unit])
                     .into());
             }
             TransientState::Unknown => {
                 return Err(Failure::new(format!("{unit} ended before the run began"))
-                    .hint(format!("journalctl -u {unit}"))
+                    .command("journalctl -u", &[&unit])
                     .into());
             }
         }

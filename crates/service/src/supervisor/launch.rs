@@ -54,7 +54,7 @@ pub(super) fn prepare(layout: &Layout, service: &settings::Service) -> Outcome<(
             owner.uid,
             Owner::own().uid
         ))
-        .hint("sudo ladylinux-refresh service start"));
+        .command("sudo ladylinux-refresh service start", &[]));
     }
     let file =
         EnvFile::read_at(layout, &silent()).context(|| "cannot read the service's environment".to_owned())?;

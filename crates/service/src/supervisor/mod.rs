@@ -279,7 +279,11 @@ impl ServiceManager for Embedded {
                 "the service is a unit of systemd ({}), and systemd does not run here",
                 path.display()
             ))
-            .hint("try it on a copy: ladylinux-refresh --root DIR init --repo URL")),
+            .command_for(
+                "try it on a copy",
+                "ladylinux-refresh --root DIR init --repo URL",
+                &[],
+            )),
         }
     }
 
@@ -318,7 +322,7 @@ fn read_answer(end: OwnedFd) -> Outcome<Vec<u8>> {
         Ok(_) => Ok(bytes),
         Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
             Err(Failure::new(format!("the supervisor has not answered in {ANSWER:.0?}"))
-                .hint("ladylinux-refresh service stop"))
+                .command("ladylinux-refresh service stop", &[]))
         }
         Err(error) => Err(Failure::new(context()).because(error)),
     }

@@ -130,7 +130,7 @@ fn refuse_strays(mark: &str) -> Outcome<()> {
         "processes of an earlier service still run, without their supervisor: {}",
         names.join(", ")
     ))
-    .hint("ladylinux-refresh service stop"))
+    .command("ladylinux-refresh service stop", &[]))
 }
 
 /// Returns the listening socket that the service gets. It is the service's alone from its start on: it closes with it.

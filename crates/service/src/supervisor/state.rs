@@ -15,7 +15,6 @@ use crate::{Exit, Force, Running};
 use refresh_programs::process::{Handle, ProcessId};
 use refresh_settings::layout::Layout;
 use refresh_system::error::{Context as _, Failure, Outcome};
-use refresh_system::text::quoted_path;
 use refresh_system::{clock, disk};
 
 /// How long a supervisor may take from locking to its first record, or from its last record to its end.
@@ -145,7 +144,7 @@ pub(super) fn living(layout: &Layout) -> Outcome<Option<(Handle, State)>> {
         if clock::monotonic() > limit {
             let lock = file(layout, "lock");
             return Err(Failure::new(format!("an unknown process holds {}", lock.display()))
-                .hint(format!("fuser -v {}", quoted_path(&lock))));
+                .command("fuser -v", &[&lock]));
         }
         clock::pause_regardless(TICK);
     }
@@ -199,7 +198,7 @@ impl Lock {
             }
             if clock::monotonic() > limit {
                 return Err(Failure::new("another supervisor is starting or stopping for too long")
-                    .hint("ladylinux-refresh service stop"));
+                    .command("ladylinux-refresh service stop", &[]));
             }
             clock::pause_regardless(TICK);
         }

@@ -13,6 +13,7 @@ use refresh_settings::layout::Layout;
 use refresh_settings::names::UnitName;
 use refresh_system::disk;
 use refresh_system::error::{Failure, Outcome};
+use refresh_system::hint::Hint;
 
 /// Returns the text of the drop-in for `unit` of the installation at `layout`.
 pub fn text(layout: &Layout, unit: &UnitName) -> String {
@@ -48,8 +49,9 @@ pub fn text(layout: &Layout, unit: &UnitName) -> String {
 /// It is missing, has another text, or systemd has not read it, or something else in the unit takes its effect away.
 pub fn check(layout: &Layout, unit: &UnitName, facts: &UnitFacts) -> Outcome<()> {
     let path = layout.drop_in(unit);
-    let install =
-        |what: String| Failure::new(format!("{unit} has no fence: {what}")).hint("ladylinux-refresh init");
+    let install = |what: String| {
+        Failure::new(format!("{unit} has no fence: {what}")).command("ladylinux-refresh init", &[])
+    };
     match disk::read_if_there(&path)? {
         None => return Err(install(format!("{} is missing", path.display()))),
         Some(found) if found != text(layout, unit).as_bytes() => {
@@ -62,12 +64,14 @@ pub fn check(layout: &Layout, unit: &UnitName, facts: &UnitFacts) -> Outcome<()>
 
 /// Checks what systemd has loaded, wherever it read it.
 fn check_loaded(layout: &Layout, unit: &UnitName, facts: &UnitFacts, path: &Path) -> Outcome<()> {
-    let missing =
-        |what: String, hint: &str| Failure::new(format!("{unit} has no fence: {what}")).hint(hint.to_owned());
+    let missing = |what: String, hint: Hint| Failure::new(format!("{unit} has no fence: {what}")).hint(hint);
     if !facts.drop_ins.iter().any(|loaded| loaded == path) {
-        return Err(missing(format!("systemd has not read {}", path.display()), "systemctl daemon-reload"));
+        return Err(missing(
+            format!("systemd has not read {}", path.display()),
+            Hint::command("systemctl daemon-reload", &[]),
+        ));
     }
-    let show = format!("systemctl cat {unit}");
+    let show = || Hint::command("systemctl cat", &[unit]);
     for (negated, path) in assertions(layout) {
         let is_ours = |assert: &refresh_programs::systemd::unit::Assertion| {
             assert.kind == "AssertPathExists"
@@ -77,7 +81,7 @@ fn check_loaded(layout: &Layout, unit: &UnitName, facts: &UnitFacts, path: &Path
         };
         if !facts.assertions.iter().any(is_ours) {
             let what = format!("another drop-in takes the assertion on {path} away");
-            return Err(missing(what, &show));
+            return Err(missing(what, show()));
         }
     }
     // One triggering assertion that holds is enough, so a foreign one is a way around the fence; also one on our own paths
@@ -91,12 +95,12 @@ fn check_loaded(layout: &Layout, unit: &UnitName, facts: &UnitFacts, path: &Path
     let foreign = facts.assertions.iter().find(|assert| assert.triggering && !is_ours(assert));
     if let Some(foreign) = foreign {
         let what = format!("its {foreign} leads around it");
-        return Err(missing(what, &show));
+        return Err(missing(what, show()));
     }
     if !facts.environment_files.contains(&layout.deployed_env()) {
         let what =
             format!("another drop-in takes the environment file {} away", layout.deployed_env().display());
-        return Err(missing(what, &show));
+        return Err(missing(what, show()));
     }
     Ok(())
 }
@@ -146,7 +150,7 @@ mod tests {
 
     fn refusal(layout: &Layout, unit: &UnitName, facts: &UnitFacts) -> String {
         let failure = check(layout, unit, facts).unwrap_err();
-        format!("{} [{}]", failure.chain().join(": "), failure.hints().join(", "))
+        format!("{} [{}]", failure.chain().join(": "), failure.hint_texts().join(", "))
     }
 
     #[test]

@@ -31,7 +31,7 @@ impl Systemd {
             Some(found) => failure.because(Failure::new(found.what)).hint(found.repair),
             None => failure,
         };
-        failure.hint("ladylinux-refresh init")
+        failure.command("ladylinux-refresh init", &[])
     }
 }
 

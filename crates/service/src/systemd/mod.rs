@@ -42,6 +42,7 @@ use refresh_settings::names::UnitName;
 use refresh_system::clock;
 use refresh_system::disk::Owner;
 use refresh_system::error::{Context as _, Failure, Outcome};
+use refresh_system::hint::Hint;
 
 /// How long a service may take to end where its unit lets it take for ever (`TimeoutStopSec=infinity`): as long as systemd
 /// waits where a unit says nothing.
@@ -342,9 +343,9 @@ fn not_loaded(unit: &UnitName, facts: &UnitFacts) -> Option<String> {
 fn usable(unit: &UnitName, facts: &UnitFacts) -> Outcome<()> {
     if let Some(why) = not_loaded(unit, facts) {
         let hint = match facts.load {
-            LoadState::Masked => format!("systemctl unmask {unit}"),
-            LoadState::Bad => format!("systemd-analyze verify {unit}"),
-            _ => "ladylinux-refresh init".to_owned(),
+            LoadState::Masked => Hint::command("systemctl unmask", &[unit]),
+            LoadState::Bad => Hint::command("systemd-analyze verify", &[unit]),
+            _ => Hint::command("ladylinux-refresh init", &[]),
         };
         return Err(Failure::new(why).hint(hint));
     }
@@ -359,7 +360,7 @@ fn usable(unit: &UnitName, facts: &UnitFacts) -> Outcome<()> {
             "{unit} is of Type={}{detail}, so it has no main process to watch",
             facts.kind
         ))
-        .hint(format!("set Type=simple, or notify, with: systemctl edit --full {unit}")));
+        .command_for("set Type=simple, or notify, with", "systemctl edit --full", &[&unit]));
     }
     if facts.needs_reload {
         let what =
@@ -367,7 +368,7 @@ fn usable(unit: &UnitName, facts: &UnitFacts) -> Outcome<()> {
         return Err(Failure::new(format!(
             "{what} or a drop-in of it was changed, and systemd still uses the old one"
         ))
-        .hint("systemctl daemon-reload"));
+        .command("systemctl daemon-reload", &[]));
     }
     Ok(())
 }
@@ -430,7 +431,7 @@ mod tests {
         for kind in ["oneshot", "forking"] {
             let failure = usable(&unit, &UnitFacts { kind: kind.to_owned(), ..loaded() }).unwrap_err();
             assert!(failure.summary().contains(kind), "{failure}");
-            assert!(failure.hints()[0].contains("Type=simple"));
+            assert!(failure.hint_texts()[0].contains("Type=simple"));
         }
         let forking = UnitFacts { kind: "forking".to_owned(), pid_file: "/run/x.pid".to_owned(), ..loaded() };
         usable(&unit, &forking).unwrap();
@@ -440,6 +441,6 @@ mod tests {
     fn a_unit_that_was_changed_and_not_read_anew_is_refused() {
         let changed = UnitFacts { needs_reload: true, ..loaded() };
         let failure = usable(&UnitName::usual(), &changed).unwrap_err();
-        assert_eq!(failure.hints(), ["systemctl daemon-reload"]);
+        assert_eq!(failure.hint_texts(), ["systemctl daemon-reload"]);
     }
 }

@@ -29,7 +29,7 @@ pub(super) fn start(bus: &Bus, facts: &UnitFacts, service: &UnitName) -> Outcome
     }
     sockets::open_closed(bus, facts, service)?;
     checkpoint::reach("page:starting");
-    bus.start(UNIT, LIMIT).map_err(|failure| failure.hint(format!("systemctl status {UNIT}")))?;
+    bus.start(UNIT, LIMIT).map_err(|failure| failure.command("systemctl status", &[&UNIT]))?;
     checkpoint::reach("page:started");
     match bus.unit(UNIT)?.active {
         ActiveState::Active => Ok(true),
@@ -51,11 +51,11 @@ pub(super) fn stop(bus: &Bus) -> Outcome<()> {
         return Ok(());
     }
     checkpoint::reach("page:stopping");
-    bus.stop(UNIT, LIMIT).map_err(|failure| failure.hint(format!("systemctl status {UNIT}")))?;
+    bus.stop(UNIT, LIMIT).map_err(|failure| failure.command("systemctl status", &[&UNIT]))?;
     checkpoint::reach("page:stopped");
     Ok(())
 }
 
 fn cannot_be_shown(why: String) -> Failure {
-    Failure::new(why).hint(format!("systemctl status {UNIT}"))
+    Failure::new(why).command("systemctl status", &[&UNIT])
 }

@@ -24,7 +24,7 @@ pub(super) fn check_manual(unit: &UnitName, facts: &UnitFacts) -> Outcome<()> {
     ] {
         if refuses {
             return Err(Failure::new(format!("{unit} has {key}=yes, so systemd never {verb} it by name"))
-                .hint(format!("remove {key}= with: systemctl edit --full {unit}")));
+                .command_for(&format!("remove {key}= with"), "systemctl edit --full", &[&unit]));
         }
     }
     Ok(())
@@ -54,7 +54,7 @@ fn check_needs_of(unit: &str, facts: &UnitFacts, read: impl Fn(&str) -> Outcome<
                 return Err(Failure::new(format!(
                     "{parent} has Requisite={name}, which has to be active already, and it is not"
                 ))
-                .hint(format!("systemctl start {name}")));
+                .command("systemctl start", &[&name]));
             }
             waiting.push_back((name.clone(), needed));
         }
@@ -93,7 +93,10 @@ mod tests {
 
     fn refusal(first: &[&str], read: impl Fn(&str) -> UnitFacts) -> String {
         let checked = check_needs_of("api.service", &needs(first), |name| Ok(read(name)));
-        checked.err().map(|failure| format!("{failure} [{}]", failure.hints().join("; "))).unwrap_or_default()
+        checked
+            .err()
+            .map(|failure| format!("{failure} [{}]", failure.hint_texts().join("; ")))
+            .unwrap_or_default()
     }
 
     #[test]
@@ -131,7 +134,7 @@ mod tests {
         let facts = UnitFacts { requisites: vec!["db.service".to_owned()], ..needs(&["db.service"]) };
         let down = UnitFacts { active: ActiveState::Inactive, ..needs(&[]) };
         let failure = check_needs_of("api.service", &facts, |_| Ok(down.clone())).unwrap_err();
-        assert_eq!(failure.hints(), ["systemctl start db.service"]);
+        assert_eq!(failure.hint_texts(), ["systemctl start db.service"]);
         check_needs_of("api.service", &facts, |_| Ok(needs(&[]))).unwrap();
     }
 

@@ -11,6 +11,7 @@ use refresh_programs::systemd::unit::{ActiveState, Assertion, FailedCommand, Uni
 use refresh_settings::layout::Layout;
 use refresh_settings::names::UnitName;
 use refresh_system::error::{Failure, Outcome};
+use refresh_system::hint::Hint;
 use refresh_system::{checkpoint, clock, interrupt};
 
 /// How often an interruption is checked while systemd starts the unit.
@@ -55,7 +56,7 @@ impl Systemd {
             return Ok(Started::new(running, StartedHow::RanAlready, Vec::new()));
         }
         if let Some(why) = not_loaded(&self.unit, &before) {
-            return Err(Failure::new(why).hint(format!("systemctl status {unit}")));
+            return Err(Failure::new(why).command("systemctl status", &[&unit]));
         }
         *self.last_start() = LastStart::Vain;
         let mut warnings = Vec::new();
@@ -114,7 +115,8 @@ impl Systemd {
             interrupt::check()?;
             if clock::monotonic() >= end {
                 return Err(Failure::new(format!("systemd has not started {} in {limit:.0?}", self.unit))
-                    .hint(format!("systemctl status {}; systemctl list-jobs", self.unit)));
+                    .command("systemctl status", &[&self.unit])
+                    .command("systemctl list-jobs", &[]));
             }
         }
     }
@@ -143,31 +145,32 @@ fn not_asserted(layout: &Layout, unit: &UnitName, facts: &UnitFacts) -> Failure 
     let failed = Some(with(Some(false))).filter(|failed| !failed.is_empty()).unwrap_or_else(|| with(None));
     let what = if failed.is_empty() { "an assertion".to_owned() } else { failed.join(" or ") };
     Failure::new(format!("{what} of {unit} does not hold, so systemd does not start it"))
-        .hint(format!("systemctl cat {unit}"))
+        .command("systemctl cat", &[&unit])
 }
 
 /// Returns why a unit does not run after its start.
 pub(super) fn why_not(unit: &UnitName, result: &JobResult, facts: &UnitFacts) -> Failure {
-    let logs = "ladylinux-refresh service logs";
+    let logs = Hint::command("ladylinux-refresh service logs", &[]);
     let exit = last_exit(facts).map(|exit| exit.how);
     let failure = match (result, facts.result.as_str()) {
         (JobResult::Dependency, _) => {
             return Failure::new(format!("a unit that {unit} requires could not be started"))
-                .hint(format!("systemctl list-dependencies {unit}; systemctl --failed"));
+                .command("systemctl list-dependencies", &[&unit])
+                .command("systemctl --failed", &[]);
         }
         (JobResult::Canceled, _) => {
             return Failure::new(format!("another request replaced this start of {unit}"))
-                .hint("systemctl list-jobs");
+                .command("systemctl list-jobs", &[]);
         }
         (JobResult::Done | JobResult::Unheard, _) if facts.is_down() && !facts.conditions_held => {
             return Failure::new(format!("a condition of {unit} does not hold, so systemd skips its start"))
-                .hint(format!("systemctl status {unit}"));
+                .command("systemctl status", &[&unit]);
         }
         (_, "start-limit-hit") => {
             return Failure::new(format!(
                 "systemd gave {unit} up: it was started too often in a short time (\"start request repeated too quickly\")"
             ))
-            .hint(format!("systemctl reset-failed {unit}"))
+            .command("systemctl reset-failed", &[&unit])
             .hint(logs);
         }
         (JobResult::Timeout, other) if other != "timeout" => {
@@ -188,7 +191,7 @@ pub(super) fn why_not(unit: &UnitName, result: &JobResult, facts: &UnitFacts) ->
         _ => Failure::new(format!("{unit} ended as soon as it was started")),
     };
     if let Some(command) = facts.failed_commands.first() {
-        return failure.because(failed_command(command)).hint(format!("systemctl cat {unit}")).hint(logs);
+        return failure.because(failed_command(command)).command("systemctl cat", &[&unit]).hint(logs);
     }
     let failure = match exit {
         Some(how) => failure.because(Failure::new(exit_in_words(how))),
@@ -251,7 +254,7 @@ mod tests {
     fn rw_7_1b_a_unit_that_systemd_gave_up_says_so_and_how_to_go_on() {
         let failure = why_not(&UnitName::usual(), &JobResult::Failed, &failed("start-limit-hit", 3));
         assert!(failure.summary().contains("too often"), "{failure}");
-        assert_eq!(failure.hints()[0], "systemctl reset-failed ladylinux-api.service");
+        assert_eq!(failure.hint_texts()[0], "systemctl reset-failed ladylinux-api.service");
     }
 
     #[test]

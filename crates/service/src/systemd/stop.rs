@@ -105,7 +105,8 @@ impl Systemd {
                 }
                 if clock::monotonic() >= end {
                     return Err(Failure::new(format!("systemd has not stopped it in {limit:.0?}"))
-                        .hint(format!("systemctl status {unit}; systemctl list-jobs")));
+                        .command("systemctl status", &[&unit])
+                        .command("systemctl list-jobs", &[]));
                 }
             };
             let after = self.facts(bus)?;
@@ -120,7 +121,8 @@ impl Systemd {
             }
         }
         Err(Failure::new(format!("it still runs after {ATTEMPTS} requests to stop it: {result}"))
-            .hint(format!("systemctl status {unit}; systemctl list-jobs")))
+            .command("systemctl status", &[&unit])
+            .command("systemctl list-jobs", &[]))
     }
 }
 

@@ -10,6 +10,7 @@ use refresh_programs::systemd::unit::{ActiveState, LoadState};
 use refresh_settings::names::UnitName;
 use refresh_system::clock;
 use refresh_system::error::{Context as _, Failure, Outcome};
+use refresh_system::hint::Hint;
 
 impl Systemd {
     /// Stops the service and the units with it: first those that it can do without, so that the service is down no longer
@@ -71,7 +72,7 @@ impl Systemd {
             return Ok(before.invocation);
         }
         if let Some(why) = not_loaded(unit, &before) {
-            return Err(Failure::new(why).hint(format!("systemctl status {unit}")));
+            return Err(Failure::new(why).command("systemctl status", &[&unit]));
         }
         bus.remember(unit.as_str())?;
         bus.reset_failed(unit.as_str())?;
@@ -102,7 +103,7 @@ impl Systemd {
                     "{unit}, which is started with {}, did not stay up",
                     self.unit
                 ))
-                .hint(format!("journalctl -u {unit}")));
+                .command("journalctl -u", &[&unit]));
             }
         }
         Ok(())
@@ -118,11 +119,11 @@ impl Systemd {
             let facts = bus.unit(unit.as_str())?;
             if let Some(why) = not_loaded(unit, &facts) {
                 let hint = match facts.load {
-                    LoadState::Masked => format!("systemctl unmask {unit}"),
-                    _ => format!(
+                    LoadState::Masked => Hint::command("systemctl unmask", &[unit]),
+                    _ => Hint::Text(format!(
                         "take it out of `also` under [service] in {}",
                         self.layout.host_file().display()
-                    ),
+                    )),
                 };
                 return Err(Failure::new(format!("service.also: {why}")).hint(hint));
             }

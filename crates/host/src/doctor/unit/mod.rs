@@ -100,7 +100,7 @@ pub(super) fn drift(examined: &Examined, unit: &Unit) -> Findings {
             // Without a hint the mirror could not be read.
             let Some(by_hand) = failure.hints().pop() else { return Err(failure) };
             let why = "the right one is unknown, so the installed one is compared with none";
-            return Ok(vec![Found::note(failure.chain().join(": "), why, by_hand)]);
+            return Ok(vec![Found::note(failure.chain().join(": "), why, by_hand.to_string())]);
         }
     };
     let path = &brought.path;

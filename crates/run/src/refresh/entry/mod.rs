@@ -61,7 +61,7 @@ pub(crate) fn check(on: &Installation, release: &Release, generation: &Generatio
             let answer: CompileResponse = on.units.call(&job, OPERATION, &request)?;
             let Some(problem) = answer.problem else { return Ok(()) };
             Err(Failure::new(format!("{} does not compile: {problem}", path.display()))
-                .hint("push a commit in which it compiles, then: ladylinux-refresh run")
+                .command_for("push a commit in which it compiles, then", "ladylinux-refresh run", &[])
                 .hint(format!(
                     "or leave this check out with `import_check = \"off\"` under [python] in {}",
                     on.layout.host_file().display()
@@ -108,7 +108,7 @@ fn missing(program: &ServiceProgram, entry: &Entry, looked: &[PathBuf]) -> Failu
         looked.join(", ")
     ))
     .hint(program.change.clone())
-    .hint("or push a commit that brings it, then: ladylinux-refresh run")
+    .command_for("or push a commit that brings it, then", "ladylinux-refresh run", &[])
 }
 
 /// Returns whether an environment has a module or package of that name.
