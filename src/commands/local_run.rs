@@ -166,7 +166,7 @@ fn look(on: &Installation, request: &RunRequest, run: &RunId) -> Outcome<(Target
     keep_down(on)?;
     confinement::check(on)?;
     let mut observed = Observed::of(on)?;
-    let checked = preflight::check(on, &observed);
+    let checked = preflight::check(on, &observed, request.makes());
     interrupt::check()?;
     let mut warnings = checked?;
     warnings.extend(trust::ignored(&on.layout).map(|ignored| ignored.to_string()));

@@ -8,6 +8,7 @@ use refresh_installation::exit::{Ended, Error};
 use refresh_installation::installation::Installation;
 use refresh_installation::{history, status_file};
 use refresh_run::plan;
+use refresh_run::plan::space::Makes;
 use refresh_run::plan::{Coming, Observed, Plan, Target, confinement, preflight};
 use refresh_run::refresh;
 use refresh_settings::ModelCheck;
@@ -70,7 +71,7 @@ fn next_after_refusal(args: &PlanArgs, failure: &Failure) -> String {
 fn make(on: &Installation, branch: Option<BranchName>, models: Option<ModelCheck>) -> Outcome<Plan> {
     confinement::check(on)?;
     let observed = Observed::of(on)?;
-    let warnings = preflight::check(on, &observed)?;
+    let warnings = preflight::check(on, &observed, Makes::New)?;
     for warning in &warnings {
         on.runner.events().warn(warning);
     }

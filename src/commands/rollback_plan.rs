@@ -7,6 +7,7 @@ use refresh_installation::history;
 use refresh_installation::history::Now;
 use refresh_installation::installation::Installation;
 use refresh_run::plan::rollback::{Pair, RollbackPlan};
+use refresh_run::plan::space::Makes;
 use refresh_run::plan::{Observed, confinement, preflight};
 use refresh_settings::layers::Overrides;
 use refresh_settings::layout::Layout;
@@ -38,7 +39,7 @@ pub(super) fn show(layout: &Layout, args: &RollbackArgs, run: Option<&RunId>) ->
 fn read(on: &Installation, run: Option<&RunId>) -> Outcome<RollbackPlan> {
     confinement::check(on)?;
     let observed = Observed::of(on)?;
-    for warning in preflight::check(on, &observed)? {
+    for warning in preflight::check(on, &observed, Makes::Nothing)? {
         on.runner.events().warn(&warning);
     }
     let (commit, generation) = (observed.tree.commit.clone(), observed.live());

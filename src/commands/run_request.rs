@@ -8,6 +8,7 @@ use refresh_installation::history::Now;
 use refresh_installation::installation::Installation;
 use refresh_installation::status_file;
 use refresh_run::plan::Target;
+use refresh_run::plan::space::Makes;
 use refresh_service::deployed::Deployment;
 use refresh_service::probe;
 use refresh_service::probe::ProbeResult;
@@ -79,6 +80,14 @@ impl RunRequest {
         match self.aim {
             Aim::Branch(_) => "run",
             Aim::Earlier(_) => "rollback",
+        }
+    }
+
+    /// Returns what the run makes, as far as that is known before its target.
+    pub(super) fn makes(&self) -> Makes {
+        match self.aim {
+            Aim::Branch(_) => Makes::New,
+            Aim::Earlier(_) => Makes::Nothing,
         }
     }
 

@@ -15,6 +15,7 @@ use refresh_installation::journal::run_lock::Taken;
 use refresh_installation::status_file;
 use refresh_programs::process::Runner;
 use refresh_programs::units::Role;
+use refresh_run::plan::space::Makes;
 use refresh_run::plan::{Coming, Observed, Target, confinement, preflight};
 use refresh_run::refresh;
 use refresh_run::refresh::{begin, status};
@@ -73,7 +74,7 @@ fn read_all(on: &Installation, target: &Target) -> Outcome<Option<UpToDate>> {
     on.units.start_beforehand(Role::Inspect);
     on.units.start_beforehand(Role::Build);
     let observed = Observed::of(on)?;
-    if !preflight::check(on, &observed)?.is_empty() {
+    if !preflight::check(on, &observed, Makes::New)?.is_empty() {
         return Ok(None);
     }
     let observed = observed.with_drift(on, &[], None)?;

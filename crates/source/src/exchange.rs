@@ -25,7 +25,7 @@ use refresh_system::disk::{Moved, Owner, mounts};
 use refresh_system::error::{Failure, Outcome};
 
 use super::carry::{self, Carried};
-use super::hook_record;
+use super::{hook_record, writers};
 
 /// The version of the record.
 const SCHEMA: u32 = 1;
@@ -124,8 +124,8 @@ impl Exchange {
         for name in &self.record.prepared {
             if app.entry(name.as_path().as_os_str())?.is_none() {
                 let path = app.shown().join(name.as_path());
-                return Err(Failure::new(format!("another program has removed {}", path.display()))
-                    .command_for("find it", "fuser -v", &[&app.shown()]));
+                let failure = Failure::new(format!("another program has removed {}", path.display()));
+                return Err(writers::named(failure, &self.layout, self.owner));
             }
         }
         Ok(())
@@ -158,8 +158,8 @@ impl Exchange {
                 }
             }
         }
-        Err(Failure::new(format!("another program keeps writing into {}", app.shown().display()))
-            .command_for("find it", "fuser -v", &[&app.shown()]))
+        let failure = Failure::new(format!("another program keeps writing into {}", app.shown().display()));
+        Err(writers::named(failure, &self.layout, self.owner))
     }
 
     /// Moves preserved and git-ignored paths from the previous tree into the new one. Doing it again changes nothing.
@@ -303,12 +303,15 @@ pub(super) fn directory(layout: &Layout, path: &Path) -> Outcome<Directory> {
     Directory::open(layout.root(), path.strip_prefix(layout.root()).unwrap_or(path))
 }
 
-/// Opens `app/`; makes it, for its owner, if it is missing.
+/// Opens `app/`; makes it, for its owner, if it is missing. An owner that a hook or the application has left without rights to
+/// it gets them back: no run would lead out of that.
 fn open_app(layout: &Layout, owner: Owner) -> Outcome<Directory> {
     let app = layout.app();
     let home = directory(layout, &layout.home())?;
     let name = app.strip_prefix(layout.home()).unwrap_or(&app);
-    home.enter_or_make(name, 0o755, owner)
+    let app = home.enter_or_make(name, 0o755, owner)?;
+    app.grant(0o700)?;
+    Ok(app)
 }
 
 /// Makes sure that `app/` exists, so that a unit can be given it beforehand.

@@ -33,6 +33,7 @@ pub mod stash_restore;
 pub mod stash_show;
 mod untracked;
 pub mod work_tree;
+mod writers;
 
 use staged_assets::{KeepRequest, PlaceRequest};
 

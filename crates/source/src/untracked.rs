@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::hook_record::HookOutputs;
@@ -186,11 +187,12 @@ pub(super) fn files_below(tree: &Path, path: &Path, limit: usize) -> Vec<PathBuf
     files
 }
 
-/// Returns the space that a file or a directory takes, in bytes; what cannot be read counts as 0.
+/// Returns the space that a file or a directory takes on the disk, in bytes; what cannot be read counts as 0.
 pub(super) fn size_of(path: &Path) -> u64 {
     let Ok(found) = fs::symlink_metadata(path) else { return 0 };
     if !found.is_dir() {
-        return found.len();
+        // A sparse file takes less than its length, and a short one no block on some file systems.
+        return found.len().min(found.blocks() * 512);
     }
     fs::read_dir(path).into_iter().flatten().flatten().map(|entry| size_of(&entry.path())).sum()
 }
@@ -198,6 +200,15 @@ pub(super) fn size_of(path: &Path) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sparse_file_counts_with_the_space_that_it_takes() {
+        let directory = tempfile::tempdir().unwrap();
+        let sparse = directory.path().join("sparse");
+        disk::write_passing(&sparse, b"x", 0o644).unwrap();
+        fs::File::options().write(true).open(&sparse).unwrap().set_len(1 << 40).unwrap();
+        assert!(size_of(directory.path()) < 1 << 20, "{}", size_of(directory.path()));
+    }
     use crate::paths::TrackedFile;
     use refresh_git::history::EntryKind;
     use refresh_system::disk;

@@ -6,6 +6,7 @@ use refresh_events::run_report::Report;
 use refresh_installation::installation::Installation;
 use refresh_installation::{history, status_file};
 use refresh_programs::systemd::Bus;
+use refresh_run::plan::space::Makes;
 use refresh_run::plan::{confinement, preflight, space};
 use refresh_system::clock;
 
@@ -19,7 +20,7 @@ const LATEST: i64 = 4_102_444_800;
 /// There is room for a refresh.
 pub(super) fn space(_: &Examined, on: &Installation) -> Findings {
     refused(
-        space::check(on),
+        space::check(on, Makes::New),
         "a refresh fetches and builds before it stops the service, and is refused without room for that",
     )
 }

@@ -20,13 +20,14 @@ use refresh_system::hint::Hint;
 use refresh_system::text::aside;
 use refresh_system::text::quoted_path;
 
+use super::space::Makes;
 use super::{Observed, reach, space};
 
 /// Checks that a refresh may begin, and finds all that speaks against it. Returns what a person should know all the same.
 ///
 /// # Errors
 /// What was found.
-pub fn check(on: &Installation, observed: &Observed) -> Outcome<Vec<String>> {
+pub fn check(on: &Installation, observed: &Observed, makes: Makes) -> Outcome<Vec<String>> {
     let mut warnings = Vec::new();
     warnings.extend(ignored_units(on));
     let reached = reach::check(on, &observed.service).map(|found| warnings.extend(found));
@@ -41,7 +42,7 @@ pub fn check(on: &Installation, observed: &Observed) -> Outcome<Vec<String>> {
         repository(on, &observed.tree),
         not_mounted(on).and_then(|()| movable(on, &observed.tree)),
         remote(on),
-        space::check(on),
+        space::check(on, makes),
         on.interpreter().map(|_| ()),
         system_packages(on),
         probe(on, &observed.service),

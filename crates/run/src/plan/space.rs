@@ -24,6 +24,15 @@ const FREE_MEMORY: u64 = 96 * MIB;
 /// How many entries of an environment are added up; what is more is estimated too low.
 const ENTRIES: u64 = 500_000;
 
+/// What a run makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Makes {
+    /// It fetches a commit and may build an environment.
+    New,
+    /// It returns to what exists. A full disk may be the very reason to return.
+    Nothing,
+}
+
 /// What is to be made in one place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Need {
@@ -38,8 +47,12 @@ struct Need {
 }
 
 impl Need {
-    fn of_every_run(path: PathBuf) -> Self {
-        Self { path, bytes: FREE_BYTES, inodes: FREE_INODES, what: String::new() }
+    fn of_every_run(path: PathBuf, makes: Makes) -> Self {
+        let (bytes, inodes) = match makes {
+            Makes::New => (FREE_BYTES, FREE_INODES),
+            Makes::Nothing => (WHILE_DOWN, 1000),
+        };
+        Self { path, bytes, inodes, what: String::new() }
     }
 }
 
@@ -47,9 +60,9 @@ impl Need {
 ///
 /// # Errors
 /// A file system or the memory has less. Or the kernel cannot be asked.
-pub fn check(on: &Installation) -> Outcome<()> {
+pub fn check(on: &Installation, makes: Makes) -> Outcome<()> {
     enough_memory(&read_meminfo()?)?;
-    check_needs(&[Need::of_every_run(on.layout.state()), Need::of_every_run(on.layout.store())])
+    check_needs(&[on.layout.state(), on.layout.store()].map(|path| Need::of_every_run(path, makes)))
 }
 
 /// Checks, once the commit is known, that there is room for its tree and, where its definitions are other ones than those
@@ -57,12 +70,12 @@ pub fn check(on: &Installation) -> Outcome<()> {
 ///
 /// # Errors
 /// A file system has less. Or the mirror or the environment cannot be read.
-pub(crate) fn check_for(on: &Installation, release: &Release) -> Outcome<()> {
+pub(crate) fn check_for(on: &Installation, release: &Release, makes: Makes) -> Outcome<()> {
     let files = on.mirror.files(&release.commit)?;
     let bytes = files.iter().map(|file| on_disk(file.size.unwrap_or_default())).sum();
     let what = format!("the tree of {}", release.commit.short());
     let mut needs = vec![
-        Need::of_every_run(on.layout.store()),
+        Need::of_every_run(on.layout.store(), makes),
         Need { path: on.layout.store(), bytes, inodes: files.len() as u64, what },
     ];
     let deployed = status_file::read(&on.layout).deployed;

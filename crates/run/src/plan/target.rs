@@ -1,7 +1,10 @@
-//! The target of a run. It touches nothing.
+//! The target of a run. It changes nothing.
 
+use refresh_installation::installation::Installation;
 use refresh_service::deployed::Deployment;
 use refresh_settings::names::BranchName;
+
+use super::space::Makes;
 
 /// What a run aims at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +16,14 @@ pub enum Target {
 }
 
 impl Target {
+    /// Returns what a run to this target makes.
+    pub fn makes(&self, on: &Installation) -> Makes {
+        match self {
+            Self::Earlier(pair) if on.layout.environment(&pair.generation).is_dir() => Makes::Nothing,
+            _ => Makes::New,
+        }
+    }
+
     /// Returns the branch that `app/` ends on.
     pub fn branch(&self) -> &BranchName {
         match self {

@@ -37,7 +37,7 @@ impl Refresh<'_, Planned> {
         let staged = self.account.part(Phase::Staging, |account| {
             interrupt::check()?;
             let release = sync::ensure_release(on, account)?;
-            space::check_for(on, &release)?;
+            space::check_for(on, &release, account.target.makes(on))?;
             let generation = environment::ensure_generation(on, account, &release)?;
             entry::check(on, &release, &generation)?;
             let tree = sync::prepare_tree(on, account, &release, Some(&generation))?;

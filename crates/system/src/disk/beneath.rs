@@ -370,6 +370,19 @@ impl Directory {
         Ok(fstat(&self.fd).context(step)?.st_mode & 0o7777)
     }
 
+    /// Adds permission bits to those of the directory, if they are missing.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn grant(&self, bits: u32) -> Outcome<()> {
+        let mode = self.mode()?;
+        if mode & bits == bits {
+            return Ok(());
+        }
+        let step = || format!("cannot change the mode of {}", self.shown.display());
+        fchmod(&self.fd, Mode::from_raw_mode(mode | bits)).context(step)
+    }
+
     /// Makes every change of an entry durable.
     ///
     /// # Errors

@@ -1,0 +1,115 @@
+//! What hooks and other programs do to `app/` while a run works there, on machines with systemd.
+
+use crate::lab;
+
+use lab::{Lab, Machine, until};
+
+const UNIT: &str = "[Unit]\nDescription=LadyLinux API\n[Service]\nUser=ladylinux\n\
+    WorkingDirectory=/opt/ladylinux/app\nExecStart=/usr/bin/python3 server.py\n\
+    [Install]\nWantedBy=multi-user.target\n";
+
+/// Answers with the version.
+const SERVER: &str = "import http.server, pathlib\n\
+    class Handler(http.server.BaseHTTPRequestHandler):\n\
+    \x20   def do_GET(self):\n\
+    \x20       body = pathlib.Path('version.txt').read_bytes()\n\
+    \x20       self.send_response(200)\n\
+    \x20       self.send_header('Content-Length', str(len(body)))\n\
+    \x20       self.end_headers()\n\
+    \x20       self.wfile.write(body)\n\
+    http.server.ThreadingHTTPServer(('', 8000), Handler).serve_forever()\n";
+
+/// Removes files of the tree again and again.
+const REMOVER: &str = "import os\n\
+    while True:\n\
+    \x20   for number in range(1, 21):\n\
+    \x20       try:\n\
+    \x20           os.unlink(f'/opt/ladylinux/app/file-{number}')\n\
+    \x20       except OSError:\n\
+    \x20           pass\n";
+
+/// How often a run may escape it.
+const TRIES: usize = 30;
+
+fn set_up(machine: &Machine) {
+    machine.prepare_small_host(&[("server.py", SERVER), ("requirements.txt", "")], UNIT);
+    machine.write(
+        "/etc/ladylinux/refresh.toml",
+        "[remote]\nurl = \"file:///srv/app.git\"\nallow = [\"file\"]\n\
+         [probe]\nurl = \"http://127.0.0.1:8000/\"\ndeadline = \"30s\"\nsettle = \"300ms\"\n",
+    );
+    machine.refresh("init").expect(0);
+    machine.refresh("run").expect(0);
+}
+
+#[test]
+fn rw_7_1b_a_program_that_writes_into_the_tree_in_step_2_is_named_with_its_unit() {
+    let Some(lab) = Lab::open() else { return };
+    let machine = Machine::copy_of(&lab, "in-the-way", set_up);
+    until("the service", || machine.version());
+    machine.write(
+        "/etc/systemd/system/llm.service",
+        "[Service]\nUser=ladylinux\nExecStart=/usr/bin/python3 /srv/llm.py\n",
+    );
+    machine.write("/srv/llm.py", REMOVER);
+    machine.exec("systemctl daemon-reload && systemctl start llm").expect(0);
+    // A tree with many entries, so that the moves take their time.
+    machine.exec("cd /srv/work && for number in $(seq 400); do : >file-$number; done").expect(0);
+    machine.push_version("two");
+    let words = "another program has removed /opt/ladylinux/app/file-";
+    let caught = (0..TRIES).map(|_| machine.refresh("run")).find(|ran| ran.all().contains(words));
+    let Some(caught) = caught else { panic!("no run was disturbed") };
+    caught
+        .expect(1)
+        .says("(/usr/bin/python3 /srv/llm.py) of llm.service")
+        .says("systemctl stop llm.service")
+        .says("add \"llm.service\" to `also`");
+    machine.exec("systemctl stop llm").expect(0);
+    machine.refresh("run").expect(0);
+    assert_eq!(machine.version().as_deref(), Some("two"));
+}
+
+#[test]
+fn rw_7_1a_out_of_a_tree_that_a_hook_has_closed_or_emptied_a_rollback_and_a_run_lead() {
+    let Some(lab) = Lab::open() else { return };
+    let machine = Machine::copy_of(&lab, "in-the-way", set_up);
+    for (number, command) in
+        ["chmod 000 .", "chmod 000 server.py .git", "rm -rf ./* .git"].into_iter().enumerate()
+    {
+        let hook = format!(
+            "[[hook]]\nname = \"harm\"\nkind = \"check\"\ncommand = [\"sh\", \"-c\", \"{command}\"]\n"
+        );
+        machine.write("/srv/work/refresh.toml", &hook);
+        let before = until("the service", || machine.version());
+        machine.push_version(&format!("harmed-{number}"));
+        machine.refresh("run").expect(1).says("stopped and fenced");
+        machine.refresh("rollback").expect(0);
+        assert_eq!(machine.version(), Some(before), "{command}");
+        machine.refresh("run").expect(1);
+        machine.exec("rm /srv/work/refresh.toml").expect(0);
+        let repaired = format!("repaired-{number}");
+        machine.push_version(&repaired);
+        machine.refresh("run").expect(0);
+        assert_eq!(machine.version(), Some(repaired), "{command}");
+    }
+}
+
+#[test]
+fn rw_7_1a_where_a_full_disk_refuses_a_run_a_rollback_leads_out() {
+    let Some(lab) = Lab::open() else { return };
+    let machine = Machine::copy_of(&lab, "in-the-way", set_up);
+    let before = until("the service", || machine.version());
+    machine.write("/srv/work/server.py", "raise SystemExit('no')\n");
+    machine.push_version("two");
+    machine.refresh("run").expect(1);
+    let state = "/var/lib/ladylinux-refresh";
+    let line = format!(
+        "mkdir /srv/small && size=$(du --summarize --block-size=1M {state} | cut --fields=1) && \
+         mount -t tmpfs -o size=$((size + 60))m,mode=755 none /srv/small && cp -a {state}/. /srv/small/ && \
+         mount --bind /srv/small {state}"
+    );
+    machine.exec(&line).expect(0);
+    machine.refresh("run").expect(3).says("MiB free; 256 are needed");
+    machine.refresh("rollback").expect(0);
+    assert_eq!(machine.version(), Some(before));
+}
