@@ -81,3 +81,42 @@ fn rw_5_1_rw_5_5_no_request_fails_through_refreshes_of_an_application_under_uvic
     }
     assert_eq!(host.version().as_deref(), Some(&*(last - 1).to_string()), "the rollback");
 }
+
+#[test]
+fn rw_5_5_a_service_with_tls_is_recognised_by_init_and_refreshed_with_and_without_a_socket_unit() {
+    let Some(lab) = Lab::open() else { return };
+    let options =
+        "bin/uvicorn server:app --port 8000 --ssl-keyfile /srv/tls/key.pem --ssl-certfile /srv/tls/cert.pem";
+    let unit = UNIT.replace("bin/python server.py", options);
+    let host = Host::with(&lab, &[("server.py", APPLICATION), ("requirements.txt", REQUIREMENTS)], &unit);
+    let make = "mkdir /srv/tls && cd /srv/tls && openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 \
+                -nodes -days 2 -subj /CN=lady.example -addext subjectAltName=DNS:lady.example -keyout key.pem \
+                -out cert.pem && cp cert.pem /etc/authority.pem && chown -R ladylinux /srv/tls && \
+                rm /etc/ladylinux/refresh.toml";
+    host.machine.exec(make).expect(0);
+    host.tool("init --repo file:///srv/app.git --allow file --branch main").expect(0);
+    let settings = host.machine.read("/etc/ladylinux/refresh.toml").unwrap_or_default();
+    assert!(settings.contains("\nurl = \"https://127.0.0.1:8000/\""), "{settings}");
+    host.tool("run").expect(0).says("Refreshed").says("HTTP 200");
+    host.tool("init --socket").expect(0).says("set up ladylinux-api.socket");
+    for version in ["1", "2"] {
+        host.push(version);
+        host.tool("run").expect(0).says("Refreshed");
+    }
+    host.tool("run").expect(0).says("stays open");
+    host.tool("run --if-changed").expect(0).says("Already current");
+    let checked = |file: &str| {
+        let lines = format!("[probe]\nca_file = \"{file}\"\nheaders = {{ Host = \"lady.example\" }}\n");
+        host.machine.write("/etc/ladylinux/refresh.toml", &settings.replace("[probe]\n", &lines));
+    };
+    checked("/etc/authority.pem");
+    host.tool("run").expect(0).says("HTTP 200");
+    // The service user could replace this one.
+    checked("/srv/tls/cert.pem");
+    host.tool("run").expect(3).says("is no file of root's");
+    assert_eq!(host.state("ladylinux-api.service"), "active running success");
+    let left = "systemctl list-units --all --plain --no-legend 'ladylinux-refresh-probe-*'";
+    until("no unit of the health check is left", || {
+        host.machine.exec(left).expect(0).out.trim().is_empty().then_some(())
+    });
+}
