@@ -57,6 +57,7 @@ impl Server {
     fn probe(&self) -> ResolvedProbe {
         ResolvedProbe {
             url: self.url.clone(),
+            credentials: None,
             socket: None,
             tls: None,
             headers: BTreeMap::new(),
@@ -247,6 +248,7 @@ fn rw_5_5_a_service_that_is_slow_to_listen_is_waited_for() {
         let port = service::free_port();
         let probe = ResolvedProbe {
             url: format!("http://127.0.0.1:{port}/"),
+            credentials: None,
             socket: None,
             tls: None,
             headers: BTreeMap::new(),
@@ -361,4 +363,47 @@ fn a_server_that_speaks_something_else_or_hangs_up_is_a_problem_and_not_a_failur
     assert!(!problem(&garbage.probe()).is_empty());
     let silent = Server::new(vec![Some(String::new())]);
     assert!(!problem(&silent.probe()).is_empty());
+}
+
+#[test]
+fn rw_5_5_a_text_in_a_large_or_endless_answer_is_found_and_a_large_object_is_read() {
+    let large = format!("{}the end", "x".repeat(5 << 20));
+    let answer = |text: &str| format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", large.len());
+    let server = Server::new(vec![Some(answer(&large))]);
+    let body = |server: &Server, text: &str| ResolvedProbe { body: Some(text.to_owned()), ..server.probe() };
+    let is_good = |probe: &ResolvedProbe| {
+        let result = probe_once(probe, &units()).unwrap();
+        assert!(matches!(result, ProbeResult::Good { .. }), "{result}");
+    };
+    is_good(&body(&server, "the end"));
+    is_good(&body(&server, "xthe"));
+    assert!(problem(&body(&server, "no such text")).contains("does not contain"));
+    // It promises more than ever comes.
+    let endless = "HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\n\r\ndata: ready\n\n";
+    let endless = Open::new(endless);
+    is_good(&ResolvedProbe { url: endless.url.clone(), ..body(&server, "ready") });
+    let object = format!("{{\"fill\":\"{}\",\"ok\":true}}", "x".repeat(3 << 20));
+    let server = Server::new(vec![http("200 OK", &object)]);
+    is_good(&ResolvedProbe { json: Some(("ok".to_owned(), "true".to_owned())), ..server.probe() });
+}
+
+/// A server that answers and leaves each connection open.
+struct Open {
+    url: String,
+}
+
+impl Open {
+    fn new(answer: &'static str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            let mut open = Vec::new();
+            for stream in listener.incoming().flatten() {
+                let kept = stream.try_clone().unwrap();
+                reply(stream, answer);
+                open.push(kept);
+            }
+        });
+        Self { url }
+    }
 }

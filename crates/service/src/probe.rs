@@ -67,10 +67,12 @@ pub fn resolve(
         Some(socket) => check_socket(&url, &socket.file)?,
         None => check_url(&url)?,
     }
+    let (url, credentials) = without_credentials(url);
     let tls = tls_of(&url, probe)?;
     let json = probe.json.as_ref().map(|(field, value)| (field.clone(), fill_in(value, deployed)));
     Ok(ResolvedProbe {
         url,
+        credentials,
         socket,
         tls,
         headers: probe.headers.clone(),
@@ -80,6 +82,26 @@ pub fn resolve(
         deadline: probe.deadline,
         settle: probe.settle,
     })
+}
+
+/// Takes the credentials out of a URL.
+fn without_credentials(url: String) -> (String, Option<String>) {
+    let Some((scheme, rest)) = url.split_once("://") else { return (url, None) };
+    let host = &rest[..rest.find(['/', '?']).unwrap_or(rest.len())];
+    let Some((credentials, _)) = host.rsplit_once('@') else { return (url, None) };
+    (format!("{scheme}://{}", &rest[credentials.len() + 1..]), Some(credentials.to_owned()))
+}
+
+/// Checks that the host of a probe has an address, so that one is not missing only after the stop.
+///
+/// # Errors
+/// It has none.
+pub fn check_host(probe: &ResolvedProbe) -> Outcome<()> {
+    if probe.socket.is_some() || !addresses(probe).is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new(format!("the health check cannot ask {}: its host has no address", probe.url))
+        .hint("set probe.url, for instance http://127.0.0.1:8000/, or write the name to /etc/hosts"))
 }
 
 fn check_socket(url: &str, file: &Path) -> Outcome<()> {

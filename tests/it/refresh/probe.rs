@@ -73,3 +73,51 @@ fn rw_5_5_a_service_on_a_socket_in_the_file_system_is_asked_there() {
     host.configure("", "url = \"unix:api.sock\"\n");
     host.tool(["run"]).expect(3).says("no absolute path");
 }
+
+/// A service for those who have the password.
+const WITH_PASSWORD: &str = r#"
+import base64, http.server, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        is_known = self.headers["Authorization"] == "Basic " + base64.b64encode(b"probe:s3cret").decode()
+        self.send_response(200 if is_known else 401)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+    def log_message(self, *arguments):
+        pass
+class Server(http.server.ThreadingHTTPServer):
+    allow_reuse_address = True
+Server(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"#;
+
+#[test]
+fn rw_7_1b_credentials_in_the_url_of_the_health_check_are_used_and_shown_nowhere() {
+    let host = Host::running();
+    host.push(&[("server.py", WITH_PASSWORD)]);
+    host.tool(["service", "stop"]).expect(0);
+    let url = |user: &str| format!("url = \"http://{user}127.0.0.1:{}/\"\nstatus = 200\n", host.port);
+    host.configure("", &url("probe:s3cret@"));
+    let mut seen = vec![host.tool(["run"]).expect(0)];
+    seen.push(host.tool(["status"]).expect(0).says("http://127.0.0.1:"));
+    seen.push(host.tool(["status", "--json"]).expect(0));
+    seen.push(host.tool(["plan"]).expect(0));
+    host.configure("", &url("probe:wr0ng@"));
+    seen.push(host.tool(["run"]).expect(3).says("status 401 instead of 200"));
+    for ran in seen {
+        assert!(!ran.all().contains("s3cret") && !ran.all().contains("wr0ng"), "{}", ran.all());
+    }
+    let report = host.report().to_string();
+    assert!(!report.contains("s3cret"), "{report}");
+}
+
+#[test]
+fn rw_7_1b_a_host_without_an_address_is_refused_also_where_the_service_is_stopped() {
+    let host = Host::running();
+    host.push(&[("version.txt", "two\n")]);
+    host.tool(["service", "stop"]).expect(0);
+    host.configure("", &format!("url = \"http://no-such-host.invalid:{}/\"\n", host.port));
+    host.tool(["run"]).expect(3).says("its host has no address").says("probe.url");
+    assert!(!host.fenced());
+    host.configure("", "");
+    host.tool(["run"]).expect(0);
+}

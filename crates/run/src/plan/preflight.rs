@@ -337,7 +337,7 @@ pub fn system_packages(on: &Installation) -> Outcome<()> {
 pub fn probe(on: &Installation, service: &ServiceState) -> Outcome<()> {
     let number = on.port()?;
     let env_file = on.env_file()?;
-    probe::resolve(&on.settings.probe, &env_file, None)?;
+    probe::check_host(&probe::resolve(&on.settings.probe, &env_file, None)?)?;
     // Without a unit any process of the application is a stranger; the check of the unit reports who it is.
     if matches!(service, ServiceState::NotInstalled { .. }) {
         return Ok(());

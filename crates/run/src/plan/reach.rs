@@ -244,6 +244,7 @@ mod tests {
     fn probe(url: &str) -> ResolvedProbe {
         ResolvedProbe {
             url: url.to_owned(),
+            credentials: None,
             socket: None,
             tls: None,
             headers: std::collections::BTreeMap::new(),

@@ -19,14 +19,16 @@ use refresh_system::error::Outcome;
 
 /// How long one request may take.
 pub(crate) const REQUEST: Duration = Duration::from_secs(5);
-/// How much of an answer is read where its content counts.
-const BODY_LIMIT: u64 = 1 << 20;
+/// How many bytes of an answer are read where its content counts.
+const CONTENT: usize = 8 << 20;
 
 /// A probe with everything filled in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResolvedProbe {
-    /// The whole URL; of a socket in the file system `unix:PATH`.
+    /// The whole URL, without credentials; of a socket in the file system `unix:PATH`.
     pub url: String,
+    /// The credentials of the URL. They are in no message and in no report.
+    pub credentials: Option<String>,
     /// The socket in the file system that is asked instead of an address.
     pub socket: Option<AtSocket>,
     /// How TLS is spoken; `None` for plain http.
@@ -136,16 +138,24 @@ impl Resolver for KnownAddress {
     }
 }
 
+/// Returns the URL of the request: the connector speaks TLS, which the library would refuse to.
+fn url_to_ask(probe: &ResolvedProbe) -> String {
+    if let Some(socket) = &probe.socket {
+        return format!("http://localhost{}", socket.path);
+    }
+    let url = probe.url.replacen(HTTPS, "http://", 1);
+    match &probe.credentials {
+        Some(credentials) => url.replacen("://", &format!("://{credentials}@"), 1),
+        None => url,
+    }
+}
+
 pub(super) fn ask_as(agent: &ureq::Agent, probe: &ResolvedProbe, limit: Duration) -> ProbeResult {
     let bad = |problem: String| ProbeResult::Bad { problem };
-    let url = match &probe.socket {
-        Some(socket) => format!("http://localhost{}", socket.path),
-        // The connector speaks TLS; the library would refuse to.
-        None => probe.url.replacen(HTTPS, "http://", 1),
-    };
+    let url = url_to_ask(probe);
     let request = agent.get(&url).config().timeout_global(Some(limit)).build();
     let request = probe.headers.iter().fold(request, |request, (name, value)| request.header(name, value));
-    let mut response = match request.header("connection", "close").call() {
+    let response = match request.header("connection", "close").call() {
         Ok(response) => response,
         Err(error) => return bad(describe(&error, limit)),
     };
@@ -158,13 +168,38 @@ pub(super) fn ask_as(agent: &ureq::Agent, probe: &ResolvedProbe, limit: Duration
     if probe.json.is_none() && probe.body.is_none() {
         return ProbeResult::Good { status };
     }
-    let bytes = match response.body_mut().with_config().limit(BODY_LIMIT).read_to_vec() {
-        Ok(bytes) => bytes,
-        Err(error) => return bad(format!("status {status}, but {}", describe(&error, limit))),
-    };
-    match content_problem(probe, &bytes) {
-        Some(problem) => bad(problem),
-        None => ProbeResult::Good { status },
+    match content(probe, response.into_body().into_reader()) {
+        Err(error) => bad(format!("status {status}, but {}", describe(&error.into(), limit))),
+        Ok(bytes) => match content_problem(probe, &bytes) {
+            Some(problem) => bad(problem),
+            None => ProbeResult::Good { status },
+        },
+    }
+}
+
+/// Reads an answer: all of it for a field of JSON; for a text as far as that comes, since an answer may have no end.
+fn content(probe: &ResolvedProbe, mut answer: impl std::io::Read) -> std::io::Result<Vec<u8>> {
+    let text = probe.body.as_ref().filter(|_| probe.json.is_none()).map(String::as_bytes);
+    let (mut bytes, mut part) = (Vec::new(), vec![0; 64 << 10]);
+    loop {
+        let count = answer.read(&mut part)?;
+        let known = bytes.len();
+        bytes.extend_from_slice(part.get(..count).unwrap_or_default());
+        // The text may have begun in the part before.
+        let new = &bytes[known.saturating_sub(text.map_or(0, <[u8]>::len))..];
+        let has_come =
+            text.is_some_and(|text| text.is_empty() || new.windows(text.len()).any(|it| it == text));
+        if count == 0 || has_come {
+            return Ok(bytes);
+        }
+        if bytes.len() > CONTENT {
+            let what = if text.is_some() {
+                "the first 8 MiB of it do not contain the text"
+            } else {
+                "it has more than 8 MiB"
+            };
+            return Err(std::io::Error::other(what));
+        }
     }
 }
 

@@ -285,8 +285,8 @@ pub(super) fn in_words(error: &Error) -> Option<String> {
 
 fn certificate_problem(error: &CertificateError) -> String {
     use CertificateError::{
-        Expired, ExpiredContext, NotValidForName, NotValidForNameContext, NotValidYet, NotValidYetContext,
-        UnknownIssuer,
+        BadSignature, Expired, ExpiredContext, NotValidForName, NotValidForNameContext, NotValidYet,
+        NotValidYetContext, UnknownIssuer,
     };
     match error {
         Expired | ExpiredContext { .. } => "has expired".to_owned(),
@@ -295,10 +295,17 @@ fn certificate_problem(error: &CertificateError) -> String {
         }
         UnknownIssuer => "has an issuer that probe.ca_file does not hold".to_owned(),
         NotValidForNameContext { expected, presented } => {
-            let names = if presented.is_empty() { "no name".to_owned() } else { presented.join(", ") };
-            format!("is not for the name {}, but for {names}", expected.to_str())
+            let expected = expected.to_str();
+            if presented.is_empty() {
+                format!("is not for the name {expected}: it has no names (subjectAltName)")
+            } else {
+                format!("is not for the name {expected}, but for {}", presented.join(", "))
+            }
         }
         NotValidForName => "is for another name".to_owned(),
+        BadSignature => {
+            "has a signature that does not count: the key is too short, or another one signed it".to_owned()
+        }
         other => format!("does not count: {other}"),
     }
 }
