@@ -113,3 +113,20 @@ fn rw_7_1a_where_a_full_disk_refuses_a_run_a_rollback_leads_out() {
     machine.refresh("rollback").expect(0);
     assert_eq!(machine.version(), Some(before));
 }
+
+#[test]
+fn rw_5_4_what_a_hook_leaves_running_ends_with_it_and_no_process_of_the_run_is_taken_for_that() {
+    let Some(lab) = Lab::open() else { return };
+    let machine = Machine::copy_of(&lab, "in-the-way", set_up);
+    let hook = "[[hook]]\nname = \"leaves\"\nkind = \"check\"\n\
+                command = [\"sh\", \"-c\", \"setsid sleep 12345 & sleep 0.2\"]\n";
+    machine.write("/srv/work/refresh.toml", hook);
+    for version in ["two", "three"] {
+        machine.push_version(version);
+        machine.refresh("run").expect(0);
+    }
+    let ran = machine.refresh("rollback").expect(0);
+    assert!(!ran.all().contains("left running"), "{}", ran.all());
+    machine.exec("pgrep --full [s]leep.12345").expect(1);
+    assert_eq!(machine.version().as_deref(), Some("two"));
+}

@@ -149,7 +149,7 @@ fn rw_5_2b_a_tag_with_the_name_of_the_branch_is_not_taken_for_it() {
     let (commit, _) = deploy(&world, &on, "r1", &[]);
     assert_eq!(commit, tip);
     let failure = on.mirror.ensure(&run("r2"), &branch("other")).unwrap_err();
-    assert!(message(&failure).contains("no branch other"), "{}", message(&failure));
+    assert!(message(&failure).contains("other is a tag"), "{}", message(&failure));
 }
 
 #[test]

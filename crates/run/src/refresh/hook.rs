@@ -91,10 +91,13 @@ pub(super) fn run_hook(
         .keep(Keep::Narrated(hook.name.clone()));
     let job = Job { deadline: hook.deadline, ..place.job.clone() };
     let finished = on.units.run(&job, &program);
-    // A unit of systemd has ended with all its processes. Elsewhere a descendant that left its group still carries the mark of the run.
-    let register = on.layout.run(&account.report.run).join(recover::CHILDREN);
-    for process in leftover::end(&account.report.run, &register, LEFTOVER_PATIENCE)? {
-        account.note(&format!("ended what the hook {} left running: {process}", hook.name));
+    // A unit of systemd has ended with all its processes, and a unit that waits for its job carries the mark of the run as well.
+    // Elsewhere a descendant that left its group still carries that mark.
+    if !on.units.can_bind() {
+        let register = on.layout.run(&account.report.run).join(recover::CHILDREN);
+        for process in leftover::end(&account.report.run, &register, LEFTOVER_PATIENCE)? {
+            account.note(&format!("ended what the hook {} left running: {process}", hook.name));
+        }
     }
     let finished = finished?;
     if finished.succeeded() {
