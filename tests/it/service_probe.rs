@@ -407,3 +407,24 @@ impl Open {
         Self { url }
     }
 }
+
+#[test]
+fn rw_5_5_answers_as_servers_give_them_are_read() {
+    let chunks: String = "the body".chars().map(|letter| format!("1\r\n{letter}\r\n")).collect();
+    for (what, answer) in [
+        ("HTTP/1.0 without a length", "HTTP/1.0 200 OK\r\n\r\nthe body".to_owned()),
+        ("chunks of one byte", format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}0\r\nX-End: 1\r\n\r\n")),
+        ("an early hint", "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nthe body".to_owned()),
+        ("a continuation", "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nthe body".to_owned()),
+        ("no reason", "HTTP/1.1 200\r\nContent-Length: 8\r\n\r\nthe body".to_owned()),
+        ("the length twice", "HTTP/1.1 200 OK\r\nContent-Length: 8\r\nContent-Length: 8\r\n\r\nthe body".to_owned()),
+        ("a kept connection", "HTTP/1.1 200 OK\r\nConnection: keep-alive\r\nContent-Length: 8\r\n\r\nthe body".to_owned()),
+    ] {
+        let server = Server::new(vec![Some(answer)]);
+        let probe = ResolvedProbe { body: Some("the body".to_owned()), ..server.probe() };
+        let result = probe_once(&probe, &units()).unwrap();
+        assert!(matches!(result, ProbeResult::Good { status: 200 }), "{what}: {result}");
+    }
+    let empty = Server::new(vec![Some("HTTP/1.1 204 No Content\r\n\r\n".to_owned())]);
+    assert!(matches!(probe_once(&empty.probe(), &units()).unwrap(), ProbeResult::Good { status: 204 }));
+}

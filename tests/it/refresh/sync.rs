@@ -207,3 +207,95 @@ fn rw_5_2a_partial_and_sparse_clones_are_refreshed_like_any_other() {
         host.tool(["run"]).expect(0);
     }
 }
+
+#[test]
+fn a_repository_with_settings_links_and_flags_of_people_is_refreshed_like_any_other() {
+    let host = Host::running();
+    let (app, beside) = (host.layout.app(), |name: &str| host.beside(name).display().to_string());
+    let at = |words: &[&str]| git(&app, words);
+    let append = |file: &str, line: &str| {
+        let path = app.join(".git").join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        fs::write(path, format!("{text}{line}\n")).unwrap();
+    };
+    let states: [(&str, &dyn Fn()); 15] = [
+        ("core.autocrlf", &|| drop(at(&["config", "core.autocrlf", "true"]))),
+        ("core.fileMode", &|| drop(at(&["config", "core.fileMode", "false"]))),
+        ("core.ignoreCase", &|| drop(at(&["config", "core.ignoreCase", "true"]))),
+        ("core.worktree", &|| drop(at(&["config", "core.worktree", "/tmp"]))),
+        ("core.bare", &|| drop(at(&["config", "core.bare", "true"]))),
+        ("core.hooksPath", &|| drop(at(&["config", "core.hooksPath", "/nonexistent"]))),
+        ("a split index", &|| drop(at(&["update-index", "--split-index"]))),
+        ("assume-unchanged", &|| drop(at(&["update-index", "--assume-unchanged", "version.txt"]))),
+        ("skip-worktree", &|| drop(at(&["update-index", "--skip-worktree", "server.py"]))),
+        ("info/attributes", &|| append("info/attributes", "*.txt eol=crlf")),
+        ("a replaced commit", &|| drop(at(&["replace", "HEAD", "HEAD~1"]))),
+        ("grafts", &|| append("info/grafts", &git(&app, ["rev-parse", "HEAD"]))),
+        ("another work tree", &|| drop(at(&["worktree", "add", "--quiet", &beside("linked")]))),
+        ("alternates", &|| append("objects/info/alternates", &beside("srv/app.git/objects"))),
+        ("a link to the repository", &|| {
+            fs::rename(app.join(".git"), host.beside("elsewhere")).unwrap();
+            fs::write(app.join(".git"), format!("gitdir: {}\n", beside("elsewhere"))).unwrap();
+        }),
+    ];
+    for (number, (what, make)) in (1..).zip(states) {
+        make();
+        host.write("local.txt", "mine\n");
+        let version = format!("{number}\n");
+        host.push(&[("version.txt", &version)]);
+        let ran = host.tool(["run"]);
+        assert_eq!(ran.code, Some(0), "{what}: {}", ran.all());
+        aligned(&host, "main");
+        assert_eq!(host.version().as_deref(), Some(version.trim()), "{what}");
+        let run = crate::refresh::help::last_run(&host);
+        host.tool(["stash", "restore", &run, "local.txt"]).expect(0);
+        assert_eq!(host.read("local.txt").as_deref(), Some("mine\n"), "{what}");
+        fs::remove_file(app.join("local.txt")).unwrap();
+    }
+}
+
+#[test]
+fn names_links_and_encodings_that_people_commit_are_deployed_byte_for_byte() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let host = Host::running();
+    let work = host.work();
+    let run = |what: &str| {
+        host.push(&[]);
+        let ran = host.tool(["run"]);
+        assert_eq!(ran.code, Some(0), "{what}: {}", ran.all());
+        aligned(&host, "main");
+        let again = host.tool(["run", "--if-changed"]).expect(0).says("Already current");
+        assert!(!again.all().contains("local change"), "{what}: {}", again.all());
+    };
+    for name in [&b"caf\xe9"[..], b"new\nline", b" lead", b"-dash", b"tab\there", b"back\\slash", b"Case"] {
+        fs::write(work.join(std::ffi::OsStr::from_bytes(name)), "x").unwrap();
+    }
+    run("names");
+    git(&work, ["mv", "Case", "case"]);
+    fs::remove_file(work.join("-dash")).unwrap();
+    fs::create_dir(work.join("-dash")).unwrap();
+    fs::write(work.join("-dash/in"), "y").unwrap();
+    run("another case, and a directory in the place of a file");
+    fs::remove_dir_all(work.join("-dash")).unwrap();
+    for (target, link) in [
+        ("two", "one"),
+        ("one", "two"),
+        (".", "self"),
+        ("/etc/passwd", "-dash"),
+        ("../../../../etc", "out"),
+        ("nowhere", "dangling"),
+    ] {
+        std::os::unix::fs::symlink(target, work.join(link)).unwrap();
+    }
+    run("links in a circle, out of the tree and to nothing");
+    let attributes = "*.ps1 text working-tree-encoding=UTF-16LE-BOM eol=crlf\n*.c ident\n*.bat text eol=crlf\n*.t export-subst\n";
+    fs::write(work.join(".gitattributes"), attributes).unwrap();
+    fs::write(work.join("a.ps1"), b"\xff\xfeW\0\r\0\n\0").unwrap();
+    fs::write(work.join("a.c"), "/* $Id$ */\n").unwrap();
+    fs::write(work.join("a.bat"), "echo\r\n").unwrap();
+    fs::write(work.join("a.t"), "$Format:%H$\n").unwrap();
+    run("attributes");
+    assert_eq!(fs::read(host.layout.app().join("a.ps1")).unwrap(), b"\xff\xfeW\0\r\0\n\0");
+    assert!(host.read("a.c").unwrap().starts_with("/* $Id: "));
+}
