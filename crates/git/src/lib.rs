@@ -57,7 +57,7 @@ const CONFIGURATION: &str = "\
 ";
 
 /// What is set on every command line, above whatever a repository's own configuration says.
-const HARDENED: [&str; 21] = [
+const HARDENED: [&str; 22] = [
     "core.hooksPath=/dev/null",
     "core.fsmonitor=false",
     "core.untrackedCache=false",
@@ -76,6 +76,7 @@ const HARDENED: [&str; 21] = [
     "submodule.recurse=false",
     "fetch.recurseSubmodules=false",
     "advice.detachedHead=false",
+    "advice.graftFileDeprecated=false",
     "core.alternateRefsCommand=true",
     "protocol.allow=never",
     "protocol.ext.allow=never",
