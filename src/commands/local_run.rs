@@ -196,6 +196,9 @@ fn look(on: &Installation, request: &RunRequest, run: &RunId) -> Outcome<(Target
     {
         return Ok((target, Found::Held(Box::new(held))));
     }
+    if let Target::Earlier(pair) = &target {
+        on.mirror.ensure_earlier(&pair.branch, &pair.commit)?;
+    }
     Ok((target, Found::Fit { observed: Box::new(observed), aimed: recovered.aimed, warnings }))
 }
 

@@ -1,7 +1,7 @@
 //! What the mirror does where it has lost objects: a power cut, a disk error or a hand took them. A new one is made from the
 //! remote, and keeps of the old one what can still be read.
 
-use refresh_settings::names::{BranchName, CommitId, RunId};
+use refresh_settings::names::{BranchName, CommitId};
 use refresh_system::error::{Failure, Outcome};
 
 use super::heads::tip_of;
@@ -9,14 +9,14 @@ use super::mirror::Mirror;
 use super::mirror_call::{Call, Ensured, Source};
 
 impl Mirror {
-    /// Makes sure that the mirror holds an earlier commit with all its files, and holds it for `run`. A mirror that has lost
-    /// something of it is replaced by a new one.
+    /// Makes sure that the mirror holds an earlier commit with all its files. A mirror that has lost something of it
+    /// is replaced by a new one.
     ///
     /// # Errors
     /// The remote cannot be reached, or `branch` does not contain the commit any more.
-    pub fn ensure_earlier(&self, run: &RunId, branch: &BranchName, commit: &CommitId) -> Outcome<()> {
+    pub fn ensure_earlier(&self, branch: &BranchName, commit: &CommitId) -> Outcome<()> {
         if self.is_complete(commit)? {
-            return self.pin(run, commit);
+            return Ok(());
         }
         let missing = || format!("the commit {} is not in the mirror", commit.short());
         let fetched = match &self.unit {
@@ -33,7 +33,7 @@ impl Mirror {
             ))
             .command("ladylinux-refresh run", &[]));
         }
-        self.pin(run, commit)
+        Ok(())
     }
 
     /// Makes a new mirror.

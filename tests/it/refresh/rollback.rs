@@ -220,10 +220,12 @@ fn a_rollback_whose_commit_the_mirror_has_lost_fetches_it_and_names_a_remote_tha
         .says("stopped and fenced");
     damage_mirror(&host, &good, None);
     host.unplug();
+    let runs = host.runs();
     host.tool(["rollback"])
         .expect(3)
         .says("is not in the mirror, and cannot be fetched")
         .says("stopped and fenced");
+    assert_eq!(host.runs(), runs, "a refused rollback leaves no run to clean up");
 }
 
 #[test]

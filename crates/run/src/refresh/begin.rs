@@ -73,7 +73,7 @@ pub fn begin(
         sequence,
     })?;
     if let Target::Earlier(deployment) = &aim.0 {
-        on.mirror.ensure_earlier(&run, &branch, &deployment.commit)?;
+        on.mirror.pin(&run, &deployment.commit)?;
     }
     report.branch = branch.clone();
     report.requested = Some(Requested { branch, commit: None, subject: None, author: None });
