@@ -21,6 +21,7 @@ mod before_stop;
 mod doctor;
 mod environment;
 mod failures;
+mod health_check;
 mod in_the_way;
 mod init;
 mod machine;

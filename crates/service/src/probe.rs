@@ -15,12 +15,13 @@ use super::deployed::Deployment;
 use super::envfile::EnvFile;
 use super::unix_http;
 use asker::Asker;
-use question::REQUEST;
+use question::{REQUEST, UNIX};
 use refresh_programs::units::Units;
 use refresh_settings as settings;
 use refresh_system::error::{Failure, Outcome};
 use tls_settings::tls_of;
 
+pub use asker::ProbeUnit;
 pub use question::{AtSocket, ProbeResult, ResolvedProbe, addresses};
 pub use tls::Tls;
 
@@ -28,8 +29,6 @@ pub use tls::Tls;
 pub const PORT: &str = "LADYLINUX_PORT";
 /// The port where the environment file names none.
 pub const DEFAULT_PORT: u16 = 8000;
-/// What the URL of a socket in the file system begins with.
-const UNIX: &str = "unix:";
 
 /// Returns the port of the service: `LADYLINUX_PORT` of its environment file, else 8000.
 ///
@@ -195,7 +194,7 @@ pub fn reach(probe: &ResolvedProbe, units: &Units) -> Outcome<Reach> {
 }
 
 fn answer(probe: &ResolvedProbe, units: &Units) -> Outcome<Reach> {
-    let problem = match Asker::new(probe, units)?.ask(REQUEST) {
+    let problem = match Asker::new(probe, units, None)?.ask(REQUEST) {
         ProbeResult::Good { .. } => return Ok(Reach::Good),
         ProbeResult::Bad { problem } => problem,
     };
@@ -208,7 +207,7 @@ fn answer(probe: &ResolvedProbe, units: &Units) -> Outcome<Reach> {
         }
     }
     let any = ResolvedProbe { status: None, json: None, body: None, ..probe.clone() };
-    Ok(match Asker::new(&any, units)?.ask(REQUEST) {
+    Ok(match Asker::new(&any, units, None)?.ask(REQUEST) {
         ProbeResult::Good { status } if MISTAKEN.contains(&status) => Reach::Mistaken { problem },
         _ => Reach::Unwell { problem },
     })
@@ -257,7 +256,7 @@ fn fill_in(value: &str, deployed: Option<&Deployment>) -> String {
 /// # Errors
 /// The probe cannot be asked at all.
 pub fn probe_once(probe: &ResolvedProbe, units: &Units) -> Outcome<ProbeResult> {
-    Ok(Asker::new(probe, units)?.ask(REQUEST))
+    Ok(Asker::new(probe, units, None)?.ask(REQUEST))
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ pub enum Role {
     Inspect,
     /// Has the sockets of the service while that is stopped. It takes no connection from them.
     Hold,
-    /// Asks the service over TLS for the health check.
+    /// Asks the service for the health check.
     Probe,
 }
 

@@ -6,6 +6,7 @@ use crate::plan::Target;
 use refresh_events::run_report::{HeldBack, HeldBy};
 use refresh_installation::installation::Installation;
 use refresh_installation::status_file;
+use refresh_service::probe::ProbeUnit;
 use refresh_service::{Admission, Force, Running, ServiceState, fence, port};
 use refresh_system::environment;
 use refresh_system::error::Outcome;
@@ -23,6 +24,10 @@ const PORT_PATIENCE: Duration = Duration::from_secs(2);
 /// The fence cannot be raised (then nothing was stopped), a process of the service cannot be ended, or a stranger
 /// holds its port.
 pub(crate) fn stop(on: &Installation, account: &mut Account) -> Outcome<String> {
+    // A staged run has started it before.
+    if account.probe_unit.is_none() {
+        account.probe_unit = ProbeUnit::start_for_root(&on.units, on.settings.probe.url.as_deref())?;
+    }
     socket::hold(on, account)?;
     others::note(on, account)?;
     on.units.end_sessions();

@@ -1,11 +1,11 @@
-//! Who asks the questions of a probe. The caller itself asks over plain http; TLS is spoken in a unit, because its handshake is
-//! much to parse of what the service sends, and a unit is neither root nor the service user.
+//! Who asks the questions of a probe. Root parses nothing that the service sends, so a unit asks for it; an ordinary user asks
+//! over plain http itself. TLS is always spoken in the unit.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::question::{ProbeResult, REQUEST, ResolvedProbe, agent, ask_as};
+use super::question::{ProbeResult, REQUEST, ResolvedProbe, UNIX, agent, ask_as};
 use refresh_programs::process::worker;
 use refresh_programs::units::{Job, Role, Units, Waiting};
 use refresh_system::error::Outcome;
@@ -52,6 +52,40 @@ pub fn answer(request: &[u8]) -> Vec<u8> {
     worker::answer(request, |request| handle(&request))
 }
 
+/// A unit that waits for questions. It is started before the stop, so that nothing has to be started while the service is
+/// down.
+#[derive(Debug)]
+pub struct ProbeUnit {
+    role: Role,
+    waiting: Waiting,
+}
+
+impl ProbeUnit {
+    /// Starts the unit for a probe with the URL `url`, where one is needed: root asks only in a unit.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start_for_root(units: &Units, url: Option<&str>) -> Outcome<Option<Self>> {
+        let role = role(url.is_some_and(|url| url.starts_with(UNIX)));
+        if is_root() { Self::start(units, role).map(Some) } else { Ok(None) }
+    }
+
+    fn start(units: &Units, role: Role) -> Outcome<Self> {
+        let job = Job::new(role, REQUEST + START);
+        let waiting = units.wait_in_unit(&job, OPERATION, &ProbeRequest { question: None })?;
+        Ok(Self { role, waiting })
+    }
+}
+
+/// Returns the role of the unit. Who may use a socket in the file system is decided by the service, and its user may.
+fn role(is_socket: bool) -> Role {
+    if is_socket { Role::Inspect } else { Role::Probe }
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
 /// What asks one probe.
 #[derive(Debug)]
 pub(crate) struct Asker<'a> {
@@ -62,17 +96,18 @@ pub(crate) struct Asker<'a> {
 #[derive(Debug)]
 enum Way {
     Here(ureq::Agent),
-    InUnit { units: Box<Units>, unit: Option<Box<Waiting>> },
+    InUnit { units: Box<Units>, unit: Option<Box<ProbeUnit>> },
 }
 
 impl<'a> Asker<'a> {
-    /// Makes what asks `probe`. The unit is started by the first question.
+    /// Makes what asks `probe`. Without a waiting unit that fits, the first question starts one.
     ///
     /// # Errors
     /// The probe cannot be asked at all.
-    pub(crate) fn new(probe: &'a ResolvedProbe, units: &Units) -> Outcome<Self> {
-        let way = if probe.tls.is_some() {
-            Way::InUnit { units: Box::new(units.clone()), unit: None }
+    pub(crate) fn new(probe: &'a ResolvedProbe, units: &Units, waiting: Option<ProbeUnit>) -> Outcome<Self> {
+        let way = if probe.tls.is_some() || is_root() {
+            let unit = waiting.filter(|unit| unit.role == role(probe.socket.is_some()));
+            Way::InUnit { units: Box::new(units.clone()), unit: unit.map(Box::new) }
         } else {
             Way::Here(agent(probe)?)
         };
@@ -91,18 +126,15 @@ impl<'a> Asker<'a> {
 
 fn ask_unit(
     units: &Units,
-    unit: &mut Option<Box<Waiting>>,
+    unit: &mut Option<Box<ProbeUnit>>,
     probe: &ResolvedProbe,
     limit: Duration,
 ) -> Outcome<ProbeResult> {
-    let waiting = match unit {
-        Some(waiting) => waiting,
-        none => {
-            let job = Job::new(Role::Probe, REQUEST + START);
-            none.insert(Box::new(units.wait_in_unit(&job, OPERATION, &ProbeRequest { question: None })?))
-        }
+    let unit = match unit {
+        Some(unit) => unit,
+        none => none.insert(Box::new(ProbeUnit::start(units, role(probe.socket.is_some()))?)),
     };
     let request = ProbeRequest { question: Some((probe.clone(), limit)) };
-    let response: ProbeResponse = waiting.ask(&request)?;
+    let response: ProbeResponse = unit.waiting.ask(&request)?;
     Ok(response.result.unwrap_or(ProbeResult::Bad { problem: "the unit gave no answer".to_owned() }))
 }

@@ -19,6 +19,8 @@ use refresh_system::error::Outcome;
 
 /// How long one request may take.
 pub(crate) const REQUEST: Duration = Duration::from_secs(5);
+/// What the URL of a socket in the file system begins with.
+pub(super) const UNIX: &str = "unix:";
 /// How many bytes of an answer are read where its content counts.
 const CONTENT: usize = 8 << 20;
 
