@@ -61,7 +61,7 @@ pub fn main() -> ExitCode {
     let result = catch_unwind(AssertUnwindSafe(|| commands::dispatch(cli)))
         .unwrap_or_else(|panic| Err(exit::Error::Bug(message_of(panic.as_ref()))));
     if let Err(error) = &result {
-        commands::complain(error, root.as_deref(), json);
+        commands::report_error(error, root.as_deref(), json);
     }
     exit::code(&result)
 }
@@ -86,10 +86,10 @@ fn complain_of_usage(error: clap::Error, json: bool, color: ColorWhen) {
     }
     let lines = report::human::wrong_words(error);
     if json {
-        screen::say(&report::json::pretty(&ErrorObject::of_usage(&lines)));
+        screen::print_line(&report::json::pretty(&ErrorObject::of_usage(&lines)));
     }
     for line in lines {
-        screen::complain(&line);
+        screen::print_to_stderr(&line);
     }
 }
 

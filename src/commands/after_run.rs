@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub(super) fn after_run(layout: &Layout, args: &AfterRunArgs) -> Result<Ended, Error> {
     let run = RunId::parse(&args.run).map_err(Error::Usage)?;
     let end = end_from_systemd();
-    let looked_after = look_after(layout, &run, end);
+    let closed = close_run(layout, &run, end);
     // After it: a report has more than how the process ended.
     let settled = status_file::settle_request(layout, &run, end);
     let spool = Spool::of(layout, &run);
@@ -35,12 +35,12 @@ pub(super) fn after_run(layout: &Layout, args: &AfterRunArgs) -> Result<Ended, E
         // Last of all: those who follow find everything else done.
         let _ = spool.set_end(end);
     }
-    looked_after?;
+    closed?;
     settled.map_err(|failure| Refusal::of("after-run", failure))?;
     Ok(Ended::Done)
 }
 
-fn look_after(layout: &Layout, run: &RunId, end: ExitKind) -> Result<(), Error> {
+fn close_run(layout: &Layout, run: &RunId, end: ExitKind) -> Result<(), Error> {
     let refused = |failure| Refusal::of("after-run", failure);
     let read = store::read(&layout.run(run)).map_err(refused)?;
     let unit = read.as_ref().and_then(unit_of_service);

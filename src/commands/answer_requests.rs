@@ -20,10 +20,10 @@ use refresh_settings::users::SERVICE_USER;
 use refresh_system::clock;
 use refresh_system::disk::Owner;
 use refresh_system::error::{Failure, Outcome};
-use refresh_system::screen::{complain, say};
+use refresh_system::screen::{print_line, print_to_stderr};
 use refresh_system::text::quoted_path;
 
-use super::{place, run, settings};
+use super::{run, run_process, settings};
 
 /// How long a request waits for another run to end.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(900);
@@ -78,7 +78,7 @@ fn refresh(layout: &Layout) -> Result<(), Error> {
 }
 
 fn refuse(layout: &Layout, branch: Option<&BranchName>, why: &str) {
-    complain(&format!("refused the request of the application: {why}"));
+    print_to_stderr(&format!("refused the request of the application: {why}"));
     let (branch, why) = (branch.map(ToString::to_string), Some(why.to_owned()));
     let outcome = RequestOutcome::Refused;
     write_down(layout, &LastRequest { at: clock::now(), branch, outcome, why, run: None });
@@ -96,7 +96,7 @@ fn not_roots(layout: &Layout, owner: Owner) -> Outcome<Owner> {
 
 /// Runs a refresh as a person at a shell does, and records its outcome.
 fn grant(layout: &Layout, branch: &BranchName) -> Result<(), Error> {
-    let id = place::new_name();
+    let id = run_process::new_name();
     let mut request = LastRequest {
         at: clock::now(),
         branch: Some(branch.to_string()),
@@ -104,7 +104,7 @@ fn grant(layout: &Layout, branch: &BranchName) -> Result<(), Error> {
         why: None,
         run: Some(id.clone()),
     };
-    say(&format!("the application requests a refresh of {branch}: run {id}"));
+    print_line(&format!("the application requests a refresh of {branch}: run {id}"));
     write_down(layout, &request);
     let args = RunArgs {
         options: RunOptions { branch: Some(branch.to_string()), ..RunOptions::default() },
@@ -151,7 +151,7 @@ fn why(layout: &Layout, request: &LastRequest, error: &Error) -> String {
 /// Records a request in the status file. A failure is only printed: the rest still has to be done.
 fn write_down(layout: &Layout, request: &LastRequest) {
     if let Err(failure) = status_file::set_last_request(layout, request) {
-        complain(&format!("the status cannot be written: {}", failure.chain().join(": ")));
+        print_to_stderr(&format!("the status cannot be written: {}", failure.chain().join(": ")));
     }
 }
 

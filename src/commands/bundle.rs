@@ -12,7 +12,7 @@ use refresh_settings::layers::Overrides;
 use refresh_settings::layout::Layout;
 use refresh_settings::names::BranchName;
 use refresh_system::disk::Content;
-use refresh_system::screen::say;
+use refresh_system::screen::print_line;
 use refresh_system::text::{count, harmless_line, size};
 
 use super::{absolute, lock, open_with, refuse};
@@ -49,7 +49,7 @@ fn show(file: &Path, json: bool) -> Result<Ended, Error> {
     if json {
         let output =
             serde_json::json!({ "schema": 1, "sha256": whole.sha256, "size": whole.size, "header": header });
-        say(&json::pretty(&output));
+        print_line(&json::pretty(&output));
     } else {
         print(&file, &header, &whole);
     }
@@ -57,15 +57,15 @@ fn show(file: &Path, json: bool) -> Result<Ended, Error> {
 }
 
 fn print(file: &Path, header: &Header, whole: &Content) {
-    say(&format!("{}  {}", harmless_line(&file.display().to_string()), size(whole.size)));
-    say(&format!("  sha256     {}", whole.sha256));
-    say(&format!("  commit     {} on {}", header.commit, header.branch));
-    say(&format!("  packages   {}", header.packages));
-    say(&format!("  for        {}", harmless_line(&header.platform.to_string())));
-    say(&format!("  created    {} by {}", header.made_at, harmless_line(&header.made_by)));
-    say(&format!("  holds      {}, each with its checksum", count(header.members.len(), "file")));
+    print_line(&format!("{}  {}", harmless_line(&file.display().to_string()), size(whole.size)));
+    print_line(&format!("  sha256     {}", whole.sha256));
+    print_line(&format!("  commit     {} on {}", header.commit, header.branch));
+    print_line(&format!("  packages   {}", header.packages));
+    print_line(&format!("  for        {}", harmless_line(&header.platform.to_string())));
+    print_line(&format!("  created    {} by {}", header.made_at, harmless_line(&header.made_by)));
+    print_line(&format!("  holds      {}, each with its checksum", count(header.members.len(), "file")));
     for member in &header.members {
         let name = &member.name;
-        say(&format!("    {:>10}  {}", size(member.size), harmless_line(name)));
+        print_line(&format!("    {:>10}  {}", size(member.size), harmless_line(name)));
     }
 }

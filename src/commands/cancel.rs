@@ -13,9 +13,9 @@ use refresh_run::relay::follow::{Followed, Follower, OnInterrupt};
 use refresh_run::relay::spool::Spool;
 use refresh_settings::layout::Layout;
 use refresh_system::clock;
-use refresh_system::screen::say;
+use refresh_system::screen::print_line;
 
-use super::place::service_in_words;
+use super::run_process::service_in_words;
 use super::{run_id, wait};
 
 /// How long a run that was only just started may take to become a process.
@@ -44,10 +44,10 @@ pub(super) fn cancel(layout: &Layout, args: &CancelArgs) -> Result<Ended, Error>
     if was_over {
         let report = history::one(layout, &run).map_err(refused)?.report;
         let how = report.map(|report| format!(": {}", report.in_words())).unwrap_or_default();
-        say(&format!("run {run} is not in progress{how}"));
+        print_line(&format!("run {run} is not in progress{how}"));
         return Ok(Ended::Done);
     }
-    let seen = Seen::default();
+    let seen = ReportCollector::default();
     let reporter = Box::new(seen.clone());
     let follower = Follower { layout, run: &run, reporter, on_interrupt: OnInterrupt::Leave, bus: None };
     if let Followed::Left(signal) = follower.follow() {
@@ -61,15 +61,15 @@ pub(super) fn cancel(layout: &Layout, args: &CancelArgs) -> Result<Ended, Error>
         Some(Ending::Refused) => "ended before it changed anything",
         Some(other) => other.word(),
     };
-    say(&format!("run {run} {word}; the service is {}", service_in_words(layout)));
+    print_line(&format!("run {run} {word}; the service is {}", service_in_words(layout)));
     Ok(Ended::Done)
 }
 
 /// Keeps the report.
 #[derive(Clone, Default)]
-struct Seen(Arc<Mutex<Option<Report>>>);
+struct ReportCollector(Arc<Mutex<Option<Report>>>);
 
-impl Subscriber for Seen {
+impl Subscriber for ReportCollector {
     fn take(&mut self, event: &Event) {
         if let Event::RunFinished { report } = event {
             *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(report.as_ref().clone());

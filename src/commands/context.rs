@@ -39,7 +39,7 @@ pub(super) fn print_unless_reported(layout: &Layout, error: &Error) {
 /// Writes what ended a command to standard error.
 pub(super) fn print_error(layout: &Layout, error: &Error) {
     for line in human::error(error, |command| as_typed(layout, command)) {
-        screen::complain(&line);
+        screen::print_to_stderr(&line);
     }
 }
 
@@ -171,7 +171,7 @@ pub(super) fn reporter(args: &ReportArgs) -> Box<dyn Subscriber> {
 /// Prints warnings with a result.
 pub(super) fn warn(warnings: &[String]) {
     for warning in warnings {
-        screen::say(&format!("warning: {}", harmless_line(warning)));
+        screen::print_line(&format!("warning: {}", harmless_line(warning)));
     }
 }
 

@@ -7,7 +7,7 @@ use refresh_host::doctor;
 use refresh_host::doctor::{DoctorReport, Examined, Finding, Severity};
 use refresh_installation::exit::{Ended, Error, Refusal};
 use refresh_settings::layout::Layout;
-use refresh_system::screen::{Tone, paint, say};
+use refresh_system::screen::{Tone, paint, print_line};
 use refresh_system::text::{count, harmless};
 
 /// Examines an installation and its host; changes nothing.
@@ -15,10 +15,10 @@ pub(super) fn doctor(layout: &Layout, args: &DoctorArgs) -> Result<Ended, Error>
     let examined = Examined::open(layout).map_err(Error::Usage)?;
     let report = doctor::examine(&examined).map_err(|failure| Refusal::of("doctor", failure))?;
     if args.json {
-        say(&json::pretty(&report));
+        print_line(&json::pretty(&report));
     } else {
         for line in lines(&report) {
-            say(&line);
+            print_line(&line);
         }
     }
     Ok(if report.count(Severity::Problem) > 0 { Ended::Findings } else { Ended::Done })
@@ -58,12 +58,12 @@ fn lines(report: &DoctorReport) -> Vec<String> {
         lines.push("stores".to_owned());
         lines.extend(report.stores.iter().map(|store| format!("  {}", on_one_line(&store.in_words()))));
     }
-    let looked = count(report.checks, "check");
+    let checked = count(report.checks, "check");
     let (problems, notes) = (report.count(Severity::Problem), report.count(Severity::Note));
     lines.push(if report.findings.is_empty() {
-        format!("no problem in {looked}")
+        format!("no problem in {checked}")
     } else {
-        format!("{}, {} in {looked}", count(problems, "problem"), count(notes, "note"))
+        format!("{}, {} in {checked}", count(problems, "problem"), count(notes, "note"))
     });
     lines
 }

@@ -14,7 +14,7 @@ use refresh_settings::names::{GenerationName, RunId};
 use refresh_system::clock;
 use refresh_system::error::Outcome;
 use refresh_system::manifest::contamination::Contamination;
-use refresh_system::screen::{Tone, paint, say};
+use refresh_system::screen::{Tone, paint, print_line};
 use refresh_system::text::{count, harmless_line, size};
 
 use super::{lock, open, refuse};
@@ -57,7 +57,7 @@ pub(super) fn environments(layout: &Layout, command: &EnvironmentsCommand) -> Re
                 environments: environments.into_iter().map(|listed| line(&on, listed)).collect(),
             };
             if *json {
-                say(&json::pretty(&list));
+                print_line(&json::pretty(&list));
             } else {
                 show(&list);
             }
@@ -105,24 +105,24 @@ fn show(list: &List) {
         marks.extend(line.live.then_some("live"));
         marks.extend(line.last_good.then_some("last good"));
         let marks = if marks.is_empty() { String::new() } else { format!(" ({})", marks.join(", ")) };
-        say(&format!("{}  {}{marks}", line.generation, paint(tone, line.state.word())));
+        print_line(&format!("{}  {}{marks}", line.generation, paint(tone, line.state.word())));
         let mut words = Vec::new();
         words.extend(line.packages.map(|number| count(number, "package")));
         words.extend(line.bytes.map(size));
         words.extend(line.recorded_at.map(clock::in_words));
         words.extend(line.run.as_ref().map(|run| format!("run {run}")));
         if !words.is_empty() {
-            say(&format!("  {}", words.join(", ")));
+            print_line(&format!("  {}", words.join(", ")));
         }
         if let Some(digest) = &line.digest {
-            say(&paint(Tone::Quiet, &format!("  digest {digest}")));
+            print_line(&paint(Tone::Quiet, &format!("  digest {digest}")));
         }
         if let Some(found) = &line.contamination {
-            say(&format!("  changed by hand: {}", harmless_line(&found.in_words(3))));
+            print_line(&format!("  changed by hand: {}", harmless_line(&found.in_words(3))));
         }
     }
     if list.environments.is_empty() {
-        say("no environment exists");
+        print_line("no environment exists");
     }
 }
 
@@ -141,10 +141,10 @@ fn prune(on: &Installation, keep: usize, doing: Doing) -> Outcome<()> {
     };
     let word = if doing == Doing::Listing { "would be removed" } else { "removed" };
     for name in &names {
-        say(&format!("{name}  {word}"));
+        print_line(&format!("{name}  {word}"));
     }
     if names.is_empty() {
-        say("nothing to remove: every environment is needed");
+        print_line("nothing to remove: every environment is needed");
     }
     Ok(())
 }

@@ -15,7 +15,7 @@ use refresh_settings::names::RunId;
 use refresh_system::clock;
 use refresh_system::disk;
 use refresh_system::screen;
-use refresh_system::screen::{Tone, fact, paint, say};
+use refresh_system::screen::{Tone, fact, paint, print_line};
 use refresh_system::text::{count, duration, harmless_line};
 
 use super::{run_id, wait};
@@ -34,12 +34,12 @@ pub(super) fn history(layout: &Layout, args: &HistoryArgs) -> Result<Ended, Erro
         let runs = &all[..args.limit.min(all.len())];
         if args.json {
             let reports: Vec<_> = runs.iter().filter_map(|run| run.report.as_ref()).collect();
-            say(&json::pretty(&reports));
+            print_line(&json::pretty(&reports));
         } else if let Some(file) = &args.html {
             let reports: Vec<_> = runs.iter().filter_map(|run| run.report.as_ref()).collect();
             let page = history_page::page(&layout.home().display().to_string(), &reports);
             disk::write_atomic(file, page.as_bytes(), 0o644).map_err(context)?;
-            say(&format!("wrote {} of {}", file.display(), count(reports.len(), "run")));
+            print_line(&format!("wrote {} of {}", file.display(), count(reports.len(), "run")));
         } else {
             list(runs, &all, now.as_ref(), screen::width());
         }
@@ -60,21 +60,21 @@ fn one(layout: &Layout, run: RunId) -> Result<Past, Error> {
 
 fn show(layout: &Layout, run: &Past, now: Option<&RunId>, json: bool) {
     match (&run.report, json) {
-        (Some(report), true) => say(&json::pretty(report)),
+        (Some(report), true) => print_line(&json::pretty(report)),
         (Some(report), false) => {
             let (table, width) = (screen::width(), screen::text_width());
             for part in &report.phases {
                 let tone = if part.ok { Tone::Good } else { Tone::Bad };
                 let summary = harmless_line(&part.summary);
-                say(&human::phase_line(tone, part.phase, &summary, part.duration_ms, table));
+                print_line(&human::phase_line(tone, part.phase, &summary, part.duration_ms, table));
             }
-            screen::say_all(&outcome::lines(report, Detail::Full, width));
+            screen::print_lines(&outcome::lines(report, Detail::Full, width));
             for warning in &report.warnings {
-                screen::say_all(&fact("warning", &paint(Tone::Warning, &harmless_line(warning)), width));
+                screen::print_lines(&fact("warning", &paint(Tone::Warning, &harmless_line(warning)), width));
             }
             let log = layout.run(&run.run).join("log");
             if log.exists() {
-                screen::say_all(&fact("log", &log.display().to_string(), width));
+                screen::print_lines(&fact("log", &log.display().to_string(), width));
             }
         }
         (None, _) => {
@@ -93,7 +93,7 @@ const WITH_SUBJECTS: usize = 72;
 /// Lists runs of `all`, a line each; `now` is the one that is in progress.
 fn list(runs: &[Past], all: &[Past], now: Option<&RunId>, width: usize) {
     if runs.is_empty() {
-        say("there were no runs yet");
+        print_line("there were no runs yet");
         return;
     }
     let longest = runs.iter().filter_map(|run| run.report.as_ref()?.downtime_ms).max().unwrap_or(0);
@@ -112,7 +112,7 @@ fn list(runs: &[Past], all: &[Past], now: Option<&RunId>, width: usize) {
         let narrow = rows.into_iter().map(|[when, result, _, commit, run, _]| [when, result, commit, run]);
         screen::table([when, result, commit, run], &narrow.collect::<Vec<_>>(), width)
     };
-    screen::say_all(&lines);
+    screen::print_lines(&lines);
 }
 
 /// Returns what the list shows of a run: time, result, downtime, commit, run ID, subject.

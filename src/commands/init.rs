@@ -20,7 +20,7 @@ use refresh_settings::layout::Layout;
 use refresh_settings::names::{BranchName, RunId};
 use refresh_settings::{Transport, trust};
 use refresh_system::error::{Failure, Outcome};
-use refresh_system::screen::{Tone, paint, say};
+use refresh_system::screen::{Tone, paint, print_line};
 use refresh_system::text::{count, harmless_line};
 use refresh_system::{clock, disk};
 
@@ -31,10 +31,10 @@ use super::{lock, undo};
 pub(super) fn init(layout: &Layout, args: &InitArgs) -> Result<Ended, Error> {
     if args.dry_run && migration::is_needed(layout).map_err(refusal)? {
         for line in migration::plan(layout) {
-            say(&format!("would {}", harmless_line(&line)));
+            print_line(&format!("would {}", harmless_line(&line)));
         }
     } else {
-        super::migrate(layout, &mut |line| say(&harmless_line(line)))?;
+        super::migrate(layout, &mut |line| print_line(&harmless_line(line)))?;
     }
     trust::check(layout).map_err(refusal)?;
     if args.undo {
@@ -62,7 +62,7 @@ pub(super) fn init(layout: &Layout, args: &InitArgs) -> Result<Ended, Error> {
     let found = found.map_err(refusal)?;
     released.map_err(refusal)?;
     print_manual_steps(&found);
-    say(&format!("ready; refresh it with: {}", as_typed(layout, "ladylinux-refresh run")));
+    print_line(&format!("ready; refresh it with: {}", as_typed(layout, "ladylinux-refresh run")));
     Ok(Ended::Done)
 }
 
@@ -108,7 +108,7 @@ fn apply(host: &Host) -> Outcome<()> {
             Need::Fits(sentence) => sentence,
             Need::Needed(_) => (step.apply)(host)?,
         };
-        say(&harmless_line(&line));
+        print_line(&harmless_line(&line));
     }
     Ok(())
 }
@@ -124,14 +124,14 @@ fn print_manual_steps(found: &[Found]) {
     if found.is_empty() {
         return;
     }
-    say("");
-    say(&paint(Tone::Strong, &format!("left to people ({}):", count(found.len(), "thing"))));
+    print_line("");
+    print_line(&paint(Tone::Strong, &format!("left to people ({}):", count(found.len(), "thing"))));
     for (number, one) in (1..).zip(found) {
-        say(&format!("{number:>3}. {}", harmless_line(&one.what)));
-        say(&format!("     why   {}", harmless_line(&one.why)));
-        say(&format!("     do    {}", paint(Tone::Strong, &harmless_line(&one.repair))));
+        print_line(&format!("{number:>3}. {}", harmless_line(&one.what)));
+        print_line(&format!("     why   {}", harmless_line(&one.why)));
+        print_line(&format!("     do    {}", paint(Tone::Strong, &harmless_line(&one.repair))));
     }
-    say("");
+    print_line("");
 }
 
 /// Shows what [`apply`] would do.
@@ -139,15 +139,15 @@ fn show(host: &Host, layout: &Layout) -> Outcome<()> {
     let mut needed = 0;
     for step in host::steps(host) {
         match (step.check)(host)? {
-            Need::Fits(sentence) => say(&sentence),
+            Need::Fits(sentence) => print_line(&sentence),
             Need::Needed(what) => {
                 needed += 1;
-                say(&format!("would {}", harmless_line(&what)));
+                print_line(&format!("would {}", harmless_line(&what)));
             }
         }
     }
     print_manual_steps(&manual_steps(host, layout)?);
-    say(match needed {
+    print_line(match needed {
         0 => "no changes are needed",
         _ => "dry run: no changes were made",
     });

@@ -93,7 +93,7 @@ impl LocalRun {
     fn carry_out(&self, on: &Installation, request: &RunRequest, start: Instant) -> Result<Ended, Error> {
         let mut report = Report::new(self.run.clone(), request.command(), self.started_at);
         let checked = begin::preflight(&self.events, &mut report, start, || {
-            let (target, found) = look(on, request, &self.run)?;
+            let (target, found) = examine(on, request, &self.run)?;
             let summary = found.summary();
             Ok(((target, found), summary))
         });
@@ -155,7 +155,7 @@ impl Found {
 }
 
 /// Preflight: what an interrupted run left is cleaned up, then everything is only read.
-fn look(on: &Installation, request: &RunRequest, run: &RunId) -> Outcome<(Target, Found)> {
+fn examine(on: &Installation, request: &RunRequest, run: &RunId) -> Outcome<(Target, Found)> {
     interrupt::check()?;
     on.units.start_beforehand(Role::Inspect);
     on.units.start_beforehand(Role::Build);
@@ -183,7 +183,7 @@ fn look(on: &Installation, request: &RunRequest, run: &RunId) -> Outcome<(Target
     let mut tip = None;
     if request.if_changed {
         observed = observed.with_drift(on, &recovered.aimed, None)?;
-        let coming = Coming::look(on, &target, &observed, run)?;
+        let coming = Coming::examine(on, &target, &observed, run)?;
         if coming.is_all_there(&target, &observed) && answers(on, &coming.commit)? {
             let models = refresh::models::verified(on, &coming.commit)?;
             return Ok((target, Found::AllThere { models }));

@@ -15,7 +15,7 @@ use refresh_settings::layout::Layout;
 use refresh_settings::names::{BranchName, CommitId, RunId};
 use refresh_system::clock;
 use refresh_system::error::{Failure, Outcome};
-use refresh_system::screen::{complain, say, write};
+use refresh_system::screen::{print_line, print_to_stderr, write};
 use refresh_system::text::harmless_line;
 
 use super::{lock as take_lock, open_with, refuse};
@@ -48,12 +48,12 @@ pub(super) fn lock(layout: &Layout, args: &LockCommandArgs) -> Result<Ended, Err
     // Mirror and locks are a run's as well.
     let _lock = take_lock(layout, "lock", None, &LockArgs::default())?;
     let refused = |failure| refuse(&on, "lock", failure, "ladylinux-refresh plan");
-    let found = look(&on, branch, args.upgrade).map_err(refused)?;
+    let found = examine(&on, branch, args.upgrade).map_err(refused)?;
     print(args, &found).map_err(refused)?;
     Ok(Ended::Done)
 }
 
-fn look(on: &Installation, branch: Option<BranchName>, upgrade: bool) -> Outcome<Found> {
+fn examine(on: &Installation, branch: Option<BranchName>, upgrade: bool) -> Outcome<Found> {
     let branch = branch.unwrap_or_else(|| usual_branch(on));
     let scratch = RunId::new(clock::now(), std::process::id());
     let commit = on.mirror.ensure(&scratch, &branch)?;
@@ -80,17 +80,21 @@ fn print(args: &LockCommandArgs, found: &Found) -> Outcome<()> {
     if args.json {
         let (lock, packages) = (lock.summary(), &lock.packages);
         let output = LockOutput { schema: 1, branch, commit, lock, changes, packages };
-        say(&json::pretty(&output));
+        print_line(&json::pretty(&output));
         return Ok(());
     }
     if args.upgrade {
-        complain(if changes.is_empty() { "nothing changed" } else { "changed:" });
+        print_to_stderr(if changes.is_empty() { "nothing changed" } else { "changed:" });
         for line in changes {
-            complain(&format!("  {}", harmless_line(line)));
+            print_to_stderr(&format!("  {}", harmless_line(line)));
         }
     }
     let summary = lock.summary();
-    complain(&format!("the lock of {} on {branch}: {}", commit.short(), harmless_line(&summary.in_words())));
+    print_to_stderr(&format!(
+        "the lock of {} on {branch}: {}",
+        commit.short(),
+        harmless_line(&summary.in_words())
+    ));
     match args.format {
         LockForm::Requirements => write_document(&lock.requirements()),
         LockForm::Pylock if lock.form == Form::Requirements => {

@@ -15,12 +15,12 @@ mod history;
 mod init;
 mod local_run;
 mod lock;
-mod place;
 mod plan;
 mod rollback;
 mod rollback_plan;
 mod run;
 mod run_id;
+mod run_process;
 mod run_request;
 mod service;
 mod service_restart;
@@ -97,7 +97,7 @@ fn dispatch_to_command(cli: Cli) -> Result<Ended, Error> {
     interrupt::install().map_err(|failure| Error::Bug(failure.chain().join(": ")))?;
     match cli.command {
         Command::Run(args) if args.dry_run => plan::plan(&layout, args.into()),
-        Command::Run(args) => run::run(&layout, args, place::new_name()),
+        Command::Run(args) => run::run(&layout, args, run_process::new_name()),
         Command::Plan(args) => plan::plan(&layout, args),
         Command::Lock(args) => lock::lock(&layout, &args),
         Command::Status(args) => status::status(&layout, &args),
@@ -131,13 +131,13 @@ fn dispatch_to_command(cli: Cli) -> Result<Ended, Error> {
 
 /// Writes the cause of a command's end to standard error, and as JSON to standard output where the command writes JSON. A
 /// run has reported its end already.
-pub fn complain(error: &Error, root: Option<&Path>, json: Option<JsonForm>) {
+pub fn report_error(error: &Error, root: Option<&Path>, json: Option<JsonForm>) {
     let layout = layout(root).unwrap_or_else(|_| Layout::below("/"));
     print_unless_reported(&layout, error);
     let Some(object) = ErrorObject::new(error, |command| as_typed(&layout, command)) else { return };
     match json {
-        Some(JsonForm::Value) => screen::say(&json::pretty(&object)),
-        Some(JsonForm::Lines) => screen::say(&json::line(&object)),
+        Some(JsonForm::Value) => screen::print_line(&json::pretty(&object)),
+        Some(JsonForm::Lines) => screen::print_line(&json::line(&object)),
         None => {}
     }
 }

@@ -18,7 +18,7 @@ use refresh_source::local::LocalChanges;
 use refresh_system::error::{Failure, Outcome};
 use refresh_system::hint::Hint;
 use refresh_system::screen;
-use refresh_system::screen::{Facts, Tone, paint, say};
+use refresh_system::screen::{Facts, Tone, paint, print_line};
 use refresh_system::text::{count, duration, harmless_line, quoted};
 use refresh_system::{clock, interrupt};
 
@@ -43,7 +43,7 @@ pub(super) fn plan(layout: &Layout, mut args: PlanArgs) -> Result<Ended, Error> 
         refuse(&on, "plan", failure, &next)
     })?;
     if args.json {
-        say(&json::pretty(&made));
+        print_line(&json::pretty(&made));
     } else {
         show(&on, &made, &args.options);
     }
@@ -77,7 +77,7 @@ fn make(on: &Installation, branch: Option<BranchName>, models: Option<ModelCheck
     }
     let target = Target::Latest(choose_branch(on, branch)?);
     let scratch = RunId::new(clock::now(), std::process::id());
-    let coming = Coming::look(on, &target, &observed, &scratch)?;
+    let coming = Coming::examine(on, &target, &observed, &scratch)?;
     if observed.deployed.as_ref().is_some_and(|pair| pair.commit == coming.commit)
         && let Some(default) = on.mirror.other_default(target.branch())?
     {
@@ -136,7 +136,7 @@ fn show(on: &Installation, plan: &Plan, options: &RunOptions) {
         facts.add("held back", &format!("from unattended runs: {}", held.cause()));
     }
     facts.next(&next(on, plan, options));
-    screen::say_all(&facts.lines);
+    screen::print_lines(&facts.lines);
 }
 
 /// Returns the downtime of the run that deployed what is deployed, in milliseconds.

@@ -5,7 +5,7 @@ use refresh_installation::exit::{Ended, Error};
 use refresh_settings::layout::Layout;
 
 use super::run_request::RunRequest;
-use super::{place, rollback_plan, run_id};
+use super::{rollback_plan, run_id, run_process};
 
 /// Returns to an earlier good pair.
 pub(super) fn rollback(layout: &Layout, args: &RollbackArgs) -> Result<Ended, Error> {
@@ -14,5 +14,5 @@ pub(super) fn rollback(layout: &Layout, args: &RollbackArgs) -> Result<Ended, Er
         return rollback_plan::show(layout, args, run.as_ref());
     }
     let request = RunRequest::of_rollback(args, run).map_err(Error::Usage)?;
-    place::place(layout, &request, place::new_name(), &args.place, &args.report)
+    run_process::carry_out(layout, &request, run_process::new_name(), &args.place, &args.report)
 }

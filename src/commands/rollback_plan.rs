@@ -14,7 +14,7 @@ use refresh_settings::layout::Layout;
 use refresh_settings::names::RunId;
 use refresh_system::error::Outcome;
 use refresh_system::screen;
-use refresh_system::screen::{Facts, Tone, paint, say};
+use refresh_system::screen::{Facts, Tone, paint, print_line};
 use refresh_system::text::{count, harmless_line};
 
 use super::{lock, open_with, refuse};
@@ -29,9 +29,9 @@ pub(super) fn show(layout: &Layout, args: &RollbackArgs, run: Option<&RunId>) ->
     let plan = read(&on, run);
     let plan = plan.map_err(|failure| refuse(&on, "rollback", failure, "ladylinux-refresh history"))?;
     if args.report.format() == Some(Format::Json) {
-        say(&json::pretty(&plan));
+        print_line(&json::pretty(&plan));
     } else {
-        screen::say_all(&lines(&on, &plan, run, screen::text_width()));
+        screen::print_lines(&lines(&on, &plan, run, screen::text_width()));
     }
     Ok(Ended::Done)
 }

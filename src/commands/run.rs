@@ -4,26 +4,28 @@ use crate::cli::RunArgs;
 use refresh_installation::exit::{Ended, Error};
 use refresh_settings::layout::Layout;
 use refresh_settings::names::RunId;
-use refresh_system::screen::complain;
+use refresh_system::screen::print_to_stderr;
 use refresh_system::text::harmless_line;
 
 use super::run_request::RunRequest;
-use super::{place, to_type_again, unchanged};
+use super::{run_process, to_type_again, unchanged};
 
 /// Refreshes an installation by the run of this name.
 pub(super) fn run(layout: &Layout, args: RunArgs, run: RunId) -> Result<Ended, Error> {
     let (place, report) = (args.place.clone(), args.report.clone());
     let request = RunRequest::of_run(args).map_err(Error::Usage)?;
-    super::migrate(layout, &mut |line| complain(&harmless_line(line))).map_err(|error| match error {
-        Error::Locked { .. } => to_type_again(error, &request.again),
-        other => other,
-    })?;
+    super::migrate(layout, &mut |line| print_to_stderr(&harmless_line(line))).map_err(
+        |error| match error {
+            Error::Locked { .. } => to_type_again(error, &request.again),
+            other => other,
+        },
+    )?;
     if request.if_changed
         && request.bundle.is_none()
-        && place::would_be_in_a_unit(layout, &place)
+        && run_process::would_be_in_a_unit(layout, &place)
         && let Some(ended) = unchanged::answer(layout, &request, &report, &run)
     {
         return Ok(ended);
     }
-    place::place(layout, &request, run, &place, &report)
+    run_process::carry_out(layout, &request, run, &place, &report)
 }

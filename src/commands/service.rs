@@ -12,7 +12,7 @@ use refresh_settings::layout::Layout;
 use refresh_system::clock;
 use refresh_system::error::Outcome;
 use refresh_system::screen;
-use refresh_system::screen::say;
+use refresh_system::screen::print_line;
 use refresh_system::text::{harmless_line, quoted};
 
 use super::{open, refuse, service_restart, warn};
@@ -33,9 +33,9 @@ pub(super) fn service(layout: &Layout, command: &ServiceCommand) -> Result<Ended
         ServiceCommand::Stop => stop(&on).map_err(context)?,
         ServiceCommand::Status => {
             let state = on.service.observe().map_err(context)?;
-            say(&format!("{}: {state}", on.service.describe()));
+            print_line(&format!("{}: {state}", on.service.describe()));
             if let Some(fence) = fence::read(layout).map_err(context)? {
-                say(&format!("fenced: {}", harmless_line(&fence.refusal().chain().join(": "))));
+                print_line(&format!("fenced: {}", harmless_line(&fence.refusal().chain().join(": "))));
             }
             if state.running().is_none() {
                 return Ok(Ended::Findings);
@@ -45,7 +45,7 @@ pub(super) fn service(layout: &Layout, command: &ServiceCommand) -> Result<Ended
         ServiceCommand::Logs { lines, follow: true } => follow(&on, *lines).map_err(context)?,
         ServiceCommand::Logs { lines, follow: false } => {
             for line in on.service.log_tail(*lines).map_err(context)? {
-                say(&harmless_line(&line));
+                print_line(&harmless_line(&line));
             }
         }
     }
@@ -62,14 +62,14 @@ fn start(on: &Installation) -> Result<(), Error> {
     warn(&started.warnings);
     warn(&others::start_noted(on));
     let word = if started.how == StartedHow::Fresh { "started" } else { "runs already" };
-    say(&format!("{} {word} (pid {})", on.service.describe(), started.main.pid));
+    print_line(&format!("{} {word} (pid {})", on.service.describe(), started.main.pid));
     Ok(())
 }
 
 fn stop(on: &Installation) -> Outcome<()> {
     let stopped = on.service.stop()?;
     warn(&stopped.notes);
-    say(&format!("{} {}", on.service.describe(), harmless_line(&stopped.to_string())));
+    print_line(&format!("{} {}", on.service.describe(), harmless_line(&stopped.to_string())));
     warn(&starts_again(on, &on.layout));
     Ok(())
 }
@@ -83,7 +83,7 @@ fn follow(on: &Installation, lines: usize) -> Outcome<()> {
     loop {
         let (new, after) = on.service.log_after(place.as_ref(), lines)?;
         for line in new {
-            say(&harmless_line(&line));
+            print_line(&harmless_line(&line));
         }
         place = after;
         if !screen::is_taken() || clock::pause(EVERY).is_err() {

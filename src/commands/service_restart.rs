@@ -14,7 +14,7 @@ use refresh_service::probe::ResolvedProbe;
 use refresh_service::{Admission, Started, fence};
 use refresh_settings::names::RunId;
 use refresh_system::error::{Failure, Outcome};
-use refresh_system::screen::{Tone, paint, say};
+use refresh_system::screen::{Tone, paint, print_line};
 use refresh_system::text::duration;
 use refresh_system::{clock, interrupt};
 
@@ -45,7 +45,9 @@ pub(super) fn restart(on: &Installation) -> Result<Ended, Error> {
             let down = duration(clock::millis(healthy.first_good.duration_since(began)));
             let stable = duration(clock::millis(probe.settle));
             let (restarted, status) = (paint(Tone::Good, "Restarted"), healthy.status);
-            say(&format!("{restarted}: healthy (HTTP {status}), stable for {stable}, down for {down}"));
+            print_line(&format!(
+                "{restarted}: healthy (HTTP {status}), stable for {stable}, down for {down}"
+            ));
             Ok(Ended::Done)
         }
         Err(failure) if failure.interrupted_by().is_some() => Err(context(failure)),

@@ -17,7 +17,7 @@ use refresh_source::stash_show;
 use refresh_system::clock;
 use refresh_system::error::Outcome;
 use refresh_system::screen;
-use refresh_system::screen::say;
+use refresh_system::screen::print_line;
 use refresh_system::text::{count, harmless, harmless_line, size};
 
 use super::{lock, open, refuse, run_id};
@@ -46,7 +46,7 @@ pub(super) fn stash(layout: &Layout, command: &StashCommand) -> Result<Ended, Er
             let _lock = lock(layout, "stash drop", None, &no_wait)?;
             for run in &runs {
                 let freed = stash::remove_stash(&on, run).map_err(refused)?;
-                say(&format!("removed the stash of run {run} ({})", size(freed)));
+                print_line(&format!("removed the stash of run {run} ({})", size(freed)));
             }
         }
     }
@@ -57,13 +57,13 @@ fn list(on: &Installation) -> Outcome<()> {
     let stashes = stash::list(&on.layout)?;
     let earlier = stash::of_earlier_version(&on.layout)?;
     if stashes.is_empty() && earlier.is_empty() {
-        say("the stash is empty");
+        print_line("the stash is empty");
     }
     for record in &stashes {
-        say(&list_line(record));
+        print_line(&list_line(record));
     }
     for place in earlier {
-        say(&format!("saved by version 0.1: {}", place.display()));
+        print_line(&format!("saved by version 0.1: {}", place.display()));
     }
     Ok(())
 }
@@ -102,17 +102,17 @@ fn show(on: &Installation, run: &RunId, path: Option<&Path>) -> Outcome<()> {
     }
     let shown = stash_show::show(on, run, path.as_deref())?;
     if path.is_none() && !shown.diff.is_empty() {
-        say("");
+        print_line("");
     }
     if screen::is_terminal() {
         let text = String::from_utf8_lossy(&shown.diff);
-        text.lines().for_each(|line| say(&harmless(line)));
+        text.lines().for_each(|line| print_line(&harmless(line)));
     } else {
         screen::write(&shown.diff);
     }
     if shown.truncated {
         let name = on.as_typed(&format!("ladylinux-refresh stash show {run} PATH"));
-        screen::complain(&format!("the rest is not shown; name a path: {name}"));
+        screen::print_to_stderr(&format!("the rest is not shown; name a path: {name}"));
     }
     Ok(())
 }
@@ -120,27 +120,27 @@ fn show(on: &Installation, run: &RunId, path: Option<&Path>) -> Outcome<()> {
 /// Writes what was found in the tree, and what to type next.
 fn describe(on: &Installation, record: &StashRecord) {
     let changes = &record.changes;
-    say(&format!("kept       {}", clock::in_words(record.at)));
+    print_line(&format!("kept       {}", clock::in_words(record.at)));
     if let Some(base) = &changes.base {
-        say(&format!("base       {}", base.short()));
+        print_line(&format!("base       {}", base.short()));
     }
     if let Some(reason) = &changes.not_comparable {
-        say(&format!("why        it cannot be compared: {}", harmless_line(reason)));
+        print_line(&format!("why        it cannot be compared: {}", harmless_line(reason)));
     }
     for change in changes.changes().take(NAMED) {
         let place = if change.kind == ChangeKind::Staged { " (in the kept .git)" } else { "" };
-        say(&format!("{:<10} {}{place}", change.kind.word(), harmless_line(&change.path.to_string())));
+        print_line(&format!("{:<10} {}{place}", change.kind.word(), harmless_line(&change.path.to_string())));
     }
     let more = changes.changes().count().saturating_sub(NAMED);
     if more > 0 {
-        say(&format!("           and {more} more"));
+        print_line(&format!("           and {more} more"));
     }
     for tip in &changes.tips {
-        say(&format!("{:<10} {} ({})", "commits", harmless_line(&tip.name), tip.commit.short()));
+        print_line(&format!("{:<10} {} ({})", "commits", harmless_line(&tip.name), tip.commit.short()));
     }
-    say(&format!("in         {}", on.layout.stash(&record.run).display()));
+    print_line(&format!("in         {}", on.layout.stash(&record.run).display()));
     let restore = on.as_typed(&format!("ladylinux-refresh stash restore {}", record.run));
-    say(&format!("restore    {restore}"));
+    print_line(&format!("restore    {restore}"));
 }
 
 fn restore(on: &Installation, run: &RunId, paths: &[PathBuf], overwrite: bool) -> Outcome<()> {
@@ -148,16 +148,16 @@ fn restore(on: &Installation, run: &RunId, paths: &[PathBuf], overwrite: bool) -
     let restored = stash_restore::restore(on, run, RestoreChoice { paths, overwrite })?;
     let shown = |path: &TreePath| harmless_line(&path.to_string());
     for path in &restored.paths {
-        say(&format!("restored {}", shown(path)));
+        print_line(&format!("restored {}", shown(path)));
     }
     for path in &restored.deleted {
-        say(&format!("{} was deleted locally; it is not deleted again", shown(path)));
+        print_line(&format!("{} was deleted locally; it is not deleted again", shown(path)));
     }
     for name in &restored.refs {
-        say(&format!("restored commits as {}", harmless_line(name)));
+        print_line(&format!("restored commits as {}", harmless_line(name)));
     }
     if restored.paths.is_empty() && restored.refs.is_empty() {
-        say("no file was restored: name the paths");
+        print_line("no file was restored: name the paths");
     }
     Ok(())
 }

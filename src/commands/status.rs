@@ -21,7 +21,7 @@ use refresh_source::local::LocalChanges;
 use refresh_system::clock;
 use refresh_system::manifest::contamination::Contamination;
 use refresh_system::screen;
-use refresh_system::screen::{Facts, Tone, paint, say};
+use refresh_system::screen::{Facts, Tone, paint, print_line};
 use refresh_system::text::{count, duration, harmless_line};
 
 use super::{open, refuse};
@@ -63,16 +63,16 @@ struct Status {
 /// Shows the state of an installation; changes nothing.
 pub(super) fn status(layout: &Layout, args: &StatusArgs) -> Result<Ended, Error> {
     let on = open(layout, "status")?;
-    let found = look(&on).map_err(|failure| refuse(&on, "status", failure, "ladylinux-refresh doctor"))?;
+    let found = examine(&on).map_err(|failure| refuse(&on, "status", failure, "ladylinux-refresh doctor"))?;
     if args.json {
-        say(&json::pretty(&found));
+        print_line(&json::pretty(&found));
     } else {
         show(&on, &found);
     }
     Ok(Ended::Done)
 }
 
-fn look(on: &Installation) -> refresh_system::error::Outcome<Status> {
+fn examine(on: &Installation) -> refresh_system::error::Outcome<Status> {
     let observed = Observed::of(on)?.with_drift(on, &[], None)?;
     let file = status_file::read(&on.layout);
     let holder = run_lock::held_by(&on.layout.lock_file())?.and_then(|holder| holder.run);
@@ -185,7 +185,7 @@ fn show(on: &Installation, status: &Status) {
     if let Some(next) = next(on, status) {
         facts.next(&next);
     }
-    screen::say_all(&facts.lines);
+    screen::print_lines(&facts.lines);
 }
 
 /// Returns the command that comes next; `None` if nothing has to be done.

@@ -8,7 +8,7 @@ use refresh_installation::exit::{Ended, Error};
 use refresh_settings::layout::Layout;
 use refresh_system::error::Failure;
 use refresh_system::interrupt;
-use refresh_system::screen::say;
+use refresh_system::screen::print_line;
 use refresh_system::text::{harmless_line, quoted_path};
 
 use super::{lock, open, refuse};
@@ -28,17 +28,17 @@ pub(super) fn undo(layout: &Layout, dry_run: bool) -> Result<Ended, Error> {
     for step in undo.steps().map_err(refused)? {
         let line = harmless_line(&step.what);
         if dry_run {
-            say(&format!("would {line}"));
+            print_line(&format!("would {line}"));
             continue;
         }
         interrupt::check().map_err(refused)?;
         step.apply().map_err(refused)?;
-        say(&format!("done: {line}"));
+        print_line(&format!("done: {line}"));
     }
     if let Some(file) = stays {
-        say(&format!("{} stays: `init` did not write it", harmless_line(&quoted_path(&file))));
+        print_line(&format!("{} stays: `init` did not write it", harmless_line(&quoted_path(&file))));
     }
-    say(if dry_run {
+    print_line(if dry_run {
         "dry run: no changes were made"
     } else {
         "everything that this program added is removed, but for the program itself"

@@ -8,7 +8,7 @@ use refresh_run::refresh::socket;
 use refresh_service::fence;
 use refresh_settings::layout::Layout;
 use refresh_source::exchange::Exchanges;
-use refresh_system::screen::say;
+use refresh_system::screen::print_line;
 use refresh_system::text::harmless_line;
 
 use super::{lock, open, refuse, to_type_again};
@@ -20,7 +20,7 @@ pub(super) fn unfence(layout: &Layout, args: &UnfenceArgs) -> Result<Ended, Erro
         .map_err(|error| to_type_again(error, "ladylinux-refresh unfence"))?;
     let context = |failure| refuse(&on, "unfence", failure, "ladylinux-refresh status");
     let Some(standing) = fence::read(layout).map_err(context)? else {
-        say("the service is not fenced");
+        print_line("the service is not fenced");
         return Ok(Ended::Done);
     };
     // A run that was killed may have left two versions in app/.
@@ -28,18 +28,20 @@ pub(super) fn unfence(layout: &Layout, args: &UnfenceArgs) -> Result<Ended, Erro
         Exchanges::of(&on).complete(&run).map_err(context)?;
     }
     if let Some(warning) = socket::open_left(&on) {
-        say(&format!("warning: {}", harmless_line(&warning)));
+        print_line(&format!("warning: {}", harmless_line(&warning)));
     }
     fence::lower(layout).map_err(context)?;
     // It would end by itself within a second; until then visitors would still read of the fence.
     on.service.end_page().map_err(context)?;
     if let Some(record) = standing.record() {
-        say(&format!("the fence of run {} is down", record.run));
+        print_line(&format!("the fence of run {} is down", record.run));
     } else {
-        say("the fence is down");
+        print_line("the fence is down");
     }
-    say("the state that the failed refresh left has not passed a health check; the last report describes it");
-    say(&format!("start it:        {}", on.as_typed("ladylinux-refresh service start")));
-    say(&format!("or go back:      {}", on.as_typed("ladylinux-refresh rollback")));
+    print_line(
+        "the state that the failed refresh left has not passed a health check; the last report describes it",
+    );
+    print_line(&format!("start it:        {}", on.as_typed("ladylinux-refresh service start")));
+    print_line(&format!("or go back:      {}", on.as_typed("ladylinux-refresh rollback")));
     Ok(Ended::Done)
 }

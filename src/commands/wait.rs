@@ -11,7 +11,7 @@ use refresh_settings::names::RunId;
 use refresh_system::disk;
 use refresh_system::error::Failure;
 
-use super::{place, reporter, run_id};
+use super::{reporter, run_id, run_process};
 
 /// Follows a run from its beginning to its end.
 pub(super) fn wait(layout: &Layout, args: &WaitArgs) -> Result<Ended, Error> {
@@ -19,13 +19,13 @@ pub(super) fn wait(layout: &Layout, args: &WaitArgs) -> Result<Ended, Error> {
     let mut reporter = reporter(&args.report);
     if Spool::of(layout, &run).is_there() {
         let on_interrupt = OnInterrupt::Leave;
-        return place::follow(Follower { layout, run: &run, reporter, on_interrupt, bus: None });
+        return run_process::follow(Follower { layout, run: &run, reporter, on_interrupt, bus: None });
     }
     // Its events are gone; its report is not.
     check_known(layout, "wait", &run)?;
     let past = history::one(layout, &run).map_err(|failure| Refusal::of("wait", failure))?;
     let Some(report) = past.report else {
-        let (service, next) = (place::service_in_words(layout), "ladylinux-refresh run".to_owned());
+        let (service, next) = (run_process::service_in_words(layout), "ladylinux-refresh run".to_owned());
         return Err(Error::Lost { run, end: None, service, next });
     };
     let code = report.exit_code;

@@ -3,7 +3,7 @@
 use refresh_events::event::{Event, Subscriber};
 use refresh_system::text::harmless;
 
-use refresh_system::screen::{self, complain};
+use refresh_system::screen::{self, print_to_stderr};
 
 /// Returns what a command notes on its way; it prints no other event.
 #[derive(Debug)]
@@ -13,8 +13,8 @@ impl Subscriber for Aside {
     fn take(&mut self, event: &Event) {
         match event {
             Event::Note { .. } if screen::is_quiet() => {}
-            Event::Note { message, .. } => complain(&harmless(message)),
-            Event::Warning { message, .. } => complain(&format!("warning: {}", harmless(message))),
+            Event::Note { message, .. } => print_to_stderr(&harmless(message)),
+            Event::Warning { message, .. } => print_to_stderr(&format!("warning: {}", harmless(message))),
             _ => {}
         }
     }

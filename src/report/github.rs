@@ -40,7 +40,7 @@ impl GitHub {
 
     fn close(&mut self) {
         if std::mem::take(&mut self.open) {
-            screen::say("::endgroup::");
+            screen::print_line("::endgroup::");
         }
     }
 }
@@ -48,28 +48,28 @@ impl GitHub {
 impl Subscriber for GitHub {
     fn take(&mut self, event: &Event) {
         match event {
-            Event::RunStarted { run, .. } => screen::say(&format!("run {run}")),
+            Event::RunStarted { run, .. } => screen::print_line(&format!("run {run}")),
             Event::PhaseStarted { phase } => {
                 self.close();
                 self.open = true;
-                screen::say(&format!("::group::{phase}"));
+                screen::print_line(&format!("::group::{phase}"));
             }
             Event::Progress { .. } => {}
-            Event::Output { source, line, .. } => screen::say(&inert(&format!("{source}| {line}"))),
-            Event::Note { message, .. } => screen::say(&inert(message)),
-            Event::Warning { message, .. } => screen::say(&format!("::warning::{}", escape(message))),
+            Event::Output { source, line, .. } => screen::print_line(&inert(&format!("{source}| {line}"))),
+            Event::Note { message, .. } => screen::print_line(&inert(message)),
+            Event::Warning { message, .. } => screen::print_line(&format!("::warning::{}", escape(message))),
             Event::PhaseFinished { phase, duration_ms, summary } => {
-                screen::say(&inert(&format!("{phase}: {summary} ({})", duration(*duration_ms))));
+                screen::print_line(&inert(&format!("{phase}: {summary} ({})", duration(*duration_ms))));
                 self.close();
             }
             Event::PhaseFailed { phase, error, .. } => {
                 self.close();
-                screen::say(&format!("::error title={phase} failed::{}", escape(&error.join(": "))));
+                screen::print_line(&format!("::error title={phase} failed::{}", escape(&error.join(": "))));
             }
             Event::RunFinished { report } => {
                 self.close();
                 for line in outcome::lines(report, Detail::Brief, usize::MAX) {
-                    screen::say(&inert(&line));
+                    screen::print_line(&inert(&line));
                 }
                 append(self.summary.as_ref(), &summary(report));
                 append(self.outputs.as_ref(), &outputs(report));

@@ -49,10 +49,10 @@ impl Human {
         }
     }
 
-    fn say(&self, line: &str) {
+    fn print_line(&self, line: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| screen::say(line)),
-            None => screen::say(line),
+            Some(bar) => bar.suspend(|| screen::print_line(line)),
+            None => screen::print_line(line),
         }
     }
 }
@@ -77,18 +77,18 @@ impl Subscriber for Human {
             }
             Event::Output { phase, source, line } => {
                 if self.detail == Detail::Full || *phase == Phase::Prepare {
-                    self.say(&paint(Tone::Quiet, &format!("    {source}| {}", harmless_line(line))));
+                    self.print_line(&paint(Tone::Quiet, &format!("    {source}| {}", harmless_line(line))));
                 } else if let Some(bar) = &self.bar {
                     bar.set_message(harmless_line(line));
                 }
             }
-            Event::Note { message, .. } => self.say(&format!("    {}", indented(message))),
+            Event::Note { message, .. } => self.print_line(&format!("    {}", indented(message))),
             Event::Warning { message, .. } => {
-                self.say(&format!("    {} {}", paint(Tone::Warning, "warning:"), indented(message)));
+                self.print_line(&format!("    {} {}", paint(Tone::Warning, "warning:"), indented(message)));
             }
             Event::PhaseFinished { phase, duration_ms, summary } => {
                 self.end_bar();
-                self.say(&phase_line(
+                self.print_line(&phase_line(
                     Tone::Good,
                     *phase,
                     &harmless_line(summary),
@@ -98,12 +98,12 @@ impl Subscriber for Human {
             }
             Event::PhaseFailed { phase, duration_ms, .. } => {
                 self.end_bar();
-                self.say(&phase_line(Tone::Bad, *phase, "failed", *duration_ms, screen::width()));
+                self.print_line(&phase_line(Tone::Bad, *phase, "failed", *duration_ms, screen::width()));
             }
             Event::RunFinished { report: result } => {
                 self.end_bar();
                 for line in outcome::lines(result, self.detail, screen::text_width()) {
-                    screen::say(&line);
+                    screen::print_line(&line);
                 }
             }
         }

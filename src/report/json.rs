@@ -19,7 +19,7 @@ pub struct Json;
 impl Subscriber for Json {
     fn take(&mut self, event: &Event) {
         if let Ok(line) = serde_json::to_string(event) {
-            screen::say(&escaped(&line));
+            screen::print_line(&escaped(&line));
         }
     }
 }

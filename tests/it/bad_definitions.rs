@@ -93,7 +93,7 @@ fn the_reasons_of_uv_are_reported_by_kind_and_its_full_output_is_in_the_log() {
         ("raw==1.0\n", "a package comes as source only"),
     ] {
         host.push(&[("requirements.txt", text)]);
-        host.tool(["run"]).expect(3).says(kind);
+        host.tool(["run"]).expect(3).prints(kind);
         let log = fs::read_to_string(host.runs().pop().unwrap().join("log")).unwrap();
         assert!(log.contains("No solution found when resolving dependencies"), "{log}");
     }
@@ -106,19 +106,19 @@ fn strict_refuses_what_the_application_does_not_lock_and_takes_what_lock_prints(
     let before = state(&host);
     host.push(&[("version.txt", "two\n")]);
     for command in [["run", "--strict"], ["plan", "--strict"]] {
-        host.tool(command).expect(3).says("the application has no lockfile").says("ladylinux-refresh");
+        host.tool(command).expect(3).prints("the application has no lockfile").prints("ladylinux-refresh");
         assert_eq!(state(&host), before);
     }
     for (form, file) in [("pylock", "pylock.toml"), ("requirements", "requirements.txt")] {
         let printed = host.tool(["lock", "--format", form]).expect(0);
         assert!(printed.out.contains("six"), "{}", printed.all());
         host.push(&[("pylock.toml", ""), (file, &printed.out), ("version.txt", &format!("{form}\n"))]);
-        host.tool(["run", "--strict", "--verbose"]).expect(0).says(&format!("lock         {file}"));
+        host.tool(["run", "--strict", "--verbose"]).expect(0).prints(&format!("lock         {file}"));
         assert_eq!(host.version().as_deref(), Some(form));
     }
     host.configure_python(&format!("index_url = \"{}\"\nstrict = true", index.url()));
     host.push(&[("requirements.txt", "six\n")]);
-    host.tool(["run"]).expect(3).says("the application has no lockfile");
+    host.tool(["run"]).expect(3).prints("the application has no lockfile");
 }
 
 #[test]
@@ -134,7 +134,8 @@ fn a_lock_is_printed_upgraded_and_written_as_json() {
     let requirements = host.tool(["lock", "--format", "requirements"]).expect(0);
     let expected = format!("six==1.17.0 \\\n    --hash=sha256:{}\n", index.sha256("six==1.17.0"));
     assert_eq!(requirements.out, expected);
-    let same = host.tool(["lock", "--upgrade"]).expect(0).says("nothing changed").says("from releases until");
+    let same =
+        host.tool(["lock", "--upgrade"]).expect(0).prints("nothing changed").prints("from releases until");
     assert!(!same.all().contains("not reproducible"), "{}", same.all());
 
     // As if the definition were of a time before the second release.
@@ -156,17 +157,20 @@ fn a_lock_is_printed_upgraded_and_written_as_json() {
     host::git(&host.work(), ["push", "--quiet", "--force", "origin", "HEAD"]);
     host.tool(["run", "--verbose"])
         .expect(0)
-        .says("lock         resolved by uv")
-        .says("until 2024-06-01T00:00:00Z");
-    host.tool(["lock", "--upgrade"]).expect(0).says("~ six 1.16.0 → 1.17.0").says("upgraded on this machine");
-    host.tool(["plan"]).expect(0).says("not reproducible: it was upgraded on this machine");
-    host.tool(["run", "--verbose"]).expect(0).says("the lock changed").says("upgraded on this machine");
-    host.tool(["status"]).expect(0).says("not reproducible");
+        .prints("lock         resolved by uv")
+        .prints("until 2024-06-01T00:00:00Z");
+    host.tool(["lock", "--upgrade"])
+        .expect(0)
+        .prints("~ six 1.16.0 → 1.17.0")
+        .prints("upgraded on this machine");
+    host.tool(["plan"]).expect(0).prints("not reproducible: it was upgraded on this machine");
+    host.tool(["run", "--verbose"]).expect(0).prints("the lock changed").prints("upgraded on this machine");
+    host.tool(["status"]).expect(0).prints("not reproducible");
     host.push(&[("requirements.txt", &expected)]);
     host.tool(["lock", "--upgrade"])
         .expect(3)
-        .says("requirements.txt is the lockfile, and a refresh does not write it");
-    host.tool(["lock"]).expect(3).says("lock --format requirements");
+        .prints("requirements.txt is the lockfile, and a refresh does not write it");
+    host.tool(["lock"]).expect(3).prints("lock --format requirements");
 }
 
 #[test]

@@ -139,7 +139,7 @@ fn config_show_names_the_origin_of_each_value_and_the_file_that_counts() {
     let ignored = format!("# {} does not count: {} does\n", second.display(), first.display());
     assert!(said.out.contains(&ignored), "{}", said.out);
     let none = Root::new();
-    none.tool(&["config", "show"]).expect(0).says("does not exist: the defaults are in force");
+    none.tool(&["config", "show"]).expect(0).prints("does not exist: the defaults are in force");
 }
 
 #[test]
@@ -197,15 +197,19 @@ fn config_check_reads_a_named_file_as_that_of_the_host_or_of_the_application() {
     let root = Root::with("keep = \"wrong\"\n");
     let path = root.layout.root().join("refresh.toml");
     fs::write(&path, "definitions = [\"x.txt\"]\n").unwrap();
-    root.tool(&["config", "check", "refresh.toml", "--application"]).expect(0).says("refresh.toml: no fault");
+    root.tool(&["config", "check", "refresh.toml", "--application"])
+        .expect(0)
+        .prints("refresh.toml: no fault");
     root.tool(&["config", "check", "refresh.toml"])
         .expect(2)
-        .says("refresh.toml:1:1: unknown key `definitions`");
+        .prints("refresh.toml:1:1: unknown key `definitions`");
     fs::write(&path, b"keep = 3\n# \xff\n").unwrap();
-    root.tool(&["config", "check", "refresh.toml"]).expect(2).says("refresh.toml:2:3: the file is not UTF-8");
+    root.tool(&["config", "check", "refresh.toml"])
+        .expect(2)
+        .prints("refresh.toml:2:3: the file is not UTF-8");
     let said = root.tool(&["config", "check", "nowhere.toml"]).expect(3);
     assert!(said.err.contains("nowhere.toml does not exist"), "{}", said.err);
-    Root::new().tool(&["config", "check"]).expect(0).says("does not exist: the defaults are in force");
+    Root::new().tool(&["config", "check"]).expect(0).prints("does not exist: the defaults are in force");
 }
 
 /// Asserts that the tables of a part of the schema have the keys that the program reads, and no others.

@@ -109,7 +109,7 @@ fn a_healthy_installation_has_no_problems_and_looking_changes_nothing() {
     // The env file of these tests holds a secret, and everybody may read it.
     assert!(said.out.contains("0 problems, 1 note in"), "{}", said.out);
     fs::set_permissions(host.layout.env_file(), fs::Permissions::from_mode(0o640)).unwrap();
-    host.tool(["doctor"]).expect(0).says("no problem in");
+    host.tool(["doctor"]).expect(0).prints("no problem in");
     assert_eq!(files(&host), before);
     assert_eq!(host.version().as_deref(), Some("one"));
 }
@@ -121,7 +121,7 @@ fn before_init_the_doctor_names_missing_parts_and_skipped_checks() {
     let finding = of(&report, "directories")[0];
     assert!(finding["what"].as_str().unwrap().contains("the installation is not complete"), "{report:#}");
     assert!(report["unseen"].as_array().unwrap().iter().any(|it| it["check"] == "repository"));
-    let said = host.tool(["doctor"]).expect(5).says("no installation found");
+    let said = host.tool(["doctor"]).expect(5).prints("no installation found");
     assert_eq!(said.out.matches("not checked").count(), 1, "{}", said.out);
     host.push(&[("server.py", host::SERVER), ("version.txt", "one\n")]);
     repair(&host, finding);

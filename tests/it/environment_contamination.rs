@@ -95,16 +95,17 @@ fn rw_2_2_rw_5_3_a_change_by_hand_is_seen_by_status_and_plan_and_gone_after_the_
         let expected = (below.clone(), change.to_owned(), kind.to_owned());
         let status = json_of(&host, &["status", "--json"], 0);
         assert!(changes(&status["contamination"]).contains(&expected), "{file}: {status:#}");
-        host.tool(["status"]).expect(0).says("changed by hand:").says(&format!("{change} {below}"));
+        host.tool(["status"]).expect(0).prints("changed by hand:").prints(&format!("{change} {below}"));
         let plan = json_of(&host, &["plan", "--json", "--exit-code"], 5);
         assert!(changes(&plan["environment"]["contamination"]).contains(&expected), "{file}: {plan:#}");
         assert_eq!(plan["environment"]["build"], true);
         assert_eq!(plan["environment"]["reason"], "the environment was changed by hand");
         let plan = host.tool(["plan"]).expect(0);
-        plan.says("changed by hand:").says(&format!("{change} {below}"));
+        plan.prints("changed by hand:").prints(&format!("{change} {below}"));
 
         let ran = host.tool(run).expect(0);
-        let ran = ran.says("was changed by hand and is not used any more").says(&format!("{change} {below}"));
+        let ran =
+            ran.prints("was changed by hand and is not used any more").prints(&format!("{change} {below}"));
         drop(ran);
         let report = host.report();
         assert_eq!(report["environment"]["contaminated"][0]["generation"], name(&before).as_str());
@@ -135,14 +136,14 @@ fn rw_5_3_a_staged_check_writes_nothing_into_the_environment_and_a_mode_that_it_
     // Below --root the check has the owner's user, who may change the mode; it may write nowhere all the same.
     let smuggle = "cd $VIRTUAL_ENV && chmod u+w . && touch smuggled";
     host.push(&[("version.txt", "two\n"), ("refresh.toml", &check(smuggle))]);
-    drop(host.tool(["run"]).expect(3).says("the check hook rude failed"));
+    drop(host.tool(["run"]).expect(3).prints("the check hook rude failed"));
     assert_eq!(live(&host), before);
     assert!(!before.join("smuggled").exists());
     assert_eq!(host.version().as_deref(), Some("one"), "the old version serves");
-    host.tool(["verify", "--environment"]).expect(5).says("permissions changed: .");
+    host.tool(["verify", "--environment"]).expect(5).prints("permissions changed: .");
 
     host.push(&[("refresh.toml", &check("exit 0"))]);
-    drop(host.tool(["run"]).expect(0).says("was changed by hand and is not used any more"));
+    drop(host.tool(["run"]).expect(0).prints("was changed by hand and is not used any more"));
     assert_ne!(live(&host), before);
     host.tool(["verify", "--environment"]).expect(0);
 }
@@ -165,7 +166,7 @@ fn a_rollback_to_a_changed_environment_builds_the_same_one_again() {
     assert_ne!(host.report()["environment"]["digest"], digest);
     change_a_byte(&packages(&first).join("six.py"));
     restore_modes(&first);
-    host.tool(["rollback"]).expect(0).says("was changed by hand and is not used any more");
+    host.tool(["rollback"]).expect(0).prints("was changed by hand and is not used any more");
     assert_eq!(host.head(), commit);
     let report = host.report();
     assert_eq!(report["environment"]["digest"], digest);
@@ -193,8 +194,8 @@ fn verify_reads_what_leaves_no_trace_and_a_copied_disk_is_no_change() {
     refresh_system::disk::remove_tree(&environment).unwrap();
     fs::rename(&copy, &environment).unwrap();
     assert!(json_of(&host, &["status", "--json"], 0)["contamination"].is_null());
-    host.tool(["verify", "--environment"]).expect(0).says("as it was built");
-    host.tool(["run", "--if-changed"]).expect(0).says("Already current");
+    host.tool(["verify", "--environment"]).expect(0).prints("as it was built");
+    host.tool(["run", "--if-changed"]).expect(0).prints("Already current");
 
     // What a failing disk does to a file: other bytes, and all times as they were.
     let path = packages(&environment).join("six.py");
@@ -223,15 +224,15 @@ fn verify_reads_what_leaves_no_trace_and_a_copied_disk_is_no_change() {
     assert!(json_of(&host, &["status", "--json"], 0)["contamination"].is_null());
     host.tool(["verify", "--environment"])
         .expect(5)
-        .says(&format!("changed {below}"))
-        .says("ladylinux-refresh");
+        .prints(&format!("changed {below}"))
+        .prints("ladylinux-refresh");
     let verified = json_of(&host, &["verify", "--environment", "--all", "--json"], 5);
     assert_eq!(verified["ok"], false);
     assert_eq!(changes(&verified["environments"][0]["contamination"])[0].0, below);
 
     // It is written down, so the next run does not use it, and neither does one that only looks for changes.
     assert!(!json_of(&host, &["status", "--json"], 0)["contamination"].is_null());
-    host.tool(["run", "--if-changed"]).expect(0).says("Refreshed");
+    host.tool(["run", "--if-changed"]).expect(0).prints("Refreshed");
     assert_ne!(live(&host), environment);
     host.tool(["verify", "--environment", "--all"]).expect(0);
 }
@@ -252,9 +253,9 @@ fn environments_are_listed_and_unused_ones_are_removed() {
     assert_eq!((&of(&second)["live"], &of(&second)["last_good"]), (&json!(true), &json!(true)));
     assert_eq!((&of(&first)["live"], &of(&first)["last_good"]), (&json!(false), &json!(false)));
     assert_eq!(of(&second)["packages"], 1);
-    host.tool(["environments", "list"]).expect(0).says(&format!("{second}  good (live, last good)"));
+    host.tool(["environments", "list"]).expect(0).prints(&format!("{second}  good (live, last good)"));
 
-    host.tool(["environments", "prune"]).expect(0).says("nothing to remove");
+    host.tool(["environments", "prune"]).expect(0).prints("nothing to remove");
     let dry = host.tool(["environments", "prune", "--keep", "0", "--dry-run"]).expect(0);
     assert_eq!(dry.out, format!("{first}  would be removed\n"));
     assert!(host.layout.environments().join(&first).is_dir());
@@ -293,7 +294,7 @@ fn verify_takes_the_part_as_an_argument_and_its_first_line_is_the_verdict() {
     let verdict = first(&["verify", "environment"], 5);
     assert!(verdict.starts_with("Environment: changed; every byte of 1 environment read in "), "{verdict}");
     assert_eq!(json_of(&host, &["verify", "all", "--json"], 5)["ok"], false);
-    host.tool(["verify", "models", "--all"]).expect(2).says("--all is an option of `verify environment`");
-    host.tool(["verify", "environment", "--presence"]).expect(2).says("options of `verify models`");
-    host.tool(["verify", "rooms"]).expect(2).says("models, environment, all");
+    host.tool(["verify", "models", "--all"]).expect(2).prints("--all is an option of `verify environment`");
+    host.tool(["verify", "environment", "--presence"]).expect(2).prints("options of `verify models`");
+    host.tool(["verify", "rooms"]).expect(2).prints("models, environment, all");
 }

@@ -139,7 +139,7 @@ fn rw_3_1_rw_5_3_rw_5_5_a_real_application_is_refreshed_with_its_packages_and_ke
 
     // The migration of the next version is broken; the data survive it, and the way back.
     push(&host, "steps/4-pinned-notes");
-    host.tool(["run"]).expect(1).says("migrate");
+    host.tool(["run"]).expect(1).prints("migrate");
     host.tool(["service", "start"]).expect(3);
     host.tool(["rollback"]).expect(0);
     assert_eq!(json(&host, "/api/status")["commit"], commit.as_str());
@@ -163,13 +163,13 @@ fn rw_5_5_uvicorn_with_its_own_certificate_is_refreshed_with_and_without_a_check
     let host = application_on(host, &lines);
     assert_eq!(host.report()["service"]["url"], url.as_str());
     push(&host, "steps/2-headline");
-    host.tool(["run"]).expect(0).says("HTTP 200");
-    host.tool(["run", "--if-changed"]).expect(0).says("Already current");
+    host.tool(["run"]).expect(0).prints("HTTP 200");
+    host.tool(["run", "--if-changed"]).expect(0).prints("Already current");
     let settings = fs::read_to_string(host.layout.host_file()).unwrap();
     let checked =
         format!("ca_file = \"{certificate}\"\nheaders = {{ Host = \"lady.example\" }}\n[service]\n");
     fs::write(host.layout.host_file(), settings.replace("[service]\n", &checked)).unwrap();
-    host.tool(["run"]).expect(0).says("HTTP 200");
-    host.tool(["service", "restart"]).expect(0).says("healthy");
+    host.tool(["run"]).expect(0).prints("HTTP 200");
+    host.tool(["service", "restart"]).expect(0).prints("healthy");
     host.tool(["rollback"]).expect(0);
 }

@@ -73,7 +73,7 @@ fn followers_receive_the_events_of_the_run_byte_for_byte() {
     fs::remove_dir_all(host.layout.volatile()).unwrap();
     let last = live.out.lines().last().unwrap();
     assert_eq!(host.tool(["wait", &run, "--format", "json"]).expect(0).out.trim_end(), last);
-    host.tool(["wait", "20260101T000000000Z-1"]).expect(3).says("does not exist").says("history");
+    host.tool(["wait", "20260101T000000000Z-1"]).expect(3).prints("does not exist").prints("history");
     host.tool(["wait", "../lock"]).expect(2);
 }
 
@@ -84,23 +84,23 @@ fn a_detached_run_is_named_followed_and_ended_by_its_name() {
     let said = host.tool(["run", "--detach", "--format", "json"]).expect(0);
     let run = serde_json::from_str::<Value>(&said.out).unwrap()["run"].as_str().unwrap().to_owned();
     assert_eq!(in_step_4(&host), run);
-    host.tool(["status"]).expect(0).says(&format!("run {run} of main is in progress since "));
+    host.tool(["status"]).expect(0).prints(&format!("run {run} of main is in progress since "));
     let listed = host.tool(["history"]).expect(0).out;
     assert!(listed.lines().nth(1).unwrap().contains(" in progress "), "{listed}");
     let status = serde_json::from_str::<Value>(&host.tool(["status", "--json"]).expect(0).out).unwrap();
     assert_eq!((&status["running_now"], &status["current"]["run"]), (&json!(run), &json!(run)));
     // The output of a detached run without an event reaches the clients that wait.
-    host.tool(["run", "--detach"]).expect(4).says(&run);
+    host.tool(["run", "--detach"]).expect(4).prints(&run);
     let second = host.tool(["run", "--detach", "--wait", "1s"]).expect(0).out;
-    host.tool(["wait", second.trim_end()]).expect(4).says("is in progress since").says(&run);
-    host.tool(["cancel", &run]).expect(0).says("halted").says("fenced");
-    host.tool(["wait", &run]).expect(130).says("interrupted by SIGINT");
-    host.tool(["cancel", &run]).expect(0).says("is not in progress: halted");
-    host.tool(["cancel", "20260101T000000000Z-1"]).expect(3).says("error in cancel: run");
+    host.tool(["wait", second.trim_end()]).expect(4).prints("is in progress since").prints(&run);
+    host.tool(["cancel", &run]).expect(0).prints("halted").prints("fenced");
+    host.tool(["wait", &run]).expect(130).prints("interrupted by SIGINT");
+    host.tool(["cancel", &run]).expect(0).prints("is not in progress: halted");
+    host.tool(["cancel", "20260101T000000000Z-1"]).expect(3).prints("error in cancel: run");
     fs::remove_file(hold).unwrap();
 
     let third = host.tool(["run", "--detach"]).expect(0).out;
-    host.tool(["wait", third.trim_end()]).expect(0).says("Refreshed");
+    host.tool(["wait", third.trim_end()]).expect(0).prints("Refreshed");
     assert_eq!(host.version().as_deref(), Some("two"));
     assert_eq!(self::status(&host)["current"], Value::Null);
     host.tool(["run", "--detach", "--dry-run"]).expect(2);
@@ -115,8 +115,8 @@ fn a_run_that_was_killed_is_reported_as_killed_until_the_next_one() {
     let pid = status(&host)["current"]["process"]["pid"].as_i64().unwrap();
     let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-    host.tool(["wait", &run]).expect(137).says("over without a report").says("fenced");
-    host.tool(["status"]).expect(0).says("was killed:").says("prepare");
+    host.tool(["wait", &run]).expect(137).prints("over without a report").prints("fenced");
+    host.tool(["status"]).expect(0).prints("was killed:").prints("prepare");
 
     // What systemd does at once with the end of a run's unit; done again it changes nothing.
     let after =
@@ -127,12 +127,12 @@ fn a_run_that_was_killed_is_reported_as_killed_until_the_next_one() {
     assert_eq!(found["last_run"]["exit_code"], 137);
     host::ran(after().unwrap()).expect(0);
     assert_eq!(status(&host), found);
-    host.tool(["wait", &run]).expect(137).says("was killed in prepare").says("SIGKILL");
-    host.tool(["history"]).expect(0).says("interrupted");
-    host.tool(["service", "start"]).expect(3).says("was killed in prepare");
+    host.tool(["wait", &run]).expect(137).prints("was killed in prepare").prints("SIGKILL");
+    host.tool(["history"]).expect(0).prints("interrupted");
+    host.tool(["service", "start"]).expect(3).prints("was killed in prepare");
 
     fs::remove_file(hold).unwrap();
-    host.tool(["run"]).expect(0).says(&format!("run {run} was interrupted"));
+    host.tool(["run"]).expect(0).prints(&format!("run {run} was interrupted"));
     // A run that came to its own end is nothing to look after.
     let run = status(&host)["last_run"]["run"].as_str().unwrap().to_owned();
     let before = status(&host);
@@ -167,7 +167,7 @@ fn a_request_refreshes_the_deployed_branch_if_the_host_allows_it_and_its_content
         assert!(last["why"].as_str().unwrap().contains("allowed_branches does not contain main"), "{last}");
         assert!(ran.err.contains("refused the request"), "{}", ran.all());
     }
-    host.tool(["status"]).expect(0).says("last request main at ").says("refused");
+    host.tool(["status"]).expect(0).prints("last request main at ").prints("refused");
     assert_eq!(host.version().as_deref(), Some("one"));
 
     // Entries of every kind together are one request; a link is not followed.
@@ -204,7 +204,7 @@ fn a_request_is_removed_and_refused_while_the_settings_cannot_be_used() {
     let request = || fs::write(directory.join("request"), "").unwrap();
     host.configure("allowed_branches = [\"main\"]\nno_such_key = 1", "");
     request();
-    host.tool(["answer-requests"]).expect(2).says("no_such_key").says("refused the request");
+    host.tool(["answer-requests"]).expect(2).prints("no_such_key").prints("refused the request");
     assert!(
         fs::read_dir(&directory).unwrap().next().is_none(),
         "it stays, and systemd starts the answer again and again"
@@ -214,7 +214,7 @@ fn a_request_is_removed_and_refused_while_the_settings_cannot_be_used() {
     assert!(last["why"].as_str().unwrap().contains("settings"), "{last}");
 
     host.configure("allowed_branches = [\"main\"]", "");
-    host.tool(["status"]).expect(0).says("last request at ");
+    host.tool(["status"]).expect(0).prints("last request at ");
     request();
     host.tool(["answer-requests"]).expect(0);
     assert_eq!(status(&host)["last_request"]["outcome"], "done");
@@ -232,7 +232,7 @@ fn requests_are_taken_with_the_rights_of_their_directories_owner_whosever_app_is
     fs::set_permissions(directory.join("roots"), fs::Permissions::from_mode(0o755)).unwrap();
     chown(&directory, Some(61_874), Some(61_874)).unwrap();
     let runs = host.runs().len();
-    host.tool(["answer-requests"]).expect(3).says("cannot empty");
+    host.tool(["answer-requests"]).expect(3).prints("cannot empty");
     assert_eq!(host.runs().len(), runs, "an entry that stays started a run");
     let left = fs::read_dir(&directory).unwrap().next().unwrap().unwrap().path();
     assert!(left.join("own").is_dir(), "it was removed as root");
@@ -327,7 +327,7 @@ fn killed_with(spoil: impl Fn(&Host), expected: &str, mend: impl Fn(&Host)) {
     disk::write_json(&host.layout.admit(), &left, 0o644).unwrap();
     spoil(&host);
 
-    after(&host, &run, ["killed", "KILL"]).expect(0).says(expected);
+    after(&host, &run, ["killed", "KILL"]).expect(0).prints(expected);
     assert!(host.fenced() && host.answer().is_none());
     assert!(!host.layout.admit().exists());
     let found = status(&host);

@@ -43,7 +43,7 @@ fn rw_5_2b_rw_5_3b_a_history_with_everything_is_replayed_without_a_difference() 
         .arg(host.beside("srv/app.git"));
     let replayed = ran(replay.output().unwrap()).expect(0);
     // The commit that the host began with is a step too.
-    replayed.says("101 steps, 0 with differences");
+    replayed.prints("101 steps, 0 with differences");
     assert_eq!(host.read("version.txt").as_deref(), Some("version 100\n"));
     let migrations = std::fs::read_dir(host.layout.app().join("migrations")).unwrap().count();
     assert_eq!(host.read("built/migrations.txt").unwrap().trim(), migrations.to_string());

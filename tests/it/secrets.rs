@@ -102,7 +102,7 @@ fn a_token_opens_the_remote_and_shows_nowhere() {
     let refusing = watched(stranger, &seen);
     let text = fs::read_to_string(host.layout.host_file()).unwrap();
     fs::write(host.layout.host_file(), text.replace(&format!(":{port}/"), &format!(":{refusing}/"))).unwrap();
-    said += &host.tool(["run", "--verbose"]).expect(3).says("refused the credentials").all();
+    said += &host.tool(["run", "--verbose"]).expect(3).prints("refused the credentials").all();
 
     assert!(secrets.iter().all(|secret| !said.contains(secret)), "{said}");
     let seen = seen.lock().unwrap();
@@ -177,7 +177,7 @@ fn what_a_hook_or_the_service_writes_is_in_no_file_that_everybody_may_read() {
     for files in [("refresh.toml", hook.as_str()), ("server.py", &server)] {
         host.push(&[("refresh.toml", ""), files]);
         // A client that follows reads all of it.
-        host.tool(["run"]).expect(1).says(SECRET);
+        host.tool(["run"]).expect(1).prints(SECRET);
         assert!(host.fenced());
         let chain = host.report()["error"]["chain"].to_string();
         assert!(chain.contains("in the log of the run") && chain.contains("exit"), "{chain}");

@@ -12,7 +12,7 @@ use crate::refresh::help::hook;
 fn a_restart_checks_the_health_and_reports_the_downtime() {
     let host = Host::running();
     let pid = host.report()["service"]["pid"].clone();
-    host.tool(["service", "restart"]).expect(0).says("Restarted: healthy (HTTP 200)").says("down for");
+    host.tool(["service", "restart"]).expect(0).prints("Restarted: healthy (HTTP 200)").prints("down for");
     assert_eq!(host.version().as_deref(), Some("one"));
     let status = host.tool(["status", "--json"]).expect(0).out;
     let status: serde_json::Value = serde_json::from_str(&status).unwrap();
@@ -28,7 +28,9 @@ fn a_restart_that_fails_its_health_check_reports_the_cause_and_ends_with_5() {
     let host = Host::running();
     host.write("server.py", "raise SystemExit(7)\n");
     let said = host.tool(["service", "restart"]).expect(5);
-    said.says("error in service restart: the service fails its health check").says("cause").says("next ");
+    said.prints("error in service restart: the service fails its health check")
+        .prints("cause")
+        .prints("next ");
     assert!(!host.fenced(), "a restart is not a refresh");
 }
 
@@ -37,7 +39,7 @@ fn a_fenced_service_is_not_restarted_and_the_command_that_helps_is_named() {
     let host = Host::running();
     host.push(&[("refresh.toml", &hook("broken", "migration", &["false"], ""))]);
     host.tool(["run"]).expect(1);
-    host.tool(["service", "restart"]).expect(3).says("must not be started").says(" rollback\n");
+    host.tool(["service", "restart"]).expect(3).prints("must not be started").prints(" rollback\n");
     assert!(host.fenced() && host.answer().is_none());
 }
 

@@ -79,10 +79,10 @@ fn files_written_before_the_hooks_began_or_after_they_ended_are_none_of_their_pr
     // The record goes with the tree: the renamed entry at its top is still a product.
     let kept = refresh(&mut world, "r1");
     assert_eq!(listed(&kept[0].changes), expected);
-    assert!(!world.layout.made_file().exists());
+    assert!(!world.layout.hook_outputs_file().exists());
     // A record that cannot be read vouches for nothing.
     world.write("made/deep/file", b"a hook's");
-    fs::write(world.layout.made_file(), b"{").unwrap();
+    fs::write(world.layout.hook_outputs_file(), b"{").unwrap();
     assert_eq!(listed(&local(&world)), ["untracked made"]);
 }
 

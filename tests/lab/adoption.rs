@@ -137,7 +137,7 @@ fn init_changes_nothing_that_existed_and_its_undo_leaves_nothing_that_is_new() {
     let Some(lab) = Lab::open() else { return };
     let machine = machine_as_it_is(&lab);
     let before = inventory(&machine);
-    tool(&machine, INIT).expect(0).says("wrote /etc/ladylinux-refresh.toml");
+    tool(&machine, INIT).expect(0).prints("wrote /etc/ladylinux-refresh.toml");
     let after = inventory(&machine);
     assert_eq!(difference(&before, &after), Vec::<String>::new(), "init changed what existed");
     let is_own = |line: &&String| {
@@ -149,9 +149,9 @@ fn init_changes_nothing_that_existed_and_its_undo_leaves_nothing_that_is_new() {
     assert_eq!(foreign, Vec::<String>::new(), "init added something that is not its own");
     machine.exec("systemctl is-active ladylinux-api").expect(0);
 
-    let listed = tool(&machine, "init --undo --dry-run").expect(0).says("no changes were made").out;
+    let listed = tool(&machine, "init --undo --dry-run").expect(0).prints("no changes were made").out;
     assert_eq!(inventory(&machine), after, "a dry run changed something");
-    tool(&machine, "init --undo").expect(0).says("everything that this program added is removed");
+    tool(&machine, "init --undo").expect(0).prints("everything that this program added is removed");
     for path in ["/opt/ladylinux-refresh", "/var/lib/ladylinux-refresh", "/etc/ladylinux-refresh.toml"] {
         assert!(listed.contains(&format!("would remove {path}\n")), "{listed}");
     }
@@ -179,14 +179,14 @@ fn a_run_works_where_everything_is_the_service_users_and_its_undo_leaves_the_ser
     machine.exec_as("ladylinux", "echo 'keep = 77' >/etc/ladylinux/refresh.toml").expect(0);
     tool(&machine, INIT)
         .expect(0)
-        .says("/etc/ladylinux/refresh.toml does not count: /etc/ladylinux belongs to uid");
+        .prints("/etc/ladylinux/refresh.toml does not count: /etc/ladylinux belongs to uid");
     push(&machine, "two");
-    tool(&machine, "run").expect(0).says("/etc/ladylinux/refresh.toml does not count");
+    tool(&machine, "run").expect(0).prints("/etc/ladylinux/refresh.toml does not count");
     assert_eq!(version(&machine).as_deref(), Some("two"));
     tool(&machine, "status")
         .expect(0)
-        .says("settings     /etc/ladylinux-refresh.toml")
-        .says("/etc/ladylinux/refresh.toml does not count");
+        .prints("settings     /etc/ladylinux-refresh.toml")
+        .prints("/etc/ladylinux/refresh.toml does not count");
     let owners = "stat -c %U /opt/ladylinux /opt/ladylinux/app /var/lib/ladylinux /etc/ladylinux | sort -u";
     assert_eq!(machine.exec(owners).out.trim(), "ladylinux");
     machine.exec("test -d /var/lib/ladylinux/qdrant").expect(0);
@@ -204,12 +204,12 @@ fn a_run_works_where_everything_is_the_service_users_and_its_undo_leaves_the_ser
     // A real environment whose programs work where they are.
     machine.exec("test -d /opt/ladylinux/venv && test ! -L /opt/ladylinux/venv").expect(0);
     machine.exec_as("ladylinux", "/opt/ladylinux/venv/bin/uvicorn --version").expect(0);
-    machine.exec("head -n 1 /opt/ladylinux/venv/bin/uvicorn").says("#!/opt/ladylinux/venv/bin/python");
+    machine.exec("head -n 1 /opt/ladylinux/venv/bin/uvicorn").prints("#!/opt/ladylinux/venv/bin/python");
     // The repository holds all of its objects, and people can go on with it.
     let git = "cd /opt/ladylinux/app && test ! -e .git/objects/info/alternates && git fsck --no-progress && git log -1";
     machine.exec_as("ladylinux", git).expect(0);
     // What people had is still there.
-    machine.exec("find /opt/ladylinux -name notes.txt | xargs cat").says("mine");
+    machine.exec("find /opt/ladylinux -name notes.txt | xargs cat").prints("mine");
     machine.exec("test -x /opt/ladylinux/kept-by-refresh/venv-adopted-1/bin/python").expect(0);
     machine.exec("systemctl restart ladylinux-api").expect(0);
     until("the application after a restart by hand", || version(&machine));

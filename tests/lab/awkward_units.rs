@@ -187,9 +187,9 @@ fn rw_5_1_rw_5_5_a_run_copes_with_units_as_people_write_them_or_refuses_them_bef
 #[track_caller]
 fn refused(machine: &Machine, words: &[&str]) {
     let before = machine.version();
-    let mut ran = machine.refresh("run").expect(3).says("nothing was changed");
+    let mut ran = machine.refresh("run").expect(3).prints("nothing was changed");
     for word in words {
-        ran = ran.says(word);
+        ran = ran.prints(word);
     }
     assert_eq!((machine.version(), machine.read(FENCE)), (before, None));
 }
@@ -234,7 +234,7 @@ fn rw_7_1b_a_unit_that_is_masked_edited_or_renamed_or_a_users_own_is_refused_wit
     machine.exec("systemctl stop ladylinux-api && systemctl start lady").expect(0);
     until("the service", || machine.version());
     refused(&machine, &renamed);
-    machine.tool("doctor").expect(5).says("lady.service runs the application");
+    machine.tool("doctor").expect(5).prints("lady.service runs the application");
     // The advice works.
     let settings = machine.read("/etc/ladylinux/refresh.toml").unwrap();
     let named = format!("{settings}[service]\nunit = \"lady.service\"\n");
@@ -289,7 +289,7 @@ fn rw_5_5_rw_7_1a_another_hand_in_the_middle_of_a_run_starts_nothing_and_a_stop_
     let run = begin();
     until("the hook", || (is_fenced() && machine.exec("pgrep -f [/]srv/hold").code == Some(0)).then_some(()));
     for verb in ["start", "restart"] {
-        machine.exec(&format!("systemctl {verb} ladylinux-api")).expect(1).says("Assertion failed");
+        machine.exec(&format!("systemctl {verb} ladylinux-api")).expect(1).prints("Assertion failed");
     }
     machine.exec("systemctl stop ladylinux-api && rm /srv/hold").expect(0);
     let ended = Ran::of(&run.wait_with_output().unwrap());
@@ -306,8 +306,8 @@ fn rw_5_5_rw_7_1a_another_hand_in_the_middle_of_a_run_starts_nothing_and_a_stop_
         let ended = Ran::of(&run.wait_with_output().unwrap()).expect(code);
         if code == 1 {
             ended
-                .says("another request replaced this start of ladylinux-api.service")
-                .says("stopped and fenced");
+                .prints("another request replaced this start of ladylinux-api.service")
+                .prints("stopped and fenced");
         }
     }
     machine.refresh("rollback").expect(0);

@@ -63,7 +63,7 @@ impl Host {
         machine.prepare_small_host(&[("server.py", SERVER), ("requirements.txt", "")], UNIT);
         configure(machine, "http://127.0.0.1:8000/", "");
         machine.refresh("init").expect(0);
-        machine.refresh("run").expect(0).says("Refreshed");
+        machine.refresh("run").expect(0).prints("Refreshed");
         assert_eq!(machine.version().as_deref(), Some("one"));
     }
 
@@ -106,9 +106,9 @@ impl Host {
     #[track_caller]
     fn refused(&self, words: &[&str]) {
         let before = self.invocation(API);
-        let mut ran = self.tool("run").expect(3).says("nothing was changed").says("next ");
+        let mut ran = self.tool("run").expect(3).prints("nothing was changed").prints("next ");
         for word in words {
-            ran = ran.says(word);
+            ran = ran.prints(word);
         }
         assert_eq!(self.invocation(API), before, "{}", ran.all());
         assert_eq!(self.machine.read("/var/lib/ladylinux-refresh/fence"), None);
@@ -205,9 +205,9 @@ fn rw_7_1a_rw_7_1b_what_would_not_start_again_is_refused_while_a_client_that_ask
     machine.exec("systemctl stop ladylinux-api && systemctl start ladylinux-api.socket").expect(0);
     host.tool("run")
         .expect(3)
-        .says("ladylinux-api.socket starts ladylinux-api.service for each connection")
-        .says("listens on [::]:8001, while the port of the service is 8000")
-        .says("systemctl disable --now ladylinux-api.socket");
+        .prints("ladylinux-api.socket starts ladylinux-api.service for each connection")
+        .prints("listens on [::]:8001, while the port of the service is 8000")
+        .prints("systemctl disable --now ladylinux-api.socket");
 }
 
 /// A worker that runs from the tree.
@@ -239,15 +239,15 @@ fn rw_5_5_rw_7_1a_units_of_the_application_are_stopped_and_started_with_it_or_na
     host.configure("http://127.0.0.1:8000/", "[service]\nalso = [\"also.service\"]");
     host.refused(&["also.service has no fence", "ladylinux-refresh init"]);
     host.tool("init").expect(0);
-    host.tool("doctor").says("loose.service").says("old version");
+    host.tool("doctor").prints("loose.service").prints("old version");
 
     host.push("two");
     let before =
         ["tied.service", "chain.service", "also.service", "loose.service"].map(|unit| host.invocation(unit));
     host.tool("run")
         .expect(0)
-        .says("loose.service still runs the old version")
-        .says("systemctl restart loose.service");
+        .prints("loose.service still runs the old version")
+        .prints("systemctl restart loose.service");
     let after =
         ["tied.service", "chain.service", "also.service", "loose.service"].map(|unit| host.invocation(unit));
     for (number, unit) in ["tied.service", "chain.service", "also.service"].into_iter().enumerate() {
@@ -265,12 +265,12 @@ fn rw_5_5_rw_7_1a_units_of_the_application_are_stopped_and_started_with_it_or_na
     // A halted run: what goes with the service is down, and neither a person nor a boot starts what is under the fence.
     host.machine.write("/srv/work/server.py", "raise SystemExit('no model was named')\n");
     host.push("three");
-    host.tool("run").expect(1).says("no model was named").says("stopped and fenced");
+    host.tool("run").expect(1).prints("no model was named").prints("stopped and fenced");
     for unit in [API, "tied.service", "chain.service", "also.service"] {
         assert!(!host.is_active(unit), "{unit}");
     }
     assert_eq!(effects_on(&host.last_run(), "tied.service"), pair("stopped_with_it", "down"));
-    host.machine.exec("systemctl start also.service").expect(1).says("Assertion failed");
+    host.machine.exec("systemctl start also.service").expect(1).prints("Assertion failed");
     host.machine.reboot();
     assert!(!host.is_active("also.service"));
     host.machine.exec("systemctl start loose.service").expect(0);
@@ -332,7 +332,7 @@ fn rw_5_1_rw_7_1a_a_stop_without_a_limit_can_be_cancelled_and_a_start_without_on
     let phase = || host.machine.json("/var/lib/ladylinux-refresh/status.json")["current"]["phase"].clone();
     until("the stop", || (phase() == "stop").then_some(()));
     let began = clock::monotonic();
-    host.tool("cancel").expect(0).says("halted").says("fenced");
+    host.tool("cancel").expect(0).prints("halted").prints("fenced");
     let took = clock::monotonic().duration_since(began);
     assert!(took < Duration::from_secs(60), "{took:?}");
     assert_eq!(run.wait_with_output().unwrap().status.code(), Some(130));
@@ -343,7 +343,7 @@ fn rw_5_1_rw_7_1a_a_stop_without_a_limit_can_be_cancelled_and_a_start_without_on
     let settings = host.machine.read("/etc/ladylinux/refresh.toml").unwrap();
     let short = settings.replace("deadline = \"60s\"", "deadline = \"5s\"");
     host.machine.write("/etc/ladylinux/refresh.toml", &short);
-    host.tool("run").expect(1).says("systemd has not started ladylinux-api.service in 5s").says("fenced");
+    host.tool("run").expect(1).prints("systemd has not started ladylinux-api.service in 5s").prints("fenced");
     assert!(!host.is_active(API));
     host.machine.write("/etc/ladylinux/refresh.toml", &settings);
     host.unit("ladylinux-api.service.d/limits.conf", limits);

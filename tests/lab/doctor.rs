@@ -99,19 +99,19 @@ fn before_init_the_doctor_says_what_is_missing_and_init_leaves_nothing_to_find()
     }
     tool(&machine, "doctor")
         .expect(5)
-        .says("no installation found")
-        .says("try      ladylinux-refresh init --repo URL");
+        .prints("no installation found")
+        .prints("try      ladylinux-refresh init --repo URL");
     tool(&machine, "init --repo file:///srv/app.git --allow file --branch main").expect(0);
     change(&machine, INSTALLED, UNIT);
     only(&machine, &[]);
-    machine.exec("systemctl is-active ladylinux-api").says("inactive");
+    machine.exec("systemctl is-active ladylinux-api").prints("inactive");
 
     // An ordinary user gets the command for root.
     machine.exec("useradd --no-create-home visitor").expect(0);
     machine.exec("chmod o= /etc/ladylinux/ladylinux.env").expect(0);
     for command in ["status", "run", "plan", "rollback"] {
         let sudo = format!("sudo ladylinux-refresh {command}");
-        machine.exec_as("visitor", &format!("ladylinux-refresh {command}")).expect(3).says(&sudo);
+        machine.exec_as("visitor", &format!("ladylinux-refresh {command}")).expect(3).prints(&sudo);
     }
 
     // The report names what could not be read, and has no more than the files that this user may read.
@@ -161,7 +161,7 @@ fn rw_7_1a_what_is_wrong_with_the_unit_is_found_on_a_machine_and_repaired() {
     let finding = only(&machine, &["unit-requirements"]);
     assert!(finding["what"].as_str().unwrap().contains("Requires=ghost.service"));
     // It is as the finding says.
-    machine.exec("systemctl start ladylinux-api").expect(5).says("ghost.service not found");
+    machine.exec("systemctl start ladylinux-api").expect(5).prints("ghost.service not found");
     overridden("[Service]\nUser=root\n");
     only(&machine, &["unit-user"]);
     overridden("[Service]\nUser=nobody\n");
@@ -196,12 +196,12 @@ fn a_unit_that_runs_a_file_of_the_application_as_root_is_refused_unless_the_host
         change(&machine, "/etc/systemd/system/ladylinux-api.service.d/override.conf", text);
         tool(&machine, "run")
             .expect(3)
-            .says("ladylinux-api.service runs /opt/ladylinux/app/pre.sh as root")
-            .says("systemctl edit --full ladylinux-api.service");
+            .prints("ladylinux-api.service runs /opt/ladylinux/app/pre.sh as root")
+            .prints("systemctl edit --full ladylinux-api.service");
         assert_eq!(pid(), before, "the service was touched");
     }
     change(&machine, "/etc/systemd/system/ladylinux-api.service.d/override.conf", "[Service]\nUser=root\n");
-    tool(&machine, "run").expect(3).says("runs /opt/ladylinux/venv/bin/python as root");
+    tool(&machine, "run").expect(3).prints("runs /opt/ladylinux/venv/bin/python as root");
     machine.exec("test ! -e /run/pre-as").expect(0);
 
     change(
@@ -251,13 +251,13 @@ fn a_rule_of_sudo_that_leads_from_the_application_to_root_is_a_problem() {
     machine.exec_as("ladylinux", "printf '#!/bin/sh\\nid -u\\n' >/opt/ladylinux/app/scripts/r.sh; chmod +x /opt/ladylinux/app/scripts/r.sh").expect(0);
     machine.write_mode(rule, "ladylinux ALL=(root) NOPASSWD: /opt/ladylinux/app/scripts/r.sh\n", 0o440);
     // It is as the finding says.
-    machine.exec_as("ladylinux", "sudo -n /opt/ladylinux/app/scripts/r.sh").expect(0).says("0\n");
+    machine.exec_as("ladylinux", "sudo -n /opt/ladylinux/app/scripts/r.sh").expect(0).prints("0\n");
     let finding = only(&machine, &["sudo"]);
     assert!(finding["what"].as_str().unwrap().contains("r.sh"), "{finding:#}");
     // Newer versions of sudo print the file of a rule.
     let repair = finding["repair"].as_str().unwrap();
     if repair != format!("visudo -f {rule}") {
-        machine.exec(repair).expect(0).says(&format!("{rule}:1:ladylinux ALL=(root) NOPASSWD: /opt"));
+        machine.exec(repair).expect(0).prints(&format!("{rule}:1:ladylinux ALL=(root) NOPASSWD: /opt"));
     }
     // The same in every group that the user is in, through a link, by an alias of the user, and for everything.
     machine.exec("groupadd web && usermod -aG web ladylinux && install -d -g web -m 775 /usr/local/web && install -m 755 /bin/true /usr/local/web/r").expect(0);

@@ -82,9 +82,10 @@ const TROUBLES: [Trouble; 5] = [
 /// Insists on a halt: fenced now and after a boot.
 #[track_caller]
 fn expect_halted(site: &mut Site, ran: Ran, what: &str, step: &str, cause: &[&str]) {
-    let mut ran = ran.expect(1).says(&format!("error in {step}")).says("stopped and fenced").says("next ");
+    let mut ran =
+        ran.expect(1).prints(&format!("error in {step}")).prints("stopped and fenced").prints("next ");
     for part in cause {
-        ran = ran.says(part);
+        ran = ran.prints(part);
     }
     drop(ran);
     site.expect_fenced();
@@ -122,7 +123,7 @@ fn rw_7_1a_a_network_that_goes_away_in_the_middle_of_a_fetch_halts_only_a_run_th
 
     // Staged: nothing has been touched yet, and the service goes on.
     big_commit(&site.server, 1);
-    cut_in_mid_transfer(&site, "run").expect(3).says("staging").says("nothing was changed");
+    cut_in_mid_transfer(&site, "run").expect(3).prints("staging").prints("nothing was changed");
     site.expect_running(&first);
 
     // Inside the steps: down, and fenced.

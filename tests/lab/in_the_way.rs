@@ -61,9 +61,9 @@ fn rw_7_1b_a_program_that_writes_into_the_tree_in_step_2_is_named_with_its_unit(
     let Some(caught) = caught else { panic!("no run was disturbed") };
     caught
         .expect(1)
-        .says("(/usr/bin/python3 /srv/llm.py) of llm.service")
-        .says("systemctl stop llm.service")
-        .says("add \"llm.service\" to `also`");
+        .prints("(/usr/bin/python3 /srv/llm.py) of llm.service")
+        .prints("systemctl stop llm.service")
+        .prints("add \"llm.service\" to `also`");
     machine.exec("systemctl stop llm").expect(0);
     machine.refresh("run").expect(0);
     assert_eq!(machine.version().as_deref(), Some("two"));
@@ -82,7 +82,7 @@ fn rw_7_1a_out_of_a_tree_that_a_hook_has_closed_or_emptied_a_rollback_and_a_run_
         machine.write("/srv/work/refresh.toml", &hook);
         let before = until("the service", || machine.version());
         machine.push_version(&format!("harmed-{number}"));
-        machine.refresh("run").expect(1).says("stopped and fenced");
+        machine.refresh("run").expect(1).prints("stopped and fenced");
         machine.refresh("rollback").expect(0);
         assert_eq!(machine.version(), Some(before), "{command}");
         machine.refresh("run").expect(1);
@@ -109,7 +109,7 @@ fn rw_7_1a_where_a_full_disk_refuses_a_run_a_rollback_leads_out() {
          mount --bind /srv/small {state}"
     );
     machine.exec(&line).expect(0);
-    machine.refresh("run").expect(3).says("MiB free; 256 are needed");
+    machine.refresh("run").expect(3).prints("MiB free; 256 are needed");
     machine.refresh("rollback").expect(0);
     assert_eq!(machine.version(), Some(before));
 }

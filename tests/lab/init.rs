@@ -68,21 +68,21 @@ fn from_nothing_init_makes_the_whole_contract_and_a_second_one_changes_nothing()
     let before = listing(&machine);
     let dry = tool(&machine, &format!("{INIT} --dry-run"))
         .expect(0)
-        .says("would create the system user and group ladylinux")
-        .says("would create the system users ladylinux-refresh, ladylinux-staging")
-        .says("would clone main into /opt/ladylinux/app")
-        .says("would install /usr/lib/systemd/system/ladylinux-api.service.d/50-ladylinux-refresh.conf")
-        .says("would enable ladylinux-api.service")
-        .says("no changes were made");
+        .prints("would create the system user and group ladylinux")
+        .prints("would create the system users ladylinux-refresh, ladylinux-staging")
+        .prints("would clone main into /opt/ladylinux/app")
+        .prints("would install /usr/lib/systemd/system/ladylinux-api.service.d/50-ladylinux-refresh.conf")
+        .prints("would enable ladylinux-api.service")
+        .prints("no changes were made");
     assert_eq!(listing(&machine), before, "a dry run changed something");
     machine.exec("id ladylinux").expect(1);
 
-    let init = tool(&machine, INIT).expect(0).says("ready; refresh it with: ladylinux-refresh run");
+    let init = tool(&machine, INIT).expect(0).prints("ready; refresh it with: ladylinux-refresh run");
     for said in [dry, init] {
         assert!(!said.all().contains("left to people"), "what init does is left to people\n{}", said.all());
     }
-    machine.exec("getent passwd ladylinux").expect(0).says(":/opt/ladylinux:/usr/sbin/nologin");
-    machine.exec("getent passwd ladylinux-refresh ladylinux-staging").expect(0).says("/usr/sbin/nologin");
+    machine.exec("getent passwd ladylinux").expect(0).prints(":/opt/ladylinux:/usr/sbin/nologin");
+    machine.exec("getent passwd ladylinux-refresh ladylinux-staging").expect(0).prints("/usr/sbin/nologin");
     for (path, wanted) in [
         ("/opt/ladylinux", "ladylinux:ladylinux:755"),
         ("/opt/ladylinux/app", "ladylinux:ladylinux:755"),
@@ -110,17 +110,17 @@ fn from_nothing_init_makes_the_whole_contract_and_a_second_one_changes_nothing()
     machine
         .exec(show)
         .expect(0)
-        .says("User=ladylinux")
-        .says("50-ladylinux-refresh.conf")
-        .says("UnitFileState=enabled")
-        .says("ActiveState=inactive")
-        .says("NeedDaemonReload=no");
+        .prints("User=ladylinux")
+        .prints("50-ladylinux-refresh.conf")
+        .prints("UnitFileState=enabled")
+        .prints("ActiveState=inactive")
+        .prints("NeedDaemonReload=no");
     machine.exec("systemctl is-enabled ladylinux-refresh-request.path").expect(0);
     machine.exec("systemctl is-active ladylinux-refresh-request.path").expect(0);
-    machine.exec("systemctl is-enabled ladylinux-refresh.timer").says("disabled");
+    machine.exec("systemctl is-enabled ladylinux-refresh.timer").prints("disabled");
     machine
         .exec("systemctl cat ladylinux-refresh.service")
-        .says("/usr/local/bin/ladylinux-refresh run --if-changed");
+        .prints("/usr/local/bin/ladylinux-refresh run --if-changed");
     // This application needs no uvicorn, which the contract's unit starts; nothing else is said against any of them.
     let printed = machine.exec("cd /usr/lib/systemd/system && systemd-analyze verify ladylinux-*.service ladylinux-*.path ladylinux-*.timer").err;
     let complaints: Vec<&str> = printed.lines().filter(|line| line.contains("ladylinux")).collect();
@@ -128,11 +128,11 @@ fn from_nothing_init_makes_the_whole_contract_and_a_second_one_changes_nothing()
 
     let before = listing(&machine);
     for command in [INIT, "init", "init --dry-run"] {
-        let ran = tool(&machine, command).expect(0).says("as it is");
+        let ran = tool(&machine, command).expect(0).prints("as it is");
         assert!(!ran.out.contains("would "), "{}", ran.out);
         assert_eq!(listing(&machine), before, "{command} changed something the second time");
     }
-    tool(&machine, "init --dry-run").says("no changes are needed");
+    tool(&machine, "init --dry-run").prints("no changes are needed");
 
     // What was lost is made again; what people switched off by masking it stays off.
     let request = "ladylinux-refresh-request.path";
@@ -144,10 +144,10 @@ fn from_nothing_init_makes_the_whole_contract_and_a_second_one_changes_nothing()
         .expect(0);
     tool(&machine, "init")
         .expect(0)
-        .says("50-ladylinux-refresh.conf")
-        .says(&format!("left {request} masked"));
-    machine.exec("systemctl show ladylinux-api -p DropInPaths").says("50-ladylinux-refresh.conf");
-    machine.exec(&format!("systemctl is-active {request}")).says("inactive");
+        .prints("50-ladylinux-refresh.conf")
+        .prints(&format!("left {request} masked"));
+    machine.exec("systemctl show ladylinux-api -p DropInPaths").prints("50-ladylinux-refresh.conf");
+    machine.exec(&format!("systemctl is-active {request}")).prints("inactive");
 }
 
 #[test]
@@ -155,7 +155,7 @@ fn the_unit_is_made_from_the_settings_and_never_taken_from_the_repository() {
     let Some(lab) = Lab::open() else { return };
     let machine =
         machine(&lab, &[("deploy/ladylinux-api.service", &UNIT.replace("User=ladylinux", "User=root"))]);
-    tool(&machine, INIT).expect(0).says("ladylinux-api.service, generated from the settings");
+    tool(&machine, INIT).expect(0).prints("ladylinux-api.service, generated from the settings");
     let installed = "/usr/lib/systemd/system/ladylinux-api.service";
     let text = machine.read(installed).unwrap();
     assert!(
@@ -165,11 +165,13 @@ fn the_unit_is_made_from_the_settings_and_never_taken_from_the_repository() {
     assert!(!text.contains("KillMode"), "{text}");
     // An installed unit is left as it is; only for one that init wrote it prints what it would write now.
     machine.exec(&format!("echo '# mine' >>{installed}")).expect(0);
-    tool(&machine, "init").expect(0).says("is not what init would write now");
+    tool(&machine, "init").expect(0).prints("is not what init would write now");
     assert!(machine.read(installed).unwrap().ends_with("# mine\n"));
     machine.write("/etc/systemd/system/ladylinux-api.service", UNIT);
-    let printed =
-        tool(&machine, "init").expect(0).says("left /etc/systemd/system/ladylinux-api.service as it is").out;
+    let printed = tool(&machine, "init")
+        .expect(0)
+        .prints("left /etc/systemd/system/ladylinux-api.service as it is")
+        .out;
     assert!(!printed.contains("is not what init would write"), "{printed}");
     assert_eq!(machine.read("/etc/systemd/system/ladylinux-api.service").unwrap(), UNIT);
 }
@@ -184,8 +186,8 @@ fn a_program_that_others_can_replace_is_not_written_into_units() {
     machine
         .exec(&format!("/srv/loose/ladylinux-refresh {INIT}"))
         .expect(3)
-        .says("others than root can change /srv/loose")
-        .says("install -m 755");
+        .prints("others than root can change /srv/loose")
+        .prints("install -m 755");
     assert_eq!(listing(&machine), before);
 }
 
@@ -234,28 +236,28 @@ fn a_machine_that_was_set_up_by_hand_is_adopted_and_people_are_told_what_is_thei
     let theirs = kept(&machine);
 
     // Without a setting, the URL of a clone does not count.
-    tool(&machine, "init").expect(2).says("init --repo https://example.org/old.git");
+    tool(&machine, "init").expect(2).prints("init --repo https://example.org/old.git");
     for command in [format!("{INIT} --dry-run"), INIT.to_owned()] {
         tool(&machine, &command)
             .expect(0)
-            .says("left /opt/ladylinux/venv as it is; the first run adopts it")
-            .says("left /etc/systemd/system/ladylinux-api.service as it is")
-            .says("left to people")
-            .says("the user of the application, run /opt/ladylinux/app/scripts/refresh_vm.sh as root")
-            .says("do    grep -rnwF -- /opt/ladylinux/app/scripts/refresh_vm.sh /etc/sudoers")
-            .says("KillMode=process")
-            .says("/etc/ladylinux-refresh.toml")
-            .says("ladylinux can log in, with /bin/bash")
-            .says("/opt/ladylinux/refresh.sh")
-            .says("fetches from https://example.org/old.git, a run from file:///srv/app.git")
-            .says("is on the branch develop, and a run brings it to main");
+            .prints("left /opt/ladylinux/venv as it is; the first run adopts it")
+            .prints("left /etc/systemd/system/ladylinux-api.service as it is")
+            .prints("left to people")
+            .prints("the user of the application, run /opt/ladylinux/app/scripts/refresh_vm.sh as root")
+            .prints("do    grep -rnwF -- /opt/ladylinux/app/scripts/refresh_vm.sh /etc/sudoers")
+            .prints("KillMode=process")
+            .prints("/etc/ladylinux-refresh.toml")
+            .prints("ladylinux can log in, with /bin/bash")
+            .prints("/opt/ladylinux/refresh.sh")
+            .prints("fetches from https://example.org/old.git, a run from file:///srv/app.git")
+            .prints("is on the branch develop, and a run brings it to main");
         if command.ends_with("--dry-run") {
             assert_eq!(listing(&machine), before, "a dry run changed something");
         }
     }
     assert_eq!(kept(&machine), theirs, "what was there was changed");
     machine.exec("systemctl is-active ladylinux-api").expect(0);
-    machine.exec("systemctl show ladylinux-api -p DropInPaths").says("50-ladylinux-refresh.conf");
+    machine.exec("systemctl show ladylinux-api -p DropInPaths").prints("50-ladylinux-refresh.conf");
 
     // The application's places stay its own; the settings are left to people, and the first run adopts the environment.
     let owners = machine.exec("stat -c %U /opt/ladylinux /var/lib/ladylinux | sort -u").expect(0).out;
@@ -265,13 +267,13 @@ fn a_machine_that_was_set_up_by_hand_is_adopted_and_people_are_told_what_is_thei
         .expect(0);
     tool(&machine, "init")
         .expect(0)
-        .says("calls sudo or systemd-run in api_layer.py")
-        .says("docs/requests.md");
-    tool(&machine, "run").expect(0).says("venv is kept as adopted-1");
+        .prints("calls sudo or systemd-run in api_layer.py")
+        .prints("docs/requests.md");
+    tool(&machine, "run").expect(0).prints("venv is kept as adopted-1");
     machine.exec("systemctl is-active ladylinux-api").expect(0);
-    machine.exec("readlink /opt/ladylinux/venv").expect(0).says("environments/");
-    tool(&machine, "rollback").expect(0).says("adopted-1");
-    machine.exec("readlink /opt/ladylinux/venv").expect(0).says("environments/adopted-1");
+    machine.exec("readlink /opt/ladylinux/venv").expect(0).prints("environments/");
+    tool(&machine, "rollback").expect(0).prints("adopted-1");
+    machine.exec("readlink /opt/ladylinux/venv").expect(0).prints("environments/adopted-1");
     assert_eq!(machine.read("/opt/ladylinux/models/m.gguf").as_deref(), Some("weights\n"));
     assert!(machine.read("/etc/ladylinux/ladylinux.env").unwrap().contains("TOKEN=secret"));
 }
@@ -288,10 +290,10 @@ fn a_work_tree_in_which_root_worked_is_refreshed_and_one_that_is_roots_is_refuse
     let give = "chown -h ladylinux: /opt/ladylinux/app";
     tool(&machine, INIT)
         .expect(0)
-        .says("built no environment, because /opt/ladylinux/app belongs to root")
-        .says("/opt/ladylinux/app belongs to root")
-        .says(&format!("do    {give}"));
-    tool(&machine, "run").expect(3).says(give);
+        .prints("built no environment, because /opt/ladylinux/app belongs to root")
+        .prints("/opt/ladylinux/app belongs to root")
+        .prints(&format!("do    {give}"));
+    tool(&machine, "run").expect(3).prints(give);
     machine.exec(give).expect(0);
     assert_eq!(stat(&machine, "/opt/ladylinux/app/server.py"), "root:root:644");
     tool(&machine, "run").expect(0);
@@ -313,8 +315,8 @@ fn a_work_tree_in_which_root_worked_is_refreshed_and_one_that_is_roots_is_refuse
     tool(&machine, "run").expect(0);
     let roots = machine.exec("find /opt/ladylinux/app -user root").out;
     assert_eq!(roots, "");
-    machine.exec("cat /opt/ladylinux-refresh/stash/*/LadyLinux/work").expect(0).says("work");
-    machine.exec("cat /opt/ladylinux-refresh/stash/*/closed/x").expect(0).says("secret");
+    machine.exec("cat /opt/ladylinux-refresh/stash/*/LadyLinux/work").expect(0).prints("work");
+    machine.exec("cat /opt/ladylinux-refresh/stash/*/closed/x").expect(0).prints("secret");
     machine.exec("systemctl is-active ladylinux-api").expect(0);
 }
 
@@ -367,14 +369,14 @@ fn rw_7_1a_init_goes_by_no_state_with_entries_of_others_and_opens_no_lock_throug
     machine.exec("chown root /etc/ladylinux && touch /root/kept && chmod 644 /root/kept").expect(0);
     let state = "/var/lib/ladylinux-refresh";
     machine.exec(&format!("mkdir -p {state} && ln -s /root/kept {state}/lock")).expect(0);
-    tool(&machine, INIT).expect(3).says("symbolic link");
+    tool(&machine, INIT).expect(3).prints("symbolic link");
     assert_eq!(stat(&machine, "/root/kept"), "root:root:644", "the lock was opened through a link");
     machine.exec(&format!("rm {state}/lock && touch {state}/lock && chown ladylinux {state}/lock")).expect(0);
-    let refused = tool(&machine, INIT).expect(3).says(&format!("{state}/lock belongs to uid"));
+    let refused = tool(&machine, INIT).expect(3).prints(&format!("{state}/lock belongs to uid"));
     let hint =
         format!("chown -hR --from=$(id -u ladylinux) root:root {state}/lock && chmod -R go-w {state}/lock");
     let uid = machine.exec("id -u ladylinux").out.trim().to_owned();
-    refused.says(&hint.replace("$(id -u ladylinux)", &uid));
+    refused.prints(&hint.replace("$(id -u ladylinux)", &uid));
     machine.exec(&hint).expect(0);
     tool(&machine, INIT).expect(0);
 }

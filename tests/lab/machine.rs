@@ -10,16 +10,16 @@ use lab::{Disk, Lab, Machine, Network};
 fn a_machine_boots_runs_commands_and_keeps_its_files_over_a_reboot() {
     let Some(lab) = Lab::open() else { return };
     let mut machine = Machine::boot(&lab, "web");
-    machine.exec("systemctl is-system-running --wait").expect(0).says("running");
-    machine.exec("cat /proc/1/comm; hostname").expect(0).says("systemd\nweb\n");
+    machine.exec("systemctl is-system-running --wait").expect(0).prints("running");
+    machine.exec("cat /proc/1/comm; hostname").expect(0).prints("systemd\nweb\n");
     let ran = machine.exec("echo out; echo err >&2; exit 7").expect(7);
     assert_eq!((ran.out.as_str(), ran.err.as_str()), ("out\n", "err\n"));
     machine.exec("useradd --system ladylinux").expect(0);
-    machine.exec_as("ladylinux", "id -un").expect(0).says("ladylinux");
+    machine.exec_as("ladylinux", "id -un").expect(0).prints("ladylinux");
     machine
         .exec_unit(&["User=ladylinux"], "id -un; cat /proc/self/cgroup; exit 3")
         .expect(3)
-        .says(".service");
+        .prints(".service");
     machine.exec_unit(&[], "echo heard").expect(0);
 
     machine.write("/opt/ladylinux/note", "kept\n");
@@ -30,8 +30,8 @@ fn a_machine_boots_runs_commands_and_keeps_its_files_over_a_reboot() {
         "links lead through the machine"
     );
     let place = machine.install_tool();
-    machine.exec(&format!("stat -c %U:%a {place}")).expect(0).says("root:755");
-    machine.tool("--version").expect(0).says("ladylinux-refresh ");
+    machine.exec(&format!("stat -c %U:%a {place}")).expect(0).prints("root:755");
+    machine.tool("--version").expect(0).prints("ladylinux-refresh ");
 
     let boot = machine.exec("cat /proc/sys/kernel/random/boot_id /proc/1/stat").out;
     machine.reboot();
@@ -51,7 +51,7 @@ fn what_a_service_may_use_is_limited_and_its_group_is_its_own() {
     }
     let tasks = "systemctl show same --property=TasksCurrent --value";
     assert_eq!(machines.each_ref().map(|machine| machine.exec(tasks).out), ["1\n", "1\n"]);
-    machines[0].exec("systemctl stop same; systemctl is-active same").says("inactive");
+    machines[0].exec("systemctl stop same; systemctl is-active same").prints("inactive");
     machines[1].exec("systemctl is-active same").expect(0);
     let fat = "python3 -c 'x = bytearray(200 << 20)'";
     machines[0].exec_unit(&["MemoryMax=50M", "MemorySwapMax=0"], fat).expect(137);
@@ -120,7 +120,7 @@ fn a_snapshot_brings_everything_back_as_often_as_it_is_wanted() {
         }
         machine.start();
         assert_eq!(machine.read("/opt/data/state").as_deref(), Some("good\n"));
-        machine.exec("stat -c %U:%a /opt/data").expect(0).says("ladylinux:700");
+        machine.exec("stat -c %U:%a /opt/data").expect(0).prints("ladylinux:700");
     }
 }
 

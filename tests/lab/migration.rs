@@ -46,18 +46,20 @@ fn a_run_migrates_a_machine_of_0_1_and_refreshes_it() {
     let Some(lab) = Lab::open() else { return };
     let machine = machine_of_0_1(&lab);
     assert_eq!(version(&machine).as_deref(), Some("two"));
-    tool(&machine, "status").expect(3).says("of version 0.1").says("ladylinux-refresh init");
-    tool(&machine, "init --dry-run").expect(0).says("would move the state of version 0.1");
+    tool(&machine, "status").expect(3).prints("of version 0.1").prints("ladylinux-refresh init");
+    tool(&machine, "init --dry-run").expect(0).prints("would move the state of version 0.1");
     assert!(machine.path(OLD).join("runs").is_dir(), "a dry run moved something");
 
     push(&machine, "three");
     tool(&machine, "run")
         .expect(0)
-        .says("moved the state of version 0.1 from /var/lib/ladylinux/refresh to /var/lib/ladylinux-refresh")
-        .says("moved the mirror to /opt/ladylinux-refresh/mirror.git")
-        .says("moved the environments from /opt/ladylinux/venvs to /opt/ladylinux-refresh/environments")
-        .says("to the new places")
-        .says("gave /opt/ladylinux and /var/lib/ladylinux to uid");
+        .prints(
+            "moved the state of version 0.1 from /var/lib/ladylinux/refresh to /var/lib/ladylinux-refresh",
+        )
+        .prints("moved the mirror to /opt/ladylinux-refresh/mirror.git")
+        .prints("moved the environments from /opt/ladylinux/venvs to /opt/ladylinux-refresh/environments")
+        .prints("to the new places")
+        .prints("gave /opt/ladylinux and /var/lib/ladylinux to uid");
     assert_eq!(version(&machine).as_deref(), Some("three"));
     // What 0.1 took is the service user's again, and the application makes new directories.
     let owners = machine.exec("stat -c %U /opt/ladylinux /var/lib/ladylinux | sort -u").expect(0).out;
@@ -67,8 +69,8 @@ fn a_run_migrates_a_machine_of_0_1_and_refreshes_it() {
     let shown = machine
         .exec("systemctl show ladylinux-api -p Asserts -p EnvironmentFiles; systemctl cat ladylinux-api");
     assert!(!shown.out.contains(OLD), "{}", shown.out);
-    shown.says(&format!("AssertPathExists=|!{NEW}/fence")).says(&format!("{NEW}/deployed.env"));
-    machine.exec("systemctl cat ladylinux-refresh-request.path").says("/run/ladylinux-refresh/request");
+    shown.prints(&format!("AssertPathExists=|!{NEW}/fence")).prints(&format!("{NEW}/deployed.env"));
+    machine.exec("systemctl cat ladylinux-refresh-request.path").prints("/run/ladylinux-refresh/request");
     machine.exec("systemctl is-active ladylinux-refresh-request.path").expect(0);
     machine.exec("getent passwd ladylinux-refresh ladylinux-staging").expect(0);
     assert!(!tool(&machine, "run").expect(0).all().contains("version 0.1"), "it was migrated twice");

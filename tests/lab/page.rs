@@ -18,14 +18,14 @@ fn rw_7_1b_a_halted_run_shows_the_page_and_the_next_one_leads_back_without_a_fai
     let Some(lab) = Lab::open() else { return };
     let host = Host::with_socket(&lab);
     let machine = &host.machine;
-    host.tool("init --page --dry-run").expect(0).says("would set up ladylinux-refresh-page.service");
+    host.tool("init --page --dry-run").expect(0).prints("would set up ladylinux-refresh-page.service");
     assert_eq!(host.property(PAGE, "LoadState"), "not-found");
     host.tool("init --page").expect(0);
-    host.tool("init").expect(0).says("left ladylinux-refresh-page.service as it is");
+    host.tool("init").expect(0).prints("left ladylinux-refresh-page.service as it is");
     assert_eq!(host.property("ladylinux-api.service", "NRestarts"), "0");
     let clients = host.clients();
     let halted = host.halt("two");
-    let halted = halted.says("visitors get a page until the service is back");
+    let halted = halted.prints("visitors get a page until the service is back");
 
     // What visitors get names the step and holds nothing that the hook wrote, which the report does.
     assert!(halted.all().contains("hunter2"), "{}", halted.all());
@@ -61,15 +61,15 @@ fn rw_7_1b_a_halted_run_shows_the_page_and_the_next_one_leads_back_without_a_fai
     // What asks for the service gets the page and not the service.
     machine.exec("systemctl start ladylinux-api.service");
     assert!(!host.is_active("ladylinux-api.service") && host.is_active(PAGE));
-    host.tool("init --undo").expect(3).says("fenced");
+    host.tool("init --undo").expect(3).prints("fenced");
 
     host.push("three");
-    host.tool("run").expect(0).says("Refreshed");
+    host.tool("run").expect(0).prints("Refreshed");
     assert_eq!(host.version().as_deref(), Some("three"));
     assert!(!host.is_active(PAGE));
     assert_eq!(host.seen(clients), ["one", "503", "three"]);
 
-    host.tool("init --undo").expect(0).says("stop and disable ladylinux-refresh-page.service");
+    host.tool("init --undo").expect(0).prints("stop and disable ladylinux-refresh-page.service");
     assert_eq!(host.property(PAGE, "LoadState"), "not-found");
     assert_eq!(machine.exec("ls /etc/systemd/system/*.wants | grep -c refresh-page").out.trim(), "0");
 }
@@ -88,7 +88,7 @@ fn rw_7_1a_a_machine_that_boots_shows_the_page_as_long_as_the_fence_stands() {
     host.machine.kill();
     host.machine.start();
     until("the page", || (host.status() == 503).then_some(()));
-    host.tool("run").expect(0).says("Refreshed");
+    host.tool("run").expect(0).prints("Refreshed");
     assert_eq!(host.seen_since_boot(), ["503", "two"]);
     host.machine.reboot();
     let answer = until("the application", || host.version());
@@ -135,15 +135,15 @@ fn rw_7_1a_a_run_halts_as_ever_where_the_page_cannot_be_shown() {
         assert_ne!(host.status(), 200, "{what}");
         machine.exec(&format!("rm {drop_in} && systemctl daemon-reload")).expect(0);
         host.push(&format!("good-{number}"));
-        host.tool("run").expect(0).says("Refreshed");
+        host.tool("run").expect(0).prints("Refreshed");
         assert_eq!(host.version(), Some(format!("good-{number}")), "{what}");
     }
     machine.exec(&format!("systemctl mask {PAGE}")).expect(0);
-    host.tool("init").expect(0).says("left ladylinux-refresh-page.service masked");
+    host.tool("init").expect(0).prints("left ladylinux-refresh-page.service masked");
     assert!(host.halt("masked").all().contains("ladylinux-refresh-page.service is masked"));
     assert_ne!(host.status(), 200);
     machine.exec(&format!("systemctl unmask {PAGE}")).expect(0);
-    host.tool("run").expect(0).says("Refreshed");
+    host.tool("run").expect(0).prints("Refreshed");
 }
 
 #[test]
@@ -152,16 +152,16 @@ fn init_gives_uvicorn_a_socket_unit_and_a_page_at_once() {
     let host = Host::with_uvicorn(&lab);
     host.tool("init --socket --page --dry-run")
         .expect(0)
-        .says("would set up ladylinux-api.socket")
-        .says("would set up ladylinux-refresh-page.service");
-    host.tool("init --socket --page").expect(0).says("set up ladylinux-refresh-page.service");
+        .prints("would set up ladylinux-api.socket")
+        .prints("would set up ladylinux-refresh-page.service");
+    host.tool("init --socket --page").expect(0).prints("set up ladylinux-refresh-page.service");
     assert_eq!(host.version().as_deref(), Some("one"), "nothing was restarted");
     // The service has its own socket until it is stopped: the page is the first to use the one of systemd.
-    host.halt("two").says("visitors get a page");
+    host.halt("two").prints("visitors get a page");
     assert_eq!(host.status(), 503);
     let clients = host.clients();
     host.push("three");
-    host.tool("run").expect(0).says("Refreshed");
+    host.tool("run").expect(0).prints("Refreshed");
     assert_eq!(host.version().as_deref(), Some("three"));
     assert_eq!(host.seen(clients), ["503", "three"]);
     host.tool("init --undo").expect(0);
@@ -192,7 +192,7 @@ fn rw_7_1a_a_stranger_who_took_the_port_keeps_the_page_away_and_nothing_else() {
     assert!(printed.contains("the page for visitors cannot be shown"), "{printed}");
     assert!(machine.read(FENCE).is_some() && !host.is_active(PAGE));
     machine.exec(&format!("rm {FAIL}")).expect(0);
-    host.tool("run").expect(3).says("stranger.service");
+    host.tool("run").expect(3).prints("stranger.service");
     machine.exec("systemctl stop stranger.service && systemctl start ladylinux-api.socket").expect(0);
     assert_eq!(host.status(), 503, "whatever asks for the service gets the page");
     host.leads_out("a stranger", "three");
@@ -226,7 +226,7 @@ fn init_refuses_a_page_for_a_service_without_a_socket_unit() {
     host.machine
         .exec("systemctl disable --now ladylinux-api.socket; rm /etc/systemd/system/ladylinux-api.socket; systemctl daemon-reload")
         .expect(0);
-    host.tool("init --page").expect(3).says("has no socket unit").says("init --socket --page");
+    host.tool("init --page").expect(3).prints("has no socket unit").prints("init --socket --page");
     assert_eq!(host.property(PAGE, "LoadState"), "not-found");
 }
 
@@ -377,7 +377,7 @@ fn rw_7_1a_kills_and_faults_in_the_start_and_the_stop_of_the_page_leave_a_fence_
     machine.write(&drop_in, "[Unit]\nRefuseManualStop=yes\n");
     machine.exec("systemctl daemon-reload").expect(0);
     host.push("kept-again");
-    host.tool("run").expect(1).says("ladylinux-refresh-page.service").says("stopped and fenced");
+    host.tool("run").expect(1).prints("ladylinux-refresh-page.service").prints("stopped and fenced");
     assert_eq!(host.status(), 503);
     machine.exec(&format!("rm {drop_in} && systemctl daemon-reload")).expect(0);
     host.leads_out("it cannot be stopped", "ended");
@@ -432,7 +432,7 @@ fn a_browser_shows_the_page_of_a_fenced_machine_and_then_the_application() {
         assert!(bytes.starts_with(b"\x89PNG") && bytes.len() > 5_000, "{} bytes", bytes.len());
         assert!(bytes.len() < 100_000, "{} bytes are too many for the documents", bytes.len());
     }
-    host.tool("run").expect(0).says("Refreshed");
+    host.tool("run").expect(0).prints("Refreshed");
     assert!(host.browse(&["--dump-dom"]).contains("two"));
     host.machine.reboot();
     until("the application", || host.version());

@@ -219,7 +219,7 @@ fn a_machine_in_the_real_shape_is_refreshed_with_its_workers_and_keeps_what_the_
     assert_eq!(shape.process("ladylinux-indexer"), free);
     assert!(shape.has_edition("free", "one"));
     assert!(ran.all().contains("ladylinux-indexer.service"), "{}", ran.all());
-    shape.tool("doctor").says("ladylinux-indexer.service");
+    shape.tool("doctor").prints("ladylinux-indexer.service");
     // No child of the old version is left over.
     let old = shape.machine.exec("pgrep -u ladylinux -f 'worker.py child' | wc -l").expect(0).out;
     assert_eq!(old.trim(), "1");
@@ -246,8 +246,8 @@ fn a_machine_in_the_real_shape_is_refreshed_with_its_workers_and_keeps_what_the_
     shape.settings("preserve = [\"config/prefs.json\"]");
     for edition in ["four", "five"] {
         let commit = shape.push_edition(edition);
-        shape.tool("run").expect(0).says("except 1 preserved file");
-        shape.tool("history latest").expect(0).says("config/prefs.json");
+        shape.tool("run").expect(0).prints("except 1 preserved file");
+        shape.tool("history latest").expect(0).prints("config/prefs.json");
         assert_eq!(shape.await_edition(edition)["commit"], commit);
         assert_eq!(changes(&shape).len(), 2, "{}", shape.stash());
     }

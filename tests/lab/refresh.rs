@@ -35,13 +35,13 @@ fn rw_3_1_rw_5_5_rw_5_6a_a_machine_is_set_up_from_nothing_and_refreshed_over_htt
     let mut site = Site::bare(&lab, Disk::Shared, How::Https, PROBE);
     let first = site.server.head();
     site.machine.tool("init").expect(0);
-    site.machine.tool("run main").expect(0).says(&first[..10]);
+    site.machine.tool("run main").expect(0).prints(&first[..10]);
     site.expect_running(&first);
     site.add_note("written before the refresh");
 
     // A commit that needs another package.
     let second = site.server.push_demo(3);
-    site.machine.tool("run").expect(0).says(&second[..10]);
+    site.machine.tool("run").expect(0).prints(&second[..10]);
     site.expect_running(&second);
     assert_eq!(site.status()["last_run"]["result"], "refreshed");
     assert!(site.notes().contains(&"written before the refresh".to_owned()));
@@ -83,14 +83,14 @@ fn rw_3_2_rw_6_1_a_machine_that_was_set_up_the_old_way_is_adopted_and_refreshed(
     let before = machine.exec(kept).expect(0).out;
 
     machine.tool("init").expect(0);
-    machine.tool("run main").expect(0).says("2 local changes");
+    machine.tool("run main").expect(0).prints("2 local changes");
     site.expect_running(&server.head());
     let second = server.push_demo(3);
     machine.tool("run").expect(0);
     site.expect_running(&second);
     assert_eq!(machine.exec(kept).expect(0).out, before);
     machine.exec("test -L /opt/ladylinux/venv").expect(0);
-    machine.tool("stash list").expect(0).says("2 local changes");
+    machine.tool("stash list").expect(0).prints("2 local changes");
     let clean = "changes=$(git -C /opt/ladylinux/app status --porcelain) && test -z \"$changes\"";
     machine.exec_as("ladylinux", clean).expect(0);
 }
@@ -113,13 +113,13 @@ fn rw_7_2_a_machine_that_was_put_back_to_its_snapshot_is_refreshed() {
     site.server.push_demo(2);
     site.server.push_demo(3);
     site.server.push_demo(4);
-    site.machine.tool("run").expect(1).says("migrate");
+    site.machine.tool("run").expect(1).prints("migrate");
     site.expect_fenced();
     let empty = "chmod -R u+w . && find . -name '*.py' -exec sh -c 'for file; do : >\"$file\"; done' sh {} +";
     site.machine.exec(&format!("cd /opt/ladylinux-refresh/environments && {empty}")).expect(0);
     site.machine.exec("rm -rf /opt/ladylinux-refresh/mirror.git/objects").expect(0);
     site.network.partition("web");
-    site.machine.tool("rollback").expect(3).says("is not in the mirror, and cannot be fetched");
+    site.machine.tool("rollback").expect(3).prints("is not in the mirror, and cannot be fetched");
     site.network.heal("web");
     site.expect_fenced();
 
@@ -181,7 +181,7 @@ fn rw_6_1_the_kernel_keeps_a_hook_from_models_containers_and_settings() {
     let exposed = [&unit, "ladylinux-refresh.service", "ladylinux-refresh-request.service"]
         .map(|unit| (unit.to_owned(), exposure(machine, unit)));
     machine.exec("rm /srv/hold").expect(0);
-    machine.tool(&format!("wait {run}")).expect(0).says("Refreshed");
+    machine.tool(&format!("wait {run}")).expect(0).prints("Refreshed");
     site.expect_running(&second);
 
     let refused = machine.read(&format!("{data}/refused")).unwrap();
@@ -192,7 +192,7 @@ fn rw_6_1_the_kernel_keeps_a_hook_from_models_containers_and_settings() {
 
     let built = machine.exec("cat /opt/ladylinux/app/static/site.css").expect(0).out;
     assert_eq!(built, "ladylinux-staging\n/opt/ladylinux/app\nno data\n");
-    machine.exec("stat -c %U /opt/ladylinux/app/static/site.css").expect(0).says("ladylinux\n");
+    machine.exec("stat -c %U /opt/ladylinux/app/static/site.css").expect(0).prints("ladylinux\n");
 
     // The unit of the timer does its work below the same properties, also where nothing has made its directory in /run.
     machine.exec("rm -r /run/ladylinux-refresh").expect(0);

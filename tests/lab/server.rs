@@ -13,17 +13,17 @@ fn the_server_gives_source_and_packages_to_whom_it_should() {
     let commit = server.push_demo(1);
     let url = Server::url(How::Https);
 
-    machine.exec(&format!("GIT_TERMINAL_PROMPT=0 git ls-remote {url}")).expect(128).says("certificate");
+    machine.exec(&format!("GIT_TERMINAL_PROMPT=0 git ls-remote {url}")).expect(128).prints("certificate");
     server.introduce(&machine);
     machine
         .exec(&format!("GIT_TERMINAL_PROMPT=0 git ls-remote {url}"))
         .expect(128)
-        .says("could not read Username");
+        .prints("could not read Username");
     let helper = "credential.helper='!echo username=x; echo password=$(cat /etc/ladylinux/token) #'";
     machine
         .exec(&format!("git -c {helper} clone -q {url} /root/a && git -C /root/a rev-parse HEAD"))
         .expect(0)
-        .says(&commit);
+        .prints(&commit);
     let ssh =
         "ssh -i /etc/ladylinux/ssh_key -o UserKnownHostsFile=/etc/ladylinux/known_hosts -o BatchMode=yes";
     let url = Server::url(How::Ssh);

@@ -74,7 +74,7 @@ fn rw_5_1_rw_5_5_rw_7_1a_systemd_keeps_the_contract_on_hosts_with_cgroup_v1_and_
     let Some(lab) = Lab::open() else { return };
     for (groups, kind) in [(Groups::V1, "tmpfs"), (Groups::V2, "cgroup2fs")] {
         let machine = Machine::named(&lab, "host").groups(groups).boot();
-        machine.exec("stat --file-system --format=%T /sys/fs/cgroup").expect(0).says(kind);
+        machine.exec("stat --file-system --format=%T /sys/fs/cgroup").expect(0).prints(kind);
         let unified = machine.exec("grep -c cgroup2 /proc/self/mountinfo").out;
         assert_eq!(unified.trim() == "0", groups == Groups::V1, "{unified}");
         run_on(&machine);
@@ -107,7 +107,7 @@ fn install_drop_in(machine: &Machine) {
 
 fn the_tool_refuses_what_systemd_cannot_keep(machine: &Machine) {
     // What else speaks against this host is printed beside it.
-    let refused = |words: &str, repair: &str| machine.tool("plan").expect(3).says(words).says(repair);
+    let refused = |words: &str, repair: &str| machine.tool("plan").expect(3).prints(words).prints(repair);
     refused("ladylinux-api.service has no fence", "ladylinux-refresh init");
     install_drop_in(machine);
     refused("systemd still uses the old one", "systemctl daemon-reload");
@@ -129,7 +129,7 @@ fn the_tool_refuses_what_systemd_cannot_keep(machine: &Machine) {
     ] {
         machine.write(later, text);
         machine.exec("systemctl daemon-reload").expect(0);
-        machine.tool("plan").expect(3).says(words);
+        machine.tool("plan").expect(3).prints(words);
     }
     machine.exec(&format!("rm {later} && systemctl daemon-reload")).expect(0);
     // The unit lies where people put theirs, so that it has to go for the mask.
@@ -143,8 +143,8 @@ fn the_tool_refuses_what_systemd_cannot_keep(machine: &Machine) {
     machine
         .tool("plan")
         .expect(3)
-        .says("cannot reach systemd over D-Bus")
-        .says("systemctl status dbus.socket");
+        .prints("cannot reach systemd over D-Bus")
+        .prints("systemctl status dbus.socket");
     machine.exec(&format!("mv {socket}.away {socket}")).expect(0);
 }
 
@@ -167,39 +167,39 @@ fn a_process_that_cannot_be_ended_is_told_as_that(machine: &Machine) {
     let worker = worker.trim();
     machine.exec(&format!("echo {worker} >{freezer}/held/cgroup.procs")).expect(0);
     machine.exec(&format!("echo FROZEN >{freezer}/held/freezer.state")).expect(0);
-    let ran = machine.tool("service stop").expect(3).says("cannot be ended").says("hangs in the kernel");
+    let ran = machine.tool("service stop").expect(3).prints("cannot be ended").prints("hangs in the kernel");
     assert!(ran.all().contains(&format!("{worker} (sleep 1000000)")), "{}", ran.all());
-    machine.tool("service status").expect(5).says("left behind").says(worker);
+    machine.tool("service status").expect(5).prints("left behind").prints(worker);
     machine.exec(&format!("echo THAWED >{freezer}/held/freezer.state")).expect(0);
     lab::until("the worker's end", || {
         (machine.exec(&format!("kill -0 {worker}")).code != Some(0)).then_some(())
     });
-    machine.tool("service stop").expect(0).says("was stopped already");
+    machine.tool("service stop").expect(0).prints("was stopped already");
     machine.exec("rm -r /etc/systemd/system/ladylinux-api.service.d; systemctl daemon-reload").expect(0);
 }
 
 fn the_tool_speaks_with_systemd(machine: &Machine) {
-    machine.tool("service status").expect(5).says("ladylinux-api.service: stopped");
-    machine.tool("service start").expect(0).says("ladylinux-api.service started (pid ");
-    machine.tool("service start").expect(0).says("runs already");
-    machine.tool("service status").expect(0).says("running (pid ");
+    machine.tool("service status").expect(5).prints("ladylinux-api.service: stopped");
+    machine.tool("service start").expect(0).prints("ladylinux-api.service started (pid ");
+    machine.tool("service start").expect(0).prints("runs already");
+    machine.tool("service status").expect(0).prints("running (pid ");
     lab::until("the service's line", || {
         machine.tool("service logs").expect(0).out.lines().any(|line| line == "up").then_some(())
     });
     machine.exec("systemctl is-active ladylinux-api").expect(0);
-    machine.tool("service stop").expect(0).says("stopped in");
-    machine.exec("systemctl is-active ladylinux-api").expect(3).says("inactive");
+    machine.tool("service stop").expect(0).prints("stopped in");
+    machine.exec("systemctl is-active ladylinux-api").expect(3).prints("inactive");
 }
 
 fn the_fence_outlives_a_reboot(machine: &mut Machine) {
     machine.tool("service start").expect(0);
     machine.write("/var/lib/ladylinux-refresh/fence", "{}");
     machine.reboot();
-    machine.exec("systemctl is-system-running --wait").expect(0).says("running");
+    machine.exec("systemctl is-system-running --wait").expect(0).prints("running");
     machine.exec("systemctl is-enabled ladylinux-api").expect(0);
-    machine.exec("systemctl is-active ladylinux-api").expect(3).says("inactive");
-    machine.exec("systemctl start ladylinux-api").expect(1).says("Assertion failed");
-    machine.tool("service start").expect(3).says("fenced");
+    machine.exec("systemctl is-active ladylinux-api").expect(3).prints("inactive");
+    machine.exec("systemctl start ladylinux-api").expect(1).prints("Assertion failed");
+    machine.tool("service start").expect(3).prints("fenced");
     machine.exec("rm /var/lib/ladylinux-refresh/fence").expect(0);
     machine.reboot();
     machine.exec("systemctl is-system-running --wait").expect(0);

@@ -15,10 +15,10 @@ fn rw_5_1_rw_5_5_a_service_with_a_socket_unit_is_refreshed_without_a_failed_requ
     let clients = host.clients();
 
     host.push("two");
-    host.tool("run").expect(0).says("stays open").says("Refreshed");
+    host.tool("run").expect(0).prints("stays open").prints("Refreshed");
     machine.write("/srv/work/requirements.txt", "six==1.16.0\n");
     host.push("three");
-    host.tool("run").expect(0).says("Refreshed");
+    host.tool("run").expect(0).prints("Refreshed");
     host.tool("rollback").expect(0);
 
     // While the service is down the socket is busy with the unit that holds it, which only reads.
@@ -58,7 +58,7 @@ fn rw_7_1a_no_way_leads_around_the_fence_of_a_killed_run_through_the_socket() {
     let Some(lab) = Lab::open() else { return };
     let host = Host::running(&lab);
     let machine = &host.machine;
-    host.tool("init --socket").expect(3).says("ladylinux-api.socket already exists");
+    host.tool("init --socket").expect(3).prints("ladylinux-api.socket already exists");
     host.push("two");
     let (client, run) = host.held_run();
     machine.exec(&format!("systemctl kill --signal=KILL ladylinux-refresh-{run}")).expect(0);
@@ -73,7 +73,7 @@ fn rw_7_1a_no_way_leads_around_the_fence_of_a_killed_run_through_the_socket() {
 
     // The next run opens the socket again.
     machine.exec("rm /srv/hold").expect(0);
-    host.tool("run").expect(0).says("Refreshed");
+    host.tool("run").expect(0).prints("Refreshed");
     assert_eq!(host.version().as_deref(), Some("two"));
     assert!(host.state("ladylinux-api.socket").starts_with("active "));
 
@@ -94,7 +94,7 @@ fn rw_7_1a_no_way_leads_around_the_fence_of_a_killed_run_through_the_socket() {
     // A run that halts leaves the same, and a person who lowers the fence gets the socket with the service.
     machine.write("/srv/work/server.py", "raise SystemExit('no model was named')\n");
     host.push("three");
-    host.tool("run").expect(1).says("no model was named").says("stopped and fenced");
+    host.tool("run").expect(1).prints("no model was named").prints("stopped and fenced");
     for _ in 0..5 {
         assert_eq!(host.version(), None);
     }
@@ -102,7 +102,7 @@ fn rw_7_1a_no_way_leads_around_the_fence_of_a_killed_run_through_the_socket() {
     host.tool("service start").expect(3);
     machine.write("/srv/work/server.py", SERVER);
     host.push("four");
-    host.tool("run").expect(0).says("Refreshed");
+    host.tool("run").expect(0).prints("Refreshed");
     assert_eq!(host.version().as_deref(), Some("four"));
 }
 
@@ -123,30 +123,30 @@ fn init_gives_uvicorn_a_socket_unit_and_takes_it_away_again() {
     let host =
         Host::with(&lab, &[("server.py", APPLICATION), ("requirements.txt", "uvicorn==0.38.0\n")], &unit);
     let machine = &host.machine;
-    host.tool("run").expect(0).says("Refreshed");
+    host.tool("run").expect(0).prints("Refreshed");
     let before = host.property("ladylinux-api.service", "InvocationID");
     let socket = "/usr/lib/systemd/system/ladylinux-api.socket";
     let drop_in = "/usr/lib/systemd/system/ladylinux-api.service.d/60-ladylinux-refresh-socket.conf";
-    host.tool("init --socket --dry-run").expect(0).says("would set up ladylinux-api.socket");
+    host.tool("init --socket --dry-run").expect(0).prints("would set up ladylinux-api.socket");
     assert_eq!(machine.read(socket), None);
-    host.tool("init --socket").expect(0).says("set up ladylinux-api.socket on 127.0.0.1:8000");
+    host.tool("init --socket").expect(0).prints("set up ladylinux-api.socket on 127.0.0.1:8000");
     assert!(machine.read(socket).unwrap().contains("ListenStream=127.0.0.1:8000\nBacklog=4096\n"));
     assert!(machine.read(drop_in).unwrap().contains("/opt/ladylinux/venv/bin/uvicorn server:app --fd 3\n"));
-    host.tool("init --socket").expect(0).says("left ladylinux-api.socket as it is");
+    host.tool("init --socket").expect(0).prints("left ladylinux-api.socket as it is");
     assert_eq!(host.property("ladylinux-api.service", "InvocationID"), before, "nothing was restarted");
 
     // The first run starts the service from the socket; in the next, connections wait.
     host.push("two");
-    host.tool("run").expect(0).says("Refreshed");
+    host.tool("run").expect(0).prints("Refreshed");
     assert!(host.state("ladylinux-api.socket").starts_with("active "));
     let clients = host.clients();
     host.push("three");
-    host.tool("run").expect(0).says("stays open").says("Refreshed");
+    host.tool("run").expect(0).prints("stays open").prints("Refreshed");
     let (failed, printed) = host.failed(clients);
     assert_eq!(failed, 0, "{printed}");
     assert_eq!(host.version().as_deref(), Some("three"));
 
-    host.tool("init --undo").expect(0).says("stop and disable ladylinux-api.socket");
+    host.tool("init --undo").expect(0).prints("stop and disable ladylinux-api.socket");
     assert_eq!((machine.read(socket), machine.read(drop_in)), (None, None));
     let answer = until("the service answers", || host.version());
     assert_eq!(answer, "three");
@@ -164,9 +164,9 @@ fn a_socket_that_does_not_fit_is_named_with_what_to_do_and_nothing_is_touched() 
     // A command whose form for a descriptor is not known.
     host.tool("init --socket")
         .expect(3)
-        .says("the command of the service is not uvicorn, gunicorn or hypercorn")
-        .says("server.py")
-        .says("write a socket unit for it by hand");
+        .prints("the command of the service is not uvicorn, gunicorn or hypercorn")
+        .prints("server.py")
+        .prints("write a socket unit for it by hand");
     assert_eq!(machine.read(own), None);
     assert_eq!(machine.exec("ls /usr/lib/systemd/system/ladylinux-api.service.d | grep socket").out, "");
 
@@ -175,9 +175,9 @@ fn a_socket_that_does_not_fit_is_named_with_what_to_do_and_nothing_is_touched() 
     machine.write("/etc/ladylinux/refresh.toml", &format!("{settings}[service]\nsocket = true\n"));
     host.tool("run")
         .expect(3)
-        .says("nothing was changed")
-        .says("sets service.socket, and systemd keeps the service")
-        .says("ladylinux-refresh init --socket");
+        .prints("nothing was changed")
+        .prints("sets service.socket, and systemd keeps the service")
+        .prints("ladylinux-refresh init --socket");
     assert_eq!(machine.read(FENCE), None);
     machine.write("/etc/ladylinux/refresh.toml", &settings);
 
@@ -186,9 +186,9 @@ fn a_socket_that_does_not_fit_is_named_with_what_to_do_and_nothing_is_touched() 
     machine.exec("systemctl daemon-reload && systemctl enable --now ladylinux-api.socket").expect(0);
     host.tool("run")
         .expect(3)
-        .says("nothing was changed")
-        .says("listens on 127.0.0.1:8111, while the port of the service is 8000")
-        .says("systemctl edit --full ladylinux-api.socket");
+        .prints("nothing was changed")
+        .prints("listens on 127.0.0.1:8111, while the port of the service is 8000")
+        .prints("systemctl edit --full ladylinux-api.socket");
     assert_eq!(machine.read(FENCE), None);
     assert_eq!(host.state("ladylinux-api.socket"), "active listening success");
     machine.exec("systemctl disable --now ladylinux-api.socket").expect(0);
@@ -203,18 +203,18 @@ fn a_socket_that_does_not_fit_is_named_with_what_to_do_and_nothing_is_touched() 
     assert!(host.state("ladylinux-api.socket").starts_with("failed "));
     host.tool("run")
         .expect(3)
-        .says("nothing was changed")
-        .says("port 8000 is held by process")
-        .says("http.server");
+        .prints("nothing was changed")
+        .prints("port 8000 is held by process")
+        .prints("http.server");
     assert_eq!(machine.read(FENCE), None);
     assert_eq!(host.property("other.service", "ActiveState"), "active");
     machine.exec("systemctl stop other").expect(0);
     machine.exec("systemctl reset-failed; systemctl start ladylinux-api.socket").expect(0);
-    host.tool("run").expect(0).says("Refreshed");
+    host.tool("run").expect(0).prints("Refreshed");
     assert_eq!(host.version().as_deref(), Some("one"));
 
     // Who stops the service by hand is reminded of the socket.
-    host.tool("service stop").expect(0).says(
+    host.tool("service stop").expect(0).prints(
         "ladylinux-api.socket starts it again with the next connection; to keep it down: systemctl stop ladylinux-api.socket",
     );
     assert_eq!(host.version().as_deref(), Some("one"));

@@ -110,7 +110,7 @@ impl Host {
         Self::set_up(machine, &files, UNIT);
         machine.write("/etc/systemd/system/ladylinux-api.socket", SOCKET_UNIT);
         machine.exec("systemctl daemon-reload && systemctl enable --now ladylinux-api.socket").expect(0);
-        machine.refresh("run").expect(0).says("Refreshed");
+        machine.refresh("run").expect(0).prints("Refreshed");
         assert_eq!(machine.version().as_deref(), Some("one"));
     }
 

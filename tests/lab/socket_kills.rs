@@ -33,7 +33,7 @@ impl Host {
             Self::set_up_running(machine);
             machine.write("/srv/work/server.py", &SERVER.replace("    server.close()\n", &slow));
             machine.push_version("slow");
-            machine.refresh("run").expect(0).says("Refreshed");
+            machine.refresh("run").expect(0).prints("Refreshed");
         });
         until("the service", || machine.version());
         Self { machine }
@@ -257,9 +257,9 @@ fn rw_7_1a_what_hinders_the_unit_that_holds_the_socket_is_a_refusal_and_nothing_
     let every_holder = "/etc/systemd/system/ladylinux-refresh-hold-.service.d/every.conf";
     let before = host.property("ladylinux-api.service", "InvocationID");
     let refused = |what: &str, words: &[&str]| {
-        let mut ran = host.tool("run").expect(3).says("nothing was changed");
+        let mut ran = host.tool("run").expect(3).prints("nothing was changed");
         for word in words {
-            ran = ran.says(word);
+            ran = ran.prints(word);
         }
         assert_eq!(host.property("ladylinux-api.service", "InvocationID"), before, "{what}");
         assert_eq!(host.ask().as_deref(), Ok("one"), "{what}");

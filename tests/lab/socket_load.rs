@@ -42,10 +42,10 @@ fn rw_5_1_rw_5_5_no_request_fails_through_refreshes_of_an_application_under_uvic
     let unit =
         UNIT.replace("bin/python server.py", "bin/uvicorn server:app --port 8000 --timeout-keep-alive 600");
     let host = Host::with(&lab, &[("server.py", APPLICATION), ("requirements.txt", REQUIREMENTS)], &unit);
-    host.tool("run").expect(0).says("Refreshed");
-    host.tool("init --socket").expect(0).says("set up ladylinux-api.socket");
+    host.tool("run").expect(0).prints("Refreshed");
+    host.tool("init --socket").expect(0).prints("set up ladylinux-api.socket");
     host.push("1");
-    host.tool("run").expect(0).says("Refreshed");
+    host.tool("run").expect(0).prints("Refreshed");
     assert_eq!(host.version().as_deref(), Some("1"));
 
     host.machine.write("/srv/idle.py", IDLE);
@@ -59,7 +59,8 @@ fn rw_5_1_rw_5_5_no_request_fails_through_refreshes_of_an_application_under_uvic
             host.machine.write("/srv/work/requirements.txt", &format!("{REQUIREMENTS}six==1.16.0\n"));
         }
         host.push(&number.to_string());
-        let ran = host.tool("run").expect(0).says("stays open").says("waited, at most").says("Refreshed");
+        let ran =
+            host.tool("run").expect(0).prints("stays open").prints("waited, at most").prints("Refreshed");
         let run = &host.machine.json("/var/lib/ladylinux-refresh/status.json")["last_run"];
         let seen = &run["connections"];
         // The idle ones, and at most one of each client that took long.
@@ -69,7 +70,7 @@ fn rw_5_1_rw_5_5_no_request_fails_through_refreshes_of_an_application_under_uvic
         let (wait, down) = (seen["longest_wait_ms"].as_u64(), run["downtime_ms"].as_u64());
         assert!(wait.is_some() && wait <= down.map(|down| down + 300), "{wait:?} in {down:?}");
     }
-    host.tool("rollback").expect(0).says("stays open");
+    host.tool("rollback").expect(0).prints("stays open");
     assert!(
         idle.wait_with_output().is_ok_and(|output| output.status.success()),
         "idle until they were closed"
@@ -97,23 +98,23 @@ fn rw_5_5_a_service_with_tls_is_recognised_by_init_and_refreshed_with_and_withou
     host.tool("init --repo file:///srv/app.git --allow file --branch main").expect(0);
     let settings = host.machine.read("/etc/ladylinux/refresh.toml").unwrap_or_default();
     assert!(settings.contains("\nurl = \"https://127.0.0.1:8000/\""), "{settings}");
-    host.tool("run").expect(0).says("Refreshed").says("HTTP 200");
-    host.tool("init --socket").expect(0).says("set up ladylinux-api.socket");
+    host.tool("run").expect(0).prints("Refreshed").prints("HTTP 200");
+    host.tool("init --socket").expect(0).prints("set up ladylinux-api.socket");
     for version in ["1", "2"] {
         host.push(version);
-        host.tool("run").expect(0).says("Refreshed");
+        host.tool("run").expect(0).prints("Refreshed");
     }
-    host.tool("run").expect(0).says("stays open");
-    host.tool("run --if-changed").expect(0).says("Already current");
+    host.tool("run").expect(0).prints("stays open");
+    host.tool("run --if-changed").expect(0).prints("Already current");
     let checked = |file: &str| {
         let lines = format!("[probe]\nca_file = \"{file}\"\nheaders = {{ Host = \"lady.example\" }}\n");
         host.machine.write("/etc/ladylinux/refresh.toml", &settings.replace("[probe]\n", &lines));
     };
     checked("/etc/authority.pem");
-    host.tool("run").expect(0).says("HTTP 200");
+    host.tool("run").expect(0).prints("HTTP 200");
     // The service user could replace this one.
     checked("/srv/tls/cert.pem");
-    host.tool("run").expect(3).says("is no file of root's");
+    host.tool("run").expect(3).prints("is no file of root's");
     assert_eq!(host.state("ladylinux-api.service"), "active running success");
     let left = "systemctl list-units --all --plain --no-legend 'ladylinux-refresh-probe-*'";
     until("no unit of the health check is left", || {

@@ -52,7 +52,7 @@ impl Host {
         machine.prepare_small_host(&files, UNIT);
         machine.refresh("init --repo file:///srv/app.git --allow file --branch main").expect(0);
         configure(machine, "300ms", "");
-        machine.refresh("run").expect(0).says("Refreshed");
+        machine.refresh("run").expect(0).prints("Refreshed");
     }
 
     /// Pushes another version.
@@ -141,7 +141,7 @@ fn a_refresh_goes_on_when_its_client_is_killed_disconnected_cancelled_or_stopped
         assert_eq!(host.current().unwrap()["phase"], "stop", "all that happens while the service is down");
         host.machine
             .exec("systemctl list-units --plain --no-legend 'ladylinux-refresh-2*'")
-            .says(&format!("ladylinux-refresh-{run}.service"));
+            .prints(&format!("ladylinux-refresh-{run}.service"));
         host.signal_client(signal);
         let left = ended(client);
         if signal != "KILL" {
@@ -149,7 +149,7 @@ fn a_refresh_goes_on_when_its_client_is_killed_disconnected_cancelled_or_stopped
             assert!(left.err.contains(&format!("ladylinux-refresh wait {run}")), "{}", left.all());
         }
         host.release();
-        host.machine.refresh(&format!("wait {run}")).expect(0).says("5 restart").says("Refreshed");
+        host.machine.refresh(&format!("wait {run}")).expect(0).prints("5 restart").prints("Refreshed");
         assert_eq!(host.machine.version().as_deref(), Some(version), "{signal}");
         assert_eq!(host.current(), None);
     }
@@ -165,7 +165,7 @@ fn a_refresh_goes_on_when_its_client_is_killed_disconnected_cancelled_or_stopped
     assert_eq!(host.machine.version().as_deref(), Some("six"));
     // All of its group: what leads into the machine stops and goes on with it.
     signal(&client, Signal::CONT);
-    ended(client).expect(0).says("Refreshed");
+    ended(client).expect(0).prints("Refreshed");
 
     // A closed output changes nothing, and the exit code is still the run's.
     host.machine.push_version("seven");
@@ -181,9 +181,9 @@ fn a_detached_run_is_waited_for_and_cancelled_by_its_name_and_a_second_one_ends_
     host.hold();
     let run = host.machine.refresh("run --detach").expect(0).out.trim_end().to_owned();
     assert_eq!(host.held(), run);
-    host.machine.refresh("run").expect(4).says(&run).says("is in progress since");
+    host.machine.refresh("run").expect(4).prints(&run).prints("is in progress since");
     let under_way = format!("run {run} of main is in progress since ");
-    host.machine.refresh("status").expect(0).says(&under_way).says(" UTC: prepare");
+    host.machine.refresh("status").expect(0).prints(&under_way).prints(" UTC: prepare");
     let waiting = host.client(&format!("wait {run} --format json"));
     host.release();
     let printed = ended(waiting).expect(0);
@@ -193,19 +193,19 @@ fn a_detached_run_is_waited_for_and_cancelled_by_its_name_and_a_second_one_ends_
     // What is over can be waited for again, also when nothing but the report is left of it.
     assert_eq!(host.machine.refresh(&format!("wait {run} --format json")).expect(0).out, printed.out);
     host.machine.exec(&format!("rm -r /run/ladylinux-refresh/runs/{run}")).expect(0);
-    host.machine.refresh(&format!("wait {run}")).expect(0).says("Refreshed");
-    host.machine.refresh("wait 20260101T000000000Z-1").expect(3).says("does not exist");
+    host.machine.refresh(&format!("wait {run}")).expect(0).prints("Refreshed");
+    host.machine.refresh("wait 20260101T000000000Z-1").expect(3).prints("does not exist");
 
     // A user who may read the state may wait; only root may cancel.
     host.hold();
     let run = host.machine.refresh("run --detach").expect(0).out.trim_end().to_owned();
     host.held();
     host.machine.exec_as("ladylinux", &format!("ladylinux-refresh cancel {run}")).expect(3);
-    host.machine.refresh(&format!("cancel {run}")).expect(0).says("halted").says("fenced");
+    host.machine.refresh(&format!("cancel {run}")).expect(0).prints("halted").prints("fenced");
     assert!(host.fenced());
     assert_eq!(host.state(), "inactive");
-    host.machine.exec_as("ladylinux", &format!("ladylinux-refresh wait {run}")).expect(130).says("SIGINT");
-    host.machine.refresh(&format!("cancel {run}")).expect(0).says("is not in progress");
+    host.machine.exec_as("ladylinux", &format!("ladylinux-refresh wait {run}")).expect(130).prints("SIGINT");
+    host.machine.refresh(&format!("cancel {run}")).expect(0).prints("is not in progress");
     host.release();
 
     // Two at the same instant.
@@ -216,8 +216,8 @@ fn a_detached_run_is_waited_for_and_cancelled_by_its_name_and_a_second_one_ends_
     assert_eq!(host.state(), "active");
     // The client itself reports what is wrong with the command line; nothing is started for it.
     host.machine.refresh("run --no-such-option").expect(2);
-    host.machine.refresh("run 'bad..branch'").expect(2).says("not touched");
-    host.machine.refresh("run no-such-branch").expect(3).says("no-such-branch");
+    host.machine.refresh("run 'bad..branch'").expect(2).prints("not touched");
+    host.machine.refresh("run no-such-branch").expect(3).prints("no-such-branch");
 }
 
 #[test]
@@ -230,7 +230,7 @@ fn ctrl_c_on_a_terminal_halts_the_run_and_the_client_stays_to_see_it() {
     let client = host.machine.spawn(&format!("exec script --quiet --return --command '{own}' /dev/null"));
     let run = host.held();
     host.signal_client("INT");
-    ended(client).expect(130).says("Halted").says("interrupted by SIGINT");
+    ended(client).expect(130).prints("Halted").prints("interrupted by SIGINT");
     assert_eq!(host.last_run()["run"], run.as_str());
     assert!(host.fenced());
     assert_eq!(host.state(), "inactive");
@@ -251,7 +251,7 @@ fn rw_7_1a_a_run_that_is_killed_while_the_service_settles_leaves_it_stopped_and_
     configure(&host.machine, "300ms", "no_such_key = 1");
     host.machine.exec(&format!("systemctl kill --signal=KILL ladylinux-refresh-{run}")).expect(0);
     // The client stays until the repair is done, and prints what is known.
-    ended(client).expect(137).says("Interrupted").says("was killed in restart").says("SIGKILL");
+    ended(client).expect(137).prints("Interrupted").prints("was killed in restart").prints("SIGKILL");
     assert_eq!(host.state(), "inactive");
     assert!(host.fenced());
     assert_eq!(host.machine.read("/run/ladylinux-refresh/admit"), None);
@@ -264,9 +264,9 @@ fn rw_7_1a_a_run_that_is_killed_while_the_service_settles_leaves_it_stopped_and_
     );
     host.machine.exec("systemctl start ladylinux-api").expect(1);
     configure(&host.machine, "300ms", "");
-    host.machine.refresh("status").expect(0).says("was killed in restart");
-    host.machine.refresh("history").expect(0).says("interrupted");
-    host.machine.refresh("run").expect(0).says(&format!("run {run} was interrupted"));
+    host.machine.refresh("status").expect(0).prints("was killed in restart");
+    host.machine.refresh("history").expect(0).prints("interrupted");
+    host.machine.refresh("run").expect(0).prints(&format!("run {run} was interrupted"));
     assert_eq!(host.machine.version().as_deref(), Some("two"));
 }
 
@@ -284,7 +284,7 @@ fn rw_7_1a_a_machine_that_is_switched_off_in_the_middle_of_a_run_comes_back_down
     let printed = host.last_run();
     assert_eq!((&printed["run"], &printed["result"]), (&run.as_str().into(), &"halted".into()), "{printed}");
     assert_eq!(host.current(), None);
-    host.machine.refresh(&format!("wait {run}")).expect(143).says("SIGTERM");
+    host.machine.refresh(&format!("wait {run}")).expect(143).prints("SIGTERM");
     host.release();
     host.machine.refresh("run").expect(0);
     assert_eq!(host.machine.version().as_deref(), Some("two"));
@@ -330,7 +330,7 @@ fn rw_5_1_a_refresh_that_is_started_from_inside_the_service_completes() {
     request();
     assert_eq!(answered("refused", "allowed_branches does not contain main")["branch"], "main");
     assert_eq!(host.machine.version().as_deref(), Some("two"));
-    host.machine.refresh("status").expect(0).says("last request main");
+    host.machine.refresh("status").expect(0).prints("last request main");
     configure(&host.machine, "300ms", "allowed_branches = [\"main\"]");
     request();
     let last = answered("done", "");
@@ -425,10 +425,10 @@ fn the_services_user_can_neither_hold_a_run_up_nor_make_it_wait() {
     host.machine
         .exec("cd /etc/ladylinux && chown ladylinux . && mv ladylinux.env old && mkfifo ladylinux.env && chown root .")
         .expect(0);
-    host.machine.refresh("run").expect(3).says("not a regular file");
+    host.machine.refresh("run").expect(3).prints("not a regular file");
     host.machine.exec("cd /etc/ladylinux && mv old ladylinux.env").expect(0);
     host.machine.exec("truncate --size 10G /etc/ladylinux/ladylinux.env").expect(0);
-    host.machine.refresh("run").expect(3).says("has more than");
+    host.machine.refresh("run").expect(3).prints("has more than");
     host.machine.exec("truncate --size 0 /etc/ladylinux/ladylinux.env").expect(0);
     host.machine.refresh("run").expect(0);
     assert_eq!(host.machine.version().as_deref(), Some("two"));
@@ -451,7 +451,7 @@ fn what_a_run_is_started_with_arrives_and_is_not_told_to_everybody() {
     let seen = host.machine.exec_as("ladylinux", &look);
     assert!(seen.out.contains("EnvironmentFile") && !seen.out.contains("sesame"), "{}", seen.all());
     let own = format!("tr '\\0' '\\n' </proc/$(systemctl show -P MainPID {unit})/environ");
-    host.machine.exec(&own).expect(0).says(&format!("HTTPS_PROXY={secret}"));
+    host.machine.exec(&own).expect(0).prints(&format!("HTTPS_PROXY={secret}"));
     host.release();
     ended(client).expect(0);
 }
@@ -491,7 +491,7 @@ fn rw_7_1a_the_fence_holds_whatever_is_done_with_the_unit_and_a_way_around_it_is
         host.machine.exec(&format!("mkdir -p {directory}")).expect(0);
         host.machine.write(&format!("{directory}/{name}"), &format!("[Unit]\n{text}\n"));
         host.machine.exec("systemctl daemon-reload").expect(0);
-        host.machine.refresh("run").expect(3).says(printed);
+        host.machine.refresh("run").expect(3).prints(printed);
         host.machine.exec(&format!("rm -r {directory} && systemctl daemon-reload")).expect(0);
     }
     host.machine.refresh("run").expect(0);

@@ -47,7 +47,7 @@ fn machine(lab: &Lab) -> Machine {
 #[track_caller]
 fn run_inside(machine: &Machine, test: &str) {
     let line = format!("{INSIDE} --ignored --exact --nocapture units::{test}");
-    let ran = machine.exec(&line).expect(0).says("1 passed");
+    let ran = machine.exec(&line).expect(0).prints("1 passed");
     // What was measured in the machine, for a run with --nocapture.
     eprint!("{}", ran.err);
 }

@@ -93,7 +93,7 @@ impl Ran {
 
     /// Insists on something that was said.
     #[track_caller]
-    pub fn says(self, text: &str) -> Self {
+    pub fn prints(self, text: &str) -> Self {
         assert!(self.all().contains(text), "{text:?} is missing in\n{}", self.all());
         self
     }

@@ -81,7 +81,7 @@ impl Site {
         assert_eq!(self.machine.http(URL), None);
         let by_hand = self.machine.exec(&format!("systemctl start {UNIT}"));
         assert_ne!(by_hand.code, Some(0), "a fenced service was started by hand\n{}", by_hand.all());
-        by_hand.says("Assertion failed");
+        by_hand.prints("Assertion failed");
         assert_eq!(self.machine.http(URL), None);
     }
 

@@ -18,7 +18,7 @@ use refresh_system::{clock, disk};
 use super::install_error;
 use super::network::Variables;
 
-/// What the host says to every operation of this room.
+/// The settings of the host for every operation of this crate.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Setup {
     /// Where uv, its cache and scratch directories lie.
@@ -149,7 +149,9 @@ fn begin_with_cache(setup: &Setup) -> Outcome<()> {
     match disk::read_if_there(&note)? {
         Some(earlier) if earlier == boot.as_bytes() => return Ok(()),
         Some(_) => {
-            screen::complain("the machine went down while the package cache was written: it is filled again");
+            screen::print_to_stderr(
+                "the machine went down while the package cache was written: it is filled again",
+            );
             disk::remove_tree(&setup.cache())?;
         }
         None => {}

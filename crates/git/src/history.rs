@@ -129,7 +129,7 @@ impl Mirror {
     }
 
     fn content(&self, commit: &CommitId, entry: &TreeEntry) -> Outcome<Vec<u8>> {
-        let program = self.bare()?.args(["cat-file", "blob", &entry.object]).keep(Keep::Whole(256 << 20));
+        let program = self.bare()?.args(["cat-file", "blob", &entry.object]).keep(Keep::All(256 << 20));
         let context = || format!("cannot read {} of {}", entry.path.display(), commit.short());
         Ok(self.git.run(&program, context)?.stdout)
     }
@@ -307,7 +307,7 @@ impl Mirror {
         self.git.run(&fill, step)?;
         let ask = self.bare()?.env("GIT_INDEX_FILE", index);
         let ask = ask.args(["check-attr", "--cached", "--stdin", "-z", "filter"]).input(paths);
-        Ok(self.git.run(&ask.keep(Keep::Whole(1 << 30)), step)?.stdout)
+        Ok(self.git.run(&ask.keep(Keep::All(1 << 30)), step)?.stdout)
     }
 
     /// Finds a file whose whole content is a pointer of Git LFS. Such files are between 100 and 200 bytes long.

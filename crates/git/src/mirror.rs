@@ -206,7 +206,7 @@ impl Mirror {
         }
         let program = self.bare()?.args(lenient("fsck", "warn"));
         let program = program.args(["fsck", "--unreachable", "--connectivity-only", "--no-progress"]);
-        let listed = self.git.runner().run(&program.keep(Keep::Whole(256 << 20)).deadline(LONG))?;
+        let listed = self.git.runner().run(&program.keep(Keep::All(256 << 20)).deadline(LONG))?;
         if !listed.succeeded() {
             return Ok(None);
         }
@@ -218,7 +218,7 @@ impl Mirror {
             .collect();
         let input = ids.join("\n").into_bytes();
         let program = self.bare()?.args(["cat-file", "--batch-check=%(objectsize:disk)"]).input(input);
-        let sizes = self.git.runner().run(&program.keep(Keep::Whole(64 << 20)).deadline(LONG))?;
+        let sizes = self.git.runner().run(&program.keep(Keep::All(64 << 20)).deadline(LONG))?;
         let bytes = sizes.text().lines().filter_map(|line| line.parse::<u64>().ok()).sum();
         Ok(Some(Unreachable { objects: ids.len() as u64, bytes }))
     }

@@ -105,5 +105,5 @@ pub(super) enum Ensured {
     /// The mirror holds this commit for the run.
     Commit(CommitId),
     /// The mirror has been made new beside its place, and has to be put there.
-    MadeNew,
+    Replaced,
 }

@@ -52,7 +52,7 @@ impl Mirror {
             Some(unit) => unit.ensure(run, branch, source)?,
             None => match self.ensure_here(run, branch, source)? {
                 Ensured::Commit(commit) => commit,
-                Ensured::MadeNew => return Err(Failure::new("the mirror was not put in its place")),
+                Ensured::Replaced => return Err(Failure::new("the mirror was not put in its place")),
             },
         };
         *ensured = Some((run.clone(), commit.clone()));
@@ -97,7 +97,7 @@ impl Mirror {
             is_new = true;
         }
         if is_new && self.moves == Moves::ByConductor {
-            return Ok(Ensured::MadeNew);
+            return Ok(Ensured::Replaced);
         }
         checkpoint::reach("git:fetched");
         let tip = match source {
@@ -106,7 +106,7 @@ impl Mirror {
         };
         self.pin(run, &tip)?;
         if let Some(listed) = listed {
-            disk::write_whole(&self.path.join(REMOTE_HEADS), listed.as_bytes(), 0o644)?;
+            disk::replace_file(&self.path.join(REMOTE_HEADS), listed.as_bytes(), 0o644)?;
         }
         self.repack_if_grown()?;
         disk::sync_file_system(&self.path)?;

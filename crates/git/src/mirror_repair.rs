@@ -40,7 +40,7 @@ impl Mirror {
     pub(super) fn renew_here(&self, branch: &BranchName) -> Outcome<Ensured> {
         let tip = tip_of(branch, &self.remote_heads(branch)?)?;
         self.make_anew(branch, &tip, Source::Remote)?;
-        Ok(Ensured::MadeNew)
+        Ok(Ensured::Replaced)
     }
 
     /// Returns whether the mirror holds a commit and all its files.

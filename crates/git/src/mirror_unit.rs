@@ -91,7 +91,7 @@ impl MirrorUnit {
             disk::remove_tree(&beside)?;
             disk::make_owned_directory(&beside, 0o755, &builder)?;
             let ensured = self.ask(call());
-            if let Ok(Ensured::MadeNew) = &ensured {
+            if let Ok(Ensured::Replaced) = &ensured {
                 self.put_in_place(&beside)?;
                 continue;
             }

@@ -155,7 +155,7 @@ fn read_to_change(layout: &Layout) -> Outcome<StatusFile> {
     let Some(bytes) = disk::read_own(&path)? else { return Ok(StatusFile::empty()) };
     match serde_json::from_slice::<StatusFile>(&bytes) {
         Ok(status) if status.schema == SCHEMA => return Ok(status),
-        _ => disk::write_whole(&path.with_extension("json.unreadable"), &bytes, 0o644)?,
+        _ => disk::replace_file(&path.with_extension("json.unreadable"), &bytes, 0o644)?,
     }
     let other: Option<serde_json::Value> = serde_json::from_slice(&bytes).ok();
     let deployed = other.and_then(|status| serde_json::from_value(status.get("deployed")?.clone()).ok());
@@ -284,7 +284,7 @@ fn change_in_passing(layout: &Layout, by: impl FnOnce(&mut StatusFile)) -> Outco
     }
     let mut status = read_to_change(layout)?;
     by(&mut status);
-    disk::write_json_whole(&layout.status_file(), &status, 0o644)
+    disk::replace_json(&layout.status_file(), &status, 0o644)
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use refresh_service::envfile::EnvFile;
 use refresh_settings::layout::Layout;
 use refresh_system::error::Outcome;
 use refresh_system::interrupt;
-use refresh_system::screen::complain;
+use refresh_system::screen::print_to_stderr;
 
 use super::cache::DigestCache;
 use super::gather::{ManifestText, UNLISTED, deployed_manifest, gather};
@@ -67,7 +67,7 @@ impl ExamineModelsRequest {
 /// # Errors
 /// As [`examine`].
 pub fn handle(request: ExamineModelsRequest) -> Outcome<Verified> {
-    examine(request, &|progress| complain(&format!("{PROGRESS}{progress}")))
+    examine(request, &|progress| print_to_stderr(&format!("{PROGRESS}{progress}")))
 }
 
 /// Examines models in this process. `report` takes how far the reading is, as text.

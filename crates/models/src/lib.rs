@@ -1,6 +1,6 @@
 //! Models: which files are expected, and whether they are there and unchanged (RW-6.2).
 //!
-//! This room only reads: it writes, moves, deletes and downloads nothing, and starts no program (RW-6.1). The digests of
+//! This crate only reads: it writes, moves, deletes and downloads nothing, and starts no program (RW-6.1). The digests of
 //! files that it has read are a value ([`cache::DigestCache`]), which a caller may keep.
 //!
 //! Sources ([`manifest`], [`checksum_files`], [`ollama`], [`safetensors`]) make [`Claim`]s about files below the model

@@ -35,7 +35,7 @@ impl ModelDir {
         if !real.is_dir() {
             return Err(Failure::new(step()).because(Failure::new("it is not a directory")));
         }
-        let listing = Scan::metadata().list_trouble().of(&real).context(step)?;
+        let listing = Scan::metadata().list_unreadable().of(&real).context(step)?;
         Ok(Some(Self { base: real, listing }))
     }
 

@@ -261,7 +261,7 @@ impl Layout {
         self.state().join("deployed.env")
     }
     /// What the hooks of the last run made in the work tree.
-    pub fn made_file(&self) -> PathBuf {
+    pub fn hook_outputs_file(&self) -> PathBuf {
         self.state().join("made.json")
     }
     /// The file that one run at a time locks; never unlinked.

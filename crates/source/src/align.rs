@@ -17,7 +17,7 @@ use refresh_system::{checkpoint, disk};
 
 use super::kept::{self, Kept, ListKeptRequest};
 use super::kept_beforehand::KeptBeforehand;
-use super::place::Place;
+use super::operation_request::GitLocation;
 use super::prepared_tree::BYTE_CODE;
 
 /// The operation.
@@ -44,7 +44,7 @@ pub(crate) enum AlignRequest {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ResetRequest {
     /// Where git is.
-    pub place: Place,
+    pub place: GitLocation,
     /// The tree, with the repository that was prepared for it.
     pub app: TreePath,
     /// The commit.

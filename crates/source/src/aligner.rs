@@ -12,7 +12,7 @@ use super::align::{self, AlignRequest, AlignResponse, ResetRequest};
 use super::exchange;
 use super::kept::{Kept, ListKeptRequest};
 use super::kept_beforehand::{self, KeptBeforehand};
-use super::place::{Place, Scratch};
+use super::operation_request::{GitLocation, Scratch};
 
 /// A waiting unit with the rights of the service user, which writes to `app/` and its scratch directory.
 #[derive(Debug)]
@@ -73,7 +73,7 @@ impl Aligner {
         exclude: Option<String>,
     ) -> Outcome<()> {
         let request = AlignRequest::Reset(ResetRequest {
-            place: Place::of(on, &self.scratch),
+            place: GitLocation::of(on, &self.scratch),
             app: on.layout.app().into(),
             commit: commit.clone(),
             exclude,
@@ -96,7 +96,7 @@ impl Aligner {
 
 fn request(on: &Installation, scratch: &Scratch, commit: &CommitId, known: &[CommitId]) -> ListKeptRequest {
     ListKeptRequest {
-        place: Place::of(on, scratch),
+        place: GitLocation::of(on, scratch),
         app: on.layout.app().into(),
         commit: commit.clone(),
         known: known.to_vec(),

@@ -22,8 +22,8 @@ use super::hook_record::{self, HookOutputs};
 use super::kept::{self, ListKeptRequest};
 use super::kept_path::{KeptPath, Reason};
 use super::local::{ChangeKind, LocalChange, LocalChanges};
+use super::operation_request::{GitLocation, inspect};
 use super::paths::{self, Tracked};
-use super::place::{Place, inspect};
 use super::untracked::{self, Accounts, Untracked};
 use super::{own_repository, stash_record};
 
@@ -34,7 +34,7 @@ pub(crate) const OPERATION: &str = "source-compare";
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct CompareRequest {
     /// Where git and the mirror are.
-    pub place: Place,
+    pub place: GitLocation,
     /// The tree.
     pub tree: TreePath,
     /// The commits that account for files, the likeliest first.

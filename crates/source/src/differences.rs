@@ -62,7 +62,7 @@ impl Comparer<'_> {
         self.git.run(&fill, step)?;
         // Without optional locks it would not keep the refreshed index.
         let status = self.git.at(&raw).env("GIT_OPTIONAL_LOCKS", "1").args(STATUS);
-        let listed = self.git.run(&status.keep(Keep::Whole(1 << 30)).deadline(LONG), step)?;
+        let listed = self.git.run(&status.keep(Keep::All(1 << 30)).deadline(LONG), step)?;
         let warnings = listed.stderr.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
         let warnings = warnings.map(|line| String::from_utf8_lossy(line).into_owned()).collect();
         let mut differences = Differences { files: parse_differences(&listed.stdout), warnings };

@@ -20,7 +20,7 @@ use refresh_system::error::Outcome;
 use super::compare::{CompareRequest, Moves};
 use super::hook_record::{HookOutputs, Stamp};
 use super::local::ChangeKind;
-use super::place::{Place, inspect};
+use super::operation_request::{GitLocation, inspect};
 use super::untracked;
 
 /// The operation that records.
@@ -42,7 +42,7 @@ pub struct HookTime {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct HookOutputsRequest {
     /// Where git and the mirror are.
-    pub place: Place,
+    pub place: GitLocation,
     /// The tree that the hooks worked in.
     pub tree: TreePath,
     /// The commit that it was before.
@@ -59,7 +59,7 @@ pub fn record(on: &Installation, commit: &CommitId, time: HookTime) -> Outcome<(
     let (tree, commit) = (on.layout.app().into(), commit.clone());
     let outputs: HookOutputs =
         inspect(on, OPERATION, |place| HookOutputsRequest { place, tree, commit, time })?;
-    disk::write_json(&on.layout.made_file(), &outputs, 0o644)
+    disk::write_json(&on.layout.hook_outputs_file(), &outputs, 0o644)
 }
 
 /// Carries out [`OPERATION`].

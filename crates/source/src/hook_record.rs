@@ -71,7 +71,7 @@ impl HookOutputs {
 /// # Errors
 /// The record cannot be renamed.
 pub(super) fn hand_over(layout: &Layout, run: &RunId) -> Outcome<()> {
-    let file = layout.made_file();
+    let file = layout.hook_outputs_file();
     if file.exists() { disk::move_over(&file, &file_of(layout, run)) } else { Ok(()) }
 }
 
@@ -82,6 +82,6 @@ fn file_of(layout: &Layout, run: &RunId) -> PathBuf {
 /// Reads the record of `app/`, or of the previous tree of a run. Without one that can be read, every file that a hook
 /// wrote is a local change.
 pub(super) fn read(layout: &Layout, previous: Option<&RunId>) -> HookOutputs {
-    let file = previous.map_or_else(|| layout.made_file(), |run| file_of(layout, run));
+    let file = previous.map_or_else(|| layout.hook_outputs_file(), |run| file_of(layout, run));
     disk::read_own_json(&file).ok().flatten().unwrap_or_default()
 }

@@ -15,9 +15,9 @@ use refresh_programs::process::{Ended, Keep};
 use refresh_system::disk;
 use refresh_system::error::Outcome;
 
+use super::operation_request::GitLocation;
 use super::own_repository::read_small;
 use super::paths::TrackedFile;
-use super::place::Place;
 use super::untracked::{EntryType, entries, is_cache};
 
 /// The local rules of a prepared tree: byte code is moved in beside the sources, and is nothing that people have to see.
@@ -94,7 +94,7 @@ impl<'a> Rules<'a> {
     /// The mirror cannot be read.
     pub(super) fn of(
         git: &'a Git,
-        place: &Place,
+        place: &GitLocation,
         name: &str,
         files: &[TrackedFile],
         local: &str,
@@ -168,7 +168,7 @@ impl<'a> Rules<'a> {
         let program = program.args(["check-ignore", "--no-index", "-z", "--stdin"]);
         // This command refuses to run with literal path names.
         let program = program.env("GIT_LITERAL_PATHSPECS", "0");
-        let program = program.input(input).keep(Keep::Whole(1 << 30)).deadline(LONG);
+        let program = program.input(input).keep(Keep::All(1 << 30)).deadline(LONG);
         let found = self.git.runner().run(&program)?;
         // Nothing ignored is exit code 1.
         if found.ended == Ended::Exited(1) && found.stderr.is_empty() {

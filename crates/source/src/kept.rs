@@ -23,9 +23,9 @@ use refresh_system::error::{Context as _, Outcome};
 
 use super::ignore_rules::{self, Rules};
 use super::kept_path::{KeptPath, Reason};
+use super::operation_request::GitLocation;
 use super::own_repository;
 use super::paths::{self, Tracked};
-use super::place::Place;
 use super::untracked::{EntryType, entries, is_cache};
 
 /// What databases keep beside their file: `SQLite` the first three, `DuckDB` and LMDB the others.
@@ -35,7 +35,7 @@ const COMPANIONS: [&str; 5] = ["-wal", "-shm", "-journal", ".wal", "-lock"];
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct ListKeptRequest {
     /// Where git and the mirror are.
-    pub place: Place,
+    pub place: GitLocation,
     /// The old tree.
     pub app: TreePath,
     /// The commit that comes: its rules say what is ignored.
@@ -243,7 +243,7 @@ fn changed_only(
     }
     let repository = Repository::bare(request.place.mirror.as_path()).with_tree(app);
     let program = git.at(&repository).args(["hash-object", "--stdin-paths"]).input(input);
-    let program = program.keep(Keep::Whole(1 << 30)).deadline(LONG);
+    let program = program.keep(Keep::All(1 << 30)).deadline(LONG);
     let Some(hashed) = git.runner().run(&program).ok().filter(Finished::succeeded) else { return paths };
     for (path, hash) in plain.iter().zip(hashed.text().lines()) {
         if commits.files.get(path).is_some_and(|objects| objects.iter().any(|object| object == hash)) {

@@ -20,10 +20,10 @@ pub(crate) mod kept_beforehand;
 pub mod kept_path;
 pub mod local;
 pub mod move_in;
+pub mod operation_request;
 pub mod own_objects;
 mod own_repository;
 pub(crate) mod paths;
-pub mod place;
 pub mod prepared_tree;
 pub mod proof;
 pub mod staged_assets;
@@ -39,7 +39,7 @@ use staged_assets::{KeepRequest, PlaceRequest};
 
 use refresh_programs::process::worker;
 
-/// Carries out an operation of this room; returns `None` if `operation` is not one of them.
+/// Carries out an operation of this crate; returns `None` if `operation` is not one of them.
 pub fn answer(operation: &str, request: &[u8]) -> Option<Vec<u8>> {
     Some(match operation {
         work_tree::OPERATION => worker::answer(request, |request| work_tree::handle(&request)),

@@ -12,7 +12,7 @@ use refresh_system::disk;
 use refresh_system::error::Outcome;
 use refresh_system::text::quoted_path;
 
-use super::place::RepositoryRequest;
+use super::operation_request::RepositoryRequest;
 
 /// How long it may take to pack all objects.
 const DEADLINE: Duration = Duration::from_secs(3600);

@@ -141,7 +141,7 @@ fn item(path: PathBuf, kind: ChangeKind) -> LocalChange {
 
 /// Runs a git; its answer counts only if it succeeded in time and warned of nothing.
 pub(super) fn answer(git: &Git, program: Program) -> Outcome<Result<Finished, String>> {
-    let finished = git.runner().run(&program.keep(Keep::Whole(256 << 20)).deadline(QUICK))?;
+    let finished = git.runner().run(&program.keep(Keep::All(256 << 20)).deadline(QUICK))?;
     Ok(if finished.succeeded() && finished.stderr.is_empty() {
         Ok(finished)
     } else {

@@ -24,7 +24,7 @@ pub(crate) struct TrackedFile {
 pub(super) fn tracked(git: &Git, mirror: &Path, commit: &CommitId) -> Outcome<Option<Vec<TrackedFile>>> {
     let repository = Repository::bare(mirror);
     let program = git.at(&repository).args(["ls-tree", "-r", "-z", "--full-tree", commit.as_str()]);
-    let listed = git.runner().run(&program.keep(Keep::Whole(1 << 30)))?;
+    let listed = git.runner().run(&program.keep(Keep::All(1 << 30)))?;
     if !listed.succeeded() {
         return Ok(None);
     }

@@ -25,8 +25,8 @@ use refresh_system::error::{Context as _, Failure, Outcome};
 
 use super::exchange::{Exchange, Plan};
 use super::ignore_rules;
+use super::operation_request::{GitLocation, Scratch};
 use super::paths::{self, TrackedFile};
-use super::place::{Place, Scratch};
 use super::proof::{self, ProveTreeRequest, ProveTreeResponse};
 
 /// The operation that checks a commit out.
@@ -72,7 +72,7 @@ pub struct PreparedTree {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct PrepareTreeRequest {
     /// Where git and the mirror are.
-    pub place: Place,
+    pub place: GitLocation,
     /// The empty directory to check out into.
     pub tree: TreePath,
     /// Where the tree will be in the end, for the names in byte code.
@@ -113,7 +113,7 @@ pub fn prepare(
     let builder = on.units.user_of(Role::Build)?;
     disk::make_owned_directory(&tree, 0o755, &builder)?;
     let scratch = Scratch::make(&on.layout, builder)?;
-    let place = Place::of(on, &scratch);
+    let place = GitLocation::of(on, &scratch);
     let job = Job::new(Role::Build, LONG).writes(scratch.path());
     let (writing, seen) = on.units.with_tree(&job, &tree, Access::ReadWrite)?;
     let request = PrepareTreeRequest {
@@ -281,7 +281,7 @@ fn compile(git: &Git, interpreter: &Path, request: &PrepareTreeRequest, files: &
         .arg(&out)
         .arg(request.destination.as_path())
         .input(names)
-        .keep(Keep::Whole(1 << 20))
+        .keep(Keep::All(1 << 20))
         .deadline(LONG);
     let finished = git.runner().run(&program).ok().filter(Finished::succeeded);
     finished.and_then(|finished| finished.text().trim().parse().ok()).unwrap_or(0)

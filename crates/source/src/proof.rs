@@ -18,7 +18,7 @@ use refresh_system::disk;
 use refresh_system::error::{Context as _, Failure, Outcome};
 
 use super::differences::check_out_again;
-use super::place::Place;
+use super::operation_request::GitLocation;
 
 /// The operation that verifies a tree.
 pub(crate) const OPERATION: &str = "source-prove-tree";
@@ -33,7 +33,7 @@ const NAMED: usize = 10;
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ProveTreeRequest {
     /// Where git and the mirror are.
-    pub place: Place,
+    pub place: GitLocation,
     /// The prepared tree.
     pub tree: TreePath,
     /// The commit that it has to be.
@@ -59,8 +59,7 @@ pub fn handle(request: &ProveTreeRequest) -> Outcome<ProveTreeResponse> {
     let mirror = Repository::bare(request.place.mirror.as_path()).with_index(&index).passing();
     let repository = mirror.clone().with_tree(tree);
     let step = || format!("cannot verify the prepared tree of {}", request.commit.short());
-    let at =
-        |arguments: &[&str]| git.at(&repository).args(arguments).keep(Keep::Whole(1 << 30)).deadline(LONG);
+    let at = |arguments: &[&str]| git.at(&repository).args(arguments).keep(Keep::All(1 << 30)).deadline(LONG);
     git.run(&at(&["read-tree", request.commit.as_str()]), step)?;
     // Ends with 1 if a file differs, which the next command reports.
     git.runner().run(&at(&["update-index", "-q", "--refresh"]))?;

@@ -24,7 +24,7 @@ use refresh_system::error::{Context as _, Failure, Outcome};
 use super::differences::{self, Comparer};
 use super::kept::{companions, database_of};
 use super::local::{ChangeKind, LocalChange, LocalName};
-use super::place::{Place, Scratch};
+use super::operation_request::{GitLocation, Scratch};
 use super::{compare, stash};
 
 /// The operation.
@@ -49,7 +49,7 @@ pub struct RestoreChoice {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct RestoreStashRequest {
     /// Where git and the mirror are.
-    pub place: Place,
+    pub place: GitLocation,
     /// The run.
     pub run: RunId,
     /// The kept tree.
@@ -87,7 +87,7 @@ pub fn restore(on: &Installation, run: &RunId, choice: RestoreChoice) -> Outcome
     let record = stash::find(&on.layout, run)?;
     Scratch::with(on, |scratch| {
         let request = RestoreStashRequest {
-            place: Place::of(on, scratch),
+            place: GitLocation::of(on, scratch),
             run: run.clone(),
             stash: on.layout.stash(run).into(),
             app: on.layout.app().into(),

@@ -16,7 +16,7 @@ use refresh_system::error::{Failure, Outcome};
 
 use super::differences::{self, Comparer, RAW};
 use super::local::{ChangeKind, LocalChange};
-use super::place::{Place, inspect};
+use super::operation_request::{GitLocation, inspect};
 use super::{compare, stash, untracked};
 
 /// The operation.
@@ -35,7 +35,7 @@ const FILES: usize = 1000;
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ShowStashRequest {
     /// Where git and the mirror are.
-    pub place: Place,
+    pub place: GitLocation,
     /// The kept tree.
     pub tree: TreePath,
     /// The commit that it was compared with.
@@ -114,8 +114,7 @@ fn diff(git: &Git, repository: &Repository, path: Option<&Path>) -> Outcome<Show
     if let Some(path) = path {
         program = program.arg(path);
     }
-    let written =
-        git.run(&program.keep(Keep::Whole(WRITTEN)), || "cannot show the differences".to_owned())?;
+    let written = git.run(&program.keep(Keep::All(WRITTEN)), || "cannot show the differences".to_owned())?;
     let mut diff = written.stdout;
     let truncated = diff.len() > SHOWN;
     diff.truncate(SHOWN);

@@ -20,8 +20,8 @@ use refresh_system::disk::beneath::{Directory, Obstacle};
 use refresh_system::error::Outcome;
 use refresh_system::text::{quoted, quoted_path};
 
+use super::operation_request::{DEADLINE, RepositoryRequest};
 use super::own_repository::{self, REF, answer, read_small};
-use super::place::{DEADLINE, RepositoryRequest};
 
 /// The operation.
 pub(crate) const OPERATION: &str = "source-read-work-tree";

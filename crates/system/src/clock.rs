@@ -1,5 +1,5 @@
 //! The one door to clocks and to waiting.
-#![expect(clippy::disallowed_methods, reason = "this is the room of the clocks")]
+#![expect(clippy::disallowed_methods, reason = "this module reads the clocks")]
 
 use std::time::{Duration, Instant};
 

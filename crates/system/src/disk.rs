@@ -2,7 +2,7 @@
 //!
 //! Names: *atomic* means that a reader, or a machine after a power cut, sees the old state or the new one; *durable*
 //! means that the new state is on the disk when the function returns. Source: rename(2), fsync(2), syncfs(2).
-#![expect(clippy::disallowed_methods, reason = "this is the room that writes files")]
+#![expect(clippy::disallowed_methods, reason = "this module writes files")]
 
 pub mod beneath;
 mod directory;
@@ -27,6 +27,6 @@ pub use rename::{Moved, copy_new, exchange, move_new, move_over, point_link, sam
 pub use sync::{sync_file_system, sync_parent};
 pub use taking::{Content, Digested, open_regular, take_copy};
 pub use write::{
-    append_own, open_append, open_lock, order, sweep_unwritten, write_atomic, write_by, write_json,
-    write_json_whole, write_passing, write_volatile, write_whole,
+    append_own, open_append, open_lock, order, replace_file, replace_json, sweep_unwritten, write_atomic,
+    write_by, write_json, write_passing, write_volatile,
 };

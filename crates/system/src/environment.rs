@@ -1,5 +1,5 @@
 //! The one door to the environment variables of this process.
-#![expect(clippy::disallowed_methods, reason = "this is the room that reads the environment")]
+#![expect(clippy::disallowed_methods, reason = "this module reads the environment")]
 
 use std::path::PathBuf;
 

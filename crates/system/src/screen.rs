@@ -101,14 +101,14 @@ pub fn is_on_terminal() -> bool {
 }
 
 /// Writes a line to standard output, with the symbols that the locale can show.
-pub fn say(line: &str) {
+pub fn print_line(line: &str) {
     write_all(&[for_stream(&spelled(line), &COLOUR_OUT).as_bytes(), b"\n"]);
 }
 
 /// Writes lines to standard output.
-pub fn say_all(lines: &[String]) {
+pub fn print_lines(lines: &[String]) {
     for line in lines {
-        say(line);
+        print_line(line);
     }
 }
 
@@ -329,7 +329,7 @@ pub(crate) fn columns_of(text: &str) -> usize {
 }
 
 /// Writes a line to standard error, with the symbols that the locale can show.
-pub fn complain(line: &str) {
+pub fn print_to_stderr(line: &str) {
     let mut out = std::io::stderr().lock();
     let line = spelled(line);
     let line = for_stream(&line, &COLOUR_ERR);

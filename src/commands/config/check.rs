@@ -14,7 +14,7 @@ use refresh_settings::layout::Layout;
 use refresh_settings::trust;
 use refresh_system::disk;
 use refresh_system::error::{Failure, Outcome};
-use refresh_system::screen::{Tone, paint, say};
+use refresh_system::screen::{Tone, paint, print_line};
 use refresh_system::text::{count, harmless_line, quoted_path};
 
 /// How large a file of settings can be, in bytes.
@@ -34,7 +34,7 @@ struct Checked {
 pub(super) fn check(layout: &Layout, args: &ConfigCheckArgs) -> Result<Ended, Error> {
     let checked = read(layout, args).map_err(|failure| Refusal::of("config check", failure))?;
     if args.json {
-        say(&json::pretty(&checked));
+        print_line(&json::pretty(&checked));
     } else {
         print(layout, &checked);
     }
@@ -77,22 +77,22 @@ fn print(layout: &Layout, checked: &Checked) {
         // An unknown key is in the sentence.
         let is_named = |key: &&String| !fault.message.contains(&format!("`{key}`"));
         let key = fault.key.as_ref().filter(is_named).map(|key| format!("{key}: ")).unwrap_or_default();
-        say(&format!("{place} {}{}", harmless_line(&key), harmless_line(&fault.message)));
+        print_line(&format!("{place} {}{}", harmless_line(&key), harmless_line(&fault.message)));
     }
     match checked.faults.first() {
         Some(first) => {
-            say(&paint(Tone::Bad, &format!("{} in {file}", count(checked.faults.len(), "fault"))));
+            print_line(&paint(Tone::Bad, &format!("{} in {file}", count(checked.faults.len(), "fault"))));
             let edit = format!("${{EDITOR:-vi}} +{} {}", first.line, quoted_path(&checked.file));
-            say(&format!("next         {}", paint(Tone::Strong, &harmless_line(&edit))));
+            print_line(&format!("next         {}", paint(Tone::Strong, &harmless_line(&edit))));
         }
-        None if checked.exists => say(&format!("{file}: no fault")),
+        None if checked.exists => print_line(&format!("{file}: no fault")),
         None => {
-            say(&format!("{file} does not exist: the defaults are in force"));
+            print_line(&format!("{file} does not exist: the defaults are in force"));
             if let Some(ignored) = trust::ignored(layout) {
-                say(&format!("warning: {}", harmless_line(&ignored.to_string())));
+                print_line(&format!("warning: {}", harmless_line(&ignored.to_string())));
             }
             let next = as_typed(layout, "ladylinux-refresh config show");
-            say(&format!("next         {}", paint(Tone::Strong, &next)));
+            print_line(&format!("next         {}", paint(Tone::Strong, &next)));
         }
     }
 }

@@ -21,7 +21,7 @@ use refresh_settings::{Origin, Settings, Transport, trust};
 use refresh_system::environment;
 use refresh_system::error::{Context as _, Outcome};
 use refresh_system::screen;
-use refresh_system::screen::{Tone, paint, say};
+use refresh_system::screen::{Tone, paint, print_line};
 use refresh_system::text::{acts, harmless_line};
 
 /// What `config show --json` writes.
@@ -65,7 +65,7 @@ pub(super) fn show(layout: &Layout, args: &ConfigShowArgs) -> Result<Ended, Erro
     let layers = super::super::settings(layout, args.overrides.clone())?;
     let shown = read(layout, &layers).map_err(|failure| Refusal::of("config show", failure))?;
     if args.json {
-        say(&json::pretty(&shown));
+        print_line(&json::pretty(&shown));
     } else {
         print(&shown, args.origin);
     }
@@ -203,8 +203,8 @@ fn print(shown: &Shown, with_origin: bool) {
         // The host's file cannot repeat the application's hooks: they would run twice.
         let lead = if is_hook && setting.origin == Source::Application { "# " } else { "" };
         if table != before {
-            say("");
-            say(&if is_hook { format!("{lead}[[hook]]") } else { format!("[{table}]") });
+            print_line("");
+            print_line(&if is_hook { format!("{lead}[[hook]]") } else { format!("[{table}]") });
             table.clone_into(&mut before);
         }
         let line = match &setting.value {
@@ -213,12 +213,12 @@ fn print(shown: &Shown, with_origin: bool) {
         };
         let origin = paint(Tone::Quiet, &format!("  # {}", in_words(&setting.origin, &file)));
         let is_shown = with_origin && setting.value.is_some();
-        say(&if is_shown { line + &origin } else { line });
+        print_line(&if is_shown { line + &origin } else { line });
     }
 }
 
 fn comment(text: &str) {
-    say(&paint(Tone::Quiet, &format!("# {}", harmless_line(text))));
+    print_line(&paint(Tone::Quiet, &format!("# {}", harmless_line(text))));
 }
 
 fn in_words(source: &Source, file: &str) -> String {

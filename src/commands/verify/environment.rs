@@ -66,7 +66,7 @@ pub(super) fn verify(layout: &Layout, which: Which) -> Result<Checked, Error> {
     let live = on.live();
     let mut environments = Vec::new();
     for generation in &generations {
-        let verified = look(&on, generation, live.as_ref()).map_err(context)?;
+        let verified = examine(&on, generation, live.as_ref()).map_err(context)?;
         if let Some(found) = &verified.contamination {
             write_down(layout, &on, generation, found);
         }
@@ -131,7 +131,11 @@ fn chosen(on: &Installation, all: bool) -> Outcome<Vec<Generation>> {
     Err(Failure::new(format!("{} {why}", venv.display())))
 }
 
-fn look(on: &Installation, generation: &Generation, live: Option<&GenerationName>) -> Outcome<Environment> {
+fn examine(
+    on: &Installation,
+    generation: &Generation,
+    live: Option<&GenerationName>,
+) -> Outcome<Environment> {
     let record = &generation.record;
     Ok(Environment {
         generation: generation.name.clone(),

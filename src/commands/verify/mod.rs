@@ -11,7 +11,7 @@ use refresh_host::host::presence::check_anything;
 use refresh_installation::exit::{Ended, Error, Refusal};
 use refresh_settings::layout::Layout;
 use refresh_system::error::Failure;
-use refresh_system::screen::{Tone, paint, say, say_all};
+use refresh_system::screen::{Tone, paint, print_line, print_lines};
 
 /// Verifies the parts that the command line names.
 pub(super) fn verify(layout: &Layout, args: &VerifyArgs) -> Result<Ended, Error> {
@@ -31,17 +31,19 @@ pub(super) fn verify(layout: &Layout, args: &VerifyArgs) -> Result<Ended, Error>
     match (models, environment) {
         (Some(models), Some(environment)) if args.json => {
             let (ok, models, environment) = (models_ok && environment_ok, models.json(), environment.json());
-            say(&json::pretty(&json!({"schema": 1, "ok": ok, "models": models, "environment": environment})));
+            print_line(&json::pretty(
+                &json!({"schema": 1, "ok": ok, "models": models, "environment": environment}),
+            ));
         }
         (Some(models), Some(environment)) => {
-            say(&verdict_of_both(models_ok, environment_ok, environment.is_compared()));
-            say_all(&models.lines(args.verbose));
-            say_all(&environment.lines());
+            print_line(&verdict_of_both(models_ok, environment_ok, environment.is_compared()));
+            print_lines(&models.lines(args.verbose));
+            print_lines(&environment.lines());
         }
-        (Some(models), None) if args.json => say(&json::pretty(&models.json())),
-        (Some(models), None) => say_all(&models.lines(args.verbose)),
-        (None, Some(environment)) if args.json => say(&json::pretty(&environment.json())),
-        (None, Some(environment)) => say_all(&environment.lines()),
+        (Some(models), None) if args.json => print_line(&json::pretty(&models.json())),
+        (Some(models), None) => print_lines(&models.lines(args.verbose)),
+        (None, Some(environment)) if args.json => print_line(&json::pretty(&environment.json())),
+        (None, Some(environment)) => print_lines(&environment.lines()),
         (None, None) => {}
     }
     Ok(if models_ok && environment_ok { Ended::Done } else { Ended::Findings })

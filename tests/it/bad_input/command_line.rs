@@ -62,7 +62,7 @@ fn a_wrong_command_line_is_reported_before_anything_happens() {
     }
     // Help is help, whether it is asked for or not, and is about nothing that could have been touched.
     for (arguments, code) in [(&["stash"][..], 2), (&["service"], 2), (&["help"], 0), (&["help", "run"], 0)] {
-        let said = host.tool(arguments).expect(code).says("Usage: ladylinux-refresh");
+        let said = host.tool(arguments).expect(code).prints("Usage: ladylinux-refresh");
         assert!(!said.all().contains("not touched"), "{arguments:?}\n{}", said.all());
     }
     for arguments in [
@@ -105,7 +105,7 @@ fn without_an_installation_no_command_creates_a_file() {
             .env_clear()
             .output()
             .unwrap();
-        let said = ran(output).expect(3).says("no installation found");
+        let said = ran(output).expect(3).prints("no installation found");
         let next = format!("ladylinux-refresh --root {} init --repo URL", root.display());
         assert!(
             said.err.contains(&next) && said.err.contains("  service      "),

@@ -93,8 +93,8 @@ fn what_is_no_branch_is_deployed_or_refused_with_the_words_to_type() {
         let ran = host
             .tool(["run", name])
             .expect(2)
-            .says("git gives it another meaning")
-            .says("the latest commit of a branch");
+            .prints("git gives it another meaning")
+            .prints("the latest commit of a branch");
         assert!(host.version().as_deref() == Some("one"), "{}", ran.all());
     }
     // A branch is deployed by its full name too.

@@ -63,11 +63,11 @@ fn a_host_that_must_confine_units_and_cannot_is_refused_and_else_the_report_name
             format!("set `require = false` under [security] in {}", host.layout.host_file().display());
         assert!(said.all().contains(&accept), "{}", said.all());
     }
-    let said = host.tool(["doctor"]).says("[confinement]").says("confinement of units: not all of it");
+    let said = host.tool(["doctor"]).prints("[confinement]").prints("confinement of units: not all of it");
     assert!(said.all().contains(missing), "{}", said.all());
 
     host.configure("", "[security]\nrequire = false\n");
-    host.tool(["run"]).expect(0).says("  confinement  not enforced; `doctor` reports what is missing\n");
+    host.tool(["run"]).expect(0).prints("  confinement  not enforced; `doctor` reports what is missing\n");
     let said = host.tool(["run", "--verbose"]).expect(0);
     let lines: Vec<&str> = said.out.lines().filter(|line| line.contains("confinement")).collect();
     assert_eq!(lines.len(), 1, "{}", said.all());

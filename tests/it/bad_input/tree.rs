@@ -19,11 +19,11 @@ fn an_app_directory_without_a_repository_is_refused_until_a_refresh_has_deployed
     };
     break_off();
     for command in ["run", "plan"] {
-        host.tool([command]).expect(3).says("is not a Git working tree");
+        host.tool([command]).expect(3).prints("is not a Git working tree");
     }
     let leads_away = || fs::write(app.join(".git"), format!("gitdir: {}\n", away.display())).unwrap();
     leads_away();
-    host.tool(["run"]).expect(3).says("belongs to a Git repository somewhere else");
+    host.tool(["run"]).expect(3).prints("belongs to a Git repository somewhere else");
     assert_eq!(fs::read_to_string(app.join("mine")).unwrap(), "mine");
     fs::remove_file(app.join(".git")).unwrap();
     fs::rename(&away, app.join(".git")).unwrap();

@@ -68,7 +68,7 @@ fn create(host: &Host, name: &str, more: &[&str]) -> PathBuf {
     let file = host.beside(name);
     let mut arguments = vec!["bundle", "create", "--output", file.to_str().unwrap()];
     arguments.extend(more);
-    host.tool(arguments).expect(0).says("sha256");
+    host.tool(arguments).expect(0).prints("sha256");
     file
 }
 
@@ -209,7 +209,7 @@ fn rw_8_2_a_bundle_is_an_archive_that_other_programs_can_list_and_check() {
     maker
         .tool(["bundle", "create", "--output", directory.to_str().unwrap()])
         .expect(3)
-        .says("not a regular file");
+        .prints("not a regular file");
     let nowhere = maker.beside("missing/a.bundle");
     let said = maker.tool(["bundle", "create", "--output", nowhere.to_str().unwrap()]).expect(3);
     assert!(

@@ -43,7 +43,7 @@ fn rw_5_3_a_machine_without_a_network_becomes_the_same_from_a_bundle() {
         maker.push(&[("version.txt", "two\n"), ("requirements.txt", "six==1.17.0\niniconfig==2.0.0\n")]);
     let file = create(&maker, "two.bundle", &[]);
     assert_ne!(maker.head(), commit, "making a bundle refreshes nothing");
-    host.tool(["run"]).expect(3).says("cannot be reached");
+    host.tool(["run"]).expect(3).prints("cannot be reached");
 
     let planned = offline(&host, ["plan", "--bundle", file.to_str().unwrap()]).expect(0);
     assert!(planned.out.contains("~ six ==1.16.0 → ==1.17.0"), "{}", planned.out);
@@ -55,7 +55,7 @@ fn rw_5_3_a_machine_without_a_network_becomes_the_same_from_a_bundle() {
     }
     assert!(!host.layout.cache().join("bundle").exists());
 
-    offline(&host, from_bundle(&file, &[])).expect(0).says("Refreshed").says("bundle ");
+    offline(&host, from_bundle(&file, &[])).expect(0).prints("Refreshed").prints("bundle ");
     assert_eq!((host.head(), host.version().as_deref()), (commit.clone(), Some("two")));
     let report = host.report();
     assert_eq!(report["bundle"]["file"], file.to_str().unwrap());
@@ -68,7 +68,7 @@ fn rw_5_3_a_machine_without_a_network_becomes_the_same_from_a_bundle() {
     let digest = |host: &Host| host.report()["environment"].get("digest").cloned();
     assert_eq!(digest(&host), digest(&maker));
 
-    offline(&host, from_bundle(&file, &["--if-changed"])).expect(0).says("Already current");
+    offline(&host, from_bundle(&file, &["--if-changed"])).expect(0).prints("Already current");
     // Nothing of the file is needed any more.
     fs::remove_file(&file).unwrap();
     offline(&host, ["rollback"]).expect(0);
@@ -106,7 +106,7 @@ fn rw_5_3_a_bundle_serves_where_there_is_no_network_at_all() {
     words.extend(from_bundle(&file, &[]));
     let mut command = alone(&words);
     command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin");
-    ran(command.output().unwrap()).expect(0).says("Refreshed");
+    ran(command.output().unwrap()).expect(0).prints("Refreshed");
     assert_eq!(host.head(), commit);
     assert_eq!(host.report()["service"]["state"], "running");
     host.tool(["service", "stop"]).expect(0);
@@ -129,7 +129,7 @@ fn a_bundle_of_another_branch_is_a_run_of_that_branch_in_both_modes() {
     // A relative path is the caller's.
     let mut command = cut_off_command(&host, ["run", "--if-changed", "--bundle", "side.bundle"]);
     let ran = ran(command.current_dir(file.parent().unwrap()).output().unwrap());
-    ran.expect(0).says("Already current");
+    ran.expect(0).prints("Already current");
     // A mirror that is gone is made again from the bundle.
     refresh_system::disk::remove_tree(&host.layout.mirror()).unwrap();
     offline(&host, from_bundle(&file, &[])).expect(0);

@@ -229,7 +229,7 @@ fn a_malicious_bundle_is_refused_before_anything_of_it_is_used() {
     drop(maker.tool(from_bundle(&bad, &[])));
     assert!(!escaped.exists() && !maker.layout.root().join("escaped").exists());
     settled(&|parts| parts.members.push(("tools/uv-0.0.1".to_owned(), b"#!/bin/sh\n".to_vec())));
-    maker.tool(from_bundle(&bad, &[])).expect(0).says("which this version does not use");
+    maker.tool(from_bundle(&bad, &[])).expect(0).prints("which this version does not use");
 }
 
 #[test]

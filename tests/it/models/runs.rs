@@ -40,21 +40,24 @@ fn rw_6_1_rw_6_2a_rw_6_2b_rw_6_2c_a_run_verifies_the_models_of_the_coming_commit
         };
         host.push(&[("models/manifest.json", &manifest(&sha256(b"weights"))), ("version.txt", "two\n")]);
         let before = picture(&host.layout.models());
-        host.tool(with(way, &["--verify-models"])).expect(0).says("1 verified");
+        host.tool(with(way, &["--verify-models"])).expect(0).prints("1 verified");
         let report = host.report();
         assert_eq!((&report["models"]["how"], &report["models"]["verified"]), (&json!("full"), &json!(1)));
-        host.tool(["run", "--if-changed", "--verify-models=presence"]).expect(0).says("1 present");
+        host.tool(["run", "--if-changed", "--verify-models=presence"]).expect(0).prints("1 present");
         host.tool(way).expect(0);
         assert!(host.report()["models"].is_null(), "no check of models was requested");
 
         host.push(&[("models/manifest.json", &manifest(&sha256(b"other"))), ("version.txt", "three\n")]);
-        host.tool(with(way, &["--dry-run", "--verify-models"])).expect(3).says("w.bin: has another digest");
+        host.tool(with(way, &["--dry-run", "--verify-models"])).expect(3).prints("w.bin: has another digest");
         host.tool(with(way, &["--dry-run", "--verify-models=presence"]))
             .expect(0)
-            .says("models: 0 verified, 1 present");
+            .prints("models: 0 verified, 1 present");
         host.configure("", "[models]\nverify = \"full\"\n");
         let code = if strict(way) { 1 } else { 3 };
-        host.tool(way).expect(code).says("w.bin: has another digest than expected").says("ladylinux-refresh");
+        host.tool(way)
+            .expect(code)
+            .prints("w.bin: has another digest than expected")
+            .prints("ladylinux-refresh");
         assert!(
             error_text(&host).contains("the models are not as they should be: 1 problem"),
             "{}",
@@ -69,7 +72,7 @@ fn rw_6_1_rw_6_2a_rw_6_2b_rw_6_2c_a_run_verifies_the_models_of_the_coming_commit
         }
         assert_eq!(host.version().as_deref(), Some("two"), "the old version serves");
         assert_eq!(picture(&host.layout.models()), before, "models were touched");
-        host.tool(with(way, &["--verify-models=presence"])).expect(0).says("1 present");
+        host.tool(with(way, &["--verify-models=presence"])).expect(0).prints("1 present");
         assert_eq!(host.version().as_deref(), Some("three"));
         host.tool(with(way, &["--verify-models=off"])).expect(0);
         host.push(&[("server.py", SERVER)]);

@@ -200,6 +200,6 @@ fn rw_6_2a_every_store_is_found_where_host_environment_and_unit_name_it() {
     assert_eq!(findings(&report, "-partial"), ["unexpected"]);
     for refused in ["/", "/opt/ladylinux", "/etc"] {
         fs::write(machine.layout.host_file(), format!("[models]\nstores = [\"{refused}\"]\n")).unwrap();
-        machine.tool(&["verify"]).expect(2).says("much more than models");
+        machine.tool(&["verify"]).expect(2).prints("much more than models");
     }
 }

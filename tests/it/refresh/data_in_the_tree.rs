@@ -31,7 +31,7 @@ fn data_stays_where_it_is_though_the_rules_change_with_the_commit() {
     host.push(&[(".gitignore", "settings.ini\nseed\n"), ("settings.ini", ""), ("seed", "")]);
     host.push(&[("conf/user.ini", "shipped\n")]);
     let run = host.tool(["run"]).expect(0);
-    run.says("the commit brings its own conf/user.ini: the local one is in the stash");
+    run.prints("the commit brings its own conf/user.ini: the local one is in the stash");
     assert_eq!(fs::read_to_string(stashed(&host).join("conf/user.ini")).unwrap(), "mine\n");
     assert_eq!(host.report()["saved"]["count"], 1, "{}", host.report()["saved"]);
     for version in ["two\n", "three\n"] {

@@ -29,5 +29,5 @@ fn the_doctor_counts_the_stores_and_what_a_forced_push_left_in_the_mirror() {
     assert!(mirror["unreachable"]["objects"].as_u64().unwrap() >= 2, "{mirror}");
     assert!(mirror["unreachable"]["bytes"].as_u64().unwrap() > 50_000, "{mirror}");
     assert!(mirror["bytes"].as_u64() > mirror["unreachable"]["bytes"].as_u64(), "{mirror}");
-    host.tool(["doctor"]).says("that nothing reaches").says("  stash ");
+    host.tool(["doctor"]).prints("that nothing reaches").prints("  stash ");
 }

@@ -168,8 +168,8 @@ fn an_environment_that_sees_the_packages_of_the_system_is_replaced_only_once_the
         .status();
     assert!(made.unwrap().success());
     let setting = "`system_site_packages = true` under [python]";
-    host.tool(["run"]).expect(3).says("was made with --system-site-packages").says(setting);
-    host.tool(["doctor"]).expect(5).says(setting);
+    host.tool(["run"]).expect(3).prints("was made with --system-site-packages").prints(setting);
+    host.tool(["doctor"]).expect(5).prints(setting);
     host.configure_python("system_site_packages = true");
     host.tool(["run"]).expect(0);
     let prefixes = || {
@@ -182,7 +182,7 @@ fn an_environment_that_sees_the_packages_of_the_system_is_replaced_only_once_the
     };
     assert_ne!(prefixes(), "1", "the environment does not see the packages of the system");
     assert!(host.answer().unwrap()["package"].is_string(), "what the lock names is installed all the same");
-    host.tool(["run", "--if-changed"]).expect(0).says("Already current");
+    host.tool(["run", "--if-changed"]).expect(0).prints("Already current");
     host.configure_python("system_site_packages = false");
     host.tool(["run"]).expect(0);
     assert_eq!(prefixes(), "1");

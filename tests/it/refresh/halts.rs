@@ -65,11 +65,11 @@ fn rw_7_1a_only_an_explicit_command_lifts_the_fence_without_a_good_run() {
     host.push(&[("version.txt", "two\n"), ("refresh.toml", &hook("broken", "check", &["false"], ""))]);
     host.tool(["run"]).expect(1);
     down_and_fenced(&host);
-    host.tool(["unfence"]).expect(0).says("has not passed a health check");
+    host.tool(["unfence"]).expect(0).prints("has not passed a health check");
     assert!(!host.fenced());
     assert!(!listens(&host), "lifting the fence started the service");
     host.tool(["service", "start"]).expect(0);
-    host.tool(["unfence"]).expect(0).says("not fenced");
+    host.tool(["unfence"]).expect(0).prints("not fenced");
 }
 
 #[test]

@@ -51,25 +51,25 @@ fn a_version_that_a_person_rolled_back_is_deployed_by_no_timer_and_no_request_un
     let held = held_back(&host);
     assert_eq!((&held["commit"], &held["by"], &held["run"]), (&json!(left), &json!("rollback"), &json!(run)));
     assert_eq!((&held["user"], &held["why"]), (&json!("alice"), &Value::Null));
-    let human = host.tool(["run", "--if-changed"]).expect(0).says("Held back: main stays at");
-    human.says(&format!("{} A change", &left[..10])).says("rolled back by alice at ").says(&run);
+    let human = host.tool(["run", "--if-changed"]).expect(0).prints("Held back: main stays at");
+    human.prints(&format!("{} A change", &left[..10])).prints("rolled back by alice at ").prints(&run);
     assert_eq!(status(&host)["held_back"], json!([held]));
     host.tool(["status"])
         .expect(0)
-        .says("held back")
-        .says("rolled back by alice at ")
-        .says("`run`, or a newer");
-    host.tool(["plan"]).expect(0).says("held back").says("rolled back by alice");
+        .prints("held back")
+        .prints("rolled back by alice at ")
+        .prints("`run`, or a newer");
+    host.tool(["plan"]).expect(0).prints("held back").prints("rolled back by alice");
     let answer = request(&host);
     assert_eq!(answer["outcome"], "refused");
     let why = format!("{} is held back: rolled back by alice", &left[..10]);
     assert_eq!(answer["why"], why);
     assert_eq!((host.head(), host.version().as_deref()), (good, Some("one")));
 
-    host.tool(["run"]).expect(0).says("Refreshed");
+    host.tool(["run"]).expect(0).prints("Refreshed");
     assert_eq!(host.head(), left);
     assert_eq!(status(&host)["held_back"], json!([]));
-    host.tool(["run", "--if-changed"]).expect(0).says("Already current");
+    host.tool(["run", "--if-changed"]).expect(0).prints("Already current");
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn a_newer_commit_ends_the_hold_and_one_that_the_rollback_withdrew_as_well_does_
     git(&host.work(), ["push", "--quiet", "--force", "origin", "HEAD"]);
     held_back(&host);
     let newer = host.push(&[("version.txt", "four\n")]);
-    host.tool(["run", "--if-changed"]).expect(0).says("Refreshed");
+    host.tool(["run", "--if-changed"]).expect(0).prints("Refreshed");
     assert_eq!(host.head(), newer);
     assert_eq!(status(&host)["held_back"], json!([]));
 }
@@ -103,7 +103,7 @@ fn a_commit_that_halted_a_run_is_tried_again_only_by_a_person() {
     assert_eq!((&held["commit"], &held["by"]), (&json!(bad), &json!("halt")));
     assert!(held["why"].as_str().unwrap().contains("tables"), "{held}");
     assert!(host.fenced());
-    host.tool(["run", "--if-changed"]).expect(0).says("a run of it halted at ").says("tables");
+    host.tool(["run", "--if-changed"]).expect(0).prints("a run of it halted at ").prints("tables");
     assert_eq!(request(&host)["outcome"], "refused");
 
     // So it does after a rollback, whose version serves.
@@ -137,7 +137,7 @@ fn a_halt_that_could_not_be_written_into_the_status_holds_its_commit_back_all_th
     // As a full or read-only disk leaves it.
     fs::write(host.layout.status_file(), before).unwrap();
     let ran = host.tool(["run", "--if-changed"]).expect(0);
-    ran.says("Held back").says(&bad[..10]).says("a run of it halted");
+    ran.prints("Held back").prints(&bad[..10]).prints("a run of it halted");
     assert!(host.fenced());
     assert_eq!(
         status(&host)["held_back"][0]["commit"],

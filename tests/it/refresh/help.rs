@@ -243,7 +243,7 @@ pub(crate) fn listens(host: &Host) -> bool {
 pub(crate) fn down_and_fenced(host: &Host) {
     assert!(host.fenced(), "no fence");
     assert!(!listens(host), "something listens");
-    host.tool(["service", "start"]).expect(3).says("fenced");
-    host.tool(["service", "status"]).expect(5).says("stopped");
+    host.tool(["service", "start"]).expect(3).prints("fenced");
+    host.tool(["service", "status"]).expect(5).prints("stopped");
     assert!(!listens(host), "the refused start started something");
 }

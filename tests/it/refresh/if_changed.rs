@@ -17,7 +17,7 @@ fn a_run_only_if_something_changed_does_nothing_where_everything_is_right() {
     assert_eq!(report["commit"], host.head().as_str());
     assert_eq!(report["service"]["pid"], status["service"]["pid"]);
     let run = report["run"].as_str().unwrap();
-    host.tool(["history", run]).expect(0).says(&format!("run          {run}"));
+    host.tool(["history", run]).expect(0).prints(&format!("run          {run}"));
     assert_eq!(host.runs(), runs, "a run that did nothing has a directory");
     assert_eq!(installation(&host), picture);
     assert_eq!(host.layout.status_file().metadata().unwrap().ino(), written);
@@ -27,8 +27,8 @@ fn a_run_only_if_something_changed_does_nothing_where_everything_is_right() {
 #[test]
 fn a_run_with_if_changed_is_a_full_refresh_where_anything_is_wrong() {
     let host = Host::running();
-    let again = || host.tool(["run", "--if-changed"]).expect(0).says("Refreshed");
-    let still = || host.tool(["run", "--if-changed"]).expect(0).says("Already current");
+    let again = || host.tool(["run", "--if-changed"]).expect(0).prints("Refreshed");
+    let still = || host.tool(["run", "--if-changed"]).expect(0).prints("Already current");
     let commit = host.push(&[("version.txt", "two\n")]);
     again();
     assert_eq!(host.head(), commit);
@@ -66,19 +66,19 @@ fn what_is_preserved_or_saved_already_is_no_reason_for_another_refresh() {
     let tree = git(&app, ["rev-parse", "HEAD^{tree}"]);
     let commit = git(&app, ["commit-tree", &tree, "-p", "HEAD", "-m", "Mine"]);
     git(&app, ["branch", "mine", &commit]);
-    host.tool(["run", "--if-changed"]).expect(0).says("Refreshed");
+    host.tool(["run", "--if-changed"]).expect(0).prints("Refreshed");
     assert!(host.report()["saved"]["paths"].to_string().contains("mine"));
-    host.tool(["run", "--if-changed"]).expect(0).says("Already current");
+    host.tool(["run", "--if-changed"]).expect(0).prints("Already current");
     host.tool(["plan", "--exit-code"]).expect(0);
     // Once it is restored it is in the stash still, and no reason either.
     let run = crate::refresh::help::last_run(&host);
     host.tool(["stash", "restore", &run]).expect(0);
     assert!(git(&app, ["for-each-ref"]).contains(&commit));
-    host.tool(["run", "--if-changed"]).expect(0).says("Already current");
+    host.tool(["run", "--if-changed"]).expect(0).prints("Already current");
     // The branch went on: that is in no stash yet.
     let more = git(&app, ["commit-tree", &tree, "-p", &commit, "-m", "More"]);
     git(&app, ["branch", "--force", "mine", &more]);
     host.tool(["plan", "--exit-code"]).expect(5);
-    host.tool(["run", "--if-changed"]).expect(0).says("Refreshed");
-    host.tool(["run", "--if-changed"]).expect(0).says("Already current");
+    host.tool(["run", "--if-changed"]).expect(0).prints("Refreshed");
+    host.tool(["run", "--if-changed"]).expect(0).prints("Already current");
 }

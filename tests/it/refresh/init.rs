@@ -16,7 +16,7 @@ fn init_creates_all_parts_of_the_contract_and_a_second_one_changes_nothing() {
     fs::remove_file(host.layout.env_file()).unwrap();
     let port = host.port.to_string();
     let command = ["init", "--repo", &host.url(), "--allow", "git", "--branch", "main", "--port", &port];
-    host.tool(command).expect(0).says("ladylinux-refresh").says("run");
+    host.tool(command).expect(0).prints("ladylinux-refresh").prints("run");
     let layout = &host.layout;
     for directory in [layout.app(), layout.models(), layout.containers(), layout.etc()] {
         assert!(directory.is_dir(), "{} is missing", directory.display());
@@ -45,7 +45,7 @@ fn init_adopts_an_installation_as_it_is_and_the_next_run_refreshes_it() {
     fs::write(layout.models().join("weights.gguf"), "weights").unwrap();
     let all = || [layout.app(), layout.venv(), layout.models(), layout.etc()].map(|root| picture(&root));
     let before = all();
-    host.tool(["init"]).expect(0).says("as it is");
+    host.tool(["init"]).expect(0).prints("as it is");
     assert_eq!(all(), before, "init changed what was there");
     host.push(&[("version.txt", "two\n")]);
     host.tool(["run"]).expect(0);
@@ -65,10 +65,10 @@ fn what_was_there_before_the_tool_can_be_returned_to() {
     let python = std::process::Command::new("python3").args(["-m", "venv"]).arg(layout.venv()).status();
     assert!(python.unwrap().success());
     fs::write(layout.venv().join("made"), "by hand").unwrap();
-    host.tool(["init"]).expect(0).says("the first run adopts it");
+    host.tool(["init"]).expect(0).prints("the first run adopts it");
     // The very first run may already be the one that people want to leave again.
     host.push(&[("version.txt", "two\n"), ("server.py", "raise SystemExit('broken')\n")]);
-    host.tool(["run"]).expect(1).says("rollback");
+    host.tool(["run"]).expect(1).prints("rollback");
     host.tool(["rollback"]).expect(0);
     assert_eq!(host.version().as_deref(), Some("one"));
     assert_eq!(fs::read_to_string(layout.venv().join("made")).unwrap(), "by hand");
@@ -87,12 +87,12 @@ fn a_dry_run_of_init_prints_its_plan_and_leaves_nothing_behind() {
     let before = picture(host.layout.root());
     host.tool(["init", "--dry-run"])
         .expect(0)
-        .says("would clone main into")
-        .says("would build the environment")
-        .says("no changes were made");
+        .prints("would clone main into")
+        .prints("would build the environment")
+        .prints("no changes were made");
     assert_eq!(picture(host.layout.root()), before);
     host.tool(["init"]).expect(0);
-    host.tool(["init", "--dry-run"]).expect(0).says("no changes are needed");
+    host.tool(["init", "--dry-run"]).expect(0).prints("no changes are needed");
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn an_undo_names_the_settings_that_people_wrote_and_leaves_them() {
     fs::write(&file, format!("# Ours.\n{text}")).unwrap();
     host.tool(["init", "--undo"])
         .expect(0)
-        .says(&format!("{} stays: `init` did not write it", file.display()));
+        .prints(&format!("{} stays: `init` did not write it", file.display()));
     assert!(file.exists());
     assert!(!host.layout.state().exists());
 }
@@ -115,7 +115,7 @@ fn a_mistake_in_the_remote_leaves_nothing_behind() {
     let host = Host::bare();
     host.push(&APP);
     let before = picture(host.layout.root());
-    host.tool(["init", "--branch", "mian"]).expect(3).says("did you mean main?");
+    host.tool(["init", "--branch", "mian"]).expect(3).prints("did you mean main?");
     assert_eq!(picture(host.layout.root()), before);
 }
 
@@ -127,7 +127,7 @@ fn the_url_of_a_clone_is_offered_and_not_believed() {
     fs::create_dir_all(host.layout.home()).unwrap();
     git(&host.layout.home(), ["clone", "--quiet", &host.url(), "app"]);
     let offered = format!("init --repo {}", host.url());
-    host.tool(["init"]).expect(2).says("no remote is set").says(&offered);
+    host.tool(["init"]).expect(2).prints("no remote is set").prints(&offered);
     assert!(!host.layout.mirror().exists());
 }
 
@@ -142,7 +142,7 @@ fn a_name_in_the_work_tree_cannot_write_to_a_terminal_and_a_nested_clone_hinders
         assert!(!ran.all().contains('\u{1b}'), "{arguments:?}: {:?}", ran.all());
     }
     let run = last_run(&host);
-    let shown = host.tool(["stash", "show", &run]).expect(0).says("in%1B]0;owned%07ner");
+    let shown = host.tool(["stash", "show", &run]).expect(0).prints("in%1B]0;owned%07ner");
     assert!(!shown.all().contains('\u{1b}'), "{:?}", shown.all());
     assert!(!host.layout.app().join(name).exists());
     let kept = host.layout.stashes().join(&run).join(name);

@@ -61,14 +61,14 @@ fn local_changes_of_every_kind_are_kept_shown_and_restored() {
     let stash = git(&app, ["rev-parse", "refs/stash"]);
 
     host.push(&[("version.txt", "two\n")]);
-    host.tool(["run"]).expect(0).says("stash show");
+    host.tool(["run"]).expect(0).prints("stash show");
     aligned(&host, "main");
     let run = last_run(&host);
     let listed = host.report()["saved"]["paths"].to_string();
     for path in ["modified.txt", "drafts", "deleted.txt", "mode.sh", "type.txt", "mine", "stash"] {
         assert!(listed.contains(path), "{path} is missing in {listed}");
     }
-    host.tool(["stash", "list"]).expect(0).says(&run).says("commits of 2 local names");
+    host.tool(["stash", "list"]).expect(0).prints(&run).prints("commits of 2 local names");
     let shown = host.tool(["stash", "show", &run]).expect(0);
     for line in [
         "modified   modified.txt",
@@ -88,16 +88,16 @@ fn local_changes_of_every_kind_are_kept_shown_and_restored() {
     assert!(patch.starts_with("diff --git a/modified.txt") && patch.ends_with("+mine\n"), "{patch}");
     let patch = host.tool(["stash", "show", &run, "./drafts/untracked.txt"]).expect(0).out;
     assert!(patch.contains("new file mode 100644") && patch.ends_with("+untracked\n"), "{patch}");
-    host.tool(["drift", "show", &run, "drafts/none"]).expect(3).says("the stash has no drafts/none");
+    host.tool(["drift", "show", &run, "drafts/none"]).expect(3).prints("the stash has no drafts/none");
     assert_eq!(stashed(&host).join("large.bin").metadata().unwrap().ino(), inode, "it was copied");
 
     host.write("modified.txt", "newer\n");
     host.tool(["stash", "restore", &run, "modified.txt"])
         .expect(3)
-        .says("modified.txt exists in app/ and differs")
-        .says("--overwrite");
+        .prints("modified.txt exists in app/ and differs")
+        .prints("--overwrite");
     assert_eq!(host.read("modified.txt").as_deref(), Some("newer\n"));
-    host.tool(["stash", "restore", &run, "--overwrite"]).expect(0).says("deleted.txt was deleted locally");
+    host.tool(["stash", "restore", &run, "--overwrite"]).expect(0).prints("deleted.txt was deleted locally");
     assert_eq!(host.read("modified.txt").as_deref(), Some("mine\n"));
     assert_eq!(host.read("drafts/untracked.txt").as_deref(), Some("untracked\n"));
     assert_eq!(fs::read_to_string(app.join(odd)).unwrap(), "odd");
@@ -109,12 +109,12 @@ fn local_changes_of_every_kind_are_kept_shown_and_restored() {
     assert!(refs.contains(&stash), "the stash is lost");
     assert!(stashed(&host).join("modified.txt").exists(), "a restore copies");
 
-    host.tool(["stash", "drop", &run]).expect(0).says(&format!("removed the stash of run {run}"));
+    host.tool(["stash", "drop", &run]).expect(0).prints(&format!("removed the stash of run {run}"));
     assert!(!stashed(&host).exists());
-    host.tool(["stash", "list"]).expect(0).says("the stash is empty");
+    host.tool(["stash", "list"]).expect(0).prints("the stash is empty");
     for words in [&["show", &run][..], &["restore", &run], &["drop", &run], &["prune", &run]] {
         let arguments = ["stash"].into_iter().chain(words.iter().copied());
-        host.tool(arguments).expect(3).says(&format!("run {run} has no stash"));
+        host.tool(arguments).expect(3).prints(&format!("run {run} has no stash"));
     }
     let refs = git(&host.layout.mirror(), ["for-each-ref", "--format=%(refname)", "refs/stash"]);
     assert_eq!(refs, "", "the mirror still holds a commit for the stash");
@@ -129,7 +129,7 @@ fn byte_code_is_no_local_change_even_if_it_is_tracked() {
     host.write("lib/__pycache__/lib.cpython-312.pyc", "written by Python");
     host.write("lib/__pycache__/other.cpython-312.pyc", "written by Python");
     host.write("alone/module.pyc", "written by Python");
-    host.tool(["status"]).expect(0).says("local        no changes");
+    host.tool(["status"]).expect(0).prints("local        no changes");
     host.tool(["run"]).expect(0);
     kept_nothing(&host);
     host.tool(["run"]).expect(0);
@@ -148,9 +148,9 @@ fn ignored_files_and_databases_move_across_and_are_named() {
     let inode = host.layout.app().join("data/app.db").metadata().unwrap().ino();
     host.tool(["plan"])
         .expect(0)
-        .says("local        no changes")
-        .says("moves across: .env")
-        .says("data/app.db");
+        .prints("local        no changes")
+        .prints("moves across: .env")
+        .prints("data/app.db");
     host.push(&[("version.txt", "two\n")]);
     host.tool(["run"]).expect(0);
     kept_nothing(&host);
@@ -180,13 +180,13 @@ fn an_old_companion_is_never_laid_beside_a_newer_database() {
     let run = last_run(&host);
     host.write("state.db", "new rows");
     let refused = host.tool(["stash", "restore", &run, "state.db-wal", "--overwrite"]).expect(3);
-    refused.says("state.db-wal belongs to another state of the database state.db");
+    refused.prints("state.db-wal belongs to another state of the database state.db");
     host.write("state.db-journal", "new log");
     let refused = host.tool(["stash", "restore", &run, "state.db", "--overwrite"]).expect(3);
-    refused.says("state.db-journal in app/ belongs to another state of the database state.db");
+    refused.prints("state.db-journal in app/ belongs to another state of the database state.db");
     assert_eq!(host.read("state.db").as_deref(), Some("new rows"));
     fs::remove_file(host.layout.app().join("state.db-journal")).unwrap();
-    host.tool(["stash", "restore", &run, "state.db"]).expect(3).says("state.db exists in app/ and differs");
+    host.tool(["stash", "restore", &run, "state.db"]).expect(3).prints("state.db exists in app/ and differs");
     // Together they are one state, and the companion comes unasked.
     host.tool(["stash", "restore", &run, "state.db", "--overwrite"]).expect(0);
     assert_eq!(host.read("state.db").as_deref(), Some("old rows"));
@@ -201,19 +201,19 @@ fn a_tree_that_cannot_be_compared_is_kept_completely() {
     // A huge sparse file as a ref, and then a pipe, would keep git busy.
     fs::File::create(refs.join("huge")).unwrap().set_len(20 << 30).unwrap();
     let begun = Instant::now();
-    host.tool(["status"]).expect(0).says("app/ cannot be compared: .git/refs/heads/huge has");
-    host.tool(["run"]).expect(0).says("all of the tree of run");
+    host.tool(["status"]).expect(0).prints("app/ cannot be compared: .git/refs/heads/huge has");
+    host.tool(["run"]).expect(0).prints("all of the tree of run");
     assert!(begun.elapsed().as_secs() < 120, "a ref held the run up");
     assert!(stashed(&host).join(".git/refs/heads/huge").exists());
-    host.tool(["stash", "list"]).expect(0).says("not comparable");
+    host.tool(["stash", "list"]).expect(0).prints("not comparable");
     host.tool(["stash", "drop", &last_run(&host)]).expect(0);
 
     let pipe = refs.join("pipe");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-    host.tool(["run"]).expect(0).says("pipe is not a regular file");
+    host.tool(["run"]).expect(0).prints("pipe is not a regular file");
     assert!(stashed(&host).join(".git/refs/heads/pipe").exists());
     let run = last_run(&host);
-    host.tool(["stash", "show", &run]).expect(0).says("why        it cannot be compared");
+    host.tool(["stash", "show", &run]).expect(0).prints("why        it cannot be compared");
     host.tool(["run"]).expect(0);
     kept_nothing(&host);
 
@@ -239,7 +239,7 @@ fn nested_repositories_and_new_files_are_kept_completely_with_their_modes() {
     host.tool(["run"]).expect(0);
     let run = last_run(&host);
     assert!(stashed(&host).join("a/b/c/d/nested/.git/HEAD").exists());
-    host.tool(["stash", "show", &run]).expect(0).says("untracked  a\n").says("+secret");
+    host.tool(["stash", "show", &run]).expect(0).prints("untracked  a\n").prints("+secret");
     host.tool(["stash", "restore", &run]).expect(0);
     assert!(nested.join(".git/HEAD").exists());
     assert_eq!(app.join("private/key").metadata().unwrap().mode() & 0o777, 0o640);
@@ -258,7 +258,7 @@ fn a_restore_refuses_files_that_changed_since_and_writes_none_of_the_others() {
     host.push(&[("theirs.txt", "two\n"), ("gone.txt", ""), ("new.txt", "theirs\n"), ("dir", "a file now\n")]);
     host.tool(["run"]).expect(0);
     let run = last_run(&host);
-    host.tool(["stash", "restore", &run]).expect(3).says("dir is not a directory");
+    host.tool(["stash", "restore", &run]).expect(3).prints("dir is not a directory");
     let some = ["stash", "restore", &run, "theirs.txt", "gone.txt", "same.txt", "new.txt"];
     let refused = host.tool(some).expect(3);
     for reason in
@@ -269,9 +269,9 @@ fn a_restore_refuses_files_that_changed_since_and_writes_none_of_the_others() {
     assert!(!refused.err.contains("same.txt exists"), "{}", refused.err);
     assert_eq!(host.read("same.txt").as_deref(), Some("one\n"), "a refusal writes nothing");
     // A file that is as the change was made to takes the change.
-    host.tool(["stash", "restore", &run, "same.txt"]).expect(0).says("restored same.txt");
+    host.tool(["stash", "restore", &run, "same.txt"]).expect(0).prints("restored same.txt");
     assert_eq!(host.read("same.txt").as_deref(), Some("mine\n"));
-    host.tool(["stash", "restore", &run, "../etc/passwd"]).expect(3).says("the stash has no ../etc/passwd");
+    host.tool(["stash", "restore", &run, "../etc/passwd"]).expect(3).prints("the stash has no ../etc/passwd");
 }
 
 #[test]
@@ -285,7 +285,7 @@ fn preserved_files_stay_and_are_reported() {
     host.write("stray.txt", "stray");
     for version in ["two\n", "three\n"] {
         host.push(&[("version.txt", version)]);
-        host.tool(["run"]).expect(0).says("preserved file");
+        host.tool(["run"]).expect(0).prints("preserved file");
         assert_eq!(host.read("state/users.json").as_deref(), Some("people"));
         assert_eq!(host.read("theme.json").as_deref(), Some("light\n"));
         assert_eq!(host.read("stray.txt"), None);
@@ -304,7 +304,7 @@ fn a_file_that_is_kept_run_after_run_is_pointed_out_with_the_line_to_add() {
     let first = host.tool(["run"]).expect(0);
     assert!(!first.all().contains("run after run"));
     host.write("config/prefs.json", "2");
-    host.tool(["run"]).expect(0).says("config is kept run after run").says("preserve = ");
+    host.tool(["run"]).expect(0).prints("config is kept run after run").prints("preserve = ");
     assert_eq!(host.report()["saved"]["count"], 1, "{}", host.report()["saved"]);
     // The line works as the warning writes it.
     let warning = host.report()["warnings"].to_string().replace("\\\"", "\"");
@@ -366,10 +366,10 @@ fn products_of_hooks_are_no_local_changes_until_they_are_edited() {
     assert_eq!(host.read("source.txt"), None);
     let current = || {
         let pid = host.report()["service"]["pid"].clone();
-        host.tool(["run", "--if-changed"]).expect(0).says("Already current");
+        host.tool(["run", "--if-changed"]).expect(0).prints("Already current");
         assert_eq!(host.report()["service"]["pid"], pid);
         host.tool(["plan", "--exit-code"]).expect(0);
-        host.tool(["status"]).says("local        no changes");
+        host.tool(["status"]).prints("local        no changes");
     };
     current();
 
@@ -379,7 +379,7 @@ fn products_of_hooks_are_no_local_changes_until_they_are_edited() {
     kept_nothing(&host);
     aligned(&host, "main");
     assert!(!host.layout.app().join("static").exists());
-    assert!(!host.layout.made_file().exists());
+    assert!(!host.layout.hook_outputs_file().exists());
 
     host.push(&[("refresh.toml", &compiling())]);
     host.tool(["run"]).expect(0);
@@ -415,13 +415,13 @@ fn a_kill_before_the_products_of_hooks_are_recorded_keeps_one_tree_too_many() {
     killed.env("LADYLINUX_REFRESH_TRACE", host.beside("trace"));
     killed.env("LADYLINUX_REFRESH_KILL_AT", "prepare:after-hook#1");
     assert!(!killed.output().unwrap().status.success());
-    assert!(host.read("static/built.css").is_some() && !host.layout.made_file().exists());
+    assert!(host.read("static/built.css").is_some() && !host.layout.hook_outputs_file().exists());
     host.tool(["run"]).expect(0);
     // What the hook wrote, and that source.txt is gone, which the killed run had moved in.
     assert_eq!(host.report()["saved"]["count"], 4, "{}", host.report()["saved"]);
     host.tool(["run"]).expect(0);
     kept_nothing(&host);
-    host.tool(["run", "--if-changed"]).expect(0).says("Already current");
+    host.tool(["run", "--if-changed"]).expect(0).prints("Already current");
 }
 
 #[test]
@@ -430,7 +430,7 @@ fn what_version_0_1_saved_is_named_and_never_removed() {
     let saved = host.layout.runs().join("20250101T000000000Z-1/saved");
     fs::create_dir_all(saved.join("files")).unwrap();
     fs::write(saved.join("index.json"), "{}").unwrap();
-    host.tool(["stash", "list"]).expect(0).says(saved.to_str().unwrap());
+    host.tool(["stash", "list"]).expect(0).prints(saved.to_str().unwrap());
     host.tool(["run"]).expect(0);
     assert!(saved.join("index.json").exists());
 }

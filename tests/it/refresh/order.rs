@@ -159,13 +159,13 @@ fn rw_2_4_rw_8_5_the_same_command_serves_a_ci_job() {
         command.env("GITHUB_OUTPUT", &outputs).env("GITHUB_STEP_SUMMARY", &summary);
         ran(command.output().unwrap())
     };
-    job(&host).expect(0).says("::group::");
+    job(&host).expect(0).prints("::group::");
     let text = std::fs::read_to_string(&outputs).unwrap();
     assert!(text.contains(&format!("commit={}", host.head())), "{text}");
     assert!(text.contains("downtime_ms="), "{text}");
     assert!(std::fs::read_to_string(&summary).unwrap().contains("| restart |"));
     host.push(&[("refresh.toml", &hook("broken", "migration", &["false"], ""))]);
-    job(&host).expect(1).says("::error");
+    job(&host).expect(1).prints("::error");
 }
 
 #[test]

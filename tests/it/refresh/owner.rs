@@ -62,7 +62,7 @@ fn tree_environment_hooks_and_service_stay_the_owners() {
     fs::set_permissions(&stored, fs::Permissions::from_mode(0o600)).unwrap();
     let shown = host.tool(["stash", "show", &last_run(&host), "notes.txt"]).expect(0);
     assert!(!shown.out.contains("+mine"), "{}", shown.out);
-    host.tool(["stash", "restore", &last_run(&host), "notes.txt", "--overwrite"]).expect(3).says("cannot");
+    host.tool(["stash", "restore", &last_run(&host), "notes.txt", "--overwrite"]).expect(3).prints("cannot");
 }
 
 #[test]
@@ -78,14 +78,14 @@ fn a_tree_with_a_directory_that_its_owner_cannot_read_is_kept_completely() {
         chown(&path, Some(OWNER), Some(OWNER)).unwrap();
     }
     fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
-    host.tool(["status"]).expect(0).says("closed cannot be read");
-    host.tool(["run"]).expect(0).says("all of the tree of run");
+    host.tool(["status"]).expect(0).prints("closed cannot be read");
+    host.tool(["run"]).expect(0).prints("all of the tree of run");
     let run = last_run(&host);
     let kept = host.layout.stashes().join(&run);
     assert_eq!(fs::read_to_string(kept.join("closed/inside.txt")).unwrap(), "mine");
     let found = kept.metadata().unwrap();
     assert_eq!((found.uid(), found.gid(), found.mode() & 0o7777), (0, OWNER, 0o750));
-    host.tool(["stash", "list"]).expect(0).says("not comparable");
+    host.tool(["stash", "list"]).expect(0).prints("not comparable");
     host.tool(["stash", "drop", &run]).expect(0);
     assert!(!kept.exists());
 }
@@ -121,7 +121,7 @@ fn what_root_left_in_the_tree_hinders_no_run_and_is_not_lost() {
     }
     host.push(&[("version.txt", "two\n")]);
     host.tool(["plan"]).expect(0);
-    host.tool(["run"]).expect(0).says("all of the tree of run");
+    host.tool(["run"]).expect(0).prints("all of the tree of run");
     assert_eq!(host.version().as_deref(), Some("two"));
     assert_eq!(fs::read_to_string(app.join("state/closed/db")).unwrap(), "roots", "it did not move across");
     let kept = host.layout.stashes().join(last_run(&host));
@@ -168,8 +168,8 @@ fn root_starts_no_program_of_settings_that_other_users_can_change() {
     for arguments in refused {
         host.tool(arguments)
             .expect(3)
-            .says(&format!("{} belongs to uid {OWNER}", theirs.display()))
-            .says(&format!("chown root {0} && chmod go-w {0}", theirs.display()));
+            .prints(&format!("{} belongs to uid {OWNER}", theirs.display()))
+            .prints(&format!("chown root {0} && chmod go-w {0}", theirs.display()));
     }
     let doctor = host.tool(["doctor"]).expect(5);
     assert!(
@@ -185,7 +185,7 @@ fn root_starts_no_program_of_settings_that_other_users_can_change() {
             let said = host.tool(arguments);
             assert_ne!(said.code, Some(0), "{arguments:?}: {said:#?}");
         }
-        host.tool(["doctor"]).expect(5).says("does not count");
+        host.tool(["doctor"]).expect(5).prints("does not count");
         chown(&theirs, Some(0), None).unwrap();
     }
     assert!(!started.exists());

@@ -8,7 +8,7 @@ use crate::refresh::help::{hook, installation};
 #[test]
 fn a_plan_reports_the_coming_changes_and_changes_nothing() {
     let host = Host::running();
-    host.tool(["plan", "--exit-code"]).expect(0).says("would change nothing");
+    host.tool(["plan", "--exit-code"]).expect(0).prints("would change nothing");
     let now = host.head();
     let commit = host.push(&[
         ("version.txt", "two\n"),
@@ -68,7 +68,10 @@ fn units_that_only_systemd_could_stop_are_named_where_there_is_no_systemd() {
     let also = "[service]\nalso = [\"ladylinux-worker.service\"]\n";
     let settings = host.settings("").replace("[service]\n", also);
     std::fs::write(host.layout.host_file(), settings).unwrap();
-    host.tool(["run"]).expect(0).says("service.also names ladylinux-worker.service").says("are left alone");
+    host.tool(["run"])
+        .expect(0)
+        .prints("service.also names ladylinux-worker.service")
+        .prints("are left alone");
     let warnings = host.report()["warnings"].to_string();
     assert!(warnings.contains("ladylinux-worker.service"), "{warnings}");
 }

@@ -49,7 +49,7 @@ fn rw_5_4_hooks_of_every_kind_run_in_order_where_and_as_the_service_will() {
 #[test]
 fn rw_5_4_without_hooks_the_step_does_nothing() {
     let host = Host::new();
-    host.tool(["run"]).expect(0).says("no hooks declared");
+    host.tool(["run"]).expect(0).prints("no hooks declared");
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn rw_5_4_the_first_hook_that_fails_halts_the_run() {
     ]
     .concat();
     host.push(&[("look.py", SIGHTING_HOOK), ("refresh.toml", &hooks)]);
-    host.tool(["run"]).expect(1).says("the assets hook broken failed").says("the assets are torn");
+    host.tool(["run"]).expect(1).prints("the assets hook broken failed").prints("the assets are torn");
     assert!(error_text(&host).contains("code 7"), "the exit code is missing: {}", error_text(&host));
     assert_eq!(seen(&host).len(), 1, "a hook ran after the one that failed");
     assert_eq!(journaled(&host, "failed"), ["prepare"]);
@@ -85,7 +85,7 @@ fn rw_5_4_a_hook_that_hangs_is_ended_at_its_deadline_with_all_that_it_started() 
         ("hang.py", &hang),
         ("refresh.toml", &hook("hanging", "index", &["python", "hang.py"], "deadline = \"4s\"")),
     ]);
-    host.tool(["run"]).expect(1).says("the index hook hanging failed").says("4s");
+    host.tool(["run"]).expect(1).prints("the index hook hanging failed").prints("4s");
     let grandchild = fs::read_to_string(&grandchild).unwrap();
     assert_eq!(ProcessId::of(grandchild.parse().unwrap()), None, "it lives on");
     down_and_fenced(&host);
@@ -98,7 +98,7 @@ fn rw_5_4_a_hook_that_floods_its_output_is_kept_within_bounds() {
     let host = Host::running();
     let flood = "yes a line that comes again and again | head -c 40000000; echo the last line";
     host.push(&[("refresh.toml", &hook("talkative", "check", &["sh", "-c", flood], ""))]);
-    let ran = host.tool(["run"]).expect(0).says("the rest is left out");
+    let ran = host.tool(["run"]).expect(0).prints("the rest is left out");
     let log = host.runs().last().unwrap().join("log").metadata().unwrap().len();
     assert!(log < 20_000_000, "the log has {log} bytes");
     assert!(ran.out.len() < 20_000_000, "{} bytes were shown", ran.out.len());
@@ -134,7 +134,7 @@ fn rw_5_4_a_staged_check_that_fails_leaves_the_service_as_it_is() {
         ("version.txt", "two\n"),
         ("refresh.toml", &hook("early", "check", &["false"], "stage = true")),
     ]);
-    host.tool(["run"]).expect(3).says("the check hook early failed");
+    host.tool(["run"]).expect(3).prints("the check hook early failed");
     assert_eq!(host.report()["service"]["pid"], pid);
     assert_eq!(host.version().as_deref(), Some("one"));
     assert!(!host.fenced());
@@ -151,7 +151,7 @@ fn rw_5_4_a_hook_whose_program_cannot_start_leaves_the_service_as_it_is() {
             ("refresh.toml", &hook("early", "migration", &[command], "")),
             ("plain.sh", "#!/bin/sh\n"),
         ]);
-        host.tool(["run"]).expect(3).says("the migration hook early cannot start").says(says);
+        host.tool(["run"]).expect(3).prints("the migration hook early cannot start").prints(says);
         assert!(!host.fenced());
         assert_eq!(host.version().as_deref(), Some("one"));
     };
@@ -182,7 +182,7 @@ fn rw_5_4_staged_assets_are_built_before_the_stop_and_copied_in_step_4() {
     .concat();
     let files = [("look.py", SIGHTING_HOOK), ("kept.txt", "as it is\n"), ("refresh.toml", &*hooks)];
     let commit = host.push(&files);
-    host.tool(["run"]).expect(0).says("files of staged assets wait for step 4");
+    host.tool(["run"]).expect(0).prints("files of staged assets wait for step 4");
     let looks = seen(&host);
     let names: Vec<&str> = looks.iter().map(|look| look["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["assets", "check"], "the staged hook does not run again in step 4");
@@ -205,7 +205,7 @@ fn rw_5_4_a_staged_assets_hook_that_fails_leaves_the_service_as_it_is() {
     let host = Host::running();
     let hooks = hook("bundle", "assets", &["sh", "-c", "echo torn >half.css; exit 9"], "stage = true");
     host.push(&[("version.txt", "two\n"), ("refresh.toml", &hooks)]);
-    host.tool(["run"]).expect(3).says("the assets hook bundle failed");
+    host.tool(["run"]).expect(3).prints("the assets hook bundle failed");
     assert_eq!(host.version().as_deref(), Some("one"));
     assert_eq!(host.read("half.css"), None);
     assert!(!host.fenced());

@@ -43,14 +43,14 @@ fn rw_7_1b_a_question_that_the_running_service_refuses_is_refused_before_the_sto
     host.push(&[("server.py", OF_ONE_HOST)]);
     host.tool(["run"]).expect(0);
     host.configure("", "status = 200\n");
-    let refused = host.tool(["run"]).expect(3).says("status 400 instead of 200").says("`headers`");
-    refused.says(&host.layout.host_file().display().to_string());
+    let refused = host.tool(["run"]).expect(3).prints("status 400 instead of 200").prints("`headers`");
+    refused.prints(&host.layout.host_file().display().to_string());
     assert!(listens(&host) && !host.fenced());
     host.configure("", "status = 200\nheaders = { Host = \"lady.example\" }\n");
-    host.tool(["run"]).expect(0).says("HTTP 200");
-    host.tool(["run", "--if-changed"]).expect(0).says("Already current");
+    host.tool(["run"]).expect(0).prints("HTTP 200");
+    host.tool(["run", "--if-changed"]).expect(0).prints("Already current");
     host.configure("", "headers = { \"A B\" = \"x\" }\n");
-    host.tool(["run"]).expect(2).says("probe.headers");
+    host.tool(["run"]).expect(2).prints("probe.headers");
 }
 
 #[test]
@@ -61,17 +61,17 @@ fn rw_5_5_a_service_on_a_socket_in_the_file_system_is_asked_there() {
     host.tool(["service", "stop"]).expect(0);
     let url = format!("unix:{socket}");
     host.configure("", &format!("url = \"{url}\"\npath = \"/health?x\"\nbody = \"/health?x\"\n"));
-    host.tool(["run"]).expect(0).says("HTTP 200").says(&url);
-    host.tool(["run", "--if-changed"]).expect(0).says("Already current");
+    host.tool(["run"]).expect(0).prints("HTTP 200").prints(&url);
+    host.tool(["run", "--if-changed"]).expect(0).prints("Already current");
     host.tool(["run"]).expect(0);
     // A probe that asks the port is refused, and the setting to write is named.
     host.configure("", "");
-    host.tool(["run"]).expect(3).says(&format!("set `url = \"{url}\"`"));
+    host.tool(["run"]).expect(3).prints(&format!("set `url = \"{url}\"`"));
     assert!(!host.fenced());
     host.configure("", &format!("url = \"unix:{socket}.other\"\n"));
-    host.tool(["run"]).expect(3).says(&format!("set `url = \"{url}\"`"));
+    host.tool(["run"]).expect(3).prints(&format!("set `url = \"{url}\"`"));
     host.configure("", "url = \"unix:api.sock\"\n");
-    host.tool(["run"]).expect(3).says("no absolute path");
+    host.tool(["run"]).expect(3).prints("no absolute path");
 }
 
 /// A service for those who have the password.
@@ -98,11 +98,11 @@ fn rw_7_1b_credentials_in_the_url_of_the_health_check_are_used_and_shown_nowhere
     let url = |user: &str| format!("url = \"http://{user}127.0.0.1:{}/\"\nstatus = 200\n", host.port);
     host.configure("", &url("probe:s3cret@"));
     let mut seen = vec![host.tool(["run"]).expect(0)];
-    seen.push(host.tool(["status"]).expect(0).says("http://127.0.0.1:"));
+    seen.push(host.tool(["status"]).expect(0).prints("http://127.0.0.1:"));
     seen.push(host.tool(["status", "--json"]).expect(0));
     seen.push(host.tool(["plan"]).expect(0));
     host.configure("", &url("probe:wr0ng@"));
-    seen.push(host.tool(["run"]).expect(3).says("status 401 instead of 200"));
+    seen.push(host.tool(["run"]).expect(3).prints("status 401 instead of 200"));
     for ran in seen {
         assert!(!ran.all().contains("s3cret") && !ran.all().contains("wr0ng"), "{}", ran.all());
     }
@@ -116,7 +116,7 @@ fn rw_7_1b_a_host_without_an_address_is_refused_also_where_the_service_is_stoppe
     host.push(&[("version.txt", "two\n")]);
     host.tool(["service", "stop"]).expect(0);
     host.configure("", &format!("url = \"http://no-such-host.invalid:{}/\"\n", host.port));
-    host.tool(["run"]).expect(3).says("its host has no address").says("probe.url");
+    host.tool(["run"]).expect(3).prints("its host has no address").prints("probe.url");
     assert!(!host.fenced());
     host.configure("", "");
     host.tool(["run"]).expect(0);

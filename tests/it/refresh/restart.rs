@@ -109,7 +109,7 @@ fn rw_5_5_an_old_process_that_answers_on_the_port_is_not_taken_for_the_new_servi
         scope.spawn(|| answer_once_asked(host.port, &asked, &over));
         let ran = host.tool(["run"]);
         over.store(true, Ordering::Relaxed);
-        ran.expect(1).says(&format!("process {}", std::process::id()));
+        ran.expect(1).prints(&format!("process {}", std::process::id()));
     });
     assert_eq!(journaled(&host, "failed"), ["restart"]);
     down_and_fenced(&host);

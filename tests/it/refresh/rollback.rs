@@ -37,9 +37,9 @@ fn a_rollback_returns_to_the_earlier_pair_by_the_same_steps_and_a_second_one_goe
     // Each one says from what to what, and the next one goes further back.
     let second = host.tool(["rollback"]).expect(0);
     let (from, to) = (one["commit"].as_str().unwrap(), first.as_str());
-    second.says(&format!("from {} to {} of run ", &from[..10], &to[..10]));
+    second.prints(&format!("from {} to {} of run ", &from[..10], &to[..10]));
     assert_eq!(host.head(), first);
-    host.tool(["rollback"]).expect(3).says("no earlier good run");
+    host.tool(["rollback"]).expect(3).prints("no earlier good run");
     // A rollback to a later run leads there, and the next one back from there.
     let later = two["run"].as_str().unwrap();
     host.tool(["rollback", later]).expect(0);
@@ -59,7 +59,7 @@ fn a_dry_run_of_a_rollback_names_what_comes_back_and_what_stays_and_changes_noth
     let host = Host::running();
     let first = host.head();
     let refused = host.tool(["rollback", "--dry-run"]).expect(3);
-    refused.says("no earlier good run exists").says("next ");
+    refused.prints("no earlier good run exists").prints("next ");
     let migrate = hook("tables", "migration", &["true"], "");
     let second = host.push(&[("version.txt", "two\n"), ("refresh.toml", &migrate)]);
     host.tool(["run"]).expect(0);
@@ -80,7 +80,7 @@ fn a_dry_run_of_a_rollback_names_what_comes_back_and_what_stays_and_changes_noth
     assert_eq!((&plan["from"]["commit"], &plan["to"]["commit"]), (&json!(second), &json!(first)));
     assert_eq!((&plan["environment_exists"], &plan["files"]), (&json!(true), &json!(2)));
     assert_eq!((&plan["migrations_that_stay"], &plan["withdrawn_count"]), (&json!(["tables"]), &json!(1)));
-    host.tool(["rollback", "no-such-run", "--dry-run"]).expect(3).says("no-such-run");
+    host.tool(["rollback", "no-such-run", "--dry-run"]).expect(3).prints("no-such-run");
 
     assert_eq!(installation(&host), before, "a dry run changed something");
     assert_eq!((host.runs(), host.report(), host.version().as_deref()), (runs, report, Some("two")));
@@ -109,12 +109,12 @@ fn a_rollback_after_a_halt_returns_to_what_served_last() {
 #[test]
 fn a_rollback_with_nothing_to_return_to_is_refused_and_touches_nothing() {
     let host = Host::new();
-    host.tool(["rollback"]).expect(3).says("no earlier good run");
+    host.tool(["rollback"]).expect(3).prints("no earlier good run");
     assert!(!host.fenced());
     host.tool(["run"]).expect(0);
     let pid = host.report()["service"]["pid"].clone();
-    host.tool(["rollback"]).expect(3).says("no earlier good run");
-    host.tool(["rollback", "no-such-run"]).expect(3).says("no-such-run");
+    host.tool(["rollback"]).expect(3).prints("no earlier good run");
+    host.tool(["rollback", "no-such-run"]).expect(3).prints("no-such-run");
     assert_eq!(host.report()["service"]["pid"], pid);
     assert_eq!(host.version().as_deref(), Some("one"));
 }
@@ -157,7 +157,7 @@ fn runs_are_ordered_by_their_number_and_not_by_the_clock() {
         listed.as_array().unwrap().iter().filter_map(|run| run["commit"].as_str()).collect();
     assert_eq!(listed[..3], [commits[2].as_str(), commits[1].as_str(), commits[0].as_str()]);
 
-    host.tool(["doctor"]).says("which is in the future").says("ordered by their number");
+    host.tool(["doctor"]).prints("which is in the future").prints("ordered by their number");
     host.tool(["rollback"]).expect(0);
     assert_eq!(host.head(), commits[1], "the version before the deployed one");
     host.tool(["rollback"]).expect(0);
@@ -216,15 +216,15 @@ fn a_rollback_whose_commit_the_mirror_has_lost_fetches_it_and_names_a_remote_tha
     damage_mirror(&host, &good, None);
     host.tool(["rollback"])
         .expect(3)
-        .says("is not in the mirror, and main of the remote does not contain it")
-        .says("stopped and fenced");
+        .prints("is not in the mirror, and main of the remote does not contain it")
+        .prints("stopped and fenced");
     damage_mirror(&host, &good, None);
     host.unplug();
     let runs = host.runs();
     host.tool(["rollback"])
         .expect(3)
-        .says("is not in the mirror, and cannot be fetched")
-        .says("stopped and fenced");
+        .prints("is not in the mirror, and cannot be fetched")
+        .prints("stopped and fenced");
     assert_eq!(host.runs(), runs, "a refused rollback leaves no run to clean up");
 }
 
@@ -233,7 +233,7 @@ fn a_rollback_after_a_halt_with_no_earlier_run_points_to_a_run() {
     let host = Host::new();
     host.push(&[("server.py", "raise SystemExit(1)")]);
     host.tool(["run"]).expect(1);
-    let refused = host.tool(["rollback"]).expect(3).says("no earlier good run").all();
+    let refused = host.tool(["rollback"]).expect(3).prints("no earlier good run").all();
     assert!(refused.trim_end().ends_with(" run"), "{refused}");
     host.push(&[("server.py", SERVER)]);
     host.tool(["run"]).expect(0);

@@ -102,7 +102,7 @@ fn rw_5_1_a_service_that_opened_its_port_itself_gets_a_socket_from_the_next_star
     let host = Host::running();
     host.give_socket();
     host.push(&[("version.txt", "two\n")]);
-    host.tool(["run"]).expect(0).says("new connections do not wait for the service, but are refused");
+    host.tool(["run"]).expect(0).prints("new connections do not wait for the service, but are refused");
     assert_eq!(host.version().as_deref(), Some("two"));
     let clients = Clients::start(1, host.port, "/");
     host.push(&[("version.txt", "three\n")]);
@@ -121,10 +121,10 @@ fn rw_5_1_a_port_that_a_stranger_holds_gives_the_service_no_socket() {
     let named = format!("port {} is held by process {}", host.port, std::process::id());
     let start = host.tool(["service", "start"]);
     assert_ne!(start.code, Some(0));
-    start.says(&named);
+    start.prints(&named);
     let run = host.tool(["run"]);
     assert_eq!(run.code, Some(3), "{}", run.all());
-    run.says(&named);
+    run.prints(&named);
     assert!(!host.fenced());
     drop(stranger);
     host.tool(["run"]).expect(0);

@@ -44,8 +44,8 @@ fn rw_5_6a_rw_5_6b_rw_5_6c_commit_environment_and_service_are_emitted_in_every_f
     for text in [&commit[..7], venv.to_str().unwrap(), generation, "running", "downtime"] {
         assert!(shown.out.contains(text), "{text:?} is missing in {}", shown.out);
     }
-    host.tool(["status"]).expect(0).says(&commit[..7]).says(venv.to_str().unwrap()).says("running");
-    host.tool(["history", &last_run(&host)]).expect(0).says(&commit[..7]).says("running");
+    host.tool(["status"]).expect(0).prints(&commit[..7]).prints(venv.to_str().unwrap()).prints("running");
+    host.tool(["history", &last_run(&host)]).expect(0).prints(&commit[..7]).prints("running");
     let status: Value = serde_json::from_str(&host.tool(["status", "--json"]).expect(0).out).unwrap();
     assert_eq!(status["commit"], commit.as_str());
     assert_eq!(status["deployed"]["commit"], commit.as_str());
@@ -119,15 +119,15 @@ fn rw_7_1b_an_error_names_step_cause_service_and_next_command() {
 #[test]
 fn the_downtime_is_divided_in_the_report_drawn_in_the_history_and_plotted_on_a_page() {
     let host = Host::running();
-    host.tool(["run"]).expect(0).says("downtime").says("stop ").says("start ");
+    host.tool(["run"]).expect(0).prints("downtime").prints("stop ").prints("start ");
     let report = host.report();
     let parts =
         ["stop_ms", "sync_ms", "hooks_ms", "start_ms"].map(|part| report["downtime"][part].as_u64().unwrap());
     assert_eq!(parts.iter().sum::<u64>(), report["downtime_ms"].as_u64().unwrap());
     let wide = ran(host.command(["history"]).env("COLUMNS", "120").output().unwrap());
-    wide.expect(0).says("DOWN").says("█");
+    wide.expect(0).prints("DOWN").prints("█");
     let page = host.beside("page.html");
-    host.tool(["history", "--html", page.to_str().unwrap()]).expect(0).says("wrote");
+    host.tool(["history", "--html", page.to_str().unwrap()]).expect(0).prints("wrote");
     let text = fs::read_to_string(&page).unwrap();
     let run = report["run"].as_str().unwrap();
     for wanted in ["<svg", "<rect", run, "start ", &host.head()[..7], "</html>"] {
@@ -151,7 +151,7 @@ fn another_default_branch_of_the_remote_is_shown_once_the_followed_one_stands_st
     host.tool(["run", "--if-changed"]).expect(0);
     host.tool(["run"]).expect(0);
     assert_eq!(shown(), "trunk");
-    host.tool(["status"]).expect(0).says("the default branch of the remote is trunk");
+    host.tool(["status"]).expect(0).prints("the default branch of the remote is trunk");
     host.tool(["run", "trunk"]).expect(0);
     assert_eq!(shown(), Value::Null);
 }

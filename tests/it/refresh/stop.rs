@@ -61,7 +61,7 @@ fn rw_5_1_a_service_that_is_down_already_is_refreshed_too() {
     let host = Host::running();
     host.tool(["service", "stop"]).expect(0);
     assert!(!listens(&host));
-    host.tool(["run"]).expect(0).says("was stopped already");
+    host.tool(["run"]).expect(0).prints("was stopped already");
     assert_eq!(host.version().as_deref(), Some("one"));
 }
 
@@ -123,7 +123,7 @@ fn a_service_that_ends_during_staging_is_seen_and_the_run_is_refused() {
     let kill = format!("kill -9 {pid} || true");
     host.push(&[("refresh.toml", &hook("greedy", "check", &["sh", "-c", &kill], "stage = true"))]);
     let ended = format!("the service, process {pid}, ended during staging");
-    host.tool(["run"]).expect(3).says(&ended).says("SIGKILL").says("service logs");
+    host.tool(["run"]).expect(3).prints(&ended).prints("SIGKILL").prints("service logs");
     assert!(!host.fenced());
     // The next run finds a service that is down, and starts it.
     host.tool(["run"]).expect(0);

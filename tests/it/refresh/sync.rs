@@ -195,14 +195,14 @@ fn rw_5_2a_partial_and_sparse_clones_are_refreshed_like_any_other() {
         host.write("local.txt", "mine\n");
         let version = format!("{number}\n");
         host.push(&[("version.txt", &version), ("sub/deep/other.txt", &version), ("top.txt", &version)]);
-        host.tool(["run"]).expect(0).says("top.txt").says("local.txt");
+        host.tool(["run"]).expect(0).prints("top.txt").prints("local.txt");
         aligned(&host, "main");
         assert_eq!(host.version().as_deref(), Some(version.trim()), "{options:?}");
         assert_eq!(host.read("sub/deep/same.txt").as_deref(), Some("unchanged\n"), "{options:?}");
         git(&app, ["fsck", "--connectivity-only"]);
         let run = crate::refresh::help::last_run(&host);
-        host.tool(["stash", "show", &run]).expect(0).says("by hand");
-        host.tool(["run", "--if-changed"]).expect(0).says("Already current");
+        host.tool(["stash", "show", &run]).expect(0).prints("by hand");
+        host.tool(["run", "--if-changed"]).expect(0).prints("Already current");
         host.tool(["rollback"]).expect(0);
         host.tool(["run"]).expect(0);
     }
@@ -267,7 +267,7 @@ fn names_links_and_encodings_that_people_commit_are_deployed_byte_for_byte() {
         let ran = host.tool(["run"]);
         assert_eq!(ran.code, Some(0), "{what}: {}", ran.all());
         aligned(&host, "main");
-        let again = host.tool(["run", "--if-changed"]).expect(0).says("Already current");
+        let again = host.tool(["run", "--if-changed"]).expect(0).prints("Already current");
         assert!(!again.all().contains("local change"), "{what}: {}", again.all());
     };
     for name in [&b"caf\xe9"[..], b"new\nline", b" lead", b"-dash", b"tab\there", b"back\\slash", b"Case"] {

@@ -24,7 +24,7 @@ fn deploy(host: &Host, pair: &Pair) {
     host.tool(["service", "stop"]).expect(0);
     host.push(&[("server.py", &server(pair))]);
     probe(host, "https", "");
-    host.tool(["run"]).expect(0).says("HTTP 200");
+    host.tool(["run"]).expect(0).prints("HTTP 200");
 }
 
 /// Sets the probe: its scheme, and more lines.
@@ -41,7 +41,7 @@ fn rw_5_5_rw_7_1b_a_service_with_tls_is_asked_over_tls_and_each_reason_against_i
     let host = Host::running();
     let [own, other] = ["own", "other"].map(|name| self_signed(&host.beside(name), "lady.example"));
     let refused = |words: &str| {
-        let ran = host.tool(["run"]).expect(3).says(words);
+        let ran = host.tool(["run"]).expect(3).prints(words);
         assert!(listens(&host) && !host.fenced(), "{}", ran.all());
     };
     let setting = |scheme: &str| format!("set `url = \"{scheme}://127.0.0.1:{}/\"`", host.port);
@@ -49,7 +49,7 @@ fn rw_5_5_rw_7_1b_a_service_with_tls_is_asked_over_tls_and_each_reason_against_i
     probe(&host, "https", "");
     refused(&setting("http"));
     deploy(&host, &own);
-    host.tool(["run", "--if-changed"]).expect(0).says("Already current");
+    host.tool(["run", "--if-changed"]).expect(0).prints("Already current");
     // A service with TLS, and a probe without it.
     probe(&host, "http", "");
     refused(&setting("https"));

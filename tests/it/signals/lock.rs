@@ -88,7 +88,7 @@ fn of_two_runs_at_the_same_instant_one_works_and_the_other_names_it() {
     send(&killed, Signal::KILL);
     assert_eq!(end(killed).code, None);
     pipe.lift();
-    host.tool(["run"]).expect(0).says("was interrupted");
+    host.tool(["run"]).expect(0).prints("was interrupted");
     drop(held);
     let staged = left_over(&host);
     assert!(staged.iter().all(|line| !line.contains("hold")), "{staged:?}");

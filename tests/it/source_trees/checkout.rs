@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::{deploy, installation, prepare, previous, python, read, service_user};
 use crate::git as common;
 use crate::git::{World, branch, message, plain_git, run};
-use refresh_source::place::Place;
+use refresh_source::operation_request::GitLocation;
 use refresh_source::prepared_tree;
 use refresh_source::proof;
 use refresh_source::proof::ProveTreeRequest;
@@ -247,7 +247,7 @@ fn a_tree_that_differs_from_its_commit_does_not_pass_the_proof() {
         damage(&tree);
         let scratch = tempfile::tempdir().unwrap();
         let git = refresh_system::environment::find_program("git", false).unwrap();
-        let place = Place {
+        let place = GitLocation {
             program: git.into(),
             configuration: on.layout.state().join("git").into(),
             mirror: on.layout.mirror().into(),

@@ -98,7 +98,7 @@ fn a_service_that_ends_the_units_that_read_for_it_is_named_and_goes_on_running()
                 return !is_refused && count == limit;
             }
             assert!(is_refused && count >= 3, "{} units were ended\n{}\n{loot}", count, ran.all());
-            ran.expect(3).says("a process of ladylinux").says("ps -o pid,unit,args -u ladylinux");
+            ran.expect(3).prints("a process of ladylinux").prints("ps -o pid,unit,args -u ladylinux");
             assert_eq!(target.answer().as_ref(), Some(&before), "the service was touched");
             true
         });

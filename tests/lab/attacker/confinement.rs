@@ -142,12 +142,12 @@ fn a_unit_reads_every_store_that_the_service_user_may_read_and_an_interruption_e
         mkdir -p /usr/share/ollama/.ollama/models && chmod 700 /usr/share/ollama";
     machine.exec(line).expect(0);
     let shown = target.tool("verify --verbose --store /tmp/typed").expect(0);
-    shown.says("t.bin: verified").says("w.bin: verified").says("not verified: Permission denied");
+    shown.prints("t.bin: verified").prints("w.bin: verified").prints("not verified: Permission denied");
     let line = "cd /opt/ladylinux/models/llm && truncate -s 1T huge &&
         echo \"$(printf %064d 0)  huge\" >>SHA256SUMS";
     machine.exec_as("ladylinux", line).expect(0);
     let interrupted = "timeout --preserve-status -s INT 4 ladylinux-refresh verify --no-cache; echo ended $?";
-    machine.exec(interrupted).says("ended 130");
+    machine.exec(interrupted).prints("ended 130");
     until("the end of the unit", || {
         let left =
             machine.exec("systemctl list-units --no-legend 'ladylinux-refresh-inspect-*'").expect(0).out;

@@ -61,6 +61,6 @@ fn a_port_that_belongs_to_others_is_found_before_the_stop() {
     target.machine.exec("sed -i s/8000/2222/ /etc/ladylinux/ladylinux.env").expect(0);
     let answer = target.await_answer();
     target.push(&[("more.txt", "more\n")]);
-    target.tool("run").expect(3).says("2222");
+    target.tool("run").expect(3).prints("2222");
     assert_eq!(target.answer().as_deref(), Some(&*answer), "the service was touched");
 }

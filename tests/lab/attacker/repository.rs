@@ -71,7 +71,7 @@ fn a_unit_written_by_hand_that_runs_code_of_the_application_as_root_is_refused()
     target.machine.exec("systemctl daemon-reload").expect(0);
     let answer = target.await_answer();
     target.push(&[("more.txt", "more\n")]);
-    target.tool("run").expect(3).says("pre.sh");
+    target.tool("run").expect(3).prints("pre.sh");
     assert_eq!(target.answer().as_deref(), Some(&*answer), "the service was touched");
     target.expect_nothing_of_roots_done();
 }

@@ -146,7 +146,7 @@ impl Target {
     /// Has the application run a line of shell beside itself, as the service user, and does not wait.
     pub(crate) fn through_the_hole(&self, line: &str) {
         let ran = self.machine.run(["curl", "-fsS", "--data-binary", line, "http://127.0.0.1:8000/"]);
-        ran.expect(0).says("started");
+        ran.expect(0).prints("started");
     }
 
     /// Starts an attack beside the application and waits until it notes its first line, which begins with `ready`.

@@ -121,7 +121,7 @@ impl Host {
     pub fn running(lab: &Lab) -> Self {
         Self::copy(lab, "page", |machine| {
             Self::set_up_socket(machine);
-            machine.refresh("init --page").expect(0).says("set up ladylinux-refresh-page.service");
+            machine.refresh("init --page").expect(0).prints("set up ladylinux-refresh-page.service");
         })
     }
 
@@ -140,7 +140,7 @@ impl Host {
         Self::set_up(machine, &[("server.py", SERVER), ("requirements.txt", "")], UNIT);
         machine.write("/etc/systemd/system/ladylinux-api.socket", SOCKET_UNIT);
         machine.exec("systemctl daemon-reload && systemctl enable --now ladylinux-api.socket").expect(0);
-        machine.refresh("run").expect(0).says("Refreshed");
+        machine.refresh("run").expect(0).prints("Refreshed");
         assert_eq!(machine.version().as_deref(), Some("one"));
     }
 
@@ -151,7 +151,7 @@ impl Host {
         let machine = Machine::boot(lab, "host");
         let files = [("server.py", APPLICATION), ("requirements.txt", "uvicorn==0.38.0\n")];
         Self::set_up(&machine, &files, &unit);
-        machine.refresh("run").expect(0).says("Refreshed");
+        machine.refresh("run").expect(0).prints("Refreshed");
         Self { machine }
     }
 
@@ -183,7 +183,7 @@ impl Host {
     pub fn halt(&self, version: &str) -> Ran {
         self.machine.write(FAIL, "");
         self.push(version);
-        let ran = self.tool("run").expect(1).says("stopped and fenced");
+        let ran = self.tool("run").expect(1).prints("stopped and fenced");
         self.machine.exec(&format!("rm {FAIL}")).expect(0);
         ran
     }

@@ -163,7 +163,12 @@ pub(super) fn tool_files(examined: &Examined) -> Findings {
         believed.extend([layout.host_file(), layout.etc()]);
     }
     believed.extend([layout.environment_records(), layout.runs(), layout.supervisor()]);
-    believed.extend([layout.status_file(), layout.deployed_env(), layout.fence(), layout.made_file()]);
+    believed.extend([
+        layout.status_file(),
+        layout.deployed_env(),
+        layout.fence(),
+        layout.hook_outputs_file(),
+    ]);
     believed.push(layout.lock_file());
     if layout.is_real() {
         believed.push(layout.volatile());

@@ -54,7 +54,7 @@ fn copy(request: &RelocateRequest, from: &Path, to: &Path) -> Outcome<()> {
             let found = entry.metadata().context(context)?;
             let mode = found.permissions().mode() & 0o777 | 0o200;
             if let Some(text) = rewritten(request, &source, found.len())? {
-                disk::write_whole(&target, text.as_bytes(), mode)?;
+                disk::replace_file(&target, text.as_bytes(), mode)?;
             } else {
                 disk::copy_new(&source, &target)?;
                 disk::set_mode(&target, mode)?;

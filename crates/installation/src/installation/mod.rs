@@ -1,4 +1,4 @@
-//! One installation: its layout, its settings, and a door to each room below this one.
+//! One installation: its layout, its settings, and a way to each crate below this one.
 //!
 //! Opened once per command. Nothing is done here; what takes time (finding an interpreter, reading a commit) is done
 //! when it is first asked for and kept, because neither changes during a command.

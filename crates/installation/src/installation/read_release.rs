@@ -143,7 +143,7 @@ fn handle(request: &ReadReleaseRequest) -> Outcome<ReadReleaseResponse> {
     Ok(ReadReleaseResponse { application, definitions })
 }
 
-/// The tree of a commit, as the python room reads it.
+/// The tree of a commit, as `environments` reads it.
 #[derive(Debug)]
 struct CommitTree<'a> {
     mirror: &'a Mirror,

@@ -63,10 +63,10 @@ impl Journal {
         let bytes = disk::read_own(&path)?.unwrap_or_default();
         let read = parse(&bytes);
         let file = disk::append_own(&path, 0o644)?;
-        file.set_len(read.whole_bytes).context(context)?;
+        file.set_len(read.complete_bytes).context(context)?;
         let next = read.lines.len() as u64;
         let status = read.status.unwrap_or(Status::Empty);
-        Ok(Self { path, file, next, length: read.whole_bytes, status })
+        Ok(Self { path, file, next, length: read.complete_bytes, status })
     }
 
     /// Appends a record. When this returns, a power cut cannot take the record away, unless it is one of those that
@@ -133,7 +133,7 @@ pub struct Read {
     /// never write. Then nothing of it may be relied on.
     pub status: Option<Status>,
     /// How many bytes the whole lines take.
-    pub whole_bytes: u64,
+    pub complete_bytes: u64,
 }
 
 impl Read {
@@ -175,7 +175,7 @@ pub fn sequence(directory: &Path) -> Outcome<u64> {
 /// Makes sense of a journal's bytes. An unfinished last line is what a power cut leaves; anything else that is wrong
 /// makes the journal foreign.
 pub(crate) fn parse(bytes: &[u8]) -> Read {
-    let mut read = Read { lines: Vec::new(), status: Some(Status::Empty), whole_bytes: 0 };
+    let mut read = Read { lines: Vec::new(), status: Some(Status::Empty), complete_bytes: 0 };
     let mut rest = bytes;
     while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
         let (text, after) = (&rest[..end], &rest[end + 1..]);
@@ -188,7 +188,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Read {
         };
         read.lines.push(line);
         read.status = Some(next);
-        read.whole_bytes += end as u64 + 1;
+        read.complete_bytes += end as u64 + 1;
         rest = after;
     }
     read

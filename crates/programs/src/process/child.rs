@@ -61,7 +61,7 @@ impl Runner {
 
     /// Returns what its children say, and everything else, to other events.
     #[must_use]
-    pub fn telling(mut self, events: Arc<Events>) -> Self {
+    pub fn with_events(mut self, events: Arc<Events>) -> Self {
         self.events = events;
         self
     }
@@ -87,10 +87,10 @@ impl Runner {
     /// results, not errors.
     ///
     /// # Errors
-    /// The program cannot be started, its output exceeds what [`crate::process::Keep::Whole`] allows, or the run is interrupted (the
+    /// The program cannot be started, its output exceeds what [`crate::process::Keep::All`] allows, or the run is interrupted (the
     /// child is ended first).
     pub fn run(&self, program: &Program) -> Outcome<Finished> {
-        let mut started = self.start(program, Input::Given)?;
+        let mut started = self.start(program, Input::Bytes)?;
         self.finish(&mut started, &program.limits())
     }
 
@@ -172,7 +172,7 @@ impl Runner {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Input {
     /// What the program was given, or nothing.
-    Given,
+    Bytes,
     /// A pipe that stays open.
     Open,
 }
@@ -289,7 +289,7 @@ mod tests {
 
     #[test]
     fn output_beyond_the_limit_is_a_failure_and_narrated_output_is_cut() {
-        assert!(runner().run(&sh("yes | head -c 100000").keep(Keep::Whole(1000))).is_err());
+        assert!(runner().run(&sh("yes | head -c 100000").keep(Keep::All(1000))).is_err());
         let flood = sh("yes | head -c 10000000; echo end").keep(Keep::Narrated("hook".into()));
         let finished = runner().run(&flood).unwrap();
         assert!(finished.stdout.len() <= 64 << 10);

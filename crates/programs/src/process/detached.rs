@@ -2,7 +2,7 @@
 //! without systemd.
 //!
 //! Everything else goes through [`super::Runner`], which waits for what it starts.
-#![expect(clippy::disallowed_methods, reason = "this is the room that starts other programs")]
+#![expect(clippy::disallowed_methods, reason = "this module starts other programs")]
 
 use std::ffi::OsString;
 use std::fs::File;

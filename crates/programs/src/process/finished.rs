@@ -8,7 +8,7 @@ use refresh_system::error::{Failure, Outcome};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Keep {
     /// Kept whole, up to this many bytes of each stream; more is a failure.
-    Whole(usize),
+    All(usize),
     /// Streamed line by line as events under this name; the last 64 KiB of each stream are kept.
     Narrated(String),
     /// Standard output is a response and kept whole, up to this many bytes; the lines of standard error are events under

@@ -1,5 +1,5 @@
 //! A program to run, as a value. It starts nothing.
-#![expect(clippy::disallowed_methods, reason = "a part of the room that starts other programs")]
+#![expect(clippy::disallowed_methods, reason = "this module belongs to those that start other programs")]
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -43,7 +43,7 @@ impl Program {
             owner: None,
             deadline: Duration::from_secs(60),
             stall: None,
-            keep: Keep::Whole(64 << 20),
+            keep: Keep::All(64 << 20),
         }
     }
 

@@ -1,5 +1,5 @@
 //! A program that a process becomes (execve(2)): how a sandboxed process of ours turns into a program of others.
-#![expect(clippy::disallowed_methods, reason = "this is the room that starts other programs")]
+#![expect(clippy::disallowed_methods, reason = "this module starts other programs")]
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;

@@ -76,7 +76,7 @@ pub(crate) struct Limits {
 
 /// What was seen of a program until its end.
 #[derive(Debug)]
-pub(crate) struct Seen {
+pub(crate) struct Watched {
     /// Why it was ended before its own end.
     pub(crate) cut_short: Option<Ended>,
     /// Its standard output, as far as it is kept.
@@ -89,7 +89,7 @@ pub(crate) struct Seen {
 #[derive(Debug, Clone)]
 enum Mode {
     /// Kept whole, up to this many bytes.
-    Whole(usize),
+    All(usize),
     /// Its end is kept; each line is passed on under this name.
     Lines(Option<String>),
 }
@@ -98,9 +98,9 @@ impl Keep {
     /// Returns what happens with standard output and with standard error.
     fn modes(&self) -> (Mode, Mode) {
         match self {
-            Self::Whole(limit) => (Mode::Whole(*limit), Mode::Whole(*limit)),
+            Self::All(limit) => (Mode::All(*limit), Mode::All(*limit)),
             Self::Narrated(name) => (Mode::Lines(Some(name.clone())), Mode::Lines(Some(name.clone()))),
-            Self::Response { limit, narrate } => (Mode::Whole(*limit), Mode::Lines(narrate.clone())),
+            Self::Response { limit, narrate } => (Mode::All(*limit), Mode::Lines(narrate.clone())),
         }
     }
 }
@@ -146,10 +146,10 @@ impl Stream {
     fn take(&mut self, bytes: &[u8], events: &Events) -> Outcome<()> {
         self.kept.extend_from_slice(bytes);
         match &self.mode {
-            Mode::Whole(limit) if self.kept.len() > *limit => {
+            Mode::All(limit) if self.kept.len() > *limit => {
                 return Err(Failure::new(format!("it wrote more than {limit} bytes")));
             }
-            Mode::Whole(_) => {}
+            Mode::All(_) => {}
             Mode::Lines(name) => {
                 let name = name.clone();
                 if self.kept.len() > 2 * TAIL {
@@ -209,11 +209,11 @@ impl Stream {
 ///
 /// # Errors
 /// The output is more than is kept whole, or the run is interrupted. The program may live on: the caller collects it.
-pub(crate) fn until_the_end(started: &mut Started, limits: &Limits, events: &Events) -> Outcome<Seen> {
+pub(crate) fn until_the_end(started: &mut Started, limits: &Limits, events: &Events) -> Outcome<Watched> {
     watch(started, limits, events, LAST_BREATH)
 }
 
-fn watch(started: &mut Started, limits: &Limits, events: &Events, last_breath: Duration) -> Outcome<Seen> {
+fn watch(started: &mut Started, limits: &Limits, events: &Events, last_breath: Duration) -> Outcome<Watched> {
     let (out, err) = Stream::pair(&limits.keep);
     let now = clock::monotonic();
     let watch = Watch {
@@ -322,13 +322,13 @@ impl Watch<'_> {
         ready(&all, TICK)
     }
 
-    fn finish(mut self) -> Outcome<Seen> {
+    fn finish(mut self) -> Outcome<Watched> {
         self.out.finish(self.events);
         self.err.finish(self.events);
         if self.cut_short.is_some() {
             interrupt::check()?;
         }
-        Ok(Seen { cut_short: self.cut_short, stdout: self.out.into_kept(), stderr: self.err.into_kept() })
+        Ok(Watched { cut_short: self.cut_short, stdout: self.out.into_kept(), stderr: self.err.into_kept() })
     }
 }
 

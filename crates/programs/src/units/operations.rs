@@ -1,4 +1,4 @@
-//! The operations of this room, and how those of other rooms are found. It touches nothing itself.
+//! The operations of this crate, and how those of other crates are found. It touches nothing itself.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -7,7 +7,7 @@ use super::gate;
 use crate::process::worker;
 use refresh_events::event::{Event, Subscriber};
 use refresh_system::disk::Owner;
-use refresh_system::screen::complain;
+use refresh_system::screen::print_to_stderr;
 
 /// Returns the JSON of the response to a request of an operation; `None` if there is no such operation. It is a parameter,
 /// because the rooms above this one have the operations.
@@ -37,9 +37,9 @@ pub struct Progress;
 impl Subscriber for Progress {
     fn take(&mut self, event: &Event) {
         match event {
-            Event::Output { line, .. } => complain(line),
-            Event::Note { message, .. } => complain(message),
-            Event::Warning { message, .. } => complain(&format!("warning: {message}")),
+            Event::Output { line, .. } => print_to_stderr(line),
+            Event::Note { message, .. } => print_to_stderr(message),
+            Event::Warning { message, .. } => print_to_stderr(&format!("warning: {message}")),
             _ => {}
         }
     }
@@ -55,7 +55,7 @@ pub(super) struct AnyRequest<'a> {
     pub(super) request: &'a RawValue,
 }
 
-/// Returns the JSON of the response to a request of `operation`, which is one of this room or of `others`; `None` if there is
+/// Returns the JSON of the response to a request of `operation`, which is one of this crate or of `others`; `None` if there is
 /// no such operation.
 pub fn answer(operation: &str, request: &[u8], others: Operations) -> Option<Vec<u8>> {
     match operation {

@@ -70,7 +70,7 @@ fn launch(
         program = program.env(CREDENTIALS, copies.directory());
     }
     let started = match input {
-        Some(bytes) => context.runner.start(&program.input(bytes.clone()), Input::Given)?,
+        Some(bytes) => context.runner.start(&program.input(bytes.clone()), Input::Bytes)?,
         None => context.runner.start(&program, Input::Open)?,
     };
     Ok(Running { started, unit: None, _copies: copies, _sockets: None })

@@ -42,11 +42,16 @@ impl Coming {
     ///
     /// # Errors
     /// The remote cannot be reached, or the commit cannot be deployed.
-    pub fn look(on: &Installation, target: &Target, observed: &Observed, scratch: &RunId) -> Outcome<Self> {
+    pub fn examine(
+        on: &Installation,
+        target: &Target,
+        observed: &Observed,
+        scratch: &RunId,
+    ) -> Outcome<Self> {
         let commit = on.ensure_commit(scratch, target.branch())?;
-        let looked = Self::of(on, observed, &commit);
+        let coming = Self::of(on, observed, &commit);
         on.mirror.release(scratch)?;
-        looked
+        coming
     }
 
     /// Returns the deployed commit as what a run would bring, where the remote still has it and the mirror holds it. Fetches

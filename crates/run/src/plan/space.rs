@@ -88,7 +88,7 @@ pub(crate) fn check_for(on: &Installation, release: &Release, makes: Makes) -> O
     check_needs(&needs)
 }
 
-/// Checks, at the end of staging, that what is written while the service is down finds room.
+/// Checks, at the end of staging, that what is written while the service is down fits on the disk.
 ///
 /// # Errors
 /// A file system has less.

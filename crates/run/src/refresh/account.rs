@@ -16,7 +16,7 @@ use refresh_source::hook_outputs::HookTime;
 use refresh_system::clock;
 use refresh_system::error::Outcome;
 
-use super::held::Held;
+use super::socket_holder::SocketHolder;
 use super::staged_assets::StagedAssets;
 
 /// The account of one run. Steps add facts to its report; only [`Account::part`] writes intents and outcomes.
@@ -39,7 +39,7 @@ pub struct Account {
     /// The units that nothing ties to the service, as they were before the stop.
     pub(crate) untied: Vec<Untied>,
     /// The unit that has the service's sockets, from before the stop until the service is proved.
-    pub(crate) held: Option<Held>,
+    pub(crate) held: Option<SocketHolder>,
     /// The unit that asks the new service, from before the stop on.
     pub(crate) probe_unit: Option<ProbeUnit>,
     /// How often the service was asked on its own port until it answered.

@@ -117,7 +117,7 @@ pub fn known(layout: &Layout) -> DigestCache {
 /// # Errors
 /// The tool's own state cannot be written.
 pub fn keep(layout: &Layout, cache: &DigestCache) -> Outcome<()> {
-    disk::write_whole(&layout.models_known(), &cache.to_bytes(), 0o600)
+    disk::replace_file(&layout.models_known(), &cache.to_bytes(), 0o600)
         .context(|| "the state of this program cannot be written".to_owned())
 }
 
@@ -137,7 +137,7 @@ pub fn examine(
         return examine::examine(request, &*report);
     }
     let lines = UnitLines { runner: runner.clone(), report };
-    let runner = runner.clone().telling(Arc::new(Events::new(vec![Box::new(lines)])));
+    let runner = runner.clone().with_events(Arc::new(Events::new(vec![Box::new(lines)])));
     Units::new(layout, &runner, owner).call_as(&job(&request), owner, OPERATION, &request)
 }
 

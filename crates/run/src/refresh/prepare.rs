@@ -20,10 +20,12 @@ pub(crate) fn prepare(
     release: &Release,
     generation: &Generation,
 ) -> Outcome<String> {
-    let looked = models::ensure_verified(on, account, &release.settings, &release.commit)?;
+    let verified = models::ensure_verified(on, account, &release.settings, &release.commit)?;
     // Staging has reported it.
-    let models =
-        looked.filter(|_| !account.report.staged).map(|sentence| format!(", {sentence}")).unwrap_or_default();
+    let models = verified
+        .filter(|_| !account.report.staged)
+        .map(|sentence| format!(", {sentence}"))
+        .unwrap_or_default();
     let place = Place::deployed(&on.layout);
     let hooks = &release.settings.hooks;
     if hooks.is_empty() {

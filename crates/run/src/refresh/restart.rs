@@ -14,8 +14,8 @@ use refresh_system::text::duration;
 use refresh_system::{checkpoint, clock, disk, interrupt};
 
 use super::account::Account;
-use super::held::is_systemd;
 use super::socket;
+use super::socket_holder::is_systemd;
 
 /// How many of the service's last lines an error carries.
 const LOG_LINES: usize = 20;

@@ -17,7 +17,7 @@ use refresh_system::error::{Failure, Outcome};
 use refresh_system::{checkpoint, clock};
 
 use super::account::Account;
-use super::held::{Held, SYSTEMD, is_systemd};
+use super::socket_holder::{SYSTEMD, SocketHolder, is_systemd};
 
 /// How long the socket is held at most, whatever becomes of the run.
 const LIMIT: Duration = Duration::from_secs(24 * 3600);
@@ -72,7 +72,7 @@ pub(crate) fn hold(on: &Installation, account: &mut Account) -> Outcome<()> {
 }
 
 /// Starts the unit; returns it with the names of the socket units.
-fn start(on: &Installation, sockets: Vec<SocketUnit>) -> Outcome<(Held, String)> {
+fn start(on: &Installation, sockets: Vec<SocketUnit>) -> Outcome<(SocketHolder, String)> {
     let number = on.port()?;
     let units: Vec<String> = sockets.into_iter().map(|socket| socket.unit).collect();
     let names = units.join(", ");
@@ -80,7 +80,7 @@ fn start(on: &Installation, sockets: Vec<SocketUnit>) -> Outcome<(Held, String)>
     let early = port::connections(number)?.into_iter().map(|connection| connection.from).collect();
     let job = Job::new(Role::Hold, LIMIT).holds(HeldSockets { units, non_blocking });
     let waiting = on.units.wait_in_unit(&job, gate::OPERATION, &GateRequest::Prepare)?;
-    let held = Held { waiting: Some(waiting), early, opened_again: None };
+    let held = SocketHolder { waiting: Some(waiting), early, opened_again: None };
     let has_it = |holder: &PortHolder| !is_systemd(holder) && held.allows(holder);
     if !port::holders(number)?.iter().any(has_it) {
         return Err(Failure::new(format!("the unit that is to hold {names} does not have its socket"))
@@ -188,7 +188,7 @@ pub(crate) fn release(account: &mut Account) {
 }
 
 /// Asks the unit for the connections that waited. Those by which this program asked the service are not counted.
-fn count_waited(account: &mut Account, held: &mut Held) {
+fn count_waited(account: &mut Account, held: &mut SocketHolder) {
     let own = account.asked_here;
     let Some(seen) = &mut account.report.connections else { return };
     if held.is_alive()

@@ -58,7 +58,7 @@ impl Inventory {
         let layout = &on.layout;
         let mut roots = Vec::new();
         for root in layout.protected() {
-            match look(&root) {
+            match scan_tree(&root) {
                 Ok(manifest) => roots.push((root, manifest)),
                 Err(failure) => account.warn(format!(
                     "{} cannot be compared before and after: {}",
@@ -78,7 +78,7 @@ impl Inventory {
                 continue;
             }
             // What cannot be looked at now could be before: that is a change too.
-            let after = look(root).unwrap_or_default();
+            let after = scan_tree(root).unwrap_or_default();
             let found = before.compare(&after);
             let changed = found.changed.iter().map(|(path, _)| path);
             for path in found.added.iter().chain(&found.removed).chain(changed) {
@@ -91,7 +91,7 @@ impl Inventory {
     }
 }
 
-fn look(root: &Path) -> Outcome<Manifest> {
+fn scan_tree(root: &Path) -> Outcome<Manifest> {
     Scan::metadata().at_most(INVENTORY_LIMIT).of(root)
 }
 

@@ -87,7 +87,7 @@ impl Follower<'_> {
                 self.reporter.take(&event);
             }
             for line in messages.lines() {
-                screen::complain(&String::from_utf8_lossy(&line));
+                screen::print_to_stderr(&String::from_utf8_lossy(&line));
             }
             if let Some(Over { end }) = over {
                 let reported = reported.or_else(|| self.report_from_disk());

@@ -100,7 +100,7 @@ mod tests {
         disk::make_directory(&layout.host_units(), 0o755).unwrap();
         let write = |name: &str, program: &str| {
             let text = format!("[Service]\nExecStart={program} server.py\n");
-            disk::write_whole(&layout.host_units().join(name), text.as_bytes(), 0o644).unwrap();
+            disk::replace_file(&layout.host_units().join(name), text.as_bytes(), 0o644).unwrap();
         };
         let find = || find(&layout, &UnitName::usual(), &[UnitName::parse("worker.service").unwrap()]);
         let program = layout.venv().join("bin/python");

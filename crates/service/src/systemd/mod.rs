@@ -79,7 +79,7 @@ enum LastStart {
     /// It was refused before anything was executed. The unit's last invocation is an older one's.
     Vain,
     /// It made this invocation, whatever became of that.
-    Made(Invocation),
+    Started(Invocation),
 }
 
 impl Systemd {
@@ -166,7 +166,7 @@ impl ServiceManager for Systemd {
     fn log_tail(&self, lines: usize) -> Outcome<Vec<String>> {
         let started = self.last_start().clone();
         let known = match started {
-            LastStart::Made(invocation) => Some(invocation),
+            LastStart::Started(invocation) => Some(invocation),
             LastStart::Vain => return Ok(Vec::new()),
             LastStart::None => self.invocation(&self.facts(&Bus::connect()?)?),
         };

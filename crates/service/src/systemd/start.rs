@@ -73,7 +73,7 @@ impl Systemd {
         let result = self.await_start(bus, &before)?;
         let after = self.facts(bus)?;
         if let Some(made) = self.invocation(&after).filter(|_| after.invocation != before.invocation) {
-            *self.last_start() = LastStart::Made(made);
+            *self.last_start() = LastStart::Started(made);
         }
         match (result, runs(&after)) {
             (JobResult::Done | JobResult::Unheard, Some(running)) => {

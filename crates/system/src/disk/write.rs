@@ -64,7 +64,7 @@ fn write_all<'a>(path: &'a Path, bytes: &'a [u8]) -> impl FnOnce(&mut File) -> O
 /// # Errors
 /// The directory is missing or not writable, the disk is full, or a sync fails.
 pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Outcome<()> {
-    write_whole(path, bytes, mode)?;
+    replace_file(path, bytes, mode)?;
     sync_parent(path)
 }
 
@@ -82,7 +82,7 @@ pub fn write_by<T>(path: &Path, mode: u32, fill: impl FnOnce(&mut File) -> Outco
 ///
 /// # Errors
 /// As [`write_atomic`].
-pub fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> Outcome<()> {
+pub fn replace_file(path: &Path, bytes: &[u8], mode: u32) -> Outcome<()> {
     replace(path, mode, true, write_all(path, bytes))
 }
 
@@ -116,19 +116,19 @@ pub fn order(path: &Path, bytes: &[u8]) -> Outcome<()> {
 /// # Errors
 /// As [`write_atomic`].
 pub fn write_json<T: Serialize>(path: &Path, value: &T, mode: u32) -> Outcome<()> {
-    write_json_whole(path, value, mode)?;
+    replace_json(path, value, mode)?;
     sync_parent(path)
 }
 
-/// Writes `value` as JSON to `path`, as [`write_whole`] does.
+/// Writes `value` as JSON to `path`, as [`replace_file`] does.
 ///
 /// # Errors
 /// As [`write_atomic`].
-pub fn write_json_whole<T: Serialize>(path: &Path, value: &T, mode: u32) -> Outcome<()> {
+pub fn replace_json<T: Serialize>(path: &Path, value: &T, mode: u32) -> Outcome<()> {
     let mut bytes =
         serde_json::to_vec_pretty(value).context(|| format!("cannot encode {}", path.display()))?;
     bytes.push(b'\n');
-    write_whole(path, &bytes, mode)
+    replace_file(path, &bytes, mode)
 }
 
 /// Opens a file to append to, making it with `mode` where it is missing.

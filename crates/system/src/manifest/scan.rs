@@ -28,12 +28,12 @@ const DEPTH: usize = 200;
 pub struct Scan {
     contents: Contents,
     at_most: usize,
-    trouble: Trouble,
+    unreadable: Unreadable,
 }
 
 /// What becomes of an entry below the directory that cannot be looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Trouble {
+enum Unreadable {
     Fails,
     Listed,
 }
@@ -61,7 +61,7 @@ type Traces = (i64, i64, u64);
 impl Scan {
     /// Makes a scan that reads no file: type, mode, size and time are looked at.
     pub fn metadata() -> Self {
-        Self { contents: Contents::Unread, at_most: ENTRIES, trouble: Trouble::Fails }
+        Self { contents: Contents::Unread, at_most: ENTRIES, unreadable: Unreadable::Fails }
     }
 
     /// Makes a scan that also takes the sha256 of every regular file.
@@ -91,8 +91,8 @@ impl Scan {
     /// Goes on where an entry below the directory cannot be looked at, and lists it in [`Manifest::unreadable`], which the
     /// caller has to report. Without it such an entry fails the scan: a comparison or proof needs all of them.
     #[must_use]
-    pub fn list_trouble(mut self) -> Self {
-        self.trouble = Trouble::Listed;
+    pub fn list_unreadable(mut self) -> Self {
+        self.unreadable = Unreadable::Listed;
         self
     }
 
@@ -213,9 +213,9 @@ impl Walk<'_> {
     }
 
     fn missed(&mut self, path: &Path, error: Errno) -> Outcome<()> {
-        match self.scan.trouble {
-            Trouble::Fails => Err(trouble(path, error)),
-            Trouble::Listed => {
+        match self.scan.unreadable {
+            Unreadable::Fails => Err(unreadable(path, error)),
+            Unreadable::Listed => {
                 self.manifest.unreadable.push(path.to_path_buf());
                 Ok(())
             }
@@ -261,15 +261,15 @@ fn digest(directory: BorrowedFd<'_>, name: &OsStr, path: &Path) -> Outcome<Optio
     let mut file = match openat(directory, name, flags, Mode::empty()) {
         Ok(opened) => File::from(opened),
         Err(Errno::NOENT | Errno::LOOP) => return Ok(None),
-        Err(error) => return Err(trouble(path, error)),
+        Err(error) => return Err(unreadable(path, error)),
     };
-    if !file.metadata().map_err(|error| trouble(path, error))?.is_file() {
+    if !file.metadata().map_err(|error| unreadable(path, error))?.is_file() {
         return Ok(None);
     }
     let mut state = Sha256::new();
     let mut buffer = vec![0_u8; 128 << 10];
     loop {
-        match file.read(&mut buffer).map_err(|error| trouble(path, error))? {
+        match file.read(&mut buffer).map_err(|error| unreadable(path, error))? {
             0 => return Ok(Some(hex::encode(state.finalize()))),
             count => state.update(&buffer[..count]),
         }
@@ -293,7 +293,7 @@ fn nanoseconds(seconds: i64, rest: i64) -> i64 {
     seconds.saturating_mul(1_000_000_000).saturating_add(rest)
 }
 
-fn trouble(path: &Path, error: impl std::error::Error + Send + Sync + 'static) -> Failure {
+fn unreadable(path: &Path, error: impl std::error::Error + Send + Sync + 'static) -> Failure {
     Failure::new(format!("cannot read {}", path.display())).because(error)
 }
 
@@ -398,7 +398,7 @@ mod tests {
             sets.effective = CapabilitySet::empty();
             set_capabilities(None, sets).unwrap();
             let scan = Scan::metadata();
-            (scan.of(directory.path()), scan.list_trouble().of(directory.path()))
+            (scan.of(directory.path()), scan.list_unreadable().of(directory.path()))
         };
         let (failed, listed) = std::thread::scope(|scope| scope.spawn(scans).join()).unwrap();
         let listed = listed.unwrap();

@@ -212,7 +212,7 @@ pub(super) fn locate(entry: &Entry, app: &Path, tree: &Tree, is_installed: impl 
 
 fn locate_module(name: &str, bases: &[PathBuf], tree: &Tree) -> Located {
     let module: PathBuf = name.split('.').collect();
-    let mut looked = Vec::new();
+    let mut searched = Vec::new();
     for base in bases {
         let stem = base.join(&module);
         for source in [stem.with_extension("py"), stem.join("__init__.py")] {
@@ -222,14 +222,14 @@ fn locate_module(name: &str, bases: &[PathBuf], tree: &Tree) -> Located {
             if tree.has(&source) {
                 return Located::Source(source);
             }
-            looked.push(source);
+            searched.push(source);
         }
         // A compiled module, or a package without a file of its own.
         if tree.has_any(&stem) {
             return Located::Elsewhere;
         }
     }
-    Located::Missing(looked)
+    Located::Missing(searched)
 }
 
 /// The part of a path below `app`, with `.` and `..` taken out; `None` where it leads elsewhere.
@@ -322,7 +322,7 @@ mod tests {
         Tree { files: files.iter().map(PathBuf::from).collect(), links }
     }
 
-    fn looked_up(line: &str, files: &[&str], installed: &str) -> Located {
+    fn located(line: &str, files: &[&str], installed: &str) -> Located {
         locate(&entry_of(&program(line)).unwrap(), Path::new(APP), &tree(files), |name| name == installed)
     }
 
@@ -330,21 +330,21 @@ mod tests {
     fn rw_7_1b_an_entry_is_looked_up_in_the_commit_and_only_what_is_nowhere_is_missing() {
         let source = |path: &str| Located::Source(PathBuf::from(path));
         let server = "/v/bin/uvicorn web.api:app";
-        assert_eq!(looked_up(server, &["web/api.py"], ""), source("web/api.py"));
-        assert_eq!(looked_up(server, &["web/api/__init__.py"], ""), source("web/api/__init__.py"));
-        assert_eq!(looked_up(server, &["web/api.cpython-312.so"], ""), Located::Elsewhere);
-        assert_eq!(looked_up(server, &["README"], "web"), Located::Elsewhere);
+        assert_eq!(located(server, &["web/api.py"], ""), source("web/api.py"));
+        assert_eq!(located(server, &["web/api/__init__.py"], ""), source("web/api/__init__.py"));
+        assert_eq!(located(server, &["web/api.cpython-312.so"], ""), Located::Elsewhere);
+        assert_eq!(located(server, &["README"], "web"), Located::Elsewhere);
         // The tree comes before the environment.
         let missing = Located::Missing(vec!["web/api.py".into(), "web/api/__init__.py".into()]);
-        assert_eq!(looked_up(server, &["web/__init__.py"], "web"), missing);
-        assert_eq!(looked_up(server, &["README"], ""), missing);
+        assert_eq!(located(server, &["web/__init__.py"], "web"), missing);
+        assert_eq!(located(server, &["README"], ""), missing);
         for links in [&["web@"][..], &["web/api.py@"], &["web/api.py@", "web/__init__.py"]] {
-            assert_eq!(looked_up(server, links, ""), Located::Elsewhere, "{links:?}");
+            assert_eq!(located(server, links, ""), Located::Elsewhere, "{links:?}");
         }
-        assert_eq!(looked_up("/v/bin/python ./a/../x.py", &["x.py"], ""), source("x.py"));
-        assert_eq!(looked_up("/v/bin/python x.py", &[], ""), Located::Missing(vec!["x.py".into()]));
-        assert_eq!(looked_up("/v/bin/python /srv/x.py", &[], ""), Located::Elsewhere);
-        assert_eq!(looked_up("/opt/ladylinux/app/run.sh", &["run.sh"], ""), Located::Elsewhere);
+        assert_eq!(located("/v/bin/python ./a/../x.py", &["x.py"], ""), source("x.py"));
+        assert_eq!(located("/v/bin/python x.py", &[], ""), Located::Missing(vec!["x.py".into()]));
+        assert_eq!(located("/v/bin/python /srv/x.py", &[], ""), Located::Elsewhere);
+        assert_eq!(located("/opt/ladylinux/app/run.sh", &["run.sh"], ""), Located::Elsewhere);
     }
 
     #[test]

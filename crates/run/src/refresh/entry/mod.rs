@@ -49,7 +49,7 @@ pub(crate) fn check(on: &Installation, release: &Release, generation: &Generatio
     let context = || format!("commit {commit} cannot be started");
     match locate(&entry, &on.layout.app(), &tree, is_installed) {
         Located::Elsewhere => Ok(()),
-        Located::Missing(looked) => Err(missing(&program, &entry, &looked)).context(context),
+        Located::Missing(searched) => Err(missing(&program, &entry, &searched)).context(context),
         Located::Source(path) => {
             let Some(source) = on.mirror.read(&release.commit, &path)? else { return Ok(()) };
             let job = Job::new(Role::Build, compile::DEADLINE);
@@ -97,15 +97,15 @@ pub(crate) fn import_hook(on: &Installation, release: &Release, tree: &Path) -> 
     }))
 }
 
-fn missing(program: &ServiceProgram, entry: &Entry, looked: &[PathBuf]) -> Failure {
+fn missing(program: &ServiceProgram, entry: &Entry, searched: &[PathBuf]) -> Failure {
     let what = match entry {
         Entry::Module { name, .. } => format!("the module {name}"),
         Entry::File { path } => path.display().to_string(),
     };
-    let looked: Vec<String> = looked.iter().map(|path| path.display().to_string()).collect();
+    let searched: Vec<String> = searched.iter().map(|path| path.display().to_string()).collect();
     Failure::new(format!(
         "the service starts from {what}, which the commit does not contain (searched: {})",
-        looked.join(", ")
+        searched.join(", ")
     ))
     .hint(program.change.clone())
     .command_for("or push a commit that brings it, then", "ladylinux-refresh run", &[])

@@ -25,7 +25,7 @@ use super::run_request::RunRequest;
 use super::{open, print_unless_reported, reporter, settings};
 
 /// Has a run done where it belongs.
-pub(super) fn place(
+pub(super) fn carry_out(
     layout: &Layout,
     request: &RunRequest,
     run: RunId,
@@ -87,7 +87,7 @@ fn elsewhere(
     let bus = if start::in_units(layout) {
         if is_inside(&settings.service.unit) {
             let unit = unit_of(run);
-            screen::complain(&format!(
+            screen::print_to_stderr(&format!(
                 "this was started from inside the service, which a refresh stops; it goes on outside of it, in {unit}"
             ));
         }
@@ -101,8 +101,8 @@ fn elsewhere(
             start::await_begin(layout, bus, run).map_err(|why| not_begun(layout, run, why))?;
         }
         match report.format() {
-            Some(Format::Json) => screen::say(&serde_json::json!({ "run": run }).to_string()),
-            _ => screen::say(run.as_str()),
+            Some(Format::Json) => screen::print_line(&serde_json::json!({ "run": run }).to_string()),
+            _ => screen::print_line(run.as_str()),
         }
         return Ok(Ended::Done);
     }

@@ -18,7 +18,7 @@ pub(super) const ANSWER: Duration = Duration::from_secs(5);
 
 /// The unit that has the sockets. Dropping it ends the unit.
 #[derive(Debug)]
-pub(crate) struct Held {
+pub(crate) struct SocketHolder {
     /// `None` from its end on.
     pub(super) waiting: Option<Waiting>,
     /// The other ends of the connections that were open before it was started.
@@ -27,7 +27,7 @@ pub(crate) struct Held {
     pub(super) opened_again: Option<Instant>,
 }
 
-impl Held {
+impl SocketHolder {
     /// Returns whether a process has the socket by right while the service is stopped.
     pub(super) fn allows(&self, holder: &PortHolder) -> bool {
         let unit = self.waiting.as_ref().and_then(Waiting::unit);
@@ -45,7 +45,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for SocketHolder {
     fn drop(&mut self) {
         // Its input is closed first: it leaves the sockets as they were.
         if let Some(waiting) = self.waiting.take() {

@@ -1,4 +1,4 @@
-//! How operations of this room are asked for: the paths that they need, and the scratch directory that they may write to.
+//! How operations of this crate are asked for: the paths that they need, and the scratch directory that they may write to.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,7 +25,7 @@ pub(super) const DEADLINE: Duration = Duration::from_secs(180);
 
 /// Where an operation finds git and the mirror; part of every request.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Place {
+pub struct GitLocation {
     /// The git program.
     pub program: TreePath,
     /// The directory of git's private configuration.
@@ -36,7 +36,7 @@ pub struct Place {
     pub scratch: TreePath,
 }
 
-impl Place {
+impl GitLocation {
     /// Returns where an operation on the source finds git and the mirror.
     pub(super) fn of(on: &Installation, scratch: &Scratch) -> Self {
         let (program, configuration) = on.git().found_at();
@@ -82,11 +82,11 @@ impl RepositoryRequest {
 pub(super) fn inspect<Q: Serialize, A: DeserializeOwned>(
     on: &Installation,
     operation: &str,
-    request: impl FnOnce(Place) -> Q,
+    request: impl FnOnce(GitLocation) -> Q,
 ) -> Outcome<A> {
     Scratch::with(on, |scratch| {
         let job = Job::new(Role::Inspect, DEADLINE).writes(scratch.path());
-        on.units.call(&job, operation, &request(Place::of(on, scratch)))
+        on.units.call(&job, operation, &request(GitLocation::of(on, scratch)))
     })
 }
 
