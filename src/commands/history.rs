@@ -133,7 +133,8 @@ fn cells(run: &Past, all: &[Past], now: Option<&RunId>) -> [String; 6] {
         }
         _ => (commit.map_or("-", |commit| &commit.as_str()[..COMMIT]).to_owned(), harmless_line(subject)),
     };
-    let down = report.downtime_ms.map_or_else(|| "-".to_owned(), duration);
+    // As wide for 97 ms as for 1.20 s: the columns after it stay where they are.
+    let down = report.downtime_ms.map_or_else(|| "-".to_owned(), |ms| format!("{:<6}", duration(ms)));
     [clock::to_the_minute(report.started_at), report.in_words(), down, commit, id, subject]
 }
 
