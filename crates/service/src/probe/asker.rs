@@ -61,13 +61,15 @@ pub struct ProbeUnit {
 }
 
 impl ProbeUnit {
-    /// Starts the unit for a probe with the URL `url`, where one is needed: root asks only in a unit.
+    /// Starts the unit for a probe with the URL `url`, where systemd has to start one: root asks only in a unit.
     ///
     /// # Errors
     /// It cannot be started.
     pub fn start_for_root(units: &Units, url: Option<&str>) -> Outcome<Option<Self>> {
         let role = role(url.is_some_and(|url| url.starts_with(UNIX)));
-        if is_root() { Self::start(units, role).map(Some) } else { Ok(None) }
+        // Without systemd the unit is a process with the mark of the run: it would count as one that a hook left running, and
+        // it starts in some milliseconds.
+        if is_root() && units.can_bind() { Self::start(units, role).map(Some) } else { Ok(None) }
     }
 
     fn start(units: &Units, role: Role) -> Outcome<Self> {
