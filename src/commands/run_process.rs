@@ -1,6 +1,6 @@
-//! Where a run happens: in this process, or in one of its own that this one starts and follows.
+//! Where a run happens: in this process, or in another one that this one starts and follows.
 //!
-//! On a host with systemd it is always one of its own (`relay`), so that whatever becomes of the caller, the refresh goes
+//! On a host with systemd it is always another one (`relay`), so that whatever becomes of the caller, the refresh goes
 //! on. The command line is checked here first, so that a mistake is reported at once.
 
 use crate::cli::{Format, PlaceArgs, ReportArgs};

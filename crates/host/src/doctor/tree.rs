@@ -1,4 +1,4 @@
-//! The work tree: a repository of its own, nothing foreign in it, nothing protected below it.
+//! The work tree: its own repository, nothing foreign in it, nothing protected below it.
 #![expect(clippy::unnecessary_wraps, reason = "every check answers in the same way")]
 
 use refresh_git::locks::holders;
@@ -11,7 +11,7 @@ use refresh_system::error::Failure;
 use super::{Examined, Findings, Found, quoted_all, refused, some_of};
 use refresh_system::text::quoted;
 
-/// `app/` is a Git repository of its own.
+/// `app/` has its own Git repository.
 pub(super) fn repository(examined: &Examined, on: &Installation) -> Findings {
     let tree = examined.tree()?;
     let found = refused(
@@ -51,7 +51,7 @@ pub(super) fn movable(examined: &Examined, tree: &TreeState) -> Findings {
         return Err(Failure::new(format!("only root{owner} can find out")));
     }
     if preflight::not_mounted(on).is_err() {
-        // That is a finding of its own.
+        // Another check reports that.
         return Ok(Vec::new());
     }
     refused(preflight::movable(on, tree), why)

@@ -136,7 +136,7 @@ impl Host {
         Ok(())
     }
 
-    /// Does `work` with a git whose configuration lies in a world of its own, which is gone afterwards.
+    /// Does `work` with a git whose configuration lies in a separate directory, which is removed afterwards.
     pub(super) fn with_git<T>(&self, work: impl FnOnce(&Git, &Layout) -> Outcome<T>) -> Outcome<T> {
         let scratch = PathBuf::from(format!("/tmp/ladylinux-refresh-init-{}", self.run));
         disk::make_new_directory(&scratch, 0o755)?;

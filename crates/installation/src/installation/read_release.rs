@@ -124,7 +124,7 @@ fn handle(request: &ReadReleaseRequest) -> Outcome<ReadReleaseResponse> {
     let runner = Runner::silent();
     let git = Git::new(&runner, &request.layout)?;
     let mirror = Mirror::new(&git, &request.layout, &Remote::default());
-    // Listed first, every file is found without a git of its own.
+    // Listed first, every file is found without one git for each.
     mirror.files(&request.commit)?;
     let application = mirror.read(&request.commit, Path::new(APPLICATION_FILE))?;
     let application = layers::read_application(application.as_deref())?;

@@ -1,7 +1,7 @@
 //! Units: sandboxed processes that do all work on content of others, so that root only conducts.
 //!
 //! A unit does an operation of ours ([`Units::call`]), runs a program of others ([`Units::run`]), or waits and answers
-//! later ([`Units::wait_in_unit`]). On a machine with systemd it is a transient unit with a control group of its own;
+//! later ([`Units::wait_in_unit`]). On a machine with systemd it is a transient unit with its own control group;
 //! elsewhere a process that this program confines by itself ([`launcher`]). [`table`] says as whom each role runs and what
 //! it may reach. This module starts processes and copies this program to the file that they execute; it changes nothing
 //! else.
