@@ -26,7 +26,7 @@ use refresh_system::error::Outcome;
 use refresh_system::{clock, interrupt};
 
 use super::held_back;
-use super::run_request::{RunRequest, answers};
+use super::run_request::{RunRequest, answers, start_probe_beforehand};
 use super::{lock, settings, to_type_again};
 
 /// A run that happens in this process.
@@ -159,6 +159,7 @@ fn examine(on: &Installation, request: &RunRequest, run: &RunId) -> Outcome<(Tar
     interrupt::check()?;
     on.units.start_beforehand(Role::Inspect);
     on.units.start_beforehand(Role::Build);
+    start_probe_beforehand(on);
     let recovered = recover::recover(&on.layout, on.runner.events(), &Exchanges::of(on))?;
     // This run holds the lock and has not begun: a run that the status has as in progress is not.
     status_file::clear_current(&on.layout)?;

@@ -7,6 +7,7 @@ use refresh_installation::history;
 use refresh_installation::history::Now;
 use refresh_installation::installation::Installation;
 use refresh_installation::status_file;
+use refresh_programs::units::Role;
 use refresh_run::plan::Target;
 use refresh_run::plan::space::Makes;
 use refresh_service::deployed::Deployment;
@@ -145,6 +146,14 @@ pub(super) fn choose_branch(on: &Installation, asked: Option<BranchName>) -> Out
 pub(super) fn usual_branch(on: &Installation) -> BranchName {
     let deployed = status_file::read(&on.layout).deployed.map(|pair| pair.branch);
     on.settings.branch_to_follow(deployed)
+}
+
+/// Starts the unit that asks the service for its health, in the background. A socket in the file system is asked by the unit
+/// that reads the tree.
+pub(super) fn start_probe_beforehand(on: &Installation) {
+    if probe::role(on.settings.probe.url.as_deref()) == Role::Probe {
+        on.units.start_beforehand(Role::Probe);
+    }
 }
 
 /// Asks the running service once, as step 5 would: one that runs and does not answer is not right.

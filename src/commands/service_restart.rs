@@ -83,7 +83,7 @@ fn start(on: &Installation) -> Outcome<Started> {
 /// Waits until the started service is healthy.
 fn check(on: &Installation, probe: &ResolvedProbe, started: &Started) -> Outcome<Healthy> {
     warn(&started.warnings);
-    health::await_healthy(probe, &on.units, None, on.service.as_ref(), started.main).map_err(|failure| {
+    health::await_healthy(probe, &on.units, on.service.as_ref(), started.main).map_err(|failure| {
         if failure.interrupted_by().is_some() {
             return failure;
         }

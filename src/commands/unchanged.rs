@@ -26,7 +26,7 @@ use refresh_system::clock;
 use refresh_system::error::{Failure, Outcome};
 
 use super::local_run::LocalRun;
-use super::run_request::{RunRequest, answers};
+use super::run_request::{RunRequest, start_probe_beforehand};
 use super::{reporter, settings};
 
 /// What is found where nothing has changed.
@@ -71,9 +71,11 @@ fn read_all(on: &Installation, target: &Target) -> Outcome<Option<UpToDate>> {
     let (mirror, branch) = (on.mirror.clone(), target.branch().clone());
     let tip = std::thread::spawn(move || mirror.remote_tip(&branch));
     confinement::check(on)?;
+    // The remote takes longest: no more than one unit starts beside the one that asks it.
     on.units.start_beforehand(Role::Inspect);
-    on.units.start_beforehand(Role::Build);
     let observed = Observed::of(on)?;
+    on.units.start_beforehand(Role::Build);
+    start_probe_beforehand(on);
     if !preflight::check(on, &observed, Makes::New)?.is_empty() {
         return Ok(None);
     }
@@ -81,7 +83,8 @@ fn read_all(on: &Installation, target: &Target) -> Outcome<Option<UpToDate>> {
     let Some(deployed) = &observed.deployed else { return Ok(None) };
     let coming = Coming::deployed(on, &observed, &deployed.commit)?;
     let is_all_there = coming.is_some_and(|coming| coming.is_all_there(target, &observed));
-    if !is_all_there || !answers(on, &deployed.commit)? {
+    // Preflight has asked the service for its health.
+    if !is_all_there {
         return Ok(None);
     }
     let models = refresh::models::verified(on, &deployed.commit)?;

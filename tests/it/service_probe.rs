@@ -180,7 +180,7 @@ fn problem(probe: &ResolvedProbe) -> String {
 }
 
 fn failure(probe: &ResolvedProbe, service: &Service) -> String {
-    await_healthy(probe, &units(), None, service, service.main).unwrap_err().chain().join(": ")
+    await_healthy(probe, &units(), service, service.main).unwrap_err().chain().join(": ")
 }
 
 #[test]
@@ -264,7 +264,7 @@ fn rw_5_5_a_service_that_is_slow_to_listen_is_waited_for() {
             Server::on(TcpListener::bind(("127.0.0.1", port)).unwrap(), vec![http("200 OK", "")])
         });
         let service = Service::new();
-        let healthy = await_healthy(&probe, &units(), None, &service, service.main).unwrap();
+        let healthy = await_healthy(&probe, &units(), &service, service.main).unwrap();
         drop(late.join().unwrap());
         healthy.attempts > 1 && healthy.took >= Duration::from_millis(50)
     });
@@ -275,7 +275,7 @@ fn rw_5_5_a_service_that_is_slow_to_listen_is_waited_for() {
 fn rw_5_5_an_error_at_first_and_a_good_answer_later_is_good_from_then_on() {
     let server = Server::new(vec![http("503 Not yet", ""), http("503 Not yet", ""), http("200 OK", "")]);
     let service = Service::new();
-    let healthy = await_healthy(&server.probe(), &units(), None, &service, service.main).unwrap();
+    let healthy = await_healthy(&server.probe(), &units(), &service, service.main).unwrap();
     assert_eq!((healthy.attempts, healthy.status), (3, 200));
     assert!(server.requests.load(Ordering::SeqCst) > 3, "it is asked again while it settles");
 }

@@ -208,7 +208,18 @@ fn inside_sessions() {
         assert_eq!(ask(&reading), units.user_of(Role::Inspect).unwrap(), "after SIG{signal}");
         assert_eq!(names(Role::Inspect).len(), 1);
     }
-    units.end_sessions();
+    units.keep_ready(Role::Probe).unwrap();
+    let probe = names(Role::Probe);
+    units.end_sessions(Some(Role::Probe));
+    assert_eq!(names(Role::Inspect), Vec::<String>::new());
+    units.keep_ready(Role::Probe).unwrap();
+    assert_eq!(
+        (names(Role::Probe), probe.len()),
+        (probe, 1),
+        "the unit of the health check waits through the stop"
+    );
+    units.end_sessions(None);
+    assert_eq!(names(Role::Probe), Vec::<String>::new());
     assert_eq!([names(Role::Inspect), names(Role::Build)], [Vec::<String>::new(), Vec::new()]);
     ask(&reading);
     drop(units);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::probe::asker::Asker;
 use super::probe::question::{NO_ANSWER, REQUEST};
-use super::probe::{ProbeResult, ProbeUnit, ResolvedProbe};
+use super::probe::{ProbeResult, ResolvedProbe};
 use super::{Running, ServiceManager, ServiceState, Started};
 use refresh_programs::process::{ExitKind, Handle, ProcessId};
 use refresh_programs::units::Units;
@@ -36,18 +36,17 @@ pub struct Healthy {
 }
 
 /// Asks a service that was just started until it answers well, then watches it for the settle time: it has to stay good,
-/// to stay the same process, and not to be restarted. The waiting unit asks, where there is one.
+/// to stay the same process, and not to be restarted.
 ///
 /// # Errors
 /// The service died, was restarted, did not answer well within the deadline, or did not stay good; or an interruption.
 pub fn await_healthy(
     probe: &ResolvedProbe,
     units: &Units,
-    waiting: Option<ProbeUnit>,
     service: &dyn ServiceManager,
     main: ProcessId,
 ) -> Outcome<Healthy> {
-    let asking = Asking::begin(probe, units, waiting)?;
+    let asking = Asking::begin(probe, units)?;
     let watch = Watch { probe, service, main, asking, began: clock::monotonic() };
     let healthy = watch.until_good()?;
     watch.while_it_settles(healthy.first_good)?;
@@ -70,12 +69,12 @@ struct Asking {
 }
 
 impl Asking {
-    fn begin(probe: &ResolvedProbe, units: &Units, waiting: Option<ProbeUnit>) -> Outcome<Self> {
+    fn begin(probe: &ResolvedProbe, units: &Units) -> Outcome<Self> {
         let (limits, wanted) = mpsc::channel();
         let (answers, results) = mpsc::channel();
         let (probe, units) = (probe.clone(), units.clone());
         let work = move || {
-            let mut asker = match Asker::new(&probe, &units, waiting) {
+            let asker = match Asker::new(&probe, &units) {
                 Ok(asker) => asker,
                 Err(failure) => {
                     let _ = answers.send(ProbeResult::Bad { problem: failure.chain().join(": ") });

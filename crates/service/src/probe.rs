@@ -21,7 +21,7 @@ use refresh_settings as settings;
 use refresh_system::error::{Failure, Outcome};
 use tls_settings::tls_of;
 
-pub use asker::ProbeUnit;
+pub use asker::role;
 pub use question::{AtSocket, ProbeResult, ResolvedProbe, addresses};
 pub use tls::Tls;
 
@@ -194,7 +194,7 @@ pub fn reach(probe: &ResolvedProbe, units: &Units) -> Outcome<Reach> {
 }
 
 fn answer(probe: &ResolvedProbe, units: &Units) -> Outcome<Reach> {
-    let problem = match Asker::new(probe, units, None)?.ask(REQUEST) {
+    let problem = match Asker::new(probe, units)?.ask(REQUEST) {
         ProbeResult::Good { .. } => return Ok(Reach::Good),
         ProbeResult::Bad { problem } => problem,
     };
@@ -207,7 +207,7 @@ fn answer(probe: &ResolvedProbe, units: &Units) -> Outcome<Reach> {
         }
     }
     let any = ResolvedProbe { status: None, json: None, body: None, ..probe.clone() };
-    Ok(match Asker::new(&any, units, None)?.ask(REQUEST) {
+    Ok(match Asker::new(&any, units)?.ask(REQUEST) {
         ProbeResult::Good { status } if MISTAKEN.contains(&status) => Reach::Mistaken { problem },
         _ => Reach::Unwell { problem },
     })
@@ -256,7 +256,7 @@ fn fill_in(value: &str, deployed: Option<&Deployment>) -> String {
 /// # Errors
 /// The probe cannot be asked at all.
 pub fn probe_once(probe: &ResolvedProbe, units: &Units) -> Outcome<ProbeResult> {
-    Ok(Asker::new(probe, units, None)?.ask(REQUEST))
+    Ok(Asker::new(probe, units)?.ask(REQUEST))
 }
 
 #[cfg(test)]

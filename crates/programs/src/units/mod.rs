@@ -71,25 +71,38 @@ impl Units {
         Self { context, sessions: None }
     }
 
-    /// Answers requests that need the same rights in one unit, one after the other, where units are systemd's.
+    /// Answers requests that need the same rights in one unit, one after the other ([`sessions`]).
     #[must_use]
     pub fn with_sessions(mut self) -> Self {
-        self.sessions = self.context.in_systemd().then(Sessions::default);
+        self.sessions = Some(Sessions::default());
         self
     }
 
-    /// Starts the unit that answers requests of a role which writes nothing, in the background.
+    /// Starts the unit that answers requests of a role which writes nothing, in the background, where units are systemd's.
     pub fn start_beforehand(&self, role: Role) {
-        if let Some(sessions) = &self.sessions {
+        if let Some(sessions) = self.sessions_of_systemd() {
             sessions.start_beforehand(&self.context, role);
         }
     }
 
-    /// Ends the units that wait for further requests.
-    pub fn end_sessions(&self) {
+    /// Starts a unit that answers requests of a role which writes nothing, where units are systemd's and none lives.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn keep_ready(&self, role: Role) -> Outcome<()> {
+        self.sessions_of_systemd().map_or(Ok(()), |sessions| sessions.keep_ready(&self.context, role))
+    }
+
+    /// Ends the units that wait for further requests, but those of the role `kept`.
+    pub fn end_sessions(&self, kept: Option<Role>) {
         if let Some(sessions) = &self.sessions {
-            sessions.end();
+            // A process would count as one that a hook left running: it has the mark of the run.
+            sessions.end(kept.filter(|_| self.context.in_systemd()));
         }
+    }
+
+    fn sessions_of_systemd(&self) -> Option<&Sessions> {
+        self.sessions.as_ref().filter(|_| self.context.in_systemd())
     }
 
     /// Does an operation of ours in a unit and returns its response.

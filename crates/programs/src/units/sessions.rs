@@ -3,7 +3,8 @@
 //!
 //! Only requests that need the same rights share a session, and only those that get no secret and see nothing at another
 //! path. A session ends when the installation is closed, when [`super::Units::end_sessions`] is called, or with its unit.
-//! Outside of systemd a unit is an ordinary process, which starts in a few milliseconds: there each request has its own.
+//! Outside of systemd a unit is an ordinary process, which starts in a few milliseconds: there each request has its own, but
+//! for those of the health check, which come one after the other while the service is down.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -21,6 +22,8 @@ const LIFE: Duration = Duration::from_secs(3600);
 
 /// How many bytes a response may have.
 const OUTPUT: usize = 256 << 20;
+/// How many bytes a response of the health check may have.
+const VERDICT: usize = 1 << 20;
 
 /// Returns the role of a session that can do a job: one that reads, and writes to scratch directories alone. Those belong to
 /// the user that they were made for; a session sees the directory that they are made in.
@@ -30,8 +33,13 @@ fn role_of(units: &UnitContext, job: &Job) -> Option<Role> {
         && job.binds.is_empty()
         && job.sockets.is_none()
         && job.narrate.is_none()
-        && job.writable.iter().all(|path| path.starts_with(&scratch));
-    (is_plain && matches!(job.role, Role::Build | Role::Inspect)).then_some(job.role)
+        && job.writable.iter().all(|path| job.role != Role::Probe && path.starts_with(&scratch));
+    let has_session = match job.role {
+        Role::Build | Role::Inspect => units.in_systemd(),
+        Role::Probe => true,
+        _ => false,
+    };
+    (is_plain && has_session).then_some(job.role)
 }
 
 /// The sessions of one installation. Clones share them.
@@ -91,14 +99,31 @@ impl Sessions {
         });
     }
 
-    /// Ends all that no request uses.
-    pub(super) fn end(&self) {
-        let free = {
+    /// Starts a session where none of this role lives that a request could use.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub(super) fn keep_ready(&self, units: &UnitContext, role: Role) -> Outcome<()> {
+        let session = match self.take(role) {
+            Some(session) if session.is_alive() => session,
+            _ => start(units, role)?,
+        };
+        self.state().free.push((role, session));
+        Ok(())
+    }
+
+    /// Ends all that no request uses, but those of the role `kept`.
+    pub(super) fn end(&self, kept: Option<Role>) {
+        let ended = {
             let mut state = self.state();
             state.starting.clear();
-            std::mem::take(&mut state.free)
+            let (free, ended) =
+                std::mem::take(&mut state.free).into_iter().partition(|(role, _)| Some(*role) == kept);
+            state.free = free;
+            ended
         };
-        for (_, session) in free {
+        let ended: Vec<(Role, Waiting)> = ended;
+        for (_, session) in ended {
             session.end();
         }
     }
@@ -139,11 +164,16 @@ fn line_of(operation: &str, request: Vec<u8>) -> Outcome<Vec<u8>> {
 }
 
 fn start(units: &UnitContext, role: Role) -> Outcome<Waiting> {
-    let scratch = units.layout.scratch();
-    // What is missing when the unit starts cannot be written to later.
-    disk::make_directory(&scratch, 0o755)?;
-    let mut job = Job::new(role, LIFE).writes(scratch);
-    job.output = OUTPUT;
+    let mut job = Job::new(role, LIFE);
+    if role == Role::Probe {
+        job.output = VERDICT;
+    } else {
+        let scratch = units.layout.scratch();
+        // What is missing when the unit starts cannot be written to later.
+        disk::make_directory(&scratch, 0o755)?;
+        job = job.writes(scratch);
+        job.output = OUTPUT;
+    }
     let ready =
         RawValue::from_string("{}".to_owned()).context(|| "a request cannot be written".to_owned())?;
     let first = AnyRequest { operation: operations::READY.to_owned(), request: &ready };

@@ -10,7 +10,6 @@ use refresh_installation::journal::{Entry, Journal};
 use refresh_service::Running;
 use refresh_service::deployed::Deployment;
 use refresh_service::others::Untied;
-use refresh_service::probe::ProbeUnit;
 use refresh_settings::names::{BranchName, CommitId, GenerationName};
 use refresh_source::hook_outputs::HookTime;
 use refresh_system::clock;
@@ -40,8 +39,6 @@ pub struct Account {
     pub(crate) untied: Vec<Untied>,
     /// The unit that has the service's sockets, from before the stop until the service is proved.
     pub(crate) held: Option<SocketHolder>,
-    /// The unit that asks the new service, from before the stop on.
-    pub(crate) probe_unit: Option<ProbeUnit>,
     /// How often the service was asked on its own port until it answered.
     pub(crate) asked_here: u32,
     /// When the service began to be stopped.
@@ -73,7 +70,6 @@ impl Account {
             staged_assets: None,
             untied: Vec::new(),
             held: None,
-            probe_unit: None,
             asked_here: 0,
             down_since: None,
             restart_since: None,

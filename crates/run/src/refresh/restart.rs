@@ -84,13 +84,7 @@ fn start_and_prove(on: &Installation, account: &mut Account, probe: &ResolvedPro
         account.warn(warning.clone());
     }
     checkpoint::reach("restart:started");
-    let healthy = health::await_healthy(
-        probe,
-        &on.units,
-        account.probe_unit.take(),
-        on.service.as_ref(),
-        started.main,
-    )?;
+    let healthy = health::await_healthy(probe, &on.units, on.service.as_ref(), started.main)?;
     health::prove_new(on.service.as_ref(), &started, not_before)?;
     let number = on.port()?;
     if probe::addresses(probe).iter().any(|address| address.port() == number) {

@@ -8,7 +8,6 @@ use refresh_events::run_report::Phase;
 use refresh_installation::exit;
 use refresh_installation::installation::Installation;
 use refresh_service::Running;
-use refresh_service::probe::ProbeUnit;
 use refresh_source::aligner::Aligner;
 use refresh_source::exchange;
 use refresh_source::exchange::Exchange;
@@ -57,8 +56,6 @@ impl Refresh<'_, Planned> {
                 format!("{} fetched, {} {made}{hooks}{models}", release.commit.short(), generation.name);
             // Last, so that it waits for as short as can be.
             Exchange::make_room(&on.layout, &account.report.run, on.owner)?;
-            let probe = &release.settings.probe;
-            account.probe_unit = ProbeUnit::start_for_root(&on.units, probe.url.as_deref())?;
             let mut aligner = Aligner::start(on)?;
             aligner.list_beforehand(on, &release.commit, &account.known);
             Ok((Staged { release, generation, tree, aligner: Some(aligner) }, summary))

@@ -6,7 +6,7 @@ use crate::plan::Target;
 use refresh_events::run_report::{HeldBack, HeldBy};
 use refresh_installation::installation::Installation;
 use refresh_installation::status_file;
-use refresh_service::probe::ProbeUnit;
+use refresh_service::probe;
 use refresh_service::{Admission, Force, Running, ServiceState, fence, port};
 use refresh_system::environment;
 use refresh_system::error::Outcome;
@@ -24,13 +24,12 @@ const PORT_PATIENCE: Duration = Duration::from_secs(2);
 /// The fence cannot be raised (then nothing was stopped), a process of the service cannot be ended, or a stranger
 /// holds its port.
 pub(crate) fn stop(on: &Installation, account: &mut Account) -> Outcome<String> {
-    // A staged run has started it before.
-    if account.probe_unit.is_none() {
-        account.probe_unit = ProbeUnit::start_for_root(&on.units, on.settings.probe.url.as_deref())?;
-    }
+    // It asks for the health after the start: nothing has to be started for that while the service is down.
+    let probe = probe::role(on.settings.probe.url.as_deref());
+    on.units.keep_ready(probe)?;
     socket::hold(on, account)?;
     others::note(on, account)?;
-    on.units.end_sessions();
+    on.units.end_sessions(Some(probe));
     hold_back(on, account)?;
     let before = if on.is_fenced() { None } else { on.service.observe()?.running().cloned() };
     fence::raise(&on.layout, &account.report.run, &format!("refresh {} is in progress", account.report.run))?;

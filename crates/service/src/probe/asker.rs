@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::question::{ProbeResult, REQUEST, ResolvedProbe, UNIX, agent, ask_as};
+use super::question::{ProbeResult, ResolvedProbe, UNIX, agent, ask_as};
 use refresh_programs::process::worker;
-use refresh_programs::units::{Job, Role, Units, Waiting};
+use refresh_programs::units::{Job, Role, Units};
 use refresh_system::error::Outcome;
 
 /// The operation of the unit.
@@ -22,29 +22,22 @@ const START: Duration = Duration::from_secs(30);
 /// A question for the unit.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ProbeRequest {
-    /// What to ask; `None` shows that the unit works.
-    question: Option<(ResolvedProbe, Duration)>,
+    probe: ResolvedProbe,
+    limit: Duration,
 }
 
-/// What came of a question.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct ProbeResponse {
-    result: Option<ProbeResult>,
-}
-
-/// Answers a request in the unit.
+/// Asks the service in the unit.
 ///
 /// # Errors
 /// None: each problem is an answer.
-pub fn handle(request: &ProbeRequest) -> Outcome<ProbeResponse> {
-    let result = request.question.as_ref().map(|(probe, limit)| match agent(probe) {
-        Ok(agent) => ask_as(&agent, probe, *limit),
+pub fn handle(request: &ProbeRequest) -> Outcome<ProbeResult> {
+    Ok(match agent(&request.probe) {
+        Ok(agent) => ask_as(&agent, &request.probe, request.limit),
         Err(failure) => {
             let problem = format!("{SETTINGS}{}", failure.chain().join(": "));
             ProbeResult::Bad { problem }
         }
-    });
-    Ok(ProbeResponse { result })
+    })
 }
 
 /// Does the operation.
@@ -52,43 +45,13 @@ pub fn answer(request: &[u8]) -> Vec<u8> {
     worker::answer(request, |request| handle(&request))
 }
 
-/// A unit that waits for questions. It is started before the stop, so that nothing has to be started while the service is
-/// down.
-#[derive(Debug)]
-pub struct ProbeUnit {
-    role: Role,
-    waiting: Waiting,
+/// Returns the role of the unit that asks at `url`. Who may use a socket in the file system is decided by the service, and its
+/// user may.
+pub fn role(url: Option<&str>) -> Role {
+    if url.is_some_and(|url| url.starts_with(UNIX)) { Role::Inspect } else { Role::Probe }
 }
 
-impl ProbeUnit {
-    /// Starts the unit for a probe with the URL `url`, where systemd has to start one: root asks only in a unit.
-    ///
-    /// # Errors
-    /// It cannot be started.
-    pub fn start_for_root(units: &Units, url: Option<&str>) -> Outcome<Option<Self>> {
-        let role = role(url.is_some_and(|url| url.starts_with(UNIX)));
-        // Without systemd the unit is a process with the mark of the run: it would count as one that a hook left running, and
-        // it starts in some milliseconds.
-        if is_root() && units.can_bind() { Self::start(units, role).map(Some) } else { Ok(None) }
-    }
-
-    fn start(units: &Units, role: Role) -> Outcome<Self> {
-        let job = Job::new(role, REQUEST + START);
-        let waiting = units.wait_in_unit(&job, OPERATION, &ProbeRequest { question: None })?;
-        Ok(Self { role, waiting })
-    }
-}
-
-/// Returns the role of the unit. Who may use a socket in the file system is decided by the service, and its user may.
-fn role(is_socket: bool) -> Role {
-    if is_socket { Role::Inspect } else { Role::Probe }
-}
-
-fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
-}
-
-/// What asks one probe.
+/// Who asks one probe.
 #[derive(Debug)]
 pub(crate) struct Asker<'a> {
     probe: &'a ResolvedProbe,
@@ -98,45 +61,30 @@ pub(crate) struct Asker<'a> {
 #[derive(Debug)]
 enum Way {
     Here(ureq::Agent),
-    InUnit { units: Box<Units>, unit: Option<Box<ProbeUnit>> },
+    InUnit(Box<Units>),
 }
 
 impl<'a> Asker<'a> {
-    /// Makes what asks `probe`. Without a waiting unit that fits, the first question starts one.
+    /// Makes what asks `probe`. A unit asks for root; the first question starts it, where none waits.
     ///
     /// # Errors
     /// The probe cannot be asked at all.
-    pub(crate) fn new(probe: &'a ResolvedProbe, units: &Units, waiting: Option<ProbeUnit>) -> Outcome<Self> {
-        let way = if probe.tls.is_some() || is_root() {
-            let unit = waiting.filter(|unit| unit.role == role(probe.socket.is_some()));
-            Way::InUnit { units: Box::new(units.clone()), unit: unit.map(Box::new) }
-        } else {
-            Way::Here(agent(probe)?)
-        };
+    pub(crate) fn new(probe: &'a ResolvedProbe, units: &Units) -> Outcome<Self> {
+        let in_unit = probe.tls.is_some() || rustix::process::geteuid().is_root();
+        let way = if in_unit { Way::InUnit(Box::new(units.clone())) } else { Way::Here(agent(probe)?) };
         Ok(Self { probe, way })
     }
 
     /// Asks once.
-    pub(crate) fn ask(&mut self, limit: Duration) -> ProbeResult {
-        match &mut self.way {
+    pub(crate) fn ask(&self, limit: Duration) -> ProbeResult {
+        match &self.way {
             Way::Here(agent) => ask_as(agent, self.probe, limit),
-            Way::InUnit { units, unit } => ask_unit(units, unit, self.probe, limit)
-                .unwrap_or_else(|failure| ProbeResult::Bad { problem: failure.chain().join(": ") }),
+            Way::InUnit(units) => {
+                let job = Job::new(role(Some(&self.probe.url)), limit + START);
+                let request = ProbeRequest { probe: self.probe.clone(), limit };
+                let asked = units.call(&job, OPERATION, &request);
+                asked.unwrap_or_else(|failure| ProbeResult::Bad { problem: failure.chain().join(": ") })
+            }
         }
     }
-}
-
-fn ask_unit(
-    units: &Units,
-    unit: &mut Option<Box<ProbeUnit>>,
-    probe: &ResolvedProbe,
-    limit: Duration,
-) -> Outcome<ProbeResult> {
-    let unit = match unit {
-        Some(unit) => unit,
-        none => none.insert(Box::new(ProbeUnit::start(units, role(probe.socket.is_some()))?)),
-    };
-    let request = ProbeRequest { question: Some((probe.clone(), limit)) };
-    let response: ProbeResponse = unit.waiting.ask(&request)?;
-    Ok(response.result.unwrap_or(ProbeResult::Bad { problem: "the unit gave no answer".to_owned() }))
 }
