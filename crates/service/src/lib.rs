@@ -9,6 +9,7 @@ pub mod envfile;
 pub mod fence;
 pub(crate) mod free_port;
 pub mod health;
+mod listening_sockets;
 pub mod others;
 pub mod page;
 pub mod port;

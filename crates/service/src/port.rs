@@ -1,6 +1,6 @@
 //! The processes that listen on a TCP port of our own network namespace.
 //!
-//! Source: proc(5), `/proc/net/tcp` and `/proc/net/tcp6`. The holder is named for people; nothing is done to it.
+//! Source: `sock_diag(7)`; proc(5), `/proc/net/tcp` and `/proc/net/tcp6`. The holder is named for people; nothing is done to it.
 
 use std::collections::{BTreeSet, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -16,6 +16,7 @@ use refresh_system::error::{Context as _, Failure, Outcome};
 use refresh_system::{clock, interrupt};
 
 use super::free_port::is_free;
+use super::listening_sockets::{ListeningSocket, listening_sockets};
 
 /// The kernel's number of the state "listening".
 const LISTEN: u8 = 0x0A;
@@ -270,8 +271,12 @@ pub fn connections(port: u16) -> Outcome<Vec<Connection>> {
     Ok(sockets_on(port)?.into_iter().filter_map(connection).collect())
 }
 
-fn listening(port: u16) -> Outcome<Vec<Socket>> {
-    Ok(sockets_on(port)?.into_iter().filter(|socket| socket.state == LISTEN).collect())
+fn listening(port: u16) -> Outcome<Vec<ListeningSocket>> {
+    if let Some(found) = listening_sockets(port) {
+        return Ok(found);
+    }
+    let listening = sockets_on(port)?.into_iter().filter(|socket| socket.state == LISTEN);
+    Ok(listening.map(|socket| ListeningSocket { uid: socket.uid, inode: socket.inode }).collect())
 }
 
 /// Returns the TCP sockets with `port` on this side.
