@@ -40,8 +40,9 @@ const CAPABILITIES: [(u32, &str); 7] = [
     (19, "CAP_SYS_PTRACE"),
 ];
 
-/// The sockets of the bus, and those that the service is asked over.
-const FAMILIES: [&str; 3] = ["AF_UNIX", "AF_INET", "AF_INET6"];
+/// The sockets of the bus, those that the service is asked over, and those by which the kernel answers who listens on a port.
+/// To change anything over the last takes a capability that the unit does not have.
+const FAMILIES: [&str; 4] = ["AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK"];
 
 const REFUSED_CALLS: [&str; 5] = ["ptrace", "process_vm_readv", "process_vm_writev", "@mount", "@resources"];
 
