@@ -230,6 +230,10 @@ pub struct HistoryArgs {
     #[arg(long)]
     pub json: bool,
 
+    /// Print the log of the run
+    #[arg(long, requires = "run", conflicts_with = "json")]
+    pub log: bool,
+
     /// Number of runs to list
     #[arg(long, short = 'n', alias = "number", value_name = "N", default_value_t = 20)]
     pub limit: usize,

@@ -1,5 +1,9 @@
 //! `history`: the runs of the past.
 
+use std::io::{BufRead as _, BufReader};
+
+use rustix::fs::{Mode, OFlags};
+
 use crate::cli::HistoryArgs;
 use crate::report::human;
 use crate::report::outcome::Detail;
@@ -14,9 +18,10 @@ use refresh_settings::layout::Layout;
 use refresh_settings::names::RunId;
 use refresh_system::clock;
 use refresh_system::disk;
+use refresh_system::error::{Context as _, Failure};
 use refresh_system::screen;
 use refresh_system::screen::{Tone, fact, paint, print_line};
-use refresh_system::text::{count, duration, harmless_line};
+use refresh_system::text::{count, duration, harmless, harmless_line};
 
 use super::{run_id, wait};
 
@@ -28,6 +33,9 @@ pub(super) fn history(layout: &Layout, args: &HistoryArgs) -> Result<Ended, Erro
     let now = run_lock::held_by(&layout.lock_file()).map_err(context)?.and_then(|holder| holder.run);
     if let Some(name) = &args.run {
         let run = run_id::resolve(layout, "history", name)?;
+        if args.log {
+            return print_log(layout, &run);
+        }
         show(layout, &one(layout, run)?, now.as_ref(), args.json);
     } else {
         let all = past::all(layout).map_err(context)?;
@@ -58,6 +66,24 @@ fn one(layout: &Layout, run: RunId) -> Result<Past, Error> {
     }
 }
 
+/// Prints the log of a run, which hooks can have filled: no more than one line of it is held in memory.
+fn print_log(layout: &Layout, run: &RunId) -> Result<Ended, Error> {
+    wait::check_known(layout, "history", run)?;
+    let refused = |failure| Refusal::of("history", failure);
+    let path = layout.run_log(run);
+    let file = disk::open_own(&path, OFlags::RDONLY, Mode::empty()).map_err(refused)?;
+    let mut log = BufReader::new(file.ok_or_else(|| refused(Failure::new(format!("run {run} has no log"))))?);
+    let mut line = Vec::new();
+    let mut read = |line: &mut Vec<u8>| {
+        line.clear();
+        log.read_until(b'\n', line).context(|| format!("cannot read {}", path.display()))
+    };
+    while read(&mut line).map_err(refused)? > 0 && screen::is_taken() {
+        print_line(&harmless(String::from_utf8_lossy(&line).trim_end_matches('\n')));
+    }
+    Ok(Ended::Done)
+}
+
 fn show(layout: &Layout, run: &Past, now: Option<&RunId>, json: bool) {
     match (&run.report, json) {
         (Some(report), true) => print_line(&json::pretty(report)),
@@ -72,7 +98,7 @@ fn show(layout: &Layout, run: &Past, now: Option<&RunId>, json: bool) {
             for warning in &report.warnings {
                 screen::print_lines(&fact("warning", &paint(Tone::Warning, &harmless_line(warning)), width));
             }
-            let log = layout.run(&run.run).join("log");
+            let log = layout.run_log(&run.run);
             if log.exists() {
                 screen::print_lines(&fact("log", &log.display().to_string(), width));
             }
@@ -96,11 +122,11 @@ fn list(runs: &[Past], all: &[Past], now: Option<&RunId>, width: usize) {
         print_line("there were no runs yet");
         return;
     }
-    let longest = runs.iter().filter_map(|run| run.report.as_ref()?.downtime_ms).max().unwrap_or(0);
+    let longest = runs.iter().filter_map(own_downtime).max().unwrap_or(0);
     let rows: Vec<[String; 6]> = runs.iter().map(|run| cells(run, all, now)).collect();
     let [when, result, down, commit, run, subject] = ["WHEN", "RESULT", "DOWN", "COMMIT", "RUN", "SUBJECT"];
     let lines = if width >= WITH_BARS {
-        let bars = runs.iter().map(|run| run.report.as_ref().and_then(|report| report.downtime_ms));
+        let bars = runs.iter().map(own_downtime);
         let with_bar = rows.into_iter().zip(bars).map(|([when, result, down, commit, run, subject], ms)| {
             let bar = ms.map(|ms| bar(ms, longest)).unwrap_or_default();
             [when, result, down, bar, commit, run, subject]
@@ -113,6 +139,24 @@ fn list(runs: &[Past], all: &[Past], now: Option<&RunId>, width: usize) {
         screen::table([when, result, commit, run], &narrow.collect::<Vec<_>>(), width)
     };
     screen::print_lines(&lines);
+    for run in runs.iter().rev() {
+        screen::print_lines(&outage(run, all, screen::text_width()));
+    }
+}
+
+/// Returns the downtime of a run, in milliseconds, unless earlier runs have a part in it.
+fn own_downtime(run: &Past) -> Option<u64> {
+    run.report.as_ref().filter(|report| report.outage.is_none())?.downtime_ms
+}
+
+/// Returns the lines about a time without the service that spans several runs.
+fn outage(run: &Past, all: &[Past], width: usize) -> Vec<String> {
+    let Some(outage) = run.report.as_ref().and_then(|report| report.outage.as_ref()) else {
+        return Vec::new();
+    };
+    let (down, end) = (duration(outage.duration_ms), distinct(&run.run, all));
+    let start = outage.runs.first().map(|first| format!(", from run {}", distinct(first, all)));
+    fact("outage", &format!("{down}{} to run {end}", start.unwrap_or_default()), width)
 }
 
 /// Returns what the list shows of a run: time, result, downtime, commit, run ID, subject.
@@ -134,7 +178,7 @@ fn cells(run: &Past, all: &[Past], now: Option<&RunId>) -> [String; 6] {
         _ => (commit.map_or("-", |commit| &commit.as_str()[..COMMIT]).to_owned(), harmless_line(subject)),
     };
     // As wide for 97 ms as for 1.20 s: the columns after it stay where they are.
-    let down = report.downtime_ms.map_or_else(|| "-".to_owned(), |ms| format!("{:<6}", duration(ms)));
+    let down = report.down_ms().map_or_else(|| "-".to_owned(), |ms| format!("{:<6}", duration(ms)));
     [clock::to_the_minute(report.started_at), report.in_words(), down, commit, id, subject]
 }
 

@@ -78,6 +78,7 @@ fn options(args: &InitArgs) -> Outcome<InitOptions> {
         port: args.port,
         has_socket: args.socket,
         has_page: args.page,
+        is_dry_run: args.dry_run,
     })
 }
 

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::cli::StatusArgs;
-use crate::report::json;
+use crate::report::{json, outcome};
 use refresh_events::run_report;
 use refresh_events::run_report::{HeldBack, LockSummary, RELEASE, Report};
 use refresh_installation::exit::{Ended, Error};
@@ -47,6 +47,10 @@ struct Status {
     fence: Option<String>,
     #[serde(skip)]
     standing_fence: Option<Fence>,
+    /// The run that halted, and whose fence a person has removed.
+    unfenced: Option<RunId>,
+    #[serde(skip)]
+    unproved: Option<Report>,
     /// The command that brings the fenced service back.
     #[serde(skip)]
     way_out: Option<String>,
@@ -82,6 +86,7 @@ fn examine(on: &Installation) -> refresh_system::error::Outcome<Status> {
     };
     // Only its owner can look at the lock; everybody can see the process.
     let running_now = holder.or_else(|| file.running_now());
+    let unproved = if running_now.is_some() { None } else { history::unfenced(&on.layout)? };
     Ok(Status {
         schema: 1,
         commit: observed.tree.commit.clone(),
@@ -94,6 +99,8 @@ fn examine(on: &Installation) -> refresh_system::error::Outcome<Status> {
         service: on.service_report(Some(on.probe_url()?)),
         fence: observed.fence.as_ref().map(fence_in_words),
         way_out: observed.fence.as_ref().map(|fence| history::way_out(&on.layout, fence)),
+        unfenced: unproved.as_ref().map(|report| report.run.clone()),
+        unproved,
         standing_fence: observed.fence.clone(),
         drift: observed.drift.unwrap_or_default(),
         deployed: file.deployed,
@@ -140,6 +147,9 @@ fn verdict(status: &Status) -> String {
     match (&status.running_now, &status.fence, status.service.state.as_str(), version) {
         (Some(run), ..) => format!("In progress: run {run}"),
         (None, Some(_), ..) => paint(Tone::Bad, "Failed: the service is fenced and does not start"),
+        (None, None, "running", _) if status.unfenced.is_some() => {
+            paint(Tone::Warning, "Running without a good health check: the last refresh failed")
+        }
         (None, None, "running", Some(version)) if is_deployed => {
             format!("{} {version}", paint(Tone::Good, "Running:"))
         }
@@ -170,12 +180,16 @@ fn show(on: &Installation, status: &Status) {
     words.extend(service.pid.map(|pid| format!("pid {pid}")));
     facts.add("service", &words.join(", "));
     fence(status, &mut facts);
+    unfenced(on, status, &mut facts);
     local_changes(&status.drift, &mut facts);
     current(status, &mut facts);
     if let Some(report) = &status.last_run {
-        let down = report.downtime_ms.map(|ms| format!(", down for {}", duration(ms))).unwrap_or_default();
+        let down = report.down_ms().map(|ms| format!(", down for {}", duration(ms))).unwrap_or_default();
         facts.add("last run", &format!("{} {}{down}", report.in_words(), clock::in_words(report.started_at)));
         facts.add("", report.run.as_str());
+        if let Some(seen) = &report.outage {
+            outcome::outage(seen, &mut facts);
+        }
     }
     if let Some(request) = &status.last_request {
         facts.add("last request", &request_in_words(request));
@@ -201,9 +215,11 @@ fn next(on: &Installation, status: &Status) -> Option<String> {
         let is_new = status.deployed.is_none() || status.contamination.is_some();
         is_new.then(|| on.as_typed("ladylinux-refresh run"))
     };
+    let unproved = status.unproved.as_ref().and_then(|report| report.error.as_ref());
     status
         .way_out
         .clone()
+        .or_else(|| unproved.map(|error| error.next.clone()))
         .or_else(|| killed(status).map(|_| on.as_typed("ladylinux-refresh run")))
         .or_else(stopped)
         .or_else(first)
@@ -261,6 +277,18 @@ fn fence(status: &Status, facts: &mut Facts) {
                 facts.add("", &harmless_line(sentence.lines().next().unwrap_or_default()));
             }
         }
+    }
+}
+
+/// Adds that a person has removed the fence of a failed run, and what can be done.
+fn unfenced(on: &Installation, status: &Status, facts: &mut Facts) {
+    let Some(report) = &status.unproved else { return };
+    let part = report.error.as_ref().map(|error| format!(" at {}", error.phase)).unwrap_or_default();
+    facts.add("unfenced", &paint(Tone::Warning, &format!("run {} failed{part}", report.run)));
+    facts.add("", "the fence was removed; the version in app/ has not passed a health check");
+    if status.service.state == "stopped" {
+        let start = on.as_typed("ladylinux-refresh service start");
+        facts.add("", &format!("to start it as it is: {start}"));
     }
 }
 

@@ -86,7 +86,7 @@ fn table(reports: &[&Report]) -> String {
         let commit = report.commit.as_ref().map_or("unknown", |commit| commit.short());
         let before = report.commit_before.as_ref().map_or("", |commit| commit.short());
         let class = if report.exit_code == 0 { "" } else { " class=\"bad\"" };
-        let down = report.downtime_ms.map(duration).unwrap_or_default();
+        let down = report.down_ms().map(duration).unwrap_or_default();
         let parts =
             report.downtime.map(|parts| parts.named().map(|(name, ms)| format!("{name} {}", duration(ms))));
         let parts = parts.map(|parts| parts.join(", ")).unwrap_or_default();

@@ -1,6 +1,8 @@
 //! The result of a run as text for people: the verdict first, then the facts, last the error with the next command. Pure.
 
-use refresh_events::run_report::{Connections, Ending, Enforcement, Error, RELEASE, Report, Requested};
+use refresh_events::run_report::{
+    Connections, Ending, Enforcement, Error, Outage, RELEASE, Report, Requested,
+};
 use refresh_settings::names::CommitId;
 use refresh_system::clock;
 use refresh_system::text::{count, duration, harmless, harmless_line};
@@ -40,6 +42,9 @@ pub fn lines(report: &Report, detail: Detail, width: usize) -> Vec<String> {
     if let Some(parts) = report.downtime {
         facts.add("downtime", &parts.named().map(|(name, ms)| format!("{name} {}", duration(ms))).join(", "));
     }
+    if let Some(seen) = &report.outage {
+        outage(seen, &mut facts);
+    }
     if let Some(text) = report.connections.as_ref().and_then(connections) {
         facts.add("connections", &text);
     }
@@ -75,7 +80,7 @@ pub fn lines(report: &Report, detail: Detail, width: usize) -> Vec<String> {
 /// Returns the effect of a run in one line.
 fn verdict(report: &Report) -> String {
     let took = duration(report.duration_ms());
-    let down = report.downtime_ms.map(|ms| format!(", down for {}", duration(ms))).unwrap_or_default();
+    let down = report.down_ms().map(|ms| format!(", down for {}", duration(ms))).unwrap_or_default();
     let short = |commit: &Option<CommitId>| {
         commit.as_ref().map_or("no commit", |commit: &CommitId| commit.short()).to_owned()
     };
@@ -138,6 +143,17 @@ fn held_back(report: &Report, facts: &mut Facts) {
         facts.add("", &harmless_line(why));
     }
     facts.add("deployed by", RELEASE);
+}
+
+/// Adds since when the service was down before the run, the runs that failed, and the command that prints the log of the first.
+pub fn outage(seen: &Outage, facts: &mut Facts) {
+    facts.add("outage", &format!("{} since {}", duration(seen.duration_ms), clock::in_words(seen.since)));
+    for run in &seen.runs {
+        facts.add("", &format!("run {run} failed"));
+    }
+    if let Some(look) = &seen.look {
+        facts.add("", look);
+    }
 }
 
 fn environment(report: &Report, facts: &mut Facts) {

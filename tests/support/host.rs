@@ -224,6 +224,11 @@ impl Host {
         command
     }
 
+    /// Returns a command line of the program as it is printed for this host.
+    pub fn as_typed(&self, arguments: &str) -> String {
+        format!("ladylinux-refresh --root {} {arguments}", self.layout.root().display())
+    }
+
     /// Runs the program to its end.
     pub fn tool<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Ran {
         ran(self.command(arguments).output().unwrap())

@@ -3,12 +3,15 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use jiff::Timestamp;
+
 use crate::installation::{Installation, as_typed};
 use crate::journal::recover;
 use crate::status_file;
 use refresh_environments::Record;
 use refresh_events::run_report::{Ending, Report};
 use refresh_service::deployed::Deployment;
+use refresh_service::fence;
 use refresh_service::fence::Fence;
 use refresh_settings::layout::Layout;
 use refresh_settings::names::{CommitId, GenerationName, RunId};
@@ -60,6 +63,59 @@ pub fn way_out(layout: &Layout, fence: &Fence) -> String {
     let report = fence.record().and_then(|record| one(layout, &record.run).ok()?.report);
     let error = report.filter(|report| report.result == Ending::Halted).and_then(|report| report.error);
     error.map_or_else(|| as_typed(layout, "ladylinux-refresh run"), |error| error.next)
+}
+
+/// Returns the run that left the version in `app/` without a good health check, although the service is not fenced: a person
+/// has removed the fence. `None` if a later run has succeeded.
+///
+/// # Errors
+/// The fence or the directory of the runs cannot be read.
+pub fn unfenced(layout: &Layout) -> Outcome<Option<Report>> {
+    if fence::read(layout)?.is_some() {
+        return Ok(None);
+    }
+    let status = status_file::read(layout);
+    let is_deployed = |report: &Report| {
+        let deployed = status.deployed.as_ref();
+        report.result == Ending::Refreshed || deployed.is_some_and(|pair| pair.run == report.run)
+    };
+    let last = match status.last_run.clone().filter(has_stopped) {
+        Some(report) => Some(report),
+        // The last run was refused; one before it may have halted.
+        None => recover::in_order(layout)?
+            .iter()
+            .rev()
+            .filter_map(|run| one(layout, run).ok()?.report)
+            .find(has_stopped),
+    };
+    Ok(last.filter(|report| !is_deployed(report)))
+}
+
+/// Returns whether a run came as far as to stop the service.
+fn has_stopped(report: &Report) -> bool {
+    let step = report.error.as_ref().and_then(|error| error.phase.step());
+    match report.result {
+        Ending::Refreshed | Ending::Halted => true,
+        Ending::Interrupted => step.is_some(),
+        Ending::Unchanged | Ending::HeldBack | Ending::Refused => false,
+    }
+}
+
+/// Returns the runs before `run` that fenced the service after `since`, and did not succeed: the earliest first.
+///
+/// # Errors
+/// The directory of the runs cannot be read.
+pub fn failed_before(layout: &Layout, run: &RunId, since: Timestamp) -> Outcome<Vec<RunId>> {
+    let runs = recover::in_order(layout)?;
+    let before = runs.iter().rev().skip_while(|other| *other != run).skip(1);
+    let reports = before.filter_map(|run| one(layout, run).ok()?.report);
+    let mut failed: Vec<RunId> = reports
+        .take_while(|report| report.result != Ending::Refreshed)
+        .filter(|report| has_stopped(report) && report.finished_at >= since)
+        .map(|report| report.run)
+        .collect();
+    failed.reverse();
+    Ok(failed)
 }
 
 /// Returns the pairs that proved themselves, the latest first.

@@ -47,8 +47,7 @@ impl RemoteUrl {
         } else if place.starts_with('-') || (place.is_empty() && transport != Transport::File) {
             return refuse("it names no host");
         }
-        let safe = matches!(transport, Transport::Https | Transport::Ssh);
-        if !safe && !allow.contains(&transport) {
+        if !transport.is_safe() && !allow.contains(&transport) {
             let name = transport.name();
             return Err(Failure::new(format!(
                 "the URL of the remote is refused: {name} does not verify the other side"
@@ -57,9 +56,30 @@ impl RemoteUrl {
         }
         Ok(Self { text: text.to_owned(), transport })
     }
+
+    /// Returns the URL that a person probably means by `text`, which [`Self::parse`] has refused, and the transport that has to be
+    /// allowed for it; `None` if no URL is near.
+    pub fn usable(text: &str) -> Option<(String, Option<Transport>)> {
+        let is_path = text.starts_with('/');
+        let host = text.split_once('/').map_or("", |(host, _)| host);
+        let is_bare = host.contains('.') && !host.starts_with('.') && !text.contains(':');
+        let url = match (is_path, is_bare) {
+            (true, _) => format!("file://{text}"),
+            (_, true) => format!("https://{text}"),
+            _ => text.to_owned(),
+        };
+        let transport =
+            Self::parse(&url, &[Transport::Http, Transport::Git, Transport::File]).ok()?.transport;
+        Some((url, Some(transport).filter(|transport| !transport.is_safe())))
+    }
 }
 
 impl Transport {
+    /// Returns whether the transport verifies the other side.
+    fn is_safe(self) -> bool {
+        matches!(self, Self::Https | Self::Ssh)
+    }
+
     /// Returns the name, as settings and git's `protocol.<name>.allow` spell it.
     pub fn name(self) -> &'static str {
         match self {
@@ -92,6 +112,31 @@ mod tests {
         ] {
             assert!(RemoteUrl::parse(text, &[]).is_err(), "{text}");
             assert_eq!(RemoteUrl::parse(text, &[transport]).unwrap().transport, transport, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_path_and_a_name_without_a_transport_are_completed_to_the_url_that_is_meant() {
+        for (text, url, transport) in [
+            ("file:///srv/a.git", "file:///srv/a.git", Some(Transport::File)),
+            ("HTTP://h/a", "HTTP://h/a", Some(Transport::Http)),
+            ("/srv/a.git", "file:///srv/a.git", Some(Transport::File)),
+            ("github.com/you/app", "https://github.com/you/app", None),
+        ] {
+            assert_eq!(RemoteUrl::usable(text), Some((url.to_owned(), transport)), "{text}");
+        }
+        for text in [
+            "ext::sh -c x",
+            "-x",
+            "https://u:p@h/a",
+            "ftp://h/a",
+            "a b",
+            "app",
+            "../app",
+            "app.git",
+            "/srv/a\nb",
+        ] {
+            assert_eq!(RemoteUrl::usable(text), None, "{text}");
         }
     }
 

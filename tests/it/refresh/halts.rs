@@ -68,8 +68,25 @@ fn rw_7_1a_only_an_explicit_command_lifts_the_fence_without_a_good_run() {
     host.tool(["unfence"]).expect(0).prints("has not passed a health check");
     assert!(!host.fenced());
     assert!(!listens(&host), "lifting the fence started the service");
+    let halted = host.report()["run"].as_str().unwrap().to_owned();
+    let start = host.as_typed("service start");
+    let rollback = host.as_typed("rollback");
+    let status =
+        host.tool(["status"]).expect(0).prints(&halted).prints("the fence was removed").prints(&start);
+    assert!(status.out.trim_end().ends_with(&rollback), "{}", status.out);
+    host.tool(["doctor"]).prints(&halted).prints(&rollback);
+    // A later run that is refused hides nothing.
+    host.push(&[("requirements.txt", "six==99.99\n")]);
+    host.tool(["run"]).expect(3);
     host.tool(["service", "start"]).expect(0);
+    let status = host.tool(["status"]).expect(0).prints("Running without a good health check");
+    assert!(status.out.trim_end().ends_with(&rollback) && !status.out.contains(&start), "{}", status.out);
+    let json: serde_json::Value = serde_json::from_str(&host.tool(["status", "--json"]).out).unwrap();
+    assert_eq!(json["unfenced"], halted.as_str());
     host.tool(["unfence"]).expect(0).prints("not fenced");
+    host.tool(["rollback"]).expect(0);
+    let json: serde_json::Value = serde_json::from_str(&host.tool(["status", "--json"]).out).unwrap();
+    assert_eq!(json["unfenced"], serde_json::Value::Null);
 }
 
 #[test]

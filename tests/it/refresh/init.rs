@@ -132,6 +132,23 @@ fn the_url_of_a_clone_is_offered_and_not_believed() {
 }
 
 #[test]
+fn a_url_that_needs_a_transport_to_be_allowed_is_answered_with_the_whole_command_that_works() {
+    let host = Host::bare();
+    host.push(&APP);
+    fs::remove_file(host.layout.host_file()).unwrap();
+    fs::remove_file(host.layout.env_file()).unwrap();
+    let port = host.port.to_string();
+    let refused = host.tool(["init", "--repo", &host.url(), "--branch", "main", "--port", &port]).expect(2);
+    let next = refused.err.lines().find_map(|line| line.trim().strip_prefix("next ")).unwrap();
+    let words: Vec<&str> = next.split_whitespace().collect();
+    let root = host.layout.root().to_str().unwrap();
+    assert_eq!(words[..3], ["ladylinux-refresh", "--root", root]);
+    host.tool(&words[3..]).expect(0);
+    assert!(fs::read_to_string(host.layout.host_file()).unwrap().contains("branch = \"main\""));
+    assert!(fs::read_to_string(host.layout.env_file()).unwrap().contains(&port));
+}
+
+#[test]
 fn a_name_in_the_work_tree_cannot_write_to_a_terminal_and_a_nested_clone_hinders_no_run() {
     let host = Host::running();
     let name = "in\u{1b}]0;owned\u{7}ner";

@@ -107,6 +107,35 @@ fn a_rollback_after_a_halt_returns_to_what_served_last() {
 }
 
 #[test]
+fn after_a_rollback_the_outage_is_one_and_the_failed_run_and_its_log_are_named() {
+    let host = Host::running();
+    host.push(&[("server.py", "raise SystemExit('no such table: notes')\n")]);
+    host.tool(["run"]).expect(1);
+    let failed = last_run(&host);
+    let fence: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(host.layout.fence()).unwrap()).unwrap();
+    let log = host.as_typed(&format!("history {failed} --log"));
+    host.tool(["rollback"]).expect(0).prints(&failed).prints(&log);
+    let report = host.report();
+    let outage = &report["outage"];
+    assert_eq!(outage["runs"], json!([failed]));
+    assert_eq!(outage["since"], fence["since"]);
+    assert!(outage["duration_ms"].as_u64() > report["downtime_ms"].as_u64(), "{report:#}");
+    host.tool(["status"]).expect(0).prints(&log);
+    // Once, beside the run that ended it.
+    let list = host.tool(["history"]).expect(0).out;
+    assert_eq!(list.matches("outage").count(), 1, "{list}");
+    assert!(list.lines().any(|line| line.contains("halted") && line.contains("  -  ")), "{list}");
+    let words = ["history", &failed, "--log"];
+    host.tool(words).expect(0).prints("no such table: notes").prints("restart: failed");
+    host.tool(["run"]).expect(1);
+    host.push(&[("server.py", SERVER)]);
+    host.tool(["run"]).expect(0).prints("outage");
+    host.tool(["run"]).expect(0);
+    assert_eq!(host.report()["outage"], json!(null), "the service was up before");
+}
+
+#[test]
 fn a_rollback_with_nothing_to_return_to_is_refused_and_touches_nothing() {
     let host = Host::new();
     host.tool(["rollback"]).expect(3).prints("no earlier good run");

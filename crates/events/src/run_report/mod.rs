@@ -71,6 +71,9 @@ pub struct Report {
     /// What that time was needed for.
     #[serde(default)]
     pub downtime: Option<DowntimeParts>,
+    /// The time without the service, if it was down before this run because earlier ones had not succeeded.
+    #[serde(default)]
+    pub outage: Option<Outage>,
     /// What became of connections while the socket of the service stayed open; `None` where it did not.
     #[serde(default)]
     pub connections: Option<Connections>,
@@ -172,6 +175,27 @@ pub struct Connections {
     pub waited: u32,
     /// How long the first of them waited, in milliseconds; `None` where none did.
     pub longest_wait_ms: Option<u64>,
+}
+
+/// A time without the service that began in one run and ended in a later one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outage {
+    /// When the service was fenced, in UTC.
+    pub since: jiff::Timestamp,
+    /// From then to the first good answer, in milliseconds.
+    pub duration_ms: u64,
+    /// The runs that did not succeed in that time, the earliest first.
+    pub runs: Vec<RunId>,
+    /// The command that prints the log of the first of them.
+    pub look: Option<String>,
+}
+
+impl Outage {
+    /// Begins with the time from a fence until now. It can span a boot, so that the wall clock measures it.
+    pub fn since(since: jiff::Timestamp, now: jiff::Timestamp) -> Self {
+        let duration_ms = u64::try_from(now.duration_since(since).as_millis()).unwrap_or(0);
+        Self { since, duration_ms, runs: Vec::new(), look: None }
+    }
 }
 
 /// What a downtime was needed for, in milliseconds; together they are the downtime.
@@ -283,6 +307,7 @@ impl Report {
             service: Service::default(),
             downtime_ms: None,
             downtime: None,
+            outage: None,
             connections: None,
             phases: Vec::new(),
             models: None,
@@ -337,6 +362,11 @@ impl Report {
             return self.phases.iter().map(|part| part.duration_ms).sum();
         }
         u64::try_from(self.finished_at.duration_since(self.started_at).as_millis()).unwrap_or(0)
+    }
+
+    /// Returns how long the service was down when this run ended that, in milliseconds; `None` if it did not.
+    pub fn down_ms(&self) -> Option<u64> {
+        self.outage.as_ref().map(|outage| outage.duration_ms).or(self.downtime_ms)
     }
 
     /// Returns how it ended, for a line among others: `refreshed`, `rolled back`, `rollback halted`.

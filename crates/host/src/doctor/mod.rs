@@ -175,6 +175,7 @@ const CHECKS: &[Check] = &[
     check("status-file", Subject::Runs, Needs::Nothing(stores::status_file)),
     check("interrupted-run", Subject::Runs, Needs::Nothing(stores::interrupted)),
     check("fence", Subject::Runs, Needs::Nothing(stores::fence)),
+    check("unfenced", Subject::Runs, Needs::Nothing(stores::unfenced)),
     check("admission", Subject::Runs, Needs::Nothing(stores::admission)),
     check("unit", Subject::Service, Needs::Nothing(unit::there)),
     check("unit-fence", Subject::Service, Needs::Unit(unit::fence)),

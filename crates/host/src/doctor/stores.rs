@@ -147,6 +147,20 @@ pub(super) fn fence(examined: &Examined) -> Findings {
     )])
 }
 
+/// The fence of a failed run was not removed by a person.
+pub(super) fn unfenced(examined: &Examined) -> Findings {
+    if examined.under_way {
+        return Ok(Vec::new());
+    }
+    let Some(report) = history::unfenced(&examined.layout)? else { return Ok(Vec::new()) };
+    let next = report.error.map_or_else(|| "ladylinux-refresh run".to_owned(), |error| error.next);
+    Ok(vec![Found::note(
+        format!("run {} failed, and its fence was removed", report.run),
+        "the version in app/ has not passed a health check, and nothing keeps it from a start",
+        next,
+    )])
+}
+
 /// Nothing is admitted through the fence.
 pub(super) fn admission(examined: &Examined) -> Findings {
     let path = examined.layout.admit();

@@ -1,5 +1,6 @@
 //! The input of `init`: its command line, and the host's file if it exists.
 
+use std::ffi::OsStr;
 use std::net::SocketAddr;
 
 use refresh_installation::status_file;
@@ -12,6 +13,7 @@ use refresh_settings::layout::Layout;
 use refresh_settings::names::{BranchName, UnitName};
 use refresh_settings::{RemoteUrl, Settings, Transport, trust};
 use refresh_system::error::{Context as _, Failure, Outcome};
+use refresh_system::hint::Hint;
 
 use super::{origin, socket_command};
 
@@ -30,6 +32,27 @@ pub struct InitOptions {
     pub has_socket: bool,
     /// Whether visitors get a page while the service is fenced.
     pub has_page: bool,
+    /// Whether the changes are only printed.
+    pub is_dry_run: bool,
+}
+
+impl InitOptions {
+    /// Returns the command with these options, this URL, and the transport that it needs.
+    fn command(&self, url: &str, transport: Option<Transport>) -> Hint {
+        let mut words = vec!["--repo".to_owned(), url.to_owned()];
+        let more = transport.filter(|transport| !self.allow.contains(transport));
+        for transport in self.allow.iter().chain(&more) {
+            words.extend(["--allow".to_owned(), transport.name().to_owned()]);
+        }
+        let branch = self.branch.iter().map(|branch| ("--branch", branch.to_string()));
+        let port = self.port.iter().map(|port| ("--port", port.to_string()));
+        words.extend(branch.chain(port).flat_map(|(option, value)| [option.to_owned(), value]));
+        let flags =
+            [("--socket", self.has_socket), ("--page", self.has_page), ("--dry-run", self.is_dry_run)];
+        words.extend(flags.iter().filter(|(_, is_set)| *is_set).map(|(flag, _)| (*flag).to_owned()));
+        let words: Vec<&dyn AsRef<OsStr>> = words.iter().map(|word| word as &dyn AsRef<OsStr>).collect();
+        Hint::command("ladylinux-refresh init", &words)
+    }
 }
 
 /// Options and existing files, checked together.
@@ -69,12 +92,14 @@ impl InitInput {
             let failure = Failure::new("no remote is set");
             return Err(match origin::origin(layout, runner) {
                 None => failure.command("ladylinux-refresh init --repo URL", &[]),
-                Some(url) => failure
-                    .hint(format!(
+                Some(url) => {
+                    let named = format!(
                         "{}/.git names one, which is used only if you confirm it:",
                         layout.app().display()
-                    ))
-                    .command("ladylinux-refresh init --repo", &[&url]),
+                    );
+                    let transport = RemoteUrl::usable(&url).and_then(|(_, transport)| transport);
+                    failure.hint(named).hint(options.command(&url, transport))
+                }
             });
         }
         check_env_file(layout, options.port, runner)?;
@@ -89,16 +114,9 @@ impl InitInput {
 /// Returns the text of the host's file: the existing one, which the options must not contradict, or a new one.
 fn host_file_text(layout: &Layout, options: &InitOptions, runner: &Runner) -> Outcome<String> {
     if let Some(url) = &options.repo {
-        RemoteUrl::parse(url, &options.allow).map_err(|failure| {
-            if failure.hints().iter().any(|hint| hint.to_string().contains("remote.allow")) {
-                let name = url.split("://").next().unwrap_or_default();
-                return Failure::new(failure.summary()).command_for(
-                    "use https or ssh, or allow it",
-                    "ladylinux-refresh init --repo",
-                    &[url, &"--allow", &name],
-                );
-            }
-            failure
+        RemoteUrl::parse(url, &options.allow).map_err(|failure| match RemoteUrl::usable(url) {
+            Some((url, transport)) => Failure::new(failure.summary()).hint(options.command(&url, transport)),
+            None => failure,
         })?;
     }
     let path = layout.host_file();
@@ -200,6 +218,7 @@ mod tests {
             port: None,
             has_socket: false,
             has_page: false,
+            is_dry_run: false,
         };
         let settings = resolved(&host_file(&options, Some(SocketAddr::from(([127, 0, 0, 1], 8443)))));
         assert_eq!(settings.probe.url.as_deref(), Some("https://127.0.0.1:8443/"));

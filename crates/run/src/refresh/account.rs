@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::plan::Target;
 use refresh_events::event::{Event, Events};
-use refresh_events::run_report::{Phase, PhaseReport, Report};
+use refresh_events::run_report::{Outage, Phase, PhaseReport, Report};
 use refresh_installation::journal::{Entry, Journal};
 use refresh_service::Running;
 use refresh_service::deployed::Deployment;
@@ -41,6 +41,8 @@ pub struct Account {
     pub(crate) held: Option<SocketHolder>,
     /// How often the service was asked on its own port until it answered.
     pub(crate) asked_here: u32,
+    /// The time without the service until this run, if an earlier one had fenced it.
+    pub(crate) outage: Option<Outage>,
     /// When the service began to be stopped.
     pub(crate) down_since: Option<Instant>,
     /// When step 5 began.
@@ -71,6 +73,7 @@ impl Account {
             untied: Vec::new(),
             held: None,
             asked_here: 0,
+            outage: None,
             down_since: None,
             restart_since: None,
             start_took: None,

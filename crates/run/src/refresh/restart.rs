@@ -95,6 +95,10 @@ fn start_and_prove(on: &Installation, account: &mut Account, probe: &ResolvedPro
     account.start_took = account.restart_since.map(|since| healthy.first_good.duration_since(since));
     account.report.downtime_ms =
         account.down_since.map(|since| clock::millis(healthy.first_good.duration_since(since)));
+    account.report.outage = account.outage.take();
+    if let Some((outage, ms)) = account.report.outage.as_mut().zip(account.report.downtime_ms) {
+        outage.duration_ms += ms;
+    }
     checkpoint::reach("restart:settled");
     let (ready, settle) = (clock::millis(healthy.took), probe.settle);
     Ok(format!(

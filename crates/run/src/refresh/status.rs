@@ -100,6 +100,7 @@ pub(crate) fn settle(on: &Installation, account: &mut Account) -> String {
     record_hook_outputs(on, account);
     rehearsal::discard(on, account);
     settle_previous(on, account);
+    complete_outage(on, account);
     checkpoint::reach("status:before-pruning");
     if let Err(failure) = history::prune(on, &account.report.run) {
         account.warn(format!("old runs and environments cannot be pruned: {}", failure.chain().join(": ")));
@@ -117,6 +118,20 @@ pub(crate) fn settle(on: &Installation, account: &mut Account) -> String {
     let generation =
         account.report.environment.generation.as_ref().map_or("no environment", |name| name.as_str());
     format!("{commit} on {} in {generation}", account.branch())
+}
+
+/// Adds the runs that did not succeed to the time without the service, and where the first of them has its log.
+fn complete_outage(on: &Installation, account: &mut Account) {
+    let run = account.report.run.clone();
+    let Some(outage) = &mut account.report.outage else { return };
+    match history::failed_before(&on.layout, &run, outage.since) {
+        Ok(runs) => {
+            let look = |run| on.as_typed(&format!("ladylinux-refresh history {run} --log"));
+            outage.look = runs.first().map(look);
+            outage.runs = runs;
+        }
+        Err(failure) => account.warn(format!("earlier runs cannot be read: {}", failure.chain().join(": "))),
+    }
 }
 
 /// Records what hooks wrote into `app/`. Without the record the next run keeps it: more than needed, never less.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::plan::Target;
-use refresh_events::run_report::{HeldBack, HeldBy};
+use refresh_events::run_report::{HeldBack, HeldBy, Outage};
 use refresh_installation::installation::Installation;
 use refresh_installation::status_file;
 use refresh_service::probe;
@@ -31,8 +31,11 @@ pub(crate) fn stop(on: &Installation, account: &mut Account) -> Outcome<String> 
     others::note(on, account)?;
     on.units.end_sessions(Some(probe));
     hold_back(on, account)?;
-    let before = if on.is_fenced() { None } else { on.service.observe()?.running().cloned() };
-    fence::raise(&on.layout, &account.report.run, &format!("refresh {} is in progress", account.report.run))?;
+    let was_fenced = on.is_fenced();
+    let before = if was_fenced { None } else { on.service.observe()?.running().cloned() };
+    let reason = format!("refresh {} is in progress", account.report.run);
+    let fence = fence::raise(&on.layout, &account.report.run, &reason)?;
+    account.outage = was_fenced.then(|| Outage::since(fence.since, clock::now()));
     let began = clock::monotonic();
     account.down_since = Some(began);
     let is_held = before.is_some() && socket::close_gate(on, account);
