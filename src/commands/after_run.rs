@@ -18,7 +18,7 @@ use refresh_settings::layout::Layout;
 use refresh_settings::names::{RunId, UnitName};
 use refresh_system::environment;
 
-use super::open;
+use super::{open, warn};
 
 /// How long a reader of the lock may hold it up.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -33,7 +33,9 @@ pub(super) fn after_run(layout: &Layout, args: &AfterRunArgs) -> Result<Ended, E
     let spool = Spool::of(layout, &run);
     if spool.is_there() {
         // Last of all: those who follow find everything else done.
-        let _ = spool.set_end(end);
+        if let Err(failure) = spool.set_end(end) {
+            warn(&[format!("those who follow the run wait for its end: {}", failure.chain().join(": "))]);
+        }
     }
     closed?;
     settled.map_err(|failure| Refusal::of("after-run", failure))?;

@@ -61,7 +61,11 @@ impl LocalRun {
     pub(super) fn end(&self, result: &Result<Ended, Error>) {
         if self.spool.is_there() {
             let code = result.as_ref().map_or_else(Error::code, |_| 0);
-            let _ = self.spool.set_end(ExitKind::Code(code.into()));
+            if let Err(failure) = self.spool.set_end(ExitKind::Code(code.into())) {
+                let reason = failure.chain().join(": ");
+                self.events
+                    .warn(&format!("the end of the run cannot be written for those who follow: {reason}"));
+            }
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use refresh_programs::process::{Keep, ProcessId, Program};
+use refresh_programs::process::{ProcessId, Program};
 use refresh_settings::names::CommitId;
 use refresh_system::clock;
 use refresh_system::disk;
@@ -19,7 +19,7 @@ use super::mirror_call::Call;
 use super::path::TreePath;
 use super::submodule;
 pub use super::tree_entry::{EntryKind, TreeEntry};
-use super::{Repository, path_of, records, zero_terminated};
+use super::{LISTING, Repository, path_of, records, zero_terminated};
 
 /// One commit, for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -129,7 +129,7 @@ impl Mirror {
     }
 
     fn content(&self, commit: &CommitId, entry: &TreeEntry) -> Outcome<Vec<u8>> {
-        let program = self.bare()?.args(["cat-file", "blob", &entry.object]).keep(Keep::All(256 << 20));
+        let program = self.bare()?.args(["cat-file", "blob", &entry.object]);
         let context = || format!("cannot read {} of {}", entry.path.display(), commit.short());
         Ok(self.git.run(&program, context)?.stdout)
     }
@@ -307,7 +307,7 @@ impl Mirror {
         self.git.run(&fill, step)?;
         let ask = self.bare()?.env("GIT_INDEX_FILE", index);
         let ask = ask.args(["check-attr", "--cached", "--stdin", "-z", "filter"]).input(paths);
-        Ok(self.git.run(&ask.keep(Keep::All(1 << 30)), step)?.stdout)
+        Ok(self.git.run(&ask.keep(LISTING), step)?.stdout)
     }
 
     /// Finds a file whose whole content is a pointer of Git LFS. Such files are between 100 and 200 bytes long.

@@ -31,7 +31,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use refresh_programs::process::{Finished, Program, Runner};
+use refresh_programs::process::{Finished, Keep, Program, Runner};
 use refresh_settings::layout::Layout;
 use refresh_system::disk;
 use refresh_system::disk::Owner;
@@ -88,6 +88,9 @@ const ALLOWED_TRANSPORTS: &str = "GIT_ALLOW_PROTOCOL";
 
 /// How long one git command may take; large trees on slow disks take minutes.
 pub const LONG: Duration = Duration::from_secs(1800);
+
+/// How much of a list of files is kept: of about two million files. A longer one would not fit into a response of a unit.
+pub const LISTING: Keep = Keep::All(256 << 20);
 
 /// The git program with its fixed configuration.
 #[derive(Debug, Clone)]

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
 
-use refresh_programs::process::{Keep, Program};
+use refresh_programs::process::Program;
 use refresh_programs::units::Units;
 use refresh_settings::layout::Layout;
 use refresh_settings::names::{BranchName, CommitId, RunId};
@@ -23,7 +23,7 @@ use super::mirror_call::Call;
 use super::mirror_layout::configuration_of;
 use super::mirror_unit::MirrorUnit;
 use super::tree_entry::TreeEntry;
-use super::{Git, LONG, Repository, guard, lenient};
+use super::{Git, LISTING, LONG, Repository, guard, lenient};
 
 /// Objects that nothing reaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -206,7 +206,7 @@ impl Mirror {
         }
         let program = self.bare()?.args(lenient("fsck", "warn"));
         let program = program.args(["fsck", "--unreachable", "--connectivity-only", "--no-progress"]);
-        let listed = self.git.runner().run(&program.keep(Keep::All(256 << 20)).deadline(LONG))?;
+        let listed = self.git.runner().run(&program.keep(LISTING).deadline(LONG))?;
         if !listed.succeeded() {
             return Ok(None);
         }
@@ -218,7 +218,7 @@ impl Mirror {
             .collect();
         let input = ids.join("\n").into_bytes();
         let program = self.bare()?.args(["cat-file", "--batch-check=%(objectsize:disk)"]).input(input);
-        let sizes = self.git.runner().run(&program.keep(Keep::All(64 << 20)).deadline(LONG))?;
+        let sizes = self.git.runner().run(&program.deadline(LONG))?;
         let bytes = sizes.text().lines().filter_map(|line| line.parse::<u64>().ok()).sum();
         Ok(Some(Unreachable { objects: ids.len() as u64, bytes }))
     }

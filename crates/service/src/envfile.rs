@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use refresh_programs::process::Runner;
 use refresh_programs::units::{Job, Role, Units};
 use refresh_settings::layout::Layout;
+use refresh_settings::users::owner_of_app;
 use refresh_system::disk;
 use refresh_system::disk::Owner;
 use refresh_system::error::Outcome;
@@ -120,7 +121,7 @@ impl EnvFile {
     /// # Errors
     /// As [`Self::read`].
     pub fn read_at(layout: &Layout, runner: &Runner) -> Outcome<Self> {
-        let owner = Owner::of(&layout.app()).or_else(|_| Owner::of(&layout.home())).unwrap_or(Owner::own());
+        let owner = owner_of_app(layout)?;
         Self::read_as(&Units::new(layout, runner, owner), owner, &layout.env_file())
     }
 

@@ -14,8 +14,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use refresh_git::history::EntryKind;
-use refresh_git::{Git, LONG, Repository, path_of, records, zero_terminated};
-use refresh_programs::process::Keep;
+use refresh_git::{Git, LISTING, LONG, Repository, path_of, records, zero_terminated};
 use refresh_settings::names::CommitId;
 use refresh_system::disk;
 use refresh_system::error::{Context as _, Failure, Outcome};
@@ -62,7 +61,7 @@ impl Comparer<'_> {
         self.git.run(&fill, step)?;
         // Without optional locks it would not keep the refreshed index.
         let status = self.git.at(&raw).env("GIT_OPTIONAL_LOCKS", "1").args(STATUS);
-        let listed = self.git.run(&status.keep(Keep::All(1 << 30)).deadline(LONG), step)?;
+        let listed = self.git.run(&status.keep(LISTING).deadline(LONG), step)?;
         let warnings = listed.stderr.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
         let warnings = warnings.map(|line| String::from_utf8_lossy(line).into_owned()).collect();
         let mut differences = Differences { files: parse_differences(&listed.stdout), warnings };

@@ -10,8 +10,8 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use refresh_git::history::EntryKind;
-use refresh_git::{Git, LONG, Repository, path_of, records};
-use refresh_programs::process::{Ended, Keep};
+use refresh_git::{Git, LISTING, LONG, Repository, path_of, records};
+use refresh_programs::process::Ended;
 use refresh_system::disk;
 use refresh_system::error::Outcome;
 
@@ -168,7 +168,7 @@ impl<'a> Rules<'a> {
         let program = program.args(["check-ignore", "--no-index", "-z", "--stdin"]);
         // This command refuses to run with literal path names.
         let program = program.env("GIT_LITERAL_PATHSPECS", "0");
-        let program = program.input(input).keep(Keep::All(1 << 30)).deadline(LONG);
+        let program = program.input(input).keep(LISTING).deadline(LONG);
         let found = self.git.runner().run(&program)?;
         // Nothing ignored is exit code 1.
         if found.ended == Ended::Exited(1) && found.stderr.is_empty() {

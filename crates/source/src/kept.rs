@@ -16,8 +16,8 @@ use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use serde::{Deserialize, Serialize};
 
 use refresh_git::path::TreePath;
-use refresh_git::{Git, LONG, Repository, path_of};
-use refresh_programs::process::{Finished, Keep};
+use refresh_git::{Git, LISTING, LONG, Repository, path_of};
+use refresh_programs::process::Finished;
 use refresh_settings::names::CommitId;
 use refresh_system::error::{Context as _, Outcome};
 
@@ -243,7 +243,7 @@ fn changed_only(
     }
     let repository = Repository::bare(request.place.mirror.as_path()).with_tree(app);
     let program = git.at(&repository).args(["hash-object", "--stdin-paths"]).input(input);
-    let program = program.keep(Keep::All(1 << 30)).deadline(LONG);
+    let program = program.keep(LISTING).deadline(LONG);
     let Some(hashed) = git.runner().run(&program).ok().filter(Finished::succeeded) else { return paths };
     for (path, hash) in plain.iter().zip(hashed.text().lines()) {
         if commits.files.get(path).is_some_and(|objects| objects.iter().any(|object| object == hash)) {

@@ -13,8 +13,8 @@ use std::time::Duration;
 use rustix::fs::OFlags;
 
 use refresh_git::path::TreePath;
-use refresh_git::{Git, Repository, path_of, records};
-use refresh_programs::process::{Finished, Keep, Program};
+use refresh_git::{Git, LISTING, Repository, path_of, records};
+use refresh_programs::process::{Finished, Program};
 use refresh_settings::names::CommitId;
 use refresh_system::disk;
 use refresh_system::error::{Failure, Outcome};
@@ -141,7 +141,7 @@ fn item(path: PathBuf, kind: ChangeKind) -> LocalChange {
 
 /// Runs a git; its answer counts only if it succeeded in time and warned of nothing.
 pub(super) fn answer(git: &Git, program: Program) -> Outcome<Result<Finished, String>> {
-    let finished = git.runner().run(&program.keep(Keep::All(256 << 20)).deadline(QUICK))?;
+    let finished = git.runner().run(&program.keep(LISTING).deadline(QUICK))?;
     Ok(if finished.succeeded() && finished.stderr.is_empty() {
         Ok(finished)
     } else {

@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use refresh_git::history::{EntryKind, parse_tree};
-use refresh_git::{Git, Repository};
-use refresh_programs::process::Keep;
+use refresh_git::{Git, LISTING, Repository};
 use refresh_settings::names::CommitId;
 use refresh_system::error::Outcome;
 
@@ -24,7 +23,7 @@ pub(crate) struct TrackedFile {
 pub(super) fn tracked(git: &Git, mirror: &Path, commit: &CommitId) -> Outcome<Option<Vec<TrackedFile>>> {
     let repository = Repository::bare(mirror);
     let program = git.at(&repository).args(["ls-tree", "-r", "-z", "--full-tree", commit.as_str()]);
-    let listed = git.runner().run(&program.keep(Keep::All(1 << 30)))?;
+    let listed = git.runner().run(&program.keep(LISTING))?;
     if !listed.succeeded() {
         return Ok(None);
     }

@@ -11,8 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use refresh_git::path::TreePath;
-use refresh_git::{Git, LONG, Repository, path_of, records};
-use refresh_programs::process::Keep;
+use refresh_git::{Git, LISTING, LONG, Repository, path_of, records};
 use refresh_settings::names::CommitId;
 use refresh_system::disk;
 use refresh_system::error::{Context as _, Failure, Outcome};
@@ -59,7 +58,7 @@ pub fn handle(request: &ProveTreeRequest) -> Outcome<ProveTreeResponse> {
     let mirror = Repository::bare(request.place.mirror.as_path()).with_index(&index).passing();
     let repository = mirror.clone().with_tree(tree);
     let step = || format!("cannot verify the prepared tree of {}", request.commit.short());
-    let at = |arguments: &[&str]| git.at(&repository).args(arguments).keep(Keep::All(1 << 30)).deadline(LONG);
+    let at = |arguments: &[&str]| git.at(&repository).args(arguments).keep(LISTING).deadline(LONG);
     git.run(&at(&["read-tree", request.commit.as_str()]), step)?;
     // Ends with 1 if a file differs, which the next command reports.
     git.runner().run(&at(&["update-index", "-q", "--refresh"]))?;

@@ -21,7 +21,7 @@ pub use beneath::open_without_links;
 pub use directory::{give, make_directory, make_new_directory, make_owned_directory, set_mode};
 pub use own::{Depth, Foreign, foreign, open_own, read_if_roots, read_own, read_own_json};
 pub use owner::Owner;
-pub use reading::{is_directory, open_with, read_at_most, read_if_there, read_json};
+pub use reading::{is_directory, open_with, read_at_most, read_if_there, read_json, read_last_line};
 pub use removal::{remove_file_durably, remove_file_if_there, remove_if_empty, remove_tree};
 pub use rename::{Moved, copy_new, exchange, move_new, move_over, point_link, same_device, try_move_over};
 pub use sync::{sync_file_system, sync_parent};

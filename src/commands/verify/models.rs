@@ -22,8 +22,8 @@ use refresh_run::refresh::models::{examine, keep, known};
 use refresh_service::envfile::EnvFile;
 use refresh_settings::layers::Overrides;
 use refresh_settings::layout::Layout;
+use refresh_settings::users::owner_of_app;
 use refresh_system::clock;
-use refresh_system::disk::Owner;
 use refresh_system::error::{Failure, Outcome};
 use refresh_system::screen::{Tone, paint};
 use refresh_system::text::{count, duration, harmless_line};
@@ -103,7 +103,7 @@ fn examined(layout: &Layout, args: &VerifyArgs, stores: &[PathBuf]) -> Outcome<(
         stores.push(real);
     }
     let runner = Runner::silent();
-    let owner = Owner::of(&layout.app()).or_else(|_| Owner::of(&layout.home())).unwrap_or(Owner::own());
+    let owner = owner_of_app(layout)?;
     let env_file = EnvFile::read_at(layout, &runner);
     let depth = match (args.presence, args.no_cache) {
         (true, _) => Depth::Presence,

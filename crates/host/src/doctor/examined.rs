@@ -15,6 +15,7 @@ use refresh_service::envfile::EnvFile;
 use refresh_settings::layers::{Layers, Overrides};
 use refresh_settings::layout::Layout;
 use refresh_settings::names::{BranchName, CommitId};
+use refresh_settings::users::owner_of_app;
 use refresh_settings::{Settings, trust};
 use refresh_source::work_tree::TreeState;
 use refresh_system::disk::Owner;
@@ -102,7 +103,7 @@ impl Examined {
             branch: settings.branch_to_follow(status.deployed.as_ref().map(|pair| pair.branch.clone())),
             settings,
             unusable,
-            owner: Owner::of(&layout.app()).or_else(|_| Owner::of(&layout.home())).ok(),
+            owner: owner_of_app(layout).ok(),
             under_way: run_lock::held_by(&layout.lock_file()).ok().flatten().is_some()
                 || status.running_now().is_some(),
             opened,

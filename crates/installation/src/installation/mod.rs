@@ -25,7 +25,7 @@ use refresh_settings::Settings;
 use refresh_settings::layers::Layers;
 use refresh_settings::layout::Layout;
 use refresh_settings::names::{BranchName, CommitId, GenerationName, RunId};
-use refresh_settings::users::BUILDER;
+use refresh_settings::users::{BUILDER, owner_of_app};
 use refresh_system::disk::Owner;
 use refresh_system::error::{Context as _, Outcome};
 use refresh_system::hint::Hint;
@@ -100,7 +100,7 @@ impl Installation {
     pub fn open(layers: Layers, runner: Runner) -> Outcome<Self> {
         let settings = layers.resolve()?;
         let layout = layers.layout.clone();
-        let owner = Owner::of(&layout.app()).or_else(|_| Owner::of(&layout.home())).unwrap_or(Owner::own());
+        let owner = owner_of_app(&layout)?;
         let git = Git::new(&runner, &layout)?;
         let units = Units::new(&layout, &runner, owner).with_sessions();
         let mirror = Mirror::new(&git, &layout, &settings.remote).in_units(&units);

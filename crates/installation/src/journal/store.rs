@@ -35,6 +35,8 @@ pub struct Journal {
     next: u64,
     /// How many bytes the whole records take.
     length: u64,
+    /// Whether a record that failed may have left a part of itself after these.
+    is_torn: bool,
     status: Status,
 }
 
@@ -50,7 +52,7 @@ impl Journal {
         }
         let file = disk::append_own(&path, 0o644)?;
         disk::sync_parent(&path)?;
-        Ok(Self { path, file, next: 0, length: 0, status: Status::Empty })
+        Ok(Self { path, file, next: 0, length: 0, is_torn: false, status: Status::Empty })
     }
 
     /// Opens the journal of a run that was killed, to close it. A torn tail is cut off first.
@@ -66,7 +68,7 @@ impl Journal {
         file.set_len(read.complete_bytes).context(context)?;
         let next = read.lines.len() as u64;
         let status = read.status.unwrap_or(Status::Empty);
-        Ok(Self { path, file, next, length: read.complete_bytes, status })
+        Ok(Self { path, file, next, length: read.complete_bytes, is_torn: false, status })
     }
 
     /// Appends a record. When this returns, a power cut cannot take the record away, unless it is one of those that
@@ -85,11 +87,16 @@ impl Journal {
         let mut bytes = serde_json::to_vec(&line).context(context)?;
         bytes.push(b'\n');
         let sync = |file: &File| if covered { Ok(()) } else { file.sync_data() };
+        // Half a record, or one that does not count, would make a foreign journal of what is written after it.
+        if self.is_torn {
+            self.file.set_len(self.length).context(context)?;
+        }
+        self.is_torn = true;
         if let Err(error) = self.file.write_all(&bytes).and_then(|()| sync(&self.file)) {
-            // Half a record, or one that does not count, would make a foreign journal of what is written after it.
-            let _ = self.file.set_len(self.length);
+            self.is_torn = self.file.set_len(self.length).is_err();
             return Err(error).context(context);
         }
+        self.is_torn = false;
         self.next += 1;
         self.length += bytes.len() as u64;
         self.status = status;
@@ -253,6 +260,31 @@ mod tests {
             foreign[index] = b"{\"hello\":1}\n";
             assert_eq!(parse(&foreign.concat()).status, None, "line {index} foreign");
         }
+    }
+
+    #[test]
+    fn half_a_record_that_could_not_be_removed_is_removed_before_the_next_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut journal = Journal::create(directory.path()).unwrap();
+        let path = directory.path().join(FILE);
+        let begun = || Entry::Begun {
+            schema: SCHEMA,
+            run: RunId::parse("r-1").unwrap(),
+            process: ProcessId::own(),
+            branch: BranchName::main(),
+            before: None,
+            unit: UnitName::usual(),
+            sequence: 1,
+        };
+        // This device takes nothing, and cannot be cut.
+        let full = std::fs::OpenOptions::new().append(true).open("/dev/full").unwrap();
+        let file = std::mem::replace(&mut journal.file, full);
+        assert!(journal.append(begun()).is_err());
+        disk::write_atomic(&path, b"{\"seq\":0,", 0o644).unwrap();
+        journal.file = disk::append_own(&path, 0o644).unwrap();
+        drop(file);
+        journal.append(begun()).unwrap();
+        assert_eq!(read(directory.path()).unwrap().unwrap().lines.len(), 1);
     }
 
     #[test]

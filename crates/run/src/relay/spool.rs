@@ -33,6 +33,8 @@ const MODE: u32 = 0o640;
 /// How many bytes of what passes (progress, output of other programs) are kept: `/run` lies in memory. The report and
 /// everything else that counts is kept in any case.
 const PASSING_LIMIT: u64 = 32 << 20;
+/// How many bytes a report may have.
+const REPORT_LIMIT: u64 = 64 << 20;
 /// How many runs keep their spool.
 const KEPT: usize = 20;
 
@@ -112,9 +114,8 @@ impl Spool {
 
     /// Returns the report, where the run came to one.
     pub fn report(&self) -> Option<Report> {
-        let bytes = disk::read_if_there(&self.events()).ok().flatten()?;
-        let last = bytes.split(|byte| *byte == b'\n').rfind(|line| !line.is_empty())?;
-        match serde_json::from_slice(last) {
+        let last = disk::read_last_line(&self.events(), REPORT_LIMIT).ok().flatten()?;
+        match serde_json::from_slice(&last) {
             Ok(Event::RunFinished { report }) => Some(*report),
             _ => None,
         }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Context as _, Outcome};
+use crate::error::{Context as _, Failure, Outcome};
 
 /// The user and group that files belong to and that work on them is done as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,8 +23,21 @@ impl Owner {
     /// # Errors
     /// There is nothing at `path`, or it cannot be looked at.
     pub fn of(path: &Path) -> Outcome<Self> {
-        let found = fs::symlink_metadata(path).context(|| format!("cannot read {}", path.display()))?;
-        Ok(Self { uid: found.uid(), gid: found.gid() })
+        Self::of_existing(path)?.ok_or_else(|| Failure::new(format!("{} does not exist", path.display())))
+    }
+
+    /// Returns the owner of a file or directory; `None` if nothing is there.
+    ///
+    /// # Errors
+    /// It cannot be read, or its parent is not a directory.
+    pub fn of_existing(path: &Path) -> Outcome<Option<Self>> {
+        match fs::symlink_metadata(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            found => {
+                let found = found.context(|| format!("cannot read {}", path.display()))?;
+                Ok(Some(Self { uid: found.uid(), gid: found.gid() }))
+            }
+        }
     }
 
     /// Returns the user's name, from `/etc/passwd` (passwd(5)); `None` where the user has none there.

@@ -1,7 +1,7 @@
 //! Reads complete files, without being held up or filled by what others put in their place.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Read as _};
+use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
@@ -56,8 +56,52 @@ pub fn read_if_there(path: &Path) -> Outcome<Option<Vec<u8>>> {
 /// # Errors
 /// The file is there and cannot be read, or has more than `limit` bytes.
 pub fn read_at_most(path: &Path, limit: u64) -> Outcome<Option<Vec<u8>>> {
-    let context = || format!("cannot read {}", path.display());
-    let refused = |why: String| Err(Failure::new(context()).because(Failure::new(why)));
+    let Some(file) = open_regular(path)? else { return Ok(None) };
+    let mut bytes = Vec::new();
+    file.take(limit.saturating_add(1)).read_to_end(&mut bytes).context(|| cannot_read(path))?;
+    if bytes.len() as u64 > limit {
+        return Err(too_long(path, limit));
+    }
+    Ok(Some(bytes))
+}
+
+/// How many bytes [`read_last_line`] reads first.
+const BLOCK: u64 = 64 << 10;
+
+/// Returns the last line that is not empty, without its end; `None` if there is no such file or line. What is before it is not
+/// read.
+///
+/// # Errors
+/// The file exists and cannot be read, or the line has more than `limit` bytes.
+pub fn read_last_line(path: &Path, limit: u64) -> Outcome<Option<Vec<u8>>> {
+    let context = || cannot_read(path);
+    let Some(mut file) = open_regular(path)? else { return Ok(None) };
+    let length = file.metadata().context(context)?.len();
+    let mut wanted = BLOCK;
+    loop {
+        let start = length.saturating_sub(wanted);
+        let mut bytes = Vec::new();
+        file.seek(SeekFrom::Start(start)).context(context)?;
+        (&file).take(length - start).read_to_end(&mut bytes).context(context)?;
+        let end = bytes.iter().rposition(|byte| *byte != b'\n').map_or(0, |last| last + 1);
+        bytes.truncate(end);
+        let before = bytes.iter().rposition(|byte| *byte == b'\n');
+        if let Some(newline) = before {
+            bytes.drain(..=newline);
+        }
+        match before {
+            None if start == 0 && bytes.is_empty() => return Ok(None),
+            None if start > 0 && wanted <= limit => wanted *= 2,
+            None if start > 0 => return Err(too_long(path, limit)),
+            _ if bytes.len() as u64 > limit => return Err(too_long(path, limit)),
+            _ => return Ok(Some(bytes)),
+        }
+    }
+}
+
+/// Opens a regular file, or `/dev/null`; `None` if there is no such file.
+fn open_regular(path: &Path) -> Outcome<Option<File>> {
+    let context = || cannot_read(path);
     let file = match open_with(path, OFlags::NONBLOCK | OFlags::NOCTTY) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -67,14 +111,17 @@ pub fn read_at_most(path: &Path, limit: u64) -> Outcome<Option<Vec<u8>>> {
     // `/dev/null` is how people say that there is nothing.
     let is_null = found.file_type().is_char_device() && found.rdev() == rustix::fs::makedev(1, 3);
     if !found.is_file() && !is_null {
-        return refused("it is not a regular file".to_owned());
+        return Err(Failure::new(context()).because(Failure::new("it is not a regular file")));
     }
-    let mut bytes = Vec::new();
-    file.take(limit.saturating_add(1)).read_to_end(&mut bytes).context(context)?;
-    if bytes.len() as u64 > limit {
-        return refused(format!("it has more than {limit} bytes"));
-    }
-    Ok(Some(bytes))
+    Ok(Some(file))
+}
+
+fn cannot_read(path: &Path) -> String {
+    format!("cannot read {}", path.display())
+}
+
+fn too_long(path: &Path, limit: u64) -> Failure {
+    Failure::new(cannot_read(path)).because(Failure::new(format!("it has more than {limit} bytes")))
 }
 
 #[cfg(test)]
@@ -83,6 +130,34 @@ mod tests {
     use std::fs::{self, File};
 
     use super::*;
+
+    #[test]
+    fn the_last_line_is_read_whatever_is_before_it() {
+        use std::io::Write as _;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lines");
+        let last = |limit| read_last_line(&path, limit).map(|line| line.map(|line| line.len()));
+        assert_eq!(last(10).unwrap(), None);
+        let long = "x".repeat(200_000);
+        for (text, length) in [
+            ("", None),
+            ("\n\n", None),
+            ("abc", Some(3)),
+            ("a\nbc\n\n", Some(2)),
+            (long.as_str(), Some(200_000)),
+        ] {
+            fs::write(&path, text).unwrap();
+            assert_eq!(last(1 << 20).unwrap(), length);
+            fs::write(&path, format!("{long}\n{text}")).unwrap();
+            assert_eq!(last(1 << 20).unwrap(), length.or(Some(200_000)));
+        }
+        assert!(last(100_000).is_err());
+        // A hole of a terabyte is before it.
+        let mut file = File::options().append(true).open(&path).unwrap();
+        file.set_len(1 << 40).unwrap();
+        file.write_all(b"\nend\n").unwrap();
+        assert_eq!(last(10).unwrap(), Some(3));
+    }
 
     #[test]
     fn a_pipe_and_a_device_in_a_files_place_are_refused_and_not_waited_for() {
