@@ -22,6 +22,8 @@ const LAST_BREATH: Duration = Duration::from_secs(20);
 const DRAIN: Duration = Duration::from_millis(500);
 /// How much narrated output of one program is passed on; the rest is counted and left out.
 const NARRATED_LIMIT: usize = 4 << 20;
+/// How much of one line is passed on, in bytes.
+const LONGEST_LINE: usize = 4096;
 /// How often the interrupt flag and the limits are checked.
 const TICK: Duration = Duration::from_millis(50);
 /// How much of the end of a narrated stream is kept, in bytes.
@@ -152,19 +154,33 @@ impl Stream {
             Mode::All(_) => {}
             Mode::Lines(name) => {
                 let name = name.clone();
-                if self.kept.len() > 2 * TAIL {
+                if self.kept.len() > 4 * TAIL {
                     self.kept.drain(..self.kept.len() - TAIL);
                 }
-                for byte in bytes {
-                    match byte {
-                        b'\n' | b'\r' => self.pass_on(name.as_deref(), events),
-                        _ if self.line.len() < 4096 => self.line.push(*byte),
-                        _ => {}
-                    }
-                }
+                self.take_lines(name.as_deref(), bytes, events);
             }
         }
         Ok(())
+    }
+
+    /// Passes on the lines in `bytes`. What is not passed on any more is not read as lines: a program that writes without
+    /// an end would keep the service down for longer.
+    fn take_lines(&mut self, name: Option<&str>, bytes: &[u8], events: &Events) {
+        for part in bytes.split_inclusive(|byte| matches!(byte, b'\n' | b'\r')) {
+            if name.is_none() || self.narrated > NARRATED_LIMIT {
+                self.line = Vec::new();
+                return;
+            }
+            let (text, is_whole) = match part.split_last() {
+                Some((b'\n' | b'\r', text)) => (text, true),
+                _ => (part, false),
+            };
+            let room = LONGEST_LINE.saturating_sub(self.line.len());
+            self.line.extend_from_slice(&text[..text.len().min(room)]);
+            if is_whole {
+                self.pass_on(name, events);
+            }
+        }
     }
 
     fn pass_on(&mut self, name: Option<&str>, events: &Events) {
@@ -386,6 +402,37 @@ mod tests {
         fn collect(&mut self) -> Outcome<Ended> {
             panic!("waits without an end")
         }
+    }
+
+    #[test]
+    fn what_a_program_writes_after_the_limit_is_not_read_as_lines_and_its_end_is_kept() {
+        let events = Events::silent();
+        let mut stream = Stream::new(Mode::Lines(Some("hook".to_owned())));
+        stream.take(b"begun, ", &events).unwrap();
+        assert_eq!(stream.line, b"begun, ");
+        let lines = b"a line\n".repeat(NARRATED_LIMIT / 6 + 1);
+        stream.take(&lines, &events).unwrap();
+        let passed_on = stream.narrated;
+        assert!(passed_on > NARRATED_LIMIT, "{passed_on}");
+        for _ in 0..9 {
+            stream.take(b"no line begins here", &events).unwrap();
+            assert_eq!(stream.line, b"");
+        }
+        assert_eq!(stream.narrated, passed_on);
+        let kept = stream.into_kept();
+        assert!(kept.len() == TAIL && kept.ends_with(b"no line begins here"), "{}", kept.len());
+    }
+
+    #[test]
+    fn lines_are_passed_on_wherever_a_read_ends() {
+        let events = Events::silent();
+        let mut stream = Stream::new(Mode::Lines(Some("hook".to_owned())));
+        for part in ["one\ntw", "o\r", "\n\nthr", "ee"] {
+            stream.take(part.as_bytes(), &events).unwrap();
+        }
+        assert_eq!((stream.narrated, stream.line.as_slice()), (6, b"three".as_slice()));
+        stream.take(&vec![b'x'; 3 * LONGEST_LINE], &events).unwrap();
+        assert_eq!(stream.line.len(), LONGEST_LINE);
     }
 
     #[test]
