@@ -127,6 +127,15 @@ fn rw_5_4_hooks_come_from_the_commit_and_never_from_the_work_tree() {
 }
 
 #[test]
+fn rw_5_4_a_hook_that_leaves_nothing_ends_no_process_of_the_run() {
+    let host = Host::running();
+    host.push(&[("refresh.toml", &hook("early", "check", &["true"], "stage = true"))]);
+    host.tool(["run"]).expect(0);
+    let log = fs::read_to_string(host.runs().last().unwrap().join("log")).unwrap();
+    assert!(!log.contains("left running"), "{log}");
+}
+
+#[test]
 fn rw_5_4_a_staged_check_that_fails_leaves_the_service_as_it_is() {
     let host = Host::running();
     let pid = host.report()["service"]["pid"].clone();

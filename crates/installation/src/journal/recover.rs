@@ -73,7 +73,7 @@ pub fn recover(layout: &Layout, events: &Events, exchanges: &impl Exchanges) -> 
             continue;
         }
         if interrupted {
-            for process in leftover::end(&run, &directory.join(CHILDREN), PATIENCE)? {
+            for process in leftover::end(&run, &directory.join(CHILDREN), &[], PATIENCE)? {
                 events.note(&format!("ended what run {run} left running: {process}"));
             }
             disk::remove_tree(&directory.join(STAGED_TREE))?;

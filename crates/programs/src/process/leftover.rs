@@ -28,17 +28,18 @@ pub(crate) struct Recorded {
 }
 
 /// Ends every process that run `id` left: recorded groups whose leader is still the one recorded, and whatever
-/// carries the run's mark. Returns what was ended, as `pid (command)`.
+/// carries the run's mark, except the processes `but`. Returns what was ended, as `pid (command)`.
 ///
 /// # Errors
 /// A process is still there after SIGKILL and `patience`: it hangs in the kernel or belongs to another user.
-pub fn end(id: &RunId, register: &Path, patience: Duration) -> Outcome<Vec<String>> {
+pub fn end(id: &RunId, register: &Path, but: &[ProcessId], patience: Duration) -> Outcome<Vec<String>> {
     let bytes = disk::read_if_there(register)?.unwrap_or_default();
     let mut ended = Vec::new();
     for recorded in parse_register(&bytes) {
         // A pid and a start time come again after a reboot; the mark does not.
         let ours = recorded.leader.variable(RUN_MARK).as_deref() == Some(id.as_str());
-        if ours && recorded.leader.is_alive() && recorded.leader != ProcessId::own() {
+        let is_excepted = recorded.leader == ProcessId::own() || but.contains(&recorded.leader);
+        if ours && recorded.leader.is_alive() && !is_excepted {
             ended.push(format!("{} ({})", recorded.leader.pid, recorded.program));
             if let Some(group) = Pid::from_raw(recorded.leader.pid) {
                 let _ = kill_process_group(group, Signal::KILL);
@@ -47,7 +48,8 @@ pub fn end(id: &RunId, register: &Path, patience: Duration) -> Outcome<Vec<Strin
     }
     let limit = clock::monotonic() + patience;
     loop {
-        let marked = marked(id);
+        let mut marked = marked(id);
+        marked.retain(|process| !but.contains(process));
         if marked.is_empty() {
             return Ok(ended);
         }
@@ -74,7 +76,7 @@ pub fn end(id: &RunId, register: &Path, patience: Duration) -> Outcome<Vec<Strin
 }
 
 /// Returns the living processes that carry the mark of run `id`, except this one.
-pub(crate) fn marked(id: &RunId) -> Vec<ProcessId> {
+pub fn marked(id: &RunId) -> Vec<ProcessId> {
     let own = ProcessId::own();
     all_pids()
         .into_iter()

@@ -90,12 +90,14 @@ pub(super) fn run_hook(
         .env("PYTHONUNBUFFERED", "1")
         .keep(Keep::Narrated(hook.name.clone()));
     let job = Job { deadline: hook.deadline, ..place.job.clone() };
+    // What waits for its own part of the run was there before.
+    let before = if on.units.can_bind() { Vec::new() } else { leftover::marked(&account.report.run) };
     let finished = on.units.run(&job, &program);
     // A unit of systemd has ended with all its processes, and a unit that waits for its job carries the mark of the run as well.
     // Elsewhere a descendant that left its group still carries that mark.
     if !on.units.can_bind() {
         let register = on.layout.run(&account.report.run).join(recover::CHILDREN);
-        for process in leftover::end(&account.report.run, &register, LEFTOVER_PATIENCE)? {
+        for process in leftover::end(&account.report.run, &register, &before, LEFTOVER_PATIENCE)? {
             account.note(&format!("ended what the hook {} left running: {process}", hook.name));
         }
     }
