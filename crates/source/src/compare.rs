@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use refresh_git::Git;
 use refresh_git::path::TreePath;
+use refresh_git::{Git, path_of, records};
 use refresh_installation::installation::Installation;
 use refresh_settings::IgnoredFiles;
 use refresh_settings::names::{CommitId, RunId};
@@ -167,12 +167,13 @@ fn compare(git: &Git, request: &CompareRequest, known: &[CommitId]) -> Outcome<L
     let walk =
         |tracked: &Tracked| untracked::walk(tree, &Accounts { tracked, kept: &still, outputs: &outputs });
     let raw = comparer.compare(base, &files)?;
+    let left_out = left_out(&comparer, base)?;
     let mut found = Found { differing: raw.files, untracked: walk(&tracked) };
     found.differing.retain(|path, kind| {
         let has_moved = matches!(request.moves, Moves::Moved(_)) && covers(&kept, path).is_some();
         !(untracked::is_byte_code(path)
             || outputs.vouch(tree, path)
-            || *kind == ChangeKind::Deleted && has_moved)
+            || *kind == ChangeKind::Deleted && (has_moved || left_out.contains(path)))
     });
     while !(found.differing.is_empty() && found.untracked.entries.is_empty()) {
         let Some((commit, others)) = readable.next().transpose()? else { break };
@@ -190,6 +191,22 @@ fn compare(git: &Git, request: &CompareRequest, known: &[CommitId]) -> Outcome<L
         not_comparable: unreadable.or(warned),
         ..listed(found, &kept)
     })
+}
+
+/// Lists the tracked files that a sparse checkout of the tree leaves out. Only the index is read, with nothing of its repository.
+fn left_out(comparer: &Comparer<'_>, base: &CommitId) -> Outcome<BTreeSet<PathBuf>> {
+    let git_dir = comparer.tree.join(".git");
+    let has = |name: &str| git_dir.join(name).symlink_metadata().is_ok_and(|found| found.is_file());
+    if !(has("info/sparse-checkout") && has("index")) || own_repository::unreadable_file(&git_dir).is_some() {
+        return Ok(BTreeSet::new());
+    }
+    let repository = comparer.scratch_repository(differences::RAW, base)?.with_index(git_dir.join("index"));
+    let program = comparer.git.at(&repository).args(["-c", "advice.sparseIndexExpanded=false"]);
+    let program = program.args(["ls-files", "-t", "-z"]);
+    // A mirror without the directories that the index leaves out gives no answer: then they count as local changes.
+    let Ok(listed) = own_repository::answer(comparer.git, program)? else { return Ok(BTreeSet::new()) };
+    // The mark of an entry that is left out is an S (git-ls-files(1)).
+    Ok(records(&listed.stdout).filter_map(|record| record.strip_prefix(b"S ")).map(path_of).collect())
 }
 
 /// Removes from `found` what `commit` accounts for; returns the files of it that are on disk and not in `base`.

@@ -16,7 +16,7 @@ use refresh_system::disk;
 use refresh_system::error::Outcome;
 
 use super::operation_request::GitLocation;
-use super::own_repository::read_small;
+use super::own_repository::{REF, read_small};
 use super::paths::TrackedFile;
 use super::untracked::{EntryType, entries, is_cache};
 
@@ -51,12 +51,25 @@ pub(super) fn files(commit: &[TrackedFile], new: &[TrackedFile]) -> Option<Vec<T
 
 /// Returns the local rules of a tree.
 pub(super) fn of_tree(app: &Path) -> String {
-    let is_directory = |path: &str| fs::symlink_metadata(app.join(path)).is_ok_and(|found| found.is_dir());
-    if !(is_directory(".git") && is_directory(".git/info")) {
-        return String::new();
-    }
-    let text = read_small(&app.join(".git/info/exclude"), LARGEST).unwrap_or_default();
+    let text = local_file(app).and_then(|file| read_small(&file, LARGEST)).unwrap_or_default();
     String::from_utf8(text).unwrap_or_default()
+}
+
+/// Returns where the local rules of a tree are: in its repository, also where `.git` is a link, or a file that names the
+/// repository of a linked working tree (gitrepository-layout(5)).
+pub(super) fn local_file(app: &Path) -> Option<PathBuf> {
+    let git = app.join(".git");
+    let named = |file: &Path, mark: &str| {
+        let text = String::from_utf8(read_small(file, REF)?).ok()?;
+        Some(text.trim().strip_prefix(mark)?.trim().to_owned())
+    };
+    let directory = if git.is_dir() { git } else { app.join(named(&git, "gitdir:")?) };
+    let common = match named(&directory.join("commondir"), "") {
+        Some(common) => directory.join(common),
+        None => directory,
+    };
+    let info = common.join("info");
+    info.is_dir().then(|| info.join("exclude"))
 }
 
 /// Returns the local rules of the next tree: those of this one, and one for each path that no other rule names. `None` if
@@ -198,6 +211,29 @@ fn files_below(app: &Path, directory: &Path) -> Vec<(PathBuf, EntryType)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn local_rules_are_read_from_the_repository_that_a_linked_tree_names() {
+        let directory = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = directory.path().join(path);
+            disk::make_directory(path.parent().unwrap(), 0o755).unwrap();
+            disk::write_atomic(&path, text.as_bytes(), 0o644).unwrap();
+        };
+        let rules = |app: &str| of_tree(&directory.path().join(app));
+        write("main/.git/info/exclude", "data/\n");
+        write("main/.git/worktrees/app/commondir", "../..\n");
+        write("app/.git", "gitdir: ../main/.git/worktrees/app\n");
+        write("own/x", "");
+        disk::point_link(&directory.path().join("own/.git"), Path::new("../main/.git")).unwrap();
+        write("none/.git", "gitdir: nowhere\n");
+        write("bare/x", "");
+        for (app, expected) in
+            [("main", "data/\n"), ("app", "data/\n"), ("own", "data/\n"), ("none", ""), ("bare", "")]
+        {
+            assert_eq!(rules(app), expected, "{app}");
+        }
+    }
 
     #[test]
     fn local_rules_go_on_and_each_path_without_a_rule_gets_one() {

@@ -20,7 +20,7 @@ use refresh_system::clock;
 use refresh_system::error::Outcome;
 
 use super::kept::{self, Kept, ListKeptRequest};
-use super::untracked;
+use super::{ignore_rules, untracked};
 
 /// The operation that makes the list.
 pub(crate) const OPERATION: &str = "source-list-kept";
@@ -59,8 +59,8 @@ pub(super) fn handle(request: &ListKeptRequest) -> Outcome<Option<KeptBeforehand
     let preserve = kept::patterns(&request.preserve)?;
     let mut stamps = BTreeMap::new();
     add_stamps(app, Path::new(""), &preserve, false, &mut stamps);
-    let local = Path::new(".git/info/exclude");
-    stamps.extend(stamp(&app.join(local)).map(|stamp| (local.to_path_buf(), stamp)));
+    let local = ignore_rules::local_file(app);
+    stamps.extend(local.and_then(|file| Some((file.clone(), stamp(&file)?))));
     let youngest = stamps.values().map(|stamp| stamp.changed).max().unwrap_or(0);
     if i128::from(youngest) > clock::now().as_nanosecond() - i128::from(TICK) {
         return Ok(None);

@@ -2,6 +2,7 @@
 //!
 //! It runs as the service user, reads the kept tree and the mirror, and writes in its scratch directory only.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -82,7 +83,7 @@ pub(crate) fn handle(request: &ShowStashRequest) -> Outcome<ShowStashResponse> {
     let mirror = request.place.mirror.as_path();
     let base = &request.base;
     let step = || "cannot show the differences".to_owned();
-    let files = compare::files_of(&git, mirror, base)?
+    let mut files = compare::files_of(&git, mirror, base)?
         .ok_or_else(|| Failure::new(format!("the commit {} is not in the mirror", base.short())))?;
     let path = request.path.as_ref().map(TreePath::as_path);
     if let Some(path) = path {
@@ -92,6 +93,9 @@ pub(crate) fn handle(request: &ShowStashRequest) -> Outcome<ShowStashResponse> {
             return Err(Failure::new(format!("the stash has no {}", TreePath::from(path))));
         }
     }
+    // What has moved to the next tree, and what a sparse checkout leaves out, is no change.
+    let changed: BTreeSet<&Path> = request.changes.iter().map(|change| change.path.as_path()).collect();
+    files.retain(|file, _| changed.contains(file.as_path()) || tree.join(file).symlink_metadata().is_ok());
     let comparer = Comparer { git: &git, mirror, tree, scratch };
     let index = scratch.join("show.index");
     let repository = comparer.scratch_repository(RAW, base)?.with_tree(tree).with_index(&index);

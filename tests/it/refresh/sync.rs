@@ -1,7 +1,7 @@
 //! Step 2: `app/` ends as the remote branch and nothing else, whatever it was before (RW-5.2).
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
 use crate::host::{Host, git};
 use crate::refresh::help::{WAYS, aligned};
@@ -201,7 +201,9 @@ fn rw_5_2a_partial_and_sparse_clones_are_refreshed_like_any_other() {
         assert_eq!(host.read("sub/deep/same.txt").as_deref(), Some("unchanged\n"), "{options:?}");
         git(&app, ["fsck", "--connectivity-only"]);
         let run = crate::refresh::help::last_run(&host);
-        host.tool(["stash", "show", &run]).expect(0).prints("by hand");
+        let shown = host.tool(["stash", "show", &run]).expect(0).prints("by hand");
+        // A file that a sparse checkout leaves out is not removed.
+        assert!(!shown.all().contains("deleted"), "{options:?}: {}", shown.all());
         host.tool(["run", "--if-changed"]).expect(0).prints("Already current");
         host.tool(["rollback"]).expect(0);
         host.tool(["run"]).expect(0);
@@ -300,4 +302,26 @@ fn names_links_and_encodings_that_people_commit_are_deployed_byte_for_byte() {
     run("attributes");
     assert_eq!(fs::read(host.layout.app().join("a.ps1")).unwrap(), b"\xff\xfeW\0\r\0\n\0");
     assert!(host.read("a.c").unwrap().starts_with("/* $Id: "));
+}
+
+#[test]
+fn rw_5_2a_a_large_file_of_the_commit_and_one_that_was_changed_are_moved_and_not_copied() {
+    let host = Host::running();
+    fs::write(host.work().join("large.bin"), vec![b'1'; 32 << 20]).unwrap();
+    host.push(&[]);
+    host.tool(["run"]).expect(0);
+    let large = host.layout.app().join("large.bin");
+    let log = fs::read_to_string(host.runs().last().unwrap().join("log")).unwrap();
+    let stop = log.lines().find_map(|line| line.strip_suffix(" stop: started")).unwrap();
+    let made = jiff::Timestamp::try_from(large.metadata().unwrap().created().unwrap()).unwrap();
+    assert!(made < stop.parse().unwrap(), "made at {made}, after the stop at {stop}");
+
+    // Changed by hand, and sparse.
+    fs::File::options().write(true).open(&large).unwrap().set_len(1 << 30).unwrap();
+    let inode = large.metadata().unwrap().ino();
+    host.push(&[("version.txt", "two\n")]);
+    host.tool(["run"]).expect(0).prints("large.bin");
+    let kept = host.layout.stashes().join(crate::refresh::help::last_run(&host)).join("large.bin");
+    assert_eq!(kept.metadata().unwrap().ino(), inode);
+    assert_eq!(host.version().as_deref(), Some("two"));
 }
