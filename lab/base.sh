@@ -18,8 +18,8 @@ cache=${LADYLINUX_REFRESH_LAB_CACHE:-/var/cache/ladylinux-refresh-lab}
 packages=systemd,systemd-sysv,dbus,polkitd,git,python3,python3-venv,ca-certificates,iproute2,curl,procps,sudo
 packages=$packages,openssh-server,openssh-client,openssl,strace
 
-# Small packages for tests that need some environment, in two versions, besides what the demo needs.
-small='six==1.16.0 six==1.17.0'
+# Small packages for tests that need some environment, some in two versions, besides what the demo needs.
+small='six==1.16.0 six==1.17.0 gunicorn==23.0.0 packaging==25.0 setproctitle==1.3.7'
 
 main() {
     # shellcheck source=/dev/null # the release that this machine runs
