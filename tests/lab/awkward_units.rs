@@ -235,6 +235,19 @@ fn rw_7_1b_a_unit_that_is_masked_edited_or_renamed_or_a_users_own_is_refused_wit
     until("the service", || machine.version());
     refused(&machine, &renamed);
     machine.tool("doctor").expect(5).prints("lady.service runs the application");
+    // A second unit would start the application twice.
+    for state in ["start", "stop"] {
+        machine.exec(&format!("systemctl {state} lady")).expect(0);
+        machine
+            .refresh("init")
+            .expect(3)
+            .prints("lady.service runs the application")
+            .prints("set `unit = \"lady.service\"`")
+            .prints("add it to `also`");
+        assert_eq!(machine.read("/usr/lib/systemd/system/ladylinux-api.service"), None);
+    }
+    machine.exec("systemctl start lady").expect(0);
+    until("the service", || machine.version());
     // The advice works.
     let settings = machine.read("/etc/ladylinux/refresh.toml").unwrap();
     let named = format!("{settings}[service]\nunit = \"lady.service\"\n");
@@ -302,16 +315,83 @@ fn rw_5_5_rw_7_1a_another_hand_in_the_middle_of_a_run_starts_nothing_and_a_stop_
         machine.push_version(next);
         let run = begin();
         until("the start", || (is_fenced() && state() == "activating").then_some(()));
-        machine.exec(&format!("systemctl {verb} ladylinux-api")).expect(0);
+        machine.exec(&format!("sudo systemctl {verb} ladylinux-api")).expect(0);
         let ended = Ran::of(&run.wait_with_output().unwrap()).expect(code);
         if code == 1 {
             ended
                 .prints("another request replaced this start of ladylinux-api.service")
-                .prints("stopped and fenced");
+                .prints("systemctl stop ladylinux-api")
+                .prints("stopped and fenced")
+                .prints("next         ladylinux-refresh run");
         }
     }
     machine.refresh("rollback").expect(0);
     assert_eq!(machine.version().as_deref(), Some("three"));
     machine.refresh("run").expect(0);
     assert_eq!(machine.version().as_deref(), Some("four"));
+}
+
+/// Commands of people, monitors and other units while the new service is asked for its health: what is named, and the advice.
+const HANDS: [(&str, &str, &str); 4] = [
+    ("systemctl stop ladylinux-api", "another request stopped ladylinux-api.service", "next "),
+    (
+        "systemctl restart --no-block ladylinux-api",
+        "another request stopped ladylinux-api.service",
+        "systemctl list-jobs",
+    ),
+    ("systemctl start old", "old.service was started, which conflicts with it", "systemctl stop old.service"),
+    ("systemctl kill --signal=SIGTERM ladylinux-api", "ended by SIGTERM", "another command stopped it"),
+];
+
+#[test]
+fn rw_7_1b_who_stops_the_new_service_while_it_is_asked_for_its_health_is_named_with_what_works() {
+    let Some(lab) = Lab::open() else { return };
+    let machine = Machine::copy_of(&lab, "awkward-units", set_up);
+    let settings = machine.read("/etc/ladylinux/refresh.toml").unwrap();
+    machine.write("/etc/ladylinux/refresh.toml", &settings.replace("300ms", "60s"));
+    machine.write(
+        "/etc/systemd/system/old.service",
+        "[Unit]\nConflicts=ladylinux-api.service\n[Service]\nExecStart=/bin/sleep 1000\n",
+    );
+    machine.exec("systemctl daemon-reload").expect(0);
+    for (number, (hand, words, advice)) in HANDS.into_iter().enumerate() {
+        let next = format!("next-{number}");
+        machine.push_version(&next);
+        let run = machine.spawn(&format!("PIP_INDEX_URL={LOCAL_INDEX} exec ladylinux-refresh run"));
+        until("the new version", || machine.version().filter(|version| *version == next));
+        machine.exec(hand).expect(0);
+        let ended = Ran::of(&run.wait_with_output().unwrap()).expect(1).prints("stopped and fenced");
+        let is_by_others = !hand.contains("kill");
+        let command = if is_by_others { "ladylinux-refresh run" } else { "ladylinux-refresh rollback" };
+        let all = ended.prints(words).prints(advice).all();
+        assert!(all.contains(&format!("next         {command}")), "{hand}: {all}");
+        machine.exec("systemctl stop old").expect(0);
+        machine.write("/etc/ladylinux/refresh.toml", &settings);
+        machine.refresh(command.strip_prefix("ladylinux-refresh ").unwrap()).expect(0);
+        machine.write("/etc/ladylinux/refresh.toml", &settings.replace("300ms", "60s"));
+    }
+}
+
+#[test]
+fn rw_7_1b_a_new_service_that_needs_more_memory_than_its_unit_allows_is_named_and_a_rollback_leads_out() {
+    let Some(lab) = Lab::open() else { return };
+    let machine = Machine::copy_of(&lab, "awkward-units", set_up);
+    for kind in ["simple", "notify"] {
+        start_with(&machine, &format!("[Service]\nType={kind}\nMemoryMax=100M\nMemorySwapMax=0\n"));
+        let before = until("the service", || machine.version());
+        machine.write("/srv/work/server.py", &format!("held = b'x' * (400 << 20)\n{SERVER}"));
+        machine.push_version(&format!("hungry-{kind}"));
+        machine
+            .refresh("run")
+            .expect(1)
+            .prints("for want of memory (OOM)")
+            .prints("MemoryMax=100 MiB of ladylinux-api.service was not enough")
+            .prints("systemctl edit ladylinux-api.service")
+            .prints("next         ladylinux-refresh rollback");
+        machine.refresh("rollback").expect(0);
+        assert_eq!(machine.version(), Some(before), "{kind}");
+        machine.write("/srv/work/server.py", SERVER);
+        machine.push_version(&format!("modest-{kind}"));
+        machine.refresh("run").expect(0);
+    }
 }

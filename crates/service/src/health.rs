@@ -189,10 +189,10 @@ impl Watch<'_> {
             {
                 Ok(running)
             }
-            ServiceState::Running(running) => Err(Failure::new(format!(
+            ServiceState::Running(running) => Err(self.with_outer_cause(Failure::new(format!(
                 "the service was restarted: process {} instead of {}",
                 running.main.pid, self.main.pid
-            ))),
+            )))),
             _ => Err(self.died()),
         }
     }
@@ -221,7 +221,15 @@ impl Watch<'_> {
             How::Exit(how) => how.to_string(),
             How::Other(what) => what,
         };
-        Failure::new(format!("the service died {after:.1?} after its start ({why})"))
+        let died = Failure::new(format!("the service died {after:.1?} after its start ({why})"));
+        self.with_outer_cause(died)
+    }
+
+    fn with_outer_cause(&self, failure: Failure) -> Failure {
+        match self.service.outer_cause() {
+            Ok(Some(cause)) => failure.because(cause),
+            _ => failure,
+        }
     }
 }
 

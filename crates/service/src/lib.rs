@@ -192,6 +192,15 @@ pub trait ServiceManager: Send + Sync {
         Ok(Others::default())
     }
 
+    /// Returns what ended the service from outside since it was started last; `None` where nothing did, or the manager does
+    /// not know.
+    ///
+    /// # Errors
+    /// The manager cannot be asked.
+    fn outer_cause(&self) -> Outcome<Option<Failure>> {
+        Ok(None)
+    }
+
     /// Starts a unit again that was stopped together with the service; one that is active is left as it is.
     ///
     /// # Errors

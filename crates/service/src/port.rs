@@ -11,7 +11,7 @@ use std::{fmt, fs};
 use rustix::fs::OFlags;
 
 use refresh_programs::process::ProcessId;
-use refresh_programs::process::identity::all_pids;
+use refresh_programs::process::identity::{all_pids, is_launcher};
 use refresh_system::error::{Context as _, Failure, Outcome};
 use refresh_system::{clock, interrupt};
 
@@ -165,6 +165,10 @@ pub fn held(port: u16, holder: &PortHolder) -> Failure {
         _ if is_of_container(holder) => failure
             .command_for("find the container that publishes the port", "docker ps --filter", &[&format!("publish={port}")])
             .hint("an application in a container is not refreshed by this program: stop the container, or use another port"),
+        (Some(process), Some(unit)) if is_launcher(unit) => failure.hint(format!(
+            "have {unit} start it no more, then end process {} if it may be ended",
+            process.pid
+        )),
         (Some(_), Some(unit)) if !is_session(unit) => {
             failure.command_for("where it may be stopped", "systemctl stop", &[&unit])
         }
@@ -441,6 +445,12 @@ torn line
         let of_unit = held(80, &holder(7, Some("nginx.service")));
         assert!(of_unit.summary().contains("part of nginx.service"), "{of_unit}");
         assert_eq!(of_unit.hint_texts(), ["where it may be stopped: systemctl stop nginx.service"]);
+        for launcher in ["cron.service", "supervisor.service", "ssh@3.service"] {
+            assert_eq!(
+                held(80, &holder(7, Some(launcher))).hint_texts(),
+                [format!("have {launcher} start it no more, then end process 7 if it may be ended")]
+            );
+        }
         for session in ["session-3.scope", "user@1000.service"] {
             assert_eq!(
                 held(80, &holder(7, Some(session))).hint_texts(),

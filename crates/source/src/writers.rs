@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use refresh_programs::process::ProcessId;
-use refresh_programs::process::identity::all_pids;
+use refresh_programs::process::identity::{all_pids, is_launcher};
 use refresh_settings::layout::Layout;
 use refresh_system::clock;
 use refresh_system::disk::Owner;
@@ -35,6 +35,10 @@ pub(crate) fn named(failure: Failure, layout: &Layout, owner: Owner) -> Failure 
     let words: Vec<String> = found.iter().take(NAMED).map(|process| describe(*process)).collect();
     let failure = failure.because(Failure::new(format!("{how}: {}", words.join(", "))));
     match (first.unit(), first.unit_of_user()) {
+        (Some(unit), _) if is_launcher(&unit) => failure.hint(format!(
+            "have {unit} start it no more, then end process {} if it may be ended",
+            first.pid
+        )),
         (Some(unit), _) => failure.command("systemctl stop", &[&unit]).hint(format!(
             "or add {unit:?} to `also` under [service] in {}: it is stopped and started with the service then",
             quoted_path(&layout.host_file())

@@ -32,6 +32,8 @@ enum Kind {
     Interrupted(i32),
     /// The sentence is what a program wrote.
     Written,
+    /// Another program or person did it: the same command can work again.
+    ByOthers,
 }
 
 /// What stands in the place of output that is not for everybody.
@@ -57,6 +59,12 @@ impl Failure {
             _ => "a signal",
         };
         Self { kind: Kind::Interrupted(signal), ..Self::new(format!("interrupted by {name}")) }
+    }
+
+    /// Makes the failure that another program or person has caused on purpose. It proves nothing against the version that is
+    /// deployed.
+    pub fn by_others(summary: impl Into<String>) -> Self {
+        Self { kind: Kind::ByOthers, ..Self::new(summary) }
     }
 
     /// Adds the cause. A cause is never thrown away.
@@ -139,6 +147,11 @@ impl Failure {
             Kind::Interrupted(signal) => Some(signal),
             _ => self.nested().and_then(Self::interrupted_by),
         }
+    }
+
+    /// Returns whether another program or person has caused this failure ([`Failure::by_others`]).
+    pub fn is_by_others(&self) -> bool {
+        self.kind == Kind::ByOthers || self.nested().is_some_and(Self::is_by_others)
     }
 
     /// Returns whether the kernel refused the caller something.

@@ -41,12 +41,17 @@ pub fn steps(host: &Host) -> Vec<Step> {
         Step::new(directories::check_directories, directories::apply_directories),
         Step::new(files::check_host_file, files::apply_host_file),
         Step::new(files::check_env_file, files::apply_env_file),
+    ]);
+    if on_systemd {
+        // Before the long steps: it may be refused.
+        steps.push(Step::new(unit::check_unit, unit::apply_unit));
+    }
+    steps.extend([
         Step::new(source::check_mirror, source::apply_mirror),
         Step::new(source::check_work_tree, source::apply_work_tree),
         Step::new(source::check_environment, source::apply_environment),
     ]);
     if on_systemd {
-        steps.push(Step::new(unit::check_unit, unit::apply_unit));
         if host.input.has_socket {
             steps.push(Step::new(socket::check_socket, socket::apply_socket));
         }

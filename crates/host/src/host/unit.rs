@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use refresh_git::history::EntryKind;
 use refresh_git::mirror::Mirror;
+use refresh_service::systemd::elsewhere::{self, Elsewhere};
 use refresh_settings::Settings;
 use refresh_settings::layout::Layout;
 use refresh_settings::names::{CommitId, UnitName};
@@ -24,8 +25,22 @@ pub(super) fn check_unit(host: &Host) -> Outcome<Need> {
             let units = host.layout.host_units();
             return Err(Failure::new(what).hint(format!("install {template} in {}", units.display())));
         }
-        (None, None) => Need::Needed(format!("install {unit}, generated from the settings")),
+        (None, None) => match elsewhere::find(&host.layout, unit, &host.input.settings.service.also) {
+            Some(found) => return Err(of_another_name(&host.layout, unit, found)),
+            None => Need::Needed(format!("install {unit}, generated from the settings")),
+        },
     })
+}
+
+/// Returns the failure that the application has a unit of another name: a second one would start it twice, on one port.
+fn of_another_name(layout: &Layout, unit: &UnitName, found: Elsewhere) -> Failure {
+    Failure::new(format!("{unit} does not exist, and the application has another unit"))
+        .because(Failure::new(found.what))
+        .hint(found.repair)
+        .hint(format!(
+            "or, if it is another part of the application, add it to `also` under [service] in {}",
+            quoted_path(&layout.host_file())
+        ))
 }
 
 pub(super) fn apply_unit(host: &Host) -> Outcome<String> {

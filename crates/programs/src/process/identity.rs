@@ -138,6 +138,45 @@ fn unit_of_groups(groups: &str) -> Option<String> {
         .find_map(|path| path.split('/').rev().find(|part| part.ends_with(".service")).map(str::to_owned))
 }
 
+/// The units that start programs of others: schedulers, logins, containers, other supervisors, build agents.
+const LAUNCHERS: [&str; 22] = [
+    "actions.runner",
+    "anacron",
+    "atd",
+    "buildkite-agent",
+    "cockpit",
+    "console-getty",
+    "containerd",
+    "cron",
+    "cronie",
+    "crond",
+    "docker",
+    "dropbear",
+    "getty@",
+    "gitlab-runner",
+    "jenkins",
+    "monit",
+    "pm2-",
+    "podman",
+    "serial-getty@",
+    "ssh",
+    "sshd",
+    "supervisor",
+];
+
+/// Returns whether a unit starts programs that are not its own: such a unit is stopped, restarted or named in no advice about
+/// one of these programs.
+pub fn is_launcher(unit: &str) -> bool {
+    let stem = unit.trim_end_matches(".service");
+    LAUNCHERS.iter().any(|name| {
+        let rest = stem.strip_prefix(name);
+        // `ssh@1`, `actions.runner.x`, `supervisord`
+        rest.is_some_and(|rest| {
+            name.ends_with(['@', '-']) || rest.is_empty() || rest == "d" || rest.starts_with(['@', '.'])
+        })
+    })
+}
+
 /// Returns the pids of all processes that can be seen.
 pub fn all_pids() -> Vec<i32> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
@@ -178,6 +217,16 @@ mod tests {
         );
         assert_eq!(of("0::/user.slice/user-0.slice/user@0.service/app.slice/x.service\n"), None);
         assert_eq!(of("0::/init.scope\n"), None);
+    }
+
+    #[test]
+    fn a_unit_that_starts_programs_of_others_is_known_by_its_name() {
+        for unit in ["cron.service", "ssh@1-2.service", "supervisord.service", "actions.runner.x-y.service"] {
+            assert!(is_launcher(unit), "{unit}");
+        }
+        for unit in ["ladylinux-api.service", "cronicle.service", "sshguard.service", "x.service"] {
+            assert!(!is_launcher(unit), "{unit}");
+        }
     }
 
     #[test]

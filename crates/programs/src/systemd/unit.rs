@@ -213,6 +213,47 @@ impl Bus {
             .context(|| format!("cannot ask systemd about {service}"))
     }
 
+    /// Returns the memory that a service may use, in bytes; `None` where it has no limit.
+    ///
+    /// # Errors
+    /// systemd cannot be asked.
+    pub fn memory_limit(&self, service: &str) -> Outcome<Option<u64>> {
+        let limit: u64 = self
+            .property(&unit_object(service), SERVICE_INTERFACE, "MemoryMax")
+            .context(|| format!("cannot ask systemd about {service}"))?;
+        Ok(Some(limit).filter(|limit| *limit != u64::MAX))
+    }
+
+    /// Returns the units that are up, or on their way, and cannot run beside `unit`.
+    ///
+    /// # Errors
+    /// systemd cannot be asked.
+    pub fn active_conflicts(&self, unit: &str) -> Outcome<Vec<String>> {
+        let mut found: Vec<String> = Vec::new();
+        for property in ["Conflicts", "ConflictedBy"] {
+            let names: Vec<String> = self
+                .property(&unit_object(unit), UNIT_INTERFACE, property)
+                .context(|| format!("cannot ask systemd about {unit}"))?;
+            for name in names {
+                if !found.contains(&name) && !self.is_down(&name)? {
+                    found.push(name);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Returns whether systemd shuts the machine down.
+    ///
+    /// # Errors
+    /// systemd cannot be asked.
+    pub fn is_shutting_down(&self) -> Outcome<bool> {
+        let state: String = self
+            .property(MANAGER, MANAGER_INTERFACE, "SystemState")
+            .context(|| "cannot ask systemd about the machine".to_owned())?;
+        Ok(state == "stopping")
+    }
+
     /// Returns the names of the services that are up, or on their way.
     ///
     /// # Errors

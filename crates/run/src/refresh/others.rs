@@ -2,6 +2,7 @@
 
 use refresh_events::run_report::{OtherState, OtherUnit, Tie};
 use refresh_installation::installation::Installation;
+use refresh_programs::process::identity::is_launcher;
 use refresh_service::others;
 use refresh_service::others::Untied;
 use refresh_system::error::Outcome;
@@ -94,6 +95,13 @@ fn warn_of_untied(on: &Installation, account: &mut Account) {
     for it in std::mem::take(&mut account.untied) {
         if !runs_on(&it) {
             set(account, &it.unit, OtherState::Started);
+            continue;
+        }
+        if is_launcher(&it.unit) {
+            account.warn(format!(
+                "a program that {} has started still runs the old version ({}): it does until it ends",
+                it.unit, it.evidence
+            ));
             continue;
         }
         account.warn(format!(

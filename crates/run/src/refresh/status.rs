@@ -244,7 +244,13 @@ pub(crate) fn halted(
         Err(warning) => account.warn(warning),
     }
     on.service.close_next_socket();
-    let error = explain(on, phase, failure, &next_after_halt(on, &account));
+    let next = if failure.is_by_others() {
+        // Nothing is wrong with the version: the same run can succeed.
+        account.again.replace(" --if-changed", "")
+    } else {
+        next_after_halt(on, &account)
+    };
+    let error = explain(on, phase, failure, &next);
     exit::Error::Run(Box::new(close(on, account, Ending::Halted, Some((error, failure)))))
 }
 

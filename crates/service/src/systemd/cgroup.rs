@@ -54,6 +54,15 @@ impl Cgroup {
         is_member(&groups, &self.name) && process.is_alive()
     }
 
+    /// Returns how many processes in it and in the groups below it the kernel has ended for want of memory (v2); `None` where it
+    /// does not count them.
+    pub(super) fn oom_kills(&self) -> Option<u64> {
+        self.directories.iter().find_map(|directory| {
+            let events = fs::read_to_string(directory.join("memory.events")).ok()?;
+            events.lines().find_map(|line| line.strip_prefix("oom_kill "))?.trim().parse().ok()
+        })
+    }
+
     /// Kills `processes`, and where the kernel can do that (Linux 5.14, v2), all there are at once: no fork gets away.
     pub(super) fn kill(&self, processes: &[ProcessId]) {
         strays::kill(processes);

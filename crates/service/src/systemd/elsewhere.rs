@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use super::Systemd;
 use super::others::{evidence, is_within, places};
 use refresh_programs::process::ProcessId;
-use refresh_programs::process::identity::all_pids;
+use refresh_programs::process::identity::{all_pids, is_launcher};
 use refresh_programs::systemd::file::UnitFile;
 use refresh_settings::layout::Layout;
 use refresh_settings::names::UnitName;
@@ -51,7 +51,7 @@ pub fn find(layout: &Layout, unit: &UnitName, also: &[UnitName]) -> Option<Elsew
     let processes = all_pids().into_iter().filter_map(ProcessId::of);
     let mut of_user = None;
     for (process, evidence) in processes.filter_map(|process| Some((process, evidence(process, &places)?))) {
-        if let Some(unit) = process.unit().and_then(|unit| another(&unit)) {
+        if let Some(unit) = process.unit().filter(|unit| !is_launcher(unit)).and_then(|unit| another(&unit)) {
             return Some(renamed(&unit, &evidence));
         }
         of_user = of_user.or_else(|| Some((process.unit_of_user()?, evidence)));
@@ -80,12 +80,26 @@ fn with_file(
     files.into_iter().find_map(|path| {
         let unit = another(path.file_name()?.to_str()?)?;
         let file = UnitFile::read([&path]).ok()?;
-        let runs_it = |key: &str, value: &str| {
-            key == "ExecStart" && value.split(' ').any(|word| is_within(places, word))
-        };
-        let found = file.assignments.iter().any(|it| runs_it(&it.key, &it.value));
-        found.then_some((unit, path))
+        // A job of a timer, for instance, which is no service.
+        let is_oneshot = file.value("Service", "Type") == Some("oneshot");
+        (!is_oneshot && runs_application(&file, places)).then_some((unit, path))
     })
+}
+
+/// Returns whether a unit file starts something in `places`, or works there.
+fn runs_application(file: &UnitFile, places: &[PathBuf]) -> bool {
+    // Before a path, systemd takes these as marks; a shell takes quotes.
+    let plain = |word: &str| {
+        is_within(
+            places,
+            word.trim_start_matches(['-', '@', ':', '+', '!', '|', '\'', '"'])
+                .trim_end_matches(['\'', '"', ';']),
+        )
+    };
+    let commands = file.list("Service", "ExecStart");
+    let works_there = file.value("Service", "WorkingDirectory").is_some_and(plain);
+    !commands.is_empty() && works_there
+        || commands.iter().any(|command| command.split_whitespace().any(plain))
 }
 
 #[cfg(test)]
@@ -112,5 +126,27 @@ mod tests {
         let found = find().unwrap();
         assert!(found.what.starts_with("lady.service runs the application: "), "{found:?}");
         assert!(found.repair.starts_with("set `unit = \"lady.service\"` under [service] in "), "{found:?}");
+    }
+
+    #[test]
+    fn a_unit_file_runs_the_application_by_its_command_or_its_directory_and_a_job_of_a_timer_does_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::below(directory.path());
+        disk::make_directory(&layout.host_units(), 0o755).unwrap();
+        let (app, venv) = (layout.app().display().to_string(), layout.venv().display().to_string());
+        for (lines, is_one) in [
+            (format!("WorkingDirectory=-{app}\nExecStart=/usr/bin/python3 server.py"), true),
+            (format!("ExecStart=-{venv}/bin/uvicorn x:app"), true),
+            (format!("ExecStart=/bin/sh -c 'cd \"{app}\"; exec python3 server.py'"), true),
+            (format!("ExecStart=/usr/bin/env {venv}/bin/gunicorn x:app"), true),
+            (format!("WorkingDirectory={app}"), false),
+            (format!("Type=oneshot\nExecStart={venv}/bin/python backup.py"), false),
+            (format!("ExecStart=/usr/bin/tail {app}lication/log"), false),
+        ] {
+            let path = layout.host_units().join("lady.service");
+            disk::replace_file(&path, format!("[Service]\n{lines}\n").as_bytes(), 0o644).unwrap();
+            let found = with_file(&layout, &places(&layout), |name| UnitName::parse(name).ok());
+            assert_eq!(found.is_some(), is_one, "{lines}");
+        }
     }
 }

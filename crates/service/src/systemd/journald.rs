@@ -16,6 +16,8 @@ const DEADLINE: Duration = Duration::from_secs(20);
 const NOTICE: u64 = 5;
 /// What is asked for of each record.
 const FIELDS: &str = "--output-fields=MESSAGE,PRIORITY,_PID,_SYSTEMD_INVOCATION_ID";
+/// What systemd writes at the beginning of a stop (`SD_MESSAGE_UNIT_STOPPING`, systemd/sd-messages.h).
+const STOPPING: &str = "MESSAGE_ID=de5b426a63be47a7b6ac3eaac82e2f6f";
 /// How many more lines are read than are returned, because some of systemd's own are left out.
 const SPARE: usize = 40;
 
@@ -49,6 +51,29 @@ pub(super) fn tail(runner: &Runner, invocation: &Invocation, lines: usize) -> Ou
     let mut found = parse_tail(&ask(runner, &program)?.stdout, invocation);
     found.drain(..found.len().saturating_sub(lines));
     Ok(found)
+}
+
+/// Returns whether systemd was asked to stop an invocation: what ends by itself is not stopped.
+///
+/// # Errors
+/// journalctl cannot be asked.
+pub(super) fn was_stopped(runner: &Runner, invocation: &Invocation) -> Outcome<bool> {
+    let _ = runner.run(&journalctl().arg("--sync"));
+    let program = journalctl()
+        .args(["--output=json", "--output-fields=MESSAGE", "--lines=1", "_PID=1", STOPPING])
+        .arg(format!("INVOCATION_ID={}", invocation.id));
+    Ok(!ask(runner, &program)?.stdout.is_empty())
+}
+
+/// Returns the commands that sudo and cron have logged in the last minute, as they have logged them.
+///
+/// # Errors
+/// journalctl cannot be asked.
+pub(super) fn commands(runner: &Runner) -> Outcome<Vec<String>> {
+    let program = journalctl()
+        .args(["--output=json", "--output-fields=MESSAGE", "--since=-60s", "--lines=200"])
+        .args(["SYSLOG_IDENTIFIER=sudo", "SYSLOG_IDENTIFIER=CRON"]);
+    Ok(records(&ask(runner, &program)?.stdout).filter_map(|record| message(record.get("MESSAGE")?)).collect())
 }
 
 /// Returns the last invocation of a unit that the journal has.

@@ -8,6 +8,7 @@ mod cgroup;
 pub mod dropin;
 pub mod elsewhere;
 mod journald;
+mod other_hand;
 mod others;
 mod page;
 pub mod requirements;
@@ -67,6 +68,8 @@ pub struct Systemd {
     without_limit: Duration,
     /// How long a service may take to start where its unit sets no limit.
     start_limit: Duration,
+    /// How many processes the kernel had ended for want of memory before the last start.
+    oom_kills: Mutex<Option<u64>>,
     /// The units that the last start has started with it, each with its invocation.
     together: Mutex<Vec<(UnitName, String)>>,
 }
@@ -93,6 +96,7 @@ impl Systemd {
             last_start: Mutex::new(LastStart::None),
             without_limit: STOP_WITHOUT_LIMIT,
             start_limit: START_WITHOUT_LIMIT,
+            oom_kills: Mutex::new(None),
             together: Mutex::new(Vec::new()),
         }
     }
@@ -248,6 +252,10 @@ impl ServiceManager for Systemd {
 
     fn others(&self) -> Outcome<Others> {
         self.find_others()
+    }
+
+    fn outer_cause(&self) -> Outcome<Option<Failure>> {
+        self.find_outer_cause()
     }
 
     fn start_again(&self, unit: &str) -> Outcome<()> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{LastStart, Systemd, journald, last_exit, not_loaded, page, running, sockets};
+use super::{LastStart, Systemd, journald, last_exit, not_loaded, other_hand, page, running, sockets};
 use crate::{Admission, Running, Started, StartedHow, fence};
 use refresh_programs::process::{ExitKind, ProcessId};
 use refresh_programs::systemd::Bus;
@@ -59,6 +59,7 @@ impl Systemd {
             return Err(Failure::new(why).command("systemctl status", &[&unit]));
         }
         *self.last_start() = LastStart::Vain;
+        self.note_oom_kills(&before);
         let mut warnings = Vec::new();
         if self.gave_up(&before) {
             warnings.push(format!(
@@ -83,6 +84,9 @@ impl Systemd {
                 Some(fence) => fence.refusal(),
                 None => not_asserted(&self.layout, &self.unit, &after),
             }),
+            (JobResult::Canceled, _) => Err(self.replaced(bus)),
+            (_, _) if self.is_out_of_memory(&after) => Err(why_not(&self.unit, &JobResult::Failed, &after)
+                .because(other_hand::out_of_memory(bus, &self.unit))),
             (result, _) => Err(why_not(&self.unit, &result, &after)),
         }
     }
@@ -157,10 +161,6 @@ pub(super) fn why_not(unit: &UnitName, result: &JobResult, facts: &UnitFacts) ->
             return Failure::new(format!("a unit that {unit} requires could not be started"))
                 .command("systemctl list-dependencies", &[&unit])
                 .command("systemctl --failed", &[]);
-        }
-        (JobResult::Canceled, _) => {
-            return Failure::new(format!("another request replaced this start of {unit}"))
-                .command("systemctl list-jobs", &[]);
         }
         (JobResult::Done | JobResult::Unheard, _) if facts.is_down() && !facts.conditions_held => {
             return Failure::new(format!("a condition of {unit} does not hold, so systemd skips its start"))

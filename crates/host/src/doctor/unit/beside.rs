@@ -3,6 +3,7 @@
 
 use crate::doctor::{Examined, Findings, Found, refused};
 use refresh_installation::installation::Installation;
+use refresh_programs::process::identity::is_launcher;
 use refresh_run::plan::{preflight, reach};
 use refresh_service::systemd::Systemd;
 
@@ -13,6 +14,13 @@ pub(in crate::doctor) fn untied(examined: &Examined, on: &Installation) -> Findi
     }
     let file = on.layout.host_file();
     let found = on.service.others()?.untied.into_iter().map(|it| {
+        if is_launcher(&it.unit) {
+            return Found::note(
+                format!("{} has started a program of the application ({})", it.unit, it.evidence),
+                "after a refresh it still runs the old version, until it ends",
+                "refresh when it has ended, or start it from a unit of its own",
+            );
+        }
         Found::note(
             format!(
                 "{} runs the application ({}), and a refresh neither stops nor starts it",
