@@ -53,7 +53,7 @@ pub fn main() -> ExitCode {
             return code;
         }
     };
-    screen::settle_colour(cli.color);
+    screen::choose_color(cli.color);
     if cli.quiet {
         screen::be_quiet();
     }
@@ -82,7 +82,7 @@ fn parse(words: &[OsString], color: ColorWhen) -> Result<cli::Cli, clap::Error> 
 fn complain_of_usage(error: clap::Error, json: bool, color: ColorWhen) {
     // Lines that the object is made from have no colour.
     if !json {
-        screen::settle_colour(color);
+        screen::choose_color(color);
     }
     let lines = report::human::wrong_words(error);
     if json {

@@ -69,7 +69,7 @@ fn refresh(layout: &Layout) -> Result<(), Error> {
     let deployed = status_file::read(layout).deployed.map(|pair| pair.branch);
     let branch = settings.branch_to_follow(deployed);
     if settings.allowed_branches.contains(&branch) {
-        return grant(layout, &branch);
+        return run_for_request(layout, &branch);
     }
     let why =
         format!("the settings of this host do not allow it: allowed_branches does not contain {branch}");
@@ -95,7 +95,7 @@ fn not_roots(layout: &Layout, owner: Owner) -> Outcome<Owner> {
 }
 
 /// Runs a refresh as a person at a shell does, and records its outcome.
-fn grant(layout: &Layout, branch: &BranchName) -> Result<(), Error> {
+fn run_for_request(layout: &Layout, branch: &BranchName) -> Result<(), Error> {
     let id = run_process::new_name();
     let mut request = LastRequest {
         at: clock::now(),

@@ -9,7 +9,7 @@ use refresh_events::run_report::{Ending, Report};
 use refresh_installation::exit::{Ended, Error, Refusal};
 use refresh_installation::history;
 use refresh_run::relay::follow;
-use refresh_run::relay::follow::{Followed, Follower, OnInterrupt};
+use refresh_run::relay::follow::{FollowOutcome, Follower, OnInterrupt};
 use refresh_run::relay::spool::Spool;
 use refresh_settings::layout::Layout;
 use refresh_system::clock;
@@ -50,7 +50,7 @@ pub(super) fn cancel(layout: &Layout, args: &CancelArgs) -> Result<Ended, Error>
     let seen = ReportCollector::default();
     let reporter = Box::new(seen.clone());
     let follower = Follower { layout, run: &run, reporter, on_interrupt: OnInterrupt::Leave, bus: None };
-    if let Followed::Left(signal) = follower.follow() {
+    if let FollowOutcome::Left(signal) = follower.follow() {
         let next = format!("ladylinux-refresh wait {run}");
         return Err(Error::Detached { run, signal, next });
     }

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cli::{Format, LockArgs, ReportArgs};
-use crate::report::aside::Aside;
 use crate::report::github::GitHub;
 use crate::report::human;
 use crate::report::human::Human;
 use crate::report::json::Json;
 use crate::report::outcome::Detail;
+use crate::report::stderr_notes::StderrNotes;
 use refresh_events::event::{Events, Subscriber};
 use refresh_host::host::{migration, presence};
 use refresh_installation::exit::{Error, Refusal};
@@ -64,7 +64,7 @@ pub(super) fn open(layout: &Layout, during: &str) -> Result<Installation, Error>
 pub(super) fn open_with(layout: &Layout, during: &str, overrides: Overrides) -> Result<Installation, Error> {
     presence::check_there(layout).map_err(|failure| Refusal::of(during, failure))?;
     let layers = settings(layout, overrides)?;
-    let runner = Runner::new(Arc::new(Events::new(vec![Box::new(Aside)])));
+    let runner = Runner::new(Arc::new(Events::new(vec![Box::new(StderrNotes)])));
     if let Some(ignored) = trust::ignored(layout) {
         runner.events().note(&ignored.to_string());
     }
@@ -112,7 +112,7 @@ pub(super) fn lock(
 
 /// Makes `again`, which is all that was typed, the command to type next of a lock that another run holds: with less of
 /// it, something else would be done.
-pub(super) fn to_type_again(error: Error, again: &str) -> Error {
+pub(super) fn with_command_to_repeat(error: Error, again: &str) -> Error {
     match error {
         Error::Locked { holder, .. } => Error::Locked { holder, next: format!("{again} --wait 5m") },
         Error::Refused(refusal) => Error::Refused(Box::new(Refusal { next: again.to_owned(), ..*refusal })),

@@ -11,7 +11,7 @@ use crate::report::{history_page, json, outcome};
 use refresh_host::host::presence::check_there;
 use refresh_installation::exit::{Ended, Error, Refusal};
 use refresh_installation::history as past;
-use refresh_installation::history::Past;
+use refresh_installation::history::PastRun;
 use refresh_installation::journal::run_lock;
 use refresh_run::relay::spool::Spool;
 use refresh_settings::layout::Layout;
@@ -56,10 +56,10 @@ pub(super) fn history(layout: &Layout, args: &HistoryArgs) -> Result<Ended, Erro
 }
 
 /// One run; of one that changed nothing, and so has no record, its events as long as they are kept.
-fn one(layout: &Layout, run: RunId) -> Result<Past, Error> {
+fn one(layout: &Layout, run: RunId) -> Result<PastRun, Error> {
     let known = wait::check_known(layout, "history", &run);
     match (known, Spool::of(layout, &run).report()) {
-        (Err(_), Some(report)) => Ok(Past { run, report: Some(report) }),
+        (Err(_), Some(report)) => Ok(PastRun { run, report: Some(report) }),
         (known, _) => {
             known.and_then(|()| past::one(layout, &run).map_err(|failure| Refusal::of("history", failure)))
         }
@@ -84,7 +84,7 @@ fn print_log(layout: &Layout, run: &RunId) -> Result<Ended, Error> {
     Ok(Ended::Done)
 }
 
-fn show(layout: &Layout, run: &Past, now: Option<&RunId>, json: bool) {
+fn show(layout: &Layout, run: &PastRun, now: Option<&RunId>, json: bool) {
     match (&run.report, json) {
         (Some(report), true) => print_line(&json::pretty(report)),
         (Some(report), false) => {
@@ -117,7 +117,7 @@ const WITH_BARS: usize = 100;
 const WITH_SUBJECTS: usize = 72;
 
 /// Lists runs of `all`, a line each; `now` is the one that is in progress.
-fn list(runs: &[Past], all: &[Past], now: Option<&RunId>, width: usize) {
+fn list(runs: &[PastRun], all: &[PastRun], now: Option<&RunId>, width: usize) {
     if runs.is_empty() {
         print_line("there were no runs yet");
         return;
@@ -145,12 +145,12 @@ fn list(runs: &[Past], all: &[Past], now: Option<&RunId>, width: usize) {
 }
 
 /// Returns the downtime of a run, in milliseconds, unless earlier runs have a part in it.
-fn own_downtime(run: &Past) -> Option<u64> {
+fn own_downtime(run: &PastRun) -> Option<u64> {
     run.report.as_ref().filter(|report| report.outage.is_none())?.downtime_ms
 }
 
 /// Returns the lines about a time without the service that spans several runs.
-fn outage(run: &Past, all: &[Past], width: usize) -> Vec<String> {
+fn outage(run: &PastRun, all: &[PastRun], width: usize) -> Vec<String> {
     let Some(outage) = run.report.as_ref().and_then(|report| report.outage.as_ref()) else {
         return Vec::new();
     };
@@ -160,7 +160,7 @@ fn outage(run: &Past, all: &[Past], width: usize) -> Vec<String> {
 }
 
 /// Returns what the list shows of a run: time, result, downtime, commit, run ID, subject.
-fn cells(run: &Past, all: &[Past], now: Option<&RunId>) -> [String; 6] {
+fn cells(run: &PastRun, all: &[PastRun], now: Option<&RunId>) -> [String; 6] {
     let id = distinct(&run.run, all).to_owned();
     let Some(report) = &run.report else {
         let word = if now == Some(&run.run) { "in progress" } else { "interrupted" };
@@ -188,7 +188,7 @@ const COMMIT: usize = 7;
 const DISTINCT: usize = 15;
 
 /// Returns a beginning of a run ID that none of the other runs has.
-fn distinct<'a>(run: &'a RunId, runs: &[Past]) -> &'a str {
+fn distinct<'a>(run: &'a RunId, runs: &[PastRun]) -> &'a str {
     let text = run.as_str();
     let start = text.get(..DISTINCT).unwrap_or(text);
     let alike = runs.iter().filter(|other| other.run.as_str().starts_with(start)).count();
@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn a_run_id_is_cut_where_no_other_run_begins_alike() {
-        let run = |id: &str| Past { run: RunId::parse(id).unwrap(), report: None };
+        let run = |id: &str| PastRun { run: RunId::parse(id).unwrap(), report: None };
         let runs = [run("20260102T030405123Z-1"), run("20260102T030405999Z-2"), run("20260102T030406000Z-3")];
         assert_eq!(distinct(&runs[0].run, &runs), "20260102T030405123Z-1");
         assert_eq!(distinct(&runs[2].run, &runs), "20260102T030406");

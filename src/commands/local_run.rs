@@ -13,7 +13,7 @@ use refresh_installation::journal::recover;
 use refresh_installation::status_file;
 use refresh_programs::process::{ExitKind, ProcessId, Runner};
 use refresh_programs::units::Role;
-use refresh_run::plan::{Coming, Observed, Target, confinement, preflight};
+use refresh_run::plan::{Incoming, Observed, Target, confinement, preflight};
 use refresh_run::refresh;
 use refresh_run::refresh::{begin, status};
 use refresh_run::relay::spool;
@@ -27,7 +27,7 @@ use refresh_system::{clock, interrupt};
 
 use super::held_back;
 use super::run_request::{RunRequest, answers, start_probe_beforehand};
-use super::{lock, settings, to_type_again};
+use super::{lock, settings, with_command_to_repeat};
 
 /// A run that happens in this process.
 pub(super) struct LocalRun {
@@ -76,7 +76,7 @@ impl LocalRun {
             .map_err(|failure| Refusal::of(&Phase::Preflight.to_string(), failure))?;
         let layers = settings(layout, request.overrides.clone())?;
         let _lock = lock(layout, request.command(), Some(&self.run), &request.lock)
-            .map_err(|error| to_type_again(error, &request.again))?;
+            .map_err(|error| with_command_to_repeat(error, &request.again))?;
         self.open_spool(layout);
 
         let register = layout.run(&self.run).join(recover::CHILDREN);
@@ -188,12 +188,12 @@ fn examine(on: &Installation, request: &RunRequest, run: &RunId) -> Outcome<(Tar
     let mut tip = None;
     if request.if_changed {
         observed = observed.with_drift(on, &recovered.aimed, None)?;
-        let coming = Coming::examine(on, &target, &observed, run)?;
-        if coming.is_all_there(&target, &observed) && answers(on, &coming.commit)? {
-            let models = refresh::models::verified(on, &coming.commit)?;
+        let incoming = Incoming::examine(on, &target, &observed, run)?;
+        if incoming.is_up_to_date(&target, &observed) && answers(on, &incoming.commit)? {
+            let models = refresh::models::verified(on, &incoming.commit)?;
             return Ok((target, Found::AllThere { models }));
         }
-        tip = Some(coming.commit);
+        tip = Some(incoming.commit);
     }
     if request.unattended
         && let Target::Latest(branch) = &target

@@ -36,7 +36,7 @@ use std::path::Path;
 
 use context::{
     absolute, layout, lock, migrate, open, open_with, print_error, print_unless_reported, refuse, reporter,
-    settings, to_type_again, warn,
+    settings, warn, with_command_to_repeat,
 };
 
 use crate::cli::json::JsonForm;

@@ -9,7 +9,7 @@ use refresh_installation::installation::Installation;
 use refresh_installation::{history, status_file};
 use refresh_run::plan;
 use refresh_run::plan::space::Makes;
-use refresh_run::plan::{Coming, Observed, Plan, Target, confinement, preflight};
+use refresh_run::plan::{Incoming, Observed, Plan, Target, confinement, preflight};
 use refresh_run::refresh;
 use refresh_settings::ModelCheck;
 use refresh_settings::layout::Layout;
@@ -77,8 +77,8 @@ fn make(on: &Installation, branch: Option<BranchName>, models: Option<ModelCheck
     }
     let target = Target::Latest(choose_branch(on, branch)?);
     let scratch = RunId::new(clock::now(), std::process::id());
-    let coming = Coming::examine(on, &target, &observed, &scratch)?;
-    if observed.deployed.as_ref().is_some_and(|pair| pair.commit == coming.commit)
+    let incoming = Incoming::examine(on, &target, &observed, &scratch)?;
+    if observed.deployed.as_ref().is_some_and(|pair| pair.commit == incoming.commit)
         && let Some(default) = on.mirror.other_default(target.branch())?
     {
         let (branch, default) = (target.branch(), quoted(&default));
@@ -87,13 +87,13 @@ fn make(on: &Installation, branch: Option<BranchName>, models: Option<ModelCheck
     }
     // Only where it is asked for here: reading every model takes too long for a plan.
     if models.is_some()
-        && let Some(summary) = refresh::models::verified(on, &coming.commit)?
+        && let Some(summary) = refresh::models::verified(on, &incoming.commit)?
     {
         on.runner.events().note(&format!("models: {}", summary.in_words()));
     }
-    let known = std::slice::from_ref(&coming.commit);
-    let observed = observed.with_drift(on, known, Some(&coming.commit))?;
-    Ok(plan::build(&on.settings, &target, &observed, &coming))
+    let known = std::slice::from_ref(&incoming.commit);
+    let observed = observed.with_drift(on, known, Some(&incoming.commit))?;
+    Ok(plan::build(&on.settings, &target, &observed, &incoming))
 }
 
 /// How many files, paths and local changes are named.

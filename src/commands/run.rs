@@ -8,7 +8,7 @@ use refresh_system::screen::print_to_stderr;
 use refresh_system::text::harmless_line;
 
 use super::run_request::RunRequest;
-use super::{run_process, to_type_again, unchanged};
+use super::{run_process, unchanged, with_command_to_repeat};
 
 /// Refreshes an installation by the run of this name.
 pub(super) fn run(layout: &Layout, args: RunArgs, run: RunId) -> Result<Ended, Error> {
@@ -16,7 +16,7 @@ pub(super) fn run(layout: &Layout, args: RunArgs, run: RunId) -> Result<Ended, E
     let request = RunRequest::of_run(args).map_err(Error::Usage)?;
     super::migrate(layout, &mut |line| print_to_stderr(&harmless_line(line))).map_err(
         |error| match error {
-            Error::Locked { .. } => to_type_again(error, &request.again),
+            Error::Locked { .. } => with_command_to_repeat(error, &request.again),
             other => other,
         },
     )?;

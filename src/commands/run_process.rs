@@ -11,9 +11,9 @@ use refresh_installation::installation;
 use refresh_installation::journal::run_lock;
 use refresh_programs::process::{ExitKind, ProcessId};
 use refresh_programs::units::{is_inside, unit_of};
-use refresh_run::relay::follow::{Followed, Follower, OnInterrupt};
+use refresh_run::relay::follow::{FollowOutcome, Follower, OnInterrupt};
 use refresh_run::relay::start;
-use refresh_run::relay::start::{Errand, NotBegun};
+use refresh_run::relay::start::{RunStart, StartError};
 use refresh_settings::layout::Layout;
 use refresh_settings::names::RunId;
 use refresh_system::clock;
@@ -36,7 +36,7 @@ pub(super) fn carry_out(
         return as_worker(layout, request, RunId::parse(name).map_err(Error::Usage)?);
     }
     if start::in_units(layout) || place.detach {
-        return elsewhere(layout, request, &run, place, report);
+        return start_process(layout, request, &run, place, report);
     }
     let local = LocalRun::new(layout, run, vec![reporter(report)]);
     let result = local.refresh(layout, request);
@@ -69,7 +69,7 @@ fn as_worker(layout: &Layout, request: &RunRequest, run: RunId) -> Result<Ended,
 }
 
 /// Starts the run in a separate process, and follows it unless it is to be detached.
-fn elsewhere(
+fn start_process(
     layout: &Layout,
     request: &RunRequest,
     run: &RunId,
@@ -83,7 +83,7 @@ fn elsewhere(
     }
     let settings = settings(layout, request.overrides.clone())?.resolve().map_err(Error::Usage)?;
     installation::check_writable(layout).map_err(refused)?;
-    let errand = Errand { layout, run, arguments: request.for_worker() };
+    let start = RunStart { layout, run, arguments: request.for_worker() };
     let bus = if start::in_units(layout) {
         if is_inside(&settings.service.unit) {
             let unit = unit_of(run);
@@ -91,14 +91,14 @@ fn elsewhere(
                 "this was started from inside the service, which a refresh stops; it goes on outside of it, in {unit}"
             ));
         }
-        Some(errand.in_unit().map_err(|why| not_begun(layout, run, why))?)
+        Some(start.in_unit().map_err(|why| start_failure(layout, run, why))?)
     } else {
-        errand.detached().map_err(refused)?;
+        start.detached().map_err(refused)?;
         None
     };
     if place.detach {
         if let Some(bus) = &bus {
-            start::await_begin(layout, bus, run).map_err(|why| not_begun(layout, run, why))?;
+            start::await_begin(layout, bus, run).map_err(|why| start_failure(layout, run, why))?;
         }
         match report.format() {
             Some(Format::Json) => screen::print_line(&serde_json::json!({ "run": run }).to_string()),
@@ -123,10 +123,10 @@ fn check_unlocked(layout: &Layout) -> Result<(), Error> {
 }
 
 /// Reports a run whose beginning is not confirmed. Once systemd was asked for it, it may go on whatever becomes of this process.
-fn not_begun(layout: &Layout, run: &RunId, why: NotBegun) -> Error {
+fn start_failure(layout: &Layout, run: &RunId, why: StartError) -> Error {
     let failure = match why {
-        NotBegun::Refused(failure) => return Refusal::of("preflight", failure),
-        NotBegun::Unconfirmed(failure) => failure,
+        StartError::Refused(failure) => return Refusal::of("preflight", failure),
+        StartError::Unconfirmed(failure) => failure,
     };
     let next = format!("ladylinux-refresh wait {run}");
     if let Some(signal) = failure.interrupted_by() {
@@ -145,15 +145,15 @@ fn not_begun(layout: &Layout, run: &RunId, why: NotBegun) -> Error {
 pub(super) fn follow(follower: Follower<'_>) -> Result<Ended, Error> {
     let (layout, run) = (follower.layout, follower.run.clone());
     match follower.follow() {
-        Followed::Left(signal) => {
+        FollowOutcome::Left(signal) => {
             let next = format!("ladylinux-refresh wait {run}");
             Err(Error::Detached { run, signal, next })
         }
-        Followed::Over { end: end @ (None | Some(ExitKind::Signal(_))), reported: None } => {
+        FollowOutcome::Over { end: end @ (None | Some(ExitKind::Signal(_))), reported: None } => {
             let (service, next) = (service_in_words(layout), "ladylinux-refresh run".to_owned());
             Err(Error::Lost { run, end, service, next })
         }
-        Followed::Over { end, reported } => match end.map(exit::of_process).or(reported) {
+        FollowOutcome::Over { end, reported } => match end.map(exit::of_process).or(reported) {
             Some(0) | None => Ok(Ended::Done),
             Some(code) => Err(Error::Reported(code)),
         },
@@ -173,7 +173,7 @@ mod tests {
     fn a_run_that_systemd_was_asked_for_is_named_whatever_becomes_of_who_asked() {
         let (layout, run) = (Layout::below("/nowhere"), RunId::parse("r-1").unwrap());
         let wait = "ladylinux-refresh wait r-1";
-        let reported = |failure| not_begun(&layout, &run, NotBegun::Unconfirmed(failure));
+        let reported = |failure| start_failure(&layout, &run, StartError::Unconfirmed(failure));
         let Error::Detached { run: named, signal: 15, next } = reported(Failure::interrupted(15)) else {
             panic!()
         };

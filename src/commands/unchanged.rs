@@ -16,7 +16,7 @@ use refresh_installation::status_file;
 use refresh_programs::process::Runner;
 use refresh_programs::units::Role;
 use refresh_run::plan::space::Makes;
-use refresh_run::plan::{Coming, Observed, Target, confinement, preflight};
+use refresh_run::plan::{Incoming, Observed, Target, confinement, preflight};
 use refresh_run::refresh;
 use refresh_run::refresh::{begin, status};
 use refresh_settings::layout::Layout;
@@ -81,10 +81,10 @@ fn read_all(on: &Installation, target: &Target) -> Outcome<Option<UpToDate>> {
     }
     let observed = observed.with_drift(on, &[], None)?;
     let Some(deployed) = &observed.deployed else { return Ok(None) };
-    let coming = Coming::deployed(on, &observed, &deployed.commit)?;
-    let is_all_there = coming.is_some_and(|coming| coming.is_all_there(target, &observed));
+    let incoming = Incoming::deployed(on, &observed, &deployed.commit)?;
+    let is_up_to_date = incoming.is_some_and(|incoming| incoming.is_up_to_date(target, &observed));
     // Preflight has asked the service for its health.
-    if !is_all_there {
+    if !is_up_to_date {
         return Ok(None);
     }
     let models = refresh::models::verified(on, &deployed.commit)?;

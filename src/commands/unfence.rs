@@ -11,13 +11,13 @@ use refresh_source::exchange::Exchanges;
 use refresh_system::screen::print_line;
 use refresh_system::text::harmless_line;
 
-use super::{lock, open, refuse, to_type_again};
+use super::{lock, open, refuse, with_command_to_repeat};
 
 /// Lowers the fence; starts nothing.
 pub(super) fn unfence(layout: &Layout, args: &UnfenceArgs) -> Result<Ended, Error> {
     let on = open(layout, "unfence")?;
     let _lock = lock(layout, "unfence", None, &args.lock)
-        .map_err(|error| to_type_again(error, "ladylinux-refresh unfence"))?;
+        .map_err(|error| with_command_to_repeat(error, "ladylinux-refresh unfence"))?;
     let context = |failure| refuse(&on, "unfence", failure, "ladylinux-refresh status");
     let Some(standing) = fence::read(layout).map_err(context)? else {
         print_line("the service is not fenced");

@@ -2,7 +2,6 @@
 //!
 //! [`refresh_system::screen`] is the one door to standard output and standard error.
 
-pub mod aside;
 pub mod error_json;
 pub mod github;
 pub mod history_page;
@@ -10,3 +9,4 @@ pub mod human;
 pub mod json;
 pub mod outcome;
 pub mod progress;
+pub mod stderr_notes;

@@ -182,13 +182,13 @@ fn with_fault(rig: &mut Rig, path: Option<&Path>, inject: &str) -> Ran {
     let tool = rig.host.command(["run"]);
     command.arg(tool.get_program()).args(tool.get_args()).env_clear();
     command.envs(tool.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    let said = rig.host.beside("said");
-    let file = fs::File::create(&said).unwrap();
+    let printed = rig.host.beside("said");
+    let file = fs::File::create(&printed).unwrap();
     command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
     let mut child = command.spawn().unwrap();
     rig.started(child.id());
     let code = child.wait().unwrap().code();
-    Ran { code, out: fs::read_to_string(said).unwrap(), err: String::new() }
+    Ran { code, out: fs::read_to_string(printed).unwrap(), err: String::new() }
 }
 
 #[test]

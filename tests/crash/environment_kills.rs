@@ -174,9 +174,9 @@ impl Victim {
         compare.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/wheels.py")).arg(&self.wheels);
         compare.args(recorded.iter().map(|name| layout.environments().join(name)));
         let output = compare.output().unwrap();
-        let said = String::from_utf8_lossy(&output.stdout);
-        let compared: Option<usize> = said.trim().parse().ok();
-        assert!(compared > Some(0), "{trying}: {said}{}", String::from_utf8_lossy(&output.stderr));
+        let printed = String::from_utf8_lossy(&output.stdout);
+        let compared: Option<usize> = printed.trim().parse().ok();
+        assert!(compared > Some(0), "{trying}: {printed}{}", String::from_utf8_lossy(&output.stderr));
     }
 
     /// Nothing that a killed build began lies about.

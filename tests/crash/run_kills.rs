@@ -115,7 +115,7 @@ fn points(environment: Environment, arguments: &[&str]) -> Vec<String> {
     done.points
 }
 
-/// Insists that a kill has come where it was meant to.
+/// Asserts that a kill has come where it was meant to.
 #[track_caller]
 fn expect_killed(kill: &Kill, killed: &Killed) {
     if kill.whom == WORKER {
@@ -156,7 +156,7 @@ fn kill_runs(what: &str, environment: Environment, arguments: &[&str], steps: St
     });
 }
 
-/// Insists that there is a point before and after each record, and one within each step.
+/// Asserts that there is a point before and after each record, and one within each step.
 fn expect_every_record(points: &[String], arguments: &[&str]) {
     let has =
         |name: &str| assert!(points.iter().any(|point| point == name), "{name} is missing in {points:#?}");
@@ -338,8 +338,8 @@ fn rw_7_1a_a_run_killed_at_a_random_instant_of_each_step_is_repaired_by_the_next
                 rig.drift();
                 let sign = format!("\"phase\":\"{phase}\"");
                 let mut since = None;
-                let killed = rig.kill_when(&["run"], reach, |_, _, said| {
-                    if since.is_none() && said.contains(&sign) {
+                let killed = rig.kill_when(&["run"], reach, |_, _, printed| {
+                    if since.is_none() && printed.contains(&sign) {
                         since = Some(Instant::now());
                     }
                     since.is_some_and(|since: Instant| since.elapsed() >= delay)

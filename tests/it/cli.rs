@@ -67,23 +67,23 @@ fn every_command_explains_itself() {
     for (words, command) in &all {
         let mut arguments: Vec<&str> = words.iter().map(String::as_str).collect();
         arguments.push("--help");
-        let said = tool(&arguments).expect(0);
+        let printed = tool(&arguments).expect(0);
         assert!(
-            said.out.contains("Usage: ladylinux-refresh") && said.err.is_empty(),
+            printed.out.contains("Usage: ladylinux-refresh") && printed.err.is_empty(),
             "{words:?}\n{}",
-            said.out
+            printed.out
         );
         // What every command has comes after what is its own.
-        let options = said.out.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
+        let options = printed.out.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
         let mut last = options.skip_while(|line| !line.starts_with("--root <DIR>")).skip(1);
-        assert!(last.all(|line| line.starts_with("-h, ") || line.starts_with("-V, ")), "{}", said.out);
+        assert!(last.all(|line| line.starts_with("-h, ") || line.starts_with("-V, ")), "{}", printed.out);
         let shown = command.get_arguments().filter(|argument| !argument.is_hide_set());
         for option in shown.filter_map(clap::Arg::get_long) {
-            assert!(said.out.contains(&format!("--{option}")), "{words:?} --{option}\n{}", said.out);
+            assert!(printed.out.contains(&format!("--{option}")), "{words:?} --{option}\n{}", printed.out);
         }
         for hidden in ["supervise", "as-owner", "git-credential", "after-run", "answer-requests", "--worker"]
         {
-            assert!(!said.out.contains(hidden), "{hidden} shows in\n{}", said.out);
+            assert!(!printed.out.contains(hidden), "{hidden} shows in\n{}", printed.out);
         }
     }
     let version = tool(&["--version"]).expect(0).out;
@@ -139,13 +139,13 @@ fn color_is_what_the_command_line_names_else_what_the_environment_names() {
 #[test]
 fn a_quiet_run_prints_warnings_and_the_result_only() {
     let host = Host::new();
-    let said = host.tool(["run", "--quiet"]).expect(0);
-    let first = said.out.lines().find(|line| !line.is_empty()).unwrap_or_default();
-    assert!(first.starts_with("Refreshed main at "), "{}", said.all());
-    assert!(!said.all().contains("preflight") && !said.all().contains('✓'), "{}", said.all());
-    let said = host.tool(["-q", "run", "nosuch"]).expect(3);
-    assert!(said.all().contains("error in staging: the remote has no branch nosuch"), "{}", said.all());
-    assert!(!said.all().contains("preflight"), "{}", said.all());
+    let printed = host.tool(["run", "--quiet"]).expect(0);
+    let first = printed.out.lines().find(|line| !line.is_empty()).unwrap_or_default();
+    assert!(first.starts_with("Refreshed main at "), "{}", printed.all());
+    assert!(!printed.all().contains("preflight") && !printed.all().contains('✓'), "{}", printed.all());
+    let printed = host.tool(["-q", "run", "nosuch"]).expect(3);
+    assert!(printed.all().contains("error in staging: the remote has no branch nosuch"), "{}", printed.all());
+    assert!(!printed.all().contains("preflight"), "{}", printed.all());
 }
 
 #[test]

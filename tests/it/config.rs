@@ -50,8 +50,8 @@ impl Root {
 
     /// Returns the settings of `config show --json` by key: value and origin.
     fn shown(&self, arguments: &[&str]) -> Value {
-        let said = self.tool(&[&["config", "show", "--json"][..], arguments].concat()).expect(0);
-        by_key(&schema::valid(&said.out, "config.schema.json"))
+        let printed = self.tool(&[&["config", "show", "--json"][..], arguments].concat()).expect(0);
+        by_key(&schema::valid(&printed.out, "config.schema.json"))
     }
 }
 
@@ -93,11 +93,11 @@ fn config_show_writes_a_file_that_has_the_same_settings_in_force() {
                 [[hook]]\nname = \"m\"\nkind = \"check\"\ncommand = [\"true\"]\n";
     for text in ["", text] {
         let root = Root::with(text);
-        let said = root.tool(&["config", "show"]).expect(0);
-        assert!(said.out.starts_with(&format!("# {}\n", root.file())), "{}", said.out);
-        assert!(!said.out.contains("secret"), "{}", said.out);
-        assert_fits(&validator("host"), &said.out);
-        let (before, again) = (root.shown(&[]), Root::with(&said.out));
+        let printed = root.tool(&["config", "show"]).expect(0);
+        assert!(printed.out.starts_with(&format!("# {}\n", root.file())), "{}", printed.out);
+        assert!(!printed.out.contains("secret"), "{}", printed.out);
+        assert_fits(&validator("host"), &printed.out);
+        let (before, again) = (root.shown(&[]), Root::with(&printed.out));
         let after = again.shown(&[]);
         for (key, setting) in before.as_object().unwrap() {
             assert_eq!(setting["value"], after[key]["value"], "{key}");
@@ -105,7 +105,7 @@ fn config_show_writes_a_file_that_has_the_same_settings_in_force() {
         // With origins it is the same file.
         let with_origins = root.tool(&["config", "show", "--origin"]).expect(0).out;
         let table = |text: &str| toml::from_str::<toml::Table>(text).unwrap();
-        assert_eq!(table(&with_origins), table(&said.out));
+        assert_eq!(table(&with_origins), table(&printed.out));
         again.tool(&["config", "check"]).expect(0);
     }
 }
@@ -115,7 +115,7 @@ fn config_show_names_the_origin_of_each_value_and_the_file_that_counts() {
     let root = Root::with("keep = 5\n[remote]\nurl = \"https://h/x\"\n[python]\nstrict = false\n");
     let mut command = root.command(&["config", "show", "--origin", "--strict"]);
     command.env("HTTPS_PROXY", "http://u:secret@p:3128/").env("PIP_INDEX_URL", "https://i/simple");
-    let said = ran(command.output().unwrap()).expect(0);
+    let printed = ran(command.output().unwrap()).expect(0);
     for line in [
         format!("keep = 5  # {}:1", root.file()),
         "strict_order = false  # default".to_owned(),
@@ -124,7 +124,7 @@ fn config_show_names_the_origin_of_each_value_and_the_file_that_counts() {
         "index_url = \"https://i/simple\"  # environment PIP_INDEX_URL".to_owned(),
         "# branch is not set".to_owned(),
     ] {
-        assert!(said.out.lines().any(|it| it == line), "{line:?} is missing in\n{}", said.out);
+        assert!(printed.out.lines().any(|it| it == line), "{line:?} is missing in\n{}", printed.out);
     }
     let shown = root.shown(&["--verify-models=presence", "--no-stage", "--always-rebuild-venv"]);
     let option = |key: &str| (shown[key]["value"].clone(), shown[key]["name"].clone());
@@ -135,9 +135,9 @@ fn config_show_names_the_origin_of_each_value_and_the_file_that_counts() {
 
     let [first, second] = root.layout.host_files();
     fs::write(&second, "keep = 7\n").unwrap();
-    let said = root.tool(&["config", "show"]).expect(0);
+    let printed = root.tool(&["config", "show"]).expect(0);
     let ignored = format!("# {} does not count: {} does\n", second.display(), first.display());
-    assert!(said.out.contains(&ignored), "{}", said.out);
+    assert!(printed.out.contains(&ignored), "{}", printed.out);
     let none = Root::new();
     none.tool(&["config", "show"]).expect(0).prints("does not exist: the defaults are in force");
 }
@@ -149,11 +149,11 @@ fn config_show_has_the_settings_of_the_application_that_is_deployed() {
     host.push(&[("refresh.toml", file)]);
     host.configure("", "[[hook]]\nname = \"ours\"\nkind = \"check\"\ncommand = [\"true\"]\n");
     host.tool(["run"]).expect(0);
-    let said = host.tool(["config", "show", "--origin"]).expect(0);
+    let printed = host.tool(["config", "show", "--origin"]).expect(0);
     let definitions = "definitions = [\"requirements.txt\"]  # the application's refresh.toml\n";
-    assert!(said.out.contains(definitions), "{}", said.out);
-    assert!(said.out.contains("# [[hook]]\n# name = \"theirs\""), "{}", said.out);
-    assert!(said.out.contains("\n[[hook]]\nname = \"ours\""), "{}", said.out);
+    assert!(printed.out.contains(definitions), "{}", printed.out);
+    assert!(printed.out.contains("# [[hook]]\n# name = \"theirs\""), "{}", printed.out);
+    assert!(printed.out.contains("\n[[hook]]\nname = \"ours\""), "{}", printed.out);
     let json: Value =
         schema::valid(&host.tool(["config", "show", "--json"]).expect(0).out, "config.schema.json");
     let shown = by_key(&json);
@@ -166,9 +166,9 @@ fn config_show_has_the_settings_of_the_application_that_is_deployed() {
 #[test]
 fn config_check_prints_every_fault_with_its_place_and_what_is_expected() {
     let root = Root::with("kep = 5\n[python]\nstrategy = \"never\"\n[probe]\npath = \"x\"\nsetle = \"3s\"\n");
-    let said = root.tool(&["config", "check"]).expect(2);
+    let printed = root.tool(&["config", "check"]).expect(2);
     let file = root.file();
-    let lines: Vec<&str> = said.out.lines().collect();
+    let lines: Vec<&str> = printed.out.lines().collect();
     let expected = [
         format!("{file}:1:1: unknown key `kep`; did you mean `keep`?"),
         format!("{file}:3:12: python.strategy: \"never\" is none of when-changed, always"),
@@ -178,18 +178,18 @@ fn config_check_prints_every_fault_with_its_place_and_what_is_expected() {
         format!("next         ${{EDITOR:-vi}} +1 {file}"),
     ];
     assert_eq!(lines, expected.iter().map(String::as_str).collect::<Vec<_>>());
-    let said = root.tool(&["config", "check", "--json"]).expect(2);
-    let json = schema::valid(&said.out, "config.schema.json");
+    let printed = root.tool(&["config", "check", "--json"]).expect(2);
+    let json = schema::valid(&printed.out, "config.schema.json");
     assert_eq!((&json["ok"], &json["file"]), (&json!(false), &json!(file)));
     let strategy = json!({ "line": 3, "column": 12, "key": "python.strategy", "nearest": null,
         "message": "\"never\" is none of when-changed, always", "expected": ["when-changed", "always"] });
     assert_eq!(json["faults"][1], strategy);
     assert_eq!(json["faults"][0]["nearest"], "keep");
     // Commands that need the settings name the check.
-    let said = root.tool(&["config", "show"]).expect(2);
+    let printed = root.tool(&["config", "show"]).expect(2);
     let next =
         format!("  next         ladylinux-refresh --root {} config check\n", root.layout.root().display());
-    assert!(said.err.ends_with(&next), "{}", said.err);
+    assert!(printed.err.ends_with(&next), "{}", printed.err);
 }
 
 #[test]
@@ -207,8 +207,8 @@ fn config_check_reads_a_named_file_as_that_of_the_host_or_of_the_application() {
     root.tool(&["config", "check", "refresh.toml"])
         .expect(2)
         .prints("refresh.toml:2:3: the file is not UTF-8");
-    let said = root.tool(&["config", "check", "nowhere.toml"]).expect(3);
-    assert!(said.err.contains("nowhere.toml does not exist"), "{}", said.err);
+    let printed = root.tool(&["config", "check", "nowhere.toml"]).expect(3);
+    assert!(printed.err.contains("nowhere.toml does not exist"), "{}", printed.err);
     Root::new().tool(&["config", "check"]).expect(0).prints("does not exist: the defaults are in force");
 }
 

@@ -22,10 +22,10 @@ fn examine(host: &Host) -> Value {
 }
 
 #[track_caller]
-fn checked_report(said: &Ran) -> Value {
-    let report = schema::valid(&said.out, "doctor.schema.json");
+fn checked_report(printed: &Ran) -> Value {
+    let report = schema::valid(&printed.out, "doctor.schema.json");
     let problems = report["findings"].as_array().unwrap().iter().any(|it| it["severity"] == "problem");
-    assert_eq!(said.code, Some(if problems { 5 } else { 0 }), "{report:#}");
+    assert_eq!(printed.code, Some(if problems { 5 } else { 0 }), "{report:#}");
     report
 }
 
@@ -34,7 +34,7 @@ fn of<'a>(report: &'a Value, check: &str) -> Vec<&'a Value> {
     report["findings"].as_array().unwrap().iter().filter(|finding| finding["check"] == check).collect()
 }
 
-/// Insists that exactly these checks found problems; returns the first finding.
+/// Asserts that exactly these checks found problems; returns the first finding.
 #[track_caller]
 fn only(host: &Host, checks: &[&str]) -> Value {
     let report = examine(host);
@@ -105,9 +105,9 @@ fn a_healthy_installation_has_no_problems_and_looking_changes_nothing() {
     };
     let before = files(&host);
     only(&host, &[]);
-    let said = host.tool(["doctor"]).expect(0);
+    let printed = host.tool(["doctor"]).expect(0);
     // The env file of these tests holds a secret, and everybody may read it.
-    assert!(said.out.contains("0 problems, 1 note in"), "{}", said.out);
+    assert!(printed.out.contains("0 problems, 1 note in"), "{}", printed.out);
     fs::set_permissions(host.layout.env_file(), fs::Permissions::from_mode(0o640)).unwrap();
     host.tool(["doctor"]).expect(0).prints("no problem in");
     assert_eq!(files(&host), before);
@@ -121,8 +121,8 @@ fn before_init_the_doctor_names_missing_parts_and_skipped_checks() {
     let finding = of(&report, "directories")[0];
     assert!(finding["what"].as_str().unwrap().contains("the installation is not complete"), "{report:#}");
     assert!(report["unseen"].as_array().unwrap().iter().any(|it| it["check"] == "repository"));
-    let said = host.tool(["doctor"]).expect(5).prints("no installation found");
-    assert_eq!(said.out.matches("not checked").count(), 1, "{}", said.out);
+    let printed = host.tool(["doctor"]).expect(5).prints("no installation found");
+    assert_eq!(printed.out.matches("not checked").count(), 1, "{}", printed.out);
     host.push(&[("server.py", host::SERVER), ("version.txt", "one\n")]);
     repair(&host, finding);
     only(&host, &[]);
@@ -137,8 +137,8 @@ fn what_people_and_crashes_leave_in_the_tree_is_found_and_repaired() {
     cured(&host, "git-locks", "index.lock");
 
     git(&app, ["remote", "set-url", "origin", "https://me:hunter2@example.org/other.git"]);
-    let said = host.tool(["doctor"]).expect(5);
-    assert!(!said.all().contains("hunter2"), "{}", said.all());
+    let printed = host.tool(["doctor"]).expect(5);
+    assert!(!printed.all().contains("hunter2"), "{}", printed.all());
     cured(&host, "origin", "https://example.org/other.git");
 
     fs::create_dir(host.layout.home().join(".git")).unwrap();

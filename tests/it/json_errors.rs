@@ -41,11 +41,11 @@ fn tool(root: &Path, words: &[String], more: &[&str]) -> Ran {
 
 /// Returns the error object of a failed command, which has the exit code and the next command of the text.
 #[track_caller]
-fn error(said: &Ran) -> Value {
-    let object = schema::valid(&said.out, "error.schema.json");
-    assert_eq!(object["exit_code"], said.code.unwrap(), "{}", said.err);
+fn error(printed: &Ran) -> Value {
+    let object = schema::valid(&printed.out, "error.schema.json");
+    assert_eq!(object["exit_code"], printed.code.unwrap(), "{}", printed.err);
     let next = format!("  next         {}", object["error"]["next"].as_str().unwrap());
-    assert_eq!(said.err.lines().last(), Some(next.as_str()), "{}", said.out);
+    assert_eq!(printed.err.lines().last(), Some(next.as_str()), "{}", printed.out);
     object
 }
 
@@ -62,16 +62,16 @@ fn without_an_installation_each_command_with_json_writes_json() {
     assert!(commands.len() >= 13, "{commands:?}");
     let mut failed = 0;
     for words in &commands {
-        let said = tool(&root, words, &["--json"]);
-        if said.code == Some(0) {
-            serde_json::from_str::<Value>(&said.out).unwrap();
+        let printed = tool(&root, words, &["--json"]);
+        if printed.code == Some(0) {
+            serde_json::from_str::<Value>(&printed.out).unwrap();
             continue;
         }
         // The doctor has findings, which are its result.
-        if said.code == Some(5) {
+        if printed.code == Some(5) {
             continue;
         }
-        error(&said);
+        error(&printed);
         failed += 1;
     }
     assert!(failed >= 10, "only {failed} commands failed");
@@ -90,8 +90,8 @@ fn a_wrong_command_line_and_wrong_settings_are_json() {
     }
     let object = error(&tool(&root, &["rum".to_owned()], &["--json"]));
     assert!(object["error"]["cause"][0].as_str().unwrap().contains("'rum'"), "{object}");
-    let said = tool(&root, &["rum".to_owned()], &[]).expect(2);
-    assert_eq!(said.out, "");
+    let printed = tool(&root, &["rum".to_owned()], &[]).expect(2);
+    assert_eq!(printed.out, "");
 
     let layout = Layout::below(&root);
     fs::create_dir_all(layout.etc()).unwrap();
@@ -114,9 +114,9 @@ fn a_run_that_finds_another_one_in_progress_writes_one_line_of_json() {
     fs::create_dir_all(layout.state()).unwrap();
     let taken = run_lock::take(&layout.lock_file(), "run", None, Duration::ZERO).unwrap();
     assert!(matches!(taken, Taken::Ours(_)));
-    let said = tool(&root, &["run".to_owned()], &["--json", "--no-stage"]).expect(4);
-    assert_eq!(said.out.lines().count(), 1, "{}", said.out);
-    let object = error(&said);
+    let printed = tool(&root, &["run".to_owned()], &["--json", "--no-stage"]).expect(4);
+    assert_eq!(printed.out.lines().count(), 1, "{}", printed.out);
+    let object = error(&printed);
     assert_eq!(object["error"]["service"], "left to that run");
     assert!(object["error"]["next"].as_str().unwrap().ends_with(" run --no-stage --wait 5m"), "{object}");
 }

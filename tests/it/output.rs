@@ -26,8 +26,8 @@ use serde_json::{Value, json};
 
 /// The events of a run, each valid, the first and the last what they have to be.
 #[track_caller]
-fn events(said: &Ran, schema: &jsonschema::Validator) -> Vec<Value> {
-    let events: Vec<Value> = said.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+fn events(printed: &Ran, schema: &jsonschema::Validator) -> Vec<Value> {
+    let events: Vec<Value> = printed.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     for event in &events {
         schema::assert_valid(schema, event);
     }
@@ -37,7 +37,7 @@ fn events(said: &Ran, schema: &jsonschema::Validator) -> Vec<Value> {
     assert_eq!(last["event"], "run_finished");
     assert_eq!((named("run_started"), named("run_finished")), (1, 1));
     assert_eq!(last["report"]["run"], first["run"]);
-    assert_eq!(last["report"]["exit_code"], json!(said.code));
+    assert_eq!(last["report"]["exit_code"], json!(printed.code));
     events
 }
 
@@ -71,9 +71,9 @@ fn rw_5_6a_rw_5_6b_rw_5_6c_every_line_for_programs_is_valid_and_the_last_one_is_
         }
     };
     let run = |arguments: &[&str], code: i32, result: &str| -> Vec<Value> {
-        let said = host.tool([arguments, &["--format", "json"]].concat()).expect(code);
-        assert_eq!(said.err, "", "a run reports its end once");
-        let events = events(&said, &stream);
+        let printed = host.tool([arguments, &["--format", "json"]].concat()).expect(code);
+        assert_eq!(printed.err, "", "a run reports its end once");
+        let events = events(&printed, &stream);
         assert_eq!(events.last().unwrap()["report"]["result"], result);
         events
     };
@@ -354,9 +354,9 @@ fn no_text_of_others_adds_a_line_that_reads_like_advice() {
 fn text_is_plain_elsewhere_and_coloured_on_a_terminal_unless_no_color_is_set() {
     let host = Host::new();
     host.configure("", &migration("printf \"\\033[2Jgone\\007\\r\\n\""));
-    let said = host.tool(["run"]).expect(0);
-    assert!(!said.out.contains('\u{1b}') && !said.out.contains('\u{7}'), "{:?}", said.out);
-    assert!(said.out.contains("m| \\u{1b}[2Jgone\\u{7}"), "{}", said.out);
+    let printed = host.tool(["run"]).expect(0);
+    assert!(!printed.out.contains('\u{1b}') && !printed.out.contains('\u{7}'), "{:?}", printed.out);
+    assert!(printed.out.contains("m| \\u{1b}[2Jgone\\u{7}"), "{}", printed.out);
     let log = fs::read_to_string(host.runs().pop().unwrap().join("log")).unwrap();
     assert!(log.contains("\\u{1b}[2Jgone") && !log.contains('\u{1b}'), "{log}");
 
@@ -368,10 +368,10 @@ fn text_is_plain_elsewhere_and_coloured_on_a_terminal_unless_no_color_is_set() {
         command.args(["--quiet", "--return", "--command", &line.join(" "), "/dev/null"]);
         command.env_clear().envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
         command.env("TERM", "xterm").env("SHELL", "/bin/sh").envs(colour.iter().copied());
-        let said = ran(command.stdin(std::process::Stdio::null()).output().unwrap()).expect(0);
-        assert!(said.out.contains("Refreshed"), "{:?}", said.out);
-        assert!(!said.out.contains("\u{1b}[2Jgone"), "a hook cleared the screen: {:?}", said.out);
-        said.out
+        let printed = ran(command.stdin(std::process::Stdio::null()).output().unwrap()).expect(0);
+        assert!(printed.out.contains("Refreshed"), "{:?}", printed.out);
+        assert!(!printed.out.contains("\u{1b}[2Jgone"), "a hook cleared the screen: {:?}", printed.out);
+        printed.out
     };
     let green = "\u{1b}[32mRefreshed\u{1b}[0m";
     assert!(on_terminal(&[]).contains(green));
@@ -397,10 +397,10 @@ fn rw_8_5_a_job_gets_groups_annotations_a_summary_and_outputs_and_no_output_can_
     let forged = "echo ::set-output name=commit::x; echo \"  ::error::forged\"; echo \"##[error]forged\"; \
                   printf \"a\\r::error::forged\\n\"; env";
     host.configure("", &migration(forged));
-    let said = job(&["run"], 0);
-    let commands = |said: &Ran| -> Vec<String> {
+    let printed = job(&["run"], 0);
+    let commands = |printed: &Ran| -> Vec<String> {
         let is_one = |line: &&str| line.trim_start().starts_with("::") || line.contains("##[");
-        said.out.split(['\n', '\r']).filter(is_one).map(str::to_owned).collect()
+        printed.out.split(['\n', '\r']).filter(is_one).map(str::to_owned).collect()
     };
     let groups: Vec<String> = Phase::STEPS.iter().map(|phase| format!("::group::{phase}")).collect();
     let expected: Vec<String> = ["::group::preflight", "::group::staging"]
@@ -408,8 +408,8 @@ fn rw_8_5_a_job_gets_groups_annotations_a_summary_and_outputs_and_no_output_can_
         .chain(groups.iter().map(String::as_str))
         .flat_map(|group| [group.to_owned(), "::endgroup::".to_owned()])
         .collect();
-    assert_eq!(commands(&said), expected, "{}", said.out);
-    assert!(said.out.contains("forged") && !said.out.contains("GITHUB_"), "{}", said.out);
+    assert_eq!(commands(&printed), expected, "{}", printed.out);
+    assert!(printed.out.contains("forged") && !printed.out.contains("GITHUB_"), "{}", printed.out);
     let report = host.report();
     assert_eq!(
         fs::read_to_string(&outputs).unwrap(),
@@ -424,15 +424,19 @@ fn rw_8_5_a_job_gets_groups_annotations_a_summary_and_outputs_and_no_output_can_
     assert!(written.starts_with("earlier\n### Refresh ") && written.contains("| restart | "), "{written}");
 
     host.configure("", &migration("echo \"::error::forged\" >&2; echo \"<b>&\" >&2; exit 1"));
-    let said = job(&["run"], 1);
+    let printed = job(&["run"], 1);
     let errors: Vec<String> =
-        commands(&said).into_iter().filter(|line| line.starts_with("::error")).collect();
-    assert_eq!(errors.len(), 1, "{}", said.out);
+        commands(&printed).into_iter().filter(|line| line.starts_with("::error")).collect();
+    assert_eq!(errors.len(), 1, "{}", printed.out);
     assert!(
         errors[0]
             .starts_with("::error title=prepare failed::the migration hook m failed: sh exited with code 1")
     );
-    assert!(commands(&said).iter().all(|line| !line.trim_start().starts_with("::error::")), "{}", said.out);
+    assert!(
+        commands(&printed).iter().all(|line| !line.trim_start().starts_with("::error::")),
+        "{}",
+        printed.out
+    );
     assert!(fs::read_to_string(&outputs).unwrap().ends_with("downtime_ms=\nresult=halted\n"));
     let written = fs::read_to_string(&summary).unwrap();
     assert!(written.contains("| prepare | ") && written.contains("    because ::error::forged"), "{written}");
@@ -483,10 +487,10 @@ fn status_json_is_replaced_in_one_step_and_everybody_may_read_it() {
         under_strict_umask.args(["-c", "umask 077; exec \"$@\"", "sh"]);
         under_strict_umask.arg(command.get_program()).args(command.get_args()).env_clear();
         under_strict_umask.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        let said = ran(under_strict_umask.output().unwrap());
+        let printed = ran(under_strict_umask.output().unwrap());
         over.store(true, Ordering::SeqCst);
         let seen = reader.join().unwrap();
-        said.expect(0);
+        printed.expect(0);
         seen
     });
     assert_eq!(seen.len(), 2, "{seen:?}");

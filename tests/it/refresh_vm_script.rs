@@ -82,7 +82,7 @@ fn runner() -> Runner {
     Runner::new(Arc::new(Events::silent()))
 }
 
-fn said(finished: &Finished) -> String {
+fn printed(finished: &Finished) -> String {
     String::from_utf8_lossy(&finished.stderr).into_owned()
 }
 
@@ -121,7 +121,7 @@ fn rw_8_4_what_people_type_reaches_the_program_as_a_command() {
         (&["two words", "*", ""], "<run><two words><*><>"),
     ] {
         let finished = world.run(typed);
-        assert_eq!(finished.text(), passed, "{typed:?} {}", said(&finished));
+        assert_eq!(finished.text(), passed, "{typed:?} {}", printed(&finished));
     }
 }
 
@@ -139,7 +139,7 @@ fn a_program_that_others_can_replace_is_not_started() {
         change_mode(&world.at(writable), 0o775);
         let finished = world.run(&[]);
         assert_eq!(finished.ended, Ended::Exited(3), "{writable}");
-        assert!(said(&finished).contains("others can write"), "{}", said(&finished));
+        assert!(printed(&finished).contains("others can write"), "{}", printed(&finished));
         assert!(finished.stdout.is_empty());
     }
 }
@@ -163,7 +163,7 @@ fn no_service_is_refused_where_a_service_is_installed() {
     World::executable(&world.at("root/var/lib/ladylinux-refresh/supervisor/state.json"), "{}");
     let finished = world.run(&[&root, "main", "--no-service"]);
     assert_eq!(finished.ended, Ended::Exited(2));
-    assert!(said(&finished).contains("a service is installed"), "{}", said(&finished));
+    assert!(printed(&finished).contains("a service is installed"), "{}", printed(&finished));
     assert!(finished.stdout.is_empty());
 }
 
@@ -171,7 +171,7 @@ fn no_service_is_refused_where_a_service_is_installed() {
 fn without_an_installed_program_a_clear_error_is_printed() {
     let finished = World::new().run(&["main"]);
     assert_eq!(finished.ended, Ended::Exited(3));
-    assert!(said(&finished).contains("is not installed"), "{}", said(&finished));
+    assert!(printed(&finished).contains("is not installed"), "{}", printed(&finished));
 }
 
 #[test]
@@ -179,7 +179,7 @@ fn a_checkout_of_the_callers_own_is_built_and_its_program_started() {
     let build = "mkdir -p target/release && printf '#!/bin/sh\\necho built: \"$@\"\\n' > target/release/ladylinux-refresh
                  chmod 755 target/release/ladylinux-refresh";
     let finished = World::new().with_cargo(build).run(&["main"]);
-    assert_eq!(finished.text(), "built: run main\n", "{}", said(&finished));
+    assert_eq!(finished.text(), "built: run main\n", "{}", printed(&finished));
 }
 
 #[test]
@@ -202,7 +202,7 @@ fn the_script_may_be_replaced_while_it_runs() {
     let world = World::new().with_cargo(build);
     let before = fs::metadata(&world.script).unwrap().ino();
     let finished = world.run(&[]);
-    assert_eq!(finished.text(), "carried on\n", "{}", said(&finished));
+    assert_eq!(finished.text(), "carried on\n", "{}", printed(&finished));
     assert_eq!(fs::metadata(&world.script).unwrap().ino(), before);
     assert!(fs::read_to_string(&world.script).unwrap().starts_with("exit 99"));
 }

@@ -81,8 +81,8 @@ fn followers_receive_the_events_of_the_run_byte_for_byte() {
 fn a_detached_run_is_named_followed_and_ended_by_its_name() {
     let (host, hold) = held();
     host.push(&[("version.txt", "two\n")]);
-    let said = host.tool(["run", "--detach", "--format", "json"]).expect(0);
-    let run = serde_json::from_str::<Value>(&said.out).unwrap()["run"].as_str().unwrap().to_owned();
+    let printed = host.tool(["run", "--detach", "--format", "json"]).expect(0);
+    let run = serde_json::from_str::<Value>(&printed.out).unwrap()["run"].as_str().unwrap().to_owned();
     assert_eq!(in_step_4(&host), run);
     host.tool(["status"]).expect(0).prints(&format!("run {run} of main is in progress since "));
     let listed = host.tool(["history"]).expect(0).out;

@@ -87,11 +87,11 @@ impl Stage {
         ));
         let mut command = self.host.command(arguments);
         let output = command.env("COLUMNS", "80").envs(variables.iter().copied()).output().unwrap();
-        let said: Ran = ran(output).expect(code);
+        let printed: Ran = ran(output).expect(code);
         let columns = variables.iter().find(|(name, _)| *name == "COLUMNS");
-        fits(&said.all(), columns.map_or(WIDTH, |(_, columns)| columns.parse().unwrap()));
+        fits(&printed.all(), columns.map_or(WIDTH, |(_, columns)| columns.parse().unwrap()));
         let prompt = format!("$ ladylinux-refresh {}\n", arguments.join(" "));
-        normal(&format!("{prompt}{}", said.all()), self)
+        normal(&format!("{prompt}{}", printed.all()), self)
     }
 
     #[track_caller]

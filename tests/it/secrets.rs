@@ -85,26 +85,26 @@ fn a_token_opens_the_remote_and_shows_nowhere() {
     fs::write(host.layout.host_file(), settings.replace(&host.url(), &remote)).unwrap();
     let secrets = [TOKEN, CREDENTIALS];
 
-    let mut said = String::new();
+    let mut printed = String::new();
     for (version, way) in
         [("two", &["--verbose"][..]), ("three", &["--format", "json"]), ("four", &["--no-stage"])]
     {
         host.push(&[("version.txt", version)]);
         let mut command = host.command(["run"]);
-        said += &ran(command.args(way).output().unwrap()).expect(0).all();
+        printed += &ran(command.args(way).output().unwrap()).expect(0).all();
         assert_eq!(host.version().as_deref(), Some(version));
     }
     for arguments in [&["plan"][..], &["status", "--json"], &["history", "--json"], &["stash", "list"]] {
-        said += &host.tool(arguments).expect(0).all();
+        printed += &host.tool(arguments).expect(0).all();
     }
     // A server that refuses the token makes git talk about credentials.
     let stranger = serve_web(Web::Protected { base: host.beside("srv"), credentials: "bm90aGluZw==" });
     let refusing = watched(stranger, &seen);
     let text = fs::read_to_string(host.layout.host_file()).unwrap();
     fs::write(host.layout.host_file(), text.replace(&format!(":{port}/"), &format!(":{refusing}/"))).unwrap();
-    said += &host.tool(["run", "--verbose"]).expect(3).prints("refused the credentials").all();
+    printed += &host.tool(["run", "--verbose"]).expect(3).prints("refused the credentials").all();
 
-    assert!(secrets.iter().all(|secret| !said.contains(secret)), "{said}");
+    assert!(secrets.iter().all(|secret| !printed.contains(secret)), "{printed}");
     let seen = seen.lock().unwrap();
     assert!(seen.len() > 8, "{}", seen.len());
     assert!(seen.iter().all(|lines| lines.contains("remote-http")), "no fetch was seen");
@@ -153,8 +153,8 @@ fn the_password_of_a_proxy_is_on_no_command_line() {
         for name in ["http_proxy", "HTTP_PROXY", "ALL_PROXY"] {
             command.env(name, "http://127.0.0.1:1");
         }
-        let said = ran(command.env_remove("NO_PROXY").env_remove("no_proxy").output().unwrap());
-        assert!(!said.all().contains(PASSWORD), "{}", said.all());
+        let printed = ran(command.env_remove("NO_PROXY").env_remove("no_proxy").output().unwrap());
+        assert!(!printed.all().contains(PASSWORD), "{}", printed.all());
     }
     let seen = seen.lock().unwrap();
     assert!(seen.len() >= 2, "the proxy was not asked with credentials");

@@ -27,8 +27,9 @@ fn a_restart_checks_the_health_and_reports_the_downtime() {
 fn a_restart_that_fails_its_health_check_reports_the_cause_and_ends_with_5() {
     let host = Host::running();
     host.write("server.py", "raise SystemExit(7)\n");
-    let said = host.tool(["service", "restart"]).expect(5);
-    said.prints("error in service restart: the service fails its health check")
+    let printed = host.tool(["service", "restart"]).expect(5);
+    printed
+        .prints("error in service restart: the service fails its health check")
         .prints("cause")
         .prints("next ");
     assert!(!host.fenced(), "a restart is not a refresh");

@@ -181,11 +181,11 @@ fn a_caller() {
 fn the_service_outlives_the_process_that_started_it_and_keeps_none_of_its_descriptors() {
     let world = World::new(&Script::new(service::TELLS_ABOUT_ITSELF));
     let mut caller = Caller::spawn(&world, "ordinary");
-    let mut said = Vec::new();
+    let mut printed = Vec::new();
     // Ends only when no process holds the other end any more: neither the caller, nor the supervisor, nor the service.
-    caller.child.stdout.take().unwrap().read_to_end(&mut said).unwrap();
-    caller.child.stderr.take().unwrap().read_to_end(&mut said).unwrap();
-    assert!(caller.child.wait().unwrap().success(), "{}", String::from_utf8_lossy(&said));
+    caller.child.stdout.take().unwrap().read_to_end(&mut printed).unwrap();
+    caller.child.stderr.take().unwrap().read_to_end(&mut printed).unwrap();
+    assert!(caller.child.wait().unwrap().success(), "{}", String::from_utf8_lossy(&printed));
 
     fact(&world, "ready");
     let main = world.embedded().observe().unwrap().running().expect("it runs").main;

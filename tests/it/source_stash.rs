@@ -61,11 +61,11 @@ fn files_written_before_the_hooks_began_or_after_they_ended_are_none_of_their_pr
     let on = installation(&world);
     world.write("static/before", b"a person's");
     world.write("src/app.py", b"a person's\n");
-    let since = clock::between_changes().unwrap();
+    let since = clock::await_clock_tick().unwrap();
     world.write("made/deep/file", b"a hook's");
     world.write("src/util.py", b"a hook's\n");
     world.write("top", b"a hook's");
-    let until = clock::between_changes().unwrap();
+    let until = clock::await_clock_tick().unwrap();
     world.write("static/after", b"the service's");
     hook_outputs::record(&on, &world.deployed[0], HookTime { since, until }).unwrap();
     assert_eq!(listed(&local(&world)), ["modified src/app.py", "untracked static"]);

@@ -183,7 +183,7 @@ fn rw_5_1_rw_5_5_a_run_copes_with_units_as_people_write_them_or_refuses_them_bef
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// Insists that a run is refused before the stop with these words, and that the service answers as before.
+/// Asserts that a run is refused before the stop with these words, and that the service answers as before.
 #[track_caller]
 fn refused(machine: &Machine, words: &[&str]) {
     let before = machine.version();

@@ -102,7 +102,7 @@ impl Host {
         self.machine.exec(&format!("systemctl is-active {unit}")).out.trim() == "active"
     }
 
-    /// Insists that a run is refused, says these words, and left everything as it was.
+    /// Asserts that a run is refused, says these words, and left everything as it was.
     #[track_caller]
     fn refused(&self, words: &[&str]) {
         let before = self.invocation(API);
@@ -193,10 +193,10 @@ fn rw_7_1a_rw_7_1b_what_would_not_start_again_is_refused_while_a_client_that_ask
     machine.exec(&format!("umount {state} && umount /srv/small")).expect(0);
 
     machine.write("/run/client.end", "");
-    let said = client.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&said.stdout).into_owned();
-    let asked: usize = said.lines().find_map(|line| line.strip_prefix("ASKED ")?.parse().ok()).unwrap();
-    assert!(asked > 100 && !said.contains("REFUSED"), "{said}");
+    let printed = client.wait_with_output().unwrap();
+    let printed = String::from_utf8_lossy(&printed.stdout).into_owned();
+    let asked: usize = printed.lines().find_map(|line| line.strip_prefix("ASKED ")?.parse().ok()).unwrap();
+    assert!(asked > 100 && !printed.contains("REFUSED"), "{printed}");
     host.tool("run").expect(0);
     assert_eq!(host.version().as_deref(), Some("two"));
 
@@ -307,11 +307,14 @@ fn rw_7_1a_a_stop_that_fails_before_it_came_to_the_service_leaves_all_up_and_is_
     host.unit("also.service.d/stop.conf", "[Unit]\nRefuseManualStop=yes\n");
     host.machine.exec("rm /srv/hold").expect(0);
     let output = run.wait_with_output().unwrap();
-    let said =
+    let printed =
         format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert_eq!(output.status.code(), Some(3), "{said}");
-    assert!(said.contains("cannot stop also.service, which is stopped with ladylinux-api.service"), "{said}");
-    assert_eq!([API, "also.service"].map(|unit| host.invocation(unit)), before, "{said}");
+    assert_eq!(output.status.code(), Some(3), "{printed}");
+    assert!(
+        printed.contains("cannot stop also.service, which is stopped with ladylinux-api.service"),
+        "{printed}"
+    );
+    assert_eq!([API, "also.service"].map(|unit| host.invocation(unit)), before, "{printed}");
     assert_eq!(host.machine.read("/var/lib/ladylinux-refresh/fence"), None);
     assert_eq!(host.version().as_deref(), Some("one"));
 }

@@ -45,10 +45,10 @@ fn tool(machine: &Machine, arguments: &str) -> Ran {
 /// What the doctor says.
 #[track_caller]
 fn examine(machine: &Machine) -> Value {
-    let said = tool(machine, "doctor --json");
-    let report: Value = serde_json::from_str(&said.out).unwrap_or_else(|_| panic!("{}", said.all()));
+    let printed = tool(machine, "doctor --json");
+    let report: Value = serde_json::from_str(&printed.out).unwrap_or_else(|_| panic!("{}", printed.all()));
     let problems = problems(&report);
-    assert_eq!(said.code, Some(if problems.is_empty() { 0 } else { 5 }), "{report:#}");
+    assert_eq!(printed.code, Some(if problems.is_empty() { 0 } else { 5 }), "{report:#}");
     report
 }
 
@@ -64,7 +64,7 @@ fn problems(report: &Value) -> Vec<&str> {
     names
 }
 
-/// Insists that exactly these checks found problems; returns the first finding.
+/// Asserts that exactly these checks found problems; returns the first finding.
 #[track_caller]
 fn only(machine: &Machine, checks: &[&str]) -> Value {
     let report = examine(machine);
@@ -115,8 +115,8 @@ fn before_init_the_doctor_says_what_is_missing_and_init_leaves_nothing_to_find()
     }
 
     // The report names what could not be read, and has no more than the files that this user may read.
-    let said = machine.exec_as("visitor", "ladylinux-refresh doctor --json");
-    let report: Value = serde_json::from_str(&said.out).unwrap_or_else(|_| panic!("{}", said.all()));
+    let printed = machine.exec_as("visitor", "ladylinux-refresh doctor --json");
+    let report: Value = serde_json::from_str(&printed.out).unwrap_or_else(|_| panic!("{}", printed.all()));
     let unseen: Vec<&str> =
         report["unseen"].as_array().unwrap().iter().map(|unseen| unseen["check"].as_str().unwrap()).collect();
     for check in ["sudo", "immovable", "env-file-text"] {

@@ -79,7 +79,7 @@ const TROUBLES: [Trouble; 5] = [
     },
 ];
 
-/// Insists on a halt: fenced now and after a boot.
+/// Asserts a halt: fenced now and after a boot.
 #[track_caller]
 fn expect_halted(site: &mut Site, ran: Ran, what: &str, step: &str, cause: &[&str]) {
     let mut ran =

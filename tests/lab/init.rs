@@ -78,8 +78,12 @@ fn from_nothing_init_makes_the_whole_contract_and_a_second_one_changes_nothing()
     machine.exec("id ladylinux").expect(1);
 
     let init = tool(&machine, INIT).expect(0).prints("ready; refresh it with: ladylinux-refresh run");
-    for said in [dry, init] {
-        assert!(!said.all().contains("left to people"), "what init does is left to people\n{}", said.all());
+    for printed in [dry, init] {
+        assert!(
+            !printed.all().contains("left to people"),
+            "what init does is left to people\n{}",
+            printed.all()
+        );
     }
     machine.exec("getent passwd ladylinux").expect(0).prints(":/opt/ladylinux:/usr/sbin/nologin");
     machine.exec("getent passwd ladylinux-refresh ladylinux-staging").expect(0).prints("/usr/sbin/nologin");

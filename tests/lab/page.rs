@@ -318,7 +318,7 @@ impl Host {
         );
     }
 
-    /// Insists that the fence holds, that the next run leads out, and that the socket answers with the application then.
+    /// Asserts that the fence holds, that the next run leads out, and that the socket answers with the application then.
     #[track_caller]
     fn leads_out(&self, what: &str, version: &str) {
         assert!(self.machine.read(FENCE).is_some(), "{what}: the fence is gone");

@@ -126,7 +126,7 @@ impl Rig {
         self.site.machine.exec(line).expect(0).out
     }
 
-    /// Boots, and insists on the state that a cut at this point has to leave. Returns what it was.
+    /// Boots, and asserts the state that a cut at this point has to leave. Returns what it was.
     fn expect_after_boot(&mut self, reported: &Reported) -> &'static str {
         let fenced = self.site.machine.path("/var/lib/ladylinux-refresh/fence").exists();
         self.site.machine.start();

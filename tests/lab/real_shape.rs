@@ -138,7 +138,7 @@ impl Shape {
         self.machine.exec(&format!("systemctl show {unit} -p {keys}")).expect(0).out
     }
 
-    /// Insists that the service and its workers run, now or soon.
+    /// Asserts that the service and its workers run, now or soon.
     #[track_caller]
     fn expect_units_active(&self) {
         let line = "systemctl is-active ladylinux-api ladylinux-worker ladylinux-indexer";
@@ -153,7 +153,7 @@ impl Shape {
     }
 }
 
-/// Insists that nothing that was listed has gone or changed, and returns what is new.
+/// Asserts that nothing that was listed has gone or changed, and returns what is new.
 #[track_caller]
 fn nothing_changed<'a>(before: &'a BTreeSet<String>, after: &'a BTreeSet<String>) -> Vec<&'a String> {
     let gone: Vec<&String> = before.difference(after).collect();

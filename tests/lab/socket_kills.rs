@@ -66,7 +66,7 @@ impl Host {
         if ran.code == Some(0) { Ok(ran.out) } else { Err(ran.code.unwrap_or(-1)) }
     }
 
-    /// Insists that nothing of a hand-over stays: what ends is waited for.
+    /// Asserts that nothing of a hand-over stays: what ends is waited for.
     #[track_caller]
     fn nothing_is_left(&self, what: &str) {
         until(&format!("the end of the hand-over after {what}"), || {
@@ -77,7 +77,7 @@ impl Host {
         assert!(state.starts_with("active "), "{what}: {state}");
     }
 
-    /// Insists that the next run works, and that the socket answers again at once.
+    /// Asserts that the next run works, and that the socket answers again at once.
     #[track_caller]
     fn converges(&self, version: &str, what: &str) {
         let ran = self.tool("run");

@@ -310,8 +310,8 @@ fn rw_5_1_a_refresh_that_is_started_from_inside_the_service_completes() {
     });
     until("the end of the run", || host.current().is_none().then_some(()));
     assert_eq!(host.last_run()["result"], "refreshed");
-    let said = host.machine.read("/srv/said").unwrap();
-    assert!(said.contains("this was started from inside the service"), "{said}");
+    let printed = host.machine.read("/srv/said").unwrap();
+    assert!(printed.contains("this was started from inside the service"), "{printed}");
 
     // The request file, created by the service user in the same control group: what a button without any rights does.
     let request = || {

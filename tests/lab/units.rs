@@ -254,12 +254,12 @@ fn inside_waiting() {
     assert!(!done, "the service user sees through /proc/{pid}");
     let attach = "import ctypes,sys; l=ctypes.CDLL(None,use_errno=True); \
                   sys.exit(0 if l.ptrace(16,int(sys.argv[1]),0,0)==0 else ctypes.get_errno())";
-    let (done, said) = as_service(&format!("python3 -c '{attach}' {pid}"));
-    assert!(!done && said.is_empty(), "the service user traces the unit: {said}");
+    let (done, printed) = as_service(&format!("python3 -c '{attach}' {pid}"));
+    assert!(!done && printed.is_empty(), "the service user traces the unit: {printed}");
     // The same attack on an ordinary process of the same user succeeds, so it shows something.
-    let (done, said) =
+    let (done, printed) =
         as_service(&format!("sleep 60 & python3 -c '{attach}' $!; code=$?; kill -KILL $!; exit $code"));
-    assert!(done, "{said}");
+    assert!(done, "{printed}");
     assert!(as_service(&format!("kill -STOP {pid}")).0);
     let _: Ready = waiting.ask(&ReadyRequest {}).unwrap();
     assert_eq!((waiting.fresh_started(), main()), (0, pid.clone()));

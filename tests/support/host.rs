@@ -79,19 +79,19 @@ pub struct Ran {
 }
 
 impl Ran {
-    /// Everything it said.
+    /// Returns all of its output.
     pub fn all(&self) -> String {
         format!("{}{}", self.out, self.err)
     }
 
-    /// Insists on an exit code.
+    /// Asserts the exit code.
     #[track_caller]
     pub fn expect(self, code: i32) -> Self {
         assert_eq!(self.code, Some(code), "exit code\n--- stdout\n{}\n--- stderr\n{}", self.out, self.err);
         self
     }
 
-    /// Insists on something that was said.
+    /// Asserts that it has printed a text.
     #[track_caller]
     pub fn prints(self, text: &str) -> Self {
         assert!(self.all().contains(text), "{text:?} is missing in\n{}", self.all());

@@ -60,7 +60,7 @@ impl Site {
         serde_json::from_str(&self.machine.tool("status --json").expect(0).out).unwrap()
     }
 
-    /// Insists that a commit is deployed, runs, and that everybody says so.
+    /// Asserts that a commit is deployed, runs, and that everybody says so.
     #[track_caller]
     pub fn expect_running(&self, commit: &str) {
         let answer = self.answer().unwrap_or_else(|| panic!("nothing answers\n{}", self.why()));
@@ -73,7 +73,7 @@ impl Site {
         assert_eq!(status["fence"], Value::Null);
     }
 
-    /// Insists that the service is down, and that nothing brings it up: neither a person nor a boot.
+    /// Asserts that the service is down, and that nothing brings it up: neither a person nor a boot.
     #[track_caller]
     pub fn expect_fenced(&self) {
         assert_ne!(self.status()["fence"], Value::Null);

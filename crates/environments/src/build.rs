@@ -61,7 +61,7 @@ impl Environments<'_> {
     ///
     /// # Errors
     /// Nothing is written down of it from which it could be built; or the build fails.
-    pub fn ensure_again(
+    pub fn rebuild_from_lock(
         &self,
         wanted: &EnvironmentSpec,
         name: &GenerationName,
@@ -124,7 +124,7 @@ impl Environments<'_> {
                 contaminated.push(found);
                 continue;
             }
-            let generation = self.try_again(generation)?;
+            let generation = self.recheck_imports(generation)?;
             let why = if is_of_this_run(&generation) {
                 "this run has built it already"
             } else {
@@ -139,7 +139,7 @@ impl Environments<'_> {
 
     /// Tries the imports of a generation that was proved for another use than today's: the host declares other modules, or
     /// starts its service with another command.
-    fn try_again(&self, mut generation: Generation) -> Outcome<Generation> {
+    fn recheck_imports(&self, mut generation: Generation) -> Outcome<Generation> {
         let checks = ImportChecks::of(self.site.python);
         if generation.record.built().is_none_or(|built| built.tried_for.as_ref() == Some(&checks)) {
             return Ok(generation);
@@ -159,7 +159,7 @@ impl Environments<'_> {
     /// The generation cannot be looked at, or its record not be written.
     pub fn examine(&self, generation: &Generation) -> Outcome<Option<Contaminated>> {
         let Some(found) = self.compare(generation, By::Metadata)? else { return Ok(None) };
-        self.condemn(generation, &found)?;
+        self.mark_contaminated(generation, &found)?;
         Ok(Some(Contaminated { generation: generation.name.clone(), found }))
     }
 

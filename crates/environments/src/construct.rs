@@ -148,7 +148,7 @@ impl<'a> Building<'a> {
                         uv::check(job, &request.directory),
                         "the installed packages do not fit together",
                     );
-                    fit.map_err(|failure| request.lock.blame(failure))?;
+                    fit.map_err(|failure| request.lock.as_failure_of_lockfile(failure))?;
                 }
                 check_home(job, &request.directory)
             });
@@ -268,7 +268,9 @@ impl<'a> Building<'a> {
     fn explain(&self, finished: &Finished) -> Failure {
         let failure = install_error::explain(finished, "cannot install the packages");
         match install_error::parse_kind(&String::from_utf8_lossy(&finished.stderr)) {
-            install_error::InstallErrorKind::OtherMachine => self.request.lock.blame(failure),
+            install_error::InstallErrorKind::OtherMachine => {
+                self.request.lock.as_failure_of_lockfile(failure)
+            }
             _ => failure,
         }
     }

@@ -108,7 +108,7 @@ impl Definitions {
     }
 
     /// Says which files the application's lock puts out of force.
-    pub(super) fn note_what_does_not_count(&mut self, locks: &[PathBuf]) {
+    pub(super) fn note_ignored_files(&mut self, locks: &[PathBuf]) {
         let Some(lock) = self.own_lock.as_ref().filter(|lock| lock.content().is_some()) else { return };
         let idle: Vec<String> = self
             .roots

@@ -313,7 +313,7 @@ impl<'a> Environments<'a> {
     ///
     /// # Errors
     /// The record cannot be written.
-    pub fn condemn(&self, generation: &Generation, found: &Contamination) -> Outcome<()> {
+    pub fn mark_contaminated(&self, generation: &Generation, found: &Contamination) -> Outcome<()> {
         if !generation.record.is_good() {
             return Ok(());
         }

@@ -218,7 +218,7 @@ impl Lock {
     }
 
     /// Says of a failure to install that it is the application's own lock that is wrong, where there is one.
-    pub(super) fn blame(&self, failure: Failure) -> Failure {
+    pub(super) fn as_failure_of_lockfile(&self, failure: Failure) -> Failure {
         let Origin::Application { file } = &self.origin else { return failure };
         let file = file.display();
         Failure::new(format!("the application's {file} is not complete, or contradicts itself"))

@@ -74,7 +74,7 @@ impl Reading<'_> {
             return Err(refuse(&format!("{text:?} is not a requirement")));
         }
         let package = requirements::requirement(&text).map_err(|why| refuse(&why))?;
-        requirements::check_provable(&package, "").map_err(|why| refuse(&why))?;
+        requirements::require_hash(&package, "").map_err(|why| refuse(&why))?;
         // An extra may name others of the same project.
         let own_name = self.file.project.as_ref().and_then(|project| project.name.as_deref());
         if own_name.is_some_and(|name| normal_name(name) == package.name) {

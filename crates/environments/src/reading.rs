@@ -54,7 +54,7 @@ pub fn read(source: &dyn TreeSource, choice: &DefinitionFilter<'_>) -> Outcome<D
     if found.is_empty() {
         found.notes.push("the tree names no packages: the environment will be empty".to_owned());
     }
-    found.note_what_does_not_count(&locks);
+    found.note_ignored_files(&locks);
     Ok(found)
 }
 

@@ -146,7 +146,7 @@ pub(crate) fn requirement(text: &str) -> Result<Requirement, String> {
 ///
 /// # Errors
 /// The sentence that says why it is refused.
-pub(crate) fn check_provable(package: &Requirement, options: &str) -> Result<(), String> {
+pub(crate) fn require_hash(package: &Requirement, options: &str) -> Result<(), String> {
     let url = match package.specification.split_once('@') {
         Some((before, url)) if before.trim().is_empty() || before.trim_start().starts_with('[') => url,
         _ if package.name.contains("://") => &package.name,
@@ -269,7 +269,7 @@ fn meaning(text: &str) -> Result<LineKind, String> {
     }
     let package = requirement(package)?;
     check_hashes(options)?;
-    check_provable(&package, options)?;
+    require_hash(&package, options)?;
     Ok(LineKind::Package(package))
 }
 

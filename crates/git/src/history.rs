@@ -138,7 +138,7 @@ impl Mirror {
     ///
     /// # Errors
     /// The commit is not in the mirror.
-    pub fn mentions(&self, commit: &CommitId, text: &str) -> Outcome<Vec<PathBuf>> {
+    pub fn files_with(&self, commit: &CommitId, text: &str) -> Outcome<Vec<PathBuf>> {
         if let Some(unit) = &self.unit {
             let call = Call::Mentions { commit: commit.clone(), text: text.to_owned() };
             let paths: Vec<TreePath> = unit.ask(call)?;

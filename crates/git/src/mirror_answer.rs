@@ -62,7 +62,7 @@ fn answer(mirror: &Mirror, call: Call) -> Outcome<Value> {
         Call::Files { commit } => json(&*mirror.files(&commit)?),
         Call::Read { commit, path } => json(&mirror.read(&commit, path.as_path())?),
         Call::Mentions { commit, text } => {
-            let paths = mirror.mentions(&commit, &text)?.into_iter().map(TreePath::from);
+            let paths = mirror.files_with(&commit, &text)?.into_iter().map(TreePath::from);
             json(&paths.collect::<Vec<_>>())
         }
         Call::Changes { from, to } => json(&mirror.changes(&from, &to)?),

@@ -79,11 +79,11 @@ impl Mirror {
         let fits = self.is_usable()? && self.configuration() == configuration_for(&tip);
         let mut is_new = !fits;
         if !fits {
-            self.make_anew(branch, &tip, source)?;
+            self.recreate(branch, &tip, source)?;
         } else if let Err((kind, failure)) = self.fetch(&self.path, branch, source)? {
             match kind {
                 FetchFailure::LocalDamage if self.damage()?.is_some() => {
-                    self.make_anew(branch, &tip, source)?;
+                    self.recreate(branch, &tip, source)?;
                     is_new = true;
                 }
                 FetchFailure::LocalDamage => {
@@ -93,7 +93,7 @@ impl Mirror {
             }
         } else if matches!(source, Source::Remote) && !self.is_complete(&tip)? {
             // A fetch finds nothing to do where a branch stands right and its objects are lost.
-            self.make_anew(branch, &tip, source)?;
+            self.recreate(branch, &tip, source)?;
             is_new = true;
         }
         if is_new && self.moves == Moves::ByConductor {
@@ -128,7 +128,7 @@ impl Mirror {
     pub(super) fn remote_heads(&self, branch: &BranchName) -> Outcome<String> {
         let url = self.url()?;
         let listed = self.persistently(|| {
-            let program = remote::equip(&self.git, self.git.anywhere(), &self.remote, url)?;
+            let program = remote::with_access_to_remote(&self.git, self.git.anywhere(), &self.remote, url)?;
             self.git.runner().run(&program.args([
                 "ls-remote",
                 "--symref",
@@ -183,7 +183,7 @@ impl Mirror {
                 Source::Remote => {
                     let url = self.url()?;
                     let refspec = format!("+refs/heads/{branch}:refs/heads/{branch}");
-                    remote::equip(&self.git, program, &self.remote, url)?
+                    remote::with_access_to_remote(&self.git, program, &self.remote, url)?
                         // git verifies what the remote sends.
                         .args(["-c", "fetch.fsckObjects=true"])
                         .args(lenient("fetch.fsck", "ignore"))
@@ -257,7 +257,7 @@ impl Mirror {
 
     /// Makes the mirror from nothing beside its place, takes over what the old one still holds for runs, and puts
     /// it in place.
-    pub(super) fn make_anew(&self, branch: &BranchName, tip: &CommitId, source: Source<'_>) -> Outcome<()> {
+    pub(super) fn recreate(&self, branch: &BranchName, tip: &CommitId, source: Source<'_>) -> Outcome<()> {
         let fresh = self.path.with_file_name("mirror.git.new");
         let by_conductor = self.moves == Moves::ByConductor;
         if !by_conductor {

@@ -39,7 +39,7 @@ impl Mirror {
     /// Makes a new mirror.
     pub(super) fn renew_here(&self, branch: &BranchName) -> Outcome<Ensured> {
         let tip = tip_of(branch, &self.remote_heads(branch)?)?;
-        self.make_anew(branch, &tip, Source::Remote)?;
+        self.recreate(branch, &tip, Source::Remote)?;
         Ok(Ensured::Replaced)
     }
 

@@ -34,7 +34,12 @@ fn stall(remote: &Remote) -> Duration {
 ///
 /// # Errors
 /// The token file is missing, or others can read it.
-pub(super) fn equip(git: &Git, mut program: Program, remote: &Remote, url: &RemoteUrl) -> Outcome<Program> {
+pub(super) fn with_access_to_remote(
+    git: &Git,
+    mut program: Program,
+    remote: &Remote,
+    url: &RemoteUrl,
+) -> Outcome<Program> {
     let mut settings = Vec::new();
     program = allowing(program, url.transport.name());
     for (name, value) in git.network() {

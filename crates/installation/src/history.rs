@@ -31,7 +31,7 @@ pub fn write_report(directory: &Path, report: &Report) -> Outcome<()> {
 
 /// One run of the past.
 #[derive(Debug, Clone)]
-pub struct Past {
+pub struct PastRun {
     /// Its name.
     pub run: RunId,
     /// Its report, where it lived to write one.
@@ -42,7 +42,7 @@ pub struct Past {
 ///
 /// # Errors
 /// The directory of the runs cannot be read.
-pub fn all(layout: &Layout) -> Outcome<Vec<Past>> {
+pub fn all(layout: &Layout) -> Outcome<Vec<PastRun>> {
     let mut runs = recover::in_order(layout)?;
     runs.reverse();
     runs.into_iter().map(|run| one(layout, &run)).collect()
@@ -52,10 +52,10 @@ pub fn all(layout: &Layout) -> Outcome<Vec<Past>> {
 ///
 /// # Errors
 /// Its files cannot be read.
-pub fn one(layout: &Layout, run: &RunId) -> Outcome<Past> {
+pub fn one(layout: &Layout, run: &RunId) -> Outcome<PastRun> {
     let directory = layout.run(run);
     let report = disk::read_own_json(&directory.join(REPORT)).ok().flatten();
-    Ok(Past { run: run.clone(), report })
+    Ok(PastRun { run: run.clone(), report })
 }
 
 /// Returns the command that brings back the service behind `fence`: what the report of the halted run has, else a run.

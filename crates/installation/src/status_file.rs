@@ -238,19 +238,19 @@ pub fn set_last_request(layout: &Layout, request: &LastRequest) -> Outcome<()> {
 /// Writes the run in progress. While the service is down nothing is written, so that it is not down for
 /// longer; who asks this file then is not the application.
 #[derive(Debug)]
-pub struct CurrentKeeper {
+pub struct CurrentRunWriter {
     layout: Layout,
     current: Current,
 }
 
-impl CurrentKeeper {
+impl CurrentRunWriter {
     /// Makes the keeper; nothing is written before the next part begins.
     pub fn new(layout: &Layout, current: Current) -> Self {
         Self { layout: layout.clone(), current }
     }
 }
 
-impl Subscriber for CurrentKeeper {
+impl Subscriber for CurrentRunWriter {
     fn take(&mut self, event: &Event) {
         let Event::PhaseStarted { phase } = event else { return };
         if matches!(phase, Phase::Staging | Phase::Stop | Phase::Restart) {

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use super::file::{
-    HookTable, HostFile, ModelsTable, ProbeTable, PythonTable, RemoteTable, SecurityTable, ServiceTable,
-    SocketSetting, Span,
+    DurationText, HookTable, HostFile, ModelsTable, ProbeTable, PythonTable, RemoteTable, SecurityTable,
+    ServiceTable, SocketSetting,
 };
 use super::layers::Layers;
 use super::names::without_credentials;
@@ -51,8 +51,8 @@ fn remote(host: &HostFile, remote: &Remote) -> RemoteTable {
         known_hosts: remote.known_hosts.clone(),
         proxy: remote.proxy.as_deref().map(without_credentials),
         ca_file: remote.ca_file.clone(),
-        deadline: Some(Span(remote.deadline.unwrap_or(Remote::DEADLINE))),
-        stall: Some(Span(remote.stall.unwrap_or(Remote::STALL))),
+        deadline: Some(DurationText(remote.deadline.unwrap_or(Remote::DEADLINE))),
+        stall: Some(DurationText(remote.stall.unwrap_or(Remote::STALL))),
     }
 }
 
@@ -71,7 +71,7 @@ fn python(settings: &Settings) -> PythonTable {
         indexes: Some(indexes.collect()),
         allow_source: Some(python.allow_source),
         system_site_packages: python.system_site_packages,
-        deadline: Some(Span(python.deadline)),
+        deadline: Some(DurationText(python.deadline)),
         imports: Some(python.imports.clone()),
         import_check: Some(python.import_check),
     }
@@ -83,7 +83,7 @@ fn service(host: &HostFile, settings: &Settings) -> ServiceTable {
         unit: Some(service.unit.clone()),
         also: Some(service.also.clone()),
         command: Some(service.command.clone()),
-        stop_timeout: Some(Span(service.stop_timeout)),
+        stop_timeout: Some(DurationText(service.stop_timeout)),
         allow_root_exec: Some(service.allow_root_exec.clone()),
         socket: Some(host.service.socket.unwrap_or(SocketSetting::Loopback(false))),
     }
@@ -100,8 +100,8 @@ fn probe(settings: &Settings) -> ProbeTable {
         json_field: probe.json.as_ref().map(|(field, _)| field.clone()),
         json_value: probe.json.as_ref().map(|(_, value)| value.clone()),
         body: probe.body.clone(),
-        deadline: Some(Span(probe.deadline)),
-        settle: Some(Span(probe.settle)),
+        deadline: Some(DurationText(probe.deadline)),
+        settle: Some(DurationText(probe.settle)),
     }
 }
 
@@ -110,7 +110,7 @@ fn hook(hook: &Hook) -> HookTable {
         name: hook.name.clone(),
         kind: hook.kind,
         command: hook.command.clone(),
-        deadline: Some(Span(hook.deadline)),
+        deadline: Some(DurationText(hook.deadline)),
         stage: hook.stage,
     }
 }

@@ -67,8 +67,8 @@ pub(super) struct RemoteTable {
     pub(super) known_hosts: Option<PathBuf>,
     pub(super) proxy: Option<String>,
     pub(super) ca_file: Option<PathBuf>,
-    pub(super) deadline: Option<Span>,
-    pub(super) stall: Option<Span>,
+    pub(super) deadline: Option<DurationText>,
+    pub(super) stall: Option<DurationText>,
 }
 
 /// The table of the host's file for the way environments are built.
@@ -89,7 +89,7 @@ pub struct PythonTable {
     pub(super) indexes: Option<BTreeMap<String, String>>,
     pub(super) allow_source: Option<bool>,
     pub(super) system_site_packages: Option<bool>,
-    pub(super) deadline: Option<Span>,
+    pub(super) deadline: Option<DurationText>,
     pub(super) imports: Option<Vec<String>>,
     pub(super) import_check: Option<ImportCheck>,
 }
@@ -110,7 +110,7 @@ pub(super) struct ServiceTable {
     pub(super) unit: Option<UnitName>,
     pub(super) also: Option<Vec<UnitName>>,
     pub(super) command: Option<Vec<String>>,
-    pub(super) stop_timeout: Option<Span>,
+    pub(super) stop_timeout: Option<DurationText>,
     pub(super) allow_root_exec: Option<Vec<String>>,
     pub(super) socket: Option<SocketSetting>,
 }
@@ -126,8 +126,8 @@ pub(super) struct ProbeTable {
     pub(super) json_field: Option<String>,
     pub(super) json_value: Option<String>,
     pub(super) body: Option<String>,
-    pub(super) deadline: Option<Span>,
-    pub(super) settle: Option<Span>,
+    pub(super) deadline: Option<DurationText>,
+    pub(super) settle: Option<DurationText>,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -149,16 +149,16 @@ pub(super) struct HookTable {
     pub(super) name: String,
     pub(super) kind: HookKind,
     pub(super) command: Vec<String>,
-    pub(super) deadline: Option<Span>,
+    pub(super) deadline: Option<DurationText>,
     #[serde(default)]
     pub(super) stage: bool,
 }
 
 /// A duration as people write it: `60s`, `2m 30s`, `500ms`.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Span(pub(super) Duration);
+pub(super) struct DurationText(pub(super) Duration);
 
-impl Serialize for Span {
+impl Serialize for DurationText {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let ms = self.0.as_millis();
         let text = match ms / 1000 {
@@ -171,7 +171,7 @@ impl Serialize for Span {
     }
 }
 
-impl<'de> Deserialize<'de> for Span {
+impl<'de> Deserialize<'de> for DurationText {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         parse_duration(&text).map(Self).map_err(serde::de::Error::custom)

@@ -18,8 +18,8 @@ use refresh_system::error::{Failure, Outcome};
 use refresh_system::text::normal_name;
 
 use super::file::{
-    APPLICATION_FILE, ApplicationFile, ApplicationProbe, Author, HookTable, HostFile, ProbeTable,
-    ServiceTable, SocketSetting, Span,
+    APPLICATION_FILE, ApplicationFile, ApplicationProbe, Author, DurationText, HookTable, HostFile,
+    ProbeTable, ServiceTable, SocketSetting,
 };
 use super::layout::Layout;
 use super::names::{UnitName, without_credentials};
@@ -125,7 +125,7 @@ impl Layers {
     /// A value that cannot be used: a URL of a transport that is not allowed, a hook without a command, a pattern
     /// that leaves the tree.
     pub fn resolve(&self) -> Outcome<Settings> {
-        let mut pick = Pick { origins: BTreeMap::new() };
+        let mut pick = LayerChoice { origins: BTreeMap::new() };
         let (host, app, over) = (&self.host, &self.application, &self.overrides);
         let command = COMMAND.map(str::to_owned).to_vec();
         let command = pick.host("service.command", host.service.command.clone(), command);
@@ -152,7 +152,7 @@ impl Layers {
         Ok(settings)
     }
 
-    fn python(&self, command: Vec<String>, pick: &mut Pick) -> Outcome<Python> {
+    fn python(&self, command: Vec<String>, pick: &mut LayerChoice) -> Outcome<Python> {
         let (host, app, over) = (&self.host.python, &self.application, &self.overrides);
         let always = over.always_rebuild_venv.then_some(Strategy::Always);
         let strict = over.strict.then_some(true);
@@ -177,7 +177,7 @@ impl Layers {
     }
 
     /// The indexes of single packages, by the normal names of those.
-    fn indexes(&self, pick: &mut Pick) -> Outcome<BTreeMap<String, String>> {
+    fn indexes(&self, pick: &mut LayerChoice) -> Outcome<BTreeMap<String, String>> {
         let named = self.host.python.indexes.clone();
         let named = pick.host("python.indexes", named, BTreeMap::new());
         let checked = named.into_iter().map(|(name, url)| {
@@ -215,7 +215,7 @@ impl Layers {
         })
     }
 
-    fn service(host: &ServiceTable, command: Vec<String>, pick: &mut Pick) -> Outcome<Service> {
+    fn service(host: &ServiceTable, command: Vec<String>, pick: &mut LayerChoice) -> Outcome<Service> {
         let unit = pick.host("service.unit", host.unit.clone(), UnitName::usual());
         let also = pick.host("service.also", host.also.clone(), Vec::new());
         let is_twice = |(at, name): (usize, &UnitName)| *name == unit || also[..at].contains(name);
@@ -235,7 +235,7 @@ impl Layers {
         })
     }
 
-    fn probe(host: &ProbeTable, app: &ApplicationProbe, pick: &mut Pick) -> Outcome<Probe> {
+    fn probe(host: &ProbeTable, app: &ApplicationProbe, pick: &mut LayerChoice) -> Outcome<Probe> {
         let json = Self::json(host)?;
         let path = pick.both("probe.path", [&host.path, &app.path], "/".to_owned());
         check_probe_path(&path)?;
@@ -253,7 +253,7 @@ impl Layers {
     }
 
     /// The header fields of the health check: names and values that can be sent.
-    fn headers(host: &ProbeTable, pick: &mut Pick) -> Outcome<BTreeMap<String, String>> {
+    fn headers(host: &ProbeTable, pick: &mut LayerChoice) -> Outcome<BTreeMap<String, String>> {
         let headers = pick.host("probe.headers", host.headers.clone(), BTreeMap::new());
         for (name, value) in &headers {
             let is_name =
@@ -280,7 +280,7 @@ impl Layers {
         }
     }
 
-    fn models(&self, pick: &mut Pick) -> Models {
+    fn models(&self, pick: &mut LayerChoice) -> Models {
         let (host, over) = (&self.host.models, &self.overrides);
         let moved = |stores: &Vec<PathBuf>| {
             stores.iter().map(|path| model_stores::below(&self.layout, path)).collect::<Vec<_>>()
@@ -390,11 +390,11 @@ fn check_model_store(layout: &Layout, path: &Path) -> Outcome<()> {
 }
 
 /// Picks the first value that a layer gives and remembers which layer it was.
-struct Pick {
+struct LayerChoice {
     origins: BTreeMap<String, Origin>,
 }
 
-impl Pick {
+impl LayerChoice {
     fn first<T, const N: usize>(&mut self, key: &str, layers: [(Option<T>, Origin); N]) -> Option<T> {
         let (value, origin) = layers.into_iter().find_map(|(value, origin)| Some((value?, origin)))?;
         self.origins.insert(key.to_owned(), origin);
@@ -412,7 +412,7 @@ impl Pick {
     }
 
     /// Picks a duration that only the host sets; the default is in seconds.
-    fn seconds(&mut self, key: &str, host: Option<Span>, default: u64) -> Duration {
+    fn seconds(&mut self, key: &str, host: Option<DurationText>, default: u64) -> Duration {
         self.optional(key, host).map_or(Duration::from_secs(default), |span| span.0)
     }
 

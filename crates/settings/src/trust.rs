@@ -17,7 +17,7 @@ use super::own_state;
 
 /// A part of a way that others than root decide on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Loose {
+pub struct UntrustedPath {
     /// The part.
     pub(crate) path: PathBuf,
     why: Why,
@@ -33,7 +33,7 @@ enum Why {
     Link(PathBuf),
 }
 
-impl Loose {
+impl UntrustedPath {
     /// Returns what is wrong.
     pub fn what(&self) -> String {
         let path = self.path.display();
@@ -143,12 +143,12 @@ pub fn host_file(layout: &Layout) -> Outcome<Option<Vec<u8>>> {
 ///
 /// # Errors
 /// Something cannot be looked at.
-pub fn loose(layout: &Layout) -> Outcome<Vec<Loose>> {
+pub fn loose(layout: &Layout) -> Outcome<Vec<UntrustedPath>> {
     on_the_ways(layout.root(), &[layout.host_file(), layout.state(), layout.store()])
 }
 
-fn on_the_ways(root: &Path, paths: &[PathBuf]) -> Outcome<Vec<Loose>> {
-    let mut found: Vec<Loose> = Vec::new();
+fn on_the_ways(root: &Path, paths: &[PathBuf]) -> Outcome<Vec<UntrustedPath>> {
+    let mut found: Vec<UntrustedPath> = Vec::new();
     for path in paths {
         for part in on_the_way(root, path)? {
             if !found.contains(&part) {
@@ -159,7 +159,7 @@ fn on_the_ways(root: &Path, paths: &[PathBuf]) -> Outcome<Vec<Loose>> {
     Ok(found)
 }
 
-fn refuse_root(loose: Outcome<Vec<Loose>>) -> Outcome<()> {
+fn refuse_root(loose: Outcome<Vec<UntrustedPath>>) -> Outcome<()> {
     if !rustix::process::geteuid().is_root() {
         return Ok(());
     }
@@ -167,15 +167,15 @@ fn refuse_root(loose: Outcome<Vec<Loose>>) -> Outcome<()> {
     if loose.is_empty() {
         return Ok(());
     }
-    let reasons: Vec<String> = loose.iter().map(Loose::what).collect();
+    let reasons: Vec<String> = loose.iter().map(UntrustedPath::what).collect();
     let failure =
         Failure::new(format!("others than root decide what root does here: {}", reasons.join("; ")));
-    Err(loose.iter().map(Loose::repair).fold(failure, Failure::hint))
+    Err(loose.iter().map(UntrustedPath::repair).fold(failure, Failure::hint))
 }
 
 /// Looks at every part of a way from `root` on, as far as there is something. A link of root's is followed, and where it
 /// leads is looked at in the same way.
-fn on_the_way(root: &Path, path: &Path) -> Outcome<Vec<Loose>> {
+fn on_the_way(root: &Path, path: &Path) -> Outcome<Vec<UntrustedPath>> {
     let mut parts: Vec<&Path> = path.ancestors().take_while(|part| part.starts_with(root)).collect();
     parts.reverse();
     let mut loose = Vec::new();
@@ -184,7 +184,7 @@ fn on_the_way(root: &Path, path: &Path) -> Outcome<Vec<Loose>> {
             Err(error) if error.kind() == ErrorKind::NotFound => break,
             found => found.context(|| format!("cannot read {}", part.display()))?,
         };
-        let mut add = |why| loose.push(Loose { path: part.to_path_buf(), why });
+        let mut add = |why| loose.push(UntrustedPath { path: part.to_path_buf(), why });
         if found.is_symlink() {
             match part.canonicalize() {
                 Ok(target) if found.uid() == 0 => {

@@ -75,9 +75,9 @@ pub(crate) struct CompareResponse {
 
 /// Compares `app/` with the known commits, for commands that only read. A tree that cannot be compared is a result, not a
 /// failure.
-pub fn app(on: &Installation, known: &[CommitId], coming: Option<&CommitId>) -> LocalChanges {
+pub fn app(on: &Installation, known: &[CommitId], incoming: Option<&CommitId>) -> LocalChanges {
     let moves = Moves::Would {
-        commit: coming.cloned(),
+        commit: incoming.cloned(),
         preserve: on.settings.preserve.clone(),
         ignored: on.settings.ignored == IgnoredFiles::Keep,
     };

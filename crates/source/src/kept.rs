@@ -66,13 +66,13 @@ pub(crate) struct Kept {
 pub(crate) fn list(request: &ListKeptRequest) -> Outcome<Kept> {
     let git = request.place.git();
     let (app, mirror) = (request.app.as_path(), request.place.mirror.as_path());
-    let coming = paths::tracked(&git, mirror, &request.commit)?.unwrap_or_default();
+    let incoming = paths::tracked(&git, mirror, &request.commit)?.unwrap_or_default();
     let (mut known, mut before) = (Tracked::default(), Tracked::default());
     let mut earlier = Vec::new();
     let head = own_repository::head_of_branch(app).filter(|head| !request.known.contains(head));
     for commit in request.known.iter().chain(&head) {
         let files = paths::tracked(&git, mirror, commit)?.unwrap_or_default();
-        earlier.extend(ignore_rules::files(&files, &coming));
+        earlier.extend(ignore_rules::files(&files, &incoming));
         if *commit != request.commit {
             before.add(files.clone());
         }
@@ -80,8 +80,8 @@ pub(crate) fn list(request: &ListKeptRequest) -> Outcome<Kept> {
     }
     let mut new = Tracked::default();
     let local = ignore_rules::of_tree(app);
-    let rules = Rules::of(&git, &request.place, "rules", &coming, &local)?;
-    new.add(coming);
+    let rules = Rules::of(&git, &request.place, "rules", &incoming, &local)?;
+    new.add(incoming);
     let preserve = patterns(&request.preserve)?;
     let mut walk =
         Walk { app, new: &new, known: &known, before: &before, preserve: &preserve, found: Found::default() };

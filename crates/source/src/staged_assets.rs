@@ -147,7 +147,7 @@ mod tests {
             write(&tree.join("static/site.css"), "old");
             write(&tree.join("docs/read.md"), "text");
         }
-        let since = clock::between_changes().unwrap();
+        let since = clock::await_clock_tick().unwrap();
         write(&copy.join("static/site.css"), "new");
         write(&copy.join("static/build/app.js"), "js");
         disk::point_link(&copy.join("static/build/latest.js"), Path::new("app.js")).unwrap();

@@ -67,7 +67,7 @@ pub fn boot_id() -> String {
 ///
 /// # Errors
 /// The interruption.
-pub fn between_changes() -> Outcome<FileTime> {
+pub fn await_clock_tick() -> Outcome<FileTime> {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
     let between = (time.tv_sec, time.tv_nsec);
     // Not for ever where the clock is set back.

@@ -54,7 +54,7 @@ impl ColorWhen {
 }
 
 /// Decides once, for each stream, whether to colour it.
-pub fn settle_colour(color: ColorWhen) {
+pub fn choose_color(color: ColorWhen) {
     COLOUR_OUT
         .store(color.applies(std::io::stdout().is_terminal(), environment::variable), Ordering::Relaxed);
     COLOUR_ERR

@@ -161,7 +161,7 @@ fn write_down(layout: &Layout, on: &Installation, generation: &Generation, found
     if now.is_none_or(|now| now.recorded_at != generation.record.recorded_at) {
         return;
     }
-    if let Err(failure) = on.environments().condemn(generation, found) {
+    if let Err(failure) = on.environments().mark_contaminated(generation, found) {
         on.runner.events().warn(&format!("it cannot be written down: {}", failure.chain().join(": ")));
     }
 }

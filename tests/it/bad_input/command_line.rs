@@ -46,24 +46,28 @@ fn a_wrong_command_line_is_reported_before_anything_happens() {
         (&["init", "--repo", "https://u:p@localhost/x"], "remote"),
         (
             &["init", "--repo", "file:///x"],
-            &format!("allow it: {} init --repo file:///x --allow file", typed(&host)),
+            &format!("next         {} init --repo file:///x --allow file", typed(&host)),
         ),
     ] {
-        let said = host.tool(arguments).expect(2);
-        assert!(said.err.contains(says), "{arguments:?}: {says:?} is missing in\n{}", said.err);
-        let next = said.err.lines().last().unwrap_or_default();
-        assert!(next.starts_with("  next         ladylinux-refresh "), "{arguments:?}\n{}", said.err);
-        assert!(said.err.contains("  service      not touched"), "{arguments:?}\n{}", said.err);
+        let printed = host.tool(arguments).expect(2);
+        assert!(printed.err.contains(says), "{arguments:?}: {says:?} is missing in\n{}", printed.err);
+        let next = printed.err.lines().last().unwrap_or_default();
+        assert!(next.starts_with("  next         ladylinux-refresh "), "{arguments:?}\n{}", printed.err);
+        assert!(printed.err.contains("  service      not touched"), "{arguments:?}\n{}", printed.err);
         for wrong in ["For more information", "supervise", "-- --json", "'--verify-models'"] {
-            assert!(!said.err.contains(wrong), "{arguments:?}: {wrong:?} in\n{}", said.err);
+            assert!(!printed.err.contains(wrong), "{arguments:?}: {wrong:?} in\n{}", printed.err);
         }
-        assert!(!said.err.contains('\u{7}') && !said.err.contains("u:p@"), "{arguments:?}\n{}", said.err);
-        assert!(said.out.is_empty(), "{arguments:?}\n{}", said.out);
+        assert!(
+            !printed.err.contains('\u{7}') && !printed.err.contains("u:p@"),
+            "{arguments:?}\n{}",
+            printed.err
+        );
+        assert!(printed.out.is_empty(), "{arguments:?}\n{}", printed.out);
     }
     // Help is help, whether it is asked for or not, and is about nothing that could have been touched.
     for (arguments, code) in [(&["stash"][..], 2), (&["service"], 2), (&["help"], 0), (&["help", "run"], 0)] {
-        let said = host.tool(arguments).expect(code).prints("Usage: ladylinux-refresh");
-        assert!(!said.all().contains("not touched"), "{arguments:?}\n{}", said.all());
+        let printed = host.tool(arguments).expect(code).prints("Usage: ladylinux-refresh");
+        assert!(!printed.all().contains("not touched"), "{arguments:?}\n{}", printed.all());
     }
     for arguments in [
         &["history", "r-1"][..],
@@ -76,8 +80,8 @@ fn a_wrong_command_line_is_reported_before_anything_happens() {
         host.tool(arguments).expect(3).reports(&host, &[]);
     }
     let mut command = Command::new(env!("CARGO_BIN_EXE_ladylinux-refresh"));
-    let said = ran(command.args(["--root", "", "run"]).env_clear().output().unwrap()).expect(2);
-    assert!(said.err.contains("--root"), "{}", said.err);
+    let printed = ran(command.args(["--root", "", "run"]).env_clear().output().unwrap()).expect(2);
+    assert!(printed.err.contains("--root"), "{}", printed.err);
     assert_eq!(before, state(&host));
     assert_eq!(host.version().as_deref(), Some("one"));
 }
@@ -105,12 +109,12 @@ fn without_an_installation_no_command_creates_a_file() {
             .env_clear()
             .output()
             .unwrap();
-        let said = ran(output).expect(3).prints("no installation found");
+        let printed = ran(output).expect(3).prints("no installation found");
         let next = format!("ladylinux-refresh --root {} init --repo URL", root.display());
         assert!(
-            said.err.contains(&next) && said.err.contains("  service      "),
+            printed.err.contains(&next) && printed.err.contains("  service      "),
             "{arguments:?}\n{}",
-            said.err
+            printed.err
         );
         assert_eq!(fs::read_dir(&root).unwrap().count(), 0, "{arguments:?} made something");
     }

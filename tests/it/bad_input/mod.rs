@@ -76,14 +76,14 @@ fn refused(host: &Host, arguments: &[&str], code: i32, says: &[&str]) -> Ran {
 fn refused_by(host: &Host, mut command: Command, code: i32, says: &[&str]) -> Ran {
     let before = State::of(host);
     assert!(before.service.is_some(), "the service has to run, or the test shows nothing");
-    let said = ran(command.output().unwrap()).expect(code);
+    let printed = ran(command.output().unwrap()).expect(code);
     let after = State::of(host);
-    assert_eq!(before.app, after.app, "app/ was touched\n{}", said.all());
+    assert_eq!(before.app, after.app, "app/ was touched\n{}", printed.all());
     assert_eq!(before.venv, after.venv);
-    assert_eq!(before.service, after.service, "the service is another one\n{}", said.all());
-    assert!(!after.fenced, "fenced\n{}", said.all());
+    assert_eq!(before.service, after.service, "the service is another one\n{}", printed.all());
+    assert!(!after.fenced, "fenced\n{}", printed.all());
     assert_eq!(host.version().as_deref(), Some("one"), "the old version does not answer");
-    said.reports(host, says)
+    printed.reports(host, says)
 }
 
 trait Reports {
@@ -91,7 +91,7 @@ trait Reports {
 }
 
 impl Reports for Ran {
-    /// Insists on the parts of an error: what is said, the state of the service, the command to type next.
+    /// Asserts the parts of an error: what is said, the state of the service, the command to type next.
     #[track_caller]
     fn reports(self, host: &Host, says: &[&str]) -> Self {
         let all = self.all();

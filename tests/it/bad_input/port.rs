@@ -73,12 +73,13 @@ fn a_stranger_on_the_port_is_named_and_left_alone() {
         ready.display()
     );
     host.configure("", &table);
-    let said = host.tool(["run"]).expect(1);
+    let printed = host.tool(["run"]).expect(1);
     let alive = taker.try_wait().unwrap().is_none();
     taker.kill().unwrap();
     taker.wait().unwrap();
     assert!(alive, "the stranger was ended");
-    said.reports(&host, &["error in step 5 (restart)", &port, "python3", &format!("process {}", taker.id())]);
+    printed
+        .reports(&host, &["error in step 5 (restart)", &port, "python3", &format!("process {}", taker.id())]);
     assert!(host.fenced());
 }
 

@@ -63,8 +63,8 @@ fn wrong_credentials_are_named_and_right_ones_work() {
     fs::set_permissions(&token, fs::Permissions::from_mode(0o644)).unwrap();
     refused(&host, &["run"], 3, &["others than its owner can read", "chmod 600"]);
     fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).unwrap();
-    let said = refused(&host, &["run"], 3, &["refused the credentials", "remote.token_file"]);
-    assert!(!said.all().contains("wr0ng"), "{}", said.all());
+    let printed = refused(&host, &["run"], 3, &["refused the credentials", "remote.token_file"]);
+    assert!(!printed.all().contains("wr0ng"), "{}", printed.all());
     fs::write(&token, "s3cret\n").unwrap();
     host.push(&[("version.txt", "two\n")]);
     host.tool(["run"]).expect(0);

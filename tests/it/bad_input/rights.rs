@@ -25,8 +25,8 @@ fn without_roots_rights_a_directory_of_another_user_is_refused_before_the_stop()
     for command in ["plan", "run"] {
         let mut command = host.command([command]);
         std::os::unix::process::CommandExt::uid(&mut command, USER);
-        let said = ran(command.output().unwrap());
-        said.expect(3).prints("deep/roots cannot be moved").prints("sudo chown -hR 61876");
+        let printed = ran(command.output().unwrap());
+        printed.expect(3).prints("deep/roots cannot be moved").prints("sudo chown -hR 61876");
     }
     assert!(roots.exists() && !host.fenced());
 }
@@ -71,7 +71,7 @@ fn a_user_without_read_permission_learns_that_and_not_that_nothing_is_installed(
         fs::Permissions::from_mode(if is_root() { 0o700 } else { 0o000 }),
     )
     .unwrap();
-    let said = |arguments: &[&str]| ran(as_stranger(&host, arguments).output().unwrap());
+    let printed = |arguments: &[&str]| ran(as_stranger(&host, arguments).output().unwrap());
     for arguments in [
         &["run"][..],
         &["run", "--detach"],
@@ -84,12 +84,12 @@ fn a_user_without_read_permission_learns_that_and_not_that_nothing_is_installed(
         &["wait", &run],
         &["cancel", &run],
     ] {
-        let said = said(arguments).expect(3).prints("cannot read ").prints("Permission denied");
+        let printed = printed(arguments).expect(3).prints("cannot read ").prints("Permission denied");
         for wrong in ["no installation", "no run", "refresh init"] {
-            assert!(!said.all().contains(wrong), "{arguments:?}: {wrong:?} in\n{}", said.all());
+            assert!(!printed.all().contains(wrong), "{arguments:?}: {wrong:?} in\n{}", printed.all());
         }
     }
-    let doctor = said(&["doctor"]).prints("not checked: directories");
+    let doctor = printed(&["doctor"]).prints("not checked: directories");
     assert!(!doctor.all().contains("no installation found"), "{}", doctor.all());
     fs::set_permissions(host.layout.root(), fs::Permissions::from_mode(0o755)).unwrap();
 }

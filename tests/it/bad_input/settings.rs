@@ -39,8 +39,8 @@ fn errors_in_the_settings_of_the_host_are_reported_with_their_place() {
         .unwrap();
     refused(&host, &["run"], 2, &[&name, "is not UTF-8"]);
     fs::write(&file, host.settings("").replace("git://", "git://u:p@")).unwrap();
-    let said = refused(&host, &["run"], 2, &["remote"]);
-    assert!(!said.all().contains("u:p@"), "{}", said.all());
+    let printed = refused(&host, &["run"], 2, &["remote"]);
+    assert!(!printed.all().contains("u:p@"), "{}", printed.all());
     fs::write(&file, host.settings("").replace("allow = [\"git\"]", "")).unwrap();
     refused(&host, &["run"], 2, &["git"]);
     fs::remove_file(&file).unwrap();
@@ -58,19 +58,19 @@ fn a_host_that_must_confine_units_and_cannot_is_refused_and_else_the_report_name
     host.configure("", "[security]\nrequire = true\n");
     for command in ["run", "plan"] {
         let cause = "this host does not confine units as security.require asks for";
-        let said = refused(&host, &[command], 3, &[cause, missing, "without --root"]);
+        let printed = refused(&host, &[command], 3, &[cause, missing, "without --root"]);
         let accept =
             format!("set `require = false` under [security] in {}", host.layout.host_file().display());
-        assert!(said.all().contains(&accept), "{}", said.all());
+        assert!(printed.all().contains(&accept), "{}", printed.all());
     }
-    let said = host.tool(["doctor"]).prints("[confinement]").prints("confinement of units: not all of it");
-    assert!(said.all().contains(missing), "{}", said.all());
+    let printed = host.tool(["doctor"]).prints("[confinement]").prints("confinement of units: not all of it");
+    assert!(printed.all().contains(missing), "{}", printed.all());
 
     host.configure("", "[security]\nrequire = false\n");
     host.tool(["run"]).expect(0).prints("  confinement  not enforced; `doctor` reports what is missing\n");
-    let said = host.tool(["run", "--verbose"]).expect(0);
-    let lines: Vec<&str> = said.out.lines().filter(|line| line.contains("confinement")).collect();
-    assert_eq!(lines.len(), 1, "{}", said.all());
+    let printed = host.tool(["run", "--verbose"]).expect(0);
+    let lines: Vec<&str> = printed.out.lines().filter(|line| line.contains("confinement")).collect();
+    assert_eq!(lines.len(), 1, "{}", printed.all());
     assert!(lines[0].starts_with(&format!("  confinement  not enforced: {missing}; ")), "{lines:?}");
     let report = host.report();
     assert_eq!(report["confinement"]["state"], "missing");
@@ -129,14 +129,14 @@ fn errors_in_the_settings_of_a_commit_are_found_while_the_old_version_serves() {
     let good = git(&host.work(), ["rev-parse", "HEAD"]);
     for (path, text, says) in cases {
         host.push(&[(path, text)]);
-        let said = refused(&host, &["run"], 3, says);
-        assert!(said.all().contains("error in staging: "), "{}", said.all());
-        if said.all().contains("the check hook") {
-            let coming = git(&host.work(), ["rev-parse", "HEAD"]);
+        let printed = refused(&host, &["run"], 3, says);
+        assert!(printed.all().contains("error in staging: "), "{}", printed.all());
+        if printed.all().contains("the check hook") {
+            let incoming = git(&host.work(), ["rev-parse", "HEAD"]);
             assert!(
-                said.all().contains(&format!("{} on main did not pass", &coming[..10])),
+                printed.all().contains(&format!("{} on main did not pass", &incoming[..10])),
                 "{}",
-                said.all()
+                printed.all()
             );
         }
         git(&host.work(), ["reset", "--quiet", "--hard", &good]);
@@ -167,22 +167,26 @@ fn rw_7_1b_a_hook_that_hangs_or_floods_is_ended_and_reported() {
         format!("echo $$ > {}; sleep 600 & sleep 600", left.display()),
     ] {
         hook("500ms", &flood);
-        let said = host.tool(["run"]).expect(1);
-        let said = said.reports(
+        let printed = host.tool(["run"]).expect(1);
+        let printed = printed.reports(
             &host,
             &[
                 "error in step 4 (prepare): the migration hook bad failed",
                 "was ended after its deadline of 500ms",
             ],
         );
-        assert!(said.all().contains("service      stopped and fenced: nothing starts it"), "{}", said.all());
+        assert!(
+            printed.all().contains("service      stopped and fenced: nothing starts it"),
+            "{}",
+            printed.all()
+        );
         assert!(host.fenced() && host.answer().is_none());
         let pid = fs::read_to_string(&left).unwrap();
         assert!(!Path::new("/proc").join(pid.trim()).exists(), "the hook still runs");
         let log = host.runs().pop().unwrap().join("log");
         let kept = fs::metadata(&log).unwrap().len();
         assert!(kept < 32 << 20, "{kept} bytes were kept of a flood");
-        assert!(said.all().len() < 32 << 20);
+        assert!(printed.all().len() < 32 << 20);
     }
     // A flood that ends in time is no failure.
     hook("60s", "yes flooding | head -c 20000000");

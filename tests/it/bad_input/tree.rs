@@ -140,10 +140,20 @@ fn too_little_space_is_reported_before_anything_is_stopped() {
             place.display()
         )
     };
-    let said = [format!("{state} has only "), "MiB free; 256 are needed".to_owned()];
-    refused_by(&host, in_namespace(&host, &small("size=200m"), &["run"]), 3, &[&said[0], &said[1], "df -h"]);
+    let printed = [format!("{state} has only "), "MiB free; 256 are needed".to_owned()];
+    refused_by(
+        &host,
+        in_namespace(&host, &small("size=200m"), &["run"]),
+        3,
+        &[&printed[0], &printed[1], "df -h"],
+    );
     let options = "size=2g,nr_inodes=8000";
-    refused_by(&host, in_namespace(&host, &small(options), &["run"]), 3, &[&said[0], "inodes free", "df -i"]);
+    refused_by(
+        &host,
+        in_namespace(&host, &small(options), &["run"]),
+        3,
+        &[&printed[0], "inodes free", "df -i"],
+    );
 }
 
 #[test]

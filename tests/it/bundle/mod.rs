@@ -211,16 +211,16 @@ fn rw_8_2_a_bundle_is_an_archive_that_other_programs_can_list_and_check() {
         .expect(3)
         .prints("not a regular file");
     let nowhere = maker.beside("missing/a.bundle");
-    let said = maker.tool(["bundle", "create", "--output", nowhere.to_str().unwrap()]).expect(3);
+    let printed = maker.tool(["bundle", "create", "--output", nowhere.to_str().unwrap()]).expect(3);
     assert!(
-        said.err.contains(" does not exist") && said.err.contains("  hint         mkdir -p "),
+        printed.err.contains(" does not exist") && printed.err.contains("  hint         mkdir -p "),
         "{}",
-        said.err
+        printed.err
     );
     assert!(
-        said.err.contains(" bundle create --output FILE\n") && !said.all().contains("packing"),
+        printed.err.contains(" bundle create --output FILE\n") && !printed.all().contains("packing"),
         "{}",
-        said.all()
+        printed.all()
     );
     maker.tool(["bundle", "create", "--output", file.to_str().unwrap(), "--branch", "none"]).expect(3);
     maker.tool(["bundle", "show", file.to_str().unwrap()]).expect(0);

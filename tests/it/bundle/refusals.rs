@@ -21,7 +21,7 @@ fn picture(host: &Host) -> (String, PathBuf, Option<Value>, bool, Value) {
     )
 }
 
-/// Insists that a bundle is refused in these words, and that nothing was touched.
+/// Asserts that a bundle is refused in these words, and that nothing was touched.
 #[track_caller]
 fn refused(host: &Host, file: &Path, more: &[&str], words: &[&str]) {
     let before = picture(host);
@@ -34,7 +34,7 @@ fn refused(host: &Host, file: &Path, more: &[&str], words: &[&str]) {
     assert!(!host.layout.cache().join("bundle").exists(), "something of the bundle was left");
 }
 
-/// Insists that a bundle is refused where its environment is built again.
+/// Asserts that a bundle is refused where its environment is built again.
 #[track_caller]
 fn refused_again(host: &Host, file: &Path, words: &[&str]) {
     refused(host, file, &["--always-rebuild-venv"], words);

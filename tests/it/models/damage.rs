@@ -49,7 +49,7 @@ fn rw_6_2a_rw_6_2b_rw_6_2d_a_flipped_bit_a_cut_file_and_a_zeroed_blob_are_each_f
         }
         assert_eq!(findings(&report, &name(&blobs[1])), ["size-mismatch"]);
         assert!(
-            problems(&report).iter().any(|said| said.contains("ollama: mistral:latest model")),
+            problems(&report).iter().any(|printed| printed.contains("ollama: mistral:latest model")),
             "{report:#}"
         );
     }
@@ -197,9 +197,9 @@ fn rw_6_2c_no_name_of_a_file_adds_a_line_or_controls_the_terminal() {
     put(&outside, b"");
     symlink(&outside, machine.layout.models().join("link")).unwrap();
     let file = machine.put("\u{9b}2J.bin", b"");
-    let said = machine.tool(&["verify", "--verbose"]).expect(5).all();
-    assert!(said.contains("a link leads out of the model directories"), "{said}");
-    assert!(said.lines().all(|line| !line.starts_with("good")), "{said}");
+    let printed = machine.tool(&["verify", "--verbose"]).expect(5).all();
+    assert!(printed.contains("a link leads out of the model directories"), "{printed}");
+    assert!(printed.lines().all(|line| !line.starts_with("good")), "{printed}");
     let report = machine.verify(&[], 5);
     let first = report["summary"]["first_problems"][0].as_str().unwrap();
     assert!(first.contains("everything: verified") && !first.contains('\n'), "{first}");
@@ -207,8 +207,8 @@ fn rw_6_2c_no_name_of_a_file_adds_a_line_or_controls_the_terminal() {
         report["verdicts"].as_array().unwrap().iter().map(|verdict| verdict["path"].as_str().unwrap());
     assert!(paths.into_iter().any(|path| Path::new(path) == file), "a path reads back as it is: {report:#}");
     for arguments in [&["verify"][..], &["verify", "--json"]] {
-        let said = machine.tool(arguments).expect(5).all();
-        assert!(!said.chars().any(|c| matches!(c, '\u{9b}' | '\u{202e}')), "{said:?}");
+        let printed = machine.tool(arguments).expect(5).all();
+        assert!(!printed.chars().any(|c| matches!(c, '\u{9b}' | '\u{202e}')), "{printed:?}");
     }
 }
 

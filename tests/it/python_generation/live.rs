@@ -161,7 +161,7 @@ fn rw_5_3_an_earlier_environment_that_is_gone_or_was_changed_is_built_again_from
     );
     assert!(environments.prunable(std::slice::from_ref(&first.name)).unwrap().is_empty());
     let again = |name: &GenerationName, id: &str| {
-        world.environments().ensure_again(&wanted, name, Strategy::WhenChanged, &run(id))
+        world.environments().rebuild_from_lock(&wanted, name, Strategy::WhenChanged, &run(id))
     };
     let second = again(&first.name, "run-2").unwrap();
     assert!(was_built(&second) && second.why.contains("was changed by hand: built again from its lock"));

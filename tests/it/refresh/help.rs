@@ -121,7 +121,7 @@ pub(crate) fn clone_of(host: &Host, branch: &str) -> BTreeMap<PathBuf, String> {
     checkout(&place.path().join("clone"))
 }
 
-/// Insists that `app/` is exactly the branch: the same files as a fresh clone, on the branch, with a clean status.
+/// Asserts that `app/` is exactly the branch: the same files as a fresh clone, on the branch, with a clean status.
 #[track_caller]
 pub(crate) fn aligned(host: &Host, branch: &str) {
     let app = host.layout.app();
@@ -238,7 +238,7 @@ pub(crate) fn listens(host: &Host) -> bool {
     std::net::TcpStream::connect(("127.0.0.1", host.port)).is_ok()
 }
 
-/// Insists on the state after a halt: nothing runs, the fence stands, an ordinary start is refused.
+/// Asserts the state after a halt: nothing runs, the fence stands, an ordinary start is refused.
 #[track_caller]
 pub(crate) fn down_and_fenced(host: &Host) {
     assert!(host.fenced(), "no fence");

@@ -16,7 +16,7 @@ pub(super) fn stashed(host: &Host) -> PathBuf {
     host.layout.stashes().join(last_run(host))
 }
 
-/// Insists that no tree waits for its comparison and that the last run kept none.
+/// Asserts that no tree waits for its comparison and that the last run kept none.
 #[track_caller]
 pub(super) fn kept_nothing(host: &Host) {
     assert_eq!(host.report()["saved"]["count"], 0, "{}", host.report()["saved"]);

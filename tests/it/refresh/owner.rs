@@ -182,8 +182,8 @@ fn root_starts_no_program_of_settings_that_other_users_can_change() {
     for theirs in [host.layout.host_file(), host.layout.etc()] {
         chown(&theirs, Some(OWNER), None).unwrap();
         for arguments in [&["init"][..], &["lock", "--upgrade"], &["plan"], &["run"]] {
-            let said = host.tool(arguments);
-            assert_ne!(said.code, Some(0), "{arguments:?}: {said:#?}");
+            let printed = host.tool(arguments);
+            assert_ne!(printed.code, Some(0), "{arguments:?}: {printed:#?}");
         }
         host.tool(["doctor"]).expect(5).prints("does not count");
         chown(&theirs, Some(0), None).unwrap();
@@ -194,7 +194,7 @@ fn root_starts_no_program_of_settings_that_other_users_can_change() {
     host.tool(["run"]).expect(0);
 }
 
-/// Insists on the owner of everything in `app/` and in the live environment.
+/// Asserts the owner of everything in `app/` and in the live environment.
 fn all_belong_to(host: &Host, owner: u32) {
     fn all(directory: &Path, owner: u32) {
         assert_eq!(directory.symlink_metadata().unwrap().uid(), owner, "{}", directory.display());

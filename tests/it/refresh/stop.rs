@@ -110,8 +110,8 @@ fn a_refresh_that_the_service_itself_started_is_refused_instead_of_ending_itself
     let host = Host::running();
     let mark = format!("a-name@{}", host.layout.root().display());
     let mut command = host.command(["run"]);
-    let said = ran(command.env("LADYLINUX_REFRESH_SERVICE", mark).output().unwrap()).expect(3);
-    assert!(said.all().contains("started from inside the service"), "{}", said.all());
+    let printed = ran(command.env("LADYLINUX_REFRESH_SERVICE", mark).output().unwrap()).expect(3);
+    assert!(printed.all().contains("started from inside the service"), "{}", printed.all());
     assert!(listens(&host) && !host.fenced());
     host.tool(["run"]).expect(0);
 }

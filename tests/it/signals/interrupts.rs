@@ -10,9 +10,9 @@ use rustix::process::Signal;
 
 /// A run that a signal ended after the stop: halted at `phase`, stopped, fenced, reported.
 #[track_caller]
-fn halted(host: &Host, said: Ran, code: i32, phase: &str) {
-    let said = said.expect(code);
-    let report = last_report(&said);
+fn halted(host: &Host, printed: Ran, code: i32, phase: &str) {
+    let printed = printed.expect(code);
+    let report = last_report(&printed);
     let name = if code == 130 { "SIGINT" } else { "SIGTERM" };
     assert_eq!((&report["result"], &report["exit_code"]), (&"halted".into(), &code.into()), "{report:#}");
     assert_eq!(report["error"]["phase"], phase, "{report:#}");
@@ -55,8 +55,8 @@ fn pass_on(caller: TcpStream, url: &str) {
 fn an_interrupt_before_the_stop_leaves_the_service_alone() {
     let host = Host::running();
     let before = host.report()["service"]["pid"].clone();
-    let untouched = |said: Ran, code: i32, phase: &str| {
-        let report = last_report(&said.expect(code));
+    let untouched = |printed: Ran, code: i32, phase: &str| {
+        let report = last_report(&printed.expect(code));
         assert_eq!((&report["result"], &report["error"]["phase"]), (&"refused".into(), &phase.into()));
         assert_eq!(report["exit_code"], code);
         assert_eq!((&report["service"]["state"], &report["service"]["pid"]), (&"running".into(), &before));
@@ -82,9 +82,9 @@ fn an_interrupt_before_the_stop_leaves_the_service_alone() {
         let held = pipe.reached(&mut run);
         send(&run, signal);
         send(&run, Signal::TERM);
-        let said = end(run);
-        let code = if said.code == Some(143) { 143 } else { code };
-        untouched(said, code, "staging");
+        let printed = end(run);
+        let code = if printed.code == Some(143) { 143 } else { code };
+        untouched(printed, code, "staging");
         drop(held);
     }
     pipe.lift();

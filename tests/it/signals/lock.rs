@@ -25,13 +25,13 @@ fn of_two_runs_at_the_same_instant_one_works_and_the_other_names_it() {
     };
     let [first, second] = both;
     let (mut worker, loser) = if loser == 0 { (second, first) } else { (first, second) };
-    let said = end(loser).expect(4);
+    let printed = end(loser).expect(4);
     let typed = format!("ladylinux-refresh --root {} run --wait 5m", host.layout.root().display());
     for text in [&format!(" (pid {}) is in progress since 20", worker.id()), "left to that run", &typed] {
-        assert!(said.err.contains(text), "{text:?} is missing in\n{}", said.err);
+        assert!(printed.err.contains(text), "{text:?} is missing in\n{}", printed.err);
     }
-    let object = schema::valid(&said.out, "error.schema.json");
-    assert_eq!((said.out.lines().count(), &object["exit_code"]), (1, &4.into()));
+    let object = schema::valid(&printed.out, "error.schema.json");
+    assert_eq!((printed.out.lines().count(), &object["exit_code"]), (1, &4.into()));
 
     // Commands that only read run. Commands that would change something do not.
     let held = pipe.reached(&mut worker);
@@ -46,21 +46,25 @@ fn of_two_runs_at_the_same_instant_one_works_and_the_other_names_it() {
         &["stash", "drop", "20250101T000000000Z-1"],
         &["run", "--lock-timeout", "1"],
     ] {
-        let said = host.tool(arguments).expect(4);
+        let printed = host.tool(arguments).expect(4);
         if matches!(arguments, ["run" | "rollback", ..]) && arguments[1..] != ["--lock-timeout", "1"] {
             let mut words = arguments.to_vec();
             words[1..].sort_unstable();
             let again = format!(" {} --wait 5m", words.join(" "));
-            assert!(said.err.contains(&again), "{again:?} is missing in\n{}", said.err);
+            assert!(printed.err.contains(&again), "{again:?} is missing in\n{}", printed.err);
         }
-        assert!(said.err.contains(&format!("(pid {}", worker.id())), "{arguments:?}\n{}", said.err);
-        assert!(said.err.contains("  next         ladylinux-refresh --root "), "{arguments:?}\n{}", said.err);
+        assert!(printed.err.contains(&format!("(pid {}", worker.id())), "{arguments:?}\n{}", printed.err);
+        assert!(
+            printed.err.contains("  next         ladylinux-refresh --root "),
+            "{arguments:?}\n{}",
+            printed.err
+        );
     }
     // Less than what was typed would do something else.
     for arguments in [&["run", "--strict", "side"][..], &["rollback", "r-1"], &["unfence"]] {
         let again = format!(" {} --wait 5m\n", arguments.join(" "));
-        let said = host.tool(arguments).expect(4);
-        assert!(said.err.contains(&again), "{again:?} is missing in\n{}", said.err);
+        let printed = host.tool(arguments).expect(4);
+        assert!(printed.err.contains(&again), "{again:?} is missing in\n{}", printed.err);
     }
     // One that waits gets its turn, and a signal ends the waiting.
     let mut patient = start(&host, &["run", "--lock-timeout", "600"]);

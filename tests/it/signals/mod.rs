@@ -71,9 +71,9 @@ fn until<T>(run: &mut Child, mut reached: impl FnMut() -> Option<T>) -> T {
             return value;
         }
         if let Some(status) = run.try_wait().unwrap() {
-            let mut said = String::new();
-            run.stdout.take().unwrap().read_to_string(&mut said).unwrap();
-            panic!("the run ended before it was held: {status}\n{said}");
+            let mut printed = String::new();
+            run.stdout.take().unwrap().read_to_string(&mut printed).unwrap();
+            panic!("the run ended before it was held: {status}\n{printed}");
         }
         assert!(Instant::now() < limit, "the run does not come to the point");
         std::thread::sleep(Duration::from_millis(2));
@@ -95,9 +95,9 @@ fn end(run: Child) -> Ran {
 }
 
 /// The report that ends the stream of a run.
-fn last_report(said: &Ran) -> serde_json::Value {
-    let last: serde_json::Value = serde_json::from_str(said.out.lines().last().unwrap()).unwrap();
-    assert_eq!(last["event"], "run_finished", "{}", said.all());
+fn last_report(printed: &Ran) -> serde_json::Value {
+    let last: serde_json::Value = serde_json::from_str(printed.out.lines().last().unwrap()).unwrap();
+    assert_eq!(last["event"], "run_finished", "{}", printed.all());
     last["report"].clone()
 }
 

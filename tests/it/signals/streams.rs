@@ -71,8 +71,8 @@ fn rw_8_1_nothing_is_asked_and_standard_input_is_never_read() {
     let (reader, mut writer) = std::io::pipe().unwrap();
     std::io::Write::write_all(&mut writer, b"kept").unwrap();
     let mut command = host.command(["run"]);
-    let said = ran(command.stdin(reader.try_clone().unwrap()).output().unwrap()).expect(0);
-    assert!(said.out.contains("1 hook: reads"), "{}", said.out);
+    let printed = ran(command.stdin(reader.try_clone().unwrap()).output().unwrap()).expect(0);
+    assert!(printed.out.contains("1 hook: reads"), "{}", printed.out);
     drop((command, writer));
     let mut rest = String::new();
     (&reader).read_to_string(&mut rest).unwrap();
@@ -92,8 +92,8 @@ fn rw_8_1_nothing_is_asked_and_standard_input_is_never_read() {
         let mut command = Command::new("sh");
         command.args(["-c", &line]).env_clear().env("SHELL", "/bin/sh").env("TERM", "xterm");
         command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        let said = ran(command.stdin(Stdio::null()).output().unwrap()).expect(3);
-        assert!(said.all().contains("refused the credentials"), "{}", said.all());
+        let printed = ran(command.stdin(Stdio::null()).output().unwrap()).expect(3);
+        assert!(printed.all().contains("refused the credentials"), "{}", printed.all());
     }
     assert_eq!(host.version().as_deref(), Some("one"));
 }
@@ -126,9 +126,9 @@ fn on_a_terminal(host: &Host, arguments: &[&str]) -> (Ran, Seen) {
         collect_descendants(&words.join(" "), &mut seen);
         std::thread::sleep(Duration::from_micros(200));
     }
-    let mut said = ran(run.wait_with_output().unwrap());
-    said.out = reader.join().unwrap().unwrap();
-    (said, seen)
+    let mut printed = ran(run.wait_with_output().unwrap());
+    printed.out = reader.join().unwrap().unwrap();
+    (printed, seen)
 }
 
 /// Adds the descendants of the program with the command line `own`, which has to have a terminal itself.
@@ -174,20 +174,20 @@ fn no_child_has_the_terminal_that_the_program_was_started_on() {
             if arguments[0] == "service" {
                 host.tool(["service", "stop"]).expect(0);
             }
-            let (said, seen) = on_a_terminal(&host, arguments);
-            let said = said.expect(0);
-            (!seen.is_empty()).then_some((said, seen))
+            let (printed, seen) = on_a_terminal(&host, arguments);
+            let printed = printed.expect(0);
+            (!seen.is_empty()).then_some((printed, seen))
         });
-        let Some((said, seen)) = met else { panic!("{arguments:?}: no child was seen") };
+        let Some((printed, seen)) = met else { panic!("{arguments:?}: no child was seen") };
         let with_terminal: Vec<_> = seen.iter().filter(|(_, terminal)| *terminal != 0).collect();
         assert!(with_terminal.is_empty(), "{arguments:?}: {with_terminal:#?}");
         if arguments[0] == "run" {
             assert_eq!(host.version().as_deref(), Some("two"));
-            assert!(said.out.contains("terminal number 0"), "{}", said.out);
-            assert!(said.out.contains("/dev/tty: No such device or address"), "{}", said.out);
-            assert!(said.out.contains("-> /dev/null"), "{}", said.out);
+            assert!(printed.out.contains("terminal number 0"), "{}", printed.out);
+            assert!(printed.out.contains("/dev/tty: No such device or address"), "{}", printed.out);
+            assert!(printed.out.contains("-> /dev/null"), "{}", printed.out);
             for terminal in ["-> /dev/pts/", "-> /dev/tty"] {
-                assert!(!said.out.contains(terminal), "{}", said.out);
+                assert!(!printed.out.contains(terminal), "{}", printed.out);
             }
         }
     }

@@ -196,10 +196,10 @@ fn byte_code_is_compiled_before_the_stop_and_names_the_final_place() {
         .arg(world.file("src"))
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&program.stderr).into_owned();
+    let printed = String::from_utf8_lossy(&program.stderr).into_owned();
     assert!(
-        said.contains("code object from") && said.contains("matches"),
-        "the byte code is not used: {said}"
+        printed.contains("code object from") && printed.contains("matches"),
+        "the byte code is not used: {printed}"
     );
     assert_eq!(world.app_git(&["status", "--porcelain"]), "");
 }

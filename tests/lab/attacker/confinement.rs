@@ -257,7 +257,7 @@ impl Trace {
         self.all.push(Open { program: state.program.clone(), by_root: state.by_root, path, flags });
     }
 
-    /// Insists that the conductor was seen at work, and that no process of root's opened a file of the service user's.
+    /// Asserts that the conductor was seen at work, and that no process of root's opened a file of the service user's.
     #[track_caller]
     fn expect_nothing_of_the_service_user_opened_by_root(&self, command: &str) {
         let opened = self.opened_by_root();
@@ -272,7 +272,7 @@ impl Trace {
         assert!(wrong.is_empty(), "{command}: root opened {wrong:#?}");
     }
 
-    /// Insists that something read the model: what was not read proves nothing.
+    /// Asserts that something read the model: what was not read proves nothing.
     #[track_caller]
     fn expect_the_model_read(&self) {
         assert!(self.all.iter().any(|open| open.path == MODEL), "nothing read {MODEL}");

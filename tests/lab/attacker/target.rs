@@ -175,7 +175,7 @@ impl Target {
         until("an answer of the application", || self.answer())
     }
 
-    /// Insists that a commit runs, and that the work tree is that commit's and nothing else.
+    /// Asserts that a commit runs, and that the work tree is that commit's and nothing else.
     #[track_caller]
     pub(crate) fn expect_running(&self, commit: &str) {
         let answer = self.await_answer();
@@ -185,7 +185,7 @@ impl Target {
         assert_eq!(found.trim(), commit);
     }
 
-    /// Insists that none of root's files has come into being that the attacks make.
+    /// Asserts that none of root's files has come into being that the attacks make.
     #[track_caller]
     pub(crate) fn expect_nothing_of_roots_done(&self) {
         let planted = self.machine.exec("cat /root/PWNED* /tmp/pwn* 2>/dev/null").out;

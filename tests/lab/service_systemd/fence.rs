@@ -28,8 +28,8 @@ fn rw_7_1a_a_start_by_hand_fails_loudly_while_the_fence_stands() {
     raise(&world);
     for verb in ["start", "restart"] {
         let output = systemctl(&[verb, world.unit.as_str()]);
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(!output.status.success() && said.contains("Assertion failed"), "{said}");
+        let printed = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && printed.contains("Assertion failed"), "{printed}");
     }
     stays_down(&world);
     fence::lower(world.layout()).unwrap();

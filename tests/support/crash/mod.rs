@@ -164,14 +164,14 @@ impl Rig {
 
     /// Runs a command that is killed at point `at`; without one, its points are only counted.
     pub fn kill(&mut self, arguments: &[&str], at: Option<&str>, whom: &str) -> Killed {
-        let said = self.host.beside("said");
+        let printed = self.host.beside("said");
         let mut command = self.traced(arguments);
         command.env("LADYLINUX_REFRESH_KILL", whom);
         if let Some(at) = at {
             command.env("LADYLINUX_REFRESH_KILL_AT", at);
         }
         // Into a file: whatever lives on would hold a pipe open.
-        let file = fs::File::create(&said).unwrap();
+        let file = fs::File::create(&printed).unwrap();
         let mut child = command.stdout(file.try_clone().unwrap()).stderr(file).spawn().unwrap();
         self.pids.push(child.id());
         let status = child.wait().unwrap();
@@ -179,7 +179,7 @@ impl Rig {
             points: self.points(),
             by_kill: status.signal() == Some(9),
             code: status.code(),
-            output: fs::read_to_string(&said).unwrap_or_default(),
+            output: fs::read_to_string(&printed).unwrap_or_default(),
         }
     }
 
@@ -219,14 +219,14 @@ impl Rig {
         reach: Reach,
         mut when: impl FnMut(&Self, u32, &str) -> bool,
     ) -> bool {
-        let said = self.host.beside("said");
-        let file = fs::File::create(&said).unwrap();
+        let printed = self.host.beside("said");
+        let file = fs::File::create(&printed).unwrap();
         let mut command = self.traced(arguments);
         command.args(["--format", "json"]).stdout(file.try_clone().unwrap()).stderr(file);
         let mut child = command.spawn().unwrap();
         self.pids.push(child.id());
         let in_time = loop {
-            let now = when(self, child.id(), &fs::read_to_string(&said).unwrap());
+            let now = when(self, child.id(), &fs::read_to_string(&printed).unwrap());
             match reach {
                 Reach::Program(nth) if now && self.kill_program(nth) => {
                     child.wait().unwrap();

@@ -122,19 +122,19 @@ impl Ran {
         }
     }
 
-    /// Everything it said.
+    /// Returns all of its output.
     pub fn all(&self) -> String {
         format!("{}{}", self.out, self.err)
     }
 
-    /// Insists on an exit code.
+    /// Asserts the exit code.
     #[track_caller]
     pub fn expect(self, code: i32) -> Self {
         assert_eq!(self.code, Some(code), "exit code\n--- stdout\n{}\n--- stderr\n{}", self.out, self.err);
         self
     }
 
-    /// Insists on something that was said.
+    /// Asserts that it has printed a text.
     #[track_caller]
     pub fn prints(self, text: &str) -> Self {
         assert!(self.all().contains(text), "{text:?} is missing in\n{}", self.all());
@@ -157,7 +157,7 @@ pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// Runs a program of this host and insists that it succeeds; returns what it printed.
+/// Runs a program of this host and asserts that it succeeds; returns what it printed.
 #[track_caller]
 fn must<A: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<Item = A>) -> String {
     let mut command = Command::new(program);

@@ -64,7 +64,7 @@ impl Account {
     }
 
     /// Returns the part of a path by which it can replace what the path names; `None` where it cannot.
-    pub(super) fn way_into(&self, path: &Path) -> Option<PathBuf> {
+    pub(super) fn replaceable_part(&self, path: &Path) -> Option<PathBuf> {
         let mut inner = path.to_path_buf();
         if fs::metadata(path).is_ok_and(|found| self.may_change(&found)) {
             return Some(inner);
@@ -81,7 +81,7 @@ impl Account {
             directory.clone_into(&mut inner);
         }
         let real = path.canonicalize().ok().filter(|real| real != path)?;
-        self.way_into(&real)
+        self.replaceable_part(&real)
     }
 
     /// Returns whether it can write something, or give itself the right to.
@@ -115,13 +115,17 @@ mod tests {
         disk::set_mode(root.path(), 0o755).unwrap();
         // A user who owns nothing here.
         let stranger = Account { uid: 61_900, groups: vec![61_900] };
-        assert_eq!(stranger.way_into(&closed.join("x")), None);
+        assert_eq!(stranger.replaceable_part(&closed.join("x")), None);
         disk::set_mode(&open, 0o777).unwrap();
-        assert_eq!(stranger.way_into(&open.join("x")), Some(open.clone()));
+        assert_eq!(stranger.replaceable_part(&open.join("x")), Some(open.clone()));
         disk::set_mode(&open, 0o1777).unwrap();
-        assert_eq!(stranger.way_into(&open.join("x")), None, "files of others in a sticky directory stay");
+        assert_eq!(
+            stranger.replaceable_part(&open.join("x")),
+            None,
+            "files of others in a sticky directory stay"
+        );
         disk::set_mode(&open, 0o777).unwrap();
         disk::point_link(&closed.join("link"), &open.join("x")).unwrap();
-        assert_eq!(stranger.way_into(&closed.join("link")), Some(open.clone()));
+        assert_eq!(stranger.replaceable_part(&closed.join("link")), Some(open.clone()));
     }
 }

@@ -5,11 +5,11 @@
 //! reported as that and never as passed. `docs/doctor.md` lists the checks. `init` ends with a part of them.
 
 mod account;
+mod contract;
 mod env_file;
 mod examined;
 mod finding;
 mod machine;
-mod place;
 mod python;
 mod requests;
 mod scripts;
@@ -146,13 +146,13 @@ const fn check(name: &'static str, subject: Subject, function: Needs) -> Check {
 
 /// All checks, in the order in which their findings are printed.
 const CHECKS: &[Check] = &[
-    check("directories", Subject::Installation, Needs::Nothing(place::directories)),
-    check("settings", Subject::Installation, Needs::Nothing(place::settings)),
-    check("service-user", Subject::Installation, Needs::Nothing(place::service_user)),
-    check("login", Subject::Installation, Needs::Nothing(place::login)),
-    check("remote", Subject::Installation, Needs::Installation(place::remote)),
-    check("tool-files", Subject::Installation, Needs::Nothing(place::tool_files)),
-    check("other-scripts", Subject::Installation, Needs::Nothing(place::other_scripts)),
+    check("directories", Subject::Installation, Needs::Nothing(contract::directories)),
+    check("settings", Subject::Installation, Needs::Nothing(contract::settings)),
+    check("service-user", Subject::Installation, Needs::Nothing(contract::service_user)),
+    check("login", Subject::Installation, Needs::Nothing(contract::login)),
+    check("remote", Subject::Installation, Needs::Installation(contract::remote)),
+    check("tool-files", Subject::Installation, Needs::Nothing(contract::tool_files)),
+    check("other-scripts", Subject::Installation, Needs::Nothing(contract::other_scripts)),
     check("repository", Subject::WorkTree, Needs::Installation(tree::repository)),
     check("protected-paths", Subject::WorkTree, Needs::Installation(tree::protected)),
     check("mounts", Subject::WorkTree, Needs::Installation(tree::mounts)),

@@ -69,7 +69,7 @@ pub(super) fn root_calls(examined: &Examined, on: &Installation) -> Findings {
     let Some(commit) = examined.commit()? else { return Ok(Vec::new()) };
     let mut files: Vec<PathBuf> = Vec::new();
     for word in ["sudo", "systemd-run"] {
-        files.extend(on.mirror.mentions(&commit, word)?);
+        files.extend(on.mirror.files_with(&commit, word)?);
     }
     files.retain(|path| path.extension().is_some_and(|ending| ending == "py"));
     files.sort();

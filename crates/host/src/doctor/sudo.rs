@@ -57,7 +57,7 @@ fn way_to_root(account: &Account, command: &str) -> Option<String> {
         let has_pattern = |part: &str| part.contains(['*', '?', '[']);
         let fixed: PathBuf =
             path.components().take_while(|part| !has_pattern(&part.as_os_str().to_string_lossy())).collect();
-        let way = account.way_into(&fixed)?;
+        let way = account.replaceable_part(&fixed)?;
         let by = if way == path { String::new() } else { format!(" (by {})", way.display()) };
         Some(format!("run {command} as root, and that user can change {word}{by}"))
     })

@@ -115,7 +115,14 @@ impl InitInput {
 fn host_file_text(layout: &Layout, options: &InitOptions, runner: &Runner) -> Outcome<String> {
     if let Some(url) = &options.repo {
         RemoteUrl::parse(url, &options.allow).map_err(|failure| match RemoteUrl::usable(url) {
-            Some((url, transport)) => Failure::new(failure.summary()).hint(options.command(&url, transport)),
+            Some((url, transport)) => {
+                let refused = Failure::new(failure.summary());
+                let refused = match transport {
+                    Some(_) => refused.hint("use https or ssh if the repository has them, or allow this one"),
+                    None => refused,
+                };
+                refused.hint(options.command(&url, transport))
+            }
             None => failure,
         })?;
     }

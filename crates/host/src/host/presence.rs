@@ -1,7 +1,7 @@
 //! Whether an installation exists at a place. It reads directories and changes nothing.
 
 use super::migration;
-use refresh_installation::installation::{typed, who_may};
+use refresh_installation::installation::{permission_hint, typed};
 use refresh_settings::layout::Layout;
 use refresh_system::disk;
 use refresh_system::error::{Failure, Outcome};
@@ -13,7 +13,7 @@ use refresh_system::hint::Hint;
 /// The directories of the deployment contract are missing, or the caller may not read them.
 pub fn check_there(layout: &Layout) -> Outcome<()> {
     for directory in [layout.home(), layout.state()] {
-        if !disk::is_directory(&directory).map_err(|failure| failure.hint(who_may(layout)))? {
+        if !disk::is_directory(&directory).map_err(|failure| failure.hint(permission_hint(layout)))? {
             if migration::is_needed(layout)? {
                 return Err(Failure::new("this installation is of version 0.1")
                     .hint(typed(layout, Hint::command("ladylinux-refresh init", &[]))));
@@ -31,7 +31,7 @@ pub fn check_there(layout: &Layout) -> Outcome<()> {
 /// As [`check_there`].
 pub fn check_anything(layout: &Layout) -> Outcome<()> {
     for directory in [layout.home(), layout.state(), layout.etc()] {
-        if disk::is_directory(&directory).map_err(|failure| failure.hint(who_may(layout)))? {
+        if disk::is_directory(&directory).map_err(|failure| failure.hint(permission_hint(layout)))? {
             return Ok(());
         }
     }

@@ -327,7 +327,7 @@ pub fn check_writable(layout: &Layout) -> Outcome<()> {
         let hint = match error {
             rustix::io::Errno::NOENT => continue,
             rustix::io::Errno::ROFS => Hint::command("findmnt --target", &[&directory]),
-            _ => who_may(layout),
+            _ => permission_hint(layout),
         };
         return Err(error)
             .context(|| format!("{} is not writable", directory.display()))
@@ -337,7 +337,7 @@ pub fn check_writable(layout: &Layout) -> Outcome<()> {
 }
 
 /// Returns the hint of who may do what others are refused, with the command.
-pub fn who_may(layout: &Layout) -> Hint {
+pub fn permission_hint(layout: &Layout) -> Hint {
     let who = if layout.is_real() { "" } else { "the user who initialized the installation, or as " };
     Hint::shell(with_sudo()).with_purpose(&format!("run it as {who}root"))
 }

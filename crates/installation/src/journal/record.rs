@@ -95,28 +95,28 @@ pub enum Status {
 
 /// A record that may not follow.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Illegal {
+pub(crate) struct IllegalTransition {
     /// Where the run was.
     pub status: Status,
     /// What was to be written.
     pub entry: Box<Entry>,
 }
 
-impl std::fmt::Display for Illegal {
+impl std::fmt::Display for IllegalTransition {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "the journal may not go from {:?} on with {:?}", self.status, self.entry)
     }
 }
 
-impl std::error::Error for Illegal {}
+impl std::error::Error for IllegalTransition {}
 
 impl Status {
     /// Decides, alone, which record may follow which (RW-5.0: the steps in their order, none skipped, none twice).
     ///
     /// # Errors
     /// The record may not follow.
-    pub(crate) fn next(self, entry: &Entry) -> Result<Self, Illegal> {
-        let refuse = || Err(Illegal { status: self, entry: Box::new(entry.clone()) });
+    pub(crate) fn next(self, entry: &Entry) -> Result<Self, IllegalTransition> {
+        let refuse = || Err(IllegalTransition { status: self, entry: Box::new(entry.clone()) });
         match (self, entry) {
             (Self::Empty, Entry::Begun { .. }) => Ok(Self::Between { done: None }),
             (Self::Between { .. } | Self::Within { .. }, Entry::Aimed { .. } | Entry::Built { .. }) => {

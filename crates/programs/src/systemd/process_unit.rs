@@ -263,7 +263,7 @@ impl UnitProcess {
     }
 
     /// Lets systemd forget the unit once it has ended. It does so by itself when the connection ends.
-    fn let_go(&self) {
+    fn forget_when_ended(&self) {
         self.bus.order_manager("UnrefUnit", &(self.name.as_str(),));
     }
 
@@ -341,7 +341,7 @@ impl Subject for UnitProcess {
         }
         let ended = self.end();
         self.is_collected = true;
-        self.let_go();
+        self.forget_when_ended();
         ended
     }
 }
@@ -350,7 +350,7 @@ impl Drop for UnitProcess {
     fn drop(&mut self) {
         if !self.is_collected {
             self.kill();
-            self.let_go();
+            self.forget_when_ended();
         }
     }
 }

@@ -1,8 +1,8 @@
 //! What a run is going to do, as a value: a pure function of what is wanted, what was observed, and what the remote
 //! brings. `plan` and `run --dry-run` render it; `run` executes it.
 
-pub(crate) mod coming;
 pub mod confinement;
+pub(crate) mod incoming;
 pub(crate) mod observe;
 pub mod preflight;
 pub mod reach;
@@ -22,7 +22,7 @@ use refresh_settings::{Hook, Settings};
 use refresh_source::local::LocalChanges;
 use refresh_system::manifest::contamination::Contamination;
 
-pub use coming::Coming;
+pub use incoming::Incoming;
 pub use observe::Observed;
 pub use target::Target;
 
@@ -82,38 +82,38 @@ pub struct Action {
 }
 
 /// Decides what a run would do. Pure: the same input gives the same plan.
-pub fn build(settings: &Settings, target: &Target, observed: &Observed, coming: &Coming) -> Plan {
+pub fn build(settings: &Settings, target: &Target, observed: &Observed, incoming: &Incoming) -> Plan {
     let drift = observed.drift.clone().unwrap_or_default();
     let now = observed.live();
-    let build = coming.made == BuildOutcome::Built;
+    let build = incoming.made == BuildOutcome::Built;
     let environment = EnvironmentPlan {
-        ready: coming.ready.clone(),
+        ready: incoming.ready.clone(),
         build,
-        reason: coming.reason.clone(),
-        lock: coming.lock.clone(),
+        reason: incoming.reason.clone(),
+        lock: incoming.lock.clone(),
         contamination: observed.contamination.clone(),
-        packages: coming.packages.clone(),
+        packages: incoming.packages.clone(),
         now: now.clone(),
     };
-    let hooks: Vec<String> = coming.hooks.iter().map(hook_in_words).collect();
+    let hooks: Vec<String> = incoming.hooks.iter().map(hook_in_words).collect();
     let commit_now = observed.tree.commit.clone();
-    let changed = commit_now.as_ref() != Some(&coming.commit)
+    let changed = commit_now.as_ref() != Some(&incoming.commit)
         || !drift.is_none()
         || build
-        || now != coming.ready
+        || now != incoming.ready
         || observed.contamination.is_some()
         || observed.service.running().is_none()
         || observed.fence.is_some();
     let actions = Phase::STEPS
         .into_iter()
-        .map(|phase| action(phase, settings, observed, coming, &drift, &hooks))
+        .map(|phase| action(phase, settings, observed, incoming, &drift, &hooks))
         .collect();
     Plan {
         schema: 1,
         branch: target.branch().clone(),
-        commit: coming.commit.clone(),
+        commit: incoming.commit.clone(),
         commit_now,
-        changes: coming.changes.clone(),
+        changes: incoming.changes.clone(),
         drift,
         environment,
         hooks,
@@ -126,7 +126,7 @@ fn action(
     phase: Phase,
     settings: &Settings,
     observed: &Observed,
-    coming: &Coming,
+    incoming: &Incoming,
     drift: &LocalChanges,
     hooks: &[String],
 ) -> Action {
@@ -147,21 +147,21 @@ fn action(
                 count => format!("; the old tree is kept in the stash, with {count} local changes"),
             };
             let now = observed.tree.commit.as_ref().map_or("no commit", |commit| commit.short());
-            (format!("move {} into app/{keep}", coming.commit.short()), format!("app/ is at {now}"))
+            (format!("move {} into app/{keep}", incoming.commit.short()), format!("app/ is at {now}"))
         }
         Phase::Environment => {
-            let what = match (&coming.ready, coming.made) {
+            let what = match (&incoming.ready, incoming.made) {
                 (Some(ready), BuildOutcome::Reused) if observed.live().as_ref() == Some(ready) => {
                     format!("keep {ready}")
                 }
                 (Some(ready), BuildOutcome::Reused) => format!("switch venv to {ready}"),
                 _ => "build a generation and switch venv to it".to_owned(),
             };
-            (what, coming.reason.clone())
+            (what, incoming.reason.clone())
         }
         Phase::Prepare if hooks.is_empty() => ("run no hooks".to_owned(), "none are declared".to_owned()),
         Phase::Prepare => {
-            let who = coming.hooks.iter().map(|hook| hook.origin.to_string()).collect::<BTreeSet<_>>();
+            let who = incoming.hooks.iter().map(|hook| hook.origin.to_string()).collect::<BTreeSet<_>>();
             let who: Vec<String> = who.into_iter().collect();
             (format!("run {}", hooks.join(", ")), format!("declared by {}", who.join(" and ")))
         }

@@ -52,7 +52,7 @@ impl Observed {
     }
 
     /// Looks for local changes as well, in `app/` and in the live environment. `known` are commits that account for
-    /// files, besides the deployed one; `coming` is the commit whose rules say what is ignored.
+    /// files, besides the deployed one; `incoming` is the commit whose rules say what is ignored.
     ///
     /// # Errors
     /// The environment cannot be compared.
@@ -60,7 +60,7 @@ impl Observed {
         mut self,
         on: &Installation,
         known: &[CommitId],
-        coming: Option<&CommitId>,
+        incoming: Option<&CommitId>,
     ) -> Outcome<Self> {
         let mut all = self.known();
         all.extend(known.iter().cloned());
@@ -68,7 +68,7 @@ impl Observed {
             Some(live) => on.environments().contamination(live)?,
             None => None,
         };
-        self.drift = Some(compare::app(on, &all, coming));
+        self.drift = Some(compare::app(on, &all, incoming));
         Ok(self)
     }
 

@@ -48,7 +48,7 @@ pub fn check(on: &Installation, observed: &Observed, makes: Makes) -> Outcome<Ve
         probe(on, &observed.service),
         reached,
     ];
-    together(checks.into_iter().filter_map(Result::err).collect())?;
+    combined(checks.into_iter().filter_map(Result::err).collect())?;
     Ok(warnings)
 }
 
@@ -79,7 +79,7 @@ fn no_socket_beside_units(socket: Option<IpAddr>, has_units: bool, file: &Path) 
 }
 
 /// One failure of many: each with its cause and hint.
-fn together(mut problems: Vec<Failure>) -> Outcome<()> {
+fn combined(mut problems: Vec<Failure>) -> Outcome<()> {
     match problems.len() {
         0 => return Ok(()),
         1 => return Err(problems.remove(0)),

@@ -9,7 +9,7 @@ use refresh_events::log::Log;
 use refresh_events::run_report::{Phase, Report, Requested};
 use refresh_installation::installation::Installation;
 use refresh_installation::journal::{Entry, Journal, record, recover};
-use refresh_installation::status_file::{Current, CurrentKeeper};
+use refresh_installation::status_file::{Current, CurrentRunWriter};
 use refresh_programs::process::ProcessId;
 use refresh_settings::names::CommitId;
 use refresh_system::error::Outcome;
@@ -61,7 +61,7 @@ pub fn begin(
         phase: Phase::Preflight,
         process,
     };
-    events.subscribe(Box::new(CurrentKeeper::new(&on.layout, current)));
+    events.subscribe(Box::new(CurrentRunWriter::new(&on.layout, current)));
     let mut journal = Journal::create(&directory)?;
     journal.append(Entry::Begun {
         schema: record::SCHEMA,

@@ -109,7 +109,8 @@ fn generation_of_target(
         return Ok((generation, BuildOutcome::Reused, "the environment of that run".to_owned()));
     }
     report_contaminated(account, changed.into_iter());
-    let ensured = environments.ensure_again(&release.wanted(on)?, &name, strategy, &account.report.run)?;
+    let ensured =
+        environments.rebuild_from_lock(&release.wanted(on)?, &name, strategy, &account.report.run)?;
     report_contaminated(account, ensured.contaminated.into_iter());
     // Else staging has reported it already.
     if account.report.environment.lock.is_none() && environments.known(&name)?.is_none() {

@@ -32,7 +32,7 @@ pub(crate) fn prepare(
         return Ok(format!("no hooks declared{models}"));
     }
     let deployment = account.deployment(&release.commit, &generation.name);
-    let since = clock::between_changes()?;
+    let since = clock::await_clock_tick()?;
     for hook in hooks {
         account.progress(&hook.name);
         checkpoint::reach("prepare:before-hook");
@@ -44,7 +44,7 @@ pub(crate) fn prepare(
         checkpoint::reach("prepare:after-hook");
     }
     // The record itself is made once the service runs again.
-    account.hook_time = Some(HookTime { since, until: clock::between_changes()? });
+    account.hook_time = Some(HookTime { since, until: clock::await_clock_tick()? });
     Ok(match hooks.len() {
         1 => format!("1 hook: {}{models}", hooks[0].name),
         count => {

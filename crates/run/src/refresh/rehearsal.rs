@@ -45,7 +45,7 @@ pub(crate) fn rehearse(
         return Ok(0);
     }
     on.mirror.export(&release.commit, &copy, on.units.user_of(Role::Rehearse)?)?;
-    let since = clock::between_changes()?;
+    let since = clock::await_clock_tick()?;
     let deployment = account.deployment(&release.commit, &generation.name);
     let stage = Place::staged(on, copy.clone(), generation.path.clone());
     let rehearsed = hooks.iter().try_for_each(|hook| run_hook(on, account, hook, &stage, &deployment));

@@ -56,7 +56,7 @@ pub enum OnInterrupt {
 
 /// How a following ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Followed {
+pub enum FollowOutcome {
     /// The run is over; its process ended so.
     Over {
         /// How; `None` where that is not known any more.
@@ -70,7 +70,7 @@ pub enum Followed {
 
 impl Follower<'_> {
     /// Follows the run from its beginning to its end.
-    pub fn follow(mut self) -> Followed {
+    pub fn follow(mut self) -> FollowOutcome {
         let spool = Spool::of(self.layout, self.run);
         let mut events = Tail::new(spool.events());
         let mut messages = Tail::new(spool.messages());
@@ -91,10 +91,10 @@ impl Follower<'_> {
             }
             if let Some(Over { end }) = over {
                 let reported = reported.or_else(|| self.report_from_disk());
-                return Followed::Over { end, reported };
+                return FollowOutcome::Over { end, reported };
             }
             if let Some(signal) = self.heed(&spool, &mut watch) {
-                return Followed::Left(signal);
+                return FollowOutcome::Left(signal);
             }
             watch.pause();
         }
@@ -289,7 +289,7 @@ mod tests {
             spool.set_end(ExitKind::Code(4)).unwrap();
             following.join().unwrap()
         });
-        assert_eq!(followed, Followed::Over { end: Some(ExitKind::Code(4)), reported: None });
+        assert_eq!(followed, FollowOutcome::Over { end: Some(ExitKind::Code(4)), reported: None });
         let events: Vec<String> = events.iter().map(|event| serde_json::to_string(event).unwrap()).collect();
         assert_eq!(*seen.0.lock().unwrap(), events);
     }
@@ -302,7 +302,7 @@ mod tests {
         spool.make().unwrap();
         spool.set_worker(ProcessId { started: 1, ..ProcessId::own() }).unwrap();
         let followed = follower(&layout, &run, &Seen::default()).follow();
-        assert_eq!(followed, Followed::Over { end: None, reported: None });
+        assert_eq!(followed, FollowOutcome::Over { end: None, reported: None });
     }
 
     #[test]

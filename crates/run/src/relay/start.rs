@@ -31,7 +31,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(150);
 
 /// A run to be started.
 #[derive(Debug)]
-pub struct Errand<'a> {
+pub struct RunStart<'a> {
     /// Where.
     pub layout: &'a Layout,
     /// Its name.
@@ -47,25 +47,25 @@ pub fn in_units(layout: &Layout) -> bool {
 
 /// Why it is not known whether a run has begun.
 #[derive(Debug)]
-pub enum NotBegun {
+pub enum StartError {
     /// It has not, and will not.
     Refused(Failure),
     /// systemd was asked for it, and what became of that is not known: it may be in progress.
     Unconfirmed(Failure),
 }
 
-impl From<Failure> for NotBegun {
+impl From<Failure> for StartError {
     fn from(failure: Failure) -> Self {
         Self::Refused(failure)
     }
 }
 
-impl Errand<'_> {
+impl RunStart<'_> {
     /// Starts the run in a transient unit; returns the connection that holds the unit.
     ///
     /// # Errors
     /// systemd does not start it, or its answer was lost.
-    pub fn in_unit(self) -> Result<Bus, NotBegun> {
+    pub fn in_unit(self) -> Result<Bus, StartError> {
         let bus = Bus::connect()?;
         let spool = Spool::of(self.layout, self.run);
         spool.make()?;
@@ -91,9 +91,9 @@ impl Errand<'_> {
             Ok(()) => Ok(bus),
             // An answer that is lost is no refusal.
             Err(failure) => match Bus::connect().and_then(|bus| Ok((bus.transient_state(&unit)?, bus))) {
-                Ok((TransientState::Unknown, _)) => Err(NotBegun::Refused(failure)),
+                Ok((TransientState::Unknown, _)) => Err(StartError::Refused(failure)),
                 Ok((_, bus)) => Ok(bus),
-                Err(_) => Err(NotBegun::Unconfirmed(failure)),
+                Err(_) => Err(StartError::Unconfirmed(failure)),
             },
         }
     }
@@ -125,16 +125,16 @@ impl Errand<'_> {
 ///
 /// # Errors
 /// The program could not be started; or systemd cannot be asked, or the wait is interrupted.
-pub fn await_begin(layout: &Layout, bus: &Bus, run: &RunId) -> Result<(), NotBegun> {
+pub fn await_begin(layout: &Layout, bus: &Bus, run: &RunId) -> Result<(), StartError> {
     let spool = Spool::of(layout, run);
     loop {
         if spool.worker().is_some() || spool.end().is_some() {
             return Ok(());
         }
         let unit = unit_of(run);
-        match bus.transient_state(&unit).map_err(NotBegun::Unconfirmed)? {
+        match bus.transient_state(&unit).map_err(StartError::Unconfirmed)? {
             TransientState::UnderWay => {
-                clock::pause(Duration::from_millis(10)).map_err(NotBegun::Unconfirmed)?;
+                clock::pause(Duration::from_millis(10)).map_err(StartError::Unconfirmed)?;
             }
             _ if spool.worker().is_some() || spool.end().is_some() => return Ok(()),
             TransientState::Ended(how) => {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
-use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
@@ -240,11 +240,9 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        if self.chain.is_none() {
-            return Ok(HandshakeSignatureValid::assertion());
-        }
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signed, algorithms)
+        let verify =
+            |chain: &Arc<WebPkiServerVerifier>| chain.verify_tls12_signature(message, certificate, signed);
+        self.chain.as_ref().map_or_else(|| Ok(HandshakeSignatureValid::assertion()), verify)
     }
 
     fn verify_tls13_signature(
@@ -253,11 +251,9 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        if self.chain.is_none() {
-            return Ok(HandshakeSignatureValid::assertion());
-        }
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signed, algorithms)
+        let verify =
+            |chain: &Arc<WebPkiServerVerifier>| chain.verify_tls13_signature(message, certificate, signed);
+        self.chain.as_ref().map_or_else(|| Ok(HandshakeSignatureValid::assertion()), verify)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -9,7 +9,9 @@ use crate::layout::Layout;
 use crate::{Origin, model_stores};
 use refresh_system::error::{Failure, Outcome};
 
-use super::{Layers, Overrides, Pick, check_model_store, check_pattern, check_probe_path, check_store, hook};
+use super::{
+    LayerChoice, Layers, Overrides, check_model_store, check_pattern, check_probe_path, check_store, hook,
+};
 
 /// Line and column of each value by its key.
 pub(super) type Places = BTreeMap<String, (usize, usize)>;
@@ -51,7 +53,7 @@ impl Layers {
     /// Returns each value of the host's file that cannot be used, with its key; `numbers` are those of its hooks in the file.
     fn unusable_of_host(&self, numbers: &[usize]) -> Vec<(String, Failure)> {
         let (layout, host, mut found) = (&self.layout, &self.host, Found::default());
-        let mut pick = Pick { origins: BTreeMap::new() };
+        let mut pick = LayerChoice { origins: BTreeMap::new() };
         found.check("store", host.store.as_ref().map_or(Ok(()), |store| check_store(layout, store)));
         for pattern in host.preserve.iter().flatten() {
             found.check("preserve", check_pattern("preserve", pattern));

@@ -17,7 +17,7 @@ use super::Observed;
 
 /// What a run would bring.
 #[derive(Debug)]
-pub struct Coming {
+pub struct Incoming {
     /// The commit.
     pub commit: CommitId,
     /// What changes with it; `None` where there is no commit yet.
@@ -36,7 +36,7 @@ pub struct Coming {
     pub hooks: Vec<Hook>,
 }
 
-impl Coming {
+impl Incoming {
     /// Looks at the target. Fills the mirror, which is the tool's own store, and touches nothing else; `scratch` is a
     /// name for what it holds there meanwhile.
     ///
@@ -49,9 +49,9 @@ impl Coming {
         scratch: &RunId,
     ) -> Outcome<Self> {
         let commit = on.ensure_commit(scratch, target.branch())?;
-        let coming = Self::of(on, observed, &commit);
+        let incoming = Self::of(on, observed, &commit);
         on.mirror.release(scratch)?;
-        coming
+        incoming
     }
 
     /// Returns the deployed commit as what a run would bring, where the remote still has it and the mirror holds it. Fetches
@@ -99,7 +99,7 @@ impl Coming {
     }
 
     /// Returns whether everything is right already: commit, tree, environment, service, no fence.
-    pub fn is_all_there(&self, target: &Target, observed: &Observed) -> bool {
+    pub fn is_up_to_date(&self, target: &Target, observed: &Observed) -> bool {
         let pair = observed.deployed.as_ref();
         let on_branch =
             matches!(&observed.tree.head, Some(Head::Branch(name)) if name == target.branch().as_str());

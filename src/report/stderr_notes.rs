@@ -7,9 +7,9 @@ use refresh_system::screen::{self, print_to_stderr};
 
 /// Returns what a command notes on its way; it prints no other event.
 #[derive(Debug)]
-pub struct Aside;
+pub struct StderrNotes;
 
-impl Subscriber for Aside {
+impl Subscriber for StderrNotes {
     fn take(&mut self, event: &Event) {
         match event {
             Event::Note { .. } if screen::is_quiet() => {}
