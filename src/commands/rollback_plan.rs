@@ -84,7 +84,13 @@ fn comes_back(plan: &RollbackPlan) -> String {
         Some(number) => count(number, "file"),
         None => "all files".to_owned(),
     };
-    let environment = if plan.environment_exists { "exists" } else { "is built again" };
+    let environment = match &plan.lost_interpreter {
+        Some(lost) => {
+            format!("is built again, since {} no longer exists", harmless_line(&lost.display().to_string()))
+        }
+        None if plan.environment_exists => "exists".to_owned(),
+        None => "is built again".to_owned(),
+    };
     format!("{files} of app/; the environment {environment}")
 }
 
@@ -128,6 +134,7 @@ mod tests {
             from: pair(),
             to: pair(),
             environment_exists: true,
+            lost_interpreter: None,
             withdrawn: vec![commit; LISTED],
             withdrawn_count: 130,
             files: None,

@@ -41,6 +41,8 @@ struct Status {
     digest: Option<String>,
     /// What was changed in it by hand.
     contamination: Option<Contamination>,
+    /// The interpreter that the environment was built with, if that no longer exists.
+    lost_interpreter: Option<std::path::PathBuf>,
     /// The default branch of the remote, where that is another than the followed one, which has brought nothing newer.
     default_branch: Option<String>,
     service: run_report::Service,
@@ -94,6 +96,11 @@ fn examine(on: &Installation) -> refresh_system::error::Outcome<Status> {
         environment: on.layout.venv(),
         lock,
         digest: observed.environment.generation().and_then(|live| live.record.digest.clone()),
+        lost_interpreter: observed
+            .environment
+            .generation()
+            .and_then(|live| live.lost_interpreter())
+            .map(|lost| lost.path.clone()),
         contamination: observed.contamination,
         default_branch: default_branch(on, file.deployed.as_ref()),
         service: on.service_report(Some(on.probe_url()?)),
@@ -212,7 +219,8 @@ fn next(on: &Installation, status: &Status) -> Option<String> {
         is_stopped.then(|| on.as_typed("ladylinux-refresh service start"))
     };
     let first = || {
-        let is_new = status.deployed.is_none() || status.contamination.is_some();
+        let is_new =
+            status.deployed.is_none() || status.contamination.is_some() || status.lost_interpreter.is_some();
         is_new.then(|| on.as_typed("ladylinux-refresh run"))
     };
     let unproved = status.unproved.as_ref().and_then(|report| report.error.as_ref());
@@ -254,6 +262,10 @@ fn commits(on: &Installation, status: &Status, facts: &mut Facts) {
 fn environment(on: &Installation, status: &Status, facts: &mut Facts) {
     facts.add("environment", status.generation.as_ref().map_or("none", GenerationName::as_str));
     facts.add("", &status.environment.display().to_string());
+    if let Some(lost) = &status.lost_interpreter {
+        let lost = lost.display();
+        facts.add("", &format!("its interpreter {lost} no longer exists: the service cannot start again"));
+    }
     if let Some(lock) = &status.lock {
         facts.add("lock", &harmless_line(&lock.in_words()));
     }

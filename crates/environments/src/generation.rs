@@ -96,6 +96,12 @@ impl Generation {
     fn has_interpreter(&self) -> bool {
         self.path.join("bin/python").exists()
     }
+
+    /// Returns the interpreter that it was built with, if that no longer exists.
+    pub fn lost_interpreter(&self) -> Option<&Interpreter> {
+        let built = self.record.built().filter(|_| !self.has_interpreter())?;
+        Some(&built.interpreter)
+    }
 }
 
 impl VenvState {

@@ -143,6 +143,15 @@ fn good_pair(report: Report) -> Option<Deployment> {
     })
 }
 
+/// Returns the latest good pair of another commit than `now` whose environment can be used as it is.
+pub fn ready_pair(on: &Installation, now: Option<&CommitId>) -> Option<Deployment> {
+    let environments = on.environments();
+    let is_ready = |pair: &Deployment| {
+        Some(&pair.commit) != now && environments.good(&pair.generation).is_ok_and(|found| found.is_some())
+    };
+    each_good(&on.layout).ok()?.find(is_ready)
+}
+
 /// What is there when a rollback is asked for.
 #[derive(Debug)]
 pub struct Now {

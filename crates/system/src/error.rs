@@ -177,6 +177,12 @@ impl Failure {
         FailureMessage { chain: self.links().map(sentence).collect(), hints: self.hints() }
     }
 
+    /// Returns the failure without hints, its own and those of its causes: for a failure that has better ones.
+    #[must_use]
+    pub fn without_hints(&self) -> Self {
+        FailureMessage { hints: Vec::new(), ..self.message() }.into_failure()
+    }
+
     /// The failure that caused this one; readers and writers pass it on inside an error of their own.
     fn nested(&self) -> Option<&Self> {
         let source = self.source.as_deref()?;

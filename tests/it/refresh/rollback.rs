@@ -1,8 +1,11 @@
 //! `rollback`: the same six steps, to an earlier pair of commit and environment.
 
-use serde_json::json;
+use std::fs;
 
-use crate::host::{Host, SERVER, git};
+use serde_json::{Value, json};
+
+use crate::host::{Host, SERVER, git, pool};
+use crate::index::{Index, release};
 use crate::refresh::help::{
     SIGHTING_HOOK, STEPS, events, hook, installation, last_run, look_out, parts, seen,
 };
@@ -89,6 +92,44 @@ fn a_dry_run_of_a_rollback_names_what_comes_back_and_what_stays_and_changes_noth
 }
 
 #[test]
+fn rw_7_1b_a_lost_interpreter_is_named_and_a_rollback_that_cannot_do_without_it_names_one_that_works() {
+    let host = Host::new();
+    let index = Index::new(&[release("onlyhere", "1.0"), release("six", "1.16.0")]);
+    let copy = host.beside("python-of-then");
+    fs::copy(pool::interpreter().canonicalize().unwrap(), &copy).unwrap();
+    host.configure_python(&format!("interpreter = {copy:?}\nindex_url = {:?}", index.url()));
+    host.push(&[("requirements.txt", "onlyhere==1.0\n")]);
+    host.tool(["run"]).expect(0);
+    let of_then = host.report()["run"].as_str().unwrap().to_owned();
+
+    fs::remove_file(&copy).unwrap();
+    let shown = host.tool(["status"]).expect(0);
+    assert!(shown.out.contains("no longer exists") && shown.out.ends_with(" run\n"), "{}", shown.out);
+    let status = host.tool(["status", "--json"]).expect(0).out;
+    let status: Value = serde_json::from_str(&status).unwrap();
+    assert_eq!(status["lost_interpreter"], json!(copy.canonicalize().unwrap_or(copy)));
+
+    host.configure_python(&format!("index_url = {:?}", index.url()));
+    host.push(&[("version.txt", "two\n"), ("requirements.txt", "six==1.16.0\n")]);
+    host.tool(["run"]).expect(0);
+    let ready = host.report()["run"].as_str().unwrap().to_owned();
+    host.push(&[("version.txt", "three\n")]);
+    host.tool(["run"]).expect(0);
+
+    // What was installed then can be had from nowhere now.
+    index.away();
+    fs::remove_file(host.layout.uv().join("cache")).unwrap();
+    let plan = host.tool(["rollback", &of_then, "--dry-run"]).expect(0);
+    plan.prints("is built again, since").prints("no longer exists");
+    let refused =
+        host.tool(["rollback", &of_then]).expect(3).prints("no longer exists").prints("install cpython");
+    let next = format!("rollback {ready}\n");
+    assert!(refused.all().ends_with(&next), "{}", refused.all());
+    host.tool(["rollback", &ready]).expect(0);
+    assert_eq!(host.version().as_deref(), Some("two"));
+}
+
+#[test]
 fn a_rollback_after_a_halt_returns_to_what_served_last() {
     let host = Host::running();
     let (good, generation) = (host.head(), host.report()["environment"]["generation"].clone());
@@ -112,8 +153,7 @@ fn after_a_rollback_the_outage_is_one_and_the_failed_run_and_its_log_are_named()
     host.push(&[("server.py", "raise SystemExit('no such table: notes')\n")]);
     host.tool(["run"]).expect(1);
     let failed = last_run(&host);
-    let fence: serde_json::Value =
-        serde_json::from_slice(&std::fs::read(host.layout.fence()).unwrap()).unwrap();
+    let fence: Value = serde_json::from_slice(&fs::read(host.layout.fence()).unwrap()).unwrap();
     let log = host.as_typed(&format!("history {failed} --log"));
     host.tool(["rollback"]).expect(0).prints(&failed).prints(&log);
     let report = host.report();
@@ -152,15 +192,15 @@ fn a_rollback_with_nothing_to_return_to_is_refused_and_touches_nothing() {
 fn rename_last_run(host: &Host, name: &str) {
     let run = host.report()["run"].as_str().unwrap().to_owned();
     let (from, to) = (host.layout.runs().join(&run), host.layout.runs().join(name));
-    std::fs::rename(from, &to).unwrap();
+    fs::rename(from, &to).unwrap();
     let report = to.join("report.json");
-    let mut ended: serde_json::Value = serde_json::from_slice(&std::fs::read(&report).unwrap()).unwrap();
+    let mut ended: Value = serde_json::from_slice(&fs::read(&report).unwrap()).unwrap();
     ended["finished_at"] = json!("2036-12-31T00:00:00Z");
-    std::fs::write(&report, ended.to_string()).unwrap();
+    fs::write(&report, ended.to_string()).unwrap();
     let files = ["report.json", "journal.jsonl"].map(|file| to.join(file));
     for file in files.iter().chain([&host.layout.status_file()]) {
-        let text = std::fs::read_to_string(file).unwrap();
-        std::fs::write(file, text.replace(&run, name)).unwrap();
+        let text = fs::read_to_string(file).unwrap();
+        fs::write(file, text.replace(&run, name)).unwrap();
     }
 }
 
@@ -178,10 +218,9 @@ fn runs_are_ordered_by_their_number_and_not_by_the_clock() {
         host.tool(["run"]).expect(0);
     }
     let shown = host.tool(["history", "latest", "--json"]).expect(0).out;
-    let latest: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    let latest: Value = serde_json::from_str(&shown).unwrap();
     assert_eq!(latest["commit"], commits[2].as_str());
-    let listed: serde_json::Value =
-        serde_json::from_str(&host.tool(["history", "--json"]).expect(0).out).unwrap();
+    let listed: Value = serde_json::from_str(&host.tool(["history", "--json"]).expect(0).out).unwrap();
     let listed: Vec<&str> =
         listed.as_array().unwrap().iter().filter_map(|run| run["commit"].as_str()).collect();
     assert_eq!(listed[..3], [commits[2].as_str(), commits[1].as_str(), commits[0].as_str()]);
@@ -205,25 +244,25 @@ fn runs_are_ordered_by_their_number_and_not_by_the_clock() {
 fn damage_mirror(host: &Host, commit: &str, path: Option<&str>) {
     let mirror = host.layout.mirror();
     let Some(path) = path else {
-        std::fs::remove_dir_all(mirror.join("objects")).unwrap();
-        std::fs::create_dir(mirror.join("objects")).unwrap();
+        fs::remove_dir_all(mirror.join("objects")).unwrap();
+        fs::create_dir(mirror.join("objects")).unwrap();
         return;
     };
     let mirror_option = format!("--git-dir={}", mirror.display());
     let packs = mirror.join("objects/pack");
-    for entry in std::fs::read_dir(&packs).unwrap() {
+    for entry in fs::read_dir(&packs).unwrap() {
         let pack = entry.unwrap().path();
         if pack.extension().is_some_and(|ending| ending == "pack") {
             let outside = host.layout.root().join("outside.pack");
-            std::fs::rename(&pack, &outside).unwrap();
-            std::fs::remove_file(pack.with_extension("idx")).unwrap();
+            fs::rename(&pack, &outside).unwrap();
+            fs::remove_file(pack.with_extension("idx")).unwrap();
             let line = format!("git {mirror_option} unpack-objects -q <{}", outside.display());
             assert!(std::process::Command::new("sh").args(["-c", &line]).status().unwrap().success());
         }
     }
     let blob = git(host.layout.root(), [mirror_option.as_str(), "rev-parse", &format!("{commit}:{path}")]);
     let blob = blob.trim();
-    std::fs::remove_file(mirror.join("objects").join(&blob[..2]).join(&blob[2..])).unwrap();
+    fs::remove_file(mirror.join("objects").join(&blob[..2]).join(&blob[2..])).unwrap();
 }
 
 #[test]

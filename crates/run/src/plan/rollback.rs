@@ -1,8 +1,10 @@
 //! What a rollback is going to do, as a value. Reads the mirror, the records and the tree; changes nothing and fetches nothing.
 
+use std::path::PathBuf;
+
 use serde::Serialize;
 
-use refresh_environments::Record;
+use refresh_environments::Generation;
 use refresh_git::history::CommitLine;
 use refresh_installation::installation::Installation;
 use refresh_service::deployed::Deployment;
@@ -28,6 +30,8 @@ pub struct RollbackPlan {
     pub to: Pair,
     /// Whether the environment exists, and does not have to be built again.
     pub environment_exists: bool,
+    /// The interpreter that the environment was built with, if that no longer exists.
+    pub lost_interpreter: Option<PathBuf>,
     /// The commits that are no longer deployed afterwards, newest first; empty if the mirror does not have them.
     pub withdrawn: Vec<CommitLine>,
     /// How many commits these are, also if not all are listed.
@@ -79,9 +83,11 @@ impl RollbackPlan {
         let hooks_of_now = now.as_ref().and_then(|now| on.release(now).ok()).map(|now| now.settings.hooks);
         let is_same = observed.tree.commit.as_ref() == Some(&pair.commit);
         let migrations = |hook: &&Hook| hook.kind == HookKind::Migration && !is_same;
-        let record = Record::read(&on.layout, &pair.generation)?;
+        let environment = on.environments().known(&pair.generation)?;
+        let lost = environment.as_ref().and_then(Generation::lost_interpreter);
+        let lost_interpreter = lost.map(|lost| lost.path.clone());
         let environment_exists =
-            on.layout.environment(&pair.generation).is_dir() && record.is_some_and(|record| record.is_good());
+            environment.is_some_and(|environment| environment.record.is_good() && lost_interpreter.is_none());
         let live = observed.live();
         let known = std::slice::from_ref(&pair.commit);
         let observed = observed.with_drift(on, known, Some(&pair.commit))?;
@@ -90,6 +96,7 @@ impl RollbackPlan {
             branch: pair.branch,
             from: Pair::read(on, observed.tree.commit.clone(), live),
             environment_exists,
+            lost_interpreter,
             withdrawn_count: changes.as_ref().map_or(0, |changes| changes.coming),
             withdrawn: changes.as_ref().map(|changes| changes.commits.clone()).unwrap_or_default(),
             files: changes.map(|changes| changes.files.len()),

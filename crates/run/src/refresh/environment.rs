@@ -1,9 +1,10 @@
 //! Step 3: the generation for the commit's definition ensured, `venv` switched to it (RW-5.3).
 
 use crate::plan::Target;
-use refresh_environments::{BuildOutcome, Contaminated, Generation, Interpreter};
+use refresh_environments::{BuildOutcome, Contaminated, EnvironmentSpec, Generation, Interpreter};
 use refresh_events::run_report;
 use refresh_events::run_report::Overlap;
+use refresh_installation::history;
 use refresh_installation::installation::{Installation, Release};
 use refresh_installation::journal::Entry;
 use refresh_service::deployed::Deployment;
@@ -109,14 +110,48 @@ fn generation_of_target(
         return Ok((generation, BuildOutcome::Reused, "the environment of that run".to_owned()));
     }
     report_contaminated(account, changed.into_iter());
-    let ensured =
-        environments.rebuild_from_lock(&release.wanted(on)?, &name, strategy, &account.report.run)?;
+    let wanted = release.wanted(on)?;
+    let ensured = environments
+        .rebuild_from_lock(&wanted, &name, strategy, &account.report.run)
+        .or_else(|failure| Err(without_interpreter(on, account, &wanted, failure)?))?;
     report_contaminated(account, ensured.contaminated.into_iter());
     // Else staging has reported it already.
     if account.report.environment.lock.is_none() && environments.known(&name)?.is_none() {
         account.warn(ensured.why.clone());
     }
     Ok((ensured.generation, ensured.made, ensured.why))
+}
+
+/// Explains that the environment of a rollback cannot be built again, where its interpreter is gone: its packages may not exist
+/// for another one, and no hint of the installer helps there.
+///
+/// # Errors
+/// Its interpreter is not the cause: the failure as it is.
+fn without_interpreter(
+    on: &Installation,
+    account: &Account,
+    wanted: &EnvironmentSpec,
+    failure: Failure,
+) -> Outcome<Failure> {
+    let Target::Earlier(pair) = &account.target else { return Err(failure) };
+    let known = on.environments().known(&pair.generation).ok().flatten();
+    let Some(lost) = known.as_ref().and_then(Generation::lost_interpreter) else { return Err(failure) };
+    if failure.interrupted_by().is_some() {
+        return Err(failure);
+    }
+    let explained = Failure::new(format!(
+        "the environment {} was made with {}, and {} no longer exists; for {} it cannot be built",
+        pair.generation,
+        interpreter_in_words(lost),
+        lost.path.display(),
+        interpreter_in_words(wanted.interpreter())
+    ))
+    .because(failure.without_hints())
+    .hint(format!("install {} again to return to that run", interpreter_in_words(lost)));
+    Ok(match history::ready_pair(on, account.report.commit_before.as_ref()) {
+        Some(ready) => explained.command("ladylinux-refresh rollback", &[&ready.run]),
+        None => explained.command("ladylinux-refresh status", &[]),
+    })
 }
 
 /// Reports which environments were changed by hand, each once.
