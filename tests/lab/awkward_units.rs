@@ -305,7 +305,7 @@ fn rw_5_5_rw_7_1a_another_hand_in_the_middle_of_a_run_starts_nothing_and_a_stop_
         machine.exec(&format!("systemctl {verb} ladylinux-api")).expect(1).prints("Assertion failed");
     }
     machine.exec("systemctl stop ladylinux-api && rm /srv/hold").expect(0);
-    let ended = Ran::of(&run.wait_with_output().unwrap());
+    let ended = Ran::of(run.wait_with_output().unwrap());
     ended.expect(0);
     assert_eq!(machine.version().as_deref(), Some("two"));
 
@@ -316,7 +316,7 @@ fn rw_5_5_rw_7_1a_another_hand_in_the_middle_of_a_run_starts_nothing_and_a_stop_
         let run = begin();
         until("the start", || (is_fenced() && state() == "activating").then_some(()));
         machine.exec(&format!("sudo systemctl {verb} ladylinux-api")).expect(0);
-        let ended = Ran::of(&run.wait_with_output().unwrap()).expect(code);
+        let ended = Ran::of(run.wait_with_output().unwrap()).expect(code);
         if code == 1 {
             ended
                 .prints("another request replaced this start of ladylinux-api.service")
@@ -360,7 +360,7 @@ fn rw_7_1b_who_stops_the_new_service_while_it_is_asked_for_its_health_is_named_w
         let run = machine.spawn(&format!("PIP_INDEX_URL={LOCAL_INDEX} exec ladylinux-refresh run"));
         until("the new version", || machine.version().filter(|version| *version == next));
         machine.exec(hand).expect(0);
-        let ended = Ran::of(&run.wait_with_output().unwrap()).expect(1).prints("stopped and fenced");
+        let ended = Ran::of(run.wait_with_output().unwrap()).expect(1).prints("stopped and fenced");
         let is_by_others = !hand.contains("kill");
         let command = if is_by_others { "ladylinux-refresh run" } else { "ladylinux-refresh rollback" };
         let all = ended.prints(words).prints(advice).all();

@@ -6,7 +6,7 @@ use crate::lab;
 
 use std::time::Duration;
 
-use lab::{LOCAL_INDEX, Lab, Machine, Ran, until};
+use lab::{LOCAL_INDEX, Lab, Machine, Ran, UNIT, until};
 use refresh_system::clock;
 use serde_json::Value;
 
@@ -24,11 +24,6 @@ const SERVER: &str = "import ctypes, http.server, pathlib\n\
     \x20   def log_message(self, *arguments):\n\
     \x20       pass\n\
     http.server.ThreadingHTTPServer(('', 8000), Handler).serve_forever()\n";
-
-const UNIT: &str = "[Unit]\nDescription=LadyLinux API\n[Service]\nType=simple\nUser=ladylinux\n\
-    WorkingDirectory=/opt/ladylinux/app\nEnvironmentFile=-/etc/ladylinux/ladylinux.env\n\
-    ExecStart=/opt/ladylinux/venv/bin/python server.py\nRestart=on-failure\n\
-    [Install]\nWantedBy=multi-user.target\n";
 
 /// Asks every 10 ms, writes down what was no answer, and how often it asked.
 const CLIENT: &str = "import http.client, os, time\n\

@@ -6,6 +6,7 @@
 
 use std::process::Child;
 
+pub use crate::lab::UNIT;
 use crate::lab::{LOCAL_INDEX, Lab, Machine, Ran, until};
 
 /// A service that takes its connections from descriptor 3, answers with its version, and ends what it has begun when it is
@@ -45,11 +46,6 @@ async def main():
 asyncio.run(main())
 ";
 
-pub const UNIT: &str = "[Unit]\nDescription=LadyLinux API\n[Service]\nType=simple\nUser=ladylinux\n\
-    WorkingDirectory=/opt/ladylinux/app\nEnvironmentFile=-/etc/ladylinux/ladylinux.env\n\
-    ExecStart=/opt/ladylinux/venv/bin/python server.py\nRestart=on-failure\n\
-    [Install]\nWantedBy=multi-user.target\n";
-
 pub const SOCKET_UNIT: &str =
     "[Socket]\nListenStream=127.0.0.1:8000\nBacklog=4096\n[Install]\nWantedBy=sockets.target\n";
 
@@ -86,7 +82,7 @@ print('ASKED', asked, 'FAILED', len(failed), 'LONGEST %.2f' % longest, 'VERSIONS
 ";
 
 /// Waits in step 4 as long as it is held.
-const HOOK: &str = "[[hook]]\nname = \"hold\"\nkind = \"check\"\n\
+pub const HOOK: &str = "[[hook]]\nname = \"hold\"\nkind = \"check\"\n\
     command = [\"sh\", \"-c\", \"echo here; while [ -e /srv/hold ]; do sleep 0.02; done\"]\n";
 
 pub const FENCE: &str = "/var/lib/ladylinux-refresh/fence";
@@ -99,14 +95,14 @@ pub struct Host {
 impl Host {
     /// One with the small server, and a socket unit that a person wrote.
     pub fn running(lab: &Lab) -> Self {
-        let machine = Machine::copy_of(lab, "socket", Self::set_up_running);
+        let machine = Machine::copy_of(lab, "socket", |machine| Self::set_up_running(machine, HOOK));
         until("the service", || machine.version());
         Self { machine }
     }
 
-    /// Makes a machine one with a socket unit that has refreshed once.
-    pub fn set_up_running(machine: &Machine) {
-        let files = [("server.py", SERVER), ("requirements.txt", ""), ("refresh.toml", HOOK)];
+    /// Makes a machine one with a socket unit that has refreshed once; `hook` is its `refresh.toml`.
+    pub fn set_up_running(machine: &Machine, hook: &str) {
+        let files = [("server.py", SERVER), ("requirements.txt", ""), ("refresh.toml", hook)];
         Self::set_up(machine, &files, UNIT);
         machine.write("/etc/systemd/system/ladylinux-api.socket", SOCKET_UNIT);
         machine.exec("systemctl daemon-reload && systemctl enable --now ladylinux-api.socket").expect(0);
@@ -121,7 +117,7 @@ impl Host {
         Self { machine }
     }
 
-    fn set_up(machine: &Machine, files: &[(&str, &str)], unit: &str) {
+    pub fn set_up(machine: &Machine, files: &[(&str, &str)], unit: &str) {
         machine.prepare_small_host(files, unit);
         machine.write(
             "/etc/ladylinux/refresh.toml",

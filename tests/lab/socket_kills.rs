@@ -7,7 +7,7 @@ use crate::socket_host as host;
 
 use std::process::Child;
 
-use host::{FENCE, Host, SERVER};
+use host::{FENCE, HOOK, Host, SERVER};
 use lab::{LOCAL_INDEX, Lab, Machine, Ran, until};
 
 const TRACE: &str = "/run/trace";
@@ -30,7 +30,7 @@ impl Host {
             "    server.close()\n    while pathlib.Path('{SLOW}').exists():\n        await asyncio.sleep(0.01)\n"
         );
         let machine = Machine::copy_of(lab, "slow-socket", |machine| {
-            Self::set_up_running(machine);
+            Self::set_up_running(machine, HOOK);
             machine.write("/srv/work/server.py", &SERVER.replace("    server.close()\n", &slow));
             machine.push_version("slow");
             machine.refresh("run").expect(0).prints("Refreshed");

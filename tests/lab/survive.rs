@@ -8,7 +8,7 @@ use crate::lab;
 
 use std::process::Child;
 
-use lab::{LOCAL_INDEX, Lab, Machine, Ran, signal, until};
+use lab::{LOCAL_INDEX, Lab, Machine, Ran, UNIT, signal, until};
 use rustix::process::Signal;
 
 /// A service that needs nothing but Python, answers with its version, and does what a file asks for.
@@ -23,11 +23,6 @@ const SERVER: &str = "import http.server, pathlib\n\
     \x20   def log_message(self, *arguments):\n\
     \x20       pass\n\
     http.server.ThreadingHTTPServer(('', 8000), Handler).serve_forever()\n";
-
-const UNIT: &str = "[Unit]\nDescription=LadyLinux API\n[Service]\nType=simple\nUser=ladylinux\n\
-    WorkingDirectory=/opt/ladylinux/app\nEnvironmentFile=-/etc/ladylinux/ladylinux.env\n\
-    ExecStart=/opt/ladylinux/venv/bin/python server.py\nRestart=on-failure\n\
-    [Install]\nWantedBy=multi-user.target\n";
 
 /// Says that it is there, and waits as long as it is held.
 const HOOK: &str = "[[hook]]\nname = \"hold\"\nkind = \"check\"\n\

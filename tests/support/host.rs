@@ -9,6 +9,9 @@
 
 #[path = "pool.rs"]
 pub mod pool;
+#[path = "ran.rs"]
+mod ran;
+pub use ran::Ran;
 #[path = "port.rs"]
 #[allow(clippy::duplicate_mod, reason = "host, git and service are parts of one test now and then")]
 mod ports;
@@ -68,35 +71,6 @@ pub struct Host {
     pub port: u16,
     server: Child,
     git_port: u16,
-}
-
-/// What a command of the program left.
-#[derive(Debug)]
-pub struct Ran {
-    pub code: Option<i32>,
-    pub out: String,
-    pub err: String,
-}
-
-impl Ran {
-    /// Returns all of its output.
-    pub fn all(&self) -> String {
-        format!("{}{}", self.out, self.err)
-    }
-
-    /// Asserts the exit code.
-    #[track_caller]
-    pub fn expect(self, code: i32) -> Self {
-        assert_eq!(self.code, Some(code), "exit code\n--- stdout\n{}\n--- stderr\n{}", self.out, self.err);
-        self
-    }
-
-    /// Asserts that it has printed a text.
-    #[track_caller]
-    pub fn prints(self, text: &str) -> Self {
-        assert!(self.all().contains(text), "{text:?} is missing in\n{}", self.all());
-        self
-    }
 }
 
 impl Host {
@@ -306,12 +280,7 @@ impl Drop for Host {
 }
 
 pub fn ran(output: Output) -> Ran {
-    let Output { status, stdout, stderr } = output;
-    Ran {
-        code: status.code(),
-        out: String::from_utf8_lossy(&stdout).into_owned(),
-        err: String::from_utf8_lossy(&stderr).into_owned(),
-    }
+    Ran::of(output)
 }
 
 /// Runs git for the test itself, with nothing of the machine's configuration.

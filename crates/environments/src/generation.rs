@@ -304,7 +304,8 @@ impl<'a> Environments<'a> {
         let directory = generation.path.clone();
         let manifest = record::manifest_file(self.site.layout, &generation.name);
         let (job, request) = (self.site.job(Role::Build), CompareRequest { directory, manifest, by });
-        let found: Option<Contamination> = self.site.call_as(&job, self.site.owner, COMPARE, &request)?;
+        let found: Option<Contamination> =
+            self.site.units.call_as(&job, self.site.owner, COMPARE, &request)?;
         Ok(found.or_else(|| generation.record.contamination().cloned()))
     }
 

@@ -86,7 +86,7 @@ impl Site<'_> {
         }
         let deadline = self.python.deadline;
         let request = TryImportsRequest { directory, imports, deadline };
-        self.call_as(&self.job(Role::Rehearse).narrated("uv"), self.owner, OPERATION, &request)
+        self.units.call_as(&self.job(Role::Rehearse).narrated("uv"), self.owner, OPERATION, &request)
     }
 }
 

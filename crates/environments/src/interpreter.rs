@@ -62,7 +62,7 @@ impl Interpreter {
     /// There is none, the owner cannot run it, or it is older than 3.9; each with what to install.
     pub fn find(site: Site<'_>) -> Outcome<Self> {
         let program = program(&site.python.interpreter)?;
-        site.call_as(&site.job(Role::Build), site.owner, OPERATION, &FindInterpreterRequest { program })
+        site.units.call_as(&site.job(Role::Build), site.owner, OPERATION, &FindInterpreterRequest { program })
     }
 
     /// Checks that the interpreter is one that a project accepts.

@@ -66,18 +66,7 @@ impl Site<'_> {
     pub(super) fn call<Q: Serialize, A: DeserializeOwned>(&self, operation: &str, request: &Q) -> Outcome<A> {
         let job = self.job(Role::Build).writes(self.layout.environments()).writes(self.layout.uv());
         let job = job.narrated("uv");
-        self.call_as(&job, self.owner, operation, request)
-    }
-
-    /// Has an operation done for `owner`.
-    pub(super) fn call_as<Q: Serialize, A: DeserializeOwned>(
-        &self,
-        job: &Job,
-        owner: Owner,
-        operation: &str,
-        request: &Q,
-    ) -> Outcome<A> {
-        self.units.call_as(job, owner, operation, request)
+        self.units.call_as(&job, self.owner, operation, request)
     }
 
     /// Makes the job of an operation that only reads.
@@ -96,7 +85,7 @@ impl Site<'_> {
         operation: &str,
         request: &Q,
     ) -> Outcome<A> {
-        self.call_as(&self.job(Role::Build), self.owner, operation, request)
+        self.units.call_as(&self.job(Role::Build), self.owner, operation, request)
     }
 
     /// Returns what every operation needs to know, and makes sure of the directories that they write in.

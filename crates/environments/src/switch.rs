@@ -125,7 +125,7 @@ impl Environments<'_> {
             // Its owner has made everything in it, and looks at it.
             let owner = Owner::of(&directory)?;
             let job = self.site.job(Role::Inspect);
-            let found: DescribeResponse = self.site.call_as(&job, owner, DESCRIBE, &request)?;
+            let found: DescribeResponse = self.site.units.call_as(&job, owner, DESCRIBE, &request)?;
             Record::new(name.clone(), Origin::Adopted, found.packages, found.size, None).write(layout)?;
             checkpoint::reach("python:adoption recorded");
             adopted.push(name);

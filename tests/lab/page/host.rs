@@ -3,51 +3,9 @@
 
 use std::process::Child;
 
-use crate::lab::{LOCAL_INDEX, Lab, Machine, Ran, until};
-
-/// A service that takes its connections from descriptor 3, answers with its version, and ends what it has begun when it is
-/// stopped.
-const SERVER: &str = r"import asyncio, pathlib, signal, socket
-version = pathlib.Path('version.txt').read_bytes().strip()
-active = 0
-
-async def answer(reader, writer):
-    global active
-    active += 1
-    try:
-        await reader.readuntil(b'\r\n\r\n')
-        head = b'HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n' % len(version)
-        writer.write(head + version)
-        await writer.drain()
-        writer.close()
-    except (OSError, EOFError):
-        pass
-    finally:
-        active -= 1
-
-async def main():
-    ended = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
-    listener = socket.socket(fileno=3)
-    server = await asyncio.start_server(answer, sock=listener, backlog=4096)
-    await ended.wait()
-    # A server that is closed at once resets connections that it has accepted and not begun to answer.
-    asyncio.get_running_loop().remove_reader(listener.fileno())
-    await asyncio.sleep(0.1)
-    while active:
-        await asyncio.sleep(0.01)
-    server.close()
-
-asyncio.run(main())
-";
-
-const UNIT: &str = "[Unit]\nDescription=LadyLinux API\n[Service]\nType=simple\nUser=ladylinux\n\
-    WorkingDirectory=/opt/ladylinux/app\nEnvironmentFile=-/etc/ladylinux/ladylinux.env\n\
-    ExecStart=/opt/ladylinux/venv/bin/python server.py\nRestart=on-failure\n\
-    [Install]\nWantedBy=multi-user.target\n";
-
-const SOCKET_UNIT: &str =
-    "[Socket]\nListenStream=127.0.0.1:8000\nBacklog=4096\n[Install]\nWantedBy=sockets.target\n";
+use crate::lab::{LOCAL_INDEX, Lab, Machine, Ran, UNIT, until};
+use crate::socket_host;
+pub use crate::socket_host::FENCE;
 
 /// An application without a framework, for uvicorn.
 const APPLICATION: &str = r"import pathlib
@@ -107,7 +65,6 @@ for thread in threads: thread.join()
 print('ASKED', asked, 'FAILED', len(failed), 'LONGEST %.2f' % longest, 'SEEN', *merged(seen), 'END', *failed[:5])
 ";
 
-pub const FENCE: &str = "/var/lib/ladylinux-refresh/fence";
 pub const PAGE: &str = "ladylinux-refresh-page.service";
 pub const URL: &str = "http://127.0.0.1:8000/";
 pub const FAIL: &str = "/srv/fail";
@@ -137,11 +94,7 @@ impl Host {
     }
 
     fn set_up_socket(machine: &Machine) {
-        Self::set_up(machine, &[("server.py", SERVER), ("requirements.txt", "")], UNIT);
-        machine.write("/etc/systemd/system/ladylinux-api.socket", SOCKET_UNIT);
-        machine.exec("systemctl daemon-reload && systemctl enable --now ladylinux-api.socket").expect(0);
-        machine.refresh("run").expect(0).prints("Refreshed");
-        assert_eq!(machine.version().as_deref(), Some("one"));
+        socket_host::Host::set_up_running(machine, HOOK);
     }
 
     /// One with uvicorn, whose unit names an address, and that has refreshed once.
@@ -157,13 +110,7 @@ impl Host {
 
     /// Makes a machine ready for its first run.
     fn set_up(machine: &Machine, files: &[(&str, &str)], unit: &str) {
-        machine.prepare_small_host(&[files, &[("refresh.toml", HOOK)]].concat(), unit);
-        machine.write(
-            "/etc/ladylinux/refresh.toml",
-            "[remote]\nurl = \"file:///srv/app.git\"\nallow = [\"file\"]\n\
-             [probe]\nurl = \"http://127.0.0.1:8000/\"\ndeadline = \"60s\"\nsettle = \"300ms\"\n",
-        );
-        machine.refresh("init").expect(0);
+        socket_host::Host::set_up(machine, &[files, &[("refresh.toml", HOOK)]].concat(), unit);
     }
 
     pub fn push(&self, version: &str) {

@@ -179,7 +179,7 @@ impl Machine {
             .command(&["timeout", "--kill-after=5", &limit], command)
             .output()
             .unwrap_or_else(|error| panic!("cannot run something in {}: {error}", self.name));
-        let ran = Ran::of(&output);
+        let ran = Ran::of(output);
         assert_ne!(ran.code, Some(124), "not done after {limit} s\n{}", ran.all());
         ran
     }

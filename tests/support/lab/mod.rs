@@ -14,6 +14,8 @@ mod disk;
 mod files;
 mod machine;
 mod network;
+#[path = "../ran.rs"]
+mod ran;
 mod server;
 mod small_host;
 mod sweep;
@@ -32,7 +34,9 @@ use refresh_programs::process::ProcessId;
 pub use disk::Disk;
 pub use machine::{Builder, Groups, Machine, signal};
 pub use network::Network;
+pub use ran::Ran;
 pub use server::{How, Server};
+pub use small_host::UNIT;
 
 /// What all machines stand on.
 #[derive(Debug, Clone)]
@@ -100,45 +104,6 @@ impl Lab {
         let directory = self.worlds().join(&name);
         fs::create_dir_all(&directory).unwrap();
         (name, directory)
-    }
-}
-
-/// What a command left.
-#[derive(Debug)]
-pub struct Ran {
-    /// `None` where a signal ended it.
-    pub code: Option<i32>,
-    pub out: String,
-    pub err: String,
-}
-
-impl Ran {
-    /// What a program has left.
-    pub fn of(output: &Output) -> Self {
-        Self {
-            code: output.status.code(),
-            out: String::from_utf8_lossy(&output.stdout).into_owned(),
-            err: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
-    }
-
-    /// Returns all of its output.
-    pub fn all(&self) -> String {
-        format!("{}{}", self.out, self.err)
-    }
-
-    /// Asserts the exit code.
-    #[track_caller]
-    pub fn expect(self, code: i32) -> Self {
-        assert_eq!(self.code, Some(code), "exit code\n--- stdout\n{}\n--- stderr\n{}", self.out, self.err);
-        self
-    }
-
-    /// Asserts that it has printed a text.
-    #[track_caller]
-    pub fn prints(self, text: &str) -> Self {
-        assert!(self.all().contains(text), "{text:?} is missing in\n{}", self.all());
-        self
     }
 }
 

@@ -3,6 +3,12 @@
 
 use super::{LOCAL_INDEX, Machine, Ran};
 
+/// The unit of the service: a `server.py` with the Python of its environment.
+pub const UNIT: &str = "[Unit]\nDescription=LadyLinux API\n[Service]\nType=simple\nUser=ladylinux\n\
+    WorkingDirectory=/opt/ladylinux/app\nEnvironmentFile=-/etc/ladylinux/ladylinux.env\n\
+    ExecStart=/opt/ladylinux/venv/bin/python server.py\nRestart=on-failure\n\
+    [Install]\nWantedBy=multi-user.target\n";
+
 impl Machine {
     /// Puts the pinned uv where the program keeps it, which saves a test that is about something else some seconds.
     #[track_caller]
