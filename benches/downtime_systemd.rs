@@ -83,7 +83,7 @@ impl Way {
         }
     }
 
-    /// Prepares the round: what is pushed, and what is changed by hand.
+    /// Prepares the round: what is pushed, and what is changed manually.
     fn prepare(self, site: &Site, round: usize) {
         if matches!(self, Self::BareRestart | Self::NothingNew) {
             return;

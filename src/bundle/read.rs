@@ -79,7 +79,7 @@ impl Reader {
         }
     }
 
-    /// Reads the next member, which has to be this one, into `sink`.
+    /// Reads the next member, which must be this one, into `sink`.
     ///
     /// # Errors
     /// Another member stands there, or its content is another.

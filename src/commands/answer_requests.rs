@@ -148,7 +148,7 @@ fn why(layout: &Layout, request: &LastRequest, error: &Error) -> String {
     }
 }
 
-/// Records a request in the status file. A failure is only printed: the rest still has to be done.
+/// Records a request in the status file. A failure is only printed: the rest must still be done.
 fn write_down(layout: &Layout, request: &LastRequest) {
     if let Err(failure) = status_file::set_last_request(layout, request) {
         print_to_stderr(&format!("the status cannot be written: {}", failure.chain().join(": ")));

@@ -118,7 +118,7 @@ fn show(list: &List) {
             print_line(&paint(Tone::Quiet, &format!("  digest {digest}")));
         }
         if let Some(found) = &line.contamination {
-            print_line(&format!("  changed by hand: {}", harmless_line(&found.in_words(3))));
+            print_line(&format!("  changed manually: {}", harmless_line(&found.in_words(3))));
         }
     }
     if list.environments.is_empty() {

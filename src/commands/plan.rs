@@ -122,7 +122,7 @@ fn show(on: &Installation, plan: &Plan, options: &RunOptions) {
     }
     if let Some(found) = &environment.contamination {
         let words = harmless_line(&found.in_words(5));
-        facts.add("", &format!("{} {words}", paint(Tone::Warning, "changed by hand:")));
+        facts.add("", &format!("{} {words}", paint(Tone::Warning, "changed manually:")));
     }
     if let Some(ms) = last_downtime(on) {
         facts.add("downtime", &format!("{} in the last good run", duration(ms)));

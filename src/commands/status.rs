@@ -88,7 +88,8 @@ fn examine(on: &Installation) -> refresh_system::error::Outcome<Status> {
     };
     // Only its owner can look at the lock; everybody can see the process.
     let running_now = holder.or_else(|| file.running_now());
-    let unproved = if running_now.is_some() { None } else { history::unfenced(&on.layout)? };
+    // A caller who may not list the runs sees the rest.
+    let unproved = history::unfenced(&on.layout).ok().flatten().filter(|_| running_now.is_none());
     Ok(Status {
         schema: 1,
         commit: observed.tree.commit.clone(),
@@ -271,7 +272,7 @@ fn environment(on: &Installation, status: &Status, facts: &mut Facts) {
     }
     if let Some(found) = &status.contamination {
         let words = harmless_line(&found.in_words(5));
-        facts.add("", &format!("{} {words}", paint(Tone::Bad, "changed by hand:")));
+        facts.add("", &format!("{} {words}", paint(Tone::Bad, "changed manually:")));
         facts.add("", &format!("the next run uses another: {}", on.as_typed("ladylinux-refresh run")));
     }
 }

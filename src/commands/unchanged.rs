@@ -35,7 +35,7 @@ struct UpToDate {
     models: Option<ModelsSummary>,
 }
 
-/// Answers, where nothing has changed; returns `None` where a run has to find out.
+/// Answers, where nothing has changed; returns `None` if a run has to find out.
 pub(super) fn answer(
     layout: &Layout,
     request: &RunRequest,
@@ -61,7 +61,7 @@ pub(super) fn answer(
     Some(Ended::Done)
 }
 
-/// Reads everything that a run would find; returns `None` where something is not as it
+/// Reads everything that a run would find; returns `None` if something is not as it
 /// should be.
 fn read_all(on: &Installation, target: &Target) -> Outcome<Option<UpToDate>> {
     let is_under_way = status_file::read(&on.layout).current.is_some();

@@ -168,7 +168,7 @@ fn environment(report: &Report, facts: &mut Facts) {
     facts.add("", &environment.path.display().to_string());
     for contaminated in &environment.contaminated {
         let number = count(contaminated.count, "path");
-        let text = format!("{} was changed by hand, {number}", contaminated.generation);
+        let text = format!("{} was changed manually, {number}", contaminated.generation);
         facts.add("contaminated", &paint(Tone::Warning, &text));
         for found in contaminated.found.iter().take(5) {
             facts.add("", &harmless_line(&found.to_string()));

@@ -150,7 +150,7 @@ fn rw_5_1_a_service_whose_supervisor_was_killed_is_stopped_and_refreshed() {
     }
 }
 
-/// Returns whether system calls can be made to fail here. Where that is asked for (`CI=true`), it has to be so.
+/// Returns whether system calls can be made to fail here. Where that is asked for (`CI=true`), it must be so.
 fn faults_can_be_injected() -> bool {
     let tried = Command::new("strace").args(["-f", "-e", "inject=fsync:error=EIO", "true"]).output();
     let there = tried.is_ok_and(|output| output.status.success());

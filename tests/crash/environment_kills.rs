@@ -155,7 +155,7 @@ impl Victim {
         came.is_some_and(|part| part < PARTS.len() || aim == RECORDING)
     }
 
-    /// Takes away what was fetched, so that it has to be fetched again.
+    /// Takes away what was fetched, so that it must be fetched again.
     fn forget_downloads(&self) {
         refresh_system::disk::remove_tree(&cache(&self.rig)).unwrap();
     }

@@ -172,7 +172,7 @@ fn config_check_prints_every_fault_with_its_place_and_what_is_expected() {
     let expected = [
         format!("{file}:1:1: unknown key `kep`; did you mean `keep`?"),
         format!("{file}:3:12: python.strategy: \"never\" is none of when-changed, always"),
-        format!("{file}:5:8: probe.path: probe.path \"x\" has to start with a slash and hold no blanks"),
+        format!("{file}:5:8: probe.path: probe.path \"x\" must start with a slash and hold no blanks"),
         format!("{file}:6:1: unknown key `probe.setle`; did you mean `settle`?"),
         format!("4 faults in {file}"),
         format!("next         ${{EDITOR:-vi}} +1 {file}"),

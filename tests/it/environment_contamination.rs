@@ -95,17 +95,17 @@ fn rw_2_2_rw_5_3_a_change_by_hand_is_seen_by_status_and_plan_and_gone_after_the_
         let expected = (below.clone(), change.to_owned(), kind.to_owned());
         let status = json_of(&host, &["status", "--json"], 0);
         assert!(changes(&status["contamination"]).contains(&expected), "{file}: {status:#}");
-        host.tool(["status"]).expect(0).prints("changed by hand:").prints(&format!("{change} {below}"));
+        host.tool(["status"]).expect(0).prints("changed manually:").prints(&format!("{change} {below}"));
         let plan = json_of(&host, &["plan", "--json", "--exit-code"], 5);
         assert!(changes(&plan["environment"]["contamination"]).contains(&expected), "{file}: {plan:#}");
         assert_eq!(plan["environment"]["build"], true);
-        assert_eq!(plan["environment"]["reason"], "the environment was changed by hand");
+        assert_eq!(plan["environment"]["reason"], "the environment was changed manually");
         let plan = host.tool(["plan"]).expect(0);
-        plan.prints("changed by hand:").prints(&format!("{change} {below}"));
+        plan.prints("changed manually:").prints(&format!("{change} {below}"));
 
         let ran = host.tool(run).expect(0);
         let ran =
-            ran.prints("was changed by hand and is not used any more").prints(&format!("{change} {below}"));
+            ran.prints("was changed manually and is not used any more").prints(&format!("{change} {below}"));
         drop(ran);
         let report = host.report();
         assert_eq!(report["environment"]["contaminated"][0]["generation"], name(&before).as_str());
@@ -143,7 +143,7 @@ fn rw_5_3_a_staged_check_writes_nothing_into_the_environment_and_a_mode_that_it_
     host.tool(["verify", "--environment"]).expect(5).prints("permissions changed: .");
 
     host.push(&[("refresh.toml", &check("exit 0"))]);
-    drop(host.tool(["run"]).expect(0).prints("was changed by hand and is not used any more"));
+    drop(host.tool(["run"]).expect(0).prints("was changed manually and is not used any more"));
     assert_ne!(live(&host), before);
     host.tool(["verify", "--environment"]).expect(0);
 }
@@ -166,7 +166,7 @@ fn a_rollback_to_a_changed_environment_builds_the_same_one_again() {
     assert_ne!(host.report()["environment"]["digest"], digest);
     change_a_byte(&packages(&first).join("six.py"));
     restore_modes(&first);
-    host.tool(["rollback"]).expect(0).prints("was changed by hand and is not used any more");
+    host.tool(["rollback"]).expect(0).prints("was changed manually and is not used any more");
     assert_eq!(host.head(), commit);
     let report = host.report();
     assert_eq!(report["environment"]["digest"], digest);

@@ -1,4 +1,4 @@
-//! `init` on machines with systemd: from nothing, on one that was set up by hand, and with a damaged work tree.
+//! `init` on machines with systemd: from nothing, on one that was set up manually, and with a damaged work tree.
 
 use crate::lab;
 

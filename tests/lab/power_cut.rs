@@ -70,7 +70,7 @@ impl Rig {
         Self { site, new: old.clone(), old, number: 0, inventory, notes: Vec::new(), trying: String::new() }
     }
 
-    /// The next version: other source each time, and each time another environment, which has to be built.
+    /// The next version: other source each time, and each time another environment, which must be built.
     fn next_version(&mut self) {
         self.number += 1;
         let n = self.number;

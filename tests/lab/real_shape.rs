@@ -28,7 +28,7 @@ struct Shape {
 }
 
 impl Shape {
-    /// A machine that was set up by hand and runs the first edition.
+    /// A machine that was set up manually and runs the first edition.
     fn set_up(lab: &Lab) -> Self {
         let machine = Machine::boot(lab, "shape");
         machine.install_tool();

@@ -74,7 +74,7 @@ fn rw_3_2_rw_6_1_a_machine_that_was_set_up_the_old_way_is_adopted_and_refreshed(
     let url = Server::url(How::Https).replace("://", "://x@");
     machine.exec(&OLD_WAY.replace("URL", &url).replace("INDEX", LOCAL_INDEX)).expect(0);
     site.await_answer();
-    // The application keeps preferences in its own tree, and a tracked file was edited by hand.
+    // The application keeps preferences in its own tree, and a tracked file was edited manually.
     let edit =
         "cd /opt/ladylinux/app && mkdir config && echo '{}' >config/user_prefs.json && echo more >>README.md";
     machine.exec_as("ladylinux", edit).expect(0);

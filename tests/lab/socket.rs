@@ -166,7 +166,7 @@ fn a_socket_that_does_not_fit_is_named_with_what_to_do_and_nothing_is_touched() 
         .expect(3)
         .prints("the command of the service is not uvicorn, gunicorn or hypercorn")
         .prints("server.py")
-        .prints("write a socket unit for it by hand");
+        .prints("write a socket unit for it yourself");
     assert_eq!(machine.read(own), None);
     assert_eq!(machine.exec("ls /usr/lib/systemd/system/ladylinux-api.service.d | grep socket").out, "");
 

@@ -208,7 +208,7 @@ impl Host {
         ran(self.command(arguments).output().unwrap())
     }
 
-    /// What the service answers now; `None` where nothing listens.
+    /// What the service answers now; `None` if nothing listens.
     pub fn answer(&self) -> Option<serde_json::Value> {
         use std::io::Write as _;
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;

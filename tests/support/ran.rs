@@ -6,7 +6,7 @@ use std::process::Output;
 /// What a command left.
 #[derive(Debug)]
 pub struct Ran {
-    /// `None` where a signal ended it.
+    /// `None` if a signal ended it.
     pub code: Option<i32>,
     pub out: String,
     pub err: String,

@@ -49,7 +49,7 @@ impl Site {
         site
     }
 
-    /// What the application says of itself; `None` where nothing answers.
+    /// What the application says of itself; `None` if nothing answers.
     pub fn answer(&self) -> Option<Value> {
         Some(serde_json::from_str(&self.machine.http(URL)?).unwrap())
     }

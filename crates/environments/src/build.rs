@@ -70,7 +70,7 @@ impl Environments<'_> {
     ) -> Outcome<Ensured> {
         let record = Record::read(self.site.layout, name)?;
         let is_changed = record.as_ref().is_some_and(|record| !record.is_good());
-        let why = if is_changed { "was changed by hand" } else { "is gone, or its interpreter is" };
+        let why = if is_changed { "was changed manually" } else { "is gone, or its interpreter is" };
         let lock = match &record {
             Some(record) => self.lock_in(record)?,
             // Pruned, and all that was known of it with it: the same comes of its definition, unless that may have been

@@ -1,7 +1,7 @@
 //! Environments without a network: what a bundle takes along, and how it comes into uv's cache on another machine.
 //!
 //! A bundle brings uv, the lock, and a cache of uv's that has what the lock names and nothing else. There it goes into the
-//! machine's own cache, and the environment is built as always, offline. uv has to be the pinned one; the rest is trusted
+//! machine's own cache, and the environment is built as always, offline. uv must be the pinned one; the rest is trusted
 //! as the remote is, whose commits the same bundle brings.
 
 use std::fs::File;

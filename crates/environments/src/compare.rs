@@ -51,7 +51,7 @@ pub(super) struct DescribeResponse {
     pub(super) size: (u64, u64),
 }
 
-/// Does the operation: `None` where all is as it was.
+/// Does the operation: `None` if all is as it was.
 pub(super) fn compare(request: &CompareRequest) -> Outcome<Option<Contamination>> {
     // An environment that nothing vouches for is as good as one that was changed.
     let lost = |change| Some(Contamination::of_inventory(&request.manifest, change));

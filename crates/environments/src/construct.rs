@@ -226,7 +226,7 @@ impl<'a> Building<'a> {
         if finished.succeeded() { Ok(()) } else { Err(self.explain(&finished)) }
     }
 
-    /// Installs what a file names without the network; returns `None` where that is needed, and may be used.
+    /// Installs what a file names without the network; returns `None` if that is needed, and may be used.
     fn install_from_cache(&self, onto: Onto, file: &Path) -> Outcome<Option<Finished>> {
         let usual = self.job.setup.cache();
         let cache = self.request.cache.as_ref().unwrap_or(&usual);

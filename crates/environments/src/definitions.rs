@@ -180,7 +180,7 @@ impl Definitions {
             .collect()
     }
 
-    /// Writes the definition below `directory`, which has to be there, and returns the requirements files to install
+    /// Writes the definition below `directory`, which must be there, and returns the requirements files to install
     /// from. Only checked lines are written, each at its own line number.
     ///
     /// # Errors

@@ -99,7 +99,7 @@ pub(super) struct EnsureUvRequest {
     from: Option<PathBuf>,
 }
 
-/// Returns whether uv exists and runs; else it has to be fetched again.
+/// Returns whether uv exists and runs; else it must be fetched again.
 ///
 /// # Errors
 /// The run is interrupted.

@@ -163,7 +163,7 @@ impl<'a> Environments<'a> {
         Ok(None)
     }
 
-    /// Returns why [`Self::ensure`] would build; `None` where a generation is ready (RW-5.3a, RW-5.3b).
+    /// Returns why [`Self::ensure`] would build; `None` if a generation is ready (RW-5.3a, RW-5.3b).
     ///
     /// # Errors
     /// The records cannot be read.
@@ -182,7 +182,7 @@ impl<'a> Environments<'a> {
                 "the interpreter of the environment is gone".to_owned()
             }
             VenvState::Generation(live) if self.is_contaminated_one_of(&live, wanted)? => {
-                "the environment was changed by hand".to_owned()
+                "the environment was changed manually".to_owned()
             }
             VenvState::Generation(live) => match live.record.built() {
                 None => "the environment was not made by this tool".to_owned(),
@@ -281,7 +281,7 @@ impl<'a> Environments<'a> {
     }
 
     /// Returns what in a generation is not as it was built, by the traces that every change leaves: nothing is read but what
-    /// bears them. `None` where all is as it was, and for an adopted directory, of which nothing is known.
+    /// bears them. `None` if all is as it was, and for an adopted directory, of which nothing is known.
     ///
     /// # Errors
     /// The generation cannot be looked at.

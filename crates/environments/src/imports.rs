@@ -42,12 +42,12 @@ pub(super) struct TryImportsRequest {
     deadline: std::time::Duration,
 }
 
-/// What has to be there to be imported.
+/// What must be there to be imported.
 #[derive(Debug, Serialize, Deserialize)]
 struct Imports {
     /// Modules that have to be there.
     modules: Vec<String>,
-    /// A program of the environment, whose module has to be there.
+    /// A program of the environment, whose module must be there.
     program: Option<String>,
     /// Modules that are tried where the environment has them.
     where_there: Vec<String>,

@@ -86,7 +86,7 @@ impl InstallErrorKind {
             Self::Conflict => "the requirements contradict each other",
             Self::NoSpace => "no space is left on the disk",
             Self::Network => "the package index cannot be reached",
-            Self::SourceBuild => "a package has to be built from source and does not build",
+            Self::SourceBuild => "a package must be built from source and does not build",
             Self::SourceOnly => "a package comes as source only, which is not built here",
             Self::Platform => "a package is built for other platforms only",
             Self::Python => "a package is for other versions of Python",

@@ -1,4 +1,4 @@
-//! One operation's work with uv: what the host says, where it may write, and when it has to be done.
+//! One operation's work with uv: what the host says, where it may write, and when it must be done.
 //!
 //! Everything here happens in the process of an operation, as the user that environments belong to.
 

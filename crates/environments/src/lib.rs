@@ -56,7 +56,7 @@ pub use tree_source::{DefinitionFilter, TreeSource};
 
 use refresh_programs::process::worker;
 
-/// Does an operation of this crate: reads its request and returns its answer; `None` where it is not one of them.
+/// Does an operation of this crate: reads its request and returns its answer; `None` if it is not one of them.
 pub fn answer(operation: &str, request: &[u8]) -> Option<Vec<u8>> {
     Some(match operation {
         interpreter::OPERATION => worker::answer(request, |request| interpreter::handle(&request)),

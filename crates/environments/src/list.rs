@@ -80,7 +80,7 @@ impl Environments<'_> {
         Ok(all)
     }
 
-    /// Returns what is wrong with the interpreter that an environment links to; `None` where it still is the one that the
+    /// Returns what is wrong with the interpreter that an environment links to; `None` if it still is the one that the
     /// environment was built with, and for an adopted directory.
     ///
     /// # Errors

@@ -74,7 +74,7 @@ pub enum Origin {
         by: String,
         /// Releases after this instant were not looked at.
         cutoff: Option<jiff::Timestamp>,
-        /// Why another machine may come to another result; `None` where it does not.
+        /// Why another machine may come to another result; `None` if it does not.
         not_reproducible: Option<String>,
     },
 }
@@ -253,7 +253,7 @@ impl Lock {
         hex::encode(Sha256::digest(text.as_bytes()))
     }
 
-    /// Reads the lock of a key; `None` where there is none that this version understands and can use.
+    /// Reads the lock of a key; `None` if there is none that this version understands and can use.
     ///
     /// # Errors
     /// The file is there and cannot be read.

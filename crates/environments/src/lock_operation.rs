@@ -74,7 +74,7 @@ struct Resolution {
 
 /// Why a definition does not resolve.
 struct Unresolved {
-    /// What uv complains of; `None` where it is not that which ended it.
+    /// What uv complains of; `None` if it is not that which ended it.
     kind: Option<InstallErrorKind>,
     /// Whether the index says too little for a cutoff.
     because_of_upload_times: bool,

@@ -21,7 +21,7 @@ pub(super) struct Project {
     pub(super) notes: Vec<String>,
 }
 
-/// Reads a project; `None` where the file holds none.
+/// Reads a project; `None` if the file holds none.
 ///
 /// # Errors
 /// It is not understood, or there is no such extra or group.

@@ -36,7 +36,7 @@ impl ProjectLockfile {
         &self.file
     }
 
-    /// Returns what the lock says, in one form: comments, order of tables and line endings do not count. `None` where
+    /// Returns what the lock says, in one form: comments, order of tables and line endings do not count. `None` if
     /// the definition itself is the lock.
     pub(super) fn content(&self) -> Option<Vec<u8>> {
         match &self.form {

@@ -143,7 +143,7 @@ impl Reading<'_> {
         Ok(())
     }
 
-    /// Finds what `from` includes as `other`; `None` where it was read already.
+    /// Finds what `from` includes as `other`; `None` if it was read already.
     fn include(&mut self, from: &Path, other: &Path) -> Outcome<Option<(PathBuf, Vec<u8>)>> {
         let shown = other.display();
         let path = resolve(from, other)

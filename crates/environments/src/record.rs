@@ -215,7 +215,7 @@ impl Record {
         disk::write_json(&record_file(layout, &self.name), self, 0o644)
     }
 
-    /// Reads the record of a generation; `None` where there is none that this version understands and believes.
+    /// Reads the record of a generation; `None` if there is none that this version understands and believes.
     ///
     /// # Errors
     /// The file is there and cannot be read.

@@ -273,7 +273,7 @@ fn meaning(text: &str) -> Result<LineKind, String> {
     Ok(LineKind::Package(package))
 }
 
-/// The value of an option in any of the ways it can be written; `None` where the line is not that option.
+/// The value of an option in any of the ways it can be written; `None` if the line is not that option.
 fn option_value<'a>(text: &'a str, short: &str, long: &str) -> Option<&'a str> {
     if let Some(rest) = text.strip_prefix(long) {
         return rest.strip_prefix(['=', ' ', '\t']).map(str::trim);

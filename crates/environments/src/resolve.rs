@@ -20,7 +20,7 @@ impl Environments<'_> {
         Lock::read(self.site.layout, wanted.key())
     }
 
-    /// Returns the lock that a generation was built from; `None` where it is not kept any more.
+    /// Returns the lock that a generation was built from; `None` if it is not kept any more.
     ///
     /// # Errors
     /// The file of the lock cannot be read.

@@ -13,13 +13,13 @@ pub trait TreeSource {
     /// The tree cannot be read.
     fn names_at_root(&self) -> Outcome<Vec<PathBuf>>;
 
-    /// Returns the content of a file; `None` where there is no file of that path.
+    /// Returns the content of a file; `None` if there is no file of that path.
     ///
     /// # Errors
     /// The tree cannot be read.
     fn read(&self, path: &Path) -> Outcome<Option<Vec<u8>>>;
 
-    /// Returns the text of a symbolic link; `None` where the path is none.
+    /// Returns the text of a symbolic link; `None` if the path is none.
     ///
     /// # Errors
     /// The tree cannot be read.
@@ -40,7 +40,7 @@ pub struct DefinitionFilter<'a> {
 }
 
 impl<'a> DefinitionFilter<'a> {
-    /// Returns the choice that the settings make; what the host's own file holds has to be read first.
+    /// Returns the choice that the settings make; what the host's own file holds must be read first.
     pub fn of(python: &'a Python, also: Option<&'a [u8]>) -> Self {
         Self {
             patterns: &python.definitions,
@@ -51,7 +51,7 @@ impl<'a> DefinitionFilter<'a> {
     }
 }
 
-/// The path, from the root of the tree, of what `from` calls `other`; `None` where that leaves the tree.
+/// The path, from the root of the tree, of what `from` calls `other`; `None` if that leaves the tree.
 pub(super) fn resolve(from: &Path, other: &Path) -> Option<PathBuf> {
     let mut path = from.parent().unwrap_or(Path::new("")).to_path_buf();
     for part in other.components() {

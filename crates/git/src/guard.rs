@@ -50,7 +50,7 @@ pub(super) fn restore_configuration(git_dir: &Path, configuration: &str) -> Outc
 }
 
 /// Checks that an entry is no link, belongs to this user or root, and can be changed by its owner alone. Returns its
-/// metadata; `None` where there is no entry.
+/// metadata; `None` if there is no entry.
 ///
 /// # Errors
 /// It is a link, or others decide on it: with the command that repairs it.

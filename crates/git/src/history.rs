@@ -80,7 +80,7 @@ impl Mirror {
         Ok(files)
     }
 
-    /// Reads one file of a commit; `None` where the commit has none at `path`.
+    /// Reads one file of a commit; `None` if the commit has none at `path`.
     ///
     /// # Errors
     /// The commit is not in the mirror, or `path` is not a file there.
@@ -94,7 +94,7 @@ impl Mirror {
         }
     }
 
-    /// Returns the text of a symbolic link in a commit; `None` where `path` is none there.
+    /// Returns the text of a symbolic link in a commit; `None` if `path` is none there.
     ///
     /// # Errors
     /// The commit is not in the mirror.
@@ -193,7 +193,7 @@ impl Mirror {
         lines.into_iter().next().ok_or_else(|| Failure::new(context()))
     }
 
-    /// Returns when the last commit was made, up to `commit`, that changed one of these files; `None` where none ever
+    /// Returns when the last commit was made, up to `commit`, that changed one of these files; `None` if none ever
     /// did.
     ///
     /// # Errors

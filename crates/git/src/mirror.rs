@@ -173,7 +173,7 @@ impl Mirror {
         self.git.run(&program, || format!("cannot release the commit of the stash of {run}")).map(drop)
     }
 
-    /// Checks everything that the mirror holds; returns what is damaged, `None` where nothing is.
+    /// Checks everything that the mirror holds; returns what is damaged, `None` if nothing is.
     ///
     /// # Errors
     /// git cannot be started.
@@ -279,7 +279,7 @@ impl Mirror {
         Ok(self.commit_of(&format!("{commit}^{{commit}}"))?.is_some())
     }
 
-    /// The commit that `name` stands for; `None` where it stands for none, or there is no mirror.
+    /// The commit that `name` stands for; `None` if it stands for none, or there is no mirror.
     pub(super) fn commit_of(&self, name: &str) -> Outcome<Option<CommitId>> {
         let program = self.bare()?.args(["rev-parse", "--verify", "--quiet", "--end-of-options", name]);
         let found = self.git.runner().run(&program)?;

@@ -104,6 +104,6 @@ pub enum Source<'a> {
 pub(super) enum Ensured {
     /// The mirror holds this commit for the run.
     Commit(CommitId),
-    /// The mirror has been made new beside its place, and has to be put there.
+    /// The mirror has been made new beside its place, and must be put there.
     Replaced,
 }

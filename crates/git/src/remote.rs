@@ -97,7 +97,7 @@ fn helper(git: &Git, remote: &Remote, url: &RemoteUrl) -> Outcome<Vec<String>> {
     Ok(settings)
 }
 
-/// The ssh that git starts: no prompt, no configuration of the caller, the other side has to be known.
+/// The ssh that git starts: no prompt, no configuration of the caller, the other side must be known.
 fn ssh_command(remote: &Remote) -> String {
     let mut words = vec!["ssh".to_owned(), "-F".to_owned(), "/dev/null".to_owned()];
     let seconds = stall(remote).as_secs().clamp(3, 60);

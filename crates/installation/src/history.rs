@@ -178,7 +178,7 @@ pub fn rollback_target(layout: &Layout, run: Option<&RunId>, now: &Now) -> Outco
     let is_there = |commit: &CommitId, generation: &GenerationName| {
         (Some(commit), Some(generation)) == (now.commit.as_ref(), now.generation.as_ref())
     };
-    // An environment that is gone, or was changed by hand, would be built again as the live one.
+    // An environment that is gone, or was changed manually, would be built again as the live one.
     let is_same = |pair: &Deployment| {
         is_there(&pair.commit, &pair.generation)
             || (now.commit.as_ref() == Some(&pair.commit) && !is_good(layout, &pair.generation))
@@ -248,7 +248,7 @@ pub struct Kept {
 }
 
 /// Returns which runs and environments are kept where it is `keep` good pairs. The live environment and that of the pair which
-/// proved itself last are always among them. Of one that was changed by hand, what it could be built from again is kept, and not
+/// proved itself last are always among them. Of one that was changed manually, what it could be built from again is kept, and not
 /// its directory.
 ///
 /// # Errors

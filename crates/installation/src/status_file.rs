@@ -94,7 +94,7 @@ pub struct Current {
 pub struct LastRequest {
     /// When it was found, in UTC.
     pub at: jiff::Timestamp,
-    /// The branch to refresh; `None` where the settings could not be read.
+    /// The branch to refresh; `None` if the settings could not be read.
     pub branch: Option<String>,
     /// What became of it.
     pub outcome: RequestOutcome,
@@ -271,7 +271,7 @@ fn change(layout: &Layout, by: impl FnOnce(&mut StatusFile)) -> Outcome<()> {
     disk::sync_parent(&layout.status_file())
 }
 
-/// Changes the file for now: a power cut may leave it as it was before.
+/// Changes the file for now: a power cut may leave it as before.
 fn change_in_passing(layout: &Layout, by: impl FnOnce(&mut StatusFile)) -> Outcome<()> {
     let lock = disk::open_lock(&layout.status_file().with_extension("lock"))?;
     let start = clock::monotonic();

@@ -43,7 +43,7 @@ impl Deployment {
         disk::write_atomic(&layout.deployed_env(), self.render().as_bytes(), 0o644)
     }
 
-    /// Reads it back; `None` where nothing was deployed yet.
+    /// Reads it back; `None` if nothing was deployed yet.
     ///
     /// # Errors
     /// The file cannot be read, or does not hold what [`Deployment::write`] wrote.

@@ -64,7 +64,7 @@ pub struct EnvFile {
     pub blemish: Option<String>,
 }
 
-/// Names what editors of other systems leave in a text; `None` where there is nothing of it.
+/// Names what editors of other systems leave in a text; `None` if there is nothing of it.
 pub fn blemish(bytes: &[u8]) -> Option<&'static str> {
     let mark = bytes.starts_with(b"\xef\xbb\xbf");
     let carriage = bytes.windows(2).any(|pair| pair == b"\r\n");
@@ -227,7 +227,7 @@ impl Scanner<'_> {
         Ok((name, value))
     }
 
-    /// Reads a value: quoted parts and then, to the end of the line, plain text; `None` where a quote stays open.
+    /// Reads a value: quoted parts and then, to the end of the line, plain text; `None` if a quote stays open.
     fn value(&mut self) -> Option<Vec<u8>> {
         let mut value = Vec::new();
         loop {

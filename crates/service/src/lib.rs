@@ -160,7 +160,7 @@ pub trait ServiceManager: Send + Sync {
     /// Checks that this manager can keep the service as it is installed, fence included; changes nothing.
     ///
     /// # Errors
-    /// What has to be put right before a refresh may stop the service.
+    /// What must be put right before a refresh may stop the service.
     fn check(&self) -> Outcome<()>;
 
     /// Returns whether neither the service nor a unit that is stopped with it has a process left.
@@ -192,7 +192,7 @@ pub trait ServiceManager: Send + Sync {
         Ok(Others::default())
     }
 
-    /// Returns what ended the service from outside since it was started last; `None` where nothing did, or the manager does
+    /// Returns what ended the service from outside since it was started last; `None` if nothing did, or the manager does
     /// not know.
     ///
     /// # Errors
@@ -209,7 +209,7 @@ pub trait ServiceManager: Send + Sync {
         Err(Failure::new(format!("{} has no unit {unit}", self.describe())))
     }
 
-    /// Returns what the service is started with; `None` where nothing says so.
+    /// Returns what the service is started with; `None` if nothing says so.
     ///
     /// # Errors
     /// The manager cannot be asked.

@@ -33,7 +33,7 @@ const LISTENING: u32 = 1 << 10;
 const UID: usize = 64;
 const INODE: usize = 68;
 
-/// Returns the sockets that listen on `port`, on whatever address; `None` where the kernel does not answer such requests.
+/// Returns the sockets that listen on `port`, on whatever address; `None` if the kernel does not answer such requests.
 pub(crate) fn listening_sockets(port: u16) -> Option<Vec<ListeningSocket>> {
     let mut found = Vec::new();
     for family in [AddressFamily::INET, AddressFamily::INET6] {

@@ -27,7 +27,7 @@ const TICK: Duration = Duration::from_millis(3);
 /// A process that listens on a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PortHolder {
-    /// The process; `None` where its descriptors may not be read (another user's).
+    /// The process; `None` if its descriptors may not be read (another user's).
     pub process: Option<ProcessId>,
     /// Its command line.
     pub command: String,

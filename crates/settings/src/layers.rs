@@ -341,7 +341,7 @@ fn check_probe_path(path: &str) -> Outcome<()> {
     if path.starts_with('/') && !path.contains(char::is_whitespace) {
         return Ok(());
     }
-    Err(Failure::new(format!("probe.path {path:?} has to start with a slash and hold no blanks")))
+    Err(Failure::new(format!("probe.path {path:?} must start with a slash and hold no blanks")))
 }
 
 fn check_patterns(settings: &Settings) -> Outcome<()> {

@@ -29,7 +29,7 @@ impl Layout {
         vec![self.app(), self.venv(), self.environments()]
     }
 
-    /// Makes the layout below `root`, which has to be absolute (`/` for a real machine).
+    /// Makes the layout below `root`, which must be absolute (`/` for a real machine).
     pub fn below(root: impl Into<PathBuf>) -> Self {
         let root = root.into();
         let store = root.join(STORE);

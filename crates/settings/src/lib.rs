@@ -187,11 +187,11 @@ pub struct Python {
     pub system_site_packages: Option<bool>,
     /// How long one build may take.
     pub deadline: Duration,
-    /// Modules that a new environment has to be able to import.
+    /// Modules that a new environment must be able to import.
     pub imports: Vec<String>,
     /// How the application's entry module is looked at before the stop.
     pub import_check: ImportCheck,
-    /// The service's command, whose modules it has to be able to import as well.
+    /// The service's command, whose modules it must be able to import as well.
     pub command: Vec<String>,
 }
 
@@ -199,7 +199,7 @@ pub struct Python {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ImportCheck {
-    /// It has to be in the commit and to compile.
+    /// It must be in the commit and compile.
     #[default]
     Compile,
     /// It has to compile, and to be imported in a copy of the commit.

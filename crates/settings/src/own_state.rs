@@ -152,7 +152,7 @@ mod tests {
 
     const OTHER: u32 = 61_878;
 
-    /// A state of root's with an entry of each kind; `None` where the tests are not run by root.
+    /// A state of root's with an entry of each kind; `None` if the tests are not run by root.
     fn world() -> Option<(tempfile::TempDir, Layout)> {
         let root = tempfile::tempdir().unwrap();
         let layout = Layout::below(root.path().canonicalize().unwrap());

@@ -128,7 +128,7 @@ pub fn ignored(layout: &Layout) -> Option<Ignored> {
     host_files(layout).ok().and_then(|files| files.ignored)
 }
 
-/// Reads the host's file; `None` where there is none. Root accepts it, or its absence, only where no other user decides on
+/// Reads the host's file; `None` if there is none. Root accepts it, or its absence, only where no other user decides on
 /// that.
 ///
 /// # Errors
@@ -217,7 +217,7 @@ mod tests {
     /// A user that owns nothing else.
     const OTHER: u32 = 61_876;
 
-    /// An installation of root's; `None` where the tests are not run by root.
+    /// An installation of root's; `None` if the tests are not run by root.
     fn world() -> Option<(tempfile::TempDir, Layout)> {
         let directory = tempfile::tempdir().unwrap();
         let layout = Layout::below(directory.path().canonicalize().unwrap());

@@ -42,7 +42,7 @@ pub(super) fn carry(
     Ok(carried)
 }
 
-/// Moves one path; returns `false` where the new tree has its own.
+/// Moves one path; returns `false` if the new tree has its own.
 fn move_across(previous: &Directory, app: &Directory, kept: &KeptPath, owner: Owner) -> Outcome<bool> {
     let path = kept.path.as_path();
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {

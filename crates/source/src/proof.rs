@@ -35,7 +35,7 @@ pub struct ProveTreeRequest {
     pub place: GitLocation,
     /// The prepared tree.
     pub tree: TreePath,
-    /// The commit that it has to be.
+    /// The commit that it must be.
     pub commit: CommitId,
 }
 

@@ -36,7 +36,7 @@ pub fn variable(name: &str) -> Option<String> {
 /// The variable by which a run in another process learns who typed its command.
 const CALLER: &str = "LADYLINUX_REFRESH_CALLER";
 
-/// Returns the name of the user who typed the command of this process, through sudo or not; `None` where no person did (a
+/// Returns the name of the user who typed the command of this process, through sudo or not; `None` if no person did (a
 /// timer, a request), or that cannot be known. For reports only: a user may set it.
 pub fn caller() -> Option<String> {
     let of_session = || {

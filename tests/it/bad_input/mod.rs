@@ -108,7 +108,7 @@ impl Reports for Ran {
     }
 }
 
-/// The program as it has to be typed for the host.
+/// The program as it must be typed for the host.
 fn typed(host: &Host) -> String {
     format!("ladylinux-refresh --root {}", host.layout.root().display())
 }

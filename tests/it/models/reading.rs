@@ -120,7 +120,7 @@ fn ctrl_c_ends_a_verification_at_once() {
 #[test]
 fn ctrl_c_ends_the_collection_of_the_names() {
     let machine = Machine::new();
-    // So long that it is not through with it once part of it is read, and nothing in it has to be looked at after that.
+    // So long that it is not through with it once part of it is read, and nothing in it must be looked at after that.
     let length = 15 << 20;
     machine.put("SHA256SUMS", &b"\n".repeat(length));
     // A test that is held up before the signal is too late: then once more.

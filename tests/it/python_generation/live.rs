@@ -164,7 +164,7 @@ fn rw_5_3_an_earlier_environment_that_is_gone_or_was_changed_is_built_again_from
         world.environments().rebuild_from_lock(&wanted, name, Strategy::WhenChanged, &run(id))
     };
     let second = again(&first.name, "run-2").unwrap();
-    assert!(was_built(&second) && second.why.contains("was changed by hand: built again from its lock"));
+    assert!(was_built(&second) && second.why.contains("was changed manually: built again from its lock"));
     assert_eq!(second.generation.record.digest, first.record.digest);
 
     let gone = &second.generation;

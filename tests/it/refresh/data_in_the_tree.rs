@@ -21,7 +21,7 @@ fn data_stays_where_it_is_though_the_rules_change_with_the_commit() {
     host.write("deep/rows.db", "rows");
     host.write("conf/user.ini", "mine\n");
     host.write("conf/other.ini", "mine too\n");
-    host.write("settings.ini", "changed by hand\n");
+    host.write("settings.ini", "changed manually\n");
     host.write("local/notes", "of this machine");
     let exclude = app.join(".git/info/exclude");
     fs::write(&exclude, format!("{}local/\n", fs::read_to_string(&exclude).unwrap())).unwrap();
@@ -40,7 +40,7 @@ fn data_stays_where_it_is_though_the_rules_change_with_the_commit() {
             ("deep/rows.db", "rows"),
             ("conf/other.ini", "mine too\n"),
             ("conf/user.ini", "shipped\n"),
-            ("settings.ini", "changed by hand\n"),
+            ("settings.ini", "changed manually\n"),
             ("local/notes", "of this machine"),
         ] {
             assert_eq!(host.read(path).as_deref(), Some(content), "{path} before {version}");

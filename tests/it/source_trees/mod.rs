@@ -54,7 +54,7 @@ struct Moved {
     rewritten: usize,
 }
 
-/// Fetches, prepares and moves in; afterwards `app/` has to be a clean checkout.
+/// Fetches, prepares and moves in; afterwards `app/` must be a clean checkout.
 #[track_caller]
 fn deploy(world: &World, on: &Installation, id: &str, known: &[CommitId]) -> (CommitId, Moved) {
     let id = run(id);

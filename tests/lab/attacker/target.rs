@@ -165,7 +165,7 @@ impl Target {
         self.machine.exec("rm -f /var/lib/ladylinux/data/loot").expect(0);
     }
 
-    /// What the application answers; `None` where it does not.
+    /// What the application answers; `None` if it does not.
     pub(crate) fn answer(&self) -> Option<String> {
         self.machine.http("http://127.0.0.1:8000/")
     }

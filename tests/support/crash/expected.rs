@@ -46,7 +46,7 @@ impl Rig {
         assert_eq!(self.running(), None, "{trying}");
     }
 
-    /// The pair that runs now, which has to be one of the two.
+    /// The pair that runs now, which must be one of the two.
     #[track_caller]
     fn running(&self) -> Option<Version> {
         let answer = self.host.answer()?;

@@ -131,7 +131,7 @@ impl Rig {
             Environment::Changes => (["1.16.0", "1.17.0"][n % 2], n),
             Environment::Stays => ("1.16.0", 1),
         };
-        // The marker makes each definition another one, so that its environment has to be built.
+        // The marker makes each definition another one, so that its environment must be built.
         let mut requirements = format!("six=={package} ; python_full_version >= '3.0.{marker}'\n");
         requirements.extend(self.beside.iter().map(|pin| format!("{pin}\n")));
         let text = format!("v{n}");

@@ -15,7 +15,7 @@ impl Root {
         Self(File::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())))
     }
 
-    /// Reads a whole file; `None` where there is none.
+    /// Reads a whole file; `None` if there is none.
     pub(super) fn read(&self, path: &Path) -> Option<Vec<u8>> {
         let mut file = self.file(path, OFlags::RDONLY, 0).ok()?;
         let mut bytes = Vec::new();

@@ -213,7 +213,7 @@ impl Machine {
         self.exec(&format!("exec ladylinux-refresh {arguments}"))
     }
 
-    /// What a URL answers inside the machine; `None` where nothing does, or no success.
+    /// What a URL answers inside the machine; `None` if nothing does, or no success.
     pub fn http(&self, url: &str) -> Option<String> {
         let ran = self.run([
             "curl",
@@ -254,7 +254,7 @@ impl Machine {
         self.directory.join(name)
     }
 
-    /// Reads a file as the machine sees it; `None` where there is none.
+    /// Reads a file as the machine sees it; `None` if there is none.
     #[track_caller]
     pub fn read(&self, path: &str) -> Option<String> {
         Some(String::from_utf8(self.root().read(Path::new(path))?).unwrap())
@@ -377,14 +377,14 @@ impl Machine {
         self.store.mount();
     }
 
-    /// Keeps a copy of the disk of the machine, which has to be off.
+    /// Keeps a copy of the disk of the machine, which must be off.
     #[track_caller]
     pub fn snapshot(&self, name: &str) {
         assert!(self.running.is_none(), "{} is not off", self.name);
         self.store.snapshot(name);
     }
 
-    /// Puts a copy back in place of the disk of the machine, which has to be off.
+    /// Puts a copy back in place of the disk of the machine, which must be off.
     #[track_caller]
     pub fn restore(&self, name: &str) {
         assert!(self.running.is_none(), "{} is not off", self.name);

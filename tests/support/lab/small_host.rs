@@ -61,7 +61,7 @@ impl Machine {
         self.exec(&format!("PIP_INDEX_URL={LOCAL_INDEX} exec ladylinux-refresh {arguments}"))
     }
 
-    /// Returns the version that the service answers with; `None` where it does not answer.
+    /// Returns the version that the service answers with; `None` if it does not answer.
     pub fn version(&self) -> Option<String> {
         self.http("http://127.0.0.1:8000/")
     }

@@ -42,7 +42,7 @@ pub(super) fn everything_named(worlds: &Path, name: &str) {
     }
 }
 
-/// Returns which process made something of this name; `None` where the lab did not.
+/// Returns which process made something of this name; `None` if the lab did not.
 fn owner(name: &str) -> Option<ProcessId> {
     let mut parts = name.strip_prefix(PREFIX)?.split('-');
     Some(ProcessId { pid: parts.next()?.parse().ok()?, started: parts.next()?.parse().ok()? })

@@ -24,21 +24,21 @@ pub struct Environment {
     pub built: bool,
     /// Why it was built or reused.
     pub reason: String,
-    /// The lock that it was built from; `None` where that is not known.
+    /// The lock that it was built from; `None` if that is not known.
     #[serde(default)]
     pub lock: Option<LockSummary>,
-    /// The digest of what is installed, the same on every machine; `None` where it is not known.
+    /// The digest of what is installed, the same on every machine; `None` if it is not known.
     #[serde(default)]
     pub digest: Option<String>,
     /// Files that several packages bring, and whose is used.
     #[serde(default)]
     pub overlaps: Vec<Overlap>,
-    /// Environments that were changed by hand, and that are not used any more.
+    /// Environments that were changed manually, and that are not used any more.
     #[serde(default)]
     pub contaminated: Vec<Contaminated>,
 }
 
-/// An environment that was changed by hand.
+/// An environment that was changed manually.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Contaminated {
     /// The generation.
@@ -56,7 +56,7 @@ pub struct LockSummary {
     pub source: String,
     /// Releases after this instant were not looked at.
     pub cutoff: Option<jiff::Timestamp>,
-    /// Why another machine may come to another result; `None` where it does not.
+    /// Why another machine may come to another result; `None` if it does not.
     pub not_reproducible: Option<String>,
     /// The sha256 over what it says.
     pub digest: String,

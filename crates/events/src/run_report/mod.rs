@@ -52,21 +52,21 @@ pub struct Report {
     pub finished_at: jiff::Timestamp,
     /// The branch.
     pub branch: BranchName,
-    /// The commit that `app/` holds now (RW-5.6a); `None` where that cannot be read.
+    /// The commit that `app/` holds now (RW-5.6a); `None` if that cannot be read.
     pub commit: Option<CommitId>,
     /// The commit that it held before.
     pub commit_before: Option<CommitId>,
     /// What the run was to deploy; `None` if it ended before that was known.
     #[serde(default)]
     pub requested: Option<Requested>,
-    /// The bundle that it came from; `None` where it came from the remote.
+    /// The bundle that it came from; `None` if it came from the remote.
     #[serde(default)]
     pub bundle: Option<Bundle>,
     /// The environment (RW-5.6b).
     pub environment: Environment,
     /// The service (RW-5.6c).
     pub service: Service,
-    /// From the stop to the first good answer, in milliseconds; `None` where there was none.
+    /// From the stop to the first good answer, in milliseconds; `None` if there was none.
     pub downtime_ms: Option<u64>,
     /// What that time was needed for.
     #[serde(default)]
@@ -74,12 +74,12 @@ pub struct Report {
     /// The time without the service, if it was down before this run because earlier ones had not succeeded.
     #[serde(default)]
     pub outage: Option<Outage>,
-    /// What became of connections while the socket of the service stayed open; `None` where it did not.
+    /// What became of connections while the socket of the service stayed open; `None` if it did not.
     #[serde(default)]
     pub connections: Option<Connections>,
     /// Every part of the run, in order.
     pub phases: Vec<PhaseReport>,
-    /// What was found when the models were looked at; `None` where they were not (RW-6.2).
+    /// What was found when the models were looked at; `None` if they were not (RW-6.2).
     #[serde(default)]
     pub models: Option<ModelsSummary>,
     /// Local changes that were saved.
@@ -91,7 +91,7 @@ pub struct Report {
     pub ignored: Vec<String>,
     /// What became of the protected paths.
     pub protected: Protected,
-    /// How far units were confined; `None` where that cannot be found out.
+    /// How far units were confined; `None` if that cannot be found out.
     #[serde(default)]
     pub confinement: Option<Enforcement>,
     /// The commit that the run did not deploy, since a person or a halt holds it back; `None` for other results.
@@ -173,7 +173,7 @@ pub struct Connections {
     pub ended: usize,
     /// Those that waited at once for the new service.
     pub waited: u32,
-    /// How long the first of them waited, in milliseconds; `None` where none did.
+    /// How long the first of them waited, in milliseconds; `None` if none did.
     pub longest_wait_ms: Option<u64>,
 }
 
@@ -233,7 +233,7 @@ impl DowntimeParts {
 pub struct Bundle {
     /// The file.
     pub file: PathBuf,
-    /// Its sha256; `None` where it was refused before it was read whole.
+    /// Its sha256; `None` if it was refused before it was read whole.
     pub sha256: Option<String>,
 }
 
@@ -350,7 +350,7 @@ impl Report {
         })
     }
 
-    /// Returns why the run did not succeed, in a line; `None` where it did.
+    /// Returns why the run did not succeed, in a line; `None` if it did.
     pub fn why(&self) -> Option<String> {
         self.error.as_ref().map(|error| text::harmless(&error.chain.join(": ")))
     }

@@ -63,7 +63,7 @@ impl Account {
         fs::metadata(directory).is_ok_and(|found| self.may(&found, 0o1))
     }
 
-    /// Returns the part of a path by which it can replace what the path names; `None` where it cannot.
+    /// Returns the part of a path by which it can replace what the path names; `None` if it cannot.
     pub(super) fn replaceable_part(&self, path: &Path) -> Option<PathBuf> {
         let mut inner = path.to_path_buf();
         if fs::metadata(path).is_ok_and(|found| self.may_change(&found)) {

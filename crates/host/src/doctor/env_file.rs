@@ -35,7 +35,7 @@ pub(super) fn readable(examined: &Examined) -> Findings {
             found.uid(),
             found.mode() & 0o7777
         ),
-        "the application reads it itself, and started by hand or by the embedded supervisor it would run without its settings",
+        "the application reads it itself, and started manually or by the embedded supervisor it would run without its settings",
         format!("chgrp {} {1} && chmod g+r {1}", owner.gid, quoted(&shown)),
     )])
 }

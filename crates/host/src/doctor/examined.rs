@@ -157,7 +157,7 @@ impl Examined {
         self.unit.get(find).map(Option::as_ref)
     }
 
-    /// Returns the commit whose files are examined: the deployed one, else the one that `app/` is at; `None` where the
+    /// Returns the commit whose files are examined: the deployed one, else the one that `app/` is at; `None` if the
     /// mirror holds neither.
     ///
     /// # Errors

@@ -107,7 +107,7 @@ pub struct DoctorReport {
     pub findings: Vec<Finding>,
     /// The checks that were not possible.
     pub unseen: Vec<SkippedCheck>,
-    /// How far units are confined here; `None` where that cannot be found out.
+    /// How far units are confined here; `None` if that cannot be found out.
     pub confinement: Option<Enforcement>,
     /// The space that each store takes; none where there is no installation.
     pub stores: Vec<StoreSize>,

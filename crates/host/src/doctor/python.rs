@@ -67,7 +67,7 @@ pub(super) fn contamination(_: &Examined, on: &Installation) -> Findings {
     let Some(live) = current.generation() else { return Ok(Vec::new()) };
     let Some(found) = environments.contamination(live)? else { return Ok(Vec::new()) };
     Ok(vec![Found::problem(
-        format!("{} was changed by hand after it was built: {}", live.path.display(), found.in_words(3)),
+        format!("{} was changed manually after it was built: {}", live.path.display(), found.in_words(3)),
         "the service runs with what no definition asks for; the next run uses another environment",
         "ladylinux-refresh run",
     )])

@@ -56,7 +56,7 @@ pub(super) fn modes(examined: &Examined, on: &Installation) -> Findings {
     }
     Ok(vec![Found::problem(
         format!("scripts without the executable bit: {}", some_of(&flawed)),
-        "who starts them by their path gets \"Permission denied\", and a mode set by hand in app/ is undone by the next refresh",
+        "who starts them by their path gets \"Permission denied\", and a mode set manually in app/ is undone by the next refresh",
         format!(
             "in a clone: git update-index --chmod=+x -- {} && git commit -m 'Make scripts executable' && git push",
             quoted_all(&flawed)

@@ -36,7 +36,7 @@ pub(super) fn rules(examined: &Examined) -> Findings {
     Ok(found)
 }
 
-/// Returns how a command that the account may run as root leads to root's rights; `None` where it does not.
+/// Returns how a command that the account may run as root leads to root's rights; `None` if it does not.
 fn way_to_root(account: &Account, command: &str) -> Option<String> {
     if command == "ALL" {
         return Some("run everything as root".to_owned());

@@ -27,7 +27,7 @@ pub struct ReadOriginRequest {
     app: PathBuf,
 }
 
-/// Reads, with the rights of the owner of `app/`, what `app/.git` calls origin; `None` where that cannot be read.
+/// Reads, with the rights of the owner of `app/`, what `app/.git` calls origin; `None` if that cannot be read.
 pub(super) fn origin(layout: &Layout, runner: &Runner) -> Option<String> {
     let app = layout.app();
     let owner = Owner::of(&app).ok()?;

@@ -96,7 +96,7 @@ pub(super) fn all(layout: &Layout, service: &Service, program: &Path) -> Vec<Own
     files
 }
 
-/// What has to be there after every boot: the place where the application puts its requests (tmpfiles.d(5)).
+/// What must be there after every boot: the place where the application puts its requests (tmpfiles.d(5)).
 fn tmpfiles(layout: &Layout) -> String {
     format!(
         "# Written by ladylinux-refresh; changes are overwritten.\n\

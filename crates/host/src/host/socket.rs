@@ -67,7 +67,7 @@ fn form(host: &Host) -> Outcome<FdForm> {
     let port = probe::service_port(&EnvFile::read_at(&host.layout, &host.runner)?)?;
     if facts.program.as_deref().map(Path::to_str) != Some(facts.command.first().map(String::as_str)) {
         return Err(Failure::new(format!("{unit} starts its program under another name (\"@\")"))
-            .hint(format!("write a socket unit for {unit} by hand")));
+            .hint(format!("write a socket unit for {unit} yourself")));
     }
     let form = fd_form(&facts.command, port)?;
     if form.address.port() == port {

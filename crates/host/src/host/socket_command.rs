@@ -37,7 +37,7 @@ pub(super) fn fd_form(words: &[String], port: u16) -> Outcome<FdForm> {
             "the command of the service is not uvicorn, gunicorn or hypercorn: {}",
             words.join(" ")
         ))
-        .hint("write a socket unit for it by hand, and have the program take descriptor 3"));
+        .hint("write a socket unit for it yourself, and have the program take descriptor 3"));
     };
     let (mut kept, mut host, mut listens_on) = (words[..first].to_vec(), None, None);
     let mut rest = words[first..].iter();
@@ -63,7 +63,7 @@ pub(super) fn fd_form(words: &[String], port: u16) -> Outcome<FdForm> {
                 return Err(Failure::new(format!(
                     "the command of the service has {name}, so its address cannot be read from it"
                 ))
-                .hint("write a socket unit for it by hand"));
+                .hint("write a socket unit for it yourself"));
             }
             _ => kept.push(word.clone()),
         }
@@ -133,7 +133,7 @@ fn server_of(words: &[String]) -> Option<(Server, usize)> {
 fn set(place: &mut Option<String>, value: String) -> Outcome<()> {
     if place.replace(value).is_some() {
         return Err(Failure::new("the command of the service listens at more than one address")
-            .hint("write a socket unit for it by hand"));
+            .hint("write a socket unit for it yourself"));
     }
     Ok(())
 }

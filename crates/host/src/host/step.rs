@@ -52,7 +52,7 @@ pub struct Host {
 pub enum Need {
     /// Nothing has to be done; the sentence reports that.
     Fits(String),
-    /// Something has to be done; the text is to be read behind "would".
+    /// Something must be done; the text is to be read behind "would".
     Needed(String),
 }
 

@@ -77,7 +77,7 @@ pub(crate) struct Found {
     pub(crate) text: String,
 }
 
-/// Reads the unit out of a commit; `None` where it brings none.
+/// Reads the unit out of a commit; `None` if it brings none.
 ///
 /// # Errors
 /// It brings several, or one that is no regular file.
@@ -119,7 +119,7 @@ fn by_hand(mirror: &Path, commit: &CommitId, path: &Path, unit: &UnitName) -> St
     )
 }
 
-/// Compares a unit that `init` made with what it would make now; `None` where they are the same or people wrote it.
+/// Compares a unit that `init` made with what it would make now; `None` if they are the same or people wrote it.
 pub(crate) fn drift(installed: &Path, settings: &Settings) -> Outcome<Option<String>> {
     let Some(bytes) = disk::read_if_there(installed)? else { return Ok(None) };
     let text = String::from_utf8_lossy(&bytes);

@@ -256,12 +256,12 @@ impl Installation {
         format!("{}{fenced}", service.state)
     }
 
-    /// Returns a command of this program as it has to be typed for this installation.
+    /// Returns a command of this program as it must be typed for this installation.
     pub fn as_typed(&self, command: &str) -> String {
         as_typed(&self.layout, command)
     }
 
-    /// Returns a hint with its command of this program as it has to be typed for this installation.
+    /// Returns a hint with its command of this program as it must be typed for this installation.
     pub fn typed(&self, hint: Hint) -> Hint {
         typed(&self.layout, hint)
     }
@@ -291,7 +291,7 @@ fn manager(settings: &Settings, runner: &Runner) -> Box<dyn ServiceManager> {
     }
 }
 
-/// Returns a text with every command of this program in it as it has to be typed for the installation at `layout`, and with
+/// Returns a text with every command of this program in it as it must be typed for the installation at `layout`, and with
 /// the configuration where it lies there.
 pub fn as_typed(layout: &Layout, text: &str) -> String {
     if layout.is_real() {
@@ -312,7 +312,7 @@ pub fn as_typed(layout: &Layout, text: &str) -> String {
     typed.collect::<Vec<_>>().join(" ")
 }
 
-/// Returns a hint with its command of this program as it has to be typed for the installation at `layout`.
+/// Returns a hint with its command of this program as it must be typed for the installation at `layout`.
 pub fn typed(layout: &Layout, hint: Hint) -> Hint {
     hint.map_line(|line| as_typed(layout, line))
 }

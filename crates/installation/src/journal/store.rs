@@ -136,7 +136,7 @@ fn entry_name(entry: &Entry) -> String {
 pub struct Read {
     /// The whole lines, as far as they make sense.
     pub lines: Vec<Line>,
-    /// Where the run is; `None` where the journal is foreign: something in it is not ours, or in an order that we
+    /// Where the run is; `None` if the journal is foreign: something in it is not ours, or in an order that we
     /// never write. Then nothing of it may be relied on.
     pub status: Option<Status>,
     /// How many bytes the whole lines take.
@@ -158,7 +158,7 @@ impl Read {
     }
 }
 
-/// Reads the journal of a run; `None` where the directory has none.
+/// Reads the journal of a run; `None` if the directory has none.
 ///
 /// # Errors
 /// The file is there and cannot be read.

@@ -15,7 +15,7 @@ pub enum ExitKind {
 }
 
 impl ExitKind {
-    /// Returns how a process ended, from what waitpid(2) returned; `None` where it was only stopped or continued.
+    /// Returns how a process ended, from what waitpid(2) returned; `None` if it was only stopped or continued.
     pub fn from_status(status: rustix::process::WaitStatus) -> Option<Self> {
         status.exit_status().map(Self::Code).or_else(|| status.terminating_signal().map(Self::Signal))
     }

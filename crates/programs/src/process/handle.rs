@@ -19,7 +19,7 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Takes hold of a process; `None` where it is gone already.
+    /// Takes hold of a process; `None` if it is gone already.
     pub fn open(id: ProcessId) -> Option<Self> {
         let fd = pidfd_open(Pid::from_raw(id.pid)?, PidfdFlags::empty()).ok()?;
         // Read after the opening: the process that has the pid now is the one of the descriptor.

@@ -18,7 +18,7 @@ pub struct ProcessId {
 }
 
 impl ProcessId {
-    /// Looks up the process that has `pid` now; `None` where there is none (or only a zombie).
+    /// Looks up the process that has `pid` now; `None` if there is none (or only a zombie).
     pub fn of(pid: i32) -> Option<Self> {
         let stat = parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?;
         (stat.state != 'Z' && stat.state != 'X').then_some(Self { pid, started: stat.started })

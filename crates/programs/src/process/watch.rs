@@ -204,7 +204,7 @@ impl Stream {
         }
     }
 
-    /// Takes the first line out of what is kept, without its end; `None` where there is no whole line yet.
+    /// Takes the first line out of what is kept, without its end; `None` if there is no whole line yet.
     pub(crate) fn take_line(&mut self) -> Option<Vec<u8>> {
         let end = self.kept.iter().position(|byte| *byte == b'\n')?;
         let mut line: Vec<u8> = self.kept.drain(..=end).collect();

@@ -104,7 +104,7 @@ impl Message {
         Ok(message)
     }
 
-    /// Reads the field of the header at `at`; returns where it ends, `None` where that is no field.
+    /// Reads the field of the header at `at`; returns where it ends, `None` if that is no field.
     fn read_field(&mut self, bytes: &[u8], at: usize) -> Option<usize> {
         let (code, value) = (*bytes.get(at)?, at + 4);
         let text = |start: usize, length: usize| {
@@ -154,7 +154,7 @@ impl Message {
     }
 }
 
-/// Returns how long the message is that begins with `bytes`; `None` where that is not known yet.
+/// Returns how long the message is that begins with `bytes`; `None` if that is not known yet.
 ///
 /// # Errors
 /// It is no message, or a longer one than the protocol allows.

@@ -123,7 +123,7 @@ impl Bus {
         let _ = self.connection.order(&call, body);
     }
 
-    /// Calls a method. It is called again when systemd left the bus before it answered, so it has to be one that does no
+    /// Calls a method. It is called again when systemd left the bus before it answered, so it must be one that does no
     /// more when it is called twice.
     fn call<B, R>(&self, path: &str, interface: &str, method: &str, body: &B) -> Outcome<R>
     where

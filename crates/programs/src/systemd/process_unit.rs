@@ -249,7 +249,7 @@ impl UnitProcess {
         }
     }
 
-    /// Takes hold of the main process; `None` where there is none yet.
+    /// Takes hold of the main process; `None` if there is none yet.
     fn hold(&self) -> Outcome<Option<OwnedFd>> {
         let main = self.main_pid()?;
         let Some(pid) = i32::try_from(main).ok().and_then(Pid::from_raw) else {

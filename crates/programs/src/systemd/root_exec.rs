@@ -62,7 +62,7 @@ pub fn root_execs(file: &UnitFile, user: Option<&str>, places: &[PathBuf]) -> Ve
     found
 }
 
-/// Returns what a command runs of the files below `places`; `None` where it names none of them.
+/// Returns what a command runs of the files below `places`; `None` if it names none of them.
 fn of_application(command: &str, directory: Option<&Path>, places: &[PathBuf]) -> Option<String> {
     let is_inside = |path: &Path| {
         let leads = std::fs::canonicalize(path);

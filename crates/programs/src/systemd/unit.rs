@@ -213,7 +213,7 @@ impl Bus {
             .context(|| format!("cannot ask systemd about {service}"))
     }
 
-    /// Returns the memory that a service may use, in bytes; `None` where it has no limit.
+    /// Returns the memory that a service may use, in bytes; `None` if it has no limit.
     ///
     /// # Errors
     /// systemd cannot be asked.

@@ -13,7 +13,7 @@ use refresh_system::error::{Context as _, Outcome};
 /// Where a unit finds its credentials (systemd.exec(5)).
 pub(super) const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
 
-/// Returns the file of a secret that the job of this unit brought, inside the unit; `None` where it brought none.
+/// Returns the file of a secret that the job of this unit brought, inside the unit; `None` if it brought none.
 pub fn credential(name: &str) -> Option<PathBuf> {
     let directory = environment::variable(CREDENTIALS)?;
     Some(PathBuf::from(directory).join(name)).filter(|path| path.exists())

@@ -60,7 +60,7 @@ const ATTEMPTS: usize = 3;
 #[derive(Debug, Clone)]
 pub struct Units {
     context: UnitContext,
-    /// `None` where each request has a unit to itself.
+    /// `None` if each request has a unit to itself.
     sessions: Option<Sessions>,
 }
 

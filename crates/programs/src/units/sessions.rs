@@ -61,7 +61,7 @@ struct State {
 }
 
 impl Sessions {
-    /// Asks a session with the rights of the job, started where none is free; `None` where the job cannot have one.
+    /// Asks a session with the rights of the job, started where none is free; `None` if the job cannot have one.
     ///
     /// # Errors
     /// The unit cannot be started, is ended again and again, or does not answer within the deadline of the job.

@@ -20,7 +20,7 @@ use super::Observed;
 pub struct Incoming {
     /// The commit.
     pub commit: CommitId,
-    /// What changes with it; `None` where there is no commit yet.
+    /// What changes with it; `None` if there is no commit yet.
     pub changes: Option<Changes>,
     /// The generation that it wants, where that is there already.
     pub ready: Option<GenerationName>,

@@ -64,7 +64,7 @@ pub struct EnvironmentPlan {
     pub reason: String,
     /// The lock, where it is known already.
     pub lock: Option<LockSummary>,
-    /// What was changed by hand in the live environment.
+    /// What was changed manually in the live environment.
     pub contamination: Option<Contamination>,
     /// Requirements that would come, go or change, as the definitions name them.
     pub packages: Vec<String>,

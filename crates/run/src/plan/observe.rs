@@ -24,7 +24,7 @@ pub struct Observed {
     pub tree: TreeState,
     /// The live environment.
     pub environment: VenvState,
-    /// What was changed by hand in the live environment, where that was examined.
+    /// What was changed manually in the live environment, where that was examined.
     pub contamination: Option<Contamination>,
     /// The service.
     pub service: ServiceState,

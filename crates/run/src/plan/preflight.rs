@@ -119,7 +119,7 @@ pub fn outside(on: &Installation) -> Outcome<()> {
         process.variable(SERVICE_MARK).is_some_and(|mark| mark.ends_with(&root))
     };
     if std::iter::successors(Some(ProcessId::own()), |process| process.parent()).any(of_this_service) {
-        return Err(Failure::new("this command was started from inside the service, which it has to stop")
+        return Err(Failure::new("this command was started from inside the service, which it must stop")
             .hint("start it from a shell, a timer or a build agent: what the service starts ends with it"));
     }
     Ok(())
@@ -201,7 +201,7 @@ pub fn protected(on: &Installation) -> Outcome<()> {
     }
     if app != layout.app() {
         return Err(Failure::new(format!("{} leads to {}", layout.app().display(), app.display()))
-            .hint("the work tree has to be a real directory, not a symbolic link"));
+            .hint("the work tree must be a real directory, not a symbolic link"));
     }
     if layout.home().join(".git").symlink_metadata().is_ok() {
         return Err(Failure::new(format!(

@@ -154,14 +154,14 @@ fn without_interpreter(
     })
 }
 
-/// Reports which environments were changed by hand, each once.
+/// Reports which environments were changed manually, each once.
 fn report_contaminated(account: &mut Account, contaminated: impl Iterator<Item = Contaminated>) {
     for Contaminated { generation, found } in contaminated {
         if account.report.environment.contaminated.iter().any(|known| known.generation == generation) {
             continue;
         }
         account.warn(format!(
-            "the environment {generation} was changed by hand and is not used any more: {}",
+            "the environment {generation} was changed manually and is not used any more: {}",
             found.in_words(3)
         ));
         let Contamination { count, found } = found;

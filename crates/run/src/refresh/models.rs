@@ -60,7 +60,7 @@ pub(super) fn ensure_verified(
     }
 }
 
-/// Verifies the models for a run that has nothing else to do; returns `None` where nothing asks for it.
+/// Verifies the models for a run that has nothing else to do; returns `None` if nothing asks for it.
 ///
 /// # Errors
 /// As [`ensure_verified`].

@@ -59,7 +59,7 @@ pub enum OnInterrupt {
 pub enum FollowOutcome {
     /// The run is over; its process ended so.
     Over {
-        /// How; `None` where that is not known any more.
+        /// How; `None` if that is not known any more.
         end: Option<ExitKind>,
         /// The exit code that the run's report names, where the reporter has shown one.
         reported: Option<u8>,

@@ -25,7 +25,7 @@ use refresh_system::error::{Context as _, Failure, Outcome};
 /// How TLS is spoken with the service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tls {
-    /// The name that the certificate has to be for: that of the URL, or of the header field `Host`.
+    /// The name that the certificate must be for: that of the URL, or of the header field `Host`.
     pub name: String,
     /// The text of `probe.ca_file`; without it the certificate is not checked.
     pub authorities: Option<String>,

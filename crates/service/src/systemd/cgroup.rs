@@ -54,7 +54,7 @@ impl Cgroup {
         is_member(&groups, &self.name) && process.is_alive()
     }
 
-    /// Returns how many processes in it and in the groups below it the kernel has ended for want of memory (v2); `None` where it
+    /// Returns how many processes in it and in the groups below it the kernel has ended for want of memory (v2); `None` if it
     /// does not count them.
     pub(super) fn oom_kills(&self) -> Option<u64> {
         self.directories.iter().find_map(|directory| {

@@ -33,7 +33,7 @@ pub(super) fn check_manual(unit: &UnitName, facts: &UnitFacts) -> Outcome<()> {
 /// Checks that every unit which `unit` requires can be loaded, and every unit which those require.
 ///
 /// # Errors
-/// One is missing, masked or unusable, or one has to be active already and is not. Or systemd cannot be asked.
+/// One is missing, masked or unusable, or one must be active already and is not. Or systemd cannot be asked.
 pub fn check_needs(bus: &Bus, unit: &UnitName, facts: &UnitFacts) -> Outcome<()> {
     check_needs_of(unit.as_str(), facts, |name| bus.unit(name))
 }
@@ -52,7 +52,7 @@ fn check_needs_of(unit: &str, facts: &UnitFacts, read: impl Fn(&str) -> Outcome<
             }
             if facts.requisites.contains(name) && needed.active != ActiveState::Active {
                 return Err(Failure::new(format!(
-                    "{parent} has Requisite={name}, which has to be active already, and it is not"
+                    "{parent} has Requisite={name}, which must be active already, and it is not"
                 ))
                 .command("systemctl start", &[&name]));
             }

@@ -144,7 +144,7 @@ fn open_entry(
     }
 }
 
-/// Reads a file of the tool's own state; `None` where there is none.
+/// Reads a file of the tool's own state; `None` if there is none.
 ///
 /// # Errors
 /// As [`open_own`], or the file cannot be read.
@@ -155,7 +155,7 @@ pub fn read_own(path: &Path) -> Outcome<Option<Vec<u8>>> {
     Ok(Some(bytes))
 }
 
-/// Reads a file of root's that lies where others may be able to write; `None` where there is none or it is not root's. It is
+/// Reads a file of root's that lies where others may be able to write; `None` if there is none or it is not root's. It is
 /// examined before it is opened, so nothing of others is.
 ///
 /// # Errors
@@ -173,7 +173,7 @@ pub fn read_if_roots(path: &Path, limit: u64) -> Outcome<Option<Vec<u8>>> {
     super::read_at_most(Path::new(&name), limit).context(context)
 }
 
-/// Reads a JSON file of the tool's own state; `None` where there is none.
+/// Reads a JSON file of the tool's own state; `None` if there is none.
 ///
 /// # Errors
 /// As [`read_own`], or the file does not hold a `T`.

@@ -40,7 +40,7 @@ impl Owner {
         }
     }
 
-    /// Returns the user's name, from `/etc/passwd` (passwd(5)); `None` where the user has none there.
+    /// Returns the user's name, from `/etc/passwd` (passwd(5)); `None` if the user has none there.
     pub fn name(self) -> Option<String> {
         let text = fs::read("/etc/passwd").ok()?;
         String::from_utf8_lossy(&text).lines().find_map(|line| {
@@ -50,7 +50,7 @@ impl Owner {
         })
     }
 
-    /// Looks a user up by name in `/etc/passwd` (passwd(5)); `None` where there is none.
+    /// Looks a user up by name in `/etc/passwd` (passwd(5)); `None` if there is none.
     ///
     /// # Errors
     /// The file cannot be read.

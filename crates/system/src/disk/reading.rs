@@ -29,7 +29,7 @@ pub fn open_with(path: &Path, flags: OFlags) -> std::io::Result<File> {
     OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)
 }
 
-/// Reads the JSON file at `path`; `None` where there is no such file.
+/// Reads the JSON file at `path`; `None` if there is no such file.
 ///
 /// # Errors
 /// The file cannot be read or does not hold a `T`.
@@ -42,7 +42,7 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Outcome<Option<T>> {
     }
 }
 
-/// Reads the file at `path`; `None` where there is no such file. What is no regular file (a pipe without a writer, a
+/// Reads the file at `path`; `None` if there is no such file. What is no regular file (a pipe without a writer, a
 /// device that never ends) is not waited for.
 ///
 /// # Errors

@@ -71,7 +71,7 @@ pub enum Kind {
 }
 
 impl Contamination {
-    /// Returns what a difference means; `None` where there is none. What lies in a directory that was added or removed as a whole
+    /// Returns what a difference means; `None` if there is none. What lies in a directory that was added or removed as a whole
     /// is not listed one by one.
     pub fn of(difference: &Difference) -> Option<Self> {
         if difference.is_none() {

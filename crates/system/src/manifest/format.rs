@@ -22,7 +22,7 @@ struct Head {
 }
 
 impl Manifest {
-    /// Reads the manifest at `path`; `None` where there is no such file.
+    /// Reads the manifest at `path`; `None` if there is no such file.
     ///
     /// # Errors
     /// The file cannot be read, or holds something else.

@@ -254,7 +254,7 @@ fn names(directory: &OwnedFd) -> rustix::io::Result<Vec<PathBuf>> {
     Ok(names)
 }
 
-/// The sha256 of a regular file; `None` where it is gone, or no regular file any more.
+/// The sha256 of a regular file; `None` if it is gone, or no regular file any more.
 fn digest(directory: BorrowedFd<'_>, name: &OsStr, path: &Path) -> Outcome<Option<String>> {
     // Without NONBLOCK, a pipe put in the file's place would hold us for ever.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;

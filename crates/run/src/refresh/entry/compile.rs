@@ -40,7 +40,7 @@ pub struct CompileRequest {
 /// What came of it.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct CompileResponse {
-    /// What the interpreter finds wrong, in a line; `None` where the source compiles.
+    /// What the interpreter finds wrong, in a line; `None` if the source compiles.
     pub problem: Option<String>,
 }
 

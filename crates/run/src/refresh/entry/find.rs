@@ -92,7 +92,7 @@ impl Tree {
     }
 }
 
-/// Returns what `program` is started from; `None` where its command does not say so.
+/// Returns what `program` is started from; `None` if its command does not say so.
 pub(super) fn entry_of(program: &ServiceProgram) -> Option<Entry> {
     let (first, rest) = program.words.split_first()?;
     let name = program.path.file_name()?.to_str()?;
@@ -232,7 +232,7 @@ fn locate_module(name: &str, bases: &[PathBuf], tree: &Tree) -> Located {
     Located::Missing(searched)
 }
 
-/// The part of a path below `app`, with `.` and `..` taken out; `None` where it leads elsewhere.
+/// The part of a path below `app`, with `.` and `..` taken out; `None` if it leads elsewhere.
 fn below(path: &Path, app: &Path) -> Option<PathBuf> {
     let mut plain = PathBuf::new();
     for part in path.components() {
