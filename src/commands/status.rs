@@ -216,12 +216,15 @@ fn next(on: &Installation, status: &Status) -> Option<String> {
         return Some(on.as_typed(&format!("ladylinux-refresh wait {run}")));
     }
     let stopped = || {
-        let is_stopped = status.service.state == "stopped" && status.deployed.is_some();
+        let can_start = status.generation.is_some() && status.lost_interpreter.is_none();
+        let is_stopped = status.service.state == "stopped" && status.deployed.is_some() && can_start;
         is_stopped.then(|| on.as_typed("ladylinux-refresh service start"))
     };
     let first = || {
-        let is_new =
-            status.deployed.is_none() || status.contamination.is_some() || status.lost_interpreter.is_some();
+        let is_new = status.deployed.is_none()
+            || status.generation.is_none()
+            || status.contamination.is_some()
+            || status.lost_interpreter.is_some();
         is_new.then(|| on.as_typed("ladylinux-refresh run"))
     };
     let unproved = status.unproved.as_ref().and_then(|report| report.error.as_ref());

@@ -155,3 +155,17 @@ fn another_default_branch_of_the_remote_is_shown_once_the_followed_one_stands_st
     host.tool(["run", "trunk"]).expect(0);
     assert_eq!(shown(), Value::Null);
 }
+
+#[test]
+fn rw_7_1b_where_a_service_cannot_start_or_a_commit_be_deployed_what_comes_next_can_work() {
+    let host = Host::running();
+    host.tool(["service", "stop"]).expect(0);
+    assert!(host.tool(["status"]).expect(0).out.ends_with(" service start\n"));
+    fs::remove_file(host.layout.venv()).unwrap();
+    let without = host.tool(["status"]).expect(0).out;
+    assert!(without.ends_with(" run\n"), "{without}");
+    host.push(&[("requirements.txt", "-r ../other.txt\n")]);
+    host.tool(["run"]).expect(3).prints("outside of the tree").prints("a run takes the latest commit");
+    host.push(&[("requirements.txt", "six==1.16.0\n")]);
+    host.tool(["run"]).expect(0);
+}

@@ -79,10 +79,20 @@ fn read(on: &Installation, commit: &CommitId) -> Outcome<Release> {
         set: [host.definitions.is_some(), host.extras.is_some(), host.groups.is_some()],
         also: python.also.as_deref().map(|file| read_also(&on.layout, file)).transpose()?,
     };
-    let found: ReadReleaseResponse = on.site().read_release(OPERATION, &request).context(context)?;
+    let found: ReadReleaseResponse =
+        on.site().read_release(OPERATION, &request).context(context).map_err(correct_it)?;
     let layers = on.layers.clone().with_application(found.application);
-    let settings = layers.resolve().context(context)?;
+    let settings = layers.resolve().context(context).map_err(correct_it)?;
     Ok(Release { commit: commit.clone(), settings, definitions: found.definitions })
+}
+
+/// Adds what helps where only another commit can: the same run would fail again.
+fn correct_it(failure: Failure) -> Failure {
+    if failure.hints().is_empty() {
+        failure.hint("correct this in the application's repository and push: a run takes the latest commit")
+    } else {
+        failure
+    }
 }
 
 impl Release {
