@@ -395,3 +395,53 @@ fn rw_7_1b_a_new_service_that_needs_more_memory_than_its_unit_allows_is_named_an
         machine.refresh("run").expect(0);
     }
 }
+
+/// What the unit of a running service names, and what is removed meanwhile. Each has the lines, the command that makes it, the
+/// command that removes it, and the words of the refusal.
+const GONE: [(&str, &str, &str, &str); 9] = [
+    ("[Service]\nEnvironmentFile=/srv/more", "touch /srv/more", "rm /srv/more", "EnvironmentFile= of it"),
+    (
+        "[Service]\nSupplementaryGroups=more",
+        "groupadd more",
+        "groupdel more",
+        "the group more does not exist",
+    ),
+    ("[Service]\nExecStartPre=/srv/more", "cp /bin/true /srv/more", "rm /srv/more", "ExecStartPre= of it"),
+    ("[Service]\nReadWritePaths=/srv/more", "mkdir /srv/more", "rmdir /srv/more", "ReadWritePaths= of it"),
+    ("[Service]\nBindPaths=/srv/more:/opt/more", "mkdir /srv/more", "rmdir /srv/more", "BindPaths= of it"),
+    ("[Service]\nLoadCredential=x:/srv/more", "touch /srv/more", "rm /srv/more", "LoadCredential= of it"),
+    (
+        "[Unit]\nConditionPathExists=/srv/more",
+        "touch /srv/more",
+        "rm /srv/more",
+        "ConditionPathExists= of it",
+    ),
+    ("[Unit]\nAssertPathExists=!/srv/more", "true", "touch /srv/more", "/srv/more exists"),
+    ("[Unit]\nAfter=slow.service", "true", "systemctl start --no-block slow", "systemctl stop slow.service"),
+];
+
+#[test]
+fn rw_7_1b_a_unit_that_would_not_start_again_is_refused_before_the_stop_with_what_is_gone() {
+    let Some(lab) = Lab::open() else { return };
+    let machine = Machine::copy_of(&lab, "awkward-units", set_up);
+    machine.write("/etc/systemd/system/slow.service", "[Service]\nType=oneshot\nExecStart=/bin/sleep 1000\n");
+    machine.push_version("two");
+    for (lines, make, take_away, words) in GONE {
+        machine.exec(make).expect(0);
+        // What may be missing, and what exists only while the service runs, is no reason.
+        let harmless = "[Service]\nEnvironmentFile=-/srv/none\nReadWritePaths=-/srv/none /run/lady\nRuntimeDirectory=lady\n";
+        start_with(&machine, &format!("{lines}\n{harmless}"));
+        start(&machine);
+        machine.exec(take_away).expect(0);
+        refused(&machine, &[words]);
+        machine.exec("systemctl stop slow; rm -rf /srv/more").expect(0);
+    }
+    start_with(&machine, "[Unit]\nSuccessAction=exit\n");
+    machine.exec("systemctl start ladylinux-api").expect(0);
+    until("the service", || machine.version());
+    refused(&machine, &["SuccessAction=exit", "systemctl edit --full ladylinux-api.service"]);
+    // Without it before the next stop, which would end the machine.
+    machine.exec(&format!("rm {DROP_IN} && systemctl daemon-reload")).expect(0);
+    machine.refresh("run").expect(0);
+    assert_eq!(machine.version().as_deref(), Some("two"));
+}

@@ -13,6 +13,7 @@ pub(crate) mod property;
 pub mod root_exec;
 pub mod sandbox;
 pub mod socket;
+pub mod start_needs;
 mod time;
 pub mod transient;
 pub mod unit;

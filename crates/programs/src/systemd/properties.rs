@@ -9,12 +9,13 @@ use zvariant::{OwnedValue, Signature, Type, Value};
 
 /// The names of the properties that are kept, separated by spaces. To decode a value costs more than everything else about a call.
 const NAMES: &str = "\
-    Accept ActiveState AssertResult Asserts BindsTo BoundBy ConditionResult ConsistsOf \
-    ControlGroup DropInPaths Environment EnvironmentFiles ExecCondition ExecMainCode ExecMainExitTimestamp \
+    Accept ActiveState AssertResult Asserts BindPaths BindReadOnlyPaths BindsTo BoundBy ConditionResult Conditions \
+    ConsistsOf ControlGroup DropInPaths Environment EnvironmentFiles ExecCondition ExecPaths ExecMainCode ExecMainExitTimestamp \
     ExecMainPID ExecMainStartTimestamp ExecMainStatus ExecStart ExecStartPost ExecStartPre FragmentPath \
+    Group LoadCredential ReadOnlyPaths ReadWritePaths RootDirectory RootImage SupplementaryGroups \
     InvocationID Job KillMode Listen LoadError LoadState MainPID NRestarts NeedDaemonReload PIDFile PartOf \
     PropagatesStopTo RefuseManualStart RefuseManualStop RequiredBy Requires Requisite \
-    RequisiteOf Result Slice StopPropagatedFrom SubState TimeoutStartUSec TimeoutStopUSec TriggeredBy \
+    RequisiteOf Result Slice StopPropagatedFrom SubState SuccessAction TimeoutStartUSec TimeoutStopUSec TriggeredBy \
     Triggers Type UnitFileState User WorkingDirectory";
 
 static KEPT: LazyLock<HashSet<&str>> = LazyLock::new(|| NAMES.split(' ').collect());

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use zvariant::{OwnedObjectPath, OwnedValue};
 
 use super::properties::Properties;
+use super::start_needs::StartNeeds;
 use super::{Bus, MANAGER, MANAGER_INTERFACE};
 use crate::process::ExitKind;
 use refresh_system::error::{Context as _, Failure, Outcome};
@@ -82,6 +83,8 @@ pub struct UnitFacts {
     pub environment: Vec<String>,
     /// The commands of `ExecCondition=`, `ExecStartPre=` and `ExecStartPost=` that failed at the last start.
     pub failed_commands: Vec<FailedCommand>,
+    /// What has to exist at the start.
+    pub start_needs: StartNeeds,
     /// Units that have to be loadable, or the start is refused: `Requires=`, `Requisite=`, `BindsTo=`.
     pub needs: Vec<String>,
     /// `Requisite=`: units that have to be active already.
@@ -96,6 +99,8 @@ pub struct UnitFacts {
     pub refuses_start: bool,
     /// Whether a stop by name is refused.
     pub refuses_stop: bool,
+    /// `SuccessAction=`: what systemd does to the machine after each stop; `none` mostly.
+    pub success_action: String,
     /// `Assert…=`, all of them.
     pub assertions: Vec<Assertion>,
     /// Whether all conditions held when it was started last; systemd skips it in silence where one does not.
@@ -243,6 +248,23 @@ impl Bus {
         Ok(found)
     }
 
+    /// Returns the units that systemd is about to start and that a start of `unit` would wait for.
+    ///
+    /// # Errors
+    /// systemd cannot be asked.
+    pub fn awaited(&self, unit: &str) -> Outcome<Vec<String>> {
+        let context = || "cannot ask systemd which units are on their way".to_owned();
+        let jobs: Vec<ListedJob> = self.call_manager("ListJobs", &()).context(context)?;
+        let starting = jobs.into_iter().filter(|(_, _, kind, ..)| kind == "start" || kind == "restart");
+        let starting: Vec<String> = starting.map(|(_, name, ..)| name).filter(|name| name != unit).collect();
+        if starting.is_empty() {
+            return Ok(Vec::new());
+        }
+        let before: Vec<String> =
+            self.property(&unit_object(unit), UNIT_INTERFACE, "After").context(context)?;
+        Ok(starting.into_iter().filter(|name| before.contains(name)).collect())
+    }
+
     /// Returns whether systemd shuts the machine down.
     ///
     /// # Errors
@@ -316,6 +338,9 @@ pub(super) fn unit_object(name: &str) -> String {
 type ListedUnit =
     (String, String, String, String, String, String, OwnedObjectPath, u32, String, OwnedObjectPath);
 
+/// A job in a list: number, unit, kind, state, its object, the object of its unit.
+type ListedJob = (u32, String, String, String, OwnedObjectPath, OwnedObjectPath);
+
 /// A command of a unit: program, arguments, whether its failure is ignored; when it was begun and ended (twice each, by
 /// two clocks), pid, code, status.
 type Command = (String, Vec<String>, bool, u64, u64, u64, u64, u32, i32, i32);
@@ -361,6 +386,7 @@ impl Properties {
             working_directory: self.text("WorkingDirectory").trim_start_matches(['-', '!']).to_owned(),
             environment: self.value("Environment").unwrap_or_default(),
             failed_commands: self.failed_commands(),
+            start_needs: self.start_needs(),
             needs: self.units(&["Requires", "Requisite", "BindsTo"]),
             requisites: self.units(&["Requisite"]),
             stopped_by: self.units(&["Requires", "Requisite", "BindsTo", "PartOf", "StopPropagatedFrom"]),
@@ -368,6 +394,7 @@ impl Properties {
             triggered_by: self.units(&["TriggeredBy"]),
             refuses_start: self.value("RefuseManualStart").unwrap_or_default(),
             refuses_stop: self.value("RefuseManualStop").unwrap_or_default(),
+            success_action: self.text("SuccessAction"),
             assertions: self.assertions(),
             conditions_held: self.value("ConditionResult").unwrap_or_default(),
             assertions_held: self.value("AssertResult").unwrap_or_default(),
@@ -411,6 +438,12 @@ impl Properties {
 
     fn commands(&self, key: &str) -> Vec<Command> {
         self.value(key).unwrap_or_default()
+    }
+
+    /// The programs of commands whose failure counts.
+    pub(super) fn programs(&self, key: &str) -> Vec<String> {
+        let counting = self.commands(key).into_iter().filter(|(_, _, ignored, ..)| !ignored);
+        counting.map(|(program, ..)| program).collect()
     }
 
     fn failed_commands(&self) -> Vec<FailedCommand> {

@@ -14,6 +14,7 @@ mod page;
 pub mod requirements;
 pub mod sockets;
 mod start;
+mod start_needs;
 mod stop;
 mod together;
 
@@ -233,6 +234,9 @@ impl ServiceManager for Systemd {
         }
         usable(&self.unit, &facts)?;
         requirements::check_manual(&self.unit, &facts)?;
+        requirements::check_action(&self.unit, &facts)?;
+        requirements::check_order(&bus, &self.unit)?;
+        start_needs::check(&self.layout, &self.runner, &self.unit, &facts)?;
         requirements::check_needs(&bus, &self.unit, &facts)?;
         dropin::check(&self.layout, &self.unit, &facts)?;
         self.check_also()

@@ -9,6 +9,7 @@ use refresh_programs::systemd::Bus;
 use refresh_programs::systemd::unit::{ActiveState, LoadState, UnitFacts};
 use refresh_settings::names::UnitName;
 use refresh_system::error::{Failure, Outcome};
+use refresh_system::hint::Hint;
 
 /// How many units are read at most; a machine has some hundreds.
 const LIMIT: usize = 1000;
@@ -28,6 +29,33 @@ pub(super) fn check_manual(unit: &UnitName, facts: &UnitFacts) -> Outcome<()> {
         }
     }
     Ok(())
+}
+
+/// Checks that a stop of a unit does nothing to the machine.
+///
+/// # Errors
+/// systemd reboots or powers off after it, for instance.
+pub(super) fn check_action(unit: &UnitName, facts: &UnitFacts) -> Outcome<()> {
+    match facts.success_action.as_str() {
+        "" | "none" => Ok(()),
+        action => Err(Failure::new(format!(
+            "{unit} has SuccessAction={action}, so a stop of it has that effect on the machine"
+        ))
+        .command_for("remove SuccessAction= with", "systemctl edit --full", &[&unit])),
+    }
+}
+
+/// Checks that a start of `unit` would wait for no other unit: it would be down for as long.
+///
+/// # Errors
+/// A unit that it is ordered after is still on its way. Or systemd cannot be asked.
+pub(super) fn check_order(bus: &Bus, unit: &UnitName) -> Outcome<()> {
+    let Some(other) = bus.awaited(unit.as_str())?.into_iter().next() else { return Ok(()) };
+    Err(Failure::new(format!(
+        "{unit} starts only after {other}, which systemd is still starting: once stopped, {unit} would stay down until then"
+    ))
+    .command_for("wait until it is not listed any more", "systemctl list-jobs", &[])
+    .command_for("or, if it never ends", "systemctl stop", &[&other]))
 }
 
 /// Checks that every unit which `unit` requires can be loaded, and every unit which those require.
@@ -63,15 +91,18 @@ fn check_needs_of(unit: &str, facts: &UnitFacts, read: impl Fn(&str) -> Outcome<
 }
 
 fn not_loadable(parent: &str, name: &str, needed: &UnitFacts) -> Option<Failure> {
-    let edit =
-        || format!("install it, or use Wants= instead of Requires= with: systemctl edit --full {parent}");
+    let edit = || {
+        let edit = Hint::command("systemctl edit --full", &[&parent]);
+        edit.with_purpose("install it, or use Wants= instead of Requires= with")
+    };
     let (what, hint) = match needed.load {
         LoadState::Loaded => return None,
         LoadState::NotFound => ("that unit does not exist".to_owned(), edit()),
-        LoadState::Masked => ("that unit is masked".to_owned(), format!("systemctl unmask {name}")),
+        LoadState::Masked => ("that unit is masked".to_owned(), Hint::command("systemctl unmask", &[&name])),
         LoadState::Bad => {
             let why = needed.load_error.as_deref().unwrap_or("its file cannot be used");
-            (format!("systemd cannot load that unit: {why}"), format!("systemd-analyze verify {name}"))
+            let hint = Hint::command("systemd-analyze verify", &[&name]);
+            (format!("systemd cannot load that unit: {why}"), hint)
         }
     };
     Some(

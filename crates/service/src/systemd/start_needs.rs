@@ -1,0 +1,51 @@
+//! What the unit of a running service names for its start and what was removed meanwhile: it would not start again, whatever
+//! version. Reads the file system and the groups; changes nothing.
+
+use refresh_programs::process::{Ended, Program, Runner};
+use refresh_programs::systemd::unit::{ActiveState, UnitFacts};
+use refresh_settings::layout::Layout;
+use refresh_settings::names::UnitName;
+use refresh_system::error::{Failure, Outcome};
+
+/// Checks that what the start of a running service needs still exists. A service that is down has nothing to lose, and some of
+/// its paths exist only while it runs (`RuntimeDirectory=`).
+///
+/// # Errors
+/// Something was removed, or was made that must be missing.
+pub(super) fn check(layout: &Layout, runner: &Runner, unit: &UnitName, facts: &UnitFacts) -> Outcome<()> {
+    if facts.active != ActiveState::Active {
+        return Ok(());
+    }
+    let places = layout.of_application();
+    for needed in &facts.start_needs.paths {
+        // The next version may bring it, and the fence is a run's own.
+        let is_ours = places.iter().any(|place| needed.path.starts_with(place))
+            || needed.path == layout.fence()
+            || needed.path == layout.admit();
+        if is_ours || needed.path.exists() != needed.is_unwanted {
+            continue;
+        }
+        let (key, path) = (&needed.key, needed.path.display());
+        let state = if needed.is_unwanted { "exists" } else { "does not exist" };
+        return Err(gone(unit, key, &format!("{path} {state}")));
+    }
+    for group in &facts.start_needs.groups {
+        if is_missing(runner, group) {
+            return Err(gone(unit, "Group", &format!("the group {group} does not exist")));
+        }
+    }
+    Ok(())
+}
+
+fn gone(unit: &UnitName, key: &str, what: &str) -> Failure {
+    Failure::new(format!("{what}, and {unit} has {key}= of it: once stopped, {unit} would not start again"))
+        .hint("put it back as it was when the service started")
+        .command_for(&format!("or correct {key}= with"), "systemctl edit --full", &[unit])
+}
+
+/// Returns whether no source of this machine knows the group. Without getent(1) that is unknown.
+fn is_missing(runner: &Runner, group: &str) -> bool {
+    let found = runner.run(&Program::new("getent").args(["group", "--"]).arg(group));
+    // "One or more supplied key could not be found in the database."
+    found.is_ok_and(|found| found.ended == Ended::Exited(2))
+}
