@@ -47,8 +47,8 @@ fn tables(document: &str) -> BTreeMap<String, Vec<Vec<String>>> {
     found
 }
 
-/// Every visible command with its words, the program itself first.
-fn commands() -> Vec<(Vec<String>, clap::Command)> {
+/// Returns every visible command with its words, the program itself first.
+pub(crate) fn commands() -> Vec<(Vec<String>, clap::Command)> {
     fn add(words: &[String], command: &clap::Command, all: &mut Vec<(Vec<String>, clap::Command)>) {
         all.push((words.to_vec(), command.clone()));
         for inner in command.get_subcommands().filter(|inner| !inner.is_hide_set()) {

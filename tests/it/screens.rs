@@ -5,9 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use clap::CommandFactory as _;
-use ladylinux_refresh::cli::Cli;
-
+use crate::cli::commands;
 use crate::host::{Host, Ran, git, ran};
 use crate::refresh::help::hook;
 
@@ -27,23 +25,10 @@ fn matches_screen(name: &str, text: &str) {
     assert!(text == expected, "{} differs, at first in {first:?}; now it is:\n{text}", file.display());
 }
 
-/// The visible commands with their words, the program itself first.
-fn commands() -> Vec<Vec<String>> {
-    fn add(words: &[String], command: &clap::Command, all: &mut Vec<Vec<String>>) {
-        all.push(words.to_vec());
-        for inner in command.get_subcommands().filter(|inner| !inner.is_hide_set()) {
-            add(&[words, &[inner.get_name().to_owned()]].concat(), inner, all);
-        }
-    }
-    let mut all = Vec::new();
-    add(&[], &Cli::command(), &mut all);
-    all
-}
-
 #[test]
 fn help_of_each_command_is_the_expected_one_at_80_columns() {
     let mut names = Vec::new();
-    for words in commands() {
+    for (words, _) in commands() {
         let mut command = std::process::Command::new(crate::host::program());
         command.args(&words).arg("--help").env_clear().env("COLUMNS", "80");
         let help = ran(command.output().unwrap()).expect(0).out;

@@ -55,18 +55,7 @@ impl Server {
     }
 
     fn probe(&self) -> ResolvedProbe {
-        ResolvedProbe {
-            url: self.url.clone(),
-            credentials: None,
-            socket: None,
-            tls: None,
-            headers: BTreeMap::new(),
-            status: None,
-            json: None,
-            body: None,
-            deadline: Duration::from_secs(60),
-            settle: Duration::from_millis(400),
-        }
+        probe_of(self.url.clone(), Duration::from_millis(400))
     }
 }
 
@@ -183,6 +172,22 @@ fn failure(probe: &ResolvedProbe, service: &Service) -> String {
     await_healthy(probe, &units(), service, service.main).unwrap_err().chain().join(": ")
 }
 
+/// Returns a probe that accepts every answer below 500.
+fn probe_of(url: String, settle: Duration) -> ResolvedProbe {
+    ResolvedProbe {
+        url,
+        credentials: None,
+        socket: None,
+        tls: None,
+        headers: BTreeMap::new(),
+        status: None,
+        json: None,
+        body: None,
+        deadline: Duration::from_secs(60),
+        settle,
+    }
+}
+
 #[test]
 fn rw_5_5_any_status_below_500_is_good_unless_one_is_expected() {
     for status in ["200 OK", "404 Not Found", "302 Found\r\nLocation: http://127.0.0.1:1/"] {
@@ -246,18 +251,7 @@ fn rw_5_5_a_service_that_is_slow_to_listen_is_waited_for() {
     // On a busy machine the server may listen before it is asked for the first time: then another one is tried.
     let is_waited_for = (0..20).any(|_| {
         let port = service::free_port();
-        let probe = ResolvedProbe {
-            url: format!("http://127.0.0.1:{port}/"),
-            credentials: None,
-            socket: None,
-            tls: None,
-            headers: BTreeMap::new(),
-            status: None,
-            json: None,
-            body: None,
-            deadline: Duration::from_secs(60),
-            settle: Duration::ZERO,
-        };
+        let probe = probe_of(format!("http://127.0.0.1:{port}/"), Duration::ZERO);
         assert_eq!(problem(&probe), "connection refused");
         let late = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(150));

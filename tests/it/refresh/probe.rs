@@ -4,12 +4,12 @@
 use crate::host::Host;
 use crate::refresh::help::listens;
 
-/// A service that takes requests for one host only.
-const OF_ONE_HOST: &str = r#"
-import http.server, sys
+/// A service whose status depends on the request.
+const PARTICULAR: &str = r#"
+import base64, http.server, sys
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        self.send_response(200 if self.headers["Host"] == "lady.example" else 400)
+        self.send_response(STATUS)
         self.send_header("Content-Length", "0")
         self.end_headers()
     def log_message(self, *arguments):
@@ -18,6 +18,8 @@ class Server(http.server.ThreadingHTTPServer):
     allow_reuse_address = True
 Server(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 "#;
+const OF_ONE_HOST: &str = r#"200 if self.headers["Host"] == "lady.example" else 400"#;
+const WITH_PASSWORD: &str = r#"200 if self.headers["Authorization"] == "Basic " + base64.b64encode(b"probe:s3cret").decode() else 401"#;
 
 /// A service on a socket in the file system.
 const ON_A_SOCKET: &str = r#"
@@ -40,7 +42,7 @@ socketserver.ThreadingUnixStreamServer("PATH", Handler).serve_forever()
 fn rw_7_1b_a_question_that_the_running_service_refuses_is_refused_before_the_stop_and_its_headers_can_be_set()
 {
     let host = Host::running();
-    host.push(&[("server.py", OF_ONE_HOST)]);
+    host.push(&[("server.py", &PARTICULAR.replace("STATUS", OF_ONE_HOST))]);
     host.tool(["run"]).expect(0);
     host.configure("", "status = 200\n");
     let refused = host.tool(["run"]).expect(3).prints("status 400 instead of 200").prints("`headers`");
@@ -74,26 +76,10 @@ fn rw_5_5_a_service_on_a_socket_in_the_file_system_is_asked_there() {
     host.tool(["run"]).expect(3).prints("no absolute path");
 }
 
-/// A service for those who have the password.
-const WITH_PASSWORD: &str = r#"
-import base64, http.server, sys
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        is_known = self.headers["Authorization"] == "Basic " + base64.b64encode(b"probe:s3cret").decode()
-        self.send_response(200 if is_known else 401)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-    def log_message(self, *arguments):
-        pass
-class Server(http.server.ThreadingHTTPServer):
-    allow_reuse_address = True
-Server(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
-"#;
-
 #[test]
 fn rw_7_1b_credentials_in_the_url_of_the_health_check_are_used_and_shown_nowhere() {
     let host = Host::running();
-    host.push(&[("server.py", WITH_PASSWORD)]);
+    host.push(&[("server.py", &PARTICULAR.replace("STATUS", WITH_PASSWORD))]);
     host.tool(["service", "stop"]).expect(0);
     let url = |user: &str| format!("url = \"http://{user}127.0.0.1:{}/\"\nstatus = 200\n", host.port);
     host.configure("", &url("probe:s3cret@"));
