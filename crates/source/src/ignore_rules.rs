@@ -153,6 +153,13 @@ impl<'a> Rules<'a> {
         let inside: BTreeMap<PathBuf, EntryType> =
             paths.iter().filter(open).flat_map(|(path, _)| files_below(app, path)).collect();
         ignored.extend(self.ignored(&inside)?);
+        let mut by_themselves = BTreeSet::new();
+        for (path, _) in
+            paths.iter().filter(|(path, kind)| **kind == EntryType::Directory && !ignored.contains(*path))
+        {
+            add_ignoring_themselves(app, path, &mut by_themselves);
+        }
+        ignored.extend(by_themselves);
         Ok(ignored)
     }
 
@@ -190,6 +197,29 @@ impl<'a> Rules<'a> {
         let found = found.ok(|| "cannot apply the ignore rules of the commit".to_owned())?;
         Ok(records(&found.stdout).filter_map(|path| path.strip_prefix(b"./")).map(path_of).collect())
     }
+}
+
+/// Adds the directories at or below `directory` that ignore all that they hold: with a `.gitignore` of their own that no commit
+/// tracks, as many tools write it beside their data.
+fn add_ignoring_themselves(app: &Path, directory: &Path, found: &mut BTreeSet<PathBuf>) {
+    if ignores_all(&app.join(directory).join(".gitignore")) {
+        found.insert(directory.to_path_buf());
+        return;
+    }
+    for (path, is_directory) in entries(app, directory) {
+        if is_directory && !is_cache(&path, true) && path.file_name() != Some(OsStr::new(".git")) {
+            add_ignoring_themselves(app, &path, found);
+        }
+    }
+}
+
+/// Returns whether a file of rules ignores all beside it, itself perhaps excepted.
+fn ignores_all(file: &Path) -> bool {
+    let text = read_small(file, REF).and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default();
+    let rules: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.starts_with('#')).collect();
+    let is_exception =
+        |rule: &&str| rule.starts_with('!') && !matches!(*rule, "!.gitignore" | "!/.gitignore");
+    rules.iter().any(|rule| matches!(*rule, "*" | "/*" | "**")) && !rules.iter().any(is_exception)
 }
 
 /// Lists the files below a directory that may be ignored one by one.

@@ -56,6 +56,30 @@ fn data_stays_where_it_is_though_the_rules_change_with_the_commit() {
 }
 
 #[test]
+fn a_directory_that_ignores_itself_stays_where_it_is_with_its_data() {
+    let host = Host::running();
+    for (directory, rules) in [("data", "*\n"), ("deep/store", "# made by a tool\n/*\n!.gitignore\n")] {
+        host.write(&format!("{directory}/.gitignore"), rules);
+        host.write(&format!("{directory}/rows"), "rows");
+    }
+    host.write("drafts/.gitignore", "*\n!notes\n");
+    host.write("drafts/notes", "mine");
+    for version in ["two\n", "three\n"] {
+        host.push(&[("version.txt", version)]);
+        host.tool(["run"]).expect(0);
+        for path in ["data/rows", "deep/store/rows"] {
+            assert_eq!(host.read(path).as_deref(), Some("rows"), "{path} in {version}");
+        }
+        if version == "two\n" {
+            assert_eq!(host.report()["saved"]["count"], 1, "{}", host.report()["saved"]);
+            assert_eq!(fs::read_to_string(stashed(&host).join("drafts/notes")).unwrap(), "mine");
+        } else {
+            kept_nothing(&host);
+        }
+    }
+}
+
+#[test]
 fn what_a_halted_run_deployed_is_no_local_file_that_the_next_commit_claims() {
     let host = Host::running();
     let failing = "[[hook]]\nname = \"m\"\nkind = \"migration\"\ncommand = [\"false\"]\n";
