@@ -4,7 +4,7 @@ use crate::cli::{Format, RollbackArgs};
 use crate::report::json;
 use refresh_installation::exit::{Ended, Error};
 use refresh_installation::history;
-use refresh_installation::history::Now;
+use refresh_installation::history::CurrentState;
 use refresh_installation::installation::Installation;
 use refresh_run::plan::rollback::{Pair, RollbackPlan};
 use refresh_run::plan::space::Makes;
@@ -43,7 +43,7 @@ fn read(on: &Installation, run: Option<&RunId>) -> Outcome<RollbackPlan> {
         on.runner.events().warn(&warning);
     }
     let (commit, generation) = (observed.tree.commit.clone(), observed.live());
-    let now = Now { fenced: observed.fence.is_some(), commit, generation };
+    let now = CurrentState { fenced: observed.fence.is_some(), commit, generation };
     let pair = history::rollback_target(&on.layout, run, &now)?;
     RollbackPlan::read(on, observed, pair)
 }

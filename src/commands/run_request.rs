@@ -4,7 +4,7 @@ use crate::bundle::BundleOptions;
 use crate::cli;
 use crate::cli::{BundleArgs, LockArgs, RollbackArgs, RunArgs};
 use refresh_installation::history;
-use refresh_installation::history::Now;
+use refresh_installation::history::CurrentState;
 use refresh_installation::installation::Installation;
 use refresh_installation::status_file;
 use refresh_programs::units::Role;
@@ -107,8 +107,11 @@ impl RunRequest {
         match &self.aim {
             Aim::Branch(branch) => Ok(Target::Latest(choose_branch(on, branch.clone())?)),
             Aim::Earlier(run) => {
-                let now =
-                    Now { fenced: on.is_fenced(), commit: work_tree::of(on)?.commit, generation: on.live() };
+                let now = CurrentState {
+                    fenced: on.is_fenced(),
+                    commit: work_tree::of(on)?.commit,
+                    generation: on.live(),
+                };
                 let pair = history::rollback_target(&on.layout, run.as_ref(), &now)?;
                 let from = now.commit.as_ref().map_or("no commit", |commit| commit.short());
                 on.runner.events().note(&format!(

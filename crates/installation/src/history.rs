@@ -152,9 +152,9 @@ pub fn ready_pair(on: &Installation, now: Option<&CommitId>) -> Option<Deploymen
     each_good(&on.layout).ok()?.find(is_ready)
 }
 
-/// What is there when a rollback is asked for.
+/// The state of the installation when a rollback is requested.
 #[derive(Debug)]
-pub struct Now {
+pub struct CurrentState {
     /// Whether the fence stands.
     pub fenced: bool,
     /// The commit that `app/` is at.
@@ -168,7 +168,7 @@ pub struct Now {
 ///
 /// # Errors
 /// There is none, or the named run is unknown or did not succeed.
-pub fn rollback_target(layout: &Layout, run: Option<&RunId>, now: &Now) -> Outcome<Deployment> {
+pub fn rollback_target(layout: &Layout, run: Option<&RunId>, now: &CurrentState) -> Outcome<Deployment> {
     if let Some(run) = run {
         return good(layout)?.into_iter().find(|pair| pair.run == *run).ok_or_else(|| {
             Failure::new(format!("run {run} did not succeed or does not exist"))

@@ -34,7 +34,7 @@ pub(super) fn signal_all(processes: &[ProcessId], signal: Signal) {
 
 /// The processes that were ended, and the force that it took.
 #[derive(Debug)]
-pub(super) struct Ended {
+pub(super) struct EndedProcesses {
     /// The processes.
     pub(super) processes: Vec<String>,
     /// What it took.
@@ -49,8 +49,8 @@ pub(super) fn end(
     find: impl Fn() -> Vec<ProcessId>,
     kill: impl Fn(&[ProcessId]),
     timeout: Duration,
-) -> Outcome<Ended> {
-    let mut ended = Ended { processes: Vec::new(), force: Force::Asked };
+) -> Outcome<EndedProcesses> {
+    let mut ended = EndedProcesses { processes: Vec::new(), force: Force::Asked };
     let mut known: Vec<ProcessId> = Vec::new();
     let ask_until = clock::monotonic() + timeout;
     let give_up = ask_until + PATIENCE;

@@ -19,7 +19,7 @@ use refresh_system::{checkpoint, clock, disk, interrupt};
 
 use super::finished::{Ended, Finished};
 use super::identity::ProcessId;
-use super::leftover::{RUN_MARK, Recorded};
+use super::leftover::{ChildRecord, RUN_MARK};
 use super::program::Program;
 use super::watch::{self, Limits, Started, Subject};
 
@@ -159,7 +159,7 @@ impl Runner {
     fn record(&self, child: &Child, program: &Program) {
         let Some((_, register)) = &self.run else { return };
         let Some(leader) = i32::try_from(child.id()).ok().and_then(ProcessId::of) else { return };
-        let record = Recorded { leader, program: program.name() };
+        let record = ChildRecord { leader, program: program.name() };
         if let (Ok(mut file), Ok(mut line)) = (disk::append_own(register, 0o600), serde_json::to_vec(&record))
         {
             line.push(b'\n');

@@ -20,7 +20,7 @@ pub const RUN_MARK: &str = "LADYLINUX_REFRESH_RUN";
 
 /// One line of the register of a run's children.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
-pub(crate) struct Recorded {
+pub(crate) struct ChildRecord {
     /// The leader of the child's process group.
     pub leader: ProcessId,
     /// The program, for messages.
@@ -86,7 +86,7 @@ pub fn marked(id: &RunId) -> Vec<ProcessId> {
 }
 
 /// Reads the register; a torn last line is passed over.
-fn parse_register(bytes: &[u8]) -> Vec<Recorded> {
+fn parse_register(bytes: &[u8]) -> Vec<ChildRecord> {
     bytes.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()
 }
 
@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn a_torn_register_still_tells_its_whole_lines() {
-        let whole = Recorded { leader: ProcessId { pid: 4, started: 5 }, program: "git".into() };
+        let whole = ChildRecord { leader: ProcessId { pid: 4, started: 5 }, program: "git".into() };
         let mut bytes = serde_json::to_vec(&whole).unwrap();
         bytes.extend_from_slice(b"\n{\"leader\":{\"pi");
         assert_eq!(parse_register(&bytes), [whole]);

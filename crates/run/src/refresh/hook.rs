@@ -20,7 +20,7 @@ const LEFTOVER_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where a hook runs, and as a unit of which role.
 #[derive(Debug, Clone)]
-pub(super) struct Place {
+pub(super) struct HookContext {
     /// The working directory: `app/`, or a staged copy where a unit cannot see that at `app/`.
     pub directory: PathBuf,
     /// The environment whose programs come first.
@@ -29,7 +29,7 @@ pub(super) struct Place {
     pub job: Job,
 }
 
-impl Place {
+impl HookContext {
     /// Returns the place of step 4: `app/` and `venv`. A hook writes what the service writes; models, containers and
     /// configuration it only reads (RW-6.1).
     pub(super) fn deployed(layout: &Layout) -> Self {
@@ -40,7 +40,8 @@ impl Place {
     /// Returns the place of a rehearsal: the staged tree and the next environment. A unit sees both where production will
     /// see them, as far as it can.
     pub(super) fn staged(on: &Installation, tree: PathBuf, environment: PathBuf) -> Self {
-        let mut place = Self { directory: tree, environment, job: Job::new(Role::Rehearse, Duration::ZERO) };
+        let mut context =
+            Self { directory: tree, environment, job: Job::new(Role::Rehearse, Duration::ZERO) };
         if on.units.can_bind() {
             let seen = |source: &PathBuf, destination: PathBuf, access: Access| {
                 let bind = Bind { source: source.clone(), destination: destination.clone(), access };
@@ -48,15 +49,15 @@ impl Place {
                 destination.is_dir().then_some((bind, destination))
             };
             let (app, venv) = (on.layout.app(), on.layout.venv());
-            if let Some((bind, path)) = seen(&place.directory, app, Access::ReadWrite) {
-                (place.job, place.directory) = (place.job.sees(bind), path);
+            if let Some((bind, path)) = seen(&context.directory, app, Access::ReadWrite) {
+                (context.job, context.directory) = (context.job.sees(bind), path);
             }
-            if let Some((bind, path)) = seen(&place.environment, venv, Access::ReadOnly) {
-                (place.job, place.environment) = (place.job.sees(bind), path);
+            if let Some((bind, path)) = seen(&context.environment, venv, Access::ReadOnly) {
+                (context.job, context.environment) = (context.job.sees(bind), path);
             }
         }
-        place.job = place.job.writes(place.directory.clone());
-        place
+        context.job = context.job.writes(context.directory.clone());
+        context
     }
 }
 
@@ -68,13 +69,13 @@ pub(super) fn run_hook(
     on: &Installation,
     account: &Account,
     hook: &Hook,
-    place: &Place,
+    context: &HookContext,
     deployment: &Deployment,
 ) -> Outcome<()> {
     let failed = format!("the {} hook {} failed", hook.kind.word(), hook.name);
     let (first, rest) = hook.command.split_first().ok_or_else(|| Failure::new("a hook has no command"))?;
-    let bin = place.environment.join("bin");
-    let mut program = Program::new(first).args(rest).directory(&place.directory);
+    let bin = context.environment.join("bin");
+    let mut program = Program::new(first).args(rest).directory(&context.directory);
     let env_file = on.env_file()?;
     for (name, value) in &env_file.variables {
         program = program.env(name, value);
@@ -85,11 +86,11 @@ pub(super) fn run_hook(
     }
     let program = program
         .env("PATH", format!("{}:{SEARCH_PATH}", bin.display()))
-        .env("VIRTUAL_ENV", &place.environment)
+        .env("VIRTUAL_ENV", &context.environment)
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .env("PYTHONUNBUFFERED", "1")
         .keep(Keep::Narrated(hook.name.clone()));
-    let job = Job { deadline: hook.deadline, ..place.job.clone() };
+    let job = Job { deadline: hook.deadline, ..context.job.clone() };
     // What waits for its own part of the run was there before.
     let before = if on.units.can_bind() { Vec::new() } else { leftover::marked(&account.report.run) };
     let finished = on.units.run(&job, &program);

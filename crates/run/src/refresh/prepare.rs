@@ -7,7 +7,7 @@ use refresh_system::error::Outcome;
 use refresh_system::{checkpoint, clock};
 
 use super::account::Account;
-use super::hook::{Place, run_hook};
+use super::hook::{HookContext, run_hook};
 use super::{models, rehearsal};
 
 /// Runs every hook; the first that fails ends the run. Models that were not looked at in staging are looked at before.
@@ -26,7 +26,7 @@ pub(crate) fn prepare(
         .filter(|_| !account.report.staged)
         .map(|sentence| format!(", {sentence}"))
         .unwrap_or_default();
-    let place = Place::deployed(&on.layout);
+    let context = HookContext::deployed(&on.layout);
     let hooks = &release.settings.hooks;
     if hooks.is_empty() {
         return Ok(format!("no hooks declared{models}"));
@@ -39,7 +39,7 @@ pub(crate) fn prepare(
         if account.staged_assets.as_ref().is_some_and(|assets| assets.cover(hook, &release.commit)) {
             rehearsal::place_assets(on, account)?;
         } else {
-            run_hook(on, account, hook, &place, &deployment)?;
+            run_hook(on, account, hook, &context, &deployment)?;
         }
         checkpoint::reach("prepare:after-hook");
     }

@@ -17,7 +17,7 @@ use refresh_system::{checkpoint, clock, disk};
 
 use super::account::Account;
 use super::entry;
-use super::hook::{Place, run_hook};
+use super::hook::{HookContext, run_hook};
 use super::hook_program;
 use super::staged_assets::{StagedAssets, is_staged_asset};
 
@@ -47,7 +47,7 @@ pub(crate) fn rehearse(
     on.mirror.export(&release.commit, &copy, on.units.user_of(Role::Rehearse)?)?;
     let since = clock::await_clock_tick()?;
     let deployment = account.deployment(&release.commit, &generation.name);
-    let stage = Place::staged(on, copy.clone(), generation.path.clone());
+    let stage = HookContext::staged(on, copy.clone(), generation.path.clone());
     let rehearsed = hooks.iter().try_for_each(|hook| run_hook(on, account, hook, &stage, &deployment));
     let has_assets = hooks.iter().any(|hook| is_staged_asset(hook));
     if rehearsed.is_ok() && has_assets {

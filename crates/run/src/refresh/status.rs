@@ -44,7 +44,7 @@ pub(crate) struct Inventory {
 
 /// Which of the protected paths are looked at again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Again {
+pub(crate) enum InventoryScope {
     /// All of them: no hook has run yet, so nothing may have changed.
     All,
     /// All but persistent data, which hooks are there to change.
@@ -72,9 +72,9 @@ impl Inventory {
     }
 
     /// Looks again and adds to the account what differs.
-    pub(crate) fn compare(&self, on: &Installation, account: &mut Account, again: Again) {
+    pub(crate) fn compare(&self, on: &Installation, account: &mut Account, again: InventoryScope) {
         for (root, before) in &self.roots {
-            if again == Again::AllButData && *root == on.layout.persistent() {
+            if again == InventoryScope::AllButData && *root == on.layout.persistent() {
                 continue;
             }
             // What cannot be looked at now could be before: that is a change too.

@@ -9,7 +9,7 @@ use refresh_system::interrupt;
 
 use super::account::Account;
 use super::staged::Staged;
-use super::status::{self, Again};
+use super::status::{self, InventoryScope};
 use super::{environment, others, prepare, restart, stop, sync};
 
 /// Executes the six steps. What this returns is what happened; nothing is undone by itself.
@@ -104,7 +104,7 @@ impl<'a> Refresh<'a, Synced> {
     pub fn environment(self) -> Result<Refresh<'a, Built>, exit::Error> {
         self.advance(Phase::Environment, |on, account, at| {
             let (generation, summary) = environment::environment(on, account, &at.release, at.staged)?;
-            at.inventory.compare(on, account, Again::All);
+            at.inventory.compare(on, account, InventoryScope::All);
             Ok((Built { inventory: at.inventory, release: at.release, generation }, summary))
         })
     }
@@ -118,7 +118,7 @@ impl<'a> Refresh<'a, Built> {
     pub fn prepare(self) -> Result<Refresh<'a, Prepared>, exit::Error> {
         self.advance(Phase::Prepare, |on, account, at| {
             let summary = prepare::prepare(on, account, &at.release, &at.generation)?;
-            at.inventory.compare(on, account, Again::AllButData);
+            at.inventory.compare(on, account, InventoryScope::AllButData);
             Ok((Prepared { release: at.release, generation: at.generation }, summary))
         })
     }
