@@ -129,10 +129,14 @@ impl Failure {
         std::iter::successors(Some(self as &(dyn StdError + 'static)), |&link| link.source())
     }
 
-    /// Returns the hints, those of the root cause first: the closest to the cause is the most useful.
+    /// Returns the hints, each once, those of the root cause first: the closest to the cause is the most useful.
     pub fn hints(&self) -> Vec<Hint> {
         let mut all = self.nested().map(Self::hints).unwrap_or_default();
-        all.extend(self.hints.iter().cloned());
+        for hint in &self.hints {
+            if !all.contains(hint) {
+                all.push(hint.clone());
+            }
+        }
         all
     }
 
@@ -256,6 +260,18 @@ impl<T, E: Into<Box<dyn StdError + Send + Sync>>> Context<T> for Result<T, E> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_hint_of_several_causes_is_returned_once() {
+        let failure = Failure::new("a").because(Failure::new("b").hint("do").hint("then")).hint("do");
+        assert_eq!(failure.hint_texts(), ["do", "then"]);
+    }
+
+    #[test]
+    fn a_failure_caused_by_others_is_known_as_one_below_other_causes() {
+        let failure = Failure::new("a").because(Failure::by_others("b").because(Failure::new("c")));
+        assert!(failure.is_by_others() && !Failure::new("a").is_by_others());
+    }
 
     #[test]
     fn a_failure_keeps_every_cause_and_the_closest_hint_first() {
