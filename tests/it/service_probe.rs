@@ -216,7 +216,7 @@ fn rw_7_1b_no_listener_a_bad_answer_and_tls_are_distinguished_before_anything_is
     let expects = ResolvedProbe { status: Some(200), ..server.probe() };
     assert_eq!(
         reach(&expects, &units()).unwrap(),
-        Reach::Mistaken { problem: "status 400 instead of 200".to_owned() }
+        Reach::Unexpected { problem: "status 400 instead of 200".to_owned() }
     );
     // What a TLS server answers to plain words: an alert.
     let server = Server::new(vec![Some("\u{15}\u{3}\u{1}\0\u{2}\u{2}F".to_owned())]);

@@ -137,13 +137,13 @@ fn check_url(url: &str) -> Outcome<()> {
 pub enum Reach {
     /// The answer is as it should be.
     Good,
-    /// A process takes the connection, and the answer is not as it should be.
+    /// A process takes the connection, and there is no answer, or one that reports an error of the service itself.
     Unwell {
         /// What is wrong.
         problem: String,
     },
-    /// A service answers, and refuses the question itself: the host that it names, its rights, or http.
-    Mistaken {
+    /// A service answers, and not as the probe expects. It may refuse the host that the request names, or the rights, or http.
+    Unexpected {
         /// What is wrong.
         problem: String,
     },
@@ -208,13 +208,10 @@ fn answer(probe: &ResolvedProbe, units: &Units) -> Outcome<Reach> {
     }
     let any = ResolvedProbe { status: None, json: None, body: None, ..probe.clone() };
     Ok(match Asker::new(&any, units)?.ask(REQUEST) {
-        ProbeResult::Good { status } if MISTAKEN.contains(&status) => Reach::Mistaken { problem },
-        _ => Reach::Unwell { problem },
+        ProbeResult::Good { .. } => Reach::Unexpected { problem },
+        ProbeResult::Bad { .. } => Reach::Unwell { problem },
     })
 }
-
-/// The answers to a question that is put in the wrong way, whatever the version of the service (RFC 9110, 15).
-const MISTAKEN: [u16; 9] = [301, 302, 307, 308, 400, 401, 403, 421, 426];
 
 /// Returns whether a server uses TLS: it answers plain words, or the beginning of a handshake, with a record of TLS (RFC 8446, 5.1: an
 /// alert or a handshake, of a version 3.x). Some servers hang up on plain words.

@@ -51,6 +51,10 @@ fn rw_7_1b_a_question_that_the_running_service_refuses_is_refused_before_the_sto
     host.configure("", "status = 200\nheaders = { Host = \"lady.example\" }\n");
     host.tool(["run"]).expect(0).prints("HTTP 200");
     host.tool(["run", "--if-changed"]).expect(0).prints("Already current");
+    // What no version has ever passed is no reason to stop a service that answers.
+    host.configure("", "body = \"never\"\nheaders = { Host = \"lady.example\" }\n");
+    host.tool(["run"]).expect(3).prints("does not contain \"never\"").prints("service stop");
+    assert!(listens(&host) && !host.fenced());
     host.configure("", "headers = { \"A B\" = \"x\" }\n");
     host.tool(["run"]).expect(2).prints("probe.headers");
 }

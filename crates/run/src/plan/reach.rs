@@ -38,19 +38,19 @@ pub fn check(on: &Installation, service: &ServiceState) -> Outcome<Vec<String>> 
     let probe = probe::resolve(&probe_in_use(on), &env_file, deployed.as_ref())?;
     match patiently(on, &probe, running)? {
         Reach::Good => Ok(Vec::new()),
-        Reach::Mistaken { problem } if is_new_question(on) => Err(Failure::new(format!(
-            "the running service answers, and refuses what the health check asks at {}: {problem}",
+        Reach::Unexpected { problem } if is_new_question(on) => Err(Failure::new(format!(
+            "the running service answers at {}, and not as the health check expects: {problem}",
             probe.url
         ))
         .hint(format!(
-            "set `headers`, `url`, `path` or `status` under [probe] in {} so that the running service answers well",
+            "set `headers`, `url`, `path`, `status`, `json` or `body` under [probe] in {} so that the running service passes",
             quoted_path(&on.layout.host_file())
         ))
         .hint(on.typed(
             Hint::command("ladylinux-refresh service stop", &[])
                 .with_purpose("where the running version is what is wrong, stop it first"),
         ))),
-        Reach::Unwell { problem } | Reach::Mistaken { problem } => {
+        Reach::Unwell { problem } | Reach::Unexpected { problem } => {
             Ok(vec![format!("the running service does not answer {} well: {problem}", probe.url)])
         }
         Reach::Tls => Err(other_protocol(on, &probe, "TLS", "plain http", ("http://", "https://"))),
