@@ -15,6 +15,7 @@ use refresh_installation::status_file::{Current, LastRequest, RequestOutcome};
 use refresh_run::plan::Observed;
 use refresh_service::deployed::Deployment;
 use refresh_service::fence::Fence;
+use refresh_service::probe;
 use refresh_settings::layout::Layout;
 use refresh_settings::names::{CommitId, GenerationName, RunId};
 use refresh_source::local::LocalChanges;
@@ -46,6 +47,8 @@ struct Status {
     /// The default branch of the remote, where that is another than the followed one, which has brought nothing newer.
     default_branch: Option<String>,
     service: run_report::Service,
+    /// What the kernel answers if the service runs and no process takes connections at its URL.
+    no_listener: Option<String>,
     fence: Option<String>,
     #[serde(skip)]
     standing_fence: Option<Fence>,
@@ -90,6 +93,8 @@ fn examine(on: &Installation) -> refresh_system::error::Outcome<Status> {
     let running_now = holder.or_else(|| file.running_now());
     // A caller who may not list the runs sees the rest.
     let unproved = history::unfenced(&on.layout).ok().flatten().filter(|_| running_now.is_none());
+    let probe = on.probe()?;
+    let service = on.service_report(Some(probe.url.clone()));
     Ok(Status {
         schema: 1,
         commit: observed.tree.commit.clone(),
@@ -104,7 +109,8 @@ fn examine(on: &Installation) -> refresh_system::error::Outcome<Status> {
             .map(|lost| lost.path.clone()),
         contamination: observed.contamination,
         default_branch: default_branch(on, file.deployed.as_ref()),
-        service: on.service_report(Some(on.probe_url()?)),
+        no_listener: probe::connect(&probe).err().filter(|_| service.state == "running"),
+        service,
         fence: observed.fence.as_ref().map(fence_in_words),
         way_out: observed.fence.as_ref().map(|fence| history::way_out(&on.layout, fence)),
         unfenced: unproved.as_ref().map(|report| report.run.clone()),
@@ -187,6 +193,9 @@ fn show(on: &Installation, status: &Status) {
     words.extend(service.url.as_deref().map(harmless_line));
     words.extend(service.pid.map(|pid| format!("pid {pid}")));
     facts.add("service", &words.join(", "));
+    if let Some(problem) = &status.no_listener {
+        facts.add("", &format!("no process takes connections there: {problem}"));
+    }
     fence(status, &mut facts);
     unfenced(on, status, &mut facts);
     local_changes(&status.drift, &mut facts);
@@ -235,6 +244,7 @@ fn next(on: &Installation, status: &Status) -> Option<String> {
         .or_else(|| killed(status).map(|_| on.as_typed("ladylinux-refresh run")))
         .or_else(stopped)
         .or_else(first)
+        .or_else(|| status.no_listener.as_ref().map(|_| on.as_typed("ladylinux-refresh doctor")))
 }
 
 /// Adds the deployed commit, and the one that `app/` is at if that is another.

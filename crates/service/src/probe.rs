@@ -163,30 +163,38 @@ pub enum Reach {
     },
 }
 
-/// Asks once and separates an address without a listener from one where the answer is bad.
+/// Connects to where the probe asks and sends nothing; returns the address that takes connections, which a socket in the file
+/// system does not have.
 ///
 /// # Errors
-/// The probe cannot be asked at all.
-pub fn reach(probe: &ResolvedProbe, units: &Units) -> Outcome<Reach> {
+/// No process takes connections there: what the kernel answers.
+pub fn connect(probe: &ResolvedProbe) -> Result<Option<SocketAddr>, String> {
     if let Some(socket) = &probe.socket {
-        return match unix_http::open(&socket.file, REQUEST) {
-            Ok(_) => answer(probe, units),
-            Err(error) => Ok(Reach::NoListener { problem: error.to_string() }),
-        };
+        return unix_http::open(&socket.file, REQUEST).map(|_| None).map_err(|error| error.to_string());
     }
-    let addresses = addresses(probe);
     let mut problem = "its host has no address".to_owned();
-    let mut connected = None;
-    for address in &addresses {
-        match TcpStream::connect_timeout(address, REQUEST) {
-            Ok(_) => connected = Some(*address),
+    for address in addresses(probe) {
+        match TcpStream::connect_timeout(&address, REQUEST) {
+            Ok(_) => return Ok(Some(address)),
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
                 "connection refused".clone_into(&mut problem);
             }
             Err(error) => problem = error.to_string(),
         }
     }
-    let Some(address) = connected else { return Ok(Reach::NoListener { problem }) };
+    Err(problem)
+}
+
+/// Asks once and separates an address without a listener from one where the answer is bad.
+///
+/// # Errors
+/// The probe cannot be asked at all.
+pub fn reach(probe: &ResolvedProbe, units: &Units) -> Outcome<Reach> {
+    let address = match connect(probe) {
+        Ok(Some(address)) => address,
+        Ok(None) => return answer(probe, units),
+        Err(problem) => return Ok(Reach::NoListener { problem }),
+    };
     match answer(probe, units)? {
         Reach::Unwell { .. } if probe.tls.is_none() && speaks_tls(address) => Ok(Reach::Tls),
         other => Ok(other),

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use serde_json::Value;
 
-use crate::host::{Host, git, ran};
+use crate::host::{Host, free_port, git, ran};
 use crate::refresh::help::{WAYS, events, hook, last_run};
 
 /// The report in its three places, which have to agree.
@@ -159,8 +159,14 @@ fn another_default_branch_of_the_remote_is_shown_once_the_followed_one_stands_st
 #[test]
 fn rw_7_1b_where_a_service_cannot_start_or_a_commit_be_deployed_what_comes_next_can_work() {
     let host = Host::running();
+    let port = free_port();
+    host.configure("", &format!("url = \"http://127.0.0.1:{port}/\"\n"));
+    let elsewhere = host.tool(["status"]).expect(0).prints("no process takes connections there").out;
+    assert!(elsewhere.ends_with(" doctor\n"), "{elsewhere}");
+    host.configure("", "");
     host.tool(["service", "stop"]).expect(0);
-    assert!(host.tool(["status"]).expect(0).out.ends_with(" service start\n"));
+    let stopped = host.tool(["status"]).expect(0).out;
+    assert!(stopped.ends_with(" service start\n") && !stopped.contains("no process takes"), "{stopped}");
     fs::remove_file(host.layout.venv()).unwrap();
     let without = host.tool(["status"]).expect(0).out;
     assert!(without.ends_with(" run\n"), "{without}");

@@ -18,6 +18,7 @@ use refresh_programs::systemd;
 use refresh_programs::units::Units;
 use refresh_service::envfile;
 use refresh_service::envfile::EnvFile;
+use refresh_service::probe::ResolvedProbe;
 use refresh_service::supervisor::Embedded;
 use refresh_service::systemd::Systemd;
 use refresh_service::{ServiceManager, ServiceState, fence, probe};
@@ -224,13 +225,13 @@ impl Installation {
         probe::service_port(&env_file)
     }
 
-    /// Returns the URL that the probe asks, by the host's settings.
+    /// Returns the probe by the host's settings.
     ///
     /// # Errors
     /// The env file or the settings of the probe cannot be used.
-    pub fn probe_url(&self) -> Outcome<String> {
+    pub fn probe(&self) -> Outcome<ResolvedProbe> {
         let env_file = self.env_file()?;
-        Ok(probe::resolve(&self.settings.probe, &env_file, None)?.url)
+        probe::resolve(&self.settings.probe, &env_file, None)
     }
 
     /// Returns whether the fence stands. If that cannot be read, it does.
