@@ -29,7 +29,7 @@ impl Properties {
         let groups = std::iter::once(self.text("Group"))
             .chain(self.value::<Vec<String>>("SupplementaryGroups").unwrap_or_default());
         let groups = groups.filter(|group| !group.is_empty()).collect();
-        // In a root of its own a path means another file.
+        // Below another root directory a path means another file.
         if !(self.text("RootDirectory").is_empty() && self.text("RootImage").is_empty()) {
             return StartNeeds { paths: self.conditions(), groups };
         }

@@ -5,6 +5,7 @@
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use refresh_settings::layout::Layout;
@@ -19,6 +20,9 @@ const MODE: u32 = 0o711;
 /// # Errors
 /// The copy cannot be written.
 pub(super) fn ensure(layout: &Layout, own: &Path) -> Outcome<PathBuf> {
+    // Several units start at once, each by a thread.
+    static WRITER: Mutex<()> = Mutex::new(());
+    let _writer = WRITER.lock().unwrap_or_else(PoisonError::into_inner);
     let copy = layout.state().join("program");
     let context = || format!("cannot copy this program to {}", copy.display());
     let mut source = File::open(own).context(context)?;
@@ -50,6 +54,23 @@ fn is_copy(copy: &Path, length: u64, written: SystemTime) -> bool {
 #[expect(clippy::disallowed_methods, reason = "the tests lay out a program")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn threads_that_need_the_copy_at_once_all_get_it() {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Layout::below(root.path());
+        fs::create_dir_all(layout.state()).unwrap();
+        let own = root.path().join("own");
+        for round in 0..100 {
+            fs::write(&own, format!("version {round}").repeat(1000)).unwrap();
+            std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| ensure(&layout, &own))).collect();
+                for thread in threads {
+                    thread.join().unwrap().unwrap();
+                }
+            });
+        }
+    }
 
     #[test]
     fn the_copy_is_made_once_and_made_new_when_the_program_changes() {

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
+use crate::page;
 use refresh_programs::systemd::Bus;
 use refresh_programs::systemd::unit::{ActiveState, LoadState, UnitFacts};
 use refresh_settings::names::UnitName;
@@ -45,12 +46,14 @@ pub(super) fn check_action(unit: &UnitName, facts: &UnitFacts) -> Outcome<()> {
     }
 }
 
-/// Checks that a start of `unit` would wait for no other unit: it would be down for as long.
+/// Checks that a start of `unit` would wait for no other unit: it would be down for as long. The page of a fenced service is
+/// stopped by the run itself.
 ///
 /// # Errors
 /// A unit that it is ordered after is still on its way. Or systemd cannot be asked.
 pub(super) fn check_order(bus: &Bus, unit: &UnitName) -> Outcome<()> {
-    let Some(other) = bus.awaited(unit.as_str())?.into_iter().next() else { return Ok(()) };
+    let awaited = bus.awaited(unit.as_str())?.into_iter().find(|other| other != page::UNIT);
+    let Some(other) = awaited else { return Ok(()) };
     Err(Failure::new(format!(
         "{unit} starts only after {other}, which systemd is still starting: once stopped, {unit} would stay down until then"
     ))
