@@ -18,7 +18,7 @@ pub(in crate::doctor) fn untied(examined: &Examined, on: &Installation) -> Findi
             return Found::note(
                 format!("{} has started a program of the application ({})", it.unit, it.evidence),
                 "after a refresh it still runs the old version, until it ends",
-                "refresh when it has ended, or start it from a unit of its own",
+                "refresh when it has ended, or start it from a separate unit",
             );
         }
         Found::note(
