@@ -327,8 +327,9 @@ fn rw_5_1_rw_7_1a_a_stop_without_a_limit_can_be_cancelled_and_a_start_without_on
     host.machine.write("/srv/work/server.py", SERVER);
     host.push("three");
     let run = host.machine.spawn(&format!("PIP_INDEX_URL={LOCAL_INDEX} exec ladylinux-refresh run"));
-    let phase = || host.machine.json("/var/lib/ladylinux-refresh/status.json")["current"]["phase"].clone();
-    until("the stop", || (phase() == "stop").then_some(()));
+    let is_stopping =
+        || host.machine.exec(&format!("systemctl is-active {API}")).out.trim() == "deactivating";
+    until("the stop", || is_stopping().then_some(()));
     let began = clock::monotonic();
     host.tool("cancel").expect(0).prints("halted").prints("fenced");
     let took = clock::monotonic().duration_since(began);

@@ -167,7 +167,9 @@ fn traced(machine: &Machine, command: &str) -> Trace {
     });
     let ran = machine.exec_unit(&[], &format!("exec ladylinux-refresh {command}"));
     assert!(matches!(ran.code, Some(0 | 5)), "{command}: {:?}\n{}", ran.code, ran.all());
-    machine.exec("pkill -INT -x strace; while pgrep -x strace >/dev/null; do sleep 0.05; done").expect(0);
+    // Each line is written at once, so nothing is lost. Asked to end, strace waits for every process, and for ever for one
+    // whose vfork has just begun, since the child of that waits for strace.
+    machine.exec("pkill -KILL -x strace; while pgrep -x strace >/dev/null; do sleep 0.05; done").expect(0);
     let _ = tracer.wait();
     Trace::read(machine)
 }

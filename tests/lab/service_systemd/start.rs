@@ -103,8 +103,9 @@ fn rw_5_5_a_restart_by_systemd_is_seen_by_its_count_and_its_invocation() {
     assert_ne!((second.main, &second.invocation), (first.main, &first.invocation));
     // The caller that started it gets the invocation that it started; every other caller the one that runs.
     let has = |log: Vec<String>, n: u32| log.contains(&format!("hello from start {n}"));
-    assert!(has(manager.log_tail(20).unwrap(), 1) && !has(manager.log_tail(20).unwrap(), 2));
+    until("the first's lines", || has(manager.log_tail(20).unwrap(), 1).then_some(()));
     until("the second's lines", || has(world.systemd().log_tail(20).unwrap(), 2).then_some(()));
+    assert!(!has(manager.log_tail(20).unwrap(), 2));
     assert!(!has(world.systemd().log_tail(20).unwrap(), 1));
 }
 
