@@ -1,4 +1,4 @@
-//! Hashes that the author of the requirements gives: they count in the lockfile, and those of the index do not.
+//! Hashes that the author of the requirements gives: the lockfile uses these, and not those of the index.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,8 @@ use super::definitions::Definitions;
 use super::locked::{Locked, pinned};
 use super::requirements::{self, LineKind};
 
-/// The hashes that the authors give for some packages of a definition that is no lock: uv takes the index's instead.
+/// The hashes that the authors give for some packages of a definition that is not a lock: uv alone uses the hashes of
+/// the index.
 pub(super) fn author_hashes(definitions: &Definitions) -> BTreeMap<String, Vec<String>> {
     let mut hashes: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (_, line) in definitions.package_lines() {
@@ -20,7 +21,7 @@ pub(super) fn author_hashes(definitions: &Definitions) -> BTreeMap<String, Vec<S
     hashes
 }
 
-/// Reads lines that pin versions with hashes; where the author gives some of a package, these count and no others.
+/// Reads lines that pin versions with hashes; if the author gives hashes of a package, only these count.
 pub(super) fn hashed_lines(
     document: &str,
     hashes: &BTreeMap<String, Vec<String>>,

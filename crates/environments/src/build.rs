@@ -1,4 +1,4 @@
-//! Ensuring an environment: a good one is reused, else one is built in a fresh directory at its final path, and recorded.
+//! Provides an environment: reuses a good one, or builds one in a new directory at its final path and records it.
 
 use refresh_events::run_report::Overlap;
 use refresh_settings::Strategy;
@@ -13,7 +13,7 @@ use super::generation::{EnvironmentSpec, Environments, Generation};
 use super::lock::Lock;
 use super::record::{self, Built, ImportChecks, Origin, Record};
 
-/// A generation that is good and fits what was wanted.
+/// A good generation that fits the specification.
 #[derive(Debug, Clone)]
 pub struct Ensured {
     /// The generation.
@@ -22,45 +22,45 @@ pub struct Ensured {
     pub made: BuildOutcome,
     /// Why it was built or reused.
     pub why: String,
-    /// Environments that were changed: the live one, and those that would have been reused.
+    /// Changed environments: the live one, and those that would have been reused.
     pub contaminated: Vec<Contaminated>,
 }
 
-/// A generation that was changed, and what was found.
+/// A generation that was changed, and the change found in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Contaminated {
     /// The generation.
     pub generation: GenerationName,
-    /// What was found.
+    /// The change.
     pub found: Contamination,
 }
 
-/// How a generation was come by.
+/// How a generation was obtained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BuildOutcome {
-    /// It was built now.
+    /// It was built in this call.
     Built,
-    /// It was there already.
+    /// It existed already.
     Reused,
 }
 
 impl Environments<'_> {
-    /// Makes sure that a good generation of what is wanted is there (RW-5.3). With [`Strategy::Always`] (RW-5.3a) one
-    /// is built again unless run `run` has built it already; with [`Strategy::WhenChanged`] (RW-5.3b) the newest good
-    /// one is reused. What an interrupted run left unfinished is discarded first.
+    /// Returns a good generation of the specification (RW-5.3). With [`Strategy::Always`] (RW-5.3a) a generation is
+    /// built again unless the run `run` has built it already; with [`Strategy::WhenChanged`] (RW-5.3b) the newest good
+    /// one is reused. Unfinished generations of an interrupted run are discarded first.
     ///
     /// # Errors
-    /// The build fails, and then nothing of it is left; the reason is the installer's own.
+    /// The build fails; nothing of it remains. The reason is the message of the installer.
     pub fn ensure(&self, wanted: &EnvironmentSpec, strategy: Strategy, run: &RunId) -> Outcome<Ensured> {
         self.check_strict(wanted)?;
         self.ensure_from(wanted, None, strategy, run)
     }
 
-    /// Makes sure of what an earlier generation was, built from the lock that this was built from, where it is not good any
-    /// more.
+    /// Returns a good generation with the content of an earlier one. If that is no longer good, it is built again from
+    /// the lock that it was built from.
     ///
     /// # Errors
-    /// Nothing is written down of it from which it could be built; or the build fails.
+    /// No lock is recorded from which it could be built, or the build fails.
     pub fn rebuild_from_lock(
         &self,
         wanted: &EnvironmentSpec,
@@ -73,8 +73,8 @@ impl Environments<'_> {
         let why = if is_changed { "was changed manually" } else { "is gone, or its interpreter is" };
         let lock = match &record {
             Some(record) => self.lock_in(record)?,
-            // Pruned, and all that was known of it with it: the same comes of its definition, unless that may have been
-            // resolved in another way then.
+            // The generation was pruned, and its record with it. Its definition gives the same result, unless it may
+            // have been resolved in another way then.
             None => self.known_lock(wanted)?.filter(|lock| lock.summary().not_reproducible.is_none()),
         };
         let Some(mut lock) = lock else {
@@ -84,7 +84,7 @@ impl Environments<'_> {
             .command("ladylinux-refresh history", &[])
             .command("ladylinux-refresh run", &[]));
         };
-        // The definition's own lock may say something else by now, and that stays as it is.
+        // The lock of the definition may differ by now; it stays as it is.
         lock.key = format!("{}-{}", wanted.key(), &lock.digest()[..16]);
         let mut ensured = self.ensure_from(wanted, Some(lock), strategy, run)?;
         ensured.why = match ensured.made {
@@ -94,7 +94,7 @@ impl Environments<'_> {
         Ok(ensured)
     }
 
-    /// From this lock, or from that of the definition.
+    /// Returns a good generation, built from this lock or from that of the definition.
     fn ensure_from(
         &self,
         wanted: &EnvironmentSpec,
@@ -114,7 +114,7 @@ impl Environments<'_> {
         let is_of_this_run =
             |generation: &Generation| generation.record.built().is_some_and(|built| built.run == *run);
         let lock = lock.map_or_else(|| self.lock(wanted), Ok)?;
-        // The best one last: what this run has built, else the newest.
+        // The best one last: the one that this run has built, else the newest.
         let mut of_this = self.of_fingerprint(&wanted.parts(&lock).fingerprint())?;
         of_this.retain(|generation| strategy == Strategy::WhenChanged || is_of_this_run(generation));
         of_this.sort_by_key(is_of_this_run);
@@ -137,7 +137,7 @@ impl Environments<'_> {
         Ok(Ensured { generation, made: BuildOutcome::Built, why, contaminated })
     }
 
-    /// Tries the imports of a generation that was proved for another use than today's: the host declares other modules, or
+    /// Tries the imports of a generation that was verified for a different use: the host now declares other modules, or
     /// starts its service with another command.
     fn recheck_imports(&self, mut generation: Generation) -> Outcome<Generation> {
         let checks = ImportChecks::of(self.site.python);
@@ -152,11 +152,11 @@ impl Environments<'_> {
         Ok(generation)
     }
 
-    /// Checks whether a generation was changed; where that is so, it is recorded, and the generation is never used
+    /// Checks whether a generation was changed. If it was, the change is recorded, and the generation is never used
     /// again.
     ///
     /// # Errors
-    /// The generation cannot be looked at, or its record not be written.
+    /// The generation cannot be read, or its record cannot be written.
     pub fn examine(&self, generation: &Generation) -> Outcome<Option<Contaminated>> {
         let Some(found) = self.compare(generation, By::Metadata)? else { return Ok(None) };
         self.mark_contaminated(generation, &found)?;

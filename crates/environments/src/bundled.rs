@@ -1,8 +1,8 @@
-//! Environments without a network: what a bundle takes along, and how it comes into uv's cache on another machine.
+//! Environments without a network: the parts that a bundle contains, and their way into uv's cache on another machine.
 //!
-//! A bundle brings uv, the lock, and a cache of uv's that has what the lock names and nothing else. There it goes into the
-//! machine's own cache, and the environment is built as always, offline. uv must be the pinned one; the rest is trusted
-//! as the remote is, whose commits the same bundle brings.
+//! A bundle brings uv, the lock, and a uv cache with exactly the packages that the lock names. On the other machine,
+//! this cache is added to the machine's own cache, and the environment is built as usual, offline. uv must be the
+//! pinned version. The rest is trusted like the remote, whose commits the same bundle brings.
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter};
@@ -20,54 +20,55 @@ use super::job::{Job, Setup};
 use super::lock::Lock;
 use super::{Site, record, uv};
 
-/// The operation that makes the cache of a bundle.
+/// The operation that creates the cache of a bundle.
 pub(crate) const PACK: &str = "python-pack-cache";
 
-/// The operation that takes the cache of a bundle in.
+/// The operation that imports the cache of a bundle.
 pub(crate) const UNPACK: &str = "python-unpack-cache";
 
-/// What in a cache of uv's leads to what was unpacked, and so is moved in after that.
+/// The prefix of the directories of unpacked packages in a uv cache. They are moved in first, because other entries
+/// refer to them.
 const ARCHIVES: &str = "archive-";
 
-/// Makes a cache with what a lock names, as an archive.
+/// Creates a cache with the packages of a lock, as an archive.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct PackRequest {
     setup: Setup,
     interpreter: Interpreter,
     lock: Lock,
-    /// Where the archive goes.
+    /// The path of the new archive.
     archive: PathBuf,
 }
 
-/// Takes an archive of a cache in.
+/// Imports an archive of a cache.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct UnpackRequest {
     setup: Setup,
     archive: PathBuf,
 }
 
-/// What a bundle takes along of an environment.
+/// The parts of an environment that a bundle contains.
 #[derive(Debug)]
 pub struct Provided {
     /// The lock.
     pub lock: Lock,
-    /// uv: what it is called, and the program.
+    /// uv: its name, and the program.
     pub uv: (String, PathBuf),
-    /// The archive of uv's cache.
+    /// The archive of the uv cache.
     pub cache: PathBuf,
 }
 
-/// Returns the name by which bundles know uv.
+/// Returns the name of uv in bundles.
 pub fn uv_name() -> String {
     uv::name()
 }
 
 impl Environments<'_> {
-    /// Makes sure of everything that another machine needs for what is wanted. The archive stays until the next run tidies
-    /// up, or the caller removes it.
+    /// Provides everything that another machine needs for the specification. The archive stays until the next run
+    /// cleans up, or the caller removes it.
     ///
     /// # Errors
-    /// The definition does not resolve, or a package cannot be had.
+    /// The definition does not resolve, or a package is not available.
     pub fn provide(&self, wanted: &EnvironmentSpec) -> Outcome<Provided> {
         self.check_strict(wanted)?;
         let lock = self.lock(wanted)?;
@@ -86,11 +87,11 @@ impl Environments<'_> {
         Ok(Provided { lock, uv: (uv::name(), program), cache: archive })
     }
 
-    /// Takes in the lock of another machine for what is wanted here, and the archive of a cache. The lock replaces one of
-    /// this machine that says something else.
+    /// Imports the lock of another machine for this specification, and the archive of a cache. The lock replaces a
+    /// different one of this machine.
     ///
     /// # Errors
-    /// The lock is not understood or not what the application's own says, or the cache cannot be written.
+    /// The lock is not understood or differs from the application's own lock, or the cache cannot be written.
     pub fn take_in(&self, wanted: &EnvironmentSpec, bytes: &[u8], archive: &Path) -> Outcome<()> {
         let mut lock = Lock::of_bytes(bytes)?;
         wanted.key().clone_into(&mut lock.key);
@@ -114,7 +115,7 @@ impl Environments<'_> {
 }
 
 impl Site<'_> {
-    /// Makes sure of the uv that a bundle brings; one of another version is left out: it is not used here.
+    /// Installs the uv of a bundle. A uv of another version is skipped: it is not used here.
     ///
     /// # Errors
     /// It is not the pinned one, or does not run on this machine.
@@ -127,7 +128,7 @@ impl Site<'_> {
     }
 }
 
-/// Does the operation: what an environment is built from with an empty cache is all that it needs.
+/// Performs the operation. The files from which an environment is built with an empty cache are all that it needs.
 pub(super) fn pack(request: &PackRequest) -> Outcome<()> {
     Job::within(&request.setup, "pack", |job| {
         let cache = job.scratch.join("cache");
@@ -151,8 +152,8 @@ pub(super) fn pack(request: &PackRequest) -> Outcome<()> {
     })
 }
 
-/// Does the operation. What was unpacked comes first, then what leads to it: a cache that is only half taken in has no
-/// entry that leads nowhere.
+/// Performs the operation. The unpacked packages come first, then the entries that refer to them: an incompletely
+/// imported cache has no entry without its target.
 pub(super) fn unpack(request: &UnpackRequest) -> Outcome<()> {
     Job::within(&request.setup, "unpack", |job| {
         let context = || format!("cannot unpack {}", request.archive.display());
@@ -173,8 +174,8 @@ pub(super) fn unpack(request: &UnpackRequest) -> Outcome<()> {
     })
 }
 
-/// Moves a file or directory to where it belongs in the cache: directories that are there are filled, files replaced.
-/// What was unpacked (`whole`) is one thing, and left as it is where it is there.
+/// Moves a file or directory to its place in the cache. Existing directories are filled, existing files replaced. An
+/// unpacked package (`whole`) is one unit: an existing one is left unchanged.
 fn move_in(from: &Path, to: &Path, whole: bool) -> Outcome<()> {
     let is_there = to.symlink_metadata().is_ok();
     let is_directory = from.symlink_metadata().is_ok_and(|found| found.is_dir());

@@ -1,5 +1,5 @@
-//! The operation that compares an environment with the manifest of its build, and the one that describes one from before the
-//! tool. Both only read.
+//! The operation that compares an environment with the manifest of its build, and the one that describes an environment
+//! from before the tool. Both only read.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,8 @@ use refresh_system::manifest::{Manifest, Scan};
 
 use super::record::{self, Package};
 
-/// How many files and directories of an environment can be vouched for; large ones have some ten thousand.
+/// The largest number of files and directories of an environment that a manifest can cover; large environments have
+/// some ten thousand.
 pub(super) const ENTRIES: usize = 1_000_000;
 
 /// The operation that compares.
@@ -23,7 +24,7 @@ pub(super) const DESCRIBE: &str = "python-describe";
 /// How closely an environment is compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum By {
-    /// By the traces that every change leaves: nothing is read but what bears them.
+    /// By the traces that every change leaves: only the metadata that carries them is read.
     Metadata,
     /// By every byte.
     Content,
@@ -43,17 +44,17 @@ pub(super) struct DescribeRequest {
     pub(super) directory: PathBuf,
 }
 
-/// What an environment holds.
+/// The content of an environment.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct DescribeResponse {
     pub(super) packages: Vec<Package>,
-    /// How many regular files there are, and their bytes.
+    /// The number of regular files, and their bytes.
     pub(super) size: (u64, u64),
 }
 
-/// Does the operation: `None` if all is as it was.
+/// Performs the operation. Returns `None` if nothing changed.
 pub(super) fn compare(request: &CompareRequest) -> Outcome<Option<Contamination>> {
-    // An environment that nothing vouches for is as good as one that was changed.
+    // An environment without a manifest counts as changed.
     let lost = |change| Some(Contamination::of_inventory(&request.manifest, change));
     let before = match Manifest::read(&request.manifest) {
         Ok(Some(before)) => before,
@@ -73,7 +74,7 @@ pub(super) fn compare(request: &CompareRequest) -> Outcome<Option<Contamination>
     }
 }
 
-/// Does the operation.
+/// Performs the operation.
 pub(super) fn describe(request: &DescribeRequest) -> Outcome<DescribeResponse> {
     let size = Scan::metadata().of(&request.directory)?.files();
     Ok(DescribeResponse { packages: record::installed(&request.directory)?, size })

@@ -1,8 +1,8 @@
-//! The operation that builds an environment: `uv venv` and `uv pip sync` in a fresh directory, and the manifest of what is
-//! in it then.
+//! The operation that builds an environment: `uv venv` and `uv pip sync` in a fresh directory, and the manifest of its
+//! content.
 //!
-//! Nothing is built over or resumed: a directory that is there already is removed first. What uv's cache holds is installed
-//! without any network.
+//! No build is resumed: an existing directory is removed first. Packages in uv's cache are installed without the
+//! network.
 
 use std::path::{Path, PathBuf};
 
@@ -30,7 +30,7 @@ use super::{install_error, overlaps, site};
 /// The operation.
 pub(super) const OPERATION: &str = "python-build";
 
-/// What starts every digest, so that another way of reckoning gives another one.
+/// The start of every digest. A different way to compute the digest gets a different start, and thus different digests.
 const DIGEST: &str = "ladylinux-refresh environment 2\n";
 
 /// Files in the metadata of a distribution that describe its installation.
@@ -42,32 +42,32 @@ const OF_THE_INSTALLATION: [&str; 5] =
 pub(super) struct BuildRequest {
     pub(super) setup: Setup,
     pub(super) interpreter: Interpreter,
-    /// What is installed.
+    /// The packages to install.
     pub(super) lock: Lock,
     /// Where it is built; nothing may use it yet.
     pub(super) directory: PathBuf,
-    /// uv's cache, where it is not the usual one.
+    /// uv's cache, if it is not the default one.
     pub(super) cache: Option<PathBuf>,
 }
 
-/// What was built.
+/// The result of a build.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct BuildResponse {
     /// The distributions, sorted by name.
     pub(super) packages: Vec<Package>,
-    /// The digest of what is installed, the same on every machine.
+    /// The digest of the installed files, the same on every machine.
     pub(super) digest: String,
-    /// Every file, as the text of a manifest.
+    /// All files, as the text of a manifest.
     pub(super) manifest: String,
-    /// How many regular files there are, and their bytes.
+    /// The number of regular files, and their bytes.
     pub(super) size: (u64, u64),
     /// Files that several distributions bring.
     pub(super) overlaps: Vec<Overlap>,
-    /// Distributions that were built from source now, as `name version`.
+    /// Distributions that this build compiled from source, as `name version`.
     pub(super) from_source: Vec<String>,
 }
 
-/// Does the operation.
+/// Performs the operation.
 pub(super) fn handle(request: &BuildRequest) -> Outcome<BuildResponse> {
     let name = request.directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let made =
@@ -78,7 +78,7 @@ pub(super) fn handle(request: &BuildRequest) -> Outcome<BuildResponse> {
     made
 }
 
-/// Building one environment.
+/// The build of one environment.
 struct Building<'a> {
     job: &'a Job<'a>,
     request: &'a BuildRequest,
@@ -116,7 +116,7 @@ impl<'a> Building<'a> {
         }
         checkpoint::reach("python:packages installed");
         self.job.in_time()?;
-        // Most of it is written to the disk while it is examined; what changes meanwhile, afterwards.
+        // Most of it is written to the disk during the examination; files that change meanwhile, afterwards.
         let manifest = std::thread::scope(|scope| {
             let written = scope.spawn(|| disk::sync_file_system(directory));
             let manifest = self.examine()?;
@@ -139,10 +139,10 @@ impl<'a> Building<'a> {
     /// Checks what was installed, makes it read-only, and returns its manifest.
     fn examine(&self) -> Outcome<Manifest> {
         let (job, request) = (self.job, self.request);
-        // The checks read the environment, as the scan does.
+        // The checks only read the environment, like the scan.
         std::thread::scope(|scope| {
             let checked = scope.spawn(|| {
-                // Whether packages of the system fit together is the system's.
+                // Whether packages of the system fit together is a matter of the system.
                 if !job.setup.system_site_packages {
                     let fit = job.run(
                         uv::check(job, &request.directory),
@@ -158,15 +158,15 @@ impl<'a> Building<'a> {
         })
     }
 
-    /// Makes the empty environment in a fresh directory.
+    /// Creates the empty environment in a new directory.
     fn venv(&self) -> Outcome<()> {
         disk::remove_tree(&self.request.directory)?;
         let program = uv::venv(self.job, &self.request.interpreter, &self.request.directory);
         self.job.run(program, "cannot make the environment")
     }
 
-    /// Lets the programs of the environment see the packages of the system. What the lock names is installed in it all the same, and
-    /// comes first.
+    /// Lets the programs of the environment see the packages of the system. The packages of the lock are still
+    /// installed in it, and take precedence.
     fn open_to_the_system(&self) -> Outcome<()> {
         let file = self.request.directory.join(site::CONFIGURATION);
         let text = disk::read_at_most(&file, 64 << 10)?.unwrap_or_default();
@@ -175,7 +175,8 @@ impl<'a> Building<'a> {
         disk::write_passing(&file, text.as_bytes(), 0o644)
     }
 
-    /// Builds it again, with those packages that bring one file after all others, and one by one in the order of the lock.
+    /// Builds it again. Packages that bring the same file are installed after all others, one by one in the order of
+    /// the lock.
     fn install_in_order(&self, overlaps: &[Overlap]) -> Outcome<()> {
         let is_of_several = |name: &str| overlaps.iter().any(|it| it.packages.iter().any(|it| it == name));
         self.venv()?;
@@ -194,7 +195,7 @@ impl<'a> Building<'a> {
         Ok(())
     }
 
-    /// The part of the lock that names these packages.
+    /// Returns the part of the lock that names these packages.
     fn selected(&self, wanted: &dyn Fn(&str) -> bool) -> Outcome<String> {
         match self.form {
             Form::Pylock => pylock::selected(&self.document, wanted),
@@ -205,7 +206,7 @@ impl<'a> Building<'a> {
         }
     }
 
-    /// Installs what a document names: from the cache where that has all of it, else with the network.
+    /// Installs the packages of a document: from the cache if it has all of them, else with the network.
     fn install(&self, document: &str, name: &str, onto: Onto) -> Outcome<()> {
         let file = match self.form {
             Form::Pylock => format!("pylock.{name}.toml"),
@@ -226,7 +227,7 @@ impl<'a> Building<'a> {
         if finished.succeeded() { Ok(()) } else { Err(self.explain(&finished)) }
     }
 
-    /// Installs what a file names without the network; returns `None` if that is needed, and may be used.
+    /// Installs the packages of a file without the network. Returns `None` if the network is needed and may be used.
     fn install_from_cache(&self, onto: Onto, file: &Path) -> Outcome<Option<Finished>> {
         let usual = self.job.setup.cache();
         let cache = self.request.cache.as_ref().unwrap_or(&usual);
@@ -243,7 +244,7 @@ impl<'a> Building<'a> {
         Ok(Some(finished))
     }
 
-    /// uv, as it installs what a file names.
+    /// Returns the uv command that installs the packages of a file.
     fn program(&self, onto: Onto, network: Network, file: &Path) -> Program {
         let directory = &self.request.directory;
         let mut program = match onto {
@@ -254,7 +255,7 @@ impl<'a> Building<'a> {
             program = program.env("UV_CACHE_DIR", cache);
         }
         if self.form == Form::Requirements {
-            // Every file is proved by its hash: it does not matter which index it comes from.
+            // Every file is verified by its hash, so its index does not matter.
             let indexes = self.job.setup.indexes.values();
             return indexes
                 .fold(program, |program, url| program.arg("--index").arg(url))
@@ -275,7 +276,7 @@ impl<'a> Building<'a> {
         }
     }
 
-    /// Takes all rights to write away: an environment does not change once it is built.
+    /// Removes all write permissions: a built environment does not change.
     fn close(&self) -> Outcome<()> {
         let chmod = find_program("chmod", true)
             .ok_or_else(|| Failure::new("chmod is missing").command("apt install coreutils", &[]))?;
@@ -284,7 +285,7 @@ impl<'a> Building<'a> {
     }
 }
 
-/// Checks that the environment's own interpreter runs, and reports the environment as its home.
+/// Checks that the interpreter of the environment runs, and that it reports the environment as its home.
 fn check_home(job: &Job<'_>, directory: &Path) -> Outcome<()> {
     let python = job.program(&directory.join("bin/python"));
     let python = python.args(["-I", "-c", "import sys; print(sys.prefix)"]);
@@ -297,14 +298,14 @@ fn check_home(job: &Job<'_>, directory: &Path) -> Outcome<()> {
     Err(Failure::new(format!("the new environment's interpreter takes {} for its home", home.trim())))
 }
 
-/// What is in the environment before something is installed.
+/// The state of the environment before an installation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Onto {
     Nothing,
     Others,
 }
 
-/// The lines of a list of requirements, each of which has to pin a version with hashes, with their names.
+/// Returns the lines of a list of requirements with their names. Each line must pin a version with hashes.
 fn lines(document: &str) -> Outcome<Vec<(String, Line)>> {
     let of = |line: Line| match &line.meaning {
         LineKind::Package(package) if is_pinned(&line) => Ok((package.name.clone(), line)),
@@ -313,9 +314,9 @@ fn lines(document: &str) -> Outcome<Vec<(String, Line)>> {
     requirements::parse(document.as_bytes(), "the lock")?.into_iter().map(of).collect()
 }
 
-/// Returns the digest of what is installed: every file, by its path and its content. What describes the installation and not
-/// of the distributions is left out: who installed, and how; scripts, which name the environment's own path; byte code,
-/// which holds times; and what `uv venv` makes. So two machines agree.
+/// Returns the digest of the installed files, by path and content. Files that describe the installation are left out:
+/// the installer and its method; scripts, which contain the path of the environment; bytecode, which contains times;
+/// and the files of `uv venv`. So two machines agree.
 fn digest_of(manifest: &Manifest) -> String {
     let mut state = Sha256::new();
     state.update(DIGEST);
@@ -325,7 +326,7 @@ fn digest_of(manifest: &Manifest) -> String {
             _ if entry.mode & 0o111 != 0 => ("program", entry.digest.clone().unwrap_or_default()),
             _ => ("file", entry.digest.clone().unwrap_or_default()),
         };
-        // Lengths in front: no name can be taken for a part of another.
+        // Lengths come first: no name can be mistaken for a part of another.
         for part in [kind, &entry.path.to_string_lossy(), &content] {
             state.update((part.len() as u64).to_be_bytes());
             state.update(part);
@@ -334,7 +335,7 @@ fn digest_of(manifest: &Manifest) -> String {
     hex::encode(state.finalize())
 }
 
-/// Returns whether an entry is a part of what is installed and not of how.
+/// Returns whether an entry is an installed file, and does not only describe the installation.
 fn counts(entry: &Entry) -> bool {
     let path = &entry.path;
     let name = path.file_name().unwrap_or_default().to_string_lossy();

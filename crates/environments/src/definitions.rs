@@ -1,9 +1,10 @@
-//! The definition of an environment: what the files of a commit ask for. Pure; the files come from a [`super::TreeSource`].
+//! The definition of an environment: the requirements in the files of a commit. Pure; the files come from a
+//! [`super::TreeSource`].
 //!
-//! All files at the root of the tree that match the patterns count, and what they include. `pyproject.toml` gives
-//! dependencies and `requires-python`; it is turned into a requirements file. A file that is a symbolic link inside the
-//! tree is followed. The host may add its own requirements (`python.also`). Where the application brings a lock, that
-//! is what counts ([`ProjectLockfile`]).
+//! All files at the root of the tree that match the patterns count, and the files that they include. `pyproject.toml`
+//! gives dependencies and `requires-python`; it is turned into a requirements file. A file that is a symbolic link
+//! inside the tree is followed. The host may add its own requirements (`python.also`). If the application brings a
+//! lock, the lock counts ([`ProjectLockfile`]).
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,30 +18,30 @@ use super::project_lockfile::ProjectLockfile;
 use super::requirements::{self, Line, LineKind, Requirement};
 use super::tree_source::resolve;
 
-/// What a tree asks for.
+/// The requirements of a tree.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Definitions {
     pub(super) files: BTreeMap<PathBuf, Vec<Line>>,
     pub(super) roots: Vec<PathBuf>,
-    /// What links among the files lead to.
+    /// The targets of symbolic links among the files.
     pub(super) followed: Vec<PathBuf>,
     /// The lines of the host's own file.
     pub(super) also: Vec<Line>,
     /// Whether there is a `pyproject.toml` that extras and groups were compared with.
     pub(super) has_project: bool,
-    /// Which versions of Python the project accepts, as it writes them.
+    /// Which versions of Python the project accepts, in its notation.
     pub requires_python: Option<String>,
-    /// What is worth reporting about the definition.
+    /// Remarks on the definition for the report.
     pub(super) notes: Vec<String>,
-    /// The extras that are chosen.
+    /// The selected extras.
     pub(super) extras: Vec<String>,
-    /// The groups that are chosen.
+    /// The selected groups.
     pub(super) groups: Vec<String>,
-    /// The application's own lock, where it brings one.
+    /// The application's own lock, if it brings one.
     pub(super) own_lock: Option<ProjectLockfile>,
 }
 
-/// A package that a definition asks for, and where.
+/// A package that a definition requires, and its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocatedRequirement {
     /// The package.
@@ -52,17 +53,17 @@ pub struct LocatedRequirement {
 }
 
 impl Definitions {
-    /// Returns whether nothing at all is asked for.
+    /// Returns whether the definition requires nothing.
     pub(crate) fn is_empty(&self) -> bool {
         self.own_lock.is_none() && self.also.is_empty() && self.files.values().all(Vec::is_empty)
     }
 
-    /// Returns whether nothing but the application's own lock says what is installed.
+    /// Returns whether only the application's own lock determines the installed packages.
     pub(crate) fn is_locked(&self) -> bool {
         self.own_lock.is_some() && self.also.is_empty()
     }
 
-    /// Returns whether releases that are not final may be taken (`--pre`).
+    /// Returns whether pre-releases are allowed (`--pre`).
     pub(super) fn allows_pre_releases(&self) -> bool {
         self.options().any(|(_, line)| line.text.split_whitespace().any(|word| word == "--pre"))
     }
@@ -107,7 +108,7 @@ impl Definitions {
         found
     }
 
-    /// Says which files the application's lock puts out of force.
+    /// Adds a note with the files that do not count because of the application's lock.
     pub(super) fn note_ignored_files(&mut self, locks: &[PathBuf]) {
         let Some(lock) = self.own_lock.as_ref().filter(|lock| lock.content().is_some()) else { return };
         let idle: Vec<String> = self
@@ -123,11 +124,11 @@ impl Definitions {
         }
     }
 
-    /// Returns what the definition says, in one form: comments, blank lines, line endings and byte order marks do
-    /// not count, so that changing them alone rebuilds nothing (RW-5.3b).
+    /// Returns the content of the definition in a normal form. Comments, blank lines, line endings and byte order marks
+    /// do not count: a change of them alone rebuilds nothing (RW-5.3b).
     pub(crate) fn normalized(&self) -> Vec<u8> {
         use std::os::unix::ffi::OsStrExt as _;
-        // Beside a lock, other lists of packages are not read: changing them changes nothing.
+        // If there is a lock, other lists of packages are not read: a change of them has no effect.
         let lock = self.own_lock.as_ref().and_then(ProjectLockfile::content);
         let counts = |path: &Path| lock.is_none() || path == Path::new("pyproject.toml");
         let mut bytes = Vec::new();
@@ -152,7 +153,7 @@ impl Definitions {
             }
             put(b"");
         }
-        // Only where there is one: without it a definition is what it was before there could be one.
+        // Only if there is one: without it, the normal form is the same as before this setting existed.
         if !self.also.is_empty() {
             put(b"also");
             for line in &self.also {
@@ -162,8 +163,8 @@ impl Definitions {
         bytes
     }
 
-    /// Returns the packages asked for by name, in the order of files and lines; what constraints and includes of
-    /// other files say is listed with those.
+    /// Returns the packages that are required by name, in the order of files and lines. The packages of constraints and
+    /// of included files are listed with those files.
     pub fn requirements(&self) -> Vec<LocatedRequirement> {
         self.files
             .iter()
@@ -180,8 +181,8 @@ impl Definitions {
             .collect()
     }
 
-    /// Writes the definition below `directory`, which must be there, and returns the requirements files to install
-    /// from. Only checked lines are written, each at its own line number.
+    /// Writes the definition below `directory`, which must exist, and returns the requirements files to install from.
+    /// Only checked lines are written, each with its original line number.
     ///
     /// # Errors
     /// A file cannot be written.
@@ -213,8 +214,8 @@ impl Definitions {
     }
 }
 
-/// The name that a file is written under. uv reads `pyproject.toml`, `setup.py` or a script in ways of their own;
-/// only a name that ends in `.txt` is sure to be taken for a list of requirements.
+/// Returns the name under which a file is written. uv treats `pyproject.toml`, `setup.py` or a script specially; it
+/// always reads a name that ends in `.txt` as a list of requirements.
 fn written_name(path: &Path) -> std::ffi::OsString {
     let mut name = path.file_name().unwrap_or_default().to_os_string();
     if path.extension().is_none_or(|ending| ending != "txt") {
@@ -223,7 +224,7 @@ fn written_name(path: &Path) -> std::ffi::OsString {
     name
 }
 
-/// The line, with the name of an included file as it is written.
+/// Returns the line with the written name of an included file.
 fn renamed(mut line: Line) -> Line {
     let (option, path) = match &line.meaning {
         LineKind::Include(path) => ("-r", path),

@@ -1,7 +1,7 @@
-//! Fetching uv: its wheel comes from the package index, is proved by its sha256, and gives one program.
+//! Fetching uv: its wheel comes from the package index, is verified by its sha256, and contains one program.
 //!
-//! The interpreter does it with nothing but its standard library, so no installer is needed to get the installer. Writes
-//! below the directory of uv only.
+//! The interpreter needs only its standard library for this, so no installer is needed to get the installer. It writes
+//! only below the directory of uv.
 
 use std::path::{Path, PathBuf};
 
@@ -18,13 +18,13 @@ use super::interpreter::Interpreter;
 use super::job::{Job, Setup};
 use super::uv::{self, PINNED, Pinned, VERSION};
 
-/// The operation that makes sure of uv.
+/// The operation that provides uv.
 pub(super) const OPERATION: &str = "python-fetch-uv";
 
-/// How large the program can be, in bytes.
+/// The largest size of the program, in bytes.
 const LARGEST: u64 = 512 << 20;
 
-/// Asks the index where the wheel is, fetches it, and takes the program out of it.
+/// Queries the index for the wheel, fetches it, and extracts the program.
 const FETCH: &str = r#"
 import base64, hashlib, html.parser, json, os, re, ssl, sys, time, urllib.error, urllib.parse, urllib.request, zipfile
 index, directory, member = sys.argv[1:4]
@@ -90,12 +90,12 @@ for pause in (1, 3, None):
         time.sleep(pause)
 "#;
 
-/// Makes sure of uv.
+/// Provides uv.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct EnsureUvRequest {
     setup: Setup,
     interpreter: Interpreter,
-    /// A file that a bundle brings, where it comes from one.
+    /// The file from a bundle, if uv comes from one.
     from: Option<PathBuf>,
 }
 
@@ -108,7 +108,7 @@ fn is_present(job: &Job<'_>) -> Outcome<bool> {
     Ok(program.is_file() && works(job, &program)?)
 }
 
-/// Returns whether a program is uv of the pinned version, and runs here.
+/// Returns whether a program is the pinned uv and runs on this machine.
 fn works(job: &Job<'_>, program: &Path) -> Outcome<bool> {
     match job.runner.run(&Program::new(program).arg("--version")) {
         Ok(finished) => Ok(finished.succeeded() && parse_version(&finished.text()) == Some(VERSION)),
@@ -122,7 +122,7 @@ fn parse_version(text: &str) -> Option<&str> {
 }
 
 impl Site<'_> {
-    /// Makes sure of uv: fetched where it is not there.
+    /// Provides uv: fetches it if it does not exist.
     ///
     /// # Errors
     /// It cannot be fetched, or does not run on this machine.
@@ -137,7 +137,7 @@ impl Site<'_> {
         self.ensure_uv_from(interpreter, None)
     }
 
-    /// Makes sure of uv, which lies in a file where it is not there.
+    /// Provides uv: takes it from the file `from` if it does not exist.
     ///
     /// # Errors
     /// The file is not the pinned program, or does not run on this machine.
@@ -147,7 +147,7 @@ impl Site<'_> {
     }
 }
 
-/// Does the operation.
+/// Performs the operation.
 pub(super) fn handle(request: &EnsureUvRequest) -> Outcome<()> {
     Job::within(&request.setup, "uv", |job| {
         if is_present(job)? {
@@ -168,7 +168,7 @@ fn missing() -> Failure {
     Failure::new(what).command("ladylinux-refresh bundle create --output FILE", &[])
 }
 
-/// Fetches the wheel and returns the program that was in it.
+/// Fetches the wheel and returns the program in it.
 fn fetch(job: &Job<'_>, interpreter: &Interpreter) -> Outcome<PathBuf> {
     let index = job.setup.network.iter().find(|(name, _)| name == "UV_DEFAULT_INDEX");
     let index = index.map_or("https://pypi.org/simple", |(_, url)| url);
@@ -188,7 +188,7 @@ fn fetch(job: &Job<'_>, interpreter: &Interpreter) -> Outcome<PathBuf> {
         .hint("a mirror is named by python.index_url in the host's refresh.toml"))
 }
 
-/// The wheels that an interpreter's machine may run, the best first.
+/// Returns the wheels that may run on the machine of an interpreter, the best first.
 fn fitting(interpreter: &Interpreter) -> Vec<&'static Pinned> {
     let machine = interpreter.platform.rsplit('-').next().unwrap_or_default();
     let is_musl = interpreter.abi.contains("musl");
@@ -196,13 +196,13 @@ fn fitting(interpreter: &Interpreter) -> Vec<&'static Pinned> {
         .iter()
         .filter(|pinned| pinned.tag.contains(machine) && pinned.tag.contains("musl") >= is_musl)
         .collect();
-    // Where the C library is an old one, the wheel for a newer one does not run.
+    // With an old C library, the wheel for a newer one does not run.
     fitting
         .sort_by_key(|pinned| (pinned.tag.contains("2_28"), !is_musl && !pinned.tag.contains("manylinux")));
     fitting
 }
 
-/// Proves the program, and puts it into its place at once.
+/// Verifies the program, and moves it to its place in one step.
 fn put_in_place(job: &Job<'_>, arrived: &Path) -> Outcome<()> {
     let aside = job.scratch.join(uv::name());
     disk::make_new_directory(&aside, 0o755)?;

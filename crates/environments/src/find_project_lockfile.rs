@@ -1,4 +1,4 @@
-//! Which lock of the application counts. It reads the tree that it is asked about.
+//! Finds the lock of the application that counts. It reads the requested tree.
 
 use std::path::{Path, PathBuf};
 
@@ -9,10 +9,10 @@ use super::locked::is_pinned;
 use super::project_lockfile::{ProjectLockfile, ProjectLockfileForm, STANDARD, UV};
 use super::tree_source::TreeSource;
 
-/// Finds the lock that counts, among the lock files that the definition names and what it says itself.
+/// Finds the lock that counts, among the lockfiles that the definition names and its own lines.
 ///
 /// # Errors
-/// A lock is no text, or uv's comes without its project.
+/// A lock is not text, or a lock of uv comes without its project.
 pub(super) fn find(
     source: &dyn TreeSource,
     locks: &[PathBuf],

@@ -1,4 +1,4 @@
-//! Reads generations: which exist, which is live, which is wanted. This file only reads.
+//! Reads generations: which exist, which is live, which one the release needs. This file only reads.
 
 use std::fs;
 use std::io::Read as _;
@@ -28,7 +28,7 @@ pub struct Environments<'a> {
     pub(super) site: Site<'a>,
 }
 
-/// An environment that is wanted, with everything that defines it.
+/// The specification of an environment: everything that defines it.
 #[derive(Debug, Clone)]
 pub struct EnvironmentSpec {
     pub(super) definitions: Definitions,
@@ -38,38 +38,38 @@ pub struct EnvironmentSpec {
     key: String,
 }
 
-/// A generation: recorded, and still there.
+/// A recorded generation that still exists.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Generation {
     /// Its name.
     pub name: GenerationName,
     /// Its directory.
     pub path: PathBuf,
-    /// What is written down of it.
+    /// Its record.
     pub record: Record,
 }
 
-/// What `venv` is now.
+/// The present state of `venv`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum VenvState {
-    /// Nothing is there.
+    /// It does not exist.
     Missing,
-    /// It points to a generation that is known, and good unless it was changed.
+    /// It points to a generation that is recorded, and good unless it was changed.
     Generation(Box<Generation>),
-    /// It points to something that no record vouches for.
+    /// It points to something without a record.
     Unrecorded(PathBuf),
     /// It is a real directory, from before the tool.
     RealDirectory,
 }
 
 impl EnvironmentSpec {
-    /// Returns the sixteen hexadecimal digits that stand for what is resolved; locks are named by them.
+    /// Returns the sixteen hexadecimal digits that identify the resolved input; locks are named by them.
     pub fn key(&self) -> &str {
         &self.key
     }
 
-    /// Returns everything that defines the environment, once it is resolved; generations are named by the fingerprint
-    /// of that.
+    /// Returns everything that defines the environment, after it is resolved; generations are named by the fingerprint
+    /// of these parts.
     pub fn parts(&self, lock: &Lock) -> FingerprintParts {
         FingerprintParts { lock: lock.digest(), ..self.parts.clone() }
     }
@@ -91,8 +91,8 @@ impl EnvironmentSpec {
 }
 
 impl Generation {
-    /// Returns whether the interpreter that its programs are started with still exists. It lies outside of the generation, and
-    /// a new release of the distribution takes it away.
+    /// Returns whether the interpreter of its programs still exists. It is outside the generation, and a new release of
+    /// the distribution removes it.
     fn has_interpreter(&self) -> bool {
         self.path.join("bin/python").exists()
     }
@@ -105,7 +105,7 @@ impl Generation {
 }
 
 impl VenvState {
-    /// Returns the live generation, where it is known.
+    /// Returns the live generation, if it is recorded.
     pub fn generation(&self) -> Option<&Generation> {
         match self {
             Self::Generation(generation) => Some(generation),
@@ -115,12 +115,12 @@ impl VenvState {
 }
 
 impl<'a> Environments<'a> {
-    /// Looks at the environments of an installation.
+    /// Returns the environments of an installation.
     pub fn new(site: Site<'a>) -> Self {
         Self { site }
     }
 
-    /// Puts together what is wanted. Releases of packages after `cutoff` do not count.
+    /// Composes the specification. Releases of packages after `cutoff` do not count.
     ///
     /// # Errors
     /// The application does not accept the interpreter.
@@ -131,7 +131,7 @@ impl<'a> Environments<'a> {
         cutoff: Option<jiff::Timestamp>,
     ) -> Outcome<EnvironmentSpec> {
         interpreter.accept(definitions.requires_python.as_deref())?;
-        // An application's own lock says the same whenever it was committed.
+        // The application's own lock does not depend on the date of its commit.
         let counted = cutoff.filter(|_| !definitions.is_locked());
         let parts = FingerprintParts {
             definitions: hex::encode(Sha256::digest(definitions.normalized())),
@@ -149,7 +149,7 @@ impl<'a> Environments<'a> {
         Ok(EnvironmentSpec { definitions, interpreter, cutoff, parts, key })
     }
 
-    /// Returns the newest good generation of what is wanted that is unchanged.
+    /// Returns the newest good generation of the specification that is unchanged.
     ///
     /// # Errors
     /// The records or a generation cannot be read.
@@ -195,10 +195,10 @@ impl<'a> Environments<'a> {
         Ok(Some(reason))
     }
 
-    /// Looks at what `venv` is.
+    /// Inspects `venv`.
     ///
     /// # Errors
-    /// It is neither a link nor a directory, or cannot be looked at.
+    /// It is neither a link nor a directory, or cannot be inspected.
     pub fn current(&self) -> Outcome<VenvState> {
         let venv = self.site.layout.venv();
         let context = || format!("cannot read {}", venv.display());
@@ -222,15 +222,15 @@ impl<'a> Environments<'a> {
             .map_or(VenvState::Unrecorded(target), |generation| VenvState::Generation(Box::new(generation))))
     }
 
-    /// Returns `venv` if it is a directory of others whose programs see the packages of the system (`venv
-    /// --system-site-packages`).
+    /// Returns `venv` if it is a directory that the tool did not make, and its programs see the packages of the system
+    /// (`venv --system-site-packages`).
     pub fn sees_system_packages(&self) -> Option<PathBuf> {
         let place = match self.current().ok()? {
             VenvState::RealDirectory => self.site.layout.venv(),
             VenvState::Unrecorded(path) => path,
             _ => return None,
         };
-        // Its owner may have put anything there: no link is followed, and no writer of a pipe waited for.
+        // Its owner may have created any kind of file there: no link is followed, and a pipe does not block.
         let file =
             disk::open_with(&place.join(site::CONFIGURATION), OFlags::NOFOLLOW | OFlags::NONBLOCK).ok()?;
         let mut text = Vec::new();
@@ -250,7 +250,7 @@ impl<'a> Environments<'a> {
         Ok(known)
     }
 
-    /// Returns one generation, where it is good: known, never found changed, and its interpreter still exists.
+    /// Returns one generation if it is good: recorded, never found changed, and with an existing interpreter.
     ///
     /// # Errors
     /// The record cannot be read.
@@ -258,7 +258,7 @@ impl<'a> Environments<'a> {
         Ok(self.known(name)?.filter(|generation| generation.record.is_good() && generation.has_interpreter()))
     }
 
-    /// Returns one generation, where it is known: recorded, and still a directory.
+    /// Returns one generation if it is recorded and still a directory.
     ///
     /// # Errors
     /// The record cannot be read.
@@ -280,16 +280,16 @@ impl<'a> Environments<'a> {
         record::installed(&generation.path)
     }
 
-    /// Returns what in a generation is not as it was built, by the traces that every change leaves: nothing is read but what
-    /// bears them. `None` if all is as it was, and for an adopted directory, of which nothing is known.
+    /// Returns the change in a generation since its build, by the traces that every change leaves: only metadata is
+    /// read. `None` if nothing changed, and for an adopted directory, which has no manifest.
     ///
     /// # Errors
-    /// The generation cannot be looked at.
+    /// The generation cannot be inspected.
     pub fn contamination(&self, generation: &Generation) -> Outcome<Option<Contamination>> {
         self.compare(generation, By::Metadata)
     }
 
-    /// The same, by every byte.
+    /// Returns the same from a comparison of all bytes.
     ///
     /// # Errors
     /// The generation cannot be read.
@@ -316,7 +316,7 @@ impl<'a> Environments<'a> {
         Ok(is_wanted && self.contamination(live)?.is_some())
     }
 
-    /// Writes down that a generation was changed: from now on it is never used again.
+    /// Records that a generation was changed: it is never used again.
     ///
     /// # Errors
     /// The record cannot be written.
@@ -327,7 +327,7 @@ impl<'a> Environments<'a> {
         generation.record.condemned(found).write(self.site.layout)
     }
 
-    /// The good generations of a fingerprint, the oldest first.
+    /// Returns the good generations of a fingerprint, the oldest first.
     pub(super) fn of_fingerprint(&self, fingerprint: &str) -> Outcome<Vec<Generation>> {
         let mut good: Vec<(u64, Generation)> = Vec::new();
         for name in record::known_names(self.site.layout)? {
@@ -338,7 +338,7 @@ impl<'a> Environments<'a> {
         Ok(good.into_iter().map(|(_, generation)| generation).collect())
     }
 
-    /// The first name after all that are known with this word in front.
+    /// Returns the first name after all known names that begin with this word.
     pub(super) fn next_name(&self, word: &str) -> Outcome<GenerationName> {
         let names = record::known_names(self.site.layout)?;
         let last = names.iter().filter_map(|name| number(name, word)).max().unwrap_or(0);
@@ -355,7 +355,7 @@ impl FingerprintParts {
         hex::encode(digest_of(&parts))[..16].to_owned()
     }
 
-    /// Returns the first sixteen hexadecimal digits of the sha256 over what is resolved; locks are named by them.
+    /// Returns the first sixteen hexadecimal digits of the sha256 over the resolved input; locks are named by them.
     pub fn key(&self) -> String {
         let sources = self.sources.to_string();
         let cutoff = self.cutoff.map(|cutoff| cutoff.to_string()).unwrap_or_default();
@@ -363,7 +363,7 @@ impl FingerprintParts {
         hex::encode(digest_of(&parts))[..16].to_owned()
     }
 
-    /// Names what is different in `wanted`.
+    /// Returns the names of the parts that differ in `wanted`.
     fn change(&self, wanted: &Self) -> String {
         let named = |what: &str, before: &str, after: &str| {
             (before != after).then(|| format!("{what} changed from {before:?} to {after:?}"))
@@ -389,7 +389,7 @@ impl FingerprintParts {
         changes.join(", ")
     }
 
-    /// The same, where it is not known yet what the definition resolves to.
+    /// Returns the same if the definition is not resolved yet.
     fn change_before_resolving(&self, wanted: &Self) -> String {
         let change = self.change(&Self { lock: self.lock.clone(), ..wanted.clone() });
         let is_dated_only = *self == Self { lock: self.lock.clone(), cutoff: self.cutoff, ..wanted.clone() };
@@ -401,7 +401,7 @@ impl FingerprintParts {
     }
 }
 
-/// The number in a name, where the word in front is this one.
+/// Returns the number in a name that begins with this word.
 pub(super) fn number(name: &GenerationName, word: &str) -> Option<u64> {
     name.as_str().strip_prefix(word)?.strip_prefix('-')?.parse().ok()
 }

@@ -13,8 +13,8 @@ use super::{Site, job};
 /// The operation.
 pub(super) const OPERATION: &str = "python-try-imports";
 
-/// Imports modules one after the other and names the first that cannot be. Of a program, the module that it starts is
-/// imported; of a module that is wanted where it is there, nothing where it is not: it may be the application's own.
+/// Imports modules one after the other and names the first that fails. For a program, it imports the module that the
+/// program starts. Optional modules are skipped if the environment lacks them: they may be the application's own.
 const IMPORT: &str = "\
 import importlib, importlib.metadata, importlib.util, json, sys
 asked = json.loads(sys.argv[1])
@@ -42,14 +42,14 @@ pub(super) struct TryImportsRequest {
     deadline: std::time::Duration,
 }
 
-/// What must be there to be imported.
+/// The modules to import.
 #[derive(Debug, Serialize, Deserialize)]
 struct Imports {
-    /// Modules that have to be there.
+    /// Required modules.
     modules: Vec<String>,
-    /// A program of the environment, whose module must be there.
+    /// A program of the environment, whose module is required.
     program: Option<String>,
-    /// Modules that are tried where the environment has them.
+    /// Modules that are tried if the environment has them.
     where_there: Vec<String>,
 }
 
@@ -90,10 +90,10 @@ impl Site<'_> {
     }
 }
 
-/// Does the operation.
+/// Performs the operation.
 pub(super) fn handle(request: &TryImportsRequest) -> Outcome<()> {
     let asked = serde_json::to_string(&request.imports).unwrap_or_default();
-    // What is imported must leave nothing behind.
+    // The imports must leave no files behind.
     let program = Program::new(request.directory.join("bin/python"))
         .args(["-I", "-B", "-c", IMPORT])
         .arg(asked)

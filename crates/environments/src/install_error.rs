@@ -1,19 +1,19 @@
-//! Why uv gave up, read from what it wrote. Pure.
+//! The reason for a failure of uv, read from its output. Pure.
 
 use refresh_programs::process::{Ended, Finished};
 use refresh_system::error::Failure;
 
 use super::pylock::without_credentials;
 
-/// How much of a reason is reported; resolvers can write pages.
+/// The largest length of a reported reason; resolvers can write pages.
 const LONGEST: usize = 1200;
 
-/// What kept an environment from being built.
+/// The reason why an environment was not built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum InstallErrorKind {
     /// No version of a package fits, or there is no such package.
     NoMatch,
-    /// Only an index that counts less has a fitting version.
+    /// Only an index of lower priority has a fitting version.
     IndexOrder,
     /// The certificate of the index is not accepted.
     Certificate,
@@ -21,11 +21,11 @@ pub(super) enum InstallErrorKind {
     Conflict,
     /// The disk, or the owner's share of it, is full.
     NoSpace,
-    /// The index could not be reached, or does not let us in.
+    /// The index could not be reached, or refuses access.
     Network,
     /// A package comes as source only and does not build.
     SourceBuild,
-    /// A package has nothing that is already built, and building is not allowed.
+    /// A package has no built file, and building is not allowed.
     SourceOnly,
     /// A package is built for other platforms only.
     Platform,
@@ -33,13 +33,13 @@ pub(super) enum InstallErrorKind {
     Python,
     /// The lock is not for this machine.
     OtherMachine,
-    /// A download is not what its hash says.
+    /// A download does not match its hash.
     Hash,
     /// Something else.
     Other,
 }
 
-/// Reports the end of uv as a failure: `summary`, the reason in a few lines, and what to do about it.
+/// Reports the end of uv as a failure: `summary`, the reason in a few lines, and a remedy.
 pub(super) fn explain(finished: &Finished, summary: &str) -> Failure {
     if !matches!(finished.ended, Ended::Exited(_)) {
         return finished.failure(summary).hint("give it longer: python.deadline in the host's refresh.toml");
@@ -178,7 +178,7 @@ pub(super) fn parse_kind(text: &str) -> InstallErrorKind {
     }
 }
 
-/// Finds the packages of which another index may have a fitting version, with that index.
+/// Finds the packages that may have a fitting version in another index, with that index.
 fn parse_other_index(text: &str) -> Vec<(String, String)> {
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     let found = text.split("` was found on ").collect::<Vec<_>>();
@@ -191,14 +191,14 @@ fn parse_other_index(text: &str) -> Vec<(String, String)> {
     found.windows(2).filter_map(pair).collect()
 }
 
-/// Returns whether uv lacked something that only the network could have given it.
+/// Returns whether uv failed because it had no network.
 pub(super) fn lacks_network(text: &str) -> bool {
     ["Network connectivity is disabled", "network was disabled", "not found in the cache"]
         .iter()
         .any(|sign| text.contains(sign))
 }
 
-/// Finds the releases that uv takes although their authors have withdrawn them, as `name version`.
+/// Finds the releases that uv uses although their authors have withdrawn them, as `name version`.
 pub(super) fn parse_yanked(text: &str) -> Vec<String> {
     let release = |line: &str| {
         let (release, _) = line.strip_prefix("warning: `")?.split_once("` is yanked")?;

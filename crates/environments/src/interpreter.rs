@@ -1,7 +1,7 @@
-//! The Python that environments are made with: found, asked who it is, and judged.
+//! The Python that environments are made with: it is found, queried and checked.
 //!
-//! It is asked for its *base* executable, so that a pyenv shim, or a virtual environment that the caller sits in,
-//! does not end up in the generations.
+//! The query returns its *base* executable. A pyenv shim or an active virtual environment of the caller thus does not
+//! reach the generations.
 
 use std::path::PathBuf;
 
@@ -15,10 +15,10 @@ use refresh_system::error::{Context as _, Failure, Outcome};
 
 use super::{Site, job};
 
-/// The oldest version that works.
+/// The oldest supported version.
 const OLDEST: &str = ">=3.9";
 
-/// What the interpreter is asked; it answers one line of JSON.
+/// The query to the interpreter; it prints one line of JSON.
 const QUESTION: &str = "\
 import json, os, sys, sysconfig
 print(json.dumps({
@@ -45,10 +45,10 @@ pub struct Interpreter {
     pub platform: String,
 }
 
-/// The operation that asks an interpreter who it is.
+/// The operation that queries an interpreter.
 pub(crate) const OPERATION: &str = "python-find-interpreter";
 
-/// Asks an interpreter who it is.
+/// Queries an interpreter.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct FindInterpreterRequest {
     /// The program, which may be a link or a shim.
@@ -56,10 +56,11 @@ pub(super) struct FindInterpreterRequest {
 }
 
 impl Interpreter {
-    /// Finds the interpreter that the settings name and asks it who it is, as the owner of the environments.
+    /// Finds the interpreter that the settings name and queries it, as the owner of the environments.
     ///
     /// # Errors
-    /// There is none, the owner cannot run it, or it is older than 3.9; each with what to install.
+    /// The interpreter does not exist, the owner cannot run it, or it is older than 3.9. Each error names the packages
+    /// to install.
     pub fn find(site: Site<'_>) -> Outcome<Self> {
         let program = program(&site.python.interpreter)?;
         site.units.call_as(&site.job(Role::Build), site.owner, OPERATION, &FindInterpreterRequest { program })
@@ -68,7 +69,7 @@ impl Interpreter {
     /// Checks that the interpreter is one that a project accepts.
     ///
     /// # Errors
-    /// It is not, or the project's text is not understood.
+    /// The project does not accept it, or the text of the project is not understood.
     pub fn accept(&self, requires_python: Option<&str>) -> Outcome<()> {
         let Some(wanted) = requires_python else { return Ok(()) };
         if satisfies(&self.version, wanted)
@@ -97,7 +98,7 @@ impl Interpreter {
     }
 }
 
-/// Looks the interpreter's name up.
+/// Finds the interpreter by its name.
 fn program(name: &str) -> Outcome<PathBuf> {
     let for_root = rustix::process::geteuid().is_root();
     environment::find_program(name, for_root).ok_or_else(|| {
@@ -107,7 +108,7 @@ fn program(name: &str) -> Outcome<PathBuf> {
     })
 }
 
-/// Does the operation.
+/// Performs the operation.
 pub(super) fn handle(request: &FindInterpreterRequest) -> Outcome<Interpreter> {
     let shown = request.program.display();
     let finished = job::runner().run(&Program::new(&request.program).args(["-I", "-c", QUESTION])).map_err(

@@ -1,4 +1,4 @@
-//! One operation's work with uv: what the host says, where it may write, and when it must be done.
+//! The work of one operation with uv: the settings of the host, the writable directories, and the deadline.
 //!
 //! Everything here happens in the process of an operation, as the user that environments belong to.
 
@@ -21,17 +21,17 @@ use super::network::Variables;
 /// The settings of the host for every operation of this crate.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Setup {
-    /// Where uv, its cache and scratch directories lie.
+    /// The directory of uv, its cache and the scratch directories.
     pub(super) directory: PathBuf,
-    /// What uv gets of the network.
+    /// The network variables of uv.
     pub(super) network: Variables,
     /// The indexes of single packages.
     pub(super) indexes: BTreeMap<String, String>,
-    /// Whether what has no wheel may be built from source.
+    /// Whether packages without a wheel may be built from source.
     pub(super) allow_source: bool,
     /// Whether environments see the packages of the system, too.
     pub(super) system_site_packages: bool,
-    /// Whether no network is used at all.
+    /// Whether the network is not used.
     pub(super) offline: bool,
     /// How long the operation may take.
     pub(super) deadline: Duration,
@@ -59,16 +59,16 @@ pub(super) const SCRATCH: &str = "scratch";
 pub(super) struct Job<'a> {
     pub(super) setup: &'a Setup,
     pub(super) runner: Runner,
-    /// A directory that is gone when the operation ends; the working directory of what it starts.
+    /// A directory that is removed when the operation ends; the working directory of its programs.
     pub(super) scratch: PathBuf,
     until: Instant,
 }
 
 impl<'a> Job<'a> {
-    /// Does `work` with a scratch directory of this name.
+    /// Performs `work` with a scratch directory of this name.
     ///
     /// # Errors
-    /// The directory cannot be made, or the work fails.
+    /// The directory cannot be created, or the work fails.
     pub(super) fn within<A>(
         setup: &'a Setup,
         name: &str,
@@ -87,12 +87,12 @@ impl<'a> Job<'a> {
         tidied.map(|()| value)
     }
 
-    /// Prepares a program, within what is left of the deadline.
+    /// Prepares a program with the remaining time of the deadline.
     pub(super) fn program(&self, path: &Path) -> Program {
         Program::new(path).directory(&self.scratch).deadline(self.left())
     }
 
-    /// Runs a program of uv's, passes on its output, and explains its failure.
+    /// Runs a uv command, passes on its output, and explains its failure.
     ///
     /// # Errors
     /// It failed.
@@ -102,7 +102,7 @@ impl<'a> Job<'a> {
         if finished.succeeded() { Ok(()) } else { Err(install_error::explain(&finished, summary)) }
     }
 
-    /// Runs a program and returns what it wrote.
+    /// Runs a program and returns its output.
     ///
     /// # Errors
     /// It failed.
@@ -111,10 +111,10 @@ impl<'a> Job<'a> {
         finished.ok(|| summary.to_owned()).map(|finished| finished.text())
     }
 
-    /// Gives up when the deadline has passed.
+    /// Fails if the deadline has passed.
     ///
     /// # Errors
-    /// It has.
+    /// The deadline has passed.
     pub(super) fn in_time(&self) -> Outcome<()> {
         if self.left().is_zero() {
             let limit = self.setup.deadline;
@@ -129,20 +129,21 @@ impl<'a> Job<'a> {
     }
 }
 
-/// Names this boot. A container has the kernel's name for it, and another first process.
+/// Returns a name of this boot. In a container, the boot ID of the kernel does not change, but the first process does.
 pub(super) fn boot() -> String {
     let first = ProcessId::of(1).map_or(0, |process| process.started);
     format!("{}-{first}", clock::boot_id())
 }
 
-/// The file beside the cache while that may hold what is not on the disk yet. It holds the boot that writes to the cache.
+/// The file beside the cache that exists while parts of the cache may not be on the disk yet. It contains the boot that
+/// writes to the cache.
 const UNSYNCED: &str = "cache-unsynced";
 
-/// Removes a cache that was in use when the machine went down: uv renames files into it without syncing them, and takes an
-/// empty one for whole. Then notes that it is in use.
+/// Removes a cache that was in use when the machine went down: uv renames files into it without syncing them, and
+/// treats an empty one as complete. Then records that it is in use.
 ///
 /// # Errors
-/// The cache cannot be removed, or the note not be written.
+/// The cache cannot be removed, or the note cannot be written.
 fn begin_with_cache(setup: &Setup) -> Outcome<()> {
     let (note, boot) = (setup.directory.join(UNSYNCED), &setup.boot);
     disk::sweep_unwritten(&setup.directory)?;
@@ -159,7 +160,7 @@ fn begin_with_cache(setup: &Setup) -> Outcome<()> {
     disk::write_atomic(&note, boot.as_bytes(), 0o644)
 }
 
-/// Makes what the cache holds durable, and notes that.
+/// Syncs the cache to the disk, and records that.
 ///
 /// # Errors
 /// The disk cannot be written.
@@ -171,7 +172,7 @@ fn end_with_cache(setup: &Setup) -> Outcome<()> {
     disk::remove_file_if_there(&setup.directory.join(UNSYNCED))
 }
 
-/// Starts programs on behalf of an operation, and reports what happens to who called it.
+/// Starts programs on behalf of an operation, and reports events to its caller.
 pub(super) fn runner() -> Runner {
     Runner::in_operation(Events::new(vec![Box::new(Progress)]))
 }

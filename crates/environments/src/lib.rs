@@ -1,12 +1,12 @@
-//! The Python environment: what a commit asks for, the lock of it, and the environments that are built from locks.
+//! The Python environment: the requirements of a commit, their lock, and the environments that are built from locks.
 //!
 //! An environment is built by uv as a fresh directory below `environments/`, at its final path, read-only once good, never
 //! changed and never moved afterwards. `venv` is a symbolic link to the live one; changing environments is one atomic
 //! rename.
 //!
 //! The caller (root, in a run) writes records, locks and manifests, the link, and removes directories. Everything that
-//! executes uv or Python, or reads what others wrote, is an operation ([`answer`]): done by a process of the user that the
-//! environments belong to.
+//! executes uv or Python, or reads files of other users, is an operation ([`answer`]). A process of the user that owns
+//! the environments performs it.
 //!
 //! The way through: [`reading::read`] → [`Interpreter::find`] → [`Environments::wanted`] → [`Environments::ensure`]
 //! (lock → build) → [`Environments::switch`].
@@ -56,7 +56,8 @@ pub use tree_source::{DefinitionFilter, TreeSource};
 
 use refresh_programs::process::worker;
 
-/// Does an operation of this crate: reads its request and returns its answer; `None` if it is not one of them.
+/// Performs an operation of this crate: reads its request and returns its answer. `None` if the crate has no such
+/// operation.
 pub fn answer(operation: &str, request: &[u8]) -> Option<Vec<u8>> {
     Some(match operation {
         interpreter::OPERATION => worker::answer(request, |request| interpreter::handle(&request)),

@@ -1,4 +1,4 @@
-//! The environments that there are, each with its standing; and whether one is still what was built. Only reads.
+//! The existing environments, each with its standing, and whether one is still as built. Only reads.
 
 use serde::Serialize;
 
@@ -17,25 +17,25 @@ use super::record::{self, Record};
 pub struct Listed {
     /// Its name.
     pub name: GenerationName,
-    /// What it is good for.
+    /// Its standing.
     pub standing: Standing,
-    /// What is written down of it.
+    /// Its record.
     pub record: Option<Record>,
-    /// What was changed in it by hand.
+    /// The manual change in it.
     pub contamination: Option<Contamination>,
 }
 
-/// What an environment is good for.
+/// The standing of an environment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Standing {
-    /// It was built and proved, and may be used.
+    /// It was built and verified, and may be used.
     Good,
     /// It was changed; it is not used again.
     Contaminated,
-    /// It was there before the tool; it serves as something to return to.
+    /// It existed before the tool; it serves as a rollback target.
     Adopted,
-    /// It was not finished, or a part of it is gone; the next run removes it.
+    /// It was not finished, or a part of it is missing; the next run removes it.
     Incomplete,
 }
 
@@ -62,7 +62,7 @@ impl Environments<'_> {
             let Some(generation) = self.known(&name)? else {
                 let record = Record::read(self.site.layout, &name)?;
                 if record.is_some() {
-                    // Only what it could be built again from is left of it.
+                    // Only the record from which it can be built again remains.
                     continue;
                 }
                 all.push(Listed { name, standing: Standing::Incomplete, record, contamination: None });
@@ -80,11 +80,11 @@ impl Environments<'_> {
         Ok(all)
     }
 
-    /// Returns what is wrong with the interpreter that an environment links to; `None` if it still is the one that the
-    /// environment was built with, and for an adopted directory.
+    /// Returns the problem of the interpreter that an environment links to. `None` if it still is the one of the build,
+    /// and for an adopted directory.
     ///
     /// # Errors
-    /// The interruption.
+    /// The run was interrupted.
     pub fn interpreter_problem(&self, generation: &Generation) -> Outcome<Option<String>> {
         let Some(built) = generation.record.built() else { return Ok(None) };
         let recorded = &built.interpreter;

@@ -1,8 +1,8 @@
 //! The lock: every distribution of an environment by name, version and hashes, for one definition.
 //!
-//! It is kept as `locks/<key>.json` and holds the document that uv installs: requirements with hashes as the application
-//! wrote them, or `pylock.toml` (PEP 751) for everything else. The key stands for what was resolved: the definition, the
-//! interpreter, the indexes. What a lock says never changes but by a new resolution.
+//! It is kept as `locks/<key>.json` and holds the document that uv installs: requirements with hashes as the
+//! application wrote them, or `pylock.toml` (PEP 751) for everything else. The key identifies the resolved input: the
+//! definition, the interpreter, the indexes. Only a new resolution changes the content of a lock.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -23,11 +23,11 @@ use super::requirements;
 /// The version of the file.
 const SCHEMA: u32 = 1;
 
-/// What a definition resolves to.
+/// The result of resolving a definition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lock {
     schema: u32,
-    /// What was resolved, as sixteen hexadecimal digits.
+    /// The resolved input, as sixteen hexadecimal digits.
     pub key: String,
     /// Where it comes from.
     pub origin: Origin,
@@ -35,20 +35,20 @@ pub struct Lock {
     pub made_at: jiff::Timestamp,
     /// The distributions, sorted by name.
     pub packages: Vec<Locked>,
-    /// In which form the document is.
+    /// The form of the document.
     #[serde(default)]
     pub form: Form,
     /// The document itself.
     pub document: String,
-    /// The extras that are chosen of it.
+    /// The selected extras of it.
     #[serde(default)]
     pub extras: Vec<String>,
-    /// The dependency groups that are chosen of it.
+    /// The selected dependency groups of it.
     #[serde(default)]
     pub groups: Vec<String>,
 }
 
-/// In which form the document of a lock is.
+/// The form of the document of a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Form {
@@ -63,7 +63,7 @@ pub enum Form {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Origin {
-    /// The application brings it; it is law.
+    /// The application brings it; it is binding.
     Application {
         /// The file.
         file: PathBuf,
@@ -72,15 +72,15 @@ pub enum Origin {
     Resolved {
         /// The installer's kind and version.
         by: String,
-        /// Releases after this instant were not looked at.
+        /// Releases after this instant were ignored.
         cutoff: Option<jiff::Timestamp>,
-        /// Why another machine may come to another result; `None` if it does not.
+        /// Why the result may differ on another machine; `None` if it does not.
         not_reproducible: Option<String>,
     },
 }
 
 impl Lock {
-    /// Reads a lock out of a document in the form of PEP 751.
+    /// Reads a lock from a document in the form of PEP 751.
     ///
     /// # Errors
     /// The document is not understood, or a package in it has no version or no hash.
@@ -91,10 +91,10 @@ impl Lock {
         Self::new(key, origin, locked, Form::Pylock, document)
     }
 
-    /// Makes a lock of requirements that are pinned with hashes, and the lines that they stand in.
+    /// Creates a lock from requirements that are pinned with hashes, and from their lines.
     ///
     /// # Errors
-    /// Their words could be taken for something else where they are used.
+    /// A word in them could be misread later.
     pub(super) fn from_requirements(
         key: &str,
         origin: Origin,
@@ -112,10 +112,10 @@ impl Lock {
         document: String,
     ) -> Outcome<Self> {
         packages.sort_by(|one, other| (&one.name, &one.version).cmp(&(&other.name, &other.version)));
-        // uv writes one distribution in several entries where its files come from several places.
+        // uv writes one distribution in several entries if its files come from several places.
         packages.dedup();
         for pair in packages.windows(2) {
-            // Of two with markers, uv takes the one that is for this machine.
+            // Of two with markers, uv installs the one for this machine.
             if let [one, other] = pair
                 && one.name == other.name
                 && (one.marker.is_none() || other.marker.is_none())
@@ -140,13 +140,13 @@ impl Lock {
         Ok(lock)
     }
 
-    /// The same lock, of which these extras and groups are installed.
+    /// Returns the same lock with these extras and groups selected.
     pub(super) fn choosing(mut self, extras: Vec<String>, groups: Vec<String>) -> Self {
         (self.extras, self.groups) = (extras, groups);
         self
     }
 
-    /// Refuses a lock whose words could be taken for something else where they are used: as lines of a list.
+    /// Refuses a lock whose words could be misread as something else in the lines of a list.
     ///
     /// # Errors
     /// The first such word.
@@ -175,7 +175,7 @@ impl Lock {
         Ok(())
     }
 
-    /// Returns the document that uv installs. What an older version of this program has kept may have none.
+    /// Returns the document that uv installs. A lock of an older version of this program may have none.
     pub(super) fn to_install(&self) -> (Form, String) {
         if self.document.is_empty() && !self.packages.is_empty() {
             (Form::Requirements, self.requirements())
@@ -189,7 +189,7 @@ impl Lock {
         let mut text = String::new();
         for package in &self.packages {
             match &package.url {
-                // A blank has to stand before the marker: it could belong to the URL.
+                // A blank must precede the marker: otherwise it could belong to the URL.
                 Some(url) => text.push_str(&format!("{} @ {url}", package.name)),
                 None => text.push_str(&format!("{}=={}", package.name, package.version)),
             }
@@ -206,7 +206,7 @@ impl Lock {
         text
     }
 
-    /// Returns the lock in a few words, for reports.
+    /// Returns a short summary of the lock, for reports.
     pub fn summary(&self) -> LockSummary {
         let (source, cutoff, not_reproducible) = match &self.origin {
             Origin::Application { file } => (file.display().to_string(), None, None),
@@ -217,7 +217,7 @@ impl Lock {
         LockSummary { source, cutoff, not_reproducible, digest: self.digest() }
     }
 
-    /// Says of a failure to install that it is the application's own lock that is wrong, where there is one.
+    /// Adds to a failure of the installation that the application's own lock is wrong, if the lock is one.
     pub(super) fn as_failure_of_lockfile(&self, failure: Failure) -> Failure {
         let Origin::Application { file } = &self.origin else { return failure };
         let file = file.display();
@@ -226,7 +226,7 @@ impl Lock {
             .hint(format!("update {file} in the application's repository, and commit it"))
     }
 
-    /// Names what another lock has instead, a line each: `+ name new`, `- name old`, `~ name old → new`.
+    /// Returns the differences of another lock, one per line: `+ name new`, `- name old`, `~ name old → new`.
     pub fn changes(&self, other: &Self) -> Vec<String> {
         let table = |lock: &Self| -> BTreeMap<String, String> {
             lock.packages.iter().map(|package| (package.name.clone(), package.version.clone())).collect()
@@ -242,7 +242,7 @@ impl Lock {
         names.into_iter().filter_map(line).collect()
     }
 
-    /// Returns the sha256 over what the lock says, in hexadecimal digits. Where it came from and when does not count.
+    /// Returns the sha256 over the content of the lock, in hexadecimal digits. Its origin and date do not count.
     pub(crate) fn digest(&self) -> String {
         let mut text = self.requirements();
         for (what, names) in [("extra", &self.extras), ("group", &self.groups)] {
@@ -253,10 +253,10 @@ impl Lock {
         hex::encode(Sha256::digest(text.as_bytes()))
     }
 
-    /// Reads the lock of a key; `None` if there is none that this version understands and can use.
+    /// Reads the lock of a key; `None` if no lock exists that this version can use.
     ///
     /// # Errors
-    /// The file is there and cannot be read.
+    /// The file exists and cannot be read.
     pub(crate) fn read(layout: &Layout, key: &str) -> Outcome<Option<Self>> {
         let Some(bytes) = disk::read_own(&file(layout, key))? else { return Ok(None) };
         let read: Option<Self> = serde_json::from_slice(&bytes).ok();
@@ -266,7 +266,7 @@ impl Lock {
     /// Reads the lock of another machine.
     ///
     /// # Errors
-    /// It is of another version, not understood, or its words could be taken for something else.
+    /// It has another version, is not understood, or has words that could be misread.
     pub(super) fn of_bytes(bytes: &[u8]) -> Outcome<Self> {
         let lock: Self = serde_json::from_slice(bytes).context(|| "the lock is not understood".to_owned())?;
         if lock.schema != SCHEMA {
@@ -278,7 +278,7 @@ impl Lock {
         Ok(lock)
     }
 
-    /// Refuses a lock whose document, which is what is installed, says something else than its list, which is what is compared.
+    /// Refuses a lock whose document differs from its list. The document is installed; the list is compared.
     fn check_document(&self) -> Outcome<()> {
         let (form, document) = self.to_install();
         let again = match form {
@@ -295,7 +295,7 @@ impl Lock {
         Err(Failure::new("the lock lists other packages than its document names"))
     }
 
-    /// Keeps the lock, atomically and durably.
+    /// Writes the lock, atomically and durably.
     pub(super) fn write(&self, layout: &Layout) -> Outcome<()> {
         disk::make_directory(&layout.locks(), 0o755)?;
         disk::write_json(&file(layout, &self.key), self, 0o644)
@@ -306,7 +306,7 @@ fn file(layout: &Layout, key: &str) -> PathBuf {
     layout.locks().join(format!("{key}.json"))
 }
 
-/// Returns whether a text is a hash: the name of its algorithm, and hexadecimal digits in small letters.
+/// Returns whether a text is a hash: the name of its algorithm, and lowercase hexadecimal digits.
 fn is_hash(text: &str) -> bool {
     let (name, digits) = text.split_once(':').unwrap_or(("sha256", text));
     let length = match name {
@@ -324,13 +324,13 @@ fn is_name(text: &str) -> bool {
     text == normal_name(text) && !text.is_empty() && !text.starts_with('-') && text.bytes().all(known)
 }
 
-/// Returns whether a text holds nothing but what a version may (PEP 440).
+/// Returns whether a text contains only characters that are allowed in a version (PEP 440).
 fn is_version(text: &str) -> bool {
     let known = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'+' | b'!' | b'-' | b'_');
     text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.bytes().all(known)
 }
 
-/// Returns whether a text is one word that leads to the web, and not to a file.
+/// Returns whether a text is one word with a web address, not a file.
 fn is_web_address(text: &str) -> bool {
     let is_web = ["https://", "http://"].iter().any(|scheme| text.starts_with(scheme));
     is_web && !text.chars().any(|c| c.is_control() || c.is_whitespace())
@@ -346,7 +346,7 @@ pub(super) mod tests {
         sdist = { url = 'https://x/six.tar.gz', hashes = { sha256 = '<aa>' } }\n\
         [[packages]]\nname = 'idna'\nversion = '3.10'\nwheels = [{ url = 'u', hashes = { sha256 = '<cc>' } }]\n";
 
-    /// Writes digests out, which stand as `<aa>` in a text.
+    /// Expands digests that a text contains as `<aa>`.
     pub(crate) fn written_out(text: &str) -> String {
         let pairs = ["aa", "bb", "cc", "dd", "ee", "BB"];
         pairs.iter().fold(text.to_owned(), |text, pair| text.replace(&format!("<{pair}>"), &pair.repeat(32)))

@@ -1,7 +1,8 @@
-//! The operation that makes a lock: the application's own one is read, everything else is resolved by uv.
+//! The operation that makes a lock: it reads the application's own lock; uv resolves everything else.
 //!
-//! The application's own lock is law. Everything else is resolved as of the date of the definition, so that another machine
-//! comes to the same result later. What the host adds (`python.also`) never changes what the application locks.
+//! The application's own lock is binding. Everything else is resolved as of the date of the definition: another machine
+//! gets the same result later. Additions of the host (`python.also`) never change the locked packages of the
+//! application.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -28,27 +29,27 @@ use super::uv::{self, Network};
 /// The operation.
 pub(super) const OPERATION: &str = "python-lock";
 
-/// What an index has to have for a cutoff to mean anything.
+/// The reason why a cutoff has no effect with some indexes.
 const NO_UPLOAD_TIMES: &str = "the package index gives no upload times";
 
-/// What is said of a lock that was made without the index.
+/// The remark on a lock that was made without the index.
 const FROM_CACHE: &str = "the package index cannot be reached; it was resolved from what uv has in its cache";
 
 /// Makes the lock of a definition.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct LockRequest {
     pub(super) setup: Setup,
-    /// What the lock is named by.
+    /// The key that names the lock.
     pub(super) key: String,
     pub(super) definitions: Definitions,
     pub(super) interpreter: Interpreter,
     /// Releases after this instant do not count.
     pub(super) cutoff: Option<jiff::Timestamp>,
-    /// Whether everything that was released until now counts.
+    /// Whether all releases until now count.
     pub(super) upgrade: bool,
 }
 
-/// Does the operation.
+/// Performs the operation.
 pub(super) fn handle(request: &LockRequest) -> Outcome<Lock> {
     let made = Job::within(&request.setup, &format!("lock-{}", request.key), |job| {
         Locking { job, request, definitions: &request.definitions }.lock()
@@ -56,27 +57,27 @@ pub(super) fn handle(request: &LockRequest) -> Outcome<Lock> {
     made.context(|| "the definition cannot be resolved".to_owned())
 }
 
-/// Making one lock.
+/// The making of one lock.
 struct Locking<'a> {
     job: &'a Job<'a>,
     request: &'a LockRequest,
     definitions: &'a Definitions,
 }
 
-/// What uv has resolved.
+/// The result of uv.
 struct Resolution {
     document: String,
-    /// Releases in it that their authors have withdrawn.
+    /// Releases in it that were withdrawn by their authors.
     yanked: Vec<String>,
-    /// Whether the index could not be asked.
+    /// Whether the index was unreachable.
     from_cache: bool,
 }
 
 /// Why a definition does not resolve.
 struct Unresolved {
-    /// What uv complains of; `None` if it is not that which ended it.
+    /// The error kind of uv; `None` if something else ended it.
     kind: Option<InstallErrorKind>,
-    /// Whether the index says too little for a cutoff.
+    /// Whether the index gives no upload times, which a cutoff needs.
     because_of_upload_times: bool,
     failure: Failure,
 }
@@ -94,18 +95,18 @@ struct ResolveMode {
 }
 
 impl ResolveMode {
-    /// With what was released until the date of the definition.
+    /// With the releases until the date of the definition.
     fn until(cutoff: jiff::Timestamp, now: jiff::Timestamp) -> Self {
         let ahead = (cutoff > now).then(|| "the definition is dated in the future".to_owned());
         Self { cutoff: Some(cutoff), not_reproducible: ahead }
     }
 
-    /// With everything there is.
+    /// With all releases.
     fn free(why: &str) -> Self {
         Self { cutoff: None, not_reproducible: Some(why.to_owned()) }
     }
 
-    /// With everything there is now, because a person asked for it.
+    /// With all releases until now, because a person requested it.
     fn upgrade(now: jiff::Timestamp) -> Self {
         let why = "it was upgraded on this machine; commit the lock, and it holds everywhere";
         Self { cutoff: Some(now), not_reproducible: Some(why.to_owned()) }
@@ -122,7 +123,7 @@ impl Locking<'_> {
         self.resolve_once(&way).map_err(|unresolved| unresolved.failure)
     }
 
-    /// Reads the application's own lock, and adds to it what the host wants beside.
+    /// Reads the application's own lock, and adds the additional requirements of the host.
     fn read(&self, own: &ProjectLockfile) -> Outcome<Lock> {
         let origin = Origin::Application { file: own.file().to_path_buf() };
         let context = || format!("the application's {} cannot be used", own.file().display());
@@ -144,7 +145,7 @@ impl Locking<'_> {
         if self.definitions.also.is_empty() { Ok(lock) } else { self.with_also(&lock) }
     }
 
-    /// The lines that pin a version with hashes, each once, in the order of the files.
+    /// Returns the lines that pin a version with hashes, each once, in the order of the files.
     fn pinned_lines(&self) -> (Vec<Locked>, String) {
         let mut lines: Vec<&str> = Vec::new();
         let mut packages = Vec::new();
@@ -159,10 +160,10 @@ impl Locking<'_> {
         (packages, lines.iter().map(|line| format!("{line}\n")).collect())
     }
 
-    /// The extras and groups that are chosen, as a standard lock writes them.
+    /// Returns the selected extras and groups in the notation of a standard lock.
     fn choose(&self, text: &str) -> Outcome<(Vec<String>, Vec<String>)> {
         let lock = Pylock::parse(text)?;
-        // What was chosen when the lock was made is in it without a name, and the project knows the name.
+        // The selection at the time of locking is in the lock without a name; the project has the name.
         let is_known_elsewhere = self.definitions.has_project;
         let find = |what: &str, chosen: &[String], known: &[String]| -> Outcome<Vec<String>> {
             if known.is_empty() && is_known_elsewhere {
@@ -184,13 +185,13 @@ impl Locking<'_> {
         ))
     }
 
-    /// Brings uv's lock into standard form, without any network; that it fits the project is checked.
+    /// Converts uv's lock into the standard form without the network. Checks that it fits the project.
     fn export(&self, lock: &str, project: &str) -> Outcome<String> {
         let directory = self.job.scratch.join("project");
         disk::make_directory(&directory, 0o755)?;
         disk::write_passing(&directory.join(project_lockfile::UV), lock.as_bytes(), 0o644)?;
         disk::write_passing(&directory.join("pyproject.toml"), project.as_bytes(), 0o644)?;
-        // With an empty cache and no network, uv has nothing but the lock itself to answer from.
+        // With an empty cache and no network, the lock is the only source of uv.
         let mut program = uv::command(self.job, Network::Unused)
             .args(["--no-cache", "export", "--locked", "--format", "pylock.toml", "--no-header"])
             .args(["--no-annotate", "--quiet", "--no-emit-project", "--no-default-groups", "--python"])
@@ -212,7 +213,7 @@ impl Locking<'_> {
             .hint("run `uv lock` in the application's repository, and commit uv.lock"))
     }
 
-    /// Refuses a lock that leaves out what the project asks for by name.
+    /// Refuses a lock that lacks a package that the project requires by name.
     fn check_complete(&self, own: &ProjectLockfile, lock: &Lock) -> Outcome<()> {
         let lines = self.definitions.package_lines();
         let asked = lines.iter().filter(|(file, _)| *file == Path::new("pyproject.toml"));
@@ -228,7 +229,7 @@ impl Locking<'_> {
             .hint(format!("update {file} in the application's repository, and commit it")))
     }
 
-    /// Adds what the host wants beside the application's own lock, without changing what that says.
+    /// Adds the additional requirements of the host to the application's own lock. The locked packages do not change.
     fn with_also(&self, lock: &Lock) -> Outcome<Lock> {
         let directory = self.job.scratch.join("also");
         disk::make_directory(&directory, 0o755)?;
@@ -286,7 +287,7 @@ impl Locking<'_> {
         };
         let why = limited.because_of_upload_times.then_some(NO_UPLOAD_TIMES);
         let way = ResolveMode::free(why.unwrap_or_default());
-        // The failure names why it does not resolve at all, not what the cutoff hid.
+        // The failure gives the reason without the cutoff, not the releases that the cutoff hid.
         let mut lock = self.resolve_once(&way).map_err(|unresolved| unresolved.failure)?;
         if why.is_none()
             && let Origin::Resolved { not_reproducible, .. } = &mut lock.origin
@@ -323,7 +324,7 @@ impl Locking<'_> {
         })
     }
 
-    /// Resolves files of requirements; packages that have an index of their own come from that.
+    /// Resolves files of requirements; packages with a separate index come from that index.
     fn compile(&self, files: &[PathBuf], form: Form, way: &ResolveMode) -> Result<Resolution, Unresolved> {
         let own = &self.job.setup.indexes;
         let lines = self.definitions.package_lines();
@@ -386,7 +387,7 @@ impl Locking<'_> {
 
     fn run(&self, program: &Program) -> Result<Resolution, Unresolved> {
         let mut finished = self.job.runner.run(program)?;
-        // Files are called as in the application's tree, not as in the scratch directory.
+        // Names of files are those of the application's tree, not of the scratch directory.
         let text = String::from_utf8_lossy(&finished.stderr);
         let scratch = self.job.scratch.display();
         let text = text
@@ -394,7 +395,7 @@ impl Locking<'_> {
             .replace(&format!("{scratch}/also/"), "")
             .replace(&format!("{scratch}/"), "");
         finished.stderr = text.clone().into_bytes();
-        // The failure is short; all of it is in the log of the run.
+        // The failure is short; the log of the run has the full text.
         text.lines().for_each(|line| self.job.runner.events().output("uv", line));
         if finished.succeeded() {
             let yanked = install_error::parse_yanked(&text);
@@ -407,7 +408,7 @@ impl Locking<'_> {
         })
     }
 
-    /// Writes a project that asks for packages, each from its own index and from no other.
+    /// Writes a project that requires packages, each from its own index and from no other.
     fn write_sources(&self, directed: &[String]) -> Outcome<PathBuf> {
         let directory = self.job.scratch.join("indexes");
         disk::make_directory(&directory, 0o700)?;
@@ -433,7 +434,7 @@ impl Locking<'_> {
     }
 }
 
-/// The names of the packages in a document.
+/// Returns the names of the packages in a document.
 fn names_in(document: &str, form: Form) -> Outcome<Vec<String>> {
     Ok(match form {
         Form::Pylock => Pylock::parse(document)?.names(),
@@ -443,8 +444,8 @@ fn names_in(document: &str, form: Form) -> Outcome<Vec<String>> {
     })
 }
 
-/// Refuses releases that their authors have withdrawn (PEP 592): uv takes one that is pinned, with a warning that is easily
-/// missed on a fleet.
+/// Refuses releases that their authors have withdrawn (PEP 592): uv installs a pinned one, with a warning that is
+/// easily missed on a fleet.
 fn refuse_withdrawn(yanked: &[String]) -> Outcome<()> {
     if yanked.is_empty() {
         return Ok(());
@@ -454,7 +455,7 @@ fn refuse_withdrawn(yanked: &[String]) -> Outcome<()> {
         .hint("pin another version in the requirements"))
 }
 
-/// Why a definition resolves without a cutoff only.
+/// Returns why a definition resolves only without a cutoff.
 fn why_not_until(cutoff: jiff::Timestamp, found: Option<&Pylock>) -> String {
     let newer = found.map(|found| found.newer_than(cutoff)).unwrap_or_default();
     if newer.is_empty() && found.is_some_and(|found| !found.has_upload_times()) {

@@ -1,4 +1,4 @@
-//! One distribution of a lock, and how a line of requirements pins it. It touches nothing.
+//! One distribution of a lock, and how a line of requirements pins it. Pure.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,12 +11,12 @@ pub struct Locked {
     pub name: String,
     /// The version.
     pub version: String,
-    /// On which machines it is wanted (PEP 508), where not on all.
+    /// The machines that need it (PEP 508), if not all do.
     pub marker: Option<String>,
-    /// The hashes of every file that will do, as `sha256:…`, sorted.
+    /// The hashes of all acceptable files, as `sha256:…`, sorted.
     #[serde(alias = "digests")]
     pub hashes: Vec<String>,
-    /// The one place where its wheel is, where that is not an index.
+    /// The only location of its wheel, if that is not an index.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
 }

@@ -1,7 +1,7 @@
-//! What uv gets of package indexes, proxies and certificates.
+//! The package indexes, proxies and certificates that uv gets.
 //!
-//! The host's `python.index_url` wins over the caller's environment. People set these for pip, for uv, or for everything;
-//! uv gets all of it in its own variables.
+//! The host's `python.index_url` wins over the caller's environment. People set these for pip, for uv, or for all
+//! programs; uv gets them in its own variables.
 
 use std::path::Path;
 
@@ -12,13 +12,13 @@ use refresh_system::environment;
 /// Names and values of environment variables.
 pub(super) type Variables = Vec<(String, String)>;
 
-/// Returns the variables that uv, and whatever fetches uv, is given.
+/// Returns the variables for uv, and for the program that fetches uv.
 pub(super) fn variables(python: &Python) -> Variables {
     uv_variables(python, &environment::network())
 }
 
-/// Returns which indexes packages come from, as far as it is not the default; credentials are left out, because a
-/// token that is renewed makes no other environment.
+/// Returns the package indexes that are not the default. Credentials are left out: a renewed token does not make a
+/// different environment.
 pub(super) fn indexes(python: &Python) -> String {
     let variables = variables(python);
     let named = variables.iter().filter(|(name, _)| name == "UV_DEFAULT_INDEX" || name == "UV_INDEX");

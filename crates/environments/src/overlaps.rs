@@ -1,7 +1,7 @@
-//! Files that several distributions bring: which they are, and who wins. Reads an environment, changes nothing.
+//! Files that several distributions bring: which files, and which distribution wins. Only reads an environment.
 //!
-//! uv installs many wheels at once, so of two that bring one file the last to be written wins, whichever that is. The lists
-//! that the wheels bring (`RECORD`) name such files whatever has been written.
+//! uv installs many wheels in parallel. If two bring the same file, the last one written wins, in no fixed order. The
+//! lists in the wheels (`RECORD`) name such files in any case.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -31,7 +31,7 @@ pub(super) fn find(environment: &Path, order: &[String]) -> Outcome<Vec<Overlap>
     }
     let place = |name: &String| order.iter().position(|known| known == name).unwrap_or(usize::MAX);
     let overlaps = brought.into_iter().filter_map(|(path, by)| {
-        // The same content from whomever is no matter.
+        // The same content from several distributions does no harm.
         by.iter().any(|(_, hash)| *hash != by[0].1).then(|| {
             let mut packages: Vec<String> = by.into_iter().map(|(name, _)| name).collect();
             packages.sort_by_key(|name| (place(name), name.clone()));
@@ -42,18 +42,18 @@ pub(super) fn find(environment: &Path, order: &[String]) -> Outcome<Vec<Overlap>
     Ok(overlaps.filter(|overlap| overlap.packages.len() > 1).collect())
 }
 
-/// The directories of an environment that packages lie in.
+/// Returns the directories of an environment that contain packages.
 pub(super) fn site_packages(environment: &Path) -> Outcome<Vec<PathBuf>> {
     let lib = environment.join("lib");
     let versions = record::entries(&lib)?.into_iter().filter(|name| name.starts_with("python"));
     Ok(versions.map(|version| lib.join(version).join("site-packages")).collect())
 }
 
-/// Reads path and hash of each line; what has no hash is no content of the distribution's own.
+/// Reads path and hash of each line. An entry without a hash is not content of the distribution.
 fn parse(list: &str) -> Vec<(String, String)> {
     let parse_line = |line: &str| {
         let (path, rest) = match line.strip_prefix('"') {
-            // A path with a comma or a quote in it is quoted, and its quotes are doubled.
+            // A path with a comma or a quote is quoted, and its quotes are doubled.
             Some(rest) => {
                 let end = rest.find("\",")?;
                 (rest[..end].replace("\"\"", "\""), &rest[end + 2..])

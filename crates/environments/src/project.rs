@@ -10,18 +10,18 @@ use refresh_system::text::normal_name;
 
 use super::requirements::{self, Line, LineKind};
 
-/// What a project asks for.
+/// The requirements of a project.
 #[derive(Debug, Default)]
 pub(super) struct Project {
     /// Which versions of Python it accepts.
     pub(super) requires_python: Option<String>,
     /// Its dependencies with those of the chosen extras and groups, as lines of a requirements file.
     pub(super) lines: Vec<Line>,
-    /// What is worth telling.
+    /// Remarks for the report.
     pub(super) notes: Vec<String>,
 }
 
-/// Reads a project; `None` if the file holds none.
+/// Reads a project; `None` if the file has no project.
 ///
 /// # Errors
 /// It is not understood, or there is no such extra or group.
@@ -52,7 +52,7 @@ pub(super) fn read(bytes: &[u8], extras: &[String], groups: &[String]) -> Outcom
     Ok(Some(reading.found))
 }
 
-/// The way through the tables.
+/// The state of reading the tables.
 struct Reading<'a> {
     text: &'a str,
     file: &'a File,
@@ -82,7 +82,7 @@ impl Reading<'_> {
             let names = inner.map(|(names, _)| names.split(',').map(str::trim)).into_iter().flatten();
             return names.filter(|name| !name.is_empty()).try_for_each(|name| self.extra(name));
         }
-        // Several listed may stand on one line of the project, but not of a requirements file.
+        // The project may list several on one line; a requirements file cannot.
         let number = number.max(self.found.lines.last().map_or(0, |line: &Line| line.number) + 1);
         self.found.lines.push(Line { number, text, meaning: LineKind::Package(package) });
         Ok(())

@@ -1,4 +1,4 @@
-//! The application's own lock: law where there is one. Pure; [`super::resolve`] has uv read it.
+//! The application's own lock: binding if there is one. Pure; [`super::resolve`] lets uv read it.
 //!
 //! In this order: `uv.lock`, `pylock.toml` (PEP 751), requirements of which every line is pinned with hashes.
 
@@ -19,7 +19,7 @@ pub(super) struct ProjectLockfile {
     pub(super) form: ProjectLockfileForm,
 }
 
-/// In which form it is.
+/// Its form.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum ProjectLockfileForm {
     /// uv's, with the project that it belongs to.
@@ -36,8 +36,8 @@ impl ProjectLockfile {
         &self.file
     }
 
-    /// Returns what the lock says, in one form: comments, order of tables and line endings do not count. `None` if
-    /// the definition itself is the lock.
+    /// Returns the content of the lock in a normal form: comments, order of tables and line endings do not count.
+    /// `None` if the definition itself is the lock.
     pub(super) fn content(&self) -> Option<Vec<u8>> {
         match &self.form {
             ProjectLockfileForm::Uv { lock: text, .. } | ProjectLockfileForm::Standard(text) => {
@@ -52,7 +52,7 @@ impl ProjectLockfile {
     }
 }
 
-/// The tables in the order of their keys.
+/// Returns the tables in the order of their keys.
 fn sorted(value: &toml::Value) -> serde_json::Value {
     match value {
         toml::Value::Table(table) => {
@@ -65,7 +65,7 @@ fn sorted(value: &toml::Value) -> serde_json::Value {
     }
 }
 
-/// Returns whether a file of this name is a lock, and no list of requirements.
+/// Returns whether a file of this name is a lock, not a list of requirements.
 pub(super) fn is_lock(name: &Path) -> bool {
     name == Path::new(UV)
         || name == Path::new(STANDARD)
@@ -73,7 +73,7 @@ pub(super) fn is_lock(name: &Path) -> bool {
             && name.to_str().is_some_and(|name| name.starts_with("pylock.")))
 }
 
-/// The variables that make uv take the indexes of a lock for those that are configured. It asks none of them.
+/// Returns the variables with which uv treats the indexes of a lock as configured. uv queries none of them.
 pub(super) fn registries(lock: &str) -> Vec<(String, String)> {
     #[derive(Deserialize)]
     struct File {

@@ -1,4 +1,4 @@
-//! Removing generations: those that were never finished, and those that are not needed any more.
+//! Removes generations: unfinished ones, and those that are no longer needed.
 
 use std::path::PathBuf;
 
@@ -13,9 +13,9 @@ use super::record::{self, Record};
 use super::switch::ADOPTED;
 
 impl Environments<'_> {
-    /// Removes what an interrupted run left: directories without a record, manifests without one, and scratch
-    /// directories. Finishes an interrupted adoption. Never removes what `venv` points to, nor what does not bear the
-    /// name of a generation. Returns the names of what was removed.
+    /// Removes the remains of an interrupted run: directories without a record, manifests without one, and scratch
+    /// directories. Finishes an interrupted adoption. Never removes the target of `venv`, nor anything without the name
+    /// of a generation. Returns the removed names.
     ///
     /// # Errors
     /// Something cannot be removed.
@@ -27,8 +27,8 @@ impl Environments<'_> {
         let mut discarded = Vec::new();
         for name in record::known_names(layout)? {
             let directory = layout.environment(&name);
-            // A record is written last and removed first: one without a directory is that of an environment that is gone, which
-            // can be built again from the lock in it.
+            // A record is written last and removed first: a record without a directory belongs to a removed
+            // environment, which can be built again from the lock in the record.
             let finished = Record::read(layout, &name)?.is_some();
             if finished || live.as_ref() == Some(&directory) || !is_ours(&name) {
                 continue;
@@ -42,8 +42,8 @@ impl Environments<'_> {
         Ok(discarded)
     }
 
-    /// Removes all generations except those named and the live one, and returns what was removed. Of a named one that was
-    /// changed, only the directory goes.
+    /// Removes all generations except those named and the live one, and returns the removed ones. If a named one was
+    /// changed, only its directory is removed.
     ///
     /// # Errors
     /// Something cannot be removed.
@@ -51,7 +51,7 @@ impl Environments<'_> {
         let names = self.prunable(keep)?;
         for name in &names {
             if keep.contains(name) {
-                // Changed by hand: its record stays, with the lock from which the same can be built again.
+                // It was changed manually. Its record stays, with the lock from which the same can be built again.
                 disk::remove_tree(&self.site.layout.environment(name))?;
             } else {
                 self.remove(name)?;
@@ -60,7 +60,7 @@ impl Environments<'_> {
         Ok(names)
     }
 
-    /// Removes the locks that no environment was built from; one that is needed again is made again.
+    /// Removes the locks that no environment was built from; a lock that is needed later is made again.
     ///
     /// # Errors
     /// A lock or a record cannot be read, or a lock cannot be removed.
@@ -73,7 +73,7 @@ impl Environments<'_> {
         }
         for file in record::entries(&layout.locks())? {
             let Some(key) = file.strip_suffix(".json") else { continue };
-            // A definition of another date may resolve to the same: an environment is that of both locks.
+            // Definitions of different dates may resolve to the same result: an environment then belongs to both locks.
             let digest = Lock::read(layout, key)?.map(|lock| lock.digest());
             let is_needed = |(own, lock): &(String, String)| own == key || digest.as_ref() == Some(lock);
             if !needed.iter().any(is_needed) {
@@ -83,7 +83,7 @@ impl Environments<'_> {
         Ok(())
     }
 
-    /// Returns what [`Self::prune`] would remove.
+    /// Returns the generations that [`Self::prune`] would remove.
     ///
     /// # Errors
     /// The records cannot be read.
@@ -103,7 +103,7 @@ impl Environments<'_> {
         Ok(names)
     }
 
-    /// What `venv` points to, whether or not it is good.
+    /// Returns the target of `venv`, good or not.
     fn live_directory(&self) -> Outcome<Option<PathBuf>> {
         Ok(match self.current()? {
             VenvState::Unrecorded(path) => Some(path),
@@ -112,14 +112,15 @@ impl Environments<'_> {
         })
     }
 
-    /// Takes the record away first: without it, what a kill leaves of the directory is unfinished and never used.
+    /// Removes the record first. If the program is killed then, the rest of the directory counts as unfinished and is
+    /// never used.
     fn remove(&self, name: &GenerationName) -> Outcome<()> {
         Record::remove(self.site.layout, name)?;
         disk::remove_tree(&self.site.layout.environment(name))
     }
 }
 
-/// Returns whether the tool gave this name: sixteen hexadecimal digits or `adopted` in front.
+/// Returns whether the tool gave this name: it begins with sixteen hexadecimal digits or `adopted`.
 fn is_ours(name: &GenerationName) -> bool {
     let word = name.as_str().rsplit_once('-').map_or("", |(word, _)| word);
     let fingerprint =

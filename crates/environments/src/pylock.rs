@@ -1,4 +1,4 @@
-//! The standard document of a lock (`pylock.toml`, PEP 751), as far as it is used here. Pure.
+//! The standard document of a lock (`pylock.toml`, PEP 751), as far as this program uses it. Pure.
 
 use std::collections::BTreeMap;
 
@@ -9,14 +9,14 @@ use refresh_system::text::normal_name;
 
 use super::locked::Locked;
 
-/// What is read of the document.
+/// The parts of the document that are read.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
 pub(super) struct Pylock {
     lock_version: Option<String>,
-    /// The extras that may be chosen.
+    /// The available extras.
     pub(super) extras: Vec<String>,
-    /// The groups that may be chosen.
+    /// The available groups.
     pub(super) dependency_groups: Vec<String>,
     /// The distributions.
     pub(super) packages: Vec<Package>,
@@ -27,7 +27,7 @@ pub(super) struct Pylock {
 pub(crate) struct Package {
     name: String,
     version: Option<String>,
-    /// On which machines, and with which extras and groups, it is wanted.
+    /// The machines, extras and groups that need it.
     pub(super) marker: Option<String>,
     #[serde(default)]
     wheels: Vec<Artifact>,
@@ -67,7 +67,7 @@ impl Pylock {
         self.packages.iter().map(|package| normal_name(&package.name)).collect()
     }
 
-    /// Returns whether every file of an index says when it was uploaded.
+    /// Returns whether every file of an index has an upload time.
     pub(super) fn has_upload_times(&self) -> bool {
         self.packages.iter().flat_map(|package| &package.wheels).all(|wheel| wheel.upload_time.is_some())
     }
@@ -87,7 +87,7 @@ impl Pylock {
 }
 
 impl Artifact {
-    /// Returns its hashes as `sha256:…`, those that prove a file only.
+    /// Returns its hashes as `sha256:…`, only those that can verify a file.
     fn proofs(&self) -> impl Iterator<Item = String> {
         let proves = |name: &str| matches!(name, "sha256" | "sha384" | "sha512");
         self.hashes
@@ -99,10 +99,10 @@ impl Artifact {
 }
 
 impl Package {
-    /// Returns the distribution with everything that its files can be proved by.
+    /// Returns the distribution with all hashes that verify its files.
     ///
     /// # Errors
-    /// It cannot be proved: it has no version, no hash, or is not a release at all.
+    /// It cannot be verified: it has no version or no hash, or it is not a release.
     pub(super) fn into_locked(self) -> Outcome<Locked> {
         let name = normal_name(&self.name);
         let refuse = |why: &str| Failure::new(format!("the lock names no {why} for {name}"));
@@ -124,7 +124,7 @@ impl Package {
             let Some(wheel) = file.and_then(|file| file.strip_suffix(".whl")) else {
                 return unprovable("from a URL that is no wheel");
             };
-            // It may be left out, and stands in the name of every wheel.
+            // The version is optional, and the name of every wheel contains it.
             version = version.or_else(|| wheel.split('-').nth(1).map(str::to_owned));
             url = text.split('#').next().map(str::to_owned);
         }
@@ -140,7 +140,7 @@ impl Package {
     }
 }
 
-/// Returns a document with the packages of another one that it does not name itself, after its own.
+/// Returns a document with its own packages, then those of another document that it lacks.
 ///
 /// # Errors
 /// One of the two is not understood.
@@ -161,7 +161,7 @@ pub(super) fn merged(document: &str, more: &str) -> Outcome<String> {
     toml::to_string(&table).context(|| "the lock cannot be written".to_owned())
 }
 
-/// Returns a document with those packages only that `wanted` accepts by their names.
+/// Returns a document with only the packages whose names `wanted` accepts.
 ///
 /// # Errors
 /// It is not understood.

@@ -1,5 +1,5 @@
-//! Reading a definition: from the files of a tree, through what they include and link to. Pure; the files come from a
-//! [`TreeSource`].
+//! Reads a definition from the files of a tree, and from the files that they include or link to. Pure; the files come
+//! from a [`TreeSource`].
 
 use std::path::{Path, PathBuf};
 
@@ -13,14 +13,14 @@ use super::requirements::{self, Line, LineKind};
 use super::tree_source::{DefinitionFilter, TreeSource, resolve};
 use super::{find_project_lockfile, project, project_lockfile};
 
-/// How many links may follow each other; more is a circle.
+/// The largest length of a chain of links; a longer one is a cycle.
 const LINKS: usize = 16;
 
-/// Reads the definition out of a tree.
+/// Reads the definition from a tree.
 ///
 /// # Errors
-/// A pattern is wrong, an include is missing, leaves the tree or runs in a circle, a line is one that an application
-/// may not use, each with the file and the line; or there is no such extra or group.
+/// A pattern is wrong; an include is missing, leaves the tree or is cyclic; a line is not allowed for an application,
+/// each with the file and the line; or an extra or group does not exist.
 pub fn read(source: &dyn TreeSource, choice: &DefinitionFilter<'_>) -> Outcome<Definitions> {
     let wanted = globs(choice.patterns)?;
     let mut roots: Vec<PathBuf> =
@@ -58,7 +58,7 @@ pub fn read(source: &dyn TreeSource, choice: &DefinitionFilter<'_>) -> Outcome<D
     Ok(found)
 }
 
-/// Refuses requirements without hashes where a file demands hashes for all (`--require-hashes`).
+/// Refuses requirements without hashes if a file requires hashes for all (`--require-hashes`).
 fn check_required_hashes(found: &Definitions) -> Outcome<()> {
     let demands = |line: &Line| line.text.split_whitespace().any(|word| word == "--require-hashes");
     let Some((by, _)) = found.options().find(|(_, line)| demands(line)) else { return Ok(()) };
@@ -79,7 +79,7 @@ fn check_required_hashes(found: &Definitions) -> Outcome<()> {
     .hint("pin it with its hashes in the application's repository: uv pip compile --generate-hashes"))
 }
 
-/// Reads the host's own file, which lies outside of the tree and so includes nothing.
+/// Reads the host's own file. It is outside the tree, so it cannot include other files.
 fn read_also(name: &Path, bytes: &[u8]) -> Outcome<Vec<Line>> {
     let shown = name.display().to_string();
     let lines = requirements::parse(bytes, &shown)?;
@@ -92,7 +92,7 @@ fn read_also(name: &Path, bytes: &[u8]) -> Outcome<Vec<Line>> {
     }
 }
 
-/// The way through the files.
+/// The state of reading the files.
 struct Reading<'a> {
     source: &'a dyn TreeSource,
     found: Definitions,
@@ -101,7 +101,7 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    /// Reads a file, through the symbolic links that it may be.
+    /// Reads a file; follows symbolic links.
     fn follow(&mut self, path: &Path) -> Outcome<Option<Vec<u8>>> {
         let mut at = path.to_path_buf();
         for _ in 0..LINKS {
@@ -143,7 +143,7 @@ impl Reading<'_> {
         Ok(())
     }
 
-    /// Finds what `from` includes as `other`; `None` if it was read already.
+    /// Finds the file that `from` includes as `other`; `None` if it was read already.
     fn include(&mut self, from: &Path, other: &Path) -> Outcome<Option<(PathBuf, Vec<u8>)>> {
         let shown = other.display();
         let path = resolve(from, other)

@@ -1,7 +1,7 @@
-//! What is written down of a generation, outside of it: only what has a record is finished, and may be good.
+//! The record of a generation, kept outside it. Only a generation with a record is finished and can be good.
 //!
 //! `<name>.json` is the record, `<name>.manifest` lists the generation's files. The record is written last; a directory
-//! without one was not finished, whatever it looks like.
+//! without one was not finished, whatever its content.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ use super::lock::Lock;
 /// The version of the record.
 const SCHEMA: u32 = 2;
 
-/// The oldest version that is still understood: its records have no digest.
+/// The oldest supported version: its records have no digest.
 const OLDEST: u32 = 1;
 
 /// The record of one generation.
@@ -34,18 +34,18 @@ pub struct Record {
     pub name: GenerationName,
     /// Whether it may be used.
     pub state: State,
-    /// How it came to be.
+    /// Its origin.
     pub origin: Origin,
     /// When it was recorded.
     pub recorded_at: jiff::Timestamp,
     /// The installed distributions, sorted by name.
     pub packages: Vec<Package>,
-    /// How many regular files it holds.
+    /// The number of its regular files.
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// The digest of what is installed, the same on every machine; `None` for an adopted directory, and for one of an older
-    /// version of the tool.
+    /// The digest of the installed files, the same on every machine. `None` for an adopted directory, and for a record
+    /// of an older version of the tool.
     #[serde(default)]
     pub digest: Option<String>,
 }
@@ -54,56 +54,56 @@ pub struct Record {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// It was built to the end and proved.
+    /// It was built completely and verified.
     Good,
-    /// It was changed afterwards: it is never used again, not even when the change was taken back.
+    /// It was changed afterwards: it is never used again, not even if the change was reverted.
     Contaminated {
-        /// When that was noticed.
+        /// The time of the discovery.
         noticed_at: jiff::Timestamp,
-        /// What was found.
+        /// The change.
         found: Contamination,
     },
 }
 
-/// How a generation came to be.
+/// The origin of a generation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Origin {
     /// It was built by a run.
     Built(Box<Built>),
-    /// It is a directory that was there before; it serves as a rollback target only.
+    /// It is a directory from before the tool; it serves only as a rollback target.
     Adopted,
 }
 
-/// By whom, from what and with what a generation was built.
+/// The run that built a generation, its sources and its tools.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Built {
     /// The run that built it.
     pub run: RunId,
     /// The fingerprint of everything that defines it.
     pub fingerprint: String,
-    /// What the fingerprint is made of.
+    /// The parts of the fingerprint.
     pub parts: FingerprintParts,
-    /// The lock that it was built from, which stays whatever its definition resolves to later; `None` in what an older
-    /// version of the tool built.
+    /// The lock that it was built from. It stays the same even if its definition resolves to another result later.
+    /// `None` if an older version of the tool built it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept: Option<Lock>,
-    /// For what it was tried; `None` in what an older version of the tool built.
+    /// The import checks that it passed; `None` if an older version of the tool built it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tried_for: Option<ImportChecks>,
     /// The interpreter.
     pub interpreter: Interpreter,
-    /// Files that several distributions bring, and who won.
+    /// Files that several distributions bring, and the one whose file is in place.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub overlaps: Vec<Overlap>,
-    /// Distributions that were built from source for it, as `name version`.
+    /// Distributions that the build compiled from source, as `name version`.
     #[serde(rename = "built_here", default, skip_serializing_if = "Vec::is_empty")]
     pub from_source: Vec<String>,
     /// How long the build took, in milliseconds.
     pub duration_ms: u64,
 }
 
-/// What the fingerprint of an environment is made of, part by part, so that a change can be named.
+/// The parts of the fingerprint of an environment, kept separately to name a change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FingerprintParts {
     /// The sha256 of the normalized definition.
@@ -112,20 +112,20 @@ pub struct FingerprintParts {
     pub interpreter: String,
     /// uv's version.
     pub installer: String,
-    /// The package indexes, where they are not the default.
+    /// The package indexes, if they are not the default.
     pub indexes: String,
-    /// The digest of the lock; empty in what an older version of the tool built.
+    /// The digest of the lock; empty if an older version of the tool built it.
     #[serde(default)]
     pub lock: String,
-    /// Whether what has no wheel may be built from source.
+    /// Whether packages without a wheel may be built from source.
     pub sources: bool,
-    /// Until when releases count, where it is not the application's own lock that says what is installed. It is part of what
-    /// is resolved, and not of the fingerprint: another date with the same result is the same environment.
+    /// The date until which releases count, unless the application's own lock determines the packages. It is part of
+    /// the resolved input, not of the fingerprint: a different date with the same result gives the same environment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cutoff: Option<jiff::Timestamp>,
 }
 
-/// What the host wants of an environment beyond its packages: each implies modules that can be imported in it.
+/// The demands of the host on an environment beyond its packages. Each names modules that must be importable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImportChecks {
     /// The modules that the host declares.
@@ -135,7 +135,7 @@ pub struct ImportChecks {
 }
 
 impl ImportChecks {
-    /// Returns what the settings say.
+    /// Returns the checks of the settings.
     pub(super) fn of(python: &Python) -> Self {
         Self { imports: python.imports.clone(), command: python.command.clone() }
     }
@@ -151,7 +151,7 @@ pub struct Package {
 }
 
 impl Record {
-    /// Makes the record of a generation that is good as of now.
+    /// Creates the record of a generation that is now good.
     pub(super) fn new(
         name: GenerationName,
         origin: Origin,
@@ -181,12 +181,12 @@ impl Record {
         }
     }
 
-    /// Returns whether it may be made live.
+    /// Returns whether it can be made live.
     pub fn is_good(&self) -> bool {
         self.state == State::Good
     }
 
-    /// Returns what was found in it, where it was changed.
+    /// Returns the change that was found in it, if there is one.
     pub(crate) fn contamination(&self) -> Option<&Contamination> {
         match &self.state {
             State::Good => None,
@@ -194,7 +194,7 @@ impl Record {
         }
     }
 
-    /// Returns the record of the same generation, tried for another use too.
+    /// Returns the record of the same generation after it also passed these checks.
     pub(super) fn tried_for(&self, tried: ImportChecks) -> Self {
         let mut record = self.clone();
         if let Origin::Built(built) = &mut record.origin {
@@ -203,7 +203,7 @@ impl Record {
         record
     }
 
-    /// Returns the record of the same generation, which was changed.
+    /// Returns the record of the same generation, marked as changed.
     pub(super) fn condemned(&self, found: &Contamination) -> Self {
         let state = State::Contaminated { noticed_at: refresh_system::clock::now(), found: found.clone() };
         Self { schema: SCHEMA, state, ..self.clone() }
@@ -215,10 +215,10 @@ impl Record {
         disk::write_json(&record_file(layout, &self.name), self, 0o644)
     }
 
-    /// Reads the record of a generation; `None` if there is none that this version understands and believes.
+    /// Reads the record of a generation; `None` if there is none that this version accepts.
     ///
     /// # Errors
-    /// The file is there and cannot be read.
+    /// The file exists and cannot be read.
     pub fn read(layout: &Layout, name: &GenerationName) -> Outcome<Option<Self>> {
         let Some(bytes) = disk::read_own(&record_file(layout, name))? else { return Ok(None) };
         let read: Option<Self> = serde_json::from_slice(&bytes).ok();
@@ -235,12 +235,12 @@ impl Record {
     }
 }
 
-/// The file of a generation's record.
+/// Returns the file of a generation's record.
 fn record_file(layout: &Layout, name: &GenerationName) -> PathBuf {
     layout.environment_records().join(format!("{name}.json"))
 }
 
-/// The file of a generation's manifest.
+/// Returns the file of a generation's manifest.
 pub(super) fn manifest_file(layout: &Layout, name: &GenerationName) -> PathBuf {
     layout.environment_records().join(format!("{name}.manifest"))
 }
@@ -259,7 +259,7 @@ pub(super) fn known_names(layout: &Layout) -> Outcome<Vec<GenerationName>> {
     Ok(names)
 }
 
-/// The names in a directory that are text; none where there is no directory.
+/// Returns the names in a directory that are text; an empty list if the directory does not exist.
 pub(super) fn entries(directory: &Path) -> Outcome<Vec<String>> {
     let context = || format!("cannot read {}", directory.display());
     let listed = match fs::read_dir(directory) {
@@ -273,7 +273,7 @@ pub(super) fn entries(directory: &Path) -> Outcome<Vec<String>> {
     Ok(names)
 }
 
-/// How many bytes of a distribution's metadata are believed to be that; long descriptions have some hundred thousand.
+/// The largest size of a distribution's metadata, in bytes; long descriptions have some hundred thousand.
 pub(super) const METADATA_LIMIT: u64 = 8 << 20;
 
 /// Reads which distributions are installed in the environment at `directory`, sorted by name.
@@ -285,7 +285,8 @@ pub(crate) fn installed(directory: &Path) -> Outcome<Vec<Package>> {
     for version in entries(&directory.join("lib"))?.into_iter().filter(|name| name.starts_with("python")) {
         let site = directory.join("lib").join(version).join("site-packages");
         for name in entries(&site)?.into_iter().filter(|name| name.ends_with(".dist-info")) {
-            // The owner of the environment may have put anything there; the directory's name says as much.
+            // The owner of the environment may have put any file there; the name of the directory has the same
+            // information.
             let metadata = disk::read_at_most(&site.join(&name).join("METADATA"), METADATA_LIMIT);
             let metadata = metadata.ok().flatten().unwrap_or_default();
             packages.extend(parse_metadata(&metadata).or_else(|| parse_directory_name(&name)));
@@ -296,7 +297,7 @@ pub(crate) fn installed(directory: &Path) -> Outcome<Vec<Package>> {
     Ok(packages)
 }
 
-/// Reads name and version out of a distribution's metadata: headers up to the first empty line.
+/// Reads name and version from a distribution's metadata: headers up to the first empty line.
 pub(super) fn parse_metadata(bytes: &[u8]) -> Option<Package> {
     let text = String::from_utf8_lossy(bytes);
     let header = |wanted: &str| {

@@ -1,7 +1,7 @@
 //! The text of a requirements file: from bytes to checked lines. Pure.
 //!
-//! What is not understood is refused: an option passed on unread could send uv to another index. Source:
-//! pip's "Requirements File Format", PEP 508.
+//! Unknown lines are refused: an unchecked option could send uv to another index. Source: pip's "Requirements File
+//! Format", PEP 508.
 
 use std::path::{Path, PathBuf};
 
@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 use refresh_system::error::{Failure, Outcome};
 use refresh_system::text::normal_name;
 
-/// Options that may stand on a line of their own.
+/// Options that can be on a separate line.
 const GLOBAL_OPTIONS: [&str; 5] =
     ["--pre", "--prefer-binary", "--require-hashes", "--no-binary", "--only-binary"];
-/// Options that may follow a requirement.
+/// Options that can follow a requirement.
 const REQUIREMENT_OPTIONS: [&str; 1] = ["--hash"];
 /// Options that send uv elsewhere.
 const REDIRECTIONS: [&str; 9] = [
@@ -27,23 +27,23 @@ const REDIRECTIONS: [&str; 9] = [
     "--trusted-host",
     "--index",
 ];
-/// The algorithms of hashes that prove a file.
+/// The algorithms of hashes that can verify a file.
 const ALGORITHMS: [&str; 3] = ["sha256", "sha384", "sha512"];
-/// Endings by which pip takes a bare word for a file.
+/// Endings by which pip treats a bare word as a file.
 const ARCHIVES: [&str; 7] = [".whl", ".zip", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar"];
 
-/// One line that says something.
+/// One line that is not empty.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Line {
     /// Where it begins, counted from 1.
     pub number: usize,
-    /// What it says, comments and line breaks taken out.
+    /// Its text, without comments and line breaks.
     pub text: String,
-    /// What it means.
+    /// Its meaning.
     pub meaning: LineKind,
 }
 
-/// What a line means.
+/// The meaning of a line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum LineKind {
     /// A package to install.
@@ -56,7 +56,7 @@ pub(crate) enum LineKind {
     Option,
 }
 
-/// A package that is asked for.
+/// A required package.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Requirement {
     /// The name in its normal form (lower case, dashes).
@@ -65,10 +65,10 @@ pub struct Requirement {
     pub specification: String,
 }
 
-/// Reads a whole file; `shown` is its name in messages.
+/// Reads a file; `shown` is its name in messages.
 ///
 /// # Errors
-/// The bytes are no text, or a line is one that an application may not use or that is not understood.
+/// The bytes are not text, or a line is not understood or not allowed for an application.
 pub(crate) fn parse(bytes: &[u8], shown: &str) -> Outcome<Vec<Line>> {
     let text = decode(bytes).ok_or_else(|| {
         Failure::new(format!("{shown} is no text in UTF-8")).hint(format!("save {shown} as UTF-8"))
@@ -83,7 +83,8 @@ pub(crate) fn parse(bytes: &[u8], shown: &str) -> Outcome<Vec<Line>> {
         .collect()
 }
 
-/// Writes lines so that each keeps its number: what was checked is what the installer reads, and its messages fit.
+/// Writes the lines with their original numbers. The installer reads exactly the checked lines, and its messages name
+/// the right ones.
 pub(crate) fn render(lines: &[Line]) -> Vec<u8> {
     let mut text = String::new();
     let mut at = 1;
@@ -102,7 +103,7 @@ pub(crate) fn render(lines: &[Line]) -> Vec<u8> {
 /// Reads one requirement (PEP 508, or a bare URL).
 ///
 /// # Errors
-/// The sentence that says why it is refused.
+/// The sentence that gives the reason for the refusal.
 pub(crate) fn requirement(text: &str) -> Result<Requirement, String> {
     let text = text.trim();
     if text.to_ascii_lowercase().contains("file:") {
@@ -142,10 +143,10 @@ pub(crate) fn requirement(text: &str) -> Result<Requirement, String> {
     Ok(Requirement { name: normal_name(name), specification: specification.trim().to_owned() })
 }
 
-/// Checks that a package which comes from a URL can be proved: a wheel, with its hash in the URL or in `options`.
+/// Checks that a package from a URL can be verified: it is a wheel, with its hash in the URL or in `options`.
 ///
 /// # Errors
-/// The sentence that says why it is refused.
+/// The sentence that gives the reason for the refusal.
 pub(crate) fn require_hash(package: &Requirement, options: &str) -> Result<(), String> {
     let url = match package.specification.split_once('@') {
         Some((before, url)) if before.trim().is_empty() || before.trim_start().starts_with('[') => url,
@@ -166,7 +167,7 @@ pub(crate) fn require_hash(package: &Requirement, options: &str) -> Result<(), S
     ))
 }
 
-/// Returns all hashes that the `--hash` options of a line name, as `sha256:…`, sorted.
+/// Returns all hashes in the `--hash` options of a line, as `sha256:…`, sorted.
 pub(crate) fn hashes_of(line: &str) -> Vec<String> {
     let mut words = line.split_whitespace();
     let mut hashes = Vec::new();
@@ -183,7 +184,7 @@ pub(crate) fn hashes_of(line: &str) -> Vec<String> {
     hashes
 }
 
-/// Refuses a hash of another algorithm: it proves nothing.
+/// Refuses a hash of another algorithm: it verifies nothing.
 fn check_hashes(line: &str) -> Result<(), String> {
     let is_known = |hash: &String| hash.split_once(':').is_some_and(|(name, _)| ALGORITHMS.contains(&name));
     match hashes_of(line).iter().find(|hash| !is_known(hash)) {
@@ -193,7 +194,7 @@ fn check_hashes(line: &str) -> Result<(), String> {
 }
 
 fn decode(bytes: &[u8]) -> Option<String> {
-    // PowerShell writes UTF-16 with a mark in front; pip reads it, so it has to count as what it says.
+    // PowerShell writes UTF-16 with a mark in front; pip reads it, so this program reads it too.
     let wide = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
         let units: Vec<u16> = bytes.chunks_exact(2).map(|pair| unit([pair[0], pair[1]])).collect();
         String::from_utf16(&units).ok()
@@ -207,7 +208,7 @@ fn decode(bytes: &[u8]) -> Option<String> {
     .filter(|text| !text.contains('\0'))
 }
 
-/// Joins continued lines and takes comments and blank lines out, as pip does.
+/// Joins continued lines and removes comments and blank lines, like pip.
 fn logical_lines(text: &str) -> Vec<(usize, String)> {
     let mut lines = Vec::new();
     let mut open: Option<(usize, String)> = None;
@@ -234,7 +235,7 @@ fn logical_lines(text: &str) -> Vec<(usize, String)> {
         .collect()
 }
 
-/// Cuts a comment: a `#` at the start or after white space; elsewhere it is part of a URL.
+/// Removes a comment: a `#` at the start or after white space; elsewhere it is part of a URL.
 fn without_comment(line: &str) -> &str {
     let mut before = ' ';
     for (at, c) in line.char_indices() {
@@ -273,12 +274,12 @@ fn meaning(text: &str) -> Result<LineKind, String> {
     Ok(LineKind::Package(package))
 }
 
-/// The value of an option in any of the ways it can be written; `None` if the line is not that option.
+/// Returns the value of an option in any of its notations; `None` if the line is not that option.
 fn option_value<'a>(text: &'a str, short: &str, long: &str) -> Option<&'a str> {
     if let Some(rest) = text.strip_prefix(long) {
         return rest.strip_prefix(['=', ' ', '\t']).map(str::trim);
     }
-    // `-rother.txt` is as good as `-r other.txt`.
+    // `-rother.txt` is the same as `-r other.txt`.
     text.strip_prefix(short).map(str::trim)
 }
 

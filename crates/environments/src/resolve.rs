@@ -1,6 +1,6 @@
-//! Locks on the side of the caller: known ones are read, others asked for, once per definition.
+//! Locks on the side of the caller: known ones are read, others are requested, once per definition.
 //!
-//! What is known is never resolved again. The resolving itself is an operation ([`super::lock_operation`]).
+//! A known lock is never resolved again. The resolution itself is an operation ([`super::lock_operation`]).
 
 use refresh_system::checkpoint;
 use refresh_system::error::{Context as _, Failure, Outcome};
@@ -12,7 +12,7 @@ use super::lock_operation::{LockRequest, OPERATION};
 use super::record::Record;
 
 impl Environments<'_> {
-    /// Returns the lock of what is wanted, where it is known. Only reads.
+    /// Returns the lock of the specification, if it is known. Only reads.
     ///
     /// # Errors
     /// The file of the lock cannot be read.
@@ -20,7 +20,7 @@ impl Environments<'_> {
         Lock::read(self.site.layout, wanted.key())
     }
 
-    /// Returns the lock that a generation was built from; `None` if it is not kept any more.
+    /// Returns the lock that a generation was built from; `None` if it is no longer kept.
     ///
     /// # Errors
     /// The file of the lock cannot be read.
@@ -28,19 +28,19 @@ impl Environments<'_> {
         self.lock_in(&generation.record)
     }
 
-    /// The same, by what is written down of the generation.
+    /// Returns the same from the record of the generation.
     pub(super) fn lock_in(&self, record: &Record) -> Outcome<Option<Lock>> {
         let Some(built) = record.built() else { return Ok(None) };
         let is_its = |lock: &Lock| lock.digest() == built.parts.lock;
-        // The one in force knows best where it comes from; what it says is the same.
+        // The lock in force has the best information about its origin; its content is the same.
         let in_force = Lock::read(self.site.layout, &built.parts.key())?.filter(is_its);
         Ok(in_force.or_else(|| built.kept.clone().filter(is_its)))
     }
 
-    /// Refuses a definition without a lock of the application, where the host insists on one.
+    /// Refuses a definition without a lock of the application if the host requires one.
     ///
     /// # Errors
-    /// There is none.
+    /// The application has no lock.
     pub fn check_strict(&self, wanted: &EnvironmentSpec) -> Outcome<()> {
         let definitions = &wanted.definitions;
         if !self.site.python.strict || definitions.own_lock.is_some() || definitions.is_empty() {
@@ -55,7 +55,7 @@ impl Environments<'_> {
         .hint("commit what that prints as the application's requirements; or leave --strict (python.strict) out"))
     }
 
-    /// Returns the lock of what is wanted; resolves the definition where it is not known yet, and keeps the result.
+    /// Returns the lock of the specification. If it is not known yet, resolves the definition and keeps the result.
     ///
     /// # Errors
     /// The definition does not resolve, or the application's own lock cannot be used.
@@ -80,11 +80,11 @@ impl Environments<'_> {
         Ok(lock)
     }
 
-    /// Resolves a definition again with everything that was released until now, and keeps that as its lock. Where the same
-    /// comes out, the lock stays what it was: one that other machines come to by themselves.
+    /// Resolves a definition again with all releases until now, and keeps the result as its lock. If the result is the
+    /// same, the lock stays unchanged: other machines get it without this command.
     ///
     /// # Errors
-    /// The application has its own lock, which is law; or the definition does not resolve.
+    /// The application has its own lock, which is binding; or the definition does not resolve.
     pub fn upgrade(&self, wanted: &EnvironmentSpec) -> Outcome<Lock> {
         if let Some(own) = &wanted.definitions.own_lock {
             let file = own.file().display();
@@ -103,7 +103,7 @@ impl Environments<'_> {
 }
 
 impl Site<'_> {
-    /// Has the operation make the lock; with `upgrade`, of everything that was released until now.
+    /// Requests the lock from the operation; with `upgrade`, from all releases until now.
     pub(super) fn ask_for_lock(&self, wanted: &EnvironmentSpec, upgrade: bool) -> Outcome<Lock> {
         self.ensure_uv(&wanted.interpreter)?;
         let request = LockRequest {
@@ -115,7 +115,7 @@ impl Site<'_> {
             upgrade,
         };
         let lock: Lock = self.call(OPERATION, &request)?;
-        // What an operation answers is believed as far as its words are what they have to be.
+        // The answer of an operation is trusted only if its words have the required form.
         lock.check().context(|| "the definition cannot be resolved".to_owned())?;
         Ok(lock)
     }

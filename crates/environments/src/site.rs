@@ -1,4 +1,4 @@
-//! Where and for whom environments are made, and how operations on them are asked for.
+//! The place and the owner of environments, and the calls of operations on them.
 
 use std::time::Duration;
 
@@ -16,13 +16,13 @@ use refresh_system::error::Outcome;
 use super::job::{self, Setup};
 use super::network;
 
-/// How much longer than the operation its process may take.
+/// The extra time of the process beyond the deadline of the operation.
 const GRACE: Duration = Duration::from_secs(60);
 
-/// How many bytes a response may have: a manifest has some hundred for each file.
+/// The largest response in bytes: a manifest has some hundred for each file.
 const LARGEST_RESPONSE: usize = 256 << 20;
 
-/// Where and for whom environments are made.
+/// The place and the owner of environments.
 #[derive(Debug, Clone, Copy)]
 pub struct Site<'a> {
     /// Reports what happens.
@@ -31,11 +31,11 @@ pub struct Site<'a> {
     pub layout: &'a Layout,
     /// The settings.
     pub python: &'a Python,
-    /// Whom the environments belong to, and as whom everything in them is made.
+    /// The owner of the environments, as whom everything in them is made.
     pub owner: Owner,
-    /// Whether no network is used.
+    /// Whether the network is not used.
     pub offline: bool,
-    /// Does the operations.
+    /// Starts the operations.
     pub units: &'a Units,
 }
 
@@ -45,7 +45,7 @@ pub(super) const CONFIGURATION: &str = "pyvenv.cfg";
 /// The key in it by which its programs see the packages of the system. Source: PEP 405.
 const SYSTEM: &str = "include-system-site-packages";
 
-/// Returns `true` if the configuration of an environment says that its programs see the packages of the system.
+/// Returns `true` if, by its configuration, the programs of an environment see the packages of the system.
 pub(super) fn shows_system(configuration: &str) -> bool {
     let value = |line: &str| {
         let (key, value) = line.split_once('=')?;
@@ -54,7 +54,7 @@ pub(super) fn shows_system(configuration: &str) -> bool {
     configuration.lines().find_map(value).unwrap_or(false)
 }
 
-/// Returns the configuration of an environment, changed so that its programs see the packages of the system.
+/// Returns the configuration of an environment, changed to let its programs see the packages of the system.
 pub(super) fn showing_system(configuration: &str) -> String {
     let is_other = |line: &&str| !line.trim_start().to_ascii_lowercase().starts_with(SYSTEM);
     let lines: Vec<&str> = configuration.lines().filter(is_other).collect();
@@ -62,21 +62,21 @@ pub(super) fn showing_system(configuration: &str) -> String {
 }
 
 impl Site<'_> {
-    /// Does an operation that builds; what uv writes meanwhile is narrated.
+    /// Performs an operation that builds; the output of uv is reported meanwhile.
     pub(super) fn call<Q: Serialize, A: DeserializeOwned>(&self, operation: &str, request: &Q) -> Outcome<A> {
         let job = self.job(Role::Build).writes(self.layout.environments()).writes(self.layout.uv());
         let job = job.narrated("uv");
         self.units.call_as(&job, self.owner, operation, request)
     }
 
-    /// Makes the job of an operation that only reads.
+    /// Returns the job of an operation that only reads.
     pub(super) fn job(&self, role: Role) -> Job {
-        // The operation gives up by itself before.
+        // The operation ends by itself earlier.
         let job = Job::new(role, self.python.deadline + GRACE);
         Job { output: LARGEST_RESPONSE, ..job }
     }
 
-    /// Has the operation done that reads what a commit brings; it only reads.
+    /// Performs an operation that reads the content of a commit; it only reads.
     ///
     /// # Errors
     /// The operation's own failure.
@@ -88,14 +88,15 @@ impl Site<'_> {
         self.units.call_as(&self.job(Role::Build), self.owner, operation, request)
     }
 
-    /// Returns what every operation needs to know, and makes sure of the directories that they write in.
+    /// Returns the setup of every operation, and creates the directories that operations write in.
     pub(super) fn setup(&self) -> Outcome<Setup> {
         disk::make_directory(&self.layout.store(), 0o755)?;
         for directory in [self.layout.environments(), self.layout.uv()] {
             if !disk::is_directory(&directory)? {
                 disk::make_owned_directory(&directory, 0o755, &self.owner)?;
             } else if Owner::own().uid == 0 && Owner::of(&directory)? != self.owner {
-                // Only root can have made it, in a place that is root's. What another user has cached is of no use.
+                // Only root can have created it, because its parent belongs to root. The cache of another user is of no
+                // use.
                 disk::give(&directory, &self.owner)?;
                 disk::remove_tree(&self.layout.uv().join("cache"))?;
             }

@@ -1,8 +1,8 @@
-//! Making a generation the live one: one atomic rename of a link.
+//! Makes a generation the live one: one atomic rename of a link.
 //!
 //! A real directory in the link's place is adopted: a link is made under another name, the two are exchanged, and the
-//! directory, which now has the other name, is moved among the generations. Killed at any instant in between, the next
-//! call finishes what was begun; `venv` is never missing.
+//! directory, which now has the other name, is moved among the generations. If the program is killed in between, the
+//! next call finishes the adoption; `venv` is never missing.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,15 +19,15 @@ use super::compare::{DESCRIBE, DescribeRequest, DescribeResponse};
 use super::generation::{Environments, VenvState};
 use super::record::{self, Origin, Record};
 
-/// The word in front of the names of adopted directories.
+/// The first word in the names of adopted directories.
 pub(super) const ADOPTED: &str = "adopted";
 
-/// What a switch did.
+/// The result of a switch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Switched {
-    /// What was live before, where it was a good generation.
+    /// The generation that was live before, if it was a good one.
     pub before: Option<GenerationName>,
-    /// What is live now.
+    /// The generation that is live now.
     pub after: GenerationName,
     /// Whether the link had to be changed.
     pub changed: bool,
@@ -39,7 +39,7 @@ impl Environments<'_> {
     /// Points `venv` to a good generation, atomically and durably (RW-5.3).
     ///
     /// # Errors
-    /// The generation is not good, or the link cannot be changed; `venv` is then as it was.
+    /// The generation is not good, or the link cannot be changed; `venv` is then unchanged.
     pub fn switch(&self, to: &GenerationName) -> Outcome<Switched> {
         let adopted_before = self.finish_adoption()?;
         if self.good(to)?.is_none() {
@@ -88,7 +88,7 @@ impl Environments<'_> {
             .ok_or_else(|| Failure::new(format!("the old environment is not at {}", side.display())))
     }
 
-    /// Finishes the adoption that an interrupted run began, and returns what was adopted.
+    /// Finishes the adoption that an interrupted run began, and returns the adopted generations.
     pub(super) fn finish_adoption(&self) -> Outcome<Vec<GenerationName>> {
         let layout = self.site.layout;
         self.sweep_links()?;
@@ -122,7 +122,7 @@ impl Environments<'_> {
                 continue;
             }
             let request = DescribeRequest { directory: directory.clone() };
-            // Its owner has made everything in it, and looks at it.
+            // Its owner has made everything in it, so its owner inspects it.
             let owner = Owner::of(&directory)?;
             let job = self.site.job(Role::Inspect);
             let found: DescribeResponse = self.site.units.call_as(&job, owner, DESCRIBE, &request)?;
@@ -133,7 +133,7 @@ impl Environments<'_> {
         Ok(adopted)
     }
 
-    /// Removes the links that a run killed in the middle of a switch left beside `venv`.
+    /// Removes the links beside `venv` that a run left when it was killed during a switch.
     fn sweep_links(&self) -> Outcome<()> {
         let home = self.site.layout.home();
         for name in record::entries(&home)? {
@@ -145,7 +145,7 @@ impl Environments<'_> {
         Ok(())
     }
 
-    /// The name beside `venv` by which a directory and a link are exchanged.
+    /// Returns the name beside `venv` that is used to exchange a directory and a link.
     fn side(&self) -> PathBuf {
         self.site.layout.home().join(".venv.switching")
     }

@@ -1,4 +1,4 @@
-//! The files that a definition is read from, and which of them count. It touches nothing.
+//! The files that a definition is read from, and which of them count. Pure.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -7,7 +7,7 @@ use refresh_system::error::Outcome;
 
 /// The files of one commit, or of a directory.
 pub trait TreeSource {
-    /// Returns the names of what lies at the root of the tree.
+    /// Returns the names at the root of the tree.
     ///
     /// # Errors
     /// The tree cannot be read.
@@ -19,14 +19,14 @@ pub trait TreeSource {
     /// The tree cannot be read.
     fn read(&self, path: &Path) -> Outcome<Option<Vec<u8>>>;
 
-    /// Returns the text of a symbolic link; `None` if the path is none.
+    /// Returns the text of a symbolic link; `None` if the path is not a symbolic link.
     ///
     /// # Errors
     /// The tree cannot be read.
     fn link(&self, path: &Path) -> Outcome<Option<PathBuf>>;
 }
 
-/// What of a tree defines its environment.
+/// The parts of a tree that define its environment.
 #[derive(Debug, Clone, Copy)]
 pub struct DefinitionFilter<'a> {
     /// Globs for names at its root.
@@ -35,12 +35,12 @@ pub struct DefinitionFilter<'a> {
     pub extras: &'a [String],
     /// The dependency groups.
     pub groups: &'a [String],
-    /// The host's own file of requirements: its name for messages, and what it holds.
+    /// The host's own file of requirements: its name for messages, and its content.
     pub also: Option<(&'a Path, &'a [u8])>,
 }
 
 impl<'a> DefinitionFilter<'a> {
-    /// Returns the choice that the settings make; what the host's own file holds must be read first.
+    /// Returns the filter of the settings; the content of the host's own file must be read first.
     pub fn of(python: &'a Python, also: Option<&'a [u8]>) -> Self {
         Self {
             patterns: &python.definitions,
@@ -51,7 +51,8 @@ impl<'a> DefinitionFilter<'a> {
     }
 }
 
-/// The path, from the root of the tree, of what `from` calls `other`; `None` if that leaves the tree.
+/// Returns the path, from the root of the tree, of the file that `from` calls `other`. `None` if it is outside the
+/// tree.
 pub(super) fn resolve(from: &Path, other: &Path) -> Option<PathBuf> {
     let mut path = from.parent().unwrap_or(Path::new("")).to_path_buf();
     for part in other.components() {

@@ -1,8 +1,8 @@
 //! uv of one pinned version: the commands that make environments. A uv of the host is never used.
 //!
 //! uv runs in a directory that holds checked definitions only, with a cleared environment; no configuration file of the
-//! application or of a user reaches it. Its `pylock.toml` is experimental: hence the pin, and the tests of
-//! `tests/uv_contract.rs`, which hold what is relied on.
+//! application or of a user reaches it. Its `pylock.toml` is experimental: hence the pin, and `tests/uv_contract.rs`,
+//! which tests the behavior that is relied on.
 
 use std::path::{Path, PathBuf};
 
@@ -17,7 +17,7 @@ pub(super) const VERSION: &str = "0.13.9";
 /// A wheel of that version.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pinned {
-    /// What the name of the file ends in.
+    /// The end of the file name.
     pub(super) tag: &'static str,
     /// The sha256 of the wheel, as the index publishes it.
     pub(super) wheel: &'static str,
@@ -54,12 +54,12 @@ pub(super) fn identity() -> String {
     format!("uv {VERSION}")
 }
 
-/// The name of the program's directory in the directory of uv; bundles know uv by it.
+/// Returns the name of the program's directory in the directory of uv; bundles use it as the name of uv.
 pub(super) fn name() -> String {
     format!("uv-{VERSION}")
 }
 
-/// Where the program is kept.
+/// Returns the path of the program.
 pub(super) fn program_in(directory: &Path) -> PathBuf {
     directory.join(name()).join("uv")
 }
@@ -72,18 +72,18 @@ pub(super) fn has_wheels(cache: &Path) -> bool {
 /// Whether a command may use the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Network {
-    /// What the cache lacks is fetched.
+    /// Packages that are not in the cache are fetched.
     Used,
     /// Only the cache is used.
     Unused,
 }
 
-/// uv with its pinned program, what it gets of the network, and nothing else.
+/// Returns the pinned uv program with its network variables and nothing else.
 pub(super) fn command(job: &Job<'_>, network: Network) -> Program {
     with_cache(job, network, &job.setup.cache())
 }
 
-/// The same with its own cache.
+/// Returns the same with its own cache.
 pub(super) fn with_cache(job: &Job<'_>, network: Network, cache: &Path) -> Program {
     let Setup { directory, offline, .. } = job.setup;
     let program = job
@@ -112,17 +112,17 @@ pub(super) fn compile(job: &Job<'_>, network: Network, interpreter: &Interpreter
     if job.setup.allow_source { program } else { program.args(["--only-binary", ":all:"]) }
 }
 
-/// Installs what a lock names, every file of it proved by its hash.
+/// Installs the packages of a lock, each file verified by its hash.
 pub(super) fn sync(job: &Job<'_>, network: Network, directory: &Path) -> Program {
     installing(job, command(job, network).args(["pip", "sync", "--allow-empty-requirements"]), directory)
 }
 
-/// Adds what a lock names to what is installed.
+/// Adds the packages of a lock to the installed ones.
 pub(super) fn add(job: &Job<'_>, network: Network, directory: &Path) -> Program {
     installing(job, command(job, network).args(["pip", "install", "--no-deps"]), directory)
 }
 
-/// What both ways to install have in common.
+/// Adds the options that both ways to install have in common.
 pub(super) fn installing(job: &Job<'_>, program: Program, directory: &Path) -> Program {
     let program = program
         .args(["--require-hashes", "--link-mode", "copy", "--compile-bytecode", "--python"])
@@ -130,7 +130,7 @@ pub(super) fn installing(job: &Job<'_>, program: Program, directory: &Path) -> P
     if job.setup.allow_source { program } else { program.args(["--only-binary", ":all:"]) }
 }
 
-/// Checks that what is installed fits together.
+/// Checks that the installed packages fit together.
 pub(super) fn check(job: &Job<'_>, directory: &Path) -> Program {
     command(job, Network::Unused).args(["pip", "check", "--python"]).arg(directory.join("bin/python"))
 }
