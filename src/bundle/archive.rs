@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_version_says_so_whatever_else_it_holds() {
+    fn a_newer_version_is_reported_as_newer_whatever_its_content() {
         let refused = Header::parse(br#"{"schema": 3, "other": []}"#).unwrap_err();
         assert!(refused.summary().contains("of version 3"), "{refused:?}");
     }
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_plain_file_is_called_by_its_kind() {
+    fn an_entry_that_is_not_a_regular_file_is_named_by_its_kind() {
         for (kind, word) in [
             (b'0', "\"x\""),
             (b'2', "symbolic link"),

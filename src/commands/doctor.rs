@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn findings_are_grouped_and_what_was_not_looked_at_is_told_once_for_each_reason() {
+    fn findings_are_grouped_and_skipped_checks_are_listed_once_for_each_reason() {
         let unseen = |check, why: &str| SkippedCheck { check, why: why.into() };
         let report = DoctorReport {
             schema: 1,

@@ -170,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_run_that_systemd_was_asked_for_is_named_whatever_becomes_of_who_asked() {
+    fn a_requested_run_is_named_even_if_its_client_is_interrupted() {
         let (layout, run) = (Layout::below("/nowhere"), RunId::parse("r-1").unwrap());
         let wait = "ladylinux-refresh wait r-1";
         let reported = |failure| start_failure(&layout, &run, StartError::Unconfirmed(failure));

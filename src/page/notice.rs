@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_is_under_way_is_an_update_and_a_torn_fence_only_a_stop() {
+    fn a_run_in_progress_is_an_update_and_a_torn_fence_only_a_stop() {
         let under_way = r#"{"run":"20261129T071000Z-1","since":"2026-11-29T07:10:00Z","reason":"x"}"#;
         assert_eq!(notice(under_way).words().state, "updating");
         for torn in ["", "{", "[]", r#"{"run":"../../x","since":"2026-11-29T07:10:00Z"}"#] {

@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_request_is_malformed_as_soon_as_that_shows() {
+    fn malformed_requests_are_recognized_as_soon_as_possible() {
         for bytes in [
             &b"\x16\x03\x01\x02\x00"[..],
             b"GET /\r\n",
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_malformed_stays_so_and_what_is_complete_stays_the_same_whatever_follows() {
+    fn a_malformed_or_complete_request_stays_the_same_whatever_follows() {
         let pieces: [&[u8]; 12] = [
             b"GET ",
             b"HEAD ",

@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_others_write_cannot_become_a_workflow_command() {
+    fn text_of_others_cannot_become_a_workflow_command() {
         assert_eq!(escape("a\n::set-output::b%"), "a%0A::set-output::b%25");
         assert_eq!(inert("a\n  ::error::b\r::x ##[error]c"), "a\n|   ::error::b\\r::x ##\\[error]c");
     }

@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_of_others_are_shown_and_not_obeyed() {
+    fn text_of_others_is_escaped() {
         assert_eq!(
             escaped("<script>a & \"b\"</script>"),
             "&lt;script&gt;a &amp; &quot;b&quot;&lt;/script&gt;"

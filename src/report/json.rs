@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_terminal_would_obey_is_escaped_and_reads_back_as_it_was() {
+    fn terminal_sequences_are_escaped_and_read_back_unchanged() {
         let text = "a\u{7f}b\u{9b}2Jc\u{202e}d\ne\u{1b}f\u{e4}";
         let json = pretty(&[text]);
         assert!(json.chars().all(|c| c == '\n' || !acts(c)), "{json:?}");

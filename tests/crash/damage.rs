@@ -192,7 +192,7 @@ fn with_fault(rig: &mut Rig, path: Option<&Path>, inject: &str) -> Ran {
 }
 
 #[test]
-fn rw_7_1a_a_disk_that_fails_never_leaves_an_unproved_service_and_the_next_run_converges() {
+fn rw_7_1a_a_failing_disk_never_leaves_an_unchecked_service_and_the_next_run_converges() {
     /// Where a fault strikes, and what it has to come to.
     struct Fault {
         what: &'static str,

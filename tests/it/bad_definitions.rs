@@ -100,7 +100,7 @@ fn the_reasons_of_uv_are_reported_by_kind_and_its_full_output_is_in_the_log() {
 }
 
 #[test]
-fn strict_refuses_what_the_application_does_not_lock_and_takes_what_lock_prints() {
+fn strict_refuses_unlocked_requirements_and_accepts_the_output_of_lock() {
     let index = Index::new(&releases());
     let host = host_with(&index.url());
     let before = state(&host);

@@ -61,7 +61,7 @@ pub(crate) fn commands() -> Vec<(Vec<String>, clap::Command)> {
 }
 
 #[test]
-fn every_command_explains_itself() {
+fn every_command_has_a_help_text() {
     let all = commands();
     assert!(all.len() > 18, "{}", all.len());
     for (words, command) in &all {
@@ -118,7 +118,7 @@ fn every_command_explains_itself() {
 }
 
 #[test]
-fn color_is_what_the_command_line_names_else_what_the_environment_names() {
+fn color_follows_the_command_line_and_then_the_environment() {
     let colored = |arguments: &[&str], variables: &[(&str, &str)]| {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_ladylinux-refresh"));
         command.args(["--root", "/nonexistent"]).args(arguments).env_clear().envs(variables.iter().copied());
@@ -176,7 +176,7 @@ fn a_dry_run_is_a_plan_and_neither_changes_anything() {
 }
 
 #[test]
-fn rw_8_3_the_table_of_exit_codes_is_the_one_of_the_program() {
+fn rw_8_3_the_documented_exit_codes_are_those_of_the_program() {
     let rows = tables(&read("docs/exit-codes.md")).remove("Exit codes").unwrap();
     let documented: BTreeSet<String> = rows
         .iter()
@@ -296,7 +296,7 @@ fn every_command_that_a_document_or_a_message_shows_is_understood() {
 }
 
 #[test]
-fn the_documents_have_every_key_with_its_true_default() {
+fn the_documents_have_every_key_with_its_default() {
     let document = read("docs/configuration.md");
     let tables = tables(&document);
     let mut spelled: BTreeMap<&str, String> = BTreeMap::new();

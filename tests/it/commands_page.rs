@@ -118,7 +118,7 @@ fn meaning(argument: &Arg) -> String {
 }
 
 #[test]
-fn the_page_of_the_commands_is_that_of_the_command_line() {
+fn the_page_of_commands_matches_the_command_line() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/commands.md");
     let page = page();
     if std::env::var_os("LADYLINUX_REFRESH_UPDATE").is_some() {

@@ -124,7 +124,7 @@ fn every_clause_has_a_test_that_carries_its_id() {
 }
 
 #[test]
-fn every_test_that_the_document_names_exists_and_proves_what_it_is_named_for() {
+fn every_test_that_the_document_names_exists_and_is_of_that_clause() {
     let tests = tests();
     for (clause, section) in sections() {
         for name in section.tests {
@@ -165,7 +165,7 @@ fn every_piece_of_code_that_the_document_names_exists() {
 }
 
 #[test]
-fn no_test_claims_a_clause_that_there_is_not() {
+fn no_test_claims_an_unknown_clause() {
     let clauses = clauses();
     for name in tests() {
         for clause in claimed(&name) {
@@ -179,7 +179,7 @@ fn no_test_claims_a_clause_that_there_is_not() {
 }
 
 #[test]
-fn names_and_attributes_of_tests_are_read_as_they_are_meant() {
+fn names_and_attributes_of_tests_are_read_correctly() {
     assert_eq!(claimed("rw_5_2b_rw_8_2_x_y"), ["RW-5.2b", "RW-8.2"]);
     assert_eq!(claimed("a_test"), [""; 0]);
     let text = "#[test]\n#[cfg(x)]\nfn a() {}\nfn b() {}\n#[test]\n#[ignore = \"x\"]\nfn c() {}\n";

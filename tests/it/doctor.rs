@@ -95,7 +95,7 @@ fn state(directory: &Path, found: &mut Vec<(PathBuf, std::time::SystemTime)>) {
 }
 
 #[test]
-fn a_healthy_installation_has_no_problems_and_looking_changes_nothing() {
+fn a_healthy_installation_has_no_problems_and_the_doctor_changes_nothing() {
     let host = Host::running();
     let files = |host: &Host| {
         let mut found = Vec::new();
@@ -129,7 +129,7 @@ fn before_init_the_doctor_names_missing_parts_and_skipped_checks() {
 }
 
 #[test]
-fn what_people_and_crashes_leave_in_the_tree_is_found_and_repaired() {
+fn leftovers_of_people_and_crashes_in_the_tree_are_found_and_repaired() {
     let host = Host::running();
     let app = host.layout.app();
 
@@ -285,7 +285,7 @@ fn an_environment_that_was_changed_or_whose_interpreter_is_gone_is_found_and_reb
 }
 
 #[test]
-fn an_env_file_that_is_not_read_as_it_is_meant_is_found_and_repaired() {
+fn an_env_file_that_is_misread_is_found_and_repaired() {
     let host = Host::running();
     let env = host.layout.env_file();
     let text = fs::read_to_string(&env).unwrap();
@@ -362,7 +362,7 @@ Restart=on-failure
 ";
 
 #[test]
-fn what_is_wrong_with_a_unit_is_found_line_by_line() {
+fn faults_of_a_unit_are_found_line_by_line() {
     let host = Host::new();
     host.push(&[("deploy/ladylinux-api.service", UNIT)]);
     host.tool(["run"]).expect(0);

@@ -33,7 +33,7 @@ fn pinned(index: &Index, releases: &[&str]) -> String {
 }
 
 #[test]
-fn rw_5_3_what_the_cache_has_is_built_with_no_network_at_all_in_either_form_of_a_lock() {
+fn rw_5_3_cached_packages_are_built_without_any_network_in_either_form_of_a_lock() {
     let index = Index::new(&[release("alpha", "1.0"), release("beta", "1.0")]);
     let forms = ["alpha==1.0\nbeta\n".to_owned(), pinned(&index, &["alpha==1.0", "beta==1.0"])];
     for form in &forms {
@@ -117,7 +117,7 @@ fn a_package_without_a_wheel_is_refused_by_its_name_and_built_from_source_where_
 }
 
 #[test]
-fn rw_5_3_what_a_build_that_was_cut_off_has_left_is_removed_and_never_used() {
+fn rw_5_3_leftovers_of_an_interrupted_build_are_removed_and_never_used() {
     let index = Index::new(&[release("alpha", "1.0")]);
     let world = world(&index);
     let first = world.ensure("alpha==1.0\n", "run-1").unwrap().generation;

@@ -178,7 +178,7 @@ fn a_rollback_to_a_changed_environment_builds_the_same_one_again() {
 }
 
 #[test]
-fn verify_reads_what_leaves_no_trace_and_a_copied_disk_is_no_change() {
+fn verify_finds_changes_without_a_trace_and_a_copied_disk_is_no_change() {
     let host = Host::running();
     let environment = live(&host);
 

@@ -86,7 +86,7 @@ fn application_on(host: Host, service: &str) -> Host {
 }
 
 #[test]
-fn rw_5_1_rw_5_5_no_request_fails_through_refreshes_of_uvicorn_that_is_started_with_its_socket() {
+fn rw_5_1_rw_5_5_no_request_fails_during_refreshes_of_uvicorn_started_with_its_socket() {
     let host = application(
         "[service]\nsocket = true\n\
          command = [\"{venv}/bin/uvicorn\", \"api_layer:app\", \"--fd\", \"3\"]\n",

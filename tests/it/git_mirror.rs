@@ -73,7 +73,7 @@ fn a_branch_that_became_a_directory_of_branches_is_fetched() {
 }
 
 #[test]
-fn what_a_killed_fetch_left_is_in_nobodys_way() {
+fn leftovers_of_a_killed_fetch_hinder_no_later_fetch() {
     let world = World::new();
     world.mirror().ensure(&run("r1"), &branch("main")).unwrap();
     for left in ["refs/heads/main.lock", "packed-refs.lock", "objects/pack/tmp_pack_x"] {
@@ -331,7 +331,7 @@ fn hostile_configuration(world: &World) -> (String, PathBuf) {
 }
 
 #[test]
-fn what_others_put_into_the_mirror_runs_nothing_and_is_gone_with_the_next_command() {
+fn files_of_others_in_the_mirror_run_nothing_and_the_next_command_removes_them() {
     let world = World::new();
     let first = world.mirror().ensure(&run("r0"), &branch("main")).unwrap();
     let mirror = world.layout.mirror();

@@ -148,7 +148,7 @@ fn rw_5_6a_rw_5_6b_rw_5_6c_every_line_for_programs_is_valid_and_the_last_one_is_
 }
 
 #[test]
-fn every_event_there_is_stands_in_the_schema_and_no_other() {
+fn the_schema_has_exactly_the_existing_events() {
     let stream = schema::validator("events.schema.json");
     let run = RunId::parse("20260102T030405Z-1").unwrap();
     let (phase, text) = (Phase::Sync, String::from("text"));
@@ -457,7 +457,7 @@ fn rw_8_5_a_job_gets_groups_annotations_a_summary_and_outputs_and_no_output_can_
 }
 
 #[test]
-fn status_json_is_replaced_in_one_step_and_everybody_may_read_it() {
+fn status_json_is_replaced_in_one_step_and_readable_by_all_users() {
     let host = Host::running();
     let schema = schema::validator("status-file.schema.json");
     let (file, over) = (host.layout.status_file(), AtomicBool::new(false));

@@ -178,7 +178,7 @@ fn a_package_with_its_own_index_comes_from_there_and_no_other_does() {
 }
 
 #[test]
-fn an_index_that_is_away_is_not_needed_for_what_the_cache_has() {
+fn an_unreachable_index_is_not_needed_for_cached_packages() {
     let index = Index::new(&releases());
     let world = world(&index);
     world.own_cache();
@@ -209,7 +209,7 @@ fn pylock(index: &Index, head: &str, entries: &[(&str, &str)]) -> String {
 }
 
 #[test]
-fn rw_5_3_a_pylock_of_the_application_is_law() {
+fn rw_5_3_a_pylock_of_the_application_selects_the_packages() {
     let index = Index::new(&releases());
     let text = pylock(
         &index,
@@ -257,7 +257,7 @@ fn extras_and_groups_choose_what_a_pylock_marks_with_them() {
 }
 
 #[test]
-fn a_pylock_for_other_machines_or_another_python_or_without_what_is_asked_for_is_refused() {
+fn a_pylock_for_another_machine_or_python_or_without_a_requested_package_is_refused() {
     let index = Index::new(&releases());
     let world = world(&index);
     let refused = |head: &str, entries: &[(&str, &str)], more: &[(&str, &str)]| {
@@ -291,7 +291,7 @@ fn a_pylock_for_other_machines_or_another_python_or_without_what_is_asked_for_is
 }
 
 #[test]
-fn rw_5_3_requirements_with_hashes_are_law_and_are_not_resolved() {
+fn rw_5_3_requirements_with_hashes_are_installed_and_not_resolved() {
     let index = Index::new(&releases());
     let pin =
         |release: &str, marker: &str| format!("{release}{marker} --hash=sha256:{}\n", index.sha256(release));
@@ -329,7 +329,7 @@ fn uv_lock(world: &World, index: &Index, project: &str) -> String {
 }
 
 #[test]
-fn rw_5_3_a_uv_lock_is_law_and_one_that_does_not_fit_the_project_is_refused() {
+fn rw_5_3_a_uv_lock_is_installed_and_one_that_does_not_fit_the_project_is_refused() {
     let (made, other) = (Index::new(&releases()), Index::new(&releases()));
     // The lock names another index than the host: its files are what the lock says, and it is asked for nothing else.
     let mut world = world(&other);

@@ -28,7 +28,7 @@ fn rw_8_2_two_installations_one_of_them_offline_make_an_environment_of_the_same_
 }
 
 #[test]
-fn an_environment_that_cannot_import_what_the_host_declares_is_not_used() {
+fn an_environment_that_cannot_import_a_declared_module_is_not_used() {
     let mut world = World::new();
     world.python.imports = vec!["six".into(), "no_such_module".into()];
     let failure = world.ensure("six==1.17.0\n", "run-1").unwrap_err();

@@ -106,7 +106,7 @@ fn rw_4_2_the_script_is_executable_and_reads_no_input() {
 }
 
 #[test]
-fn rw_8_4_what_people_type_reaches_the_program_as_a_command() {
+fn rw_8_4_arguments_of_the_script_reach_the_program_as_a_command() {
     let world = World::new().with_installed();
     for (typed, passed) in [
         (&[] as &[&str], "<run>"),

@@ -78,7 +78,7 @@ fn followers_receive_the_events_of_the_run_byte_for_byte() {
 }
 
 #[test]
-fn a_detached_run_is_named_followed_and_ended_by_its_name() {
+fn a_detached_run_is_named_followed_and_ended_by_its_id() {
     let (host, hold) = held();
     host.push(&[("version.txt", "two\n")]);
     let printed = host.tool(["run", "--detach", "--format", "json"]).expect(0);
@@ -221,7 +221,7 @@ fn a_request_is_removed_and_refused_while_the_settings_cannot_be_used() {
 }
 
 #[test]
-fn requests_are_taken_with_the_rights_of_their_directories_owner_whosever_app_is() {
+fn requests_are_taken_with_the_rights_of_the_owner_of_their_directory() {
     if !rustix::process::geteuid().is_root() {
         return;
     }
@@ -305,7 +305,7 @@ fn a_request_is_settled_by_its_run_after_its_first_worker_is_gone() {
 }
 
 #[test]
-fn rw_7_1a_a_killed_run_leaves_the_service_down_also_where_the_settings_cannot_be_used_any_more() {
+fn rw_7_1a_a_killed_run_leaves_the_service_down_even_if_the_settings_have_become_unusable() {
     let etc = |host: &Host, owner: u32| chown(host.layout.etc(), Some(owner), None).unwrap();
     killed_with(|host| host.configure("no_such_key = 1", ""), "no_such_key", |host| host.configure("", ""));
     // Others than root may have written them.

@@ -72,7 +72,7 @@ fn holding(directory: &Path, texts: &[&str]) -> Vec<PathBuf> {
 }
 
 #[test]
-fn a_token_opens_the_remote_and_shows_nowhere() {
+fn a_token_opens_the_remote_and_is_shown_nowhere() {
     let host = Host::running();
     let server = serve_web(Web::Protected { base: host.beside("srv"), credentials: CREDENTIALS });
     let seen = Arc::new(Mutex::new(Vec::new()));
@@ -167,7 +167,7 @@ fn the_password_of_a_proxy_is_on_no_command_line() {
 }
 
 #[test]
-fn what_a_hook_or_the_service_writes_is_in_no_file_that_everybody_may_read() {
+fn output_of_a_hook_or_the_service_is_in_no_world_readable_file() {
     const SECRET: &str = "DATABASE_URL=postgres://u:hunter2@h/db";
     let host = Host::running();
     let hook = format!(

@@ -108,16 +108,16 @@ macro_rules! keeps {
 keeps! {
     rw_5_1_a_started_service_is_running_and_a_stopped_one_is_stopped: a_started_service_is_observed_as_running_and_a_stopped_one_as_stopped;
     rw_5_1_a_stop_ends_every_process_of_the_tree_and_frees_the_port: a_stop_ends_every_process_of_the_tree_and_frees_the_port;
-    rw_5_1_stopping_what_is_stopped_is_fine: stopping_what_is_stopped_is_fine;
-    rw_5_1_a_service_that_ignores_the_request_to_end_is_killed_and_that_is_said: a_service_that_ignores_the_request_to_end_is_killed_and_the_stop_reports_it;
+    rw_5_1_stopping_a_stopped_service_succeeds: stopping_a_stopped_service_succeeds;
+    rw_5_1_a_service_that_ignores_the_request_to_end_is_killed_and_that_is_reported: a_service_that_ignores_the_request_to_end_is_killed_and_the_stop_reports_it;
     rw_7_1a_while_the_fence_stands_an_ordinary_start_is_refused: while_the_fence_stands_an_ordinary_start_is_refused;
-    rw_7_1a_a_fence_that_cannot_be_read_refuses_all_the_same: a_fence_that_cannot_be_read_refuses_all_the_same;
+    rw_7_1a_a_fence_that_cannot_be_read_refuses_nevertheless: a_fence_that_cannot_be_read_refuses_nevertheless;
     rw_5_5_the_refresh_that_fenced_the_service_starts_it_through_the_fence: the_refresh_that_fenced_the_service_starts_it_through_the_fence;
     a_service_that_runs_is_not_started_twice: a_service_that_runs_is_not_started_twice;
     two_starts_at_the_same_instant_make_one_service: two_starts_at_the_same_instant_make_one_service;
     the_log_tail_holds_the_lines_of_exactly_this_invocation: the_log_tail_holds_the_lines_of_exactly_this_invocation;
-    rw_5_5_the_service_finds_its_environment_file_its_version_and_its_folder: the_service_finds_its_environment_file_its_version_and_its_directory;
-    rw_5_5_a_service_is_proved_by_its_process_also_where_it_has_emptied_its_environment: a_service_is_proved_by_its_invocation_also_where_it_has_emptied_its_environment;
+    rw_5_5_the_service_finds_its_environment_file_its_version_and_its_directory: the_service_finds_its_environment_file_its_version_and_its_directory;
+    rw_5_5_a_service_is_identified_by_its_process_even_if_it_has_emptied_its_environment: a_service_is_identified_by_its_invocation_even_if_it_has_emptied_its_environment;
 }
 
 /// Another process that starts the service: this test program, running [`a_caller`] alone.
@@ -208,7 +208,7 @@ fn the_service_outlives_the_process_that_started_it_and_keeps_none_of_its_descri
 }
 
 #[test]
-fn rw_7_1a_a_service_does_not_outlive_the_refresh_that_was_proving_it() {
+fn rw_7_1a_a_service_does_not_outlive_the_refresh_that_was_checking_it() {
     let world = World::new(&Script::new(service::LEAVES_ORPHANS));
     let mut caller = Caller::spawn(&world, "refresh");
     caller.has_started(&world);
@@ -222,7 +222,7 @@ fn rw_7_1a_a_service_does_not_outlive_the_refresh_that_was_proving_it() {
 }
 
 #[test]
-fn rw_5_5_a_proved_service_outlives_the_refresh_that_started_it() {
+fn rw_5_5_a_healthy_service_outlives_the_refresh_that_started_it() {
     let world = World::new(&Script::new(service::LISTENS));
     let mut caller = Caller::spawn(&world, "refresh that settles");
     caller.has_started(&world);
@@ -261,7 +261,7 @@ fn rw_7_1a_an_admission_of_a_killed_refresh_admits_no_start() {
 }
 
 #[test]
-fn what_dies_is_not_restarted_its_exit_is_recorded_and_its_children_end_with_it() {
+fn a_dead_service_is_not_restarted_its_exit_is_recorded_and_its_children_end() {
     let world = World::new(&Script::new(
         "if os.fork() == 0:\n    os.setsid(); note('orphan', os.getpid()); forever()\n\
          while not os.path.exists('orphan'): time.sleep(0.001)\n\
@@ -337,7 +337,7 @@ fn a_line_of_the_environment_file_that_sets_nothing_is_a_warning() {
 }
 
 #[test]
-fn rw_5_1_a_stop_goes_by_the_timeout_that_is_set_now() {
+fn rw_5_1_a_stop_uses_the_timeout_that_is_set_now() {
     let mut world =
         World::new(&Script::new(service::IGNORES_SIGTERM).stop_timeout(Duration::from_secs(3600)));
     start(&world);
@@ -346,7 +346,7 @@ fn rw_5_1_a_stop_goes_by_the_timeout_that_is_set_now() {
 }
 
 #[test]
-fn rw_5_1_a_service_that_is_held_still_ends_when_asked() {
+fn rw_5_1_a_paused_service_ends_on_request() {
     let world = World::new(&Script::new(service::LISTENS));
     let main = start(&world);
     kill_process(Pid::from_raw(main.pid).unwrap(), Signal::STOP).unwrap();
@@ -355,7 +355,7 @@ fn rw_5_1_a_service_that_is_held_still_ends_when_asked() {
 }
 
 #[test]
-fn rw_5_1_a_stop_takes_the_processes_that_are_forked_while_it_kills() {
+fn rw_5_1_a_stop_ends_processes_that_are_forked_while_it_kills() {
     let world = World::new(
         &Script::new(
             "signal.signal(signal.SIGTERM, signal.SIG_IGN); note('ready', 1)\n\
@@ -394,7 +394,7 @@ fn root_runs_the_service_as_the_owner_of_the_tree_and_without_groups_of_root() {
 }
 
 #[test]
-fn rw_5_1_a_service_is_stopped_also_where_nothing_can_be_written() {
+fn rw_5_1_a_service_is_stopped_even_if_nothing_can_be_written() {
     let world = World::new(&Script::new(service::LISTENS));
     let main = start(&world);
     // What a write would replace cannot be replaced.

@@ -189,7 +189,7 @@ fn probe_of(url: String, settle: Duration) -> ResolvedProbe {
 }
 
 #[test]
-fn rw_5_5_any_status_below_500_is_good_unless_one_is_expected() {
+fn rw_5_5_any_status_below_500_passes_unless_one_is_expected() {
     for status in ["200 OK", "404 Not Found", "302 Found\r\nLocation: http://127.0.0.1:1/"] {
         let server = Server::new(vec![http(status, "")]);
         assert!(
@@ -266,7 +266,7 @@ fn rw_5_5_a_service_that_is_slow_to_listen_is_waited_for() {
 }
 
 #[test]
-fn rw_5_5_an_error_at_first_and_a_good_answer_later_is_good_from_then_on() {
+fn rw_5_5_an_error_at_first_and_a_good_answer_later_passes() {
     let server = Server::new(vec![http("503 Not yet", ""), http("503 Not yet", ""), http("200 OK", "")]);
     let service = Service::new();
     let healthy = await_healthy(&server.probe(), &units(), &service, service.main).unwrap();
@@ -284,7 +284,7 @@ fn rw_7_1b_a_probe_that_never_passes_reports_the_last_answer() {
 }
 
 #[test]
-fn rw_7_1b_an_answer_is_reported_also_where_the_deadline_cuts_the_next_request_short() {
+fn rw_7_1b_an_answer_is_reported_even_if_the_deadline_cuts_the_next_request_short() {
     let server = Server::new(vec![http("503 Not yet", ""), None]);
     let probe = ResolvedProbe { deadline: Duration::from_secs(2), ..server.probe() };
     let error = failure(&probe, &Service::new());
@@ -352,7 +352,7 @@ fn rw_5_5_a_service_that_was_restarted_while_it_settled_is_not_good() {
 }
 
 #[test]
-fn a_server_that_speaks_something_else_or_hangs_up_is_a_problem_and_not_a_failure() {
+fn a_server_of_another_protocol_or_one_that_hangs_up_is_a_problem_and_not_a_failure() {
     let garbage = Server::new(vec![Some("SSH-2.0-x\r\n\r\n".to_owned())]);
     assert!(!problem(&garbage.probe()).is_empty());
     let silent = Server::new(vec![Some(String::new())]);
@@ -403,7 +403,7 @@ impl Open {
 }
 
 #[test]
-fn rw_5_5_answers_as_servers_give_them_are_read() {
+fn rw_5_5_answers_of_real_servers_are_read() {
     let chunks: String = "the body".chars().map(|letter| format!("1\r\n{letter}\r\n")).collect();
     for (what, answer) in [
         ("HTTP/1.0 without a length", "HTTP/1.0 200 OK\r\n\r\nthe body".to_owned()),

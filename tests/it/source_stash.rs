@@ -56,7 +56,7 @@ fn every_kind_of_difference_is_found_and_nothing_is_changed() {
 }
 
 #[test]
-fn files_written_before_the_hooks_began_or_after_they_ended_are_none_of_their_products() {
+fn files_written_before_or_after_the_hooks_are_not_their_products() {
     let mut world = deployed(Owner::own(), &[]);
     let on = installation(&world);
     world.write("static/before", b"a person's");
@@ -345,7 +345,7 @@ fn flags_attributes_and_configuration_of_the_trees_repository_hide_nothing_and_r
 }
 
 #[test]
-fn a_repository_that_holds_git_up_is_kept_after_a_deadline() {
+fn a_repository_that_delays_git_is_kept_after_a_deadline() {
     let mut world = deployed(Owner::own(), &[]);
     assert!(Command::new("mkfifo").arg(world.file(".git/pipe")).status().unwrap().success());
     let config = fs::read_to_string(world.file(".git/config")).unwrap();

@@ -41,7 +41,7 @@ fn rw_5_2a_new_commits_are_fetched_into_the_applications_own_repository() {
 }
 
 #[test]
-fn rw_5_2b_the_tree_is_reset_to_the_branch_whatever_was_checked_out() {
+fn rw_5_2b_the_tree_is_reset_to_the_branch_from_any_checkout() {
     let mut world = deployed(service_user(), &[]);
     let first = world.deployed[0].clone();
     world.commit(&[("src/app.py", "print('two')\n")]);
@@ -111,7 +111,7 @@ fn a_branch_that_became_a_directory_of_branches_is_followed_both_ways() {
 }
 
 #[test]
-fn locks_in_the_applications_repository_hold_no_refresh_up_whether_a_process_holds_them_or_not() {
+fn locks_in_the_repository_of_the_application_delay_no_refresh_with_or_without_a_holder() {
     let mut world = deployed(service_user(), &[]);
     let lock = world.file(".git/index.lock");
     fs::write(&lock, "").unwrap();
@@ -212,7 +212,7 @@ fn a_damaged_repository_is_kept_and_replaced() {
 }
 
 #[test]
-fn an_app_that_is_no_separate_repository_is_reported_and_never_overwritten() {
+fn an_app_that_is_not_a_separate_repository_is_reported_and_never_overwritten() {
     let world = World::owned_by(service_user());
     let state = || work_tree::of(&installation(&world)).unwrap();
     assert_eq!(state().kind, TreeKind::Absent);
@@ -235,7 +235,7 @@ fn an_app_that_is_no_separate_repository_is_reported_and_never_overwritten() {
 }
 
 #[test]
-fn a_repository_that_would_hold_git_up_is_read_without_it() {
+fn a_repository_that_would_block_git_is_read_without_it() {
     let mut world = deployed(service_user(), &[]);
     let commit = world.deployed[0].clone();
     assert_eq!(work_tree::of(&installation(&world)).unwrap().commit, Some(commit));
@@ -250,7 +250,7 @@ fn a_repository_that_would_hold_git_up_is_read_without_it() {
 }
 
 #[test]
-fn what_root_left_in_the_tree_hinders_no_refresh_and_is_not_lost() {
+fn files_of_root_in_the_tree_hinder_no_refresh_and_are_not_lost() {
     if !rustix::process::geteuid().is_root() {
         print_line("LEFT OUT: needs root");
         return;
@@ -299,7 +299,7 @@ fn what_root_left_in_the_tree_hinders_no_refresh_and_is_not_lost() {
 }
 
 #[test]
-fn what_cannot_be_moved_is_found_however_deep_and_refused_with_its_cure() {
+fn an_entry_that_cannot_be_moved_is_found_at_any_depth_and_refused_with_its_repair() {
     let world = deployed(service_user(), &[(".gitignore", "state/\n")]);
     world.write("state/deep/db", b"rows");
     let path = world.file("state/deep/db");

@@ -74,7 +74,7 @@ fn rw_6_1_a_program_writes_where_it_may_and_not_to_models() {
 }
 
 #[test]
-fn a_copy_of_a_secret_is_there_as_long_as_the_job() {
+fn a_copy_of_a_secret_exists_as_long_as_the_job() {
     let world = world();
     let secret = world.layout.state().join("token");
     fs::write(&secret, "s3cret").unwrap();
@@ -103,7 +103,7 @@ fn a_copy_of_a_secret_is_there_as_long_as_the_job() {
 }
 
 #[test]
-fn a_program_gets_its_own_environment_directory_and_input_and_its_code_comes_back() {
+fn a_program_gets_its_own_environment_directory_and_input_and_its_code_is_returned() {
     let world = world();
     let program = sh("cat; pwd; echo $GREETING; grep NoNewPrivs /proc/self/status; exit 7")
         .input(b"input\n".to_vec())

@@ -95,7 +95,7 @@ fn good(index: &Index, release: &str, more: &str) -> String {
 }
 
 #[test]
-fn what_compile_writes_sync_installs_and_proves_by_its_hashes() {
+fn sync_installs_the_output_of_compile_and_verifies_its_hashes() {
     let (index, place) = (index(), Place::new());
     place.write("requirements.txt", "alpha\n");
     let compile =
@@ -197,7 +197,7 @@ fn cached_packages_need_no_network_and_a_missing_one_is_named_and_leaves_nothing
 }
 
 #[test]
-fn a_source_is_built_only_where_that_is_allowed_and_is_named_otherwise() {
+fn a_source_is_built_only_if_that_is_allowed_and_is_named_otherwise() {
     let (index, place) = (index(), Place::new());
     let entry = good(&index, "raw==1.0", "").replace("wheels = [{", "sdist = {").replace("} }]", "} }");
     place.write("pylock.toml", &pylock("", &[entry]));

@@ -172,7 +172,7 @@ fn init_changes_nothing_that_existed_and_its_undo_leaves_nothing_that_is_new() {
 }
 
 #[test]
-fn a_run_works_where_everything_is_the_service_users_and_its_undo_leaves_the_service_running() {
+fn a_run_works_if_the_service_user_owns_everything_and_its_undo_keeps_the_service_running() {
     let Some(lab) = Lab::open() else { return };
     let machine = machine_as_it_is(&lab);
     // Settings that the service user can write or exchange do not count, and are named.

@@ -202,7 +202,7 @@ fn start(machine: &Machine) {
 }
 
 #[test]
-fn rw_7_1b_a_unit_that_is_masked_edited_or_renamed_or_a_users_own_is_refused_with_what_to_do() {
+fn rw_7_1b_a_unit_that_is_masked_edited_renamed_or_of_a_user_is_refused_with_the_repair() {
     let Some(lab) = Lab::open() else { return };
     let machine = Machine::copy_of(&lab, "awkward-units", set_up);
     until("the service", || machine.version());
@@ -286,7 +286,7 @@ fn rw_7_1b_a_unit_that_is_masked_edited_or_renamed_or_a_users_own_is_refused_wit
 }
 
 #[test]
-fn rw_5_5_rw_7_1a_another_hand_in_the_middle_of_a_run_starts_nothing_and_a_stop_of_it_is_named() {
+fn rw_5_5_rw_7_1a_another_program_that_acts_during_a_run_starts_nothing_and_its_stop_is_named() {
     let Some(lab) = Lab::open() else { return };
     let machine = Machine::copy_of(&lab, "awkward-units", set_up);
     let begin = || machine.spawn(&format!("PIP_INDEX_URL={LOCAL_INDEX} exec ladylinux-refresh run"));
@@ -349,7 +349,7 @@ const HANDS: [(&str, &str, &[&str]); 4] = [
 ];
 
 #[test]
-fn rw_7_1b_who_stops_the_new_service_while_it_is_asked_for_its_health_is_named_with_what_works() {
+fn rw_7_1b_a_program_that_stops_the_new_service_during_its_health_check_is_named_with_the_repair() {
     let Some(lab) = Lab::open() else { return };
     let machine = Machine::copy_of(&lab, "awkward-units", set_up);
     let settings = machine.read("/etc/ladylinux/refresh.toml").unwrap();
@@ -427,7 +427,7 @@ const GONE: [(&str, &str, &str, &str); 9] = [
 ];
 
 #[test]
-fn rw_7_1b_a_unit_that_would_not_start_again_is_refused_before_the_stop_with_what_is_gone() {
+fn rw_7_1b_a_unit_that_would_not_start_again_is_refused_before_the_stop_with_the_missing_part() {
     let Some(lab) = Lab::open() else { return };
     let machine = Machine::copy_of(&lab, "awkward-units", set_up);
     machine.write("/etc/systemd/system/slow.service", "[Service]\nType=oneshot\nExecStart=/bin/sleep 1000\n");

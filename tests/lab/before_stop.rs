@@ -121,7 +121,7 @@ fn configure(machine: &Machine, probe: &str, tables: &str) {
 }
 
 #[test]
-fn rw_7_1a_rw_7_1b_what_would_not_start_again_is_refused_while_a_client_that_asks_all_the_time_is_served() {
+fn rw_7_1a_rw_7_1b_a_service_that_would_not_start_again_is_refused_while_it_serves_all_requests() {
     let Some(lab) = Lab::open() else { return };
     let host = Host::running(&lab);
     let machine = &host.machine;
@@ -282,7 +282,7 @@ fn rw_5_5_rw_7_1a_units_of_the_application_are_stopped_and_started_with_it_or_na
 }
 
 #[test]
-fn rw_7_1a_a_stop_that_fails_before_it_came_to_the_service_leaves_all_up_and_is_a_refusal() {
+fn rw_7_1a_a_stop_that_fails_before_the_service_leaves_everything_running_and_is_a_refusal() {
     let Some(lab) = Lab::open() else { return };
     let host = Host::running(&lab);
     host.unit("also.service", &worker(""));
@@ -358,7 +358,7 @@ const WSGI: &str = "import pathlib\n\
     \x20   return [body]\n";
 
 #[test]
-fn rw_5_5_gunicorn_that_renames_its_processes_is_recognised_as_the_new_service() {
+fn rw_5_5_gunicorn_that_renames_its_processes_is_recognized_as_the_new_service() {
     let Some(lab) = Lab::open() else { return };
     let machine = Machine::copy_of(&lab, "gunicorn", |machine| {
         let unit = UNIT

@@ -89,7 +89,7 @@ fn change(machine: &Machine, path: &str, text: &str) {
 }
 
 #[test]
-fn before_init_the_doctor_says_what_is_missing_and_init_leaves_nothing_to_find() {
+fn before_init_the_doctor_names_missing_parts_and_after_init_it_finds_nothing() {
     let Some(lab) = Lab::open() else { return };
     let machine = machine(&lab);
     let report = examine(&machine);
@@ -126,7 +126,7 @@ fn before_init_the_doctor_says_what_is_missing_and_init_leaves_nothing_to_find()
 }
 
 #[test]
-fn rw_7_1a_what_is_wrong_with_the_unit_is_found_on_a_machine_and_repaired() {
+fn rw_7_1a_faults_of_the_unit_are_found_on_a_machine_and_repaired() {
     let Some(lab) = Lab::open() else { return };
     let machine = machine(&lab);
     tool(&machine, "init --repo file:///srv/app.git --allow file --branch main").expect(0);
@@ -220,7 +220,7 @@ fn a_unit_that_runs_a_file_of_the_application_as_root_is_refused_unless_the_host
 }
 
 #[test]
-fn what_systemd_makes_of_defaults_in_variables_is_what_the_doctor_says() {
+fn the_doctor_reports_defaults_in_variables_as_systemd_reads_them() {
     let Some(lab) = Lab::open() else { return };
     let machine = machine(&lab);
     tool(&machine, "init --repo file:///srv/app.git --allow file --branch main").expect(0);
@@ -283,7 +283,7 @@ fn a_rule_of_sudo_that_leads_from_the_application_to_root_is_a_problem() {
 }
 
 #[test]
-fn what_happens_to_a_running_host_is_found_and_repaired() {
+fn damage_to_a_running_host_is_found_and_repaired() {
     let Some(lab) = Lab::open() else { return };
     let machine = machine(&lab);
     tool(&machine, "init --repo file:///srv/app.git --allow file --branch main").expect(0);
@@ -325,7 +325,7 @@ fn what_happens_to_a_running_host_is_found_and_repaired() {
 }
 
 #[test]
-fn a_host_that_was_set_up_by_hand_is_described_before_anything_is_adopted() {
+fn a_host_that_was_set_up_manually_is_described_before_anything_is_adopted() {
     let Some(lab) = Lab::open() else { return };
     let machine = machine(&lab);
     machine.add_service_user();

@@ -96,7 +96,7 @@ fn expect_halted(site: &mut Site, ran: Ran, what: &str, step: &str, cause: &[&st
 }
 
 #[test]
-fn rw_7_1a_rw_7_1b_whatever_step_fails_on_a_real_machine_it_is_down_says_why_and_the_next_run_repairs_it() {
+fn rw_7_1a_rw_7_1b_after_any_failed_step_the_service_is_down_with_its_cause_until_the_next_run() {
     let Some(lab) = Lab::open() else { return };
     let mut site = Site::running(&lab, Disk::Shared, TABLES);
     site.add_note("written before all the trouble");
@@ -115,7 +115,7 @@ fn rw_7_1a_rw_7_1b_whatever_step_fails_on_a_real_machine_it_is_down_says_why_and
 }
 
 #[test]
-fn rw_7_1a_a_network_that_goes_away_in_the_middle_of_a_fetch_halts_only_a_run_that_had_begun() {
+fn rw_7_1a_a_network_that_fails_during_a_fetch_halts_only_a_run_that_had_begun() {
     let Some(lab) = Lab::open() else { return };
     let mut site = Site::running(&lab, Disk::Shared, TABLES);
     let first = site.status()["commit"].as_str().unwrap().to_owned();

@@ -61,7 +61,7 @@ fn clients_of_a_run(machine: &Machine, version: &str) -> Vec<String> {
 }
 
 #[test]
-fn rw_5_5_root_asks_the_service_nothing_before_the_stop_and_after_the_start() {
+fn rw_5_5_root_sends_the_service_no_request_before_the_stop_and_after_the_start() {
     let Some(lab) = Lab::open() else { return };
     let machine = Machine::boot(&lab, "web");
     machine.add_service_user();

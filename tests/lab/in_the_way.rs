@@ -70,7 +70,7 @@ fn rw_7_1b_a_program_that_writes_into_the_tree_in_step_2_is_named_with_its_unit(
 }
 
 #[test]
-fn rw_7_1a_out_of_a_tree_that_a_hook_has_closed_or_emptied_a_rollback_and_a_run_lead() {
+fn rw_7_1a_a_tree_that_a_hook_has_closed_or_emptied_is_repaired_by_a_rollback_and_by_a_run() {
     let Some(lab) = Lab::open() else { return };
     let machine = Machine::copy_of(&lab, "in-the-way", set_up);
     for (number, command) in
@@ -95,7 +95,7 @@ fn rw_7_1a_out_of_a_tree_that_a_hook_has_closed_or_emptied_a_rollback_and_a_run_
 }
 
 #[test]
-fn rw_7_1a_where_a_full_disk_refuses_a_run_a_rollback_leads_out() {
+fn rw_7_1a_a_rollback_works_on_a_full_disk_that_refuses_a_run() {
     let Some(lab) = Lab::open() else { return };
     let machine = Machine::copy_of(&lab, "in-the-way", set_up);
     let before = until("the service", || machine.version());
@@ -115,7 +115,7 @@ fn rw_7_1a_where_a_full_disk_refuses_a_run_a_rollback_leads_out() {
 }
 
 #[test]
-fn rw_5_4_what_a_hook_leaves_running_ends_with_it_and_no_process_of_the_run_is_taken_for_that() {
+fn rw_5_4_processes_that_a_hook_leaves_end_with_it_and_processes_of_the_run_do_not() {
     let Some(lab) = Lab::open() else { return };
     let machine = Machine::copy_of(&lab, "in-the-way", set_up);
     let hook = "[[hook]]\nname = \"leaves\"\nkind = \"check\"\n\

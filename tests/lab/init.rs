@@ -62,7 +62,7 @@ fn stat(machine: &Machine, path: &str) -> String {
 }
 
 #[test]
-fn from_nothing_init_makes_the_whole_contract_and_a_second_one_changes_nothing() {
+fn from_nothing_init_makes_the_entire_contract_and_a_second_one_changes_nothing() {
     let Some(lab) = Lab::open() else { return };
     let machine = machine(&lab, &[]);
     let before = listing(&machine);
@@ -219,7 +219,7 @@ fn set_up_by_hand(machine: &Machine) {
 }
 
 #[test]
-fn a_machine_that_was_set_up_by_hand_is_adopted_and_people_are_told_what_is_theirs() {
+fn a_machine_that_was_set_up_manually_is_adopted_and_manual_steps_are_listed() {
     let Some(lab) = Lab::open() else { return };
     let button = "import subprocess\nsubprocess.run(['sudo', 'scripts/refresh_vm.sh'])\n";
     let machine = machine(&lab, &[("api_layer.py", button)]);
@@ -283,7 +283,7 @@ fn a_machine_that_was_set_up_by_hand_is_adopted_and_people_are_told_what_is_thei
 }
 
 #[test]
-fn a_work_tree_in_which_root_worked_is_refreshed_and_one_that_is_roots_is_refused_with_the_command() {
+fn a_working_tree_in_which_root_worked_is_refreshed_and_one_of_root_is_refused_with_the_command() {
     let Some(lab) = Lab::open() else { return };
     let machine = machine(&lab, &[("static/page.html", "one\n")]);
     set_up_by_hand(&machine);
@@ -342,7 +342,7 @@ exit 0
 ";
 
 #[test]
-fn rw_7_1a_what_the_services_user_plants_while_init_asks_the_remote_is_never_gone_by() {
+fn rw_7_1a_state_that_the_service_user_plants_while_init_contacts_the_remote_is_never_used() {
     let Some(lab) = Lab::open() else { return };
     let machine = machine(&lab, &[]);
     set_up_by_hand(&machine);
@@ -366,7 +366,7 @@ fn rw_7_1a_what_the_services_user_plants_while_init_asks_the_remote_is_never_gon
 }
 
 #[test]
-fn rw_7_1a_init_goes_by_no_state_with_entries_of_others_and_opens_no_lock_through_a_link() {
+fn rw_7_1a_init_uses_no_state_with_entries_of_others_and_opens_no_lock_through_a_link() {
     let Some(lab) = Lab::open() else { return };
     let machine = machine(&lab, &[]);
     set_up_by_hand(&machine);

@@ -42,7 +42,7 @@ fn a_machine_boots_runs_commands_and_keeps_its_files_over_a_reboot() {
 }
 
 #[test]
-fn what_a_service_may_use_is_limited_and_its_group_is_its_own() {
+fn the_resources_of_a_service_are_limited_and_its_control_group_is_separate() {
     let Some(lab) = Lab::open() else { return };
     let machines = [Machine::boot(&lab, "one"), Machine::boot(&lab, "two")];
     for machine in &machines {
@@ -81,7 +81,7 @@ fn machines_on_a_network_see_each_other_until_one_is_cut_off() {
 }
 
 #[test]
-fn a_power_cut_loses_what_was_not_synced_and_keeps_what_was() {
+fn a_power_cut_loses_unsynced_data_and_keeps_synced_data() {
     let Some(lab) = Lab::open() else { return };
     let mut machine = Machine::named(&lab, "cut").disk(Disk::Ext4).boot();
     let synced = "for n in $(seq 50); do echo $n >/opt/s$n; sync /opt/s$n; done; sync -f /opt";
@@ -100,7 +100,7 @@ fn a_power_cut_loses_what_was_not_synced_and_keeps_what_was() {
 }
 
 #[test]
-fn a_snapshot_brings_everything_back_as_often_as_it_is_wanted() {
+fn a_snapshot_restores_everything_any_number_of_times() {
     let Some(lab) = Lab::open() else { return };
     for disk in [Disk::Shared, Disk::Ext4] {
         let mut machine = Machine::named(&lab, "vm").disk(disk).boot();

@@ -83,7 +83,7 @@ fn a_run_migrates_a_machine_of_0_1_and_refreshes_it() {
 }
 
 #[test]
-fn rw_7_1a_a_fenced_machine_of_0_1_stays_fenced_wherever_its_migration_is_killed() {
+fn rw_7_1a_a_fenced_machine_of_0_1_stays_fenced_if_its_migration_is_killed_at_any_point() {
     let Some(lab) = Lab::open() else { return };
     let machine = machine_of_0_1(&lab);
     machine.exec("systemctl stop ladylinux-api").expect(0);

@@ -120,7 +120,7 @@ const BROKEN: [(&str, &str); 4] = [
 ];
 
 #[test]
-fn rw_7_1a_a_run_halts_as_ever_where_the_page_cannot_be_shown() {
+fn rw_7_1a_a_run_halts_as_usual_if_the_page_cannot_be_shown() {
     let Some(lab) = Lab::open() else { return };
     let host = Host::running(&lab);
     let machine = &host.machine;
@@ -170,7 +170,7 @@ fn init_gives_uvicorn_a_socket_unit_and_a_page_at_once() {
 }
 
 #[test]
-fn rw_7_1a_a_stranger_who_took_the_port_keeps_the_page_away_and_nothing_else() {
+fn rw_7_1a_another_program_on_the_port_prevents_the_page_and_nothing_else() {
     let Some(lab) = Lab::open() else { return };
     let host = Host::running(&lab);
     let machine = &host.machine;

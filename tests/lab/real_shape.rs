@@ -163,7 +163,7 @@ fn nothing_changed<'a>(before: &'a BTreeSet<String>, after: &'a BTreeSet<String>
 }
 
 #[test]
-fn a_machine_in_the_real_shape_is_adopted_and_left_without_a_change_to_anything_of_its_own() {
+fn a_machine_in_the_real_shape_is_adopted_and_left_without_a_change_to_its_own_files() {
     let Some(lab) = Lab::open() else { return };
     let shape = Shape::set_up(&lab);
     let before = shape.inventory();
@@ -200,7 +200,7 @@ fn a_machine_in_the_real_shape_is_adopted_and_left_without_a_change_to_anything_
 }
 
 #[test]
-fn a_machine_in_the_real_shape_is_refreshed_with_its_workers_and_keeps_what_the_application_writes() {
+fn a_machine_in_the_real_shape_is_refreshed_with_its_workers_and_keeps_the_data_of_the_application() {
     let Some(lab) = Lab::open() else { return };
     let shape = Shape::set_up(&lab);
     shape.tool("init").expect(0);

@@ -63,7 +63,7 @@ fn rw_3_1_rw_5_5_rw_5_6a_a_machine_is_set_up_from_nothing_and_refreshed_over_htt
 }
 
 #[test]
-fn rw_3_2_rw_6_1_a_machine_that_was_set_up_the_old_way_is_adopted_and_refreshed() {
+fn rw_3_2_rw_6_1_a_machine_that_was_set_up_manually_is_adopted_and_refreshed() {
     let Some(lab) = Lab::open() else { return };
     let site = Site::bare(&lab, Disk::Shared, How::Https, PROBE);
     let (server, machine) = (&site.server, &site.machine);
@@ -96,7 +96,7 @@ fn rw_3_2_rw_6_1_a_machine_that_was_set_up_the_old_way_is_adopted_and_refreshed(
 }
 
 #[test]
-fn rw_7_2_a_machine_that_was_put_back_to_its_snapshot_is_refreshed() {
+fn rw_7_2_a_machine_that_was_restored_from_its_snapshot_is_refreshed() {
     let Some(lab) = Lab::open() else { return };
     let mut site = Site::running(&lab, Disk::Shared, PROBE);
     let first = site.server.head();

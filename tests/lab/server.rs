@@ -5,7 +5,7 @@ use crate::lab;
 use lab::{How, Lab, Machine, Network, Server, until};
 
 #[test]
-fn the_server_gives_source_and_packages_to_whom_it_should() {
+fn the_server_sends_source_over_https_and_ssh_and_packages_to_machines() {
     let Some(lab) = Lab::open() else { return };
     let network = Network::new(&lab);
     let server = Server::boot(&network);

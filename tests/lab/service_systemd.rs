@@ -27,16 +27,16 @@ macro_rules! keeps {
 keeps! {
     rw_5_1_a_started_unit_is_running_and_a_stopped_one_is_stopped: a_started_service_is_observed_as_running_and_a_stopped_one_as_stopped;
     rw_5_1_a_stop_ends_every_process_of_the_cgroup_and_frees_the_port: a_stop_ends_every_process_of_the_tree_and_frees_the_port;
-    rw_5_1_stopping_a_stopped_unit_is_fine: stopping_what_is_stopped_is_fine;
-    rw_5_1_a_unit_that_ignores_the_request_to_end_is_killed_and_that_is_said: a_service_that_ignores_the_request_to_end_is_killed_and_the_stop_reports_it;
+    rw_5_1_stopping_a_stopped_unit_succeeds: stopping_a_stopped_service_succeeds;
+    rw_5_1_a_unit_that_ignores_the_request_to_end_is_killed_and_that_is_reported: a_service_that_ignores_the_request_to_end_is_killed_and_the_stop_reports_it;
     rw_7_1a_while_the_fence_stands_an_ordinary_start_of_the_unit_is_refused: while_the_fence_stands_an_ordinary_start_is_refused;
-    rw_7_1a_a_fence_that_cannot_be_read_keeps_the_unit_down_all_the_same: a_fence_that_cannot_be_read_refuses_all_the_same;
+    rw_7_1a_a_fence_that_cannot_be_read_keeps_the_unit_down_nevertheless: a_fence_that_cannot_be_read_refuses_nevertheless;
     rw_5_5_the_refresh_that_fenced_the_unit_starts_it_through_the_fence: the_refresh_that_fenced_the_service_starts_it_through_the_fence;
     a_unit_that_runs_is_not_started_twice: a_service_that_runs_is_not_started_twice;
     two_starts_of_a_unit_at_the_same_instant_make_one_service: two_starts_at_the_same_instant_make_one_service;
     rw_7_1b_the_journals_tail_holds_the_lines_of_exactly_this_invocation: the_log_tail_holds_the_lines_of_exactly_this_invocation;
-    rw_5_5_the_unit_finds_its_environment_file_its_version_and_its_folder: the_service_finds_its_environment_file_its_version_and_its_directory;
-    rw_5_5_a_unit_is_proved_by_its_invocation_also_where_it_has_emptied_its_environment: a_service_is_proved_by_its_invocation_also_where_it_has_emptied_its_environment;
+    rw_5_5_the_unit_finds_its_environment_file_its_version_and_its_directory: the_service_finds_its_environment_file_its_version_and_its_directory;
+    rw_5_5_a_unit_is_identified_by_its_invocation_even_if_it_has_emptied_its_environment: a_service_is_identified_by_its_invocation_even_if_it_has_emptied_its_environment;
 }
 
 /// Where this program lies on the machine.
@@ -65,7 +65,7 @@ fn rw_5_1_rw_5_5_rw_7_1a_systemd_keeps_the_contract_on_a_machine_that_boots() {
     the_unit_of_an_installation(&machine);
     the_tool_refuses_what_systemd_cannot_keep(&machine);
     the_tool_speaks_with_systemd(&machine);
-    a_process_that_cannot_be_ended_is_told_as_that(&machine);
+    a_process_that_cannot_be_ended_is_reported_as_such(&machine);
     the_fence_outlives_a_reboot(&mut machine);
 }
 
@@ -149,7 +149,7 @@ fn the_tool_refuses_what_systemd_cannot_keep(machine: &Machine) {
 }
 
 /// A service whose worker outlives it and then, frozen, takes no signal.
-fn a_process_that_cannot_be_ended_is_told_as_that(machine: &Machine) {
+fn a_process_that_cannot_be_ended_is_reported_as_such(machine: &Machine) {
     let freezer = "/sys/fs/cgroup/freezer";
     // Only the freezer of cgroup v1 holds a process against SIGKILL.
     if machine.exec(&format!("mount -o remount,rw,bind {freezer} && mkdir {freezer}/held")).code != Some(0) {

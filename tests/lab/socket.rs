@@ -54,7 +54,7 @@ fn await_closed(host: &Host) {
 }
 
 #[test]
-fn rw_7_1a_no_way_leads_around_the_fence_of_a_killed_run_through_the_socket() {
+fn rw_7_1a_the_socket_does_not_start_the_service_behind_the_fence_of_a_killed_run() {
     let Some(lab) = Lab::open() else { return };
     let host = Host::running(&lab);
     let machine = &host.machine;
@@ -154,7 +154,7 @@ fn init_gives_uvicorn_a_socket_unit_and_takes_it_away_again() {
 }
 
 #[test]
-fn a_socket_that_does_not_fit_is_named_with_what_to_do_and_nothing_is_touched() {
+fn a_socket_that_does_not_fit_is_named_with_the_repair_and_nothing_is_touched() {
     let Some(lab) = Lab::open() else { return };
     let host = Host::with(&lab, &[("server.py", SERVER), ("requirements.txt", "")], UNIT);
     let machine = &host.machine;

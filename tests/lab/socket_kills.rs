@@ -161,7 +161,7 @@ fn kill_at_each(host: &Host, points: &[String]) {
 }
 
 #[test]
-fn rw_7_1a_a_run_that_is_killed_while_the_socket_is_taken_over_leaves_it_open_or_fenced_and_nothing_else() {
+fn rw_7_1a_a_run_that_is_killed_while_it_takes_the_socket_over_leaves_it_open_or_fenced() {
     let Some(lab) = Lab::open() else { return };
     let host = Host::with_trace(&lab);
     let points = host.points();
@@ -169,7 +169,7 @@ fn rw_7_1a_a_run_that_is_killed_while_the_socket_is_taken_over_leaves_it_open_or
 }
 
 #[test]
-fn rw_7_1a_a_run_that_is_killed_while_the_socket_is_given_back_leaves_it_open_or_fenced_and_nothing_else() {
+fn rw_7_1a_a_run_that_is_killed_while_it_returns_the_socket_leaves_it_open_or_fenced() {
     let Some(lab) = Lab::open() else { return };
     let host = Host::with_trace(&lab);
     let points = host.points();
@@ -208,7 +208,7 @@ fn leave_a_filter(host: &Host) {
 }
 
 #[test]
-fn rw_7_1a_a_gate_that_was_closed_when_all_was_killed_is_opened_with_the_fence() {
+fn rw_7_1a_a_gate_that_was_closed_when_the_run_was_killed_is_opened_with_the_fence() {
     let Some(lab) = Lab::open() else { return };
     let host = Host::with_trace(&lab);
     let machine = &host.machine;
@@ -250,7 +250,7 @@ fn rw_7_1a_a_gate_that_was_closed_when_all_was_killed_is_opened_with_the_fence()
 }
 
 #[test]
-fn rw_7_1a_what_hinders_the_unit_that_holds_the_socket_is_a_refusal_and_nothing_is_touched() {
+fn rw_7_1a_a_fault_of_the_unit_that_holds_the_socket_is_a_refusal_and_nothing_is_touched() {
     let Some(lab) = Lab::open() else { return };
     let host = Host::running(&lab);
     let machine = &host.machine;

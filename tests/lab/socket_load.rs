@@ -37,7 +37,7 @@ for one in idle: assert one.recv(4096) == b''
 const REQUIREMENTS: &str = include_str!("../../demo/app/requirements.txt");
 
 #[test]
-fn rw_5_1_rw_5_5_no_request_fails_through_refreshes_of_an_application_under_uvicorn() {
+fn rw_5_1_rw_5_5_no_request_fails_during_refreshes_of_an_application_under_uvicorn() {
     let Some(lab) = Lab::open() else { return };
     let unit =
         UNIT.replace("bin/python server.py", "bin/uvicorn server:app --port 8000 --timeout-keep-alive 600");
@@ -84,7 +84,7 @@ fn rw_5_1_rw_5_5_no_request_fails_through_refreshes_of_an_application_under_uvic
 }
 
 #[test]
-fn rw_5_5_a_service_with_tls_is_recognised_by_init_and_refreshed_with_and_without_a_socket_unit() {
+fn rw_5_5_a_service_with_tls_is_recognized_by_init_and_refreshed_with_and_without_a_socket_unit() {
     let Some(lab) = Lab::open() else { return };
     let options =
         "bin/uvicorn server:app --port 8000 --ssl-keyfile /srv/tls/key.pem --ssl-certfile /srv/tls/cert.pem";

@@ -123,7 +123,7 @@ fn configure(machine: &Machine, settle: &str, top: &str) {
 }
 
 #[test]
-fn a_refresh_goes_on_when_its_client_is_killed_disconnected_cancelled_or_stopped() {
+fn a_refresh_continues_when_its_client_is_killed_disconnected_cancelled_or_stopped() {
     let Some(lab) = Lab::open() else { return };
     let host = Host::running(&lab);
     for (signal, version, code) in
@@ -169,7 +169,7 @@ fn a_refresh_goes_on_when_its_client_is_killed_disconnected_cancelled_or_stopped
 }
 
 #[test]
-fn a_detached_run_is_waited_for_and_cancelled_by_its_name_and_a_second_one_ends_with_4() {
+fn a_detached_run_is_waited_for_and_cancelled_by_its_id_and_a_second_one_ends_with_4() {
     let Some(lab) = Lab::open() else { return };
     let host = Host::running(&lab);
     host.machine.push_version("two");
@@ -266,7 +266,7 @@ fn rw_7_1a_a_run_that_is_killed_while_the_service_settles_leaves_it_stopped_and_
 }
 
 #[test]
-fn rw_7_1a_a_machine_that_is_switched_off_in_the_middle_of_a_run_comes_back_down_fenced_and_telling_it() {
+fn rw_7_1a_a_machine_that_is_switched_off_during_a_run_boots_with_the_service_fenced_and_reports_it() {
     let Some(lab) = Lab::open() else { return };
     let mut host = Host::running(&lab);
     host.machine.push_version("two");
@@ -354,7 +354,7 @@ fn rw_5_1_a_refresh_that_is_started_from_inside_the_service_completes() {
 }
 
 #[test]
-fn rw_7_1a_a_killed_run_leaves_the_service_down_also_when_somebody_else_has_the_lock_by_then() {
+fn rw_7_1a_a_killed_run_leaves_the_service_down_even_if_another_process_has_the_lock_by_then() {
     let Some(lab) = Lab::open() else { return };
     let host = Host::running(&lab);
     let lock = "/var/lib/ladylinux-refresh/lock";
@@ -406,7 +406,7 @@ fn rw_7_1a_a_killed_run_leaves_the_service_down_also_when_somebody_else_has_the_
 }
 
 #[test]
-fn the_services_user_can_neither_hold_a_run_up_nor_make_it_wait() {
+fn the_service_user_can_neither_delay_nor_block_a_run() {
     let Some(lab) = Lab::open() else { return };
     let host = Host::running(&lab);
     host.machine.push_version("two");
@@ -430,7 +430,7 @@ fn the_services_user_can_neither_hold_a_run_up_nor_make_it_wait() {
 }
 
 #[test]
-fn what_a_run_is_started_with_arrives_and_is_not_told_to_everybody() {
+fn the_options_and_variables_of_a_run_arrive_and_are_not_public() {
     let Some(lab) = Lab::open() else { return };
     let host = Host::running(&lab);
     host.machine.push_version("two");
@@ -452,7 +452,7 @@ fn what_a_run_is_started_with_arrives_and_is_not_told_to_everybody() {
 }
 
 #[test]
-fn rw_7_1a_the_fence_holds_whatever_is_done_with_the_unit_and_a_way_around_it_is_refused() {
+fn rw_7_1a_the_fence_holds_after_any_change_of_the_unit_and_a_way_around_it_is_refused() {
     let Some(lab) = Lab::open() else { return };
     let host = Host::running(&lab);
     let unit = "ladylinux-api.service";

@@ -53,7 +53,7 @@ fn run_inside(machine: &Machine, test: &str) {
 }
 
 #[test]
-fn every_role_is_confined_as_its_row_of_the_table_says() {
+fn every_role_is_confined_as_in_its_row_of_the_table() {
     let Some(lab) = Lab::open() else { return };
     run_inside(&machine(&lab), "inside_every_role");
 }

@@ -183,7 +183,7 @@ pub(crate) fn a_stop_ends_every_process_of_the_tree_and_frees_the_port(make: Fac
     assert_eq!(port::holder(bench.port()).unwrap(), None);
 }
 
-pub(crate) fn stopping_what_is_stopped_is_fine(make: Factory) {
+pub(crate) fn stopping_a_stopped_service_succeeds(make: Factory) {
     let bench = make(&Script::new(LISTENS));
     assert_eq!(bench.manager().stop().unwrap().before, Before::Stopped);
     start(&*bench);
@@ -213,7 +213,7 @@ pub(crate) fn while_the_fence_stands_an_ordinary_start_is_refused(make: Factory)
     start(&*bench);
 }
 
-pub(crate) fn a_fence_that_cannot_be_read_refuses_all_the_same(make: Factory) {
+pub(crate) fn a_fence_that_cannot_be_read_refuses_nevertheless(make: Factory) {
     let bench = make(&Script::new(LISTENS));
     fs::write(bench.layout().fence(), b"{\"ru").unwrap();
     assert!(bench.manager().start(Admission::Ordinary).is_err());
@@ -300,7 +300,9 @@ ctypes.memset(begin, 0, end - begin)
 note("ready", os.getpid()); forever()
 "#;
 
-pub(crate) fn a_service_is_proved_by_its_invocation_also_where_it_has_emptied_its_environment(make: Factory) {
+pub(crate) fn a_service_is_identified_by_its_invocation_even_if_it_has_emptied_its_environment(
+    make: Factory,
+) {
     let bench = make(&Script::new(EMPTIES_ITS_ENVIRONMENT));
     let manager = bench.manager();
     let not_before = clock::boot_ticks();

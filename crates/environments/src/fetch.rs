@@ -231,13 +231,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_version_is_read_from_what_uv_answers() {
+    fn the_version_is_read_from_the_answer_of_uv() {
         assert_eq!(parse_version("uv 0.13.9 (abc 2026-01-01)\n"), Some("0.13.9"));
         assert_eq!(parse_version("something else"), None);
     }
 
     #[test]
-    fn the_wheel_is_the_one_for_the_machine_and_its_c_library() {
+    fn the_wheel_fits_the_machine_and_its_c_library() {
         let of = |platform: &str, abi: &str| -> Vec<&str> {
             let interpreter = Interpreter {
                 path: "/usr/bin/python3".into(),

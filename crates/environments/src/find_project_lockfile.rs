@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn rw_5_3b_only_what_a_lock_says_counts_beside_it() {
+    fn rw_5_3b_only_the_content_of_a_lock_counts_beside_it() {
         let lock = |text: &str, listed: &str| {
             definitions(&[("pylock.toml", text), ("requirements.txt", listed)]).unwrap().normalized()
         };

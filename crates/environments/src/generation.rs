@@ -445,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn the_date_of_a_definition_counts_for_the_lock_and_not_for_what_is_made_of_it() {
+    fn the_date_of_a_definition_counts_for_the_lock_and_not_for_the_environment() {
         let before = parts("a", "cpython 3.11.2");
         let later =
             FingerprintParts { cutoff: Some("2024-04-01T00:00:00Z".parse().unwrap()), ..before.clone() };
@@ -460,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_belong_to_their_own_word() {
+    fn the_number_of_a_generation_is_read_for_its_own_fingerprint_only() {
         let name = |text| GenerationName::parse(text).unwrap();
         assert_eq!(number(&name("abc-10"), "abc"), Some(10));
         assert_eq!(number(&name("abcd-10"), "abc"), None);

@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_that_is_down_is_told_from_a_package_that_is_missing() {
+    fn a_network_that_is_down_is_distinguished_from_a_missing_package() {
         let uv = "error: Request failed after 3 retries in 8.1s\n  cause: Failed to fetch: http://127.0.0.1:9/idna/\n  \
             cause: client error (Connect)\n  cause: Connection refused (os error 111)\n";
         assert_eq!(parse_kind(uv), InstallErrorKind::Network);
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_release_that_was_withdrawn_or_built_is_found_in_what_uv_says() {
+    fn a_release_that_was_withdrawn_or_built_is_found_in_the_output_of_uv() {
         let text = "Resolved 1 package in 92ms\nwarning: `attrs==21.1.0` is yanked (reason: \"x\")\n   Built six==1.0\n";
         assert_eq!(parse_yanked(text), ["attrs 21.1.0"]);
         assert_eq!(parse_built(text), ["six 1.0"]);
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn conflicts_full_disks_and_wrong_hashes_have_their_own_word() {
+    fn conflicts_full_disks_and_wrong_hashes_have_their_own_kind() {
         for (text, kind) in [
             (
                 "  cause: Because you require idna==3.1 and idna==3.2, we can conclude that your requirements are unsatisfiable.",

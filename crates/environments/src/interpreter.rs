@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn the_real_interpreter_is_asked_who_it_is() {
+    fn the_real_interpreter_is_found_and_reports_its_version() {
         let found = handle(&FindInterpreterRequest { program: program("python3").unwrap() }).unwrap();
         assert!(found.path.is_absolute() && !found.path.is_symlink());
         assert!(found.version.starts_with("3."));
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_of_versions_mean_what_they_mean_to_pip() {
+    fn lists_of_versions_have_the_same_meaning_as_in_pip() {
         for (list, expected) in [
             (">=3.10", true),
             (">=3.10,<4", true),

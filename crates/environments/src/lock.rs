@@ -369,7 +369,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_lock_holds_one_version_of_each_and_tells_what_changed() {
+    fn a_lock_holds_one_version_of_each_package_and_lists_changes() {
         let lock = |text: &str| Lock::from_pylock("k", origin(), written_out(text));
         let one = |name: &str, version: &str| {
             format!(
@@ -385,7 +385,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_lock_without_versions_or_hashes_is_none() {
+    fn a_lock_without_versions_or_hashes_is_refused() {
         for bad in ["[[packages]]\nname = 'a'\n", "[[packages]]\nname = 'a'\nversion = '1'\n", "x"] {
             assert!(Lock::from_pylock("k", origin(), bad).is_err(), "{bad}");
         }
@@ -408,12 +408,12 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_lock_that_says_what_it_should_is_taken() {
+    fn a_valid_lock_is_accepted() {
         lock_with(|_| ()).check().unwrap();
     }
 
     #[test]
-    fn words_that_are_paths_options_or_more_lines_are_refused() {
+    fn fields_with_paths_options_or_several_lines_are_refused() {
         type Change = dyn Fn(&mut Locked);
         let bad: [&Change; 10] = [
             &|package| package.name = "Six".to_owned(),

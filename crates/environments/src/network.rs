@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_set_for_pip_is_told_in_the_words_of_uv() {
+    fn settings_of_pip_are_translated_to_variables_of_uv() {
         let caller =
             [("PIP_EXTRA_INDEX_URL", "https://e"), ("PIP_CERT", "/c.pem"), ("HTTPS_PROXY", "http://p")];
         assert_eq!(

@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn an_extra_or_group_that_is_not_there_is_refused_with_those_that_are() {
+    fn a_missing_extra_or_group_is_refused_with_the_existing_ones() {
         let extra = names(&["nothing"], &[]).unwrap_err();
         assert_eq!(extra.summary(), "pyproject.toml has no extra \"nothing\"; there is: All_Of, web");
         assert!(names(&[], &["nothing"]).unwrap_err().summary().contains("there is: dev, loop, test-base"));

@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_indexes_of_a_lock_are_given_to_uv_as_its_own() {
+    fn the_indexes_of_a_lock_are_passed_to_uv() {
         let of = |urls: &[&str]| {
             let text: String =
                 urls.iter().map(|url| format!("[[package]]\nsource = {{ registry = '{url}' }}\n")).collect();

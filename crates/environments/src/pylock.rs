@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_digest_can_prove_is_refused_with_its_name() {
+    fn a_package_without_a_verifiable_digest_is_refused_by_name() {
         for (text, why) in [
             (
                 "vcs = { type = 'git', url = 'https://x/a', commit-id = 'b' }",
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn upload_times_tell_what_is_newer_than_the_definition() {
+    fn upload_times_show_releases_newer_than_the_definition() {
         let document = "[[packages]]\nname = 'a'\nversion = '1'\n\
             wheels = [{ url = 'u', upload-time = 2024-05-01T00:00:00Z, hashes = { sha256 = 'b' } }]\n";
         let read = Pylock::parse(document).unwrap();

@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn names_and_specifications_are_told_apart() {
+    fn names_and_specifications_are_distinguished() {
         let read = |text| requirement(text).map(|found| (found.name, found.specification)).unwrap();
         assert_eq!(read("Foo_Bar.baz"), ("foo-bar-baz".into(), String::new()));
         assert_eq!(
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn what_leaves_the_definition_or_redirects_the_index_is_refused_with_its_line() {
+    fn lines_that_leave_the_definition_or_redirect_the_index_are_refused() {
         for bad in [
             "--index-url https://x",
             "-i https://x",

@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_environment_says_whether_it_sees_the_packages_of_the_system() {
+    fn an_environment_with_access_to_system_packages_is_recognized() {
         let closed = "home = /usr/bin\ninclude-system-site-packages = false\nversion = 3.11.2\n";
         assert!(!shows_system(closed) && !shows_system(""));
         let open = showing_system(closed);

@@ -251,7 +251,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_git_says_is_told_apart() {
+    fn the_failures_of_git_are_distinguished() {
         let cases: [(&str, FetchFailure); 14] = [
             ("fatal: unable to access 'https://h/r/': Could not resolve host: h", FetchFailure::Unreachable),
             (

@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_configuration_that_is_as_it_should_be_is_not_written_again() {
+    fn a_correct_configuration_is_not_written_again() {
         let directory = tempfile::tempdir().unwrap();
         let git_dir = directory.path().join("x.git");
         restore_configuration(&git_dir, "[core]\n").unwrap();

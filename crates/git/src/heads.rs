@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_branch_but_something_else_is_named_with_the_words_to_type() {
+    fn a_name_that_is_not_a_branch_is_reported_with_the_command_to_type() {
         let hash = "0123456789012345678901234567890123456789";
         let listed = format!("{hash}\trefs/heads/main\n{hash}\trefs/heads/feature/x\n{hash}\trefs/tags/v1\n");
         let refused = |name: &str| {

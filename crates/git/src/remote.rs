@@ -168,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_given_for_get_only_and_never_from_a_file_that_others_read() {
+    fn a_token_is_sent_for_get_only_and_never_from_a_file_that_others_can_read() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("token");
         disk::write_atomic(&file, b"s3cret\n", 0o600).unwrap();

@@ -292,7 +292,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_torn_or_foreign_status_tells_nothing() {
+    fn a_torn_or_foreign_status_reads_as_unknown() {
         let directory = tempfile::tempdir().unwrap();
         let layout = Layout::below(directory.path());
         disk::make_directory(&layout.state(), 0o755).unwrap();

@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_has_the_name_that_its_header_says() {
+    fn a_part_has_the_name_that_its_header_gives() {
         let bytes = model(1, 3);
         assert_eq!(checked(&bytes, "toy-00002-of-00003.gguf"), Ok(()));
         assert_eq!(checked(&bytes, "sha256-0123"), Ok(()));

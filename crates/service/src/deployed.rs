@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_deployed_is_read_back_as_it_was_written_whatever_the_branch_is_called() {
+    fn the_deployed_version_is_read_back_as_written_for_any_branch_name() {
         let directory = tempfile::tempdir().unwrap();
         let layout = Layout::below(directory.path());
         disk::make_directory(&layout.state(), 0o755).unwrap();

@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_sets_nothing_is_told_with_its_number_and_without_its_value() {
+    fn a_line_that_sets_nothing_is_reported_with_its_number_and_without_its_value() {
         let file = EnvFile::parse(b"A=1\nhello\nexport B=secret\n1C=2\nD='open");
         assert_eq!(file.value("A"), Some("1"));
         let lines: Vec<usize> = file.problems.iter().map(|problem| problem.line).collect();

@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn rw_7_1a_a_raised_fence_is_read_back_and_everybody_may_read_it() {
+    fn rw_7_1a_a_raised_fence_is_read_back_and_readable_by_all_users() {
         let (_directory, layout, run) = world();
         assert_eq!(read(&layout).unwrap(), None);
         let record = raise(&layout, &run, "refresh in progress").unwrap();
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn rw_7_1b_the_cause_of_a_halt_is_told_to_who_tries_to_start() {
+    fn rw_7_1b_a_refused_start_reports_the_cause_of_the_halt() {
         let (_directory, layout, run) = world();
         let raised = raise(&layout, &run, "refresh in progress").unwrap();
         let cause = Failure::new("the migration failed").because(Failure::new("no such table"));
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn rw_7_1a_a_run_that_died_admits_nobody() {
+    fn rw_7_1a_a_run_that_died_admits_no_start() {
         let (_directory, layout, run) = world();
         admitted(&layout, &run, || {
             assert_eq!(admission(&layout).unwrap().unwrap().run, run);

@@ -450,7 +450,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stop_that_needed_force_says_so_and_names_what_was_left() {
+    fn a_stop_that_needed_force_reports_it_and_names_remaining_processes() {
         let stopped = Stopped {
             before: Before::Running,
             force: Force::Killed,

@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_answer_is_not_read_as_one() {
+    fn a_foreign_message_is_not_read_as_an_answer() {
         let mut found = Vec::new();
         let refused = [&20_u32.to_ne_bytes()[..], &2_u16.to_ne_bytes(), &[0; 14]].concat();
         assert_eq!(read_answers(&refused, &mut found), None);

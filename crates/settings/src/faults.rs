@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_no_toml_has_a_fault_without_a_key() {
+    fn a_file_that_is_not_toml_has_a_fault_without_a_key() {
         let read: Reading<HostFile> = read("keep = 5\nbranch = \n", Author::Host);
         assert_eq!((read.faults[0].line, read.faults[0].key.as_deref()), (2, None));
     }

@@ -295,7 +295,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_whole_contract_lies_below_the_root() {
+    fn all_paths_of_the_contract_are_below_the_root() {
         let layout = Layout::below("/trial");
         assert_eq!(layout.app(), Path::new("/trial/opt/ladylinux/app"));
         assert!(layout.protected().iter().all(|path| path.starts_with("/trial")));
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn the_store_moves_with_all_that_lies_in_it_and_stays_below_the_root() {
+    fn the_store_moves_with_its_content_and_stays_below_the_root() {
         let layout = Layout::below("/trial").with_store(Path::new("/srv/big"));
         assert_eq!(layout.mirror(), Path::new("/trial/srv/big/mirror.git"));
         assert!(layout.environments().starts_with(layout.store()));

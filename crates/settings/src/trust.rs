@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn rw_7_1a_root_goes_by_nothing_that_others_can_change_or_exchange() {
+    fn rw_7_1a_root_trusts_nothing_that_others_can_change_or_replace() {
         let Some((_directory, layout)) = world() else { return };
         check(&layout).unwrap();
         let all = [
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_count_only_where_nobody_but_root_can_have_written_or_exchanged_them() {
+    fn settings_count_only_if_root_alone_can_have_written_or_replaced_them() {
         let Some((_directory, layout)) = world() else { return };
         let [first, second] = layout.host_files();
         let counts = |path: &Path| HostFiles { counts: path.to_path_buf(), ignored: None };
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn the_application_s_own_places_may_belong_to_anybody() {
+    fn the_directories_of_the_application_may_belong_to_any_user() {
         let Some((_directory, layout)) = world() else { return };
         for path in [layout.home(), layout.persistent()] {
             disk::make_directory(&path, 0o755).unwrap();
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn root_believes_a_missing_host_file_only_where_nobody_else_could_have_removed_it() {
+    fn root_accepts_a_missing_host_file_only_if_no_other_user_could_have_removed_it() {
         let Some((_directory, layout)) = world() else { return };
         fs::remove_file(layout.host_file()).unwrap();
         assert_eq!(host_file(&layout).unwrap(), None);

@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_hooks_wrote_is_kept_and_placed() {
+    fn only_files_that_hooks_wrote_are_kept_and_placed() {
         let root = tempfile::tempdir().unwrap();
         let (copy, app) = (root.path().join("copy"), root.path().join("app"));
         for tree in [&copy, &app] {

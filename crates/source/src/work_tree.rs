@@ -203,7 +203,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobody_but_the_owner_of_a_clone_starts_git_in_it() {
+    fn only_the_owner_of_a_clone_starts_git_in_it() {
         let own = rustix::process::geteuid().as_raw();
         let command = |uid| set_origin_command(Owner { uid, gid: 0 }, Path::new("/a b"), "https://h/r;id");
         assert_eq!(command(own), "git -C '/a b' remote set-url origin 'https://h/r;id'");

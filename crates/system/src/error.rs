@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_caused_by_others_is_known_as_one_below_other_causes() {
+    fn a_failure_caused_by_others_is_recognized_below_other_causes() {
         let failure = Failure::new("a").because(Failure::by_others("b").because(Failure::new("c")));
         assert!(failure.is_by_others() && !Failure::new("a").is_by_others());
     }
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_program_wrote_is_told_in_the_chain_and_not_in_the_open_one() {
+    fn output_of_a_program_is_in_the_chain_and_not_in_the_open_chain() {
         let written =
             Failure::written(&["password=hunter2".into()], "").rooted_in(Failure::new("no such table"));
         let failure = Failure::new("the hook failed").because(written);

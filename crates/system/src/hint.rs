@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_of_this_program_is_known_as_one() {
+    fn a_command_of_this_program_is_recognized() {
         let run = Hint::command("ladylinux-refresh run", &[&"main"]);
         assert_eq!(run.own_command(), Some("ladylinux-refresh run main"));
         assert_eq!(run.with_purpose("then").own_command(), None);

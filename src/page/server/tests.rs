@@ -97,7 +97,7 @@ fn every_request_gets_503_as_a_page_or_as_json_and_a_head_without_a_body() {
 }
 
 #[test]
-fn what_is_no_request_is_refused_with_its_reason() {
+fn a_malformed_request_is_refused_with_its_reason() {
     let world = World::new();
     assert!(world.ask(b"\x16\x03\x01\x02\x00\x01").starts_with("HTTP/1.1 400 "));
     assert!(world.ask(b"GET /\r\n\r\n").starts_with("HTTP/1.1 400 "));
@@ -113,7 +113,7 @@ fn what_is_no_request_is_refused_with_its_reason() {
 }
 
 #[test]
-fn an_upload_that_is_still_under_way_gets_its_answer() {
+fn an_upload_in_progress_gets_its_answer() {
     let world = World::new();
     let mut stream = world.connect();
     stream.write_all(b"POST / HTTP/1.1\r\nContent-Length: 4000000\r\n\r\n").unwrap();

@@ -72,7 +72,7 @@ fn wrong_credentials_are_named_and_right_ones_work() {
 }
 
 #[test]
-fn what_is_no_branch_is_deployed_or_refused_with_the_words_to_type() {
+fn a_name_that_is_not_a_branch_is_deployed_or_refused_with_the_command_to_type() {
     let host = Host::running();
     let commit = host.push(&[("version.txt", "two\n")]);
     git(&host.work(), ["tag", "v1"]);

@@ -32,7 +32,7 @@ fn without_roots_rights_a_directory_of_another_user_is_refused_before_the_stop()
 }
 
 #[test]
-fn a_user_without_the_right_to_refresh_learns_which_users_have_it() {
+fn a_user_without_the_right_to_refresh_sees_which_users_have_it() {
     let host = Host::running();
     if !is_root() {
         // An installation of another user, as far as rights go.
@@ -63,7 +63,7 @@ fn as_stranger(host: &Host, arguments: &[&str]) -> Command {
 }
 
 #[test]
-fn a_user_without_read_permission_learns_that_and_not_that_nothing_is_installed() {
+fn without_read_permission_the_permission_is_reported_and_not_a_missing_installation() {
     let host = Host::running();
     let run = host.report()["run"].as_str().unwrap().to_owned();
     fs::set_permissions(

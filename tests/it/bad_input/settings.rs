@@ -52,7 +52,7 @@ fn errors_in_the_settings_of_the_host_are_reported_with_their_place() {
 }
 
 #[test]
-fn a_host_that_must_confine_units_and_cannot_is_refused_and_else_the_report_names_what_is_missing() {
+fn units_that_cannot_be_confined_are_refused_if_required_and_reported_otherwise() {
     let host = Host::running();
     let missing = "below --root units share the network, the processes and the limits of the caller";
     host.configure("", "[security]\nrequire = true\n");

@@ -157,7 +157,7 @@ fn too_little_space_is_reported_before_anything_is_stopped() {
 }
 
 #[test]
-fn what_cannot_be_moved_out_of_the_tree_is_named_with_its_repair() {
+fn an_entry_that_cannot_be_moved_out_of_the_tree_is_named_with_its_repair() {
     if !is_root() {
         // Only root can mark files immovable.
         return;

@@ -77,7 +77,7 @@ fn rw_5_3_a_machine_without_a_network_becomes_the_same_from_a_bundle() {
 }
 
 #[test]
-fn rw_5_3_a_bundle_serves_where_there_is_no_network_at_all() {
+fn rw_5_3_a_bundle_is_enough_without_any_network() {
     let alone = |inner: &[&str]| {
         let mut command = Command::new("unshare");
         let user = if rustix::process::geteuid().is_root() { "--net" } else { "--map-root-user" };

@@ -48,7 +48,7 @@ fn find(bytes: &[u8], needle: &[u8]) -> usize {
 }
 
 #[test]
-fn a_bundle_that_differs_by_one_byte_or_ends_early_is_never_taken() {
+fn a_bundle_that_differs_by_one_byte_or_ends_early_is_refused() {
     let maker = Host::running();
     let file = create(&maker, "a.bundle", &[]);
     let small = maker.beside("small.bundle");
@@ -94,7 +94,7 @@ fn a_bundle_that_differs_by_one_byte_or_ends_early_is_never_taken() {
 }
 
 #[test]
-fn what_is_no_bundle_or_one_for_elsewhere_is_refused_by_name() {
+fn a_foreign_file_or_a_bundle_for_another_host_is_refused_with_the_reason() {
     let maker = Host::running();
     let file = create(&maker, "a.bundle", &[]);
     let parts = Parts::of(&file).without_uv();
@@ -233,7 +233,7 @@ fn a_malicious_bundle_is_refused_before_anything_of_it_is_used() {
 }
 
 #[test]
-fn uv_in_a_bundle_has_to_be_the_pinned_one() {
+fn another_uv_than_the_pinned_one_in_a_bundle_is_refused() {
     let maker = Host::running();
     let host = follower(&maker);
     let file = create(&maker, "a.bundle", &[]);
@@ -253,7 +253,7 @@ fn uv_in_a_bundle_has_to_be_the_pinned_one() {
 }
 
 #[test]
-fn a_step_back_and_a_foreign_history_have_to_be_meant() {
+fn an_older_or_unrelated_bundle_is_refused_without_its_option() {
     let maker = Host::running();
     let old = create(&maker, "old.bundle", &[]);
     let first = maker.head();

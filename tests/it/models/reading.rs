@@ -36,7 +36,7 @@ fn rw_6_2b_ten_thousand_files_and_a_manifest_of_five_megabytes_are_verified() {
 }
 
 #[test]
-fn rw_6_2b_what_was_read_is_remembered_until_it_changes_and_without_memory_it_works_too() {
+fn rw_6_2b_a_digest_is_remembered_until_its_file_changes_and_is_optional() {
     let machine = Machine::new();
     // Only a file that has not changed for a while is remembered, so one of the source is borrowed.
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/gguf");

@@ -94,7 +94,7 @@ fn rw_6_2a_a_named_store_that_is_missing_is_reported_and_so_is_an_unreadable_fil
 }
 
 #[test]
-fn rw_6_2a_a_store_that_another_service_keeps_to_itself_is_a_note_and_one_of_the_host_a_problem() {
+fn rw_6_2a_an_unreadable_store_of_another_service_is_a_note_and_one_of_the_host_a_problem() {
     let machine = Machine::new();
     let closed = machine.layout.root().join("srv/ollama");
     fs::create_dir_all(closed.join("models")).unwrap();

@@ -165,7 +165,7 @@ fn rw_7_1b_an_index_that_cannot_be_reached_is_named() {
 }
 
 #[test]
-fn no_network_is_used_when_all_is_there() {
+fn no_network_is_used_if_everything_is_cached() {
     let mut world = World::new();
     let first = world.ensure("six==1.17.0\n", "run-1").unwrap();
     world.offline = true;

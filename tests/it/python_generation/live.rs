@@ -218,7 +218,7 @@ fn killed(world: &World, point: u32) -> bool {
 }
 
 #[test]
-fn rw_5_3_a_process_killed_at_any_point_leaves_nothing_that_the_next_one_would_trust() {
+fn rw_5_3_a_process_killed_at_any_point_leaves_nothing_that_the_next_one_trusts() {
     let mut points = 0;
     loop {
         let world = World::new();

@@ -80,7 +80,7 @@ fn a_directory_that_ignores_itself_stays_where_it_is_with_its_data() {
 }
 
 #[test]
-fn what_a_halted_run_deployed_is_no_local_file_that_the_next_commit_claims() {
+fn files_of_a_halted_run_are_not_local_files_in_the_way_of_the_next_commit() {
     let host = Host::running();
     let failing = "[[hook]]\nname = \"m\"\nkind = \"migration\"\ncommand = [\"false\"]\n";
     host.push(&[("refresh.toml", failing)]);

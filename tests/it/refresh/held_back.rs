@@ -119,7 +119,7 @@ fn a_commit_that_halted_a_run_is_tried_again_only_by_a_person() {
 }
 
 #[test]
-fn a_halted_rollback_holds_back_what_the_person_wanted_to_leave() {
+fn a_halted_rollback_holds_back_the_version_that_it_was_to_leave() {
     let host = Host::running();
     let left = host.push(&[("version.txt", "two\n")]);
     host.tool(["run"]).expect(0);

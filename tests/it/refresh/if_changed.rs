@@ -6,7 +6,7 @@ use crate::host::{Host, git};
 use crate::refresh::help::{events, hook, installation, listens};
 
 #[test]
-fn a_run_only_if_something_changed_does_nothing_where_everything_is_right() {
+fn a_run_with_if_changed_does_nothing_if_everything_is_right() {
     let host = Host::running();
     let (runs, picture, status) = (host.runs(), installation(&host), host.report());
     let written = host.layout.status_file().metadata().unwrap().ino();
@@ -58,7 +58,7 @@ fn a_run_with_if_changed_is_a_full_refresh_where_anything_is_wrong() {
 }
 
 #[test]
-fn what_is_preserved_or_saved_already_is_no_reason_for_another_refresh() {
+fn preserved_or_stashed_files_are_no_reason_for_another_refresh() {
     let host = Host::running();
     host.configure("preserve = [\"state/**\"]", "");
     host.write("state/users.json", "people");

@@ -56,7 +56,7 @@ fn init_adopts_an_installation_as_it_is_and_the_next_run_refreshes_it() {
 }
 
 #[test]
-fn what_was_there_before_the_tool_can_be_returned_to() {
+fn a_rollback_returns_to_the_version_before_the_first_run() {
     let host = Host::bare();
     host.push(&APP);
     let layout = &host.layout;
@@ -96,7 +96,7 @@ fn a_dry_run_of_init_prints_its_plan_and_leaves_nothing_behind() {
 }
 
 #[test]
-fn an_undo_names_the_settings_that_people_wrote_and_leaves_them() {
+fn an_undo_names_manually_written_settings_and_leaves_them() {
     let host = Host::bare();
     host.push(&APP);
     host.tool(["init"]).expect(0);
@@ -120,7 +120,7 @@ fn a_mistake_in_the_remote_leaves_nothing_behind() {
 }
 
 #[test]
-fn the_url_of_a_clone_is_offered_and_not_believed() {
+fn the_url_of_a_clone_is_offered_and_not_used() {
     let host = Host::bare();
     host.push(&APP);
     fs::remove_file(host.layout.host_file()).unwrap();
@@ -132,7 +132,7 @@ fn the_url_of_a_clone_is_offered_and_not_believed() {
 }
 
 #[test]
-fn a_url_that_needs_a_transport_to_be_allowed_is_answered_with_the_whole_command_that_works() {
+fn a_url_that_needs_an_allowed_transport_is_refused_with_a_complete_command() {
     let host = Host::bare();
     host.push(&APP);
     fs::remove_file(host.layout.host_file()).unwrap();

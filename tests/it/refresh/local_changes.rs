@@ -425,7 +425,7 @@ fn a_kill_before_the_products_of_hooks_are_recorded_keeps_one_tree_too_many() {
 }
 
 #[test]
-fn what_version_0_1_saved_is_named_and_never_removed() {
+fn a_stash_of_version_0_1_is_named_and_never_removed() {
     let host = Host::running();
     let saved = host.layout.runs().join("20250101T000000000Z-1/saved");
     fs::create_dir_all(saved.join("files")).unwrap();

@@ -74,7 +74,7 @@ fn rw_5_0_a_plain_run_does_all_six_steps_even_when_nothing_changed() {
 }
 
 #[test]
-fn rw_2_1_what_costs_time_is_done_while_the_old_version_still_serves() {
+fn rw_2_1_slow_work_is_done_while_the_old_version_still_serves() {
     let host = Host::running();
     look_out(&host);
     host.push(&[
@@ -97,7 +97,7 @@ fn rw_2_1_what_costs_time_is_done_while_the_old_version_still_serves() {
 }
 
 #[test]
-fn rw_2_2_rw_8_2_hosts_with_different_pasts_end_alike() {
+fn rw_2_2_rw_8_2_hosts_with_different_histories_end_in_the_same_state() {
     let host = Host::running();
     host.push(&[("version.txt", "two\n"), ("pages/a.html", "a"), ("requirements.txt", "iniconfig==2.0.0\n")]);
     host.write("pages/stray.html", "stray");

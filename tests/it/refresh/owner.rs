@@ -91,7 +91,7 @@ fn a_tree_with_a_directory_that_its_owner_cannot_read_is_kept_completely() {
 }
 
 #[test]
-fn what_root_left_in_the_tree_hinders_no_run_and_is_not_lost() {
+fn files_of_root_in_the_tree_hinder_no_run_and_are_not_lost() {
     let host = Host::new();
     host.push(&[(".gitignore", "state/\n")]);
     host.tool(["run"]).expect(0);

@@ -39,8 +39,7 @@ socketserver.ThreadingUnixStreamServer("PATH", Handler).serve_forever()
 "#;
 
 #[test]
-fn rw_7_1b_a_question_that_the_running_service_refuses_is_refused_before_the_stop_and_its_headers_can_be_set()
-{
+fn rw_7_1b_a_health_request_that_the_service_refuses_is_refused_before_the_stop_and_headers_can_be_set() {
     let host = Host::running();
     host.push(&[("server.py", &PARTICULAR.replace("STATUS", OF_ONE_HOST))]);
     host.tool(["run"]).expect(0);
@@ -60,7 +59,7 @@ fn rw_7_1b_a_question_that_the_running_service_refuses_is_refused_before_the_sto
 }
 
 #[test]
-fn rw_5_5_a_service_on_a_socket_in_the_file_system_is_asked_there() {
+fn rw_5_5_a_service_on_a_socket_in_the_file_system_is_checked_there() {
     let host = Host::running();
     let socket = host.beside("api.sock").display().to_string();
     host.push(&[("server.py", &ON_A_SOCKET.replace("PATH", &socket))]);

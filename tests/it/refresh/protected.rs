@@ -71,7 +71,7 @@ fn rw_3_2_rw_6_1_rw_6_2d_refreshes_halts_and_rollbacks_leave_protected_paths_as_
 }
 
 #[test]
-fn rw_6_2a_rw_6_2b_rw_6_2c_without_a_request_a_run_neither_reads_models_nor_claims_anything_of_them() {
+fn rw_6_2a_rw_6_2b_rw_6_2c_without_a_request_a_run_neither_reads_nor_reports_models() {
     let host = Host::running();
     fill(&host);
     let manifest = r#"{"schema_version": "0.1", "models_base_dir": "/opt/ladylinux/models", "models": [

@@ -13,7 +13,7 @@ use crate::refresh::help::{down_and_fenced, hook, journaled, probe};
 const GOOD: &str = "deadline = \"60s\"\nsettle = \"150ms\"";
 
 #[test]
-fn rw_5_5_rw_7_1a_rw_7_1c_a_service_that_does_not_prove_itself_is_stopped_again() {
+fn rw_5_5_rw_7_1a_rw_7_1c_a_service_that_fails_its_health_check_is_stopped_again() {
     // What the service does, what the probe wants, what the error has to say.
     let dies_late = SERVER.replace(
         "def log_message",
@@ -80,7 +80,7 @@ fn rw_5_5_rw_7_1a_rw_7_1c_a_service_that_does_not_prove_itself_is_stopped_again(
 }
 
 #[test]
-fn rw_5_5_the_probe_can_ask_for_the_commit_itself() {
+fn rw_5_5_the_health_check_can_require_the_commit() {
     let host = Host::new();
     probe(&host, &format!("{GOOD}\njson_field = \"commit\"\njson_value = \"{{commit}}\""));
     host.tool(["run"]).expect(0);

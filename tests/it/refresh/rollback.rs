@@ -58,7 +58,7 @@ fn a_rollback_returns_to_the_earlier_pair_by_the_same_steps_and_a_second_one_goe
 }
 
 #[test]
-fn a_dry_run_of_a_rollback_names_what_comes_back_and_what_stays_and_changes_nothing() {
+fn a_dry_run_of_a_rollback_names_its_effects_and_changes_nothing() {
     let host = Host::running();
     let first = host.head();
     let refused = host.tool(["rollback", "--dry-run"]).expect(3);
@@ -92,7 +92,7 @@ fn a_dry_run_of_a_rollback_names_what_comes_back_and_what_stays_and_changes_noth
 }
 
 #[test]
-fn rw_7_1b_a_lost_interpreter_is_named_and_a_rollback_that_cannot_do_without_it_names_one_that_works() {
+fn rw_7_1b_a_lost_interpreter_is_named_and_a_rollback_that_needs_it_names_another_rollback() {
     let host = Host::new();
     let index = Index::new(&[release("onlyhere", "1.0"), release("six", "1.16.0")]);
     let copy = host.beside("python-of-then");
@@ -130,7 +130,7 @@ fn rw_7_1b_a_lost_interpreter_is_named_and_a_rollback_that_cannot_do_without_it_
 }
 
 #[test]
-fn a_rollback_after_a_halt_returns_to_what_served_last() {
+fn a_rollback_after_a_halt_returns_to_the_version_that_served_last() {
     let host = Host::running();
     let (good, generation) = (host.head(), host.report()["environment"]["generation"].clone());
     host.push(&[

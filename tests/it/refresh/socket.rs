@@ -18,7 +18,7 @@ fn running() -> Host {
 }
 
 #[test]
-fn rw_5_1_rw_5_5_no_request_fails_through_refreshes_of_a_service_that_is_started_with_its_socket() {
+fn rw_5_1_rw_5_5_no_request_fails_during_refreshes_of_a_service_started_with_its_socket() {
     let host = running();
     let clients = Clients::start(4, host.port, "/");
     let start = Instant::now();

@@ -137,7 +137,7 @@ fn the_downtime_is_divided_in_the_report_drawn_in_the_history_and_plotted_on_a_p
 }
 
 #[test]
-fn another_default_branch_of_the_remote_is_shown_once_the_followed_one_stands_still() {
+fn another_default_branch_is_shown_if_the_followed_one_has_no_new_commits() {
     let host = Host::running();
     let shown = || {
         let ran = host.tool(["status", "--json"]).expect(0);
@@ -157,7 +157,7 @@ fn another_default_branch_of_the_remote_is_shown_once_the_followed_one_stands_st
 }
 
 #[test]
-fn rw_7_1b_where_a_service_cannot_start_or_a_commit_be_deployed_what_comes_next_can_work() {
+fn rw_7_1b_after_a_failed_start_or_deployment_the_next_command_can_work() {
     let host = Host::running();
     let port = free_port();
     host.configure("", &format!("url = \"http://127.0.0.1:{port}/\"\n"));

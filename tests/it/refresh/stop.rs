@@ -106,7 +106,7 @@ fn rw_5_1_nothing_goes_on_while_a_stranger_holds_the_port() {
 }
 
 #[test]
-fn a_refresh_that_the_service_itself_started_is_refused_instead_of_ending_itself() {
+fn a_refresh_started_by_the_service_is_refused_instead_of_ending_itself() {
     let host = Host::running();
     let mark = format!("a-name@{}", host.layout.root().display());
     let mut command = host.command(["run"]);

@@ -20,7 +20,7 @@ fn rw_5_2a_the_applications_own_repository_has_the_remotes_commits() {
 }
 
 #[test]
-fn rw_5_2b_rw_5_2c_rw_2_2_whatever_was_changed_locally_the_tree_ends_as_the_branch() {
+fn rw_5_2b_rw_5_2c_rw_2_2_after_any_local_changes_the_tree_equals_the_branch() {
     for way in WAYS {
         let host = Host::new();
         host.push(&[
@@ -95,7 +95,7 @@ fn rw_5_2b_the_branch_may_be_rewritten_and_may_go_back() {
 }
 
 #[test]
-fn rw_5_2b_the_selected_branch_is_checked_out_whatever_head_was() {
+fn rw_5_2b_the_selected_branch_is_checked_out_from_any_head() {
     let host = Host::running();
     let (work, app) = (host.work(), host.layout.app());
     git(&work, ["checkout", "--quiet", "-b", "x"]);

@@ -37,7 +37,7 @@ fn authority(file: &Path) -> String {
 }
 
 #[test]
-fn rw_5_5_rw_7_1b_a_service_with_tls_is_asked_over_tls_and_each_reason_against_its_certificate_is_named() {
+fn rw_5_5_rw_7_1b_a_service_with_tls_is_checked_over_tls_and_a_refused_certificate_gets_its_reason() {
     let host = Host::running();
     let [own, other] = ["own", "other"].map(|name| self_signed(&host.beside(name), "lady.example"));
     let refused = |words: &str| {

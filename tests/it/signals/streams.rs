@@ -64,7 +64,7 @@ fn neither_a_hang_up_nor_a_closed_stream_changes_a_run() {
 }
 
 #[test]
-fn rw_8_1_nothing_is_asked_and_standard_input_is_never_read() {
+fn rw_8_1_no_question_is_printed_and_standard_input_is_never_read() {
     let host = Host::running();
     // A hook that reads gets nothing, and at once; what the caller's pipe holds stays there.
     host.configure("", "[[hook]]\nname = \"reads\"\nkind = \"index\"\ncommand = [\"cat\"]\n");
@@ -160,7 +160,7 @@ fn collect_descendants(own: &str, seen: &mut Seen) {
 }
 
 #[test]
-fn no_child_has_the_terminal_that_the_program_was_started_on() {
+fn no_child_has_the_terminal_of_the_program() {
     let host = Host::running();
     let script = "read line < /proc/self/stat; set -- $line; echo terminal number $7; \
                   ls -l /proc/self/fd; (: < /dev/tty) 2>&1 || :";

@@ -229,7 +229,7 @@ fn a_name_that_this_file_system_cannot_hold_is_refused_while_the_service_runs() 
 }
 
 #[test]
-fn a_tree_that_differs_from_its_commit_does_not_pass_the_proof() {
+fn a_tree_that_differs_from_its_commit_fails_its_verification() {
     let world = World::new();
     let on = installation(&world, "");
     let commit = on.mirror.ensure(&run("r1"), &branch("main")).unwrap();

@@ -137,7 +137,7 @@ fn preserved_files_win_over_the_commit_only_if_they_were_changed() {
 }
 
 #[test]
-fn what_the_commit_brings_itself_is_not_overwritten_by_an_ignored_file() {
+fn a_file_of_the_commit_is_not_overwritten_by_an_ignored_file() {
     let world = World::new();
     world.commit(&[(".gitignore", "*.conf\n")]);
     let on = installation(&world, "");

@@ -19,7 +19,7 @@ fn the_service_user_does_not_answer_in_place_of_the_resolver() {
 }
 
 #[test]
-fn no_process_of_the_service_outlives_its_stop_and_changes_what_was_proved() {
+fn no_process_of_the_service_outlives_its_stop_and_changes_verified_files() {
     let Some(lab) = Lab::open() else { return };
     let target = Target::running(&lab, &[]);
     target.attack("ride_worker.py 120", "watching");
@@ -34,7 +34,7 @@ fn no_process_of_the_service_outlives_its_stop_and_changes_what_was_proved() {
 }
 
 #[test]
-fn the_service_user_cannot_look_into_the_unit_that_waits_for_the_stop() {
+fn the_service_user_cannot_inspect_the_unit_that_waits_for_the_stop() {
     let Some(lab) = Lab::open() else { return };
     let target = Target::running(&lab, &[]);
     // The unit waits until the service has stopped, which takes long enough to reach for it.
@@ -53,7 +53,7 @@ fn the_service_user_cannot_look_into_the_unit_that_waits_for_the_stop() {
 }
 
 #[test]
-fn a_service_that_ends_the_unit_that_waits_for_the_stop_keeps_no_refresh_from_happening() {
+fn a_service_that_ends_the_unit_that_waits_for_the_stop_prevents_no_refresh() {
     let Some(lab) = Lab::open() else { return };
     let target = Target::running(&lab, &[]);
     // The first time it ends what it can; the other time it never lets one live.
@@ -77,7 +77,7 @@ fn a_service_that_ends_the_unit_that_waits_for_the_stop_keeps_no_refresh_from_ha
 }
 
 #[test]
-fn a_service_that_ends_the_units_that_read_for_it_is_named_and_goes_on_running() {
+fn a_service_that_ends_the_units_that_read_for_it_is_named_and_keeps_running() {
     let Some(lab) = Lab::open() else { return };
     let target = Target::running(&lab, &[]);
     // Two of three ended units are no reason to refuse. On a busy machine a unit may be gone before the attack sees it:

@@ -12,7 +12,7 @@ const PLANTS: [&str; 7] = ["include", "alternates", "shallow", "pipes", "deep", 
 const LIMIT: Duration = Duration::from_secs(60);
 
 #[test]
-fn nothing_in_the_old_tree_or_its_repository_keeps_a_refresh_from_happening() {
+fn nothing_in_the_old_tree_or_its_repository_prevents_a_refresh() {
     let Some(lab) = Lab::open() else { return };
     let target = Target::running(&lab, &[]);
     let mut failures = Vec::new();

@@ -18,7 +18,7 @@ fn with_unit_of_the_repository(lab: &Lab, unit: &str) -> Target {
 }
 
 #[test]
-fn a_unit_of_the_repository_hands_no_file_of_roots_to_the_service() {
+fn a_unit_of_the_repository_passes_no_file_of_root_to_the_service() {
     let Some(lab) = Lab::open() else { return };
     let setting = "EnvironmentFile=-/etc/ladylinux/ladylinux.env\n";
     let planted = "EnvironmentFile=-/etc/ladylinux/ladylinux.env\n\
@@ -40,7 +40,7 @@ fn a_unit_of_the_repository_hands_no_file_of_roots_to_the_service() {
 }
 
 #[test]
-fn a_unit_of_the_repository_has_no_say_in_other_units_or_in_the_machine() {
+fn a_unit_of_the_repository_has_no_effect_on_other_units_or_the_machine() {
     let Some(lab) = Lab::open() else { return };
     let planted = UNIT
         .replace(
@@ -77,7 +77,7 @@ fn a_unit_written_by_hand_that_runs_code_of_the_application_as_root_is_refused()
 }
 
 #[test]
-fn names_of_others_are_no_commands_where_root_pastes_what_the_program_prints() {
+fn names_of_others_are_no_commands_in_output_that_root_pastes() {
     let Some(lab) = Lab::open() else { return };
     let unit = UNIT.replace("User=ladylinux", "User=root");
     let target =
@@ -99,7 +99,7 @@ fn names_of_others_are_no_commands_where_root_pastes_what_the_program_prints() {
 }
 
 #[test]
-fn root_is_not_asked_to_run_git_in_the_service_users_repository() {
+fn no_output_makes_root_run_git_in_the_repository_of_the_service_user() {
     let Some(lab) = Lab::open() else { return };
     let target = Target::running(&lab, &[]);
     let elsewhere = "cd /opt/ladylinux/app && git remote remove origin 2>/dev/null; git remote add origin https://example.org/other.git";

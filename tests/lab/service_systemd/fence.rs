@@ -23,7 +23,7 @@ fn stays_down(world: &World) {
 
 #[test]
 #[ignore = "runs on a machine of the lab"]
-fn rw_7_1a_a_start_by_hand_fails_loudly_while_the_fence_stands() {
+fn rw_7_1a_a_manual_start_fails_with_a_message_while_the_fence_stands() {
     let world = World::new(&Script::new(service::LISTENS), "");
     raise(&world);
     for verb in ["start", "restart"] {
@@ -39,7 +39,7 @@ fn rw_7_1a_a_start_by_hand_fails_loudly_while_the_fence_stands() {
 
 #[test]
 #[ignore = "runs on a machine of the lab"]
-fn rw_7_1a_systemd_does_not_restart_what_dies_behind_the_fence() {
+fn rw_7_1a_systemd_does_not_restart_a_service_that_dies_behind_the_fence() {
     let world = World::new(&Script::new(service::LISTENS), "Restart=always\nRestartSec=0");
     raise(&world);
     let main = world.systemd().start(Admission::Refresh(run_id())).unwrap().main;
@@ -87,7 +87,7 @@ fn rw_7_1a_a_socket_does_not_start_the_service_behind_the_fence() {
 
 #[test]
 #[ignore = "runs on a machine of the lab"]
-fn rw_7_1a_a_gate_that_is_closed_before_systemd_comes_to_the_start_lets_nobody_through() {
+fn rw_7_1a_a_gate_that_is_closed_before_systemd_runs_the_start_admits_no_start() {
     // The service is on its way down when the start is asked for, so the start waits; by then the gate is closed.
     let world = World::new(
         &Script::new(

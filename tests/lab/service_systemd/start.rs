@@ -24,7 +24,7 @@ fn refused(world: &World) -> Failure {
 
 #[test]
 #[ignore = "runs on a machine of the lab"]
-fn rw_5_5_a_unit_that_notifies_has_started_when_it_says_that_it_is_ready() {
+fn rw_5_5_a_unit_that_notifies_has_started_when_it_reports_that_it_is_ready() {
     let world = World::new(&Script::new(NOTIFIES), "Type=notify");
     let started = world.systemd().start(Admission::Ordinary).unwrap();
     assert_eq!(fact(&world, "ready"), started.main.pid.to_string());
@@ -69,7 +69,7 @@ fn rw_7_1b_a_failed_start_carries_the_lines_of_exactly_its_invocation() {
 
 #[test]
 #[ignore = "runs on a machine of the lab"]
-fn rw_5_5_a_unit_that_systemd_gave_up_is_started_all_the_same_and_that_is_said() {
+fn rw_5_5_a_unit_that_systemd_gave_up_is_started_nevertheless_and_that_is_reported() {
     let script = Script::new("if os.path.exists('die'): sys.exit(1)\nnote('ready', os.getpid()); forever()");
     let world = World::new(&script, "Type=simple\n[Unit]\nStartLimitBurst=2\nStartLimitIntervalSec=1h");
     let die = world.layout().app().join("die");
@@ -111,7 +111,7 @@ fn rw_5_5_a_restart_by_systemd_is_seen_by_its_count_and_its_invocation() {
 
 #[test]
 #[ignore = "runs on a machine of the lab"]
-fn a_unit_that_is_missing_or_masked_or_broken_is_told_as_that() {
+fn a_unit_that_is_missing_masked_or_broken_is_reported_as_such() {
     let world = World::new(&Script::new(service::LISTENS), "");
     let not_installed = |word: &str| {
         let state = world.systemd().observe().unwrap();
@@ -168,7 +168,7 @@ fn rw_7_1b_what_a_unit_requires_is_checked_before_it_is_stopped() {
 
 #[test]
 #[ignore = "runs on a machine of the lab"]
-fn rw_7_1b_a_dependency_that_cannot_be_started_is_told_as_that() {
+fn rw_7_1b_a_dependency_that_cannot_be_started_is_reported_as_such() {
     let world = World::new(
         &Script::new(service::LISTENS),
         "[Unit]\nRequires=no-such-thing.service\nAfter=no-such-thing.service",
@@ -183,7 +183,7 @@ fn rw_7_1b_a_dependency_that_cannot_be_started_is_told_as_that() {
 
 #[test]
 #[ignore = "runs on a machine of the lab"]
-fn who_may_not_start_the_unit_is_told_so() {
+fn a_user_without_the_right_to_start_the_unit_gets_that_reason() {
     let world = World::new(&Script::new(service::LISTENS), "");
     let program = std::env::current_exe().unwrap();
     let output = Command::new("setpriv")
@@ -198,7 +198,7 @@ fn who_may_not_start_the_unit_is_told_so() {
     assert!(world.systemd().observe().unwrap().is_down());
 }
 
-/// No test of its own: what [`who_may_not_start_the_unit_is_told_so`] runs.
+/// No test of its own: what [`a_user_without_the_right_to_start_the_unit_gets_that_reason`] runs.
 #[test]
 #[ignore = "is run by another test, as another user"]
 fn a_caller_without_rights() {

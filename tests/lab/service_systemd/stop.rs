@@ -47,7 +47,7 @@ fn rw_5_1_workers_that_kill_mode_process_leaves_are_ended_and_reported() {
 
 #[test]
 #[ignore = "runs on a machine of the lab"]
-fn rw_5_1_workers_that_somebody_elses_stop_left_are_seen_and_ended() {
+fn rw_5_1_workers_that_the_stop_of_another_program_left_are_found_and_ended() {
     let world = World::new(&Script::new(LEAVES_A_WORKER), "KillMode=process");
     start(&world);
     let worker = process(&world, "worker");
@@ -75,7 +75,7 @@ fn rw_5_1_workers_that_ignore_the_request_to_end_are_killed_through_the_cgroup()
 
 #[test]
 #[ignore = "runs on a machine of the lab"]
-fn rw_5_1_a_stop_that_systemd_ended_by_sigkill_says_so_and_why() {
+fn rw_5_1_a_stop_that_systemd_ended_by_sigkill_reports_it_with_the_reason() {
     let script = Script::new(service::IGNORES_SIGTERM).stop_timeout(Duration::from_millis(400));
     let world = World::new(&script, "");
     start(&world);
@@ -89,7 +89,7 @@ fn rw_5_1_a_stop_that_systemd_ended_by_sigkill_says_so_and_why() {
 
 #[test]
 #[ignore = "runs on a machine of the lab"]
-fn rw_5_1_a_unit_that_may_take_for_ever_and_ignores_the_request_to_end_is_killed_all_the_same() {
+fn rw_5_1_a_unit_without_a_limit_that_ignores_the_request_to_end_is_killed_nevertheless() {
     let world = World::new(&Script::new(service::IGNORES_SIGTERM), "TimeoutStopSec=infinity");
     start(&world);
     let stopped = world.systemd().without_limit(Duration::from_millis(500)).stop().unwrap();
@@ -134,7 +134,7 @@ fn disturbed_by(world: &World, disturb: impl Fn()) {
 
 #[test]
 #[ignore = "runs on a machine of the lab"]
-fn rw_5_1_a_stop_is_not_lost_when_systemd_reads_its_units_anew_meanwhile() {
+fn rw_5_1_a_stop_is_not_lost_when_systemd_reloads_its_units_meanwhile() {
     let world = World::new(&Script::new(ENDS_SLOWLY), "");
     let bus = Bus::connect().unwrap();
     disturbed_by(&world, || (0..3).for_each(|_| bus.reload().unwrap()));
@@ -149,7 +149,7 @@ fn rw_5_1_a_stop_is_not_lost_when_systemd_is_executed_anew_meanwhile() {
 
 #[test]
 #[ignore = "runs on a machine of the lab"]
-fn rw_7_1a_a_start_that_somebody_asks_for_during_the_stop_does_not_keep_the_service_up() {
+fn rw_7_1a_a_start_that_another_program_requests_during_the_stop_does_not_keep_the_service_up() {
     let world = World::new(&Script::new(ENDS_SLOWLY), "");
     let unit = world.unit.to_string();
     disturbed_by(&world, || assert!(systemctl(&["start", "--no-block", &unit]).status.success()));

@@ -196,7 +196,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_shell_that_refuses_logins_is_none() {
+    fn a_shell_that_refuses_logins_is_no_login_shell() {
         let line = |shell: &str| format!("root:x:0:0:root:/root:/bin/bash\nladylinux:x:99:99::/x:{shell}\n");
         assert_eq!(login_shell(&line("/usr/sbin/nologin")), None);
         assert_eq!(login_shell(&line("/bin/false")), None);

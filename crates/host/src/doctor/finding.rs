@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_kernel_refuses_is_not_taken_for_a_finding() {
+    fn a_refusal_of_the_kernel_is_not_a_finding() {
         let denied = || {
             Failure::new("cannot read").because(std::io::Error::from(std::io::ErrorKind::PermissionDenied))
         };

@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_clock_that_went_back_or_is_out_of_the_world_is_wrong() {
+    fn a_clock_that_went_back_or_is_implausible_is_wrong() {
         let at = |second| Timestamp::from_second(second).unwrap();
         let now = at(1_800_000_000);
         assert_eq!(wrong(now, None), None);

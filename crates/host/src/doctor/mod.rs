@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn marks_and_line_endings_are_told_apart() {
+    fn marks_and_line_endings_are_distinguished() {
         assert_eq!(blemish(b"#!/bin/sh\necho \r x\n"), None);
         assert_eq!(blemish(b"\xef\xbb\xbfx"), Some("a byte order mark"));
         assert_eq!(blemish(b"a\r\n"), Some("Windows line endings"));

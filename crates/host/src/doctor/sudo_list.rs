@@ -204,7 +204,7 @@ Sudoers entry:
     }
 
     #[test]
-    fn the_last_word_that_matches_root_decides() {
+    fn the_last_user_of_a_list_that_matches_root_decides() {
         for users in ["root", " ALL", "#0", "daemon, root", "!root, ALL"] {
             assert!(includes_root(users), "{users}");
         }

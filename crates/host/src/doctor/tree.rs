@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_name_of_a_branch_stays_one_word_of_the_advice() {
+    fn the_name_of_a_branch_stays_one_word_of_the_hint() {
         assert_eq!(
             another_branch("x;id>/tmp/pwn;$(id)"),
             "ladylinux-refresh run --branch 'x;id>/tmp/pwn;$(id)'"

@@ -82,7 +82,7 @@ mod tests {
     use refresh_system::disk;
 
     #[test]
-    fn of_drop_ins_with_one_name_the_first_folder_counts() {
+    fn of_drop_ins_with_one_name_the_first_directory_counts() {
         let root = tempfile::tempdir().unwrap();
         let directories = ["etc", "lib"].map(|name| root.path().join(name));
         for (directory, name) in [(0, "50-a.conf"), (1, "50-a.conf"), (1, "10-b.conf"), (1, "note.txt")] {

@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_that_init_writes_says_what_was_given() {
+    fn the_file_that_init_writes_contains_the_options_of_init() {
         let branch = BranchName::parse("stable").unwrap();
         let options = InitOptions {
             repo: Some("git://h/r.git".to_owned()),
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn every_default_in_the_file_that_init_writes_is_the_true_one() {
+    fn every_default_in_the_file_that_init_writes_is_correct() {
         let written = host_file(&InitOptions::default(), None);
         let uncommented: String = written
             .lines()

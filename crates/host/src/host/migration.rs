@@ -419,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_that_others_laid_out_is_no_state_of_0_1() {
+    fn a_state_that_others_created_is_not_migrated() {
         let (_root, layout, old) = world();
         if rustix::process::geteuid().is_root() {
             std::os::unix::fs::chown(&old.state, Some(61_879), None).unwrap();

@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_origin_of_a_clone_is_found_and_one_with_a_secret_is_not_told() {
+    fn the_origin_of_a_clone_is_found_and_one_with_a_secret_is_not_shown() {
         let config = |url: &str| {
             format!(
                 "[core]\n\tbare = false\n[remote \"other\"]\n\turl = https://o/x\n[remote \"origin\"]\n\turl = {url}\n[branch \"main\"]\n\turl = no\n"

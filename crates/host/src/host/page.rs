@@ -96,7 +96,7 @@ mod tests {
     use refresh_programs::units::Role;
 
     #[test]
-    fn the_page_runs_by_the_files_that_keep_the_service_from_it() {
+    fn the_page_runs_only_while_the_fence_keeps_the_service_down() {
         let sockets = ["a.socket".to_owned(), "b.socket".to_owned()];
         let text =
             text(&Layout::below("/"), &UnitName::usual(), &sockets, "/usr/local/bin/ladylinux-refresh");

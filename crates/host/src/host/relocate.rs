@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn programs_name_the_new_place_and_everything_else_is_as_it_was() {
+    fn programs_name_the_new_path_and_all_other_files_are_unchanged() {
         let place = tempfile::tempdir().unwrap();
         let (from, to) = (place.path().join("environments/a-1"), place.path().join("venv.new"));
         fs::create_dir_all(from.join("bin")).unwrap();

@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_program_below_a_folder_that_everybody_can_write_is_not_believed() {
+    fn a_program_below_a_world_writable_directory_is_not_trusted() {
         assert_eq!(replaceable_at(Path::new("/tmp")).unwrap(), Some(PathBuf::from("/tmp")));
         assert_eq!(replaceable_at(Path::new("/usr/bin/env")).unwrap(), None);
     }

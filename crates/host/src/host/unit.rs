@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn an_instance_is_installed_where_its_template_is_and_gets_no_unit_of_its_own() {
+    fn an_instance_is_installed_beside_its_template_and_gets_no_separate_unit() {
         let directory = tempfile::tempdir().unwrap();
         let layout = Layout::below(directory.path());
         let unit = UnitName::parse("lady@1.service").unwrap();

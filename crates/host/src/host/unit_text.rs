@@ -327,13 +327,13 @@ mod tests {
     }
 
     #[test]
-    fn what_editors_of_other_systems_add_is_taken_away_and_said() {
+    fn what_editors_of_other_systems_add_is_removed_and_reported() {
         let normalized = normalize(b"\xef\xbb\xbf[Service]\r\nUser=ladylinux\r\n");
         assert_eq!(normalized, "[Service]\nUser=ladylinux\n");
     }
 
     #[test]
-    fn the_unit_of_the_contract_says_what_the_contract_says() {
+    fn the_default_unit_has_the_values_of_the_contract() {
         let settings = |text: &str| {
             Layers::of_text(&Layout::below("/"), text, Overrides::default()).unwrap().resolve().unwrap()
         };

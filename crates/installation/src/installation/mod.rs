@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_is_told_as_it_has_to_be_typed() {
+    fn a_command_is_shown_as_it_must_be_typed() {
         let trial = Layout::below("/trial");
         assert_eq!(as_typed(&trial, "ladylinux-refresh run"), "ladylinux-refresh --root /trial run");
         assert_eq!(as_typed(&trial, "apt install git"), "apt install git");

@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_second_taker_learns_who_holds_the_lock_and_gets_it_afterwards() {
+    fn a_second_run_gets_the_holder_of_the_lock_and_afterwards_the_lock() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("lock");
         let run = RunId::parse("r-1").unwrap();
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_else_can_open_the_lock_and_so_hold_up_a_run() {
+    fn other_users_cannot_open_the_lock_to_delay_a_run() {
         use std::os::unix::fs::PermissionsExt as _;
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("lock");

@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_journal_cut_at_any_byte_still_tells_its_whole_lines() {
+    fn a_journal_cut_at_any_byte_keeps_its_complete_lines() {
         let (_directory, bytes) = written();
         let whole = parse(&bytes).lines;
         for cut in 0..bytes.len() {
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn half_a_record_that_could_not_be_removed_is_removed_before_the_next_one() {
+    fn a_partial_record_that_was_left_is_removed_before_the_next_one() {
         let directory = tempfile::tempdir().unwrap();
         let mut journal = Journal::create(directory.path()).unwrap();
         let path = directory.path().join(FILE);

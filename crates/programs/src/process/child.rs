@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_grandchild_that_keeps_the_streams_open_does_not_hold_the_run() {
+    fn a_grandchild_that_keeps_the_streams_open_does_not_delay_the_run() {
         let finished = runner().run(&sh("sleep 60 & echo done")).unwrap();
         assert_eq!(finished.ended, Ended::Exited(0));
         assert_eq!(finished.text(), "done\n");

@@ -139,7 +139,7 @@ mod tests {
     use rustix::process::{Pid, Signal, kill_process_group};
 
     #[test]
-    fn a_detached_program_lives_in_a_session_and_a_group_of_its_own_and_writes_to_its_log() {
+    fn a_detached_program_has_its_own_session_and_group_and_writes_to_its_log() {
         let directory = tempfile::tempdir().unwrap();
         let log = directory.path().join("log");
         let program = Program::new("/bin/sh").arg("-c").arg("echo here; exec sleep 60");

@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_unit_that_starts_programs_of_others_is_known_by_its_name() {
+    fn a_unit_that_starts_programs_of_others_is_recognized_by_its_name() {
         for unit in ["cron.service", "ssh@1-2.service", "supervisord.service", "actions.runner.x-y.service"] {
             assert!(is_launcher(unit), "{unit}");
         }

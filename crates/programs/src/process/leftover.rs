@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_torn_register_still_tells_its_whole_lines() {
+    fn a_torn_register_keeps_its_complete_lines() {
         let whole = ChildRecord { leader: ProcessId { pid: 4, started: 5 }, program: "git".into() };
         let mut bytes = serde_json::to_vec(&whole).unwrap();
         bytes.extend_from_slice(b"\n{\"leader\":{\"pi");

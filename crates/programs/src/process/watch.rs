@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_program_writes_after_the_limit_is_not_read_as_lines_and_its_end_is_kept() {
+    fn output_after_the_limit_is_not_read_as_lines_and_its_end_is_kept() {
         let events = Events::silent();
         let mut stream = Stream::new(Mode::Lines(Some("hook".to_owned())));
         stream.take(b"begun, ", &events).unwrap();

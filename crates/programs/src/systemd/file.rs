@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_blank_that_only_unicode_knows_is_part_of_a_key() {
+    fn a_blank_of_unicode_is_part_of_a_key() {
         for line in ["User\u{a0}=one", "\u{a0}User=one", "\u{c}User=one", "\u{2003}User=one"] {
             let file = UnitFile::parse(format!("[Service]\n{line}\n").as_bytes());
             assert_eq!(file.value("Service", "User"), None, "{line:?}");

@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_read_is_left_out_and_the_rest_is_as_it_was_sent() {
+    fn unread_properties_are_left_out_and_the_rest_is_unchanged() {
         let command = ("/bin/x", vec!["x", "-y"], false, 1_u64);
         let sent: HashMap<&str, Value<'_>> = HashMap::from([
             ("ActiveState", Value::from("active")),

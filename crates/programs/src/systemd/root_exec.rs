@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn what_runs_as_the_user_or_names_nothing_of_the_application_is_no_concern() {
+    fn a_command_of_the_user_or_outside_of_the_application_is_not_reported() {
         for line in [
             "ExecStart=/opt/ladylinux/venv/bin/uvicorn a:b",
             "ExecStartPre=+/usr/bin/mkdir -p /run/x",

@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn an_older_systemd_gets_no_property_that_it_does_not_know() {
+    fn an_older_systemd_gets_only_supported_properties() {
         let named = |version| -> Vec<&str> {
             properties(version, &places(true)).into_iter().map(|(name, _)| name).collect()
         };
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_unit_without_a_tmp_of_its_own_writes_to_that_of_all() {
+    fn a_unit_without_a_private_tmp_writes_to_the_shared_tmp() {
         let text = lines(&places(false));
         assert!(text.contains("PrivateTmp=no\n"), "{text}");
         assert!(text.contains("ReadWritePaths=\"-/opt/a b\" \"-/tmp\" \"-/var/tmp\"\n"), "{text}");

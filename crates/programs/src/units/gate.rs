@@ -198,7 +198,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn those_that_wait_at_once_are_counted_and_the_first_waits_until_none_does() {
+    fn simultaneous_waiters_are_counted_and_the_longest_wait_ends_with_the_last() {
         let mut watch = Watch { is_watching: true, ..Watch::new() };
         let began = clock::monotonic();
         let at = |ms| began + Duration::from_millis(ms);

@@ -23,7 +23,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_control_group_tells_its_unit_on_every_kind_of_host() {
+    fn the_unit_is_read_from_its_control_group_on_every_kind_of_host() {
         let unit = UnitName::parse("ladylinux-api.service").unwrap();
         for inside in [
             "0::/system.slice/ladylinux-api.service\n",

@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn what_works_beside_the_service_gives_way_to_it() {
+    fn a_unit_that_works_beside_the_service_has_a_lower_weight() {
         for role in [Role::Fetch, Role::Build, Role::Rehearse] {
             assert_eq!(value(role, "OOMScoreAdjust"), Some(Value::Signed(1000)));
             assert_eq!(value(role, "CPUSchedulingPolicy"), Some(Value::Signed(SCHED_IDLE)));
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn an_older_systemd_gets_what_it_knows_and_the_rest_is_named() {
+    fn an_older_systemd_gets_supported_properties_and_the_others_are_named() {
         let (taken, missing) = for_version(Role::Align.properties(), 245);
         assert_eq!(missing, ["ProtectProc needs systemd 247", "ProcSubset needs systemd 247"]);
         assert!(taken.iter().all(|property| property.since <= 245));

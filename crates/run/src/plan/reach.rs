@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_of_all_takes_what_is_asked_of_one_and_another_family_does_not() {
+    fn a_wildcard_address_accepts_requests_to_one_and_another_family_does_not() {
         for (listens, takes_it) in [
             ("0.0.0.0:8000", true),
             ("[::]:8000", true),

@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn what_every_run_needs_counts_once_on_a_file_system_and_what_this_one_makes_counts_in_sum() {
+    fn the_reserve_counts_once_on_a_file_system_and_the_needs_of_this_run_are_added() {
         let all = [need(256, ""), need(256, ""), need(300, "the tree"), need(100, "an environment")];
         let all: Vec<&Need> = all.iter().collect();
         let refusal = |free: u64| {
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_counts_with_swap_and_a_kernel_that_does_not_say_is_believed() {
+    fn memory_counts_with_swap_and_an_unknown_amount_is_accepted() {
         let refusal = |text: &str| enough_memory(text).err().map(|failure| failure.to_string());
         let little = "MemTotal: 500000 kB\nMemAvailable:      51200 kB\nSwapFree:      10240 kB\n";
         assert!(
@@ -239,7 +239,7 @@ mod tests {
 
     #[test]
     #[expect(clippy::disallowed_methods, reason = "the test needs a link that leads out")]
-    fn a_directory_is_as_large_as_what_lies_in_it_and_links_are_not_followed() {
+    fn a_directory_is_as_large_as_its_content_and_links_are_not_followed() {
         let directory = tempfile::tempdir().unwrap();
         refresh_system::disk::make_directory(&directory.path().join("a"), 0o755).unwrap();
         refresh_system::disk::write_atomic(&directory.path().join("a/b"), &[1; 10_000], 0o644).unwrap();

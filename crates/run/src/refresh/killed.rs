@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn rw_7_1b_the_part_in_which_a_run_was_killed_is_told_as_cut_off() {
+    fn rw_7_1b_the_part_in_which_a_run_was_killed_is_reported_as_cut_off() {
         let lines = [
             line(10, Entry::Intent { phase: Phase::Staging }),
             line(12, Entry::Done { phase: Phase::Staging }),

@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_follower_tells_exactly_what_the_run_told_and_ends_with_it() {
+    fn a_follower_repeats_exactly_the_events_of_the_run_and_ends_with_it() {
         let directory = tempfile::tempdir().unwrap();
         let (layout, run) = (Layout::below(directory.path()), RunId::parse("r-1").unwrap());
         let spool = Spool::of(&layout, &run);
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_whose_process_is_gone_without_a_word_is_over() {
+    fn a_run_whose_process_is_gone_without_an_end_is_over() {
         let directory = tempfile::tempdir().unwrap();
         let (layout, run) = (Layout::below(directory.path()), RunId::parse("r-1").unwrap());
         let spool = Spool::of(&layout, &run);
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_counts_when_it_is_whole() {
+    fn a_line_counts_when_it_is_complete() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
         let mut tail = Tail::new(path.clone());

@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_renamed_lies_in_one_writable_directory() {
+    fn renamed_paths_are_in_one_writable_directory() {
         let root = tempfile::tempdir().unwrap();
         let layout = Layout::below(root.path().canonicalize().unwrap());
         let places = of_refresh(&layout, true);

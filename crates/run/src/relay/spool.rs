@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn the_variables_of_a_run_come_back_as_they_are_and_nobody_else_reads_them() {
+    fn the_variables_of_a_run_are_read_back_unchanged_and_only_by_their_owner() {
         use std::os::unix::fs::PermissionsExt as _;
         let directory = tempfile::tempdir().unwrap();
         let spool = Spool::of(&Layout::below(directory.path()), &RunId::parse("r-1").unwrap());
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_end_that_is_written_down_stays() {
+    fn the_first_recorded_end_stays() {
         let (_directory, _layout, spool) = world();
         spool.make().unwrap();
         assert_eq!(spool.end(), None);
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn what_passes_is_bounded_and_what_counts_is_not() {
+    fn transient_events_are_limited_and_lasting_ones_are_not() {
         let (_directory, _layout, spool) = world();
         let mut spooler = Spooler::open(&spool).unwrap();
         let output = Event::Output { phase: Phase::Sync, source: "hook".into(), line: "x".repeat(1 << 20) };

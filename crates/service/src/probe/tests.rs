@@ -32,7 +32,7 @@ fn deployed() -> Deployment {
 }
 
 #[test]
-fn without_settings_the_root_of_the_env_files_port_is_asked() {
+fn without_settings_the_root_path_at_the_port_of_the_env_file_is_requested() {
     let url =
         |text: &str| resolve(&settings(), &EnvFile::parse(text.as_bytes()), None).map(|probe| probe.url);
     assert_eq!(url("").unwrap(), "http://127.0.0.1:8000/");
@@ -44,7 +44,7 @@ fn without_settings_the_root_of_the_env_files_port_is_asked() {
 }
 
 #[test]
-fn a_url_that_cannot_be_asked_is_refused_before_anything_happens() {
+fn an_unusable_url_is_refused_before_anything_happens() {
     for bad in ["unix:", "unix:x", "unix:x/y", &format!("unix:/{}", "x".repeat(107))] {
         let probe = settings::Probe { url: Some(bad.into()), ..settings() };
         assert!(resolve(&probe, &EnvFile::default(), None).is_err(), "{bad:?}");

@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_without_the_lock_is_not_believed() {
+    fn a_state_without_the_lock_is_not_trusted() {
         let (_directory, layout) = world();
         let main = Some(ProcessId::own());
         State { main, stage: Stage::Running, ..State::new(0) }.write(&layout).unwrap();
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_state_is_none_and_one_of_another_boot_names_no_process() {
+    fn a_torn_state_reads_as_none_and_one_of_another_boot_names_no_process() {
         let (_directory, layout) = world();
         disk::write_volatile(&file(&layout, "state.json"), b"{\"boot\":", 0o644).unwrap();
         assert_eq!(State::read(&layout).unwrap(), None);

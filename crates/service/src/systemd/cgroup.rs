@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn this_process_is_found_where_the_kernel_says_it_is() {
+    fn this_process_is_found_in_the_group_that_the_kernel_reports() {
         let groups = fs::read_to_string("/proc/self/cgroup").unwrap();
         let Some(own) =
             groups.lines().find_map(|line| line.split_once("::").map(|(_, path)| path.to_owned()))

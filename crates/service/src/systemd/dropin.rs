@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn rw_7_1a_a_unit_that_goes_by_the_drop_in_is_taken() {
+    fn rw_7_1a_a_unit_that_uses_the_drop_in_is_accepted() {
         let (_folder, layout, unit, facts) = world();
         check(&layout, &unit, &facts).unwrap();
     }

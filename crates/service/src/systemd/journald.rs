@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn rw_7_1b_the_services_lines_are_told_and_of_systemds_only_what_is_worth_a_notice() {
+    fn rw_7_1b_all_lines_of_the_service_are_shown_and_only_notices_of_systemd() {
         let output = br#"{"_PID":"1","MESSAGE":"Started x.","PRIORITY":"6"}
 {"_PID":"7","_SYSTEMD_INVOCATION_ID":"aa","MESSAGE":"no such table","PRIORITY":"6"}
 {"_PID":"1","MESSAGE":"Main process exited, code=exited, status=3","PRIORITY":"5"}
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn rw_7_1b_lines_of_a_process_that_was_gone_too_soon_are_known_by_pid_and_time() {
+    fn rw_7_1b_lines_of_a_short_lived_process_are_recognized_by_pid_and_time() {
         let output = br#"{"_PID":"7","__REALTIME_TIMESTAMP":"99","MESSAGE":"an older process of that pid"}
 {"_PID":"7","__REALTIME_TIMESTAMP":"100","MESSAGE":"no such table"}
 {"_PID":"7","__REALTIME_TIMESTAMP":"101","_SYSTEMD_INVOCATION_ID":"bb","MESSAGE":"another invocation"}
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_is_no_text_comes_as_bytes() {
+    fn a_message_that_is_not_text_is_read_as_bytes() {
         let message =
             |json: &str| parse(format!(r#"{{"_SYSTEMD_INVOCATION_ID":"aa","MESSAGE":{json}}}"#).as_bytes());
         assert_eq!(message("[104,105,255]"), ["hi\u{fffd}"]);

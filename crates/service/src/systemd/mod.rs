@@ -420,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn a_unit_that_waits_for_its_restart_is_not_down_and_says_how_it_ended() {
+    fn a_unit_that_waits_for_its_restart_is_not_down_and_reports_how_it_ended() {
         let facts = UnitFacts {
             active: ActiveState::Activating,
             sub: "auto-restart".to_owned(),
@@ -450,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn a_unit_that_was_changed_and_not_read_anew_is_refused() {
+    fn a_unit_that_was_changed_and_not_reloaded_is_refused() {
         let changed = UnitFacts { needs_reload: true, ..loaded() };
         let failure = usable(&UnitName::usual(), &changed).unwrap_err();
         assert_eq!(failure.hint_texts(), ["systemctl daemon-reload"]);

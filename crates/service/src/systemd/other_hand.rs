@@ -196,7 +196,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_command_that_names_the_unit_is_known_by_its_program() {
+    fn a_command_that_names_the_unit_is_recognized_by_its_program() {
         let unit = UnitName::usual();
         let is = |command: &str| asks_for(command, &unit);
         assert!(is("systemctl stop ladylinux-api"));
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn rw_7_1b_each_hand_has_an_advice_that_can_work() {
+    fn rw_7_1b_the_hint_fits_the_program_that_acted_on_the_unit() {
         let hints = |hands: OtherHands| {
             let failure = hands.failure("another request stopped it".to_owned());
             assert!(failure.is_by_others());

@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_unit_is_known_as_the_applications_by_its_command_or_its_directory() {
+    fn a_unit_of_the_application_is_recognized_by_its_command_or_its_directory() {
         let places = ["/opt/ladylinux/app", "/opt/ladylinux/venv"].map(PathBuf::from);
         let of = |command: &str, directory: &str| {
             let facts = UnitFacts {
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn this_process_shows_by_the_directory_that_it_works_in() {
+    fn a_process_of_the_application_is_recognized_by_its_working_directory() {
         let here = std::env::current_dir().unwrap();
         let found = evidence(ProcessId::own(), &[here]).unwrap();
         assert!(found.starts_with(&format!("its process {} ", ProcessId::own().pid)), "{found}");

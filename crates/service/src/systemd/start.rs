@@ -245,13 +245,13 @@ mod tests {
     }
 
     #[test]
-    fn rw_7_1b_a_program_that_cannot_be_run_is_told_as_that() {
+    fn rw_7_1b_a_program_that_cannot_be_run_is_reported_as_such() {
         let found = failure(&JobResult::Failed, &failed("exit-code", 203));
         assert!(found.contains("exit code 203") && found.contains("cannot be run"), "{found}");
     }
 
     #[test]
-    fn rw_7_1b_a_unit_that_systemd_gave_up_says_so_and_how_to_go_on() {
+    fn rw_7_1b_a_unit_that_systemd_gave_up_is_reported_with_the_next_command() {
         let failure = why_not(&UnitName::usual(), &JobResult::Failed, &failed("start-limit-hit", 3));
         assert!(failure.summary().contains("too often"), "{failure}");
         assert_eq!(failure.hint_texts()[0], "systemctl reset-failed ladylinux-api.service");
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn rw_7_1b_a_limit_of_the_job_is_not_told_as_one_of_the_start() {
+    fn rw_7_1b_a_limit_of_the_job_is_not_reported_as_one_of_the_start() {
         let found = failure(&JobResult::Timeout, &failed("success", 0));
         assert!(found.contains("JobTimeoutSec=") && !found.contains("TimeoutStartSec"), "{found}");
         let found = failure(&JobResult::Failed, &failed("timeout", 0));

@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn rw_5_1_force_is_told_apart_by_whom_it_hit() {
+    fn rw_5_1_forced_stops_are_distinguished_by_the_killed_process() {
         let left = ["7 (worker)".to_owned()];
         assert_eq!(force(&after("success"), Some(by_signal(15)), &[]), Force::Asked);
         assert_eq!(force(&after("timeout"), Some(by_signal(9)), &[]), Force::Killed);
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn rw_5_1_a_stop_that_took_long_says_why_where_that_is_known() {
+    fn rw_5_1_a_long_stop_reports_its_reason_if_it_is_known() {
         let short = Duration::from_millis(20);
         assert_eq!(why_long(&after("success"), Force::Asked, short, "uvicorn"), None);
         let found =

@@ -40,7 +40,7 @@ fn the_services_socket_is_on_the_loopback_interface_or_an_address() {
 }
 
 #[test]
-fn a_wrong_value_is_told_with_line_and_column() {
+fn a_wrong_value_is_reported_with_line_and_column() {
     let text = message(host("branch = \"main\"\nkeep = \"three\"\n"));
     assert!(text.starts_with("refresh.toml, line 2, column 8: "), "{text}");
     let text = message(host("[probe]\nsettle = \"3\"\n"));
@@ -50,7 +50,7 @@ fn a_wrong_value_is_told_with_line_and_column() {
 }
 
 #[test]
-fn an_unknown_key_is_told_with_the_nearest_right_one() {
+fn an_unknown_key_is_reported_with_the_nearest_valid_one() {
     let text = message(host("[probe]\nsetle = \"3s\"\n"));
     assert_eq!(text, "refresh.toml, line 2, column 1: unknown key `probe.setle`; did you mean `settle`?");
 }
@@ -76,7 +76,7 @@ fn the_application_may_set_hooks_definitions_and_the_probe_s_path_only() {
 }
 
 #[test]
-fn a_store_is_a_place_of_its_own() {
+fn a_store_is_absolute_and_overlaps_no_other_directory() {
     let at = |text: &str| Layers::of_text(&Layout::below("/trial"), text, Overrides::default());
     let layers = at("store = \"/srv/big\"\n").unwrap();
     assert_eq!(layers.resolve().unwrap().layout.trees(), Path::new("/trial/srv/big/trees"));

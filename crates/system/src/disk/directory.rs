@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_that_was_exchanged_while_it_was_made_is_left_alone() {
+    fn a_directory_that_was_replaced_while_it_was_made_is_left_alone() {
         let directory = tempfile::tempdir().unwrap();
         let other = directory.path().join("other");
         fs::create_dir(&other).unwrap();

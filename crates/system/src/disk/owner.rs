@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_user_is_found_by_the_whole_name() {
+    fn a_user_is_found_by_the_complete_name() {
         let text = "root:x:0:0:root:/root:/bin/sh\nladylinux:x:998:997::/nonexistent:/usr/sbin/nologin\n";
         assert_eq!(parse_passwd(text, "ladylinux"), Some(Owner { uid: 998, gid: 997 }));
         assert_eq!(parse_passwd(text, "lady"), None);

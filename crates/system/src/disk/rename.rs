@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_link_is_repointed_and_a_real_folder_is_never_replaced() {
+    fn a_link_is_repointed_and_a_real_directory_is_never_replaced() {
         let directory = tempfile::tempdir().unwrap();
         let link = directory.path().join("venv");
         point_link(&link, Path::new("a")).unwrap();

@@ -117,7 +117,7 @@ mod tests {
     const SHA256_OF_X: &str = "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881";
 
     #[test]
-    fn what_is_copied_is_what_is_told_and_nobody_can_write_it() {
+    fn a_copy_has_the_returned_digest_and_is_read_only() {
         let directory = tempfile::tempdir().unwrap();
         let (from, to) = (directory.path().join("from"), directory.path().join("to"));
         fs::write(&from, "x").unwrap();

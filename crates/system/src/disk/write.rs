@@ -204,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_killed_process_was_writing_is_swept_away_and_what_a_living_one_writes_stays() {
+    fn temporary_files_of_a_killed_process_are_removed_and_those_of_a_living_one_stay() {
         let directory = tempfile::tempdir().unwrap();
         let living = beside(&directory.path().join("a"), "new");
         for path in
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_replaced_whole_and_nothing_is_left_beside_it() {
+    fn a_file_is_replaced_completely_and_nothing_is_left_beside_it() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("f");
         write_atomic(&path, b"one", 0o600).unwrap();
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_written_to_its_end_leaves_the_old_file() {
+    fn an_incomplete_write_leaves_the_old_file() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("f");
         let put = |text: &'static [u8]| move |file: &mut File| file.write_all(text).context(String::new);

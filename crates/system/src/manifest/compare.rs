@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn added_removed_and_changed_paths_are_told_apart() {
+    fn added_removed_and_changed_paths_are_distinguished() {
         let before = manifest(vec![file("a", None, 1), file("b", None, 1), file("d", None, 1)]);
         let after = manifest(vec![file("b", None, 2), file("c", None, 1), file("d", None, 1)]);
         let difference = before.compare(&after);

@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_runs_by_itself_is_told_first_and_a_package_once() {
+    fn files_that_run_by_themselves_are_reported_first_and_a_package_once() {
         let mut added = vec![
             site("evil"),
             site("evil/__init__.py"),

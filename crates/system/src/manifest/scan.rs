@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_is_listed_in_the_order_of_its_paths_and_links_are_not_followed() {
+    fn a_directory_is_listed_in_the_order_of_its_paths_and_links_are_not_followed() {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path();
         fs::create_dir_all(root.join("b/c")).unwrap();
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scan_that_knows_an_earlier_one_reads_what_was_touched_and_nothing_else() {
+    fn a_scan_with_an_earlier_one_reads_only_touched_files() {
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name);
         for name in ["edited", "grown", "kept", "moved"] {
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_does_not_hold_the_scan() {
+    fn a_pipe_does_not_block_the_scan() {
         let directory = tempfile::tempdir().unwrap();
         rustix::fs::mknodat(CWD, directory.path().join("pipe"), FileType::Fifo, Mode::RUSR, 0).unwrap();
         let manifest = Scan::digests().of(directory.path()).unwrap();
@@ -374,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_too_deep_is_unreadable_and_holds_nobody_up() {
+    fn a_directory_that_is_too_deep_is_unreadable_and_does_not_block_the_scan() {
         let directory = tempfile::tempdir().unwrap();
         let deep: PathBuf = std::iter::repeat_n("d", DEPTH + 5).collect();
         fs::create_dir_all(directory.path().join(&deep)).unwrap();
@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_cannot_be_looked_at_fails_a_scan_unless_it_is_to_be_listed() {
+    fn an_unreadable_entry_fails_a_scan_unless_it_is_to_be_listed() {
         let directory = tempfile::tempdir().unwrap();
         let closed = directory.path().join("closed");
         fs::create_dir(&closed).unwrap();

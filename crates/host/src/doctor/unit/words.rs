@@ -258,7 +258,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_variables_that_systemd_does_not_know_are_found() {
+    fn only_variables_unknown_to_systemd_are_found() {
         let of = |command| shell_variables(command);
         assert_eq!(of("/v/bin/uvicorn a:b --host ${HOST:-0.0.0.0} --port ${PORT}"), ["${HOST:-0.0.0.0}"]);
         assert_eq!(of("/bin/sh -c 'x --port $${PORT:-1}'"), Vec::<String>::new());

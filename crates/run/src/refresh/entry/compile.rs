@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn rw_7_1b_a_source_that_does_not_compile_is_told_with_its_line_and_is_not_executed() {
+    fn rw_7_1b_a_source_that_does_not_compile_is_reported_with_its_line_and_not_executed() {
         assert_eq!(problem(b"raise SystemExit('executed')\n"), None);
         assert_eq!(problem(b"# coding: latin-1\nname = '\xe4'\n"), None);
         let message = problem(b"import os\n\ndef broken(:\n    pass\n").unwrap();

@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn rw_7_1b_an_entry_is_looked_up_in_the_commit_and_only_what_is_nowhere_is_missing() {
+    fn rw_7_1b_an_entry_is_searched_in_the_commit_and_missing_only_if_it_is_nowhere() {
         let source = |path: &str| Located::Source(PathBuf::from(path));
         let server = "/v/bin/uvicorn web.api:app";
         assert_eq!(located(server, &["web/api.py"], ""), source("web/api.py"));

@@ -18,7 +18,7 @@ fn as_root() -> bool {
 }
 
 #[test]
-fn a_tree_is_given_and_nothing_that_its_links_lead_to() {
+fn a_tree_changes_its_owner_and_the_targets_of_its_links_do_not() {
     if !as_root() {
         return;
     }
