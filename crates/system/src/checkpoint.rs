@@ -1,16 +1,18 @@
 //! Named points at which the crash tests end the process, as SIGKILL would.
 //!
-//! Only builds with debug assertions have them; in a release build nothing here does anything. There are two kinds:
-//! instants between two effects ([`reach`]) and instants at which another program has just been started and is at work
-//! ([`reach_child`]). A worker is part of the run that asked it: its points are counted with the run's, in one file.
+//! Only builds with debug assertions have them; in a release build this module does nothing. There are two kinds:
+//! instants between two effects ([`reach`]) and instants at which another program has just been started and is running
+//! ([`reach_child`]). A worker is part of the run that started it: its points are counted with the run's, in one file.
 //!
-//! - `LADYLINUX_REFRESH_TRACE=FILE`: each point reached is appended to FILE as a line, those of a worker as `worker:NAME`.
-//! - `LADYLINUX_REFRESH_KILL_AT=NAME#k`: kill when the line NAME comes into the trace for the `k`th time. Without a trace,
-//!   `=n` kills the process at the `n`th instant between effects that it reaches itself (both count from 1).
-//! - `LADYLINUX_REFRESH_KILL=everything|run|worker`: whom. Everything (the default) is the run, its worker and the
-//!   program just started. With `run` only the run's own process dies: the started program goes on, and a worker
-//!   that reached the point stays where it is until it is ended. With `worker` only the process that reached the
-//!   point dies; the run lives to see its worker die.
+//! - `LADYLINUX_REFRESH_TRACE=FILE`: each point reached is appended to FILE as a line, those of a worker as
+//!   `worker:NAME`.
+//! - `LADYLINUX_REFRESH_KILL_AT=NAME#k`: kill the process when the line NAME is written to the trace for the `k`th
+//!   time. Without a trace, `=n` kills the process at the `n`th instant between effects that it reaches itself (both
+//!   count from 1).
+//! - `LADYLINUX_REFRESH_KILL=everything|run|worker`: the processes to kill. Everything (the default) is the run, its
+//!   worker and the program just started. With `run` only the run's own process dies: the started program goes on, and
+//!   a worker that reached the point waits there until it is ended. With `worker` only the process that reached the
+//!   point dies; the run goes on without its worker.
 
 /// Marks a point at which the process may be killed by a crash test.
 #[cfg(not(debug_assertions))]
@@ -29,14 +31,14 @@ pub fn for_worker() -> Vec<(&'static str, String)> {
     Vec::new()
 }
 
-/// Returns the file that points are appended to, which a confined process has to reach.
+/// Returns the file that points are appended to, which a confined process must be able to write.
 #[cfg(not(debug_assertions))]
 #[inline]
 pub fn trace() -> Option<std::path::PathBuf> {
     None
 }
 
-/// Returns the variables by which a run that happens in another process has the same points.
+/// Returns the variables that give a run in another process the same points.
 #[cfg(not(debug_assertions))]
 #[inline]
 pub fn for_run() -> Vec<(String, String)> {
@@ -84,13 +86,13 @@ mod kill {
         all
     }
 
-    /// Returns the file that points are appended to, which a confined process has to reach.
+    /// Returns the file that points are appended to, which a confined process must be able to write.
     pub fn trace() -> Option<std::path::PathBuf> {
         let file = std::path::PathBuf::from(env::var_os(TRACE)?);
         file.exists().then_some(file)
     }
 
-    /// Returns the variables by which a run that happens in another process has the same points.
+    /// Returns the variables that give a run in another process the same points.
     pub fn for_run() -> Vec<(String, String)> {
         let names = [TRACE, KILL_AT, KILL].into_iter();
         names.filter_map(|name| Some((name.to_owned(), env::var(name).ok()?))).collect()
@@ -117,7 +119,7 @@ mod kill {
         let _ = kill_process(getpid(), Signal::KILL);
     }
 
-    /// Counts the point, and returns whether it is the one to die at.
+    /// Counts the point, and returns whether the process must die at it.
     fn is_fatal(name: &str) -> bool {
         static REACHED: AtomicUsize = AtomicUsize::new(0);
         let alone = REACHED.fetch_add(1, Ordering::SeqCst) + 1;
@@ -125,7 +127,7 @@ mod kill {
         let Some(path) = env::var_os(TRACE) else { return at.parse() == Ok(alone) };
         let line =
             if env::var_os(RUN_PROCESS).is_some() { format!("worker:{name}") } else { name.to_owned() };
-        // One write, and a count up to its own end: threads and workers reach points at the same time.
+        // One write, and a count of the lines up to the end of it: threads and workers reach points at the same time.
         let reach = |mut file: fs::File| {
             file.write_all(format!("{line}\n").as_bytes())?;
             file.stream_position()

@@ -1,4 +1,4 @@
-//! The one door to clocks and to waiting.
+//! The only module that reads clocks and waits.
 #![expect(clippy::disallowed_methods, reason = "this module reads the clocks")]
 
 use std::time::{Duration, Instant};
@@ -57,20 +57,20 @@ pub fn file_time() -> FileTime {
     (time.tv_sec, time.tv_nsec)
 }
 
-/// Returns the name of this boot (random(4)); empty where the kernel has none.
+/// Returns the name of this boot (random(4)); empty if the kernel has none.
 pub fn boot_id() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
 /// Returns a time between the changes of files that were made before and those that will be made after. The kernel
-/// dates changes by a clock that stands still for some milliseconds; this waits until it has gone on.
+/// dates changes with a clock that advances every few milliseconds; this waits until it has advanced.
 ///
 /// # Errors
 /// The interruption.
 pub fn await_clock_tick() -> Outcome<FileTime> {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
     let between = (time.tv_sec, time.tv_nsec);
-    // Not for ever where the clock is set back.
+    // A limit, in case the clock is set back.
     for _ in 0..100 {
         if file_time() > between {
             break;
@@ -96,7 +96,7 @@ pub fn pause(duration: Duration) -> Outcome<()> {
     }
 }
 
-/// Waits for `duration` whatever happens: for clean-up that must not be cut short.
+/// Waits for `duration`, also if an interrupt arrives: for clean-up that must not be cut short.
 pub fn pause_regardless(duration: Duration) {
     std::thread::sleep(duration);
 }

@@ -1,4 +1,4 @@
-//! The one door to writing files, and the knowledge of what has to be synced before it counts.
+//! The only module that writes files. It syncs the files and directories that must be durable.
 //!
 //! Names: *atomic* means that a reader, or a machine after a power cut, sees the old state or the new one; *durable*
 //! means that the new state is on the disk when the function returns. Source: rename(2), fsync(2), syncfs(2).

@@ -1,15 +1,15 @@
-//! The one door to the environment variables of this process.
+//! The only module that reads the environment variables of this process.
 #![expect(clippy::disallowed_methods, reason = "this module reads the environment")]
 
 use std::path::PathBuf;
 
 use crate::disk::Owner;
 
-/// Where children of the tool find programs, whatever the caller's PATH says.
+/// The directories in which children of the tool find programs, independent of the caller's PATH.
 pub const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// The variables by which network tools learn of proxies, certificates and package indexes. uv and
-/// git receive them; nothing else of the caller's environment reaches a child.
+/// The variables that configure proxies, certificates and package indexes for network tools. uv and git receive them;
+/// nothing else of the caller's environment reaches a child.
 pub const NETWORK: [&str; 15] = [
     "SSL_CERT_FILE",
     "SSL_CERT_DIR",
@@ -28,16 +28,16 @@ pub const NETWORK: [&str; 15] = [
     "UV_INDEX",
 ];
 
-/// Returns a variable, where it is set and not empty.
+/// Returns a variable, if it is set and not empty.
 pub fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// The variable by which a run in another process learns who typed its command.
+/// The variable that passes the name of the caller to a run in another process.
 const CALLER: &str = "LADYLINUX_REFRESH_CALLER";
 
 /// Returns the name of the user who typed the command of this process, through sudo or not; `None` if no person did (a
-/// timer, a request), or that cannot be known. For reports only: a user may set it.
+/// timer, a request), or if the name is not known. For reports only: a user can set it.
 pub fn caller() -> Option<String> {
     let of_session = || {
         let uid = std::fs::read_to_string("/proc/self/loginuid").ok()?.trim().parse().ok()?;
@@ -46,12 +46,12 @@ pub fn caller() -> Option<String> {
     variable(CALLER).or_else(|| variable("SUDO_USER")).or_else(of_session)
 }
 
-/// Returns what a run in another process has to know of the caller's environment.
+/// Returns the part of the caller's environment that a run in another process needs.
 pub fn for_run() -> Vec<(String, String)> {
     let mut known = network();
     known.extend(caller().map(|user| (CALLER.to_owned(), user)));
     if !rustix::process::geteuid().is_root() {
-        // What root runs is not to be chosen by the caller's PATH ([`find_program`]).
+        // Whe caller's PATH must not choose the programs that root runs ([`find_program`]).
         known.extend(variable("PATH").map(|path| ("PATH".to_owned(), path)));
     }
     known
@@ -62,8 +62,8 @@ pub fn network() -> Vec<(String, String)> {
     NETWORK.iter().filter_map(|name| Some(((*name).to_owned(), variable(name)?))).collect()
 }
 
-/// Finds a program by name: on the caller's PATH first (a developer's own Python), then on [`SEARCH_PATH`]. Root
-/// searches [`SEARCH_PATH`] only: what root runs is not to be chosen by the caller's PATH.
+/// Finds a program by name: on the caller's PATH first (to find a developer's Python), then on [`SEARCH_PATH`]. Root
+/// searches [`SEARCH_PATH`] only: whe caller's PATH must not choose the programs that root runs.
 pub fn find_program(name: &str, for_root: bool) -> Option<PathBuf> {
     if name.contains('/') {
         let path = PathBuf::from(name);

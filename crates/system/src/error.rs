@@ -1,8 +1,7 @@
-//! What went wrong: a sentence, the chain of causes below it, and what a person may do about it.
+//! Failures: a sentence, the chain of causes below it, and hints that a person can follow.
 //!
-//! The crates return a [`Failure`] and know nothing of exit codes: the same failed fetch is
-//! a refusal while the service runs and a halt after the stop. Which of the two it is, the caller says, in
-//! `refresh_installation::exit`.
+//! The crates return a [`Failure`] and do not choose exit codes: the same failed fetch is a refusal while the service
+//! runs and a halt after the stop. The caller decides between the two, in `refresh_installation::exit`.
 
 use std::error::Error as StdError;
 use std::ffi::OsStr;
@@ -12,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::hint::Hint;
 
-/// The result of anything that can fail in a way that a person has to know.
+/// The result of anything that can fail in a way that must be reported.
 pub type Outcome<T> = Result<T, Failure>;
 
 /// A failure: what happened, why, and what to try.
@@ -24,29 +23,29 @@ pub struct Failure {
     kind: Kind,
 }
 
-/// What a failure is of its own, beside its sentence.
+/// The kind of a failure, beside its sentence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Plain,
     /// This signal ended the work.
     Interrupted(i32),
-    /// The sentence is what a program wrote.
+    /// The sentence is the output of a program.
     Written,
     /// Another program or person did it: the same command can work again.
     ByOthers,
 }
 
-/// What stands in the place of output that is not for everybody.
+/// The text that replaces output that not every user may read.
 const IN_THE_LOG: &str = "its output is in the log of the run";
 
 impl Failure {
-    /// Makes a failure from one sentence (no capital, no full stop) that says what happened.
+    /// Makes a failure from one sentence (no capital, no full stop) that names the event.
     pub fn new(summary: impl Into<String>) -> Self {
         Self { summary: summary.into(), source: None, hints: Vec::new(), kind: Kind::Plain }
     }
 
-    /// Makes the failure that consists of what a program wrote. It may be anything, a password too, so it does not go where
-    /// everybody can read.
+    /// Makes the failure that consists of the output of a program. The output can contain anything, also a password, so
+    /// it is not written to places that every user can read.
     pub fn written(lines: &[String], before: &str) -> Self {
         Self { kind: Kind::Written, ..Self::new(format!("{before}{}", lines.join("\n"))) }
     }
@@ -61,8 +60,8 @@ impl Failure {
         Self { kind: Kind::Interrupted(signal), ..Self::new(format!("interrupted by {name}")) }
     }
 
-    /// Makes the failure that another program or person has caused on purpose. It proves nothing against the version that is
-    /// deployed.
+    /// Makes the failure that another program or person has caused on purpose. It is no evidence against the deployed
+    /// version.
     pub fn by_others(summary: impl Into<String>) -> Self {
         Self { kind: Kind::ByOthers, ..Self::new(summary) }
     }
@@ -74,7 +73,7 @@ impl Failure {
         self
     }
 
-    /// Adds a cause below all the causes that are there.
+    /// Adds a cause below all existing causes.
     #[must_use]
     pub fn rooted_in(self, root: Self) -> Self {
         let source: Box<dyn StdError + Send + Sync> = match self.source {
@@ -87,7 +86,7 @@ impl Failure {
         Self { source: Some(source), ..self }
     }
 
-    /// Adds what a person may do: a sentence, or a [`Hint`].
+    /// Adds a hint for a person: a sentence, or a [`Hint`].
     #[must_use]
     pub fn hint(mut self, hint: impl Into<Hint>) -> Self {
         self.hints.push(hint.into());
@@ -100,13 +99,13 @@ impl Failure {
         self.hint(Hint::command(fixed, words))
     }
 
-    /// Adds a command to type, and what it is for.
+    /// Adds a command to type, and its purpose.
     #[must_use]
     pub fn command_for(self, purpose: &str, fixed: &'static str, words: &[&dyn AsRef<OsStr>]) -> Self {
         self.hint(Hint::command(fixed, words).with_purpose(purpose))
     }
 
-    /// Returns what happened, without its causes.
+    /// Returns the sentence of the failure, without its causes.
     pub fn summary(&self) -> &str {
         &self.summary
     }
@@ -116,7 +115,7 @@ impl Failure {
         self.links().map(ToString::to_string).collect()
     }
 
-    /// Returns the sentences that everybody may read: without what other programs wrote.
+    /// Returns the sentences that every user may read: without the output of other programs.
     pub fn open_chain(&self) -> Vec<String> {
         let is_confidential = |link: &(dyn StdError + 'static)| {
             link.downcast_ref::<Self>().is_some_and(|failure| failure.kind == Kind::Written)
@@ -145,7 +144,7 @@ impl Failure {
         self.hints().iter().map(Hint::to_string).collect()
     }
 
-    /// Returns the signal that ended the work, where this failure or one of its causes is an interruption.
+    /// Returns the signal that ended the work, if this failure or one of its causes is an interruption.
     pub fn interrupted_by(&self) -> Option<i32> {
         match self.kind {
             Kind::Interrupted(signal) => Some(signal),
@@ -158,7 +157,7 @@ impl Failure {
         self.kind == Kind::ByOthers || self.nested().is_some_and(Self::is_by_others)
     }
 
-    /// Returns whether the kernel refused the caller something.
+    /// Returns whether the kernel refused an operation because of missing permissions.
     pub fn is_denied(&self) -> bool {
         self.links().any(|link| {
             let by_io = link
@@ -171,8 +170,8 @@ impl Failure {
         })
     }
 
-    /// Returns the failure as one process sends it to another. That it is an interruption is not sent: a signal to another
-    /// process is none to this one.
+    /// Returns the failure as one process sends it to another. An interruption is sent as a plain failure: a signal to
+    /// one process is not a signal to the other.
     pub fn message(&self) -> FailureMessage {
         let sentence = |link: &(dyn StdError + 'static)| Sentence {
             text: link.to_string(),
@@ -187,7 +186,7 @@ impl Failure {
         FailureMessage { hints: Vec::new(), ..self.message() }.into_failure()
     }
 
-    /// The failure that caused this one; readers and writers pass it on inside an error of their own.
+    /// The failure that caused this one; readers and writers pass it on inside their own error.
     fn nested(&self) -> Option<&Self> {
         let source = self.source.as_deref()?;
         source.downcast_ref::<Self>().or_else(|| {
@@ -197,7 +196,7 @@ impl Failure {
     }
 }
 
-/// A failure on its way from one process of this program to another.
+/// A failure that one process of this program sends to another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailureMessage {
     /// The sentences, the outermost first.
@@ -242,7 +241,7 @@ impl StdError for Failure {
     }
 }
 
-/// Adds the sentence that says what was being done to an error of a library.
+/// Adds a sentence to an error of a library: the action that failed.
 pub trait Context<T> {
     /// Turns the error into a [`Failure`] whose cause it is.
     ///

@@ -1,4 +1,4 @@
-//! What a person may do about a failure. It touches nothing.
+//! Hints: the actions that a person can take after a failure. The module touches nothing.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -10,13 +10,13 @@ use crate::text::quoted;
 /// How every command line of this program begins.
 const PROGRAM: &str = "ladylinux-refresh ";
 
-/// What a person may do about a failure: type a command, or read a sentence.
+/// An action that a person can take after a failure: type a command, or follow a sentence.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Hint {
-    /// A line for a shell, to type as it stands.
+    /// A line for a shell, to type unchanged.
     Command {
-        /// What the command is for, where that is not plain.
+        /// The purpose of the command, if it is not obvious.
         purpose: Option<String>,
         /// The line, each word of it quoted.
         line: String,
@@ -26,7 +26,7 @@ pub enum Hint {
 }
 
 impl Hint {
-    /// Returns the command `fixed` with further words, each of them quoted. A name from outside stays one word.
+    /// Returns the command `fixed` with further words, each of them quoted. A name from outside remains one word.
     pub fn command(fixed: &'static str, words: &[&dyn AsRef<OsStr>]) -> Self {
         Self::Command { purpose: None, line: command_line(fixed, words) }
     }
@@ -36,7 +36,7 @@ impl Hint {
         Self::Command { purpose: None, line: line.into() }
     }
 
-    /// Returns the same command with what it is for.
+    /// Returns the same command with its purpose.
     #[must_use]
     pub fn with_purpose(self, purpose: &str) -> Self {
         match self {

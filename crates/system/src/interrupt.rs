@@ -1,8 +1,8 @@
-//! Signals: SIGINT and SIGTERM ask for a proper halt, SIGHUP and SIGPIPE change nothing. A process that only follows a run has
-//! another use for them, and looks at [`arrived`] and [`hung_up`] itself.
+//! Signals: SIGINT and SIGTERM request a proper halt, SIGHUP and SIGPIPE change nothing. A process that only follows a
+//! run uses them differently, and checks [`arrived`] and [`hung_up`] itself.
 //!
-//! The handlers only store the signal's number; a process that waits reads it through [`check`]. A second signal of the
-//! kind changes nothing: the halt in progress is the fastest that leaves a known state.
+//! The handlers only store the signal's number; a process that waits reads it through [`check`]. A second SIGINT or
+//! SIGTERM changes nothing: the halt in progress is the fastest that leaves a known state.
 
 use std::io::Write as _;
 use std::os::unix::net::UnixStream;
@@ -32,7 +32,7 @@ pub fn install() -> Outcome<()> {
     Ok(())
 }
 
-/// Returns the signal that asked for a halt, if one has arrived.
+/// Returns the signal that requested a halt, if one has arrived.
 pub fn arrived() -> Option<i32> {
     match ARRIVED.load(Ordering::SeqCst) {
         0 => None,
@@ -40,7 +40,8 @@ pub fn arrived() -> Option<i32> {
     }
 }
 
-/// Returns a stream that can be read from when a signal asks for a halt: for a process that waits for other things as well.
+/// Returns a stream that becomes readable when a signal requests a halt: for a process that also waits for other
+/// events.
 ///
 /// # Errors
 /// The kernel refuses a handler.
@@ -62,7 +63,7 @@ pub fn hung_up() -> bool {
     HUNG_UP.load(Ordering::SeqCst)
 }
 
-/// Gives up the work in hand when a halt was asked for.
+/// Fails if a halt was requested, which ends the current work.
 ///
 /// # Errors
 /// The interruption.
@@ -73,7 +74,7 @@ pub fn check() -> Outcome<()> {
     }
 }
 
-/// Does `work` without being interrupted: for the way back to a known state after a failure.
+/// Does `work` without being interrupted: for the return to a known state after a failure.
 pub fn shielded<T>(work: impl FnOnce() -> T) -> T {
     let before = SHIELDED.swap(true, Ordering::SeqCst);
     let result = work();

@@ -1,7 +1,8 @@
-//! Doors to the operating system, and what every other crate stands on. Imports no other crate of the workspace.
+//! Access to the operating system, and the base of every other crate. Imports no other crate of the workspace.
 //!
-//! It may touch files ([`disk`]), clocks ([`clock`]), signals of this process ([`interrupt`]), its environment variables
-//! ([`environment`]) and its standard output and error ([`screen`]). It starts no program and opens no connection.
+//! It may touch files ([`disk`]), clocks ([`clock`]), signals of this process ([`interrupt`]), its environment
+//! variables ([`environment`]) and its standard output and error ([`screen`]). It starts no program and opens no
+//! connection.
 
 pub mod checkpoint;
 pub mod clock;

@@ -1,7 +1,8 @@
-//! The one door to standard output and standard error.
+//! The only module that writes to standard output and standard error.
 //!
-//! A closed output, a full disk behind a redirection or a terminal that went away never ends a run: lines that cannot be
-//! written are dropped, and the reports on disk stay complete. A command whose product is its output asks [`lost`] at its end.
+//! A closed output, a full disk behind a redirection or a terminal that went away never ends a run: lines that cannot
+//! be written are dropped, and the reports on disk stay complete. A command whose product is its output checks [`lost`]
+//! at its end.
 
 use std::borrow::Cow;
 use std::io::{IsTerminal as _, Write as _};
@@ -22,7 +23,7 @@ static COLOUR_ERR: AtomicBool = AtomicBool::new(false);
 /// Whether only warnings and results are written.
 static QUIET: AtomicBool = AtomicBool::new(false);
 
-/// Why standard output has lost something, the number of the error.
+/// The number of the error because of which standard output has lost something; 0 if it has not.
 static LOST: AtomicI32 = AtomicI32::new(0);
 
 /// The width of lines in a file or a pipe, in columns.
@@ -41,7 +42,7 @@ pub enum ColorWhen {
 }
 
 impl ColorWhen {
-    /// Returns whether a stream is coloured. `NO_COLOR` and `CLICOLOR_FORCE` count if the command line decides nothing.
+    /// Returns whether a stream is coloured. `NO_COLOR` and `CLICOLOR_FORCE` count if the command line has no choice.
     fn applies(self, is_terminal: bool, variable: impl Fn(&str) -> Option<String>) -> bool {
         match self {
             Self::Always => true,
@@ -61,7 +62,7 @@ pub fn choose_color(color: ColorWhen) {
         .store(color.applies(std::io::stderr().is_terminal(), environment::variable), Ordering::Relaxed);
 }
 
-/// Has only warnings and results written.
+/// Makes the program write only warnings and results.
 pub fn be_quiet() {
     QUIET.store(true, Ordering::Relaxed);
 }
@@ -71,7 +72,7 @@ pub fn is_quiet() -> bool {
     QUIET.load(Ordering::Relaxed)
 }
 
-/// Returns a line for a stream, without the sequences of [`paint`] where that stream is not coloured.
+/// Returns a line for a stream, without the sequences of [`paint`] if that stream is not coloured.
 fn for_stream<'a>(line: &'a str, is_coloured: &AtomicBool) -> Cow<'a, str> {
     if is_coloured.load(Ordering::Relaxed) || !line.contains(ESCAPE) {
         line.into()
@@ -126,24 +127,25 @@ fn write_all(parts: &[&[u8]]) {
     }
 }
 
-/// Returns why standard output has lost something; `None` if it has lost nothing, or if its reader has gone.
+/// Returns the error because of which standard output has lost something; `None` if it has lost nothing, or if its
+/// reader has gone.
 pub fn lost() -> Option<std::io::Error> {
     let number = LOST.load(Ordering::Relaxed);
     let error = (number != 0).then(|| std::io::Error::from_raw_os_error(number));
     error.filter(|error| error.kind() != std::io::ErrorKind::BrokenPipe)
 }
 
-/// Returns whether standard output has taken everything so far: its reader is there, and its disk is not full.
+/// Returns whether standard output has accepted everything so far: its reader still exists, and its disk is not full.
 pub fn is_taken() -> bool {
     LOST.load(Ordering::Relaxed) == 0
 }
 
-/// Returns how many columns a table has: those of `COLUMNS`, else those of the terminal; 80 without either.
+/// Returns how many columns a table has: those of `COLUMNS`, else those of the terminal; 80 if neither exists.
 pub fn width() -> usize {
     columns().unwrap_or(WIDTH)
 }
 
-/// Returns at how many columns text is divided. In a file or a pipe it is not, so that a sentence stays on one line.
+/// Returns at how many columns text is divided. In a file or a pipe it is not divided: a sentence stays on one line.
 pub fn text_width() -> usize {
     columns().unwrap_or(usize::MAX)
 }
@@ -163,7 +165,7 @@ fn columns() -> Option<usize> {
 const SYMBOLS: [(char, &str); 7] =
     [('✓', "+"), ('✗', "x"), ('·', "-"), ('•', "*"), ('→', "->"), ('…', "..."), ('█', "#")];
 
-/// Whether the locale has other characters than those of ASCII. Without a locale, as in a unit or a job, it has.
+/// Whether the locale has characters other than those of ASCII. Without a locale, as in a unit or a job, `true`.
 static HAS_UTF8: LazyLock<bool> = LazyLock::new(|| {
     let of_variable = |name| environment::variable(name).filter(|value: &String| !value.is_empty());
     ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(of_variable).is_none_or(|locale| is_utf8(&locale))
@@ -175,12 +177,13 @@ fn is_utf8(locale: &str) -> bool {
     locale.contains("utf-8") || locale.contains("utf8")
 }
 
-/// Returns whether output has to do with ASCII.
+/// Returns whether output is limited to ASCII.
 pub fn is_ascii() -> bool {
     !*HAS_UTF8
 }
 
-/// Returns a text with the symbols of this program as the locale can show them. Other characters are left to the terminal.
+/// Returns a text with the symbols of this program as the locale can show them. Other characters are left to the
+/// terminal.
 pub fn spelled(text: &str) -> Cow<'_, str> {
     if is_ascii() { in_ascii(text) } else { Cow::Borrowed(text) }
 }
@@ -212,8 +215,8 @@ pub fn cut(text: &str, columns: usize) -> String {
 /// How wide the labels of facts are, with the space before and the one after them.
 const LABEL: usize = 15;
 
-/// Returns a labelled fact as lines of at most `width` columns. A word that is longer than a line, such as a path, stays one,
-/// and so does a command, which is copied.
+/// Returns a labelled fact as lines of at most `width` columns. A word that is longer than a line, such as a path, is
+/// not divided, and neither is a command, which people copy.
 pub fn fact(label: &str, text: &str, width: usize) -> Vec<String> {
     let is_command = text.starts_with("ladylinux-refresh ");
     let width = if is_command { usize::MAX } else { width };
@@ -238,7 +241,7 @@ impl Facts {
         Self { lines: wrapped(verdict, width), width }
     }
 
-    /// Adds a fact. Without a label it goes on with the fact before.
+    /// Adds a fact. Without a label it continues the previous fact.
     pub fn add(&mut self, label: &str, text: &str) {
         self.lines.extend(fact(label, text, self.width));
     }
@@ -309,7 +312,7 @@ pub(crate) fn wrapped(text: &str, columns: usize) -> Vec<String> {
     lines
 }
 
-/// Returns whether a word is a unit of time, with or without a mark behind it.
+/// Returns whether a word is a unit of time, with or without a punctuation mark behind it.
 fn is_unit(word: &str) -> bool {
     ["ms", "s", "min"].contains(&word.trim_end_matches([',', ';', ':', ')']))
 }
@@ -336,14 +339,14 @@ pub fn print_to_stderr(line: &str) {
     let _ = out.write_all(line.as_bytes()).and_then(|()| out.write_all(b"\n"));
 }
 
-/// What a piece of text is, which decides how it looks.
+/// The meaning of a piece of text, which decides its colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tone {
     /// Success.
     Good,
     /// Failure.
     Bad,
-    /// Something to look at.
+    /// Something to check.
     Warning,
     /// Less important.
     Quiet,
@@ -351,7 +354,7 @@ pub enum Tone {
     Strong,
 }
 
-/// Colours text, where output is coloured. A stream that is not takes the colour away.
+/// Colours text, if output is coloured. Writing to a stream without colours removes them.
 pub fn paint(tone: Tone, text: &str) -> String {
     if !COLOUR_OUT.load(Ordering::Relaxed) && !COLOUR_ERR.load(Ordering::Relaxed) {
         return text.to_owned();

@@ -1,9 +1,9 @@
-//! How values are written as text: words of a shell command, numbers with units, text of others without control
-//! characters. It touches nothing.
+//! How values are written as text: words of a shell command, numbers with units, text from elsewhere without control
+//! characters. The module touches nothing.
 
 use std::path::{Path, PathBuf};
 
-/// Returns a word quoted for a shell. A name from outside stays one word when its command is pasted.
+/// Returns a word quoted for a shell. A name from outside remains one word when its command is pasted.
 pub fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@=".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
@@ -17,14 +17,14 @@ pub fn quoted_path(path: &Path) -> String {
     quoted(&path.display().to_string())
 }
 
-/// Returns the name that a file or directory is moved to by hand, out of the way: its own with `.old`.
+/// Returns the name to which a person can move a file or directory out of the way: its own name with `.old`.
 pub fn aside(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".old");
     name.into()
 }
 
-/// Writes a duration given in milliseconds as people read it: `48 ms`, `2.71 s`, `3 min 05 s`.
+/// Returns a duration in milliseconds as text for people: `48 ms`, `2.71 s`, `3 min 05 s`.
 pub fn duration(ms: u64) -> String {
     match ms {
         0..1000 => format!("{ms} ms"),
@@ -42,7 +42,7 @@ pub fn count(number: usize, thing: &str) -> String {
     }
 }
 
-/// Writes a number of bytes as people read it.
+/// Returns a number of bytes as text for people.
 pub fn size(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let mut unit = 0;
@@ -56,7 +56,8 @@ pub fn size(bytes: u64) -> String {
     if unit == 0 { format!("{whole} B") } else { format!("{whole}.{tenths} {}", UNITS[unit]) }
 }
 
-/// Makes text from elsewhere safe to show: characters that could redraw a terminal, or turn a line round, become visible.
+/// Escapes the control and bidirectional characters of text from elsewhere: they could redraw a terminal or reverse a
+/// line.
 pub fn harmless(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {
@@ -65,13 +66,13 @@ pub fn harmless(text: &str) -> String {
     safe
 }
 
-/// Does so for text that is part of a line, and must not make another one.
+/// Escapes as [`harmless`] does, and line breaks too: for text that must stay on one line.
 pub fn harmless_line(text: &str) -> String {
     harmless(text).replace('\n', "\\n")
 }
 
-/// Returns whether a terminal obeys a character instead of showing it: a control character, one that ends a line, or one that
-/// changes the direction of what follows. Source: Unicode Standard Annex #9, 2.
+/// Returns whether a terminal obeys a character instead of showing it: a control character, one that ends a line, or
+/// one that changes the direction of what follows. Source: Unicode Standard Annex #9, 2.
 pub fn acts(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')

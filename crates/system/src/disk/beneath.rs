@@ -1,5 +1,5 @@
-//! Work in a tree that other users can write: reached by descriptors from its top, so that no link and no exchange on
-//! the way leads anywhere else. Source: openat(2), fchownat(2), renameat2(2), statx(2).
+//! Work in a tree that other users can write: reached by descriptors from its top. No link and no exchange on the way
+//! can lead anywhere else. Source: openat(2), fchownat(2), renameat2(2), statx(2).
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -23,13 +23,13 @@ use super::rename::rename_new;
 
 /// How a directory on the way is opened.
 const WAY: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
-/// How a directory is opened that is read or synced.
+/// How a directory is opened that will be read or synced.
 const READ: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
-/// How many directories deep a removal goes before it moves what is deeper up.
+/// How many directories deep a removal goes before it moves deeper entries up.
 const DEPTH: usize = 100;
 
-/// Moves an entry of a directory to where its removal began, under a new name.
+/// Moves an entry of a directory to the directory in which the removal began, under a new name.
 type MoveUp<'a> = dyn FnMut(&Directory, &OsStr, OsString) -> Outcome<()> + 'a;
 
 /// A directory that was reached without following a link. Entries are named by one component each.
@@ -50,7 +50,7 @@ pub struct Entry {
     pub obstacle: Option<Obstacle>,
 }
 
-/// What keeps us from renaming an entry.
+/// The reason why an entry cannot be renamed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Obstacle {
@@ -60,7 +60,7 @@ pub enum Obstacle {
     Immutable,
     /// It is marked append-only.
     AppendOnly,
-    /// It is a directory of another user, and we are neither root nor may write to it.
+    /// It is a directory of another user, and we are not root and cannot write to it.
     Owner,
 }
 
@@ -119,10 +119,11 @@ impl Directory {
         Ok(Self { fd, shown })
     }
 
-    /// Opens a directory below this one; makes what is missing of it, for `owner`, with the permission bits `mode`.
+    /// Opens a directory below this one; creates missing parts of the path, for `owner`, with the permission bits
+    /// `mode`.
     ///
     /// # Errors
-    /// A part of the way is a link, is not a directory or cannot be made.
+    /// A part of the way is a link, is not a directory or cannot be created.
     pub fn enter_or_make(&self, below: &Path, mode: u32, owner: Owner) -> Outcome<Self> {
         let step = |shown: &Path| format!("cannot make the directory {}", shown.display());
         let mut shown = self.shown.clone();
@@ -164,7 +165,7 @@ impl Directory {
         &self.shown
     }
 
-    /// Returns a path that leads to the entry `name` of this very directory as long as it is open.
+    /// Returns a path that leads to the entry `name` of exactly this directory while it is open.
     pub fn reach(&self, name: &str) -> PathBuf {
         PathBuf::from(format!("/proc/self/fd/{}/{name}", self.fd.as_raw_fd()))
     }
@@ -207,7 +208,7 @@ impl Directory {
         Ok(names)
     }
 
-    /// Examines one entry; returns `None` if there is none.
+    /// Examines one entry; returns `None` if it does not exist.
     ///
     /// # Errors
     /// The kernel refuses.
@@ -260,7 +261,8 @@ impl Directory {
     /// Something in it is a mount point, or the kernel refuses.
     pub fn remove(&self, name: &OsStr) -> Outcome<()> {
         let device = fstat(&self.fd).context(|| format!("cannot examine {}", self.shown.display()))?.st_dev;
-        // A tree may be deeper than a process may have descriptors: what is too deep is moved up, and removed from here.
+        // A tree can have more levels than a process can have descriptors: entries that are too deep are moved up, and
+        // removed from here.
         let mut moved_up = vec![name.to_os_string()];
         while let Some(name) = moved_up.pop() {
             self.remove_entry(&name, device, 0, &mut |from, name, free| {
@@ -316,7 +318,7 @@ impl Directory {
             Ok(()) => Ok(Moved::Done),
             Err(Errno::XDEV) => Ok(Moved::OtherFileSystem),
             Err(Errno::ACCESS) if self.is_closed_directory(name) => {
-                // A directory that its owner may not write to cannot change its parent, unless root moves it.
+                // A directory that its owner cannot write to cannot get another parent, unless root moves it.
                 let path = self.reach_os(name);
                 let mode =
                     statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW).map_or(0o700, |it| it.st_mode & 0o7777);
@@ -338,7 +340,7 @@ impl Directory {
         Path::new(&format!("/proc/self/fd/{}", self.fd.as_raw_fd())).join(name)
     }
 
-    /// Returns `true` if `name` is a directory of ours that we may not write to. Root may write everywhere.
+    /// Returns `true` if `name` is our directory and we cannot write to it. Root can write everywhere.
     fn is_closed_directory(&self, name: &OsStr) -> bool {
         let own = rustix::process::geteuid();
         statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|found| {
@@ -349,7 +351,7 @@ impl Directory {
         })
     }
 
-    /// Returns `true` if `name` is a directory of another user that we may not write to, so that its parent cannot be
+    /// Returns `true` if `name` is a directory of another user that we cannot write to. Then its parent cannot be
     /// changed. A read-only view of it is no obstacle: the kernel examines the permissions first. Source: access(2).
     fn is_closed_to_us(&self, name: &OsStr, uid: u32) -> bool {
         let own = rustix::process::geteuid();
@@ -391,7 +393,7 @@ impl Directory {
         rustix::fs::fsync(&self.fd).context(|| format!("cannot sync the directory {}", self.shown.display()))
     }
 
-    /// Gives every entry below this directory, and the directory itself, to `owner`.
+    /// Makes `owner` the owner of this directory and every entry below it.
     fn give_all(&self, owner: Owner, mount: Mount) -> Outcome<()> {
         let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
         for name in self.names()? {
@@ -416,8 +418,8 @@ impl Directory {
     }
 }
 
-/// The mount that an entry lies on. On an overlay the device number of a file differs from that of its directory, so the
-/// device counts only where the kernel has no number of the mount (before Linux 5.8). Source: statx(2), overlayfs.
+/// The mount that an entry is on. On an overlay the device number of a file differs from that of its directory, so the
+/// device counts only if the kernel has no number of the mount (before Linux 5.8). Source: statx(2), overlayfs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mount {
     Number(u64),
@@ -425,7 +427,7 @@ enum Mount {
 }
 
 impl Mount {
-    /// Returns the mount of `name` in a directory, or of the descriptor itself where `name` is empty.
+    /// Returns the mount of `name` in a directory, or of the descriptor itself if `name` is empty.
     fn of(at: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<Self> {
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH;
         match statx(at, name, flags, StatxFlags::MNT_ID) {
@@ -438,8 +440,8 @@ impl Mount {
     }
 }
 
-/// Opens the regular file at an absolute path to read it. No part of the path may be a link: who can write on the way must
-/// not choose what is read.
+/// Opens the regular file at an absolute path to read it. No part of the path may be a link: a user who can write to a
+/// directory on the way must not choose the file that is read.
 ///
 /// # Errors
 /// The path leads to something else or through a link, or the kernel refuses.
@@ -460,7 +462,7 @@ fn names_of(path: &Path) -> Outcome<Vec<&OsStr>> {
         .collect()
 }
 
-/// Gives the tree at `top`, which no other user reaches, to `owner`: every entry, never through a link.
+/// Makes `owner` the owner of the tree at `top`, which no other user can reach: every entry, never through a link.
 ///
 /// # Errors
 /// A file has a second name, an entry is on another file system, or the kernel refuses.

@@ -1,4 +1,4 @@
-//! New directories, owners and modes. A part of the door to writing files.
+//! New directories, owners and modes. A part of the module that writes files.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
@@ -12,10 +12,10 @@ use crate::error::{Context as _, Failure, Outcome};
 use super::owner::Owner;
 use super::reading::open_with;
 
-/// Makes the directory and its parents, each new one with `mode`; one that is there is left as it is.
+/// Creates the directory and its parents, each new one with `mode`. Existing directories are left unchanged.
 ///
 /// # Errors
-/// A part of the path cannot be made.
+/// A part of the path cannot be created.
 pub fn make_directory(path: &Path, mode: u32) -> Outcome<()> {
     fs::DirBuilder::new()
         .recursive(true)
@@ -24,20 +24,20 @@ pub fn make_directory(path: &Path, mode: u32) -> Outcome<()> {
         .context(|| format!("cannot make the directory {}", path.display()))
 }
 
-/// Makes one new directory; it must not be there yet.
+/// Creates one new directory; it must not exist yet.
 ///
 /// # Errors
-/// The directory exists, or cannot be made.
+/// The directory exists, or cannot be created.
 pub fn make_new_directory(path: &Path, mode: u32) -> Outcome<()> {
     let context = || format!("cannot make the directory {}", path.display());
     fs::DirBuilder::new().mode(mode).create(path).context(context)
 }
 
-/// Makes one new directory that belongs to `owner`; it must not be there yet. A program that can exchange it meanwhile gets nothing
-/// else made over or opened in its place.
+/// Creates one new directory that belongs to `owner`; it must not exist yet. If a program exchanges it meanwhile, the
+/// replacement gets no new owner or mode.
 ///
 /// # Errors
-/// The directory exists, or cannot be made or given away.
+/// The directory exists, or cannot be created or given away.
 pub fn make_owned_directory(path: &Path, mode: u32, owner: &Owner) -> Outcome<()> {
     let context = || format!("cannot make the directory {}", path.display());
     fs::DirBuilder::new().mode(0o700).create(path).context(context)?;
@@ -49,7 +49,7 @@ pub fn make_owned_directory(path: &Path, mode: u32, owner: &Owner) -> Outcome<()
     directory.set_permissions(fs::Permissions::from_mode(mode)).context(context)
 }
 
-/// Opens a directory that was only just made: no link, ours, and nothing in it.
+/// Opens a directory that was only just created: it is not a link, it is ours, and it is empty.
 fn open_own_directory(path: &Path) -> Outcome<File> {
     let file = open_with(path, OFlags::NOFOLLOW | OFlags::DIRECTORY)
         .context(|| "another program replaced it while it was created".to_owned())?;
@@ -61,7 +61,8 @@ fn open_own_directory(path: &Path) -> Outcome<File> {
     Ok(file)
 }
 
-/// Gives one file or directory (never what a link points to) to `owner`, where we are root and it is not theirs yet.
+/// Makes `owner` the owner of one file or directory (never of the target of a link), if we are root and it is not
+/// theirs yet.
 ///
 /// # Errors
 /// The kernel refuses.
@@ -73,7 +74,7 @@ pub fn give(path: &Path, owner: &Owner) -> Outcome<()> {
         .context(|| format!("cannot give {} to uid {}", path.display(), owner.uid))
 }
 
-/// Sets the permission bits of a file or directory; what a link points to is never changed.
+/// Sets the permission bits of a file or directory; the target of a link is never changed.
 ///
 /// # Errors
 /// `path` is a link, is missing, or belongs to another user.

@@ -1,4 +1,4 @@
-//! Paths that survive JSON: any bytes a file name may hold, as text.
+//! Paths that survive JSON: any bytes that a file name can contain, as text.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -79,7 +79,7 @@ pub mod plain {
     /// Reads a path from its encoded text.
     ///
     /// # Errors
-    /// The text is no encoded path.
+    /// The text is not an encoded path.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
         TreePath::deserialize(deserializer).map(|path| path.as_path().to_path_buf())
     }

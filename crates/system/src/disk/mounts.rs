@@ -14,7 +14,7 @@ pub struct Mount {
     pub point: PathBuf,
     /// The file system: its device numbers, as text.
     pub device: String,
-    /// What of the file system is mounted there: `/` for all of it, a directory for a bind mount.
+    /// The part of the file system that is mounted: `/` for all of it, a directory for a bind mount.
     pub part: PathBuf,
 }
 
@@ -36,15 +36,15 @@ pub fn below(directory: &Path) -> Outcome<Vec<PathBuf>> {
     Ok(all()?.into_iter().map(|mount| mount.point).filter(|point| point.starts_with(&real)).collect())
 }
 
-/// Returns the mount that a real path is on: the one with the longest mount point, and of several at one point the
-/// uppermost.
+/// Returns the mount that a real path is on: the one with the longest mount point, and the uppermost of several at one
+/// point.
 pub fn of<'a>(mounts: &'a [Mount], path: &Path) -> Option<&'a Mount> {
     let over = mounts.iter().filter(|mount| path.starts_with(&mount.point));
-    // Of equal ones the last counts: it covers the others.
+    // If several are equal, the last one counts: it covers the others.
     over.max_by_key(|mount| mount.point.components().count())
 }
 
-/// Returns where a real path is on disk, whatever it is mounted as: the file system and the path in that.
+/// Returns the place of a real path on disk, independent of its mount point: the file system and the path in it.
 pub fn place_on_disk(mounts: &[Mount], path: &Path) -> Option<(String, PathBuf)> {
     let mount = of(mounts, path)?;
     Some((mount.device.clone(), mount.part.join(path.strip_prefix(&mount.point).ok()?)))
@@ -65,7 +65,7 @@ fn parse(table: &[u8]) -> Vec<Mount> {
         .collect()
 }
 
-/// Reads a path of the table, in which spaces and the like are written in octal.
+/// Reads a path of the table, in which spaces and similar characters are written in octal.
 fn unescaped(word: &[u8]) -> PathBuf {
     let mut parts = word.split(|byte| *byte == b'\\');
     let mut bytes = parts.next().unwrap_or_default().to_vec();

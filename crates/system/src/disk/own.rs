@@ -1,8 +1,8 @@
-//! The tool's own state, which root relies on: opened without following links, and checked by descriptor. Reads and opens
-//! files; changes none.
+//! The tool's own state, which root relies on: opened without following links, and checked by descriptor. This module
+//! reads and opens files and changes none.
 //!
-//! Root uses an entry only where it is root's and no other user can write to it. For any other user the rights of the file
-//! system decide. Source: openat2(2), fstat(2), fstatat(2).
+//! Root uses an entry only if root owns it and no other user can write to it. For any other user, the permissions of
+//! the file system decide. Source: openat2(2), fstat(2), fstatat(2).
 
 use std::fs::File;
 use std::io::Read as _;
@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Context as _, Failure, Outcome};
 
-/// An entry that others than root decide on.
+/// An entry that users other than root control.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Foreign {
     /// The entry.
@@ -27,22 +27,22 @@ pub struct Foreign {
     pub uid: u32,
 }
 
-/// What a check does below an entry.
+/// How far a check goes below an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Depth {
     /// The entry and everything in it counts.
     All,
     /// Only the entry counts.
     Entry,
-    /// The entry does not count, and nothing in it.
+    /// Neither the entry nor anything in it counts.
     Nothing,
 }
 
-/// Returns the entries below the directory `top` that others than root decide on, at most `limit` of them. `depth` answers
-/// for each entry, named relative to `top`, how far it counts.
+/// Returns the entries below the directory `top` that users other than root control, at most `limit` of them. For each
+/// entry, named relative to `top`, `depth` returns how far it counts.
 ///
 /// # Errors
-/// A directory cannot be read. That `top` is missing is no error.
+/// A directory cannot be read. A missing `top` is not an error.
 pub fn foreign(top: &Path, depth: &dyn Fn(&Path, bool) -> Depth, limit: usize) -> Outcome<Vec<Foreign>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let opened = match open(top, flags, Mode::empty()) {
@@ -72,7 +72,7 @@ impl Search<'_> {
                 continue;
             }
             let stat = match statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
-                // It is gone meanwhile.
+                // It was removed meanwhile.
                 Err(Errno::NOENT) => continue,
                 stat => stat.context(context)?,
             };
@@ -101,10 +101,10 @@ impl Search<'_> {
     }
 }
 
-/// Opens an entry of the tool's own state. A link in its place is refused, also one of root's.
+/// Opens an entry of the tool's own state. A link in its place is refused, even if root owns it.
 ///
 /// # Errors
-/// It cannot be opened, or root asks and others decide on it or on its directory.
+/// It cannot be opened, or the caller is root and other users control it or its directory.
 pub fn open_own(path: &Path, flags: OFlags, mode: Mode) -> Outcome<Option<File>> {
     let context = || format!("cannot open {}", path.display());
     let parent = path.parent().unwrap_or_else(|| Path::new("/"));
@@ -130,7 +130,7 @@ pub fn open_own(path: &Path, flags: OFlags, mode: Mode) -> Outcome<Option<File>>
 }
 
 /// Opens one name of a directory. A kernel before 5.6, or a filter of system calls, has no `openat2`; for a single name
-/// `O_NOFOLLOW` keeps the same promise.
+/// `O_NOFOLLOW` has the same effect.
 fn open_entry(
     directory: BorrowedFd<'_>,
     name: &[u8],
@@ -155,8 +155,8 @@ pub fn read_own(path: &Path) -> Outcome<Option<Vec<u8>>> {
     Ok(Some(bytes))
 }
 
-/// Reads a file of root's that lies where others may be able to write; `None` if there is none or it is not root's. It is
-/// examined before it is opened, so nothing of others is.
+/// Reads a file that root owns in a place where other users may be able to write; `None` if it does not exist or root
+/// does not own it. It is examined before it is opened, so no file of another user is opened.
 ///
 /// # Errors
 /// It cannot be read, or has more than `limit` bytes.
@@ -168,7 +168,7 @@ pub fn read_if_roots(path: &Path, limit: u64) -> Outcome<Option<Vec<u8>>> {
     if stat.st_uid != 0 || kind(&stat) != FileType::RegularFile {
         return Ok(None);
     }
-    // A descriptor of this kind cannot be read; its name below /proc leads to the very file.
+    // A descriptor of this kind cannot be read; its name below /proc leads to exactly this file.
     let name = format!("/proc/self/fd/{}", entry.as_raw_fd());
     super::read_at_most(Path::new(&name), limit).context(context)
 }
@@ -190,7 +190,7 @@ fn kind(stat: &Stat) -> FileType {
     FileType::from_raw_mode(stat.st_mode)
 }
 
-/// Returns whether an entry is root's and no other user can write to it. The mode of a link means nothing.
+/// Returns whether root owns an entry and no other user can write to it. The mode of a link has no effect.
 fn is_roots(stat: &Stat) -> bool {
     stat.st_uid == 0 && (stat.st_mode & 0o022 == 0 || kind(stat) == FileType::Symlink)
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Context as _, Failure, Outcome};
 
-/// The user and group that files belong to and that work on them is done as.
+/// The user and group that own files, and as which work on them is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {
     /// The user's id.
@@ -21,12 +21,12 @@ impl Owner {
     /// Returns the owner of a file or directory (of a link itself, not of what it points to).
     ///
     /// # Errors
-    /// There is nothing at `path`, or it cannot be looked at.
+    /// `path` does not exist, or cannot be examined.
     pub fn of(path: &Path) -> Outcome<Self> {
         Self::of_existing(path)?.ok_or_else(|| Failure::new(format!("{} does not exist", path.display())))
     }
 
-    /// Returns the owner of a file or directory; `None` if nothing is there.
+    /// Returns the owner of a file or directory; `None` if it does not exist.
     ///
     /// # Errors
     /// It cannot be read, or its parent is not a directory.
@@ -50,7 +50,7 @@ impl Owner {
         })
     }
 
-    /// Looks a user up by name in `/etc/passwd` (passwd(5)); `None` if there is none.
+    /// Finds a user by name in `/etc/passwd` (passwd(5)); `None` if no user has the name.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -64,7 +64,7 @@ impl Owner {
         Self { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() }
     }
 
-    /// Returns whether work can be done as this owner: we are it, or we are root.
+    /// Returns whether work can be done as this owner: we are this user, or root.
     pub fn can_be_assumed(self) -> bool {
         let own = rustix::process::geteuid();
         own.is_root() || own.as_raw() == self.uid

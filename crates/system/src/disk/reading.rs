@@ -1,4 +1,5 @@
-//! Reads complete files, without being held up or filled by what others put in their place.
+//! Reads complete files. Other users can put something else in their place; that neither blocks the reader nor fills
+//! its memory.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom};
@@ -13,7 +14,7 @@ use crate::error::{Context as _, Failure, Outcome};
 /// Returns whether there is a directory at `path`.
 ///
 /// # Errors
-/// The caller may not look.
+/// The caller lacks the permission to examine the path.
 pub fn is_directory(path: &Path) -> Outcome<bool> {
     match fs::metadata(path) {
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(false),
@@ -21,10 +22,10 @@ pub fn is_directory(path: &Path) -> Outcome<bool> {
     }
 }
 
-/// Opens a file to read it, with these flags beside.
+/// Opens a file to read it, with these additional flags.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel refuses.
 pub fn open_with(path: &Path, flags: OFlags) -> std::io::Result<File> {
     OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)
 }
@@ -42,19 +43,19 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Outcome<Option<T>> {
     }
 }
 
-/// Reads the file at `path`; `None` if there is no such file. What is no regular file (a pipe without a writer, a
-/// device that never ends) is not waited for.
+/// Reads the file at `path`; `None` if there is no such file. Anything but a regular file (a pipe without a writer, a
+/// device that never ends) is refused without waiting.
 ///
 /// # Errors
-/// The file is there and cannot be read.
+/// The file exists and cannot be read.
 pub fn read_if_there(path: &Path) -> Outcome<Option<Vec<u8>>> {
     read_at_most(path, u64::MAX)
 }
 
-/// As [`read_if_there`], for a file that others write and that is small where it is what it should be.
+/// As [`read_if_there`], for a file that other users write and that is small if it is correct.
 ///
 /// # Errors
-/// The file is there and cannot be read, or has more than `limit` bytes.
+/// The file exists and cannot be read, or has more than `limit` bytes.
 pub fn read_at_most(path: &Path, limit: u64) -> Outcome<Option<Vec<u8>>> {
     let Some(file) = open_regular(path)? else { return Ok(None) };
     let mut bytes = Vec::new();
@@ -68,8 +69,8 @@ pub fn read_at_most(path: &Path, limit: u64) -> Outcome<Option<Vec<u8>>> {
 /// How many bytes [`read_last_line`] reads first.
 const BLOCK: u64 = 64 << 10;
 
-/// Returns the last line that is not empty, without its end; `None` if there is no such file or line. What is before it is not
-/// read.
+/// Returns the last line that is not empty, without its end; `None` if there is no such file or line. The content
+/// before it is not read.
 ///
 /// # Errors
 /// The file exists and cannot be read, or the line has more than `limit` bytes.
@@ -108,7 +109,7 @@ fn open_regular(path: &Path) -> Outcome<Option<File>> {
         Err(error) => return Err(Failure::new(context()).because(error)),
     };
     let found = file.metadata().context(context)?;
-    // `/dev/null` is how people say that there is nothing.
+    // People use `/dev/null` for an empty file.
     let is_null = found.file_type().is_char_device() && found.rdev() == rustix::fs::makedev(1, 3);
     if !found.is_file() && !is_null {
         return Err(Failure::new(context()).because(Failure::new("it is not a regular file")));
@@ -152,7 +153,7 @@ mod tests {
             assert_eq!(last(1 << 20).unwrap(), length.or(Some(200_000)));
         }
         assert!(last(100_000).is_err());
-        // A hole of a terabyte is before it.
+        // A hole of a terabyte precedes the line.
         let mut file = File::options().append(true).open(&path).unwrap();
         file.set_len(1 << 40).unwrap();
         file.write_all(b"\nend\n").unwrap();

@@ -1,4 +1,4 @@
-//! Removal of files and directories. A part of the door to writing files.
+//! Removal of files and directories. A part of the module that writes files.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -9,7 +9,7 @@ use crate::error::{Context as _, Failure, Outcome};
 
 use super::sync::sync_parent;
 
-/// Removes a file or a link; that it is missing already is no error.
+/// Removes a file or a link. A missing one is not an error.
 ///
 /// # Errors
 /// The kernel refuses.
@@ -34,7 +34,7 @@ pub fn remove_file_durably(path: &Path) -> Outcome<()> {
 /// Removes an empty directory; returns whether it was empty (and is gone).
 ///
 /// # Errors
-/// The kernel refuses for another reason than that something is in it.
+/// The kernel refuses for a reason other than that the directory is not empty.
 pub fn remove_if_empty(path: &Path) -> Outcome<bool> {
     match fs::remove_dir(path) {
         Ok(()) => Ok(true),
@@ -46,8 +46,7 @@ pub fn remove_if_empty(path: &Path) -> Outcome<bool> {
     }
 }
 
-/// Removes a whole tree, also one whose directories are read-only, without following links; that it is missing already
-/// is no error.
+/// Removes a tree, also one whose directories are read-only, without following links. A missing tree is not an error.
 ///
 /// # Errors
 /// Something in it cannot be removed.
@@ -60,14 +59,15 @@ pub fn remove_tree(path: &Path) -> Outcome<()> {
     if fs::remove_dir_all(path).is_ok() {
         return Ok(());
     }
-    // Root needs no rights, and must not change modes along paths that others can turn into links meanwhile.
+    // Root needs no permissions, and must not change modes along paths that other users can turn into links meanwhile.
     if !rustix::process::geteuid().is_root() {
         open_directories(path);
     }
     fs::remove_dir_all(path).context(|| format!("cannot remove {}", path.display()))
 }
 
-/// Gives the owner back the right to change each directory of a tree; what cannot be changed shows at the removal.
+/// Gives the owner back the right to change each directory of a tree; directories that cannot be changed are reported
+/// by the removal.
 fn open_directories(path: &Path) {
     let _ = fs::set_permissions(path, fs::Permissions::from_mode(0o700));
     let Ok(entries) = fs::read_dir(path) else { return };

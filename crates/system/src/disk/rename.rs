@@ -1,4 +1,4 @@
-//! Changes of names: links, exchanges, moves and copies. A part of the door to writing files.
+//! Changes of names: links, exchanges, moves and copies. A part of the module that writes files.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -15,10 +15,10 @@ use super::removal::remove_file_if_there;
 use super::sync::sync_parent;
 use super::write::{beside, fill_new};
 
-/// Points the symbolic link `link` to `target`, atomically and durably, whether or not it was there.
+/// Points the symbolic link `link` to `target`, atomically and durably, whether or not it existed.
 ///
 /// # Errors
-/// `link` is something else than a link, or the directory is not writable.
+/// `link` exists and is not a link, or the directory is not writable.
 pub fn point_link(link: &Path, target: &Path) -> Outcome<()> {
     let context = || format!("cannot point {} to {}", link.display(), target.display());
     if fs::symlink_metadata(link).is_ok_and(|found| !found.is_symlink()) {
@@ -31,10 +31,10 @@ pub fn point_link(link: &Path, target: &Path) -> Outcome<()> {
     sync_parent(link)
 }
 
-/// Swaps what two names of one file system stand for, atomically and durably (`RENAME_EXCHANGE`).
+/// Exchanges two names of one file system, atomically and durably (`RENAME_EXCHANGE`).
 ///
-/// Some file systems cannot do that (NFS, 9p, older ZFS, some of FUSE). There `one` is missing for a moment, and is at the name
-/// of `other` meanwhile.
+/// Some file systems cannot do that (NFS, 9p, older ZFS, some of FUSE). There `one` is missing for a moment, and its
+/// content has the name of `other` meanwhile.
 ///
 /// # Errors
 /// One of the names is missing, or the kernel refuses.
@@ -64,8 +64,8 @@ fn lacks_flags(error: Errno) -> bool {
     matches!(error, Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP)
 }
 
-/// Renames to a name that must not exist (`RENAME_NOREPLACE`). On a file system without that flag it looks first: another
-/// process could only make the name in between, and lose what it made.
+/// Renames to a name that must not exist (`RENAME_NOREPLACE`). On a file system without that flag it checks first.
+/// Another process that creates the name between check and rename loses its file.
 pub(super) fn rename_new<P: Arg + Copy, Q: Arg + Copy>(
     from: impl AsFd,
     name: P,
@@ -82,7 +82,7 @@ pub(super) fn rename_new<P: Arg + Copy, Q: Arg + Copy>(
     }
 }
 
-/// What became of an attempt to move something.
+/// The result of an attempt to move a file or directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moved {
     /// It is at its new place.
@@ -104,12 +104,12 @@ fn moved(done: rustix::io::Result<()>, from: &Path, to: &Path) -> Outcome<Moved>
 /// Moves `from` to `to`, which must not exist (`RENAME_NOREPLACE`). Not durable until the file system is synced.
 ///
 /// # Errors
-/// `to` exists, or the kernel refuses for another reason than that the two are on different file systems.
+/// `to` exists, or the kernel refuses for a reason other than that the two are on different file systems.
 pub fn move_new(from: &Path, to: &Path) -> Outcome<Moved> {
     moved(rename_new(CWD, from, CWD, to), from, to)
 }
 
-/// Moves `from` over `to`, replacing a file that is there. Not durable until the file system is synced.
+/// Moves `from` over `to`, replacing an existing file. Not durable until the file system is synced.
 ///
 /// # Errors
 /// The kernel refuses.
@@ -117,11 +117,11 @@ pub fn move_over(from: &Path, to: &Path) -> Outcome<()> {
     fs::rename(from, to).context(|| format!("cannot move {} to {}", from.display(), to.display()))
 }
 
-/// As [`move_over`], but returns whether the new place can only be reached by a copy: another file system, or another mount
-/// of the same one, which no comparison of devices shows.
+/// As [`move_over`], but reports if the new place can only be reached by a copy: it is on another file system, or on
+/// another mount of the same one, which no comparison of devices detects.
 ///
 /// # Errors
-/// The kernel refuses for another reason.
+/// The kernel refuses for a different reason.
 pub fn try_move_over(from: &Path, to: &Path) -> Outcome<Moved> {
     moved(renameat(CWD, from, CWD, to), from, to)
 }
@@ -144,7 +144,7 @@ pub fn copy_new(from: &Path, to: &Path) -> Outcome<()> {
     copied.context(context)
 }
 
-/// Returns whether two paths lie on the same device.
+/// Returns whether two paths are on the same device.
 ///
 /// # Errors
 /// One of them is missing.

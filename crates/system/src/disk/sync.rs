@@ -1,4 +1,4 @@
-//! Syncs, after which a change outlives a power cut. A part of the door to writing files.
+//! Syncs, after which a change survives a power cut. A part of the module that writes files.
 
 use std::fs::File;
 use std::path::Path;
@@ -7,7 +7,7 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::error::{Context as _, Outcome};
 
-/// Syncs the directory that holds `path`, so that a rename or removal in it is durable.
+/// Syncs the directory that contains `path`: this makes a rename or removal in it durable.
 ///
 /// # Errors
 /// The sync fails.
@@ -18,13 +18,15 @@ pub fn sync_parent(path: &Path) -> Outcome<()> {
         .context(|| format!("cannot sync the directory {}", directory.display()))
 }
 
-/// Opens a directory and nothing else: what others put in its place, such as a pipe, is an error and no wait.
+/// Opens a directory and nothing else. Anything that others put in its place, such as a pipe, is an error and blocks
+/// nothing.
 fn open_directory(path: &Path) -> std::io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
 }
 
-/// Syncs the whole file system that the directory `path` lies on (syncfs(2)): git and the installers do not sync what they write.
+/// Syncs the file system that the directory `path` is on (syncfs(2)): git and the installers do not sync the files that
+/// they write.
 ///
 /// # Errors
 /// `path` is missing, or a write to its disk failed.

@@ -1,5 +1,5 @@
-//! Copies a file that lies where another user can write out of that user's reach, and digests it on the way: only the copy
-//! is judged.
+//! Copies a file from a place where another user can write to a place where that user cannot, and digests it meanwhile.
+//! Only the copy is checked afterwards.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -23,7 +23,7 @@ pub struct Content {
     pub size: u64,
 }
 
-/// A reader or writer that digests the bytes that pass, and fails when the command is interrupted.
+/// A reader or writer that digests all bytes that pass through it, and fails when the command is interrupted.
 #[derive(Debug)]
 pub struct Digested<T> {
     inner: T,
@@ -32,7 +32,7 @@ pub struct Digested<T> {
 }
 
 impl<T> Digested<T> {
-    /// Wraps a reader or writer of which nothing has passed yet.
+    /// Wraps a reader or writer before its first byte.
     pub fn new(inner: T) -> Self {
         Self { inner, digest: Sha256::new(), size: 0 }
     }
@@ -72,12 +72,13 @@ impl<T: Write> Write for Digested<T> {
     }
 }
 
-/// Copies the file at `from` to the new file `to`, synced, with the permission bits `mode`. Another user who can write at
-/// `from` cannot make this follow a link, wait for a pipe, read a device, or fill the disk with more than `limit` bytes.
+/// Copies the file at `from` to the new file `to`, synced, with the permission bits `mode`. Another user who can write
+/// at `from` cannot make this follow a link, wait for a pipe, read a device, or fill the disk with more than `limit`
+/// bytes.
 ///
 /// # Errors
-/// `from` is no regular file, is larger than `limit` or cannot be read; `to` exists or cannot be written. Then there is
-/// no `to`, unless it was there before.
+/// `from` is not a regular file, is larger than `limit` or cannot be read; `to` exists or cannot be written. After an
+/// error `to` does not exist, unless it existed before.
 pub fn take_copy(from: &Path, to: &Path, mode: u32, limit: u64) -> Outcome<Content> {
     let context = || format!("cannot take in {}", from.display());
     let source = open_regular(from).context(context)?;

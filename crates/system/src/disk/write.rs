@@ -1,4 +1,4 @@
-//! Writing of files. A part of the door to writing files.
+//! Writing of files. A part of the module that writes files.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write as _};
@@ -14,8 +14,8 @@ use super::own::open_own;
 use super::removal::remove_file_if_there;
 use super::sync::sync_parent;
 
-/// Makes the file `path`, which must not exist, with the permission bits `mode`; what `write` writes is synced where
-/// `is_synced`. Where that fails there is no such file.
+/// Creates the file `path`, which must not exist, with the permission bits `mode`. If `is_synced`, the content that
+/// `write` writes is synced. After a failure the file does not exist.
 pub(super) fn fill_new<T>(
     path: &Path,
     mode: u32,
@@ -37,8 +37,8 @@ pub(super) fn fill_new<T>(
     written
 }
 
-/// Replaces the file at `path` by what `write` writes, atomically. Where that fails, the old one stays and nothing is left
-/// beside it.
+/// Replaces the file at `path` by the content that `write` writes, atomically. If that fails, the old file stays and no
+/// temporary file is left.
 fn replace<T>(
     path: &Path,
     mode: u32,
@@ -68,7 +68,8 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Outcome<()> {
     sync_parent(path)
 }
 
-/// Replaces the file at `path` by what `fill` writes, atomically and durably: for files too large for memory.
+/// Replaces the file at `path` by the content that `fill` writes, atomically and durably: for files too large for
+/// memory.
 ///
 /// # Errors
 /// As [`write_atomic`], or `fill` fails.
@@ -77,8 +78,8 @@ pub fn write_by<T>(path: &Path, mode: u32, fill: impl FnOnce(&mut File) -> Outco
     sync_parent(path).map(|()| value)
 }
 
-/// Replaces the file at `path` by `bytes`, atomically, but not durably: after a power cut it is the old one or the new one,
-/// and complete.
+/// Replaces the file at `path` by `bytes`, atomically, but not durably: after a power cut it is the old one or the new
+/// one, and complete.
 ///
 /// # Errors
 /// As [`write_atomic`].
@@ -86,7 +87,8 @@ pub fn replace_file(path: &Path, bytes: &[u8], mode: u32) -> Outcome<()> {
     replace(path, mode, true, write_all(path, bytes))
 }
 
-/// Replaces the file at `path` by `bytes`, atomically for readers but not durably: for what no power cut outlives.
+/// Replaces the file at `path` by `bytes`, atomically for readers but not durably: for content that is not needed after
+/// a power cut.
 ///
 /// # Errors
 /// The directory is missing or not writable, or the disk is full.
@@ -102,10 +104,10 @@ pub fn write_passing(path: &Path, bytes: &[u8], mode: u32) -> Outcome<()> {
     fill_new(path, mode, false, write_all(path, bytes))
 }
 
-/// Writes to a file of the kernel, which is there and takes orders (in a cgroup, for instance).
+/// Writes to an existing file of the kernel that accepts commands (in a cgroup, for instance).
 ///
 /// # Errors
-/// The kernel does not take it.
+/// The kernel refuses the bytes.
 pub fn order(path: &Path, bytes: &[u8]) -> Outcome<()> {
     let context = || format!("cannot write to {}", path.display());
     OpenOptions::new().write(true).open(path).and_then(|mut file| file.write_all(bytes)).context(context)
@@ -131,7 +133,7 @@ pub fn replace_json<T: Serialize>(path: &Path, value: &T, mode: u32) -> Outcome<
     replace_file(path, &bytes, mode)
 }
 
-/// Opens a file to append to, making it with `mode` where it is missing.
+/// Opens a file to append to. Creates it with `mode` if it is missing.
 ///
 /// # Errors
 /// It cannot be opened.
@@ -144,7 +146,7 @@ pub fn open_append(path: &Path, mode: u32) -> Outcome<File> {
         .context(|| format!("cannot open {}", path.display()))
 }
 
-/// Opens a file of the tool's own state to append to, making it with `mode` where it is missing.
+/// Opens a file of the tool's own state to append to. Creates it with `mode` if it is missing.
 ///
 /// # Errors
 /// As [`open_own`].
@@ -156,10 +158,11 @@ pub fn append_own(path: &Path, mode: u32) -> Outcome<File> {
 
 /// Opens a file to lock: read and write, never truncated, never unlinked.
 ///
-/// Others may not even read it: a program that can open a file can lock it (flock(2)), and the service could hold up every run.
+/// Other users cannot even read it: a program that can open a file can lock it (flock(2)), and then the service could
+/// block every run.
 ///
 /// # Errors
-/// It cannot be opened, is a link, or root asks and others decide on it.
+/// It cannot be opened, is a link, or the caller is root and other users control it.
 pub fn open_lock(path: &Path) -> Outcome<File> {
     let context = || format!("cannot open {}", path.display());
     let flags = OFlags::RDWR | OFlags::CREATE;
@@ -170,7 +173,8 @@ pub fn open_lock(path: &Path) -> Outcome<File> {
     Ok(file)
 }
 
-/// Removes what processes that were killed while they wrote a file left beside it. What a living process is writing stays.
+/// Removes the temporary files of processes that were killed while they wrote a file. The files of living processes
+/// stay.
 ///
 /// # Errors
 /// The directory cannot be read, or the kernel refuses.
@@ -193,7 +197,7 @@ pub fn sweep_unwritten(directory: &Path) -> Outcome<()> {
     Ok(())
 }
 
-/// The name for the next version of a file, in the same directory: hidden, and of this process alone.
+/// The name for the next version of a file, in the same directory: hidden, and used only by this process.
 pub(super) fn beside(path: &Path, what: &str) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}.{what}-{}", rustix::process::getpid().as_raw_nonzero()))

@@ -1,29 +1,29 @@
-//! Comparing: what differs between two manifests.
+//! Comparison of two manifests.
 
 use std::cmp::Ordering;
 use std::path::PathBuf;
 
 use super::{Entry, Manifest};
 
-/// What differs between two manifests of the same directory.
+/// The differences between two manifests of the same directory.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Difference {
     /// In the later one only.
     pub added: Vec<PathBuf>,
     /// In the earlier one only.
     pub removed: Vec<PathBuf>,
-    /// In both, and not the same.
+    /// In both, but different.
     pub changed: Vec<(PathBuf, Change)>,
-    /// Something differs among the entries that were folded together, or in what could not be looked into.
+    /// The entries that were folded together differ, or the directories that could not be read.
     pub beyond_the_limit: bool,
 }
 
-/// In what respect an entry changed; the first that holds.
+/// The first respect in which an entry changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
-    /// It is another kind of thing, or a link to something else.
+    /// It is of another kind, or a link with another target.
     Kind,
-    /// Its content, or the signs of its content (size, time) where contents were not read.
+    /// Its content, or the signs of its content (size, time) if contents were not read.
     Content,
     /// Its permission bits.
     Mode,

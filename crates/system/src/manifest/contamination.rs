@@ -1,8 +1,8 @@
-//! Contamination: what differs in an environment from what was built. It touches nothing.
+//! Contamination: the differences between an environment and the result of its build. The module touches nothing.
 //!
-//! Whatever stands in an environment and was not put there by its build is reported by name and by what it does: a `.pth` file
-//! or a `sitecustomize` runs at every start of Python, a package answers an `import`, stray byte code is run in the place of
-//! a source that no person sees.
+//! Files in an environment that its build did not create are reported by name and by effect. A `.pth` file or a
+//! `sitecustomize` runs at every start of Python, and an `import` finds a package. Stray bytecode runs in place of a
+//! source that no person sees.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -14,41 +14,41 @@ use super::compare::{self, Difference};
 /// How many findings are kept in records, reports and machine output.
 pub(crate) const SHOWN: usize = 20;
 
-/// What differs in an environment from what was built.
+/// The differences between an environment and the result of its build.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Contamination {
     /// How many files and directories differ.
     pub count: usize,
-    /// The first of them, what runs by itself in front; at most [`SHOWN`].
+    /// The first of them, at most [`SHOWN`]; files that run automatically come first.
     pub found: Vec<Finding>,
 }
 
-/// One thing that differs.
+/// One file or directory that differs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
     /// Its path below the environment's directory.
     pub path: PathBuf,
-    /// What became of it.
+    /// How it changed.
     pub change: Change,
     /// What it is.
     pub kind: Kind,
 }
 
-/// What became of a file or directory.
+/// How a file or directory changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Change {
-    /// It was not there.
+    /// It did not exist before.
     Added,
-    /// It is gone.
+    /// It no longer exists.
     Removed,
-    /// It holds something else, or is another kind of thing.
+    /// It has other content, or is of another kind.
     Changed,
-    /// Its permission bits are others.
+    /// Its permission bits are different.
     Mode,
 }
 
-/// What a file or directory of an environment is for. The order is the order of telling.
+/// The purpose of a file or directory of an environment. Reports use the same order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
@@ -60,19 +60,19 @@ pub enum Kind {
     Distribution,
     /// A module, a compiled one included.
     Module,
-    /// Byte code.
+    /// Bytecode.
     ByteCode,
     /// A program in `bin`.
     Program,
-    /// What makes the directory an environment: `pyvenv.cfg`.
+    /// The file that makes the directory an environment: `pyvenv.cfg`.
     Configuration,
     /// Anything else.
     File,
 }
 
 impl Contamination {
-    /// Returns what a difference means; `None` if there is none. What lies in a directory that was added or removed as a whole
-    /// is not listed one by one.
+    /// Returns the findings for a difference; `None` if nothing differs. The entries of a directory that was added or
+    /// removed are not listed one by one.
     pub fn of(difference: &Difference) -> Option<Self> {
         if difference.is_none() {
             return None;
@@ -99,7 +99,7 @@ impl Contamination {
         Some(Self { count, found })
     }
 
-    /// The finding for an environment whose inventory, `file`, is of no use.
+    /// Returns the finding for an environment whose inventory, `file`, cannot be used.
     pub fn of_inventory(file: &Path, change: Change) -> Self {
         let finding = Finding { path: file.to_path_buf(), change, kind: Kind::File };
         Self { count: 1, found: vec![finding] }
@@ -142,7 +142,7 @@ impl fmt::Display for Finding {
 }
 
 impl Kind {
-    /// Returns, by the path, what something in an environment is.
+    /// Returns the kind of an entry of an environment, by its path.
     fn of(path: &Path) -> Self {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let stem = name.split('.').next().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The entries of a directory as one value. It touches nothing.
+//! The entries of a directory as one value. The module touches nothing.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::disk::encoded_path::plain;
 
-/// What an entry is.
+/// The kind of an entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", content = "target", rename_all = "snake_case")]
 pub enum Kind {
@@ -27,7 +27,7 @@ pub struct Entry {
     /// The path below the scanned directory; empty for the directory itself.
     #[serde(with = "plain")]
     pub path: PathBuf,
-    /// What it is.
+    /// Its kind.
     #[serde(flatten)]
     pub kind: Kind,
     /// The permission bits, with set-id and sticky bits.
@@ -36,22 +36,22 @@ pub struct Entry {
     #[serde(default, skip_serializing_if = "is_zero")]
     pub size: u64,
     /// When a file's content last changed, in nanoseconds since 1970; 0 for anything else, because a directory's time
-    /// says no more than the entries in it.
+    /// adds nothing to the entries in it.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub modified: i64,
-    /// When anything of a file last changed, its time of modification included, in nanoseconds since 1970; no program can
-    /// set it back. 0 for anything else, and where it was not noted.
+    /// When anything of a file last changed, its time of modification included, in nanoseconds since 1970; no program
+    /// can set it back. 0 for anything else, and if it was not recorded.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub touched: i64,
-    /// The file's number in its file system; 0 for anything else, and where it was not noted.
+    /// The file's number in its file system; 0 for anything else, and if it was not recorded.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub inode: u64,
-    /// The sha256 of a file's content in hexadecimal digits, where the scan was to read contents.
+    /// The sha256 of a file's content in hexadecimal digits, if the scan was to read contents.
     #[serde(rename = "sha256", default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
 }
 
-/// What lies below one directory, in the order of the paths.
+/// The entries below one directory, in the order of the paths.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Manifest {
     pub(super) entries: Vec<Entry>,
@@ -76,7 +76,8 @@ impl Manifest {
         &self.entries
     }
 
-    /// Returns the directories that could not be looked into, and whatever else the scan was to list instead of failing; sorted.
+    /// Returns the directories that could not be read, and all other entries that the scan was to list instead of
+    /// failing; sorted.
     pub fn unreadable(&self) -> &[PathBuf] {
         &self.unreadable
     }
@@ -86,7 +87,7 @@ impl Manifest {
         self.entries.len() as u64 + self.rest.as_ref().map_or(0, |rest| rest.entries)
     }
 
-    /// Returns whether there was nothing at all.
+    /// Returns whether nothing existed at the scanned path.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }

@@ -1,5 +1,5 @@
-//! Manifests as text: one JSON value per line, the first of which names the version. Paths are written as [`TreePath`]s
-//! are, so that every path comes back as it was.
+//! Manifests as text: one JSON value per line, the first of which names the version. Paths are written as
+//! [`TreePath`]s, which loses nothing.
 
 use std::path::Path;
 
@@ -25,7 +25,7 @@ impl Manifest {
     /// Reads the manifest at `path`; `None` if there is no such file.
     ///
     /// # Errors
-    /// The file cannot be read, or holds something else.
+    /// The file cannot be read, or is not a manifest.
     pub fn read(path: &Path) -> Outcome<Option<Self>> {
         disk::read_if_there(path)?
             .map(|bytes| Self::from_bytes(&bytes))
@@ -42,10 +42,10 @@ impl Manifest {
         bytes
     }
 
-    /// Reads what [`Self::to_bytes`] wrote.
+    /// Reads the text that [`Self::to_bytes`] wrote.
     ///
     /// # Errors
-    /// The text is cut off, of another version, or something else altogether.
+    /// The text is cut off, of another version, or not a manifest.
     pub(crate) fn from_bytes(bytes: &[u8]) -> Outcome<Self> {
         let context = || "a line is not part of a manifest".to_owned();
         let mut lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());

@@ -1,4 +1,4 @@
-//! Looking: from a directory on disk to a manifest.
+//! Scans: from a directory on disk to a manifest.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, OsStr};
@@ -17,13 +17,13 @@ use crate::interrupt;
 
 use super::{Entry, Kind, Manifest, Rest, format};
 
-/// How many entries a scan keeps where nothing else is said: about 50 MiB of them.
+/// How many entries a scan keeps by default: about 50 MiB of them.
 const ENTRIES: usize = 200_000;
 
-/// How far down a scan goes; what lies deeper counts as unreadable.
+/// How far down a scan goes; deeper entries count as unreadable.
 const DEPTH: usize = 200;
 
-/// How to look at a directory.
+/// How to scan a directory.
 #[derive(Debug, Clone)]
 pub struct Scan {
     contents: Contents,
@@ -31,23 +31,23 @@ pub struct Scan {
     unreadable: Unreadable,
 }
 
-/// What becomes of an entry below the directory that cannot be looked at.
+/// What a scan does with an entry below the directory that cannot be examined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Unreadable {
     Fails,
     Listed,
 }
 
-/// What is done with the contents of files.
+/// What a scan does with the contents of files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Contents {
     Unread,
     Digested,
-    /// Digested where the file bears other traces than this, which an earlier scan noted.
+    /// Digested if the traces of the file differ from these, which an earlier scan recorded.
     Known(HashMap<PathBuf, Known>),
 }
 
-/// What an earlier scan knew of one file.
+/// The values that an earlier scan recorded for one file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Known {
     size: u64,
@@ -55,11 +55,12 @@ struct Known {
     digest: String,
 }
 
-/// What no program that writes to a file leaves as it was: the times of its content and of anything of it, and its inode.
+/// The values of which every write to a file changes at least one: the time of its content, the time of any change, and
+/// its inode.
 type Traces = (i64, i64, u64);
 
 impl Scan {
-    /// Makes a scan that reads no file: type, mode, size and time are looked at.
+    /// Makes a scan that reads no file, only type, mode, size and time.
     pub fn metadata() -> Self {
         Self { contents: Contents::Unread, at_most: ENTRIES, unreadable: Unreadable::Fails }
     }
@@ -69,9 +70,10 @@ impl Scan {
         Self { contents: Contents::Digested, ..Self::metadata() }
     }
 
-    /// Makes a scan that knows `earlier`, which holds digests: a file that bears the same times and the same inode as then
-    /// is not read. An edit whose time was set back is seen all the same, because no program sets back the time of *that*; on an
-    /// honest copy of a directory every file is read. A file of another size is not read either: it is another one.
+    /// Makes a scan that uses `earlier`, which contains digests: a file that has the same times and the same inode as
+    /// then is not read. An edit whose time was set back is found all the same, because no program can set back the
+    /// time of *that* change. In a plain copy of a directory every file is read. A file of another size is not read
+    /// either: it differs in any case.
     pub fn knowing(earlier: &Manifest) -> Self {
         let known = earlier.entries.iter().filter_map(|entry| {
             let digest = entry.digest.clone()?;
@@ -88,22 +90,22 @@ impl Scan {
         self
     }
 
-    /// Goes on where an entry below the directory cannot be looked at, and lists it in [`Manifest::unreadable`], which the
-    /// caller has to report. Without it such an entry fails the scan: a comparison or proof needs all of them.
+    /// Lists an entry below the directory that cannot be examined in [`Manifest::unreadable`], which the caller must
+    /// report, and goes on. By default such an entry fails the scan: a comparison or verification needs all entries.
     #[must_use]
     pub fn list_unreadable(mut self) -> Self {
         self.unreadable = Unreadable::Listed;
         self
     }
 
-    /// Looks at what is at `root` (a directory, a file, a link, or nothing) and below it.
+    /// Scans `root` (a directory, a file, a link, or nothing) and everything below it.
     ///
-    /// A directory below `root` that cannot be opened is listed in [`Manifest::unreadable`]; files that vanish meanwhile
-    /// are as if they had never been there.
+    /// A directory below `root` that cannot be opened is listed in [`Manifest::unreadable`]; files that vanish
+    /// meanwhile are left out.
     ///
     /// # Errors
-    /// `root` cannot be looked at, an entry below it cannot (unless that is to be listed), a file whose content is wanted
-    /// cannot be read, or the run is interrupted.
+    /// `root` cannot be examined, an entry below it cannot (unless such entries are listed), a file whose content is
+    /// needed cannot be read, or the run is interrupted.
     pub fn of(&self, root: &Path) -> Outcome<Manifest> {
         let mut walk = Walk { scan: self, manifest: Manifest::default(), rest: None };
         let found = match statat(CWD, root, AtFlags::SYMLINK_NOFOLLOW) {
@@ -183,7 +185,7 @@ impl Walk<'_> {
     }
 
     fn descend(&mut self, directory: BorrowedFd<'_>, name: &OsStr, path: &Path) -> Outcome<()> {
-        // A descriptor is held for each directory on the way down, and there are only so many.
+        // A descriptor is open for each directory on the way down, and their number is limited.
         if path.components().count() > DEPTH {
             self.manifest.unreadable.push(path.to_path_buf());
             return Ok(());
@@ -229,7 +231,7 @@ impl Walk<'_> {
         }
         let (count, digest) = self.rest.get_or_insert_with(|| (0, Sha256::new()));
         *count += 1;
-        // Only what says something of the content: a copy of the directory is the same.
+        // Only values that depend on the content: a copy of the directory has the same digest.
         digest.update(format::line(&Entry { touched: 0, inode: 0, ..entry }));
     }
 
@@ -240,7 +242,7 @@ impl Walk<'_> {
     }
 }
 
-/// The names in a directory, sorted by their bytes, so that a whole walk is sorted by path.
+/// The names in a directory, sorted by their bytes, so an entire walk is sorted by path.
 fn names(directory: &OwnedFd) -> rustix::io::Result<Vec<PathBuf>> {
     let mut names = Vec::new();
     for entry in Dir::read_from(directory)? {
@@ -254,9 +256,9 @@ fn names(directory: &OwnedFd) -> rustix::io::Result<Vec<PathBuf>> {
     Ok(names)
 }
 
-/// The sha256 of a regular file; `None` if it is gone, or no regular file any more.
+/// The sha256 of a regular file; `None` if it no longer exists, or is no longer a regular file.
 fn digest(directory: BorrowedFd<'_>, name: &OsStr, path: &Path) -> Outcome<Option<String>> {
-    // Without NONBLOCK, a pipe put in the file's place would hold us for ever.
+    // Without NONBLOCK, a pipe put in the file's place would block the scan forever.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let mut file = match openat(directory, name, flags, Mode::empty()) {
         Ok(opened) => File::from(opened),
@@ -344,7 +346,7 @@ mod tests {
             fs::write(path(name), "1").unwrap();
         }
         let mut before = Scan::digests().of(directory.path()).unwrap();
-        // A lie about a file that no program touched shows that it is not read.
+        // A wrong digest for an unchanged file shows that the file is not read.
         let kept = before.entries.iter_mut().find(|entry| entry.path == Path::new("kept")).unwrap();
         kept.digest = Some("believed".into());
         let time = fs::metadata(path("edited")).unwrap().modified().unwrap();
@@ -390,10 +392,10 @@ mod tests {
         fs::create_dir(&closed).unwrap();
         fs::write(closed.join("f"), "").unwrap();
         fs::write(directory.path().join("open"), "").unwrap();
-        // Its names may be read, and nothing in it be looked at.
+        // Its names can be read, but none of its entries can be examined.
         fs::set_permissions(&closed, fs::Permissions::from_mode(0o444)).unwrap();
         let scans = || {
-            // Root may look at everything, unless a thread of it gives that up.
+            // Root can examine everything, unless a thread of it drops its capabilities.
             let mut sets = capabilities(None).unwrap();
             sets.effective = CapabilitySet::empty();
             set_capabilities(None, sets).unwrap();

@@ -8,7 +8,8 @@ use super::*;
 
 const OTHER: Owner = Owner { uid: 61_874, gid: 61_875 };
 
-/// Returns whether files can be given away here; what is left out is said past the test runner.
+/// Returns whether files can be given to other users here. If not, a line past the test runner names the tests left
+/// out.
 fn as_root() -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
