@@ -14,8 +14,8 @@ use super::{Hook, Remote, Settings};
 const STORE: &str = "/opt/ladylinux-refresh";
 
 impl HostFile {
-    /// Returns the file that has these settings in force; `layers` are what they were resolved from. Credentials in URLs are
-    /// left out.
+    /// Returns the file with these settings in force; they were resolved from `layers`. Credentials in URLs are left
+    /// out.
     pub fn in_force(layers: &Layers, settings: &Settings) -> Self {
         let host = &layers.host;
         Self {

@@ -1,5 +1,5 @@
-//! Every fault of a file of settings, with its place: what is no TOML, keys that its author may not set, and values of the
-//! wrong kind.
+//! Every fault of a file of settings, with its place: text that is not TOML, keys that its author may not set, and
+//! values of the wrong kind.
 
 use std::collections::BTreeMap;
 
@@ -17,17 +17,17 @@ pub struct Fault {
     pub line: usize,
     /// The column in characters, from 1.
     pub column: usize,
-    /// The key with its table (`probe.settle`); `None` if the file is no TOML there.
+    /// The key with its table (`probe.settle`); `None` if the file is not TOML there.
     pub key: Option<String>,
     /// The fault in a sentence.
     pub message: String,
-    /// What would be accepted: values, kinds of values, or keys.
+    /// The accepted values, kinds of values, or keys.
     pub expected: Vec<String>,
     /// The known key that is most like an unknown one.
     pub nearest: Option<String>,
 }
 
-/// What was read of a file: its usable part, its faults in their order, and the place of each key.
+/// The result of reading a file: its usable part, its faults in their order, and the place of each key.
 #[derive(Debug)]
 pub(super) struct Reading<T> {
     pub(super) value: T,
@@ -38,14 +38,14 @@ pub(super) struct Reading<T> {
     pub(super) hooks: Vec<usize>,
 }
 
-/// Reads a file, and leaves out what is wrong in it.
+/// Reads a file, and leaves out the faulty parts.
 pub(super) fn read<'a, T: Deserialize<'a> + Default>(text: &'a str, author: Author) -> Reading<T> {
     let mut reader = Reader { text, author, faults: Vec::new(), places: BTreeMap::new(), hooks: Vec::new() };
     let (table, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
         reader.add_error(None, 0, error);
     }
-    // What follows a fault of the syntax may belong elsewhere.
+    // Text after a fault of the syntax may belong to another table.
     let value = if errors.is_empty() { reader.table::<T>(table.into_inner()) } else { T::default() };
     let Reader { mut faults, places, hooks, .. } = reader;
     faults.sort_by_key(|fault| (fault.line, fault.column));
@@ -67,7 +67,7 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// Reads the file; what has a fault is left out.
+    /// Reads the file without the entries that have a fault.
     fn table<T: Deserialize<'a> + Default>(&mut self, table: DeTable<'a>) -> T {
         let mut good = DeTable::new();
         for (key, value) in table {
@@ -115,7 +115,7 @@ impl<'a> Reader<'a> {
         DeValue::Table(good)
     }
 
-    /// Reads one hook; returns `None` if something is wrong in it.
+    /// Reads one hook; returns `None` if it has a fault.
     fn hook<T: Deserialize<'a>>(&mut self, key: &Key<'a>, at: usize, item: Entry<'a>) -> Option<Entry<'a>> {
         let before = self.faults.len();
         let list = |item: Entry<'a>| {
@@ -206,7 +206,7 @@ fn position(text: &str, offset: usize) -> (usize, usize) {
     (before.matches('\n').count() + 1, column)
 }
 
-/// Returns a fault that the parser found in a value without its words for types, and what it accepts.
+/// Returns a fault that the parser found in a value, without the parser's words for types, and the accepted values.
 fn in_words(message: &str) -> (String, Vec<String>) {
     let of_a_type = message.strip_prefix("invalid type: ").or(message.strip_prefix("invalid value: "));
     if let Some((found, wanted)) = of_a_type.and_then(|rest| rest.split_once(", expected ")) {
@@ -242,7 +242,7 @@ fn full(table: &str, key: &str) -> String {
     if table.is_empty() { key.to_owned() } else { format!("{table}.{key}") }
 }
 
-/// Returns what is wrong with a key, with the nearest right one.
+/// Checks a key; the error names the fault and the nearest known key.
 fn check_key(table: &str, key: &str, author: Author) -> Result<(), String> {
     let (known, full) = (keys_of(table, author), full(table, key));
     if known.contains(&key) {
@@ -262,7 +262,7 @@ fn check_key(table: &str, key: &str, author: Author) -> Result<(), String> {
     }
 }
 
-/// Returns the candidate most like `word`, where one is like it at all.
+/// Returns the candidate most like `word`, if one is similar.
 fn nearest<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str> {
     candidates
         .iter()

@@ -26,7 +26,7 @@ pub struct HostFile {
     pub(super) keep: Option<usize>,
     pub(super) store: Option<PathBuf>,
     pub(super) remote: RemoteTable,
-    /// How environments are made.
+    /// How environments are built.
     pub python: PythonTable,
     pub(super) service: ServiceTable,
     pub(super) probe: ProbeTable,
@@ -188,7 +188,7 @@ pub fn parse_duration(text: &str) -> Outcome<Duration> {
     Duration::try_from(signed).map_err(|error| invalid().because(error))
 }
 
-/// Who wrote a file, and so what it may say.
+/// The author of a file, who decides which keys it may set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Author {
     /// People, on the host.

@@ -48,7 +48,7 @@ pub(super) fn keys_of(table: &str, author: Author) -> &'static [&'static str] {
 /// Returns the names of a struct's fields as serde reads them.
 fn fields<'de, T: Deserialize<'de>>() -> &'static [&'static str] {
     let mut found: &'static [&'static str] = &[];
-    // The names are all that is wanted, so the deserializer ends with an error.
+    // Only the names are needed, so the deserializer ends with an error.
     let _ = T::deserialize(Fields(&mut found));
     found
 }

@@ -1,9 +1,9 @@
-//! How the layers of the configuration are laid over each other.
+//! Combines the layers of the configuration.
 //!
-//! The host's file is written by people and read here; no part of the program writes it after `init`. The
-//! application's file is read from the pinned commit, never from the work tree, and may set hooks, definitions and
-//! the probe's path, nothing else: an author who can push to the branch must not be able to redirect the remote or to
-//! choose what runs as another user.
+//! The host's file is written by people and read here; no part of the program writes it after `init`. The application's
+//! file is read from the pinned commit, never from the working tree. It may set hooks, definitions and the probe's
+//! path, nothing else: an author who can push to the branch must not be able to redirect the remote or to choose
+//! programs that run as another user.
 
 mod check;
 
@@ -50,7 +50,7 @@ pub struct Overrides {
     pub strict: bool,
 }
 
-/// How the service is started where the host says nothing else.
+/// How the service is started unless the host sets a command.
 const COMMAND: [&str; 6] = ["{venv}/bin/uvicorn", "api_layer:app", "--host", "0.0.0.0", "--port", "{port}"];
 
 /// The layers that settings are resolved from.
@@ -70,8 +70,8 @@ impl Layers {
     /// Reads the host's file; a missing one is an empty one.
     ///
     /// # Errors
-    /// The file cannot be read, or others than root can change what root reads there, or it says something that it may
-    /// not: with line and column.
+    /// The file cannot be read, or users other than root can change it although root reads it, or it has faults, each
+    /// with line and column.
     pub fn read(layout: &Layout, overrides: Overrides) -> Outcome<Self> {
         let text = match trust::host_file(layout)? {
             None => String::new(),
@@ -82,8 +82,8 @@ impl Layers {
         Self::of_text(layout, &text, overrides)
     }
 
-    /// Returns the layout with the host's file that counts and the store that it names; as it is where that file cannot be
-    /// used, which the command that needs it reports.
+    /// Returns the layout with the host's file that counts and the store that it names. If that file cannot be used,
+    /// the layout stays unchanged, and the command that needs the file reports the fault.
     pub fn located(layout: Layout) -> Layout {
         let layout = match trust::host_files(&layout) {
             Ok(files) => layout.with_host_file(files.counts),
@@ -97,10 +97,10 @@ impl Layers {
         }
     }
 
-    /// Takes `text` for the host's file.
+    /// Reads `text` as the host's file.
     ///
     /// # Errors
-    /// It says something that it may not: with line and column.
+    /// It has faults, each with line and column.
     pub fn of_text(layout: &Layout, text: &str, overrides: Overrides) -> Outcome<Self> {
         let host: HostFile = parse(text, &layout.host_file(), Author::Host)?;
         let application = ApplicationFile::default();
@@ -176,7 +176,7 @@ impl Layers {
         })
     }
 
-    /// The indexes of single packages, by the normal names of those.
+    /// The indexes of single packages, by the normal names of the packages.
     fn indexes(&self, pick: &mut LayerChoice) -> Outcome<BTreeMap<String, String>> {
         let named = self.host.python.indexes.clone();
         let named = pick.host("python.indexes", named, BTreeMap::new());
@@ -259,7 +259,7 @@ impl Layers {
             let is_name =
                 !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
             let is_value = value.bytes().all(|b| (b' '..=b'~').contains(&b));
-            // How long the request is, and that each has its own connection, is the probe's to say.
+            // The probe itself sets the length of the request and closes each connection.
             let is_own = ["connection", "content-length", "transfer-encoding"]
                 .iter()
                 .any(|own| name.eq_ignore_ascii_case(own));
@@ -302,10 +302,10 @@ impl Layers {
     }
 }
 
-/// Reads the application's file; without one it says nothing.
+/// Reads the application's file; a missing one is an empty one.
 ///
 /// # Errors
-/// The file says something that it may not: with line and column.
+/// The file has faults, each with line and column.
 pub fn read_application(bytes: Option<&[u8]>) -> Outcome<ApplicationFile> {
     let Some(bytes) = bytes else { return Ok(ApplicationFile::default()) };
     let text = std::str::from_utf8(bytes)
@@ -359,7 +359,7 @@ fn check_pattern(key: &str, pattern: &str) -> Outcome<()> {
     Ok(())
 }
 
-/// Refuses a store that is no place of its own: below what belongs to the application, or above anything.
+/// Refuses a store that is not a separate place: below a path of the application, or above any other path.
 fn check_store(layout: &Layout, store: &Path) -> Outcome<()> {
     let refused = |why: &str| {
         Err(Failure::new(format!("`store` is {}: {why}", store.display()))
@@ -389,7 +389,7 @@ fn check_model_store(layout: &Layout, path: &Path) -> Outcome<()> {
     }
 }
 
-/// Picks the first value that a layer gives and remembers which layer it was.
+/// Picks the value of the first layer that has one, and remembers the layer.
 struct LayerChoice {
     origins: BTreeMap<String, Origin>,
 }

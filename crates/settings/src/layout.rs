@@ -1,6 +1,6 @@
 //! The deployment contract as paths below one root.
 //!
-//! `--root DIR` moves the whole world below DIR, for trials, CI and tests. No other file of the program spells a
+//! `--root DIR` moves the installation below DIR, for trials, CI and tests. No other file of the program contains a
 //! path of the contract.
 
 use std::path::{Path, PathBuf};
@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::names::{GenerationName, RunId, UnitName};
 
-/// Where the store lies, below the root, unless the host's settings name another place.
+/// The place of the store, below the root, unless the host's settings name another one.
 const STORE: &str = "opt/ladylinux-refresh";
 
-/// Where the host's settings may lie, below the root.
+/// The possible places of the host's settings, below the root.
 const HOST_FILES: [&str; 2] = ["etc/ladylinux/refresh.toml", "etc/ladylinux-refresh.toml"];
 
 /// Every path of an installation.
@@ -24,7 +24,7 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Returns the directories whose files the application brings: its work tree and its environments.
+    /// Returns the directories whose files come from the application: its working tree and its environments.
     pub fn of_application(&self) -> Vec<PathBuf> {
         vec![self.app(), self.venv(), self.environments()]
     }
@@ -43,20 +43,20 @@ impl Layout {
         Self { host_file: path, ..self }
     }
 
-    /// Returns the layout with its store at `path` (setting `store`), which is absolute and lies below the root as all
-    /// paths do: `/srv/store` is `DIR/srv/store` with `--root DIR`.
+    /// Returns the layout with its store at `path` (setting `store`), which is absolute and applies below the root, as
+    /// all paths do: `/srv/store` is `DIR/srv/store` with `--root DIR`.
     #[must_use]
     pub fn with_store(self, path: &Path) -> Self {
         let store = self.root.join(path.strip_prefix("/").unwrap_or(path));
         Self { store, ..self }
     }
 
-    /// Returns the root that everything lies below.
+    /// Returns the root of all paths.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// Returns whether this is the real machine and not a world below a directory.
+    /// Returns whether this is the real machine and not an installation below a directory.
     pub fn is_real(&self) -> bool {
         self.root == Path::new("/")
     }
@@ -69,7 +69,7 @@ impl Layout {
     pub fn home(&self) -> PathBuf {
         self.at("opt/ladylinux")
     }
-    /// `/opt/ladylinux/app`: the work tree. Replaceable.
+    /// `/opt/ladylinux/app`: the working tree. Replaceable.
     pub fn app(&self) -> PathBuf {
         self.at("opt/ladylinux/app")
     }
@@ -94,27 +94,27 @@ impl Layout {
         self.at("etc/ladylinux/ladylinux.env")
     }
 
-    /// Where the units and drop-ins of packages lie: what `init` installs goes here.
+    /// The directory of the units and drop-ins of packages. `init` installs its units here.
     pub fn package_units(&self) -> PathBuf {
         self.at("usr/lib/systemd/system")
     }
-    /// The users that systemd makes for the tool (sysusers.d(5)).
+    /// The file of the users that systemd creates for the tool (sysusers.d(5)).
     pub fn sysusers(&self) -> PathBuf {
         self.at("usr/lib/sysusers.d/ladylinux-refresh.conf")
     }
-    /// What systemd makes at every boot below `/run`.
+    /// The file of the directories that systemd creates below `/run` at every boot.
     pub fn tmpfiles(&self) -> PathBuf {
         self.at("usr/lib/tmpfiles.d/ladylinux-refresh.conf")
     }
-    /// Where the units of people lie.
+    /// The directory of the host's own units.
     pub fn host_units(&self) -> PathBuf {
         self.at("etc/systemd/system")
     }
-    /// Where units lie that do not outlive a boot.
+    /// The directory of units that exist until the next boot.
     pub fn volatile_units(&self) -> PathBuf {
         self.at("run/systemd/system")
     }
-    /// Where units are looked for, the first that has one wins (systemd.unit(5)).
+    /// The directories in which systemd searches for units; the first that has one wins (systemd.unit(5)).
     pub fn unit_directories(&self) -> Vec<PathBuf> {
         let others = ["run/systemd/system", "usr/local/lib/systemd/system"].map(|path| self.at(path));
         let mut directories = vec![self.host_units()];
@@ -122,24 +122,24 @@ impl Layout {
         directories.extend([self.package_units(), self.at("lib/systemd/system")]);
         directories
     }
-    /// `/etc/passwd` and `/etc/group`: what users and groups are called.
+    /// `/etc/passwd` and `/etc/group`: the names of users and groups.
     pub fn accounts(&self) -> [PathBuf; 2] {
         ["etc/passwd", "etc/group"].map(|path| self.at(path))
     }
-    /// The drop-in that teaches a unit the fence.
+    /// The drop-in that makes a unit respect the fence.
     pub fn drop_in(&self, unit: &UnitName) -> PathBuf {
         self.package_units().join(format!("{unit}.d/50-ladylinux-refresh.conf"))
     }
-    /// The host's settings, written by people: `/etc/ladylinux/refresh.toml` unless the layout was made to name the other
-    /// place, where the service user can write to the first.
+    /// The host's settings, written by people: `/etc/ladylinux/refresh.toml`, or the other place if the service user
+    /// can write to the first.
     pub fn host_file(&self) -> PathBuf {
         self.host_file.clone()
     }
-    /// Where the host's settings may lie: `/etc/ladylinux/refresh.toml`, `/etc/ladylinux-refresh.toml`.
+    /// The possible places of the host's settings: `/etc/ladylinux/refresh.toml`, `/etc/ladylinux-refresh.toml`.
     pub fn host_files(&self) -> [PathBuf; 2] {
         HOST_FILES.map(|path| self.at(path))
     }
-    /// `/var/lib/ladylinux`: the application's persistent state; nothing of the tool's lies there.
+    /// `/var/lib/ladylinux`: the application's persistent state; the tool keeps nothing there.
     pub fn persistent(&self) -> PathBuf {
         self.at("var/lib/ladylinux")
     }
@@ -147,12 +147,12 @@ impl Layout {
     pub fn data(&self) -> [PathBuf; 3] {
         ["data", "cache", "logs"].map(|name| self.persistent().join(name))
     }
-    /// What a refresh never writes: models, containers, configuration, persistent data.
+    /// The paths that a refresh never writes to: models, containers, configuration, persistent data.
     pub fn protected(&self) -> Vec<PathBuf> {
         vec![self.models(), self.containers(), self.etc(), self.persistent()]
     }
 
-    /// `/opt/ladylinux-refresh`, or the setting `store`: the tool's own big things, on the file system of `app/`.
+    /// `/opt/ladylinux-refresh`, or the setting `store`: the large data of the tool, on the file system of `app/`.
     pub fn store(&self) -> PathBuf {
         self.store.clone()
     }
@@ -160,7 +160,7 @@ impl Layout {
     pub fn mirror(&self) -> PathBuf {
         self.store.join("mirror.git")
     }
-    /// The prepared trees, one per run; root's alone (0700).
+    /// The prepared trees, one per run; accessible only by root (0700).
     pub fn trees(&self) -> PathBuf {
         self.store.join("trees")
     }
@@ -168,7 +168,7 @@ impl Layout {
     pub fn tree(&self, run: &RunId) -> PathBuf {
         self.trees().join(run.as_str())
     }
-    /// What runs moved out of `app/` and is not compared yet; root's alone (0700).
+    /// The trees that runs moved out of `app/` and have not compared yet; accessible only by root (0700).
     pub fn previous_trees(&self) -> PathBuf {
         self.store.join("previous")
     }
@@ -176,7 +176,7 @@ impl Layout {
     pub fn previous_tree(&self, run: &RunId) -> PathBuf {
         self.previous_trees().join(run.as_str())
     }
-    /// Previous trees that hold local changes; root's alone (0700), removed by `stash drop` only.
+    /// Previous trees that contain local changes; accessible only by root (0700), removed by `stash drop` only.
     pub fn stashes(&self) -> PathBuf {
         self.store.join("stash")
     }
@@ -196,7 +196,7 @@ impl Layout {
     pub fn uv(&self) -> PathBuf {
         self.store.join("uv")
     }
-    /// What `init --repair-layout` of version 0.1 moved out of the work tree; nothing removes it.
+    /// The files that `init --repair-layout` of version 0.1 moved out of the working tree; nothing removes them.
     pub fn moved_all(&self) -> PathBuf {
         self.store.join("moved")
     }
@@ -206,12 +206,12 @@ impl Layout {
         self.at("var/lib/ladylinux-refresh")
     }
 
-    /// Where a mirror that has to be made new is made.
+    /// The place where a new mirror is created.
     pub(crate) fn new_mirror(&self) -> PathBuf {
         self.mirror().with_file_name("mirror.git.new")
     }
 
-    /// The directories that single operations may write to, a user's each.
+    /// The directories that single operations may write to, one for each user.
     pub fn scratch(&self) -> PathBuf {
         self.state().join("scratch")
     }
@@ -220,15 +220,15 @@ impl Layout {
     pub fn environment_records(&self) -> PathBuf {
         self.state().join("environments")
     }
-    /// What definitions resolve to: a lock each.
+    /// The locks: one for each set of definitions.
     pub fn locks(&self) -> PathBuf {
         self.state().join("locks")
     }
-    /// What is known of model files that were read before; only speeds up.
+    /// The record of model files that were read before; it only saves time.
     pub fn models_known(&self) -> PathBuf {
         self.state().join("models-known")
     }
-    /// What can be made again: what commands lay out and remove.
+    /// Files that can be made again: commands create and remove them.
     pub fn cache(&self) -> PathBuf {
         self.state().join("cache")
     }
@@ -244,15 +244,15 @@ impl Layout {
     pub fn run_log(&self, id: &RunId) -> PathBuf {
         self.run(id).join("log")
     }
-    /// The last result and what is deployed; replaced atomically, readable by the service's user.
+    /// The last result and the deployed version; replaced atomically, readable by the service's user.
     pub fn status_file(&self) -> PathBuf {
         self.state().join("status.json")
     }
-    /// While this file exists the service may not start (RW-7.1a).
+    /// While this file exists, the service cannot start (RW-7.1a).
     pub fn fence(&self) -> PathBuf {
         self.state().join("fence")
     }
-    /// The units that were stopped with the service and are to be started again.
+    /// The units that were stopped with the service and will be started again.
     pub fn stopped_units(&self) -> PathBuf {
         self.state().join("stopped-units.json")
     }
@@ -260,7 +260,7 @@ impl Layout {
     pub fn deployed_env(&self) -> PathBuf {
         self.state().join("deployed.env")
     }
-    /// What the hooks of the last run made in the work tree.
+    /// The record of the files that the hooks of the last run made in the working tree.
     pub fn hook_outputs_file(&self) -> PathBuf {
         self.state().join("made.json")
     }
@@ -272,15 +272,15 @@ impl Layout {
     pub fn supervisor(&self) -> PathBuf {
         self.state().join("supervisor")
     }
-    /// `/run/ladylinux-refresh`: what does not outlive a boot.
+    /// `/run/ladylinux-refresh`: files that exist until the next boot.
     pub fn volatile(&self) -> PathBuf {
         self.at("run/ladylinux-refresh")
     }
-    /// The events of a run, for those who follow it.
+    /// The events of a run, for the processes that follow it.
     pub fn spool(&self, id: &RunId) -> PathBuf {
         self.volatile().join("runs").join(id.as_str())
     }
-    /// Where the application puts its requests for a refresh; the service user's.
+    /// The directory in which the application puts its requests for a refresh; owned by the service user.
     pub fn requests(&self) -> PathBuf {
         self.volatile().join("request")
     }

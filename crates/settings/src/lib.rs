@@ -1,7 +1,7 @@
 //! Usable configuration: defaults ← application's file ← host's file ← environment ← flags.
 //!
-//! The types here hold checked values only; raw text lives in [`layers`]. [`Settings::origin`] returns for every value
-//! where it came from.
+//! The types in this module contain checked values only; [`layers`] has the raw text. [`Settings::origin`] returns the
+//! origin of each value.
 
 mod effective;
 pub mod faults;
@@ -26,7 +26,7 @@ use layout::Layout;
 use names::{BranchName, UnitName};
 use serde::{Deserialize, Serialize};
 
-/// Where a value came from; later ones win.
+/// The origin of a value; later ones win.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Origin {
     /// Built in.
@@ -55,7 +55,7 @@ impl fmt::Display for Origin {
 pub struct Settings {
     /// The paths.
     pub layout: Layout,
-    /// The branch to follow where the command line names none.
+    /// The branch to follow if the command line names none.
     pub branch: Option<BranchName>,
     /// The branches that the application may request a refresh of.
     pub allowed_branches: Vec<BranchName>,
@@ -63,36 +63,36 @@ pub struct Settings {
     pub strict_order: bool,
     /// Patterns (globs below `app/`) of application state that stays in place.
     pub preserve: Vec<String>,
-    /// What becomes of files below `app/` that the new commit's rules ignore.
+    /// What a run does with files below `app/` that the new commit's rules ignore.
     pub ignored: IgnoredFiles,
     /// Where the source comes from.
     pub remote: Remote,
-    /// How the environment is made.
+    /// How the environment is built.
     pub python: Python,
     /// How the service is run.
     pub service: Service,
-    /// How it proves that it works.
+    /// The health check of the service.
     pub probe: Probe,
-    /// What is run in step 4, the application's hooks first, each group in its order of declaration.
+    /// The commands of step 4, the application's hooks first, each group in its order of declaration.
     pub hooks: Vec<Hook>,
-    /// How models are looked at.
+    /// How models are verified.
     pub models: Models,
-    /// What the host must put into force.
+    /// The protection that the host must enforce.
     pub security: Security,
     /// How many good runs (their commits and generations) are kept for a rollback.
     pub keep: usize,
-    /// Where values that are not built in came from, by key (`probe.deadline`).
+    /// The origins of values that are not built in, by key (`probe.deadline`).
     pub origins: BTreeMap<String, Origin>,
 }
 
 impl Settings {
-    /// Returns where the value of a key came from.
+    /// Returns the origin of the value of a key.
     pub fn origin(&self, key: &str) -> Origin {
         self.origins.get(key).copied().unwrap_or(Origin::Default)
     }
 
-    /// Returns the branch where the command line names none: the one that the host names, else the one deployed now, else
-    /// `main`.
+    /// Returns the branch to follow if the command line names none: the one that the host names, else the one deployed
+    /// now, else `main`.
     pub fn branch_to_follow(&self, deployed: Option<BranchName>) -> BranchName {
         self.branch.clone().or(deployed).unwrap_or_else(BranchName::main)
     }
@@ -101,9 +101,9 @@ impl Settings {
 /// The remote: URL and how to reach it. Comes from the host only, never from `app/.git`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Remote {
-    /// The URL; holds no credentials.
+    /// The URL; contains no credentials.
     pub url: Option<RemoteUrl>,
-    /// A file that holds a token for https, readable by root (or the caller) only.
+    /// A file that contains a token for https, readable by root (or the caller) only.
     pub token_file: Option<PathBuf>,
     /// The user name that goes with the token.
     pub token_user: Option<String>,
@@ -119,16 +119,16 @@ pub struct Remote {
     pub ca_file: Option<PathBuf>,
     /// How long one fetch may take.
     pub deadline: Option<Duration>,
-    /// How long a fetch may bring nothing.
+    /// How long a fetch may receive nothing.
     pub stall: Option<Duration>,
 }
 
 impl Remote {
     /// How long one fetch may take, unless the host sets it.
     pub const DEADLINE: Duration = Duration::from_secs(600);
-    /// How long a fetch may bring nothing, unless the host sets it.
+    /// How long a fetch may receive nothing, unless the host sets it.
     pub const STALL: Duration = Duration::from_secs(60);
-    /// The user name that goes with a token, unless the host sets it: any will do for the usual hosts.
+    /// The user name that goes with a token, unless the host sets it: the usual hosts accept any name.
     pub const TOKEN_USER: &str = "x-access-token";
 }
 
@@ -160,10 +160,10 @@ pub struct RemoteUrl {
 /// The patterns of requirements files if the settings name none.
 pub const DEFAULT_PATTERNS: [&str; 4] = ["requirements*.txt", "pyproject.toml", "uv.lock", "pylock.toml"];
 
-/// How the environment is made.
+/// How the environment is built.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Python {
-    /// The interpreter: a name to look up or a path.
+    /// The interpreter: a name to search for or a path.
     pub interpreter: String,
     /// When a new generation is built.
     pub strategy: Strategy,
@@ -175,34 +175,34 @@ pub struct Python {
     pub groups: Vec<String>,
     /// A file of requirements that the host adds to the application's.
     pub also: Option<PathBuf>,
-    /// Whether only a definition that the application locks is accepted.
+    /// Whether only a locked definition of the application is accepted.
     pub strict: bool,
-    /// The package index, where it is not uv's own default.
+    /// The package index, if it is not uv's default.
     pub index_url: Option<String>,
     /// The indexes that single packages come from, by their normal names.
     pub indexes: BTreeMap<String, String>,
-    /// Whether what has no wheel may be built from source.
+    /// Whether packages without a wheel may be built from source.
     pub allow_source: bool,
-    /// Whether environments see the packages of the system, too; `None`: they do not, and the host has not decided it.
+    /// Whether environments see the packages of the system, too; `None`: they do not, and the host has not set it.
     pub system_site_packages: Option<bool>,
     /// How long one build may take.
     pub deadline: Duration,
     /// Modules that a new environment must be able to import.
     pub imports: Vec<String>,
-    /// How the application's entry module is looked at before the stop.
+    /// How the application's entry module is checked before the stop.
     pub import_check: ImportCheck,
     /// The service's command, whose modules it must be able to import as well.
     pub command: Vec<String>,
 }
 
-/// How the application's entry module is looked at before the service is stopped.
+/// How the application's entry module is checked before the service is stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ImportCheck {
     /// It must be in the commit and compile.
     #[default]
     Compile,
-    /// It has to compile, and to be imported in a copy of the commit.
+    /// It must compile, and a copy of the commit must be able to import it.
     Import,
     /// Not at all.
     Off,
@@ -219,16 +219,16 @@ pub enum Strategy {
     Always,
 }
 
-/// Which unit of systemd the service is, and how it is run where the embedded supervisor keeps it.
+/// The service's unit of systemd, and how the embedded supervisor runs the service.
 #[derive(Debug, Clone)]
 pub struct Service {
     /// The unit.
     pub unit: UnitName,
     /// Further units that are stopped and started with it, on a machine with systemd.
     pub also: Vec<UnitName>,
-    /// The command: program and arguments. `{venv}`, `{app}` and `{port}` stand for paths and the port.
+    /// The command: program and arguments. `{venv}`, `{app}` and `{port}` are replaced by paths and the port.
     pub command: Vec<String>,
-    /// How long the service has to end by itself.
+    /// How long the service may take to end by itself.
     pub stop_timeout: Duration,
     /// Paths of the application that the unit may run as root.
     pub allow_root_exec: Vec<String>,
@@ -236,40 +236,40 @@ pub struct Service {
     pub socket: Option<std::net::IpAddr>,
 }
 
-/// How a started service proves that it works.
+/// The health check of a started service.
 #[derive(Debug, Clone)]
 pub struct Probe {
-    /// The whole URL, or `unix:` and a path, where the host sets it; else `http://127.0.0.1:<port><path>`.
+    /// The complete URL, or `unix:` and a path, if the host sets it; else `http://127.0.0.1:<port><path>`.
     pub url: Option<String>,
     /// The path below the port of the env file.
     pub path: String,
-    /// The certificates that the one of an https URL is checked against; without it that is not checked.
+    /// The certificates to check an https server against; without them its certificate is not checked.
     pub ca_file: Option<PathBuf>,
     /// Header fields of the request.
     pub headers: BTreeMap<String, String>,
     /// The status to expect; `None`: any below 500.
     pub status: Option<u16>,
-    /// A field of a JSON answer (`a.b`) and the value it must have; `{commit}`, `{branch}` and `{generation}` stand
-    /// for what was deployed.
+    /// A field of a JSON answer (`a.b`) and the value it must have; `{commit}`, `{branch}` and `{generation}` are
+    /// replaced by the deployed ones.
     pub json: Option<(String, String)>,
     /// A text that the answer must contain.
     pub body: Option<String>,
-    /// How long the service may take until it answers well.
+    /// How long the service may take until it passes the health check.
     pub deadline: Duration,
-    /// How long it must stay good.
+    /// How long it must keep passing the health check.
     pub settle: Duration,
 }
 
-/// How models are looked at. Nothing ever changes them (RW-6.1).
+/// How models are verified. Nothing ever changes them (RW-6.1).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Models {
-    /// What a run does before it touches anything.
+    /// How a run verifies them before it touches anything.
     pub verify: ModelCheck,
-    /// Folders of models beside those that are known by themselves; below the root.
+    /// Directories of models in addition to the built-in ones; below the root.
     pub stores: Vec<PathBuf>,
 }
 
-/// What becomes of git-ignored files in `app/`.
+/// What a run does with git-ignored files in `app/`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum IgnoredFiles {
@@ -295,22 +295,22 @@ pub enum ModelCheck {
 
 impl ModelCheck {}
 
-/// What a hook is for.
+/// The purpose of a hook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HookKind {
-    /// Brings persistent data to the new version's shape.
+    /// Migrates persistent data to the new version's format.
     Migration,
     /// Makes files that the application serves.
     Assets,
     /// Builds indexes.
     Index,
-    /// Looks whether all is well and changes nothing.
+    /// Checks the application and changes nothing.
     Check,
 }
 
 impl HookKind {
-    /// Returns the word for it, as the settings spell it.
+    /// Returns the name that the settings use for it.
     pub fn word(self) -> &'static str {
         match self {
             Self::Migration => "migration",
@@ -321,10 +321,10 @@ impl HookKind {
     }
 }
 
-/// What the host must put into force.
+/// The protection that the host must enforce.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Security {
-    /// Refuses a refresh where the table of units is not in force as a whole.
+    /// Refuses a refresh if a part of the table of units is not in force.
     pub require: bool,
 }
 
@@ -333,14 +333,14 @@ pub struct Security {
 pub struct Hook {
     /// Its name, for messages.
     pub name: String,
-    /// What it is for.
+    /// Its purpose.
     pub kind: HookKind,
     /// Program and arguments.
     pub command: Vec<String>,
     /// How long it may take.
     pub deadline: Duration,
-    /// Runs in staging, in a copy of the commit: a check there and in step 4, an assets hook only there.
+    /// Runs in staging, in a copy of the commit: a check in staging and in step 4, an assets hook only in staging.
     pub stage: bool,
-    /// Who declared it.
+    /// The file that declares it.
     pub origin: Origin,
 }

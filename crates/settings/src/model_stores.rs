@@ -1,10 +1,10 @@
-//! Which directories can be stores of models. It follows links and changes nothing.
+//! Checks which directories can be stores of models. It follows links and changes nothing.
 
 use std::path::{Component, Path, PathBuf};
 
 use super::layout::Layout;
 
-/// Returns a path of the machine below the root.
+/// Returns an absolute path of the machine as a path below the root.
 pub fn below(layout: &Layout, path: &Path) -> PathBuf {
     if layout.is_real() || !path.is_absolute() || path.starts_with(layout.root()) {
         return path.to_path_buf();
@@ -12,7 +12,7 @@ pub fn below(layout: &Layout, path: &Path) -> PathBuf {
     layout.root().join(path.strip_prefix("/").unwrap_or(path))
 }
 
-/// Returns why a directory cannot be a location of models: it holds much more.
+/// Returns why a directory cannot be a location of models: it contains much more.
 pub fn refusal(layout: &Layout, path: &Path) -> Option<String> {
     if !path.is_absolute() || path.components().any(|part| part == Component::ParentDir) {
         return Some("it is no absolute path without '..'".to_owned());

@@ -1,4 +1,4 @@
-//! Names that are right by construction: a value of one of these types has been checked.
+//! Names that are valid by construction: a value of one of these types has been checked.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -66,7 +66,7 @@ name_type! {
 }
 
 name_type! {
-    /// The name of one environment generation: `<fingerprint>-<n>`, or `adopted-<n>` for a directory that was there
+    /// The name of one environment generation: `<fingerprint>-<n>`, or `adopted-<n>` for a directory that existed
     /// before.
     GenerationName
 }
@@ -82,7 +82,7 @@ impl UnitName {
         Self("ladylinux-api.service".to_owned())
     }
 
-    /// Checks the name of a service unit. Instances of templates are taken, templates are not.
+    /// Checks the name of a service unit. Instances of templates are accepted, templates are not.
     ///
     /// # Errors
     /// A sentence that names the rule which the text breaks.
@@ -106,7 +106,7 @@ impl UnitName {
 }
 
 impl BranchName {
-    /// Returns `main`, the branch of an installation that says nothing else.
+    /// Returns `main`, the default branch.
     pub fn main() -> Self {
         Self("main".to_owned())
     }
@@ -119,7 +119,7 @@ impl BranchName {
         // The full name of a branch, as git writes it.
         let text = text.strip_prefix("refs/heads/").unwrap_or(text);
         let refuse = |why: &str| Err(Failure::new(format!("{text:?} cannot be the name of a branch: {why}")));
-        // Revisions of git: people type them where they mean a commit.
+        // Revisions of git: people type them when they mean a commit.
         let is_revision = text.contains(['~', '^']) || text.contains("@{");
         if is_revision || ["HEAD", "@"].contains(&text) {
             return refuse("git gives it another meaning").map_err(|failure: Failure| {
@@ -267,7 +267,7 @@ pub fn without_credentials(url: &str) -> String {
         let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
         return format!("{scheme}://{host}/{path}");
     }
-    // A proxy needs no scheme. Before the path of ssh there is a user, and never a password.
+    // A proxy needs no scheme. An ssh address has a user before its path, and never a password.
     let (host, path) = url.split_at(url.find('/').unwrap_or(url.len()));
     match host.rsplit_once('@') {
         Some((user, host)) if user.contains(':') => format!("{host}{path}"),

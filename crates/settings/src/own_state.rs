@@ -1,7 +1,7 @@
-//! Whether every entry of the tool's own state and store is root's. Reads owners and modes; changes nothing.
+//! Checks that root owns every entry of the tool's own state and store. Reads owners and modes; changes nothing.
 //!
-//! The way to the two directories being root's is not enough: a `chown -R` leaves entries in them that the service's user can
-//! change, and root would go by them.
+//! It is not enough that root owns the path to the two directories: a `chown -R` leaves entries in them that the
+//! service's user can change, and root would trust them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,12 +18,12 @@ use super::layout::Layout;
 /// How many entries are named.
 const LIMIT: usize = 50;
 
-/// What others decide on in one directory or file of the state.
+/// The entries that other users control in one directory or file of the state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Part {
     /// The first entry that was found.
     first: Foreign,
-    /// What the repair begins at.
+    /// The path at which the repair begins.
     top: PathBuf,
     how: How,
 }
@@ -33,14 +33,14 @@ pub struct Part {
 enum How {
     /// The entry and everything in it.
     Tree,
-    /// Only the entry: what lies in it may be the service user's.
+    /// Only the entry: files in it may belong to the service user.
     Entry,
-    /// The directories of the runs and what lies in each, without what a run saved for the service's user.
+    /// The directories of the runs and the entries in each, except those that a run saved for the service's user.
     Runs,
 }
 
 impl Part {
-    /// Describes what was found.
+    /// Describes the finding.
     pub fn what(&self) -> String {
         let path = self.first.path.display();
         match self.first.uid {
@@ -49,7 +49,8 @@ impl Part {
         }
     }
 
-    /// Returns the command that makes it root's. It changes nothing that had another owner meanwhile, and follows no link.
+    /// Returns the command that makes root the owner. It changes only entries that still have the owner that was found,
+    /// and follows no link.
     pub fn repair(&self) -> String {
         let (top, uid) = (quoted(&self.top.display().to_string()), self.first.uid);
         match self.how {
@@ -65,10 +66,10 @@ impl Part {
     }
 }
 
-/// Refuses root's work where others than root decide on an entry of the state; everybody else may try.
+/// Fails if the caller is root and users other than root control an entry of the state. Other callers pass.
 ///
 /// # Errors
-/// What is not root's, each part with its command; or a directory cannot be read.
+/// The parts that root does not control, each with its command; or a directory cannot be read.
 pub(crate) fn check(layout: &Layout) -> Outcome<()> {
     if !rustix::process::geteuid().is_root() {
         return Ok(());
@@ -82,7 +83,7 @@ pub(crate) fn check(layout: &Layout) -> Outcome<()> {
     Err(parts.iter().map(Part::repair).map(Hint::shell).fold(failure, Failure::hint))
 }
 
-/// Returns what others than root decide on below the state and the store, by directory and owner.
+/// Returns the parts below the state and the store that users other than root control, by directory and owner.
 ///
 /// # Errors
 /// A directory cannot be read.
@@ -108,13 +109,13 @@ pub fn foreign(layout: &Layout) -> Outcome<Vec<Part>> {
 /// How far an entry right below the state or the store counts.
 fn depth_of_top(layout: &Layout, top: &Path) -> Depth {
     let in_state = top.parent() == Some(&layout.state());
-    // Work of the service's user lies in these, and in all of the store but the mirror.
+    // These contain files of the service's user, and so does all of the store except the mirror.
     let shared = [layout.cache(), layout.scratch()];
     if top == layout.environments() || top == layout.uv() {
-        // They are the builder's; root goes by what is written down of them in its own state.
+        // The builder owns them; root trusts only the records of them in its own state.
         Depth::Nothing
     } else if (top == layout.mirror() || top == layout.new_mirror()) && is_builders(layout, top) {
-        // Only units of the builder run git in it, and in the one beside it while they fetch.
+        // Only units of the builder run git in it, and in the new mirror while they fetch.
         Depth::Nothing
     } else if top == layout.mirror() || (in_state && !shared.iter().any(|path| path == top)) {
         Depth::All
@@ -134,7 +135,7 @@ fn depth(layout: &Layout, outer: &Path, below: &Path, is_directory: bool) -> Dep
     let path = outer.join(below);
     match path.strip_prefix(layout.runs()).map(|below| below.iter().count()) {
         Ok(0 | 1) => Depth::All,
-        // What a run saved belongs to the service's user.
+        // Files that a run saved belong to the service's user.
         Ok(_) if is_directory => Depth::Nothing,
         Ok(_) => Depth::Entry,
         Err(_) if below.iter().count() == 1 => depth_of_top(layout, &path),
@@ -152,7 +153,7 @@ mod tests {
 
     const OTHER: u32 = 61_878;
 
-    /// A state of root's with an entry of each kind; `None` if the tests are not run by root.
+    /// Returns a state that root owns, with an entry of each kind; `None` if the tests are not run by root.
     fn world() -> Option<(tempfile::TempDir, Layout)> {
         let root = tempfile::tempdir().unwrap();
         let layout = Layout::below(root.path().canonicalize().unwrap());
@@ -176,7 +177,7 @@ mod tests {
         rustix::process::geteuid().is_root().then_some((root, layout))
     }
 
-    /// The mirror lies in the store, everything else here in the state.
+    /// The mirror is in the store, all other entries of these tests are in the state.
     fn at(layout: &Layout, name: &str) -> PathBuf {
         if name.starts_with("mirror.git") { layout.store().join(name) } else { layout.state().join(name) }
     }

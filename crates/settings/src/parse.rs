@@ -1,4 +1,4 @@
-//! Reads a file of settings into its tables. It touches nothing.
+//! Reads a file of settings into its tables. The module touches nothing.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use super::file::Author;
 /// Reads a file into its tables.
 ///
 /// # Errors
-/// It is no TOML, has a key that its author may not set, or a value that cannot be used; each with line and column.
+/// It is not TOML, has a key that its author may not set, or a value that cannot be used; each with line and column.
 pub(super) fn parse<'a, T: Deserialize<'a> + Default>(
     text: &'a str,
     path: &Path,

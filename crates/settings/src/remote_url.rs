@@ -1,14 +1,14 @@
-//! The remote's URL: which transports are allowed, and that no secret is in it.
+//! The remote's URL: checks that its transport is allowed and that it contains no secret.
 
 use refresh_system::error::{Failure, Outcome};
 
 use super::{RemoteUrl, Transport};
 
 impl RemoteUrl {
-    /// Checks a URL: https and ssh are always allowed, the others only where `allow` lists them.
+    /// Checks a URL: https and ssh are always allowed, the others only if `allow` lists them.
     ///
     /// # Errors
-    /// The transport is unknown or not allowed, or the URL holds credentials. The message never repeats a secret.
+    /// The transport is unknown or not allowed, or the URL contains credentials. The message never repeats a secret.
     pub fn parse(text: &str, allow: &[Transport]) -> Outcome<Self> {
         let refuse = |why: &str| Err(Failure::new(format!("the URL of the remote is refused: {why}")));
         if text.is_empty() || text.starts_with('-') || text.chars().any(|c| c.is_control() || c == ' ') {
@@ -57,8 +57,8 @@ impl RemoteUrl {
         Ok(Self { text: text.to_owned(), transport })
     }
 
-    /// Returns the URL that a person probably means by `text`, which [`Self::parse`] has refused, and the transport that has to be
-    /// allowed for it; `None` if no URL is near.
+    /// Returns the URL that a person probably means by `text`, which [`Self::parse`] has refused, and the transport
+    /// that must be allowed for it; `None` if no URL is similar.
     pub fn usable(text: &str) -> Option<(String, Option<Transport>)> {
         let is_path = text.starts_with('/');
         let host = text.split_once('/').map_or("", |(host, _)| host);

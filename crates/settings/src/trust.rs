@@ -1,8 +1,9 @@
-//! Whether what root goes by is in root's hands: the host's file, the tool's state and store.
+//! Checks that only root controls the files that root trusts: the host's file, the tool's state and store.
 //!
-//! A user who can change one of them, or exchange a directory on the way to one, decides what root does. So before root uses
-//! them it checks the path to each, from the outside inwards: once a directory is root's alone, no other user can
-//! exchange what lies in it, and what was seen stays true. Below a root the way begins at that directory.
+//! A user who can change one of them, or exchange a directory on the way to one, decides what root does. So before root
+//! uses them, it checks the path to each, from the outermost directory inwards. Once only root controls a directory, no
+//! other user can exchange its entries, and the result of the check stays true. With `--root DIR` the way begins at
+//! DIR.
 
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
@@ -15,7 +16,7 @@ use refresh_system::text::quoted;
 use super::layout::Layout;
 use super::own_state;
 
-/// A part of a way that others than root decide on.
+/// A part of a path that users other than root control.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UntrustedPath {
     /// The part.
@@ -27,14 +28,14 @@ pub struct UntrustedPath {
 enum Why {
     /// It belongs to this user.
     Owner(u32),
-    /// Its modes let others write.
+    /// Its mode allows others to write.
     Mode,
     /// It is another user's symbolic link, or one without a target; this is its target.
     Link(PathBuf),
 }
 
 impl UntrustedPath {
-    /// Returns what is wrong.
+    /// Returns the fault as a sentence.
     pub fn what(&self) -> String {
         let path = self.path.display();
         match &self.why {
@@ -44,14 +45,14 @@ impl UntrustedPath {
         }
     }
 
-    /// Returns the command that puts it right, and changes nothing of what lies in a directory.
+    /// Returns the command that repairs it, and changes nothing in a directory.
     pub fn repair(&self) -> String {
         let path = quoted(&self.path.display().to_string());
         match &self.why {
             Why::Owner(_) | Why::Mode => format!("chown root {path} && chmod go-w {path}"),
             Why::Link(target) => {
                 if target.is_dir() {
-                    // Mounted at every boot, since the fence may lie there.
+                    // Mounted at every boot, since the fence may be there.
                     let line = format!("{} {} none bind 0 0", target.display(), self.path.display());
                     format!(
                         "rm {path} && mkdir {path} && echo {} >>/etc/fstab && mount {path}",
@@ -65,11 +66,11 @@ impl UntrustedPath {
     }
 }
 
-/// Refuses root's work where others than root decide on it; everybody else may try. The application's own places count for
-/// nothing here: root goes by nothing that lies there.
+/// Fails if the caller is root and users other than root control one of the paths. Other callers pass. The
+/// application's own places do not count: root trusts nothing in them.
 ///
 /// # Errors
-/// What is not root's alone, each with its command.
+/// The paths that not only root controls, each with its command.
 pub fn check(layout: &Layout) -> Outcome<()> {
     refuse_root(loose(layout))?;
     own_state::check(layout)
@@ -78,9 +79,9 @@ pub fn check(layout: &Layout) -> Outcome<()> {
 /// Which of the two places of the host's settings counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct HostFiles {
-    /// The file that counts, whether or not it is there.
+    /// The file that counts, whether or not it exists.
     pub(crate) counts: PathBuf,
-    /// The other one, where it is there.
+    /// The other one, if it exists.
     pub(crate) ignored: Option<Ignored>,
 }
 
@@ -99,7 +100,7 @@ impl std::fmt::Display for Ignored {
     }
 }
 
-/// Finds out which file of settings counts. The one in `/etc/ladylinux` does, where only root can have written or
+/// Finds out which file of settings counts. It is the one in `/etc/ladylinux` if only root can have written or
 /// exchanged it; else the one beside that directory. Below a root directory of another user the first one counts.
 ///
 /// # Errors
@@ -123,26 +124,26 @@ pub(crate) fn host_files(layout: &Layout) -> Outcome<HostFiles> {
     })
 }
 
-/// Returns the file of settings that is there and does not count.
+/// Returns the file of settings that exists and does not count.
 pub fn ignored(layout: &Layout) -> Option<Ignored> {
     host_files(layout).ok().and_then(|files| files.ignored)
 }
 
-/// Reads the host's file; `None` if there is none. Root accepts it, or its absence, only where no other user decides on
+/// Reads the host's file; `None` if it does not exist. Root accepts it, or its absence, only if no other user controls
 /// that.
 ///
 /// # Errors
-/// It cannot be read or is not to be believed.
+/// It cannot be read or cannot be trusted.
 pub fn host_file(layout: &Layout) -> Outcome<Option<Vec<u8>>> {
     let path = layout.host_file();
     refuse_root(on_the_way(layout.root(), &path))?;
     disk::read_if_there(&path)
 }
 
-/// Returns what others than root decide on.
+/// Returns the paths that users other than root control.
 ///
 /// # Errors
-/// Something cannot be looked at.
+/// A part of a path cannot be examined.
 pub fn loose(layout: &Layout) -> Outcome<Vec<UntrustedPath>> {
     on_the_ways(layout.root(), &[layout.host_file(), layout.state(), layout.store()])
 }
@@ -173,8 +174,8 @@ fn refuse_root(loose: Outcome<Vec<UntrustedPath>>) -> Outcome<()> {
     Err(loose.iter().map(UntrustedPath::repair).fold(failure, Failure::hint))
 }
 
-/// Looks at every part of a way from `root` on, as far as there is something. A link of root's is followed, and where it
-/// leads is looked at in the same way.
+/// Checks every existing part of a path from `root` on. A link that root owns is followed, and its target is checked in
+/// the same way.
 fn on_the_way(root: &Path, path: &Path) -> Outcome<Vec<UntrustedPath>> {
     let mut parts: Vec<&Path> = path.ancestors().take_while(|part| part.starts_with(root)).collect();
     parts.reverse();
@@ -199,7 +200,7 @@ fn on_the_way(root: &Path, path: &Path) -> Outcome<Vec<UntrustedPath>> {
         } else if found.uid() != 0 {
             add(Why::Owner(found.uid()));
         } else if found.mode() & 0o022 != 0 && found.mode() & 0o1000 == 0 {
-            // In a directory with the sticky bit no other user exchanges what is root's.
+            // In a directory with the sticky bit no other user can exchange root's entries.
             add(Why::Mode);
         }
     }
@@ -217,7 +218,7 @@ mod tests {
     /// A user that owns nothing else.
     const OTHER: u32 = 61_876;
 
-    /// An installation of root's; `None` if the tests are not run by root.
+    /// Returns an installation that root owns; `None` if the tests are not run by root.
     fn world() -> Option<(tempfile::TempDir, Layout)> {
         let directory = tempfile::tempdir().unwrap();
         let layout = Layout::below(directory.path().canonicalize().unwrap());
@@ -269,7 +270,7 @@ mod tests {
             ignored: Some(Ignored { path: path.to_path_buf(), why }),
         };
         assert_eq!(host_files(&layout).unwrap(), counts(&first));
-        // The directory is the service user's, or the file is: root's word lies beside it.
+        // The directory or the file belongs to the service user: root's settings are beside the directory.
         for path in [layout.etc(), first.clone()] {
             chown(&path, Some(OTHER), None).unwrap();
             let why = format!("{} belongs to uid {OTHER}", path.display());
@@ -344,7 +345,7 @@ mod tests {
         assert_eq!(host_file(&layout).unwrap(), None);
         chown(layout.etc(), Some(OTHER), None).unwrap();
         assert!(host_file(&layout).unwrap_err().summary().contains("belongs to uid"));
-        // What is not on the way to it is no concern of this file.
+        // Paths that do not lead to the file do not matter.
         chown(layout.etc(), Some(0), None).unwrap();
         chown(layout.state(), Some(OTHER), None).unwrap();
         assert_eq!(host_file(&layout).unwrap(), None);

@@ -1,4 +1,4 @@
-//! The users that own files and run units. It reads owners.
+//! The users that own files and run units. The module reads owners.
 
 use refresh_system::disk::Owner;
 use refresh_system::error::Outcome;
@@ -12,11 +12,11 @@ pub const BUILDER: &str = "ladylinux-refresh";
 /// The user that runs programs of the application before the stop; it owns nothing.
 pub const STAGING: &str = "ladylinux-staging";
 
-/// Returns the user that `app/` belongs to. If it does not exist: the user of its parent directory, on a real machine the service
-/// user instead of root, else the caller.
+/// Returns the owner of `app/`. If `app/` does not exist: the owner of its parent directory, on a real machine the
+/// service user instead of root, else the caller.
 ///
 /// # Errors
-/// `app/` exists and its owner cannot be read. No other user may take its place: what `app/` brings runs as its owner.
+/// `app/` exists and its owner cannot be read. No other user may replace it: programs of `app/` run as its owner.
 pub fn owner_of_app(layout: &Layout) -> Outcome<Owner> {
     if let Some(owner) = Owner::of_existing(&layout.app())? {
         return Ok(owner);

@@ -50,7 +50,8 @@ impl Layers {
         faults::read::<HostFile>(text, Author::Host).places
     }
 
-    /// Returns each value of the host's file that cannot be used, with its key; `numbers` are those of its hooks in the file.
+    /// Returns each value of the host's file that cannot be used, with its key; `numbers` are those of its hooks in the
+    /// file.
     fn unusable_of_host(&self, numbers: &[usize]) -> Vec<(String, Failure)> {
         let (layout, host, mut found) = (&self.layout, &self.host, Found::default());
         let mut pick = LayerChoice { origins: BTreeMap::new() };
