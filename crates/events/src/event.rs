@@ -1,7 +1,7 @@
-//! What happens during a run, as a closed and versioned set of events.
+//! The events of a run, as a closed and versioned set.
 //!
 //! An event is a contract with programs that read `--format json`; `docs/events.schema.json` is its schema and a test
-//! holds the two together. Subscribers render events; none of them can stop a run.
+//! compares the two. Subscribers render events; none of them can stop a run.
 
 use std::fmt;
 use std::sync::Mutex;
@@ -31,23 +31,23 @@ pub enum Event {
     },
     /// A part of the run began.
     PhaseStarted {
-        /// Which.
+        /// The part.
         phase: Phase,
     },
-    /// Work in hand: `done` of `total`, both in the unit that `what` names.
+    /// Progress of the current work: `done` of `total`, both in the unit that `what` names.
     Progress {
-        /// During which part.
+        /// The part of the run.
         phase: Phase,
-        /// What is being done.
+        /// The current work.
         what: String,
         /// How much is done.
         done: Option<u64>,
-        /// Of how much.
+        /// How much there is to do.
         total: Option<u64>,
     },
     /// A line that another program wrote.
     Output {
-        /// During which part.
+        /// The part of the run.
         phase: Phase,
         /// The program or hook.
         source: String,
@@ -56,34 +56,34 @@ pub enum Event {
     },
     /// Something worth knowing.
     Note {
-        /// During which part.
+        /// The part of the run.
         phase: Phase,
-        /// What.
+        /// The text.
         message: String,
     },
-    /// Something a person should look at.
+    /// Something that a person should check.
     Warning {
-        /// During which part.
+        /// The part of the run.
         phase: Phase,
-        /// What.
+        /// The text.
         message: String,
     },
     /// A part of the run is done.
     PhaseFinished {
-        /// Which.
+        /// The part.
         phase: Phase,
         /// How long it took, in milliseconds.
         duration_ms: u64,
-        /// What it did, in a few words.
+        /// Its result, in a few words.
         summary: String,
     },
     /// A part of the run failed; the run ends.
     PhaseFailed {
-        /// Which.
+        /// The part.
         phase: Phase,
         /// How long it took, in milliseconds.
         duration_ms: u64,
-        /// What happened, outermost first.
+        /// The causes, the outermost first.
         error: Vec<String>,
     },
     /// The run ended. Always last.
@@ -95,11 +95,11 @@ pub enum Event {
 
 /// Something that renders or keeps events.
 pub trait Subscriber: Send {
-    /// Takes one event. Trouble with the output stays with the subscriber.
+    /// Receives one event. A failure of the output stays with the subscriber.
     fn take(&mut self, event: &Event);
 }
 
-/// Where events go: to every subscriber, in order.
+/// Passes events to every subscriber, in order.
 pub struct Events {
     inner: Mutex<Inner>,
 }
@@ -120,7 +120,7 @@ impl Events {
         Self::new(Vec::new())
     }
 
-    /// Adds a subscriber, which sees everything from now on.
+    /// Adds a subscriber, which receives all further events.
     pub fn subscribe(&self, subscriber: Box<dyn Subscriber>) {
         self.with(|inner| inner.subscribers.push(subscriber));
     }
@@ -152,7 +152,7 @@ impl Events {
         self.emit(&Event::Output { phase: self.phase(), source: source.to_owned(), line: line.to_owned() });
     }
 
-    /// Returns how far the work in hand is.
+    /// Reports the progress of the current work.
     pub fn progress(&self, what: &str, done: Option<u64>, total: Option<u64>) {
         self.emit(&Event::Progress { phase: self.phase(), what: what.to_owned(), done, total });
     }
@@ -162,7 +162,7 @@ impl Events {
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut Inner) -> T) -> T {
-        // A subscriber that panicked has spoiled at most its own output.
+        // A subscriber that panicked has damaged at most its own output.
         let mut inner = self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         work(&mut inner)
     }

@@ -1,6 +1,6 @@
-//! What a run reports: events while it goes, a report at its end, and its log file.
+//! The output of a run: events during the run, a report at its end, and its log file.
 //!
-//! Values that are written and read as JSON. It writes the log ([`log`]) and touches nothing else.
+//! Values that are written and read as JSON. The crate writes the log ([`log`]) and touches nothing else.
 
 pub mod event;
 pub mod log;

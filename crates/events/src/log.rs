@@ -19,7 +19,7 @@ impl Log {
     /// Opens the log of a run.
     ///
     /// # Errors
-    /// The file cannot be made.
+    /// The file cannot be created.
     pub fn open(path: &Path) -> Outcome<Self> {
         Ok(Self { file: disk::append_own(path, 0o640)? })
     }
@@ -28,16 +28,16 @@ impl Log {
 impl Subscriber for Log {
     fn take(&mut self, event: &Event) {
         if let Some(line) = line(event) {
-            // People look at logs on terminals, so what others wrote is made harmless here as well.
+            // People read logs on terminals, so text of other programs is escaped here as well.
             let line = harmless(&line).replace('\n', "\n    ");
-            // In one piece: a line is there or it is not.
+            // In one write: a line is complete or missing.
             let line = format!("{} {line}\n", clock::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ"));
             let _ = self.file.write_all(line.as_bytes());
         }
     }
 }
 
-/// Returns the event as a line of the log; `None` for what is only of the moment.
+/// Returns the event as a line of the log; `None` for events that matter only when they happen.
 fn line(event: &Event) -> Option<String> {
     Some(match event {
         Event::RunStarted { run, program, .. } => format!("run {run} with version {program}"),

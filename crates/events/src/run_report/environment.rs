@@ -1,4 +1,4 @@
-//! The environment in the report of a run. It touches nothing.
+//! The environment in the report of a run. The module touches nothing.
 
 use std::path::PathBuf;
 
@@ -30,10 +30,10 @@ pub struct Environment {
     /// The digest of what is installed, the same on every machine; `None` if it is not known.
     #[serde(default)]
     pub digest: Option<String>,
-    /// Files that several packages bring, and whose is used.
+    /// Files that several packages contain, and the package whose file is used.
     #[serde(default)]
     pub overlaps: Vec<Overlap>,
-    /// Environments that were changed manually, and that are not used any more.
+    /// Environments that were changed manually, and that are no longer used.
     #[serde(default)]
     pub contaminated: Vec<Contaminated>,
 }
@@ -52,13 +52,13 @@ pub struct Contaminated {
 /// A lock in a few words.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LockSummary {
-    /// The application's file, or who resolved it.
+    /// The application's file, or the program that resolved it.
     pub source: String,
-    /// Releases after this instant were not looked at.
+    /// Releases after this instant were ignored.
     pub cutoff: Option<jiff::Timestamp>,
-    /// Why another machine may come to another result; `None` if it does not.
+    /// Why another machine can get a different result; `None` if it cannot.
     pub not_reproducible: Option<String>,
-    /// The sha256 over what it says.
+    /// The sha256 of its content.
     pub digest: String,
 }
 
@@ -71,12 +71,12 @@ impl LockSummary {
     }
 }
 
-/// A file that several distributions bring with different contents.
+/// A file that several distributions contain, with different contents.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Overlap {
     /// The file, as the lists name it: relative to the directory of the packages.
     pub path: String,
-    /// Who brings it, in the order of the lock; the last one wins.
+    /// The distributions that contain it, in the order of the lock; the last one wins.
     pub packages: Vec<String>,
 }
 

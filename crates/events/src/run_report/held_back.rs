@@ -1,4 +1,4 @@
-//! A commit that unattended runs hold back, and why. Plain data; it touches nothing.
+//! A commit that unattended runs hold back, and why. Plain data; the module touches nothing.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,13 +15,13 @@ pub struct HeldBack {
     /// The first line of its message, if it is known.
     #[serde(default)]
     pub subject: Option<String>,
-    /// What holds it back.
+    /// The reason why it is held back.
     pub by: HeldBy,
     /// The run that rolled it back, or that halted.
     pub run: RunId,
     /// When that run began, in UTC.
     pub at: jiff::Timestamp,
-    /// The user who typed the command of that run, if it was typed and that can be known.
+    /// The user who typed the command of that run, if it was typed and the user is known.
     #[serde(default)]
     pub user: Option<String>,
     /// Why the run halted; `None` after a rollback.
@@ -29,7 +29,7 @@ pub struct HeldBack {
     pub why: Option<String>,
 }
 
-/// What holds a commit back.
+/// The reason why a commit is held back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HeldBy {
@@ -46,7 +46,7 @@ impl HeldBack {
         format!("{}{subject}", self.commit.short())
     }
 
-    /// Returns what holds it back, without the time: `rolled back by alice`, `its run halted`.
+    /// Returns the reason why it is held back, without the time: `rolled back by alice`, `its run halted`.
     pub fn cause(&self) -> String {
         let user = self.user.as_deref().map(harmless_line);
         match (self.by, user) {
@@ -58,5 +58,5 @@ impl HeldBack {
     }
 }
 
-/// What ends it, for people.
+/// The events that end it, for people.
 pub const RELEASE: &str = "`run`, or a newer commit of the branch";

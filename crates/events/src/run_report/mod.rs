@@ -1,7 +1,7 @@
 //! The report of a run as plain data.
 //!
 //! [`Report`] is the contract: `report.json`, `status.json`, the last line of `--format json` and the human text are
-//! all derived from it. It touches nothing; `report` renders it.
+//! all derived from it. The module touches nothing; `report` renders the report.
 
 mod environment;
 mod held_back;
@@ -26,7 +26,7 @@ pub use service::{OtherState, OtherUnit, Service, Tie};
 /// The version of the report's format.
 pub(crate) const SCHEMA: u32 = 1;
 
-/// The exit code of a run that SIGTERM halted: the machine went down, which says nothing of the commit.
+/// The exit code of a run that SIGTERM halted: the machine went down, which is no evidence against the commit.
 const SHUT_DOWN: u8 = 128 + 15;
 
 /// All about one run (RW-5.6).
@@ -36,13 +36,13 @@ pub struct Report {
     pub schema: u32,
     /// The run.
     pub run: RunId,
-    /// What was asked for: `run` or `rollback`.
+    /// The command: `run` or `rollback`.
     pub command: String,
     /// How it ended.
     pub result: Ending,
     /// The exit code.
     pub exit_code: u8,
-    /// Whether commit or environment are others than before.
+    /// Whether commit or environment differ from before.
     pub changed: bool,
     /// Whether staging came before the stop.
     pub staged: bool,
@@ -52,11 +52,11 @@ pub struct Report {
     pub finished_at: jiff::Timestamp,
     /// The branch.
     pub branch: BranchName,
-    /// The commit that `app/` holds now (RW-5.6a); `None` if that cannot be read.
+    /// The commit in `app/` now (RW-5.6a); `None` if it cannot be read.
     pub commit: Option<CommitId>,
-    /// The commit that it held before.
+    /// The commit in `app/` before.
     pub commit_before: Option<CommitId>,
-    /// What the run was to deploy; `None` if it ended before that was known.
+    /// The version that the run was to deploy; `None` if the run ended before it was known.
     #[serde(default)]
     pub requested: Option<Requested>,
     /// The bundle that it came from; `None` if it came from the remote.
@@ -66,20 +66,20 @@ pub struct Report {
     pub environment: Environment,
     /// The service (RW-5.6c).
     pub service: Service,
-    /// From the stop to the first good answer, in milliseconds; `None` if there was none.
+    /// From the stop to the first good answer, in milliseconds; `None` if no good answer came.
     pub downtime_ms: Option<u64>,
-    /// What that time was needed for.
+    /// The parts of that time.
     #[serde(default)]
     pub downtime: Option<DowntimeParts>,
     /// The time without the service, if it was down before this run because earlier ones had not succeeded.
     #[serde(default)]
     pub outage: Option<Outage>,
-    /// What became of connections while the socket of the service stayed open; `None` if it did not.
+    /// The connections while the socket of the service stayed open; `None` if it did not.
     #[serde(default)]
     pub connections: Option<Connections>,
     /// Every part of the run, in order.
     pub phases: Vec<PhaseReport>,
-    /// What was found when the models were looked at; `None` if they were not (RW-6.2).
+    /// The result of verifying the models; `None` if they were not verified (RW-6.2).
     #[serde(default)]
     pub models: Option<ModelsSummary>,
     /// Local changes that were saved.
@@ -89,15 +89,15 @@ pub struct Report {
     /// Git-ignored paths that moved from the old tree into the new one, relative to `app/`.
     #[serde(default)]
     pub ignored: Vec<String>,
-    /// What became of the protected paths.
+    /// The result of checking the protected paths.
     pub protected: Protected,
-    /// How far units were confined; `None` if that cannot be found out.
+    /// How far units were confined; `None` if that cannot be determined.
     #[serde(default)]
     pub confinement: Option<Enforcement>,
     /// The commit that the run did not deploy, since a person or a halt holds it back; `None` for other results.
     #[serde(default)]
     pub held_back: Option<HeldBack>,
-    /// Things a person should look at.
+    /// Things that a person should check.
     pub warnings: Vec<String>,
     /// Why it failed.
     pub error: Option<Error>,
@@ -109,7 +109,7 @@ pub struct Report {
 pub enum Ending {
     /// All six steps succeeded.
     Refreshed,
-    /// There was nothing to do, and nothing was done.
+    /// Nothing had to be done, and nothing was done.
     Unchanged,
     /// An unattended run found a commit that is held back, and did nothing.
     HeldBack,
@@ -122,7 +122,7 @@ pub enum Ending {
 }
 
 impl Ending {
-    /// Returns the word for it, as machine output spells it.
+    /// Returns the name that machine output uses for it.
     pub fn word(self) -> &'static str {
         match self {
             Self::Refreshed => "refreshed",
@@ -135,7 +135,7 @@ impl Ending {
     }
 }
 
-/// How far the table of units is put into force here.
+/// How far the table of units is in force on this host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", content = "missing", rename_all = "snake_case")]
 pub enum Enforcement {
@@ -145,7 +145,7 @@ pub enum Enforcement {
     Missing(Vec<String>),
 }
 
-/// What a run was to deploy.
+/// The version that a run was to deploy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Requested {
     /// The branch.
@@ -166,12 +166,12 @@ impl Requested {
     }
 }
 
-/// What became of connections while the service was down and its socket open.
+/// The connections while the service was down and its socket open.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Connections {
-    /// Those that were open from some time before the stop until then, and ended with the service: streams and idle ones.
+    /// Connections that were open for some time before the stop and ended with the service: streams and idle ones.
     pub ended: usize,
-    /// Those that waited at once for the new service.
+    /// The largest number of connections that waited for the new service at the same time.
     pub waited: u32,
     /// How long the first of them waited, in milliseconds; `None` if none did.
     pub longest_wait_ms: Option<u64>,
@@ -191,17 +191,17 @@ pub struct Outage {
 }
 
 impl Outage {
-    /// Begins with the time from a fence until now. It can span a boot, so that the wall clock measures it.
+    /// Begins with the time from a fence until now. It can span a boot, so the wall clock measures it.
     pub fn since(since: jiff::Timestamp, now: jiff::Timestamp) -> Self {
         let duration_ms = u64::try_from(now.duration_since(since).as_millis()).unwrap_or(0);
         Self { since, duration_ms, runs: Vec::new(), look: None }
     }
 }
 
-/// What a downtime was needed for, in milliseconds; together they are the downtime.
+/// The parts of a downtime, in milliseconds; their sum is the downtime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DowntimeParts {
-    /// From the request to stop until the service is gone.
+    /// From the request to stop until the service has ended.
     pub stop_ms: u64,
     /// Moving the tree in and switching the environment.
     pub sync_ms: u64,
@@ -228,25 +228,25 @@ impl DowntimeParts {
     }
 }
 
-/// The bundle that a run was given.
+/// The bundle that a run received.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bundle {
     /// The file.
     pub file: PathBuf,
-    /// Its sha256; `None` if it was refused before it was read whole.
+    /// Its sha256; `None` if it was refused before it was read completely.
     pub sha256: Option<String>,
 }
 
 /// One part of a run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PhaseReport {
-    /// Which.
+    /// The part.
     pub phase: Phase,
     /// How long it took, in milliseconds.
     pub duration_ms: u64,
     /// Whether it succeeded.
     pub ok: bool,
-    /// What it did, in a few words.
+    /// Its result, in a few words.
     pub summary: String,
 }
 
@@ -257,36 +257,36 @@ pub struct Saved {
     pub count: usize,
     /// The first of them, relative to `app/`.
     pub paths: Vec<String>,
-    /// Where they are.
+    /// Their directory.
     pub place: Option<PathBuf>,
     /// The command that shows them.
     pub look: Option<String>,
 }
 
-/// What became of models, containers, configuration and persistent data (RW-3.2, RW-6.1).
+/// The check of models, containers, configuration and persistent data (RW-3.2, RW-6.1).
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Protected {
-    /// How many entries were looked at before and after.
+    /// How many entries were compared before and after.
     pub entries: usize,
-    /// What differed afterwards, although no hook had run yet.
+    /// The entries that differed afterwards, although no hook had run yet.
     pub changed: Vec<String>,
 }
 
 /// Why a run failed (RW-7.1b).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Error {
-    /// In which part.
+    /// The part of the run.
     pub phase: Phase,
-    /// What happened: the outermost sentence first, the root cause last.
+    /// The causes: the outermost sentence first, the root cause last.
     pub chain: Vec<String>,
-    /// What may help, the closest to the cause first.
+    /// The hints, the closest to the cause first.
     pub hints: Vec<String>,
     /// The command to type next.
     pub next: String,
 }
 
 impl Report {
-    /// Makes the report of a run that begins, which is filled while it goes on.
+    /// Makes the report of a run that begins; the run fills it later.
     pub fn new(run: RunId, command: &str, started_at: jiff::Timestamp) -> Self {
         Self {
             schema: SCHEMA,
@@ -322,8 +322,9 @@ impl Report {
         }
     }
 
-    /// Returns the report as everybody may read it; `failure` is the cause of its error. What hooks and the service wrote may
-    /// hold secrets: it stays in the log of the run, and with those who followed it.
+    /// Returns the report in the form that every user may read; `failure` is the cause of its error. The output of
+    /// hooks and of the service can contain secrets: it stays in the log of the run and in the output of commands that
+    /// followed it.
     #[must_use]
     pub fn open(&self, failure: Option<&Failure>) -> Self {
         let mut open = self.clone();
@@ -333,8 +334,8 @@ impl Report {
         open
     }
 
-    /// Returns the commit that this run holds back because it halted; `None` if it ended otherwise, or its target was an earlier
-    /// version, which no unattended run deploys. `user` typed its command.
+    /// Returns the commit that this run holds back because it halted; `None` if it ended in another way, or if its
+    /// target was an earlier version, which no unattended run deploys. `user` typed its command.
     pub fn held_back_by_halt(&self, user: Option<String>) -> Option<HeldBack> {
         let is_one = self.result == Ending::Halted && self.command == "run" && self.exit_code != SHUT_DOWN;
         let requested = self.requested.as_ref().filter(|_| is_one)?;
@@ -355,8 +356,8 @@ impl Report {
         self.error.as_ref().map(|error| text::harmless(&error.chain.join(": ")))
     }
 
-    /// Returns how long the run took, in milliseconds: the sum of its parts, which are measured by the monotonic clock. A run that
-    /// was killed measured nothing.
+    /// Returns how long the run took, in milliseconds: the sum of its parts, which the monotonic clock measures. A run
+    /// that was killed measured nothing.
     pub fn duration_ms(&self) -> u64 {
         if self.result != Ending::Interrupted {
             return self.phases.iter().map(|part| part.duration_ms).sum();
@@ -364,7 +365,7 @@ impl Report {
         u64::try_from(self.finished_at.duration_since(self.started_at).as_millis()).unwrap_or(0)
     }
 
-    /// Returns how long the service was down when this run ended that, in milliseconds; `None` if it did not.
+    /// Returns the length of the downtime that this run ended, in milliseconds; `None` if it ended none.
     pub fn down_ms(&self) -> Option<u64> {
         self.outage.as_ref().map(|outage| outage.duration_ms).or(self.downtime_ms)
     }

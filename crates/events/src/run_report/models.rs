@@ -1,4 +1,4 @@
-//! The verification of models in the report of a run. It touches nothing.
+//! The verification of models in the report of a run. The module touches nothing.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +13,7 @@ pub struct ModelsSummary {
     pub looked_at: usize,
     /// How many files have the expected digest.
     pub verified: usize,
-    /// How many files are there, and no digest was compared.
+    /// How many files exist without a comparison of their digest.
     pub present: usize,
     /// How many findings are worth knowing.
     pub notes: usize,

@@ -1,4 +1,4 @@
-//! The parts of a run. It touches nothing.
+//! The parts of a run. The module touches nothing.
 
 use std::fmt;
 
@@ -37,7 +37,7 @@ impl Phase {
         Self::STEPS.iter().position(|step| *step == self).map(|index| index + 1)
     }
 
-    /// Returns the name, as messages and machine output spell it.
+    /// Returns the name that messages and machine output use.
     pub fn name(self) -> &'static str {
         match self {
             Self::Preflight => "preflight",

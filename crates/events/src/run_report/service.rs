@@ -1,4 +1,4 @@
-//! The service and the other units in the report of a run. It touches nothing.
+//! The service and the other units in the report of a run. The module touches nothing.
 
 use serde::{Deserialize, Serialize};
 
@@ -18,18 +18,18 @@ pub struct Service {
     pub others: Vec<OtherUnit>,
 }
 
-/// A unit of the application beside the service.
+/// A unit of the application other than the service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OtherUnit {
     /// Its name.
     pub unit: String,
-    /// What ties it to the service.
+    /// The tie that connects it to the service.
     pub tie: Tie,
-    /// What it does at the end of the run.
+    /// Its state at the end of the run.
     pub state: OtherState,
 }
 
-/// What ties a unit to the service.
+/// The tie that connects a unit to the service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Tie {
@@ -41,13 +41,13 @@ pub enum Tie {
     None,
 }
 
-/// What a unit beside the service does at the end of a run.
+/// The state of a unit other than the service at the end of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OtherState {
     /// It was started again.
     Started,
-    /// It is down.
+    /// It is not running.
     Down,
     /// It was not restarted.
     RunsOldVersion,
