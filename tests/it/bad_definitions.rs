@@ -1,5 +1,5 @@
-//! Definitions that cannot be built are refused in staging, with nothing touched; and what the command `lock` says. From
-//! end to end, with an index of our own that the host names.
+//! Definitions that cannot be built are refused in staging, with nothing touched. The output of the command `lock` is
+//! checked too. From end to end, with a separate index that the host names.
 #![allow(
     clippy::disallowed_methods,
     clippy::unwrap_used,
@@ -17,7 +17,7 @@ use std::process::Command;
 use host::Host;
 use index::{Index, Release, release};
 
-/// What the index has, `six` in the version that the host is running with included.
+/// The releases of the index, including `six` in the version that the host runs with.
 fn releases() -> Vec<Release> {
     vec![
         release("six", "1.16.0"),
@@ -38,7 +38,7 @@ fn host_with(index_url: &str) -> Host {
     host
 }
 
-/// What a deployed installation is known by.
+/// The properties that identify a deployed installation.
 fn state(host: &Host) -> (String, std::path::PathBuf, Option<serde_json::Value>) {
     (host.head(), fs::read_link(host.layout.venv()).unwrap(), host.answer())
 }
@@ -138,7 +138,7 @@ fn a_lock_is_printed_upgraded_and_written_as_json() {
         host.tool(["lock", "--upgrade"]).expect(0).prints("nothing changed").prints("from releases until");
     assert!(!same.all().contains("not reproducible"), "{}", same.all());
 
-    // As if the definition were of a time before the second release.
+    // As if the definition were older than the second release.
     let amended = Command::new("git")
         .args([
             "-c",
@@ -177,7 +177,7 @@ fn a_lock_is_printed_upgraded_and_written_as_json() {
 fn the_credentials_of_an_index_reach_the_index_and_no_record() {
     let index = Index::new(&releases());
     let host = host_with(&index.url_with("me:hushhush"));
-    // The beginning of what `me:hushhush` is in base64.
+    // The beginning of `me:hushhush` in base64.
     assert!(index.asked().iter().any(|line| line.contains("bWU6aHVzaGh1c")));
     host.push(&[("requirements.txt", "six==99\n")]);
     let ran = host.tool(["run", "--verbose"]).expect(3);

@@ -1,4 +1,4 @@
-//! The command line, and what the documents say about it: commands, options, keys, defaults and exit codes are compared
+//! The command line and its description in the documents: commands, options, keys, defaults and exit codes are compared
 //! with the program.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests lay out what the program finds")]
 
@@ -73,7 +73,7 @@ fn every_command_has_a_help_text() {
             "{words:?}\n{}",
             printed.out
         );
-        // What every command has comes after what is its own.
+        // The options of every command come after those of the command itself.
         let options = printed.out.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
         let mut last = options.skip_while(|line| !line.starts_with("--root <DIR>")).skip(1);
         assert!(last.all(|line| line.starts_with("-h, ") || line.starts_with("-V, ")), "{}", printed.out);
@@ -109,7 +109,7 @@ fn every_command_has_a_help_text() {
     assert!(parts.is_some() || built_from == "\n", "{version}");
     if let Some((commit, date)) = parts {
         let shown = git(&["show", "--no-patch", "--format=%cd", "--date=format-local:%F", commit]);
-        // A build for development can be of a commit that this repository does not have any more.
+        // A development build can be of a commit that this repository does not have any more.
         if shown.code == Some(0) && std::env::var("SOURCE_DATE_EPOCH").is_err() {
             assert_eq!(shown.out.trim(), date);
         }
@@ -203,12 +203,12 @@ fn rw_8_3_the_documented_exit_codes_are_those_of_the_program() {
         Err(Error::Bug("x".into())),
     ];
     let number = |end: &Result<Ended, Error>| -> String {
-        // Only the kernel reads the number of an exit code.
+        // The number of an exit code has no accessor; its debug text contains it.
         let shown = format!("{:?}", code(end));
         shown.chars().filter(char::is_ascii_digit).collect()
     };
     let mut real: BTreeSet<String> = ends.iter().map(number).collect();
-    // A run that halted says its code in its report; see the tests of halts.
+    // A run that halted has its code in its report; see the tests of halts.
     real.insert("1".to_owned());
     assert_eq!(documented, real);
     let help = tool(&["--help"]).expect(0).out;
@@ -239,7 +239,7 @@ fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// Splits a line as a shell does where it has no other quotes than single ones around words.
+/// Splits a line as a shell does that has no quotes except single quotes around words.
 fn shell_words(line: &str) -> impl Iterator<Item = &str> {
     line.split('\'')
         .enumerate()
@@ -256,7 +256,7 @@ fn every_command_that_a_document_or_a_message_shows_is_understood() {
     for path in shown {
         let text = fs::read_to_string(&path).unwrap();
         for (start, _) in text.match_indices("ladylinux-refresh ") {
-            // In documents a command is code; in sources it is (a part of) a text between quotes.
+            // In documents a command is code; in sources it is a text between quotes, or a part of one.
             let document = path.extension().is_some_and(|end| end == "md");
             let opening = text[..start].chars().next_back().unwrap_or('\n');
             let code = if document { "` \n" } else { "\"` " }.contains(opening);
@@ -266,7 +266,7 @@ fn every_command_that_a_document_or_a_message_shows_is_understood() {
             let line = rest[..end].trim();
             let known = |word: &str| Cli::command().find_subcommand(word).is_some();
             let first = line.split_whitespace().find(|word| !word.starts_with('-')).unwrap_or("");
-            // Prose goes on after the program's name with another word.
+            // In prose another word follows the name of the program.
             if !code || !(known(first) || line.starts_with("--root")) {
                 continue;
             }
@@ -285,7 +285,7 @@ fn every_command_that_a_document_or_a_message_shows_is_understood() {
             match Cli::try_parse_from(&words) {
                 Ok(_) => count += 1,
                 Err(error) if error.kind() == DisplayHelp => count += 1,
-                // What follows is filled in: a value is missing here only.
+                // The rest of the line is filled in later, so a value may be missing here.
                 Err(error) if cut_short && matches!(error.kind(), MissingRequiredArgument | InvalidValue) => {
                 }
                 Err(error) => panic!("{}: {line:?}: {error}", path.display()),
@@ -363,7 +363,7 @@ fn the_documents_have_every_key_with_its_default() {
     assert!(real.probe.url.is_none() && real.probe.status.is_none() && real.probe.json.is_none());
     assert!(real.probe.body.is_none());
 
-    // What the application may say.
+    // The settings that the application may have.
     let rows = &tables["Configuration"];
     let documented: BTreeSet<&str> = rows.iter().map(|row| row[0].trim_matches('`')).skip(1).collect();
     let mut real = BTreeSet::new();
@@ -376,7 +376,7 @@ fn the_documents_have_every_key_with_its_default() {
     assert_eq!(documented, real.iter().map(String::as_str).collect());
 }
 
-/// The settings of a host's file, with what is filled in only where it is used, and without where it came from.
+/// The settings of the host file, with the values that are filled in only at their use, and without their origins.
 fn resolve(text: &str) -> Settings {
     let directory = tempfile::tempdir().unwrap();
     let layout = Layout::below(directory.path());

@@ -13,7 +13,7 @@ use refresh_settings::keys::{TableKeys, application_keys, host_keys};
 use refresh_settings::layout::Layout;
 use serde_json::{Value, json};
 
-/// A root with nothing in it but a file of settings.
+/// A root that contains only a settings file.
 struct Root {
     _directory: tempfile::TempDir,
     layout: Layout,
@@ -65,7 +65,7 @@ fn read_schema() -> Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 
-/// Returns a part of the schema; where it refers to another part, that one.
+/// Returns a part of the schema, or the part that it refers to.
 fn resolved<'a>(schema: &'a Value, part: &'a Value) -> &'a Value {
     match part["$ref"].as_str() {
         Some(reference) => schema.pointer(reference.trim_start_matches('#')).unwrap(),

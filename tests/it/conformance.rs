@@ -1,5 +1,5 @@
-//! Holds `docs/conformance.md` and the tests together: every clause of the specification is there and has a test, what
-//! is named there exists, and no test claims a clause that there is not.
+//! Compares `docs/conformance.md` with the tests: every clause of the specification is in the document and has a test,
+//! everything that the document names exists, and no test claims an unknown clause.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,12 +45,12 @@ fn sections() -> BTreeMap<String, Section> {
     sections
 }
 
-/// What stands between backticks.
+/// Returns the texts between backticks.
 fn quoted(text: &str) -> impl Iterator<Item = String> {
     text.split('`').skip(1).step_by(2).map(str::to_owned)
 }
 
-/// The names of all test functions of the project.
+/// Returns the names of all test functions of the project.
 fn tests() -> BTreeSet<String> {
     fn gather(directory: &Path, names: &mut BTreeSet<String>) {
         for entry in fs::read_dir(directory).unwrap() {
@@ -69,12 +69,12 @@ fn tests() -> BTreeSet<String> {
     names
 }
 
-/// What tests say that are ignored here because another test runs all of them, on a machine of the lab
+/// The attribute of tests that are ignored here because another test runs all of them, on a machine of the lab
 /// (`tests/lab/service_systemd.rs`).
 const RUN_ELSEWHERE: &str = "#[ignore = \"runs on a machine of the lab\"]";
 
-/// The functions that stand right below a `#[test]`, further attributes in between; one that is ignored and that nothing
-/// else runs proves nothing.
+/// Returns the functions directly below a `#[test]`, possibly with further attributes in between. An ignored test that
+/// no other test runs is left out: it proves nothing.
 fn in_file(text: &str) -> Vec<String> {
     let mut names = Vec::new();
     let mut is_test = false;
@@ -89,7 +89,7 @@ fn in_file(text: &str) -> Vec<String> {
     names
 }
 
-/// The clauses at the head of a test's name: `rw_5_2b_rw_5_2c_what_it_says`.
+/// Returns the clauses at the beginning of a test name: `rw_5_2b_rw_5_2c_subject_condition_result`.
 fn claimed(name: &str) -> Vec<String> {
     let mut claimed = Vec::new();
     let mut rest = name;

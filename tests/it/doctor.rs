@@ -1,5 +1,5 @@
-//! The doctor below a root: a healthy installation has no problems, each thing that can go wrong is found by its check,
-//! and the command that a finding names repairs it.
+//! The doctor below a root: a healthy installation has no problems, each fault is found by its check, and the command
+//! that a finding names repairs it.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests lay out what the program finds")]
 
 use crate::dice::print_line;
@@ -15,7 +15,7 @@ use std::process::{Command, Stdio};
 use host::{Host, Ran, git, ran};
 use serde_json::{Value, json};
 
-/// What the doctor says, valid against its schema.
+/// Returns the findings of the doctor, valid against their schema.
 #[track_caller]
 fn examine(host: &Host) -> Value {
     checked_report(&host.tool(["doctor", "--json"]))
@@ -34,7 +34,7 @@ fn of<'a>(report: &'a Value, check: &str) -> Vec<&'a Value> {
     report["findings"].as_array().unwrap().iter().filter(|finding| finding["check"] == check).collect()
 }
 
-/// Asserts that exactly these checks found problems; returns the first finding.
+/// Asserts that exactly these checks found problems. Returns the first finding.
 #[track_caller]
 fn only(host: &Host, checks: &[&str]) -> Value {
     let report = examine(host);
@@ -47,18 +47,18 @@ fn only(host: &Host, checks: &[&str]) -> Value {
         .collect();
     found.dedup();
     assert_eq!(found, checks, "{report:#}");
-    // Below a root sudo cannot be asked.
+    // Below a root, the rules of sudo cannot be queried.
     let unseen: Vec<&Value> =
         report["unseen"].as_array().unwrap().iter().filter(|it| it["check"] != "sudo").collect();
     assert_eq!(unseen, Vec::<&Value>::new());
     checks.first().map_or(Value::Null, |check| of(&report, check)[0].clone())
 }
 
-/// Types the command that a finding names.
+/// Runs the command that a finding names.
 #[track_caller]
 fn repair(host: &Host, finding: &Value) {
     let command = finding["repair"].as_str().unwrap();
-    // On a real machine systemd reads its units again; there is no systemd here.
+    // On a machine with systemd the units are reloaded; there is no systemd here.
     let command = command.replace(" && systemctl daemon-reload", "");
     let mut shell = if let Some(rest) = command.strip_prefix("ladylinux-refresh --root ") {
         host.command(rest.split_whitespace().skip(1))
@@ -81,7 +81,7 @@ fn cured(host: &Host, check: &str, words: &str) {
     only(host, &[]);
 }
 
-/// The files of the tool and the tree, and when they changed: what a command that only looks leaves alone.
+/// The files of the tool and the tree with the times of their changes: a command that only reads leaves them alone.
 fn state(directory: &Path, found: &mut Vec<(PathBuf, std::time::SystemTime)>) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let metadata = entry.path().symlink_metadata().unwrap();
@@ -106,7 +106,7 @@ fn a_healthy_installation_has_no_problems_and_the_doctor_changes_nothing() {
     let before = files(&host);
     only(&host, &[]);
     let printed = host.tool(["doctor"]).expect(0);
-    // The env file of these tests holds a secret, and everybody may read it.
+    // The env file of these tests contains a secret, and all users can read it.
     assert!(printed.out.contains("0 problems, 1 note in"), "{}", printed.out);
     fs::set_permissions(host.layout.env_file(), fs::Permissions::from_mode(0o640)).unwrap();
     host.tool(["doctor"]).expect(0).prints("no problem in");
@@ -222,7 +222,7 @@ fn damage_to_the_tools_own_files_is_found_and_repaired() {
     cured(&host, "admission", "was left by a run that was killed");
 
     fs::set_permissions(host.layout.environment_records(), fs::Permissions::from_mode(0o777)).unwrap();
-    // Root does not even open what others decide on, so most other checks do not happen.
+    // Root does not open files that other users control, so most other checks are skipped.
     let report = examine(&host);
     let finding = of(&report, "tool-files")[0].clone();
     assert!(finding["what"].as_str().unwrap().contains("others than its owner can change"), "{report:#}");
@@ -349,7 +349,7 @@ fn a_clock_before_the_last_run_is_found() {
     only(&host, &[]);
 }
 
-/// A unit as the deployment contract has it.
+/// A unit as in the deployment contract.
 const UNIT: &str = "[Unit]
 Description=LadyLinux API
 [Service]
@@ -412,7 +412,7 @@ fn faults_of_a_unit_are_found_line_by_line() {
     also("unit-paths", "EnvironmentFile=");
     with(" --timeout-graceful-shutdown 5", "");
     also("unit-stop", "--timeout-graceful-shutdown");
-    // The finding of a drift installs the repository's unit.
+    // The command of a finding about differences installs the repository's unit.
     let report = examine(&host);
     repair(&host, of(&report, "unit-drift")[0]);
     assert_eq!(fs::read_to_string(&unit).unwrap(), UNIT);
@@ -473,7 +473,7 @@ fn an_ordinary_user_sees_which_checks_were_skipped() {
     assert!(of(&report, "mirror").is_empty() && !unseen.contains(&"mirror"), "{report:#}");
 }
 
-/// Reports a test that is left out, past the test runner.
+/// Reports a skipped test, past the test runner.
 fn left_out() {
     assert!(std::env::var_os("CI").is_none(), "this test needs root");
     print_line("LEFT OUT: needs root");

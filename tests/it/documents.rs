@@ -1,4 +1,4 @@
-//! The pages of the project lead to each other: each link has a target, and each page of `docs/` can be reached from the
+//! The links between the pages of the project: each link has a target, and each page of `docs/` can be reached from the
 //! README.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests read the documents")]
 

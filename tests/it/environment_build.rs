@@ -1,5 +1,5 @@
-//! Building environments from locks: what is built without a network, who wins where two packages bring one file, what is
-//! built from source, and what becomes of a build that was cut off. With the real uv and an index of our own.
+//! Environments are built from locks: without a network, with two packages that contain the same file, from source, and
+//! after an interrupted build. With the real uv and a separate index.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
 #![allow(clippy::disallowed_methods, reason = "tests lay out what the program finds")]
 
@@ -27,7 +27,7 @@ fn site(environment: &Path) -> PathBuf {
     fs::read_dir(environment.join("lib")).unwrap().next().unwrap().unwrap().path().join("site-packages")
 }
 
-/// The lines that pin releases with the hashes that the index has.
+/// Returns the lines that pin releases with the hashes of the index.
 fn pinned(index: &Index, releases: &[&str]) -> String {
     releases.iter().map(|release| format!("{release} --hash=sha256:{}\n", index.sha256(release))).collect()
 }
@@ -46,7 +46,7 @@ fn rw_5_3_cached_packages_are_built_without_any_network_in_either_form_of_a_lock
         assert!(was_built(&second) && second.generation.name != first.generation.name);
         assert_eq!(second.generation.record.digest, first.generation.record.digest);
         assert_eq!(index.asked().len(), asked, "the index was asked");
-        // That no network was used is seen where one would be needed.
+        // A build that needs the network would fail here.
         disk::remove_tree(&world.layout.uv().join("cache")).unwrap();
         let error = world.ensure_with(&files, Strategy::Always, "run-4").unwrap_err().chain().join(": ");
         assert!(error.contains("index cannot be reached"), "{error}");
@@ -65,7 +65,7 @@ fn of_two_packages_that_bring_one_file_the_later_one_in_the_lock_wins_every_time
     };
     let index = Index::new(&both("aaa", "zzz"));
     let world = world(&index);
-    // A lock that uv makes is in the order of the names; one of the application is in its own.
+    // A lock that uv makes is in the order of the names; one of the application is in its own order.
     let (resolved, reversed) =
         ("zzz\nmiddle\naaa\n".to_owned(), pinned(&index, &["zzz==1.0", "middle==1.0", "aaa==1.0"]));
     for (definition, winner) in [(&resolved, "zzz"), (&reversed, "aaa")] {
@@ -99,7 +99,7 @@ fn an_environment_shares_no_file_with_the_cache_it_was_built_from() {
 
 #[test]
 fn a_package_without_a_wheel_is_refused_by_its_name_and_built_from_source_where_the_host_allows_it() {
-    // A release that exists as source only, without anything to compile.
+    // A release that exists as source only and needs no compiler.
     let source_only = "docopt==0.6.2\n";
     let mut world = World::new();
     world.own_cache();
@@ -125,7 +125,7 @@ fn rw_5_3_leftovers_of_an_interrupted_build_are_removed_and_never_used() {
     for left in [format!("{}.json", first.name), format!("{}.manifest", first.name)] {
         fs::remove_file(records.join(left)).unwrap();
     }
-    // As a kill in the middle of the work leaves it.
+    // As a kill during the work leaves it.
     let half = site(&first.path);
     assert!(half.is_dir());
     fs::create_dir_all(world.layout.uv().join("scratch/build-x/more")).unwrap();
@@ -143,7 +143,7 @@ fn a_package_that_is_installed_by_hand_is_found_by_the_manifest_alone() {
     let index = Index::new(&[release("alpha", "1.0"), release("beta", "1.0")]);
     let world = world(&index);
     let built = world.ensure("alpha==1.0\n", "run-1").unwrap().generation;
-    // Root does not mind that everything is read-only.
+    // Read-only permissions do not restrict root.
     let other = world.ensure("beta==1.0\n", "run-2").unwrap().generation;
     let stray = site(&built.path).join("beta.py");
     disk::set_mode(&site(&built.path), 0o755).unwrap();

@@ -1,5 +1,5 @@
-//! A change by hand in an environment is seen at once, reported by name, repaired by the next run, and never
-//! carried into another environment.
+//! A manual change in an environment is found at once, reported by name, repaired by the next run, and never copied
+//! into another environment.
 #![expect(clippy::disallowed_methods, reason = "the tests change environments as people do, by hand")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
 
@@ -22,7 +22,7 @@ fn name(environment: &Path) -> String {
     environment.file_name().unwrap().to_str().unwrap().to_owned()
 }
 
-/// The directory of the packages of an environment, opened for changes.
+/// Makes the directory of the packages of an environment writable, and returns it.
 fn packages(environment: &Path) -> PathBuf {
     let mut versions = fs::read_dir(environment.join("lib")).unwrap();
     let directory = versions.next().unwrap().unwrap().path().join("site-packages");
@@ -32,7 +32,7 @@ fn packages(environment: &Path) -> PathBuf {
     directory
 }
 
-/// Changes the first byte of a file and sets its time back.
+/// Changes the first byte of a file and restores its time.
 fn change_a_byte(path: &Path) {
     let time = fs::metadata(path).unwrap().modified().unwrap();
     fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
@@ -47,7 +47,7 @@ fn json_of(host: &Host, arguments: &[&str], code: i32) -> Value {
     serde_json::from_str(&host.tool(arguments).expect(code).out).unwrap()
 }
 
-/// The paths of the report, each with its kind and its fate.
+/// Returns the paths of the report, each with its kind and its fate.
 fn changes(contamination: &Value) -> Vec<(String, String, String)> {
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let found = contamination["found"].as_array().unwrap().iter();
@@ -119,7 +119,7 @@ fn rw_2_2_rw_5_3_a_change_by_hand_is_seen_by_status_and_plan_and_gone_after_the_
         assert!(!packages(&after).join("smuggled.py").exists());
         let fresh = Command::new(after.join("bin/python")).args(["-IBc", "import six"]).status().unwrap();
         assert!(fresh.success());
-        // The permissions of two directories were changed here, by this test.
+        // This test itself changed the permissions of two directories.
         restore_modes(&after);
         host.tool(["verify", "--environment"]).expect(0);
     }
@@ -133,7 +133,8 @@ fn rw_5_3_a_staged_check_writes_nothing_into_the_environment_and_a_mode_that_it_
         let command = ["sh", "-c", script];
         format!("[[hook]]\nname = \"rude\"\nkind = \"check\"\ncommand = {command:?}\nstage = true\n")
     };
-    // Below --root the check has the owner's user, who may change the mode; it may write nowhere all the same.
+    // Below `--root` the check runs as the owner, who could change the mode; nevertheless the check cannot write
+    // anywhere.
     let smuggle = "cd $VIRTUAL_ENV && chmod u+w . && touch smuggled";
     host.push(&[("version.txt", "two\n"), ("refresh.toml", &check(smuggle))]);
     drop(host.tool(["run"]).expect(3).prints("the check hook rude failed"));
@@ -148,7 +149,7 @@ fn rw_5_3_a_staged_check_writes_nothing_into_the_environment_and_a_mode_that_it_
     host.tool(["verify", "--environment"]).expect(0);
 }
 
-/// Takes back what [`packages`] did.
+/// Reverts the changes of [`packages`].
 fn restore_modes(environment: &Path) {
     let directory = packages(environment);
     for directory in [directory.join("__pycache__"), directory] {
@@ -197,7 +198,7 @@ fn verify_finds_changes_without_a_trace_and_a_copied_disk_is_no_change() {
     host.tool(["verify", "--environment"]).expect(0).prints("as it was built");
     host.tool(["run", "--if-changed"]).expect(0).prints("Already current");
 
-    // What a failing disk does to a file: other bytes, and all times as they were.
+    // A failing disk changes a file in this way: other bytes, and all times unchanged.
     let path = packages(&environment).join("six.py");
     restore_modes(&environment);
     change_a_byte(&path);
@@ -217,7 +218,7 @@ fn verify_finds_changes_without_a_trace_and_a_copied_disk_is_no_change() {
         }
         line.to_string()
     });
-    // The other files were copied, so their old traces would have all of them read.
+    // The other files were copied, so with their old traces all of them would be read.
     let patched_manifest = lines.collect::<Vec<_>>().join("\n");
     assert_eq!(patched, 1);
     fs::write(&file, patched_manifest).unwrap();
@@ -230,7 +231,7 @@ fn verify_finds_changes_without_a_trace_and_a_copied_disk_is_no_change() {
     assert_eq!(verified["ok"], false);
     assert_eq!(changes(&verified["environments"][0]["contamination"])[0].0, below);
 
-    // It is written down, so the next run does not use it, and neither does one that only looks for changes.
+    // The change is recorded, so neither the next run nor one that only checks for changes uses the environment.
     assert!(!json_of(&host, &["status", "--json"], 0)["contamination"].is_null());
     host.tool(["run", "--if-changed"]).expect(0).prints("Refreshed");
     assert_ne!(live(&host), environment);
@@ -264,7 +265,7 @@ fn environments_are_listed_and_unused_ones_are_removed() {
     assert!(!host.layout.environments().join(&first).exists());
     assert_eq!(name(&live(&host)), second);
     host.tool(["verify", "--environment", "--all"]).expect(0);
-    // The environment can go and the run be returned to all the same.
+    // The environment can be removed, and nevertheless a rollback to the run is possible.
     host.tool(["rollback"]).expect(0);
     assert_eq!(host.report()["environment"]["built"], true);
 }

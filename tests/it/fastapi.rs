@@ -1,5 +1,5 @@
-//! Refreshes of the real `FastAPI` application of the demo, under uvicorn, with its real packages: the service as most
-//! installations have it, with its default command and the probe that the application names.
+//! Refreshes of the real `FastAPI` application of the demo, under uvicorn, with its real packages. The service has its
+//! default command and the health check that the application names, as in most installations.
 #![allow(clippy::disallowed_macros, reason = "a measurement is printed")]
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests lay out files and start programs")]
 
@@ -17,7 +17,7 @@ use clients::Clients;
 use host::Host;
 use serde_json::Value;
 
-/// The files of a directory of the demo, by their paths below it.
+/// Returns the files of a directory of the demo, by their paths below it.
 fn files(directory: &str) -> Vec<(String, String)> {
     fn gather(root: &Path, directory: &Path, found: &mut Vec<(String, String)>) {
         for entry in fs::read_dir(directory).unwrap() {
@@ -64,7 +64,7 @@ fn add_note(host: &Host, text: &str) {
     assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
 }
 
-/// A host that runs the application of the demo; `service` are more lines of its settings.
+/// A host that runs the application of the demo. `service` contains more lines of its settings.
 fn application(service: &str) -> Host {
     application_on(Host::bare(), service)
 }
@@ -122,7 +122,7 @@ fn rw_3_1_rw_5_3_rw_5_5_a_real_application_is_refreshed_with_its_packages_and_ke
     add_note(&host, "written before the refresh");
     let before = host.report();
 
-    // Other requirements: a package comes, and the pages use it.
+    // Other requirements: a package is added, and the pages use it.
     let commit = push(&host, "steps/3-friendly-times");
     host.tool(["run"]).expect(0);
     let report = host.report();
@@ -137,7 +137,7 @@ fn rw_3_1_rw_5_3_rw_5_5_a_real_application_is_refreshed_with_its_packages_and_ke
     let notes = json(&host, "/api/notes?q=before");
     assert_eq!(notes[0]["text"], "written before the refresh");
 
-    // The migration of the next version is broken; the data survive it, and the way back.
+    // The migration of the next version fails; the data and the rollback are unaffected.
     push(&host, "steps/4-pinned-notes");
     host.tool(["run"]).expect(1).prints("migrate");
     host.tool(["service", "start"]).expect(3);
@@ -159,7 +159,7 @@ fn rw_5_5_uvicorn_with_its_own_certificate_is_refreshed_with_and_without_a_check
         "url = \"{url}\"\n[service]\nsocket = true\ncommand = [\"{{venv}}/bin/uvicorn\", \"api_layer:app\", \"--fd\", \
          \"3\", \"--ssl-keyfile\", \"{key}\", \"--ssl-certfile\", \"{certificate}\"]\n"
     );
-    // The first refresh is proved by the commit that the service answers with.
+    // The first refresh passes if the service answers with its commit.
     let host = application_on(host, &lines);
     assert_eq!(host.report()["service"]["url"], url.as_str());
     push(&host, "steps/2-headline");

@@ -1,4 +1,4 @@
-//! The mirror fetches over real transports, and says what is wrong with a remote.
+//! The mirror fetches over real transports, and reports the faults of a remote.
 #![expect(
     clippy::disallowed_methods,
     clippy::unwrap_used,
@@ -158,7 +158,7 @@ fn only_the_followed_branch_is_fetched_and_others_are_known_by_name() {
     assert!(failure.contains("did you mean other"), "{failure}");
 }
 
-/// Wraps git so that the first `count` times it speaks to the remote it fails with `words`.
+/// Wraps git: the first `count` times that it contacts the remote, it fails with `words`.
 fn failing_git(world: &World, count: usize, words: &str) -> (Git, PathBuf) {
     let programs = world.directory.path().join("programs");
     let tries = programs.join("tries");
@@ -221,7 +221,7 @@ fn a_mirror_that_has_grown_is_packed_again_and_keeps_everything() {
     let first = world.mirror().ensure(&run("r0"), &branch("main")).unwrap();
     world.mirror().release(&run("r0")).unwrap();
     for index in 0..45 {
-        // More than git unpacks, so that each fetch leaves a pack.
+        // More objects than git unpacks, so that each fetch leaves a pack.
         let files: Vec<(String, String)> =
             (0..110).map(|file| (format!("f{file}"), format!("{index} {file}\n"))).collect();
         let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (&**path, &**text)).collect();
@@ -316,7 +316,7 @@ fn a_hostile_configuration_of_the_caller_is_not_read() {
     assert!(world.mirror().ensure(&run("r1"), &branch("main")).is_ok());
 }
 
-/// A configuration that makes git run a program in the place of the remote, and the file that shows that it ran.
+/// A configuration that makes git run a program in place of the remote, and the file that the program creates.
 fn hostile_configuration(world: &World) -> (String, PathBuf) {
     let (script, trace) = (world.directory.path().join("x.sh"), world.directory.path().join("trace"));
     std::fs::write(&script, format!("#!/bin/sh\ntouch {}\n", trace.display())).unwrap();
@@ -413,7 +413,7 @@ fn a_mirror_and_a_configuration_of_another_user_are_refused_until_they_are_ours(
     assert_eq!(world.mirror().pinned(&run("r0")).unwrap(), Some(first));
 }
 
-/// Types a command of a hint.
+/// Runs the command of a hint.
 fn cure(hint: &str) {
     let status = std::process::Command::new("sh").args(["-c", hint]).status().unwrap();
     assert!(status.success(), "{hint}");

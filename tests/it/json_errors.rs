@@ -1,4 +1,4 @@
-//! Errors of commands with `--json`: one object on standard output, whatever ends the command.
+//! Errors of commands with `--json`: one object on standard output for each kind of failure.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests lay out what the program finds")]
 
 use crate::host::{Ran, ran};
@@ -16,7 +16,7 @@ use refresh_installation::journal::run_lock::Taken;
 use refresh_settings::layout::Layout;
 use serde_json::Value;
 
-/// Returns the words of each command with `--json`, with a value for each required argument.
+/// Returns the words of each command that has `--json`, with a value for each required argument.
 fn commands_with_json() -> Vec<Vec<String>> {
     fn add(words: &[String], command: &clap::Command, found: &mut Vec<Vec<String>>) {
         for inner in command.get_subcommands().filter(|inner| !inner.is_hide_set()) {
@@ -39,7 +39,7 @@ fn tool(root: &Path, words: &[String], more: &[&str]) -> Ran {
     ran(command.output().unwrap())
 }
 
-/// Returns the error object of a failed command, which has the exit code and the next command of the text.
+/// Returns the error object of a failed command. Its exit code and its next command equal those of the text.
 #[track_caller]
 fn error(printed: &Ran) -> Value {
     let object = schema::valid(&printed.out, "error.schema.json");

@@ -12,10 +12,10 @@ use host::{Host, SERVER};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-/// What a real LadyLinux asks for: 15 pins of 14 packages, without hashes.
+/// The requirements of a real LadyLinux: 15 pins of 14 packages, without hashes.
 const REQUIREMENTS: &str = include_str!("../data/ladylinux-requirements.txt");
 
-/// What it imports of them.
+/// The modules that it imports from them.
 const MODULES: &str = "import fastapi, starlette, uvicorn, qdrant_client, psutil, jinja2, requests, httpx, numpy\n\
                        import multipart, watchdog.observers, grpc, grpc_tools.protoc, websockets, uvloop, httptools";
 
@@ -28,7 +28,7 @@ fn installed(host: Host) -> Host {
     host
 }
 
-/// What the program says of the installation.
+/// Returns the `status --json` of the installation.
 fn status(host: &Host) -> Value {
     serde_json::from_str(&host.tool(["status", "--json"]).expect(0).out).unwrap()
 }
@@ -77,7 +77,7 @@ fn rw_5_3_rw_8_2_the_requirements_of_ladylinux_are_built_verified_and_the_same_o
         .unwrap();
     assert!(import.status.success(), "{}", String::from_utf8_lossy(&import.stderr));
 
-    // The lock of the first one, on another installation, of which no index can be reached.
+    // The lock of the first installation, on another one that can reach no index.
     let second = Host::bare();
     second.configure_python("index_url = \"http://127.0.0.1:9/simple\"");
     second.push(&[("server.py", SERVER), ("version.txt", "one\n")]);
@@ -96,7 +96,7 @@ fn rw_5_3_rw_8_2_the_requirements_of_ladylinux_are_built_verified_and_the_same_o
     assert_eq!(digests[0], digests[1]);
     assert_eq!(first.report()["environment"]["digest"], digests[0]);
 
-    // A commit that changes nothing of it finds everything done.
+    // A commit that changes none of it finds everything up to date.
     first.push(&[("version.txt", "two\n")]);
     first.tool(["run"]).expect(0);
     assert_eq!(first.report()["environment"]["built"], false);

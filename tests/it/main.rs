@@ -1,4 +1,4 @@
-//! Promises of the program and of its rooms that need files, git, uv or a service, but no machine of the lab.
+//! Promises of the program and of its crates that need files, git, uv or a service, but no machine of the lab.
 #![allow(clippy::too_many_lines, reason = "a table of cases is read as one")]
 
 #[path = "../support/clients.rs"]

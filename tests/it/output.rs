@@ -1,4 +1,4 @@
-//! What the program says: events and reports for programs, each valid against its schema; text for people; groups,
+//! The output of the program: events and reports for programs, each valid against its schema; text for people; groups,
 //! annotations and outputs for jobs of GitHub Actions.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests lay out what the program finds")]
 
@@ -24,7 +24,7 @@ use refresh_settings::names::RunId;
 use refresh_system::error::Failure;
 use serde_json::{Value, json};
 
-/// The events of a run, each valid, the first and the last what they have to be.
+/// Returns the events of a run. Asserts that each is valid, and that the first and the last are of the expected kind.
 #[track_caller]
 fn events(printed: &Ran, schema: &jsonschema::Validator) -> Vec<Value> {
     let events: Vec<Value> = printed.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -114,7 +114,7 @@ fn rw_5_6a_rw_5_6b_rw_5_6c_every_line_for_programs_is_valid_and_the_last_one_is_
     assert_eq!(phases(&refused, "phase_failed"), ["preflight"]);
     host.configure("", "");
 
-    // With local changes to be saved, a requirement that changed, and a hook that fails.
+    // With local changes to stash, a requirement that changed, and a hook that fails.
     host.write("local \u{fc}.txt", "mine\n");
     host.write("version.txt", "edited\n");
     host.push(&[("requirements.txt", "six==1.17.0\n"), ("version.txt", "two\n")]);
@@ -125,7 +125,7 @@ fn rw_5_6a_rw_5_6b_rw_5_6c_every_line_for_programs_is_valid_and_the_last_one_is_
     assert!(halted.iter().any(|event| event["event"] == "output" && event["line"] == "out"));
     let report = &halted.last().unwrap()["report"];
     assert_eq!((&report["saved"]["count"], &report["service"]["fenced"]), (&json!(0), &json!(true)));
-    // It waits in its place until the next run compares it.
+    // The tree stays in its place until the next run compares it.
     let waiting = Path::new(report["saved"]["place"].as_str().unwrap());
     assert!(waiting.starts_with(host.layout.previous_trees()));
     assert_eq!(fs::read_to_string(waiting.join("version.txt")).unwrap(), "edited\n");
@@ -171,7 +171,7 @@ fn the_schema_has_exactly_the_existing_events() {
     ];
     let mut written = BTreeSet::new();
     for event in &events {
-        // A new event does not compile here before it stands above as well.
+        // A new event does not compile here until it is listed above.
         match event {
             Event::RunStarted { .. }
             | Event::PhaseStarted { .. }
@@ -205,7 +205,7 @@ fn the_schema_has_exactly_the_existing_events() {
     }
 }
 
-/// A report as a fixture, with this result.
+/// A report with this result, as a fixture.
 fn report(result: &str) -> Report {
     let failed = matches!(result, "halted" | "refused");
     let stopped = result == "halted";
@@ -450,7 +450,7 @@ fn rw_8_5_a_job_gets_groups_annotations_a_summary_and_outputs_and_no_output_can_
         .env("GITHUB_OUTPUT", "/nonexistent/x")
         .env("GITHUB_STEP_SUMMARY", "/");
     ran(command.output().unwrap()).expect(0);
-    // Outside of a job the format can be asked for, and inside of one another.
+    // Outside of a job the format can be requested, and inside of one another format.
     assert!(host.tool(["run", "--format", "github"]).expect(0).out.contains("::group::stop\n"));
     assert!(!job(&["run", "--format", "human"], 0).out.contains("::group"));
     assert_eq!(fs::read_to_string(&outputs).unwrap(), "earlier\n");

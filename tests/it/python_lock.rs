@@ -1,5 +1,5 @@
-//! Locks: what a definition resolves to, with which releases in view, and what becomes of a lock that the application
-//! brings. With the real uv and an index of our own.
+//! Locks: the resolution of a definition, the releases that it can use, and the use of a lock of the application. With
+//! the real uv and a separate index.
 #![allow(
     clippy::disallowed_methods,
     clippy::unwrap_used,
@@ -26,7 +26,7 @@ fn world(index: &Index) -> World {
     world
 }
 
-/// The lock of a tree whose definition is of the middle of 2024.
+/// The lock of a tree whose definition dates from the middle of 2024.
 fn lock(world: &World, files: &[(&str, &str)]) -> refresh_system::error::Outcome<Lock> {
     let wanted = world.wanted_until(files, Some("2024-06-01T00:00:00Z".parse().unwrap()))?;
     world.environments().lock(&wanted)
@@ -115,7 +115,7 @@ fn a_release_that_was_withdrawn_is_never_chosen_and_a_pin_on_it_is_refused() {
     assert!(pinned.contains("withdrawn (yanked): alpha 1.1"), "{pinned}");
 }
 
-/// The hash of a release's file by another algorithm than its index names.
+/// The hash of a release's file by another algorithm than that of its index.
 fn sha512(index: &Index, release: &str) -> String {
     use sha2::{Digest as _, Sha512};
     Sha512::digest(index.file(release)).iter().map(|byte| format!("{byte:02x}")).collect()
@@ -167,7 +167,7 @@ fn a_package_with_its_own_index_comes_from_there_and_no_other_does() {
         (Index::new(&releases()), Index::new(&[release("beta", "7.0"), release("alpha", "9.0")]));
     let mut world = world(&usual);
     world.python.indexes = [("beta".to_owned(), own.url())].into();
-    // Asked for by another package only, and by name.
+    // Required by another package only, and required by name.
     for asked in ["alpha==1.0\n", "alpha==1.0\nbeta\n"] {
         let lock = world.environments().lock(&world.wanted(&[("requirements.txt", asked)]).unwrap()).unwrap();
         assert_eq!(listed(&lock), ["alpha 1.0", "beta 7.0"], "{asked}");
@@ -183,7 +183,7 @@ fn an_unreachable_index_is_not_needed_for_cached_packages() {
     let world = world(&index);
     world.own_cache();
     let first = world.ensure("alpha==1.0\n", "run-1").unwrap();
-    // The definition is another one, and what it comes to is in the cache.
+    // The definition is another one, and the packages of its lock are in the cache.
     index.away();
     let second = world.ensure("alpha==1.0\nbeta\n", "run-2").unwrap();
     assert_eq!(second.generation.record.digest, first.generation.record.digest);
@@ -217,7 +217,7 @@ fn rw_5_3_a_pylock_of_the_application_selects_the_packages() {
         &[("alpha==1.0", ""), ("beta==1.6", ""), ("gamma==1.0", "marker = \"sys_platform == 'win32'\"")],
     );
     let world = world(&index);
-    // Newer than the definition, and beside requirements that say something else: the lock is what counts.
+    // Newer than the definition, and beside requirements with another content: only the lock counts.
     let files = [("pylock.toml", text.as_str()), ("requirements.txt", "gamma\n")];
     let ensured = world.ensure_with(&files, Strategy::WhenChanged, "run-1").unwrap();
     assert_eq!(packages(&ensured), ["alpha", "beta"]);
@@ -331,7 +331,7 @@ fn uv_lock(world: &World, index: &Index, project: &str) -> String {
 #[test]
 fn rw_5_3_a_uv_lock_is_installed_and_one_that_does_not_fit_the_project_is_refused() {
     let (made, other) = (Index::new(&releases()), Index::new(&releases()));
-    // The lock names another index than the host: its files are what the lock says, and it is asked for nothing else.
+    // The lock names another index than the host: its files are used, and the index receives no other request.
     let mut world = world(&other);
     let text = uv_lock(&world, &made, PROJECT);
     let asked = made.asked().len();

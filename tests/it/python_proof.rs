@@ -1,4 +1,4 @@
-//! The proof of an environment, with real wheels.
+//! The verification of an environment, with real wheels.
 
 use crate::python as common;
 
@@ -41,7 +41,7 @@ fn an_environment_that_cannot_import_a_declared_module_is_not_used() {
     world.python.imports = vec!["six".into()];
     let built = world.ensure("six==1.17.0\n", "run-2").unwrap();
 
-    // One that is there already is held to what is declared now.
+    // An existing environment is checked for the modules that are declared now.
     world.python.imports = vec!["no_such_module".into()];
     let error = world.ensure("six==1.17.0\n", "run-3").unwrap_err().chain().join(": ");
     assert!(error.contains("does not serve any more") && error.contains("no_such_module"), "{error}");

@@ -1,7 +1,7 @@
-//! `scripts/refresh_vm.sh`: what it starts, with which arguments, and what it refuses to start.
+//! `scripts/refresh_vm.sh`: the programs that it starts, their arguments, and the programs that it refuses to start.
 //!
-//! The script knows the places of the installed program as constants, which nothing can override. So each test runs
-//! a copy in which these two lines are replaced: by a directory of the test, and by the test's own user for root.
+//! The script has the paths of the installed program as constants, which nothing can override. So each test runs a copy
+//! in which these two lines are replaced: by a directory of the test, and by the test's own user instead of root.
 
 #![expect(clippy::unwrap_used, reason = "in a test an unexpected error is a failure")]
 
@@ -15,7 +15,7 @@ use refresh_programs::process::{Ended, Finished, Program, Runner};
 use refresh_system::disk::Owner;
 use tempfile::TempDir;
 
-/// A program that writes down how it was called.
+/// A program that records its arguments.
 const RECORDER: &str = "#!/bin/sh\nprintf '<%s>' \"$@\"\n";
 
 struct World {
@@ -24,7 +24,7 @@ struct World {
 }
 
 impl World {
-    /// A checkout with the script in it, and a place for an installed program, which is still empty.
+    /// A checkout that contains the script, and a place for an installed program, which is still empty.
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
@@ -47,7 +47,8 @@ impl World {
         self.directory.path().join(name)
     }
 
-    /// Writes a program, by a child: while this process has the file open, a fork in another test would keep it busy.
+    /// Writes a program, in a child process: while this process has the file open, a fork in another test would keep it
+    /// busy.
     fn executable(path: &Path, text: &str) {
         let write = Program::new("/bin/sh")
             .args(["-c", "umask 022 && mkdir -p \"${1%/*}\" && cat > \"$1\" && chmod 755 \"$1\"", "sh"])

@@ -1,5 +1,5 @@
-//! Runs and those who follow them, below a root: the same files and commands as with systemd, which `tests/lab/survive.rs`
-//! proves.
+//! Runs and their followers, below a root: the same files and commands as with systemd, which `tests/lab/survive.rs`
+//! tests.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests lay out what the program finds")]
 
 use crate::host;
@@ -18,7 +18,7 @@ use refresh_system::clock;
 use refresh_system::disk;
 use serde_json::{Value, json};
 
-/// Waits for something that has to come true.
+/// Waits until a condition becomes true.
 #[track_caller]
 fn until<T>(mut look: impl FnMut() -> Option<T>) -> T {
     let limit = Instant::now() + Duration::from_secs(60);
@@ -35,7 +35,7 @@ fn status(host: &Host) -> Value {
     serde_json::from_slice(&fs::read(host.layout.status_file()).unwrap()).unwrap()
 }
 
-/// A host whose runs wait in step 4 as long as the file is there, and that file.
+/// Returns a host whose runs wait in step 4 as long as the file exists, and that file.
 fn held() -> (Host, std::path::PathBuf) {
     let host = Host::running();
     let file = host.beside("hold");
@@ -48,7 +48,7 @@ fn held() -> (Host, std::path::PathBuf) {
     (host, file)
 }
 
-/// Waits until a run is in step 4; returns its name.
+/// Waits until a run is in step 4. Returns its ID.
 #[track_caller]
 fn in_step_4(host: &Host) -> String {
     until(|| {
@@ -69,7 +69,7 @@ fn followers_receive_the_events_of_the_run_byte_for_byte() {
     assert_eq!(host.tool(["wait", &run, "--format", "json"]).expect(0).out, live.out);
     let human = host.tool(["wait", &run]).expect(0);
     assert!(human.out.contains("✓ 5 restart") && human.err.is_empty(), "{}", human.all());
-    // What lies in /run is gone after a boot; the report is not.
+    // The files in /run are gone after a boot; the report is not.
     fs::remove_dir_all(host.layout.volatile()).unwrap();
     let last = live.out.lines().last().unwrap();
     assert_eq!(host.tool(["wait", &run, "--format", "json"]).expect(0).out.trim_end(), last);
@@ -118,7 +118,7 @@ fn a_run_that_was_killed_is_reported_as_killed_until_the_next_one() {
     host.tool(["wait", &run]).expect(137).prints("over without a report").prints("fenced");
     host.tool(["status"]).expect(0).prints("was killed:").prints("prepare");
 
-    // What systemd does at once with the end of a run's unit; done again it changes nothing.
+    // The command that systemd runs at the end of a run's unit; a second time it changes nothing.
     let after =
         || host.command(["after-run", &run]).env("EXIT_CODE", "killed").env("EXIT_STATUS", "KILL").output();
     host::ran(after().unwrap()).expect(0);
@@ -133,7 +133,7 @@ fn a_run_that_was_killed_is_reported_as_killed_until_the_next_one() {
 
     fs::remove_file(hold).unwrap();
     host.tool(["run"]).expect(0).prints(&format!("run {run} was interrupted"));
-    // A run that came to its own end is nothing to look after.
+    // A run that reached its own end needs no such action.
     let run = status(&host)["last_run"]["run"].as_str().unwrap().to_owned();
     let before = status(&host);
     host.tool(["after-run", &run]).expect(0);
@@ -188,7 +188,7 @@ fn a_request_refreshes_the_deployed_branch_if_the_host_allows_it_and_its_content
     assert_eq!(host.version().as_deref(), Some("two"));
     assert!(host.layout.env_file().exists());
 
-    // The branch of the settings counts before that of the last run.
+    // The branch of the settings takes precedence over that of the last run.
     host.configure("branch = \"gone\"\nallowed_branches = [\"gone\"]", "");
     request("");
     let (last, _) = answer();
@@ -227,7 +227,7 @@ fn requests_are_taken_with_the_rights_of_the_owner_of_their_directory() {
     }
     let host = Host::running();
     let directory = host.layout.requests();
-    // What only root can remove.
+    // An entry that only root can remove.
     fs::create_dir_all(directory.join("roots/own")).unwrap();
     fs::set_permissions(directory.join("roots"), fs::Permissions::from_mode(0o755)).unwrap();
     chown(&directory, Some(61_874), Some(61_874)).unwrap();
@@ -245,7 +245,7 @@ fn kill(host: &Host) {
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
 }
 
-/// What systemd does with the end of a run's unit.
+/// Runs the command that systemd runs at the end of a run's unit.
 fn after(host: &Host, run: &str, end: [&str; 2]) -> host::Ran {
     let mut command = host.command(["after-run", run]);
     host::ran(command.env("EXIT_CODE", end[0]).env("EXIT_STATUS", end[1]).output().unwrap())
@@ -276,7 +276,7 @@ fn a_request_is_settled_by_its_run_after_its_first_worker_is_gone() {
         assert!(request["why"].as_str().unwrap_or_default().contains(why), "{request}");
     };
 
-    // Killed with its supervisors, as by a power cut. The next run reports it. Its own request waits meanwhile.
+    // Killed with its supervisors, as by a power cut. The next run reports it. Its request waits meanwhile.
     begun();
     kill(&host);
     fs::remove_file(&hold).unwrap();
@@ -286,7 +286,7 @@ fn a_request_is_settled_by_its_run_after_its_first_worker_is_gone() {
     fs::write(&hold, "").unwrap();
     let run = begun();
     kill(&host);
-    // It is dead at a time when no client can learn of its end any more.
+    // It is killed when no client can get its end any more.
     host.tool(["wait", &run]).expect(137);
     after(&host, &run, ["killed", "KILL"]).expect(0);
     settled("failed", "was killed in prepare");
@@ -308,13 +308,13 @@ fn a_request_is_settled_by_its_run_after_its_first_worker_is_gone() {
 fn rw_7_1a_a_killed_run_leaves_the_service_down_even_if_the_settings_have_become_unusable() {
     let etc = |host: &Host, owner: u32| chown(host.layout.etc(), Some(owner), None).unwrap();
     killed_with(|host| host.configure("no_such_key = 1", ""), "no_such_key", |host| host.configure("", ""));
-    // Others than root may have written them.
+    // Other users than root may have written them.
     if rustix::process::geteuid().is_root() {
         killed_with(|host| etc(host, 61_874), "belongs to uid 61874", |host| etc(host, 0));
     }
 }
 
-/// Spoils the settings while a run is killed; returns when the next one has succeeded.
+/// Makes the settings unusable while a run is killed. Returns when the next one has succeeded.
 fn killed_with(spoil: impl Fn(&Host), expected: &str, mend: impl Fn(&Host)) {
     let (host, hold) = held();
     host.push(&[("version.txt", "two\n")]);

@@ -1,5 +1,5 @@
-//! An installation goes through a whole history, and is after each refresh what the commit says: its tree, its environment
-//! and its answer (`lab/replay.py`).
+//! An installation goes through a history. After each refresh it equals the commit: its tree, its environment and its
+//! answer (`lab/replay.py`).
 #![allow(
     clippy::disallowed_methods,
     clippy::unwrap_used,
@@ -11,7 +11,7 @@ use std::process::Command;
 
 use crate::host::{Host, program, ran};
 
-/// The steps of the test; the same history with any number is tried by hand.
+/// The number of steps of the test; the same history with any number can be run manually.
 const COMMITS: &str = "100";
 
 #[test]

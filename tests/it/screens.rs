@@ -1,5 +1,6 @@
-//! What people read on a terminal of 80 columns, compared with the files of `tests/data/screens/`. What differs from run to run
-//! (IDs, commits, times, ports, paths) is replaced first. `LADYLINUX_REFRESH_UPDATE_SCREENS=1` writes the files.
+//! The output on a terminal of 80 columns, compared with the files of `tests/data/screens/`. Parts that differ from run
+//! to run (IDs, commits, times, ports, paths) are replaced first. `LADYLINUX_REFRESH_UPDATE_SCREENS=1` writes the
+//! files.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests lay out what the program finds")]
 
 use std::fs;
@@ -9,7 +10,7 @@ use crate::cli::commands;
 use crate::host::{Host, Ran, git, ran};
 use crate::refresh::help::hook;
 
-/// The longest line in columns, unless a command or a path is longer.
+/// The length of the longest line in columns, unless a command or a path is longer.
 const WIDTH: usize = 80;
 
 /// Compares a text with the file of this name, or writes the file.
@@ -85,7 +86,7 @@ impl Stage {
     }
 }
 
-/// Checks that lines fit, except those that hold a command, a path, or what other programs wrote.
+/// Checks that lines fit, except those with a command, a path, or output of other programs.
 #[track_caller]
 fn fits(text: &str, columns: usize) {
     let long = text.lines().find(|line| {
@@ -139,7 +140,7 @@ fn status_plan_runs_and_history_are_the_expected_ones_at_80_columns_and_readable
     stage.push("Let notes be pinned again", &[("refresh.toml", "")]);
     for columns in ["60", "120"] {
         let text = stage.screen(&["run"], &[("COLUMNS", columns)], 0);
-        // What follows is divided where its numbers end.
+        // The rest is divided at the ends of its numbers.
         let view: Vec<&str> = text.lines().take_while(|line| !line.starts_with("Refreshed")).collect();
         matches_screen(&format!("run-{columns}"), &(view.join("\n") + "\n"));
     }
@@ -163,7 +164,8 @@ fn status_plan_runs_and_history_are_the_expected_ones_at_80_columns_and_readable
     assert_eq!(plan["branch"], "main");
 }
 
-/// Returns a text with constants for all that differs from run to run. The columns after it stay where they were.
+/// Returns a text with constants for all parts that differ from run to run. The columns after them stay in their
+/// positions.
 fn normal(text: &str, stage: &Stage) -> String {
     let directory: PathBuf = stage.host.layout.root().parent().unwrap().to_path_buf();
     let text = text.replace(&directory.display().to_string(), "/tmp/.tmpABCDEF");
@@ -182,7 +184,7 @@ fn normal_line(line: &str, stage: &Stage) -> String {
         line = line.replacen(&format!("{:12}", "█".repeat(bar)), &"█".repeat(12), 1);
     }
     if let Some(start) = line.find("(HTTP 200), s").filter(|_| line.contains('…')) {
-        // How much of it fits depends on the durations before it.
+        // The length of the part that fits depends on the durations before it.
         line = format!("{}… 1.00 s", &line[..start]);
     }
     line = replaced(&line, cut_generation, |found| {
@@ -202,8 +204,8 @@ fn normal_line(line: &str, stage: &Stage) -> String {
     replaced(&line, duration, |_| "1.00 s".to_owned())
 }
 
-/// Replaces what `length` finds at the beginning of a word. A gap of several spaces after it takes up the difference; so does the
-/// one before a duration at the end of a line, which is aligned to the right.
+/// Replaces the texts that `length` finds at the beginning of a word. A gap of several spaces after such a text absorbs
+/// the difference; so does the gap before a duration at the end of a line, which is aligned to the right.
 fn replaced(line: &str, length: fn(&str) -> Option<usize>, with: fn(usize) -> String) -> String {
     let mut done = String::new();
     let mut rest = line;
@@ -222,7 +224,7 @@ fn replaced(line: &str, length: fn(&str) -> Option<usize>, with: fn(usize) -> St
             let wanted = (spaces + found).saturating_sub(new.len()).max(1);
             let (before_gap, behind_gap) = (&after[..gap], &after[gap + spaces..]);
             done.push_str(&new);
-            // What stands before the gap may hold more to replace.
+            // The text before the gap may contain more parts to replace.
             let remainder = format!("{before_gap}{:wanted$}{behind_gap}", "");
             return done + &replaced(&remainder, length, with);
         }
@@ -238,7 +240,7 @@ fn replaced(line: &str, length: fn(&str) -> Option<usize>, with: fn(usize) -> St
     done
 }
 
-/// The length of a text like a pattern, in which each `d` is a digit.
+/// Returns the length of a text like a pattern, in which each `d` is a digit.
 fn digits(text: &str, pattern: &str) -> Option<usize> {
     let is_like = |(letter, wanted): (char, char)| {
         if wanted == 'd' { letter.is_ascii_digit() } else { letter == wanted }

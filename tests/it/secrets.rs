@@ -1,5 +1,5 @@
-//! A token is read from its file where it is needed, and shows nowhere: no command line, no log, no event, no report.
-//! What hooks and the service write stays with those who follow the run and in its log.
+//! A token is read from its file at its use, and is shown nowhere: no command line, no log, no event, no report. Output
+//! of hooks and of the service is visible only to the followers of the run and in its log.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests lay out what the program finds")]
 
 use crate::git as remotes;
@@ -19,7 +19,7 @@ const TOKEN: &str = "s3cret";
 /// "x-access-token:s3cret", as the header of a request carries it.
 const CREDENTIALS: &str = "eC1hY2Nlc3MtdG9rZW46czNjcmV0";
 
-/// The command lines of everything that runs now.
+/// Returns the command lines of all running processes.
 fn command_lines() -> String {
     let mut all = String::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
@@ -30,7 +30,7 @@ fn command_lines() -> String {
     all
 }
 
-/// Stands before a server and reads all command lines at each connection: then a fetch is in progress.
+/// Listens in front of a server and reads all command lines at each connection: then a fetch is in progress.
 fn watched(port: u16, seen: &Arc<Mutex<Vec<String>>>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let own = listener.local_addr().unwrap().port();
@@ -53,7 +53,7 @@ fn watched(port: u16, seen: &Arc<Mutex<Vec<String>>>) -> u16 {
     own
 }
 
-/// The files below a directory that hold one of the texts.
+/// Returns the files below a directory that contain one of the texts.
 fn holding(directory: &Path, texts: &[&str]) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).unwrap().flatten() {
@@ -97,7 +97,7 @@ fn a_token_opens_the_remote_and_is_shown_nowhere() {
     for arguments in [&["plan"][..], &["status", "--json"], &["history", "--json"], &["stash", "list"]] {
         printed += &host.tool(arguments).expect(0).all();
     }
-    // A server that refuses the token makes git talk about credentials.
+    // A server that refuses the token makes git print messages about credentials.
     let stranger = serve_web(Web::Protected { base: host.beside("srv"), credentials: "bm90aGluZw==" });
     let refusing = watched(stranger, &seen);
     let text = fs::read_to_string(host.layout.host_file()).unwrap();
@@ -114,8 +114,8 @@ fn a_token_opens_the_remote_and_is_shown_nowhere() {
     assert_eq!(found, [token], "the search finds the token");
 }
 
-/// A proxy that wants credentials: notes those that it gets and the command lines of that moment, and answers nothing of
-/// use.
+/// A proxy that requires credentials: it records the received credentials and the command lines of that moment, and
+/// answers with an error.
 fn serve_proxy(seen: &Arc<Mutex<Vec<(String, String)>>>) -> u16 {
     use std::io::{BufRead as _, BufReader, Write as _};
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -149,7 +149,7 @@ fn the_password_of_a_proxy_is_on_no_command_line() {
     fs::write(host.layout.host_file(), settings.replace(&host.url(), &remote)).unwrap();
     for arguments in [&["run"][..], &["plan"]] {
         let mut command = host.command(arguments);
-        // The proxy of the settings counts, whatever the caller's is.
+        // The proxy of the settings takes precedence over that of the caller.
         for name in ["http_proxy", "HTTP_PROXY", "ALL_PROXY"] {
             command.env(name, "http://127.0.0.1:1");
         }
@@ -186,7 +186,7 @@ fn output_of_a_hook_or_the_service_is_in_no_world_readable_file() {
         for path in found {
             let in_app = path.starts_with(host.layout.app()) || path.starts_with(host.layout.mirror());
             let mode = |path: &Path| path.metadata().unwrap().permissions().mode();
-            // A previous tree is closed by its directory, and its files keep the modes that they had.
+            // A previous tree is protected by its directory, and its files keep their modes.
             let directories =
                 path.ancestors().skip(1).take_while(|above| above.starts_with(host.layout.root()));
             let is_closed = directories.into_iter().any(|above| mode(above) & 0o001 == 0);

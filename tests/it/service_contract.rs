@@ -1,5 +1,5 @@
-//! The contract of a service manager, kept by the embedded supervisor with real processes; and what that supervisor
-//! promises beyond it.
+//! The contract of a service manager, fulfilled by the embedded supervisor with real processes, and further promises of
+//! that supervisor.
 #![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests set up worlds and start programs")]
 
 use crate::service;
@@ -120,7 +120,7 @@ keeps! {
     rw_5_5_a_service_is_identified_by_its_process_even_if_it_has_emptied_its_environment: a_service_is_identified_by_its_invocation_even_if_it_has_emptied_its_environment;
 }
 
-/// Another process that starts the service: this test program, running [`a_caller`] alone.
+/// Another process that starts the service: this test program, running only [`a_caller`].
 struct Caller {
     child: Child,
 }
@@ -139,13 +139,13 @@ impl Caller {
         Self { child }
     }
 
-    /// Waits until the caller has started the service and says so.
+    /// Waits until the caller has started the service and reports it.
     fn has_started(&mut self, world: &World) {
         assert!(self.child.try_wait().unwrap().is_none(), "the caller ended");
         until("the caller's start", || world.layout.root().join("started").exists().then_some(()));
     }
 
-    /// Ends the caller as a power cut would.
+    /// Ends the caller as a power cut does.
     fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -160,7 +160,7 @@ fn a_caller() {
     let layout = Layout::below(root);
     let manager = embedded(&layout, Duration::from_secs(20));
     let role = std::env::var("CALLER_ROLE").unwrap();
-    // A descriptor that, like one of a careless caller, every child inherits.
+    // A descriptor that every child inherits, like one of a careless caller.
     let careless = rustix::io::dup(std::io::stdout()).unwrap();
     if role == "ordinary" {
         manager.start(Admission::Ordinary).unwrap();
@@ -173,7 +173,7 @@ fn a_caller() {
         fence::lower(&layout).unwrap();
     }
     fs::write(layout.root().join("started"), "").unwrap();
-    // Lives until it is killed, or until its parent is.
+    // Lives until it is killed, or until its parent is killed.
     let _ = std::io::stdin().read(&mut [0; 1]);
 }
 
@@ -182,7 +182,8 @@ fn the_service_outlives_the_process_that_started_it_and_keeps_none_of_its_descri
     let world = World::new(&Script::new(service::TELLS_ABOUT_ITSELF));
     let mut caller = Caller::spawn(&world, "ordinary");
     let mut printed = Vec::new();
-    // Ends only when no process holds the other end any more: neither the caller, nor the supervisor, nor the service.
+    // Ends only when no process has the other end open any more: neither the caller, nor the supervisor, nor the
+    // service.
     caller.child.stdout.take().unwrap().read_to_end(&mut printed).unwrap();
     caller.child.stderr.take().unwrap().read_to_end(&mut printed).unwrap();
     assert!(caller.child.wait().unwrap().success(), "{}", String::from_utf8_lossy(&printed));
@@ -199,7 +200,7 @@ fn the_service_outlives_the_process_that_started_it_and_keeps_none_of_its_descri
     let fds = noted["fds"].as_object().unwrap();
     assert_eq!(fds["0"], "/dev/null");
     assert_eq!(fds["1"], fds["2"]);
-    // What is not one of the three is the listing's own descriptor, closed by the time that it was looked at.
+    // A further descriptor is that of the listing itself, which is closed when it is read.
     assert_eq!(fds.len(), 3, "{fds:?}");
     assert_eq!(noted["umask"], 0o022);
     assert_eq!(noted["parent"], supervisor.pid);
@@ -227,12 +228,13 @@ fn rw_5_5_a_healthy_service_outlives_the_refresh_that_started_it() {
     let mut caller = Caller::spawn(&world, "refresh that settles");
     caller.has_started(&world);
     fact(&world, "ready");
-    // A later refresh's fence is not the one that this service was started through.
+    // The fence of a later refresh is not the one of this start.
     let later = refresh_settings::names::RunId::parse("later").unwrap();
     fence::raise(&world.layout, &later, "refresh in progress").unwrap();
     let main = world.embedded().observe().unwrap().running().expect("it runs").main;
     caller.kill();
-    // The supervisor wakes up for the caller's end; when it does so for a line of output after it, that was seen.
+    // The supervisor wakes up at the end of the caller; if it wakes up for a line of output after that, it has noticed
+    // the end.
     let supervisor = world.supervisor();
     until("the supervisor to let go of the lease", || {
         let links = fs::read_dir(format!("/proc/{}/fd", supervisor.pid)).unwrap();
@@ -381,7 +383,7 @@ fn rw_5_1_a_stop_ends_processes_that_are_forked_while_it_kills() {
 #[test]
 fn root_runs_the_service_as_the_owner_of_the_tree_and_without_groups_of_root() {
     if !rustix::process::geteuid().is_root() {
-        // Not root: the owner is ourselves, which every other test here shows.
+        // Not root: the owner is the user of this process, which every other test here covers.
         return;
     }
     let world = World::new(&Script::new(service::TELLS_ABOUT_ITSELF));
@@ -397,7 +399,7 @@ fn root_runs_the_service_as_the_owner_of_the_tree_and_without_groups_of_root() {
 fn rw_5_1_a_service_is_stopped_even_if_nothing_can_be_written() {
     let world = World::new(&Script::new(service::LISTENS));
     let main = start(&world);
-    // What a write would replace cannot be replaced.
+    // The file cannot be replaced by a write.
     fs::create_dir_all(world.layout.supervisor().join("stop-timeout/full")).unwrap();
     let stopped = world.manager().stop().unwrap_or_else(|failure| panic!("{}", message(&failure)));
     assert_eq!((stopped.before, stopped.force), (Before::Running, Force::Asked), "{stopped}");

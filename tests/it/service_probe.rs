@@ -1,4 +1,5 @@
-//! The probe against small servers that answer well, badly, late or not at all; and real services that die.
+//! The health check against small servers that answer correctly, incorrectly, late or not at all; and real services
+//! that die.
 #![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests set up worlds and start programs")]
 
 use crate::{host, service};
@@ -26,7 +27,7 @@ use refresh_system::disk::Owner;
 use refresh_system::error::{Failure, Outcome};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// A server that answers request number n with `answers[n]`, the last one for ever; `None` is no answer at all.
+/// A server that answers request number n with `answers[n]`, and with the last one from then on; `None` is no answer.
 struct Server {
     url: String,
     requests: Arc<AtomicUsize>,
@@ -76,14 +77,14 @@ fn http(status: &str, body: &str) -> Option<String> {
     Some(format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len()))
 }
 
-/// What starts units, for the probes that speak TLS.
+/// The units, for the health checks over TLS.
 fn units() -> Units {
     let runner = Runner::silent().with_worker(PathBuf::from(host::program()));
     let layout = Layout::below(std::env::temp_dir().join("no-installation"));
     Units::new(&layout, &runner, Owner::own())
 }
 
-/// A process that stands for the service, and a manager that reports its state.
+/// A process in place of the service, and a manager that reports its state.
 struct Service {
     child: std::sync::Mutex<Child>,
     main: ProcessId,
@@ -218,7 +219,7 @@ fn rw_7_1b_no_listener_a_bad_answer_and_tls_are_distinguished_before_anything_is
         reach(&expects, &units()).unwrap(),
         Reach::Unexpected { problem: "status 400 instead of 200".to_owned() }
     );
-    // What a TLS server answers to plain words: an alert.
+    // The answer of a TLS server to a request without TLS: an alert.
     let server = Server::new(vec![Some("\u{15}\u{3}\u{1}\0\u{2}\u{2}F".to_owned())]);
     assert_eq!(reach(&server.probe(), &units()).unwrap(), Reach::Tls);
     let free = service::free_port();
@@ -248,7 +249,7 @@ fn rw_5_5_the_content_of_an_answer_can_be_expected() {
 
 #[test]
 fn rw_5_5_a_service_that_is_slow_to_listen_is_waited_for() {
-    // On a busy machine the server may listen before it is asked for the first time: then another one is tried.
+    // On a busy machine the server may listen before the first request: then another server is tried.
     let is_waited_for = (0..20).any(|_| {
         let port = service::free_port();
         let probe = probe_of(format!("http://127.0.0.1:{port}/"), Duration::ZERO);
@@ -372,7 +373,7 @@ fn rw_5_5_a_text_in_a_large_or_endless_answer_is_found_and_a_large_object_is_rea
     is_good(&body(&server, "the end"));
     is_good(&body(&server, "xthe"));
     assert!(problem(&body(&server, "no such text")).contains("does not contain"));
-    // It promises more than ever comes.
+    // It announces more bytes than it sends.
     let endless = "HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\n\r\ndata: ready\n\n";
     let endless = Open::new(endless);
     is_good(&ResolvedProbe { url: endless.url.clone(), ..body(&server, "ready") });

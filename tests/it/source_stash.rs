@@ -1,4 +1,4 @@
-//! What is local in a tree is found whatever the tree and its repository are like, and kept.
+//! Local changes are found in trees and repositories of any kind, and kept.
 #![expect(clippy::disallowed_methods, reason = "tests arrange the world that the program finds")]
 
 use crate::git as common;
@@ -69,18 +69,18 @@ fn files_written_before_or_after_the_hooks_are_not_their_products() {
     world.write("static/after", b"the service's");
     hook_outputs::record(&on, &world.deployed[0], HookTime { since, until }).unwrap();
     assert_eq!(listed(&local(&world)), ["modified src/app.py", "untracked static"]);
-    // To set the old time again hides no edit.
+    // Restoring the old time does not hide an edit.
     let made = world.file("made/deep/file");
     let modified = fs::metadata(&made).unwrap().modified().unwrap();
     world.write("made/deep/file", b"a kook's");
     fs::File::options().write(true).open(&made).unwrap().set_modified(modified).unwrap();
     let expected = ["modified src/app.py", "untracked made", "untracked static"];
     assert_eq!(listed(&local(&world)), expected);
-    // The record goes with the tree: the renamed entry at its top is still a product.
+    // The record moves with the tree: the renamed entry at its top is still a product.
     let kept = refresh(&mut world, "r1");
     assert_eq!(listed(&kept[0].changes), expected);
     assert!(!world.layout.hook_outputs_file().exists());
-    // A record that cannot be read vouches for nothing.
+    // A record that cannot be read confirms nothing.
     world.write("made/deep/file", b"a hook's");
     fs::write(world.layout.hook_outputs_file(), b"{").unwrap();
     assert_eq!(listed(&local(&world)), ["untracked made"]);
@@ -173,7 +173,7 @@ fn local_commits_of_a_repository_whose_head_is_broken_are_kept() {
     let mut world = deployed(owner, &[]);
     for (id, is_closed) in [("r1", false), ("r2", true)] {
         if is_closed && owner.uid == 0 {
-            // Root reads it all the same.
+            // Root can read it nevertheless.
             continue;
         }
         world.write("README.md", id.as_bytes());
@@ -245,7 +245,7 @@ fn preserved_files_move_across_whether_tracked_or_not() {
         assert_eq!(world.read("config/user.json"), "{}");
         assert_eq!(world.read("state/db"), "rows");
         assert!(!world.file("config/junk").exists());
-        // And at the next run again, which keeps nothing.
+        // And again at the next run, which keeps nothing.
         assert!(refresh(&mut world, "r2").is_empty());
     }
 }
@@ -276,7 +276,7 @@ fn files_that_another_known_commit_has_are_no_local_changes() {
     assert_eq!(listed(&local(&world)), ["modified src/app.py", "untracked fresh"]);
     world.deployed.push(target);
     assert!(local(&world).is_none(), "{:?}", local(&world));
-    // The branch moved on meanwhile, and the file went away again.
+    // The branch moved on meanwhile, and the file was removed again.
     world.remote_git(&["rm", "--quiet", "-r", "fresh", "old"]);
     world.commit_all();
     assert!(refresh(&mut world, "r2").is_empty());
@@ -285,7 +285,7 @@ fn files_that_another_known_commit_has_are_no_local_changes() {
 
 #[test]
 fn line_endings_that_git_converts_are_no_change_and_converted_ones_are() {
-    // Committed before the attribute: blobs with both line endings, as real repositories have them.
+    // Committed before the attribute: blobs with both line endings, as in real repositories.
     let mut world = deployed(
         Owner::own(),
         &[("crlf.txt", "a\r\nb\r\n"), ("mixed.txt", "a\r\nb\n"), ("lf.txt", "a\nb\n")],
@@ -297,7 +297,7 @@ fn line_endings_that_git_converts_are_no_change_and_converted_ones_are() {
     assert!(refresh(&mut world, "r1").is_empty());
     assert_eq!(world.read("win.bat"), "echo\r\n");
     assert!(local(&world).is_none(), "{:?}", local(&world));
-    // An editor that converts a file changes it, although git's own status does not show it.
+    // An editor that converts the line endings of a file changes it, although git's own status does not show it.
     world.write("lf.txt", b"a\r\nb\r\n");
     assert_eq!(listed(&local(&world)), ["modified lf.txt"]);
 }

@@ -1,4 +1,4 @@
-//! Whatever `app/` and its repository are like, a refresh makes it the branch, and nothing that was there is lost.
+//! A refresh replaces `app/` and its repository of any kind by the branch, and no existing file is lost.
 #![expect(clippy::disallowed_methods, reason = "tests arrange the world that the program finds")]
 
 use crate::dice::print_line;
@@ -119,7 +119,7 @@ fn locks_in_the_repository_of_the_application_delay_no_refresh_with_or_without_a
     let found = work_tree::of(&installation(&world)).unwrap().locks;
     let found: Vec<&Path> = found.iter().map(TreePath::as_path).collect();
     assert_eq!(found, [world.file(".git/index.lock"), world.file(".git/refs/heads/main.lock")]);
-    // Another process opens it: what this one opens, its other children have until their execve(2).
+    // Another process opens it: until their execve(2), the other children of this process have its open files.
     let mut holder = Command::new("sh").args(["-c", "exec sleep 600 <\"$0\""]).arg(&lock).spawn().unwrap();
     let expected = [format!("{} (sleep 600)", holder.id())];
     until("the lock is held", || (locks::holders(&world.app()) == expected).then_some(()));
@@ -181,7 +181,7 @@ fn a_filter_of_the_trees_repository_is_run_by_no_step() {
             &["config", "--file", ".git/config", &format!("filter.x.{key}"), value],
         );
     }
-    // Of the length of the committed ones: git has to read them, by way of the filter, to find that they differ.
+    // Of the same length as the committed ones: git must read them, through the filter, to find the difference.
     world.write("README.md", b"HELLO\n");
     world.write("src/util.py", b"x = 2\n");
     assert_eq!(listed(&local(&world)), ["modified README.md*", "modified src/util.py"]);

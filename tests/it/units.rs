@@ -1,4 +1,4 @@
-//! Units without systemd: processes that this program confines by itself, below a root.
+//! Units without systemd: processes that this program confines itself, below a root.
 #![allow(
     clippy::disallowed_methods,
     clippy::unwrap_used,

@@ -1,5 +1,5 @@
-//! What the program relies on from the pinned uv, whose `pylock.toml` is experimental: each test is a promise that another
-//! version of uv has to keep before it can be the pinned one.
+//! The features of the pinned uv that the program relies on; its `pylock.toml` is experimental. Each test is a promise
+//! that another version of uv must keep before it can be the pinned one.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
 #![allow(clippy::disallowed_methods, reason = "tests start programs and lay out files")]
 
@@ -36,7 +36,7 @@ impl Place {
         fs::write(self.path(name), text).unwrap();
     }
 
-    /// What uv writes: standard output, or standard error where it fails.
+    /// The output of uv: standard output, or standard error if it fails.
     fn run(&self, arguments: &[&str]) -> Result<String, String> {
         let output = Command::new(&self.uv)
             .args(["--no-config", "--no-progress", "--color", "never", "--preview-features", "pylock"])
@@ -108,7 +108,7 @@ fn sync_installs_the_output_of_compile_and_verifies_its_hashes() {
 
     let wrong = document.replace(index.sha256("alpha==1.0"), &"0".repeat(64));
     place.write("pylock.wrong.toml", &wrong);
-    // Also where the cache has the file, whose hash is known to be another.
+    // The same holds if the cache has the file, whose hash is known to be different.
     let error = place.sync(&["--reinstall", "pylock.wrong.toml"]).unwrap_err();
     assert!(error.contains("Hash mismatch"), "{error}");
     let without = "lock-version = '1.0'\ncreated-by = 'x'\n[[packages]]\nname = 'alpha'\nversion = '1.0'\n";
@@ -141,7 +141,7 @@ fn requirements_need_a_hash_each_and_every_strong_algorithm_is_enforced() {
         assert!(error.contains("Hash mismatch"), "{error}");
     }
     assert!(sync("alpha==1.0\n").unwrap_err().contains("all requirements must have a hash"));
-    // Markers are judged, and what is not for this machine is left out.
+    // Markers are evaluated, and packages for other machines are left out.
     sync(&format!(
         "alpha==1.0 --hash={}\nbeta==1.0 ; sys_platform == 'win32' --hash={}\n",
         hashes[0], hashes[0]
@@ -172,7 +172,7 @@ fn a_document_for_other_machines_is_refused_and_extras_and_groups_choose() {
     assert_eq!(place.installed(), ["beta.py"]);
     sync(&marked, &["--extra", "x"]).unwrap();
     assert_eq!(place.installed(), ["alpha.py", "beta.py"]);
-    // A name that the document does not know is no error: that is the program's affair.
+    // A name that the document does not contain is not an error for uv: the program must check it.
     sync(&marked, &["--extra", "nosuch"]).unwrap();
 }
 
@@ -188,7 +188,7 @@ fn cached_packages_need_no_network_and_a_missing_one_is_named_and_leaves_nothing
     assert!(!wheels.is_dir(), "a cache without this directory holds no wheel");
     place.sync(&["pylock.toml"]).unwrap();
     assert!(wheels.is_dir());
-    // A cache that was moved is as good.
+    // A cache that was moved works as well.
     fs::rename(place.path("cache"), place.path("elsewhere")).unwrap();
     fs::rename(place.path("elsewhere"), place.path("cache")).unwrap();
     let asked = index.asked().len();

@@ -64,7 +64,7 @@ fn a_wrong_command_line_is_reported_before_anything_happens() {
         );
         assert!(printed.out.is_empty(), "{arguments:?}\n{}", printed.out);
     }
-    // Help is help, whether it is asked for or not, and is about nothing that could have been touched.
+    // A help text is printed with and without a request for it, and names nothing that could have been touched.
     for (arguments, code) in [(&["stash"][..], 2), (&["service"], 2), (&["help"], 0), (&["help", "run"], 0)] {
         let printed = host.tool(arguments).expect(code).prints("Usage: ladylinux-refresh");
         assert!(!printed.all().contains("not touched"), "{arguments:?}\n{}", printed.all());

@@ -1,5 +1,5 @@
-//! What bad input gets: an exit code, an error that names where, why, what state the service is in and what to type
-//! next, and an installation in which nothing has been touched.
+//! The result of bad input: an exit code, and an error with the place, the cause, the state of the service and the next
+//! command. Nothing in the installation has been touched.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests lay out what the program finds")]
 
 mod command_line;
@@ -17,7 +17,7 @@ use std::process::{Command, Stdio};
 
 use crate::host::{Host, Ran, ran};
 
-/// What a refused refresh leaves as it found it.
+/// The parts that a refused refresh leaves unchanged.
 #[derive(Debug, PartialEq, Eq)]
 struct State {
     /// Every entry of `app/`, `.git` included: mode, time of the last change, content.
@@ -26,7 +26,7 @@ struct State {
     /// The service's main process: its pid and when it started.
     service: Option<(i64, String)>,
     fenced: bool,
-    /// What `status.json` says.
+    /// The content of `status.json`.
     status: Option<Vec<u8>>,
 }
 
@@ -55,7 +55,7 @@ fn inventory(path: &Path, into: &mut BTreeMap<PathBuf, (u32, i64, Vec<u8>)>) {
     }
 }
 
-/// The service of the last report, where that process still runs.
+/// The service of the last report, if that process still runs.
 fn service(host: &Host) -> Option<(i64, String)> {
     let status: serde_json::Value =
         serde_json::from_slice(&fs::read(host.layout.status_file()).ok()?).unwrap();
@@ -65,8 +65,8 @@ fn service(host: &Host) -> Option<(i64, String)> {
     Some((pid, started))
 }
 
-/// A command that must be refused: the code, the parts of the error, and nothing touched. Staging keeps a report of
-/// its own, so `status.json` may describe a run that was refused there.
+/// A command that must be refused: the code, the parts of the error, and nothing touched. Staging keeps a separate
+/// report, so `status.json` may describe a run that was refused there.
 #[track_caller]
 fn refused(host: &Host, arguments: &[&str], code: i32, says: &[&str]) -> Ran {
     refused_by(host, host.command(arguments), code, says)
@@ -91,7 +91,7 @@ trait Reports {
 }
 
 impl Reports for Ran {
-    /// Asserts the parts of an error: what is said, the state of the service, the command to type next.
+    /// Asserts the parts of an error: its texts, the state of the service, and the next command.
     #[track_caller]
     fn reports(self, host: &Host, says: &[&str]) -> Self {
         let all = self.all();
@@ -113,7 +113,7 @@ fn typed(host: &Host) -> String {
     format!("ladylinux-refresh --root {}", host.layout.root().display())
 }
 
-/// The settings of the host with one text in them replaced by another.
+/// The settings of the host with one text in them replaced by another one.
 fn reconfigure(host: &Host, old: &str, new: &str) {
     let settings = host.settings("");
     assert!(settings.contains(old), "{old:?} is not in\n{settings}");

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use super::{Reports, State};
 use crate::host::Host;
 
-/// A process that is nothing of ours and listens on a port.
+/// A process of another program that listens on a port.
 struct Stranger(Child);
 
 impl Stranger {
@@ -53,7 +53,7 @@ fn a_stranger_on_the_port_is_named_and_left_alone() {
     assert!(stranger.is_alive());
     drop(stranger);
     host.tool(["run"]).expect(0);
-    // One who takes the port while the service is down halts the run, and is left alone as well.
+    // A process that takes the port while the service is down halts the run, and is not ended either.
     let hold = "import socket, sys, os, time\ns = socket.socket()\n\
                 s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)\n\
                 s.bind((\"127.0.0.1\", int(sys.argv[1])))\ns.listen()\n\

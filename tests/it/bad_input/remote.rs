@@ -12,7 +12,7 @@ fn a_remote_that_cannot_give_the_branch_leaves_the_old_version_in_service() {
     let host = Host::running();
     git(&host.work(), ["push", "--quiet", "origin", "HEAD:refs/heads/feature/login"]);
     let missing = ["no branch feature/logni", "did you mean feature/login"];
-    // Less than what was typed would be another refresh.
+    // A next command without all typed arguments would be another refresh.
     let file = host.beside("no file");
     let whole = format!("next         {} run --strict '--bundle={}'\n", typed(&host), file.display());
     refused(&host, &["run", "--bundle", file.to_str().unwrap(), "--strict"], 3, &[&whole]);

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use super::{is_root, refused, refused_by};
 use crate::host::{Host, ran};
 
-/// A user that owns nothing else.
+/// A user that owns no other files.
 const USER: u32 = 61_876;
 
 #[test]
@@ -35,7 +35,7 @@ fn without_roots_rights_a_directory_of_another_user_is_refused_before_the_stop()
 fn a_user_without_the_right_to_refresh_sees_which_users_have_it() {
     let host = Host::running();
     if !is_root() {
-        // An installation of another user, as far as rights go.
+        // An installation of another user, with regard to its permissions.
         fs::set_permissions(host.layout.state(), fs::Permissions::from_mode(0o555)).unwrap();
         refused(&host, &["run"], 3, &["as root: sudo ladylinux-refresh --root "]);
         fs::set_permissions(host.layout.state(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -45,8 +45,8 @@ fn a_user_without_the_right_to_refresh_sees_which_users_have_it() {
     refused_by(&host, as_stranger(&host, &["run"]), 3, &[&sudo]);
 }
 
-/// Returns a command of a user that owns nothing of the host. Without root it is a command of the owner, and the test
-/// takes rights away.
+/// Returns a command of a user that owns no file of the host. Without root it is a command of the owner, and the test
+/// takes permissions away.
 fn as_stranger(host: &Host, arguments: &[&str]) -> Command {
     if !is_root() {
         return host.command(arguments);
@@ -94,13 +94,13 @@ fn without_read_permission_the_permission_is_reported_and_not_a_missing_installa
     fs::set_permissions(host.layout.root(), fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-/// A user that nothing of the host belongs to.
+/// A user that owns no file of the host.
 const OTHER: u32 = 999;
 
 #[test]
 fn rw_7_1a_a_state_directory_with_entries_of_others_is_refused_by_root_until_the_command_was_typed() {
     if !is_root() {
-        // Only root can give files away.
+        // Only root can change the owner of files.
         return;
     }
     let host = Host::running();

@@ -141,7 +141,7 @@ fn errors_in_the_settings_of_a_commit_are_found_while_the_old_version_serves() {
         }
         git(&host.work(), ["reset", "--quiet", "--hard", &good]);
     }
-    // The report of a refusal has the same for programs.
+    // The report of a refusal has the same data for programs.
     let report = host.report();
     assert_eq!((report["result"].as_str(), report["exit_code"].as_i64()), (Some("refused"), Some(3)));
     assert_eq!(report["service"]["state"], "running");
@@ -159,7 +159,7 @@ fn rw_7_1b_a_hook_that_hangs_or_floods_is_ended_and_reported() {
         );
         host.configure("", &table);
     };
-    // A hook writes only where the service writes.
+    // A hook can write only where the service can write.
     let left = host.layout.data()[0].join("left");
     for flood in [
         format!("echo $$ > {}; yes flooding", left.display()),
@@ -188,7 +188,7 @@ fn rw_7_1b_a_hook_that_hangs_or_floods_is_ended_and_reported() {
         assert!(kept < 32 << 20, "{kept} bytes were kept of a flood");
         assert!(printed.all().len() < 32 << 20);
     }
-    // A flood that ends in time is no failure.
+    // Output that floods but ends in time is not a failure.
     hook("60s", "yes flooding | head -c 20000000");
     host.tool(["run"]).expect(0);
     assert_eq!(host.version().as_deref(), Some("one"));

@@ -28,7 +28,7 @@ fn an_app_directory_without_a_repository_is_refused_until_a_refresh_has_deployed
     fs::remove_file(app.join(".git")).unwrap();
     fs::rename(&away, app.join(".git")).unwrap();
 
-    // The service user can remove it at any time, and keeps no refresh from happening with that.
+    // The service user can remove it at any time, and cannot prevent a refresh with that.
     for elsewhere in [false, true] {
         host.tool(["run"]).expect(0);
         break_off();
@@ -114,7 +114,7 @@ fn rw_6_1_a_protected_path_inside_the_work_tree_is_refused_by_whatever_route() {
     assert_eq!(fs::read_dir(&home).unwrap().count(), before);
     assert!(!host.fenced());
 
-    // Mounts show no other trace than the kernel's table.
+    // Mounts are visible only in the kernel's table.
     let (app, store, models) = (app.display(), app.join("store").display().to_string(), models.display());
     for (script, says) in [
         (format!("mount --bind {store} {models}"), "is mounted from inside the work tree"),

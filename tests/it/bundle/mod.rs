@@ -1,5 +1,5 @@
-//! Bundles: one host makes a file, another one without any network is refreshed from it; and every file that is not what
-//! it should be is refused with nothing touched.
+//! Bundles: one host makes a file, and another host without any network is refreshed from it. Every invalid file is
+//! refused with nothing touched.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests lay out what the program finds")]
 #![allow(clippy::disallowed_macros, reason = "a test says what it leaves out")]
 
@@ -17,7 +17,7 @@ use sha2::{Digest as _, Sha256};
 
 const BLOCK: usize = 512;
 
-/// Nothing listens there, and nothing ever answers there.
+/// Nothing listens or answers there.
 const DEAD: &str = "http://127.0.0.1:9";
 
 /// A host that follows the repository of another one.
@@ -30,7 +30,7 @@ fn follower(maker: &Host) -> Host {
     host
 }
 
-/// Takes everything away that a host has from the network, and the ways to it.
+/// Removes everything that a host has from the network, and the ways to the network.
 fn cut_off(host: &Host) {
     let settings = fs::read_to_string(host.layout.host_file()).unwrap();
     let start = settings.find("git://").unwrap();
@@ -78,7 +78,7 @@ fn from_bundle<'a>(file: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
     arguments
 }
 
-/// A bundle, taken apart as the form says, to be put together differently.
+/// A bundle, divided into its members, to be assembled in another way.
 #[derive(Clone)]
 struct Parts {
     header: Value,
@@ -102,14 +102,14 @@ impl Parts {
         Self { header, members: members.split_off(2) }
     }
 
-    /// Without uv, which is large and in no test's way.
+    /// Without uv, which is large and not needed by the tests.
     fn without_uv(mut self) -> Self {
         self.members.retain(|(name, _)| !name.starts_with("tools/"));
         self.settle();
         self
     }
 
-    /// Lists the members in the header, as they are.
+    /// Lists the members in the header, with their present sizes and digests.
     fn settle(&mut self) {
         let listed = self.members.iter().map(
             |(name, bytes)| serde_json::json!({ "name": name, "sha256": sha256(bytes), "size": bytes.len() }),
@@ -140,7 +140,7 @@ impl Parts {
     }
 }
 
-/// The block before a member, written down a second time so that the form cannot change unnoticed.
+/// The block before a member, written a second time here so that the form cannot change unnoticed.
 fn block(name: &str, size: usize, kind: u8) -> [u8; BLOCK] {
     let mut block = [0; BLOCK];
     let mut put = |at: usize, text: &[u8]| block[at..at + text.len()].copy_from_slice(text);
@@ -189,7 +189,7 @@ fn rw_8_2_a_bundle_is_an_archive_that_other_programs_can_list_and_check() {
         header["members"].as_array().unwrap().len()
     );
     git(&maker.work(), ["bundle", "verify", "--quiet", directory.join("commits.bundle").to_str().unwrap()]);
-    // The bundle names neither the remote nor the host that wrote it.
+    // The bundle names neither the remote nor the host that made it.
     let whole = fs::read(&file).unwrap();
     for secret in [maker.url(), maker.layout.root().display().to_string()] {
         let lock = parts.clone().member("lock.json").clone();
@@ -204,7 +204,7 @@ fn rw_8_2_a_bundle_is_an_archive_that_other_programs_can_list_and_check() {
     let json = maker.tool(["bundle", "show", "--json", file.to_str().unwrap()]).expect(0).out;
     let json = schema::valid(&json, "bundle.schema.json");
     assert_eq!((&json["header"], &json["sha256"]), (&header, &Value::from(sha256(&whole))));
-    // A file that is there is replaced whole; what is no file is left alone.
+    // An existing file is replaced completely. An entry that is not a file is left alone.
     create(&maker, "a.bundle", &[]);
     maker
         .tool(["bundle", "create", "--output", directory.to_str().unwrap()])

@@ -10,7 +10,7 @@ use crate::host;
 use crate::host::{Host, git, ran};
 use serde_json::Value;
 
-/// The files of the live environment that every machine has alike: path below `site-packages`, and content.
+/// The files of the live environment that are the same on every machine: path below `site-packages`, and content.
 fn installed(host: &Host) -> BTreeMap<PathBuf, Vec<u8>> {
     fn gather(top: &Path, directory: &Path, found: &mut BTreeMap<PathBuf, Vec<u8>>) {
         for entry in fs::read_dir(directory).unwrap() {
@@ -69,7 +69,7 @@ fn rw_5_3_a_machine_without_a_network_becomes_the_same_from_a_bundle() {
     assert_eq!(digest(&host), digest(&maker));
 
     offline(&host, from_bundle(&file, &["--if-changed"])).expect(0).prints("Already current");
-    // Nothing of the file is needed any more.
+    // The file is not needed any more.
     fs::remove_file(&file).unwrap();
     offline(&host, ["rollback"]).expect(0);
     assert_eq!(host.version().as_deref(), Some("one"));
@@ -99,7 +99,7 @@ fn rw_5_3_a_bundle_is_enough_without_any_network() {
     let reached = alone(&["python3", "-c", reach, &port]).output().unwrap();
     assert!(!reached.status.success(), "the remote can be reached from in there");
 
-    // The service runs in another network, where this run cannot ask it.
+    // The service runs in another network, where this run cannot send it a request.
     host.tool(["service", "stop"]).expect(0);
     let program = host::program();
     let mut words = vec![program.to_str().unwrap(), "--root", host.layout.root().to_str().unwrap()];
@@ -118,7 +118,7 @@ fn a_bundle_of_another_branch_is_a_run_of_that_branch_in_both_modes() {
     let host = follower(&maker);
     git(&maker.work(), ["checkout", "--quiet", "-b", "side/work"]);
     let commit = maker.push(&[("version.txt", "side\n")]);
-    // No branch of that name can stand beside it; the bundle does not care what the remote has.
+    // No branch of that name can exist beside it; for the bundle the branches of the remote have no effect.
     let file = create(&maker, "side.bundle", &["--branch", "side/work"]);
     cut_off(&host);
     for way in [&["--no-stage"][..], &[]] {
@@ -126,11 +126,11 @@ fn a_bundle_of_another_branch_is_a_run_of_that_branch_in_both_modes() {
         assert_eq!((host.head(), host.version().as_deref()), (commit.clone(), Some("side")));
         assert_eq!(host.report()["branch"], "side/work");
     }
-    // A relative path is the caller's.
+    // A relative path is relative to the directory of the caller.
     let mut command = cut_off_command(&host, ["run", "--if-changed", "--bundle", "side.bundle"]);
     let ran = ran(command.current_dir(file.parent().unwrap()).output().unwrap());
     ran.expect(0).prints("Already current");
-    // A mirror that is gone is made again from the bundle.
+    // A missing mirror is created again from the bundle.
     refresh_system::disk::remove_tree(&host.layout.mirror()).unwrap();
     offline(&host, from_bundle(&file, &[])).expect(0);
 }

@@ -9,7 +9,7 @@ use crate::host::Host;
 use ladylinux_refresh::bundle;
 use serde_json::Value;
 
-/// What a refused run leaves as it was.
+/// The parts that a refused run leaves unchanged.
 fn picture(host: &Host) -> (String, PathBuf, Option<Value>, bool, Value) {
     let status: Value = serde_json::from_slice(&fs::read(host.layout.status_file()).unwrap()).unwrap();
     (
@@ -21,7 +21,7 @@ fn picture(host: &Host) -> (String, PathBuf, Option<Value>, bool, Value) {
     )
 }
 
-/// Asserts that a bundle is refused in these words, and that nothing was touched.
+/// Asserts that a bundle is refused with these texts, and that nothing was touched.
 #[track_caller]
 fn refused(host: &Host, file: &Path, more: &[&str], words: &[&str]) {
     let before = picture(host);
@@ -34,15 +34,15 @@ fn refused(host: &Host, file: &Path, more: &[&str], words: &[&str]) {
     assert!(!host.layout.cache().join("bundle").exists(), "something of the bundle was left");
 }
 
-/// Asserts that a bundle is refused where its environment is built again.
+/// Asserts that a bundle is refused if its environment is built again.
 #[track_caller]
 fn refused_again(host: &Host, file: &Path, words: &[&str]) {
     refused(host, file, &["--always-rebuild-venv"], words);
-    // The lock of the bundle is one of this machine by now.
+    // This machine has the lock of the bundle by now.
     refresh_system::disk::remove_tree(&host.layout.locks()).unwrap();
 }
 
-/// Where `needle` stands in `bytes`.
+/// Returns the position of `needle` in `bytes`.
 fn find(bytes: &[u8], needle: &[u8]) -> usize {
     bytes.windows(needle.len()).position(|window| window == needle).unwrap()
 }
@@ -56,7 +56,7 @@ fn a_bundle_that_differs_by_one_byte_or_ends_early_is_refused() {
     let whole = fs::read(&small).unwrap();
     bundle::examine(&small).unwrap();
     let bad = maker.beside("bad.bundle");
-    // Every kind of byte is met: the step shares no factor with the size of a block.
+    // Every kind of byte is changed: the step shares no factor with the size of a block.
     for at in (0..whole.len()).step_by(29) {
         let mut bytes = whole.clone();
         bytes[at] ^= 1;
@@ -89,7 +89,7 @@ fn a_bundle_that_differs_by_one_byte_or_ends_early_is_refused() {
         }
     }
     assert!(maker.runs().len() < before_all.len() + 40);
-    // The untouched one is good.
+    // The unchanged bundle is accepted.
     maker.tool(from_bundle(&small, &[])).expect(0);
 }
 
@@ -147,19 +147,19 @@ fn a_malicious_bundle_is_refused_before_anything_of_it_is_used() {
             parts.settle();
         });
     };
-    // Names that lead elsewhere, listed or not.
+    // Names that lead out of the directory, listed or not.
     for name in ["../escaped", "/tmp/escaped", "tools/../../escaped", "cache.tar/x"] {
         settled(&|parts| parts.members.push((name.to_owned(), b"x".to_vec())));
         refused(&maker, &bad, &[], &["not a part of a bundle", name]);
     }
-    // Listed and not there, there and not listed.
+    // Listed and missing; present and not listed.
     with(&|parts| drop(parts.members.pop()));
     refused(&maker, &bad, &[], &["is cut"]);
     with(&|parts| parts.members.push(("tools/more".to_owned(), b"x".to_vec())));
     refused(&maker, &bad, &[], &["has been altered", "follows after its end"]);
     settled(&|parts| parts.members.retain(|(name, _)| name != "lock.json"));
     refused(&maker, &bad, &[], &["lock.json is not listed"]);
-    // What is no plain file, in the place of one.
+    // An entry that is not a regular file, in place of one.
     for (kind, word) in
         [(b'2', "a symbolic link"), (b'1', "a hard link"), (b'3', "a device"), (b'5', "a directory")]
     {
@@ -173,7 +173,7 @@ fn a_malicious_bundle_is_refused_before_anything_of_it_is_used() {
         fs::write(&bad, bytes).unwrap();
         refused(&maker, &bad, &[], &["has been altered", word]);
     }
-    // Sizes that are not there.
+    // Sizes that do not match the content.
     for size in [1_u64 << 33, 1 << 40, u64::MAX] {
         with(&|parts| parts.header["members"][0]["size"] = size.into());
         refused(&maker, &bad, &[], &["size or digest"]);
@@ -184,7 +184,7 @@ fn a_malicious_bundle_is_refused_before_anything_of_it_is_used() {
     bytes[..BLOCK].copy_from_slice(&block("bundle.json", (1 << 33) - 1, b'0'));
     fs::write(&bad, bytes).unwrap();
     refused(&maker, &bad, &[], &["has been altered", "the size of its header"]);
-    // All digests right, and the content another.
+    // All digests are right, and the content is different.
     settled(&|parts| *parts.member("commits.bundle") = b"# v2 git bundle\nnonsense".to_vec());
     refused(&maker, &bad, &[], &["the commits of the bundle", "bundle create"]);
     settled(&|parts| {
@@ -216,7 +216,7 @@ fn a_malicious_bundle_is_refused_before_anything_of_it_is_used() {
         lock["packages"][0]["hashes"] = Value::Array(vec![format!("sha256:{}", "0".repeat(64)).into()]);
     });
     refused_again(&maker, &bad, &["does not match its hash"]);
-    // An archive that leads elsewhere, or is none.
+    // An archive whose entries lead out of the directory, or a file that is not an archive.
     settled(&|parts| *parts.member("cache.tar") = vec![7; 4 * BLOCK]);
     refused(&maker, &bad, &[], &["cannot unpack"]);
     settled(&|parts| {
@@ -246,7 +246,7 @@ fn another_uv_than_the_pinned_one_in_a_bundle_is_refused() {
     let bad = host.beside("bad.bundle");
     parts.write(&bad);
     refused(&host, &bad, &["--always-rebuild-venv"], &["not the pinned uv"]);
-    // Without uv the network is not tried either.
+    // Without uv there is no attempt to use the network either.
     Parts::of(&file).without_uv().write(&bad);
     refused(&host, &bad, &["--always-rebuild-venv"], &["neither this machine nor the bundle has uv"]);
     offline(&host, from_bundle(&file, &["--always-rebuild-venv"])).expect(0);

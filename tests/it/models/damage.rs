@@ -169,7 +169,7 @@ fn rw_6_2c_unreadable_files_hide_no_other_ones() {
     let close = |path: &str, mode| {
         fs::set_permissions(machine.layout.models().join(path), fs::Permissions::from_mode(mode))
     };
-    // The names in it may be read, and what they are may not be known.
+    // Its names are readable; the type and size of its entries are not.
     close("half", 0o444).unwrap();
     let report = machine.verify_without_rights(5);
     close("half", 0o755).unwrap();
@@ -212,7 +212,7 @@ fn rw_6_2c_no_name_of_a_file_adds_a_line_or_controls_the_terminal() {
     }
 }
 
-/// Damages a source in a few ways, and expects `verify` to end with verdicts each time.
+/// Damages a source in several ways. Asserts that `verify` ends with verdicts each time.
 #[test]
 fn rw_6_2c_a_damaged_source_ends_in_verdicts() {
     let machine = Machine::new();

@@ -1,4 +1,4 @@
-//! Models, verified by the real program: what is missing, cut off or changed, and damaged sources.
+//! Models, verified by the real program: missing, truncated and changed files, and damaged sources.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests lay out files and start programs")]
 
 mod damage;
@@ -19,7 +19,7 @@ use sha2::{Digest as _, Sha256};
 /// A small GGUF file, written by the library that converters use (gguf 0.19.0), with three tensors.
 const SMALL_GGUF: &[u8] = include_bytes!("../../corpus/gguf/small.gguf");
 
-/// A machine with nothing but directories.
+/// A machine with directories only.
 struct Machine {
     directory: tempfile::TempDir,
     layout: Layout,
@@ -40,14 +40,14 @@ impl Machine {
         ran(command.arg("--root").arg(self.layout.root()).args(arguments).env_clear().output().unwrap())
     }
 
-    /// What `verify --json` says, valid against its schema, after it ended with `code`.
+    /// Returns the valid report of `verify --json`, after it ended with `code`.
     #[track_caller]
     fn verify(&self, arguments: &[&str], code: i32) -> Value {
         let ran = self.tool(&[&["verify", "--json"], arguments].concat()).expect(code);
         schema::valid(&ran.out, "models.schema.json")
     }
 
-    /// The report for a user who may not read everything; root gives that right up.
+    /// Returns the report for a user without permission to read everything; root drops its privileges for that.
     #[track_caller]
     fn verify_without_rights(&self, code: i32) -> Value {
         let mut command = Command::new("setpriv");
@@ -87,14 +87,14 @@ fn model(id: &str, path: &str, name: &str, digest: &str) -> Value {
             "checksum": { "algorithm": "sha256", "value": digest } })
 }
 
-/// The findings about the files whose names end so.
+/// Returns the findings about the files whose names end with this text.
 fn findings(report: &Value, name: &str) -> Vec<String> {
     let verdicts = report["verdicts"].as_array().unwrap().iter();
     let about = verdicts.filter(|verdict| verdict["name"].as_str().unwrap().ends_with(name));
     about.map(|verdict| verdict["finding"].as_str().unwrap().to_owned()).collect()
 }
 
-/// All that is said about problems.
+/// Returns the texts of all problems.
 fn problems(report: &Value) -> Vec<String> {
     let verdicts = report["verdicts"].as_array().unwrap().iter();
     let problems = verdicts.filter(|verdict| verdict["severity"] == "problem");
@@ -106,7 +106,7 @@ fn problems(report: &Value) -> Vec<String> {
         .collect()
 }
 
-/// Writes an Ollama store that holds one model; returns its blobs: configuration, weights, licence.
+/// Writes an Ollama store with one model. Returns its blobs: configuration, weights, license.
 fn ollama(directory: &Path, weights: &[u8]) -> Vec<PathBuf> {
     let blobs: [(&str, &[u8]); 3] = [
         ("application/vnd.docker.container.image.v1+json", br#"{"model_format":"gguf"}"#),

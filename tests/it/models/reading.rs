@@ -38,7 +38,7 @@ fn rw_6_2b_ten_thousand_files_and_a_manifest_of_five_megabytes_are_verified() {
 #[test]
 fn rw_6_2b_a_digest_is_remembered_until_its_file_changes_and_is_optional() {
     let machine = Machine::new();
-    // Only a file that has not changed for a while is remembered, so one of the source is borrowed.
+    // Only files that have not changed for a while are remembered, so this is a file of the source tree.
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/gguf");
     let weights = fs::read(corpus.join("small.gguf")).unwrap();
     let file = machine.layout.models().join("borrowed");
@@ -55,14 +55,14 @@ fn rw_6_2b_a_digest_is_remembered_until_its_file_changes_and_is_optional() {
     assert_eq!(verify(&["--no-cache"], 0), ("verified".to_owned(), length, false));
     assert_eq!(verify(&["--presence"], 0), ("present".to_owned(), 0, false));
     assert_eq!(verify(&[], 0), ("verified".to_owned(), 0, false), "a look at presence made it forget");
-    // Where the store is not named, the link leads out of the model directories.
+    // If the store is not named, the link leads out of the model directories.
     machine.verify(&[], 5);
     assert_eq!(verify(&[], 0), ("verified".to_owned(), 0, false), "another store made it forget");
     // Another file under the same name.
     fs::remove_file(&file).unwrap();
     fs::write(&file, [&weights[..weights.len() - 1], b"!"].concat()).unwrap();
     assert_eq!(verify(&[], 5), ("digest-mismatch".to_owned(), length, false));
-    // What is remembered is damaged, then cannot be written.
+    // The cache is damaged, and then it cannot be written.
     fs::remove_file(&file).unwrap();
     symlink(corpus.join("small.gguf"), &file).unwrap();
     put(&machine.layout.models_known(), b"rubbish");
@@ -72,14 +72,14 @@ fn rw_6_2b_a_digest_is_remembered_until_its_file_changes_and_is_optional() {
     assert_eq!(verify(&[], 0), ("verified".to_owned(), length, true));
 }
 
-/// How many bytes a program that runs has read.
+/// Returns the number of bytes that a running program has read.
 fn bytes_read(child: &Child) -> u64 {
     let counters = fs::read_to_string(format!("/proc/{}/io", child.id())).unwrap_or_default();
     let line = counters.lines().find_map(|line| line.strip_prefix("rchar: "));
     line.map_or(0, |number| number.parse().unwrap())
 }
 
-/// Starts a verification, waits until it is where it shall be interrupted, and does so.
+/// Starts a verification, waits until it reaches the point of interruption, and interrupts it.
 fn interrupted(machine: &Machine, is_there: &dyn Fn(&Child) -> bool) -> Child {
     let mut command = Command::new(program());
     let root = machine.layout.root();
@@ -98,7 +98,7 @@ fn interrupted(machine: &Machine, is_there: &dyn Fn(&Child) -> bool) -> Child {
 fn ctrl_c_ends_a_verification_at_once() {
     let machine = Machine::new();
     let file = machine.put("huge", b"");
-    // All of it is a hole, which still takes minutes to read.
+    // The entire file is a hole, which still takes minutes to read.
     fs::File::options().write(true).open(&file).unwrap().set_len(1 << 40).unwrap();
     machine.put("SHA256SUMS", format!("{}  huge\n", "a".repeat(64)).as_bytes());
     let mut child = interrupted(&machine, &|child| bytes_read(child) > 64 << 20);
@@ -107,7 +107,7 @@ fn ctrl_c_ends_a_verification_at_once() {
         if let Some(ended) = child.try_wait().unwrap() {
             break ended;
         }
-        // Many times what is read before the next look for an interruption, and little of the whole.
+        // Many times the amount that is read before the next check for an interruption, and a small part of the file.
         if bytes_read(&child) > until_then + (8 << 30) {
             child.kill().unwrap();
             panic!("it reads on");
@@ -120,10 +120,10 @@ fn ctrl_c_ends_a_verification_at_once() {
 #[test]
 fn ctrl_c_ends_the_collection_of_the_names() {
     let machine = Machine::new();
-    // So long that it is not through with it once part of it is read, and nothing in it must be looked at after that.
+    // So long that it is not finished when a part of it is read; and no part of its content needs a check after that.
     let length = 15 << 20;
     machine.put("SHA256SUMS", &b"\n".repeat(length));
-    // A test that is held up before the signal is too late: then once more.
+    // If the test is delayed before the signal, the signal is too late: it is repeated.
     let codes = std::iter::repeat_with(|| {
         interrupted(&machine, &|child| bytes_read(child) > length as u64 / 2).wait().unwrap().code()
     });

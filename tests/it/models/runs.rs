@@ -15,7 +15,7 @@ fn rw_6_2a_models_are_verified_without_an_installation() {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path().canonicalize().unwrap();
     let machine = Machine { layout: Layout::below(&root), directory };
-    // One that would be remembered, because it has not changed for a while.
+    // A file that would be remembered, because it has not changed for a while.
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/gguf");
     let weights = fs::read(corpus.join("small.gguf")).unwrap();
     machine.put("SHA256SUMS", format!("{}  w\n", sha256(&weights)).as_bytes());

@@ -39,7 +39,7 @@ fn rw_6_2a_a_store_of_ollama_without_its_blobs_misses_all_of_them() {
     let report = machine.verify(&[], 5);
     assert_eq!(findings(&report, ""), ["missing-required"; 3], "{report:#}");
 
-    // They moved to another disk, which is another store once the settings name it.
+    // They moved to another disk, which is a separate store if the settings name it.
     ollama(&below("big"), b"weights");
     fs::remove_dir_all(below("big/manifests")).unwrap();
     let orphan = below("big/blobs").join(format!("sha256-{}", sha256(b"orphan")));
@@ -66,7 +66,7 @@ fn rw_6_2a_a_digest_in_one_store_covers_a_file_in_another() {
     let report = machine.verify(&[], 0);
     assert_eq!(findings(&report, ""), ["verified"], "{report:#}");
 
-    // The base lies in a store that the host names.
+    // The base is in a store that the host names.
     put(&below("srv/models/llm/v.bin"), b"v");
     put(&below("srv/models/llm/u.bin"), b"u");
     let entry = model("v", "./", "v.bin", &sha256(b"v"));
@@ -129,7 +129,7 @@ fn rw_6_2a_every_part_of_a_split_model_has_to_be_there() {
         let report = machine.verify(&["--presence"], 5);
         assert_eq!(findings(&report, "toy-00002-of-00002.gguf"), ["missing-required"], "{report:#}");
     }
-    // In its place lies a part of something else.
+    // A part of another model is in its place.
     put(&part, &gguf_part(2, 4));
     let report = machine.verify(&["--presence"], 5);
     assert!(problems(&report)[0].contains("part 3 of 4"), "{report:#}");

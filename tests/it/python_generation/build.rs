@@ -200,7 +200,7 @@ fn rw_5_3_everything_in_a_generation_belongs_to_the_owner_of_the_tree() {
     each(&ensured.generation.path, &mut |entry, found| {
         assert_eq!((found.uid(), found.gid()), (1234, 1234), "{}", entry.display());
     });
-    // So does uv; what is written down of it does not.
+    // The records, the locks and the store belong to root.
     let records = [world.layout.state(), world.layout.environment_records(), world.layout.locks()];
     for path in records.iter().chain([&world.layout.store()]) {
         assert_eq!(fs::metadata(path).unwrap().uid(), 0, "{}", path.display());

@@ -1,4 +1,4 @@
-//! Which environment is live: adoption, switching, earlier ones, unfinished ones.
+//! The live environment: adoption, switching, earlier environments, unfinished ones.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
@@ -20,7 +20,7 @@ fn rw_5_3_an_unfinished_build_is_discarded_and_never_reused() {
     let world = World::new();
     let first = world.ensure("six==1.17.0\n", "run-1").unwrap();
     let name = &first.generation.name;
-    // What a kill before the record leaves: the whole directory, and no word of it.
+    // The result of a kill before the record: the complete directory, without its record.
     fs::remove_file(world.layout.environment_records().join(format!("{name}.json"))).unwrap();
     fs::create_dir_all(world.layout.uv().join("scratch/build-x")).unwrap();
     fs::create_dir_all(world.layout.environments().join("not ours")).unwrap();
@@ -82,7 +82,7 @@ fn rw_5_3_an_adoption_that_was_killed_in_between_is_finished_by_the_next_call() 
     let target = world.layout.environment(&first.generation.name);
     let side = world.layout.home().join(".venv.switching");
     let stages: [&dyn Fn(); 3] = [
-        // Killed before the exchange: the link is there under its other name.
+        // Killed before the exchange: the link exists under its other name.
         &|| {
             real_directory(&world);
             symlink(&target, &side).unwrap();
@@ -143,14 +143,14 @@ fn rw_5_3_an_earlier_environment_that_is_gone_or_was_changed_is_built_again_from
     let (definition, run) = ("six==1.17.0\n", |name: &str| RunId::parse(name).unwrap());
     let first = world.ensure(definition, "run-1").unwrap().generation;
     let wanted = world.wanted(&[("requirements.txt", definition)]).unwrap();
-    // Its definition has another lock by now.
+    // By now its definition has another lock.
     let file = world.layout.locks().join(format!("{}.json", wanted.key()));
     fs::write(&file, fs::read_to_string(&file).unwrap().replace("1.17.0", "1.16.9")).unwrap();
     let replaced = fs::read(&file).unwrap();
     let environments = world.environments();
     assert_ne!(environments.known_lock(&wanted).unwrap(), environments.lock_of(&first).unwrap());
 
-    // It was changed: pruning takes its directory, and keeps what it is built from.
+    // It was changed: pruning removes its directory, and keeps its lock.
     let program = first.path.join("bin/python");
     fs::set_permissions(program.parent().unwrap(), fs::Permissions::from_mode(0o755)).unwrap();
     fs::remove_file(&program).unwrap();
@@ -205,7 +205,8 @@ fn the_work_of_a_process_that_is_killed() {
     world.environments().switch(&ensured.generation.name).unwrap();
 }
 
-/// Runs the work above in a process that is killed at its `point`th checkpoint. Returns whether it came that far.
+/// Runs the work above in a process that is killed at its `point`th checkpoint. Returns whether it reached that
+/// checkpoint.
 fn killed(world: &World, point: u32) -> bool {
     let ended = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "python_generation::live::the_work_of_a_process_that_is_killed"])

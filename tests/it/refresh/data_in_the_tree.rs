@@ -1,4 +1,4 @@
-//! Data that people and the application keep in `app/` stays where it is, whatever the commit and the file system do.
+//! Data that people and the application keep in `app/` stays there, with any commit and on any file system.
 
 use std::fs;
 use std::process::Command;
@@ -27,7 +27,7 @@ fn data_stays_where_it_is_though_the_rules_change_with_the_commit() {
     fs::write(&exclude, format!("{}local/\n", fs::read_to_string(&exclude).unwrap())).unwrap();
     fs::create_dir(host.beside("elsewhere")).unwrap();
     std::os::unix::fs::symlink(host.beside("elsewhere"), app.join("data")).unwrap();
-    // The rules go; a tracked file becomes an ignored one; an ignored one becomes tracked.
+    // The rules are removed; a tracked file becomes an ignored one; an ignored one becomes tracked.
     host.push(&[(".gitignore", "settings.ini\nseed\n"), ("settings.ini", ""), ("seed", "")]);
     host.push(&[("conf/user.ini", "shipped\n")]);
     let run = host.tool(["run"]).expect(0);
@@ -108,8 +108,8 @@ fn a_preserved_database_whose_rows_are_still_in_its_log_moves_across_with_it() {
     kept_nothing(&host);
 }
 
-/// Lets every `renameat2` with a flag fail as file systems without them do (NFS, 9p, older ZFS), and becomes the program that the
-/// arguments name. A filter of seccomp(2), for this architecture.
+/// Lets every `renameat2` with a flag fail as on file systems without support for them (NFS, 9p, older ZFS), and
+/// executes the program that the arguments name. A filter of seccomp(2), for this architecture.
 const WITHOUT_FLAGS: &str = r#"
 import ctypes, os, platform, struct, sys
 arch, number = {"x86_64": (0xC000003E, 316), "aarch64": (0xC00000B7, 276)}[platform.machine()]
@@ -136,7 +136,7 @@ fn a_file_system_without_exchange_and_without_a_check_of_the_new_name_is_refresh
         let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
         assert_eq!(output.status.code(), Some(0), "{arguments:?}: {text}");
     };
-    // A directory in the place of the link is exchanged for it.
+    // A directory in place of the link is exchanged for it.
     fs::create_dir_all(host.layout.venv().join("bin")).unwrap();
     fs::write(host.layout.venv().join("bin/mine"), "of an earlier environment").unwrap();
     tool(&["run"]);

@@ -1,4 +1,5 @@
-//! The doctor counts what years of use leave: the stores with their sizes, and what a forced push left in the mirror.
+//! The doctor counts the data that years of use leave: the stores with their sizes, and the objects that a forced push
+//! left in the mirror.
 
 use serde_json::Value;
 
@@ -20,7 +21,7 @@ fn the_doctor_counts_the_stores_and_what_a_forced_push_left_in_the_mirror() {
     host.tool(["plan"]).expect(0);
     host.tool(["run"]).expect(0);
     git(&host.work(), ["reset", "--quiet", "--hard", "HEAD~1"]);
-    // As many good runs as are kept for a rollback.
+    // As many successful runs as are kept for a rollback.
     for number in 0..4 {
         host.push(&[("version.txt", &format!("{number}\n"))]);
         host.tool(["run"]).expect(0);

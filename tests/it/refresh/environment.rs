@@ -1,5 +1,5 @@
-//! Step 3: `venv` leads to the environment of the commit's definition, by one switch, from a complete one to a
-//! complete one (RW-5.3).
+//! Step 3: `venv` leads to the environment of the commit's definition, by one switch between complete environments
+//! (RW-5.3).
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -58,7 +58,7 @@ fn rw_3_1_rw_5_3b_a_changed_definition_builds_and_what_is_off_the_list_is_gone()
     host.tool(["run"]).expect(0);
     assert_eq!(host.report()["environment"]["built"], true);
     assert_eq!(host.answer().unwrap()["package"], "1.16.0");
-    // Back to the first definition: its generation is still good.
+    // Back to the first definition: its generation can still be used.
     host.push(&[("requirements.txt", "six==1.16.0\n"), ("more.txt", "")]);
     host.tool(["run"]).expect(0);
     assert_eq!(host.report()["environment"]["built"], false);

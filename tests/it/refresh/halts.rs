@@ -1,5 +1,5 @@
-//! After a failure: the service stays stopped, whatever failed, until a run repairs it or a person says so (RW-7.1);
-//! and a snapshot of the whole machine can be put back (RW-7.2).
+//! After a failure of any kind the service stays stopped until a run repairs it or a person starts it (RW-7.1). A
+//! snapshot of the entire machine can be restored (RW-7.2).
 
 use std::path::Path;
 use std::process::Command;
@@ -17,7 +17,8 @@ fn rw_7_1a_rw_7_1c_after_each_failing_step_nothing_more_runs_and_the_next_good_r
         let look = hook("look", "check", &["python", "look.py", "look"], "");
         host.push(&[("look.py", SIGHTING_HOOK), ("refresh.toml", &look)]);
         host.tool(way).expect(0);
-        // What makes each step fail; a stop that fails is in `stop.rs`. With staging, sync and environment fail there.
+        // A cause of failure for each step; the failing stop is in `stop.rs`. With staging, sync and environment fail
+        // there.
         let broken = hook("broken", "migration", &["false"], "");
         let cases: [(&str, &[(&str, &str)]); 4] = [
             ("sync", &[("refresh.toml", "[remote]\nurl = \"https://elsewhere/x.git\"\n")]),
@@ -42,7 +43,7 @@ fn rw_7_1a_rw_7_1c_after_each_failing_step_nothing_more_runs_and_the_next_good_r
                 let looked = seen(&host);
                 assert_eq!(looked.len(), usize::from(step == "restart"), "{step}: a later step ran");
                 down_and_fenced(&host);
-                // Refused by preflight, it stays so too.
+                // After a refusal by preflight it stays so too.
                 host.tool(with(way, &["no-such-branch"]));
                 down_and_fenced(&host);
             }
@@ -117,7 +118,7 @@ fn rw_2_3_rw_7_2_a_snapshot_of_the_machine_can_be_put_back_and_refreshed() {
     refresh_system::disk::remove_tree(&wreck).unwrap();
 }
 
-/// Copies a whole machine, as a snapshot does: owners, times, links.
+/// Copies an entire machine, as a snapshot does: owners, times, links.
 fn copy(from: &Path, to: &Path) {
     let copied = Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
     assert!(copied.success());

@@ -1,5 +1,5 @@
-//! What a person rolled back, and what halted a run, is deployed by no unattended run, until a newer commit comes or `run` is
-//! typed.
+//! A version that a person rolled back, or that halted a run, is deployed by no unattended run until a newer commit
+//! arrives or `run` is typed.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::host::{Host, git};
 use crate::refresh::help::{events, hook, installation, last_run};
 
-/// Runs as a timer does, and returns the report of a run that held its commit back.
+/// Runs as a timer does. Returns the report of a run that held its commit back.
 #[track_caller]
 fn held_back(host: &Host) -> Value {
     let (runs, picture, before) = (host.runs(), installation(host), host.report());
@@ -27,7 +27,7 @@ fn status(host: &Host) -> Value {
     crate::schema::valid(&host.tool(["status", "--json"]).expect(0).out, "status.schema.json")
 }
 
-/// The application's own request, which is answered.
+/// The request of the application, which is answered.
 fn request(host: &Host) -> Value {
     fs::create_dir_all(host.layout.requests()).unwrap();
     fs::write(host.layout.requests().join("x"), "").unwrap();
@@ -95,10 +95,10 @@ fn a_commit_that_halted_a_run_is_tried_again_only_by_a_person() {
     host.configure("allowed_branches = [\"main\"]", "");
     let good = host.head();
     let bad = host.push(&[("refresh.toml", &hook("tables", "migration", &["false"], ""))]);
-    // The command that is proposed next is one that tries again.
+    // The next command is one that tries again.
     let halted = host.tool(["run", "--if-changed"]).expect(1);
     assert!(!halted.out.lines().last().unwrap().contains("--if-changed"), "{}", halted.out);
-    // Fenced it stays: a person has to decide.
+    // The service stays fenced: a person must decide.
     let held = held_back(&host);
     assert_eq!((&held["commit"], &held["by"]), (&json!(bad), &json!("halt")));
     assert!(held["why"].as_str().unwrap().contains("tables"), "{held}");
@@ -106,7 +106,7 @@ fn a_commit_that_halted_a_run_is_tried_again_only_by_a_person() {
     host.tool(["run", "--if-changed"]).expect(0).prints("a run of it halted at ").prints("tables");
     assert_eq!(request(&host)["outcome"], "refused");
 
-    // So it does after a rollback, whose version serves.
+    // The same holds after a rollback, whose version serves.
     host.tool(["rollback"]).expect(0);
     assert_eq!(held_back(&host)["commit"], bad);
     assert_eq!((host.head(), host.version().as_deref()), (good, Some("one")));

@@ -1,4 +1,4 @@
-//! What the tests of refreshes share: how runs are read from outside, and pictures of directories.
+//! Shared parts of the tests of refreshes: functions that read runs from outside, and pictures of directories.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::host::{Host, Ran, git};
 
-/// The two ways to go through a run: with staging, and with everything inside the six steps.
+/// The two ways through a run: with staging, and with everything inside the six steps.
 pub(crate) const WAYS: [&[&str]; 2] = [&["run"], &["run", "--no-stage"]];
 
 /// The six steps, as the specification orders them.
@@ -30,7 +30,7 @@ pub(crate) fn events(ran: &Ran) -> Vec<Value> {
     ran.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// The parts that events of one kind name, in order.
+/// Returns the parts that events of one kind name, in order.
 pub(crate) fn parts(events: &[Value], kind: &str) -> Vec<String> {
     let wanted = events.iter().filter(|event| event["event"] == kind);
     wanted.map(|event| event["phase"].as_str().unwrap().to_owned()).collect()
@@ -42,7 +42,7 @@ pub(crate) fn journal(host: &Host) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// The parts that records of one kind name in the journal of the last run.
+/// Returns the parts that records of one kind name in the journal of the last run.
 pub(crate) fn journaled(host: &Host, kind: &str) -> Vec<String> {
     let all = journal(host);
     let records = all.iter().map(|line| if line["entry"].is_object() { &line["entry"] } else { line });
@@ -50,24 +50,24 @@ pub(crate) fn journaled(host: &Host, kind: &str) -> Vec<String> {
     wanted.map(|record| record["phase"].as_str().unwrap().to_owned()).collect()
 }
 
-/// The name of the last run.
+/// Returns the ID of the last run.
 pub(crate) fn last_run(host: &Host) -> String {
     host.runs().last().unwrap().file_name().unwrap().to_str().unwrap().to_owned()
 }
 
-/// The whole error of the last run, as one text.
+/// Returns the complete error of the last run, as one text.
 pub(crate) fn error_text(host: &Host) -> String {
     let report = host.report();
     let chain = report["error"]["chain"].as_array().expect("the run did not fail");
     chain.iter().map(|sentence| sentence.as_str().unwrap()).collect::<Vec<_>>().join(": ")
 }
 
-/// Everything about what lies below a directory that a write of any kind would change: names, bytes, rights, owners,
-/// times down to the nanosecond, inodes.
+/// Returns all properties of the content of a directory that a write of any kind would change: names, bytes,
+/// permissions, owners, times down to the nanosecond, inodes.
 pub(crate) fn picture(directory: &Path) -> BTreeMap<PathBuf, String> {
     let mut seen = BTreeMap::new();
     look(directory, directory, &[], &mut seen, &|path, found| {
-        // Lent files have names in other installations too. The time changes with each name that comes or goes.
+        // Shared files have names in other installations too. The time changes with each name that is added or removed.
         let alone = found.is_dir() || found.nlink() == 1;
         format!(
             "{} mode {:o} of {}:{} size {} changed {}.{} {}.{} inode {}",
@@ -86,7 +86,7 @@ pub(crate) fn picture(directory: &Path) -> BTreeMap<PathBuf, String> {
     seen
 }
 
-/// [`picture`] of the installation without the tool's own stores and without what belongs to the running service.
+/// [`picture`] of the installation without the tool's own stores and without the files of the running service.
 pub(crate) fn installation(host: &Host) -> Vec<BTreeMap<PathBuf, String>> {
     let layout = &host.layout;
     vec![picture(&layout.home()), picture(&layout.etc()), data(host)]
@@ -104,7 +104,7 @@ pub(crate) fn data(host: &Host) -> BTreeMap<PathBuf, String> {
     all
 }
 
-/// What a checkout holds: names, bytes and executable bits, without `.git` and byte code.
+/// Returns the content of a checkout: names, bytes and executable bits, without `.git` and bytecode.
 pub(crate) fn checkout(directory: &Path) -> BTreeMap<PathBuf, String> {
     let mut seen = BTreeMap::new();
     look(directory, directory, &[".git", "__pycache__"], &mut seen, &|path, found| {
@@ -114,7 +114,7 @@ pub(crate) fn checkout(directory: &Path) -> BTreeMap<PathBuf, String> {
     seen
 }
 
-/// What a fresh clone of a branch holds.
+/// Returns the content of a fresh clone of a branch.
 pub(crate) fn clone_of(host: &Host, branch: &str) -> BTreeMap<PathBuf, String> {
     let place = tempfile::tempdir().unwrap();
     git(place.path(), ["clone", "--quiet", "--branch", branch, &host.url(), "clone"]);
@@ -200,7 +200,8 @@ pub(crate) fn hook(name: &str, kind: &str, command: &[&str], more: &str) -> Stri
     format!("[[hook]]\nname = \"{name}\"\nkind = \"{kind}\"\ncommand = {command:?}\n{more}\n")
 }
 
-/// Where [`SIGHTING_HOOK`] writes: a hook may write there in staging and in step 4, also where the kernel keeps it from the rest.
+/// The output of [`SIGHTING_HOOK`]: a hook may write there in staging and in step 4, even if the kernel prevents other
+/// writes.
 pub(crate) fn seen_file(host: &Host) -> PathBuf {
     let world = host.beside("seen");
     let name = world.parent().and_then(Path::file_name).unwrap().to_string_lossy().into_owned();
@@ -219,7 +220,7 @@ pub(crate) fn look_out(host: &Host) {
     fs::write(host.layout.env_file(), env).unwrap();
 }
 
-/// The sightings that [`SIGHTING_HOOK`] has written since the last call.
+/// Returns the sightings that [`SIGHTING_HOOK`] has written since the last call.
 pub(crate) fn seen(host: &Host) -> Vec<Value> {
     let text = fs::read_to_string(seen_file(host)).unwrap_or_default();
     let _ = fs::remove_file(seen_file(host));
@@ -233,7 +234,7 @@ pub(crate) fn probe(host: &Host, lines: &str) {
     fs::write(host.layout.host_file(), format!("{before}[probe]\n{lines}\n")).unwrap();
 }
 
-/// Returns whether anything accepts connections on the service's port.
+/// Returns whether any process accepts connections on the service's port.
 pub(crate) fn listens(host: &Host) -> bool {
     std::net::TcpStream::connect(("127.0.0.1", host.port)).is_ok()
 }

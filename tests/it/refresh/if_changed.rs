@@ -1,4 +1,4 @@
-//! `run --if-changed`: nothing at all where everything is right, a whole refresh where anything is not.
+//! `run --if-changed`: no action if everything is right, and a full refresh if anything is not.
 
 use std::os::unix::fs::MetadataExt as _;
 
@@ -70,12 +70,12 @@ fn preserved_or_stashed_files_are_no_reason_for_another_refresh() {
     assert!(host.report()["saved"]["paths"].to_string().contains("mine"));
     host.tool(["run", "--if-changed"]).expect(0).prints("Already current");
     host.tool(["plan", "--exit-code"]).expect(0);
-    // Once it is restored it is in the stash still, and no reason either.
+    // After it is restored it is still in the stash, and no reason either.
     let run = crate::refresh::help::last_run(&host);
     host.tool(["stash", "restore", &run]).expect(0);
     assert!(git(&app, ["for-each-ref"]).contains(&commit));
     host.tool(["run", "--if-changed"]).expect(0).prints("Already current");
-    // The branch went on: that is in no stash yet.
+    // The branch moved on: this change is not in a stash yet.
     let more = git(&app, ["commit-tree", &tree, "-p", &commit, "-m", "More"]);
     git(&app, ["branch", "--force", "mine", &more]);
     host.tool(["plan", "--exit-code"]).expect(5);

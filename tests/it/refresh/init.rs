@@ -66,7 +66,7 @@ fn a_rollback_returns_to_the_version_before_the_first_run() {
     assert!(python.unwrap().success());
     fs::write(layout.venv().join("made"), "by hand").unwrap();
     host.tool(["init"]).expect(0).prints("the first run adopts it");
-    // The very first run may already be the one that people want to leave again.
+    // Already the first run may be the one that people roll back.
     host.push(&[("version.txt", "two\n"), ("server.py", "raise SystemExit('broken')\n")]);
     host.tool(["run"]).expect(1).prints("rollback");
     host.tool(["rollback"]).expect(0);

@@ -16,7 +16,7 @@ pub(super) fn stashed(host: &Host) -> PathBuf {
     host.layout.stashes().join(last_run(host))
 }
 
-/// Asserts that no tree waits for its comparison and that the last run kept none.
+/// Asserts that no tree waits for its comparison and that the last run kept no tree.
 #[track_caller]
 pub(super) fn kept_nothing(host: &Host) {
     assert_eq!(host.report()["saved"]["count"], 0, "{}", host.report()["saved"]);
@@ -159,7 +159,7 @@ fn ignored_files_and_databases_move_across_and_are_named() {
     assert_eq!(host.read(".env").as_deref(), Some("SECRET=1\n"));
     assert_eq!(host.read("logs/deep/app.log").as_deref(), Some("lines"));
     assert!(host.report()["ignored"].to_string().contains("data/app.db"));
-    // The stricter way keeps them with the old tree.
+    // The stricter setting keeps them with the old tree.
     let host = Host::new();
     host.configure("ignored = \"stash\"", "");
     host.push(&[(".gitignore", ".env\n")]);
@@ -187,7 +187,7 @@ fn an_old_companion_is_never_laid_beside_a_newer_database() {
     assert_eq!(host.read("state.db").as_deref(), Some("new rows"));
     fs::remove_file(host.layout.app().join("state.db-journal")).unwrap();
     host.tool(["stash", "restore", &run, "state.db"]).expect(3).prints("state.db exists in app/ and differs");
-    // Together they are one state, and the companion comes unasked.
+    // Together they are one state, and the companion file is restored with the other.
     host.tool(["stash", "restore", &run, "state.db", "--overwrite"]).expect(0);
     assert_eq!(host.read("state.db").as_deref(), Some("old rows"));
     assert_eq!(host.read("state.db-wal").as_deref(), Some("old log"));
@@ -217,7 +217,7 @@ fn a_tree_that_cannot_be_compared_is_kept_completely() {
     host.tool(["run"]).expect(0);
     kept_nothing(&host);
 
-    // Links lead out of the tree, and are neither followed by the comparison nor by the removal.
+    // Links lead out of the tree; neither the comparison nor the removal follows them.
     host.write("kept-elsewhere.txt", "x");
     std::os::unix::fs::symlink(host.beside("work"), app.join("link")).unwrap();
     host.tool(["run"]).expect(0);
@@ -243,7 +243,7 @@ fn nested_repositories_and_new_files_are_kept_completely_with_their_modes() {
     host.tool(["stash", "restore", &run]).expect(0);
     assert!(nested.join(".git/HEAD").exists());
     assert_eq!(app.join("private/key").metadata().unwrap().mode() & 0o777, 0o640);
-    // Restoring again changes nothing, and is no conflict.
+    // A second restore changes nothing, and is not a conflict.
     host.tool(["stash", "restore", &run]).expect(0);
 }
 
@@ -268,7 +268,7 @@ fn a_restore_refuses_files_that_changed_since_and_writes_none_of_the_others() {
     }
     assert!(!refused.err.contains("same.txt exists"), "{}", refused.err);
     assert_eq!(host.read("same.txt").as_deref(), Some("one\n"), "a refusal writes nothing");
-    // A file that is as the change was made to takes the change.
+    // A file that equals the base of the change is restored.
     host.tool(["stash", "restore", &run, "same.txt"]).expect(0).prints("restored same.txt");
     assert_eq!(host.read("same.txt").as_deref(), Some("mine\n"));
     host.tool(["stash", "restore", &run, "../etc/passwd"]).expect(3).prints("the stash has no ../etc/passwd");
@@ -293,7 +293,7 @@ fn preserved_files_stay_and_are_reported() {
         let preserved = host.report()["preserved"].to_string();
         assert!(preserved.contains("theme.json") && preserved.contains("state"), "{preserved}");
     }
-    // The second run had no stray file any more: nothing but what is preserved differed.
+    // The second run had no stray file any more: only preserved files differed.
     kept_nothing(&host);
 }
 
@@ -306,7 +306,7 @@ fn a_file_that_is_kept_run_after_run_is_pointed_out_with_the_line_to_add() {
     host.write("config/prefs.json", "2");
     host.tool(["run"]).expect(0).prints("config is kept run after run").prints("preserve = ");
     assert_eq!(host.report()["saved"]["count"], 1, "{}", host.report()["saved"]);
-    // The line works as the warning writes it.
+    // The line from the warning works without a change.
     let warning = host.report()["warnings"].to_string().replace("\\\"", "\"");
     let line =
         format!("preserve = {}", warning.split("preserve = ").nth(1).unwrap().split(']').next().unwrap());
@@ -341,7 +341,7 @@ fn a_run_that_is_killed_while_it_keeps_a_tree_is_completed_by_the_next() {
     kept_nothing(&host);
 }
 
-/// A hook as they usually are: compiles into a directory that git ignores, rewrites a tracked file, removes another.
+/// A typical hook: it compiles into a directory that git ignores, rewrites a tracked file, and removes another.
 fn compiling() -> String {
     let work = "mkdir -p static/deep && echo css > static/built.css && echo map > static/deep/built.map && \
                 echo compiled > index.txt && rm source.txt && echo beside > src/beside.txt";
@@ -373,7 +373,7 @@ fn products_of_hooks_are_no_local_changes_until_they_are_edited() {
     };
     current();
 
-    // The next version comes without the hook: all of it is gone.
+    // The next version has no hook: all of its products are gone.
     host.push(&[("version.txt", "two\n"), ("refresh.toml", "")]);
     host.tool(["run"]).expect(0);
     kept_nothing(&host);
@@ -389,7 +389,7 @@ fn products_of_hooks_are_no_local_changes_until_they_are_edited() {
     assert_eq!(made(), ["css", "map", "compiled", "beside"]);
     current();
 
-    // Edited with the old size, beside a product, and in the place of a file that the hook removed.
+    // Edited with the old size, beside a product, and in place of a file that the hook removed.
     host.write("index.txt", "by hand!\n");
     host.write("src/mine.txt", "mine\n");
     host.write("source.txt", "by hand\n");
@@ -417,7 +417,7 @@ fn a_kill_before_the_products_of_hooks_are_recorded_keeps_one_tree_too_many() {
     assert!(!killed.output().unwrap().status.success());
     assert!(host.read("static/built.css").is_some() && !host.layout.hook_outputs_file().exists());
     host.tool(["run"]).expect(0);
-    // What the hook wrote, and that source.txt is gone, which the killed run had moved in.
+    // The output of the hook, and the missing source.txt, which the killed run had moved in.
     assert_eq!(host.report()["saved"]["count"], 4, "{}", host.report()["saved"]);
     host.tool(["run"]).expect(0);
     kept_nothing(&host);

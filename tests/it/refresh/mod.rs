@@ -1,6 +1,7 @@
-//! Whole refreshes by the real binary on whole installations: the six steps, staged and not, and what belongs to them.
+//! Entire refreshes by the real binary on complete installations: the six steps, with and without staging, and the
+//! commands around them.
 //!
-//! One subject a file; `docs/conformance.md` says which clause is proved where.
+//! Each file has one subject; `docs/conformance.md` lists the tests of each clause.
 #![allow(clippy::disallowed_macros, reason = "a measurement is printed")]
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests lay out files and start programs")]
 

@@ -1,4 +1,4 @@
-//! The order of the steps as it is seen from outside, and what holds for runs as a whole.
+//! The order of the steps as observed from outside, and the properties of entire runs.
 
 use std::io::{Read as _, Write as _};
 
@@ -105,7 +105,7 @@ fn rw_2_2_rw_8_2_hosts_with_different_histories_end_in_the_same_state() {
     host.tool(["run"]).expect(0);
     let first =
         (checkout(&host.layout.app()), host.version(), host.report()["environment"]["packages"].clone());
-    // Again, without any past: everything that a refresh may delete is gone.
+    // Again, without any history: everything that a refresh may delete is gone.
     host.tool(["service", "stop"]).expect(0);
     refresh_system::disk::remove_tree(&host.layout.app()).unwrap();
     std::fs::remove_file(host.layout.venv()).unwrap();
@@ -140,7 +140,7 @@ fn rw_8_1_a_run_never_reads_its_standard_input() {
     writer.write_all(b"untouched").unwrap();
     let mut command = host.command(["run"]);
     command.stdin(reader.try_clone().unwrap());
-    // The writing end stays open: a reader of the input would wait for ever.
+    // The writing end stays open: a reader of the input would wait forever.
     ran(command.output().unwrap()).expect(0);
     drop(command);
     drop(writer);

@@ -1,4 +1,4 @@
-//! An installation that belongs to its own user: root refreshes it, and everything in it happens as that user.
+//! An installation that belongs to a separate user: root refreshes it, and everything in it happens as that user.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::host::Host;
 use crate::refresh::help::{SIGHTING_HOOK, hook, last_run, look_out, seen};
 
-/// A user that owns nothing else.
+/// A user that owns no other files.
 const OWNER: u32 = 61_873;
 
 fn give(path: &Path) {
@@ -19,7 +19,8 @@ fn give(path: &Path) {
     }
 }
 
-/// Gives the installation to its own user. Without root's rights that cannot be done; then we are that user.
+/// Makes a separate user the owner of the installation. Without root privileges that is impossible; then the owner is
+/// the user of this process.
 fn owner(host: &Host) -> u32 {
     let own = rustix::process::geteuid();
     if !own.is_root() {
@@ -56,7 +57,7 @@ fn tree_environment_hooks_and_service_stay_the_owners() {
     host.tool(["stash", "restore", &last_run(&host)]).expect(0);
     assert_eq!(host.read("notes.txt").as_deref(), Some("mine"));
     assert_eq!(host.layout.app().join("notes.txt").metadata().unwrap().uid(), owner);
-    // What the owner may not read is not shown, though root asks.
+    // Files that the owner cannot read are not shown, even to root.
     let stored = host.layout.stashes().join(last_run(&host)).join("notes.txt");
     chown(&stored, Some(0), Some(0)).unwrap();
     fs::set_permissions(&stored, fs::Permissions::from_mode(0o600)).unwrap();
@@ -129,7 +130,7 @@ fn files_of_root_in_the_tree_hinder_no_run_and_are_not_lost() {
         assert_eq!(fs::read_to_string(kept.join(path)).unwrap(), "roots", "{path}");
         assert!(path == "version.txt" || !app.join(path).exists(), "{path} is left");
     }
-    // And again: there is nothing more to keep.
+    // A second time there is nothing more to keep.
     host.push(&[("version.txt", "three\n")]);
     let again = host.tool(["run"]).expect(0);
     assert!(!again.all().contains("all of the tree of run"), "{}", again.all());

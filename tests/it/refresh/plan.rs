@@ -1,4 +1,4 @@
-//! `plan` and `run --dry-run`: the whole change is reported, the installation stays as it is.
+//! `plan` and `run --dry-run`: all changes are reported, and the installation stays unchanged.
 
 use serde_json::Value;
 

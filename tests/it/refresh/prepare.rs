@@ -1,4 +1,4 @@
-//! Step 4: hooks, one after the other, in the surroundings that the service will have (RW-5.4).
+//! Step 4: hooks, one after the other, in the surroundings of the service (RW-5.4).
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};

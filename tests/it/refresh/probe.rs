@@ -1,5 +1,5 @@
-//! The running service is asked before the stop as the new one will be asked after it: by its socket, and with the header fields
-//! that it wants. What a probe can never reach is refused while the service runs.
+//! The running service gets the same health request before the stop as the new one after it: by its socket, and with
+//! the header fields that it requires. A health check that can never pass is refused while the service runs.
 
 use crate::host::Host;
 use crate::refresh::help::listens;
@@ -50,7 +50,7 @@ fn rw_7_1b_a_health_request_that_the_service_refuses_is_refused_before_the_stop_
     host.configure("", "status = 200\nheaders = { Host = \"lady.example\" }\n");
     host.tool(["run"]).expect(0).prints("HTTP 200");
     host.tool(["run", "--if-changed"]).expect(0).prints("Already current");
-    // What no version has ever passed is no reason to stop a service that answers.
+    // A check that no version has ever passed is no reason to stop a service that answers.
     host.configure("", "body = \"never\"\nheaders = { Host = \"lady.example\" }\n");
     host.tool(["run"]).expect(3).prints("does not contain \"never\"").prints("service stop");
     assert!(listens(&host) && !host.fenced());
@@ -69,7 +69,7 @@ fn rw_5_5_a_service_on_a_socket_in_the_file_system_is_checked_there() {
     host.tool(["run"]).expect(0).prints("HTTP 200").prints(&url);
     host.tool(["run", "--if-changed"]).expect(0).prints("Already current");
     host.tool(["run"]).expect(0);
-    // A probe that asks the port is refused, and the setting to write is named.
+    // A health check with the bare port is refused, and the required setting is named.
     host.configure("", "");
     host.tool(["run"]).expect(3).prints(&format!("set `url = \"{url}\"`"));
     assert!(!host.fenced());

@@ -1,4 +1,4 @@
-//! What no refresh may touch: models, containers, configuration, persistent data (RW-3.2, RW-6.1, RW-6.2).
+//! Paths that no refresh may touch: models, containers, configuration, persistent data (RW-3.2, RW-6.1, RW-6.2).
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use crate::host::{Host, SERVER};
 use crate::refresh::help::{WAYS, data, hook, picture, with};
 
-/// Fills the protected paths, with rights and links that a careless copy would lose.
+/// Fills the protected paths, with permissions and links that a careless copy would lose.
 fn fill(host: &Host) {
     let layout = &host.layout;
     for directory in [layout.models().join("llm/mistral"), layout.containers().join("ollama")] {
@@ -29,7 +29,8 @@ fn rw_3_2_rw_6_1_rw_6_2d_refreshes_halts_and_rollbacks_leave_protected_paths_as_
     for way in WAYS {
         let host = Host::running();
         fill(&host);
-        // Nothing below the root that is neither application nor the tool's own, the base system, is touched either.
+        // The base system (everything below the root that belongs neither to the application nor to the tool) is not
+        // touched either.
         fs::create_dir_all(host.layout.root().join("usr/lib")).unwrap();
         fs::write(host.layout.root().join("usr/lib/libc.so"), "of the system").unwrap();
         let all = || {
@@ -40,7 +41,7 @@ fn rw_3_2_rw_6_1_rw_6_2d_refreshes_halts_and_rollbacks_leave_protected_paths_as_
         let before = all();
         assert!(before.0.iter().all(|root| root.len() > 2), "there is nothing to protect");
 
-        // The application brings directories of the same names, and removes them again.
+        // The application has directories of the same names, and removes them again.
         host.push(&[
             ("version.txt", "two\n"),
             ("models/manifest.json", "{\"models\": []}"),
@@ -85,7 +86,7 @@ fn rw_6_2a_rw_6_2b_rw_6_2c_without_a_request_a_run_neither_reads_nor_reports_mod
         host.push(&[("models/manifest.json", manifest)]);
         let ran = host.tool(["run"]).expect(0);
         assert_eq!(picture(&host.layout.models()), before);
-        // Neither the report nor what people see says a word about the state of models.
+        // Neither the report nor the text for people mentions the state of models.
         let printed = format!("{}{}", ran.all(), host.report());
         for word in ["verified", "checksum", "manifest", "gguf"] {
             assert!(!printed.contains(word), "{word:?} is claimed in {printed}");

@@ -1,5 +1,5 @@
-//! Step 5: the service counts as restarted only when the new one has proved itself (RW-5.5); otherwise it is stopped
-//! again (RW-7.1).
+//! Step 5: the service counts as restarted only when the new one has passed its health check (RW-5.5); otherwise it is
+//! stopped again (RW-7.1).
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -14,7 +14,7 @@ const GOOD: &str = "deadline = \"60s\"\nsettle = \"150ms\"";
 
 #[test]
 fn rw_5_5_rw_7_1a_rw_7_1c_a_service_that_fails_its_health_check_is_stopped_again() {
-    // What the service does, what the probe wants, what the error has to say.
+    // The behavior of the service, the required answer, and the expected error.
     let dies_late = SERVER.replace(
         "def log_message",
         "def handle(self):\n        super().handle()\n        print('gone after one answer', flush=True)\n        \
@@ -94,7 +94,7 @@ fn rw_5_5_an_old_process_that_answers_on_the_port_is_not_taken_for_the_new_servi
     let waiting = "import os, socket, time\nopen(os.environ['ASKED'], 'w').close()\nwhile True:\n    try:\n        \
                    socket.create_connection(('127.0.0.1', int(os.environ['LADYLINUX_PORT'])), 5).close()\n        \
                    break\n    except OSError:\n        time.sleep(0.01)\n";
-    // A hook writes into the application's own places only.
+    // A hook can write to the application's own directories only.
     let asked = host.layout.root().join("var/lib/ladylinux/data/asked");
     let env = format!("LADYLINUX_PORT={}\nASKED={}\n", host.port, asked.display());
     fs::write(host.layout.env_file(), env).unwrap();

@@ -37,7 +37,7 @@ fn a_rollback_returns_to_the_earlier_pair_by_the_same_steps_and_a_second_one_goe
     assert_eq!(answer["generation"], one["environment"]["generation"]);
     assert_eq!(seen(&host).len(), 1, "the earlier commit's hooks did not run");
 
-    // Each one says from what to what, and the next one goes further back.
+    // Each rollback reports its start and its target, and the next one goes further back.
     let second = host.tool(["rollback"]).expect(0);
     let (from, to) = (one["commit"].as_str().unwrap(), first.as_str());
     second.prints(&format!("from {} to {} of run ", &from[..10], &to[..10]));
@@ -116,7 +116,7 @@ fn rw_7_1b_a_lost_interpreter_is_named_and_a_rollback_that_needs_it_names_anothe
     host.push(&[("version.txt", "three\n")]);
     host.tool(["run"]).expect(0);
 
-    // What was installed then can be had from nowhere now.
+    // The installed packages of that time are not available any more.
     index.away();
     fs::remove_file(host.layout.uv().join("cache")).unwrap();
     let plan = host.tool(["rollback", &of_then, "--dry-run"]).expect(0);
@@ -188,7 +188,7 @@ fn a_rollback_with_nothing_to_return_to_is_refused_and_touches_nothing() {
     assert_eq!(host.version().as_deref(), Some("one"));
 }
 
-/// Gives the last run another name, as if the clock had been wrong when it began.
+/// Gives the last run another ID, as if the clock had been wrong when it began.
 fn rename_last_run(host: &Host, name: &str) {
     let run = host.report()["run"].as_str().unwrap().to_owned();
     let (from, to) = (host.layout.runs().join(&run), host.layout.runs().join(name));
@@ -207,7 +207,7 @@ fn rename_last_run(host: &Host, name: &str) {
 #[test]
 fn runs_are_ordered_by_their_number_and_not_by_the_clock() {
     let host = Host::running();
-    // Two good runs while the clock is ten years ahead, then two with the right one.
+    // Two successful runs while the clock is ten years ahead, then two with the right clock.
     rename_last_run(&host, "20361231T000000000Z-1");
     host.push(&[("version.txt", "two\n")]);
     host.tool(["run"]).expect(0);
@@ -230,7 +230,7 @@ fn runs_are_ordered_by_their_number_and_not_by_the_clock() {
     assert_eq!(host.head(), commits[1], "the version before the deployed one");
     host.tool(["rollback"]).expect(0);
     assert_eq!(host.head(), commits[0]);
-    // What is pruned is old, whatever its name says.
+    // Old runs are pruned, whatever the time in their IDs.
     for version in ["five\n", "six\n", "seven\n"] {
         commits.push(host.push(&[("version.txt", version)]));
         host.tool(["run"]).expect(0);
@@ -240,7 +240,7 @@ fn runs_are_ordered_by_their_number_and_not_by_the_clock() {
     assert_eq!(host.version().as_deref(), Some("six"));
 }
 
-/// Removes objects of the mirror as a bad disk does: all, or one blob of the first commit.
+/// Removes objects of the mirror as a failing disk does: all, or one blob of the first commit.
 fn damage_mirror(host: &Host, commit: &str, path: Option<&str>) {
     let mirror = host.layout.mirror();
     let Some(path) = path else {
@@ -277,7 +277,7 @@ fn a_rollback_whose_commit_the_mirror_has_lost_fetches_it_and_names_a_remote_tha
         assert_eq!((host.head(), host.version().as_deref()), (good.clone(), Some("one")));
     }
 
-    // Another history takes its place in the remote.
+    // Another history replaces it in the remote.
     host.tool(["run"]).expect(1);
     git(&host.work(), ["update-ref", "-d", "HEAD"]);
     host.push(&[("version.txt", "three\n"), ("server.py", SERVER)]);

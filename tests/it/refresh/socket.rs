@@ -70,7 +70,7 @@ fn rw_7_1a_a_halted_run_closes_the_socket_and_the_next_one_opens_it_again() {
         assert!(run.try_wait().unwrap().is_none(), "the run ended before its hook");
         std::thread::sleep(Duration::from_millis(2));
     }
-    // From the stop to the halt it waits, and then it is refused rather than kept waiting.
+    // A request between the stop and the halt waits, and then it is refused rather than kept waiting.
     let mut waits = TcpStream::connect(("127.0.0.1", host.port)).unwrap();
     waits.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     fs::write(&go, "").unwrap();

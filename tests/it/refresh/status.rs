@@ -1,4 +1,4 @@
-//! Step 6: commit, environment and service, in every form, however the run ended (RW-5.6).
+//! Step 6: commit, environment and service, in every form, after every kind of end (RW-5.6).
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::host::{Host, free_port, git, ran};
 use crate::refresh::help::{WAYS, events, hook, last_run};
 
-/// The report in its three places, which have to agree.
+/// The report in its three places, which must be equal.
 fn report(host: &Host, last_line: &Value) -> Value {
     let emitted = last_line["report"].clone();
     let file: Value =

@@ -1,4 +1,4 @@
-//! Step 1: the service is down, whole, and fenced, before anything is touched (RW-5.1).
+//! Step 1: all processes of the service are gone, and the service is fenced, before anything is touched (RW-5.1).
 
 use std::fs;
 use std::net::TcpListener;
@@ -9,7 +9,7 @@ use crate::refresh::help::{
     SIGHTING_HOOK, WAYS, down_and_fenced, error_text, hook, journaled, listens, look_out, seen,
 };
 
-/// Before it serves, it leaves a worker behind in its own session, which ignores SIGTERM.
+/// Before it serves, it starts a worker in a separate session, which ignores SIGTERM.
 const FORKING: &str = r"
 import os, signal, time
 if os.fork() == 0:
@@ -69,7 +69,7 @@ fn rw_5_1_a_service_that_is_down_already_is_refreshed_too() {
 fn rw_5_1_nothing_goes_on_while_a_stranger_holds_the_port() {
     let named =
         |host: &Host| format!("process {}", std::process::id()) + &format!("|port {} is held", host.port);
-    // Another address of the same port: the service and the stranger get along until the service is to be gone.
+    // Another address of the same port: the service and the stranger do not conflict until the service must be gone.
     let host = Host::running();
     let stranger = TcpListener::bind(("127.0.0.2", host.port)).unwrap();
     let refused = host.tool(["run"]).expect(3).all();
@@ -78,7 +78,7 @@ fn rw_5_1_nothing_goes_on_while_a_stranger_holds_the_port() {
     drop(stranger);
     host.tool(["run"]).expect(0);
 
-    // The stranger comes when preflight has looked already: a staged check holds the run meanwhile.
+    // The stranger starts after the check of preflight: a staged check holds the run meanwhile.
     let host = Host::running();
     let before = host.head();
     let (printed, go) = (host.beside("printed"), host.beside("go"));

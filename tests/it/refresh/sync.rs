@@ -1,4 +1,4 @@
-//! Step 2: `app/` ends as the remote branch and nothing else, whatever it was before (RW-5.2).
+//! Step 2: `app/` ends as the remote branch and nothing else, whatever its state before (RW-5.2).
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -13,7 +13,7 @@ fn rw_5_2a_the_applications_own_repository_has_the_remotes_commits() {
     host.tool(["run"]).expect(0);
     let app = host.layout.app();
     assert_eq!(git(&app, ["rev-list", "--max-count=2", "HEAD"]), format!("{}\n{}", commits[1], commits[0]));
-    // Its objects are the mirror's, which keeps them as long as a run may need them.
+    // Its objects are those of the mirror, which keeps them as long as a run may need them.
     let alternates = fs::read_to_string(app.join(".git/objects/info/alternates")).unwrap();
     assert_eq!(alternates.trim(), host.layout.mirror().join("objects").to_str().unwrap());
     git(&app, ["fsck", "--connectivity-only"]);
@@ -103,7 +103,7 @@ fn rw_5_2b_the_selected_branch_is_checked_out_from_any_head() {
     host.tool(["run", "x"]).expect(0);
     aligned(&host, "x");
     assert_eq!(host.version().as_deref(), Some("x"));
-    // Without a branch: the one that is deployed.
+    // Without a branch: the deployed one.
     let commit = host.push(&[("version.txt", "x again\n")]);
     git(&app, ["checkout", "--quiet", "--detach", "HEAD~1"]);
     host.tool(["run"]).expect(0);
@@ -120,7 +120,7 @@ fn rw_5_2b_the_selected_branch_is_checked_out_from_any_head() {
     aligned(&host, "x/y");
     assert_eq!(host.version().as_deref(), Some("x/y"));
 
-    // The branch that the host is to follow, whatever is deployed.
+    // The branch that the host follows, whatever branch is deployed.
     host.configure("branch = \"main\"", "");
     host.tool(["run"]).expect(0);
     aligned(&host, "main");
@@ -131,7 +131,7 @@ fn rw_5_2b_the_selected_branch_is_checked_out_from_any_head() {
 fn rw_5_2b_line_endings_and_executable_bits_are_those_of_a_checkout() {
     let host = Host::running();
     let work = host.work();
-    // Committed with both endings first; the attributes come later, as they do in grown repositories.
+    // First committed with both line endings; the attributes follow later, as in real repositories with a long history.
     host.push(&[("windows.txt", "a\r\nb\r\n"), ("unix.txt", "a\nb\n"), ("mixed.txt", "a\r\nb\n")]);
     fs::write(work.join("run.sh"), "#!/bin/sh\r\n").unwrap();
     fs::set_permissions(work.join("run.sh"), fs::Permissions::from_mode(0o755)).unwrap();
@@ -150,7 +150,7 @@ fn rw_5_2b_line_endings_and_executable_bits_are_those_of_a_checkout() {
     assert_eq!(app.join("run.sh").metadata().unwrap().permissions().mode() & 0o111, 0o111);
     assert_eq!(host.read("windows.txt").unwrap(), "a\r\nb\r\n");
     assert_eq!(crate::refresh::help::checkout(&app), crate::refresh::help::clone_of(&host, "main"));
-    // And once more without any change: nothing is found that would have to be saved.
+    // And once more without any change: nothing must be stashed.
     host.tool(["run"]).expect(0);
     assert_eq!(host.report()["saved"]["count"], 0, "{}", host.report());
 }
@@ -316,7 +316,7 @@ fn rw_5_2a_a_large_file_of_the_commit_and_one_that_was_changed_are_moved_and_not
     let made = jiff::Timestamp::try_from(large.metadata().unwrap().created().unwrap()).unwrap();
     assert!(made < stop.parse().unwrap(), "made at {made}, after the stop at {stop}");
 
-    // Changed by hand, and sparse.
+    // Changed manually, and sparse.
     fs::File::options().write(true).open(&large).unwrap().set_len(1 << 30).unwrap();
     let inode = large.metadata().unwrap().ino();
     host.push(&[("version.txt", "two\n")]);

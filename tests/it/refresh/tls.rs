@@ -1,4 +1,4 @@
-//! A service that speaks TLS is asked over TLS. What its certificate lacks is named before anything is stopped.
+//! A service with TLS is checked over TLS. A fault of its certificate is named before anything is stopped.
 
 use std::path::Path;
 
@@ -19,7 +19,7 @@ fn server(pair: &Pair) -> String {
     SERVER.replace("class Server(http.server.ThreadingHTTPServer):\n", &context)
 }
 
-/// Deploys the service with another certificate while it is stopped, its certificate not checked.
+/// Deploys the service with another certificate while it is stopped, without a check of its certificate.
 fn deploy(host: &Host, pair: &Pair) {
     host.tool(["service", "stop"]).expect(0);
     host.push(&[("server.py", &server(pair))]);
@@ -27,7 +27,7 @@ fn deploy(host: &Host, pair: &Pair) {
     host.tool(["run"]).expect(0).prints("HTTP 200");
 }
 
-/// Sets the probe: its scheme, and more lines.
+/// Sets the health check: its scheme, and more lines.
 fn probe(host: &Host, scheme: &str, lines: &str) {
     host.configure("", &format!("url = \"{scheme}://127.0.0.1:{}/\"\n{lines}", host.port));
 }
@@ -45,12 +45,12 @@ fn rw_5_5_rw_7_1b_a_service_with_tls_is_checked_over_tls_and_a_refused_certifica
         assert!(listens(&host) && !host.fenced(), "{}", ran.all());
     };
     let setting = |scheme: &str| format!("set `url = \"{scheme}://127.0.0.1:{}/\"`", host.port);
-    // A service without TLS, and a probe with it.
+    // A service without TLS, and a health check with it.
     probe(&host, "https", "");
     refused(&setting("http"));
     deploy(&host, &own);
     host.tool(["run", "--if-changed"]).expect(0).prints("Already current");
-    // A service with TLS, and a probe without it.
+    // A service with TLS, and a health check without it.
     probe(&host, "http", "");
     refused(&setting("https"));
     probe(&host, "http", &authority(&own.certificate));

@@ -21,7 +21,7 @@ fn halted(host: &Host, printed: Ran, code: i32, phase: &str) {
         (&report["service"]["state"], &report["service"]["fenced"]),
         (&"stopped".into(), &true.into())
     );
-    // The output of the service reaches the clients that follow. It is not written where all users can read it.
+    // The output of the service reaches the clients that follow. It is not written to a file that all users can read.
     let (written, mut open) = (host.report(), report.clone());
     assert!(written["error"]["chain"].to_string().contains(&format!("interrupted by {name}")), "{written:#}");
     open["error"]["chain"] = written["error"]["chain"].clone();
@@ -37,7 +37,7 @@ fn halted(host: &Host, printed: Ran, code: i32, phase: &str) {
     assert_eq!(left_over(host), Vec::<String>::new());
 }
 
-/// Connects a caller with the server of a `git://` URL until both have said everything.
+/// Connects a caller with the server of a `git://` URL until both have finished.
 fn pass_on(caller: TcpStream, url: &str) {
     let address = url.trim_start_matches("git://").split('/').next().unwrap();
     let server = TcpStream::connect(address).unwrap();
@@ -112,7 +112,7 @@ fn rw_7_1a_an_interrupt_after_the_stop_halts_properly_in_every_step() {
     };
     let hold_variable = format!("HOLD={}\n", pipe.0.display());
 
-    // Step 1: the service takes its time to end. The stop is finished, then the run halts.
+    // Step 1: the service needs time to end. The stop is finished, then the run halts.
     host.push(&[("server.py", &blocking)]);
     env(&hold_variable);
     host.tool(["run"]).expect(0);
@@ -125,8 +125,8 @@ fn rw_7_1a_an_interrupt_after_the_stop_halts_properly_in_every_step() {
     host.push(&[("server.py", SERVER)]);
     host.tool(["run"]).expect(0);
 
-    // Steps 2 and 3: the remote (once preflight has its branches), then the package index, take the call and
-    // say nothing.
+    // Steps 2 and 3: the remote (after preflight has read its branches), then the package index, accept the connection
+    // and send nothing.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     silent.set_nonblocking(true).unwrap();
     let port = silent.local_addr().unwrap().port();
@@ -148,7 +148,7 @@ fn rw_7_1a_an_interrupt_after_the_stop_halts_properly_in_every_step() {
     drop(caller);
     host.push(&[("requirements.txt", "six==1.16.0\n")]);
 
-    // Step 4: a hook that goes on and on; the second signal changes nothing.
+    // Step 4: a hook that does not end; the second signal changes nothing.
     host.configure("", &pipe.hook("migration"));
     let mut run = start(&host, &["run"]);
     let held = pipe.reached(&mut run);

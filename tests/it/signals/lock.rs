@@ -33,7 +33,7 @@ fn of_two_runs_at_the_same_instant_one_works_and_the_other_names_it() {
     let object = schema::valid(&printed.out, "error.schema.json");
     assert_eq!((printed.out.lines().count(), &object["exit_code"]), (1, &4.into()));
 
-    // Commands that only read run. Commands that would change something do not.
+    // Read-only commands work. Commands that would change something are refused.
     let held = pipe.reached(&mut worker);
     let status: serde_json::Value =
         serde_json::from_str(&host.tool(["status", "--json"]).expect(0).out).unwrap();
@@ -60,18 +60,18 @@ fn of_two_runs_at_the_same_instant_one_works_and_the_other_names_it() {
             printed.err
         );
     }
-    // Less than what was typed would do something else.
+    // A next command without all typed arguments would do something else.
     for arguments in [&["run", "--strict", "side"][..], &["rollback", "r-1"], &["unfence"]] {
         let again = format!(" {} --wait 5m\n", arguments.join(" "));
         let printed = host.tool(arguments).expect(4);
         assert!(printed.err.contains(&again), "{again:?} is missing in\n{}", printed.err);
     }
-    // One that waits gets its turn, and a signal ends the waiting.
+    // A waiting run gets its turn, and a signal ends the wait.
     let mut patient = start(&host, &["run", "--lock-timeout", "600"]);
     let impatient = start(&host, &["run", "--lock-timeout", "600"]);
     let lock = host.layout.lock_file().canonicalize().unwrap();
     for run in [&patient, &impatient] {
-        // Once the lock file is open its handlers for signals are long in place.
+        // When the lock file is open its handlers for signals have been installed.
         let directory = PathBuf::from(format!("/proc/{}/fd", run.id()));
         until(&mut worker, || {
             let entries = fs::read_dir(&directory).ok()?.flatten();
@@ -86,7 +86,7 @@ fn of_two_runs_at_the_same_instant_one_works_and_the_other_names_it() {
     drop(pipe.reached(&mut patient));
     end(patient).expect(0);
 
-    // A killed run holds nothing, and what it had started is ended by the next one.
+    // A killed run holds nothing, and the next run ends the processes that it had started.
     let mut killed = start(&host, &["run"]);
     let held = pipe.reached(&mut killed);
     send(&killed, Signal::KILL);

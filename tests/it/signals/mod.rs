@@ -1,9 +1,8 @@
-//! Signals, streams that are closed or never end, and the lock: a run goes on or halts properly, and there is one at a
-//! time.
+//! Signals, streams that are closed or never end, and the lock: a run continues or halts properly, and there is one at
+//! a time.
 //!
-//! A run is held at a known point by a named pipe that something in it reads (a hook, the service, the interpreter) or
-//! by a server that answers nothing; that the pipe has a reader, or the server a caller, is how a test knows that the
-//! point is reached.
+//! A run is held at a known point: by a named pipe that a part of it reads (a hook, the service, the interpreter), or
+//! by a server that answers nothing. The pipe has a reader, or the server a caller, when the point is reached.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests lay out what the program finds")]
 
 mod interrupts;
@@ -20,10 +19,10 @@ use std::time::{Duration, Instant};
 use crate::host::{Host, Ran, ran};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// How long a point may take to be reached before the test is given up.
+/// The longest time to reach a point, before the test fails.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A named pipe that holds whatever reads from it.
+/// A named pipe that holds each of its readers.
 struct Hold(PathBuf);
 
 impl Hold {
@@ -34,7 +33,7 @@ impl Hold {
         Self(path)
     }
 
-    /// What a shell does to be held, as long as the pipe is there.
+    /// The shell command that waits as long as the pipe exists.
     fn script(&self) -> String {
         format!("if [ -p {0} ]; then read x < {0} || :; fi", self.0.display())
     }
@@ -47,7 +46,7 @@ impl Hold {
         )
     }
 
-    /// Waits until `run` is held; it goes on when what this returns is dropped.
+    /// Waits until `run` is held. It continues when the returned value is dropped.
     fn reached(&self, run: &mut Child) -> File {
         let open = || {
             let flags = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap();
@@ -56,13 +55,13 @@ impl Hold {
         until(run, open)
     }
 
-    /// Nothing is held from now on.
+    /// From now on nothing is held.
     fn lift(&self) {
         fs::remove_file(&self.0).unwrap();
     }
 }
 
-/// Waits for something that has to come true while `run` is in progress.
+/// Waits until a condition becomes true while `run` is in progress.
 #[track_caller]
 fn until<T>(run: &mut Child, mut reached: impl FnMut() -> Option<T>) -> T {
     let limit = Instant::now() + PATIENCE;
@@ -101,7 +100,7 @@ fn last_report(printed: &Ran) -> serde_json::Value {
     last["report"].clone()
 }
 
-/// Processes whose working directory is in the installation: nothing of a run or of the service may be left.
+/// Returns the processes whose working directory is in the installation: none of a run or of the service may be left.
 fn left_over(host: &Host) -> Vec<String> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {

@@ -22,7 +22,7 @@ fn neither_a_hang_up_nor_a_closed_stream_changes_a_run() {
     drop(held);
     assert_eq!(last_report(&end(run).expect(0))["result"], "refreshed");
 
-    // The reader goes away in the middle.
+    // The reader closes the stream during the run.
     let mut run = start(&host, &["run"]);
     let mut lines = BufReader::new(run.stdout.take().unwrap()).lines();
     assert!(lines.any(|line| line.unwrap().contains("\"phase_started\",\"phase\":\"prepare\"")));
@@ -32,7 +32,7 @@ fn neither_a_hang_up_nor_a_closed_stream_changes_a_run() {
     assert_eq!(run.wait().unwrap().code(), Some(0));
     pipe.lift();
 
-    // There never was one, in any format, on either stream; or the disk behind it is full.
+    // There was no reader, in any format, on either stream; or the disk behind it is full.
     let noisy =
         "[[hook]]\nname = \"noisy\"\nkind = \"index\"\ncommand = [\"sh\", \"-c\", \"cat; seq 2000\"]\n";
     host.configure("", noisy);
@@ -66,7 +66,7 @@ fn neither_a_hang_up_nor_a_closed_stream_changes_a_run() {
 #[test]
 fn rw_8_1_no_question_is_printed_and_standard_input_is_never_read() {
     let host = Host::running();
-    // A hook that reads gets nothing, and at once; what the caller's pipe holds stays there.
+    // A hook that reads gets an end of input at once; the content of the caller's pipe stays there.
     host.configure("", "[[hook]]\nname = \"reads\"\nkind = \"index\"\ncommand = [\"cat\"]\n");
     let (reader, mut writer) = std::io::pipe().unwrap();
     std::io::Write::write_all(&mut writer, b"kept").unwrap();
@@ -78,7 +78,7 @@ fn rw_8_1_no_question_is_printed_and_standard_input_is_never_read() {
     (&reader).read_to_string(&mut rest).unwrap();
     assert_eq!(rest, "kept");
 
-    // A remote that wants credentials is refused: on a terminal, and without any.
+    // A remote that requires credentials is refused: with a terminal and without one.
     let credentials = "eC1hY2Nlc3MtdG9rZW46czNjcmV0";
     let port = serve_web(Web::Protected { base: host.beside("srv"), credentials });
     reconfigure(&host, &host.url(), &format!("http://127.0.0.1:{port}/app.git"));
@@ -98,10 +98,10 @@ fn rw_8_1_no_question_is_printed_and_standard_input_is_never_read() {
     assert_eq!(host.version().as_deref(), Some("one"));
 }
 
-/// What runs below a program on a terminal: its command line and its controlling terminal (0: none).
+/// The processes below a program on a terminal: command line and controlling terminal (0: none).
 type Seen = std::collections::BTreeSet<(String, i32)>;
 
-/// Runs the program with a pseudo terminal as its controlling terminal, and collects every descendant that it has
+/// Runs the program with a pseudo terminal as its controlling terminal, and collects all descendants that it has
 /// meanwhile.
 fn on_a_terminal(host: &Host, arguments: &[&str]) -> (Ran, Seen) {
     let inner = host.command(arguments);
@@ -110,7 +110,7 @@ fn on_a_terminal(host: &Host, arguments: &[&str]) -> (Ran, Seen) {
         .map(|word| word.to_str().unwrap())
         .collect();
     let mut command = Command::new("script");
-    // The program also gets a descriptor of the terminal that it never asked for.
+    // The program also gets a descriptor of the terminal, which it did not open.
     let line = format!("exec {} 7<>/dev/tty", words.join(" "));
     command.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
     command.env_clear().env("SHELL", "/bin/sh").env("TERM", "xterm");
@@ -131,9 +131,9 @@ fn on_a_terminal(host: &Host, arguments: &[&str]) -> (Ran, Seen) {
     (printed, seen)
 }
 
-/// Adds the descendants of the program with the command line `own`, which has to have a terminal itself.
+/// Adds the descendants of the program with the command line `own`, which must have a terminal itself.
 fn collect_descendants(own: &str, seen: &mut Seen) {
-    // The command line is read first: a child that still has that of the program has not started its own yet.
+    // The command line is read first: a child that still has that of the program has not executed its own yet.
     let processes: std::collections::BTreeMap<i32, (String, i32, i32)> =
         refresh_programs::process::identity::all_pids()
             .into_iter()
@@ -169,7 +169,7 @@ fn no_child_has_the_terminal_of_the_program() {
     );
     host.push(&[("refresh.toml", &hook), ("version.txt", "two")]);
     for arguments in [&["status"][..], &["plan"], &["run", "--verbose"], &["service", "start"]] {
-        // A child that lives for a moment only is not met every time.
+        // A child that lives for a moment only is not always found.
         let met = (0..20).find_map(|_| {
             if arguments[0] == "service" {
                 host.tool(["service", "stop"]).expect(0);

@@ -1,4 +1,4 @@
-//! The prepared tree is that of a clone.
+//! The prepared tree equals a clone.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -15,7 +15,7 @@ use refresh_source::proof;
 use refresh_source::proof::ProveTreeRequest;
 use refresh_system::disk::Owner;
 
-/// Something that happens to a tree.
+/// A change of a tree.
 type Damage = fn(&Path);
 
 #[test]
@@ -83,7 +83,7 @@ fn rw_5_2b_names_of_any_bytes_links_modes_and_conversions_are_those_of_a_clone()
     std::os::unix::fs::symlink("/nonexistent/\u{e4}", upstream.join("dangling")).unwrap();
     fs::write(upstream.join("run.sh"), "#!/bin/sh\n").unwrap();
     fs::set_permissions(upstream.join("run.sh"), fs::Permissions::from_mode(0o755)).unwrap();
-    // Committed with both endings before there were attributes: git takes the second for changed in every clone.
+    // Committed with both endings before there were attributes: git reports the second as changed in every clone.
     world.commit(&[("mixed.txt", "a\r\nb\n"), ("old.bat", "a\r\nb\r\n"), ("secret.txt", "x\n")]);
     world.commit(&[(
         ".gitattributes",

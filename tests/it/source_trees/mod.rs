@@ -47,10 +47,10 @@ fn prepare(on: &Installation, id: &RunId, name: &str) -> Outcome<PreparedTree> {
     prepared_tree::prepare(on, id, &branch(name), &commit, Some(&python()))
 }
 
-/// What came of moving a tree in.
+/// The result of moving a tree in.
 struct Moved {
     carried: Carried,
-    /// How many files of the prepared tree have another inode, time or size in `app/`.
+    /// Returns the number of files of the prepared tree that have another inode, time or size in `app/`.
     rewritten: usize,
 }
 

@@ -175,7 +175,7 @@ fn rw_7_1a_an_exchange_that_was_cut_off_at_any_rename_is_completed_from_its_reco
         let kept = vec![KeptPath { path: Path::new("x.log").into(), reason: Reason::Ignored }];
         let plan = Plan { commit: tree.commit.clone(), known: vec![deployed], kept };
         drop(Exchange::begin(&on.layout, &id, on.owner, plan).unwrap());
-        // As many renames as the cut lets through: first out, then in, then across.
+        // As many renames as the interruption lets through: first out, then in, then across.
         let (app, old, new) = (world.app(), on.layout.previous_tree(&id), on.layout.tree(&id));
         let mut moves: Vec<(PathBuf, PathBuf)> =
             names(&app).iter().map(|name| (app.join(name), old.join(name))).collect();
