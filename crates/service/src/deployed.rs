@@ -1,5 +1,5 @@
-//! What is deployed: in `status.json`, as a target to return to, and as environment variables for the service, by which an
-//! application shows its version and proves that its process is the new one.
+//! The deployed version: in `status.json`, as a rollback target, and as environment variables for the service. With
+//! these an application shows its version, and that its process is the new one.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -24,18 +24,18 @@ const NAMES: [&str; 5] = [
 pub struct Deployment {
     /// The commit of the application.
     pub commit: CommitId,
-    /// The branch it was taken from.
+    /// The branch of the commit.
     pub branch: BranchName,
     /// The environment it runs in.
     pub generation: GenerationName,
-    /// When the refresh that put it there began, in UTC.
+    /// When the refresh that deployed it began, in UTC.
     pub refreshed_at: Timestamp,
     /// The run.
     pub run: RunId,
 }
 
 impl Deployment {
-    /// Writes the file that the service's environment is taken from, atomically and durably.
+    /// Writes the environment file of the service, atomically and durably.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -43,10 +43,10 @@ impl Deployment {
         disk::write_atomic(&layout.deployed_env(), self.render().as_bytes(), 0o644)
     }
 
-    /// Reads it back; `None` if nothing was deployed yet.
+    /// Reads the file; `None` if nothing was deployed yet.
     ///
     /// # Errors
-    /// The file cannot be read, or does not hold what [`Deployment::write`] wrote.
+    /// The file cannot be read, or its content does not come from [`Deployment::write`].
     pub fn read(layout: &Layout) -> Outcome<Option<Self>> {
         let path = layout.deployed_env();
         let Some(bytes) = disk::read_if_there(&path)? else { return Ok(None) };
@@ -68,7 +68,7 @@ impl Deployment {
     }
 
     fn render(&self) -> String {
-        // No name contains a quote's own escapes: a branch may hold quotes and dollars, but no backslash.
+        // A value never contains a backslash. A branch can contain quotes and dollar signs.
         let quoted = |text: String| text.replace('"', "\\\"").replace('$', "\\$").replace('`', "\\`");
         let lines = self.variables().map(|(name, value)| format!("{name}=\"{}\"\n", quoted(value)));
         lines.concat()

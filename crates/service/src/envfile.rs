@@ -1,7 +1,7 @@
-//! The service's environment file, read as systemd reads an `EnvironmentFile=`.
+//! The service's environment file, read in the same way as systemd reads an `EnvironmentFile=`.
 //!
-//! Source: systemd.exec(5). Names and values only: nothing is expanded and nothing is executed. What people's editors
-//! add (a byte order mark, CRLF) is passed over; a line that sets nothing is reported with its number.
+//! Source: systemd.exec(5). It has only names and values: nothing is expanded and nothing is executed. A byte order
+//! mark and CRLF, which some editors add, are ignored. A line that sets nothing is reported with its number.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,22 +19,23 @@ use refresh_system::disk;
 use refresh_system::disk::Owner;
 use refresh_system::error::Outcome;
 
-/// How many bytes an environment file may have. The service's user writes it, and can make it as large as it likes.
+/// The largest size of an environment file, in bytes. The user of the service writes it, so its size is not limited
+/// otherwise.
 pub const LIMIT: u64 = 1 << 20;
 
-/// How long it may take to read one.
+/// The limit for reading one.
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// The worker's operation.
 pub const OPERATION: &str = "read-env-file";
 
-/// Which file is read.
+/// The request to read a file.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ReadEnvFileRequest {
     path: PathBuf,
 }
 
-/// Does the worker's side of [`OPERATION`].
+/// Performs the worker's side of [`OPERATION`].
 ///
 /// # Errors
 /// As [`EnvFile::read`].
@@ -42,29 +43,29 @@ pub fn handle(request: &ReadEnvFileRequest) -> Outcome<EnvFile> {
     EnvFile::read(&request.path)
 }
 
-/// Identifies a version of a file: device, inode, length, and the times of the last change of content and of anything. A change
-/// of the content is a change of one of these.
+/// Identifies a version of a file: device, inode, length, and the times of the last change of its content and of its
+/// metadata. Every change of the content changes one of these.
 pub type Stamp = (u64, u64, u64, (i64, i64), (i64, i64));
 
-/// Returns the stamp of the file at `path`; `None` if it does not exist. Nothing is opened.
+/// Returns the stamp of the file at `path`; `None` if it does not exist. The file is not opened.
 pub fn stamp(path: &Path) -> Option<Stamp> {
     let found = std::fs::metadata(path).ok()?;
     let (modified, changed) = ((found.mtime(), found.mtime_nsec()), (found.ctime(), found.ctime_nsec()));
     Some((found.dev(), found.ino(), found.len(), modified, changed))
 }
 
-/// What an environment file holds.
+/// The content of an environment file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EnvFile {
-    /// The variables; of one that is set twice, the last value.
+    /// The variables; if one is set twice, the last value.
     pub variables: BTreeMap<String, String>,
-    /// The lines that set nothing and are no comment.
+    /// The lines that set nothing and are not comments.
     pub problems: Vec<Problem>,
-    /// What editors of other systems have left in the text.
+    /// The marks of editors of other systems in the text.
     pub blemish: Option<String>,
 }
 
-/// Names what editors of other systems leave in a text; `None` if there is nothing of it.
+/// Returns the name of a mark that editors of other systems leave in a text; `None` if there is no such mark.
 pub fn blemish(bytes: &[u8]) -> Option<&'static str> {
     let mark = bytes.starts_with(b"\xef\xbb\xbf");
     let carriage = bytes.windows(2).any(|pair| pair == b"\r\n");
@@ -81,7 +82,7 @@ pub fn blemish(bytes: &[u8]) -> Option<&'static str> {
 pub struct Problem {
     /// Its number, from 1.
     pub line: usize,
-    /// What is wrong; never holds a value, which may be a secret.
+    /// The problem; never contains a value, which may be a secret.
     pub what: String,
 }
 
@@ -92,16 +93,16 @@ impl fmt::Display for Problem {
 }
 
 impl EnvFile {
-    /// Reads the file at `path`; one that is not there sets nothing.
+    /// Reads the file at `path`; a missing file sets nothing.
     ///
     /// # Errors
-    /// The file is there and cannot be read.
+    /// The file exists and cannot be read.
     pub fn read(path: &Path) -> Outcome<Self> {
         Ok(disk::read_at_most(path, LIMIT)?.map(|bytes| Self::parse(&bytes)).unwrap_or_default())
     }
 
-    /// Reads the environment file at `path` in a unit with the rights of `owner`, whom the service runs as. Root itself reads
-    /// a file that is root's: its owner may not be allowed to.
+    /// Reads the environment file at `path` in a unit with the rights of `owner`, the user of the service. Root itself
+    /// reads a file that belongs to root: `owner` may have no permission to read it.
     ///
     /// # Errors
     /// As [`Self::read`].
@@ -116,7 +117,7 @@ impl EnvFile {
         units.call_as(&job, owner, OPERATION, &ReadEnvFileRequest { path: path.to_path_buf() })
     }
 
-    /// Reads the environment file of an installation that is not opened, with the rights of the owner of `app/`.
+    /// Reads the environment file of an installation that is not opened yet, with the rights of the owner of `app/`.
     ///
     /// # Errors
     /// As [`Self::read`].
@@ -167,7 +168,7 @@ impl Scanner<'_> {
         Some(byte)
     }
 
-    /// Returns the next entry; passes over blank lines and comments.
+    /// Returns the next entry; skips blank lines and comments.
     fn entry(&mut self) -> Option<Result<(String, String), Problem>> {
         loop {
             let line = self.line;
@@ -180,7 +181,7 @@ impl Scanner<'_> {
         }
     }
 
-    /// Passes over a comment; one that ends in a backslash goes on in the next line.
+    /// Skips a comment; one that ends in a backslash continues in the next line.
     fn comment(&mut self) {
         while let Some(byte) = self.next() {
             match byte {
@@ -227,7 +228,7 @@ impl Scanner<'_> {
         Ok((name, value))
     }
 
-    /// Reads a value: quoted parts and then, to the end of the line, plain text; `None` if a quote stays open.
+    /// Reads a value: quoted parts and then, to the end of the line, plain text; `None` if a quote is not closed.
     fn value(&mut self) -> Option<Vec<u8>> {
         let mut value = Vec::new();
         loop {
@@ -263,7 +264,7 @@ impl Scanner<'_> {
         }
     }
 
-    /// Reads unquoted text to the end of the line, without the blanks before that.
+    /// Reads unquoted text to the end of the line, without the blanks before it.
     fn plain(&mut self, first: u8, value: &mut Vec<u8>) {
         let mut kept = value.len();
         let mut next = Some(first);

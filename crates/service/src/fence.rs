@@ -1,7 +1,7 @@
-//! The fence: a file that, while it exists, keeps the service from being started (RW-7.1a).
+//! The fence: a file that blocks the start of the service while it exists (RW-7.1a).
 //!
-//! It stands from before the stop until the restarted service has settled. Its existence is all that counts; what it
-//! holds is for people. So a fence that is torn or foreign stands like any other.
+//! It stands from before the stop until the restarted service has settled. Only its existence counts; its content is
+//! for people. So a torn or foreign fence stands like any other.
 
 use std::path::Path;
 
@@ -15,16 +15,16 @@ use refresh_settings::names::{CommitId, RunId};
 use refresh_system::error::{Context as _, Failure, Outcome};
 use refresh_system::{checkpoint, clock, disk};
 
-/// What a fence says of itself.
+/// The content of a fence.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FenceRecord {
     /// The run that raised it.
     pub run: RunId,
-    /// Since when the service is kept down; a later run that raises a standing fence again keeps it.
+    /// Since when the service is blocked; a later run that raises a standing fence again keeps this time.
     pub since: Timestamp,
-    /// Why, in a sentence.
+    /// The reason, in a sentence.
     pub reason: String,
-    /// What went wrong, outermost first; empty while the run is in progress.
+    /// The causes of the failure, outermost first; empty while the run is in progress.
     #[serde(default)]
     pub cause: Vec<String>,
     /// Where the run halted; missing while it is in progress.
@@ -32,12 +32,12 @@ pub struct FenceRecord {
     pub halt: Option<Halt>,
 }
 
-/// Where a run halted: what everybody may know of it, also visitors of the application.
+/// Where a run halted: the public part, also for visitors of the application.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Halt {
     /// The part that failed.
     pub phase: Phase,
-    /// The commit in `app/`, where that is known.
+    /// The commit in `app/`, if it is known.
     pub commit: Option<CommitId>,
 }
 
@@ -46,15 +46,15 @@ pub struct Halt {
 pub enum Fence {
     /// Its record can be read.
     Known(FenceRecord),
-    /// It is torn or foreign, and stands all the same.
+    /// It is torn or foreign, and still stands.
     Unreadable {
-        /// What is wrong with it.
+        /// The problem.
         why: String,
     },
 }
 
 impl Fence {
-    /// Returns the record, where there is one.
+    /// Returns the record, if there is one.
     pub fn record(&self) -> Option<&FenceRecord> {
         match self {
             Self::Known(record) => Some(record),
@@ -82,7 +82,7 @@ impl Fence {
     }
 }
 
-/// Raises the fence for `run`; it stands, also after a power cut, when this returns.
+/// Raises the fence for `run`. When this returns, the fence stands, also after a power cut.
 ///
 /// # Errors
 /// The file cannot be written or synced: the service must not be stopped then.
@@ -93,7 +93,8 @@ pub fn raise(layout: &Layout, run: &RunId, reason: &str) -> Outcome<FenceRecord>
         FenceRecord { run: run.clone(), since, reason: reason.to_owned(), cause: Vec::new(), halt: None };
     if let Err(failure) = write(layout, &record) {
         if before.is_none() {
-            // It may be there and only not be safe yet. The service is not stopped, so nothing may keep it from a start.
+            // The file may exist, but is not safe against a power cut yet. The service is not stopped, so nothing may
+            // block its start.
             let _ = disk::remove_file_if_there(&layout.fence());
         }
         return Err(failure);
@@ -102,10 +103,10 @@ pub fn raise(layout: &Layout, run: &RunId, reason: &str) -> Outcome<FenceRecord>
     Ok(record)
 }
 
-/// Adds to a standing fence why `run` halted.
+/// Adds the reason why `run` halted to a standing fence.
 ///
 /// # Errors
-/// The file cannot be written; the fence stands as it was.
+/// The file cannot be written; the fence stands unchanged.
 pub fn explain(layout: &Layout, run: &RunId, reason: &str, cause: &Failure, halt: Halt) -> Outcome<()> {
     let since = match read(layout)? {
         Some(Fence::Known(before)) => before.since,
@@ -116,7 +117,7 @@ pub fn explain(layout: &Layout, run: &RunId, reason: &str, cause: &Failure, halt
     write(layout, &record)
 }
 
-/// Lowers the fence; it is down, also after a power cut, when this returns.
+/// Lowers the fence. When this returns, the fence is down, also after a power cut.
 ///
 /// # Errors
 /// The file cannot be removed, or the sync fails.
@@ -127,10 +128,10 @@ pub fn lower(layout: &Layout) -> Outcome<()> {
     Ok(())
 }
 
-/// Returns the fence, where it stands.
+/// Returns the fence, if it stands.
 ///
 /// # Errors
-/// It cannot be read whether there is one; callers must assume that it stands.
+/// Its existence cannot be determined; callers must assume that it stands.
 pub fn read(layout: &Layout) -> Outcome<Option<Fence>> {
     let path = layout.fence();
     match disk::read_own(&path) {
@@ -144,7 +145,7 @@ pub fn read(layout: &Layout) -> Outcome<Option<Fence>> {
     }
 }
 
-/// A directory or link in the fence's place, or one that we may not read, is a fence too.
+/// A directory or link in the place of the fence, or an unreadable file, is a fence too.
 fn stands(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
 }
@@ -153,16 +154,17 @@ fn write(layout: &Layout, record: &FenceRecord) -> Outcome<()> {
     disk::write_json(&layout.fence(), record, 0o644).context(|| "cannot raise the fence".to_owned())
 }
 
-/// What lets a start through the fence: the file `admit`, made by the refresh for the moment of its own start.
+/// The record that admits a start through the fence: the file `admit`, which the refresh creates for the moment of its
+/// own start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdmitRecord {
     /// The run.
     pub run: RunId,
-    /// Its process: when that has ended, the file admits no start.
+    /// Its process. When the process has ended, the file admits no start.
     pub process: ProcessId,
 }
 
-/// Opens the fence for one start by `run`, does `start`, and closes it again whatever came of it.
+/// Opens the fence for one start by `run`, performs `start`, and closes the fence again in any case.
 ///
 /// # Errors
 /// The file cannot be written or removed, or the start fails.
@@ -180,16 +182,16 @@ pub fn admitted<T>(layout: &Layout, run: &RunId, start: impl FnOnce() -> Outcome
     closed.map(|()| started)
 }
 
-/// Returns who is admitted just now; a file that a killed run left admits no start.
+/// Returns the run that is admitted now. The file of a killed run admits no start.
 ///
 /// # Errors
-/// The file is there and cannot be read.
+/// The file exists and cannot be read.
 pub fn admission(layout: &Layout) -> Outcome<Option<AdmitRecord>> {
     let record: Option<AdmitRecord> = disk::read_json(&layout.admit())?;
     Ok(record.filter(|record| record.process.is_alive()))
 }
 
-/// Takes back what a killed run admitted; what a living one does is left alone.
+/// Removes the admission of a killed run; that of a living run stays.
 ///
 /// # Errors
 /// The file cannot be removed.

@@ -1,13 +1,13 @@
-//! Whether a TCP port of our own network namespace is free: a socket can be bound to it on every address at once. That takes
-//! microseconds, while the kernel's table of sockets takes milliseconds to read, also where it is almost empty.
+//! Checks whether a TCP port of our own network namespace is free: a socket can be bound to it on all addresses at
+//! once. That takes microseconds. The kernel's table of sockets takes milliseconds to read, even if it is almost empty.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt};
 
-/// Returns whether no process listens on `port`, on whatever address. `false` also where that cannot be known: a port below
-/// 1024 takes `CAP_NET_BIND_SERVICE`.
+/// Returns whether no process listens on `port`, on any address. `false` also if that cannot be determined: a port
+/// below 1024 requires `CAP_NET_BIND_SERVICE`.
 pub(crate) fn is_free(port: u16) -> bool {
     let v6 = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
     let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
@@ -18,7 +18,7 @@ pub(crate) fn is_free(port: u16) -> bool {
     }
 }
 
-/// Opens a socket that only a listening one keeps from an address: connections that are closing do not.
+/// Opens a socket whose bind fails only because of a listening socket, not because of closing connections.
 fn open(family: AddressFamily) -> rustix::io::Result<OwnedFd> {
     let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     sockopt::set_socket_reuseaddr(&socket, true)?;

@@ -1,5 +1,5 @@
-//! The health check of a started service (RW-5.5): requests until it answers well, a watch while it settles, and the proof
-//! that it is the new one. The requests are those of [`super::probe`].
+//! The health check of a started service (RW-5.5): requests until a good answer, a watch while the service settles, and
+//! the check that it is the new one. The requests are those of [`super::probe`].
 
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -15,31 +15,32 @@ use refresh_system::{clock, interrupt};
 
 /// The shortest pause between two requests while the service is not healthy yet.
 const TICK: Duration = Duration::from_millis(20);
-/// The longest of those pauses: they grow with the time that the start has taken.
+/// The longest of those pauses: they grow with the duration of the start.
 const LONG_TICK: Duration = Duration::from_millis(50);
 /// The pause between two requests while the service settles.
 const SETTLE_TICK: Duration = Duration::from_millis(200);
 /// The limit for the manager to report how a dead service ended.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
-/// A service that answered well and stayed so.
+/// A service that gave a good answer and stayed healthy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Healthy {
-    /// When it answered well for the first time: the downtime ends here.
+    /// The time of the first good answer: the downtime ends here.
     pub first_good: Instant,
-    /// How long that took.
+    /// The time until then.
     pub took: Duration,
     /// The status of that answer.
     pub status: u16,
-    /// How many requests were made until then.
+    /// The number of requests until then.
     pub attempts: u32,
 }
 
-/// Asks a service that was just started until it answers well, then watches it for the settle time: it has to stay good,
-/// to stay the same process, and not to be restarted.
+/// Sends requests to a newly started service until it gives a good answer, then watches it for the settle time. It must
+/// stay healthy, stay the same process, and not be restarted.
 ///
 /// # Errors
-/// The service died, was restarted, did not answer well within the deadline, or did not stay good; or an interruption.
+/// The service died, was restarted, gave no good answer within the deadline, or did not stay healthy; or the run was
+/// interrupted.
 pub fn await_healthy(
     probe: &ResolvedProbe,
     units: &Units,
@@ -61,8 +62,8 @@ struct Watch<'a> {
     began: Instant,
 }
 
-/// The thread that asks, so that the death of the service and an interruption are seen at once. A request that it is in
-/// the middle of when this is dropped ends with its limit.
+/// The thread that sends the requests. The caller thus notices the death of the service and an interruption
+/// immediately. A request in progress when this is dropped ends with its limit.
 struct Asking {
     limits: mpsc::Sender<Duration>,
     results: mpsc::Receiver<ProbeResult>,
@@ -95,7 +96,7 @@ impl Asking {
     }
 }
 
-/// How a service is known to have ended.
+/// The evidence that a service has ended.
 enum How {
     Exit(ExitKind),
     Other(String),
@@ -117,7 +118,7 @@ impl Watch<'_> {
                     let took = first_good.duration_since(self.began);
                     return Ok(Healthy { first_good, took, status, attempts });
                 }
-                // A request that the deadline cuts short reports less than the answer before it.
+                // A request that the deadline cuts short has less information than the answer before it.
                 ProbeResult::Bad { problem } if limit < REQUEST && problem.starts_with(NO_ANSWER) => last
                     .take()
                     .map_or_else(|| problem.clone(), |earlier| format!("{earlier}, then {problem}")),
@@ -160,9 +161,9 @@ impl Watch<'_> {
         }
     }
 
-    /// Asks once; each request has its own connection.
+    /// Sends one request; each request has its own connection.
     fn ask(&self, handle: &Handle, limit: Duration) -> Outcome<ProbeResult> {
-        // Where the thread is gone there are no results either.
+        // If the thread has ended, there are no results either.
         let _ = self.asking.limits.send(limit);
         loop {
             interrupt::check()?;
@@ -181,7 +182,7 @@ impl Watch<'_> {
         }
     }
 
-    /// Checks that the manager knows the service as the process that was started, and as it was when first looked at.
+    /// Checks that, for the manager, the service still is the started process, unchanged since the first observation.
     fn the_same(&self, first: Option<&Running>) -> Outcome<Running> {
         match self.service.observe()? {
             ServiceState::Running(running)
@@ -197,7 +198,7 @@ impl Watch<'_> {
         }
     }
 
-    /// Returns the end of the main process, with how it ended as soon as the manager knows.
+    /// Returns the end of the main process, with its exit status as soon as the manager reports it.
     fn died(&self) -> Failure {
         let after = clock::monotonic().duration_since(self.began);
         let until = clock::monotonic() + LAST_WORDS;
@@ -233,12 +234,12 @@ impl Watch<'_> {
     }
 }
 
-/// Checks that the service is the one of `started`: the manager knows it as that invocation and that main process, the
-/// main process belongs to the service and began no earlier than `not_before` (of [`clock::boot_ticks`], taken before the
-/// start). The environment of a process proves nothing: a program may overwrite it.
+/// Checks that the service is the one of `started`: the manager reports that invocation and that main process, the main
+/// process belongs to the service and began no earlier than `not_before` (of [`clock::boot_ticks`], taken before the
+/// start). The environment of a process is no evidence: a program may overwrite it.
 ///
 /// # Errors
-/// Something else runs, or the manager cannot be asked.
+/// Something else runs, or the manager cannot be queried.
 pub fn prove_new(service: &dyn ServiceManager, started: &Started, not_before: u64) -> Outcome<()> {
     let main = started.main;
     let refuse = |why: String| {
@@ -262,10 +263,10 @@ pub fn prove_new(service: &dyn ServiceManager, started: &Started, not_before: u6
     })
 }
 
-/// Proves that a process is of the new service: it belongs to the service, and it is no older than the start.
+/// Checks that a process belongs to the new service: it is part of the service, and not older than the start.
 ///
 /// # Errors
-/// It is not, or the manager cannot be asked.
+/// It does not belong to it, or the manager cannot be queried.
 pub fn prove_part(service: &dyn ServiceManager, process: ProcessId, not_before: u64) -> Outcome<()> {
     if process.started < not_before {
         return Err(Failure::new("it started before this refresh started the service"));

@@ -1,8 +1,8 @@
-//! The service: started, stopped, observed, kept down by the fence, and proved to work.
+//! The service: started, stopped, observed, blocked by the fence, and checked for health.
 //!
-//! [`ServiceManager`] is what a refresh knows of a service manager. The embedded supervisor ([`supervisor`]) is one;
-//! whatever else implements the trait has to pass the same contract tests. A manager says what it did in values
-//! ([`Stopped`], [`Started`]) and leaves it to its caller what that means for a run.
+//! [`ServiceManager`] is the interface of a service manager for a refresh. The embedded supervisor ([`supervisor`]) is
+//! one; every other implementation of the trait must pass the same contract tests. A manager reports its actions in
+//! values ([`Stopped`], [`Started`]); the caller decides their meaning for a run.
 
 pub mod deployed;
 pub mod envfile;
@@ -50,37 +50,37 @@ pub enum LogPlace {
     },
 }
 
-/// Something that keeps one service.
+/// A manager of one service.
 pub trait ServiceManager: Send + Sync {
-    /// Returns what the service is doing; changes nothing and is cheap.
+    /// Returns the state of the service; changes nothing and is cheap.
     ///
     /// # Errors
-    /// The manager cannot be asked. That the service is not running, or not installed, is a state.
+    /// The manager cannot be queried. That the service does not run, or is not installed, is a state.
     fn observe(&self) -> Outcome<ServiceState>;
 
-    /// Stops the service; done only when no process of it is left (RW-5.1). A service that is stopped already is fine.
-    /// Interrupts do not cut it short: it is bounded by the service's own stop timeout.
+    /// Stops the service; returns only when no process of it is left (RW-5.1). It is no error if the service is already
+    /// stopped. Interruptions do not end the stop early: its limit is the stop timeout of the service.
     ///
     /// # Errors
     /// A process of the service cannot be ended, or the manager refuses.
     fn stop(&self) -> Outcome<Stopped>;
 
-    /// Starts the service; returns when its main process exists, not when it answers. A service that runs already is
-    /// left as it is.
+    /// Starts the service; returns when its main process exists, before the first answer. A running service stays
+    /// unchanged.
     ///
     /// # Errors
-    /// The fence stands and `admission` does not lead through it, or the program cannot be started.
+    /// The fence stands and `admission` does not admit the start, or the program cannot be started.
     fn start(&self, admission: Admission) -> Outcome<Started>;
 
-    /// Returns up to `lines` lines, the last ones, that the running (or else the last) invocation of the service wrote;
-    /// never a line of another one.
+    /// Returns up to `lines` of the last lines that the running (or else the last) invocation of the service wrote;
+    /// never a line of another invocation.
     ///
     /// # Errors
     /// The log cannot be read.
     fn log_tail(&self, lines: usize) -> Outcome<Vec<String>>;
 
-    /// Returns the lines that the service wrote after `place`, whatever its invocation, and the place after them. Without a
-    /// place: up to `lines` lines, the last ones.
+    /// Returns the lines that the service wrote after `place`, in any invocation, and the place after them. Without a
+    /// place: up to `lines` of the last lines.
     ///
     /// # Errors
     /// The log cannot be read.
@@ -89,13 +89,13 @@ pub trait ServiceManager: Send + Sync {
     /// Returns whether a process belongs to the service: by its control group, or by its descent.
     ///
     /// # Errors
-    /// The manager cannot be asked.
+    /// The manager cannot be queried.
     fn owns(&self, process: ProcessId) -> Outcome<bool>;
 
-    /// Returns the processes of the service, the main one first; none where it does not run.
+    /// Returns the processes of the service, the main one first; an empty list if it does not run.
     ///
     /// # Errors
-    /// The manager cannot be asked.
+    /// The manager cannot be queried.
     fn processes(&self) -> Outcome<Vec<ProcessId>> {
         Ok(self.observe()?.running().map(|running| running.main).into_iter().collect())
     }
@@ -103,7 +103,7 @@ pub trait ServiceManager: Send + Sync {
     /// Returns the socket units that start the service when a client connects.
     ///
     /// # Errors
-    /// The manager cannot be asked.
+    /// The manager cannot be queried.
     fn sockets(&self) -> Outcome<Vec<SocketUnit>> {
         Ok(Vec::new())
     }
@@ -116,7 +116,7 @@ pub trait ServiceManager: Send + Sync {
         Ok(false)
     }
 
-    /// Ends the page; done only when it has answered what it has accepted. A start of the service does so too.
+    /// Ends the page; returns only when it has answered all accepted connections. A start of the service also ends it.
     ///
     /// # Errors
     /// The page unit cannot be stopped.
@@ -124,16 +124,17 @@ pub trait ServiceManager: Send + Sync {
         Ok(())
     }
 
-    /// Returns the process that answers with the page.
+    /// Returns the process that serves the page.
     ///
     /// # Errors
-    /// The manager cannot be asked.
+    /// The manager cannot be queried.
     fn page_process(&self) -> Outcome<Option<ProcessId>> {
         Ok(None)
     }
 
-    /// Opens the listening socket of the next start beside the one that the running service has, where starts get one: new
-    /// connections wait there. Returns when the service has taken what came before; `false` if there is no such socket.
+    /// Opens the listening socket of the next start beside that of the running service, if starts get one. New
+    /// connections wait there. Returns when the service has accepted the earlier connections; `false` if there is no
+    /// such socket.
     ///
     /// # Errors
     /// It cannot be opened. The service is not affected.
@@ -141,15 +142,16 @@ pub trait ServiceManager: Send + Sync {
         Ok(false)
     }
 
-    /// Closes the socket that [`Self::open_next_socket`] has opened, if no start has taken it: what waits there is reset.
+    /// Closes the socket that [`Self::open_next_socket`] has opened, if no start has taken it. Connections that wait
+    /// there are reset.
     fn close_next_socket(&self) {}
 
-    /// Returns whether this process has the socket of the next start.
+    /// Returns whether this process holds the socket of the next start.
     fn has_next_socket(&self) -> bool {
         false
     }
 
-    /// Makes the manager forget that it has closed a socket unit.
+    /// Clears the state of a socket unit that the manager has closed.
     ///
     /// # Errors
     /// The manager refuses.
@@ -157,29 +159,29 @@ pub trait ServiceManager: Send + Sync {
         Err(Failure::new(format!("{} has no socket unit {unit}", self.describe())))
     }
 
-    /// Checks that this manager can keep the service as it is installed, fence included; changes nothing.
+    /// Checks that this manager can manage the installed service, including the fence; changes nothing.
     ///
     /// # Errors
-    /// What must be put right before a refresh may stop the service.
+    /// The problem that must be repaired before a refresh may stop the service.
     fn check(&self) -> Outcome<()>;
 
     /// Returns whether neither the service nor a unit that is stopped with it has a process left.
     ///
     /// # Errors
-    /// The manager cannot be asked.
+    /// The manager cannot be queried.
     fn is_all_down(&self) -> Outcome<bool> {
         Ok(self.observe()?.is_down())
     }
 
-    /// Returns whether this manager keeps units of other names beside the service.
+    /// Returns whether this manager has other units beside the service.
     fn has_units(&self) -> bool {
         false
     }
 
-    /// Checks that the units which the last start started with the service have stayed up.
+    /// Checks that the units that the last start started with the service still run.
     ///
     /// # Errors
-    /// One has not.
+    /// One does not run any more.
     fn check_together(&self) -> Outcome<()> {
         Ok(())
     }
@@ -187,21 +189,21 @@ pub trait ServiceManager: Send + Sync {
     /// Finds the other units of the application that are active.
     ///
     /// # Errors
-    /// The manager cannot be asked.
+    /// The manager cannot be queried.
     fn others(&self) -> Outcome<Others> {
         Ok(Others::default())
     }
 
-    /// Returns what ended the service from outside since it was started last; `None` if nothing did, or the manager does
-    /// not know.
+    /// Returns the outside cause that ended the service since its last start. `None` if there is none, or the manager
+    /// has no information.
     ///
     /// # Errors
-    /// The manager cannot be asked.
+    /// The manager cannot be queried.
     fn outer_cause(&self) -> Outcome<Option<Failure>> {
         Ok(None)
     }
 
-    /// Starts a unit again that was stopped together with the service; one that is active is left as it is.
+    /// Starts a unit again that was stopped together with the service; an active one stays unchanged.
     ///
     /// # Errors
     /// It cannot be started.
@@ -209,76 +211,76 @@ pub trait ServiceManager: Send + Sync {
         Err(Failure::new(format!("{} has no unit {unit}", self.describe())))
     }
 
-    /// Returns what the service is started with; `None` if nothing says so.
+    /// Returns the program of the service; `None` if it is not defined.
     ///
     /// # Errors
-    /// The manager cannot be asked.
+    /// The manager cannot be queried.
     fn program(&self) -> Outcome<Option<ServiceProgram>>;
 
-    /// Returns the commands by which the service runs something of the application as root; none where the manager starts
-    /// nothing as another user than the service's.
+    /// Returns the commands with which the service runs something of the application as root. An empty list if the
+    /// manager starts everything as the user of the service.
     ///
     /// # Errors
-    /// The manager cannot be asked.
+    /// The manager cannot be queried.
     fn root_execs(&self) -> Outcome<Vec<RootExec>> {
         Ok(Vec::new())
     }
 
-    /// Says which service this is and what keeps it, for people.
+    /// Returns the name of the service and of its manager, for people.
     fn describe(&self) -> String;
 }
 
-/// The program that a service is started with.
+/// The program of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceProgram {
-    /// As it is written down: `venv` in it is the link.
+    /// The path as configured: `venv` in it is the link.
     pub path: PathBuf,
     /// All words of the command, the program's own name first.
     pub words: Vec<String>,
-    /// The directory that it is started in.
+    /// The working directory of its start.
     pub directory: PathBuf,
-    /// Further directories that Python searches modules in (`PYTHONPATH`).
+    /// Further directories in which Python searches for modules (`PYTHONPATH`).
     pub python_path: Vec<PathBuf>,
-    /// What a person does who wants another one.
+    /// The instruction for a person who wants a different program.
     pub change: String,
 }
 
-/// Returns the directories of `PYTHONPATH` in the environment file, as a service finds them that is started in `directory`.
+/// Returns the directories of `PYTHONPATH` in the environment file, relative to the start directory `directory`.
 fn python_path(file: &EnvFile, directory: &Path) -> Vec<PathBuf> {
     let value = file.value("PYTHONPATH").unwrap_or_default();
     value.split(':').filter(|path| !path.is_empty()).map(|path| directory.join(path)).collect()
 }
 
-/// What a service is doing.
+/// The state of a service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum ServiceState {
     /// It runs.
     Running(Running),
-    /// It is on its way into or out of running.
+    /// It is starting or stopping.
     Changing {
-        /// What is going on (`starting`, `stopping`).
+        /// The change in progress (`starting`, `stopping`).
         doing: String,
     },
-    /// No process of it is there.
+    /// It has no process.
     Stopped {
-        /// How it ended the last time, where that is known.
+        /// How it ended the last time, if that is known.
         last: Option<Exit>,
     },
-    /// Nothing keeps it any more, processes of it live on; a stop ends them.
+    /// It has no manager any more, but some of its processes still live; a stop ends them.
     LeftBehind {
         /// The processes.
         processes: Vec<ProcessId>,
     },
-    /// There is nothing that could be started.
+    /// There is no service to start.
     NotInstalled {
-        /// What is missing.
+        /// The missing part.
         why: String,
     },
 }
 
 impl ServiceState {
-    /// Returns whether no process of the service can be there.
+    /// Returns whether the service can have no process.
     pub fn is_down(&self) -> bool {
         matches!(self, Self::Stopped { .. } | Self::NotInstalled { .. })
     }
@@ -319,9 +321,10 @@ pub struct Running {
     pub main: ProcessId,
     /// When that was started.
     pub since: Timestamp,
-    /// How often the manager has restarted it by itself.
+    /// The number of automatic restarts by the manager.
     pub restarts: u32,
-    /// What the manager calls this invocation: another one, though its process may have the same number, is another service.
+    /// The manager's name of this invocation. A different invocation is a different service, even if its process has
+    /// the same number.
     pub invocation: String,
 }
 
@@ -334,26 +337,26 @@ pub struct Exit {
     pub at: Timestamp,
 }
 
-/// By what right a start passes the fence.
+/// The permission of a start to pass the fence.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Admission {
     /// None: while the fence stands the start is refused (RW-7.1a).
     Ordinary,
-    /// The refresh that raised the fence starts the service to prove it. As long as the fence stands, the service does
-    /// not outlive that refresh's process.
+    /// The refresh that raised the fence starts the service to check it. While the fence stands, the service does not
+    /// outlive the process of that refresh.
     Refresh(RunId),
 }
 
-/// What a start did.
+/// The result of a start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Started {
     /// The main process.
     pub main: ProcessId,
     /// When it was started.
     pub since: Timestamp,
-    /// What the manager calls this invocation.
+    /// The manager's name of this invocation.
     pub invocation: String,
-    /// Whether this start did it.
+    /// Whether this call started the service.
     pub how: StartedHow,
     /// Warnings, for instance about an ignored line of the environment file.
     pub warnings: Vec<String>,
@@ -366,37 +369,37 @@ impl Started {
     }
 }
 
-/// Whether a start had anything to do.
+/// Whether a start had to do anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StartedHow {
     /// The process is a new one.
     Fresh,
-    /// The service was running already and was left as it is.
+    /// The service was already running and stays unchanged.
     RanAlready,
 }
 
-/// What a stop did.
+/// The result of a stop.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Stopped {
-    /// What there was to stop.
+    /// The state before the stop.
     pub before: Before,
-    /// Whether it ended by itself when asked.
+    /// Whether it ended by itself after the request.
     pub force: Force,
     /// How long the stop took.
     pub took: Duration,
     /// Processes of the service that outlived its main process and were ended, as `pid (command)`.
     pub leftovers: Vec<String>,
-    /// How the main process ended, where this stop saw it.
+    /// How the main process ended, if this stop observed it.
     pub exit: Option<Exit>,
     /// Units that were up and were stopped with the service.
     pub others: Vec<String>,
-    /// How long those took that were stopped before the service.
+    /// The duration of the stops of units before the service.
     pub others_took: Duration,
-    /// Why it took long, needed force or left something, where that is known; each a sentence for a warning.
+    /// Why it took long, needed force or left processes, if that is known; each entry is a sentence for a warning.
     pub notes: Vec<String>,
 }
 
-/// What a stop found.
+/// The state that a stop found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Before {
@@ -405,20 +408,20 @@ pub enum Before {
     /// Nothing.
     #[default]
     Stopped,
-    /// Processes that nothing kept any more.
+    /// Processes without a manager.
     LeftBehind,
 }
 
-/// What it took to end a service.
+/// The force that was needed to end a service.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Force {
-    /// SIGTERM, or nothing at all.
+    /// SIGTERM, or nothing.
     #[default]
     Asked,
     /// SIGTERM for the main process, SIGKILL for processes that outlived it.
     LeftoversKilled,
-    /// SIGKILL, because the service did not end in the time it has for it.
+    /// SIGKILL, because the service did not end within its time limit.
     Killed,
 }
 

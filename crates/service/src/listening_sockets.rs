@@ -1,6 +1,6 @@
-//! The TCP sockets that listen on a port of our own network namespace, as the kernel answers over netlink: it looks through the
-//! listening sockets alone. Its table in `/proc/net` has every connection of the machine too, and takes milliseconds to read
-//! where it is empty and much longer on a busy server.
+//! The TCP sockets that listen on a port of our own network namespace, as the kernel reports them over netlink: it
+//! searches only the listening sockets. Its table in `/proc/net` also has every connection of the machine. Reading the
+//! table takes milliseconds if it is empty, and much longer on a busy server.
 //!
 //! Source: `sock_diag(7)`, `netlink(7)`.
 
@@ -10,7 +10,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 /// A socket that listens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ListeningSocket {
-    /// The user that it belongs to.
+    /// The user that owns it.
     pub(crate) uid: u32,
     /// Its inode.
     pub(crate) inode: u64,
@@ -27,13 +27,13 @@ const HEAD: usize = 16;
 const REQUEST: usize = 56;
 /// `IPPROTO_TCP`.
 const TCP: u8 = 6;
-/// The set that holds the state "listening" alone.
+/// The set with only the state "listening".
 const LISTENING: u32 = 1 << 10;
-/// Where `struct inet_diag_msg` has `idiag_uid` and `idiag_inode`.
+/// The offsets of `idiag_uid` and `idiag_inode` in `struct inet_diag_msg`.
 const UID: usize = 64;
 const INODE: usize = 68;
 
-/// Returns the sockets that listen on `port`, on whatever address; `None` if the kernel does not answer such requests.
+/// Returns the sockets that listen on `port`, on any address; `None` if the kernel does not support such requests.
 pub(crate) fn listening_sockets(port: u16) -> Option<Vec<ListeningSocket>> {
     let mut found = Vec::new();
     for family in [AddressFamily::INET, AddressFamily::INET6] {
@@ -56,13 +56,13 @@ fn of_family(family: AddressFamily, port: u16) -> Option<Vec<ListeningSocket>> {
     }
 }
 
-/// Returns a request for the listening sockets of a family that have `port` on this side.
+/// Returns a request for the listening sockets of a family with the local port `port`.
 fn request(family: u8, port: u16) -> Vec<u8> {
     let length = u32::try_from(HEAD + REQUEST).unwrap_or_default();
     let mut request = length.to_ne_bytes().to_vec();
     request.extend(BY_FAMILY.to_ne_bytes());
     request.extend(ALL.to_ne_bytes());
-    // Sequence number and port of netlink: none.
+    // Sequence number and port of netlink: zero.
     request.extend([0; 8]);
     request.extend([family, TCP, 0, 0]);
     request.extend(LISTENING.to_ne_bytes());
@@ -71,8 +71,8 @@ fn request(family: u8, port: u16) -> Vec<u8> {
     request
 }
 
-/// Adds the sockets of a datagram of answers to `found`; returns whether the last one was among them, or `None` for one that is
-/// no such answer.
+/// Adds the sockets of a datagram of answers to `found`; returns whether the last one was among them, or `None` if the
+/// datagram is not such an answer.
 fn read_answers(mut datagram: &[u8], found: &mut Vec<ListeningSocket>) -> Option<bool> {
     while !datagram.is_empty() {
         let length = usize::try_from(word(datagram, 0)?).ok()?;

@@ -1,7 +1,7 @@
-//! The other units of the application: which of them go down with the service, and which go on running the old version.
+//! The other units of the application: which of them stop with the service, and which continue to run the old version.
 //!
-//! What systemd stops together with the service is written down before the stop, so that also a run which cleans up after a
-//! killed one knows what to start again. Writes one file of the tool's own state.
+//! The units that systemd stops together with the service are recorded before the stop. A run that cleans up after a
+//! killed run can then start them again. Writes one file of the tool's own state.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,27 +10,27 @@ use refresh_settings::names::RunId;
 use refresh_system::disk;
 use refresh_system::error::{Context as _, Outcome};
 
-/// The units beside the service that are active.
+/// The active units beside the service.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Others {
     /// Units that systemd stops together with the service.
     pub stopped_with_it: Vec<String>,
-    /// Units that run from the application's tree or environment and go on when the service is stopped.
+    /// Units that run from the application's tree or environment and continue when the service is stopped.
     pub untied: Vec<Untied>,
 }
 
-/// A unit that runs the application and is tied to the service in no way.
+/// A unit that runs the application and has no relation to the service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Untied {
     /// Its name.
     pub unit: String,
-    /// What systemd calls its invocation.
+    /// systemd's name of its invocation.
     pub invocation: String,
-    /// How it shows, for people: `its process 7 works in /opt/ladylinux/app`.
+    /// The evidence, for people: `its process 7 works in /opt/ladylinux/app`.
     pub evidence: String,
 }
 
-/// What is to be started again.
+/// The units to start again.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct StoppedUnits {
     /// The run that stopped them first.
@@ -38,11 +38,11 @@ struct StoppedUnits {
     units: Vec<String>,
 }
 
-/// Writes down, durably, that `run` is about to stop `units` together with the service. Returns all that are to be started
-/// again, those of earlier runs too.
+/// Records, durably, that `run` is about to stop `units` together with the service. Returns all units to start again,
+/// including those of earlier runs.
 ///
 /// # Errors
-/// The file cannot be written: nothing may be stopped then.
+/// The file cannot be written; then nothing may be stopped.
 pub fn note(layout: &Layout, run: &RunId, units: &[String]) -> Outcome<Vec<String>> {
     let mut stopped = read(layout)?;
     let known = stopped.units.len();
@@ -58,7 +58,7 @@ pub fn note(layout: &Layout, run: &RunId, units: &[String]) -> Outcome<Vec<Strin
     Ok(stopped.units)
 }
 
-/// Returns the units that are to be started again.
+/// Returns the units to start again.
 ///
 /// # Errors
 /// The file cannot be read.
@@ -66,7 +66,7 @@ pub fn noted(layout: &Layout) -> Outcome<Vec<String>> {
     Ok(read(layout)?.units)
 }
 
-/// Writes down that only `units` are still to be started again.
+/// Records that only `units` must still be started again.
 ///
 /// # Errors
 /// The file cannot be written.

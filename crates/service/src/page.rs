@@ -1,6 +1,7 @@
-//! The unit that answers for the service while that is fenced, where `init --page` has installed it.
+//! The unit that answers for the service while the service is fenced, if `init --page` has installed it.
 //!
-//! Here is which process may be that unit; the module `page` of the program answers. It touches nothing.
+//! This module identifies the process of that unit; the module `page` of the program answers requests. It changes
+//! nothing.
 
 use super::ServiceManager;
 use super::port::PortHolder;
@@ -8,9 +9,9 @@ use super::port::PortHolder;
 /// The name of the unit.
 pub const UNIT: &str = "ladylinux-refresh-page.service";
 
-/// Returns `true` if a process that listens on the service's port is the one of the page.
+/// Returns `true` if a process that listens on the service's port is that of the page.
 pub fn is_it(service: &dyn ServiceManager, holder: &PortHolder) -> bool {
-    // Most holders are not part of such a unit, and need no question.
+    // Most holders are not part of such a unit, so the manager needs no query.
     holder.unit.as_deref() == Some(UNIT)
         && holder.process.is_some()
         && service.page_process().ok().flatten() == holder.process

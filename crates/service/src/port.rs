@@ -1,6 +1,7 @@
 //! The processes that listen on a TCP port of our own network namespace.
 //!
-//! Source: `sock_diag(7)`; proc(5), `/proc/net/tcp` and `/proc/net/tcp6`. The holder is named for people; nothing is done to it.
+//! Source: `sock_diag(7)`; proc(5), `/proc/net/tcp` and `/proc/net/tcp6`. The holder is named for people; it is not
+//! affected.
 
 use std::collections::{BTreeSet, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -20,18 +21,18 @@ use super::listening_sockets::{ListeningSocket, listening_sockets};
 
 /// The kernel's number of the state "listening".
 const LISTEN: u8 = 0x0A;
-/// That of the state "established".
+/// The kernel's number of the state "established".
 const ESTABLISHED: u8 = 0x01;
 const TICK: Duration = Duration::from_millis(3);
 
 /// A process that listens on a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PortHolder {
-    /// The process; `None` if its descriptors may not be read (another user's).
+    /// The process; `None` if its descriptors cannot be read (it belongs to another user).
     pub process: Option<ProcessId>,
     /// Its command line.
     pub command: String,
-    /// The user that the socket belongs to.
+    /// The user that owns the socket.
     pub uid: u32,
     /// The unit of systemd that the process is part of.
     pub unit: Option<String>,
@@ -53,7 +54,7 @@ impl fmt::Display for PortHolder {
     }
 }
 
-/// Finds a process that listens on `port`, on whatever address; `None` if there is none.
+/// Finds a process that listens on `port`, on any address; `None` if there is none.
 ///
 /// # Errors
 /// The kernel's table cannot be read.
@@ -61,9 +62,9 @@ pub fn holder(port: u16) -> Outcome<Option<PortHolder>> {
     holder_but(port, |_| false)
 }
 
-/// Finds every process that listens on `port`, on whatever address, the oldest first: a child shares the sockets of its
-/// parent until it executes its program. Where sockets listen and no process that holds them can be read, one holder
-/// without a process stands for all.
+/// Finds every process that listens on `port`, on any address, the oldest first: a child shares the sockets of its
+/// parent until it executes its program. If sockets listen but no process that holds them can be read, the result is
+/// one holder without a process.
 ///
 /// # Errors
 /// The kernel's table cannot be read.
@@ -86,7 +87,7 @@ pub fn holders(port: u16) -> Outcome<Vec<PortHolder>> {
     Ok(found)
 }
 
-/// Finds a process that listens on `port` and is not `ours`; `None` if there is none, or it cannot be read.
+/// Finds a process that listens on `port` and is not `ours`; `None` if there is none, or if it cannot be read.
 ///
 /// # Errors
 /// The kernel's table cannot be read.
@@ -102,8 +103,8 @@ pub fn holder_but(port: u16, allowed: impl Fn(&PortHolder) -> bool) -> Outcome<O
     Ok(holders(port)?.into_iter().find(|holder| !allowed(holder)))
 }
 
-/// Returns whether the sockets that `process` has and that listen on `port` do not block. That is one for all processes that
-/// share a socket.
+/// Returns whether the sockets of `process` that listen on `port` are non-blocking. The flag is the same for all
+/// processes that share a socket.
 ///
 /// # Errors
 /// The kernel's table cannot be read.
@@ -121,14 +122,14 @@ pub fn is_non_blocking(port: u16, process: i32) -> Outcome<bool> {
     Ok(flags.into_iter().any(|flags| flags.contains(OFlags::NONBLOCK)))
 }
 
-/// Reads the flags out of `/proc/PID/fdinfo/FD` (proc(5)): octal.
+/// Reads the flags from `/proc/PID/fdinfo/FD` (proc(5)); they are octal.
 fn flags_in(info: &str) -> Option<OFlags> {
     let flags = info.lines().find_map(|line| line.strip_prefix("flags:"))?;
     u32::from_str_radix(flags.trim(), 8).ok().map(OFlags::from_bits_retain)
 }
 
-/// Returns whether every connection to `port` has been taken by a process which has read all that has come on it. Connections
-/// that wait in the listening socket `but` do not count.
+/// Returns whether every connection to `port` has been accepted by a process that has read all its received data.
+/// Connections that wait in the listening socket `but` do not count.
 ///
 /// # Errors
 /// The kernel's tables cannot be read.
@@ -140,10 +141,10 @@ pub(crate) fn is_taken(port: u16, but: u64) -> Outcome<bool> {
     Ok(!sockets_on(port)?.iter().any(is_left))
 }
 
-/// Waits until no process but `allowed` ones listens on `port`, at most for `limit`.
+/// Waits until only `allowed` processes listen on `port`, at most for `limit`.
 ///
 /// # Errors
-/// Another one still does: named with process and command. Or the wait is interrupted.
+/// Another process still listens, named with process and command; or the wait is interrupted.
 pub fn await_free(port: u16, limit: Duration, allowed: impl Fn(&PortHolder) -> bool) -> Outcome<()> {
     let end = clock::monotonic() + limit;
     while let Some(holder) = holder_but(port, &allowed)? {
@@ -156,7 +157,7 @@ pub fn await_free(port: u16, limit: Duration, allowed: impl Fn(&PortHolder) -> b
     Ok(())
 }
 
-/// Returns the failure that another process holds the service's port, with the command that can help.
+/// Returns the failure that another process holds the port of the service, with a command that can help.
 pub fn held(port: u16, holder: &PortHolder) -> Failure {
     let failure = Failure::new(format!("port {port} is held by {holder}, which is not the service"));
     match (holder.process, holder.unit.as_deref()) {
@@ -184,7 +185,7 @@ pub fn held(port: u16, holder: &PortHolder) -> Failure {
     }
 }
 
-/// Returns whether a process publishes a port of a container, or runs in one. Its unit is that of all containers.
+/// Returns whether a process publishes a port of a container, or runs in one. All containers share its unit.
 fn is_of_container(holder: &PortHolder) -> bool {
     let publishers = ["docker-proxy", "rootlessport", "slirp4netns"];
     let scopes = ["docker-", "libpod-", "crio-", "cri-containerd-", "docker.service", "containerd.service"];
@@ -192,12 +193,12 @@ fn is_of_container(holder: &PortHolder) -> bool {
         || holder.unit.as_deref().is_some_and(|unit| scopes.iter().any(|scope| unit.starts_with(scope)))
 }
 
-/// Returns whether a unit is the session of a user: its stop would end everything of theirs.
+/// Returns whether a unit is the session of a user: its stop would end all processes of that user.
 fn is_session(unit: &str) -> bool {
     unit.starts_with("session-") || unit.starts_with("user@")
 }
 
-/// A place where a process takes connections.
+/// An address on which a process accepts connections.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Address {
     /// A TCP address.
@@ -215,10 +216,12 @@ impl fmt::Display for Address {
     }
 }
 
-/// Finds where `processes` take connections, in the network of the first of them; sorted, each address once.
+/// Finds the addresses on which `processes` accept connections, in the network of the first process; sorted, each
+/// address once.
 ///
 /// # Errors
-/// The kernel's tables, or the descriptors of the processes, cannot be read: that takes root's rights or their own.
+/// The kernel's tables, or the descriptors of the processes, cannot be read: that requires the rights of root or of
+/// their user.
 pub fn addresses_of(processes: &[ProcessId]) -> Outcome<Vec<Address>> {
     let Some(first) = processes.first() else { return Ok(Vec::new()) };
     let mut inodes = HashSet::new();
@@ -246,7 +249,7 @@ pub fn addresses_of(processes: &[ProcessId]) -> Outcome<Vec<Address>> {
     Ok(found.into_iter().collect())
 }
 
-/// Returns whether a process has a network of its own.
+/// Returns whether a process has a separate network namespace.
 pub fn has_own_network(process: ProcessId) -> bool {
     let network = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/net")).ok();
     let theirs = network(&process.pid.to_string());
@@ -258,17 +261,17 @@ pub fn has_own_network(process: ProcessId) -> bool {
 pub struct Connection {
     /// Its other end.
     pub from: SocketAddr,
-    /// Whether a process has taken it, and has read all that has come.
+    /// Whether a process has accepted it and has read all received data.
     pub is_read: bool,
 }
 
-/// Finds the established connections to `port`, on whatever address.
+/// Finds the established connections to `port`, on any address.
 ///
 /// # Errors
 /// The kernel's table cannot be read.
 pub fn connections(port: u16) -> Outcome<Vec<Connection>> {
     let connection = |socket: Socket| {
-        // One that no process has taken yet has no inode.
+        // A connection that no process has accepted yet has no inode.
         let is_read = socket.inode != 0 && socket.unread == 0;
         Some(Connection { from: socket.remote.filter(|_| socket.state == ESTABLISHED)?, is_read })
     };
@@ -283,7 +286,7 @@ fn listening(port: u16) -> Outcome<Vec<ListeningSocket>> {
     Ok(listening.map(|socket| ListeningSocket { uid: socket.uid, inode: socket.inode }).collect())
 }
 
-/// Returns the TCP sockets with `port` on this side.
+/// Returns the TCP sockets with the local port `port`.
 fn sockets_on(port: u16) -> Outcome<Vec<Socket>> {
     let mut found = Vec::new();
     for table in ["/proc/self/net/tcp", "/proc/self/net/tcp6"] {
@@ -292,7 +295,7 @@ fn sockets_on(port: u16) -> Outcome<Vec<Socket>> {
     Ok(found)
 }
 
-/// Reads a table of the kernel's; a kernel without IPv6 has no second one, which reads as an empty table.
+/// Reads a table of the kernel. A kernel without IPv6 has no second table; a missing table counts as empty.
 fn table_text(path: &str) -> Outcome<String> {
     match fs::read_to_string(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
@@ -311,7 +314,7 @@ fn sockets_of(pid: i32) -> std::io::Result<Vec<u64>> {
     Ok(links.filter_map(|link| socket_inode(&link)).collect())
 }
 
-/// Reads the inode out of what a descriptor's link says, `socket:[4711]`.
+/// Reads the inode from the link text of a descriptor, `socket:[4711]`.
 fn socket_inode(link: &Path) -> Option<u64> {
     link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
@@ -322,7 +325,8 @@ struct Socket {
     local: SocketAddr,
     remote: Option<SocketAddr>,
     state: u8,
-    /// The bytes, or for a socket that listens the connections, that no process has taken yet.
+    /// The bytes that no process has read yet; for a listening socket, the connections that no process has accepted
+    /// yet.
     unread: u64,
     uid: u32,
     inode: u64,
@@ -343,7 +347,7 @@ fn parse_table(table: &str) -> impl Iterator<Item = Socket> {
     })
 }
 
-/// Reads an address as the kernel writes it: words of 32 bits in this machine's order, then the port.
+/// Reads an address in the notation of the kernel: words of 32 bits in the byte order of this machine, then the port.
 fn parse_address(text: &str) -> Option<SocketAddr> {
     let (address, port) = text.rsplit_once(':')?;
     let port = u16::from_str_radix(port, 16).ok()?;
@@ -359,7 +363,7 @@ fn parse_address(text: &str) -> Option<SocketAddr> {
     Some(SocketAddr::new(address, port))
 }
 
-/// Reads the sockets that listen out of the kernel's table of Unix sockets: inode and path.
+/// Reads the listening sockets from the kernel's table of Unix sockets: inode and path.
 fn parse_unix(table: &str) -> impl Iterator<Item = (u64, String)> {
     table.lines().skip(1).filter_map(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();
@@ -400,7 +404,7 @@ torn line
         let port = listener.local_addr().unwrap().port();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let from = client.local_addr().unwrap();
-        // Another program may have met the number of the port; the kernel may print a row twice while others change.
+        // Another program may use a port of the same number, and the kernel may print a row twice while others change.
         let is_read = || connections(port).unwrap().iter().rfind(|it| it.from == from).map(|it| it.is_read);
         assert_eq!(is_read(), Some(false), "not taken");
         let (mut server, taken_from) = listener.accept().unwrap();

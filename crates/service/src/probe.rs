@@ -1,4 +1,4 @@
-//! The health check: its settings, and what is found where it asks (RW-5.5).
+//! The health check: its settings, and the state of its address (RW-5.5).
 //!
 //! The request goes to the service itself: no proxy is used and no redirect is followed.
 
@@ -27,13 +27,13 @@ pub use tls::Tls;
 
 /// The variable of the environment file that names the service's port.
 pub const PORT: &str = "LADYLINUX_PORT";
-/// The port where the environment file names none.
+/// The port if the environment file names none.
 pub const DEFAULT_PORT: u16 = 8000;
 
 /// Returns the port of the service: `LADYLINUX_PORT` of its environment file, else 8000.
 ///
 /// # Errors
-/// The variable does not hold a port.
+/// The value of the variable is not a port.
 pub fn service_port(file: &EnvFile) -> Outcome<u16> {
     match file.value(PORT).map(str::trim) {
         None | Some("") => Ok(DEFAULT_PORT),
@@ -45,11 +45,11 @@ pub fn service_port(file: &EnvFile) -> Outcome<u16> {
     }
 }
 
-/// Fills in what a probe's settings leave to the installation, and checks that it can be asked at all. Without
-/// `deployed` the names of what is going to be deployed stay as they are: enough to check the rest.
+/// Fills in the values that the settings of a probe leave to the installation, and checks that the probe can be sent at
+/// all. Without `deployed`, the placeholders of the deployed version stay: that is enough to check the rest.
 ///
 /// # Errors
-/// The URL cannot be asked.
+/// The URL cannot be used.
 pub fn resolve(
     probe: &settings::Probe,
     file: &EnvFile,
@@ -83,7 +83,7 @@ pub fn resolve(
     })
 }
 
-/// Takes the credentials out of a URL.
+/// Removes the credentials from a URL.
 fn without_credentials(url: String) -> (String, Option<String>) {
     let Some((scheme, rest)) = url.split_once("://") else { return (url, None) };
     let host = &rest[..rest.find(['/', '?']).unwrap_or(rest.len())];
@@ -91,10 +91,10 @@ fn without_credentials(url: String) -> (String, Option<String>) {
     (format!("{scheme}://{}", &rest[credentials.len() + 1..]), Some(credentials.to_owned()))
 }
 
-/// Checks that the host of a probe has an address, so that one is not missing only after the stop.
+/// Checks that the host of a probe has an address. A missing one is thus noticed before the stop.
 ///
 /// # Errors
-/// It has none.
+/// The host has no address.
 pub fn check_host(probe: &ResolvedProbe) -> Outcome<()> {
     if probe.socket.is_some() || !addresses(probe).is_empty() {
         return Ok(());
@@ -104,7 +104,7 @@ pub fn check_host(probe: &ResolvedProbe) -> Outcome<()> {
 }
 
 fn check_socket(url: &str, file: &Path) -> Outcome<()> {
-    // The kernel takes paths of at most 107 bytes (unix(7)).
+    // The kernel accepts paths of at most 107 bytes (unix(7)).
     if file.is_absolute() && file.as_os_str().len() <= 107 {
         return Ok(());
     }
@@ -132,42 +132,42 @@ fn check_url(url: &str) -> Outcome<()> {
     Ok(())
 }
 
-/// What is found where a probe asks, before anything is stopped.
+/// The state of the address of a probe, before anything is stopped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reach {
-    /// The answer is as it should be.
+    /// The answer meets the expectations.
     Good,
-    /// A process takes the connection, and there is no answer, or one that reports an error of the service itself.
+    /// A process accepts the connection, and gives no answer, or one that reports an error of the service itself.
     Unwell {
-        /// What is wrong.
+        /// The problem.
         problem: String,
     },
-    /// A service answers, and not as the probe expects. It may refuse the host that the request names, or the rights, or http.
+    /// A service answers, but not as the probe expects. It may refuse the host of the request, its rights, or http.
     Unexpected {
-        /// What is wrong.
+        /// The problem.
         problem: String,
     },
-    /// What listens there uses TLS, and the probe does not.
+    /// The listener uses TLS, and the probe does not.
     Tls,
-    /// What listens there answers without TLS, and the probe uses it.
+    /// The listener answers without TLS, and the probe uses TLS.
     Plain,
-    /// The certificate does not count for the probe.
+    /// The probe does not accept the certificate.
     Untrusted {
-        /// What is wrong.
+        /// The problem.
         problem: String,
     },
-    /// No process takes connections there.
+    /// No process accepts connections there.
     NoListener {
-        /// What the kernel answers.
+        /// The error of the kernel.
         problem: String,
     },
 }
 
-/// Connects to where the probe asks and sends nothing; returns the address that takes connections, which a socket in the file
-/// system does not have.
+/// Connects to the address of the probe and sends nothing. Returns the address that accepts connections; `None` for a
+/// socket in the file system.
 ///
 /// # Errors
-/// No process takes connections there: what the kernel answers.
+/// No process accepts connections there; the error of the kernel.
 pub fn connect(probe: &ResolvedProbe) -> Result<Option<SocketAddr>, String> {
     if let Some(socket) = &probe.socket {
         return unix_http::open(&socket.file, REQUEST).map(|_| None).map_err(|error| error.to_string());
@@ -185,10 +185,10 @@ pub fn connect(probe: &ResolvedProbe) -> Result<Option<SocketAddr>, String> {
     Err(problem)
 }
 
-/// Asks once and separates an address without a listener from one where the answer is bad.
+/// Sends one request, and distinguishes an address without a listener from one with a bad answer.
 ///
 /// # Errors
-/// The probe cannot be asked at all.
+/// The probe cannot be sent at all.
 pub fn reach(probe: &ResolvedProbe, units: &Units) -> Outcome<Reach> {
     let address = match connect(probe) {
         Ok(Some(address)) => address,
@@ -221,8 +221,8 @@ fn answer(probe: &ResolvedProbe, units: &Units) -> Outcome<Reach> {
     })
 }
 
-/// Returns whether a server uses TLS: it answers plain words, or the beginning of a handshake, with a record of TLS (RFC 8446, 5.1: an
-/// alert or a handshake, of a version 3.x). Some servers hang up on plain words.
+/// Returns whether a server uses TLS: it answers plain text, or the beginning of a handshake, with a TLS record (RFC
+/// 8446, 5.1: an alert or a handshake, of a version 3.x). Some servers close the connection on plain text.
 pub fn speaks_tls(address: SocketAddr) -> bool {
     let ask = |words: &[u8]| -> std::io::Result<[u8; 2]> {
         let mut stream = TcpStream::connect_timeout(&address, REQUEST)?;
@@ -236,8 +236,8 @@ pub fn speaks_tls(address: SocketAddr) -> bool {
         || matches!(ask(&client_hello()), Ok([0x15 | 0x16, 3]))
 }
 
-/// The first message of a handshake of TLS 1.2, as short as it can be (RFC 5246, 7.4.1.2). A server that takes later versions
-/// only answers with an alert.
+/// Returns the first message of a TLS 1.2 handshake in its shortest form (RFC 5246, 7.4.1.2). A server that accepts
+/// only later versions answers with an alert.
 fn client_hello() -> Vec<u8> {
     let (version, random, no_session) = ([3, 3], [0x5a; 32], [0]);
     // ECDHE with RSA and ECDSA, RSA alone; no compression.
@@ -256,10 +256,10 @@ fn fill_in(value: &str, deployed: Option<&Deployment>) -> String {
         .replace("{generation}", deployed.generation.as_str())
 }
 
-/// Asks once.
+/// Sends one request.
 ///
 /// # Errors
-/// The probe cannot be asked at all.
+/// The probe cannot be sent at all.
 pub fn probe_once(probe: &ResolvedProbe, units: &Units) -> Outcome<ProbeResult> {
     Ok(Asker::new(probe, units)?.ask(REQUEST))
 }

@@ -1,11 +1,11 @@
-//! Socket units that start the service. One that listens on the service's port and starts nothing else is the service's own:
-//! it stays open through a refresh, and connections wait in its backlog. It touches nothing.
+//! Socket units that start the service. One that listens on the port of the service and starts nothing else belongs to
+//! the service: it stays open during a refresh, and connections wait in its backlog. Pure.
 
 use std::net::SocketAddr;
 
 use refresh_system::error::{Failure, Outcome};
 
-/// The version of systemd that reads drop-ins of transient units: the unit that holds a socket has one.
+/// The first version of systemd that reads drop-ins of transient units: the unit that holds a socket has one.
 const HOLDS_SINCE: u32 = 252;
 
 /// A socket unit that starts the service.
@@ -13,23 +13,23 @@ const HOLDS_SINCE: u32 = 252;
 pub struct SocketUnit {
     /// Its name.
     pub unit: String,
-    /// Whether it is open. One that is not was closed by systemd, since the service could not be started.
+    /// Whether it is open. systemd closes it if the service cannot be started.
     pub is_open: bool,
     /// Whether systemd accepts the connections itself (`Accept=yes`).
     pub accepts: bool,
-    /// Where it listens: the kind and the address, as systemd writes them.
+    /// Its addresses: the kind and the address, in the notation of systemd.
     pub listens: Vec<(String, String)>,
-    /// Which systemd keeps it.
+    /// The version of its systemd.
     pub systemd: u32,
-    /// Further units that have its sockets.
+    /// Further units that share its sockets.
     pub shared_with: Vec<String>,
 }
 
 impl SocketUnit {
-    /// Checks that it is `service`'s own socket unit, on `port`.
+    /// Checks that it is the socket unit of `service` alone, on `port`.
     ///
     /// # Errors
-    /// It starts other units as well, takes connections itself, or listens elsewhere.
+    /// It also starts other units, accepts connections itself, or listens elsewhere.
     pub fn check_own(&self, service: &str, port: u16) -> Outcome<()> {
         let Some(why) = self.why_not_own(port) else { return Ok(()) };
         let unit = &self.unit;

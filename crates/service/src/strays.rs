@@ -11,7 +11,7 @@ use refresh_programs::process::{Handle, ProcessId};
 use refresh_system::clock;
 use refresh_system::error::{Failure, Outcome};
 
-/// How long a killed process may take to be gone before it is said to hang.
+/// The time after which a killed process that still exists is reported as hanging.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 const TICK: Duration = Duration::from_millis(2);
 
@@ -22,29 +22,30 @@ pub(super) fn describe(process: ProcessId) -> String {
     format!("{} ({short})", process.pid)
 }
 
-/// Sends a signal to those of `processes` that still live.
+/// Sends a signal to the living ones of `processes`.
 pub(super) fn signal_all(processes: &[ProcessId], signal: Signal) {
     for process in processes {
         if let Some(handle) = Handle::open(*process) {
-            // A process of another user is still alive afterwards, which the caller sees.
+            // A process of another user stays alive; the caller notices that.
             let _ = handle.signal(signal);
         }
     }
 }
 
-/// The processes that were ended, and the force that it took.
+/// The processes that were ended, and the force that was needed.
 #[derive(Debug)]
 pub(super) struct EndedProcesses {
     /// The processes.
     pub(super) processes: Vec<String>,
-    /// What it took.
+    /// The force that was needed.
     pub(super) force: Force,
 }
 
-/// Ends what `find` finds: asks first, and has `kill` end what is left after `timeout`; again until nothing is found.
+/// Ends the processes that `find` returns: sends SIGTERM first, and calls `kill` for the remaining ones after
+/// `timeout`. Repeats this until `find` returns none.
 ///
 /// # Errors
-/// A process is still there after SIGKILL.
+/// A process still exists after SIGKILL.
 pub(super) fn end(
     find: impl Fn() -> Vec<ProcessId>,
     kill: impl Fn(&[ProcessId]),

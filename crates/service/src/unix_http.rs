@@ -1,4 +1,4 @@
-//! HTTP over a socket in the file system, for the probe. It connects, and touches nothing else.
+//! HTTP over a socket in the file system, for the probe. It connects, and changes nothing else.
 
 use std::io::{Error, ErrorKind, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -11,7 +11,7 @@ use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport,
 };
 
-/// Connects to the socket at `path`, within `limit`: one whose queue is full makes others wait.
+/// Connects to the socket at `path`, within `limit`: a socket with a full queue lets clients wait.
 pub(super) fn open(path: &Path, limit: Duration) -> std::io::Result<UnixStream> {
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     set_socket_timeout(&socket, Timeout::Send, Some(limit))?;
@@ -22,12 +22,12 @@ pub(super) fn open(path: &Path, limit: Duration) -> std::io::Result<UnixStream> 
     }
 }
 
-/// Connects every request to one socket, whatever its URL names.
+/// Connects every request to one socket, with any URL.
 #[derive(Debug)]
 pub(super) struct UnixConnector {
-    /// Where the socket is.
+    /// The path of the socket.
     pub(super) path: PathBuf,
-    /// How long a connection may take.
+    /// The time limit of a connection.
     pub(super) limit: Duration,
 }
 
@@ -53,7 +53,7 @@ pub(super) struct UnixTransport {
     buffers: LazyBuffers,
 }
 
-/// Reports the end of a wait as the limit of the request that it was.
+/// Reports the end of a wait as the expired limit of the request.
 fn outcome<T>(result: std::io::Result<T>, timeout: NextTimeout) -> Result<T, ureq::Error> {
     result.map_err(|error| match error.kind() {
         ErrorKind::WouldBlock | ErrorKind::TimedOut => ureq::Error::Timeout(timeout.reason),

@@ -1,5 +1,5 @@
-//! Who asks the questions of a probe. Root parses nothing that the service sends, so a unit asks for it; an ordinary user asks
-//! over plain http itself. TLS is always spoken in the unit.
+//! Sends the requests of a probe. Root parses nothing that the service sends, so a unit sends them for root; an
+//! ordinary user sends plain http itself. TLS is always handled in the unit.
 
 use std::time::Duration;
 
@@ -13,20 +13,20 @@ use refresh_system::error::Outcome;
 /// The operation of the unit.
 pub const OPERATION: &str = "probe";
 
-/// What the words for settings that cannot be used begin with.
+/// The beginning of the message about unusable settings.
 pub(super) const SETTINGS: &str = "its settings cannot be used: ";
 
-/// How much longer than a question its unit may take: it may have to be started.
+/// The extra time of the unit beyond the limit of a request: it may have to be started.
 const START: Duration = Duration::from_secs(30);
 
-/// A question for the unit.
+/// A request to the unit.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ProbeRequest {
     probe: ResolvedProbe,
     limit: Duration,
 }
 
-/// Asks the service in the unit.
+/// Sends the request to the service, inside the unit.
 ///
 /// # Errors
 /// None: each problem is an answer.
@@ -40,18 +40,18 @@ pub fn handle(request: &ProbeRequest) -> Outcome<ProbeResult> {
     })
 }
 
-/// Does the operation.
+/// Performs the operation.
 pub fn answer(request: &[u8]) -> Vec<u8> {
     worker::answer(request, |request| handle(&request))
 }
 
-/// Returns the role of the unit that asks at `url`. Who may use a socket in the file system is decided by the service, and its
-/// user may.
+/// Returns the role of the unit for requests to `url`. The service decides who may use a socket in the file system; its
+/// own user may.
 pub fn role(url: Option<&str>) -> Role {
     if url.is_some_and(|url| url.starts_with(UNIX)) { Role::Inspect } else { Role::Probe }
 }
 
-/// Who asks one probe.
+/// The sender of one probe.
 #[derive(Debug)]
 pub(crate) struct Asker<'a> {
     probe: &'a ResolvedProbe,
@@ -65,17 +65,17 @@ enum Way {
 }
 
 impl<'a> Asker<'a> {
-    /// Makes what asks `probe`. A unit asks for root; the first question starts it, where none waits.
+    /// Creates the sender of `probe`. For root, a unit sends the requests; the first request starts it if none waits.
     ///
     /// # Errors
-    /// The probe cannot be asked at all.
+    /// The probe cannot be sent at all.
     pub(crate) fn new(probe: &'a ResolvedProbe, units: &Units) -> Outcome<Self> {
         let in_unit = probe.tls.is_some() || rustix::process::geteuid().is_root();
         let way = if in_unit { Way::InUnit(Box::new(units.clone())) } else { Way::Here(agent(probe)?) };
         Ok(Self { probe, way })
     }
 
-    /// Asks once.
+    /// Sends one request.
     pub(crate) fn ask(&self, limit: Duration) -> ProbeResult {
         match &self.way {
             Way::Here(agent) => ask_as(agent, self.probe, limit),

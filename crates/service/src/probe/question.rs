@@ -1,4 +1,4 @@
-//! A question of the health check and its answer: the request over HTTP, and the verdict on what comes back.
+//! A request of the health check over HTTP, and the verdict on its answer.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,64 +17,64 @@ use super::tls_settings::HTTPS;
 use crate::unix_http::UnixConnector;
 use refresh_system::error::Outcome;
 
-/// How long one request may take.
+/// The limit of one request.
 pub(crate) const REQUEST: Duration = Duration::from_secs(5);
-/// What the URL of a socket in the file system begins with.
+/// The prefix of the URL of a socket in the file system.
 pub(super) const UNIX: &str = "unix:";
-/// How many bytes of an answer are read where its content counts.
+/// The largest number of bytes of an answer that are read if its content counts.
 const CONTENT: usize = 8 << 20;
 
-/// A probe with everything filled in.
+/// A probe with all values filled in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResolvedProbe {
-    /// The whole URL, without credentials; of a socket in the file system `unix:PATH`.
+    /// The full URL, without credentials; for a socket in the file system, `unix:PATH`.
     pub url: String,
     /// The credentials of the URL. They are in no message and in no report.
     pub credentials: Option<String>,
-    /// The socket in the file system that is asked instead of an address.
+    /// The socket in the file system that is used instead of an address.
     pub socket: Option<AtSocket>,
-    /// How TLS is spoken; `None` for plain http.
+    /// The TLS settings; `None` for plain http.
     pub tls: Option<Tls>,
     /// Header fields of the request.
     pub headers: BTreeMap<String, String>,
-    /// The status to expect; `None`: any below 500.
+    /// The expected status; `None`: any below 500.
     pub status: Option<u16>,
     /// A field of a JSON answer and the value it must have.
     pub json: Option<(String, String)>,
     /// A text that the answer must contain.
     pub body: Option<String>,
-    /// How long the service may take until it answers well.
+    /// The time limit until the first good answer.
     pub deadline: Duration,
-    /// How long it must stay good.
+    /// How long the service must stay healthy.
     pub settle: Duration,
 }
 
-/// A socket in the file system, and what it is asked for.
+/// A socket in the file system, and the path of the request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AtSocket {
-    /// Where it is.
+    /// The file of the socket.
     pub file: PathBuf,
     /// The path of the request.
     pub path: String,
 }
 
-/// What one request showed.
+/// The result of one request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ProbeResult {
-    /// The answer is as it should be.
+    /// The answer meets the expectations.
     Good {
         /// Its status.
         status: u16,
     },
-    /// It is not, or there was none.
+    /// It does not, or there was no answer.
     Bad {
-        /// What is wrong.
+        /// The problem.
         problem: String,
     },
 }
 
-/// The addresses that a probe's URL stands for; none for a socket in the file system.
+/// Returns the addresses of a probe's URL; an empty list for a socket in the file system.
 pub fn addresses(probe: &ResolvedProbe) -> Vec<SocketAddr> {
     if probe.socket.is_some() {
         return Vec::new();
@@ -85,7 +85,7 @@ pub fn addresses(probe: &ResolvedProbe) -> Vec<SocketAddr> {
     (host, port).to_socket_addrs().map(Iterator::collect).unwrap_or_default()
 }
 
-/// Returns what speaks HTTP for the probe.
+/// Returns the HTTP client of the probe.
 ///
 /// # Errors
 /// The settings of TLS cannot be used.
@@ -111,7 +111,7 @@ pub(super) fn agent(probe: &ResolvedProbe) -> Outcome<ureq::Agent> {
     })
 }
 
-/// An address that is used by nothing: the library resolves one for each request.
+/// Returns an unused address: the library resolves one for each request.
 fn nowhere() -> KnownAddress {
     KnownAddress(SocketAddr::from(([127, 0, 0, 1], 80)))
 }
@@ -123,7 +123,7 @@ fn literal_address(url: &str) -> Option<SocketAddr> {
     Some(SocketAddr::new(host, uri.port_u16().unwrap_or(80)))
 }
 
-/// Names an address that is known. The library starts a thread for each name that it resolves.
+/// Resolves to a known address. The library starts a thread for each name that it resolves itself.
 #[derive(Debug)]
 struct KnownAddress(SocketAddr);
 
@@ -140,7 +140,7 @@ impl Resolver for KnownAddress {
     }
 }
 
-/// Returns the URL of the request: the connector speaks TLS, which the library would refuse to.
+/// Returns the URL of the request: the connector handles TLS, which the library would refuse.
 fn url_to_ask(probe: &ResolvedProbe) -> String {
     if let Some(socket) = &probe.socket {
         return format!("http://localhost{}", socket.path);
@@ -179,7 +179,7 @@ pub(super) fn ask_as(agent: &ureq::Agent, probe: &ResolvedProbe, limit: Duration
     }
 }
 
-/// Reads an answer: all of it for a field of JSON; for a text as far as that comes, since an answer may have no end.
+/// Reads an answer: all of it for a field of JSON; for a text only up to that text, since an answer may have no end.
 fn content(probe: &ResolvedProbe, mut answer: impl std::io::Read) -> std::io::Result<Vec<u8>> {
     let text = probe.body.as_ref().filter(|_| probe.json.is_none()).map(String::as_bytes);
     let (mut bytes, mut part) = (Vec::new(), vec![0; 64 << 10]);
@@ -187,7 +187,7 @@ fn content(probe: &ResolvedProbe, mut answer: impl std::io::Read) -> std::io::Re
         let count = answer.read(&mut part)?;
         let known = bytes.len();
         bytes.extend_from_slice(part.get(..count).unwrap_or_default());
-        // The text may have begun in the part before.
+        // The text may begin in the previous part.
         let new = &bytes[known.saturating_sub(text.map_or(0, <[u8]>::len))..];
         let has_come =
             text.is_some_and(|text| text.is_empty() || new.windows(text.len()).any(|it| it == text));
@@ -205,7 +205,7 @@ fn content(probe: &ResolvedProbe, mut answer: impl std::io::Read) -> std::io::Re
     }
 }
 
-/// What the problem begins with where nothing was answered in time.
+/// The beginning of the problem if there was no answer in time.
 pub(crate) const NO_ANSWER: &str = "no answer within";
 
 fn describe(error: &ureq::Error, limit: Duration) -> String {

@@ -1,5 +1,5 @@
-//! TLS for the probe: the connection, what its certificate is checked against, and the words for what is wrong. It parses
-//! what the service sends, so it works in the unit of [`super::asker`] only.
+//! TLS for the probe: the connection, the check of its certificate, and the messages about problems. It parses data of
+//! the service, so it works only in the unit of [`super::asker`].
 
 use std::io::{Error, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -22,7 +22,7 @@ use ureq::unversioned::transport::{
 use refresh_system::clock;
 use refresh_system::error::{Context as _, Failure, Outcome};
 
-/// How TLS is spoken with the service.
+/// The TLS settings of a probe.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tls {
     /// The name that the certificate must be for: that of the URL, or of the header field `Host`.
@@ -31,21 +31,21 @@ pub struct Tls {
     pub authorities: Option<String>,
 }
 
-/// Connects every request to one of the addresses and speaks TLS there.
+/// Connects every request to one of the addresses with TLS.
 #[derive(Debug)]
 pub(super) struct TlsConnector {
     addresses: Vec<SocketAddr>,
     name: ServerName<'static>,
     config: Arc<ClientConfig>,
-    /// How long a connection and each exchange of it may take.
+    /// The limit of a connection and of each exchange on it.
     limit: Duration,
 }
 
 impl TlsConnector {
-    /// Makes a connector to `addresses`.
+    /// Creates a connector to `addresses`.
     ///
     /// # Errors
-    /// The name cannot be one of a certificate, or the authorities are none.
+    /// The name is not valid for a certificate, or the authorities are not certificates.
     pub(super) fn new(tls: &Tls, addresses: Vec<SocketAddr>, limit: Duration) -> Outcome<Self> {
         let name = ServerName::try_from(tls.name.clone())
             .context(|| format!("{:?} is not a name that a certificate can have", tls.name))?;
@@ -96,11 +96,11 @@ impl Connector for TlsConnector {
 }
 
 fn left(until: Instant) -> Duration {
-    // A limit of zero would be none.
+    // A limit of zero would mean no limit.
     until.saturating_duration_since(clock::monotonic()).max(Duration::from_millis(1))
 }
 
-/// A connection whose reads and writes end at one instant, however small the parts are that come.
+/// A connection whose reads and writes all end at one instant, however small the received parts are.
 #[derive(Debug)]
 struct Timed {
     stream: TcpStream,
@@ -140,7 +140,7 @@ impl TlsTransport {
     }
 }
 
-/// Reports the end of a wait as the limit of the request that it was.
+/// Reports the end of a wait as the expired limit of the request.
 fn outcome<T>(result: std::io::Result<T>, timeout: NextTimeout) -> Result<T, ureq::Error> {
     result.map_err(|error| match error.kind() {
         ErrorKind::WouldBlock | ErrorKind::TimedOut => ureq::Error::Timeout(timeout.reason),
@@ -162,7 +162,7 @@ impl Transport for TlsTransport {
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
         self.set_limit(timeout);
         let amount = match self.stream.read(self.buffers.input_append_buf()) {
-            // Many servers close without a farewell of TLS. An answer that is cut off is short by its own length.
+            // Many servers close without the closing message of TLS. A truncated answer is detected by its length.
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => 0,
             other => outcome(other, timeout)?,
         };
@@ -216,15 +216,15 @@ impl ServerCertVerifier for Verifier {
     ) -> Result<ServerCertVerified, rustls::Error> {
         let Some(chain) = &self.chain else { return Ok(ServerCertVerified::assertion()) };
         match chain.verify_server_cert(certificate, intermediates, name, ocsp, now) {
-            // `openssl req -x509` makes an authority of each certificate that signs itself, and an authority is no server to
-            // the library. Its dates are checked before that.
+            // `openssl req -x509` makes an authority of each certificate that signs itself, and the library does not
+            // accept an authority as a server. Its dates are checked before that.
             Err(rustls::Error::InvalidCertificate(CertificateError::Other(_)))
                 if self.known.contains(certificate) =>
             {
                 verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
                 Ok(ServerCertVerified::assertion())
             }
-            // The library names its own error by no type.
+            // The library has no type for its own error.
             Err(rustls::Error::InvalidCertificate(CertificateError::Other(error)))
                 if error.to_string().contains("CaUsedAsEndEntity") =>
             {
@@ -261,12 +261,12 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// What the words for a certificate that does not count begin with.
+/// The beginning of the message about a certificate that is not accepted.
 pub(super) const CERTIFICATE: &str = "its certificate ";
-/// The words where the service answers without TLS.
+/// The message if the service answers without TLS.
 pub(super) const PLAIN: &str = "it answers without TLS";
 
-/// Returns the words for an error of TLS; `None` for another one.
+/// Returns the message for an error of TLS; `None` for another error.
 pub(super) fn in_words(error: &Error) -> Option<String> {
     let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
     Some(match error {

@@ -1,4 +1,4 @@
-//! What the settings of a probe make of TLS. It reads `probe.ca_file`, which is a file of root's, and parses nothing of it.
+//! The TLS settings of a probe. It reads `probe.ca_file`, which belongs to root, and does not parse it.
 
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
 use std::path::Path;
@@ -8,8 +8,9 @@ use refresh_settings as settings;
 use refresh_system::disk;
 use refresh_system::error::{Context as _, Failure, Outcome};
 
-/// Returns how TLS is spoken where a URL asks for it. Without `probe.ca_file` the certificate is not checked: that shows nothing more
-/// where the connection never leaves this machine, and is no check at all elsewhere.
+/// Returns the TLS settings if a URL requires TLS. Without `probe.ca_file` the certificate is not checked. For an
+/// address of this machine a check would add nothing, because the connection never leaves the machine. Other addresses
+/// are refused.
 pub(super) fn tls_of(url: &str, probe: &settings::Probe) -> Outcome<Option<Tls>> {
     if !url.starts_with(HTTPS) {
         return match &probe.ca_file {
@@ -30,14 +31,14 @@ pub(super) fn tls_of(url: &str, probe: &settings::Probe) -> Outcome<Option<Tls>>
     Ok(Some(Tls { name, authorities }))
 }
 
-/// The beginning of a URL that asks for TLS.
+/// The beginning of a URL with TLS.
 pub(super) const HTTPS: &str = "https://";
-/// How many bytes the file of authorities may have.
+/// The largest size of the file of authorities, in bytes.
 const AUTHORITIES: u64 = 8 << 20;
 
 fn read_authorities(file: &Path) -> Outcome<String> {
     let is_root = rustix::process::geteuid().is_root();
-    // The link that many systems have there is followed: it is the file that counts.
+    // Many systems have a link there; it is followed, because the file counts.
     let path = file.canonicalize().unwrap_or_else(|_| file.to_path_buf());
     let bytes = if is_root {
         disk::read_if_roots(&path, AUTHORITIES)?
@@ -59,7 +60,7 @@ fn host_of(url: &str) -> String {
     host.trim_matches(['[', ']']).to_owned()
 }
 
-/// Returns whether each address of a host is one of this machine.
+/// Returns whether all addresses of a host belong to this machine.
 fn is_on_this_machine(host: &str) -> bool {
     let addresses: Vec<SocketAddr> = (host, 0).to_socket_addrs().map(Iterator::collect).unwrap_or_default();
     // The kernel lets a process bind to the machine's own addresses only.

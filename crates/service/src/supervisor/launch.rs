@@ -1,4 +1,4 @@
-//! The request for a start: everything is decided here, by the process that asks for it.
+//! The request for a start: the requesting process decides everything here.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -26,9 +26,9 @@ use refresh_system::error::{Context as _, Failure, FailureMessage, Outcome};
 pub(super) struct Launch {
     /// The service.
     pub(super) program: ServiceProgram,
-    /// How long it has to end when it is asked to.
+    /// The time limit of its stop.
     pub(super) stop_timeout: Duration,
-    /// The listening socket that it gets.
+    /// Its listening socket.
     pub(super) socket: Option<SocketRequest>,
 }
 
@@ -45,7 +45,7 @@ pub(super) enum Answer {
 /// Prepares a start; returns the request, and warnings.
 ///
 /// # Errors
-/// The program does not exist, the environment file cannot be read, or we may not act as the owner of `app/`.
+/// The program does not exist, the environment file cannot be read, or this process cannot act as the owner of `app/`.
 pub(super) fn prepare(layout: &Layout, service: &settings::Service) -> Outcome<(Launch, Vec<String>)> {
     let owner = Owner::of(&layout.app())?;
     if !owner.can_be_assumed() {
@@ -75,7 +75,7 @@ pub(super) fn prepare(layout: &Layout, service: &settings::Service) -> Outcome<(
     Ok((Launch { program, stop_timeout: service.stop_timeout, socket }, warnings))
 }
 
-/// Returns a runner that reports nothing: what it starts reads a file.
+/// Returns a runner that reports nothing: its program only reads a file.
 pub(super) fn silent() -> Runner {
     Runner::new(Arc::new(Events::silent()))
 }
@@ -111,7 +111,8 @@ pub(super) fn replace(word: &str, layout: &Layout, port: &str) -> OsString {
     replaced
 }
 
-/// Finds the service's program: a path below `app/`, or a name in the environment's `bin` or the system's directories.
+/// Finds the program of the service: a path below `app/`, or a name in the environment's `bin` or the system's
+/// directories.
 fn find(program: &Path, layout: &Layout) -> Option<PathBuf> {
     if program.components().count() > 1 || program.is_absolute() {
         let path = layout.app().join(program);
@@ -123,7 +124,7 @@ fn find(program: &Path, layout: &Layout) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
-/// The service's whole environment: the base, then the files in their order.
+/// Returns the full environment of the service: the base, then the files in their order.
 fn variables(layout: &Layout, owner: Owner, files: &[&EnvFile]) -> Vec<(OsString, OsString)> {
     let mut search = layout.venv().join("bin").into_os_string();
     search.push(":");
@@ -138,8 +139,8 @@ fn variables(layout: &Layout, owner: Owner, files: &[&EnvFile]) -> Vec<(OsString
         all.push((name.into(), value.into()));
     };
     for (name, value) in files.iter().flat_map(|file| &file.variables) {
-        // A service that carried a run's mark would be ended as what that run left behind; its own mark is the
-        // supervisor's to set.
+        // A service with the mark of a run would be ended as a remainder of that run. The supervisor sets the service's
+        // own mark.
         if name != RUN_MARK && name != SERVICE_MARK {
             set(name, value);
         }
@@ -147,7 +148,7 @@ fn variables(layout: &Layout, owner: Owner, files: &[&EnvFile]) -> Vec<(OsString
     all
 }
 
-/// Returns the home of a user by the system's list of users; `/` for one that is not on it.
+/// Returns the home of a user from the user database of the system; `/` if it does not contain the user.
 fn home(uid: u32) -> String {
     let list = disk::read_if_there(Path::new("/etc/passwd")).ok().flatten().unwrap_or_default();
     parse_home(&String::from_utf8_lossy(&list), uid).unwrap_or_else(|| "/".to_owned())

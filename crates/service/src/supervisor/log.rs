@@ -10,9 +10,9 @@ use refresh_settings::layout::Layout;
 use refresh_system::disk;
 use refresh_system::error::{Context as _, Outcome};
 
-/// The size in bytes from which a start of the service begins the log again.
+/// The size in bytes above which a start of the service begins the log again.
 const LIMIT: u64 = 32 << 20;
-/// How many bytes are read at once. The service writes the log, and it may grow while it is read.
+/// The number of bytes that are read at once. The service writes the log, and it may grow during the read.
 const READ: u64 = 1 << 20;
 
 /// Returns the path of the log.
@@ -35,7 +35,7 @@ pub(super) fn open_service(layout: &Layout) -> Outcome<(File, u64)> {
     open(&path(layout), LIMIT)
 }
 
-/// Returns the last `count` lines after the offset `start`, of the last MiB at most.
+/// Returns the last `count` lines after the offset `start`, at most from the last MiB.
 ///
 /// # Errors
 /// The log cannot be read.
@@ -46,8 +46,8 @@ pub(super) fn tail(path: &Path, start: u64, count: usize) -> Outcome<Vec<String>
     Ok(lines)
 }
 
-/// Returns the lines of the log after `place`, else the last `count`, and the place after them. Of more than a MiB the first
-/// lines are left out. A line without an end is left for later.
+/// Returns the lines of the log after `place`, else the last `count`, and the place after them. If there is more than a
+/// MiB, the first lines are left out. An incomplete line is left for later.
 ///
 /// # Errors
 /// The log cannot be read.
@@ -78,7 +78,7 @@ pub(super) fn after(
 #[derive(Debug, Default)]
 struct Part {
     inode: u64,
-    /// Where the bytes begin.
+    /// The offset of the first byte.
     offset: u64,
     bytes: Vec<u8>,
 }
@@ -96,7 +96,7 @@ fn read_from(path: &Path, known: Option<u64>, offset: u64) -> Outcome<Option<Par
     if known.is_some_and(|known| known != inode || length < offset) {
         return Ok(None);
     }
-    // A log that another program cut is read from its beginning.
+    // A log that another program truncated is read from its beginning.
     let offset = if length < offset { 0 } else { offset }.max(length.saturating_sub(READ));
     let mut bytes = Vec::new();
     file.seek(SeekFrom::Start(offset)).context(context)?;

@@ -1,11 +1,11 @@
-//! The embedded supervisor: keeps the service where there is no service manager (CI, containers, trials).
+//! The embedded supervisor: manages the service if there is no service manager (CI, containers, trials).
 //!
-//! Two sides. [`Embedded`] is the client: it implements [`ServiceManager`]. The other side ([`run_supervisor`]) is a separate
-//! process, started detached for one invocation of the service: subreaper of the service's tree, holder of a lock that
-//! proves it lives. It does not restart a service that ends. The service appends to its log itself.
+//! Two sides. [`Embedded`] is the client: it implements [`ServiceManager`]. The other side ([`run_supervisor`]) is a
+//! separate process, started detached for one invocation of the service: subreaper of the service's tree, holder of a
+//! lock that shows that it lives. It does not restart a service that ends. The service appends to its log itself.
 //!
-//! A start is a request on standard input and one answer; a stop is SIGTERM; `state.json` holds everything else. Which
-//! process gets a signal is decided by the lock, a pid and a start time, never by a name.
+//! A start is a request on standard input and one answer; a stop is SIGTERM; `state.json` contains everything else. The
+//! lock, a pid and a start time decide which process gets a signal, never a name.
 
 mod launch;
 mod log;
@@ -42,14 +42,14 @@ use refresh_system::{checkpoint, clock, disk};
 use socket::SocketRequest;
 use state::{Stage, State};
 
-/// The hidden command that a supervisor is started with, after `--root DIR`.
+/// The hidden command that starts a supervisor, after `--root DIR`.
 pub(crate) const COMMAND: &str = "supervise";
 
-/// How long a supervisor may take to answer.
+/// The time limit of a supervisor's answer.
 const ANSWER: Duration = Duration::from_secs(30);
-/// How long a stop may take beyond the service's own timeout: the kill, and the supervisor's last record.
+/// The extra time of a stop beyond the timeout of the service: for the kill, and the last record of the supervisor.
 const MARGIN: Duration = Duration::from_secs(15);
-/// The size at which the supervisors' own messages are begun again.
+/// The size in bytes above which the log of the supervisors' own messages begins again.
 const MESSAGES_LIMIT: u64 = 256 << 10;
 
 /// The service of one installation under the embedded supervisor.
@@ -115,14 +115,14 @@ impl Embedded {
         })
     }
 
-    /// Returns the path of the log of the supervisors' own messages.
+    /// Returns the path of the log with the supervisors' own messages.
     fn messages(&self) -> PathBuf {
         self.layout.supervisor().join("supervisor.log")
     }
 
-    /// Asks a living supervisor to stop the service, and waits until it has ended.
+    /// Requests a living supervisor to stop the service, and waits until it has ended.
     fn stop_living(&self, supervisor: &Handle, state: State) -> Outcome<State> {
-        // On a disk that takes nothing any more the supervisor uses the timeout of its start.
+        // If the disk is full, the supervisor uses the timeout of its start.
         let _ = state::write_stop_timeout(&self.layout, self.service.stop_timeout);
         supervisor.signal(Signal::TERM)?;
         checkpoint::reach("service:asked-to-stop");
@@ -180,7 +180,7 @@ impl ServiceManager for Embedded {
                 (stopped.exit, stopped.force, stopped.leftovers) = (exit, force, leftovers);
             }
         }
-        // A supervisor that was killed (now or long ago) could not end these.
+        // A killed supervisor (now or long ago) could not end these processes.
         let main = State::read(&self.layout)?.as_ref().and_then(State::main);
         let mark = self.mark()?;
         let find = || left_behind(mark.as_deref(), main);
@@ -201,7 +201,7 @@ impl ServiceManager for Embedded {
     fn start(&self, admission: Admission) -> Outcome<Started> {
         let started = match &admission {
             // Checked here too: a service that runs behind the fence is stopping, and "it runs already" would be wrong.
-            // The check that decides is the supervisor's own, with its lock held.
+            // The check of the supervisor itself, with its lock held, decides.
             Admission::Ordinary => match fence::read(&self.layout)? {
                 Some(fence) => Err(fence.refusal()),
                 None => self.launch(),
@@ -250,7 +250,7 @@ impl ServiceManager for Embedded {
     }
 
     fn owns(&self, process: ProcessId) -> Outcome<bool> {
-        // A program may overwrite the environment that carries the mark; whose descendant it is cannot be overwritten.
+        // A program may overwrite the environment that carries the mark; it cannot change its ancestors.
         if let Some((supervisor, _)) = state::living(&self.layout)?
             && tree::descendants(supervisor.id().pid).contains(&process)
         {
@@ -307,12 +307,12 @@ impl ServiceManager for Embedded {
 /// Returns the processes that a killed supervisor left.
 fn left_behind(mark: Option<&str>, main: Option<ProcessId>) -> Vec<ProcessId> {
     let mut found = mark.map(tree::marked).unwrap_or_default();
-    // A program may have hidden its environment; its process is in the record.
+    // A program may have hidden its environment, but its process is in the record.
     found.extend(main.filter(|main| main.is_alive() && !found.contains(main)));
     found
 }
 
-/// Reads the answer of a supervisor until it closes its end.
+/// Reads the answer of a supervisor until the supervisor closes its end.
 fn read_answer(end: OwnedFd) -> Outcome<Vec<u8>> {
     let context = || "cannot read the supervisor's answer".to_owned();
     let mut stream = UnixStream::from(end);
@@ -328,7 +328,7 @@ fn read_answer(end: OwnedFd) -> Outcome<Vec<u8>> {
     }
 }
 
-/// Reaps a supervisor if it was our own child; another one is its parent's to reap.
+/// Reaps a supervisor if it was our own child; the parent of another one reaps it.
 fn reap(supervisor: ProcessId) {
     let _ = rustix::process::waitpid(Pid::from_raw(supervisor.pid), WaitOptions::NOHANG);
 }

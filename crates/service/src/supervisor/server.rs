@@ -23,15 +23,15 @@ use refresh_settings::names::RunId;
 use refresh_system::error::{Context as _, Failure, Outcome};
 use refresh_system::{clock, interrupt};
 
-/// How long descendants that outlived the main process have to end when asked.
+/// The time limit for descendants that outlived the main process to end after SIGTERM.
 const LEFTOVER_GRACE: Duration = Duration::from_secs(2);
-/// How often the tree is killed again until it is gone.
+/// The interval between kills of the tree until it is gone.
 const KILL_TICK: Duration = Duration::from_millis(3);
-/// How often, when it hangs in the kernel.
+/// The same interval if a process hangs in the kernel.
 const HANGING_TICK: Duration = Duration::from_millis(500);
 
-/// Supervises one invocation of the service of `layout`: the request comes on standard input, one answer goes to standard
-/// output, and then this process runs on its own until the service's last process is gone.
+/// Supervises one invocation of the service of `layout`: the request comes on standard input, and one answer goes to
+/// standard output. Then this process runs by itself until the last process of the service is gone.
 ///
 /// # Errors
 /// The request cannot be read. Later failures are in the answer and the record.
@@ -42,7 +42,7 @@ pub fn run_supervisor(layout: &Layout) -> Outcome<()> {
         serde_json::from_slice(&request).context(|| "cannot parse the request".to_owned())?;
     let (answer, supervisor) =
         begin(layout, launch).unwrap_or_else(|failure| (Answer::Refused(failure.message()), None));
-    // The caller may be gone meanwhile. With a lease that stops the service, without one it may run.
+    // The caller may have ended meanwhile. With a lease this stops the service; without one, the service may run.
     let _ = serde_json::to_writer(std::io::stdout(), &answer);
     let _ = std::io::stdout().flush();
     let detach = || "cannot detach from the caller".to_owned();
@@ -59,8 +59,8 @@ fn begin(layout: &Layout, mut launch: Launch) -> Outcome<(Answer, Option<Supervi
         Ok(lock) => lock,
         Err(running) => return Ok((Answer::Runs(StartedHow::RanAlready, running), None)),
     };
-    // Read with the lock held: a run that raises the fence and then looks for a supervisor either finds this one or has
-    // raised the fence before.
+    // Read with the lock held: a run that raises the fence and then searches for a supervisor either finds this one or
+    // has raised the fence before.
     let lease = Lease::through_the_fence(layout)?;
     let mark = tree::mark(layout)?;
     refuse_strays(&mark)?;
@@ -94,7 +94,7 @@ fn begin(layout: &Layout, mut launch: Launch) -> Outcome<(Answer, Option<Supervi
         stop: None,
     };
     if let Err(failure) = written {
-        // A service that cannot be found must not run.
+        // A service without a record must not run.
         supervisor.ask_to_end();
         supervisor.until_the_end()?;
         return Err(failure);
@@ -102,10 +102,10 @@ fn begin(layout: &Layout, mut launch: Launch) -> Outcome<(Answer, Option<Supervi
     Ok((Answer::Runs(StartedHow::Fresh, running), Some(supervisor)))
 }
 
-/// Makes this process the reaper of what it starts, out of reach of terminals. Returns what wakes it up: a request to stop,
-/// and the end of a child.
+/// Makes this process the reaper of its descendants, detached from terminals. Returns the streams that wake it up: for
+/// a request to stop, and for the end of a child.
 fn become_supervisor() -> Outcome<[UnixStream; 2]> {
-    // A process that leads a session already cannot make another.
+    // A process that already leads a session cannot create another.
     let _ = rustix::process::setsid();
     rustix::process::umask(Mode::from_raw_mode(0o022));
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
@@ -133,7 +133,7 @@ fn refuse_strays(mark: &str) -> Outcome<()> {
     .command("ladylinux-refresh service stop", &[]))
 }
 
-/// Returns the listening socket that the service gets. It is the service's alone from its start on: it closes with it.
+/// Returns the listening socket of the service. From its start, only the service holds it: it closes with the service.
 fn socket(request: Option<SocketRequest>) -> Outcome<Option<OwnedFd>> {
     match request {
         None => Ok(None),
@@ -148,13 +148,13 @@ fn socket(request: Option<SocketRequest>) -> Outcome<Option<OwnedFd>> {
 /// outlive it.
 struct Lease {
     run: RunId,
-    /// Since when the fence stood at the start.
+    /// Since when the fence stands, read at the start.
     since: Option<Timestamp>,
     holder: Handle,
 }
 
 impl Lease {
-    /// Passes the fence: without one freely, with one by an admission only.
+    /// Passes the fence: freely if there is none, otherwise only with an admission.
     fn through_the_fence(layout: &Layout) -> Outcome<Option<Self>> {
         let Some(fence) = fence::read(layout)? else { return Ok(None) };
         let Some(admission) = fence::admission(layout)? else { return Err(fence.refusal()) };
@@ -163,9 +163,9 @@ impl Lease {
         Ok(Some(Self { run: admission.run, since, holder }))
     }
 
-    /// Returns, after the holder's end, whether the fence still stands: the service has not passed its health check. A later
-    /// run puts its own ID on a fence that it finds and keeps the time; a fence of another time means that this one fell
-    /// before.
+    /// Returns, after the holder's end, whether the fence still stands: the service has not passed its health check. A
+    /// later run writes its own ID into an existing fence and keeps the time. A fence with a different time means that
+    /// this one was lowered before.
     fn is_broken(&self, layout: &Layout) -> bool {
         match fence::read(layout) {
             Ok(None) => false,
@@ -189,11 +189,11 @@ struct Supervisor {
     stop: Option<Stop>,
 }
 
-/// The stop of the service, in progress.
+/// The stop of the service that is in progress.
 struct Stop {
     /// When remaining processes are killed.
     kill_at: Instant,
-    /// Whether the processes that outlived the main process have been asked to end.
+    /// Whether the processes that outlived the main process have got SIGTERM.
     leftovers_asked: bool,
     force: Force,
     /// Those processes, and their names for people.
@@ -219,7 +219,7 @@ impl Supervisor {
         }
     }
 
-    /// Waits until something happens or is due.
+    /// Waits for an event or for the next deadline.
     fn wait(&self) -> Outcome<()> {
         let mut watched: Vec<PollFd<'_>> =
             self.wake_ups.iter().map(|stream| PollFd::new(stream, PollFlags::IN)).collect();
@@ -261,12 +261,12 @@ impl Supervisor {
         }
     }
 
-    /// Asks the main process and its group to end (SIGTERM), once.
+    /// Sends SIGTERM to the main process and its group, once.
     fn ask_to_end(&mut self) {
         if self.stop.is_some() {
             return;
         }
-        // Not reaped yet: the number is still the service's own.
+        // It is not reaped yet: the number still belongs to the service.
         if self.exit.is_none()
             && let Some(group) = Pid::from_raw(self.main.pid)
         {
@@ -282,7 +282,7 @@ impl Supervisor {
         self.stop =
             Some(Stop { kill_at, leftovers_asked: false, force: Force::Asked, leftovers: Vec::new() });
         self.state.stage = Stage::Stopping;
-        // If it cannot be written, the lock still proves that there is a supervisor.
+        // If it cannot be written, the lock still shows that there is a supervisor.
         let _ = self.state.write(&self.layout);
     }
 
@@ -295,7 +295,7 @@ impl Supervisor {
         }
     }
 
-    /// Asks the processes that outlived the main process to end, once and not for long.
+    /// Sends SIGTERM to the processes that outlived the main process, once, and with a short limit.
     fn ask_leftovers_to_end(&mut self) {
         if self.stop.is_none() {
             self.begin_stop(LEFTOVER_GRACE);

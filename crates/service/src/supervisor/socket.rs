@@ -1,6 +1,6 @@
-//! The listening socket that the service gets with its start (`[service] socket`), and the next one, which a refresh opens
-//! beside it before the stop. Both are in one group of the kernel's (`SO_REUSEPORT`), whose newest socket gets every new
-//! connection: they wait there until the next start of the service has it.
+//! The listening socket that the service gets with its start (`[service] socket`), and the next one, which a refresh
+//! opens beside it before the stop. Both are in one `SO_REUSEPORT` group of the kernel. The newest socket of the group
+//! gets every new connection; connections wait there until the next start of the service takes it.
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -14,33 +14,33 @@ use refresh_programs::units::listener::Listener;
 use refresh_system::clock;
 use refresh_system::error::{Context as _, Failure, Outcome};
 
-/// How many connections wait at most, as far as the kernel lets them.
+/// The largest number of waiting connections, as far as the kernel allows it.
 const BACKLOG: i32 = 4096;
 
-/// How long nothing may be left for the running service to take before it is stopped. A client that has connected to it and
-/// not sent its request yet does so in this time.
+/// How long the running service must have no unread data before it is stopped. A client that has connected but not sent
+/// its request yet does so in this time.
 const QUIET: Duration = Duration::from_millis(20);
 
-/// How long that is waited for at most. The service answers meanwhile.
+/// The limit of that wait. The service answers meanwhile.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How often that is checked.
+/// The interval of that check.
 const TICK: Duration = Duration::from_millis(2);
 
 /// The socket that a start of the service gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum SocketRequest {
-    /// One that the supervisor opens.
+    /// The supervisor opens it.
     Open(SocketAddr),
-    /// The one that is passed to the supervisor.
+    /// It is passed to the supervisor.
     Passed,
 }
 
 /// Opens a listening socket of the service.
 ///
 /// # Errors
-/// The address cannot be listened on: it is not this machine's, or a process that is not the service has it.
+/// The address cannot be listened on: it does not belong to this machine, or another process than the service uses it.
 pub(super) fn open(address: SocketAddr) -> Outcome<OwnedFd> {
     let context = || format!("cannot listen on {address} for the service");
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
@@ -57,7 +57,8 @@ pub(super) fn open(address: SocketAddr) -> Outcome<OwnedFd> {
             ));
         }
     }
-    // Where a kernel cannot do this the group shares new connections out, and those of the older socket may be reset.
+    // A kernel without this feature distributes new connections over the group, and those of the older socket may be
+    // reset.
     if let Some(listener) = Listener::of(socket.as_fd()) {
         let _ = listener.prefer_newest();
     }
@@ -67,7 +68,7 @@ pub(super) fn open(address: SocketAddr) -> Outcome<OwnedFd> {
 /// Opens the service's first socket: no other process may have its port.
 ///
 /// # Errors
-/// A process has the port, or as [`open`].
+/// Another process has the port; or the errors of [`open`].
 pub(super) fn open_first(address: SocketAddr) -> Outcome<OwnedFd> {
     match port::holder(address.port())? {
         Some(holder) => Err(port::held(address.port(), &holder)),
@@ -75,8 +76,8 @@ pub(super) fn open_first(address: SocketAddr) -> Outcome<OwnedFd> {
     }
 }
 
-/// Waits until the running service has taken and read all that has come to it, at most for [`PATIENCE`]: a server that is
-/// stopped resets what it has not read. What comes to `next` is not its own any more.
+/// Waits until the running service has accepted all its connections and read their data, at most for [`PATIENCE`]: a
+/// stopped server resets connections with unread data. Connections to `next` no longer belong to it.
 pub(super) fn await_taken(number: u16, next: &OwnedFd) {
     let Ok(inode) = rustix::fs::fstat(next).map(|stat| stat.st_ino) else { return };
     let start = clock::monotonic();
@@ -152,7 +153,7 @@ mod tests {
             failure.summary().contains(&format!("port {} is held by process", address.port())),
             "{failure}"
         );
-        // One that does not share its port refuses the kernel's group as well.
+        // A socket that does not share its port refuses the group of the kernel as well.
         let stranger = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = stranger.local_addr().unwrap();
         assert!(open(address).unwrap_err().summary().contains("is held by process"));

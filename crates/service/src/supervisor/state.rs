@@ -1,7 +1,7 @@
-//! The record that a supervisor keeps, and the lock that proves that it lives.
+//! The record that a supervisor keeps, and the lock that shows that it lives.
 //!
 //! The lock (`flock`, held for life) decides whether there is a supervisor. The record only names its process and the
-//! service. A record without a held lock is history.
+//! service. A record without a held lock is outdated.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ use refresh_settings::layout::Layout;
 use refresh_system::error::{Context as _, Failure, Outcome};
 use refresh_system::{clock, disk};
 
-/// How long a supervisor may take from locking to its first record, or from its last record to its end.
+/// The time limit of a supervisor from locking to its first record, and from its last record to its end.
 const TURNOVER: Duration = Duration::from_secs(10);
 const TICK: Duration = Duration::from_millis(1);
 
@@ -28,7 +28,7 @@ pub(super) struct State {
     pub(super) boot: String,
     /// The supervisor's own process.
     pub(super) supervisor: ProcessId,
-    /// When it began.
+    /// When it started.
     pub(super) since: Timestamp,
     /// The bytes of the log before this invocation.
     pub(super) log_start: u64,
@@ -54,7 +54,7 @@ pub(super) enum Stage {
 }
 
 impl State {
-    /// Returns the record of a supervisor that is about to start its service: this process.
+    /// Returns the record of this process, a supervisor that is about to start its service.
     pub(super) fn new(log_start: u64) -> Self {
         Self {
             boot: clock::boot_id(),
@@ -113,8 +113,8 @@ fn write_json(layout: &Layout, name: &str, value: &impl Serialize) -> Outcome<()
     disk::write_volatile(&path, &bytes, 0o644)
 }
 
-/// Records how long the service has to end, for the supervisor to read when it is asked to stop: the configuration may
-/// have changed since the start.
+/// Records the stop timeout of the service. The supervisor reads it at the stop, because the configuration may have
+/// changed since the start.
 pub(super) fn write_stop_timeout(layout: &Layout, timeout: Duration) -> Outcome<()> {
     write_json(layout, "stop-timeout", &timeout)
 }
@@ -124,8 +124,8 @@ pub(super) fn read_stop_timeout(layout: &Layout) -> Option<Duration> {
     disk::read_json(&file(layout, "stop-timeout")).ok().flatten()
 }
 
-/// Returns the living supervisor and its record. Waits for one that has just locked to write its record, and for one that
-/// has written its last record to be gone.
+/// Returns the living supervisor and its record. Waits for one that has just locked to write its record, and for one
+/// that has written its last record to end.
 ///
 /// # Errors
 /// A process without a record holds the lock.
@@ -157,7 +157,7 @@ pub(super) fn is_locked(layout: &Layout) -> Outcome<bool> {
     let file = match File::open(&path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
-        // Only its owner can open the lock; every user can see the process.
+        // Only the owner can open the lock, but every user can see the process.
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
             return Ok(State::read(layout)?.is_some_and(|state| state.has_living_supervisor()));
         }
@@ -170,7 +170,7 @@ pub(super) fn is_locked(layout: &Layout) -> Outcome<bool> {
     }
 }
 
-/// The right to supervise: one process at a time has it, and the kernel takes it back when that process ends.
+/// The right to supervise: only one process has it at a time, and the kernel releases it when that process ends.
 #[derive(Debug)]
 pub(super) struct Lock {
     _file: File,
@@ -178,11 +178,11 @@ pub(super) struct Lock {
 
 impl Lock {
     /// Takes the lock; `Err` of the facts if a service runs under another supervisor. Waits for a supervisor that is
-    /// starting, so that one of two starts at the same instant finds the other's service, for one that is ending, and for
-    /// observers, who hold the lock for an instant.
+    /// starting: if two start at the same instant, one finds the service of the other. Waits also for one that is
+    /// ending, and for observers, which hold the lock for an instant.
     ///
     /// # Errors
-    /// The lock cannot be opened, or is held for long by a process that has no running service.
+    /// The lock cannot be opened, or a process without a running service holds it for long.
     pub(super) fn take(layout: &Layout) -> Outcome<Result<Self, Running>> {
         let file = disk::open_lock(&file(layout, "lock"))?;
         let limit = clock::monotonic() + TURNOVER;

@@ -1,4 +1,4 @@
-//! Which processes belong to a service: by descent while its supervisor lives, by their mark when it does not.
+//! Which processes belong to a service: by descent while its supervisor lives, by their mark afterwards.
 
 use std::collections::HashMap;
 use std::fs;
@@ -13,11 +13,11 @@ use refresh_system::error::{Context as _, Outcome};
 /// The variable that marks every process of an installation's service.
 pub const SERVICE_MARK: &str = "LADYLINUX_REFRESH_SERVICE";
 
-/// Returns the mark of this installation: a random name, created once with the supervisor's lock held, and the
-/// root, so that a copy of the installation elsewhere has another one.
+/// Returns the mark of this installation: a random name, created once with the supervisor's lock held, and the root. So
+/// a copy of the installation elsewhere has a different mark.
 ///
 /// # Errors
-/// The name cannot be made or read.
+/// The name cannot be created or read.
 pub(super) fn mark(layout: &Layout) -> Outcome<String> {
     let path = layout.supervisor().join("id");
     let name = if let Some(bytes) = disk::read_if_there(&path)? {
@@ -49,7 +49,7 @@ pub(super) fn descendants(root: i32) -> Vec<ProcessId> {
         .collect();
     let descends = |pid: i32| {
         let mut at = pid;
-        // Parents are read one after the other: a bound, should they ever seem to go in a circle.
+        // Parents are read one after the other. The bound is for the case that they seem to form a cycle.
         for _ in 0..stats.len() {
             match stats.get(&at) {
                 Some(stat) if stat.parent == root => return true,

@@ -1,8 +1,8 @@
-//! The processes of a unit: those in its cgroup, whichever hierarchies the host has.
+//! The processes of a unit: those in its cgroup, in all kinds of hierarchies.
 //!
-//! systemd keeps units apart in one hierarchy: a v1 one without controllers that is named after it, the v2 one, or (hybrid)
-//! both, with the same paths. Looked at are the files, not systemd: a unit that is inactive may have left processes of which
-//! it knows nothing any more.
+//! systemd keeps units apart in one hierarchy: a v1 one without controllers that is named after it, the v2 one, or
+//! (hybrid) both, with the same paths. This module reads the files and does not query systemd: an inactive unit may
+//! have left processes that systemd no longer tracks.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -22,12 +22,12 @@ pub(super) struct Cgroup {
 }
 
 impl Cgroup {
-    /// Makes out where the cgroup that systemd calls `name` is to be found.
+    /// Finds the directories of the cgroup with systemd's name `name`.
     ///
     /// # Errors
     /// The table of mounts cannot be read.
     pub(super) fn named(name: &str) -> Outcome<Self> {
-        // The hierarchies stay where they are, and the kernel takes long to list the mounts of a machine with many.
+        // The hierarchies do not move, and the kernel needs long to list the mounts of a machine with many mounts.
         static MOUNTS: OnceLock<String> = OnceLock::new();
         let mounts = if let Some(known) = MOUNTS.get() {
             known
@@ -54,8 +54,8 @@ impl Cgroup {
         is_member(&groups, &self.name) && process.is_alive()
     }
 
-    /// Returns how many processes in it and in the groups below it the kernel has ended for want of memory (v2); `None` if it
-    /// does not count them.
+    /// Returns the number of processes in it and in the groups below it that the kernel has killed because memory was
+    /// low (v2). `None` if the kernel does not count them.
     pub(super) fn oom_kills(&self) -> Option<u64> {
         self.directories.iter().find_map(|directory| {
             let events = fs::read_to_string(directory.join("memory.events")).ok()?;
@@ -63,24 +63,25 @@ impl Cgroup {
         })
     }
 
-    /// Kills `processes`, and where the kernel can do that (Linux 5.14, v2), all there are at once: no fork gets away.
+    /// Kills `processes`. If the kernel supports it (Linux 5.14, v2), kills all processes of the cgroup in one step: no
+    /// fork escapes.
     pub(super) fn kill(&self, processes: &[ProcessId]) {
         strays::kill(processes);
         for directory in &self.directories {
             let kill = directory.join("cgroup.kill");
             if kill.exists() {
-                // A group that has just become empty and gone is as good.
+                // It is no problem if the group is empty and removed meanwhile.
                 let _ = disk::order(&kill, b"1");
             }
         }
     }
 }
 
-/// Returns the name of the cgroup that systemd makes for a unit in `slice`, below the `root` of all units.
+/// Returns the name of the cgroup that systemd creates for a unit in `slice`, below the `root` of all units.
 pub(super) fn default_path(root: &str, slice: &str, unit: &str) -> String {
     let mut name = root.trim_end_matches('/').to_owned();
     if let Some(stem) = slice.strip_suffix(".slice").filter(|stem| *stem != "-") {
-        // A dash in a slice's name is a level of its own.
+        // A dash in the name of a slice is a separate level.
         let ends = stem.match_indices('-').map(|(at, _)| at).chain([stem.len()]);
         for end in ends {
             name.push_str(&format!("/{}.slice", &stem[..end]));
@@ -94,10 +95,10 @@ pub(super) fn default_path(root: &str, slice: &str, unit: &str) -> String {
     name
 }
 
-/// Finds the directories of the cgroup `name`, given the table of mounts.
+/// Finds the directories of the cgroup `name` in the table of mounts.
 fn directories(mounts: &str, name: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    // The root's group holds what belongs to no unit.
+    // The root group contains processes that belong to no unit.
     if name.trim_matches('/').is_empty() {
         return found;
     }
@@ -113,10 +114,10 @@ fn directories(mounts: &str, name: &str) -> Vec<PathBuf> {
             }
             _ => false,
         };
-        // A mount that begins further down shows only what is below there.
+        // A mount that begins at a lower level shows only the groups below that level.
         let below = match *root {
             "/" => Some(name),
-            // One from outside of our cgroup namespace: its root is what we call ours.
+            // A mount from outside our cgroup namespace: its root is the root of our namespace.
             root if root.starts_with("/..") => Some(name),
             root => name.strip_prefix(root).filter(|rest| rest.starts_with('/')),
         };
@@ -132,7 +133,7 @@ fn directories(mounts: &str, name: &str) -> Vec<PathBuf> {
 
 fn gather(directory: &Path, pids: &mut BTreeSet<i32>) {
     let Ok(text) = fs::read_to_string(directory.join("cgroup.procs")) else { return };
-    // 0 stands for a process of another pid namespace.
+    // 0 means a process of another pid namespace.
     pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0));
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
@@ -141,7 +142,7 @@ fn gather(directory: &Path, pids: &mut BTreeSet<i32>) {
     }
 }
 
-/// Returns whether `/proc/PID/cgroup` names a group or one below it, in a hierarchy of systemd's.
+/// Returns whether `/proc/PID/cgroup` names a group or one below it, in a hierarchy of systemd.
 fn is_member(groups: &str, name: &str) -> bool {
     groups.lines().any(|line| {
         let mut fields = line.splitn(3, ':').skip(1);

@@ -1,9 +1,9 @@
 //! The drop-in that makes a unit respect the fence: its text, and whether systemd has loaded it.
 //!
-//! The unit waits for the file system that the fence lies on: before that is mounted there seems to be none. Two
-//! assertions that trigger (systemd.unit(5), the `|`): the unit may start when at least one of them holds, so without a
-//! fence, or while a refresh starts it itself. A start that they forbid fails loudly; with conditions it would be skipped in
-//! silence. The drop-in also names the file of the deployed version as an environment file, after the unit's own.
+//! The unit waits for the file system of the fence: before it is mounted, there seems to be no fence. Two assertions
+//! that trigger (systemd.unit(5), the `|`): the unit may start if at least one of them holds: if there is no fence, or
+//! while a refresh starts the unit itself. A start that they forbid fails visibly; conditions would skip it silently.
+//! The drop-in also names the file of the deployed version as an environment file, after the unit's own.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -46,7 +46,7 @@ pub fn text(layout: &Layout, unit: &UnitName) -> String {
 /// Checks that the unit has the drop-in.
 ///
 /// # Errors
-/// It is missing, has another text, or systemd has not read it, or something else in the unit takes its effect away.
+/// It is missing, has another text, or systemd has not read it, or something else in the unit cancels its effect.
 pub fn check(layout: &Layout, unit: &UnitName, facts: &UnitFacts) -> Outcome<()> {
     let path = layout.drop_in(unit);
     let install = |what: String| {
@@ -62,7 +62,7 @@ pub fn check(layout: &Layout, unit: &UnitName, facts: &UnitFacts) -> Outcome<()>
     check_loaded(layout, unit, facts, &path)
 }
 
-/// Checks what systemd has loaded, wherever it read it.
+/// Checks the properties that systemd has loaded, from any file.
 fn check_loaded(layout: &Layout, unit: &UnitName, facts: &UnitFacts, path: &Path) -> Outcome<()> {
     let missing = |what: String, hint: Hint| Failure::new(format!("{unit} has no fence: {what}")).hint(hint);
     if !facts.drop_ins.iter().any(|loaded| loaded == path) {
@@ -84,8 +84,8 @@ fn check_loaded(layout: &Layout, unit: &UnitName, facts: &UnitFacts, path: &Path
             return Err(missing(what, show()));
         }
     }
-    // One triggering assertion that holds is enough, so a foreign one is a way around the fence; also one on our own paths
-    // that says the opposite.
+    // One triggering assertion that holds is enough, so a foreign one is a way around the fence; also one on our own
+    // paths with the opposite meaning.
     let ours = assertions(layout);
     let is_ours = |assert: &&refresh_programs::systemd::unit::Assertion| {
         let named =
@@ -105,13 +105,13 @@ fn check_loaded(layout: &Layout, unit: &UnitName, facts: &UnitFacts, path: &Path
     Ok(())
 }
 
-/// The two assertions: whether the path must not exist, and the path.
+/// Returns the two assertions: whether the path must not exist, and the path.
 fn assertions(layout: &Layout) -> [(bool, String); 2] {
     let text = |path: std::path::PathBuf| path.to_string_lossy().into_owned();
     [(true, text(layout.fence())), (false, text(layout.admit()))]
 }
 
-/// Writes a path so that systemd finds no specifier in it.
+/// Escapes a path: systemd finds no specifier in it.
 fn escape_specifiers(path: &str) -> String {
     path.replace('%', "%%")
 }
@@ -131,7 +131,7 @@ mod tests {
         }
     }
 
-    /// A world whose unit goes by the drop-in.
+    /// Returns a world whose unit has the drop-in.
     fn world() -> (tempfile::TempDir, Layout, UnitName, UnitFacts) {
         let directory = tempfile::tempdir().unwrap();
         let layout = Layout::below(directory.path());

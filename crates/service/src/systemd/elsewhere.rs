@@ -1,5 +1,5 @@
-//! Where the application runs although the unit of the service does not exist: under another name, or in the systemd of
-//! a user. Reads processes and unit files; changes nothing.
+//! Finds the application if it runs although the unit of the service does not exist: under another name, or in the
+//! systemd instance of a user. Reads processes and unit files; changes nothing.
 
 use std::fs;
 use std::path::PathBuf;
@@ -17,14 +17,14 @@ use refresh_system::text::quoted_path;
 /// A unit that runs the application in place of the one in the settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Elsewhere {
-    /// The unit and how it shows, for people.
+    /// The unit and the evidence, for people.
     pub what: String,
-    /// What to do, before `ladylinux-refresh init`.
+    /// The instruction, to follow before `ladylinux-refresh init`.
     pub repair: String,
 }
 
 impl Systemd {
-    /// Returns the failure of a unit that does not exist: with the unit that runs the application instead, if there is one.
+    /// Returns the failure of a missing unit, with the unit that runs the application instead, if there is one.
     pub(super) fn missing(&self, why: String) -> Failure {
         let failure = Failure::new(why);
         let failure = match find(&self.layout, &self.unit, &self.also) {
@@ -68,7 +68,7 @@ pub fn find(layout: &Layout, unit: &UnitName, also: &[UnitName]) -> Option<Elsew
     Some(renamed(&unit, &format!("{} names it", file.display())))
 }
 
-/// Finds a unit file of people whose program is the application's.
+/// Finds a unit file of an administrator whose program belongs to the application.
 fn with_file(
     layout: &Layout,
     places: &[PathBuf],
@@ -80,7 +80,7 @@ fn with_file(
     files.into_iter().find_map(|path| {
         let unit = another(path.file_name()?.to_str()?)?;
         let file = UnitFile::read([&path]).ok()?;
-        // A job of a timer, for instance, which is no service.
+        // For instance the job of a timer, which is not a service.
         let is_oneshot = file.value("Service", "Type") == Some("oneshot");
         (!is_oneshot && runs_application(&file, places)).then_some((unit, path))
     })
@@ -88,7 +88,7 @@ fn with_file(
 
 /// Returns whether a unit file starts something in `places`, or works there.
 fn runs_application(file: &UnitFile, places: &[PathBuf]) -> bool {
-    // Before a path, systemd takes these as marks; a shell takes quotes.
+    // systemd treats these characters before a path as marks; a shell removes quotes.
     let plain = |word: &str| {
         is_within(
             places,

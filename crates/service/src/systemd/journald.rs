@@ -1,4 +1,4 @@
-//! What journald keeps of one invocation of a unit: what the service wrote, and what systemd found worth a notice.
+//! The journal of one invocation of a unit: the lines of the service, and the notices of systemd.
 
 use std::time::Duration;
 
@@ -9,35 +9,35 @@ use crate::LogPlace;
 use refresh_programs::process::{Ended, Finished, Program, Runner};
 use refresh_system::error::Outcome;
 
-/// How long journalctl may take.
+/// The time limit of journalctl.
 const DEADLINE: Duration = Duration::from_secs(20);
-/// The least important of systemd's own lines that are returned (syslog's "notice"): those of ordinary starts and stops are
-/// not.
+/// The lowest priority of systemd's own lines that are returned (syslog's "notice"). Lines about ordinary starts and
+/// stops have a lower one.
 const NOTICE: u64 = 5;
-/// What is asked for of each record.
+/// The requested fields of each record.
 const FIELDS: &str = "--output-fields=MESSAGE,PRIORITY,_PID,_SYSTEMD_INVOCATION_ID";
-/// What systemd writes at the beginning of a stop (`SD_MESSAGE_UNIT_STOPPING`, systemd/sd-messages.h).
+/// The message of systemd at the beginning of a stop (`SD_MESSAGE_UNIT_STOPPING`, systemd/sd-messages.h).
 const STOPPING: &str = "MESSAGE_ID=de5b426a63be47a7b6ac3eaac82e2f6f";
-/// How many more lines are read than are returned, because some of systemd's own are left out.
+/// The number of additional lines that are read, because some of systemd's own lines are left out.
 const SPARE: usize = 40;
 
-/// One invocation of a unit, as the journal knows it.
+/// One invocation of a unit in the journal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Invocation {
     /// The unit.
     pub(super) unit: String,
-    /// What systemd calls the invocation.
+    /// systemd's name of the invocation.
     pub(super) id: String,
-    /// The pid of its main process, and since when it had it; known where systemd still is.
+    /// The pid of its main process, and its start time; `None` if systemd no longer has them.
     pub(super) main: Option<(i32, Timestamp)>,
 }
 
 /// Returns the last `lines` lines of an invocation.
 ///
 /// # Errors
-/// journalctl cannot be asked.
+/// journalctl cannot be queried.
 pub(super) fn tail(runner: &Runner, invocation: &Invocation, lines: usize) -> Outcome<Vec<String>> {
-    // What the service wrote just now may still be on its way to the journal.
+    // The latest lines of the service may not have reached the journal yet.
     let _ = runner.run(&journalctl().arg("--sync"));
     let Invocation { unit, id, main } = invocation;
     let mut program = journalctl()
@@ -53,10 +53,10 @@ pub(super) fn tail(runner: &Runner, invocation: &Invocation, lines: usize) -> Ou
     Ok(found)
 }
 
-/// Returns whether systemd was asked to stop an invocation: what ends by itself is not stopped.
+/// Returns whether systemd got a request to stop an invocation: a service that ends by itself is not stopped.
 ///
 /// # Errors
-/// journalctl cannot be asked.
+/// journalctl cannot be queried.
 pub(super) fn was_stopped(runner: &Runner, invocation: &Invocation) -> Outcome<bool> {
     let _ = runner.run(&journalctl().arg("--sync"));
     let program = journalctl()
@@ -65,10 +65,10 @@ pub(super) fn was_stopped(runner: &Runner, invocation: &Invocation) -> Outcome<b
     Ok(!ask(runner, &program)?.stdout.is_empty())
 }
 
-/// Returns the commands that sudo and cron have logged in the last minute, as they have logged them.
+/// Returns the commands that sudo and cron have logged in the last minute, in their original form.
 ///
 /// # Errors
-/// journalctl cannot be asked.
+/// journalctl cannot be queried.
 pub(super) fn commands(runner: &Runner) -> Outcome<Vec<String>> {
     let program = journalctl()
         .args(["--output=json", "--output-fields=MESSAGE", "--since=-60s", "--lines=200"])
@@ -76,10 +76,10 @@ pub(super) fn commands(runner: &Runner) -> Outcome<Vec<String>> {
     Ok(records(&ask(runner, &program)?.stdout).filter_map(|record| message(record.get("MESSAGE")?)).collect())
 }
 
-/// Returns the last invocation of a unit that the journal has.
+/// Returns the last invocation of a unit in the journal.
 ///
 /// # Errors
-/// journalctl cannot be asked.
+/// journalctl cannot be queried.
 pub(super) fn last_invocation(runner: &Runner, unit: &str) -> Outcome<Option<Invocation>> {
     let program = journalctl()
         .args(["--output=json", "--output-fields=INVOCATION_ID", "--lines=50", "_PID=1"])
@@ -91,7 +91,7 @@ pub(super) fn last_invocation(runner: &Runner, unit: &str) -> Outcome<Option<Inv
 /// Returns the lines of a unit after a cursor, else the last `lines`, and the cursor after them.
 ///
 /// # Errors
-/// journalctl cannot be asked.
+/// journalctl cannot be queried.
 pub(super) fn after(
     runner: &Runner,
     unit: &str,
@@ -123,13 +123,13 @@ fn journalctl() -> Program {
 
 fn ask(runner: &Runner, program: &Program) -> Outcome<Finished> {
     let finished = runner.run(program)?;
-    // Without a match it exits with 1 and says nothing.
+    // Without a match it exits with 1 and prints nothing.
     let nothing =
         finished.ended == Ended::Exited(1) && finished.stdout.is_empty() && finished.stderr.is_empty();
     if nothing { Ok(finished) } else { finished.ok(|| "cannot read the journal".to_owned()) }
 }
 
-/// Reads journalctl's records, one JSON object a line.
+/// Reads the records of journalctl, one JSON object per line.
 fn records(output: &[u8]) -> impl DoubleEndedIterator<Item = Value> {
     let lines: Vec<&[u8]> = output.split(|byte| *byte == b'\n').collect();
     lines.into_iter().filter_map(|line| serde_json::from_slice(line).ok())
@@ -143,8 +143,8 @@ fn parse_tail(output: &[u8], invocation: &Invocation) -> Vec<String> {
             let priority: u64 = text("PRIORITY").and_then(|text| text.parse().ok()).unwrap_or(0);
             return (priority <= NOTICE).then(|| format!("systemd: {message}"));
         }
-        // A process that is gone before journald has looked at it leaves lines without the name of the invocation. Those
-        // of the main process are known by its pid and by their time.
+        // If a process ends before journald has inspected it, its lines lack the name of the invocation. Lines of the
+        // main process are recognized by its pid and by their time.
         let main = || {
             let (_, since) = invocation.main?;
             let written: i64 = text("__REALTIME_TIMESTAMP")?.parse().ok()?;
@@ -157,7 +157,7 @@ fn parse_tail(output: &[u8], invocation: &Invocation) -> Vec<String> {
     records(output).filter_map(line).collect()
 }
 
-/// A message is text, or the numbers of its bytes where they are no text.
+/// A message is text, or a list of byte values if it is not text.
 fn message(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
@@ -165,7 +165,7 @@ fn message(value: &Value) -> Option<String> {
             let bytes: Option<Vec<u8>> = items.iter().map(|item| u8::try_from(item.as_u64()?).ok()).collect();
             Some(String::from_utf8_lossy(&bytes?).into_owned())
         }
-        // A field that is there more than once.
+        // A field that occurs more than once.
         Value::Array(items) => items.iter().find_map(message),
         _ => None,
     }

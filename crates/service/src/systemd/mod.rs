@@ -1,8 +1,8 @@
-//! systemd as the service's manager: the unit is asked, stopped and started over D-Bus, its processes are those of its
-//! cgroup, its log is the journal's.
+//! systemd as the manager of the service. The unit is queried, stopped and started over D-Bus; its processes are those
+//! of its cgroup; its log is in the journal.
 //!
-//! What systemd knows of a unit that has ended it may forget at once; so a stop and a start have it kept in mind until
-//! this value is gone.
+//! systemd may drop its information about an ended unit immediately. So a stop and a start keep the unit loaded until
+//! this value is dropped.
 
 mod cgroup;
 pub mod dropin;
@@ -46,17 +46,17 @@ use refresh_system::disk::Owner;
 use refresh_system::error::{Context as _, Failure, Outcome};
 use refresh_system::hint::Hint;
 
-/// How long a service may take to end where its unit lets it take for ever (`TimeoutStopSec=infinity`): as long as systemd
-/// waits where a unit says nothing.
+/// The time limit for the end of a service if its unit has none (`TimeoutStopSec=infinity`). It is the default of
+/// systemd.
 const STOP_WITHOUT_LIMIT: Duration = Duration::from_secs(90);
 
-/// The same for its start, where nothing else is set (`TimeoutStartSec=infinity`).
+/// The same for its start, if nothing else is set (`TimeoutStartSec=infinity`).
 const START_WITHOUT_LIMIT: Duration = Duration::from_secs(15 * 60);
 
-/// How long a unit that is no service may take to be started again.
+/// The time limit to start a unit again that is not a service.
 const START_AGAIN: Duration = Duration::from_secs(90);
 
-/// A service that is a unit of systemd.
+/// A service as a unit of systemd.
 #[derive(Debug)]
 pub struct Systemd {
     layout: Layout,
@@ -65,29 +65,29 @@ pub struct Systemd {
     also: Vec<UnitName>,
     runner: Runner,
     last_start: Mutex<LastStart>,
-    /// How long a service may take to end where its unit sets no limit.
+    /// The time limit for the end of a service if its unit sets none.
     without_limit: Duration,
-    /// How long a service may take to start where its unit sets no limit.
+    /// The time limit for the start of a service if its unit sets none.
     start_limit: Duration,
-    /// How many processes the kernel had ended for want of memory before the last start.
+    /// The number of processes that the kernel had killed because memory was low, before the last start.
     oom_kills: Mutex<Option<u64>>,
     /// The units that the last start has started with it, each with its invocation.
     together: Mutex<Vec<(UnitName, String)>>,
 }
 
-/// What came of the last start that was made through one value: whose lines a failure is to show.
+/// The result of the last start through one value; it determines the invocation whose lines a failure shows.
 #[derive(Debug, Clone)]
 enum LastStart {
     /// There was none.
     None,
-    /// It was refused before anything was executed. The unit's last invocation is an older one's.
+    /// It was refused before anything was executed. The last invocation of the unit is from an earlier start.
     Vain,
-    /// It made this invocation, whatever became of that.
+    /// It created this invocation, whatever the result.
     Started(Invocation),
 }
 
 impl Systemd {
-    /// Makes the manager of `unit`, which serves the installation at `layout`; touches nothing.
+    /// Returns the manager of `unit`, which serves the installation at `layout`; changes nothing.
     pub fn new(layout: Layout, unit: UnitName, runner: Runner) -> Self {
         Self {
             layout,
@@ -102,19 +102,20 @@ impl Systemd {
         }
     }
 
-    /// Stops and starts further units with it.
+    /// Returns the manager that also stops and starts further units.
     #[must_use]
     pub fn with(self, also: Vec<UnitName>) -> Self {
         Self { also, ..self }
     }
 
-    /// Sets how long a service may take to end where its unit sets no limit.
+    /// Sets the time limit for the end of a service if its unit sets none.
     #[must_use]
     pub fn without_limit(self, limit: Duration) -> Self {
         Self { without_limit: limit, ..self }
     }
 
-    /// Sets how long a service may take to start where its unit sets no limit: until then it has to answer well anyway.
+    /// Sets the time limit for the start of a service if its unit sets none: it must pass the health check by then
+    /// anyway.
     #[must_use]
     pub fn start_limit(self, limit: Duration) -> Self {
         Self { start_limit: limit, ..self }
@@ -124,7 +125,7 @@ impl Systemd {
         bus.unit(self.unit.as_str())
     }
 
-    /// Returns the unit's cgroup, also where systemd has forgotten it.
+    /// Returns the cgroup of the unit, even if systemd no longer has it.
     fn cgroup(&self, bus: &Bus, facts: &UnitFacts) -> Outcome<Cgroup> {
         if !facts.control_group.is_empty() {
             return Cgroup::named(&facts.control_group);
@@ -133,7 +134,7 @@ impl Systemd {
         Cgroup::named(&cgroup::default_path(&bus.control_group()?, slice, self.unit.as_str()))
     }
 
-    /// Returns the running or last invocation, where systemd knows it.
+    /// Returns the running or last invocation, if systemd has it.
     fn invocation(&self, facts: &UnitFacts) -> Option<Invocation> {
         if facts.invocation.is_empty() {
             return None;
@@ -292,7 +293,7 @@ impl ServiceManager for Systemd {
     fn root_execs(&self) -> Outcome<Vec<RootExec>> {
         let facts = self.facts(&Bus::connect()?)?;
         let file = UnitFile::read(facts.fragment.iter().chain(&facts.drop_ins))?;
-        // A user of another name may be root as well.
+        // A user with a different name may also be root.
         let is_root = facts.user.is_empty() || Owner::named(&facts.user)?.is_some_and(|owner| owner.uid == 0);
         let user = (!is_root).then_some(facts.user.as_str());
         Ok(root_exec::root_execs(&file, user, &self.layout.of_application()))
@@ -303,7 +304,7 @@ impl ServiceManager for Systemd {
     }
 }
 
-/// Returns what a unit is doing, as far as systemd knows.
+/// Returns the state of a unit by the information of systemd.
 fn state(unit: &UnitName, facts: &UnitFacts) -> ServiceState {
     let changing = |doing: String| ServiceState::Changing { doing };
     match facts.active {
@@ -333,12 +334,12 @@ fn running(facts: &UnitFacts, main: ProcessId) -> Running {
     }
 }
 
-/// Returns how and when the main process ended, where systemd remembers.
+/// Returns how and when the main process ended, if systemd still has that.
 fn last_exit(facts: &UnitFacts) -> Option<Exit> {
     Some(Exit { how: facts.exit()?, at: facts.main_ended? })
 }
 
-/// Returns why there is no unit that could be started.
+/// Returns the reason why there is no unit to start.
 fn not_loaded(unit: &UnitName, facts: &UnitFacts) -> Option<String> {
     match facts.load {
         LoadState::Loaded => None,
@@ -351,7 +352,7 @@ fn not_loaded(unit: &UnitName, facts: &UnitFacts) -> Option<String> {
     }
 }
 
-/// Checks that a unit is one that a refresh can stop, start and watch.
+/// Checks that a refresh can stop, start and watch a unit.
 fn usable(unit: &UnitName, facts: &UnitFacts) -> Outcome<()> {
     if let Some(why) = not_loaded(unit, facts) {
         let hint = match facts.load {

@@ -1,5 +1,5 @@
-//! Another program or person that stops the service while a run starts it. Asks systemd, the journal and `/proc`; changes
-//! nothing.
+//! Finds another program or person that stops the service while a run starts it. Reads systemd, the journal and
+//! `/proc`; changes nothing.
 
 use std::fs;
 use std::path::Path;
@@ -16,20 +16,20 @@ use refresh_system::error::{Failure, Outcome};
 use refresh_system::hint::Hint;
 use refresh_system::text::harmless_line;
 
-/// The programs by which people and scripts ask systemd for a stop.
+/// The programs with which people and scripts request a stop from systemd.
 const COMMANDS: [&str; 3] = ["systemctl", "service", "invoke-rc.d"];
-/// The words by which they do.
+/// The words of these requests.
 const VERBS: [&str; 7] =
     ["stop", "restart", "try-restart", "reload-or-restart", "force-reload", "condrestart", "kill"];
 
-/// What may stop a unit besides the run.
+/// The possible causes of a stop of a unit, apart from the run.
 #[derive(Debug, Default)]
 struct OtherHands {
-    /// The machine is about to go down.
+    /// The machine is about to shut down.
     shuts_down: bool,
-    /// Active units that cannot run beside it.
+    /// Active units that conflict with it.
     conflicts: Vec<String>,
-    /// Commands that are in progress: each with its unit, where that is one of systemd's.
+    /// Commands that are in progress, each with its systemd unit, if it has one.
     commands: Vec<(String, Option<String>)>,
     /// The last command that sudo or cron has logged.
     logged: Option<String>,
@@ -42,8 +42,8 @@ impl Systemd {
         hands.failure(format!("another request replaced this start of {}", self.unit))
     }
 
-    /// Returns what ended the service from outside since its last start: a stop that another request caused, or the kernel for
-    /// want of memory.
+    /// Returns the outside cause that ended the service since its last start: a stop by another request, or a kill by
+    /// the kernel because memory was low.
     pub(super) fn find_outer_cause(&self) -> Outcome<Option<Failure>> {
         let bus = Bus::connect()?;
         let facts = self.facts(&bus)?;
@@ -56,8 +56,8 @@ impl Systemd {
         Ok(is_stopped.then(|| hands.failure(format!("another request stopped {}", self.unit))))
     }
 
-    /// Returns whether the kernel has ended a process of the unit for want of memory. systemd may hear of the end of the main
-    /// process first, and then takes it for a plain SIGKILL.
+    /// Returns whether the kernel has killed a process of the unit because memory was low. systemd may notice the end
+    /// of the main process first, and then reports it as a plain SIGKILL.
     pub(super) fn is_out_of_memory(&self, facts: &UnitFacts) -> bool {
         let is_killed = matches!(facts.exit(), Some(ExitKind::Signal(9)));
         let before = *self.oom_kills.lock().unwrap_or_else(PoisonError::into_inner);
@@ -65,14 +65,15 @@ impl Systemd {
             || is_killed && oom_kills(facts).zip(before).is_some_and(|(now, then)| now > then)
     }
 
-    /// Notes how many processes the kernel has ended so far.
+    /// Records the number of processes that the kernel has killed so far.
     pub(super) fn note_oom_kills(&self, facts: &UnitFacts) {
         *self.oom_kills.lock().unwrap_or_else(PoisonError::into_inner) = oom_kills(facts);
     }
 }
 
-/// Returns how many processes the kernel has ended for want of memory: in the slice of the unit, since the cgroup of the unit itself
-/// is gone once it is down; on the whole machine where the kernel counts no others (cgroup v1).
+/// Returns the number of processes that the kernel has killed because memory was low. It counts those in the slice of
+/// the unit, since the cgroup of a stopped unit does not exist. With cgroup v1, the kernel counts only those of the
+/// entire machine.
 fn oom_kills(facts: &UnitFacts) -> Option<u64> {
     let slice = if facts.slice.is_empty() { "system.slice" } else { &facts.slice };
     let in_slice = || {
@@ -86,7 +87,8 @@ fn oom_kills(facts: &UnitFacts) -> Option<u64> {
     })
 }
 
-/// Returns that the kernel has ended a process of the unit for want of memory, with the limit that applies.
+/// Returns the failure that the kernel has killed a process of the unit because memory was low, with the limit that
+/// applies.
 pub(super) fn out_of_memory(bus: &Bus, unit: &UnitName) -> Failure {
     let limit = bus.memory_limit(unit.as_str()).ok().flatten();
     let why = match limit {
@@ -105,7 +107,7 @@ impl OtherHands {
     fn of(bus: &Bus, systemd: &Systemd) -> Self {
         let unit = &systemd.unit;
         Self {
-            // First of all: a command ends with the stop.
+            // This comes first: a command ends with the stop.
             commands: commands_for(unit),
             shuts_down: bus.is_shutting_down().unwrap_or(false),
             conflicts: bus.active_conflicts(unit.as_str()).unwrap_or_default(),
@@ -179,7 +181,7 @@ fn logged_command(line: &str, unit: &UnitName) -> Option<String> {
     asks_for(command, unit).then(|| format!("{what} started for {who}: {command}"))
 }
 
-/// Returns whether a command line asks systemd for a stop of the unit.
+/// Returns whether a command line requests a stop of the unit from systemd.
 fn asks_for(command: &str, unit: &UnitName) -> bool {
     let words: Vec<&str> = command.split(' ').collect();
     let program = |word: &&str| {

@@ -1,4 +1,4 @@
-//! Finds the other units of the application: by systemd's own words, and by what their processes and commands run.
+//! Finds the other units of the application: by the relations in systemd, and by their processes and commands.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,7 +13,7 @@ use refresh_programs::systemd::unit::{ActiveState, UnitFacts};
 use refresh_settings::layout::Layout;
 use refresh_system::error::Outcome;
 
-/// The units of this program's own begin with this.
+/// The prefix of this program's own units.
 const OWN: &str = "ladylinux-refresh";
 
 impl Systemd {
@@ -47,7 +47,8 @@ impl Systemd {
         Ok(Others { stopped_with_it, untied })
     }
 
-    /// The active units that systemd stops when the service is stopped, also those that go down with such a one.
+    /// Returns the active units that systemd stops when the service is stopped, including those that stop with such a
+    /// unit.
     fn stopped_with_it(&self, bus: &Bus) -> Outcome<Vec<String>> {
         let mut seen = BTreeSet::from([self.unit.to_string()]);
         let mut waiting = self.facts(bus)?.stops;
@@ -70,14 +71,14 @@ impl Systemd {
     }
 }
 
-/// The places that a refresh replaces.
+/// Returns the places that a refresh replaces.
 pub(super) fn places(layout: &Layout) -> Vec<PathBuf> {
     let mut places = vec![layout.app(), layout.venv(), layout.environments()];
     places.extend(layout.venv().canonicalize());
     places
 }
 
-/// Finds processes of units that run something in `places`: unit, and how it shows.
+/// Finds processes of units that run something in `places`: the unit, and the evidence.
 fn by_processes(places: &[PathBuf]) -> Vec<(String, String)> {
     let processes = all_pids().into_iter().filter_map(ProcessId::of);
     let found = processes.filter_map(|process| Some((process.unit()?, evidence(process, places)?)));
@@ -98,7 +99,7 @@ pub(super) fn evidence(process: ProcessId, places: &[PathBuf]) -> Option<String>
     Some(format!("its process {pid} works in {}", directory.display()))
 }
 
-/// Returns how the commands of a unit show that it runs something in `places`.
+/// Returns the evidence in the commands of a unit that it runs something in `places`.
 fn by_words(facts: &UnitFacts, places: &[PathBuf]) -> Option<String> {
     if facts.active != ActiveState::Active {
         return None;
@@ -111,7 +112,7 @@ fn by_words(facts: &UnitFacts, places: &[PathBuf]) -> Option<String> {
     within(&facts.working_directory).then(|| format!("its WorkingDirectory= is {}", facts.working_directory))
 }
 
-/// Returns whether a path lies in one of `places`.
+/// Returns whether a path is in one of `places`.
 pub(super) fn is_within(places: &[PathBuf], path: &str) -> bool {
     places.iter().any(|place| Path::new(path).starts_with(place))
 }

@@ -1,5 +1,5 @@
-//! Starts and stops the unit of the page. What decides whether it may run is in its file: the fence stands, and no refresh is
-//! starting the service just now.
+//! Starts and stops the unit of the page. Its unit file has the conditions of its start: the fence stands, and no
+//! refresh is starting the service at that time.
 
 use std::time::Duration;
 
@@ -12,10 +12,11 @@ use refresh_settings::names::UnitName;
 use refresh_system::checkpoint;
 use refresh_system::error::{Failure, Outcome};
 
-/// How long its start or its stop may take; its file sets shorter limits.
+/// The time limit of its start or stop; its file sets shorter limits.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Starts the unit. `facts` are those of the service's unit `service`. Returns whether it runs; `false` if there is none.
+/// Starts the unit. `facts` are those of the service's unit `service`. Returns whether it runs; `false` if there is no
+/// such unit.
 ///
 /// # Errors
 /// The unit is masked, or does not start.
@@ -40,12 +41,12 @@ pub(super) fn start(bus: &Bus, facts: &UnitFacts, service: &UnitName) -> Outcome
 /// Returns the main process of the unit; `None` if it does not run.
 ///
 /// # Errors
-/// systemd cannot be asked.
+/// systemd cannot be queried.
 pub(super) fn process(bus: &Bus) -> Outcome<Option<ProcessId>> {
     Ok(bus.unit(UNIT)?.main_pid.and_then(ProcessId::of))
 }
 
-/// Stops the unit, where it is up.
+/// Stops the unit if it is up.
 pub(super) fn stop(bus: &Bus) -> Outcome<()> {
     if bus.is_down(UNIT)? {
         return Ok(());

@@ -1,5 +1,5 @@
-//! What has to hold before a unit may be stopped, since its start would be refused otherwise (RW-7): it and all that it
-//! requires can be loaded, and it can be started and stopped by name.
+//! The conditions for the stop of a unit; without them its start would be refused (RW-7). The unit and all units that
+//! it requires can be loaded, and it can be started and stopped by name.
 //!
 //! Reads units over the bus and changes nothing.
 
@@ -12,13 +12,13 @@ use refresh_settings::names::UnitName;
 use refresh_system::error::{Failure, Outcome};
 use refresh_system::hint::Hint;
 
-/// How many units are read at most; a machine has some hundreds.
+/// The largest number of units that are read; a machine has some hundreds.
 const LIMIT: usize = 1000;
 
 /// Checks that systemd does not refuse to stop or to start a unit by name.
 ///
 /// # Errors
-/// It refuses one of them.
+/// It refuses one of the two.
 pub(super) fn check_manual(unit: &UnitName, facts: &UnitFacts) -> Outcome<()> {
     for (refuses, key, verb) in [
         (facts.refuses_stop, "RefuseManualStop", "stops"),
@@ -32,10 +32,10 @@ pub(super) fn check_manual(unit: &UnitName, facts: &UnitFacts) -> Outcome<()> {
     Ok(())
 }
 
-/// Checks that a stop of a unit does nothing to the machine.
+/// Checks that a stop of a unit does not affect the machine.
 ///
 /// # Errors
-/// systemd reboots or powers off after it, for instance.
+/// For instance, systemd reboots or powers off after the stop.
 pub(super) fn check_action(unit: &UnitName, facts: &UnitFacts) -> Outcome<()> {
     match facts.success_action.as_str() {
         "" | "none" => Ok(()),
@@ -46,11 +46,11 @@ pub(super) fn check_action(unit: &UnitName, facts: &UnitFacts) -> Outcome<()> {
     }
 }
 
-/// Checks that a start of `unit` would wait for no other unit: it would be down for as long. The page of a fenced service is
-/// stopped by the run itself.
+/// Checks that a start of `unit` would not wait for another unit: the service would be down during the wait. The run
+/// itself stops the page of a fenced service.
 ///
 /// # Errors
-/// A unit that it is ordered after is still on its way. Or systemd cannot be asked.
+/// A unit that it is ordered after is still starting or stopping; or systemd cannot be queried.
 pub(super) fn check_order(bus: &Bus, unit: &UnitName) -> Outcome<()> {
     let awaited = bus.awaited(unit.as_str())?.into_iter().find(|other| other != page::UNIT);
     let Some(other) = awaited else { return Ok(()) };
@@ -61,10 +61,10 @@ pub(super) fn check_order(bus: &Bus, unit: &UnitName) -> Outcome<()> {
     .command_for("or, if it never ends", "systemctl stop", &[&other]))
 }
 
-/// Checks that every unit which `unit` requires can be loaded, and every unit which those require.
+/// Checks that every unit that `unit` requires can be loaded, and every unit that those require.
 ///
 /// # Errors
-/// One is missing, masked or unusable, or one must be active already and is not. Or systemd cannot be asked.
+/// One is missing, masked or unusable, or one must be active already and is not; or systemd cannot be queried.
 pub fn check_needs(bus: &Bus, unit: &UnitName, facts: &UnitFacts) -> Outcome<()> {
     check_needs_of(unit.as_str(), facts, |name| bus.unit(name))
 }

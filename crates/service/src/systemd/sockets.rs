@@ -1,4 +1,4 @@
-//! The socket units of a service, as systemd has them. Reads units over the bus, and starts a socket unit that systemd has
+//! The socket units of a service in systemd. Reads units over the bus, and starts a socket unit that systemd has
 //! closed.
 
 use std::time::Duration;
@@ -11,29 +11,30 @@ use refresh_settings::names::UnitName;
 use refresh_system::clock;
 use refresh_system::error::Outcome;
 
-/// The units of this program's own begin with this.
+/// The prefix of this program's own units.
 const OWN: &str = "ladylinux-refresh-";
 
-/// What systemd reports of a socket unit that it closed because the service could not be started: behind the fence the first
-/// connection does that.
+/// The results of a socket unit that systemd closed because the service could not be started. Behind the fence, the
+/// first connection causes that.
 const CLOSED: [&str; 2] = ["trigger-limit-hit", "service-start-limit-hit"];
 
-/// How long the start of a socket unit may take.
+/// The time limit of the start of a socket unit.
 const START: Duration = Duration::from_secs(30);
 
-/// How often a socket unit is opened. What closed it still counts for a while, and the first connection closes it again.
+/// The number of attempts to open a socket unit. The starts that closed it still count for a while, and the first
+/// connection closes it again.
 const ATTEMPTS: usize = 3;
 
-/// How long starts count that a socket asked for: the default of `TriggerLimitIntervalSec=`, and a little more.
+/// How long starts that a socket requested count: the default of `TriggerLimitIntervalSec=`, and a little more.
 const TRIGGER_INTERVAL: Duration = Duration::from_millis(2200);
 
-/// How long systemd may take to close a socket again.
+/// The time within which systemd closes a socket again.
 const MOMENT: Duration = Duration::from_millis(50);
 
-/// Returns the socket units that start a unit, whatever their state.
+/// Returns the socket units that start a unit, in any state.
 ///
 /// # Errors
-/// systemd cannot be asked.
+/// systemd cannot be queried.
 pub fn known(bus: &Bus, unit: &UnitName) -> Outcome<Vec<SocketUnit>> {
     let facts = bus.unit(unit.as_str())?;
     let names = facts.triggered_by.iter().filter(|name| name.ends_with(".socket"));
@@ -67,7 +68,7 @@ pub(super) fn all(bus: &Bus, facts: &UnitFacts, unit: &UnitName) -> Outcome<Vec<
     Ok(sockets)
 }
 
-/// Opens the socket units again that systemd has closed: the service takes its connections from them.
+/// Opens the socket units again that systemd has closed: the service gets its connections from them.
 pub(super) fn open_closed(bus: &Bus, facts: &UnitFacts, unit: &UnitName) -> Outcome<()> {
     let closed = || -> Outcome<Vec<SocketUnit>> {
         Ok(all(bus, facts, unit)?.into_iter().filter(|socket| !socket.is_open).collect())

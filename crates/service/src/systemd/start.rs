@@ -1,4 +1,4 @@
-//! The start of a unit, through the fence or up to it, and what it means when it fails.
+//! The start of a unit, through the fence or up to it, and the reason of its failure.
 
 use std::time::Duration;
 
@@ -14,14 +14,14 @@ use refresh_system::error::{Failure, Outcome};
 use refresh_system::hint::Hint;
 use refresh_system::{checkpoint, clock, interrupt};
 
-/// How often an interruption is checked while systemd starts the unit.
+/// The interval of checks for an interruption while systemd starts the unit.
 const TICK: Duration = Duration::from_millis(50);
-/// What a start may take beyond the unit's own timeouts.
+/// The extra time of a start beyond the unit's own timeouts.
 const MARGIN: Duration = Duration::from_secs(30);
 
-/// What systemd writes when it refuses a start because of those before it.
+/// The message of systemd when it refuses a start because of earlier starts.
 const GIVEN_UP: &str = "Start request repeated too quickly";
-/// How many of a failed unit's last lines are looked through for it.
+/// The number of last lines of a failed unit that are searched for it.
 const LAST_LINES: usize = 10;
 
 impl Systemd {
@@ -34,7 +34,7 @@ impl Systemd {
         {
             return Err(fence.refusal());
         }
-        // Its sockets are the service's. During a refresh another unit has them as well, so connections wait.
+        // Its sockets belong to the service. During a refresh another unit holds them too, so connections wait.
         page::stop(&bus)?;
         match admission {
             Admission::Ordinary => self.start_all(&bus),
@@ -68,8 +68,8 @@ impl Systemd {
         }
         bus.remember(unit)?;
         sockets::open_closed(bus, &before, &self.unit)?;
-        // A start by name is intended: earlier starts do not count against this one, nor do they make up the
-        // number of restarts that is watched from now on.
+        // A start by name is intended: earlier starts do not count against this one, nor do they count in the number of
+        // restarts that is watched from now on.
         bus.reset_failed(unit)?;
         let result = self.await_start(bus, &before)?;
         let after = self.facts(bus)?;
@@ -91,8 +91,8 @@ impl Systemd {
         }
     }
 
-    /// Returns whether systemd refuses further starts. Its result says so only where nothing else went wrong before; mostly
-    /// the journal alone does.
+    /// Returns whether systemd refuses further starts. Its result shows that only if nothing else failed before; in
+    /// most cases only the journal does.
     fn gave_up(&self, facts: &UnitFacts) -> bool {
         if facts.result == "start-limit-hit" {
             return true;
@@ -104,9 +104,10 @@ impl Systemd {
         said.iter().any(|line| line.starts_with("systemd: ") && line.contains(GIVEN_UP))
     }
 
-    /// Has systemd start the unit. An interruption ends the wait; the interrupted run stops the service.
+    /// Requests the start of the unit from systemd. An interruption ends the wait; the interrupted run stops the
+    /// service.
     pub(super) fn await_start(&self, bus: &Bus, before: &UnitFacts) -> Outcome<JobResult> {
-        // Each command before the main one has the timeout to itself.
+        // Each command before the main one has the full timeout.
         let limit =
             before.start_timeout.map_or(self.start_limit, |own| own.saturating_mul(3).saturating_add(MARGIN));
         let end = clock::monotonic() + limit;
@@ -145,7 +146,7 @@ fn not_asserted(layout: &Layout, unit: &UnitName, facts: &UnitFacts) -> Failure 
         let found = facts.assertions.iter().filter(own).filter(|assert| assert.held == held);
         found.map(Assertion::to_string).collect()
     };
-    // systemd forgets which one it was when it reads its units again.
+    // systemd loses the result of the assertions when it reloads its units.
     let failed = Some(with(Some(false))).filter(|failed| !failed.is_empty()).unwrap_or_else(|| with(None));
     let what = if failed.is_empty() { "an assertion".to_owned() } else { failed.join(" or ") };
     Failure::new(format!("{what} of {unit} does not hold, so systemd does not start it"))
@@ -201,13 +202,13 @@ pub(super) fn why_not(unit: &UnitName, result: &JobResult, facts: &UnitFacts) ->
     failure.hint(logs)
 }
 
-/// Names a command that ended badly before or after the main one was started.
+/// Returns the failure of a command that failed before or after the main one was started.
 fn failed_command(failed: &FailedCommand) -> Failure {
     let FailedCommand { key, command, how } = failed;
     Failure::new(format!("its {key}={command} failed: {}", exit_in_words(*how)))
 }
 
-/// Describes an exit; the codes above 200 are systemd's own, for what goes wrong before the program runs (systemd.exec(5)).
+/// Describes an exit; codes above 200 come from systemd, for failures before the program runs (systemd.exec(5)).
 fn exit_in_words(how: ExitKind) -> String {
     let before = match how {
         ExitKind::Code(200) => "its WorkingDirectory= cannot be entered (CHDIR)",

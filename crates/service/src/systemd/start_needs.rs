@@ -1,5 +1,5 @@
-//! What the unit of a running service names for its start and what was removed meanwhile: it would not start again, whatever
-//! version. Reads the file system and the groups; changes nothing.
+//! The paths and groups that the unit of a running service needs for its start. If one was removed meanwhile, the
+//! service would not start again, in any version. Reads the file system and the groups; changes nothing.
 
 use refresh_programs::process::{Ended, Program, Runner};
 use refresh_programs::systemd::unit::{ActiveState, UnitFacts};
@@ -7,18 +7,18 @@ use refresh_settings::layout::Layout;
 use refresh_settings::names::UnitName;
 use refresh_system::error::{Failure, Outcome};
 
-/// Checks that what the start of a running service needs still exists. A service that is down has nothing to lose, and some of
-/// its paths exist only while it runs (`RuntimeDirectory=`).
+/// Checks that the needs of the start of a running service still exist. A stopped service is not checked: it has
+/// nothing to lose, and some of its paths exist only while it runs (`RuntimeDirectory=`).
 ///
 /// # Errors
-/// Something was removed, or was made that must be missing.
+/// Something was removed, or something exists that must be missing.
 pub(super) fn check(layout: &Layout, runner: &Runner, unit: &UnitName, facts: &UnitFacts) -> Outcome<()> {
     if facts.active != ActiveState::Active {
         return Ok(());
     }
     let places = layout.of_application();
     for needed in &facts.start_needs.paths {
-        // The next version may bring it, and the fence is a run's own.
+        // The next version may bring it, and the fence belongs to a run.
         let is_ours = places.iter().any(|place| needed.path.starts_with(place))
             || needed.path == layout.fence()
             || needed.path == layout.admit();
@@ -43,7 +43,7 @@ fn gone(unit: &UnitName, key: &str, what: &str) -> Failure {
         .command_for(&format!("or correct {key}= with"), "systemctl edit --full", &[unit])
 }
 
-/// Returns whether no source of this machine knows the group. Without getent(1) that is unknown.
+/// Returns whether the group is in no database of this machine. Without getent(1) that is unknown.
 fn is_missing(runner: &Runner, group: &str) -> bool {
     let found = runner.run(&Program::new("getent").args(["group", "--"]).arg(group));
     // "One or more supplied key could not be found in the database."

@@ -1,4 +1,5 @@
-//! The stop of a unit: its job awaited, what outlives its main process watched, and ended where systemd leaves it.
+//! The stop of a unit: waits for its job, watches the processes that outlive its main process, and ends those that
+//! systemd leaves.
 
 use std::time::{Duration, Instant};
 
@@ -12,19 +13,19 @@ use refresh_programs::systemd::unit::{ActiveState, UnitFacts};
 use refresh_system::error::{Failure, Outcome};
 use refresh_system::{checkpoint, clock, interrupt};
 
-/// How often the processes are read while systemd stops the unit.
+/// The interval of reading the processes while systemd stops the unit.
 const TICK: Duration = Duration::from_millis(100);
-/// How long a process may outlive the main one before it is said to have been left over.
+/// The time after which a process that outlives the main one is reported as left over.
 const LINGER: Duration = Duration::from_millis(250);
-/// How long what systemd left has to end by itself, at most.
+/// The time limit for processes that systemd left to end by themselves.
 const LEFTOVER_PATIENCE: Duration = Duration::from_secs(5);
-/// What a stop may take beyond the unit's own timeouts.
+/// The extra time of a stop beyond the unit's own timeouts.
 const MARGIN: Duration = Duration::from_secs(30);
-/// From where on a stop that needed no force is said to have taken long.
+/// The duration from which a stop without force is reported as long.
 const LONG: Duration = Duration::from_secs(5);
-/// How long the service has to end by itself once the command that stops it is asked to end.
+/// The time limit for the service to end by itself after its stop command got SIGTERM.
 const CANCELLED: Duration = Duration::from_secs(10);
-/// How often a stop is asked for again when another request takes its place.
+/// The number of stop requests when other requests replace them.
 const ATTEMPTS: u32 = 5;
 
 impl Systemd {
@@ -32,7 +33,7 @@ impl Systemd {
         let began = clock::monotonic();
         let bus = Bus::connect()?;
         let before = self.facts(&bus)?;
-        // Read before the stop: afterwards systemd may have forgotten it.
+        // This is read before the stop: afterwards systemd may no longer have it.
         let group = self.cgroup(&bus, &before)?;
         let mut stopped = Stopped::default();
         if !before.is_down() {
@@ -67,7 +68,8 @@ impl Systemd {
         Ok(stopped)
     }
 
-    /// Has systemd stop the unit, and gathers what outlives its main process. Returns the facts of the stopped unit.
+    /// Requests the stop of the unit from systemd, and collects the processes that outlive its main process. Returns
+    /// the facts of the stopped unit.
     fn await_stop(
         &self,
         bus: &Bus,
@@ -77,11 +79,12 @@ impl Systemd {
     ) -> Outcome<UnitFacts> {
         let unit = self.unit.as_str();
         bus.remember(unit)?;
-        // A stop may pass through four phases, each with its own timeout: command, SIGTERM, and the same again afterwards.
+        // A stop may pass through four phases, each with its own timeout: command, SIGTERM, and both again for the
+        // commands after the stop.
         let own_limit = before.stop_timeout.unwrap_or(self.without_limit);
         let limit = own_limit.saturating_mul(4).saturating_add(MARGIN);
         let end = clock::monotonic() + limit;
-        // systemd kills what does not end in time, unless its limit is infinite.
+        // systemd kills processes that do not end in time, unless its limit is infinite.
         let mut kill_at = before.stop_timeout.is_none().then(|| clock::monotonic() + own_limit);
         let mut is_cancelled = false;
         let mut watch = LeftoverProcesses::of(before.main_pid.and_then(ProcessId::of));
@@ -114,8 +117,8 @@ impl Systemd {
                 leftovers.extend(watch.ended());
                 return Ok(after);
             }
-            // Another request for a start takes the place of the stop. The fence refuses it when its turn
-            // comes; the service, though, has not been stopped.
+            // A start request of another program replaces the stop. The fence refuses that start later, but the service
+            // has not been stopped.
             if result != JobResult::Canceled && after.active != ActiveState::Active {
                 clock::pause_regardless(TICK);
             }
@@ -152,13 +155,13 @@ impl LeftoverProcesses {
         }
     }
 
-    /// Returns the names of those that systemd has ended meanwhile; the others are still to be ended.
+    /// Returns the names of those that systemd has ended meanwhile; the others must still be ended.
     fn ended(self) -> impl Iterator<Item = String> {
         self.known.into_iter().filter(|(process, _)| !process.is_alive()).map(|(_, name)| name)
     }
 }
 
-/// Returns what it took systemd to end the unit.
+/// Returns the force that systemd needed to end the unit.
 fn force(after: &UnitFacts, exit: Option<Exit>, leftovers: &[String]) -> Force {
     match exit.map(|exit| exit.how) {
         Some(ExitKind::Signal(9)) => Force::Killed,
@@ -169,7 +172,7 @@ fn force(after: &UnitFacts, exit: Option<Exit>, leftovers: &[String]) -> Force {
     }
 }
 
-/// Returns why a stop took long, where that can be known.
+/// Returns why a stop took long, if that can be determined.
 fn why_long(after: &UnitFacts, force: Force, took: Duration, command: &str) -> Option<String> {
     let what = match (force, after.stop_timeout) {
         (Force::Killed, Some(limit)) if after.result == "timeout" => {

@@ -13,11 +13,11 @@ use refresh_system::error::{Context as _, Failure, Outcome};
 use refresh_system::hint::Hint;
 
 impl Systemd {
-    /// Stops the service and the units with it: first those that it can do without, so that the service is down no longer
-    /// for them, then the service, then those that it needs, whose stop would have stopped it.
+    /// Stops the service and the units with it. First come the units that the service does not need: they do not add to
+    /// its downtime. Then come the service, and the units that it needs, whose stop would have stopped it.
     ///
     /// # Errors
-    /// One of them cannot be stopped; what comes after it was left as it is.
+    /// One of them cannot be stopped; the later ones were not stopped.
     pub(super) fn stop_together(&self) -> Outcome<Stopped> {
         let needed = if self.also.is_empty() { Vec::new() } else { self.facts(&Bus::connect()?)?.stopped_by };
         let is_needed = |unit: &&UnitName| needed.iter().any(|name| name == unit.as_str());
@@ -48,7 +48,7 @@ impl Systemd {
             .context(|| format!("cannot stop {unit}, which is stopped with {}", self.unit))
     }
 
-    /// Starts those units that are not active. To be called where the service's own start is admitted.
+    /// Starts those units that are not active. Must be called while the start of the service is admitted.
     ///
     /// # Errors
     /// One of them cannot be started.
@@ -64,7 +64,7 @@ impl Systemd {
         Ok(())
     }
 
-    /// Starts one unit, where it is not active; returns its invocation.
+    /// Starts one unit if it is not active; returns its invocation.
     pub(super) fn start_other(&self, bus: &Bus, unit: &UnitName) -> Outcome<String> {
         let other = self.other(unit);
         let before = other.facts(bus)?;
@@ -79,22 +79,22 @@ impl Systemd {
         let result = other.await_start(bus, &before)?;
         let after = other.facts(bus)?;
         let is_done = matches!(result, JobResult::Done | JobResult::Unheard);
-        // One that has done its work and ended is as good as one that goes on.
+        // A unit that has done its work and ended counts as up.
         let is_up = after.active == ActiveState::Active
             || after.kind == "oneshot" && after.active == ActiveState::Inactive && after.result == "success";
         if is_done && is_up { Ok(after.invocation) } else { Err(start::why_not(unit, &result, &after)) }
     }
 
-    /// Checks that the units which were started with the service still run, as they were started.
+    /// Checks that the units that were started with the service still run in the same invocation.
     ///
     /// # Errors
-    /// One does not, or was restarted meanwhile.
+    /// One does not run, or was restarted meanwhile.
     pub(super) fn check_together(&self) -> Outcome<()> {
         let started = self.together.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let bus = Bus::connect()?;
         for (unit, invocation) in started {
             let facts = bus.unit(unit.as_str())?;
-            // One that does its work and ends has nothing to stay up for.
+            // A unit that does its work and ends need not stay up.
             if facts.kind == "oneshot" && facts.active == ActiveState::Inactive {
                 continue;
             }
@@ -137,7 +137,7 @@ impl Systemd {
     /// Returns whether one of those units is up.
     ///
     /// # Errors
-    /// systemd cannot be asked.
+    /// systemd cannot be queried.
     pub(super) fn is_any_other_up(&self) -> Outcome<bool> {
         let bus = Bus::connect()?;
         for unit in &self.also {
