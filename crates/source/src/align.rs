@@ -1,8 +1,8 @@
-//! The part of step 2 that has the rights of the service user: lists what moves across, and runs the normative commands
-//! `git reset --hard COMMIT` and `git clean -ffd`, which find nothing to do (RW-5.2b, RW-5.2c).
+//! The part of step 2 with the rights of the service user. It lists the paths that move across. It runs the normative
+//! commands `git reset --hard COMMIT` and `git clean -ffd`, which find nothing to do (RW-5.2b, RW-5.2c).
 //!
-//! One process does both. It is started before the stop, waits for its requests, and proves nothing: what it answers
-//! protects files of the service user only.
+//! One process does both. It is started before the stop, waits for its requests, and verifies nothing: its answers
+//! protect only files of the service user.
 
 use std::fs;
 use std::path::Path;
@@ -23,49 +23,49 @@ use super::prepared_tree::BYTE_CODE;
 /// The operation.
 pub(crate) const OPERATION: &str = "source-align";
 
-/// What to do.
+/// The requested action.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum AlignRequest {
-    /// Only answer: the unit works.
+    /// Only reports that the unit works.
     Ready,
-    /// List what moves across, before the exchange.
+    /// Lists the paths that move across, before the exchange.
     List {
-        /// What to list.
+        /// The parameters of the list.
         request: ListKeptRequest,
         /// The list that was made beforehand.
         beforehand: Option<KeptBeforehand>,
     },
-    /// Run the normative commands, after the exchange.
+    /// Runs the normative commands, after the exchange.
     Reset(ResetRequest),
 }
 
-/// What to reset.
+/// The parameters of the reset.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ResetRequest {
-    /// Where git is.
+    /// The location of git.
     pub place: GitLocation,
     /// The tree, with the repository that was prepared for it.
     pub app: TreePath,
     /// The commit.
     pub commit: CommitId,
-    /// The local rules of the tree, if it needs some.
+    /// The local ignore rules of the tree, if it needs some.
     pub exclude: Option<String>,
 }
 
-/// What was done.
+/// The result.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum AlignResponse {
     /// The unit works.
     Ready,
-    /// What moves across.
+    /// The paths that move across.
     Kept(Kept),
     /// The tree is the commit.
     Reset,
 }
 
-/// Carries out [`OPERATION`].
+/// Performs [`OPERATION`].
 ///
 /// # Errors
 /// The tree cannot be read, or git fails.
@@ -96,7 +96,7 @@ fn reset(request: &ResetRequest) -> Outcome<()> {
         disk::remove_file_if_there(&file)?;
         disk::write_passing(&file, rules.as_bytes(), 0o644)?;
     }
-    // Durable once the conductor syncs the file system.
+    // It is durable after the conductor syncs the file system.
     let repository = Repository::bare(app.join(".git")).with_tree(app).passing();
     let quick = ["-c", "core.trustctime=false", "-c", "core.preloadIndex=false", "-c", "index.threads=1"];
     let at = |arguments: &[&str]| git.at(&repository).args(quick).args(arguments).deadline(LONG);
@@ -108,7 +108,7 @@ fn reset(request: &ResetRequest) -> Outcome<()> {
     Ok(())
 }
 
-/// Moves the prepared byte code beside its sources. A failure only costs time.
+/// Moves the prepared bytecode beside its sources. A failure only costs time.
 fn move_byte_code(app: &Path) {
     let prepared = app.join(".git").join(BYTE_CODE);
     move_caches(&prepared, &prepared, app);
@@ -124,7 +124,7 @@ fn move_caches(prepared: &Path, directory: &Path, app: &Path) {
         if entry.file_name() != "__pycache__" {
             move_caches(prepared, &path, app);
         } else if let Ok(below) = path.strip_prefix(prepared) {
-            // Where the commit tracks byte code, that stays.
+            // Bytecode that the commit tracks stays.
             let _ = disk::move_new(&path, &app.join(below));
         }
     }

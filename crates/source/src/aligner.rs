@@ -1,5 +1,5 @@
-//! The unit that works in `app/` in step 2, and the conductor's side of it. It is started before the stop and waits, so
-//! that nothing has to be started while the service is down.
+//! The unit that works in `app/` in step 2, and the conductor's side of it. It is started before the stop and waits:
+//! nothing must be started while the service is down.
 
 use refresh_git::LONG;
 use refresh_installation::installation::Installation;
@@ -23,7 +23,7 @@ pub struct Aligner {
 }
 
 impl Aligner {
-    /// Starts the unit. It learns nothing of what is to come.
+    /// Starts the unit. It gets no information about later requests.
     ///
     /// # Errors
     /// It cannot be started.
@@ -35,16 +35,16 @@ impl Aligner {
         Ok(Self { waiting, scratch, beforehand: None })
     }
 
-    /// Lists, while the service still runs, what will move across. A failure only costs time: the list is made after the
-    /// stop then.
+    /// Lists, while the service still runs, what will move across. A failure only costs time: then the list is made
+    /// after the stop.
     ///
-    /// Another unit does it, which only reads and ends here. The service user may take over programs that run as itself, and
-    /// the waiting unit, which writes, starts none before the stop.
+    /// A different unit does this; it only reads, and ends before this returns. The service user may take over programs
+    /// that run as itself, and the waiting unit, which writes, starts none before the stop.
     pub fn list_beforehand(&mut self, on: &Installation, commit: &CommitId, known: &[CommitId]) {
         self.beforehand = list_in_unit(on, commit, known).ok().flatten();
     }
 
-    /// Lists what moves from the old tree into the new one.
+    /// Lists the paths that move from the old tree into the new one.
     ///
     /// # Errors
     /// The tree cannot be read, or git fails.
@@ -62,7 +62,7 @@ impl Aligner {
         }
     }
 
-    /// Gives the new tree its local rules, and runs the normative commands in it.
+    /// Writes the local ignore rules of the new tree, and runs the normative commands in it.
     ///
     /// # Errors
     /// git fails.

@@ -1,7 +1,7 @@
 //! Moves preserved and git-ignored paths from the previous tree into the new one.
 //!
-//! The conductor does this by renames through descriptors and opens no file. A path that the new commit brings stays as
-//! the commit has it, unless the host preserves it.
+//! The conductor uses renames through descriptors and opens no file. A path of the new commit keeps the content of the
+//! commit, unless the host preserves it.
 
 use std::path::Path;
 
@@ -12,19 +12,19 @@ use refresh_system::disk::beneath::Directory;
 use refresh_system::disk::{Moved, Owner};
 use refresh_system::error::{Failure, Outcome};
 
-/// What moved across.
+/// The result of moving paths across.
 #[derive(Debug, Default)]
 pub struct Carried {
-    /// The paths that are in the new tree now.
+    /// The paths that are now in the new tree.
     pub moved: Vec<KeptPath>,
-    /// The paths that the new commit brings itself, so that the old ones stay in the previous tree.
+    /// The paths that the new commit brings itself. The old ones stay in the previous tree.
     pub left: Vec<TreePath>,
 }
 
-/// Moves `kept` from `previous` to `app`. Doing it again changes nothing.
+/// Moves `kept` from `previous` to `app`. A repetition changes nothing.
 ///
 /// # Errors
-/// A directory on the way is not one, or the kernel refuses a rename.
+/// A directory of a path is not a directory, or the kernel refuses a rename.
 pub(super) fn carry(
     previous: &Directory,
     app: &Directory,
@@ -50,7 +50,7 @@ fn move_across(previous: &Directory, app: &Directory, kept: &KeptPath, owner: Ow
     };
     let Ok(from) = within(previous, parent) else { return Ok(true) };
     if from.entry(name)?.is_none() {
-        // An earlier attempt has moved it.
+        // An earlier attempt has already moved it.
         return Ok(true);
     }
     let Some(to) = destination(app, previous, parent, owner)? else { return Ok(false) };
@@ -79,8 +79,8 @@ fn within(top: &Directory, below: &Path) -> Outcome<Directory> {
     if below.as_os_str().is_empty() { top.again() } else { top.enter(below) }
 }
 
-/// Opens the directory in the new tree; makes what is missing of it as it was. Returns `None` if the new tree has
-/// a file in its place.
+/// Opens the directory in the new tree; creates missing directories with their previous attributes. Returns `None` if
+/// the new tree has a file in its place.
 fn destination(
     app: &Directory,
     previous: &Directory,

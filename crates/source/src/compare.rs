@@ -1,9 +1,9 @@
-//! Compares a tree with the commits that account for it: the previous tree of a run, or `app/`.
+//! Compares a tree (the previous tree of a run, or `app/`) with the commits that account for its files.
 //!
-//! A path is no local change if a known commit tracks it and it is on disk as a checkout of that commit has it. Python's
-//! caches and unchanged products of hooks are none either. It runs as the service user, reads the tree and the mirror,
-//! and writes in its scratch directory only. What it answers protects files of the service user, and proves nothing:
-//! whatever cannot be compared is kept.
+//! A path is no local change if a known commit tracks it and it equals a checkout of that commit. Python's caches and
+//! unchanged products of hooks are not local changes either. The comparison runs as the service user, reads the tree
+//! and the mirror, and writes only in its scratch directory. Its answer protects files of the service user, and
+//! verifies nothing: paths that cannot be compared are kept.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -30,10 +30,10 @@ use super::{own_repository, stash_record};
 /// The operation.
 pub(crate) const OPERATION: &str = "source-compare";
 
-/// What to compare.
+/// The parameters of the comparison.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct CompareRequest {
-    /// Where git and the mirror are.
+    /// The location of git and of the mirror.
     pub place: GitLocation,
     /// The tree.
     pub tree: TreePath,
@@ -41,9 +41,9 @@ pub(crate) struct CompareRequest {
     pub known: Vec<CommitId>,
     /// The paths that move from the tree to the next one.
     pub moves: Moves,
-    /// What hooks wrote.
+    /// The files that hooks wrote.
     pub outputs: HookOutputs,
-    /// Commits of local names that a stash holds already.
+    /// Commits of local names that a stash already contains.
     pub held: Vec<CommitId>,
 }
 
@@ -51,13 +51,13 @@ pub(crate) struct CompareRequest {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Moves {
-    /// They have moved: they are missing in the tree.
+    /// They have moved, and are missing in the tree.
     Moved(Vec<KeptPath>),
     /// They would move.
     Would {
-        /// The commit whose rules say what is ignored; `None`: the one that the tree is at.
+        /// The commit whose ignore rules apply; `None`: the commit of the tree.
         commit: Option<CommitId>,
-        /// Patterns of application state that stays.
+        /// Patterns of preserved application state.
         preserve: Vec<String>,
         /// Whether git-ignored paths move.
         ignored: bool,
@@ -69,7 +69,7 @@ pub(crate) enum Moves {
 pub(crate) struct CompareResponse {
     /// The differences.
     pub changes: LocalChanges,
-    /// The space that the tree takes, in bytes; counted only for a moved tree with local changes.
+    /// The disk space of the tree, in bytes; counted only for a moved tree with local changes.
     pub size: u64,
 }
 
@@ -105,7 +105,7 @@ pub(super) fn ask(
     inspect(on, OPERATION, |place| CompareRequest { place, tree: tree.into(), known, moves, outputs, held })
 }
 
-/// Carries out [`OPERATION`].
+/// Performs [`OPERATION`].
 ///
 /// # Errors
 /// git or the scratch directory cannot be used.
@@ -128,7 +128,7 @@ pub(crate) fn handle(request: &CompareRequest) -> Outcome<CompareResponse> {
     Ok(CompareResponse { changes, size })
 }
 
-/// Compares the files of a tree, and not its repository.
+/// Compares the files of a tree, without its repository.
 ///
 /// # Errors
 /// As [`handle`].
@@ -136,7 +136,7 @@ pub(super) fn files(request: &CompareRequest) -> Outcome<LocalChanges> {
     compare(&request.place.git(), request, &request.known)
 }
 
-/// What differs so far.
+/// The differences found so far.
 struct Found {
     differing: BTreeMap<PathBuf, ChangeKind>,
     untracked: Untracked,
@@ -159,7 +159,7 @@ fn compare(git: &Git, request: &CompareRequest, known: &[CommitId]) -> Outcome<L
     };
     let mut tracked = Tracked::default();
     tracked.add(files.values().cloned().collect());
-    // A path that should have moved and is still in the tree is content: the next tree has its own.
+    // A path that should have moved but is still in the tree counts as content: the next tree has its own version.
     let still = match request.moves {
         Moves::Moved(_) => BTreeMap::new(),
         Moves::Would { .. } => kept.clone(),
@@ -193,7 +193,8 @@ fn compare(git: &Git, request: &CompareRequest, known: &[CommitId]) -> Outcome<L
     })
 }
 
-/// Lists the tracked files that a sparse checkout of the tree leaves out. Only the index is read, with nothing of its repository.
+/// Lists the tracked files that a sparse checkout of the tree leaves out. Only the index is read, and nothing else of
+/// its repository.
 fn left_out(comparer: &Comparer<'_>, base: &CommitId) -> Outcome<BTreeSet<PathBuf>> {
     let git_dir = comparer.tree.join(".git");
     let has = |name: &str| git_dir.join(name).symlink_metadata().is_ok_and(|found| found.is_file());
@@ -203,13 +204,15 @@ fn left_out(comparer: &Comparer<'_>, base: &CommitId) -> Outcome<BTreeSet<PathBu
     let repository = comparer.scratch_repository(differences::RAW, base)?.with_index(git_dir.join("index"));
     let program = comparer.git.at(&repository).args(["-c", "advice.sparseIndexExpanded=false"]);
     let program = program.args(["ls-files", "-t", "-z"]);
-    // A mirror without the directories that the index leaves out gives no answer: then they count as local changes.
+    // If the mirror lacks the directories that the index leaves out, there is no answer: then they count as local
+    // changes.
     let Ok(listed) = own_repository::answer(comparer.git, program)? else { return Ok(BTreeSet::new()) };
-    // The mark of an entry that is left out is an S (git-ls-files(1)).
+    // An entry that is left out has the mark S (git-ls-files(1)).
     Ok(records(&listed.stdout).filter_map(|record| record.strip_prefix(b"S ")).map(path_of).collect())
 }
 
-/// Removes from `found` what `commit` accounts for; returns the files of it that are on disk and not in `base`.
+/// Removes the differences that `commit` explains from `found`. Returns the files of `commit` that are on disk and not
+/// in `base`.
 fn explain(
     comparer: &Comparer<'_>,
     commit: &CommitId,
@@ -233,7 +236,7 @@ fn explain(
     Ok(same.into_iter().filter(|path| !base.contains_key(path)).collect())
 }
 
-/// The paths that move, or have moved, to the next tree.
+/// Returns the paths that move, or have moved, to the next tree.
 fn kept_paths(
     request: &CompareRequest,
     base: &CommitId,
@@ -257,7 +260,7 @@ fn kept_paths(
     Ok(kept.into_iter().map(|kept| (kept.path.as_path().to_path_buf(), kept.reason)).collect())
 }
 
-/// Why `path`, or a directory that it is in, moves to the next tree.
+/// Returns why `path`, or a directory above it, moves to the next tree.
 fn covers(kept: &BTreeMap<PathBuf, Reason>, path: &Path) -> Option<Reason> {
     path.ancestors().find_map(|part| kept.get(part)).copied()
 }
@@ -282,7 +285,7 @@ fn listed(found: Found, kept: &BTreeMap<PathBuf, Reason>) -> LocalChanges {
     LocalChanges { items, ignored, ..LocalChanges::default() }
 }
 
-/// The files of a commit by path; `None` if the mirror does not hold it.
+/// Returns the files of a commit by path; `None` if the mirror does not have the commit.
 pub(super) fn files_of(git: &Git, mirror: &Path, commit: &CommitId) -> Outcome<Option<Files>> {
     let files = paths::tracked(git, mirror, commit)?;
     Ok(files.map(|files| files.into_iter().map(|file| (file.path.clone(), file)).collect()))

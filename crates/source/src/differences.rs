@@ -1,10 +1,9 @@
-//! Compares tracked files on disk with a commit, by content: the bytes, the type and the executable bit that a checkout
-//! gives them.
+//! Compares tracked files on disk with a commit, by content: the bytes, the type and the executable bit of a checkout.
 //!
-//! Two passes. The first compares raw bytes with the blobs, with its own index and with attributes switched off,
-//! so that no attribute can hide a difference. A file that differs there may still be right, because the checkout
-//! converts it (line endings, encodings): the second pass checks these files out by their own rules and compares. It
-//! reads the tree and writes in its scratch directory only.
+//! The comparison has two passes. The first compares raw bytes with the blobs. It uses its own index and disables
+//! attributes: no attribute can hide a difference. A file that differs there may still be right, because the checkout
+//! converts it (line endings, encodings). The second pass checks these files out with their attributes and compares
+//! them. It reads the tree and writes only in its scratch directory.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -22,10 +21,10 @@ use refresh_system::error::{Context as _, Failure, Outcome};
 use super::local::ChangeKind;
 use super::paths::TrackedFile;
 
-/// Switches every conversion off. An encoding can only be left unspecified: "false" is an error to git.
+/// Disables every conversion. An encoding can only be left unspecified: "false" is an error for git.
 pub(super) const RAW: &str = "* -text !eol !ident !filter !working-tree-encoding\n";
 
-/// Asks git for the differences between the index and the tree; refreshes the index in the same pass.
+/// Queries git for the differences between the index and the tree; refreshes the index in the same pass.
 const STATUS: [&str; 6] =
     ["status", "--porcelain=v2", "-z", "--no-renames", "--untracked-files=no", "--ignore-submodules=all"];
 
@@ -37,11 +36,11 @@ pub(super) type Files = BTreeMap<PathBuf, TrackedFile>;
 pub(super) struct Differences {
     /// The files, and how each differs.
     pub(super) files: BTreeMap<PathBuf, ChangeKind>,
-    /// What git could not read or warned of.
+    /// Unreadable paths and warnings of git.
     pub(super) warnings: Vec<String>,
 }
 
-/// A tree and where it is compared.
+/// A tree, and the place of its comparison.
 #[derive(Debug)]
 pub(super) struct Comparer<'a> {
     pub(super) git: &'a Git,
@@ -69,7 +68,8 @@ impl Comparer<'_> {
         Ok(differences)
     }
 
-    /// Makes, or finds, a git directory in the scratch directory that has the objects of the mirror and `attributes`.
+    /// Returns a git directory in the scratch directory with the objects of the mirror and `attributes`; creates it if
+    /// necessary.
     pub(super) fn scratch_repository(&self, attributes: &str, like: &CommitId) -> Outcome<Repository> {
         let directory = self.scratch.join("raw.git");
         let repository = Repository::bare(&directory).passing().borrowing(self.mirror.join("objects"));
@@ -90,7 +90,7 @@ impl Comparer<'_> {
         Ok(repository)
     }
 
-    /// Takes those files out of `differing` that hold what a checkout writes after converting the blob.
+    /// Removes the files from `differing` that equal the converted blob of a checkout.
     fn drop_converted(
         &self,
         files: &Files,
@@ -121,7 +121,7 @@ impl Comparer<'_> {
 
 /// Compares a file with the one that a checkout writes.
 fn difference(expected: &Path, actual: &Path, executable: bool) -> Outcome<Option<ChangeKind>> {
-    // A pipe must not even be opened: that would wait for a writer.
+    // A pipe must not be opened: the open would wait for a writer.
     let Some(found) = fs::symlink_metadata(actual).ok().filter(fs::Metadata::is_file) else {
         return Ok(Some(ChangeKind::Type));
     };
@@ -142,14 +142,14 @@ pub(super) fn check_out_again(
 ) -> Outcome<()> {
     disk::remove_tree(expected)?;
     disk::make_directory(expected, 0o700)?;
-    // In an empty work tree git takes the attributes from the index, that is from the commit.
+    // In an empty working tree git reads the attributes from the index, and so from the commit.
     let program =
         git.at(&repository.with_tree(expected)).args(["checkout-index", "-q", "-f", "-z", "--stdin"]);
     let program = program.input(zero_terminated(files.iter())).deadline(LONG);
     git.run(&program, || "cannot check files out to compare them".to_owned()).map(drop)
 }
 
-/// The input of `update-index -z --index-info` for a set of files.
+/// Returns the input of `update-index -z --index-info` for a set of files.
 pub(super) fn index_info(files: &Files) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(files.len() * 90);
     for (path, file) in files {
@@ -177,7 +177,7 @@ fn parse_differences(bytes: &[u8]) -> BTreeMap<PathBuf, ChangeKind> {
     records(bytes).filter_map(difference).collect()
 }
 
-/// Returns whether two files hold the same bytes; `None` if the second cannot be read.
+/// Returns whether two files have the same bytes; `None` if the second cannot be read.
 pub(super) fn same_bytes(expected: &Path, actual: &Path) -> Outcome<Option<bool>> {
     let step = |path: &Path| format!("cannot read {}", path.display());
     let mut one = fs::File::open(expected).context(|| step(expected))?;
@@ -203,14 +203,14 @@ pub(super) fn same_bytes(expected: &Path, actual: &Path) -> Outcome<Option<bool>
     }
 }
 
-/// Returns those of `paths` that hold what `commit` has there.
+/// Returns those of `paths` that have the same content in `commit`.
 pub(super) fn unchanged(
     comparer: &Comparer<'_>,
     commit: &CommitId,
     files: &Files,
     paths: BTreeSet<PathBuf>,
 ) -> Outcome<BTreeSet<PathBuf>> {
-    // The attributes decide what a checkout looks like.
+    // The attributes determine the content of a checkout.
     let is_attributes = |path: &Path| path.file_name().is_some_and(|name| name == ".gitattributes");
     let subset: Files = files
         .iter()

@@ -1,10 +1,11 @@
-//! Moves the prepared tree into `app/` and what was there out to `previous/<run>`: one rename for each entry.
+//! Moves the previous entries of `app/` to `previous/<run>` and the prepared tree into `app/`: one rename for each
+//! entry.
 //!
-//! The conductor does this, without git. `app/` itself stays: its inode, owner and labels are those that shells, watchers
-//! and mounts of other units know. The names of the prepared entries are written down first. An entry of `app/` with one
-//! of these names is new if the prepared tree has none of that name any more: only the exchange moves it from there. Device
-//! and inode numbers would not do; overlays and btrfs give other ones after a boot. So the same loop converges from every
-//! instant at which it may have been killed.
+//! The conductor does this without git. `app/` itself stays: shells, watchers and mounts of other units refer to its
+//! inode, owner and labels. The names of the prepared entries are recorded first. An entry of `app/` with one of these
+//! names is new if the prepared tree has no entry of that name any more: only the exchange moves it from there. Device
+//! and inode numbers are not suitable: overlays and btrfs change them after a boot. So the same loop completes the
+//! exchange from every instant at which it may have been killed.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
@@ -36,17 +37,17 @@ const BEGUN: &str = "exchange.json";
 /// The record of a finished exchange. The comparison of the previous tree reads it.
 const FINISHED: &str = "exchanged.json";
 
-/// How often new entries may appear in `app/` while nothing may write there.
+/// The number of times that new entries may appear in `app/` while nothing may write there.
 const ROUNDS: usize = 10;
 
-/// What an exchange has to do; written before the first rename.
+/// The task of an exchange; written before the first rename.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExchangeRecord {
     /// The version, 1.
     pub schema: u32,
     /// The commit that is moved in.
     pub commit: CommitId,
-    /// The commits that account for files of the old tree: what was deployed, and what interrupted runs aimed at.
+    /// The commits that account for files of the old tree: the deployed one, and the targets of interrupted runs.
     pub known: Vec<CommitId>,
     /// The names of the entries of the prepared tree.
     pub prepared: Vec<TreePath>,
@@ -54,10 +55,10 @@ pub struct ExchangeRecord {
     pub kept: Vec<KeptPath>,
 }
 
-/// What an exchange moves in, and what stays.
+/// The tree that an exchange moves in, and the paths that stay.
 #[derive(Debug)]
 pub struct Plan {
-    /// The commit that the prepared tree holds.
+    /// The commit of the prepared tree.
     pub commit: CommitId,
     /// The commits that account for files of the old tree.
     pub known: Vec<CommitId>,
@@ -75,7 +76,7 @@ pub struct Exchange {
 }
 
 impl Exchange {
-    /// Writes down what will be moved. Nothing is moved yet.
+    /// Records the planned moves. Nothing is moved yet.
     ///
     /// # Errors
     /// The prepared tree is missing, or the record cannot be written.
@@ -87,25 +88,25 @@ impl Exchange {
         if !layout.previous_tree(run).exists() {
             Self::make_room(layout, run, owner)?;
         }
-        // This is the one sync before the first rename: recovery knows the new entries by this record alone.
+        // This is the only sync before the first rename: recovery identifies the new entries only by this record.
         disk::write_json(&layout.run(run).join(BEGUN), &record, 0o600)?;
         checkpoint::reach("exchange:begun");
         Ok(Self { layout: layout.clone(), run: run.clone(), owner, record })
     }
 
-    /// Makes the directory of the previous tree, durably: the old entries are moved there.
+    /// Creates the directory of the previous tree, durably: the old entries are moved there.
     ///
     /// # Errors
-    /// The directory cannot be made.
+    /// The directory cannot be created.
     pub fn make_room(layout: &Layout, run: &RunId, owner: Owner) -> Outcome<()> {
         make_passable(&layout.previous_trees())?;
         disk::make_directory(&layout.previous_tree(run), 0o750)?;
-        // The service user reads the tree when it is compared, and can neither add, rename nor remove an entry.
+        // The service user reads the tree during the comparison, and cannot add, rename or remove an entry.
         disk::give(&layout.previous_tree(run), &Owner { gid: owner.gid, ..Owner::own() })?;
         disk::sync_parent(&layout.previous_tree(run))
     }
 
-    /// Returns the exchange that a run has begun and not finished.
+    /// Returns the unfinished exchange of a run.
     ///
     /// # Errors
     /// The record cannot be read.
@@ -114,8 +115,8 @@ impl Exchange {
         Ok(record.map(|record| Self { layout: layout.clone(), run: run.clone(), owner, record }))
     }
 
-    /// Moves the old entries out and the prepared ones in. Doing it again changes nothing. Not durable before
-    /// [`Self::finish`]: a power cut may take renames back, each of them whole, and recovery does them again.
+    /// Moves the old entries out and the prepared ones in. A repetition changes nothing. It is not durable before
+    /// [`Self::finish`]: a power cut may undo renames, but each of them completely, and recovery repeats them.
     ///
     /// # Errors
     /// An entry cannot be moved or is lost, or other programs keep writing into `app/`.
@@ -131,7 +132,7 @@ impl Exchange {
         Ok(())
     }
 
-    /// Moves entries until `app/` has no old one and the prepared tree none at all; returns `app/`.
+    /// Moves entries until `app/` has no old entry and the prepared tree is empty; returns `app/`.
     fn move_entries(&self) -> Outcome<Directory> {
         let app = open_app(&self.layout, self.owner)?;
         let previous = directory(&self.layout, &self.layout.previous_tree(&self.run))?;
@@ -162,7 +163,7 @@ impl Exchange {
         Err(writers::named(failure, &self.layout, self.owner))
     }
 
-    /// Moves preserved and git-ignored paths from the previous tree into the new one. Doing it again changes nothing.
+    /// Moves preserved and git-ignored paths from the previous tree into the new one. A repetition changes nothing.
     ///
     /// # Errors
     /// A path cannot be moved.
@@ -172,7 +173,7 @@ impl Exchange {
         carry::carry(&previous, &app, &self.record.kept, self.owner)
     }
 
-    /// Ends the exchange: what it moved is durable, and the previous tree waits for its comparison.
+    /// Ends the exchange: its moves are durable, and the previous tree waits for its comparison.
     ///
     /// # Errors
     /// A sync fails, or the record cannot be renamed.
@@ -186,11 +187,12 @@ impl Exchange {
         disk::remove_tree(&self.layout.tree(&self.run))
     }
 
-    /// Completes an exchange that was cut off, from whatever instant: afterwards `app/` is the new tree with everything
-    /// that moves across. What another program has removed from it since stays missing; the next run replaces the tree.
+    /// Completes an interrupted exchange, from any instant: afterwards `app/` is the new tree with everything that
+    /// moves across. Files that another program has removed from it since then stay missing; the next run replaces the
+    /// tree.
     ///
     /// # Errors
-    /// As the parts.
+    /// The errors of the parts.
     pub(crate) fn complete(&self) -> Outcome<Carried> {
         self.move_entries()?;
         let carried = self.carry()?;
@@ -203,12 +205,12 @@ impl Exchange {
     }
 }
 
-/// The exchanges of an installation, as recovery sees them.
+/// The exchanges of an installation, for recovery.
 #[derive(Debug)]
 pub struct Exchanges<'a> {
     /// The paths.
     pub layout: &'a Layout,
-    /// Whom `app/` belongs to.
+    /// The owner of `app/`.
     pub owner: Owner,
 }
 
@@ -246,7 +248,7 @@ impl recover::Exchanges for Exchanges<'_> {
     }
 }
 
-/// Reads what a finished exchange did.
+/// Reads the record of a finished exchange.
 ///
 /// # Errors
 /// The record cannot be read.
@@ -254,8 +256,8 @@ pub fn finished(layout: &Layout, run: &RunId) -> Outcome<Option<ExchangeRecord>>
     disk::read_json(&layout.run(run).join(FINISHED))
 }
 
-/// Refuses what would keep the exchange from its end: a mount or an immutable entry in `app/`, or a store on another
-/// file system.
+/// Refuses obstacles to a complete exchange: a mount or an immutable entry in `app/`, or a store on another file
+/// system.
 ///
 /// # Errors
 /// The obstacle.
@@ -272,7 +274,7 @@ pub fn check(layout: &Layout) -> Outcome<()> {
         .hint(format!("set `store` in {} to a directory beside app/", layout.host_file().display())));
     }
     let Some(app) = open_existing_app(layout)? else { return Ok(()) };
-    // Flags of the directory itself keep its entries where they are.
+    // Flags of the directory itself prevent moves of its entries.
     let home = directory(layout, &layout.home())?;
     let itself = layout.app().file_name().map_or(Ok(None), |name| home.entry(name))?;
     let itself = itself.map(|entry| (layout.app(), entry));
@@ -285,14 +287,14 @@ pub fn check(layout: &Layout) -> Outcome<()> {
     Ok(())
 }
 
-/// The failure for an entry of `app/` that cannot be moved.
+/// Returns the failure for an entry of `app/` that cannot be moved.
 pub fn immovable(path: &Path, obstacle: Obstacle) -> Failure {
     Failure::new(format!("{} cannot be moved", TreePath::from(path)))
         .because(Failure::new(obstacle.reason()))
         .hint(obstacle.cure(path))
 }
 
-/// Makes a directory of trees that other users can pass through, and cannot list.
+/// Creates a directory of trees that other users can traverse but not list.
 pub(super) fn make_passable(directory: &Path) -> Outcome<()> {
     disk::make_directory(directory, 0o711)?;
     disk::set_mode(directory, 0o711)
@@ -303,8 +305,8 @@ pub(super) fn directory(layout: &Layout, path: &Path) -> Outcome<Directory> {
     Directory::open(layout.root(), path.strip_prefix(layout.root()).unwrap_or(path))
 }
 
-/// Opens `app/`; makes it, for its owner, if it is missing. An owner that a hook or the application has left without rights to
-/// it gets them back: no run would lead out of that.
+/// Opens `app/`; creates it, for its owner, if it is missing. If a hook or the application has removed the owner's
+/// rights to it, they are restored: otherwise no run could ever repair that.
 fn open_app(layout: &Layout, owner: Owner) -> Outcome<Directory> {
     let app = layout.app();
     let home = directory(layout, &layout.home())?;
@@ -314,10 +316,10 @@ fn open_app(layout: &Layout, owner: Owner) -> Outcome<Directory> {
     Ok(app)
 }
 
-/// Makes sure that `app/` exists, so that a unit can be given it beforehand.
+/// Creates `app/` if it is missing: a unit can then get access to it beforehand.
 ///
 /// # Errors
-/// It is not a real directory, or cannot be made.
+/// It is not a real directory, or cannot be created.
 pub(crate) fn ensure_app(layout: &Layout, owner: Owner) -> Outcome<()> {
     open_app(layout, owner).map(drop)
 }
@@ -330,7 +332,7 @@ fn open_existing_app(layout: &Layout) -> Outcome<Option<Directory>> {
     directory(layout, &layout.app()).map(Some)
 }
 
-/// A name in `previous` that is free: a program may have written an entry again that was moved out before.
+/// Returns a free name in `previous`: a program may have created an entry again that was moved out before.
 fn free_name(previous: &Directory, name: &OsStr) -> Outcome<OsString> {
     let mut free = name.to_os_string();
     for number in 2.. {
@@ -344,7 +346,7 @@ fn free_name(previous: &Directory, name: &OsStr) -> Outcome<OsString> {
     Ok(free)
 }
 
-/// The failure for a move that a rename cannot do.
+/// Returns the failure for a move that is impossible as a rename.
 fn moved(from: &Directory, name: &OsStr, moved: Moved) -> Outcome<()> {
     match moved {
         Moved::Done => Ok(()),

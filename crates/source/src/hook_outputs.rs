@@ -1,7 +1,7 @@
-//! What the hooks of the last run wrote into `app/`: no local changes while they are as the hooks left them.
+//! The files that the hooks of the last run wrote into `app/`. They are not local changes while they are unchanged.
 //!
-//! A record vouches for a file only while its size, inode and times are the recorded ones. No program can set the time
-//! at which an inode changed, so a file that was written since is not vouched for, and an old record does no harm.
+//! A record accounts for a file only while its size, inode and times are the recorded ones. No program can set the
+//! ctime of an inode. So the record does not account for a file that was written since, and an old record does no harm.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -26,10 +26,10 @@ use super::untracked;
 /// The operation that records.
 pub(crate) const OPERATION: &str = "source-hook-outputs";
 
-/// How many files one record holds.
+/// The largest number of files in one record.
 const LIMIT: usize = 200_000;
 
-/// The time in which the hooks of a run worked: a file that changed in between is their product.
+/// The time in which the hooks of a run worked: a file that changed in this period is their product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HookTime {
     /// A time before the first hook.
@@ -38,20 +38,20 @@ pub struct HookTime {
     pub until: FileTime,
 }
 
-/// What to record.
+/// The parameters of the record.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct HookOutputsRequest {
-    /// Where git and the mirror are.
+    /// The location of git and of the mirror.
     pub place: GitLocation,
     /// The tree that the hooks worked in.
     pub tree: TreePath,
-    /// The commit that it was before.
+    /// The commit of the tree before the hooks.
     pub commit: CommitId,
-    /// When they worked.
+    /// The time in which the hooks worked.
     pub time: HookTime,
 }
 
-/// Records what the hooks of a run wrote into `app/`, which was `commit` before.
+/// Records the files that the hooks of a run wrote into `app/`, which was equal to `commit` before.
 ///
 /// # Errors
 /// The tree cannot be read, or the record cannot be written.
@@ -62,7 +62,7 @@ pub fn record(on: &Installation, commit: &CommitId, time: HookTime) -> Outcome<(
     disk::write_json(&on.layout.hook_outputs_file(), &outputs, 0o644)
 }
 
-/// Carries out [`OPERATION`].
+/// Performs [`OPERATION`].
 ///
 /// # Errors
 /// The tree cannot be compared.

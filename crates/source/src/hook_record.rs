@@ -1,4 +1,4 @@
-//! The record of what hooks wrote into a tree. It reads and renames the record.
+//! The record of the files that hooks wrote into a tree. It reads and renames the record.
 
 use std::collections::BTreeMap;
 use std::fs::{self, Metadata};
@@ -18,12 +18,12 @@ use refresh_system::error::Outcome;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct HookOutputs {
     pub(super) files: BTreeMap<TreePath, Option<Stamp>>,
-    /// Whether the tree was moved since: a rename changes the time of the entries that it moves, and of no other.
+    /// Whether the tree was moved since: a rename changes only the time of the entries that it moves.
     #[serde(default, skip)]
     pub(super) moved: bool,
 }
 
-/// What changes when a file is written.
+/// The attributes that change when a file is written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Stamp {
     size: u64,
@@ -44,12 +44,12 @@ impl Stamp {
 }
 
 impl HookOutputs {
-    /// The same record for a tree whose entries were moved out of `app/`.
+    /// Returns the same record for a tree whose entries were moved out of `app/`.
     pub(super) fn of_moved_tree(self) -> Self {
         Self { moved: true, ..self }
     }
 
-    /// Returns `true` if `path` of `tree` is as the hooks left it.
+    /// Returns `true` if `path` of `tree` is unchanged since the hooks.
     pub(super) fn vouch(&self, tree: &Path, path: &Path) -> bool {
         let Some(stamp) = self.files.get(&TreePath::from(path)) else { return false };
         match (stamp, fs::symlink_metadata(tree.join(path))) {
@@ -66,7 +66,7 @@ impl HookOutputs {
     }
 }
 
-/// Makes the record of `app/` that of the previous tree of `run`, once the entries of `app/` were exchanged.
+/// Makes the record of `app/` that of the previous tree of `run`, after the entries of `app/` were exchanged.
 ///
 /// # Errors
 /// The record cannot be renamed.
@@ -79,7 +79,7 @@ fn file_of(layout: &Layout, run: &RunId) -> PathBuf {
     layout.run(run).join("hook-outputs.json")
 }
 
-/// Reads the record of `app/`, or of the previous tree of a run. Without one that can be read, every file that a hook
+/// Reads the record of `app/`, or of the previous tree of a run. Without a readable record, every file that a hook
 /// wrote is a local change.
 pub(super) fn read(layout: &Layout, previous: Option<&RunId>) -> HookOutputs {
     let file = previous.map_or_else(|| layout.hook_outputs_file(), |run| file_of(layout, run));

@@ -1,7 +1,8 @@
-//! What git ignores in a tree: by the rules of a commit, and by the local rules of the tree (`.git/info/exclude`).
+//! The paths that git ignores in a tree: by the rules of a commit, and by the local rules of the tree
+//! (`.git/info/exclude`).
 //!
-//! Runs as the owner of `app/`. git applies the rules of a commit in a directory of the scratch directory that holds
-//! nothing else, so nothing in the tree can change them.
+//! Runs as the owner of `app/`. git applies the rules of a commit in an otherwise empty subdirectory of the scratch
+//! directory. So nothing in the tree can change them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -20,7 +21,7 @@ use super::own_repository::{REF, read_small};
 use super::paths::TrackedFile;
 use super::untracked::{EntryType, entries, is_cache};
 
-/// The local rules of a prepared tree: byte code is moved in beside the sources, and is nothing that people have to see.
+/// The local rules of a prepared tree: bytecode is moved in beside the sources, and people do not need to see it.
 pub(super) const STANDARD: &str = "__pycache__/\n";
 
 /// The largest file of local rules that is read, in bytes.
@@ -55,8 +56,8 @@ pub(super) fn of_tree(app: &Path) -> String {
     String::from_utf8(text).unwrap_or_default()
 }
 
-/// Returns where the local rules of a tree are: in its repository, also where `.git` is a link, or a file that names the
-/// repository of a linked working tree (gitrepository-layout(5)).
+/// Returns the file of the local rules of a tree. It is in its repository, also if `.git` is a link, or a file that
+/// names the repository of a linked working tree (gitrepository-layout(5)).
 pub(super) fn local_file(app: &Path) -> Option<PathBuf> {
     let git = app.join(".git");
     let named = |file: &Path, mark: &str| {
@@ -72,8 +73,8 @@ pub(super) fn local_file(app: &Path) -> Option<PathBuf> {
     info.is_dir().then(|| info.join("exclude"))
 }
 
-/// Returns the local rules of the next tree: those of this one, and one for each path that no other rule names. `None` if
-/// they are the standard ones.
+/// Returns the local rules of the next tree: those of this one, and one rule for each path that no other rule covers.
+/// `None` if they are the standard ones.
 pub(super) fn exclude_of(local: &str, app: &Path, unnamed: &BTreeSet<PathBuf>) -> Option<String> {
     let is_rule = |line: &&str| !line.trim().is_empty() && !line.starts_with('#');
     let mut lines: Vec<String> = local.lines().filter(is_rule).map(str::to_owned).collect();
@@ -137,7 +138,8 @@ impl<'a> Rules<'a> {
         Ok(Self { git, repository, tree, exclude })
     }
 
-    /// Returns those of `paths` that the rules ignore, and the ignored files in directories that are not ignored as one.
+    /// Returns those of `paths` that the rules ignore, and the ignored files in directories that are not ignored
+    /// themselves.
     ///
     /// # Errors
     /// git fails.
@@ -174,10 +176,10 @@ impl<'a> Rules<'a> {
         let mut input = Vec::new();
         for (path, kind) in paths {
             if *kind != EntryType::File {
-                // A rule may be for directories only, so git has to see that it is one.
+                // A rule may apply only to directories, so the path must be a directory for git.
                 disk::make_directory(&self.tree.join(path), 0o700)?;
             }
-            // A name may begin with a colon, which would mean something else to git.
+            // A name may begin with a colon, which has a special meaning for git.
             input.extend_from_slice(b"./");
             input.extend_from_slice(path.as_os_str().as_bytes());
             input.push(0);
@@ -190,7 +192,7 @@ impl<'a> Rules<'a> {
         let program = program.env("GIT_LITERAL_PATHSPECS", "0");
         let program = program.input(input).keep(LISTING).deadline(LONG);
         let found = self.git.runner().run(&program)?;
-        // Nothing ignored is exit code 1.
+        // If nothing is ignored, the exit code is 1.
         if found.ended == Ended::Exited(1) && found.stderr.is_empty() {
             return Ok(BTreeSet::new());
         }
@@ -199,8 +201,8 @@ impl<'a> Rules<'a> {
     }
 }
 
-/// Adds the directories at or below `directory` that ignore all that they hold: with a `.gitignore` of their own that no commit
-/// tracks, as many tools write it beside their data.
+/// Adds the directories at or below `directory` that ignore all their content: with an untracked `.gitignore` in them,
+/// which many tools write beside their data.
 fn add_ignoring_themselves(app: &Path, directory: &Path, found: &mut BTreeSet<PathBuf>) {
     if ignores_all(&app.join(directory).join(".gitignore")) {
         found.insert(directory.to_path_buf());
@@ -213,7 +215,7 @@ fn add_ignoring_themselves(app: &Path, directory: &Path, found: &mut BTreeSet<Pa
     }
 }
 
-/// Returns whether a file of rules ignores all beside it, itself perhaps excepted.
+/// Returns whether a file of rules ignores everything in its directory, possibly except itself.
 fn ignores_all(file: &Path) -> bool {
     let text = read_small(file, REF).and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default();
     let rules: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.starts_with('#')).collect();

@@ -1,11 +1,12 @@
-//! Lists what moves from the old tree into the new one: paths that the host preserves, and paths that git ignores, as
-//! `git clean` keeps them. Python's caches are neither: they make themselves again.
+//! Lists the paths that move from the old tree into the new one: paths that the host preserves, and paths that git
+//! ignores, which `git clean` keeps. Python's caches do not move: Python creates them again.
 //!
-//! The rules are those of the new commit and those of the tree itself (`.git/info/exclude`). What the rules of the
-//! deployed commit ignore is data too, also if the new commit ignores it no more; and so is a changed file that was tracked and
-//! is ignored now.
+//! The rules are those of the new commit and those of the tree itself (`.git/info/exclude`). Paths that the rules of
+//! the deployed commit ignore are data too, even if the new commit no longer ignores them. A changed file that was
+//! tracked and is ignored now is also data.
 //!
-//! Runs as the owner of `app/`, with the mirror as git directory; of the old tree's own `.git` only the local rules are read.
+//! Runs as the owner of `app/`, with the mirror as git directory. Of the old tree's own `.git`, only the local rules
+//! are read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -28,38 +29,38 @@ use super::own_repository;
 use super::paths::{self, Tracked};
 use super::untracked::{EntryType, entries, is_cache};
 
-/// What databases keep beside their file: `SQLite` the first three, `DuckDB` and LMDB the others.
+/// Suffixes of the companion files of databases: the first three of `SQLite`, the others of `DuckDB` and LMDB.
 const COMPANIONS: [&str; 5] = ["-wal", "-shm", "-journal", ".wal", "-lock"];
 
-/// What to list.
+/// The parameters of the list.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct ListKeptRequest {
-    /// Where git and the mirror are.
+    /// The location of git and of the mirror.
     pub place: GitLocation,
     /// The old tree.
     pub app: TreePath,
-    /// The commit that comes: its rules say what is ignored.
+    /// The new commit, whose ignore rules apply.
     pub commit: CommitId,
     /// The commits that account for files of the old tree.
     pub known: Vec<CommitId>,
-    /// Patterns of application state that stays.
+    /// Patterns of preserved application state.
     pub preserve: Vec<String>,
     /// Whether git-ignored paths move across.
     pub ignored: bool,
 }
 
-/// What was listed.
+/// The list.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Kept {
     /// The paths that move across.
     pub paths: Vec<KeptPath>,
-    /// Local paths that no known commit tracks, and of which the new commit brings another version.
+    /// Local paths that no known commit tracks and that the new commit contains in a different version.
     pub claimed: Vec<TreePath>,
     /// The local rules of the new tree; `None` if it needs none.
     pub exclude: Option<String>,
 }
 
-/// Lists what moves across.
+/// Lists the paths that move across.
 ///
 /// # Errors
 /// The tree or the mirror cannot be read.
@@ -109,13 +110,13 @@ pub(crate) fn list(request: &ListKeptRequest) -> Outcome<Kept> {
     }
     keep_companions(app, &mut kept);
     let paths = kept.into_iter().map(|(path, reason)| KeptPath { path: path.into(), reason }).collect();
-    // Of an unknown tree nothing is known to be local.
+    // In an unknown tree, no path is known to be local.
     let claimed = if before.files.is_empty() { BTreeSet::new() } else { claimed };
     let claimed = changed(&git, request, claimed, &new).into_iter().map(TreePath::from).collect();
     Ok(Kept { paths, claimed, exclude: ignore_rules::exclude_of(&local, app, &unnamed) })
 }
 
-/// Leaves paths out that lie in one of the others.
+/// Returns the paths that are not below another of the paths.
 fn topmost(paths: &BTreeSet<PathBuf>) -> BTreeSet<PathBuf> {
     let is_inside = |path: &Path| path.ancestors().skip(1).any(|above| paths.contains(above));
     paths.iter().filter(|path| !is_inside(path)).cloned().collect()
@@ -131,7 +132,7 @@ pub(super) fn patterns(globs: &[String]) -> Outcome<GlobSet> {
     set.build().context(|| "preserve: the patterns cannot be used together".to_owned())
 }
 
-/// What a walk through the old tree found.
+/// The result of a walk through the old tree.
 #[derive(Debug, Default)]
 struct Found {
     /// Paths that no commit tracks.
@@ -140,9 +141,9 @@ struct Found {
     preserved: BTreeSet<PathBuf>,
     /// Preserved paths that a commit tracks.
     tracked: BTreeSet<PathBuf>,
-    /// Files that a known commit tracks, and the new one does not.
+    /// Files that a known commit tracks and the new one does not.
     released: BTreeSet<PathBuf>,
-    /// Paths that the new commit tracks, and no known one does.
+    /// Paths that the new commit tracks and no known one does.
     claimed: BTreeSet<PathBuf>,
 }
 
@@ -156,7 +157,7 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// Lists a directory of the old tree; `preserved` says that a pattern covers all of it.
+    /// Lists a directory of the old tree; `preserved` means that a pattern covers all of it.
     fn directory(&mut self, directory: &Path, preserved: bool) {
         for (path, is_directory) in entries(self.app, directory) {
             if path == Path::new(".git") {
@@ -171,7 +172,7 @@ impl Walk<'_> {
             } else if preserved {
                 self.found.preserved.insert(path);
             } else if is_cache(&path, is_directory) {
-                // It is made again.
+                // Python creates it again.
             } else if is_new {
                 self.found.claimed.extend((!self.before.has_file(&path)).then_some(path));
             } else if is_known {
@@ -203,8 +204,8 @@ impl Walk<'_> {
     }
 }
 
-/// Returns those of `paths` that differ from what each of these commits has there, or whose database keeps something
-/// beside it, so that the file alone is not its content.
+/// Returns those of `paths` that differ from each of these commits, or whose database has companion files: then the
+/// file alone is not its content.
 fn changed(
     git: &Git,
     request: &ListKeptRequest,
@@ -219,7 +220,7 @@ fn changed(
     changed
 }
 
-/// Returns those of `paths` that differ from what each of these commits has there.
+/// Returns those of `paths` that differ from each of these commits.
 fn changed_only(
     git: &Git,
     request: &ListKeptRequest,
@@ -227,7 +228,7 @@ fn changed_only(
     commits: &Tracked,
 ) -> BTreeSet<PathBuf> {
     let app = request.app.as_path();
-    // What is no plain file with a plain name is not compared, and counts as changed.
+    // Only plain files with plain names are compared; others count as changed.
     let is_plain = |path: &Path| {
         fs::symlink_metadata(app.join(path)).is_ok_and(|found| found.is_file())
             && !path.as_os_str().as_bytes().iter().any(|byte| matches!(byte, b'\n' | b'"'))
@@ -253,7 +254,7 @@ fn changed_only(
     paths
 }
 
-/// Returns the names that databases give to what they keep beside their file.
+/// Returns the names of possible companion files of a database.
 pub(super) fn companions(path: &Path) -> impl Iterator<Item = PathBuf> {
     let beside = |ending| {
         let mut name = path.as_os_str().to_os_string();
@@ -263,13 +264,13 @@ pub(super) fn companions(path: &Path) -> impl Iterator<Item = PathBuf> {
     COMPANIONS.map(beside).into_iter()
 }
 
-/// Returns the database that the file is kept beside.
+/// Returns the database of a companion file.
 pub(super) fn database_of(path: &Path) -> Option<PathBuf> {
     let bytes = path.as_os_str().as_bytes();
     COMPANIONS.iter().find_map(|ending| bytes.strip_suffix(ending.as_bytes())).map(path_of)
 }
 
-/// Keeps what lies beside a database together with it: all of it moves across, or nothing.
+/// Keeps companion files together with their database: all of them move across, or none.
 fn keep_companions(app: &Path, kept: &mut BTreeMap<PathBuf, Reason>) {
     let exists = |path: &Path| app.join(path).symlink_metadata().is_ok();
     let is_kept =

@@ -1,8 +1,10 @@
-//! What moves across, listed while the service still runs, and the proof that the list still holds after the stop.
+//! The list of paths that move across, made while the service still runs, and the check that it is still valid after
+//! the stop.
 //!
-//! A new, removed or renamed entry changes the ctime of its directory, and a new content that of its file. So the list
-//! holds if every directory that was read, and every preserved file, has the ctime that it had before the listing. A time
-//! that was just about to be given again when it was read proves nothing: such a list is made again.
+//! A new, removed or renamed entry changes the ctime of its directory; new content changes the ctime of its file. So
+//! the list is valid if every directory that was read, and every preserved file, has the same ctime as before the
+//! listing. A very recent ctime is no evidence, because a later change may get the same time: such a list is made
+//! again.
 //!
 //! Runs as the owner of `app/`, and reads only.
 
@@ -25,21 +27,21 @@ use super::{ignore_rules, untracked};
 /// The operation that makes the list.
 pub(crate) const OPERATION: &str = "source-list-kept";
 
-/// How long that may take, before the list is left to the time after the stop.
+/// The time limit; if it expires, the list is made after the stop.
 pub(super) const DEADLINE: Duration = Duration::from_secs(20);
 
-/// How long the kernel may give one and the same time to two changes, in nanoseconds: a tick of the coarsest clock, and
-/// room for file systems with coarse times.
+/// The largest distance of two changes that may get the same time from the kernel, in nanoseconds: a tick of the
+/// coarsest clock, with a margin for file systems with coarse times.
 const TICK: i64 = 50_000_000;
 
-/// A list that was made beforehand.
+/// A list from before the stop.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct KeptBeforehand {
-    /// What the list was made for.
+    /// The request of the list.
     request: String,
-    /// What was listed.
+    /// The list.
     kept: Kept,
-    /// What the list depends on.
+    /// The directories and files that the list depends on.
     stamps: BTreeMap<TreePath, Stamp>,
 }
 
@@ -50,10 +52,10 @@ struct Stamp {
     changed: i64,
 }
 
-/// Carries out [`OPERATION`]. `None`: something is being written at this moment, so the list would prove nothing.
+/// Performs [`OPERATION`]. `None` if something is being written at this moment: the list could not be checked later.
 ///
 /// # Errors
-/// As [`kept::list`].
+/// The errors of [`kept::list`].
 pub(super) fn handle(request: &ListKeptRequest) -> Outcome<Option<KeptBeforehand>> {
     let app = request.app.as_path();
     let preserve = kept::patterns(&request.preserve)?;
@@ -66,7 +68,7 @@ pub(super) fn handle(request: &ListKeptRequest) -> Outcome<Option<KeptBeforehand
         return Ok(None);
     }
     let kept = kept::list(request)?;
-    // What moves as a whole moves with whatever is in it by then.
+    // A directory that moves as one entry moves with its later content.
     let whole =
         |path: &Path| path.ancestors().any(|part| kept.paths.iter().any(|kept| kept.path.as_path() == part));
     let stamps = stamps.into_iter().filter(|(path, _)| !whole(path));
@@ -75,7 +77,7 @@ pub(super) fn handle(request: &ListKeptRequest) -> Outcome<Option<KeptBeforehand
 }
 
 impl KeptBeforehand {
-    /// Returns the list if it still holds for this request.
+    /// Returns the list if it is still valid for this request.
     pub(super) fn still_holds(self, request: &ListKeptRequest) -> Option<Kept> {
         let app = request.app.as_path();
         let same = |(path, known): (&TreePath, &Stamp)| stamp(&app.join(path.as_path())) == Some(*known);
@@ -83,7 +85,7 @@ impl KeptBeforehand {
     }
 }
 
-/// What a list depends on besides the tree.
+/// Returns the parts of a request that a list depends on, besides the tree.
 fn described(request: &ListKeptRequest) -> String {
     format!("{} {:?} {:?} {}", request.commit, request.known, request.preserve, request.ignored)
 }

@@ -1,4 +1,4 @@
-//! The paths that move from a tree to the next one. It touches nothing.
+//! The paths that move from a tree to the next one. Only types.
 
 use serde::{Deserialize, Serialize};
 

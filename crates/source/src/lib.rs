@@ -1,10 +1,11 @@
 //! The source tree: fetched into the mirror, prepared before the stop, and moved into `app/` after it.
 //!
 //! [`prepared_tree`] checks a commit out into a directory that no other user reaches, [`proof`] verifies it there,
-//! [`exchange`] swaps the entries of `app/` for it, [`align`] runs the normative git commands, which find nothing to do,
-//! and [`carry`] moves preserved and git-ignored files across. After the restart [`compare`] says what is local in the
-//! previous tree, and [`stash`] keeps or removes it. [`work_tree`] reads what `app/` is like. Code here that runs in the conductor renames entries,
-//! changes owners and copies one index; it starts git and Python only inside operations ([`answer`]).
+//! [`exchange`] swaps the entries of `app/` for it, [`align`] runs the normative git commands, which find nothing to
+//! do, and [`carry`] moves preserved and git-ignored files across. After the restart [`compare`] finds the local
+//! changes in the previous tree, and [`stash`] keeps or removes it. [`work_tree`] reads the state of `app/`. Code here
+//! that runs in the conductor renames entries, changes owners and copies one index; it starts git and Python only
+//! inside operations ([`answer`]).
 
 pub(crate) mod align;
 pub mod aligner;
@@ -39,7 +40,7 @@ use staged_assets::{KeepRequest, PlaceRequest};
 
 use refresh_programs::process::worker;
 
-/// Carries out an operation of this crate; returns `None` if `operation` is not one of them.
+/// Performs an operation of this crate; returns `None` if `operation` is not one of them.
 pub fn answer(operation: &str, request: &[u8]) -> Option<Vec<u8>> {
     Some(match operation {
         work_tree::OPERATION => worker::answer(request, |request| work_tree::handle(&request)),

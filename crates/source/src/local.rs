@@ -1,4 +1,4 @@
-//! What a comparison finds in a tree: local changes, and local names of commits. Only types.
+//! The results of a comparison of a tree: local changes, and local names of commits. Only types.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,13 +8,13 @@ use refresh_settings::names::CommitId;
 /// How a tree differs from the commits that account for it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LocalChanges {
-    /// The commit that the tree was compared with first; `None` if the mirror holds none of the known commits.
+    /// The commit that the tree was compared with first; `None` if the mirror has none of the known commits.
     pub base: Option<CommitId>,
     /// The paths that differ.
     pub items: Vec<LocalChange>,
     /// Local branches, tags and stashes whose commits the mirror does not have.
     pub tips: Vec<LocalName>,
-    /// Paths that the rules of the commit ignore: they move across, and are no changes.
+    /// Paths that the rules of the commit ignore: they move across, and are not changes.
     #[serde(default)]
     pub ignored: Vec<TreePath>,
     /// Why the tree, or a part of it, cannot be compared; `None` if all of it was compared.
@@ -23,7 +23,7 @@ pub struct LocalChanges {
 }
 
 impl LocalChanges {
-    /// Makes the result for a tree that cannot be compared.
+    /// Returns the result for a tree that cannot be compared.
     pub fn not_comparable(reason: String) -> Self {
         Self { not_comparable: Some(reason), ..Self::default() }
     }
@@ -33,12 +33,12 @@ impl LocalChanges {
         self.changes().map(|change| format!("{} {}", change.kind.word(), change.path))
     }
 
-    /// Returns `true` if a refresh would keep nothing of the tree but what moves across.
+    /// Returns `true` if a refresh would keep only the paths of the tree that move across.
     pub fn is_none(&self) -> bool {
         self.not_comparable.is_none() && self.count() == 0
     }
 
-    /// Returns how many changes and local names there are, preserved paths left out.
+    /// Returns the number of changes and local names, without preserved paths.
     pub fn count(&self) -> usize {
         self.changes().count() + self.tips.len()
     }
@@ -56,7 +56,7 @@ pub struct LocalChange {
     pub path: TreePath,
     /// How it differs.
     pub kind: ChangeKind,
-    /// Whether the host preserves it, so that it moves across.
+    /// Whether the host preserves it; then it moves across.
     pub preserved: bool,
 }
 
@@ -64,22 +64,22 @@ pub struct LocalChange {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ChangeKind {
-    /// A tracked file has other bytes.
+    /// A tracked file has different bytes.
     Modified,
-    /// A tracked file has another executable bit.
+    /// A tracked file has a different executable bit.
     Mode,
-    /// A tracked file or link was replaced by an entry of another type.
+    /// A tracked file or link was replaced by an entry of a different type.
     Type,
     /// A tracked file is missing.
     Deleted,
     /// A tracked file cannot be read by its owner.
     Unreadable,
-    /// A file that no known commit tracks.
+    /// No known commit tracks the file.
     Untracked,
     /// A directory in which no known commit tracks a file.
     #[serde(rename = "untracked_folder")]
     UntrackedDirectory,
-    /// A change that only the index of the tree's own repository holds.
+    /// A change that is only in the index of the tree's own repository.
     Staged,
     /// A hook, or an operation in progress, in the tree's own repository.
     GitState,

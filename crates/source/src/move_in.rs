@@ -1,5 +1,5 @@
-//! The source part of step 2, in its order: list what moves across, exchange the trees, run the normative commands, move
-//! the listed paths (RW-5.2).
+//! The source part of step 2, in its order: list the paths that move across, exchange the trees, run the normative
+//! commands, move the listed paths (RW-5.2).
 
 use refresh_installation::installation::Installation;
 use refresh_settings::names::{CommitId, RunId};
@@ -10,11 +10,12 @@ use super::aligner::Aligner;
 use super::carry::Carried;
 use super::exchange::{Exchange, Plan};
 
-/// Moves the prepared tree of `commit` into `app/`; returns what moved across from the old one. `known` are the commits that account for files of the old tree, which is
-/// in the previous tree of `run` afterwards; `aligner` is the unit that waits for this.
+/// Moves the prepared tree of `commit` into `app/`; returns the paths that moved across from the old one. `known` are
+/// the commits that account for files of the old tree, which becomes the previous tree of `run`. `aligner` is the unit
+/// that waits for this.
 ///
 /// # Errors
-/// An entry cannot be moved, or git fails. Nothing is removed; the same run, or recovery, completes what was begun.
+/// An entry cannot be moved, or git fails. Nothing is removed; the same run, or recovery, completes the move.
 pub fn move_in(
     on: &Installation,
     run: &RunId,

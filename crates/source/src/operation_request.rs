@@ -1,4 +1,4 @@
-//! How operations of this crate are asked for: the paths that they need, and the scratch directory that they may write to.
+//! Requests to operations of this crate: the paths that they need, and the scratch directory that they may write to.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,10 +20,10 @@ use refresh_system::disk;
 use refresh_system::disk::Owner;
 use refresh_system::error::Outcome;
 
-/// How long an operation on a tree may take. A tree without an answer is kept.
+/// The time limit of an operation on a tree. A tree without an answer is kept.
 pub(super) const DEADLINE: Duration = Duration::from_secs(180);
 
-/// Where an operation finds git and the mirror; part of every request.
+/// The location of git and of the mirror; part of every request.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct GitLocation {
     /// The git program.
@@ -32,12 +32,12 @@ pub struct GitLocation {
     pub configuration: TreePath,
     /// The bare mirror.
     pub mirror: TreePath,
-    /// A directory that the operation may write to.
+    /// A directory to which the operation may write.
     pub scratch: TreePath,
 }
 
 impl GitLocation {
-    /// Returns where an operation on the source finds git and the mirror.
+    /// Returns the location of git and of the mirror for an operation on the source.
     pub(super) fn of(on: &Installation, scratch: &Scratch) -> Self {
         let (program, configuration) = on.git().found_at();
         Self {
@@ -48,18 +48,18 @@ impl GitLocation {
         }
     }
 
-    /// Returns git as the operation starts it.
+    /// Returns the git of the operation.
     pub(super) fn git(&self) -> Git {
         git_at(&self.program, &self.configuration)
     }
 }
 
-/// The request of an operation that concerns `app/` and its own repository only.
+/// The request of an operation that concerns only `app/` and its own repository.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct RepositoryRequest {
     program: TreePath,
     configuration: TreePath,
-    /// The work tree.
+    /// The working tree.
     pub(super) app: TreePath,
 }
 
@@ -69,13 +69,13 @@ impl RepositoryRequest {
         Self { program: program.into(), configuration: configuration.into(), app: layout.app().into() }
     }
 
-    /// Returns git as the operation starts it.
+    /// Returns the git of the operation.
     pub(super) fn git(&self) -> Git {
         git_at(&self.program, &self.configuration)
     }
 }
 
-/// Asks an operation that only reads, as the service user.
+/// Performs an operation that only reads, as the service user.
 ///
 /// # Errors
 /// The operation's own failure, or it took too long.
@@ -90,14 +90,14 @@ pub(super) fn inspect<Q: Serialize, A: DeserializeOwned>(
     })
 }
 
-/// Returns the git `program` as an operation starts it. New files are readable by all, whatever the caller's umask is.
+/// Returns the git `program` of an operation. New files are readable by all users, whatever the umask of the caller.
 fn git_at(program: &TreePath, configuration: &TreePath) -> Git {
     rustix::process::umask(Mode::from_raw_mode(0o022));
     let runner = Runner::in_operation(Events::silent());
     Git::found(&runner, program.as_path().into(), configuration.as_path().into())
 }
 
-/// Removes the scratch directories of conductors that are gone. One that cannot be removed does no harm.
+/// Removes the scratch directories of conductors that have ended. A directory that cannot be removed does no harm.
 fn remove_abandoned(directory: &Path) {
     for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
@@ -110,15 +110,15 @@ fn remove_abandoned(directory: &Path) {
     }
 }
 
-/// A scratch directory for one operation. The conductor makes it and removes it.
+/// A scratch directory for one operation. The conductor creates and removes it.
 #[derive(Debug)]
 pub(crate) struct Scratch {
     path: PathBuf,
 }
 
 impl Scratch {
-    /// Makes a scratch directory that belongs to `owner`: in the tool's state, or in `/tmp` for a user who may only read
-    /// that.
+    /// Creates a scratch directory that belongs to `owner`: in the state of the tool, or in `/tmp` for a user who can
+    /// only read the state.
     ///
     /// # Errors
     /// Neither directory is writable.
@@ -138,7 +138,7 @@ impl Scratch {
         Ok(Self { path })
     }
 
-    /// Does something with a scratch directory of the service user, and removes it.
+    /// Performs `work` with a scratch directory of the service user, then removes the directory.
     pub(super) fn with<T>(on: &Installation, work: impl FnOnce(&Self) -> Outcome<T>) -> Outcome<T> {
         let scratch = Self::make(&on.layout, on.owner)?;
         let done = work(&scratch);

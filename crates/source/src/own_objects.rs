@@ -1,5 +1,5 @@
-//! Makes the application's repository hold all of its objects: nothing is borrowed from the mirror any more. Runs as the
-//! owner of the work tree and writes below `app/.git` only.
+//! Copies all objects into the application's repository: it borrows nothing from the mirror any more. Runs as the owner
+//! of the working tree and writes only below `app/.git`.
 
 use std::time::Duration;
 
@@ -14,13 +14,13 @@ use refresh_system::text::quoted_path;
 
 use super::operation_request::RepositoryRequest;
 
-/// How long it may take to pack all objects.
+/// The time limit for packing all objects.
 const DEADLINE: Duration = Duration::from_secs(3600);
 
 /// The worker's operation.
 pub(crate) const OPERATION: &str = "source-own-objects";
 
-/// What was done.
+/// The result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OwnObjects {
     /// Whether objects were borrowed before.
@@ -30,7 +30,7 @@ pub struct OwnObjects {
 /// Copies every object that the application's repository borrows into it, and ends the borrowing.
 ///
 /// # Errors
-/// An object is missing, or the repository cannot be written; it borrows as before then.
+/// An object is missing, or the repository cannot be written; then it still borrows.
 pub fn take(on: &Installation) -> Outcome<OwnObjects> {
     let git = Git::new(&on.runner, &on.layout)?;
     let request = RepositoryRequest::new(&git, &on.layout);
@@ -38,10 +38,10 @@ pub fn take(on: &Installation) -> Outcome<OwnObjects> {
     on.units.call_as(&job, on.owner, OPERATION, &request)
 }
 
-/// Does the worker's side of [`OPERATION`].
+/// Performs the worker's side of [`OPERATION`].
 ///
 /// # Errors
-/// As [`take`].
+/// The errors of [`take`].
 pub(crate) fn handle(request: &RepositoryRequest) -> Outcome<OwnObjects> {
     let app = request.app.as_path();
     let directory = app.join(".git");
@@ -52,7 +52,7 @@ pub(crate) fn handle(request: &RepositoryRequest) -> Outcome<OwnObjects> {
     let git = request.git();
     let repository = Repository::bare(&directory).with_tree(app);
     let context = |what: &str| format!("cannot {what} in {}", quoted_path(&directory));
-    // Without -l what is borrowed is packed as well; without -d nothing that was there is removed.
+    // Without -l, borrowed objects are packed as well; without -d, no existing pack is removed.
     let pack = git.at(&repository).args(["repack", "-a", "-q"]);
     git.run(&pack, || context("pack the objects"))?;
     let aside = directory.join("objects/info/alternates.ended");

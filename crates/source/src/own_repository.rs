@@ -1,8 +1,8 @@
 //! Reads the repository in a tree that a refresh has replaced, or will replace: local branches, tags and stashes whose
 //! commits the mirror does not have, staged changes, hooks, operations in progress.
 //!
-//! Its content is the service user's and may be made to hold git up (a pipe or a huge file as a ref). So it is examined
-//! first, each git has a short deadline, and a question without an answer is a reason to keep the whole tree.
+//! Its content belongs to the service user and may be designed to block git (a pipe or a huge file as a ref). So it is
+//! examined first, and each git command has a short deadline. If git gives no answer, the entire tree is kept.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -21,16 +21,16 @@ use refresh_system::error::{Failure, Outcome};
 
 use super::local::{ChangeKind, LocalChange, LocalName};
 
-/// How long one git may take to answer from such a repository.
+/// The time limit of one git command on such a repository.
 const QUICK: Duration = Duration::from_secs(10);
 
-/// How many names such a repository may have.
+/// The largest number of names in such a repository.
 const NAMES: usize = 100_000;
 
-/// The largest file that holds one ref, in bytes.
+/// The largest size of a file with one ref, in bytes.
 pub(super) const REF: u64 = 4 << 10;
 
-/// The files that git reads whole, with the largest size of each in bytes.
+/// The files that git reads completely, with the largest size of each in bytes.
 const FILES: [(&str, u64); 7] = [
     ("HEAD", REF),
     ("config", 1 << 20),
@@ -41,7 +41,7 @@ const FILES: [(&str, u64); 7] = [
     ("index", 1 << 30),
 ];
 
-/// The files and directories in `.git` that stand for an operation in progress, or bend what a checkout does.
+/// The files and directories in `.git` that mean an operation in progress, or change the behavior of a checkout.
 const OPERATION_FILES: [&str; 20] = [
     "MERGE_HEAD",
     "MERGE_MSG",
@@ -65,7 +65,7 @@ const OPERATION_FILES: [&str; 20] = [
     "info/grafts",
 ];
 
-/// What a repository holds that the mirror does not.
+/// The content of a repository that the mirror lacks.
 #[derive(Debug, Default)]
 pub(super) struct OwnRepository {
     /// The commit that HEAD names, if the mirror has it.
@@ -80,7 +80,7 @@ pub(super) struct OwnRepository {
 
 /// Why a repository is not read.
 enum Unread {
-    /// It cannot be, for this reason.
+    /// It cannot be read, for this reason.
     Unknown(String),
     /// git cannot be started.
     Failure(Failure),
@@ -139,7 +139,7 @@ fn item(path: PathBuf, kind: ChangeKind) -> LocalChange {
     LocalChange { path: path.into(), kind, preserved: false }
 }
 
-/// Runs a git; its answer counts only if it succeeded in time and warned of nothing.
+/// Runs a git command. Its answer counts only if it succeeded in time and without warnings.
 pub(super) fn answer(git: &Git, program: Program) -> Outcome<Result<Finished, String>> {
     let finished = git.runner().run(&program.keep(LISTING).deadline(QUICK))?;
     Ok(if finished.succeeded() && finished.stderr.is_empty() {
@@ -154,7 +154,7 @@ fn ask(git: &Git, program: Program) -> Result<Finished, Unread> {
     answer(git, program)?.map_err(Unread::Unknown)
 }
 
-/// What keeps git from an answer, as far as that can be seen without opening a file.
+/// Returns the reason why git could not answer, as far as it can be found without opening a file.
 fn obstacle(git_dir: &Path) -> Option<String> {
     if let Some(reason) = unreadable_file(git_dir) {
         return Some(reason);
@@ -172,12 +172,12 @@ fn obstacle(git_dir: &Path) -> Option<String> {
     obstacle_in_refs(git_dir, Path::new("refs"), &mut count)
 }
 
-/// What keeps git from reading one of the files that it reads whole.
+/// Returns the reason why git cannot read one of the files that it reads completely.
 pub(super) fn unreadable_file(git_dir: &Path) -> Option<String> {
     FILES.iter().find_map(|(name, limit)| obstacle_in(git_dir, Path::new(name), *limit))
 }
 
-/// What keeps a file from being read whole: it is not a regular file, or too large.
+/// Returns the reason why a file cannot be read completely: it is not a regular file, or too large.
 fn obstacle_in(git_dir: &Path, name: &Path, limit: u64) -> Option<String> {
     let shown = || TreePath::from(Path::new(".git").join(name));
     match fs::symlink_metadata(git_dir.join(name)) {
@@ -213,7 +213,7 @@ fn obstacle_in_refs(git_dir: &Path, directory: &Path, count: &mut usize) -> Opti
     None
 }
 
-/// The commit that HEAD names.
+/// Returns the commit that HEAD names.
 fn head_commit(git_dir: &Path, names: &[LocalName]) -> Option<CommitId> {
     let text = read_small(&git_dir.join("HEAD"), REF)?;
     let text = String::from_utf8_lossy(&text);
@@ -223,8 +223,8 @@ fn head_commit(git_dir: &Path, names: &[LocalName]) -> Option<CommitId> {
     }
 }
 
-/// The commit of the branch that HEAD of a tree names, where a file holds it: a run that has halted leaves one that no record of a
-/// good run names.
+/// Returns the commit of the branch that HEAD of a tree names, if a file contains it. A halted run leaves a commit that
+/// no record of a good run names.
 pub(super) fn head_of_branch(tree: &Path) -> Option<CommitId> {
     let git_dir = tree.join(".git");
     let read =
@@ -234,13 +234,13 @@ pub(super) fn head_of_branch(tree: &Path) -> Option<CommitId> {
     CommitId::parse(read(branch)?.trim()).ok()
 }
 
-/// Returns `true` for the name of a branch that leads nowhere else.
+/// Returns `true` for the name of a branch that cannot lead out of the directory.
 fn is_plain(name: &str) -> bool {
     name.starts_with("refs/heads/")
         && Path::new(name).components().all(|part| matches!(part, Component::Normal(_)))
 }
 
-/// `refs/stash` is only the newest of all stashes; its log has every one.
+/// Replaces `refs/stash`, which is only the newest stash, by all stashes of its log.
 fn replace_stash(git_dir: &Path, names: &mut Vec<LocalName>) {
     let newest = names.iter().position(|name| name.name == "stash").map(|at| names.remove(at));
     let log = read_small(&git_dir.join("logs/refs/stash"), 64 << 20).unwrap_or_default();
@@ -251,7 +251,7 @@ fn replace_stash(git_dir: &Path, names: &mut Vec<LocalName>) {
     names.extend(stashes);
 }
 
-/// The names whose commits neither a name of the mirror nor a known commit reaches.
+/// Returns the names whose commits are reachable neither from a name of the mirror nor from a known commit.
 fn local_names(
     git: &Git,
     mirror: &Path,
@@ -270,7 +270,7 @@ fn local_names(
         list.push_str(&format!("^{commit}\n"));
     }
     let both = Repository::bare(mirror).borrowing(git_dir.join("objects"));
-    // A stash whose objects are gone is not there to be kept.
+    // A stash without its objects cannot be kept.
     let program = git.at(&both).args(["rev-list", "--ignore-missing", "--stdin", "--not", "--all"]);
     let listed = ask(git, program.input(list.into_bytes()))?.text();
     let local: BTreeSet<&str> = listed.lines().collect();
@@ -278,7 +278,7 @@ fn local_names(
     Ok(once_per_commit(tips))
 }
 
-/// Hooks of people and operations in progress, as paths below the tree.
+/// Returns hooks of people and operations in progress, as paths below the tree.
 fn state(git_dir: &Path) -> Vec<PathBuf> {
     let exists = |name: &&str| git_dir.join(name).symlink_metadata().is_ok();
     let operations = OPERATION_FILES.iter().copied().filter(exists).map(PathBuf::from);
@@ -288,7 +288,7 @@ fn state(git_dir: &Path) -> Vec<PathBuf> {
     operations.chain(hooks).map(|path| Path::new(".git").join(path)).collect()
 }
 
-/// Reads a file of at most `limit` bytes; follows no link and waits for no writer of a pipe.
+/// Reads a file of at most `limit` bytes; follows no link and does not wait for the writer of a pipe.
 pub(super) fn read_small(path: &Path, limit: u64) -> Option<Vec<u8>> {
     let file = disk::open_with(path, OFlags::NOFOLLOW | OFlags::NONBLOCK).ok()?;
     let mut bytes = Vec::new();
@@ -296,7 +296,7 @@ pub(super) fn read_small(path: &Path, limit: u64) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// Keeps one name of each commit: a branch, tag or stash rather than HEAD or what a restore wrote.
+/// Keeps one name of each commit: a branch, tag or stash rather than HEAD or a name that a restore wrote.
 fn once_per_commit(mut tips: Vec<LocalName>) -> Vec<LocalName> {
     let rank = |tip: &LocalName| match tip.name.as_str() {
         "HEAD" => 1,
@@ -309,7 +309,7 @@ fn once_per_commit(mut tips: Vec<LocalName>) -> Vec<LocalName> {
     tips
 }
 
-/// Reads the list of refs; names that follow the remote, and names that stand for no commit, are left out.
+/// Reads the list of refs; names that follow the remote, and names without a commit, are left out.
 fn parse_names(text: &str) -> Vec<LocalName> {
     let name = |line: &str| {
         let words: Vec<&str> = line.splitn(4, ' ').collect();
@@ -325,7 +325,7 @@ fn parse_names(text: &str) -> Vec<LocalName> {
     text.lines().filter_map(name).collect()
 }
 
-/// Reads the log of the stash: the second word of each line is what was stashed; the newest comes last.
+/// Reads the log of the stash: the second word of each line is the stashed commit; the newest comes last.
 fn parse_stash_log(bytes: &[u8]) -> Vec<LocalName> {
     let text = String::from_utf8_lossy(bytes);
     let commits: Vec<CommitId> =

@@ -13,13 +13,13 @@ use refresh_system::error::Outcome;
 pub(crate) struct TrackedFile {
     /// Its path below the tree.
     pub path: PathBuf,
-    /// What it is.
+    /// Its kind.
     pub kind: EntryKind,
     /// The hash of its content.
     pub object: String,
 }
 
-/// Lists the files of a commit; returns `None` if the mirror does not hold the commit.
+/// Lists the files of a commit; returns `None` if the mirror does not have the commit.
 pub(super) fn tracked(git: &Git, mirror: &Path, commit: &CommitId) -> Outcome<Option<Vec<TrackedFile>>> {
     let repository = Repository::bare(mirror);
     let program = git.at(&repository).args(["ls-tree", "-r", "-z", "--full-tree", commit.as_str()]);

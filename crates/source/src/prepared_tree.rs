@@ -1,9 +1,10 @@
 //! The next tree, prepared while the service still runs: checked out from the mirror, with its own repository and
-//! byte code, verified, and given to the service user.
+//! bytecode, verified, and owned by the service user.
 //!
 //! The order matters. `chown` changes the ctime of every entry, and git would then write every file again. So the owner
-//! changes first, the proof reads the tree afterwards, and the index that the proof has refreshed becomes the tree's.
-//! The conductor makes the directory, changes owners and installs the index; everything else happens in operations.
+//! changes first, then the verification reads the tree, and the index that it has refreshed becomes the index of the
+//! tree. The conductor creates the directory, changes owners and installs the index; everything else happens in
+//! operations.
 
 use std::path::{Path, PathBuf};
 
@@ -32,13 +33,14 @@ use super::proof::{self, ProveTreeRequest, ProveTreeResponse};
 /// The operation that checks a commit out.
 pub(crate) const OPERATION: &str = "source-prepare-tree";
 
-/// The directory in `.git` that holds byte code until the tree is in place.
+/// The directory in `.git` for bytecode until the tree is in place.
 pub(crate) const BYTE_CODE: &str = "bytecode";
 
 /// The largest index that is copied, in bytes.
 const INDEX_LIMIT: u64 = 2 << 30;
 
-/// Compiles the sources that standard input names, each ended by a zero byte. Nothing of the application is executed.
+/// Compiles the sources that standard input names, each terminated by a zero byte. Nothing of the application is
+/// executed.
 const COMPILE: &str = "\
 import importlib.util, os, py_compile, sys
 tree, out, shown = sys.argv[1:4]
@@ -60,46 +62,46 @@ print(count)
 /// A tree that is ready to be moved into `app/`.
 #[derive(Debug, Clone)]
 pub struct PreparedTree {
-    /// The commit that it holds.
+    /// Its commit.
     pub commit: CommitId,
-    /// How many files the commit has.
+    /// The number of files of the commit.
     pub files: u64,
-    /// How many of them have byte code.
+    /// The number of files with bytecode.
     pub compiled: u64,
 }
 
-/// What to check out, and where.
+/// The commit to check out, and the place.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct PrepareTreeRequest {
-    /// Where git and the mirror are.
+    /// The location of git and of the mirror.
     pub place: GitLocation,
     /// The empty directory to check out into.
     pub tree: TreePath,
-    /// Where the tree will be in the end, for the names in byte code.
+    /// The final place of the tree, for the names in bytecode.
     pub destination: TreePath,
-    /// The directory of the mirror's objects as users of the finished tree reach it.
+    /// The path of the mirror's objects for users of the finished tree.
     pub objects: TreePath,
-    /// The branch to be on.
+    /// The branch of HEAD.
     pub branch: BranchName,
-    /// The commit to be at.
+    /// The commit of the branch.
     pub commit: CommitId,
     /// The remote's URL, for people who work in the tree.
     pub url: Option<String>,
-    /// The interpreter that compiles byte code; `None` compiles nothing.
+    /// The interpreter that compiles bytecode; `None` compiles nothing.
     pub interpreter: Option<TreePath>,
 }
 
-/// What was checked out.
+/// The result of the checkout.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct PrepareTreeResponse {
-    /// How many sources were compiled.
+    /// The number of compiled sources.
     pub compiled: u64,
 }
 
 /// Prepares the tree of `commit` for `run`; a tree of an earlier attempt is replaced.
 ///
 /// # Errors
-/// This file system cannot hold the tree, the disk is full, or the tree is not the commit afterwards.
+/// This file system cannot hold the tree, the disk is full, or the tree differs from the commit afterwards.
 pub fn prepare(
     on: &Installation,
     run: &RunId,
@@ -143,7 +145,7 @@ pub fn prepare(
 /// Makes `app/`, which is missing or empty, the tree of `commit`: the first deployment, with no service to stop.
 ///
 /// # Errors
-/// As [`prepare`], or `app/` is not empty.
+/// The errors of [`prepare`], or `app/` is not empty.
 pub fn deploy_first(on: &Installation, run: &RunId, branch: &BranchName, commit: &CommitId) -> Outcome<()> {
     let app = on.layout.app();
     if std::fs::read_dir(&app).into_iter().flatten().next().is_some() {
@@ -155,11 +157,11 @@ pub fn deploy_first(on: &Installation, run: &RunId, branch: &BranchName, commit:
     let plan = Plan { commit: commit.clone(), known: Vec::new(), kept: Vec::new() };
     Exchange::begin(&on.layout, run, on.owner, plan)?.complete()?;
     disk::remove_if_empty(&on.layout.previous_tree(run))?;
-    // It is no run: without a journal the next one would take it for one that was interrupted.
+    // This is not a run: without a journal, the next run would treat it as an interrupted one.
     disk::remove_tree(&on.layout.run(run))
 }
 
-/// Puts the index that the proof has refreshed into the tree's repository.
+/// Installs the index that the verification has refreshed in the tree's repository.
 fn install_index(index: &Path, tree: &Path, owner: Owner) -> Outcome<()> {
     let git_dir = Directory::open(tree, Path::new(".git"))?;
     let to = git_dir.reach("index");
@@ -167,10 +169,10 @@ fn install_index(index: &Path, tree: &Path, owner: Owner) -> Outcome<()> {
     disk::give(&to, &owner)
 }
 
-/// Carries out [`OPERATION`].
+/// Performs [`OPERATION`].
 ///
 /// # Errors
-/// The file system cannot hold the names, git fails, or the disk is full.
+/// The file system does not support the names, git fails, or the disk is full.
 pub(crate) fn handle(request: &PrepareTreeRequest) -> Outcome<PrepareTreeResponse> {
     let git = request.place.git();
     let tree = request.tree.as_path();
@@ -192,7 +194,7 @@ pub(crate) fn handle(request: &PrepareTreeRequest) -> Outcome<PrepareTreeRespons
     Ok(PrepareTreeResponse { compiled })
 }
 
-/// Refuses names that this file system cannot hold, before anything is stopped.
+/// Refuses names that this file system does not support, before anything is stopped.
 fn check_names(tree: &Path, files: &[TrackedFile]) -> Outcome<()> {
     let step = || format!("cannot examine the file system of {}", tree.display());
     let limit = usize::try_from(rustix::fs::statvfs(tree).context(step)?.f_namemax).unwrap_or(255);
@@ -215,7 +217,7 @@ fn check_names(tree: &Path, files: &[TrackedFile]) -> Outcome<()> {
     Ok(())
 }
 
-/// Returns `true` if the file system takes names that differ only in case for one.
+/// Returns `true` if names that differ only in case are the same for the file system.
 fn ignores_case(tree: &Path) -> Outcome<bool> {
     let probe = tree.join("ladylinux-refresh-case");
     disk::write_passing(&probe, b"", 0o600)?;
@@ -245,7 +247,8 @@ fn lay_out_repository(git_dir: &Path, request: &PrepareTreeRequest) -> Outcome<(
     Ok(())
 }
 
-/// The configuration of the tree's repository. A rename changes the ctime of what it moves, so git ignores that time.
+/// Returns the configuration of the tree's repository. A rename changes the ctime of the moved entry, so git ignores
+/// the ctime.
 fn configuration(request: &PrepareTreeRequest) -> String {
     let (version, extensions) = if request.commit.as_str().len() == 64 {
         (1, "[extensions]\n\tobjectformat = sha256\n")
@@ -267,8 +270,8 @@ fn configuration(request: &PrepareTreeRequest) -> String {
     text
 }
 
-/// Compiles the Python sources of the tree; returns how many. Byte code only saves time, so a failure is no reason to
-/// refuse the tree.
+/// Compiles the Python sources of the tree; returns their number. Bytecode only saves time, so a failure is no reason
+/// to refuse the tree.
 fn compile(git: &Git, interpreter: &Path, request: &PrepareTreeRequest, files: &[TrackedFile]) -> u64 {
     let names = zero_terminated(files.iter().filter(|file| is_source(file)).map(|file| &file.path));
     if names.is_empty() {

@@ -1,8 +1,8 @@
-//! Verifies that a prepared tree is the commit: every file with the bytes, type and executable bit that a checkout gives
-//! it, and no other file.
+//! Verifies that a prepared tree equals the commit: every file has the bytes, type and executable bit of a checkout,
+//! and there is no other file.
 //!
-//! Runs as a user who cannot write to the tree, with the mirror as git directory and its own index. The index
-//! that it leaves in the scratch directory knows the times of every file, so that a later reset finds nothing to write.
+//! Runs as a user who cannot write to the tree, with the mirror as git directory and its own index. The index that it
+//! leaves in the scratch directory has the times of all files, so a later reset finds nothing to write.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -25,31 +25,31 @@ pub(crate) const OPERATION: &str = "source-prove-tree";
 /// The name of the index in the scratch directory.
 pub(crate) const INDEX: &str = "proof.index";
 
-/// How many differences a failure names.
+/// The largest number of differences in a failure.
 const NAMED: usize = 10;
 
-/// What to verify.
+/// The parameters of the verification.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ProveTreeRequest {
-    /// Where git and the mirror are.
+    /// The location of git and of the mirror.
     pub place: GitLocation,
     /// The prepared tree.
     pub tree: TreePath,
-    /// The commit that it must be.
+    /// The commit that it must equal.
     pub commit: CommitId,
 }
 
-/// What was verified.
+/// The result of the verification.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ProveTreeResponse {
-    /// How many files the index holds.
+    /// The number of files in the index.
     pub files: u64,
 }
 
-/// Carries out [`OPERATION`].
+/// Performs [`OPERATION`].
 ///
 /// # Errors
-/// The tree is not the commit; the failure names the first differences.
+/// The tree differs from the commit; the failure names the first differences.
 pub fn handle(request: &ProveTreeRequest) -> Outcome<ProveTreeResponse> {
     let git = request.place.git();
     let (tree, scratch) = (request.tree.as_path(), request.place.scratch.as_path());
@@ -60,7 +60,7 @@ pub fn handle(request: &ProveTreeRequest) -> Outcome<ProveTreeResponse> {
     let step = || format!("cannot verify the prepared tree of {}", request.commit.short());
     let at = |arguments: &[&str]| git.at(&repository).args(arguments).keep(LISTING).deadline(LONG);
     git.run(&at(&["read-tree", request.commit.as_str()]), step)?;
-    // Ends with 1 if a file differs, which the next command reports.
+    // The exit code is 1 if a file differs; the next command reports that.
     git.runner().run(&at(&["update-index", "-q", "--refresh"]))?;
     let differing = git.run(&at(&["diff-files", "--name-only", "-z", "--no-renames"]), step)?;
     let differing: Vec<PathBuf> = records(&differing.stdout).map(path_of).collect();
@@ -85,8 +85,8 @@ pub fn handle(request: &ProveTreeRequest) -> Outcome<ProveTreeResponse> {
         .because(Failure::new(wrong.join("\n"))))
 }
 
-/// Checks files out once more and compares bytes: a file with line endings that its attributes would change differs for
-/// git in every clone, and is right if a second checkout writes the same.
+/// Checks files out once more and compares bytes. A file with line endings that its attributes would change differs for
+/// git in every clone; it is right if a second checkout writes the same bytes.
 fn converted_differently(
     git: &Git,
     mirror: &Repository,

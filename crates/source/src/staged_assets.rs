@@ -1,4 +1,5 @@
-//! What staged `assets` hooks wrote into a copy of the commit: kept apart before the stop, copied into `app/` in step 4.
+//! The files that staged `assets` hooks wrote into a copy of the commit: kept separately before the stop, copied into
+//! `app/` in step 4.
 //!
 //! The copy belongs to the staging user and `app/` to the service user, so each half is an operation in a unit of that user.
 //! Links are never followed on the way.
@@ -19,15 +20,15 @@ use refresh_system::{disk, interrupt};
 
 /// The operation that removes everything else from the copy.
 pub(crate) const KEEP: &str = "source-keep-assets";
-/// The operation that copies what is left into `app/`.
+/// The operation that copies the remaining files into `app/`.
 pub(crate) const PLACE: &str = "source-place-assets";
 
-/// How long either may take.
+/// The time limit of each operation.
 const DEADLINE: Duration = Duration::from_secs(600);
-/// The name of a file of `app/` while it is written.
+/// The temporary name of a file in `app/` while it is written.
 const UNFINISHED: &str = ".ladylinux-refresh-asset";
 
-/// Which files of a copy are products of hooks.
+/// The copy, and the time from which its files are products of hooks.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct KeepRequest {
     /// The copy.
@@ -36,7 +37,7 @@ pub(super) struct KeepRequest {
     pub(super) since: FileTime,
 }
 
-/// What is copied where.
+/// The source and the target of the copy.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct PlaceRequest {
     /// The products, below the paths that they have in `app/`.
@@ -45,7 +46,8 @@ pub(super) struct PlaceRequest {
     pub(super) tree: TreePath,
 }
 
-/// Removes from a copy of the commit what hooks have not written since; returns how many files are left.
+/// Removes the files that hooks have not written since `since` from a copy of the commit; returns the number of
+/// remaining files.
 ///
 /// # Errors
 /// The unit cannot be started, or something cannot be removed.
@@ -55,17 +57,17 @@ pub fn keep(on: &Installation, copy: &Path, since: FileTime) -> Outcome<u64> {
     on.units.call(&job, KEEP, &KeepRequest { tree: seen.into(), since })
 }
 
-/// Copies the products of hooks into `app/`; returns how many files there were.
+/// Copies the products of hooks into `app/`; returns the number of files.
 ///
 /// # Errors
-/// The unit cannot be started; or `app/` has something else at a path of theirs, or cannot be written to.
+/// The unit cannot be started; `app/` has something else at the path of a product; or `app/` is not writable.
 pub fn place(on: &Installation, products: &Path) -> Outcome<u64> {
     let job = Job::new(Role::Hooks, DEADLINE).writes(on.layout.app());
     let (job, seen) = on.units.with_tree(&job, products, Access::ReadOnly)?;
     on.units.call(&job, PLACE, &PlaceRequest { products: seen.into(), tree: on.layout.app().into() })
 }
 
-/// Carries out [`KEEP`] for a directory.
+/// Performs [`KEEP`] for a directory.
 pub(super) fn keep_below(directory: &Path, since: FileTime) -> Outcome<u64> {
     interrupt::check()?;
     let mut kept = 0;
@@ -87,7 +89,7 @@ pub(super) fn keep_below(directory: &Path, since: FileTime) -> Outcome<u64> {
     Ok(kept)
 }
 
-/// Carries out [`PLACE`] for a directory.
+/// Performs [`PLACE`] for a directory.
 pub(super) fn place_below(from: &Path, to: &Path) -> Outcome<u64> {
     interrupt::check()?;
     let mut placed = 0;
@@ -117,7 +119,7 @@ pub(super) fn place_below(from: &Path, to: &Path) -> Outcome<u64> {
     Ok(placed)
 }
 
-/// The names in a directory, sorted.
+/// Returns the names in a directory, sorted.
 fn entries(directory: &Path) -> Outcome<Vec<std::ffi::OsString>> {
     let context = || format!("cannot read {}", directory.display());
     let mut names = Vec::new();

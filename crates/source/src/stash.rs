@@ -1,8 +1,8 @@
-//! The stash: previous trees that hold local changes, kept whole.
+//! The stash: previous trees with local changes, kept completely.
 //!
-//! After the restart the conductor has each previous tree compared. A tree without local changes is removed; any other,
-//! and any that cannot be compared, is renamed to `stash/<run>`, beside a record of what was found. The conductor renames
-//! and removes by descriptors in its own directories, and opens no file of a tree.
+//! After the restart, the conductor requests a comparison of each previous tree. A tree without local changes is
+//! removed; any other, and any that cannot be compared, is renamed to `stash/<run>`, beside a record of the findings.
+//! The conductor renames and removes by descriptors in its own directories, and opens no file of a tree.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
@@ -25,11 +25,11 @@ use super::stash_record::{SCHEMA, record_file};
 
 pub use super::stash_record::{StashRecord, find, list};
 
-/// How a tree is named while it is removed; not the name of a run.
+/// The prefix of the name of a tree while it is removed; it is not a run ID.
 const REMOVING: &str = "removing.";
 
-/// Compares every previous tree; removes those without local changes and keeps the others. Returns what was kept, and
-/// which trees could be neither removed nor kept: the next run tries again.
+/// Compares every previous tree; removes those without local changes and keeps the others. Returns the kept trees, and
+/// the failures of trees that could be neither removed nor kept: the next run tries again.
 ///
 /// # Errors
 /// The directory of previous trees cannot be read.
@@ -79,7 +79,8 @@ fn settle_one(on: &Installation, run: &RunId, known: &[CommitId]) -> Outcome<Opt
     Ok(Some(record))
 }
 
-/// Moves a previous tree to the stash. A kill before the rename leaves it to the next comparison.
+/// Moves a previous tree to the stash. If the program is killed before the rename, the next comparison handles the
+/// tree.
 fn keep(on: &Installation, run: &RunId, record: &StashRecord) -> Outcome<()> {
     let layout = &on.layout;
     if let Some(base) = &record.changes.base {
@@ -101,7 +102,8 @@ fn keep(on: &Installation, run: &RunId, record: &StashRecord) -> Outcome<()> {
     Ok(())
 }
 
-/// Removes the tree of `run` in `directory`: renamed first, so that a removal that is cut off is not taken for a tree.
+/// Removes the tree of `run` in `directory`: renames it first, so that an interrupted removal does not look like a
+/// tree.
 fn remove(layout: &Layout, directory: &Path, run: &RunId) -> Outcome<()> {
     let parent = exchange::directory(layout, directory)?;
     let mut name = OsString::from(REMOVING);
@@ -112,7 +114,7 @@ fn remove(layout: &Layout, directory: &Path, run: &RunId) -> Outcome<()> {
     parent.sync()
 }
 
-/// Completes removals that were cut off.
+/// Completes interrupted removals.
 fn sweep(layout: &Layout, directory: &Path) -> Outcome<()> {
     if !directory.exists() {
         return Ok(());
@@ -126,10 +128,10 @@ fn sweep(layout: &Layout, directory: &Path) -> Outcome<()> {
     Ok(())
 }
 
-/// Removes the stash of a run for good. Returns the space that it took, in bytes.
+/// Removes the stash of a run permanently. Returns its disk space, in bytes.
 ///
 /// # Errors
-/// There is none, or it cannot be removed.
+/// The stash does not exist, or it cannot be removed.
 pub fn remove_stash(on: &Installation, run: &RunId) -> Outcome<u64> {
     let record = find(&on.layout, run)?;
     remove(&on.layout, &on.layout.stashes(), run)?;

@@ -15,19 +15,19 @@ use super::local::LocalChanges;
 /// The version of a record.
 pub(super) const SCHEMA: u32 = 1;
 
-/// What a stash holds.
+/// The content of a stash.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StashRecord {
     /// The version, 1.
     pub schema: u32,
     /// The run that moved the tree out of `app/`.
     pub run: RunId,
-    /// When it was compared, in UTC.
+    /// The time of the comparison, in UTC.
     pub at: jiff::Timestamp,
-    /// What was found.
+    /// The findings.
     #[serde(flatten)]
     pub changes: LocalChanges,
-    /// The space that the tree takes, in bytes.
+    /// The disk space of the tree, in bytes.
     pub size: u64,
 }
 
@@ -43,12 +43,12 @@ pub fn list(layout: &Layout) -> Outcome<Vec<StashRecord>> {
 /// Finds the stash of a run.
 ///
 /// # Errors
-/// There is none.
+/// The run has no stash.
 pub fn find(layout: &Layout, run: &RunId) -> Outcome<StashRecord> {
     if recover::all(&layout.stashes())?.contains(run) { Ok(read(layout, run)) } else { Err(no_stash(run)) }
 }
 
-/// Reads the record of a stash that exists. Without its record the stash is still one.
+/// Reads the record of an existing stash. A stash without its record is still a stash.
 pub(super) fn read(layout: &Layout, run: &RunId) -> StashRecord {
     disk::read_json(&record_file(layout, run)).ok().flatten().unwrap_or_else(|| StashRecord {
         schema: SCHEMA,

@@ -1,8 +1,8 @@
-//! Brings files of a stash back into `app/`, by copying: the stash keeps them.
+//! Copies files of a stash back into `app/`: the stash keeps them.
 //!
-//! It runs as the service user. Nothing is written if one of the files cannot go to its place: a file of `app/` that is
-//! neither the same nor what the change was made to stays, unless the caller says `--overwrite`. A database and what
-//! `SQLite` keeps beside it are restored together or not at all.
+//! It runs as the service user. Nothing is written if one of the files cannot be written to its place. A file of `app/`
+//! that equals neither the stashed file nor the original of the change stays, unless the caller uses `--overwrite`. A
+//! database and its companion files are restored together or not at all.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -30,25 +30,25 @@ use super::{compare, stash};
 /// The operation.
 pub(crate) const OPERATION: &str = "source-stash-restore";
 
-/// How long a copy may take.
+/// The time limit of a copy.
 const DEADLINE: Duration = Duration::from_secs(3600);
 
-/// How many files a refusal names.
+/// The largest number of files in a refusal.
 const NAMED: usize = 5;
 
-/// What to bring back.
+/// The files to restore.
 #[derive(Debug, Clone)]
 pub struct RestoreChoice {
-    /// These paths with everything below them; empty: every change that was found.
+    /// These paths with everything below them; if empty, all changes of the stash.
     pub paths: Vec<TreePath>,
-    /// Whether a file of `app/` that differs is replaced.
+    /// Whether a different file of `app/` is replaced.
     pub overwrite: bool,
 }
 
-/// What to bring back, and where.
+/// The files to restore, and their place.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct RestoreStashRequest {
-    /// Where git and the mirror are.
+    /// The location of git and of the mirror.
     pub place: GitLocation,
     /// The run.
     pub run: RunId,
@@ -58,31 +58,31 @@ pub(crate) struct RestoreStashRequest {
     pub app: TreePath,
     /// The commit that the kept tree was compared with.
     pub base: Option<CommitId>,
-    /// The changes that were found.
+    /// The changes of the stash.
     pub changes: Vec<LocalChange>,
-    /// The local names that were found.
+    /// The local names of the stash.
     pub names: Vec<LocalName>,
     /// The chosen paths.
     pub paths: Vec<TreePath>,
-    /// Whether a file of `app/` that differs is replaced.
+    /// Whether a different file of `app/` is replaced.
     pub overwrite: bool,
 }
 
-/// What was brought back.
+/// The result of a restore.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct RestoreStashResponse {
     /// The files that were written.
     pub paths: Vec<TreePath>,
     /// Files that were deleted locally; they are not deleted again.
     pub deleted: Vec<TreePath>,
-    /// Names in `app/.git` that hold the local commits now.
+    /// Names in `app/.git` that now refer to the local commits.
     pub refs: Vec<String>,
 }
 
-/// Brings files of the stash of `run` back.
+/// Restores files of the stash of `run`.
 ///
 /// # Errors
-/// There is no such stash, a path is not in it, or a file is in the way: nothing is written then.
+/// There is no such stash, a path is not in it, or a file is in the way; then nothing is written.
 pub fn restore(on: &Installation, run: &RunId, choice: RestoreChoice) -> Outcome<RestoreStashResponse> {
     let record = stash::find(&on.layout, run)?;
     Scratch::with(on, |scratch| {
@@ -102,10 +102,10 @@ pub fn restore(on: &Installation, run: &RunId, choice: RestoreChoice) -> Outcome
     })
 }
 
-/// Carries out [`OPERATION`].
+/// Performs [`OPERATION`].
 ///
 /// # Errors
-/// As [`restore`].
+/// The errors of [`restore`].
 pub(crate) fn handle(request: &RestoreStashRequest) -> Outcome<RestoreStashResponse> {
     let git = request.place.git();
     let mut response = RestoreStashResponse::default();
@@ -122,7 +122,7 @@ pub(crate) fn handle(request: &RestoreStashRequest) -> Outcome<RestoreStashRespo
     Ok(response)
 }
 
-/// The files to copy, as paths below the tree.
+/// Returns the files to copy, as paths below the tree.
 fn choose(request: &RestoreStashRequest, response: &mut RestoreStashResponse) -> Outcome<BTreeSet<PathBuf>> {
     let stash = request.stash.as_path();
     let mut files = BTreeSet::new();
@@ -178,7 +178,7 @@ fn collect(stash: &Path, path: &Path, files: &mut BTreeSet<PathBuf>) -> Outcome<
     Ok(())
 }
 
-/// Refuses the whole restore, before a file is written, if one of the files cannot go to its place.
+/// Refuses the entire restore, before a file is written, if one of the files cannot be written to its place.
 fn check(git: &Git, request: &RestoreStashRequest, files: &BTreeSet<PathBuf>) -> Outcome<()> {
     let app = request.app.as_path();
     for file in files {
@@ -214,7 +214,7 @@ fn is_no_directory(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|found| !found.is_dir())
 }
 
-/// Refuses to mix a database of one time with the companions of another; no option allows that.
+/// Refuses to combine a database of one time with companion files of another; no option allows that.
 fn check_database(request: &RestoreStashRequest, file: &Path, files: &BTreeSet<PathBuf>) -> Outcome<()> {
     let app = request.app.as_path();
     let exists = |path: &Path| app.join(path).symlink_metadata().is_ok();
@@ -237,7 +237,7 @@ fn check_database(request: &RestoreStashRequest, file: &Path, files: &BTreeSet<P
     }
 }
 
-/// Those of `files` that are in `app/` as the commit had them that the kept tree was compared with.
+/// Returns those of `files` that are unchanged in `app/` since the commit with which the kept tree was compared.
 fn unchanged(
     git: &Git,
     request: &RestoreStashRequest,
@@ -255,7 +255,7 @@ fn unchanged(
     differences::unchanged(&Comparer { git, mirror, tree: app, scratch }, base, &tracked, wanted)
 }
 
-/// Why a file must not go to its place unasked.
+/// Returns why a file must not be written to its place without `--overwrite`.
 fn reason_against(request: &RestoreStashRequest, file: &Path) -> Outcome<Option<&'static str>> {
     let (from, to) = (request.stash.as_path().join(file), request.app.as_path().join(file));
     let was_tracked = request.changes.iter().any(|change| {

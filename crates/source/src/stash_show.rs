@@ -1,6 +1,6 @@
-//! Shows a stash: git's own diff between the commit that the tree was compared with and the kept tree.
+//! Shows a stash: the diff of git between the commit of the comparison and the kept tree.
 //!
-//! It runs as the service user, reads the kept tree and the mirror, and writes in its scratch directory only.
+//! It runs as the service user, reads the kept tree and the mirror, and writes only in its scratch directory.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -29,19 +29,19 @@ const SHOWN: usize = 4 << 20;
 /// The longest diff that git may write, in bytes.
 const WRITTEN: usize = 256 << 20;
 
-/// How many untracked files a diff shows.
+/// The largest number of untracked files in a diff.
 const FILES: usize = 1000;
 
-/// What to show.
+/// The parameters of the diff.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ShowStashRequest {
-    /// Where git and the mirror are.
+    /// The location of git and of the mirror.
     pub place: GitLocation,
     /// The kept tree.
     pub tree: TreePath,
     /// The commit that it was compared with.
     pub base: CommitId,
-    /// The changes that were found.
+    /// The changes of the stash.
     pub changes: Vec<LocalChange>,
     /// The path to show; `None`: all.
     pub path: Option<TreePath>,
@@ -50,9 +50,9 @@ pub(crate) struct ShowStashRequest {
 /// The diff.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ShowStashResponse {
-    /// What git wrote.
+    /// The output of git.
     pub diff: Vec<u8>,
-    /// Whether it was longer.
+    /// Whether the output was longer.
     pub truncated: bool,
 }
 
@@ -73,7 +73,7 @@ pub fn show(on: &Installation, run: &RunId, path: Option<&Path>) -> Outcome<Show
     inspect(on, OPERATION, |place| ShowStashRequest { place, tree, base, changes, path })
 }
 
-/// Carries out [`OPERATION`].
+/// Performs [`OPERATION`].
 ///
 /// # Errors
 /// The path is not in the tree, the mirror lacks the commit, or git fails.
@@ -93,7 +93,7 @@ pub(crate) fn handle(request: &ShowStashRequest) -> Outcome<ShowStashResponse> {
             return Err(Failure::new(format!("the stash has no {}", TreePath::from(path))));
         }
     }
-    // What has moved to the next tree, and what a sparse checkout leaves out, is no change.
+    // Paths that have moved to the next tree, and paths that a sparse checkout leaves out, are not changes.
     let changed: BTreeSet<&Path> = request.changes.iter().map(|change| change.path.as_path()).collect();
     files.retain(|file, _| changed.contains(file.as_path()) || tree.join(file).symlink_metadata().is_ok());
     let comparer = Comparer { git: &git, mirror, tree, scratch };
@@ -125,7 +125,7 @@ fn diff(git: &Git, repository: &Repository, path: Option<&Path>) -> Outcome<Show
     Ok(ShowStashResponse { diff, truncated })
 }
 
-/// The untracked files that the diff shows as new. Files of nested repositories belong to these.
+/// Returns the untracked files that the diff shows as new. Files of nested repositories belong to these.
 fn untracked_files(tree: &Path, request: &ShowStashRequest) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for change in &request.changes {
@@ -148,7 +148,7 @@ fn untracked_files(tree: &Path, request: &ShowStashRequest) -> Vec<PathBuf> {
 
 fn is_shown(tree: &Path, file: &Path) -> bool {
     let is_plain = tree.join(file).symlink_metadata().is_ok_and(|found| {
-        // A file that cannot be read would end the whole diff.
+        // An unreadable file would end the entire diff.
         found.is_symlink() || found.is_file() && fs::File::open(tree.join(file)).is_ok()
     });
     let mut above = file.ancestors().skip(1).filter(|part| !part.as_os_str().is_empty());

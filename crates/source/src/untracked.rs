@@ -1,4 +1,5 @@
-//! Finds what no commit tracks in a tree. Links are never followed; names may hold any bytes; nothing is changed.
+//! Finds the entries of a tree that no commit tracks. Links are never followed; names may contain any bytes; nothing is
+//! changed.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -11,7 +12,7 @@ use super::hook_record::HookOutputs;
 use super::kept_path::Reason;
 use super::paths::Tracked;
 
-/// What a walk through a tree found; paths are relative to the tree.
+/// The result of a walk through a tree; paths are relative to the tree.
 #[derive(Debug, Default)]
 pub(super) struct Untracked {
     /// Entries with content that no commit tracks, and whether each is a directory. A directory without kept paths is
@@ -23,7 +24,7 @@ pub(super) struct Untracked {
     pub(super) unreadable: Vec<PathBuf>,
 }
 
-/// What accounts for entries of a tree, besides Python's caches.
+/// The commits, paths and hooks that account for entries of a tree, besides Python's caches.
 #[derive(Debug)]
 pub(super) struct Accounts<'a> {
     /// The files that known commits track.
@@ -34,7 +35,7 @@ pub(super) struct Accounts<'a> {
     pub(super) outputs: &'a HookOutputs,
 }
 
-/// Walks the tree, all but its own `.git`.
+/// Walks the tree, except its own `.git`.
 pub(super) fn walk(tree: &Path, accounts: &Accounts<'_>) -> Untracked {
     let mut walk = Walk { tree, accounts, found: Untracked::default() };
     walk.directory(Path::new(""));
@@ -48,7 +49,7 @@ struct Walk<'a> {
     found: Untracked,
 }
 
-/// What an untracked directory holds.
+/// The content of an untracked directory.
 #[derive(Default)]
 struct Inside {
     entries: Vec<(PathBuf, bool)>,
@@ -56,7 +57,7 @@ struct Inside {
 }
 
 impl Walk<'_> {
-    /// A directory that holds tracked files.
+    /// Walks a directory that contains tracked files.
     fn directory(&mut self, directory: &Path) {
         for (path, is_directory) in self.list(directory).unwrap_or_default() {
             if path == Path::new(".git") {
@@ -71,7 +72,7 @@ impl Walk<'_> {
         }
     }
 
-    /// An entry that no commit tracks.
+    /// Walks an entry that no commit tracks.
     fn untracked(&mut self, path: &Path, is_directory: bool) -> Inside {
         if let Some(reason) = self.accounts.kept.get(path) {
             self.found.kept.push((path.to_path_buf(), *reason));
@@ -98,7 +99,7 @@ impl Walk<'_> {
         inside
     }
 
-    /// The entries of a directory, and whether each is a real directory; `None` if it cannot be read.
+    /// Returns the entries of a directory, and whether each is a real directory; `None` if it cannot be read.
     fn list(&mut self, directory: &Path) -> Option<Vec<(PathBuf, bool)>> {
         let listed = list(self.tree, directory);
         if listed.is_none() {
@@ -108,7 +109,7 @@ impl Walk<'_> {
     }
 }
 
-/// Lists a directory of a tree. A directory that cannot be searched counts as one that cannot be read.
+/// Lists a directory of a tree. A directory without search permission counts as unreadable.
 fn list(tree: &Path, directory: &Path) -> Option<Vec<(PathBuf, bool)>> {
     let mut entries = Vec::new();
     for entry in fs::read_dir(tree.join(directory)).ok()? {
@@ -117,7 +118,7 @@ fn list(tree: &Path, directory: &Path) -> Option<Vec<(PathBuf, bool)>> {
         let found = fs::symlink_metadata(tree.join(&path));
         match found {
             Ok(found) => entries.push((path, found.is_dir())),
-            // It has just been removed.
+            // It was removed meanwhile.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(_) => return None,
         }
@@ -126,16 +127,16 @@ fn list(tree: &Path, directory: &Path) -> Option<Vec<(PathBuf, bool)>> {
     Some(entries)
 }
 
-/// What an entry that no commit tracks is, as far as rules distinguish it.
+/// The type of an untracked entry, as far as rules distinguish it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum EntryType {
     File,
     Directory,
-    /// A symbolic link to a directory. git takes it for a file; people who write `data/` mean it too.
+    /// A symbolic link to a directory. git treats it as a file; people who write `data/` mean it too.
     Link,
 }
 
-/// The entries of a directory, and whether each is a real directory; none if it cannot be read.
+/// Returns the entries of a directory, and whether each is a real directory; an empty list if it cannot be read.
 pub(super) fn entries(app: &Path, directory: &Path) -> Vec<(PathBuf, bool)> {
     let listed = fs::read_dir(app.join(directory)).into_iter().flatten().flatten();
     let mut entries: Vec<(PathBuf, bool)> = listed
@@ -145,7 +146,7 @@ pub(super) fn entries(app: &Path, directory: &Path) -> Vec<(PathBuf, bool)> {
     entries
 }
 
-/// Returns `true` for what Python and its tools make again by themselves.
+/// Returns `true` for a cache that Python and its tools create again.
 pub(super) fn is_cache(path: &Path, is_directory: bool) -> bool {
     if is_directory {
         return path.file_name() == Some(OsStr::new("__pycache__")) || is_tool_cache(path);
@@ -153,7 +154,7 @@ pub(super) fn is_cache(path: &Path, is_directory: bool) -> bool {
     is_byte_code(path)
 }
 
-/// Returns `true` for a name that Python gives to byte code; while it writes, a number follows.
+/// Returns `true` for a name that Python uses for bytecode; during the write, a number follows.
 pub(super) fn is_byte_code(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().as_bytes();
     let digits = name.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
@@ -187,11 +188,11 @@ pub(super) fn files_below(tree: &Path, path: &Path, limit: usize) -> Vec<PathBuf
     files
 }
 
-/// Returns the space that a file or a directory takes on the disk, in bytes; what cannot be read counts as 0.
+/// Returns the disk space of a file or directory, in bytes; unreadable entries count as 0.
 pub(super) fn size_of(path: &Path) -> u64 {
     let Ok(found) = fs::symlink_metadata(path) else { return 0 };
     if !found.is_dir() {
-        // A sparse file takes less than its length, and a short one no block on some file systems.
+        // A sparse file uses less space than its length, and on some file systems a short file uses no block.
         return found.len().min(found.blocks() * 512);
     }
     fs::read_dir(path).into_iter().flatten().flatten().map(|entry| size_of(&entry.path())).sum()

@@ -1,7 +1,7 @@
 //! The state of `app/` and its repository, read as the service user in an operation that changes nothing.
 //!
-//! What it answers protects the owner of the tree and proves nothing. The repository may be made to hold git up, so each
-//! git has a short deadline, and no file is opened that could be a pipe.
+//! Its answer protects the owner of the tree and verifies nothing. The repository may be designed to block git. So each
+//! git command has a short deadline, and no file is opened that could be a pipe.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,27 +26,27 @@ use super::own_repository::{self, REF, answer, read_small};
 /// The operation.
 pub(crate) const OPERATION: &str = "source-read-work-tree";
 
-/// How many entries of a tree are examined for what cannot be moved. The service user decides how many there are, and
-/// must not be able to hold a refresh up with them.
+/// The largest number of entries of a tree that are examined for obstacles to a move. The service user controls their
+/// number, and must not be able to block a refresh with them.
 const EXAMINED: usize = 200_000;
 
-/// What kind of thing `app/` is.
+/// The kind of `app/`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TreeKind {
-    /// Nothing, or an empty directory.
+    /// It is missing, or an empty directory.
     Absent,
     /// It is not a real directory.
     NotADirectory,
     /// It is a directory without a repository.
     NoRepository,
-    /// Its `.git` is a file or link that leads elsewhere: a work tree of another repository.
+    /// Its `.git` is a file or link that leads elsewhere: a working tree of another repository.
     ForeignRepository,
-    /// It is its own repository.
+    /// It has its own repository.
     Repository,
 }
 
-/// What HEAD holds.
+/// The content of HEAD.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Head {
@@ -54,20 +54,20 @@ pub enum Head {
     Branch(String),
     /// A commit.
     Detached(CommitId),
-    /// Nothing that can be understood.
+    /// Its content is not understood.
     Broken,
 }
 
-/// The state of the work tree and its repository.
+/// The state of the working tree and its repository.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TreeState {
-    /// What it is.
+    /// Its kind.
     pub kind: TreeKind,
-    /// What HEAD holds, in a repository.
+    /// The content of HEAD, if there is a repository.
     pub head: Option<Head>,
-    /// The commit that HEAD stands for; `None` if it stands for none.
+    /// The commit of HEAD; `None` if HEAD has none.
     pub commit: Option<CommitId>,
-    /// The URL that people who work in the tree pull from, if one is set. A refresh never uses it.
+    /// The URL from which people who work in the tree pull, if one is set. A refresh never uses it.
     pub origin: Option<String>,
     /// Lock files in `.git`.
     pub locks: Vec<TreePath>,
@@ -75,19 +75,19 @@ pub struct TreeState {
     pub immovable: Vec<ImmovableEntry>,
 }
 
-/// An entry of the work tree that cannot be moved or removed.
+/// An entry of the working tree that cannot be moved or removed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImmovableEntry {
     /// Its path, absolute.
     pub path: TreePath,
-    /// Why.
+    /// The reason.
     pub obstacle: Obstacle,
 }
 
 /// Returns the state of `app/` of an installation and of its repository.
 ///
 /// # Errors
-/// As [`read`].
+/// The errors of [`read`].
 pub fn of(on: &Installation) -> Outcome<TreeState> {
     read(&on.layout, on.git(), &on.units)
 }
@@ -106,7 +106,7 @@ pub fn read(layout: &Layout, git: &Git, units: &Units) -> Outcome<TreeState> {
     Ok(state)
 }
 
-/// Carries out [`OPERATION`].
+/// Performs [`OPERATION`].
 ///
 /// # Errors
 /// git cannot be started.
@@ -163,13 +163,13 @@ fn head_of(git_dir: &Path) -> Head {
     }
 }
 
-/// Finds the entries below `app`, however deep, that cannot be moved or removed. What is mounted is found by the
-/// conductor: this unit has its own mounts.
+/// Finds the entries below `app`, at any depth, that cannot be moved or removed. The conductor finds mounts: this unit
+/// has its own mounts.
 fn immovable(app: &Path) -> Vec<ImmovableEntry> {
     let (mut found, mut left) = (Vec::new(), EXAMINED);
     let mut directories: Vec<PathBuf> = vec![app.to_path_buf()];
     while let Some(path) = directories.pop() {
-        // One that cannot be read, or is deeper than a path reaches, moves with the directory above it.
+        // A directory that cannot be read, or whose path is too long, moves with the directory above it.
         let Ok(directory) = Directory::open(&path, Path::new("")) else { continue };
         for listed in fs::read_dir(&path).into_iter().flatten().flatten().take(left) {
             left -= 1;
@@ -187,8 +187,8 @@ fn immovable(app: &Path) -> Vec<ImmovableEntry> {
     found
 }
 
-/// Returns the command that sets the origin of the clone at `app`, to be typed by the user of this process. Git obeys what
-/// the clone's configuration names, so only its owner starts git there, never root for the owner.
+/// Returns the command that sets the origin of the clone at `app`, for the user of this process to type. Git executes
+/// the programs that the clone's configuration names, so only its owner starts git there, never root for the owner.
 pub fn set_origin_command(owner: Owner, app: &Path, url: &str) -> String {
     let git = format!("git -C {} remote set-url origin {}", quoted_path(app), quoted(url));
     if owner.uid == rustix::process::geteuid().as_raw() {

@@ -1,5 +1,5 @@
-//! Who writes into `app/` while nothing may: named with its unit, so that a person can stop it. Reads processes; changes
-//! nothing.
+//! Finds the processes that write into `app/` while nothing may write there. Each is named with its unit, so that a
+//! person can stop it. Reads processes; changes nothing.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -14,14 +14,14 @@ use refresh_system::disk::Owner;
 use refresh_system::error::Failure;
 use refresh_system::text::quoted_path;
 
-/// How often open files are looked for: a file may be open for an instant only.
+/// The number of searches for open files: a file may be open only for an instant.
 const LOOKS: usize = 40;
 const TICK: Duration = Duration::from_millis(5);
 
-/// How many processes are named at most.
+/// The largest number of named processes.
 const NAMED: usize = 3;
 
-/// Adds to a failure which processes may be its cause: those that have something of `app/` open, else those that run as its
+/// Adds the processes that may be the cause to a failure: those with an open file in `app/`, else those that run as its
 /// owner.
 pub(crate) fn named(failure: Failure, layout: &Layout, owner: Owner) -> Failure {
     let app = layout.app();
@@ -84,7 +84,7 @@ fn of_owner(owner: Owner) -> Vec<ProcessId> {
     others().filter(is_owners).collect()
 }
 
-/// The processes that are neither this program nor started by it.
+/// Returns the processes that are neither this program nor started by it.
 fn others() -> impl Iterator<Item = ProcessId> {
     let own = ProcessId::own();
     let is_own = move |process: ProcessId| {
