@@ -1,5 +1,5 @@
-//! A machine as it is: the service user owns `/opt/ladylinux`, `/var/lib/ladylinux` and `/etc/ladylinux`. `init` changes
-//! nothing that existed, a run works there, and `init --undo` leaves no trace.
+//! A machine with usual ownership: the service user owns `/opt/ladylinux`, `/var/lib/ladylinux` and `/etc/ladylinux`.
+//! `init` changes nothing that existed, a run works there, and `init --undo` leaves no trace.
 
 use crate::lab;
 
@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 
 use lab::{LOCAL_INDEX, Lab, Machine, Ran, until};
 
-/// What an application does that owns its places: new directories at its start, preferences in its tree, an env file that is
-/// replaced by a rename.
+/// The actions of an application that owns its directories: new directories at its start, preferences in its tree, an
+/// env file that is replaced by a rename.
 const SERVER: &str = "\
 import http.server, os, pathlib
 pathlib.Path('/var/lib/ladylinux/qdrant').mkdir(exist_ok=True)
@@ -28,7 +28,7 @@ const UNIT: &str = "[Unit]\nDescription=LadyLinux API\n[Service]\nUser=ladylinux
 
 const INIT: &str = "init --repo file:///srv/app.git --allow file --branch main";
 
-/// Directories that the tool puts a file of its own into: their times change, and nothing else of them.
+/// Directories to which the tool adds its own file: their times change, and nothing else of them.
 const PARENTS: [&str; 10] = [
     "/etc",
     "/etc/systemd/system/multi-user.target.wants",
@@ -42,7 +42,7 @@ const PARENTS: [&str; 10] = [
     "/etc/systemd",
 ];
 
-/// What the tool may add.
+/// The files that the tool may add.
 const OWN: [&str; 12] = [
     "/etc/ladylinux-refresh.toml ",
     "/etc/systemd/system/multi-user.target.wants/ladylinux-refresh-request.path ",
@@ -108,8 +108,8 @@ fn version(machine: &Machine) -> Option<String> {
     machine.http("http://127.0.0.1:8000/version").map(|text| text.trim().to_owned())
 }
 
-/// Owner, mode, size, time and content of everything on the machine's disk that a write would change. Accounts are compared
-/// by content alone: useradd writes those files.
+/// Owner, mode, size, time and content of every entry on the machine's disk: everything that a write would change.
+/// Accounts are compared by content alone, because useradd writes those files.
 fn inventory(machine: &Machine) -> BTreeSet<String> {
     let places = "/etc /home /opt /root /srv /usr /var";
     let left_out = "-path /var/log -o -path /var/cache -o -path /var/lib/systemd/random-seed -o -path /var/tmp \
@@ -155,7 +155,7 @@ fn init_changes_nothing_that_existed_and_its_undo_leaves_nothing_that_is_new() {
     for path in ["/opt/ladylinux-refresh", "/var/lib/ladylinux-refresh", "/etc/ladylinux-refresh.toml"] {
         assert!(listed.contains(&format!("would remove {path}\n")), "{listed}");
     }
-    // The restart of the service wrote what the application writes at each start.
+    // The restart of the service wrote the files that the application writes at each start.
     let is_written = |line: &String| {
         ["/etc/ladylinux/ladylinux.env ", "/etc/ladylinux ", "/opt/ladylinux/app/config/prefs.json "]
             .iter()
@@ -175,7 +175,7 @@ fn init_changes_nothing_that_existed_and_its_undo_leaves_nothing_that_is_new() {
 fn a_run_works_if_the_service_user_owns_everything_and_its_undo_keeps_the_service_running() {
     let Some(lab) = Lab::open() else { return };
     let machine = machine_as_it_is(&lab);
-    // Settings that the service user can write or exchange do not count, and are named.
+    // Settings that the service user can write or replace do not count, and are named.
     machine.exec_as("ladylinux", "echo 'keep = 77' >/etc/ladylinux/refresh.toml").expect(0);
     tool(&machine, INIT)
         .expect(0)
@@ -201,19 +201,19 @@ fn a_run_works_if_the_service_user_owns_everything_and_its_undo_keeps_the_servic
                   -not -path '/var/log/*' -not -path '/tmp/*'";
     assert_eq!(machine.exec(traces).out.trim(), "/usr/local/bin/ladylinux-refresh", "{}", undone.out);
     assert_ne!(machine.exec("getent passwd ladylinux-refresh ladylinux-staging").code, Some(0));
-    // A real environment whose programs work where they are.
+    // A real environment whose programs work in place.
     machine.exec("test -d /opt/ladylinux/venv && test ! -L /opt/ladylinux/venv").expect(0);
     machine.exec_as("ladylinux", "/opt/ladylinux/venv/bin/uvicorn --version").expect(0);
     machine.exec("head -n 1 /opt/ladylinux/venv/bin/uvicorn").prints("#!/opt/ladylinux/venv/bin/python");
-    // The repository holds all of its objects, and people can go on with it.
+    // The repository contains all of its objects and can still be used.
     let git = "cd /opt/ladylinux/app && test ! -e .git/objects/info/alternates && git fsck --no-progress && git log -1";
     machine.exec_as("ladylinux", git).expect(0);
-    // What people had is still there.
+    // The files from before still exist.
     machine.exec("find /opt/ladylinux -name notes.txt | xargs cat").prints("mine");
     machine.exec("test -x /opt/ladylinux/kept-by-refresh/venv-adopted-1/bin/python").expect(0);
     machine.exec("systemctl restart ladylinux-api").expect(0);
     until("the application after a restart by hand", || version(&machine));
-    // And everything begins again.
+    // Then everything starts again.
     tool(&machine, INIT).expect(0);
     push(&machine, "four");
     tool(&machine, "run").expect(0);

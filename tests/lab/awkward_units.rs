@@ -1,10 +1,10 @@
-//! Units as people write them, rename, edit and start: what a run makes of each.
+//! Units as people write them, rename, edit and start, and the result of a run with each of them.
 
 use crate::lab;
 
 use lab::{LOCAL_INDEX, Lab, Machine, Ran, until};
 
-/// A service that answers with its version, and notifies systemd if it is asked to, of its start and that it lives.
+/// A service that answers with its version. On request it notifies systemd of its start, and that it is alive.
 const SERVER: &str = r"
 import http.server, os, pathlib, socket, threading, time
 
@@ -45,18 +45,18 @@ const FENCE: &str = "/var/lib/ladylinux-refresh/fence";
 
 const DROP_IN: &str = "/etc/systemd/system/ladylinux-api.service.d/50-case.conf";
 
-/// What a run makes of a unit.
+/// The result of a run with a unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     /// The new version is in service.
     Refreshed,
-    /// The run was refused, with these words; the old version serves on.
+    /// The run was refused, with these texts; the old version still serves.
     Refused(&'static str),
-    /// The run halted, with these words; a rollback brings the old version back.
+    /// The run halted, with these texts; a rollback brings the old version back.
     Halted(&'static str),
 }
 
-/// A kind of unit: its name, the lines of its drop-in, and what a run makes of it.
+/// A kind of unit: its name, the lines of its drop-in, and the result of a run with it.
 type Case = (&'static str, &'static str, Outcome);
 
 const CASES: [Case; 21] = [
@@ -143,7 +143,7 @@ fn verdict(ran: &Ran) -> &'static str {
     }
 }
 
-/// Runs one case; returns what differs from the expectation.
+/// Runs one case. Returns the differences from the expectation.
 fn differs(machine: &Machine, (name, lines, expected): Case) -> Option<String> {
     start_with(machine, lines);
     let private = lines.contains("PrivateNetwork");
@@ -183,7 +183,7 @@ fn rw_5_1_rw_5_5_a_run_copes_with_units_as_people_write_them_or_refuses_them_bef
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// Asserts that a run is refused before the stop with these words, and that the service answers as before.
+/// Asserts that a run is refused before the stop with these texts, and that the service answers as before.
 #[track_caller]
 fn refused(machine: &Machine, words: &[&str]) {
     let before = machine.version();
@@ -194,7 +194,7 @@ fn refused(machine: &Machine, words: &[&str]) {
     assert_eq!((machine.version(), machine.read(FENCE)), (before, None));
 }
 
-/// Has systemd read its units, starts the service and waits until it answers.
+/// Makes systemd read its units, starts the service and waits until it answers.
 #[track_caller]
 fn start(machine: &Machine) {
     machine.exec("systemctl daemon-reload && systemctl start ladylinux-api").expect(0);
@@ -221,7 +221,7 @@ fn rw_7_1b_a_unit_that_is_masked_edited_renamed_or_of_a_user_is_refused_with_the
         &[OWN_UNIT, "was changed, and systemd still uses the old one", "systemctl daemon-reload"],
     );
 
-    // Another name, while the service runs under the old one, and after it was started again.
+    // Another name, while the service runs under the old one, and after a restart.
     machine
         .exec(&format!("mv {OWN_UNIT} /etc/systemd/system/lady.service && systemctl daemon-reload"))
         .expect(0);
@@ -248,7 +248,7 @@ fn rw_7_1b_a_unit_that_is_masked_edited_renamed_or_of_a_user_is_refused_with_the
     }
     machine.exec("systemctl start lady").expect(0);
     until("the service", || machine.version());
-    // The advice works.
+    // The hint works.
     let settings = machine.read("/etc/ladylinux/refresh.toml").unwrap();
     let named = format!("{settings}[service]\nunit = \"lady.service\"\n");
     machine.write("/etc/ladylinux/refresh.toml", &named);
@@ -331,13 +331,14 @@ fn rw_5_5_rw_7_1a_another_program_that_acts_during_a_run_starts_nothing_and_its_
     assert_eq!(machine.version().as_deref(), Some("four"));
 }
 
-/// Commands of people, monitors and other units while the new service is asked for its health: what is named, and the advice.
+/// Commands of people, monitors and other units during the health check of the new service: the named program, and the
+/// hint.
 const HANDS: [(&str, &str, &[&str]); 4] = [
     ("systemctl stop ladylinux-api", "another request stopped ladylinux-api.service", &["next "]),
     (
         "systemctl restart --no-block ladylinux-api",
         "another request stopped ladylinux-api.service",
-        // The command may have ended by then, or not.
+        // The command may have ended by then, or may still run.
         &["systemctl list-jobs", "wait until it has ended"],
     ),
     (
@@ -402,8 +403,8 @@ fn rw_7_1b_a_new_service_that_needs_more_memory_than_its_unit_allows_is_named_an
     }
 }
 
-/// What the unit of a running service names, and what is removed meanwhile. Each has the lines, the command that makes it, the
-/// command that removes it, and the words of the refusal.
+/// Files that the unit of a running service names and that are removed meanwhile. Each case has the lines, the command
+/// that creates the file, the command that removes it, and the texts of the refusal.
 const GONE: [(&str, &str, &str, &str); 9] = [
     ("[Service]\nEnvironmentFile=/srv/more", "touch /srv/more", "rm /srv/more", "EnvironmentFile= of it"),
     (
@@ -434,7 +435,7 @@ fn rw_7_1b_a_unit_that_would_not_start_again_is_refused_before_the_stop_with_the
     machine.push_version("two");
     for (lines, make, take_away, words) in GONE {
         machine.exec(make).expect(0);
-        // What may be missing, and what exists only while the service runs, is no reason.
+        // An optional file, or one that exists only while the service runs, is no reason.
         let harmless = "[Service]\nEnvironmentFile=-/srv/none\nReadWritePaths=-/srv/none /run/lady\nRuntimeDirectory=lady\n";
         start_with(&machine, &format!("{lines}\n{harmless}"));
         start(&machine);
@@ -446,7 +447,7 @@ fn rw_7_1b_a_unit_that_would_not_start_again_is_refused_before_the_stop_with_the
     machine.exec("systemctl start ladylinux-api").expect(0);
     until("the service", || machine.version());
     refused(&machine, &["SuccessAction=exit", "systemctl edit --full ladylinux-api.service"]);
-    // Without it before the next stop, which would end the machine.
+    // The drop-in must be gone before the next stop, which would end the machine.
     machine.exec(&format!("rm {DROP_IN} && systemctl daemon-reload")).expect(0);
     machine.refresh("run").expect(0);
     assert_eq!(machine.version().as_deref(), Some("two"));

@@ -1,5 +1,5 @@
-//! What a run is refused for before the stop, while a client that asks all the time is never refused; and the other units of
-//! the application: on machines with systemd, with a service that needs nothing but Python.
+//! The reasons to refuse a run before the stop, while no request of a client fails; and the other units of the
+//! application. On machines with systemd, with a service that needs only Python.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
 
 use crate::lab;
@@ -25,7 +25,7 @@ const SERVER: &str = "import ctypes, http.server, pathlib\n\
     \x20       pass\n\
     http.server.ThreadingHTTPServer(('', 8000), Handler).serve_forever()\n";
 
-/// Asks every 10 ms, writes down what was no answer, and how often it asked.
+/// Sends a request every 10 ms, and records each failure and the number of requests.
 const CLIENT: &str = "import http.client, os, time\n\
     asked = 0\n\
     while not os.path.exists('/run/client.end'):\n\
@@ -97,7 +97,7 @@ impl Host {
         self.machine.exec(&format!("systemctl is-active {unit}")).out.trim() == "active"
     }
 
-    /// Asserts that a run is refused, says these words, and left everything as it was.
+    /// Asserts that a run is refused with these texts, and that nothing was changed.
     #[track_caller]
     fn refused(&self, words: &[&str]) {
         let before = self.invocation(API);
@@ -111,7 +111,7 @@ impl Host {
     }
 }
 
-/// Writes the host's settings: the address that is probed, and more whole tables.
+/// Writes the host's settings: the address of the health check, and further tables.
 fn configure(machine: &Machine, probe: &str, tables: &str) {
     let text = format!(
         "[remote]\nurl = \"file:///srv/app.git\"\nallow = [\"file\"]\n{tables}\n\
@@ -153,7 +153,7 @@ fn rw_7_1a_rw_7_1b_a_service_that_would_not_start_again_is_refused_while_it_serv
         .exec("rm /etc/systemd/system/ladylinux-api.service.d/manual.conf && systemctl daemon-reload")
         .expect(0);
 
-    // The probe asks another port.
+    // The health check uses another port.
     host.configure("http://127.0.0.1:8111/status", "");
     host.refused(&["listens on 0.0.0.0:8000", "url = \"http://127.0.0.1:8000/status\""]);
     host.configure("http://127.0.0.1:8000/", "");
@@ -195,7 +195,7 @@ fn rw_7_1a_rw_7_1b_a_service_that_would_not_start_again_is_refused_while_it_serv
     host.tool("run").expect(0);
     assert_eq!(host.version().as_deref(), Some("two"));
 
-    // A socket unit on another port would start the service in the middle of a refresh; it is named.
+    // A socket unit on another port would start the service during a refresh; it is named.
     host.unit("ladylinux-api.socket", "[Socket]\nListenStream=8001\n");
     machine.exec("systemctl stop ladylinux-api && systemctl start ladylinux-api.socket").expect(0);
     host.tool("run")
@@ -213,7 +213,7 @@ fn worker(lines: &str) -> String {
     )
 }
 
-/// What the report says of a unit: its tie and its state.
+/// The part of the report about a unit: its tie and its state.
 fn effects_on(report: &Value, unit: &str) -> (String, String) {
     let others = report["service"]["others"].as_array().unwrap();
     let found = others.iter().find(|other| other["unit"] == unit).unwrap_or_else(|| panic!("{report:#}"));
@@ -230,7 +230,7 @@ fn rw_5_5_rw_7_1a_units_of_the_application_are_stopped_and_started_with_it_or_na
     host.unit("loose.service", &worker(""));
     host.machine.exec("systemctl enable also && systemctl start tied chain also loose").expect(0);
 
-    // Without its drop-in a unit of `also` is not under the fence, and init installs that.
+    // Without its drop-in a unit of `also` is not fenced; init installs the drop-in.
     host.configure("http://127.0.0.1:8000/", "[service]\nalso = [\"also.service\"]");
     host.refused(&["also.service has no fence", "ladylinux-refresh init"]);
     host.tool("init").expect(0);
@@ -257,7 +257,8 @@ fn rw_5_5_rw_7_1a_units_of_the_application_are_stopped_and_started_with_it_or_na
     assert_eq!(effects_on(&report, "also.service"), pair("also", "started"));
     assert_eq!(effects_on(&report, "loose.service"), pair("none", "runs_old_version"));
 
-    // A halted run: what goes with the service is down, and neither a person nor a boot starts what is under the fence.
+    // A halted run: the units that stop with the service are down, and neither a person nor a boot starts a fenced
+    // unit.
     host.machine.write("/srv/work/server.py", "raise SystemExit('no model was named')\n");
     host.push("three");
     host.tool("run").expect(1).prints("no model was named").prints("stopped and fenced");
@@ -270,7 +271,7 @@ fn rw_5_5_rw_7_1a_units_of_the_application_are_stopped_and_started_with_it_or_na
     assert!(!host.is_active("also.service"));
     host.machine.exec("systemctl start loose.service").expect(0);
 
-    // The next good run starts again what that one stopped, also after a boot.
+    // The next successful run starts the units that that run stopped, also after a boot.
     host.machine.write("/srv/work/server.py", SERVER);
     host.push("four");
     host.tool("run").expect(0);

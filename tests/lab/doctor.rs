@@ -1,5 +1,5 @@
-//! The doctor on a machine with systemd: before `init`, on a healthy host, and for everything that only systemd, sudo or a
-//! user of its own can show.
+//! The doctor on a machine with systemd: before `init`, on a healthy host, and for all faults that need systemd, sudo
+//! or a separate user.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
 
 use crate::lab;
@@ -7,11 +7,11 @@ use crate::lab;
 use lab::{LOCAL_INDEX, Lab, Machine, Ran};
 use serde_json::Value;
 
-/// A service that needs nothing but Python.
+/// A service that needs only Python.
 const SERVER: &str =
     "import http.server\nhttp.server.test(http.server.SimpleHTTPRequestHandler, port=8000)\n";
 
-/// A unit as the deployment contract has it.
+/// A unit as in the deployment contract.
 const UNIT: &str = "[Unit]\nDescription=LadyLinux API\n[Service]\nType=simple\nUser=ladylinux\n\
     WorkingDirectory=/opt/ladylinux/app\nEnvironmentFile=-/etc/ladylinux/ladylinux.env\n\
     ExecStart=/opt/ladylinux/venv/bin/python server.py\nRestart=on-failure\nRestartSec=5\n\
@@ -19,7 +19,7 @@ const UNIT: &str = "[Unit]\nDescription=LadyLinux API\n[Service]\nType=simple\nU
 
 const INSTALLED: &str = "/usr/lib/systemd/system/ladylinux-api.service";
 
-/// A machine with the program and a repository that holds an application with its unit.
+/// A machine with the program and a repository that contains an application with its unit.
 fn machine(lab: &Lab) -> Machine {
     let machine = Machine::boot(lab, "host");
     machine.install_tool();
@@ -42,7 +42,7 @@ fn tool(machine: &Machine, arguments: &str) -> Ran {
     machine.exec(&format!("PIP_INDEX_URL={LOCAL_INDEX} exec ladylinux-refresh {arguments}"))
 }
 
-/// What the doctor says.
+/// Returns the report of the doctor.
 #[track_caller]
 fn examine(machine: &Machine) -> Value {
     let printed = tool(machine, "doctor --json");
@@ -64,7 +64,7 @@ fn problems(report: &Value) -> Vec<&str> {
     names
 }
 
-/// Asserts that exactly these checks found problems; returns the first finding.
+/// Asserts that exactly these checks found problems. Returns the first finding.
 #[track_caller]
 fn only(machine: &Machine, checks: &[&str]) -> Value {
     let report = examine(machine);
@@ -72,7 +72,7 @@ fn only(machine: &Machine, checks: &[&str]) -> Value {
     findings(&report, "problem").first().map_or(Value::Null, |finding| (*finding).clone())
 }
 
-/// Finds something with exactly one check, types what the finding says, and finds nothing any more.
+/// Finds a problem with exactly one check, runs the command of the finding, and finds no problem afterwards.
 #[track_caller]
 fn cured(machine: &Machine, check: &str, words: &str) {
     let finding = only(machine, &[check]);
@@ -82,7 +82,7 @@ fn cured(machine: &Machine, check: &str, words: &str) {
     only(machine, &[]);
 }
 
-/// Writes a file of the unit and has systemd read it.
+/// Writes a file of the unit and makes systemd read it.
 fn change(machine: &Machine, path: &str, text: &str) {
     machine.write(path, text);
     machine.exec("systemctl daemon-reload").expect(0);
@@ -114,7 +114,7 @@ fn before_init_the_doctor_names_missing_parts_and_after_init_it_finds_nothing() 
         machine.exec_as("visitor", &format!("ladylinux-refresh {command}")).expect(3).prints(&sudo);
     }
 
-    // The report names what could not be read, and has no more than the files that this user may read.
+    // The report names the checks that could not read their files, and contains only data that this user can read.
     let printed = machine.exec_as("visitor", "ladylinux-refresh doctor --json");
     let report: Value = serde_json::from_str(&printed.out).unwrap_or_else(|_| panic!("{}", printed.all()));
     let unseen: Vec<&str> =
@@ -160,7 +160,7 @@ fn rw_7_1a_faults_of_the_unit_are_found_on_a_machine_and_repaired() {
     overridden("[Unit]\nRequires=ghost.service\n");
     let finding = only(&machine, &["unit-requirements"]);
     assert!(finding["what"].as_str().unwrap().contains("Requires=ghost.service"));
-    // It is as the finding says.
+    // The finding is correct.
     machine.exec("systemctl start ladylinux-api").expect(5).prints("ghost.service not found");
     overridden("[Service]\nUser=root\n");
     only(&machine, &["unit-user"]);
@@ -234,7 +234,7 @@ fn the_doctor_reports_defaults_in_variables_as_systemd_reads_them() {
     let journal = lab::until("the arguments of the service", || {
         Some(machine.journal("ladylinux-api")).filter(|journal| journal.contains("--port"))
     });
-    // One version passes on nothing, another one the text as it stands; neither knows the default.
+    // One version of systemd passes an empty text, another one the unchanged text; neither supports the default.
     let report = journal.lines().find(|line| line.starts_with("['--port'")).unwrap();
     assert!(report == "['--port', '']" || report == "['--port', '${PORT:-8000}']", "{journal}");
 }
@@ -250,7 +250,7 @@ fn a_rule_of_sudo_that_leads_from_the_application_to_root_is_a_problem() {
     machine.exec("install -d -o ladylinux /opt/ladylinux/app/scripts").expect(0);
     machine.exec_as("ladylinux", "printf '#!/bin/sh\\nid -u\\n' >/opt/ladylinux/app/scripts/r.sh; chmod +x /opt/ladylinux/app/scripts/r.sh").expect(0);
     machine.write_mode(rule, "ladylinux ALL=(root) NOPASSWD: /opt/ladylinux/app/scripts/r.sh\n", 0o440);
-    // It is as the finding says.
+    // The finding is correct.
     machine.exec_as("ladylinux", "sudo -n /opt/ladylinux/app/scripts/r.sh").expect(0).prints("0\n");
     let finding = only(&machine, &["sudo"]);
     assert!(finding["what"].as_str().unwrap().contains("r.sh"), "{finding:#}");
@@ -259,7 +259,7 @@ fn a_rule_of_sudo_that_leads_from_the_application_to_root_is_a_problem() {
     if repair != format!("visudo -f {rule}") {
         machine.exec(repair).expect(0).prints(&format!("{rule}:1:ladylinux ALL=(root) NOPASSWD: /opt"));
     }
-    // The same in every group that the user is in, through a link, by an alias of the user, and for everything.
+    // The same for every group of the user, through a link, by an alias of the user, and for all commands.
     machine.exec("groupadd web && usermod -aG web ladylinux && install -d -g web -m 775 /usr/local/web && install -m 755 /bin/true /usr/local/web/r").expect(0);
     machine.exec("ln -s /usr/local/web/r /usr/local/bin/r").expect(0);
     machine.write_mode(rule, "Cmnd_Alias R = /usr/local/bin/r\nladylinux ALL=NOPASSWD: R\n", 0o440);
@@ -268,7 +268,8 @@ fn a_rule_of_sudo_that_leads_from_the_application_to_root_is_a_problem() {
     assert!(only(&machine, &["sudo"])["what"].as_str().unwrap().contains("everything as root"));
     machine.write_mode(rule, "%web ALL=NOPASSWD: /usr/local/bin/ladylinux-refresh\n", 0o440);
     assert!(only(&machine, &["sudo"])["what"].as_str().unwrap().contains("with any arguments"));
-    // Rules of other users, as another user, and with fixed arguments lead nowhere; without sudo there are none.
+    // Rules of other users, as another user, and with fixed arguments do not lead to root; without sudo there are no
+    // rules.
     for text in [
         "nobody ALL=(ALL) NOPASSWD: ALL\n",
         "ladylinux ALL=(nobody) NOPASSWD: ALL\n",
@@ -303,19 +304,19 @@ fn damage_to_a_running_host_is_found_and_repaired() {
     lab::until("the service listens", || machine.http("http://127.0.0.1:8000/"));
     only(&machine, &[]);
 
-    // Root worked in the tree: that hinders no refresh.
+    // Root worked in the tree: that prevents no refresh.
     machine.exec("mkdir -p /opt/ladylinux/app/made/by && touch /opt/ladylinux/app/made/by/root").expect(0);
     only(&machine, &[]);
-    // Root installed something into the environment that is live.
+    // Root installed a package into the live environment.
     machine.exec("cd /opt/ladylinux/venv/lib/python3*/site-packages && touch smuggled.py").expect(0);
     cured(&machine, "contamination", "smuggled.py");
-    // Another user may change what root reads.
+    // Another user can change a file that root reads.
     machine.exec("chown ladylinux /etc/ladylinux/refresh.toml").expect(0);
     let finding = only(&machine, &["remote"]);
     assert!(finding["what"].as_str().unwrap().contains("refresh.toml does not count"), "{finding:#}");
     machine.exec("chown root /etc/ladylinux/refresh.toml").expect(0);
     only(&machine, &[]);
-    // The fence stands after a refresh that failed.
+    // The fence stands after a failed refresh.
     machine.exec("cat >>/etc/ladylinux/refresh.toml <<E\n[[hook]]\nname = 'm'\nkind = 'migration'\ncommand = ['false']\nE").expect(0);
     tool(&machine, "run").expect(1);
     assert!(only(&machine, &["fence"])["what"].as_str().unwrap().contains("hook m failed"));

@@ -1,5 +1,5 @@
-//! The same commit makes the same environment on every machine: whatever the machine has been through, with a network
-//! or without one. Told by the digest that the program gives an environment.
+//! The same commit makes the same environment on every machine, whatever its history, with a network or without one.
+//! The digests of the environments are compared.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
 
 use crate::lab;
@@ -9,10 +9,10 @@ use lab::{Disk, How, Lab, Machine, Server};
 use serde_json::Value;
 use site::{PROBE, Site, URL};
 
-/// Where the bundle lies, on the machine that makes it and on the one that is refreshed from it.
+/// The path of the bundle, on the machine that makes it and on the one that is refreshed from it.
 const BUNDLE: &str = "/root/app.bundle";
 
-/// What a machine says of its live environment: commit and digest.
+/// The live environment of a machine: commit and digest.
 #[track_caller]
 fn deployed(machine: &Machine) -> (String, String) {
     let status: Value = serde_json::from_str(&machine.tool("status --json").expect(0).out).unwrap();
@@ -47,7 +47,7 @@ fn push_with(server: &Server, more: &str) -> String {
     server.push(&[("requirements.txt", &format!("{kept}{more}\n"))])
 }
 
-/// From now on git fails where root starts it.
+/// From now on git fails if root starts it.
 fn refuse_git_of_root(machine: &Machine) {
     machine.exec("mv /usr/bin/git /usr/bin/git.real").expect(0);
     let refusing = "#!/bin/sh\n[ \"$(id -u)\" != 0 ] || { echo 'root starts git' >&2; exit 99; }\n\
@@ -56,7 +56,7 @@ fn refuse_git_of_root(machine: &Machine) {
     machine.exec("chmod 755 /usr/bin/git && ! git --version").expect(0);
 }
 
-/// What a fetch leaves that is killed while it makes a mirror.
+/// The leftovers of a fetch that is killed while it makes a mirror.
 fn leave_half_a_mirror(machine: &Machine) {
     let half = machine.exec(
         "cd /opt/ladylinux-refresh && mkdir -p mirror.git.new/objects/pack && \
@@ -68,7 +68,7 @@ fn leave_half_a_mirror(machine: &Machine) {
 #[test]
 fn rw_2_2_rw_5_3_machines_of_different_histories_one_without_a_network_have_the_same_environment() {
     let Some(lab) = Lab::open() else { return };
-    // One machine has been through other versions, back, and forth again.
+    // One machine has had other versions, went back, and forth again.
     let site = Site::running(&lab, Disk::Shared, PROBE);
     let old = &site.machine;
     push_with(&site.server, "six==1.16.0");
@@ -103,7 +103,7 @@ fn rw_2_2_rw_5_3_machines_of_different_histories_one_without_a_network_have_the_
     assert_eq!(deployed(&new), there);
     new.tool("verify --environment").expect(0);
 
-    // What it took from the bundle is its own: the way back, and a fresh build, need neither the file nor a network.
+    // It keeps its own copy of the bundle's content: a rollback and a fresh build need neither the file nor a network.
     new.tool("rollback").expect(0);
     assert_eq!(deployed(&new), before);
     new.tool(&format!("run --bundle {BUNDLE} --always-rebuild-venv")).expect(0);

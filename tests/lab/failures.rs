@@ -1,5 +1,5 @@
-//! Each step fails in turn on a real machine: the service is down and stays down, each attempt to start it is refused with the reason, a
-//! boot does not bring it up, the error names the cause, and the next good run makes everything good again.
+//! Each step fails in turn on a machine. The service is down and stays down, each attempt to start it is refused with
+//! the reason, and a boot does not start it. The error names the cause, and the next successful run repairs everything.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
 
@@ -9,18 +9,17 @@ use crate::site;
 use lab::{Disk, How, Lab, Machine, Ran, Server, until};
 use site::Site;
 
-/// A probe with little patience, a service that has to stay good for longer than the one that dies, and a fetch that
-/// gives up soon.
+/// A short health check. Its settling time is longer than the life of the service that dies.
 const TABLES: &str = "[probe]\nsettle = \"4s\"\ndeadline = \"20s\"\nstatus = 200\n";
 
 /// A way to fail.
 struct Trouble {
     what: &'static str,
-    /// Files of the commit that brings it; an empty text removes a file.
+    /// Files of the commit that brings the failure; an empty text removes a file.
     files: &'static [(&'static str, &'static str)],
-    /// How the run is started.
+    /// The command of the run.
     command: &'static str,
-    /// The step that fails, and what the error has to say.
+    /// The step that fails, and the expected texts of the error.
     step: &'static str,
     cause: &'static [&'static str],
 }
@@ -121,7 +120,7 @@ fn rw_7_1a_a_network_that_fails_during_a_fetch_halts_only_a_run_that_had_begun()
     let first = site.status()["commit"].as_str().unwrap().to_owned();
     impatient(&site.machine);
 
-    // Staged: nothing has been touched yet, and the service goes on.
+    // Staged: nothing has been touched yet, and the service still runs.
     big_commit(&site.server, 1);
     cut_in_mid_transfer(&site, "run").expect(3).prints("staging").prints("nothing was changed");
     site.expect_running(&first);
@@ -129,7 +128,7 @@ fn rw_7_1a_a_network_that_fails_during_a_fetch_halts_only_a_run_that_had_begun()
     // Inside the steps: down, and fenced.
     big_commit(&site.server, 2);
     let ran = cut_in_mid_transfer(&site, "run --no-stage");
-    // The fetch is tried again, and the last try meets a remote that is silent, or that is gone.
+    // The fetch is repeated, and for the last attempt the remote is silent or gone.
     let printed = ran.all();
     assert!(
         printed.contains("stopped sending") && printed.contains("without a sign of life")
@@ -142,7 +141,7 @@ fn rw_7_1a_a_network_that_fails_during_a_fetch_halts_only_a_run_that_had_begun()
     site.expect_running(&good);
 }
 
-/// Runs a command whose fetch is cut off after it has begun to bring something.
+/// Runs a command whose fetch is cut off after it has received some data.
 fn cut_in_mid_transfer(site: &Site, command: &str) -> Ran {
     let held = || site.server.requests().iter().filter(|line| line.ends_with("HELD")).count();
     let before = held();
@@ -156,7 +155,7 @@ fn cut_in_mid_transfer(site: &Site, command: &str) -> Ran {
     });
     site.network.heal("web");
     site.server.release();
-    // Until each has found out again where the other is.
+    // Until each machine has found the address of the other again.
     until("the network is whole again", || {
         let asked = site.machine.exec("curl --insecure --silent --output /dev/null https://source/");
         (asked.code == Some(0)).then_some(())
@@ -164,7 +163,7 @@ fn cut_in_mid_transfer(site: &Site, command: &str) -> Ran {
     ran
 }
 
-/// A fetch that brings nothing for a while is given up soon.
+/// A fetch that receives nothing for a while is given up soon.
 fn impatient(machine: &Machine) {
     let settings =
         Server::settings(How::Https, "", TABLES).replacen("[remote]\n", "[remote]\nstall = \"5s\"\n", 1);
@@ -183,7 +182,7 @@ fn big_commit(server: &Server, seed: u64) {
     server.push(&[("assets/noise.txt", &text)]);
 }
 
-/// Pushes the good application again, as a new commit.
+/// Pushes the working application again, as a new commit.
 fn repaired(server: &Server) -> String {
     server.push_demo(1)
 }

@@ -1,10 +1,10 @@
-//! Who asks the service for its health: never root, which would parse what the service answers.
+//! The user that sends the health request: never root, which would parse the answer of the service.
 
 use crate::lab;
 
 use lab::{Lab, Machine};
 
-/// A service on port 8000 and on a socket in the file system. It writes down the user of each client.
+/// A service on port 8000 and on a socket in the file system. It records the user of each client.
 const SERVER: &str = r"
 import http.server, os, pathlib, socket, socketserver, struct, threading
 
@@ -48,7 +48,7 @@ const UNIT: &str = "[Unit]\nDescription=LadyLinux API\n[Service]\nUser=ladylinux
     WorkingDirectory=/opt/ladylinux/app\nExecStart=/opt/ladylinux/venv/bin/python server.py\n\
     [Install]\nWantedBy=multi-user.target\n";
 
-/// Runs once for a new version, and returns the users that asked the service meanwhile.
+/// Runs once for a new version. Returns the users that sent requests to the service meanwhile.
 fn clients_of_a_run(machine: &Machine, version: &str) -> Vec<String> {
     machine.push_version(version);
     machine.exec("rm -f /var/lib/ladylinux/clients").expect(0);

@@ -1,4 +1,4 @@
-//! What hooks and other programs do to `app/` while a run works there, on machines with systemd.
+//! Changes of hooks and other programs in `app/` during a run, on machines with systemd.
 
 use crate::lab;
 
@@ -28,7 +28,7 @@ const REMOVER: &str = "import os\n\
     \x20       except OSError:\n\
     \x20           pass\n";
 
-/// How often a run may escape it.
+/// The number of runs that may escape it.
 const TRIES: usize = 30;
 
 fn set_up(machine: &Machine) {
@@ -53,7 +53,7 @@ fn rw_7_1b_a_program_that_writes_into_the_tree_in_step_2_is_named_with_its_unit(
     );
     machine.write("/srv/llm.py", REMOVER);
     machine.exec("systemctl daemon-reload && systemctl start llm").expect(0);
-    // A tree with many entries, so that the moves take their time.
+    // A tree with many entries, so the moves take time.
     machine.exec("cd /srv/work && for number in $(seq 400); do : >file-$number; done").expect(0);
     machine.push_version("two");
     let words = "another program has removed /opt/ladylinux/app/file-";

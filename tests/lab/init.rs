@@ -1,10 +1,10 @@
-//! `init` on machines with systemd: from nothing, on one that was set up manually, and with a damaged work tree.
+//! `init` on machines with systemd: from nothing, on one that was set up manually, and with a damaged working tree.
 
 use crate::lab;
 
 use lab::{LOCAL_INDEX, Lab, Machine, Ran};
 
-/// A service that needs nothing but Python.
+/// A service that needs only Python.
 const SERVER: &str =
     "import http.server\nhttp.server.test(http.server.SimpleHTTPRequestHandler, port=8000)\n";
 
@@ -16,7 +16,7 @@ const UNIT: &str = "[Unit]\nDescription=LadyLinux API\n[Service]\nType=simple\nU
 
 const INIT: &str = "init --repo file:///srv/app.git --allow file --branch main";
 
-/// A machine with the program and a repository that holds `files`.
+/// A machine with the program and a repository that contains `files`.
 fn machine(lab: &Lab, files: &[(&str, &str)]) -> Machine {
     let machine = Machine::boot(lab, "host");
     machine.install_tool();
@@ -43,7 +43,7 @@ fn tool(machine: &Machine, arguments: &str) -> Ran {
     machine.exec(&format!("PIP_INDEX_URL={LOCAL_INDEX} exec ladylinux-refresh {arguments}"))
 }
 
-/// Everything about the files of the machine that a write would change, but for the tool's own stores.
+/// All properties of the machine's files that a write would change, except for the tool's own stores.
 fn listing(machine: &Machine) -> String {
     let own = "-path /var/lib/ladylinux-refresh/runs -o -path /var/lib/ladylinux-refresh/scratch";
     let mirror = "-path /opt/ladylinux-refresh/mirror.git";
@@ -125,7 +125,8 @@ fn from_nothing_init_makes_the_entire_contract_and_a_second_one_changes_nothing(
     machine
         .exec("systemctl cat ladylinux-refresh.service")
         .prints("/usr/local/bin/ladylinux-refresh run --if-changed");
-    // This application needs no uvicorn, which the contract's unit starts; nothing else is said against any of them.
+    // This application needs no uvicorn, which the contract's unit starts; systemd reports nothing else about any of
+    // the units.
     let printed = machine.exec("cd /usr/lib/systemd/system && systemd-analyze verify ladylinux-*.service ladylinux-*.path ladylinux-*.timer").err;
     let complaints: Vec<&str> = printed.lines().filter(|line| line.contains("ladylinux")).collect();
     assert!(complaints.iter().all(|line| line.contains("uvicorn is not executable")), "{complaints:?}");
@@ -138,7 +139,7 @@ fn from_nothing_init_makes_the_entire_contract_and_a_second_one_changes_nothing(
     }
     tool(&machine, "init --dry-run").prints("no changes are needed");
 
-    // What was lost is made again; what people switched off by masking it stays off.
+    // Missing files are created again; a unit that people masked stays masked.
     let request = "ladylinux-refresh-request.path";
     machine
         .exec("rm -r /usr/lib/systemd/system/ladylinux-api.service.d && systemctl daemon-reload")
@@ -167,7 +168,7 @@ fn the_unit_is_made_from_the_settings_and_never_taken_from_the_repository() {
         "{text}"
     );
     assert!(!text.contains("KillMode"), "{text}");
-    // An installed unit is left as it is; only for one that init wrote it prints what it would write now.
+    // An installed unit is left unchanged; only for one that init wrote, it prints the text that it would write now.
     machine.exec(&format!("echo '# mine' >>{installed}")).expect(0);
     tool(&machine, "init").expect(0).prints("is not what init would write now");
     assert!(machine.read(installed).unwrap().ends_with("# mine\n"));
@@ -195,7 +196,7 @@ fn a_program_that_others_can_replace_is_not_written_into_units() {
     assert_eq!(listing(&machine), before);
 }
 
-/// Sets a machine up the way people did it: a clone by hand, a real environment, a sudo rule, a button.
+/// Sets a machine up as people did it: a manual clone, a real environment, a sudo rule, a button.
 fn set_up_by_hand(machine: &Machine) {
     machine.exec("useradd --system --user-group --shell /bin/bash ladylinux").expect(0);
     machine
@@ -263,7 +264,8 @@ fn a_machine_that_was_set_up_manually_is_adopted_and_manual_steps_are_listed() {
     machine.exec("systemctl is-active ladylinux-api").expect(0);
     machine.exec("systemctl show ladylinux-api -p DropInPaths").prints("50-ladylinux-refresh.conf");
 
-    // The application's places stay its own; the settings are left to people, and the first run adopts the environment.
+    // The application's directories keep their owner; the settings are left to people, and the first run adopts the
+    // environment.
     let owners = machine.exec("stat -c %U /opt/ladylinux /var/lib/ladylinux | sort -u").expect(0).out;
     assert_eq!(owners.trim(), "ladylinux");
     machine
@@ -289,7 +291,7 @@ fn a_working_tree_in_which_root_worked_is_refreshed_and_one_of_root_is_refused_w
     set_up_by_hand(&machine);
     machine.exec("chown root /etc/ladylinux").expect(0);
     machine.exec("mkdir /etc/ladylinux/x && rmdir /etc/ladylinux/x").expect(0);
-    // All of it root's, as after a clone with sudo.
+    // All of it belongs to root, as after a clone with sudo.
     machine.exec("chown -R root:root /opt/ladylinux/app && rm -r /opt/ladylinux/venv").expect(0);
     let give = "chown -h ladylinux: /opt/ladylinux/app";
     tool(&machine, INIT)
@@ -303,7 +305,7 @@ fn a_working_tree_in_which_root_worked_is_refreshed_and_one_of_root_is_refused_w
     tool(&machine, "run").expect(0);
     assert_eq!(stat(&machine, "/opt/ladylinux/app/server.py"), "ladylinux:ladylinux:644");
 
-    // Some of it root's, as after a pull with sudo, and a clone inside the clone.
+    // Some of it belongs to root, as after a pull with sudo, and there is a clone inside the clone.
     machine.write("/srv/work/static/new/deep/page.html", "two\n");
     machine.write("/srv/work/version", "two\n");
     push(&machine);
@@ -324,7 +326,7 @@ fn a_working_tree_in_which_root_worked_is_refreshed_and_one_of_root_is_refused_w
     machine.exec("systemctl is-active ladylinux-api").expect(0);
 }
 
-/// A git that stands in for the real one: while the remote is asked, the service's user puts a state of its own into the
+/// A git in place of the real one: while the remote is contacted, the service user creates its own state in the
 /// directory that belongs to it.
 const SLOW_GIT: &str = "#!/bin/sh
 case \"$*\" in
@@ -333,7 +335,7 @@ esac
 exec /usr/bin/git \"$@\"
 ";
 
-/// Everything that the user can try to put where root works.
+/// Every entry that the user can create in the directories in which root works.
 const PLANT: &str = "cd /var/lib/ladylinux && touch tried
 mv .s refresh
 ln -s /var/lib/ladylinux/refresh /var/lib/ladylinux-refresh

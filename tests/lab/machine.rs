@@ -1,4 +1,4 @@
-//! The lab itself: machines that boot, see each other, lose their power and come back.
+//! The lab itself: machines that boot, communicate, lose their power and come back.
 
 use crate::lab;
 
@@ -91,7 +91,7 @@ fn a_power_cut_loses_unsynced_data_and_keeps_synced_data() {
     let there =
         |letter: char| (1..=50).filter(|n| machine.path(&format!("/opt/{letter}{n}")).exists()).count();
     assert_eq!(there('s'), 50);
-    // The journal may have been written in between; it is written as a whole.
+    // The journal may have been written in between; it is written completely.
     let kept = there('u');
     assert!(kept < 50, "{kept} of 50 files survived that were not synced");
     machine.start();

@@ -1,5 +1,5 @@
-//! A machine of version 0.1 is brought to this version. `data/machine-0.1.tar.gz` holds what 0.1 left on a machine of the lab
-//! after `init` and two runs, without its caches and tools.
+//! A machine of version 0.1 is migrated to this version. `data/machine-0.1.tar.gz` contains the files that 0.1 left on
+//! a machine of the lab after `init` and two runs, without its caches and tools.
 
 use crate::lab;
 
@@ -10,8 +10,8 @@ use lab::{LOCAL_INDEX, Lab, Machine, Ran, until};
 const OLD: &str = "/var/lib/ladylinux/refresh";
 const NEW: &str = "/var/lib/ladylinux-refresh";
 
-/// A machine as 0.1 left it: the service runs the second commit in the environment that 0.1 built, and `adopted-1` is the
-/// environment from before.
+/// A machine in the state of 0.1: the service runs the second commit in the environment that 0.1 built, and `adopted-1`
+/// is the environment from before.
 fn machine_of_0_1(lab: &Lab) -> Machine {
     let machine = Machine::boot(lab, "host");
     machine.add_service_user();
@@ -61,7 +61,7 @@ fn a_run_migrates_a_machine_of_0_1_and_refreshes_it() {
         .prints("to the new places")
         .prints("gave /opt/ladylinux and /var/lib/ladylinux to uid");
     assert_eq!(version(&machine).as_deref(), Some("three"));
-    // What 0.1 took is the service user's again, and the application makes new directories.
+    // The service user owns again the directories that 0.1 took, and the application makes new directories.
     let owners = machine.exec("stat -c %U /opt/ladylinux /var/lib/ladylinux | sort -u").expect(0).out;
     assert_eq!(owners.trim(), "ladylinux");
     machine.exec_as("ladylinux", "mkdir /var/lib/ladylinux/qdrant").expect(0);
@@ -75,7 +75,7 @@ fn a_run_migrates_a_machine_of_0_1_and_refreshes_it() {
     machine.exec("getent passwd ladylinux-refresh ladylinux-staging").expect(0);
     assert!(!tool(&machine, "run").expect(0).all().contains("version 0.1"), "it was migrated twice");
 
-    // What 0.1 deployed can be returned to, and its history is there.
+    // A rollback to a version that 0.1 deployed is possible, and its history exists.
     tool(&machine, "history").expect(0);
     tool(&machine, "rollback").expect(0);
     assert_eq!(version(&machine).as_deref(), Some("two"));
@@ -88,7 +88,7 @@ fn rw_7_1a_a_fenced_machine_of_0_1_stays_fenced_if_its_migration_is_killed_at_an
     let machine = machine_of_0_1(&lab);
     machine.exec("systemctl stop ladylinux-api").expect(0);
     machine.write(&format!("{OLD}/fence"), "{}");
-    // Killed at each instant between two effects; what the call before did is done.
+    // Killed at each instant between two effects; the effects of the call before are complete.
     let mut kills = 0;
     while machine.exec(&format!("test -e {OLD}")).code == Some(0) {
         kills += 1;

@@ -1,5 +1,5 @@
-//! A machine whose service is fenced answers with a page on the sockets of the service, and with the application again as
-//! soon as that is back; no request fails in between. On machines with systemd, with a service that needs nothing but Python.
+//! A machine whose service is fenced answers with a page on the sockets of the service, and with the application as
+//! soon as that is back; no request fails in between. On machines with systemd, with a service that needs only Python.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
 #![allow(clippy::print_stderr, clippy::disallowed_macros, reason = "counts are printed")]
 #![allow(clippy::disallowed_methods, reason = "a browser is started")]
@@ -27,7 +27,7 @@ fn rw_7_1b_a_halted_run_shows_the_page_and_the_next_one_leads_back_without_a_fai
     let halted = host.halt("two");
     let halted = halted.prints("visitors get a page until the service is back");
 
-    // What visitors get names the step and holds nothing that the hook wrote, which the report does.
+    // The page names the step and contains no output of the hook, which the report contains.
     assert!(halted.all().contains("hunter2"), "{}", halted.all());
     let page = machine.exec(&format!("curl -si {URL}a/b")).expect(0).out;
     let commit = machine.exec("git -C /srv/app.git rev-parse main").expect(0).out;
@@ -48,7 +48,7 @@ fn rw_7_1b_a_halted_run_shows_the_page_and_the_next_one_leads_back_without_a_fai
     assert_eq!(json["commit"], commit.trim());
     assert!(!json.to_string().contains("hunter2"));
 
-    // It is confined: a user that exists only as long as it, no network of its own, nothing to write to.
+    // It is confined: a user that exists only as long as the unit, no network, no writable directory.
     let table = machine.exec(&format!("systemd-analyze security --no-pager {PAGE}")).expect(0).out;
     let line = table.lines().find(|line| line.contains("Overall exposure level")).unwrap();
     let exposure: f64 = line.split_whitespace().find_map(|word| word.parse().ok()).unwrap();
@@ -58,7 +58,7 @@ fn rw_7_1b_a_halted_run_shows_the_page_and_the_next_one_leads_back_without_a_fai
     assert_eq!(complaints, "");
     assert_eq!(host.property("ladylinux-api.socket", "Result"), "success");
 
-    // What asks for the service gets the page and not the service.
+    // A request to the service gets the page and does not start the service.
     machine.exec("systemctl start ladylinux-api.service");
     assert!(!host.is_active("ladylinux-api.service") && host.is_active(PAGE));
     host.tool("init --undo").expect(3).prints("fenced");
@@ -97,7 +97,7 @@ fn rw_7_1a_a_machine_that_boots_shows_the_page_as_long_as_the_fence_stands() {
     assert!(!host.is_active(PAGE));
     assert!(!host.machine.journal(PAGE).contains("Main process exited"), "{}", host.machine.journal(PAGE));
 
-    // When the fence is lowered by hand, the next request gets the application.
+    // When the fence is lowered manually, the next request gets the application.
     host.halt("three");
     let clients = host.clients();
     until("the page", || (host.status() == 503).then_some(()));
@@ -111,7 +111,7 @@ fn rw_7_1a_a_machine_that_boots_shows_the_page_as_long_as_the_fence_stands() {
     until("the end of the page", || (!host.is_active(PAGE)).then_some(()));
 }
 
-/// Drop-ins by which the page cannot be started, or not as it should.
+/// Drop-ins that prevent the start of the page, or change it.
 const BROKEN: [(&str, &str); 4] = [
     ("ends before it is ready", "[Service]\nExecStart=\nExecStart=/bin/false\n"),
     ("ends as soon as it is ready", "[Service]\nType=oneshot\nExecStart=\nExecStart=/bin/true\n"),
@@ -211,7 +211,7 @@ fn rw_7_1a_a_page_that_is_installed_behind_the_fence_is_shown_at_once() {
     host.tool("init --page").expect(0);
     assert_eq!(host.status(), 503);
     assert!(host.is_active("ladylinux-api.socket"));
-    // However often the service is asked for.
+    // After any number of requests.
     for _ in 0..8 {
         machine.exec("systemctl start ladylinux-api.service");
     }
@@ -230,7 +230,7 @@ fn init_refuses_a_page_for_a_service_without_a_socket_unit() {
     assert_eq!(host.property(PAGE, "LoadState"), "not-found");
 }
 
-/// What the service user tries, with `$page` as the process of the page; each line fails, or changes nothing.
+/// The attempts of the service user, with `$page` as the process of the page; each line fails, or changes nothing.
 const ATTACKS: [&str; 11] = [
     "echo '{}' >/var/lib/ladylinux-refresh/fence",
     "rm -f /var/lib/ladylinux-refresh/fence",
@@ -262,7 +262,7 @@ fn the_service_user_cannot_change_what_the_page_shows() {
         assert_eq!(page(), before, "{attack}");
         assert_eq!(host.property(PAGE, "MainPID"), process, "{attack}");
     }
-    // And the page itself has no rights.
+    // The page itself has no permissions.
     let status = machine.read(&format!("/proc/{process}/status")).unwrap();
     for part in ["NoNewPrivs:\t1", "CapEff:\t0000000000000000", "Seccomp:\t2"] {
         assert!(status.contains(part), "{part} is not in {status}");
@@ -275,10 +275,11 @@ fn the_service_user_cannot_change_what_the_page_shows() {
     assert_ne!(networks[0], networks[1]);
 }
 
-/// The places of the page's start and of its stop at which a run is killed.
+/// The points of the page's start and stop at which a run is killed.
 const POINTS: [&str; 4] = ["page:starting", "page:started", "page:stopping", "page:stopped"];
 
-/// Places of a run behind a page at which it is killed as well; the first two always, the others with `LADYLINUX_REFRESH_LONG`.
+/// Points of a run behind a page at which it is killed as well; the first two always, the others with
+/// `LADYLINUX_REFRESH_LONG`.
 const LATER: [&str; 12] = [
     "fence:admitted",
     "restart:settled",
@@ -294,7 +295,7 @@ const LATER: [&str; 12] = [
     "fence:before-lowering",
 ];
 
-/// What goes wrong with the page while it is shown, with `$page` as its process.
+/// Faults of the page while it is shown, with `$page` as its process.
 const FAULTS: [(&str, &str); 4] = [
     ("it is killed", "kill -KILL $page"),
     ("it hangs", "kill -STOP $page"),
@@ -318,7 +319,8 @@ impl Host {
         );
     }
 
-    /// Asserts that the fence holds, that the next run leads out, and that the socket answers with the application then.
+    /// Asserts that the fence stands, that the next run succeeds, and that the socket answers with the application
+    /// then.
     #[track_caller]
     fn leads_out(&self, what: &str, version: &str) {
         assert!(self.machine.read(FENCE).is_some(), "{what}: the fence is gone");
@@ -371,7 +373,7 @@ fn rw_7_1a_kills_and_faults_in_the_start_and_the_stop_of_the_page_leave_a_fence_
         host.leads_out(what, &format!("repaired-{number}"));
         count += 1;
     }
-    // A page that cannot be ended keeps the service from its start: two would answer on one socket.
+    // A page that cannot be ended prevents the start of the service: otherwise both would answer on one socket.
     host.halt("kept");
     let drop_in = format!("/etc/systemd/system/{PAGE}.d/kept.conf");
     machine.write(&drop_in, "[Unit]\nRefuseManualStop=yes\n");
@@ -385,11 +387,11 @@ fn rw_7_1a_kills_and_faults_in_the_start_and_the_stop_of_the_page_leave_a_fence_
     eprintln!("{count} kills and faults, 0 violations");
 }
 
-/// Where the pictures of the page go.
+/// The directory for the pictures of the page.
 const PICTURES: &str = "LADYLINUX_REFRESH_PICTURES";
 
 impl Host {
-    /// Loads the page in a browser of this host, in the network of the machine; returns what the browser printed.
+    /// Loads the page in a browser of this host, in the network of the machine. Returns the output of the browser.
     #[track_caller]
     fn browse(&self, options: &[&str]) -> String {
         let profile = self.machine.beside("profile");

@@ -1,8 +1,8 @@
-//! Power cuts at random instants of a refresh, on a disk that loses what was not synced. After the boot: cut in staging, the
-//! old pair of commit and environment runs; cut from the stop to the end of settling, the service is down and fenced; cut
-//! afterwards, the new pair runs. One run converges, and nothing that a refresh may not touch has changed.
+//! Power cuts at random instants of a refresh, on a disk that loses unsynced data. A cut in staging: after the boot the
+//! old pair of commit and environment runs. A cut between the stop and the end of settling: the service is down and
+//! fenced. A later cut: the new pair runs. One run converges, and nothing that a refresh may not touch has changed.
 //!
-//! `LADYLINUX_REFRESH_LONG=1` cuts some hundred times; `LADYLINUX_REFRESH_SEED=N` does again what failed.
+//! `LADYLINUX_REFRESH_LONG=1` makes some hundred cuts; `LADYLINUX_REFRESH_SEED=N` repeats a failure.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
 #![allow(clippy::disallowed_methods, reason = "the cut comes at an instant of the real clock")]
@@ -24,24 +24,24 @@ use site::Site;
 const PARTS: [&str; 9] =
     ["preflight", "staging", "stop", "sync", "environment", "prepare", "restart", "status", "afterwards"];
 
-/// How many notes the application shows.
+/// The number of notes that the application shows.
 const SHOWN: usize = 50;
 
-/// Where the cut comes.
+/// The instant of the cut.
 #[derive(Debug, Clone, Copy)]
 enum Cut {
-    /// So long after the command was typed.
+    /// This time after the start of the command.
     After(Duration),
-    /// So long after this part of the run has begun.
+    /// This time after the beginning of this part of the run.
     In(&'static str, Duration),
 }
 
-/// What the run had reported when the power was cut.
+/// The events of the run until the power was cut.
 #[derive(Debug)]
 struct Reported {
     /// The part that had begun last.
     part: &'static str,
-    /// The parts that were over.
+    /// The parts that had ended.
     over: Vec<String>,
 }
 
@@ -52,7 +52,7 @@ struct Rig {
     number: usize,
     inventory: String,
     notes: Vec<String>,
-    /// For messages: what is being tried.
+    /// For messages: the current attempt.
     trying: String,
 }
 
@@ -60,7 +60,7 @@ impl Rig {
     fn new(lab: &Lab) -> Self {
         let tables = site::PROBE.replace("500ms", "1s");
         let site = Site::running(lab, Disk::Ext4, &tables);
-        // Things that no refresh may touch, made by others and safe on the disk.
+        // Files that no refresh may touch, made by others and synced to the disk.
         site.machine.exec(
             "cd /opt/ladylinux && head -c 3000000 /dev/urandom >models/weights.gguf && mkdir -p containers/box && \
              echo image >containers/box/image && echo people >/etc/ladylinux/people.conf && sync",
@@ -70,7 +70,7 @@ impl Rig {
         Self { site, new: old.clone(), old, number: 0, inventory, notes: Vec::new(), trying: String::new() }
     }
 
-    /// The next version: other source each time, and each time another environment, which must be built.
+    /// The next version: different source each time, and each time another environment, which must be built.
     fn next_version(&mut self) {
         self.number += 1;
         let n = self.number;
@@ -87,11 +87,11 @@ impl Rig {
             (&format!("only-in-{n}"), "x\n"),
             (&format!("only-in-{}", n - 1), ""),
         ]);
-        // What people had written down before is on the disk; the cut is about what the refresh does.
+        // Earlier changes are synced to the disk; the cut is about the effects of the refresh.
         self.site.machine.exec("sync").expect(0);
     }
 
-    /// Starts a run and cuts the power; returns what it had reported until then.
+    /// Starts a run and cuts the power. Returns the events of the run until then.
     fn cut(&mut self, cut: Cut) -> Reported {
         let mut run = self
             .site
@@ -120,13 +120,13 @@ impl Rig {
         self.site.machine.read("/run/events").unwrap_or_default()
     }
 
-    /// The journal of the last run, as the disk has it.
+    /// The journal of the last run on the disk.
     fn journal(&self) -> String {
         let line = "cd /var/lib/ladylinux-refresh/runs && cat \"$(ls | tail -n 1)/journal.jsonl\"";
         self.site.machine.exec(line).expect(0).out
     }
 
-    /// Boots, and asserts the state that a cut at this point has to leave. Returns what it was.
+    /// Boots, and asserts the state after a cut at this point. Returns that state.
     fn expect_after_boot(&mut self, reported: &Reported) -> &'static str {
         let fenced = self.site.machine.path("/var/lib/ladylinux-refresh/fence").exists();
         self.site.machine.start();
@@ -158,7 +158,7 @@ impl Rig {
         }
     }
 
-    /// One run makes everything good.
+    /// One run repairs everything.
     fn converge(&mut self) {
         let ran = self.site.machine.tool("run");
         assert_eq!(ran.code, Some(0), "{}\n{}\n{}", self.trying, ran.all(), self.site.why());
@@ -180,7 +180,7 @@ impl Rig {
         );
         assert_eq!(self.site.inventory(), self.inventory, "{}", self.trying);
         let notes = self.site.notes();
-        // The application shows the newest ones only.
+        // The application shows only the newest notes.
         let newest = &self.notes[self.notes.len().saturating_sub(SHOWN)..];
         let missing: Vec<&String> = newest.iter().filter(|note| !notes.contains(note)).collect();
         assert!(missing.is_empty(), "{}: lost {missing:?}", self.trying);
@@ -190,7 +190,7 @@ impl Rig {
 impl Reported {
     fn of(text: &str) -> Self {
         let mut reported = Self { part: "preflight", over: Vec::new() };
-        // The last line may be half a line.
+        // The last line may be incomplete.
         for event in text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
             let phase = event["phase"].as_str().unwrap_or_default().to_owned();
             match event["event"].as_str() {
@@ -210,13 +210,13 @@ fn is_over(run: &mut Child) -> bool {
     run.try_wait().unwrap().is_some()
 }
 
-/// How often the instants of a list are tried.
+/// The number of attempts for each instant of a list.
 fn rounds() -> usize {
     if long() { 20 } else { 1 }
 }
 
-/// Instants in the parts of a run; half of them soon after the part begins. The parts that are hit soon are hit late as
-/// well with `LADYLINUX_REFRESH_LONG`.
+/// Instants in the parts of a run; half of them soon after the part begins. With `LADYLINUX_REFRESH_LONG`, the parts
+/// that are cut early are also cut late.
 fn in_parts(dice: &mut Dice) -> Vec<Cut> {
     let late = [("staging", 1500), ("stop", 300), ("prepare", 400), ("restart", 1800)];
     let again = [("sync", 150), ("restart", 900), ("status", 700)];

@@ -1,5 +1,6 @@
-//! A machine in the real shape (`lab/shape/`): the service user owns everything of the application's, and the application
-//! writes wherever it likes. The tool adopts it, refreshes it, and leaves it, and changes nothing that is not its own.
+//! A machine in the real shape (`lab/shape/`): the service user owns all files of the application, and the application
+//! writes to any of its directories. The tool adopts the machine, refreshes it, and leaves it, and changes only its own
+//! files.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
 
 use crate::lab;
@@ -74,12 +75,12 @@ impl Shape {
         self.machine.write("/etc/ladylinux-refresh.toml", &text);
     }
 
-    /// Pushes another edition, with the byte code of two Pythons beside it; returns the commit.
+    /// Pushes another edition, with the bytecode of two Pythons beside it. Returns the commit.
     fn push_edition(&self, edition: &str) -> String {
         let text = include_str!("../../lab/shape/edition.py").replace("\"one\"", &format!("\"{edition}\""));
         assert!(text.contains(edition));
         self.write("edition.py", &text);
-        // Byte code that was compiled elsewhere, at another time: the first start writes it again.
+        // Bytecode that was compiled elsewhere, at another time: the first start writes it again.
         let line = "set -e
             cd /srv/work
             python3 -m compileall -q .
@@ -112,8 +113,8 @@ impl Shape {
         self.machine.tool(arguments)
     }
 
-    /// Everything about the files of application and host: kind, owner, mode, size, time and content. Directories of the host
-    /// that files are added to are not listed by themselves.
+    /// All properties of the files of application and host: kind, owner, mode, size, time and content. Directories of
+    /// the host that receive additional files are not listed themselves.
     fn inventory(&self) -> BTreeSet<String> {
         let theirs = "/opt/ladylinux /var/lib/ladylinux /etc/ladylinux";
         let hosts = "/etc /usr/lib/systemd /usr/lib/tmpfiles.d /usr/lib/sysusers.d /usr/local /root";
@@ -147,13 +148,13 @@ impl Shape {
         });
     }
 
-    /// What is kept of previous trees, as the program lists it.
+    /// The kept files of previous trees, as the program lists them.
     fn stash(&self) -> String {
         self.tool("stash list").expect(0).out
     }
 }
 
-/// Asserts that nothing that was listed has gone or changed, and returns what is new.
+/// Asserts that no listed entry has gone or changed. Returns the new entries.
 #[track_caller]
 fn nothing_changed<'a>(before: &'a BTreeSet<String>, after: &'a BTreeSet<String>) -> Vec<&'a String> {
     let gone: Vec<&String> = before.difference(after).collect();
@@ -178,7 +179,7 @@ fn a_machine_in_the_real_shape_is_adopted_and_left_without_a_change_to_its_own_f
         assert!(own || link, "new, and not the tool's own: {line}");
     }
     assert_eq!(shape.process("ladylinux-api"), process, "the service was touched");
-    // What reads the installation leaves it alone as well.
+    // Read-only commands change nothing in the installation either.
     for command in ["status", "plan", "doctor", "stash list", "init --dry-run", "init"] {
         shape.tool(command);
         nothing_changed(&adopted, &shape.inventory());
@@ -194,7 +195,7 @@ fn a_machine_in_the_real_shape_is_adopted_and_left_without_a_change_to_its_own_f
     assert_eq!(shape.machine.exec(own).out, "");
     assert_eq!(shape.process("ladylinux-api"), process, "the service was touched");
     shape.expect_units_active();
-    // It does not depend on anything of the tool's.
+    // It depends on no file of the tool.
     shape.machine.exec("systemctl restart ladylinux-api").expect(0);
     shape.await_edition("one");
 }
@@ -215,7 +216,7 @@ fn a_machine_in_the_real_shape_is_refreshed_with_its_workers_and_keeps_the_data_
     assert_eq!(shape.await_edition("two")["commit"], commit, "{}", ran.all());
     until("the tied worker", || shape.has_edition("tied", "two").then_some(()));
     until("the child of the application", || shape.has_edition("child", "two").then_some(()));
-    // The other goes on with the old version, and that is reported, by the run and by the doctor.
+    // The other worker continues with the old version. The run and the doctor report that.
     assert_eq!(shape.process("ladylinux-indexer"), free);
     assert!(shape.has_edition("free", "one"));
     assert!(ran.all().contains("ladylinux-indexer.service"), "{}", ran.all());
@@ -224,7 +225,7 @@ fn a_machine_in_the_real_shape_is_refreshed_with_its_workers_and_keeps_the_data_
     let old = shape.machine.exec("pgrep -u ladylinux -f 'worker.py child' | wc -l").expect(0).out;
     assert_eq!(old.trim(), "1");
 
-    // Byte code is no local change; what the application wrote into its own tree is the only one.
+    // Bytecode is not a local change; the files that the application wrote into its own tree are the only one.
     let mut stashes = changes(&shape);
     assert_eq!(stashes.len(), 1, "{stashes:?}");
     let commit = shape.push_edition("three");
@@ -233,7 +234,7 @@ fn a_machine_in_the_real_shape_is_refreshed_with_its_workers_and_keeps_the_data_
     let second = changes(&shape);
     assert_eq!(second.len(), 2, "{second:?}");
     stashes.extend(second);
-    // The commit has no such directory, so it is named as one; it holds the one file.
+    // The commit has no such directory, so it is named as a directory; it contains the one file.
     for (run, paths) in &stashes {
         assert_eq!(paths, &["config"], "{run}");
         let tree = format!("/opt/ladylinux-refresh/stash/{run}");
@@ -255,7 +256,7 @@ fn a_machine_in_the_real_shape_is_refreshed_with_its_workers_and_keeps_the_data_
     let environment = shape.machine.read("/etc/ladylinux/ladylinux.env").unwrap();
     assert_eq!(environment, "LADYLINUX_PORT=8000\nOAUTH_TOKEN=five\n");
 
-    // The unit with the free worker is the host's to name; then both go with the service.
+    // The host can name the unit with the free worker; then both stop and start with the service.
     shape
         .machine
         .exec("printf '[service]\\nalso = [\"ladylinux-indexer.service\"]\\n' >>/etc/ladylinux-refresh.toml")
@@ -265,7 +266,7 @@ fn a_machine_in_the_real_shape_is_refreshed_with_its_workers_and_keeps_the_data_
     shape.tool("run").expect(0);
     until("the free worker", || shape.has_edition("free", "six").then_some(()));
 
-    // It goes as it came: the application keeps running, from objects and an environment of its own.
+    // After the undo the machine is as before: the application keeps running, from its own objects and environment.
     shape.tool("init --undo").expect(0);
     let own = "ls -d /opt/ladylinux-refresh /var/lib/ladylinux-refresh /run/ladylinux-refresh 2>/dev/null";
     assert_eq!(shape.machine.exec(own).out, "");
@@ -284,7 +285,7 @@ fn changes(shape: &Shape) -> Vec<(String, Vec<String>)> {
         list.lines().filter_map(|line| line.split_whitespace().next()).filter(|word| word.starts_with("20"));
     let of = |run: &str| {
         let shown = shape.tool(&format!("stash show {run}")).expect(0).out;
-        // What was found is listed between when and where it is kept: a word and a path each.
+        // The findings are listed between the time and the place of each stash: a word and a path each.
         let lines = shown.lines().take_while(|line| !line.starts_with("in "));
         let lines = lines.filter(|line| !line.starts_with("kept ") && !line.starts_with("base "));
         lines.map(|line| line.split_once(' ').map_or(line, |(_, path)| path.trim()).to_owned()).collect()

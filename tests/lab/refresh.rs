@@ -1,5 +1,5 @@
-//! Real machines that are refreshed as people do it: the program installed, the demo's application (`FastAPI` under
-//! uvicorn) as a service, source and packages from another machine.
+//! Machines that are refreshed as people do it: the program installed, the demo's application (`FastAPI` under uvicorn)
+//! as a service, source and packages from another machine.
 
 use crate::lab;
 use crate::site;
@@ -7,7 +7,7 @@ use crate::site;
 use lab::{Disk, How, LOCAL_INDEX, Lab, Machine, Server, until};
 use site::{PROBE, Site};
 
-/// The unit as some machines have it: its workers outlive a stop.
+/// The unit of some machines: its workers outlive a stop.
 const OLD_UNIT: &str = "[Unit]\nDescription=LadyLinux API\nAfter=network.target\n\
     [Service]\nType=simple\nUser=ladylinux\nWorkingDirectory=/opt/ladylinux/app\n\
     EnvironmentFile=-/etc/ladylinux/ladylinux.env\n\
@@ -15,7 +15,7 @@ const OLD_UNIT: &str = "[Unit]\nDescription=LadyLinux API\nAfter=network.target\
     KillMode=process\nRestart=on-failure\nRestartSec=5\n\
     [Install]\nWantedBy=multi-user.target\n";
 
-/// How such a machine was set up, by hand and by script.
+/// The setup of such a machine, manually and by script.
 const OLD_WAY: &str = "set -e
     install -d -o ladylinux -g ladylinux /opt/ladylinux /opt/ladylinux/models /var/lib/ladylinux/data
     export GIT_ASKPASS=/root/askpass
@@ -49,12 +49,12 @@ fn rw_3_1_rw_5_5_rw_5_6a_a_machine_is_set_up_from_nothing_and_refreshed_over_htt
     let asked = site.server.requests();
     assert!(asked.iter().any(|line| line.contains("git-upload-pack") && line.ends_with(" 200")), "{asked:?}");
 
-    // A boot brings up what was refreshed.
+    // After a boot the refreshed version runs.
     site.machine.reboot();
     site.await_answer();
     site.expect_running(&second);
 
-    // By ssh, and by nothing else.
+    // By ssh, and in no other way.
     site.server.https("stop").expect(0);
     site.server.configure(&site.machine, How::Ssh, PROBE);
     let third = site.server.push(&[("templates/more.html", "more\n")]);
@@ -107,8 +107,8 @@ fn rw_7_2_a_machine_that_was_restored_from_its_snapshot_is_refreshed() {
     site.machine.start();
     site.await_answer();
 
-    // Everything goes wrong at once: a migration fails, and a helpful person empties the environments' sources
-    // and the store of commits.
+    // Several failures at once: a migration fails, and a person removes the environments' sources and the store of
+    // commits.
     site.add_note("after the snapshot");
     site.server.push_demo(2);
     site.server.push_demo(3);
@@ -135,8 +135,8 @@ fn rw_7_2_a_machine_that_was_restored_from_its_snapshot_is_refreshed() {
     assert!(site.notes().contains(&"in the snapshot".to_owned()));
 }
 
-/// A hook that tries to change what no refresh may change, leaves what came of it among the data, and waits as long as it is
-/// held.
+/// A hook that tries to change everything that no refresh may change, writes the results to the data, and waits as long
+/// as it is held.
 const MEDDLING: &str = "\n[[hook]]\nname = \"meddle\"\nkind = \"check\"\ncommand = [\"sh\", \"-c\", \"\"\"
 cd /var/lib/ladylinux/data
 for file in /opt/ladylinux/models/planted /opt/ladylinux/containers/planted /etc/ladylinux/ladylinux.env; do
@@ -147,14 +147,14 @@ touch reached
 while [ -e /srv/hold ]; do sleep 0.02; done
 \"\"\"]\n";
 
-/// A staged hook that writes into the tree, and shows where it ran and what it could reach.
+/// A staged hook that writes into the tree, and records its directory and the paths that it can reach.
 const BUNDLE: &str =
     "\n[[hook]]\nname = \"bundle\"\nkind = \"assets\"\nstage = true\ncommand = [\"sh\", \"-c\", \"\"\"
 mkdir static
 { id -un; pwd; touch /var/lib/ladylinux/data/planted 2>/dev/null || echo no data; } >static/site.css
 \"\"\"]\n";
 
-/// How exposed systemd finds a unit, from 0 to 10.
+/// The exposure that systemd reports for a unit, from 0 to 10.
 #[track_caller]
 fn exposure(machine: &Machine, unit: &str) -> f64 {
     let printed = machine.exec(&format!("systemd-analyze security --no-pager {unit}")).expect(0).out;
@@ -194,7 +194,7 @@ fn rw_6_1_the_kernel_keeps_a_hook_from_models_containers_and_settings() {
     assert_eq!(built, "ladylinux-staging\n/opt/ladylinux/app\nno data\n");
     machine.exec("stat -c %U /opt/ladylinux/app/static/site.css").expect(0).prints("ladylinux\n");
 
-    // The unit of the timer does its work below the same properties, also where nothing has made its directory in /run.
+    // The unit of the timer works with the same properties, even if its directory in /run does not exist yet.
     machine.exec("rm -r /run/ladylinux-refresh").expect(0);
     let third = site.server.push(&[("templates/more.html", "more\n")]);
     machine.exec("systemctl start ladylinux-refresh.service").expect(0);

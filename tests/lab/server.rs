@@ -1,4 +1,4 @@
-//! The server of the lab: source by HTTPS and by ssh, packages from an index, and answers that stop in the middle.
+//! The server of the lab: source by HTTPS and by ssh, packages from an index, and answers that stop before their end.
 
 use crate::lab;
 

@@ -1,7 +1,7 @@
-//! The contract of a service manager, kept by systemd; and what that manager promises beyond it.
+//! The contract of a service manager, fulfilled by systemd, and further promises of that manager.
 //!
-//! One machine of the lab is booted, this very test program is copied into it, and the tests that are marked as ignored
-//! run there, against its systemd; the others look at that machine from outside.
+//! One machine of the lab is booted, this test program is copied into it, and the tests that are marked as ignored run
+//! there, against its systemd. The others inspect that machine from outside.
 #![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests set up worlds and start programs")]
 
 use crate::lab;
@@ -39,14 +39,14 @@ keeps! {
     rw_5_5_a_unit_is_identified_by_its_invocation_even_if_it_has_emptied_its_environment: a_service_is_identified_by_its_invocation_even_if_it_has_emptied_its_environment;
 }
 
-/// Where this program lies on the machine.
+/// The path of this program on the machine.
 const ON_THE_MACHINE: &str = "/usr/local/bin/service-tests";
 
 /// Runs the tests that are marked as ignored on a machine.
 fn run_on(machine: &Machine) {
     machine.copy_in(&std::env::current_exe().unwrap(), ON_THE_MACHINE, 0o755);
-    // What stops systemd itself for a moment disturbs every other test; and a count of starts is disturbed by the others,
-    // since systemd forgets it when it reads its units again.
+    // A test that stops systemd itself for a moment disturbs all others. A count of starts is disturbed by the others,
+    // because systemd forgets it when it reloads its units.
     let alone = ["is_executed_anew", "that_systemd_gave_up"];
     let most = format!("service_systemd:: --skip=a_caller_without_rights --skip={}", alone.join(" --skip="));
     for which in std::iter::once(most.as_str()).chain(alone) {
@@ -81,7 +81,7 @@ fn rw_5_1_rw_5_5_rw_7_1a_systemd_keeps_the_contract_on_hosts_with_cgroup_v1_and_
     }
 }
 
-/// A unit as real machines have it, with a small service behind it.
+/// A unit as on real machines, with a small service behind it.
 fn the_unit_of_an_installation(machine: &Machine) {
     machine.add_service_user();
     machine.install_tool();
@@ -106,7 +106,7 @@ fn install_drop_in(machine: &Machine) {
 }
 
 fn the_tool_refuses_what_systemd_cannot_keep(machine: &Machine) {
-    // What else speaks against this host is printed beside it.
+    // Other faults of this host are printed beside it.
     let refused = |words: &str, repair: &str| machine.tool("plan").expect(3).prints(words).prints(repair);
     refused("ladylinux-api.service has no fence", "ladylinux-refresh init");
     install_drop_in(machine);
@@ -119,7 +119,7 @@ fn the_tool_refuses_what_systemd_cannot_keep(machine: &Machine) {
     let plan = machine.tool("plan");
     assert!(!plan.all().contains("ladylinux-api.service"), "{}", plan.all());
 
-    // A later file that assigns nothing removes the assertions.
+    // A later file with an empty assignment removes the assertions.
     let later = "/etc/systemd/system/ladylinux-api.service.d/zz.conf";
     for (text, words) in [
         ("[Unit]\nAssertPathExists=\n", "has no fence"),
@@ -132,7 +132,7 @@ fn the_tool_refuses_what_systemd_cannot_keep(machine: &Machine) {
         machine.tool("plan").expect(3).prints(words);
     }
     machine.exec(&format!("rm {later} && systemctl daemon-reload")).expect(0);
-    // The unit lies where people put theirs, so that it has to go for the mask.
+    // The unit is in the directory of manually written units, so it must be moved for the mask.
     machine.exec("mv /etc/systemd/system/ladylinux-api.service /usr/lib/systemd/system/").expect(0);
     machine.exec("systemctl mask ladylinux-api").expect(0);
     refused("ladylinux-api.service is masked", "systemctl unmask ladylinux-api.service");
@@ -148,10 +148,10 @@ fn the_tool_refuses_what_systemd_cannot_keep(machine: &Machine) {
     machine.exec(&format!("mv {socket}.away {socket}")).expect(0);
 }
 
-/// A service whose worker outlives it and then, frozen, takes no signal.
+/// A service whose worker outlives it and then, frozen, receives no signal.
 fn a_process_that_cannot_be_ended_is_reported_as_such(machine: &Machine) {
     let freezer = "/sys/fs/cgroup/freezer";
-    // Only the freezer of cgroup v1 holds a process against SIGKILL.
+    // Only the freezer of cgroup v1 delays SIGKILL.
     if machine.exec(&format!("mount -o remount,rw,bind {freezer} && mkdir {freezer}/held")).code != Some(0) {
         let line = b"LEFT OUT: a process that cannot be ended: this kernel has no freezer of cgroup v1\n";
         let _ = std::io::Write::write_all(&mut std::io::stderr(), line);

@@ -1,5 +1,5 @@
 //! A service with a socket unit is refreshed and no request fails: its socket stays open, and connections wait in the
-//! backlog. On machines with systemd, with a service that needs nothing but Python.
+//! backlog. On machines with systemd, with a service that needs only Python.
 
 use crate::lab;
 use crate::socket_host as host;
@@ -21,7 +21,7 @@ fn rw_5_1_rw_5_5_a_service_with_a_socket_unit_is_refreshed_without_a_failed_requ
     host.tool("run").expect(0).prints("Refreshed");
     host.tool("rollback").expect(0);
 
-    // While the service is down the socket is busy with the unit that holds it, which only reads.
+    // While the service is down, the unit that holds the socket uses it; that unit only reads.
     host.push("four");
     let (client, _) = host.held_run();
     let state = host.state("ladylinux-api.socket");
@@ -45,7 +45,7 @@ fn rw_5_1_rw_5_5_a_service_with_a_socket_unit_is_refreshed_without_a_failed_requ
     assert_eq!(machine.exec("ls /run/systemd/system | grep hold").out, "");
 }
 
-/// Waits until systemd has closed the socket that leads to nothing.
+/// Waits until systemd has closed the socket, which has no service behind it.
 #[track_caller]
 fn await_closed(host: &Host) {
     until("the closed socket", || {
@@ -77,7 +77,8 @@ fn rw_7_1a_the_socket_does_not_start_the_service_behind_the_fence_of_a_killed_ru
     assert_eq!(host.version().as_deref(), Some("two"));
     assert!(host.state("ladylinux-api.socket").starts_with("active "));
 
-    // A process that ends the unit that holds the socket makes requests fail, and nothing else: the run opens the socket again.
+    // A process that ends the unit that holds the socket makes requests fail, and has no other effect: the run opens
+    // the socket again.
     host.push("held");
     let (client, _) = host.held_run();
     machine.exec("systemctl kill --signal=KILL 'ladylinux-refresh-hold-*'").expect(0);
@@ -91,7 +92,7 @@ fn rw_7_1a_the_socket_does_not_start_the_service_behind_the_fence_of_a_killed_ru
     assert_eq!(client.wait_with_output().unwrap().status.code(), Some(0));
     assert_eq!(host.version().as_deref(), Some("held"));
 
-    // A run that halts leaves the same, and a person who lowers the fence gets the socket with the service.
+    // A halted run leaves the same state, and a person who lowers the fence gets the socket with the service.
     machine.write("/srv/work/server.py", "raise SystemExit('no model was named')\n");
     host.push("three");
     host.tool("run").expect(1).prints("no model was named").prints("stopped and fenced");
@@ -161,7 +162,7 @@ fn a_socket_that_does_not_fit_is_named_with_the_repair_and_nothing_is_touched() 
     let socket = "/etc/systemd/system/ladylinux-api.socket";
     let own = "/usr/lib/systemd/system/ladylinux-api.socket";
 
-    // A command whose form for a descriptor is not known.
+    // A command whose option for a descriptor is not known.
     host.tool("init --socket")
         .expect(3)
         .prints("the command of the service is not uvicorn, gunicorn or hypercorn")
@@ -181,7 +182,7 @@ fn a_socket_that_does_not_fit_is_named_with_the_repair_and_nothing_is_touched() 
     assert_eq!(machine.read(FENCE), None);
     machine.write("/etc/ladylinux/refresh.toml", &settings);
 
-    // A socket unit on another port than the service's.
+    // A socket unit on another port than that of the service.
     machine.write(socket, &host::SOCKET_UNIT.replace("8000", "8111"));
     machine.exec("systemctl daemon-reload && systemctl enable --now ladylinux-api.socket").expect(0);
     host.tool("run")
@@ -193,7 +194,7 @@ fn a_socket_that_does_not_fit_is_named_with_the_repair_and_nothing_is_touched() 
     assert_eq!(host.state("ladylinux-api.socket"), "active listening success");
     machine.exec("systemctl disable --now ladylinux-api.socket").expect(0);
 
-    // A socket that another process has.
+    // A socket that another process uses.
     machine.write(socket, host::SOCKET_UNIT);
     machine.exec("systemd-run --unit other python3 -m http.server --bind 127.0.0.1 8000").expect(0);
     until("the other process listens", || {
@@ -213,7 +214,7 @@ fn a_socket_that_does_not_fit_is_named_with_the_repair_and_nothing_is_touched() 
     host.tool("run").expect(0).prints("Refreshed");
     assert_eq!(host.version().as_deref(), Some("one"));
 
-    // Who stops the service by hand is reminded of the socket.
+    // A manual stop of the service prints a hint about the socket.
     host.tool("service stop").expect(0).prints(
         "ladylinux-api.socket starts it again with the next connection; to keep it down: systemctl stop ladylinux-api.socket",
     );

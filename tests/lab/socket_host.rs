@@ -1,4 +1,4 @@
-//! A host of the lab whose service has a socket unit, and clients that ask it all the time.
+//! A host of the lab whose service has a socket unit, and clients that send requests all the time.
 #![expect(unreachable_pub, reason = "a module of a test is private whatever its items say")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
 #![allow(clippy::print_stderr, clippy::disallowed_macros, reason = "what the clients saw is printed")]
@@ -9,8 +9,8 @@ use std::process::Child;
 pub use crate::lab::UNIT;
 use crate::lab::{LOCAL_INDEX, Lab, Machine, Ran, until};
 
-/// A service that takes its connections from descriptor 3, answers with its version, and ends what it has begun when it is
-/// stopped. Its socket does not block, as with every event loop.
+/// A service that takes its connections from descriptor 3, answers with its version, and completes its current answers
+/// when it is stopped. Its socket does not block, as with every event loop.
 pub const SERVER: &str = r"import asyncio, pathlib, signal, socket, time
 version = pathlib.Path('version.txt').read_bytes().strip()
 active = 0
@@ -49,8 +49,8 @@ asyncio.run(main())
 pub const SOCKET_UNIT: &str =
     "[Socket]\nListenStream=127.0.0.1:8000\nBacklog=4096\n[Install]\nWantedBy=sockets.target\n";
 
-/// Eight clients that ask every 10 ms, which is far less than the service is ever down, until a file is there, and then print
-/// what they saw.
+/// Eight clients that send a request every 10 ms until a file exists, and then print their results. The interval is far
+/// shorter than any downtime of the service.
 const CLIENTS: &str = r"import http.client, os, threading, time
 asked, failed, longest, versions = 0, [], 0.0, set()
 lock = threading.Lock()
@@ -93,7 +93,7 @@ pub struct Host {
 }
 
 impl Host {
-    /// One with the small server, and a socket unit that a person wrote.
+    /// One with the small server, and a manually written socket unit.
     pub fn running(lab: &Lab) -> Self {
         let machine = Machine::copy_of(lab, "socket", |machine| Self::set_up_running(machine, HOOK));
         until("the service", || machine.version());
@@ -127,7 +127,7 @@ impl Host {
         machine.refresh("init").expect(0);
     }
 
-    /// Starts the clients of a service that answers, and returns when one has had an answer.
+    /// Starts the clients of a service that answers. Returns when one has received an answer.
     #[track_caller]
     pub fn clients(&self) -> Child {
         self.machine.write("/srv/clients.py", CLIENTS);
@@ -137,7 +137,7 @@ impl Host {
         clients
     }
 
-    /// Ends the clients; returns how many requests failed, and what they printed.
+    /// Ends the clients. Returns the number of failed requests, and the output of the clients.
     #[track_caller]
     pub fn failed(&self, clients: Child) -> (usize, String) {
         self.machine.write("/run/clients.end", "");
@@ -179,7 +179,7 @@ impl Host {
         self.machine.exec(line).expect(0).out
     }
 
-    /// Starts a run that waits in step 4, and returns its name when it does.
+    /// Starts a run that waits in step 4. Returns its ID when the run has reached it.
     #[track_caller]
     pub fn held_run(&self) -> (Child, String) {
         self.machine.write("/srv/hold", "");

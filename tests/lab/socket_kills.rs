@@ -1,4 +1,4 @@
-//! Kills and injected errors at every operation by which the socket of a service is handed over. On machines with systemd.
+//! Kills and injected errors at every operation of the transfer of a service's socket. On machines with systemd.
 #![allow(clippy::print_stderr, clippy::disallowed_macros, reason = "the count of kills is printed")]
 
 use crate::dice::long;
@@ -13,10 +13,10 @@ use lab::{LOCAL_INDEX, Lab, Machine, Ran, until};
 const TRACE: &str = "/run/trace";
 const SOCKET: &str = "ladylinux-api.socket";
 
-/// Where the service ends its own stop only when a file is gone.
+/// The file that must be gone before the service completes its own stop.
 const SLOW: &str = "/srv/slow";
 
-/// The line that starts a run whose points are written down.
+/// The line that starts a run whose points are recorded.
 fn traced(variables: &str) -> String {
     format!(
         "LADYLINUX_REFRESH_TRACE={TRACE} {variables} PIP_INDEX_URL={LOCAL_INDEX} exec ladylinux-refresh run"
@@ -44,7 +44,7 @@ impl Host {
         self.machine.exec(&format!("echo -n > {TRACE}; chmod 666 {TRACE}")).expect(0);
     }
 
-    /// Runs, and kills whom at a point.
+    /// Starts a run, and kills `whom` at a point.
     fn killed(&self, point: &str, whom: &str) -> Ran {
         self.empty_trace();
         let variables = format!("LADYLINUX_REFRESH_KILL_AT={point}#1 LADYLINUX_REFRESH_KILL={whom}");
@@ -54,19 +54,20 @@ impl Host {
         ran
     }
 
-    /// Asks once; the answer, or the exit code of curl: 7 where the connection is refused, 28 where nothing comes.
+    /// Sends one request. Returns the answer, or the exit code of curl: 7 if the connection is refused, 28 if there is
+    /// no answer.
     fn ask(&self) -> Result<String, i32> {
         self.ask_for(60)
     }
 
-    /// Asks once, and waits for so many seconds.
+    /// Sends one request, and waits for this number of seconds.
     fn ask_for(&self, seconds: u32) -> Result<String, i32> {
         let line = format!("curl --silent --fail --max-time {seconds} http://127.0.0.1:8000/");
         let ran = self.machine.exec(&line);
         if ran.code == Some(0) { Ok(ran.out) } else { Err(ran.code.unwrap_or(-1)) }
     }
 
-    /// Asserts that nothing of a hand-over stays: what ends is waited for.
+    /// Asserts that nothing of a transfer remains. Units that are about to end are waited for.
     #[track_caller]
     fn nothing_is_left(&self, what: &str) {
         until(&format!("the end of the hand-over after {what}"), || {
@@ -87,7 +88,7 @@ impl Host {
         self.nothing_is_left(what);
     }
 
-    /// The points of a run between two of them, both included, without those at which other programs are at work.
+    /// The points of a run between two of them, both included, without those at which other programs run.
     fn points(&self) -> Vec<String> {
         self.empty_trace();
         self.push("traced");
@@ -110,8 +111,8 @@ fn between<'a>(points: &'a [String], first: &str, last: &str) -> &'a [String] {
 /// Words in the names of points between which the socket, its unit, the service or the fence change.
 const OWN: [&str; 5] = ["socket", "gate", "systemd", "fence", "service"];
 
-/// The points at which a run is killed: all where something changes that has to do with the socket, and of the others, at
-/// which the same is in place as at their neighbours, every third; all with `LADYLINUX_REFRESH_LONG`.
+/// The points at which a run is killed: all with a change that concerns the socket, and every third of the others, at
+/// which the state is that of their neighbors; all with `LADYLINUX_REFRESH_LONG`.
 fn chosen(points: &[String]) -> Vec<&String> {
     let mut others = 0;
     let is_chosen = |point: &&String| {
@@ -132,7 +133,7 @@ fn kill_at_each(host: &Host, points: &[String]) {
         let is_holder = point.starts_with("worker:gate");
         let ran = host.killed(point, if is_holder { "worker" } else { "everything" });
         if is_holder {
-            // The run goes on without the unit that it has lost.
+            // The run continues without the unit that it has lost.
             assert_eq!(ran.code, Some(0), "{point}: {}", ran.all());
             counts.0 += 1;
         } else {
@@ -176,7 +177,7 @@ fn rw_7_1a_a_run_that_is_killed_while_it_returns_the_socket_leaves_it_open_or_fe
     kill_at_each(&host, between(&points, "restart:deployed", "socket:released"));
 }
 
-/// Starts a run, and returns when it waits for the end of the service, behind a closed gate.
+/// Starts a run. Returns when the run waits for the end of the service, behind a closed gate.
 #[track_caller]
 fn run_behind_the_gate(host: &Host) -> Child {
     host.machine.write(SLOW, "");
@@ -186,7 +187,8 @@ fn run_behind_the_gate(host: &Host) -> Child {
     client
 }
 
-/// Attaches a filter that drops everything, and leaves it: what is left where all was killed, also what looks after a killed run.
+/// Attaches a filter that drops everything, and leaves it: the state after everything was killed, including the unit
+/// that cleans up after a killed run.
 const LEAVE_A_FILTER: &str = r"import ctypes, socket, struct
 program = struct.pack('HBBI', 0x06, 0, 0, 0)
 text = ctypes.create_string_buffer(program)
@@ -213,7 +215,7 @@ fn rw_7_1a_a_gate_that_was_closed_when_the_run_was_killed_is_opened_with_the_fen
     let host = Host::with_trace(&lab);
     let machine = &host.machine;
 
-    // The run and the unit that holds the socket at once: what looks after a killed run opens the gate.
+    // The run and the unit that holds the socket at once: the unit that cleans up after a killed run opens the gate.
     host.push("two");
     let client = run_behind_the_gate(&host);
     let both = "'ladylinux-refresh-hold-*' 'ladylinux-refresh-2*'";
@@ -223,11 +225,11 @@ fn rw_7_1a_a_gate_that_was_closed_when_the_run_was_killed_is_opened_with_the_fen
     host.nothing_is_left("both killed");
     assert!(matches!(host.ask(), Err(7 | 52 | 56)), "closed by systemd, since the fence stands");
 
-    // That as well: the next run opens it.
+    // The next run opens the gate after that as well.
     leave_a_filter(&host);
     host.converges("two", "the next run");
 
-    // And so does a person who lowers the fence.
+    // A person who lowers the fence opens it too.
     host.push("three");
     host.killed("socket:read", "everything");
     assert!(machine.read(FENCE).is_some());
@@ -238,7 +240,7 @@ fn rw_7_1a_a_gate_that_was_closed_when_the_run_was_killed_is_opened_with_the_fen
     assert_eq!(host.ask().as_deref(), Ok("two"));
     host.converges("three", "the run after that");
 
-    // A unit that is asked to end by another process opens the gate itself.
+    // A unit that another process requests to end opens the gate itself.
     host.push("four");
     let client = run_behind_the_gate(&host);
     machine.exec("systemctl kill --signal=TERM 'ladylinux-refresh-hold-*'").expect(0);
@@ -284,7 +286,7 @@ fn rw_7_1a_a_fault_of_the_unit_that_holds_the_socket_is_a_refusal_and_nothing_is
     refused("the drop-in cannot be written", &["/run/systemd/system"]);
     machine.exec("umount /run/systemd/system").expect(0);
 
-    // The kernel does not take the filter: the refresh goes on as without one.
+    // The kernel does not accept the filter: the refresh continues as without one.
     machine.write(every_holder, "[Service]\nAmbientCapabilities=\nCapabilityBoundingSet=\n");
     machine.exec("systemctl daemon-reload").expect(0);
     host.converges("two", "no filter");

@@ -1,5 +1,5 @@
-//! Refreshes of a `FastAPI` application under uvicorn with a socket unit, while clients ask all the time: no request
-//! fails. On a machine with systemd. `LADYLINUX_REFRESH_LONG=1` refreshes ten times.
+//! Refreshes of a `FastAPI` application under uvicorn with a socket unit, while clients send requests all the time: no
+//! request fails. On a machine with systemd. `LADYLINUX_REFRESH_LONG=1` refreshes ten times.
 #![allow(clippy::print_stderr, clippy::disallowed_macros, reason = "the longest wait is printed")]
 
 use crate::dice;
@@ -22,7 +22,7 @@ async def root() -> str:
     return version
 ";
 
-/// Three connections that have asked once and stay open until the server closes them.
+/// Three connections that have sent one request and stay open until the server closes them.
 const IDLE: &str = "import socket
 idle = [socket.create_connection(('127.0.0.1', 8000)) for _ in range(3)]
 for one in idle: one.sendall(b'GET / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n')
@@ -63,7 +63,7 @@ fn rw_5_1_rw_5_5_no_request_fails_during_refreshes_of_an_application_under_uvico
             host.tool("run").expect(0).prints("stays open").prints("waited, at most").prints("Refreshed");
         let run = &host.machine.json("/var/lib/ladylinux-refresh/status.json")["last_run"];
         let seen = &run["connections"];
-        // The idle ones, and at most one of each client that took long.
+        // The idle ones, and at most one of each slow client.
         let ended = if number == 2 { 3..=11 } else { 0..=8 };
         assert!(seen["ended"].as_u64().is_some_and(|count| ended.contains(&count)), "{seen}: {}", ran.all());
         assert!(seen["waited"].as_u64().is_some_and(|waited| (1..=8).contains(&waited)), "{seen}");
@@ -112,7 +112,7 @@ fn rw_5_5_a_service_with_tls_is_recognized_by_init_and_refreshed_with_and_withou
     };
     checked("/etc/authority.pem");
     host.tool("run").expect(0).prints("HTTP 200");
-    // The service user could replace this one.
+    // The service user could replace this file.
     checked("/srv/tls/cert.pem");
     host.tool("run").expect(3).prints("is no file of root's");
     assert_eq!(host.state("ladylinux-api.service"), "active running success");

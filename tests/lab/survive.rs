@@ -1,7 +1,7 @@
-//! A refresh goes on whatever becomes of who started it, and what is killed is looked after at once: on machines with
+//! A refresh continues whatever happens to its client, and the effects of a kill are repaired at once: on machines with
 //! systemd, with the program as people install it.
 //!
-//! A run is held where a test wants it by a hook that waits as long as a file is there.
+//! A hook that waits as long as a file exists holds a run at the point that a test needs.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
 
 use crate::lab;
@@ -11,7 +11,7 @@ use std::process::Child;
 use lab::{LOCAL_INDEX, Lab, Machine, Ran, UNIT, signal, until};
 use rustix::process::Signal;
 
-/// A service that needs nothing but Python, answers with its version, and does what a file asks for.
+/// A service that needs only Python, answers with its version, and follows the instructions in a file.
 const SERVER: &str = "import http.server, pathlib\n\
     class Handler(http.server.BaseHTTPRequestHandler):\n\
     \x20   def do_GET(self):\n\
@@ -24,7 +24,7 @@ const SERVER: &str = "import http.server, pathlib\n\
     \x20       pass\n\
     http.server.ThreadingHTTPServer(('', 8000), Handler).serve_forever()\n";
 
-/// Says that it is there, and waits as long as it is held.
+/// Records that it runs, and waits as long as it is held.
 const HOOK: &str = "[[hook]]\nname = \"hold\"\nkind = \"check\"\n\
     command = [\"sh\", \"-c\", \"echo here; while [ -e /srv/hold ]; do sleep 0.02; done\"]\n";
 
@@ -69,7 +69,7 @@ impl Host {
         self.machine.exec("rm /srv/hold").expect(0);
     }
 
-    /// The run that is in progress, as `status.json` has it.
+    /// The run in progress, as in `status.json`.
     fn current(&self) -> Option<serde_json::Value> {
         let current = self.machine.json("/var/lib/ladylinux-refresh/status.json")["current"].clone();
         (!current.is_null()).then_some(current)
@@ -83,7 +83,7 @@ impl Host {
         self.machine.json("/var/lib/ladylinux-refresh/status.json")["last_request"].clone()
     }
 
-    /// Waits until a run is held by the hook; returns its name.
+    /// Waits until the hook holds a run. Returns the ID of the run.
     #[track_caller]
     fn held(&self) -> String {
         until("a run that is held", || {
@@ -102,7 +102,7 @@ impl Host {
     }
 }
 
-/// Waits for the end of something that was spawned.
+/// Waits for the end of a spawned command.
 fn ended(child: Child) -> Ran {
     let output = child.wait_with_output().unwrap();
     Ran {
@@ -149,7 +149,7 @@ fn a_refresh_continues_when_its_client_is_killed_disconnected_cancelled_or_stopp
         assert_eq!(host.current(), None);
     }
 
-    // A client that is stopped (^Z) holds nothing up, and learns everything when it goes on.
+    // A client that is stopped (^Z) delays nothing, and receives all events when it continues.
     host.machine.push_version("six");
     host.hold();
     let client = host.client("run");
@@ -158,11 +158,11 @@ fn a_refresh_continues_when_its_client_is_killed_disconnected_cancelled_or_stopp
     host.release();
     host.machine.refresh(&format!("wait {run}")).expect(0);
     assert_eq!(host.machine.version().as_deref(), Some("six"));
-    // All of its group: what leads into the machine stops and goes on with it.
+    // All of its group: the command that leads into the machine stops and continues with it.
     signal(&client, Signal::CONT);
     ended(client).expect(0).prints("Refreshed");
 
-    // A closed output changes nothing, and the exit code is still the run's.
+    // A closed output changes nothing, and the exit code is still that of the run.
     host.machine.push_version("seven");
     host.machine.refresh("run >/dev/full 2>&1").expect(0);
     assert_eq!(host.machine.version().as_deref(), Some("seven"));
@@ -185,13 +185,13 @@ fn a_detached_run_is_waited_for_and_cancelled_by_its_id_and_a_second_one_ends_wi
     assert!(printed.out.starts_with("{\"event\":\"run_started\""), "{}", printed.out);
     assert!(printed.out.trim_end().lines().last().unwrap().starts_with("{\"event\":\"run_finished\""));
     assert_eq!(host.machine.version().as_deref(), Some("two"));
-    // What is over can be waited for again, also when nothing but the report is left of it.
+    // `wait` works again after the end of a run, even if only the report is left of it.
     assert_eq!(host.machine.refresh(&format!("wait {run} --format json")).expect(0).out, printed.out);
     host.machine.exec(&format!("rm -r /run/ladylinux-refresh/runs/{run}")).expect(0);
     host.machine.refresh(&format!("wait {run}")).expect(0).prints("Refreshed");
     host.machine.refresh("wait 20260101T000000000Z-1").expect(3).prints("does not exist");
 
-    // A user who may read the state may wait; only root may cancel.
+    // A user who can read the state can wait; only root can cancel.
     host.hold();
     let run = host.machine.refresh("run --detach").expect(0).out.trim_end().to_owned();
     host.held();
@@ -209,7 +209,7 @@ fn a_detached_run_is_waited_for_and_cancelled_by_its_id_and_a_second_one_ends_wi
     codes.sort_unstable();
     assert_eq!(codes, [0, 4], "{both:?}");
     assert_eq!(host.state(), "active");
-    // The client itself reports what is wrong with the command line; nothing is started for it.
+    // The client itself reports an error in the command line; no unit is started for it.
     host.machine.refresh("run --no-such-option").expect(2);
     host.machine.refresh("run 'bad..branch'").expect(2).prints("not touched");
     host.machine.refresh("run no-such-branch").expect(3).prints("no-such-branch");
@@ -245,7 +245,7 @@ fn rw_7_1a_a_run_that_is_killed_while_the_service_settles_leaves_it_stopped_and_
     // The repair after a killed run needs no settings.
     configure(&host.machine, "300ms", "no_such_key = 1");
     host.machine.exec(&format!("systemctl kill --signal=KILL ladylinux-refresh-{run}")).expect(0);
-    // The client stays until the repair is done, and prints what is known.
+    // The client stays until the repair is complete, and prints its result.
     ended(client).expect(137).prints("Interrupted").prints("was killed in restart").prints("SIGKILL");
     assert_eq!(host.state(), "inactive");
     assert!(host.fenced());
@@ -290,7 +290,7 @@ fn rw_5_1_a_refresh_that_is_started_from_inside_the_service_completes() {
     let Some(lab) = Lab::open() else { return };
     let host = Host::running(&lab);
 
-    // Root in the service's own control group: what a button with a sudo rule does.
+    // Root in the service's own control group: the way of a button with a sudo rule.
     host.machine.push_version("two");
     let inside = "for f in /sys/fs/cgroup/*/system.slice/ladylinux-api.service/cgroup.procs \
                   /sys/fs/cgroup/system.slice/ladylinux-api.service/cgroup.procs; do \
@@ -308,7 +308,7 @@ fn rw_5_1_a_refresh_that_is_started_from_inside_the_service_completes() {
     let printed = host.machine.read("/srv/said").unwrap();
     assert!(printed.contains("this was started from inside the service"), "{printed}");
 
-    // The request file, created by the service user in the same control group: what a button without any rights does.
+    // The request file, created by the service user in the same control group: the way of a button without any rights.
     let request = || {
         let line = "touch /run/ladylinux-refresh/request/refresh";
         let user = "setpriv --reuid=ladylinux --regid=ladylinux --init-groups --reset-env";
@@ -331,7 +331,7 @@ fn rw_5_1_a_refresh_that_is_started_from_inside_the_service_completes() {
     let last = answered("done", "");
     assert_eq!(host.machine.version().as_deref(), Some("three"));
     assert_eq!(last["run"], host.last_run()["run"]);
-    // Settings that cannot be used cost this one request, and none after it.
+    // Unusable settings make this one request fail, and no later one.
     host.machine.push_version("four");
     configure(&host.machine, "300ms", "no_such_key = 1");
     request();
@@ -340,7 +340,7 @@ fn rw_5_1_a_refresh_that_is_started_from_inside_the_service_completes() {
     request();
     answered("done", "");
     assert_eq!(host.machine.version().as_deref(), Some("four"));
-    // The watch goes on, and does not go round in circles.
+    // The watch continues, and does not loop.
     host.machine.exec("systemctl is-active ladylinux-refresh-request.path").expect(0);
     until("the end of the answer", || {
         host.machine
@@ -373,7 +373,7 @@ fn rw_7_1a_a_killed_run_leaves_the_service_down_even_if_another_process_has_the_
         assert_eq!(host.machine.read("/run/ladylinux-refresh/admit"), None);
     };
 
-    // Another process holds the lock for long.
+    // Another process holds the lock for a long time.
     let (client, run) = settling("two");
     let mut other =
         host.machine.spawn(&format!("echo $$ >/run/holder.pid; exec flock --no-fork {lock} sleep 1000"));
@@ -416,7 +416,7 @@ fn the_service_user_can_neither_delay_nor_block_a_run() {
         assert_ne!(ran.code, Some(0), "{lock} was locked: {}", ran.all());
     }
     host.machine.exec_as("ladylinux", "ladylinux-refresh status").expect(0);
-    // Its own directory, so what is there may be anything.
+    // The directory belongs to it, so the entry may be of any kind.
     host.machine
         .exec("cd /etc/ladylinux && chown ladylinux . && mv ladylinux.env old && mkfifo ladylinux.env && chown root .")
         .expect(0);

@@ -1,7 +1,7 @@
 //! Units on a real machine: transient services of systemd with the whole table.
 //!
-//! What has to happen inside a machine is in tests of this file that are ignored here; the others copy this very test
-//! program into a machine and run one of those there.
+//! Actions that must happen inside a machine are in tests of this file that are ignored here. The other tests copy this
+//! test program into a machine and run one of them there.
 #![allow(
     clippy::disallowed_methods,
     clippy::disallowed_macros,
@@ -26,7 +26,7 @@ use refresh_programs::units::{Access, Bind, Job, Role, Units, users};
 use refresh_settings::layout::Layout;
 use refresh_system::disk::Owner;
 
-/// Where this test program lies in a machine.
+/// The path of this test program in a machine.
 const INSIDE: &str = "/usr/local/bin/inside";
 
 /// Boots a machine with the program, its users and the directories of an installation.
@@ -48,7 +48,7 @@ fn machine(lab: &Lab) -> Machine {
 fn run_inside(machine: &Machine, test: &str) {
     let line = format!("{INSIDE} --ignored --exact --nocapture units::{test}");
     let ran = machine.exec(&line).expect(0).prints("1 passed");
-    // What was measured in the machine, for a run with --nocapture.
+    // The measurements in the machine, for a run with --nocapture.
     eprint!("{}", ran.err);
 }
 
@@ -118,7 +118,7 @@ fn inside_every_role() {
         assert_eq!(prints(&units, &job(role), "id -un; umask"), format!("{user}\n0022"));
         let status =
             prints(&units, &job(role), "grep -E '^(CapEff|CapBnd|NoNewPrivs|Seccomp):' /proc/self/status");
-        // The unit that has the sockets may set options of them.
+        // The unit that has the sockets can set options of them.
         let capabilities = if role == Role::Hold { "0000000000001000" } else { "0000000000000000" };
         for line in [
             &format!("CapEff:\t{capabilities}"),
@@ -165,7 +165,7 @@ fn names(role: Role) -> Vec<String> {
     text.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
 }
 
-/// Waits until systemd has no unit of a role any more: it lists one for a moment after its last process has ended.
+/// Waits until systemd has no unit of a role any more: it lists a unit for a moment after its last process has ended.
 fn await_gone(role: Role) {
     let end = std::time::Instant::now() + Duration::from_secs(60);
     while !names(role).is_empty() {
@@ -207,7 +207,7 @@ fn inside_sessions() {
     assert_eq!(names(Role::Inspect), first, "a second request has another unit");
     assert_eq!(first.len(), 1);
     assert_eq!(ask(&job(Role::Build)), units.user_of(Role::Build).unwrap(), "another role, another user");
-    // Whatever needs more than to read has a unit to itself, and that ends with its response.
+    // Each request that does more than read has a separate unit, which ends with its response.
     ask(&reading.clone().writes("/srv"));
     assert_eq!(names(Role::Inspect), first);
     for signal in ["KILL", "STOP", "TERM"] {
@@ -263,7 +263,7 @@ fn inside_waiting() {
                   sys.exit(0 if l.ptrace(16,int(sys.argv[1]),0,0)==0 else ctypes.get_errno())";
     let (done, printed) = as_service(&format!("python3 -c '{attach}' {pid}"));
     assert!(!done && printed.is_empty(), "the service user traces the unit: {printed}");
-    // The same attack on an ordinary process of the same user succeeds, so it shows something.
+    // The same attack on an ordinary process of the same user succeeds, so the test is meaningful.
     let (done, printed) =
         as_service(&format!("sleep 60 & python3 -c '{attach}' $!; code=$?; kill -KILL $!; exit $code"));
     assert!(done, "{printed}");

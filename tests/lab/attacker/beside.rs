@@ -1,4 +1,4 @@
-//! A compromised service beside a run: it reaches for what runs as its own user.
+//! A compromised service during a run: it attacks the processes that run as its own user.
 
 use super::target::Target;
 use crate::lab::Lab;
@@ -27,7 +27,8 @@ fn no_process_of_the_service_outlives_its_stop_and_changes_verified_files() {
     let ran = target.tool("run");
     let code = target.machine.read("/opt/ladylinux/app/server.py").unwrap();
     assert!(!code.contains("INFECTED"), "{}", target.loot());
-    // Units that read for the service user start git, which the same user may trace. What comes of it ends with the unit.
+    // Units that read for the service user start git, which the same user can trace. The results of that end with the
+    // unit.
     assert!(!target.loot().contains("marked"), "{}", target.loot());
     ran.expect(0);
     target.expect_running(&commit);
@@ -37,7 +38,7 @@ fn no_process_of_the_service_outlives_its_stop_and_changes_verified_files() {
 fn the_service_user_cannot_inspect_the_unit_that_waits_for_the_stop() {
     let Some(lab) = Lab::open() else { return };
     let target = Target::running(&lab, &[]);
-    // The unit waits until the service has stopped, which takes long enough to reach for it.
+    // The unit waits until the service has stopped, which leaves enough time for an attack.
     let slow = "/etc/systemd/system/ladylinux-api.service.d/slow.conf";
     target.machine.write(slow, "[Service]\nExecStop=/bin/sleep 3\n");
     target.machine.exec("systemctl daemon-reload").expect(0);
@@ -47,7 +48,7 @@ fn the_service_user_cannot_inspect_the_unit_that_waits_for_the_stop() {
     let loot = target.loot();
     assert!(loot.contains("FOUND align"), "it has not met the unit\n{loot}");
     assert!(!loot.contains("REACHED align"), "{loot}");
-    // Nothing with its uid is in the group of the conductor itself that could be taken over.
+    // The control group of the conductor contains no process with the uid of the service that could be taken over.
     assert!(!loot.contains("REACHED run"), "{loot}");
     target.expect_running(&commit);
 }
@@ -56,9 +57,9 @@ fn the_service_user_cannot_inspect_the_unit_that_waits_for_the_stop() {
 fn a_service_that_ends_the_unit_that_waits_for_the_stop_prevents_no_refresh() {
     let Some(lab) = Lab::open() else { return };
     let target = Target::running(&lab, &[]);
-    // The first time it ends what it can; the other time it never lets one live.
+    // The first time it ends every unit that it can; the other time it ends each unit at once.
     for (limit, warns) in [(2, false), (1000, true)] {
-        // On a busy machine a unit may be gone before the attack sees it: then the attack is made again.
+        // On a busy machine a unit may be gone before the attack finds it: then the attack is repeated.
         let is_met = (0..8).any(|attempt| {
             target.attack(&format!("end_unit.py 300 align {limit}"), "watching");
             let commit = target.push(&[("limit.txt", &format!("{limit} {attempt}\n"))]);
@@ -80,8 +81,8 @@ fn a_service_that_ends_the_unit_that_waits_for_the_stop_prevents_no_refresh() {
 fn a_service_that_ends_the_units_that_read_for_it_is_named_and_keeps_running() {
     let Some(lab) = Lab::open() else { return };
     let target = Target::running(&lab, &[]);
-    // Two of three ended units are no reason to refuse. On a busy machine a unit may be gone before the attack sees it:
-    // then the attack is made again.
+    // Two of three ended units are no reason to refuse. On a busy machine a unit may be gone before the attack finds
+    // it: then the attack is repeated.
     for (limit, is_refused) in [(1000, true), (2, false)] {
         let is_met = (0..8).any(|attempt| {
             let before = target.await_answer();
@@ -110,7 +111,8 @@ fn a_service_that_ends_the_units_that_read_for_it_is_named_and_keeps_running() {
 fn a_hook_leaves_no_process_that_changes_the_code_or_holds_the_port() {
     let Some(lab) = Lab::open() else { return };
     let target = Target::running(&lab, &[]);
-    // The first waits until the hook is over and its result is in; the other is there when the service comes.
+    // The first process waits until the hook has ended and its result was recorded; the other exists when the service
+    // starts.
     for (name, ghost) in [
         ("marks", "sleep 0.4; for i in $(seq 500); do echo \\\"# INFECTED\\\" >>server.py; sleep 0.01; done"),
         ("holds", "exec python3 -m http.server 8000"),

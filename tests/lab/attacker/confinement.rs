@@ -1,14 +1,15 @@
-//! What the kernel lets the tool's own processes do, and what root's processes do not do: open files of the service user's.
+//! The files of the service user that root's processes must not open, and the restrictions that the kernel puts on the
+//! tool's own processes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::target::{TABLES, Target};
 use crate::lab::{Lab, Machine, until};
 
-/// How exposed systemd may find a unit, from 0 to 10.
+/// The highest exposure that systemd may report for a unit, from 0 to 10.
 const AT_MOST: f64 = 3.0;
 
-/// The conductors that are units of their own.
+/// The conductors, which are separate units.
 const CONDUCTORS: [&str; 2] = ["ladylinux-refresh.service", "ladylinux-refresh-request.service"];
 
 /// A hook that is rehearsed, and one that is not.
@@ -20,7 +21,7 @@ fn every_unit_of_the_tool_is_confined() {
     let Some(lab) = Lab::open() else { return };
     let target = Target::with_hooks(&lab, HOOKS);
     let machine = &target.machine;
-    // A run whose settings name a path there shares the /tmp of all, and so is confined the least.
+    // A run whose settings name a path there uses the shared /tmp, and so has the weakest confinement.
     machine.exec("echo '# /tmp/any' >>/etc/ladylinux/refresh.toml").expect(0);
     machine.write("/srv/exposure.py", include_str!("../../../lab/exposure.py"));
     let mut watcher = machine.spawn("exec python3 /srv/exposure.py 600 >/srv/exposure");
@@ -30,7 +31,7 @@ fn every_unit_of_the_tool_is_confined() {
     let missing = |levels: &BTreeMap<String, f64>| -> Vec<&str> {
         expected.into_iter().filter(|unit| !levels.contains_key(*unit)).collect()
     };
-    // Two rounds for each unit; on a busy machine one may be gone before the watcher sees it: then there are more.
+    // Two rounds for each unit; on a busy machine a unit may be gone before the watcher finds it: then there are more.
     for round in 0..8 {
         if round >= 2 && missing(&levels).is_empty() {
             break;
@@ -78,12 +79,12 @@ fn exposure(machine: &Machine, unit: &str) -> f64 {
 /// The system calls that are traced: those that open files, and those that show user and parent.
 const CALLS: &str = "openat,openat2,open,execve,setresuid,setreuid,setuid,clone,clone3,fork,vfork";
 
-/// A model of the service user's, and what is expected of it.
+/// A model of the service user, and the expected result.
 const MODEL: &str = "/opt/ladylinux/models/llm/w.bin";
 const MANIFEST: &str = r#"{"schema_version": "0.1", "models": [
     {"id": "w", "local_path": "llm/", "filename": "w.bin", "required": true}]}"#;
 
-/// Puts a model with a file of checksums on the machine, which every run verifies from then on.
+/// Puts a model with a file of checksums on the machine. From then on every run verifies it.
 fn with_a_model(target: &Target) {
     let line = "mkdir -p /opt/ladylinux/models/llm && cd /opt/ladylinux/models/llm &&
         echo weights >w.bin && sha256sum w.bin >SHA256SUMS";
@@ -104,7 +105,7 @@ fn no_process_of_roots_reads_a_file_of_the_service_users() {
     let commit = target.push(&[("more.txt", "more\n"), ("requirements.txt", "six==1.16.0\n")]);
     let trace = traced(machine, "run");
     target.expect_running(&commit);
-    // What units do in the work tree was seen as well.
+    // The trace also contains the actions of units in the working tree.
     assert!(trace.all.iter().any(|open| !open.by_root && open.path.starts_with("/opt/ladylinux/app/")));
     trace.expect_the_model_read();
     trace.expect_nothing_of_the_service_user_opened_by_root("run");
@@ -155,8 +156,8 @@ fn a_unit_reads_every_store_that_the_service_user_may_read_and_an_interruption_e
     });
 }
 
-/// Runs a command of the tool's as root while strace follows every process of the machine from PID 1 on, so that nothing that
-/// systemd starts for it is left out.
+/// Runs a command of the tool as root while strace follows every process of the machine from PID 1 on, so no process
+/// that systemd starts for it is missing.
 fn traced(machine: &Machine, command: &str) -> Trace {
     machine.exec("rm -rf /srv/trace && mkdir /srv/trace").expect(0);
     // One file for each process.
@@ -167,8 +168,8 @@ fn traced(machine: &Machine, command: &str) -> Trace {
     });
     let ran = machine.exec_unit(&[], &format!("exec ladylinux-refresh {command}"));
     assert!(matches!(ran.code, Some(0 | 5)), "{command}: {:?}\n{}", ran.code, ran.all());
-    // Each line is written at once, so nothing is lost. Asked to end, strace waits for every process, and for ever for one
-    // whose vfork has just begun, since the child of that waits for strace.
+    // Each line is written at once, so nothing is lost. On a request to end, strace waits for every process. If a vfork
+    // has just begun, it waits forever, because the child of that process waits for strace.
     machine.exec("pkill -KILL -x strace; while pgrep -x strace >/dev/null; do sleep 0.05; done").expect(0);
     let _ = tracer.wait();
     Trace::read(machine)
@@ -184,18 +185,18 @@ struct Open {
 }
 
 impl Open {
-    /// Returns whether content of the service user's was read. Directories are opened by descriptor, and nothing else is.
+    /// Returns whether content of the service user was read. Only directories are opened by descriptor.
     fn is_of_the_service_user(&self) -> bool {
         let theirs = ["/opt/ladylinux/", "/var/lib/ladylinux/", "/etc/ladylinux/ladylinux.env"];
         let previous = ["/opt/ladylinux-refresh/previous/", "/opt/ladylinux-refresh/stash/"];
         let only_a_name = ["O_PATH", "O_DIRECTORY", "O_WRONLY"].iter().any(|flag| self.flags.contains(flag));
-        // Beside each kept tree lies what root has noted of it.
+        // Root's record is beside each kept tree.
         let is_record = self.path.starts_with(previous[1]) && self.path.rsplit('.').next() == Some("json");
         !only_a_name && !is_record && theirs.iter().chain(&previous).any(|place| self.path.starts_with(place))
     }
 }
 
-/// What strace has written.
+/// The output of strace.
 struct Trace {
     all: Vec<Open>,
 }
@@ -219,7 +220,7 @@ impl Trace {
         trace
     }
 
-    /// Follows one process and, where it starts others, those, with what they inherit.
+    /// Follows one process and its children, with the state that they inherit.
     fn follow(&mut self, lines: &BTreeMap<u32, Vec<&str>>, pid: u32, state: &mut State) {
         for line in lines.get(&pid).into_iter().flatten() {
             let Some((call, result)) = line.rsplit_once(" = ") else { continue };
@@ -232,7 +233,7 @@ impl Trace {
             match name {
                 "setresuid" | "setreuid" | "setuid" => {
                     let ids = arguments.trim_end_matches(')').split(", ");
-                    // The effective id decides; -1 leaves it.
+                    // The effective ID counts; -1 leaves it unchanged.
                     let id = if name == "setuid" { ids.clone().next() } else { ids.clone().nth(1) };
                     state.by_root = id.map_or(state.by_root, |id| id == "0" || (id == "-1" && state.by_root));
                 }
@@ -259,7 +260,8 @@ impl Trace {
         self.all.push(Open { program: state.program.clone(), by_root: state.by_root, path, flags });
     }
 
-    /// Asserts that the conductor was seen at work, and that no process of root's opened a file of the service user's.
+    /// Asserts that the trace contains the work of the conductor, and that no process of root opened a file of the
+    /// service user.
     #[track_caller]
     fn expect_nothing_of_the_service_user_opened_by_root(&self, command: &str) {
         let opened = self.opened_by_root();
@@ -274,20 +276,20 @@ impl Trace {
         assert!(wrong.is_empty(), "{command}: root opened {wrong:#?}");
     }
 
-    /// Asserts that something read the model: what was not read proves nothing.
+    /// Asserts that a process read the model: otherwise the trace proves nothing.
     #[track_caller]
     fn expect_the_model_read(&self) {
         assert!(self.all.iter().any(|open| open.path == MODEL), "nothing read {MODEL}");
     }
 
-    /// Opens of root's processes, but for those of systemd itself.
+    /// The opens of root's processes, except for those of systemd itself.
     fn opened_by_root(&self) -> Vec<&Open> {
         let is_systemd = |program: &str| program == "systemd" || program.contains("/lib/systemd/");
         self.all.iter().filter(|open| open.by_root && !is_systemd(&open.program)).collect()
     }
 }
 
-/// What a process inherits.
+/// The state that a process inherits.
 #[derive(Debug, Clone)]
 struct State {
     by_root: bool,

@@ -1,4 +1,4 @@
-//! What the service user plants so that no refresh happens any more: each refresh happens all the same.
+//! Files that the service user creates to prevent refreshes: each refresh happens nevertheless.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use crate::lab::Lab;
 /// The names of the attacks in `lab/attacks/hold_up.sh`.
 const PLANTS: [&str; 7] = ["include", "alternates", "shallow", "pipes", "deep", "unreadable", "hooks"];
 
-/// How long a run may take that something was planted against; a run by itself takes some seconds.
+/// The longest time of a run under attack; a run without one takes some seconds.
 const LIMIT: Duration = Duration::from_secs(60);
 
 #[test]
@@ -21,7 +21,7 @@ fn nothing_in_the_old_tree_or_its_repository_prevents_a_refresh() {
         target.machine.exec_as("ladylinux", &format!("sh /srv/attacks/hold_up.sh {name}")).expect(0);
         let commit = target.push(&[("round.txt", name)]);
         let began = Instant::now();
-        // The test sets a limit, since a run that hangs goes on without its client.
+        // The test sets a limit, since a run that hangs continues without its client.
         let line = format!("timeout {} ladylinux-refresh run; echo exit $?", LIMIT.as_secs());
         let ran = target.machine.exec(&line).expect(0);
         let took = began.elapsed();
@@ -33,7 +33,7 @@ fn nothing_in_the_old_tree_or_its_repository_prevents_a_refresh() {
         recover(&target);
     }
     assert!(failures.is_empty(), "{} of {}\n{}", failures.len(), PLANTS.len(), failures.join("\n"));
-    // What was planted is kept or removed, and nothing that reads it stumbles.
+    // The created files are kept or removed, and no reader of them fails.
     for command in ["status", "plan", "doctor"] {
         let ran = target.tool(command);
         assert!(matches!(ran.code, Some(0 | 5)), "{command}: {:?}\n{}", ran.code, ran.all());
@@ -41,7 +41,7 @@ fn nothing_in_the_old_tree_or_its_repository_prevents_a_refresh() {
     target.tool("run").expect(0);
 }
 
-/// Brings the machine back to where it was, by hand, for the next attack.
+/// Restores the machine manually, for the next attack.
 fn recover(target: &Target) {
     let line = "systemctl kill --signal=KILL 'ladylinux-refresh-2*' 2>/dev/null; sleep 1
         ladylinux-refresh unfence >/dev/null 2>&1

@@ -1,4 +1,4 @@
-//! Attacks by the service user and by users who may push to the repository, on machines with systemd. Each script lies in
+//! Attacks by the service user and by users who can push to the repository, on machines with systemd. Each script is in
 //! `lab/attacks/` and runs inside a machine of the lab, nowhere else.
 //!
 //! `LADYLINUX_REFRESH_TEST_PROGRAM` names another build to attack: against 0.1 these attacks succeed.

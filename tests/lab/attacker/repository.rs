@@ -1,12 +1,13 @@
-//! A user who may push to the repository: units, names that reach root's shell, and what a hand-written unit runs as root.
+//! A user who can push to the repository: units, names that reach root's shell, and commands that a manually written
+//! unit runs as root.
 
 use super::target::{Target, UNIT};
 use crate::lab::Lab;
 
-/// Where the program would install a unit of the repository's.
+/// The path to which the program would install a unit of the repository.
 const INSTALLED: &str = "/usr/lib/systemd/system/ladylinux-api.service";
 
-/// A machine without a unit, and a repository that has one.
+/// A machine without a unit, and a repository that contains one.
 fn with_unit_of_the_repository(lab: &Lab, unit: &str) -> Target {
     let target = Target::prepared(lab, &[("deploy/ladylinux-api.service", unit)]);
     target.machine.exec("rm /etc/systemd/system/ladylinux-api.service; systemctl daemon-reload").expect(0);

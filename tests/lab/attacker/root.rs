@@ -1,4 +1,4 @@
-//! Ways from the service user to root: its terminal, the tool's own state, and directories that are exchanged.
+//! Ways from the service user to root: its terminal, the tool's own state, and directories that are replaced.
 
 use super::target::{REMOTE, TABLES, Target};
 use crate::lab::{Lab, until};
@@ -28,7 +28,7 @@ fn a_package_of_the_repository_does_not_type_into_roots_terminal() {
     assert!(shown.contains("Refreshed"), "{shown}");
     target.await_answer();
     target.expect_nothing_of_roots_done();
-    // The package is there: it was not the index that kept the attack away.
+    // The package was installed: the attack did not fail because of the index.
     target.machine.exec("ls /opt/ladylinux/venv/lib/python3*/site-packages/evilpth.pth").expect(0);
 }
 
@@ -73,7 +73,7 @@ fn state_that_a_set_up_script_gave_to_the_service_user_makes_nothing_run_as_root
     machine
         .exec(&format!("chown -R ladylinux:ladylinux /opt/ladylinux /var/lib/ladylinux {stores}; true"))
         .expect(0);
-    // Root does what the program prints, until it no longer refuses.
+    // Root runs the printed commands until the run is no longer refused.
     for _ in 0..4 {
         let refused = target.tool("run");
         if refused.code == Some(0) {
@@ -111,7 +111,7 @@ fn a_link_in_place_of_the_application_leads_root_nowhere() {
         .expect(0);
     let list = "find /srv/precious -printf '%p %y %m %u:%g %T@ %s %l\\n' | sort";
     let before = machine.exec(list).expect(0).out;
-    // For as long as a run works, and then at rest.
+    // During a run, and then at rest.
     target.attack("exchange_app.py 8 /srv/precious; echo >>/var/lib/ladylinux/data/loot", "");
     for round in 0..4 {
         target.push(&[("round.txt", &format!("{round}\n"))]);

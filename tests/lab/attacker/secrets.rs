@@ -1,4 +1,4 @@
-//! Secrets of root's, and how much the units of the tool may do.
+//! Secrets of root, and the permissions of the tool's units.
 
 use super::target::{REMOTE, Target};
 use crate::lab::Lab;

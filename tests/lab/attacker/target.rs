@@ -1,15 +1,15 @@
-//! The machine that is attacked: its application has a hole, and the attacker is the service user.
+//! The attacked machine: its application has a vulnerability, and the attacker is the service user.
 
 use crate::lab::{LOCAL_INDEX, Lab, Machine, Ran, until};
 
-/// The unit of the application, written by hand.
+/// The manually written unit of the application.
 pub(crate) const UNIT: &str = "[Unit]\nDescription=LadyLinux API\n\
     [Service]\nType=simple\nUser=ladylinux\nWorkingDirectory=/opt/ladylinux/app\n\
     EnvironmentFile=-/etc/ladylinux/ladylinux.env\n\
     ExecStart=/opt/ladylinux/venv/bin/python server.py\nRestart=on-failure\nTimeoutStopSec=2s\n\
     [Install]\nWantedBy=multi-user.target\n";
 
-/// Where the repository is served.
+/// The address of the repository.
 pub(crate) const REMOTE: &str = "git://127.0.0.1/app.git";
 
 /// The attacks: file name and text.
@@ -41,8 +41,8 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// A machine that the program is installed on and nothing else is done: repository, service user and its directories,
-    /// the unit, the host's settings.
+    /// A machine with the program and nothing else of it: repository, service user and its directories, the unit, the
+    /// host's settings.
     pub(crate) fn prepared(lab: &Lab, files: &[(&str, &str)]) -> Self {
         let target = Self { machine: Machine::copy_of(lab, "target", Self::set_up) };
         target.await_source();
@@ -70,7 +70,7 @@ impl Target {
         target
     }
 
-    /// As [`Self::running`], with hooks.
+    /// Like [`Self::running`], with hooks.
     pub(crate) fn with_hooks(lab: &Lab, hooks: &str) -> Self {
         let machine = Machine::copy_of(lab, "target-with-hooks", |machine| {
             Self::set_up(machine);
@@ -127,45 +127,45 @@ impl Target {
         write_settings(&self.machine, tables);
     }
 
-    /// Commits files and pushes; returns the commit.
+    /// Commits files and pushes. Returns the commit.
     pub(crate) fn push(&self, files: &[(&str, &str)]) -> String {
         push(&self.machine, files)
     }
 
-    /// Runs the tool as root, outside of a terminal.
+    /// Runs the tool as root, without a terminal.
     pub(crate) fn tool(&self, arguments: &str) -> Ran {
         self.machine.tool(arguments)
     }
 
-    /// Types lines into root's shell on a terminal; returns what was shown.
+    /// Types lines into root's shell on a terminal. Returns the output of the terminal.
     pub(crate) fn type_as_root(&self, lines: &[&str]) -> String {
         let command = ["python3", "/srv/attacks/terminal.py"].iter().chain(lines);
         self.machine.run(command).expect(0).out
     }
 
-    /// Has the application run a line of shell beside itself, as the service user, and does not wait.
+    /// Makes the application run a line of shell beside itself, as the service user, and does not wait.
     pub(crate) fn through_the_hole(&self, line: &str) {
         let ran = self.machine.run(["curl", "-fsS", "--data-binary", line, "http://127.0.0.1:8000/"]);
         ran.expect(0).prints("started");
     }
 
-    /// Starts an attack beside the application and waits until it notes its first line, which begins with `ready`.
+    /// Starts an attack beside the application and waits until it records its first line, which begins with `ready`.
     pub(crate) fn attack(&self, line: &str, ready: &str) {
         self.through_the_hole(&format!("exec python3 /srv/attacks/{line}"));
         until(ready, || self.loot().contains(ready).then_some(()));
     }
 
-    /// What the attacks have noted.
+    /// Returns the records of the attacks.
     pub(crate) fn loot(&self) -> String {
         self.machine.read("/var/lib/ladylinux/data/loot").unwrap_or_default()
     }
 
-    /// Forgets what the attacks have noted.
+    /// Removes the records of the attacks.
     pub(crate) fn forget_loot(&self) {
         self.machine.exec("rm -f /var/lib/ladylinux/data/loot").expect(0);
     }
 
-    /// What the application answers; `None` if it does not.
+    /// Returns the answer of the application; `None` if there is no answer.
     pub(crate) fn answer(&self) -> Option<String> {
         self.machine.http("http://127.0.0.1:8000/")
     }
@@ -175,7 +175,7 @@ impl Target {
         until("an answer of the application", || self.answer())
     }
 
-    /// Asserts that a commit runs, and that the work tree is that commit's and nothing else.
+    /// Asserts that a commit runs, and that the working tree equals that commit.
     #[track_caller]
     pub(crate) fn expect_running(&self, commit: &str) {
         let answer = self.await_answer();
@@ -185,7 +185,7 @@ impl Target {
         assert_eq!(found.trim(), commit);
     }
 
-    /// Asserts that none of root's files has come into being that the attacks make.
+    /// Asserts that none of the files exists that the attacks create as root.
     #[track_caller]
     pub(crate) fn expect_nothing_of_roots_done(&self) {
         let planted = self.machine.exec("cat /root/PWNED* /tmp/pwn* 2>/dev/null").out;

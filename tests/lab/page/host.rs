@@ -1,4 +1,4 @@
-//! A host whose service has a socket unit and a page, and the clients that ask it.
+//! A host whose service has a socket unit and a page, and the clients that send requests to it.
 #![expect(unreachable_pub, reason = "a module of a test is private whatever its items say")]
 
 use std::process::Child;
@@ -17,12 +17,12 @@ async def app(scope, receive, send):
         await send({'type': 'http.response.body', 'body': version})
 ";
 
-/// A hook that waits as long as it is held, fails as long as a file is there, and writes what no visitor may read.
+/// A hook that waits as long as it is held, fails as long as a file exists, and prints text that no visitor may read.
 const HOOK: &str = "[[hook]]\nname = \"migrate\"\nkind = \"check\"\ncommand = [\"sh\", \"-c\", \
     \"echo '<b>password=hunter2</b>'; while [ -e /srv/hold ]; do sleep 0.02; done; test ! -e /srv/fail\"]\n";
 
-/// Four clients that ask every 10 ms until a file is there, and once more, and then print the answers that they had:
-/// in the order in which each client had them.
+/// Four clients that send a request every 10 ms until a file exists, and one more after that. Then they print their
+/// answers: in the order in which each client received them.
 const CLIENTS: &str = r"import http.client, os, threading, time
 failed, seen, longest, asked = [], [[] for _ in range(4)], 0.0, 0
 lock = threading.Lock()
@@ -135,7 +135,7 @@ impl Host {
         ran
     }
 
-    /// Starts a run that waits in step 4, and returns when it does.
+    /// Starts a run that waits in step 4. Returns when the run has reached it.
     #[track_caller]
     pub fn held_run(&self) -> Child {
         self.machine.write("/srv/hold", "");
@@ -149,7 +149,7 @@ impl Host {
         client
     }
 
-    /// The status that is answered, 0 where nothing is.
+    /// The status of the answer, 0 without an answer.
     pub fn status(&self) -> u16 {
         let ran = self.machine.exec(&format!("curl -s -o /dev/null -w '%{{http_code}}' --max-time 60 {URL}"));
         ran.out.trim().parse().unwrap_or(0)
@@ -172,7 +172,7 @@ impl Host {
         clients
     }
 
-    /// Has the clients ask from the moment on at which a boot has opened the socket.
+    /// Starts the clients as soon as a boot has opened the socket.
     pub fn ask_from_boot_on(&self) {
         self.machine.write("/srv/clients.py", CLIENTS);
         let unit = "[Unit]\nDefaultDependencies=no\nAfter=ladylinux-api.socket\n\
@@ -182,7 +182,7 @@ impl Host {
         self.machine.exec("systemctl daemon-reload && systemctl enable clients.service").expect(0);
     }
 
-    /// As [`Self::seen`], of the clients that a boot has started.
+    /// Like [`Self::seen`], for the clients that a boot has started.
     #[track_caller]
     pub fn seen_since_boot(&self) -> Vec<String> {
         until("the first answer", || self.machine.read("/run/clients.begun"));
@@ -192,7 +192,7 @@ impl Host {
         }))
     }
 
-    /// Ends the clients; returns the answers that they had, in order, none of which may be missing.
+    /// Ends the clients. Returns their answers in order, and asserts that none is missing.
     #[track_caller]
     pub fn seen(&self, clients: Child) -> Vec<String> {
         self.machine.write("/run/clients.end", "");
@@ -201,7 +201,7 @@ impl Host {
     }
 }
 
-/// Reads what the clients printed.
+/// Reads the output of the clients.
 #[track_caller]
 fn seen(printed: &str) -> Vec<String> {
     eprintln!("{printed}");

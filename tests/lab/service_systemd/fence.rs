@@ -1,4 +1,4 @@
-//! The fence against everything else that starts a unit: people, `Restart=`, dependencies, sockets. (A reboot is tried from
+//! The fence against every other start of a unit: people, `Restart=`, dependencies, sockets. (A reboot is tested from
 //! outside of the machine.)
 
 use std::fs;
@@ -88,7 +88,7 @@ fn rw_7_1a_a_socket_does_not_start_the_service_behind_the_fence() {
 #[test]
 #[ignore = "runs on a machine of the lab"]
 fn rw_7_1a_a_gate_that_is_closed_before_systemd_runs_the_start_admits_no_start() {
-    // The service is on its way down when the start is asked for, so the start waits; by then the gate is closed.
+    // The service is about to stop when the start is requested, so the start waits; by then the gate is closed.
     let world = World::new(
         &Script::new(
             "def end(*_):\n    note('ending', 1)\n    while not os.path.exists('end'): time.sleep(0.01)\n    os._exit(0)\n\

@@ -1,4 +1,4 @@
-//! Starts of units of every type, and what is reported of those that fail.
+//! Starts of units of every type, and the reports of failed ones.
 
 use std::fs;
 use std::process::Command;
@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::world::{World, systemctl};
 use crate::service::{self, Bench as _, Script, fact, message, start, until};
 
-/// Says to systemd that it is ready, when its `ready` is there.
+/// Notifies systemd that it is ready as soon as its `ready` exists.
 const NOTIFIES: &str = r#"
 s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 note("ready", os.getpid())
@@ -78,7 +78,7 @@ fn rw_5_5_a_unit_that_systemd_gave_up_is_started_nevertheless_and_that_is_report
     fs::remove_file(&die).unwrap();
     let started = world.systemd().start(Admission::Ordinary).unwrap();
     assert!(started.warnings.iter().any(|line| line.contains("too quickly")), "{:?}", started.warnings);
-    // No number of starts is a reason to give it up.
+    // No number of starts makes systemd give it up.
     for _ in 0..4 {
         world.systemd().stop().unwrap();
         start(&world);
@@ -98,10 +98,10 @@ fn rw_5_5_a_restart_by_systemd_is_seen_by_its_count_and_its_invocation() {
     kill_process(Pid::from_raw(main.pid).unwrap(), Signal::KILL).unwrap();
     fact(&world, "ready");
     let second = until("the restart", || manager.observe().unwrap().running().cloned());
-    // Once; a systemd that reads its units again in that instant may count it twice.
+    // Once; a systemd that reloads its units in that instant may count it twice.
     assert!(second.restarts > first.restarts, "{second:?}");
     assert_ne!((second.main, &second.invocation), (first.main, &first.invocation));
-    // The caller that started it gets the invocation that it started; every other caller the one that runs.
+    // The caller that started it gets the invocation that it started; every other caller gets the current one.
     let has = |log: Vec<String>, n: u32| log.contains(&format!("hello from start {n}"));
     until("the first's lines", || has(manager.log_tail(20).unwrap(), 1).then_some(()));
     until("the second's lines", || has(world.systemd().log_tail(20).unwrap(), 2).then_some(()));
@@ -150,7 +150,7 @@ fn rw_7_1b_a_command_before_or_after_the_main_one_that_fails_is_named_with_its_e
     for key in ["ExecStartPre", "ExecStartPost"] {
         let world = World::new(&Script::new(service::LISTENS), &format!("{key}=/bin/sh -c 'exit 3'"));
         let words = format!("its {key}=/bin/sh -c exit 3 failed: exit code 3");
-        // A systemd that reads its units again in that instant, as it does for neighbours, forgets which command it was.
+        // A systemd that reloads its units in that instant, as other tests make it do, forgets which command it was.
         until(&words, || message(&refused(&world)).contains(&words).then_some(()));
     }
 }
@@ -198,7 +198,7 @@ fn a_user_without_the_right_to_start_the_unit_gets_that_reason() {
     assert!(world.systemd().observe().unwrap().is_down());
 }
 
-/// No test of its own: what [`a_user_without_the_right_to_start_the_unit_gets_that_reason`] runs.
+/// Not a separate test: the process that [`a_user_without_the_right_to_start_the_unit_gets_that_reason`] runs.
 #[test]
 #[ignore = "is run by another test, as another user"]
 fn a_caller_without_rights() {

@@ -1,4 +1,4 @@
-//! Stops that systemd alone does not complete, or that something comes between.
+//! Stops that systemd alone does not complete, or that another event interrupts.
 
 use std::fs;
 use std::thread;
@@ -11,7 +11,7 @@ use refresh_service::{Before, Force, ServiceManager as _, ServiceState, fence, p
 use super::world::{World, systemctl};
 use crate::service::{self, Bench as _, Script, process, run_id, start, until};
 
-/// Leaves a worker that holds the port and ends when asked.
+/// Leaves a worker that holds the port and ends on request.
 const LEAVES_A_WORKER: &str = r#"
 s = listen(); os.set_inheritable(s.fileno(), True)
 if os.fork() == 0:
@@ -20,7 +20,7 @@ while not os.path.exists("worker"): time.sleep(0.001)
 note("ready", os.getpid()); forever()
 "#;
 
-/// Ends only when a file is there.
+/// Ends only when a file exists.
 const ENDS_SLOWLY: &str = r#"
 def end(*_):
     note("ending", 1)
@@ -113,7 +113,7 @@ fn rw_5_1_a_unit_that_waits_for_its_automatic_restart_is_stopped_too() {
     assert!(world.systemd().observe().unwrap().is_down());
 }
 
-/// What comes between a stop and its end.
+/// Stops a service and calls `disturb` between the request to end and the end.
 fn disturbed_by(world: &World, disturb: impl Fn()) {
     start(world);
     fence::raise(world.layout(), &run_id(), "refresh in progress").unwrap();

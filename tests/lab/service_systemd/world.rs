@@ -1,4 +1,4 @@
-//! A unit of its own for one test, on the machine that the test runs on.
+//! A separate unit for each test, on the machine that the test runs on.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -21,10 +21,10 @@ use crate::service::{self, Bench, Script};
 /// The variable that is set where this program runs on a machine of the lab.
 pub(crate) const ON_A_MACHINE: &str = "LADYLINUX_REFRESH_TEST_ON_A_MACHINE";
 
-/// How long a unit has to end, at most: one whose orphan ignores the request to end takes all of it.
+/// The longest time in which a unit ends: one whose orphan ignores the request to end takes all of it.
 const LONGEST_STOP: Duration = Duration::from_secs(8);
 
-/// An installation below a directory of its own, whose service is a Python script in a unit.
+/// An installation below a separate directory, whose service is a Python script in a unit.
 pub(crate) struct World {
     _directory: tempfile::TempDir,
     layout: Layout,
@@ -32,7 +32,7 @@ pub(crate) struct World {
     port: u16,
 }
 
-/// A world whose unit says nothing but what is usual.
+/// A world whose unit contains only the usual lines.
 pub(crate) fn bench(script: &Script) -> Box<dyn Bench> {
     Box::new(World::new(script, ""))
 }
@@ -67,7 +67,7 @@ impl World {
         world
     }
 
-    /// The manager under test, as its own type.
+    /// The manager under test, with its own type.
     pub(crate) fn systemd(&self) -> Systemd {
         let runner = Runner::new(Arc::new(Events::new(Vec::new())));
         Systemd::new(self.layout.clone(), self.unit.clone(), runner)
@@ -98,7 +98,7 @@ impl World {
     }
 }
 
-/// What people type.
+/// The commands that people type.
 pub(crate) fn systemctl(arguments: &[&str]) -> Output {
     Command::new("systemctl").args(arguments).output().unwrap()
 }
