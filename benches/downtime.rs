@@ -1,12 +1,12 @@
-//! How long the service is away: a bare restart against a refresh, on one installation, in turns.
+//! The time without the service: a bare restart and a refresh, on one installation, in turns.
 //!
-//! `cargo bench --bench downtime` installs the demo's application (`FastAPI` under uvicorn, its hooks left out, so that
-//! nothing but the refresh itself is measured) and does, round after round and in a changing order: a bare restart
-//! through the product's own service manager, a refresh that brings four changed files, one that brings nothing, and
-//! one without staging. The downtime is what a client sees: from the last good answer to the first one after it.
-//! `docs/performance.md` holds figures and how to read them.
+//! `cargo bench --bench downtime` installs the demo's application (`FastAPI` under uvicorn) without its hooks, so that
+//! only the refresh itself is measured. Round after round and in a changing order it does: a bare restart through the
+//! product's own service manager, a refresh with four changed files, one without changes, and one without staging. The
+//! downtime is measured by a client: from the last successful answer to the first one after it. `docs/performance.md`
+//! contains figures and explains them.
 //!
-//! Not a test: nothing here fails because of a speed. `LADYLINUX_REFRESH_BENCH_ROUNDS` sets the number of rounds,
+//! Not a test: no speed makes it fail. `LADYLINUX_REFRESH_BENCH_ROUNDS` sets the number of rounds,
 //! `LADYLINUX_REFRESH_TEST_PROGRAM` measures another build of the program.
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on has failed")]
 #![allow(clippy::disallowed_methods, reason = "lays out files, starts threads and looks at the clock itself")]
@@ -29,7 +29,7 @@ use refresh_service::supervisor::Embedded;
 use refresh_service::{Admission, ServiceManager as _};
 use refresh_settings::layers::{Layers, Overrides};
 
-/// What is measured.
+/// The measured actions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Way {
     BareRestart,
@@ -138,7 +138,7 @@ fn count(directory: &Path) -> usize {
     entries.map(|entry| if entry.file_type().unwrap().is_dir() { count(&entry.path()) } else { 1 }).sum()
 }
 
-/// Does it once, and returns how long the client had no good answer.
+/// Does the action once. Returns the time without a successful answer to the client.
 fn measure(host: &Host, client: &Client, way: Way, round: usize) -> Sample {
     if matches!(way, Way::FourFiles | Way::NoStage) {
         let text = format!("{way:?} {round}\n");

@@ -1,13 +1,14 @@
-//! How long the service is away on a machine with systemd: a bare restart, the usual shell script, and a refresh, in turns.
+//! The time without the service on a machine with systemd: a bare restart, the usual shell script, and a refresh, in
+//! turns.
 //!
-//! `sudo -E cargo bench --bench downtime_systemd` boots a machine of the lab with the demo's application (`FastAPI` under
-//! uvicorn, its hooks left out) and a server that it is refreshed from over https, and does, round after round and in a
-//! changing order: a bare restart; the usual shell script (stop, fetch, reset, clean, start), without and with
-//! `pip install`; refreshes with changed files, changed requirements, local changes, nothing changed and `--no-stage`.
-//! All of that twice: with the application as it is, and with 400 files more and a start of two seconds.
-//! `docs/performance.md` holds figures and how to read them.
+//! `sudo -E cargo bench --bench downtime_systemd` boots a machine of the lab with the demo's application (`FastAPI`
+//! under uvicorn, its hooks left out) and a server that it is refreshed from over https. Round after round and in a
+//! changing order it does: a bare restart; the usual shell script (stop, fetch, reset, clean, start), without and with
+//! `pip install`; refreshes with changed files, changed requirements, local changes, no changes and `--no-stage`. All
+//! of that twice: with the unchanged application, and with 400 more files and a start of two seconds.
+//! `docs/performance.md` contains figures and explains them.
 //!
-//! Not a test: nothing here fails because of a speed. `LADYLINUX_REFRESH_BENCH_ROUNDS` sets the number of rounds (3),
+//! Not a test: no speed makes it fail. `LADYLINUX_REFRESH_BENCH_ROUNDS` sets the number of rounds (3),
 //! `LADYLINUX_REFRESH_BENCH_CHART` names a file for the chart (SVG).
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on has failed")]
 #![allow(clippy::disallowed_methods, reason = "reads its number of rounds")]
@@ -32,7 +33,7 @@ use lab::{Disk, How, Lab, Server};
 use serde_json::Value;
 use site::Site;
 
-/// What is measured.
+/// The measured actions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Way {
     BareRestart,
@@ -46,7 +47,7 @@ enum Way {
 }
 
 impl Way {
-    /// What keeps its order: a refresh brings nothing only after one that has brought everything.
+    /// The actions in a fixed order: a refresh has no changes only after one that has deployed everything.
     const TURNS: [&[Self]; 7] = [
         &[Self::BareRestart],
         &[Self::Script],
@@ -77,13 +78,13 @@ impl Way {
             Self::Script => "/srv/refresh.sh",
             Self::ScriptWithPip => "/srv/refresh-with-pip.sh",
             Self::NothingNew | Self::FourFiles | Self::LocalChanges => "ladylinux-refresh run --format json",
-            // Two requirements take turns, and an environment that was built before would be used again.
+            // Two requirements take turns; otherwise an environment that was built before would be used again.
             Self::Requirements => "ladylinux-refresh run --always-rebuild-venv --format json",
             Self::NoStage => "ladylinux-refresh run --no-stage --format json",
         }
     }
 
-    /// Prepares the round: what is pushed, and what is changed manually.
+    /// Prepares the round: the commits to push, and the manual changes.
     fn prepare(self, site: &Site, round: usize) {
         if matches!(self, Self::BareRestart | Self::NothingNew) {
             return;
@@ -111,7 +112,7 @@ impl Way {
     }
 }
 
-/// Which application is refreshed.
+/// The refreshed application.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Form {
     Demo,
@@ -126,7 +127,7 @@ impl Form {
         }
     }
 
-    /// Pushes what makes the demo's application this one.
+    /// Pushes the files that turn the demo's application into this one.
     fn push(self, site: &Site) {
         let mut files = vec![("refresh.toml".to_owned(), String::new())];
         if self == Self::Large {
@@ -147,7 +148,7 @@ impl Form {
     }
 }
 
-/// One measurement: the downtime that the client saw and the steps as the report has them, in milliseconds.
+/// One measurement: the downtime of the client and the steps as in the report, in milliseconds.
 #[derive(Debug)]
 struct Sample {
     seen: f64,
@@ -170,12 +171,12 @@ fn main() {
     }
 }
 
-/// Does everything as often as wanted.
+/// Does all actions in all rounds.
 fn rounds_of(lab: &Lab, form: Form, rounds: usize) -> BTreeMap<Way, Vec<Sample>> {
     let site = Site::running(lab, Disk::Shared, "[probe]\npath = \"/api/status\"\nsettle = \"150ms\"\n");
     form.push(&site);
     site.machine.tool("run").expect(0);
-    // Restarts that follow each other so closely would meet the unit's limit, which is not what is measured.
+    // Restarts in quick succession would reach the unit's limit, which is not measured.
     site.machine
         .write("/etc/systemd/system/ladylinux-api.service.d/limit.conf", "[Unit]\nStartLimitIntervalSec=0\n");
     site.machine.exec("systemctl daemon-reload").expect(0);
@@ -199,7 +200,7 @@ fn rounds_of(lab: &Lab, form: Form, rounds: usize) -> BTreeMap<Way, Vec<Sample>>
     samples
 }
 
-/// What people refresh with: everything happens while the service is down.
+/// The usual script: everything happens while the service is down.
 const SCRIPT: &str = "#!/bin/sh
 set -e
 systemctl stop ladylinux-api
@@ -213,7 +214,7 @@ PIP
 systemctl start ladylinux-api
 ";
 
-/// The line that installs, into an environment beside the service's own, from an index on the machine's disk.
+/// The line that installs, into an environment beside that of the service, from an index on the machine's disk.
 const PIP: &str = "    /srv/venv/bin/pip --disable-pip-version-check --quiet install --no-cache-dir \\
         --index-url file:///srv/wheels/simple --requirement requirements.txt";
 
@@ -221,7 +222,7 @@ fn url_with_token(site: &Site) -> String {
     Server::url(How::Https).replace("://", &format!("://x-access-token:{}@", site.server.token()))
 }
 
-/// Does it once; returns for how long the client had no good answer, and what the steps took.
+/// Does the action once. Returns the time without a successful answer to the client, and the durations of the steps.
 fn measure(site: &Site, client: &Client, way: Way, round: usize) -> Sample {
     way.prepare(site, round);
     client.begin();
@@ -236,7 +237,7 @@ fn measure(site: &Site, client: &Client, way: Way, round: usize) -> Sample {
     Sample { seen: client.end(), steps }
 }
 
-/// Returns the median ratio of a way to the bare restart of the same round.
+/// Returns the median ratio of an action to the bare restart of the same round.
 fn ratio(all: &[Sample], bare: &[Sample]) -> f64 {
     median(all.iter().zip(bare).map(|(sample, bare)| sample.seen / bare.seen))
 }

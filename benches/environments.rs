@@ -1,13 +1,13 @@
-//! What an environment costs beside the bare uv: the real requirements of LadyLinux.
+//! The cost of an environment beside the bare uv: the real requirements of LadyLinux.
 //!
 //! `cargo bench --bench environments` does, round after round, on a fresh installation: the first build, with an empty
 //! cache; a second build, from the cache; a run that finds nothing to build; the comparison with the manifest; the
-//! verification of every byte. And in the same round what people type: `uv venv` and `uv pip sync --link-mode=copy
-//! --compile-bytecode` of a finished lock, with an empty cache and with one that has everything, and with `uv pip compile`
-//! before them. The two sides take turns in going first.
-//! `docs/performance.md` holds figures and names what is compared with what.
+//! verification of every byte. In the same round it runs the usual commands: `uv venv` and `uv pip sync
+//! --link-mode=copy --compile-bytecode` of a finished lock, with an empty cache and with a full one, and with `uv pip
+//! compile` before them. The two sides take turns in going first. `docs/performance.md` contains figures and names the
+//! compared pairs.
 //!
-//! Not a test: nothing here fails because of a speed. `LADYLINUX_REFRESH_BENCH_ROUNDS` sets the number of rounds,
+//! Not a test: no speed makes it fail. `LADYLINUX_REFRESH_BENCH_ROUNDS` sets the number of rounds,
 //! `LADYLINUX_REFRESH_TEST_PROGRAM` measures another build of the program. The package index is the real one.
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on has failed")]
 #![allow(
@@ -35,13 +35,13 @@ use refresh_programs::units::Units;
 use refresh_settings::layers::{Layers, Overrides};
 use refresh_system::disk::Owner;
 
-/// What a real LadyLinux asks for.
+/// The requirements of a real LadyLinux.
 const REQUIREMENTS: &str = include_str!("../tests/data/ladylinux-requirements.txt");
 
-/// How often the look for changes is repeated: one is too short to be measured.
+/// The number of repeated checks for changes: a single one is too short to be measured.
 const LOOKS: u32 = 20;
 
-/// What is measured, in the order of doing.
+/// The measured actions, in their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum What {
     BareCold,
@@ -70,7 +70,7 @@ impl What {
         }
     }
 
-    /// What it is compared with.
+    /// The action that it is compared with.
     fn beside(self) -> Self {
         match self {
             Self::BareCold | Self::FirstLocked => Self::BareCold,
@@ -86,7 +86,7 @@ fn main() {
     let rounds = std::env::var("LADYLINUX_REFRESH_BENCH_ROUNDS").ok();
     let rounds: usize = rounds.and_then(|text| text.parse().ok()).unwrap_or(3);
     let mut samples = Samples::new();
-    // Not counted: a proxy or mirror of the index knows the packages afterwards, for both sides alike.
+    // Not counted: afterwards a proxy or mirror of the index has the packages, for both sides alike.
     let lock = fs::read(ours(&installed(), &mut |_, _| ())).unwrap();
     for round in 0..rounds {
         let host = installed();
@@ -104,7 +104,7 @@ fn main() {
     print(rounds, &samples);
 }
 
-/// An installation that has built nothing yet; only uv is there.
+/// An installation that has built nothing yet; only uv exists.
 fn installed() -> Host {
     let host = Host::bare();
     fs::remove_file(host.layout.uv().join("cache")).unwrap();
@@ -114,8 +114,7 @@ fn installed() -> Host {
     host
 }
 
-/// Measures the program, and returns what it has locked. Without staging, so that step 3 is all there is about the
-/// environment.
+/// Measures the program. Returns its lock. Without staging, so step 3 contains all work on the environment.
 fn ours(host: &Host, keep: &mut impl FnMut(What, f64)) -> PathBuf {
     let mut step = |what: What, arguments: &[&str]| {
         host.tool(arguments).expect(0);
@@ -147,7 +146,7 @@ fn ours(host: &Host, keep: &mut impl FnMut(What, f64)) -> PathBuf {
     lock
 }
 
-/// Measures the bare uv, which is given the lock that the program has made.
+/// Measures the bare uv, with the lock that the program has made.
 fn bare(host: &Host, lock: &Path, keep: &mut impl FnMut(What, f64)) {
     let cache = host.beside("bare-cache");
     let venv = host.beside("bare");
@@ -188,7 +187,7 @@ fn bare(host: &Host, lock: &Path, keep: &mut impl FnMut(What, f64)) {
     let _ = fs::remove_dir_all(&cache);
 }
 
-/// How long something takes, in milliseconds.
+/// Returns the duration of an action, in milliseconds.
 fn elapsed(work: impl FnOnce()) -> f64 {
     let start = Instant::now();
     work();
@@ -206,7 +205,7 @@ fn print(rounds: usize, samples: &Samples) {
     }
 }
 
-/// The middle of some values.
+/// Returns the median of some values.
 fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);

@@ -1,11 +1,12 @@
-//! What the program itself costs: a run that finds nothing to do beside `git ls-remote`, its own processor time, memory and
+//! The cost of the program itself: a run with nothing to do beside `git ls-remote`, its own processor time, memory and
 //! processes, and the size of the program.
 //!
-//! `sudo -E cargo bench --bench overhead` boots a machine of the lab with the demo's application and a server that it is
-//! refreshed from over https. In turns it does `git ls-remote` to that server, `run --if-changed` with nothing to do, `run`
-//! with nothing changed, and `run` with four changed files. `docs/performance.md` holds figures and how to read them.
+//! `sudo -E cargo bench --bench overhead` boots a machine of the lab with the demo's application and a server that it
+//! is refreshed from over https. In turns it does `git ls-remote` to that server, `run --if-changed` with nothing to
+//! do, `run` with no changes, and `run` with four changed files. `docs/performance.md` contains figures and explains
+//! them.
 //!
-//! Not a test: nothing here fails because of a speed. `LADYLINUX_REFRESH_BENCH_ROUNDS` sets the number of rounds (5).
+//! Not a test: no speed makes it fail. `LADYLINUX_REFRESH_BENCH_ROUNDS` sets the number of rounds (5).
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on has failed")]
 #![allow(clippy::disallowed_methods, reason = "reads its number of rounds")]
 #![allow(clippy::print_stdout, clippy::disallowed_macros, reason = "its result is a table")]
@@ -29,7 +30,7 @@ use lab::{Disk, How, Lab, Server};
 use own_processes::{Used, Watch};
 use site::Site;
 
-/// What is measured.
+/// The measured actions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum What {
     LsRemote,
@@ -86,7 +87,7 @@ fn main() {
     println!("\nThe program has {} KiB.", bytes >> 10);
 }
 
-/// Does it once. The machine itself reads the clock, so that entering it does not count.
+/// Does the action once. The machine itself reads the clock, so the time to enter it does not count.
 fn measure(site: &Site, what: What, round: usize) -> Sample {
     if what == What::FourFiles {
         let text = format!("{round}\n");

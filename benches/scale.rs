@@ -1,12 +1,13 @@
-//! How the time of each phase grows: large trees, long histories, many local changes, large environments, many past runs.
+//! The growth of the time of each phase: large trees, long histories, many local changes, large environments, many past
+//! runs.
 //!
 //! `cargo bench --bench scale` refreshes installations below a temporary directory and does the same with bare git and
-//! bare uv in the same round: trees of 1,000 and 10,000 files against `git fetch && git reset --hard && git clean -ffd`,
-//! 10,000 commits against `git fetch`, 10,000 local changes against `git stash --include-untracked`, an environment of
-//! 50,000 files against `uv venv` and `uv pip sync`, and 10,000 past runs against two. `LADYLINUX_REFRESH_LONG=1` adds a
-//! tree of 100,000 files. `docs/performance.md` holds figures and how to read them.
+//! bare uv in the same round: trees of 1,000 and 10,000 files against `git fetch && git reset --hard && git clean
+//! -ffd`, 10,000 commits against `git fetch`, 10,000 local changes against `git stash --include-untracked`, an
+//! environment of 50,000 files against `uv venv` and `uv pip sync`, and 10,000 past runs against two.
+//! `LADYLINUX_REFRESH_LONG=1` adds a tree of 100,000 files. `docs/performance.md` contains figures and explains them.
 //!
-//! Not a test: nothing here fails because of a speed. `LADYLINUX_REFRESH_BENCH_ROUNDS` sets the number of rounds (1).
+//! Not a test: no speed makes it fail. `LADYLINUX_REFRESH_BENCH_ROUNDS` sets the number of rounds (1).
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on has failed")]
 #![allow(clippy::disallowed_methods, reason = "lays out files, starts programs and reads the clock itself")]
 #![allow(clippy::print_stdout, clippy::disallowed_macros, reason = "its result is a table")]
@@ -27,7 +28,8 @@ use std::time::Instant;
 use client::median;
 use host::{Host, SERVER, git};
 
-/// Samples by row and column in the order of doing, in milliseconds. The column [`BARE`] is what the others are compared with.
+/// Samples by row and column in the order of measurement, in milliseconds. The others are compared with the column
+/// [`BARE`].
 type Samples = Vec<((String, &'static str), Vec<f64>)>;
 
 /// The column of bare git or bare uv.
@@ -81,7 +83,7 @@ fn tree(size: usize, rounds: usize, samples: &mut Samples) {
     }
 }
 
-/// A history that is fetched for the first time, beside `git fetch` of the same.
+/// A history that is fetched for the first time, beside `git fetch` of the same history.
 fn commits(count: usize, samples: &mut Samples) {
     let host = installed(&|_| ());
     let bare = bare_clone(&host);
@@ -95,7 +97,7 @@ fn commits(count: usize, samples: &mut Samples) {
     keep(samples, &row, "plan", timed(|| drop(host.tool(["plan"]).expect(0))));
 }
 
-/// Files changed and added by hand, beside `git stash`.
+/// Files changed and added manually, beside `git stash`.
 fn local_changes(count: usize, rounds: usize, samples: &mut Samples) {
     let host = installed(&|work| fill(work, count / 2));
     let bare = bare_clone(&host);
@@ -191,7 +193,7 @@ fn bare_clone(host: &Host) -> PathBuf {
     bare
 }
 
-/// Where the file with this number lies.
+/// Returns the path of the file with this number.
 fn path_of(number: usize) -> String {
     format!("bulk/{}/{number}.txt", number / 100)
 }
@@ -228,7 +230,7 @@ fn add_commits(work: &Path, count: usize) {
     shell(work, "git fast-import --quiet --force <.git/stream && git reset --quiet --hard main");
 }
 
-/// Runs a line of the shell in a directory; returns how long it took.
+/// Runs a line of the shell in a directory. Returns its duration.
 fn shell(directory: &Path, line: &str) -> f64 {
     timed(|| {
         let ran = Command::new("sh").args(["-ec", line]).current_dir(directory).output().unwrap();

@@ -1,6 +1,6 @@
-//! The order of the six steps is a type (RW-5.0): programs that skip, repeat or reorder a step, or that make a later state
-//! by hand, do not compile. Each is a file in `tests/order/`, which names the compiler's error code at the end of each line
-//! that has one; the program in the right order has none.
+//! The order of the six steps is a type (RW-5.0): programs that skip, repeat or reorder a step, or that construct a
+//! later state directly, do not compile. Each is a file in `tests/order/`, which names the compiler's error code at the
+//! end of each line that has one; the program in the right order has none.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
 #![allow(clippy::disallowed_methods, reason = "starts the compiler itself")]
 
@@ -17,7 +17,7 @@ type CompileError = (u64, String);
 /// The crates that the programs use.
 const CRATES: [&str; 3] = ["refresh_events", "refresh_installation", "refresh_run"];
 
-/// Returns a crate as it was built for this test.
+/// Returns the path of a crate that was built for this test.
 fn library(directory: &Path, name: &str) -> PathBuf {
     let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
     let start = format!("lib{name}-");

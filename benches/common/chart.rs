@@ -1,22 +1,22 @@
-//! A bar chart as an SVG, for the documents: groups of bars around the value 1. It touches nothing.
+//! A bar chart as an SVG, for the documents: groups of bars around the value 1. It writes no file.
 #![expect(unreachable_pub, reason = "a module of a benchmark is private whatever its items say")]
 
 use std::fmt::Write as _;
 
 /// Bars that belong together.
 pub struct Group {
-    /// What stands above them.
+    /// The text above them.
     pub title: String,
-    /// What each is, and its value.
+    /// The name and the value of each bar.
     pub bars: Vec<(String, f64)>,
 }
 
-/// Where the bars begin, and how long a value of 1 is, in pixels.
+/// The start of the bars, and the length of a value of 1, in pixels.
 const BEGIN: f64 = 330.0;
 const UNIT: f64 = 120.0;
-/// Longer bars are cut off; their value stands beside them.
+/// Longer bars are cut off; their value is beside them.
 const LONGEST: f64 = 3.0;
-/// How high a line is, in pixels.
+/// The height of a line, in pixels.
 const LINE: usize = 22;
 
 /// Returns the chart.

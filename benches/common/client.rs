@@ -1,4 +1,4 @@
-//! A client that asks a service all the time, and knows for how long it was away.
+//! A client that sends requests to a service all the time, and measures the time without an answer.
 #![expect(unreachable_pub, reason = "a module of a benchmark is private whatever its items say")]
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on has failed")]
 #![allow(clippy::disallowed_methods, reason = "looks at the clock itself")]
@@ -14,17 +14,17 @@ use std::time::{Duration, Instant};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-/// How often the client asks.
+/// The interval between requests.
 const TICK: Duration = Duration::from_millis(2);
 
-/// A client that asks all the time.
+/// A client that sends requests all the time.
 pub struct Client {
     state: Arc<Mutex<Seen>>,
     over: Arc<AtomicBool>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
-/// What the client has seen since it was asked to begin.
+/// The answers since the client was started.
 #[derive(Default)]
 struct Seen {
     last_good: Option<Instant>,
@@ -34,7 +34,8 @@ struct Seen {
 }
 
 impl Client {
-    /// A client of the service that listens on `port` of the network namespace at `namespace`, else of our own.
+    /// A client of the service that listens on `port` of the network namespace at `namespace`, or of the namespace of
+    /// this process.
     pub fn of(port: u16, namespace: Option<PathBuf>) -> Self {
         let (state, over) = (Arc::new(Mutex::new(Seen::default())), Arc::new(AtomicBool::new(false)));
         let (shared, done) = (Arc::clone(&state), Arc::clone(&over));
@@ -63,7 +64,7 @@ impl Client {
         Self { state, over, thread: Some(thread) }
     }
 
-    /// Waits for a good answer and forgets what was before.
+    /// Waits for a successful answer and forgets the earlier ones.
     pub fn begin(&self) {
         *self.state.lock().unwrap() = Seen::default();
         while self.state.lock().unwrap().last_good.is_none() {
@@ -71,7 +72,7 @@ impl Client {
         }
     }
 
-    /// Waits until the service has come back and returns for how long it was away, in milliseconds.
+    /// Waits until the service answers again. Returns the time without an answer, in milliseconds.
     pub fn end(&self) -> f64 {
         let limit = Instant::now() + Duration::from_secs(30);
         loop {
@@ -109,7 +110,7 @@ fn answers(port: u16) -> bool {
     stream.read_exact(&mut start).is_ok() && start.ends_with(b" 200")
 }
 
-/// The middle of some values.
+/// Returns the median of some values.
 pub fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);

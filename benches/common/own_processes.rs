@@ -1,8 +1,9 @@
-//! What the program's own processes on a machine of the lab use: processor time, memory, and how many there are. Read from
-//! `/proc` of this host once in a millisecond (proc(5)), so the first and the last millisecond of each process may be missing.
+//! Resources of the program's own processes on a machine of the lab: processor time, memory, and their number. Read
+//! from `/proc` of this host once in a millisecond (proc(5)), so the first and the last millisecond of each process may
+//! be missing.
 //!
-//! The process of a unit is systemd's own until its execve(2): it sets the sandbox up, which takes some 30 ms of a processor.
-//! What a process has used before it is the program does not count.
+//! Until its execve(2), the process of a unit belongs to systemd: it sets the sandbox up, which takes some 30 ms of a
+//! processor. Its usage before it executes the program does not count.
 #![expect(unreachable_pub, reason = "a module of a benchmark is private whatever its items say")]
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on has failed")]
 #![allow(clippy::disallowed_methods, reason = "reads /proc and starts a thread itself")]
@@ -14,23 +15,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-/// How often `/proc` is read.
+/// The interval between reads of `/proc`.
 const TICK: Duration = Duration::from_millis(1);
 
-/// What the processes have used.
+/// The resources that the processes have used.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Used {
-    /// The time on a processor of all together, in milliseconds.
+    /// The processor time of all together, in milliseconds.
     pub processor_ms: f64,
     /// The largest resident memory of one, in MiB.
     pub memory_mib: f64,
-    /// How many of them there were.
+    /// The number of these processes.
     pub own: u32,
-    /// The time on a processor of the program's processes inside units, in milliseconds.
+    /// The processor time of the program's processes inside units, in milliseconds.
     pub units_ms: f64,
-    /// How many of those there were.
+    /// The number of those.
     pub units: u32,
-    /// How many other processes there were: git, uv, the shell and those that systemd starts.
+    /// The number of other processes: git, uv, the shell and those that systemd starts.
     pub others: u32,
 }
 
@@ -41,7 +42,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Watches the machine whose first process has this pid here.
+    /// Watches the machine whose first process has this pid on this host.
     pub fn of(leader: i32) -> Self {
         let over = Arc::new(AtomicBool::new(false));
         let done = Arc::clone(&over);
@@ -58,14 +59,14 @@ impl Watch {
         Self { over, thread }
     }
 
-    /// Returns what was used since.
+    /// Returns the usage since the beginning.
     pub fn end(self) -> Used {
         self.over.store(true, Ordering::Relaxed);
         self.thread.join().unwrap()
     }
 }
 
-/// The processes that came since the beginning.
+/// The processes that were started since the beginning.
 #[derive(Default)]
 struct Seen {
     machine: std::path::PathBuf,
@@ -74,7 +75,7 @@ struct Seen {
     own: BTreeMap<u32, (f64, f64)>,
     /// The same of its processes inside units, which execute a copy.
     units: BTreeMap<u32, (f64, f64)>,
-    /// What each had used when it became the program, in nanoseconds.
+    /// The usage of each process when it executed the program, in nanoseconds.
     before_execve: BTreeMap<u32, f64>,
     others: BTreeSet<u32>,
     foreign: BTreeSet<u32>,
@@ -93,7 +94,7 @@ impl Seen {
                     continue;
                 }
             }
-            // A process becomes the program by its execve(2), so another one may be it a moment later.
+            // A process becomes the program by its execve(2), so another one may become it a moment later.
             let Ok(program) = fs::read_link(format!("/proc/{pid}/exe")) else { continue };
             let kind = if program.ends_with("ladylinux-refresh") {
                 &mut self.own
@@ -140,7 +141,7 @@ fn pids() -> Vec<u32> {
     pids
 }
 
-/// What a process has used until now: nanoseconds on a processor, and KiB of memory at most.
+/// The usage of a process until now: nanoseconds on a processor, and KiB of memory at most.
 fn used(pid: u32) -> Option<(f64, f64)> {
     let mut time = 0.0;
     for task in fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten() {

@@ -1,5 +1,5 @@
-//! What crashes, people and full disks leave behind: torn files, damaged stores, killed supervisors, calls to the kernel
-//! that fail. A run either refuses before anything is stopped or halts fenced, loses nothing, and the next one converges.
+//! The effects of crashes, people and full disks: torn files, damaged stores, killed supervisors, failing system calls.
+//! A run either refuses before anything is stopped or halts fenced, loses nothing, and the next one converges.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
 #![allow(clippy::disallowed_methods, reason = "tests start programs and damage files")]
 #![allow(clippy::print_stderr, clippy::disallowed_macros, reason = "a test that is left out is ran")]
@@ -57,7 +57,7 @@ fn rw_7_1a_a_torn_or_foreign_journal_means_unknown_and_the_next_run_observes_aga
     }
 }
 
-/// Every file below a directory.
+/// Returns every file below a directory.
 fn files(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
@@ -150,7 +150,7 @@ fn rw_5_1_a_service_whose_supervisor_was_killed_is_stopped_and_refreshed() {
     }
 }
 
-/// Returns whether system calls can be made to fail here. Where that is asked for (`CI=true`), it must be so.
+/// Returns whether system calls can be made to fail here. If that is required (`CI=true`), asserts it.
 fn faults_can_be_injected() -> bool {
     let tried = Command::new("strace").args(["-f", "-e", "inject=fsync:error=EIO", "true"]).output();
     let there = tried.is_ok_and(|output| output.status.success());
@@ -161,11 +161,11 @@ fn faults_can_be_injected() -> bool {
     there
 }
 
-/// Runs the program while system calls that touch `path` (or any, without one) fail as `inject` says.
+/// Runs the program while system calls that touch `path` (or any path, without one) fail according to `inject`.
 fn with_fault(rig: &mut Rig, path: Option<&Path>, inject: &str) -> Ran {
     let calls = inject.split(':').next().unwrap();
     let mut command = Command::new("strace");
-    // With -D the program is our own child: its tracer stays with the service for as long as that runs.
+    // With -D the program is a child of this process: its tracer stays with the service as long as that runs.
     command.args([
         "-D",
         "-f",
@@ -193,15 +193,15 @@ fn with_fault(rig: &mut Rig, path: Option<&Path>, inject: &str) -> Ran {
 
 #[test]
 fn rw_7_1a_a_failing_disk_never_leaves_an_unchecked_service_and_the_next_run_converges() {
-    /// Where a fault strikes, and what it has to come to.
+    /// The place of a fault, and the expected result.
     struct Fault {
         what: &'static str,
         path: fn(&Rig) -> Option<PathBuf>,
         inject: &'static str,
         code: i32,
     }
-    // The directory of the state is synced after: the fence is raised, `deployed.env` written, the status written, the
-    // fence lowered. What is recorded between the stop and the start is not synced: the fence covers it.
+    // The directory of the state is synced after each of these: the fence is raised, `deployed.env` written, the status
+    // written, the fence lowered. The records between the stop and the start are not synced: the fence covers them.
     let state: fn(&Rig) -> Option<PathBuf> = |rig| Some(rig.host.layout.state());
     let faults = [
         Fault {
@@ -285,7 +285,7 @@ fn rw_7_1a_a_disk_that_is_full_while_the_environment_is_built_stops_nothing() {
     rig.drift();
     rig.succeed(&["run"]);
     rig.trying = "the disk is full while the environment is built".to_owned();
-    // The name of what will be built is known, because it has been built before.
+    // The name of the coming environment is known, because it has been built before.
     let built = rig.host.layout.home().join(fs::read_link(rig.host.layout.venv()).unwrap());
     let name = built.file_name().unwrap().to_str().unwrap().to_owned();
     rig.host.tool(["rollback"]).expect(0);

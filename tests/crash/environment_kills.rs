@@ -1,11 +1,10 @@
-//! Builds of environments that are killed at random instants: while the definition is resolved, packages are fetched and
-//! installed, the result proved and recorded. `venv` never leads to an environment that is not recorded and
-//! whole, and the next run comes to one that is.
+//! Builds of environments that are killed at random instants: while the definition is resolved, packages are fetched
+//! and installed, and the result is verified and recorded. `venv` always leads to an environment that is recorded and
+//! complete, and the next run makes such a one.
 //!
-//! The times of the parts of a build come from undisturbed builds, so that the kills are spread over all of
-//! them. Killed is the run with everything that it started, the run alone (what it started works on), or one of the
-//! programs that it started (it lives to see that). `LADYLINUX_REFRESH_LONG=1`
-//! kills hundreds.
+//! The times of the parts of a build come from undisturbed builds, so that the kills are spread over all of them. A
+//! kill ends the run with all processes that it started, or the run alone (its processes continue), or one of these
+//! processes (the run continues and notices that). `LADYLINUX_REFRESH_LONG=1` kills hundreds.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
 #![allow(clippy::disallowed_methods, reason = "tests start programs and lay out files")]
 
@@ -30,16 +29,16 @@ const PARTS: [(&str, &str); 5] = [
     ("recording", "worker:python:before the record"),
 ];
 
-/// The number of the part that no program is at work in.
+/// The number of the part in which no other program runs.
 const RECORDING: usize = PARTS.len() - 1;
 
 /// The point at which a build is done.
 const DONE: &str = "python:recorded";
 
-/// What the application requires besides six; one of them is machine code.
+/// The requirements of the application besides six; one of them is machine code.
 const BESIDE: [&str; 3] = ["idna==3.10", "itsdangerous==2.2.0", "markupsafe==3.0.2"];
 
-/// The ways to run, and the phase that each builds in.
+/// The ways to run, and the phase of the build in each.
 const WAYS: [(&[&str], &str); 2] = [(&["run"], "staging"), (&["run", "--no-stage"], "environment")];
 
 /// A host whose builds are killed.
@@ -47,22 +46,22 @@ struct Victim {
     rig: Rig,
     /// The test's own copies of the wheels.
     wheels: PathBuf,
-    /// How long each part takes, by way.
+    /// The duration of each part, by way.
     durations: [[Duration; PARTS.len()]; WAYS.len()],
     dice: Dice,
-    /// How many kills came in each part, on all hosts.
+    /// The number of kills in each part, on all hosts.
     came: Arc<Mutex<Came>>,
 }
 
-/// Counts of kills by part; the last number is of those that came after the build.
+/// Counts of kills by part; the last number is the count of those after the build.
 type Came = [usize; PARTS.len() + 1];
 
 impl Victim {
-    /// A host that runs its first version, and has been seen to build in every way.
+    /// A host that runs its first version, and whose builds have been measured in every way.
     fn new(dice: Dice, came: Arc<Mutex<Came>>) -> Self {
         let mut rig = Rig::new(Environment::Changes);
         rig.beside = &BESIDE;
-        // What is fetched is not shared with other tests, so that it can be taken away.
+        // Fetched files are not shared with other tests, so that they can be removed.
         fs::remove_file(cache(&rig)).unwrap();
         let wheels = trusted_wheels(&rig);
         let durations = [[Duration::ZERO; PARTS.len()]; WAYS.len()];
@@ -73,7 +72,7 @@ impl Victim {
         victim
     }
 
-    /// Builds a version undisturbed, and returns how long each part took.
+    /// Builds a version undisturbed. Returns the duration of each part.
     fn learn(&mut self, way: usize) -> [Duration; PARTS.len()] {
         self.rig.trying = format!("{}, in peace", WAYS[way].0.join(" "));
         self.rig.next_version();
@@ -92,7 +91,7 @@ impl Victim {
         std::array::from_fn(|part| times[part + 1].duration_since(times[part]))
     }
 
-    /// Kills so many builds. On a busy machine a kill may come after the build, or in another part than it was aimed at:
+    /// Kills this number of builds. On a busy machine a kill may be after the build, or in another part than intended:
     /// then there are more.
     fn kill_all(&mut self, kills: usize) {
         for number in 0..kills {
@@ -107,8 +106,8 @@ impl Victim {
         }
     }
 
-    /// Kills a build in one of its parts, and has the next run make good what the kill left. Returns whether the kill came
-    /// where it can have been aimed at.
+    /// Kills a build in one of its parts, and lets the next run repair the result. Returns whether the kill was in a
+    /// part that can have been intended.
     fn kill(&mut self, number: usize) -> bool {
         let aim = number % PARTS.len();
         let way = usize::try_from(self.dice.below(2)).unwrap();
@@ -117,7 +116,7 @@ impl Victim {
             1 if aim != RECORDING => Reach::Program(number / PARTS.len()),
             _ => Reach::Everything,
         };
-        // On a busy machine a part may be over sooner than it was when it was learned; every other kill comes early in it.
+        // On a busy machine a part may be shorter than measured before; every other kill is early in it.
         let learned = self.durations[way][aim];
         let span = if number.is_multiple_of(2) { learned } else { learned / 4 };
         let delay = self.dice.shorter_than(span + Duration::from_micros(1));
@@ -141,7 +140,7 @@ impl Victim {
         }
         self.rig.expect_sound();
         self.expect_good_environments();
-        // Sometimes the world has moved on until the next run, so that what was begun is not taken up again.
+        // Sometimes the next run has a newer version, so it does not continue the interrupted build.
         if self.dice.below(3) == 0 {
             self.rig.next_version();
         }
@@ -155,12 +154,12 @@ impl Victim {
         came.is_some_and(|part| part < PARTS.len() || aim == RECORDING)
     }
 
-    /// Takes away what was fetched, so that it must be fetched again.
+    /// Removes the fetched files, so that they must be fetched again.
     fn forget_downloads(&self) {
         refresh_system::disk::remove_tree(&cache(&self.rig)).unwrap();
     }
 
-    /// `venv` leads to a recorded environment; every recorded one has the files of its wheels and no others, and can be
+    /// `venv` leads to a recorded environment; every recorded one has exactly the files of its wheels, and can be
     /// imported.
     #[track_caller]
     fn expect_good_environments(&self) {
@@ -179,7 +178,7 @@ impl Victim {
         assert!(compared > Some(0), "{trying}: {printed}{}", String::from_utf8_lossy(&output.stderr));
     }
 
-    /// Nothing that a killed build began lies about.
+    /// No leftovers of a killed build remain.
     #[track_caller]
     fn expect_nothing_half_done(&self) {
         let (layout, trying) = (&self.rig.host.layout, &self.rig.trying);
@@ -194,14 +193,14 @@ impl Victim {
     }
 }
 
-/// How many kills came in a part.
+/// Returns the number of kills in a part.
 fn hits(came: &Came, part: usize) -> usize {
-    // An instant of the last part is over before it can be aimed at; what follows is the switch.
+    // The last part is too short for an aimed kill; the switch follows it.
     came[part] + if part == RECORDING { came[PARTS.len()] } else { 0 }
 }
 
-/// The part of a build that a run has come to, by its points; the number of parts when the build is done, `None` before
-/// it begins.
+/// Returns the part of a build that a run has reached, by its points; the number of parts if the build is complete,
+/// `None` before it begins.
 fn part(points: &[String], way: usize) -> Option<usize> {
     let begun = points.iter().position(|point| *point == format!("journal:after:intent-{}", WAYS[way].1))?;
     let points = &points[begun..];
@@ -231,7 +230,7 @@ fn trusted_wheels(rig: &Rig) -> PathBuf {
     directory
 }
 
-/// The names in a directory, sorted; none where there is no directory.
+/// The names in a directory, sorted; none if the directory does not exist.
 fn names(directory: &Path) -> Vec<String> {
     let entries = fs::read_dir(directory).into_iter().flatten();
     let mut names: Vec<String> =

@@ -1,10 +1,10 @@
 //! Runs that are killed: at every record of the journal, in the middle of every step, at random instants, while they
-//! recover from an earlier kill. After each kill nothing unsound runs and nothing is lost, and one further `run` comes
-//! to the same end.
+//! recover from an earlier kill. After each kill nothing unsound runs and nothing is lost, and one further `run`
+//! reaches the same end.
 //!
-//! The points are those of `crates/system/src/checkpoint.rs`. Those at records of the journal are all tried; of the others, of the instants
-//! at which another program is at work, and of the other ways to run, a part that is the same at each call.
-//! `LADYLINUX_REFRESH_LONG=1` tries all of them, in every way to kill; that takes long.
+//! The points are those of `crates/system/src/checkpoint.rs`. All points at records of the journal are tried. Of the
+//! other points, of those at which another program runs, and of the other ways to run, a part is tried that is the same
+//! at each call. `LADYLINUX_REFRESH_LONG=1` tries all of them, in every way to kill; that takes long.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
 #![allow(clippy::disallowed_methods, reason = "tests start programs and lay out files")]
 #![allow(clippy::print_stderr, clippy::disallowed_macros, reason = "the count of kill points is printed")]
@@ -18,10 +18,10 @@ use std::time::{Duration, Instant};
 use crash::{EVERYTHING, Environment, Killed, RUN, Reach, Rig, WORKER};
 use dice::{Dice, long, print_line};
 
-/// One kill: at which point of the list, and whom.
+/// One kill: its point in the list, and the killed processes.
 #[derive(Debug, Clone)]
 struct Kill {
-    /// Its line in the trace, and which of the lines that are alike.
+    /// Its line in the trace, and its number among equal lines.
     name: String,
     nth: usize,
     whom: &'static str,
@@ -37,7 +37,7 @@ fn is_child(name: &str) -> bool {
     name.contains("child:")
 }
 
-/// Whom a kill at a point can end in different ways.
+/// The processes that a kill at a point can end.
 fn ways(name: &str) -> &'static [&'static str] {
     match (name.starts_with("worker:"), is_child(name)) {
         (true, _) => &[EVERYTHING, RUN, WORKER],
@@ -46,14 +46,14 @@ fn ways(name: &str) -> &'static [&'static str] {
     }
 }
 
-/// Of which points each is chosen: the first, and then every one after so many.
+/// The points from which kills are chosen: the first, and then every one after this number.
 #[derive(Clone, Copy)]
 struct Steps {
     /// Of those before and after a record of the journal.
     record: usize,
     /// Of the others between effects.
     effect: usize,
-    /// Of those at which another program is at work.
+    /// Of those at which another program runs.
     child: usize,
 }
 
@@ -80,7 +80,7 @@ fn choose(points: &[String], steps: Steps) -> Vec<Kill> {
     kills
 }
 
-/// Deals kills out to two hosts that work at the same time.
+/// Distributes kills to two hosts that work at the same time.
 fn on_two_hosts(kills: &[Kill], environment: Environment, work: impl Fn(&mut Rig, &Kill) + Sync) {
     std::thread::scope(|scope| {
         let halves: Vec<_> = (0..2)
@@ -103,7 +103,7 @@ fn on_two_hosts(kills: &[Kill], environment: Environment, work: impl Fn(&mut Rig
     });
 }
 
-/// The points that a whole run reaches.
+/// Returns the points that an entire run reaches.
 fn points(environment: Environment, arguments: &[&str]) -> Vec<String> {
     let mut rig = Rig::new(environment);
     rig.next_version();
@@ -115,7 +115,7 @@ fn points(environment: Environment, arguments: &[&str]) -> Vec<String> {
     done.points
 }
 
-/// Asserts that a kill has come where it was meant to.
+/// Asserts that a kill was at its intended point.
 #[track_caller]
 fn expect_killed(kill: &Kill, killed: &Killed) {
     if kill.whom == WORKER {
@@ -245,8 +245,9 @@ fn rw_7_1a_a_rollback_killed_at_any_point_leaves_nothing_unsound_and_the_next_on
         let killed = rig.kill(&["rollback"], Some(&kill.point()), kill.whom);
         expect_killed(kill, &killed);
         rig.expect_sound();
-        // Fenced, a rollback goes back to the last that was good, which is the latest; else to the one before. One that was done
-        // without its worker is done: another one would go further back.
+        // If the service is fenced, a rollback returns to the last successful version, which is the latest; otherwise
+        // to the one before. A rollback that was completed without its worker is complete: another one would go further
+        // back.
         if killed.code != Some(0) {
             rig.succeed(&["rollback"]);
         }
@@ -358,7 +359,8 @@ fn rw_7_1a_a_run_killed_at_a_random_instant_of_each_step_is_repaired_by_the_next
     assert!(in_time * 2 > tried, "only {in_time} of {tried} came in time");
 }
 
-/// Where a run is killed whose service is started with its socket: at what becomes of the socket, and around stop and start.
+/// The points at which a run is killed whose service is started with its socket: around the socket, and around stop and
+/// start.
 const WITH_SOCKET: [&str; 9] = [
     "fence:raised",
     "socket:next-opened",
@@ -398,7 +400,7 @@ fn rw_7_1a_children_that_outlive_a_killed_run_are_ended_by_the_next_one() {
     rig.drift();
     let hold = rig.host.layout.data()[0].join("hold");
     let killed = rig.kill_when(&["run"], Reach::RunAlone, |rig, pid, _| {
-        // Once: a hook that read the file while it is written again would find nothing in it, and go on.
+        // Once: a hook that read the file while it is written again would find nothing in it, and continue.
         if !hold.exists() {
             std::fs::write(&hold, pid.to_string()).unwrap();
         }

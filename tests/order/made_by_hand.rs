@@ -1,4 +1,4 @@
-//! A later state is made out of an earlier one, or a copy is kept.
+//! A later state is constructed from an earlier one, or a copy is kept.
 
 use refresh_run::refresh::{Planned, Refresh, Running, Stopped};
 

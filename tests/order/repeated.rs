@@ -1,4 +1,4 @@
-//! A step is done twice: on what it made, and on what it consumed.
+//! A step is done twice: on its result, and on the state that it consumed.
 
 use refresh_installation::exit::Error;
 use refresh_run::refresh::{Planned, Prepared, Refresh};

@@ -1,4 +1,4 @@
-//! Clients that ask a service on the loopback interface one time after the other, each request on its own connection.
+//! Clients that send requests to a service on the loopback interface one after the other, each on its own connection.
 #![expect(unreachable_pub, reason = "a module of a test is private whatever its items say")]
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests read the clock and may fail")]
 
@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How long each client waits between two requests: far less than the service is ever down.
+/// The pause of each client between two requests: far shorter than any downtime of the service.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// What the clients have seen.
+/// The answers of the clients.
 #[derive(Debug, Default)]
 pub struct Seen {
     pub requests: usize,
@@ -27,7 +27,7 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// Starts `count` clients that ask for `path`.
+    /// Starts `count` clients that request `path`.
     pub fn start(count: usize, port: u16, path: &'static str) -> Self {
         let ended = Arc::new(AtomicBool::new(false));
         let client = |_| {
@@ -41,7 +41,7 @@ impl Clients {
                     }
                     seen.requests += 1;
                     seen.longest = seen.longest.max(start.elapsed());
-                    // Leaves the processors to what is asked and to what is refreshed.
+                    // Leaves the processors to the service and to the refresh.
                     std::thread::sleep(PAUSE);
                 }
                 seen

@@ -1,4 +1,4 @@
-//! Numbers that only seem to be random (xorshift), so that what failed can be done again.
+//! Pseudorandom numbers (xorshift), so that a failure can be repeated.
 #![expect(unreachable_pub, reason = "a module of a test is private whatever its items say")]
 #![allow(
     clippy::disallowed_methods,
@@ -9,7 +9,7 @@
 use std::io::Write as _;
 use std::time::Duration;
 
-/// Returns whether a test is to try everything, which takes long.
+/// Returns whether a test tries everything, which takes long.
 pub fn long() -> bool {
     std::env::var_os("LADYLINUX_REFRESH_LONG").is_some()
 }
@@ -23,8 +23,8 @@ pub fn print_line(line: &str) {
 pub struct Dice(u64);
 
 impl Dice {
-    /// Begins with `LADYLINUX_REFRESH_SEED` where that is set; else always with the same number, or in long tests with
-    /// another one each time.
+    /// Begins with `LADYLINUX_REFRESH_SEED` if that is set; otherwise always with the same number, or in long tests
+    /// with another one each time.
     pub fn from_environment() -> Self {
         let seed = std::env::var("LADYLINUX_REFRESH_SEED").ok().and_then(|seed| seed.parse().ok());
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();

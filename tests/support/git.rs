@@ -1,4 +1,4 @@
-//! A remote, an installation and a work tree in a temporary directory, on real git.
+//! A remote, an installation and a working tree in a temporary directory, on real git.
 #![expect(clippy::disallowed_methods, reason = "tests arrange the world that the program finds")]
 #![allow(unreachable_pub, clippy::unwrap_used, reason = "each test file uses its part")]
 
@@ -42,7 +42,7 @@ pub fn run(name: &str) -> RunId {
     RunId::parse(name).unwrap()
 }
 
-/// Runs a plain git with an isolated configuration, as a person would.
+/// Runs a plain git with an isolated configuration, as a person does.
 pub fn plain_git(directory: &Path, owner: Owner, arguments: &[&str]) -> String {
     let mut command = git_command(directory, owner);
     let output = command.args(arguments).output().unwrap();
@@ -142,7 +142,7 @@ impl World {
         Mirror::new(&self.git, &self.layout, &self.remote())
     }
 
-    /// Writes a file in the work tree as its owner.
+    /// Writes a file in the working tree as its owner.
     pub fn write(&self, path: impl AsRef<OsStr>, content: &[u8]) {
         let place = self.app().join(path.as_ref() as &OsStr);
         let mut missing: Vec<&Path> =
@@ -171,12 +171,12 @@ pub fn remote(url: &str) -> Remote {
     Remote { url: Some(RemoteUrl::parse(url, &all).unwrap()), ..Remote::default() }
 }
 
-/// All that a failure says, for assertions.
+/// The complete text of a failure, for assertions.
 pub fn message(failure: &Failure) -> String {
     format!("{}\nhints: {}", failure.chain().join("\n"), failure.hint_texts().join("\n"))
 }
 
-/// The paths below `directory` that do not belong to `owner`.
+/// Returns the paths below `directory` that do not belong to `owner`.
 pub fn foreign(directory: &Path, owner: Owner) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(directory).unwrap().flatten() {
@@ -190,7 +190,7 @@ pub fn foreign(directory: &Path, owner: Owner) -> Vec<PathBuf> {
     found
 }
 
-/// A `git daemon` on loopback, ended with the value.
+/// A `git daemon` on loopback, which ends when the value is dropped.
 pub struct Daemon {
     child: Child,
     pub url: String,
@@ -200,7 +200,7 @@ impl Daemon {
     pub fn serve(base: &Path, name: &str) -> Self {
         // The port is free now; git daemon cannot pick one itself.
         let port = ports::free();
-        // The program itself: `git daemon` would stay between, and leave it behind when it is ended.
+        // The program itself: `git daemon` would be a process in between, and leave it running when it is ended.
         let programs = git_command(base, Owner::own()).arg("--exec-path").output().unwrap().stdout;
         let program = Path::new(String::from_utf8(programs).unwrap().trim()).join("git-daemon");
         let mut child = Command::new(program)
@@ -230,12 +230,12 @@ impl Drop for Daemon {
     }
 }
 
-/// How the small web server behaves.
+/// The behavior of the small web server.
 #[derive(Clone)]
 pub enum Web {
     /// Serves the directory by `git http-backend` to clients with this user and password (in base 64).
     Protected { base: PathBuf, credentials: &'static str },
-    /// Accepts and says nothing.
+    /// Accepts and sends nothing.
     Silent,
 }
 

@@ -1,8 +1,8 @@
-//! A whole installation in a temporary directory, refreshed by the real binary: a Git repository behind a real server, a
-//! small service that answers with its version, real environments.
+//! An entire installation in a temporary directory, refreshed by the real binary: a Git repository behind a real
+//! server, a small service that answers with its version, real environments.
 //!
-//! The service is a few lines of Python's standard library, so that a start costs little; `tests/fastapi.rs` and the
-//! demo do the same with `FastAPI` under uvicorn.
+//! The service is a few lines of Python's standard library, so a start is fast; `tests/fastapi.rs` and the demo do the
+//! same with `FastAPI` under uvicorn.
 #![expect(unreachable_pub, reason = "a module of a test is private whatever its items say")]
 #![expect(clippy::disallowed_methods, reason = "tests lay out files and start programs")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
@@ -28,8 +28,8 @@ use std::time::{Duration, Instant};
 use refresh_settings::layout::Layout;
 use refresh_system::disk;
 
-/// The service: answers every request with what it is, as JSON. Started with its socket (`sd_listen_fds(3)`) it takes that, and when
-/// it is asked to end it answers first what it has taken.
+/// The service: answers every request with its version, as JSON. If it is started with its socket (`sd_listen_fds(3)`),
+/// it uses that. On a request to end it first answers the accepted connections.
 pub const SERVER: &str = r#"
 import http.server, json, os, pathlib, signal, socket, sys, threading
 try:
@@ -129,18 +129,18 @@ impl Host {
         )
     }
 
-    /// Puts more settings of Python in place.
+    /// Adds settings of Python.
     pub fn configure_python(&self, lines: &str) {
         let settings = self.settings("").replace("[python]\n", &format!("[python]\n{lines}\n"));
         fs::write(self.layout.host_file(), settings).unwrap();
     }
 
-    /// Puts other settings in place: lines for the top of the file, and whole tables for its end.
+    /// Writes other settings: lines for the top of the file, and entire tables for its end.
     pub fn configure(&self, top: &str, tables: &str) {
         fs::write(self.layout.host_file(), self.settings(top) + tables).unwrap();
     }
 
-    /// Has the service started with its socket.
+    /// Makes the supervisor start the service with its socket.
     pub fn give_socket(&self) {
         let settings = fs::read_to_string(self.layout.host_file()).unwrap();
         let settings = settings.replace("[service]\n", "[service]\nsocket = true\n");
@@ -160,12 +160,12 @@ impl Host {
         self.directory.path().join("work")
     }
 
-    /// A directory beside the installation, for whatever a test needs.
+    /// A directory beside the installation, for the files of a test.
     pub fn beside(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    /// Commits files (an empty text removes one) on the current branch and pushes; returns the commit.
+    /// Commits files (an empty text removes one) on the current branch and pushes. Returns the commit.
     pub fn push(&self, files: &[(&str, &str)]) -> String {
         let work = self.work();
         for (path, text) in files {
@@ -208,7 +208,7 @@ impl Host {
         ran(self.command(arguments).output().unwrap())
     }
 
-    /// What the service answers now; `None` if nothing listens.
+    /// Returns the current answer of the service; `None` if no process listens.
     pub fn answer(&self) -> Option<serde_json::Value> {
         use std::io::Write as _;
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
@@ -241,7 +241,7 @@ impl Host {
         git(&self.layout.app(), ["rev-parse", "HEAD"])
     }
 
-    /// Writes a file in `app/`, as its owner would.
+    /// Writes a file in `app/`, as its owner.
     pub fn write(&self, path: &str, text: &str) {
         let path = self.layout.app().join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -257,7 +257,7 @@ impl Host {
         end_server(&mut self.server);
     }
 
-    /// The runs that there were.
+    /// The past runs.
     pub fn runs(&self) -> Vec<PathBuf> {
         let mut runs: Vec<PathBuf> = fs::read_dir(self.layout.runs())
             .into_iter()
@@ -283,7 +283,7 @@ pub fn ran(output: Output) -> Ran {
     Ran::of(output)
 }
 
-/// Runs git for the test itself, with nothing of the machine's configuration.
+/// Runs git for the test itself, without the configuration of the machine.
 #[track_caller]
 pub fn git<A: AsRef<OsStr>>(directory: &Path, arguments: impl IntoIterator<Item = A>) -> String {
     let output = Command::new("git")
@@ -306,7 +306,7 @@ fn serve(directory: &Path) -> (Child, u16) {
     let daemon = Path::new(&git(directory, ["--exec-path"])).join("git-daemon");
     for _ in 0..20 {
         let port = free_port();
-        // Started without the `git` in front, which would not take the daemon along when it is killed.
+        // Started without the `git` in front, which would not end the daemon when it is killed.
         let mut server = Command::new(&daemon)
             .args(["--listen=127.0.0.1", "--export-all", "--reuseaddr"])
             .arg(format!("--port={port}"))
@@ -334,7 +334,7 @@ fn serve(directory: &Path) -> (Child, u16) {
     panic!("git daemon cannot be started");
 }
 
-/// Ends the server with its whole group: `git daemon` is a wrapper that waits for the real one.
+/// Ends the server with its group: `git daemon` is a wrapper that waits for the real one.
 fn end_server(server: &mut Child) {
     if server.try_wait().is_ok_and(|ended| ended.is_none())
         && let Some(group) = i32::try_from(server.id()).ok().and_then(rustix::process::Pid::from_raw)

@@ -1,5 +1,5 @@
-//! A package index of our own, with whatever releases a test needs: served over http, with or without upload times, and
-//! it remembers what it was asked.
+//! A separate package index with the releases that a test needs: served over http, with or without upload times. It
+//! records its requests.
 #![expect(unreachable_pub, reason = "a module of a test is private whatever its items say")]
 #![allow(clippy::disallowed_methods, reason = "tests lay out files and start programs")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
@@ -45,15 +45,15 @@ with zipfile.ZipFile(f"{directory}/{name}-{version}-{tag}.whl", "w") as wheel:
 pub struct Release {
     pub name: &'static str,
     pub version: &'static str,
-    /// What it requires, parted by `|`.
+    /// Its requirements, separated by `|`.
     pub needs: &'static str,
     /// The wheel's tag, or `sdist`.
     pub tag: &'static str,
     pub python: &'static str,
-    /// A file that it brings beside its own, with its own name in it.
+    /// A file besides its own, with its own name in it.
     pub shared: &'static str,
     pub yanked: bool,
-    /// The year at whose beginning it was uploaded.
+    /// The year of its upload, at the beginning of that year.
     pub year: u16,
 }
 
@@ -71,7 +71,7 @@ pub const fn release(name: &'static str, version: &'static str) -> Release {
     }
 }
 
-/// Whether an index says when files were uploaded.
+/// Whether an index reports upload times.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Times {
     Told,
@@ -125,7 +125,7 @@ impl Index {
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 if is_away.load(Ordering::SeqCst) {
-                    // The end of this thread is that of the listener.
+                    // The listener ends with this thread.
                     return;
                 }
                 let (log, files, projects) = (Arc::clone(&log), files.clone(), projects.clone());
@@ -154,17 +154,17 @@ impl Index {
         &self.releases
     }
 
-    /// Where a release's file is.
+    /// The path of a release's file.
     pub fn url_of(&self, release: &str) -> String {
         format!("http://127.0.0.1:{}/files/{}", self.port, self.files[release])
     }
 
-    /// What a release's file holds.
+    /// The content of a release's file.
     pub fn file(&self, release: &str) -> Vec<u8> {
         fs::read(self.directory.path().join(&self.files[release])).unwrap()
     }
 
-    /// Stops it: from now on nothing listens there.
+    /// Stops it: from now on no process listens there.
     pub fn away(&self) {
         self.away.store(true, Ordering::SeqCst);
         let _ = TcpStream::connect(("127.0.0.1", self.port));
@@ -173,7 +173,7 @@ impl Index {
         }
     }
 
-    /// What it was asked: request lines and headers of authorization.
+    /// The requests: request lines and authorization headers.
     pub fn asked(&self) -> Vec<String> {
         self.asked.lock().unwrap().clone()
     }

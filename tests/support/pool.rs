@@ -1,7 +1,7 @@
-//! What tests lend to the installations that they make, so that not each of them fetches everything again: uv and its cache.
+//! The shared parts of the installations of tests, so that not each of them fetches everything again: uv and its cache.
 //!
-//! It is kept in a directory named by `LADYLINUX_REFRESH_TEST_CACHE`, else in one below the system's directory for temporary
-//! files. uv is lent as a hard link of a file that never changes; the cache is shared as it is.
+//! They are in the directory that `LADYLINUX_REFRESH_TEST_CACHE` names, or in one below the system's directory for
+//! temporary files. uv is shared as a hard link of a file that never changes; the cache is shared directly.
 #![expect(unreachable_pub, reason = "a module of a test is private whatever its items say")]
 #![allow(
     clippy::disallowed_methods,
@@ -27,7 +27,7 @@ use refresh_settings::layout::Layout;
 use refresh_settings::{ImportCheck, Python, Strategy};
 use refresh_system::disk::Owner;
 
-/// The program under test: the one that was built with the test, unless another build is named. Where other users cannot
+/// The program under test: the one that was built with the test, unless another build is named. If other users cannot
 /// reach it, as in the home directory of root, it is a copy that they can execute.
 pub fn program() -> PathBuf {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
@@ -42,8 +42,8 @@ pub fn program() -> PathBuf {
         fs::create_dir_all(&directory).unwrap();
         let copy = directory.join("ladylinux-refresh");
         let new = copy.with_extension(std::process::id().to_string());
-        // Not by this process: what it has open for writing, a child that another thread starts has open as well for a
-        // moment, and the copy cannot be executed until then.
+        // Not by this process: a child that another thread starts has the open files of this process for a moment, and
+        // the copy cannot be executed until then.
         assert!(Command::new("cp").arg(&built).arg(&new).status().unwrap().success());
         fs::rename(&new, &copy).unwrap();
         copy
@@ -57,7 +57,7 @@ fn is_open(program: &Path) -> bool {
     !rustix::process::geteuid().is_root() || program.ancestors().all(others)
 }
 
-/// The directory that all test processes of a user share, made where it is missing.
+/// The directory that all test processes of a user share; it is created if it is missing.
 fn cache() -> PathBuf {
     let named = std::env::var_os("LADYLINUX_REFRESH_TEST_CACHE").map(PathBuf::from);
     let directory = named.unwrap_or_else(|| {
@@ -71,7 +71,7 @@ fn cache() -> PathBuf {
 }
 
 /// Returns the interpreter behind `python3`. A wrapper that chooses a version, as that of pyenv, takes longer than most
-/// of the programs that it starts. Where other users cannot execute it, it is the one of the system.
+/// of the programs that it starts. If other users cannot execute it, returns the one of the system.
 pub fn interpreter() -> &'static Path {
     static FOUND: OnceLock<PathBuf> = OnceLock::new();
     FOUND.get_or_init(|| {
@@ -124,7 +124,7 @@ pub fn pool() -> &'static Path {
         let site =
             Site { runner: &runner, layout: &layout, python: &python, owner, offline: false, units: &units };
         if !uv(&layout).is_file() {
-            // Whatever needs uv fetches it.
+            // Any request that needs uv fetches it.
             let interpreter = Interpreter::find(site).unwrap();
             let empty = Empty;
             let definitions = reading::read(&empty, &DefinitionFilter::of(&python, None)).unwrap();
@@ -150,18 +150,18 @@ impl TreeSource for Empty {
     }
 }
 
-/// Where an installation keeps uv.
+/// The path of uv in an installation.
 pub fn uv(layout: &Layout) -> PathBuf {
     layout.uv().join(bundled::uv_name()).join("uv")
 }
 
-/// Lends everything to an installation.
+/// Shares everything with an installation.
 pub fn lend(layout: &Layout) {
     lend_uv(layout);
     symlink(pool().join("uv/cache"), layout.uv().join("cache")).unwrap();
 }
 
-/// Lends uv without its cache.
+/// Shares uv without its cache.
 pub fn lend_uv(layout: &Layout) {
     let place = uv(layout);
     fs::create_dir_all(place.parent().unwrap()).unwrap();

@@ -5,8 +5,8 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::net::TcpListener;
 
-/// A port without a listener. None of those that the kernel lends to outgoing connections (ip(7): from 32768 on): a
-/// connection of another test could take it before its server is up.
+/// A port without a listener. It is not one of those that the kernel uses for outgoing connections (ip(7): from 32768
+/// on): a connection of another test could take it before its server is up.
 pub fn free() -> u16 {
     loop {
         let random = RandomState::new().build_hasher().finish();

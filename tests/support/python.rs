@@ -1,6 +1,6 @@
 //! A world below a temporary directory, for tests that make environments with the real uv.
 //!
-//! What uv fetches is lent to all tests and runs (`pool.rs`).
+//! Files that uv fetches are shared with all tests and runs (`pool.rs`).
 #![expect(unreachable_pub, reason = "a module of a test is private whatever its items say")]
 #![expect(clippy::disallowed_methods, reason = "tests lay out directories and read their environment")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
@@ -47,7 +47,7 @@ pub fn tree(files: &[(&str, &str)]) -> Tree {
     Tree(files.iter().map(|(path, text)| (PathBuf::from(path), (*text).to_owned())).collect())
 }
 
-/// Collects the lines that a person would read.
+/// Collects the lines for people.
 #[derive(Clone, Default)]
 pub struct Reported(pub Arc<Mutex<Vec<String>>>);
 
@@ -77,14 +77,14 @@ pub struct World {
     pub units: Units,
     pub owner: Owner,
     pub reported: Reported,
-    /// What the host adds to the requirements.
+    /// The additional requirements of the host.
     pub also: Option<String>,
     /// Whether no network is used.
     pub offline: bool,
 }
 
 impl World {
-    /// A world of our own user that shares uv and its cache with all others.
+    /// A world of the user of this process that shares uv and its cache with all others.
     pub fn new() -> Self {
         let world = Self::bare(Owner::own());
         fs::create_dir_all(world.layout.state()).unwrap();
@@ -115,7 +115,7 @@ impl World {
         Self { directory: None, layout, python, runner, units, owner, reported, also: None, offline: false }
     }
 
-    /// Gives this world its own, empty cache.
+    /// Gives this world a separate, empty cache.
     pub fn own_cache(&self) {
         let cache = self.layout.uv().join("cache");
         fs::remove_file(&cache).unwrap();
@@ -135,7 +135,7 @@ impl World {
         self.wanted_until(files, None)
     }
 
-    /// What is wanted where the definition is of a certain date.
+    /// The request for a definition of a certain date.
     pub fn wanted_until(
         &self,
         files: &[(&str, &str)],
@@ -160,7 +160,7 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        // Generations are read-only, which the temporary directory itself could not remove.
+        // Generations are read-only, and dropping the temporary directory could not remove them.
         if let Some(directory) = &self.directory {
             let _ = disk::remove_tree(directory.path());
         }
@@ -176,7 +176,7 @@ pub fn was_built(ensured: &Ensured) -> bool {
     ensured.made == BuildOutcome::Built
 }
 
-/// The names in a directory, sorted; none where there is no directory.
+/// The names in a directory, sorted; none if the directory does not exist.
 pub fn names(directory: &Path) -> Vec<String> {
     let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
     let mut names: Vec<String> =

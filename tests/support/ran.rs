@@ -1,9 +1,9 @@
-//! What a command has left: its exit code and its output.
+//! The result of a command: its exit code and its output.
 #![expect(unreachable_pub, reason = "a module of a test is private whatever its items say")]
 
 use std::process::Output;
 
-/// What a command left.
+/// The result of a command.
 #[derive(Debug)]
 pub struct Ran {
     /// `None` if a signal ended it.
@@ -13,7 +13,7 @@ pub struct Ran {
 }
 
 impl Ran {
-    /// Returns what a program has left.
+    /// Returns the result of a program.
     pub fn of(output: Output) -> Self {
         let Output { status, stdout, stderr } = output;
         Self {

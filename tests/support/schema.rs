@@ -1,4 +1,4 @@
-//! Output for programs, held to the schemas that `docs/` promises.
+//! Output for programs, compared with the schemas in `docs/`.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
 #![expect(unreachable_pub, reason = "a module of a test is private whatever its items say")]
 
@@ -10,7 +10,7 @@ use serde_json::Value;
 /// The schemas that others refer to.
 const LINKED: [&str; 3] = ["events.schema.json", "status-file.schema.json", "status.schema.json"];
 
-/// Returns the validator of a schema in `docs/`. Definitions that it takes from other schemas are put into it.
+/// Returns the validator of a schema in `docs/`. Definitions from other schemas are inserted.
 pub fn validator(name: &str) -> jsonschema::Validator {
     let read = |name: &str| -> Value {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(name);

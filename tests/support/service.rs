@@ -1,6 +1,6 @@
-//! What every service manager has to keep, as functions over the trait, and the services it is tried with.
+//! The contract of every service manager, as functions over the trait, and the services for its tests.
 //!
-//! A test file makes a [`Bench`] for its manager and calls the clauses; none of them knows which manager it is.
+//! A test file makes a [`Bench`] for its manager and calls the clauses; no clause depends on the kind of manager.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests set up worlds")]
 
 #[path = "port.rs"]
@@ -20,21 +20,21 @@ use refresh_settings::names::{BranchName, CommitId, GenerationName, RunId};
 use refresh_system::clock;
 use refresh_system::error::Failure;
 
-/// A place where one service can be kept by the manager under test. Dropping it ends the service.
+/// An environment in which the manager under test runs one service. Dropping it ends the service.
 pub(crate) trait Bench {
     /// The installation.
     fn layout(&self) -> &Layout;
-    /// A manager of its service, as another process would make it.
+    /// A manager of its service, as in another process.
     fn manager(&self) -> Box<dyn ServiceManager>;
-    /// The port that its environment file names.
+    /// The port in its environment file.
     fn port(&self) -> u16;
 }
 
-/// What a service under test is.
+/// The description of a service under test.
 pub(crate) struct Script {
     /// A Python program, put into `app/service.py`.
     pub(crate) text: String,
-    /// How long it has to end when asked.
+    /// The time that it has to end after the request.
     pub(crate) stop_timeout: Duration,
 }
 
@@ -52,7 +52,7 @@ impl Script {
 /// Makes a bench for a script.
 pub(crate) type Factory = fn(&Script) -> Box<dyn Bench>;
 
-/// What every script has: `note(name, value)` leaves a fact in the working directory, whole or not at all.
+/// The beginning of every script: `note(name, value)` leaves a fact in the working directory, completely or not at all.
 const PRELUDE: &str = r#"
 import os, signal, socket, sys, threading, time
 def note(name, value):
@@ -66,12 +66,12 @@ def forever():
     while True: signal.pause()
 "#;
 
-/// Listens on its port until it is asked to end.
+/// Listens on its port until it is requested to end.
 pub(crate) const LISTENS: &str = r#"
 s = listen(); note("ready", os.getpid()); print("ready", flush=True); forever()
 "#;
 
-/// Leaves a child behind that forked twice, leads its own session, holds the port and ignores SIGTERM.
+/// Leaves a child that forked twice, leads its own session, holds the port and ignores SIGTERM.
 pub(crate) const LEAVES_ORPHANS: &str = r#"
 s = listen(); os.set_inheritable(s.fileno(), True)
 if os.fork() == 0:
@@ -90,14 +90,14 @@ pub(crate) const IGNORES_SIGTERM: &str = r#"
 signal.signal(signal.SIGTERM, signal.SIG_IGN); note("ready", os.getpid()); forever()
 "#;
 
-/// Says which start it is, and ends when asked.
+/// Records the number of its start, and ends on request.
 pub(crate) const TALKS: &str = r#"
 n = int(open("count").read()) + 1 if os.path.exists("count") else 1
 print("hello from start", n, flush=True); print("and on stderr", n, file=sys.stderr, flush=True)
 note("count", n); note("ready", os.getpid()); forever()
 "#;
 
-/// Notes its environment and where it stands.
+/// Records its environment and its working directory.
 pub(crate) const TELLS_ABOUT_ITSELF: &str = r#"
 import json
 umask = os.umask(0); os.umask(umask)
@@ -106,7 +106,7 @@ note("self", json.dumps({"env": dict(os.environ), "cwd": os.getcwd(), "umask": u
 note("ready", os.getpid()); forever()
 "#;
 
-/// Waits for something that another process does; long, so that a slow machine is no failure.
+/// Waits for an effect of another process; long, so that a slow machine is no failure.
 pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + Duration::from_secs(60);
     loop {
@@ -118,13 +118,13 @@ pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// Waits for a fact that the script notes.
+/// Waits for a fact that the script records.
 pub(crate) fn fact(bench: &dyn Bench, name: &str) -> String {
     let path = bench.layout().app().join(name);
     until(name, || fs::read_to_string(&path).ok())
 }
 
-/// Waits for a process that the script notes the pid of.
+/// Waits for a process whose pid the script records.
 pub(crate) fn process(bench: &dyn Bench, name: &str) -> ProcessId {
     ProcessId::of(fact(bench, name).parse().unwrap()).expect("it lives")
 }
@@ -317,7 +317,7 @@ pub(crate) fn a_service_is_identified_by_its_invocation_even_if_it_has_emptied_i
     let listens = Address::Tcp(([127, 0, 0, 1], bench.port()).into());
     assert_eq!(port::addresses_of(&manager.processes().unwrap()).unwrap(), [listens]);
 
-    // One that began before this start, another invocation, and an unrelated process are not the new service.
+    // A process that began before this start, one of another invocation, and an unrelated one are not the new service.
     let why = |failure: Failure| message(&failure);
     let too_old = why(health::prove_new(&*manager, &started, started.main.started + 1).unwrap_err());
     assert!(too_old.contains("before this refresh"), "{too_old}");

@@ -1,5 +1,5 @@
-//! A LadyLinux machine of the lab beside the server that it is refreshed from: set up by `init` like any other, running the
-//! demo's application (`FastAPI` under uvicorn) as a unit of systemd.
+//! A LadyLinux machine of the lab beside the server that it is refreshed from: set up by `init` like any other, running
+//! the demo's application (`FastAPI` under uvicorn) as a unit of systemd.
 #![expect(unreachable_pub, reason = "a module of a test is private whatever its items say")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::lab::{Disk, How, Lab, Machine, Network, Ran, Server, until};
 
-/// Where the application listens, inside the machine.
+/// The address of the application, inside the machine.
 pub const URL: &str = "http://127.0.0.1:8000/api/status";
 /// The unit.
 pub const UNIT: &str = "ladylinux-api.service";
@@ -15,7 +15,7 @@ pub const UNIT: &str = "ladylinux-api.service";
 /// The directories of persistent data.
 const DATA: [&str; 3] = ["/var/lib/ladylinux/data", "/var/lib/ladylinux/cache", "/var/lib/ladylinux/logs"];
 
-/// What the tests say about the probe: only the new version is good enough, and it settles quickly.
+/// The health check of the tests: only the new version passes, and it settles quickly.
 pub const PROBE: &str = "[probe]\nsettle = \"500ms\"\ndeadline = \"60s\"\njson_field = \"commit\"\n\
                          json_value = \"{commit}\"\n";
 
@@ -27,8 +27,7 @@ pub struct Site {
 }
 
 impl Site {
-    /// A machine with nothing on it but the program and the host's settings; the server has the application's first
-    /// version.
+    /// A machine with only the program and the host's settings; the server has the application's first version.
     pub fn bare(lab: &Lab, disk: Disk, how: How, tables: &str) -> Self {
         let network = Network::new(lab);
         let server = Server::boot(&network);
@@ -49,18 +48,18 @@ impl Site {
         site
     }
 
-    /// What the application says of itself; `None` if nothing answers.
+    /// The answer of the application; `None` without an answer.
     pub fn answer(&self) -> Option<Value> {
         Some(serde_json::from_str(&self.machine.http(URL)?).unwrap())
     }
 
-    /// What the program says of the installation.
+    /// The `status --json` of the installation.
     #[track_caller]
     pub fn status(&self) -> Value {
         serde_json::from_str(&self.machine.tool("status --json").expect(0).out).unwrap()
     }
 
-    /// Asserts that a commit is deployed, runs, and that everybody says so.
+    /// Asserts that a commit is deployed and runs, and that all reports agree.
     #[track_caller]
     pub fn expect_running(&self, commit: &str) {
         let answer = self.answer().unwrap_or_else(|| panic!("nothing answers\n{}", self.why()));
@@ -73,7 +72,7 @@ impl Site {
         assert_eq!(status["fence"], Value::Null);
     }
 
-    /// Asserts that the service is down, and that nothing brings it up: neither a person nor a boot.
+    /// Asserts that the service is down, and that neither a person nor a boot starts it.
     #[track_caller]
     pub fn expect_fenced(&self) {
         assert_ne!(self.status()["fence"], Value::Null);
@@ -106,7 +105,7 @@ impl Site {
         notes.as_array().unwrap().iter().map(|note| note["text"].as_str().unwrap().to_owned()).collect()
     }
 
-    /// Leaves a file in each directory of persistent data, where the application writes as well.
+    /// Leaves a file in each directory of persistent data, to which the application writes too.
     fn leave_sentinels(&self) {
         for directory in DATA {
             self.machine
@@ -116,8 +115,8 @@ impl Site {
         self.machine.exec("sync").expect(0);
     }
 
-    /// Path, mode, owner and digest of everything that no refresh may change: models, containers, configuration, and what
-    /// [`Self::running`] has left among the data.
+    /// Path, mode, owner and digest of everything that no refresh may change: models, containers, configuration, and
+    /// the files that [`Self::running`] has left among the data.
     #[track_caller]
     pub fn inventory(&self) -> String {
         let left = DATA.map(|directory| format!("{directory}/sentinel")).join(" ");
@@ -127,7 +126,7 @@ impl Site {
         self.machine.exec(&format!("{list}; {sums}")).expect(0).out
     }
 
-    /// What the machine has to say when a test cannot go on.
+    /// The output of the machine for a test that cannot continue.
     pub fn why(&self) -> String {
         let Ran { out, err, .. } = self.machine.exec(&format!(
             "systemctl status --no-pager --full {UNIT}; ladylinux-refresh status; ladylinux-refresh history -n 3; \

@@ -1,4 +1,4 @@
-//! The source part of a refresh, on a world of `git.rs`: prepare, move in, compare what was there.
+//! The source part of a refresh, on a world of `git.rs`: prepare, move in, compare the previous tree.
 #![expect(clippy::disallowed_methods, reason = "tests arrange the world that the program finds")]
 #![allow(unreachable_pub, clippy::unwrap_used, reason = "each test file uses its part")]
 
@@ -32,7 +32,7 @@ pub fn installation(world: &World) -> Installation {
     Installation::open(layers, Runner::new(Arc::new(Events::silent())).with_worker(worker)).unwrap()
 }
 
-/// A world whose `app/` is what the remote has, deployed for `owner`.
+/// A world whose `app/` equals the remote, deployed for `owner`.
 pub fn deployed(owner: Owner, files: &[(&str, &str)]) -> World {
     let mut world = World::owned_by(owner);
     world.commit(files);
@@ -44,13 +44,13 @@ pub fn deployed(owner: Owner, files: &[(&str, &str)]) -> World {
     world
 }
 
-/// Refreshes the tree as a run does, and returns what the stash keeps of it.
+/// Refreshes the tree as a run does. Returns the part that the stash keeps of it.
 #[track_caller]
 pub fn refresh(world: &mut World, id: &str) -> Vec<StashRecord> {
     refresh_to(world, id, "main")
 }
 
-/// As [`refresh`], to another branch. Afterwards `app/` is on that branch.
+/// Like [`refresh`], to another branch. Afterwards `app/` is on that branch.
 #[track_caller]
 pub fn refresh_to(world: &mut World, id: &str, name: &str) -> Vec<StashRecord> {
     let (on, id, name) = (installation(world), run(id), branch(name));
@@ -69,7 +69,7 @@ pub fn refresh_to(world: &mut World, id: &str, name: &str) -> Vec<StashRecord> {
     kept
 }
 
-/// What a refresh would keep of the tree now.
+/// The part of the current tree that a refresh would keep.
 pub fn local(world: &World) -> LocalChanges {
     compare::app(&installation(world), &world.deployed, None)
 }

@@ -12,7 +12,7 @@ pub(crate) struct Pair {
     pub(crate) certificate: PathBuf,
 }
 
-/// A certificate that signs itself, as people make it: by openssl, for a name and 127.0.0.1.
+/// A self-signed certificate, made by openssl as people do it, for a name and 127.0.0.1.
 pub(crate) fn self_signed(directory: &Path, name: &str) -> Pair {
     fs::create_dir(directory).unwrap();
     let names = format!("subjectAltName=DNS:{name},IP:127.0.0.1");
@@ -22,7 +22,7 @@ pub(crate) fn self_signed(directory: &Path, name: &str) -> Pair {
     pair(directory)
 }
 
-/// A certificate that signs itself and was good in 2020 only.
+/// A self-signed certificate that was valid in 2020 only.
 pub(crate) fn expired(directory: &Path) -> Pair {
     fs::create_dir(directory).unwrap();
     let settings = "[ca]\ndefault_ca=d\n[d]\nnew_certs_dir=.\ndatabase=index\nserial=serial\ndefault_md=sha256\npolicy=p\n\

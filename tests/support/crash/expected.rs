@@ -1,4 +1,4 @@
-//! What has to hold of a [`Rig`] at any instant after a kill, and after the next run.
+//! The invariants of a [`Rig`] at any instant after a kill, and after the next run.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,7 +10,7 @@ use std::time::Instant;
 use super::{PATIENCE, Rig, Version};
 
 impl Rig {
-    /// What has to hold at any instant after a kill.
+    /// Asserts the invariants at any instant after a kill.
     #[track_caller]
     pub fn expect_sound(&self) {
         let trying = &self.trying;
@@ -25,14 +25,14 @@ impl Rig {
         assert!(kept, "{trying}: the preserved untracked file is in neither tree");
         assert!(self.host.layout.venv().join("bin/python").exists(), "{trying}: the environment is missing");
         if !self.host.fenced() {
-            // Nothing was stopped yet, or everything is proved.
+            // Nothing was stopped yet, or everything is verified.
             let runs = self.running().unwrap_or_else(|| panic!("{trying}: unfenced, and nothing runs"));
             let head = self.host.head();
             assert_eq!(head, runs.commit, "{trying}: the files are not those of what runs");
             return;
         }
         // A service that was stopped and started again may not outlive its refresh while the fence stands. One that was
-        // not stopped yet runs on with the files that it was started with.
+        // not stopped yet continues with the files of its start.
         let limit = Instant::now() + PATIENCE;
         while let Some(runs) = self.running() {
             if runs == self.old && self.host.head() == self.old.commit {
@@ -46,7 +46,7 @@ impl Rig {
         assert_eq!(self.running(), None, "{trying}");
     }
 
-    /// The pair that runs now, which must be one of the two.
+    /// Returns the pair that runs now, which must be one of the two.
     #[track_caller]
     fn running(&self) -> Option<Version> {
         let answer = self.host.answer()?;
@@ -65,7 +65,7 @@ impl Rig {
         Some(runs)
     }
 
-    /// The end state that every way has to come to: version `new`, healthy, and nothing left over.
+    /// Asserts the end state of every way: version `new`, healthy, and nothing left over.
     #[track_caller]
     pub fn expect_converged(&self) {
         let (host, trying) = (&self.host, &self.trying);
@@ -83,7 +83,7 @@ impl Rig {
         self.expect_nothing_left();
     }
 
-    /// Every local change of this version is where it belongs: preserved in its place, the rest saved.
+    /// Every local change of this version is in its place: preserved in `app/`, the others in the stash.
     #[track_caller]
     pub fn expect_changes_kept(&self) {
         let (n, trying) = (self.changes, &self.trying);
@@ -96,7 +96,7 @@ impl Rig {
         assert!(count(format!("changed {n}")) >= 1, "{trying}: a modified file");
     }
 
-    /// The contents of all files in previous trees and stashes, and how often each is there.
+    /// The contents of all files in previous trees and stashes, and the number of copies of each.
     fn saved(&self) -> BTreeMap<String, usize> {
         let mut found = BTreeMap::new();
         for place in [self.host.layout.previous_trees(), self.host.layout.stashes()] {
@@ -127,7 +127,7 @@ impl Rig {
         found
     }
 
-    /// What `app/` has otherwise than the commit, by an index of our own; the preserved files are left out.
+    /// Returns the differences of `app/` from the commit, by a separate index; the preserved files are left out.
     fn tree_differs(&self) -> Vec<String> {
         let app = self.host.layout.app();
         let run = |arguments: &[&str], index: Option<&Path>| {
@@ -157,7 +157,7 @@ impl Rig {
             .collect()
     }
 
-    /// What the newest version requires, as `name-version`.
+    /// The requirements of the newest version, as `name-version`.
     pub fn required(&self) -> Vec<String> {
         let six = format!("six=={}", self.new.package);
         let pins = self.beside.iter().copied().chain([&*six]);
@@ -166,7 +166,7 @@ impl Rig {
         names
     }
 
-    /// What is installed in the live environment, as `name-version`.
+    /// The packages in the live environment, as `name-version`.
     fn packages(&self) -> Vec<String> {
         let lib = self.host.layout.venv().join("lib");
         let python = fs::read_dir(lib).unwrap().next().unwrap().unwrap().path();

@@ -1,4 +1,4 @@
-//! A host that is refreshed from version to version while it is being killed, and what has to hold whatever happens.
+//! A host that is refreshed from version to version while it is being killed, and its invariants.
 #![expect(unreachable_pub, reason = "a module of a test is private whatever its items say")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
 #![allow(clippy::disallowed_methods, reason = "tests lay out files and start programs")]
@@ -14,10 +14,10 @@ use std::time::Duration;
 
 use crate::host::{Host, SERVER, git};
 
-/// How long a service that may not run is given to be gone, and a process that was killed.
+/// The longest time until a service that may not run, or a process that was killed, is gone.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What the application declares. A run whose process a test has named in `hold` stays in its hook.
+/// The declarations of the application. A run whose process a test has named in `hold` stays in its hook.
 const HOOK: &str = r#"
 [[hook]]
 name = "migrate"
@@ -29,12 +29,12 @@ cat version.txt > "$DATA/migrated"
 ''']
 "#;
 
-/// Whom a kill at a point ends; see `crates/system/src/checkpoint.rs`.
+/// The processes that a kill at a point ends; see `crates/system/src/checkpoint.rs`.
 pub const EVERYTHING: &str = "everything";
 pub const RUN: &str = "run";
 pub const WORKER: &str = "worker";
 
-/// What a version of the application is.
+/// The content of a version of the application.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Version {
     pub commit: String,
@@ -49,7 +49,7 @@ pub enum Environment {
     Stays,
 }
 
-/// What became of a run that was to be killed.
+/// The result of a run that was to be killed.
 #[derive(Debug)]
 pub struct Killed {
     /// The points it reached.
@@ -70,9 +70,9 @@ pub struct Rig {
     pub new: Version,
     protected: BTreeMap<PathBuf, (Vec<u8>, u32, u64, i64)>,
     pids: Vec<u32>,
-    /// What the application requires beside the package that its versions differ in, pinned.
+    /// The requirements of the application, pinned, besides the package in which its versions differ.
     pub beside: &'static [&'static str],
-    /// For messages: what is being tried.
+    /// For messages: the current attempt.
     pub trying: String,
 }
 
@@ -131,7 +131,7 @@ impl Rig {
             Environment::Changes => (["1.16.0", "1.17.0"][n % 2], n),
             Environment::Stays => ("1.16.0", 1),
         };
-        // The marker makes each definition another one, so that its environment must be built.
+        // The marker makes each definition a different one, so that its environment must be built.
         let mut requirements = format!("six=={package} ; python_full_version >= '3.0.{marker}'\n");
         requirements.extend(self.beside.iter().map(|pin| format!("{pin}\n")));
         let text = format!("v{n}");
@@ -170,7 +170,7 @@ impl Rig {
         if let Some(at) = at {
             command.env("LADYLINUX_REFRESH_KILL_AT", at);
         }
-        // Into a file: whatever lives on would hold a pipe open.
+        // Into a file: a surviving process would hold a pipe open.
         let file = fs::File::create(&printed).unwrap();
         let mut child = command.stdout(file.try_clone().unwrap()).stderr(file).spawn().unwrap();
         self.pids.push(child.id());
@@ -183,7 +183,7 @@ impl Rig {
         }
     }
 
-    /// A command whose points are noted.
+    /// A command whose points are recorded.
     fn traced(&self, arguments: &[&str]) -> Command {
         let trace = self.host.beside("trace");
         let _ = fs::remove_file(&trace);
@@ -198,7 +198,7 @@ impl Rig {
         trace.lines().map(str::to_owned).collect()
     }
 
-    /// Runs a command to its good end.
+    /// Runs a command to its successful end.
     #[track_caller]
     pub fn succeed(&mut self, arguments: &[&str]) {
         let trying = self.trying.clone();
@@ -211,8 +211,8 @@ impl Rig {
         self.pids.push(pid);
     }
 
-    /// Runs a command, kills it as soon as `when` finds it (given its pid and what it has said) where it should be, and
-    /// returns whether that came before its end.
+    /// Runs a command, and kills it as soon as `when` (with its pid and its output) finds it at the intended point.
+    /// Returns whether that was before its end.
     pub fn kill_when(
         &mut self,
         arguments: &[&str],
@@ -238,7 +238,7 @@ impl Rig {
             if child.try_wait().unwrap().is_some() {
                 break false;
             }
-            // Short beside everything that is aimed at, and leaves the processor to what is watched.
+            // Short in comparison with every intended point, and leaves the processor to the watched processes.
             std::thread::sleep(Duration::from_micros(500));
         };
         let _ = child.kill();
@@ -249,7 +249,7 @@ impl Rig {
         in_time && killed
     }
 
-    /// Kills one of the programs that are at work for this host's runs; returns whether there was one.
+    /// Kills one of the programs that work for this host's runs. Returns whether there was one.
     fn kill_program(&self, nth: usize) -> bool {
         let programs = self.processes();
         if !programs.is_empty() {
@@ -293,7 +293,7 @@ impl Rig {
         (supervisors, services)
     }
 
-    /// Processes of this host's runs that still live, whatever they are.
+    /// Processes of this host's runs of any kind that still live.
     pub fn processes(&self) -> Vec<(i32, String)> {
         let suffixes: Vec<String> = self.pids.iter().map(|pid| format!("-{pid}")).collect();
         let carries = |environment: &[u8]| {
@@ -313,21 +313,21 @@ impl Rig {
         found
     }
 
-    /// After a convergence: `new` is what runs, and the next version starts from it.
+    /// After a convergence: `new` is the running version, and the next version starts from it.
     pub fn go_on(&mut self) {
         self.old = self.new.clone();
     }
 }
 
-/// Whom a kill from outside ends.
+/// The processes that a kill from outside ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reach {
     /// The process of the run alone: workers, git, uv and hooks live on.
     RunAlone,
     /// The run and all its children.
     Everything,
-    /// Of the programs that the run has started and that are at work, the one of this number, counted round and round;
-    /// the run lives to see it die.
+    /// Of the programs that the run has started and that still run, the one of this number, modulo their count; the run
+    /// continues and notices its end.
     Program(usize),
 }
 
@@ -343,7 +343,7 @@ fn all_pids() -> Vec<i32> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// Where git works for a host: its application's repository.
+/// The repository in which git works for a host: that of its application.
 pub fn in_app(host: &Host, arguments: &[&str]) -> String {
     git(&host.layout.app(), arguments.iter().copied())
 }

@@ -1,5 +1,5 @@
-//! The control groups of machines: one of its own in every hierarchy, so that the services of two machines never share
-//! one. Copes with cgroup v1, v2 and both at once.
+//! The control groups of machines: a separate one in every hierarchy, so that the services of two machines never share
+//! one. Supports cgroup v1, v2 and both at once.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,17 +27,17 @@ fn parse_hierarchies(mountinfo: &str) -> Vec<PathBuf> {
     found
 }
 
-/// Makes the groups of a machine; returns the files that a process is moved into them with.
+/// Makes the groups of a machine. Returns the files that move a process into them.
 pub(super) fn make(name: &str) -> Vec<PathBuf> {
     let mut doors = Vec::new();
     for hierarchy in hierarchies() {
-        // v2: what the children are to have is said by the parent. Where that is not allowed, they go without limits.
+        // v2: the parent defines the controllers of its children. If that is not allowed, they have no limits.
         for controller in ["cpu", "memory", "pids", "io"] {
             let _ = fs::write(hierarchy.join("cgroup.subtree_control"), format!("+{controller}"));
         }
         let group = hierarchy.join(name);
         fs::create_dir_all(&group).unwrap();
-        // v1: a cpuset starts empty, and takes no process as long as it is.
+        // v1: a new cpuset is empty, and accepts no process as long as it is.
         for file in ["cpuset.cpus", "cpuset.mems"] {
             let (from, to) = (hierarchy.join(file), group.join(file));
             if fs::read_to_string(&to).is_ok_and(|set| set.trim().is_empty())
@@ -51,7 +51,7 @@ pub(super) fn make(name: &str) -> Vec<PathBuf> {
     doors
 }
 
-/// Returns the files that a process is moved beside another one with.
+/// Returns the files that move a process into the groups of another one.
 pub(super) fn beside(pid: i32) -> Vec<PathBuf> {
     let Ok(own) = fs::read_to_string(format!("/proc/{pid}/cgroup")) else { return Vec::new() };
     let hierarchies = hierarchies();
@@ -69,7 +69,7 @@ pub(super) fn beside(pid: i32) -> Vec<PathBuf> {
     doors
 }
 
-/// Returns whether a hierarchy is the one that `/proc/PID/cgroup` calls by its controllers.
+/// Returns whether a hierarchy is the one that `/proc/PID/cgroup` names by its controllers.
 fn mounted_as(hierarchy: &Path, controllers: &str) -> bool {
     let name = hierarchy.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     match controllers {

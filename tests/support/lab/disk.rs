@@ -1,5 +1,5 @@
-//! What a machine stands on: an overlay whose writable half lies on the host's file system, or on an ext4 of its own
-//! that can lose what was not synced.
+//! The disk of a machine: an overlay whose writable half is on the host's file system, or on a separate ext4 that can
+//! lose unsynced data.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use super::must;
 
-/// Where the writable half of a machine lies.
+/// The place of the writable half of a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Disk {
     /// On the host's file system: cheapest, and nothing is ever lost.
     Shared,
-    /// On an ext4 in a file, which a power cut can be played on.
+    /// On an ext4 in a file, on which a power cut can be simulated.
     Ext4,
 }
 
@@ -23,7 +23,7 @@ pub(super) struct Store {
     directory: PathBuf,
     base: PathBuf,
     disk: Disk,
-    /// The writable half of another machine, which lies below this one's.
+    /// The writable half of another machine, which is below that of this one.
     below: Option<PathBuf>,
 }
 
@@ -31,7 +31,7 @@ impl Store {
     pub(super) fn new(directory: &Path, base: &Path, disk: Disk) -> Self {
         let store = Self { directory: directory.to_owned(), base: base.to_owned(), disk, below: None };
         // Every machine that boots gets a copy of this host's mounts. Only because these are shared does unmounting
-        // them here unmount them there; else a neighbour would hold a disk that was to be let go.
+        // them here unmount them there; otherwise a neighbor would hold a released disk.
         must(
             "mount",
             ["--bind".as_ref(), "--make-shared".as_ref(), directory.as_os_str(), directory.as_os_str()],
@@ -46,7 +46,7 @@ impl Store {
             must("mkfs.ext4", options.iter().map(AsRef::as_ref).chain([store.image().as_os_str()]));
         }
         if disk == Disk::Shared && is_overlay(directory) {
-            // A container's own file system cannot carry another overlay's writable half; memory can.
+            // A container's own file system cannot hold the writable half of another overlay; memory can.
             must("mount", ["-t".as_ref(), "tmpfs".as_ref(), "none".as_ref(), store.writable().as_os_str()]);
         }
         store.mount();
@@ -60,7 +60,7 @@ impl Store {
 
     pub(super) fn mount(&self) {
         if self.disk == Disk::Ext4 {
-            // Data that was not synced goes to disk with the journal; often, so that a cut finds some of it there.
+            // Unsynced data is written to disk with the journal; often, so that a cut finds some of it there.
             must(
                 "mount",
                 [
@@ -74,7 +74,7 @@ impl Store {
         let (upper, work) = (self.writable().join("upper"), self.writable().join("work"));
         fs::create_dir_all(&upper).unwrap();
         fs::create_dir_all(&work).unwrap();
-        // Else a directory that lies below could not be renamed.
+        // Otherwise a directory in the lower layer could not be renamed.
         let below = self.below.as_ref().map(|below| format!("{}:", below.display())).unwrap_or_default();
         let options = format!(
             "redirect_dir=on,lowerdir={below}{},upperdir={},workdir={}",
@@ -92,7 +92,7 @@ impl Store {
         }
     }
 
-    /// Takes the disk away, now: what was not written yet is lost, and every access fails from here on.
+    /// Removes the disk now: unwritten data is lost, and from now on every access fails.
     pub(super) fn cut(&self) {
         assert_eq!(self.disk, Disk::Ext4, "a power cut needs a machine with Disk::Ext4");
         // EXT4_IOC_SHUTDOWN with EXT4_GOING_FLAGS_NOLOGFLUSH: the journal is not written out either.
@@ -111,14 +111,14 @@ impl Store {
         self.mount();
     }
 
-    /// Puts a copy back, any number of times.
+    /// Restores a copy, any number of times.
     pub(super) fn restore(&self, name: &str) {
         let copy = self.snapshots().join(name);
         assert!(copy.exists(), "there is no snapshot {name}");
         self.replace_content(&copy.join(self.content().file_name().unwrap()));
     }
 
-    /// Has everything that is on another disk, which is unmounted and stays as it is from now on. Nothing is copied.
+    /// Uses the content of another disk, which is unmounted and stays unchanged from now on. Nothing is copied.
     pub(super) fn stand_on(&mut self, original: &Self) {
         assert_eq!((self.disk, original.disk), (Disk::Shared, Disk::Shared));
         assert!(original.below.is_none(), "a copy of a copy");
@@ -139,7 +139,7 @@ impl Store {
         self.mount();
     }
 
-    /// What differs from machine to machine: the image, or the upper directory of the overlay.
+    /// The part that differs from machine to machine: the image, or the upper directory of the overlay.
     fn content(&self) -> PathBuf {
         match self.disk {
             Disk::Shared => self.writable().join("upper"),
@@ -155,7 +155,7 @@ impl Store {
         self.directory.join("disk.img")
     }
 
-    /// Beside what they are copies of, since not every file system can hold what an overlay keeps in its upper directory.
+    /// Beside their originals, since not every file system can hold the content of an overlay's upper directory.
     fn snapshots(&self) -> PathBuf {
         match self.disk {
             Disk::Shared => self.writable().join("snapshots"),
@@ -175,12 +175,12 @@ fn copy_all(from: &Path, into: &Path) {
     must("cp", options.iter().map(AsRef::as_ref).chain([from.as_os_str(), into.as_os_str()]));
 }
 
-/// Unmounts `path`, and waits as long as processes that were killed still hold it.
+/// Unmounts `path`, and waits as long as killed processes still hold it.
 pub(super) fn unmount(path: &Path) {
     assert!(is_unmounted_within(path, Duration::from_secs(20)), "{} is in use", path.display());
 }
 
-/// Unmounts `path`, where it is still in use once its last user ends.
+/// Unmounts `path`; if it is still in use, when its last user ends.
 pub(super) fn detach(path: &Path) {
     if !is_unmounted_within(path, Duration::from_secs(1)) {
         let _ = Command::new("umount").arg("--lazy").arg(path).output();

@@ -1,5 +1,4 @@
-//! The files of a machine, looked at and written from outside. Links are followed as inside the machine: never out of
-//! it.
+//! The files of a machine, read and written from outside. Links are followed as inside the machine: never out of it.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -15,7 +14,7 @@ impl Root {
         Self(File::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())))
     }
 
-    /// Reads a whole file; `None` if there is none.
+    /// Reads an entire file; `None` if it does not exist.
     pub(super) fn read(&self, path: &Path) -> Option<Vec<u8>> {
         let mut file = self.file(path, OFlags::RDONLY, 0).ok()?;
         let mut bytes = Vec::new();
@@ -23,7 +22,7 @@ impl Root {
         Some(bytes)
     }
 
-    /// Writes a file of root's, with the directories above it.
+    /// Writes a file of root, with the directories above it.
     pub(super) fn write(&self, path: &Path, bytes: &[u8], mode: u32) {
         self.make_folders(path.parent().unwrap());
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC;

@@ -1,4 +1,4 @@
-//! One machine: booted, used, cut off from power, put back to a snapshot.
+//! One machine: booted, used, cut off from power, restored to a snapshot.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -18,16 +18,16 @@ use super::files::Root;
 use super::network::{Network, Socket};
 use super::{Lab, PATH, Ran, cgroup, must, sweep};
 
-/// How long a machine may take to boot or to power off; on a busy host it is far from what it usually takes.
+/// The longest time to boot or to power off; on a busy host it is far from the usual time.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What systemd takes for a request to power off: SIGRTMIN+4 (systemd(1)), with the C library's SIGRTMIN.
+/// The signal that systemd takes for a request to power off: SIGRTMIN+4 (systemd(1)), with the C library's SIGRTMIN.
 const POWER_OFF: &str = "-38";
 
-/// How long a command inside a machine may take, in seconds.
+/// The longest time of a command inside a machine, in seconds.
 const DEADLINE_SECONDS: u32 = 300;
 
-/// A machine that is being put together.
+/// A machine that is being assembled.
 #[derive(Debug)]
 pub struct Builder {
     lab: Lab,
@@ -37,7 +37,7 @@ pub struct Builder {
     groups: Groups,
 }
 
-/// Which hierarchies of control groups a machine has.
+/// The hierarchies of control groups of a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Groups {
     /// Those of this host.
@@ -52,9 +52,9 @@ pub enum Groups {
 #[derive(Debug)]
 pub struct Machine {
     lab: Lab,
-    /// What it calls itself, and what others on its network call it.
+    /// The name of the machine, for itself and for others on its network.
     name: String,
-    /// What it is called on this host.
+    /// Its name on this host.
     id: String,
     directory: PathBuf,
     store: Store,
@@ -71,21 +71,21 @@ struct Running {
 }
 
 impl Builder {
-    /// Connects the machine to a network; else it has none but its own loopback.
+    /// Connects the machine to a network; otherwise it has only its own loopback.
     #[must_use]
     pub fn network(mut self, network: &Network) -> Self {
         self.network = Some(network.clone());
         self
     }
 
-    /// Says what it stands on.
+    /// Sets its disk.
     #[must_use]
     pub fn disk(mut self, disk: Disk) -> Self {
         self.disk = disk;
         self
     }
 
-    /// Says which control groups it has.
+    /// Sets its control groups.
     #[must_use]
     pub fn groups(mut self, groups: Groups) -> Self {
         self.groups = groups;
@@ -134,8 +134,8 @@ impl Machine {
         Self::named(lab, name).boot()
     }
 
-    /// Boots a copy of the machine `name` that `set_up` has left. It is set up once in a test process, and each copy
-    /// boots like the original after it was powered off.
+    /// Boots a copy of the machine `name` that `set_up` has made. It is set up once in a test process, and each copy
+    /// boots like the original after a power off.
     pub fn copy_of(lab: &Lab, name: &'static str, set_up: impl FnOnce(&Self)) -> Self {
         static ORIGINALS: Mutex<BTreeMap<&str, Arc<OnceLock<Machine>>>> = Mutex::new(BTreeMap::new());
         let original = Arc::clone(ORIGINALS.lock().unwrap().entry(name).or_default());
@@ -191,7 +191,7 @@ impl Machine {
         self.run(["setpriv", &user, &group, "--init-groups", "--reset-env", "/bin/sh", "-c", line])
     }
 
-    /// Runs a line of shell as root in a transient unit, with a cgroup of its own; 60 ms. `properties` are those of
+    /// Runs a line of shell as root in a transient unit, with a separate cgroup; 60 ms. `properties` are those of
     /// systemd-run: `["User=ladylinux"]`.
     #[track_caller]
     pub fn exec_unit(&self, properties: &[&str], line: &str) -> Ran {
@@ -200,8 +200,8 @@ impl Machine {
         self.run(command.chain(properties).chain(["/bin/sh", "-c", line]))
     }
 
-    /// Starts a line of shell as root and does not wait. The process leads a process group of its own; its output is
-    /// piped; it dies with the machine.
+    /// Starts a line of shell as root and does not wait. The process leads its own process group; its output is piped;
+    /// it dies with the machine.
     pub fn spawn(&self, line: &str) -> Child {
         let mut command = self.command(&[], ["/bin/sh", "-c", line]);
         command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
@@ -213,7 +213,7 @@ impl Machine {
         self.exec(&format!("exec ladylinux-refresh {arguments}"))
     }
 
-    /// What a URL answers inside the machine; `None` if nothing does, or no success.
+    /// The answer at a URL inside the machine; `None` without an answer or without success.
     pub fn http(&self, url: &str) -> Option<String> {
         let ran = self.run([
             "curl",
@@ -229,13 +229,13 @@ impl Machine {
         (ran.code == Some(0)).then_some(ran.out)
     }
 
-    /// What the journal has of a unit, since this machine exists, without time stamps.
+    /// The journal of a unit since this machine exists, without time stamps.
     #[track_caller]
     pub fn journal(&self, unit: &str) -> String {
         self.run(["journalctl", "--no-pager", "--output=cat", "--unit", unit]).expect(0).out
     }
 
-    /// PID 1 of the machine, as this host sees it.
+    /// PID 1 of the machine on this host.
     #[track_caller]
     pub fn leader(&self) -> i32 {
         self.running.as_ref().unwrap_or_else(|| panic!("{} is off", self.name)).leader.pid
@@ -243,49 +243,49 @@ impl Machine {
 
     // Files.
 
-    /// Where a file of the machine's disk lies on this host. What the machine has mounted (`/run`, `/tmp`) is not there;
-    /// and an absolute link leads elsewhere: `read` and `write` know both.
+    /// Returns the path on this host of a file on the machine's disk. The mounts of the machine (`/run`, `/tmp`) are
+    /// not there, and an absolute link leads elsewhere: `read` and `write` support both.
     pub fn path(&self, path: &str) -> PathBuf {
         self.store.root().join(path.trim_start_matches('/'))
     }
 
-    /// A place on this host, not in the machine, that goes when the machine does.
+    /// A directory on this host, not in the machine, that is removed with the machine.
     pub fn beside(&self, name: &str) -> PathBuf {
         self.directory.join(name)
     }
 
-    /// Reads a file as the machine sees it; `None` if there is none.
+    /// Reads a file as the machine does; `None` if it does not exist.
     #[track_caller]
     pub fn read(&self, path: &str) -> Option<String> {
         Some(String::from_utf8(self.root().read(Path::new(path))?).unwrap())
     }
 
-    /// Reads and understands a JSON file.
+    /// Reads and parses a JSON file.
     #[track_caller]
     pub fn json(&self, path: &str) -> serde_json::Value {
         let text = self.read(path).unwrap_or_else(|| panic!("there is no {path} in {}", self.name));
         serde_json::from_str(&text).unwrap()
     }
 
-    /// Writes a file of root's that everybody can read, with the directories above it.
+    /// Writes a file of root that all users can read, with the directories above it.
     #[track_caller]
     pub fn write(&self, path: &str, text: &str) {
         self.root().write(Path::new(path), text.as_bytes(), 0o644);
     }
 
-    /// Writes a file of root's with a mode.
+    /// Writes a file of root with a mode.
     #[track_caller]
     pub fn write_mode(&self, path: &str, text: &str, mode: u32) {
         self.root().write(Path::new(path), text.as_bytes(), mode);
     }
 
-    /// Copies a file of this host into the machine, as root's.
+    /// Copies a file of this host into the machine, as a file of root.
     #[track_caller]
     pub fn copy_in(&self, from: &Path, to: &str, mode: u32) {
         self.root().write(Path::new(to), &fs::read(from).unwrap(), mode);
     }
 
-    /// Installs the program under test where people put it, and returns its path.
+    /// Installs the program under test where people put it. Returns its path.
     #[track_caller]
     pub fn install_tool(&self) -> &'static str {
         let built = std::env::var_os("LADYLINUX_REFRESH_TEST_PROGRAM")
@@ -297,7 +297,7 @@ impl Machine {
 
     // Power.
 
-    /// Boots it. Fails after a second try only, where systemd-nspawn itself ended: a busy host may refuse it the first one.
+    /// Boots it. If systemd-nspawn itself ended, there is a second attempt: a busy host may refuse the first one.
     #[track_caller]
     pub fn start(&mut self) {
         assert!(self.running.is_none(), "{} runs already", self.name);
@@ -310,7 +310,7 @@ impl Machine {
         }
     }
 
-    /// Starts systemd-nspawn and waits until the machine reports that it is ready. Returns what it printed otherwise.
+    /// Starts systemd-nspawn and waits until the machine reports that it is ready. Otherwise returns its output.
     fn boot_once(&self) -> Result<Running, String> {
         let address = self.directory.join("notify");
         let _ = fs::remove_file(&address);
@@ -323,7 +323,7 @@ impl Machine {
         let end = Instant::now() + PATIENCE;
         let mut message = [0; 4096];
         loop {
-            // Read before the messages, so that one that came before the end is not overlooked.
+            // Read before the messages, so that a message before the end is not missed.
             let ended = nspawn.try_wait().unwrap();
             let received = notified.recv(&mut message).unwrap_or(0);
             for line in String::from_utf8_lossy(&message[..received]).lines() {
@@ -359,7 +359,7 @@ impl Machine {
         self.start();
     }
 
-    /// Kills every process at once. What was written stays, also what was not synced.
+    /// Kills every process at once. Written data stays, even if it was not synced.
     #[track_caller]
     pub fn kill(&mut self) {
         if let Some(running) = &mut self.running {
@@ -368,7 +368,7 @@ impl Machine {
         self.gone();
     }
 
-    /// Cuts the power: what was not synced is lost, as far as the disk had not written it yet. It stays off.
+    /// Cuts the power: unsynced data that the disk had not written yet is lost. The machine stays off.
     #[track_caller]
     pub fn power_cut(&mut self) {
         self.store.cut();
@@ -384,7 +384,7 @@ impl Machine {
         self.store.snapshot(name);
     }
 
-    /// Puts a copy back in place of the disk of the machine, which must be off.
+    /// Restores the disk of the machine, which must be off, from a copy.
     #[track_caller]
     pub fn restore(&self, name: &str) {
         assert!(self.running.is_none(), "{} is not off", self.name);
@@ -438,7 +438,7 @@ impl Machine {
         command
     }
 
-    /// A command inside, beside PID 1 as far as groups go, so that it counts as the machine's and not as this host's.
+    /// A command inside, in the control groups of PID 1, so that it counts as the machine's and not as this host's.
     fn command<A: AsRef<OsStr>>(&self, before: &[&str], command: impl IntoIterator<Item = A>) -> Command {
         let leader = self.leader();
         let mut started = Command::new("/bin/sh");
@@ -465,7 +465,7 @@ pub fn signal(child: &Child, signal: Signal) {
     let _ = kill_process_group(group, signal);
 }
 
-/// A line of shell that moves itself through the doors of groups and becomes the rest of its arguments.
+/// A line of shell that moves itself into the control groups and executes the rest of its arguments.
 fn into(doors: &[PathBuf]) -> String {
     let moves = doors.iter().map(|door| format!("echo $$ >'{}'; ", door.display()));
     moves.collect::<String>() + "exec \"$@\""

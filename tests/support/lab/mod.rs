@@ -1,9 +1,9 @@
 //! A lab of real machines: Debian under systemd-nspawn with systemd as PID 1, each an overlay on one base, on private
 //! networks.
 //!
-//! [`Lab::open`] has the base built (`lab/base.sh`) and removes what killed test runs have left. A [`Machine`] boots in
-//! about half a second; dropping it removes everything it was, also while a test panics. Everything is named after the
-//! test process (pid and start time), so test processes do not meet.
+//! [`Lab::open`] builds the base (`lab/base.sh`) and removes the leftovers of killed test runs. A [`Machine`] boots in
+//! about half a second; dropping it removes all of it, also while a test panics. Every name contains the test process
+//! (pid and start time), so test processes do not interfere.
 #![expect(unreachable_pub, reason = "a module of a test is private whatever its items say")]
 #![allow(clippy::disallowed_methods, reason = "tests lay out files and start programs")]
 #![allow(clippy::unwrap_used, clippy::unused_self, reason = "a test that cannot go on is a failed test")]
@@ -38,21 +38,21 @@ pub use ran::Ran;
 pub use server::{How, Server};
 pub use small_host::UNIT;
 
-/// What all machines stand on.
+/// The base of all machines.
 #[derive(Debug, Clone)]
 pub struct Lab {
     base: PathBuf,
     wheels: PathBuf,
 }
 
-/// Where machines find the package index, as `python.index_url` names it.
+/// The address of the package index for machines, as in `python.index_url`.
 pub const LOCAL_INDEX: &str = "file:///srv/wheels/simple";
 
 /// The search path of commands inside a machine.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 impl Lab {
-    /// Opens the lab; `None`, said past the test runner, where no machine can be booted. Under `CI=true` that is a
+    /// Opens the lab; `None`, reported past the test runner, if no machine can be booted. Under `CI=true` that is a
     /// failure.
     pub fn open() -> Option<Self> {
         static LAB: OnceLock<Option<Lab>> = OnceLock::new();
@@ -61,7 +61,7 @@ impl Lab {
                 return None;
             }
             let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("lab/base.sh");
-            // What it prints on the way goes to the standard error of the test, since a first build takes a while.
+            // Its output goes to the standard error of the test, since a first build takes a while.
             let output = Command::new(script).stdin(Stdio::null()).stderr(Stdio::inherit()).output().unwrap();
             assert!(output.status.success(), "lab/base.sh failed");
             let output = String::from_utf8(output.stdout).unwrap();
@@ -74,7 +74,7 @@ impl Lab {
             let test = std::thread::current().name().unwrap_or("a test").to_owned();
             let line = format!("{test}: LEFT OUT: the machines of the lab need root");
             assert!(std::env::var_os("CI").is_none_or(|value| value != "true"), "{line}");
-            // In one piece: tests that are left out say so at the same time.
+            // In one piece: skipped tests report at the same time.
             let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
         }
         lab.clone()
@@ -85,12 +85,12 @@ impl Lab {
         &self.wheels
     }
 
-    /// Where the machines of all test processes lie.
+    /// The directory of the machines of all test processes.
     fn worlds(&self) -> PathBuf {
         self.base.parent().unwrap().join("worlds")
     }
 
-    /// Returns a name that nothing else on this host has, and a new directory that has it.
+    /// Returns a name that is unique on this host, and a new directory with that name.
     fn place(&self) -> (String, PathBuf) {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let own = ProcessId::own();
@@ -107,7 +107,7 @@ impl Lab {
     }
 }
 
-/// Waits for something that another process does; long, so that a slow machine is no failure.
+/// Waits for an effect of another process; long, so that a slow machine is no failure.
 #[track_caller]
 pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + Duration::from_secs(60);
@@ -117,12 +117,12 @@ pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
             return found;
         }
         assert!(Instant::now() < end, "waited in vain for: {what}");
-        // A command on a machine costs more than a file that is read: the processors are left to what is waited for.
+        // A command on a machine is slower than reading a file: the processors are left to the awaited process.
         std::thread::sleep((began.elapsed() * 2).clamp(Duration::from_millis(5), Duration::from_millis(200)));
     }
 }
 
-/// Runs a program of this host and asserts that it succeeds; returns what it printed.
+/// Runs a program of this host and asserts that it succeeds. Returns its output.
 #[track_caller]
 fn must<A: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<Item = A>) -> String {
     let mut command = Command::new(program);

@@ -1,5 +1,5 @@
 //! A private network between machines: a namespace with a bridge as its switch, a cable to every machine, names by a
-//! hosts file that all of them see.
+//! hosts file that all of them use.
 
 use std::fs;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use super::{Lab, must, sweep};
 
-/// One network. It goes when the last machine on it has gone.
+/// One network. It is removed when its last machine is gone.
 #[derive(Debug, Clone)]
 pub struct Network(Arc<Switch>);
 
@@ -31,7 +31,7 @@ pub(super) struct Socket {
 }
 
 impl Network {
-    /// Lays a network out.
+    /// Creates a network.
     pub fn new(lab: &Lab) -> Self {
         let (id, directory) = lab.place();
         add_namespace(&id);
@@ -43,7 +43,7 @@ impl Network {
         network
     }
 
-    /// The lab that it is in.
+    /// The lab of the network.
     pub fn lab(&self) -> &Lab {
         &self.0.lab
     }
@@ -66,7 +66,7 @@ impl Network {
         must("tc", line.split(' '));
     }
 
-    /// Takes a limit away.
+    /// Removes a limit.
     pub fn full_speed(&self, name: &str) {
         let line = format!("-n {} qdisc delete dev {} root", self.0.id, self.cable(name));
         must("tc", line.split(' '));
@@ -77,7 +77,7 @@ impl Network {
         address(self.number(name))
     }
 
-    /// Connects a machine, `id` being the name that its namespace gets.
+    /// Connects a machine; `id` is the name of its namespace.
     pub(super) fn join(&self, name: &str, id: &str) -> Socket {
         let number = {
             let mut members = self.0.members.lock().unwrap();
@@ -134,8 +134,8 @@ fn address(number: usize) -> String {
     format!("10.77.0.{}", number + 1)
 }
 
-/// Adds a network namespace. `ip netns add` sets `/run/netns` up when it is called first, and is not made for being
-/// called twice at that moment.
+/// Adds a network namespace. `ip netns add` sets `/run/netns` up at its first call, and does not support two calls at
+/// that moment.
 fn add_namespace(id: &str) {
     let lock = fs::File::create("/run/ladylinux-refresh-lab.lock").unwrap();
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();

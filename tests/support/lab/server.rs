@@ -1,5 +1,5 @@
-//! The machine that the others get source and packages from: a Git repository by HTTPS with a token and by ssh with a
-//! key, and a package index, with a certificate authority of its own.
+//! The machine that provides source and packages for the others: a Git repository by HTTPS with a token and by ssh with
+//! a key, and a package index, with a separate certificate authority.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::process::Command;
 
 use super::{Machine, Network, Ran, must, until};
 
-/// What the other machines call it.
+/// Its name for the other machines.
 pub const NAME: &str = "source";
 
 const UNIT: &str =
@@ -26,7 +26,7 @@ pub enum How {
 #[derive(Debug)]
 pub struct Server {
     pub machine: Machine,
-    /// On this host; belongs to the machine's own directory on it.
+    /// On this host; in the machine's own directory on it.
     work: PathBuf,
     keys: PathBuf,
     token: String,
@@ -70,7 +70,7 @@ impl Server {
         &self.work
     }
 
-    /// Commits files (an empty text removes one) on the current branch and pushes; returns the commit.
+    /// Commits files (an empty text removes one) on the current branch and pushes. Returns the commit.
     #[track_caller]
     pub fn push(&self, files: &[(&str, &str)]) -> String {
         for (path, text) in files {
@@ -89,7 +89,7 @@ impl Server {
         git(&self.work, ["rev-parse", "HEAD"])
     }
 
-    /// Pushes a version of the demo's application: 1 is the first, 4 has a broken migration, 5 is good again.
+    /// Pushes a version of the demo's application: 1 is the first, 4 has a broken migration, 5 is repaired.
     #[track_caller]
     pub fn push_demo(&self, step: usize) -> String {
         let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("demo");
@@ -117,10 +117,10 @@ impl Server {
         git(&self.work, ["checkout", "--quiet", "-B", branch]);
     }
 
-    /// Lets a machine trust this server and know its secrets: certificates, token, key, name in `known_hosts`.
+    /// Makes a machine trust this server and gives it the secrets: certificates, token, key, name in `known_hosts`.
     #[track_caller]
     pub fn introduce(&self, machine: &Machine) {
-        // What update-ca-certificates would do, in a twentieth of its time.
+        // The same as update-ca-certificates, in a twentieth of its time.
         machine.copy_in(&self.keys.join("ca.crt"), "/usr/local/share/ca-certificates/lab.crt", 0o644);
         let trust = "cd /etc/ssl/certs && cat /usr/local/share/ca-certificates/lab.crt >>ca-certificates.crt && \
                      ln -sf /usr/local/share/ca-certificates/lab.crt \
@@ -132,14 +132,14 @@ impl Server {
         machine.write("/etc/ladylinux/known_hosts", &format!("{NAME} {host_key}"));
     }
 
-    /// Introduces the server and writes the host's settings: `more` are whole tables for their end.
+    /// Introduces the server and writes the host's settings: `more` contains further tables for their end.
     #[track_caller]
     pub fn configure(&self, machine: &Machine, how: How, more: &str) {
         self.introduce(machine);
         machine.write("/etc/ladylinux/refresh.toml", &Self::settings(how, "", more));
     }
 
-    /// The host's settings: lines for the top, and whole tables for the end.
+    /// The host's settings: lines for the top, and tables for the end.
     pub fn settings(how: How, top: &str, tables: &str) -> String {
         let secrets = match how {
             How::Https => "token_file = \"/etc/ladylinux/token\"",
@@ -149,13 +149,13 @@ impl Server {
         format!("{top}\n[remote]\nurl = \"{url}\"\n{secrets}\n[python]\nindex_url = \"{index}\"\n{tables}")
     }
 
-    /// Every request so far: method, path, status; or `HELD` where the answer waits.
+    /// Every request so far: method, path, status; or `HELD` if the answer waits.
     pub fn requests(&self) -> Vec<String> {
         let log = self.machine.read("/run/source/log").unwrap_or_default();
         log.lines().map(str::to_owned).collect()
     }
 
-    /// Holds the answer to every path with `part` in it after so many bytes, from now on.
+    /// From now on holds the answer to every path that contains `part` after this number of bytes.
     pub fn hold(&self, part: &str, bytes: u64) {
         self.machine.write("/run/source/hold", &format!("{part} {bytes}\n"));
     }
@@ -168,7 +168,7 @@ impl Server {
         });
     }
 
-    /// Lets everything go on.
+    /// Releases all held answers.
     pub fn release(&self) {
         self.machine.exec("rm -f /run/source/hold").expect(0);
     }
@@ -209,7 +209,7 @@ impl Server {
         machine.copy_in(&self.keys.join("host.pub"), "/etc/ssh/ssh_host_ed25519_key.pub", 0o644);
         machine.write("/etc/ssh/sshd_config.d/keys.conf", "PasswordAuthentication no\n");
         machine.copy_in(&self.keys.join("client.pub"), "/srv/authorized_keys", 0o644);
-        // The repository is pushed to from outside, by root; the users who serve it may all the same.
+        // Root pushes to the repository from outside; nevertheless the users who serve it may read it.
         machine
             .write("/etc/gitconfig", "[safe]\n\tdirectory = *\n[uploadpack]\n\tallowAnySHA1InWant = true\n");
         let line = "set -e
@@ -223,7 +223,7 @@ impl Server {
     }
 }
 
-/// Runs git for the test itself, with nothing of this host's configuration.
+/// Runs git for the test itself, without the configuration of this host.
 #[track_caller]
 fn git<const N: usize>(directory: &Path, arguments: [&str; N]) -> String {
     let output = Command::new("git")

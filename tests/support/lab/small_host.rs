@@ -1,5 +1,5 @@
-//! What a machine gets for a host: the service's user, uv, and a small application. That is a bare repository and a clone of
-//! it on the machine itself, and a service that answers with the contents of `version.txt`.
+//! The content of a machine as a host: the service user, uv, and a small application. That is a bare repository and a
+//! clone of it on the machine itself, and a service that answers with the content of `version.txt`.
 
 use super::{LOCAL_INDEX, Machine, Ran};
 
@@ -10,7 +10,7 @@ pub const UNIT: &str = "[Unit]\nDescription=LadyLinux API\n[Service]\nType=simpl
     [Install]\nWantedBy=multi-user.target\n";
 
 impl Machine {
-    /// Puts the pinned uv where the program keeps it, which saves a test that is about something else some seconds.
+    /// Puts the pinned uv into its place, which saves a test with another subject some seconds.
     #[track_caller]
     pub fn lend_uv(&self) {
         let directory = "/opt/ladylinux-refresh/uv";
@@ -20,7 +20,7 @@ impl Machine {
         .expect(0);
     }
 
-    /// Adds the user that a real machine's application belongs to.
+    /// Adds the user that owns the application of a real machine.
     #[track_caller]
     pub fn add_service_user(&self) {
         let options =

@@ -1,4 +1,4 @@
-//! Removes what test processes left that were killed before they could do so.
+//! Removes the leftovers of test processes that were killed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use refresh_programs::process::ProcessId;
 
 use super::{cgroup, disk};
 
-/// What every name of the lab begins with; pid and start time of the test process follow.
+/// The beginning of every name of the lab; pid and start time of the test process follow.
 pub(super) const PREFIX: &str = "ladylab-";
 
 /// Removes the machines and networks of processes that are gone.
@@ -24,7 +24,7 @@ pub(super) fn leftovers(worlds: &Path) {
     }
 }
 
-/// Removes what one name stands for: processes, mounts, files and the network namespace.
+/// Removes everything with one name: processes, mounts, files and the network namespace.
 pub(super) fn everything_named(worlds: &Path, name: &str) {
     cgroup::remove(name);
     let directory = worlds.join(name);
@@ -42,7 +42,7 @@ pub(super) fn everything_named(worlds: &Path, name: &str) {
     }
 }
 
-/// Returns which process made something of this name; `None` if the lab did not.
+/// Returns the process that made an object of this name; `None` if the lab did not make it.
 fn owner(name: &str) -> Option<ProcessId> {
     let mut parts = name.strip_prefix(PREFIX)?.split('-');
     Some(ProcessId { pid: parts.next()?.parse().ok()?, started: parts.next()?.parse().ok()? })
